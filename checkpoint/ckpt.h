@@ -1,0 +1,102 @@
+/* Checkpoints, format version 1: a directory step-00001200/ with one HDF5 file per writer,
+ * manifest.json, and index.h5 with external links for people.
+ *
+ * Usable without the rest of the program but base, mesh/layout and comm. */
+#ifndef LS_CHECKPOINT_CKPT_H
+#define LS_CHECKPOINT_CKPT_H
+
+#include "collectives/comm.h"
+#include "runtime/base/dtype.h"
+#include "runtime/base/hash.h"
+#include "runtime/mesh/layout.h"
+
+#include <jansson.h>
+
+#define LS_CKPT_FORMAT_MAJOR 1
+#define LS_CKPT_FORMAT_MINOR 0
+
+/* A tensor to save or to load: a global shape, and the box of it that `data` holds (row-major). */
+typedef struct ls_ckpt_tensor {
+    const char *name; /* "layers.0.attn.qkv.weight", "optim/exp_avg/layers.0..." */
+    ls_dtype dtype;
+    int ndim;
+    int64_t dims[LS_MAX_DIMS];
+    ls_box box;
+    void *data; /* host memory; read only for saving */
+} ls_ckpt_tensor;
+
+typedef struct ls_ckpt_save_options {
+    const char *root;          /* the run's checkpoints/ directory, created when missing */
+    int64_t step, tokens;      /* optimizer steps and tokens so far */
+    int level;                 /* zstd 1..19, 0: not compressed */
+    int threads;               /* for compression; 0: 1 */
+    const char *config_text;   /* resolved YAML */
+    const json_t *run;         /* what resume needs besides tensors: seed, samples, updates, data fingerprint */
+    const json_t *counters;    /* flat object of numbers (null allowed): group /counters */
+} ls_ckpt_save_options;
+
+typedef struct ls_ckpt_save_result {
+    char path[1024];
+    int64_t raw_bytes, stored_bytes;
+    double seconds;
+} ls_ckpt_save_result;
+
+/* Saves tensors in the fixed commit order. Each rank passes the boxes that it is to write (each
+ * element of a tensor exactly once over all ranks; see ls_ckpt_assign). A failure on any rank is
+ * returned on all of them; what was there before stays; the temporary directory is removed.
+ * [collective] */
+ls_status ls_ckpt_save(ls_comm *comm, const ls_ckpt_save_options *options,
+                       const ls_ckpt_tensor *tensors, int count, ls_ckpt_save_result *result);
+
+/* Splits replicated tensors over ranks by bytes: box of tensor i that `rank` is to write; extent 0
+ * when none. Cuts along dimension 0 only. */
+void ls_ckpt_assign(const ls_ckpt_tensor *tensors, int count, int rank, int ranks, ls_box *boxes);
+
+/* A manifest in memory. */
+typedef struct ls_ckpt ls_ckpt;
+
+typedef struct ls_ckpt_piece {
+    const char *file, *dataset;
+    ls_box box;
+    int64_t chunk_rows; /* rows of dimension 0 in a chunk */
+    int64_t chunks, raw_bytes, stored_bytes;
+    ls_sha256 sha256;   /* of the raw bytes */
+} ls_ckpt_piece;
+
+typedef struct ls_ckpt_entry {
+    const char *name;
+    ls_dtype dtype;
+    int ndim;
+    int64_t dims[LS_MAX_DIMS];
+    int piece_count;
+    const ls_ckpt_piece *pieces;
+} ls_ckpt_entry;
+
+/* Reads and checks the manifest of a checkpoint directory: sizes with overflow checks, boxes that
+ * cover each tensor without gap or overlap, files present with the right size. */
+ls_status ls_ckpt_open(const char *path, ls_ckpt **ckpt);
+void ls_ckpt_close(ls_ckpt *ckpt);
+const char *ls_ckpt_path(const ls_ckpt *ckpt);
+int64_t ls_ckpt_step(const ls_ckpt *ckpt);
+int64_t ls_ckpt_tokens(const ls_ckpt *ckpt);
+const char *ls_ckpt_config(const ls_ckpt *ckpt);   /* YAML text */
+const json_t *ls_ckpt_run(const ls_ckpt *ckpt);
+const json_t *ls_ckpt_counters(const ls_ckpt *ckpt);
+const ls_ckpt_entry *ls_ckpt_entries(const ls_ckpt *ckpt, int *count);
+const ls_ckpt_entry *ls_ckpt_find(const ls_ckpt *ckpt, const char *name);
+
+/* Fills tensors[i].data with the box that it asks for; only the chunks that a box touches are read,
+ * and every frame's checksum is checked. Missing names, other dtypes or shapes: LS_E_SHAPE with both.
+ * Not collective. */
+ls_status ls_ckpt_load(ls_ckpt *ckpt, ls_ckpt_tensor *tensors, int count);
+
+/* quick: manifest, sizes, chunk counts. full: file hashes, every frame, every piece's SHA-256.
+ * Faults are passed to report (NULL: none) one by one; returns LS_E_CORRUPT when there was one. */
+ls_status ls_ckpt_verify(ls_ckpt *ckpt, bool full, void (*report)(void *context, const char *fault),
+                         void *context);
+
+/* Newest checkpoint under root (or root itself when it is one) whose quick verification passes;
+ * skipped ones are warned about. LS_E_INPUT when there is none; *path caller frees. */
+ls_status ls_ckpt_latest(const char *root, char **path);
+
+#endif

@@ -1,0 +1,82 @@
+/* The communicator seam: collectives over a group of ranks.
+ *
+ * Every function marked [collective] must be called by all ranks of the group in the same order
+ * with matching arguments. Non-blocking operations complete through ls_comm_test or ls_comm_wait;
+ * buffers must stay untouched until then. Counts are 64-bit: no limit at 2^31. Buffers are host
+ * memory for the back ends self and mpi.
+ *
+ * Errors: LS_E_COMM when the library reports a fault, LS_E_UNSUPPORTED when a back end does not
+ * offer an operation or dtype (never a silent fallback), LS_E_SHAPE for negative counts. */
+#ifndef LS_COLLECTIVES_COMM_H
+#define LS_COLLECTIVES_COMM_H
+
+#include "runtime/base/dtype.h"
+#include "runtime/base/status.h"
+
+#include <stdint.h>
+
+typedef enum ls_reduce { LS_SUM, LS_MAX, LS_MIN } ls_reduce;
+
+typedef struct ls_comm ls_comm;
+typedef struct ls_comm_request ls_comm_request; /* opaque; owned by the communicator */
+
+typedef struct ls_comm_ops {
+    const char *name;
+    void (*destroy)(ls_comm *comm); /* [collective]; not for the world communicators of the library */
+    ls_status (*barrier)(ls_comm *comm);
+    /* buf [bytes] from root to all. [collective] */
+    ls_status (*broadcast)(ls_comm *comm, void *buf, int64_t bytes, int root);
+    /* In place over buf [count]. F32, F64, I32, I64, U64. [collective] */
+    ls_status (*all_reduce)(ls_comm *comm, void *buf, int64_t count, ls_dtype dtype, ls_reduce op);
+    /* recv [size * bytes] = the ranks' send [bytes] in rank order. [collective] */
+    ls_status (*all_gather)(ls_comm *comm, const void *send, void *recv, int64_t bytes);
+    /* Non-blocking forms. [collective] */
+    ls_status (*all_reduce_start)(ls_comm *comm, void *buf, int64_t count, ls_dtype dtype,
+                                  ls_reduce op, ls_comm_request **request);
+    /* recv: block r is counts[r] bytes at offsets[r]; send is this rank's block (may be in place:
+     * send == recv + offsets[rank]). */
+    ls_status (*all_gather_start)(ls_comm *comm, const void *send, void *recv,
+                                  const int64_t *counts, const int64_t *offsets,
+                                  ls_comm_request **request);
+    /* Sends counts[r] bytes at send + offsets[r] to each r, receives likewise. */
+    ls_status (*all_to_all_start)(ls_comm *comm, const void *send, const int64_t *send_counts,
+                                  const int64_t *send_offsets, void *recv,
+                                  const int64_t *recv_counts, const int64_t *recv_offsets,
+                                  ls_comm_request **request);
+    /* *done says whether the operation has completed; the request is then freed. Drives progress. */
+    ls_status (*test)(ls_comm *comm, ls_comm_request *request, bool *done);
+    ls_status (*wait)(ls_comm *comm, ls_comm_request *request);
+} ls_comm_ops;
+
+struct ls_comm {
+    const ls_comm_ops *ops; /* every slot is filled */
+    int rank, size;
+};
+
+/* One rank, no library. Destroy with comm->ops->destroy. */
+ls_status ls_comm_self(ls_comm **comm);
+
+/* MPI. init calls MPI_Init_thread with MPI_THREAD_FUNNELED (all MPI calls from the main thread)
+ * and gives the world. finalize ends MPI; safe when init was not called.
+ * abort ends all ranks with the given exit status and does not return. */
+ls_status ls_comm_mpi_init(int *argc, char ***argv, ls_comm **world);
+void ls_comm_mpi_finalize(void);
+void ls_comm_mpi_abort(int exit_status) __attribute__((noreturn));
+/* Started by mpirun or srun? Decided from the launcher's environment, without touching MPI. */
+bool ls_comm_launched(void);
+/* "Open MPI 4.1.4"; static. */
+const char *ls_comm_mpi_version(void);
+
+/* A number equal on ranks that share a host's memory and different otherwise (from
+ * MPI_Comm_split_type), for ls_mesh_init: hosts [size], filled in on every rank. [collective] */
+ls_status ls_comm_hosts(ls_comm *comm, uint64_t *hosts);
+
+/* Did every rank succeed? Each rank gives its own status; all return LS_OK, or the failing rank's
+ * code with the lowest failing rank's message ("rank 3: ..."). [collective] */
+ls_status ls_comm_agree(ls_comm *comm, ls_status mine);
+
+/* All ranks must hold the same bytes; the error names what differs and the first rank that does:
+ * "rank 2 has a different configuration ...". [collective] */
+ls_status ls_comm_check_same(ls_comm *comm, const char *what, const void *data, size_t bytes);
+
+#endif

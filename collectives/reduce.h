@@ -1,0 +1,62 @@
+/* Reduction of gradients over data-parallel ranks, bucket by bucket, while backward goes on.
+ *
+ * Gradients live in one flat buffer in the order of the model's blocks. Backward finishes them
+ * from the end to the start; ls_reducer_ready tells how far it has come, and buckets behind that
+ * line are started at once. ls_reducer_progress drives started operations and is cheap enough to
+ * call between any two device operations.
+ *
+ * fast: MPI's all-reduce; the order of the sum is the library's.
+ *
+ * invariant: the sum of the micro-batches' gradients g_0 ... g_{M-1} of a global batch is one fixed
+ * balanced binary tree in fp32, whoever computed which, so that the result has the same bits for
+ * every number of ranks (pairwise summation: Higham 1993, doi:10.1137/0914050). Node (l, i) covers
+ * leaves [i 2^l, (i+1) 2^l) and is node (l-1, 2i) + node (l-1, 2i+1), or its left child alone where
+ * the right one lies beyond M. Rank r computes leaves [r M/R, (r+1) M/R) and folds them into the
+ * largest nodes that lie inside that range (at most 2 log2(M/R) + 1; exactly one where M/R is a
+ * power of two); the owner of each slice of the buffer adds the ranks' nodes in tree order, and the
+ * slices are gathered. */
+#ifndef LS_COLLECTIVES_REDUCE_H
+#define LS_COLLECTIVES_REDUCE_H
+
+#include "collectives/comm.h"
+#include "runtime/device/device.h"
+
+typedef enum ls_reduction { LS_REDUCTION_FAST, LS_REDUCTION_INVARIANT } ls_reduction;
+
+typedef struct ls_reducer ls_reducer;
+
+typedef struct ls_reducer_options {
+    ls_comm *comm;  /* borrowed */
+    ls_device *dev; /* borrowed; host_memory */
+    ls_reduction reduction;
+    int64_t elems;           /* of the flat gradient buffer, dev->acc */
+    int64_t micro_batches;   /* M over all ranks; a multiple of comm->size */
+    int64_t bucket_bytes;    /* target; 0: 25 MiB */
+} ls_reducer_options;
+
+/* Takes all memory the reduction needs. [collective] */
+ls_status ls_reducer_create(const ls_reducer_options *options, ls_reducer **reducer);
+void ls_reducer_destroy(ls_reducer *reducer);
+/* Bytes taken beyond the gradient buffer itself. */
+size_t ls_reducer_bytes(const ls_reducer *reducer);
+
+/* Starts a global batch. */
+ls_status ls_reducer_begin(ls_reducer *reducer);
+/* Where the backward pass of this rank's micro-batch `local` (0 .. M/R-1, in order) must add its
+ * gradients: buffer [elems], zeroed when it must be. With `fast` it is the same buffer each time. */
+ls_status ls_reducer_micro_begin(ls_reducer *reducer, int64_t local, void **grads);
+/* Gradients of elements >= first_elem of the current micro-batch are final. Does nothing before
+ * the last local micro-batch. [collective in order] */
+ls_status ls_reducer_ready(ls_reducer *reducer, int64_t first_elem);
+/* Ends a micro-batch (folds nodes with `invariant`). */
+ls_status ls_reducer_micro_end(ls_reducer *reducer);
+ls_status ls_reducer_progress(ls_reducer *reducer);
+/* Waits; *grads [elems] is the sum over all micro-batches on every rank, valid until the next
+ * begin. wait_ns: time spent waiting here, the communication that was not hidden. [collective] */
+ls_status ls_reducer_finish(ls_reducer *reducer, void **grads, uint64_t *wait_ns);
+
+/* values[M/R] of this rank, in order of micro-batch; *total = their sum over all ranks, added in
+ * order of micro-batch in double: the same bits for every number of ranks. [collective] */
+ls_status ls_reducer_sum_scalar(ls_reducer *reducer, const double *values, double *total);
+
+#endif

@@ -1,0 +1,52 @@
+/* Element types, and bfloat16 conversions with round-to-nearest-even. */
+#ifndef LS_BASE_DTYPE_H
+#define LS_BASE_DTYPE_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+/* X(code, bytes, name) */
+#define LS_DTYPE_LIST(X)                                                                          \
+    X(LS_F32, 4, "float32")                                                                       \
+    X(LS_F64, 8, "float64")                                                                       \
+    X(LS_BF16, 2, "bfloat16")                                                                     \
+    X(LS_F16, 2, "float16")                                                                       \
+    X(LS_I32, 4, "int32")                                                                         \
+    X(LS_I64, 8, "int64")                                                                         \
+    X(LS_U8, 1, "uint8")                                                                          \
+    X(LS_U16, 2, "uint16")                                                                        \
+    X(LS_U32, 4, "uint32")                                                                        \
+    X(LS_U64, 8, "uint64")
+
+typedef enum ls_dtype {
+#define X(code, bytes, name) code,
+    LS_DTYPE_LIST(X)
+#undef X
+        LS_DTYPE_COUNT
+} ls_dtype;
+
+size_t ls_dtype_bytes(ls_dtype dtype);
+const char *ls_dtype_name(ls_dtype dtype);
+/* LS_DTYPE_COUNT when there is no such name. */
+ls_dtype ls_dtype_parse(const char *name);
+
+typedef uint16_t ls_bf16;
+
+static inline float ls_bf16_to_f32(ls_bf16 x) {
+    uint32_t bits = (uint32_t)x << 16;
+    float f;
+    memcpy(&f, &bits, sizeof f);
+    return f;
+}
+
+/* Ties go to the even mantissa; a NaN stays a (quiet) NaN; overflow goes to infinity. */
+static inline ls_bf16 ls_bf16_from_f32(float f) {
+    uint32_t bits;
+    memcpy(&bits, &f, sizeof bits);
+    uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    uint32_t quiet_nan = (bits >> 16) | 0x40u;
+    return (ls_bf16)((bits & 0x7fffffffu) > 0x7f800000u ? quiet_nan : rounded);
+}
+
+#endif

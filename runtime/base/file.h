@@ -1,0 +1,35 @@
+/* Checked file work: every return is looked at, every message names the path. */
+#ifndef LS_BASE_FILE_H
+#define LS_BASE_FILE_H
+
+#include "runtime/base/status.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* Reads a whole regular file of at most max_bytes; a NUL follows the data. Caller frees *data. */
+ls_status ls_file_read(const char *path, size_t max_bytes, char **data, size_t *bytes);
+
+/* Writes to "path.tmp-PID", fsyncs, renames over path, fsyncs the directory. On failure path is as
+ * it was and the temporary is removed. */
+ls_status ls_file_replace(const char *path, const void *data, size_t bytes);
+
+/* write() until done; EINTR and short writes handled. */
+ls_status ls_file_write_all(int fd, const void *data, size_t bytes, const char *path);
+
+/* fsync of an existing file or directory. */
+ls_status ls_file_sync(const char *path);
+
+/* mkdir -p. LS_E_IO names the part that failed. */
+ls_status ls_dir_create(const char *path);
+/* rm -r of a directory; missing is fine. Follows no symbolic link. */
+ls_status ls_dir_remove(const char *path);
+
+bool ls_path_exists(const char *path);
+bool ls_path_is_dir(const char *path);
+/* "a/b"; LS_E_INPUT when longer than size. */
+ls_status ls_path_join(char *out, size_t size, const char *a, const char *b);
+/* Directory of the running executable ("/usr/local/bin"). */
+ls_status ls_path_self_dir(char *out, size_t size);
+
+#endif

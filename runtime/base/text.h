@@ -1,0 +1,21 @@
+/* Numbers for people, and near misses for messages. */
+#ifndef LS_BASE_TEXT_H
+#define LS_BASE_TEXT_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* Each writes into buf and returns buf. */
+char *ls_text_bytes(char *buf, size_t size, double bytes);      /* "1.50 MiB" */
+char *ls_text_count(char *buf, size_t size, double n);          /* "12.3 M" (decimal) */
+char *ls_text_duration(char *buf, size_t size, double seconds); /* "850 ms", "12.3 s", "4m05s", "2h10m" */
+
+/* Levenshtein distance (insert, delete, replace, swap of neighbours cost 1). */
+int ls_text_distance(const char *a, const char *b);
+/* Closest candidate within max(2, length/3) edits, or NULL. */
+const char *ls_text_nearest(const char *word, const char *const *candidates, size_t count);
+
+/* printf to a fresh heap string; NULL when out of memory. Caller frees. */
+char *ls_text_format(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+
+#endif

@@ -1,0 +1,161 @@
+/* The configuration of a run: one table of fields drives YAML, overrides, --help, the man page,
+ * the resolved file in the run directory and the text in checkpoints.
+ *
+ * Resolution order: defaults, the model preset, the YAML file, section.key=value overrides; then
+ * derived values (a 0 that means "auto" and depends on the model only) are filled in and everything
+ * is checked. After that the configuration is const. */
+#ifndef LS_CONFIG_CONFIG_H
+#define LS_CONFIG_CONFIG_H
+
+#include "runtime/base/hash.h"
+#include "runtime/base/status.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+typedef enum ls_family { LS_FAMILY_GPT2, LS_FAMILY_LLAMA3 } ls_family;
+typedef enum ls_compute { LS_COMPUTE_AUTO, LS_COMPUTE_FP32, LS_COMPUTE_BF16 } ls_compute;
+typedef enum ls_cfg_reduction { LS_CFG_FAST, LS_CFG_INVARIANT } ls_cfg_reduction;
+typedef enum ls_schedule_kind {
+    LS_SCHEDULE_CONSTANT,
+    LS_SCHEDULE_LINEAR,
+    LS_SCHEDULE_COSINE,
+    LS_SCHEDULE_WSD,
+    LS_SCHEDULE_INVERSE_SQRT
+} ls_schedule_kind;
+typedef enum ls_rope_scaling { LS_ROPE_SCALING_NONE, LS_ROPE_SCALING_LLAMA3 } ls_rope_scaling;
+
+typedef struct ls_config_run {
+    char name[64];      /* run directory name under dir */
+    char dir[512];      /* "runs" */
+    int64_t seed;
+    int64_t steps;      /* stop after this many optimizer steps; 0: by tokens */
+    int64_t tokens;     /* stop after this many tokens; 0: by steps */
+    int64_t threads;    /* per rank; 0: the host's processors divided by its ranks */
+} ls_config_run;
+
+typedef struct ls_config_model {
+    char preset[32];    /* "" or a name of ls_config_presets */
+    ls_family family;
+    int64_t vocab;      /* real vocabulary; 0: what the data says */
+    int64_t vocab_multiple; /* the embedding's rows are padded to a multiple of this */
+    int64_t layers, channels, heads, kv_heads, head_dim; /* kv_heads 0: heads; head_dim 0: C/H */
+    int64_t ffn;        /* 0: 4C for gpt2; llama3 must say */
+    int64_t context;    /* most positions */
+    bool tied;          /* head shares the token embedding */
+    double norm_eps, init_std;
+    double rope_theta;
+    ls_rope_scaling rope_scaling;
+    double rope_factor, rope_low_freq_factor, rope_high_freq_factor;
+    int64_t rope_original_context;
+} ls_config_model;
+
+typedef struct ls_config_data {
+    char dir[512];      /* of token shards, from `lockstep prep` */
+    int64_t sequence;   /* T; 0: model.context */
+    bool verify;        /* check every shard's checksum before step one */
+} ls_config_data;
+
+typedef struct ls_config_parallel {
+    int64_t replicate;  /* data-parallel width; 0: all ranks */
+} ls_config_parallel;
+
+typedef struct ls_config_batch {
+    int64_t sequences;  /* of the global batch; 0: from tokens */
+    int64_t tokens;     /* of the global batch, a multiple of T; 0: from sequences */
+    int64_t micro;      /* sequences of a micro-batch on one rank */
+} ls_config_batch;
+
+typedef struct ls_config_optim {
+    char name[16];      /* "adamw" */
+    double lr, beta1, beta2, eps, weight_decay;
+    double clip_norm;   /* global norm; 0: off */
+} ls_config_optim;
+
+typedef struct ls_config_schedule {
+    ls_schedule_kind kind;
+    int64_t warmup_steps;
+    double min_lr_ratio;  /* the end, as a share of lr (linear, cosine, wsd) */
+    int64_t decay_steps;  /* wsd: length of the decay; 0: a fifth of the run */
+} ls_config_schedule;
+
+typedef struct ls_config_numerics {
+    ls_compute compute;          /* auto: bf16 where the device is fast at it, else fp32 */
+    ls_cfg_reduction reduction;
+    double bucket_mib;           /* gradient bucket */
+} ls_config_numerics;
+
+typedef struct ls_config_checkpoint {
+    int64_t every;        /* steps between saves; 0: only at the end and on request */
+    bool at_end;
+    int64_t level;        /* zstd level 1..19; 0: not compressed */
+} ls_config_checkpoint;
+
+typedef struct ls_config_eval {
+    int64_t every;        /* steps; 0: only at the end */
+    int64_t batches;      /* of micro size per evaluation over all ranks; 0: the whole validation split */
+} ls_config_eval;
+
+typedef struct ls_config_metrics {
+    int64_t every;        /* console line every n steps */
+} ls_config_metrics;
+
+typedef struct ls_config_faults {
+    int64_t max_skipped;  /* consecutive steps with a non-finite loss or gradient before giving up */
+} ls_config_faults;
+
+typedef struct ls_config {
+    ls_config_run run;
+    ls_config_model model;
+    ls_config_data data;
+    ls_config_parallel parallel;
+    ls_config_batch batch;
+    ls_config_optim optim;
+    ls_config_schedule schedule;
+    ls_config_numerics numerics;
+    ls_config_checkpoint checkpoint;
+    ls_config_eval eval;
+    ls_config_metrics metrics;
+    ls_config_faults faults;
+} ls_config;
+
+/* One row of the table. */
+typedef enum ls_field_type { LS_FIELD_BOOL, LS_FIELD_INT, LS_FIELD_FLOAT, LS_FIELD_STRING, LS_FIELD_ENUM } ls_field_type;
+typedef struct ls_field {
+    const char *section, *key;
+    ls_field_type type;
+    size_t offset, size_bytes; /* in ls_config */
+    const char *default_text;
+    const char *unit;          /* "" when none */
+    double min, max;           /* of numbers, inclusive */
+    const char *const *names;  /* of LS_FIELD_ENUM, NULL-terminated, in order of the values */
+    const char *help;
+    bool identity; /* part of what a run is: must be equal on resume (model, data, batch, seed...) */
+} ls_field;
+
+const ls_field *ls_config_fields(size_t *count);
+/* NULL-terminated names of model presets. */
+const char *const *ls_config_presets(void);
+
+/* Defaults, file (NULL: none), overrides ("section.key=value" [count]), checks. Errors name file,
+ * line, what was found, what is allowed and the nearest key. */
+ls_status ls_config_load(ls_config *config, const char *path, const char *const *overrides,
+                         int override_count);
+/* The same from YAML text held in memory (a checkpoint's); `name` stands for the file. */
+ls_status ls_config_load_text(ls_config *config, const char *name, const char *text, size_t bytes,
+                              const char *const *overrides, int override_count);
+/* The whole resolved configuration as YAML that ls_config_load_text reads back to equal values;
+ * caller frees. comments adds each field's help and unit. */
+ls_status ls_config_text(const ls_config *config, bool comments, char **text);
+/* SHA-256 of the resolved text. */
+ls_status ls_config_hash(const ls_config *config, ls_sha256 *hash);
+/* Writes up to count "section.key: A in X, B in Y" differences of identity fields, one a line, to
+ * text; *differences = how many there are. */
+ls_status ls_config_compare(const ls_config *a, const char *a_name, const ls_config *b,
+                            const char *b_name, char **text, int *differences);
+/* "section.key TYPE default [range] help" lines for `train --help` and the man page. */
+void ls_config_print_help(FILE *out);
+
+#endif

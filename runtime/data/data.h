@@ -1,0 +1,83 @@
+/* Token shards on disk, the order of samples, and the loader.
+ *
+ * A data directory holds train-00000.tok, train-00001.tok, ..., val-00000.tok, ... and data.json
+ * (vocabulary, tokenizer, documents, tokens, how it was made). A shard is one header of 256 bytes
+ * and the tokens, little-endian; see shard.h for the layout.
+ *
+ * Tokens of a split form one stream (its shards in order), cut into windows of T tokens: window w
+ * reads tokens [wT, wT + T] (one more for the last target). The last window may be shorter: its
+ * missing targets are -1. Sample number k of a run (k = 0, 1, ...) belongs to epoch k / W and is
+ * the window at place k mod W of that epoch's permutation, a bijection computed from (seed, epoch,
+ * place) alone. So a batch is a pure function of (seed, step, index), equal for every number of
+ * ranks, resumed in O(1), and every token is a target exactly once an epoch. */
+#ifndef LS_DATA_DATA_H
+#define LS_DATA_DATA_H
+
+#include "runtime/base/status.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+typedef struct ls_dataset ls_dataset;
+
+typedef enum ls_split { LS_SPLIT_TRAIN, LS_SPLIT_VAL } ls_split;
+
+typedef struct ls_dataset_info {
+    int64_t vocab;     /* tokens are < vocab */
+    int64_t separator; /* token between documents */
+    int64_t tokens;    /* in this split */
+    int64_t documents;
+    int64_t bytes;     /* of source text, for bits per byte */
+    int64_t windows;   /* W for the T it was opened with; 0 when T was 0 */
+    int shards;
+    char tokenizer[16]; /* "bytes" */
+    uint64_t fingerprint; /* of all shard checksums: equal data has equal fingerprints */
+} ls_dataset_info;
+
+/* Opens (mmap) all shards of a split. verify checks every checksum and token range; without it
+ * headers and sizes only. seq: T (0: information only). Errors name the shard and offset:
+ * LS_E_INPUT missing, empty or truncated, LS_E_VERSION newer, LS_E_CORRUPT checksum or token out of
+ * range. */
+ls_status ls_dataset_open(const char *dir, ls_split split, int64_t seq, bool verify,
+                          ls_dataset **dataset);
+void ls_dataset_close(ls_dataset *dataset);
+const ls_dataset_info *ls_dataset_describe(const ls_dataset *dataset);
+
+/* Window w: tokens [T], targets [T]; unused places hold token `separator` and target -1.
+ * *valid = number of targets. */
+void ls_dataset_window(const ls_dataset *dataset, int64_t window, int32_t *tokens, int32_t *targets,
+                       int64_t *valid);
+
+/* The window of sample k under seed; and a bijection on [0, n) (Feistel network with cycle walking,
+ * Black & Rogaway 2002, doi:10.1007/3-540-45760-7_9). */
+int64_t ls_sample_window(uint64_t seed, int64_t sample, int64_t windows);
+uint64_t ls_permute(uint64_t seed, uint64_t epoch, uint64_t place, uint64_t n);
+
+/* Number of targets (valid positions) in samples [first, first + count), O(epochs touched). */
+int64_t ls_dataset_count_targets(const ls_dataset *dataset, uint64_t seed, int64_t first,
+                                 int64_t count);
+
+/* Loader: one thread that fills micro-batches ahead of use.
+ * Micro-batch (step, local) of a rank holds samples
+ *   step * batch + rank_first + local * micro + [0, micro). */
+typedef struct ls_loader ls_loader;
+typedef struct ls_loader_options {
+    const ls_dataset *dataset; /* borrowed */
+    uint64_t seed;
+    int64_t batch;       /* sequences of the global batch */
+    int64_t micro;       /* sequences of a micro-batch */
+    int64_t rank_first;  /* first sequence of this rank inside the global batch */
+    int64_t rank_micros; /* micro-batches of this rank per step */
+    int64_t first_step;  /* 0-based step to start with */
+    int depth;           /* micro-batches kept ready; 0: 4 */
+} ls_loader_options;
+
+ls_status ls_loader_create(const ls_loader_options *options, ls_loader **loader);
+void ls_loader_destroy(ls_loader *loader);
+/* Next micro-batch in order: tokens, targets [micro, T], valid until the next call. wait_ns: time
+ * spent waiting for it. */
+ls_status ls_loader_next(ls_loader *loader, const int32_t **tokens, const int32_t **targets,
+                         uint64_t *wait_ns);
+
+#endif

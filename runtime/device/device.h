@@ -1,0 +1,249 @@
+/* The device seam: memory and the operations of a transformer's training step.
+ *
+ * A device is opened once per process and serves one compute stream. Operations are enqueued on
+ * that stream in call order; the CPU device has finished an operation when the call returns.
+ * Pointers named in operation structs are device memory; `host_memory` devices share it with the
+ * host. Nothing here is collective.
+ *
+ * Types. Each operation names the dtype of its activations (`dtype`): LS_F32 or LS_BF16. Losses,
+ * statistics, gradients of parameters, one-dimensional parameters (norms, biases) and optimizer
+ * state have the device's accumulation dtype `acc`: LS_F32 on every production device. The
+ * reference device of the tests has acc LS_F64 and computes everything in double precision with
+ * plain loops: it is the specification of every operation below.
+ *
+ * Order. Results are a pure function of the arguments: never of the number of threads, of earlier
+ * calls or of the run. Sums over rows or tokens use blocks whose bounds depend on the shape only.
+ *
+ * Layout. Row-major, innermost dimension contiguous; leading dimensions and strides in elements.
+ * Letters: B batch, T tokens of a sequence, N = B*T rows, C channels, H query heads, G key/value
+ * heads, D head size, F feed-forward size, V vocabulary.
+ *
+ * Errors. LS_E_SHAPE for sizes that are negative or do not fit together, LS_E_UNSUPPORTED for a
+ * dtype or size that the device does not serve (never a silent fallback), LS_E_DEVICE for a fault
+ * of the device. Operations on zero rows do nothing and succeed. */
+#ifndef LS_DEVICE_DEVICE_H
+#define LS_DEVICE_DEVICE_H
+
+#include "runtime/base/dtype.h"
+#include "runtime/base/status.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+typedef struct ls_device ls_device;
+
+/* Upper bounds of what will be asked for, so that scratch memory is taken before step one. */
+typedef struct ls_device_limits {
+    int64_t rows;     /* N of a micro-batch */
+    int64_t seq;      /* longest key/value length of attention */
+    int64_t channels; /* widest row of a norm, activation or bias */
+    int64_t heads, kv_heads, head_dim;
+    int64_t vocab; /* widest row of cross_entropy */
+} ls_device_limits;
+
+/* C[M,N] = op(A)[M,K] * op(B)[K,N] (+ C if accumulate) (+ bias over rows) (+ residual).
+ * A, B have dtype `dtype`; C has `c_dtype`: `dtype` or the device's acc. bias [N] acc, or NULL.
+ * residual [M,N] c_dtype with leading dimension ldc, or NULL; may alias C. op transposes when
+ * trans_x is set: A is then stored [K,M] with leading dimension lda. k == 0 contributes zero.
+ * Products accumulate in fp32 (fp64 on the reference). */
+typedef struct ls_gemm {
+    ls_dtype dtype, c_dtype;
+    bool trans_a, trans_b, accumulate;
+    int64_t m, n, k;
+    const void *a;
+    int64_t lda;
+    const void *b;
+    int64_t ldb;
+    void *c;
+    int64_t ldc;
+    const void *bias;
+    const void *residual;
+} ls_gemm;
+
+/* dbias[cols] (acc) += column sums of dy [rows, cols] dtype. */
+typedef struct ls_bias_grad {
+    ls_dtype dtype;
+    int64_t rows, cols;
+    const void *dy;
+    void *dbias;
+} ls_bias_grad;
+
+/* out[i, :] = wte[tokens[i], :] + wpe[(offset + i mod seq), :] for i < rows.
+ * wte [V,C] dtype; wpe [context,C] dtype or NULL; tokens int32 (device memory), each in [0, vocab):
+ * checked by the data room, asserted here. Backward adds to dwte, dwpe (acc); dwpe NULL with wpe. */
+typedef struct ls_embedding {
+    ls_dtype dtype;
+    int64_t rows, seq, channels, vocab, offset;
+    const int32_t *tokens;
+    const void *wte, *wpe;
+    void *out;        /* forward */
+    const void *dout; /* backward [rows, C] dtype */
+    void *dwte, *dwpe;
+} ls_embedding;
+
+/* LayerNorm (Ba, Kiros, Hinton 2016, arXiv 1607.06450): y = (x - mean) * rstd * w + b,
+ * rstd = 1/sqrt(var + eps), var over C without Bessel's correction.
+ * RMSNorm (Zhang & Sennrich 2019, arXiv 1910.07467): y = x * rstd * w, rstd = 1/sqrt(mean(x^2) + eps).
+ * x, y [rows, C] dtype; w, b [C] acc; mean, rstd [rows] acc, kept for backward.
+ * RMSNorm has b, mean, db NULL. Backward: dx = (dresidual or 0) + dL/dx; dw += ..., db += ...;
+ * dx may alias dy or dresidual. */
+typedef enum ls_norm_kind { LS_LAYERNORM, LS_RMSNORM } ls_norm_kind;
+typedef struct ls_norm {
+    ls_norm_kind kind;
+    ls_dtype dtype;
+    int64_t rows, channels;
+    double eps;
+    const void *x, *w, *b;
+    void *y;          /* forward */
+    void *mean, *rstd; /* written by forward, read by backward */
+    const void *dy, *dresidual;
+    void *dx, *dw, *db;
+} ls_norm;
+
+/* Rotary position embedding (Su 2021, arXiv 2104.09864), rotating the halves as in the published
+ * Llama code for Hugging Face: with c, s = cos, sin of row (offset + i mod seq), for d < D/2
+ *   x[d], x[d + D/2] = x[d] c[d] - x[d + D/2] s[d], x[d + D/2] c[d] + x[d] s[d].
+ * In place on x: row i, head h starts at x + i*row_stride + h*head_dim. cos, sin [positions, D/2]
+ * acc. inverse rotates back (the backward pass). */
+typedef struct ls_rope {
+    ls_dtype dtype;
+    bool inverse;
+    int64_t rows, seq, offset, heads, head_dim, row_stride;
+    void *x;
+    const void *cos, *sin;
+} ls_rope;
+
+/* GELU by tanh (Hendrycks & Gimpel 2016, arXiv 1606.08415), n elements of dtype.
+ * forward: y = gelu(x). backward: dx = dy * gelu'(x); dx may alias dy. */
+typedef struct ls_gelu {
+    ls_dtype dtype;
+    int64_t n;
+    const void *x;
+    void *y;
+    const void *dy;
+    void *dx;
+} ls_gelu;
+
+/* SwiGLU (Shazeer 2020, arXiv 2002.05202): x [rows, 2F] holds gate then up;
+ * y [rows, F] = gate * sigmoid(gate) * up. backward: dx [rows, 2F] from dy [rows, F]; dx may alias x. */
+typedef struct ls_swiglu {
+    ls_dtype dtype;
+    int64_t rows, ffn;
+    const void *x;
+    void *y;
+    const void *dy;
+    void *dx;
+} ls_swiglu;
+
+/* Causal attention with grouped queries (Ainslie 2023, arXiv 2305.13245), by online softmax
+ * (Milakov & Gimelshein 2018, arXiv 1805.02867; Dao 2022, arXiv 2205.14135): no T x T matrix.
+ * For each batch entry and head h, with g = h / (H/G), query row i sees key rows
+ * j <= i + (kv_len - q_len):  out_i = sum_j softmax_j(scale * q_i . k_j) v_j.
+ * Row i of batch entry b, head h: q + (b*q_batch + i*q_stride + h*D); k and v likewise with their
+ * strides and head g; out with o_stride and o_batch = q_len*o_stride. lse [B,H,q_len] acc = log of
+ * the softmax denominator, kept for backward (NULL: not wanted).
+ * Backward needs q_len == kv_len; writes (not adds) dq, dk, dv, which have the strides of q, k, v,
+ * from dout and out (strides of out). q, k, v may be parts of one fused matrix; dq, dk, dv too. */
+typedef struct ls_attention {
+    ls_dtype dtype;
+    int64_t batch, q_len, kv_len, heads, kv_heads, head_dim;
+    double scale;
+    const void *q, *k, *v;
+    int64_t q_stride, kv_stride; /* elements between tokens */
+    int64_t q_batch, kv_batch;   /* elements between batch entries */
+    void *out;                   /* forward; read by backward */
+    int64_t o_stride;
+    void *lse;
+    const void *dout;
+    void *dq, *dk, *dv;
+} ls_attention;
+
+/* Softmax cross-entropy of logits [rows, ld] (c dtype acc), the first vocab columns being real.
+ * losses[i] (acc) = log(sum exp(logits_i)) - logits_i[targets[i]], or 0 where targets[i] == -1.
+ * With dlogits != NULL also dlogits [rows, ld] dtype = grad_scale * (softmax - onehot), zero in
+ * ignored rows and in columns >= vocab. dlogits may alias logits when the dtypes are the same. */
+typedef struct ls_cross_entropy {
+    ls_dtype dtype;
+    int64_t rows, vocab, ld;
+    const void *logits;
+    const int32_t *targets;
+    void *losses;
+    void *dlogits;
+    double grad_scale;
+} ls_cross_entropy;
+
+/* AdamW (Loshchilov & Hutter 2017, arXiv 1711.05101), n elements, all acc but copy:
+ *   g = grad_scale * grad; m = b1 m + (1-b1) g; v = b2 v + (1-b2) g^2;
+ *   p -= lr * ((m / (1-b1^t)) / (sqrt(v / (1-b2^t)) + eps) + weight_decay * p)
+ * copy (copy_dtype, NULL: none) receives the rounded new p. */
+typedef struct ls_adamw {
+    int64_t n, t; /* t: 1 for the first update */
+    double lr, beta1, beta2, eps, weight_decay, grad_scale;
+    void *p, *m, *v;
+    const void *grad;
+    ls_dtype copy_dtype;
+    void *copy;
+} ls_adamw;
+
+typedef struct ls_device_ops {
+    const char *name;
+    void (*close)(ls_device *dev);
+
+    /* Grows the device's scratch memory to what the limits need. Call before step one; an
+     * operation beyond the limits may grow it again. */
+    ls_status (*reserve)(ls_device *dev, const ls_device_limits *limits);
+    /* Zeroed memory, aligned to 64 bytes or more; freed by free. Not for use inside a step. */
+    ls_status (*alloc)(ls_device *dev, size_t bytes, void **memory);
+    void (*free)(ls_device *dev, void *memory);
+    ls_status (*upload)(ls_device *dev, void *to_device, const void *from_host, size_t bytes);
+    ls_status (*download)(ls_device *dev, void *to_host, const void *from_device, size_t bytes);
+    ls_status (*zero)(ls_device *dev, void *memory, size_t bytes);
+    /* Waits for all enqueued work. */
+    ls_status (*sync)(ls_device *dev);
+
+    ls_status (*gemm)(ls_device *dev, const ls_gemm *op);
+    ls_status (*bias_grad)(ls_device *dev, const ls_bias_grad *op);
+    ls_status (*embedding_forward)(ls_device *dev, const ls_embedding *op);
+    ls_status (*embedding_backward)(ls_device *dev, const ls_embedding *op);
+    ls_status (*norm_forward)(ls_device *dev, const ls_norm *op);
+    ls_status (*norm_backward)(ls_device *dev, const ls_norm *op);
+    ls_status (*rope)(ls_device *dev, const ls_rope *op);
+    ls_status (*gelu_forward)(ls_device *dev, const ls_gelu *op);
+    ls_status (*gelu_backward)(ls_device *dev, const ls_gelu *op);
+    ls_status (*swiglu_forward)(ls_device *dev, const ls_swiglu *op);
+    ls_status (*swiglu_backward)(ls_device *dev, const ls_swiglu *op);
+    ls_status (*attention_forward)(ls_device *dev, const ls_attention *op);
+    ls_status (*attention_backward)(ls_device *dev, const ls_attention *op);
+    ls_status (*cross_entropy)(ls_device *dev, const ls_cross_entropy *op);
+    ls_status (*adamw)(ls_device *dev, const ls_adamw *op);
+
+    /* y[i] += x[i], n elements of dtype. */
+    ls_status (*add)(ls_device *dev, ls_dtype dtype, int64_t n, const void *x, void *y);
+    /* y = x converted from acc to dtype, rounding to nearest even. */
+    ls_status (*cast)(ls_device *dev, ls_dtype dtype, int64_t n, const void *x, void *y);
+    /* *sum (host) = sum of x[i]^2 over n elements of acc: double sums of blocks of 65,536, added in
+     * order. NaN and infinity propagate. Waits for the result. */
+    ls_status (*sum_squares)(ls_device *dev, int64_t n, const void *x, double *sum);
+    /* *sum (host) = sum of x[i], n elements of acc, in double, in the same blocks. Waits. */
+    ls_status (*sum)(ls_device *dev, int64_t n, const void *x, double *sum);
+} ls_device_ops;
+
+struct ls_device {
+    const ls_device_ops *ops; /* every slot is filled */
+    ls_dtype acc;
+    bool host_memory;  /* device memory can be read and written by the host and by MPI */
+    bool fast_bf16;    /* bf16 products run faster than fp32 ones */
+    int threads;       /* that work for this device on the host */
+    char describe[96]; /* "cpu: AMD EPYC 7763 (avx2), 2 threads, oneDNN 2.6.3" */
+    size_t scratch_bytes; /* taken by reserve and alloc-internal buffers so far */
+};
+
+typedef struct ls_device_options {
+    int threads; /* 0: all processors of the affinity mask */
+} ls_device_options;
+
+/* Back ends. Each opens a device that its `ops->close` ends. */
+ls_status ls_device_open_cpu(const ls_device_options *options, ls_device **dev);
+
+#endif
