@@ -1,0 +1,17 @@
+/* One source, several instruction set levels.
+ *
+ * Files cpu/k_*.c and cpu/ops_table.c are compiled once a level with LS_KERNEL_ISA set to generic,
+ * avx2, avx512 (x86-64) or generic, sve (aarch64). Every symbol they export goes through
+ * LS_ISA_NAME, so that ls_cpu_norm_forward becomes ls_cpu_norm_forward_avx2. Kernels are plain C
+ * written for the vectoriser (or GCC vector types); they differ between levels by flags only.
+ * The other cpu/*.c files are compiled once, for the baseline. */
+#ifndef LS_DEVICE_CPU_ISA_H
+#define LS_DEVICE_CPU_ISA_H
+
+#define LS_ISA_PASTE_(a, b) a##_##b
+#define LS_ISA_PASTE(a, b)  LS_ISA_PASTE_(a, b)
+#ifdef LS_KERNEL_ISA
+#define LS_ISA_NAME(name) LS_ISA_PASTE(name, LS_KERNEL_ISA)
+#endif
+
+#endif

@@ -1,0 +1,37 @@
+/* The operations of the CPU device, one set a level (see isa.h); contracts in device.h.
+ * Included by cpu/k_*.c and cpu/ops_table.c only. */
+#ifndef LS_DEVICE_CPU_OPS_H
+#define LS_DEVICE_CPU_OPS_H
+
+#include "runtime/device/cpu/isa.h"
+#include "runtime/device/device.h"
+
+#define LS_CPU_OP(name, type) ls_status LS_ISA_NAME(ls_cpu_##name)(ls_device * dev, const type *op)
+
+/* k_norm.c */
+LS_CPU_OP(norm_forward, ls_norm);
+LS_CPU_OP(norm_backward, ls_norm);
+/* k_activation.c */
+LS_CPU_OP(rope, ls_rope);
+LS_CPU_OP(gelu_forward, ls_gelu);
+LS_CPU_OP(gelu_backward, ls_gelu);
+LS_CPU_OP(swiglu_forward, ls_swiglu);
+LS_CPU_OP(swiglu_backward, ls_swiglu);
+/* k_embedding.c */
+LS_CPU_OP(embedding_forward, ls_embedding);
+LS_CPU_OP(embedding_backward, ls_embedding);
+LS_CPU_OP(bias_grad, ls_bias_grad);
+/* k_loss.c */
+LS_CPU_OP(cross_entropy, ls_cross_entropy);
+/* k_attention.c (and k_attention_backward.c) */
+LS_CPU_OP(attention_forward, ls_attention);
+LS_CPU_OP(attention_backward, ls_attention);
+/* k_vector.c */
+LS_CPU_OP(adamw, ls_adamw);
+ls_status LS_ISA_NAME(ls_cpu_add)(ls_device *dev, ls_dtype dtype, int64_t n, const void *x, void *y);
+ls_status LS_ISA_NAME(ls_cpu_cast)(ls_device *dev, ls_dtype dtype, int64_t n, const void *x, void *y);
+ls_status LS_ISA_NAME(ls_cpu_sum_squares)(ls_device *dev, int64_t n, const void *x, double *sum);
+ls_status LS_ISA_NAME(ls_cpu_sum)(ls_device *dev, int64_t n, const void *x, double *sum);
+/* k_gemm_epilogue.c: helpers of gemm.c, which is compiled once */
+
+#endif

@@ -1,0 +1,10 @@
+#!/bin/sh
+# mpirun.sh RANKS COMMAND...: mpirun as tests need it: as root in containers, more ranks than
+# processors, no binding (two jobs may run side by side).
+ranks=$1
+shift
+if [ "$(id -u)" = 0 ]; then
+    export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+fi
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+exec mpirun --oversubscribe --bind-to none --mca btl_base_warn_component_unused 0 -n "$ranks" "$@"
