@@ -1,0 +1,135 @@
+/* The argument checks that every device makes, so that all refuse the same things in the same
+ * words. They look at sizes and dtypes only, cost nanoseconds and exist in every build. */
+#ifndef LS_DEVICE_CHECK_H
+#define LS_DEVICE_CHECK_H
+
+#include "runtime/device/device.h"
+
+/* Activations are F64 on the reference device, F32 or BF16 on all others. */
+static inline ls_status ls_check_dtype(const ls_device *dev, const char *what, ls_dtype dtype) {
+    bool served = dev->acc == LS_F64 ? dtype == LS_F64 : dtype == LS_F32 || dtype == LS_BF16;
+    if (!served) {
+        return LS_FAIL(LS_E_UNSUPPORTED, "%s: dtype %s on device %s; it serves %s", what,
+                       ls_dtype_name(dtype), dev->ops->name,
+                       dev->acc == LS_F64 ? "float64" : "float32 and bfloat16");
+    }
+    return LS_OK;
+}
+
+static inline ls_status ls_check_size(const char *what, const char *name, int64_t found,
+                                      int64_t least) {
+    if (found < least) {
+        return LS_FAIL(LS_E_SHAPE, "%s: %s is %lld; at least %lld is needed", what, name,
+                       (long long)found, (long long)least);
+    }
+    return LS_OK;
+}
+
+static inline ls_status ls_check_gemm(const ls_device *dev, const ls_gemm *op) {
+    LS_TRY(ls_check_dtype(dev, "gemm", op->dtype));
+    if (op->c_dtype != op->dtype && op->c_dtype != dev->acc) {
+        return LS_FAIL(LS_E_UNSUPPORTED, "gemm: c_dtype is %s; it must be %s or %s",
+                       ls_dtype_name(op->c_dtype), ls_dtype_name(op->dtype),
+                       ls_dtype_name(dev->acc));
+    }
+    LS_TRY(ls_check_size("gemm", "m", op->m, 0));
+    LS_TRY(ls_check_size("gemm", "n", op->n, 0));
+    LS_TRY(ls_check_size("gemm", "k", op->k, 0));
+    if (op->m == 0 || op->n == 0) {
+        return LS_OK;
+    }
+    LS_TRY(ls_check_size("gemm", "ldc", op->ldc, op->n));
+    if (op->k > 0) {
+        LS_TRY(ls_check_size("gemm", "lda", op->lda, op->trans_a ? op->m : op->k));
+        LS_TRY(ls_check_size("gemm", "ldb", op->ldb, op->trans_b ? op->k : op->n));
+    }
+    return LS_OK;
+}
+
+static inline ls_status ls_check_bias_grad(const ls_device *dev, const ls_bias_grad *op) {
+    LS_TRY(ls_check_dtype(dev, "bias_grad", op->dtype));
+    LS_TRY(ls_check_size("bias_grad", "rows", op->rows, 0));
+    return ls_check_size("bias_grad", "cols", op->cols, 0);
+}
+
+static inline ls_status ls_check_embedding(const ls_device *dev, const ls_embedding *op) {
+    LS_TRY(ls_check_dtype(dev, "embedding", op->dtype));
+    LS_TRY(ls_check_size("embedding", "rows", op->rows, 0));
+    LS_TRY(ls_check_size("embedding", "seq", op->seq, 1));
+    LS_TRY(ls_check_size("embedding", "channels", op->channels, 1));
+    LS_TRY(ls_check_size("embedding", "vocab", op->vocab, 1));
+    return ls_check_size("embedding", "offset", op->offset, 0);
+}
+
+static inline ls_status ls_check_norm(const ls_device *dev, const ls_norm *op) {
+    const char *what = op->kind == LS_LAYERNORM ? "layernorm" : "rmsnorm";
+    LS_TRY(ls_check_dtype(dev, what, op->dtype));
+    LS_TRY(ls_check_size(what, "rows", op->rows, 0));
+    return ls_check_size(what, "channels", op->channels, 1);
+}
+
+static inline ls_status ls_check_rope(const ls_device *dev, const ls_rope *op) {
+    LS_TRY(ls_check_dtype(dev, "rope", op->dtype));
+    LS_TRY(ls_check_size("rope", "rows", op->rows, 0));
+    LS_TRY(ls_check_size("rope", "seq", op->seq, 1));
+    LS_TRY(ls_check_size("rope", "offset", op->offset, 0));
+    LS_TRY(ls_check_size("rope", "heads", op->heads, 0));
+    LS_TRY(ls_check_size("rope", "head_dim", op->head_dim, 2));
+    if (op->head_dim % 2 != 0) {
+        return LS_FAIL(LS_E_SHAPE, "rope: head_dim is %lld; it must be even",
+                       (long long)op->head_dim);
+    }
+    return ls_check_size("rope", "row_stride", op->row_stride, op->heads * op->head_dim);
+}
+
+static inline ls_status ls_check_gelu(const ls_device *dev, const ls_gelu *op) {
+    LS_TRY(ls_check_dtype(dev, "gelu", op->dtype));
+    return ls_check_size("gelu", "n", op->n, 0);
+}
+
+static inline ls_status ls_check_swiglu(const ls_device *dev, const ls_swiglu *op) {
+    LS_TRY(ls_check_dtype(dev, "swiglu", op->dtype));
+    LS_TRY(ls_check_size("swiglu", "rows", op->rows, 0));
+    return ls_check_size("swiglu", "ffn", op->ffn, 0);
+}
+
+static inline ls_status ls_check_attention(const ls_device *dev, const ls_attention *op,
+                                           bool backward) {
+    LS_TRY(ls_check_dtype(dev, "attention", op->dtype));
+    LS_TRY(ls_check_size("attention", "batch", op->batch, 0));
+    LS_TRY(ls_check_size("attention", "q_len", op->q_len, 0));
+    LS_TRY(ls_check_size("attention", "kv_len", op->kv_len, op->q_len));
+    LS_TRY(ls_check_size("attention", "heads", op->heads, 1));
+    LS_TRY(ls_check_size("attention", "kv_heads", op->kv_heads, 1));
+    LS_TRY(ls_check_size("attention", "head_dim", op->head_dim, 1));
+    if (op->heads % op->kv_heads != 0) {
+        return LS_FAIL(LS_E_SHAPE, "attention: %lld heads do not divide into %lld key/value heads",
+                       (long long)op->heads, (long long)op->kv_heads);
+    }
+    LS_TRY(ls_check_size("attention", "q_stride", op->q_stride, op->heads * op->head_dim));
+    LS_TRY(ls_check_size("attention", "kv_stride", op->kv_stride, op->kv_heads * op->head_dim));
+    LS_TRY(ls_check_size("attention", "o_stride", op->o_stride, op->heads * op->head_dim));
+    if (backward && op->q_len != op->kv_len) {
+        return LS_FAIL(LS_E_SHAPE,
+                       "attention backward: q_len is %lld, kv_len %lld; they must be equal",
+                       (long long)op->q_len, (long long)op->kv_len);
+    }
+    return LS_OK;
+}
+
+static inline ls_status ls_check_cross_entropy(const ls_device *dev, const ls_cross_entropy *op) {
+    LS_TRY(ls_check_dtype(dev, "cross_entropy", op->dtype));
+    LS_TRY(ls_check_size("cross_entropy", "rows", op->rows, 0));
+    LS_TRY(ls_check_size("cross_entropy", "vocab", op->vocab, 1));
+    return ls_check_size("cross_entropy", "ld", op->ld, op->vocab);
+}
+
+static inline ls_status ls_check_adamw(const ls_device *dev, const ls_adamw *op) {
+    if (op->copy) {
+        LS_TRY(ls_check_dtype(dev, "adamw copy", op->copy_dtype));
+    }
+    LS_TRY(ls_check_size("adamw", "n", op->n, 0));
+    return ls_check_size("adamw", "t", op->t, 1);
+}
+
+#endif

@@ -1,0 +1,133 @@
+/* Causal attention with grouped queries, one row of probabilities at a time. */
+#include "tests/reference/reference_ops.h"
+
+#include "runtime/device/check.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+/* Offsets of row t of batch entry b, query head h, in q (and dq), k, v (and dk, dv), out (dout). */
+static int64_t q_at(const ls_attention *op, int64_t b, int64_t h, int64_t t) {
+    return b * op->q_batch + t * op->q_stride + h * op->head_dim;
+}
+
+static int64_t kv_at(const ls_attention *op, int64_t b, int64_t h, int64_t t) {
+    int64_t g = h / (op->heads / op->kv_heads);
+    return b * op->kv_batch + t * op->kv_stride + g * op->head_dim;
+}
+
+static int64_t o_at(const ls_attention *op, int64_t b, int64_t h, int64_t t) {
+    return (b * op->q_len + t) * op->o_stride + h * op->head_dim;
+}
+
+static double dot(int64_t n, const double *x, const double *y) {
+    double sum = 0.0;
+    for (int64_t i = 0; i < n; i++) {
+        sum += x[i] * y[i];
+    }
+    return sum;
+}
+
+/* y += a x */
+static void axpy(int64_t n, double a, const double *x, double *y) {
+    for (int64_t i = 0; i < n; i++) {
+        y[i] += a * x[i];
+    }
+}
+
+/* p[j] = softmax_j(scale q_i . k_j) over the visible keys j < seen; returns log sum_j exp(score_j).
+ */
+static double probabilities(const ls_attention *op, int64_t b, int64_t h, int64_t i, int64_t seen,
+                            double *p) {
+    const double *q = (const double *)op->q + q_at(op, b, h, i);
+    double max = -INFINITY, sum = 0.0;
+    for (int64_t j = 0; j < seen; j++) {
+        const double *k = (const double *)op->k + kv_at(op, b, h, j);
+        p[j] = op->scale * dot(op->head_dim, q, k);
+        max = p[j] > max ? p[j] : max;
+    }
+    for (int64_t j = 0; j < seen; j++) {
+        p[j] = exp(p[j] - max);
+        sum += p[j];
+    }
+    for (int64_t j = 0; j < seen; j++) {
+        p[j] /= sum;
+    }
+    return log(sum) + max;
+}
+
+/* out_i = sum_j p_ij v_j */
+ls_status ls_ref_attention_forward(ls_device *dev, const ls_attention *op) {
+    LS_TRY(ls_check_attention(dev, op, false));
+    double *p = malloc(((size_t)op->kv_len + 1) * sizeof *p);
+    if (!p) {
+        return LS_FAIL(LS_E_MEMORY, "no memory for a row of %lld scores", (long long)op->kv_len);
+    }
+    double *lse = op->lse;
+    for (int64_t b = 0; b < op->batch; b++) {
+        for (int64_t h = 0; h < op->heads; h++) {
+            for (int64_t i = 0; i < op->q_len; i++) {
+                const int64_t seen = i + 1 + op->kv_len - op->q_len;
+                double log_sum = probabilities(op, b, h, i, seen, p);
+                double *out = (double *)op->out + o_at(op, b, h, i);
+                for (int64_t d = 0; d < op->head_dim; d++) {
+                    out[d] = 0.0;
+                }
+                for (int64_t j = 0; j < seen; j++) {
+                    axpy(op->head_dim, p[j], (const double *)op->v + kv_at(op, b, h, j), out);
+                }
+                if (lse) {
+                    lse[(b * op->heads + h) * op->q_len + i] = log_sum;
+                }
+            }
+        }
+    }
+    free(p);
+    return LS_OK;
+}
+
+static void zero_gradients(const ls_attention *op) {
+    for (int64_t b = 0; b < op->batch; b++) {
+        for (int64_t h = 0; h < op->heads; h++) {
+            for (int64_t t = 0; t < op->q_len; t++) {
+                for (int64_t d = 0; d < op->head_dim; d++) {
+                    ((double *)op->dq)[q_at(op, b, h, t) + d] = 0.0;
+                    ((double *)op->dk)[kv_at(op, b, h, t) + d] = 0.0;
+                    ((double *)op->dv)[kv_at(op, b, h, t) + d] = 0.0;
+                }
+            }
+        }
+    }
+}
+
+/* With dp_j = dout_i . v_j and ds_j = p_j (dp_j - sum_l p_l dp_l), where sum_l p_l dp_l = dout_i .
+ * out_i: dv_j += p_j dout_i,  dq_i += scale ds_j k_j,  dk_j += scale ds_j q_i. */
+ls_status ls_ref_attention_backward(ls_device *dev, const ls_attention *op) {
+    LS_TRY(ls_check_attention(dev, op, true));
+    double *p = malloc(((size_t)op->kv_len + 1) * sizeof *p);
+    if (!p) {
+        return LS_FAIL(LS_E_MEMORY, "no memory for a row of %lld scores", (long long)op->kv_len);
+    }
+    const int64_t D = op->head_dim;
+    zero_gradients(op);
+    for (int64_t b = 0; b < op->batch; b++) {
+        for (int64_t h = 0; h < op->heads; h++) {
+            for (int64_t i = 0; i < op->q_len; i++) {
+                const int64_t seen = i + 1, q_i = q_at(op, b, h, i), o_i = o_at(op, b, h, i);
+                const double *dout = (const double *)op->dout + o_i;
+                const double row_sum = dot(D, dout, (const double *)op->out + o_i);
+                probabilities(op, b, h, i, seen, p);
+                for (int64_t j = 0; j < seen; j++) {
+                    const int64_t kv_j = kv_at(op, b, h, j);
+                    double dp = dot(D, dout, (const double *)op->v + kv_j);
+                    double ds = p[j] * (dp - row_sum);
+                    axpy(D, p[j], dout, (double *)op->dv + kv_j);
+                    axpy(D, op->scale * ds, (const double *)op->k + kv_j, (double *)op->dq + q_i);
+                    axpy(D, op->scale * ds, (const double *)op->q + q_i, (double *)op->dk + kv_j);
+                }
+            }
+        }
+    }
+    free(p);
+    return LS_OK;
+}

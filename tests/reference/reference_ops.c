@@ -1,0 +1,316 @@
+/* Every operation but attention, as its formula. */
+#include "tests/reference/reference_ops.h"
+
+#include "runtime/device/check.h"
+
+#include <assert.h>
+#include <math.h>
+#include <string.h>
+
+/* C[i,j] = sum_l op(A)[i,l] op(B)[l,j] + (accumulate) C[i,j] + bias[j] + residual[i,j] */
+ls_status ls_ref_gemm(ls_device *dev, const ls_gemm *op) {
+    LS_TRY(ls_check_gemm(dev, op));
+    const double *a = op->a, *b = op->b, *bias = op->bias, *residual = op->residual;
+    double *c = op->c;
+    for (int64_t i = 0; i < op->m; i++) {
+        for (int64_t j = 0; j < op->n; j++) {
+            double sum = 0.0;
+            for (int64_t l = 0; l < op->k; l++) {
+                double a_il = op->trans_a ? a[l * op->lda + i] : a[i * op->lda + l];
+                double b_lj = op->trans_b ? b[j * op->ldb + l] : b[l * op->ldb + j];
+                sum += a_il * b_lj;
+            }
+            int64_t ij = i * op->ldc + j;
+            sum += op->accumulate ? c[ij] : 0.0;
+            sum += bias ? bias[j] : 0.0;
+            sum += residual ? residual[ij] : 0.0;
+            c[ij] = sum;
+        }
+    }
+    return LS_OK;
+}
+
+/* dbias[j] += sum_i dy[i,j] */
+ls_status ls_ref_bias_grad(ls_device *dev, const ls_bias_grad *op) {
+    LS_TRY(ls_check_bias_grad(dev, op));
+    const double *dy = op->dy;
+    double *dbias = op->dbias;
+    for (int64_t i = 0; i < op->rows; i++) {
+        for (int64_t j = 0; j < op->cols; j++) {
+            dbias[j] += dy[i * op->cols + j];
+        }
+    }
+    return LS_OK;
+}
+
+/* out[i] = wte[tokens[i]] + wpe[offset + i mod seq] */
+ls_status ls_ref_embedding_forward(ls_device *dev, const ls_embedding *op) {
+    LS_TRY(ls_check_embedding(dev, op));
+    const int64_t C = op->channels;
+    const double *wte = op->wte, *wpe = op->wpe;
+    double *out = op->out;
+    for (int64_t i = 0; i < op->rows; i++) {
+        assert(op->tokens[i] >= 0 && op->tokens[i] < op->vocab);
+        int64_t token = op->tokens[i], position = op->offset + i % op->seq;
+        for (int64_t c = 0; c < C; c++) {
+            out[i * C + c] = wte[token * C + c] + (wpe ? wpe[position * C + c] : 0.0);
+        }
+    }
+    return LS_OK;
+}
+
+/* dwte[tokens[i]] += dout[i];  dwpe[offset + i mod seq] += dout[i] */
+ls_status ls_ref_embedding_backward(ls_device *dev, const ls_embedding *op) {
+    LS_TRY(ls_check_embedding(dev, op));
+    const int64_t C = op->channels;
+    const double *dout = op->dout;
+    double *dwte = op->dwte, *dwpe = op->dwpe;
+    for (int64_t i = 0; i < op->rows; i++) {
+        assert(op->tokens[i] >= 0 && op->tokens[i] < op->vocab);
+        int64_t token = op->tokens[i], position = op->offset + i % op->seq;
+        for (int64_t c = 0; c < C; c++) {
+            dwte[token * C + c] += dout[i * C + c];
+            if (dwpe) {
+                dwpe[position * C + c] += dout[i * C + c];
+            }
+        }
+    }
+    return LS_OK;
+}
+
+/* LayerNorm: m = mean(x), r = 1/sqrt(mean((x - m)^2) + eps), y = (x - m) r w + b.
+ * RMSNorm: the same with m = 0 and b = 0. */
+ls_status ls_ref_norm_forward(ls_device *dev, const ls_norm *op) {
+    LS_TRY(ls_check_norm(dev, op));
+    const int64_t C = op->channels;
+    const bool centred = op->kind == LS_LAYERNORM;
+    const double *w = op->w, *b = op->b;
+    for (int64_t i = 0; i < op->rows; i++) {
+        const double *x = (const double *)op->x + i * C;
+        double *y = (double *)op->y + i * C;
+        double mean = 0.0, variance = 0.0;
+        for (int64_t c = 0; c < C && centred; c++) {
+            mean += x[c] / (double)C;
+        }
+        for (int64_t c = 0; c < C; c++) {
+            variance += (x[c] - mean) * (x[c] - mean) / (double)C;
+        }
+        double rstd = 1.0 / sqrt(variance + op->eps);
+        for (int64_t c = 0; c < C; c++) {
+            y[c] = (x[c] - mean) * rstd * w[c] + (centred ? b[c] : 0.0);
+        }
+        if (centred) {
+            ((double *)op->mean)[i] = mean;
+        }
+        ((double *)op->rstd)[i] = rstd;
+    }
+    return LS_OK;
+}
+
+/* With n = (x - m) r and g = w dy (the gradient of n):
+ *   dx = r (g - mean(g) - n mean(g n)),  dw += dy n,  db += dy.
+ * RMSNorm has neither m nor the term mean(g). */
+ls_status ls_ref_norm_backward(ls_device *dev, const ls_norm *op) {
+    LS_TRY(ls_check_norm(dev, op));
+    const int64_t C = op->channels;
+    const bool centred = op->kind == LS_LAYERNORM;
+    const double *w = op->w;
+    double *dw = op->dw, *db = op->db;
+    for (int64_t i = 0; i < op->rows; i++) {
+        const double *x = (const double *)op->x + i * C, *dy = (const double *)op->dy + i * C;
+        const double *dresidual = op->dresidual ? (const double *)op->dresidual + i * C : NULL;
+        double *dx = (double *)op->dx + i * C;
+        const double mean = centred ? ((const double *)op->mean)[i] : 0.0;
+        const double rstd = ((const double *)op->rstd)[i];
+        double mean_g = 0.0, mean_gn = 0.0;
+        for (int64_t c = 0; c < C; c++) {
+            double n = (x[c] - mean) * rstd, g = w[c] * dy[c];
+            mean_g += centred ? g / (double)C : 0.0;
+            mean_gn += g * n / (double)C;
+        }
+        for (int64_t c = 0; c < C; c++) {
+            double n = (x[c] - mean) * rstd, g = w[c] * dy[c];
+            dw[c] += dy[c] * n;
+            if (centred) {
+                db[c] += dy[c];
+            }
+            dx[c] = rstd * (g - mean_g - n * mean_gn) + (dresidual ? dresidual[c] : 0.0);
+        }
+    }
+    return LS_OK;
+}
+
+/* (x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin), x1 and x2 a half of the head apart. */
+ls_status ls_ref_rope(ls_device *dev, const ls_rope *op) {
+    LS_TRY(ls_check_rope(dev, op));
+    const int64_t half = op->head_dim / 2;
+    for (int64_t i = 0; i < op->rows; i++) {
+        const int64_t position = op->offset + i % op->seq;
+        const double *cos_row = (const double *)op->cos + position * half;
+        const double *sin_row = (const double *)op->sin + position * half;
+        for (int64_t h = 0; h < op->heads; h++) {
+            double *x = (double *)op->x + i * op->row_stride + h * op->head_dim;
+            for (int64_t d = 0; d < half; d++) {
+                double x1 = x[d], x2 = x[d + half];
+                double c = cos_row[d], s = op->inverse ? -sin_row[d] : sin_row[d];
+                x[d] = x1 * c - x2 * s;
+                x[d + half] = x2 * c + x1 * s;
+            }
+        }
+    }
+    return LS_OK;
+}
+
+static const double GELU_SCALE = 0.79788456080286535588; /* sqrt(2 / pi) */
+static const double GELU_CUBE = 0.044715;
+
+/* y = x/2 (1 + tanh(u)), u = sqrt(2/pi) (x + 0.044715 x^3) */
+ls_status ls_ref_gelu_forward(ls_device *dev, const ls_gelu *op) {
+    LS_TRY(ls_check_gelu(dev, op));
+    const double *x = op->x;
+    double *y = op->y;
+    for (int64_t i = 0; i < op->n; i++) {
+        double u = GELU_SCALE * (x[i] + GELU_CUBE * x[i] * x[i] * x[i]);
+        y[i] = 0.5 * x[i] * (1.0 + tanh(u));
+    }
+    return LS_OK;
+}
+
+/* dx = dy ((1 + tanh(u))/2 + x/2 (1 - tanh(u)^2) u'),  u' = sqrt(2/pi) (1 + 3 * 0.044715 x^2) */
+ls_status ls_ref_gelu_backward(ls_device *dev, const ls_gelu *op) {
+    LS_TRY(ls_check_gelu(dev, op));
+    const double *x = op->x, *dy = op->dy;
+    double *dx = op->dx;
+    for (int64_t i = 0; i < op->n; i++) {
+        double t = tanh(GELU_SCALE * (x[i] + GELU_CUBE * x[i] * x[i] * x[i]));
+        double du = GELU_SCALE * (1.0 + 3.0 * GELU_CUBE * x[i] * x[i]);
+        dx[i] = dy[i] * (0.5 * (1.0 + t) + 0.5 * x[i] * (1.0 - t * t) * du);
+    }
+    return LS_OK;
+}
+
+/* y = gate s up, s = sigmoid(gate) = 1 / (1 + exp(-gate)) */
+ls_status ls_ref_swiglu_forward(ls_device *dev, const ls_swiglu *op) {
+    LS_TRY(ls_check_swiglu(dev, op));
+    const int64_t F = op->ffn;
+    for (int64_t i = 0; i < op->rows; i++) {
+        const double *gate = (const double *)op->x + i * 2 * F, *up = gate + F;
+        double *y = (double *)op->y + i * F;
+        for (int64_t f = 0; f < F; f++) {
+            y[f] = gate[f] / (1.0 + exp(-gate[f])) * up[f];
+        }
+    }
+    return LS_OK;
+}
+
+/* dup = dy gate s,  dgate = dy up (s + gate s (1 - s)) */
+ls_status ls_ref_swiglu_backward(ls_device *dev, const ls_swiglu *op) {
+    LS_TRY(ls_check_swiglu(dev, op));
+    const int64_t F = op->ffn;
+    for (int64_t i = 0; i < op->rows; i++) {
+        const double *gate = (const double *)op->x + i * 2 * F, *up = gate + F;
+        const double *dy = (const double *)op->dy + i * F;
+        double *dgate = (double *)op->dx + i * 2 * F, *dup = dgate + F;
+        for (int64_t f = 0; f < F; f++) {
+            double g = gate[f], s = 1.0 / (1.0 + exp(-g));
+            double dgate_f = dy[f] * up[f] * (s + g * s * (1.0 - s));
+            dup[f] = dy[f] * g * s;
+            dgate[f] = dgate_f;
+        }
+    }
+    return LS_OK;
+}
+
+/* p = softmax(logits), loss = -log p[target], dlogits = grad_scale (p - onehot(target)) */
+ls_status ls_ref_cross_entropy(ls_device *dev, const ls_cross_entropy *op) {
+    LS_TRY(ls_check_cross_entropy(dev, op));
+    const int64_t V = op->vocab;
+    for (int64_t i = 0; i < op->rows; i++) {
+        const double *logits = (const double *)op->logits + i * op->ld;
+        double *dlogits = op->dlogits ? (double *)op->dlogits + i * op->ld : NULL;
+        const int32_t target = op->targets[i];
+        const bool ignored = target == -1;
+        assert(ignored || (target >= 0 && target < V));
+        double max = -INFINITY, sum = 0.0;
+        for (int64_t v = 0; v < V; v++) {
+            max = logits[v] > max ? logits[v] : max;
+        }
+        for (int64_t v = 0; v < V; v++) {
+            sum += exp(logits[v] - max);
+        }
+        ((double *)op->losses)[i] = ignored ? 0.0 : log(sum) + max - logits[target];
+        for (int64_t v = 0; v < op->ld && dlogits; v++) {
+            double p = v < V ? exp(logits[v] - max) / sum : 0.0;
+            dlogits[v] = ignored || v >= V ? 0.0 : op->grad_scale * (p - (v == target ? 1.0 : 0.0));
+        }
+    }
+    return LS_OK;
+}
+
+/* The formulas of ls_adamw. */
+ls_status ls_ref_adamw(ls_device *dev, const ls_adamw *op) {
+    LS_TRY(ls_check_adamw(dev, op));
+    const double *grad = op->grad;
+    double *p = op->p, *m = op->m, *v = op->v, *copy = op->copy;
+    const double b1 = op->beta1, b2 = op->beta2;
+    for (int64_t i = 0; i < op->n; i++) {
+        double g = op->grad_scale * grad[i];
+        m[i] = b1 * m[i] + (1.0 - b1) * g;
+        v[i] = b2 * v[i] + (1.0 - b2) * g * g;
+        double m_hat = m[i] / (1.0 - pow(b1, (double)op->t));
+        double v_hat = v[i] / (1.0 - pow(b2, (double)op->t));
+        p[i] -= op->lr * (m_hat / (sqrt(v_hat) + op->eps) + op->weight_decay * p[i]);
+        if (copy) {
+            copy[i] = p[i];
+        }
+    }
+    return LS_OK;
+}
+
+ls_status ls_ref_add(ls_device *dev, ls_dtype dtype, int64_t n, const void *x, void *y) {
+    LS_TRY(ls_check_dtype(dev, "add", dtype));
+    LS_TRY(ls_check_size("add", "n", n, 0));
+    for (int64_t i = 0; i < n; i++) {
+        ((double *)y)[i] += ((const double *)x)[i];
+    }
+    return LS_OK;
+}
+
+ls_status ls_ref_cast(ls_device *dev, ls_dtype dtype, int64_t n, const void *x, void *y) {
+    LS_TRY(ls_check_dtype(dev, "cast", dtype));
+    LS_TRY(ls_check_size("cast", "n", n, 0));
+    for (int64_t i = 0; i < n; i++) {
+        ((double *)y)[i] = ((const double *)x)[i];
+    }
+    return LS_OK;
+}
+
+enum { SUM_BLOCK_ELEMS = 65536 };
+
+/* The sum of x^power, block by block. */
+static double block_sum(int64_t n, const double *x, int power) {
+    double sum = 0.0;
+    for (int64_t begin = 0; begin < n; begin += SUM_BLOCK_ELEMS) {
+        int64_t end = begin + SUM_BLOCK_ELEMS < n ? begin + SUM_BLOCK_ELEMS : n;
+        double block = 0.0;
+        for (int64_t i = begin; i < end; i++) {
+            block += power == 2 ? x[i] * x[i] : x[i];
+        }
+        sum += block;
+    }
+    return sum;
+}
+
+ls_status ls_ref_sum_squares(ls_device *dev, int64_t n, const void *x, double *sum) {
+    (void)dev;
+    LS_TRY(ls_check_size("sum_squares", "n", n, 0));
+    *sum = block_sum(n, x, 2);
+    return LS_OK;
+}
+
+ls_status ls_ref_sum(ls_device *dev, int64_t n, const void *x, double *sum) {
+    (void)dev;
+    LS_TRY(ls_check_size("sum", "n", n, 0));
+    *sum = block_sum(n, x, 1);
+    return LS_OK;
+}
