@@ -8,8 +8,8 @@ static int error_rank = -1;
 
 const char *ls_status_text(ls_status code) {
     switch (code) {
-#define X(name, exit_status, text)                                                                \
-    case name:                                                                                    \
+#define X(name, exit_status, text)                                                                 \
+    case name:                                                                                     \
         return text;
         LS_STATUS_LIST(X)
 #undef X
@@ -20,8 +20,8 @@ const char *ls_status_text(ls_status code) {
 
 int ls_status_exit(ls_status code) {
     switch (code) {
-#define X(name, exit_status, text)                                                                \
-    case name:                                                                                    \
+#define X(name, exit_status, text)                                                                 \
+    case name:                                                                                     \
         return exit_status;
         LS_STATUS_LIST(X)
 #undef X
@@ -66,8 +66,11 @@ ls_status ls_error_prefix(ls_status code, const char *fmt, ...) {
     va_start(args, fmt);
     int n = vsnprintf(message, sizeof message, fmt, args);
     va_end(args);
-    if (n >= 0 && (size_t)n < sizeof message) {
-        snprintf(message + n, sizeof message - (size_t)n, ": %s", last.message);
+    size_t used = n < 0 ? 0 : (size_t)n;
+    if (used + 2 < sizeof message) { /* the recorded text is cut where the record ends */
+        memcpy(message + used, ": ", 2);
+        memcpy(message + used + 2, last.message, sizeof message - used - 2);
+        message[sizeof message - 1] = '\0';
     }
     memcpy(last.message, message, sizeof message);
     return code;

@@ -1,0 +1,186 @@
+#include "runtime/base/cpu.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/utsname.h>
+#include <unistd.h>
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#elif defined(__aarch64__)
+#include <sys/auxv.h>
+#endif
+
+static const char *const names[LS_ISA_COUNT] = {
+#define X(code, name) [code] = name,
+    LS_ISA_LIST(X)
+#undef X
+};
+
+const char *ls_isa_name(ls_isa isa) {
+    return (unsigned)isa < LS_ISA_COUNT ? names[isa] : "unknown";
+}
+
+int ls_isa_has_fast_bf16(ls_isa isa) {
+    return isa == LS_ISA_AVX512_BF16 || isa == LS_ISA_AMX_BF16 || isa == LS_ISA_SVE_BF16;
+}
+
+#if defined(__x86_64__)
+
+#define FIRST_VECTOR_ISA LS_ISA_AVX2
+
+/* What the kernel saves on a context switch. */
+static uint64_t saved_state(void) {
+    uint32_t low, high;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return (uint64_t)high << 32 | low;
+}
+
+/* Tiles are 8 KiB of state a thread, which Linux (5.16 and later) grants on request only. */
+static bool has_amx_bf16(void) {
+    enum { AMX_BF16 = 1 << 22, AMX_TILE = 1 << 24 };
+    enum { TILE_CONFIG = 17, TILE_DATA = 18, REQUEST_PERMISSION = 0x1023 };
+    unsigned a, b, c, d = 0;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d & AMX_BF16) || !(d & AMX_TILE)) {
+        return false;
+    }
+    uint64_t tiles = 1ull << TILE_CONFIG | 1ull << TILE_DATA;
+    return (saved_state() & tiles) == tiles &&
+           syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
+}
+
+static ls_isa best_isa(void) {
+    enum { MOVBE = 1 << 22, F16C = 1 << 29, LZCNT = 1 << 5 };
+    unsigned a, b, c = 0, c_extended = 0, d;
+    __get_cpuid(1, &a, &b, &c, &d);
+    __get_cpuid(0x80000001u, &a, &b, &c_extended, &d);
+    __builtin_cpu_init();
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") ||
+        !__builtin_cpu_supports("bmi") || !__builtin_cpu_supports("bmi2") || !(c & F16C) ||
+        !(c & MOVBE) || !(c_extended & LZCNT)) {
+        return LS_ISA_GENERIC;
+    }
+    if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
+        !__builtin_cpu_supports("avx512cd") || !__builtin_cpu_supports("avx512dq") ||
+        !__builtin_cpu_supports("avx512vl")) {
+        return LS_ISA_AVX2;
+    }
+    if (!__builtin_cpu_supports("avx512bf16")) {
+        return LS_ISA_AVX512;
+    }
+    return has_amx_bf16() ? LS_ISA_AMX_BF16 : LS_ISA_AVX512_BF16;
+}
+
+#elif defined(__aarch64__)
+
+#define FIRST_VECTOR_ISA LS_ISA_SVE
+
+static ls_isa best_isa(void) {
+    enum { SVE = 1 << 22, SVE_BF16 = 1 << 12, BF16 = 1 << 14 };
+    unsigned long extended = getauxval(AT_HWCAP2);
+    if (!(getauxval(AT_HWCAP) & SVE)) {
+        return LS_ISA_GENERIC;
+    }
+    return (extended & SVE_BF16) && (extended & BF16) ? LS_ISA_SVE_BF16 : LS_ISA_SVE;
+}
+
+#else
+#error "lockstep knows x86-64 and aarch64"
+#endif
+
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+static ls_isa best, chosen; /* chosen is LS_ISA_COUNT when LOCKSTEP_ISA is wrong */
+
+static bool allowed(int isa) {
+    return isa == LS_ISA_GENERIC || (isa >= (int)FIRST_VECTOR_ISA && isa <= (int)best);
+}
+
+static void choose(void) {
+    best = best_isa();
+    const char *wanted = getenv("LOCKSTEP_ISA");
+    chosen = wanted && wanted[0] ? LS_ISA_COUNT : best;
+    for (int i = 0; i < LS_ISA_COUNT && chosen == LS_ISA_COUNT; i++) {
+        if (allowed(i) && strcmp(names[i], wanted) == 0) {
+            chosen = (ls_isa)i;
+        }
+    }
+}
+
+ls_status ls_cpu_isa(ls_isa *isa) {
+    pthread_once(&once, choose);
+    *isa = chosen;
+    if (chosen != LS_ISA_COUNT) {
+        return LS_OK;
+    }
+    *isa = LS_ISA_GENERIC;
+    char list[128] = "";
+    for (int i = 0; i < LS_ISA_COUNT; i++) {
+        if (allowed(i)) {
+            size_t n = strlen(list);
+            snprintf(list + n, sizeof list - n, "%s%s", n ? ", " : "", names[i]);
+        }
+    }
+    const char *wanted = getenv("LOCKSTEP_ISA");
+    return LS_FAIL(LS_E_CONFIG, "LOCKSTEP_ISA is '%s'; this processor allows: %s",
+                   wanted ? wanted : "", list);
+}
+
+/* The first value of a key in /proc/cpuinfo; false when there is none. */
+static bool cpuinfo_value(const char *key, char *value, size_t size) {
+    FILE *file = fopen("/proc/cpuinfo", "re");
+    char line[512];
+    bool found = false;
+    while (file && !found && fgets(line, sizeof line, file)) {
+        const char *colon = strchr(line, ':');
+        if (colon && strncmp(line, key, strlen(key)) == 0) {
+            line[strcspn(line, "\n")] = '\0';
+            snprintf(value, size, "%s", colon + 1 + strspn(colon + 1, " "));
+            found = true;
+        }
+    }
+    if (file) {
+        fclose(file);
+    }
+    return found;
+}
+
+char *ls_cpu_describe(char *buf, size_t size) {
+    char model[256], part[64];
+    struct utsname machine;
+    if (!cpuinfo_value("model name", model, sizeof model)) {
+        uname(&machine);
+        bool known = cpuinfo_value("CPU part", part, sizeof part);
+        snprintf(model, sizeof model, "%s%s%s", machine.machine, known ? " part " : "",
+                 known ? part : "");
+    }
+    ls_isa isa;
+    bool valid = ls_cpu_isa(&isa) == LS_OK;
+    int count = ls_cpu_available();
+    snprintf(buf, size, "%s (%s), %d core%s", model,
+             valid ? ls_isa_name(isa) : "LOCKSTEP_ISA is wrong", count, count == 1 ? "" : "s");
+    return buf;
+}
+
+int ls_cpu_available(void) {
+    /* The kernel refuses a mask that is smaller than its own. */
+    for (int capacity = 1024; capacity <= 1 << 20; capacity *= 2) {
+        cpu_set_t *set = CPU_ALLOC((size_t)capacity);
+        size_t bytes = CPU_ALLOC_SIZE((size_t)capacity);
+        int count = set && sched_getaffinity(0, bytes, set) == 0 ? CPU_COUNT_S(bytes, set) : 0;
+        CPU_FREE(set);
+        if (count > 0) {
+            return count;
+        }
+    }
+    return ls_cpu_online();
+}
+
+int ls_cpu_online(void) {
+    long n = sysconf(_SC_NPROCESSORS_ONLN);
+    return n > 0 ? (int)n : 1;
+}
