@@ -9,21 +9,20 @@
 
 /* An option of a verb: drives parsing (getopt_long), --help, the man page and shell completion. */
 typedef struct ls_option {
-    const char *name;      /* "output"; NULL ends the table */
-    char letter;           /* 'o', or 0 */
-    const char *arg;       /* "DIR", or NULL for a flag */
-    const char *fallback;  /* default as text, or NULL */
+    const char *name;     /* "output"; NULL ends the table */
+    char letter;          /* 'o', or 0 */
+    const char *arg;      /* "DIR", or NULL for a flag */
+    const char *fallback; /* default as text, or NULL */
     const char *help;
 } ls_option;
 
 typedef struct ls_verb {
     const char *name;
-    const char *synopsis;  /* "CONFIG.yaml [section.key=value ...]" */
-    const char *summary;   /* one line */
-    const char *text;      /* paragraphs for --help and the man page */
+    const char *synopsis; /* "CONFIG.yaml [section.key=value ...]" */
+    const char *summary;  /* one line */
+    const char *text;     /* paragraphs for --help and the man page */
     const ls_option *options;
     ls_status (*run)(int argc, char **argv); /* argv[0] is the verb */
-    bool uses_mpi;         /* main starts MPI before run */
 } ls_verb;
 
 extern const ls_verb ls_verb_train, ls_verb_prep, ls_verb_ckpt, ls_verb_sample, ls_verb_eval,

@@ -1,0 +1,137 @@
+#include "launch/cmd.h"
+#include "launch/weights.h"
+#include "runtime/base/log.h"
+#include "runtime/data/data.h"
+#include "runtime/step/step.h"
+
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { OPT_DATA, OPT_SPLIT, OPT_BATCHES, OPT_MICRO, OPT_THREADS, OPT_JSON, OPT_COUNT };
+
+static const ls_option options[] = {
+    [OPT_DATA] = {"data", 'd', "DIR", NULL, "token shards; default: those of the run"},
+    [OPT_SPLIT] = {"split", 's', "NAME", "val", "train or val"},
+    [OPT_BATCHES] = {"batches", 'n', "N", "0", "micro-batches to evaluate; 0: the whole split"},
+    [OPT_MICRO] = {"micro", 'b', "N", NULL, "sequences of a micro-batch; default: the run's"},
+    [OPT_THREADS] = {"threads", 0, "N", "0",
+                     "threads of a rank; 0: the host's divided by its ranks"},
+    [OPT_JSON] = {"json", 0, NULL, NULL, "print a JSON object"},
+    {NULL, 0, NULL, NULL, NULL}};
+
+typedef struct eval {
+    ls_session session;
+    ls_weights weights;
+    ls_dataset *dataset;
+    long long batches, micro, threads;
+    ls_split split;
+    const char *data;
+    bool json;
+} eval;
+
+static ls_status parse(eval *e, const char **values) {
+    for (int i = 0; i < OPT_COUNT; i++) {
+        values[i] = values[i] ? values[i] : options[i].fallback;
+    }
+    e->data = values[OPT_DATA];
+    e->json = values[OPT_JSON] != NULL;
+    if (strcmp(values[OPT_SPLIT], "train") != 0 && strcmp(values[OPT_SPLIT], "val") != 0) {
+        return LS_FAIL(LS_E_USAGE, "--split is '%s'; train or val is needed", values[OPT_SPLIT]);
+    }
+    e->split = strcmp(values[OPT_SPLIT], "train") == 0 ? LS_SPLIT_TRAIN : LS_SPLIT_VAL;
+    LS_TRY(ls_option_int("batches", values[OPT_BATCHES], 0, INT64_MAX, &e->batches));
+    LS_TRY(ls_option_int("threads", values[OPT_THREADS], 0, 4096, &e->threads));
+    return values[OPT_MICRO] ? ls_option_int("micro", values[OPT_MICRO], 1, 1 << 20, &e->micro)
+                             : LS_OK;
+}
+
+static ls_status load(eval *e, const char *path) {
+    LS_TRY(ls_session_agree(&e->session, ls_weights_open(path, &e->weights)));
+    LS_TRY(ls_session_open(&e->session, 0, e->threads));
+    const ls_config *config = &e->weights.config;
+    e->data = e->data ? e->data : config->data.dir;
+    e->micro = e->micro ? e->micro : config->batch.micro;
+    ls_status status =
+        ls_dataset_open(e->data, e->split, config->data.sequence, false, &e->dataset);
+    if (status == LS_OK && ls_dataset_describe(e->dataset)->vocab > config->model.vocab) {
+        status = LS_FAIL(LS_E_INPUT,
+                         "the tokens in '%s' go up to %lld, but the model's vocabulary is %lld",
+                         e->data, (long long)ls_dataset_describe(e->dataset)->vocab - 1,
+                         (long long)config->model.vocab);
+    }
+    LS_TRY(ls_session_agree(&e->session, status));
+    ls_model_options model = {.batch = e->micro, .seq = config->data.sequence};
+    return ls_session_agree(&e->session, ls_weights_load(&e->weights, e->session.dev, model));
+}
+
+static ls_status print_result(const eval *e, const ls_eval_result *r) {
+    const ls_dataset_info *info = ls_dataset_describe(e->dataset);
+    double bits = r->loss / log(2.0) * (double)info->tokens / (double)info->bytes;
+    if (e->json) {
+        json_t *json =
+            json_pack("{s:i, s:s, s:s, s:I, s:f, s:f, s:o}", "schema", 1, "checkpoint",
+                      ls_ckpt_path(e->weights.ckpt), "data", e->data, "targets",
+                      (json_int_t)r->targets, "loss", r->loss, "perplexity", exp(r->loss),
+                      "bits_per_byte", info->bytes ? json_real(bits) : json_null());
+        char *text = json_dumps(json, JSON_INDENT(2));
+        json_decref(json);
+        if (!text) {
+            return LS_FAIL(LS_E_MEMORY, "no memory for the result");
+        }
+        puts(text);
+        free(text);
+        return LS_OK;
+    }
+    printf("%s\n%lld targets of '%s'\nloss %.6f, perplexity %.4f", ls_ckpt_path(e->weights.ckpt),
+           (long long)r->targets, e->data, r->loss, exp(r->loss));
+    if (info->bytes) {
+        printf(", %.4f bits per byte", bits);
+    }
+    printf("\n");
+    return LS_OK;
+}
+
+static ls_status run_eval(int argc, char **argv) {
+    static eval e; /* one a process */
+    LS_TRY(ls_session_begin(&e.session, &argc, &argv));
+    const char *values[OPT_COUNT];
+    int first;
+    ls_status status = ls_options_parse(&ls_verb_eval, argc, argv, values, &first);
+    if (status == LS_OK && first + 1 != argc) {
+        status = LS_FAIL(LS_E_USAGE,
+                         "one checkpoint is needed, found %d operands; usage: lockstep eval %s",
+                         argc - first, ls_verb_eval.synopsis);
+    }
+    if (status == LS_OK) {
+        status = parse(&e, values);
+    }
+    LS_TRY(ls_session_agree(&e.session, status));
+    status = load(&e, argv[first]);
+    if (status == LS_OK) {
+        ls_eval_result result;
+        status = ls_step_evaluate(e.weights.model, e.session.comm, e.dataset, e.micro, e.batches,
+                                  &result);
+        if (status == LS_OK && e.session.comm->rank == 0) {
+            status = print_result(&e, &result);
+        }
+    }
+    ls_weights_close(&e.weights);
+    ls_dataset_close(e.dataset);
+    ls_session_close(&e.session);
+    return status;
+}
+
+const ls_verb ls_verb_eval = {
+    .name = "eval",
+    .synopsis = "[options] CHECKPOINT",
+    .summary = "loss, perplexity and bits per byte on prepared data",
+    .text = "Evaluates a checkpoint on token shards, alone or under mpirun. The result does not\n"
+            "depend on the number of ranks.\n"
+            "\n"
+            "  lockstep eval runs/first --data data --split val",
+    .options = options,
+    .run = run_eval,
+};

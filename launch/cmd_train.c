@@ -1,0 +1,334 @@
+#include "launch/cmd.h"
+#include "launch/train.h"
+#include "runtime/base/clock.h"
+#include "runtime/base/file.h"
+#include "runtime/base/log.h"
+#include "runtime/base/text.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { OPT_RESUME, OPT_QUIET, OPT_COUNT };
+
+static const ls_option options[] = {
+    [OPT_RESUME] = {"resume", 'r', NULL, NULL,
+                    "continue the run from its newest valid checkpoint; begin it if there is none"},
+    [OPT_QUIET] = {"quiet", 'q', NULL, NULL, "no progress on stderr, warnings and errors only"},
+    {NULL, 0, NULL, NULL, NULL}};
+
+static ls_status load_config(ls_train *train, int argc, char **argv, int first) {
+    const char *path = NULL;
+    if (first < argc && !strchr(argv[first], '=')) {
+        path = argv[first++];
+    }
+    ls_status status =
+        ls_config_load(&train->config, path, (const char *const *)argv + first, argc - first);
+    if (status == LS_OK && !train->config.data.dir[0]) {
+        status =
+            LS_FAIL(LS_E_CONFIG, "data.dir is not given; make one with 'lockstep prep INPUT -o "
+                                 "DIR' and say data.dir=DIR");
+    }
+    LS_TRY(ls_session_agree(&train->session, status));
+    ls_sha256 hash;
+    LS_TRY(ls_session_agree(&train->session, ls_config_hash(&train->config, &hash)));
+    return ls_session_agree(
+        &train->session,
+        ls_comm_check_same(train->session.comm, "configuration", &hash, sizeof hash));
+}
+
+/* Checksums are read once a host: its first rank does it for the others. */
+static ls_status open_data(ls_train *train) {
+    ls_config *config = &train->config;
+    train->seq = config->data.sequence;
+    bool verify = config->data.verify && train->session.mesh.host_rank == 0;
+    ls_status status =
+        ls_dataset_open(config->data.dir, LS_SPLIT_TRAIN, train->seq, verify, &train->train_data);
+    if (status == LS_OK) {
+        const ls_dataset_info *info = ls_dataset_describe(train->train_data);
+        if (config->model.vocab == 0) {
+            config->model.vocab = info->vocab;
+        } else if (config->model.vocab < info->vocab) {
+            status = LS_FAIL(LS_E_CONFIG,
+                             "model.vocab is %lld, but the tokens in '%s' go up to %lld; leave "
+                             "model.vocab at 0 to take it from the data",
+                             (long long)config->model.vocab, config->data.dir,
+                             (long long)info->vocab - 1);
+        }
+    }
+    LS_TRY(ls_session_agree(&train->session, status));
+    status = ls_dataset_open(config->data.dir, LS_SPLIT_VAL, train->seq, verify, &train->val_data);
+    if (status == LS_E_INPUT && !train->val_data) {
+        char first_shard[600];
+        snprintf(first_shard, sizeof first_shard, "%s/val-00000.tok", config->data.dir);
+        if (!ls_path_exists(first_shard)) { /* prepared without a validation split */
+            status = LS_OK;
+        }
+    }
+    return ls_session_agree(&train->session, status);
+}
+
+static ls_status divide_batch(ls_train *train) {
+    const ls_config_batch *batch = &train->config.batch;
+    int64_t ranks = train->session.mesh.size[LS_AXIS_REPLICATE];
+    train->batch = batch->sequences > 0 ? batch->sequences : batch->tokens / train->seq;
+    int64_t unit = batch->micro * ranks;
+    if (train->batch % unit != 0) {
+        int64_t below = train->batch / unit * unit, above = below + unit;
+        return LS_FAIL(
+            LS_E_CONFIG,
+            "a batch of %lld sequences does not divide into micro-batches of %lld on %lld "
+            "ranks; the nearest that do are %s%lld%s%lld",
+            (long long)train->batch, (long long)batch->micro, (long long)ranks,
+            below > 0 ? "" : "(none below) ", (long long)(below > 0 ? below : above),
+            below > 0 ? " and " : ", then ", (long long)(below > 0 ? above : above + unit));
+    }
+    train->rank_micros = train->batch / unit;
+    int64_t by_tokens = INT64_MAX, step_tokens = train->batch * train->seq;
+    if (train->config.run.tokens > 0) {
+        by_tokens = (train->config.run.tokens + step_tokens - 1) / step_tokens;
+    }
+    train->total_steps = train->config.run.steps > 0 && train->config.run.steps < by_tokens
+                             ? train->config.run.steps
+                             : by_tokens;
+    return LS_OK;
+}
+
+/* Refuses a run directory that exists before any work is done; it is made after everything else
+ * has succeeded, so that a run that could not begin leaves nothing behind. */
+static ls_status check_run_dir(ls_train *train, bool resume) {
+    ls_status status = ls_path_join(train->run_dir, sizeof train->run_dir, train->config.run.dir,
+                                    train->config.run.name);
+    if (status == LS_OK) {
+        status =
+            ls_path_join(train->ckpt_root, sizeof train->ckpt_root, train->run_dir, "checkpoints");
+    }
+    if (status == LS_OK && train->session.comm->rank == 0 && !resume &&
+        ls_path_exists(train->run_dir)) {
+        status = LS_FAIL(LS_E_EXISTS,
+                         "the run directory '%s' exists; add --resume to continue that run, or "
+                         "choose another run.name",
+                         train->run_dir);
+    }
+    return ls_session_agree(&train->session, status);
+}
+
+static ls_status write_run_dir(const ls_train *train) {
+    LS_TRY(ls_dir_create(train->run_dir));
+    char path[900];
+    LS_TRY(ls_path_join(path, sizeof path, train->run_dir, "config.yaml"));
+    char *text;
+    LS_TRY(ls_config_text(&train->config, true, &text));
+    ls_status status = ls_file_replace(path, text, strlen(text));
+    free(text);
+    return status;
+}
+
+static ls_status make_run_dir(ls_train *train) {
+    return ls_session_agree(&train->session,
+                            train->session.comm->rank == 0 ? write_run_dir(train) : LS_OK);
+}
+
+static ls_status build(ls_train *train) {
+    ls_device *dev = train->session.dev;
+    const ls_config *config = &train->config;
+    train->dtype = ls_session_dtype(config->numerics.compute, dev);
+    ls_model_options model = {.config = &config->model,
+                              .dev = dev,
+                              .batch = config->batch.micro,
+                              .seq = train->seq,
+                              .dtype = train->dtype,
+                              .training = true};
+    LS_TRY(ls_model_create(&model, &train->model));
+    int param_count;
+    const ls_param *params = ls_model_params(train->model, &param_count);
+    ls_optim_options optim = {.config = &config->optim,
+                              .dev = dev,
+                              .params = params,
+                              .param_count = param_count,
+                              .flat_elems = ls_model_flat_elems(train->model),
+                              .masters = ls_model_masters(train->model),
+                              .copies = ls_model_copies(train->model),
+                              .copy_dtype = train->dtype};
+    return ls_optim_create(&optim, &train->optim);
+}
+
+static ls_status build_reducer(ls_train *train) {
+    const ls_config_numerics *numerics = &train->config.numerics;
+    ls_reducer_options reducer = {.comm = train->session.comm,
+                                  .dev = train->session.dev,
+                                  .reduction = numerics->reduction == LS_CFG_INVARIANT
+                                                   ? LS_REDUCTION_INVARIANT
+                                                   : LS_REDUCTION_FAST,
+                                  .elems = ls_model_flat_elems(train->model),
+                                  .micro_batches = train->batch / train->config.batch.micro,
+                                  .bucket_bytes = (int64_t)(numerics->bucket_mib * 1048576.0)};
+    return ls_session_agree(&train->session, ls_reducer_create(&reducer, &train->reducer));
+}
+
+static ls_status start_loader(ls_train *train) {
+    ls_loader_options loader = {.dataset = train->train_data,
+                                .seed = (uint64_t)train->config.run.seed,
+                                .batch = train->batch,
+                                .micro = train->config.batch.micro,
+                                .rank_first = train->session.mesh.coord[LS_AXIS_REPLICATE] *
+                                              train->rank_micros * train->config.batch.micro,
+                                .rank_micros = train->rank_micros,
+                                .first_step = train->step};
+    return ls_session_agree(&train->session, ls_loader_create(&loader, &train->loader));
+}
+
+/* Rank 0 looks for the newest checkpoint; the others take its word. */
+static ls_status find_checkpoint(ls_train *train, char path[1024]) {
+    path[0] = '\0';
+    ls_status status = LS_OK;
+    if (train->session.comm->rank == 0 && ls_path_is_dir(train->ckpt_root)) {
+        char *found = NULL;
+        status = ls_ckpt_latest(train->ckpt_root, &found);
+        if (status == LS_OK) {
+            snprintf(path, 1024, "%s", found);
+        } else if (status == LS_E_INPUT) {
+            ls_log_info("no checkpoint in %s: the run begins anew", train->ckpt_root);
+            status = LS_OK;
+        }
+        free(found);
+    }
+    LS_TRY(ls_session_agree(&train->session, status));
+    return train->session.comm->ops->broadcast(train->session.comm, path, 1024, 0);
+}
+
+static ls_status begin_or_resume(ls_train *train, bool resume) {
+    char path[1024] = "";
+    if (resume) {
+        LS_TRY(find_checkpoint(train, path));
+    }
+    if (!path[0]) {
+        return ls_session_agree(&train->session,
+                                ls_model_init(train->model, (uint64_t)train->config.run.seed));
+    }
+    LS_TRY(ls_train_load(train, path));
+    ls_log_info("resumed from %s at step %lld of %lld", path, (long long)train->step,
+                (long long)train->total_steps);
+    return LS_OK;
+}
+
+static void announce(const ls_train *train) {
+    char params[32], memory[32], tokens[32];
+    ls_model_bytes b = ls_model_memory(train->model);
+    double bytes =
+        (double)(b.masters + b.copies + b.activations + b.tables + ls_optim_bytes(train->optim) +
+                 ls_reducer_bytes(train->reducer)) +
+        (double)ls_model_flat_elems(train->model) * (double)ls_dtype_bytes(train->session.dev->acc);
+    int64_t count = ls_model_param_count(&train->config.model);
+    ls_log_info("%s: %sparameters, %s, %s on %d rank%s of %d thread%s, %d host%s",
+                train->config.run.name, ls_text_count(params, sizeof params, (double)count),
+                ls_dtype_name(train->dtype), train->session.dev->describe,
+                train->session.comm->size, train->session.comm->size == 1 ? "" : "s",
+                train->session.threads, train->session.threads == 1 ? "" : "s",
+                train->session.mesh.hosts, train->session.mesh.hosts == 1 ? "" : "s");
+    ls_log_info("batch of %lld sequences x %lld tokens in micro-batches of %lld; %lld steps over %s"
+                "tokens of data; %s a rank",
+                (long long)train->batch, (long long)train->seq,
+                (long long)train->config.batch.micro, (long long)train->total_steps,
+                ls_text_count(tokens, sizeof tokens,
+                              (double)ls_dataset_describe(train->train_data)->tokens),
+                ls_text_bytes(memory, sizeof memory, bytes));
+}
+
+static ls_status setup(ls_train *train, bool resume, int argc, char **argv, int first) {
+    LS_TRY(load_config(train, argc, argv, first));
+    LS_TRY(check_run_dir(train, resume));
+    const ls_config *config = &train->config;
+    LS_TRY(ls_session_open(&train->session, config->parallel.replicate, config->run.threads));
+    LS_TRY(open_data(train));
+    LS_TRY(ls_session_agree(&train->session, divide_batch(train)));
+    LS_TRY(ls_session_agree(&train->session, build(train)));
+    LS_TRY(build_reducer(train));
+    LS_TRY(begin_or_resume(train, resume));
+    LS_TRY(make_run_dir(train));
+    LS_TRY(start_loader(train));
+    ls_model_flops flops;
+    ls_model_count_flops(&config->model, train->seq, &flops);
+    train->flops_per_token = flops.matmul_per_token + flops.attention_causal_per_token;
+    double startup = ls_session_age_s();
+    train->counters.seconds[LS_PHASE_STARTUP] += startup;
+    train->counters.device_seconds += startup * train->session.comm->size;
+    train->last_ns = ls_clock_ns();
+    announce(train);
+    return LS_OK;
+}
+
+static void summarise(const ls_train *train) {
+    char tokens[32], seconds[32];
+    double wall = 0.0;
+    for (int p = 0; p < LS_PHASE_COUNT; p++) {
+        wall += train->counters.seconds[p];
+    }
+    printf("%s: step %lld of %lld, %stokens in %s\n", train->config.run.name,
+           (long long)train->step, (long long)train->total_steps,
+           ls_text_count(tokens, sizeof tokens, (double)train->counters.tokens),
+           ls_text_duration(seconds, sizeof seconds, wall));
+    if (!isnan(train->train_loss)) {
+        printf("training loss %.4f\n", train->train_loss);
+    }
+    if (!isnan(train->val_loss)) {
+        const ls_dataset_info *val = ls_dataset_describe(train->val_data);
+        printf("validation loss %.4f", train->val_loss);
+        if (val->bytes > 0) {
+            printf(", %.3f bits per byte",
+                   train->val_loss / log(2.0) * (double)val->tokens / (double)val->bytes);
+        }
+        printf("\n");
+    }
+    if (train->last_ckpt[0]) {
+        printf("checkpoint %s\n", train->last_ckpt);
+    }
+}
+
+static void tear_down(ls_train *train) {
+    ls_loader_destroy(train->loader);
+    ls_reducer_destroy(train->reducer);
+    ls_optim_destroy(train->optim);
+    ls_model_destroy(train->model);
+    ls_dataset_close(train->train_data);
+    ls_dataset_close(train->val_data);
+    ls_session_close(&train->session);
+}
+
+static ls_status run_train(int argc, char **argv) {
+    static ls_train train; /* large, and one a process */
+    train.val_loss = train.train_loss = NAN;
+    train.saved_step = -1;
+    ls_session_watch_signals();
+    LS_TRY(ls_session_begin(&train.session, &argc, &argv));
+    const char *values[OPT_COUNT];
+    int first;
+    LS_TRY(ls_session_agree(&train.session,
+                            ls_options_parse(&ls_verb_train, argc, argv, values, &first)));
+    ls_log_set_quiet(values[OPT_QUIET] != NULL);
+    ls_status status = setup(&train, values[OPT_RESUME] != NULL, argc, argv, first);
+    if (status == LS_OK) {
+        status = ls_train_loop(&train);
+        if ((status == LS_OK || status == LS_E_STOPPED) && train.session.comm->rank == 0) {
+            summarise(&train);
+        }
+    }
+    tear_down(&train);
+    return status;
+}
+
+const ls_verb ls_verb_train = {
+    .name = "train",
+    .synopsis = "[--resume] [CONFIG.yaml] [section.key=value ...]",
+    .summary = "train a model (under mpirun or srun; alone: one rank)",
+    .text = "Trains the model that the configuration describes. Settings come from the file, then\n"
+            "from section.key=value on the command line. Everything about the run is kept in\n"
+            "RUN.DIR/RUN.NAME: config.yaml, train.jsonl (a line a step) and checkpoints/.\n"
+            "SIGINT, SIGTERM or SIGUSR1 finish the step, save a checkpoint and exit with 75.\n"
+            "\n"
+            "  lockstep train gpt2.yaml run.name=first data.dir=data\n"
+            "  mpirun -n 8 lockstep train gpt2.yaml optim.lr=6e-4 --resume",
+    .options = options,
+    .run = run_train,
+};

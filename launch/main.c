@@ -1,0 +1,87 @@
+#include "launch/cmd.h"
+#include "launch/docs.h"
+#include "launch/session.h"
+#include "runtime/base/text.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+const ls_verb *const ls_verbs[] = {&ls_verb_train, &ls_verb_prep,  &ls_verb_ckpt, &ls_verb_sample,
+                                   &ls_verb_eval,  &ls_verb_bench, NULL};
+
+static const ls_verb *find_verb(const char *name) {
+    for (const ls_verb *const *v = ls_verbs; *v; v++) {
+        if (strcmp((*v)->name, name) == 0) {
+            return *v;
+        }
+    }
+    return NULL;
+}
+
+static ls_status unknown_verb(const char *name) {
+    const char *names[32];
+    size_t count = 0;
+    for (const ls_verb *const *v = ls_verbs; *v; v++) {
+        names[count++] = (*v)->name;
+    }
+    const char *near = ls_text_nearest(name, names, count);
+    return LS_FAIL(LS_E_USAGE, "unknown verb '%s'%s%s%s; 'lockstep --help' lists them", name,
+                   near ? "; did you mean '" : "", near ? near : "", near ? "'?" : "");
+}
+
+static bool wants_help(int argc, char **argv) {
+    for (int i = 1; i < argc && strcmp(argv[i], "--") != 0; i++) {
+        if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static ls_status run(int argc, char **argv) {
+    if (argc < 2) {
+        ls_docs_help(stderr);
+        return LS_FAIL(LS_E_USAGE, "a verb is needed");
+    }
+    const char *word = argv[1];
+    if (strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0 || strcmp(word, "help") == 0) {
+        const ls_verb *verb = argc > 2 ? find_verb(argv[2]) : NULL;
+        if (verb) {
+            ls_docs_verb_help(stdout, verb);
+        } else {
+            ls_docs_help(stdout);
+        }
+        return LS_OK;
+    }
+    if (strcmp(word, "--version") == 0) {
+        ls_docs_version(stdout);
+        return LS_OK;
+    }
+    if (strcmp(word, "--man") == 0) {
+        ls_docs_man(stdout);
+        return LS_OK;
+    }
+    if (strcmp(word, "--completion") == 0) {
+        ls_docs_completion(stdout);
+        return LS_OK;
+    }
+    const ls_verb *verb = find_verb(word);
+    if (!verb) {
+        return unknown_verb(word);
+    }
+    if (wants_help(argc - 1, argv + 1)) {
+        ls_docs_verb_help(stdout, verb);
+        return LS_OK;
+    }
+    return verb->run(argc - 1, argv + 1);
+}
+
+int main(int argc, char **argv) {
+    ls_status status = run(argc, argv);
+    if (fflush(stdout) != 0 && status == LS_OK) {
+        status = LS_FAIL(LS_E_IO, "cannot write to standard output: %s", strerror(errno));
+    }
+    return ls_session_end(status);
+}

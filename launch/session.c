@@ -1,0 +1,153 @@
+#include "launch/session.h"
+#include "runtime/base/arena.h"
+#include "runtime/base/clock.h"
+#include "runtime/base/cpu.h"
+#include "runtime/base/hash.h"
+#include "runtime/base/log.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static bool mpi_running;
+static bool failure_is_shared;
+static volatile sig_atomic_t stop_requests;
+
+static ls_status check_same_program(ls_comm *comm) {
+    ls_sha256 hash;
+    ls_status mine = ls_sha256_file("/proc/self/exe", &hash, NULL);
+    LS_TRY(ls_comm_agree(comm, mine));
+    return ls_comm_check_same(comm, "lockstep executable", &hash, sizeof hash);
+}
+
+ls_status ls_session_begin(ls_session *session, int *argc, char ***argv) {
+    *session = (ls_session){0};
+    if (ls_comm_launched()) {
+        LS_TRY(ls_comm_mpi_init(argc, argv, &session->comm));
+        mpi_running = true;
+    } else {
+        LS_TRY(ls_comm_self(&session->comm));
+    }
+    ls_error_set_rank(session->comm->size > 1 ? session->comm->rank : -1);
+    ls_status status = check_same_program(session->comm);
+    failure_is_shared = status != LS_OK;
+    return status;
+}
+
+static ls_status choose_threads(const ls_session *session, int64_t wanted, int *threads) {
+    int available = ls_cpu_available(), online = ls_cpu_online();
+    const char *omp = getenv("OMP_NUM_THREADS");
+    if (wanted > 0) {
+        *threads = (int)wanted;
+    } else if (omp && atoi(omp) > 0) {
+        *threads = atoi(omp);
+    } else if (available == online) { /* not bound: share the host */
+        *threads = online / session->mesh.host_ranks;
+    } else { /* the launcher has given this rank its processors */
+        *threads = available;
+        if (session->comm->rank == 0 && available * session->mesh.host_ranks < online) {
+            ls_log_warn("each rank is bound to %d of %d processors; use mpirun --bind-to none, or "
+                        "--map-by slot:PE=%d, to use them all",
+                        available, online, online / session->mesh.host_ranks);
+        }
+    }
+    if (*threads < 1) {
+        *threads = 1;
+    }
+    return LS_OK;
+}
+
+ls_status ls_session_open(ls_session *session, int64_t replicate, int64_t threads) {
+    ls_comm *comm = session->comm;
+    uint64_t *hosts = NULL;
+    LS_TRY(ls_session_agree(session, ls_calloc((size_t)comm->size, sizeof *hosts, &hosts)));
+    ls_status status = ls_comm_hosts(comm, hosts);
+    int size[LS_AXIS_COUNT] = {1, (int)replicate, 1, 1, 1};
+    if (status == LS_OK) {
+        status = ls_mesh_init(&session->mesh, size, comm->rank, comm->size, hosts);
+    }
+    free(hosts);
+    LS_TRY(ls_session_agree(session, status));
+    LS_TRY(choose_threads(session, threads, &session->threads));
+    ls_device_options options = {.threads = session->threads};
+    return ls_session_agree(session, ls_device_open_cpu(&options, &session->dev));
+}
+
+ls_status ls_session_agree(ls_session *session, ls_status mine) {
+    ls_status all = ls_comm_agree(session->comm, mine);
+    failure_is_shared = all != LS_OK;
+    return all;
+}
+
+void ls_session_close(ls_session *session) {
+    if (session->dev) {
+        session->dev->ops->close(session->dev);
+    }
+    session->dev = NULL;
+}
+
+int ls_session_end(ls_status status) {
+    int exit_status = ls_status_exit(status);
+    if (status == LS_E_STOPPED) {
+        ls_log_info("%s", ls_error_last()->message);
+    } else if (status != LS_OK && (!failure_is_shared || ls_error_rank() <= 0)) {
+        ls_log_error();
+    }
+    fflush(NULL);
+    if (!mpi_running) {
+        return exit_status;
+    }
+    if (status != LS_OK && !failure_is_shared) {
+        ls_comm_mpi_abort(exit_status);
+    }
+    ls_comm_mpi_finalize();
+    return exit_status;
+}
+
+double ls_session_age_s(void) {
+    FILE *f = fopen("/proc/self/stat", "r");
+    unsigned long long ticks = 0;
+    char text[1024];
+    size_t bytes = f ? fread(text, 1, sizeof text - 1, f) : 0;
+    if (f) {
+        fclose(f);
+    }
+    text[bytes] = '\0';
+    const char *p = strrchr(text, ')'); /* the command's name may hold spaces */
+    /* After it: state and 18 numbers, then starttime in clock ticks since boot (proc(5)). */
+    if (!p || sscanf(p + 1,
+                     " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d "
+                     "%*d %*d %llu",
+                     &ticks) != 1) {
+        return 0.0;
+    }
+    struct timespec now;
+    clock_gettime(CLOCK_BOOTTIME, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec -
+           (double)ticks / (double)sysconf(_SC_CLK_TCK);
+}
+
+static void on_stop(int signal_number) {
+    if (stop_requests++ > 0 && signal_number != SIGUSR1) {
+        _exit(128 + signal_number);
+    }
+}
+
+void ls_session_watch_signals(void) {
+    struct sigaction action = {.sa_handler = on_stop, .sa_flags = SA_RESTART};
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+    sigaction(SIGUSR1, &action, NULL);
+}
+
+bool ls_session_stop_requested(void) {
+    return stop_requests > 0;
+}
+
+ls_dtype ls_session_dtype(ls_compute compute, const ls_device *dev) {
+    bool bf16 = compute == LS_COMPUTE_BF16 || (compute == LS_COMPUTE_AUTO && dev->fast_bf16);
+    return bf16 ? LS_BF16 : dev->acc;
+}

@@ -1,0 +1,46 @@
+/* What verbs that run on several ranks share: the world, the mesh, the device, and an end that
+ * leaves no rank waiting. */
+#ifndef LS_LAUNCH_SESSION_H
+#define LS_LAUNCH_SESSION_H
+
+#include "collectives/comm.h"
+#include "runtime/config/config.h"
+#include "runtime/device/device.h"
+#include "runtime/mesh/mesh.h"
+
+typedef struct ls_session {
+    ls_comm *comm; /* the world: MPI under mpirun or srun, else one rank */
+    ls_mesh mesh;
+    ls_device *dev;
+    int threads;
+} ls_session;
+
+/* Joins the world, finds hosts and checks that all ranks run the same program. [collective] */
+ls_status ls_session_begin(ls_session *session, int *argc, char ***argv);
+
+/* Mesh for replicate data-parallel ranks (0: all), and the device with `threads` threads (0:
+ * OMP_NUM_THREADS, else the host's processors divided by its ranks). [collective] */
+ls_status ls_session_open(ls_session *session, int64_t replicate, int64_t threads);
+
+/* Did all ranks succeed? Marks the failure as one that every rank knows of, so that all of them
+ * leave together. [collective] */
+ls_status ls_session_agree(ls_session *session, ls_status mine);
+
+void ls_session_close(ls_session *session);
+
+/* Prints the failure and gives the exit status. A failure that the other ranks do not know of ends
+ * them too, because they may be waiting for this one. Call once, last, from main. */
+int ls_session_end(ls_status status);
+
+/* Seconds since the process was started. */
+double ls_session_age_s(void);
+
+/* Asked to stop by SIGINT, SIGTERM or SIGUSR1? Handlers are installed by watch; a second SIGINT or
+ * SIGTERM ends the process at once. */
+void ls_session_watch_signals(void);
+bool ls_session_stop_requested(void);
+
+/* dtype of activations for numerics.compute on a device. */
+ls_dtype ls_session_dtype(ls_compute compute, const ls_device *dev);
+
+#endif

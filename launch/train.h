@@ -1,0 +1,53 @@
+/* The training run: what cmd_train.c sets up, train_state.c saves and loads, train_loop.c drives.
+ */
+#ifndef LS_LAUNCH_TRAIN_H
+#define LS_LAUNCH_TRAIN_H
+
+#include "checkpoint/ckpt.h"
+#include "launch/session.h"
+#include "optim/optim.h"
+#include "runtime/counters/counters.h"
+#include "runtime/step/step.h"
+
+typedef struct ls_train {
+    ls_config config; /* resolved; const after setup */
+    ls_session session;
+    char run_dir[768];
+    char ckpt_root[800];
+    ls_dataset *train_data, *val_data; /* val_data NULL: there is no validation split */
+    ls_model *model;
+    ls_optim *optim;
+    ls_reducer *reducer;
+    ls_loader *loader;
+    ls_dtype dtype;
+    int64_t seq, batch, rank_micros;
+    int64_t step, total_steps; /* done, of how many */
+    int64_t saved_step;        /* -1: none */
+    ls_counters counters;
+    double flops_per_token;
+    uint64_t last_ns; /* up to when the counters have accounted */
+    double val_loss;  /* newest; NAN: none */
+    double train_loss;
+    char last_ckpt[1024];
+} ls_train;
+
+/* Saves masters and optimizer state in the checkpoint root. A failure is reported, never fatal:
+ * *saved tells. [collective] */
+ls_status ls_train_save(ls_train *train, bool *saved);
+
+/* Loads `path`: checks that configuration and data are those of the run, fills in masters,
+ * optimizer state, step and counters. [collective] */
+ls_status ls_train_load(ls_train *train, const char *path);
+
+/* Names of the run's checkpointed tensors with their places in memory; caller frees *tensors and
+ * *names. */
+ls_status ls_train_tensors(const ls_train *train, ls_ckpt_tensor **tensors, int *count,
+                           char (**names)[96]);
+
+/* Runs until total_steps or until asked to stop (LS_E_STOPPED). [collective] */
+ls_status ls_train_loop(ls_train *train);
+
+/* Gives the time since last_ns, less what is accounted already, to a phase. */
+void ls_train_account(ls_train *train, ls_phase phase, double *phase_seconds);
+
+#endif

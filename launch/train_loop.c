@@ -1,0 +1,232 @@
+#include "launch/train.h"
+#include "runtime/base/clock.h"
+#include "runtime/base/log.h"
+
+#include <math.h>
+#include <string.h>
+
+typedef struct sinks {
+    const ls_sink_ops *ops[2];
+    void *state[2];
+    int count;
+} sinks;
+
+/* Optimizer steps since the loop began, for the time left. The first one is left out: it pays for
+ * page faults and primitive creation. */
+typedef struct pace {
+    uint64_t first_done_ns;
+    int64_t first_step;
+} pace;
+
+void ls_train_account(ls_train *train, ls_phase phase, double *phase_seconds) {
+    uint64_t now = ls_clock_ns();
+    double seconds = 1e-9 * (double)(now - train->last_ns);
+    train->last_ns = now;
+    train->counters.seconds[phase] += seconds;
+    train->counters.device_seconds += seconds * train->session.comm->size;
+    if (phase_seconds) {
+        phase_seconds[phase] += seconds;
+    }
+}
+
+/* Splits the time since last_ns among what the step has measured itself; the rest is OTHER. */
+static void account_step(ls_train *train, const ls_step_result *result, double *phase_seconds) {
+    const double known[LS_PHASE_COUNT] = {[LS_PHASE_COMPUTE] = 1e-9 * (double)result->compute_ns,
+                                          [LS_PHASE_COMM] = 1e-9 * (double)result->comm_ns,
+                                          [LS_PHASE_DATA] = 1e-9 * (double)result->data_ns};
+    double before = phase_seconds[LS_PHASE_OTHER];
+    ls_train_account(train, LS_PHASE_OTHER, phase_seconds);
+    for (int p = 0; p < LS_PHASE_COUNT; p++) {
+        double seconds = fmin(known[p], phase_seconds[LS_PHASE_OTHER] - before);
+        phase_seconds[p] += seconds;
+        phase_seconds[LS_PHASE_OTHER] -= seconds;
+        train->counters.seconds[p] += seconds;
+        train->counters.seconds[LS_PHASE_OTHER] -= seconds;
+    }
+}
+
+static ls_status open_sinks(ls_train *train, sinks *out) {
+    *out = (sinks){0};
+    ls_status status = LS_OK;
+    if (train->session.comm->rank == 0) {
+        const ls_sink_ops *all[] = {&ls_sink_jsonl, &ls_sink_console};
+        for (int i = 0; i < 2 && status == LS_OK; i++) {
+            out->ops[i] = all[i];
+            status = all[i]->open(train->run_dir, train->config.metrics.every, &out->state[i]);
+            out->count += status == LS_OK;
+        }
+    }
+    return ls_session_agree(&train->session, status);
+}
+
+/* A full disk must not stop the run: records are lost with a warning. */
+static void give_record(const sinks *s, const ls_step_record *record) {
+    for (int i = 0; i < s->count; i++) {
+        if (s->ops[i]->step(s->state[i], record) != LS_OK) {
+            ls_log_warn("step %lld: %s", (long long)record->step, ls_error_last()->message);
+        }
+    }
+}
+
+static void close_sinks(sinks *s) {
+    for (int i = 0; i < s->count; i++) {
+        s->ops[i]->close(s->state[i]);
+    }
+}
+
+static ls_status update_weights(ls_train *train, const ls_step_result *result,
+                                ls_step_record *record) {
+    LS_TRY(ls_optim_grad_norm(train->optim, result->grads, &record->grad_norm));
+    record->skipped = !isfinite(result->loss) || !isfinite(record->grad_norm);
+    if (record->skipped) {
+        train->counters.skipped_steps++;
+        ls_log_info(
+            "step %lld: loss %g, gradient norm %g: not finite; the weights keep their values",
+            (long long)train->step, result->loss, record->grad_norm);
+        return LS_OK;
+    }
+    return ls_optim_step(train->optim, result->grads, record->grad_norm, record->lr);
+}
+
+static ls_status evaluate(ls_train *train, double *loss) {
+    ls_eval_result result;
+    LS_TRY(ls_step_evaluate(train->model, train->session.comm, train->val_data,
+                            train->config.batch.micro, train->config.eval.batches, &result));
+    train->val_loss = *loss = result.loss;
+    return LS_OK;
+}
+
+static bool due(int64_t step, int64_t every, bool last) {
+    return last || (every > 0 && step % every == 0);
+}
+
+/* Any rank's request stops all of them after the same step. */
+static ls_status stop_agreed(ls_train *train, bool *stop) {
+    int32_t flag = ls_session_stop_requested();
+    ls_comm *comm = train->session.comm;
+    LS_TRY(comm->ops->all_reduce(comm, &flag, 1, LS_I32, LS_MAX));
+    *stop = flag != 0;
+    return LS_OK;
+}
+
+static double time_left(const ls_train *train, pace *p) {
+    uint64_t now = ls_clock_ns();
+    if (p->first_done_ns == 0) {
+        *p = (pace){now, train->step};
+        return NAN;
+    }
+    double per_step =
+        1e-9 * (double)(now - p->first_done_ns) / (double)(train->step - p->first_step);
+    return per_step * (double)(train->total_steps - train->step);
+}
+
+static ls_status run_step(ls_train *train, const ls_step_options *options, ls_step_record *record) {
+    ls_step_result result;
+    LS_TRY(ls_step_run(options, train->step, &result));
+    account_step(train, &result, record->phase_seconds);
+    train->step++;
+    record->step = train->step;
+    record->total_steps = train->total_steps;
+    record->loss = train->train_loss = result.loss;
+    record->lr = ls_schedule_lr(&train->config.schedule, train->config.optim.lr, train->step,
+                                train->total_steps);
+    LS_TRY(update_weights(train, &result, record));
+    train->counters.steps = train->step;
+    train->counters.tokens += result.targets;
+    train->counters.flops += train->flops_per_token * (double)result.targets;
+    ls_train_account(train, LS_PHASE_OPTIM, record->phase_seconds);
+    double seconds = 0.0;
+    for (int p = 0; p < LS_PHASE_COUNT; p++) {
+        seconds += record->phase_seconds[p];
+    }
+    record->tokens = train->counters.tokens;
+    record->tokens_per_second = (double)result.targets / seconds;
+    record->flops_per_second = train->flops_per_token * (double)result.targets / seconds;
+    return LS_OK;
+}
+
+/* Evaluation and checkpoint after a step, then its record. */
+static ls_status after_step(ls_train *train, const sinks *s, pace *p, bool stop,
+                            ls_step_record *record) {
+    bool last = train->step == train->total_steps;
+    record->val_loss = NAN;
+    if (train->val_data && due(train->step, train->config.eval.every, last)) {
+        LS_TRY(evaluate(train, &record->val_loss));
+        ls_train_account(train, LS_PHASE_EVAL, record->phase_seconds);
+    }
+    if (stop ||
+        due(train->step, train->config.checkpoint.every, last && train->config.checkpoint.at_end)) {
+        bool saved;
+        LS_TRY(ls_train_save(train, &saved));
+        ls_train_account(train, LS_PHASE_CHECKPOINT, record->phase_seconds);
+    }
+    if (train->session.comm->rank == 0) {
+        int64_t peak_bytes;
+        LS_TRY(ls_memory_resident(&record->memory_bytes, &peak_bytes));
+        record->restarts = train->counters.restarts;
+        record->wall_time_s = ls_clock_wall_s();
+        record->left_seconds = time_left(train, p);
+        for (int phase = 0; phase < LS_PHASE_COUNT; phase++) {
+            record->seconds += record->phase_seconds[phase];
+        }
+        give_record(s, record);
+    }
+    return LS_OK;
+}
+
+static ls_status stopped(ls_train *train) {
+    bool saved = train->saved_step == train->step;
+    return ls_session_agree(
+        &train->session,
+        saved ? LS_FAIL(LS_E_STOPPED,
+                        "stopped on request after step %lld of %lld; go on with --resume",
+                        (long long)train->step, (long long)train->total_steps)
+              : LS_FAIL(LS_E_IO,
+                        "stopped on request after step %lld, but its checkpoint could not be "
+                        "saved; the newest one is '%s'",
+                        (long long)train->step, train->last_ckpt));
+}
+
+static ls_status loop(ls_train *train, const sinks *s) {
+    ls_step_options options = {.model = train->model,
+                               .dev = train->session.dev,
+                               .comm = train->session.comm,
+                               .reducer = train->reducer,
+                               .loader = train->loader,
+                               .dataset = train->train_data,
+                               .seed = (uint64_t)train->config.run.seed,
+                               .batch = train->batch,
+                               .rank_micros = train->rank_micros};
+    pace p = {0};
+    int64_t skipped_in_a_row = 0;
+    while (train->step < train->total_steps) {
+        ls_step_record record = {0};
+        bool stop;
+        LS_TRY(run_step(train, &options, &record));
+        LS_TRY(stop_agreed(train, &stop));
+        LS_TRY(after_step(train, s, &p, stop, &record));
+        skipped_in_a_row = record.skipped ? skipped_in_a_row + 1 : 0;
+        if (skipped_in_a_row > train->config.faults.max_skipped) {
+            return ls_session_agree(
+                &train->session,
+                LS_FAIL(LS_E_DIVERGED,
+                        "%lld steps in a row had a loss or gradient that is not finite (step %lld: "
+                        "loss %g, norm %g); the weights are those before them. Lower optim.lr, or "
+                        "raise faults.max_skipped",
+                        (long long)skipped_in_a_row, (long long)train->step, record.loss,
+                        record.grad_norm));
+        }
+        if (stop && train->step < train->total_steps) {
+            return stopped(train);
+        }
+    }
+    return LS_OK;
+}
+
+ls_status ls_train_loop(ls_train *train) {
+    sinks s;
+    LS_TRY(open_sinks(train, &s));
+    ls_status status = loop(train, &s);
+    close_sinks(&s);
+    return status;
+}

@@ -1,0 +1,21 @@
+/* A trained model read from a checkpoint, for the verbs that only use one. */
+#ifndef LS_LAUNCH_WEIGHTS_H
+#define LS_LAUNCH_WEIGHTS_H
+
+#include "checkpoint/ckpt.h"
+#include "launch/session.h"
+#include "runtime/model/model.h"
+
+typedef struct ls_weights {
+    ls_config config; /* of the run that wrote the checkpoint */
+    ls_ckpt *ckpt;
+    ls_model *model;
+} ls_weights;
+
+/* path: a checkpoint, or a run directory or its checkpoints/ (then the newest valid one). */
+ls_status ls_weights_open(const char *path, ls_weights *weights);
+/* Creates the model of options (config and dev are filled in here) and reads its parameters. */
+ls_status ls_weights_load(ls_weights *weights, ls_device *dev, ls_model_options options);
+void ls_weights_close(ls_weights *weights);
+
+#endif

@@ -1,0 +1,52 @@
+#include "runtime/base/log.h"
+#include "runtime/base/text.h"
+#include "runtime/counters/counters.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+typedef struct console {
+    int64_t every;
+} console;
+
+static ls_status console_open(const char *run_dir, int64_t every, void **state) {
+    (void)run_dir;
+    console *s = calloc(1, sizeof *s);
+    if (!s) {
+        return LS_FAIL(LS_E_MEMORY, "no memory for the console");
+    }
+    s->every = every > 0 ? every : 1;
+    *state = s;
+    return LS_OK;
+}
+
+static ls_status console_step(void *state, const ls_step_record *r) {
+    const console *s = state;
+    char rate[32], flops[32], left[32] = "", val[48] = "", text[256];
+    if (isfinite(r->left_seconds) && r->step < r->total_steps) {
+        char duration[32];
+        snprintf(left, sizeof left, "  %s left",
+                 ls_text_duration(duration, sizeof duration, r->left_seconds));
+    }
+    if (!isnan(r->val_loss)) {
+        snprintf(val, sizeof val, "  val %.4f", r->val_loss);
+    }
+    snprintf(text, sizeof text,
+             "step %lld/%lld  loss %.4f%s  norm %.2f  lr %.2e  %stok/s  %sFLOP/s%s%s",
+             (long long)r->step, (long long)r->total_steps, r->loss, val, r->grad_norm, r->lr,
+             ls_text_count(rate, sizeof rate, r->tokens_per_second),
+             ls_text_count(flops, sizeof flops, r->flops_per_second), left,
+             r->skipped ? "  SKIPPED: not finite" : "");
+    bool keep = r->step == 1 || r->step == r->total_steps || r->step % s->every == 0 ||
+                r->skipped || !isnan(r->val_loss);
+    ls_log_progress(keep, "%s", text);
+    return LS_OK;
+}
+
+static void console_close(void *state) {
+    free(state);
+}
+
+const ls_sink_ops ls_sink_console = {
+    .name = "console", .open = console_open, .step = console_step, .close = console_close};

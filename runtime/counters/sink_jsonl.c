@@ -1,0 +1,75 @@
+#include "runtime/base/file.h"
+#include "runtime/counters/counters.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+typedef struct jsonl {
+    int fd;
+    char path[1024];
+} jsonl;
+
+static ls_status jsonl_open(const char *run_dir, int64_t every, void **state) {
+    (void)every; /* every step has its record */
+    jsonl *s = calloc(1, sizeof *s);
+    if (!s) {
+        return LS_FAIL(LS_E_MEMORY, "no memory for the metrics file");
+    }
+    ls_status status = ls_path_join(s->path, sizeof s->path, run_dir, "train.jsonl");
+    if (status != LS_OK) {
+        free(s);
+        return status;
+    }
+    s->fd = open(s->path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+    if (s->fd < 0) {
+        status = LS_FAIL(LS_E_IO, "cannot open '%s': %s", s->path, strerror(errno));
+        free(s);
+        return status;
+    }
+    *state = s;
+    return LS_OK;
+}
+
+/* JSON has no NaN and no infinity: what is not a number is null. */
+static json_t *real_or_null(double x) {
+    return isfinite(x) ? json_real(x) : json_null();
+}
+
+static ls_status jsonl_step(void *state, const ls_step_record *r) {
+    jsonl *s = state;
+    json_t *phases = json_object();
+    for (int p = 0; p < LS_PHASE_COUNT; p++) {
+        json_object_set_new(phases, ls_phase_name((ls_phase)p), real_or_null(r->phase_seconds[p]));
+    }
+    json_t *line = json_pack(
+        "{s:I, s:I, s:I, s:f, s:o, s:o, s:o, s:b, s:f, s:o, s:o, s:o, s:I, s:o}", "step",
+        (json_int_t)r->step, "tokens", (json_int_t)r->tokens, "restarts", (json_int_t)r->restarts,
+        "time", r->wall_time_s, "loss", real_or_null(r->loss), "grad_norm",
+        real_or_null(r->grad_norm), "lr", real_or_null(r->lr), "skipped", (int)r->skipped,
+        "seconds", r->seconds, "phase_seconds", phases, "tokens_per_second",
+        real_or_null(r->tokens_per_second), "flops_per_second", real_or_null(r->flops_per_second),
+        "memory_bytes", (json_int_t)r->memory_bytes, "val_loss", real_or_null(r->val_loss));
+    char *text = line ? json_dumps(line, JSON_COMPACT | JSON_REAL_PRECISION(10)) : NULL;
+    json_decref(line);
+    if (!text) {
+        return LS_FAIL(LS_E_MEMORY, "no memory for a line of '%s'", s->path);
+    }
+    size_t bytes = strlen(text);
+    text[bytes] = '\n'; /* in place of the NUL, so that the line is one write */
+    ls_status status = ls_file_write_all(s->fd, text, bytes + 1, s->path);
+    free(text);
+    return status;
+}
+
+static void jsonl_close(void *state) {
+    jsonl *s = state;
+    close(s->fd);
+    free(s);
+}
+
+const ls_sink_ops ls_sink_jsonl = {
+    .name = "jsonl", .open = jsonl_open, .step = jsonl_step, .close = jsonl_close};
