@@ -4,7 +4,7 @@
  * avx2, avx512 (x86-64) or generic, sve (aarch64). Every symbol they export goes through
  * LS_ISA_NAME, so that ls_cpu_norm_forward becomes ls_cpu_norm_forward_avx2. Kernels are plain C
  * written for the vectoriser (or GCC vector types); they differ between levels by flags only.
- * The other cpu/*.c files are compiled once, for the baseline. */
+ * All other files of the folder are compiled once, for the baseline. */
 #ifndef LS_DEVICE_CPU_ISA_H
 #define LS_DEVICE_CPU_ISA_H
 

@@ -32,6 +32,8 @@ ls_status LS_ISA_NAME(ls_cpu_add)(ls_device *dev, ls_dtype dtype, int64_t n, con
 ls_status LS_ISA_NAME(ls_cpu_cast)(ls_device *dev, ls_dtype dtype, int64_t n, const void *x, void *y);
 ls_status LS_ISA_NAME(ls_cpu_sum_squares)(ls_device *dev, int64_t n, const void *x, double *sum);
 ls_status LS_ISA_NAME(ls_cpu_sum)(ls_device *dev, int64_t n, const void *x, double *sum);
-/* k_gemm_epilogue.c: helpers of gemm.c, which is compiled once */
+
+/* k_gemm_panel.c: `ls_gemm_kernels`, what gemm.c, which is compiled once, needs of a level (gemm.h).
+ * ops_table.c: `ls_device_ops`. */
 
 #endif

@@ -1,0 +1,210 @@
+/* Opens and closes the CPU device; its memory and scratch. */
+#include "runtime/device/cpu/device_cpu.h"
+#include "runtime/base/arena.h"
+#include "runtime/base/text.h"
+
+#include <omp.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#define HUGE_PAGE_BYTES ((size_t)2 << 20)
+#define MAX_THREADS     4096
+
+/* X(level): the tables that runtime/device/CMakeLists.txt compiles. */
+#if defined(__x86_64__)
+#define LEVELS(X) X(generic) X(avx2) X(avx512)
+#elif defined(__aarch64__)
+#define LEVELS(X) X(generic) X(sve)
+#else
+#define LEVELS(X) X(generic)
+#endif
+
+#define X(level)                                                                                   \
+    extern const ls_device_ops ls_cpu_ops_##level;                                                 \
+    extern const ls_gemm_kernels ls_cpu_gemm_kernels_##level;
+LEVELS(X)
+#undef X
+
+/* Points the device at the kernels that are compiled for isa or the closest level below. */
+static void select_kernels(ls_cpu_device *cpu, ls_isa isa) {
+#define USE(level)                                                                                 \
+    cpu->base.ops = &ls_cpu_ops_##level;                                                           \
+    cpu->gemm_kernels = &ls_cpu_gemm_kernels_##level
+    USE(generic);
+#if defined(__x86_64__)
+    if (isa >= LS_ISA_AVX512 && isa <= LS_ISA_AMX_BF16) {
+        USE(avx512);
+    } else if (isa == LS_ISA_AVX2) {
+        USE(avx2);
+    }
+#elif defined(__aarch64__)
+    if (isa == LS_ISA_SVE || isa == LS_ISA_SVE_BF16) {
+        USE(sve);
+    }
+#else
+    (void)isa;
+#endif
+#undef USE
+}
+
+/* Memory that is not zeroed or touched, so that each thread's first use places its pages. */
+static ls_status take(size_t bytes, void **memory) {
+    *memory = NULL;
+    if (bytes == 0) {
+        bytes = 1;
+    }
+    if (bytes > SIZE_MAX - HUGE_PAGE_BYTES) {
+        return LS_FAIL(LS_E_MEMORY, "%zu bytes of device memory were asked for", bytes);
+    }
+    size_t align = bytes >= HUGE_PAGE_BYTES ? HUGE_PAGE_BYTES : 64;
+    size_t padded = (bytes + align - 1) / align * align;
+    void *taken = aligned_alloc(align, padded);
+    if (!taken) {
+        char text[32];
+        return LS_FAIL(LS_E_MEMORY,
+                       "the cpu device found no room for %s; use a smaller model or "
+                       "batch.micro, or more ranks",
+                       ls_text_bytes(text, sizeof text, (double)bytes));
+    }
+    if (align == HUGE_PAGE_BYTES) {
+        madvise(taken, padded, MADV_HUGEPAGE); /* advice only: failing costs speed, nothing else */
+    }
+    *memory = taken;
+    return LS_OK;
+}
+
+void *ls_cpu_scratch(ls_device *dev, int thread) {
+    ls_cpu_device *cpu = (ls_cpu_device *)dev;
+    return cpu->scratch + (size_t)thread * cpu->scratch_stride;
+}
+
+ls_status ls_cpu_scratch_need(ls_device *dev, size_t bytes_per_thread) {
+    ls_cpu_device *cpu = (ls_cpu_device *)dev;
+    if (bytes_per_thread <= cpu->scratch_stride) {
+        return LS_OK;
+    }
+    size_t threads = (size_t)dev->threads;
+    if (bytes_per_thread > SIZE_MAX / threads - 4096) {
+        return LS_FAIL(LS_E_MEMORY, "%zu bytes of scratch for each of %zu threads were asked for",
+                       bytes_per_thread, threads);
+    }
+    /* Whole pages, so that no two threads share one. */
+    size_t stride = (bytes_per_thread + 4095) / 4096 * 4096;
+    void *grown;
+    LS_TRY(take(stride * threads, &grown));
+    free(cpu->scratch);
+    dev->scratch_bytes += (stride - cpu->scratch_stride) * threads;
+    cpu->scratch = grown;
+    cpu->scratch_stride = stride;
+    return LS_OK;
+}
+
+ls_status ls_cpu_shared(ls_device *dev, size_t bytes, void **memory) {
+    ls_cpu_device *cpu = (ls_cpu_device *)dev;
+    *memory = cpu->shared;
+    if (bytes <= cpu->shared_bytes) {
+        return LS_OK;
+    }
+    void *grown;
+    LS_TRY(take(bytes, &grown));
+    free(cpu->shared);
+    dev->scratch_bytes += bytes - cpu->shared_bytes;
+    cpu->shared = grown;
+    cpu->shared_bytes = bytes;
+    *memory = grown;
+    return LS_OK;
+}
+
+ls_status ls_cpu_alloc(ls_device *dev, size_t bytes, void **memory) {
+    LS_TRY(take(bytes, memory));
+    return ls_cpu_zero(dev, *memory, bytes);
+}
+
+void ls_cpu_free(ls_device *dev, void *memory) {
+    (void)dev;
+    free(memory);
+}
+
+ls_status ls_cpu_copy(ls_device *dev, void *to, const void *from, size_t bytes) {
+    (void)dev;
+    if (bytes > 0) {
+        memcpy(to, from, bytes);
+    }
+    return LS_OK;
+}
+
+ls_status ls_cpu_zero(ls_device *dev, void *memory, size_t bytes) {
+    const size_t block = (size_t)1 << 20;
+    size_t blocks = (bytes + block - 1) / block;
+#pragma omp parallel for num_threads(dev->threads) schedule(static) if (blocks > 1)
+    for (size_t i = 0; i < blocks; i++) {
+        size_t start = i * block;
+        memset((char *)memory + start, 0, bytes - start < block ? bytes - start : block);
+    }
+    return LS_OK;
+}
+
+ls_status ls_cpu_sync(ls_device *dev) {
+    (void)dev;
+    return LS_OK;
+}
+
+void ls_cpu_close(ls_device *dev) {
+    ls_cpu_device *cpu = (ls_cpu_device *)dev;
+    if (cpu) {
+        ls_matmul_cache_destroy(cpu->matmuls);
+        free(cpu->scratch);
+        free(cpu->shared);
+        free(cpu);
+    }
+}
+
+ls_status ls_cpu_reserve(ls_device *dev, const ls_device_limits *limits) {
+    (void)limits; /* products work in tiles of bounded size */
+    return ls_cpu_gemm_reserve(dev);
+}
+
+static void describe(ls_cpu_device *cpu) {
+    char processor[56], library[16];
+    ls_cpu_describe(processor, sizeof processor);
+    ls_dnnl_describe(library, sizeof library);
+    snprintf(cpu->base.describe, sizeof cpu->base.describe, "cpu: %s, %d thread%s, %s", processor,
+             cpu->base.threads, cpu->base.threads == 1 ? "" : "s", library);
+}
+
+ls_status ls_device_open_cpu(const ls_device_options *options, ls_device **dev) {
+    *dev = NULL;
+    ls_isa isa;
+    LS_TRY(ls_cpu_isa(&isa));
+    int threads = options->threads ? options->threads : ls_cpu_available();
+    if (threads < 1 || threads > MAX_THREADS) {
+        return LS_FAIL(LS_E_INPUT,
+                       "the cpu device was asked for %d threads; use 1 to %d, or 0 for "
+                       "all processors of the affinity mask",
+                       threads, MAX_THREADS);
+    }
+    LS_TRY(ls_dnnl_limit_isa(isa));
+    ls_cpu_device *cpu;
+    LS_TRY(ls_calloc(1, sizeof *cpu, &cpu));
+    select_kernels(cpu, isa);
+    cpu->base.acc = LS_F32;
+    cpu->base.host_memory = true;
+    cpu->base.threads = threads;
+    cpu->isa = isa;
+    bool library_has_bf16 = ls_isa_has_fast_bf16(isa) && ls_dnnl_has_fast_bf16();
+    cpu->path_f32 = ls_gemm_path_select(isa, LS_F32, library_has_bf16);
+    cpu->path_bf16 = ls_gemm_path_select(isa, LS_BF16, library_has_bf16);
+    cpu->base.fast_bf16 = cpu->path_bf16 == LS_GEMM_MATMUL;
+    describe(cpu);
+    ls_status status;
+    LS_TRY_GOTO(ls_matmul_cache_create(&cpu->matmuls), fail);
+    LS_TRY_GOTO(ls_cpu_scratch_need(&cpu->base, LS_CPU_SCRATCH_MIN_BYTES), fail);
+    *dev = &cpu->base;
+    return LS_OK;
+fail:
+    ls_cpu_close(&cpu->base);
+    return status;
+}

@@ -1,0 +1,93 @@
+/* Matrix products of the CPU device.
+ *
+ * oneDNN multiplies; lockstep decides who multiplies what. C is cut into tiles whose sizes depend
+ * only on the shape, the dtype and the path; each tile is one task of one thread, in which oneDNN
+ * runs single-threaded. So the number of threads cannot change a bit of the result. What the
+ * library does not do (bias, residual, adding to C, conversion) is done on the tile while it is in
+ * the cache of the thread that made it. */
+#ifndef LS_DEVICE_CPU_GEMM_H
+#define LS_DEVICE_CPU_GEMM_H
+
+#include "runtime/base/cpu.h"
+#include "runtime/device/cpu/isa.h"
+#include "runtime/device/device.h"
+
+/* How a product is computed. */
+typedef enum ls_gemm_path {
+    LS_GEMM_SGEMM,  /* fp32 operands: dnnl_sgemm on the tile */
+    LS_GEMM_WIDEN,  /* bf16 operands, any machine: panels converted to fp32 (exact), dnnl_sgemm */
+    LS_GEMM_MATMUL, /* oneDNN matmul primitives: bf16 where the processor multiplies it */
+    LS_GEMM_PATH_COUNT
+} ls_gemm_path;
+
+/* The path for operands of dtype (LS_F32 or LS_BF16); library_has_bf16: oneDNN has an optimised
+ * bf16 matmul at this level (ls_dnnl_has_fast_bf16). */
+ls_gemm_path ls_gemm_path_select(ls_isa isa, ls_dtype dtype, bool library_has_bf16);
+
+/* Sizes of a tile of C, and of the piece of K that the widen path converts at once. */
+typedef struct ls_gemm_tiling {
+    int64_t m, n, k;
+} ls_gemm_tiling;
+
+ls_gemm_tiling ls_gemm_tiling_select(ls_gemm_path path, int64_t m, int64_t n, int64_t k);
+
+/* What a level of kernels supplies (k_gemm_panel.c). */
+typedef struct ls_gemm_kernels {
+    /* dst [rows, ld_dst] fp32 = src [rows, ld_src] bf16, cols columns. */
+    void (*widen)(const ls_bf16 *src, int64_t ld_src, int64_t rows, int64_t cols, float *dst,
+                  int64_t ld_dst);
+    /* c [rows, ldc] (c_dtype) = product [rows, ld_product] fp32 (+ c if add_c) (+ bias [cols])
+     * (+ residual [rows, ldc] c_dtype). product may be c itself when c is fp32, residual too. */
+    void (*finish)(const float *product, int64_t ld_product, int64_t rows, int64_t cols,
+                   ls_dtype c_dtype, void *c, int64_t ldc, bool add_c, const float *bias,
+                   const void *residual);
+} ls_gemm_kernels;
+
+#ifdef LS_KERNEL_ISA
+extern const ls_gemm_kernels LS_ISA_NAME(ls_cpu_gemm_kernels);
+#endif
+
+/* gemm_dnnl.c: oneDNN, as seen from here. The functions that run in parallel regions return
+ * oneDNN's own status (0: success), since the error record belongs to the calling thread. */
+
+/* LS_OK for 0, else LS_E_DEVICE (LS_E_MEMORY when oneDNN ran out of it) with the status in words.
+ */
+ls_status ls_dnnl_check(int dnnl_status, const char *what);
+
+/* Makes oneDNN run on the calling thread alone until the parallel region ends that it is called
+ * in. Every use of oneDNN below happens in such a region (a region of one thread included). */
+void ls_dnnl_use_one_thread(void);
+
+/* C[m,n] = op(A) op(B) + beta C in fp32, row-major. beta 0 does not read C. */
+int ls_dnnl_sgemm(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, const float *a,
+                  int64_t lda, const float *b, int64_t ldb, float beta, float *c, int64_t ldc);
+
+/* Matmul primitives that were built so far, with the memory that they need to run. */
+typedef struct ls_matmul_cache ls_matmul_cache;
+
+/* What decides a primitive. Leading dimensions are of the memory as stored. */
+typedef struct ls_matmul_key {
+    int64_t m, n, k, lda, ldb, ldc;
+    int32_t dtype, c_dtype, trans_a, trans_b;
+} ls_matmul_key;
+
+typedef struct ls_matmul ls_matmul;
+
+ls_status ls_matmul_cache_create(ls_matmul_cache **cache);
+void ls_matmul_cache_destroy(ls_matmul_cache *cache);
+
+/* The primitive for key, built when it is not there yet, owned by the cache and valid until the
+ * next call that builds one. Not for parallel regions. LS_E_UNSUPPORTED: oneDNN has none. */
+ls_status ls_matmul_get(ls_matmul_cache *cache, const ls_matmul_key *key, const ls_matmul **matmul);
+size_t ls_matmul_scratch_bytes(const ls_matmul *matmul);
+/* Runs it on the calling thread alone; scratch has ls_matmul_scratch_bytes, 64-byte aligned. */
+int ls_matmul_run(const ls_matmul *matmul, const void *a, const void *b, void *c, void *scratch);
+
+/* Makes oneDNN use no more than this level. Before the first use of oneDNN in the process. */
+ls_status ls_dnnl_limit_isa(ls_isa isa);
+/* True when oneDNN has an optimised (not a reference) bf16 matmul here. */
+bool ls_dnnl_has_fast_bf16(void);
+/* "oneDNN 2.6.3". Returns buf. */
+char *ls_dnnl_describe(char *buf, size_t size);
+
+#endif
