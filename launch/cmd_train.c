@@ -10,11 +10,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { OPT_RESUME, OPT_QUIET, OPT_COUNT };
+enum { OPT_RESUME, OPT_UNTIL, OPT_QUIET, OPT_COUNT };
 
 static const ls_option options[] = {
     [OPT_RESUME] = {"resume", 'r', NULL, NULL,
                     "continue the run from its newest valid checkpoint; begin it if there is none"},
+    [OPT_UNTIL] = {"until", 'u', "STEP", NULL,
+                   "save, stop and exit with 75 after this step, as if asked to by a signal"},
     [OPT_QUIET] = {"quiet", 'q', NULL, NULL, "no progress on stderr, warnings and errors only"},
     {NULL, 0, NULL, NULL, NULL}};
 
@@ -307,6 +309,12 @@ static ls_status run_train(int argc, char **argv) {
     LS_TRY(ls_session_agree(&train.session,
                             ls_options_parse(&ls_verb_train, argc, argv, values, &first)));
     ls_log_set_quiet(values[OPT_QUIET] != NULL);
+    long long until = INT64_MAX;
+    if (values[OPT_UNTIL]) {
+        LS_TRY(ls_session_agree(&train.session,
+                                ls_option_int("until", values[OPT_UNTIL], 1, INT64_MAX, &until)));
+    }
+    train.until_step = until;
     ls_status status = setup(&train, values[OPT_RESUME] != NULL, argc, argv, first);
     if (status == LS_OK) {
         status = ls_train_loop(&train);

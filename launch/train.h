@@ -22,6 +22,7 @@ typedef struct ls_train {
     ls_dtype dtype;
     int64_t seq, batch, rank_micros;
     int64_t step, total_steps; /* done, of how many */
+    int64_t until_step;        /* stop after this one, as if asked to */
     int64_t saved_step;        /* -1: none */
     ls_counters counters;
     double flops_per_token;

@@ -102,7 +102,7 @@ static bool due(int64_t step, int64_t every, bool last) {
 
 /* Any rank's request stops all of them after the same step. */
 static ls_status stop_agreed(ls_train *train, bool *stop) {
-    int32_t flag = ls_session_stop_requested();
+    int32_t flag = ls_session_stop_requested() || train->step >= train->until_step;
     ls_comm *comm = train->session.comm;
     LS_TRY(comm->ops->all_reduce(comm, &flag, 1, LS_I32, LS_MAX));
     *stop = flag != 0;

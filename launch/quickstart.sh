@@ -1,0 +1,74 @@
+#!/bin/sh
+# quickstart.sh [section.key=value ...]: from a bare machine to a trained model in a few minutes.
+#
+# Installs what is missing, builds, prepares real text (the C headers of this machine), trains a
+# small byte-level transformer on 2 ranks, writes checkpoints, inspects one, resumes from it and
+# prints a sample. Can be run again; works from any directory; everything it makes is in build/ and
+# runs/quickstart* of the checkout. Arguments override launch/recipes/quickstart.yaml.
+# Environment: RANKS (2), TEXT (a directory with text in place of /usr/include).
+set -eu
+root=$(cd "$(dirname "$0")/.." && pwd)
+cd "$root"
+ranks=${RANKS:-2}
+lockstep=$root/build/release/bin/lockstep
+runs=runs
+for word in "$@"; do
+    case $word in run.dir=*) runs=${word#run.dir=} ;; esac
+done
+data=$runs/quickstart-data
+run=$runs/quickstart
+say() { printf '\n== %s\n' "$*"; }
+
+say "1/6 packages and build"
+launch/setup.sh
+"$lockstep" --version | head -2
+
+say "2/6 text"
+if [ -n "${TEXT:-}" ]; then
+    "$lockstep" prep "$TEXT" --val 0.02 --force -o "$data"
+elif [ -d /usr/include ]; then
+    "$lockstep" prep /usr/include --include '*.h' --val 0.02 --force -o "$data"
+else
+    echo "quickstart: there is no /usr/include; name a directory with text: TEXT=DIR $0" >&2
+    exit 2
+fi
+
+train() {
+    launch/mpirun/local.sh "$ranks" "$lockstep" train launch/recipes/quickstart.yaml \
+        run.name=quickstart data.dir="$data" "$@"
+}
+
+say "3/6 training on $ranks ranks, first half (Ctrl-C saves and stops)"
+rm -rf "$run"
+steps=$(sed -n 's/^ *steps: *\([0-9]*\).*/\1/p' launch/recipes/quickstart.yaml)
+for word in "$@"; do
+    case $word in run.steps=*) steps=${word#run.steps=} ;; esac
+done
+train --until $((steps / 2)) "$@" || {
+    status=$?
+    # 75: stopped on request with a checkpoint written, as asked for by --until
+    [ "$status" = 75 ] && [ -n "$("$lockstep" ckpt latest "$run")" ] || exit "$status"
+}
+
+say "4/6 the checkpoint: what is inside, and is it sound?"
+"$lockstep" ckpt ls "$run" '*tok_embed*'
+"$lockstep" ckpt verify "$run" --full
+
+say "5/6 resuming from it, to the end"
+train --resume "$@"
+
+say "6/6 a sample"
+"$lockstep" sample "$run" --prompt '#ifndef ' --tokens 400 --temperature 0.7
+
+cat <<EOF
+
+== Done
+  $run/config.yaml     every setting of the run, explained
+  $run/train.jsonl     a record for each step: loss, rates, seconds by phase
+  $run/checkpoints/    HDF5 files that h5ls and h5py read too (see README.md)
+Try next:
+  build/release/bin/lockstep sample $run --prompt '/* ' --seed 2
+  build/release/bin/lockstep eval $run
+  build/release/bin/lockstep ckpt show $run 'layers.0.attn.qkv.weight[:4,:8]'
+  build/release/bin/lockstep train --help
+EOF

@@ -1,0 +1,124 @@
+#include "runtime/counters/counters.h"
+#include "tests/test.h"
+
+#include <unistd.h>
+
+static void test_round_trip(void) {
+    ls_counters c = {.steps = 7,
+                     .tokens = 1LL << 40,
+                     .skipped_steps = 2,
+                     .restarts = 3,
+                     .device_seconds = 12.5,
+                     .flops = 1e21};
+    for (int p = 0; p < LS_PHASE_COUNT; p++) {
+        c.seconds[p] = 0.25 * (p + 1);
+    }
+    json_t *json = ls_counters_json(&c);
+    ls_counters back;
+    CHECK_OK(ls_counters_parse(json, &back));
+    CHECK(memcmp(&c, &back, sizeof c) == 0);
+    double seconds = c.seconds[LS_PHASE_COMPUTE] + c.seconds[LS_PHASE_COMM] +
+                     c.seconds[LS_PHASE_OPTIM] + c.seconds[LS_PHASE_DATA];
+    CHECK_NEAR(json_real_value(json_object_get(json, "tokens_per_second")),
+               (double)c.tokens / seconds, 1e-12, 0);
+    CHECK_NEAR(json_real_value(json_object_get(json, "flops_per_second")), c.flops / seconds, 1e-12,
+               0);
+    CHECK(json_is_string(json_object_get(json, "flops_convention")));
+    json_decref(json);
+}
+
+static void test_nothing_measured_is_null(void) {
+    ls_counters c = {0}, back;
+    json_t *json = ls_counters_json(&c);
+    CHECK(json_is_null(json_object_get(json, "tokens_per_second")));
+    json_object_del(json, "phase_seconds");
+    CHECK_OK(ls_counters_parse(json, &back));
+    CHECK_INT(back.tokens, 0);
+    json_decref(json);
+    json = json_array();
+    CHECK_STATUS(ls_counters_parse(json, &back), LS_E_INPUT);
+    CHECK_STATUS(ls_counters_parse(NULL, &back), LS_E_INPUT);
+    json_decref(json);
+}
+
+static void test_jsonl(void) {
+    char dir[] = "/tmp/lockstep-counters-XXXXXX", path[64];
+    CHECK(mkdtemp(dir) != NULL);
+    snprintf(path, sizeof path, "%s/train.jsonl", dir);
+    ls_step_record r = {.step = 3,
+                        .total_steps = 9,
+                        .tokens = 512,
+                        .loss = NAN,
+                        .grad_norm = INFINITY,
+                        .lr = 1e-3,
+                        .skipped = true,
+                        .seconds = 0.5,
+                        .val_loss = NAN,
+                        .left_seconds = NAN,
+                        .memory_bytes = 1LL << 33};
+    r.phase_seconds[LS_PHASE_COMM] = 0.125;
+    for (int i = 0; i < 2; i++) { /* a second run appends */
+        void *state;
+        CHECK_OK(ls_sink_jsonl.open(dir, 1, &state));
+        CHECK_OK(ls_sink_jsonl.step(state, &r));
+        ls_sink_jsonl.close(state);
+        r.loss = 2.5;
+    }
+    FILE *f = fopen(path, "r");
+    char line[4096];
+    CHECK(f && fgets(line, sizeof line, f));
+    json_t *json = json_loads(line, 0, NULL);
+    CHECK(json_is_null(json_object_get(json, "loss")));
+    CHECK(json_is_null(json_object_get(json, "grad_norm")));
+    CHECK(json_is_true(json_object_get(json, "skipped")));
+    CHECK_INT(json_integer_value(json_object_get(json, "memory_bytes")), 1LL << 33);
+    CHECK_NEAR(
+        json_real_value(json_object_get(json_object_get(json, "phase_seconds"), "communication")),
+        0.125, 0, 0);
+    json_decref(json);
+    CHECK(f && fgets(line, sizeof line, f));
+    json = json_loads(line, 0, NULL);
+    CHECK_NEAR(json_real_value(json_object_get(json, "loss")), 2.5, 0, 0);
+    json_decref(json);
+    CHECK(f && !fgets(line, sizeof line, f));
+    if (f) {
+        fclose(f);
+    }
+    unlink(path);
+    rmdir(dir);
+    void *state;
+    CHECK_STATUS(ls_sink_jsonl.open(dir, 1, &state), LS_E_IO);
+    CHECK_MESSAGE(dir);
+}
+
+static void test_full_device(void) {
+    if (access("/dev/full", W_OK) != 0) {
+        return;
+    }
+    char dir[] = "/tmp/lockstep-counters-XXXXXX", path[64];
+    CHECK(mkdtemp(dir) != NULL);
+    snprintf(path, sizeof path, "%s/train.jsonl", dir);
+    CHECK_INT(symlink("/dev/full", path), 0);
+    void *state;
+    ls_step_record r = {.step = 1};
+    CHECK_OK(ls_sink_jsonl.open(dir, 1, &state));
+    CHECK_STATUS(ls_sink_jsonl.step(state, &r), LS_E_IO);
+    ls_sink_jsonl.close(state);
+    unlink(path);
+    rmdir(dir);
+}
+
+static void test_memory(void) {
+    int64_t now, peak;
+    CHECK_OK(ls_memory_resident(&now, &peak));
+    CHECK(now > 100000 && peak >= now);
+}
+
+int main(void) {
+    test_round_trip();
+    test_nothing_measured_is_null();
+    test_jsonl();
+    test_full_device();
+    test_memory();
+    return test_end();
+}

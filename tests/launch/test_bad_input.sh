@@ -1,0 +1,112 @@
+#!/bin/sh
+# Every bad input gets a clear error and loses nothing.
+. "$(dirname "$0")/lib.sh"
+make_corpus
+
+# Input of prep.
+gives 2 "$LOCKSTEP" prep "$work/absent" -o "$work/d"
+says "$work/absent"
+mkdir "$work/empty"
+gives 2 "$LOCKSTEP" prep "$work/empty" -o "$work/d"
+holds [ ! -e "$work/d" ]
+gives 2 "$LOCKSTEP" prep "$work/text"
+says 'output'
+gives 2 "$LOCKSTEP" prep "$work/text" -o "$data"
+says 'force'
+if [ "$(id -u)" != 0 ]; then
+    touch "$work/secret" && chmod 000 "$work/secret"
+    gives 2 "$LOCKSTEP" prep "$work/secret" -o "$work/d"
+    says 'secret'
+fi
+
+# Configuration.
+gives 2 "$LOCKSTEP" train $tiny optim.lrr=1
+says 'optim.lr'
+gives 2 "$LOCKSTEP" train $tiny optim.lr=fast
+says 'fast'
+gives 2 "$LOCKSTEP" train $tiny optim.beta1=2
+says 'beta1'
+printf 'model:\n  preset: llama3-tiny\n  layrs: 3\n' >"$work/bad.yaml"
+gives 2 "$LOCKSTEP" train "$work/bad.yaml" data.dir="$data"
+says 'bad.yaml:3'
+says 'layers'
+gives 2 "$LOCKSTEP" train "$work/absent.yaml"
+says 'absent.yaml'
+gives 2 "$LOCKSTEP" train $tiny model.vocab=100
+says 'vocab'
+gives 2 "$LOCKSTEP" train $tiny data.dir="$work/absent"
+says "$work/absent"
+
+# A batch that does not divide: the nearest that do are named.
+gives 2 ranks 2 "$LOCKSTEP" train $tiny batch.sequences=10
+says '8 and 12'
+
+# Shards: named, before step one, and no run directory is left.
+damage() { # damage NAME COMMAND...: a copy of the data whose first shard is $shard
+    cp -r "$data" "$work/$1"
+    shard=$work/$1/train-00000.tok
+}
+damage short
+truncate -s -7 "$shard"
+gives 2 "$LOCKSTEP" train $tiny data.dir="$work/short" run.name=short
+says 'train-00000.tok'
+damage flipped
+printf '\1' | dd of="$shard" bs=1 seek=700 conv=notrunc status=none
+gives 1 "$LOCKSTEP" train $tiny data.dir="$work/flipped" run.name=flipped
+says 'train-00000.tok'
+damage newer
+printf '\377' | dd of="$shard" bs=1 seek=8 conv=notrunc status=none
+status=0
+"$LOCKSTEP" train $tiny data.dir="$work/newer" run.name=newer >"$work/out" 2>"$work/err" || status=$?
+holds [ "$status" != 0 ]
+says 'train-00000.tok'
+holds [ ! -e "$work/runs/short" ]
+holds [ ! -e "$work/runs/flipped" ]
+
+# A run directory that exists; a resume that does not fit.
+gives 0 "$LOCKSTEP" train $tiny run.name=first
+gives 2 "$LOCKSTEP" train $tiny run.name=first
+says 'resume'
+gives 2 "$LOCKSTEP" train $tiny run.name=first model.layers=3 --resume
+says 'model.layers'
+"$LOCKSTEP" prep "$work/text" -o "$work/other" --val 0.5 >/dev/null 2>&1
+gives 2 "$LOCKSTEP" train $tiny run.name=first data.dir="$work/other" --resume
+says 'fingerprint\|data.dir'
+gives 0 "$LOCKSTEP" ckpt verify "$work/runs/first" --full
+
+# Ranks with different configurations, and with different programs.
+mpmd() {
+    # two application contexts behind one launcher
+    "$root/tests/mpirun.sh" 1 "$@"
+}
+gives 2 mpmd "$LOCKSTEP" train $tiny run.name=mpmd : -n 1 "$LOCKSTEP" train $tiny run.name=mpmd optim.lr=2e-3
+says 'rank 1'
+says 'configuration'
+cp "$LOCKSTEP" "$work/lockstep2"
+echo >>"$work/lockstep2"
+gives 2 mpmd "$LOCKSTEP" train $tiny run.name=mpmd : -n 1 "$work/lockstep2" train $tiny run.name=mpmd
+says 'executable'
+holds [ ! -e "$work/runs/mpmd" ]
+
+# Not a directory to write to.
+echo file >"$work/file"
+gives 3 "$LOCKSTEP" train $tiny run.dir="$work/file" run.name=x
+says "$work/file"
+
+# The disk fills up during a save: training goes on, older checkpoints stay, nothing is left over.
+if mkdir "$work/full" && mount -t tmpfs -o size=1300k none "$work/full" 2>/dev/null; then
+    trap 'umount "$work/full"; rm -rf "$work"' EXIT
+    gives 0 "$LOCKSTEP" train $tiny run.dir="$work/full" run.name=x checkpoint.every=1 eval.every=0
+    says 'was not saved'
+    says 'No space left'
+    gives 0 "$LOCKSTEP" ckpt verify "$work/full/x" --full
+    holds [ -z "$(find "$work/full" -name '.tmp*')" ]
+else
+    echo "skipped: the full disk, because a tmpfs cannot be mounted here" >&2
+fi
+
+# A checkpoint that is not one.
+gives 2 "$LOCKSTEP" sample "$work/empty"
+gives 2 "$LOCKSTEP" eval "$work/runs/first" --data "$work/empty"
+says "$work/empty"
+passed

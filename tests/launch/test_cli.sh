@@ -1,0 +1,55 @@
+#!/bin/sh
+# The command line itself: help, versions, messages, exit statuses, man page, completion.
+. "$(dirname "$0")/lib.sh"
+
+gives 0 "$LOCKSTEP" --help
+prints 'train'
+gives 0 "$LOCKSTEP" --version
+for library in MPI oneDNN HDF5 zstd; do prints "$library  *.*[0-9]"; done
+for verb in train prep ckpt sample eval bench; do
+    gives 0 "$LOCKSTEP" "$verb" --help
+    prints "usage: lockstep $verb"
+    gives 2 "$LOCKSTEP" "$verb" --no-such-option
+    says 'unknown option'
+done
+gives 0 "$LOCKSTEP" train --help
+prints 'optim.lr'
+gives 2 "$LOCKSTEP"
+says 'usage: lockstep VERB'
+gives 2 "$LOCKSTEP" trian
+says "did you mean 'train'"
+gives 2 "$LOCKSTEP" train --resum
+says 'did you mean --resume'
+gives 2 "$LOCKSTEP" sample
+says 'usage: lockstep sample'
+gives 2 "$LOCKSTEP" sample --tokens=many x
+says "'many'"
+gives 2 "$LOCKSTEP" train --until
+says 'needs a value'
+gives 2 "$LOCKSTEP" train
+says 'data.dir'
+
+status=0
+"$LOCKSTEP" --help >/dev/full 2>"$work/err" || status=$?
+holds [ "$status" = 3 ]
+says 'standard output'
+
+gives 2 env LOCKSTEP_ISA=mmx "$LOCKSTEP" bench gemm --model gpt2-tiny --batch 1 --seq 8
+says 'LOCKSTEP_ISA'
+
+# The man page has no warnings; the completion completes verbs, options and keys.
+"$LOCKSTEP" --man >"$work/lockstep.1"
+if command -v man >/dev/null; then
+    gives 0 env LC_ALL=C MANWIDTH=80 man --warnings -E UTF-8 -l "$work/lockstep.1"
+    holds [ ! -s "$work/err" ]
+    prints 'SYNOPSIS'
+fi
+"$LOCKSTEP" --completion >"$work/completion"
+complete_with() {
+    bash -c '. "$1"; COMP_WORDS=(lockstep "${@:2}"); COMP_CWORD=$(($# - 1)); compopt() { :; }; _lockstep; echo "${COMPREPLY[@]}"' \
+        complete "$work/completion" "$@"
+}
+holds [ "$(complete_with tra)" = train ]
+holds [ "$(complete_with train --res)" = --resume ]
+holds [ "$(complete_with train optim.l)" = optim.lr= ]
+passed

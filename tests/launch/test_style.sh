@@ -1,0 +1,20 @@
+#!/bin/sh
+# The house rules that a machine can check.
+. "$(dirname "$0")/lib.sh"
+cd "$root"
+sources=$(find runtime collectives optim checkpoint launch tests benchmarks -name '*.[ch]')
+if command -v clang-format >/dev/null; then
+    # shellcheck disable=SC2086
+    gives 0 clang-format --dry-run --Werror $sources
+else
+    echo "skipped: formatting, because clang-format is not installed" >&2
+fi
+extra=$(ls | grep -v -x -E 'CMakeLists.txt|CMakePresets.json|LICENSE|README.md|runtime|collectives|optim|checkpoint|launch|tests|benchmarks|build.*|runs' || true)
+[ -z "$extra" ] || fail "top-level entries outside the layout: $extra"
+for script in launch/quickstart.sh launch/setup.sh tests/run.sh .ci/run; do
+    holds [ -x "$script" ]
+done
+for script in $(find launch tests -name '*.sh'); do
+    gives 0 sh -n "$script"
+done
+passed

@@ -1,0 +1,114 @@
+#!/bin/sh
+# Training as users run it: a run directory, records, resume, layouts, stopping.
+. "$(dirname "$0")/lib.sh"
+make_corpus
+
+# A run leaves what the documentation says.
+gives 0 "$LOCKSTEP" train $tiny run.name=a checkpoint.every=3
+prints 'validation loss'
+prints 'checkpoint .*step-00000006'
+holds [ -f "$work/runs/a/config.yaml" ]
+holds [ "$(wc -l <"$work/runs/a/train.jsonl")" = 6 ]
+holds [ -d "$work/runs/a/checkpoints/step-00000003" ]
+gives 0 "$LOCKSTEP" ckpt verify "$work/runs/a" --full
+gives 0 "$LOCKSTEP" ckpt ls "$work/runs/a"
+prints 'optim.exp_avg.layers.0'
+gives 0 "$LOCKSTEP" ckpt latest "$work/runs/a"
+prints 'step-00000006'
+
+# The resolved configuration is itself a configuration of the same run.
+gives 0 "$LOCKSTEP" train "$work/runs/a/config.yaml" run.name=a2
+holds "$TEST_CKPT_EQUAL" "$work/runs/a/checkpoints/step-00000006" "$work/runs/a2/checkpoints/step-00000006"
+
+# N steps straight, and N/2 + stop + N/2, give the same bytes; also on 2 ranks.
+gives 75 "$LOCKSTEP" train $tiny run.name=b --until 3
+says 'stopped on request'
+gives 0 "$LOCKSTEP" train $tiny run.name=b --resume
+says 'resumed from .*step-00000003'
+holds "$TEST_CKPT_EQUAL" "$work/runs/a/checkpoints/step-00000006" "$work/runs/b/checkpoints/step-00000006"
+gives 0 ranks 2 "$LOCKSTEP" train $tiny run.name=c
+gives 75 ranks 2 "$LOCKSTEP" train $tiny run.name=d --until 3
+gives 0 ranks 2 "$LOCKSTEP" train $tiny run.name=d --resume
+holds "$TEST_CKPT_EQUAL" "$work/runs/c/checkpoints/step-00000006" "$work/runs/d/checkpoints/step-00000006"
+
+# A finished run resumed has nothing to do, and says what it has.
+gives 0 "$LOCKSTEP" train $tiny run.name=b --resume
+prints 'step 6 of 6'
+
+# --resume on a run that does not exist begins it.
+gives 0 "$LOCKSTEP" train $tiny run.name=fresh run.steps=1 --resume
+
+# Counters continue over restarts.
+gives 0 "$LOCKSTEP" ckpt show "$work/runs/b" --counters
+prints 'restarts'
+
+# Losses of 1, 2 and 4 ranks: equal to rounding, and bitwise with invariant reduction, for any split
+# between stop and resume.
+losses() { sed -n 's/.*"loss":\([^,]*\),.*/\1/p' "$work/runs/$1/train.jsonl"; }
+for n in 1 2 4; do
+    gives 0 ranks $n "$LOCKSTEP" train $tiny run.name=fast$n
+    gives 0 ranks $n "$LOCKSTEP" train $tiny run.name=inv$n numerics.reduction=invariant
+done
+for n in 2 4; do
+    losses fast1 >"$work/one"
+    losses fast$n >"$work/many"
+    paste "$work/one" "$work/many" | awk '{d = ($1 - $2) / $1; if (d < 0) d = -d; if (d > 1e-5) exit 1}' ||
+        fail "losses of 1 and $n ranks differ: $(paste "$work/one" "$work/many")"
+    losses inv1 >"$work/one"
+    losses inv$n >"$work/many"
+    holds cmp "$work/one" "$work/many"
+    holds "$TEST_CKPT_EQUAL" "$work/runs/inv1/checkpoints/step-00000006" \
+        "$work/runs/inv$n/checkpoints/step-00000006"
+done
+gives 75 ranks 4 "$LOCKSTEP" train $tiny run.name=mixed numerics.reduction=invariant --until 2
+gives 0 ranks 2 "$LOCKSTEP" train $tiny run.name=mixed numerics.reduction=invariant --resume
+holds "$TEST_CKPT_EQUAL" "$work/runs/inv1/checkpoints/step-00000006" \
+    "$work/runs/mixed/checkpoints/step-00000006"
+
+# Evaluation gives the run's own number, on any number of ranks; bf16 and GPT-2 run too.
+gives 0 "$LOCKSTEP" eval "$work/runs/a" --batches 2 --json
+prints '"bits_per_byte"'
+cp "$work/out" "$work/eval1"
+gives 0 ranks 2 "$LOCKSTEP" eval "$work/runs/a" --batches 2 --json
+holds cmp "$work/out" "$work/eval1"
+gives 0 "$LOCKSTEP" train $tiny run.name=bf16 numerics.compute=bf16
+gives 0 "$LOCKSTEP" train $tiny run.name=gpt model.preset=gpt2-tiny batch.micro=1
+gives 0 "$LOCKSTEP" train $tiny run.name=tokens run.steps=0 run.tokens=1000
+holds [ "$(wc -l <"$work/runs/tokens/train.jsonl")" = 4 ]
+
+# Sampling: the prompt comes first, a seed gives the same text twice, stdin works.
+gives 0 "$LOCKSTEP" sample "$work/runs/a" --prompt 'abc' --tokens 80 --seed 7
+prints '^abc'
+cp "$work/out" "$work/sample1"
+gives 0 "$LOCKSTEP" sample "$work/runs/a" --prompt 'abc' --tokens 80 --seed 7
+holds cmp "$work/out" "$work/sample1"
+printf 'xyz' >"$work/prompt"
+gives 0 "$LOCKSTEP" sample "$work/runs/a" --prompt - --tokens 5 --temperature 0 <"$work/prompt"
+prints '^xyz'
+
+# Asked to stop: each signal finishes the step, saves and exits with 75; through the launch script too.
+wait_for_step() { # wait_for_step RUN: until its first record is there
+    until [ -s "$work/runs/$1/train.jsonl" ]; do
+        kill -0 "$pid" 2>/dev/null || { cat "$work/err" >&2; fail "the run ended early"; }
+    done
+}
+for signal in INT TERM USR1; do
+    "$LOCKSTEP" train $tiny run.name=sig$signal run.steps=1000000 >"$work/out" 2>"$work/err" &
+    pid=$!
+    wait_for_step sig$signal
+    # a background job of a shell ignores SIGINT until the program handles it, which it does by now
+    kill -$signal $pid
+    status=0
+    wait $pid || status=$?
+    holds [ "$status" = 75 ]
+    gives 0 "$LOCKSTEP" ckpt verify "$work/runs/sig$signal"
+done
+"$root/launch/mpirun/local.sh" 2 "$LOCKSTEP" train $tiny run.name=ctrlc run.steps=1000000 >"$work/out" 2>"$work/err" &
+pid=$!
+wait_for_step ctrlc
+kill -TERM $pid
+status=0
+wait $pid || status=$?
+holds [ "$status" = 75 ]
+gives 0 "$LOCKSTEP" ckpt verify "$work/runs/ctrlc"
+passed

@@ -1,0 +1,8 @@
+#!/bin/sh
+# run.sh [ctest arguments]: installs what is missing, builds with warnings as errors, runs every
+# test and ends with ctest's summary. One area: tests/run.sh -R checkpoint
+set -eu
+root=$(cd "$(dirname "$0")/.." && pwd)
+LS_CMAKE_ARGS="-DLS_WERROR=ON" "$root/launch/setup.sh" --tests
+cd "$root/build/release"
+exec ctest -j "$(nproc)" --output-on-failure "$@"
