@@ -28,23 +28,23 @@ typedef enum ls_schedule_kind {
 typedef enum ls_rope_scaling { LS_ROPE_SCALING_NONE, LS_ROPE_SCALING_LLAMA3 } ls_rope_scaling;
 
 typedef struct ls_config_run {
-    char name[64];      /* run directory name under dir */
-    char dir[512];      /* "runs" */
+    char name[64]; /* run directory name under dir */
+    char dir[512]; /* "runs" */
     int64_t seed;
-    int64_t steps;      /* stop after this many optimizer steps; 0: by tokens */
-    int64_t tokens;     /* stop after this many tokens; 0: by steps */
-    int64_t threads;    /* per rank; 0: the host's processors divided by its ranks */
+    int64_t steps;   /* stop after this many optimizer steps; 0: by tokens */
+    int64_t tokens;  /* stop after this many tokens; 0: by steps */
+    int64_t threads; /* per rank; 0: the host's processors divided by its ranks */
 } ls_config_run;
 
 typedef struct ls_config_model {
-    char preset[32];    /* "" or a name of ls_config_presets */
+    char preset[32]; /* "" or a name of ls_config_presets */
     ls_family family;
-    int64_t vocab;      /* real vocabulary; 0: what the data says */
+    int64_t vocab;          /* real vocabulary; 0: what the data says */
     int64_t vocab_multiple; /* the embedding's rows are padded to a multiple of this */
     int64_t layers, channels, heads, kv_heads, head_dim; /* kv_heads 0: heads; head_dim 0: C/H */
-    int64_t ffn;        /* 0: 4C for gpt2; llama3 must say */
-    int64_t context;    /* most positions */
-    bool tied;          /* head shares the token embedding */
+    int64_t ffn;                                         /* 0: 4C for gpt2; llama3 must say */
+    int64_t context;                                     /* most positions */
+    bool tied;                                           /* head shares the token embedding */
     double norm_eps, init_std;
     double rope_theta;
     ls_rope_scaling rope_scaling;
@@ -53,57 +53,58 @@ typedef struct ls_config_model {
 } ls_config_model;
 
 typedef struct ls_config_data {
-    char dir[512];      /* of token shards, from `lockstep prep` */
-    int64_t sequence;   /* T; 0: model.context */
-    bool verify;        /* check every shard's checksum before step one */
+    char dir[512];    /* of token shards, from `lockstep prep` */
+    int64_t sequence; /* T; 0: model.context */
+    bool verify;      /* check every shard's checksum before step one */
 } ls_config_data;
 
 typedef struct ls_config_parallel {
-    int64_t replicate;  /* data-parallel width; 0: all ranks */
+    int64_t replicate; /* data-parallel width; 0: all ranks */
 } ls_config_parallel;
 
 typedef struct ls_config_batch {
-    int64_t sequences;  /* of the global batch; 0: from tokens */
-    int64_t tokens;     /* of the global batch, a multiple of T; 0: from sequences */
-    int64_t micro;      /* sequences of a micro-batch on one rank */
+    int64_t sequences; /* of the global batch; 0: from tokens */
+    int64_t tokens;    /* of the global batch, a multiple of T; 0: from sequences */
+    int64_t micro;     /* sequences of a micro-batch on one rank */
 } ls_config_batch;
 
 typedef struct ls_config_optim {
-    char name[16];      /* "adamw" */
+    char name[16]; /* "adamw" */
     double lr, beta1, beta2, eps, weight_decay;
-    double clip_norm;   /* global norm; 0: off */
+    double clip_norm; /* global norm; 0: off */
 } ls_config_optim;
 
 typedef struct ls_config_schedule {
     ls_schedule_kind kind;
     int64_t warmup_steps;
-    double min_lr_ratio;  /* the end, as a share of lr (linear, cosine, wsd) */
-    int64_t decay_steps;  /* wsd: length of the decay; 0: a fifth of the run */
+    double min_lr_ratio; /* the end, as a share of lr (linear, cosine, wsd) */
+    int64_t decay_steps; /* wsd: length of the decay; 0: a fifth of the run */
 } ls_config_schedule;
 
 typedef struct ls_config_numerics {
-    ls_compute compute;          /* auto: bf16 where the device is fast at it, else fp32 */
+    ls_compute compute; /* auto: bf16 where the device is fast at it, else fp32 */
     ls_cfg_reduction reduction;
-    double bucket_mib;           /* gradient bucket */
+    double bucket_mib; /* gradient bucket */
 } ls_config_numerics;
 
 typedef struct ls_config_checkpoint {
-    int64_t every;        /* steps between saves; 0: only at the end and on request */
+    int64_t every; /* steps between saves; 0: only at the end and on request */
     bool at_end;
-    int64_t level;        /* zstd level 1..19; 0: not compressed */
+    int64_t level; /* zstd level 1..19; 0: not compressed */
 } ls_config_checkpoint;
 
 typedef struct ls_config_eval {
-    int64_t every;        /* steps; 0: only at the end */
-    int64_t batches;      /* of micro size per evaluation over all ranks; 0: the whole validation split */
+    int64_t every; /* steps; 0: only at the end */
+    int64_t
+        batches; /* of micro size per evaluation over all ranks; 0: the whole validation split */
 } ls_config_eval;
 
 typedef struct ls_config_metrics {
-    int64_t every;        /* console line every n steps */
+    int64_t every; /* console line every n steps */
 } ls_config_metrics;
 
 typedef struct ls_config_faults {
-    int64_t max_skipped;  /* consecutive steps with a non-finite loss or gradient before giving up */
+    int64_t max_skipped; /* consecutive steps with a non-finite loss or gradient before giving up */
 } ls_config_faults;
 
 typedef struct ls_config {
@@ -122,20 +123,41 @@ typedef struct ls_config {
 } ls_config;
 
 /* One row of the table. */
-typedef enum ls_field_type { LS_FIELD_BOOL, LS_FIELD_INT, LS_FIELD_FLOAT, LS_FIELD_STRING, LS_FIELD_ENUM } ls_field_type;
+typedef enum ls_field_type {
+    LS_FIELD_BOOL,
+    LS_FIELD_INT,
+    LS_FIELD_FLOAT,
+    LS_FIELD_STRING,
+    LS_FIELD_ENUM
+} ls_field_type;
+
 typedef struct ls_field {
     const char *section, *key;
     ls_field_type type;
     size_t offset, size_bytes; /* in ls_config */
     const char *default_text;
-    const char *unit;          /* "" when none */
-    double min, max;           /* of numbers, inclusive */
-    const char *const *names;  /* of LS_FIELD_ENUM, NULL-terminated, in order of the values */
+    const char *unit;         /* "" when none */
+    double min, max;          /* of numbers, inclusive */
+    const char *const *names; /* of LS_FIELD_ENUM, NULL-terminated, in order of the values */
     const char *help;
-    bool identity; /* part of what a run is: must be equal on resume (model, data, batch, seed...) */
+    bool
+        identity; /* part of what a run is: must be equal on resume (model, data, batch, seed...) */
 } ls_field;
 
+/* Rows of a section are neighbours. Static, like all tables here. */
 const ls_field *ls_config_fields(size_t *count);
+
+/* A section's name and what it is about, in the order of the table. */
+typedef struct ls_section {
+    const char *name, *help;
+} ls_section;
+const ls_section *ls_config_sections(size_t *count);
+
+/* "integer", "number", "text", "choice", "true or false". */
+const char *ls_field_type_name(ls_field_type type);
+/* What a field allows: "at least 0", "0 to 1", "gpt2 or llama3"; "" for any text. Returns buf. */
+char *ls_field_allowed(const ls_field *field, char *buf, size_t size);
+
 /* NULL-terminated names of model presets. */
 const char *const *ls_config_presets(void);
 
@@ -151,11 +173,12 @@ ls_status ls_config_load_text(ls_config *config, const char *name, const char *t
 ls_status ls_config_text(const ls_config *config, bool comments, char **text);
 /* SHA-256 of the resolved text. */
 ls_status ls_config_hash(const ls_config *config, ls_sha256 *hash);
-/* Writes up to count "section.key: A in X, B in Y" differences of identity fields, one a line, to
- * text; *differences = how many there are. */
+/* Differences of identity fields, one "section.key: 3 in A_NAME, 4 in B_NAME" a line; caller frees
+ * *text. *differences = how many there are. Neither configuration may still have a model.vocab of 0
+ * that the other one has replaced by what the data says. */
 ls_status ls_config_compare(const ls_config *a, const char *a_name, const ls_config *b,
                             const char *b_name, char **text, int *differences);
-/* "section.key TYPE default [range] help" lines for `train --help` and the man page. */
+/* Sections with their fields, aligned: key, type, default, help with unit and what is allowed. */
 void ls_config_print_help(FILE *out);
 
 #endif

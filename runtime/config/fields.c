@@ -1,0 +1,217 @@
+/* The one table, and the questions that can be asked about a row. */
+#include "runtime/base/text.h"
+#include "runtime/config/internal.h"
+
+#include <string.h>
+
+static const char *const families[] = {"gpt2", "llama3", NULL};
+static const char *const computes[] = {"auto", "fp32", "bf16", NULL};
+static const char *const reductions[] = {"fast", "invariant", NULL};
+static const char *const schedules[] = {"constant", "linear",       "cosine",
+                                        "wsd",      "inverse_sqrt", NULL};
+static const char *const rope_scalings[] = {"none", "llama3", NULL};
+
+static const ls_section sections[] = {
+    {"run", "the run, its name and its length"},
+    {"model", "the model: a preset, or a family and sizes"},
+    {"data", "the token shards to learn from"},
+    {"parallel", "how the ranks share the work"},
+    {"batch", "how much is read in one optimizer step"},
+    {"optim", "the optimizer"},
+    {"schedule", "the learning rate over the steps"},
+    {"numerics", "precision, and the order of sums"},
+    {"checkpoint", "when and how the state is saved"},
+    {"eval", "loss on the validation split"},
+    {"metrics", "what is shown while training"},
+    {"faults", "when to give up"},
+};
+
+#define NO_LIMIT 0x1p53 /* every integer up to here is a double too */
+#define RUN      true   /* part of what the run is: the same when it is resumed */
+#define FREE     false  /* may be another when the run is resumed */
+
+#define PLACE(s, k) #s, #k
+#define WHERE(s, k) offsetof(ls_config, s.k), sizeof(((ls_config *)0)->s.k)
+#define INT(s, k, value, unit, min, max, identity, help)                                           \
+    { PLACE(s, k), LS_FIELD_INT, WHERE(s, k), value, unit, min, max, NULL, help, identity }
+#define FLOAT(s, k, value, unit, min, max, identity, help)                                         \
+    { PLACE(s, k), LS_FIELD_FLOAT, WHERE(s, k), value, unit, min, max, NULL, help, identity }
+#define BOOL(s, k, value, identity, help)                                                          \
+    { PLACE(s, k), LS_FIELD_BOOL, WHERE(s, k), value, "", 0, 0, NULL, help, identity }
+#define STRING(s, k, value, identity, help)                                                        \
+    { PLACE(s, k), LS_FIELD_STRING, WHERE(s, k), value, "", 0, 0, NULL, help, identity }
+#define ENUM(s, k, value, names, identity, help)                                                   \
+    { PLACE(s, k), LS_FIELD_ENUM, WHERE(s, k), value, "", 0, 0, names, help, identity }
+
+static const ls_field fields[] = {
+    STRING(run, name, "run", FREE, "directory of the run, inside run.dir"),
+    STRING(run, dir, "runs", FREE, "where the directories of runs are"),
+    INT(run, seed, "1", "", 0, NO_LIMIT, RUN, "of initial weights and sample order"),
+    INT(run, steps, "0", "steps", 0, 1e12, FREE, "length of the run; 0: run.tokens says"),
+    INT(run, tokens, "0", "tokens", 0, NO_LIMIT, FREE, "length of the run; 0: run.steps says"),
+    INT(run, threads, "0", "threads", 0, 4096, FREE, "of each rank; 0: the host's shared evenly"),
+
+    STRING(model, preset, "", FREE, "known sizes, which other keys of the section may change"),
+    ENUM(model, family, "gpt2", families, RUN, "kind of transformer"),
+    INT(model, vocab, "0", "tokens", 0, 1 << 24, RUN,
+        "size of the vocabulary; 0: what the data says"),
+    INT(model, vocab_multiple, "64", "rows", 1, 1 << 16, RUN, "embedding rows are padded to this"),
+    INT(model, layers, "0", "layers", 0, 1 << 14, RUN, "transformer layers"),
+    INT(model, channels, "0", "channels", 0, 1 << 20, RUN, "width of the residual stream"),
+    INT(model, heads, "0", "heads", 0, 1 << 16, RUN, "attention heads"),
+    INT(model, kv_heads, "0", "heads", 0, 1 << 16, RUN, "key and value heads; 0: model.heads"),
+    INT(model, head_dim, "0", "channels", 0, 1 << 16, RUN, "of one head; 0: channels / heads"),
+    INT(model, ffn, "0", "channels", 0, 1 << 24, RUN,
+        "inside the MLP; 0: 4 x channels (gpt2 only)"),
+    INT(model, context, "1024", "tokens", 1, 1 << 27, RUN, "most positions"),
+    BOOL(model, tied, "true", RUN, "the output shares the token embedding"),
+    FLOAT(model, norm_eps, "1e-5", "", 1e-30, 1, RUN, "added to the variance in norms"),
+    FLOAT(model, init_std, "0.02", "", 0, 10, RUN, "standard deviation of initial weights"),
+    FLOAT(model, rope_theta, "500000", "", 1, 1e12, RUN, "base of rotary positions (llama3)"),
+    ENUM(model, rope_scaling, "none", rope_scalings, RUN, "stretch rotary positions (llama3)"),
+    FLOAT(model, rope_factor, "8", "", 1, 1e6, RUN, "how far to stretch low frequencies"),
+    FLOAT(model, rope_low_freq_factor, "1", "", 1e-3, 1e6, RUN, "below it all is stretched"),
+    FLOAT(model, rope_high_freq_factor, "4", "", 1e-3, 1e6, RUN, "above it nothing is stretched"),
+    INT(model, rope_original_context, "8192", "tokens", 1, 1 << 27, RUN,
+        "context before stretching"),
+
+    STRING(data, dir, "", FREE, "token shards that `lockstep prep` wrote"),
+    INT(data, sequence, "0", "tokens", 0, 1 << 27, RUN, "length of a sample; 0: model.context"),
+    BOOL(data, verify, "true", FREE, "check the shards' checksums before step one"),
+
+    INT(parallel, replicate, "0", "ranks", 0, 1 << 24, FREE, "data-parallel width; 0: all ranks"),
+
+    INT(batch, sequences, "0", "sequences", 0, 1 << 30, RUN, "in a step; 0: batch.tokens says"),
+    INT(batch, tokens, "0", "tokens", 0, NO_LIMIT, RUN, "in a step; 0: batch.sequences says"),
+    INT(batch, micro, "1", "sequences", 1, 1 << 20, RUN, "computed at once on a rank"),
+
+    STRING(optim, name, "adamw", RUN, "which optimizer"),
+    FLOAT(optim, lr, "3e-4", "", 0, 1e3, RUN, "highest learning rate"),
+    FLOAT(optim, beta1, "0.9", "", 0, 0.999999, RUN, "decay of the first moment"),
+    FLOAT(optim, beta2, "0.95", "", 0, 0.9999999, RUN, "decay of the second moment"),
+    FLOAT(optim, eps, "1e-8", "", 1e-30, 1, RUN, "added to the denominator"),
+    FLOAT(optim, weight_decay, "0.1", "", 0, 1e3, RUN, "decoupled, times the learning rate"),
+    FLOAT(optim, clip_norm, "1", "", 0, 1e30, RUN, "largest global gradient norm; 0: any"),
+
+    ENUM(schedule, kind, "cosine", schedules, RUN, "shape after the warm-up"),
+    INT(schedule, warmup_steps, "100", "steps", 0, 1e12, RUN, "linear rise from 0"),
+    FLOAT(schedule, min_lr_ratio, "0.1", "", 0, 1, RUN, "last rate as a share of optim.lr"),
+    INT(schedule, decay_steps, "0", "steps", 0, 1e12, RUN, "of wsd; 0: a fifth of the run"),
+
+    ENUM(numerics, compute, "auto", computes, RUN, "auto: bf16 where it is fast, else fp32"),
+    ENUM(numerics, reduction, "fast", reductions, RUN, "invariant: same bits for any rank count"),
+    FLOAT(numerics, bucket_mib, "25", "MiB", 0.001, 1 << 20, FREE, "gradients sent together"),
+
+    INT(checkpoint, every, "1000", "steps", 0, 1e12, FREE, "between saves; 0: no regular saves"),
+    BOOL(checkpoint, at_end, "true", FREE, "save when the run ends"),
+    INT(checkpoint, level, "1", "", 0, 19, FREE, "of zstd compression; 0: none"),
+
+    INT(eval, every, "0", "steps", 0, 1e12, FREE, "between evaluations; 0: only at the end"),
+    INT(eval, batches, "50", "micro-batches", 0, 1e12, FREE,
+        "of an evaluation; 0: the whole split"),
+
+    INT(metrics, every, "10", "steps", 1, 1e12, FREE, "between lines on the console"),
+
+    INT(faults, max_skipped, "10", "steps", 0, 1e12, FREE, "in a row that are not finite"),
+};
+
+enum {
+    FIELD_COUNT = sizeof fields / sizeof fields[0],
+    SECTION_COUNT = sizeof sections / sizeof sections[0]
+};
+_Static_assert((int)FIELD_COUNT <= (int)LS_CONFIG_MAX_FIELDS, "raise LS_CONFIG_MAX_FIELDS");
+
+const ls_field *ls_config_fields(size_t *count) {
+    *count = FIELD_COUNT;
+    return fields;
+}
+
+const ls_section *ls_config_sections(size_t *count) {
+    *count = SECTION_COUNT;
+    return sections;
+}
+
+const char *ls_field_type_name(ls_field_type type) {
+    static const char *const names[] = {[LS_FIELD_BOOL] = "true or false",
+                                        [LS_FIELD_INT] = "integer",
+                                        [LS_FIELD_FLOAT] = "number",
+                                        [LS_FIELD_STRING] = "text",
+                                        [LS_FIELD_ENUM] = "choice"};
+    return names[type];
+}
+
+char *ls_field_allowed(const ls_field *field, char *buf, size_t size) {
+    buf[0] = '\0';
+    if (field->type == LS_FIELD_BOOL) {
+        snprintf(buf, size, "true or false");
+    } else if (field->type == LS_FIELD_ENUM) {
+        for (int i = 0; field->names[i]; i++) {
+            size_t n = strlen(buf);
+            const char *between = i == 0 ? "" : field->names[i + 1] ? ", " : " or ";
+            snprintf(buf + n, size - n, "%s%s", between, field->names[i]);
+        }
+    } else if (field->type != LS_FIELD_STRING && field->max >= 1e12) {
+        snprintf(buf, size, "at least %.10g", field->min);
+    } else if (field->type != LS_FIELD_STRING) {
+        snprintf(buf, size, "%.10g to %.10g", field->min, field->max);
+    }
+    return buf;
+}
+
+/* The section that is meant, or what there is. */
+static ls_status fail_section(const char *origin, const char *section) {
+    const char *names[SECTION_COUNT];
+    char list[256] = "";
+    for (int i = 0; i < SECTION_COUNT; i++) {
+        names[i] = sections[i].name;
+        size_t n = strlen(list);
+        snprintf(list + n, sizeof list - n, "%s%s", i ? ", " : "", names[i]);
+    }
+    const char *nearest = ls_text_nearest(section, names, SECTION_COUNT);
+    if (nearest) {
+        return LS_FAIL(LS_E_CONFIG, "%s: unknown section '%s'; did you mean '%s'?", origin, section,
+                       nearest);
+    }
+    return LS_FAIL(LS_E_CONFIG, "%s: unknown section '%.60s'; the sections are %s", origin, section,
+                   list);
+}
+
+/* The key that is meant: a near one of the section, the same one of another, or what there is. */
+static ls_status fail_key(const char *origin, const char *section, const char *key) {
+    const char *names[FIELD_COUNT], *elsewhere = NULL;
+    char list[512] = "";
+    size_t count = 0;
+    int elsewhere_count = 0;
+    for (int i = 0; i < FIELD_COUNT; i++) {
+        if (strcmp(fields[i].section, section) == 0) {
+            size_t n = strlen(list);
+            snprintf(list + n, sizeof list - n, "%s%s", count ? ", " : "", fields[i].key);
+            names[count++] = fields[i].key;
+        } else if (strcmp(fields[i].key, key) == 0) {
+            elsewhere = fields[i].section;
+            elsewhere_count++;
+        }
+    }
+    const char *nearest = ls_text_nearest(key, names, count);
+    if (nearest || elsewhere_count == 1) {
+        return LS_FAIL(LS_E_CONFIG, "%s: unknown key '%s.%s'; did you mean '%s.%s'?", origin,
+                       section, key, nearest ? section : elsewhere, nearest ? nearest : key);
+    }
+    return LS_FAIL(LS_E_CONFIG, "%s: unknown key '%s.%.60s'; the keys of '%s' are %s", origin,
+                   section, key, section, list);
+}
+
+ls_status ls_field_find(const char *origin, const char *section, const char *key,
+                        const ls_field **field) {
+    bool known_section = false;
+    for (int i = 0; i < FIELD_COUNT; i++) {
+        if (strcmp(fields[i].section, section) == 0) {
+            known_section = true;
+            if (!key || strcmp(fields[i].key, key) == 0) {
+                *field = &fields[i];
+                return LS_OK;
+            }
+        }
+    }
+    return known_section ? fail_key(origin, section, key) : fail_section(origin, section);
+}

@@ -1,0 +1,75 @@
+/* Known sizes. GPT-2: Radford 2019, table 2 (with the parameter counts of the released weights).
+ * Llama 3: Grattafiori 2024, arXiv 2407.21783, table 3, with the rotary scaling of the 3.1
+ * release. The names with -tiny, -3m, -10m and -30m are ours, for bytes as tokens. */
+#include "runtime/base/text.h"
+#include "runtime/config/internal.h"
+
+#include <string.h>
+
+#define ROPE_OFF                                                                                   \
+    .rope_theta = 500000, .rope_factor = 8, .rope_low_freq_factor = 1, .rope_high_freq_factor = 4, \
+    .rope_original_context = 8192
+#define GPT2                                                                                       \
+    .family = LS_FAMILY_GPT2, .tied = true, .vocab_multiple = 64, .norm_eps = 1e-5,                \
+    .init_std = 0.02, ROPE_OFF
+#define LLAMA3                                                                                     \
+    .family = LS_FAMILY_LLAMA3, .tied = false, .vocab_multiple = 64, .norm_eps = 1e-5,             \
+    .init_std = 0.02, ROPE_OFF
+#define GPT2_RELEASED GPT2, .vocab = 50257, .context = 1024
+#define LLAMA3_RELEASED                                                                            \
+    LLAMA3, .vocab = 128256, .context = 131072, .rope_scaling = LS_ROPE_SCALING_LLAMA3,            \
+            .kv_heads = 8
+
+#define SIZES(layers_, channels_, heads_) .layers = layers_, .channels = channels_, .heads = heads_
+
+/* X(name, sizes) */
+#define PRESETS(X)                                                                                 \
+    X("gpt2-124m", GPT2_RELEASED, SIZES(12, 768, 12))                                              \
+    X("gpt2-350m", GPT2_RELEASED, SIZES(24, 1024, 16))                                             \
+    X("gpt2-774m", GPT2_RELEASED, SIZES(36, 1280, 20))                                             \
+    X("gpt2-1558m", GPT2_RELEASED, SIZES(48, 1600, 25))                                            \
+    X("llama3-8b", LLAMA3_RELEASED, SIZES(32, 4096, 32), .ffn = 14336)                             \
+    X("llama3-70b", LLAMA3_RELEASED, SIZES(80, 8192, 64), .ffn = 28672)                            \
+    X("llama3-405b", LLAMA3_RELEASED, SIZES(126, 16384, 128), .ffn = 53248)                        \
+    X("gpt2-tiny", GPT2, SIZES(2, 32, 2), .context = 64)                                           \
+    X("gpt2-3m", GPT2, SIZES(4, 256, 4), .context = 512)                                           \
+    X("gpt2-10m", GPT2, SIZES(6, 384, 6), .context = 512)                                          \
+    X("llama3-tiny", LLAMA3, SIZES(2, 64, 4), .kv_heads = 2, .ffn = 176, .context = 64)            \
+    X("llama3-10m", LLAMA3, SIZES(6, 384, 6), .kv_heads = 2, .ffn = 1024, .context = 1024)         \
+    X("llama3-30m", LLAMA3, SIZES(10, 512, 8), .kv_heads = 2, .ffn = 1536, .context = 1024)
+
+static const char *const names[] = {
+#define X(name, ...) name,
+    PRESETS(X)
+#undef X
+        NULL};
+
+static const ls_config_model models[] = {
+#define X(name, ...) {.preset = name, __VA_ARGS__},
+    PRESETS(X)
+#undef X
+};
+
+const char *const *ls_config_presets(void) {
+    return names;
+}
+
+ls_status ls_preset_apply(const char *origin, const char *preset, ls_config_model *model) {
+    enum { COUNT = sizeof models / sizeof models[0] };
+    char list[512] = "";
+    for (size_t i = 0; i < COUNT; i++) {
+        if (strcmp(preset, names[i]) == 0) {
+            *model = models[i];
+            return LS_OK;
+        }
+        size_t n = strlen(list);
+        snprintf(list + n, sizeof list - n, "%s%s", i ? ", " : "", names[i]);
+    }
+    const char *nearest = ls_text_nearest(preset, names, COUNT);
+    if (nearest) {
+        return LS_FAIL(LS_E_CONFIG, "%s: unknown model.preset '%s'; did you mean '%s'?", origin,
+                       preset, nearest);
+    }
+    return LS_FAIL(LS_E_CONFIG, "%s: unknown model.preset '%.60s'; the presets are %s", origin,
+                   preset, list);
+}

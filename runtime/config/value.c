@@ -1,0 +1,175 @@
+/* One value of the table: from text to its place in ls_config, and back. */
+#include "runtime/base/text.h"
+#include "runtime/config/internal.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static ls_status fail_value(const ls_field *field, const char *origin, const char *text) {
+    char allowed[256], near_miss[80] = "";
+    const char *type = field->type == LS_FIELD_INT     ? "an integer, "
+                       : field->type == LS_FIELD_FLOAT ? "a number, "
+                                                       : "";
+    if (field->type == LS_FIELD_ENUM) {
+        size_t count = 0;
+        while (field->names[count]) {
+            count++;
+        }
+        const char *nearest = ls_text_nearest(text, field->names, count);
+        if (nearest) {
+            snprintf(near_miss, sizeof near_miss, "; did you mean '%s'?", nearest);
+        }
+    }
+    return LS_FAIL(LS_E_CONFIG, "%s: %s.%s is '%.80s'; expected %s%s%s", origin, field->section,
+                   field->key, text, type, ls_field_allowed(field, allowed, sizeof allowed),
+                   near_miss);
+}
+
+/* A decimal number; '_' may part its digits. */
+static bool parse_number(const char *text, double *x) {
+    char digits[64];
+    size_t n = 0;
+    for (const char *p = text; *p; p++) {
+        if (*p == '_' && p > text && p[1]) {
+            continue;
+        }
+        if (!strchr("0123456789+-.eE", *p) || n + 1 == sizeof digits) {
+            return false;
+        }
+        digits[n++] = *p;
+    }
+    digits[n] = '\0';
+    char *end = digits;
+    *x = strtod(digits, &end);
+    return n > 0 && *end == '\0' && isfinite(*x);
+}
+
+/* Names and paths: UTF-8 without control characters, so that they print and can be quoted. */
+static bool is_plain_text(const char *text) {
+    const unsigned char *p = (const unsigned char *)text;
+    while (*p) {
+        int more = *p < 0x80 ? 0 : *p >= 0xc2 && *p < 0xe0 ? 1 : *p < 0xf0 ? 2 : 3;
+        uint32_t point = more == 0 ? *p : *p & (0x3fu >> more);
+        if ((*p >= 0x80 && *p < 0xc2) || *p > 0xf4) {
+            return false;
+        }
+        p++;
+        for (int i = 0; i < more; i++, p++) {
+            if ((*p & 0xc0) != 0x80) {
+                return false;
+            }
+            point = point << 6 | (*p & 0x3fu);
+        }
+        static const uint32_t least[] = {0x20, 0xa0, 0x800, 0x10000};
+        bool breaks_line = point == 0x2028 || point == 0x2029;
+        bool is_not_text = (point >= 0xd800 && point < 0xe000) || point == 0xfeff ||
+                           (point & 0xfffe) == 0xfffe || point > 0x10ffff;
+        if (point < least[more] || point == 0x7f || breaks_line || is_not_text) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static ls_status set_string(const ls_field *field, char *place, const char *origin,
+                            const char *text) {
+    size_t length = strlen(text);
+    if (length >= field->size_bytes) {
+        return LS_FAIL(LS_E_CONFIG, "%s: %s.%s has %zu characters; at most %zu are expected",
+                       origin, field->section, field->key, length, field->size_bytes - 1);
+    }
+    if (!is_plain_text(text)) {
+        return LS_FAIL(LS_E_CONFIG,
+                       "%s: %s.%s must be UTF-8 text without line breaks and control characters",
+                       origin, field->section, field->key);
+    }
+    memset(place, 0, field->size_bytes); /* equal values are equal bytes */
+    memcpy(place, text, length);
+    return LS_OK;
+}
+
+ls_status ls_field_set(const ls_field *field, ls_config *config, const char *origin,
+                       const char *text) {
+    char *place = (char *)config + field->offset;
+    double x = 0;
+    bool good = false;
+    switch (field->type) {
+    case LS_FIELD_STRING:
+        return set_string(field, place, origin, text);
+    case LS_FIELD_BOOL:
+        *(bool *)place = strcmp(text, "true") == 0;
+        good = *(bool *)place || strcmp(text, "false") == 0;
+        break;
+    case LS_FIELD_INT:
+        good = parse_number(text, &x) && x == floor(x) && x >= field->min && x <= field->max;
+        *(int64_t *)place = good ? (int64_t)x : 0;
+        break;
+    case LS_FIELD_FLOAT:
+        good = parse_number(text, &x) && x >= field->min && x <= field->max;
+        *(double *)place = x + 0.0; /* no negative zero */
+        break;
+    case LS_FIELD_ENUM:
+        for (int i = 0; field->names[i] && !good; i++) {
+            good = strcmp(text, field->names[i]) == 0;
+            memcpy(place, &i, sizeof i);
+        }
+        break;
+    }
+    return good ? LS_OK : fail_value(field, origin, text);
+}
+
+/* "text" with what YAML needs escaped. */
+static char *quoted(const char *text) {
+    char *out = malloc(2 * strlen(text) + 3);
+    if (!out) {
+        return NULL;
+    }
+    char *p = out;
+    *p++ = '"';
+    for (; *text; text++) {
+        if (*text == '"' || *text == '\\') {
+            *p++ = '\\';
+        }
+        *p++ = *text;
+    }
+    *p++ = '"';
+    *p = '\0';
+    return out;
+}
+
+/* The fewest digits that read back, with a point, which YAML 1.1 wants to see in a number. */
+static char *number_text(double x) {
+    char text[40];
+    int digits = 0;
+    do {
+        snprintf(text, sizeof text, "%.*g", ++digits, x);
+    } while (strtod(text, NULL) != x && digits < 17);
+    if (fabs(x) < 1e15 && x == floor(x)) {
+        snprintf(text, sizeof text, "%.1f", x);
+    }
+    char *exponent = strchr(text, 'e');
+    if (strchr(text, '.') || !exponent) {
+        return strdup(text);
+    }
+    return ls_text_format("%.*s.0%s", (int)(exponent - text), text, exponent);
+}
+
+char *ls_field_get(const ls_field *field, const ls_config *config) {
+    const char *place = (const char *)config + field->offset;
+    int index = 0;
+    switch (field->type) {
+    case LS_FIELD_STRING:
+        return quoted(place);
+    case LS_FIELD_BOOL:
+        return strdup(*(const bool *)place ? "true" : "false");
+    case LS_FIELD_INT:
+        return ls_text_format("%lld", (long long)*(const int64_t *)place);
+    case LS_FIELD_FLOAT:
+        return number_text(*(const double *)place);
+    case LS_FIELD_ENUM:
+        memcpy(&index, place, sizeof index);
+        return strdup(field->names[index]);
+    }
+    return NULL;
+}
