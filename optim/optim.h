@@ -6,8 +6,8 @@
 #include "runtime/device/device.h"
 #include "runtime/mesh/layout.h"
 
-/* Learning rate of optimizer step `step` (1 .. total). Warm-up is linear from lr/warmup_steps to lr.
- * After it: constant; linear and cosine (Loshchilov & Hutter 2016, arXiv 1608.03983) to
+/* Learning rate of optimizer step `step` (1 .. total). Warm-up is linear from lr/warmup_steps to
+ * lr. After it: constant; linear and cosine (Loshchilov & Hutter 2016, arXiv 1608.03983) to
  * lr*min_lr_ratio at `total`; wsd (Hu 2024, arXiv 2404.06395) constant, then linear over
  * decay_steps to lr*min_lr_ratio; inverse_sqrt (Vaswani 2017, arXiv 1706.03762)
  * lr*sqrt(max(warmup,1)/step). */
@@ -21,8 +21,8 @@ typedef struct ls_optim_options {
     const ls_param *params;        /* borrowed */
     int param_count;
     int64_t flat_elems;
-    void *masters;                 /* borrowed: flat, dev->acc */
-    void *copies;                  /* borrowed: flat, copy_dtype; NULL: none */
+    void *masters; /* borrowed: flat, dev->acc */
+    void *copies;  /* borrowed: flat, copy_dtype; NULL: none */
     ls_dtype copy_dtype;
 } ls_optim_options;
 
@@ -32,13 +32,17 @@ typedef struct ls_optim_state {
     void *flat;
 } ls_optim_state;
 
+#define LS_OPTIM_MAX_STATES 2
+
+/* The seam. A back end is a name, its states, and one update. */
 typedef struct ls_optim_ops {
     const char *name;
-    ls_status (*create)(ls_optim *optim); /* allocates states */
-    /* One update of elements [offset, offset + n) of the flat buffers. */
-    ls_status (*update)(ls_optim *optim, int64_t offset, int64_t n, const void *grad, double lr,
+    const char *states[LS_OPTIM_MAX_STATES]; /* names; NULL where there are fewer */
+    /* Update t (1 for the first) of elements [offset, offset + n) of the flat buffers, from
+     * grad_scale * grads. Elements that are zero in parameters, gradients and states stay zero:
+     * the gaps between parameters are updated with them. */
+    ls_status (*update)(ls_optim *optim, int64_t offset, int64_t n, const void *grads, double lr,
                         double weight_decay, double grad_scale, int64_t t);
-    int states;
 } ls_optim_ops;
 
 /* LS_E_CONFIG for an unknown name, listing the known ones. */

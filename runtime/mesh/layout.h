@@ -9,6 +9,7 @@
 #include "runtime/base/status.h"
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #define LS_MAX_DIMS 4
@@ -26,7 +27,8 @@ typedef struct ls_param {
     bool decay;    /* weight decay applies */
     bool matrix;   /* enters matrix products or look-ups: has a compute copy in bf16 */
     int tp_axis;   /* dimension split over tensor ranks, -1: replicated */
-    int tp_groups; /* equal groups inside that dimension, each split (fused q,k,v: 3) */
+    int tp_groups; /* groups inside that dimension, each split on its own (fused q,k,v: 3) */
+    int64_t tp_sizes[3]; /* of those groups; q is wider than k and v with grouped queries */
     int64_t elems;  /* product of dims */
     int64_t offset; /* of the first element in the flat parameter buffer; a multiple of 16 */
 } ls_param;

@@ -1,5 +1,6 @@
 /* The training step: micro-batches with gradient accumulation, reduction overlapped with backward,
- * the guard against non-finite numbers, the optimizer's update is the caller's. */
+ * up to the mean gradient of the global batch. Its use is the caller's; a loss or gradient that is
+ * not finite reaches the result as it is. */
 #ifndef LS_STEP_STEP_H
 #define LS_STEP_STEP_H
 
@@ -8,35 +9,37 @@
 #include "runtime/model/model.h"
 
 typedef struct ls_step_options {
-    ls_model *model;     /* borrowed, as all below */
+    ls_model *model; /* borrowed, as all below */
     ls_device *dev;
     ls_comm *comm;
     ls_reducer *reducer;
     ls_loader *loader;
     const ls_dataset *dataset;
     uint64_t seed;
-    int64_t batch;        /* sequences of the global batch */
-    int64_t rank_micros;  /* micro-batches of this rank */
+    int64_t batch;       /* sequences of the global batch */
+    int64_t rank_micros; /* micro-batches of this rank */
 } ls_step_options;
 
 typedef struct ls_step_result {
-    double loss;          /* mean over the targets of the global batch */
-    int64_t targets;      /* of the global batch */
-    void *grads;          /* flat mean gradient, the same on every rank, until the next step */
-    uint64_t data_ns, compute_ns, comm_ns; /* waiting for data; forward and backward; exposed communication */
+    double loss;         /* mean over the targets of the global batch */
+    int64_t targets;     /* of the global batch */
+    void *grads;         /* flat mean gradient, the same on every rank, until the next step */
+    uint64_t data_ns;    /* waiting for the loader */
+    uint64_t compute_ns; /* forward and backward */
+    uint64_t comm_ns;    /* exposed communication, folding of gradients included */
 } ls_step_result;
 
 /* Step `step` (0-based: samples step*batch ...). [collective] */
 ls_status ls_step_run(const ls_step_options *options, int64_t step, ls_step_result *result);
 
-/* Mean loss over the first `batches` micro-batches (all ranks together; 0: all) of a dataset in
- * window order, spread over ranks; the same bits for every number of ranks. bytes_per_target: for bits per byte the
- * caller uses dataset info. [collective] */
+/* Mean loss over the first `batches` micro-batches (all ranks together; 0: all) of a dataset, in
+ * order of its windows. Micro-batch i is computed by rank i mod size and the sums are added in
+ * order of i: the same bits for every number of ranks. [collective] */
 typedef struct ls_eval_result {
     double loss;
     int64_t targets;
 } ls_eval_result;
-ls_status ls_step_evaluate(ls_model *model, ls_comm *comm, const ls_dataset *dataset,
-                           int64_t micro, int64_t batches, ls_eval_result *result);
+ls_status ls_step_evaluate(ls_model *model, ls_comm *comm, const ls_dataset *dataset, int64_t micro,
+                           int64_t batches, ls_eval_result *result);
 
 #endif

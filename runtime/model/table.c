@@ -1,0 +1,262 @@
+/* The parameter table: what a model is made of. */
+#include "runtime/model/model_internal.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+static const ls_family_traits family_traits[] = {
+    [LS_FAMILY_GPT2] = {.norm = LS_LAYERNORM, .biases = true, .learned_positions = true},
+    [LS_FAMILY_LLAMA3] = {.norm = LS_RMSNORM, .gated = true},
+};
+
+typedef enum place { EMBEDDING, LAYER, HEAD } place;
+
+typedef enum symbol { NONE, V, POS, C, QKV, HD, UP, F } symbol;
+
+/* Rows that a family may lack. */
+typedef enum need { ALWAYS, BIASES, POSITIONS, UNTIED } need;
+
+typedef struct row_spec {
+    const char *name;
+    place place;
+    symbol dims[2];
+    ls_init init;
+    bool residual; /* writes to the residual stream: std / sqrt(2L) */
+    need need;
+    int tp_axis;
+} row_spec;
+
+static const row_spec row_specs[LS_ROW_COUNT] = {
+    [LS_TOK_EMBED] = {"tok_embed.weight", EMBEDDING, {V, C}, LS_INIT_NORMAL, false, ALWAYS, 0},
+    [LS_POS_EMBED] =
+        {"pos_embed.weight", EMBEDDING, {POS, C}, LS_INIT_NORMAL, false, POSITIONS, -1},
+    [LS_ATTN_NORM_W] = {"attn_norm.weight", LAYER, {C}, LS_INIT_ONE, false, ALWAYS, -1},
+    [LS_ATTN_NORM_B] = {"attn_norm.bias", LAYER, {C}, LS_INIT_ZERO, false, BIASES, -1},
+    [LS_QKV_W] = {"attn.qkv.weight", LAYER, {QKV, C}, LS_INIT_NORMAL, false, ALWAYS, 0},
+    [LS_QKV_B] = {"attn.qkv.bias", LAYER, {QKV}, LS_INIT_ZERO, false, BIASES, 0},
+    [LS_PROJ_W] = {"attn.proj.weight", LAYER, {C, HD}, LS_INIT_NORMAL, true, ALWAYS, 1},
+    [LS_PROJ_B] = {"attn.proj.bias", LAYER, {C}, LS_INIT_ZERO, false, BIASES, -1},
+    [LS_MLP_NORM_W] = {"mlp_norm.weight", LAYER, {C}, LS_INIT_ONE, false, ALWAYS, -1},
+    [LS_MLP_NORM_B] = {"mlp_norm.bias", LAYER, {C}, LS_INIT_ZERO, false, BIASES, -1},
+    [LS_UP_W] = {"mlp.up.weight", LAYER, {UP, C}, LS_INIT_NORMAL, false, ALWAYS, 0},
+    [LS_UP_B] = {"mlp.up.bias", LAYER, {UP}, LS_INIT_ZERO, false, BIASES, 0},
+    [LS_DOWN_W] = {"mlp.down.weight", LAYER, {C, F}, LS_INIT_NORMAL, true, ALWAYS, 1},
+    [LS_DOWN_B] = {"mlp.down.bias", LAYER, {C}, LS_INIT_ZERO, false, BIASES, -1},
+    [LS_FINAL_NORM_W] = {"final_norm.weight", HEAD, {C}, LS_INIT_ONE, false, ALWAYS, -1},
+    [LS_FINAL_NORM_B] = {"final_norm.bias", HEAD, {C}, LS_INIT_ZERO, false, BIASES, -1},
+    [LS_HEAD_W] = {"head.weight", HEAD, {V, C}, LS_INIT_NORMAL, false, UNTIED, 0},
+};
+
+static ls_status at_least_one(const char *key, int64_t value) {
+    if (value < 1) {
+        return LS_FAIL(LS_E_CONFIG, "model.%s is %lld; it must be at least 1", key,
+                       (long long)value);
+    }
+    return LS_OK;
+}
+
+static ls_status check_rotary(const ls_config_model *config) {
+    if (config->head_dim % 2 != 0) {
+        return LS_FAIL(LS_E_CONFIG, "model.head_dim is %lld; rotary positions need an even number",
+                       (long long)config->head_dim);
+    }
+    if (!(config->rope_theta > 0.0)) {
+        return LS_FAIL(LS_E_CONFIG, "model.rope_theta is %g; it must be positive",
+                       config->rope_theta);
+    }
+    if (config->rope_scaling == LS_ROPE_SCALING_LLAMA3 &&
+        !(config->rope_factor > 0.0 && config->rope_low_freq_factor > 0.0 &&
+          config->rope_high_freq_factor > config->rope_low_freq_factor &&
+          config->rope_original_context > 0)) {
+        return LS_FAIL(
+            LS_E_CONFIG,
+            "model.rope_scaling llama3 with rope_factor %g, rope_low_freq_factor %g, "
+            "rope_high_freq_factor %g, rope_original_context %lld; all must be positive, "
+            "and the high frequency factor above the low one (Llama 3.1: 8, 1, 4, 8192)",
+            config->rope_factor, config->rope_low_freq_factor, config->rope_high_freq_factor,
+            (long long)config->rope_original_context);
+    }
+    return LS_OK;
+}
+
+ls_status ls_sizes_derive(const ls_config_model *config, ls_sizes *sizes) {
+    LS_TRY(at_least_one("vocab", config->vocab));
+    LS_TRY(at_least_one("vocab_multiple", config->vocab_multiple));
+    LS_TRY(at_least_one("layers", config->layers));
+    LS_TRY(at_least_one("channels", config->channels));
+    LS_TRY(at_least_one("heads", config->heads));
+    LS_TRY(at_least_one("kv_heads", config->kv_heads));
+    LS_TRY(at_least_one("head_dim", config->head_dim));
+    LS_TRY(at_least_one("ffn", config->ffn));
+    LS_TRY(at_least_one("context", config->context));
+    if (config->heads % config->kv_heads != 0) {
+        return LS_FAIL(LS_E_CONFIG, "model.heads is %lld; it must be a multiple of kv_heads, %lld",
+                       (long long)config->heads, (long long)config->kv_heads);
+    }
+    const ls_family_traits traits = family_traits[config->family];
+    if (!traits.learned_positions) {
+        LS_TRY(check_rotary(config));
+    }
+    int64_t groups = (config->vocab + config->vocab_multiple - 1) / config->vocab_multiple;
+    int64_t q = config->heads * config->head_dim, kv = config->kv_heads * config->head_dim;
+    *sizes = (ls_sizes){
+        .traits = traits,
+        .vocab = config->vocab,
+        .vocab_rows = groups * config->vocab_multiple,
+        .layers = config->layers,
+        .context = config->context,
+        .channels = config->channels,
+        .heads = config->heads,
+        .kv_heads = config->kv_heads,
+        .head_dim = config->head_dim,
+        .q_width = q,
+        .kv_width = kv,
+        .qkv_width = q + 2 * kv,
+        .ffn = config->ffn,
+        .up_width = traits.gated ? 2 * config->ffn : config->ffn,
+    };
+    return LS_OK;
+}
+
+static bool has_row(const ls_config_model *config, const ls_sizes *sizes, const row_spec *spec) {
+    switch (spec->need) {
+    case ALWAYS:
+        return true;
+    case BIASES:
+        return sizes->traits.biases;
+    case POSITIONS:
+        return sizes->traits.learned_positions;
+    case UNTIED:
+        return !config->tied;
+    }
+    return false;
+}
+
+static int64_t extent(const ls_sizes *sizes, symbol s) {
+    const int64_t extents[] = {
+        [NONE] = 1,
+        [V] = sizes->vocab_rows,
+        [POS] = sizes->context,
+        [C] = sizes->channels,
+        [QKV] = sizes->qkv_width,
+        [HD] = sizes->q_width,
+        [UP] = sizes->up_width,
+        [F] = sizes->ffn,
+    };
+    return extents[s];
+}
+
+/* Groups of the split dimension that tensor ranks split one by one. */
+static void set_tensor_split(const ls_sizes *sizes, const row_spec *spec, ls_param *param) {
+    param->tp_axis = spec->tp_axis;
+    param->tp_groups = 1;
+    if (spec->tp_axis < 0) {
+        return;
+    }
+    symbol s = spec->dims[spec->tp_axis];
+    param->tp_sizes[0] = extent(sizes, s);
+    if (s == QKV) {
+        param->tp_groups = 3;
+        param->tp_sizes[0] = sizes->q_width;
+        param->tp_sizes[1] = param->tp_sizes[2] = sizes->kv_width;
+    } else if (s == UP && sizes->traits.gated) {
+        param->tp_groups = 2;
+        param->tp_sizes[0] = param->tp_sizes[1] = sizes->ffn;
+    }
+}
+
+/* Weight decay applies to all matrices, embeddings included, as in the published GPT-2
+ * reproductions (nanoGPT, llm.c); norms and biases are exempt. */
+static void fill_row(const ls_config_model *config, const ls_sizes *sizes, const row_spec *spec,
+                     int block, ls_param *param) {
+    *param = (ls_param){.block = block, .init = spec->init, .ndim = spec->dims[1] == NONE ? 1 : 2};
+    if (spec->place == LAYER) {
+        snprintf(param->name, sizeof param->name, "layers.%d.%s", block - 1, spec->name);
+    } else {
+        snprintf(param->name, sizeof param->name, "%s", spec->name);
+    }
+    for (int d = 0; d < param->ndim; d++) {
+        param->dims[d] = extent(sizes, spec->dims[d]);
+    }
+    param->valid_rows = spec->dims[0] == V ? sizes->vocab : param->dims[0];
+    param->matrix = param->decay = param->ndim == 2;
+    if (spec->init == LS_INIT_NORMAL) {
+        param->init_std = spec->residual ? config->init_std / sqrt(2.0 * (double)sizes->layers)
+                                         : config->init_std;
+    }
+    set_tensor_split(sizes, spec, param);
+}
+
+static place place_of(int block, int blocks) {
+    return block == 0 ? EMBEDDING : block == blocks - 1 ? HEAD : LAYER;
+}
+
+ls_status ls_table_build(const ls_config_model *config, const ls_sizes *sizes, ls_param **params,
+                         int *count, int64_t *flat_elems, int *rows) {
+    int blocks = (int)sizes->layers + 2, n = 0;
+    LS_TRY(ls_calloc((size_t)blocks * LS_ROW_COUNT, sizeof(ls_param), params));
+    for (int block = 0; block < blocks; block++) {
+        for (int row = 0; row < LS_ROW_COUNT; row++) {
+            const row_spec *spec = &row_specs[row];
+            bool present = spec->place == place_of(block, blocks) && has_row(config, sizes, spec);
+            if (rows) {
+                rows[block * LS_ROW_COUNT + row] = present ? n : -1;
+            }
+            if (present) {
+                fill_row(config, sizes, spec, block, &(*params)[n++]);
+            }
+        }
+    }
+    *count = n;
+    ls_layout_assign(*params, n, flat_elems);
+    return LS_OK;
+}
+
+ls_status ls_model_table(const ls_config_model *config, ls_param **params, int *count,
+                         int64_t *flat_elems) {
+    *params = NULL;
+    ls_sizes sizes;
+    LS_TRY(ls_sizes_derive(config, &sizes));
+    return ls_table_build(config, &sizes, params, count, flat_elems, NULL);
+}
+
+/* Real elements of a row in the whole model; 0 when the model lacks it. */
+static int64_t row_elems(const ls_config_model *config, const ls_sizes *sizes, int row) {
+    const row_spec *spec = &row_specs[row];
+    if (!has_row(config, sizes, spec)) {
+        return 0;
+    }
+    int64_t first = spec->dims[0] == V ? sizes->vocab : extent(sizes, spec->dims[0]);
+    return first * extent(sizes, spec->dims[1]) * (spec->place == LAYER ? sizes->layers : 1);
+}
+
+int64_t ls_model_param_count(const ls_config_model *config) {
+    ls_sizes sizes;
+    if (ls_sizes_derive(config, &sizes) != LS_OK) {
+        return 0;
+    }
+    int64_t total = 0;
+    for (int row = 0; row < LS_ROW_COUNT; row++) {
+        total += row_elems(config, &sizes, row);
+    }
+    return total;
+}
+
+void ls_model_count_flops(const ls_config_model *config, int64_t seq, ls_model_flops *flops) {
+    ls_sizes sizes;
+    *flops = (ls_model_flops){0};
+    if (ls_sizes_derive(config, &sizes) != LS_OK) {
+        return;
+    }
+    int64_t products = sizes.vocab * sizes.channels; /* the head, whether tied or not */
+    for (int row = 0; row < LS_ROW_COUNT; row++) {
+        if (row_specs[row].place == LAYER && row_specs[row].dims[1] != NONE) {
+            products += row_elems(config, &sizes, row);
+        }
+    }
+    double full = 12.0 * (double)sizes.layers * (double)sizes.q_width * (double)seq;
+    *flops = (ls_model_flops){.matmul_per_token = 6.0 * (double)products,
+                              .attention_full_per_token = full,
+                              .attention_causal_per_token = full / 2.0};
+}
