@@ -1,0 +1,124 @@
+/* RoPE, GELU and SwiGLU: element by element, bound by memory. */
+#include "runtime/device/cpu/kernel.h"
+
+LS_INLINE void rope_row(const ls_rope *op, int64_t i, ls_dtype dtype) {
+    const int64_t half = op->head_dim / 2, position = op->offset + i % op->seq;
+    const float *cos_row = (const float *)op->cos + position * half;
+    const float *sin_row = (const float *)op->sin + position * half;
+    const float sign = op->inverse ? -1.0f : 1.0f;
+    for (int64_t h = 0; h < op->heads; h++) {
+        void *x = ls_at_mut(dtype, op->x, i * op->row_stride + h * op->head_dim);
+#pragma omp simd
+        for (int64_t d = 0; d < half; d++) {
+            float x1 = ls_load(dtype, x, d), x2 = ls_load(dtype, x, d + half);
+            float c = cos_row[d], s = sign * sin_row[d];
+            ls_store(dtype, x, d, x1 * c - x2 * s);
+            ls_store(dtype, x, d + half, x2 * c + x1 * s);
+        }
+    }
+}
+
+ls_status LS_ISA_NAME(ls_cpu_rope)(ls_device *dev, const ls_rope *op) {
+    LS_TRY(ls_check_rope(dev, op));
+    const int threads = ls_threads_for(dev, op->rows * op->heads * op->head_dim);
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t i = 0; i < op->rows; i++) {
+        LS_BY_DTYPE(op->dtype, rope_row, op, i);
+    }
+    return LS_OK;
+}
+
+/* 2 sqrt(2/pi) and its product with 0.044715: (1 + tanh(u)) / 2 = sigmoid(2u), which keeps the
+ * relative accuracy of the left tail. */
+static const float GELU_LINEAR = 1.5957691216057308f, GELU_CUBIC = 0.07135481282553147f;
+
+LS_INLINE void gelu_forward_chunk(const ls_gelu *op, int64_t begin, int64_t end, ls_dtype dtype) {
+#pragma omp simd
+    for (int64_t i = begin; i < end; i++) {
+        float x = ls_load(dtype, op->x, i);
+        ls_store(dtype, op->y, i, x * ls_vec_sigmoid(x * (GELU_LINEAR + GELU_CUBIC * x * x)));
+    }
+}
+
+/* y = x s(z), z = x (a + b x^2): y' = s + x s (1 - s) z', z' = a + 3 b x^2. Beyond |x| = 16 s is 0
+ * or 1 in fp32; the clamp keeps x^2 finite and a NaN a NaN. */
+LS_INLINE void gelu_backward_chunk(const ls_gelu *op, int64_t begin, int64_t end, ls_dtype dtype) {
+#pragma omp simd
+    for (int64_t i = begin; i < end; i++) {
+        float x = ls_load(dtype, op->x, i);
+        x = x < -16.0f ? -16.0f : x;
+        x = x > 16.0f ? 16.0f : x;
+        float s = ls_vec_sigmoid(x * (GELU_LINEAR + GELU_CUBIC * x * x));
+        float slope = GELU_LINEAR + 3.0f * GELU_CUBIC * x * x;
+        float derivative = s + x * s * (1.0f - s) * slope;
+        ls_store(dtype, op->dx, i, ls_load(dtype, op->dy, i) * derivative);
+    }
+}
+
+ls_status LS_ISA_NAME(ls_cpu_gelu_forward)(ls_device *dev, const ls_gelu *op) {
+    LS_TRY(ls_check_gelu(dev, op));
+    const int threads = ls_threads_for(dev, op->n);
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t begin = 0; begin < op->n; begin += LS_CHUNK_ELEMS) {
+        const int64_t end = ls_min(begin + LS_CHUNK_ELEMS, op->n);
+        LS_BY_DTYPE(op->dtype, gelu_forward_chunk, op, begin, end);
+    }
+    return LS_OK;
+}
+
+ls_status LS_ISA_NAME(ls_cpu_gelu_backward)(ls_device *dev, const ls_gelu *op) {
+    LS_TRY(ls_check_gelu(dev, op));
+    const int threads = ls_threads_for(dev, op->n);
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t begin = 0; begin < op->n; begin += LS_CHUNK_ELEMS) {
+        const int64_t end = ls_min(begin + LS_CHUNK_ELEMS, op->n);
+        LS_BY_DTYPE(op->dtype, gelu_backward_chunk, op, begin, end);
+    }
+    return LS_OK;
+}
+
+LS_INLINE void swiglu_forward_row(const ls_swiglu *op, int64_t i, ls_dtype dtype) {
+    const int64_t F = op->ffn;
+    const void *gate = ls_at(dtype, op->x, i * 2 * F), *up = ls_at(dtype, gate, F);
+    void *y = ls_at_mut(dtype, op->y, i * F);
+#pragma omp simd
+    for (int64_t f = 0; f < F; f++) {
+        float g = ls_load(dtype, gate, f);
+        ls_store(dtype, y, f, g * ls_vec_sigmoid(g) * ls_load(dtype, up, f));
+    }
+}
+
+/* dup = dy g s, dgate = dy up s (1 + g (1 - s)) */
+LS_INLINE void swiglu_backward_row(const ls_swiglu *op, int64_t i, ls_dtype dtype) {
+    const int64_t F = op->ffn;
+    const void *gate = ls_at(dtype, op->x, i * 2 * F), *up = ls_at(dtype, gate, F);
+    const void *dy = ls_at(dtype, op->dy, i * F);
+    void *dgate = ls_at_mut(dtype, op->dx, i * 2 * F), *dup = ls_at_mut(dtype, dgate, F);
+#pragma omp simd
+    for (int64_t f = 0; f < F; f++) {
+        float g = ls_load(dtype, gate, f), u = ls_load(dtype, up, f), dy_f = ls_load(dtype, dy, f);
+        float s = ls_vec_sigmoid(g);
+        ls_store(dtype, dgate, f, dy_f * u * s * (1.0f + g * (1.0f - s)));
+        ls_store(dtype, dup, f, dy_f * g * s);
+    }
+}
+
+ls_status LS_ISA_NAME(ls_cpu_swiglu_forward)(ls_device *dev, const ls_swiglu *op) {
+    LS_TRY(ls_check_swiglu(dev, op));
+    const int threads = ls_threads_for(dev, op->rows * op->ffn);
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t i = 0; i < op->rows; i++) {
+        LS_BY_DTYPE(op->dtype, swiglu_forward_row, op, i);
+    }
+    return LS_OK;
+}
+
+ls_status LS_ISA_NAME(ls_cpu_swiglu_backward)(ls_device *dev, const ls_swiglu *op) {
+    LS_TRY(ls_check_swiglu(dev, op));
+    const int threads = ls_threads_for(dev, op->rows * op->ffn);
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t i = 0; i < op->rows; i++) {
+        LS_BY_DTYPE(op->dtype, swiglu_backward_row, op, i);
+    }
+    return LS_OK;
+}

@@ -1,0 +1,116 @@
+/* Softmax cross-entropy, fused: one pass finds the softmax's denominator online, block by block
+ * (Milakov & Gimelshein 2018, arXiv 1805.02867), a second writes the gradient while the row is
+ * still in cache. */
+#include "runtime/device/cpu/kernel.h"
+
+#include <assert.h>
+#include <float.h>
+#include <math.h>
+
+/* A block of logits stays in the first cache between its maximum and its sum. */
+enum { BLOCK_ELEMS = 2048 };
+
+/* Floats as integers of the same order: a maximum of integers vectorises with every compiler, one
+ * of floats only where NaNs may be disregarded. Its own inverse. */
+LS_INLINE int32_t order_bits(int32_t bits) {
+    return bits ^ (int32_t)((uint32_t)(bits >> 31) >> 1);
+}
+
+LS_INLINE float block_max(const float *x, int64_t n) {
+    const int64_t half = n / 2;
+    int32_t m0 = INT32_MIN, m1 = INT32_MIN;
+#pragma omp simd reduction(max : m0, m1)
+    for (int64_t i = 0; i < n - half; i++) { /* the middle element twice, when n is odd */
+        int32_t a, b;
+        memcpy(&a, x + i, sizeof a);
+        memcpy(&b, x + i + half, sizeof b);
+        a = order_bits(a);
+        b = order_bits(b);
+        m0 = a > m0 ? a : m0;
+        m1 = b > m1 ? b : m1;
+    }
+    float max;
+    const int32_t bits = order_bits(m0 > m1 ? m0 : m1);
+    memcpy(&max, &bits, sizeof max);
+    return max;
+}
+
+LS_INLINE float block_sum_exp(const float *x, int64_t n, float max) {
+    const int64_t half = n / 2;
+    float s0 = 0.0f, s1 = 0.0f;
+#pragma omp simd reduction(+ : s0, s1)
+    for (int64_t i = 0; i < half; i++) {
+        s0 += ls_vec_exp(x[i] - max);
+        s1 += ls_vec_exp(x[i + half] - max);
+    }
+    if (n % 2 != 0) {
+        s0 += ls_vec_exp(x[n - 1] - max);
+    }
+    return s0 + s1;
+}
+
+/* *max = the largest of x, *sum = sum exp(x - max). A NaN never becomes the maximum but reaches the
+ * sum; the maximum starts finite, so that exp(-inf - max) is 0 and +inf gives inf - inf. */
+static void denominator(const float *x, int64_t n, float *max, double *sum) {
+    *max = -FLT_MAX;
+    *sum = 0.0;
+    for (int64_t begin = 0; begin < n; begin += BLOCK_ELEMS) {
+        const int64_t count = ls_min(BLOCK_ELEMS, n - begin);
+        const float largest = block_max(x + begin, count);
+        if (largest > *max) {
+            *sum *= exp((double)*max - (double)largest);
+            *max = largest;
+        }
+        *sum += (double)block_sum_exp(x + begin, count, *max);
+    }
+}
+
+/* dlogits may be logits: each element is read before it is written. */
+LS_INLINE void gradient_row(const ls_cross_entropy *op, int64_t i, float max, float factor,
+                            ls_dtype dtype) {
+    const float *x = (const float *)op->logits + i * op->ld;
+    void *dlogits = ls_at_mut(dtype, op->dlogits, i * op->ld);
+    const int32_t target = op->targets[i];
+    const float x_target = x[target];
+#pragma omp simd
+    for (int64_t v = 0; v < op->vocab; v++) {
+        ls_store(dtype, dlogits, v, ls_vec_exp(x[v] - max) * factor);
+    }
+    const float p_target = ls_vec_exp(x_target - max) * factor;
+    ls_store(dtype, dlogits, target, p_target - (float)op->grad_scale);
+    for (int64_t v = op->vocab; v < op->ld; v++) {
+        ls_store(dtype, dlogits, v, 0.0f);
+    }
+}
+
+static void loss_row(const ls_cross_entropy *op, int64_t i) {
+    float *losses = op->losses;
+    const int32_t target = op->targets[i];
+    assert(target == -1 || (target >= 0 && target < op->vocab));
+    if (target == -1) {
+        losses[i] = 0.0f;
+        if (op->dlogits) {
+            const size_t bytes = op->dtype == LS_BF16 ? sizeof(ls_bf16) : sizeof(float);
+            memset((char *)op->dlogits + (size_t)(i * op->ld) * bytes, 0, (size_t)op->ld * bytes);
+        }
+        return;
+    }
+    const float *x = (const float *)op->logits + i * op->ld;
+    float max;
+    double sum;
+    denominator(x, op->vocab, &max, &sum);
+    losses[i] = (float)(log(sum) + ((double)max - (double)x[target]));
+    if (op->dlogits) {
+        LS_BY_DTYPE(op->dtype, gradient_row, op, i, max, (float)(op->grad_scale / sum));
+    }
+}
+
+ls_status LS_ISA_NAME(ls_cpu_cross_entropy)(ls_device *dev, const ls_cross_entropy *op) {
+    LS_TRY(ls_check_cross_entropy(dev, op));
+    const int threads = ls_threads_for(dev, op->rows * op->vocab);
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t i = 0; i < op->rows; i++) {
+        loss_row(op, i);
+    }
+    return LS_OK;
+}

@@ -1,0 +1,147 @@
+/* The optimizer's update, and sums, copies and conversions of flat arrays. */
+#include "runtime/device/cpu/kernel.h"
+
+#include <math.h>
+
+typedef struct adamw_factors {
+    float beta1, rest1, beta2, rest2; /* rest = 1 - beta */
+    float m_hat, v_hat;               /* 1 / (1 - beta^t) */
+    float lr, eps, weight_decay, grad_scale;
+} adamw_factors;
+
+static inline void adamw_chunk(const ls_adamw *op, const adamw_factors *f, int64_t begin,
+                               int64_t end) {
+    float *p = op->p, *m = op->m, *v = op->v;
+    const float *grad = op->grad;
+    const adamw_factors k = *f;
+#pragma omp simd
+    for (int64_t i = begin; i < end; i++) {
+        float g = k.grad_scale * grad[i];
+        float m_i = k.beta1 * m[i] + k.rest1 * g;
+        float v_i = k.beta2 * v[i] + k.rest2 * g * g;
+        m[i] = m_i;
+        v[i] = v_i;
+        float update = m_i * k.m_hat / (sqrtf(v_i * k.v_hat) + k.eps) + k.weight_decay * p[i];
+        p[i] -= k.lr * update;
+    }
+}
+
+LS_INLINE void cast_chunk(const void *x, void *y, int64_t begin, int64_t end, ls_dtype dtype) {
+#pragma omp simd
+    for (int64_t i = begin; i < end; i++) {
+        ls_store(dtype, y, i, ((const float *)x)[i]);
+    }
+}
+
+ls_status LS_ISA_NAME(ls_cpu_adamw)(ls_device *dev, const ls_adamw *op) {
+    LS_TRY(ls_check_adamw(dev, op));
+    const adamw_factors factors = {
+        .beta1 = (float)op->beta1,
+        .rest1 = (float)(1.0 - op->beta1),
+        .beta2 = (float)op->beta2,
+        .rest2 = (float)(1.0 - op->beta2),
+        .m_hat = (float)(1.0 / (1.0 - pow(op->beta1, (double)op->t))),
+        .v_hat = (float)(1.0 / (1.0 - pow(op->beta2, (double)op->t))),
+        .lr = (float)op->lr,
+        .eps = (float)op->eps,
+        .weight_decay = (float)op->weight_decay,
+        .grad_scale = (float)op->grad_scale,
+    };
+    const int threads = ls_threads_for(dev, op->n);
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t begin = 0; begin < op->n; begin += LS_CHUNK_ELEMS) {
+        const int64_t end = ls_min(begin + LS_CHUNK_ELEMS, op->n);
+        adamw_chunk(op, &factors, begin, end);
+        if (op->copy) {
+            LS_BY_DTYPE(op->copy_dtype, cast_chunk, op->p, op->copy, begin, end);
+        }
+    }
+    return LS_OK;
+}
+
+ls_status LS_ISA_NAME(ls_cpu_cast)(ls_device *dev, ls_dtype dtype, int64_t n, const void *x,
+                                   void *y) {
+    LS_TRY(ls_check_dtype(dev, "cast", dtype));
+    LS_TRY(ls_check_size("cast", "n", n, 0));
+    const int threads = ls_threads_for(dev, n);
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t begin = 0; begin < n; begin += LS_CHUNK_ELEMS) {
+        LS_BY_DTYPE(dtype, cast_chunk, x, y, begin, ls_min(begin + LS_CHUNK_ELEMS, n));
+    }
+    return LS_OK;
+}
+
+LS_INLINE void add_chunk(const void *x, void *y, int64_t begin, int64_t end, ls_dtype dtype) {
+#pragma omp simd
+    for (int64_t i = begin; i < end; i++) {
+        ls_store(dtype, y, i, ls_load(dtype, y, i) + ls_load(dtype, x, i));
+    }
+}
+
+ls_status LS_ISA_NAME(ls_cpu_add)(ls_device *dev, ls_dtype dtype, int64_t n, const void *x,
+                                  void *y) {
+    LS_TRY(ls_check_dtype(dev, "add", dtype));
+    LS_TRY(ls_check_size("add", "n", n, 0));
+    const int threads = ls_threads_for(dev, n);
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t begin = 0; begin < n; begin += LS_CHUNK_ELEMS) {
+        LS_BY_DTYPE(dtype, add_chunk, x, y, begin, ls_min(begin + LS_CHUNK_ELEMS, n));
+    }
+    return LS_OK;
+}
+
+enum { SUM_BLOCK_ELEMS = 65536, SUM_PIECE_ELEMS = 1024 };
+
+/* The sum of x or x^2 over one piece, in two interleaved parts. */
+LS_INLINE double piece_sum(const float *x, int64_t n, bool square) {
+    const int64_t half = n / 2;
+    double s0 = 0.0, s1 = 0.0;
+#pragma omp simd reduction(+ : s0, s1)
+    for (int64_t i = 0; i < half; i++) {
+        double a = x[i], b = x[i + half];
+        s0 += square ? a * a : a;
+        s1 += square ? b * b : b;
+    }
+    if (n % 2 != 0) {
+        double a = x[n - 1];
+        s0 += square ? a * a : a;
+    }
+    return s0 + s1;
+}
+
+static double block_sum(const float *x, int64_t n, bool square) {
+    double sum = 0.0;
+    for (int64_t begin = 0; begin < n; begin += SUM_PIECE_ELEMS) {
+        const int64_t count = ls_min(SUM_PIECE_ELEMS, n - begin);
+        sum += square ? piece_sum(x + begin, count, true) : piece_sum(x + begin, count, false);
+    }
+    return sum;
+}
+
+static ls_status sum_blocks(ls_device *dev, int64_t n, const float *x, bool square, double *sum) {
+    const int64_t count = (n + SUM_BLOCK_ELEMS - 1) / SUM_BLOCK_ELEMS;
+    void *shared;
+    LS_TRY(ls_cpu_shared(dev, (size_t)count * sizeof(double), &shared));
+    double *partial = shared;
+    const int threads = ls_threads_for(dev, n);
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t block = 0; block < count; block++) {
+        const int64_t begin = block * SUM_BLOCK_ELEMS;
+        partial[block] = block_sum(x + begin, ls_min(SUM_BLOCK_ELEMS, n - begin), square);
+    }
+    *sum = 0.0;
+    for (int64_t block = 0; block < count; block++) {
+        *sum += partial[block];
+    }
+    return LS_OK;
+}
+
+ls_status LS_ISA_NAME(ls_cpu_sum_squares)(ls_device *dev, int64_t n, const void *x, double *sum) {
+    LS_TRY(ls_check_size("sum_squares", "n", n, 0));
+    return sum_blocks(dev, n, x, true, sum);
+}
+
+ls_status LS_ISA_NAME(ls_cpu_sum)(ls_device *dev, int64_t n, const void *x, double *sum) {
+    LS_TRY(ls_check_size("sum", "n", n, 0));
+    return sum_blocks(dev, n, x, false, sum);
+}
