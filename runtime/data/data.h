@@ -28,10 +28,10 @@ typedef struct ls_dataset_info {
     int64_t separator; /* token between documents */
     int64_t tokens;    /* in this split */
     int64_t documents;
-    int64_t bytes;     /* of source text, for bits per byte */
-    int64_t windows;   /* W for the T it was opened with; 0 when T was 0 */
+    int64_t bytes;   /* of source text, for bits per byte */
+    int64_t windows; /* W for the T it was opened with; 0 when T was 0 */
     int shards;
-    char tokenizer[16]; /* "bytes" */
+    char tokenizer[16];   /* "bytes" */
     uint64_t fingerprint; /* of all shard checksums: equal data has equal fingerprints */
 } ls_dataset_info;
 
@@ -44,17 +44,23 @@ ls_status ls_dataset_open(const char *dir, ls_split split, int64_t seq, bool ver
 void ls_dataset_close(ls_dataset *dataset);
 const ls_dataset_info *ls_dataset_describe(const ls_dataset *dataset);
 
-/* Window w: tokens [T], targets [T]; unused places hold token `separator` and target -1.
- * *valid = number of targets. */
-void ls_dataset_window(const ls_dataset *dataset, int64_t window, int32_t *tokens, int32_t *targets,
-                       int64_t *valid);
+int64_t ls_dataset_seq(const ls_dataset *dataset); /* T */
 
-/* The window of sample k under seed; and a bijection on [0, n) (Feistel network with cycle walking,
- * Black & Rogaway 2002, doi:10.1007/3-540-45760-7_9). */
+/* Window w: tokens [T], targets [T]; unused places hold token `separator` and target -1.
+ * *valid = number of targets. Thread-safe. LS_E_CORRUPT names shard and offset of a token outside
+ * the vocabulary (a dataset opened with verify has none). */
+ls_status ls_dataset_window(const ls_dataset *dataset, int64_t window, int32_t *tokens,
+                            int32_t *targets, int64_t *valid);
+/* Asks the kernel to read a window ahead; returns at once. */
+void ls_dataset_prefetch(const ls_dataset *dataset, int64_t window);
+
+/* The window of sample k under seed; a bijection on [0, n), n >= 1 (Feistel network with cycle
+ * walking, Black & Rogaway 2002, doi:10.1007/3-540-45760-7_9), and its inverse. */
 int64_t ls_sample_window(uint64_t seed, int64_t sample, int64_t windows);
 uint64_t ls_permute(uint64_t seed, uint64_t epoch, uint64_t place, uint64_t n);
+uint64_t ls_permute_inverse(uint64_t seed, uint64_t epoch, uint64_t value, uint64_t n);
 
-/* Number of targets (valid positions) in samples [first, first + count), O(epochs touched). */
+/* Number of targets (valid positions) in samples [first, first + count), in O(1). */
 int64_t ls_dataset_count_targets(const ls_dataset *dataset, uint64_t seed, int64_t first,
                                  int64_t count);
 
@@ -76,7 +82,7 @@ typedef struct ls_loader_options {
 ls_status ls_loader_create(const ls_loader_options *options, ls_loader **loader);
 void ls_loader_destroy(ls_loader *loader);
 /* Next micro-batch in order: tokens, targets [micro, T], valid until the next call. wait_ns: time
- * spent waiting for it. */
+ * spent waiting for it. LS_E_CORRUPT as ls_dataset_window, again at every call after the first. */
 ls_status ls_loader_next(ls_loader *loader, const int32_t **tokens, const int32_t **targets,
                          uint64_t *wait_ns);
 

@@ -4,6 +4,7 @@
 
 #include "runtime/base/status.h"
 
+#include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -11,25 +12,38 @@ typedef struct ls_prep_options {
     const char *const *inputs; /* files, folders (walked), glob patterns, "-" for standard input */
     int input_count;
     const char *out_dir;
-    const char *jsonl_field;   /* text field of *.jsonl lines: "text" */
-    const char *include;       /* file name pattern inside folders ("*.h"); NULL: all text files */
-    double val_fraction;       /* of documents, chosen by hash of their content */
-    int64_t shard_tokens;      /* most tokens of a shard */
-    bool force;                /* replace an existing data directory made by prep */
+    const char *jsonl_field; /* text field of *.jsonl lines: "text" */
+    const char *include;     /* file name patterns inside folders ("*.c,*.h"); NULL: all */
+    double val_fraction;     /* of documents, chosen by hash of their content; in [0, 1) */
+    int64_t shard_tokens;    /* most tokens of a shard */
+    bool force;              /* replace an existing data directory made by prep */
+    const volatile sig_atomic_t *stop; /* when it becomes 1: LS_E_STOPPED; may be NULL */
 } ls_prep_options;
 
 typedef struct ls_prep_result {
-    int64_t files, skipped_files; /* skipped: binary or not readable text */
+    int64_t files;           /* read as text */
+    int64_t skipped_files;   /* binary (a NUL in the first 8 KiB), sockets, links to nothing */
+    int64_t duplicate_files; /* reached before, by another input or link */
     int64_t documents, bytes;
     int64_t train_tokens, val_tokens;
     int train_shards, val_shards;
     double seconds;
 } ls_prep_result;
 
-/* A document is a file, or a line of a *.jsonl file (or of standard input when jsonl is chosen by
- * the first byte '{'). Byte-level tokens 0..255; token 256 separates documents (it follows each);
- * vocabulary 257. Same inputs give the same bytes. Files appear under their names only when all of
- * them are complete. Shows progress with rate and time left. Not collective. */
+/* A document is a file, or a line of a *.jsonl file (or of a stream that starts with '{'); empty
+ * ones are left out. Byte-level tokens 0..255; token 256 separates documents (it follows each);
+ * vocabulary 257. Folders are walked in byte order of names; hidden entries and out_dir are left
+ * out, links are followed once. Same inputs give the same bytes.
+ *
+ * A document is for validation when the hash of its first MiB and its length falls below
+ * val_fraction, so that copies land on one side. Where that leaves a side empty, the document with
+ * the smallest (largest) hash goes there; of a single document the last val_fraction of its bytes
+ * is for validation.
+ *
+ * Files appear under out_dir only when all of them are complete and synced; a failure leaves
+ * nothing behind. Shows progress with rate and time left. Not collective. LS_E_EXISTS: out_dir
+ * exists (and force is unset, or it holds other files); LS_E_INPUT: missing, empty or malformed
+ * input, named with its line; LS_E_IO: unreadable input, unwritable output, full disk. */
 ls_status ls_prep_run(const ls_prep_options *options, ls_prep_result *result);
 
 #endif

@@ -1,0 +1,135 @@
+/* lockstep prep: text to token shards. */
+#include <inttypes.h>
+#include <jansson.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "launch/cmd.h"
+#include "runtime/base/text.h"
+#include "runtime/data/prep.h"
+
+enum {
+    OPT_OUTPUT,
+    OPT_VAL,
+    OPT_FIELD,
+    OPT_INCLUDE,
+    OPT_SHARD_TOKENS,
+    OPT_FORCE,
+    OPT_JSON,
+    OPT_COUNT
+};
+
+static const ls_option options[] = {
+    [OPT_OUTPUT] = {"output", 'o', "DIR", NULL, "data directory to make"},
+    [OPT_VAL] = {"val", 0, "FRACTION", "0.01",
+                 "part of the documents kept for validation, at least one; 0: none"},
+    [OPT_FIELD] = {"field", 0, "NAME", "text", "field of JSONL lines that holds the text"},
+    [OPT_INCLUDE] = {"include", 0, "PATTERNS", NULL,
+                     "names to read inside folders, such as '*.c,*.h'; otherwise all text files"},
+    [OPT_SHARD_TOKENS] = {"shard-tokens", 0, "N", "134217728",
+                          "most tokens of a shard (2 bytes each)"},
+    [OPT_FORCE] = {"force", 0, NULL, NULL, "replace an existing data directory"},
+    [OPT_JSON] = {"json", 0, NULL, NULL, "print the result as JSON"},
+    [OPT_COUNT] = {0},
+};
+
+static volatile sig_atomic_t stop;
+
+static void on_signal(int number) {
+    (void)number;
+    stop = 1;
+}
+
+/* Ctrl-C removes what was written so far. A second one ends the program at once. */
+static void catch_signals(void) {
+    struct sigaction action = {.sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND};
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+}
+
+static void print_text(const ls_prep_options *o, const ls_prep_result *r) {
+    char bytes[32], tokens[32], val[32], time[32], rate[32];
+    printf("%" PRId64 " documents (%s) from %" PRId64 " files", r->documents,
+           ls_text_bytes(bytes, sizeof bytes, (double)r->bytes), r->files);
+    if (r->skipped_files) {
+        printf(", %" PRId64 " skipped (binary)", r->skipped_files);
+    }
+    if (r->duplicate_files) {
+        printf(", %" PRId64 " left out (reached twice)", r->duplicate_files);
+    }
+    printf("\ntrain: %s tokens in %d shards\nval:   %s tokens in %d shards\n",
+           ls_text_count(tokens, sizeof tokens, (double)r->train_tokens), r->train_shards,
+           ls_text_count(val, sizeof val, (double)r->val_tokens), r->val_shards);
+    printf("%s, %s/s\n\nNext: lockstep train CONFIG.yaml data.dir=%s\n",
+           ls_text_duration(time, sizeof time, r->seconds),
+           ls_text_bytes(rate, sizeof rate, (double)r->bytes / r->seconds), o->out_dir);
+}
+
+static ls_status print_json(const ls_prep_options *o, const ls_prep_result *r) {
+    json_t *root =
+        json_pack("{s:s%, s:I, s:I, s:I, s:I, s:I, s:{s:I, s:i}, s:{s:I, s:i}, s:f}", "dir",
+                  o->out_dir, strlen(o->out_dir), "files", (json_int_t)r->files, "skipped_files",
+                  (json_int_t)r->skipped_files, "duplicate_files", (json_int_t)r->duplicate_files,
+                  "documents", (json_int_t)r->documents, "bytes", (json_int_t)r->bytes, "train",
+                  "tokens", (json_int_t)r->train_tokens, "shards", r->train_shards, "val", "tokens",
+                  (json_int_t)r->val_tokens, "shards", r->val_shards, "seconds", r->seconds);
+    int failed = !root || json_dumpf(root, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(6)) != 0;
+    json_decref(root);
+    putchar('\n');
+    return failed ? LS_FAIL(LS_E_IO, "cannot print the result as JSON") : LS_OK;
+}
+
+static ls_status run_prep(int argc, char **argv) {
+    const char *values[OPT_COUNT];
+    int first;
+    LS_TRY(ls_options_parse(&ls_verb_prep, argc, argv, values, &first));
+    for (int i = 0; i < OPT_COUNT; i++) {
+        values[i] = values[i] ? values[i] : options[i].fallback;
+    }
+    if (!values[OPT_OUTPUT] || first == argc) {
+        return LS_FAIL(LS_E_USAGE, "%s; usage: lockstep prep %s",
+                       first == argc ? "no input is given" : "no data directory is given (-o DIR)",
+                       ls_verb_prep.synopsis);
+    }
+    ls_prep_options o = {
+        .inputs = (const char *const *)argv + first,
+        .input_count = argc - first,
+        .out_dir = values[OPT_OUTPUT],
+        .jsonl_field = values[OPT_FIELD],
+        .include = values[OPT_INCLUDE],
+        .force = values[OPT_FORCE] != NULL,
+        .stop = &stop,
+    };
+    long long shard_tokens;
+    LS_TRY(ls_option_float("val", values[OPT_VAL], 0, 0.99, &o.val_fraction));
+    LS_TRY(ls_option_int("shard-tokens", values[OPT_SHARD_TOKENS], 1, 1LL << 40, &shard_tokens));
+    o.shard_tokens = shard_tokens;
+    catch_signals();
+    ls_prep_result result;
+    LS_TRY(ls_prep_run(&o, &result));
+    if (values[OPT_JSON]) {
+        return print_json(&o, &result);
+    }
+    print_text(&o, &result);
+    return LS_OK;
+}
+
+const ls_verb ls_verb_prep = {
+    .name = "prep",
+    .synopsis = "[options] INPUT... -o DIR",
+    .summary = "turn text into token shards",
+    .text =
+        "Reads files, folders (walked in order of names, without hidden entries), patterns and -\n"
+        "for standard input, and writes token shards for training and validation. A file is one\n"
+        "document; a *.jsonl file, or a stream that starts with '{', holds one document a line.\n"
+        "Tokens are bytes; token 256 follows each document. Binary files are skipped, and a file\n"
+        "that is reached twice is read once. The hash of a document decides whether it is for\n"
+        "validation; of a single document the end is. The directory appears when all is written.\n"
+        "\n"
+        "  lockstep prep /usr/include --include '*.h' -o data\n"
+        "  lockstep prep books/*.txt -o data --val 0.02\n"
+        "  zstdcat corpus.jsonl.zst | lockstep prep - --field content -o data",
+    .options = options,
+    .run = run_prep,
+};

@@ -1,0 +1,263 @@
+#include "runtime/data/prep.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <fnmatch.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "runtime/base/clock.h"
+#include "runtime/base/file.h"
+#include "runtime/base/log.h"
+#include "runtime/base/text.h"
+#include "runtime/data/data_manifest.h"
+#include "runtime/data/prep_documents.h"
+
+/* Where the output goes: written in temp, beside out, and renamed. */
+typedef struct output_paths {
+    char out[PATH_MAX], parent[PATH_MAX], temp[PATH_MAX];
+} output_paths;
+
+static ls_status options_check(const ls_prep_options *o) {
+    if (o->input_count < 1) {
+        return LS_FAIL(LS_E_USAGE, "no input is given; name files, folders, patterns, or - for "
+                                   "standard input");
+    }
+    if (!(o->val_fraction >= 0 && o->val_fraction < 1)) {
+        return LS_FAIL(LS_E_USAGE, "the validation fraction is %g, allowed is 0 to below 1",
+                       o->val_fraction);
+    }
+    if (o->shard_tokens < 1) {
+        return LS_FAIL(LS_E_USAGE, "a shard holds %" PRId64 " tokens, at least 1 is needed",
+                       o->shard_tokens);
+    }
+    return LS_OK;
+}
+
+static ls_status output_init(output_paths *to, const char *dir) {
+    size_t length = strlen(dir);
+    while (length > 1 && dir[length - 1] == '/') {
+        length--;
+    }
+    int out = snprintf(to->out, PATH_MAX, "%.*s", (int)length, dir);
+    const char *slash = strrchr(to->out, '/');
+    const char *base = slash ? slash + 1 : to->out;
+    if (length == 0 || strcmp(base, "") == 0 || strcmp(base, ".") == 0 || strcmp(base, "..") == 0) {
+        return LS_FAIL(LS_E_USAGE, "output directory '%s' does not end in a name of its own", dir);
+    }
+    snprintf(to->parent, PATH_MAX, "%.*s", slash ? (int)(slash - to->out) : 1,
+             slash ? to->out : ".");
+    if (slash == to->out) {
+        snprintf(to->parent, PATH_MAX, "/");
+    }
+    int temp = snprintf(to->temp, PATH_MAX, "%.*s.%s.tmp-%ld",
+                        slash ? (int)(slash + 1 - to->out) : 0, to->out, base, (long)getpid());
+    if (out >= PATH_MAX || temp >= PATH_MAX) {
+        return LS_FAIL(LS_E_INPUT, "output directory '%.64s...' is longer than %d bytes", dir,
+                       PATH_MAX - 1);
+    }
+    return LS_OK;
+}
+
+/* Only what prep made may be replaced: data.json and shards, and nothing else. */
+static ls_status folder_is_data(const char *path) {
+    DIR *folder = opendir(path);
+    if (!folder) {
+        return LS_FAIL(LS_E_IO, "cannot read output directory '%s': %s", path, strerror(errno));
+    }
+    bool manifest = false;
+    ls_status status = LS_OK;
+    for (struct dirent *entry; status == LS_OK && (entry = readdir(folder));) {
+        const char *name = entry->d_name;
+        bool is_manifest = strcmp(name, LS_DATA_MANIFEST_NAME) == 0;
+        manifest = manifest || is_manifest;
+        if (!is_manifest && strcmp(name, ".") != 0 && strcmp(name, "..") != 0 &&
+            fnmatch("train-[0-9]*.tok", name, 0) != 0 && fnmatch("val-[0-9]*.tok", name, 0) != 0) {
+            status =
+                LS_FAIL(LS_E_EXISTS,
+                        "'%s' also holds '%s', so it is not replaced; choose another directory",
+                        path, name);
+        }
+    }
+    closedir(folder);
+    if (status == LS_OK && !manifest) {
+        status = LS_FAIL(LS_E_EXISTS,
+                         "'%s' holds no %s, so it is not replaced; choose another directory", path,
+                         LS_DATA_MANIFEST_NAME);
+    }
+    return status;
+}
+
+static ls_status output_check(const output_paths *to, bool force) {
+    struct stat st;
+    if (lstat(to->out, &st) != 0) {
+        return errno == ENOENT
+                   ? LS_OK
+                   : LS_FAIL(LS_E_IO, "cannot look at '%s': %s", to->out, strerror(errno));
+    }
+    if (!S_ISDIR(st.st_mode)) {
+        return LS_FAIL(LS_E_EXISTS, "'%s' exists and is no directory; choose another name",
+                       to->out);
+    }
+    if (!force) {
+        return LS_FAIL(LS_E_EXISTS,
+                       "'%s' exists; choose another directory, or replace it with --force",
+                       to->out);
+    }
+    return folder_is_data(to->out);
+}
+
+/* The new directory takes its name; one that had it goes away afterwards. */
+static ls_status output_publish(const output_paths *to, bool force) {
+    LS_TRY(ls_file_sync(to->temp));
+    if (renameat2(AT_FDCWD, to->temp, AT_FDCWD, to->out, RENAME_NOREPLACE) == 0) {
+        return ls_file_sync(to->parent);
+    }
+    bool replaced = false;
+    if (errno == EEXIST && force) {
+        LS_TRY(folder_is_data(to->out));
+        replaced = renameat2(AT_FDCWD, to->temp, AT_FDCWD, to->out, RENAME_EXCHANGE) == 0;
+    }
+    if (!replaced && (errno == EINVAL || errno == ENOSYS)) {
+        /* A file system without these renames: two steps. */
+        if (force) {
+            LS_TRY(ls_dir_remove(to->out));
+        }
+        replaced = rename(to->temp, to->out) == 0;
+    }
+    if (!replaced) {
+        return LS_FAIL(errno == EEXIST || errno == ENOTEMPTY ? LS_E_EXISTS : LS_E_IO,
+                       "cannot rename '%s' to '%s': %s", to->temp, to->out, strerror(errno));
+    }
+    LS_TRY(ls_file_sync(to->parent));
+    return ls_dir_remove(to->temp);
+}
+
+/* How the data was made, for data.json. NULL when out of memory. */
+static json_t *describe_source(const ls_prep_options *o, const ls_prep_result *result) {
+    json_t *inputs = json_array();
+    for (int i = 0; i < o->input_count; i++) {
+        json_t *input = json_string(o->inputs[i]);
+        if (json_array_append_new(inputs, input ? input : json_string("(not UTF-8)")) != 0) {
+            json_decref(inputs);
+            return NULL;
+        }
+    }
+    return json_pack("{s:s, s:o, s:s, s:s?, s:f, s:I, s:I, s:I, s:I}", "made_by",
+                     "lockstep " LS_VERSION, "inputs", inputs, "field", o->jsonl_field, "include",
+                     o->include, "val_fraction", o->val_fraction, "shard_tokens",
+                     (json_int_t)o->shard_tokens, "files", (json_int_t)result->files,
+                     "skipped_files", (json_int_t)result->skipped_files, "duplicate_files",
+                     (json_int_t)result->duplicate_files);
+}
+
+static ls_status finish(const ls_prep_options *options, const char *temp_dir, ls_prep_split *split,
+                        ls_prep_result *result) {
+    ls_data_manifest manifest = {
+        .tokenizer = "bytes", .vocab = LS_BYTES_VOCAB, .separator = LS_BYTES_SEPARATOR};
+    int64_t tokens[2] = {0};
+    for (int side = 0; side < 2; side++) {
+        ls_shard_writer *writer = &split->writers[side];
+        LS_TRY(ls_shard_writer_finish(writer));
+        manifest.splits[side].shards = writer->shards;
+        manifest.splits[side].count = writer->count;
+        for (int i = 0; i < writer->count; i++) {
+            tokens[side] += writer->shards[i].tokens;
+            result->bytes += writer->shards[i].bytes;
+        }
+    }
+    result->documents = split->documents;
+    result->train_tokens = tokens[LS_SPLIT_TRAIN];
+    result->val_tokens = tokens[LS_SPLIT_VAL];
+    result->train_shards = split->writers[LS_SPLIT_TRAIN].count;
+    result->val_shards = split->writers[LS_SPLIT_VAL].count;
+    json_t *source = describe_source(options, result);
+    if (!source) {
+        return LS_FAIL(LS_E_MEMORY, "no memory to write %s", LS_DATA_MANIFEST_NAME);
+    }
+    ls_status status = ls_data_manifest_write(temp_dir, &manifest, source);
+    json_decref(source);
+    return status;
+}
+
+static ls_status read_all(const ls_prep_options *options, const ls_prep_sources *sources,
+                          ls_prep_split *split, ls_prep_result *result) {
+    ls_prep_reader reader;
+    ls_status status = ls_prep_reader_init(&reader, options, split, sources->bytes);
+    for (int64_t i = 0; status == LS_OK && i < sources->count; i++) {
+        status = ls_prep_read(&reader, &sources->list[i]);
+    }
+    result->files = reader.files;
+    result->skipped_files = reader.binary_files + sources->other;
+    result->duplicate_files = sources->duplicates;
+    ls_prep_reader_release(&reader);
+    return status;
+}
+
+static ls_status write_shards(const ls_prep_options *options, const ls_prep_sources *sources,
+                              const char *temp_dir, ls_prep_result *result) {
+    ls_prep_split split;
+    bool again = true;
+    ls_status status =
+        ls_prep_split_init(&split, temp_dir, options->shard_tokens, options->val_fraction);
+    if (sources->count == 1 && !sources->list[0].jsonl) {
+        split.tail = options->val_fraction; /* known to be the only document */
+    }
+    while (status == LS_OK && again) {
+        status = read_all(options, sources, &split, result);
+        if (status == LS_OK) {
+            status = ls_prep_split_review(&split, options->val_fraction, &again);
+        }
+    }
+    if (status == LS_OK && split.documents == 0) {
+        status = LS_FAIL(LS_E_INPUT,
+                         "the corpus is empty: %" PRId64 " text files without any text, %" PRId64
+                         " skipped as binary%s%s",
+                         result->files, result->skipped_files,
+                         options->include ? ", only names matching " : "",
+                         options->include ? options->include : "");
+    }
+    if (status == LS_OK) {
+        status = finish(options, temp_dir, &split, result);
+    }
+    ls_prep_split_release(&split);
+    return status;
+}
+
+ls_status ls_prep_run(const ls_prep_options *options, ls_prep_result *result) {
+    const uint64_t begin_ns = ls_clock_ns();
+    output_paths to;
+    *result = (ls_prep_result){0};
+    LS_TRY(options_check(options));
+    LS_TRY(output_init(&to, options->out_dir));
+    LS_TRY(output_check(&to, options->force));
+    LS_TRY(ls_dir_create(to.parent));
+    if (mkdir(to.temp, 0777) != 0) {
+        return LS_FAIL(LS_E_IO, "cannot create '%s': %s", to.temp, strerror(errno));
+    }
+    ls_prep_sources sources;
+    ls_status status = ls_prep_sources_init(&sources, options, to.temp);
+    if (status == LS_OK) {
+        status = write_shards(options, &sources, to.temp, result);
+    }
+    ls_prep_sources_release(&sources);
+    if (status == LS_OK) {
+        status = output_publish(&to, options->force);
+    }
+    if (status != LS_OK) {
+        const ls_error error = *ls_error_last();
+        ls_dir_remove(to.temp); /* the first failure is the one to tell */
+        return ls_error_set(error.code, error.file, error.line, "%s", error.message);
+    }
+    result->seconds = 1e-9 * (double)(ls_clock_ns() - begin_ns);
+    char bytes[32], time[32];
+    ls_log_progress(true, "prep: %s of text in %s",
+                    ls_text_bytes(bytes, sizeof bytes, (double)result->bytes),
+                    ls_text_duration(time, sizeof time, result->seconds));
+    return LS_OK;
+}

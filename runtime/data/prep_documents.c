@@ -1,0 +1,239 @@
+#include "runtime/data/prep_documents.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "runtime/base/arena.h"
+#include "runtime/base/clock.h"
+#include "runtime/base/log.h"
+#include "runtime/base/text.h"
+
+enum { BINARY_PROBE_BYTES = 8192 };
+
+ls_status ls_prep_reader_init(ls_prep_reader *reader, const ls_prep_options *options,
+                              ls_prep_split *split, int64_t total_bytes) {
+    *reader = (ls_prep_reader){.options = options,
+                               .split = split,
+                               .total_bytes = total_bytes,
+                               .begin_ns = ls_clock_ns(),
+                               .capacity = LS_PREP_HASHED_BYTES};
+    return ls_calloc(reader->capacity, 1, &reader->buffer);
+}
+
+void ls_prep_reader_release(ls_prep_reader *reader) {
+    free(reader->buffer);
+    *reader = (ls_prep_reader){0};
+}
+
+/* Counts bytes read, tells about them ten times a second, and ends the work when asked to. */
+static ls_status progress(ls_prep_reader *reader, int64_t bytes) {
+    const uint64_t tick_ns = 100000000;
+    reader->done_bytes += bytes;
+    if (reader->options->stop && *reader->options->stop) {
+        return LS_FAIL(LS_E_STOPPED,
+                       "stopped before all input was read; nothing was written to '%s'",
+                       reader->options->out_dir);
+    }
+    uint64_t now_ns = ls_clock_ns();
+    if (now_ns - reader->shown_ns >= tick_ns) {
+        reader->shown_ns = now_ns;
+        double seconds = 1e-9 * (double)(now_ns - reader->begin_ns);
+        double rate = (double)reader->done_bytes / (seconds > 0 ? seconds : 1);
+        double left = (double)(reader->total_bytes - reader->done_bytes) / (rate > 0 ? rate : 1);
+        char done[32], total[32], speed[32], time[32];
+        ls_log_progress(false, "prep: %s of %s, %s/s, %s left",
+                        ls_text_bytes(done, sizeof done, (double)reader->done_bytes),
+                        ls_text_bytes(total, sizeof total, (double)reader->total_bytes),
+                        ls_text_bytes(speed, sizeof speed, rate),
+                        ls_text_duration(time, sizeof time, left > 0 ? left : 0));
+    }
+    return LS_OK;
+}
+
+/* Reads up to wanted bytes at offset; fewer only at the end of the file. */
+static ls_status read_at(int fd, const char *path, char *out, size_t wanted, int64_t offset,
+                         size_t *got) {
+    *got = 0;
+    while (*got < wanted) {
+        ssize_t n = pread(fd, out + *got, wanted - *got, offset + (int64_t)*got);
+        if (n == 0) {
+            break;
+        }
+        if (n < 0 && errno != EINTR) {
+            return LS_FAIL(LS_E_IO, "cannot read input '%s' at byte %" PRId64 ": %s", path,
+                           offset + (int64_t)*got, strerror(errno));
+        }
+        *got += n > 0 ? (size_t)n : 0;
+    }
+    return LS_OK;
+}
+
+/* A whole file is one document. Its first `have` bytes are in the buffer. */
+static ls_status read_text(ls_prep_reader *reader, const ls_prep_source *source, int fd,
+                           size_t have) {
+    int64_t offset = 0;
+    size_t wanted = LS_PREP_HASHED_BYTES;
+    ls_prep_split_begin(reader->split, reader->buffer, source->bytes);
+    while (have > 0) {
+        LS_TRY(ls_prep_split_append(reader->split, reader->buffer, have));
+        LS_TRY(progress(reader, (int64_t)have));
+        offset += (int64_t)have;
+        if (have < wanted || offset > source->bytes) {
+            break;
+        }
+        LS_TRY(read_at(fd, source->path, reader->buffer, wanted, offset, &have));
+    }
+    return ls_prep_split_end(reader->split);
+}
+
+static bool blank(const char *line, size_t bytes) {
+    for (size_t i = 0; i < bytes; i++) {
+        if (!strchr(" \t\r", line[i]) || line[i] == '\0') {
+            return false;
+        }
+    }
+    return true;
+}
+
+ls_status ls_jsonl_text(const char *line, size_t bytes, const char *field, json_t **document,
+                        const char **text, size_t *text_bytes) {
+    *document = NULL;
+    if (blank(line, bytes)) {
+        return LS_OK;
+    }
+    json_error_t error;
+    json_t *root = json_loadb(line, bytes, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &error);
+    if (!root) {
+        return LS_FAIL(LS_E_INPUT, "not valid JSON: %s (column %d)", error.text, error.column);
+    }
+    const json_t *value = json_object_get(root, field);
+    if (!json_is_string(value)) {
+        ls_status status =
+            !json_is_object(root)
+                ? LS_FAIL(LS_E_INPUT, "expected an object, {\"%s\": \"...\"}", field)
+            : value ? LS_FAIL(LS_E_INPUT, "field '%s' is no string", field)
+                    : LS_FAIL(LS_E_INPUT,
+                              "no field '%s' (the first field is '%s'); choose with --field", field,
+                              json_object_iter(root) ? json_object_iter_key(json_object_iter(root))
+                                                     : "");
+        json_decref(root);
+        return status;
+    }
+    *document = root;
+    *text = json_string_value(value);
+    *text_bytes = json_string_length(value);
+    return LS_OK;
+}
+
+static ls_status read_line(ls_prep_reader *reader, const char *line, size_t bytes) {
+    json_t *document;
+    const char *text;
+    size_t text_bytes;
+    LS_TRY(ls_jsonl_text(line, bytes, reader->options->jsonl_field, &document, &text, &text_bytes));
+    ls_status status = LS_OK;
+    if (document && text_bytes > 0) {
+        ls_prep_split_begin(reader->split, text, (int64_t)text_bytes);
+        status = ls_prep_split_append(reader->split, text, text_bytes);
+        if (status == LS_OK) {
+            status = ls_prep_split_end(reader->split);
+        }
+    }
+    json_decref(document);
+    return status;
+}
+
+static ls_status grow_buffer(ls_prep_reader *reader, const char *path, int64_t line) {
+    size_t capacity = 2 * reader->capacity;
+    char *grown = realloc(reader->buffer, capacity);
+    if (!grown) {
+        return LS_FAIL(LS_E_MEMORY, "'%s', line %" PRId64 ": no memory for a line above %zu bytes",
+                       path, line, reader->capacity);
+    }
+    reader->buffer = grown;
+    reader->capacity = capacity;
+    return LS_OK;
+}
+
+/* Each line is one document. The file's first `have` bytes are in the buffer. */
+static ls_status read_jsonl(ls_prep_reader *reader, const ls_prep_source *source, int fd,
+                            size_t have) {
+    const char *path = source->path;
+    int64_t number = 0, offset = (int64_t)have;
+    size_t begin = have >= 3 && memcmp(reader->buffer, "\xEF\xBB\xBF", 3) == 0 ? 3 : 0;
+    size_t scanned = begin;
+    for (bool last = false; !last;) {
+        last = offset >= source->bytes;
+        while (begin < have) {
+            const char *newline = memchr(reader->buffer + scanned, '\n', have - scanned);
+            if (!newline && !last) {
+                break;
+            }
+            size_t end = newline ? (size_t)(newline - reader->buffer) : have;
+            number++;
+            ls_status status = read_line(reader, reader->buffer + begin, end - begin);
+            if (status == LS_E_INPUT) {
+                return ls_error_prefix(status, "'%s', line %" PRId64, path, number);
+            }
+            LS_TRY(status);
+            LS_TRY(progress(reader, (int64_t)(end - begin)));
+            begin = scanned = end + 1;
+        }
+        if (last) {
+            break;
+        }
+        have -= begin;
+        memmove(reader->buffer, reader->buffer + begin, have);
+        begin = 0;
+        scanned = have; /* no newline in what is left */
+        if (have == reader->capacity) {
+            LS_TRY(grow_buffer(reader, path, number + 1));
+        }
+        size_t got;
+        LS_TRY(read_at(fd, path, reader->buffer + have, reader->capacity - have, offset, &got));
+        have += got;
+        offset += (int64_t)got;
+        if (got == 0) {
+            break; /* shorter than it was; found by the caller */
+        }
+    }
+    return LS_OK;
+}
+
+ls_status ls_prep_read(ls_prep_reader *reader, const ls_prep_source *source) {
+    int fd = source->spool_fd;
+    if (fd < 0) {
+        fd = open(source->path, O_RDONLY | O_CLOEXEC);
+    }
+    if (fd < 0) {
+        return LS_FAIL(LS_E_IO, "cannot read input '%s': %s", source->path, strerror(errno));
+    }
+    size_t have = 0;
+    ls_status status = read_at(fd, source->path, reader->buffer, LS_PREP_HASHED_BYTES, 0, &have);
+    size_t probe = have < BINARY_PROBE_BYTES ? have : BINARY_PROBE_BYTES;
+    if (status != LS_OK) {
+        goto close;
+    }
+    if (memchr(reader->buffer, '\0', probe)) {
+        reader->binary_files++;
+        status = progress(reader, source->bytes);
+        goto close;
+    }
+    reader->files++;
+    if (have > 0) {
+        status = source->jsonl ? read_jsonl(reader, source, fd, have)
+                               : read_text(reader, source, fd, have);
+    }
+    if (status == LS_OK && lseek(fd, 0, SEEK_END) != source->bytes) {
+        status = LS_FAIL(LS_E_INPUT, "input '%s' changed while it was read; run prep again",
+                         source->path);
+    }
+close:
+    if (source->spool_fd < 0) {
+        close(fd);
+    }
+    return status;
+}

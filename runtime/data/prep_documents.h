@@ -1,0 +1,35 @@
+/* Reads the documents out of one input file of prep. */
+#ifndef LS_DATA_PREP_DOCUMENTS_H
+#define LS_DATA_PREP_DOCUMENTS_H
+
+#include <jansson.h>
+#include <stddef.h>
+
+#include "runtime/data/prep_sources.h"
+#include "runtime/data/prep_split.h"
+
+typedef struct ls_prep_reader {
+    const ls_prep_options *options;
+    ls_prep_split *split;
+    int64_t files, binary_files;
+    int64_t total_bytes, done_bytes; /* of input, for progress */
+    uint64_t begin_ns, shown_ns;
+    char *buffer; /* at least LS_PREP_HASHED_BYTES; grows to hold the longest line */
+    size_t capacity;
+} ls_prep_reader;
+
+ls_status ls_prep_reader_init(ls_prep_reader *reader, const ls_prep_options *options,
+                              ls_prep_split *split, int64_t total_bytes);
+void ls_prep_reader_release(ls_prep_reader *reader);
+
+/* Writes every document of source to the split. Errors name the file, and the line of a JSONL file.
+ */
+ls_status ls_prep_read(ls_prep_reader *reader, const ls_prep_source *source);
+
+/* The text under `field` in one line of JSONL: *text points into *document, which the caller gives
+ * back with json_decref; *document is NULL for a blank line. LS_E_INPUT says what is wrong with it.
+ */
+ls_status ls_jsonl_text(const char *line, size_t bytes, const char *field, json_t **document,
+                        const char **text, size_t *text_bytes);
+
+#endif

@@ -1,0 +1,35 @@
+/* Decides for each document whether it is for training or validation, and writes it there. */
+#ifndef LS_DATA_PREP_SPLIT_H
+#define LS_DATA_PREP_SPLIT_H
+
+#include "runtime/data/shard_writer.h"
+
+/* A document's hash covers at most its first LS_PREP_HASHED_BYTES and its length, so that a large
+ * one is read once. */
+#define LS_PREP_HASHED_BYTES ((size_t)1 << 20)
+
+typedef struct ls_prep_split {
+    ls_shard_writer writers[2]; /* by ls_split */
+    uint64_t limit;             /* hashes below it are for validation */
+    double tail;                /* above 0: so much of the only document's end is for validation */
+    uint64_t min, max;          /* hashes seen */
+    int64_t documents;
+    /* The document being written. */
+    ls_split side;
+    int64_t until_cut; /* bytes up to the tail */
+} ls_prep_split;
+
+ls_status ls_prep_split_init(ls_prep_split *split, const char *dir, int64_t shard_tokens,
+                             double val_fraction);
+void ls_prep_split_release(ls_prep_split *split);
+
+/* A document of total_bytes > 0, whose first min(total_bytes, LS_PREP_HASHED_BYTES) are at text. */
+void ls_prep_split_begin(ls_prep_split *split, const char *text, int64_t total_bytes);
+ls_status ls_prep_split_append(ls_prep_split *split, const char *text, size_t bytes);
+ls_status ls_prep_split_end(ls_prep_split *split);
+
+/* After all documents: when a side that should have documents has none, sets the rule that gives it
+ * some, forgets what was written and asks for all documents *again. */
+ls_status ls_prep_split_review(ls_prep_split *split, double val_fraction, bool *again);
+
+#endif
