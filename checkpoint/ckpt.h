@@ -26,13 +26,14 @@ typedef struct ls_ckpt_tensor {
 } ls_ckpt_tensor;
 
 typedef struct ls_ckpt_save_options {
-    const char *root;          /* the run's checkpoints/ directory, created when missing */
-    int64_t step, tokens;      /* optimizer steps and tokens so far */
-    int level;                 /* zstd 1..19, 0: not compressed */
-    int threads;               /* for compression; 0: 1 */
-    const char *config_text;   /* resolved YAML */
-    const json_t *run;         /* what resume needs besides tensors: seed, samples, updates, data fingerprint */
-    const json_t *counters;    /* flat object of numbers (null allowed): group /counters */
+    const char *root;        /* the run's checkpoints/ directory, created when missing */
+    int64_t step, tokens;    /* optimizer steps and tokens so far */
+    int level;               /* zstd 1..19, 0: not compressed */
+    int threads;             /* for compression; 0: 1 */
+    const char *config_text; /* resolved YAML */
+    const json_t
+        *run; /* what resume needs besides tensors: seed, samples, updates, data fingerprint */
+    const json_t *counters; /* flat object of numbers (null allowed): group /counters */
 } ls_ckpt_save_options;
 
 typedef struct ls_ckpt_save_result {
@@ -57,10 +58,11 @@ typedef struct ls_ckpt ls_ckpt;
 
 typedef struct ls_ckpt_piece {
     const char *file, *dataset;
+    int file_index;
     ls_box box;
-    int64_t chunk_rows; /* rows of dimension 0 in a chunk */
+    int64_t chunk[LS_MAX_DIMS]; /* extent of a chunk */
     int64_t chunks, raw_bytes, stored_bytes;
-    ls_sha256 sha256;   /* of the raw bytes */
+    ls_sha256 sha256; /* of the raw bytes */
 } ls_ckpt_piece;
 
 typedef struct ls_ckpt_entry {
@@ -79,15 +81,15 @@ void ls_ckpt_close(ls_ckpt *ckpt);
 const char *ls_ckpt_path(const ls_ckpt *ckpt);
 int64_t ls_ckpt_step(const ls_ckpt *ckpt);
 int64_t ls_ckpt_tokens(const ls_ckpt *ckpt);
-const char *ls_ckpt_config(const ls_ckpt *ckpt);   /* YAML text */
+const char *ls_ckpt_config(const ls_ckpt *ckpt); /* YAML text */
 const json_t *ls_ckpt_run(const ls_ckpt *ckpt);
 const json_t *ls_ckpt_counters(const ls_ckpt *ckpt);
 const ls_ckpt_entry *ls_ckpt_entries(const ls_ckpt *ckpt, int *count);
 const ls_ckpt_entry *ls_ckpt_find(const ls_ckpt *ckpt, const char *name);
 
 /* Fills tensors[i].data with the box that it asks for; only the chunks that a box touches are read,
- * and every frame's checksum is checked. Missing names, other dtypes or shapes: LS_E_SHAPE with both.
- * Not collective. */
+ * and every frame's checksum is checked. Missing names, other dtypes or shapes: LS_E_SHAPE with
+ * both. Not collective. */
 ls_status ls_ckpt_load(ls_ckpt *ckpt, ls_ckpt_tensor *tensors, int count);
 
 /* quick: manifest, sizes, chunk counts. full: file hashes, every frame, every piece's SHA-256.

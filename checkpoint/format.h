@@ -1,0 +1,200 @@
+/* Checkpoint format, version 1, and what the files of this room share.
+ *
+ *   step-00001200/           8 digits or more; complete and immutable once it has this name
+ *     manifest.json          the truth: what is stored where; its absence means: not a checkpoint
+ *     rank-00000.h5 ...      one HDF5 file per rank that had something to write (rank 0 always has)
+ *     index.h5               external links to all datasets, for people; never read back
+ *   .tmp-00001200-UUID/      a save in progress or one that died; ignored by every reader
+ *
+ * Data files. Superblock and objects of HDF5 1.10 (metadata checksums), no object times: the same
+ * tensors give the same bytes. /tensors holds one dataset per piece, named by the tensor, where
+ *   '/' is ':' and  control characters, DEL, '%' ':' '@' '\' and a leading '.' are %XX,
+ * followed by "@start0,start1,..." when the piece is not the whole tensor. So names are flat: "a"
+ * and "a/b" can both exist. Attributes: tensor (its name), shape (global), start (first index).
+ * float32/64 and integers are the little-endian HDF5 types, float16 and bfloat16 custom floats.
+ *
+ * Chunks. A chunk is a contiguous run of its piece: 1 along the first dimensions, `rows` along one
+ * axis, everything along those after it. The axis is the first whose inner part is at most 4 MiB;
+ * rows are balanced so that chunks have 2 to 4 MiB (a smaller piece is one chunk). Mostly the axis
+ * is dimension 0; a row larger than 4 MiB is cut along the next. The last chunk of an axis is
+ * padded with zeros to the full size. Filters: byte shuffle (elements of more than one byte), then
+ * 32015 (zstd, cd_values = level), each chunk one frame with content size and checksum; or no
+ * filter at all at level 0.
+ *
+ * /counters in the first file: the counters as scalar datasets in the object headers, attribute
+ * unit; null is an empty dataspace; an object is a group.
+ *
+ * manifest.json: one JSON object; unknown members are ignored. Sizes and counts are exact integers.
+ *   format "lockstep-checkpoint", major, minor, writer, step, tokens, codec "zstd" | "none", level,
+ *   config (text), run (object), counters (object),
+ *   files   [{name, bytes, sha256 of the stored file}]
+ *   tensors [{name, dtype, shape, pieces: [{file, dataset, start, extent, chunk, chunks,
+ *             raw_bytes, stored_bytes, sha256 of the raw row-major bytes}]}]
+ * It ends in  "sha256": "<64 hex digits>"\n}\n  : the SHA-256 of all bytes before the digits. */
+#ifndef LS_CHECKPOINT_FORMAT_H
+#define LS_CHECKPOINT_FORMAT_H
+
+#include "checkpoint/ckpt.h"
+
+#include <hdf5.h>
+#include <zstd.h>
+
+#define LS_CKPT_FORMAT_NAME     "lockstep-checkpoint"
+#define LS_CKPT_MANIFEST        "manifest.json"
+#define LS_CKPT_INDEX           "index.h5"
+#define LS_CKPT_CHUNK_BYTES     (4 << 20)  /* written: at most */
+#define LS_CKPT_CHUNK_BYTES_MAX (64 << 20) /* read: at most */
+#define LS_CKPT_NAME_MAX        512        /* bytes of a tensor's name */
+#define LS_CKPT_DATASET_MAX     2048       /* bytes of a dataset's path */
+#define LS_CKPT_MANIFEST_MAX    ((size_t)1 << 30)
+
+/* ---- format.c: names, shapes, chunks ---- */
+
+/* Dataset path of a piece ("/tensors/layers.0.w@512,0"). */
+ls_status ls_ckpt_dataset_path(char *out, size_t size, const char *name, int ndim,
+                               const int64_t *dims, const ls_box *box);
+/* Is text valid as a tensor name: 1..LS_CKPT_NAME_MAX bytes of UTF-8? */
+ls_status ls_ckpt_name_check(const char *name);
+/* The name with control characters as \xNN, for printing. Caller frees; NULL: out of memory. */
+char *ls_ckpt_printable(const char *name);
+/* "[768, 50257]" into buf; returns buf. */
+char *ls_ckpt_shape_text(char *buf, size_t size, int ndim, const int64_t *dims);
+/* 1..LS_MAX_DIMS dimensions of 1 or more whose bytes fit int64; *bytes is their product. */
+ls_status ls_ckpt_dims_check(const char *name, ls_dtype dtype, int ndim, const int64_t *dims,
+                             int64_t *bytes);
+/* Boxes must lie in the tensor, cover it, and not overlap. Reorders pieces by start. */
+ls_status ls_ckpt_coverage_check(const char *name, int ndim, const int64_t *dims,
+                                 ls_ckpt_piece *pieces, int count);
+/* Step of "step-00001200", or -1. */
+int64_t ls_ckpt_step_parse(const char *directory_name);
+
+/* How a piece is cut into chunks. */
+typedef struct ls_ckpt_grid {
+    int ndim, axis; /* the dimension that chunks cut */
+    int64_t extent[LS_MAX_DIMS], chunk[LS_MAX_DIMS];
+    int64_t inner_elems; /* of one index of the axis */
+    int64_t along_axis;  /* chunks along the axis */
+    int64_t count;       /* chunks */
+    int64_t chunk_elems; /* of a full chunk */
+    int64_t elem_bytes, chunk_bytes;
+} ls_ckpt_grid;
+
+/* Chooses chunk dimensions for a piece. */
+void ls_ckpt_grid_choose(int ndim, const int64_t *extent, int64_t elem_bytes,
+                         int64_t chunk[LS_MAX_DIMS]);
+/* The grid of given chunk dimensions. LS_E_CORRUPT when the format does not allow them. */
+ls_status ls_ckpt_grid_make(int ndim, const int64_t *extent, const int64_t *chunk,
+                            int64_t elem_bytes, ls_ckpt_grid *grid);
+/* Chunk `index` as a box inside the piece (clipped to it); its first element is element
+ * *first_elem of the piece, and its elements are contiguous there. */
+void ls_ckpt_grid_box(const ls_ckpt_grid *grid, int64_t index, ls_box *box, int64_t *first_elem);
+
+/* ---- codec.c: shuffle and zstd, with buffers of one thread ---- */
+
+typedef struct ls_ckpt_codec {
+    int level; /* 0: chunks are stored as they are */
+    ZSTD_CCtx *compressor;
+    ZSTD_DCtx *decompressor;
+    uint8_t *raw, *shuffled, *packed;
+    size_t raw_capacity, shuffled_capacity, packed_capacity;
+} ls_ckpt_codec;
+
+/* level is used for encoding only; decoding takes `compressed`. */
+ls_status ls_ckpt_codec_init(ls_ckpt_codec *codec, int level);
+void ls_ckpt_codec_release(ls_ckpt_codec *codec);
+/* elems elements at src, padded with zeros to chunk_elems, as stored. *out is owned by the codec or
+ * is src itself, until the next call. */
+ls_status ls_ckpt_encode(ls_ckpt_codec *codec, const void *src, int64_t elems, int64_t chunk_elems,
+                         int64_t elem_bytes, const void **out, size_t *out_bytes);
+/* Room for `bytes` of stored data in codec->packed. */
+ls_status ls_ckpt_codec_reserve(ls_ckpt_codec *codec, size_t bytes);
+/* Largest stored size that decode accepts for a chunk. */
+size_t ls_ckpt_stored_max(size_t chunk_bytes, bool compressed);
+/* codec->packed [stored_bytes] as raw elements; *out is owned by the codec. Never writes more than
+ * chunk_bytes. LS_E_CORRUPT when the frame is not exactly one chunk with a checksum that is right.
+ */
+ls_status ls_ckpt_decode(ls_ckpt_codec *codec, size_t stored_bytes, const ls_ckpt_grid *grid,
+                         bool compressed, const uint8_t **out);
+
+/* ---- h5.c: HDF5 files ---- */
+
+/* Registers the filter and stops HDF5 from printing; call first in every thread that uses HDF5. */
+ls_status ls_ckpt_h5_init(void);
+/* LS_FAIL with HDF5's innermost reason ("errno = 28, error message = 'No space left on device'").
+ */
+ls_status ls_ckpt_h5_fail(ls_status code, const char *file, int line, const char *fmt, ...)
+    __attribute__((format(printf, 4, 5)));
+#define LS_H5_FAIL(code, ...) ls_ckpt_h5_fail((code), __FILE__, __LINE__, __VA_ARGS__)
+
+ls_status ls_ckpt_h5_create(const char *path, hid_t *file); /* fails when it exists */
+ls_status ls_ckpt_h5_open(const char *path, hid_t *file);   /* read only */
+ls_status ls_ckpt_h5_close(hid_t file, const char *path);
+ls_status ls_ckpt_h5_group(hid_t file, const char *name);
+/* An empty chunked dataset for a piece, with its attributes. Close with H5Dclose. */
+ls_status ls_ckpt_h5_dataset_create(hid_t file, const char *dataset, const ls_ckpt_tensor *tensor,
+                                    const ls_ckpt_grid *grid, int level, hid_t *out);
+/* Opens a dataset and checks type, extent, chunk and filters against what the manifest says. */
+ls_status ls_ckpt_h5_dataset_open(hid_t file, const char *dataset, ls_dtype dtype,
+                                  const ls_ckpt_grid *grid, bool compressed, hid_t *out);
+/* Offset of a chunk as HDF5 wants it. */
+void ls_ckpt_h5_offset(const ls_ckpt_grid *grid, int64_t index, hsize_t offset[LS_MAX_DIMS]);
+/* Reads chunk `index` as stored into codec->packed. */
+ls_status ls_ckpt_h5_chunk_read(hid_t dataset, const ls_ckpt_grid *grid, int64_t index,
+                                bool compressed, ls_ckpt_codec *codec, size_t *stored_bytes);
+/* Group /counters. */
+ls_status ls_ckpt_h5_counters_write(hid_t file, const json_t *counters);
+/* index.h5 of a manifest's content. */
+ls_status ls_ckpt_h5_index_write(const char *path, const char *first_file, const json_t *tensors);
+
+/* ---- manifest_read.c, verify.c ---- */
+
+typedef struct ls_ckpt_file {
+    const char *name;
+    int64_t bytes;
+    ls_sha256 sha256;
+    bool verified; /* hash found right in this process */
+} ls_ckpt_file;
+
+struct ls_ckpt {
+    char *path;
+    json_t *root; /* owns all strings */
+    int64_t step, tokens;
+    const char *config;
+    const json_t *run, *counters;
+    bool compressed;
+    int level;
+    ls_ckpt_file *files;
+    int file_count;
+    ls_ckpt_entry *entries;
+    int entry_count;
+    ls_ckpt_piece *pieces;
+    const ls_ckpt_entry **by_name; /* sorted */
+};
+
+/* The manifest in text [bytes] (a NUL follows); `where` names it in messages. Touches no file. */
+ls_status ls_ckpt_manifest_parse(const char *text, size_t bytes, const char *where, ls_ckpt **ckpt);
+/* The grid of a piece, checked when the manifest was parsed. */
+void ls_ckpt_piece_grid(const ls_ckpt_entry *entry, const ls_ckpt_piece *piece, ls_ckpt_grid *grid);
+/* Is the file there, with the manifest's size? */
+ls_status ls_ckpt_file_size_check(const ls_ckpt *ckpt, int file_index);
+/* Hashes a file unless that was done before; LS_E_CORRUPT when size or hash differ. */
+ls_status ls_ckpt_file_verify(ls_ckpt *ckpt, int file_index);
+
+/* ---- manifest_write.c ---- */
+
+/* Adds a rank's record {"files": [...], "tensors": [...]} to those of the manifest `root`. Tensors
+ * come together by name; index is an object name -> position in tensors. Takes no reference. */
+ls_status ls_ckpt_manifest_merge(json_t *root, json_t *index, const json_t *record);
+/* Text of the manifest with its hash. Caller frees. */
+ls_status ls_ckpt_manifest_text(const json_t *root, char **text, size_t *bytes);
+
+/* ---- write.c ---- */
+
+/* Writes one data file with the boxes of this rank, checks it by reopening, syncs and hashes it.
+ * *record (caller's reference) is what ls_ckpt_manifest_merge takes. No file is made when there is
+ * nothing to write and `first` is false. */
+ls_status ls_ckpt_file_write(const char *directory, const char *name, bool first,
+                             const ls_ckpt_save_options *options, const ls_ckpt_tensor *tensors,
+                             int count, json_t **record);
+
+#endif

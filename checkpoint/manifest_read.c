@@ -1,0 +1,434 @@
+/* From the text of a manifest to checked tables. Nothing in it is trusted. */
+#include "checkpoint/format.h"
+#include "runtime/base/arena.h"
+#include "runtime/base/file.h"
+
+#include <assert.h>
+#include <ctype.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#define FILES_MAX   (1 << 20)
+#define TENSORS_MAX (1 << 20)
+#define PIECES_MAX  (1 << 16) /* of one tensor */
+
+#define BAD(...) LS_FAIL(LS_E_CORRUPT, __VA_ARGS__)
+
+static ls_status get_int(const json_t *object, const char *key, int64_t min, int64_t *out) {
+    const json_t *value = json_object_get(object, key);
+    *out = json_integer_value(value);
+    if (!json_is_integer(value)) {
+        return BAD("member '%s' must be an integer", key);
+    }
+    return *out >= min ? LS_OK
+                       : BAD("member '%s' is %lld; at least %lld is needed", key, (long long)*out,
+                             (long long)min);
+}
+
+static ls_status get_string(const json_t *object, const char *key, size_t max_bytes,
+                            const char **out) {
+    const json_t *value = json_object_get(object, key);
+    *out = "";
+    if (!json_is_string(value) || json_string_length(value) > max_bytes) {
+        return BAD("member '%s' must be a string of at most %zu bytes", key, max_bytes);
+    }
+    *out = json_string_value(value);
+    return LS_OK;
+}
+
+static ls_status get_array(const json_t *object, const char *key, size_t min, size_t max,
+                           const json_t **out) {
+    *out = json_object_get(object, key);
+    if (!json_is_array(*out) || json_array_size(*out) < min || json_array_size(*out) > max) {
+        return BAD("member '%s' must be an array of %zu to %zu elements", key, min, max);
+    }
+    return LS_OK;
+}
+
+static ls_status get_object(const json_t *object, const char *key, const json_t **out) {
+    *out = json_object_get(object, key);
+    return json_is_object(*out) ? LS_OK : BAD("member '%s' must be an object", key);
+}
+
+static ls_status get_integers(const json_t *object, const char *key, int count,
+                              int64_t values[LS_MAX_DIMS]) {
+    const json_t *array;
+    LS_TRY(get_array(object, key, (size_t)count, (size_t)count, &array));
+    for (int i = 0; i < count; i++) {
+        const json_t *value = json_array_get(array, (size_t)i);
+        if (!json_is_integer(value)) {
+            return BAD("member '%s' must hold integers", key);
+        }
+        values[i] = json_integer_value(value);
+    }
+    return LS_OK;
+}
+
+static ls_status get_sha256(const json_t *object, ls_sha256 *out) {
+    const char *hex;
+    LS_TRY(get_string(object, "sha256", 64, &hex));
+    return ls_sha256_parse(hex, out) == LS_OK ? LS_OK : BAD("'%s' is no SHA-256", hex);
+}
+
+/* A plain name in the same folder. */
+static bool is_file_name(const char *name) {
+    size_t length = strlen(name);
+    for (const char *p = name; *p; p++) {
+        if (!isalnum((unsigned char)*p) && !strchr("._-", *p)) {
+            return false;
+        }
+    }
+    return length > 0 && length < 256 && name[0] != '.';
+}
+
+static ls_status files_parse(ls_ckpt *ckpt, json_t *file_index) {
+    const json_t *files;
+    LS_TRY(get_array(ckpt->root, "files", 1, FILES_MAX, &files));
+    size_t count = json_array_size(files);
+    LS_TRY(ls_calloc(count, sizeof *ckpt->files, &ckpt->files));
+    ckpt->file_count = (int)count;
+    for (size_t i = 0; i < count; i++) {
+        const json_t *item = json_array_get(files, i);
+        ls_ckpt_file *file = &ckpt->files[i];
+        LS_TRY(get_string(item, "name", 255, &file->name));
+        if (!is_file_name(file->name)) {
+            return BAD("file %zu has a name with parts or odd characters", i);
+        }
+        if (json_object_get(file_index, file->name)) {
+            return BAD("the file '%s' is listed twice", file->name);
+        }
+        LS_TRY(get_int(item, "bytes", 0, &file->bytes));
+        LS_TRY(get_sha256(item, &file->sha256));
+        if (json_object_set_new(file_index, file->name, json_integer((json_int_t)i)) != 0) {
+            return LS_FAIL(LS_E_MEMORY, "no memory for the list of files");
+        }
+    }
+    return LS_OK;
+}
+
+static bool is_dataset(const char *path) {
+    static const char prefix[] = "/tensors/";
+    const char *name = path + sizeof prefix - 1;
+    return strncmp(path, prefix, sizeof prefix - 1) == 0 && *name && !strchr(name, '/') &&
+           name[0] != '.';
+}
+
+static ls_status piece_sizes_check(const ls_ckpt *ckpt, const ls_ckpt_entry *entry,
+                                   const ls_ckpt_piece *piece) {
+    ls_ckpt_grid grid;
+    int64_t elem_bytes = (int64_t)ls_dtype_bytes(entry->dtype), raw_bytes, most;
+    /* The box lies in the tensor, whose bytes fit, so that no product below overflows but `most`.
+     */
+    LS_TRY(ls_ckpt_grid_make(entry->ndim, piece->box.extent, piece->chunk, elem_bytes, &grid));
+    raw_bytes = ls_box_elems(&piece->box) * elem_bytes;
+    if (piece->raw_bytes != raw_bytes || piece->chunks != grid.count) {
+        return BAD("its box has %lld bytes in %lld chunks, the manifest says %lld in %lld",
+                   (long long)raw_bytes, (long long)grid.count, (long long)piece->raw_bytes,
+                   (long long)piece->chunks);
+    }
+    size_t chunk_most = ls_ckpt_stored_max((size_t)grid.chunk_bytes, ckpt->compressed);
+    if (__builtin_mul_overflow(grid.count, (int64_t)chunk_most, &most)) {
+        most = INT64_MAX;
+    }
+    if (ckpt->files[piece->file_index].bytes < most) {
+        most = ckpt->files[piece->file_index].bytes;
+    }
+    if (piece->stored_bytes < grid.count || piece->stored_bytes > most) {
+        return BAD("%lld stored bytes; %lld to %lld are possible", (long long)piece->stored_bytes,
+                   (long long)grid.count, (long long)most);
+    }
+    return LS_OK;
+}
+
+static ls_status piece_parse(ls_ckpt *ckpt, const json_t *file_index, const json_t *item,
+                             const ls_ckpt_entry *entry, ls_ckpt_piece *piece) {
+    const char *file;
+    LS_TRY(get_string(item, "file", 255, &file));
+    const json_t *index = json_object_get(file_index, file);
+    if (!index) {
+        return BAD("it lies in a file that is not listed");
+    }
+    piece->file_index = (int)json_integer_value(index);
+    piece->file = ckpt->files[piece->file_index].name;
+    LS_TRY(get_string(item, "dataset", LS_CKPT_DATASET_MAX, &piece->dataset));
+    if (!is_dataset(piece->dataset)) {
+        return BAD("its dataset is not one below /tensors");
+    }
+    piece->box.ndim = entry->ndim;
+    LS_TRY(get_integers(item, "start", entry->ndim, piece->box.start));
+    LS_TRY(get_integers(item, "extent", entry->ndim, piece->box.extent));
+    LS_TRY(get_integers(item, "chunk", entry->ndim, piece->chunk));
+    LS_TRY(get_int(item, "chunks", 1, &piece->chunks));
+    LS_TRY(get_int(item, "raw_bytes", 1, &piece->raw_bytes));
+    LS_TRY(get_int(item, "stored_bytes", 1, &piece->stored_bytes));
+    return get_sha256(item, &piece->sha256);
+}
+
+static ls_status entry_parse(ls_ckpt *ckpt, const json_t *file_index, const json_t *item,
+                             ls_ckpt_entry *entry, ls_ckpt_piece *pieces) {
+    const char *dtype;
+    const json_t *shape, *list;
+    int64_t bytes;
+    LS_TRY(get_string(item, "dtype", 32, &dtype));
+    entry->dtype = ls_dtype_parse(dtype);
+    if (entry->dtype == LS_DTYPE_COUNT) {
+        return BAD("'%s' is no element type", dtype);
+    }
+    LS_TRY(get_array(item, "shape", 1, LS_MAX_DIMS, &shape));
+    entry->ndim = (int)json_array_size(shape);
+    LS_TRY(get_integers(item, "shape", entry->ndim, entry->dims));
+    LS_TRY(ls_ckpt_dims_check(entry->name, entry->dtype, entry->ndim, entry->dims, &bytes));
+    LS_TRY(get_array(item, "pieces", 1, PIECES_MAX, &list));
+    for (int i = 0; i < entry->piece_count; i++) {
+        LS_TRY(piece_parse(ckpt, file_index, json_array_get(list, (size_t)i), entry, &pieces[i]));
+    }
+    LS_TRY(
+        ls_ckpt_coverage_check(entry->name, entry->ndim, entry->dims, pieces, entry->piece_count));
+    for (int i = 0; i < entry->piece_count; i++) {
+        LS_TRY(piece_sizes_check(ckpt, entry, &pieces[i]));
+    }
+    return LS_OK;
+}
+
+static int by_name(const void *a, const void *b) {
+    return strcmp((*(const ls_ckpt_entry *const *)a)->name,
+                  (*(const ls_ckpt_entry *const *)b)->name);
+}
+
+static ls_status entries_index(ls_ckpt *ckpt) {
+    size_t count = (size_t)ckpt->entry_count;
+    LS_TRY(ls_calloc(count + 1, sizeof *ckpt->by_name, &ckpt->by_name));
+    for (size_t i = 0; i < count; i++) {
+        ckpt->by_name[i] = &ckpt->entries[i];
+    }
+    qsort(ckpt->by_name, count, sizeof *ckpt->by_name, by_name);
+    for (size_t i = 1; i < count; i++) {
+        if (strcmp(ckpt->by_name[i - 1]->name, ckpt->by_name[i]->name) == 0) {
+            return BAD("the tensor '%s' is listed twice", ckpt->by_name[i]->name);
+        }
+    }
+    return LS_OK;
+}
+
+static ls_status tensors_parse(ls_ckpt *ckpt, const json_t *file_index) {
+    const json_t *tensors;
+    LS_TRY(get_array(ckpt->root, "tensors", 0, TENSORS_MAX, &tensors));
+    size_t count = json_array_size(tensors), piece_count = 0;
+    for (size_t i = 0; i < count; i++) {
+        piece_count += json_array_size(json_object_get(json_array_get(tensors, i), "pieces"));
+    }
+    LS_TRY(ls_calloc(count + 1, sizeof *ckpt->entries, &ckpt->entries));
+    LS_TRY(ls_calloc(piece_count + 1, sizeof *ckpt->pieces, &ckpt->pieces));
+    ls_ckpt_piece *pieces = ckpt->pieces;
+    for (size_t i = 0; i < count; i++) {
+        const json_t *item = json_array_get(tensors, i);
+        ls_ckpt_entry *entry = &ckpt->entries[ckpt->entry_count];
+        LS_TRY(get_string(item, "name", LS_CKPT_NAME_MAX, &entry->name));
+        LS_TRY(ls_ckpt_name_check(entry->name));
+        entry->piece_count = (int)json_array_size(json_object_get(item, "pieces"));
+        entry->pieces = pieces;
+        ls_status status = entry_parse(ckpt, file_index, item, entry, pieces);
+        if (status != LS_OK) {
+            char *name = ls_ckpt_printable(entry->name);
+            ls_error_prefix(status, "tensor '%s'", name ? name : "?");
+            free(name);
+            return status;
+        }
+        pieces += entry->piece_count;
+        ckpt->entry_count++;
+    }
+    return entries_index(ckpt);
+}
+
+/* The text ends in "sha256": "<hash of what is before the digits>". */
+static ls_status hash_check(const char *text, size_t bytes) {
+    static const char before[] = "\n\"sha256\": \"", after[] = "\"\n}\n";
+    const size_t tail = 64 + sizeof after - 1;
+    ls_sha256 found, expected;
+    char hex[65];
+    bool formed =
+        bytes >= tail + sizeof before - 1 &&
+        memcmp(text + bytes - tail - (sizeof before - 1), before, sizeof before - 1) == 0 &&
+        memcmp(text + bytes - (sizeof after - 1), after, sizeof after - 1) == 0;
+    if (formed) {
+        memcpy(hex, text + bytes - tail, 64);
+        hex[64] = '\0';
+        formed = ls_sha256_parse(hex, &expected) == LS_OK;
+    }
+    if (!formed) {
+        return BAD("it does not end in its SHA-256: it is not complete");
+    }
+    LS_TRY(ls_sha256_of(text, bytes - tail, &found));
+    if (memcmp(&found, &expected, sizeof found) != 0) {
+        return BAD("it was changed: its SHA-256 does not fit");
+    }
+    return LS_OK;
+}
+
+static ls_status version_check(const json_t *root) {
+    const char *format;
+    int64_t major, minor;
+    LS_TRY(get_string(root, "format", 64, &format));
+    if (strcmp(format, LS_CKPT_FORMAT_NAME) != 0) {
+        return BAD("its format is '%s', expected '%s'", format, LS_CKPT_FORMAT_NAME);
+    }
+    LS_TRY(get_int(root, "major", 1, &major));
+    LS_TRY(get_int(root, "minor", 0, &minor));
+    if (major != LS_CKPT_FORMAT_MAJOR) {
+        return LS_FAIL(LS_E_VERSION,
+                       "it has format version %lld.%lld; this program reads %d.x: use a newer one",
+                       (long long)major, (long long)minor, LS_CKPT_FORMAT_MAJOR);
+    }
+    return LS_OK;
+}
+
+static ls_status root_parse(ls_ckpt *ckpt, const char *text, size_t bytes) {
+    json_error_t error;
+    ckpt->root = json_loadb(text, bytes, JSON_REJECT_DUPLICATES, &error);
+    if (!json_is_object(ckpt->root)) {
+        return BAD("it is no JSON object: line %d: %s", error.line, error.text);
+    }
+    LS_TRY(version_check(ckpt->root));
+    LS_TRY(hash_check(text, bytes));
+    LS_TRY(get_int(ckpt->root, "step", 0, &ckpt->step));
+    LS_TRY(get_int(ckpt->root, "tokens", 0, &ckpt->tokens));
+    LS_TRY(get_string(ckpt->root, "config", LS_CKPT_MANIFEST_MAX, &ckpt->config));
+    LS_TRY(get_object(ckpt->root, "run", &ckpt->run));
+    LS_TRY(get_object(ckpt->root, "counters", &ckpt->counters));
+    const char *codec;
+    int64_t level;
+    LS_TRY(get_string(ckpt->root, "codec", 32, &codec));
+    LS_TRY(get_int(ckpt->root, "level", 0, &level));
+    ckpt->compressed = strcmp(codec, "zstd") == 0;
+    if (!ckpt->compressed && strcmp(codec, "none") != 0) {
+        return BAD("the codec '%s' is not known; 'zstd' and 'none' are", codec);
+    }
+    json_t *file_index = json_object();
+    if (!file_index) {
+        return LS_FAIL(LS_E_MEMORY, "no memory for the list of files");
+    }
+    ls_status status = files_parse(ckpt, file_index);
+    if (status == LS_OK) {
+        status = tensors_parse(ckpt, file_index);
+    }
+    json_decref(file_index);
+    return status;
+}
+
+ls_status ls_ckpt_manifest_parse(const char *text, size_t bytes, const char *where, ls_ckpt **out) {
+    ls_ckpt *ckpt;
+    *out = NULL;
+    LS_TRY(ls_calloc(1, sizeof *ckpt, &ckpt));
+    ls_status status = root_parse(ckpt, text, bytes);
+    if (status != LS_OK) {
+        ls_ckpt_close(ckpt);
+        if (status != LS_E_VERSION && status != LS_E_MEMORY) {
+            status = LS_E_CORRUPT;
+        }
+        return ls_error_prefix(status, "'%s'", where);
+    }
+    *out = ckpt;
+    return LS_OK;
+}
+
+void ls_ckpt_piece_grid(const ls_ckpt_entry *entry, const ls_ckpt_piece *piece,
+                        ls_ckpt_grid *grid) {
+    ls_status status = ls_ckpt_grid_make(entry->ndim, piece->box.extent, piece->chunk,
+                                         (int64_t)ls_dtype_bytes(entry->dtype), grid);
+    assert(status == LS_OK);
+    (void)status;
+}
+
+ls_status ls_ckpt_file_size_check(const ls_ckpt *ckpt, int file_index) {
+    const ls_ckpt_file *file = &ckpt->files[file_index];
+    char path[4096];
+    struct stat info;
+    LS_TRY(ls_path_join(path, sizeof path, ckpt->path, file->name));
+    if (stat(path, &info) != 0) {
+        return BAD("'%s' of the manifest: %s", path, strerror(errno));
+    }
+    if (!S_ISREG(info.st_mode) || info.st_size != file->bytes) {
+        return BAD("'%s' has %lld bytes, expected %lld", path, (long long)info.st_size,
+                   (long long)file->bytes);
+    }
+    return LS_OK;
+}
+
+ls_status ls_ckpt_open(const char *path, ls_ckpt **out) {
+    char manifest[4096], *text = NULL;
+    size_t bytes;
+    *out = NULL;
+    LS_TRY(ls_path_join(manifest, sizeof manifest, path, LS_CKPT_MANIFEST));
+    if (!ls_path_exists(manifest)) {
+        return LS_FAIL(LS_E_INPUT, "'%s' is no checkpoint: it has no " LS_CKPT_MANIFEST, path);
+    }
+    LS_TRY(ls_file_read(manifest, LS_CKPT_MANIFEST_MAX, &text, &bytes));
+    ls_ckpt *ckpt;
+    ls_status status = ls_ckpt_manifest_parse(text, bytes, manifest, &ckpt);
+    free(text);
+    LS_TRY(status);
+    ckpt->path = strdup(path);
+    status = ckpt->path ? LS_OK : LS_FAIL(LS_E_MEMORY, "no memory for a path");
+    for (int i = 0; i < ckpt->file_count && status == LS_OK; i++) {
+        status = ls_ckpt_file_size_check(ckpt, i);
+    }
+    if (status != LS_OK) {
+        ls_ckpt_close(ckpt);
+        return status;
+    }
+    *out = ckpt;
+    return LS_OK;
+}
+
+void ls_ckpt_close(ls_ckpt *ckpt) {
+    if (ckpt) {
+        free(ckpt->path);
+        json_decref(ckpt->root);
+        free(ckpt->files);
+        free(ckpt->entries);
+        free(ckpt->pieces);
+        free(ckpt->by_name);
+        free(ckpt);
+    }
+}
+
+const char *ls_ckpt_path(const ls_ckpt *ckpt) {
+    return ckpt->path;
+}
+
+int64_t ls_ckpt_step(const ls_ckpt *ckpt) {
+    return ckpt->step;
+}
+
+int64_t ls_ckpt_tokens(const ls_ckpt *ckpt) {
+    return ckpt->tokens;
+}
+
+const char *ls_ckpt_config(const ls_ckpt *ckpt) {
+    return ckpt->config;
+}
+
+const json_t *ls_ckpt_run(const ls_ckpt *ckpt) {
+    return ckpt->run;
+}
+
+const json_t *ls_ckpt_counters(const ls_ckpt *ckpt) {
+    return ckpt->counters;
+}
+
+const ls_ckpt_entry *ls_ckpt_entries(const ls_ckpt *ckpt, int *count) {
+    *count = ckpt->entry_count;
+    return ckpt->entries;
+}
+
+static int name_compare(const void *key, const void *entry) {
+    return strcmp(key, (*(const ls_ckpt_entry *const *)entry)->name);
+}
+
+const ls_ckpt_entry *ls_ckpt_find(const ls_ckpt *ckpt, const char *name) {
+    const ls_ckpt_entry **found = bsearch(name, ckpt->by_name, (size_t)ckpt->entry_count,
+                                          sizeof *ckpt->by_name, name_compare);
+    return found ? *found : NULL;
+}

@@ -1,0 +1,249 @@
+#include "checkpoint/format.h"
+#include "runtime/base/arena.h"
+#include "runtime/base/file.h"
+
+#include <omp.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* A piece that a wanted box touches. */
+typedef struct use {
+    const ls_ckpt_tensor *tensor;
+    const ls_ckpt_entry *entry;
+    const ls_ckpt_piece *piece;
+    ls_ckpt_grid grid;
+    hid_t dataset;
+    int64_t chunks_left; /* the dataset is closed after the last one */
+} use;
+
+typedef struct chunk_use {
+    int64_t index;
+    int use;
+} chunk_use;
+
+typedef struct reader {
+    ls_ckpt *ckpt;
+    use *uses;
+    chunk_use *chunks;
+    int64_t use_count, chunk_count, use_capacity, chunk_capacity;
+    hid_t *files; /* [file_count], -1: not open */
+    ls_ckpt_codec *codecs;
+    int threads;
+    atomic_bool failed;
+    ls_error error;
+} reader;
+
+static void keep_error(reader *r) {
+#pragma omp critical(ls_ckpt_read_error)
+    if (!atomic_load(&r->failed)) {
+        r->error = *ls_error_last();
+        atomic_store(&r->failed, true);
+    }
+}
+
+static ls_status kept_error(const reader *r) {
+    if (!atomic_load(&r->failed)) {
+        return LS_OK;
+    }
+    return ls_error_set(r->error.code, r->error.file, r->error.line, "%s", r->error.message);
+}
+
+/* Room for one more element of a growing table. */
+static ls_status grow(void *table_pointer, int64_t count, int64_t *capacity, size_t elem_bytes) {
+    if (count < *capacity) {
+        return LS_OK;
+    }
+    void **table = table_pointer;
+    int64_t wanted = 2 * *capacity + 64;
+    void *larger = reallocarray(*table, (size_t)wanted, elem_bytes);
+    if (!larger) {
+        return LS_FAIL(LS_E_MEMORY, "no memory for %lld chunks", (long long)wanted);
+    }
+    *table = larger;
+    *capacity = wanted;
+    return LS_OK;
+}
+
+/* A chunk's box in the tensor. */
+static ls_box chunk_box(const use *u, int64_t index) {
+    ls_box box;
+    int64_t first_elem;
+    ls_ckpt_grid_box(&u->grid, index, &box, &first_elem);
+    for (int d = 0; d < box.ndim; d++) {
+        box.start[d] += u->piece->box.start[d];
+    }
+    return box;
+}
+
+static ls_status entry_check(const ls_ckpt *ckpt, const ls_ckpt_tensor *t,
+                             const ls_ckpt_entry **entry) {
+    *entry = ls_ckpt_find(ckpt, t->name);
+    if (!*entry) {
+        return LS_FAIL(LS_E_SHAPE, "checkpoint '%s' has no tensor '%s'", ckpt->path, t->name);
+    }
+    bool same = (*entry)->dtype == t->dtype && (*entry)->ndim == t->ndim;
+    for (int d = 0; d < t->ndim && same; d++) {
+        same = (*entry)->dims[d] == t->dims[d];
+    }
+    if (!same) {
+        char found[128], wanted[128];
+        return LS_FAIL(LS_E_SHAPE, "tensor '%s' in checkpoint '%s' is %s %s, the model has %s %s",
+                       t->name, ckpt->path, ls_dtype_name((*entry)->dtype),
+                       ls_ckpt_shape_text(found, sizeof found, (*entry)->ndim, (*entry)->dims),
+                       ls_dtype_name(t->dtype),
+                       ls_ckpt_shape_text(wanted, sizeof wanted, t->ndim, t->dims));
+    }
+    bool inside = t->box.ndim == t->ndim;
+    for (int d = 0; d < t->ndim && inside; d++) {
+        inside = t->box.start[d] >= 0 && t->box.extent[d] >= 0 && t->box.start[d] <= t->dims[d] &&
+                 t->box.extent[d] <= t->dims[d] - t->box.start[d];
+    }
+    return inside ? LS_OK
+                  : LS_FAIL(LS_E_SHAPE, "the box wanted of '%s' leaves the tensor", t->name);
+}
+
+static ls_status plan(reader *r, const ls_ckpt_tensor *t) {
+    const ls_ckpt_entry *entry;
+    ls_box both;
+    LS_TRY(entry_check(r->ckpt, t, &entry));
+    for (int i = 0; i < entry->piece_count; i++) {
+        if (!ls_box_intersect(&t->box, &entry->pieces[i].box, &both)) {
+            continue;
+        }
+        LS_TRY(grow(&r->uses, r->use_count, &r->use_capacity, sizeof *r->uses));
+        use *u = &r->uses[r->use_count];
+        *u = (use){
+            .tensor = t, .entry = entry, .piece = &entry->pieces[i], .dataset = H5I_INVALID_HID};
+        ls_ckpt_piece_grid(entry, u->piece, &u->grid);
+        for (int64_t k = 0; k < u->grid.count; k++) {
+            ls_box box = chunk_box(u, k);
+            if (ls_box_intersect(&t->box, &box, &both)) {
+                LS_TRY(grow(&r->chunks, r->chunk_count, &r->chunk_capacity, sizeof *r->chunks));
+                r->chunks[r->chunk_count++] = (chunk_use){.index = k, .use = (int)r->use_count};
+                u->chunks_left++;
+            }
+        }
+        r->use_count++;
+    }
+    return LS_OK;
+}
+
+static ls_status prepare(reader *r, const ls_ckpt_tensor *tensors, int count) {
+    size_t files = (size_t)r->ckpt->file_count;
+    LS_TRY(ls_calloc(files, sizeof *r->files, &r->files));
+    for (size_t i = 0; i < files; i++) {
+        r->files[i] = H5I_INVALID_HID;
+    }
+    for (int i = 0; i < count; i++) {
+        LS_TRY(plan(r, &tensors[i]));
+    }
+    r->threads = omp_get_max_threads();
+    LS_TRY(ls_calloc((size_t)r->threads, sizeof *r->codecs, &r->codecs));
+    for (int i = 0; i < r->threads; i++) {
+        LS_TRY(ls_ckpt_codec_init(&r->codecs[i], 1));
+    }
+    return LS_OK;
+}
+
+/* Hashes the files that are needed, before HDF5 sees a byte of them. */
+static ls_status files_verify(reader *r) {
+    bool *needed;
+    LS_TRY(ls_calloc((size_t)r->ckpt->file_count, sizeof *needed, &needed));
+    for (int64_t i = 0; i < r->use_count; i++) {
+        needed[r->uses[i].piece->file_index] = true;
+    }
+#pragma omp parallel for schedule(dynamic, 1) num_threads(r->threads)
+    for (int i = 0; i < r->ckpt->file_count; i++) {
+        if (needed[i] && ls_ckpt_file_verify(r->ckpt, i) != LS_OK) {
+            keep_error(r);
+        }
+    }
+    free(needed);
+    return kept_error(r);
+}
+
+/* HDF5 is entered by one thread at a time. */
+static ls_status chunk_fetch(reader *r, use *u, int64_t index, ls_ckpt_codec *codec,
+                             size_t *stored_bytes) {
+    hid_t *file = &r->files[u->piece->file_index];
+    if (*file < 0) {
+        char path[4096];
+        LS_TRY(ls_path_join(path, sizeof path, r->ckpt->path, u->piece->file));
+        LS_TRY(ls_ckpt_h5_open(path, file));
+    }
+    if (u->dataset < 0) {
+        LS_TRY(ls_ckpt_h5_dataset_open(*file, u->piece->dataset, u->entry->dtype, &u->grid,
+                                       r->ckpt->compressed, &u->dataset));
+    }
+    LS_TRY(ls_ckpt_h5_chunk_read(u->dataset, &u->grid, index, r->ckpt->compressed, codec,
+                                 stored_bytes));
+    if (--u->chunks_left == 0) {
+        H5Dclose(u->dataset);
+        u->dataset = H5I_INVALID_HID;
+    }
+    return LS_OK;
+}
+
+static ls_status chunk_load(reader *r, const chunk_use *c) {
+    use *u = &r->uses[c->use];
+    ls_ckpt_codec *codec = &r->codecs[omp_get_thread_num()];
+    size_t stored_bytes = 0;
+    ls_status status;
+#pragma omp critical(ls_hdf5)
+    status = chunk_fetch(r, u, c->index, codec, &stored_bytes);
+    const uint8_t *data = NULL;
+    if (status == LS_OK) {
+        status = ls_ckpt_decode(codec, stored_bytes, &u->grid, r->ckpt->compressed, &data);
+    }
+    if (status != LS_OK) {
+        return ls_error_prefix(status, "'%s/%s': chunk %lld of '%s'", r->ckpt->path, u->piece->file,
+                               (long long)c->index, u->piece->dataset);
+    }
+    ls_box box = chunk_box(u, c->index), both;
+    if (ls_box_intersect(&u->tensor->box, &box, &both)) {
+        ls_box_copy(&both, &box, data, &u->tensor->box, u->tensor->data,
+                    (size_t)u->grid.elem_bytes);
+    }
+    return LS_OK;
+}
+
+static void reader_release(reader *r) {
+    for (int i = 0; i < r->ckpt->file_count && r->files; i++) {
+        if (r->files[i] >= 0) {
+            H5Fclose(r->files[i]); /* and what is open in it */
+        }
+    }
+    for (int i = 0; i < r->threads && r->codecs; i++) {
+        ls_ckpt_codec_release(&r->codecs[i]);
+    }
+    free(r->codecs);
+    free(r->files);
+    free(r->uses);
+    free(r->chunks);
+}
+
+ls_status ls_ckpt_load(ls_ckpt *ckpt, ls_ckpt_tensor *tensors, int count) {
+    reader r = {.ckpt = ckpt};
+    ls_status status = prepare(&r, tensors, count);
+    if (status == LS_OK) {
+        status = files_verify(&r);
+    }
+    if (status == LS_OK) {
+#pragma omp parallel num_threads(r.threads)
+        {
+            if (ls_ckpt_h5_init() != LS_OK) {
+                keep_error(&r);
+            }
+#pragma omp for schedule(dynamic, 1)
+            for (int64_t i = 0; i < r.chunk_count; i++) {
+                if (!atomic_load(&r.failed) && chunk_load(&r, &r.chunks[i]) != LS_OK) {
+                    keep_error(&r);
+                }
+            }
+        }
+        status = kept_error(&r);
+    }
+    reader_release(&r);
+    return status;
+}

@@ -1,0 +1,300 @@
+/* One data file: chunks are compressed by all threads and stored in order by whichever thread has
+ * the next one, so that the file's bytes do not depend on the number of threads. */
+#include "checkpoint/format.h"
+#include "runtime/base/arena.h"
+#include "runtime/base/file.h"
+
+#include <omp.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct piece {
+    const ls_ckpt_tensor *tensor;
+    ls_ckpt_grid grid;
+    int64_t first_chunk; /* number of its first chunk among all of the file */
+    int64_t stored_bytes;
+    char dataset[LS_CKPT_DATASET_MAX + 16];
+    ls_sha256 sha256;
+} piece;
+
+typedef struct writer {
+    const char *path;
+    hid_t file, dataset; /* dataset: of the piece being stored */
+    int level, threads;
+    piece *pieces;
+    int piece_count;
+    int64_t chunk_count;
+    uint32_t *stored;      /* [chunk_count] bytes of each chunk in the file */
+    ls_ckpt_codec *codecs; /* [threads] */
+    atomic_bool failed;    /* the first error; sticky, since closing a file forgets it */
+    ls_error error;
+} writer;
+
+/* Keeps the calling thread's error when it is the first. */
+static void keep_error(writer *w) {
+#pragma omp critical(ls_ckpt_write_error)
+    if (!atomic_load(&w->failed)) {
+        w->error = *ls_error_last();
+        atomic_store(&w->failed, true);
+    }
+}
+
+static ls_status kept_error(const writer *w) {
+    if (!atomic_load(&w->failed)) {
+        return LS_OK;
+    }
+    return ls_error_set(w->error.code, w->error.file, w->error.line, "%s", w->error.message);
+}
+
+static ls_status pieces_init(writer *w, const ls_ckpt_tensor *tensors, int count) {
+    LS_TRY(ls_calloc((size_t)count + 1, sizeof *w->pieces, &w->pieces));
+    for (int i = 0; i < count; i++) {
+        const ls_ckpt_tensor *t = &tensors[i];
+        if (ls_box_elems(&t->box) == 0) {
+            continue;
+        }
+        piece *p = &w->pieces[w->piece_count++];
+        int64_t chunk[LS_MAX_DIMS];
+        int64_t elem_bytes = (int64_t)ls_dtype_bytes(t->dtype);
+        p->tensor = t;
+        p->first_chunk = w->chunk_count;
+        ls_ckpt_grid_choose(t->ndim, t->box.extent, elem_bytes, chunk);
+        LS_TRY(ls_ckpt_grid_make(t->ndim, t->box.extent, chunk, elem_bytes, &p->grid));
+        LS_TRY(ls_ckpt_dataset_path(p->dataset, sizeof p->dataset, t->name, t->ndim, t->dims,
+                                    &t->box));
+        w->chunk_count += p->grid.count;
+    }
+    LS_TRY(ls_calloc((size_t)w->chunk_count + 1, sizeof *w->stored, &w->stored));
+    LS_TRY(ls_calloc((size_t)w->threads, sizeof *w->codecs, &w->codecs));
+    for (int i = 0; i < w->threads; i++) {
+        LS_TRY(ls_ckpt_codec_init(&w->codecs[i], w->level));
+    }
+    return LS_OK;
+}
+
+static void writer_release(writer *w) {
+    for (int i = 0; i < w->threads && w->codecs; i++) {
+        ls_ckpt_codec_release(&w->codecs[i]);
+    }
+    free(w->codecs);
+    free(w->stored);
+    free(w->pieces);
+}
+
+static piece *piece_of_chunk(const writer *w, int64_t chunk) {
+    int low = 0, high = w->piece_count - 1;
+    while (low < high) {
+        int middle = (low + high + 1) / 2;
+        if (w->pieces[middle].first_chunk <= chunk) {
+            low = middle;
+        } else {
+            high = middle - 1;
+        }
+    }
+    return &w->pieces[low];
+}
+
+static ls_status chunk_store(writer *w, piece *p, int64_t chunk, const void *data, size_t bytes) {
+    int64_t index = chunk - p->first_chunk;
+    if (index == 0) {
+        LS_TRY(ls_ckpt_h5_dataset_create(w->file, p->dataset, p->tensor, &p->grid, w->level,
+                                         &w->dataset));
+    }
+    hsize_t offset[LS_MAX_DIMS];
+    ls_ckpt_h5_offset(&p->grid, index, offset);
+    if (H5Dwrite_chunk(w->dataset, H5P_DEFAULT, 0, offset, bytes, data) < 0) {
+        return LS_H5_FAIL(LS_E_IO, "cannot write chunk %lld of '%s' to '%s'", (long long)index,
+                          p->dataset, w->path);
+    }
+    w->stored[chunk] = (uint32_t)bytes;
+    p->stored_bytes += (int64_t)bytes;
+    if (index == p->grid.count - 1) {
+        hid_t dataset = w->dataset;
+        w->dataset = H5I_INVALID_HID;
+        if (H5Dclose(dataset) < 0) {
+            return LS_H5_FAIL(LS_E_IO, "cannot complete the dataset '%s'", p->dataset);
+        }
+    }
+    return LS_OK;
+}
+
+static ls_status chunk_encode(writer *w, const piece *p, int64_t chunk, const void **out,
+                              size_t *bytes) {
+    ls_box box;
+    int64_t first_elem;
+    ls_ckpt_grid_box(&p->grid, chunk - p->first_chunk, &box, &first_elem);
+    const char *src = (const char *)p->tensor->data + first_elem * p->grid.elem_bytes;
+    return ls_ckpt_encode(&w->codecs[omp_get_thread_num()], src, ls_box_elems(&box),
+                          p->grid.chunk_elems, p->grid.elem_bytes, out, bytes);
+}
+
+/* Hashes all pieces and stores all chunks. */
+static ls_status pieces_write(writer *w) {
+#pragma omp parallel num_threads(w->threads)
+    {
+        if (ls_ckpt_h5_init() != LS_OK) {
+            keep_error(w);
+        }
+#pragma omp for schedule(dynamic, 1) nowait
+        for (int i = 0; i < w->piece_count; i++) {
+            piece *p = &w->pieces[i];
+            size_t bytes = (size_t)(ls_box_elems(&p->tensor->box) * p->grid.elem_bytes);
+            if (ls_sha256_of(p->tensor->data, bytes, &p->sha256) != LS_OK) {
+                keep_error(w);
+            }
+        }
+#pragma omp for schedule(dynamic, 1) ordered
+        for (int64_t chunk = 0; chunk < w->chunk_count; chunk++) {
+            piece *p = piece_of_chunk(w, chunk);
+            const void *data = NULL;
+            size_t bytes = 0;
+            if (!atomic_load(&w->failed) && chunk_encode(w, p, chunk, &data, &bytes) != LS_OK) {
+                keep_error(w);
+            }
+#pragma omp ordered
+            if (!atomic_load(&w->failed) && chunk_store(w, p, chunk, data, bytes) != LS_OK) {
+                keep_error(w);
+            }
+        }
+    }
+    return kept_error(w);
+}
+
+/* What a full disk lost without telling is found by opening the file again: metadata has
+ * checksums, and every chunk must be there with its size. */
+static ls_status file_check(const writer *w, bool first) {
+    hid_t file;
+    LS_TRY(ls_ckpt_h5_open(w->path, &file));
+    ls_status status = LS_OK;
+    for (int i = 0; i < w->piece_count && status == LS_OK; i++) {
+        const piece *p = &w->pieces[i];
+        hid_t dataset;
+        status = ls_ckpt_h5_dataset_open(file, p->dataset, p->tensor->dtype, &p->grid, w->level > 0,
+                                         &dataset);
+        if (status != LS_OK) {
+            break;
+        }
+        for (int64_t k = 0; k < p->grid.count && status == LS_OK; k++) {
+            hsize_t offset[LS_MAX_DIMS], bytes = 0;
+            ls_ckpt_h5_offset(&p->grid, k, offset);
+            if (H5Dget_chunk_storage_size(dataset, offset, &bytes) < 0 ||
+                bytes != w->stored[p->first_chunk + k]) {
+                status = LS_FAIL(LS_E_IO, "chunk %lld of '%s' in '%s' has %llu bytes, %u written",
+                                 (long long)k, p->dataset, w->path, (unsigned long long)bytes,
+                                 w->stored[p->first_chunk + k]);
+            }
+        }
+        H5Dclose(dataset);
+    }
+    if (status == LS_OK && first && H5Oexists_by_name(file, "/counters", H5P_DEFAULT) <= 0) {
+        status = LS_H5_FAIL(LS_E_IO, "'%s' has lost its counters", w->path);
+    }
+    ls_status closed = ls_ckpt_h5_close(file, w->path);
+    return status != LS_OK ? status : closed;
+}
+
+static ls_status file_fill(writer *w, bool first, const ls_ckpt_save_options *options) {
+    LS_TRY(ls_ckpt_h5_create(w->path, &w->file));
+    ls_status status = ls_ckpt_h5_group(w->file, "/tensors");
+    if (status == LS_OK) {
+        status = pieces_write(w);
+    }
+    if (status == LS_OK && first) {
+        status = ls_ckpt_h5_counters_write(w->file, options->counters);
+    }
+    ls_status closed = ls_ckpt_h5_close(w->file, w->path);
+    return status != LS_OK ? status : closed;
+}
+
+static json_t *integers(int count, const int64_t *values) {
+    json_t *array = json_array();
+    for (int i = 0; i < count; i++) {
+        json_array_append_new(array, json_integer(values[i]));
+    }
+    return array;
+}
+
+static json_t *piece_json(const piece *p, const char *file) {
+    char hex[65];
+    const ls_ckpt_tensor *t = p->tensor;
+    ls_sha256_hex(&p->sha256, hex);
+    return json_pack("{s:s,s:s,s:o,s:o,s:o,s:I,s:I,s:I,s:s}", "file", file, "dataset", p->dataset,
+                     "start", integers(t->ndim, t->box.start), "extent",
+                     integers(t->ndim, t->box.extent), "chunk", integers(t->ndim, p->grid.chunk),
+                     "chunks", (json_int_t)p->grid.count, "raw_bytes",
+                     (json_int_t)(ls_box_elems(&t->box) * (int64_t)ls_dtype_bytes(t->dtype)),
+                     "stored_bytes", (json_int_t)p->stored_bytes, "sha256", hex);
+}
+
+/* Rank 0 lists all tensors, so that the manifest has its order. */
+static ls_status record_make(const writer *w, const char *file_name, bool first,
+                             const ls_ckpt_tensor *tensors, int count, json_t **record) {
+    json_t *list = json_array(), *files = json_array();
+    const piece *p = w->pieces, *end = w->pieces + w->piece_count;
+    bool failed = !list || !files;
+    for (int i = 0; i < count && !failed; i++) {
+        const ls_ckpt_tensor *t = &tensors[i];
+        json_t *pieces = json_array();
+        if (p < end && p->tensor == t) {
+            failed = json_array_append_new(pieces, piece_json(p++, file_name)) != 0;
+        } else if (!first) {
+            json_decref(pieces);
+            continue;
+        }
+        json_t *tensor =
+            json_pack("{s:s,s:s,s:o,s:o}", "name", t->name, "dtype", ls_dtype_name(t->dtype),
+                      "shape", integers(t->ndim, t->dims), "pieces", pieces);
+        failed = failed || json_array_append_new(list, tensor) != 0;
+    }
+    if (w->path && !failed) {
+        ls_sha256 hash;
+        uint64_t bytes = 0;
+        char hex[65];
+        ls_status status = ls_sha256_file(w->path, &hash, &bytes);
+        if (status != LS_OK) {
+            json_decref(list);
+            json_decref(files);
+            return status;
+        }
+        ls_sha256_hex(&hash, hex);
+        failed = json_array_append_new(files, json_pack("{s:s,s:I,s:s}", "name", file_name, "bytes",
+                                                        (json_int_t)bytes, "sha256", hex)) != 0;
+    }
+    *record = failed ? NULL : json_pack("{s:O,s:O}", "files", files, "tensors", list);
+    json_decref(list);
+    json_decref(files);
+    return *record ? LS_OK : LS_FAIL(LS_E_MEMORY, "no memory for the manifest");
+}
+
+ls_status ls_ckpt_file_write(const char *directory, const char *name, bool first,
+                             const ls_ckpt_save_options *options, const ls_ckpt_tensor *tensors,
+                             int count, json_t **record) {
+    char path[4096];
+    LS_TRY(ls_path_join(path, sizeof path, directory, name));
+    writer w = {.path = path,
+                .file = H5I_INVALID_HID,
+                .dataset = H5I_INVALID_HID,
+                .level = options->level,
+                .threads = options->threads > 0 ? options->threads : 1};
+    ls_status status = ls_ckpt_h5_init();
+    if (status == LS_OK) {
+        status = pieces_init(&w, tensors, count);
+    }
+    bool needed = first || w.piece_count > 0;
+    if (status == LS_OK && needed) {
+        status = file_fill(&w, first, options);
+    }
+    if (status == LS_OK && needed) {
+        status = ls_file_sync(path);
+    }
+    if (status == LS_OK && needed) {
+        status = file_check(&w, first);
+    }
+    if (status == LS_OK) {
+        w.path = needed ? path : NULL;
+        status = record_make(&w, name, first, tensors, count, record);
+    }
+    writer_release(&w);
+    return status;
+}
