@@ -2,11 +2,13 @@
  *
  * Every function marked [collective] must be called by all ranks of the group in the same order
  * with matching arguments. Non-blocking operations complete through ls_comm_test or ls_comm_wait;
- * buffers must stay untouched until then. Counts are 64-bit: no limit at 2^31. Buffers are host
- * memory for the back ends self and mpi.
+ * buffers must stay untouched until then; arrays of counts and offsets are read before the call
+ * returns. Counts are 64-bit: no limit at 2^31. Buffers are host memory for the back ends self and
+ * mpi. After the first use of each kind, operations allocate nothing.
  *
- * Errors: LS_E_COMM when the library reports a fault, LS_E_UNSUPPORTED when a back end does not
- * offer an operation or dtype (never a silent fallback), LS_E_SHAPE for negative counts. */
+ * Errors: LS_E_COMM when the library reports a fault (the communicator is then good for nothing but
+ * to be destroyed), LS_E_UNSUPPORTED when a back end does not offer an operation or dtype (never a
+ * silent fallback), LS_E_SHAPE for negative counts and roots that do not exist. */
 #ifndef LS_COLLECTIVES_COMM_H
 #define LS_COLLECTIVES_COMM_H
 
@@ -22,11 +24,17 @@ typedef struct ls_comm_request ls_comm_request; /* opaque; owned by the communic
 
 typedef struct ls_comm_ops {
     const char *name;
-    void (*destroy)(ls_comm *comm); /* [collective]; not for the world communicators of the library */
+    void (*destroy)(ls_comm *comm); /* [collective] */
+    /* The same ranks again, in a space of their own: operations on one communicator need not be in
+     * the same order as those on the other. [collective] */
+    ls_status (*duplicate)(ls_comm *comm, ls_comm **copy);
+    /* *lowest: the lowest rank that shares memory with this one. [collective] */
+    ls_status (*host)(ls_comm *comm, int *lowest);
     ls_status (*barrier)(ls_comm *comm);
     /* buf [bytes] from root to all. [collective] */
     ls_status (*broadcast)(ls_comm *comm, void *buf, int64_t bytes, int root);
-    /* In place over buf [count]. F32, F64, I32, I64, U64. [collective] */
+    /* In place over buf [count]. F32, F64, I32, I64, U64. Every rank gets the same bits; the order
+     * of a sum is the library's, and so is the MAX or MIN of a NaN. [collective] */
     ls_status (*all_reduce)(ls_comm *comm, void *buf, int64_t count, ls_dtype dtype, ls_reduce op);
     /* recv [size * bytes] = the ranks' send [bytes] in rank order. [collective] */
     ls_status (*all_gather)(ls_comm *comm, const void *send, void *recv, int64_t bytes);
@@ -43,7 +51,9 @@ typedef struct ls_comm_ops {
                                   const int64_t *send_offsets, void *recv,
                                   const int64_t *recv_counts, const int64_t *recv_offsets,
                                   ls_comm_request **request);
-    /* *done says whether the operation has completed; the request is then freed. Drives progress. */
+    /* *done says whether the operation has completed; the request is then gone, as it is after an
+     * error and after wait. Both drive the progress of everything that was started. Not collective.
+     */
     ls_status (*test)(ls_comm *comm, ls_comm_request *request, bool *done);
     ls_status (*wait)(ls_comm *comm, ls_comm_request *request);
 } ls_comm_ops;
@@ -57,26 +67,31 @@ struct ls_comm {
 ls_status ls_comm_self(ls_comm **comm);
 
 /* MPI. init calls MPI_Init_thread with MPI_THREAD_FUNNELED (all MPI calls from the main thread)
- * and gives the world. finalize ends MPI; safe when init was not called.
- * abort ends all ranks with the given exit status and does not return. */
+ * and gives the world; LS_E_UNSUPPORTED when the library offers less, LS_E_COMM the second time.
+ * finalize destroys the world and ends MPI; safe when init was not called. Other communicators must
+ * be gone by then. [collective] abort ends all ranks with the given exit status and does not
+ * return; not collective. */
 ls_status ls_comm_mpi_init(int *argc, char ***argv, ls_comm **world);
 void ls_comm_mpi_finalize(void);
 void ls_comm_mpi_abort(int exit_status) __attribute__((noreturn));
-/* Started by mpirun or srun? Decided from the launcher's environment, without touching MPI. */
+/* Started by mpirun or srun, as one of the ranks of a job? Decided from the launcher's environment,
+ * without touching MPI. A shell inside a Slurm allocation or step is not a launch. */
 bool ls_comm_launched(void);
 /* "Open MPI 4.1.4"; static. */
 const char *ls_comm_mpi_version(void);
 
-/* A number equal on ranks that share a host's memory and different otherwise (from
- * MPI_Comm_split_type), for ls_mesh_init: hosts [size], filled in on every rank. [collective] */
+/* A number equal on ranks that share a host's memory and different otherwise (the lowest rank
+ * there), for ls_mesh_init: hosts [size], filled in on every rank. [collective] */
 ls_status ls_comm_hosts(ls_comm *comm, uint64_t *hosts);
 
-/* Did every rank succeed? Each rank gives its own status; all return LS_OK, or the failing rank's
- * code with the lowest failing rank's message ("rank 3: ..."). [collective] */
+/* Did every rank succeed? Each rank gives its own status; all return LS_OK, or the code and error
+ * record of the lowest failing rank, its message prefixed with "rank 3: " where size > 1.
+ * [collective] */
 ls_status ls_comm_agree(ls_comm *comm, ls_status mine);
 
-/* All ranks must hold the same bytes; the error names what differs and the first rank that does:
- * "rank 2 has a different configuration ...". [collective] */
+/* All ranks must hold the same bytes (compared by SHA-256). LS_E_CONFIG on every rank otherwise,
+ * naming what differs and the first rank that does: "rank 2 has a different configuration than
+ * rank 0 ...". [collective] */
 ls_status ls_comm_check_same(ls_comm *comm, const char *what, const void *data, size_t bytes);
 
 #endif

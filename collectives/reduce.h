@@ -14,7 +14,10 @@
  * the right one lies beyond M. Rank r computes leaves [r M/R, (r+1) M/R) and folds them into the
  * largest nodes that lie inside that range (at most 2 log2(M/R) + 1; exactly one where M/R is a
  * power of two); the owner of each slice of the buffer adds the ranks' nodes in tree order, and the
- * slices are gathered. */
+ * slices are gathered.
+ *
+ * The reducer communicates on communicators of its own, so that the caller is free to use `comm`
+ * between begin and finish. */
 #ifndef LS_COLLECTIVES_REDUCE_H
 #define LS_COLLECTIVES_REDUCE_H
 
@@ -29,34 +32,46 @@ typedef struct ls_reducer_options {
     ls_comm *comm;  /* borrowed */
     ls_device *dev; /* borrowed; host_memory */
     ls_reduction reduction;
-    int64_t elems;           /* of the flat gradient buffer, dev->acc */
-    int64_t micro_batches;   /* M over all ranks; a multiple of comm->size */
-    int64_t bucket_bytes;    /* target; 0: 25 MiB */
+    int64_t elems;         /* of the flat gradient buffer, dev->acc */
+    int64_t micro_batches; /* M over all ranks; a multiple of comm->size */
+    int64_t bucket_bytes;  /* target; 0: 25 MiB */
 } ls_reducer_options;
 
-/* Takes all memory the reduction needs. [collective] */
+/* Takes all memory the reduction needs: the gradient buffer itself, with `invariant` as many more
+ * as the tree needs (log2(M/R) where M/R is a power of two) and, on several ranks, scratch for a
+ * few buckets. LS_E_SHAPE for sizes that do not fit together, LS_E_UNSUPPORTED for a device without
+ * host_memory, LS_E_MEMORY; the same on all ranks. [collective] */
 ls_status ls_reducer_create(const ls_reducer_options *options, ls_reducer **reducer);
+/* Safe on NULL. After a failure between begin and finish the memory is not freed, since the library
+ * may still be writing to it. [collective] */
 void ls_reducer_destroy(ls_reducer *reducer);
 /* Bytes taken beyond the gradient buffer itself. */
 size_t ls_reducer_bytes(const ls_reducer *reducer);
 
-/* Starts a global batch. */
+/* The calls of a global batch come in this order, each micro-batch from 0 to M/R - 1:
+ *   begin { micro_begin ready... micro_end }... finish, with progress anywhere in between.
+ * LS_E_SHAPE for another order. */
 ls_status ls_reducer_begin(ls_reducer *reducer);
 /* Where the backward pass of this rank's micro-batch `local` (0 .. M/R-1, in order) must add its
- * gradients: buffer [elems], zeroed when it must be. With `fast` it is the same buffer each time. */
+ * gradients: buffer [elems], zeroed when it must be. With `fast` it is the same buffer each time.
+ */
 ls_status ls_reducer_micro_begin(ls_reducer *reducer, int64_t local, void **grads);
 /* Gradients of elements >= first_elem of the current micro-batch are final. Does nothing before
- * the last local micro-batch. [collective in order] */
+ * the last local micro-batch; then starts the buckets that have become final. Ranks may call it at
+ * different places and as often as they like. */
 ls_status ls_reducer_ready(ls_reducer *reducer, int64_t first_elem);
 /* Ends a micro-batch (folds nodes with `invariant`). */
 ls_status ls_reducer_micro_end(ls_reducer *reducer);
+/* Drives started operations: with `invariant` also adds the slices that have arrived. Not
+ * collective. */
 ls_status ls_reducer_progress(ls_reducer *reducer);
 /* Waits; *grads [elems] is the sum over all micro-batches on every rank, valid until the next
  * begin. wait_ns: time spent waiting here, the communication that was not hidden. [collective] */
 ls_status ls_reducer_finish(ls_reducer *reducer, void **grads, uint64_t *wait_ns);
 
 /* values[M/R] of this rank, in order of micro-batch; *total = their sum over all ranks, added in
- * order of micro-batch in double: the same bits for every number of ranks. [collective] */
+ * order of micro-batch in double: the same bits for every number of ranks. At any time, on
+ * options.comm. [collective] */
 ls_status ls_reducer_sum_scalar(ls_reducer *reducer, const double *values, double *total);
 
 #endif

@@ -1,0 +1,484 @@
+/* Both reductions send buckets of the flat buffer from its end to its start, through stages that
+ * each take the buckets in that order, so that the ranks agree on the order of operations without
+ * talking about it. invariant: exchange (fold the last leaf, send each rank its slice of this
+ * rank's nodes), sum (own slice of all nodes, then start to gather it), done. fast: all-reduce,
+ * done. The exchange and the gathering have a communicator each, as one overtakes the other
+ * differently on each rank. */
+#include "collectives/reduce.h"
+
+#include "collectives/sum_tree.h"
+#include "runtime/base/arena.h"
+#include "runtime/base/clock.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* Where a slice may start: a cache line or more, for full-speed additions. */
+#define SLICE_ALIGN_ELEMS    16
+#define DEFAULT_BUCKET_BYTES (INT64_C(25) << 20)
+/* Buckets whose nodes may be on their way at once: one is added up while the others travel. */
+#define SLOTS 4
+/* Elements that all nodes of a slice are added over before the next: stays in the cache. */
+#define SUM_BLOCK_ELEMS 16384
+
+struct ls_reducer {
+    ls_comm *comm; /* the caller's */
+    ls_comm *exchange_comm, *gather_comm;
+    ls_device *dev;
+    ls_reduction reduction;
+    int64_t elem_bytes, elems;
+    int64_t leaves, local_leaves; /* M, M/R */
+    int64_t bucket_elems, bucket_count, slice_elems;
+    size_t extra_bytes;
+
+    /* Buffers are this rank's stack of nodes from the bottom; the result ends in buffer 0. */
+    void **buffers;
+    int buffer_count;
+    ls_tree_stack stack;
+    int64_t next_leaf; /* local; local_leaves + 1 outside begin ... finish */
+    bool in_leaf;
+    ls_tree_add adds[LS_TREE_MAX_ADDS]; /* those that the current leaf allows */
+    int add_count;
+
+    /* All ranks' nodes: rank r's are [first_node[r], first_node[r + 1]). A slot of the scratch
+     * memory holds a slice of each node of the other ranks. */
+    int *first_node;
+    int most_nodes; /* of a rank */
+    ls_tree_add *tree_adds;
+    int tree_add_count;
+    char *scratch;
+
+    /* Buckets that backward has finished, and that have entered and left the stages. */
+    int64_t ready, started, summed, done;
+    ls_comm_request **exchanges;     /* [SLOTS][most_nodes] */
+    ls_comm_request **gathers;       /* [bucket_count] */
+    int64_t *counts[2], *offsets[2]; /* [ranks], of sends and receives; in bytes */
+    double *scalars;                 /* [leaves] */
+};
+
+static int64_t min_i64(int64_t a, int64_t b) {
+    return a < b ? a : b;
+}
+
+static int64_t ceil_div(int64_t a, int64_t b) {
+    return (a + b - 1) / b;
+}
+
+static int64_t align_elems(int64_t elems) {
+    return ceil_div(elems, SLICE_ALIGN_ELEMS) * SLICE_ALIGN_ELEMS;
+}
+
+/* The bucket that is the order-th to be sent: [first, first + elems) of the flat buffer. */
+typedef struct bucket {
+    int64_t first, elems;
+} bucket;
+
+static bucket bucket_at(const ls_reducer *r, int64_t order) {
+    int64_t first = (r->bucket_count - 1 - order) * r->bucket_elems;
+    return (bucket){.first = first, .elems = min_i64(r->bucket_elems, r->elems - first)};
+}
+
+/* The slice of the bucket that `rank` adds up; empty for the last ranks of a small bucket. */
+static bucket slice_of(const ls_reducer *r, bucket b, int rank) {
+    int64_t slice = align_elems(ceil_div(b.elems, r->comm->size));
+    int64_t offset = min_i64(rank * slice, b.elems);
+    return (bucket){.first = b.first + offset, .elems = min_i64(slice, b.elems - offset)};
+}
+
+static int node_count(const ls_reducer *r, int rank) {
+    return r->first_node[rank + 1] - r->first_node[rank];
+}
+
+/* Where the owner finds its slice `s` of a node while it adds. */
+static char *node_slice(const ls_reducer *r, int64_t order, int node, bucket s) {
+    const int me = r->comm->rank;
+    if (node >= r->first_node[me] && node < r->first_node[me + 1]) {
+        return (char *)r->buffers[node - r->first_node[me]] + s.first * r->elem_bytes;
+    }
+    int foreign = r->first_node[r->comm->size] - node_count(r, me);
+    int place = node < r->first_node[me] ? node : node - node_count(r, me);
+    int64_t slot = order % SLOTS;
+    return r->scratch + (slot * foreign + place) * r->slice_elems * r->elem_bytes;
+}
+
+/* Creation */
+
+static ls_status check_options(const ls_reducer_options *o) {
+    if (o->elems < 0 || o->bucket_bytes < 0) {
+        return LS_FAIL(LS_E_SHAPE,
+                       "a reducer of %lld elements in buckets of %lld bytes; 0 is the "
+                       "least",
+                       (long long)o->elems, (long long)o->bucket_bytes);
+    }
+    if (o->micro_batches < 1 || o->micro_batches % o->comm->size != 0) {
+        return LS_FAIL(LS_E_SHAPE,
+                       "%lld micro-batches on %d ranks; a positive multiple of the ranks is needed",
+                       (long long)o->micro_batches, o->comm->size);
+    }
+    if (!o->dev->host_memory) {
+        return LS_FAIL(LS_E_UNSUPPORTED, "reduction of gradients in the memory of device '%s'",
+                       o->dev->describe);
+    }
+    return LS_OK;
+}
+
+static void plan_buckets(ls_reducer *r, int64_t bucket_bytes) {
+    int64_t target = (bucket_bytes > 0 ? bucket_bytes : DEFAULT_BUCKET_BYTES) / r->elem_bytes;
+    int64_t wanted = ceil_div(r->elems, target > 0 ? target : 1);
+    r->bucket_elems = align_elems(ceil_div(r->elems, wanted > 0 ? wanted : 1));
+    r->bucket_count = r->elems > 0 ? ceil_div(r->elems, r->bucket_elems) : 0;
+    r->slice_elems = align_elems(ceil_div(r->bucket_elems, r->comm->size));
+}
+
+static ls_status take(ls_reducer *r, int64_t count, size_t bytes, void *pointer_out) {
+    r->extra_bytes += (size_t)count * bytes;
+    return ls_calloc((size_t)(count > 0 ? count : 1), bytes, pointer_out);
+}
+
+static ls_status take_device(ls_reducer *r, int64_t elems, void **memory) {
+    size_t bytes = (size_t)elems * (size_t)r->elem_bytes;
+    r->extra_bytes += bytes;
+    return r->dev->ops->alloc(r->dev, bytes > 0 ? bytes : 1, memory);
+}
+
+static void free_device(ls_reducer *r, void *memory) {
+    if (memory) {
+        r->dev->ops->free(r->dev, memory);
+    }
+}
+
+/* Folds every rank's range of leaves, then their nodes: what is held where, and the owner's sum. */
+static ls_status plan_tree(ls_reducer *r) {
+    const int size = r->comm->size;
+    ls_tree_stack range, whole = {.leaves = r->leaves};
+    ls_tree_add adds[LS_TREE_MAX_ADDS];
+    for (int rank = 0; rank < size; rank++) {
+        int deepest =
+            ls_tree_fold_range(&range, r->leaves, rank * r->local_leaves, r->local_leaves);
+        r->buffer_count = rank == r->comm->rank ? deepest : r->buffer_count;
+        r->most_nodes = range.depth > r->most_nodes ? range.depth : r->most_nodes;
+        r->first_node[rank + 1] = r->first_node[rank] + range.depth;
+    }
+    LS_TRY(take(r, r->first_node[size], sizeof *r->tree_adds, &r->tree_adds));
+    for (int rank = 0; rank < size; rank++) {
+        ls_tree_fold_range(&range, r->leaves, rank * r->local_leaves, r->local_leaves);
+        for (int i = 0; i < range.depth; i++) {
+            range.nodes[i].id = r->first_node[rank] + i;
+            int n = ls_tree_push(&whole, range.nodes[i], adds);
+            memcpy(r->tree_adds + r->tree_add_count, adds, (size_t)n * sizeof *adds);
+            r->tree_add_count += n;
+        }
+    }
+    return LS_OK;
+}
+
+static ls_status take_memory(ls_reducer *r) {
+    const int size = r->comm->size;
+    LS_TRY(take(r, r->leaves, sizeof *r->scalars, &r->scalars));
+    LS_TRY(take(r, r->bucket_count, sizeof(ls_comm_request *), &r->gathers));
+    r->buffer_count = 1;
+    if (r->reduction == LS_REDUCTION_INVARIANT) {
+        LS_TRY(take(r, size + 1, sizeof *r->first_node, &r->first_node));
+        LS_TRY(plan_tree(r));
+        LS_TRY(take(r, SLOTS * r->most_nodes, sizeof(ls_comm_request *), &r->exchanges));
+        for (int i = 0; i < 2; i++) {
+            LS_TRY(take(r, size, sizeof(int64_t), &r->counts[i]));
+            LS_TRY(take(r, size, sizeof(int64_t), &r->offsets[i]));
+        }
+        int foreign = r->first_node[size] - node_count(r, r->comm->rank);
+        int64_t slots = min_i64(SLOTS, r->bucket_count);
+        void *scratch;
+        LS_TRY(take_device(r, slots * foreign * r->slice_elems, &scratch));
+        r->scratch = scratch;
+    }
+    LS_TRY(take(r, r->buffer_count, sizeof(void *), &r->buffers));
+    for (int i = 0; i < r->buffer_count; i++) {
+        LS_TRY(take_device(r, r->elems, &r->buffers[i]));
+    }
+    r->extra_bytes -= (size_t)(r->elems * r->elem_bytes);
+    return LS_OK;
+}
+
+ls_status ls_reducer_create(const ls_reducer_options *options, ls_reducer **reducer) {
+    LS_TRY(check_options(options));
+    ls_reducer *r = NULL;
+    ls_status status = ls_calloc(1, sizeof *r, &r);
+    if (status == LS_OK) {
+        r->comm = options->comm;
+        r->dev = options->dev;
+        r->reduction = options->reduction;
+        r->elem_bytes = (int64_t)ls_dtype_bytes(options->dev->acc);
+        r->elems = options->elems;
+        r->leaves = options->micro_batches;
+        r->local_leaves = options->micro_batches / options->comm->size;
+        r->next_leaf = r->local_leaves + 1;
+        plan_buckets(r, options->bucket_bytes);
+        status = take_memory(r);
+    }
+    LS_TRY_GOTO(ls_comm_agree(options->comm, status), failed);
+    LS_TRY_GOTO(r->comm->ops->duplicate(r->comm, &r->gather_comm), failed);
+    if (r->reduction == LS_REDUCTION_INVARIANT) {
+        LS_TRY_GOTO(r->comm->ops->duplicate(r->comm, &r->exchange_comm), failed);
+    }
+    *reducer = r;
+    return LS_OK;
+failed:
+    ls_reducer_destroy(r);
+    return status;
+}
+
+void ls_reducer_destroy(ls_reducer *r) {
+    if (!r || r->done < r->started) {
+        return;
+    }
+    for (int i = 0; r->buffers && i < r->buffer_count; i++) {
+        free_device(r, r->buffers[i]);
+    }
+    free_device(r, r->scratch);
+    if (r->exchange_comm) {
+        r->exchange_comm->ops->destroy(r->exchange_comm);
+    }
+    if (r->gather_comm) {
+        r->gather_comm->ops->destroy(r->gather_comm);
+    }
+    free(r->buffers);
+    free(r->first_node);
+    free(r->tree_adds);
+    free(r->exchanges);
+    free(r->gathers);
+    for (int i = 0; i < 2; i++) {
+        free(r->counts[i]);
+        free(r->offsets[i]);
+    }
+    free(r->scalars);
+    free(r);
+}
+
+size_t ls_reducer_bytes(const ls_reducer *r) {
+    return r->extra_bytes;
+}
+
+/* Stages */
+
+static ls_status add_range(ls_reducer *r, const ls_tree_add *adds, int count, bucket b) {
+    for (int i = 0; i < count; i++) {
+        const char *from = (const char *)r->buffers[adds[i].from] + b.first * r->elem_bytes;
+        char *to = (char *)r->buffers[adds[i].to] + b.first * r->elem_bytes;
+        LS_TRY(r->dev->ops->add(r->dev, r->dev->acc, b.elems, from, to));
+    }
+    return LS_OK;
+}
+
+/* Folds the last leaf, then sends layer by layer: the i-th nodes of all ranks that have as many. */
+static ls_status exchange_start(ls_reducer *r, int64_t order) {
+    const int me = r->comm->rank, size = r->comm->size;
+    const bucket b = bucket_at(r, order), own = slice_of(r, b, me);
+    LS_TRY(add_range(r, r->adds, r->add_count, b));
+    for (int i = 0; i < r->most_nodes; i++) {
+        for (int rank = 0; rank < size; rank++) {
+            bucket s = slice_of(r, b, rank);
+            bool sends = rank != me && i < node_count(r, me);
+            bool receives = rank != me && i < node_count(r, rank);
+            r->counts[0][rank] = sends ? s.elems * r->elem_bytes : 0;
+            r->offsets[0][rank] = sends ? s.first * r->elem_bytes : 0;
+            r->counts[1][rank] = receives ? own.elems * r->elem_bytes : 0;
+            r->offsets[1][rank] =
+                receives ? node_slice(r, order, r->first_node[rank] + i, own) - r->scratch : 0;
+        }
+        const void *node = r->buffers[i < node_count(r, me) ? i : 0];
+        ls_comm *comm = r->exchange_comm;
+        LS_TRY(comm->ops->all_to_all_start(comm, node, r->counts[0], r->offsets[0], r->scratch,
+                                           r->counts[1], r->offsets[1],
+                                           &r->exchanges[order % SLOTS * r->most_nodes + i]));
+    }
+    return LS_OK;
+}
+
+/* Adds all nodes of this rank's slice in tree order into its buffer 0 and starts to gather. */
+static ls_status sum_and_gather_start(ls_reducer *r, int64_t order) {
+    const bucket b = bucket_at(r, order), own = slice_of(r, b, r->comm->rank);
+    for (int64_t at = 0; at < own.elems; at += SUM_BLOCK_ELEMS) {
+        const int64_t n = min_i64(SUM_BLOCK_ELEMS, own.elems - at);
+        for (int i = 0; i < r->tree_add_count; i++) {
+            const char *from = node_slice(r, order, r->tree_adds[i].from, own);
+            char *to = node_slice(r, order, r->tree_adds[i].to, own);
+            LS_TRY(r->dev->ops->add(r->dev, r->dev->acc, n, from + at * r->elem_bytes,
+                                    to + at * r->elem_bytes));
+        }
+    }
+    char *result = (char *)r->buffers[0] + own.first * r->elem_bytes;
+    const char *root = node_slice(r, order, 0, own);
+    if (root != result && own.elems > 0) {
+        memcpy(result, root, (size_t)(own.elems * r->elem_bytes));
+    }
+    for (int rank = 0; rank < r->comm->size; rank++) {
+        bucket s = slice_of(r, b, rank);
+        r->counts[0][rank] = s.elems * r->elem_bytes;
+        r->offsets[0][rank] = s.first * r->elem_bytes;
+    }
+    ls_comm *comm = r->gather_comm;
+    return comm->ops->all_gather_start(comm, result, r->buffers[0], r->counts[0], r->offsets[0],
+                                       &r->gathers[order]);
+}
+
+static ls_status all_reduce_start(ls_reducer *r, int64_t order) {
+    const bucket b = bucket_at(r, order);
+    ls_comm *comm = r->gather_comm;
+    return comm->ops->all_reduce_start(comm, (char *)r->buffers[0] + b.first * r->elem_bytes,
+                                       b.elems, r->dev->acc, LS_SUM, &r->gathers[order]);
+}
+
+/* Tests or awaits an operation; *request is NULL once it has completed. */
+static ls_status complete(ls_comm *comm, bool wait, ls_comm_request **request) {
+    bool done = *request == NULL;
+    if (!done && wait) {
+        LS_TRY(comm->ops->wait(comm, *request));
+        done = true;
+    } else if (!done) {
+        LS_TRY(comm->ops->test(comm, *request, &done));
+    }
+    *request = done ? NULL : *request;
+    return LS_OK;
+}
+
+static ls_status complete_exchange(ls_reducer *r, int64_t order, bool wait, bool *done) {
+    for (int i = 0; i < r->most_nodes; i++) {
+        ls_comm_request **request = &r->exchanges[order % SLOTS * r->most_nodes + i];
+        LS_TRY(complete(r->exchange_comm, wait, request));
+        if (*request) {
+            *done = false;
+            return LS_OK;
+        }
+    }
+    *done = true;
+    return LS_OK;
+}
+
+static ls_status start_ready(ls_reducer *r) {
+    if (r->reduction == LS_REDUCTION_FAST) {
+        for (; r->started < r->ready; r->started++, r->summed++) {
+            LS_TRY(all_reduce_start(r, r->started));
+        }
+        return LS_OK;
+    }
+    for (; r->started < r->ready && r->started - r->summed < SLOTS; r->started++) {
+        LS_TRY(exchange_start(r, r->started));
+    }
+    return LS_OK;
+}
+
+/* Moves buckets on as far as they go. One test drives all operations, so the last stage is looked
+ * at only when nothing is ahead of it. */
+static ls_status advance(ls_reducer *r, bool wait) {
+    for (;;) {
+        bool moved = false;
+        LS_TRY(start_ready(r));
+        if (r->summed < r->started) {
+            LS_TRY(complete_exchange(r, r->summed, wait, &moved));
+            if (moved) {
+                LS_TRY(sum_and_gather_start(r, r->summed));
+                r->summed++;
+            }
+        } else if (r->done < r->summed) {
+            LS_TRY(complete(r->gather_comm, wait, &r->gathers[r->done]));
+            moved = r->gathers[r->done] == NULL;
+            r->done += moved;
+        }
+        if (!moved) {
+            return LS_OK;
+        }
+    }
+}
+
+/* The caller's side */
+
+static ls_status wrong_order(const char *call) {
+    return LS_FAIL(LS_E_SHAPE, "ls_reducer_%s was called out of order", call);
+}
+
+ls_status ls_reducer_begin(ls_reducer *r) {
+    if (r->next_leaf <= r->local_leaves) {
+        return wrong_order("begin");
+    }
+    r->stack.leaves = r->leaves;
+    r->stack.depth = 0;
+    r->next_leaf = 0;
+    r->in_leaf = false;
+    r->ready = r->started = r->summed = r->done = 0;
+    return LS_OK;
+}
+
+ls_status ls_reducer_micro_begin(ls_reducer *r, int64_t local, void **grads) {
+    if (r->in_leaf || local != r->next_leaf || local >= r->local_leaves) {
+        return wrong_order("micro_begin");
+    }
+    r->in_leaf = true;
+    int buffer = 0;
+    if (r->reduction == LS_REDUCTION_INVARIANT) {
+        buffer = r->stack.depth;
+        const ls_tree_node leaf = {.index = r->comm->rank * r->local_leaves + local, .id = buffer};
+        r->add_count = ls_tree_push(&r->stack, leaf, r->adds);
+    }
+    *grads = r->buffers[buffer];
+    if (r->reduction == LS_REDUCTION_INVARIANT || local == 0) {
+        LS_TRY(r->dev->ops->zero(r->dev, *grads, (size_t)(r->elems * r->elem_bytes)));
+    }
+    return LS_OK;
+}
+
+ls_status ls_reducer_ready(ls_reducer *r, int64_t first_elem) {
+    if (!r->in_leaf) {
+        return wrong_order("ready");
+    }
+    if (first_elem < 0 || first_elem > r->elems) {
+        return LS_FAIL(LS_E_SHAPE, "gradients ready from element %lld of %lld",
+                       (long long)first_elem, (long long)r->elems);
+    }
+    if (r->next_leaf + 1 < r->local_leaves || r->bucket_count == 0) {
+        return LS_OK;
+    }
+    int64_t ready = r->bucket_count - ceil_div(first_elem, r->bucket_elems);
+    r->ready = ready > r->ready ? ready : r->ready;
+    return advance(r, false);
+}
+
+ls_status ls_reducer_micro_end(ls_reducer *r) {
+    if (!r->in_leaf) {
+        return wrong_order("micro_end");
+    }
+    if (r->next_leaf + 1 == r->local_leaves) {
+        LS_TRY(ls_reducer_ready(r, 0));
+    } else {
+        LS_TRY(add_range(r, r->adds, r->add_count, (bucket){.first = 0, .elems = r->elems}));
+    }
+    r->in_leaf = false;
+    r->next_leaf++;
+    return LS_OK;
+}
+
+ls_status ls_reducer_progress(ls_reducer *r) {
+    return advance(r, false);
+}
+
+ls_status ls_reducer_finish(ls_reducer *r, void **grads, uint64_t *wait_ns) {
+    if (r->in_leaf || r->next_leaf != r->local_leaves) {
+        return wrong_order("finish");
+    }
+    const uint64_t start_ns = ls_clock_ns();
+    LS_TRY(advance(r, true));
+    *grads = r->buffers[0];
+    *wait_ns = ls_clock_ns() - start_ns;
+    r->next_leaf++;
+    return LS_OK;
+}
+
+ls_status ls_reducer_sum_scalar(ls_reducer *r, const double *values, double *total) {
+    LS_TRY(r->comm->ops->all_gather(r->comm, values, r->scalars,
+                                    r->local_leaves * (int64_t)sizeof *values));
+    double sum = 0;
+    for (int64_t i = 0; i < r->leaves; i++) {
+        sum += r->scalars[i];
+    }
+    *total = sum;
+    return LS_OK;
+}
