@@ -107,7 +107,9 @@ void ls_arena_release(ls_arena *arena) {
 }
 
 ls_status ls_calloc(size_t count, size_t elem_bytes, void *pointer_out) {
-    void *p = calloc(count ? count : 1, elem_bytes ? elem_bytes : 1);
+    size_t bytes;
+    bool overflow = __builtin_mul_overflow(count, elem_bytes, &bytes);
+    void *p = overflow ? NULL : calloc(1, bytes ? bytes : 1);
     memcpy(pointer_out, &p, sizeof p); /* whatever the type of the caller's pointer */
     if (!p) {
         return LS_FAIL(LS_E_MEMORY, "no memory for %zu items of %zu bytes", count, elem_bytes);

@@ -8,13 +8,13 @@
 
 /* Ordered: each x86 level includes those before it, and so does each Arm level.
  * X(code, name) */
-#define LS_ISA_LIST(X)                                                                            \
-    X(LS_ISA_GENERIC, "generic")         /* x86-64-v2, or Armv8-A with NEON */                    \
-    X(LS_ISA_AVX2, "avx2")               /* x86-64-v3: AVX2, FMA, F16C */                         \
-    X(LS_ISA_AVX512, "avx512")           /* x86-64-v4 */                                          \
-    X(LS_ISA_AVX512_BF16, "avx512_bf16") /* v4 and AVX512-BF16 */                                 \
-    X(LS_ISA_AMX_BF16, "amx_bf16")       /* and AMX tiles with BF16, granted by the kernel */     \
-    X(LS_ISA_SVE, "sve")                 /* aarch64 with SVE */                                   \
+#define LS_ISA_LIST(X)                                                                             \
+    X(LS_ISA_GENERIC, "generic")         /* x86-64-v2, or Armv8-A with NEON */                     \
+    X(LS_ISA_AVX2, "avx2")               /* x86-64-v3: AVX2, FMA, F16C */                          \
+    X(LS_ISA_AVX512, "avx512")           /* x86-64-v4 */                                           \
+    X(LS_ISA_AVX512_BF16, "avx512_bf16") /* v4 and AVX512-BF16 */                                  \
+    X(LS_ISA_AMX_BF16, "amx_bf16")       /* and AMX tiles with BF16, granted by the kernel */      \
+    X(LS_ISA_SVE, "sve")                 /* aarch64 with SVE */                                    \
     X(LS_ISA_SVE_BF16, "sve_bf16")       /* and BF16 */
 
 typedef enum ls_isa {

@@ -7,16 +7,16 @@
 #include <string.h>
 
 /* X(code, bytes, name) */
-#define LS_DTYPE_LIST(X)                                                                          \
-    X(LS_F32, 4, "float32")                                                                       \
-    X(LS_F64, 8, "float64")                                                                       \
-    X(LS_BF16, 2, "bfloat16")                                                                     \
-    X(LS_F16, 2, "float16")                                                                       \
-    X(LS_I32, 4, "int32")                                                                         \
-    X(LS_I64, 8, "int64")                                                                         \
-    X(LS_U8, 1, "uint8")                                                                          \
-    X(LS_U16, 2, "uint16")                                                                        \
-    X(LS_U32, 4, "uint32")                                                                        \
+#define LS_DTYPE_LIST(X)                                                                           \
+    X(LS_F32, 4, "float32")                                                                        \
+    X(LS_F64, 8, "float64")                                                                        \
+    X(LS_BF16, 2, "bfloat16")                                                                      \
+    X(LS_F16, 2, "float16")                                                                        \
+    X(LS_I32, 4, "int32")                                                                          \
+    X(LS_I64, 8, "int64")                                                                          \
+    X(LS_U8, 1, "uint8")                                                                           \
+    X(LS_U16, 2, "uint16")                                                                         \
+    X(LS_U32, 4, "uint32")                                                                         \
     X(LS_U64, 8, "uint64")
 
 typedef enum ls_dtype {

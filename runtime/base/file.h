@@ -1,4 +1,6 @@
-/* Checked file work: every return is looked at, every message names the path. */
+/* Checked file work: every return is looked at, every message names the path. LS_E_INPUT is a path
+ * that the user got wrong (missing, a directory, not readable, too long), LS_E_IO a fault of the
+ * machine. */
 #ifndef LS_BASE_FILE_H
 #define LS_BASE_FILE_H
 
@@ -7,11 +9,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Reads a whole regular file of at most max_bytes; a NUL follows the data. Caller frees *data. */
+/* Reads a whole regular file of at most max_bytes; a NUL follows the data. Caller frees *data,
+ * which is NULL after a failure. */
 ls_status ls_file_read(const char *path, size_t max_bytes, char **data, size_t *bytes);
 
-/* Writes to "path.tmp-PID", fsyncs, renames over path, fsyncs the directory. On failure path is as
- * it was and the temporary is removed. */
+/* Writes to "path.tmp-PID", fsyncs, renames over path, fsyncs the directory. On failure path holds
+ * what it held (or, when only the directory's fsync failed, the new data) and the temporary is
+ * removed. */
 ls_status ls_file_replace(const char *path, const void *data, size_t bytes);
 
 /* write() until done; EINTR and short writes handled. */
@@ -22,7 +26,8 @@ ls_status ls_file_sync(const char *path);
 
 /* mkdir -p. LS_E_IO names the part that failed. */
 ls_status ls_dir_create(const char *path);
-/* rm -r of a directory; missing is fine. Follows no symbolic link. */
+/* rm -r of a directory; missing is fine. Follows no symbolic link, and removes nothing when path is
+ * one or a file (LS_E_INPUT). */
 ls_status ls_dir_remove(const char *path);
 
 bool ls_path_exists(const char *path);

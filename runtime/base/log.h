@@ -8,7 +8,8 @@
 void ls_log_info(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 /* Something the user should act on: printed by every rank, "lockstep: warning: [rank 3] ...". */
 void ls_log_warn(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
-/* Prints ls_error_last() as "lockstep: error: ..." with rank, and file:line when LOCKSTEP_DEBUG is set. */
+/* Prints ls_error_last() as "lockstep: error: ..." with rank, and file:line when LOCKSTEP_DEBUG is
+ * set. */
 void ls_log_error(void);
 /* --quiet: no info lines. */
 void ls_log_set_quiet(bool quiet);

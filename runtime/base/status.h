@@ -10,22 +10,22 @@
 #include <stdbool.h>
 
 /* X(code, exit status of the program, text) */
-#define LS_STATUS_LIST(X)                                                                         \
-    X(LS_OK, 0, "ok")                                                                             \
-    X(LS_E_NO, 1, "the answer is no")                                                             \
-    X(LS_E_CORRUPT, 1, "data is corrupt")                                                         \
-    X(LS_E_DIVERGED, 1, "training diverged")                                                      \
-    X(LS_E_USAGE, 2, "wrong use of the command line")                                             \
-    X(LS_E_CONFIG, 2, "wrong configuration")                                                      \
-    X(LS_E_INPUT, 2, "wrong input")                                                               \
-    X(LS_E_SHAPE, 2, "sizes do not fit together")                                                 \
-    X(LS_E_VERSION, 2, "unsupported version")                                                     \
-    X(LS_E_EXISTS, 2, "already exists")                                                           \
-    X(LS_E_UNSUPPORTED, 3, "not supported here")                                                  \
-    X(LS_E_MEMORY, 3, "out of memory")                                                            \
-    X(LS_E_IO, 3, "input or output failed")                                                       \
-    X(LS_E_COMM, 3, "communication failed")                                                       \
-    X(LS_E_DEVICE, 3, "device failed")                                                            \
+#define LS_STATUS_LIST(X)                                                                          \
+    X(LS_OK, 0, "ok")                                                                              \
+    X(LS_E_NO, 1, "the answer is no")                                                              \
+    X(LS_E_CORRUPT, 1, "data is corrupt")                                                          \
+    X(LS_E_DIVERGED, 1, "training diverged")                                                       \
+    X(LS_E_USAGE, 2, "wrong use of the command line")                                              \
+    X(LS_E_CONFIG, 2, "wrong configuration")                                                       \
+    X(LS_E_INPUT, 2, "wrong input")                                                                \
+    X(LS_E_SHAPE, 2, "sizes do not fit together")                                                  \
+    X(LS_E_VERSION, 2, "unsupported version")                                                      \
+    X(LS_E_EXISTS, 2, "already exists")                                                            \
+    X(LS_E_UNSUPPORTED, 3, "not supported here")                                                   \
+    X(LS_E_MEMORY, 3, "out of memory")                                                             \
+    X(LS_E_IO, 3, "input or output failed")                                                        \
+    X(LS_E_COMM, 3, "communication failed")                                                        \
+    X(LS_E_DEVICE, 3, "device failed")                                                             \
     X(LS_E_STOPPED, 75, "stopped on request")
 
 typedef enum ls_status {
@@ -67,21 +67,21 @@ ls_status ls_error_prefix(ls_status code, const char *fmt, ...)
 #define LS_FAIL(code, ...) ls_error_set((code), __FILE__, __LINE__, __VA_ARGS__)
 
 /* Forwards a failure to the caller. */
-#define LS_TRY(call)                                                                              \
-    do {                                                                                          \
-        ls_status ls_try_status_ = (call);                                                        \
-        if (ls_try_status_ != LS_OK) {                                                            \
-            return ls_try_status_;                                                                \
-        }                                                                                         \
+#define LS_TRY(call)                                                                               \
+    do {                                                                                           \
+        ls_status ls_try_status_ = (call);                                                         \
+        if (ls_try_status_ != LS_OK) {                                                             \
+            return ls_try_status_;                                                                 \
+        }                                                                                          \
     } while (0)
 
 /* Forwards a failure to a cleanup label; needs a local `ls_status status`. */
-#define LS_TRY_GOTO(call, label)                                                                  \
-    do {                                                                                          \
-        status = (call);                                                                          \
-        if (status != LS_OK) {                                                                    \
-            goto label;                                                                           \
-        }                                                                                         \
+#define LS_TRY_GOTO(call, label)                                                                   \
+    do {                                                                                           \
+        status = (call);                                                                           \
+        if (status != LS_OK) {                                                                     \
+            goto label;                                                                            \
+        }                                                                                          \
     } while (0)
 
 #endif

@@ -5,14 +5,16 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Each writes into buf and returns buf. */
-char *ls_text_bytes(char *buf, size_t size, double bytes);      /* "1.50 MiB" */
-char *ls_text_count(char *buf, size_t size, double n);          /* "12.3 M" (decimal) */
-char *ls_text_duration(char *buf, size_t size, double seconds); /* "850 ms", "12.3 s", "4m05s", "2h10m" */
+/* Each writes into buf and returns buf; "unknown" for what is not finite (or a negative time). */
+char *ls_text_bytes(char *buf, size_t size, double bytes); /* "1.50 MiB" */
+char *ls_text_count(char *buf, size_t size, double n);     /* "12.3 M" (decimal) */
+/* "850 ms", "12.3 s", "4m05s", "2h10m", "3d04h" */
+char *ls_text_duration(char *buf, size_t size, double seconds);
 
-/* Levenshtein distance (insert, delete, replace, swap of neighbours cost 1). */
+/* Edits between two words: insert, delete, replace, swap of neighbours (optimal string alignment).
+ * Of strings over 128 characters only the longer one's length is told. */
 int ls_text_distance(const char *a, const char *b);
-/* Closest candidate within max(2, length/3) edits, or NULL. */
+/* Closest candidate within max(2, length/3) edits, fewer than the word has characters; or NULL. */
 const char *ls_text_nearest(const char *word, const char *const *candidates, size_t count);
 
 /* printf to a fresh heap string; NULL when out of memory. Caller frees. */

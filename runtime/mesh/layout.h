@@ -17,20 +17,20 @@
 typedef enum ls_init { LS_INIT_ZERO, LS_INIT_ONE, LS_INIT_NORMAL } ls_init;
 
 typedef struct ls_param {
-    char name[64];             /* "layers.3.attn.qkv.weight": unique */
+    char name[64]; /* "layers.3.attn.qkv.weight": unique */
     int ndim;
     int64_t dims[LS_MAX_DIMS]; /* global shape; dims[0] may include padding */
-    int64_t valid_rows;        /* rows of dims[0] that are real; the rest stay zero. = dims[0] mostly */
+    int64_t valid_rows;        /* rows of dims[0] that are real (mostly all); the rest stay zero */
     int block;                 /* index of the block that owns it */
     ls_init init;
     double init_std;
-    bool decay;    /* weight decay applies */
-    bool matrix;   /* enters matrix products or look-ups: has a compute copy in bf16 */
-    int tp_axis;   /* dimension split over tensor ranks, -1: replicated */
-    int tp_groups; /* groups inside that dimension, each split on its own (fused q,k,v: 3) */
+    bool decay;          /* weight decay applies */
+    bool matrix;         /* enters matrix products or look-ups: has a compute copy in bf16 */
+    int tp_axis;         /* dimension split over tensor ranks, -1: replicated */
+    int tp_groups;       /* groups inside that dimension, each split on its own (fused q,k,v: 3) */
     int64_t tp_sizes[3]; /* of those groups; q is wider than k and v with grouped queries */
-    int64_t elems;  /* product of dims */
-    int64_t offset; /* of the first element in the flat parameter buffer; a multiple of 16 */
+    int64_t elems;       /* product of dims */
+    int64_t offset;      /* of the first element in the flat parameter buffer; a multiple of 16 */
 } ls_param;
 
 /* A box of a tensor: start[d] <= index < start[d] + extent[d]. */

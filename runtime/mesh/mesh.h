@@ -21,8 +21,8 @@ const char *ls_axis_name(ls_axis axis);
 typedef struct ls_mesh {
     int rank, world;
     int size[LS_AXIS_COUNT];
-    int coord[LS_AXIS_COUNT]; /* of this rank */
-    int hosts, host;          /* number of hosts, this rank's, in order of first rank */
+    int coord[LS_AXIS_COUNT];  /* of this rank */
+    int hosts, host;           /* number of hosts, this rank's, in order of first rank */
     int host_rank, host_ranks; /* this rank's number on its host, ranks on its host */
 } ls_mesh;
 

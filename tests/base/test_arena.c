@@ -7,6 +7,13 @@
 static const size_t sizes[] = {1, 64, 63, 65, 0, 4096, 100000, 7};
 enum { PIECES = sizeof sizes / sizeof sizes[0] };
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#define CHECK_POISONED(p, expected) CHECK_INT(__asan_address_is_poisoned(p), expected)
+#else
+#define CHECK_POISONED(p, expected) (void)(p)
+#endif
+
 static void take_all(ls_arena *arena, void *pieces[PIECES]) {
     for (int i = 0; i < PIECES; i++) {
         CHECK_OK(ls_arena_take(arena, sizes[i], &pieces[i]));
@@ -35,6 +42,7 @@ static void test_planning_equals_real(void) {
         }
         CHECK_INT(sum, 0);
         memset(pieces[i], i + 1, sizes[i]);
+        CHECK_POISONED((char *)pieces[i] + sizes[i], 1); /* what follows a piece is not readable */
     }
     for (int i = 0; i < PIECES; i++) { /* no piece overlaps another */
         for (size_t b = 0; b < sizes[i]; b++) {
@@ -50,6 +58,7 @@ static void test_planning_equals_real(void) {
 
     void *first = pieces[0];
     ls_arena_clear(&real);
+    CHECK_POISONED(first, 1);
     take_all(&real, pieces);
     CHECK(pieces[0] == first);
     ls_arena_release(&real);
