@@ -1,0 +1,55 @@
+/* The memory that attention works in, per thread: block sizes and layout, the same for all levels,
+ * so that device_cpu.c can reserve it before step one. */
+#ifndef LS_DEVICE_CPU_K_ATTENTION_SCRATCH_H
+#define LS_DEVICE_CPU_K_ATTENTION_SCRATCH_H
+
+#include "runtime/device/device.h"
+
+/* A tile is up to TILE rows of queries: pairs (token, head of the group), token-major. Keys come in
+ * blocks of BLOCK. TILE is a multiple of three vectors at every level, BLOCK of every strip. */
+enum { LS_ATTENTION_TILE = 96, LS_ATTENTION_BLOCK = 64 };
+
+/* Keys of one task of the backward pass when a key/value head is cut between tasks. */
+enum { LS_ATTENTION_SPLIT = 4 * LS_ATTENTION_BLOCK };
+
+/* Most bytes that a thread spends on the gradients of a whole key/value head. */
+#define LS_ATTENTION_HEAD_MAX_BYTES ((size_t)64 << 20)
+
+/* Floats between rows of a packed [rows, D] matrix: an odd number of 64-byte lines, since the rows
+ * of an even number would fall into few sets of the first-level cache. */
+static inline int64_t ls_attention_ld(int64_t head_dim) {
+    return ((head_dim + 15) / 16 | 1) * 16;
+}
+
+/* dk and dv of `keys` keys, in fp32. */
+static inline size_t ls_attention_kv_gradient_bytes(int64_t keys, int64_t head_dim) {
+    int64_t rows = (keys + LS_ATTENTION_BLOCK - 1) / LS_ATTENTION_BLOCK * LS_ATTENTION_BLOCK;
+    return 2 * sizeof(float) * (size_t)(rows * ls_attention_ld(head_dim));
+}
+
+/* True when one task can hold the gradients of a whole key/value head. */
+static inline bool ls_attention_head_fits(int64_t keys, int64_t head_dim) {
+    return ls_attention_kv_gradient_bytes(keys, head_dim) <= LS_ATTENTION_HEAD_MAX_BYTES;
+}
+
+/* Bytes of scratch that a thread needs for tiles of this head size and, in the backward pass,
+ * gradients of `keys` keys (0: forward). */
+static inline size_t ls_attention_scratch_bytes(int64_t head_dim, int64_t keys) {
+    const int64_t ld = ls_attention_ld(head_dim), tile = LS_ATTENTION_TILE;
+    /* Five [D, TILE] or [TILE, D], two [BLOCK, D], two [BLOCK, TILE], four rows of TILE. */
+    int64_t floats =
+        5 * tile * ld + 2 * LS_ATTENTION_BLOCK * ld + 2 * LS_ATTENTION_BLOCK * tile + 4 * tile + ld;
+    return sizeof(float) * (size_t)floats + ls_attention_kv_gradient_bytes(keys, head_dim);
+}
+
+/* What the limits of ls_device_ops.reserve can need. */
+static inline size_t ls_attention_scratch_limit(const ls_device_limits *limits) {
+    const int64_t d = limits->head_dim;
+    int64_t keys = limits->seq;
+    if (keys < LS_ATTENTION_SPLIT || !ls_attention_head_fits(keys, d)) {
+        keys = LS_ATTENTION_SPLIT;
+    }
+    return ls_attention_scratch_bytes(d, keys);
+}
+
+#endif
