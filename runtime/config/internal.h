@@ -18,7 +18,7 @@ ls_status ls_yaml_read(const char *name, const char *text, size_t bytes, ls_yaml
 void ls_yaml_release(ls_yaml_values *values);
 
 /* The row of (section, key); key may be NULL to ask for the section alone (its first row then).
- * LS_E_CONFIG names the nearest key. `origin` goes before the message. Lengths in characters. */
+ * LS_E_CONFIG names the nearest key. `origin` goes before the message. */
 ls_status ls_field_find(const char *origin, const char *section, const char *key,
                         const ls_field **field);
 

@@ -6,15 +6,15 @@
 
 #include <string.h>
 
-#define ROPE_OFF                                                                                   \
+#define ROPE_31                                                                                    \
     .rope_theta = 500000, .rope_factor = 8, .rope_low_freq_factor = 1, .rope_high_freq_factor = 4, \
     .rope_original_context = 8192
 #define GPT2                                                                                       \
     .family = LS_FAMILY_GPT2, .tied = true, .vocab_multiple = 64, .norm_eps = 1e-5,                \
-    .init_std = 0.02, ROPE_OFF
+    .init_std = 0.02, ROPE_31
 #define LLAMA3                                                                                     \
     .family = LS_FAMILY_LLAMA3, .tied = false, .vocab_multiple = 64, .norm_eps = 1e-5,             \
-    .init_std = 0.02, ROPE_OFF
+    .init_std = 0.02, ROPE_31
 #define GPT2_RELEASED GPT2, .vocab = 50257, .context = 1024
 #define LLAMA3_RELEASED                                                                            \
     LLAMA3, .vocab = 128256, .context = 131072, .rope_scaling = LS_ROPE_SCALING_LLAMA3,            \
