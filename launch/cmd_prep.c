@@ -58,9 +58,10 @@ static void print_text(const ls_prep_options *o, const ls_prep_result *r) {
     if (r->duplicate_files) {
         printf(", %" PRId64 " left out (reached twice)", r->duplicate_files);
     }
-    printf("\ntrain: %s tokens in %d shards\nval:   %s tokens in %d shards\n",
+    printf("\ntrain: %s tokens in %d shard%s\nval:   %s tokens in %d shard%s\n",
            ls_text_count(tokens, sizeof tokens, (double)r->train_tokens), r->train_shards,
-           ls_text_count(val, sizeof val, (double)r->val_tokens), r->val_shards);
+           r->train_shards == 1 ? "" : "s", ls_text_count(val, sizeof val, (double)r->val_tokens),
+           r->val_shards, r->val_shards == 1 ? "" : "s");
     printf("%s, %s/s\n\nNext: lockstep train CONFIG.yaml data.dir=%s\n",
            ls_text_duration(time, sizeof time, r->seconds),
            ls_text_bytes(rate, sizeof rate, (double)r->bytes / r->seconds), o->out_dir);

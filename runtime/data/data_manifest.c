@@ -32,9 +32,7 @@ static ls_status shard_read(const json_t *item, const char *path, ls_data_manife
                        "'%s': shard %d of %s is named '%s', expected '%s'; prepare the data again",
                        path, index, ls_split_name(split), file, name);
     }
-    char *end;
-    uint64_t value = strtoull(checksum, &end, 16);
-    if (strlen(checksum) != 16 || *end != '\0') {
+    if (strlen(checksum) != 16 || strspn(checksum, "0123456789abcdef") != 16) {
         return LS_FAIL(
             LS_E_CORRUPT,
             "'%s': the xxh3 of '%s' is '%s', expected 16 hexadecimal digits; prepare the "
@@ -49,12 +47,12 @@ static ls_status shard_read(const json_t *item, const char *path, ls_data_manife
                                .tokens = tokens,
                                .documents = documents,
                                .bytes = bytes,
-                               .checksum = value};
+                               .checksum = strtoull(checksum, NULL, 16)};
     memcpy(shard->tokenizer, manifest->tokenizer, sizeof shard->tokenizer);
     return LS_OK;
 }
 
-static ls_status manifest_parse(json_t *root, const char *path, ls_data_manifest *manifest) {
+static ls_status manifest_unpack(json_t *root, const char *path, ls_data_manifest *manifest) {
     json_error_t error;
     const char *format, *tokenizer;
     json_int_t version, vocab, separator;
@@ -102,6 +100,20 @@ static ls_status manifest_parse(json_t *root, const char *path, ls_data_manifest
     return LS_OK;
 }
 
+ls_status ls_data_manifest_parse(const char *text, size_t bytes, const char *path,
+                                 ls_data_manifest *manifest) {
+    *manifest = (ls_data_manifest){0};
+    json_error_t error;
+    json_t *root = json_loadb(text, bytes, JSON_REJECT_DUPLICATES, &error);
+    if (!root) {
+        return LS_FAIL(LS_E_CORRUPT, "'%s', line %d: %s; prepare the data again", path, error.line,
+                       error.text);
+    }
+    ls_status status = manifest_unpack(root, path, manifest);
+    json_decref(root);
+    return status;
+}
+
 ls_status ls_data_manifest_read(const char *dir, ls_data_manifest *manifest) {
     *manifest = (ls_data_manifest){0};
     char path[PATH_MAX];
@@ -117,15 +129,8 @@ ls_status ls_data_manifest_read(const char *dir, ls_data_manifest *manifest) {
     char *text;
     size_t bytes;
     LS_TRY(ls_file_read(path, (size_t)1 << 28, &text, &bytes));
-    json_error_t error;
-    json_t *root = json_loadb(text, bytes, JSON_REJECT_DUPLICATES, &error);
+    ls_status status = ls_data_manifest_parse(text, bytes, path, manifest);
     free(text);
-    if (!root) {
-        return LS_FAIL(LS_E_CORRUPT, "'%s', line %d: %s; prepare the data again", path, error.line,
-                       error.text);
-    }
-    ls_status status = manifest_parse(root, path, manifest);
-    json_decref(root);
     return status;
 }
 

@@ -25,6 +25,9 @@ void ls_shard_name(char name[32], ls_split split, int64_t index);
 /* Reads and checks DIR/data.json. LS_E_INPUT missing, LS_E_VERSION newer, LS_E_CORRUPT not what
  * prep writes. Safe to release after a failure. */
 ls_status ls_data_manifest_read(const char *dir, ls_data_manifest *manifest);
+/* The same from text; path is for messages. */
+ls_status ls_data_manifest_parse(const char *text, size_t bytes, const char *path,
+                                 ls_data_manifest *manifest);
 void ls_data_manifest_release(ls_data_manifest *manifest);
 
 /* Writes DIR/data.json, synced. source (borrowed) tells how the data was made. */

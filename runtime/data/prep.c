@@ -64,38 +64,48 @@ static ls_status output_init(output_paths *to, const char *dir) {
     return LS_OK;
 }
 
-/* Only what prep made may be replaced: data.json and shards, and nothing else. */
-static ls_status folder_is_data(const char *path) {
+/* Only what prep made may be replaced: data.json and shards, and nothing else. An empty folder is
+ * free. */
+static ls_status folder_check(const char *path, bool force) {
     DIR *folder = opendir(path);
     if (!folder) {
         return LS_FAIL(LS_E_IO, "cannot read output directory '%s': %s", path, strerror(errno));
     }
-    bool manifest = false;
-    ls_status status = LS_OK;
-    for (struct dirent *entry; status == LS_OK && (entry = readdir(folder));) {
+    bool manifest = false, empty = true;
+    char other[NAME_MAX + 1] = "";
+    for (struct dirent *entry; (entry = readdir(folder));) {
         const char *name = entry->d_name;
-        bool is_manifest = strcmp(name, LS_DATA_MANIFEST_NAME) == 0;
-        manifest = manifest || is_manifest;
-        if (!is_manifest && strcmp(name, ".") != 0 && strcmp(name, "..") != 0 &&
-            fnmatch("train-[0-9]*.tok", name, 0) != 0 && fnmatch("val-[0-9]*.tok", name, 0) != 0) {
-            status =
-                LS_FAIL(LS_E_EXISTS,
-                        "'%s' also holds '%s', so it is not replaced; choose another directory",
-                        path, name);
+        if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0) {
+            continue;
+        }
+        empty = false;
+        if (strcmp(name, LS_DATA_MANIFEST_NAME) == 0) {
+            manifest = true;
+        } else if (fnmatch("train-[0-9]*.tok", name, 0) != 0 &&
+                   fnmatch("val-[0-9]*.tok", name, 0) != 0) {
+            snprintf(other, sizeof other, "%s", name);
         }
     }
     closedir(folder);
-    if (status == LS_OK && !manifest) {
-        status = LS_FAIL(LS_E_EXISTS,
-                         "'%s' holds no %s, so it is not replaced; choose another directory", path,
-                         LS_DATA_MANIFEST_NAME);
+    if (empty) {
+        return LS_OK;
     }
-    return status;
+    if (other[0] || !manifest) {
+        return LS_FAIL(
+            LS_E_EXISTS,
+            "'%s' exists and is no data directory of prep (it holds %s%s); choose another "
+            "directory",
+            path, other[0] ? other : "no ", other[0] ? "" : LS_DATA_MANIFEST_NAME);
+    }
+    return force
+               ? LS_OK
+               : LS_FAIL(LS_E_EXISTS,
+                         "'%s' exists; choose another directory, or replace it with --force", path);
 }
 
 static ls_status output_check(const output_paths *to, bool force) {
     struct stat st;
-    if (lstat(to->out, &st) != 0) {
+    if (stat(to->out, &st) != 0) {
         return errno == ENOENT
                    ? LS_OK
                    : LS_FAIL(LS_E_IO, "cannot look at '%s': %s", to->out, strerror(errno));
@@ -104,38 +114,28 @@ static ls_status output_check(const output_paths *to, bool force) {
         return LS_FAIL(LS_E_EXISTS, "'%s' exists and is no directory; choose another name",
                        to->out);
     }
-    if (!force) {
-        return LS_FAIL(LS_E_EXISTS,
-                       "'%s' exists; choose another directory, or replace it with --force",
-                       to->out);
-    }
-    return folder_is_data(to->out);
+    return folder_check(to->out, force);
 }
 
 /* The new directory takes its name; one that had it goes away afterwards. */
 static ls_status output_publish(const output_paths *to, bool force) {
     LS_TRY(ls_file_sync(to->temp));
-    if (renameat2(AT_FDCWD, to->temp, AT_FDCWD, to->out, RENAME_NOREPLACE) == 0) {
-        return ls_file_sync(to->parent);
-    }
+    bool renamed = rename(to->temp, to->out) == 0; /* the name is free, or an empty folder's */
     bool replaced = false;
-    if (errno == EEXIST && force) {
-        LS_TRY(folder_is_data(to->out));
+    if (!renamed && (errno == ENOTEMPTY || errno == EEXIST)) {
+        LS_TRY(folder_check(to->out, force));
         replaced = renameat2(AT_FDCWD, to->temp, AT_FDCWD, to->out, RENAME_EXCHANGE) == 0;
-    }
-    if (!replaced && (errno == EINVAL || errno == ENOSYS)) {
-        /* A file system without these renames: two steps. */
-        if (force) {
+        if (!replaced && (errno == EINVAL || errno == ENOSYS)) { /* not on this file system */
             LS_TRY(ls_dir_remove(to->out));
+            renamed = rename(to->temp, to->out) == 0;
         }
-        replaced = rename(to->temp, to->out) == 0;
     }
-    if (!replaced) {
-        return LS_FAIL(errno == EEXIST || errno == ENOTEMPTY ? LS_E_EXISTS : LS_E_IO,
-                       "cannot rename '%s' to '%s': %s", to->temp, to->out, strerror(errno));
+    if (!renamed && !replaced) {
+        return LS_FAIL(LS_E_IO, "cannot rename '%s' to '%s': %s", to->temp, to->out,
+                       strerror(errno));
     }
     LS_TRY(ls_file_sync(to->parent));
-    return ls_dir_remove(to->temp);
+    return replaced ? ls_dir_remove(to->temp) : LS_OK;
 }
 
 /* How the data was made, for data.json. NULL when out of memory. */

@@ -30,7 +30,7 @@ void ls_prep_split_begin(ls_prep_split *split, const char *text, int64_t total_b
     if (split->tail > 0) {
         int64_t tail_bytes = (int64_t)(split->tail * (double)total_bytes);
         split->until_cut = total_bytes - (tail_bytes > 0 ? tail_bytes : 1);
-        split->side = split->until_cut > 0 ? LS_SPLIT_TRAIN : LS_SPLIT_VAL;
+        split->side = LS_SPLIT_TRAIN;
     }
 }
 
@@ -62,6 +62,9 @@ ls_status ls_prep_split_review(ls_prep_split *split, double val_fraction, bool *
         return LS_OK;
     }
     if (split->documents == 1) {
+        if (split->tail > 0) { /* a single byte has no tail */
+            return LS_OK;
+        }
         split->tail = val_fraction;
     } else if (split->min == split->max) { /* copies of one document stay on one side: training */
         if (val == 0) {

@@ -1,0 +1,82 @@
+/* Everything of this room that reads bytes from outside: shard headers and payloads, data.json,
+ * lines of JSONL. The first byte of the input chooses. Built for libFuzzer with -DLS_FUZZ=ON; the
+ * normal test run drives it with seeded mutations. */
+#include "runtime/base/hash.h"
+#include "runtime/data/data_manifest.h"
+#include "runtime/data/prep_documents.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+/* A broken promise ends the process, which both drivers report. */
+static void require(int condition) {
+    if (!condition) {
+        abort();
+    }
+}
+
+/* fix: the header's checksum is made right first, so that the fields behind it are reached. */
+static void shard(const uint8_t *data, size_t size, int fix) {
+    uint8_t *file = malloc(size + 1); /* aligned, as a mapping is */
+    require(file != NULL);
+    memcpy(file, data, size);
+    if (fix && size >= LS_SHARD_HEADER_BYTES) {
+        uint64_t checksum = ls_xxh64(file, 248, 0);
+        memcpy(file + 248, &checksum, 8);
+    }
+    ls_shard_header header;
+    ls_status status = ls_shard_header_decode(file, size, (int64_t)size, "fuzz", &header);
+    if (status == LS_OK) {
+        require(header.token_bytes == 2 || header.token_bytes == 4);
+        require(LS_SHARD_HEADER_BYTES + header.tokens * header.token_bytes == (int64_t)size);
+        require(header.separator < header.vocab && header.vocab <= INT32_MAX);
+        require(header.documents >= 0 && header.bytes >= 0 && header.index < header.count);
+        require(memchr(header.tokenizer, '\0', sizeof header.tokenizer) != NULL);
+        status = ls_shard_payload_check(&header, file + LS_SHARD_HEADER_BYTES, "fuzz");
+    }
+    require(status == LS_OK || ls_error_last()->message[0]);
+    free(file);
+}
+
+static void manifest(const uint8_t *data, size_t size) {
+    ls_data_manifest found;
+    ls_status status = ls_data_manifest_parse((const char *)data, size, "fuzz", &found);
+    for (int split = 0; status == LS_OK && split < 2; split++) {
+        require(found.splits[split].count == 0 || found.splits[split].shards);
+    }
+    ls_data_manifest_release(&found);
+}
+
+static void jsonl(const uint8_t *data, size_t size) {
+    char *line = malloc(size ? size : 1); /* exact, so that reading past its end is found */
+    require(line != NULL);
+    memcpy(line, data, size);
+    json_t *document;
+    const char *text;
+    size_t bytes;
+    if (ls_jsonl_text(line, size, "text", &document, &text, &bytes) == LS_OK && document) {
+        require(text[bytes] == '\0');
+        json_decref(document);
+    }
+    free(line);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    if (size == 0) {
+        return 0;
+    }
+    switch (data[0] % 4) {
+    case 0:
+    case 1:
+        shard(data + 1, size - 1, data[0] % 4);
+        break;
+    case 2:
+        manifest(data + 1, size - 1);
+        break;
+    default:
+        jsonl(data + 1, size - 1);
+    }
+    return 0;
+}
