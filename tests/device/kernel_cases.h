@@ -11,6 +11,11 @@
 
 #include "runtime/device/device.h"
 
+#include <string.h>
+
+/* Tables of cases and buffers leave fields at zero. */
+#pragma GCC diagnostic ignored "-Wmissing-field-initializers"
+
 enum { KT_BUFFERS_MAX = 16, KT_DIMS = 10 };
 
 typedef enum kt_use {
@@ -36,8 +41,18 @@ typedef struct kt_buffer {
     int64_t range;
     int64_t cols, valid; /* cols != 0: elements with (index mod cols) >= valid are NaN */
     bool varied;         /* the case's variant changes this input */
+    double slack;        /* factor on the tolerance where its terms cancel; 0: 1 */
     const char *on;      /* on the device an output of the same dtype may lie on this buffer */
 } kt_buffer;
+
+/* In a plan: return KT_PLAN({"x", dtype, n, KT_IN}, {"y", dtype, n, KT_OUT}); */
+#define KT_PLAN(...)                                                                               \
+    kt_copy_plan((const kt_buffer[]){__VA_ARGS__}, sizeof((const kt_buffer[]){__VA_ARGS__}),       \
+                 buffers)
+static inline int kt_copy_plan(const kt_buffer *from, size_t bytes, kt_buffer *to) {
+    memcpy(to, from, bytes);
+    return (int)(bytes / sizeof *from);
+}
 
 /* What stands in the varied inputs. */
 typedef enum kt_variant {

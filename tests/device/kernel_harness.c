@@ -217,7 +217,9 @@ static void print_case(const kt_case *c, ls_dtype dtype) {
 static int compare(const kt_case *c, ls_dtype dtype, const instance *expected,
                    const instance *found, int b) {
     const kt_buffer *buffer = &found->buffer[b];
-    const kt_tolerance tolerance = buffer->dtype == LS_BF16 ? c->op->bf16 : c->op->f32;
+    kt_tolerance tolerance = buffer->dtype == LS_BF16 ? c->op->bf16 : c->op->f32;
+    tolerance.norm *= buffer->slack != 0.0 ? buffer->slack : 1.0;
+    tolerance.largest *= buffer->slack != 0.0 ? buffer->slack : 1.0;
     double error2 = 0.0, norm2 = 0.0, worst = 0.0, largest = 0.0;
     int64_t worst_at = 0;
     for (int64_t i = 0; i < buffer->elems; i++) {

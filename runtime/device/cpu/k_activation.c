@@ -40,17 +40,18 @@ LS_INLINE void gelu_forward_chunk(const ls_gelu *op, int64_t begin, int64_t end,
     }
 }
 
-/* y = x s(z), z = x (a + b x^2): y' = s + x s (1 - s) z', z' = a + 3 b x^2. Beyond |x| = 16 s is 0
- * or 1 in fp32; the clamp keeps x^2 finite and a NaN a NaN. */
+/* y = x s(z), z = x (a + b x^2): y' = s + x s (1 - s) z', z' = a + 3 b x^2, where 1 - s = e^-z s
+ * loses no digits. Beyond |x| = 9.5, y' is 0 or 1 in fp32 (within 1e-30) and e^-z would overflow;
+ * the clamp keeps a NaN. */
 LS_INLINE void gelu_backward_chunk(const ls_gelu *op, int64_t begin, int64_t end, ls_dtype dtype) {
 #pragma omp simd
     for (int64_t i = begin; i < end; i++) {
         float x = ls_load(dtype, op->x, i);
-        x = x < -16.0f ? -16.0f : x;
-        x = x > 16.0f ? 16.0f : x;
-        float s = ls_vec_sigmoid(x * (GELU_LINEAR + GELU_CUBIC * x * x));
+        x = x < -9.5f ? -9.5f : x;
+        x = x > 9.5f ? 9.5f : x;
+        float e = ls_vec_exp(-x * (GELU_LINEAR + GELU_CUBIC * x * x)), s = 1.0f / (1.0f + e);
         float slope = GELU_LINEAR + 3.0f * GELU_CUBIC * x * x;
-        float derivative = s + x * s * (1.0f - s) * slope;
+        float derivative = s + x * s * (e * s) * slope;
         ls_store(dtype, op->dx, i, ls_load(dtype, op->dy, i) * derivative);
     }
 }

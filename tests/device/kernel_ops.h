@@ -1,0 +1,15 @@
+/* The operations that kernel_cases.c has cases for. What an operation's dim[] means stands with its
+ * definition in kernel_ops.c. */
+#ifndef LS_TESTS_KERNEL_OPS_H
+#define LS_TESTS_KERNEL_OPS_H
+
+#include "tests/device/kernel_cases.h"
+
+extern const kt_op kt_norm_forward, kt_norm_backward;
+extern const kt_op kt_rope, kt_gelu_forward, kt_gelu_backward, kt_swiglu_forward,
+    kt_swiglu_backward;
+extern const kt_op kt_embedding_forward, kt_embedding_backward, kt_bias_grad;
+extern const kt_op kt_cross_entropy;
+extern const kt_op kt_adamw, kt_add, kt_cast, kt_sum_squares, kt_sum;
+
+#endif

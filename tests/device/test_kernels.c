@@ -1,0 +1,68 @@
+/* Every operation of kernel_cases.c on a device (argument 1, cpu by default), the reference's own
+ * gradients, the vector mathematics, and what the operations refuse. */
+#include "tests/device/kernel_cases.h"
+#include "tests/test.h"
+
+static void test_refusals(const char *device) {
+    ls_device *dev;
+    CHECK_OK(kt_open(device, 1, &dev));
+    const ls_device_ops *ops = dev->ops;
+    CHECK_STATUS(ops->gelu_forward(dev, &(ls_gelu){.dtype = LS_F32, .n = -1}), LS_E_SHAPE);
+    CHECK_MESSAGE("gelu: n is -1; at least 0 is needed");
+    CHECK_STATUS(ops->gelu_backward(dev, &(ls_gelu){.dtype = LS_I32, .n = 1}), LS_E_UNSUPPORTED);
+    CHECK_MESSAGE("int32");
+    CHECK_STATUS(ops->norm_forward(dev, &(ls_norm){.dtype = LS_F32, .rows = 1}), LS_E_SHAPE);
+    CHECK_MESSAGE("channels is 0");
+    CHECK_STATUS(ops->norm_backward(dev, &(ls_norm){.dtype = LS_F64, .rows = 1, .channels = 1}),
+                 LS_E_UNSUPPORTED);
+    CHECK_MESSAGE("float64");
+    ls_rope rope = {.dtype = LS_F32, .rows = 1, .seq = 1, .heads = 2, .head_dim = 5};
+    CHECK_STATUS(ops->rope(dev, &rope), LS_E_SHAPE);
+    CHECK_MESSAGE("head_dim is 5; it must be even");
+    rope.head_dim = 6;
+    rope.row_stride = 11;
+    CHECK_STATUS(ops->rope(dev, &rope), LS_E_SHAPE);
+    CHECK_MESSAGE("row_stride is 11; at least 12 is needed");
+    CHECK_STATUS(ops->swiglu_forward(dev, &(ls_swiglu){.dtype = LS_F32, .rows = 1, .ffn = -3}),
+                 LS_E_SHAPE);
+    CHECK_STATUS(ops->swiglu_backward(dev, &(ls_swiglu){.dtype = LS_F16}), LS_E_UNSUPPORTED);
+    const ls_embedding embedding = {.dtype = LS_F32, .rows = 1, .channels = 1, .vocab = 1};
+    CHECK_STATUS(ops->embedding_forward(dev, &embedding), LS_E_SHAPE);
+    CHECK_MESSAGE("seq is 0");
+    CHECK_STATUS(ops->embedding_backward(dev, &embedding), LS_E_SHAPE);
+    CHECK_STATUS(ops->bias_grad(dev, &(ls_bias_grad){.dtype = LS_F32, .rows = -1}), LS_E_SHAPE);
+    CHECK_STATUS(ops->cross_entropy(
+                     dev, &(ls_cross_entropy){.dtype = LS_F32, .rows = 1, .vocab = 9, .ld = 8}),
+                 LS_E_SHAPE);
+    CHECK_MESSAGE("ld is 8; at least 9 is needed");
+    CHECK_STATUS(ops->adamw(dev, &(ls_adamw){.n = 1, .t = 0}), LS_E_SHAPE);
+    CHECK_MESSAGE("t is 0");
+    CHECK_STATUS(ops->add(dev, LS_I64, 1, NULL, NULL), LS_E_UNSUPPORTED);
+    CHECK_STATUS(ops->add(dev, LS_BF16, -1, NULL, NULL), LS_E_SHAPE);
+    CHECK_STATUS(ops->cast(dev, LS_F16, 1, NULL, NULL), LS_E_UNSUPPORTED);
+    CHECK_STATUS(ops->cast(dev, LS_F32, -2, NULL, NULL), LS_E_SHAPE);
+    double sum;
+    CHECK_STATUS(ops->sum(dev, -1, NULL, &sum), LS_E_SHAPE);
+    CHECK_STATUS(ops->sum_squares(dev, -1, NULL, &sum), LS_E_SHAPE);
+    ops->close(dev);
+}
+
+int main(int argc, char **argv) {
+    const char *device = argc > 1 ? argv[1] : "cpu";
+    ls_device *dev;
+    ls_status status = kt_open(device, 1, &dev);
+    if (status != LS_OK) {
+        printf("skipped: %s\n", ls_error_last()->message);
+        return status == LS_E_CONFIG || status == LS_E_UNSUPPORTED ? 77 : 1;
+    }
+    printf("%s\n", dev->describe);
+    dev->ops->close(dev);
+    CHECK_INT(kt_check_vec_math(), 0);
+    CHECK_INT(kt_check_all_gradients(), 0);
+    const bool may_refuse = strcmp(device, "cpu") != 0;
+    for (int c = 0; c < kt_case_count; c++) {
+        CHECK_INT(kt_check(&kt_cases[c], device, may_refuse), 0);
+    }
+    test_refusals(device);
+    return test_end();
+}
