@@ -243,7 +243,7 @@ typedef struct ls_device_options {
     int threads; /* 0: all processors of the affinity mask */
 } ls_device_options;
 
-/* Back ends. Each opens a device that its `ops->close` ends. */
+/* Back ends. Each opens a device that its `ops->close` ends; options NULL: all defaults. */
 ls_status ls_device_open_cpu(const ls_device_options *options, ls_device **dev);
 
 #endif

@@ -179,7 +179,7 @@ ls_status ls_device_open_cpu(const ls_device_options *options, ls_device **dev) 
     *dev = NULL;
     ls_isa isa;
     LS_TRY(ls_cpu_isa(&isa));
-    int threads = options->threads ? options->threads : ls_cpu_available();
+    int threads = options && options->threads ? options->threads : ls_cpu_available();
     if (threads < 1 || threads > MAX_THREADS) {
         return LS_FAIL(LS_E_INPUT,
                        "the cpu device was asked for %d threads; use 1 to %d, or 0 for "
