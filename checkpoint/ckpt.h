@@ -84,15 +84,26 @@ int64_t ls_ckpt_tokens(const ls_ckpt *ckpt);
 const char *ls_ckpt_config(const ls_ckpt *ckpt); /* YAML text */
 const json_t *ls_ckpt_run(const ls_ckpt *ckpt);
 const json_t *ls_ckpt_counters(const ls_ckpt *ckpt);
+
+typedef struct ls_ckpt_info {
+    int minor; /* of the format; the major number is LS_CKPT_FORMAT_MAJOR */
+    int level; /* zstd; 0: not compressed */
+    int tensors, writers;
+    int64_t raw_bytes, stored_bytes; /* stored: all files of the manifest */
+} ls_ckpt_info;
+
+ls_ckpt_info ls_ckpt_describe(const ls_ckpt *ckpt);
 const ls_ckpt_entry *ls_ckpt_entries(const ls_ckpt *ckpt, int *count);
 const ls_ckpt_entry *ls_ckpt_find(const ls_ckpt *ckpt, const char *name);
 
-/* Fills tensors[i].data with the box that it asks for; only the chunks that a box touches are read,
+/* A loaded file is hashed once in a process, before HDF5 opens it.
+ * Fills tensors[i].data with the box that it asks for; only the chunks that a box touches are read,
  * and every frame's checksum is checked. Missing names, other dtypes or shapes: LS_E_SHAPE with
  * both. Not collective. */
 ls_status ls_ckpt_load(ls_ckpt *ckpt, ls_ckpt_tensor *tensors, int count);
 
-/* quick: manifest, sizes, chunk counts. full: file hashes, every frame, every piece's SHA-256.
+/* quick: the manifest with its own hash, boxes, chunk counts, and the files' sizes; opens no data
+ * file. full: file hashes, every chunk, every piece's SHA-256.
  * Faults are passed to report (NULL: none) one by one; returns LS_E_CORRUPT when there was one. */
 ls_status ls_ckpt_verify(ls_ckpt *ckpt, bool full, void (*report)(void *context, const char *fault),
                          void *context);
@@ -100,5 +111,12 @@ ls_status ls_ckpt_verify(ls_ckpt *ckpt, bool full, void (*report)(void *context,
 /* Newest checkpoint under root (or root itself when it is one) whose quick verification passes;
  * skipped ones are warned about. LS_E_INPUT when there is none; *path caller frees. */
 ls_status ls_ckpt_latest(const char *root, char **path);
+
+/* Steps of the directories step-* in root, newest first, valid or not. Caller frees *steps. */
+ls_status ls_ckpt_list(const char *root, int64_t **steps, size_t *count);
+
+/* Text with control characters as \xNN, for printing; keep_lines: but newline and tab stay.
+ * Caller frees; NULL: out of memory. */
+char *ls_ckpt_printable(const char *text, bool keep_lines);
 
 #endif

@@ -21,7 +21,7 @@ ls_status ls_ckpt_name_check(const char *name) {
 }
 
 static bool is_escaped(unsigned char c, bool first) {
-    return c < 0x20 || c == 0x7f || strchr("%:@\\", c) || (first && c == '.');
+    return c < 0x20 || c == 0x7f || strchr("~%:@\\", c) || (first && c == '.');
 }
 
 ls_status ls_ckpt_dataset_path(char *out, size_t size, const char *name, int ndim,
@@ -33,7 +33,7 @@ ls_status ls_ckpt_dataset_path(char *out, size_t size, const char *name, int ndi
         if (c == '/') {
             text[n++] = ':';
         } else if (is_escaped(c, p == name)) {
-            n += (size_t)snprintf(text + n, sizeof text - n, "%%%02X", c);
+            n += (size_t)snprintf(text + n, sizeof text - n, "~%02X", c);
         } else {
             text[n++] = (char)c;
         }
@@ -55,16 +55,17 @@ ls_status ls_ckpt_dataset_path(char *out, size_t size, const char *name, int ndi
     return LS_OK;
 }
 
-char *ls_ckpt_printable(const char *name) {
-    char *out = malloc(4 * strlen(name) + 1);
+char *ls_ckpt_printable(const char *text, bool keep_lines) {
+    char *out = malloc(4 * strlen(text) + 1);
     if (!out) {
         return NULL;
     }
     char *q = out;
-    for (const unsigned char *p = (const unsigned char *)name; *p; p++) {
+    for (const unsigned char *p = (const unsigned char *)text; *p; p++) {
         /* C1 controls (U+0080 to U+009F) are C2 80 to C2 9F in UTF-8; terminals obey some. */
         bool c1 = p[0] == 0xc2 && p[1] >= 0x80 && p[1] < 0xa0;
-        if (*p < 0x20 || *p == 0x7f || c1) {
+        bool kept = keep_lines && (*p == '\n' || *p == '\t');
+        if ((*p < 0x20 && !kept) || *p == 0x7f || c1) {
             q += sprintf(q, "\\x%02x", c1 ? p[1] : p[0]);
             p += c1;
         } else {
@@ -86,20 +87,18 @@ char *ls_ckpt_shape_text(char *buf, size_t size, int ndim, const int64_t *dims) 
     return buf;
 }
 
-ls_status ls_ckpt_dims_check(const char *name, ls_dtype dtype, int ndim, const int64_t *dims,
-                             int64_t *bytes) {
+ls_status ls_ckpt_dims_check(ls_dtype dtype, int ndim, const int64_t *dims, int64_t *bytes) {
     if (ndim < 1 || ndim > LS_MAX_DIMS) {
-        return LS_FAIL(LS_E_SHAPE, "tensor '%s' has %d dimensions; 1 to %d are allowed", name, ndim,
-                       LS_MAX_DIMS);
+        return LS_FAIL(LS_E_SHAPE, "%d dimensions; 1 to %d are allowed", ndim, LS_MAX_DIMS);
     }
     *bytes = (int64_t)ls_dtype_bytes(dtype);
     for (int d = 0; d < ndim; d++) {
         if (dims[d] < 1) {
-            return LS_FAIL(LS_E_SHAPE, "tensor '%s': dimension %d is %lld; at least 1 is needed",
-                           name, d, (long long)dims[d]);
+            return LS_FAIL(LS_E_SHAPE, "dimension %d is %lld; at least 1 is needed", d,
+                           (long long)dims[d]);
         }
         if (__builtin_mul_overflow(*bytes, dims[d], bytes)) {
-            return LS_FAIL(LS_E_SHAPE, "tensor '%s': its size in bytes exceeds 2^63", name);
+            return LS_FAIL(LS_E_SHAPE, "its size in bytes exceeds 2^63");
         }
     }
     return LS_OK;
@@ -116,8 +115,8 @@ static int by_start(const void *a, const void *b) {
 }
 
 /* Each box lies in the tensor; *elems is the sum of their sizes. */
-static ls_status boxes_inside(const char *name, int ndim, const int64_t *dims,
-                              const ls_ckpt_piece *pieces, int count, int64_t *elems) {
+static ls_status boxes_inside(int ndim, const int64_t *dims, const ls_ckpt_piece *pieces, int count,
+                              int64_t *elems) {
     *elems = 0;
     for (int i = 0; i < count; i++) {
         const ls_box *box = &pieces[i].box;
@@ -125,25 +124,23 @@ static ls_status boxes_inside(const char *name, int ndim, const int64_t *dims,
         for (int d = 0; d < ndim; d++) {
             if (box->start[d] < 0 || box->extent[d] < 1 || box->start[d] > dims[d] ||
                 box->extent[d] > dims[d] - box->start[d]) {
-                return LS_FAIL(LS_E_SHAPE,
-                               "tensor '%s': piece %d has [%lld, +%lld) in dimension %d, which has "
-                               "%lld elements",
-                               name, i, (long long)box->start[d], (long long)box->extent[d], d,
-                               (long long)dims[d]);
+                return LS_FAIL(
+                    LS_E_SHAPE,
+                    "piece %d has [%lld, +%lld) in dimension %d, which has %lld elements", i,
+                    (long long)box->start[d], (long long)box->extent[d], d, (long long)dims[d]);
             }
             product *= box->extent[d]; /* at most the tensor's size */
         }
         if (__builtin_add_overflow(*elems, product, elems)) {
-            return LS_FAIL(LS_E_SHAPE, "tensor '%s': the sizes of its pieces overflow", name);
+            return LS_FAIL(LS_E_SHAPE, "the sizes of its pieces overflow");
         }
     }
     return LS_OK;
 }
 
-ls_status ls_ckpt_coverage_check(const char *name, int ndim, const int64_t *dims,
-                                 ls_ckpt_piece *pieces, int count) {
+ls_status ls_ckpt_coverage_check(int ndim, const int64_t *dims, ls_ckpt_piece *pieces, int count) {
     int64_t elems = 0, whole = 1;
-    LS_TRY(boxes_inside(name, ndim, dims, pieces, count, &elems));
+    LS_TRY(boxes_inside(ndim, dims, pieces, count, &elems));
     for (int d = 0; d < ndim; d++) {
         whole *= dims[d];
     }
@@ -154,14 +151,14 @@ ls_status ls_ckpt_coverage_check(const char *name, int ndim, const int64_t *dims
             ls_box both;
             if (ls_box_intersect(&pieces[i].box, &pieces[j].box, &both)) {
                 char start[128];
-                return LS_FAIL(LS_E_SHAPE, "tensor '%s': two pieces hold the element at %s", name,
+                return LS_FAIL(LS_E_SHAPE, "two pieces hold the element at %s",
                                ls_ckpt_shape_text(start, sizeof start, ndim, both.start));
             }
         }
     }
     if (elems != whole) {
-        return LS_FAIL(LS_E_SHAPE, "tensor '%s': its pieces hold %lld of %lld elements", name,
-                       (long long)elems, (long long)whole);
+        return LS_FAIL(LS_E_SHAPE, "its pieces hold %lld of %lld elements", (long long)elems,
+                       (long long)whole);
     }
     return LS_OK;
 }

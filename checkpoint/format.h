@@ -8,7 +8,8 @@
  *
  * Data files. Superblock and objects of HDF5 1.10 (metadata checksums), no object times: the same
  * tensors give the same bytes. /tensors holds one dataset per piece, named by the tensor, where
- *   '/' is ':' and  control characters, DEL, '%' ':' '@' '\' and a leading '.' are %XX,
+ *   '/' is ':' and  control characters, DEL, '~' '%' ':' '@' '\' and a leading '.' are ~XX (h5dump
+ *   1.10 takes '%' in a name for a printf format),
  * followed by "@start0,start1,..." when the piece is not the whole tensor. So names are flat: "a"
  * and "a/b" can both exist. Attributes: tensor (its name), shape (global), start (first index).
  * float32/64 and integers are the little-endian HDF5 types, float16 and bfloat16 custom floats.
@@ -55,16 +56,12 @@ ls_status ls_ckpt_dataset_path(char *out, size_t size, const char *name, int ndi
                                const int64_t *dims, const ls_box *box);
 /* Is text valid as a tensor name: 1..LS_CKPT_NAME_MAX bytes of UTF-8? */
 ls_status ls_ckpt_name_check(const char *name);
-/* The name with control characters as \xNN, for printing. Caller frees; NULL: out of memory. */
-char *ls_ckpt_printable(const char *name);
 /* "[768, 50257]" into buf; returns buf. */
 char *ls_ckpt_shape_text(char *buf, size_t size, int ndim, const int64_t *dims);
 /* 1..LS_MAX_DIMS dimensions of 1 or more whose bytes fit int64; *bytes is their product. */
-ls_status ls_ckpt_dims_check(const char *name, ls_dtype dtype, int ndim, const int64_t *dims,
-                             int64_t *bytes);
+ls_status ls_ckpt_dims_check(ls_dtype dtype, int ndim, const int64_t *dims, int64_t *bytes);
 /* Boxes must lie in the tensor, cover it, and not overlap. Reorders pieces by start. */
-ls_status ls_ckpt_coverage_check(const char *name, int ndim, const int64_t *dims,
-                                 ls_ckpt_piece *pieces, int count);
+ls_status ls_ckpt_coverage_check(int ndim, const int64_t *dims, ls_ckpt_piece *pieces, int count);
 /* Step of "step-00001200", or -1. */
 int64_t ls_ckpt_step_parse(const char *directory_name);
 
@@ -158,11 +155,11 @@ typedef struct ls_ckpt_file {
 struct ls_ckpt {
     char *path;
     json_t *root; /* owns all strings */
-    int64_t step, tokens;
+    int64_t minor, step, tokens;
     const char *config;
     const json_t *run, *counters;
     bool compressed;
-    int level;
+    int64_t level;
     ls_ckpt_file *files;
     int file_count;
     ls_ckpt_entry *entries;

@@ -111,8 +111,15 @@ static ls_status files_parse(ls_ckpt *ckpt, json_t *file_index) {
 static bool is_dataset(const char *path) {
     static const char prefix[] = "/tensors/";
     const char *name = path + sizeof prefix - 1;
-    return strncmp(path, prefix, sizeof prefix - 1) == 0 && *name && !strchr(name, '/') &&
-           name[0] != '.';
+    if (strncmp(path, prefix, sizeof prefix - 1) != 0 || *name == '.' || *name == '\0') {
+        return false;
+    }
+    for (const char *p = name; *p; p++) {
+        if ((unsigned char)*p < 0x20 || *p == '/') {
+            return false;
+        }
+    }
+    return true;
 }
 
 static ls_status piece_sizes_check(const ls_ckpt *ckpt, const ls_ckpt_entry *entry,
@@ -179,13 +186,12 @@ static ls_status entry_parse(ls_ckpt *ckpt, const json_t *file_index, const json
     LS_TRY(get_array(item, "shape", 1, LS_MAX_DIMS, &shape));
     entry->ndim = (int)json_array_size(shape);
     LS_TRY(get_integers(item, "shape", entry->ndim, entry->dims));
-    LS_TRY(ls_ckpt_dims_check(entry->name, entry->dtype, entry->ndim, entry->dims, &bytes));
+    LS_TRY(ls_ckpt_dims_check(entry->dtype, entry->ndim, entry->dims, &bytes));
     LS_TRY(get_array(item, "pieces", 1, PIECES_MAX, &list));
     for (int i = 0; i < entry->piece_count; i++) {
         LS_TRY(piece_parse(ckpt, file_index, json_array_get(list, (size_t)i), entry, &pieces[i]));
     }
-    LS_TRY(
-        ls_ckpt_coverage_check(entry->name, entry->ndim, entry->dims, pieces, entry->piece_count));
+    LS_TRY(ls_ckpt_coverage_check(entry->ndim, entry->dims, pieces, entry->piece_count));
     for (int i = 0; i < entry->piece_count; i++) {
         LS_TRY(piece_sizes_check(ckpt, entry, &pieces[i]));
     }
@@ -231,10 +237,7 @@ static ls_status tensors_parse(ls_ckpt *ckpt, const json_t *file_index) {
         entry->pieces = pieces;
         ls_status status = entry_parse(ckpt, file_index, item, entry, pieces);
         if (status != LS_OK) {
-            char *name = ls_ckpt_printable(entry->name);
-            ls_error_prefix(status, "tensor '%s'", name ? name : "?");
-            free(name);
-            return status;
+            return ls_error_prefix(status, "tensor '%s'", entry->name);
         }
         pieces += entry->piece_count;
         ckpt->entry_count++;
@@ -267,19 +270,19 @@ static ls_status hash_check(const char *text, size_t bytes) {
     return LS_OK;
 }
 
-static ls_status version_check(const json_t *root) {
+static ls_status version_check(const json_t *root, int64_t *minor) {
     const char *format;
-    int64_t major, minor;
+    int64_t major;
     LS_TRY(get_string(root, "format", 64, &format));
     if (strcmp(format, LS_CKPT_FORMAT_NAME) != 0) {
         return BAD("its format is '%s', expected '%s'", format, LS_CKPT_FORMAT_NAME);
     }
     LS_TRY(get_int(root, "major", 1, &major));
-    LS_TRY(get_int(root, "minor", 0, &minor));
+    LS_TRY(get_int(root, "minor", 0, minor));
     if (major != LS_CKPT_FORMAT_MAJOR) {
         return LS_FAIL(LS_E_VERSION,
                        "it has format version %lld.%lld; this program reads %d.x: use a newer one",
-                       (long long)major, (long long)minor, LS_CKPT_FORMAT_MAJOR);
+                       (long long)major, (long long)*minor, LS_CKPT_FORMAT_MAJOR);
     }
     return LS_OK;
 }
@@ -290,7 +293,7 @@ static ls_status root_parse(ls_ckpt *ckpt, const char *text, size_t bytes) {
     if (!json_is_object(ckpt->root)) {
         return BAD("it is no JSON object: line %d: %s", error.line, error.text);
     }
-    LS_TRY(version_check(ckpt->root));
+    LS_TRY(version_check(ckpt->root, &ckpt->minor));
     LS_TRY(hash_check(text, bytes));
     LS_TRY(get_int(ckpt->root, "step", 0, &ckpt->step));
     LS_TRY(get_int(ckpt->root, "tokens", 0, &ckpt->tokens));
@@ -298,9 +301,8 @@ static ls_status root_parse(ls_ckpt *ckpt, const char *text, size_t bytes) {
     LS_TRY(get_object(ckpt->root, "run", &ckpt->run));
     LS_TRY(get_object(ckpt->root, "counters", &ckpt->counters));
     const char *codec;
-    int64_t level;
     LS_TRY(get_string(ckpt->root, "codec", 32, &codec));
-    LS_TRY(get_int(ckpt->root, "level", 0, &level));
+    LS_TRY(get_int(ckpt->root, "level", 0, &ckpt->level));
     ckpt->compressed = strcmp(codec, "zstd") == 0;
     if (!ckpt->compressed && strcmp(codec, "none") != 0) {
         return BAD("the codec '%s' is not known; 'zstd' and 'none' are", codec);
@@ -327,7 +329,10 @@ ls_status ls_ckpt_manifest_parse(const char *text, size_t bytes, const char *whe
         if (status != LS_E_VERSION && status != LS_E_MEMORY) {
             status = LS_E_CORRUPT;
         }
-        return ls_error_prefix(status, "'%s'", where);
+        char *message = ls_ckpt_printable(ls_error_last()->message, false);
+        ls_error_set(status, __FILE__, __LINE__, "'%s': %s", where, message ? message : "?");
+        free(message);
+        return status;
     }
     *out = ckpt;
     return LS_OK;
@@ -416,6 +421,22 @@ const json_t *ls_ckpt_run(const ls_ckpt *ckpt) {
 
 const json_t *ls_ckpt_counters(const ls_ckpt *ckpt) {
     return ckpt->counters;
+}
+
+ls_ckpt_info ls_ckpt_describe(const ls_ckpt *ckpt) {
+    ls_ckpt_info info = {.minor = (int)ckpt->minor,
+                         .level = ckpt->compressed ? (int)ckpt->level : 0,
+                         .tensors = ckpt->entry_count};
+    for (int i = 0; i < ckpt->file_count; i++) {
+        info.stored_bytes += ckpt->files[i].bytes;
+        info.writers += strcmp(ckpt->files[i].name, LS_CKPT_INDEX) != 0;
+    }
+    for (int i = 0; i < ckpt->entry_count; i++) {
+        for (int k = 0; k < ckpt->entries[i].piece_count; k++) {
+            info.raw_bytes += ckpt->entries[i].pieces[k].raw_bytes;
+        }
+    }
+    return info;
 }
 
 const ls_ckpt_entry *ls_ckpt_entries(const ls_ckpt *ckpt, int *count) {

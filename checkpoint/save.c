@@ -22,6 +22,23 @@ typedef struct save {
     int64_t raw_bytes, stored_bytes;
 } save;
 
+static ls_status tensor_check(const ls_ckpt_tensor *t) {
+    int64_t bytes;
+    LS_TRY(ls_ckpt_dims_check(t->dtype, t->ndim, t->dims, &bytes));
+    if (t->box.ndim != t->ndim) {
+        return LS_FAIL(LS_E_SHAPE, "%d dimensions, its box has %d", t->ndim, t->box.ndim);
+    }
+    for (int d = 0; d < t->ndim; d++) {
+        if (t->box.start[d] < 0 || t->box.extent[d] < 0 || t->box.start[d] > t->dims[d] ||
+            t->box.extent[d] > t->dims[d] - t->box.start[d]) {
+            return LS_FAIL(LS_E_SHAPE, "the box [%lld, +%lld) leaves dimension %d of %lld elements",
+                           (long long)t->box.start[d], (long long)t->box.extent[d], d,
+                           (long long)t->dims[d]);
+        }
+    }
+    return t->data || ls_box_elems(&t->box) == 0 ? LS_OK : LS_FAIL(LS_E_INPUT, "it has no data");
+}
+
 static ls_status arguments_check(const ls_ckpt_save_options *options, const ls_ckpt_tensor *tensors,
                                  int count) {
     if (options->step < 0 || options->tokens < 0) {
@@ -36,23 +53,10 @@ static ls_status arguments_check(const ls_ckpt_save_options *options, const ls_c
         return LS_FAIL(LS_E_INPUT, "run and counters must be objects, config_text must be given");
     }
     for (int i = 0; i < count; i++) {
-        const ls_ckpt_tensor *t = &tensors[i];
-        int64_t bytes;
-        LS_TRY(ls_ckpt_name_check(t->name));
-        LS_TRY(ls_ckpt_dims_check(t->name, t->dtype, t->ndim, t->dims, &bytes));
-        if (t->box.ndim != t->ndim || (!t->data && ls_box_elems(&t->box) > 0)) {
-            return LS_FAIL(LS_E_INPUT, "tensor '%s' has no data, or a box of other dimensions",
-                           t->name);
-        }
-        for (int d = 0; d < t->ndim; d++) {
-            if (t->box.start[d] < 0 || t->box.extent[d] < 0 || t->box.start[d] > t->dims[d] ||
-                t->box.extent[d] > t->dims[d] - t->box.start[d]) {
-                return LS_FAIL(LS_E_SHAPE,
-                               "tensor '%s': the box [%lld, +%lld) in dimension %d leaves its %lld "
-                               "elements",
-                               t->name, (long long)t->box.start[d], (long long)t->box.extent[d], d,
-                               (long long)t->dims[d]);
-            }
+        LS_TRY(ls_ckpt_name_check(tensors[i].name));
+        ls_status status = tensor_check(&tensors[i]);
+        if (status != LS_OK) {
+            return ls_error_prefix(status, "tensor '%s'", tensors[i].name);
         }
     }
     return LS_OK;
@@ -162,17 +166,9 @@ static ls_status manifest_check(save *s, const char *text, size_t bytes) {
     if (ls_ckpt_manifest_parse(text, bytes, "the manifest to be written", &ckpt) != LS_OK) {
         return ls_error_set(LS_E_SHAPE, __FILE__, __LINE__, "%s", ls_error_last()->message);
     }
-    int count;
-    const ls_ckpt_entry *entries = ls_ckpt_entries(ckpt, &count);
-    for (int i = 0; i < count; i++) {
-        for (int k = 0; k < entries[i].piece_count; k++) {
-            s->raw_bytes += entries[i].pieces[k].raw_bytes;
-        }
-    }
-    for (int i = 0; i < ckpt->file_count; i++) {
-        s->stored_bytes += ckpt->files[i].bytes;
-    }
-    s->stored_bytes += (int64_t)bytes;
+    ls_ckpt_info info = ls_ckpt_describe(ckpt);
+    s->raw_bytes = info.raw_bytes;
+    s->stored_bytes = info.stored_bytes + (int64_t)bytes;
     ls_ckpt_close(ckpt);
     return LS_OK;
 }

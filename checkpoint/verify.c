@@ -52,7 +52,7 @@ static void fault(check *c, ls_status status) {
             c->machine = status;
         }
         if (c->report) {
-            char *text = ls_ckpt_printable(ls_error_last()->message);
+            char *text = ls_ckpt_printable(ls_error_last()->message, false);
             c->report(c->context, text ? text : "out of memory");
             free(text);
         }
@@ -217,41 +217,39 @@ ls_status ls_ckpt_verify(ls_ckpt *ckpt, bool full, void (*report)(void *context,
                    ckpt->path, c.faults, c.faults == 1 ? "" : "s");
 }
 
-typedef struct candidates {
-    int64_t *steps;
-    size_t count;
-} candidates;
-
 static int newest_first(const void *a, const void *b) {
     int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
     return (x < y) - (x > y);
 }
 
-static ls_status steps_list(const char *root, candidates *list) {
+ls_status ls_ckpt_list(const char *root, int64_t **steps, size_t *count) {
+    *steps = NULL;
+    *count = 0;
     DIR *directory = opendir(root);
     if (!directory) {
         return LS_FAIL(LS_E_INPUT, "cannot list '%s': %s", root, strerror(errno));
     }
-    ls_status status = LS_OK;
     struct dirent *item;
-    while (status == LS_OK && (item = readdir(directory))) {
+    while ((item = readdir(directory))) {
         int64_t step = ls_ckpt_step_parse(item->d_name);
         if (step < 0) {
             continue;
         }
-        int64_t *larger = reallocarray(list->steps, list->count + 1, sizeof *larger);
-        if (larger) {
-            list->steps = larger;
-            list->steps[list->count++] = step;
-        } else {
-            status = LS_FAIL(LS_E_MEMORY, "no memory for the list of checkpoints");
+        int64_t *larger = reallocarray(*steps, *count + 1, sizeof *larger);
+        if (!larger) {
+            closedir(directory);
+            free(*steps);
+            *steps = NULL;
+            return LS_FAIL(LS_E_MEMORY, "no memory for the list of checkpoints");
         }
+        *steps = larger;
+        larger[(*count)++] = step;
     }
     closedir(directory);
-    if (status == LS_OK && list->count > 0) {
-        qsort(list->steps, list->count, sizeof *list->steps, newest_first);
+    if (*count > 0) {
+        qsort(*steps, *count, sizeof **steps, newest_first);
     }
-    return status;
+    return LS_OK;
 }
 
 static ls_status quick_check(const char *path) {
@@ -263,7 +261,8 @@ static ls_status quick_check(const char *path) {
 
 ls_status ls_ckpt_latest(const char *root, char **path) {
     char manifest[4096];
-    candidates list = {0};
+    int64_t *steps;
+    size_t count;
     *path = NULL;
     LS_TRY(ls_path_join(manifest, sizeof manifest, root, LS_CKPT_MANIFEST));
     if (ls_path_exists(manifest)) {
@@ -271,9 +270,9 @@ ls_status ls_ckpt_latest(const char *root, char **path) {
         *path = strdup(root);
         return *path ? LS_OK : LS_FAIL(LS_E_MEMORY, "no memory for a path");
     }
-    ls_status status = steps_list(root, &list);
-    for (size_t i = 0; i < list.count && status == LS_OK && !*path; i++) {
-        char *candidate = ls_text_format("%s/step-%08lld", root, (long long)list.steps[i]);
+    ls_status status = ls_ckpt_list(root, &steps, &count);
+    for (size_t i = 0; i < count && status == LS_OK && !*path; i++) {
+        char *candidate = ls_text_format("%s/step-%08lld", root, (long long)steps[i]);
         if (!candidate) {
             status = LS_FAIL(LS_E_MEMORY, "no memory for a path");
         } else if (quick_check(candidate) == LS_OK) {
@@ -283,11 +282,11 @@ ls_status ls_ckpt_latest(const char *root, char **path) {
             free(candidate);
         }
     }
-    free(list.steps);
+    free(steps);
     LS_TRY(status);
     if (!*path) {
         return LS_FAIL(LS_E_INPUT, "'%s' holds no valid checkpoint (%zu directories named step-*)",
-                       root, list.count);
+                       root, count);
     }
     return LS_OK;
 }
