@@ -91,6 +91,23 @@ struct kt_case {
 /* Opens "cpu" or "reference" by name: the one list of devices for these tests. */
 ls_status kt_open(const char *device, int threads, ls_device **dev);
 
+/* A case's buffers on one device. On the host each holds its first values, and after a checked run
+ * its final ones: guard, elements, guard. */
+enum { KT_GUARD_ELEMS = 32 };
+typedef struct kt_instance {
+    kt_buffer buffer[KT_BUFFERS_MAX];
+    int count;
+    char *host[KT_BUFFERS_MAX];
+    void *memory[KT_BUFFERS_MAX], *at[KT_BUFFERS_MAX]; /* of the device */
+    size_t total_bytes[KT_BUFFERS_MAX], offset_bytes[KT_BUFFERS_MAX];
+} kt_instance;
+
+/* Allocates and fills in. `like` (of another plan of the case) gives the dtypes that values are
+ * rounded to first; shift moves every buffer by that many elements. Release in any case. */
+ls_status kt_instance_init(ls_device *dev, const kt_case *c, ls_dtype dtype, int shift,
+                           const kt_buffer *like, kt_instance *in);
+void kt_instance_release(ls_device *dev, kt_instance *in);
+
 /* Checks a case on a device for float32 and bfloat16. An operation that the device refuses with
  * LS_E_UNSUPPORTED is printed, and is a failure unless may_refuse. Returns the number of failures.
  */

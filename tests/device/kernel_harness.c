@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { GUARD_ELEMS = 32, POISON = 0xff }; /* bytes of 0xff are a NaN in every floating dtype */
+enum { POISON = 0xff }; /* bytes of 0xff are a NaN in every floating dtype */
 
 ls_status kt_open(const char *device, int threads, ls_device **dev) {
     const ls_device_options options = {.threads = threads};
@@ -96,17 +96,7 @@ static double vary(const kt_buffer *b, kt_variant variant, int64_t i, double val
     return value;
 }
 
-/* A case's buffers on one device, with their first and their final values on the host. */
-typedef struct instance {
-    kt_buffer buffer[KT_BUFFERS_MAX];
-    int count;
-    char *host[KT_BUFFERS_MAX]; /* guard, shift, elements, guard */
-    void *memory[KT_BUFFERS_MAX];
-    void *at[KT_BUFFERS_MAX];
-    size_t total_bytes[KT_BUFFERS_MAX], offset_bytes[KT_BUFFERS_MAX];
-} instance;
-
-static void instance_release(ls_device *dev, instance *in) {
+void kt_instance_release(ls_device *dev, kt_instance *in) {
     for (int b = 0; b < in->count; b++) {
         free(in->host[b]);
         dev->ops->free(dev, in->memory[b]);
@@ -123,23 +113,21 @@ static int find(const kt_buffer *buffers, int count, const char *name) {
     return -1;
 }
 
-static bool overlaps(const kt_case *c, const instance *in, int b) {
+static bool overlaps(const kt_case *c, const kt_instance *in, int b) {
     const char *on = in->buffer[b].on;
     return c->overlap && on &&
            in->buffer[b].dtype == in->buffer[find(in->buffer, in->count, on)].dtype;
 }
 
-/* `like` gives the dtypes that values are rounded to first (the device's, when this is the
- * reference); shift moves every buffer by that many elements. */
-static ls_status instance_init(ls_device *dev, const kt_case *c, ls_dtype dtype, int shift,
-                               const kt_buffer *like, instance *in) {
+ls_status kt_instance_init(ls_device *dev, const kt_case *c, ls_dtype dtype, int shift,
+                           const kt_buffer *like, kt_instance *in) {
     memset(in, 0, sizeof *in);
     in->count = c->op->plan(c, dtype, dev->acc, in->buffer);
     for (int b = 0; b < in->count; b++) {
         const kt_buffer *buffer = &in->buffer[b];
         const size_t elem_bytes = ls_dtype_bytes(buffer->dtype);
-        in->offset_bytes[b] = (size_t)(GUARD_ELEMS + shift) * elem_bytes;
-        in->total_bytes[b] = (size_t)(buffer->elems + 2 * GUARD_ELEMS + shift) * elem_bytes;
+        in->offset_bytes[b] = (size_t)(KT_GUARD_ELEMS + shift) * elem_bytes;
+        in->total_bytes[b] = (size_t)(buffer->elems + 2 * KT_GUARD_ELEMS + shift) * elem_bytes;
         LS_TRY(ls_calloc(1, in->total_bytes[b], &in->host[b]));
         memset(in->host[b], POISON, in->total_bytes[b]);
         void *values = in->host[b] + in->offset_bytes[b];
@@ -164,7 +152,7 @@ static ls_status instance_init(ls_device *dev, const kt_case *c, ls_dtype dtype,
 
 /* Runs and fetches; an output that lies on an input is put in its own host buffer. Counts writes
  * to guards and to inputs as failures. */
-static ls_status instance_run(ls_device *dev, const kt_case *c, ls_dtype dtype, instance *in,
+static ls_status instance_run(ls_device *dev, const kt_case *c, ls_dtype dtype, kt_instance *in,
                               int *failures) {
     LS_TRY(c->op->run(dev, c, dtype, in->at));
     LS_TRY(dev->ops->sync(dev));
@@ -200,7 +188,7 @@ static ls_status instance_run(ls_device *dev, const kt_case *c, ls_dtype dtype, 
     return LS_OK;
 }
 
-static const void *values_of(const instance *in, int b) {
+static const void *values_of(const kt_instance *in, int b) {
     return in->host[b] + in->offset_bytes[b];
 }
 
@@ -214,8 +202,8 @@ static void print_case(const kt_case *c, ls_dtype dtype) {
 }
 
 /* One output buffer: NaN where the reference has NaN, the same infinity, errors in tolerance. */
-static int compare(const kt_case *c, ls_dtype dtype, const instance *expected,
-                   const instance *found, int b) {
+static int compare(const kt_case *c, ls_dtype dtype, const kt_instance *expected,
+                   const kt_instance *found, int b) {
     const kt_buffer *buffer = &found->buffer[b];
     kt_tolerance tolerance = buffer->dtype == LS_BF16 ? c->op->bf16 : c->op->f32;
     tolerance.norm *= buffer->slack != 0.0 ? buffer->slack : 1.0;
@@ -252,8 +240,8 @@ static int compare(const kt_case *c, ls_dtype dtype, const instance *expected,
     return 0;
 }
 
-static int compare_bits(const kt_case *c, ls_dtype dtype, const instance *expected,
-                        const instance *found, const char *what) {
+static int compare_bits(const kt_case *c, ls_dtype dtype, const kt_instance *expected,
+                        const kt_instance *found, const char *what) {
     int failures = 0;
     for (int b = 0; b < found->count; b++) {
         const size_t bytes =
@@ -284,18 +272,18 @@ static ls_status check_dtype(const kt_case *c, const char *device, ls_dtype dtyp
     LS_TRY(kt_open("reference", 1, &reference));
     kt_case separate = *c;
     separate.overlap = false;
-    instance expected = {0}, first = {0};
+    kt_instance expected = {0}, first = {0};
     ls_status status = LS_OK;
     for (int k = 0; k < CONFIGURATION_COUNT && status == LS_OK; k++) {
         ls_device *dev;
         LS_TRY_GOTO(kt_open(device, CONFIGURATIONS[k].threads, &dev), done);
         kt_buffer like[KT_BUFFERS_MAX] = {0};
         c->op->plan(c, dtype, dev->acc, like);
-        instance in;
-        status = instance_init(dev, c, dtype, CONFIGURATIONS[k].shift, like, &in);
+        kt_instance in;
+        status = kt_instance_init(dev, c, dtype, CONFIGURATIONS[k].shift, like, &in);
         status = status == LS_OK ? instance_run(dev, c, dtype, &in, failures) : status;
         if (status == LS_OK && k == 0) {
-            status = instance_init(reference, &separate, LS_F64, 0, like, &expected);
+            status = kt_instance_init(reference, &separate, LS_F64, 0, like, &expected);
             status = status == LS_OK
                          ? instance_run(reference, &separate, LS_F64, &expected, failures)
                          : status;
@@ -312,13 +300,13 @@ static ls_status check_dtype(const kt_case *c, const char *device, ls_dtype dtyp
                 first.memory[b] = NULL;
             }
         } else {
-            instance_release(dev, &in);
+            kt_instance_release(dev, &in);
         }
         dev->ops->close(dev);
     }
 done:
-    instance_release(reference, &first);
-    instance_release(reference, &expected);
+    kt_instance_release(reference, &first);
+    kt_instance_release(reference, &expected);
     reference->ops->close(reference);
     return status;
 }
@@ -342,7 +330,7 @@ static double weight_of(int b, int64_t i) {
     return ls_rng_normal(9, (uint64_t)b, (uint64_t)i);
 }
 
-static ls_status weighted_sum(ls_device *dev, const kt_case *c, instance *in,
+static ls_status weighted_sum(ls_device *dev, const kt_case *c, kt_instance *in,
                               const kt_op *backward_op, double *sum) {
     kt_case backward = {.op = backward_op};
     memcpy(backward.dim, c->dim, sizeof backward.dim);
@@ -363,7 +351,7 @@ static ls_status weighted_sum(ls_device *dev, const kt_case *c, instance *in,
 }
 
 /* Compares gradient buffer g of backward with differences over forward's input b. */
-static ls_status check_differences(ls_device *dev, const kt_case *forward, instance *in, int b,
+static ls_status check_differences(ls_device *dev, const kt_case *forward, kt_instance *in, int b,
                                    const kt_op *backward_op, const double *gradient,
                                    const double *before, int *failures) {
     const double h = 1e-5;
@@ -391,13 +379,13 @@ static ls_status check_differences(ls_device *dev, const kt_case *forward, insta
 }
 
 static ls_status check_gradient(const kt_case *forward, const kt_case *backward, ls_device *dev,
-                                instance *f, instance *g, int *failures) {
+                                kt_instance *f, kt_instance *g, int *failures) {
     kt_buffer like[KT_BUFFERS_MAX] = {0};
     forward->op->plan(forward, LS_F64, LS_F64, like);
-    LS_TRY(instance_init(dev, forward, LS_F64, 0, like, f));
+    LS_TRY(kt_instance_init(dev, forward, LS_F64, 0, like, f));
     double sum;
     backward->op->plan(backward, LS_F64, LS_F64, like);
-    LS_TRY(instance_init(dev, backward, LS_F64, 0, like, g));
+    LS_TRY(kt_instance_init(dev, backward, LS_F64, 0, like, g));
     LS_TRY(weighted_sum(dev, forward, f, backward->op, &sum));
     for (int b = 0; b < f->count;
          b++) { /* what forward read and wrote, and the output's gradient */
@@ -434,7 +422,7 @@ int kt_check_gradient(const kt_op *forward_op, const kt_op *backward_op,
     memcpy(forward.dim, dim, sizeof forward.dim);
     memcpy(backward.dim, dim, sizeof backward.dim);
     ls_device *dev;
-    instance f = {0}, g = {0};
+    kt_instance f = {0}, g = {0};
     int failures = 0;
     if (kt_open("reference", 1, &dev) != LS_OK) {
         fprintf(stderr, "%s\n", ls_error_last()->message);
@@ -445,8 +433,8 @@ int kt_check_gradient(const kt_op *forward_op, const kt_op *backward_op,
         fprintf(stderr, "%s\n", ls_error_last()->message);
         failures++;
     }
-    instance_release(dev, &f);
-    instance_release(dev, &g);
+    kt_instance_release(dev, &f);
+    kt_instance_release(dev, &g);
     dev->ops->close(dev);
     return failures;
 }

@@ -1,6 +1,6 @@
 /* Every operation of kernel_cases.c on a device (argument 1, cpu by default), the reference's own
  * gradients, the vector mathematics, and what the operations refuse. */
-#include "tests/device/kernel_cases.h"
+#include "tests/device/kernel_ops.h"
 #include "tests/test.h"
 
 static void test_refusals(const char *device) {
@@ -47,6 +47,24 @@ static void test_refusals(const char *device) {
     ops->close(dev);
 }
 
+/* Within its limits, a device takes all its scratch memory in reserve. */
+static void test_reserve(const char *device) {
+    const kt_case c = {&kt_norm_backward, {300, 130, LS_LAYERNORM, 1}};
+    ls_device *dev;
+    CHECK_OK(kt_open(device, 2, &dev));
+    kt_buffer like[KT_BUFFERS_MAX] = {0};
+    kt_instance in;
+    c.op->plan(&c, LS_F32, dev->acc, like);
+    CHECK_OK(kt_instance_init(dev, &c, LS_F32, 0, like, &in));
+    CHECK_OK(dev->ops->reserve(
+        dev, &(ls_device_limits){.rows = 300, .seq = 300, .channels = 130, .vocab = 130}));
+    const size_t reserved_bytes = dev->scratch_bytes;
+    CHECK_OK(c.op->run(dev, &c, LS_F32, in.at));
+    CHECK_INT(dev->scratch_bytes, reserved_bytes);
+    kt_instance_release(dev, &in);
+    dev->ops->close(dev);
+}
+
 int main(int argc, char **argv) {
     const char *device = argc > 1 ? argv[1] : "cpu";
     ls_device *dev;
@@ -64,5 +82,6 @@ int main(int argc, char **argv) {
         CHECK_INT(kt_check(&kt_cases[c], device, may_refuse), 0);
     }
     test_refusals(device);
+    test_reserve(device);
     return test_end();
 }

@@ -1,5 +1,6 @@
 /* Opens and closes the CPU device; its memory and scratch. */
 #include "runtime/device/cpu/device_cpu.h"
+#include "runtime/device/cpu/row_blocks.h"
 #include "runtime/base/arena.h"
 #include "runtime/base/text.h"
 
@@ -163,8 +164,11 @@ void ls_cpu_close(ls_device *dev) {
 }
 
 ls_status ls_cpu_reserve(ls_device *dev, const ls_device_limits *limits) {
-    (void)limits; /* products work in tiles of bounded size */
-    return ls_cpu_gemm_reserve(dev);
+    /* Two partial sums, for dw and db of a norm, are the most that a sum over rows takes. */
+    const int64_t partials = 2 * ls_row_blocks_of(limits->rows).count * limits->channels;
+    void *shared;
+    LS_TRY(ls_cpu_shared(dev, (size_t)partials * sizeof(float), &shared));
+    return ls_cpu_gemm_reserve(dev); /* products work in tiles of bounded size */
 }
 
 static void describe(ls_cpu_device *cpu) {

@@ -12,6 +12,7 @@
 #include "runtime/device/check.h"
 #include "runtime/device/cpu/device_cpu.h"
 #include "runtime/device/cpu/ops.h"
+#include "runtime/device/cpu/row_blocks.h"
 #include "runtime/device/cpu/vec_math.h"
 
 /* function(..., dtype) with dtype a constant; dtype has been checked to be one of the two. */
@@ -59,18 +60,7 @@ static inline int64_t ls_min(int64_t a, int64_t b) {
     return a < b ? a : b;
 }
 
-/* Sums over rows are taken in blocks of rows, each into its own partial sums, and these are added
- * in order. At most LS_ROW_BLOCKS_MAX blocks, of LS_ROW_BLOCK_MIN rows at least. */
-enum { LS_ROW_BLOCKS_MAX = 256, LS_ROW_BLOCK_MIN = 32, LS_COLUMN_TILE = 64 };
-typedef struct ls_row_blocks {
-    int64_t rows, block_rows, count;
-} ls_row_blocks;
-
-static inline ls_row_blocks ls_row_blocks_of(int64_t rows) {
-    int64_t block_rows = (rows + LS_ROW_BLOCKS_MAX - 1) / LS_ROW_BLOCKS_MAX;
-    block_rows = block_rows < LS_ROW_BLOCK_MIN ? LS_ROW_BLOCK_MIN : block_rows;
-    return (ls_row_blocks){rows, block_rows, (rows + block_rows - 1) / block_rows};
-}
+enum { LS_COLUMN_TILE = 64 };
 
 /* total[c] += the sum over blocks of partial[block * stride + c], for c < cols. */
 static inline void ls_add_partials(ls_row_blocks blocks, const float *partial, int64_t stride,
