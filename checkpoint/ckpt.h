@@ -38,7 +38,7 @@ typedef struct ls_ckpt_save_options {
 
 typedef struct ls_ckpt_save_result {
     char path[1024];
-    int64_t raw_bytes, stored_bytes;
+    int64_t raw_bytes, stored_bytes; /* of the tensors, and of the data files */
     double seconds;
 } ls_ckpt_save_result;
 

@@ -160,15 +160,20 @@ static ls_status index_add(save *s, json_t *root) {
                : LS_FAIL(LS_E_MEMORY, "no memory for the manifest");
 }
 
-/* Checks the text as a reader would: pieces that leave a gap are found before the commit. */
-static ls_status manifest_check(save *s, const char *text, size_t bytes) {
+/* Checks what the ranks wrote as a reader would: a gap or an overlap is found before the commit. */
+static ls_status pieces_check(save *s, const json_t *root) {
+    char *text;
+    size_t bytes;
     ls_ckpt *ckpt;
-    if (ls_ckpt_manifest_parse(text, bytes, "the manifest to be written", &ckpt) != LS_OK) {
+    LS_TRY(ls_ckpt_manifest_text(root, &text, &bytes));
+    ls_status status = ls_ckpt_manifest_parse(text, bytes, "the tensors to save", &ckpt);
+    free(text);
+    if (status != LS_OK) {
         return ls_error_set(LS_E_SHAPE, __FILE__, __LINE__, "%s", ls_error_last()->message);
     }
     ls_ckpt_info info = ls_ckpt_describe(ckpt);
     s->raw_bytes = info.raw_bytes;
-    s->stored_bytes = info.stored_bytes + (int64_t)bytes;
+    s->stored_bytes = info.stored_bytes;
     ls_ckpt_close(ckpt);
     return LS_OK;
 }
@@ -214,13 +219,11 @@ static ls_status commit(const save *s) {
 static ls_status complete(save *s, json_t *root) {
     char path[4096], *text;
     size_t bytes;
+    LS_TRY(pieces_check(s, root));
     LS_TRY(index_add(s, root));
     LS_TRY(ls_path_join(path, sizeof path, s->temporary, LS_CKPT_MANIFEST));
     LS_TRY(ls_ckpt_manifest_text(root, &text, &bytes));
-    ls_status status = manifest_check(s, text, bytes);
-    if (status == LS_OK) {
-        status = ls_file_replace(path, text, bytes); /* syncs the file and the directory */
-    }
+    ls_status status = ls_file_replace(path, text, bytes); /* syncs the file and the directory */
     free(text);
     LS_TRY(status);
     return commit(s);
