@@ -93,6 +93,9 @@ int ls_session_end(ls_status status) {
     if (status == LS_E_STOPPED) {
         ls_log_info("%s", ls_error_last()->message);
     } else if (status != LS_OK && (!failure_is_shared || ls_error_rank() <= 0)) {
+        if (failure_is_shared) {
+            ls_error_set_rank(-1); /* the message itself names the rank it comes from */
+        }
         ls_log_error();
     }
     fflush(NULL);

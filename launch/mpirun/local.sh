@@ -30,7 +30,7 @@ if [ "$(id -u)" = 0 ]; then
 fi
 
 # In a session of its own, so that a terminal's Ctrl-C reaches this script only.
-setsid mpirun --oversubscribe --bind-to none -n "$ranks" "$@" &
+setsid mpirun --quiet --oversubscribe --bind-to none -n "$ranks" "$@" &
 job=$!
 asked=0
 stop() {

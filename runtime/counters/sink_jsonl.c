@@ -53,7 +53,7 @@ static ls_status jsonl_step(void *state, const ls_step_record *r) {
         "seconds", r->seconds, "phase_seconds", phases, "tokens_per_second",
         real_or_null(r->tokens_per_second), "flops_per_second", real_or_null(r->flops_per_second),
         "memory_bytes", (json_int_t)r->memory_bytes, "val_loss", real_or_null(r->val_loss));
-    char *text = line ? json_dumps(line, JSON_COMPACT | JSON_REAL_PRECISION(10)) : NULL;
+    char *text = line ? json_dumps(line, JSON_COMPACT | JSON_REAL_PRECISION(16)) : NULL;
     json_decref(line);
     if (!text) {
         return LS_FAIL(LS_E_MEMORY, "no memory for a line of '%s'", s->path);
