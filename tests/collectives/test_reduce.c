@@ -1,0 +1,364 @@
+/* The reducer against sums written out here: fast with inputs whose sums are exact, invariant with
+ * inputs whose sums depend on the order, both bitwise, for many shapes. The device is the least
+ * that the reducer needs. */
+#include "collectives/reduce.h"
+
+#include "runtime/base/rng.h"
+#include "tests/test.h"
+
+/* The device */
+
+static int allocations_before_failure = -1;
+static int allocations_live;
+
+static ls_status device_alloc(ls_device *dev, size_t bytes, void **memory) {
+    (void)dev;
+    if (allocations_before_failure == 0) {
+        return LS_FAIL(LS_E_MEMORY, "no memory for %zu bytes", bytes);
+    }
+    allocations_before_failure -= allocations_before_failure > 0;
+    size_t padded = (bytes + 63) / 64 * 64;
+    *memory = aligned_alloc(64, padded);
+    memset(*memory, 0, padded);
+    allocations_live++;
+    return LS_OK;
+}
+
+static void device_free(ls_device *dev, void *memory) {
+    (void)dev;
+    free(memory);
+    allocations_live--;
+}
+
+static ls_status device_zero(ls_device *dev, void *memory, size_t bytes) {
+    (void)dev;
+    memset(memory, 0, bytes);
+    return LS_OK;
+}
+
+static ls_status device_add(ls_device *dev, ls_dtype dtype, int64_t n, const void *x, void *y) {
+    CHECK(dtype == dev->acc);
+    for (int64_t i = 0; i < n; i++) {
+        if (dtype == LS_F32) {
+            ((float *)y)[i] += ((const float *)x)[i];
+        } else {
+            ((double *)y)[i] += ((const double *)x)[i];
+        }
+    }
+    return LS_OK;
+}
+
+static const ls_device_ops device_ops = {
+    .name = "test",
+    .alloc = device_alloc,
+    .free = device_free,
+    .zero = device_zero,
+    .add = device_add,
+};
+
+/* Gradients of micro-batch `leaf` of a global batch: of very different sizes, so that every other
+ * order of the sum gives other bits; or integers. */
+
+static double draw_grad(uint64_t batch, int64_t leaf, int64_t i, bool exact) {
+    ls_rng_block b = ls_rng_draw(batch, (uint64_t)leaf, (uint64_t)i);
+    if (exact) {
+        return (double)(b.v[0] % 2001) - 1000;
+    }
+    return ldexp((double)(int32_t)b.v[0], (int)(b.v[1] % 24) - 40);
+}
+
+static double get(const void *grads, ls_dtype acc, int64_t i) {
+    return acc == LS_F32 ? (double)((const float *)grads)[i] : ((const double *)grads)[i];
+}
+
+static void add_to(void *grads, ls_dtype acc, int64_t i, double value) {
+    if (acc == LS_F32) {
+        ((float *)grads)[i] += (float)value;
+    } else {
+        ((double *)grads)[i] += value;
+    }
+}
+
+/* Node (level, index) of reduce.h at element i. */
+static double define(ls_dtype acc, uint64_t batch, int64_t leaves, int level, int64_t index,
+                     int64_t i) {
+    if (level == 0) {
+        double g = draw_grad(batch, index, i, false);
+        return acc == LS_F32 ? (double)(float)g : g;
+    }
+    double left = define(acc, batch, leaves, level - 1, 2 * index, i);
+    if ((2 * index + 1) * (INT64_C(1) << (level - 1)) >= leaves) {
+        return left;
+    }
+    double right = define(acc, batch, leaves, level - 1, 2 * index + 1, i);
+    return acc == LS_F32 ? (double)((float)left + (float)right) : left + right;
+}
+
+typedef struct shape {
+    ls_reduction reduction;
+    ls_dtype acc;
+    int64_t elems, leaves, bucket_bytes;
+} shape;
+
+static double expected_grad(const shape *s, uint64_t batch, int64_t i) {
+    if (s->reduction == LS_REDUCTION_FAST) {
+        double sum = 0;
+        for (int64_t leaf = 0; leaf < s->leaves; leaf++) {
+            sum += draw_grad(batch, leaf, i, true);
+        }
+        return sum;
+    }
+    int top = 0;
+    while ((INT64_C(1) << top) < s->leaves) {
+        top++;
+    }
+    return define(s->acc, batch, s->leaves, top, 0, i);
+}
+
+/* Backward from the end to the start in strides of this rank's own, some of them empty. */
+static void run_backward(ls_reducer *r, const shape *s, uint64_t batch, int64_t leaf, void *grads) {
+    const bool exact = s->reduction == LS_REDUCTION_FAST;
+    uint64_t draws = 0;
+    int64_t done = s->elems;
+    while (done > 0) {
+        ls_rng_block b = ls_rng_draw(batch + 77, (uint64_t)leaf, draws++);
+        int64_t stride = (int64_t)(b.v[0] % (uint32_t)(s->elems / 3 + 2));
+        int64_t next = stride < done ? done - stride : 0;
+        for (int64_t i = next; i < done; i++) {
+            double g = draw_grad(batch, leaf, i, exact);
+            add_to(grads, s->acc, i, g / 2); /* twice, as tied parameters are */
+            add_to(grads, s->acc, i, g / 2);
+        }
+        done = next;
+        if (b.v[1] % 3) {
+            CHECK_OK(ls_reducer_ready(r, done));
+        }
+        if (b.v[2] % 2) {
+            CHECK_OK(ls_reducer_progress(r));
+        }
+    }
+}
+
+static void run_batch(ls_reducer *r, ls_comm *comm, const shape *s, uint64_t batch) {
+    const int64_t local_leaves = s->leaves / comm->size;
+    CHECK_OK(ls_reducer_begin(r));
+    for (int64_t local = 0; local < local_leaves; local++) {
+        void *grads = NULL;
+        CHECK_OK(ls_reducer_micro_begin(r, local, &grads));
+        run_backward(r, s, batch, comm->rank * local_leaves + local, grads);
+        CHECK_OK(ls_reducer_micro_end(r));
+    }
+    int64_t one = 1; /* the caller's own use of the communicator meanwhile */
+    CHECK_OK(comm->ops->all_reduce(comm, &one, 1, LS_I64, LS_SUM));
+    CHECK_INT(one, comm->size);
+
+    void *sums = NULL;
+    uint64_t wait_ns = UINT64_MAX;
+    CHECK_OK(ls_reducer_finish(r, &sums, &wait_ns));
+    CHECK(wait_ns < UINT64_MAX);
+    int64_t wrong = 0;
+    for (int64_t i = 0; i < s->elems; i++) {
+        double found = get(sums, s->acc, i), expected = expected_grad(s, batch, i);
+        wrong += memcmp(&found, &expected, sizeof found) != 0;
+    }
+    if (wrong) {
+        TEST_FAIL_("%lld of %lld elements are wrong: reduction %d, %s, %lld micro-batches, buckets "
+                   "of %lld bytes",
+                   (long long)wrong, (long long)s->elems, s->reduction, ls_dtype_name(s->acc),
+                   (long long)s->leaves, (long long)s->bucket_bytes);
+    }
+    test_checks++;
+}
+
+static void check_shape(ls_comm *comm, const shape *s) {
+    ls_device dev = {.ops = &device_ops, .acc = s->acc, .host_memory = true, .describe = "test"};
+    const ls_reducer_options options = {.comm = comm,
+                                        .dev = &dev,
+                                        .reduction = s->reduction,
+                                        .elems = s->elems,
+                                        .micro_batches = s->leaves,
+                                        .bucket_bytes = s->bucket_bytes};
+    ls_reducer *r = NULL;
+    CHECK_OK(ls_reducer_create(&options, &r));
+    for (uint64_t batch = 0; r && batch < 3; batch++) {
+        run_batch(r, comm, s, batch);
+    }
+    ls_reducer_destroy(r);
+    CHECK_INT(allocations_live, 0);
+}
+
+static void test_shapes(ls_comm *comm) {
+    static const int64_t elems[] = {0, 1, 15, 16, 17, 333, 2050};
+    static const int64_t buckets[] = {0, 1, 100, 1000, 4096};
+    for (int64_t share = 1; share <= 9; share += share == 5 ? 2 : 1) {
+        for (size_t e = 0; e < sizeof elems / sizeof *elems; e++) {
+            for (size_t b = 0; b < sizeof buckets / sizeof *buckets; b++) {
+                shape s = {.elems = elems[e],
+                           .leaves = share * comm->size,
+                           .bucket_bytes = buckets[b],
+                           .acc = (e + b) % 2 ? LS_F32 : LS_F64};
+                s.reduction = LS_REDUCTION_INVARIANT;
+                check_shape(comm, &s);
+                s.reduction = LS_REDUCTION_FAST;
+                check_shape(comm, &s);
+            }
+        }
+    }
+    /* The same micro-batches on 1, 2, 3 and 4 ranks; and slices of more than one summing block. */
+    shape s = {LS_REDUCTION_INVARIANT, LS_F32, 5000, 12, 3000};
+    check_shape(comm, &s);
+    s = (shape){LS_REDUCTION_INVARIANT, LS_F32, 80000, 12, 0};
+    check_shape(comm, &s);
+    s = (shape){LS_REDUCTION_INVARIANT, LS_F32, 33, 24 * 25, 0};
+    check_shape(comm, &s);
+}
+
+/* Buffers: one where a rank has one micro-batch, log2 more where it has a power of two. */
+static void test_bytes(ls_comm *comm) {
+    ls_device dev = {.ops = &device_ops, .acc = LS_F32, .host_memory = true, .describe = "test"};
+    const int64_t elems = 1 << 18;
+    static const int64_t shares[] = {1, 2, 8};
+    for (int i = 0; i < 3; i++) {
+        ls_reducer_options options = {.comm = comm,
+                                      .dev = &dev,
+                                      .reduction = LS_REDUCTION_INVARIANT,
+                                      .elems = elems,
+                                      .micro_batches = shares[i] * comm->size,
+                                      .bucket_bytes = 1 << 16};
+        ls_reducer *r = NULL;
+        CHECK_OK(ls_reducer_create(&options, &r));
+        const int64_t buffers = i == 0 ? 0 : i == 1 ? 1 : 3, scratch = 4 << 16, tables = 16384;
+        int64_t bytes = (int64_t)ls_reducer_bytes(r) - buffers * elems * 4;
+        CHECK(bytes >= 0 && bytes <= scratch + tables);
+        ls_reducer_destroy(r);
+        options.reduction = LS_REDUCTION_FAST;
+        CHECK_OK(ls_reducer_create(&options, &r));
+        CHECK(ls_reducer_bytes(r) < (size_t)tables);
+        ls_reducer_destroy(r);
+    }
+}
+
+static void test_scalars(ls_comm *comm) {
+    ls_device dev = {.ops = &device_ops, .acc = LS_F32, .host_memory = true, .describe = "test"};
+    const ls_reducer_options options = {
+        .comm = comm, .dev = &dev, .reduction = LS_REDUCTION_FAST, .elems = 3, .micro_batches = 12};
+    ls_reducer *r = NULL;
+    CHECK_OK(ls_reducer_create(&options, &r));
+    for (uint64_t batch = 0; batch < 20; batch++) {
+        double all[12], expected = 0, found = 0;
+        for (int64_t leaf = 0; leaf < 12; leaf++) {
+            all[leaf] = draw_grad(batch, leaf, 0, false);
+            expected += all[leaf];
+        }
+        CHECK_OK(ls_reducer_sum_scalar(r, all + 12 / comm->size * comm->rank, &found));
+        CHECK(memcmp(&found, &expected, sizeof found) == 0);
+    }
+    ls_reducer_destroy(r);
+}
+
+/* A NaN of one micro-batch reaches every rank, and only its element. */
+static void test_nan(ls_comm *comm, ls_reduction reduction) {
+    ls_device dev = {.ops = &device_ops, .acc = LS_F32, .host_memory = true, .describe = "test"};
+    const ls_reducer_options options = {.comm = comm,
+                                        .dev = &dev,
+                                        .reduction = reduction,
+                                        .elems = 100,
+                                        .micro_batches = 12,
+                                        .bucket_bytes = 128};
+    ls_reducer *r = NULL;
+    void *grads = NULL;
+    uint64_t wait_ns = 0;
+    CHECK_OK(ls_reducer_create(&options, &r));
+    CHECK_OK(ls_reducer_begin(r));
+    for (int64_t local = 0; local < 12 / comm->size; local++) {
+        CHECK_OK(ls_reducer_micro_begin(r, local, &grads));
+        if (comm->rank * 12 / comm->size + local == 7) {
+            ((float *)grads)[41] = NAN;
+        }
+        CHECK_OK(ls_reducer_micro_end(r));
+    }
+    CHECK_OK(ls_reducer_finish(r, &grads, &wait_ns));
+    for (int i = 0; i < 100; i++) {
+        float g = ((float *)grads)[i];
+        CHECK(i == 41 ? isnan(g) : g == 0);
+    }
+    ls_reducer_destroy(r);
+}
+
+static void test_refused(ls_comm *comm) {
+    ls_device dev = {.ops = &device_ops, .acc = LS_F32, .host_memory = true, .describe = "test"};
+    const ls_reducer_options good = {.comm = comm,
+                                     .dev = &dev,
+                                     .reduction = LS_REDUCTION_INVARIANT,
+                                     .elems = 100,
+                                     .micro_batches = comm->size * 2};
+    ls_reducer *r = NULL;
+    ls_reducer_options bad = good;
+    bad.micro_batches = 0;
+    CHECK_STATUS(ls_reducer_create(&bad, &r), LS_E_SHAPE);
+    if (comm->size > 1) {
+        bad.micro_batches = comm->size + 1;
+        CHECK_STATUS(ls_reducer_create(&bad, &r), LS_E_SHAPE);
+        CHECK_MESSAGE("multiple of the ranks");
+    }
+    bad = good;
+    bad.elems = -1;
+    CHECK_STATUS(ls_reducer_create(&bad, &r), LS_E_SHAPE);
+    dev.host_memory = false;
+    CHECK_STATUS(ls_reducer_create(&good, &r), LS_E_UNSUPPORTED);
+    dev.host_memory = true;
+
+    for (int before = 0; before < 3; before++) { /* one rank has too little memory */
+        allocations_before_failure = comm->rank == comm->size - 1 ? before : -1;
+        CHECK_STATUS(ls_reducer_create(&good, &r), LS_E_MEMORY);
+        CHECK_MESSAGE("no memory for");
+        allocations_before_failure = -1;
+        CHECK(r == NULL);
+        CHECK_INT(allocations_live, 0);
+    }
+    ls_reducer_destroy(NULL);
+
+    void *grads = NULL;
+    uint64_t wait_ns = 0;
+    CHECK_OK(ls_reducer_create(&good, &r));
+    CHECK_STATUS(ls_reducer_micro_begin(r, 0, &grads), LS_E_SHAPE);
+    CHECK_STATUS(ls_reducer_finish(r, &grads, &wait_ns), LS_E_SHAPE);
+    CHECK_OK(ls_reducer_begin(r));
+    CHECK_STATUS(ls_reducer_begin(r), LS_E_SHAPE);
+    CHECK_STATUS(ls_reducer_ready(r, 0), LS_E_SHAPE);
+    CHECK_STATUS(ls_reducer_micro_end(r), LS_E_SHAPE);
+    CHECK_STATUS(ls_reducer_micro_begin(r, 1, &grads), LS_E_SHAPE);
+    CHECK_OK(ls_reducer_micro_begin(r, 0, &grads));
+    CHECK_STATUS(ls_reducer_micro_begin(r, 1, &grads), LS_E_SHAPE);
+    CHECK_STATUS(ls_reducer_ready(r, 101), LS_E_SHAPE);
+    CHECK_STATUS(ls_reducer_ready(r, -1), LS_E_SHAPE);
+    CHECK_OK(ls_reducer_micro_end(r));
+    CHECK_STATUS(ls_reducer_finish(r, &grads, &wait_ns), LS_E_SHAPE);
+    CHECK_MESSAGE("finish");
+    CHECK_OK(ls_reducer_micro_begin(r, 1, &grads));
+    CHECK_OK(ls_reducer_micro_end(r));
+    CHECK_STATUS(ls_reducer_micro_begin(r, 2, &grads), LS_E_SHAPE);
+    CHECK_OK(ls_reducer_finish(r, &grads, &wait_ns));
+    ls_reducer_destroy(r);
+}
+
+int main(int argc, char **argv) {
+    ls_comm *world = NULL, *self = NULL;
+    CHECK_OK(ls_comm_mpi_init(&argc, &argv, &world));
+    test_shapes(world);
+    test_bytes(world);
+    test_scalars(world);
+    test_nan(world, LS_REDUCTION_FAST);
+    test_nan(world, LS_REDUCTION_INVARIANT);
+    test_refused(world);
+    if (world->size == 1) {
+        CHECK_OK(ls_comm_self(&self));
+        test_shapes(self);
+        test_scalars(self);
+        test_refused(self);
+        self->ops->destroy(self);
+    }
+    int result = test_end();
+    ls_comm_mpi_finalize();
+    return result;
+}
