@@ -109,7 +109,7 @@ int main(void) {
     check_family("llama3", dev, LS_F64, 1e-6);
     dev->ops->close(dev);
 #ifndef NO_CPU
-    CHECK_OK(ls_device_open_cpu(&(ls_device_options){.threads = 2}, &dev));
+    CHECK_OK(ls_device_open_cpu(&(ls_device_options){.threads = 1}, &dev));
     check_family("gpt2", dev, LS_F32, 1e-5);
     check_family("llama3", dev, LS_F32, 1e-5);
     dev->ops->close(dev);
