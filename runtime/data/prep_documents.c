@@ -64,7 +64,7 @@ static ls_status read_at(int fd, const char *path, char *out, size_t wanted, int
             break;
         }
         if (n < 0 && errno != EINTR) {
-            return LS_FAIL(LS_E_IO, "cannot read input '%s' at byte %" PRId64 ": %s", path,
+            return LS_FAIL(LS_E_IO, "input '%s' cannot be read at byte %" PRId64 ": %s", path,
                            offset + (int64_t)*got, strerror(errno));
         }
         *got += n > 0 ? (size_t)n : 0;
@@ -209,7 +209,7 @@ ls_status ls_prep_read(ls_prep_reader *reader, const ls_prep_source *source) {
         fd = open(source->path, O_RDONLY | O_CLOEXEC);
     }
     if (fd < 0) {
-        return LS_FAIL(LS_E_IO, "cannot read input '%s': %s", source->path, strerror(errno));
+        return ls_prep_unreadable(source->path);
     }
     size_t have = 0;
     ls_status status = read_at(fd, source->path, reader->buffer, LS_PREP_HASHED_BYTES, 0, &have);

@@ -6,6 +6,7 @@
 #include <fnmatch.h>
 #include <glob.h>
 #include <limits.h>
+#include <poll.h>
 #include <search.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,6 +18,14 @@
 #include "runtime/base/file.h"
 #include "runtime/base/log.h"
 #include "runtime/base/text.h"
+
+ls_status ls_prep_unreadable(const char *path) {
+    const int error = errno;
+    const bool users = error == ENOENT || error == ENOTDIR || error == EACCES || error == EPERM ||
+                       error == ELOOP || error == ENAMETOOLONG;
+    return LS_FAIL(users ? LS_E_INPUT : LS_E_IO, "input '%s' cannot be read: %s", path,
+                   strerror(error));
+}
 
 typedef struct file_id {
     dev_t device;
@@ -74,22 +83,30 @@ static ls_status source_add(ls_prep_sources *sources, const char *path, int64_t 
 
 static ls_status spool_copy(int from, int to, const char *name, const ls_prep_options *options,
                             int64_t *bytes) {
-    enum { CHUNK_BYTES = 1 << 20 };
+    enum { CHUNK_BYTES = 1 << 20, POLL_MS = 100 };
     char *chunk, size[32];
     LS_TRY(ls_calloc(CHUNK_BYTES, 1, &chunk));
     ls_status status = LS_OK;
     *bytes = 0;
     for (ssize_t n = 1; status == LS_OK && n != 0;) {
-        n = read(from, chunk, CHUNK_BYTES);
         if (options->stop && *options->stop) {
             status = LS_FAIL(LS_E_STOPPED, "stopped while reading %s", name);
-        } else if (n > 0) {
+            break;
+        }
+        /* Waits a little at a time: a signal between the look above and a read would be lost. */
+        struct pollfd ready = {.fd = from, .events = POLLIN};
+        int events = poll(&ready, 1, POLL_MS);
+        if (events == 0 || (events < 0 && errno == EINTR)) {
+            continue;
+        }
+        n = read(from, chunk, CHUNK_BYTES);
+        if (n > 0) {
             status = ls_file_write_all(to, chunk, (size_t)n, "copy of the input stream");
             *bytes += n;
             ls_log_progress(false, "reading %s: %s", name,
                             ls_text_bytes(size, sizeof size, (double)*bytes));
         } else if (n < 0 && errno != EINTR) {
-            status = LS_FAIL(LS_E_IO, "cannot read %s: %s", name, strerror(errno));
+            status = ls_prep_unreadable(name);
         }
     }
     free(chunk);
@@ -149,7 +166,7 @@ static ls_status folder_add(ls_prep_sources *sources, const char *folder,
     struct dirent **entries;
     int count = scandir(folder, &entries, name_visible, name_order);
     if (count < 0) {
-        return LS_FAIL(LS_E_IO, "cannot read folder '%s': %s", folder, strerror(errno));
+        return ls_prep_unreadable(folder);
     }
     ls_status status = LS_OK;
     for (int i = 0; i < count; i++) {
@@ -177,8 +194,7 @@ static ls_status path_add(ls_prep_sources *sources, const char *path, bool named
             sources->other++;
             return LS_OK;
         }
-        return LS_FAIL(errno == ENOENT ? LS_E_INPUT : LS_E_IO, "cannot read input '%s': %s", path,
-                       strerror(errno));
+        return ls_prep_unreadable(path);
     }
     const bool folder = S_ISDIR(st.st_mode);
     if (!folder && !S_ISREG(st.st_mode)) {
@@ -188,7 +204,7 @@ static ls_status path_add(ls_prep_sources *sources, const char *path, bool named
         }
         int fd = open(path, O_RDONLY | O_CLOEXEC);
         if (fd < 0) {
-            return LS_FAIL(LS_E_IO, "cannot read input '%s': %s", path, strerror(errno));
+            return ls_prep_unreadable(path);
         }
         ls_status status = stream_add(sources, fd, path, options, temp_dir);
         close(fd);
@@ -221,8 +237,7 @@ static ls_status pattern_add(ls_prep_sources *sources, const char *pattern,
     if (result == GLOB_NOMATCH) {
         status = LS_FAIL(LS_E_INPUT, "no file matches input '%s'", pattern);
     } else if (result != 0) {
-        status =
-            LS_FAIL(LS_E_IO, "cannot read the folders of input '%s': %s", pattern, strerror(errno));
+        status = ls_prep_unreadable(pattern);
     } else {
         qsort(found.gl_pathv, found.gl_pathc, sizeof *found.gl_pathv, string_order);
     }

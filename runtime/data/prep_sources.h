@@ -28,4 +28,8 @@ ls_status ls_prep_sources_init(ls_prep_sources *sources, const ls_prep_options *
                                const char *temp_dir);
 void ls_prep_sources_release(ls_prep_sources *sources);
 
+/* Records that path cannot be read, with the reason in errno: LS_E_INPUT when its name or
+ * permission is wrong, LS_E_IO when the machine failed. */
+ls_status ls_prep_unreadable(const char *path);
+
 #endif

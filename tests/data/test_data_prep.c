@@ -115,7 +115,7 @@ static void test_inputs(void) {
     CHECK_STATUS(prep(fixture_path("tree/*.py"), "out"), LS_E_INPUT);
     CHECK_MESSAGE("no file matches input");
     CHECK_STATUS(prep(fixture_path("missing.txt"), "out"), LS_E_INPUT);
-    CHECK_MESSAGE("missing.txt': No such file");
+    CHECK_MESSAGE("missing.txt' cannot be read: No such file");
     CHECK_STATUS(prep(fixture_path("tree/b/binary.c"), "out"), LS_E_INPUT);
     CHECK_MESSAGE("1 skipped as binary");
     CHECK_STATUS(prep(fixture_path("tree/b/empty.c"), "out"), LS_E_INPUT);
@@ -506,10 +506,10 @@ static void test_unreadable(void) {
     if (root) {
         CHECK_INT(seteuid(65534), 0);
     }
-    CHECK_STATUS(prep(fixture_path("locked/secret.txt"), "open/out"), LS_E_IO);
-    CHECK_MESSAGE("locked/secret.txt': Permission denied");
-    CHECK_STATUS(prep(fixture_path("locked"), "open/out"), LS_E_IO);
-    CHECK_MESSAGE("locked/folder': Permission denied");
+    CHECK_STATUS(prep(fixture_path("locked/secret.txt"), "open/out"), LS_E_INPUT);
+    CHECK_MESSAGE("locked/secret.txt' cannot be read: Permission denied");
+    CHECK_STATUS(prep(fixture_path("locked"), "open/out"), LS_E_INPUT);
+    CHECK_MESSAGE("locked/folder' cannot be read: Permission denied");
     CHECK_OK(prep(fixture_path("readable.txt"), "open/out"));
     if (root) {
         CHECK_STATUS(prep(fixture_path("readable.txt"), "locked/out"), LS_E_IO);
