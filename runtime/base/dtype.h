@@ -45,8 +45,8 @@ static inline ls_bf16 ls_bf16_from_f32(float f) {
     uint32_t bits;
     memcpy(&bits, &f, sizeof bits);
     uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-    uint32_t quiet_nan = (bits >> 16) | 0x40u;
-    return (ls_bf16)((bits & 0x7fffffffu) > 0x7f800000u ? quiet_nan : rounded);
+    uint32_t quiet_nan = (bits >> 16) | 0x7fc0u;
+    return (ls_bf16)(f != f ? quiet_nan : rounded);
 }
 
 #endif

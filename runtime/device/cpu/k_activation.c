@@ -46,9 +46,7 @@ LS_INLINE void gelu_forward_chunk(const ls_gelu *op, int64_t begin, int64_t end,
 LS_INLINE void gelu_backward_chunk(const ls_gelu *op, int64_t begin, int64_t end, ls_dtype dtype) {
 #pragma omp simd
     for (int64_t i = begin; i < end; i++) {
-        float x = ls_load(dtype, op->x, i);
-        x = x < -9.5f ? -9.5f : x;
-        x = x > 9.5f ? 9.5f : x;
+        float x = ls_vec_clamp(ls_load(dtype, op->x, i), 9.5f);
         float e = ls_vec_exp(-x * (GELU_LINEAR + GELU_CUBIC * x * x)), s = 1.0f / (1.0f + e);
         float slope = GELU_LINEAR + 3.0f * GELU_CUBIC * x * x;
         float derivative = s + x * s * (e * s) * slope;

@@ -9,43 +9,46 @@
 
 #define LS_INLINE static inline __attribute__((always_inline))
 
-/* 2^n for n in [-126, 127], from the exponent bits. */
-LS_INLINE float ls_vec_exp2_int(int32_t n) {
-    uint32_t bits = (uint32_t)(n + 127) << 23;
+LS_INLINE float ls_vec_from_bits(uint32_t bits) {
     float f;
     memcpy(&f, &bits, sizeof f);
     return f;
+}
+
+/* x, or limit with the sign of x where |x| is larger; a NaN stays. Not written as comparisons with
+ * two constants, because compilers then evaluate what follows for each constant and select at the
+ * end. */
+LS_INLINE float ls_vec_clamp(float x, float limit) {
+    return __builtin_fabsf(x) > limit ? __builtin_copysignf(limit, x) : x;
 }
 
 /* e^x within 1.1 ulp where the result is normal, and within one quantum where it is subnormal.
  * +inf gives +inf, -inf gives 0, NaN gives NaN; it overflows to +inf and underflows to 0 where
  * expf does.
  *
- * x = n ln 2 + r with |r| <= ln(2)/2 (Cody and Waite's two-part ln 2, exact products), e^r by the
- * polynomial of Moshier's Cephes expf (1989), then times 2^n in two steps, since n reaches from
- * -150 to 128. Adding 1.5 * 2^23 rounds x/ln 2 to the integer that then stands in the low bits of
- * the sum. Comparisons keep a NaN: only x reaches the sum then, and its product with any scale is
- * NaN. */
+ * x = n ln 2 + r with |r| <= ln(2)/2 (Cody and Waite's two-part ln 2, exact products), e^r by a
+ * minimax polynomial (relative error 3.1e-9), then times 2^n in two steps, since n reaches from
+ * -150 to 150. Adding 1.5 * 2^23 rounds x/ln 2 to the integer n, which then stands in the low bits
+ * of the sum. A NaN reaches the polynomial, and its product with any scale is NaN. */
 LS_INLINE float ls_vec_exp(float x) {
-    const float lowest = -104.0f, highest = 89.0f, round = 0x1.8p23f;
-    float clamped = x < lowest ? lowest : x;
-    clamped = clamped > highest ? highest : clamped;
-    float shifted = clamped * 1.44269504088896341f + round;
-    float n = shifted - round;
-    float r = clamped - n * 0.693359375f;
+    const float round = 0x1.8p23f;
+    x = ls_vec_clamp(x, 104.0f);
+    float sum = x * 1.44269504088896341f + round;
+    float n = sum - round;
+    float r = x - n * 0.693359375f;
     r = r - n * -2.12194440e-4f;
-    float p = 1.9875691500e-4f;
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
+    float p = 0x1.6a23cep-10f;
+    p = p * r + 0x1.123a2p-7f;
+    p = p * r + 0x1.5558f2p-5f;
+    p = p * r + 0x1.555492p-3f;
+    p = p * r + 0x1.fffffcp-2f;
     p = p * (r * r) + r + 1.0f;
-    int32_t bits;
-    memcpy(&bits, &shifted, sizeof bits);
-    int32_t whole = (int32_t)((uint32_t)bits << 9) >> 9; /* n, sign-extended from 23 bits */
-    int32_t half = whole >> 1;
-    return p * ls_vec_exp2_int(half) * ls_vec_exp2_int(whole - half);
+    uint32_t bits;
+    memcpy(&bits, &sum, sizeof bits);
+    const uint32_t whole = bits << 23; /* n in the place of the exponent */
+    const uint32_t half = (uint32_t)((int32_t)whole >> 1) & 0xff800000u;
+    const uint32_t one = 0x3f800000u;
+    return p * ls_vec_from_bits(one + half) * ls_vec_from_bits(one + (whole - half));
 }
 
 /* 1 / (1 + e^-x), within 3 ulp; 0 below about -88.7, where e^-x overflows. */
