@@ -53,8 +53,11 @@ ls_status ls_comm_agree(ls_comm *comm, ls_status mine) {
     if (comm->size == 1) {
         return mine;
     }
-    int32_t failing = mine == LS_OK ? comm->size : comm->rank;
-    LS_TRY(comm->ops->all_reduce(comm, &failing, 1, LS_I32, LS_MIN));
+    const int32_t code = (int32_t)mine;
+    int32_t lowest[] = {mine == LS_OK ? comm->size : comm->rank, code, -code};
+    LS_TRY(comm->ops->all_reduce(comm, lowest, 3, LS_I32, LS_MIN));
+    const int failing = lowest[0];
+    const bool same_everywhere = lowest[1] == -lowest[2];
     if (failing == comm->size) {
         return LS_OK;
     }
@@ -63,7 +66,11 @@ ls_status ls_comm_agree(ls_comm *comm, ls_status mine) {
         fill_report(&shared, mine);
     }
     LS_TRY(comm->ops->broadcast(comm, &shared, sizeof shared, failing));
-    return ls_error_set((ls_status)shared.code, shared.file, shared.line, "rank %d: %s", failing,
+    char prefix[32] = "";
+    if (!same_everywhere) {
+        snprintf(prefix, sizeof prefix, "rank %d: ", failing);
+    }
+    return ls_error_set((ls_status)shared.code, shared.file, shared.line, "%s%s", prefix,
                         shared.message);
 }
 

@@ -85,8 +85,8 @@ const char *ls_comm_mpi_version(void);
 ls_status ls_comm_hosts(ls_comm *comm, uint64_t *hosts);
 
 /* Did every rank succeed? Each rank gives its own status; all return LS_OK, or the code and error
- * record of the lowest failing rank, its message prefixed with "rank 3: " where size > 1.
- * [collective] */
+ * record of the lowest failing rank, its message prefixed with "rank 3: " unless every rank fails
+ * with the same code. [collective] */
 ls_status ls_comm_agree(ls_comm *comm, ls_status mine);
 
 /* All ranks must hold the same bytes (compared by SHA-256). LS_E_CONFIG on every rank otherwise,

@@ -223,6 +223,9 @@ static void test_agree(ls_comm *comm) {
         CHECK_STATUS(ls_comm_agree(comm, comm->rank == 1 ? LS_E_DEVICE : LS_OK), LS_E_DEVICE);
         CHECK_STR(ls_error_last()->message, "rank 1: device failed");
     }
+    /* the same everywhere, as a wrong configuration is: no rank to blame */
+    CHECK_STATUS(ls_comm_agree(comm, LS_FAIL(LS_E_CONFIG, "no such key")), LS_E_CONFIG);
+    CHECK_STR(ls_error_last()->message, "no such key");
     char text[2000];
     memset(text, 'x', sizeof text - 1);
     text[sizeof text - 1] = '\0';
