@@ -13,11 +13,11 @@ static void widen(const ls_bf16 *src, int64_t ld_src, int64_t rows, int64_t cols
 }
 
 /* product and c may be the same, and so may c and residual: element j is read before it is
- * written and no other is, so `ivdep` holds. */
+ * written and no other is, so the lanes of a vector are independent. */
 static void finish_f32(const float *product, int64_t cols, float *c, bool add_c, const float *bias,
                        const float *residual) {
     if (add_c) {
-#pragma GCC ivdep
+#pragma omp simd
         for (int64_t j = 0; j < cols; j++) {
             float sum = product[j] + c[j];
             sum += bias ? bias[j] : 0.0f;
@@ -26,7 +26,7 @@ static void finish_f32(const float *product, int64_t cols, float *c, bool add_c,
         }
         return;
     }
-#pragma GCC ivdep
+#pragma omp simd
     for (int64_t j = 0; j < cols; j++) {
         float sum = product[j];
         sum += bias ? bias[j] : 0.0f;
@@ -37,7 +37,7 @@ static void finish_f32(const float *product, int64_t cols, float *c, bool add_c,
 
 static void finish_bf16(const float *product, int64_t cols, ls_bf16 *c, bool add_c,
                         const float *bias, const ls_bf16 *residual) {
-#pragma GCC ivdep
+#pragma omp simd
     for (int64_t j = 0; j < cols; j++) {
         float sum = product[j];
         sum += add_c ? ls_bf16_to_f32(c[j]) : 0.0f;
