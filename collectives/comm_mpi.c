@@ -405,14 +405,23 @@ static ls_status wrap_duplicate(MPI_Comm from, ls_comm **out) {
 
 /* The library */
 
-/* Open MPI copies large messages between processes with process_vm_readv. Where a container's
- * system call filter forbids that, each message costs a line "Read -1, expected ..." on the
- * console before the fallback. A filter holds for this process's own memory too. */
-static void avoid_forbidden_copies(void) {
+/* May this process read memory with process_vm_readv? A system call filter that forbids it for the
+ * memory of others forbids it for its own. */
+static bool may_copy_between_processes(void) {
     int from = 1, to = 0;
     const struct iovec local = {.iov_base = &to, .iov_len = sizeof to};
     const struct iovec remote = {.iov_base = &from, .iov_len = sizeof from};
-    if (process_vm_readv(getpid(), &local, 1, &remote, 1, 0) != (ssize_t)sizeof to) {
+    return process_vm_readv(getpid(), &local, 1, &remote, 1, 0) == (ssize_t)sizeof to;
+}
+
+/* Defaults of ours for Open MPI, where the user has set nothing (--mca, OMPI_MCA_...). */
+static void set_defaults(void) {
+    /* Waiting ranks spin. Yielding costs nothing where a processor is theirs alone, and where
+     * others want it too (threads of this or another rank) it saves whole time slices. */
+    setenv("OMPI_MCA_mpi_yield_when_idle", "1", 0);
+    /* Without this, containers that forbid the call get a line "Read -1, expected ..." for each
+     * message before the fallback takes over. */
+    if (!may_copy_between_processes()) {
         setenv("OMPI_MCA_btl_vader_single_copy_mechanism", "none", 0);
     }
 }
@@ -423,7 +432,7 @@ ls_status ls_comm_mpi_init(int *argc, char ***argv, ls_comm **world) {
     if (initialized) {
         return LS_FAIL(LS_E_COMM, "MPI was initialised before; a process can do that once");
     }
-    avoid_forbidden_copies();
+    set_defaults();
     int provided = MPI_THREAD_SINGLE;
     MPI_TRY("initialisation", MPI_Init_thread(argc, argv, MPI_THREAD_FUNNELED, &provided));
     if (provided < MPI_THREAD_FUNNELED) {

