@@ -195,7 +195,25 @@ static void test_long_lines(void) {
     CHECK_INT(wrong, 0);
 }
 
-/* Many short lines, so that lines end at every place of a chunk. */
+/* Lines that end just before, at and after the end of a chunk of the reader. */
+static void test_chunk_ends(void) {
+    for (int off = -3; off <= 3; off++) {
+        const int first_bytes = (1 << 20) + off; /* with its newline */
+        char *file = malloc((size_t)first_bytes + 40);
+        int text_bytes = first_bytes - (int)strlen("{\"text\": \"\"}\n");
+        sprintf(file, "{\"text\": \"%0*d\"}\n{\"text\": \"x\"}\n", text_bytes, 7);
+        write_text(fixture_path("chunk.jsonl"), file);
+        free(file);
+        CHECK_OK(prep(fixture_path("chunk.jsonl"), "out"));
+        CHECK_INT(result.documents, 2);
+        size_t length;
+        const char *text = stream_text("out", LS_SPLIT_TRAIN, &length);
+        CHECK_INT(length, text_bytes + 3);
+        CHECK_STR(text + length - 5, "07|x|");
+    }
+}
+
+/* More lines than a chunk holds. */
 static void test_many_lines(void) {
     const int count = 100000;
     char *file = malloc((size_t)count * 32), *end = file;
@@ -526,6 +544,7 @@ int main(void) {
     test_inputs();
     test_jsonl();
     test_long_lines();
+    test_chunk_ends();
     test_many_lines();
     test_streams();
     test_val_split();
