@@ -246,3 +246,8 @@ void ls_ckpt_grid_box(const ls_ckpt_grid *grid, int64_t index, ls_box *box, int6
     int64_t left = grid->extent[axis] - row;
     box->extent[axis] = left < grid->chunk[axis] ? left : grid->chunk[axis];
 }
+
+int ls_ckpt_threads(int wanted, int64_t items, int64_t bytes) {
+    int64_t most = bytes >> 20 < items ? bytes >> 20 : items;
+    return most < 1 ? 1 : most < wanted ? (int)most : wanted < 1 ? 1 : wanted;
+}

@@ -86,6 +86,9 @@ ls_status ls_ckpt_grid_make(int ndim, const int64_t *extent, const int64_t *chun
  * *first_elem of the piece, and its elements are contiguous there. */
 void ls_ckpt_grid_box(const ls_ckpt_grid *grid, int64_t index, ls_box *box, int64_t *first_elem);
 
+/* Threads that the work is worth: at most `wanted` and one per item and per MiB, at least 1. */
+int ls_ckpt_threads(int wanted, int64_t items, int64_t bytes);
+
 /* ---- codec.c: shuffle and zstd, with buffers of one thread ---- */
 
 typedef struct ls_ckpt_codec {
@@ -123,8 +126,20 @@ ls_status ls_ckpt_h5_fail(ls_status code, const char *file, int line, const char
     __attribute__((format(printf, 4, 5)));
 #define LS_H5_FAIL(code, ...) ls_ckpt_h5_fail((code), __FILE__, __LINE__, __VA_ARGS__)
 
-ls_status ls_ckpt_h5_create(const char *path, hid_t *file); /* fails when it exists */
-ls_status ls_ckpt_h5_open(const char *path, hid_t *file);   /* read only */
+/* What went wrong first while a file was written (errno), 0: nothing; see h5_driver.c. */
+typedef struct ls_ckpt_h5_fault {
+    int error;
+} ls_ckpt_h5_fault;
+
+/* Writes to files of this list go through our driver; failures are kept in *fault, which outlives
+ * the file. */
+ls_status ls_ckpt_h5_driver_set(hid_t fapl, ls_ckpt_h5_fault *fault);
+
+/* Fails when the file exists. Failed writes show in *fault, and when the file is completed. */
+ls_status ls_ckpt_h5_create(const char *path, ls_ckpt_h5_fault *fault, hid_t *file);
+/* Closes a file that was created. LS_E_IO when any write to it failed. */
+ls_status ls_ckpt_h5_complete(hid_t file, const ls_ckpt_h5_fault *fault, const char *path);
+ls_status ls_ckpt_h5_open(const char *path, hid_t *file); /* read only */
 ls_status ls_ckpt_h5_close(hid_t file, const char *path);
 ls_status ls_ckpt_h5_group(hid_t file, const char *name);
 /* An empty chunked dataset for a piece, with its attributes. Close with H5Dclose. */

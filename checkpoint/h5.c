@@ -59,12 +59,29 @@ static hid_t without_times(hid_t class) {
     return list;
 }
 
-ls_status ls_ckpt_h5_create(const char *path, hid_t *file) {
+ls_status ls_ckpt_h5_create(const char *path, ls_ckpt_h5_fault *fault, hid_t *file) {
     hid_t fapl = file_access(), fcpl = without_times(H5P_FILE_CREATE);
-    *file = H5Fcreate(path, H5F_ACC_EXCL, fcpl, fapl);
+    ls_status status = ls_ckpt_h5_driver_set(fapl, fault);
+    *file = H5I_INVALID_HID;
+    if (status == LS_OK) {
+        *file = H5Fcreate(path, H5F_ACC_EXCL, fcpl, fapl);
+        if (*file < 0) {
+            status = fault->error
+                         ? LS_FAIL(LS_E_IO, "cannot create '%s': %s", path, strerror(fault->error))
+                         : LS_H5_FAIL(LS_E_IO, "cannot create '%s'", path);
+        }
+    }
     H5Pclose(fapl);
     H5Pclose(fcpl);
-    return *file >= 0 ? LS_OK : LS_H5_FAIL(LS_E_IO, "cannot create '%s'", path);
+    return status;
+}
+
+ls_status ls_ckpt_h5_complete(hid_t file, const ls_ckpt_h5_fault *fault, const char *path) {
+    ls_status status = ls_ckpt_h5_close(file, path);
+    if (fault->error) {
+        return LS_FAIL(LS_E_IO, "cannot write '%s': %s", path, strerror(fault->error));
+    }
+    return status;
 }
 
 ls_status ls_ckpt_h5_open(const char *path, hid_t *file) {

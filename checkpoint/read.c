@@ -138,7 +138,11 @@ static ls_status prepare(reader *r, const ls_ckpt_tensor *tensors, int count) {
     for (int i = 0; i < count; i++) {
         LS_TRY(plan(r, &tensors[i]));
     }
-    r->threads = omp_get_max_threads();
+    int64_t bytes = 0;
+    for (int64_t i = 0; i < r->use_count; i++) {
+        bytes += r->uses[i].chunks_left * r->uses[i].grid.chunk_bytes;
+    }
+    r->threads = ls_ckpt_threads(omp_get_max_threads(), r->chunk_count, bytes);
     LS_TRY(ls_calloc((size_t)r->threads, sizeof *r->codecs, &r->codecs));
     for (int i = 0; i < r->threads; i++) {
         LS_TRY(ls_ckpt_codec_init(&r->codecs[i], 1));

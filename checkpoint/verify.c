@@ -120,8 +120,8 @@ static ls_status piece_check(const check *c, const ls_ckpt_entry *entry, const l
     return LS_OK;
 }
 
-static void files_check(check *c) {
-#pragma omp parallel for schedule(dynamic, 1)
+static void files_check(check *c, int threads) {
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
     for (int i = 0; i < c->ckpt->file_count; i++) {
         c->ckpt->files[i].verified = false; /* full means: now */
         ls_status status = ls_ckpt_file_verify(c->ckpt, i);
@@ -157,13 +157,13 @@ static const ls_ckpt_entry *entry_of(const ls_ckpt *ckpt, int64_t piece) {
     return &ckpt->entries[low];
 }
 
-static void pieces_check(check *c) {
+static void pieces_check(check *c, int threads) {
     const ls_ckpt *ckpt = c->ckpt;
     int64_t count = 0;
     for (int i = 0; i < ckpt->entry_count; i++) {
         count += ckpt->entries[i].piece_count;
     }
-#pragma omp parallel
+#pragma omp parallel num_threads(threads)
     {
         ls_ckpt_codec codec;
         ls_status ready = ls_ckpt_h5_init();
@@ -201,8 +201,10 @@ ls_status ls_ckpt_verify(ls_ckpt *ckpt, bool full, void (*report)(void *context,
     } else {
         LS_TRY(ls_ckpt_h5_init());
         LS_TRY(ls_calloc((size_t)ckpt->file_count, sizeof *c.files, &c.files));
-        files_check(&c);
-        pieces_check(&c);
+        int64_t bytes = ls_ckpt_describe(ckpt).raw_bytes;
+        int threads = ls_ckpt_threads(omp_get_max_threads(), INT64_MAX, bytes);
+        files_check(&c, threads);
+        pieces_check(&c, threads);
         for (int i = 0; i < ckpt->file_count; i++) {
             if (c.files[i] >= 0) {
                 H5Fclose(c.files[i]);

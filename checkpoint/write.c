@@ -20,7 +20,8 @@ typedef struct piece {
 
 typedef struct writer {
     const char *path;
-    hid_t file, dataset; /* dataset: of the piece being stored */
+    hid_t file, dataset;    /* dataset: of the piece being stored */
+    ls_ckpt_h5_fault fault; /* of the file while it is written */
     int level, threads;
     piece *pieces;
     int piece_count;
@@ -48,6 +49,7 @@ static ls_status kept_error(const writer *w) {
 }
 
 static ls_status pieces_init(writer *w, const ls_ckpt_tensor *tensors, int count) {
+    int64_t bytes = 0;
     LS_TRY(ls_calloc((size_t)count + 1, sizeof *w->pieces, &w->pieces));
     for (int i = 0; i < count; i++) {
         const ls_ckpt_tensor *t = &tensors[i];
@@ -64,7 +66,9 @@ static ls_status pieces_init(writer *w, const ls_ckpt_tensor *tensors, int count
         LS_TRY(ls_ckpt_dataset_path(p->dataset, sizeof p->dataset, t->name, t->ndim, t->dims,
                                     &t->box));
         w->chunk_count += p->grid.count;
+        bytes += ls_box_elems(&t->box) * elem_bytes;
     }
+    w->threads = ls_ckpt_threads(w->threads, w->chunk_count, bytes);
     LS_TRY(ls_calloc((size_t)w->chunk_count + 1, sizeof *w->stored, &w->stored));
     LS_TRY(ls_calloc((size_t)w->threads, sizeof *w->codecs, &w->codecs));
     for (int i = 0; i < w->threads; i++) {
@@ -106,6 +110,9 @@ static ls_status chunk_store(writer *w, piece *p, int64_t chunk, const void *dat
     if (H5Dwrite_chunk(w->dataset, H5P_DEFAULT, 0, offset, bytes, data) < 0) {
         return LS_H5_FAIL(LS_E_IO, "cannot write chunk %lld of '%s' to '%s'", (long long)index,
                           p->dataset, w->path);
+    }
+    if (w->fault.error) { /* no use in going on; completing the file tells */
+        return LS_FAIL(LS_E_IO, "cannot write '%s'", w->path);
     }
     w->stored[chunk] = (uint32_t)bytes;
     p->stored_bytes += (int64_t)bytes;
@@ -195,7 +202,7 @@ static ls_status file_check(const writer *w, bool first) {
 }
 
 static ls_status file_fill(writer *w, bool first, const ls_ckpt_save_options *options) {
-    LS_TRY(ls_ckpt_h5_create(w->path, &w->file));
+    LS_TRY(ls_ckpt_h5_create(w->path, &w->fault, &w->file));
     ls_status status = ls_ckpt_h5_group(w->file, "/tensors");
     if (status == LS_OK) {
         status = pieces_write(w);
@@ -203,8 +210,8 @@ static ls_status file_fill(writer *w, bool first, const ls_ckpt_save_options *op
     if (status == LS_OK && first) {
         status = ls_ckpt_h5_counters_write(w->file, options->counters);
     }
-    ls_status closed = ls_ckpt_h5_close(w->file, w->path);
-    return status != LS_OK ? status : closed;
+    ls_status completed = ls_ckpt_h5_complete(w->file, &w->fault, w->path);
+    return w->fault.error || status == LS_OK ? completed : status;
 }
 
 static json_t *integers(int count, const int64_t *values) {
@@ -276,7 +283,7 @@ ls_status ls_ckpt_file_write(const char *directory, const char *name, bool first
                 .file = H5I_INVALID_HID,
                 .dataset = H5I_INVALID_HID,
                 .level = options->level,
-                .threads = options->threads > 0 ? options->threads : 1};
+                .threads = options->threads};
     ls_status status = ls_ckpt_h5_init();
     if (status == LS_OK) {
         status = pieces_init(&w, tensors, count);

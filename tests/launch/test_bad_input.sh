@@ -10,7 +10,7 @@ mkdir "$work/empty"
 gives 2 "$LOCKSTEP" prep "$work/empty" -o "$work/d"
 holds [ ! -e "$work/d" ]
 gives 2 "$LOCKSTEP" prep "$work/text"
-says 'output'
+says 'no data directory'
 gives 2 "$LOCKSTEP" prep "$work/text" -o "$data"
 says 'force'
 if [ "$(id -u)" != 0 ]; then
@@ -94,7 +94,7 @@ gives 3 "$LOCKSTEP" train $tiny run.dir="$work/file" run.name=x
 says "$work/file"
 
 # The disk fills up during a save: training goes on, older checkpoints stay, nothing is left over.
-if mkdir "$work/full" && mount -t tmpfs -o size=1300k none "$work/full" 2>/dev/null; then
+if mkdir "$work/full" && mount -t tmpfs -o size=2200k none "$work/full" 2>/dev/null; then
     trap 'umount "$work/full"; rm -rf "$work"' EXIT
     gives 0 "$LOCKSTEP" train $tiny run.dir="$work/full" run.name=x checkpoint.every=1 eval.every=0
     says 'was not saved'

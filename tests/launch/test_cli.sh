@@ -18,7 +18,7 @@ gives 2 "$LOCKSTEP"
 says 'usage: lockstep VERB'
 gives 2 "$LOCKSTEP" trian
 says "did you mean 'train'"
-gives 2 "$LOCKSTEP" train --resum
+gives 2 "$LOCKSTEP" train --resumee
 says 'did you mean --resume'
 gives 2 "$LOCKSTEP" sample
 says 'usage: lockstep sample'
@@ -27,7 +27,7 @@ says "'many'"
 gives 2 "$LOCKSTEP" train --until
 says 'needs a value'
 gives 2 "$LOCKSTEP" train
-says 'data.dir'
+says 'run.steps'
 
 status=0
 "$LOCKSTEP" --help >/dev/full 2>"$work/err" || status=$?
