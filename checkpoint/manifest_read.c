@@ -249,22 +249,16 @@ static ls_status tensors_parse(ls_ckpt *ckpt, const json_t *file_index) {
 static ls_status hash_check(const char *text, size_t bytes) {
     static const char before[] = "\n\"sha256\": \"", after[] = "\"\n}\n";
     const size_t tail = 64 + sizeof after - 1;
-    ls_sha256 found, expected;
-    char hex[65];
-    bool formed =
-        bytes >= tail + sizeof before - 1 &&
-        memcmp(text + bytes - tail - (sizeof before - 1), before, sizeof before - 1) == 0 &&
-        memcmp(text + bytes - (sizeof after - 1), after, sizeof after - 1) == 0;
-    if (formed) {
-        memcpy(hex, text + bytes - tail, 64);
-        hex[64] = '\0';
-        formed = ls_sha256_parse(hex, &expected) == LS_OK;
-    }
-    if (!formed) {
+    if (bytes < tail + sizeof before - 1 ||
+        memcmp(text + bytes - tail - (sizeof before - 1), before, sizeof before - 1) != 0 ||
+        memcmp(text + bytes - (sizeof after - 1), after, sizeof after - 1) != 0) {
         return BAD("it does not end in its SHA-256: it is not complete");
     }
+    ls_sha256 found;
+    char hex[65];
     LS_TRY(ls_sha256_of(text, bytes - tail, &found));
-    if (memcmp(&found, &expected, sizeof found) != 0) {
+    ls_sha256_hex(&found, hex);
+    if (memcmp(text + bytes - tail, hex, 64) != 0) {
         return BAD("it was changed: its SHA-256 does not fit");
     }
     return LS_OK;

@@ -1,0 +1,331 @@
+/* Manifests and chunks made to harm: refused with a reason, in bounded memory and time. */
+#include "runtime/base/rng.h"
+#include "tests/checkpoint/ckpt_cases.h"
+#include "tests/checkpoint/ckpt_damage.h"
+
+enum { SMALL = 4, MUTATIONS = 30000 };
+
+static char path[1024];
+static const char data_file[] = "rank-00000.h5";
+static uint64_t draws;
+
+static uint64_t draw(uint64_t below) {
+    ls_rng_block b = ls_rng_draw(19, 0, draws++);
+    return ((uint64_t)b.v[0] << 32 | b.v[1]) % below;
+}
+
+static ls_status parse_text(char *text, size_t bytes) {
+    ls_ckpt *ckpt;
+    damage_sign(text, bytes);
+    ls_status status = ls_ckpt_manifest_parse(text, bytes, "m", &ckpt);
+    CHECK((status == LS_OK) == (ckpt != NULL));
+    ls_ckpt_close(ckpt);
+    return status;
+}
+
+/* Sets a member of a copy of the manifest (where: "", "files.0", "tensors.1.pieces.0") to a value
+ * given as JSON, or deletes it (NULL), and parses. */
+static ls_status with(const json_t *good, const char *where, const char *key, const char *value) {
+    json_t *root = json_deep_copy(good), *target = root;
+    char steps[128], *rest = steps, *step;
+    snprintf(steps, sizeof steps, "%s", where);
+    while ((step = strsep(&rest, ".")) && *step) {
+        target = json_is_array(target) ? json_array_get(target, (size_t)atoi(step))
+                                       : json_object_get(target, step);
+    }
+    if (value) {
+        json_error_t error;
+        json_t *parsed = json_loads(value, JSON_DECODE_ANY, &error);
+        CHECK(parsed != NULL);
+        CHECK(json_object_set_new(target, key, parsed) == 0);
+    } else {
+        CHECK(json_object_del(target, key) == 0);
+    }
+    char *text;
+    size_t bytes;
+    CHECK_OK(ls_ckpt_manifest_text(root, &text, &bytes));
+    ls_status status = parse_text(text, bytes);
+    free(text);
+    json_decref(root);
+    return status;
+}
+
+#define T "tensors.2"
+#define P "tensors.2.pieces.0"
+
+/* {where, member, value, text of the message} */
+static const char *const bad_members[][4] = {
+    {"", "format", "\"other\"", "expected 'lockstep-checkpoint'"},
+    {"", "major", "0", "at least 1"},
+    {"", "minor", "\"0\"", "must be an integer"},
+    {"", "step", "-1", "'step' is -1"},
+    {"", "step", "1.5", "must be an integer"},
+    {"", "tokens", NULL, "'tokens'"},
+    {"", "config", "7", "'config'"},
+    {"", "run", "[]", "'run' must be an object"},
+    {"", "counters", "null", "'counters' must be an object"},
+    {"", "codec", "\"lzma\"", "'lzma' is not known"},
+    {"", "files", "[]", "'files'"},
+    {"", "files", "[7]", "'name'"},
+    {"", "tensors", "{}", "'tensors'"},
+    {"", "tensors", "[null]", "'name'"},
+    {"files.0", "name", "\"../../etc/passwd\"", "odd characters"},
+    {"files.0", "name", "\"/etc/passwd\"", "odd characters"},
+    {"files.0", "name", "\"..\"", "odd characters"},
+    {"files.0", "name", "\"\"", "odd characters"},
+    {"files.0", "name", "\"index.h5\"", "listed twice"},
+    {"files.0", "bytes", "-5", "'bytes' is -5"},
+    {"files.0", "bytes", "20", "stored bytes"},
+    {"files.0", "sha256", "\"00\"", "no SHA-256"},
+    {T, "name", "\"\"", "0 bytes"},
+    {T, "name", "\"a\"", "listed twice"},
+    {T, "dtype", "\"float33\"", "'float33' is no element type"},
+    {T, "dtype", "\"int64\"", "bytes in"},
+    {T, "shape", "[]", "'shape'"},
+    {T, "shape", "[1, 1, 1, 1, 1]", "'shape'"},
+    {T, "shape", "[0, 129]", "dimension 0 is 0"},
+    {T, "shape", "[-257, 129]", "dimension 0 is -257"},
+    {T, "shape", "[4611686018427387904, 129]", "exceeds 2^63"},
+    {T, "shape", "[4294967296, 4294967296]", "exceeds 2^63"},
+    {T, "shape", "[257, \"129\"]", "integers"},
+    {T, "shape", "[258, 129]", "hold 33153 of 33282 elements"},
+    {T, "shape", "[256, 129]", "dimension 0, which has 256"},
+    {T, "pieces", "[]", "'pieces'"},
+    {P, "file", "\"rank-00007.h5\"", "not listed"},
+    {P, "dataset", "\"/counters/tokens\"", "below /tensors"},
+    {P, "dataset", "\"/tensors/../counters/x\"", "below /tensors"},
+    {P, "dataset", "\"/tensors/.\"", "below /tensors"},
+    {P, "dataset", "\"/tensors/a\\u001b[2J\"", "below /tensors"},
+    {P, "start", "[-1, 0]", "[-1, +257)"},
+    {P, "start", "[9223372036854775807, 0]", "dimension 0"},
+    {P, "start", "[0]", "'start'"},
+    {P, "extent", "[257, 9223372036854775807]", "dimension 1"},
+    {P, "extent", "[0, 129]", "dimension 0"},
+    {P, "chunk", "[0, 129]", "not allowed"},
+    {P, "chunk", "[257, 9223372036854775807]", "not allowed"},
+    {P, "chunk", "[2, 2]", "not allowed"},
+    {P, "chunks", "2", "in 1 chunks"},
+    {P, "raw_bytes", "132613", "132612 bytes"},
+    {P, "stored_bytes", "9223372036854775807", "are possible"},
+    {P, "stored_bytes", "0", "at least 1"},
+    {P, "sha256", "12", "'sha256'"},
+};
+
+static void test_members(const json_t *good) {
+    for (size_t i = 0; i < sizeof bad_members / sizeof *bad_members; i++) {
+        const char *const *bad = bad_members[i];
+        CHECK_STATUS(with(good, bad[0], bad[1], bad[2]), LS_E_CORRUPT);
+        CHECK_MESSAGE(bad[3]);
+    }
+    /* Written by a newer program: unknown members of a newer minor version do no harm. */
+    CHECK_OK(with(good, "", "minor", "9"));
+    CHECK_OK(with(good, "", "novelty", "{\"x\": [1, 2]}"));
+    CHECK_OK(with(good, P, "novelty", "true"));
+    CHECK_STATUS(with(good, "", "major", "2"), LS_E_VERSION);
+    CHECK_MESSAGE("format version 2.0");
+    /* Terminals must not obey a name. */
+    CHECK_STATUS(with(good, T, "dtype", "\"\\u001b[2J\""), LS_E_CORRUPT);
+    CHECK_MESSAGE("\\x1b[2J");
+}
+
+static void test_pieces(const json_t *good) {
+    json_t *root = json_deep_copy(good),
+           *tensor = json_array_get(json_object_get(root, "tensors"), 2);
+    json_t *pieces = json_object_get(tensor, "pieces");
+    json_array_append_new(pieces, json_deep_copy(json_array_get(pieces, 0)));
+    char *text;
+    size_t bytes;
+    CHECK_OK(ls_ckpt_manifest_text(root, &text, &bytes));
+    CHECK_STATUS(parse_text(text, bytes), LS_E_CORRUPT);
+    CHECK_MESSAGE("two pieces hold the element at [0, 0]");
+    free(text);
+    json_decref(root);
+}
+
+/* What JSON itself must refuse. */
+static void test_text(const char *good, size_t bytes) {
+    static const char *const replacements[][2] = {
+        {"\"step\": 5,", "\"step\": 99999999999999999999,"},
+        {"\"step\": 5,", "\"step\": 5, \"step\": 6,"},
+        {"\"writer\": \"", "\"writer\": \"\\u0000"},
+        {"\"writer\": \"", "\"writer\": \"\\ud800"},
+        {"\"writer\": \"", "\"writer\": \"\xff"},
+        {"\"level\": 1,", "\"level\": 1"},
+        {"\"run\": {", "\"run\": {{"},
+    };
+    for (size_t i = 0; i < sizeof replacements / sizeof *replacements; i++) {
+        const char *from = strstr(good, replacements[i][0]);
+        CHECK(from != NULL);
+        size_t before = (size_t)(from - good), cut = strlen(replacements[i][0]);
+        size_t added = strlen(replacements[i][1]), length = bytes - cut + added;
+        char *text = malloc(length + 1);
+        memcpy(text, good, before);
+        memcpy(text + before, replacements[i][1], added);
+        memcpy(text + before + added, from + cut, bytes - before - cut + 1);
+        CHECK_STATUS(parse_text(text, length), LS_E_CORRUPT);
+        CHECK_MESSAGE("line");
+        free(text);
+    }
+    char *text = malloc(bytes + 1);
+    memcpy(text, good, bytes + 1);
+    text[20] = '\0';
+    CHECK_STATUS(parse_text(text, bytes), LS_E_CORRUPT);
+    free(text);
+    /* Depth: more than a parser's stack. */
+    const size_t deep = 1 << 20;
+    text = malloc(deep + 1);
+    memset(text, '[', deep);
+    text[deep] = '\0';
+    CHECK_STATUS(parse_text(text, deep), LS_E_CORRUPT);
+    free(text);
+    ls_ckpt *ckpt;
+    CHECK_STATUS(ls_ckpt_manifest_parse("", 0, "m", &ckpt), LS_E_CORRUPT);
+}
+
+/* Random edits of a signed text, seeded: parsing ends with a status, whatever the text is. */
+static void test_mutations(const char *good, size_t bytes) {
+    static const char *const tokens[] = {
+        "-1", "9223372036854775807", "\"", "{", "[", "]", "}", ",", "null", "1e400", "\\u0000",
+        "0",  "\"pieces\"",          "\n"};
+    long accepted = 0;
+    char *text = malloc(bytes + 1024);
+    for (int i = 0; i < MUTATIONS; i++) {
+        memcpy(text, good, bytes + 1);
+        size_t length = bytes;
+        for (uint64_t edits = 1 + draw(3); edits > 0; edits--) {
+            size_t at = (size_t)draw(length - 80);
+            const char *token = tokens[draw(sizeof tokens / sizeof *tokens)];
+            size_t n = strlen(token), gap = (size_t)draw(8);
+            switch (draw(3)) {
+            case 0:
+                text[at] = (char)draw(256);
+                break;
+            case 1:
+                memcpy(text + at, token, n);
+                break;
+            default:
+                gap = gap > length - at ? 0 : gap;
+                memmove(text + at + n, text + at + gap, length - at - gap + 1);
+                memcpy(text + at, token, n);
+                length += n - gap;
+            }
+        }
+        accepted += parse_text(text, length) == LS_OK;
+    }
+    free(text);
+    CHECK(accepted < MUTATIONS);
+}
+
+/* Puts `frame` in place of the only chunk of tensor 2 and makes the hashes fit. */
+static void chunk_replace(const void *frame, size_t bytes) {
+    CHECK_OK(ls_ckpt_h5_init());
+    hid_t fapl = H5Pcreate(H5P_FILE_ACCESS);
+    H5Pset_libver_bounds(fapl, H5F_LIBVER_V110, H5F_LIBVER_V110);
+    hid_t file = H5Fopen(damage_path(path, data_file), H5F_ACC_RDWR, fapl);
+    hid_t dataset = H5Dopen2(file, "/tensors/layers.0.attn.qkv.weight", H5P_DEFAULT);
+    const hsize_t offset[2] = {0, 0};
+    CHECK(H5Dwrite_chunk(dataset, H5P_DEFAULT, 0, offset, bytes, frame) >= 0);
+    CHECK(H5Dclose(dataset) >= 0 && H5Fclose(file) >= 0 && H5Pclose(fapl) >= 0);
+    damage_rehash(path, 0);
+}
+
+static ls_status load_chunk(void) {
+    ls_ckpt *ckpt;
+    LS_TRY(ls_ckpt_open(path, &ckpt));
+    ls_status status = case_check(ckpt, 2, NULL);
+    ls_ckpt_close(ckpt);
+    return status;
+}
+
+/* bytes of zeros as one frame. */
+static size_t frame_make(void *out, size_t room, size_t bytes, bool checksum, bool content_size) {
+    void *zeros = calloc(1, bytes);
+    ZSTD_CCtx *context = ZSTD_createCCtx();
+    ZSTD_CCtx_setParameter(context, ZSTD_c_checksumFlag, checksum);
+    ZSTD_CCtx_setParameter(context, ZSTD_c_contentSizeFlag, content_size);
+    size_t n = ZSTD_compress2(context, out, room, zeros, bytes);
+    CHECK(!ZSTD_isError(n));
+    ZSTD_freeCCtx(context);
+    free(zeros);
+    return n;
+}
+
+static void test_chunks(void) {
+    const size_t chunk = 257 * 129 * 4, room = 1 << 18;
+    char *frame = calloc(1, room);
+    /* {content, checksum, content size, extra bytes, message} */
+    const struct {
+        size_t content;
+        bool checksum, content_size;
+        int extra;
+        const char *message;
+    } frames[] = {
+        {(size_t)1 << 30, true, true, 0, "claims 1073741824 bytes of content, expected 132612"},
+        {chunk + 1, true, true, 0, "claims 132613"},
+        {chunk - 1, true, true, 0, "claims 132611"},
+        {chunk, false, true, 0, "with a checksum"},
+        {chunk, true, false, 0, "not a zstd frame with a content size"},
+        {chunk, true, true, 9, "not one whole"},
+        {chunk, true, true, -1, "not one whole"},
+    };
+    for (size_t i = 0; i < sizeof frames / sizeof *frames; i++) {
+        size_t n =
+            frame_make(frame, room, frames[i].content, frames[i].checksum, frames[i].content_size);
+        chunk_replace(frame, (size_t)((long)n + frames[i].extra));
+        CHECK_STATUS(load_chunk(), LS_E_CORRUPT);
+        CHECK_MESSAGE(frames[i].message);
+        CHECK_MESSAGE("chunk 0 of '/tensors/layers.0.attn.qkv.weight'");
+    }
+    chunk_replace("short", 5);
+    CHECK_STATUS(load_chunk(), LS_E_CORRUPT);
+    memset(frame, 'x', room);
+    chunk_replace(frame, room);
+    CHECK_STATUS(load_chunk(), LS_E_CORRUPT);
+    CHECK_MESSAGE("at most");
+    /* A right frame of other values: the file's hash fits, the piece's does not. */
+    size_t n = frame_make(frame, room, chunk, true, true);
+    chunk_replace(frame, n);
+    ls_ckpt *ckpt = NULL;
+    CHECK_OK(ls_ckpt_open(path, &ckpt));
+    CHECK_STATUS(ls_ckpt_verify(ckpt, true, NULL, NULL), LS_E_CORRUPT);
+    ls_ckpt_close(ckpt);
+    free(frame);
+}
+
+/* A dataset that is a link to another file is not followed. */
+static void test_links(void) {
+    hid_t file = H5Fopen(damage_path(path, data_file), H5F_ACC_RDWR, H5P_DEFAULT);
+    CHECK(H5Ldelete(file, "/tensors/layers.0.attn.qkv.weight", H5P_DEFAULT) >= 0);
+    CHECK(H5Lcreate_external("rank-00001.h5", "/tensors/a", file,
+                             "/tensors/layers.0.attn.qkv.weight", H5P_DEFAULT, H5P_DEFAULT) >= 0);
+    CHECK(H5Fclose(file) >= 0);
+    damage_rehash(path, 0);
+    CHECK_STATUS(load_chunk(), LS_E_CORRUPT);
+    CHECK_MESSAGE("there is no dataset");
+}
+
+int main(void) {
+    ls_comm *comm;
+    ls_ckpt_tensor tensors[SMALL];
+    ls_ckpt_save_result result = {0};
+    const char *root = case_directory();
+    CHECK_OK(ls_comm_self(&comm));
+    cases_make(tensors, SMALL, 0, 1);
+    CHECK_OK(case_save(comm, root, 5, 1, 1, tensors, SMALL, &result));
+    cases_free(tensors, SMALL);
+    memcpy(path, result.path, sizeof path);
+    size_t bytes;
+    char *text = damage_read(path, LS_CKPT_MANIFEST, &bytes);
+    json_t *good = damage_manifest(path);
+    test_members(good);
+    test_pieces(good);
+    test_text(text, bytes);
+    test_mutations(text, bytes);
+    test_chunks();
+    test_links();
+    json_decref(good);
+    free(text);
+    CHECK_OK(ls_dir_remove(root));
+    comm->ops->destroy(comm);
+    return test_end();
+}
