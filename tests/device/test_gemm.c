@@ -158,10 +158,9 @@ static ls_device *open_device(int threads) {
     return dev;
 }
 
-/* Makes the device compute products of dtype on a path; false when the library cannot here. */
+/* Makes the device compute products on a path; false when the library cannot do dtype there. */
 static bool force(ls_device *dev, ls_dtype dtype, ls_gemm_path path) {
-    ls_cpu_device *cpu = (ls_cpu_device *)dev;
-    *(dtype == LS_F32 ? &cpu->path_f32 : &cpu->path_bf16) = path;
+    ((ls_cpu_device *)dev)->forced_path = path;
     float a[4] = {0}, b[4] = {0}, c[4] = {0};
     const ls_gemm probe = {.dtype = dtype,
                            .c_dtype = LS_F32,
@@ -209,7 +208,8 @@ static void check_flags(ls_device *dev, ls_dtype dtype, ls_dtype c_dtype) {
 static void check_sizes(ls_device *dev, ls_dtype dtype, ls_dtype c_dtype) {
     static const int64_t sizes[][3] = {{1, 1031, 40},  {1300, 1, 9},   {700, 901, 17},
                                        {1025, 96, 33}, {96, 1601, 31}, {48, 60, 2100},
-                                       {513, 769, 64}, {96, 96, 1},    {257, 50, 1025}};
+                                       {2100, 40, 8},  {30, 3500, 11}, {513, 769, 64},
+                                       {96, 96, 1},    {257, 50, 1025}};
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
         ls_gemm op = {.dtype = dtype,
                       .c_dtype = c_dtype,
@@ -377,18 +377,27 @@ static void check_matmul_cache(ls_device *dev) {
                       RESIDUAL_NONE, false);
         }
     }
-    CHECK(force(dev, LS_F32, LS_GEMM_SGEMM));
+    CHECK(force(dev, LS_F32, LS_GEMM_AUTO));
 }
 
 static void check_selection(void) {
-    CHECK_INT(ls_gemm_path_select(LS_ISA_GENERIC, LS_F32, false), LS_GEMM_SGEMM);
-    CHECK_INT(ls_gemm_path_select(LS_ISA_AMX_BF16, LS_F32, true), LS_GEMM_SGEMM);
-    CHECK_INT(ls_gemm_path_select(LS_ISA_GENERIC, LS_BF16, false), LS_GEMM_WIDEN);
-    CHECK_INT(ls_gemm_path_select(LS_ISA_AVX2, LS_BF16, true), LS_GEMM_WIDEN);
-    CHECK_INT(ls_gemm_path_select(LS_ISA_AVX512, LS_BF16, true), LS_GEMM_WIDEN);
-    CHECK_INT(ls_gemm_path_select(LS_ISA_AVX512_BF16, LS_BF16, true), LS_GEMM_MATMUL);
-    CHECK_INT(ls_gemm_path_select(LS_ISA_AVX512_BF16, LS_BF16, false), LS_GEMM_WIDEN);
-    CHECK_INT(ls_gemm_path_select(LS_ISA_AMX_BF16, LS_BF16, true), LS_GEMM_MATMUL);
+    const int64_t big = 4096;
+    CHECK_INT(ls_gemm_path_select(LS_ISA_GENERIC, false, LS_F32, big, big), LS_GEMM_PANELS);
+    CHECK_INT(ls_gemm_path_select(LS_ISA_AMX_BF16, true, LS_F32, big, big), LS_GEMM_PANELS);
+    CHECK_INT(ls_gemm_path_select(LS_ISA_AVX2, false, LS_F32, 1, big), LS_GEMM_SGEMM);
+    CHECK_INT(ls_gemm_path_select(LS_ISA_AVX2, false, LS_F32, big, 3), LS_GEMM_SGEMM);
+    CHECK_INT(ls_gemm_path_select(LS_ISA_GENERIC, false, LS_BF16, 1, 1), LS_GEMM_PANELS);
+    CHECK_INT(ls_gemm_path_select(LS_ISA_AVX2, true, LS_BF16, big, big), LS_GEMM_PANELS);
+    CHECK_INT(ls_gemm_path_select(LS_ISA_AVX512, true, LS_BF16, big, big), LS_GEMM_PANELS);
+    CHECK_INT(ls_gemm_path_select(LS_ISA_AVX512_BF16, true, LS_BF16, 1, big), LS_GEMM_MATMUL);
+    CHECK_INT(ls_gemm_path_select(LS_ISA_AVX512_BF16, false, LS_BF16, big, big), LS_GEMM_PANELS);
+    CHECK_INT(ls_gemm_path_select(LS_ISA_AMX_BF16, true, LS_BF16, big, big), LS_GEMM_MATMUL);
+    /* Pieces cover the whole, are not too large, and differ by less than a piece and a multiple. */
+    for (int64_t size = 1; size < 5000; size += 7) {
+        int64_t piece = ls_gemm_split(size, 384, 16), pieces = (size - 1) / piece + 1;
+        CHECK(piece % 16 == 0 && piece <= 384);
+        CHECK_INT(pieces, (size - 1) / 384 + 1);
+    }
 }
 
 /* Memory and scratch of the device. */
@@ -437,10 +446,12 @@ int main(void) {
     check_selection();
     check_memory(dev);
     check_refusals(dev);
+    check_path(dev, LS_F32, LS_F32, LS_GEMM_AUTO);
+    check_path(dev, LS_F32, LS_F32, LS_GEMM_PANELS);
     check_path(dev, LS_F32, LS_F32, LS_GEMM_SGEMM);
     check_path(dev, LS_F32, LS_F32, LS_GEMM_MATMUL);
     check_matmul_cache(dev);
-    static const ls_gemm_path bf16_paths[] = {LS_GEMM_WIDEN, LS_GEMM_MATMUL};
+    static const ls_gemm_path bf16_paths[] = {LS_GEMM_PANELS, LS_GEMM_MATMUL};
     for (int i = 0; i < 2; i++) {
         check_path(dev, LS_BF16, LS_F32, bf16_paths[i]);
         check_path(dev, LS_BF16, LS_BF16, bf16_paths[i]);

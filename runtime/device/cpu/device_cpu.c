@@ -1,8 +1,8 @@
 /* Opens and closes the CPU device; its memory and scratch. */
 #include "runtime/device/cpu/device_cpu.h"
-#include "runtime/device/cpu/row_blocks.h"
 #include "runtime/base/arena.h"
 #include "runtime/base/text.h"
+#include "runtime/device/cpu/row_blocks.h"
 
 #include <omp.h>
 #include <stdint.h>
@@ -198,10 +198,8 @@ ls_status ls_device_open_cpu(const ls_device_options *options, ls_device **dev) 
     cpu->base.host_memory = true;
     cpu->base.threads = threads;
     cpu->isa = isa;
-    bool library_has_bf16 = ls_isa_has_fast_bf16(isa) && ls_dnnl_has_fast_bf16();
-    cpu->path_f32 = ls_gemm_path_select(isa, LS_F32, library_has_bf16);
-    cpu->path_bf16 = ls_gemm_path_select(isa, LS_BF16, library_has_bf16);
-    cpu->base.fast_bf16 = cpu->path_bf16 == LS_GEMM_MATMUL;
+    cpu->library_has_bf16 = ls_isa_has_fast_bf16(isa) && ls_dnnl_has_fast_bf16();
+    cpu->base.fast_bf16 = cpu->library_has_bf16;
     describe(cpu);
     ls_status status;
     LS_TRY_GOTO(ls_matmul_cache_create(&cpu->matmuls), fail);

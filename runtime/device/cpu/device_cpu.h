@@ -19,7 +19,8 @@ typedef struct ls_cpu_device {
     void *shared;
     size_t shared_bytes;
     const ls_gemm_kernels *gemm_kernels;
-    ls_gemm_path path_f32, path_bf16;
+    bool library_has_bf16;    /* oneDNN multiplies bf16 fast at this level */
+    ls_gemm_path forced_path; /* LS_GEMM_AUTO but in tests */
     ls_matmul_cache *matmuls;
 } ls_cpu_device;
 

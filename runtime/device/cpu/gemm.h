@@ -1,10 +1,10 @@
 /* Matrix products of the CPU device.
  *
  * oneDNN multiplies; lockstep decides who multiplies what. C is cut into tiles whose sizes depend
- * only on the shape, the dtype and the path; each tile is one task of one thread, in which oneDNN
- * runs single-threaded. So the number of threads cannot change a bit of the result. What the
- * library does not do (bias, residual, adding to C, conversion) is done on the tile while it is in
- * the cache of the thread that made it. */
+ * only on the shape and the path; each tile is one task of one thread, in which oneDNN runs
+ * single-threaded. So the number of threads cannot change a bit of the result. What the library
+ * does not do (bias, residual, adding to C, conversion) is done on the tile while it is in the
+ * cache of the thread that made it. */
 #ifndef LS_DEVICE_CPU_GEMM_H
 #define LS_DEVICE_CPU_GEMM_H
 
@@ -14,34 +14,51 @@
 
 /* How a product is computed. */
 typedef enum ls_gemm_path {
-    LS_GEMM_SGEMM,  /* fp32 operands: dnnl_sgemm on the tile */
-    LS_GEMM_WIDEN,  /* bf16 operands, any machine: panels converted to fp32 (exact), dnnl_sgemm */
+    LS_GEMM_AUTO,   /* as ls_gemm_path_select says */
+    LS_GEMM_PANELS, /* operands are copied, or widened from bf16 (exact), into fp32 panels that all
+                     * threads share and whose leading dimensions suit the cache; dnnl_sgemm of
+                     * panels (gemm_panels.c) */
+    LS_GEMM_SGEMM,  /* dnnl_sgemm of fp32 operands where they lie */
     LS_GEMM_MATMUL, /* oneDNN matmul primitives: bf16 where the processor multiplies it */
-    LS_GEMM_PATH_COUNT
 } ls_gemm_path;
 
-/* The path for operands of dtype (LS_F32 or LS_BF16); library_has_bf16: oneDNN has an optimised
- * bf16 matmul at this level (ls_dnnl_has_fast_bf16). */
-ls_gemm_path ls_gemm_path_select(ls_isa isa, ls_dtype dtype, bool library_has_bf16);
+/* The path for op(A) [m, k] and op(B) [k, n] of dtype LS_F32 or LS_BF16. library_has_bf16: oneDNN
+ * has an optimised bf16 matmul at this level (ls_dnnl_has_fast_bf16). */
+ls_gemm_path ls_gemm_path_select(ls_isa isa, bool library_has_bf16, ls_dtype dtype, int64_t m,
+                                 int64_t n);
 
-/* Sizes of a tile of C, and of the piece of K that the widen path converts at once. */
-typedef struct ls_gemm_tiling {
-    int64_t m, n, k;
-} ls_gemm_tiling;
-
-ls_gemm_tiling ls_gemm_tiling_select(ls_gemm_path path, int64_t m, int64_t n, int64_t k);
+/* size > 0 cut into as few pieces of at most `most` as will do, nearly equal, multiples of
+ * `multiple` (which divides most). Returns the size of a piece; the last one may be smaller. */
+int64_t ls_gemm_split(int64_t size, int64_t most, int64_t multiple);
 
 /* What a level of kernels supplies (k_gemm_panel.c). */
 typedef struct ls_gemm_kernels {
-    /* dst [rows, ld_dst] fp32 = src [rows, ld_src] bf16, cols columns. */
-    void (*widen)(const ls_bf16 *src, int64_t ld_src, int64_t rows, int64_t cols, float *dst,
-                  int64_t ld_dst);
+    /* dst fp32 = src [rows, ld_src] of dtype, cols columns: dst [rows, ld_dst], or with trans
+     * dst [cols, ld_dst]. */
+    void (*pack)(ls_dtype dtype, bool trans, const void *src, int64_t ld_src, int64_t rows,
+                 int64_t cols, float *dst, int64_t ld_dst);
     /* c [rows, ldc] (c_dtype) = product [rows, ld_product] fp32 (+ c if add_c) (+ bias [cols])
      * (+ residual [rows, ldc] c_dtype). product may be c itself when c is fp32, residual too. */
     void (*finish)(const float *product, int64_t ld_product, int64_t rows, int64_t cols,
                    ls_dtype c_dtype, void *c, int64_t ldc, bool add_c, const float *bias,
                    const void *residual);
 } ls_gemm_kernels;
+
+/* How the old C, bias and residual come into a product: made in C itself (fp32), with beta times
+ * what was there, or apart and then added by finish. */
+typedef struct ls_gemm_sink {
+    bool in_place;
+    float beta;
+    bool add_c;           /* for finish */
+    const void *residual; /* for finish; NULL when beta covers it */
+} ls_gemm_sink;
+
+struct ls_cpu_device;
+
+/* gemm_panels.c: checked operations with m, n, k > 0. */
+ls_status ls_gemm_run_panels(struct ls_cpu_device *cpu, const ls_gemm *op, ls_gemm_sink sink);
+/* Shared memory that it takes for large products. */
+size_t ls_gemm_panels_bytes(bool in_place);
 
 #ifdef LS_KERNEL_ISA
 extern const ls_gemm_kernels LS_ISA_NAME(ls_cpu_gemm_kernels);

@@ -1,14 +1,82 @@
-/* Conversions and finishing touches on tiles of a product; contracts in gemm.h. */
+/* Copies of operands and finishing touches on tiles of a product; contracts in gemm.h. */
 #include "runtime/device/cpu/gemm.h"
 
-static void widen(const ls_bf16 *src, int64_t ld_src, int64_t rows, int64_t cols, float *dst,
-                  int64_t ld_dst) {
+#include <string.h>
+
+typedef float quad __attribute__((vector_size(16)));
+
+static inline quad load_f32(const float *src) {
+    quad q;
+    memcpy(&q, src, sizeof q);
+    return q;
+}
+
+static inline quad load_bf16(const ls_bf16 *src) {
+    return (quad){ls_bf16_to_f32(src[0]), ls_bf16_to_f32(src[1]), ls_bf16_to_f32(src[2]),
+                  ls_bf16_to_f32(src[3])};
+}
+
+/* dst [4, ld] = the transposed of four rows of four. */
+static inline void store_transposed(quad a, quad b, quad c, quad d, float *dst, int64_t ld) {
+    quad ab_low = __builtin_shufflevector(a, b, 0, 4, 1, 5);
+    quad ab_high = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+    quad cd_low = __builtin_shufflevector(c, d, 0, 4, 1, 5);
+    quad cd_high = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+    const quad columns[4] = {__builtin_shufflevector(ab_low, cd_low, 0, 1, 4, 5),
+                             __builtin_shufflevector(ab_low, cd_low, 2, 3, 6, 7),
+                             __builtin_shufflevector(ab_high, cd_high, 0, 1, 4, 5),
+                             __builtin_shufflevector(ab_high, cd_high, 2, 3, 6, 7)};
+    for (int i = 0; i < 4; i++) {
+        memcpy(dst + i * ld, &columns[i], sizeof columns[i]);
+    }
+}
+
+/* The two types differ in how four elements and one are read. */
+#define DEFINE_TRANSPOSE(name, type, load, convert)                                                \
+    static void name(const type *src, int64_t ld_src, int64_t rows, int64_t cols, float *dst,      \
+                     int64_t ld_dst) {                                                             \
+        for (int64_t i = 0; i < rows; i += 4) {                                                    \
+            const type *s = src + i * ld_src;                                                      \
+            int64_t j = 0;                                                                         \
+            for (; i + 4 <= rows && j + 4 <= cols; j += 4) {                                       \
+                store_transposed(load(s + j), load(s + ld_src + j), load(s + 2 * ld_src + j),      \
+                                 load(s + 3 * ld_src + j), dst + j * ld_dst + i, ld_dst);          \
+            }                                                                                      \
+            for (; j < cols; j++) {                                                                \
+                for (int64_t r = i; r < rows && r < i + 4; r++) {                                  \
+                    dst[j * ld_dst + r] = convert(src[r * ld_src + j]);                            \
+                }                                                                                  \
+            }                                                                                      \
+        }                                                                                          \
+    }
+DEFINE_TRANSPOSE(transpose_f32, float, load_f32, )
+DEFINE_TRANSPOSE(transpose_bf16, ls_bf16, load_bf16, ls_bf16_to_f32)
+
+static void copy_f32(const float *src, int64_t ld_src, int64_t rows, int64_t cols, float *dst,
+                     int64_t ld_dst) {
+    for (int64_t i = 0; i < rows; i++) {
+        memcpy(dst + i * ld_dst, src + i * ld_src, (size_t)cols * sizeof *dst);
+    }
+}
+
+static void copy_bf16(const ls_bf16 *src, int64_t ld_src, int64_t rows, int64_t cols, float *dst,
+                      int64_t ld_dst) {
     for (int64_t i = 0; i < rows; i++) {
         const ls_bf16 *s = src + i * ld_src;
         float *d = dst + i * ld_dst;
+#pragma omp simd
         for (int64_t j = 0; j < cols; j++) {
             d[j] = ls_bf16_to_f32(s[j]);
         }
+    }
+}
+
+static void pack(ls_dtype dtype, bool trans, const void *src, int64_t ld_src, int64_t rows,
+                 int64_t cols, float *dst, int64_t ld_dst) {
+    if (dtype == LS_F32) {
+        (trans ? transpose_f32 : copy_f32)(src, ld_src, rows, cols, dst, ld_dst);
+    } else {
+        (trans ? transpose_bf16 : copy_bf16)(src, ld_src, rows, cols, dst, ld_dst);
     }
 }
 
@@ -16,19 +84,10 @@ static void widen(const ls_bf16 *src, int64_t ld_src, int64_t rows, int64_t cols
  * written and no other is, so the lanes of a vector are independent. */
 static void finish_f32(const float *product, int64_t cols, float *c, bool add_c, const float *bias,
                        const float *residual) {
-    if (add_c) {
-#pragma omp simd
-        for (int64_t j = 0; j < cols; j++) {
-            float sum = product[j] + c[j];
-            sum += bias ? bias[j] : 0.0f;
-            sum += residual ? residual[j] : 0.0f;
-            c[j] = sum;
-        }
-        return;
-    }
 #pragma omp simd
     for (int64_t j = 0; j < cols; j++) {
         float sum = product[j];
+        sum += add_c ? c[j] : 0.0f;
         sum += bias ? bias[j] : 0.0f;
         sum += residual ? residual[j] : 0.0f;
         c[j] = sum;
@@ -62,4 +121,4 @@ static void finish(const float *product, int64_t ld_product, int64_t rows, int64
     }
 }
 
-const ls_gemm_kernels LS_ISA_NAME(ls_cpu_gemm_kernels) = {.widen = widen, .finish = finish};
+const ls_gemm_kernels LS_ISA_NAME(ls_cpu_gemm_kernels) = {.pack = pack, .finish = finish};

@@ -1,0 +1,188 @@
+/* Products of fp32 panels.
+ *
+ *            n block (at most BLOCK_N columns of tiles)
+ *           +-------+-------+-------+
+ *   m block | tile  |       |       |     For each block of C and each piece of K in turn, all
+ *           +-------+-------+-------+     threads first pack the panels of A (one a row of tiles)
+ *           |       |       |       |     and of B (one a column of tiles), then multiply them tile
+ *           +-------+-------+-------+     by tile.
+ *
+ * A panel is small enough that two stay in a core's second-level cache, and its rows are padded so
+ * that they do not fall into the same sets: dnnl_sgemm then runs at its best speed on small tiles
+ * too, where on the operands as they lie it needs large ones. Panels of B are always stored
+ * [k, n]: of the four forms, those with B transposed are slower, and transposing while copying
+ * costs nothing. */
+#include "runtime/device/cpu/device_cpu.h"
+
+#define TILE_M  128
+#define TILE_N  384
+#define TILE_K  384
+#define BLOCK_M 2048
+#define BLOCK_N 3072
+#define PAD     16 /* elements; a cache line */
+
+typedef struct panels_run {
+    ls_cpu_device *cpu;
+    const ls_gemm *op;
+    ls_gemm_sink sink;
+    int64_t tile_m, tile_n, tile_k;
+    int64_t block_m, block_n;             /* multiples of the tile's */
+    int64_t panel_a_elems, panel_b_elems; /* of one panel */
+    int64_t lda, ldb, ldc;                /* of panels, and of the product when not in place */
+    float *a, *b, *product;
+} panels_run;
+
+/* A block of C and a piece of K, in elements. */
+typedef struct panels_block {
+    int64_t m0, n0, k0, m, n, k;
+} panels_block;
+
+static int64_t min_i64(int64_t a, int64_t b) {
+    return a < b ? a : b;
+}
+
+int64_t ls_gemm_split(int64_t size, int64_t most, int64_t multiple) {
+    int64_t pieces = (size - 1) / most + 1;
+    int64_t piece = (size - 1) / pieces + 1;
+    return (piece - 1) / multiple * multiple + multiple;
+}
+
+static const char *at(const void *base, ls_dtype dtype, int64_t elems) {
+    return (const char *)base + elems * (int64_t)ls_dtype_bytes(dtype);
+}
+
+/* Copies rows [row, row + rows) and columns [col, col + cols) of an operand as stored. */
+static void pack(const panels_run *run, const void *operand, int64_t ld, bool trans, int64_t row,
+                 int64_t col, int64_t rows, int64_t cols, float *panel, int64_t ld_panel) {
+    ls_dtype dtype = run->op->dtype;
+    run->cpu->gemm_kernels->pack(dtype, trans, at(operand, dtype, row * ld + col), ld, rows, cols,
+                                 panel, ld_panel);
+}
+
+static void pack_a(const panels_run *run, panels_block b, int64_t tile) {
+    const ls_gemm *op = run->op;
+    int64_t m0 = b.m0 + tile * run->tile_m, m = min_i64(run->tile_m, b.m - tile * run->tile_m);
+    float *panel = run->a + tile * run->panel_a_elems;
+    if (op->trans_a) {
+        pack(run, op->a, op->lda, false, b.k0, m0, b.k, m, panel, run->lda);
+    } else {
+        pack(run, op->a, op->lda, false, m0, b.k0, m, b.k, panel, run->lda);
+    }
+}
+
+static void pack_b(const panels_run *run, panels_block b, int64_t tile) {
+    const ls_gemm *op = run->op;
+    int64_t n0 = b.n0 + tile * run->tile_n, n = min_i64(run->tile_n, b.n - tile * run->tile_n);
+    float *panel = run->b + tile * run->panel_b_elems;
+    if (op->trans_b) {
+        pack(run, op->b, op->ldb, true, n0, b.k0, n, b.k, panel, run->ldb);
+    } else {
+        pack(run, op->b, op->ldb, false, b.k0, n0, b.k, n, panel, run->ldb);
+    }
+}
+
+static int multiply(const panels_run *run, panels_block b, int64_t tile_row, int64_t tile_col) {
+    const ls_gemm *op = run->op;
+    int64_t m0 = tile_row * run->tile_m, n0 = tile_col * run->tile_n;
+    int64_t m = min_i64(run->tile_m, b.m - m0), n = min_i64(run->tile_n, b.n - n0);
+    int64_t corner = (b.m0 + m0) * op->ldc + b.n0 + n0;
+    void *c = (void *)at(op->c, op->c_dtype, corner);
+    bool in_place = run->sink.in_place;
+    float *product = in_place ? c : run->product + m0 * run->ldc + n0;
+    int64_t ld = in_place ? op->ldc : run->ldc;
+    float beta = b.k0 > 0 ? 1.0f : in_place ? run->sink.beta : 0.0f;
+    int failed = ls_dnnl_sgemm(op->trans_a, false, m, n, b.k,
+                               run->a + tile_row * run->panel_a_elems, run->lda,
+                               run->b + tile_col * run->panel_b_elems, run->ldb, beta, product, ld);
+    bool last = b.k0 + b.k == op->k;
+    if (failed || !last || (in_place && !op->bias && !run->sink.residual)) {
+        return failed;
+    }
+    const float *bias = op->bias ? (const float *)op->bias + b.n0 + n0 : NULL;
+    const void *residual = run->sink.residual ? at(run->sink.residual, op->c_dtype, corner) : NULL;
+    run->cpu->gemm_kernels->finish(product, ld, m, n, op->c_dtype, c, op->ldc, run->sink.add_c,
+                                   bias, residual);
+    return 0;
+}
+
+/* One thread's share of a block; all threads of the region call it. Returns the last failure. */
+static int run_block(const panels_run *run, panels_block b) {
+    int64_t rows = (b.m - 1) / run->tile_m + 1, cols = (b.n - 1) / run->tile_n + 1;
+    int failed = 0;
+#pragma omp for schedule(dynamic, 1)
+    for (int64_t i = 0; i < rows + cols; i++) {
+        if (i < cols) {
+            pack_b(run, b, i);
+        } else {
+            pack_a(run, b, i - cols);
+        }
+    }
+    /* Down the rows first: a panel of B serves one tile after another. */
+#pragma omp for schedule(dynamic, 1)
+    for (int64_t i = 0; i < rows * cols; i++) {
+        int status = multiply(run, b, i % rows, i / rows);
+        failed = status ? status : failed;
+    }
+    return failed;
+}
+
+static int run_blocks(const panels_run *run) {
+    const ls_gemm *op = run->op;
+    int failed = 0;
+    for (int64_t n0 = 0; n0 < op->n; n0 += run->block_n) {
+        for (int64_t m0 = 0; m0 < op->m; m0 += run->block_m) {
+            for (int64_t k0 = 0; k0 < op->k; k0 += run->tile_k) {
+                const panels_block block = {.m0 = m0,
+                                            .n0 = n0,
+                                            .k0 = k0,
+                                            .m = min_i64(run->block_m, op->m - m0),
+                                            .n = min_i64(run->block_n, op->n - n0),
+                                            .k = min_i64(run->tile_k, op->k - k0)};
+                int status = run_block(run, block);
+                failed = status ? status : failed;
+            }
+        }
+    }
+    return failed;
+}
+
+/* Sizes, from the shape alone; returns the elements of shared memory. */
+static int64_t lay_out(panels_run *run, bool trans_a, int64_t m, int64_t n, int64_t k) {
+    run->tile_m = ls_gemm_split(m, TILE_M, 8);
+    run->tile_n = ls_gemm_split(n, TILE_N, PAD);
+    run->tile_k = ls_gemm_split(k, TILE_K, PAD);
+    run->block_m = ls_gemm_split(m, BLOCK_M / run->tile_m * run->tile_m, run->tile_m);
+    run->block_n = ls_gemm_split(n, BLOCK_N / run->tile_n * run->tile_n, run->tile_n);
+    run->lda = (trans_a ? run->tile_m : run->tile_k) + PAD;
+    run->ldb = run->tile_n + PAD;
+    run->ldc = run->block_n + PAD;
+    run->panel_a_elems = (trans_a ? run->tile_k : run->tile_m) * run->lda;
+    run->panel_b_elems = run->tile_k * run->ldb;
+    return run->block_m / run->tile_m * run->panel_a_elems +
+           run->block_n / run->tile_n * run->panel_b_elems +
+           (run->sink.in_place ? 0 : run->block_m * run->ldc);
+}
+
+size_t ls_gemm_panels_bytes(bool in_place) {
+    panels_run run = {.sink = {.in_place = in_place}};
+    /* Transposed panels have the longer rows' share of padding. */
+    return (size_t)lay_out(&run, true, BLOCK_M, BLOCK_N, TILE_K) * sizeof(float);
+}
+
+ls_status ls_gemm_run_panels(ls_cpu_device *cpu, const ls_gemm *op, ls_gemm_sink sink) {
+    panels_run run = {.cpu = cpu, .op = op, .sink = sink};
+    int64_t elems = lay_out(&run, op->trans_a, op->m, op->n, op->k);
+    void *memory;
+    LS_TRY(ls_cpu_shared(&cpu->base, (size_t)elems * sizeof(float), &memory));
+    run.a = memory;
+    run.b = run.a + run.block_m / run.tile_m * run.panel_a_elems;
+    run.product = run.b + run.block_n / run.tile_n * run.panel_b_elems;
+    int64_t tiles = (run.block_m / run.tile_m) * (run.block_n / run.tile_n);
+    int threads = (int)min_i64(cpu->base.threads, tiles), failed = 0;
+#pragma omp parallel num_threads(threads) reduction(max : failed)
+    {
+        ls_dnnl_use_one_thread();
+        failed = run_blocks(&run);
+    }
+    return ls_dnnl_check(failed, "matrix product");
+}
