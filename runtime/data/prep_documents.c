@@ -12,7 +12,16 @@
 #include "runtime/base/log.h"
 #include "runtime/base/text.h"
 
-enum { BINARY_PROBE_BYTES = 8192 };
+enum { BINARY_PROBE_BYTES = 8192, BUFFER_BYTES = 4 << 20, BATCH_LINES = 4096 };
+
+struct ls_prep_line {
+    const char *line; /* in the buffer */
+    size_t bytes;
+    ls_status status;
+    json_t *document;
+    const char *text; /* in document */
+    size_t text_bytes;
+};
 
 ls_status ls_prep_reader_init(ls_prep_reader *reader, const ls_prep_options *options,
                               ls_prep_split *split, int64_t total_bytes) {
@@ -20,12 +29,14 @@ ls_status ls_prep_reader_init(ls_prep_reader *reader, const ls_prep_options *opt
                                .split = split,
                                .total_bytes = total_bytes,
                                .begin_ns = ls_clock_ns(),
-                               .capacity = LS_PREP_HASHED_BYTES};
+                               .capacity = BUFFER_BYTES};
+    LS_TRY(ls_calloc(BATCH_LINES, sizeof *reader->lines, &reader->lines));
     return ls_calloc(reader->capacity, 1, &reader->buffer);
 }
 
 void ls_prep_reader_release(ls_prep_reader *reader) {
     free(reader->buffer);
+    free(reader->lines);
     *reader = (ls_prep_reader){0};
 }
 
@@ -129,20 +140,36 @@ ls_status ls_jsonl_text(const char *line, size_t bytes, const char *field, json_
     return LS_OK;
 }
 
-static ls_status read_line(ls_prep_reader *reader, const char *line, size_t bytes) {
-    json_t *document;
-    const char *text;
-    size_t text_bytes;
-    LS_TRY(ls_jsonl_text(line, bytes, reader->options->jsonl_field, &document, &text, &text_bytes));
-    ls_status status = LS_OK;
-    if (document && text_bytes > 0) {
-        ls_prep_split_begin(reader->split, text, (int64_t)text_bytes);
-        status = ls_prep_split_append(reader->split, text, text_bytes);
-        if (status == LS_OK) {
-            status = ls_prep_split_end(reader->split);
-        }
+static void parse_line(const ls_prep_reader *reader, ls_prep_line *l) {
+    l->status = ls_jsonl_text(l->line, l->bytes, reader->options->jsonl_field, &l->document,
+                              &l->text, &l->text_bytes);
+}
+
+/* Parses lines on all threads and writes their documents in order. number: of the first line. */
+static ls_status write_lines(ls_prep_reader *reader, const char *path, int count, int64_t number) {
+#pragma omp parallel for schedule(dynamic, 8) if (count > 16)
+    for (int i = 0; i < count; i++) {
+        parse_line(reader, &reader->lines[i]);
     }
-    json_decref(document);
+    ls_status status = LS_OK;
+    for (int i = 0; i < count; i++) {
+        ls_prep_line *l = &reader->lines[i];
+        if (status == LS_OK && l->status != LS_OK) {
+            parse_line(reader, l); /* again, for the error record of this thread */
+            status = l->status;
+            if (status == LS_E_INPUT) {
+                ls_error_prefix(status, "'%s', line %" PRId64, path, number + i);
+            }
+        }
+        if (status == LS_OK && l->document && l->text_bytes > 0) {
+            ls_prep_split_begin(reader->split, l->text, (int64_t)l->text_bytes);
+            status = ls_prep_split_append(reader->split, l->text, l->text_bytes);
+            if (status == LS_OK) {
+                status = ls_prep_split_end(reader->split);
+            }
+        }
+        json_decref(l->document);
+    }
     return status;
 }
 
@@ -167,20 +194,22 @@ static ls_status read_jsonl(ls_prep_reader *reader, const ls_prep_source *source
     size_t scanned = begin;
     for (bool last = false; !last;) {
         last = offset >= source->bytes;
-        while (begin < have) {
-            const char *newline = memchr(reader->buffer + scanned, '\n', have - scanned);
-            if (!newline && !last) {
-                break;
+        for (int count = -1; count != 0;) {
+            const size_t first = begin;
+            count = 0;
+            while (begin < have && count < BATCH_LINES) {
+                const char *newline = memchr(reader->buffer + scanned, '\n', have - scanned);
+                if (!newline && !last) {
+                    break;
+                }
+                size_t end = newline ? (size_t)(newline - reader->buffer) : have;
+                reader->lines[count++] =
+                    (ls_prep_line){.line = reader->buffer + begin, .bytes = end - begin};
+                begin = scanned = end + 1;
             }
-            size_t end = newline ? (size_t)(newline - reader->buffer) : have;
-            number++;
-            ls_status status = read_line(reader, reader->buffer + begin, end - begin);
-            if (status == LS_E_INPUT) {
-                return ls_error_prefix(status, "'%s', line %" PRId64, path, number);
-            }
-            LS_TRY(status);
-            LS_TRY(progress(reader, (int64_t)(end - begin)));
-            begin = scanned = end + 1;
+            LS_TRY(write_lines(reader, path, count, number + 1));
+            LS_TRY(progress(reader, (int64_t)(begin - first)));
+            number += count;
         }
         if (last) {
             break;

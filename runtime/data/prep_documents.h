@@ -8,6 +8,8 @@
 #include "runtime/data/prep_sources.h"
 #include "runtime/data/prep_split.h"
 
+typedef struct ls_prep_line ls_prep_line;
+
 typedef struct ls_prep_reader {
     const ls_prep_options *options;
     ls_prep_split *split;
@@ -16,6 +18,7 @@ typedef struct ls_prep_reader {
     uint64_t begin_ns, shown_ns;
     char *buffer; /* at least LS_PREP_HASHED_BYTES; grows to hold the longest line */
     size_t capacity;
+    ls_prep_line *lines; /* of JSONL, parsed by all threads */
 } ls_prep_reader;
 
 ls_status ls_prep_reader_init(ls_prep_reader *reader, const ls_prep_options *options,

@@ -30,7 +30,7 @@ static ls_status prep(const char *input, const char *out) {
  * Valid until the next call. */
 static const char *stream_text(const char *out, ls_split split, size_t *length) {
     enum { SEQ = 4096 };
-    static char text[8 << 20];
+    static char text[12 << 20];
     static int32_t tokens[SEQ], targets[SEQ];
     *length = 0;
     ls_dataset *dataset;
@@ -172,7 +172,7 @@ static void test_jsonl(void) {
 
 /* Lines far longer than the buffer, after and before short ones. */
 static void test_long_lines(void) {
-    enum { LONG = 3 << 20 };
+    enum { LONG = 5 << 20 }; /* longer than the buffer */
     char *file = malloc(2 * LONG + 200), *end = file;
     for (int i = 0; file && i < 2; i++) {
         end += sprintf(end, "{\"text\": \"short\"}\n{\"text\": \"");
@@ -195,10 +195,10 @@ static void test_long_lines(void) {
     CHECK_INT(wrong, 0);
 }
 
-/* Lines that end just before, at and after the end of a chunk of the reader. */
+/* Lines that end just before, at and after the end of what the reader holds. */
 static void test_chunk_ends(void) {
-    for (int off = -3; off <= 3; off++) {
-        const int first_bytes = (1 << 20) + off; /* with its newline */
+    for (int i = 0; i < 10; i++) {
+        const int first_bytes = (i < 5 ? 1 << 20 : 4 << 20) + i % 5 - 2; /* with its newline */
         char *file = malloc((size_t)first_bytes + 40);
         int text_bytes = first_bytes - (int)strlen("{\"text\": \"\"}\n");
         sprintf(file, "{\"text\": \"%0*d\"}\n{\"text\": \"x\"}\n", text_bytes, 7);
