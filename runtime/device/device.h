@@ -71,7 +71,8 @@ typedef struct ls_bias_grad {
 
 /* out[i, :] = wte[tokens[i], :] + wpe[(offset + i mod seq), :] for i < rows.
  * wte [V,C] dtype; wpe [context,C] dtype or NULL; tokens int32 (device memory), each in [0, vocab):
- * checked by the data room, asserted here. Backward adds to dwte, dwpe (acc); dwpe NULL with wpe. */
+ * checked by the data room, asserted here. Backward adds to dwte, dwpe (acc); dwpe NULL with wpe.
+ */
 typedef struct ls_embedding {
     ls_dtype dtype;
     int64_t rows, seq, channels, vocab, offset;
@@ -84,10 +85,10 @@ typedef struct ls_embedding {
 
 /* LayerNorm (Ba, Kiros, Hinton 2016, arXiv 1607.06450): y = (x - mean) * rstd * w + b,
  * rstd = 1/sqrt(var + eps), var over C without Bessel's correction.
- * RMSNorm (Zhang & Sennrich 2019, arXiv 1910.07467): y = x * rstd * w, rstd = 1/sqrt(mean(x^2) + eps).
- * x, y [rows, C] dtype; w, b [C] acc; mean, rstd [rows] acc, kept for backward.
- * RMSNorm has b, mean, db NULL. Backward: dx = (dresidual or 0) + dL/dx; dw += ..., db += ...;
- * dx may alias dy or dresidual. */
+ * RMSNorm (Zhang & Sennrich 2019, arXiv 1910.07467): y = x * rstd * w, rstd = 1/sqrt(mean(x^2) +
+ * eps). x, y [rows, C] dtype; w, b [C] acc; mean, rstd [rows] acc, kept for backward. RMSNorm has
+ * b, mean, db NULL. Backward: dx = (dresidual or 0) + dL/dx; dw += ..., db += ...; dx may alias dy
+ * or dresidual. */
 typedef enum ls_norm_kind { LS_LAYERNORM, LS_RMSNORM } ls_norm_kind;
 typedef struct ls_norm {
     ls_norm_kind kind;
@@ -95,7 +96,7 @@ typedef struct ls_norm {
     int64_t rows, channels;
     double eps;
     const void *x, *w, *b;
-    void *y;          /* forward */
+    void *y;           /* forward */
     void *mean, *rstd; /* written by forward, read by backward */
     const void *dy, *dresidual;
     void *dx, *dw, *db;
@@ -126,7 +127,8 @@ typedef struct ls_gelu {
 } ls_gelu;
 
 /* SwiGLU (Shazeer 2020, arXiv 2002.05202): x [rows, 2F] holds gate then up;
- * y [rows, F] = gate * sigmoid(gate) * up. backward: dx [rows, 2F] from dy [rows, F]; dx may alias x. */
+ * y [rows, F] = gate * sigmoid(gate) * up. backward: dx [rows, 2F] from dy [rows, F]; dx may alias
+ * x. */
 typedef struct ls_swiglu {
     ls_dtype dtype;
     int64_t rows, ffn;
@@ -232,10 +234,10 @@ typedef struct ls_device_ops {
 struct ls_device {
     const ls_device_ops *ops; /* every slot is filled */
     ls_dtype acc;
-    bool host_memory;  /* device memory can be read and written by the host and by MPI */
-    bool fast_bf16;    /* bf16 products run faster than fp32 ones */
-    int threads;       /* that work for this device on the host */
-    char describe[96]; /* "cpu: AMD EPYC 7763 (avx2), 2 threads, oneDNN 2.6.3" */
+    bool host_memory;     /* device memory can be read and written by the host and by MPI */
+    bool fast_bf16;       /* bf16 products run faster than fp32 ones */
+    int threads;          /* that work for this device on the host */
+    char describe[96];    /* "cpu: AMD EPYC 7763 (avx2), 2 threads, oneDNN 2.6.3" */
     size_t scratch_bytes; /* taken by reserve and alloc-internal buffers so far */
 };
 

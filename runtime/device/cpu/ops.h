@@ -28,12 +28,14 @@ LS_CPU_OP(attention_forward, ls_attention);
 LS_CPU_OP(attention_backward, ls_attention);
 /* k_vector.c */
 LS_CPU_OP(adamw, ls_adamw);
-ls_status LS_ISA_NAME(ls_cpu_add)(ls_device *dev, ls_dtype dtype, int64_t n, const void *x, void *y);
-ls_status LS_ISA_NAME(ls_cpu_cast)(ls_device *dev, ls_dtype dtype, int64_t n, const void *x, void *y);
+ls_status LS_ISA_NAME(ls_cpu_add)(ls_device *dev, ls_dtype dtype, int64_t n, const void *x,
+                                  void *y);
+ls_status LS_ISA_NAME(ls_cpu_cast)(ls_device *dev, ls_dtype dtype, int64_t n, const void *x,
+                                   void *y);
 ls_status LS_ISA_NAME(ls_cpu_sum_squares)(ls_device *dev, int64_t n, const void *x, double *sum);
 ls_status LS_ISA_NAME(ls_cpu_sum)(ls_device *dev, int64_t n, const void *x, double *sum);
 
-/* k_gemm_panel.c: `ls_gemm_kernels`, what gemm.c, which is compiled once, needs of a level (gemm.h).
- * ops_table.c: `ls_device_ops`. */
+/* k_gemm_panel.c: `ls_gemm_kernels`, what gemm.c, which is compiled once, needs of a level
+ * (gemm.h). ops_table.c: `ls_device_ops`. */
 
 #endif
