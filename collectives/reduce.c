@@ -1,9 +1,10 @@
-/* Both reductions send buckets of the flat buffer from its end to its start, through stages that
- * each take the buckets in that order, so that the ranks agree on the order of operations without
- * talking about it. invariant: exchange (fold the last leaf, send each rank its slice of this
- * rank's nodes), sum (own slice of all nodes, then start to gather it), done. fast: all-reduce,
- * done. The exchange and the gathering have a communicator each, as one overtakes the other
- * differently on each rank. */
+/* Buckets of the flat buffer go from its end to its start through three stages, each of which takes
+ * them in that order, so that the ranks agree on the order of operations without talking about it:
+ * exchange (fold the last leaf, send each rank its slice of this rank's nodes), sum (this rank's
+ * slice of all nodes, then start to gather it), done. Exchanging and gathering have a communicator
+ * each, as one overtakes the other differently on each rank. All is sent between pairs of ranks, so
+ * that two calls of progress take a bucket from stage to stage, where a ring would need two for
+ * each rank. */
 #include "collectives/reduce.h"
 
 #include "collectives/sum_tree.h"
@@ -18,16 +19,13 @@
 #define DEFAULT_BUCKET_BYTES (INT64_C(25) << 20)
 /* Buckets whose nodes may be on their way at once: one is added up while the others travel. */
 #define SLOTS 4
-/* Elements that all nodes of a slice are added over before the next: stays in the cache. */
-#define SUM_BLOCK_ELEMS 16384
-
 struct ls_reducer {
     ls_comm *comm; /* the caller's */
     ls_comm *exchange_comm, *gather_comm;
     ls_device *dev;
-    ls_reduction reduction;
     int64_t elem_bytes, elems;
-    int64_t leaves, local_leaves; /* M, M/R */
+    int64_t micro_batches, local_batches; /* M, M/R */
+    int64_t leaves, local_leaves;         /* of the tree: the same, or with fast R, 1 */
     int64_t bucket_elems, bucket_count, slice_elems;
     size_t extra_bytes;
 
@@ -35,8 +33,8 @@ struct ls_reducer {
     void **buffers;
     int buffer_count;
     ls_tree_stack stack;
-    int64_t next_leaf; /* local; local_leaves + 1 outside begin ... finish */
-    bool in_leaf;
+    int64_t next_batch; /* local; local_batches + 1 outside begin ... finish */
+    bool in_batch;
     ls_tree_add adds[LS_TREE_MAX_ADDS]; /* those that the current leaf allows */
     int add_count;
 
@@ -46,6 +44,7 @@ struct ls_reducer {
     int most_nodes; /* of a rank */
     ls_tree_add *tree_adds;
     int tree_add_count;
+    char **places; /* [nodes], of what is being added */
     char *scratch;
 
     /* Buckets that backward has finished, and that have entered and left the stages. */
@@ -53,7 +52,7 @@ struct ls_reducer {
     ls_comm_request **exchanges;     /* [SLOTS][most_nodes] */
     ls_comm_request **gathers;       /* [bucket_count] */
     int64_t *counts[2], *offsets[2]; /* [ranks], of sends and receives; in bytes */
-    double *scalars;                 /* [leaves] */
+    double *scalars;                 /* [micro_batches] */
 };
 
 static int64_t min_i64(int64_t a, int64_t b) {
@@ -174,28 +173,26 @@ static ls_status plan_tree(ls_reducer *r) {
 
 static ls_status take_memory(ls_reducer *r) {
     const int size = r->comm->size;
-    LS_TRY(take(r, r->leaves, sizeof *r->scalars, &r->scalars));
+    LS_TRY(take(r, size + 1, sizeof *r->first_node, &r->first_node));
+    LS_TRY(plan_tree(r));
+    const int nodes = r->first_node[size], foreign = nodes - node_count(r, r->comm->rank);
+    const int places = nodes > r->buffer_count ? nodes : r->buffer_count;
+    LS_TRY(take(r, places, sizeof *r->places, &r->places));
+    LS_TRY(take(r, SLOTS * r->most_nodes, sizeof(ls_comm_request *), &r->exchanges));
     LS_TRY(take(r, r->bucket_count, sizeof(ls_comm_request *), &r->gathers));
-    r->buffer_count = 1;
-    if (r->reduction == LS_REDUCTION_INVARIANT) {
-        LS_TRY(take(r, size + 1, sizeof *r->first_node, &r->first_node));
-        LS_TRY(plan_tree(r));
-        LS_TRY(take(r, SLOTS * r->most_nodes, sizeof(ls_comm_request *), &r->exchanges));
-        for (int i = 0; i < 2; i++) {
-            LS_TRY(take(r, size, sizeof(int64_t), &r->counts[i]));
-            LS_TRY(take(r, size, sizeof(int64_t), &r->offsets[i]));
-        }
-        int foreign = r->first_node[size] - node_count(r, r->comm->rank);
-        int64_t slots = min_i64(SLOTS, r->bucket_count);
-        void *scratch;
-        LS_TRY(take_device(r, slots * foreign * r->slice_elems, &scratch));
-        r->scratch = scratch;
+    for (int i = 0; i < 2; i++) {
+        LS_TRY(take(r, size, sizeof(int64_t), &r->counts[i]));
+        LS_TRY(take(r, size, sizeof(int64_t), &r->offsets[i]));
     }
+    LS_TRY(take(r, r->micro_batches, sizeof *r->scalars, &r->scalars));
     LS_TRY(take(r, r->buffer_count, sizeof(void *), &r->buffers));
     for (int i = 0; i < r->buffer_count; i++) {
         LS_TRY(take_device(r, r->elems, &r->buffers[i]));
     }
     r->extra_bytes -= (size_t)(r->elems * r->elem_bytes);
+    void *scratch;
+    LS_TRY(take_device(r, min_i64(SLOTS, r->bucket_count) * foreign * r->slice_elems, &scratch));
+    r->scratch = scratch;
     return LS_OK;
 }
 
@@ -206,20 +203,20 @@ ls_status ls_reducer_create(const ls_reducer_options *options, ls_reducer **redu
     if (status == LS_OK) {
         r->comm = options->comm;
         r->dev = options->dev;
-        r->reduction = options->reduction;
         r->elem_bytes = (int64_t)ls_dtype_bytes(options->dev->acc);
         r->elems = options->elems;
-        r->leaves = options->micro_batches;
-        r->local_leaves = options->micro_batches / options->comm->size;
-        r->next_leaf = r->local_leaves + 1;
+        r->micro_batches = options->micro_batches;
+        r->local_batches = options->micro_batches / options->comm->size;
+        r->next_batch = r->local_batches + 1;
+        const bool invariant = options->reduction == LS_REDUCTION_INVARIANT;
+        r->leaves = invariant ? r->micro_batches : options->comm->size;
+        r->local_leaves = invariant ? r->local_batches : 1;
         plan_buckets(r, options->bucket_bytes);
         status = take_memory(r);
     }
     LS_TRY_GOTO(ls_comm_agree(options->comm, status), failed);
     LS_TRY_GOTO(r->comm->ops->duplicate(r->comm, &r->gather_comm), failed);
-    if (r->reduction == LS_REDUCTION_INVARIANT) {
-        LS_TRY_GOTO(r->comm->ops->duplicate(r->comm, &r->exchange_comm), failed);
-    }
+    LS_TRY_GOTO(r->comm->ops->duplicate(r->comm, &r->exchange_comm), failed);
     *reducer = r;
     return LS_OK;
 failed:
@@ -244,6 +241,7 @@ void ls_reducer_destroy(ls_reducer *r) {
     free(r->buffers);
     free(r->first_node);
     free(r->tree_adds);
+    free(r->places);
     free(r->exchanges);
     free(r->gathers);
     for (int i = 0; i < 2; i++) {
@@ -260,20 +258,28 @@ size_t ls_reducer_bytes(const ls_reducer *r) {
 
 /* Stages */
 
-static ls_status add_range(ls_reducer *r, const ls_tree_add *adds, int count, bucket b) {
+/* Makes the additions over n elements from r->places on. */
+static ls_status add_all(ls_reducer *r, const ls_tree_add *adds, int count, int64_t n) {
     for (int i = 0; i < count; i++) {
-        const char *from = (const char *)r->buffers[adds[i].from] + b.first * r->elem_bytes;
-        char *to = (char *)r->buffers[adds[i].to] + b.first * r->elem_bytes;
-        LS_TRY(r->dev->ops->add(r->dev, r->dev->acc, b.elems, from, to));
+        LS_TRY(r->dev->ops->add(r->dev, r->dev->acc, n, r->places[adds[i].from],
+                                r->places[adds[i].to]));
     }
     return LS_OK;
+}
+
+/* Makes the additions that the current leaf allows. */
+static ls_status fold(ls_reducer *r, bucket b) {
+    for (int i = 0; i < r->buffer_count; i++) {
+        r->places[i] = (char *)r->buffers[i] + b.first * r->elem_bytes;
+    }
+    return add_all(r, r->adds, r->add_count, b.elems);
 }
 
 /* Folds the last leaf, then sends layer by layer: the i-th nodes of all ranks that have as many. */
 static ls_status exchange_start(ls_reducer *r, int64_t order) {
     const int me = r->comm->rank, size = r->comm->size;
     const bucket b = bucket_at(r, order), own = slice_of(r, b, me);
-    LS_TRY(add_range(r, r->adds, r->add_count, b));
+    LS_TRY(fold(r, b));
     for (int i = 0; i < r->most_nodes; i++) {
         for (int rank = 0; rank < size; rank++) {
             bucket s = slice_of(r, b, rank);
@@ -297,19 +303,13 @@ static ls_status exchange_start(ls_reducer *r, int64_t order) {
 /* Adds all nodes of this rank's slice in tree order into its buffer 0 and starts to gather. */
 static ls_status sum_and_gather_start(ls_reducer *r, int64_t order) {
     const bucket b = bucket_at(r, order), own = slice_of(r, b, r->comm->rank);
-    for (int64_t at = 0; at < own.elems; at += SUM_BLOCK_ELEMS) {
-        const int64_t n = min_i64(SUM_BLOCK_ELEMS, own.elems - at);
-        for (int i = 0; i < r->tree_add_count; i++) {
-            const char *from = node_slice(r, order, r->tree_adds[i].from, own);
-            char *to = node_slice(r, order, r->tree_adds[i].to, own);
-            LS_TRY(r->dev->ops->add(r->dev, r->dev->acc, n, from + at * r->elem_bytes,
-                                    to + at * r->elem_bytes));
-        }
+    for (int i = 0; i < r->first_node[r->comm->size]; i++) {
+        r->places[i] = node_slice(r, order, i, own);
     }
+    LS_TRY(add_all(r, r->tree_adds, r->tree_add_count, own.elems));
     char *result = (char *)r->buffers[0] + own.first * r->elem_bytes;
-    const char *root = node_slice(r, order, 0, own);
-    if (root != result && own.elems > 0) {
-        memcpy(result, root, (size_t)(own.elems * r->elem_bytes));
+    if (r->places[0] != result && own.elems > 0) {
+        memcpy(result, r->places[0], (size_t)(own.elems * r->elem_bytes));
     }
     for (int rank = 0; rank < r->comm->size; rank++) {
         bucket s = slice_of(r, b, rank);
@@ -319,13 +319,6 @@ static ls_status sum_and_gather_start(ls_reducer *r, int64_t order) {
     ls_comm *comm = r->gather_comm;
     return comm->ops->all_gather_start(comm, result, r->buffers[0], r->counts[0], r->offsets[0],
                                        &r->gathers[order]);
-}
-
-static ls_status all_reduce_start(ls_reducer *r, int64_t order) {
-    const bucket b = bucket_at(r, order);
-    ls_comm *comm = r->gather_comm;
-    return comm->ops->all_reduce_start(comm, (char *)r->buffers[0] + b.first * r->elem_bytes,
-                                       b.elems, r->dev->acc, LS_SUM, &r->gathers[order]);
 }
 
 /* Tests or awaits an operation; *request is NULL once it has completed. */
@@ -354,25 +347,14 @@ static ls_status complete_exchange(ls_reducer *r, int64_t order, bool wait, bool
     return LS_OK;
 }
 
-static ls_status start_ready(ls_reducer *r) {
-    if (r->reduction == LS_REDUCTION_FAST) {
-        for (; r->started < r->ready; r->started++, r->summed++) {
-            LS_TRY(all_reduce_start(r, r->started));
-        }
-        return LS_OK;
-    }
-    for (; r->started < r->ready && r->started - r->summed < SLOTS; r->started++) {
-        LS_TRY(exchange_start(r, r->started));
-    }
-    return LS_OK;
-}
-
 /* Moves buckets on as far as they go. One test drives all operations, so the last stage is looked
  * at only when nothing is ahead of it. */
 static ls_status advance(ls_reducer *r, bool wait) {
     for (;;) {
         bool moved = false;
-        LS_TRY(start_ready(r));
+        for (; r->started < r->ready && r->started - r->summed < SLOTS; r->started++) {
+            LS_TRY(exchange_start(r, r->started));
+        }
         if (r->summed < r->started) {
             LS_TRY(complete_exchange(r, r->summed, wait, &moved));
             if (moved) {
@@ -397,44 +379,42 @@ static ls_status wrong_order(const char *call) {
 }
 
 ls_status ls_reducer_begin(ls_reducer *r) {
-    if (r->next_leaf <= r->local_leaves) {
+    if (r->next_batch <= r->local_batches) {
         return wrong_order("begin");
     }
     r->stack.leaves = r->leaves;
     r->stack.depth = 0;
-    r->next_leaf = 0;
-    r->in_leaf = false;
+    r->next_batch = 0;
+    r->in_batch = false;
     r->ready = r->started = r->summed = r->done = 0;
     return LS_OK;
 }
 
 ls_status ls_reducer_micro_begin(ls_reducer *r, int64_t local, void **grads) {
-    if (r->in_leaf || local != r->next_leaf || local >= r->local_leaves) {
+    if (r->in_batch || local != r->next_batch || local >= r->local_batches) {
         return wrong_order("micro_begin");
     }
-    r->in_leaf = true;
+    r->in_batch = true;
     int buffer = 0;
-    if (r->reduction == LS_REDUCTION_INVARIANT) {
+    if (local < r->local_leaves) {
         buffer = r->stack.depth;
         const ls_tree_node leaf = {.index = r->comm->rank * r->local_leaves + local, .id = buffer};
         r->add_count = ls_tree_push(&r->stack, leaf, r->adds);
+        LS_TRY(r->dev->ops->zero(r->dev, r->buffers[buffer], (size_t)(r->elems * r->elem_bytes)));
     }
     *grads = r->buffers[buffer];
-    if (r->reduction == LS_REDUCTION_INVARIANT || local == 0) {
-        LS_TRY(r->dev->ops->zero(r->dev, *grads, (size_t)(r->elems * r->elem_bytes)));
-    }
     return LS_OK;
 }
 
 ls_status ls_reducer_ready(ls_reducer *r, int64_t first_elem) {
-    if (!r->in_leaf) {
+    if (!r->in_batch) {
         return wrong_order("ready");
     }
     if (first_elem < 0 || first_elem > r->elems) {
         return LS_FAIL(LS_E_SHAPE, "gradients ready from element %lld of %lld",
                        (long long)first_elem, (long long)r->elems);
     }
-    if (r->next_leaf + 1 < r->local_leaves || r->bucket_count == 0) {
+    if (r->next_batch + 1 < r->local_batches || r->bucket_count == 0) {
         return LS_OK;
     }
     int64_t ready = r->bucket_count - ceil_div(first_elem, r->bucket_elems);
@@ -443,16 +423,16 @@ ls_status ls_reducer_ready(ls_reducer *r, int64_t first_elem) {
 }
 
 ls_status ls_reducer_micro_end(ls_reducer *r) {
-    if (!r->in_leaf) {
+    if (!r->in_batch) {
         return wrong_order("micro_end");
     }
-    if (r->next_leaf + 1 == r->local_leaves) {
+    if (r->next_batch + 1 == r->local_batches) {
         LS_TRY(ls_reducer_ready(r, 0));
     } else {
-        LS_TRY(add_range(r, r->adds, r->add_count, (bucket){.first = 0, .elems = r->elems}));
+        LS_TRY(fold(r, (bucket){.first = 0, .elems = r->elems}));
     }
-    r->in_leaf = false;
-    r->next_leaf++;
+    r->in_batch = false;
+    r->next_batch++;
     return LS_OK;
 }
 
@@ -461,22 +441,22 @@ ls_status ls_reducer_progress(ls_reducer *r) {
 }
 
 ls_status ls_reducer_finish(ls_reducer *r, void **grads, uint64_t *wait_ns) {
-    if (r->in_leaf || r->next_leaf != r->local_leaves) {
+    if (r->in_batch || r->next_batch != r->local_batches) {
         return wrong_order("finish");
     }
     const uint64_t start_ns = ls_clock_ns();
     LS_TRY(advance(r, true));
     *grads = r->buffers[0];
     *wait_ns = ls_clock_ns() - start_ns;
-    r->next_leaf++;
+    r->next_batch++;
     return LS_OK;
 }
 
 ls_status ls_reducer_sum_scalar(ls_reducer *r, const double *values, double *total) {
     LS_TRY(r->comm->ops->all_gather(r->comm, values, r->scalars,
-                                    r->local_leaves * (int64_t)sizeof *values));
+                                    r->local_batches * (int64_t)sizeof *values));
     double sum = 0;
-    for (int64_t i = 0; i < r->leaves; i++) {
+    for (int64_t i = 0; i < r->micro_batches; i++) {
         sum += r->scalars[i];
     }
     *total = sum;

@@ -5,7 +5,8 @@
  * line are started at once. ls_reducer_progress drives started operations and is cheap enough to
  * call between any two device operations.
  *
- * fast: MPI's all-reduce; the order of the sum is the library's.
+ * fast: each rank sums its own micro-batches in one buffer; these R sums are added in the tree
+ * below, with M = R. All ranks get the same bits, which depend on R.
  *
  * invariant: the sum of the micro-batches' gradients g_0 ... g_{M-1} of a global batch is one fixed
  * balanced binary tree in fp32, whoever computed which, so that the result has the same bits for
@@ -13,8 +14,11 @@
  * leaves [i 2^l, (i+1) 2^l) and is node (l-1, 2i) + node (l-1, 2i+1), or its left child alone where
  * the right one lies beyond M. Rank r computes leaves [r M/R, (r+1) M/R) and folds them into the
  * largest nodes that lie inside that range (at most 2 log2(M/R) + 1; exactly one where M/R is a
- * power of two); the owner of each slice of the buffer adds the ranks' nodes in tree order, and the
- * slices are gathered.
+ * power of two).
+ *
+ * Either way the owner of each slice of a bucket receives the ranks' nodes for it and adds them in
+ * tree order, and the slices are gathered: 2 (R-1)/R of the buffer are sent by each rank, as by a
+ * ring (Patarasuk & Yuan 2009, doi:10.1016/j.jpdc.2008.09.002), where ranks hold one node.
  *
  * The reducer communicates on communicators of its own, so that the caller is free to use `comm`
  * between begin and finish. */
@@ -62,7 +66,7 @@ ls_status ls_reducer_micro_begin(ls_reducer *reducer, int64_t local, void **grad
 ls_status ls_reducer_ready(ls_reducer *reducer, int64_t first_elem);
 /* Ends a micro-batch (folds nodes with `invariant`). */
 ls_status ls_reducer_micro_end(ls_reducer *reducer);
-/* Drives started operations: with `invariant` also adds the slices that have arrived. Not
+/* Drives started operations and adds the slices that have arrived. Not
  * collective. */
 ls_status ls_reducer_progress(ls_reducer *reducer);
 /* Waits; *grads [elems] is the sum over all micro-batches on every rank, valid until the next
