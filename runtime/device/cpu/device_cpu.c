@@ -2,6 +2,7 @@
 #include "runtime/device/cpu/device_cpu.h"
 #include "runtime/base/arena.h"
 #include "runtime/base/text.h"
+#include "runtime/device/cpu/k_attention_scratch.h"
 #include "runtime/device/cpu/row_blocks.h"
 
 #include <omp.h>
@@ -168,6 +169,7 @@ ls_status ls_cpu_reserve(ls_device *dev, const ls_device_limits *limits) {
     const int64_t partials = 2 * ls_row_blocks_of(limits->rows).count * limits->channels;
     void *shared;
     LS_TRY(ls_cpu_shared(dev, (size_t)partials * sizeof(float), &shared));
+    LS_TRY(ls_cpu_scratch_need(dev, ls_attention_scratch_limit(limits)));
     return ls_cpu_gemm_reserve(dev); /* products work in tiles of bounded size */
 }
 

@@ -1,6 +1,7 @@
 /* Causal attention, forward: the order of work of FlashAttention (Dao 2022, arXiv 2205.14135). A
  * task is one tile of query rows of one key/value head: it walks over the blocks of keys that its
- * rows see, with running maxima and sums, and no other task touches its outputs. */
+ * rows see, with running maxima and sums, and no other task touches its outputs. A task of very few
+ * rows (generation) has its own loops, with vectors along D, bound by the reading of keys. */
 #include "runtime/device/cpu/k_attention_tile.h"
 
 #include <float.h>
@@ -111,14 +112,137 @@ static void forward_block(const ls_attention *op, const tile_rows *rows, const f
     }
 }
 
-static void forward_end(const ls_attention *op, const tile_rows *rows, const forward_scratch *s) {
-    const int64_t d = op->head_dim;
+static void store_out(const ls_attention *op, const tile_rows *rows, const forward_scratch *s,
+                      int64_t i, const float *out) {
+    store_row(op->dtype, out, op->head_dim, op->out, o_offset(op, rows, i));
+    if (op->lse) {
+        ((float *)op->lse)[lse_offset(op, rows, i)] = s->max[i] + logf(s->sum[i]);
+    }
+}
+
+static void forward_tile(const ls_attention *op, const tile_rows *rows, const forward_scratch *s) {
+    forward_begin(op, rows, s);
+    for (int64_t key = 0; key < rows->visible[rows->count - 1]; key += BLOCK) {
+        forward_block(op, rows, s, key);
+    }
     for (int64_t i = 0; i < rows->count; i++) {
-        get_column(s->out_t + i, d, 1.0f / s->sum[i], s->row);
-        store_row(op->dtype, s->row, d, op->out, o_offset(op, rows, i));
-        if (op->lse) {
-            ((float *)op->lse)[lse_offset(op, rows, i)] = s->max[i] + logf(s->sum[i]);
+        get_column(s->out_t + i, op->head_dim, 1.0f / s->sum[i], s->row);
+        store_out(op, rows, s, i, s->row);
+    }
+}
+
+/* Generation: at most FEW_ROWS queries of one token, which see all keys. Beyond that the tile is
+ * faster, although most of its lanes are empty. */
+enum { FEW_ROWS = 4 };
+
+static NOINLINE void few_scores(const float *q, int64_t d, const float *k, int64_t ld,
+                                int64_t count, float *scores) {
+    const int64_t whole = d / LANES * LANES;
+    for (int64_t first = 0; first < count; first += 4) { /* four keys, for four sums at a time */
+        const float *key[4];
+        vf sum[4];
+#pragma GCC unroll 4
+        for (int64_t n = 0; n < 4; n++) {
+            key[n] = k + ls_min(first + n, count - 1) * ld;
+            sum[n] = (vf){0};
         }
+        for (int64_t i = 0; i < whole; i += LANES) {
+            const vf at = *(const vf_any *)(q + i);
+#pragma GCC unroll 4
+            for (int n = 0; n < 4; n++) {
+                sum[n] += at * *(const vf_any *)(key[n] + i);
+            }
+        }
+#pragma GCC unroll 4
+        for (int n = 0; n < 4; n++) {
+            float total = 0.0f;
+            for (int lane = 0; lane < LANES; lane++) {
+                total += sum[n][lane];
+            }
+            for (int64_t i = whole; i < d; i++) {
+                total += q[i] * key[n][i];
+            }
+            scores[first + n] = total;
+        }
+    }
+    for (int64_t j = count; j < BLOCK; j++) {
+        scores[j] = -INFINITY;
+    }
+}
+
+/* Scores [BLOCK] to probabilities relative to the new *max; returns what earlier sums shrink by. */
+static float few_softmax(float *scores, float *max, float *sum) {
+    float top = *max, added = 0.0f;
+    for (int64_t j = 0; j < BLOCK; j++) {
+        top = scores[j] > top ? scores[j] : top;
+    }
+    for (int64_t j = 0; j < BLOCK; j += LANES) {
+        vf *score = (vf *)(scores + j);
+        *score = exp_vf(*score - splat(top));
+    }
+    for (int64_t j = 0; j < BLOCK; j++) {
+        added += scores[j];
+    }
+    const float shrink = exp_vf(splat(*max - top))[0];
+    *sum = *sum * shrink + added;
+    *max = top;
+    return shrink;
+}
+
+/* out[d] = shrink * out[d] + sum_j p[j] v[j, d] */
+static NOINLINE void few_values(const float *p, int64_t count, const float *v, int64_t ld,
+                                float shrink, int64_t d, float *restrict out) {
+    scale_row(shrink, d, out);
+    int64_t j = 0;
+    for (; j + 4 <= count; j += 4) {
+        const float *v0 = v + j * ld, *v1 = v0 + ld, *v2 = v1 + ld, *v3 = v2 + ld;
+        const float p0 = p[j], p1 = p[j + 1], p2 = p[j + 2], p3 = p[j + 3];
+#pragma omp simd
+        for (int64_t i = 0; i < d; i++) {
+            out[i] += (p0 * v0[i] + p1 * v1[i]) + (p2 * v2[i] + p3 * v3[i]);
+        }
+    }
+    for (; j < count; j++) {
+        for (int64_t i = 0; i < d; i++) {
+            out[i] += p[j] * v[j * ld + i];
+        }
+    }
+}
+
+/* The keys in fp32: where they are, or packed to `to`. */
+static const float *few_keys(const ls_attention *op, const void *from, const tile_rows *rows,
+                             int64_t first_key, int64_t count, float *to) {
+    if (op->dtype == LS_F32) {
+        return (const float *)from + kv_offset(op, rows->batch, rows->kv_head, first_key);
+    }
+    pack_keys(op, from, rows->batch, rows->kv_head, first_key, count, to);
+    return to;
+}
+
+static void forward_few(const ls_attention *op, const tile_rows *rows, const forward_scratch *s) {
+    const int64_t d = op->head_dim, ld = ls_attention_ld(d);
+    const int64_t ld_keys = op->dtype == LS_F32 ? op->kv_stride : ld;
+    float *q = s->q_t, *out = s->out_t; /* row-major here, [FEW_ROWS, ld] */
+    for (int64_t i = 0; i < rows->count; i++) {
+        load_row(op->dtype, op->q, q_offset(op, rows, i), d, q + i * ld);
+        scale_row((float)op->scale, d, q + i * ld);
+        memset(out + i * ld, 0, (size_t)d * sizeof(float));
+        s->max[i] = -FLT_MAX;
+        s->sum[i] = 0.0f;
+    }
+    for (int64_t key = 0; key < op->kv_len; key += BLOCK) {
+        const int64_t count = ls_min(BLOCK, op->kv_len - key);
+        const float *k = few_keys(op, op->k, rows, key, count, s->k);
+        const float *v = few_keys(op, op->v, rows, key, count, s->v);
+        for (int64_t i = 0; i < rows->count; i++) {
+            few_scores(q + i * ld, d, k, ld_keys, count, s->scores);
+            const float shrink = few_softmax(s->scores, s->max + i, s->sum + i);
+            few_values(s->scores, count, v, ld_keys, shrink, d, out + i * ld);
+        }
+    }
+    for (int64_t i = 0; i < rows->count; i++) {
+        scale_row(1.0f / s->sum[i], d, out + i * ld);
+        store_out(op, rows, s, i, out + i * ld);
     }
 }
 
@@ -129,20 +253,21 @@ ls_status LS_ISA_NAME(ls_cpu_attention_forward)(ls_device *dev, const ls_attenti
         return LS_OK;
     }
     LS_TRY(ls_cpu_scratch_need(dev, ls_attention_scratch_bytes(op->head_dim, 0)));
-    /* The last tiles see the most keys: they go first, so that the threads end together. */
+    /* Head by head, whose keys then stay in the cache. The last tiles see the most keys: they go
+     * first, so that the threads end together. */
 #pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1)
     for (int64_t task = 0; task < heads * tiles; task++) {
         const forward_scratch s =
             forward_scratch_take(ls_cpu_scratch(dev, omp_get_thread_num()), op->head_dim);
-        const int64_t head = task % heads;
+        const int64_t head = task / tiles;
         tile_rows rows;
         tile_rows_init(&rows, op, head / op->kv_heads, head % op->kv_heads,
-                       tiles - 1 - task / heads);
-        forward_begin(op, &rows, &s);
-        for (int64_t key = 0; key < rows.visible[rows.count - 1]; key += BLOCK) {
-            forward_block(op, &rows, &s, key);
+                       tiles - 1 - task % tiles);
+        if (op->q_len == 1 && rows.group <= FEW_ROWS) {
+            forward_few(op, &rows, &s);
+        } else {
+            forward_tile(op, &rows, &s);
         }
-        forward_end(op, &rows, &s);
     }
     return LS_OK;
 }

@@ -247,7 +247,7 @@ ls_status LS_ISA_NAME(ls_cpu_attention_backward)(ls_device *dev, const ls_attent
     LS_TRY(ls_cpu_scratch_need(dev, ls_attention_scratch_bytes(op->head_dim, keys)));
 #pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1)
     for (int64_t task = 0; task < heads * pieces; task++) {
-        const int64_t head = task % heads, piece = task / heads;
+        const int64_t head = task / pieces, piece = task % pieces;
         backward_range range = {.batch = head / op->kv_heads,
                                 .kv_head = head % op->kv_heads,
                                 .end_tile = tiles,

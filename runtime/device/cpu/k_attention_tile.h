@@ -27,7 +27,11 @@ enum { LANES = 4, STRIP = 4 };
 enum { TILE = LS_ATTENTION_TILE, BLOCK = LS_ATTENTION_BLOCK, WIDE = 3 };
 
 typedef float vf __attribute__((vector_size(LANES * 4), may_alias));
+typedef float vf_any __attribute__((vector_size(LANES * 4), may_alias, aligned(4)));
 typedef int32_t vi __attribute__((vector_size(LANES * 4), may_alias));
+
+/* Inner loops keep their registers to themselves when they are functions of their own. */
+#define NOINLINE __attribute__((noinline))
 
 LS_INLINE vf splat(float x) {
     return x - (vf){0}; /* x - 0 is x, also for -0 */
@@ -37,8 +41,14 @@ LS_INLINE vf select_vf(vi mask, vf yes, vf no) {
     return (vf)(((vi)yes & mask) | ((vi)no & ~mask));
 }
 
+/* a > b ? a : b by lane, b where one is NaN; written so that it becomes one instruction on x86. */
 LS_INLINE vf max_vf(vf a, vf b) {
-    return select_vf(a > b, a, b);
+    vf r = b;
+#pragma omp simd
+    for (int lane = 0; lane < LANES; lane++) {
+        r[lane] = a[lane] > b[lane] ? a[lane] : b[lane];
+    }
+    return r;
 }
 
 static inline int64_t round_up(int64_t x, int64_t unit) {
@@ -52,7 +62,7 @@ LS_INLINE vf exp_vf(vf x) {
     const vf log2_e = splat(1.44269504088896341f);
     const vf shift = splat(12582912.0f + 127.0f); /* 1.5 * 2^23: rounds to integer, biased */
     const vf least = splat(-88.0296919f);         /* -127 ln 2: scales by 2^-127, taken as 0 */
-    x = select_vf(x < least, least, x);
+    x = max_vf(least, x);
     vf biased = x * log2_e + shift;
     vf f = x * log2_e - (biased - shift); /* in [-1/2, 1/2]; 2^f by its minimax polynomial */
     vf p = f * 1.535336188e-4f + 1.339887440e-3f;
@@ -99,9 +109,8 @@ LS_INLINE void product_nv(const int nv, const bool add, int64_t count, const flo
 }
 
 /* C [STRIP, nv vectors] = sum over k < count of A[m, k] B[k, :] (+ C if add); A row-major. */
-static __attribute__((noinline)) void product_rows(int nv, bool add, int64_t count, const float *a,
-                                                   int64_t lda, const float *b, int64_t ldb,
-                                                   float *c, int64_t ldc) {
+static NOINLINE void product_rows(int nv, bool add, int64_t count, const float *a, int64_t lda,
+                                  const float *b, int64_t ldb, float *c, int64_t ldc) {
     if (add) {
         switch (nv) {
         case 1:
@@ -128,9 +137,8 @@ static __attribute__((noinline)) void product_rows(int nv, bool add, int64_t cou
 }
 
 /* C [STRIP, nv vectors] += sum over k < count of A[k, m] B[k, :]. */
-static __attribute__((noinline)) void product_cols(int nv, int64_t count, const float *a,
-                                                   int64_t lda, const float *b, int64_t ldb,
-                                                   float *c, int64_t ldc) {
+static NOINLINE void product_cols(int nv, int64_t count, const float *a, int64_t lda,
+                                  const float *b, int64_t ldb, float *c, int64_t ldc) {
     switch (nv) {
     case 1:
         product_nv(1, true, count, a, 1, lda, b, ldb, c, ldc);
