@@ -1,0 +1,242 @@
+/* config.json of Hugging Face transformers: GPT2Config and LlamaConfig. */
+#include "checkpoint/convert.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#define INT(x) json_integer((json_int_t)(x))
+
+static ls_status gpt2_check(const ls_config_model *m) {
+    if (m->kv_heads != m->heads || m->head_dim * m->heads != m->channels) {
+        return LS_FAIL(LS_E_UNSUPPORTED,
+                       "%lld heads of %lld with %lld key/value heads and %lld channels: Hugging "
+                       "Face's and llm.c's GPT-2 have channels = heads x head_dim and as many "
+                       "key/value heads",
+                       (long long)m->heads, (long long)m->head_dim, (long long)m->kv_heads,
+                       (long long)m->channels);
+    }
+    return LS_OK;
+}
+
+static json_t *gpt2_make(const ls_config_model *m) {
+    return json_pack("{s:s, s:[s], s:o, s:o, s:o, s:o, s:o, s:o, s:f, s:s, s:f, s:f, s:f, s:b}",
+                     "model_type", "gpt2", "architectures", "GPT2LMHeadModel", "n_layer",
+                     INT(m->layers), "n_embd", INT(m->channels), "n_head", INT(m->heads), "n_inner",
+                     INT(m->ffn), "n_positions", INT(m->context), "n_ctx", INT(m->context),
+                     "layer_norm_epsilon", m->norm_eps, "activation_function", "gelu_new",
+                     "resid_pdrop", 0.0, "embd_pdrop", 0.0, "attn_pdrop", 0.0, "scale_attn_weights",
+                     1);
+}
+
+static json_t *llama_make(const ls_config_model *m) {
+    json_t *scaling = json_null();
+    if (m->rope_scaling == LS_ROPE_SCALING_LLAMA3) {
+        scaling = json_pack("{s:s, s:f, s:f, s:f, s:o}", "rope_type", "llama3", "factor",
+                            m->rope_factor, "low_freq_factor", m->rope_low_freq_factor,
+                            "high_freq_factor", m->rope_high_freq_factor,
+                            "original_max_position_embeddings", INT(m->rope_original_context));
+    }
+    return json_pack(
+        "{s:s, s:[s], s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:f, s:f, s:o, s:s, s:b, s:b, s:f}",
+        "model_type", "llama", "architectures", "LlamaForCausalLM", "num_hidden_layers",
+        INT(m->layers), "hidden_size", INT(m->channels), "num_attention_heads", INT(m->heads),
+        "num_key_value_heads", INT(m->kv_heads), "head_dim", INT(m->head_dim), "intermediate_size",
+        INT(m->ffn), "max_position_embeddings", INT(m->context), "rms_norm_eps", m->norm_eps,
+        "rope_theta", m->rope_theta, "rope_scaling", scaling, "hidden_act", "silu",
+        "attention_bias", 0, "mlp_bias", 0, "attention_dropout", 0.0);
+}
+
+ls_status ls_hf_config_make(const ls_config_model *model, ls_dtype dtype, const json_t *run,
+                            json_t **config) {
+    bool gpt2 = model->family == LS_FAMILY_GPT2;
+    if (gpt2) {
+        LS_TRY(gpt2_check(model));
+    }
+    *config = gpt2 ? gpt2_make(model) : llama_make(model);
+    json_t *separator = json_object_get(run, "separator");
+    json_t *tokenizer = json_object_get(run, "tokenizer");
+    bool failed = !*config;
+    failed = failed || json_object_set_new(*config, "vocab_size", INT(model->vocab)) != 0;
+    failed = failed ||
+             json_object_set_new(*config, "tie_word_embeddings", json_boolean(model->tied)) != 0;
+    failed = failed ||
+             json_object_set_new(*config, "initializer_range", json_real(model->init_std)) != 0;
+    failed = failed ||
+             json_object_set_new(*config, "torch_dtype", json_string(ls_dtype_name(dtype))) != 0;
+    failed = failed ||
+             json_object_set(*config, "bos_token_id", separator ? separator : json_null()) != 0;
+    failed = failed ||
+             json_object_set(*config, "eos_token_id", separator ? separator : json_null()) != 0;
+    if (tokenizer && !failed) {
+        failed = json_object_set_new(*config, "lockstep",
+                                     json_pack("{s:O}", "tokenizer", tokenizer)) != 0;
+    }
+    if (failed) {
+        json_decref(*config);
+        *config = NULL;
+        return LS_FAIL(LS_E_MEMORY, "no memory for config.json");
+    }
+    return LS_OK;
+}
+
+/* What is read from config.json: the first problem is kept. */
+typedef struct reader {
+    const json_t *config;
+    const char *where;
+    ls_status status;
+} reader;
+
+static bool present(const json_t *value) {
+    return value && !json_is_null(value);
+}
+
+static void read_int(reader *r, const char *key, bool needed, int64_t *out) {
+    const json_t *value = json_object_get(r->config, key);
+    if (r->status != LS_OK || (!present(value) && !needed)) {
+        return;
+    }
+    if (!json_is_integer(value) || json_integer_value(value) < 1 ||
+        json_integer_value(value) > INT32_MAX) {
+        r->status = LS_FAIL(LS_E_INPUT, "%s: \"%s\" must be a positive integer", r->where, key);
+        return;
+    }
+    *out = json_integer_value(value);
+}
+
+static void read_float(reader *r, const json_t *object, const char *key, double *out) {
+    const json_t *value = json_object_get(object, key);
+    if (r->status != LS_OK || !present(value)) {
+        return;
+    }
+    if (!json_is_number(value) || !(json_number_value(value) > 0)) {
+        r->status = LS_FAIL(LS_E_INPUT, "%s: \"%s\" must be a positive number", r->where, key);
+        return;
+    }
+    *out = json_number_value(value);
+}
+
+static void read_bool(reader *r, const char *key, bool *out) {
+    const json_t *value = json_object_get(r->config, key);
+    if (json_is_boolean(value)) {
+        *out = json_is_true(value);
+    } else if (present(value) && r->status == LS_OK) {
+        r->status = LS_FAIL(LS_E_INPUT, "%s: \"%s\" must be true or false", r->where, key);
+    }
+}
+
+/* The value, when given, must be one of those that this program computes. */
+static void demand_bool(reader *r, const char *key, bool expected) {
+    bool found = expected;
+    read_bool(r, key, &found);
+    if (r->status == LS_OK && found != expected) {
+        r->status = LS_FAIL(LS_E_UNSUPPORTED, "%s: \"%s\" is %s; only %s is computed here",
+                            r->where, key, found ? "true" : "false", expected ? "true" : "false");
+    }
+}
+
+static void demand_text(reader *r, const char *key, const char *expected, const char *same) {
+    const json_t *value = json_object_get(r->config, key);
+    const char *text = json_string_value(value);
+    if (r->status == LS_OK && present(value) &&
+        !(text && (strcmp(text, expected) == 0 || strcmp(text, same) == 0))) {
+        r->status = LS_FAIL(LS_E_UNSUPPORTED, "%s: \"%s\" is '%.40s'; only %s is computed here",
+                            r->where, key, text ? text : "(no text)", expected);
+    }
+}
+
+static void demand_absent(reader *r, const char *key) {
+    if (r->status == LS_OK && present(json_object_get(r->config, key))) {
+        r->status = LS_FAIL(LS_E_UNSUPPORTED, "%s: \"%s\" is given; it is not computed here",
+                            r->where, key);
+    }
+}
+
+static void gpt2_parse(reader *r, ls_config_model *m) {
+    m->family = LS_FAMILY_GPT2;
+    m->tied = true; /* GPT2Config's default */
+    read_int(r, "n_layer", true, &m->layers);
+    read_int(r, "n_embd", true, &m->channels);
+    read_int(r, "n_head", true, &m->heads);
+    read_int(r, "n_positions", true, &m->context);
+    m->ffn = 4 * m->channels;
+    read_int(r, "n_inner", false, &m->ffn);
+    read_float(r, r->config, "layer_norm_epsilon", &m->norm_eps);
+    demand_text(r, "activation_function", "gelu_new", "gelu_pytorch_tanh");
+    demand_bool(r, "scale_attn_weights", true);
+    demand_bool(r, "scale_attn_by_inverse_layer_idx", false);
+    demand_bool(r, "add_cross_attention", false);
+}
+
+/* LlamaConfig up to transformers 4 has rope_theta and rope_scaling, from 5 on rope_parameters. */
+static void rope_parse(reader *r, ls_config_model *m) {
+    const json_t *both = json_object_get(r->config, "rope_parameters");
+    const json_t *scaling = present(both) ? both : json_object_get(r->config, "rope_scaling");
+    m->rope_theta = 10000.0; /* LlamaConfig's default */
+    read_float(r, present(both) ? both : r->config, "rope_theta", &m->rope_theta);
+    m->rope_scaling = LS_ROPE_SCALING_NONE;
+    if (!present(scaling)) {
+        return;
+    }
+    const char *type = json_string_value(json_object_get(scaling, "rope_type"));
+    type = type ? type : json_string_value(json_object_get(scaling, "type"));
+    if (type && strcmp(type, "default") == 0) {
+        return;
+    }
+    if (!type || strcmp(type, "llama3") != 0) {
+        if (r->status == LS_OK) {
+            r->status = LS_FAIL(LS_E_UNSUPPORTED,
+                                "%s: rotary positions are scaled by '%.40s'; only default and "
+                                "llama3 are computed here",
+                                r->where, type ? type : "(nothing named)");
+        }
+        return;
+    }
+    double original = 0.0;
+    m->rope_scaling = LS_ROPE_SCALING_LLAMA3;
+    read_float(r, scaling, "factor", &m->rope_factor);
+    read_float(r, scaling, "low_freq_factor", &m->rope_low_freq_factor);
+    read_float(r, scaling, "high_freq_factor", &m->rope_high_freq_factor);
+    read_float(r, scaling, "original_max_position_embeddings", &original);
+    m->rope_original_context = original >= 1 ? (int64_t)original : m->rope_original_context;
+}
+
+static void llama_parse(reader *r, ls_config_model *m) {
+    m->family = LS_FAMILY_LLAMA3;
+    m->tied = false; /* LlamaConfig's default */
+    read_int(r, "num_hidden_layers", true, &m->layers);
+    read_int(r, "hidden_size", true, &m->channels);
+    read_int(r, "num_attention_heads", true, &m->heads);
+    read_int(r, "intermediate_size", true, &m->ffn);
+    read_int(r, "max_position_embeddings", true, &m->context);
+    m->kv_heads = m->heads;
+    m->head_dim = 0;
+    read_int(r, "num_key_value_heads", false, &m->kv_heads);
+    read_int(r, "head_dim", false, &m->head_dim);
+    m->norm_eps = 1e-6; /* LlamaConfig's default */
+    read_float(r, r->config, "rms_norm_eps", &m->norm_eps);
+    rope_parse(r, m);
+    demand_text(r, "hidden_act", "silu", "swish");
+    demand_bool(r, "attention_bias", false);
+    demand_bool(r, "mlp_bias", false);
+    demand_absent(r, "sliding_window");
+}
+
+ls_status ls_hf_config_parse(const json_t *config, const char *where, ls_config_model *model) {
+    reader r = {.config = config, .where = where, .status = LS_OK};
+    const char *type = json_string_value(json_object_get(config, "model_type"));
+    model->kv_heads = model->head_dim = 0;
+    if (type && strcmp(type, "gpt2") == 0) {
+        gpt2_parse(&r, model);
+    } else if (type && strcmp(type, "llama") == 0) {
+        llama_parse(&r, model);
+    } else {
+        return LS_FAIL(LS_E_UNSUPPORTED, "%s: \"model_type\" is '%.40s'; gpt2 and llama are known",
+                       where, type ? type : "(not given)");
+    }
+    read_int(&r, "vocab_size", true, &model->vocab);
+    read_bool(&r, "tie_word_embeddings", &model->tied);
+    read_float(&r, config, "initializer_range", &model->init_std);
+    demand_absent(&r, "quantization_config");
+    return r.status;
+}

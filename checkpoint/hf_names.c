@@ -1,0 +1,117 @@
+#include "checkpoint/convert.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct name_row {
+    const char *ours;
+    const char *theirs[LS_HF_MAX_PARTS]; /* one, or one for each group of a fused tensor */
+    bool transposed;
+} name_row;
+
+#define H "transformer."
+static const name_row gpt2_rows[] = {
+    {"tok_embed.weight", {H "wte.weight"}, false},
+    {"pos_embed.weight", {H "wpe.weight"}, false},
+    {"attn_norm.weight", {H "h.%d.ln_1.weight"}, false},
+    {"attn_norm.bias", {H "h.%d.ln_1.bias"}, false},
+    {"attn.qkv.weight", {H "h.%d.attn.c_attn.weight"}, true},
+    {"attn.qkv.bias", {H "h.%d.attn.c_attn.bias"}, false},
+    {"attn.proj.weight", {H "h.%d.attn.c_proj.weight"}, true},
+    {"attn.proj.bias", {H "h.%d.attn.c_proj.bias"}, false},
+    {"mlp_norm.weight", {H "h.%d.ln_2.weight"}, false},
+    {"mlp_norm.bias", {H "h.%d.ln_2.bias"}, false},
+    {"mlp.up.weight", {H "h.%d.mlp.c_fc.weight"}, true},
+    {"mlp.up.bias", {H "h.%d.mlp.c_fc.bias"}, false},
+    {"mlp.down.weight", {H "h.%d.mlp.c_proj.weight"}, true},
+    {"mlp.down.bias", {H "h.%d.mlp.c_proj.bias"}, false},
+    {"final_norm.weight", {H "ln_f.weight"}, false},
+    {"final_norm.bias", {H "ln_f.bias"}, false},
+    {"head.weight", {"lm_head.weight"}, false},
+    {0},
+};
+#undef H
+
+#define L "model.layers.%d."
+static const name_row llama_rows[] = {
+    {"tok_embed.weight", {"model.embed_tokens.weight"}, false},
+    {"attn_norm.weight", {L "input_layernorm.weight"}, false},
+    {"attn.qkv.weight",
+     {L "self_attn.q_proj.weight", L "self_attn.k_proj.weight", L "self_attn.v_proj.weight"},
+     false},
+    {"attn.proj.weight", {L "self_attn.o_proj.weight"}, false},
+    {"mlp_norm.weight", {L "post_attention_layernorm.weight"}, false},
+    {"mlp.up.weight", {L "mlp.gate_proj.weight", L "mlp.up_proj.weight"}, false},
+    {"mlp.down.weight", {L "mlp.down_proj.weight"}, false},
+    {"final_norm.weight", {"model.norm.weight"}, false},
+    {"head.weight", {"lm_head.weight"}, false},
+    {0},
+};
+#undef L
+
+static const name_row *const families[] = {
+    [LS_FAMILY_GPT2] = gpt2_rows, [LS_FAMILY_LLAMA3] = llama_rows};
+
+/* "layers.12.attn.qkv.weight" -> 12, "attn.qkv.weight"; others: layer 0 and the whole name. */
+static const char *name_split(const char *name, int *layer) {
+    char *rest;
+    *layer = 0;
+    if (strncmp(name, "layers.", 7) != 0) {
+        return name;
+    }
+    *layer = (int)strtol(name + 7, &rest, 10);
+    return *rest == '.' ? rest + 1 : name;
+}
+
+/* The rows' patterns come from the tables above: "%d" stands for the layer. */
+static void pattern_fill(char *out, size_t size, const char *pattern, int layer) {
+    const char *place = strstr(pattern, "%d");
+    if (place) {
+        snprintf(out, size, "%.*s%d%s", (int)(place - pattern), pattern, layer, place + 2);
+    } else {
+        snprintf(out, size, "%s", pattern);
+    }
+}
+
+ls_status ls_hf_parts(ls_family family, const ls_param *param, ls_hf_part parts[LS_HF_MAX_PARTS],
+                      int *count) {
+    int layer;
+    const char *name = name_split(param->name, &layer);
+    const name_row *row = families[family];
+    while (row->ours && strcmp(row->ours, name) != 0) {
+        row++;
+    }
+    if (!row->ours) {
+        return LS_FAIL(LS_E_UNSUPPORTED, "'%s' has no name in the Hugging Face model", param->name);
+    }
+    int n = 0;
+    int64_t first = 0;
+    for (; n < LS_HF_MAX_PARTS && row->theirs[n]; n++) {
+        ls_hf_part *p = &parts[n];
+        bool fused = row->theirs[1] != NULL;
+        int64_t rows = fused ? param->tp_sizes[n] : param->valid_rows;
+        int64_t cols = param->ndim > 1 ? param->dims[1] : 1;
+        *p = (ls_hf_part){.first_row = first,
+                          .rows = rows,
+                          .cols = cols,
+                          .transposed = row->transposed,
+                          .ndim = param->ndim,
+                          .dims = {row->transposed ? cols : rows, row->transposed ? rows : cols}};
+        pattern_fill(p->name, sizeof p->name, row->theirs[n], layer);
+        first += rows;
+    }
+    *count = n;
+    return LS_OK;
+}
+
+static bool ends_with(const char *text, const char *end) {
+    size_t n = strlen(text), m = strlen(end);
+    return n >= m && strcmp(text + n - m, end) == 0;
+}
+
+bool ls_hf_ignored(const ls_config_model *model, const char *name) {
+    return ends_with(name, ".attn.bias") || ends_with(name, ".attn.masked_bias") ||
+           ends_with(name, ".rotary_emb.inv_freq") ||
+           (model->tied && strcmp(name, "lm_head.weight") == 0);
+}
