@@ -416,8 +416,8 @@ static bool may_copy_between_processes(void) {
 
 /* Defaults of ours for Open MPI, where the user has set nothing (--mca, OMPI_MCA_...). */
 static void set_defaults(void) {
-    /* Waiting ranks spin. Yielding costs nothing where a processor is theirs alone, and where
-     * others want it too (threads of this or another rank) it saves whole time slices. */
+    /* Waiting ranks spin. Where others want the processor too (threads of this or another rank),
+     * yielding saves whole time slices; where nobody does, it is one system call for each turn. */
     setenv("OMPI_MCA_mpi_yield_when_idle", "1", 0);
     /* Without this, containers that forbid the call get a line "Read -1, expected ..." for each
      * message before the fallback takes over. */
