@@ -1,4 +1,5 @@
 /* `ckpt show CKPT NAME[SLICES]`: SLICES as in numpy. */
+#include "checkpoint/values.h"
 #include "launch/ckpt_verbs.h"
 #include "runtime/base/text.h"
 
@@ -157,14 +158,6 @@ static ls_status selection_parse(const ls_ckpt *ckpt, const char *text, selectio
     return status;
 }
 
-static double half_to_double(uint16_t bits) {
-    int exponent = bits >> 10 & 31, mantissa = bits & 1023;
-    double x = exponent == 0    ? ldexp(mantissa, -24)
-               : exponent == 31 ? (mantissa ? NAN : INFINITY)
-                                : ldexp(1024 + mantissa, exponent - 25);
-    return bits & 0x8000 ? -x : x;
-}
-
 /* The shortest decimal text that is read back as the same number of the element's own precision:
  * within half a unit in the last place where C has no such type. */
 static void float_text(char *text, size_t size, double x, ls_dtype dtype, bool json) {
@@ -208,7 +201,7 @@ static void value_text(char *text, size_t size, const uint8_t *p, ls_dtype dtype
         float_text(text, size, (double)ls_bf16_to_f32(v.u16), dtype, json);
         break;
     case LS_F16:
-        float_text(text, size, half_to_double(v.u16), dtype, json);
+        float_text(text, size, ls_value_f64(p, dtype), dtype, json);
         break;
     case LS_I32:
         snprintf(text, size, "%" PRId32, v.i32);

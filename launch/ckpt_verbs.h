@@ -6,15 +6,67 @@
 
 #include <stdbool.h>
 
-/* The table of tensors whose name matches glob (NULL: all), under a heading. LS_E_NO: none does. */
-ls_status ls_ckpt_print_list(const ls_ckpt *ckpt, const char *glob, bool json);
+/* Indices into the table of options and into the values that the actions get. */
+enum {
+    LS_CKPT_JSON,
+    LS_CKPT_TREE,
+    LS_CKPT_SORT,
+    LS_CKPT_PIECES,
+    LS_CKPT_HISTOGRAM,
+    LS_CKPT_COUNTERS,
+    LS_CKPT_CONFIG,
+    LS_CKPT_QUICK,
+    LS_CKPT_FULL,
+    LS_CKPT_RTOL,
+    LS_CKPT_OUTPUT,
+    LS_CKPT_TO,
+    LS_CKPT_FROM,
+    LS_CKPT_DTYPE,
+    LS_CKPT_SHARD_SIZE,
+    LS_CKPT_TOKENIZER,
+    LS_CKPT_RANKS,
+    LS_CKPT_LEVEL,
+    LS_CKPT_KEEP_LAST,
+    LS_CKPT_KEEP_EVERY,
+    LS_CKPT_DRY_RUN,
+    LS_CKPT_OPTIONS
+};
+
+/* argv: the operands after the action's name; values as of ls_options_parse, with the defaults of
+ * the table filled in for options that the action takes. */
+ls_status ls_ckpt_run_ls(int argc, char **argv, const char **values);
+ls_status ls_ckpt_run_stats(int argc, char **argv, const char **values);
+ls_status ls_ckpt_run_verify(int argc, char **argv, const char **values);
+ls_status ls_ckpt_run_diff(int argc, char **argv, const char **values);
+ls_status ls_ckpt_run_convert(int argc, char **argv, const char **values);
+ls_status ls_ckpt_run_reshard(int argc, char **argv, const char **values);
+ls_status ls_ckpt_run_prune(int argc, char **argv, const char **values);
+ls_status ls_ckpt_run_doctor(int argc, char **argv, const char **values);
+
 /* Values of "NAME" or "NAME[slices]". */
 ls_status ls_ckpt_print_values(ls_ckpt *ckpt, const char *selection, bool json);
 ls_status ls_ckpt_print_counters(const ls_ckpt *ckpt, bool json);
 ls_status ls_ckpt_print_config(const ls_ckpt *ckpt, bool json);
 
+/* ---- what they share ---- */
+
+/* A checkpoint itself, or the newest valid one of a run directory or of a checkpoints/ folder. */
+ls_status ls_ckpt_find_path(const char *given, char **path);
+ls_status ls_ckpt_open_found(const char *given, ls_ckpt **ckpt);
+/* The folder that holds a run's checkpoints: GIVEN/checkpoints when it is there, else GIVEN. */
+ls_status ls_ckpt_root(const char *given, char *root, size_t size);
+/* Does the name match (NULL: every name does)? */
+bool ls_ckpt_matches(const ls_ckpt_entry *entry, const char *glob);
+/* How many tensors match. LS_E_NO when a glob is given and none does. */
+ls_status ls_ckpt_count_matches(const ls_ckpt *ckpt, const char *glob, int *found);
+/* "768x50257" into text; returns text. */
+enum { LS_CKPT_SHAPE_TEXT = 96 };
+char *ls_ckpt_shape(char text[LS_CKPT_SHAPE_TEXT], int ndim, const int64_t *dims);
+json_t *ls_ckpt_dims_json(int ndim, const int64_t *dims);
 /* Prints the object as one line and drops the reference; NULL: LS_E_MEMORY. */
 ls_status ls_ckpt_print_json(json_t *object);
+/* A number, or null when it is none that JSON knows. */
+json_t *ls_ckpt_real(double x);
 /* Escaped text without lines. Caller frees. Never NULL: ends with "?" when memory is short. */
 const char *ls_ckpt_safe(const char *text, char **buffer);
 

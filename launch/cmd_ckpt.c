@@ -1,24 +1,48 @@
 #include "launch/ckpt_verbs.h"
 #include "launch/cmd.h"
 #include "runtime/base/file.h"
-#include "runtime/base/log.h"
 #include "runtime/base/text.h"
 
+#include <fnmatch.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { OPTION_JSON, OPTION_QUICK, OPTION_FULL, OPTION_COUNTERS, OPTION_CONFIG, OPTION_COUNT };
-
 static const ls_option options[] = {
-    [OPTION_JSON] = {"json", 0, NULL, NULL, "print JSON with a versioned \"schema\" member"},
-    [OPTION_QUICK] = {"quick", 0, NULL, NULL,
-                      "verify: only the manifest, its hash, and the sizes of the files"},
-    [OPTION_FULL] = {"full", 0, NULL, NULL,
-                     "verify: also the hash of every file, chunk and tensor (the default)"},
-    [OPTION_COUNTERS] = {"counters", 0, NULL, NULL, "show: the run's counters at the checkpoint"},
-    [OPTION_CONFIG] = {"config", 0, NULL, NULL, "show: the resolved configuration (YAML)"},
-    {0},
+    [LS_CKPT_JSON] = {"json", 0, NULL, NULL, "print JSON with a versioned \"schema\" member"},
+    [LS_CKPT_TREE] = {"tree", 0, NULL, NULL, "ls: as a tree of the names' parts, with sums"},
+    [LS_CKPT_SORT] = {"sort", 0, "KEY", NULL, "ls: by name, size or ratio; default: as saved"},
+    [LS_CKPT_PIECES] = {"pieces", 0, NULL, NULL, "ls, stats: each tensor's pieces too"},
+    [LS_CKPT_HISTOGRAM] = {"histogram", 0, NULL, NULL,
+                           "stats: percentiles and a histogram of every tensor, not only of one"},
+    [LS_CKPT_COUNTERS] = {"counters", 0, NULL, NULL, "show: the run's counters at the checkpoint"},
+    [LS_CKPT_CONFIG] = {"config", 0, NULL, NULL, "show: the resolved configuration (YAML)"},
+    [LS_CKPT_QUICK] = {"quick", 0, NULL, NULL,
+                       "verify: only the manifest, its hash, and the sizes of the files"},
+    [LS_CKPT_FULL] = {"full", 0, NULL, NULL,
+                      "verify: also the hash of every file, chunk and tensor (its default); "
+                      "doctor: likewise"},
+    [LS_CKPT_RTOL] = {"rtol", 0, "X", "0",
+                      "diff: values are equal when |a - b| <= X max(|a|, |b|); 0: bit by bit"},
+    [LS_CKPT_OUTPUT] = {"output", 'o', "PATH", NULL,
+                        "convert, reshard: what to write; it must not exist"},
+    [LS_CKPT_TO] = {"to", 0, "FORMAT", NULL,
+                    "convert: safetensors (a Hugging Face model) or llmc (llm.c's GPT-2 file)"},
+    [LS_CKPT_FROM] = {"from", 0, "FORMAT", NULL, "convert: safetensors, to a checkpoint"},
+    [LS_CKPT_DTYPE] = {"dtype", 0, "TYPE", "fp32", "convert --to: bf16 or fp32"},
+    [LS_CKPT_SHARD_SIZE] = {"shard-size", 0, "MIB", "5000",
+                            "convert --to safetensors: most data of a file, in MiB"},
+    [LS_CKPT_TOKENIZER] = {"tokenizer", 0, "NAME", NULL,
+                           "convert --from: of the model; default: what its config.json says"},
+    [LS_CKPT_RANKS] = {"ranks", 'n', "N", "1", "reshard, convert --from: writers' files"},
+    [LS_CKPT_LEVEL] = {"level", 0, "N", "1",
+                       "reshard, convert --from: of zstd compression, 0 to 19; 0: none"},
+    [LS_CKPT_KEEP_LAST] = {"keep-last", 0, "N", "0", "prune: keep the newest N valid checkpoints"},
+    [LS_CKPT_KEEP_EVERY] = {"keep-every", 0, "M", "0",
+                            "prune: keep those whose step is a multiple of M; 0: none"},
+    [LS_CKPT_DRY_RUN] = {"dry-run", 0, NULL, NULL, "prune: say what would be removed"},
+    [LS_CKPT_OPTIONS] = {0},
 };
 
 ls_status ls_ckpt_print_json(json_t *object) {
@@ -27,63 +51,101 @@ ls_status ls_ckpt_print_json(json_t *object) {
     return printed ? LS_OK : LS_FAIL(LS_E_MEMORY, "the result cannot be printed as JSON");
 }
 
+json_t *ls_ckpt_real(double x) {
+    return isfinite(x) ? json_real(x) : json_null();
+}
+
 const char *ls_ckpt_safe(const char *text, char **buffer) {
     *buffer = ls_ckpt_printable(text, false);
     return *buffer ? *buffer : "?";
 }
 
-/* A checkpoint itself, or the newest valid one of a run directory or of a checkpoints/ folder. */
-static ls_status find(const char *given, char **path) {
-    char inner[4096];
-    LS_TRY(ls_path_join(inner, sizeof inner, given, "checkpoints"));
-    return ls_ckpt_latest(ls_path_is_dir(inner) ? inner : given, path);
+char *ls_ckpt_shape(char text[LS_CKPT_SHAPE_TEXT], int ndim, const int64_t *dims) {
+    size_t n = 0;
+    text[0] = '\0';
+    for (int d = 0; d < ndim; d++) {
+        n += (size_t)snprintf(text + n, LS_CKPT_SHAPE_TEXT - n, "%s%lld", d ? "x" : "",
+                              (long long)dims[d]);
+    }
+    return text;
 }
 
-static ls_status open_found(const char *given, ls_ckpt **ckpt) {
+json_t *ls_ckpt_dims_json(int ndim, const int64_t *dims) {
+    json_t *array = json_array();
+    for (int d = 0; d < ndim; d++) {
+        json_array_append_new(array, json_integer(dims[d]));
+    }
+    return array;
+}
+
+bool ls_ckpt_matches(const ls_ckpt_entry *entry, const char *glob) {
+    return !glob || fnmatch(glob, entry->name, 0) == 0;
+}
+
+ls_status ls_ckpt_count_matches(const ls_ckpt *ckpt, const char *glob, int *found) {
+    int count;
+    const ls_ckpt_entry *entries = ls_ckpt_entries(ckpt, &count);
+    *found = 0;
+    for (int i = 0; i < count; i++) {
+        *found += ls_ckpt_matches(&entries[i], glob);
+    }
+    if (glob && *found == 0) {
+        return LS_FAIL(LS_E_NO, "none of %d tensors in '%s' matches '%s'", count,
+                       ls_ckpt_path(ckpt), glob);
+    }
+    return LS_OK;
+}
+
+ls_status ls_ckpt_root(const char *given, char *root, size_t size) {
+    LS_TRY(ls_path_join(root, size, given, "checkpoints"));
+    if (!ls_path_is_dir(root)) {
+        snprintf(root, size, "%s", given); /* shorter than what fitted */
+    }
+    return LS_OK;
+}
+
+ls_status ls_ckpt_find_path(const char *given, char **path) {
+    char root[4096];
+    LS_TRY(ls_ckpt_root(given, root, sizeof root));
+    return ls_ckpt_latest(root, path);
+}
+
+ls_status ls_ckpt_open_found(const char *given, ls_ckpt **ckpt) {
     char *path;
-    LS_TRY(find(given, &path));
+    LS_TRY(ls_ckpt_find_path(given, &path));
     ls_status status = ls_ckpt_open(path, ckpt);
     free(path);
     return status;
 }
 
-static ls_status run_ls(int argc, char **argv, const char **values) {
-    ls_ckpt *ckpt;
-    LS_TRY(open_found(argv[0], &ckpt));
-    ls_status status =
-        ls_ckpt_print_list(ckpt, argc > 1 ? argv[1] : NULL, values[OPTION_JSON] != NULL);
-    ls_ckpt_close(ckpt);
-    return status;
-}
-
 static ls_status run_show(int argc, char **argv, const char **values) {
-    bool json = values[OPTION_JSON] != NULL;
-    int wanted = (argc > 1) + (values[OPTION_COUNTERS] != NULL) + (values[OPTION_CONFIG] != NULL);
+    bool json = values[LS_CKPT_JSON] != NULL;
+    int wanted = (argc > 1) + (values[LS_CKPT_COUNTERS] != NULL) + (values[LS_CKPT_CONFIG] != NULL);
     if (wanted != 1) {
         return LS_FAIL(LS_E_USAGE, "show prints one thing: NAME, --counters or --config; %d given",
                        wanted);
     }
     ls_ckpt *ckpt;
-    LS_TRY(open_found(argv[0], &ckpt));
-    ls_status status = values[OPTION_COUNTERS] ? ls_ckpt_print_counters(ckpt, json)
-                       : values[OPTION_CONFIG] ? ls_ckpt_print_config(ckpt, json)
-                                               : ls_ckpt_print_values(ckpt, argv[1], json);
+    LS_TRY(ls_ckpt_open_found(argv[0], &ckpt));
+    ls_status status = values[LS_CKPT_COUNTERS] ? ls_ckpt_print_counters(ckpt, json)
+                       : values[LS_CKPT_CONFIG] ? ls_ckpt_print_config(ckpt, json)
+                                                : ls_ckpt_print_values(ckpt, argv[1], json);
     ls_ckpt_close(ckpt);
     return status;
 }
 
 static ls_status run_latest(int argc, char **argv, const char **values) {
     (void)argc;
-    if (!values[OPTION_JSON]) {
+    if (!values[LS_CKPT_JSON]) {
         char *path, *safe;
-        LS_TRY(find(argv[0], &path));
+        LS_TRY(ls_ckpt_find_path(argv[0], &path));
         printf("%s\n", ls_ckpt_safe(path, &safe));
         free(safe);
         free(path);
         return LS_OK;
     }
     ls_ckpt *ckpt;
-    LS_TRY(open_found(argv[0], &ckpt));
+    LS_TRY(ls_ckpt_open_found(argv[0], &ckpt));
     json_t *object = json_pack("{s:s,s:s,s:I,s:I}", "schema", "lockstep.ckpt.latest/1", "path",
                                ls_ckpt_path(ckpt), "step", (json_int_t)ls_ckpt_step(ckpt), "tokens",
                                (json_int_t)ls_ckpt_tokens(ckpt));
@@ -91,113 +153,47 @@ static ls_status run_latest(int argc, char **argv, const char **values) {
     return ls_ckpt_print_json(object);
 }
 
-static void note_fault(void *faults, const char *fault) {
-    json_array_append_new(faults, json_string(fault));
-}
-
-/* Verifies one checkpoint and prints its line, or adds its object to list. */
-static ls_status verify_one(const char *path, bool full, json_t *list) {
-    ls_ckpt *ckpt = NULL;
-    json_t *faults = json_array();
-    ls_status status = ls_ckpt_open(path, &ckpt);
-    if (status == LS_OK) {
-        status = ls_ckpt_verify(ckpt, full, note_fault, faults);
-    } else {
-        note_fault(faults, ls_error_last()->message);
-    }
-    ls_ckpt_info info = ckpt ? ls_ckpt_describe(ckpt) : (ls_ckpt_info){0};
-    if (list) {
-        json_array_append_new(list, json_pack("{s:s,s:b,s:O}", "path", path, "ok", status == LS_OK,
-                                              "faults", faults));
-    } else {
-        char size[32], *safe;
-        printf("%-4s %s", status == LS_OK ? "OK" : "FAIL", ls_ckpt_safe(path, &safe));
-        free(safe);
-        if (ckpt) {
-            printf("  %d tensors  %d writer%s  %s stored (%.2fx)", info.tensors, info.writers,
-                   info.writers == 1 ? "" : "s",
-                   ls_text_bytes(size, sizeof size, (double)info.stored_bytes),
-                   (double)info.raw_bytes / (double)info.stored_bytes);
-        }
-        printf("%s\n", full ? "" : "  quick");
-        size_t i;
-        json_t *fault;
-        json_array_foreach(faults, i, fault) {
-            printf("     %s\n", ls_ckpt_safe(json_string_value(fault), &safe));
-            free(safe);
-        }
-        fflush(stdout);
-    }
-    json_decref(faults);
-    ls_ckpt_close(ckpt);
-    return status;
-}
-
-/* The checkpoint given, or all of a run or folder. */
-static ls_status verify_all(const char *given, bool full, json_t *list) {
-    char root[4096];
-    int64_t *steps;
-    size_t count, damaged = 0;
-    LS_TRY(ls_path_join(root, sizeof root, given, "checkpoints"));
-    if (!ls_path_is_dir(root)) {
-        snprintf(root, sizeof root, "%s", given);
-    }
-    LS_TRY(ls_ckpt_list(root, &steps, &count));
-    if (count == 0) {
-        free(steps);
-        return verify_one(root, full, list);
-    }
-    ls_status worst = LS_OK;
-    for (size_t i = 0; i < count; i++) {
-        char *path = ls_text_format("%s/step-%08lld", root, (long long)steps[i]);
-        ls_status status =
-            path ? verify_one(path, full, list) : LS_FAIL(LS_E_MEMORY, "no memory for a path");
-        free(path);
-        damaged += status != LS_OK;
-        if (status != LS_OK && worst == LS_OK) {
-            worst = status;
-        }
-    }
-    free(steps);
-    return worst == LS_OK
-               ? LS_OK
-               : LS_FAIL(worst, "%zu of %zu checkpoints in '%s' failed", damaged, count, root);
-}
-
-static ls_status run_verify(int argc, char **argv, const char **values) {
-    (void)argc;
-    bool full = values[OPTION_QUICK] == NULL;
-    if (!full && values[OPTION_FULL]) {
-        return LS_FAIL(LS_E_USAGE, "--quick and --full exclude each other");
-    }
-    if (!values[OPTION_JSON]) {
-        return verify_all(argv[0], full, NULL);
-    }
-    json_t *list = json_array();
-    ls_status status = verify_all(argv[0], full, list);
-    ls_error error = *ls_error_last();
-    json_t *object = json_pack("{s:s,s:s,s:o}", "schema", "lockstep.ckpt.verify/1", "mode",
-                               full ? "full" : "quick", "checkpoints", list);
-    LS_TRY(ls_ckpt_print_json(object));
-    return status == LS_OK ? LS_OK
-                           : ls_error_set(status, error.file, error.line, "%s", error.message);
-}
+#define ACTIONS     "ls|show|stats|verify|diff|convert|reshard|prune|latest|doctor"
+#define BIT(option) (1u << LS_CKPT_##option)
 
 static const struct {
     const char *name, *operands;
     int least, most;
+    unsigned options; /* BIT of each that it takes besides --json */
     ls_status (*run)(int argc, char **argv, const char **values);
 } actions[] = {
-    {"ls", "CKPT [GLOB]", 1, 2, run_ls},
-    {"show", "CKPT NAME[SLICES]", 1, 2, run_show},
-    {"verify", "CKPT", 1, 1, run_verify},
-    {"latest", "RUN", 1, 1, run_latest},
+    {"ls", "CKPT [GLOB]", 1, 2, BIT(TREE) | BIT(SORT) | BIT(PIECES), ls_ckpt_run_ls},
+    {"show", "CKPT NAME[SLICES]", 1, 2, BIT(COUNTERS) | BIT(CONFIG), run_show},
+    {"stats", "CKPT [GLOB]", 1, 2, BIT(PIECES) | BIT(HISTOGRAM), ls_ckpt_run_stats},
+    {"verify", "CKPT", 1, 1, BIT(QUICK) | BIT(FULL), ls_ckpt_run_verify},
+    {"diff", "A B [GLOB]", 2, 3, BIT(RTOL), ls_ckpt_run_diff},
+    {"convert", "SOURCE [section.key=value ...]", 1, 64,
+     BIT(OUTPUT) | BIT(TO) | BIT(FROM) | BIT(DTYPE) | BIT(SHARD_SIZE) | BIT(TOKENIZER) |
+         BIT(RANKS) | BIT(LEVEL),
+     ls_ckpt_run_convert},
+    {"reshard", "CKPT", 1, 1, BIT(OUTPUT) | BIT(RANKS) | BIT(LEVEL), ls_ckpt_run_reshard},
+    {"prune", "RUN", 1, 1, BIT(KEEP_LAST) | BIT(KEEP_EVERY) | BIT(DRY_RUN), ls_ckpt_run_prune},
+    {"latest", "RUN", 1, 1, 0, run_latest},
+    {"doctor", "RUN", 1, 1, BIT(FULL), ls_ckpt_run_doctor},
 };
 
 enum { ACTION_COUNT = sizeof actions / sizeof *actions };
 
+/* Refuses options of other actions. */
+static ls_status options_check(int action, const char **values) {
+    for (int i = 0; i < LS_CKPT_OPTIONS; i++) {
+        if (values[i] && i != LS_CKPT_JSON && !(actions[action].options & 1u << i)) {
+            return LS_FAIL(LS_E_USAGE,
+                           "'lockstep ckpt %s' has no --%s; 'lockstep ckpt --help' says "
+                           "whose it is",
+                           actions[action].name, options[i].name);
+        }
+    }
+    return LS_OK;
+}
+
 static ls_status run(int argc, char **argv) {
-    const char *values[OPTION_COUNT], *names[ACTION_COUNT];
+    const char *values[LS_CKPT_OPTIONS], *names[ACTION_COUNT];
     int first;
     LS_TRY(ls_options_parse(&ls_verb_ckpt, argc, argv, values, &first));
     const char *word = first < argc ? argv[first] : "";
@@ -211,6 +207,7 @@ static ls_status run(int argc, char **argv) {
             return LS_FAIL(LS_E_USAGE, "'lockstep ckpt %s %s' is how it is used; %d operands given",
                            word, actions[i].operands, given);
         }
+        LS_TRY(options_check(i, values));
         ls_status status = actions[i].run(given, argv + first + 1, values);
         if (fflush(stdout) != 0 && status == LS_OK) {
             status = LS_FAIL(LS_E_IO, "standard output cannot be written");
@@ -218,21 +215,39 @@ static ls_status run(int argc, char **argv) {
         return status;
     }
     const char *near = ls_text_nearest(word, names, ACTION_COUNT);
-    return LS_FAIL(LS_E_USAGE, "'lockstep ckpt %s': ls, show, verify or latest is needed%s%s%s",
-                   word, near ? "; did you mean '" : "", near ? near : "", near ? "'?" : "");
+    return LS_FAIL(LS_E_USAGE, "'lockstep ckpt %s': one of " ACTIONS " is needed%s%s%s", word,
+                   near ? "; did you mean '" : "", near ? near : "", near ? "'?" : "");
 }
 
 const ls_verb ls_verb_ckpt = {
     .name = "ckpt",
-    .synopsis = "ls|show|verify|latest CKPT ...",
-    .summary = "inspect and verify checkpoints",
+    .synopsis = ACTIONS " CKPT ...",
+    .summary = "inspect, verify, compare and convert checkpoints",
     .text =
         "ckpt ls CKPT [GLOB]            list tensors: type, shape, size, ratio\n"
         "ckpt show CKPT NAME[SLICES]    print values; SLICES as in numpy: 'w[0:4,-1]'\n"
         "ckpt show CKPT --counters      print what the run had counted so far\n"
         "ckpt show CKPT --config        print the configuration it was saved with\n"
+        "ckpt stats CKPT [GLOB]         range, mean, percentiles, zeros, NaN, pieces that stand "
+        "out\n"
         "ckpt verify CKPT               check hashes, chunks and coverage; status 1 when damaged\n"
+        "ckpt diff A B [GLOB]           compare tensors, and what the steps between cost; status "
+        "1\n"
+        "                               when they differ\n"
+        "ckpt convert --to safetensors CKPT -o DIR      a Hugging Face model of GPT-2 or Llama\n"
+        "ckpt convert --to llmc CKPT -o FILE            llm.c's GPT-2 model file\n"
+        "ckpt convert --from safetensors DIR -o ROOT    ROOT/step-00000000 of a Hugging Face "
+        "model,\n"
+        "                               for sample and eval; section.key=value sets its "
+        "configuration\n"
+        "ckpt reshard CKPT -o ROOT --ranks N            the same checkpoint by N writers\n"
+        "ckpt prune RUN --keep-last N --keep-every M    remove old ones, never the newest valid "
+        "one\n"
         "ckpt latest RUN                print the path of the newest valid checkpoint\n"
+        "ckpt doctor RUN                unfinished saves, damaged checkpoints, the HDF5 plugin, "
+        "and\n"
+        "                               what resume would take; status 1 when something is "
+        "damaged\n"
         "\n"
         "CKPT is a checkpoint directory (step-00001200). A run directory or its checkpoints/ "
         "folder stands for the newest valid checkpoint in it; verify checks all of them.",

@@ -1,0 +1,46 @@
+/* Which checkpoints of a run may go, and what lies around them. */
+#ifndef LS_CHECKPOINT_PRUNE_H
+#define LS_CHECKPOINT_PRUNE_H
+
+#include "checkpoint/ckpt.h"
+
+typedef enum ls_ckpt_fate {
+    LS_FATE_NEWEST,  /* the newest valid one: never removed */
+    LS_FATE_LAST,    /* one of the last so many */
+    LS_FATE_EVERY,   /* its step is a multiple */
+    LS_FATE_DAMAGED, /* left for people to look at; it counts for nothing */
+    LS_FATE_REMOVE
+} ls_ckpt_fate;
+
+const char *ls_ckpt_fate_name(ls_ckpt_fate fate);
+
+typedef struct ls_ckpt_verdict {
+    int64_t step;
+    ls_ckpt_fate fate;
+    int64_t stored_bytes; /* 0 when damaged */
+    char fault[256];      /* "" unless damaged */
+} ls_ckpt_verdict;
+
+/* What happens to each checkpoint of root, newest first, when the last keep_last valid ones are
+ * kept and those whose step is a multiple of keep_every (0: none). Manifests and sizes are checked
+ * (ls_ckpt_open). Caller frees *verdicts. */
+ls_status ls_ckpt_prune_plan(const char *root, int64_t keep_last, int64_t keep_every,
+                             ls_ckpt_verdict **verdicts, size_t *count);
+/* Removes the checkpoint of a step: renamed first, so that no half of it has its name. */
+ls_status ls_ckpt_remove(const char *root, int64_t step);
+
+/* Saves that did not end: directories .tmp-* of root. */
+typedef struct ls_ckpt_stale {
+    char name[256];
+    int64_t bytes;
+    double age_s; /* since anything in it was last changed */
+} ls_ckpt_stale;
+
+/* Caller frees *stale. */
+ls_status ls_ckpt_stale_list(const char *root, ls_ckpt_stale **stale, size_t *count);
+
+/* Does HDF5 find filter 32015 without this program's help? HDF5_PLUGIN_PATH says where it looks.
+ * Ask before anything of this room was used: afterwards the filter is there in any case. */
+bool ls_ckpt_plugin_found(void);
+
+#endif

@@ -1,0 +1,199 @@
+/* `ckpt prune` and `ckpt doctor`. */
+#include "checkpoint/prune.h"
+#include "launch/ckpt_verbs.h"
+#include "launch/cmd.h"
+#include "runtime/base/text.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Removes what the plan says, oldest first: what is left after an interruption is the newer part.
+ */
+static ls_status plan_carry_out(const char *root, const ls_ckpt_verdict *plan, size_t count) {
+    for (size_t i = count; i-- > 0;) {
+        if (plan[i].fate == LS_FATE_REMOVE) {
+            LS_TRY(ls_ckpt_remove(root, plan[i].step));
+        }
+    }
+    return LS_OK;
+}
+
+static ls_status plan_print(const char *root, const ls_ckpt_verdict *plan, size_t count, bool dry,
+                            bool json) {
+    int64_t removed_bytes = 0;
+    int removed = 0;
+    char bytes[32], *safe;
+    json_t *list = json ? json_array() : NULL;
+    for (size_t i = 0; i < count; i++) {
+        const ls_ckpt_verdict *v = &plan[i];
+        bool remove = v->fate == LS_FATE_REMOVE;
+        removed += remove;
+        removed_bytes += remove ? v->stored_bytes : 0;
+        if (json) {
+            json_array_append_new(list,
+                                  json_pack("{s:I,s:b,s:s,s:I}", "step", (json_int_t)v->step,
+                                            "removed", remove, "why", ls_ckpt_fate_name(v->fate),
+                                            "stored_bytes", (json_int_t)v->stored_bytes));
+        } else if (v->fate == LS_FATE_DAMAGED) {
+            printf("left     step-%08lld  damaged: %s\n", (long long)v->step,
+                   ls_ckpt_safe(v->fault, &safe));
+            free(safe);
+        } else {
+            printf("%-7s  step-%08lld  %s%s%s\n", remove ? (dry ? "would go" : "removed") : "kept",
+                   (long long)v->step, ls_text_bytes(bytes, sizeof bytes, (double)v->stored_bytes),
+                   remove ? "" : "  ", remove ? "" : ls_ckpt_fate_name(v->fate));
+        }
+    }
+    if (json) {
+        return ls_ckpt_print_json(json_pack("{s:s,s:s,s:b,s:i,s:I,s:o}", "schema",
+                                            "lockstep.ckpt.prune/1", "root", root, "dry_run", dry,
+                                            "removed", removed, "removed_bytes",
+                                            (json_int_t)removed_bytes, "checkpoints", list));
+    }
+    printf("%d checkpoint%s, %s%s\n", removed, removed == 1 ? "" : "s",
+           ls_text_bytes(bytes, sizeof bytes, (double)removed_bytes),
+           dry ? " would be freed" : " freed");
+    return LS_OK;
+}
+
+ls_status ls_ckpt_run_prune(int argc, char **argv, const char **values) {
+    (void)argc;
+    const char *last = values[LS_CKPT_KEEP_LAST], *every = values[LS_CKPT_KEEP_EVERY];
+    long long keep_last = 0, keep_every = 0;
+    char root[4096];
+    ls_ckpt_verdict *plan;
+    size_t count;
+    if (!last && !every) {
+        return LS_FAIL(LS_E_USAGE, "--keep-last N, --keep-every M or both are needed");
+    }
+    LS_TRY(last ? ls_option_int("keep-last", last, 1, INT64_MAX, &keep_last) : LS_OK);
+    LS_TRY(every ? ls_option_int("keep-every", every, 1, INT64_MAX, &keep_every) : LS_OK);
+    bool dry = values[LS_CKPT_DRY_RUN] != NULL;
+    LS_TRY(ls_ckpt_root(argv[0], root, sizeof root));
+    LS_TRY(ls_ckpt_prune_plan(root, keep_last, keep_every, &plan, &count));
+    ls_status status = dry ? LS_OK : plan_carry_out(root, plan, count);
+    if (status == LS_OK) {
+        status = plan_print(root, plan, count, dry, values[LS_CKPT_JSON] != NULL);
+    }
+    free(plan);
+    return status;
+}
+
+typedef struct examination {
+    char root[4096];
+    bool full, json, plugin;
+    ls_ckpt_verdict *plan;
+    size_t count;
+    ls_ckpt_stale *stale;
+    size_t stale_count;
+    int64_t resume; /* step, -1: none */
+    int damaged;
+} examination;
+
+/* full: every hash of the checkpoints that look right so far. */
+static ls_status examine(examination *e) {
+    LS_TRY(ls_ckpt_prune_plan(e->root, INT64_MAX, 0, &e->plan, &e->count));
+    LS_TRY(ls_ckpt_stale_list(e->root, &e->stale, &e->stale_count));
+    e->resume = -1;
+    for (size_t i = 0; i < e->count; i++) {
+        ls_ckpt_verdict *v = &e->plan[i];
+        e->resume = e->resume < 0 && v->fate != LS_FATE_DAMAGED ? v->step : e->resume;
+        if (e->full && v->fate != LS_FATE_DAMAGED) {
+            char *path = ls_text_format("%s/step-%08lld", e->root, (long long)v->step);
+            ls_ckpt *ckpt = NULL;
+            ls_status status =
+                path ? ls_ckpt_open(path, &ckpt) : LS_FAIL(LS_E_MEMORY, "no memory for a path");
+            if (status == LS_OK) {
+                status = ls_ckpt_verify(ckpt, true, NULL, NULL);
+            }
+            ls_ckpt_close(ckpt);
+            free(path);
+            if (status == LS_E_MEMORY) {
+                return status;
+            }
+            if (status != LS_OK) {
+                v->fate = LS_FATE_DAMAGED;
+                snprintf(v->fault, sizeof v->fault, "%.255s", ls_error_last()->message);
+            }
+        }
+        e->damaged += v->fate == LS_FATE_DAMAGED;
+    }
+    return LS_OK;
+}
+
+static ls_status examination_json(const examination *e) {
+    json_t *checkpoints = json_array(), *stale = json_array();
+    for (size_t i = 0; i < e->count; i++) {
+        const ls_ckpt_verdict *v = &e->plan[i];
+        bool ok = v->fate != LS_FATE_DAMAGED;
+        json_array_append_new(checkpoints,
+                              json_pack("{s:I,s:b,s:I,s:o}", "step", (json_int_t)v->step, "ok", ok,
+                                        "stored_bytes", (json_int_t)v->stored_bytes, "fault",
+                                        ok ? json_null() : json_string(v->fault)));
+    }
+    for (size_t i = 0; i < e->stale_count; i++) {
+        const ls_ckpt_stale *s = &e->stale[i];
+        json_array_append_new(stale, json_pack("{s:s,s:I,s:f}", "name", s->name, "bytes",
+                                               (json_int_t)s->bytes, "age_s", s->age_s));
+    }
+    return ls_ckpt_print_json(
+        json_pack("{s:s,s:s,s:s,s:b,s:o,s:i,s:o,s:o}", "schema", "lockstep.ckpt.doctor/1", "root",
+                  e->root, "mode", e->full ? "full" : "quick", "plugin", e->plugin, "resume",
+                  e->resume < 0 ? json_null() : json_integer(e->resume), "damaged", e->damaged,
+                  "checkpoints", checkpoints, "unfinished", stale));
+}
+
+static void examination_print(const examination *e) {
+    char bytes[32], age[32], *safe;
+    for (size_t i = 0; i < e->count; i++) {
+        const ls_ckpt_verdict *v = &e->plan[i];
+        bool ok = v->fate != LS_FATE_DAMAGED;
+        printf("%-4s  step-%08lld  %s\n", ok ? "ok" : "BAD", (long long)v->step,
+               ok ? ls_text_bytes(bytes, sizeof bytes, (double)v->stored_bytes)
+                  : ls_ckpt_safe(v->fault, &safe));
+        if (!ok) {
+            free(safe);
+        }
+    }
+    for (size_t i = 0; i < e->stale_count; i++) {
+        const ls_ckpt_stale *s = &e->stale[i];
+        printf("note  %s is an unfinished save of %s, last changed %s ago; unless one is running, "
+               "it may be removed\n",
+               ls_ckpt_safe(s->name, &safe), ls_text_bytes(bytes, sizeof bytes, (double)s->bytes),
+               ls_text_duration(age, sizeof age, s->age_s));
+        free(safe);
+    }
+    if (!e->plugin) {
+        printf("note  HDF5 finds no filter 32015 (zstd): h5dump and h5py show no values until "
+               "HDF5_PLUGIN_PATH names lib/hdf5/plugins of this installation\n");
+    }
+    if (e->resume >= 0) {
+        printf("resume takes step-%08lld\n", (long long)e->resume);
+    } else {
+        printf("resume finds nothing\n");
+    }
+}
+
+ls_status ls_ckpt_run_doctor(int argc, char **argv, const char **values) {
+    (void)argc;
+    examination e = {.full = values[LS_CKPT_FULL] != NULL,
+                     .json = values[LS_CKPT_JSON] != NULL,
+                     .plugin = ls_ckpt_plugin_found()}; /* before the filter is registered */
+    LS_TRY(ls_ckpt_root(argv[0], e.root, sizeof e.root));
+    ls_status status = examine(&e);
+    if (status == LS_OK && e.json) {
+        status = examination_json(&e);
+    } else if (status == LS_OK) {
+        examination_print(&e);
+    }
+    if (status == LS_OK && e.damaged > 0) {
+        status = LS_FAIL(LS_E_CORRUPT, "%d of %zu checkpoints in '%s' are damaged", e.damaged,
+                         e.count, e.root);
+    } else if (status == LS_OK && e.resume < 0) {
+        status = LS_FAIL(LS_E_NO, "'%s' holds no checkpoint to resume from", e.root);
+    }
+    free(e.plan);
+    free(e.stale);
+    return status;
+}

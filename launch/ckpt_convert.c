@@ -1,0 +1,254 @@
+/* `ckpt convert` and `ckpt reshard`. */
+#include "checkpoint/convert.h"
+#include "checkpoint/rewrite.h"
+#include "launch/ckpt_verbs.h"
+#include "launch/cmd.h"
+#include "runtime/base/cpu.h"
+#include "runtime/base/file.h"
+#include "runtime/base/text.h"
+#include "runtime/model/model.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define CONFIG_BYTES ((size_t)16 << 20) /* of a config.json, at most */
+
+static const char *value_or(const char **values, int option, const char *fallback) {
+    return values[option] ? values[option] : fallback;
+}
+
+static ls_status output_needed(const char **values) {
+    return values[LS_CKPT_OUTPUT]
+               ? LS_OK
+               : LS_FAIL(LS_E_USAGE, "--output is needed: where the result is to be");
+}
+
+/* Options of a checkpoint that is written: root, level, threads, and *ranks. */
+static ls_status write_options(const char **values, ls_ckpt_save_options *options,
+                               long long *ranks) {
+    long long level;
+    LS_TRY(output_needed(values));
+    LS_TRY(ls_option_int("ranks", value_or(values, LS_CKPT_RANKS, "1"), 1, 100000, ranks));
+    LS_TRY(ls_option_int("level", value_or(values, LS_CKPT_LEVEL, "1"), 0, 19, &level));
+    *options = (ls_ckpt_save_options){
+        .root = values[LS_CKPT_OUTPUT], .level = (int)level, .threads = ls_cpu_available()};
+    return LS_OK;
+}
+
+static ls_status written_print(const char *schema, const ls_ckpt_save_result *result,
+                               long long ranks, bool json) {
+    char raw[32], stored[32], *safe;
+    if (json) {
+        return ls_ckpt_print_json(json_pack("{s:s,s:s,s:I,s:I,s:I}", "schema", schema, "path",
+                                            result->path, "writers", (json_int_t)ranks, "raw_bytes",
+                                            (json_int_t)result->raw_bytes, "stored_bytes",
+                                            (json_int_t)result->stored_bytes));
+    }
+    printf("%s  %s in %s, %lld writer%s\n", ls_ckpt_safe(result->path, &safe),
+           ls_text_bytes(raw, sizeof raw, (double)result->raw_bytes),
+           ls_text_bytes(stored, sizeof stored, (double)result->stored_bytes), ranks,
+           ranks == 1 ? "" : "s");
+    free(safe);
+    return LS_OK;
+}
+
+ls_status ls_ckpt_run_reshard(int argc, char **argv, const char **values) {
+    (void)argc;
+    ls_ckpt_save_options options;
+    ls_ckpt_save_result result;
+    long long ranks;
+    ls_ckpt *ckpt;
+    LS_TRY(write_options(values, &options, &ranks));
+    LS_TRY(ls_ckpt_open_found(argv[0], &ckpt));
+    ls_status status = ls_ckpt_reshard(ckpt, &options, (int)ranks, &result);
+    ls_ckpt_close(ckpt);
+    LS_TRY(status);
+    return written_print("lockstep.ckpt.reshard/1", &result, ranks, values[LS_CKPT_JSON] != NULL);
+}
+
+static ls_status dtype_parse(const char *text, ls_dtype *dtype) {
+    if (strcmp(text, "fp32") != 0 && strcmp(text, "bf16") != 0) {
+        return LS_FAIL(LS_E_USAGE, "--dtype is '%s'; bf16 or fp32 is needed", text);
+    }
+    *dtype = strcmp(text, "fp32") == 0 ? LS_F32 : LS_BF16;
+    return LS_OK;
+}
+
+static ls_status export(ls_ckpt *ckpt, const char **values, ls_convert_result *result) {
+    ls_dtype dtype;
+    double shard_mib;
+    ls_config config;
+    ls_param *params = NULL;
+    int count;
+    int64_t flat_elems;
+    const char *text = ls_ckpt_config(ckpt), *format = values[LS_CKPT_TO];
+    LS_TRY(dtype_parse(value_or(values, LS_CKPT_DTYPE, "fp32"), &dtype));
+    LS_TRY(ls_option_float("shard-size", value_or(values, LS_CKPT_SHARD_SIZE, "5000"), 0.001, 1e9,
+                           &shard_mib));
+    LS_TRY(ls_config_load_text(&config, ls_ckpt_path(ckpt), text, strlen(text), NULL, 0));
+    LS_TRY(ls_model_table(&config.model, &params, &count, &flat_elems));
+    ls_status status =
+        strcmp(format, "llmc") == 0
+            ? ls_convert_to_llmc(ckpt, &config.model, params, count, dtype, values[LS_CKPT_OUTPUT],
+                                 result)
+            : ls_convert_to_hf(ckpt, &config.model, params, count, dtype,
+                               (int64_t)(shard_mib * 1048576.0), values[LS_CKPT_OUTPUT], result);
+    free(params);
+    return status;
+}
+
+static ls_status run_export(int argc, char **argv, const char **values) {
+    ls_convert_result result = {0};
+    ls_ckpt *ckpt;
+    char bytes[32], *safe;
+    const char *format = values[LS_CKPT_TO];
+    bool llmc = strcmp(format, "llmc") == 0;
+    if (!llmc && strcmp(format, "safetensors") != 0) {
+        return LS_FAIL(LS_E_USAGE, "--to is '%s'; safetensors or llmc is needed", format);
+    }
+    if (argc > 1) {
+        return LS_FAIL(LS_E_USAGE, "'%s': section.key=value goes with --from only", argv[1]);
+    }
+    const int foreign[] = {LS_CKPT_TOKENIZER, LS_CKPT_RANKS, LS_CKPT_LEVEL};
+    for (size_t i = 0; i < sizeof foreign / sizeof *foreign; i++) {
+        if (values[foreign[i]]) {
+            return LS_FAIL(LS_E_USAGE, "--tokenizer, --ranks and --level go with --from only");
+        }
+    }
+    if (llmc && values[LS_CKPT_SHARD_SIZE]) {
+        return LS_FAIL(LS_E_USAGE, "--shard-size goes with --to safetensors; llmc is one file");
+    }
+    LS_TRY(output_needed(values));
+    LS_TRY(ls_ckpt_open_found(argv[0], &ckpt));
+    ls_status status = export(ckpt, values, &result);
+    long long step = ls_ckpt_step(ckpt);
+    ls_ckpt_close(ckpt);
+    LS_TRY(status);
+    if (values[LS_CKPT_JSON]) {
+        return ls_ckpt_print_json(
+            json_pack("{s:s,s:s,s:s,s:I,s:i,s:I}", "schema", "lockstep.ckpt.convert/1", "format",
+                      format, "path", values[LS_CKPT_OUTPUT], "step", (json_int_t)step, "files",
+                      result.files, "bytes", (json_int_t)result.bytes));
+    }
+    printf("%s  %d file%s, %s\n", ls_ckpt_safe(values[LS_CKPT_OUTPUT], &safe), result.files,
+           result.files == 1 ? "" : "s", ls_text_bytes(bytes, sizeof bytes, (double)result.bytes));
+    free(safe);
+    return LS_OK;
+}
+
+/* config.json lies in the model's directory, or beside its one file. */
+static ls_status hf_config_load(const char *source, char *path, size_t size, json_t **config) {
+    char directory[4096], *text;
+    size_t bytes;
+    json_error_t error;
+    if (snprintf(directory, sizeof directory, "%s", source) >= (int)sizeof directory) {
+        return LS_FAIL(LS_E_INPUT, "'%.60s...' is too long for a path", source);
+    }
+    if (!ls_path_is_dir(source)) {
+        char *slash = strrchr(directory, '/');
+        snprintf(slash ? slash : directory, 2, "%s", slash ? "" : ".");
+    }
+    LS_TRY(ls_path_join(path, size, directory[0] ? directory : "/", "config.json"));
+    LS_TRY(ls_file_read(path, CONFIG_BYTES, &text, &bytes));
+    *config = json_loadb(text, bytes, 0, &error);
+    free(text);
+    return json_is_object(*config)
+               ? LS_OK
+               : LS_FAIL(LS_E_INPUT, "%s: line %d: %s; a JSON object is expected", path, error.line,
+                         error.text);
+}
+
+/* A configuration that every verb accepts: the model's sizes, defaults, and what the user sets. */
+static ls_status config_make(const json_t *hf, const char *where, char **sets, int set_count,
+                             ls_config *config, char **text) {
+    static const char base[] = "run: {steps: 1}\nbatch: {sequences: 1}\n"
+                               "model: {layers: 1, channels: 2, heads: 1}\n";
+    char *plain;
+    LS_TRY(ls_config_load_text(config, where, base, sizeof base - 1, NULL, 0));
+    LS_TRY(ls_hf_config_parse(hf, where, &config->model));
+    config->data.sequence = config->batch.tokens = 0; /* follow from the model's context */
+    LS_TRY(ls_config_text(config, false, &plain));
+    ls_status status = ls_config_load_text(config, where, plain, strlen(plain),
+                                           (const char *const *)sets, set_count);
+    free(plain);
+    LS_TRY(status);
+    return ls_config_text(config, false, text);
+}
+
+static const json_t *first_of(const json_t *value) {
+    return json_is_array(value) ? json_array_get(value, 0) : value;
+}
+
+/* What eval and sample ask of the run: the tokenizer and the token between documents. */
+static ls_status run_make(const json_t *hf, const char *tokenizer, json_t **run) {
+    const json_t *known = json_object_get(json_object_get(hf, "lockstep"), "tokenizer");
+    const json_t *separator = first_of(json_object_get(hf, "eos_token_id"));
+    const char *name = tokenizer ? tokenizer : json_string_value(known);
+    *run = json_object();
+    bool failed = !*run;
+    if (name && !failed) {
+        failed = json_object_set_new(*run, "tokenizer", json_string(name)) != 0;
+    }
+    if (json_is_integer(separator) && !failed) {
+        failed = json_object_set(*run, "separator", (json_t *)separator) != 0;
+    }
+    return failed ? LS_FAIL(LS_E_MEMORY, "no memory for the description of the run") : LS_OK;
+}
+
+static ls_status import_model(const char *source, const ls_config *config, int ranks,
+                              const ls_ckpt_save_options *options, ls_ckpt_save_result *result) {
+    ls_safetensors *st;
+    ls_param *params = NULL;
+    int count;
+    int64_t flat_elems;
+    LS_TRY(ls_safetensors_open(source, &st));
+    ls_status status = ls_model_table(&config->model, &params, &count, &flat_elems);
+    if (status == LS_OK) {
+        status = ls_convert_from_hf(st, &config->model, params, count, ranks, options, result);
+    }
+    free(params);
+    ls_safetensors_close(st);
+    return status;
+}
+
+static ls_status run_import(int argc, char **argv, const char **values) {
+    ls_ckpt_save_options options;
+    ls_ckpt_save_result result;
+    ls_config config;
+    long long ranks;
+    char path[4096], *text = NULL;
+    json_t *hf = NULL, *run = NULL, *counters = json_object();
+    if (strcmp(values[LS_CKPT_FROM], "safetensors") != 0) {
+        json_decref(counters);
+        return LS_FAIL(LS_E_USAGE, "--from is '%s'; safetensors is needed", values[LS_CKPT_FROM]);
+    }
+    if (values[LS_CKPT_DTYPE] || values[LS_CKPT_SHARD_SIZE]) {
+        json_decref(counters);
+        return LS_FAIL(LS_E_USAGE, "--dtype and --shard-size go with --to only; a checkpoint's "
+                                   "parameters are float32");
+    }
+    ls_status status = write_options(values, &options, &ranks);
+    LS_TRY_GOTO(status, done);
+    LS_TRY_GOTO(hf_config_load(argv[0], path, sizeof path, &hf), done);
+    LS_TRY_GOTO(config_make(hf, path, argv + 1, argc - 1, &config, &text), done);
+    LS_TRY_GOTO(run_make(hf, values[LS_CKPT_TOKENIZER], &run), done);
+    options.config_text = text;
+    options.run = run;
+    options.counters = counters;
+    LS_TRY_GOTO(import_model(argv[0], &config, (int)ranks, &options, &result), done);
+    status = written_print("lockstep.ckpt.convert/1", &result, ranks, values[LS_CKPT_JSON] != NULL);
+done:
+    json_decref(hf);
+    json_decref(run);
+    json_decref(counters);
+    free(text);
+    return status;
+}
+
+ls_status ls_ckpt_run_convert(int argc, char **argv, const char **values) {
+    if (!values[LS_CKPT_TO] == !values[LS_CKPT_FROM]) {
+        return LS_FAIL(LS_E_USAGE, "either --to or --from is needed: safetensors or llmc");
+    }
+    return values[LS_CKPT_TO] ? run_export(argc, argv, values) : run_import(argc, argv, values);
+}
