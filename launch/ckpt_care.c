@@ -40,7 +40,7 @@ static ls_status plan_print(const char *root, const ls_ckpt_verdict *plan, size_
                    ls_ckpt_safe(v->fault, &safe));
             free(safe);
         } else {
-            printf("%-7s  step-%08lld  %s%s%s\n", remove ? (dry ? "would go" : "removed") : "kept",
+            printf("%-8s  step-%08lld  %s%s%s\n", remove ? (dry ? "would go" : "removed") : "kept",
                    (long long)v->step, ls_text_bytes(bytes, sizeof bytes, (double)v->stored_bytes),
                    remove ? "" : "  ", remove ? "" : ls_ckpt_fate_name(v->fate));
         }

@@ -1,0 +1,83 @@
+#!/bin/sh
+# ckpt convert: to Hugging Face and llm.c, back, and what sample and eval make of it.
+. "$(dirname "$0")/lib.sh"
+make_runs
+
+for family in gpt2 llama; do
+    hf=$work/hf-$family
+    back=$work/back-$family
+    gives 0 "$LOCKSTEP" ckpt convert --to safetensors "$runs/$family" -o "$hf"
+    prints '1 file'
+    holds [ -s "$hf/config.json" ]
+    gives 0 "$LOCKSTEP" ckpt convert --from safetensors "$hf" -o "$back" batch.sequences=2 batch.micro=2
+    prints 'step-00000000'
+    gives 0 "$LOCKSTEP" ckpt verify "$back"
+    gives 0 "$LOCKSTEP" ckpt diff "$runs/$family" "$back" '[!o]*' # all but optim.*
+
+    # The same bytes again, from one file and from several.
+    gives 0 "$LOCKSTEP" ckpt convert --to safetensors "$back" -o "$hf-again"
+    holds cmp "$hf/model.safetensors" "$hf-again/model.safetensors"
+    holds cmp "$hf/config.json" "$hf-again/config.json"
+    gives 0 "$LOCKSTEP" ckpt convert --to safetensors "$back" -o "$hf-parts" --shard-size 0.05 --json
+    json_is 'o["schema"], o["files"] > 2' "('lockstep.ckpt.convert/1', True)"
+    holds [ -s "$hf-parts/model.safetensors.index.json" ]
+    gives 0 "$LOCKSTEP" ckpt convert --from safetensors "$hf-parts" -o "$back-parts" --ranks 3 --level 0
+    gives 0 "$LOCKSTEP" ckpt diff "$back" "$back-parts"
+
+    # The other verbs take it as one of their own.
+    gives 0 "$LOCKSTEP" eval "$runs/$family" --data "$data" --micro 2
+    cut -d, -f1 "$work/out" | tail -n 1 >"$work/loss"
+    gives 0 "$LOCKSTEP" eval "$back" --data "$data"
+    holds grep -q -F -f "$work/loss" "$work/out"
+    gives 0 "$LOCKSTEP" sample "$runs/$family" --prompt ab --tokens 8
+    cp "$work/out" "$work/said"
+    gives 0 "$LOCKSTEP" sample "$back" --prompt ab --tokens 8
+    holds cmp "$work/said" "$work/out"
+
+    # bf16 is half as large, and near.
+    gives 0 "$LOCKSTEP" ckpt convert --to safetensors "$back" -o "$hf-bf16" --dtype bf16
+    holds grep -q '"torch_dtype": "bfloat16"' "$hf-bf16/config.json"
+    gives 0 "$LOCKSTEP" ckpt convert --from safetensors "$hf-bf16" -o "$back-bf16"
+    gives 1 "$LOCKSTEP" ckpt diff "$back" "$back-bf16"
+    gives 0 "$LOCKSTEP" ckpt diff "$back" "$back-bf16" --rtol 0.00390625
+done
+
+gives 0 "$LOCKSTEP" ckpt convert --to llmc "$runs/gpt2" -o "$work/gpt2.bin"
+holds [ "$(od -An -t d4 -N 32 "$work/gpt2.bin" | tr -s ' \n' ' ')" = ' 20240326 3 32 257 2 2 32 384 ' ]
+
+# Errors: what is wrong, and nothing is left behind.
+gives 3 "$LOCKSTEP" ckpt convert --to llmc "$runs/llama" -o "$work/llama.bin"
+says 'holds GPT-2'
+holds [ ! -e "$work/llama.bin" ]
+gives 2 "$LOCKSTEP" ckpt convert --to safetensors "$runs/gpt2" -o "$work/hf-gpt2"
+says 'exists'
+gives 2 "$LOCKSTEP" ckpt convert --to gguf "$runs/gpt2" -o "$work/x"
+says "'gguf'"
+gives 2 "$LOCKSTEP" ckpt convert "$runs/gpt2" -o "$work/x"
+says '--to or --from'
+gives 2 "$LOCKSTEP" ckpt convert --to llmc "$runs/gpt2"
+says '--output'
+gives 2 "$LOCKSTEP" ckpt convert --to llmc "$runs/gpt2" -o "$work/x" --dtype fp8
+says "'fp8'"
+gives 2 "$LOCKSTEP" ckpt convert --to safetensors "$runs/gpt2" -o "$work/x" --ranks 2
+says 'with --from only'
+gives 2 "$LOCKSTEP" ckpt convert --from safetensors "$work/hf-gpt2" -o "$work/x" --dtype bf16
+says 'with --to only'
+gives 2 "$LOCKSTEP" ckpt convert --from safetensors "$work/hf-gpt2" -o "$work/x" model.colour=3
+says 'colour'
+gives 2 "$LOCKSTEP" ckpt convert --from safetensors "$work/hf-gpt2" -o "$work/x" model.layers=3
+says "transformer.h.2.ln_1.weight"
+gives 2 "$LOCKSTEP" ckpt convert --from safetensors "$work" -o "$work/x"
+says 'config.json'
+cp -r "$work/hf-llama" "$work/broken"
+truncate -s -1 "$work/broken/model.safetensors"
+gives 1 "$LOCKSTEP" ckpt convert --from safetensors "$work/broken" -o "$work/x"
+says 'behind the end of the file'
+sed -i 's/"llama"/"mamba"/' "$work/broken/config.json"
+gives 3 "$LOCKSTEP" ckpt convert --from safetensors "$work/broken" -o "$work/x"
+says "'mamba'"
+printf '{' >"$work/broken/config.json"
+gives 2 "$LOCKSTEP" ckpt convert --from safetensors "$work/broken" -o "$work/x"
+says 'line 1'
+holds [ -z "$(ls -d "$work"/x* 2>/dev/null)" ]
+passed
