@@ -8,15 +8,50 @@
 
 #define CHUNK_ELEMS ((int64_t)1 << 20)
 
+/* Natural logarithm of x in (0, 1], to 1e-7: x = m 2^e with m near 1, and the series of
+ * Cephes' logf for log(m). Without branches, so that loops over it are vectorised. */
+static inline float log_of(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    const uint32_t shifted = bits - 0x3f3504f3u; /* sqrt(1/2): m in [sqrt(1/2), sqrt(2)) */
+    const float e = (float)((int32_t)shifted >> 23);
+    bits = (shifted & 0x007fffffu) + 0x3f3504f3u;
+    float m;
+    memcpy(&m, &bits, sizeof m);
+    m -= 1.0f;
+    float p = 7.0376836292e-2f;
+    p = p * m - 1.1514610310e-1f;
+    p = p * m + 1.1676998740e-1f;
+    p = p * m - 1.2420140846e-1f;
+    p = p * m + 1.4249322787e-1f;
+    p = p * m - 1.6668057665e-1f;
+    p = p * m + 2.0000714765e-1f;
+    p = p * m - 2.4999993993e-1f;
+    p = p * m + 3.3333331174e-1f;
+    const float z = m * m;
+    return m - 0.5f * z + m * z * p + 6.9314718056e-1f * e;
+}
+
 /* Elements 2k and 2k+1 are the two normals that Box & Muller's transform
- * (doi:10.1214/aoms/1177706645) makes of block k. */
-static void normal_pair(uint64_t seed, uint64_t stream, uint64_t k, double pair[2]) {
-    ls_rng_block b = ls_rng_draw(seed, stream, k);
-    double u = ((double)b.v[0] * 0x1p32 + (double)b.v[1] + 1.0) * 0x1p-64; /* (0, 1] */
-    double angle = 6.283185307179586 * (double)b.v[2] * 0x1p-32;
-    double radius = sqrt(-2.0 * log(u));
-    pair[0] = radius * cos(angle);
-    pair[1] = radius * sin(angle);
+ * (doi:10.1214/aoms/1177706645) makes of block k: radius from 32 bits, angle from 32 others, whose
+ * upper two are the quadrant. */
+static inline void normal_pair(uint64_t seed, uint64_t stream, uint64_t k, float *first,
+                               float *second) {
+    const ls_rng_block b = ls_rng_draw(seed, stream, k);
+    const float radius = sqrtf(-2.0f * log_of(((float)b.v[0] + 1.0f) * 0x1p-32f));
+    const float x = (float)((int32_t)(b.v[1] << 2) >> 1) * (0x1p-31f * 1.5707963268f);
+    const float xx = x * x; /* |x| <= pi/4; Taylor's series to 1e-8 */
+    const float sine =
+        x *
+        (1.0f + xx * (-1.6666666667e-1f +
+                      xx * (8.3333333333e-3f + xx * (-1.9841269841e-4f + xx * 2.7557319224e-6f))));
+    const float cosine =
+        1.0f +
+        xx * (-0.5f + xx * (4.1666666667e-2f + xx * (-1.3888888889e-3f + xx * 2.4801587302e-5f)));
+    const bool turned = b.v[1] >> 30 & 1, opposite = b.v[1] >> 31;
+    const float signed_radius = opposite ? -radius : radius;
+    *first = signed_radius * (turned ? -sine : cosine);
+    *second = signed_radius * (turned ? cosine : sine);
 }
 
 /* Elements [first, first + n) of a parameter, first even; those >= valid are padding. */
@@ -24,18 +59,26 @@ static void fill(const ls_device *dev, const ls_param *param, uint64_t seed, int
                  int64_t n, void *host) {
     const uint64_t stream = ls_xxh64(param->name, strlen(param->name), 0);
     const int64_t valid = param->elems / param->dims[0] * param->valid_rows;
-    const double one = param->init == LS_INIT_ONE ? 1.0 : 0.0;
+    const float one = param->init == LS_INIT_ONE ? 1.0f : 0.0f;
+    enum { BLOCK = 1024 };
 #pragma omp parallel for num_threads(dev->threads) schedule(static)
-    for (int64_t k = 0; k < (n + 1) / 2; k++) {
-        double pair[2] = {one, one};
-        if (param->init == LS_INIT_NORMAL) {
-            normal_pair(seed, stream, (uint64_t)(first / 2 + k), pair);
-            pair[0] *= param->init_std;
-            pair[1] *= param->init_std;
+    for (int64_t at = 0; at < n; at += BLOCK) {
+        float block[BLOCK];
+        for (int64_t i = 0; i < BLOCK; i++) {
+            block[i] = one;
         }
-        for (int64_t j = 0; j < 2 && 2 * k + j < n; j++) {
-            int64_t i = 2 * k + j;
-            ls_store(dev->acc, host, i, first + i < valid ? pair[j] : 0.0);
+        if (param->init == LS_INIT_NORMAL) {
+            const float std = (float)param->init_std;
+#pragma omp simd
+            for (int64_t i = 0; i < BLOCK / 2; i++) {
+                float a, b;
+                normal_pair(seed, stream, (uint64_t)((first + at) / 2 + i), &a, &b);
+                block[2 * i] = std * a;
+                block[2 * i + 1] = std * b;
+            }
+        }
+        for (int64_t i = 0; i < BLOCK && at + i < n; i++) {
+            ls_store(dev->acc, host, at + i, first + at + i < valid ? block[i] : 0.0);
         }
     }
 }
