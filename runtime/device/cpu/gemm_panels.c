@@ -7,11 +7,10 @@
  *           |       |       |       |     and of B (one a column of tiles), then multiply them tile
  *           +-------+-------+-------+     by tile.
  *
- * A panel is small enough that two stay in a core's second-level cache, and its rows are padded so
- * that they do not fall into the same sets: dnnl_sgemm then runs at its best speed on small tiles
- * too, where on the operands as they lie it needs large ones. Panels of B are always stored
- * [k, n]: of the four forms, those with B transposed are slower, and transposing while copying
- * costs nothing. */
+ * Panels are small and their rows are padded so that they do not fall into the same sets of the
+ * cache: dnnl_sgemm then runs at nearly its best speed on small tiles too, where on the operands as
+ * they lie it needs large ones. Panels are never stored transposed: of the four forms of a product,
+ * that one is the fastest, and transposing while copying costs little. */
 #include "runtime/device/cpu/device_cpu.h"
 
 #define TILE_M  128
@@ -26,9 +25,10 @@ typedef struct panels_run {
     const ls_gemm *op;
     ls_gemm_sink sink;
     int64_t tile_m, tile_n, tile_k;
-    int64_t block_m, block_n;             /* multiples of the tile's */
-    int64_t panel_a_elems, panel_b_elems; /* of one panel */
-    int64_t lda, ldb, ldc;                /* of panels, and of the product when not in place */
+    int64_t block_m, block_n;               /* multiples of the tile's */
+    int64_t panel_a_elems, panel_b_elems;   /* of one panel */
+    int64_t panels_a_elems, panels_b_elems; /* of all of a block's */
+    int64_t lda, ldb, ldc;                  /* of panels, and of the product when not in place */
     float *a, *b, *product;
 } panels_run;
 
@@ -64,7 +64,7 @@ static void pack_a(const panels_run *run, panels_block b, int64_t tile) {
     int64_t m0 = b.m0 + tile * run->tile_m, m = min_i64(run->tile_m, b.m - tile * run->tile_m);
     float *panel = run->a + tile * run->panel_a_elems;
     if (op->trans_a) {
-        pack(run, op->a, op->lda, false, b.k0, m0, b.k, m, panel, run->lda);
+        pack(run, op->a, op->lda, true, b.k0, m0, b.k, m, panel, run->lda);
     } else {
         pack(run, op->a, op->lda, false, m0, b.k0, m, b.k, panel, run->lda);
     }
@@ -91,9 +91,9 @@ static int multiply(const panels_run *run, panels_block b, int64_t tile_row, int
     float *product = in_place ? c : run->product + m0 * run->ldc + n0;
     int64_t ld = in_place ? op->ldc : run->ldc;
     float beta = b.k0 > 0 ? 1.0f : in_place ? run->sink.beta : 0.0f;
-    int failed = ls_dnnl_sgemm(op->trans_a, false, m, n, b.k,
-                               run->a + tile_row * run->panel_a_elems, run->lda,
-                               run->b + tile_col * run->panel_b_elems, run->ldb, beta, product, ld);
+    int failed =
+        ls_dnnl_sgemm(false, false, m, n, b.k, run->a + tile_row * run->panel_a_elems, run->lda,
+                      run->b + tile_col * run->panel_b_elems, run->ldb, beta, product, ld);
     bool last = b.k0 + b.k == op->k;
     if (failed || !last || (in_place && !op->bias && !run->sink.residual)) {
         return failed;
@@ -147,36 +147,36 @@ static int run_blocks(const panels_run *run) {
 }
 
 /* Sizes, from the shape alone; returns the elements of shared memory. */
-static int64_t lay_out(panels_run *run, bool trans_a, int64_t m, int64_t n, int64_t k) {
+static int64_t lay_out(panels_run *run, int64_t m, int64_t n, int64_t k) {
     run->tile_m = ls_gemm_split(m, TILE_M, 8);
     run->tile_n = ls_gemm_split(n, TILE_N, PAD);
     run->tile_k = ls_gemm_split(k, TILE_K, PAD);
     run->block_m = ls_gemm_split(m, BLOCK_M / run->tile_m * run->tile_m, run->tile_m);
     run->block_n = ls_gemm_split(n, BLOCK_N / run->tile_n * run->tile_n, run->tile_n);
-    run->lda = (trans_a ? run->tile_m : run->tile_k) + PAD;
+    run->lda = run->tile_k + PAD;
     run->ldb = run->tile_n + PAD;
     run->ldc = run->block_n + PAD;
-    run->panel_a_elems = (trans_a ? run->tile_k : run->tile_m) * run->lda;
+    run->panel_a_elems = run->tile_m * run->lda;
     run->panel_b_elems = run->tile_k * run->ldb;
-    return run->block_m / run->tile_m * run->panel_a_elems +
-           run->block_n / run->tile_n * run->panel_b_elems +
+    run->panels_a_elems = run->block_m / run->tile_m * run->panel_a_elems;
+    run->panels_b_elems = run->block_n / run->tile_n * run->panel_b_elems;
+    return run->panels_a_elems + run->panels_b_elems +
            (run->sink.in_place ? 0 : run->block_m * run->ldc);
 }
 
 size_t ls_gemm_panels_bytes(bool in_place) {
     panels_run run = {.sink = {.in_place = in_place}};
-    /* Transposed panels have the longer rows' share of padding. */
-    return (size_t)lay_out(&run, true, BLOCK_M, BLOCK_N, TILE_K) * sizeof(float);
+    return (size_t)lay_out(&run, BLOCK_M, BLOCK_N, TILE_K) * sizeof(float);
 }
 
 ls_status ls_gemm_run_panels(ls_cpu_device *cpu, const ls_gemm *op, ls_gemm_sink sink) {
     panels_run run = {.cpu = cpu, .op = op, .sink = sink};
-    int64_t elems = lay_out(&run, op->trans_a, op->m, op->n, op->k);
+    int64_t elems = lay_out(&run, op->m, op->n, op->k);
     void *memory;
     LS_TRY(ls_cpu_shared(&cpu->base, (size_t)elems * sizeof(float), &memory));
     run.a = memory;
-    run.b = run.a + run.block_m / run.tile_m * run.panel_a_elems;
-    run.product = run.b + run.block_n / run.tile_n * run.panel_b_elems;
+    run.b = run.a + run.panels_a_elems;
+    run.product = run.b + run.panels_b_elems;
     int64_t tiles = (run.block_m / run.tile_m) * (run.block_n / run.tile_n);
     int threads = (int)min_i64(cpu->base.threads, tiles), failed = 0;
 #pragma omp parallel num_threads(threads) reduction(max : failed)
