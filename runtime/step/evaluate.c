@@ -13,19 +13,20 @@ typedef struct evaluation {
     ls_model *model;
     const ls_dataset *dataset;
     int64_t micro, windows, seq;
+    int64_t rows;              /* evaluated; when fewer than windows, spread evenly over them */
     int64_t micros;            /* of all ranks; micro-batch i belongs to rank i mod size */
     int64_t slots;             /* of one rank */
     int32_t *tokens, *targets; /* [micro, seq] */
     share *mine, *all;         /* [slots], [size, slots] */
 } evaluation;
 
-/* Micro-batch `index`: windows from index * micro on; the last one may have fewer than micro. */
+/* Micro-batch `index`: rows from index * micro on; the last one may have fewer than micro. */
 static ls_status evaluate_micro(const evaluation *e, int64_t index, share *out) {
-    int64_t first = index * e->micro, left = e->windows - first;
+    int64_t first = index * e->micro, left = e->rows - first;
     int64_t rows = left < e->micro ? left : e->micro;
     for (int64_t row = 0; row < rows; row++) {
-        int64_t valid;
-        LS_TRY(ls_dataset_window(e->dataset, first + row, e->tokens + row * e->seq,
+        int64_t valid, window = (int64_t)((__int128)(first + row) * e->windows / e->rows);
+        LS_TRY(ls_dataset_window(e->dataset, window, e->tokens + row * e->seq,
                                  e->targets + row * e->seq, &valid));
         out->targets += valid;
     }
@@ -68,10 +69,8 @@ ls_status ls_step_evaluate(ls_model *model, ls_comm *comm, const ls_dataset *dat
                        "sequence is needed, and the model was made for %lld tokens",
                        (long long)micro, (long long)e.seq, (long long)ls_model_seq(model));
     }
-    e.micros = (e.windows + micro - 1) / micro;
-    if (batches > 0 && batches < e.micros) {
-        e.micros = batches;
-    }
+    e.rows = batches > 0 && batches < e.windows / micro ? batches * micro : e.windows;
+    e.micros = (e.rows + micro - 1) / micro;
     e.slots = (e.micros + comm->size - 1) / comm->size;
     ls_status status = evaluate_all(&e, comm, result);
     free(e.tokens);
