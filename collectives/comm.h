@@ -3,8 +3,13 @@
  * Every function marked [collective] must be called by all ranks of the group in the same order
  * with matching arguments. Non-blocking operations complete through ls_comm_test or ls_comm_wait;
  * buffers must stay untouched until then; arrays of counts and offsets are read before the call
- * returns. Counts are 64-bit: no limit at 2^31. Buffers are host memory for the back ends self and
- * mpi. After the first use of each kind, operations allocate nothing.
+ * returns. Counts are 64-bit: no limit at 2^31. Buffers are host memory for the back ends self,
+ * mpi, shm and hier. After the first use of each kind and size, operations allocate nothing.
+ *
+ * Reductions serve F32, F64, F16, BF16, I32, I64 and U64; other types travel as bytes. F16 and BF16
+ * are added in fp32 and rounded once. AVG is the sum divided by the number of ranks (integers:
+ * towards zero). Except where stated, a sum over ranks is the balanced tree of reduce.h with ranks
+ * as leaves, so that all back ends give the same bits. The MAX or MIN of a NaN is the back end's.
  *
  * Errors: LS_E_COMM when the library reports a fault (the communicator is then good for nothing but
  * to be destroyed), LS_E_UNSUPPORTED when a back end does not offer an operation or dtype (never a
@@ -17,7 +22,7 @@
 
 #include <stdint.h>
 
-typedef enum ls_reduce { LS_SUM, LS_MAX, LS_MIN } ls_reduce;
+typedef enum ls_reduce { LS_SUM, LS_MAX, LS_MIN, LS_AVG } ls_reduce;
 
 typedef struct ls_comm ls_comm;
 typedef struct ls_comm_request ls_comm_request; /* opaque; owned by the communicator */
@@ -28,19 +33,39 @@ typedef struct ls_comm_ops {
     /* The same ranks again, in a space of their own: operations on one communicator need not be in
      * the same order as those on the other. [collective] */
     ls_status (*duplicate)(ls_comm *comm, ls_comm **copy);
+    /* The ranks that give the same color >= 0, in order of rank. [collective] */
+    ls_status (*split)(ls_comm *comm, int color, ls_comm **part);
+    /* Zeroed memory, aligned to 64 bytes, that this communicator's operations use without copies
+     * where the back end can. Every rank gives the same number of bytes; give_back takes a pointer
+     * from alloc, NULL included; it must come before destroy. [collective] */
+    ls_status (*alloc)(ls_comm *comm, int64_t bytes, void **memory);
+    void (*give_back)(ls_comm *comm, void *memory);
     /* *lowest: the lowest rank that shares memory with this one. [collective] */
     ls_status (*host)(ls_comm *comm, int *lowest);
     ls_status (*barrier)(ls_comm *comm);
     /* buf [bytes] from root to all. [collective] */
     ls_status (*broadcast)(ls_comm *comm, void *buf, int64_t bytes, int root);
-    /* In place over buf [count]. F32, F64, I32, I64, U64. Every rank gets the same bits; the order
-     * of a sum is the library's, and so is the MAX or MIN of a NaN. [collective] */
+    /* In place over buf [count]; otherwise as all_reduce_start. [collective] */
     ls_status (*all_reduce)(ls_comm *comm, void *buf, int64_t count, ls_dtype dtype, ls_reduce op);
     /* recv [size * bytes] = the ranks' send [bytes] in rank order. [collective] */
     ls_status (*all_gather)(ls_comm *comm, const void *send, void *recv, int64_t bytes);
     /* Non-blocking forms. [collective] */
-    ls_status (*all_reduce_start)(ls_comm *comm, void *buf, int64_t count, ls_dtype dtype,
-                                  ls_reduce op, ls_comm_request **request);
+    ls_status (*broadcast_start)(ls_comm *comm, void *buf, int64_t bytes, int root,
+                                 ls_comm_request **request);
+    /* recv [count] = the ranks' send [count] reduced; send == recv is in place, else they must not
+     * overlap. Every rank gets the same bits. Sums that the MPI library can make itself (not F16,
+     * BF16, AVG) have its order with the back end mpi. */
+    ls_status (*all_reduce_start)(ls_comm *comm, const void *send, void *recv, int64_t count,
+                                  ls_dtype dtype, ls_reduce op, ls_comm_request **request);
+    /* Likewise, but only root has the result; recv is not touched elsewhere. */
+    ls_status (*reduce_start)(ls_comm *comm, const void *send, void *recv, int64_t count,
+                              ls_dtype dtype, ls_reduce op, int root, ls_comm_request **request);
+    /* send is blocks of counts[r] elements, one for each rank, one after the other; recv
+     * [counts[rank]] = this rank's block of their reduction. In place: recv is that block of send.
+     */
+    ls_status (*reduce_scatter_start)(ls_comm *comm, const void *send, void *recv,
+                                      const int64_t *counts, ls_dtype dtype, ls_reduce op,
+                                      ls_comm_request **request);
     /* recv: block r is counts[r] bytes at offsets[r]; send is this rank's block (may be in place:
      * send == recv + offsets[rank]). */
     ls_status (*all_gather_start)(ls_comm *comm, const void *send, void *recv,
@@ -51,6 +76,12 @@ typedef struct ls_comm_ops {
                                   const int64_t *send_offsets, void *recv,
                                   const int64_t *recv_counts, const int64_t *recv_offsets,
                                   ls_comm_request **request);
+    /* Messages of a pair of ranks arrive in the order in which they were sent, and are as long as
+     * the receiver expects; LS_E_SHAPE for a message to oneself. Not collective. */
+    ls_status (*send_start)(ls_comm *comm, const void *buf, int64_t bytes, int to,
+                            ls_comm_request **request);
+    ls_status (*recv_start)(ls_comm *comm, void *buf, int64_t bytes, int from,
+                            ls_comm_request **request);
     /* *done says whether the operation has completed; the request is then gone, as it is after an
      * error and after wait. Both drive the progress of everything that was started. Not collective.
      */

@@ -1,45 +1,24 @@
-/* The MPI back end.
+/* The MPI back end: the library, its communicators and the blocking operations.
  *
- * Reductions use the library's collectives. The exchanges with a block per rank (all_gather_start,
- * all_to_all_start) are point-to-point messages between all pairs, which is also what Open MPI does
- * for MPI_Ialltoallv and MPI_Iallgatherv, but with 64-bit counts and offsets. One tag serves them
- * all: ranks start operations in the same order, and MPI matches the messages of a pair in order.
- */
-#include "collectives/comm_mpi.h"
+ * While operations that this program moves on are under way, blocking calls of the library would
+ * leave other ranks waiting for this one; then their non-blocking forms are used. */
+#include "collectives/comm_mpi_impl.h"
 
 #include "collectives/comm.h"
 #include "runtime/base/arena.h"
 
 #include <ctype.h>
-#include <mpi.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
-enum { EXCHANGE_TAG = 1 };
-
 int64_t ls_comm_mpi_chunk_bytes = 1 << 30;
-
-struct ls_comm_request {
-    ls_comm_request *next_all, *next_free;
-    int count, capacity; /* of parts, the MPI requests of its chunks, and statuses */
-    MPI_Request *parts;
-    MPI_Status *statuses;
-};
-
-typedef struct mpi_comm {
-    ls_comm base;
-    MPI_Comm handle;
-    /* Requests are kept for reuse. One that met an error stays out of `free`, as MPI may still be
-     * using its parts. */
-    ls_comm_request *all, *free;
-} mpi_comm;
 
 static ls_comm *world_comm;
 
-static ls_status mpi_fail(int code, const char *what) {
+ls_status ls_mpi_fail(int code, const char *what) {
     char text[MPI_MAX_ERROR_STRING] = "";
     int length = 0;
     if (MPI_Error_string(code, text, &length) != MPI_SUCCESS) {
@@ -48,119 +27,44 @@ static ls_status mpi_fail(int code, const char *what) {
     return LS_FAIL(LS_E_COMM, "MPI %s failed: %s", what, text);
 }
 
-#define MPI_TRY(what, call)                                                                        \
-    do {                                                                                           \
-        int mpi_try_code_ = (call);                                                                \
-        if (mpi_try_code_ != MPI_SUCCESS) {                                                        \
-            return mpi_fail(mpi_try_code_, (what));                                                \
-        }                                                                                          \
-    } while (0)
-
-static ls_status check_count(int64_t count, const char *what) {
-    if (count < 0) {
-        return LS_FAIL(LS_E_SHAPE, "%s of %lld bytes or elements; 0 is the least", what,
-                       (long long)count);
-    }
-    return LS_OK;
-}
-
-static int64_t min_i64(int64_t a, int64_t b) {
-    return a < b ? a : b;
-}
-
-static int64_t chunks_of(int64_t bytes) {
-    return (bytes + ls_comm_mpi_chunk_bytes - 1) / ls_comm_mpi_chunk_bytes;
-}
-
-/* Requests */
-
-/* A request with room for `parts` and none in it. */
-static ls_status request_take(mpi_comm *c, int64_t parts, ls_comm_request **out) {
-    if (parts > INT32_MAX) {
-        return LS_FAIL(LS_E_SHAPE, "an exchange of %lld messages; %d is the most", (long long)parts,
-                       INT32_MAX);
-    }
-    if (!c->free) {
-        ls_comm_request *fresh;
-        LS_TRY(ls_calloc(1, sizeof *fresh, &fresh));
-        fresh->next_all = c->all;
-        c->all = fresh;
-        c->free = fresh;
-    }
-    ls_comm_request *request = c->free;
-    if (parts > request->capacity) {
-        free(request->parts);
-        free(request->statuses);
-        *request =
-            (ls_comm_request){.next_all = request->next_all, .next_free = request->next_free};
-        LS_TRY(ls_calloc((size_t)parts, sizeof *request->parts, &request->parts));
-        LS_TRY(ls_calloc((size_t)parts, sizeof *request->statuses, &request->statuses));
-        request->capacity = (int)parts;
-    }
-    request->count = 0;
-    c->free = request->next_free;
-    *out = request;
-    return LS_OK;
-}
-
-static void request_give_back(mpi_comm *c, ls_comm_request *request) {
-    request->next_free = c->free;
-    c->free = request;
-}
-
-static ls_status request_fail(const ls_comm_request *request, int code) {
-    for (int i = 0; code == MPI_ERR_IN_STATUS && i < request->count; i++) {
-        int part = request->statuses[i].MPI_ERROR;
-        if (part != MPI_SUCCESS && part != MPI_ERR_PENDING) {
-            code = part;
-        }
-    }
-    return mpi_fail(code, "transfer");
-}
-
-static ls_status test(ls_comm *comm, ls_comm_request *request, bool *done) {
-    int flag = 0;
-    int code = MPI_Testall(request->count, request->parts, &flag, request->statuses);
-    if (code != MPI_SUCCESS) {
-        return request_fail(request, code);
-    }
-    *done = flag != 0;
-    if (flag) {
-        request_give_back((mpi_comm *)comm, request);
-    }
-    return LS_OK;
-}
-
-/* Not MPI_Waitall: that of Open MPI 4.1 never returns when a part has failed before the call. */
-static ls_status wait_for(ls_comm *comm, ls_comm_request *request) {
-    bool done = false;
-    while (!done) {
-        LS_TRY(test(comm, request, &done));
-    }
-    return LS_OK;
-}
-
 /* Communicators */
 
-static ls_status wrap_duplicate(MPI_Comm from, ls_comm **out);
+static ls_status wrap(MPI_Comm handle, ls_comm **out);
+
+static ls_status wrap_duplicate(MPI_Comm from, ls_comm **out) {
+    MPI_Comm handle;
+    MPI_TRY("communicator", MPI_Comm_dup(from, &handle));
+    return wrap(handle, out);
+}
 
 static void destroy(ls_comm *comm) {
     mpi_comm *c = (mpi_comm *)comm;
+    ls_pump_remove(&c->pump);
     MPI_Comm_free(&c->handle);
     for (ls_comm_request *r = c->all, *next; r; r = next) {
         next = r->next_all;
         free(r->parts);
         free(r->statuses);
+        free(r->reduction.bounds);
+        free(r->reduction.scratch);
         free(r);
     }
     if (comm == world_comm) {
         world_comm = NULL;
     }
+    free(c->from);
     free(c);
 }
 
 static ls_status duplicate(ls_comm *comm, ls_comm **copy) {
     return wrap_duplicate(((mpi_comm *)comm)->handle, copy);
+}
+
+static ls_status split(ls_comm *comm, int color, ls_comm **part) {
+    MPI_Comm handle;
+    LS_TRY(ls_comm_check_color(color));
+    MPI_TRY("split", MPI_Comm_split(((mpi_comm *)comm)->handle, color, comm->rank, &handle));
+    return wrap(handle, part);
 }
 
 static ls_status host(ls_comm *comm, int *lowest) {
@@ -177,61 +81,86 @@ static ls_status host(ls_comm *comm, int *lowest) {
 
 /* Blocking operations */
 
+/* Awaits a call of the library while all else moves on. */
+static ls_status finish(MPI_Request request, const char *what) {
+    int done = 0;
+    while (!done) {
+        ls_pump_all();
+        MPI_TRY(what, MPI_Test(&request, &done, MPI_STATUS_IGNORE));
+    }
+    return LS_OK;
+}
+
 static ls_status barrier(ls_comm *comm) {
-    MPI_TRY("barrier", MPI_Barrier(((mpi_comm *)comm)->handle));
+    MPI_Comm handle = ((mpi_comm *)comm)->handle;
+    if (ls_pump_busy()) {
+        MPI_Request request;
+        MPI_TRY("barrier", MPI_Ibarrier(handle, &request));
+        return finish(request, "barrier");
+    }
+    MPI_TRY("barrier", MPI_Barrier(handle));
     return LS_OK;
 }
 
 static ls_status broadcast(ls_comm *comm, void *buf, int64_t bytes, int root) {
     mpi_comm *c = (mpi_comm *)comm;
-    LS_TRY(check_count(bytes, "broadcast"));
-    if (root < 0 || root >= comm->size) {
-        return LS_FAIL(LS_E_SHAPE, "a broadcast from rank %d of %d", root, comm->size);
+    if (ls_pump_busy()) {
+        ls_comm_request *request;
+        LS_TRY(ls_mpi_broadcast_start(comm, buf, bytes, root, &request));
+        return ls_mpi_wait(comm, request);
     }
+    LS_TRY(ls_comm_check_count(bytes, "broadcast"));
+    LS_TRY(ls_comm_check_rank(comm, root, "a broadcast from"));
     for (int64_t at = 0; at < bytes; at += ls_comm_mpi_chunk_bytes) {
-        int n = (int)min_i64(ls_comm_mpi_chunk_bytes, bytes - at);
+        int n = (int)ls_min_i64(ls_comm_mpi_chunk_bytes, bytes - at);
         MPI_TRY("broadcast", MPI_Bcast((char *)buf + at, n, MPI_BYTE, root, c->handle));
     }
     return LS_OK;
 }
 
-static ls_status mpi_type(ls_dtype dtype, MPI_Datatype *type) {
+bool ls_mpi_type(ls_dtype dtype, MPI_Datatype *type) {
     switch (dtype) {
     case LS_F32:
         *type = MPI_FLOAT;
-        return LS_OK;
+        return true;
     case LS_F64:
         *type = MPI_DOUBLE;
-        return LS_OK;
+        return true;
     case LS_I32:
         *type = MPI_INT32_T;
-        return LS_OK;
+        return true;
     case LS_I64:
         *type = MPI_INT64_T;
-        return LS_OK;
+        return true;
     case LS_U64:
         *type = MPI_UINT64_T;
-        return LS_OK;
+        return true;
     default:
-        return LS_FAIL(LS_E_UNSUPPORTED, "all-reduce of %s", ls_dtype_name(dtype));
+        return false;
     }
 }
 
-static MPI_Op mpi_op(ls_reduce op) {
-    return op == LS_SUM ? MPI_SUM : op == LS_MAX ? MPI_MAX : MPI_MIN;
+bool ls_mpi_op(ls_reduce op, MPI_Op *mpi_op) {
+    *mpi_op = op == LS_SUM ? MPI_SUM : op == LS_MAX ? MPI_MAX : MPI_MIN;
+    return op != LS_AVG;
 }
 
 static ls_status all_reduce(ls_comm *comm, void *buf, int64_t count, ls_dtype dtype, ls_reduce op) {
     mpi_comm *c = (mpi_comm *)comm;
     MPI_Datatype type = MPI_DATATYPE_NULL;
-    LS_TRY(mpi_type(dtype, &type));
-    LS_TRY(check_count(count, "all-reduce"));
+    MPI_Op mpi_op = MPI_OP_NULL;
+    if (!ls_mpi_type(dtype, &type) || !ls_mpi_op(op, &mpi_op) || ls_pump_busy()) {
+        ls_comm_request *request;
+        LS_TRY(ls_mpi_all_reduce_start(comm, buf, buf, count, dtype, op, &request));
+        return ls_mpi_wait(comm, request);
+    }
+    LS_TRY(ls_comm_check_count(count, "all-reduce"));
     const int64_t elem_bytes = (int64_t)ls_dtype_bytes(dtype);
     const int64_t chunk = ls_comm_mpi_chunk_bytes / elem_bytes;
     for (int64_t at = 0; at < count; at += chunk) {
-        int n = (int)min_i64(chunk, count - at);
+        int n = (int)ls_min_i64(chunk, count - at);
         MPI_TRY("all-reduce", MPI_Allreduce(MPI_IN_PLACE, (char *)buf + at * elem_bytes, n, type,
-                                            mpi_op(op), c->handle));
+                                            mpi_op, c->handle));
     }
     return LS_OK;
 }
@@ -244,161 +173,70 @@ static ls_status all_gather_chunk(mpi_comm *c, const char *send, char *recv, int
     MPI_Type_free(&piece);
     MPI_TRY("type", code);
     code = MPI_Type_commit(&spaced);
-    if (code == MPI_SUCCESS) {
+    MPI_Request request = MPI_REQUEST_NULL;
+    if (code == MPI_SUCCESS && ls_pump_busy()) {
+        code = MPI_Iallgather(send, n, MPI_BYTE, recv, 1, spaced, c->handle, &request);
+    } else if (code == MPI_SUCCESS) {
         code = MPI_Allgather(send, n, MPI_BYTE, recv, 1, spaced, c->handle);
     }
     MPI_Type_free(&spaced);
     MPI_TRY("all-gather", code);
-    return LS_OK;
+    return finish(request, "all-gather");
 }
 
 static ls_status all_gather(ls_comm *comm, const void *send, void *recv, int64_t bytes) {
-    LS_TRY(check_count(bytes, "all-gather"));
+    LS_TRY(ls_comm_check_count(bytes, "all-gather"));
     for (int64_t at = 0; at < bytes; at += ls_comm_mpi_chunk_bytes) {
-        int n = (int)min_i64(ls_comm_mpi_chunk_bytes, bytes - at);
+        int n = (int)ls_min_i64(ls_comm_mpi_chunk_bytes, bytes - at);
         LS_TRY(all_gather_chunk((mpi_comm *)comm, (const char *)send + at, (char *)recv + at, n,
                                 bytes));
     }
     return LS_OK;
 }
 
-/* Non-blocking operations */
-
-static ls_status all_reduce_start(ls_comm *comm, void *buf, int64_t count, ls_dtype dtype,
-                                  ls_reduce op, ls_comm_request **request) {
-    mpi_comm *c = (mpi_comm *)comm;
-    MPI_Datatype type = MPI_DATATYPE_NULL;
-    LS_TRY(mpi_type(dtype, &type));
-    LS_TRY(check_count(count, "all-reduce"));
-    const int64_t elem_bytes = (int64_t)ls_dtype_bytes(dtype);
-    const int64_t chunk = ls_comm_mpi_chunk_bytes / elem_bytes;
-    ls_comm_request *r;
-    LS_TRY(request_take(c, (count + chunk - 1) / chunk, &r));
-    for (int64_t at = 0; at < count; at += chunk) {
-        int n = (int)min_i64(chunk, count - at);
-        MPI_TRY("all-reduce", MPI_Iallreduce(MPI_IN_PLACE, (char *)buf + at * elem_bytes, n, type,
-                                             mpi_op(op), c->handle, &r->parts[r->count]));
-        r->count++;
-    }
-    *request = r;
-    return LS_OK;
-}
-
-static ls_status receive_start(mpi_comm *c, ls_comm_request *r, char *to, int64_t bytes, int peer) {
-    for (int64_t at = 0; at < bytes; at += ls_comm_mpi_chunk_bytes) {
-        int n = (int)min_i64(ls_comm_mpi_chunk_bytes, bytes - at);
-        MPI_TRY("receive", MPI_Irecv(to + at, n, MPI_BYTE, peer, EXCHANGE_TAG, c->handle,
-                                     &r->parts[r->count]));
-        r->count++;
-    }
-    return LS_OK;
-}
-
-static ls_status send_start(mpi_comm *c, ls_comm_request *r, const char *from, int64_t bytes,
-                            int peer) {
-    for (int64_t at = 0; at < bytes; at += ls_comm_mpi_chunk_bytes) {
-        int n = (int)min_i64(ls_comm_mpi_chunk_bytes, bytes - at);
-        MPI_TRY("send", MPI_Isend(from + at, n, MPI_BYTE, peer, EXCHANGE_TAG, c->handle,
-                                  &r->parts[r->count]));
-        r->count++;
-    }
-    return LS_OK;
-}
-
-/* Blocks of an exchange, by peer. Without offsets every peer is sent the one block at `base`, of
- * counts[rank] bytes. */
-typedef struct blocks {
-    char *base;
-    const int64_t *counts, *offsets;
-} blocks;
-
-static int64_t send_bytes(const blocks *send, int rank, int peer) {
-    return send->counts[send->offsets ? peer : rank];
-}
-
-static char *send_at(const blocks *send, int peer) {
-    return send->base + (send->offsets ? send->offsets[peer] : 0);
-}
-
-static ls_status exchange_start(mpi_comm *c, const blocks *send, const blocks *recv,
-                                ls_comm_request **request) {
-    const int rank = c->base.rank, size = c->base.size;
-    int64_t parts = 0;
-    for (int peer = 0; peer < size; peer++) {
-        LS_TRY(check_count(send_bytes(send, rank, peer), "exchange"));
-        LS_TRY(check_count(recv->counts[peer], "exchange"));
-        parts += peer == rank ? 0 : chunks_of(send_bytes(send, rank, peer));
-        parts += peer == rank ? 0 : chunks_of(recv->counts[peer]);
-    }
-    const int64_t own = recv->counts[rank];
-    if (send_bytes(send, rank, rank) != own) {
-        return LS_FAIL(LS_E_SHAPE, "rank %d sends itself %lld bytes and expects %lld", rank,
-                       (long long)send_bytes(send, rank, rank), (long long)own);
-    }
-    ls_comm_request *r;
-    LS_TRY(request_take(c, parts, &r));
-    /* Each rank begins with its neighbour, so that no rank is everybody's first. */
-    for (int i = 1; i < size; i++) {
-        int peer = (rank + size - i) % size;
-        LS_TRY(receive_start(c, r, recv->base + recv->offsets[peer], recv->counts[peer], peer));
-    }
-    for (int i = 1; i < size; i++) {
-        int peer = (rank + i) % size;
-        LS_TRY(send_start(c, r, send_at(send, peer), send_bytes(send, rank, peer), peer));
-    }
-    char *to = recv->base + recv->offsets[rank];
-    if (own > 0 && to != send_at(send, rank)) {
-        memcpy(to, send_at(send, rank), (size_t)own);
-    }
-    *request = r;
-    return LS_OK;
-}
-
-static ls_status all_gather_start(ls_comm *comm, const void *send, void *recv,
-                                  const int64_t *counts, const int64_t *offsets,
-                                  ls_comm_request **request) {
-    const blocks mine = {.base = (char *)send, .counts = counts};
-    const blocks all = {.base = recv, .counts = counts, .offsets = offsets};
-    return exchange_start((mpi_comm *)comm, &mine, &all, request);
-}
-
-static ls_status all_to_all_start(ls_comm *comm, const void *send, const int64_t *send_counts,
-                                  const int64_t *send_offsets, void *recv,
-                                  const int64_t *recv_counts, const int64_t *recv_offsets,
-                                  ls_comm_request **request) {
-    const blocks out = {.base = (char *)send, .counts = send_counts, .offsets = send_offsets};
-    const blocks in = {.base = recv, .counts = recv_counts, .offsets = recv_offsets};
-    return exchange_start((mpi_comm *)comm, &out, &in, request);
-}
-
 static const ls_comm_ops mpi_ops = {
     .name = "mpi",
     .destroy = destroy,
     .duplicate = duplicate,
+    .split = split,
+    .alloc = ls_comm_host_alloc,
+    .give_back = ls_comm_host_give_back,
     .host = host,
     .barrier = barrier,
     .broadcast = broadcast,
     .all_reduce = all_reduce,
     .all_gather = all_gather,
-    .all_reduce_start = all_reduce_start,
-    .all_gather_start = all_gather_start,
-    .all_to_all_start = all_to_all_start,
-    .test = test,
-    .wait = wait_for,
+    .broadcast_start = ls_mpi_broadcast_start,
+    .all_reduce_start = ls_mpi_all_reduce_start,
+    .reduce_start = ls_mpi_reduce_start,
+    .reduce_scatter_start = ls_mpi_reduce_scatter_start,
+    .all_gather_start = ls_mpi_all_gather_start,
+    .all_to_all_start = ls_mpi_all_to_all_start,
+    .send_start = ls_mpi_send_start,
+    .recv_start = ls_mpi_recv_start,
+    .test = ls_mpi_test,
+    .wait = ls_mpi_wait,
 };
 
-static ls_status wrap_duplicate(MPI_Comm from, ls_comm **out) {
-    mpi_comm *c;
-    LS_TRY(ls_calloc(1, sizeof *c, &c));
-    c->base.ops = &mpi_ops;
-    int code = MPI_Comm_dup(from, &c->handle);
-    if (code != MPI_SUCCESS) {
-        free(c);
-        return mpi_fail(code, "communicator");
+/* Takes the handle over. */
+static ls_status wrap(MPI_Comm handle, ls_comm **out) {
+    mpi_comm *c = NULL;
+    MPI_Comm_set_errhandler(handle, MPI_ERRORS_RETURN);
+    ls_status status = ls_calloc(1, sizeof *c, &c);
+    if (status == LS_OK) {
+        MPI_Comm_rank(handle, &c->base.rank);
+        MPI_Comm_size(handle, &c->base.size);
+        status = ls_calloc((size_t)c->base.size, sizeof *c->from, &c->from);
     }
-    MPI_Comm_set_errhandler(c->handle, MPI_ERRORS_RETURN);
-    MPI_Comm_rank(c->handle, &c->base.rank);
-    MPI_Comm_size(c->handle, &c->base.size);
+    if (status != LS_OK) {
+        free(c);
+        MPI_Comm_free(&handle);
+        return status;
+    }
+    c->base.ops = &mpi_ops;
+    c->handle = handle;
+    c->pump.drive = ls_mpi_drive;
+    ls_pump_add(&c->pump);
     *out = &c->base;
     return LS_OK;
 }

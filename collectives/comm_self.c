@@ -1,5 +1,6 @@
 /* The back end of one rank: nothing is sent, every operation is complete when it returns. */
-#include "collectives/comm.h"
+#include "collectives/combine.h"
+#include "collectives/comm_impl.h"
 
 #include "runtime/base/arena.h"
 
@@ -9,14 +10,6 @@
 /* What a started operation returns; it has completed already. */
 static char completed;
 
-static ls_status check_bytes(int64_t bytes) {
-    if (bytes < 0) {
-        return LS_FAIL(LS_E_SHAPE, "a collective over %lld bytes or elements; 0 is the least",
-                       (long long)bytes);
-    }
-    return LS_OK;
-}
-
 static void destroy(ls_comm *comm) {
     free(comm);
 }
@@ -24,6 +17,12 @@ static void destroy(ls_comm *comm) {
 static ls_status duplicate(ls_comm *comm, ls_comm **copy) {
     (void)comm;
     return ls_comm_self(copy);
+}
+
+static ls_status split(ls_comm *comm, int color, ls_comm **part) {
+    (void)comm;
+    LS_TRY(ls_comm_check_color(color));
+    return ls_comm_self(part);
 }
 
 static ls_status host(ls_comm *comm, int *lowest) {
@@ -37,28 +36,17 @@ static ls_status barrier(ls_comm *comm) {
 }
 
 static ls_status broadcast(ls_comm *comm, void *buf, int64_t bytes, int root) {
-    (void)comm;
     (void)buf;
-    if (root != 0) {
-        return LS_FAIL(LS_E_SHAPE, "a broadcast from rank %d of 1", root);
-    }
-    return check_bytes(bytes);
+    LS_TRY(ls_comm_check_rank(comm, root, "a broadcast from"));
+    return ls_comm_check_count(bytes, "broadcast");
 }
 
 static ls_status all_reduce(ls_comm *comm, void *buf, int64_t count, ls_dtype dtype, ls_reduce op) {
     (void)comm;
     (void)buf;
     (void)op;
-    switch (dtype) {
-    case LS_F32:
-    case LS_F64:
-    case LS_I32:
-    case LS_I64:
-    case LS_U64:
-        return check_bytes(count);
-    default:
-        return LS_FAIL(LS_E_UNSUPPORTED, "all-reduce of %s", ls_dtype_name(dtype));
-    }
+    LS_TRY(ls_combine_check(dtype));
+    return ls_comm_check_count(count, "reduction");
 }
 
 static void copy_block(const char *from, char *to, int64_t bytes) {
@@ -69,23 +57,42 @@ static void copy_block(const char *from, char *to, int64_t bytes) {
 
 static ls_status all_gather(ls_comm *comm, const void *send, void *recv, int64_t bytes) {
     (void)comm;
-    LS_TRY(check_bytes(bytes));
+    LS_TRY(ls_comm_check_count(bytes, "all-gather"));
     copy_block(send, recv, bytes);
     return LS_OK;
 }
 
-static ls_status all_reduce_start(ls_comm *comm, void *buf, int64_t count, ls_dtype dtype,
-                                  ls_reduce op, ls_comm_request **request) {
-    LS_TRY(all_reduce(comm, buf, count, dtype, op));
+static ls_status broadcast_start(ls_comm *comm, void *buf, int64_t bytes, int root,
+                                 ls_comm_request **request) {
+    *request = (ls_comm_request *)&completed;
+    return broadcast(comm, buf, bytes, root);
+}
+
+static ls_status all_reduce_start(ls_comm *comm, const void *send, void *recv, int64_t count,
+                                  ls_dtype dtype, ls_reduce op, ls_comm_request **request) {
+    LS_TRY(all_reduce(comm, recv, count, dtype, op));
+    copy_block(send, recv, count * (int64_t)ls_dtype_bytes(dtype));
     *request = (ls_comm_request *)&completed;
     return LS_OK;
+}
+
+static ls_status reduce_start(ls_comm *comm, const void *send, void *recv, int64_t count,
+                              ls_dtype dtype, ls_reduce op, int root, ls_comm_request **request) {
+    LS_TRY(ls_comm_check_rank(comm, root, "a reduction to"));
+    return all_reduce_start(comm, send, recv, count, dtype, op, request);
+}
+
+static ls_status reduce_scatter_start(ls_comm *comm, const void *send, void *recv,
+                                      const int64_t *counts, ls_dtype dtype, ls_reduce op,
+                                      ls_comm_request **request) {
+    return all_reduce_start(comm, send, recv, counts[0], dtype, op, request);
 }
 
 static ls_status all_gather_start(ls_comm *comm, const void *send, void *recv,
                                   const int64_t *counts, const int64_t *offsets,
                                   ls_comm_request **request) {
     (void)comm;
-    LS_TRY(check_bytes(counts[0]));
+    LS_TRY(ls_comm_check_count(counts[0], "all-gather"));
     copy_block(send, (char *)recv + offsets[0], counts[0]);
     *request = (ls_comm_request *)&completed;
     return LS_OK;
@@ -96,7 +103,7 @@ static ls_status all_to_all_start(ls_comm *comm, const void *send, const int64_t
                                   const int64_t *recv_counts, const int64_t *recv_offsets,
                                   ls_comm_request **request) {
     (void)comm;
-    LS_TRY(check_bytes(send_counts[0]));
+    LS_TRY(ls_comm_check_count(send_counts[0], "all-to-all"));
     if (send_counts[0] != recv_counts[0]) {
         return LS_FAIL(LS_E_SHAPE, "rank 0 sends itself %lld bytes and expects %lld",
                        (long long)send_counts[0], (long long)recv_counts[0]);
@@ -105,6 +112,22 @@ static ls_status all_to_all_start(ls_comm *comm, const void *send, const int64_t
                send_counts[0]);
     *request = (ls_comm_request *)&completed;
     return LS_OK;
+}
+
+static ls_status send_start(ls_comm *comm, const void *buf, int64_t bytes, int to,
+                            ls_comm_request **request) {
+    (void)buf;
+    (void)bytes;
+    (void)request;
+    return ls_comm_check_peer(comm, to, "a message to");
+}
+
+static ls_status recv_start(ls_comm *comm, void *buf, int64_t bytes, int from,
+                            ls_comm_request **request) {
+    (void)buf;
+    (void)bytes;
+    (void)request;
+    return ls_comm_check_peer(comm, from, "a message from");
 }
 
 static ls_status test(ls_comm *comm, ls_comm_request *request, bool *done) {
@@ -124,14 +147,22 @@ static const ls_comm_ops self_ops = {
     .name = "self",
     .destroy = destroy,
     .duplicate = duplicate,
+    .split = split,
+    .alloc = ls_comm_host_alloc,
+    .give_back = ls_comm_host_give_back,
     .host = host,
     .barrier = barrier,
     .broadcast = broadcast,
     .all_reduce = all_reduce,
     .all_gather = all_gather,
+    .broadcast_start = broadcast_start,
     .all_reduce_start = all_reduce_start,
+    .reduce_start = reduce_start,
+    .reduce_scatter_start = reduce_scatter_start,
     .all_gather_start = all_gather_start,
     .all_to_all_start = all_to_all_start,
+    .send_start = send_start,
+    .recv_start = recv_start,
     .test = test,
     .wait = wait_for,
 };

@@ -35,7 +35,7 @@ static void check_all_reduce(ls_comm *comm, ls_dtype dtype, ls_reduce op, int64_
         CHECK_OK(comm->ops->all_reduce(comm, buf, count, dtype, op));
     } else {
         ls_comm_request *request = NULL;
-        CHECK_OK(comm->ops->all_reduce_start(comm, buf, count, dtype, op, &request));
+        CHECK_OK(comm->ops->all_reduce_start(comm, buf, buf, count, dtype, op, &request));
         finish(comm, request, count % 2 == 0);
     }
     CHECK(memcmp(buf, expected, bytes) == 0);
@@ -165,9 +165,9 @@ static void test_refused(ls_comm *comm) {
     float x = 0;
     int64_t counts[8] = {0}, negative[8] = {0}, offsets[8] = {0};
     negative[comm->size - 1] = -5;
-    CHECK_STATUS(comm->ops->all_reduce(comm, &x, 1, LS_BF16, LS_SUM), LS_E_UNSUPPORTED);
-    CHECK_MESSAGE("bfloat16");
-    CHECK_STATUS(comm->ops->all_reduce_start(comm, &x, 1, LS_U8, LS_SUM, &request),
+    CHECK_STATUS(comm->ops->all_reduce(comm, &x, 1, LS_U16, LS_SUM), LS_E_UNSUPPORTED);
+    CHECK_MESSAGE("uint16");
+    CHECK_STATUS(comm->ops->all_reduce_start(comm, &x, &x, 1, LS_U8, LS_SUM, &request),
                  LS_E_UNSUPPORTED);
     CHECK_STATUS(comm->ops->all_reduce(comm, &x, -1, LS_F32, LS_SUM), LS_E_SHAPE);
     CHECK_STATUS(comm->ops->broadcast(comm, &x, 4, comm->size), LS_E_SHAPE);
@@ -284,7 +284,7 @@ static void test_large(ls_comm *comm) {
     for (int64_t i = 0; i < bytes / 4; i++) {
         x[i] = (float)(i % 1000 + comm->rank);
     }
-    CHECK_OK(comm->ops->all_reduce_start(comm, x, bytes / 4, LS_F32, LS_SUM, &request));
+    CHECK_OK(comm->ops->all_reduce_start(comm, x, x, bytes / 4, LS_F32, LS_SUM, &request));
     finish(comm, request, false);
     int64_t wrong = 0;
     for (int64_t i = 0; i < bytes / 4; i++) {

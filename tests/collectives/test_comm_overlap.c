@@ -36,7 +36,8 @@ static void start(operation *op, ls_comm *comm, int64_t id) {
         for (int64_t i = 0; i < n; i++) {
             pattern_set(op->recv, LS_F64, i, pattern_integer(id, comm->rank, i));
         }
-        CHECK_OK(comm->ops->all_reduce_start(comm, op->recv, n, LS_F64, LS_SUM, &op->request));
+        CHECK_OK(
+            comm->ops->all_reduce_start(comm, op->recv, op->recv, n, LS_F64, LS_SUM, &op->request));
         break;
     case ALL_GATHER:
         pattern_fill(op->send, id, comm->rank, n);

@@ -68,7 +68,7 @@ static void test_operations(ls_comm *comm) {
     CHECK_OK(comm->ops->all_to_all_start(comm, x, &count, &to, y, &count, &from, &request));
     CHECK_OK(comm->ops->wait(comm, request));
     CHECK(y[0] == 3.25);
-    CHECK_OK(comm->ops->all_reduce_start(comm, x, 0, LS_F32, LS_MAX, &request));
+    CHECK_OK(comm->ops->all_reduce_start(comm, x, x, 0, LS_F32, LS_MAX, &request));
     CHECK_OK(comm->ops->wait(comm, request));
 
     uint64_t host = 7;

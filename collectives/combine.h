@@ -1,0 +1,18 @@
+/* Reduction of the ranks' vectors element by element, the arithmetic that the back ends share.
+ *
+ * Sums are the balanced tree of sum_tree.h over the ranks. F16 and BF16 are widened to fp32 and
+ * rounded once, to nearest even, at the end; integers wrap. */
+#ifndef LS_COLLECTIVES_COMBINE_H
+#define LS_COLLECTIVES_COMBINE_H
+
+#include "collectives/comm.h"
+
+/* LS_E_UNSUPPORTED for types without arithmetic here. */
+ls_status ls_combine_check(ls_dtype dtype);
+
+/* to[j] [count], j < places, all get from[0 .. ranks-1] [count] reduced. Any of `to` may be any of
+ * `from`; otherwise nothing overlaps. dtype has passed the check. */
+void ls_combine(ls_dtype dtype, ls_reduce op, int ranks, const void *const *from, int places,
+                void *const *to, int64_t count);
+
+#endif

@@ -1,0 +1,92 @@
+#include "collectives/comm_impl.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { MEMORY_ALIGN = 64 };
+
+ls_status ls_comm_check_count(int64_t count, const char *what) {
+    if (count < 0) {
+        return LS_FAIL(LS_E_SHAPE, "%s of %lld bytes or elements; 0 is the least", what,
+                       (long long)count);
+    }
+    return LS_OK;
+}
+
+ls_status ls_comm_check_rank(const ls_comm *comm, int rank, const char *what) {
+    if (rank < 0 || rank >= comm->size) {
+        return LS_FAIL(LS_E_SHAPE, "%s rank %d of %d", what, rank, comm->size);
+    }
+    return LS_OK;
+}
+
+ls_status ls_comm_check_peer(const ls_comm *comm, int rank, const char *what) {
+    LS_TRY(ls_comm_check_rank(comm, rank, what));
+    if (rank == comm->rank) {
+        return LS_FAIL(LS_E_SHAPE, "%s rank %d by itself; messages go to another rank", what, rank);
+    }
+    return LS_OK;
+}
+
+ls_status ls_comm_check_color(int color) {
+    if (color < 0) {
+        return LS_FAIL(LS_E_SHAPE, "color %d of a group; 0 is the least", color);
+    }
+    return LS_OK;
+}
+
+ls_status ls_comm_host_alloc(ls_comm *comm, int64_t bytes, void **memory) {
+    (void)comm;
+    LS_TRY(ls_comm_check_count(bytes, "memory"));
+    const size_t padded = ((size_t)bytes / MEMORY_ALIGN + 1) * MEMORY_ALIGN;
+    *memory = aligned_alloc(MEMORY_ALIGN, padded);
+    if (!*memory) {
+        return LS_FAIL(LS_E_MEMORY, "no memory for %zu bytes", padded);
+    }
+    memset(*memory, 0, padded);
+    return LS_OK;
+}
+
+void ls_comm_host_give_back(ls_comm *comm, void *memory) {
+    (void)comm;
+    free(memory);
+}
+
+static ls_pump *pumps;
+static bool driving;
+
+void ls_pump_add(ls_pump *pump) {
+    pump->next = pumps;
+    pumps = pump;
+}
+
+void ls_pump_remove(ls_pump *pump) {
+    for (ls_pump **p = &pumps; *p; p = &(*p)->next) {
+        if (*p == pump) {
+            *p = pump->next;
+            return;
+        }
+    }
+}
+
+void ls_pump_all(void) {
+    if (driving) {
+        return;
+    }
+    driving = true;
+    for (ls_pump *p = pumps; p; p = p->next) {
+        if (p->pending > 0) {
+            p->drive(p);
+        }
+    }
+    driving = false;
+}
+
+bool ls_pump_busy(void) {
+    for (const ls_pump *p = pumps; p; p = p->next) {
+        if (p->pending > 0) {
+            return true;
+        }
+    }
+    return false;
+}

@@ -1,0 +1,45 @@
+/* What the back ends share among themselves. */
+#ifndef LS_COLLECTIVES_COMM_IMPL_H
+#define LS_COLLECTIVES_COMM_IMPL_H
+
+#include "collectives/comm.h"
+
+/* LS_E_SHAPE for a negative count, or a rank that the communicator does not have. */
+ls_status ls_comm_check_count(int64_t count, const char *what);
+ls_status ls_comm_check_rank(const ls_comm *comm, int rank, const char *what);
+/* Messages go to another rank. */
+ls_status ls_comm_check_peer(const ls_comm *comm, int rank, const char *what);
+ls_status ls_comm_check_color(int color);
+
+/* alloc and give_back of back ends whose memory is the process's own. */
+ls_status ls_comm_host_alloc(ls_comm *comm, int64_t bytes, void **memory);
+void ls_comm_host_give_back(ls_comm *comm, void *memory);
+
+static inline int64_t ls_min_i64(int64_t a, int64_t b) {
+    return a < b ? a : b;
+}
+
+/* Slices of a vector for the ranks that add it up: multiples of a cache line, the last ones shorter
+ * or empty. Slice r of `count` elements over `size` ranks starts here; r == size is the end. */
+static inline int64_t ls_slice_first(int64_t count, int size, int r) {
+    int64_t slice = ((count + size - 1) / size + 31) / 32 * 32;
+    return ls_min_i64(r * slice, count);
+}
+
+/* Operations of several stages move on only when this process looks at them. Whoever waits for
+ * anything drives all of them, on every communicator, since other ranks may be waiting for this
+ * one there. A pump belongs to a communicator that has such operations. */
+typedef struct ls_pump {
+    struct ls_pump *next;
+    void (*drive)(struct ls_pump *pump); /* called while pending > 0 */
+    int pending;                         /* operations under way */
+} ls_pump;
+
+void ls_pump_add(ls_pump *pump);
+void ls_pump_remove(ls_pump *pump);
+/* Drives all; does nothing when called from a drive. */
+void ls_pump_all(void);
+/* Is an operation under way anywhere? Then nothing may block without driving. */
+bool ls_pump_busy(void);
+
+#endif

@@ -1,0 +1,232 @@
+/* Non-blocking reductions of the MPI back end.
+ *
+ * Sums of types that the library adds are its own all-reduce. All else is made here: every rank
+ * receives its slice of the others' vectors, adds them in fp32 in the tree of combine.h, and the
+ * slices are gathered by everybody (all-reduce), by the root (reduce) or by nobody
+ * (reduce-scatter); direct exchange and gather, as in Thakur, Rabenseifner, Gropp 2005,
+ * doi:10.1177/1094342005051521. */
+#include "collectives/combine.h"
+#include "collectives/comm_mpi_impl.h"
+
+#include "runtime/base/arena.h"
+
+#include <stdlib.h>
+
+enum { EVERYBODY = -1, NOBODY = -2 };
+
+static int64_t slice_bytes(const mpi_reduction *r, int rank) {
+    return (r->bounds[rank + 1] - r->bounds[rank]) * (int64_t)ls_dtype_bytes(r->dtype);
+}
+
+static int64_t slice_at(const mpi_reduction *r, int rank) {
+    return r->bounds[rank] * (int64_t)ls_dtype_bytes(r->dtype);
+}
+
+static bool receives(const mpi_reduction *r, int rank) {
+    return r->root == EVERYBODY || r->root == rank;
+}
+
+/* Sends each rank its slice; the others' pieces of this rank's slice arrive in scratch. */
+static ls_status exchange(mpi_comm *c, ls_comm_request *request) {
+    const mpi_reduction *r = &request->reduction;
+    const int rank = c->base.rank, size = c->base.size;
+    const int64_t own = slice_bytes(r, rank);
+    for (int i = 1; i < size; i++) {
+        int peer = (rank + size - i) % size;
+        LS_TRY(ls_mpi_receive(c, request, r->scratch + peer * own, own, peer, r->tag));
+    }
+    for (int i = 1; i < size; i++) {
+        int peer = (rank + i) % size;
+        LS_TRY(ls_mpi_send(c, request, r->send + slice_at(r, peer), slice_bytes(r, peer), peer,
+                           r->tag));
+    }
+    return LS_OK;
+}
+
+static void add_up(mpi_comm *c, mpi_reduction *r) {
+    const int rank = c->base.rank;
+    for (int peer = 0; peer < c->base.size; peer++) {
+        c->from[peer] =
+            peer == rank ? r->send + slice_at(r, rank) : r->scratch + peer * slice_bytes(r, rank);
+    }
+    void *const to[] = {r->sum};
+    ls_combine(r->dtype, r->op, c->base.size, c->from, 1, to,
+               r->bounds[rank + 1] - r->bounds[rank]);
+}
+
+static ls_status gather(mpi_comm *c, ls_comm_request *request) {
+    const mpi_reduction *r = &request->reduction;
+    const int rank = c->base.rank, size = c->base.size;
+    request->count = 0;
+    for (int i = 1; i < size && receives(r, rank); i++) {
+        int peer = (rank + size - i) % size;
+        LS_TRY(ls_mpi_receive(c, request, r->recv + slice_at(r, peer), slice_bytes(r, peer), peer,
+                              r->tag + 1));
+    }
+    for (int i = 1; i < size; i++) {
+        int peer = (rank + i) % size;
+        if (receives(r, peer)) {
+            LS_TRY(ls_mpi_send(c, request, r->sum, slice_bytes(r, rank), peer, r->tag + 1));
+        }
+    }
+    return LS_OK;
+}
+
+/* Moves one reduction on; true when it has ended. */
+static bool advance(mpi_comm *c, ls_comm_request *request) {
+    mpi_reduction *r = &request->reduction;
+    int flag = 0;
+    int code = MPI_Testall(request->count, request->parts, &flag, request->statuses);
+    if (code != MPI_SUCCESS) {
+        r->status = ls_mpi_request_fail(request, code);
+        return true;
+    }
+    if (!flag || r->gathering) {
+        return flag;
+    }
+    add_up(c, r);
+    r->gathering = true;
+    r->status = gather(c, request);
+    return r->status != LS_OK || request->count == 0;
+}
+
+void ls_mpi_drive(ls_pump *pump) {
+    mpi_comm *c = (mpi_comm *)((char *)pump - offsetof(mpi_comm, pump));
+    for (ls_comm_request **at = &c->active; *at;) {
+        ls_comm_request *request = *at;
+        if (advance(c, request)) {
+            *at = request->next_active;
+            request->reduction.active = false;
+            c->pump.pending--;
+        } else {
+            at = &request->next_active;
+        }
+    }
+}
+
+/* MPI calls of a message for every slice, twice over: more than either stage needs. */
+static int64_t most_parts(const mpi_reduction *r, int rank, int size) {
+    int64_t parts = 0;
+    for (int peer = 0; peer < size; peer++) {
+        parts += ls_mpi_chunks(slice_bytes(r, peer)) + ls_mpi_chunks(slice_bytes(r, rank));
+    }
+    return parts;
+}
+
+/* Takes a request whose bounds can be filled in. */
+static ls_status prepare(mpi_comm *c, ls_dtype dtype, ls_reduce op, ls_comm_request **out) {
+    ls_comm_request *request;
+    LS_TRY(ls_mpi_request_take(c, 0, &request));
+    mpi_reduction *r = &request->reduction;
+    if (!r->bounds) {
+        LS_TRY(ls_calloc((size_t)c->base.size + 1, sizeof *r->bounds, &r->bounds));
+    }
+    r->dtype = dtype;
+    r->op = op;
+    r->status = LS_OK;
+    r->gathering = false;
+    *out = request;
+    return LS_OK;
+}
+
+/* Starts what has been prepared; bounds, root, send and recv are set. */
+static ls_status launch(mpi_comm *c, ls_comm_request *request) {
+    mpi_reduction *r = &request->reduction;
+    const int rank = c->base.rank, size = c->base.size;
+    /* Taking it again with room for the parts gives the same request. */
+    ls_mpi_request_give_back(c, request);
+    LS_TRY(ls_mpi_request_take(c, most_parts(r, rank, size), &request));
+    const int64_t needed = (size + 1) * slice_bytes(r, rank);
+    if (needed > r->scratch_bytes) {
+        ls_comm_host_give_back(&c->base, r->scratch);
+        r->scratch_bytes = 0;
+        void *scratch = NULL;
+        LS_TRY(ls_comm_host_alloc(&c->base, needed, &scratch));
+        r->scratch = scratch;
+        r->scratch_bytes = needed;
+    }
+    if (r->root == NOBODY) {
+        r->sum = r->recv;
+    } else if (receives(r, rank)) {
+        r->sum = r->recv + slice_at(r, rank);
+    } else {
+        r->sum = r->scratch + size * slice_bytes(r, rank);
+    }
+    r->tag = ls_mpi_next_tag(c);
+    LS_TRY(exchange(c, request));
+    r->active = true;
+    request->next_active = c->active;
+    c->active = request;
+    c->pump.pending++;
+    return LS_OK;
+}
+
+static ls_status check(const ls_comm *comm, int64_t count, ls_dtype dtype, int root) {
+    LS_TRY(ls_combine_check(dtype));
+    LS_TRY(ls_comm_check_count(count, "reduction"));
+    return root < 0 ? LS_OK : ls_comm_check_rank(comm, root, "a reduction to");
+}
+
+static ls_status reduce_to(ls_comm *comm, const void *send, void *recv, int64_t count,
+                           ls_dtype dtype, ls_reduce op, int root, ls_comm_request **request) {
+    mpi_comm *c = (mpi_comm *)comm;
+    LS_TRY(prepare(c, dtype, op, request));
+    mpi_reduction *r = &(*request)->reduction;
+    for (int rank = 0; rank <= comm->size; rank++) {
+        r->bounds[rank] = ls_slice_first(count, comm->size, rank);
+    }
+    r->send = send;
+    r->recv = recv;
+    r->root = root;
+    return launch(c, *request);
+}
+
+ls_status ls_mpi_reduce_start(ls_comm *comm, const void *send, void *recv, int64_t count,
+                              ls_dtype dtype, ls_reduce op, int root, ls_comm_request **request) {
+    LS_TRY(ls_comm_check_rank(comm, root, "a reduction to"));
+    LS_TRY(check(comm, count, dtype, root));
+    return reduce_to(comm, send, recv, count, dtype, op, root, request);
+}
+
+ls_status ls_mpi_reduce_scatter_start(ls_comm *comm, const void *send, void *recv,
+                                      const int64_t *counts, ls_dtype dtype, ls_reduce op,
+                                      ls_comm_request **request) {
+    mpi_comm *c = (mpi_comm *)comm;
+    for (int rank = 0; rank < comm->size; rank++) {
+        LS_TRY(check(comm, counts[rank], dtype, NOBODY));
+    }
+    LS_TRY(prepare(c, dtype, op, request));
+    mpi_reduction *r = &(*request)->reduction;
+    r->bounds[0] = 0;
+    for (int rank = 0; rank < comm->size; rank++) {
+        r->bounds[rank + 1] = r->bounds[rank] + counts[rank];
+    }
+    r->send = send;
+    r->recv = recv;
+    r->root = NOBODY;
+    return launch(c, *request);
+}
+
+ls_status ls_mpi_all_reduce_start(ls_comm *comm, const void *send, void *recv, int64_t count,
+                                  ls_dtype dtype, ls_reduce op, ls_comm_request **request) {
+    mpi_comm *c = (mpi_comm *)comm;
+    LS_TRY(check(comm, count, dtype, EVERYBODY));
+    MPI_Datatype type = MPI_DATATYPE_NULL;
+    MPI_Op mpi_op = MPI_OP_NULL;
+    if (!ls_mpi_type(dtype, &type) || !ls_mpi_op(op, &mpi_op)) {
+        return reduce_to(comm, send, recv, count, dtype, op, EVERYBODY, request);
+    }
+    const int64_t elem_bytes = (int64_t)ls_dtype_bytes(dtype);
+    const int64_t chunk = ls_comm_mpi_chunk_bytes / elem_bytes;
+    ls_comm_request *r;
+    LS_TRY(ls_mpi_request_take(c, (count + chunk - 1) / chunk, &r));
+    for (int64_t at = 0; at < count; at += chunk) {
+        int n = (int)ls_min_i64(chunk, count - at);
+        const void *from = send == recv ? MPI_IN_PLACE : (const char *)send + at * elem_bytes;
+        MPI_TRY("all-reduce", MPI_Iallreduce(from, (char *)recv + at * elem_bytes, n, type, mpi_op,
+                                             c->handle, &r->parts[r->count]));
+        r->count++;
+    }
+    *request = r;
+    return LS_OK;
+}
