@@ -13,13 +13,15 @@
 
 #define BAND_BYTES ((int64_t)16 << 20) /* of a foreign tensor, read at once */
 
+enum { COLUMN_ELEMS = 4096 }; /* of a transposed tensor, written at once */
+
 /* ---- a tensor of a checkpoint into files ---- */
 
 typedef struct copy {
     ls_dtype dtype;
     const ls_convert_target *targets;
     int target_count;
-    char *buffer, *column;
+    char *buffer;
     size_t capacity;
 } copy;
 
@@ -40,23 +42,37 @@ static ls_status put(const ls_convert_target *t, int64_t elem, const void *data,
     return LS_OK;
 }
 
+/* Columns of rows x cols elements at `data` as rows of the target. */
+static ls_status transposed_put(const ls_convert_target *t, int64_t row, int64_t rows, int64_t col,
+                                int64_t cols, const char *data) {
+    char run[COLUMN_ELEMS * sizeof(float)];
+    size_t elem_bytes = ls_dtype_bytes(t->dtype);
+    for (int64_t k = 0; k < cols; k++) {
+        for (int64_t first = 0; first < rows; first += COLUMN_ELEMS) {
+            int64_t n = rows - first < COLUMN_ELEMS ? rows - first : COLUMN_ELEMS;
+            for (int64_t r = 0; r < n; r++) {
+                memcpy(run + (size_t)r * elem_bytes,
+                       data + (size_t)((first + r) * cols + k) * elem_bytes, elem_bytes);
+            }
+            LS_TRY(put(t, (col + k) * t->rows + row + first, run, n));
+        }
+    }
+    return LS_OK;
+}
+
 /* rows x cols elements in target's dtype at `data` (leading dimension cols) are rows [row, ...) and
  * columns [col, ...) of the target's part. */
-static ls_status block_put(copy *c, const ls_convert_target *t, int64_t row, int64_t rows,
-                           int64_t col, int64_t cols, const char *data) {
-    size_t elem_bytes = ls_dtype_bytes(t->dtype);
-    if (!t->transposed && cols == t->cols) {
+static ls_status block_put(const ls_convert_target *t, int64_t row, int64_t rows, int64_t col,
+                           int64_t cols, const char *data) {
+    if (t->transposed) {
+        return transposed_put(t, row, rows, col, cols, data);
+    }
+    if (cols == t->cols) {
         return put(t, row * cols, data, rows * cols);
     }
-    for (int64_t r = 0; r < rows && !t->transposed; r++) {
-        LS_TRY(put(t, (row + r) * t->cols + col, data + (size_t)(r * cols) * elem_bytes, cols));
-    }
-    for (int64_t k = 0; k < cols && t->transposed; k++) {
-        for (int64_t r = 0; r < rows; r++) {
-            memcpy(c->column + (size_t)r * elem_bytes, data + (size_t)(r * cols + k) * elem_bytes,
-                   elem_bytes);
-        }
-        LS_TRY(put(t, (col + k) * t->rows + row, c->column, rows));
+    size_t row_bytes = (size_t)cols * ls_dtype_bytes(t->dtype);
+    for (int64_t r = 0; r < rows; r++) {
+        LS_TRY(put(t, (row + r) * t->cols + col, data + (size_t)r * row_bytes, cols));
     }
     return LS_OK;
 }
@@ -64,15 +80,13 @@ static ls_status block_put(copy *c, const ls_convert_target *t, int64_t row, int
 static ls_status slab_copy(void *context, int piece, const ls_box *box, const void *data) {
     (void)piece;
     copy *c = context;
-    size_t wanted = (size_t)ls_box_elems(box) * sizeof(double);
+    size_t wanted = (size_t)ls_box_elems(box) * sizeof(float); /* the widest that is written */
     if (wanted > c->capacity) {
         free(c->buffer);
-        free(c->column);
         c->buffer = malloc(wanted);
-        c->column = malloc(wanted);
         c->capacity = wanted;
-        if (!c->buffer || !c->column) {
-            return LS_FAIL(LS_E_MEMORY, "no memory for %zu bytes", 2 * wanted);
+        if (!c->buffer) {
+            return LS_FAIL(LS_E_MEMORY, "no memory for %zu bytes", wanted);
         }
     }
     int64_t cols = box->ndim > 1 ? box->extent[1] : 1, col = box->ndim > 1 ? box->start[1] : 0;
@@ -87,7 +101,7 @@ static ls_status slab_copy(void *context, int piece, const ls_box *box, const vo
         const char *src =
             (const char *)data + (size_t)((low - begin) * cols) * ls_dtype_bytes(c->dtype);
         LS_TRY(ls_values_convert(c->buffer, t->dtype, src, c->dtype, (high - low) * cols));
-        LS_TRY(block_put(c, t, low - t->first_row, high - low, col, cols, c->buffer));
+        LS_TRY(block_put(t, low - t->first_row, high - low, col, cols, c->buffer));
     }
     return LS_OK;
 }
@@ -106,7 +120,6 @@ ls_status ls_convert_copy(ls_ckpt *ckpt, const ls_param *param, const ls_convert
     copy c = {.dtype = entry->dtype, .targets = targets, .target_count = count};
     ls_status status = ls_ckpt_stream(ckpt, entry, slab_copy, &c);
     free(c.buffer);
-    free(c.column);
     return status;
 }
 

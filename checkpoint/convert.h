@@ -68,7 +68,7 @@ typedef struct ls_convert_target {
     int fd;
     const char *path;
     int64_t offset, first_row, rows, cols;
-    ls_dtype dtype;
+    ls_dtype dtype; /* LS_F32 or LS_BF16 */
     bool transposed;
 } ls_convert_target;
 

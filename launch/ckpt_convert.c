@@ -14,10 +14,6 @@
 
 #define CONFIG_BYTES ((size_t)16 << 20) /* of a config.json, at most */
 
-static const char *value_or(const char **values, int option, const char *fallback) {
-    return values[option] ? values[option] : fallback;
-}
-
 static ls_status output_needed(const char **values) {
     return values[LS_CKPT_OUTPUT]
                ? LS_OK
@@ -29,8 +25,8 @@ static ls_status write_options(const char **values, ls_ckpt_save_options *option
                                long long *ranks) {
     long long level;
     LS_TRY(output_needed(values));
-    LS_TRY(ls_option_int("ranks", value_or(values, LS_CKPT_RANKS, "1"), 1, 100000, ranks));
-    LS_TRY(ls_option_int("level", value_or(values, LS_CKPT_LEVEL, "1"), 0, 19, &level));
+    LS_TRY(ls_option_int("ranks", ls_ckpt_value(values, LS_CKPT_RANKS), 1, 100000, ranks));
+    LS_TRY(ls_option_int("level", ls_ckpt_value(values, LS_CKPT_LEVEL), 0, 19, &level));
     *options = (ls_ckpt_save_options){
         .root = values[LS_CKPT_OUTPUT], .level = (int)level, .threads = ls_cpu_available()};
     return LS_OK;
@@ -83,8 +79,8 @@ static ls_status export(ls_ckpt *ckpt, const char **values, ls_convert_result *r
     int count;
     int64_t flat_elems;
     const char *text = ls_ckpt_config(ckpt), *format = values[LS_CKPT_TO];
-    LS_TRY(dtype_parse(value_or(values, LS_CKPT_DTYPE, "fp32"), &dtype));
-    LS_TRY(ls_option_float("shard-size", value_or(values, LS_CKPT_SHARD_SIZE, "5000"), 0.001, 1e9,
+    LS_TRY(dtype_parse(ls_ckpt_value(values, LS_CKPT_DTYPE), &dtype));
+    LS_TRY(ls_option_float("shard-size", ls_ckpt_value(values, LS_CKPT_SHARD_SIZE), 0.001, 1e9,
                            &shard_mib));
     LS_TRY(ls_config_load_text(&config, ls_ckpt_path(ckpt), text, strlen(text), NULL, 0));
     LS_TRY(ls_model_table(&config.model, &params, &count, &flat_elems));

@@ -221,9 +221,7 @@ static ls_status results_print(const comparison *c) {
 
 ls_status ls_ckpt_run_diff(int argc, char **argv, const char **values) {
     comparison c = {.glob = argc > 2 ? argv[2] : NULL};
-    if (values[LS_CKPT_RTOL]) {
-        LS_TRY(ls_option_float("rtol", values[LS_CKPT_RTOL], 0.0, 1.0, &c.rtol));
-    }
+    LS_TRY(ls_option_float("rtol", ls_ckpt_value(values, LS_CKPT_RTOL), 0.0, 1.0, &c.rtol));
     c.tensors = values[LS_CKPT_JSON] ? json_array() : NULL;
     ls_status status = ls_ckpt_open_found(argv[0], &c.a);
     if (status == LS_OK) {

@@ -32,8 +32,7 @@ enum {
     LS_CKPT_OPTIONS
 };
 
-/* argv: the operands after the action's name; values as of ls_options_parse, with the defaults of
- * the table filled in for options that the action takes. */
+/* argv: the operands after the action's name; values as of ls_options_parse. */
 ls_status ls_ckpt_run_ls(int argc, char **argv, const char **values);
 ls_status ls_ckpt_run_stats(int argc, char **argv, const char **values);
 ls_status ls_ckpt_run_verify(int argc, char **argv, const char **values);
@@ -49,6 +48,9 @@ ls_status ls_ckpt_print_counters(const ls_ckpt *ckpt, bool json);
 ls_status ls_ckpt_print_config(const ls_ckpt *ckpt, bool json);
 
 /* ---- what they share ---- */
+
+/* What was given for an option, else the table's default. */
+const char *ls_ckpt_value(const char **values, int option);
 
 /* A checkpoint itself, or the newest valid one of a run directory or of a checkpoints/ folder. */
 ls_status ls_ckpt_find_path(const char *given, char **path);

@@ -38,9 +38,9 @@ static const ls_option options[] = {
     [LS_CKPT_RANKS] = {"ranks", 'n', "N", "1", "reshard, convert --from: writers' files"},
     [LS_CKPT_LEVEL] = {"level", 0, "N", "1",
                        "reshard, convert --from: of zstd compression, 0 to 19; 0: none"},
-    [LS_CKPT_KEEP_LAST] = {"keep-last", 0, "N", "0", "prune: keep the newest N valid checkpoints"},
-    [LS_CKPT_KEEP_EVERY] = {"keep-every", 0, "M", "0",
-                            "prune: keep those whose step is a multiple of M; 0: none"},
+    [LS_CKPT_KEEP_LAST] = {"keep-last", 0, "N", NULL, "prune: keep the newest N valid checkpoints"},
+    [LS_CKPT_KEEP_EVERY] = {"keep-every", 0, "M", NULL,
+                            "prune: keep those whose step is a multiple of M"},
     [LS_CKPT_DRY_RUN] = {"dry-run", 0, NULL, NULL, "prune: say what would be removed"},
     [LS_CKPT_OPTIONS] = {0},
 };
@@ -49,6 +49,10 @@ ls_status ls_ckpt_print_json(json_t *object) {
     bool printed = object && json_dumpf(object, stdout, JSON_COMPACT) == 0 && putchar('\n') == '\n';
     json_decref(object);
     return printed ? LS_OK : LS_FAIL(LS_E_MEMORY, "the result cannot be printed as JSON");
+}
+
+const char *ls_ckpt_value(const char **values, int option) {
+    return values[option] ? values[option] : options[option].fallback;
 }
 
 json_t *ls_ckpt_real(double x) {
