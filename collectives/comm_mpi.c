@@ -27,6 +27,10 @@ ls_status ls_mpi_fail(int code, const char *what) {
     return LS_FAIL(LS_E_COMM, "MPI %s failed: %s", what, text);
 }
 
+MPI_Comm ls_mpi_handle(const ls_comm *comm) {
+    return ((const mpi_comm *)comm)->handle;
+}
+
 /* Communicators */
 
 static ls_status wrap(MPI_Comm handle, ls_comm **out);

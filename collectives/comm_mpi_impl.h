@@ -4,8 +4,7 @@
 
 #include "collectives/comm_impl.h"
 #include "collectives/comm_mpi.h"
-
-#include <mpi.h>
+#include "collectives/comm_mpi_handle.h"
 
 /* A reduction that this program makes: exchange slices, add up, gather them. Slice r of the vector
  * is elements [bounds[r], bounds[r + 1]). */
@@ -43,8 +42,6 @@ typedef struct mpi_comm {
     ls_pump pump;            /* of the reductions */
     const void **from;       /* [size], of one addition */
 } mpi_comm;
-
-ls_status ls_mpi_fail(int code, const char *what);
 
 #define MPI_TRY(what, call)                                                                        \
     do {                                                                                           \

@@ -1,0 +1,441 @@
+/* Ranks that share memory: windows, requests and the calls. What operations do is in
+ * comm_shm_step.c. */
+#include "collectives/combine.h"
+#include "collectives/comm_shm_impl.h"
+#include "runtime/base/arena.h"
+
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Looks at the peers before the processor is offered to others. */
+enum { SPINS = 100 };
+
+static void destroy(ls_comm *comm);
+
+/* Windows */
+
+static void window_free(shm_window *w) {
+    if (w->bases) {
+        MPI_Win_free(&w->handle);
+        free(w->bases);
+        w->bases = NULL;
+    }
+}
+
+/* Every rank's part on pages of its own, which it touches first, so that they come to lie in its
+ * memory node. */
+static ls_status window_take(shm_comm *c, int64_t bytes, shm_window *w) {
+    const MPI_Comm handle = ls_mpi_handle(c->mpi);
+    char **bases = NULL;
+    LS_TRY(ls_comm_agree(c->mpi, ls_calloc((size_t)c->base.size, sizeof *bases, &bases)));
+    MPI_Info info;
+    MPI_Info_create(&info);
+    MPI_Info_set(info, "alloc_shared_noncontig", "true");
+    void *mine = NULL;
+    int code =
+        MPI_Win_allocate_shared((MPI_Aint)(bytes + CACHE_LINE), 1, info, handle, &mine, &w->handle);
+    MPI_Info_free(&info);
+    if (code != MPI_SUCCESS) {
+        free(bases);
+        return ls_mpi_fail(code, "shared window");
+    }
+    for (int rank = 0; rank < c->base.size; rank++) {
+        MPI_Aint size;
+        int unit;
+        void *base = NULL;
+        MPI_Win_shared_query(w->handle, rank, &size, &unit, &base);
+        /* The same offset in every process, since mappings begin at pages. */
+        bases[rank] = (char *)base + (CACHE_LINE - (uintptr_t)base % CACHE_LINE) % CACHE_LINE;
+    }
+    w->bases = bases;
+    memset(bases[c->base.rank], 0, (size_t)bytes);
+    return c->mpi->ops->barrier(c->mpi);
+}
+
+static ls_status alloc(ls_comm *comm, int64_t bytes, void **memory) {
+    shm_comm *c = (shm_comm *)comm;
+    LS_TRY(ls_comm_check_count(bytes, "memory"));
+    shm_region *region = NULL;
+    LS_TRY(ls_comm_agree(c->mpi, ls_calloc(1, sizeof *region, &region)));
+    ls_status status = window_take(c, bytes, &region->window);
+    if (status != LS_OK) {
+        window_free(&region->window);
+        free(region);
+        return status;
+    }
+    region->id = c->next_region++;
+    region->bytes = bytes;
+    region->next = c->regions;
+    c->regions = region;
+    *memory = region->window.bases[comm->rank];
+    return LS_OK;
+}
+
+static void give_back(ls_comm *comm, void *memory) {
+    for (shm_region **at = &((shm_comm *)comm)->regions; memory && *at; at = &(*at)->next) {
+        shm_region *region = *at;
+        if (region->window.bases[comm->rank] == memory) {
+            *at = region->next;
+            window_free(&region->window);
+            free(region);
+            return;
+        }
+    }
+}
+
+/* Requests */
+
+static ls_status request_take(shm_comm *c, shm_kind kind, ls_comm_request **out) {
+    ls_comm_request *r = c->free;
+    if (r) {
+        c->free = r->next;
+    } else {
+        const int64_t size = c->base.size;
+        LS_TRY(ls_calloc(1, sizeof *r, &r));
+        ls_status status = ls_calloc((size_t)(4 * size), sizeof *r->send_counts, &r->send_counts);
+        if (status != LS_OK) {
+            free(r);
+            return status;
+        }
+        r->send_offsets = r->send_counts + size;
+        r->recv_counts = r->send_counts + 2 * size;
+        r->recv_offsets = r->send_counts + 3 * size;
+        r->next_all = c->all;
+        c->all = r;
+    }
+    r->kind = kind;
+    r->next = NULL;
+    r->status = LS_OK;
+    r->dtype = LS_U8;
+    r->op = LS_SUM;
+    r->root = EVERYBODY;
+    r->send = NULL;
+    r->recv = NULL;
+    r->count = r->step = 0;
+    r->done = r->direct = r->whole = false;
+    r->message = NULL;
+    *out = r;
+    return LS_OK;
+}
+
+/* Puts an operation behind those that are under way. */
+static ls_status enqueue(shm_comm *c, ls_comm_request *r, ls_comm_request **request) {
+    if (c->head) {
+        c->tail->next = r;
+    } else {
+        c->head = r;
+    }
+    c->tail = r;
+    c->pump.pending++;
+    *request = r;
+    ls_shm_drive(&c->pump);
+    return LS_OK;
+}
+
+static ls_status test(ls_comm *comm, ls_comm_request *r, bool *done) {
+    shm_comm *c = (shm_comm *)comm;
+    if (r->kind == SHM_MESSAGE) {
+        LS_TRY(c->mpi->ops->test(c->mpi, r->message, done));
+    } else {
+        ls_pump_all();
+        *done = r->done;
+    }
+    const ls_status status = r->status;
+    if (*done) {
+        r->next = c->free;
+        c->free = r;
+    }
+    return status;
+}
+
+static ls_status wait_for(ls_comm *comm, ls_comm_request *r) {
+    bool done = false;
+    for (int spins = 0; !done; spins++) {
+        if (spins == SPINS) {
+            sched_yield();
+            spins = 0;
+        }
+        LS_TRY(test(comm, r, &done));
+    }
+    return LS_OK;
+}
+
+/* Operations */
+
+static ls_status reduce_to(ls_comm *comm, const void *send, void *recv, int64_t count,
+                           ls_dtype dtype, ls_reduce op, int root, ls_comm_request **request) {
+    ls_comm_request *r;
+    LS_TRY(ls_combine_check(dtype));
+    LS_TRY(ls_comm_check_count(count, "reduction"));
+    LS_TRY(request_take((shm_comm *)comm, SHM_REDUCE, &r));
+    r->send = send;
+    r->recv = recv;
+    r->count = count;
+    r->dtype = dtype;
+    r->op = op;
+    r->root = root;
+    return enqueue((shm_comm *)comm, r, request);
+}
+
+static ls_status all_reduce_start(ls_comm *comm, const void *send, void *recv, int64_t count,
+                                  ls_dtype dtype, ls_reduce op, ls_comm_request **request) {
+    return reduce_to(comm, send, recv, count, dtype, op, EVERYBODY, request);
+}
+
+static ls_status reduce_start(ls_comm *comm, const void *send, void *recv, int64_t count,
+                              ls_dtype dtype, ls_reduce op, int root, ls_comm_request **request) {
+    LS_TRY(ls_comm_check_rank(comm, root, "a reduction to"));
+    return reduce_to(comm, send, recv, count, dtype, op, root, request);
+}
+
+static ls_status reduce_scatter_start(ls_comm *comm, const void *send, void *recv,
+                                      const int64_t *counts, ls_dtype dtype, ls_reduce op,
+                                      ls_comm_request **request) {
+    ls_comm_request *r;
+    LS_TRY(ls_combine_check(dtype));
+    for (int rank = 0; rank < comm->size; rank++) {
+        LS_TRY(ls_comm_check_count(counts[rank], "reduction"));
+    }
+    LS_TRY(request_take((shm_comm *)comm, SHM_SCATTER, &r));
+    r->send = send;
+    r->recv = recv;
+    r->dtype = dtype;
+    r->op = op;
+    int64_t offset = 0;
+    for (int rank = 0; rank < comm->size; rank++) {
+        r->send_counts[rank] = counts[rank];
+        r->send_offsets[rank] = offset;
+        offset += counts[rank];
+    }
+    return enqueue((shm_comm *)comm, r, request);
+}
+
+static ls_status broadcast_start(ls_comm *comm, void *buf, int64_t bytes, int root,
+                                 ls_comm_request **request) {
+    ls_comm_request *r;
+    LS_TRY(ls_comm_check_count(bytes, "broadcast"));
+    LS_TRY(ls_comm_check_rank(comm, root, "a broadcast from"));
+    LS_TRY(request_take((shm_comm *)comm, SHM_BROADCAST, &r));
+    r->send = buf;
+    r->recv = buf;
+    r->count = bytes;
+    r->root = root;
+    return enqueue((shm_comm *)comm, r, request);
+}
+
+/* The block that a rank has for itself. */
+static void copy_own(void *to, const void *from, int64_t bytes) {
+    if (bytes > 0 && to != from) {
+        memcpy(to, from, (size_t)bytes);
+    }
+}
+
+static ls_status all_gather_start(ls_comm *comm, const void *send, void *recv,
+                                  const int64_t *counts, const int64_t *offsets,
+                                  ls_comm_request **request) {
+    const size_t bytes = (size_t)comm->size * sizeof *counts;
+    ls_comm_request *r;
+    for (int rank = 0; rank < comm->size; rank++) {
+        LS_TRY(ls_comm_check_count(counts[rank], "all-gather"));
+    }
+    LS_TRY(request_take((shm_comm *)comm, SHM_GATHER, &r));
+    r->send = send;
+    r->recv = recv;
+    memcpy(r->send_counts, counts, bytes);
+    memcpy(r->recv_counts, counts, bytes);
+    memcpy(r->recv_offsets, offsets, bytes);
+    copy_own(r->recv + offsets[comm->rank], send, counts[comm->rank]);
+    return enqueue((shm_comm *)comm, r, request);
+}
+
+static ls_status all_to_all_start(ls_comm *comm, const void *send, const int64_t *send_counts,
+                                  const int64_t *send_offsets, void *recv,
+                                  const int64_t *recv_counts, const int64_t *recv_offsets,
+                                  ls_comm_request **request) {
+    const size_t bytes = (size_t)comm->size * sizeof *send_counts;
+    const int me = comm->rank;
+    ls_comm_request *r;
+    for (int rank = 0; rank < comm->size; rank++) {
+        LS_TRY(ls_comm_check_count(send_counts[rank], "all-to-all"));
+        LS_TRY(ls_comm_check_count(recv_counts[rank], "all-to-all"));
+    }
+    if (send_counts[me] != recv_counts[me]) {
+        return LS_FAIL(LS_E_SHAPE, "rank %d sends itself %lld bytes and expects %lld", me,
+                       (long long)send_counts[me], (long long)recv_counts[me]);
+    }
+    LS_TRY(request_take((shm_comm *)comm, SHM_EXCHANGE, &r));
+    r->send = send;
+    r->recv = recv;
+    memcpy(r->send_counts, send_counts, bytes);
+    memcpy(r->send_offsets, send_offsets, bytes);
+    memcpy(r->recv_counts, recv_counts, bytes);
+    memcpy(r->recv_offsets, recv_offsets, bytes);
+    copy_own(r->recv + recv_offsets[me], r->send + send_offsets[me], send_counts[me]);
+    return enqueue((shm_comm *)comm, r, request);
+}
+
+static ls_status send_start(ls_comm *comm, const void *buf, int64_t bytes, int to,
+                            ls_comm_request **request) {
+    shm_comm *c = (shm_comm *)comm;
+    LS_TRY(request_take(c, SHM_MESSAGE, request));
+    return c->mpi->ops->send_start(c->mpi, buf, bytes, to, &(*request)->message);
+}
+
+static ls_status recv_start(ls_comm *comm, void *buf, int64_t bytes, int from,
+                            ls_comm_request **request) {
+    shm_comm *c = (shm_comm *)comm;
+    LS_TRY(request_take(c, SHM_MESSAGE, request));
+    return c->mpi->ops->recv_start(c->mpi, buf, bytes, from, &(*request)->message);
+}
+
+/* Blocking operations */
+
+static ls_status barrier(ls_comm *comm) {
+    ls_comm_request *r;
+    LS_TRY(request_take((shm_comm *)comm, SHM_BARRIER, &r));
+    LS_TRY(enqueue((shm_comm *)comm, r, &r));
+    return wait_for(comm, r);
+}
+
+static ls_status broadcast(ls_comm *comm, void *buf, int64_t bytes, int root) {
+    ls_comm_request *r;
+    LS_TRY(broadcast_start(comm, buf, bytes, root, &r));
+    return wait_for(comm, r);
+}
+
+static ls_status all_reduce(ls_comm *comm, void *buf, int64_t count, ls_dtype dtype, ls_reduce op) {
+    ls_comm_request *r;
+    LS_TRY(all_reduce_start(comm, buf, buf, count, dtype, op, &r));
+    return wait_for(comm, r);
+}
+
+static ls_status all_gather(ls_comm *comm, const void *send, void *recv, int64_t bytes) {
+    ls_comm_request *r;
+    LS_TRY(ls_comm_check_count(bytes, "all-gather"));
+    LS_TRY(request_take((shm_comm *)comm, SHM_GATHER, &r));
+    r->send = send;
+    r->recv = recv;
+    for (int rank = 0; rank < comm->size; rank++) {
+        r->send_counts[rank] = r->recv_counts[rank] = bytes;
+        r->recv_offsets[rank] = rank * bytes;
+    }
+    copy_own(r->recv + comm->rank * bytes, send, bytes);
+    LS_TRY(enqueue((shm_comm *)comm, r, &r));
+    return wait_for(comm, r);
+}
+
+/* Communicators */
+
+static ls_status host(ls_comm *comm, int *lowest) {
+    (void)comm;
+    *lowest = 0;
+    return LS_OK;
+}
+
+static ls_status wrap(ls_comm *mpi, ls_comm **comm);
+
+static ls_status duplicate(ls_comm *comm, ls_comm **copy) {
+    ls_comm *mpi = ((shm_comm *)comm)->mpi;
+    LS_TRY(mpi->ops->duplicate(mpi, &mpi));
+    return wrap(mpi, copy);
+}
+
+static ls_status split(ls_comm *comm, int color, ls_comm **part) {
+    ls_comm *mpi = ((shm_comm *)comm)->mpi;
+    LS_TRY(mpi->ops->split(mpi, color, &mpi));
+    return wrap(mpi, part);
+}
+
+static const ls_comm_ops shm_ops = {
+    .name = "shm",
+    .destroy = destroy,
+    .duplicate = duplicate,
+    .split = split,
+    .alloc = alloc,
+    .give_back = give_back,
+    .host = host,
+    .barrier = barrier,
+    .broadcast = broadcast,
+    .all_reduce = all_reduce,
+    .all_gather = all_gather,
+    .broadcast_start = broadcast_start,
+    .all_reduce_start = all_reduce_start,
+    .reduce_start = reduce_start,
+    .reduce_scatter_start = reduce_scatter_start,
+    .all_gather_start = all_gather_start,
+    .all_to_all_start = all_to_all_start,
+    .send_start = send_start,
+    .recv_start = recv_start,
+    .test = test,
+    .wait = wait_for,
+};
+
+static void destroy(ls_comm *comm) {
+    shm_comm *c = (shm_comm *)comm;
+    ls_pump_remove(&c->pump);
+    while (c->regions) {
+        give_back(comm, c->regions->window.bases[comm->rank]);
+    }
+    window_free(&c->window);
+    for (ls_comm_request *r = c->all, *next; r; r = next) {
+        next = r->next_all;
+        free(r->send_counts);
+        free(r);
+    }
+    c->mpi->ops->destroy(c->mpi);
+    free(c->from);
+    free(c->to);
+    free(c);
+}
+
+/* Takes mpi over, also when it fails. */
+static ls_status wrap(ls_comm *mpi, ls_comm **comm) {
+    shm_comm *c = NULL;
+    const size_t size = (size_t)mpi->size;
+    ls_status status = ls_calloc(1, sizeof *c, &c);
+    if (status == LS_OK) {
+        status = ls_calloc(size, sizeof *c->from, &c->from);
+    }
+    if (status == LS_OK) {
+        status = ls_calloc(size, sizeof *c->to, &c->to);
+    }
+    status = ls_comm_agree(mpi, status);
+    if (status == LS_OK) {
+        c->base = (ls_comm){.ops = &shm_ops, .rank = mpi->rank, .size = mpi->size};
+        c->mpi = mpi;
+        c->pump.drive = ls_shm_drive;
+        const size_t offsets = 2 * size * sizeof(int64_t);
+        status = window_take(c, (int64_t)(sizeof(shm_part) + offsets), &c->window);
+    }
+    if (status != LS_OK) {
+        if (c) {
+            window_free(&c->window);
+            free(c->from);
+            free(c->to);
+        }
+        free(c);
+        mpi->ops->destroy(mpi);
+        return status;
+    }
+    ls_pump_add(&c->pump);
+    *comm = &c->base;
+    return LS_OK;
+}
+
+ls_status ls_comm_shm(ls_comm *mpi, ls_comm **comm) {
+    ls_status status = LS_OK;
+    int lowest = 0;
+    if (strcmp(mpi->ops->name, "mpi") != 0) {
+        return LS_FAIL(LS_E_UNSUPPORTED, "shared windows over the back end '%s'; mpi is needed",
+                       mpi->ops->name);
+    }
+    LS_TRY(mpi->ops->host(mpi, &lowest));
+    if (lowest != 0) {
+        status = LS_FAIL(LS_E_UNSUPPORTED, "the ranks lie on several hosts; shared windows need "
+                                           "those of one");
+    }
+    LS_TRY(ls_comm_agree(mpi, status));
+    LS_TRY(mpi->ops->duplicate(mpi, &mpi));
+    return wrap(mpi, comm);
+}

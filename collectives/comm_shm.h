@@ -1,0 +1,14 @@
+/* The back end of ranks that share memory: they read each other's buffers.
+ *
+ * Sums, of F32 too, are the balanced tree over the ranks of comm.h. Buffers from alloc are used
+ * where they lie; others pass through stages in the window. */
+#ifndef LS_COLLECTIVES_COMM_SHM_H
+#define LS_COLLECTIVES_COMM_SHM_H
+
+#include "collectives/comm.h"
+
+/* mpi: a communicator of the MPI back end; not used after the call. LS_E_UNSUPPORTED on all ranks
+ * when it is of another back end or its ranks do not all share memory. [collective] */
+ls_status ls_comm_shm(ls_comm *mpi, ls_comm **comm);
+
+#endif

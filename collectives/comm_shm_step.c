@@ -1,0 +1,352 @@
+/* The steps of operations in shared memory.
+ *
+ * Each rank counts the steps that it has made in a cache line of its own, and begins a step when
+ * all ranks have made the one before. So whatever a rank writes into the window in one step the
+ * others may read in the next, and it may be overwritten in the one after that: memory for two
+ * steps is enough. All rests on this rule, across operations too.
+ *
+ * In the first step of an operation every rank tells where its buffers lie and how many chunks it
+ * has. Where all buffers lie in memory from alloc, the second step reads and writes them directly,
+ * and the third makes sure that all have done so. Otherwise chunks go through stages: in one step
+ * chunk k is copied in, this rank's slice of chunk k - 1 is reduced from all stages, and chunk
+ * k - 2 is copied out. */
+#include "collectives/combine.h"
+#include "collectives/comm_shm_impl.h"
+
+#include <string.h>
+
+static int64_t ceil_div(int64_t a, int64_t b) {
+    return (a + b - 1) / b;
+}
+
+static int64_t clamp(int64_t n, int64_t most) {
+    return n < 0 ? 0 : n < most ? n : most;
+}
+
+static void copy(void *to, const void *from, int64_t bytes) {
+    if (bytes > 0 && to != from) {
+        memcpy(to, from, (size_t)bytes);
+    }
+}
+
+static char *stage_in(const shm_comm *c, int rank, uint64_t step) {
+    return shm_part_of(c, rank)->in[step % 2];
+}
+
+static char *stage_out(const shm_comm *c, int rank, uint64_t step) {
+    return shm_part_of(c, rank)->out[step % 2];
+}
+
+static const shm_notice *notice_of(const shm_comm *c, int rank) {
+    return &shm_part_of(c, rank)->notices[(c->steps - 1) % 2];
+}
+
+/* Sizes */
+
+static int64_t elem_bytes(const ls_comm_request *r) {
+    return r->kind == SHM_REDUCE || r->kind == SHM_SCATTER ? (int64_t)ls_dtype_bytes(r->dtype) : 1;
+}
+
+/* Elements of a chunk, of each block that goes through a stage. */
+static int64_t chunk_elems(const shm_comm *c, const ls_comm_request *r) {
+    const bool blocks = r->kind == SHM_SCATTER || r->kind == SHM_EXCHANGE;
+    const int64_t elems = STAGE_BYTES / elem_bytes(r) / (blocks ? c->base.size : 1);
+    return elems > CACHE_LINE ? elems / CACHE_LINE * CACHE_LINE : elems;
+}
+
+/* Chunks that this rank knows of; the most of any rank counts. */
+static int64_t own_chunks(const shm_comm *c, const ls_comm_request *r) {
+    int64_t most = r->count;
+    const bool blocks = r->kind == SHM_SCATTER || r->kind == SHM_EXCHANGE || r->kind == SHM_GATHER;
+    for (int rank = 0; blocks && rank < c->base.size; rank++) {
+        most = r->send_counts[rank] > most ? r->send_counts[rank] : most;
+    }
+    return ceil_div(most, chunk_elems(c, r));
+}
+
+/* Notices */
+
+static shm_place place_of(const shm_comm *c, const char *at) {
+    for (const shm_region *region = c->regions; at && region; region = region->next) {
+        const char *base = region->window.bases[c->base.rank];
+        if (at >= base && at <= base + region->bytes) {
+            return (shm_place){.region = region->id, .offset = at - base};
+        }
+    }
+    return (shm_place){.region = NOWHERE};
+}
+
+/* The place of another rank, as it is mapped here. */
+static char *mapped(const shm_comm *c, shm_place place, int rank) {
+    const shm_region *region = c->regions;
+    while (region->id != place.region) {
+        region = region->next;
+    }
+    return region->window.bases[rank] + place.offset;
+}
+
+static bool is_shared(const ls_comm_request *r, const shm_notice *n, int rank) {
+    if (r->kind == SHM_BROADCAST) {
+        return rank != r->root || n->send.region != NOWHERE;
+    }
+    const bool receives = r->kind == SHM_REDUCE && (r->root == EVERYBODY || r->root == rank);
+    return n->send.region != NOWHERE && (!receives || n->recv.region != NOWHERE);
+}
+
+/* Small operations are not worth the third step. */
+static bool may_be_direct(const ls_comm_request *r, const shm_notice *n, int rank) {
+    return n->chunks > 1 && is_shared(r, n, rank);
+}
+
+static void give_notice(shm_comm *c, const ls_comm_request *r) {
+    shm_part *part = shm_part_of(c, c->base.rank);
+    part->notices[c->steps % 2] =
+        (shm_notice){.what = (uint32_t)r->kind << 24 | (uint32_t)r->dtype << 16 |
+                             (uint32_t)r->op << 8 | ((uint32_t)r->root & 0xff),
+                     .count = r->count,
+                     .chunks = own_chunks(c, r),
+                     .send = place_of(c, r->send),
+                     .recv = place_of(c, r->recv)};
+    if (r->kind == SHM_EXCHANGE) {
+        copy(part->offsets + (int64_t)(c->steps % 2) * c->base.size, r->send_offsets,
+             c->base.size * (int64_t)sizeof(int64_t));
+    }
+}
+
+/* Every rank draws the same conclusions from all notices. */
+static ls_status read_notices(shm_comm *c, ls_comm_request *r) {
+    const shm_notice *mine = notice_of(c, c->base.rank);
+    bool staged = false;
+    r->chunks = 0;
+    r->first = 0;
+    for (int rank = 0; rank < c->base.size; rank++) {
+        const shm_notice *n = notice_of(c, rank);
+        if (n->what != mine->what || n->count != mine->count) {
+            return LS_FAIL(LS_E_COMM,
+                           "ranks %d and %d are in different collectives (0x%08x over %lld, "
+                           "0x%08x over %lld); all ranks must make the same calls",
+                           c->base.rank, rank, mine->what, (long long)mine->count, n->what,
+                           (long long)n->count);
+        }
+        r->chunks = n->chunks > r->chunks ? n->chunks : r->chunks;
+        staged = staged || !is_shared(r, n, rank);
+        r->first = may_be_direct(r, n, rank) ? 1 : r->first;
+    }
+    r->direct = r->chunks > 1 && !staged && r->first == 1;
+    r->whole = r->kind == SHM_REDUCE && r->count * elem_bytes(r) <= WHOLE_BYTES;
+    const bool copies_out = r->kind == SHM_REDUCE && !r->whole;
+    r->last = r->direct ? 2 : r->chunks == 0 ? 1 : r->first + r->chunks + (copies_out ? 1 : 0);
+    return LS_OK;
+}
+
+/* Chunks through stages */
+
+static void copy_in(shm_comm *c, const ls_comm_request *r, int64_t k) {
+    char *to = stage_in(c, c->base.rank, c->steps);
+    const int64_t bytes = elem_bytes(r), most = chunk_elems(c, r), at = k * most;
+    switch (r->kind) {
+    case SHM_REDUCE:
+        copy(to, r->send + at * bytes, clamp(r->count - at, most) * bytes);
+        break;
+    case SHM_BROADCAST:
+        if (c->base.rank == r->root) {
+            copy(to, r->send + at, clamp(r->count - at, most));
+        }
+        break;
+    case SHM_GATHER:
+        copy(to, r->send + at, clamp(r->send_counts[c->base.rank] - at, most));
+        break;
+    case SHM_SCATTER:
+    case SHM_EXCHANGE:
+        for (int rank = 0; rank < c->base.size; rank++) {
+            if (r->kind == SHM_SCATTER || rank != c->base.rank) {
+                copy(to + rank * most * bytes, r->send + (r->send_offsets[rank] + at) * bytes,
+                     clamp(r->send_counts[rank] - at, most) * bytes);
+            }
+        }
+        break;
+    default:
+        break;
+    }
+}
+
+static bool receives(const shm_comm *c, const ls_comm_request *r) {
+    return r->root == EVERYBODY || r->root == c->base.rank;
+}
+
+/* This rank's slice of chunk k, or all of a small one. */
+static void reduce_chunk(shm_comm *c, const ls_comm_request *r, int64_t k) {
+    const int rank = c->base.rank, size = c->base.size;
+    const int64_t bytes = elem_bytes(r), most = chunk_elems(c, r), at = k * most;
+    const int64_t n = clamp(r->count - at, most);
+    const int64_t first = r->whole ? 0 : ls_slice_first(n, size, rank);
+    const int64_t end = r->whole ? n : ls_slice_first(n, size, rank + 1);
+    for (int peer = 0; peer < size; peer++) {
+        c->from[peer] = stage_in(c, peer, c->steps - 1) + first * bytes;
+    }
+    int places = 0;
+    if (!r->whole) {
+        c->to[places++] = stage_out(c, rank, c->steps);
+    }
+    if (receives(c, r)) {
+        c->to[places++] = r->recv + (at + first) * bytes;
+    }
+    ls_combine(r->dtype, r->op, size, c->from, places, c->to, places > 0 ? end - first : 0);
+}
+
+static void copy_out(shm_comm *c, const ls_comm_request *r, int64_t k) {
+    const int size = c->base.size;
+    const int64_t bytes = elem_bytes(r), most = chunk_elems(c, r), at = k * most;
+    const int64_t n = clamp(r->count - at, most);
+    for (int i = 1; i < size && receives(c, r); i++) {
+        const int peer = (c->base.rank + i) % size;
+        const int64_t first = ls_slice_first(n, size, peer);
+        copy(r->recv + (at + first) * bytes, stage_out(c, peer, c->steps - 1),
+             (ls_slice_first(n, size, peer + 1) - first) * bytes);
+    }
+}
+
+/* What this rank wants of chunk k from everybody's stages. */
+static void take_chunk(shm_comm *c, const ls_comm_request *r, int64_t k) {
+    const int me = c->base.rank, size = c->base.size;
+    const int64_t bytes = elem_bytes(r), most = chunk_elems(c, r), at = k * most;
+    if (r->kind == SHM_BROADCAST) {
+        if (me != r->root) {
+            copy(r->recv + at, stage_in(c, r->root, c->steps - 1), clamp(r->count - at, most));
+        }
+        return;
+    }
+    if (r->kind == SHM_SCATTER) {
+        for (int peer = 0; peer < size; peer++) {
+            c->from[peer] = stage_in(c, peer, c->steps - 1) + me * most * bytes;
+        }
+        c->to[0] = r->recv + at * bytes;
+        ls_combine(r->dtype, r->op, size, c->from, 1, c->to, clamp(r->send_counts[me] - at, most));
+        return;
+    }
+    for (int i = 1; i < size; i++) {
+        const int peer = (me + i) % size;
+        const char *from = stage_in(c, peer, c->steps - 1);
+        copy(r->recv + r->recv_offsets[peer] + at,
+             r->kind == SHM_EXCHANGE ? from + me * most : from,
+             clamp(r->recv_counts[peer] - at, most));
+    }
+}
+
+static void pass_stages(shm_comm *c, const ls_comm_request *r) {
+    const int64_t k = r->step - r->first;
+    if (r->step > 0 && k >= 0 && k < r->chunks) {
+        copy_in(c, r, k);
+    }
+    if (k >= 1 && k - 1 < r->chunks) {
+        if (r->kind == SHM_REDUCE) {
+            reduce_chunk(c, r, k - 1);
+        } else {
+            take_chunk(c, r, k - 1);
+        }
+    }
+    if (r->kind == SHM_REDUCE && !r->whole && k >= 2 && k - 2 < r->chunks) {
+        copy_out(c, r, k - 2);
+    }
+}
+
+/* All at once */
+
+static char *peer_send(const shm_comm *c, int rank) {
+    return mapped(c, notice_of(c, rank)->send, rank);
+}
+
+/* Reduces [first, end) of the others' buffers into everybody's, or the root's. */
+static void reduce_directly(shm_comm *c, const ls_comm_request *r) {
+    const int rank = c->base.rank, size = c->base.size;
+    const int64_t bytes = elem_bytes(r);
+    const int64_t first = ls_slice_first(r->count, size, rank);
+    const int64_t end = ls_slice_first(r->count, size, rank + 1);
+    int places = 0;
+    for (int peer = 0; peer < size; peer++) {
+        c->from[peer] = peer_send(c, peer) + first * bytes;
+        if (r->root == EVERYBODY || r->root == peer) {
+            c->to[places++] = mapped(c, notice_of(c, peer)->recv, peer) + first * bytes;
+        }
+    }
+    ls_combine(r->dtype, r->op, size, c->from, places, c->to, end - first);
+}
+
+static void work_directly(shm_comm *c, const ls_comm_request *r) {
+    const int me = c->base.rank, size = c->base.size;
+    switch (r->kind) {
+    case SHM_REDUCE:
+        reduce_directly(c, r);
+        break;
+    case SHM_SCATTER:
+        for (int peer = 0; peer < size; peer++) {
+            c->from[peer] = peer_send(c, peer) + r->send_offsets[me] * elem_bytes(r);
+        }
+        c->to[0] = r->recv;
+        ls_combine(r->dtype, r->op, size, c->from, 1, c->to, r->send_counts[me]);
+        break;
+    case SHM_BROADCAST:
+        if (me != r->root) {
+            copy(r->recv, peer_send(c, r->root), r->count);
+        }
+        break;
+    default: /* gather, exchange */
+        for (int i = 1; i < size; i++) {
+            const int peer = (me + i) % size;
+            const int64_t *offsets =
+                shm_part_of(c, peer)->offsets + (int64_t)((c->steps - 1) % 2) * size;
+            copy(r->recv + r->recv_offsets[peer],
+                 peer_send(c, peer) + (r->kind == SHM_EXCHANGE ? offsets[me] : 0),
+                 r->recv_counts[peer]);
+        }
+        break;
+    }
+}
+
+/* Progress */
+
+static bool may_step(const shm_comm *c) {
+    for (int rank = 0; rank < c->base.size; rank++) {
+        if (atomic_load_explicit(&shm_part_of(c, rank)->made, memory_order_acquire) < c->steps) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static void make_step(shm_comm *c, ls_comm_request *r) {
+    if (r->step == 0) {
+        give_notice(c, r);
+        const shm_notice *mine = &shm_part_of(c, c->base.rank)->notices[c->steps % 2];
+        r->last = 1;
+        if (!may_be_direct(r, mine, c->base.rank)) {
+            copy_in(c, r, 0);
+        }
+    } else {
+        if (r->step == 1) {
+            r->status = read_notices(c, r);
+        }
+        if (r->status != LS_OK) {
+            r->last = r->step;
+        } else if (!r->direct) {
+            pass_stages(c, r);
+        } else if (r->step == 1) {
+            work_directly(c, r);
+        }
+    }
+    r->done = r->step > 0 && r->step == r->last;
+    r->step++;
+    c->steps++;
+    atomic_store_explicit(&shm_part_of(c, c->base.rank)->made, c->steps, memory_order_release);
+}
+
+void ls_shm_drive(ls_pump *pump) {
+    shm_comm *c = (shm_comm *)((char *)pump - offsetof(shm_comm, pump));
+    while (c->head && may_step(c)) {
+        make_step(c, c->head);
+        if (c->head->done) {
+            c->head = c->head->next;
+            c->pump.pending--;
+        }
+    }
+}
