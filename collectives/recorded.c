@@ -1,0 +1,493 @@
+#include "collectives/recorded.h"
+
+#include "collectives/comm_impl.h"
+#include "runtime/base/arena.h"
+#include "runtime/base/hash.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* What a rank tells another about its call. */
+typedef struct notice {
+    ls_flight_call call;
+    uint64_t seq;
+} notice;
+
+/* A check on its way: notices to and from each rank, and what should come. */
+typedef struct call_check {
+    notice *sent, *received, *expected; /* [ranks] */
+    ls_comm_request *request;
+} call_check;
+
+/* An operation on its way; kept for reuse. */
+typedef struct pending {
+    struct pending *next_all, *next_free;
+    uint64_t id, seq;
+    ls_comm_request *request; /* the back end's; NULL: it is done */
+    call_check check;
+} pending;
+
+typedef struct recorded {
+    ls_comm base;
+    ls_comm *inner, *check_comm; /* check_comm NULL: no checks */
+    bool owns_inner;
+    int group;
+    char name[48];
+    uint64_t seq;
+    int32_t *members;                       /* [ranks]; of the world */
+    int64_t *notice_bytes, *notice_offsets; /* [ranks] */
+    pending *all, *free;
+} recorded;
+
+static const ls_comm_ops recorded_ops;
+
+/* Checks */
+
+static char *describe(char *buf, size_t size, const recorded *c, const notice *n) {
+    const ls_flight_call *call = &n->call;
+    int at = snprintf(buf, size, "%s #%llu of group %s", ls_flight_kind_text(call->kind),
+                      (unsigned long long)n->seq, c->name);
+    if (call->count >= 0) {
+        at += snprintf(buf + at, size - (size_t)at, " with %lld %s", (long long)call->count,
+                       call->dtype >= 0 ? ls_dtype_name((ls_dtype)call->dtype) : "bytes");
+    }
+    if (call->root >= 0) {
+        at += snprintf(buf + at, size - (size_t)at, " from rank %d", call->root);
+    }
+    if (call->op >= 0) {
+        at += snprintf(buf + at, size - (size_t)at, " (%s)", ls_flight_reduction_text(call->op));
+    }
+    if (call->blocks) {
+        snprintf(buf + at, size - (size_t)at, ", blocks %08x", (unsigned)call->blocks);
+    }
+    return buf;
+}
+
+/* counts: of an all-to-all, by peer; else NULL. */
+static void fill_notices(const recorded *c, const pending *p, const ls_flight_call *call,
+                         const int64_t *counts, notice *notices) {
+    for (int r = 0; r < c->base.size; r++) {
+        notices[r] = (notice){.call = *call, .seq = p->seq};
+        notices[r].call.count = counts ? counts[r] : call->count;
+    }
+}
+
+static ls_status compare_notices(const recorded *c, const pending *p) {
+    for (int r = 0; r < c->base.size; r++) {
+        const notice *mine = &p->check.expected[r], *theirs = &p->check.received[r];
+        if (memcmp(mine, theirs, sizeof *mine) != 0) {
+            char ours[160], other[160];
+            return LS_FAIL(LS_E_COMM,
+                           "the ranks' calls do not fit: rank %d calls %s, but rank %d calls %s; "
+                           "every rank of a group must make the same calls in the same order",
+                           c->members[c->base.rank], describe(ours, sizeof ours, c, mine),
+                           c->members[r], describe(other, sizeof other, c, theirs));
+        }
+    }
+    return LS_OK;
+}
+
+static ls_status check_finish(recorded *c, pending *p, bool wait, bool *done) {
+    *done = p->check.request == NULL;
+    if (*done) {
+        return LS_OK;
+    }
+    const ls_comm_ops *ops = c->check_comm->ops;
+    LS_TRY(wait ? ops->wait(c->check_comm, p->check.request)
+                : ops->test(c->check_comm, p->check.request, done));
+    if (wait || *done) {
+        *done = true;
+        p->check.request = NULL;
+        return compare_notices(c, p);
+    }
+    return LS_OK;
+}
+
+/* Operations */
+
+static ls_status pending_take(recorded *c, pending **out) {
+    if (!c->free) {
+        pending *fresh;
+        LS_TRY(ls_calloc(1, sizeof *fresh, &fresh));
+        fresh->next_all = c->all;
+        c->all = c->free = fresh;
+        if (c->check_comm) {
+            LS_TRY(ls_calloc((size_t)c->base.size, sizeof(notice), &fresh->check.sent));
+            LS_TRY(ls_calloc((size_t)c->base.size, sizeof(notice), &fresh->check.received));
+            LS_TRY(ls_calloc((size_t)c->base.size, sizeof(notice), &fresh->check.expected));
+        }
+    }
+    *out = c->free;
+    c->free = (*out)->next_free;
+    return LS_OK;
+}
+
+static void pending_give_back(recorded *c, pending *p) {
+    p->next_free = c->free;
+    c->free = p;
+}
+
+/* Enters an operation in the record and starts its check. */
+static ls_status enter(recorded *c, const ls_flight_call *call, int64_t bytes,
+                       const int64_t *send_counts, const int64_t *recv_counts, pending **out) {
+    pending *p;
+    LS_TRY(pending_take(c, &p));
+    p->seq = ++c->seq;
+    p->id = ls_flight_enter(c->group, call, bytes, -1);
+    *out = p;
+    if (!c->check_comm) {
+        return LS_OK;
+    }
+    fill_notices(c, p, call, send_counts, p->check.sent);
+    fill_notices(c, p, call, recv_counts, p->check.expected);
+    return c->check_comm->ops->all_to_all_start(
+        c->check_comm, p->check.sent, c->notice_bytes, c->notice_offsets, p->check.received,
+        c->notice_bytes, c->notice_offsets, &p->check.request);
+}
+
+/* Around a blocking operation. After a failure the pending is not used again. */
+static ls_status begin(recorded *c, const ls_flight_call *call, int64_t bytes, pending **out) {
+    bool done;
+    LS_TRY(enter(c, call, bytes, NULL, NULL, out));
+    ls_flight_wait((*out)->id);
+    ls_status status = check_finish(c, *out, true, &done);
+    if (status != LS_OK) {
+        ls_flight_wait(0);
+        return status;
+    }
+    ls_flight_start((*out)->id);
+    return LS_OK;
+}
+
+static ls_status finish(recorded *c, pending *p, ls_status status) {
+    ls_flight_wait(0);
+    if (status == LS_OK) {
+        ls_flight_end(p->id);
+        pending_give_back(c, p);
+    }
+    return status;
+}
+
+#define BLOCKING(comm, bytes, operation, ...)                                                      \
+    do {                                                                                           \
+        recorded *c_ = (recorded *)(comm);                                                         \
+        const ls_flight_call call_ = {__VA_ARGS__};                                                \
+        pending *p_;                                                                               \
+        LS_TRY(begin(c_, &call_, (bytes), &p_));                                                   \
+        return finish(c_, p_, c_->inner->ops->operation);                                          \
+    } while (0)
+
+static ls_status host(ls_comm *comm, int *lowest) {
+    BLOCKING(comm, 0, host(c_->inner, lowest), LS_FLIGHT_HOST, -1, -1, -1, -1, 0);
+}
+
+static ls_status alloc(ls_comm *comm, int64_t bytes, void **memory) {
+    BLOCKING(comm, bytes, alloc(c_->inner, bytes, memory), LS_FLIGHT_ALLOC, -1, -1, -1, bytes, 0);
+}
+
+static void give_back(ls_comm *comm, void *memory) {
+    recorded *c = (recorded *)comm;
+    const ls_flight_call call = {LS_FLIGHT_GIVE_BACK, -1, -1, -1, -1, 0};
+    const uint64_t id = ls_flight_enter(c->group, &call, 0, -1);
+    ls_flight_wait(id);
+    c->inner->ops->give_back(c->inner, memory);
+    ls_flight_wait(0);
+    ls_flight_end(id);
+}
+
+static ls_status barrier(ls_comm *comm) {
+    BLOCKING(comm, 0, barrier(c_->inner), LS_FLIGHT_BARRIER, -1, -1, -1, -1, 0);
+}
+
+static ls_status broadcast(ls_comm *comm, void *buf, int64_t bytes, int root) {
+    BLOCKING(comm, bytes, broadcast(c_->inner, buf, bytes, root), LS_FLIGHT_BROADCAST, -1, -1, root,
+             bytes, 0);
+}
+
+static ls_status all_reduce(ls_comm *comm, void *buf, int64_t count, ls_dtype dtype, ls_reduce op) {
+    BLOCKING(comm, count * (int64_t)ls_dtype_bytes(dtype),
+             all_reduce(c_->inner, buf, count, dtype, op), LS_FLIGHT_ALL_REDUCE, (int32_t)dtype,
+             (int32_t)op, -1, count, 0);
+}
+
+static ls_status all_gather(ls_comm *comm, const void *send, void *recv, int64_t bytes) {
+    BLOCKING(comm, bytes, all_gather(c_->inner, send, recv, bytes), LS_FLIGHT_ALL_GATHER, -1, -1,
+             -1, bytes, 0);
+}
+
+/* After the back end's start: the caller's request is ours. */
+static ls_status started(pending *p, ls_status status, ls_comm_request **request) {
+    LS_TRY(status);
+    ls_flight_start(p->id);
+    *request = (ls_comm_request *)p;
+    return LS_OK;
+}
+
+#define STARTED(comm, bytes, operation, ...)                                                       \
+    do {                                                                                           \
+        recorded *c_ = (recorded *)(comm);                                                         \
+        const ls_flight_call call_ = {__VA_ARGS__};                                                \
+        pending *p_;                                                                               \
+        LS_TRY(enter(c_, &call_, (bytes), NULL, NULL, &p_));                                       \
+        return started(p_, c_->inner->ops->operation, request);                                    \
+    } while (0)
+
+static ls_status broadcast_start(ls_comm *comm, void *buf, int64_t bytes, int root,
+                                 ls_comm_request **request) {
+    STARTED(comm, bytes, broadcast_start(c_->inner, buf, bytes, root, &p_->request),
+            LS_FLIGHT_BROADCAST, -1, -1, root, bytes, 0);
+}
+
+static ls_status all_reduce_start(ls_comm *comm, const void *send, void *recv, int64_t count,
+                                  ls_dtype dtype, ls_reduce op, ls_comm_request **request) {
+    STARTED(comm, count * (int64_t)ls_dtype_bytes(dtype),
+            all_reduce_start(c_->inner, send, recv, count, dtype, op, &p_->request),
+            LS_FLIGHT_ALL_REDUCE, (int32_t)dtype, (int32_t)op, -1, count, 0);
+}
+
+static ls_status reduce_start(ls_comm *comm, const void *send, void *recv, int64_t count,
+                              ls_dtype dtype, ls_reduce op, int root, ls_comm_request **request) {
+    STARTED(comm, count * (int64_t)ls_dtype_bytes(dtype),
+            reduce_start(c_->inner, send, recv, count, dtype, op, root, &p_->request),
+            LS_FLIGHT_REDUCE, (int32_t)dtype, (int32_t)op, root, count, 0);
+}
+
+static int64_t sum(const int64_t *counts, int n) {
+    int64_t total = 0;
+    for (int i = 0; i < n; i++) {
+        total += counts[i];
+    }
+    return total;
+}
+
+static uint64_t hash_counts(const int64_t *counts, int n) {
+    return ls_xxh64(counts, (size_t)n * sizeof *counts, 0) | 1;
+}
+
+static ls_status reduce_scatter_start(ls_comm *comm, const void *send, void *recv,
+                                      const int64_t *counts, ls_dtype dtype, ls_reduce op,
+                                      ls_comm_request **request) {
+    const int64_t count = sum(counts, comm->size);
+    STARTED(comm, count * (int64_t)ls_dtype_bytes(dtype),
+            reduce_scatter_start(c_->inner, send, recv, counts, dtype, op, &p_->request),
+            LS_FLIGHT_REDUCE_SCATTER, (int32_t)dtype, (int32_t)op, -1, count,
+            hash_counts(counts, comm->size));
+}
+
+static ls_status all_gather_start(ls_comm *comm, const void *send, void *recv,
+                                  const int64_t *counts, const int64_t *offsets,
+                                  ls_comm_request **request) {
+    STARTED(comm, counts[comm->rank],
+            all_gather_start(c_->inner, send, recv, counts, offsets, &p_->request),
+            LS_FLIGHT_ALL_GATHER, -1, -1, -1, sum(counts, comm->size),
+            hash_counts(counts, comm->size));
+}
+
+static ls_status all_to_all_start(ls_comm *comm, const void *send, const int64_t *send_counts,
+                                  const int64_t *send_offsets, void *recv,
+                                  const int64_t *recv_counts, const int64_t *recv_offsets,
+                                  ls_comm_request **request) {
+    recorded *c = (recorded *)comm;
+    const int64_t bytes = sum(send_counts, comm->size);
+    const ls_flight_call call = {LS_FLIGHT_ALL_TO_ALL, -1, -1, -1, bytes, 0};
+    pending *p;
+    LS_TRY(enter(c, &call, bytes, send_counts, recv_counts, &p));
+    return started(p,
+                   c->inner->ops->all_to_all_start(c->inner, send, send_counts, send_offsets, recv,
+                                                   recv_counts, recv_offsets, &p->request),
+                   request);
+}
+
+/* Messages between two ranks are not collectives: they have no number and no check. */
+static ls_status enter_message(recorded *c, ls_flight_kind kind, int64_t bytes, int peer,
+                               pending **out) {
+    LS_TRY(ls_comm_check_peer(&c->base, peer, "a message between this rank and"));
+    const ls_flight_call call = {(int32_t)kind, -1, -1, -1, bytes, 0};
+    LS_TRY(pending_take(c, out));
+    (*out)->id = ls_flight_enter(c->group, &call, bytes, c->members[peer]);
+    return LS_OK;
+}
+
+static ls_status send_start(ls_comm *comm, const void *buf, int64_t bytes, int to,
+                            ls_comm_request **request) {
+    recorded *c = (recorded *)comm;
+    pending *p;
+    LS_TRY(enter_message(c, LS_FLIGHT_SEND, bytes, to, &p));
+    return started(p, c->inner->ops->send_start(c->inner, buf, bytes, to, &p->request), request);
+}
+
+static ls_status recv_start(ls_comm *comm, void *buf, int64_t bytes, int from,
+                            ls_comm_request **request) {
+    recorded *c = (recorded *)comm;
+    pending *p;
+    LS_TRY(enter_message(c, LS_FLIGHT_RECEIVE, bytes, from, &p));
+    return started(p, c->inner->ops->recv_start(c->inner, buf, bytes, from, &p->request), request);
+}
+
+/* The check comes first: calls that do not fit may never end, or end in an error that says less. */
+static ls_status test(ls_comm *comm, ls_comm_request *request, bool *done) {
+    recorded *c = (recorded *)comm;
+    pending *p = (pending *)request;
+    bool checked, complete = p->request == NULL;
+    LS_TRY(check_finish(c, p, false, &checked));
+    if (!complete) {
+        LS_TRY(c->inner->ops->test(c->inner, p->request, &complete));
+        p->request = complete ? NULL : p->request;
+    }
+    *done = checked && complete;
+    if (*done) {
+        ls_flight_end(p->id);
+        pending_give_back(c, p);
+    }
+    return LS_OK;
+}
+
+static ls_status wait_for(ls_comm *comm, ls_comm_request *request) {
+    recorded *c = (recorded *)comm;
+    pending *p = (pending *)request;
+    bool checked;
+    ls_flight_wait(p->id);
+    ls_status status = check_finish(c, p, true, &checked);
+    if (status == LS_OK && p->request) {
+        status = c->inner->ops->wait(c->inner, p->request);
+    }
+    return finish(c, p, status);
+}
+
+/* Communicators */
+
+static void destroy(ls_comm *comm) {
+    recorded *c = (recorded *)comm;
+    if (!c) {
+        return;
+    }
+    ls_flight_group_remove(c->group);
+    if (c->check_comm) {
+        c->check_comm->ops->destroy(c->check_comm);
+    }
+    if (c->owns_inner && c->inner) {
+        c->inner->ops->destroy(c->inner);
+    }
+    for (pending *p = c->all, *next; p; p = next) {
+        next = p->next_all;
+        free(p->check.sent);
+        free(p->check.received);
+        free(p->check.expected);
+        free(p);
+    }
+    free(c->members);
+    free(c->notice_bytes);
+    free(c->notice_offsets);
+    free(c);
+}
+
+static ls_status init_check(recorded *c) {
+    const size_t ranks = (size_t)c->base.size;
+    LS_TRY(ls_calloc(ranks, sizeof *c->notice_bytes, &c->notice_bytes));
+    LS_TRY(ls_calloc(ranks, sizeof *c->notice_offsets, &c->notice_offsets));
+    for (size_t r = 0; r < ranks; r++) {
+        c->notice_bytes[r] = sizeof(notice);
+        c->notice_offsets[r] = (int64_t)(r * sizeof(notice));
+    }
+    return LS_OK;
+}
+
+ls_status ls_comm_recorded(ls_comm *inner, const char *group, bool checks, ls_comm **out) {
+    recorded *c;
+    ls_status status = ls_calloc(1, sizeof *c, &c);
+    if (status == LS_OK) {
+        c->base = (ls_comm){.ops = &recorded_ops, .rank = inner->rank, .size = inner->size};
+        c->inner = inner;
+        c->group = -1;
+        status = ls_calloc((size_t)inner->size, sizeof *c->members, &c->members);
+    }
+    if (status == LS_OK && checks) {
+        status = init_check(c);
+    }
+    const ls_flight_record *own = ls_flight_own();
+    const int32_t me = own ? own->rank : inner->rank;
+    LS_TRY_GOTO(ls_comm_agree(inner, status), failed);
+    LS_TRY_GOTO(inner->ops->all_gather(inner, &me, c->members, sizeof me), failed);
+    if (checks) {
+        LS_TRY_GOTO(inner->ops->duplicate(inner, &c->check_comm), failed);
+    }
+    int32_t lowest = me;
+    for (int r = 0; r < inner->size; r++) {
+        lowest = c->members[r] < lowest ? c->members[r] : lowest;
+    }
+    c->group = ls_flight_group_add(group, lowest, inner->size);
+    snprintf(c->name, sizeof c->name, "%s", group);
+    *out = &c->base;
+    return LS_OK;
+failed:
+    destroy(&c->base);
+    return status;
+}
+
+static ls_status duplicate_inner(recorded *c, ls_comm **copy) {
+    BLOCKING(&c->base, 0, duplicate(c_->inner, copy), LS_FLIGHT_DUPLICATE, -1, -1, -1, -1, 0);
+}
+
+static ls_status split_inner(recorded *c, int color, ls_comm **part) {
+    BLOCKING(&c->base, 0, split(c_->inner, color, part), LS_FLIGHT_SPLIT, -1, -1, -1, -1, 0);
+}
+
+/* `inner` becomes the new communicator's. */
+static ls_status record_own(ls_comm *inner, const char *name, bool checks, ls_comm **out) {
+    ls_status status = ls_comm_recorded(inner, name, checks, out);
+    if (status != LS_OK) {
+        inner->ops->destroy(inner);
+        return status;
+    }
+    ((recorded *)*out)->owns_inner = true;
+    return LS_OK;
+}
+
+static ls_status duplicate(ls_comm *comm, ls_comm **copy) {
+    recorded *c = (recorded *)comm;
+    ls_comm *inner;
+    LS_TRY(duplicate_inner(c, &inner));
+    return record_own(inner, c->name, c->check_comm != NULL, copy);
+}
+
+static ls_status split(ls_comm *comm, int color, ls_comm **part) {
+    recorded *c = (recorded *)comm;
+    ls_comm *inner;
+    LS_TRY(split_inner(c, color, &inner));
+    char name[sizeof c->name + 16];
+    snprintf(name, sizeof name, "%s/%d", c->name, color);
+    return record_own(inner, name, c->check_comm != NULL, part);
+}
+
+void ls_comm_name_group(ls_comm *comm, const char *group) {
+    if (comm->ops == &recorded_ops) {
+        recorded *c = (recorded *)comm;
+        ls_flight_group_rename(c->group, group);
+        snprintf(c->name, sizeof c->name, "%s", group);
+    }
+}
+
+static const ls_comm_ops recorded_ops = {
+    .name = "recorded",
+    .destroy = destroy,
+    .duplicate = duplicate,
+    .split = split,
+    .alloc = alloc,
+    .give_back = give_back,
+    .host = host,
+    .barrier = barrier,
+    .broadcast = broadcast,
+    .all_reduce = all_reduce,
+    .all_gather = all_gather,
+    .broadcast_start = broadcast_start,
+    .all_reduce_start = all_reduce_start,
+    .reduce_start = reduce_start,
+    .reduce_scatter_start = reduce_scatter_start,
+    .all_gather_start = all_gather_start,
+    .all_to_all_start = all_to_all_start,
+    .send_start = send_start,
+    .recv_start = recv_start,
+    .test = test,
+    .wait = wait_for,
+};
