@@ -1,0 +1,66 @@
+/* Questions between watchdogs of different processes, over TCP. */
+#ifndef LS_COLLECTIVES_PEER_SOCKET_H
+#define LS_COLLECTIVES_PEER_SOCKET_H
+
+#include "collectives/flight.h"
+
+#include <netinet/in.h>
+
+typedef struct ls_peer_secret {
+    uint8_t bytes[16];
+} ls_peer_secret;
+
+enum { LS_PEER_ADDRESSES = 6 };
+
+typedef union ls_peer_address {
+    struct sockaddr any;
+    struct sockaddr_in v4;
+    struct sockaddr_in6 v6;
+} ls_peer_address;
+
+/* Where a rank listens. */
+typedef struct ls_peer_contact {
+    char host[64];
+    int32_t address_count;
+    in_port_t port;                               /* network order */
+    ls_peer_address addresses[LS_PEER_ADDRESSES]; /* of interfaces that are up, but loopback */
+} ls_peer_contact;
+
+typedef enum ls_peer_what { LS_PEER_RECORD = 1, LS_PEER_DISMISS } ls_peer_what;
+typedef struct ls_peer_request {
+    ls_peer_secret secret;
+    int32_t what, rank; /* whose record */
+} ls_peer_request;
+
+/* To a request for a record. */
+typedef struct ls_peer_reply {
+    int32_t known, dead;
+    ls_flight_record record;
+} ls_peer_reply;
+
+typedef enum ls_peer_result {
+    LS_PEER_ANSWERED,
+    LS_PEER_REFUSED, /* the host is there and nobody listens */
+    LS_PEER_SILENT,  /* the connection is accepted, and nothing comes */
+    LS_PEER_UNREACHABLE
+} ls_peer_result;
+
+typedef struct ls_peer_call {
+    const ls_peer_contact *contact; /* borrowed */
+    bool here;                      /* on this host: by loopback first */
+    ls_peer_request request;
+    ls_peer_result result; /* filled in, as is */
+    ls_peer_reply *reply;  /* with ANSWERED to RECORD; caller frees */
+} ls_peer_call;
+
+/* A listening socket on all addresses of this host. */
+ls_status ls_peer_listen(int *listener, ls_peer_contact *contact);
+/* A connection whose reads and writes give up after a second; -1 when none came in wait_s. */
+int ls_peer_accept(int listener, double wait_s);
+bool ls_peer_send(int fd, const void *data, size_t bytes);
+bool ls_peer_receive(int fd, void *data, size_t bytes);
+
+/* Makes all calls at once; for each address of a contact it waits timeout_s at most. */
+void ls_peer_call_all(ls_peer_call *calls, int count, double timeout_s);
+
+#endif

@@ -1,0 +1,339 @@
+#include "collectives/peers.h"
+
+#include "collectives/peer_socket.h"
+#include "runtime/base/arena.h"
+#include "runtime/base/clock.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+/* What rank 0 draws for the job. */
+typedef struct identity {
+    uint64_t token;
+    ls_peer_secret secret;
+} identity;
+
+struct ls_peers {
+    int rank, size;
+    identity job;
+    double beat_s;
+    void (*dismissed)(void);
+    int listener;
+    pthread_t thread;
+    bool thread_runs;
+    _Atomic bool stop;
+    ls_peer_contact *contacts; /* [size] */
+    uint64_t *hosts;           /* [size] */
+    ls_flight_peer *here;      /* [size]; record NULL: of another host, or not readable */
+};
+
+/* Answering */
+
+static void answer(ls_peers *p, int fd) {
+    ls_peer_request request;
+    if (!ls_peer_receive(fd, &request, sizeof request) ||
+        memcmp(&request.secret, &p->job.secret, sizeof request.secret) != 0) {
+        return;
+    }
+    if (request.what == LS_PEER_DISMISS) {
+        const uint32_t yes = 1;
+        ls_peer_send(fd, &yes, sizeof yes);
+        p->dismissed();
+        return;
+    }
+    ls_peer_reply *reply;
+    if (request.rank < 0 || request.rank >= p->size || ls_calloc(1, sizeof *reply, &reply)) {
+        return;
+    }
+    const ls_flight_peer *peer = &p->here[request.rank];
+    const ls_flight_record *record = request.rank == p->rank ? ls_flight_own() : peer->record;
+    reply->known = record != NULL;
+    if (record) {
+        ls_flight_copy(record, &reply->record);
+        reply->dead = request.rank != p->rank && ls_flight_peer_dead(peer);
+    }
+    ls_peer_send(fd, reply, sizeof *reply);
+    free(reply);
+}
+
+static void *answer_all(void *context) {
+    ls_peers *p = context;
+    while (!atomic_load(&p->stop)) {
+        ls_flight_beat();
+        int fd = ls_peer_accept(p->listener, p->beat_s);
+        if (fd >= 0) {
+            answer(p, fd);
+            close(fd);
+        }
+    }
+    return NULL;
+}
+
+/* Threads of ours get no signals: handlers belong to the main thread. */
+static ls_status start_thread(ls_peers *p) {
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int error = pthread_create(&p->thread, NULL, answer_all, p);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (error != 0) {
+        return LS_FAIL(LS_E_MEMORY, "cannot start a thread: %s", strerror(error));
+    }
+    p->thread_runs = true;
+    return LS_OK;
+}
+
+/* Opening */
+
+static ls_status draw(identity *job) {
+    if (getrandom(job, sizeof *job, 0) != (ssize_t)sizeof *job) {
+        return LS_FAIL(LS_E_IO, "cannot draw random numbers: %s", strerror(errno));
+    }
+    return LS_OK;
+}
+
+static ls_status open_own(ls_peers *p, const ls_flight_options *flight) {
+    LS_TRY(ls_flight_open(flight));
+    ls_flight_beat();
+    return ls_peer_listen(&p->listener, &p->contacts[p->rank]);
+}
+
+static ls_status take(ls_peers *p) {
+    const size_t ranks = (size_t)p->size;
+    LS_TRY(ls_calloc(ranks, sizeof *p->contacts, &p->contacts));
+    LS_TRY(ls_calloc(ranks, sizeof *p->hosts, &p->hosts));
+    LS_TRY(ls_calloc(ranks, sizeof *p->here, &p->here));
+    for (int r = 0; r < p->size; r++) {
+        p->here[r].fd = -1;
+    }
+    return LS_OK;
+}
+
+static ls_status join(ls_peers *p, const ls_peers_options *o) {
+    ls_comm *comm = o->comm;
+    LS_TRY(ls_comm_agree(comm, comm->rank == 0 ? draw(&p->job) : LS_OK));
+    LS_TRY(comm->ops->broadcast(comm, &p->job, sizeof p->job, 0));
+    ls_flight_options flight = {
+        .dir = o->flight_dir, .token = p->job.token, .rank = p->rank, .size = p->size};
+    LS_TRY(ls_comm_agree(comm, open_own(p, &flight)));
+    const ls_peer_contact mine = p->contacts[p->rank];
+    LS_TRY(comm->ops->all_gather(comm, &mine, p->contacts, sizeof mine));
+    LS_TRY(ls_comm_hosts(comm, p->hosts));
+    for (int r = 0; r < p->size; r++) {
+        if (r != p->rank && p->hosts[r] == p->hosts[p->rank]) {
+            flight.rank = r;
+            /* Ranks of a host in containers of their own may not share the directory. */
+            if (ls_flight_peer_open(&flight, &p->here[r]) != LS_OK) {
+                ls_error_clear();
+            }
+        }
+    }
+    return ls_comm_agree(comm, start_thread(p));
+}
+
+ls_status ls_peers_open(const ls_peers_options *options, ls_peers **peers) {
+    ls_peers *p;
+    ls_status status = ls_calloc(1, sizeof *p, &p);
+    if (status == LS_OK) {
+        p->rank = options->comm->rank;
+        p->size = options->comm->size;
+        p->beat_s = options->beat_s;
+        p->dismissed = options->dismissed;
+        p->listener = -1;
+        status = take(p);
+    }
+    status = ls_comm_agree(options->comm, status);
+    if (status == LS_OK) {
+        status = join(p, options);
+    }
+    if (status != LS_OK) {
+        ls_peers_close(p);
+        return status;
+    }
+    *peers = p;
+    return LS_OK;
+}
+
+void ls_peers_close(ls_peers *p) {
+    if (!p) {
+        return;
+    }
+    if (p->thread_runs) {
+        atomic_store(&p->stop, true);
+        pthread_join(p->thread, NULL);
+    }
+    if (p->listener >= 0) {
+        close(p->listener);
+    }
+    for (int r = 0; p->here && r < p->size; r++) {
+        ls_flight_peer_close(&p->here[r]);
+    }
+    ls_flight_close();
+    free(p->contacts);
+    free(p->hosts);
+    free(p->here);
+    free(p);
+}
+
+/* Looking */
+
+static ls_rank_state state_of(const ls_flight_record *copy, bool dead, double stale_s) {
+    const double silent_s = 1e-9 * ((double)copy->now_ns - (double)copy->beat_ns);
+    return copy->left            ? LS_RANK_LEFT
+           : dead                ? LS_RANK_DEAD
+           : silent_s >= stale_s ? LS_RANK_STOPPED
+                                 : LS_RANK_ALIVE;
+}
+
+static ls_status look_here(const ls_peers *p, double stale_s, int r, ls_rank_view *view) {
+    const ls_flight_peer *peer = &p->here[r];
+    LS_TRY(ls_calloc(1, sizeof *view->record, &view->record));
+    ls_flight_copy(r == p->rank ? ls_flight_own() : peer->record, view->record);
+    view->state =
+        r == p->rank ? LS_RANK_ALIVE : state_of(view->record, ls_flight_peer_dead(peer), stale_s);
+    return LS_OK;
+}
+
+static void take_reply(ls_peer_call *call, ls_rank_view *view, double stale_s) {
+    if (call->result == LS_PEER_ANSWERED && call->reply->known) {
+        ls_flight_record *record;
+        if (ls_calloc(1, sizeof *record, &record) == LS_OK) {
+            ls_flight_copy(&call->reply->record, record);
+            record->now_ns = call->reply->record.now_ns; /* of its own host */
+            view->record = record;
+            view->state = state_of(record, call->reply->dead, stale_s);
+        }
+    } else if (!view->record) {
+        view->state = call->result == LS_PEER_REFUSED  ? LS_RANK_DEAD
+                      : call->result == LS_PEER_SILENT ? LS_RANK_STOPPED
+                                                       : LS_RANK_UNREACHABLE;
+    }
+}
+
+static int neighbour_of(const ls_peers *p, const ls_rank_view *views, int rank) {
+    for (int r = 0; r < p->size; r++) {
+        if (r != rank && p->hosts[r] == p->hosts[rank] && views[r].record &&
+            views[r].state == LS_RANK_ALIVE) {
+            return r;
+        }
+    }
+    return -1;
+}
+
+/* Asks ranks of other hosts; what does not answer is asked for at a neighbour of it. */
+static ls_status look_far(ls_peers *p, double stale_s, ls_rank_view *views) {
+    ls_peer_call *calls;
+    LS_TRY(ls_calloc((size_t)p->size, sizeof *calls, &calls));
+    for (int round = 0; round < 2; round++) {
+        int count = 0;
+        for (int r = 0; r < p->size; r++) {
+            int whom = round == 0 ? r : neighbour_of(p, views, r);
+            if (!views[r].record && whom >= 0) {
+                calls[count++] = (ls_peer_call){.contact = &p->contacts[whom],
+                                                .here = p->hosts[whom] == p->hosts[p->rank],
+                                                .request = {p->job.secret, LS_PEER_RECORD, r}};
+            }
+        }
+        ls_peer_call_all(calls, count, 2.0);
+        for (int i = 0; i < count; i++) {
+            if (round == 0 || calls[i].result == LS_PEER_ANSWERED) {
+                take_reply(&calls[i], &views[calls[i].request.rank], stale_s);
+            }
+            free(calls[i].reply);
+        }
+    }
+    free(calls);
+    return LS_OK;
+}
+
+ls_status ls_peers_look(ls_peers *p, double stale_s, ls_rank_view **views) {
+    ls_rank_view *v;
+    LS_TRY(ls_calloc((size_t)p->size, sizeof *v, &v));
+    ls_status status = LS_OK;
+    for (int r = 0; r < p->size && status == LS_OK; r++) {
+        memcpy(v[r].host, p->contacts[r].host, sizeof v[r].host);
+        if (r == p->rank || p->here[r].record) {
+            status = look_here(p, stale_s, r, &v[r]);
+        }
+    }
+    if (status == LS_OK) {
+        status = look_far(p, stale_s, v);
+    }
+    if (status != LS_OK) {
+        ls_peers_free_views(v, p->size);
+        return status;
+    }
+    *views = v;
+    return LS_OK;
+}
+
+void ls_peers_free_views(ls_rank_view *views, int size) {
+    for (int r = 0; views && r < size; r++) {
+        free(views[r].record);
+    }
+    free(views);
+}
+
+int ls_peers_dead_here(const ls_peers *p) {
+    for (int r = 0; r < p->size; r++) {
+        if (ls_flight_peer_dead(&p->here[r])) {
+            return r;
+        }
+    }
+    return -1;
+}
+
+/* Ending */
+
+void ls_peers_dismiss(ls_peers *p) {
+    ls_peer_call *calls;
+    if (ls_calloc((size_t)p->size, sizeof *calls, &calls) != LS_OK) {
+        return; /* their own deadlines will do it */
+    }
+    int count = 0;
+    for (int r = 0; r < p->size; r++) {
+        if (r != p->rank) {
+            calls[count++] = (ls_peer_call){.contact = &p->contacts[r],
+                                            .here = p->hosts[r] == p->hosts[p->rank],
+                                            .request = {p->job.secret, LS_PEER_DISMISS, r}};
+        }
+    }
+    ls_peer_call_all(calls, count, 1.0);
+    free(calls);
+}
+
+ls_status ls_peers_write(ls_peers *p, double stale_s, const char *dir) {
+    ls_flight_record *copy;
+    LS_TRY(ls_calloc(1, sizeof *copy, &copy));
+    ls_flight_copy(ls_flight_own(), copy);
+    ls_status status = ls_flight_write(copy, dir);
+    bool lowest = true;
+    for (int r = 0; r < p->rank && lowest; r++) {
+        const ls_flight_peer *peer = &p->here[r];
+        if (peer->record) {
+            ls_flight_copy(peer->record, copy);
+            lowest = state_of(copy, ls_flight_peer_dead(peer), stale_s) != LS_RANK_ALIVE;
+        }
+    }
+    for (int r = 0; r < p->size && lowest; r++) {
+        const ls_flight_peer *peer = &p->here[r];
+        if (!peer->record) {
+            continue;
+        }
+        ls_flight_copy(peer->record, copy);
+        const ls_rank_state state = state_of(copy, ls_flight_peer_dead(peer), stale_s);
+        if (state == LS_RANK_STOPPED || state == LS_RANK_DEAD) {
+            ls_status written = ls_flight_write(copy, dir);
+            status = status == LS_OK ? written : status;
+            unlink(peer->path);
+        }
+    }
+    free(copy);
+    return status;
+}

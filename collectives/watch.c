@@ -1,0 +1,264 @@
+#include "collectives/watch.h"
+
+#include "collectives/peers.h"
+#include "runtime/base/clock.h"
+#include "runtime/base/file.h"
+#include "runtime/base/log.h"
+
+#include <math.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { STEPS_KEPT = 16, WRITING_LIMIT_S = 10 };
+
+typedef struct watch {
+    int rank, size;
+    char run_dir[800];
+    double min_deadline_s, deadline_factor, patience_s, tick_s;
+    void (*report)(const char *text);
+    void (*end)(void);
+    ls_peers *peers;
+    pthread_t thread;
+    bool thread_runs;
+    pthread_mutex_t lock; /* of stop */
+    pthread_cond_t wake;
+    bool stop;
+    /* The last steps' times, in a ring; the main thread's. */
+    double step_s[STEPS_KEPT];
+    int64_t steps;
+    uint64_t step_begin_ns;
+    _Atomic uint64_t step_deadline_ns; /* 0: not learnt */
+    /* The watching thread's. */
+    uint64_t last_look_ns, dead_since_ns, warned_id;
+} watch;
+
+static watch the;
+static bool started;
+static atomic_flag ending = ATOMIC_FLAG_INIT;
+
+static uint64_t ns_of(double seconds) {
+    return (uint64_t)(seconds * 1e9);
+}
+
+/* How old a heartbeat may be. Beats come every tick, or late by the second that an answer may take
+ * and by what a loaded host adds. */
+static double stale_s(void) {
+    return the.min_deadline_s / 2;
+}
+
+/* Ending */
+
+static void on_alarm(int signal_number) {
+    (void)signal_number;
+    the.end();
+}
+
+/* Records may go to a file system that hangs, too. */
+static void limit_writing(void) {
+    struct sigaction action = {.sa_handler = on_alarm};
+    sigset_t one;
+    sigemptyset(&one);
+    sigaddset(&one, SIGALRM);
+    sigaction(SIGALRM, &action, NULL);
+    pthread_sigmask(SIG_UNBLOCK, &one, NULL);
+    alarm(WRITING_LIMIT_S);
+}
+
+/* Ends the process. The first of the threads to come does it. */
+static void end_job(const char *report) {
+    if (atomic_flag_test_and_set(&ending)) {
+        for (;;) {
+            pause();
+        }
+    }
+    limit_writing();
+    if (report) {
+        the.report(report); /* first: the launcher gives ranks a second once one has ended */
+    }
+    if (ls_peers_write(the.peers, stale_s(), the.run_dir) != LS_OK) {
+        ls_log_warn("flight record: %s", ls_error_last()->message);
+    }
+    ls_flight_forget();
+    if (report) {
+        ls_peers_dismiss(the.peers);
+    }
+    the.end();
+}
+
+static void dismissed(void) {
+    end_job(NULL);
+}
+
+/* Looking */
+
+/* op: that the rank waits in; overdue: for longer than its deadline. */
+static void look(const ls_flight_op *op, bool overdue) {
+    ls_rank_view *views;
+    if (ls_peers_look(the.peers, stale_s(), &views) != LS_OK) {
+        ls_log_warn("watchdog: %s", ls_error_last()->message);
+        return;
+    }
+    static char text[1000];
+    ls_verdict verdict = ls_diagnose(views, the.size, text, sizeof text);
+    ls_peers_free_views(views, the.size);
+    if (verdict == LS_VERDICT_HANG) {
+        end_job(text);
+    }
+    if (verdict == LS_VERDICT_SLOW && text[0] && op && overdue && the.warned_id != op->id) {
+        the.warned_id = op->id;
+        ls_log_warn("slow: %s", text);
+    }
+}
+
+static bool is_due(uint64_t now_ns, uint64_t since_ns, uint64_t deadline_ns) {
+    return now_ns > since_ns && now_ns - since_ns >= deadline_ns;
+}
+
+/* One look at the own record. */
+static void check(void) {
+    ls_flight_record *own = ls_flight_own();
+    const bool in_step = ls_flight_place_in_step(atomic_load(&own->place));
+    const uint64_t learnt_ns = atomic_load(&the.step_deadline_ns);
+    const uint64_t patience_ns = ns_of(the.patience_s), shortest_ns = ns_of(the.min_deadline_s);
+    const uint64_t deadline_ns = in_step && learnt_ns ? learnt_ns : patience_ns;
+    atomic_store(&own->deadline_ns, deadline_ns);
+    /* Ranks look one after the other, so that mostly the first one finds and tells. */
+    const uint64_t turn_ns = ns_of(0.1 * the.min_deadline_s * (double)the.rank / (double)the.size);
+    const ls_flight_op *op = ls_flight_find(own, atomic_load(&own->inside));
+    if (ls_peers_dead_here(the.peers) < 0) {
+        the.dead_since_ns = 0;
+    } else if (the.dead_since_ns == 0) {
+        the.dead_since_ns = ls_clock_ns();
+    }
+    if (the.dead_since_ns && is_due(ls_clock_ns(), the.dead_since_ns, turn_ns)) {
+        look(op, false);
+        return;
+    }
+    if (!op) {
+        return;
+    }
+    /* Stopped ranks are looked for from the shortest deadline on, and again after each. */
+    const uint64_t now_ns = ls_clock_ns();
+    const uint64_t progress_ns = atomic_load(&own->progress_ns);
+    if (is_due(now_ns, progress_ns, shortest_ns + turn_ns) &&
+        is_due(now_ns, the.last_look_ns,
+               deadline_ns < 2 * shortest_ns ? ns_of(the.tick_s) : shortest_ns)) {
+        look(op, is_due(now_ns, progress_ns, deadline_ns));
+        the.last_look_ns = ls_clock_ns();
+    }
+}
+
+static void *watch_all(void *context) {
+    (void)context;
+    uint64_t last_ns = ls_clock_ns();
+    pthread_mutex_lock(&the.lock);
+    while (!the.stop) {
+        struct timespec until;
+        clock_gettime(CLOCK_MONOTONIC, &until);
+        const uint64_t ns = (uint64_t)until.tv_nsec + ns_of(the.tick_s);
+        until.tv_sec += (time_t)(ns / 1000000000u);
+        until.tv_nsec = (long)(ns % 1000000000u);
+        pthread_cond_timedwait(&the.wake, &the.lock, &until);
+        if (the.stop) {
+            break;
+        }
+        pthread_mutex_unlock(&the.lock);
+        const uint64_t now_ns = ls_clock_ns();
+        if (now_ns - last_ns > ns_of(stale_s())) {
+            /* This process was stopped (a suspended job) and so, maybe, were the others. */
+            atomic_store(&ls_flight_own()->progress_ns, now_ns);
+        } else {
+            check();
+        }
+        last_ns = ls_clock_ns();
+        pthread_mutex_lock(&the.lock);
+    }
+    pthread_mutex_unlock(&the.lock);
+    return NULL;
+}
+
+/* The main thread's side */
+
+static ls_status start_thread(void) {
+    pthread_condattr_t clock;
+    pthread_condattr_init(&clock);
+    pthread_condattr_setclock(&clock, CLOCK_MONOTONIC);
+    pthread_mutex_init(&the.lock, NULL);
+    pthread_cond_init(&the.wake, &clock);
+    pthread_condattr_destroy(&clock);
+    sigset_t all, before;
+    sigfillset(&all); /* handlers belong to the main thread */
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int error = pthread_create(&the.thread, NULL, watch_all, NULL);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (error != 0) {
+        return LS_FAIL(LS_E_MEMORY, "cannot start the watchdog's thread: %s", strerror(error));
+    }
+    the.thread_runs = true;
+    return LS_OK;
+}
+
+ls_status ls_watch_start(const ls_watch_options *o) {
+    if (started) {
+        return LS_FAIL(LS_E_EXISTS, "the watchdog was started before");
+    }
+    the = (watch){.rank = o->comm->rank,
+                  .size = o->comm->size,
+                  .min_deadline_s = o->min_deadline_s,
+                  .deadline_factor = o->deadline_factor,
+                  .patience_s = fmax(o->patience_s, o->min_deadline_s),
+                  .tick_s = fmin(0.2, o->min_deadline_s / 10),
+                  .report = o->report,
+                  .end = o->end};
+    snprintf(the.run_dir, sizeof the.run_dir, "%s", o->run_dir);
+    const ls_peers_options peers = {
+        .comm = o->comm, .flight_dir = o->flight_dir, .beat_s = the.tick_s, .dismissed = dismissed};
+    LS_TRY(ls_peers_open(&peers, &the.peers));
+    started = true;
+    ls_status status = ls_comm_agree(o->comm, start_thread());
+    if (status != LS_OK) {
+        ls_watch_stop();
+    }
+    return status;
+}
+
+void ls_watch_stop(void) {
+    if (!started) {
+        return;
+    }
+    if (the.thread_runs) {
+        pthread_mutex_lock(&the.lock);
+        the.stop = true;
+        pthread_cond_signal(&the.wake);
+        pthread_mutex_unlock(&the.lock);
+        pthread_join(the.thread, NULL);
+        pthread_cond_destroy(&the.wake);
+        pthread_mutex_destroy(&the.lock);
+    }
+    ls_peers_close(the.peers);
+    started = false;
+}
+
+void ls_watch_begin_step(void) {
+    the.step_begin_ns = ls_clock_ns();
+}
+
+void ls_watch_end_step(int64_t step) {
+    if (!started) {
+        return;
+    }
+    ls_flight_set_step(step);
+    if (++the.steps < 2) {
+        return; /* the first one pays for page faults and primitives */
+    }
+    the.step_s[the.steps % STEPS_KEPT] = 1e-9 * (double)(ls_clock_ns() - the.step_begin_ns);
+    double longest_s = 0;
+    for (int i = 0; i < STEPS_KEPT; i++) {
+        longest_s = fmax(longest_s, the.step_s[i]);
+    }
+    atomic_store(&the.step_deadline_ns,
+                 ns_of(fmax(the.min_deadline_s, the.deadline_factor * longest_s)));
+}

@@ -1,0 +1,40 @@
+/* The watchdog: a hang explains itself and ends.
+ *
+ * A thread on each rank looks at the rank's own flight record. When the main thread has waited in
+ * an operation for longer than its deadline, the thread looks at the records of all ranks
+ * (peers.h), finds who keeps whom waiting (diagnose.h) and, when that is no mere slowness, reports
+ * it, has every rank write its record as flight-RANK.json, and ends the job. A rank of the same
+ * host whose process disappears is reported at once.
+ *
+ * The deadline follows the measured time of a step: deadline_factor times the longest of the last
+ * ones, at least min_deadline_s. Before two steps have passed, and outside of training steps
+ * (setup, evaluation, checkpoints), patience_s is allowed; but stopped and unreachable ranks are
+ * found after min_deadline_s everywhere. A process that was itself stopped and continued starts
+ * anew.
+ *
+ * All functions are called by the main thread. */
+#ifndef LS_COLLECTIVES_WATCH_H
+#define LS_COLLECTIVES_WATCH_H
+
+#include "collectives/recorded.h"
+
+typedef struct ls_watch_options {
+    ls_comm *comm;          /* the world, used by start only; several ranks */
+    const char *run_dir;    /* for the records; made when needed */
+    const char *flight_dir; /* of ls_flight_options */
+    double min_deadline_s, deadline_factor, patience_s;
+    /* Called on threads of the watchdog while the main thread hangs: report prints, on the rank
+     * that has found out; end then ends the process on every rank and must not return. */
+    void (*report)(const char *text);
+    void (*end)(void);
+} ls_watch_options;
+
+/* Opens the flight record and starts to watch. The same status on all ranks. [collective] */
+ls_status ls_watch_start(const ls_watch_options *options);
+/* Closes the record too. Safe when not started. Not collective. */
+void ls_watch_stop(void);
+/* Around what a step always does: the time between them is one step's. `step`: are complete. */
+void ls_watch_begin_step(void);
+void ls_watch_end_step(int64_t step);
+
+#endif
