@@ -7,6 +7,7 @@
  * each rank. */
 #include "collectives/reduce.h"
 
+#include "collectives/recorded.h"
 #include "collectives/sum_tree.h"
 #include "runtime/base/arena.h"
 #include "runtime/base/clock.h"
@@ -217,6 +218,8 @@ ls_status ls_reducer_create(const ls_reducer_options *options, ls_reducer **redu
     LS_TRY_GOTO(ls_comm_agree(options->comm, status), failed);
     LS_TRY_GOTO(r->comm->ops->duplicate(r->comm, &r->gather_comm), failed);
     LS_TRY_GOTO(r->comm->ops->duplicate(r->comm, &r->exchange_comm), failed);
+    ls_comm_name_group(r->gather_comm, "gradients.gather");
+    ls_comm_name_group(r->exchange_comm, "gradients.exchange");
     *reducer = r;
     return LS_OK;
 failed:
@@ -293,6 +296,7 @@ static ls_status exchange_start(ls_reducer *r, int64_t order) {
         }
         const void *node = r->buffers[i < node_count(r, me) ? i : 0];
         ls_comm *comm = r->exchange_comm;
+        ls_flight_set_bucket(order);
         LS_TRY(comm->ops->all_to_all_start(comm, node, r->counts[0], r->offsets[0], r->scratch,
                                            r->counts[1], r->offsets[1],
                                            &r->exchanges[order % SLOTS * r->most_nodes + i]));
@@ -317,6 +321,7 @@ static ls_status sum_and_gather_start(ls_reducer *r, int64_t order) {
         r->offsets[0][rank] = s.first * r->elem_bytes;
     }
     ls_comm *comm = r->gather_comm;
+    ls_flight_set_bucket(order);
     return comm->ops->all_gather_start(comm, result, r->buffers[0], r->counts[0], r->offsets[0],
                                        &r->gathers[order]);
 }

@@ -242,6 +242,7 @@ static ls_status setup(ls_train *train, bool resume, int argc, char **argv, int 
     LS_TRY(load_config(train, argc, argv, first));
     LS_TRY(check_run_dir(train, resume));
     const ls_config *config = &train->config;
+    LS_TRY(ls_session_watch(&train->session, &config->faults, train->run_dir));
     LS_TRY(ls_session_open(&train->session, config->parallel.replicate, config->run.threads));
     LS_TRY(open_data(train));
     LS_TRY(ls_session_agree(&train->session, divide_batch(train)));

@@ -1,4 +1,6 @@
 #include "launch/session.h"
+
+#include "collectives/watch.h"
 #include "runtime/base/arena.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/cpu.h"
@@ -81,7 +83,45 @@ ls_status ls_session_agree(ls_session *session, ls_status mine) {
     return all;
 }
 
+static void report_hang(const char *text) {
+    LS_FAIL(LS_E_COMM, "%s", text);
+    ls_log_error();
+}
+
+/* The main thread hangs in MPI, which cannot be asked any more. The launcher ends the ranks that
+ * are left when this one goes without a word to it. */
+static void end_hang(void) {
+    _exit(ls_status_exit(LS_E_COMM));
+}
+
+ls_status ls_session_watch(ls_session *session, const ls_config_faults *faults,
+                           const char *run_dir) {
+    if (session->comm->size == 1) {
+        return LS_OK;
+    }
+    const ls_watch_options options = {.comm = session->comm,
+                                      .run_dir = run_dir,
+                                      .min_deadline_s = faults->min_deadline_s,
+                                      .deadline_factor = faults->deadline_factor,
+                                      .patience_s = faults->patience_s,
+                                      .report = report_hang,
+                                      .end = end_hang};
+    LS_TRY(ls_session_agree(session, ls_watch_start(&options)));
+    ls_comm *recorded;
+    LS_TRY(ls_session_agree(
+        session, ls_comm_recorded(session->comm, "world", faults->check_collectives, &recorded)));
+    session->unwatched = session->comm;
+    session->comm = recorded;
+    return LS_OK;
+}
+
 void ls_session_close(ls_session *session) {
+    if (session->unwatched) {
+        session->comm->ops->destroy(session->comm);
+        session->comm = session->unwatched;
+        session->unwatched = NULL;
+    }
+    ls_watch_stop();
     if (session->dev) {
         session->dev->ops->close(session->dev);
     }

@@ -9,7 +9,8 @@
 #include "runtime/mesh/mesh.h"
 
 typedef struct ls_session {
-    ls_comm *comm; /* the world: MPI under mpirun or srun, else one rank */
+    ls_comm *comm;      /* the world: MPI under mpirun or srun, else one rank */
+    ls_comm *unwatched; /* the same beneath the flight record; NULL: there is none */
     ls_mesh mesh;
     ls_device *dev;
     int threads;
@@ -25,6 +26,12 @@ ls_status ls_session_open(ls_session *session, int64_t replicate, int64_t thread
 /* Did all ranks succeed? Marks the failure as one that every rank knows of, so that all of them
  * leave together. [collective] */
 ls_status ls_session_agree(ls_session *session, ls_status mine);
+
+/* Keeps a flight record of what goes over session->comm from here on, and ends the job with a
+ * report when a rank hangs (watch.h); records go to run_dir. Does nothing on one rank. [collective]
+ */
+ls_status ls_session_watch(ls_session *session, const ls_config_faults *faults,
+                           const char *run_dir);
 
 void ls_session_close(ls_session *session);
 

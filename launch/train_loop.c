@@ -1,3 +1,4 @@
+#include "collectives/watch.h"
 #include "launch/train.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/log.h"
@@ -123,6 +124,7 @@ static double time_left(const ls_train *train, pace *p) {
 static ls_status run_step(ls_train *train, const ls_step_options *options, ls_step_record *record) {
     ls_step_result result;
     LS_TRY(ls_step_run(options, train->step, &result));
+    ls_flight_mark(LS_FLIGHT_UPDATE, -1);
     account_step(train, &result, record->phase_seconds);
     train->step++;
     record->step = train->step;
@@ -151,12 +153,14 @@ static ls_status after_step(ls_train *train, const sinks *s, pace *p, bool stop,
     bool last = train->step == train->total_steps;
     record->val_loss = NAN;
     if (train->val_data && due(train->step, train->config.eval.every, last)) {
+        ls_flight_mark(LS_FLIGHT_EVAL, -1);
         LS_TRY(evaluate(train, &record->val_loss));
         ls_train_account(train, LS_PHASE_EVAL, record->phase_seconds);
     }
     if (stop ||
         due(train->step, train->config.checkpoint.every, last && train->config.checkpoint.at_end)) {
         bool saved;
+        ls_flight_mark(LS_FLIGHT_CHECKPOINT, -1);
         LS_TRY(ls_train_save(train, &saved));
         ls_train_account(train, LS_PHASE_CHECKPOINT, record->phase_seconds);
     }
@@ -202,8 +206,10 @@ static ls_status loop(ls_train *train, const sinks *s) {
     while (train->step < train->total_steps) {
         ls_step_record record = {0};
         bool stop;
+        ls_watch_begin_step();
         LS_TRY(run_step(train, &options, &record));
         LS_TRY(stop_agreed(train, &stop));
+        ls_watch_end_step(train->step);
         LS_TRY(after_step(train, s, &p, stop, &record));
         skipped_in_a_row = record.skipped ? skipped_in_a_row + 1 : 0;
         if (skipped_in_a_row > train->config.faults.max_skipped) {
@@ -227,6 +233,7 @@ ls_status ls_train_loop(ls_train *train) {
     sinks s;
     LS_TRY(open_sinks(train, &s));
     ls_status status = loop(train, &s);
+    ls_flight_mark(LS_FLIGHT_END, -1);
     close_sinks(&s);
     return status;
 }

@@ -105,6 +105,10 @@ typedef struct ls_config_metrics {
 
 typedef struct ls_config_faults {
     int64_t max_skipped; /* consecutive steps with a non-finite loss or gradient before giving up */
+    double deadline_factor; /* steps that a rank may keep others waiting */
+    double min_deadline_s;  /* and at least this long */
+    double patience_s;      /* outside of steps, and in the first ones */
+    bool check_collectives; /* compare the ranks' calls */
 } ls_config_faults;
 
 typedef struct ls_config {

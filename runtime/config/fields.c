@@ -23,7 +23,7 @@ static const ls_section sections[] = {
     {"checkpoint", "when and how the state is saved"},
     {"eval", "loss on the validation split"},
     {"metrics", "what is shown while training"},
-    {"faults", "when to give up"},
+    {"faults", "when to give up, and what to check"},
 };
 
 #define NO_LIMIT 0x1p53 /* every integer up to here is a double too */
@@ -113,6 +113,12 @@ static const ls_field fields[] = {
     INT(metrics, every, "10", "steps", 1, 1e12, FREE, "between lines on the console"),
 
     INT(faults, max_skipped, "10", "steps", 0, 1e12, FREE, "in a row that are not finite"),
+    FLOAT(faults, deadline_factor, "3", "steps", 1, 1e6, FREE,
+          "a rank that keeps others waiting for longer hangs"),
+    FLOAT(faults, min_deadline_s, "5", "seconds", 0.1, 1e9, FREE, "the shortest such deadline"),
+    FLOAT(faults, patience_s, "600", "seconds", 0.1, 1e9, FREE,
+          "the deadline in the first steps, and outside of steps"),
+    BOOL(faults, check_collectives, "false", FREE, "compare the ranks' calls (debugging)"),
 };
 
 enum {

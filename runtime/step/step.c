@@ -1,6 +1,7 @@
 /* One training step: micro-batches in, the mean gradient over the global batch out. */
 #include "runtime/step/step.h"
 
+#include "collectives/flight.h"
 #include "runtime/base/arena.h"
 #include "runtime/base/clock.h"
 
@@ -9,11 +10,17 @@
 /* Drives the reduction from inside backward, and measures what that costs. */
 typedef struct overlap {
     ls_reducer *reducer;
+    const ls_param *params;
+    int param; /* the last whose gradient is not final */
     uint64_t spent_ns;
 } overlap;
 
 static ls_status on_ready(void *context, int64_t first_elem) {
     overlap *o = context;
+    while (o->param > 0 && o->params[o->param].offset >= first_elem) {
+        o->param--;
+    }
+    ls_flight_mark(LS_FLIGHT_BACKWARD, o->params[o->param].block);
     uint64_t start_ns = ls_clock_ns();
     LS_TRY(ls_reducer_ready(o->reducer, first_elem));
     LS_TRY(ls_reducer_progress(o->reducer));
@@ -27,8 +34,12 @@ static ls_status run_micro(const ls_step_options *o, int64_t local, double loss_
     const int32_t *tokens, *targets;
     void *grads;
     uint64_t wait_ns;
-    overlap over = {.reducer = o->reducer};
+    int param_count;
+    overlap over = {.reducer = o->reducer, .params = ls_model_params(o->model, &param_count)};
+    over.param = param_count - 1;
+    ls_flight_mark(LS_FLIGHT_DATA, -1);
     LS_TRY(ls_loader_next(o->loader, &tokens, &targets, &wait_ns));
+    ls_flight_mark(LS_FLIGHT_FORWARD, -1);
     uint64_t start_ns = ls_clock_ns();
     LS_TRY(ls_reducer_micro_begin(o->reducer, local, &grads));
     LS_TRY(ls_model_forward_backward(o->model, tokens, targets, loss_scale, grads, on_ready, &over,
@@ -47,6 +58,7 @@ static ls_status run_micros(const ls_step_options *o, double *losses, ls_step_re
     for (int64_t local = 0; local < o->rank_micros; local++) {
         LS_TRY(run_micro(o, local, loss_scale, &losses[local], result));
     }
+    ls_flight_mark(LS_FLIGHT_GRADIENTS, -1);
     uint64_t start_ns = ls_clock_ns();
     uint64_t wait_ns;
     double total;
