@@ -1,0 +1,154 @@
+/* Verdicts over made-up records of three ranks. */
+#include "collectives/diagnose.h"
+#include "tests/test.h"
+
+static ls_flight_record records[3];
+static ls_rank_view views[3];
+static char text[1000];
+
+/* All ranks wait in all-reduce #5 of group world since long ago. */
+static void reset(void) {
+    for (int r = 0; r < 3; r++) {
+        ls_flight_record *x = &records[r];
+        memset(x, 0, sizeof *x);
+        x->rank = r;
+        x->now_ns = 100000000000u;
+        x->beat_ns = 99900000000u;
+        x->progress_ns = 90000000000u;
+        x->deadline_ns = 5000000000u;
+        x->step = 3;
+        x->place = LS_FLIGHT_BACKWARD;
+        x->place_index = 7;
+        x->groups[0] = (ls_flight_group){.name = "world", .live = 1, .size = 3, .entered = 5};
+        x->ops[0] = (ls_flight_op){.id = 1,
+                                   .seq = 5,
+                                   .call = {LS_FLIGHT_ALL_REDUCE, LS_F32, LS_SUM, -1, 10, 0},
+                                   .bucket = 4,
+                                   .peer = -1};
+        x->inside = 1;
+        views[r] = (ls_rank_view){.record = x};
+        snprintf(views[r].host, sizeof views[r].host, "h%d", r);
+    }
+}
+
+static void never_entered(int rank) {
+    records[rank].groups[0].entered = 4;
+    records[rank].ops[0].id = 0;
+    records[rank].inside = 0;
+}
+
+static void expect(ls_verdict verdict, const char *part) {
+    CHECK_INT(ls_diagnose(views, 3, text, sizeof text), verdict);
+    test_checks++;
+    if (!strstr(text, part)) {
+        TEST_FAIL_("'%s' lacks '%s'", text, part);
+    }
+}
+
+static void test_missing(void) {
+    reset();
+    never_entered(2);
+    expect(LS_VERDICT_HANG, "rank 2 on host h2 never entered all-reduce #5 of group world, bucket "
+                            "4; last seen in backward of block 7, step 3; it still runs, but has "
+                            "made no progress for 10.0 s; 2 ranks wait for it");
+    records[2].progress_ns = 99000000000u;
+    expect(LS_VERDICT_SLOW, "rank 2 on host h2 never entered all-reduce #5");
+    records[2].progress_ns = 90000000000u;
+    records[2].deadline_ns = 600000000000u; /* in a checkpoint, say */
+    expect(LS_VERDICT_SLOW, "rank 2");
+    records[2].deadline_ns = 5000000000u;
+    const ls_rank_state states[] = {LS_RANK_STOPPED, LS_RANK_DEAD, LS_RANK_UNREACHABLE,
+                                    LS_RANK_LEFT};
+    const char *const words[] = {"is stopped", "has ended", "host does not answer", "has left"};
+    for (int i = 0; i < 4; i++) {
+        views[2].state = states[i];
+        expect(LS_VERDICT_HANG, words[i]);
+        CHECK(strstr(text, "never entered all-reduce #5") != NULL);
+    }
+    views[2].state = LS_RANK_UNREACHABLE;
+    views[2].record = NULL;
+    expect(LS_VERDICT_HANG, "rank 2 on host h2 is silent; its host does not answer");
+}
+
+/* Rank 0 waits for 1, which waits for 2 in another group: 2 alone is named. */
+static void test_chain(void) {
+    reset();
+    never_entered(1);
+    never_entered(2);
+    records[0].groups[0].size = 2;
+    memset(&records[2].groups[0], 0, sizeof records[2].groups[0]);
+    for (int r = 1; r < 3; r++) {
+        records[r].groups[1] =
+            (ls_flight_group){.name = "shard", .live = 1, .lowest = 1, .size = 2};
+    }
+    records[1].groups[1].entered = 9;
+    records[2].groups[1].entered = 8;
+    records[1].ops[1] = (ls_flight_op){.id = 2,
+                                       .seq = 9,
+                                       .group = 1,
+                                       .call = {LS_FLIGHT_ALL_GATHER, -1, -1, -1, 10, 0},
+                                       .bucket = -1,
+                                       .peer = -1};
+    records[1].inside = 2;
+    expect(LS_VERDICT_HANG, "rank 2 on host h2 never entered all-gather #9 of group shard;");
+    CHECK(!strstr(text, "rank 1 on host"));
+}
+
+static void test_others(void) {
+    reset(); /* all have entered */
+    expect(LS_VERDICT_HANG, "all ranks wait, and none goes on: rank 0 on host h0 in all-reduce #5");
+    records[1].progress_ns = 99000000000u;
+    expect(LS_VERDICT_SLOW, "");
+    reset();
+    views[1].state = LS_RANK_STOPPED;
+    expect(LS_VERDICT_HANG, "rank 1 on host h1 did not finish all-reduce #5");
+    reset(); /* started, and then busy with something else */
+    records[1].inside = 0;
+    expect(LS_VERDICT_HANG, "rank 1 on host h1 did not finish all-reduce #5");
+    records[1].ops[0].end_ns = 1;
+    expect(LS_VERDICT_HANG, "all ranks wait");
+    for (int r = 0; r < 3; r++) {
+        records[r].inside = 0;
+    }
+    expect(LS_VERDICT_FINE, "");
+    CHECK_STR(text, "");
+}
+
+static void test_mismatch(void) {
+    reset();
+    records[2].ops[0].call.count = 11;
+    expect(LS_VERDICT_HANG, "calls do not fit: rank 0 on host h0 calls all-reduce #5 of group "
+                            "world, bucket 4 with 10 float32 (sum), but rank 2 on host h2 calls "
+                            "all-reduce #5 of group world, bucket 4 with 11 float32 (sum)");
+    reset();
+    records[1].ops[0].call = (ls_flight_call){LS_FLIGHT_BROADCAST, -1, -1, 1, 8, 0};
+    expect(LS_VERDICT_HANG, "broadcast #5 of group world, bucket 4 with 8 bytes from rank 1");
+}
+
+static void test_message(void) {
+    reset();
+    for (int r = 1; r < 3; r++) {
+        records[r].inside = 0;
+        records[r].ops[0].id = 0;
+        records[r].groups[0].entered = 4;
+    }
+    records[0].ops[0].call.kind = LS_FLIGHT_RECEIVE;
+    records[0].ops[0].seq = 0;
+    records[0].ops[0].bucket = -1;
+    records[0].ops[0].peer = 2;
+    expect(LS_VERDICT_HANG,
+           "rank 2 on host h2 keeps rank 0 on host h0 waiting in receive of group world");
+    CHECK(!strstr(text, "rank 1 on"));
+    char small[20];
+    CHECK_INT(ls_diagnose(views, 3, small, sizeof small), LS_VERDICT_HANG);
+    CHECK_INT(strlen(small), 19);
+}
+
+int main(void) {
+    test_missing();
+    test_chain();
+    test_others();
+    test_mismatch();
+    test_message();
+    return test_end();
+}

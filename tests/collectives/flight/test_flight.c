@@ -1,0 +1,146 @@
+/* The record itself: files, locks, the ring, groups; and JSON. */
+#include "collectives/flight.h"
+#include "runtime/base/file.h"
+#include "tests/test.h"
+
+#include <dirent.h>
+#include <jansson.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static char dir[] = "/tmp/lockstep-test-XXXXXX";
+
+static int files(void) {
+    DIR *listing = opendir(dir);
+    int count = 0;
+    for (struct dirent *e; listing && (e = readdir(listing));) {
+        count += strncmp(e->d_name, "lockstep-", 9) == 0;
+    }
+    closedir(listing);
+    return count;
+}
+
+static const ls_flight_call sum_call = {LS_FLIGHT_ALL_REDUCE, LS_F32, LS_SUM, -1, 100, 0};
+
+static void test_closed(void) {
+    ls_flight_mark(LS_FLIGHT_DATA, 1);
+    CHECK_INT(ls_flight_group_add("world", 0, 4), -1);
+    CHECK_INT(ls_flight_enter(-1, &sum_call, 400, -1), 0);
+    ls_flight_end(0);
+    ls_flight_close();
+    CHECK(ls_flight_own() == NULL);
+    ls_flight_peer peer;
+    const ls_flight_options nobody = {.dir = dir, .token = 1};
+    CHECK_STATUS(ls_flight_peer_open(&nobody, &peer), LS_E_INPUT);
+    CHECK(!ls_flight_peer_dead(&peer));
+    const ls_flight_options nowhere = {.dir = "/nonexistent", .token = 1};
+    CHECK_STATUS(ls_flight_open(&nowhere), LS_E_IO);
+    CHECK_MESSAGE("/nonexistent");
+}
+
+static void test_ring(void) {
+    const ls_flight_options options = {.dir = dir, .token = 7, .rank = 3, .size = 4};
+    CHECK_OK(ls_flight_open(&options));
+    CHECK_STATUS(ls_flight_open(&options), LS_E_EXISTS);
+    const ls_flight_record *r = ls_flight_own();
+    CHECK_INT(r->rank, 3);
+    CHECK_INT(r->step, -1);
+    int world = ls_flight_group_add("world", 0, 4), copy = ls_flight_group_add("world", 0, 4);
+    CHECK_STR(r->groups[world].name, "world");
+    CHECK_STR(r->groups[copy].name, "world.2");
+    for (int i = 1; i <= LS_FLIGHT_OPS + 10; i++) {
+        ls_flight_set_bucket(i);
+        CHECK_INT(ls_flight_enter(world, &sum_call, 400, -1), i);
+        ls_flight_start((uint64_t)i);
+        ls_flight_end((uint64_t)i);
+    }
+    CHECK(ls_flight_find(r, 10) == NULL);
+    CHECK(ls_flight_find(r, 0) == NULL);
+    const ls_flight_op *op = ls_flight_find(r, 11);
+    CHECK_INT(op->seq, 11);
+    CHECK_INT(op->bucket, 11);
+    CHECK(op->enqueue_ns <= op->start_ns && op->start_ns <= op->end_ns);
+    ls_flight_end(3); /* one that the ring has lost */
+    uint64_t id = ls_flight_enter(world, &sum_call, 400, 2);
+    op = ls_flight_find(r, id);
+    CHECK_INT(op->seq, 0); /* a message has no number */
+    CHECK_INT(op->bucket, -1);
+    CHECK_INT(r->groups[world].entered, LS_FLIGHT_OPS + 10);
+    ls_flight_group_remove(world);
+    CHECK(ls_flight_group_of(r, op) == &r->groups[world]);
+    CHECK_INT(ls_flight_group_add("later", 1, 2), world);
+    CHECK(ls_flight_group_of(r, op) == NULL);
+    for (int i = 2; i < LS_FLIGHT_GROUPS; i++) {
+        CHECK(ls_flight_group_add("more", 0, 4) >= 0);
+    }
+    CHECK_INT(ls_flight_group_add("one too many", 0, 4), -1);
+    CHECK_INT(ls_flight_find(r, ls_flight_enter(-1, &sum_call, 4, -1))->seq, 0);
+}
+
+static void test_json(void) {
+    ls_flight_set_step(12);
+    ls_flight_mark(LS_FLIGHT_BACKWARD, 7);
+    static ls_flight_record copy;
+    ls_flight_copy(ls_flight_own(), &copy);
+    char out[300], path[400];
+    snprintf(out, sizeof out, "%s/run", dir);
+    CHECK_OK(ls_flight_write(&copy, out));
+    snprintf(path, sizeof path, "%s/flight-3.json", out);
+    json_t *json = json_load_file(path, 0, NULL);
+    CHECK_INT(json_integer_value(json_object_get(json, "step")), 12);
+    CHECK_STR(json_string_value(json_object_get(json, "place")), "backward");
+    CHECK_INT(json_array_size(json_object_get(json, "operations")), LS_FLIGHT_OPS);
+    json_t *last = json_array_get(json_object_get(json, "operations"), LS_FLIGHT_OPS - 1);
+    CHECK_STR(json_string_value(json_object_get(last, "kind")), "all-reduce");
+    CHECK_STR(json_string_value(json_object_get(last, "dtype")), "float32");
+    CHECK(json_is_null(json_object_get(last, "ended_s_ago")));
+    json_decref(json);
+    ls_flight_close();
+    CHECK_INT(files(), 0);
+}
+
+/* A process that dies leaves its record readable, unlocked, and to be swept by the next job; one
+ * that lives keeps it. */
+static void test_death(void) {
+    int ready[2], go[2];
+    char byte = 0;
+    CHECK_INT(pipe(ready) | pipe(go), 0);
+    const ls_flight_options options = {.dir = dir, .token = 9, .rank = 1, .size = 2};
+    pid_t child = fork();
+    if (child == 0) {
+        close(go[1]);
+        bool ok = ls_flight_open(&options) == LS_OK && write(ready[1], &byte, 1) == 1 &&
+                  read(go[0], &byte, 1) >= 0;
+        _exit(!ok);
+    }
+    CHECK_INT(read(ready[0], &byte, 1), 1);
+    ls_flight_peer peer;
+    CHECK_OK(ls_flight_peer_open(&options, &peer));
+    CHECK(!ls_flight_peer_dead(&peer));
+    const ls_flight_options mine = {.dir = dir, .token = 10, .rank = 0, .size = 1};
+    CHECK_OK(ls_flight_open(&mine));
+    ls_flight_close();
+    CHECK_INT(files(), 1); /* of the child, alive */
+    close(go[1]);
+    int status;
+    CHECK_INT(waitpid(child, &status, 0), child);
+    CHECK_INT(status, 0);
+    CHECK(ls_flight_peer_dead(&peer));
+    CHECK_INT(peer.record->pid, child);
+    ls_flight_peer_close(&peer);
+    CHECK_OK(ls_flight_open(&mine));
+    CHECK_INT(files(), 1); /* its own */
+    ls_flight_close();
+}
+
+int main(void) {
+    if (!mkdtemp(dir)) {
+        return 1;
+    }
+    test_closed();
+    test_ring();
+    test_json();
+    test_death();
+    CHECK_OK(ls_dir_remove(dir));
+    return test_end();
+}

@@ -1,0 +1,74 @@
+#!/bin/sh
+# Jobs in which the highest rank goes wrong: named, recorded, ended with 3, nothing left behind.
+set -eu
+program=$1
+root=$(cd "$(dirname "$0")/../../.." && pwd)
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+mkdir "$work/shm"
+
+fail() {
+    echo "FAILED: $*" >&2
+    sed 's/^/  stderr: /' "$work/err" >&2
+    exit 1
+}
+
+# job STATUS RANKS WAY [checks]: the records' directory is $work/run; nothing stays in $work/shm.
+job() {
+    expected=$1 ranks=$2
+    shift 2
+    rm -rf "$work/run"
+    status=0
+    timeout -k 5 60 "$root/tests/mpirun.sh" "$ranks" "$program" "$1" "$work/run" "$work/shm" ${2:+"$2"} \
+        >"$work/out" 2>"$work/err" || status=$?
+    [ "$status" = "$expected" ] || fail "$*: exit status $status, expected $expected"
+    [ -z "$(ls "$work/shm")" ] || fail "$*: left behind: $(ls "$work/shm")"
+}
+says() {
+    grep -q -e "$1" "$work/err" || fail "stderr lacks '$1'"
+}
+records() { # records RANKS: a record of each, and every rank's last operation in it
+    rank=0
+    while [ $rank -lt "$1" ]; do
+        grep -q '"kind": "all-reduce"' "$work/run/flight-$rank.json" || fail "no record of rank $rank"
+        rank=$((rank + 1))
+    done
+}
+
+job 0 3 fine
+[ ! -e "$work/run" ] || fail "an orderly run wrote records"
+job 0 2 fine checks
+
+never='REPORT rank 2 on host .* never entered all-reduce #6 of group world, bucket 4; last seen in backward of block 7, step 5'
+for way in stop loop; do
+    job 3 3 $way
+    says "$never; it"
+    records 3
+done
+says 'it still runs, but has made no progress'
+job 3 3 stop checks
+says "$never; its process is stopped"
+says '2 ranks wait for it'
+job 3 2 in
+says 'REPORT rank 1 on host .* did not finish all-reduce #6 .*; its process is stopped'
+records 2
+job 3 2 leave
+says 'REPORT rank 1 on host .* never entered all-reduce #6 .*; it has left the job'
+
+# mpirun reports the signal of the rank that was killed first.
+job 137 3 die
+says 'REPORT rank 2 on host .*; its process has ended'
+records 3
+
+# Calls that do not fit: found before they do harm with checks, or by the hang that they cause.
+job 3 2 kind checks
+says 'do not fit: rank [01] calls .*barrier #6 of group world'
+says 'all-reduce #6 of group world with 1 int64 (sum)'
+job 3 3 count checks
+says 'all-reduce #6 of group world with 2 int64 (sum)'
+says 'rank 2 calls '
+job 3 2 dtype checks
+says 'all-reduce #6 of group world with 1 float64 (sum)'
+job 3 2 skip checks
+says 'rank 1 calls all-gather #6 of group world with 8 bytes'
+echo "passed"
