@@ -398,7 +398,7 @@ static ls_status wrap(ls_comm *mpi, ls_comm **comm) {
         status = ls_calloc(size, sizeof *c->from, &c->from);
     }
     if (status == LS_OK) {
-        status = ls_calloc(size, sizeof *c->to, &c->to);
+        status = ls_calloc(size + 1, sizeof *c->to, &c->to);
     }
     status = ls_comm_agree(mpi, status);
     if (status == LS_OK) {

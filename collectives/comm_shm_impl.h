@@ -88,7 +88,7 @@ typedef struct shm_comm {
     int64_t next_region;
     ls_pump pump;
     const void **from; /* [size], of one addition */
-    void **to;
+    void **to; /* [size + 1] */
 } shm_comm;
 
 static inline shm_part *shm_part_of(const shm_comm *c, int rank) {
