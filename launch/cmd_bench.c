@@ -1,3 +1,4 @@
+#include "launch/bench.h"
 #include "launch/cmd.h"
 #include "launch/gemm_shapes.h"
 #include "runtime/base/arena.h"
@@ -10,7 +11,25 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { OPT_MODEL, OPT_BATCH, OPT_SEQ, OPT_DTYPE, OPT_THREADS, OPT_REPEAT, OPT_JSON, OPT_COUNT };
+enum {
+    OPT_MODEL,
+    OPT_BATCH,
+    OPT_SEQ,
+    OPT_DTYPE,
+    OPT_THREADS,
+    OPT_REPEAT,
+    OPT_JSON,
+    OPT_OPERATION,
+    OPT_BACKEND,
+    OPT_REDOP,
+    OPT_MIN,
+    OPT_MAX,
+    OPT_FACTOR,
+    OPT_ITERS,
+    OPT_WARMUP,
+    OPT_PRIVATE,
+    OPT_COUNT
+};
 
 static const ls_option options[] = {
     [OPT_MODEL] = {"model", 'm', "NAME", "gpt2-124m", "model preset whose products are timed"},
@@ -21,6 +40,18 @@ static const ls_option options[] = {
     [OPT_THREADS] = {"threads", 0, "N", "0", "threads; 0: all processors of the affinity mask"},
     [OPT_REPEAT] = {"repeat", 'r', "N", "5", "timings of each product; the median is shown"},
     [OPT_JSON] = {"json", 0, NULL, NULL, "print a JSON object"},
+    [OPT_OPERATION] = {"operation", 'o', "NAME", "all_reduce",
+                       "collective: all_reduce, reduce_scatter, all_gather, all_to_all, broadcast, "
+                       "reduce or send_recv"},
+    [OPT_BACKEND] = {"backend", 0, "NAME", "shm", "collective: shm or mpi"},
+    [OPT_REDOP] = {"redop", 0, "NAME", "sum", "collective: sum, max, min or avg"},
+    [OPT_MIN] = {"minbytes", 0, "SIZE", "8", "collective: first size"},
+    [OPT_MAX] = {"maxbytes", 'e', "SIZE", "64M", "collective: last size"},
+    [OPT_FACTOR] = {"stepfactor", 'f', "N", "2", "collective: from a size to the next"},
+    [OPT_ITERS] = {"iters", 'n', "N", "20", "collective: timings of a size; the median is shown"},
+    [OPT_WARMUP] = {"warmup", 'w', "N", "5", "collective: untimed operations before them"},
+    [OPT_PRIVATE] = {"private", 0, NULL, NULL,
+                     "collective: ordinary buffers instead of the back end's own"},
     {NULL, 0, NULL, NULL, NULL}};
 
 typedef struct gemm_bench {
@@ -41,9 +72,6 @@ static int ascending(const void *a, const void *b) {
 }
 
 static ls_status parse(gemm_bench *b, const char **values) {
-    for (int i = 0; i < OPT_COUNT; i++) {
-        values[i] = values[i] ? values[i] : options[i].fallback;
-    }
     b->model = values[OPT_MODEL];
     b->dtype_name = values[OPT_DTYPE];
     b->json = values[OPT_JSON] != NULL;
@@ -191,11 +219,27 @@ static ls_status bench_gemm(const char **values) {
     return status;
 }
 
+static ls_status bench_collective(const char **values) {
+    return ls_bench_collective(&(ls_bench_collective_options){
+        .operation = values[OPT_OPERATION],
+        .backend = values[OPT_BACKEND],
+        .dtype = values[OPT_DTYPE],
+        .reduction = values[OPT_REDOP],
+        .min_bytes = values[OPT_MIN],
+        .max_bytes = values[OPT_MAX],
+        .factor = values[OPT_FACTOR],
+        .iterations = values[OPT_ITERS],
+        .warmup = values[OPT_WARMUP],
+        .private_buffers = values[OPT_PRIVATE] != NULL,
+        .json = values[OPT_JSON] != NULL,
+    });
+}
+
 /* What can be measured. */
 static const struct {
     const char *name;
     ls_status (*run)(const char **values);
-} benches[] = {{"gemm", bench_gemm}};
+} benches[] = {{"gemm", bench_gemm}, {"collective", bench_collective}};
 
 enum { BENCH_COUNT = sizeof benches / sizeof benches[0] };
 
@@ -211,6 +255,9 @@ static ls_status run_bench(int argc, char **argv) {
                 return LS_FAIL(LS_E_USAGE, "'bench %s' takes no operand, found '%s'", wanted,
                                argv[first + 1]);
             }
+            for (int o = 0; o < OPT_COUNT; o++) {
+                values[o] = values[o] ? values[o] : options[o].fallback;
+            }
             return benches[i].run(values);
         }
         size_t used = strlen(known);
@@ -224,13 +271,20 @@ static ls_status run_bench(int argc, char **argv) {
 
 const ls_verb ls_verb_bench = {
     .name = "bench",
-    .synopsis = "[options] gemm",
+    .synopsis = "[options] gemm | collective",
     .summary = "measure this machine",
-    .text = "gemm times the matrix products of a training step of a model: forward, input\n"
-            "gradients (dX) and weight gradients (dW), with bias and residual where the model has\n"
-            "them. FLOP/s counts 2 m n k of each product.\n"
-            "\n"
-            "  lockstep bench gemm --model gpt2-124m --batch 4 --seq 1024",
+    .text =
+        "gemm times the matrix products of a training step of a model: forward, input\n"
+        "gradients (dX) and weight gradients (dW), with bias and residual where the model has\n"
+        "them. FLOP/s counts 2 m n k of each product.\n"
+        "\n"
+        "  lockstep bench gemm --model gpt2-124m --batch 4 --seq 1024\n"
+        "\n"
+        "collective times an operation over all ranks, beside the MPI library's own. Bandwidths\n"
+        "are those of nccl-tests: bytes over time, and that times the operation's bus factor.\n"
+        "Results are compared with exact sums bit by bit; #wrong counts elements.\n"
+        "\n"
+        "  mpirun -n 2 lockstep bench collective -o all_reduce --minbytes 1M -e 256M -f 4",
     .options = options,
     .run = run_bench,
 };

@@ -1,0 +1,532 @@
+#include "collectives/comm_shm.h"
+#include "collectives/wire_cost.h"
+#include "launch/bench.h"
+#include "launch/cmd.h"
+#include "launch/session.h"
+#include "runtime/base/arena.h"
+#include "runtime/base/clock.h"
+
+#include <jansson.h>
+#include <mpi.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Operations below SHORT_BYTES are timed in runs of RUN, since the clock and the barrier before
+ * them would count otherwise. */
+enum { SHORT_BYTES = 64 << 10, RUN = 20 };
+
+/* Who makes the operation, and where. */
+typedef enum way { OUT_OF_PLACE, IN_PLACE, PLAIN_MPI, WAYS } way;
+
+typedef struct bench {
+    ls_comm *world, *comm;
+    ls_coll coll;
+    ls_dtype dtype;
+    ls_reduce op;
+    int64_t min_bytes, max_bytes;
+    long long factor, iterations, warmup;
+    bool private_buffers, json;
+    char *send, *recv;         /* of ours */
+    char *mpi_send, *mpi_recv; /* always the process's own */
+    int64_t *counts, *offsets; /* [size] */
+    double *times;             /* [iterations] */
+    json_t *rows;
+} bench;
+
+typedef struct result {
+    bool made;
+    double seconds;
+    int64_t wrong; /* elements, on all ranks */
+} result;
+
+static const char *const reductions[] = {
+    [LS_SUM] = "sum", [LS_MAX] = "max", [LS_MIN] = "min", [LS_AVG] = "avg"};
+
+static ls_status parse_bytes(const char *name, const char *value, int64_t *bytes) {
+    char *end;
+    long long n = strtoll(value, &end, 10);
+    const char *suffixes = "KMG", *suffix = *end ? strchr(suffixes, *end) : NULL;
+    const int shift = suffix ? 10 * (int)(suffix - suffixes + 1) : 0;
+    if (end == value || n < 0 || end[suffix ? 1 : 0] || n > (INT64_C(1) << 40) >> shift) {
+        return LS_FAIL(LS_E_USAGE, "--%s is '%s'; bytes up to 1024G are needed, such as 8 or 256M",
+                       name, value);
+    }
+    *bytes = n << shift;
+    return LS_OK;
+}
+
+static ls_status parse(bench *b, const ls_bench_collective_options *o) {
+    b->coll = ls_coll_parse(o->operation);
+    if (b->coll == LS_COLL_COUNT || b->coll == LS_COLL_BARRIER) {
+        return LS_FAIL(LS_E_USAGE,
+                       "--operation is '%s'; all_reduce, reduce_scatter, all_gather, all_to_all, "
+                       "broadcast, reduce or send_recv is needed",
+                       o->operation);
+    }
+    const char *dtype = strcmp(o->dtype, "auto") == 0   ? "float32"
+                        : strcmp(o->dtype, "fp32") == 0 ? "float32"
+                        : strcmp(o->dtype, "bf16") == 0 ? "bfloat16"
+                        : strcmp(o->dtype, "fp16") == 0 ? "float16"
+                                                        : o->dtype;
+    b->dtype = ls_dtype_parse(dtype);
+    if (b->dtype != LS_F32 && b->dtype != LS_F64 && b->dtype != LS_F16 && b->dtype != LS_BF16 &&
+        b->dtype != LS_I32 && b->dtype != LS_I64) {
+        return LS_FAIL(LS_E_USAGE,
+                       "--dtype is '%s'; fp32, bf16, fp16, float64, int32 or int64 is needed",
+                       o->dtype);
+    }
+    int op = 0;
+    while (op <= LS_AVG && strcmp(reductions[op], o->reduction) != 0) {
+        op++;
+    }
+    if (op > LS_AVG) {
+        return LS_FAIL(LS_E_USAGE, "--redop is '%s'; sum, max, min or avg is needed", o->reduction);
+    }
+    b->op = (ls_reduce)op;
+    if (strcmp(o->backend, "mpi") != 0 && strcmp(o->backend, "shm") != 0) {
+        return LS_FAIL(LS_E_USAGE, "--backend is '%s'; mpi or shm is needed", o->backend);
+    }
+    LS_TRY(parse_bytes("minbytes", o->min_bytes, &b->min_bytes));
+    LS_TRY(parse_bytes("maxbytes", o->max_bytes, &b->max_bytes));
+    LS_TRY(ls_option_int("stepfactor", o->factor, 2, 1 << 20, &b->factor));
+    LS_TRY(ls_option_int("iters", o->iterations, 1, 1000000, &b->iterations));
+    LS_TRY(ls_option_int("warmup", o->warmup, 0, 1000000, &b->warmup));
+    b->private_buffers = o->private_buffers;
+    b->json = o->json;
+    return b->min_bytes > 0 && b->min_bytes <= b->max_bytes
+               ? LS_OK
+               : LS_FAIL(LS_E_USAGE, "--minbytes %s and --maxbytes %s give no sizes", o->min_bytes,
+                         o->max_bytes);
+}
+
+/* Elements: of the whole vector, of a rank's block, of what a rank sends and receives. */
+typedef struct shape {
+    int64_t all, block, send, recv;
+} shape;
+
+static shape shape_of(const bench *b, int64_t bytes) {
+    const int64_t n = bytes / (int64_t)ls_dtype_bytes(b->dtype), size = b->comm->size;
+    const bool blocks = b->coll == LS_COLL_REDUCE_SCATTER || b->coll == LS_COLL_ALL_GATHER ||
+                        b->coll == LS_COLL_ALL_TO_ALL;
+    shape s = {.all = n, .block = n, .send = n, .recv = n};
+    if (blocks) {
+        s.block = n / size;
+        s.all = s.block * size;
+        s.send = b->coll == LS_COLL_ALL_GATHER ? s.block : s.all;
+        s.recv = b->coll == LS_COLL_REDUCE_SCATTER ? s.block : s.all;
+    }
+    return s;
+}
+
+/* Data: small integers, whose sums every type holds exactly. */
+
+static int value(int rank, int64_t i) {
+    return (int)((i + 3 * (int64_t)rank) & 7);
+}
+
+static void set(const bench *b, char *buf, int64_t i, int n, int divisor) {
+    const float x = (float)n / (float)divisor;
+    switch (b->dtype) {
+    case LS_F32:
+        ((float *)buf)[i] = x;
+        break;
+    case LS_F64:
+        ((double *)buf)[i] = (double)n / divisor;
+        break;
+    case LS_F16:
+        ((ls_f16 *)buf)[i] = ls_f16_from_f32(x);
+        break;
+    case LS_BF16:
+        ((ls_bf16 *)buf)[i] = ls_bf16_from_f32(x);
+        break;
+    case LS_I32:
+        ((int32_t *)buf)[i] = n / divisor;
+        break;
+    default:
+        ((int64_t *)buf)[i] = n / divisor;
+        break;
+    }
+}
+
+/* Element i of the ranks' reduction, before it is averaged. */
+static int reduced(const bench *b, int64_t i) {
+    int n = value(0, i);
+    for (int rank = 1; rank < b->comm->size; rank++) {
+        const int other = value(rank, i);
+        n = b->op == LS_MAX   ? (other > n ? other : n)
+            : b->op == LS_MIN ? (other < n ? other : n)
+                              : n + other;
+    }
+    return n;
+}
+
+/* What element i of this rank's result must be; false where there is none. */
+static bool expected(const bench *b, shape s, int64_t i, int *n) {
+    const int me = b->comm->rank, size = b->comm->size;
+    switch (b->coll) {
+    case LS_COLL_ALL_REDUCE:
+        *n = reduced(b, i);
+        return true;
+    case LS_COLL_REDUCE:
+        *n = reduced(b, i);
+        return me == 0;
+    case LS_COLL_REDUCE_SCATTER:
+        *n = reduced(b, me * s.block + i);
+        return true;
+    case LS_COLL_ALL_GATHER:
+        *n = value((int)(i / s.block), i % s.block);
+        return true;
+    case LS_COLL_ALL_TO_ALL:
+        *n = value((int)(i / s.block), me * s.block + i % s.block);
+        return true;
+    case LS_COLL_BROADCAST:
+        *n = value(0, i);
+        return true;
+    default: /* send_recv, from the rank before */
+        *n = value((me + size - 1) % size, i);
+        return true;
+    }
+}
+
+static int64_t count_wrong(const bench *b, shape s, const char *recv) {
+    const bool sums = b->coll == LS_COLL_ALL_REDUCE || b->coll == LS_COLL_REDUCE ||
+                      b->coll == LS_COLL_REDUCE_SCATTER;
+    const int divisor = sums && b->op == LS_AVG ? b->comm->size : 1;
+    const size_t bytes = ls_dtype_bytes(b->dtype);
+    int64_t wrong = 0;
+    for (int64_t i = 0; i < s.recv; i++) {
+        int n;
+        uint64_t right[1] = {0};
+        if (expected(b, s, i, &n)) {
+            set(b, (char *)right, 0, n, divisor);
+            wrong += memcmp(right, recv + i * (int64_t)bytes, bytes) != 0;
+        }
+    }
+    return wrong;
+}
+
+/* Operations */
+
+static bool has_way(const bench *b, way w) {
+    switch (w) {
+    case OUT_OF_PLACE:
+        return b->coll != LS_COLL_BROADCAST;
+    case IN_PLACE:
+        return b->coll != LS_COLL_ALL_TO_ALL && b->coll != LS_COLL_SEND_RECV;
+    default: /* the library has no 16-bit floating-point types and no average */
+        return b->comm->size > 1 && b->dtype != LS_F16 && b->dtype != LS_BF16 && b->op != LS_AVG;
+    }
+}
+
+/* Where a way sends from and receives in. */
+static void places(const bench *b, way w, shape s, char **send, char **recv) {
+    const int64_t own = b->comm->rank * s.block * (int64_t)ls_dtype_bytes(b->dtype);
+    *send = w == PLAIN_MPI ? b->mpi_send : b->send;
+    *recv = w == PLAIN_MPI ? b->mpi_recv : b->recv;
+    if (b->coll == LS_COLL_BROADCAST) {
+        *recv = *send;
+    } else if (w == IN_PLACE && b->coll == LS_COLL_ALL_GATHER) {
+        *send = *recv + own;
+    } else if (w == IN_PLACE) {
+        *recv = b->coll == LS_COLL_REDUCE_SCATTER ? *send + own : *send;
+    }
+}
+
+static ls_status send_recv(ls_comm *comm, const char *send, char *recv, int64_t bytes) {
+    const int size = comm->size;
+    ls_comm_request *in, *out;
+    if (size == 1) {
+        memcpy(recv, send, (size_t)bytes);
+        return LS_OK;
+    }
+    LS_TRY(comm->ops->recv_start(comm, recv, bytes, (comm->rank + size - 1) % size, &in));
+    LS_TRY(comm->ops->send_start(comm, send, bytes, (comm->rank + 1) % size, &out));
+    LS_TRY(comm->ops->wait(comm, in));
+    return comm->ops->wait(comm, out);
+}
+
+static ls_status run_ours(bench *b, shape s, const char *send, char *recv) {
+    ls_comm *c = b->comm;
+    const int64_t elem = (int64_t)ls_dtype_bytes(b->dtype);
+    const int64_t unit = b->coll == LS_COLL_REDUCE_SCATTER ? 1 : elem;
+    for (int rank = 0; rank < c->size; rank++) {
+        b->counts[rank] = s.block * unit;
+        b->offsets[rank] = rank * s.block * unit;
+    }
+    ls_comm_request *r = NULL;
+    switch (b->coll) {
+    case LS_COLL_ALL_REDUCE:
+        if (send == recv) {
+            return c->ops->all_reduce(c, recv, s.all, b->dtype, b->op);
+        }
+        LS_TRY(c->ops->all_reduce_start(c, send, recv, s.all, b->dtype, b->op, &r));
+        break;
+    case LS_COLL_REDUCE:
+        LS_TRY(c->ops->reduce_start(c, send, recv, s.all, b->dtype, b->op, 0, &r));
+        break;
+    case LS_COLL_REDUCE_SCATTER:
+        LS_TRY(c->ops->reduce_scatter_start(c, send, recv, b->counts, b->dtype, b->op, &r));
+        break;
+    case LS_COLL_ALL_GATHER:
+        LS_TRY(c->ops->all_gather_start(c, send, recv, b->counts, b->offsets, &r));
+        break;
+    case LS_COLL_ALL_TO_ALL:
+        LS_TRY(c->ops->all_to_all_start(c, send, b->counts, b->offsets, recv, b->counts, b->offsets,
+                                        &r));
+        break;
+    case LS_COLL_BROADCAST:
+        return c->ops->broadcast(c, recv, s.all * elem, 0);
+    default:
+        return send_recv(c, send, recv, s.all * elem);
+    }
+    return c->ops->wait(c, r);
+}
+
+static ls_status run_mpi(const bench *b, shape s, const char *send, char *recv) {
+    const MPI_Datatype type = b->dtype == LS_F32   ? MPI_FLOAT
+                              : b->dtype == LS_F64 ? MPI_DOUBLE
+                              : b->dtype == LS_I32 ? MPI_INT32_T
+                                                   : MPI_INT64_T;
+    const MPI_Op op = b->op == LS_SUM ? MPI_SUM : b->op == LS_MAX ? MPI_MAX : MPI_MIN;
+    const int n = (int)s.all, block = (int)s.block, size = b->comm->size, me = b->comm->rank;
+    int code;
+    switch (b->coll) {
+    case LS_COLL_ALL_REDUCE:
+        code = MPI_Allreduce(send, recv, n, type, op, MPI_COMM_WORLD);
+        break;
+    case LS_COLL_REDUCE:
+        code = MPI_Reduce(send, recv, n, type, op, 0, MPI_COMM_WORLD);
+        break;
+    case LS_COLL_REDUCE_SCATTER:
+        code = MPI_Reduce_scatter_block(send, recv, block, type, op, MPI_COMM_WORLD);
+        break;
+    case LS_COLL_ALL_GATHER:
+        code = MPI_Allgather(send, block, type, recv, block, type, MPI_COMM_WORLD);
+        break;
+    case LS_COLL_ALL_TO_ALL:
+        code = MPI_Alltoall(send, block, type, recv, block, type, MPI_COMM_WORLD);
+        break;
+    case LS_COLL_BROADCAST:
+        code = MPI_Bcast(recv, n, type, 0, MPI_COMM_WORLD);
+        break;
+    default:
+        code = MPI_Sendrecv(send, n, type, (me + 1) % size, 0, recv, n, type,
+                            (me + size - 1) % size, 0, MPI_COMM_WORLD, MPI_STATUS_IGNORE);
+        break;
+    }
+    return code == MPI_SUCCESS ? LS_OK : LS_FAIL(LS_E_COMM, "MPI gave error %d", code);
+}
+
+static ls_status run_way(bench *b, way w, shape s, const char *send, char *recv) {
+    return w == PLAIN_MPI ? run_mpi(b, s, send, recv) : run_ours(b, s, send, recv);
+}
+
+/* Measuring */
+
+static int ascending(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* The median over the iterations of the slowest rank's time. */
+static ls_status time_way(bench *b, way w, shape s, int64_t bytes, double *seconds) {
+    char *send, *recv;
+    places(b, w, s, &send, &recv);
+    const int run = bytes < SHORT_BYTES ? RUN : 1;
+    for (long long i = 0; i < b->warmup; i++) {
+        LS_TRY(run_way(b, w, s, send, recv));
+    }
+    for (long long i = 0; i < b->iterations; i++) {
+        LS_TRY(b->world->ops->barrier(b->world));
+        const uint64_t start_ns = ls_clock_ns();
+        for (int j = 0; j < run; j++) {
+            LS_TRY(run_way(b, w, s, send, recv));
+        }
+        b->times[i] = 1e-9 * (double)(ls_clock_ns() - start_ns) / run;
+    }
+    LS_TRY(b->world->ops->all_reduce(b->world, b->times, b->iterations, LS_F64, LS_MAX));
+    qsort(b->times, (size_t)b->iterations, sizeof *b->times, ascending);
+    *seconds = b->times[b->iterations / 2];
+    return LS_OK;
+}
+
+static ls_status check_way(bench *b, way w, shape s, int64_t *wrong) {
+    char *send, *recv;
+    places(b, w, s, &send, &recv);
+    memset(recv, 0x77, (size_t)s.recv * ls_dtype_bytes(b->dtype));
+    for (int64_t i = 0; i < s.send; i++) {
+        set(b, send, i, value(b->comm->rank, i), 1);
+    }
+    LS_TRY(b->world->ops->barrier(b->world));
+    LS_TRY(run_way(b, w, s, send, recv));
+    *wrong = count_wrong(b, s, recv);
+    return b->world->ops->all_reduce(b->world, wrong, 1, LS_I64, LS_SUM);
+}
+
+static ls_status measure_size(bench *b, int64_t bytes, result *results) {
+    const shape s = shape_of(b, bytes);
+    for (int w = 0; w < WAYS; w++) {
+        result *r = &results[w];
+        r->made = has_way(b, (way)w) && (w != PLAIN_MPI || s.all <= INT32_MAX);
+        if (r->made) {
+            memset(w == PLAIN_MPI ? b->mpi_send : b->send, 0, (size_t)bytes);
+            LS_TRY(time_way(b, (way)w, s, bytes, &r->seconds));
+            LS_TRY(check_way(b, (way)w, s, &r->wrong));
+        }
+    }
+    return LS_OK;
+}
+
+/* Output, by rank 0 */
+
+static void print_heading(const bench *b) {
+    printf("# %s, back end %s on %d ranks, %s%s; plain MPI is %s\n", ls_coll_name(b->coll),
+           b->comm->ops->name, b->comm->size, b->private_buffers ? "private" : "its own",
+           " buffers", ls_comm_mpi_version());
+    printf("%12s %12s %9s %5s", "size", "count", "type", "redop");
+    const char *const names[] = {"out of place", "in place", "plain MPI"};
+    for (int w = 0; w < WAYS; w++) {
+        printf(" | %-12s %7s %7s %6s", names[w], "algbw", "busbw", "#wrong");
+    }
+    printf("\n%12s %12s %9s %5s", "(B)", "(elements)", "", "");
+    for (int w = 0; w < WAYS; w++) {
+        printf(" | %12s %7s %7s %6s", "time (us)", "(GB/s)", "(GB/s)", "");
+    }
+    putchar('\n');
+}
+
+static json_t *result_json(const bench *b, const result *r, int64_t bytes) {
+    if (!r->made) {
+        return json_null();
+    }
+    const double rate = (double)bytes / r->seconds;
+    return json_pack("{s:f, s:f, s:f, s:I}", "seconds", r->seconds, "algbw_bytes_per_s", rate,
+                     "busbw_bytes_per_s", rate * ls_wire_bus_factor(b->coll, b->comm->size),
+                     "wrong", (json_int_t)r->wrong);
+}
+
+static void print_row(bench *b, int64_t bytes, const result *results) {
+    const shape s = shape_of(b, bytes);
+    bytes = s.all * (int64_t)ls_dtype_bytes(b->dtype);
+    if (b->json) {
+        json_array_append_new(
+            b->rows, json_pack("{s:I, s:I, s:f, s:o, s:o, s:o}", "bytes", (json_int_t)bytes,
+                               "count", (json_int_t)s.all, "wire_bytes",
+                               ls_wire_bytes(b->coll, b->comm->size, (double)bytes), "out_of_place",
+                               result_json(b, &results[OUT_OF_PLACE], bytes), "in_place",
+                               result_json(b, &results[IN_PLACE], bytes), "plain_mpi",
+                               result_json(b, &results[PLAIN_MPI], bytes)));
+        return;
+    }
+    printf("%12lld %12lld %9s %5s", (long long)bytes, (long long)s.all, ls_dtype_name(b->dtype),
+           reductions[b->op]);
+    for (int w = 0; w < WAYS; w++) {
+        const double rate = 1e-9 * (double)bytes / results[w].seconds;
+        if (results[w].made) {
+            printf(" | %12.2f %7.2f %7.2f %6lld", 1e6 * results[w].seconds, rate,
+                   rate * ls_wire_bus_factor(b->coll, b->comm->size), (long long)results[w].wrong);
+        } else {
+            printf(" | %12s %7s %7s %6s", "-", "-", "-", "-");
+        }
+    }
+    putchar('\n');
+    fflush(stdout);
+}
+
+static ls_status print_json(bench *b) {
+    json_t *json = json_pack(
+        "{s:i, s:s, s:s, s:i, s:s, s:s, s:b, s:s, s:I, s:O}", "schema", 1, "operation",
+        ls_coll_name(b->coll), "backend", b->comm->ops->name, "ranks", b->comm->size, "dtype",
+        ls_dtype_name(b->dtype), "redop", reductions[b->op], "private_buffers", b->private_buffers,
+        "mpi", ls_comm_mpi_version(), "iterations", (json_int_t)b->iterations, "sizes", b->rows);
+    char *text = json ? json_dumps(json, JSON_INDENT(2)) : NULL;
+    json_decref(json);
+    if (!text) {
+        return LS_FAIL(LS_E_MEMORY, "no memory for the result");
+    }
+    puts(text);
+    free(text);
+    return LS_OK;
+}
+
+static ls_status measure(bench *b) {
+    const bool speaks = b->comm->rank == 0;
+    int64_t wrong = 0;
+    if (speaks && !b->json) {
+        print_heading(b);
+    }
+    for (int64_t bytes = b->min_bytes; bytes <= b->max_bytes; bytes *= b->factor) {
+        result results[WAYS] = {0};
+        LS_TRY(measure_size(b, bytes, results));
+        wrong += results[OUT_OF_PLACE].wrong + results[IN_PLACE].wrong;
+        if (speaks) {
+            print_row(b, bytes, results);
+        }
+    }
+    if (speaks && b->json) {
+        LS_TRY(print_json(b));
+    }
+    return wrong == 0
+               ? LS_OK
+               : LS_FAIL(LS_E_NO, "%lld elements of the results are wrong", (long long)wrong);
+}
+
+static ls_status take_memory(bench *b) {
+    const int64_t bytes = b->max_bytes;
+    const size_t size = (size_t)b->world->size;
+    ls_comm *from = b->private_buffers ? b->world : b->comm;
+    void *memory[4] = {NULL};
+    ls_status status = ls_calloc(size, sizeof *b->counts, &b->counts);
+    if (status == LS_OK) {
+        status = ls_calloc(size, sizeof *b->offsets, &b->offsets);
+    }
+    if (status == LS_OK) {
+        status = ls_calloc((size_t)b->iterations, sizeof *b->times, &b->times);
+    }
+    if (status == LS_OK && !(b->rows = json_array())) {
+        status = LS_FAIL(LS_E_MEMORY, "no memory for the result");
+    }
+    LS_TRY(ls_comm_agree(b->world, status));
+    for (int i = 0; i < 4; i++) {
+        ls_comm *owner = i < 2 ? from : b->world;
+        LS_TRY(ls_comm_agree(b->world, owner->ops->alloc(owner, bytes, &memory[i])));
+        (i == 0   ? &b->send
+         : i == 1 ? &b->recv
+         : i == 2 ? &b->mpi_send
+                  : &b->mpi_recv)[0] = memory[i];
+    }
+    return LS_OK;
+}
+
+static void release(bench *b) {
+    ls_comm *from = b->private_buffers ? b->world : b->comm;
+    from->ops->give_back(from, b->send);
+    from->ops->give_back(from, b->recv);
+    b->world->ops->give_back(b->world, b->mpi_send);
+    b->world->ops->give_back(b->world, b->mpi_recv);
+    if (b->comm != b->world) {
+        b->comm->ops->destroy(b->comm);
+    }
+    free(b->counts);
+    free(b->offsets);
+    free(b->times);
+    json_decref(b->rows);
+}
+
+ls_status ls_bench_collective(const ls_bench_collective_options *options) {
+    bench b = {0};
+    ls_session session;
+    LS_TRY(parse(&b, options));
+    LS_TRY(ls_session_begin(&session, NULL, NULL));
+    b.world = b.comm = session.comm;
+    if (strcmp(options->backend, "shm") == 0 && session.comm->size > 1) {
+        LS_TRY(ls_session_agree(&session, ls_comm_shm(session.comm, &b.comm)));
+    }
+    ls_status status = ls_session_agree(&session, take_memory(&b));
+    if (status == LS_OK) {
+        status = ls_session_agree(&session, measure(&b));
+    }
+    release(&b);
+    return status;
+}
