@@ -186,6 +186,15 @@ static void put_culprit(writer *w, const ls_rank_view *views, int size, int rank
         put_call(w, h.op, h.group);
     } else if (!v->record) {
         put(w, " is silent");
+        for (int r = 0; r < size; r++) {
+            const ls_flight_group *group;
+            const ls_flight_op *op = waits_in(&views[r], &group);
+            if (op) {
+                put(w, " while rank %d waits in ", r);
+                put_call(w, op, group);
+                break;
+            }
+        }
     }
     if (v->record) {
         put(w, "; last seen in ");

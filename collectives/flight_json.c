@@ -98,14 +98,18 @@ ls_status ls_flight_write(const ls_flight_record *record, const char *dir) {
     if (!text) {
         return LS_FAIL(LS_E_MEMORY, "no memory for '%s'", path);
     }
-    /* Without fsync: the launcher gives a failing job a second or two. */
+    /* Whole or not at all, but without fsync: the launcher gives a failing job a second or two. */
+    char fresh[sizeof path + 24];
+    snprintf(fresh, sizeof fresh, "%s.tmp-%ld", path, (long)getpid());
     ls_status status = LS_OK;
-    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    int fd = open(fresh, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
     if (fd < 0) {
-        status = LS_FAIL(LS_E_IO, "cannot create '%s': %s", path, strerror(errno));
+        status = LS_FAIL(LS_E_IO, "cannot create '%s': %s", fresh, strerror(errno));
     } else {
-        status = ls_file_write_all(fd, text, strlen(text), path);
-        close(fd);
+        status = ls_file_write_all(fd, text, strlen(text), fresh);
+        if ((close(fd) != 0 || rename(fresh, path) != 0) && status == LS_OK) {
+            status = LS_FAIL(LS_E_IO, "cannot write '%s': %s", path, strerror(errno));
+        }
     }
     free(text);
     return status;

@@ -209,7 +209,7 @@ static void take_reply(ls_peer_call *call, ls_rank_view *view, double stale_s) {
             view->record = record;
             view->state = state_of(record, call->reply->dead, stale_s);
         }
-    } else if (!view->record) {
+    } else if (call->result != LS_PEER_ANSWERED) {
         view->state = call->result == LS_PEER_REFUSED  ? LS_RANK_DEAD
                       : call->result == LS_PEER_SILENT ? LS_RANK_STOPPED
                                                        : LS_RANK_UNREACHABLE;
@@ -218,7 +218,7 @@ static void take_reply(ls_peer_call *call, ls_rank_view *view, double stale_s) {
 
 static int neighbour_of(const ls_peers *p, const ls_rank_view *views, int rank) {
     for (int r = 0; r < p->size; r++) {
-        if (r != rank && p->hosts[r] == p->hosts[rank] && views[r].record &&
+        if (r != rank && r != p->rank && p->hosts[r] == p->hosts[rank] && views[r].record &&
             views[r].state == LS_RANK_ALIVE) {
             return r;
         }
@@ -318,7 +318,8 @@ ls_status ls_peers_write(ls_peers *p, double stale_s, const char *dir) {
         const ls_flight_peer *peer = &p->here[r];
         if (peer->record) {
             ls_flight_copy(peer->record, copy);
-            lowest = state_of(copy, ls_flight_peer_dead(peer), stale_s) != LS_RANK_ALIVE;
+            const ls_rank_state state = state_of(copy, ls_flight_peer_dead(peer), stale_s);
+            lowest = state == LS_RANK_STOPPED || state == LS_RANK_DEAD; /* LEFT: has done it */
         }
     }
     for (int r = 0; r < p->size && lowest; r++) {

@@ -67,7 +67,9 @@ static void test_missing(void) {
     }
     views[2].state = LS_RANK_UNREACHABLE;
     views[2].record = NULL;
-    expect(LS_VERDICT_HANG, "rank 2 on host h2 is silent; its host does not answer");
+    expect(LS_VERDICT_HANG,
+           "rank 2 on host h2 is silent while rank 0 waits in all-reduce #5 of group "
+           "world, bucket 4; its host does not answer");
 }
 
 /* Rank 0 waits for 1, which waits for 2 in another group: 2 alone is named. */
