@@ -8,9 +8,14 @@
 
 #include <stdatomic.h>
 
-/* STAGE_BYTES: of a chunk; two stages of that size in and two out stay in the second-level cache.
+/* STAGE_BYTES: of a stage. Smaller ones cost more steps, each of which waits for the slowest rank;
+ * the stages of a few ranks still fit the last-level cache.
  * WHOLE_BYTES: up to here every rank reduces all of a vector itself, which saves a step. */
-enum { STAGE_BYTES = 128 << 10, WHOLE_BYTES = 32 << 10, CACHE_LINE = 64 };
+enum { STAGE_BYTES = 512 << 10, WHOLE_BYTES = 32 << 10, CACHE_LINE = 64 };
+
+/* Bytes of a chunk: STAGE_BYTES, which is the most, unless a test lowers it, on all ranks and while
+ * no operation is under way. */
+extern int64_t ls_comm_shm_chunk_bytes;
 
 typedef enum shm_kind {
     SHM_REDUCE, /* and all-reduce */
@@ -72,8 +77,8 @@ struct ls_comm_request {
     /* [size] each, by rank; elements of scatter, else bytes. */
     int64_t *send_counts, *send_offsets, *recv_counts, *recv_offsets;
     bool done, direct, whole;
-    int64_t step, last;    /* of this operation */
-    int64_t chunks, first; /* first: the step in which chunk 0 is copied in */
+    int64_t step, last;       /* of this operation */
+    int64_t chunks, first;    /* first: the step in which chunk 0 is copied in */
     ls_comm_request *message; /* of mpi */
 };
 
@@ -88,7 +93,7 @@ typedef struct shm_comm {
     int64_t next_region;
     ls_pump pump;
     const void **from; /* [size], of one addition */
-    void **to; /* [size + 1] */
+    void **to;         /* [size + 1] */
 } shm_comm;
 
 static inline shm_part *shm_part_of(const shm_comm *c, int rank) {

@@ -15,6 +15,8 @@
 
 #include <string.h>
 
+int64_t ls_comm_shm_chunk_bytes = STAGE_BYTES;
+
 static int64_t ceil_div(int64_t a, int64_t b) {
     return (a + b - 1) / b;
 }
@@ -50,7 +52,7 @@ static int64_t elem_bytes(const ls_comm_request *r) {
 /* Elements of a chunk, of each block that goes through a stage. */
 static int64_t chunk_elems(const shm_comm *c, const ls_comm_request *r) {
     const bool blocks = r->kind == SHM_SCATTER || r->kind == SHM_EXCHANGE;
-    const int64_t elems = STAGE_BYTES / elem_bytes(r) / (blocks ? c->base.size : 1);
+    const int64_t elems = ls_comm_shm_chunk_bytes / elem_bytes(r) / (blocks ? c->base.size : 1);
     return elems > CACHE_LINE ? elems / CACHE_LINE * CACHE_LINE : elems;
 }
 

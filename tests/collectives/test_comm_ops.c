@@ -2,7 +2,7 @@
  * the ranks; in place and out of place; buffers of alloc and private ones; even and uneven blocks.
  * Sums of floating-point numbers that are not exact must have the bits of the balanced tree. */
 #include "collectives/comm.h"
-#include "collectives/comm_shm.h"
+#include "collectives/comm_shm_impl.h"
 #include "tests/test.h"
 
 #include "runtime/base/rng.h"
@@ -410,6 +410,7 @@ int main(int argc, char **argv) {
         self->ops->destroy(self);
     }
     check_all(world);
+    ls_comm_shm_chunk_bytes = 64 << 10; /* so that the largest sizes take several */
     CHECK_OK(ls_comm_shm(world, &shm));
     CHECK_STR(shm->ops->name, "shm");
     check_all(shm);
