@@ -170,7 +170,7 @@ ls_status ls_cpu_reserve(ls_device *dev, const ls_device_limits *limits) {
     void *shared;
     LS_TRY(ls_cpu_shared(dev, (size_t)partials * sizeof(float), &shared));
     LS_TRY(ls_cpu_scratch_need(dev, ls_attention_scratch_limit(limits)));
-    return ls_cpu_gemm_reserve(dev); /* products work in tiles of bounded size */
+    return ls_cpu_gemm_reserve(dev, limits);
 }
 
 static void describe(ls_cpu_device *cpu) {

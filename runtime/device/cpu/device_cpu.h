@@ -50,6 +50,6 @@ ls_status ls_cpu_zero(ls_device *dev, void *memory, size_t bytes);
 ls_status ls_cpu_sync(ls_device *dev);
 ls_status ls_cpu_gemm(ls_device *dev, const ls_gemm *op);
 /* Takes the scratch memory that products need. */
-ls_status ls_cpu_gemm_reserve(ls_device *dev);
+ls_status ls_cpu_gemm_reserve(ls_device *dev, const ls_device_limits *limits);
 
 #endif

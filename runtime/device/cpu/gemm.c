@@ -14,6 +14,9 @@
 #define DIRECT_LEAST 128
 #define DIRECT_TILES 32
 
+/* Multiplications that are worth a thread: about ten microseconds of work. */
+#define THREAD_WORK 524288.0
+
 /* Extra columns of products that are made apart, so that rows do not fall into the same sets. */
 #define PAD 16
 
@@ -84,6 +87,12 @@ static ls_gemm_sink choose_sink(const ls_gemm *op, ls_gemm_path path) {
                               .residual = residual_is_c ? NULL : op->residual};
     }
     return (ls_gemm_sink){.add_c = op->accumulate, .residual = op->residual};
+}
+
+int ls_gemm_threads(const ls_device *dev, const ls_gemm *op, int64_t tiles) {
+    double worth = 1.0 + (double)op->m * (double)op->n * (double)op->k / THREAD_WORK;
+    int64_t threads = min_i64(dev->threads, tiles);
+    return worth < (double)threads ? (int)worth : (int)threads;
 }
 
 static int multiply(const direct_run *run, int64_t m0, int64_t n0, int64_t m, int64_t n, void *c,
@@ -180,7 +189,7 @@ static ls_status run_direct(ls_cpu_device *cpu, const ls_gemm *op, ls_gemm_sink 
     }
     LS_TRY(ls_cpu_scratch_need(&cpu->base, run.product_bytes + library_bytes));
     int64_t tiles = run.grid_m * run.grid_n;
-    int threads = (int)min_i64(cpu->base.threads, tiles), failed = 0;
+    int threads = ls_gemm_threads(&cpu->base, op, tiles), failed = 0;
 #pragma omp parallel num_threads(threads) reduction(max : failed)
     {
         ls_dnnl_use_one_thread();
@@ -205,11 +214,19 @@ static ls_status run_empty(ls_cpu_device *cpu, const ls_gemm *op) {
     return LS_OK;
 }
 
-ls_status ls_cpu_gemm_reserve(ls_device *dev) {
+ls_status ls_cpu_gemm_reserve(ls_device *dev, const ls_device_limits *limits) {
     ls_cpu_device *cpu = (ls_cpu_device *)dev;
-    void *memory;
+    int64_t largest = 1;
+    const int64_t sizes[] = {limits->rows, limits->channels, limits->vocab};
+    for (int i = 0; i < 3; i++) {
+        largest = sizes[i] > largest ? sizes[i] : largest;
+    }
+    if (cpu->library_has_bf16) { /* the library's own scratch comes on top when it is known */
+        LS_TRY(ls_cpu_scratch_need(dev, DIRECT_M * (DIRECT_N + PAD) * sizeof(float)));
+    }
     /* bf16 products of panels are made apart; where bf16 is fast, only fp32 comes this way. */
-    return ls_cpu_shared(dev, ls_gemm_panels_bytes(cpu->library_has_bf16), &memory);
+    void *memory;
+    return ls_cpu_shared(dev, ls_gemm_panels_bytes(cpu->library_has_bf16, largest), &memory);
 }
 
 ls_status ls_cpu_gemm(ls_device *dev, const ls_gemm *op) {

@@ -55,10 +55,13 @@ typedef struct ls_gemm_sink {
 
 struct ls_cpu_device;
 
+/* Threads that are worth waking for a product of so many tiles. */
+int ls_gemm_threads(const ls_device *dev, const ls_gemm *op, int64_t tiles);
+
 /* gemm_panels.c: checked operations with m, n, k > 0. */
 ls_status ls_gemm_run_panels(struct ls_cpu_device *cpu, const ls_gemm *op, ls_gemm_sink sink);
-/* Shared memory that it takes for large products. */
-size_t ls_gemm_panels_bytes(bool in_place);
+/* Shared memory that it takes for products with no size above `largest` > 0. */
+size_t ls_gemm_panels_bytes(bool in_place, int64_t largest);
 
 #ifdef LS_KERNEL_ISA
 extern const ls_gemm_kernels LS_ISA_NAME(ls_cpu_gemm_kernels);

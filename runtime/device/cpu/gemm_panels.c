@@ -164,9 +164,11 @@ static int64_t lay_out(panels_run *run, int64_t m, int64_t n, int64_t k) {
            (run->sink.in_place ? 0 : run->block_m * run->ldc);
 }
 
-size_t ls_gemm_panels_bytes(bool in_place) {
+size_t ls_gemm_panels_bytes(bool in_place, int64_t largest) {
     panels_run run = {.sink = {.in_place = in_place}};
-    return (size_t)lay_out(&run, BLOCK_M, BLOCK_N, TILE_K) * sizeof(float);
+    return (size_t)lay_out(&run, min_i64(largest, BLOCK_M), min_i64(largest, BLOCK_N),
+                           min_i64(largest, TILE_K)) *
+           sizeof(float);
 }
 
 ls_status ls_gemm_run_panels(ls_cpu_device *cpu, const ls_gemm *op, ls_gemm_sink sink) {
@@ -178,7 +180,7 @@ ls_status ls_gemm_run_panels(ls_cpu_device *cpu, const ls_gemm *op, ls_gemm_sink
     run.b = run.a + run.panels_a_elems;
     run.product = run.b + run.panels_b_elems;
     int64_t tiles = (run.block_m / run.tile_m) * (run.block_n / run.tile_n);
-    int threads = (int)min_i64(cpu->base.threads, tiles), failed = 0;
+    int threads = ls_gemm_threads(&cpu->base, op, tiles), failed = 0;
 #pragma omp parallel num_threads(threads) reduction(max : failed)
     {
         ls_dnnl_use_one_thread();
