@@ -1,11 +1,11 @@
 #!/bin/sh
 # quickstart.sh [section.key=value ...]: from a bare machine to a trained model in a few minutes.
 #
-# Installs what is missing, builds, prepares real text (the C headers of this machine), trains a
-# small byte-level transformer on 2 ranks, writes checkpoints, inspects one, resumes from it and
+# Installs what is missing, builds, prepares real text (the licence texts of its packages), trains
+# a small byte-level transformer on 2 ranks, writes checkpoints, inspects one, resumes from it and
 # prints a sample. Can be run again; works from any directory; everything it makes is in build/ and
 # runs/quickstart* of the checkout. Arguments override launch/recipes/quickstart.yaml.
-# Environment: RANKS (2), TEXT (a directory with text in place of /usr/include).
+# Environment: RANKS (2), TEXT (a directory with other text).
 set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
 cd "$root"
@@ -25,11 +25,13 @@ launch/setup.sh
 
 say "2/6 text"
 if [ -n "${TEXT:-}" ]; then
-    "$lockstep" prep "$TEXT" --val 0.02 --force -o "$data"
-elif [ -d /usr/include ]; then
-    "$lockstep" prep /usr/include --include '*.h' --val 0.02 --force -o "$data"
+    "$lockstep" prep "$TEXT" --val 0.05 --force -o "$data"
+elif [ -d /usr/share/doc ]; then
+    # the licence texts of the installed packages, but for a few that outweigh all others together
+    find /usr/share/doc -name copyright -type f -size -64k -print0 | sort -z |
+        xargs -0 -x -s 1000000 "$lockstep" prep --val 0.05 --force -o "$data"
 else
-    echo "quickstart: there is no /usr/include; name a directory with text: TEXT=DIR $0" >&2
+    echo "quickstart: there is no /usr/share/doc; name a directory with text: TEXT=DIR $0" >&2
     exit 2
 fi
 
@@ -58,7 +60,7 @@ say "5/6 resuming from it, to the end"
 train --resume "$@"
 
 say "6/6 a sample"
-"$lockstep" sample "$run" --prompt '#ifndef ' --tokens 400 --temperature 0.7
+"$lockstep" sample "$run" --prompt 'Permission is hereby granted' --tokens 400 --temperature 0.7
 
 cat <<EOF
 
@@ -67,7 +69,7 @@ cat <<EOF
   $run/train.jsonl     a record for each step: loss, rates, seconds by phase
   $run/checkpoints/    HDF5 files that h5ls and h5py read too (see README.md)
 Try next:
-  build/release/bin/lockstep sample $run --prompt '/* ' --seed 2
+  build/release/bin/lockstep sample $run --prompt 'The author ' --seed 2
   build/release/bin/lockstep eval $run
   build/release/bin/lockstep ckpt show $run 'layers.0.attn.qkv.weight[:4,:8]'
   build/release/bin/lockstep train --help
