@@ -15,7 +15,8 @@ enum { OPT_DATA, OPT_SPLIT, OPT_BATCHES, OPT_MICRO, OPT_THREADS, OPT_JSON, OPT_C
 static const ls_option options[] = {
     [OPT_DATA] = {"data", 'd', "DIR", NULL, "token shards; default: those of the run"},
     [OPT_SPLIT] = {"split", 's', "NAME", "val", "train or val"},
-    [OPT_BATCHES] = {"batches", 'n', "N", "0", "micro-batches, spread evenly over the split; 0: all of it"},
+    [OPT_BATCHES] = {"batches", 'n', "N", "0",
+                     "micro-batches, spread evenly over the split; 0: all of it"},
     [OPT_MICRO] = {"micro", 'b', "N", NULL, "sequences of a micro-batch; default: the run's"},
     [OPT_THREADS] = {"threads", 0, "N", "0",
                      "threads of a rank; 0: the host's divided by its ranks"},

@@ -32,9 +32,10 @@ typedef struct ls_step_result {
 /* Step `step` (0-based: samples step*batch ...). [collective] */
 ls_status ls_step_run(const ls_step_options *options, int64_t step, ls_step_result *result);
 
-/* Mean loss over a dataset (batches 0), or over `batches` micro-batches of all ranks together, whose
- * windows are spread evenly over it: its beginning alone would be a few documents. Micro-batch i is computed by rank i mod size and the sums are added in
- * order of i: the same bits for every number of ranks. [collective] */
+/* Mean loss over a dataset (batches 0), or over `batches` micro-batches of all ranks together,
+ * whose windows are spread evenly over it: its beginning alone would be a few documents.
+ * Micro-batch i is computed by rank i mod size and the sums are added in order of i: the same bits
+ * for every number of ranks. [collective] */
 typedef struct ls_eval_result {
     double loss;
     int64_t targets;
