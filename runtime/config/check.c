@@ -68,6 +68,12 @@ static ls_status check_model(ls_config_model *m) {
             LL(m->channels), LL(m->heads));
     }
     m->head_dim = m->head_dim ? m->head_dim : m->channels / m->heads;
+    if (m->head_dim > LS_CONFIG_MAX_HEAD_DIM) {
+        return LS_FAIL(LS_E_CONFIG,
+                       "model.head_dim comes to %lld (model.channels %lld / model.heads %lld); at "
+                       "most %d is allowed; raise model.heads",
+                       LL(m->head_dim), LL(m->channels), LL(m->heads), LS_CONFIG_MAX_HEAD_DIM);
+    }
     m->kv_heads = m->kv_heads ? m->kv_heads : m->heads;
     if (m->heads % m->kv_heads != 0) {
         return LS_FAIL(LS_E_CONFIG,

@@ -35,4 +35,7 @@ ls_status ls_preset_apply(const char *origin, const char *preset, ls_config_mode
 /* Fills in what follows from other values, and checks what a single row cannot. */
 ls_status ls_config_check(ls_config *config);
 
+/* Also of a head size that is derived from channels and heads. */
+#define LS_CONFIG_MAX_HEAD_DIM 65536
+
 #endif

@@ -99,6 +99,7 @@ static void test_cross_checks(void) {
         {{"model.preset="}, "model.layers is not given; set model.layers, model.channels and"},
         {{"model.heads=0"}, "model.heads is not given"},
         {{"model.heads=3"}, "model.channels is 32, which 3 heads do not divide"},
+        {{"model.channels=131074", "model.heads=2"}, "model.head_dim comes to 65537"},
         {{"model.kv_heads=4"}, "model.heads is 2, which model.kv_heads 4 does not divide"},
         {{"model.family=llama3"}, "model.ffn is not given; family llama3 has no rule for it"},
         {{"model.preset=llama3-tiny", "model.head_dim=7"}, "model.head_dim is 7; rotary positions"},
