@@ -9,7 +9,7 @@
 #define CHUNK_ELEMS ((int64_t)1 << 20)
 
 /* Natural logarithm of x in (0, 1], to 1e-7: x = m 2^e with m near 1, and the series of
- * Cephes' logf for log(m). Without branches, so that loops over it are vectorised. */
+ * Cephes' logf for log(m). Several times as fast as the library's in double precision. */
 static inline float log_of(float x) {
     uint32_t bits;
     memcpy(&bits, &x, sizeof bits);
@@ -69,7 +69,6 @@ static void fill(const ls_device *dev, const ls_param *param, uint64_t seed, int
         }
         if (param->init == LS_INIT_NORMAL) {
             const float std = (float)param->init_std;
-#pragma omp simd
             for (int64_t i = 0; i < BLOCK / 2; i++) {
                 float a, b;
                 normal_pair(seed, stream, (uint64_t)((first + at) / 2 + i), &a, &b);
