@@ -53,7 +53,7 @@ static ls_status load(const char *path) {
 
 static void flip(const char *path, off_t byte, int bit) {
     int fd = open(path, O_RDWR);
-    uint8_t value;
+    uint8_t value = 0;
     CHECK(fd >= 0 && pread(fd, &value, 1, byte) == 1);
     value ^= (uint8_t)(1 << bit);
     CHECK(pwrite(fd, &value, 1, byte) == 1);
