@@ -11,6 +11,9 @@
  * towards zero). Except where stated, a sum over ranks is the balanced tree of reduce.h with ranks
  * as leaves, so that all back ends give the same bits. The MAX or MIN of a NaN is the back end's.
  *
+ * duplicate, split, alloc, give_back and destroy block without driving other operations: complete
+ * what is under way on any communicator of the process before calling them.
+ *
  * Errors: LS_E_COMM when the library reports a fault (the communicator is then good for nothing but
  * to be destroyed), LS_E_UNSUPPORTED when a back end does not offer an operation or dtype (never a
  * silent fallback), LS_E_SHAPE for negative counts and roots that do not exist. */
