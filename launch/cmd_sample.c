@@ -137,6 +137,7 @@ static ls_status generate(ls_weights *weights, const char *prompt, long long wan
         fflush(stdout);
     }
     putchar('\n');
+    fflush(stdout); /* before the line on stderr */
     free(history);
     if (status == LS_OK) {
         ls_log_info("%lld tokens, %.0f a second", made,
