@@ -51,7 +51,7 @@ static ls_status parse(eval *e, const char **values) {
 
 static ls_status load(eval *e, const char *path) {
     LS_TRY(ls_session_agree(&e->session, ls_weights_open(path, &e->weights)));
-    LS_TRY(ls_session_open(&e->session, 0, e->threads));
+    LS_TRY(ls_session_open(&e->session, NULL, e->threads));
     const ls_config *config = &e->weights.config;
     e->data = e->data ? e->data : config->data.dir;
     e->micro = e->micro ? e->micro : config->batch.micro;

@@ -71,6 +71,25 @@ static ls_status open_data(ls_train *train) {
     return ls_session_agree(&train->session, status);
 }
 
+/* What the configuration may say, and this program does not do. */
+static ls_status check_supported(const ls_config *config) {
+    const ls_config_parallel *p = &config->parallel;
+    const struct {
+        const char *key;
+        int64_t value, served;
+    } axes[] = {
+        {"parallel.tensor", p->tensor, 1},     {"parallel.context", p->context, 1},
+        {"parallel.pipeline", p->pipeline, 1}, {"parallel.zero", p->zero, 0},
+        {"parallel.expert", p->expert, 1},     {"recompute.mode", config->recompute.mode, 0}};
+    for (size_t i = 0; i < sizeof axes / sizeof axes[0]; i++) {
+        if (axes[i].value != axes[i].served) {
+            return LS_FAIL(LS_E_UNSUPPORTED, "%s is %lld; this build trains with %lld", axes[i].key,
+                           (long long)axes[i].value, (long long)axes[i].served);
+        }
+    }
+    return LS_OK;
+}
+
 static ls_status divide_batch(ls_train *train) {
     const ls_config_batch *batch = &train->config.batch;
     int64_t ranks = train->session.mesh.size[LS_AXIS_REPLICATE];
@@ -240,10 +259,11 @@ static void announce(const ls_train *train) {
 
 static ls_status setup(ls_train *train, bool resume, int argc, char **argv, int first) {
     LS_TRY(load_config(train, argc, argv, first));
-    LS_TRY(check_run_dir(train, resume));
     const ls_config *config = &train->config;
+    LS_TRY(ls_session_agree(&train->session, check_supported(config)));
+    LS_TRY(check_run_dir(train, resume));
     LS_TRY(ls_session_watch(&train->session, &config->faults, train->run_dir));
-    LS_TRY(ls_session_open(&train->session, config->parallel.replicate, config->run.threads));
+    LS_TRY(ls_session_open(&train->session, &config->parallel, config->run.threads));
     LS_TRY(open_data(train));
     LS_TRY(ls_session_agree(&train->session, divide_batch(train)));
     LS_TRY(ls_session_agree(&train->session, build(train)));

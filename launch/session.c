@@ -61,12 +61,45 @@ static ls_status choose_threads(const ls_session *session, int64_t wanted, int *
     return LS_OK;
 }
 
-ls_status ls_session_open(ls_session *session, int64_t replicate, int64_t threads) {
+/* The mesh that the configuration means for so many ranks: with zero, parallel.shard 0 takes all
+ * data-parallel ranks, or what parallel.replicate leaves of them. */
+static ls_status choose_axes(const ls_config_parallel *p, int64_t world, int size[LS_AXIS_COUNT]) {
+    int64_t shard = p->shard, replicate = p->replicate;
+    if (p->zero == 0) {
+        shard = 1;
+    } else if (shard == 0) {
+        replicate = replicate ? replicate : 1;
+        shard = world / (p->pipeline * p->context * p->tensor * replicate);
+        shard = shard ? shard : 1;
+        if (shard == 1 && replicate > 1) {
+            return LS_FAIL(LS_E_CONFIG,
+                           "parallel.zero is %lld, but parallel.replicate %lld leaves 1 of %lld "
+                           "ranks to divide the state; set parallel.replicate to %lld or less, or "
+                           "parallel.zero to 0",
+                           (long long)p->zero, (long long)replicate, (long long)world,
+                           (long long)(replicate + 1) / 2);
+        }
+    }
+    const int64_t axes[LS_AXIS_COUNT] = {
+        [LS_AXIS_PIPELINE] = p->pipeline, [LS_AXIS_REPLICATE] = replicate, [LS_AXIS_SHARD] = shard,
+        [LS_AXIS_CONTEXT] = p->context,   [LS_AXIS_TENSOR] = p->tensor,
+    };
+    for (int a = 0; a < LS_AXIS_COUNT; a++) {
+        size[a] = (int)axes[a];
+    }
+    return LS_OK;
+}
+
+ls_status ls_session_open(ls_session *session, const ls_config_parallel *parallel,
+                          int64_t threads) {
     ls_comm *comm = session->comm;
     uint64_t *hosts = NULL;
     LS_TRY(ls_session_agree(session, ls_calloc((size_t)comm->size, sizeof *hosts, &hosts)));
     ls_status status = ls_comm_hosts(comm, hosts);
-    int size[LS_AXIS_COUNT] = {1, (int)replicate, 1, 1, 1};
+    int size[LS_AXIS_COUNT] = {1, 0, 1, 1, 1};
+    if (status == LS_OK && parallel) {
+        status = choose_axes(parallel, comm->size, size);
+    }
     if (status == LS_OK) {
         status = ls_mesh_init(&session->mesh, size, comm->rank, comm->size, hosts);
     }

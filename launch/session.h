@@ -19,9 +19,9 @@ typedef struct ls_session {
 /* Joins the world, finds hosts and checks that all ranks run the same program. [collective] */
 ls_status ls_session_begin(ls_session *session, int *argc, char ***argv);
 
-/* Mesh for replicate data-parallel ranks (0: all), and the device with `threads` threads (0:
+/* The mesh (NULL: all ranks replicate), and the device with `threads` threads (0:
  * OMP_NUM_THREADS, else the host's processors divided by its ranks). [collective] */
-ls_status ls_session_open(ls_session *session, int64_t replicate, int64_t threads);
+ls_status ls_session_open(ls_session *session, const ls_config_parallel *parallel, int64_t threads);
 
 /* Did all ranks succeed? Marks the failure as one that every rank knows of, so that all of them
  * leave together. [collective] */

@@ -131,10 +131,59 @@ static ls_status check_batch(ls_config_batch *b, int64_t sequence) {
     return LS_OK;
 }
 
+static ls_status check_pipeline(const ls_config_parallel *p, int64_t layers) {
+    if (p->interleave > 1 && p->pipeline == 1) {
+        return LS_FAIL(LS_E_CONFIG,
+                       "parallel.interleave is %lld, but parallel.pipeline is 1: there are no "
+                       "stages to interleave; set parallel.interleave to 1",
+                       LL(p->interleave));
+    }
+    if (p->pipeline * p->interleave > layers && p->pipeline > 1) {
+        return LS_FAIL(LS_E_CONFIG,
+                       "parallel.pipeline %lld x parallel.interleave %lld makes %lld stages, and "
+                       "the model has %lld layers; each stage needs one: lower their product to "
+                       "%lld or less",
+                       LL(p->pipeline), LL(p->interleave), LL(p->pipeline * p->interleave),
+                       LL(layers), LL(layers));
+    }
+    return LS_OK;
+}
+
+static ls_status check_parallel(const ls_config_parallel *p, int64_t layers, int64_t sequence) {
+    LS_TRY(check_pipeline(p, layers));
+    if (p->zero == 0 && p->shard > 1) {
+        return LS_FAIL(LS_E_CONFIG,
+                       "parallel.shard is %lld, but parallel.zero 0 divides nothing; set "
+                       "parallel.zero to 1, 2 or 3, or use parallel.replicate",
+                       LL(p->shard));
+    }
+    if (p->zero > 0 && p->shard == 1) {
+        return LS_FAIL(LS_E_CONFIG,
+                       "parallel.zero is %lld, but parallel.shard is 1: there is nobody to divide "
+                       "with; set parallel.shard to 0 (all data-parallel ranks) or 2 and more, or "
+                       "parallel.zero to 0",
+                       LL(p->zero));
+    }
+    if (p->sequence_parallel && p->tensor == 1) {
+        return LS_FAIL(LS_E_CONFIG, "parallel.sequence_parallel splits tokens over tensor ranks, "
+                                    "but parallel.tensor is 1; raise it, or set "
+                                    "parallel.sequence_parallel to false");
+    }
+    if (p->context > 1 && sequence % (2 * p->context) != 0) {
+        int64_t unit = 2 * p->context, below = sequence / unit * unit;
+        return LS_FAIL(LS_E_CONFIG,
+                       "data.sequence is %lld; with parallel.context %lld a multiple of %lld is "
+                       "expected (each rank takes an early and a late part), such as %lld",
+                       LL(sequence), LL(p->context), LL(unit), LL(below ? below : unit));
+    }
+    return LS_OK;
+}
+
 ls_status ls_config_check(ls_config *config) {
     LS_TRY(check_run(&config->run));
     LS_TRY(check_model(&config->model));
     LS_TRY(check_sequence(config));
+    LS_TRY(check_parallel(&config->parallel, config->model.layers, config->data.sequence));
     LS_TRY(check_batch(&config->batch, config->data.sequence));
     int64_t steps = config->run.steps, decay = config->schedule.decay_steps;
     if (config->schedule.kind == LS_SCHEDULE_WSD && steps && decay > steps) {

@@ -58,9 +58,29 @@ typedef struct ls_config_data {
     bool verify;      /* check every shard's checksum before step one */
 } ls_config_data;
 
+/* The mesh: pipeline x replicate x shard x context x tensor ranks (mesh.h). */
 typedef struct ls_config_parallel {
-    int64_t replicate; /* data-parallel width; 0: all ranks */
+    int64_t tensor;         /* ranks that split each layer's matrices */
+    bool sequence_parallel; /* and between the matrices the tokens (Korthikanti 2022) */
+    int64_t context;        /* ranks that split each sequence */
+    int64_t pipeline;       /* ranks that split the layers */
+    int64_t interleave;     /* parts of the model a pipeline rank holds */
+    int64_t shard; /* ranks that divide the training state; 0: all data-parallel, 1 without zero */
+    int64_t replicate; /* groups of such ranks; 0: what the other axes leave */
+    int64_t zero;      /* what is divided: 1 optimizer, 2 and gradients, 3 and parameters */
+    int64_t expert;    /* ranks that split the experts of a layer */
 } ls_config_parallel;
+
+typedef enum ls_recompute_mode {
+    LS_RECOMPUTE_NONE,
+    LS_RECOMPUTE_SELECTIVE,
+    LS_RECOMPUTE_FULL
+} ls_recompute_mode;
+
+typedef struct ls_config_recompute {
+    ls_recompute_mode mode;
+    int64_t every; /* one layer in so many, the first of them */
+} ls_config_recompute;
 
 typedef struct ls_config_batch {
     int64_t sequences; /* of the global batch; 0: from tokens */
@@ -116,6 +136,7 @@ typedef struct ls_config {
     ls_config_model model;
     ls_config_data data;
     ls_config_parallel parallel;
+    ls_config_recompute recompute;
     ls_config_batch batch;
     ls_config_optim optim;
     ls_config_schedule schedule;

@@ -9,6 +9,7 @@ static const char *const computes[] = {"auto", "fp32", "bf16", NULL};
 static const char *const reductions[] = {"fast", "invariant", NULL};
 static const char *const schedules[] = {"constant", "linear",       "cosine",
                                         "wsd",      "inverse_sqrt", NULL};
+static const char *const recomputes[] = {"none", "selective", "full", NULL};
 static const char *const rope_scalings[] = {"none", "llama3", NULL};
 
 static const ls_section sections[] = {
@@ -16,6 +17,7 @@ static const ls_section sections[] = {
     {"model", "the model: a preset, or a family and sizes"},
     {"data", "the token shards to learn from"},
     {"parallel", "how the ranks share the work"},
+    {"recompute", "activations computed again in backward instead of being kept"},
     {"batch", "how much is read in one optimizer step"},
     {"optim", "the optimizer"},
     {"schedule", "the learning rate over the steps"},
@@ -80,7 +82,22 @@ static const ls_field fields[] = {
     INT(data, sequence, "0", "tokens", 0, 1 << 27, RUN, "length of a sample; 0: model.context"),
     BOOL(data, verify, "true", FREE, "check the shards' checksums before step one"),
 
-    INT(parallel, replicate, "0", "ranks", 0, 1 << 24, FREE, "data-parallel width; 0: all ranks"),
+    INT(parallel, tensor, "1", "ranks", 1, 1 << 16, FREE, "split each layer's matrices"),
+    BOOL(parallel, sequence_parallel, "false", FREE,
+         "tensor ranks split the tokens between the matrices"),
+    INT(parallel, context, "1", "ranks", 1, 1 << 16, FREE, "split each sequence"),
+    INT(parallel, pipeline, "1", "ranks", 1, 1 << 14, FREE, "split the layers into stages"),
+    INT(parallel, interleave, "1", "parts", 1, 1 << 14, FREE, "of the model on a pipeline rank"),
+    INT(parallel, shard, "0", "ranks", 0, 1 << 24, FREE,
+        "divide the training state; 0: all data-parallel ranks, 1 without zero"),
+    INT(parallel, replicate, "0", "groups", 0, 1 << 24, FREE,
+        "of ranks with the whole state; 0: what the other axes leave"),
+    INT(parallel, zero, "0", "", 0, 3, FREE,
+        "what is divided: 1 optimizer, 2 also gradients, 3 also parameters"),
+    INT(parallel, expert, "1", "ranks", 1, 1 << 16, FREE, "split the experts of a layer"),
+
+    ENUM(recompute, mode, "none", recomputes, FREE, "selective: norms and attention"),
+    INT(recompute, every, "1", "layers", 1, 1 << 14, FREE, "one layer in so many does it"),
 
     INT(batch, sequences, "0", "sequences", 0, 1 << 30, RUN, "in a step; 0: batch.tokens says"),
     INT(batch, tokens, "0", "tokens", 0, NO_LIMIT, RUN, "in a step; 0: batch.sequences says"),

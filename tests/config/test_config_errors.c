@@ -18,7 +18,8 @@ static void test_yaml(void) {
         {"optm: {lr: 1}\n", "t.yaml:1: unknown section 'optm'; did you mean 'optim'?"},
         {"hyperparameters: {lr: 1}\n",
          "t.yaml:1: unknown section 'hyperparameters'; the sections are run, model, data, "
-         "parallel, batch, optim, schedule, numerics, checkpoint, eval, metrics, faults"},
+         "parallel, recompute, batch, optim, schedule, numerics, checkpoint, eval, metrics, "
+         "faults"},
         {"run: {every: 3}\n", "the keys of 'run' are name, dir, seed, steps, tokens, threads"},
         /* duplicates */
         {"run:\n  steps: 4\n  seed: 1\n  steps: 5\n",
@@ -106,6 +107,18 @@ static void test_cross_checks(void) {
         {{"model.preset=llama3-8b", "model.rope_low_freq_factor=4"},
          "model.rope_low_freq_factor is 4 and model.rope_high_freq_factor is 4; the first must"},
         {{"data.sequence=65"}, "data.sequence is 65; the model has 64 positions"},
+        {{"parallel.interleave=2"}, "parallel.interleave is 2, but parallel.pipeline is 1"},
+        {{"parallel.pipeline=2", "parallel.interleave=2", "model.layers=3"},
+         "parallel.pipeline 2 x parallel.interleave 2 makes 4 stages, and the model has 3 layers; "
+         "each stage needs one: lower their product to 3 or less"},
+        {{"parallel.shard=4"}, "parallel.shard is 4, but parallel.zero 0 divides nothing"},
+        {{"parallel.zero=2", "parallel.shard=1"}, "parallel.zero is 2, but parallel.shard is 1"},
+        {{"parallel.zero=4"}, "parallel.zero is '4'; expected an integer, 0 to 3"},
+        {{"parallel.sequence_parallel=true"}, "but parallel.tensor is 1; raise it"},
+        {{"parallel.context=3"},
+         "data.sequence is 64; with parallel.context 3 a multiple of 6 is expected (each rank "
+         "takes an early and a late part), such as 60"},
+        {{"recompute.mode=some"}, "recompute.mode is 'some'; expected none, selective or full"},
         {{"batch.sequences=0"}, "neither batch.sequences nor batch.tokens is given"},
         {{"batch.sequences=0", "batch.tokens=100"},
          "batch.tokens is 100; a multiple of data.sequence (64) is expected, such as 128"},
