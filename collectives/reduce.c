@@ -27,11 +27,15 @@ struct ls_reducer {
     int64_t elem_bytes, elems;
     int64_t micro_batches, local_batches; /* M, M/R */
     int64_t leaves, local_leaves;         /* of the tree: the same, or with fast R, 1 */
-    int64_t bucket_elems, bucket_count, slice_elems;
+    int shards, shard, replica, replicas; /* rank = replica * shards + shard */
+    ls_partition own_partition;           /* without one of the caller's */
+    const ls_partition *partition;
+    int64_t bucket_count, slice_elems; /* slice_elems: of the longest slice */
     size_t extra_bytes;
 
     /* Buffers are this rank's stack of nodes from the bottom; the result ends in buffer 0. */
     void **buffers;
+    bool lent_buffer; /* buffer 0 is the caller's */
     int buffer_count;
     ls_tree_stack stack;
     int64_t next_batch; /* local; local_batches + 1 outside begin ... finish */
@@ -68,21 +72,18 @@ static int64_t align_elems(int64_t elems) {
     return ceil_div(elems, SLICE_ALIGN_ELEMS) * SLICE_ALIGN_ELEMS;
 }
 
-/* The bucket that is the order-th to be sent: [first, first + elems) of the flat buffer. */
-typedef struct bucket {
-    int64_t first, elems;
-} bucket;
-
-static bucket bucket_at(const ls_reducer *r, int64_t order) {
-    int64_t first = (r->bucket_count - 1 - order) * r->bucket_elems;
-    return (bucket){.first = first, .elems = min_i64(r->bucket_elems, r->elems - first)};
+/* The bucket that is the order-th to be sent. */
+static int unit_at(const ls_reducer *r, int64_t order) {
+    return (int)(r->bucket_count - 1 - order);
 }
 
-/* The slice of the bucket that `rank` adds up; empty for the last ranks of a small bucket. */
-static bucket slice_of(const ls_reducer *r, bucket b, int rank) {
-    int64_t slice = align_elems(ceil_div(b.elems, r->comm->size));
-    int64_t offset = min_i64(rank * slice, b.elems);
-    return (bucket){.first = b.first + offset, .elems = min_i64(slice, b.elems - offset)};
+/* The slice of a unit that `rank` adds up: its replica's part of what its shard keeps; empty for
+ * the last ranks of a small one. */
+static ls_range slice_of(const ls_reducer *r, int unit, int rank) {
+    ls_range s = ls_partition_slice(r->partition, unit, rank % r->shards);
+    int64_t slice = align_elems(ceil_div(s.elems, r->replicas));
+    int64_t offset = min_i64(rank / r->shards * slice, s.elems);
+    return (ls_range){.first = s.first + offset, .elems = min_i64(slice, s.elems - offset)};
 }
 
 static int node_count(const ls_reducer *r, int rank) {
@@ -90,7 +91,7 @@ static int node_count(const ls_reducer *r, int rank) {
 }
 
 /* Where the owner finds its slice `s` of a node while it adds. */
-static char *node_slice(const ls_reducer *r, int64_t order, int node, bucket s) {
+static char *node_slice(const ls_reducer *r, int64_t order, int node, ls_range s) {
     const int me = r->comm->rank;
     if (node >= r->first_node[me] && node < r->first_node[me + 1]) {
         return (char *)r->buffers[node - r->first_node[me]] + s.first * r->elem_bytes;
@@ -115,6 +116,10 @@ static ls_status check_options(const ls_reducer_options *o) {
                        "%lld micro-batches on %d ranks; a positive multiple of the ranks is needed",
                        (long long)o->micro_batches, o->comm->size);
     }
+    if (o->partition && o->comm->size % o->partition->shards != 0) {
+        return LS_FAIL(LS_E_SHAPE, "%d ranks for a partition into %d shards; a multiple is needed",
+                       o->comm->size, o->partition->shards);
+    }
     if (!o->dev->host_memory) {
         return LS_FAIL(LS_E_UNSUPPORTED, "reduction of gradients in the memory of device '%s'",
                        o->dev->describe);
@@ -122,12 +127,27 @@ static ls_status check_options(const ls_reducer_options *o) {
     return LS_OK;
 }
 
-static void plan_buckets(ls_reducer *r, int64_t bucket_bytes) {
-    int64_t target = (bucket_bytes > 0 ? bucket_bytes : DEFAULT_BUCKET_BYTES) / r->elem_bytes;
-    int64_t wanted = ceil_div(r->elems, target > 0 ? target : 1);
-    r->bucket_elems = align_elems(ceil_div(r->elems, wanted > 0 ? wanted : 1));
-    r->bucket_count = r->elems > 0 ? ceil_div(r->elems, r->bucket_elems) : 0;
-    r->slice_elems = align_elems(ceil_div(r->bucket_elems, r->comm->size));
+/* Buckets are the units of the partition: the caller's, or one of our own. */
+static ls_status plan_buckets(ls_reducer *r, const ls_reducer_options *o) {
+    r->partition = o->partition;
+    if (!r->partition) {
+        const int64_t bytes = o->bucket_bytes > 0 ? o->bucket_bytes : DEFAULT_BUCKET_BYTES;
+        const int64_t first[2] = {0, r->elems}, elems = bytes / r->elem_bytes;
+        LS_TRY(ls_partition_init(first, 1, 1, elems > 0 ? elems : 1, &r->own_partition));
+        r->partition = &r->own_partition;
+    }
+    r->bucket_count = r->partition->unit_count;
+    r->shards = r->partition->shards;
+    r->replicas = r->comm->size / r->shards;
+    r->replica = r->comm->rank / r->shards;
+    r->shard = r->comm->rank % r->shards;
+    for (int unit = 0; unit < r->bucket_count; unit++) {
+        for (int rank = 0; rank < r->comm->size; rank++) {
+            int64_t elems = align_elems(slice_of(r, unit, rank).elems);
+            r->slice_elems = elems > r->slice_elems ? elems : r->slice_elems;
+        }
+    }
+    return LS_OK;
 }
 
 static ls_status take(ls_reducer *r, int64_t count, size_t bytes, void *pointer_out) {
@@ -172,7 +192,7 @@ static ls_status plan_tree(ls_reducer *r) {
     return LS_OK;
 }
 
-static ls_status take_memory(ls_reducer *r) {
+static ls_status take_memory(ls_reducer *r, void *buffer) {
     const int size = r->comm->size;
     LS_TRY(take(r, size + 1, sizeof *r->first_node, &r->first_node));
     LS_TRY(plan_tree(r));
@@ -187,10 +207,12 @@ static ls_status take_memory(ls_reducer *r) {
     }
     LS_TRY(take(r, r->micro_batches, sizeof *r->scalars, &r->scalars));
     LS_TRY(take(r, r->buffer_count, sizeof(void *), &r->buffers));
-    for (int i = 0; i < r->buffer_count; i++) {
+    r->buffers[0] = buffer;
+    r->lent_buffer = buffer != NULL;
+    for (int i = r->lent_buffer; i < r->buffer_count; i++) {
         LS_TRY(take_device(r, r->elems, &r->buffers[i]));
     }
-    r->extra_bytes -= (size_t)(r->elems * r->elem_bytes);
+    r->extra_bytes -= r->lent_buffer ? 0 : (size_t)(r->elems * r->elem_bytes);
     void *scratch;
     LS_TRY(take_device(r, min_i64(SLOTS, r->bucket_count) * foreign * r->slice_elems, &scratch));
     r->scratch = scratch;
@@ -212,11 +234,13 @@ ls_status ls_reducer_create(const ls_reducer_options *options, ls_reducer **redu
         const bool invariant = options->reduction == LS_REDUCTION_INVARIANT;
         r->leaves = invariant ? r->micro_batches : options->comm->size;
         r->local_leaves = invariant ? r->local_batches : 1;
-        plan_buckets(r, options->bucket_bytes);
-        status = take_memory(r);
+        status = plan_buckets(r, options);
+    }
+    if (status == LS_OK) {
+        status = take_memory(r, options->buffer);
     }
     LS_TRY_GOTO(ls_comm_agree(options->comm, status), failed);
-    LS_TRY_GOTO(r->comm->ops->duplicate(r->comm, &r->gather_comm), failed);
+    LS_TRY_GOTO(r->comm->ops->split(r->comm, r->shard, &r->gather_comm), failed);
     LS_TRY_GOTO(r->comm->ops->duplicate(r->comm, &r->exchange_comm), failed);
     ls_comm_name_group(r->gather_comm, "gradients.gather");
     ls_comm_name_group(r->exchange_comm, "gradients.exchange");
@@ -231,7 +255,7 @@ void ls_reducer_destroy(ls_reducer *r) {
     if (!r || r->done < r->started) {
         return;
     }
-    for (int i = 0; r->buffers && i < r->buffer_count; i++) {
+    for (int i = r->lent_buffer; r->buffers && i < r->buffer_count; i++) {
         free_device(r, r->buffers[i]);
     }
     free_device(r, r->scratch);
@@ -252,6 +276,7 @@ void ls_reducer_destroy(ls_reducer *r) {
         free(r->offsets[i]);
     }
     free(r->scalars);
+    ls_partition_release(&r->own_partition);
     free(r);
 }
 
@@ -271,7 +296,7 @@ static ls_status add_all(ls_reducer *r, const ls_tree_add *adds, int count, int6
 }
 
 /* Makes the additions that the current leaf allows. */
-static ls_status fold(ls_reducer *r, bucket b) {
+static ls_status fold(ls_reducer *r, ls_range b) {
     for (int i = 0; i < r->buffer_count; i++) {
         r->places[i] = (char *)r->buffers[i] + b.first * r->elem_bytes;
     }
@@ -281,11 +306,12 @@ static ls_status fold(ls_reducer *r, bucket b) {
 /* Folds the last leaf, then sends layer by layer: the i-th nodes of all ranks that have as many. */
 static ls_status exchange_start(ls_reducer *r, int64_t order) {
     const int me = r->comm->rank, size = r->comm->size;
-    const bucket b = bucket_at(r, order), own = slice_of(r, b, me);
-    LS_TRY(fold(r, b));
+    const int unit = unit_at(r, order);
+    const ls_range own = slice_of(r, unit, me);
+    LS_TRY(fold(r, r->partition->units[unit].range));
     for (int i = 0; i < r->most_nodes; i++) {
         for (int rank = 0; rank < size; rank++) {
-            bucket s = slice_of(r, b, rank);
+            ls_range s = slice_of(r, unit, rank);
             bool sends = rank != me && i < node_count(r, me);
             bool receives = rank != me && i < node_count(r, rank);
             r->counts[0][rank] = sends ? s.elems * r->elem_bytes : 0;
@@ -304,9 +330,11 @@ static ls_status exchange_start(ls_reducer *r, int64_t order) {
     return LS_OK;
 }
 
-/* Adds all nodes of this rank's slice in tree order into its buffer 0 and starts to gather. */
+/* Adds all nodes of this rank's slice in tree order into its buffer 0 and starts to gather what its
+ * shard keeps. */
 static ls_status sum_and_gather_start(ls_reducer *r, int64_t order) {
-    const bucket b = bucket_at(r, order), own = slice_of(r, b, r->comm->rank);
+    const int unit = unit_at(r, order);
+    const ls_range own = slice_of(r, unit, r->comm->rank);
     for (int i = 0; i < r->first_node[r->comm->size]; i++) {
         r->places[i] = node_slice(r, order, i, own);
     }
@@ -315,10 +343,10 @@ static ls_status sum_and_gather_start(ls_reducer *r, int64_t order) {
     if (r->places[0] != result && own.elems > 0) {
         memcpy(result, r->places[0], (size_t)(own.elems * r->elem_bytes));
     }
-    for (int rank = 0; rank < r->comm->size; rank++) {
-        bucket s = slice_of(r, b, rank);
-        r->counts[0][rank] = s.elems * r->elem_bytes;
-        r->offsets[0][rank] = s.first * r->elem_bytes;
+    for (int replica = 0; replica < r->replicas; replica++) {
+        ls_range s = slice_of(r, unit, replica * r->shards + r->shard);
+        r->counts[0][replica] = s.elems * r->elem_bytes;
+        r->offsets[0][replica] = s.first * r->elem_bytes;
     }
     ls_comm *comm = r->gather_comm;
     ls_flight_set_bucket(order);
@@ -422,8 +450,10 @@ ls_status ls_reducer_ready(ls_reducer *r, int64_t first_elem) {
     if (r->next_batch + 1 < r->local_batches || r->bucket_count == 0) {
         return LS_OK;
     }
-    int64_t ready = r->bucket_count - ceil_div(first_elem, r->bucket_elems);
-    r->ready = ready > r->ready ? ready : r->ready;
+    while (r->ready < r->bucket_count &&
+           r->partition->units[unit_at(r, r->ready)].range.first >= first_elem) {
+        r->ready++;
+    }
     return advance(r, false);
 }
 
@@ -434,7 +464,7 @@ ls_status ls_reducer_micro_end(ls_reducer *r) {
     if (r->next_batch + 1 == r->local_batches) {
         LS_TRY(ls_reducer_ready(r, 0));
     } else {
-        LS_TRY(fold(r, (bucket){.first = 0, .elems = r->elems}));
+        LS_TRY(fold(r, (ls_range){.first = 0, .elems = r->elems}));
     }
     r->in_batch = false;
     r->next_batch++;

@@ -18,7 +18,9 @@
  *
  * Either way the owner of each slice of a bucket receives the ranks' nodes for it and adds them in
  * tree order, and the slices are gathered: 2 (R-1)/R of the buffer are sent by each rank, as by a
- * ring (Patarasuk & Yuan 2009, doi:10.1016/j.jpdc.2008.09.002), where ranks hold one node.
+ * ring (Patarasuk & Yuan 2009, doi:10.1016/j.jpdc.2008.09.002), where ranks hold one node. Where
+ * ranks divide the training state (a partition), they gather only what their shard keeps: nothing
+ * without replicas.
  *
  * The reducer communicates on communicators of its own, so that the caller is free to use `comm`
  * between begin and finish. */
@@ -27,6 +29,7 @@
 
 #include "collectives/comm.h"
 #include "runtime/device/device.h"
+#include "runtime/mesh/partition.h"
 
 typedef enum ls_reduction { LS_REDUCTION_FAST, LS_REDUCTION_INVARIANT } ls_reduction;
 
@@ -38,7 +41,11 @@ typedef struct ls_reducer_options {
     ls_reduction reduction;
     int64_t elems;         /* of the flat gradient buffer, dev->acc */
     int64_t micro_batches; /* M over all ranks; a multiple of comm->size */
-    int64_t bucket_bytes;  /* target; 0: 25 MiB */
+    int64_t bucket_bytes;  /* of a bucket, at most; 0: 25 MiB; not used with a partition */
+    /* NULL: every rank gets the whole sum. Otherwise (borrowed) its units are the buckets, and rank
+     * r gets what shard r mod shards keeps; the ranks of a shard are its replicas. */
+    const ls_partition *partition;
+    void *buffer; /* the gradient buffer, borrowed; NULL: taken here */
 } ls_reducer_options;
 
 /* Takes all memory the reduction needs: the gradient buffer itself, with `invariant` as many more
@@ -69,8 +76,9 @@ ls_status ls_reducer_micro_end(ls_reducer *reducer);
 /* Drives started operations and adds the slices that have arrived. Not
  * collective. */
 ls_status ls_reducer_progress(ls_reducer *reducer);
-/* Waits; *grads [elems] is the sum over all micro-batches on every rank, valid until the next
- * begin. wait_ns: time spent waiting here, the communication that was not hidden. [collective] */
+/* Waits; *grads [elems] is the sum over all micro-batches, in the elements that this rank's shard
+ * keeps (without a partition: all), valid until the next begin. wait_ns: time spent waiting here,
+ * the communication that was not hidden. [collective] */
 ls_status ls_reducer_finish(ls_reducer *reducer, void **grads, uint64_t *wait_ns);
 
 /* values[M/R] of this rank, in order of micro-batch; *total = their sum over all ranks, added in

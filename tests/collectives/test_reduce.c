@@ -98,6 +98,7 @@ typedef struct shape {
     ls_reduction reduction;
     ls_dtype acc;
     int64_t elems, leaves, bucket_bytes;
+    const ls_partition *partition; /* NULL: none */
 } shape;
 
 static double expected_grad(const shape *s, uint64_t batch, int64_t i) {
@@ -139,6 +140,16 @@ static void run_backward(ls_reducer *r, const shape *s, uint64_t batch, int64_t 
     }
 }
 
+static bool keeps(const ls_partition *p, int rank, int64_t elem) {
+    for (int u = 0; u < p->unit_count; u++) {
+        ls_range slice = ls_partition_slice(p, u, rank % p->shards);
+        if (elem >= slice.first && elem < slice.first + slice.elems) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static void run_batch(ls_reducer *r, ls_comm *comm, const shape *s, uint64_t batch) {
     const int64_t local_leaves = s->leaves / comm->size;
     CHECK_OK(ls_reducer_begin(r));
@@ -158,6 +169,9 @@ static void run_batch(ls_reducer *r, ls_comm *comm, const shape *s, uint64_t bat
     CHECK(wait_ns < UINT64_MAX);
     int64_t wrong = 0;
     for (int64_t i = 0; i < s->elems; i++) {
+        if (s->partition && !keeps(s->partition, comm->rank, i)) {
+            continue;
+        }
         double found = get(sums, s->acc, i), expected = expected_grad(s, batch, i);
         wrong += memcmp(&found, &expected, sizeof found) != 0;
     }
@@ -177,7 +191,8 @@ static void check_shape(ls_comm *comm, const shape *s) {
                                         .reduction = s->reduction,
                                         .elems = s->elems,
                                         .micro_batches = s->leaves,
-                                        .bucket_bytes = s->bucket_bytes};
+                                        .bucket_bytes = s->bucket_bytes,
+                                        .partition = s->partition};
     ls_reducer *r = NULL;
     CHECK_OK(ls_reducer_create(&options, &r));
     for (uint64_t batch = 0; r && batch < 3; batch++) {
@@ -205,10 +220,29 @@ static void test_shapes(ls_comm *comm) {
         }
     }
     /* The same micro-batches on 1, 2, 3 and 4 ranks; and many of them. */
-    shape s = {LS_REDUCTION_INVARIANT, LS_F32, 5000, 12, 3000};
+    shape s = {LS_REDUCTION_INVARIANT, LS_F32, 5000, 12, 3000, NULL};
     check_shape(comm, &s);
-    s = (shape){LS_REDUCTION_INVARIANT, LS_F32, 33, 24 * 25, 0};
+    s = (shape){LS_REDUCTION_INVARIANT, LS_F32, 33, 24 * 25, 0, NULL};
     check_shape(comm, &s);
+}
+
+/* Each shard gets its part, each replica of it the same. */
+static void test_partitions(ls_comm *comm) {
+    static const int64_t first[] = {0, 4000, 4016, 4016, 9552};
+    for (int shards = 1; shards <= comm->size; shards++) {
+        if (comm->size % shards != 0) {
+            continue;
+        }
+        for (int64_t unit_elems = 1; unit_elems <= 8192; unit_elems *= 64) {
+            ls_partition p;
+            CHECK_OK(ls_partition_init(first, 4, shards, unit_elems, &p));
+            shape s = {LS_REDUCTION_INVARIANT, LS_F32, first[4], 3 * comm->size, 0, &p};
+            check_shape(comm, &s);
+            s.reduction = LS_REDUCTION_FAST;
+            check_shape(comm, &s);
+            ls_partition_release(&p);
+        }
+    }
 }
 
 /* Buffers: one where a rank has one micro-batch, log2 more where it has a power of two. */
@@ -299,6 +333,13 @@ static void test_refused(ls_comm *comm) {
         CHECK_STATUS(ls_reducer_create(&bad, &r), LS_E_SHAPE);
         CHECK_MESSAGE("multiple of the ranks");
     }
+    ls_partition p;
+    CHECK_OK(ls_partition_init((const int64_t[]){0, 100}, 1, comm->size + 1, 64, &p));
+    bad = good;
+    bad.partition = &p;
+    CHECK_STATUS(ls_reducer_create(&bad, &r), LS_E_SHAPE);
+    CHECK_MESSAGE("shards; a multiple is needed");
+    ls_partition_release(&p);
     bad = good;
     bad.elems = -1;
     CHECK_STATUS(ls_reducer_create(&bad, &r), LS_E_SHAPE);
@@ -346,6 +387,7 @@ int main(int argc, char **argv) {
     const bool launched = ls_comm_launched();
     CHECK_OK(launched ? ls_comm_mpi_init(&argc, &argv, &comm) : ls_comm_self(&comm));
     test_shapes(comm);
+    test_partitions(comm);
     test_bytes(comm);
     test_scalars(comm);
     test_nan(comm, LS_REDUCTION_FAST);

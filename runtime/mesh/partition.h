@@ -1,0 +1,49 @@
+/* Who keeps which elements of a flat parameter buffer that several ranks divide among themselves
+ * (ZeRO: Rajbhandari 2019, arXiv 1910.02054).
+ *
+ * A block's elements are cut into units of equal size, and each unit into one slice for each shard,
+ * in order of the shards:
+ *
+ *   block 0            block 1
+ *   | unit 0 | unit 1  | unit 2    |        unit 2 of 3 shards: | slice 0 | slice 1 | slice 2 |
+ *
+ * Cuts lie at multiples of LS_CHUNK_ELEMS from the block's start. Slices of a unit differ by at
+ * most one such chunk, and so do the shards' sums of them: the surplus goes round. */
+#ifndef LS_MESH_PARTITION_H
+#define LS_MESH_PARTITION_H
+
+#include "runtime/base/status.h"
+
+#include <stdint.h>
+
+enum { LS_CHUNK_ELEMS = 1024 };
+
+/* Elements [first, first + elems) of a flat buffer. */
+typedef struct ls_range {
+    int64_t first, elems;
+} ls_range;
+
+typedef struct ls_unit {
+    ls_range range;
+    int block;
+    int turn; /* the shard that gets the first surplus chunk */
+} ls_unit;
+
+typedef struct ls_partition {
+    int shards, unit_count;
+    ls_unit *units; /* in order of their elements, without gaps */
+} ls_partition;
+
+/* block_first [blocks + 1]: where blocks begin, and the end of the last. unit_elems: most elements
+ * of a unit, rounded up to a multiple of LS_CHUNK_ELEMS. LS_E_SHAPE for sizes that cannot be. */
+ls_status ls_partition_init(const int64_t *block_first, int blocks, int shards, int64_t unit_elems,
+                            ls_partition *partition);
+/* Safe on a zeroed struct. */
+void ls_partition_release(ls_partition *partition);
+
+/* What `shard` keeps of a unit; possibly nothing. */
+ls_range ls_partition_slice(const ls_partition *partition, int unit, int shard);
+/* What it keeps of all units. */
+int64_t ls_partition_elems(const ls_partition *partition, int shard);
+
+#endif
