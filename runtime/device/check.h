@@ -132,4 +132,9 @@ static inline ls_status ls_check_adamw(const ls_device *dev, const ls_adamw *op)
     return ls_check_size("adamw", "t", op->t, 1);
 }
 
+static inline ls_status ls_check_sum_squares(int64_t first, int64_t n) {
+    LS_TRY(ls_check_size("sum_squares", "first", first, 0));
+    return ls_check_size("sum_squares", "n", n, 0);
+}
+
 #endif

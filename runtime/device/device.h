@@ -188,6 +188,11 @@ typedef struct ls_adamw {
     void *copy;
 } ls_adamw;
 
+enum { LS_SQUARES_ELEMS = 1024 };
+static inline int64_t ls_squares_count(int64_t first, int64_t n) {
+    return n > 0 ? (first % LS_SQUARES_ELEMS + n + LS_SQUARES_ELEMS - 1) / LS_SQUARES_ELEMS : 0;
+}
+
 typedef struct ls_device_ops {
     const char *name;
     void (*close)(ls_device *dev);
@@ -224,10 +229,13 @@ typedef struct ls_device_ops {
     ls_status (*add)(ls_device *dev, ls_dtype dtype, int64_t n, const void *x, void *y);
     /* y = x converted from acc to dtype, rounding to nearest even. */
     ls_status (*cast)(ls_device *dev, ls_dtype dtype, int64_t n, const void *x, void *y);
-    /* *sum (host) = sum of x[i]^2 over n elements of acc: double sums of blocks of 65,536, added in
-     * order. NaN and infinity propagate. Waits for the result. */
-    ls_status (*sum_squares)(ls_device *dev, int64_t n, const void *x, double *sum);
-    /* *sum (host) = sum of x[i], n elements of acc, in double, in the same blocks. Waits. */
+    /* Sums of x[i]^2, x [n] acc, in double, of the pieces that a grid of LS_SQUARES_ELEMS elements
+     * cuts x into, where x[0] has position `first` in the grid: sums (host) receives
+     * ls_squares_count(first, n) numbers, in order. A sum depends on its piece's elements only, not
+     * on what stands around it. NaN and infinity propagate. Waits for the result. */
+    ls_status (*sum_squares)(ls_device *dev, int64_t first, int64_t n, const void *x, double *sums);
+    /* *sum (host) = sum of x[i], n elements of acc: double sums of blocks of 65,536, added in
+     * order. Waits for the result. */
     ls_status (*sum)(ls_device *dev, int64_t n, const void *x, double *sum);
 } ls_device_ops;
 

@@ -287,30 +287,29 @@ ls_status ls_ref_cast(ls_device *dev, ls_dtype dtype, int64_t n, const void *x, 
 
 enum { SUM_BLOCK_ELEMS = 65536 };
 
-/* The sum of x^power, block by block. */
-static double block_sum(int64_t n, const double *x, int power) {
-    double sum = 0.0;
-    for (int64_t begin = 0; begin < n; begin += SUM_BLOCK_ELEMS) {
-        int64_t end = begin + SUM_BLOCK_ELEMS < n ? begin + SUM_BLOCK_ELEMS : n;
-        double block = 0.0;
-        for (int64_t i = begin; i < end; i++) {
-            block += power == 2 ? x[i] * x[i] : x[i];
-        }
-        sum += block;
-    }
-    return sum;
-}
-
-ls_status ls_ref_sum_squares(ls_device *dev, int64_t n, const void *x, double *sum) {
+ls_status ls_ref_sum_squares(ls_device *dev, int64_t first, int64_t n, const void *x,
+                             double *sums) {
     (void)dev;
-    LS_TRY(ls_check_size("sum_squares", "n", n, 0));
-    *sum = block_sum(n, x, 2);
+    LS_TRY(ls_check_sum_squares(first, n));
+    memset(sums, 0, (size_t)ls_squares_count(first, n) * sizeof *sums);
+    for (int64_t i = 0; i < n; i++) {
+        double value = ((const double *)x)[i];
+        sums[(first % LS_SQUARES_ELEMS + i) / LS_SQUARES_ELEMS] += value * value;
+    }
     return LS_OK;
 }
 
 ls_status ls_ref_sum(ls_device *dev, int64_t n, const void *x, double *sum) {
     (void)dev;
     LS_TRY(ls_check_size("sum", "n", n, 0));
-    *sum = block_sum(n, x, 1);
+    *sum = 0.0;
+    for (int64_t begin = 0; begin < n; begin += SUM_BLOCK_ELEMS) {
+        int64_t end = begin + SUM_BLOCK_ELEMS < n ? begin + SUM_BLOCK_ELEMS : n;
+        double block = 0.0;
+        for (int64_t i = begin; i < end; i++) {
+            block += ((const double *)x)[i];
+        }
+        *sum += block;
+    }
     return LS_OK;
 }

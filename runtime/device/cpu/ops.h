@@ -32,7 +32,8 @@ ls_status LS_ISA_NAME(ls_cpu_add)(ls_device *dev, ls_dtype dtype, int64_t n, con
                                   void *y);
 ls_status LS_ISA_NAME(ls_cpu_cast)(ls_device *dev, ls_dtype dtype, int64_t n, const void *x,
                                    void *y);
-ls_status LS_ISA_NAME(ls_cpu_sum_squares)(ls_device *dev, int64_t n, const void *x, double *sum);
+ls_status LS_ISA_NAME(ls_cpu_sum_squares)(ls_device *dev, int64_t first, int64_t n, const void *x,
+                                          double *sums);
 ls_status LS_ISA_NAME(ls_cpu_sum)(ls_device *dev, int64_t n, const void *x, double *sum);
 
 /* k_gemm_panel.c: `ls_gemm_kernels`, what gemm.c, which is compiled once, needs of a level
