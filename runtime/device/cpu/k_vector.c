@@ -157,3 +157,26 @@ ls_status LS_ISA_NAME(ls_cpu_sum)(ls_device *dev, int64_t n, const void *x, doub
     }
     return LS_OK;
 }
+
+LS_INLINE void copy_row(const ls_copy_rows *op, int64_t i, ls_dtype dtype) {
+    const void *x = ls_at(dtype, op->x, i * op->ldx);
+    void *y = ls_at_mut(dtype, op->y, i * op->ldy);
+    if (!op->add) {
+        memcpy(y, x, (size_t)op->cols * (dtype == LS_BF16 ? sizeof(ls_bf16) : sizeof(float)));
+        return;
+    }
+#pragma omp simd
+    for (int64_t c = 0; c < op->cols; c++) {
+        ls_store(dtype, y, c, ls_load(dtype, y, c) + ls_load(dtype, x, c));
+    }
+}
+
+ls_status LS_ISA_NAME(ls_cpu_copy_rows)(ls_device *dev, const ls_copy_rows *op) {
+    LS_TRY(ls_check_copy_rows(dev, op));
+    const int threads = ls_threads_for(dev, op->rows * op->cols);
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t i = 0; i < op->rows; i++) {
+        LS_BY_DTYPE(op->dtype, copy_row, op, i);
+    }
+    return LS_OK;
+}

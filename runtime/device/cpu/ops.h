@@ -23,11 +23,14 @@ LS_CPU_OP(embedding_backward, ls_embedding);
 LS_CPU_OP(bias_grad, ls_bias_grad);
 /* k_loss.c */
 LS_CPU_OP(cross_entropy, ls_cross_entropy);
+LS_CPU_OP(cross_entropy_share, ls_cross_entropy);
+LS_CPU_OP(cross_entropy_merge, ls_cross_entropy);
 /* k_attention.c (and k_attention_backward.c) */
 LS_CPU_OP(attention_forward, ls_attention);
 LS_CPU_OP(attention_backward, ls_attention);
 /* k_vector.c */
 LS_CPU_OP(adamw, ls_adamw);
+LS_CPU_OP(copy_rows, ls_copy_rows);
 ls_status LS_ISA_NAME(ls_cpu_add)(ls_device *dev, ls_dtype dtype, int64_t n, const void *x,
                                   void *y);
 ls_status LS_ISA_NAME(ls_cpu_cast)(ls_device *dev, ls_dtype dtype, int64_t n, const void *x,
