@@ -13,7 +13,7 @@ bool ls_group_splits(const ls_group *group, int ranks) {
         return true;
     }
     const int64_t grains = group->size / group->units / group->grain;
-    return ranks % group->units == 0 && (grains == 1 || ranks / group->units <= grains);
+    return ranks % group->units == 0 && (grains == 1 || grains % (ranks / group->units) == 0);
 }
 
 ls_share ls_group_share(const ls_group *group, int rank, int ranks) {
@@ -32,12 +32,9 @@ ls_share ls_group_share(const ls_group *group, int rank, int ranks) {
         return (ls_share){
             .start = start, .extent = unit, .capacity = unit, .first_rank = rank - part};
     }
-    const int64_t first = ls_range_first(grains, sharers, part);
-    const int64_t end = ls_range_first(grains, sharers, part + 1);
-    return (ls_share){.start = start + first * group->grain,
-                      .extent = (end - first) * group->grain,
-                      .capacity = (grains + sharers - 1) / sharers * group->grain,
-                      .first_rank = rank};
+    const int64_t own = grains / sharers * group->grain;
+    return (ls_share){
+        .start = start + part * own, .extent = own, .capacity = own, .first_rank = rank};
 }
 
 static void assign_local_dims(ls_param *p) {

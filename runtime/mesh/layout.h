@@ -19,10 +19,10 @@ typedef enum ls_init { LS_INIT_ZERO, LS_INIT_ONE, LS_INIT_NORMAL } ls_init;
 
 /* A group of the split dimension (fused q, k, v: 3 groups), which tensor ranks split on its own.
  * It consists of `units` equal units, of whole grains each. With no more ranks than units a rank
- * holds a run of whole units; with more (a multiple of them), `ranks / units` ranks share a unit:
- * each has a run of its grains, or, where the unit is one grain, all of it (key/value heads when
- * there are fewer of them than ranks). Runs differ by at most one; the memory of all is as large as
- * the longest, and what is behind a shorter run stays zero. */
+ * holds a run of whole units: runs differ by at most one unit, the memory of all is as large as the
+ * longest, and what is behind a shorter run stays zero. With more ranks (a multiple of the units)
+ * `ranks / units` of them share a unit: each has an equal run of its grains, or, where the unit is
+ * one grain, all of it (key/value heads when there are fewer of them than ranks). */
 typedef struct ls_group {
     int64_t size, units, grain; /* in elements of the dimension; units divides size, grain a unit */
 } ls_group;
@@ -91,8 +91,7 @@ static inline int64_t ls_range_first(int64_t n, int64_t parts, int64_t i) {
  * is rounded up to 16 elements (64 bytes of fp32). *flat_elems = length of the flat buffer. */
 void ls_layout_assign(ls_param *params, int count, int64_t *flat_elems);
 
-/* Can `ranks` split a group? When there are more than units they must be a multiple of these, and
- * at most as many as grains where a unit has several. */
+/* Can `ranks` split a group? */
 bool ls_group_splits(const ls_group *group, int ranks);
 /* Where rank's part of a group begins in the group, how much of it there is, and how much memory
  * each rank keeps for it. *first_rank: the lowest rank with the same part. */

@@ -10,6 +10,8 @@ static ls_embedding embedding_op(const ls_pass *pass) {
                           .channels = m->sizes.channels,
                           .vocab = m->sizes.vocab,
                           .offset = pass->offset,
+                          .part = m->tensor != NULL,
+                          .first = m->sizes.vocab_first,
                           .tokens = pass->slot->tokens,
                           .wte = ls_matrix(m, 0, LS_TOK_EMBED, 0),
                           .wpe = ls_matrix(m, 0, LS_POS_EMBED, 0)};
@@ -18,8 +20,13 @@ static ls_embedding embedding_op(const ls_pass *pass) {
 ls_status ls_embedding_run(ls_pass *pass) {
     ls_model *m = pass->model;
     ls_embedding op = embedding_op(pass);
-    op.out = pass->slot->layers[0].x;
-    return m->dev->ops->embedding_forward(m->dev, &op);
+    void *x = pass->slot->layers[0].x;
+    op.out = ls_rows_partial(pass, x);
+    if (m->tensor && m->tensor->rank > 0) {
+        op.wpe = NULL; /* positions enter the sum once */
+    }
+    LS_TRY(m->dev->ops->embedding_forward(m->dev, &op));
+    return ls_rows_sum(pass, op.out, x);
 }
 
 ls_status ls_embedding_backward(ls_pass *pass) {
@@ -58,6 +65,33 @@ static ls_row head_weight(const ls_model *m, int *block) {
     return tied ? LS_TOK_EMBED : LS_HEAD_W;
 }
 
+/* Losses of a chunk from its logits, and in backward their gradients; the softmax is over the
+ * columns of all tensor ranks. */
+static ls_status chunk_losses(const ls_pass *pass, int64_t first, int64_t rows) {
+    const ls_model *m = pass->model;
+    const ls_sizes *s = &m->sizes;
+    ls_cross_entropy op = {.dtype = m->dtype,
+                           .rows = rows,
+                           .vocab = s->vocab,
+                           .ld = s->vocab_rows,
+                           .logits = m->logits,
+                           .targets = pass->slot->targets + first,
+                           .losses = ls_elems_at(m->losses, first, m->dev->acc),
+                           .dlogits = pass->backward ? m->dlogits : NULL,
+                           .grad_scale = pass->loss_scale};
+    if (!m->tensor) {
+        return m->dev->ops->cross_entropy(m->dev, &op);
+    }
+    op.first = s->vocab_first;
+    op.share = m->stats;
+    op.shares = m->all_stats;
+    op.parts = m->tensor->size;
+    LS_TRY(m->dev->ops->cross_entropy_share(m->dev, &op));
+    LS_TRY(m->tensor->ops->all_gather(m->tensor, m->stats, m->all_stats,
+                                      3 * rows * (int64_t)ls_dtype_bytes(m->dev->acc)));
+    return m->dev->ops->cross_entropy_merge(m->dev, &op);
+}
+
 /* One chunk: rows [first, first + rows) of the head, so that logits never exist as a whole. */
 static ls_status head_chunk(ls_pass *pass, const void *norm_f, void *dnorm_f, int64_t first,
                             int64_t rows) {
@@ -67,16 +101,7 @@ static ls_status head_chunk(ls_pass *pass, const void *norm_f, void *dnorm_f, in
     ls_row weight = head_weight(m, &block);
     const void *x = ls_elems_at(norm_f, first * s->channels, m->dtype);
     LS_TRY(head_logits(m, block, weight, rows, x));
-    LS_TRY(m->dev->ops->cross_entropy(
-        m->dev, &(ls_cross_entropy){.dtype = m->dtype,
-                                    .rows = rows,
-                                    .vocab = s->vocab,
-                                    .ld = s->vocab_rows,
-                                    .logits = m->logits,
-                                    .targets = pass->slot->targets + first,
-                                    .losses = ls_elems_at(m->losses, first, m->dev->acc),
-                                    .dlogits = pass->backward ? m->dlogits : NULL,
-                                    .grad_scale = pass->loss_scale}));
+    LS_TRY(chunk_losses(pass, first, rows));
     if (!pass->backward) {
         return LS_OK;
     }

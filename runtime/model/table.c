@@ -164,8 +164,8 @@ static ls_status check_part(const ls_sizes *s, const ls_model_part *part) {
     return LS_FAIL(
         LS_E_CONFIG,
         "parallel.tensor is %d; a model of %lld heads, %lld key/value heads and ffn %lld "
-        "cannot be split so (more ranks than key/value heads must be a multiple of "
-        "these, and at most one a head): use %d%s",
+        "cannot be split so (where ranks share a key/value head, equally many must share "
+        "each, and divide its heads): use %d%s",
         ranks, (long long)s->heads, (long long)s->kv_heads, (long long)s->ffn, below, higher);
 }
 
