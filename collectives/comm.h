@@ -8,8 +8,10 @@
  *
  * Reductions serve F32, F64, F16, BF16, I32, I64 and U64; other types travel as bytes. F16 and BF16
  * are added in fp32 and rounded once. AVG is the sum divided by the number of ranks (integers:
- * towards zero). Except where stated, a sum over ranks is the balanced tree of reduce.h with ranks
- * as leaves, so that all back ends give the same bits. The MAX or MIN of a NaN is the back end's.
+ * towards zero). SUM_TREE is the sum in the balanced tree of reduce.h with ranks as leaves: the
+ * same bits from every back end that offers it; others refuse it with LS_E_UNSUPPORTED. Except
+ * where stated, SUM and AVG have that order too. All ranks get the same bits in any case. The MAX
+ * or MIN of a NaN is the back end's.
  *
  * duplicate, split, alloc, give_back and destroy block without driving other operations: complete
  * what is under way on any communicator of the process before calling them.
@@ -25,7 +27,7 @@
 
 #include <stdint.h>
 
-typedef enum ls_reduce { LS_SUM, LS_MAX, LS_MIN, LS_AVG } ls_reduce;
+typedef enum ls_reduce { LS_SUM, LS_MAX, LS_MIN, LS_AVG, LS_SUM_TREE } ls_reduce;
 
 typedef struct ls_comm ls_comm;
 typedef struct ls_comm_request ls_comm_request; /* opaque; owned by the communicator */
@@ -56,8 +58,8 @@ typedef struct ls_comm_ops {
     ls_status (*broadcast_start)(ls_comm *comm, void *buf, int64_t bytes, int root,
                                  ls_comm_request **request);
     /* recv [count] = the ranks' send [count] reduced; send == recv is in place, else they must not
-     * overlap. Every rank gets the same bits. Sums that the MPI library can make itself (not F16,
-     * BF16, AVG) have its order with the back end mpi. */
+     * overlap. With the back end mpi, SUM of types that the library adds itself (not F16, BF16) has
+     * the library's order. */
     ls_status (*all_reduce_start)(ls_comm *comm, const void *send, void *recv, int64_t count,
                                   ls_dtype dtype, ls_reduce op, ls_comm_request **request);
     /* Likewise, but only root has the result; recv is not touched elsewhere. */

@@ -2,8 +2,9 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
-enum { MEMORY_ALIGN = 64 };
+enum { MEMORY_ALIGN = 64, HUGE_PAGE = 2 << 20 };
 
 ls_status ls_comm_check_count(int64_t count, const char *what) {
     if (count < 0) {
@@ -38,10 +39,14 @@ ls_status ls_comm_check_color(int color) {
 ls_status ls_comm_host_alloc(ls_comm *comm, int64_t bytes, void **memory) {
     (void)comm;
     LS_TRY(ls_comm_check_count(bytes, "memory"));
-    const size_t padded = ((size_t)bytes / MEMORY_ALIGN + 1) * MEMORY_ALIGN;
-    *memory = aligned_alloc(MEMORY_ALIGN, padded);
+    const size_t align = bytes < HUGE_PAGE ? MEMORY_ALIGN : HUGE_PAGE;
+    const size_t padded = ((size_t)bytes / align + 1) * align;
+    *memory = aligned_alloc(align, padded);
     if (!*memory) {
         return LS_FAIL(LS_E_MEMORY, "no memory for %zu bytes", padded);
+    }
+    if (align == HUGE_PAGE) {
+        madvise(*memory, padded, MADV_HUGEPAGE); /* advice only: failing costs speed */
     }
     memset(*memory, 0, padded);
     return LS_OK;
@@ -80,13 +85,4 @@ void ls_pump_all(void) {
         }
     }
     driving = false;
-}
-
-bool ls_pump_busy(void) {
-    for (const ls_pump *p = pumps; p; p = p->next) {
-        if (p->pending > 0) {
-            return true;
-        }
-    }
-    return false;
 }

@@ -39,7 +39,5 @@ void ls_pump_add(ls_pump *pump);
 void ls_pump_remove(ls_pump *pump);
 /* Drives all; does nothing when called from a drive. */
 void ls_pump_all(void);
-/* Is an operation under way anywhere? Then nothing may block without driving. */
-bool ls_pump_busy(void);
 
 #endif

@@ -1,7 +1,8 @@
 /* The MPI back end: the library, its communicators and the blocking operations.
  *
- * While operations that this program moves on are under way, blocking calls of the library would
- * leave other ranks waiting for this one; then their non-blocking forms are used. */
+ * Those are the library's non-blocking ones, awaited: in a blocking call of the library this rank
+ * would not move on what it has started and others wait for, and whether it has is not the same on
+ * all ranks, who must not mix the two forms. */
 #include "collectives/comm_mpi_impl.h"
 
 #include "collectives/comm.h"
@@ -96,30 +97,15 @@ static ls_status finish(MPI_Request request, const char *what) {
 }
 
 static ls_status barrier(ls_comm *comm) {
-    MPI_Comm handle = ((mpi_comm *)comm)->handle;
-    if (ls_pump_busy()) {
-        MPI_Request request;
-        MPI_TRY("barrier", MPI_Ibarrier(handle, &request));
-        return finish(request, "barrier");
-    }
-    MPI_TRY("barrier", MPI_Barrier(handle));
-    return LS_OK;
+    MPI_Request request;
+    MPI_TRY("barrier", MPI_Ibarrier(((mpi_comm *)comm)->handle, &request));
+    return finish(request, "barrier");
 }
 
 static ls_status broadcast(ls_comm *comm, void *buf, int64_t bytes, int root) {
-    mpi_comm *c = (mpi_comm *)comm;
-    if (ls_pump_busy()) {
-        ls_comm_request *request;
-        LS_TRY(ls_mpi_broadcast_start(comm, buf, bytes, root, &request));
-        return ls_mpi_wait(comm, request);
-    }
-    LS_TRY(ls_comm_check_count(bytes, "broadcast"));
-    LS_TRY(ls_comm_check_rank(comm, root, "a broadcast from"));
-    for (int64_t at = 0; at < bytes; at += ls_comm_mpi_chunk_bytes) {
-        int n = (int)ls_min_i64(ls_comm_mpi_chunk_bytes, bytes - at);
-        MPI_TRY("broadcast", MPI_Bcast((char *)buf + at, n, MPI_BYTE, root, c->handle));
-    }
-    return LS_OK;
+    ls_comm_request *request;
+    LS_TRY(ls_mpi_broadcast_start(comm, buf, bytes, root, &request));
+    return ls_mpi_wait(comm, request);
 }
 
 bool ls_mpi_type(ls_dtype dtype, MPI_Datatype *type) {
@@ -146,27 +132,13 @@ bool ls_mpi_type(ls_dtype dtype, MPI_Datatype *type) {
 
 bool ls_mpi_op(ls_reduce op, MPI_Op *mpi_op) {
     *mpi_op = op == LS_SUM ? MPI_SUM : op == LS_MAX ? MPI_MAX : MPI_MIN;
-    return op != LS_AVG;
+    return op <= LS_MIN;
 }
 
 static ls_status all_reduce(ls_comm *comm, void *buf, int64_t count, ls_dtype dtype, ls_reduce op) {
-    mpi_comm *c = (mpi_comm *)comm;
-    MPI_Datatype type = MPI_DATATYPE_NULL;
-    MPI_Op mpi_op = MPI_OP_NULL;
-    if (!ls_mpi_type(dtype, &type) || !ls_mpi_op(op, &mpi_op) || ls_pump_busy()) {
-        ls_comm_request *request;
-        LS_TRY(ls_mpi_all_reduce_start(comm, buf, buf, count, dtype, op, &request));
-        return ls_mpi_wait(comm, request);
-    }
-    LS_TRY(ls_comm_check_count(count, "all-reduce"));
-    const int64_t elem_bytes = (int64_t)ls_dtype_bytes(dtype);
-    const int64_t chunk = ls_comm_mpi_chunk_bytes / elem_bytes;
-    for (int64_t at = 0; at < count; at += chunk) {
-        int n = (int)ls_min_i64(chunk, count - at);
-        MPI_TRY("all-reduce", MPI_Allreduce(MPI_IN_PLACE, (char *)buf + at * elem_bytes, n, type,
-                                            mpi_op, c->handle));
-    }
-    return LS_OK;
+    ls_comm_request *request;
+    LS_TRY(ls_mpi_all_reduce_start(comm, buf, buf, count, dtype, op, &request));
+    return ls_mpi_wait(comm, request);
 }
 
 /* Chunk `at` of every block: in the receive buffer the ranks' pieces lie `bytes` apart. */
@@ -178,10 +150,8 @@ static ls_status all_gather_chunk(mpi_comm *c, const char *send, char *recv, int
     MPI_TRY("type", code);
     code = MPI_Type_commit(&spaced);
     MPI_Request request = MPI_REQUEST_NULL;
-    if (code == MPI_SUCCESS && ls_pump_busy()) {
+    if (code == MPI_SUCCESS) {
         code = MPI_Iallgather(send, n, MPI_BYTE, recv, 1, spaced, c->handle, &request);
-    } else if (code == MPI_SUCCESS) {
-        code = MPI_Allgather(send, n, MPI_BYTE, recv, 1, spaced, c->handle);
     }
     MPI_Type_free(&spaced);
     MPI_TRY("all-gather", code);

@@ -53,7 +53,7 @@ typedef struct mpi_comm {
 
 /* The library's name of a type; false where it has no arithmetic for it. */
 bool ls_mpi_type(ls_dtype dtype, MPI_Datatype *type);
-/* The library's operation; false for AVG. */
+/* The library's operation; false for those that are made here. */
 bool ls_mpi_op(ls_reduce op, MPI_Op *mpi_op);
 
 /* A request with room for `parts` MPI requests and none in it. */

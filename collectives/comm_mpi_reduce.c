@@ -1,8 +1,8 @@
 /* Non-blocking reductions of the MPI back end.
  *
- * Sums of types that the library adds are its own all-reduce. All else is made here: every rank
- * receives its slice of the others' vectors, adds them in fp32 in the tree of combine.h, and the
- * slices are gathered by everybody (all-reduce), by the root (reduce) or by nobody
+ * All-reduce of types that the library adds, in its order, is its own. All else is made here: every
+ * rank receives its slice of the others' vectors, adds them in fp32 in the tree of combine.h, and
+ * the slices are gathered by everybody (all-reduce), by the root (reduce) or by nobody
  * (reduce-scatter); direct exchange and gather, as in Thakur, Rabenseifner, Gropp 2005,
  * doi:10.1177/1094342005051521. */
 #include "collectives/combine.h"

@@ -3,10 +3,12 @@
 #include "collectives/combine.h"
 #include "collectives/comm_shm_impl.h"
 #include "runtime/base/arena.h"
+#include "runtime/base/log.h"
 
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/statvfs.h>
 
 /* Looks at the peers before the processor is offered to others. */
 enum { SPINS = 100 };
@@ -53,9 +55,27 @@ static ls_status window_take(shm_comm *c, int64_t bytes, shm_window *w) {
     return c->mpi->ops->barrier(c->mpi);
 }
 
+/* Would the ranks' shares of `bytes` fit the file system that windows lie in? Touching a page that
+ * does not would end the process. In containers it is small (docker: 64 MiB unless --shm-size). */
+static bool has_room(const shm_comm *c, int64_t bytes) {
+    struct statvfs fs;
+    const double needed = 1.05 * (double)(bytes + CACHE_LINE) * c->base.size;
+    return statvfs("/dev/shm", &fs) != 0 || needed <= (double)fs.f_bavail * (double)fs.f_frsize;
+}
+
 static ls_status alloc(ls_comm *comm, int64_t bytes, void **memory) {
     shm_comm *c = (shm_comm *)comm;
     LS_TRY(ls_comm_check_count(bytes, "memory"));
+    int32_t room = has_room(c, bytes);
+    LS_TRY(c->mpi->ops->all_reduce(c->mpi, &room, 1, LS_I32, LS_MIN));
+    if (!room) {
+        if (comm->rank == 0) {
+            ls_log_warn("/dev/shm has no room for %d x %lld bytes: they are private, and "
+                        "collectives over them copy; enlarge it (docker: --shm-size)",
+                        comm->size, (long long)bytes);
+        }
+        return ls_comm_agree(c->mpi, ls_comm_host_alloc(comm, bytes, memory));
+    }
     shm_region *region = NULL;
     LS_TRY(ls_comm_agree(c->mpi, ls_calloc(1, sizeof *region, &region)));
     ls_status status = window_take(c, bytes, &region->window);
@@ -64,16 +84,17 @@ static ls_status alloc(ls_comm *comm, int64_t bytes, void **memory) {
         free(region);
         return status;
     }
-    region->id = c->next_region++;
+    region->id = c->memory->next_id++;
     region->bytes = bytes;
-    region->next = c->regions;
-    c->regions = region;
+    region->next = c->memory->regions;
+    c->memory->regions = region;
     *memory = region->window.bases[comm->rank];
     return LS_OK;
 }
 
 static void give_back(ls_comm *comm, void *memory) {
-    for (shm_region **at = &((shm_comm *)comm)->regions; memory && *at; at = &(*at)->next) {
+    shm_memory *all = ((shm_comm *)comm)->memory;
+    for (shm_region **at = &all->regions; memory && *at; at = &(*at)->next) {
         shm_region *region = *at;
         if (region->window.bases[comm->rank] == memory) {
             *at = region->next;
@@ -82,6 +103,7 @@ static void give_back(ls_comm *comm, void *memory) {
             return;
         }
     }
+    ls_comm_host_give_back(comm, memory);
 }
 
 /* Requests */
@@ -333,18 +355,19 @@ static ls_status host(ls_comm *comm, int *lowest) {
     return LS_OK;
 }
 
-static ls_status wrap(ls_comm *mpi, ls_comm **comm);
+static ls_status wrap(ls_comm *mpi, shm_memory *memory, ls_comm **comm);
 
 static ls_status duplicate(ls_comm *comm, ls_comm **copy) {
-    ls_comm *mpi = ((shm_comm *)comm)->mpi;
-    LS_TRY(mpi->ops->duplicate(mpi, &mpi));
-    return wrap(mpi, copy);
+    shm_comm *c = (shm_comm *)comm;
+    ls_comm *mpi;
+    LS_TRY(c->mpi->ops->duplicate(c->mpi, &mpi));
+    return wrap(mpi, c->memory, copy);
 }
 
 static ls_status split(ls_comm *comm, int color, ls_comm **part) {
     ls_comm *mpi = ((shm_comm *)comm)->mpi;
     LS_TRY(mpi->ops->split(mpi, color, &mpi));
-    return wrap(mpi, part);
+    return wrap(mpi, NULL, part);
 }
 
 static const ls_comm_ops shm_ops = {
@@ -374,8 +397,11 @@ static const ls_comm_ops shm_ops = {
 static void destroy(ls_comm *comm) {
     shm_comm *c = (shm_comm *)comm;
     ls_pump_remove(&c->pump);
-    while (c->regions) {
-        give_back(comm, c->regions->window.bases[comm->rank]);
+    if (--c->memory->users == 0) {
+        while (c->memory->regions) {
+            give_back(comm, c->memory->regions->window.bases[comm->rank]);
+        }
+        free(c->memory);
     }
     window_free(&c->window);
     for (ls_comm_request *r = c->all, *next; r; r = next) {
@@ -389,8 +415,8 @@ static void destroy(ls_comm *comm) {
     free(c);
 }
 
-/* Takes mpi over, also when it fails. */
-static ls_status wrap(ls_comm *mpi, ls_comm **comm) {
+/* Takes mpi over, also when it fails. memory: of the communicator that this is a duplicate of. */
+static ls_status wrap(ls_comm *mpi, shm_memory *memory, ls_comm **comm) {
     shm_comm *c = NULL;
     const size_t size = (size_t)mpi->size;
     ls_status status = ls_calloc(1, sizeof *c, &c);
@@ -399,6 +425,9 @@ static ls_status wrap(ls_comm *mpi, ls_comm **comm) {
     }
     if (status == LS_OK) {
         status = ls_calloc(size + 1, sizeof *c->to, &c->to);
+    }
+    if (status == LS_OK && !memory) {
+        status = ls_calloc(1, sizeof *c->memory, &c->memory);
     }
     status = ls_comm_agree(mpi, status);
     if (status == LS_OK) {
@@ -411,6 +440,7 @@ static ls_status wrap(ls_comm *mpi, ls_comm **comm) {
     if (status != LS_OK) {
         if (c) {
             window_free(&c->window);
+            free(c->memory);
             free(c->from);
             free(c->to);
         }
@@ -418,6 +448,8 @@ static ls_status wrap(ls_comm *mpi, ls_comm **comm) {
         mpi->ops->destroy(mpi);
         return status;
     }
+    c->memory = memory ? memory : c->memory;
+    c->memory->users++;
     ls_pump_add(&c->pump);
     *comm = &c->base;
     return LS_OK;
@@ -437,5 +469,5 @@ ls_status ls_comm_shm(ls_comm *mpi, ls_comm **comm) {
     }
     LS_TRY(ls_comm_agree(mpi, status));
     LS_TRY(mpi->ops->duplicate(mpi, &mpi));
-    return wrap(mpi, comm);
+    return wrap(mpi, NULL, comm);
 }

@@ -10,7 +10,8 @@
 
 /* STAGE_BYTES: of a stage. Smaller ones cost more steps, each of which waits for the slowest rank;
  * the stages of a few ranks still fit the last-level cache.
- * WHOLE_BYTES: up to here every rank reduces all of a vector itself, which saves a step. */
+ * WHOLE_BYTES: up to here every rank reduces all of a vector itself, which saves a step, and
+ * buffers are not used where they lie, which costs one. */
 enum { STAGE_BYTES = 512 << 10, WHOLE_BYTES = 32 << 10, CACHE_LINE = 64 };
 
 /* Bytes of a chunk: STAGE_BYTES, which is the most, unless a test lowers it, on all ranks and while
@@ -38,7 +39,7 @@ typedef struct shm_place {
 typedef struct shm_notice {
     uint32_t what; /* of the arguments that must be equal on all ranks */
     int64_t count; /* likewise */
-    int64_t chunks;
+    int64_t bytes, chunks;
     shm_place send, recv;
 } shm_notice;
 
@@ -63,6 +64,13 @@ typedef struct shm_region {
     int64_t id, bytes;
     shm_window window;
 } shm_region;
+
+/* What a communicator and its duplicates have taken: each knows the memory of the others. */
+typedef struct shm_memory {
+    int users;
+    shm_region *regions;
+    int64_t next_id;
+} shm_memory;
 
 struct ls_comm_request {
     ls_comm_request *next, *next_all;
@@ -89,8 +97,7 @@ typedef struct shm_comm {
     uint64_t steps;               /* made by this rank, over all operations */
     ls_comm_request *head, *tail; /* operations that make steps, in order */
     ls_comm_request *all, *free;
-    shm_region *regions;
-    int64_t next_region;
+    shm_memory *memory;
     ls_pump pump;
     const void **from; /* [size], of one addition */
     void **to;         /* [size + 1] */

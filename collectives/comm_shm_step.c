@@ -56,20 +56,20 @@ static int64_t chunk_elems(const shm_comm *c, const ls_comm_request *r) {
     return elems > CACHE_LINE ? elems / CACHE_LINE * CACHE_LINE : elems;
 }
 
-/* Chunks that this rank knows of; the most of any rank counts. */
-static int64_t own_chunks(const shm_comm *c, const ls_comm_request *r) {
+/* Elements of the vector, or of the largest block that this rank knows of. */
+static int64_t own_elems(const shm_comm *c, const ls_comm_request *r) {
     int64_t most = r->count;
     const bool blocks = r->kind == SHM_SCATTER || r->kind == SHM_EXCHANGE || r->kind == SHM_GATHER;
     for (int rank = 0; blocks && rank < c->base.size; rank++) {
         most = r->send_counts[rank] > most ? r->send_counts[rank] : most;
     }
-    return ceil_div(most, chunk_elems(c, r));
+    return most;
 }
 
 /* Notices */
 
 static shm_place place_of(const shm_comm *c, const char *at) {
-    for (const shm_region *region = c->regions; at && region; region = region->next) {
+    for (const shm_region *region = c->memory->regions; at && region; region = region->next) {
         const char *base = region->window.bases[c->base.rank];
         if (at >= base && at <= base + region->bytes) {
             return (shm_place){.region = region->id, .offset = at - base};
@@ -80,7 +80,7 @@ static shm_place place_of(const shm_comm *c, const char *at) {
 
 /* The place of another rank, as it is mapped here. */
 static char *mapped(const shm_comm *c, shm_place place, int rank) {
-    const shm_region *region = c->regions;
+    const shm_region *region = c->memory->regions;
     while (region->id != place.region) {
         region = region->next;
     }
@@ -97,16 +97,18 @@ static bool is_shared(const ls_comm_request *r, const shm_notice *n, int rank) {
 
 /* Small operations are not worth the third step. */
 static bool may_be_direct(const ls_comm_request *r, const shm_notice *n, int rank) {
-    return n->chunks > 1 && is_shared(r, n, rank);
+    return n->bytes > WHOLE_BYTES && is_shared(r, n, rank);
 }
 
 static void give_notice(shm_comm *c, const ls_comm_request *r) {
     shm_part *part = shm_part_of(c, c->base.rank);
+    const int64_t elems = own_elems(c, r);
     part->notices[c->steps % 2] =
         (shm_notice){.what = (uint32_t)r->kind << 24 | (uint32_t)r->dtype << 16 |
                              (uint32_t)r->op << 8 | ((uint32_t)r->root & 0xff),
                      .count = r->count,
-                     .chunks = own_chunks(c, r),
+                     .bytes = elems * elem_bytes(r),
+                     .chunks = ceil_div(elems, chunk_elems(c, r)),
                      .send = place_of(c, r->send),
                      .recv = place_of(c, r->recv)};
     if (r->kind == SHM_EXCHANGE) {
@@ -119,6 +121,7 @@ static void give_notice(shm_comm *c, const ls_comm_request *r) {
 static ls_status read_notices(shm_comm *c, ls_comm_request *r) {
     const shm_notice *mine = notice_of(c, c->base.rank);
     bool staged = false;
+    int64_t bytes = 0;
     r->chunks = 0;
     r->first = 0;
     for (int rank = 0; rank < c->base.size; rank++) {
@@ -131,10 +134,11 @@ static ls_status read_notices(shm_comm *c, ls_comm_request *r) {
                            (long long)n->count);
         }
         r->chunks = n->chunks > r->chunks ? n->chunks : r->chunks;
+        bytes = n->bytes > bytes ? n->bytes : bytes;
         staged = staged || !is_shared(r, n, rank);
         r->first = may_be_direct(r, n, rank) ? 1 : r->first;
     }
-    r->direct = r->chunks > 1 && !staged && r->first == 1;
+    r->direct = bytes > WHOLE_BYTES && !staged;
     r->whole = r->kind == SHM_REDUCE && r->count * elem_bytes(r) <= WHOLE_BYTES;
     const bool copies_out = r->kind == SHM_REDUCE && !r->whole;
     r->last = r->direct ? 2 : r->chunks == 0 ? 1 : r->first + r->chunks + (copies_out ? 1 : 0);

@@ -57,6 +57,8 @@ const char *ls_flight_reduction_text(int op) {
         return "minimum";
     case LS_AVG:
         return "average";
+    case LS_SUM_TREE:
+        return "sum in a tree";
     default:
         return "unknown";
     }

@@ -1,10 +1,11 @@
-/* Buckets of the flat buffer go from its end to its start through three stages, each of which takes
- * them in that order, so that the ranks agree on the order of operations without talking about it:
- * exchange (fold the last leaf, send each rank its slice of this rank's nodes), sum (this rank's
- * slice of all nodes, then start to gather it), done. Exchanging and gathering have a communicator
- * each, as one overtakes the other differently on each rank. All is sent between pairs of ranks, so
- * that two calls of progress take a bucket from stage to stage, where a ring would need two for
- * each rank. */
+/* Where every rank holds one node, the tree over them is the communicator's: a bucket is one
+ * all-reduce, or one reduce-scatter to the shards. Otherwise buckets of the flat buffer go from its
+ * end to its start through three stages, each of which takes them in that order, so that the ranks
+ * agree on the order of operations without talking about it: exchange (fold the last leaf, send
+ * each rank its slice of this rank's nodes), sum (this rank's slice of all nodes, then start to
+ * gather it), done. Exchanging and gathering have a communicator each, as one overtakes the other
+ * differently on each rank. All is sent between pairs of ranks, so that two calls of progress take
+ * a bucket from stage to stage, where a ring would need two for each rank. */
 #include "collectives/reduce.h"
 
 #include "collectives/recorded.h"
@@ -35,8 +36,9 @@ struct ls_reducer {
 
     /* Buffers are this rank's stack of nodes from the bottom; the result ends in buffer 0. */
     void **buffers;
-    bool lent_buffer; /* buffer 0 is the caller's */
-    int buffer_count;
+    bool lent_buffer;               /* buffer 0 is the caller's */
+    void *memory;                   /* of the others, from exchange_comm */
+    int buffer_count, most_buffers; /* of this rank, of any */
     ls_tree_stack stack;
     int64_t next_batch; /* local; local_batches + 1 outside begin ... finish */
     bool in_batch;
@@ -167,6 +169,11 @@ static void free_device(ls_reducer *r, void *memory) {
     }
 }
 
+/* One node on each rank, and no replicas of shards? */
+static bool is_one_call(const ls_reducer *r) {
+    return r->most_nodes == 1 && (r->shards == 1 || r->replicas == 1);
+}
+
 /* Folds every rank's range of leaves, then their nodes: what is held where, and the owner's sum. */
 static ls_status plan_tree(ls_reducer *r) {
     const int size = r->comm->size;
@@ -176,6 +183,7 @@ static ls_status plan_tree(ls_reducer *r) {
         int deepest =
             ls_tree_fold_range(&range, r->leaves, rank * r->local_leaves, r->local_leaves);
         r->buffer_count = rank == r->comm->rank ? deepest : r->buffer_count;
+        r->most_buffers = deepest > r->most_buffers ? deepest : r->most_buffers;
         r->most_nodes = range.depth > r->most_nodes ? range.depth : r->most_nodes;
         r->first_node[rank + 1] = r->first_node[rank] + range.depth;
     }
@@ -209,13 +217,24 @@ static ls_status take_memory(ls_reducer *r, void *buffer) {
     LS_TRY(take(r, r->buffer_count, sizeof(void *), &r->buffers));
     r->buffers[0] = buffer;
     r->lent_buffer = buffer != NULL;
-    for (int i = r->lent_buffer; i < r->buffer_count; i++) {
-        LS_TRY(take_device(r, r->elems, &r->buffers[i]));
-    }
-    r->extra_bytes -= r->lent_buffer ? 0 : (size_t)(r->elems * r->elem_bytes);
+    const int64_t slots = is_one_call(r) ? 0 : min_i64(SLOTS, r->bucket_count);
     void *scratch;
-    LS_TRY(take_device(r, min_i64(SLOTS, r->bucket_count) * foreign * r->slice_elems, &scratch));
+    LS_TRY(take_device(r, slots * foreign * r->slice_elems, &scratch));
     r->scratch = scratch;
+    return LS_OK;
+}
+
+/* Ranks may need different numbers of buffers, but take the same memory. */
+static ls_status take_buffers(ls_reducer *r) {
+    const int64_t stride = align_elems(r->elems) * r->elem_bytes;
+    const int64_t bytes = (r->most_buffers - r->lent_buffer) * stride;
+    ls_comm *comm = r->exchange_comm;
+    LS_TRY(comm->ops->alloc(comm, bytes, &r->memory));
+    for (int i = r->lent_buffer; i < r->buffer_count; i++) {
+        r->buffers[i] = (char *)r->memory + (i - r->lent_buffer) * stride;
+    }
+    r->extra_bytes += (size_t)bytes;
+    r->extra_bytes -= r->lent_buffer ? 0 : (size_t)(r->elems * r->elem_bytes);
     return LS_OK;
 }
 
@@ -240,10 +259,13 @@ ls_status ls_reducer_create(const ls_reducer_options *options, ls_reducer **redu
         status = take_memory(r, options->buffer);
     }
     LS_TRY_GOTO(ls_comm_agree(options->comm, status), failed);
-    LS_TRY_GOTO(r->comm->ops->split(r->comm, r->shard, &r->gather_comm), failed);
     LS_TRY_GOTO(r->comm->ops->duplicate(r->comm, &r->exchange_comm), failed);
-    ls_comm_name_group(r->gather_comm, "gradients.gather");
-    ls_comm_name_group(r->exchange_comm, "gradients.exchange");
+    ls_comm_name_group(r->exchange_comm, is_one_call(r) ? "gradients" : "gradients.exchange");
+    if (!is_one_call(r)) {
+        LS_TRY_GOTO(r->comm->ops->split(r->comm, r->shard, &r->gather_comm), failed);
+        ls_comm_name_group(r->gather_comm, "gradients.gather");
+    }
+    LS_TRY_GOTO(ls_comm_agree(r->comm, take_buffers(r)), failed);
     *reducer = r;
     return LS_OK;
 failed:
@@ -255,11 +277,9 @@ void ls_reducer_destroy(ls_reducer *r) {
     if (!r || r->done < r->started) {
         return;
     }
-    for (int i = r->lent_buffer; r->buffers && i < r->buffer_count; i++) {
-        free_device(r, r->buffers[i]);
-    }
     free_device(r, r->scratch);
     if (r->exchange_comm) {
+        r->exchange_comm->ops->give_back(r->exchange_comm, r->memory);
         r->exchange_comm->ops->destroy(r->exchange_comm);
     }
     if (r->gather_comm) {
@@ -303,12 +323,36 @@ static ls_status fold(ls_reducer *r, ls_range b) {
     return add_all(r, r->adds, r->add_count, b.elems);
 }
 
-/* Folds the last leaf, then sends layer by layer: the i-th nodes of all ranks that have as many. */
+/* The whole reduction of a bucket in place. */
+static ls_status reduce_start(ls_reducer *r, int64_t order) {
+    const int unit = unit_at(r, order);
+    const ls_range all = r->partition->units[unit].range;
+    char *base = r->buffers[0], *at = base + all.first * r->elem_bytes;
+    ls_comm *comm = r->exchange_comm;
+    ls_comm_request **request = &r->exchanges[order % SLOTS];
+    ls_flight_set_bucket(order);
+    if (r->shards == 1) {
+        return comm->ops->all_reduce_start(comm, at, at, all.elems, r->dev->acc, LS_SUM_TREE,
+                                           request);
+    }
+    for (int rank = 0; rank < comm->size; rank++) {
+        r->counts[0][rank] = slice_of(r, unit, rank).elems;
+    }
+    char *own = base + slice_of(r, unit, comm->rank).first * r->elem_bytes;
+    return comm->ops->reduce_scatter_start(comm, at, own, r->counts[0], r->dev->acc, LS_SUM_TREE,
+                                           request);
+}
+
+/* Folds the last leaf, then reduces at once, or sends layer by layer: the i-th nodes of all ranks
+ * that have as many. */
 static ls_status exchange_start(ls_reducer *r, int64_t order) {
     const int me = r->comm->rank, size = r->comm->size;
     const int unit = unit_at(r, order);
     const ls_range own = slice_of(r, unit, me);
     LS_TRY(fold(r, r->partition->units[unit].range));
+    if (is_one_call(r)) {
+        return reduce_start(r, order);
+    }
     for (int i = 0; i < r->most_nodes; i++) {
         for (int rank = 0; rank < size; rank++) {
             ls_range s = slice_of(r, unit, rank);
@@ -335,6 +379,9 @@ static ls_status exchange_start(ls_reducer *r, int64_t order) {
 static ls_status sum_and_gather_start(ls_reducer *r, int64_t order) {
     const int unit = unit_at(r, order);
     const ls_range own = slice_of(r, unit, r->comm->rank);
+    if (is_one_call(r)) {
+        return LS_OK;
+    }
     for (int i = 0; i < r->first_node[r->comm->size]; i++) {
         r->places[i] = node_slice(r, order, i, own);
     }

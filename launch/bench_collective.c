@@ -1,4 +1,4 @@
-#include "collectives/comm_shm.h"
+#include "collectives/comm_choose.h"
 #include "collectives/wire_cost.h"
 #include "launch/bench.h"
 #include "launch/cmd.h"
@@ -21,6 +21,7 @@ typedef enum way { OUT_OF_PLACE, IN_PLACE, PLAIN_MPI, WAYS } way;
 
 typedef struct bench {
     ls_comm *world, *comm;
+    ls_transport transport;
     ls_coll coll;
     ls_dtype dtype;
     ls_reduce op;
@@ -41,7 +42,7 @@ typedef struct result {
 } result;
 
 static const char *const reductions[] = {
-    [LS_SUM] = "sum", [LS_MAX] = "max", [LS_MIN] = "min", [LS_AVG] = "avg"};
+    [LS_SUM] = "sum", [LS_MAX] = "max", [LS_MIN] = "min", [LS_AVG] = "avg", [LS_SUM_TREE] = "tree"};
 
 static ls_status parse_bytes(const char *name, const char *value, int64_t *bytes) {
     char *end;
@@ -77,15 +78,17 @@ static ls_status parse(bench *b, const ls_bench_collective_options *o) {
                        o->dtype);
     }
     int op = 0;
-    while (op <= LS_AVG && strcmp(reductions[op], o->reduction) != 0) {
+    while (op <= LS_SUM_TREE && strcmp(reductions[op], o->reduction) != 0) {
         op++;
     }
-    if (op > LS_AVG) {
-        return LS_FAIL(LS_E_USAGE, "--redop is '%s'; sum, max, min or avg is needed", o->reduction);
+    if (op > LS_SUM_TREE) {
+        return LS_FAIL(LS_E_USAGE, "--redop is '%s'; sum, max, min, avg or tree is needed",
+                       o->reduction);
     }
     b->op = (ls_reduce)op;
-    if (strcmp(o->backend, "mpi") != 0 && strcmp(o->backend, "shm") != 0) {
-        return LS_FAIL(LS_E_USAGE, "--backend is '%s'; mpi or shm is needed", o->backend);
+    if (!ls_transport_parse(o->backend, &b->transport)) {
+        return LS_FAIL(LS_E_USAGE, "--backend is '%s'; auto, mpi, shm or hier is needed",
+                       o->backend);
     }
     LS_TRY(parse_bytes("minbytes", o->min_bytes, &b->min_bytes));
     LS_TRY(parse_bytes("maxbytes", o->max_bytes, &b->max_bytes));
@@ -288,7 +291,7 @@ static ls_status run_mpi(const bench *b, shape s, const char *send, char *recv) 
                               : b->dtype == LS_F64 ? MPI_DOUBLE
                               : b->dtype == LS_I32 ? MPI_INT32_T
                                                    : MPI_INT64_T;
-    const MPI_Op op = b->op == LS_SUM ? MPI_SUM : b->op == LS_MAX ? MPI_MAX : MPI_MIN;
+    const MPI_Op op = b->op == LS_MAX ? MPI_MAX : b->op == LS_MIN ? MPI_MIN : MPI_SUM;
     const int n = (int)s.all, block = (int)s.block, size = b->comm->size, me = b->comm->rank;
     int code;
     switch (b->coll) {
@@ -520,9 +523,7 @@ ls_status ls_bench_collective(const ls_bench_collective_options *options) {
     LS_TRY(parse(&b, options));
     LS_TRY(ls_session_begin(&session, NULL, NULL));
     b.world = b.comm = session.comm;
-    if (strcmp(options->backend, "shm") == 0 && session.comm->size > 1) {
-        LS_TRY(ls_session_agree(&session, ls_comm_shm(session.comm, &b.comm)));
-    }
+    LS_TRY(ls_session_agree(&session, ls_comm_choose(session.comm, b.transport, &b.comm)));
     ls_status status = ls_session_agree(&session, take_memory(&b));
     if (status == LS_OK) {
         status = ls_session_agree(&session, measure(&b));

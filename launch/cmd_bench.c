@@ -43,8 +43,8 @@ static const ls_option options[] = {
     [OPT_OPERATION] = {"operation", 'o', "NAME", "all_reduce",
                        "collective: all_reduce, reduce_scatter, all_gather, all_to_all, broadcast, "
                        "reduce or send_recv"},
-    [OPT_BACKEND] = {"backend", 0, "NAME", "shm", "collective: shm or mpi"},
-    [OPT_REDOP] = {"redop", 0, "NAME", "sum", "collective: sum, max, min or avg"},
+    [OPT_BACKEND] = {"backend", 0, "NAME", "auto", "collective: auto, mpi, shm or hier"},
+    [OPT_REDOP] = {"redop", 0, "NAME", "sum", "collective: sum, max, min, avg or tree"},
     [OPT_MIN] = {"minbytes", 0, "SIZE", "8", "collective: first size"},
     [OPT_MAX] = {"maxbytes", 'e', "SIZE", "64M", "collective: last size"},
     [OPT_FACTOR] = {"stepfactor", 'f', "N", "2", "collective: from a size to the next"},

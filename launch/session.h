@@ -9,8 +9,9 @@
 #include "runtime/mesh/mesh.h"
 
 typedef struct ls_session {
-    ls_comm *comm;      /* the world: MPI under mpirun or srun, else one rank */
-    ls_comm *unwatched; /* the same beneath the flight record; NULL: there is none */
+    ls_comm *comm;      /* of all ranks: the world, or what was put over it */
+    ls_comm *world;     /* MPI under mpirun or srun, else one rank */
+    ls_comm *unwatched; /* comm beneath the flight record; NULL: there is none */
     ls_mesh mesh;
     ls_device *dev;
     int threads;
@@ -18,6 +19,9 @@ typedef struct ls_session {
 
 /* Joins the world, finds hosts and checks that all ranks run the same program. [collective] */
 ls_status ls_session_begin(ls_session *session, int *argc, char ***argv);
+
+/* Puts the back end of `transport` over the world (comm_choose.h). [collective] */
+ls_status ls_session_connect(ls_session *session, ls_cfg_transport transport);
 
 /* The mesh (NULL: all ranks replicate), and the device with `threads` threads (0:
  * OMP_NUM_THREADS, else the host's processors divided by its ranks). [collective] */
@@ -33,13 +37,11 @@ ls_status ls_session_agree(ls_session *session, ls_status mine);
 ls_status ls_session_watch(ls_session *session, const ls_config_faults *faults,
                            const char *run_dir);
 
-void ls_session_close(ls_session *session);
+/* Do the other ranks know of the failure with which this one ends? If not they may be waiting for
+ * it: nothing that is collective can be called any more. */
+bool ls_session_failure_shared(void);
 
-/* From here on the end of the run is told in run_dir/outcome, one line: exit status, and the error
- * with rank and host. Launchers mask exit statuses (a killed job's is 137, 143 or 205, whatever
- * came first), so the rank that fails first writes it, and the file of an earlier start is removed
- * here. [collective] */
-ls_status ls_session_tell_outcome(ls_session *session, const char *run_dir);
+void ls_session_close(ls_session *session);
 
 /* Prints the failure and gives the exit status. A failure that the other ranks do not know of ends
  * them too, because they may be waiting for this one. Call once, last, from main. */
@@ -48,8 +50,8 @@ int ls_session_end(ls_status status);
 /* Seconds since the process was started. */
 double ls_session_age_s(void);
 
-/* Asked to stop by SIGINT, SIGTERM or SIGUSR1? Handlers are installed by watch; a SIGINT after
- * another request ends the process at once. */
+/* Asked to stop by SIGINT, SIGTERM or SIGUSR1? Handlers are installed by watch; a second SIGINT or
+ * SIGTERM ends the process at once. */
 void ls_session_watch_signals(void);
 bool ls_session_stop_requested(void);
 

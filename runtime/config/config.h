@@ -18,6 +18,8 @@
 typedef enum ls_family { LS_FAMILY_GPT2, LS_FAMILY_LLAMA3 } ls_family;
 typedef enum ls_compute { LS_COMPUTE_AUTO, LS_COMPUTE_FP32, LS_COMPUTE_BF16 } ls_compute;
 typedef enum ls_cfg_reduction { LS_CFG_FAST, LS_CFG_INVARIANT } ls_cfg_reduction;
+/* In the order of ls_transport (collectives/comm_choose.h). */
+typedef enum ls_cfg_transport { LS_CFG_AUTO, LS_CFG_MPI, LS_CFG_SHM, LS_CFG_HIER } ls_cfg_transport;
 typedef enum ls_schedule_kind {
     LS_SCHEDULE_CONSTANT,
     LS_SCHEDULE_LINEAR,
@@ -69,6 +71,7 @@ typedef struct ls_config_parallel {
     int64_t replicate; /* groups of such ranks; 0: what the other axes leave */
     int64_t zero;      /* what is divided: 1 optimizer, 2 and gradients, 3 and parameters */
     int64_t expert;    /* ranks that split the experts of a layer */
+    ls_cfg_transport transport;
 } ls_config_parallel;
 
 typedef enum ls_recompute_mode {

@@ -7,6 +7,7 @@
 static const char *const families[] = {"gpt2", "llama3", NULL};
 static const char *const computes[] = {"auto", "fp32", "bf16", NULL};
 static const char *const reductions[] = {"fast", "invariant", NULL};
+static const char *const transports[] = {"auto", "mpi", "shm", "hier", NULL};
 static const char *const schedules[] = {"constant", "linear",       "cosine",
                                         "wsd",      "inverse_sqrt", NULL};
 static const char *const recomputes[] = {"none", "selective", "full", NULL};
@@ -95,6 +96,8 @@ static const ls_field fields[] = {
     INT(parallel, zero, "0", "", 0, 3, FREE,
         "what is divided: 1 optimizer, 2 also gradients, 3 also parameters"),
     INT(parallel, expert, "1", "ranks", 1, 1 << 16, FREE, "split the experts of a layer"),
+    ENUM(parallel, transport, "auto", transports, FREE,
+         "of collectives: shared memory (one host), hier (several), or all by MPI"),
 
     ENUM(recompute, mode, "none", recomputes, FREE, "selective: norms and attention"),
     INT(recompute, every, "1", "layers", 1, 1 << 14, FREE, "one layer in so many does it"),

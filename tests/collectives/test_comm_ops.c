@@ -2,6 +2,8 @@
  * the ranks; in place and out of place; buffers of alloc and private ones; even and uneven blocks.
  * Sums of floating-point numbers that are not exact must have the bits of the balanced tree. */
 #include "collectives/comm.h"
+#include "collectives/comm_choose.h"
+#include "collectives/comm_hier.h"
 #include "collectives/comm_shm_impl.h"
 #include "tests/test.h"
 
@@ -42,11 +44,14 @@ static void release(ls_comm *comm, memory *m) {
     free(m->all);
 }
 
-/* Element i of a rank: numbers whose sums are rounded, and integers that wrap. */
-static void set_elem(unsigned char *buf, ls_dtype dtype, int64_t i, int rank, uint64_t seed) {
+/* Element i of a rank: numbers whose sums are rounded (or, where the order of the back end is not
+ * known, whole), and integers that wrap. */
+static void set_elem(unsigned char *buf, ls_dtype dtype, int64_t i, int rank, uint64_t seed,
+                     bool whole) {
     const ls_rng_block b = ls_rng_draw(seed, (uint64_t)rank, (uint64_t)i);
-    const float x = ((float)(b.v[0] >> 8) * 0x1p-24f - 0.5f) * (float)(1 << (b.v[1] % 8));
-    const double y = (double)x * (1.0 + (double)b.v[2] * 0x1p-40);
+    const float z = ((float)(b.v[0] >> 8) * 0x1p-24f - 0.5f) * (float)(1 << (b.v[1] % 8));
+    const float x = whole ? (float)(b.v[0] % 16) - 8 : z;
+    const double y = whole ? (double)x : (double)x * (1.0 + (double)b.v[2] * 0x1p-40);
     const uint64_t n = (uint64_t)b.v[2] << 32 | b.v[3];
     switch (dtype) {
     case LS_F32:
@@ -127,6 +132,16 @@ static void finish(ls_comm *comm, ls_comm_request *request, bool by_test) {
     }
 }
 
+/* Does the back end add in the tree? */
+static bool tree_of_sums = true;
+
+static bool is_exact(const ls_comm *comm, ls_dtype dtype, ls_reduce op) {
+    if (op == LS_MAX || op == LS_MIN || op == LS_SUM_TREE || dtype == LS_F16 || dtype == LS_BF16) {
+        return true;
+    }
+    return tree_of_sums && (strcmp(comm->ops->name, "mpi") != 0 || op != LS_SUM);
+}
+
 /* Where the operation sends from and receives in: variant's bits are shared, in place, by test. */
 enum { SHARED = 1, IN_PLACE = 2, BY_TEST = 4, VARIANTS = 8 };
 
@@ -135,12 +150,10 @@ static void check_reduce(ls_comm *comm, memory *m, ls_dtype dtype, ls_reduce op,
     const int64_t bytes = count * (int64_t)ls_dtype_bytes(dtype);
     unsigned char **buf = variant & SHARED ? m->shared : m->own;
     unsigned char *send = buf[0], *recv = buf[variant & IN_PLACE ? 0 : 1];
-    /* The library's own order is not known. */
-    const bool exact =
-        strcmp(comm->ops->name, "mpi") != 0 || comm->size < 3 || dtype > LS_F64 || op != LS_SUM;
+    const bool whole = !is_exact(comm, dtype, op);
     for (int rank = 0; rank < comm->size; rank++) {
         for (int64_t i = 0; i < count; i++) {
-            set_elem(m->all + rank * bytes, dtype, i, rank, (uint64_t)count);
+            set_elem(m->all + rank * bytes, dtype, i, rank, (uint64_t)count, whole);
         }
     }
     for (int64_t i = 0; i < count; i++) {
@@ -156,9 +169,9 @@ static void check_reduce(ls_comm *comm, memory *m, ls_dtype dtype, ls_reduce op,
             CHECK_OK(comm->ops->reduce_start(comm, send, recv, count, dtype, op, root, &request));
         }
         finish(comm, request, variant & BY_TEST);
-        if (root < 0 ? exact : root == comm->rank) {
+        if (root < 0 || root == comm->rank) {
             CHECK(memcmp(recv, m->expected, (size_t)bytes) == 0);
-        } else if (root >= 0 && send != recv && bytes > 0) {
+        } else if (send != recv && bytes > 0) {
             CHECK_INT(recv[bytes - 1], 0x77);
         }
         CHECK_INT(recv[bytes], 0x77);
@@ -183,7 +196,8 @@ static void check_reduce_scatter(ls_comm *comm, memory *m, ls_dtype dtype, ls_re
     const int64_t own = counts[comm->rank];
     for (int rank = 0; rank < comm->size; rank++) {
         for (int64_t i = 0; i < total; i++) {
-            set_elem(m->all + rank * total * elem, dtype, i, rank, (uint64_t)count + 7);
+            set_elem(m->all + rank * total * elem, dtype, i, rank, (uint64_t)count + 7,
+                     !is_exact(comm, dtype, op));
         }
     }
     unsigned char **buf = variant & SHARED ? m->shared : m->own;
@@ -317,11 +331,12 @@ static void check_messages(ls_comm *comm, memory *m, int64_t count, int variant)
 static void check_sizes(ls_comm *comm, memory *m, int64_t count, int variant) {
     for (int d = 0; d < DTYPES; d++) {
         /* One reduction a case: all of them come by over sizes, variants and types. */
-        const ls_reduce op = (ls_reduce)((d + variant + count) % 4);
+        const ls_reduce op = (ls_reduce)((d + variant + count) % 5);
         check_reduce(comm, m, dtypes[d], op, count, variant);
         check_reduce_scatter(comm, m, dtypes[d], op, count / comm->size, variant, d % 2);
     }
     check_reduce(comm, m, LS_F32, LS_SUM, count, variant);
+    check_reduce(comm, m, LS_F32, LS_SUM_TREE, count, variant);
     check_reduce(comm, m, LS_BF16, LS_SUM, count, variant);
     for (int uneven = 0; uneven < 2; uneven++) {
         check_gather(comm, m, 3 * count, variant, uneven);
@@ -337,7 +352,8 @@ static void check_backend(ls_comm *comm) {
                               8 * MOST_RANKS * MOST_RANKS);
     for (int s = 0; s < SIZES; s++) {
         for (int variant = 0; variant < VARIANTS; variant++) {
-            if (sizes[s] < 10000 || variant == 0 || variant == (SHARED | IN_PLACE)) {
+            const bool few = sizes[s] >= 10000 || strcmp(comm->ops->name, "hier") == 0;
+            if (!few || variant == 0 || variant == (SHARED | IN_PLACE)) {
                 check_sizes(comm, &m, sizes[s], variant);
             }
         }
@@ -400,6 +416,60 @@ static void check_all(ls_comm *comm) {
     check_split(comm);
 }
 
+/* As if `local` ranks made a host: one after the other, or every size / local-th. */
+static void check_hier(ls_comm *world, int local, bool in_order) {
+    const int hosts = world->size / local;
+    const int host = in_order ? world->rank / local : world->rank % hosts;
+    const int place = in_order ? world->rank % local : world->rank / hosts;
+    ls_comm *flat = NULL, *part = NULL, *inside = NULL, *across = NULL, *hier = NULL;
+    CHECK_OK(world->ops->duplicate(world, &flat));
+    CHECK_OK(world->ops->split(world, host, &part));
+    CHECK_OK(ls_comm_shm(part, &inside));
+    part->ops->destroy(part);
+    CHECK_OK(world->ops->split(world, place, &across));
+    CHECK_OK(ls_comm_hier(flat, inside, across, &hier));
+    tree_of_sums = in_order && (local & (local - 1)) == 0;
+    check_all(hier);
+    tree_of_sums = true;
+    ls_comm *copy = NULL;
+    float one = 1;
+    CHECK_OK(hier->ops->duplicate(hier, &copy));
+    CHECK_STR(copy->ops->name, "hier");
+    CHECK_OK(copy->ops->all_reduce(copy, &one, 1, LS_F32, LS_SUM));
+    CHECK(one == (float)world->size);
+    copy->ops->destroy(copy);
+    hier->ops->destroy(hier);
+}
+
+/* Groups that are no hosts of equal size. */
+static void check_uneven(ls_comm *world) {
+    ls_comm *flat = NULL, *inside = NULL, *across = NULL, *hier = NULL;
+    CHECK_OK(world->ops->duplicate(world, &flat));
+    CHECK_OK(world->ops->split(world, world->rank > 0, &inside));
+    CHECK_OK(world->ops->split(world, world->rank == 1, &across));
+    CHECK_STATUS(ls_comm_hier(flat, inside, across, &hier), LS_E_UNSUPPORTED);
+    CHECK_MESSAGE("same number of ranks");
+}
+
+/* All ranks share this machine. */
+static void check_choice(ls_comm *world) {
+    static const char *const names[] = {
+        [LS_TRANSPORT_AUTO] = "shm", [LS_TRANSPORT_MPI] = "mpi", [LS_TRANSPORT_SHM] = "shm"};
+    for (int t = LS_TRANSPORT_AUTO; t <= LS_TRANSPORT_SHM; t++) {
+        ls_comm *comm = NULL;
+        CHECK_OK(ls_comm_choose(world, (ls_transport)t, &comm));
+        CHECK_STR(comm->ops->name, world->size > 1          ? names[t]
+                                   : t == LS_TRANSPORT_AUTO ? "self"
+                                                            : "mpi");
+        comm->ops->destroy(comm);
+    }
+    ls_comm *comm = NULL;
+    if (world->size > 1) {
+        CHECK_STATUS(ls_comm_choose(world, LS_TRANSPORT_HIER, &comm), LS_E_UNSUPPORTED);
+        CHECK_MESSAGE("over 1 hosts");
+    }
+}
+
 int main(int argc, char **argv) {
     ls_comm *world = NULL, *self = NULL, *shm = NULL, *refused = NULL;
     CHECK_OK(ls_comm_mpi_init(&argc, &argv, &world));
@@ -415,8 +485,22 @@ int main(int argc, char **argv) {
     CHECK_STR(shm->ops->name, "shm");
     check_all(shm);
     shm->ops->destroy(shm);
+    check_choice(world);
     if (world->size > 1) {
         check_mismatch(world);
+    }
+    ls_comm_hier_least_bytes = 1;
+    ls_comm_hier_chunk_bytes = 100000;
+    if (world->size == 4) {
+        check_hier(world, 2, true);
+        check_hier(world, 2, false);
+    } else if (world->size == 6) { /* an odd number of ranks on a host */
+        check_hier(world, 3, true);
+    } else if (world->size > 1) { /* one rank on each host */
+        check_hier(world, 1, true);
+    }
+    if (world->size == 3) {
+        check_uneven(world);
     }
     int result = test_end();
     ls_comm_mpi_finalize();

@@ -1,0 +1,97 @@
+#include "collectives/comm_choose.h"
+
+#include "collectives/comm_hier.h"
+#include "collectives/comm_shm.h"
+#include "runtime/base/arena.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static const char *const names[] = {
+    [LS_TRANSPORT_AUTO] = "auto",
+    [LS_TRANSPORT_MPI] = "mpi",
+    [LS_TRANSPORT_SHM] = "shm",
+    [LS_TRANSPORT_HIER] = "hier",
+};
+
+bool ls_transport_parse(const char *name, ls_transport *transport) {
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        if (strcmp(names[i], name) == 0) {
+            *transport = (ls_transport)i;
+            return true;
+        }
+    }
+    return false;
+}
+
+/* How the ranks are spread over hosts, and where this one is. */
+typedef struct spread {
+    int hosts, least, most; /* ranks of a host */
+    int inside;             /* this rank's place on its host */
+} spread;
+
+/* hosts [size]: the lowest rank of each rank's host. */
+static spread spread_of(const uint64_t *hosts, int rank, int size) {
+    spread s = {.least = size};
+    for (int first = 0; first < size; first++) {
+        if (hosts[first] != (uint64_t)first) {
+            continue;
+        }
+        int ranks = 0;
+        for (int r = first; r < size; r++) {
+            ranks += hosts[r] == (uint64_t)first;
+        }
+        s.hosts++;
+        s.least = ranks < s.least ? ranks : s.least;
+        s.most = ranks > s.most ? ranks : s.most;
+    }
+    for (int r = 0; r < rank; r++) {
+        s.inside += hosts[r] == hosts[rank];
+    }
+    return s;
+}
+
+/* Several hosts: the ranks of each share memory. */
+static ls_status make_hier(ls_comm *mpi, int host, int inside, ls_comm **comm) {
+    ls_comm *flat = NULL, *across = NULL, *mine = NULL, *shared = NULL;
+    LS_TRY(mpi->ops->split(mpi, host, &mine));
+    ls_status status = ls_comm_agree(mpi, ls_comm_shm(mine, &shared));
+    mine->ops->destroy(mine);
+    LS_TRY(status);
+    LS_TRY(mpi->ops->split(mpi, inside, &across));
+    LS_TRY(mpi->ops->duplicate(mpi, &flat));
+    return ls_comm_hier(flat, shared, across, comm);
+}
+
+ls_status ls_comm_choose(ls_comm *mpi, ls_transport transport, ls_comm **comm) {
+    uint64_t *hosts = NULL;
+    if (mpi->size == 1 && transport == LS_TRANSPORT_AUTO) {
+        return ls_comm_self(comm);
+    }
+    if (mpi->size == 1 || transport == LS_TRANSPORT_MPI) {
+        return mpi->ops->duplicate(mpi, comm);
+    }
+    LS_TRY(ls_comm_agree(mpi, ls_calloc((size_t)mpi->size, sizeof *hosts, &hosts)));
+    ls_status status = ls_comm_hosts(mpi, hosts);
+    if (status != LS_OK) {
+        free(hosts);
+        return status;
+    }
+    const spread s = spread_of(hosts, mpi->rank, mpi->size);
+    const int host = (int)hosts[mpi->rank];
+    const bool even = s.hosts > 1 && s.least == s.most && s.least > 1;
+    free(hosts);
+    if (transport == LS_TRANSPORT_SHM || (transport == LS_TRANSPORT_AUTO && s.hosts == 1)) {
+        return ls_comm_shm(mpi, comm);
+    }
+    if (even) {
+        return make_hier(mpi, host, s.inside, comm);
+    }
+    if (transport == LS_TRANSPORT_HIER) {
+        return LS_FAIL(LS_E_UNSUPPORTED,
+                       "two levels over %d hosts with %d to %d ranks each; several hosts with the "
+                       "same number of ranks, 2 or more, are needed",
+                       s.hosts, s.least, s.most);
+    }
+    return mpi->ops->duplicate(mpi, comm);
+}
