@@ -56,13 +56,19 @@ void ls_ckpt_assign(const ls_ckpt_tensor *tensors, int count, int rank, int rank
 /* A manifest in memory. */
 typedef struct ls_ckpt ls_ckpt;
 
+typedef struct ls_ckpt_chunk {
+    int64_t at, bytes; /* in its file, as stored */
+    uint64_t xxh3;     /* of its values */
+} ls_ckpt_chunk;
+
 typedef struct ls_ckpt_piece {
     const char *file, *dataset;
     int file_index;
     ls_box box;
     int64_t chunk[LS_MAX_DIMS]; /* extent of a chunk */
     int64_t chunks, raw_bytes, stored_bytes;
-    ls_sha256 sha256; /* of the raw bytes */
+    const ls_ckpt_chunk *places; /* [chunks] */
+    ls_sha256 sha256;            /* of the stored chunks' hashes; see checkpoint/format.h */
 } ls_ckpt_piece;
 
 typedef struct ls_ckpt_entry {
@@ -96,17 +102,22 @@ ls_ckpt_info ls_ckpt_describe(const ls_ckpt *ckpt);
 const ls_ckpt_entry *ls_ckpt_entries(const ls_ckpt *ckpt, int *count);
 const ls_ckpt_entry *ls_ckpt_find(const ls_ckpt *ckpt, const char *name);
 
-/* A loaded file is hashed once in a process, before HDF5 opens it.
- * Fills tensors[i].data with the box that it asks for; only the chunks that a box touches are read,
- * and every frame's checksum is checked. Missing names, other dtypes or shapes: LS_E_SHAPE with
- * both. Not collective. */
+/* Fills tensors[i].data with the box that it asks for. Only the chunks that a box touches are read;
+ * of each, the frame's checksum and the hash of its values must fit, else LS_E_CORRUPT names it.
+ * Missing names, other dtypes or shapes: LS_E_SHAPE with both. Not collective. */
 ls_status ls_ckpt_load(ls_ckpt *ckpt, ls_ckpt_tensor *tensors, int count);
 
-/* quick: the manifest with its own hash, boxes, chunk counts, and the files' sizes; opens no data
- * file. full: file hashes, every chunk, every piece's SHA-256.
- * Faults are passed to report (NULL: none) one by one; returns LS_E_CORRUPT when there was one. */
-ls_status ls_ckpt_verify(ls_ckpt *ckpt, bool full, void (*report)(void *context, const char *fault),
-                         void *context);
+typedef enum ls_ckpt_depth {
+    LS_CKPT_VERIFY_QUICK, /* the manifest with its own hash, boxes, chunk counts, the files' sizes;
+                             opens no data file */
+    LS_CKPT_VERIFY_FULL,  /* and the SHA-256 of every byte stored; then HDF5 must find each dataset
+                             as the manifest has it */
+    LS_CKPT_VERIFY_DEEP,  /* and the values: every chunk is decoded */
+} ls_ckpt_depth;
+
+/* Faults are passed to report (NULL: none) one by one; returns LS_E_CORRUPT when there was one. */
+ls_status ls_ckpt_verify(ls_ckpt *ckpt, ls_ckpt_depth depth,
+                         void (*report)(void *context, const char *fault), void *context);
 
 /* Newest checkpoint under root (or root itself when it is one) whose quick verification passes;
  * skipped ones are warned about. LS_E_INPUT when there is none; *path caller frees. */

@@ -105,14 +105,22 @@ static ls_status slab_compare(void *context, int piece, const ls_box *box, const
     return LS_OK;
 }
 
+static bool same_piece(const ls_ckpt_piece *a, const ls_ckpt_piece *b) {
+    bool same = a->chunks == b->chunks;
+    for (int d = 0; d < a->box.ndim && same; d++) {
+        same = a->box.start[d] == b->box.start[d] && a->box.extent[d] == b->box.extent[d] &&
+               a->chunk[d] == b->chunk[d];
+    }
+    for (int64_t i = 0; i < a->chunks && same; i++) {
+        same = a->places[i].xxh3 == b->places[i].xxh3;
+    }
+    return same;
+}
+
 static bool same_pieces(const ls_ckpt_entry *a, const ls_ckpt_entry *b) {
     bool same = a->piece_count == b->piece_count;
     for (int i = 0; i < a->piece_count && same; i++) {
-        const ls_box *x = &a->pieces[i].box, *y = &b->pieces[i].box;
-        for (int d = 0; d < a->ndim && same; d++) {
-            same = x->start[d] == y->start[d] && x->extent[d] == y->extent[d];
-        }
-        same = same && memcmp(&a->pieces[i].sha256, &b->pieces[i].sha256, sizeof(ls_sha256)) == 0;
+        same = same_piece(&a->pieces[i], &b->pieces[i]);
     }
     return same;
 }

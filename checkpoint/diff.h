@@ -15,8 +15,8 @@ typedef struct ls_difference {
 } ls_difference;
 
 /* Both must have the same dtype and shape. Elements differ when their bytes do and, for rtol > 0,
- * unless both are NaN or |a - b| <= rtol * max(|a|, |b|). Pieces with equal boxes and equal SHA-256
- * are not read. */
+ * unless both are NaN or |a - b| <= rtol * max(|a|, |b|). A tensor whose pieces have equal boxes
+ * and whose chunks have equal hashes is not read. */
 ls_status ls_ckpt_compare(ls_ckpt *a, const ls_ckpt_entry *entry_a, ls_ckpt *b,
                           const ls_ckpt_entry *entry_b, double rtol, ls_difference *out);
 

@@ -28,10 +28,16 @@
  * manifest.json: one JSON object; unknown members are ignored. Sizes and counts are exact integers.
  *   format "lockstep-checkpoint", major, minor, writer, step, tokens, codec "zstd" | "none", level,
  *   config (text), run (object), counters (object),
- *   files   [{name, bytes, sha256 of the stored file}]
+ *   files   [{name, bytes, sha256 of all its bytes that no chunk holds, in order}]
  *   tensors [{name, dtype, shape, pieces: [{file, dataset, start, extent, chunk, chunks,
- *             raw_bytes, stored_bytes, sha256 of the raw row-major bytes}]}]
- * It ends in  "sha256": "<64 hex digits>"\n}\n  : the SHA-256 of all bytes before the digits. */
+ *             raw_bytes, stored_bytes, at: [where each chunk lies in the file],
+ *             bytes: [of each chunk as stored], xxh3: 16 hex digits a chunk, sha256}]}]
+ * sha256 of a piece: of the SHA-256 digests (32 bytes each) of its chunks as stored, in order; so
+ * threads share the work. xxh3 of a chunk: XXH3-64 of its values, row-major, without padding. Both
+ * together with a file's sha256 cover every byte of a checkpoint once.
+ * A reader needs no HDF5: it reads the chunks that it wants at their places, and takes no values
+ * that have another xxh3. It ends in  "sha256": "<64 hex digits>"\n}\n  : the SHA-256 of all bytes
+ * before the digits. */
 #ifndef LS_CHECKPOINT_FORMAT_H
 #define LS_CHECKPOINT_FORMAT_H
 
@@ -150,21 +156,36 @@ ls_status ls_ckpt_h5_dataset_open(hid_t file, const char *dataset, ls_dtype dtyp
                                   const ls_ckpt_grid *grid, bool compressed, hid_t *out);
 /* Offset of a chunk as HDF5 wants it. */
 void ls_ckpt_h5_offset(const ls_ckpt_grid *grid, int64_t index, hsize_t offset[LS_MAX_DIMS]);
-/* Reads chunk `index` as stored into codec->packed. */
-ls_status ls_ckpt_h5_chunk_read(hid_t dataset, const ls_ckpt_grid *grid, int64_t index,
-                                bool compressed, ls_ckpt_codec *codec, size_t *stored_bytes);
+/* Where chunk `index` lies in its file; the hash is not touched. */
+ls_status ls_ckpt_h5_chunk_place(hid_t dataset, const ls_ckpt_grid *grid, int64_t index,
+                                 ls_ckpt_chunk *place);
 /* Group /counters. */
 ls_status ls_ckpt_h5_counters_write(hid_t file, const json_t *counters);
 /* index.h5 of a manifest's content. */
 ls_status ls_ckpt_h5_index_write(const char *path, const char *first_file, const json_t *tensors);
+
+/* ---- chunk.c: chunks at their places ---- */
+
+/* XXH3-64 of the values of chunk `index`. */
+uint64_t ls_ckpt_chunk_xxh3(const ls_ckpt_grid *grid, int64_t index, const void *values);
+/* Reads a chunk as it is stored into codec->packed. LS_E_CORRUPT: the file ends before. */
+ls_status ls_ckpt_chunk_read(int fd, const ls_ckpt_chunk *chunk, ls_ckpt_codec *codec);
+/* Reads and decodes chunk `index` of a piece; *values is owned by the codec. LS_E_CORRUPT unless
+ * they have the hash of the manifest. */
+ls_status ls_ckpt_chunk_load(int fd, const ls_ckpt_piece *piece, const ls_ckpt_grid *grid,
+                             int64_t index, bool compressed, ls_ckpt_codec *codec,
+                             const uint8_t **values);
+/* SHA-256 of a file without its chunks [count], which this sorts by place. LS_E_CORRUPT when two
+ * overlap, or the file has other than `bytes` bytes. */
+ls_status ls_ckpt_gaps_hash(const char *path, int64_t bytes, ls_ckpt_chunk *chunks, int64_t count,
+                            ls_sha256 *hash);
 
 /* ---- manifest_read.c, verify.c ---- */
 
 typedef struct ls_ckpt_file {
     const char *name;
     int64_t bytes;
-    ls_sha256 sha256;
-    bool verified; /* hash found right in this process */
+    ls_sha256 sha256; /* without chunks */
 } ls_ckpt_file;
 
 struct ls_ckpt {
@@ -180,6 +201,9 @@ struct ls_ckpt {
     ls_ckpt_entry *entries;
     int entry_count;
     ls_ckpt_piece *pieces;
+    int64_t piece_count;
+    ls_ckpt_chunk *chunks; /* of all pieces */
+    int64_t chunk_count;
     const ls_ckpt_entry **by_name; /* sorted */
 };
 
@@ -189,8 +213,9 @@ ls_status ls_ckpt_manifest_parse(const char *text, size_t bytes, const char *whe
 void ls_ckpt_piece_grid(const ls_ckpt_entry *entry, const ls_ckpt_piece *piece, ls_ckpt_grid *grid);
 /* Is the file there, with the manifest's size? */
 ls_status ls_ckpt_file_size_check(const ls_ckpt *ckpt, int file_index);
-/* Hashes a file unless that was done before; LS_E_CORRUPT when size or hash differ. */
-ls_status ls_ckpt_file_verify(ls_ckpt *ckpt, int file_index);
+/* Hashes every byte of a file; LS_E_CORRUPT, with what is damaged, when its size or a hash differ.
+ */
+ls_status ls_ckpt_file_verify(const ls_ckpt *ckpt, int file_index);
 
 /* ---- manifest_write.c ---- */
 

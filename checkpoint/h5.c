@@ -324,26 +324,20 @@ void ls_ckpt_h5_offset(const ls_ckpt_grid *grid, int64_t index, hsize_t offset[L
     }
 }
 
-ls_status ls_ckpt_h5_chunk_read(hid_t dataset, const ls_ckpt_grid *grid, int64_t index,
-                                bool compressed, ls_ckpt_codec *codec, size_t *stored_bytes) {
+ls_status ls_ckpt_h5_chunk_place(hid_t dataset, const ls_ckpt_grid *grid, int64_t index,
+                                 ls_ckpt_chunk *place) {
     hsize_t offset[LS_MAX_DIMS], bytes = 0;
+    haddr_t at = HADDR_UNDEF;
+    unsigned skipped_filters = 0;
     ls_ckpt_h5_offset(grid, index, offset);
-    if (H5Dget_chunk_storage_size(dataset, offset, &bytes) < 0 || bytes == 0) {
+    if (H5Dget_chunk_info_by_coord(dataset, offset, &skipped_filters, &at, &bytes) < 0 ||
+        at == HADDR_UNDEF || bytes == 0 || bytes > UINT32_MAX) {
         return LS_FAIL(LS_E_CORRUPT, "it is missing");
-    }
-    size_t most = ls_ckpt_stored_max((size_t)grid->chunk_bytes, compressed);
-    if (bytes > most) {
-        return LS_FAIL(LS_E_CORRUPT, "it has %llu stored bytes, at most %zu are possible",
-                       (unsigned long long)bytes, most);
-    }
-    LS_TRY(ls_ckpt_codec_reserve(codec, (size_t)bytes));
-    uint32_t skipped_filters = 0;
-    if (H5Dread_chunk(dataset, H5P_DEFAULT, offset, &skipped_filters, codec->packed) < 0) {
-        return LS_H5_FAIL(LS_E_CORRUPT, "it cannot be read");
     }
     if (skipped_filters != 0) {
         return LS_FAIL(LS_E_CORRUPT, "it skips filters (mask %#x)", skipped_filters);
     }
-    *stored_bytes = (size_t)bytes;
+    place->at = (int64_t)at;
+    place->bytes = (int64_t)bytes;
     return LS_OK;
 }

@@ -90,7 +90,7 @@ ls_status ls_hf_parts(ls_family family, const ls_param *param, ls_hf_part parts[
     for (; n < LS_HF_MAX_PARTS && row->theirs[n]; n++) {
         ls_hf_part *p = &parts[n];
         bool fused = row->theirs[1] != NULL;
-        int64_t rows = fused ? param->tp_sizes[n] : param->valid_rows;
+        int64_t rows = fused ? param->tp_group[n].size : param->valid_rows;
         int64_t cols = param->ndim > 1 ? param->dims[1] : 1;
         *p = (ls_hf_part){.first_row = first,
                           .rows = rows,

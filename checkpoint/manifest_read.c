@@ -13,6 +13,7 @@
 #define FILES_MAX   (1 << 20)
 #define TENSORS_MAX (1 << 20)
 #define PIECES_MAX  (1 << 16) /* of one tensor */
+#define XXH3_DIGITS 16
 
 #define BAD(...) LS_FAIL(LS_E_CORRUPT, __VA_ARGS__)
 
@@ -142,11 +143,53 @@ static ls_status piece_sizes_check(const ls_ckpt *ckpt, const ls_ckpt_entry *ent
     if (ckpt->files[piece->file_index].bytes < most) {
         most = ckpt->files[piece->file_index].bytes;
     }
+    for (int64_t i = 0; i < grid.count; i++) {
+        if ((uint64_t)piece->places[i].bytes > chunk_most) {
+            return BAD("its chunk %lld has %lld stored bytes, at most %zu are possible",
+                       (long long)i, (long long)piece->places[i].bytes, chunk_most);
+        }
+    }
     if (piece->stored_bytes < grid.count || piece->stored_bytes > most) {
         return BAD("%lld stored bytes; %lld to %lld are possible", (long long)piece->stored_bytes,
                    (long long)grid.count, (long long)most);
     }
     return LS_OK;
+}
+
+/* Where a piece's chunks lie, and their hashes. */
+static ls_status places_parse(const ls_ckpt *ckpt, const json_t *item, const ls_ckpt_piece *piece,
+                              ls_ckpt_chunk *places) {
+    const json_t *at, *bytes;
+    const char *xxh3;
+    size_t count = (size_t)piece->chunks;
+    int64_t file_bytes = ckpt->files[piece->file_index].bytes, sum = 0;
+    LS_TRY(get_array(item, "at", count, count, &at));
+    LS_TRY(get_array(item, "bytes", count, count, &bytes));
+    LS_TRY(get_string(item, "xxh3", XXH3_DIGITS * count, &xxh3));
+    if (strlen(xxh3) != XXH3_DIGITS * count || strspn(xxh3, "0123456789abcdef") != strlen(xxh3)) {
+        return BAD("member 'xxh3' must have %d hex digits a chunk", XXH3_DIGITS);
+    }
+    for (size_t i = 0; i < count; i++) {
+        const json_t *a = json_array_get(at, i), *b = json_array_get(bytes, i);
+        ls_ckpt_chunk *place = &places[i];
+        char digits[XXH3_DIGITS + 1] = "";
+        place->at = json_integer_value(a);
+        place->bytes = json_integer_value(b);
+        memcpy(digits, xxh3 + XXH3_DIGITS * i, XXH3_DIGITS);
+        place->xxh3 = strtoull(digits, NULL, 16);
+        if (!json_is_integer(a) || !json_is_integer(b) || place->at < 0 || place->bytes < 1 ||
+            place->at > file_bytes || place->bytes > file_bytes - place->at) {
+            return BAD("its chunk %zu has %lld bytes at %lld of a file of %lld", i,
+                       (long long)place->bytes, (long long)place->at, (long long)file_bytes);
+        }
+        if (place->bytes > piece->stored_bytes - sum) {
+            break;
+        }
+        sum += place->bytes;
+    }
+    return sum == piece->stored_bytes
+               ? LS_OK
+               : BAD("its chunks do not have %lld stored bytes", (long long)piece->stored_bytes);
 }
 
 static ls_status piece_parse(ls_ckpt *ckpt, const json_t *file_index, const json_t *item,
@@ -170,7 +213,12 @@ static ls_status piece_parse(ls_ckpt *ckpt, const json_t *file_index, const json
     LS_TRY(get_int(item, "chunks", 1, &piece->chunks));
     LS_TRY(get_int(item, "raw_bytes", 1, &piece->raw_bytes));
     LS_TRY(get_int(item, "stored_bytes", 1, &piece->stored_bytes));
-    return get_sha256(item, &piece->sha256);
+    LS_TRY(get_sha256(item, &piece->sha256));
+    ls_ckpt_chunk *places = ckpt->chunks + ckpt->chunk_count; /* room for all in "at" */
+    LS_TRY(places_parse(ckpt, item, piece, places));
+    piece->places = places;
+    ckpt->chunk_count += piece->chunks;
+    return LS_OK;
 }
 
 static ls_status entry_parse(ls_ckpt *ckpt, const json_t *file_index, const json_t *item,
@@ -221,15 +269,22 @@ static ls_status entries_index(ls_ckpt *ckpt) {
 static ls_status tensors_parse(ls_ckpt *ckpt, const json_t *file_index) {
     const json_t *tensors;
     LS_TRY(get_array(ckpt->root, "tensors", 0, TENSORS_MAX, &tensors));
-    size_t count = json_array_size(tensors), piece_count = 0;
-    for (size_t i = 0; i < count; i++) {
-        piece_count += json_array_size(json_object_get(json_array_get(tensors, i), "pieces"));
+    size_t count = json_array_size(tensors), piece_count = 0, chunk_count = 0, i, k;
+    json_t *tensor, *piece;
+    json_array_foreach((json_t *)tensors, i, tensor) {
+        json_t *list = json_object_get(tensor, "pieces");
+        piece_count += json_array_size(list);
+        json_array_foreach(list, k, piece) {
+            chunk_count += json_array_size(json_object_get(piece, "at"));
+        }
     }
     LS_TRY(ls_calloc(count + 1, sizeof *ckpt->entries, &ckpt->entries));
     LS_TRY(ls_calloc(piece_count + 1, sizeof *ckpt->pieces, &ckpt->pieces));
+    LS_TRY(ls_calloc(chunk_count + 1, sizeof *ckpt->chunks, &ckpt->chunks));
+    ckpt->piece_count = (int64_t)piece_count;
     ls_ckpt_piece *pieces = ckpt->pieces;
-    for (size_t i = 0; i < count; i++) {
-        const json_t *item = json_array_get(tensors, i);
+    json_array_foreach((json_t *)tensors, i, tensor) {
+        const json_t *item = tensor;
         ls_ckpt_entry *entry = &ckpt->entries[ckpt->entry_count];
         LS_TRY(get_string(item, "name", LS_CKPT_NAME_MAX, &entry->name));
         LS_TRY(ls_ckpt_name_check(entry->name));
@@ -388,6 +443,7 @@ void ls_ckpt_close(ls_ckpt *ckpt) {
         free(ckpt->files);
         free(ckpt->entries);
         free(ckpt->pieces);
+        free(ckpt->chunks);
         free(ckpt->by_name);
         free(ckpt);
     }

@@ -2,32 +2,39 @@
 #include "runtime/base/arena.h"
 #include "runtime/base/file.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <omp.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* A piece that a wanted box touches. */
 typedef struct use {
     const ls_ckpt_tensor *tensor;
-    const ls_ckpt_entry *entry;
     const ls_ckpt_piece *piece;
     ls_ckpt_grid grid;
-    hid_t dataset;
-    int64_t chunks_left; /* the dataset is closed after the last one */
 } use;
 
 typedef struct chunk_use {
-    int64_t index;
-    int use;
+    int64_t index, at;
+    int use, file_index;
 } chunk_use;
+
+/* Open from the first chunk that is wanted of it to the last: with thousands of writers, only a few
+ * are open at a time. */
+typedef struct source {
+    int fd;
+    int64_t chunks_left;
+} source;
 
 typedef struct reader {
     ls_ckpt *ckpt;
     use *uses;
     chunk_use *chunks;
-    int64_t use_count, chunk_count, use_capacity, chunk_capacity;
-    hid_t *files; /* [file_count], -1: not open */
+    int64_t use_count, chunk_count, use_capacity, chunk_capacity, bytes;
+    source *files; /* [file_count] */
     ls_ckpt_codec *codecs;
     int threads;
     atomic_bool failed;
@@ -113,15 +120,18 @@ static ls_status plan(reader *r, const ls_ckpt_tensor *t) {
         }
         LS_TRY(grow(&r->uses, r->use_count, &r->use_capacity, sizeof *r->uses));
         use *u = &r->uses[r->use_count];
-        *u = (use){
-            .tensor = t, .entry = entry, .piece = &entry->pieces[i], .dataset = H5I_INVALID_HID};
+        *u = (use){.tensor = t, .piece = &entry->pieces[i]};
         ls_ckpt_piece_grid(entry, u->piece, &u->grid);
         for (int64_t k = 0; k < u->grid.count; k++) {
             ls_box box = chunk_box(u, k);
             if (ls_box_intersect(&t->box, &box, &both)) {
                 LS_TRY(grow(&r->chunks, r->chunk_count, &r->chunk_capacity, sizeof *r->chunks));
-                r->chunks[r->chunk_count++] = (chunk_use){.index = k, .use = (int)r->use_count};
-                u->chunks_left++;
+                r->chunks[r->chunk_count++] = (chunk_use){.index = k,
+                                                          .at = u->piece->places[k].at,
+                                                          .use = (int)r->use_count,
+                                                          .file_index = u->piece->file_index};
+                r->files[u->piece->file_index].chunks_left++;
+                r->bytes += u->grid.chunk_bytes;
             }
         }
         r->use_count++;
@@ -129,20 +139,28 @@ static ls_status plan(reader *r, const ls_ckpt_tensor *t) {
     return LS_OK;
 }
 
+/* File by file, each from its beginning to its end: as disks like it. */
+static int by_place(const void *a, const void *b) {
+    const chunk_use *x = a, *y = b;
+    if (x->file_index != y->file_index) {
+        return x->file_index < y->file_index ? -1 : 1;
+    }
+    return (x->at > y->at) - (x->at < y->at);
+}
+
 static ls_status prepare(reader *r, const ls_ckpt_tensor *tensors, int count) {
     size_t files = (size_t)r->ckpt->file_count;
     LS_TRY(ls_calloc(files, sizeof *r->files, &r->files));
     for (size_t i = 0; i < files; i++) {
-        r->files[i] = H5I_INVALID_HID;
+        r->files[i].fd = -1;
     }
     for (int i = 0; i < count; i++) {
         LS_TRY(plan(r, &tensors[i]));
     }
-    int64_t bytes = 0;
-    for (int64_t i = 0; i < r->use_count; i++) {
-        bytes += r->uses[i].chunks_left * r->uses[i].grid.chunk_bytes;
+    if (r->chunk_count > 0) {
+        qsort(r->chunks, (size_t)r->chunk_count, sizeof *r->chunks, by_place);
     }
-    r->threads = ls_ckpt_threads(omp_get_max_threads(), r->chunk_count, bytes);
+    r->threads = ls_ckpt_threads(omp_get_max_threads(), r->chunk_count, r->bytes);
     LS_TRY(ls_calloc((size_t)r->threads, sizeof *r->codecs, &r->codecs));
     for (int i = 0; i < r->threads; i++) {
         LS_TRY(ls_ckpt_codec_init(&r->codecs[i], 1));
@@ -150,63 +168,52 @@ static ls_status prepare(reader *r, const ls_ckpt_tensor *tensors, int count) {
     return LS_OK;
 }
 
-/* Hashes the files that are needed, before HDF5 sees a byte of them. */
-static ls_status files_verify(reader *r) {
-    bool *needed;
-    LS_TRY(ls_calloc((size_t)r->ckpt->file_count, sizeof *needed, &needed));
-    for (int64_t i = 0; i < r->use_count; i++) {
-        needed[r->uses[i].piece->file_index] = true;
-    }
-#pragma omp parallel for schedule(dynamic, 1) num_threads(r->threads)
-    for (int i = 0; i < r->ckpt->file_count; i++) {
-        if (needed[i] && ls_ckpt_file_verify(r->ckpt, i) != LS_OK) {
-            keep_error(r);
+/* fd: of the file, which stays open until file_leave was called for its last chunk. */
+static ls_status file_enter(reader *r, int file_index, int *fd) {
+    source *file = &r->files[file_index];
+    ls_status status = LS_OK;
+#pragma omp critical(ls_ckpt_files)
+    {
+        if (file->fd < 0) {
+            char path[4096];
+            status =
+                ls_path_join(path, sizeof path, r->ckpt->path, r->ckpt->files[file_index].name);
+            file->fd = status == LS_OK ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+            if (status == LS_OK && file->fd < 0) {
+                status = LS_FAIL(LS_E_IO, "it cannot be opened: %s", strerror(errno));
+            }
         }
+        *fd = file->fd;
     }
-    free(needed);
-    return kept_error(r);
+    return status;
 }
 
-/* HDF5 is entered by one thread at a time. */
-static ls_status chunk_fetch(reader *r, use *u, int64_t index, ls_ckpt_codec *codec,
-                             size_t *stored_bytes) {
-    hid_t *file = &r->files[u->piece->file_index];
-    if (*file < 0) {
-        char path[4096];
-        LS_TRY(ls_path_join(path, sizeof path, r->ckpt->path, u->piece->file));
-        LS_TRY(ls_ckpt_h5_open(path, file));
+static void file_leave(reader *r, int file_index) {
+    source *file = &r->files[file_index];
+#pragma omp critical(ls_ckpt_files)
+    if (--file->chunks_left == 0 && file->fd >= 0) {
+        close(file->fd);
+        file->fd = -1;
     }
-    if (u->dataset < 0) {
-        LS_TRY(ls_ckpt_h5_dataset_open(*file, u->piece->dataset, u->entry->dtype, &u->grid,
-                                       r->ckpt->compressed, &u->dataset));
-    }
-    LS_TRY(ls_ckpt_h5_chunk_read(u->dataset, &u->grid, index, r->ckpt->compressed, codec,
-                                 stored_bytes));
-    if (--u->chunks_left == 0) {
-        H5Dclose(u->dataset);
-        u->dataset = H5I_INVALID_HID;
-    }
-    return LS_OK;
 }
 
 static ls_status chunk_load(reader *r, const chunk_use *c) {
-    use *u = &r->uses[c->use];
-    ls_ckpt_codec *codec = &r->codecs[omp_get_thread_num()];
-    size_t stored_bytes = 0;
-    ls_status status;
-#pragma omp critical(ls_hdf5)
-    status = chunk_fetch(r, u, c->index, codec, &stored_bytes);
-    const uint8_t *data = NULL;
+    const use *u = &r->uses[c->use];
+    const uint8_t *values = NULL;
+    int fd;
+    ls_status status = file_enter(r, c->file_index, &fd);
     if (status == LS_OK) {
-        status = ls_ckpt_decode(codec, stored_bytes, &u->grid, r->ckpt->compressed, &data);
+        status = ls_ckpt_chunk_load(fd, u->piece, &u->grid, c->index, r->ckpt->compressed,
+                                    &r->codecs[omp_get_thread_num()], &values);
     }
+    file_leave(r, c->file_index);
     if (status != LS_OK) {
         return ls_error_prefix(status, "'%s/%s': chunk %lld of '%s'", r->ckpt->path, u->piece->file,
                                (long long)c->index, u->piece->dataset);
     }
     ls_box box = chunk_box(u, c->index), both;
     if (ls_box_intersect(&u->tensor->box, &box, &both)) {
-        ls_box_copy(&both, &box, data, &u->tensor->box, u->tensor->data,
+        ls_box_copy(&both, &box, values, &u->tensor->box, u->tensor->data,
                     (size_t)u->grid.elem_bytes);
     }
     return LS_OK;
@@ -214,8 +221,8 @@ static ls_status chunk_load(reader *r, const chunk_use *c) {
 
 static void reader_release(reader *r) {
     for (int i = 0; i < r->ckpt->file_count && r->files; i++) {
-        if (r->files[i] >= 0) {
-            H5Fclose(r->files[i]); /* and what is open in it */
+        if (r->files[i].fd >= 0) {
+            close(r->files[i].fd);
         }
     }
     for (int i = 0; i < r->threads && r->codecs; i++) {
@@ -231,19 +238,10 @@ ls_status ls_ckpt_load(ls_ckpt *ckpt, ls_ckpt_tensor *tensors, int count) {
     reader r = {.ckpt = ckpt};
     ls_status status = prepare(&r, tensors, count);
     if (status == LS_OK) {
-        status = files_verify(&r);
-    }
-    if (status == LS_OK) {
-#pragma omp parallel num_threads(r.threads)
-        {
-            if (ls_ckpt_h5_init() != LS_OK) {
+#pragma omp parallel for schedule(dynamic, 1) num_threads(r.threads)
+        for (int64_t i = 0; i < r.chunk_count; i++) {
+            if (!atomic_load(&r.failed) && chunk_load(&r, &r.chunks[i]) != LS_OK) {
                 keep_error(&r);
-            }
-#pragma omp for schedule(dynamic, 1)
-            for (int64_t i = 0; i < r.chunk_count; i++) {
-                if (!atomic_load(&r.failed) && chunk_load(&r, &r.chunks[i]) != LS_OK) {
-                    keep_error(&r);
-                }
             }
         }
         status = kept_error(&r);

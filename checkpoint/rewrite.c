@@ -252,7 +252,7 @@ ls_status ls_ckpt_reshard(ls_ckpt *ckpt, const ls_ckpt_save_options *options, in
     LS_TRY(status);
     ls_ckpt *written;
     LS_TRY(ls_ckpt_open(result->path, &written));
-    status = ls_ckpt_verify(written, true, NULL, NULL);
+    status = ls_ckpt_verify(written, LS_CKPT_VERIFY_DEEP, NULL, NULL);
     ls_ckpt_close(written);
     return status;
 }

@@ -6,42 +6,36 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <omp.h>
 #include <stdlib.h>
 #include <string.h>
-
-ls_status ls_ckpt_file_verify(ls_ckpt *ckpt, int file_index) {
-    ls_ckpt_file *file = &ckpt->files[file_index];
-    if (file->verified) {
-        return LS_OK;
-    }
-    char path[4096], found_hex[65], expected_hex[65];
-    ls_sha256 found;
-    uint64_t bytes;
-    LS_TRY(ls_path_join(path, sizeof path, ckpt->path, file->name));
-    LS_TRY(ls_sha256_file(path, &found, &bytes));
-    if (bytes != (uint64_t)file->bytes) {
-        return LS_FAIL(LS_E_CORRUPT, "'%s' has %llu bytes, expected %lld", path,
-                       (unsigned long long)bytes, (long long)file->bytes);
-    }
-    if (memcmp(&found, &file->sha256, sizeof found) != 0) {
-        ls_sha256_hex(&found, found_hex);
-        ls_sha256_hex(&file->sha256, expected_hex);
-        return LS_FAIL(LS_E_CORRUPT, "'%s' was changed: its SHA-256 is %.12s..., expected %.12s...",
-                       path, found_hex, expected_hex);
-    }
-    file->verified = true;
-    return LS_OK;
-}
+#include <unistd.h>
 
 typedef struct check {
-    ls_ckpt *ckpt;
-    hid_t *files; /* [file_count]; -1: damaged */
+    const ls_ckpt *ckpt;
+    bool deep;
     void (*report)(void *context, const char *fault);
     void *context;
     int faults;
     ls_status machine; /* the first failure that is not the checkpoint's: LS_E_MEMORY, LS_E_IO */
+    int threads;
+    ls_ckpt_codec *codecs; /* [threads] */
 } check;
+
+/* One file and the pieces in it. */
+typedef struct file_check {
+    check *check;
+    const ls_ckpt_file *file;
+    char path[4096];
+    int fd;
+    const ls_ckpt_piece **pieces; /* [piece_count] */
+    int64_t piece_count, chunk_count;
+    int64_t *first;      /* [piece_count + 1] a piece's first chunk among the file's */
+    ls_sha256 *hashes;   /* [chunk_count] */
+    ls_ckpt_chunk *room; /* [chunk_count] */
+    char *failed;        /* [piece_count] a chunk of it was reported */
+} file_check;
 
 /* Reports the calling thread's last error. Threads take turns. */
 static void fault(check *c, ls_status status) {
@@ -59,96 +53,12 @@ static void fault(check *c, ls_status status) {
     }
 }
 
-static ls_status chunks_check(const check *c, const ls_ckpt_piece *piece, const ls_ckpt_grid *grid,
-                              hid_t dataset, ls_ckpt_codec *codec, ls_sha256_stream *hash,
-                              int64_t *stored_bytes) {
-    for (int64_t k = 0; k < grid->count; k++) {
-        size_t bytes = 0;
-        const uint8_t *data;
-        ls_status status;
-#pragma omp critical(ls_hdf5)
-        status = ls_ckpt_h5_chunk_read(dataset, grid, k, c->ckpt->compressed, codec, &bytes);
-        if (status == LS_OK) {
-            status = ls_ckpt_decode(codec, bytes, grid, c->ckpt->compressed, &data);
-        }
-        if (status != LS_OK) {
-            return ls_error_prefix(status, "%s: chunk %lld of '%s'", piece->file, (long long)k,
-                                   piece->dataset);
-        }
-        ls_box box;
-        int64_t first_elem;
-        ls_ckpt_grid_box(grid, k, &box, &first_elem);
-        LS_TRY(ls_sha256_update(hash, data, (size_t)(ls_box_elems(&box) * grid->elem_bytes)));
-        *stored_bytes += (int64_t)bytes;
-    }
-    return LS_OK;
-}
-
-static ls_status piece_check(const check *c, const ls_ckpt_entry *entry, const ls_ckpt_piece *piece,
-                             ls_ckpt_codec *codec) {
-    ls_ckpt_grid grid;
-    hid_t dataset;
-    ls_status status;
-    ls_sha256_stream *stream;
-    ls_sha256 hash;
-    int64_t stored_bytes = 0;
-    ls_ckpt_piece_grid(entry, piece, &grid);
-#pragma omp critical(ls_hdf5)
-    status = ls_ckpt_h5_dataset_open(c->files[piece->file_index], piece->dataset, entry->dtype,
-                                     &grid, c->ckpt->compressed, &dataset);
-    if (status != LS_OK) {
-        return ls_error_prefix(status, "%s", piece->file);
-    }
-    status = ls_sha256_begin(&stream);
-    if (status == LS_OK) {
-        status = chunks_check(c, piece, &grid, dataset, codec, stream, &stored_bytes);
-        ls_status ended = ls_sha256_end(stream, status == LS_OK ? &hash : NULL);
-        status = status != LS_OK ? status : ended;
-    }
-#pragma omp critical(ls_hdf5)
-    H5Dclose(dataset);
-    LS_TRY(status);
-    if (stored_bytes != piece->stored_bytes) {
-        return LS_FAIL(LS_E_CORRUPT, "%s: '%s' has %lld stored bytes, the manifest says %lld",
-                       piece->file, piece->dataset, (long long)stored_bytes,
-                       (long long)piece->stored_bytes);
-    }
-    if (memcmp(&hash, &piece->sha256, sizeof hash) != 0) {
-        return LS_FAIL(LS_E_CORRUPT, "%s: the values of '%s' do not have the manifest's SHA-256",
-                       piece->file, piece->dataset);
-    }
-    return LS_OK;
-}
-
-static void files_check(check *c, int threads) {
-#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
-    for (int i = 0; i < c->ckpt->file_count; i++) {
-        c->ckpt->files[i].verified = false; /* full means: now */
-        ls_status status = ls_ckpt_file_verify(c->ckpt, i);
-        if (status != LS_OK) {
-            fault(c, status);
-        }
-    }
-    for (int i = 0; i < c->ckpt->file_count; i++) {
-        char path[4096];
-        ls_status status = LS_OK;
-        c->files[i] = H5I_INVALID_HID;
-        if (c->ckpt->files[i].verified) {
-            status = ls_path_join(path, sizeof path, c->ckpt->path, c->ckpt->files[i].name);
-            status = status == LS_OK ? ls_ckpt_h5_open(path, &c->files[i]) : status;
-        }
-        if (status != LS_OK) {
-            fault(c, status);
-        }
-    }
-}
-
 /* The entry that a piece of the table belongs to: entries share the order of the pieces. */
-static const ls_ckpt_entry *entry_of(const ls_ckpt *ckpt, int64_t piece) {
+static const ls_ckpt_entry *entry_of(const ls_ckpt *ckpt, const ls_ckpt_piece *piece) {
     int low = 0, high = ckpt->entry_count - 1;
     while (low < high) {
         int middle = (low + high + 1) / 2;
-        if (ckpt->entries[middle].pieces - ckpt->pieces <= piece) {
+        if (ckpt->entries[middle].pieces <= piece) {
             low = middle;
         } else {
             high = middle - 1;
@@ -157,66 +67,262 @@ static const ls_ckpt_entry *entry_of(const ls_ckpt *ckpt, int64_t piece) {
     return &ckpt->entries[low];
 }
 
-static void pieces_check(check *c, int threads) {
+static ls_status file_open(file_check *f, check *c, int file_index) {
     const ls_ckpt *ckpt = c->ckpt;
-    int64_t count = 0;
-    for (int i = 0; i < ckpt->entry_count; i++) {
-        count += ckpt->entries[i].piece_count;
+    *f = (file_check){.check = c, .file = &ckpt->files[file_index], .fd = -1};
+    LS_TRY(ls_ckpt_file_size_check(ckpt, file_index));
+    LS_TRY(ls_path_join(f->path, sizeof f->path, ckpt->path, f->file->name));
+    for (int64_t i = 0; i < ckpt->piece_count; i++) {
+        f->piece_count += ckpt->pieces[i].file_index == file_index;
     }
-#pragma omp parallel num_threads(threads)
-    {
-        ls_ckpt_codec codec;
-        ls_status ready = ls_ckpt_h5_init();
-        ready = ready == LS_OK ? ls_ckpt_codec_init(&codec, 1) : ready;
-        if (ready != LS_OK) {
-            fault(c, ready);
+    LS_TRY(ls_calloc((size_t)f->piece_count + 1, sizeof *f->pieces, &f->pieces));
+    LS_TRY(ls_calloc((size_t)f->piece_count + 1, sizeof *f->first, &f->first));
+    LS_TRY(ls_calloc((size_t)f->piece_count + 1, sizeof *f->failed, &f->failed));
+    int64_t n = 0;
+    for (int64_t i = 0; i < ckpt->piece_count; i++) {
+        if (ckpt->pieces[i].file_index == file_index) {
+            f->pieces[n] = &ckpt->pieces[i];
+            f->first[n + 1] = f->first[n] + ckpt->pieces[i].chunks;
+            n++;
         }
+    }
+    f->chunk_count = f->first[n];
+    LS_TRY(ls_calloc((size_t)f->chunk_count + 1, sizeof *f->hashes, &f->hashes));
+    LS_TRY(ls_calloc((size_t)f->chunk_count + 1, sizeof *f->room, &f->room));
+    for (int64_t i = 0; i < n; i++) {
+        memcpy(f->room + f->first[i], f->pieces[i]->places,
+               (size_t)f->pieces[i]->chunks * sizeof *f->room);
+    }
+    f->fd = open(f->path, O_RDONLY | O_CLOEXEC);
+    return f->fd >= 0 ? LS_OK
+                      : LS_FAIL(LS_E_IO, "'%s' cannot be opened: %s", f->path, strerror(errno));
+}
+
+static void file_release(file_check *f) {
+    if (f->fd >= 0) {
+        close(f->fd);
+    }
+    free(f->pieces);
+    free(f->first);
+    free(f->hashes);
+    free(f->room);
+    free(f->failed);
+}
+
+static int64_t piece_of_chunk(const file_check *f, int64_t chunk) {
+    int64_t low = 0, high = f->piece_count - 1;
+    while (low < high) {
+        int64_t middle = (low + high + 1) / 2;
+        if (f->first[middle] <= chunk) {
+            low = middle;
+        } else {
+            high = middle - 1;
+        }
+    }
+    return low;
+}
+
+static ls_status chunk_decode(const file_check *f, const ls_ckpt_piece *piece, int64_t index,
+                              ls_ckpt_codec *codec) {
+    const ls_ckpt *ckpt = f->check->ckpt;
+    ls_ckpt_grid grid;
+    const uint8_t *values;
+    ls_ckpt_piece_grid(entry_of(ckpt, piece), piece, &grid);
+    ls_status status =
+        ls_ckpt_chunk_load(f->fd, piece, &grid, index, ckpt->compressed, codec, &values);
+    return status == LS_OK ? LS_OK
+                           : ls_error_prefix(status, "'%s': chunk %lld of '%s' at byte %lld",
+                                             f->path, (long long)index, piece->dataset,
+                                             (long long)piece->places[index].at);
+}
+
+static ls_status chunk_check(const file_check *f, int64_t chunk, ls_ckpt_codec *codec) {
+    int64_t number = piece_of_chunk(f, chunk), index = chunk - f->first[number];
+    const ls_ckpt_piece *piece = f->pieces[number];
+    const ls_ckpt_chunk *place = &piece->places[index];
+    if (f->check->deep) {
+        LS_TRY(chunk_decode(f, piece, index, codec)); /* leaves what is stored in packed */
+    } else {
+        LS_TRY(ls_ckpt_chunk_read(f->fd, place, codec));
+    }
+    return ls_sha256_of(codec->packed, (size_t)place->bytes, &f->hashes[chunk]);
+}
+
+/* Does the piece have its hash? If not, the chunk that is to blame is named. */
+static ls_status piece_check(const file_check *f, int64_t number, ls_ckpt_codec *codec) {
+    const ls_ckpt_piece *piece = f->pieces[number];
+    ls_sha256 hash;
+    LS_TRY(ls_sha256_of(f->hashes + f->first[number], (size_t)piece->chunks * sizeof *f->hashes,
+                        &hash));
+    if (memcmp(&hash, &piece->sha256, sizeof hash) == 0) {
+        return LS_OK;
+    }
+    for (int64_t i = 0; i < piece->chunks; i++) {
+        LS_TRY(chunk_decode(f, piece, i, codec));
+    }
+    return LS_FAIL(LS_E_CORRUPT,
+                   "'%s': '%s' was changed: what is stored of it does not have the manifest's "
+                   "SHA-256",
+                   f->path, piece->dataset);
+}
+
+static ls_status gaps_check(const file_check *f) {
+    ls_sha256 hash;
+    char found[65], expected[65];
+    LS_TRY(ls_ckpt_gaps_hash(f->path, f->file->bytes, f->room, f->chunk_count, &hash));
+    if (memcmp(&hash, &f->file->sha256, sizeof hash) != 0) {
+        ls_sha256_hex(&hash, found);
+        ls_sha256_hex(&f->file->sha256, expected);
+        return LS_FAIL(LS_E_CORRUPT,
+                       "'%s' was changed outside of its chunks: the SHA-256 of that is %.12s..., "
+                       "expected %.12s...",
+                       f->path, found, expected);
+    }
+    return LS_OK;
+}
+
+/* Every byte of the file against the manifest's hashes. */
+static void bytes_check(file_check *f) {
+    check *c = f->check;
+#pragma omp parallel num_threads(c->threads)
+    {
+        ls_ckpt_codec *codec = &c->codecs[omp_get_thread_num()];
 #pragma omp for schedule(dynamic, 1)
-        for (int64_t i = 0; i < count; i++) {
-            const ls_ckpt_piece *piece = &ckpt->pieces[i];
-            if (ready != LS_OK || c->files[piece->file_index] < 0) {
-                continue; /* reported */
+        for (int64_t i = -1; i < f->chunk_count; i++) {
+            ls_status status = i < 0 ? gaps_check(f) : chunk_check(f, i, codec);
+            if (status != LS_OK) {
+                fault(c, status);
+                if (i >= 0) {
+#pragma omp atomic write
+                    f->failed[piece_of_chunk(f, i)] = 1;
+                }
             }
-            ls_status status = piece_check(c, entry_of(ckpt, i), piece, &codec);
+        }
+#pragma omp for schedule(dynamic, 16)
+        for (int64_t i = 0; i < f->piece_count; i++) {
+            ls_status status = f->failed[i] ? LS_OK : piece_check(f, i, codec);
             if (status != LS_OK) {
                 fault(c, status);
             }
         }
-        if (ready == LS_OK) {
-            ls_ckpt_codec_release(&codec);
-        }
     }
 }
 
-ls_status ls_ckpt_verify(ls_ckpt *ckpt, bool full, void (*report)(void *context, const char *fault),
-                         void *context) {
-    check c = {.ckpt = ckpt, .report = report, .context = context};
-    if (!full) {
-        for (int i = 0; i < ckpt->file_count; i++) {
-            ls_status status = ls_ckpt_file_size_check(ckpt, i);
-            if (status != LS_OK) {
-                fault(&c, status);
-            }
+/* Does HDF5 find the dataset as the manifest has it? */
+static ls_status dataset_check(const file_check *f, hid_t file, const ls_ckpt_piece *piece) {
+    const ls_ckpt *ckpt = f->check->ckpt;
+    const ls_ckpt_entry *entry = entry_of(ckpt, piece);
+    ls_ckpt_grid grid;
+    hid_t dataset;
+    ls_ckpt_piece_grid(entry, piece, &grid);
+    ls_status status = ls_ckpt_h5_dataset_open(file, piece->dataset, entry->dtype, &grid,
+                                               ckpt->compressed, &dataset);
+    if (status != LS_OK) {
+        return ls_error_prefix(status, "'%s'", f->path);
+    }
+    for (int64_t i = 0; i < grid.count && status == LS_OK; i++) {
+        ls_ckpt_chunk found = {0};
+        status = ls_ckpt_h5_chunk_place(dataset, &grid, i, &found);
+        if (status == LS_OK &&
+            (found.at != piece->places[i].at || found.bytes != piece->places[i].bytes)) {
+            status = LS_FAIL(LS_E_CORRUPT,
+                             "HDF5 finds its %lld bytes at %lld, the manifest says %lld at %lld",
+                             (long long)found.bytes, (long long)found.at,
+                             (long long)piece->places[i].bytes, (long long)piece->places[i].at);
         }
+        if (status != LS_OK) {
+            ls_error_prefix(status, "'%s': chunk %lld of '%s'", f->path, (long long)i,
+                            piece->dataset);
+        }
+    }
+    H5Dclose(dataset);
+    return status;
+}
+
+static void datasets_check(const file_check *f) {
+    hid_t file;
+    ls_status status = ls_ckpt_h5_init();
+    status = status == LS_OK ? ls_ckpt_h5_open(f->path, &file) : status;
+    if (status != LS_OK) {
+        fault(f->check, status);
+        return;
+    }
+    for (int64_t i = 0; i < f->piece_count; i++) {
+        status = dataset_check(f, file, f->pieces[i]);
+        if (status != LS_OK) {
+            fault(f->check, status);
+        }
+    }
+    H5Fclose(file);
+}
+
+static void file_verify(check *c, int file_index) {
+    file_check f;
+    int before = c->faults;
+    ls_status status = file_open(&f, c, file_index);
+    if (status != LS_OK) {
+        fault(c, status);
     } else {
-        LS_TRY(ls_ckpt_h5_init());
-        LS_TRY(ls_calloc((size_t)ckpt->file_count, sizeof *c.files, &c.files));
-        int64_t bytes = ls_ckpt_describe(ckpt).raw_bytes;
-        int threads = ls_ckpt_threads(omp_get_max_threads(), INT64_MAX, bytes);
-        files_check(&c, threads);
-        pieces_check(&c, threads);
-        for (int i = 0; i < ckpt->file_count; i++) {
-            if (c.files[i] >= 0) {
-                H5Fclose(c.files[i]);
-            }
+        bytes_check(&f);
+        if (c->faults == before) { /* HDF5 sees nothing but what was written */
+            datasets_check(&f);
         }
-        free(c.files);
+    }
+    file_release(&f);
+}
+
+static ls_status files_verify(check *c, int first, int end) {
+    c->threads =
+        ls_ckpt_threads(omp_get_max_threads(), INT64_MAX, ls_ckpt_describe(c->ckpt).stored_bytes);
+    LS_TRY(ls_calloc((size_t)c->threads, sizeof *c->codecs, &c->codecs));
+    ls_status status = LS_OK;
+    for (int i = 0; i < c->threads && status == LS_OK; i++) {
+        status = ls_ckpt_codec_init(&c->codecs[i], 1);
+    }
+    for (int i = first; i < end && status == LS_OK; i++) {
+        file_verify(c, i);
+    }
+    for (int i = 0; i < c->threads; i++) {
+        ls_ckpt_codec_release(&c->codecs[i]);
+    }
+    free(c->codecs);
+    return status;
+}
+
+ls_status ls_ckpt_verify(ls_ckpt *ckpt, ls_ckpt_depth depth,
+                         void (*report)(void *context, const char *fault), void *context) {
+    check c = {
+        .ckpt = ckpt, .deep = depth == LS_CKPT_VERIFY_DEEP, .report = report, .context = context};
+    for (int i = 0; i < ckpt->file_count && depth == LS_CKPT_VERIFY_QUICK; i++) {
+        ls_status status = ls_ckpt_file_size_check(ckpt, i);
+        if (status != LS_OK) {
+            fault(&c, status);
+        }
+    }
+    if (depth != LS_CKPT_VERIFY_QUICK) {
+        LS_TRY(files_verify(&c, 0, ckpt->file_count));
     }
     if (c.faults == 0) {
         return LS_OK;
     }
     return LS_FAIL(c.machine != LS_OK ? c.machine : LS_E_CORRUPT, "checkpoint '%s' has %d fault%s",
                    ckpt->path, c.faults, c.faults == 1 ? "" : "s");
+}
+
+static void keep_first(void *context, const char *text) {
+    ls_error *first = context;
+    if (!first->message[0]) {
+        snprintf(first->message, sizeof first->message, "%s", text);
+    }
+}
+
+ls_status ls_ckpt_file_verify(const ls_ckpt *ckpt, int file_index) {
+    ls_error first = {0};
+    check c = {.ckpt = ckpt, .report = keep_first, .context = &first};
+    LS_TRY(files_verify(&c, file_index, file_index + 1));
+    return c.faults == 0
+               ? LS_OK
+               : LS_FAIL(c.machine != LS_OK ? c.machine : LS_E_CORRUPT, "%s", first.message);
 }
 
 static int newest_first(const void *a, const void *b) {

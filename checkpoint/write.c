@@ -8,6 +8,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 typedef struct piece {
     const ls_ckpt_tensor *tensor;
@@ -15,7 +16,6 @@ typedef struct piece {
     int64_t first_chunk; /* number of its first chunk among all of the file */
     int64_t stored_bytes;
     char dataset[LS_CKPT_DATASET_MAX + 16];
-    ls_sha256 sha256;
 } piece;
 
 typedef struct writer {
@@ -26,7 +26,8 @@ typedef struct writer {
     piece *pieces;
     int piece_count;
     int64_t chunk_count;
-    uint32_t *stored;      /* [chunk_count] bytes of each chunk in the file */
+    ls_ckpt_chunk *chunks; /* [chunk_count] what the file has of each */
+    ls_sha256 *hashes;     /* [chunk_count] of each as stored */
     ls_ckpt_codec *codecs; /* [threads] */
     atomic_bool failed;    /* the first error; sticky, since closing a file forgets it */
     ls_error error;
@@ -69,7 +70,8 @@ static ls_status pieces_init(writer *w, const ls_ckpt_tensor *tensors, int count
         bytes += ls_box_elems(&t->box) * elem_bytes;
     }
     w->threads = ls_ckpt_threads(w->threads, w->chunk_count, bytes);
-    LS_TRY(ls_calloc((size_t)w->chunk_count + 1, sizeof *w->stored, &w->stored));
+    LS_TRY(ls_calloc((size_t)w->chunk_count + 1, sizeof *w->chunks, &w->chunks));
+    LS_TRY(ls_calloc((size_t)w->chunk_count + 1, sizeof *w->hashes, &w->hashes));
     LS_TRY(ls_calloc((size_t)w->threads, sizeof *w->codecs, &w->codecs));
     for (int i = 0; i < w->threads; i++) {
         LS_TRY(ls_ckpt_codec_init(&w->codecs[i], w->level));
@@ -82,7 +84,8 @@ static void writer_release(writer *w) {
         ls_ckpt_codec_release(&w->codecs[i]);
     }
     free(w->codecs);
-    free(w->stored);
+    free(w->chunks);
+    free(w->hashes);
     free(w->pieces);
 }
 
@@ -114,7 +117,6 @@ static ls_status chunk_store(writer *w, piece *p, int64_t chunk, const void *dat
     if (w->fault.error) { /* no use in going on; completing the file tells */
         return LS_FAIL(LS_E_IO, "cannot write '%s'", w->path);
     }
-    w->stored[chunk] = (uint32_t)bytes;
     p->stored_bytes += (int64_t)bytes;
     if (index == p->grid.count - 1) {
         hid_t dataset = w->dataset;
@@ -132,24 +134,19 @@ static ls_status chunk_encode(writer *w, const piece *p, int64_t chunk, const vo
     int64_t first_elem;
     ls_ckpt_grid_box(&p->grid, chunk - p->first_chunk, &box, &first_elem);
     const char *src = (const char *)p->tensor->data + first_elem * p->grid.elem_bytes;
-    return ls_ckpt_encode(&w->codecs[omp_get_thread_num()], src, ls_box_elems(&box),
-                          p->grid.chunk_elems, p->grid.elem_bytes, out, bytes);
+    w->chunks[chunk].xxh3 = ls_ckpt_chunk_xxh3(&p->grid, chunk - p->first_chunk, src);
+    LS_TRY(ls_ckpt_encode(&w->codecs[omp_get_thread_num()], src, ls_box_elems(&box),
+                          p->grid.chunk_elems, p->grid.elem_bytes, out, bytes));
+    w->chunks[chunk].bytes = (int64_t)*bytes;
+    return ls_sha256_of(*out, *bytes, &w->hashes[chunk]);
 }
 
-/* Hashes all pieces and stores all chunks. */
+/* Encodes, hashes and stores all chunks. */
 static ls_status pieces_write(writer *w) {
 #pragma omp parallel num_threads(w->threads)
     {
         if (ls_ckpt_h5_init() != LS_OK) {
             keep_error(w);
-        }
-#pragma omp for schedule(dynamic, 1) nowait
-        for (int i = 0; i < w->piece_count; i++) {
-            piece *p = &w->pieces[i];
-            size_t bytes = (size_t)(ls_box_elems(&p->tensor->box) * p->grid.elem_bytes);
-            if (ls_sha256_of(p->tensor->data, bytes, &p->sha256) != LS_OK) {
-                keep_error(w);
-            }
         }
 #pragma omp for schedule(dynamic, 1) ordered
         for (int64_t chunk = 0; chunk < w->chunk_count; chunk++) {
@@ -169,8 +166,8 @@ static ls_status pieces_write(writer *w) {
 }
 
 /* What a full disk lost without telling is found by opening the file again: metadata has
- * checksums, and every chunk must be there with its size. */
-static ls_status file_check(const writer *w, bool first) {
+ * checksums, and every chunk must be there with its size. Tells where it is. */
+static ls_status file_check(writer *w, bool first) {
     hid_t file;
     LS_TRY(ls_ckpt_h5_open(w->path, &file));
     ls_status status = LS_OK;
@@ -183,13 +180,13 @@ static ls_status file_check(const writer *w, bool first) {
             break;
         }
         for (int64_t k = 0; k < p->grid.count && status == LS_OK; k++) {
-            hsize_t offset[LS_MAX_DIMS], bytes = 0;
-            ls_ckpt_h5_offset(&p->grid, k, offset);
-            if (H5Dget_chunk_storage_size(dataset, offset, &bytes) < 0 ||
-                bytes != w->stored[p->first_chunk + k]) {
-                status = LS_FAIL(LS_E_IO, "chunk %lld of '%s' in '%s' has %llu bytes, %u written",
-                                 (long long)k, p->dataset, w->path, (unsigned long long)bytes,
-                                 w->stored[p->first_chunk + k]);
+            ls_ckpt_chunk *chunk = &w->chunks[p->first_chunk + k];
+            int64_t written = chunk->bytes;
+            status = ls_ckpt_h5_chunk_place(dataset, &p->grid, k, chunk);
+            if (status != LS_OK || chunk->bytes != written) {
+                status = LS_FAIL(LS_E_IO, "chunk %lld of '%s' in '%s' has %lld bytes, %lld written",
+                                 (long long)k, p->dataset, w->path, (long long)chunk->bytes,
+                                 (long long)written);
             }
         }
         H5Dclose(dataset);
@@ -222,16 +219,36 @@ static json_t *integers(int count, const int64_t *values) {
     return array;
 }
 
-static json_t *piece_json(const piece *p, const char *file) {
-    char hex[65];
+/* NULL when memory is short. */
+static json_t *piece_json(const writer *w, const piece *p, const char *file) {
     const ls_ckpt_tensor *t = p->tensor;
-    ls_sha256_hex(&p->sha256, hex);
-    return json_pack("{s:s,s:s,s:o,s:o,s:o,s:I,s:I,s:I,s:s}", "file", file, "dataset", p->dataset,
-                     "start", integers(t->ndim, t->box.start), "extent",
-                     integers(t->ndim, t->box.extent), "chunk", integers(t->ndim, p->grid.chunk),
-                     "chunks", (json_int_t)p->grid.count, "raw_bytes",
-                     (json_int_t)(ls_box_elems(&t->box) * (int64_t)ls_dtype_bytes(t->dtype)),
-                     "stored_bytes", (json_int_t)p->stored_bytes, "sha256", hex);
+    const ls_ckpt_chunk *chunks = w->chunks + p->first_chunk;
+    size_t count = (size_t)p->grid.count;
+    json_t *at = json_array(), *bytes = json_array();
+    char hex[65], *xxh3 = malloc(16 * count + 1);
+    ls_sha256 hash;
+    bool failed =
+        !xxh3 || ls_sha256_of(w->hashes + p->first_chunk, count * sizeof hash, &hash) != LS_OK;
+    for (size_t i = 0; i < count && !failed; i++) {
+        snprintf(xxh3 + 16 * i, 17, "%016llx", (unsigned long long)chunks[i].xxh3);
+        failed = json_array_append_new(at, json_integer(chunks[i].at)) != 0 ||
+                 json_array_append_new(bytes, json_integer(chunks[i].bytes)) != 0;
+    }
+    json_t *object = NULL;
+    if (!failed) {
+        ls_sha256_hex(&hash, hex);
+        object = json_pack(
+            "{s:s,s:s,s:o,s:o,s:o,s:I,s:I,s:I,s:O,s:O,s:s,s:s}", "file", file, "dataset",
+            p->dataset, "start", integers(t->ndim, t->box.start), "extent",
+            integers(t->ndim, t->box.extent), "chunk", integers(t->ndim, p->grid.chunk), "chunks",
+            (json_int_t)p->grid.count, "raw_bytes",
+            (json_int_t)(ls_box_elems(&t->box) * (int64_t)ls_dtype_bytes(t->dtype)), "stored_bytes",
+            (json_int_t)p->stored_bytes, "at", at, "bytes", bytes, "xxh3", xxh3, "sha256", hex);
+    }
+    json_decref(at);
+    json_decref(bytes);
+    free(xxh3);
+    return object;
 }
 
 /* Rank 0 lists all tensors, so that the manifest has its order. */
@@ -244,7 +261,7 @@ static ls_status record_make(const writer *w, const char *file_name, bool first,
         const ls_ckpt_tensor *t = &tensors[i];
         json_t *pieces = json_array();
         if (p < end && p->tensor == t) {
-            failed = json_array_append_new(pieces, piece_json(p++, file_name)) != 0;
+            failed = json_array_append_new(pieces, piece_json(w, p++, file_name)) != 0;
         } else if (!first) {
             json_decref(pieces);
             continue;
@@ -256,17 +273,21 @@ static ls_status record_make(const writer *w, const char *file_name, bool first,
     }
     if (w->path && !failed) {
         ls_sha256 hash;
-        uint64_t bytes = 0;
+        struct stat info = {0};
         char hex[65];
-        ls_status status = ls_sha256_file(w->path, &hash, &bytes);
+        ls_status status =
+            stat(w->path, &info) == 0
+                ? ls_ckpt_gaps_hash(w->path, info.st_size, w->chunks, w->chunk_count, &hash)
+                : LS_FAIL(LS_E_IO, "cannot find '%s'", w->path);
         if (status != LS_OK) {
             json_decref(list);
             json_decref(files);
             return status;
         }
         ls_sha256_hex(&hash, hex);
-        failed = json_array_append_new(files, json_pack("{s:s,s:I,s:s}", "name", file_name, "bytes",
-                                                        (json_int_t)bytes, "sha256", hex)) != 0;
+        failed =
+            json_array_append_new(files, json_pack("{s:s,s:I,s:s}", "name", file_name, "bytes",
+                                                   (json_int_t)info.st_size, "sha256", hex)) != 0;
     }
     *record = failed ? NULL : json_pack("{s:O,s:O}", "files", files, "tensors", list);
     json_decref(list);

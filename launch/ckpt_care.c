@@ -105,7 +105,7 @@ static ls_status examine(examination *e) {
             ls_status status =
                 path ? ls_ckpt_open(path, &ckpt) : LS_FAIL(LS_E_MEMORY, "no memory for a path");
             if (status == LS_OK) {
-                status = ls_ckpt_verify(ckpt, true, NULL, NULL);
+                status = ls_ckpt_verify(ckpt, LS_CKPT_VERIFY_FULL, NULL, NULL);
             }
             ls_ckpt_close(ckpt);
             free(path);

@@ -17,6 +17,7 @@ enum {
     LS_CKPT_CONFIG,
     LS_CKPT_QUICK,
     LS_CKPT_FULL,
+    LS_CKPT_DEEP,
     LS_CKPT_RTOL,
     LS_CKPT_OUTPUT,
     LS_CKPT_TO,

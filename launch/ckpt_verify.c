@@ -5,17 +5,21 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+static const char *const mode_names[] = {[LS_CKPT_VERIFY_QUICK] = "quick",
+                                         [LS_CKPT_VERIFY_FULL] = "full",
+                                         [LS_CKPT_VERIFY_DEEP] = "deep"};
+
 static void note_fault(void *faults, const char *fault) {
     json_array_append_new(faults, json_string(fault));
 }
 
 /* Verifies one checkpoint and prints its line, or adds its object to list. */
-static ls_status verify_one(const char *path, bool full, json_t *list) {
+static ls_status verify_one(const char *path, ls_ckpt_depth depth, json_t *list) {
     ls_ckpt *ckpt = NULL;
     json_t *faults = json_array();
     ls_status status = ls_ckpt_open(path, &ckpt);
     if (status == LS_OK) {
-        status = ls_ckpt_verify(ckpt, full, note_fault, faults);
+        status = ls_ckpt_verify(ckpt, depth, note_fault, faults);
     } else {
         note_fault(faults, ls_error_last()->message);
     }
@@ -33,7 +37,7 @@ static ls_status verify_one(const char *path, bool full, json_t *list) {
                    ls_text_bytes(size, sizeof size, (double)info.stored_bytes),
                    (double)info.raw_bytes / (double)info.stored_bytes);
         }
-        printf("%s\n", full ? "" : "  quick");
+        printf("  %s\n", mode_names[depth]);
         size_t i;
         json_t *fault;
         json_array_foreach(faults, i, fault) {
@@ -48,7 +52,7 @@ static ls_status verify_one(const char *path, bool full, json_t *list) {
 }
 
 /* The checkpoint given, or all of a run or folder. */
-static ls_status verify_all(const char *given, bool full, json_t *list) {
+static ls_status verify_all(const char *given, ls_ckpt_depth depth, json_t *list) {
     char root[4096];
     int64_t *steps;
     size_t count, damaged = 0;
@@ -56,13 +60,13 @@ static ls_status verify_all(const char *given, bool full, json_t *list) {
     LS_TRY(ls_ckpt_list(root, &steps, &count));
     if (count == 0) {
         free(steps);
-        return verify_one(root, full, list);
+        return verify_one(root, depth, list);
     }
     ls_status worst = LS_OK;
     for (size_t i = 0; i < count; i++) {
         char *path = ls_text_format("%s/step-%08lld", root, (long long)steps[i]);
         ls_status status =
-            path ? verify_one(path, full, list) : LS_FAIL(LS_E_MEMORY, "no memory for a path");
+            path ? verify_one(path, depth, list) : LS_FAIL(LS_E_MEMORY, "no memory for a path");
         free(path);
         damaged += status != LS_OK;
         if (status != LS_OK && worst == LS_OK) {
@@ -77,18 +81,21 @@ static ls_status verify_all(const char *given, bool full, json_t *list) {
 
 ls_status ls_ckpt_run_verify(int argc, char **argv, const char **values) {
     (void)argc;
-    bool full = values[LS_CKPT_QUICK] == NULL;
-    if (!full && values[LS_CKPT_FULL]) {
-        return LS_FAIL(LS_E_USAGE, "--quick and --full exclude each other");
+    bool quick = values[LS_CKPT_QUICK] != NULL, deep = values[LS_CKPT_DEEP] != NULL;
+    if (quick + deep + (values[LS_CKPT_FULL] != NULL) > 1) {
+        return LS_FAIL(LS_E_USAGE, "--quick, --full and --deep exclude each other");
     }
+    ls_ckpt_depth depth = quick  ? LS_CKPT_VERIFY_QUICK
+                          : deep ? LS_CKPT_VERIFY_DEEP
+                                 : LS_CKPT_VERIFY_FULL;
     if (!values[LS_CKPT_JSON]) {
-        return verify_all(argv[0], full, NULL);
+        return verify_all(argv[0], depth, NULL);
     }
     json_t *list = json_array();
-    ls_status status = verify_all(argv[0], full, list);
+    ls_status status = verify_all(argv[0], depth, list);
     ls_error error = *ls_error_last();
     json_t *object = json_pack("{s:s,s:s,s:o}", "schema", "lockstep.ckpt.verify/1", "mode",
-                               full ? "full" : "quick", "checkpoints", list);
+                               mode_names[depth], "checkpoints", list);
     LS_TRY(ls_ckpt_print_json(object));
     return status == LS_OK ? LS_OK
                            : ls_error_set(status, error.file, error.line, "%s", error.message);

@@ -21,8 +21,9 @@ static const ls_option options[] = {
     [LS_CKPT_QUICK] = {"quick", 0, NULL, NULL,
                        "verify: only the manifest, its hash, and the sizes of the files"},
     [LS_CKPT_FULL] = {"full", 0, NULL, NULL,
-                      "verify: also the hash of every file, chunk and tensor (its default); "
-                      "doctor: likewise"},
+                      "verify: also the SHA-256 of every byte stored, and what HDF5 finds (its "
+                      "default); doctor: likewise"},
+    [LS_CKPT_DEEP] = {"deep", 0, NULL, NULL, "verify: also every value, decoded, against its hash"},
     [LS_CKPT_RTOL] = {"rtol", 0, "X", "0",
                       "diff: values are equal when |a - b| <= X max(|a|, |b|); 0: bit by bit"},
     [LS_CKPT_OUTPUT] = {"output", 'o', "PATH", NULL,
@@ -169,7 +170,7 @@ static const struct {
     {"ls", "CKPT [GLOB]", 1, 2, BIT(TREE) | BIT(SORT) | BIT(PIECES), ls_ckpt_run_ls},
     {"show", "CKPT NAME[SLICES]", 1, 2, BIT(COUNTERS) | BIT(CONFIG), run_show},
     {"stats", "CKPT [GLOB]", 1, 2, BIT(PIECES) | BIT(HISTOGRAM), ls_ckpt_run_stats},
-    {"verify", "CKPT", 1, 1, BIT(QUICK) | BIT(FULL), ls_ckpt_run_verify},
+    {"verify", "CKPT", 1, 1, BIT(QUICK) | BIT(FULL) | BIT(DEEP), ls_ckpt_run_verify},
     {"diff", "A B [GLOB]", 2, 3, BIT(RTOL), ls_ckpt_run_diff},
     {"convert", "SOURCE [section.key=value ...]", 1, 64,
      BIT(OUTPUT) | BIT(TO) | BIT(FROM) | BIT(DTYPE) | BIT(SHARD_SIZE) | BIT(TOKENIZER) |

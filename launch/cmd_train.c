@@ -262,6 +262,7 @@ static ls_status setup(ls_train *train, bool resume, int argc, char **argv, int 
     const ls_config *config = &train->config;
     LS_TRY(ls_session_agree(&train->session, check_supported(config)));
     LS_TRY(check_run_dir(train, resume));
+    LS_TRY(ls_session_tell_outcome(&train->session, train->run_dir));
     LS_TRY(ls_session_connect(&train->session, config->parallel.transport));
     LS_TRY(ls_session_watch(&train->session, &config->faults, train->run_dir));
     LS_TRY(ls_session_open(&train->session, &config->parallel, config->run.threads));

@@ -5,9 +5,12 @@
 #include "runtime/base/arena.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/cpu.h"
+#include "runtime/base/file.h"
 #include "runtime/base/hash.h"
 #include "runtime/base/log.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,6 +20,7 @@
 static bool mpi_running;
 static bool failure_is_shared;
 static volatile sig_atomic_t stop_requests;
+static char outcome_path[900]; /* empty: no run directory yet */
 
 static ls_status check_same_program(ls_comm *comm) {
     ls_sha256 hash;
@@ -130,9 +134,33 @@ ls_status ls_session_agree(ls_session *session, ls_status mine) {
     return all;
 }
 
+ls_status ls_session_tell_outcome(ls_session *session, const char *run_dir) {
+    ls_status status = ls_path_join(outcome_path, sizeof outcome_path, run_dir, "outcome");
+    if (status == LS_OK && session->comm->rank == 0 && unlink(outcome_path) != 0 &&
+        errno != ENOENT) {
+        status = LS_FAIL(LS_E_IO, "cannot remove '%s': %s", outcome_path, strerror(errno));
+    }
+    return ls_session_agree(session, status);
+}
+
+/* The first word stands: O_EXCL. A failure to write it is not worth another error. */
+static void tell_outcome(int exit_status, const char *text) {
+    int fd =
+        outcome_path[0] ? open(outcome_path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666) : -1;
+    if (fd < 0) {
+        return;
+    }
+    char host[65] = "?";
+    gethostname(host, sizeof host - 1);
+    dprintf(fd, "%d rank %d on %s: %s\n", exit_status, ls_error_rank() < 0 ? 0 : ls_error_rank(),
+            host, text);
+    close(fd);
+}
+
 static void report_hang(const char *text) {
     LS_FAIL(LS_E_COMM, "%s", text);
     ls_log_error();
+    tell_outcome(ls_status_exit(LS_E_COMM), text);
 }
 
 /* The main thread hangs in MPI, which cannot be asked any more. The launcher ends the ranks that
@@ -181,6 +209,9 @@ void ls_session_close(ls_session *session) {
 
 int ls_session_end(ls_status status) {
     int exit_status = ls_status_exit(status);
+    if (ls_error_rank() <= 0 || (status != LS_OK && !failure_is_shared)) {
+        tell_outcome(exit_status, status == LS_OK ? "done" : ls_error_last()->message);
+    }
     if (status == LS_E_STOPPED) {
         ls_log_info("%s", ls_error_last()->message);
     } else if (status != LS_OK && (!failure_is_shared || ls_error_rank() <= 0)) {
@@ -223,8 +254,10 @@ double ls_session_age_s(void) {
            (double)ticks / (double)sysconf(_SC_CLK_TCK);
 }
 
+/* Only a second Ctrl-C is impatience: schedulers send SIGTERM twice (Slurm to the step, and through
+ * srun), and have SIGKILL for those that do not heed it. */
 static void on_stop(int signal_number) {
-    if (stop_requests++ > 0 && signal_number != SIGUSR1) {
+    if (stop_requests++ > 0 && signal_number == SIGINT) {
         _exit(128 + signal_number);
     }
 }

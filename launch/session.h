@@ -43,6 +43,12 @@ bool ls_session_failure_shared(void);
 
 void ls_session_close(ls_session *session);
 
+/* From here on the end of the run is told in run_dir/outcome, one line: exit status, and the error
+ * with rank and host. Launchers mask exit statuses (a killed job's is 137, 143 or 205, whatever
+ * came first), so the rank that fails first writes it, and the file of an earlier start is removed
+ * here. [collective] */
+ls_status ls_session_tell_outcome(ls_session *session, const char *run_dir);
+
 /* Prints the failure and gives the exit status. A failure that the other ranks do not know of ends
  * them too, because they may be waiting for this one. Call once, last, from main. */
 int ls_session_end(ls_status status);
@@ -50,8 +56,8 @@ int ls_session_end(ls_status status);
 /* Seconds since the process was started. */
 double ls_session_age_s(void);
 
-/* Asked to stop by SIGINT, SIGTERM or SIGUSR1? Handlers are installed by watch; a second SIGINT or
- * SIGTERM ends the process at once. */
+/* Asked to stop by SIGINT, SIGTERM or SIGUSR1? Handlers are installed by watch; a SIGINT after
+ * another request ends the process at once. */
 void ls_session_watch_signals(void);
 bool ls_session_stop_requested(void);
 

@@ -10,20 +10,19 @@
 
 /* A parameter's dataset holds its real rows: padding of the vocabulary is not saved. */
 static void add_tensor(ls_ckpt_tensor *tensor, char *name, size_t name_bytes, const char *prefix,
-                       const ls_param *param, ls_dtype acc, void *flat) {
+                       const ls_param *param, ls_dtype acc, void *data) {
     snprintf(name, name_bytes, "%s%s", prefix, param->name);
     *tensor = (ls_ckpt_tensor){.name = name, .dtype = acc, .ndim = param->ndim};
     memcpy(tensor->dims, param->dims, sizeof tensor->dims);
     tensor->dims[0] = param->valid_rows;
     tensor->box = ls_box_whole(param->ndim, tensor->dims);
-    tensor->data = (char *)flat + (size_t)param->offset * ls_dtype_bytes(acc);
+    tensor->data = data;
 }
 
 ls_status ls_train_tensors(const ls_train *train, ls_ckpt_tensor **tensors, int *count,
                            char (**names)[96]) {
-    int param_count, state_count;
+    int param_count, state_count = ls_optim_state_count(train->optim);
     const ls_param *params = ls_model_params(train->model, &param_count);
-    const ls_optim_state *states = ls_optim_states(train->optim, &state_count);
     size_t total = (size_t)param_count * (size_t)(1 + state_count);
     LS_TRY(ls_calloc(total, sizeof **tensors, tensors));
     ls_status status = ls_calloc(total, sizeof **names, names);
@@ -35,14 +34,15 @@ ls_status ls_train_tensors(const ls_train *train, ls_ckpt_tensor **tensors, int 
     size_t n = 0;
     for (int i = 0; i < param_count; i++, n++) {
         add_tensor(&(*tensors)[n], (*names)[n], sizeof **names, "", &params[i], acc,
-                   ls_model_masters(train->model));
+                   (char *)ls_model_masters(train->model) +
+                       (size_t)params[i].offset * ls_dtype_bytes(acc));
     }
     for (int s = 0; s < state_count; s++) {
         char prefix[32];
-        snprintf(prefix, sizeof prefix, "optim.%s.", states[s].name);
+        snprintf(prefix, sizeof prefix, "optim.%s.", ls_optim_state_name(train->optim, s));
         for (int i = 0; i < param_count; i++, n++) {
             add_tensor(&(*tensors)[n], (*names)[n], sizeof **names, prefix, &params[i], acc,
-                       states[s].flat);
+                       ls_optim_state_at(train->optim, s, params[i].offset));
         }
     }
     *count = (int)n;

@@ -1,7 +1,9 @@
-/* Optimizers over the flat parameter buffer, learning-rate schedules, clipping. */
+/* Optimizers over the flat parameter buffer or the part of it that a rank owns, learning-rate
+ * schedules, clipping. */
 #ifndef LS_OPTIM_OPTIM_H
 #define LS_OPTIM_OPTIM_H
 
+#include "collectives/comm.h"
 #include "runtime/config/config.h"
 #include "runtime/device/device.h"
 #include "runtime/mesh/layout.h"
@@ -13,53 +15,75 @@
  * lr*sqrt(max(warmup,1)/step). */
 double ls_schedule_lr(const ls_config_schedule *schedule, double lr, int64_t step, int64_t total);
 
+/* Part of the flat buffer: elements [flat_offset, flat_offset + elems). In buffers that hold owned
+ * elements only ("compact") they begin at local_offset, a multiple of 16. */
+typedef struct ls_optim_range {
+    int64_t flat_offset, elems, local_offset;
+} ls_optim_range;
+
+/* Owned ranges start and end at multiples of this many elements, counted from the start of their
+ * block, or at the block's end: norms are sums over pieces of that grid. */
+#define LS_OPTIM_ALIGN_ELEMS LS_SQUARES_ELEMS
+
 typedef struct ls_optim ls_optim;
 
 typedef struct ls_optim_options {
     const ls_config_optim *config; /* borrowed */
     ls_device *dev;                /* borrowed */
-    const ls_param *params;        /* borrowed */
+    const ls_param *params;        /* borrowed; the rows that this rank's flat buffer holds */
     int param_count;
     int64_t flat_elems;
-    void *masters; /* borrowed: flat, dev->acc */
-    void *copies;  /* borrowed: flat, copy_dtype; NULL: none */
+    /* What this rank updates, in order of flat_offset (ZeRO: a slice of each block; read by create,
+     * not kept). NULL: everything, with local_offset equal to flat_offset. */
+    const ls_optim_range *owned;
+    int owned_count;
+    /* Buffers that hold owned elements only are indexed by local_offset, the others by
+     * flat_offset. */
+    bool compact_masters, compact_copies, compact_grads;
+    void *masters; /* borrowed: dev->acc */
+    void *copies;  /* borrowed: copy_dtype; NULL: none */
     ls_dtype copy_dtype;
+    /* Flat ranges whose gradients another rank of the groups below holds too and counts in the
+     * norm, in order: parameters that tensor ranks replicate, the second copy of a tied one.
+     * local_offset is not used. Read by create, not kept. */
+    const ls_optim_range *not_counted;
+    int not_counted_count;
+    /* Borrowed; the groups that together hold one copy of the model. shard: the ranks among which
+     * the same flat buffer is divided (with ZeRO over all data-parallel ranks: these); tensor,
+     * pipeline: the axes. NULL: this rank alone. */
+    ls_comm *shard, *tensor, *pipeline;
 } ls_optim_options;
-
-/* A state tensor set of the optimizer: flat, dev->acc, laid out as the parameters. */
-typedef struct ls_optim_state {
-    const char *name; /* "exp_avg", "exp_avg_sq" */
-    void *flat;
-} ls_optim_state;
 
 #define LS_OPTIM_MAX_STATES 2
 
-/* The seam. A back end is a name, its states, and one update. */
-typedef struct ls_optim_ops {
-    const char *name;
-    const char *states[LS_OPTIM_MAX_STATES]; /* names; NULL where there are fewer */
-    /* Update t (1 for the first) of elements [offset, offset + n) of the flat buffers, from
-     * grad_scale * grads. Elements that are zero in parameters, gradients and states stay zero:
-     * the gaps between parameters are updated with them. */
-    ls_status (*update)(ls_optim *optim, int64_t offset, int64_t n, const void *grads, double lr,
-                        double weight_decay, double grad_scale, int64_t t);
-} ls_optim_ops;
-
-/* LS_E_CONFIG for an unknown name, listing the known ones. */
+/* LS_E_CONFIG for an unknown name, listing the known ones; LS_E_SHAPE for ranges that overlap, are
+ * out of order or off the grid. Takes the states of owned elements, zeroed. */
 ls_status ls_optim_create(const ls_optim_options *options, ls_optim **optim);
 void ls_optim_destroy(ls_optim *optim);
+/* Of device memory for states. */
 size_t ls_optim_bytes(const ls_optim *optim);
-const ls_optim_state *ls_optim_states(const ls_optim *optim, int *count);
+
+/* Names of the states ("exp_avg", "exp_avg_sq"), the same on all ranks. */
+int ls_optim_state_count(const ls_optim *optim);
+const char *ls_optim_state_name(const ls_optim *optim, int state);
+/* Device memory (dev->acc) of the state of an owned element of a parameter; what follows it in the
+ * owned range and in the parameter follows it here. NULL: not owned, or no such state there. */
+void *ls_optim_state_at(const ls_optim *optim, int state, int64_t flat_offset);
+
 /* Updates made so far; set on resume. */
 int64_t ls_optim_updates(const ls_optim *optim);
 void ls_optim_set_updates(ls_optim *optim, int64_t updates);
 
-/* sqrt of the sum of squares over all real parameters, in a fixed order (table order, blocks of
- * ls_device_ops.sum_squares). grads: flat, dev->acc. */
+/* The 2-norm of the gradients of all parameters of the model, each counted once; gaps between
+ * parameters are not read. Sums of squares over pieces of the grid in double, added as exact_sum.h
+ * says: the same bits for every division into shards, every order and number of ranks, and on every
+ * rank. A gradient that is not finite makes the norm so on all ranks. grads: dev->acc.
+ * [collective over shard, tensor and pipeline] */
 ls_status ls_optim_grad_norm(ls_optim *optim, const void *grads, double *norm);
 
 /* One step with gradients clipped to clip_norm (scale = min(1, clip/norm)). Weight decay only where
- * the table says. The caller has checked that norm is finite. */
+ * the table says. The caller has checked that norm is finite.
+ * [collective over shard, tensor and pipeline] */
 ls_status ls_optim_step(ls_optim *optim, const void *grads, double norm, double lr);
 
 #endif

@@ -176,7 +176,7 @@ static ls_status load(bench *b, bool verify) {
         forget(b->saved.path);
         uint64_t start = ls_clock_ns();
         LS_TRY(ls_ckpt_open(b->saved.path, &ckpt));
-        ls_status status = verify ? ls_ckpt_verify(ckpt, true, NULL, NULL)
+        ls_status status = verify ? ls_ckpt_verify(ckpt, LS_CKPT_VERIFY_DEEP, NULL, NULL)
                                   : ls_ckpt_load(ckpt, b->tensors, b->count);
         ls_ckpt_close(ckpt);
         LS_TRY(status);

@@ -5,7 +5,7 @@
 #
 # - Works as root (containers) and with more ranks than processors.
 # - Leaves the processors unbound: lockstep shares them out among the ranks of a host itself.
-# - Ctrl-C and SIGTERM become SIGUSR1 for the ranks, so that they finish the step and save; mpirun
+# - Ctrl-C, SIGTERM and SIGUSR1 become SIGUSR1 for the ranks, so that they finish the step and save; mpirun
 #   alone would kill them a second later. A second Ctrl-C ends the job at once.
 # The exit status is that of the program.
 set -u
@@ -43,6 +43,7 @@ stop() {
     fi
 }
 trap stop INT TERM
+trap 'kill -USR1 "$job"' USR1
 while :; do
     wait "$job"
     status=$?

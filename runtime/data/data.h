@@ -66,7 +66,7 @@ int64_t ls_dataset_count_targets(const ls_dataset *dataset, uint64_t seed, int64
 
 /* Loader: one thread that fills micro-batches ahead of use.
  * Micro-batch (step, local) of a rank holds samples
- *   step * batch + rank_first + local * micro + [0, micro). */
+ *   step * batch + rank_first + local * stride + [0, micro). */
 typedef struct ls_loader ls_loader;
 typedef struct ls_loader_options {
     const ls_dataset *dataset; /* borrowed */
@@ -75,6 +75,7 @@ typedef struct ls_loader_options {
     int64_t micro;       /* sequences of a micro-batch */
     int64_t rank_first;  /* first sequence of this rank inside the global batch */
     int64_t rank_micros; /* micro-batches of this rank per step */
+    int64_t stride;      /* sequences from one micro-batch of this rank to its next; 0: micro */
     int64_t first_step;  /* 0-based step to start with */
     int depth;           /* micro-batches kept ready; 0: 4 */
 } ls_loader_options;

@@ -32,7 +32,7 @@ struct ls_loader {
 /* First sample of micro-batch number `index` of this loader. */
 static int64_t micro_first(const ls_loader_options *o, int64_t index) {
     int64_t step = o->first_step + index / o->rank_micros, local = index % o->rank_micros;
-    return step * o->batch + o->rank_first + local * o->micro;
+    return step * o->batch + o->rank_first + local * o->stride;
 }
 
 static void micro_prefetch(const ls_loader *loader, int64_t index) {
@@ -85,8 +85,9 @@ static void *loader_main(void *argument) {
 
 static ls_status options_check(const ls_loader_options *o) {
     if (o->batch < 1 || o->micro < 1 || o->rank_micros < 1 || o->rank_first < 0 ||
-        o->first_step < 0 || o->depth < 1 ||
-        o->rank_micros > (o->batch - o->rank_first) / o->micro) {
+        o->first_step < 0 || o->depth < 1 || o->stride < o->micro ||
+        o->rank_first > o->batch - o->micro ||
+        o->rank_micros - 1 > (o->batch - o->micro - o->rank_first) / o->stride) {
         return LS_FAIL(LS_E_SHAPE,
                        "a rank that takes %" PRId64 " micro-batches of %" PRId64
                        " sequences from sequence %" PRId64 " (step %" PRId64
@@ -113,6 +114,7 @@ ls_status ls_loader_create(const ls_loader_options *options, ls_loader **out) {
     *out = NULL;
     ls_loader_options o = *options;
     o.depth = o.depth ? o.depth : 4;
+    o.stride = o.stride ? o.stride : o.micro;
     LS_TRY(options_check(&o));
     const ls_dataset_info *info = ls_dataset_describe(o.dataset);
     if (info->windows < 1) {

@@ -57,7 +57,7 @@ static inline ls_status ls_check_embedding(const ls_device *dev, const ls_embedd
     LS_TRY(ls_check_size("embedding", "rows", op->rows, 0));
     LS_TRY(ls_check_size("embedding", "seq", op->seq, 1));
     LS_TRY(ls_check_size("embedding", "channels", op->channels, 1));
-    LS_TRY(ls_check_size("embedding", "vocab", op->vocab, 1));
+    LS_TRY(ls_check_size("embedding", "vocab", op->vocab, op->part ? 0 : 1));
     return ls_check_size("embedding", "offset", op->offset, 0);
 }
 
@@ -98,7 +98,7 @@ static inline ls_status ls_check_attention(const ls_device *dev, const ls_attent
     LS_TRY(ls_check_dtype(dev, "attention", op->dtype));
     LS_TRY(ls_check_size("attention", "batch", op->batch, 0));
     LS_TRY(ls_check_size("attention", "q_len", op->q_len, 0));
-    LS_TRY(ls_check_size("attention", "kv_len", op->kv_len, op->q_len));
+    LS_TRY(ls_check_size("attention", "kv_len", op->kv_len, op->full ? 1 : op->q_len));
     LS_TRY(ls_check_size("attention", "heads", op->heads, 1));
     LS_TRY(ls_check_size("attention", "kv_heads", op->kv_heads, 1));
     LS_TRY(ls_check_size("attention", "head_dim", op->head_dim, 1));
@@ -109,12 +109,25 @@ static inline ls_status ls_check_attention(const ls_device *dev, const ls_attent
     LS_TRY(ls_check_size("attention", "q_stride", op->q_stride, op->heads * op->head_dim));
     LS_TRY(ls_check_size("attention", "kv_stride", op->kv_stride, op->kv_heads * op->head_dim));
     LS_TRY(ls_check_size("attention", "o_stride", op->o_stride, op->heads * op->head_dim));
-    if (backward && op->q_len != op->kv_len) {
-        return LS_FAIL(LS_E_SHAPE,
-                       "attention backward: q_len is %lld, kv_len %lld; they must be equal",
-                       (long long)op->q_len, (long long)op->kv_len);
+    if (backward ? op->merge : op->add) {
+        return LS_FAIL(LS_E_SHAPE, "attention: merge is for forward, add for backward");
     }
     return LS_OK;
+}
+
+/* Offsets of row t of batch entry b and head h, in out (and dout), and in lse. */
+static inline int64_t ls_attention_out_at(const ls_attention *op, int64_t b, int64_t h, int64_t t) {
+    const int64_t batch = op->o_batch > 0 ? op->o_batch : op->q_len * op->o_stride;
+    return b * batch + t * op->o_stride + h * op->head_dim;
+}
+
+static inline int64_t ls_attention_lse_at(const ls_attention *op, int64_t b, int64_t h, int64_t t) {
+    return (b * op->heads + h) * (op->lse_row > 0 ? op->lse_row : op->q_len) + t;
+}
+
+/* Keys that row t sees. */
+static inline int64_t ls_attention_visible(const ls_attention *op, int64_t t) {
+    return op->full ? op->kv_len : t + 1 + op->kv_len - op->q_len;
 }
 
 static inline ls_status ls_check_cross_entropy(const ls_device *dev, const ls_cross_entropy *op) {
@@ -124,12 +137,33 @@ static inline ls_status ls_check_cross_entropy(const ls_device *dev, const ls_cr
     return ls_check_size("cross_entropy", "ld", op->ld, op->vocab);
 }
 
+static inline ls_status ls_check_softmax_part(const ls_device *dev, const ls_cross_entropy *op) {
+    LS_TRY(ls_check_dtype(dev, "cross_entropy of parts", op->dtype));
+    LS_TRY(ls_check_size("cross_entropy of parts", "rows", op->rows, 0));
+    LS_TRY(ls_check_size("cross_entropy of parts", "vocab", op->vocab, 0));
+    LS_TRY(ls_check_size("cross_entropy of parts", "first", op->first, 0));
+    return ls_check_size("cross_entropy of parts", "ld", op->ld, op->vocab);
+}
+
+static inline ls_status ls_check_copy_rows(const ls_device *dev, const ls_copy_rows *op) {
+    LS_TRY(ls_check_dtype(dev, "copy_rows", op->dtype));
+    LS_TRY(ls_check_size("copy_rows", "rows", op->rows, 0));
+    LS_TRY(ls_check_size("copy_rows", "cols", op->cols, 0));
+    LS_TRY(ls_check_size("copy_rows", "ldx", op->ldx, op->cols));
+    return ls_check_size("copy_rows", "ldy", op->ldy, op->cols);
+}
+
 static inline ls_status ls_check_adamw(const ls_device *dev, const ls_adamw *op) {
     if (op->copy) {
         LS_TRY(ls_check_dtype(dev, "adamw copy", op->copy_dtype));
     }
     LS_TRY(ls_check_size("adamw", "n", op->n, 0));
     return ls_check_size("adamw", "t", op->t, 1);
+}
+
+static inline ls_status ls_check_sum_squares(int64_t first, int64_t n) {
+    LS_TRY(ls_check_size("sum_squares", "first", first, 0));
+    return ls_check_size("sum_squares", "n", n, 0);
 }
 
 #endif

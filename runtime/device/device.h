@@ -72,10 +72,15 @@ typedef struct ls_bias_grad {
 /* out[i, :] = wte[tokens[i], :] + wpe[(offset + i mod seq), :] for i < rows.
  * wte [V,C] dtype; wpe [context,C] dtype or NULL; tokens int32 (device memory), each in [0, vocab):
  * checked by the data room, asserted here. Backward adds to dwte, dwpe (acc); dwpe NULL with wpe.
- */
+ * With positions (int32 [seq], device memory) the row of wpe is positions[i mod seq].
+ * With `part` wte is rows [first, first + vocab) of a larger table (vocab may be 0): other tokens
+ * count as zero rows, in dwte too. */
 typedef struct ls_embedding {
     ls_dtype dtype;
     int64_t rows, seq, channels, vocab, offset;
+    bool part;
+    int64_t first;
+    const int32_t *positions;
     const int32_t *tokens;
     const void *wte, *wpe;
     void *out;        /* forward */
@@ -145,8 +150,15 @@ typedef struct ls_swiglu {
  * Row i of batch entry b, head h: q + (b*q_batch + i*q_stride + h*D); k and v likewise with their
  * strides and head g; out with o_stride and o_batch = q_len*o_stride. lse [B,H,q_len] acc = log of
  * the softmax denominator, kept for backward (NULL: not wanted).
- * Backward needs q_len == kv_len; writes (not adds) dq, dk, dv, which have the strides of q, k, v,
- * from dout and out (strides of out). q, k, v may be parts of one fused matrix; dq, dk, dv too. */
+ * Backward writes dq, dk, dv, which have the strides of q, k, v, from dout and out (strides of
+ * out). q, k, v may be parts of one fused matrix; dq, dk, dv too.
+ *
+ * Parts of a longer sequence (ring attention: Liu 2023, arXiv 2310.01889). `full`: every row sees
+ * every key, and kv_len may be less than q_len. `merge`, forward: out and lse hold the result over
+ * other keys and become that over both: with s = exp(lse - lse_new) of either, out = s_old out_old
+ * + s_part out_part. Backward over parts takes out and lse over all keys; `add`: it adds to dq, dk
+ * and dv instead of writing them, in fp32, rounded once. o_batch and lse_row place a part of the
+ * rows in a larger out and lse. */
 typedef struct ls_attention {
     ls_dtype dtype;
     int64_t batch, q_len, kv_len, heads, kv_heads, head_dim;
@@ -157,6 +169,9 @@ typedef struct ls_attention {
     void *out;                   /* forward; read by backward */
     int64_t o_stride;
     void *lse;
+    int64_t o_batch; /* elements between batch entries of out and dout; 0: q_len * o_stride */
+    int64_t lse_row; /* elements between heads of lse; 0: q_len */
+    bool full, merge, add;
     const void *dout;
     void *dq, *dk, *dv;
 } ls_attention;
@@ -164,7 +179,14 @@ typedef struct ls_attention {
 /* Softmax cross-entropy of logits [rows, ld] (c dtype acc), the first vocab columns being real.
  * losses[i] (acc) = log(sum exp(logits_i)) - logits_i[targets[i]], or 0 where targets[i] == -1.
  * With dlogits != NULL also dlogits [rows, ld] dtype = grad_scale * (softmax - onehot), zero in
- * ignored rows and in columns >= vocab. dlogits may alias logits when the dtypes are the same. */
+ * ignored rows and in columns >= vocab. dlogits may alias logits when the dtypes are the same.
+ *
+ * Columns that several ranks hold (Shoeybi 2019, arXiv 1909.08053): each has columns [first, first
+ * + vocab) of all (vocab may be 0). cross_entropy_share writes share [rows, 3] acc = maximum, sum
+ * of exp(logit - maximum), and the target's logit or 0 where another rank has it;
+ * cross_entropy_merge takes shares [parts, rows, 3], those of all ranks, adds them in this order,
+ * and writes losses (NULL: not wanted) and dlogits of the rank's own columns. Targets count over
+ * all columns. */
 typedef struct ls_cross_entropy {
     ls_dtype dtype;
     int64_t rows, vocab, ld;
@@ -173,7 +195,21 @@ typedef struct ls_cross_entropy {
     void *losses;
     void *dlogits;
     double grad_scale;
+    int64_t first;
+    void *share;
+    const void *shares;
+    int parts;
 } ls_cross_entropy;
+
+/* y[i, c] = x[i, c], or += with `add` (in fp32, rounded once): rows of cols elements of dtype, ldx
+ * and ldy between rows. x and y do not overlap. */
+typedef struct ls_copy_rows {
+    ls_dtype dtype;
+    bool add;
+    int64_t rows, cols, ldx, ldy;
+    const void *x;
+    void *y;
+} ls_copy_rows;
 
 /* AdamW (Loshchilov & Hutter 2017, arXiv 1711.05101), n elements, all acc but copy:
  *   g = grad_scale * grad; m = b1 m + (1-b1) g; v = b2 v + (1-b2) g^2;
@@ -187,6 +223,11 @@ typedef struct ls_adamw {
     ls_dtype copy_dtype;
     void *copy;
 } ls_adamw;
+
+enum { LS_SQUARES_ELEMS = 1024 };
+static inline int64_t ls_squares_count(int64_t first, int64_t n) {
+    return n > 0 ? (first % LS_SQUARES_ELEMS + n + LS_SQUARES_ELEMS - 1) / LS_SQUARES_ELEMS : 0;
+}
 
 typedef struct ls_device_ops {
     const char *name;
@@ -218,16 +259,22 @@ typedef struct ls_device_ops {
     ls_status (*attention_forward)(ls_device *dev, const ls_attention *op);
     ls_status (*attention_backward)(ls_device *dev, const ls_attention *op);
     ls_status (*cross_entropy)(ls_device *dev, const ls_cross_entropy *op);
+    ls_status (*cross_entropy_share)(ls_device *dev, const ls_cross_entropy *op);
+    ls_status (*cross_entropy_merge)(ls_device *dev, const ls_cross_entropy *op);
+    ls_status (*copy_rows)(ls_device *dev, const ls_copy_rows *op);
     ls_status (*adamw)(ls_device *dev, const ls_adamw *op);
 
     /* y[i] += x[i], n elements of dtype. */
     ls_status (*add)(ls_device *dev, ls_dtype dtype, int64_t n, const void *x, void *y);
     /* y = x converted from acc to dtype, rounding to nearest even. */
     ls_status (*cast)(ls_device *dev, ls_dtype dtype, int64_t n, const void *x, void *y);
-    /* *sum (host) = sum of x[i]^2 over n elements of acc: double sums of blocks of 65,536, added in
-     * order. NaN and infinity propagate. Waits for the result. */
-    ls_status (*sum_squares)(ls_device *dev, int64_t n, const void *x, double *sum);
-    /* *sum (host) = sum of x[i], n elements of acc, in double, in the same blocks. Waits. */
+    /* Sums of x[i]^2, x [n] acc, in double, of the pieces that a grid of LS_SQUARES_ELEMS elements
+     * cuts x into, where x[0] has position `first` in the grid: sums (host) receives
+     * ls_squares_count(first, n) numbers, in order. A sum depends on its piece's elements only, not
+     * on what stands around it. NaN and infinity propagate. Waits for the result. */
+    ls_status (*sum_squares)(ls_device *dev, int64_t first, int64_t n, const void *x, double *sums);
+    /* *sum (host) = sum of x[i], n elements of acc: double sums of blocks of 65,536, added in
+     * order. Waits for the result. */
     ls_status (*sum)(ls_device *dev, int64_t n, const void *x, double *sum);
 } ls_device_ops;
 

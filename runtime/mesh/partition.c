@@ -40,8 +40,8 @@ ls_status ls_partition_init(const int64_t *block_first, int blocks, int shards, 
         count += ceil_div(elems, unit_size(elems, unit_elems));
     }
     LS_TRY(ls_calloc((size_t)(count > 0 ? count : 1), sizeof *p->units, &p->units));
-    int64_t surplus = 0;
     for (int b = 0; b < blocks; b++) {
+        int64_t surplus = 0;
         int64_t size = unit_size(block_first[b + 1] - block_first[b], unit_elems);
         for (int64_t at = block_first[b]; at < block_first[b + 1]; at += size) {
             int64_t elems = min_i64(size, block_first[b + 1] - at);
@@ -82,4 +82,36 @@ int64_t ls_partition_elems(const ls_partition *p, int shard) {
         elems += ls_partition_slice(p, u, shard).elems;
     }
     return elems;
+}
+
+/* The largest box of consecutive elements that starts at range.first and ends inside the range. */
+static ls_box box_at(int ndim, const int64_t *dims, ls_range range) {
+    ls_box box = {.ndim = ndim};
+    int64_t rest = range.first, stride[LS_MAX_DIMS] = {1, 1, 1, 1};
+    for (int d = ndim - 2; d >= 0; d--) {
+        stride[d] = stride[d + 1] * dims[d + 1];
+    }
+    for (int d = 0; d < ndim; d++) {
+        box.start[d] = rest / stride[d];
+        box.extent[d] = 1;
+        rest %= stride[d];
+    }
+    int d = ndim - 1; /* dimensions further in are whole */
+    while (d > 0 && box.start[d] == 0 && stride[d - 1] <= range.elems) {
+        box.extent[d] = dims[d];
+        d--;
+    }
+    box.extent[d] = min_i64(dims[d] - box.start[d], range.elems / stride[d]);
+    return box;
+}
+
+int ls_range_boxes(int ndim, const int64_t *dims, ls_range range, ls_box boxes[LS_RANGE_BOXES]) {
+    int count = 0;
+    while (range.elems > 0) {
+        boxes[count] = box_at(ndim, dims, range);
+        const int64_t elems = ls_box_elems(&boxes[count++]);
+        range.first += elems;
+        range.elems -= elems;
+    }
+    return count;
 }

@@ -8,11 +8,13 @@
  *   | unit 0 | unit 1  | unit 2    |        unit 2 of 3 shards: | slice 0 | slice 1 | slice 2 |
  *
  * Cuts lie at multiples of LS_CHUNK_ELEMS from the block's start. Slices of a unit differ by at
- * most one such chunk, and so do the shards' sums of them: the surplus goes round. */
+ * most one such chunk, and so do the shards' sums of a block: the surplus goes round. How a block
+ * is cut depends on nothing but its size, so that a parameter that is a block for itself is cut the
+ * same wherever it lies. */
 #ifndef LS_MESH_PARTITION_H
 #define LS_MESH_PARTITION_H
 
-#include "runtime/base/status.h"
+#include "runtime/mesh/layout.h"
 
 #include <stdint.h>
 
@@ -45,5 +47,11 @@ void ls_partition_release(ls_partition *partition);
 ls_range ls_partition_slice(const ls_partition *partition, int unit, int shard);
 /* What it keeps of all units. */
 int64_t ls_partition_elems(const ls_partition *partition, int shard);
+
+/* Elements [first, first + elems) of a row-major tensor as boxes, in order, each of consecutive
+ * elements: for two dimensions the rest of a row, whole rows, the beginning of a row. Returns their
+ * number. */
+enum { LS_RANGE_BOXES = 2 * LS_MAX_DIMS - 1 };
+int ls_range_boxes(int ndim, const int64_t *dims, ls_range range, ls_box boxes[LS_RANGE_BOXES]);
 
 #endif

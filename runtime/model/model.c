@@ -24,6 +24,16 @@ static int64_t positions(const ls_model_options *options) {
     return max_of(options->seq, options->cache_len);
 }
 
+/* Rows of a whole micro-batch, and the most that a rank's norms see. */
+static int64_t rows_of(const ls_model *m) {
+    return m->options.batch * m->options.seq;
+}
+
+static int64_t own_rows_of(const ls_model *m) {
+    return m->sequence ? (rows_of(m) + m->part.tensor_ranks - 1) / m->part.tensor_ranks
+                       : rows_of(m);
+}
+
 static ls_status take(ls_model *m, int64_t elems, ls_dtype dtype, void *piece_out) {
     void *piece;
     LS_TRY(ls_arena_take(&m->arena, (size_t)elems * ls_dtype_bytes(dtype), &piece));
@@ -31,9 +41,15 @@ static ls_status take(ls_model *m, int64_t elems, ls_dtype dtype, void *piece_ou
     return LS_OK;
 }
 
-static ls_status lay_out_tables(ls_model *m, int64_t n) {
-    LS_TRY(take(m, n, LS_I32, &m->tokens));
-    LS_TRY(take(m, n, LS_I32, &m->targets));
+static ls_status lay_out_tables(ls_model *m) {
+    for (int i = 0; i < m->slots; i++) {
+        if (ls_has_block(m, 0)) {
+            LS_TRY(take(m, rows_of(m), LS_I32, &m->slot[i].tokens));
+        }
+        if (ls_has_head(m)) {
+            LS_TRY(take(m, rows_of(m), LS_I32, &m->slot[i].targets));
+        }
+    }
     if (!m->sizes.traits.learned_positions) {
         int64_t angles = positions(&m->options) * m->sizes.head_dim / 2;
         LS_TRY(take(m, angles, m->dev->acc, &m->rope_cos));
@@ -43,57 +59,141 @@ static ls_status lay_out_tables(ls_model *m, int64_t n) {
     return LS_OK;
 }
 
-static ls_status lay_out_layer(ls_model *m, int64_t n, ls_layer_acts *a) {
+/* What each policy makes again: in memory of its own only when `policy` keeps it. */
+static ls_status lay_out_remade(ls_model *m, ls_layer_acts *a) {
+    const int64_t rows = rows_of(m), own = own_rows_of(m);
     const ls_sizes *s = &m->sizes;
-    const ls_dtype dtype = m->dtype, acc = m->dev->acc;
-    LS_TRY(take(m, n * s->channels, dtype, &a->x));
-    LS_TRY(take(m, n * s->channels, dtype, &a->norm1));
-    LS_TRY(take(m, n, acc, &a->mean1));
-    LS_TRY(take(m, n, acc, &a->rstd1));
-    LS_TRY(take(m, n * s->qkv_width, dtype, &a->qkv));
-    LS_TRY(take(m, n * s->q_width, dtype, &a->att));
-    LS_TRY(take(m, n * s->heads, acc, &a->lse));
-    LS_TRY(take(m, n * s->channels, dtype, &a->mid));
-    LS_TRY(take(m, n * s->channels, dtype, &a->norm2));
-    LS_TRY(take(m, n, acc, &a->mean2));
-    LS_TRY(take(m, n, acc, &a->rstd2));
-    LS_TRY(take(m, n * s->up_width, dtype, &a->up));
-    return take(m, n * s->ffn, dtype, &a->act);
+    LS_TRY(take(m, own * s->channels, m->dtype, &a->norm1));
+    LS_TRY(take(m, rows * s->q_width, m->dtype, &a->att));
+    LS_TRY(take(m, rows * s->heads, m->dev->acc, &a->lse));
+    LS_TRY(take(m, own * s->channels, m->dtype, &a->norm2));
+    return take(m, rows * s->ffn, m->dtype, &a->act);
 }
 
-static ls_status lay_out_head(ls_model *m, int64_t n) {
+static ls_status lay_out_kept(ls_model *m, ls_layer_acts *a) {
+    const int64_t rows = rows_of(m), own = own_rows_of(m);
+    const ls_sizes *s = &m->sizes;
+    const ls_dtype acc = m->dev->acc;
+    LS_TRY(take(m, own, acc, &a->mean1));
+    LS_TRY(take(m, own, acc, &a->rstd1));
+    LS_TRY(take(m, rows * s->qkv_width, m->dtype, &a->qkv));
+    LS_TRY(take(m, own * s->channels, m->dtype, &a->mid));
+    LS_TRY(take(m, own, acc, &a->mean2));
+    LS_TRY(take(m, own, acc, &a->rstd2));
+    return take(m, rows * s->up_width, m->dtype, &a->up);
+}
+
+static bool any_recompute(const ls_model *m, ls_recompute_mode policy) {
+    for (int l = 0; l < m->part_layers; l++) {
+        if (ls_recompute_of(m, l) == policy) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Memory that layers share: all of it without training, else what they make again. */
+static ls_status lay_out_shared(ls_model *m, ls_layer_acts *shared) {
+    const bool full = !m->options.training || any_recompute(m, LS_RECOMPUTE_FULL);
+    *shared = (ls_layer_acts){0};
+    if (m->part_layers > 0 && full) {
+        LS_TRY(lay_out_kept(m, shared));
+    }
+    if (m->part_layers > 0 && (full || any_recompute(m, LS_RECOMPUTE_SELECTIVE))) {
+        LS_TRY(lay_out_remade(m, shared));
+    }
+    if (!m->options.training) {
+        LS_TRY(take(m, own_rows_of(m) * m->sizes.channels, m->dtype, &shared->x));
+    }
+    return LS_OK;
+}
+
+/* x of layer 0 is the caller's on all parts but the first, that behind the last layer on all but
+ * the last. */
+static ls_status lay_out_slot(ls_model *m, const ls_layer_acts *shared, ls_layer_acts *layers) {
+    const int64_t elems = own_rows_of(m) * m->sizes.channels;
+    for (int l = 0; l <= m->part_layers; l++) {
+        layers[l] = *shared;
+        const bool callers =
+            (l == 0 && !ls_has_block(m, 0)) || (l == m->part_layers && !ls_has_head(m));
+        if (m->options.training && !callers) {
+            LS_TRY(take(m, elems, m->dtype, &layers[l].x));
+        }
+        const ls_recompute_mode policy =
+            m->options.training ? ls_recompute_of(m, l) : LS_RECOMPUTE_FULL;
+        if (l < m->part_layers && policy != LS_RECOMPUTE_FULL) {
+            LS_TRY(lay_out_kept(m, &layers[l]));
+        }
+        if (l < m->part_layers && policy == LS_RECOMPUTE_NONE) {
+            LS_TRY(lay_out_remade(m, &layers[l]));
+        }
+    }
+    return LS_OK;
+}
+
+static ls_status lay_out_backward(ls_model *m) {
+    const ls_sizes *s = &m->sizes;
+    const int64_t rows = rows_of(m), c = s->channels;
+    LS_TRY(take(m, own_rows_of(m) * c, m->dtype, &m->dx));
+    LS_TRY(take(m, rows * max_of(c, s->q_width), m->dtype, &m->dnarrow));
+    LS_TRY(take(m, rows * max_of(s->ffn, s->qkv_width), m->dtype, &m->dwide));
+    if (m->sequence) {
+        LS_TRY(take(m, 4 * c, m->dev->acc, &m->norm_grads));
+    }
+    if (m->part.tensor_ranks > m->whole.kv_heads) {
+        LS_TRY(take(m, 2 * s->kv_width * c + s->qkv_width, m->dev->acc, &m->kv_grads));
+    }
+    return LS_OK;
+}
+
+static ls_status lay_out_head(ls_model *m) {
     const ls_sizes *s = &m->sizes;
     const ls_dtype dtype = m->dtype, acc = m->dev->acc;
-    m->head_rows = head_rows(n, s->vocab_rows * (int64_t)ls_dtype_bytes(acc));
-    LS_TRY(take(m, n * s->channels, dtype, &m->norm_f));
-    LS_TRY(take(m, n, acc, &m->mean_f));
-    LS_TRY(take(m, n, acc, &m->rstd_f));
+    const int64_t rows = rows_of(m), own = own_rows_of(m), ranks = m->part.tensor_ranks;
+    m->head_rows = head_rows(rows, s->vocab_rows * (int64_t)ls_dtype_bytes(acc));
+    for (int i = 0; i < m->slots; i++) { /* used within one call */
+        ls_slot *slot = &m->slot[i];
+        *slot =
+            i > 0 ? (ls_slot){slot->tokens,      slot->targets,     slot->layers, m->slot[0].norm_f,
+                              m->slot[0].mean_f, m->slot[0].rstd_f, false}
+                  : *slot;
+        if (i == 0) {
+            LS_TRY(take(m, own * s->channels, dtype, &slot->norm_f));
+            LS_TRY(take(m, own, acc, &slot->mean_f));
+            LS_TRY(take(m, own, acc, &slot->rstd_f));
+        }
+    }
     LS_TRY(take(m, m->head_rows * s->vocab_rows, acc, &m->logits));
     m->dlogits = m->logits;
     if (dtype != acc && m->options.training) {
         LS_TRY(take(m, m->head_rows * s->vocab_rows, dtype, &m->dlogits));
     }
-    return take(m, n, acc, &m->losses);
+    if (ranks > 1) {
+        LS_TRY(take(m, m->head_rows * 3, acc, &m->stats));
+        LS_TRY(take(m, m->head_rows * 3 * ranks, acc, &m->all_stats));
+    }
+    return take(m, rows, acc, &m->losses);
 }
 
 ls_status ls_model_lay_out(ls_model *m) {
     const ls_sizes *s = &m->sizes;
-    const int64_t n = m->options.batch * m->options.seq;
-    LS_TRY(lay_out_tables(m, n));
-    for (int64_t l = 0; l < s->layers; l++) {
-        m->layers[l] = m->layers[0];
-        if (l == 0 || m->options.training) {
-            LS_TRY(lay_out_layer(m, n, &m->layers[l]));
-        }
+    ls_layer_acts shared;
+    LS_TRY(lay_out_tables(m));
+    LS_TRY(lay_out_shared(m, &shared));
+    for (int i = 0; i < m->slots; i++) {
+        m->slot[i].layers = m->layers + i * (m->part_layers + 1);
+        LS_TRY(lay_out_slot(m, &shared, m->slot[i].layers));
     }
-    m->layers[s->layers].x = m->layers[0].x;
+    if (m->sequence) {
+        LS_TRY(take(m, rows_of(m) * s->channels, m->dtype, &m->gathered));
+        LS_TRY(take(m, rows_of(m) * s->channels, m->dtype, &m->partial));
+    }
     if (m->options.training) {
-        LS_TRY(take(m, n * s->channels, m->dtype, &m->layers[s->layers].x));
-        LS_TRY(take(m, n * s->channels, m->dtype, &m->dx));
-        LS_TRY(take(m, n * max_of(s->channels, s->q_width), m->dtype, &m->dnarrow));
-        LS_TRY(take(m, n * max_of(s->ffn, s->qkv_width), m->dtype, &m->dwide));
+        LS_TRY(lay_out_backward(m));
     }
-    LS_TRY(lay_out_head(m, n));
+    if (ls_has_head(m)) {
+        LS_TRY(lay_out_head(m));
+    }
     if (m->options.cache_len > 0) {
         LS_TRY(take(m, s->layers * m->options.cache_len * 2 * s->kv_width, m->dtype, &m->cache));
     }
@@ -101,21 +201,31 @@ ls_status ls_model_lay_out(ls_model *m) {
     return LS_OK;
 }
 
-static ls_status check_options(const ls_model_options *o, const ls_sizes *s) {
+static ls_status check_options(const ls_model *m) {
+    const ls_model_options *o = &m->options;
     if (o->batch < 1 || o->seq < 1 || o->cache_len < 0) {
         return LS_FAIL(LS_E_SHAPE,
                        "a model for batch %lld, sequence %lld, cache %lld; batch and sequence must "
                        "be at least 1, the cache at least 0",
                        (long long)o->batch, (long long)o->seq, (long long)o->cache_len);
     }
-    if (positions(o) > s->context) {
+    if (positions(o) > m->whole.context) {
         return LS_FAIL(LS_E_SHAPE,
                        "%lld positions are wanted, but model.context is %lld; lower data.sequence "
                        "or raise model.context",
-                       (long long)positions(o), (long long)s->context);
+                       (long long)positions(o), (long long)m->whole.context);
     }
     if (o->cache_len > 0 && o->batch != 1) {
         return LS_FAIL(LS_E_SHAPE, "generation works on 1 sequence, not %lld", (long long)o->batch);
+    }
+    if (o->slots < 0) {
+        return LS_FAIL(LS_E_SHAPE, "%d slots; at least 1 is needed", o->slots);
+    }
+    const bool split = m->part.tensor_ranks > 1 || m->part.block_count < m->blocks;
+    if (o->cache_len > 0 && split) {
+        return LS_FAIL(LS_E_UNSUPPORTED,
+                       "generation on %d tensor ranks and %d of %d blocks; it needs a whole model",
+                       m->part.tensor_ranks, m->part.block_count, m->blocks);
     }
     return LS_OK;
 }
@@ -125,15 +235,32 @@ static ls_status describe(const ls_model_options *options, ls_model *m) {
     m->options = *options;
     m->dev = options->dev;
     m->dtype = options->dtype;
-    LS_TRY(ls_sizes_derive(options->config, &m->sizes));
-    LS_TRY(check_options(options, &m->sizes));
-    m->blocks = (int)m->sizes.layers + 2;
+    m->slots = options->slots > 1 ? options->slots : 1;
+    if (options->tensor) {
+        m->options.part.tensor_rank = options->tensor->rank;
+        m->options.part.tensor_ranks = options->tensor->size;
+    }
+    LS_TRY(ls_sizes_derive(options->config, &m->whole));
+    m->part = ls_part_resolve(&m->whole, &m->options.part);
+    m->blocks = (int)m->whole.layers + 2;
+    LS_TRY(ls_sizes_split(&m->whole, &m->part, &m->sizes));
+    LS_TRY(check_options(m));
+    m->sequence = options->sequence_parallel && m->part.tensor_ranks > 1;
+    for (int block = 1; block < m->blocks - 1; block++) {
+        m->part_layers += ls_has_block(m, block);
+    }
     LS_TRY(ls_calloc((size_t)m->blocks * LS_ROW_COUNT, sizeof *m->rows, &m->rows));
-    LS_TRY(ls_table_build(options->config, &m->sizes, &m->params, &m->param_count, &m->flat_elems,
-                          m->rows));
-    LS_TRY(ls_calloc((size_t)m->sizes.layers + 1, sizeof *m->layers, &m->layers));
-    m->bytes.masters = (size_t)m->flat_elems * ls_dtype_bytes(m->dev->acc);
-    if (m->dtype != m->dev->acc) {
+    LS_TRY(ls_table_build(options->config, &m->whole, &m->part, &m->params, &m->param_count,
+                          &m->flat_elems, m->rows));
+    LS_TRY(ls_calloc((size_t)m->slots, sizeof *m->slot, &m->slot));
+    LS_TRY(
+        ls_calloc((size_t)m->slots * (size_t)(m->part_layers + 1), sizeof *m->layers, &m->layers));
+    LS_TRY(ls_calloc((size_t)m->blocks, sizeof *m->bases, &m->bases));
+    LS_TRY(ls_calloc(2 * (size_t)m->part.tensor_ranks, sizeof *m->row_offsets, &m->row_offsets));
+    if (!options->store) {
+        m->bytes.masters = (size_t)m->flat_elems * ls_dtype_bytes(m->dev->acc);
+    }
+    if (!options->store && m->dtype != m->dev->acc) {
         m->bytes.copies = (size_t)m->flat_elems * ls_dtype_bytes(m->dtype);
     }
     ls_arena_init_planning(&m->arena, "the model's activations");
@@ -151,6 +278,30 @@ static ls_status reserve_scratch(const ls_model *m) {
                                      .head_dim = s->head_dim,
                                      .vocab = s->vocab_rows};
     return m->dev->ops->reserve(m->dev, &limits);
+}
+
+/* The communicators, after everything that a single rank could refuse. */
+static ls_status join(ls_model *m) {
+    if (m->part.tensor_ranks == 1) {
+        return LS_OK;
+    }
+    m->tensor = m->options.tensor;
+    if (!m->tensor) {
+        return LS_FAIL(LS_E_SHAPE, "a model on %d tensor ranks without their communicator",
+                       m->part.tensor_ranks);
+    }
+    if (!m->dev->host_memory) {
+        return LS_FAIL(LS_E_UNSUPPORTED,
+                       "tensor parallel on device %s, whose memory is not the host's",
+                       m->dev->ops->name);
+    }
+    if (m->tensor->size <= m->whole.kv_heads) {
+        return LS_OK;
+    }
+    const int sharers = m->tensor->size / (int)m->whole.kv_heads;
+    return sharers == 1
+               ? LS_OK
+               : m->tensor->ops->split(m->tensor, m->tensor->rank / sharers, &m->kv_sharers);
 }
 
 /* The host's memory through an arena of its own (huge pages, red zones), a device's from the
@@ -196,10 +347,13 @@ done:
 
 static ls_status build(const ls_model_options *options, ls_model *m) {
     LS_TRY(describe(options, m));
+    LS_TRY(join(m));
     LS_TRY(reserve_scratch(m));
     LS_TRY(take_arena(m, m->arena.used_bytes));
     LS_TRY(ls_model_lay_out(m));
-    LS_TRY(m->dev->ops->alloc(m->dev, m->bytes.masters, &m->masters));
+    if (m->bytes.masters > 0) {
+        LS_TRY(m->dev->ops->alloc(m->dev, m->bytes.masters, &m->masters));
+    }
     if (m->bytes.copies > 0) {
         LS_TRY(m->dev->ops->alloc(m->dev, m->bytes.copies, &m->copies));
     }
@@ -232,7 +386,13 @@ void ls_model_destroy(ls_model *m) {
     if (!m->device_memory) {
         ls_arena_release(&m->arena);
     }
+    if (m->kv_sharers) {
+        m->kv_sharers->ops->destroy(m->kv_sharers);
+    }
     free(m->layers);
+    free(m->slot);
+    free(m->bases);
+    free(m->row_offsets);
     free(m->rows);
     free(m->params);
     free(m);
@@ -262,6 +422,14 @@ int64_t ls_model_flat_elems(const ls_model *m) {
 
 int ls_model_blocks(const ls_model *m) {
     return m->blocks;
+}
+
+int64_t ls_model_boundary_elems(const ls_model *m) {
+    const int ranks = m->part.tensor_ranks, rank = m->part.tensor_rank;
+    const int64_t rows = rows_of(m);
+    return m->sizes.channels *
+           (m->sequence ? ls_range_first(rows, ranks, rank + 1) - ls_range_first(rows, ranks, rank)
+                        : rows);
 }
 
 int64_t ls_model_seq(const ls_model *m) {

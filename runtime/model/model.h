@@ -7,10 +7,26 @@
  *
  * A model is a list of blocks: 0 embedding, 1..L layers, L+1 head. Parameters of a block are
  * consecutive rows of the table and consecutive in the flat buffers, and backward finishes blocks
- * from L+1 down to 0. */
+ * from L+1 down to 0.
+ *
+ * One ls_model is what one rank holds: a range of blocks (a pipeline stage), of each block its
+ * tensor rank's part, for its share of the tokens of a sequence (context rank). The numbers that it
+ * gives are those of the whole model up to the order of sums.
+ *
+ * - Pipeline: a stage's forward and backward of one micro-batch are separate calls on a slot.
+ * - Tensor parallel: Shoeybi 2019, arXiv 1909.08053. The ranks of options.tensor get the same
+ *   tokens and have the same losses; every gradient in the flat buffer is final, those of
+ *   parameters that several tensor ranks hold are equal on them. With sequence_parallel
+ * (Korthikanti 2022, arXiv 2205.05198) norms, residuals and x_in, x_out have a balanced range of
+ * the rows.
+ * - Context parallel: Liu 2023, arXiv 2310.01889, with the causal balance of zig-zag: of 2 R chunks
+ *   of a sequence rank i has chunks i and 2R-1-i. Every rank is given whole sequences and takes its
+ *   own tokens. Losses and gradients are those of its tokens alone: the caller adds them over
+ *   context ranks, as it does over data-parallel ranks. */
 #ifndef LS_MODEL_MODEL_H
 #define LS_MODEL_MODEL_H
 
+#include "collectives/comm.h"
 #include "runtime/config/config.h"
 #include "runtime/device/device.h"
 #include "runtime/mesh/layout.h"
@@ -26,6 +42,19 @@ typedef struct ls_model ls_model;
 ls_status ls_model_table(const ls_config_model *config, ls_param **params, int *count,
                          int64_t *flat_elems);
 
+/* Which part of the model a rank holds. Zeros: all of it. */
+typedef struct ls_model_part {
+    int tensor_rank, tensor_ranks;
+    int first_block, block_count; /* blocks [first_block, first_block + block_count) */
+} ls_model_part;
+
+/* The rows of that part only: names and dims as in the whole model, local_dims, elems and offset of
+ * the part. A last stage without block 0 whose head is tied has a row tok_embed.weight of its own
+ * with `copied` set: its gradient is to be added to the first stage's, and the other way round.
+ * LS_E_CONFIG when the sizes cannot be split so, naming the nearest that can. */
+ls_status ls_model_table_part(const ls_config_model *config, const ls_model_part *part,
+                              ls_param **params, int *count, int64_t *flat_elems);
+
 /* Floating-point operations. 6N: 6 x (parameters that enter matrix products, embedding look-ups
  * excluded, the head included) per token; attention 12 L H D T per token when every query meets
  * every key ("full"), half of that causal. */
@@ -38,13 +67,51 @@ typedef struct ls_model_flops {
 void ls_model_count_flops(const ls_config_model *config, int64_t seq, ls_model_flops *flops);
 int64_t ls_model_param_count(const ls_config_model *config); /* real parameters, padding excluded */
 
+/* Who holds the parameters, when it is not the model (fully sharded training). The model asks for a
+ * block before it uses it and releases it afterwards; pointers are to the block's flat range (first
+ * element: that of the block's first row) and hold from acquire to release. A block is asked for in
+ * the order of the work: forward 0 to L+1, backward L+1 to 0; a tied head acquires block 0 beside
+ * its own, in between. masters may be NULL for a block whose copies are given and which has no
+ * norms or biases; copies are NULL when dtype == dev->acc. Failures are forwarded. */
+typedef struct ls_model_store {
+    void *context;
+    ls_status (*acquire)(void *context, int block, bool backward, const void **masters,
+                         const void **copies);
+    ls_status (*release)(void *context, int block, bool backward);
+    /* Where backward adds the gradients of a block (dev->acc): *base is its flat range. Asked for
+     * once a use; the same memory until `ready`. With a tied head block 0 is asked for in the head
+     * and again at the embedding. */
+    ls_status (*grads)(void *context, int block, void **base);
+    /* The gradients of a block are final for this micro-batch. */
+    ls_status (*ready)(void *context, int block);
+    /* Called between the operations of backward, so that communication can be driven; may be NULL.
+     */
+    ls_status (*progress)(void *context);
+} ls_model_store;
+
 typedef struct ls_model_options {
     const ls_config_model *config; /* borrowed, outlives the model */
     ls_device *dev;                /* borrowed */
-    int64_t batch, seq;            /* B, T of a micro-batch */
+    int64_t batch, seq;            /* B, T of a micro-batch: whole sequences */
     ls_dtype dtype;    /* activations and compute copies: LS_F32 or LS_BF16 (dev->acc: no copies) */
     bool training;     /* activations for backward are kept */
     int64_t cache_len; /* > 0: a key/value cache of this length for generation, batch 1 */
+
+    /* The part of the model. Where a communicator is given, rank and ranks are taken from it;
+     * ls_model_plan does without. Communicators are borrowed, used only inside calls of this model,
+     * and the calls are then collective over them; NULL: not split. */
+    ls_model_part part;
+    ls_comm *tensor, *context;
+    int context_rank, context_ranks; /* for ls_model_plan */
+    bool sequence_parallel;          /* over the tensor ranks */
+
+    int slots; /* micro-batches whose activations are alive at once; 0: 1 */
+    /* What backward computes again instead of keeping it: selective: norms, attention and the
+     * activation, from qkv and up (Korthikanti 2022); full: all of a layer, from its input (Chen
+     * 2016, arXiv 1604.06174). Gradients have the same bits either way. Counted over the layers of
+     * the whole model. */
+    ls_config_recompute recompute;
+    const ls_model_store *store; /* borrowed; NULL: the model owns masters and copies */
 } ls_model_options;
 
 /* Bytes that ls_model_create takes, by kind: activations with the logits of a chunk of the head,
@@ -56,22 +123,29 @@ typedef struct ls_model_bytes {
 /* The bytes, by the same layout code but without taking them. Errors as of ls_model_create. */
 ls_status ls_model_plan(const ls_model_options *options, ls_model_bytes *bytes);
 
-/* Takes masters (zero), compute copies, activations. Not collective. */
+/* Takes masters (zero), compute copies, activations. Collective over options.tensor when the model
+ * is split over it, else not. With a store no masters and copies are taken. LS_E_CONFIG, before any
+ * memory is taken, for sizes that cannot be split so. */
 ls_status ls_model_create(const ls_model_options *options, ls_model **model);
 void ls_model_destroy(ls_model *model);
 ls_model_bytes ls_model_memory(const ls_model *model);
 
 const ls_param *ls_model_params(const ls_model *model, int *count);
 int64_t ls_model_flat_elems(const ls_model *model);
-int ls_model_blocks(const ls_model *model);
+int ls_model_blocks(const ls_model *model);  /* of the whole model: L + 2 */
 int64_t ls_model_seq(const ls_model *model); /* T it was created for */
 /* Flat master parameters (dev->acc) and the compute copies (dtype; NULL when dtype == dev->acc).
- * Both device memory, indexed by ls_param.offset. */
+ * Both device memory, indexed by ls_param.offset; NULL with a store. */
 void *ls_model_masters(const ls_model *model);
 void *ls_model_copies(const ls_model *model);
 
-/* Fills in masters as a function of (seed, parameter name, index), rounds the copies. */
+/* Fills in masters as a function of (seed, parameter name, index in the global tensor), rounds the
+ * copies. Not with a store. */
 ls_status ls_model_init(ls_model *model, uint64_t seed);
+/* The same for elements [first, first + n) of a row's memory, into host memory that holds elements
+ * of acc (LS_F32 or LS_F64): for whoever keeps shards. Padding becomes zero. */
+ls_status ls_model_init_values(const ls_param *param, uint64_t seed, int64_t first, int64_t n,
+                               ls_dtype acc, int threads, void *host);
 /* Rounds all copies again (after a checkpoint was loaded into the masters). */
 ls_status ls_model_refresh(ls_model *model);
 
@@ -79,14 +153,43 @@ ls_status ls_model_refresh(ls_model *model);
  * operations too with first_elem unchanged, so that communication can be driven. */
 typedef ls_status (*ls_model_ready_fn)(void *context, int64_t first_elem);
 
-/* One micro-batch: tokens, targets int32 [B,T] (host memory; -1 = no loss there). grads: flat
- * buffer (dev->acc) to add to. Gradients are of loss_scale * sum of the losses of all targets.
- * *loss_sum = sum of the losses (unscaled), in the fixed order of dev->ops->sum. */
+/* Where gradients go. `ready` may be NULL. Both unused with a store. */
+typedef struct ls_model_sink {
+    void *grads; /* flat buffer (dev->acc) to add to */
+    ls_model_ready_fn ready;
+    void *context;
+} ls_model_sink;
+
+/* Elements (dtype) of x_in, x_out and their gradients: B T/context_ranks C, and with sequence
+ * parallelism this tensor rank's share of the rows. Whole rows; the same on all stages. */
+int64_t ls_model_boundary_elems(const ls_model *model);
+
+/* Forward of one micro-batch on a slot (0 .. slots-1), up to the last layer of the part; the head
+ * runs in backward, where its logits are used at once. tokens, targets int32 [B,T] (host memory,
+ * read before the call returns; -1 = no loss there); tokens may be NULL on a part without block 0,
+ * targets on one without the head.
+ * x_in: the part's input, NULL with block 0; must stay as it is until the slot's backward is done.
+ * x_out: receives the part's output, NULL with the head. Device memory, never the same. */
+ls_status ls_model_forward(ls_model *model, int slot, const int32_t *tokens, const int32_t *targets,
+                           const void *x_in, void *x_out);
+/* Backward of the micro-batch whose forward ran on the slot. dx_out: gradient of x_out, only read;
+ * NULL with the head. dx_in: receives the gradient of x_in; NULL with block 0. Gradients are of
+ * loss_scale * sum of the losses of all targets. *loss_sum = sum of the losses (unscaled), in the
+ * fixed order of dev->ops->sum; 0 on a part without the head; may be NULL there. */
+ls_status ls_model_backward(ls_model *model, int slot, double loss_scale, const void *dx_out,
+                            void *dx_in, const ls_model_sink *sink, double *loss_sum);
+
+/* Both of a whole model on slot 0. */
 ls_status ls_model_forward_backward(ls_model *model, const int32_t *tokens, const int32_t *targets,
                                     double loss_scale, void *grads, ls_model_ready_fn ready,
                                     void *context, double *loss_sum);
 
-/* Forward only: *loss_sum as above. batch rows may be fewer than created for: rows <= B. */
+/* Forward only, of any part: x_in and x_out as above, *loss_sum as of backward. rows <= B
+ * sequences; x_in and x_out then have as many fewer elements. Uses the memory of slot 0. */
+ls_status ls_model_evaluate(ls_model *model, const int32_t *tokens, const int32_t *targets,
+                            int64_t rows, const void *x_in, void *x_out, double *loss_sum);
+
+/* The same of a whole model. */
 ls_status ls_model_loss(ls_model *model, const int32_t *tokens, const int32_t *targets,
                         int64_t rows, double *loss_sum);
 

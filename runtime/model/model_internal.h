@@ -37,10 +37,12 @@ typedef struct ls_family_traits {
     bool gated;             /* SwiGLU, else GELU */
 } ls_family_traits;
 
-/* Sizes of a configuration, derived once. */
+/* Sizes of a configuration, derived once; or of a tensor rank's part of it, padding included. */
 typedef struct ls_sizes {
     ls_family_traits traits;
+    bool tied;
     int64_t vocab, vocab_rows; /* real, and padded to vocab_multiple */
+    int64_t vocab_first;       /* of a part: its first row's index */
     int64_t layers, context;
     int64_t channels, heads, kv_heads, head_dim;
     int64_t q_width, kv_width, qkv_width; /* H D, G D, (H + 2G) D */
@@ -50,48 +52,84 @@ typedef struct ls_sizes {
 /* LS_E_CONFIG when they do not fit together. */
 ls_status ls_sizes_derive(const ls_config_model *config, ls_sizes *sizes);
 
-/* The table; rows [blocks, LS_ROW_COUNT] (NULL: not wanted) receives the index into params of each
- * row of each block, -1 where the family lacks it. */
-ls_status ls_table_build(const ls_config_model *config, const ls_sizes *sizes, ls_param **params,
-                         int *count, int64_t *flat_elems, int *rows);
+/* `part` (NULL: the whole) with its zeros filled in. */
+ls_model_part ls_part_resolve(const ls_sizes *sizes, const ls_model_part *part);
+/* The sizes of a resolved part; LS_E_CONFIG when it cannot be. */
+ls_status ls_sizes_split(const ls_sizes *whole, const ls_model_part *part, ls_sizes *local);
+
+/* The table of a resolved part, from the sizes of the whole; rows [blocks, LS_ROW_COUNT] (NULL: not
+ * wanted) receives the index into params of each row of each block of the whole model, -1 where
+ * the family or the part lacks it. */
+ls_status ls_table_build(const ls_config_model *config, const ls_sizes *whole,
+                         const ls_model_part *part, ls_param **params, int *count,
+                         int64_t *flat_elems, int *rows);
 
 /* frequencies [D/2]: radians per position of each rotated pair. */
 void ls_rope_frequencies(const ls_config_model *config, double *frequencies);
 
-/* What a layer keeps for backward; N = B*T rows. Without training all layers share one. */
+/* What a layer keeps for backward. N = B*T rows of the pass, n those that this rank's norms see
+ * (fewer with sequence parallelism). Without training all layers share one; what is recomputed lies
+ * in memory that layers share. */
 typedef struct ls_layer_acts {
-    void *x;                     /* [N,C] input of the layer */
-    void *norm1, *mean1, *rstd1; /* [N,C], [N], [N] */
+    void *x;                     /* [n,C] input of the layer */
+    void *norm1, *mean1, *rstd1; /* [n,C], [n], [n] */
     void *qkv, *att, *lse;       /* [N,(H+2G)D], [N,HD], [B,H,T] */
-    void *mid;                   /* [N,C] x + attention */
-    void *norm2, *mean2, *rstd2; /* [N,C], [N], [N] */
+    void *mid;                   /* [n,C] x + attention */
+    void *norm2, *mean2, *rstd2; /* [n,C], [n], [n] */
     void *up, *act;              /* [N,F or 2F], [N,F] */
 } ls_layer_acts;
 
+/* What a micro-batch in flight keeps. */
+typedef struct ls_slot {
+    int32_t *tokens, *targets; /* [N]; NULL on parts that need none */
+    ls_layer_acts *layers;     /* [layers of the part + 1]; of the last only x, the output */
+    void *norm_f, *mean_f, *rstd_f;
+    bool forwarded; /* waits for its backward */
+} ls_slot;
+
+/* A block's parameters and gradients while it is in use: base addresses of its flat range. */
+typedef struct ls_block_base {
+    const char *masters, *copies;
+    char *grads;
+} ls_block_base;
+
 struct ls_model {
     ls_model_options options;
+    ls_model_part part;
     ls_device *dev;
     ls_dtype dtype;
-    ls_sizes sizes;
-    int blocks;
+    ls_sizes whole, sizes; /* of the model, and of this tensor rank's part */
+    int blocks;            /* of the whole model */
+    int part_layers;       /* layers of the part */
     ls_param *params;
     int param_count;
     int *rows; /* [blocks, LS_ROW_COUNT], see ls_table_build */
     int64_t flat_elems;
     void *masters, *copies;
+    ls_block_base *bases; /* [blocks] */
+
+    ls_comm *tensor;      /* NULL: not split */
+    ls_comm *kv_sharers;  /* tensor ranks with the same key/value head; NULL: none has */
+    bool sequence;        /* sequence parallel */
+    int64_t *row_offsets; /* [2, tensor ranks] scratch of gathers and scatters: offsets, counts */
 
     ls_arena arena;      /* tables and activations */
     void *device_memory; /* under the arena where the device's memory is not the host's */
     ls_model_bytes bytes;
 
     void *rope_cos, *rope_sin; /* [positions, D/2] acc; NULL without rotary positions */
-    int32_t *tokens, *targets; /* [N] */
-    ls_layer_acts *layers;     /* [L+1]; of the last only x, the head's input */
-    void *norm_f, *mean_f, *rstd_f;
+    int slots;
+    ls_slot *slot;
+    ls_layer_acts *layers;  /* [slots, part_layers + 1], what the slots point to */
     void *logits, *dlogits; /* [head_rows, vocab_rows] acc, dtype; the same memory in one dtype */
     void *losses;           /* [N] acc */
     int64_t head_rows;      /* of a chunk of the head */
-    void *dx, *dnarrow, *dwide; /* gradients in flight: [N,C], [N,max(C,HD)], [N,max(F,(H+2G)D)] */
+    /* Shares of the softmax over tensor ranks: of this one [head_rows, 3] acc, of all. */
+    void *stats, *all_stats;
+    void *dx, *dnarrow, *dwide; /* gradients in flight: [n,C], [N,max(C,HD)], [N,max(F,(H+2G)D)] */
+    void *gathered, *partial;   /* sequence parallel: [N,C] of all ranks, and before the sum */
+    void *norm_grads;           /* sequence parallel: [4, C] acc, before the sum */
+    void *kv_grads;             /* with kv_sharers: weights [2GD, C], then bias [(H+2G)D], acc */
     void *cache;                /* [L, cache_len, 2GD]: keys, then values, of each position */
     int64_t cache_used;
 };
@@ -99,36 +137,157 @@ struct ls_model {
 /* Sets the pieces of the arena; with a planning arena only counts. */
 ls_status ls_model_lay_out(ls_model *model);
 
-/* A pass over rows = batch * seq tokens that lie in model->tokens. With `cached` the keys and
+/* A pass over rows = batch * seq tokens that lie in slot->tokens. With `cached` the keys and
  * values are appended to the cache, whose first `offset` positions are filled. */
 typedef struct ls_pass {
     ls_model *model;
+    ls_slot *slot;
     int64_t batch, seq, rows, offset;
+    int64_t own_first,
+        own_rows; /* the rows of norms and residuals; all without sequence parallel */
     bool cached;
     /* Backward only. */
-    void *grads;
+    bool backward;
     double loss_scale;
-    ls_model_ready_fn ready;
-    void *context;
+    const ls_model_sink *sink;
     int64_t first_elem; /* gradients from here on are final */
+    const void *dy;     /* [n,C] gradient of the output of the block at work */
+    void *dx_in;        /* where that of the part's input goes; NULL with block 0 */
 } ls_pass;
 
-/* The blocks. Forward takes a layer's input from layers[l].x and leaves its output in
- * layers[l+1].x; backward turns model->dx from the gradient of the output into that of the input.
- */
+/* blocks.c: a block's parameters come and go. In backward its gradients are final at the end. */
+ls_status ls_block_begin(ls_pass *pass, int block);
+ls_status ls_block_end(ls_pass *pass, int block);
+/* Between two operations of backward: lets communication move. */
+ls_status ls_pass_tick(const ls_pass *pass);
+
+/* linear.c: rows [first, first + count) of a weight matrix [out, in] and of its bias. */
+typedef struct ls_projection {
+    int block;
+    ls_row weight, bias;
+    int64_t first, count;
+} ls_projection;
+ls_projection ls_projection_whole(const ls_model *m, int block, ls_row weight, ls_row bias);
+/* y [N, out] with leading dimension ldy = x W^T + bias: x [n, in] of all tensor ranks, outputs of
+ * this one. */
+ls_status ls_column_forward(const ls_pass *pass, ls_projection p, const void *x, void *y,
+                            int64_t ldy);
+/* y [n, out] = sum over tensor ranks of x [N, in] W^T, + bias + residual [n, out]. */
+ls_status ls_row_forward(const ls_pass *pass, ls_projection p, const void *x, const void *residual,
+                         void *y);
+/* All gradients: dx [n, in] from dy [N, out] and x [n, in]; and dx [N, in] from dy [n, out] and
+ * x [N, in]. */
+ls_status ls_column_backward(const ls_pass *pass, ls_projection p, const void *x, const void *dy,
+                             void *dx);
+ls_status ls_row_backward(const ls_pass *pass, ls_projection p, const void *x, const void *dy,
+                          void *dx);
+/* dx [rows, in] = dy [rows, out] W; dW [out, in] += dy^T x. Of this rank alone. */
+ls_status ls_project_dx(const ls_pass *pass, int block, ls_row weight, int64_t rows, const void *dy,
+                        void *dx);
+ls_status ls_project_dw(const ls_pass *pass, int block, ls_row weight, int64_t rows, const void *x,
+                        const void *dy);
+
+/* parallel.c: over the tensor ranks. Each does nothing, and gives its argument back, where there is
+ * nothing to do. */
+/* *all [N,C]: the rows of all ranks. The request is NULL when they are already there. */
+ls_status ls_rows_gather_start(const ls_pass *pass, const void *own, const void **all,
+                               ls_comm_request **request);
+ls_status ls_rows_gather(const ls_pass *pass, const void *own, const void **all);
+/* Where a rank's part of a sum [N,C] is to be made that ends in `own` [n,C]. */
+void *ls_rows_partial(const ls_pass *pass, void *own);
+ls_status ls_rows_sum_start(const ls_pass *pass, void *partial, void *own,
+                            ls_comm_request **request);
+ls_status ls_rows_sum(const ls_pass *pass, void *partial, void *own);
+ls_status ls_tensor_wait(const ls_pass *pass, ls_comm_request *request);
+
+/* norms.c: the norm of a block whose weight and bias are rows `weight` and `weight + 1`. */
+ls_status ls_norm_run(const ls_model *m, int block, ls_row weight, int64_t rows, const void *x,
+                      void *y, void *mean, void *rstd);
+/* dx = residual + gradient of x, from the gradient dy of the norm's output; [n,C] all. */
+ls_status ls_norm_backward_run(const ls_pass *pass, int block, ls_row weight, const void *x,
+                               void *mean, void *rstd, const void *dy, const void *residual,
+                               void *dx);
+/* Sums over the sequence-parallel ranks what ls_norm_backward_run left of a block's norms. */
+ls_status ls_norm_grads_sum(const ls_pass *pass, int block, const ls_row *weights, int count);
+
+/* The blocks. Forward takes a layer's input from its x and leaves its output in the next one's;
+ * `layer` counts from the part's first. Backward turns pass->dy from the gradient of the output
+ * into that of the input. */
 ls_status ls_embedding_run(ls_pass *pass);
 ls_status ls_embedding_backward(ls_pass *pass);
 ls_status ls_layer_run(ls_pass *pass, int layer);
 ls_status ls_layer_backward(ls_pass *pass, int layer);
-/* Losses of all rows into model->losses; with pass->grads also backward through the whole head. */
+/* Losses of all rows into model->losses; in backward also all gradients of the head. */
 ls_status ls_head_run(ls_pass *pass);
 /* Logits of the last row, into the first row of model->logits. */
 ls_status ls_head_last(ls_pass *pass);
+
+static inline int ls_first_layer(const ls_model *m) {
+    return m->part.first_block > 0 ? m->part.first_block - 1 : 0;
+}
+
+static inline bool ls_has_block(const ls_model *m, int block) {
+    return block >= m->part.first_block && block < m->part.first_block + m->part.block_count;
+}
+
+static inline bool ls_has_head(const ls_model *m) {
+    return ls_has_block(m, m->blocks - 1);
+}
+
+/* What backward makes again of a layer of the part. */
+static inline ls_recompute_mode ls_recompute_of(const ls_model *m, int layer) {
+    const ls_config_recompute *r = &m->options.recompute;
+    const bool applies = r->every <= 1 || (ls_first_layer(m) + layer) % r->every == 0;
+    return m->options.training && applies ? r->mode : LS_RECOMPUTE_NONE;
+}
+
+/* Where the gradient of a block's input goes. */
+static inline void *ls_dx_of(const ls_pass *pass, int block) {
+    const ls_model *m = pass->model;
+    return block == m->part.first_block && pass->dx_in ? pass->dx_in : m->dx;
+}
 
 /* Parameter access: device pointers, NULL for a row that the family lacks. */
 static inline const ls_param *ls_model_row(const ls_model *m, int block, ls_row row) {
     int i = m->rows[block * LS_ROW_COUNT + row];
     return i < 0 ? NULL : &m->params[i];
+}
+
+static inline int64_t ls_block_first(const ls_model *m, int block) {
+    for (int row = 0; row < LS_ROW_COUNT; row++) {
+        const ls_param *param = ls_model_row(m, block, (ls_row)row);
+        if (param) {
+            return param->offset;
+        }
+    }
+    return 0; /* not in this part */
+}
+
+/* Matrices are read from the compute copies where there are any; norms and biases from the masters.
+ * First element: row `first_row` of a matrix, element `first` of a vector. */
+static inline const void *ls_matrix(const ls_model *m, int block, ls_row row, int64_t first_row) {
+    const ls_param *param = ls_model_row(m, block, row);
+    if (!param) {
+        return NULL;
+    }
+    const ls_block_base *base = &m->bases[block];
+    const int64_t at = param->offset - ls_block_first(m, block) + first_row * param->local_dims[1];
+    return (base->copies ? base->copies : base->masters) + at * (int64_t)ls_dtype_bytes(m->dtype);
+}
+
+static inline const void *ls_vector(const ls_model *m, int block, ls_row row, int64_t first) {
+    const ls_param *param = ls_model_row(m, block, row);
+    return param ? m->bases[block].masters + (param->offset - ls_block_first(m, block) + first) *
+                                                 (int64_t)ls_dtype_bytes(m->dev->acc)
+                 : NULL;
+}
+
+static inline void *ls_gradient(const ls_pass *pass, int block, ls_row row) {
+    const ls_model *m = pass->model;
+    const ls_param *param = ls_model_row(m, block, row);
+    return param ? m->bases[block].grads + (param->offset - ls_block_first(m, block)) *
+                                               (int64_t)ls_dtype_bytes(m->dev->acc)
+                 : NULL;
 }
 
 /* Stores a value into host memory that holds elements of the device's acc. */

@@ -1,64 +1,184 @@
 /* Whole passes over a model: training, evaluation, generation. */
 #include "runtime/model/model_internal.h"
 
-static ls_status load_batch(ls_model *m, const int32_t *tokens, const int32_t *targets,
-                            int64_t rows) {
-    size_t bytes = (size_t)rows * sizeof(int32_t);
-    LS_TRY(m->dev->ops->upload(m->dev, m->tokens, tokens, bytes));
-    return targets ? m->dev->ops->upload(m->dev, m->targets, targets, bytes) : LS_OK;
+static ls_status upload_ids(ls_model *m, int32_t *to, const int32_t *from, int64_t rows,
+                            const char *what) {
+    if (!to) {
+        return LS_OK;
+    }
+    if (!from) {
+        return LS_FAIL(LS_E_SHAPE, "no %s for a part of the model that needs them", what);
+    }
+    return m->dev->ops->upload(m->dev, to, from, (size_t)rows * sizeof(int32_t));
+}
+
+/* targets may be NULL in generation. */
+static ls_status load_batch(const ls_pass *pass, const int32_t *tokens, const int32_t *targets) {
+    const ls_slot *slot = pass->slot;
+    LS_TRY(upload_ids(pass->model, slot->tokens, tokens, pass->rows, "tokens"));
+    return pass->cached ? LS_OK
+                        : upload_ids(pass->model, slot->targets, targets, pass->rows, "targets");
+}
+
+static ls_pass pass_begin(ls_model *m, int slot, int64_t batch) {
+    const int rank = m->part.tensor_rank, ranks = m->part.tensor_ranks;
+    ls_pass pass = {.model = m,
+                    .slot = &m->slot[slot],
+                    .batch = batch,
+                    .seq = m->options.seq,
+                    .rows = batch * m->options.seq,
+                    .own_rows = batch * m->options.seq};
+    if (m->sequence) {
+        pass.own_first = ls_range_first(pass.rows, ranks, rank);
+        pass.own_rows = ls_range_first(pass.rows, ranks, rank + 1) - pass.own_first;
+    }
+    return pass;
 }
 
 static ls_status forward_to_head(ls_pass *pass) {
-    LS_TRY(ls_embedding_run(pass));
-    for (int l = 0; l < (int)pass->model->sizes.layers; l++) {
+    const ls_model *m = pass->model;
+    if (ls_has_block(m, 0)) {
+        LS_TRY(ls_block_begin(pass, 0));
+        LS_TRY(ls_embedding_run(pass));
+        LS_TRY(ls_block_end(pass, 0));
+    }
+    for (int l = 0; l < m->part_layers; l++) {
+        const int block = ls_first_layer(m) + l + 1;
+        LS_TRY(ls_block_begin(pass, block));
         LS_TRY(ls_layer_run(pass, l));
+        LS_TRY(ls_block_end(pass, block));
     }
     return LS_OK;
 }
 
-static ls_status sum_losses(const ls_pass *pass, double *loss_sum) {
+static ls_status head_and_losses(ls_pass *pass, double *loss_sum) {
     ls_model *m = pass->model;
+    LS_TRY(ls_block_begin(pass, m->blocks - 1));
+    LS_TRY(ls_head_run(pass));
+    LS_TRY(ls_block_end(pass, m->blocks - 1));
     return m->dev->ops->sum(m->dev, pass->rows, m->losses, loss_sum);
+}
+
+/* The buffers at the ends of a part are the caller's. */
+static ls_status set_boundary(const ls_pass *pass, const void *x_in, void *x_out) {
+    const ls_model *m = pass->model;
+    ls_layer_acts *layers = pass->slot->layers;
+    const bool first = ls_has_block(m, 0), last = ls_has_head(m);
+    if (first != (x_in == NULL) || last != (x_out == NULL)) {
+        return LS_FAIL(LS_E_SHAPE,
+                       "blocks %d to %d of %d with%s x_in and with%s x_out; the first part has no "
+                       "x_in, the last no x_out, all others have both",
+                       m->part.first_block, m->part.first_block + m->part.block_count - 1,
+                       m->blocks, x_in ? "" : "out", x_out ? "" : "out");
+    }
+    if (!first) {
+        layers[0].x = (void *)(uintptr_t)x_in; /* only read */
+    }
+    if (!last) {
+        layers[m->part_layers].x = x_out;
+    }
+    return LS_OK;
+}
+
+static ls_status check_training(const ls_model *m, int slot) {
+    if (!m->options.training) {
+        return LS_FAIL(LS_E_UNSUPPORTED, "this model was created without training: it keeps no "
+                                         "activations for backward");
+    }
+    if (slot < 0 || slot >= m->slots) {
+        return LS_FAIL(LS_E_SHAPE, "slot %d of a model with %d", slot, m->slots);
+    }
+    return LS_OK;
+}
+
+ls_status ls_model_forward(ls_model *m, int slot, const int32_t *tokens, const int32_t *targets,
+                           const void *x_in, void *x_out) {
+    LS_TRY(check_training(m, slot));
+    ls_pass pass = pass_begin(m, slot, m->options.batch);
+    LS_TRY(set_boundary(&pass, x_in, x_out));
+    LS_TRY(load_batch(&pass, tokens, targets));
+    LS_TRY(forward_to_head(&pass));
+    pass.slot->forwarded = true;
+    return LS_OK;
+}
+
+static ls_status backward_blocks(ls_pass *pass) {
+    const ls_model *m = pass->model;
+    for (int l = m->part_layers - 1; l >= 0; l--) {
+        const int block = ls_first_layer(m) + l + 1;
+        LS_TRY(ls_block_begin(pass, block));
+        LS_TRY(ls_layer_backward(pass, l));
+        LS_TRY(ls_block_end(pass, block));
+    }
+    if (ls_has_block(m, 0)) {
+        LS_TRY(ls_block_begin(pass, 0));
+        LS_TRY(ls_embedding_backward(pass));
+        LS_TRY(ls_block_end(pass, 0));
+    }
+    return LS_OK;
+}
+
+ls_status ls_model_backward(ls_model *m, int slot, double loss_scale, const void *dx_out,
+                            void *dx_in, const ls_model_sink *sink, double *loss_sum) {
+    LS_TRY(check_training(m, slot));
+    ls_pass pass = pass_begin(m, slot, m->options.batch);
+    pass.backward = true;
+    pass.loss_scale = loss_scale;
+    pass.sink = sink;
+    pass.first_elem = m->flat_elems;
+    pass.dy = dx_out;
+    pass.dx_in = dx_in;
+    if (!pass.slot->forwarded || ls_has_head(m) != (dx_out == NULL) ||
+        ls_has_block(m, 0) != (dx_in == NULL)) {
+        return LS_FAIL(LS_E_SHAPE,
+                       "backward on slot %d %s a forward, with%s dx_out and with%s dx_in; each "
+                       "forward has one backward, the last part no dx_out, the first no dx_in",
+                       slot, pass.slot->forwarded ? "after" : "without", dx_out ? "" : "out",
+                       dx_in ? "" : "out");
+    }
+    pass.slot->forwarded = false;
+    double sum = 0.0;
+    if (ls_has_head(m)) {
+        LS_TRY(head_and_losses(&pass, &sum));
+    }
+    LS_TRY(backward_blocks(&pass));
+    if (loss_sum) {
+        *loss_sum = sum;
+    }
+    return LS_OK;
 }
 
 ls_status ls_model_forward_backward(ls_model *m, const int32_t *tokens, const int32_t *targets,
                                     double loss_scale, void *grads, ls_model_ready_fn ready,
                                     void *context, double *loss_sum) {
-    if (!m->options.training) {
-        return LS_FAIL(LS_E_UNSUPPORTED, "this model was created without training: it keeps no "
-                                         "activations for backward");
-    }
-    ls_pass pass = {.model = m,
-                    .batch = m->options.batch,
-                    .seq = m->options.seq,
-                    .rows = m->options.batch * m->options.seq,
-                    .grads = grads,
-                    .loss_scale = loss_scale,
-                    .ready = ready,
-                    .context = context,
-                    .first_elem = m->flat_elems};
-    LS_TRY(load_batch(m, tokens, targets, pass.rows));
-    LS_TRY(forward_to_head(&pass));
-    LS_TRY(ls_head_run(&pass));
-    for (int l = (int)m->sizes.layers - 1; l >= 0; l--) {
-        LS_TRY(ls_layer_backward(&pass, l));
-    }
-    LS_TRY(ls_embedding_backward(&pass));
-    return sum_losses(&pass, loss_sum);
+    const ls_model_sink sink = {.grads = grads, .ready = ready, .context = context};
+    LS_TRY(ls_model_forward(m, 0, tokens, targets, NULL, NULL));
+    return ls_model_backward(m, 0, loss_scale, NULL, NULL, &sink, loss_sum);
 }
 
-ls_status ls_model_loss(ls_model *m, const int32_t *tokens, const int32_t *targets, int64_t rows,
-                        double *loss_sum) {
+ls_status ls_model_evaluate(ls_model *m, const int32_t *tokens, const int32_t *targets,
+                            int64_t rows, const void *x_in, void *x_out, double *loss_sum) {
     if (rows < 0 || rows > m->options.batch) {
         return LS_FAIL(LS_E_SHAPE, "a batch of %lld sequences for a model made for %lld",
                        (long long)rows, (long long)m->options.batch);
     }
-    ls_pass pass = {
-        .model = m, .batch = rows, .seq = m->options.seq, .rows = rows * m->options.seq};
-    LS_TRY(load_batch(m, tokens, targets, pass.rows));
+    ls_pass pass = pass_begin(m, 0, rows);
+    pass.slot->forwarded = false;
+    LS_TRY(set_boundary(&pass, x_in, x_out));
+    LS_TRY(load_batch(&pass, tokens, targets));
     LS_TRY(forward_to_head(&pass));
-    LS_TRY(ls_head_run(&pass));
-    return sum_losses(&pass, loss_sum);
+    if (ls_has_head(m)) {
+        return head_and_losses(&pass, loss_sum);
+    }
+    if (loss_sum) {
+        *loss_sum = 0.0;
+    }
+    return LS_OK;
+}
+
+ls_status ls_model_loss(ls_model *m, const int32_t *tokens, const int32_t *targets, int64_t rows,
+                        double *loss_sum) {
+    return ls_model_evaluate(m, tokens, targets, rows, NULL, NULL, loss_sum);
 }
 
 /* logits [vocab] (host) from the first row of m->logits. */
@@ -99,16 +219,20 @@ static ls_status check_feed(const ls_model *m, const int32_t *tokens, int64_t co
 
 ls_status ls_model_feed(ls_model *m, const int32_t *tokens, int64_t count, float *logits) {
     LS_TRY(check_feed(m, tokens, count));
-    ls_pass pass = {.model = m, .batch = 1, .cached = true};
+    ls_pass pass = {.model = m, .slot = m->slot, .batch = 1, .cached = true};
     for (int64_t done = 0; done < count; done += pass.rows) {
         int64_t left = count - done;
         pass.rows = pass.seq = left < m->options.seq ? left : m->options.seq;
+        pass.own_rows = pass.rows;
         pass.offset = m->cache_used;
-        LS_TRY(load_batch(m, tokens + done, NULL, pass.rows));
+        LS_TRY(load_batch(&pass, tokens + done, NULL));
         LS_TRY(forward_to_head(&pass));
         m->cache_used += pass.rows;
     }
+    const int head = m->blocks - 1;
+    LS_TRY(ls_block_begin(&pass, head));
     LS_TRY(ls_head_last(&pass));
+    LS_TRY(ls_block_end(&pass, head));
     return download_logits(m, logits);
 }
 

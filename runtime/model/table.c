@@ -102,6 +102,7 @@ ls_status ls_sizes_derive(const ls_config_model *config, ls_sizes *sizes) {
     int64_t q = config->heads * config->head_dim, kv = config->kv_heads * config->head_dim;
     *sizes = (ls_sizes){
         .traits = traits,
+        .tied = config->tied,
         .vocab = config->vocab,
         .vocab_rows = groups * config->vocab_multiple,
         .layers = config->layers,
@@ -119,7 +120,91 @@ ls_status ls_sizes_derive(const ls_config_model *config, ls_sizes *sizes) {
     return LS_OK;
 }
 
-static bool has_row(const ls_config_model *config, const ls_sizes *sizes, const row_spec *spec) {
+/* The group of the query rows; those of keys and values have grains as large as the unit. */
+static ls_group query_group(const ls_sizes *s) {
+    return (ls_group){.size = s->q_width, .units = s->kv_heads, .grain = s->head_dim};
+}
+
+static ls_group single_rows(int64_t size) {
+    return (ls_group){.size = size, .units = size, .grain = 1};
+}
+
+static bool splits(const ls_sizes *s, int ranks) {
+    const ls_group groups[] = {query_group(s), single_rows(s->ffn), single_rows(s->vocab_rows)};
+    return ranks >= 1 && ls_group_splits(&groups[0], ranks) && ranks <= s->ffn &&
+           ranks <= s->vocab_rows;
+}
+
+static ls_status check_part(const ls_sizes *s, const ls_model_part *part) {
+    const int blocks = (int)s->layers + 2, ranks = part->tensor_ranks;
+    if (part->first_block < 0 || part->block_count < 1 ||
+        part->first_block > blocks - part->block_count) {
+        return LS_FAIL(LS_E_CONFIG,
+                       "a part of %d blocks from block %d of a model of %d; it must lie inside and "
+                       "hold at least 1",
+                       part->block_count, part->first_block, blocks);
+    }
+    if (part->tensor_rank < 0 || part->tensor_rank >= ranks) {
+        return LS_FAIL(LS_E_SHAPE, "tensor rank %d of %d", part->tensor_rank, ranks);
+    }
+    if (splits(s, ranks)) {
+        return LS_OK;
+    }
+    int below = ranks - 1, above = ranks + 1;
+    while (!splits(s, below)) {
+        below--;
+    }
+    while (above <= s->heads && !splits(s, above)) {
+        above++;
+    }
+    char higher[32] = "";
+    if (above <= s->heads) {
+        snprintf(higher, sizeof higher, " or %d", above);
+    }
+    return LS_FAIL(
+        LS_E_CONFIG,
+        "parallel.tensor is %d; a model of %lld heads, %lld key/value heads and ffn %lld "
+        "cannot be split so (where ranks share a key/value head, equally many must share "
+        "each, and divide its heads): use %d%s",
+        ranks, (long long)s->heads, (long long)s->kv_heads, (long long)s->ffn, below, higher);
+}
+
+ls_model_part ls_part_resolve(const ls_sizes *s, const ls_model_part *part) {
+    ls_model_part resolved = part ? *part : (ls_model_part){0};
+    if (resolved.tensor_ranks == 0) {
+        resolved.tensor_ranks = 1;
+    }
+    if (resolved.block_count == 0) {
+        resolved.block_count = (int)s->layers + 2 - resolved.first_block;
+    }
+    return resolved;
+}
+
+ls_status ls_sizes_split(const ls_sizes *whole, const ls_model_part *part, ls_sizes *local) {
+    const int rank = part->tensor_rank, ranks = part->tensor_ranks;
+    *local = *whole;
+    LS_TRY(check_part(whole, part));
+    if (ranks == 1) {
+        return LS_OK;
+    }
+    const ls_group q = query_group(whole), kv = {whole->kv_width, whole->kv_heads, whole->head_dim};
+    const ls_group ffn = single_rows(whole->ffn), vocab = single_rows(whole->vocab_rows);
+    local->q_width = ls_group_share(&q, rank, ranks).capacity;
+    local->kv_width = ls_group_share(&kv, rank, ranks).capacity;
+    local->heads = local->q_width / whole->head_dim;
+    local->kv_heads = local->kv_width / whole->head_dim;
+    local->qkv_width = local->q_width + 2 * local->kv_width;
+    local->ffn = ls_group_share(&ffn, rank, ranks).capacity;
+    local->up_width = whole->traits.gated ? 2 * local->ffn : local->ffn;
+    const ls_share rows = ls_group_share(&vocab, rank, ranks);
+    const int64_t real = whole->vocab - rows.start;
+    local->vocab_rows = rows.capacity;
+    local->vocab_first = rows.start;
+    local->vocab = real < 0 ? 0 : real < rows.extent ? real : rows.extent;
+    return LS_OK;
+}
+
+static bool has_row(const ls_sizes *sizes, const row_spec *spec) {
     switch (spec->need) {
     case ALWAYS:
         return true;
@@ -128,7 +213,7 @@ static bool has_row(const ls_config_model *config, const ls_sizes *sizes, const 
     case POSITIONS:
         return sizes->traits.learned_positions;
     case UNTIED:
-        return !config->tied;
+        return !sizes->tied;
     }
     return false;
 }
@@ -154,15 +239,24 @@ static void set_tensor_split(const ls_sizes *sizes, const row_spec *spec, ls_par
     if (spec->tp_axis < 0) {
         return;
     }
-    symbol s = spec->dims[spec->tp_axis];
-    param->tp_sizes[0] = extent(sizes, s);
-    if (s == QKV) {
+    const symbol s = spec->dims[spec->tp_axis];
+    const ls_group kv = {
+        .size = sizes->kv_width, .units = sizes->kv_heads, .grain = sizes->head_dim};
+    switch (s) {
+    case QKV:
         param->tp_groups = 3;
-        param->tp_sizes[0] = sizes->q_width;
-        param->tp_sizes[1] = param->tp_sizes[2] = sizes->kv_width;
-    } else if (s == UP && sizes->traits.gated) {
-        param->tp_groups = 2;
-        param->tp_sizes[0] = param->tp_sizes[1] = sizes->ffn;
+        param->tp_group[0] = query_group(sizes);
+        param->tp_group[1] = param->tp_group[2] = kv;
+        break;
+    case HD:
+        param->tp_group[0] = query_group(sizes);
+        break;
+    case UP:
+        param->tp_groups = sizes->traits.gated ? 2 : 1;
+        param->tp_group[0] = param->tp_group[1] = single_rows(sizes->ffn);
+        break;
+    default:
+        param->tp_group[0] = single_rows(extent(sizes, s));
     }
 }
 
@@ -192,20 +286,32 @@ static place place_of(int block, int blocks) {
     return block == 0 ? EMBEDDING : block == blocks - 1 ? HEAD : LAYER;
 }
 
-ls_status ls_table_build(const ls_config_model *config, const ls_sizes *sizes, ls_param **params,
-                         int *count, int64_t *flat_elems, int *rows) {
-    int blocks = (int)sizes->layers + 2, n = 0;
-    LS_TRY(ls_calloc((size_t)blocks * LS_ROW_COUNT, sizeof(ls_param), params));
-    for (int block = 0; block < blocks; block++) {
+ls_status ls_table_build(const ls_config_model *config, const ls_sizes *sizes,
+                         const ls_model_part *part, ls_param **params, int *count,
+                         int64_t *flat_elems, int *rows) {
+    const int blocks = (int)sizes->layers + 2, end = part->first_block + part->block_count;
+    int n = 0;
+    LS_TRY(ls_calloc((size_t)part->block_count * LS_ROW_COUNT, sizeof(ls_param), params));
+    for (int i = 0; rows && i < blocks * LS_ROW_COUNT; i++) {
+        rows[i] = -1;
+    }
+    for (int block = part->first_block; block < end; block++) {
         for (int row = 0; row < LS_ROW_COUNT; row++) {
             const row_spec *spec = &row_specs[row];
-            bool present = spec->place == place_of(block, blocks) && has_row(config, sizes, spec);
+            /* The tied head of a stage that lacks the embedding holds a copy of it. */
+            const bool copied = row == LS_HEAD_W && sizes->tied && part->first_block > 0;
+            if (spec->place != place_of(block, blocks) || !(copied || has_row(sizes, spec))) {
+                continue;
+            }
+            ls_param *param = &(*params)[n];
+            fill_row(config, sizes, copied ? &row_specs[LS_TOK_EMBED] : spec, block, param);
+            param->copied = copied;
+            param->tp_rank = part->tensor_rank;
+            param->tp_ranks = part->tensor_ranks;
             if (rows) {
-                rows[block * LS_ROW_COUNT + row] = present ? n : -1;
+                rows[block * LS_ROW_COUNT + row] = n;
             }
-            if (present) {
-                fill_row(config, sizes, spec, block, &(*params)[n++]);
-            }
+            n++;
         }
     }
     *count = n;
@@ -213,18 +319,25 @@ ls_status ls_table_build(const ls_config_model *config, const ls_sizes *sizes, l
     return LS_OK;
 }
 
+ls_status ls_model_table_part(const ls_config_model *config, const ls_model_part *part,
+                              ls_param **params, int *count, int64_t *flat_elems) {
+    *params = NULL;
+    ls_sizes sizes, local;
+    LS_TRY(ls_sizes_derive(config, &sizes));
+    const ls_model_part resolved = ls_part_resolve(&sizes, part);
+    LS_TRY(ls_sizes_split(&sizes, &resolved, &local));
+    return ls_table_build(config, &sizes, &resolved, params, count, flat_elems, NULL);
+}
+
 ls_status ls_model_table(const ls_config_model *config, ls_param **params, int *count,
                          int64_t *flat_elems) {
-    *params = NULL;
-    ls_sizes sizes;
-    LS_TRY(ls_sizes_derive(config, &sizes));
-    return ls_table_build(config, &sizes, params, count, flat_elems, NULL);
+    return ls_model_table_part(config, NULL, params, count, flat_elems);
 }
 
 /* Real elements of a row in the whole model; 0 when the model lacks it. */
-static int64_t row_elems(const ls_config_model *config, const ls_sizes *sizes, int row) {
+static int64_t row_elems(const ls_sizes *sizes, int row) {
     const row_spec *spec = &row_specs[row];
-    if (!has_row(config, sizes, spec)) {
+    if (!has_row(sizes, spec)) {
         return 0;
     }
     int64_t first = spec->dims[0] == V ? sizes->vocab : extent(sizes, spec->dims[0]);
@@ -238,7 +351,7 @@ int64_t ls_model_param_count(const ls_config_model *config) {
     }
     int64_t total = 0;
     for (int row = 0; row < LS_ROW_COUNT; row++) {
-        total += row_elems(config, &sizes, row);
+        total += row_elems(&sizes, row);
     }
     return total;
 }
@@ -252,7 +365,7 @@ void ls_model_count_flops(const ls_config_model *config, int64_t seq, ls_model_f
     int64_t products = sizes.vocab * sizes.channels; /* the head, whether tied or not */
     for (int row = 0; row < LS_ROW_COUNT; row++) {
         if (row_specs[row].place == LAYER && row_specs[row].dims[1] != NONE) {
-            products += row_elems(config, &sizes, row);
+            products += row_elems(&sizes, row);
         }
     }
     double full = 12.0 * (double)sizes.layers * (double)sizes.q_width * (double)seq;

@@ -64,20 +64,54 @@ static inline void damage_manifest_write(const char *directory, const json_t *ro
     free(text);
 }
 
-/* Makes the manifest agree with what file number i is now. */
-static inline void damage_rehash(const char *directory, size_t i) {
-    json_t *root = damage_manifest(directory);
-    json_t *file = json_array_get(json_object_get(root, "files"), i);
-    ls_sha256 hash;
-    uint64_t bytes;
+static inline void damage_set_hash(json_t *object, const ls_sha256 *hash) {
     char hex[65];
-    CHECK_OK(ls_sha256_file(
-        damage_path(directory, json_string_value(json_object_get(file, "name"))), &hash, &bytes));
-    ls_sha256_hex(&hash, hex);
-    json_object_set_new(file, "sha256", json_string(hex));
-    json_object_set_new(file, "bytes", json_integer((json_int_t)bytes));
+    ls_sha256_hex(hash, hex);
+    CHECK(json_object_set_new(object, "sha256", json_string(hex)) == 0);
+}
+
+/* Chunks of a piece, as the manifest has them, into chunks [LS_DAMAGE_CHUNKS]; returns how many. */
+enum { LS_DAMAGE_CHUNKS = 64 };
+static inline size_t damage_chunks(const json_t *piece, ls_ckpt_chunk *chunks) {
+    const json_t *at = json_object_get(piece, "at"), *bytes = json_object_get(piece, "bytes");
+    size_t count = json_array_size(at);
+    CHECK(count <= LS_DAMAGE_CHUNKS);
+    for (size_t i = 0; i < count; i++) {
+        chunks[i].at = json_integer_value(json_array_get(at, i));
+        chunks[i].bytes = json_integer_value(json_array_get(bytes, i));
+    }
+    return count;
+}
+
+/* Makes the manifest agree with what the first file is now, but for the hashes of its values: as a
+ * forger would. Chunks that the file does not have keep their hashes. */
+static inline void damage_rehash(const char *directory, json_t *root) {
+    json_t *file = json_array_get(json_object_get(root, "files"), 0), *tensor;
+    const char *name = json_string_value(json_object_get(file, "name"));
+    ls_ckpt_chunk chunks[LS_DAMAGE_CHUNKS];
+    ls_sha256 hash, hashes[LS_DAMAGE_CHUNKS];
+    size_t bytes, total = 0, i;
+    char *data = damage_read(directory, name, &bytes);
+    json_array_foreach(json_object_get(root, "tensors"), i, tensor) {
+        json_t *piece = json_array_get(json_object_get(tensor, "pieces"), 0);
+        size_t count = damage_chunks(piece, chunks + total);
+        for (size_t k = 0; k < count; k++) {
+            const ls_ckpt_chunk *chunk = &chunks[total + k];
+            size_t at = (size_t)chunk->at < bytes ? (size_t)chunk->at : bytes;
+            size_t rest = bytes - at, most = (size_t)chunk->bytes;
+            CHECK_OK(ls_sha256_of(data + at, most < rest ? most : rest, &hashes[k]));
+        }
+        CHECK_OK(ls_sha256_of(hashes, count * sizeof *hashes, &hash));
+        damage_set_hash(piece, &hash);
+        total += count;
+    }
+    free(data);
+    if (ls_ckpt_gaps_hash(damage_path(directory, name), (int64_t)bytes, chunks, (int64_t)total,
+                          &hash) == LS_OK) {
+        damage_set_hash(file, &hash);
+    }
+    CHECK(json_object_set_new(file, "bytes", json_integer((json_int_t)bytes)) == 0);
     damage_manifest_write(directory, root);
-    json_decref(root);
 }
 
 #endif

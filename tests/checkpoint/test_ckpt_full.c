@@ -27,7 +27,7 @@ static void check_kept(const char *root, int64_t step) {
     CHECK_OK(ls_ckpt_latest(root, &path));
     CHECK(path && strstr(path, name));
     CHECK_OK(ls_ckpt_open(path, &ckpt));
-    CHECK_OK(ls_ckpt_verify(ckpt, true, NULL, NULL));
+    CHECK_OK(ls_ckpt_verify(ckpt, LS_CKPT_VERIFY_DEEP, NULL, NULL));
     ls_ckpt_close(ckpt);
     free(path);
     DIR *directory = opendir(root);

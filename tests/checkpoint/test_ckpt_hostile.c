@@ -75,7 +75,7 @@ static const char *const bad_members[][4] = {
     {"files.0", "name", "\"\"", "odd characters"},
     {"files.0", "name", "\"index.h5\"", "listed twice"},
     {"files.0", "bytes", "-5", "'bytes' is -5"},
-    {"files.0", "bytes", "20", "stored bytes"},
+    {"files.0", "bytes", "20", "of a file of 20"},
     {"files.0", "sha256", "\"00\"", "no SHA-256"},
     {T, "name", "\"\"", "0 bytes"},
     {T, "name", "\"a\"", "listed twice"},
@@ -104,9 +104,22 @@ static const char *const bad_members[][4] = {
     {P, "chunk", "[0, 129]", "not allowed"},
     {P, "chunk", "[257, 9223372036854775807]", "not allowed"},
     {P, "chunk", "[2, 2]", "not allowed"},
-    {P, "chunks", "2", "in 1 chunks"},
+    {P, "chunks", "2", "'at' must be an array of 2 to 2"},
+    {P, "chunks", "9223372036854775807", "'at'"},
+    {P, "at", "[-1]", "of a file"},
+    {P, "at", "[9223372036854775807]", "of a file"},
+    {P, "at", "[1.5]", "of a file"},
+    {P, "at", "{}", "'at'"},
+    {P, "bytes", "[0]", "of a file"},
+    {P, "bytes", "[9223372036854775807]", "of a file"},
+    {P, "bytes", "[77]", "stored bytes"},
+    {P, "bytes", "[]", "'bytes'"},
+    {P, "xxh3", "\"0123456789abcde\"", "hex digits"},
+    {P, "xxh3", "\"0123456789abcdeX\"", "hex digits"},
+    {P, "xxh3", "\"0123456789abcdef0\"", "'xxh3'"},
+    {P, "xxh3", "7", "'xxh3'"},
     {P, "raw_bytes", "132613", "132612 bytes"},
-    {P, "stored_bytes", "9223372036854775807", "are possible"},
+    {P, "stored_bytes", "9223372036854775807", "do not have 9223372036854775807"},
     {P, "stored_bytes", "0", "at least 1"},
     {P, "sha256", "12", "'sha256'"},
 };
@@ -216,23 +229,45 @@ static void test_mutations(const char *good, size_t bytes) {
     CHECK(accepted < MUTATIONS);
 }
 
-/* Puts `frame` in place of the only chunk of tensor 2 and makes the hashes fit. */
-static void chunk_replace(const void *frame, size_t bytes) {
-    CHECK_OK(ls_ckpt_h5_init());
-    hid_t fapl = H5Pcreate(H5P_FILE_ACCESS);
-    H5Pset_libver_bounds(fapl, H5F_LIBVER_V110, H5F_LIBVER_V110);
-    hid_t file = H5Fopen(damage_path(path, data_file), H5F_ACC_RDWR, fapl);
-    hid_t dataset = H5Dopen2(file, "/tensors/layers.0.attn.qkv.weight", H5P_DEFAULT);
-    const hsize_t offset[2] = {0, 0};
-    CHECK(H5Dwrite_chunk(dataset, H5P_DEFAULT, 0, offset, bytes, frame) >= 0);
-    CHECK(H5Dclose(dataset) >= 0 && H5Fclose(file) >= 0 && H5Pclose(fapl) >= 0);
-    damage_rehash(path, 0);
+/* Puts `frame` in place of the only chunk of tensor 2, at the end of the file, and makes the hashes
+ * fit. */
+static void chunk_replace(const json_t *good, const char *whole, size_t whole_bytes,
+                          const void *frame, size_t bytes) {
+    json_t *root = json_deep_copy(good);
+    json_t *piece = json_array_get(
+        json_object_get(json_array_get(json_object_get(root, "tensors"), 2), "pieces"), 0);
+    json_int_t n = (json_int_t)bytes;
+    CHECK(json_object_set_new(piece, "at", json_pack("[I]", (json_int_t)whole_bytes)) == 0);
+    CHECK(json_object_set_new(piece, "bytes", json_pack("[I]", n)) == 0);
+    CHECK(json_object_set_new(piece, "stored_bytes", json_integer(n)) == 0);
+    char *data = malloc(whole_bytes + bytes);
+    memcpy(data, whole, whole_bytes);
+    memcpy(data + whole_bytes, frame, bytes);
+    damage_write(path, data_file, data, whole_bytes + bytes);
+    free(data);
+    damage_rehash(path, root);
+    json_decref(root);
 }
 
 static ls_status load_chunk(void) {
     ls_ckpt *ckpt;
     LS_TRY(ls_ckpt_open(path, &ckpt));
     ls_status status = case_check(ckpt, 2, NULL);
+    ls_ckpt_close(ckpt);
+    return status;
+}
+
+static char fault[1024]; /* the last one reported */
+
+static void keep_fault(void *context, const char *text) {
+    (void)context;
+    snprintf(fault, sizeof fault, "%s", text);
+}
+
+static ls_status verify(ls_ckpt_depth depth) {
+    ls_ckpt *ckpt;
+    LS_TRY(ls_ckpt_open(path, &ckpt));
+    ls_status status = ls_ckpt_verify(ckpt, depth, keep_fault, NULL);
     ls_ckpt_close(ckpt);
     return status;
 }
@@ -250,8 +285,10 @@ static size_t frame_make(void *out, size_t room, size_t bytes, bool checksum, bo
     return n;
 }
 
-static void test_chunks(void) {
+static void test_chunks(const json_t *good) {
     const size_t chunk = 257 * 129 * 4, room = 1 << 18;
+    size_t whole_bytes;
+    char *whole = damage_read(path, data_file, &whole_bytes);
     char *frame = calloc(1, room);
     /* {content, checksum, content size, extra bytes, message} */
     const struct {
@@ -271,37 +308,54 @@ static void test_chunks(void) {
     for (size_t i = 0; i < sizeof frames / sizeof *frames; i++) {
         size_t n =
             frame_make(frame, room, frames[i].content, frames[i].checksum, frames[i].content_size);
-        chunk_replace(frame, (size_t)((long)n + frames[i].extra));
+        chunk_replace(good, whole, whole_bytes, frame, (size_t)((long)n + frames[i].extra));
         CHECK_STATUS(load_chunk(), LS_E_CORRUPT);
         CHECK_MESSAGE(frames[i].message);
         CHECK_MESSAGE("chunk 0 of '/tensors/layers.0.attn.qkv.weight'");
     }
-    chunk_replace("short", 5);
+    chunk_replace(good, whole, whole_bytes, "short", 5);
     CHECK_STATUS(load_chunk(), LS_E_CORRUPT);
     memset(frame, 'x', room);
-    chunk_replace(frame, room);
+    chunk_replace(good, whole, whole_bytes, frame, room);
     CHECK_STATUS(load_chunk(), LS_E_CORRUPT);
     CHECK_MESSAGE("at most");
-    /* A right frame of other values: the file's hash fits, the piece's does not. */
+    /* A right frame of other values: every hash fits but that of the values. */
     size_t n = frame_make(frame, room, chunk, true, true);
-    chunk_replace(frame, n);
-    ls_ckpt *ckpt = NULL;
-    CHECK_OK(ls_ckpt_open(path, &ckpt));
-    CHECK_STATUS(ls_ckpt_verify(ckpt, true, NULL, NULL), LS_E_CORRUPT);
-    ls_ckpt_close(ckpt);
+    chunk_replace(good, whole, whole_bytes, frame, n);
+    CHECK_STATUS(load_chunk(), LS_E_CORRUPT);
+    CHECK_MESSAGE("do not have the manifest's hash");
+    CHECK_STATUS(verify(LS_CKPT_VERIFY_FULL), LS_E_CORRUPT); /* HDF5 has another chunk */
+    CHECK_STATUS(verify(LS_CKPT_VERIFY_DEEP), LS_E_CORRUPT);
+    damage_write(path, data_file, whole, whole_bytes);
+    damage_manifest_write(path, good);
+    CHECK_OK(verify(LS_CKPT_VERIFY_DEEP));
+    free(whole);
     free(frame);
 }
 
-/* A dataset that is a link to another file is not followed. */
-static void test_links(void) {
+/* Two chunks that share bytes. */
+static void test_overlap(const json_t *good) {
+    json_t *root = json_deep_copy(good), *tensors = json_object_get(root, "tensors");
+    json_t *a = json_array_get(json_object_get(json_array_get(tensors, 2), "pieces"), 0);
+    json_t *b = json_array_get(json_object_get(json_array_get(tensors, 1), "pieces"), 0);
+    json_object_set(b, "at", json_object_get(a, "at"));
+    damage_manifest_write(path, root);
+    json_decref(root);
+    CHECK_STATUS(verify(LS_CKPT_VERIFY_FULL), LS_E_CORRUPT);
+    damage_manifest_write(path, good);
+}
+
+/* HDF5 is shown a link to another file: not followed, and values do not depend on it. */
+static void test_links(json_t *good) {
     hid_t file = H5Fopen(damage_path(path, data_file), H5F_ACC_RDWR, H5P_DEFAULT);
     CHECK(H5Ldelete(file, "/tensors/layers.0.attn.qkv.weight", H5P_DEFAULT) >= 0);
     CHECK(H5Lcreate_external("rank-00001.h5", "/tensors/a", file,
                              "/tensors/layers.0.attn.qkv.weight", H5P_DEFAULT, H5P_DEFAULT) >= 0);
     CHECK(H5Fclose(file) >= 0);
-    damage_rehash(path, 0);
-    CHECK_STATUS(load_chunk(), LS_E_CORRUPT);
-    CHECK_MESSAGE("there is no dataset");
+    damage_rehash(path, good);
+    CHECK_STATUS(verify(LS_CKPT_VERIFY_FULL), LS_E_CORRUPT);
+    CHECK(strstr(fault, "there is no dataset"));
+    load_chunk();
 }
 
 int main(void) {
@@ -321,8 +375,9 @@ int main(void) {
     test_pieces(good);
     test_text(text, bytes);
     test_mutations(text, bytes);
-    test_chunks();
-    test_links();
+    test_chunks(good);
+    test_overlap(good);
+    test_links(good);
     json_decref(good);
     free(text);
     CHECK_OK(ls_dir_remove(root));

@@ -32,8 +32,8 @@ static void check_values(const char *path) {
             CHECK_OK(case_check(ckpt, i, &box));
         }
     }
-    CHECK_OK(ls_ckpt_verify(ckpt, false, NULL, NULL));
-    CHECK_OK(ls_ckpt_verify(ckpt, true, NULL, NULL));
+    CHECK_OK(ls_ckpt_verify(ckpt, LS_CKPT_VERIFY_QUICK, NULL, NULL));
+    CHECK_OK(ls_ckpt_verify(ckpt, LS_CKPT_VERIFY_DEEP, NULL, NULL));
     ls_ckpt_close(ckpt);
 }
 

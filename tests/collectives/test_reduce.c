@@ -1,120 +1,7 @@
 /* The reducer against sums written out here: fast with inputs whose sums are exact, invariant with
  * inputs whose sums depend on the order, both bitwise, for many shapes. The device is the least
  * that the reducer needs. */
-#include "collectives/reduce.h"
-
-#include "runtime/base/rng.h"
-#include "tests/test.h"
-
-/* The device */
-
-static int allocations_before_failure = -1;
-static int allocations_live;
-
-static ls_status device_alloc(ls_device *dev, size_t bytes, void **memory) {
-    (void)dev;
-    if (allocations_before_failure == 0) {
-        return LS_FAIL(LS_E_MEMORY, "no memory for %zu bytes", bytes);
-    }
-    allocations_before_failure -= allocations_before_failure > 0;
-    size_t padded = (bytes + 63) / 64 * 64;
-    *memory = aligned_alloc(64, padded);
-    memset(*memory, 0, padded);
-    allocations_live++;
-    return LS_OK;
-}
-
-static void device_free(ls_device *dev, void *memory) {
-    (void)dev;
-    free(memory);
-    allocations_live--;
-}
-
-static ls_status device_zero(ls_device *dev, void *memory, size_t bytes) {
-    (void)dev;
-    memset(memory, 0, bytes);
-    return LS_OK;
-}
-
-static ls_status device_add(ls_device *dev, ls_dtype dtype, int64_t n, const void *x, void *y) {
-    CHECK(dtype == dev->acc);
-    for (int64_t i = 0; i < n; i++) {
-        if (dtype == LS_F32) {
-            ((float *)y)[i] += ((const float *)x)[i];
-        } else {
-            ((double *)y)[i] += ((const double *)x)[i];
-        }
-    }
-    return LS_OK;
-}
-
-static const ls_device_ops device_ops = {
-    .name = "test",
-    .alloc = device_alloc,
-    .free = device_free,
-    .zero = device_zero,
-    .add = device_add,
-};
-
-/* Gradients of micro-batch `leaf` of a global batch: of very different sizes, so that every other
- * order of the sum gives other bits; or integers. */
-
-static double draw_grad(uint64_t batch, int64_t leaf, int64_t i, bool exact) {
-    ls_rng_block b = ls_rng_draw(batch, (uint64_t)leaf, (uint64_t)i);
-    if (exact) {
-        return (double)(b.v[0] % 2001) - 1000;
-    }
-    return ldexp((double)(int32_t)b.v[0], (int)(b.v[1] % 24) - 40);
-}
-
-static double get(const void *grads, ls_dtype acc, int64_t i) {
-    return acc == LS_F32 ? (double)((const float *)grads)[i] : ((const double *)grads)[i];
-}
-
-static void add_to(void *grads, ls_dtype acc, int64_t i, double value) {
-    if (acc == LS_F32) {
-        ((float *)grads)[i] += (float)value;
-    } else {
-        ((double *)grads)[i] += value;
-    }
-}
-
-/* Node (level, index) of reduce.h at element i. */
-static double define(ls_dtype acc, uint64_t batch, int64_t leaves, int level, int64_t index,
-                     int64_t i) {
-    if (level == 0) {
-        double g = draw_grad(batch, index, i, false);
-        return acc == LS_F32 ? (double)(float)g : g;
-    }
-    double left = define(acc, batch, leaves, level - 1, 2 * index, i);
-    if ((2 * index + 1) * (INT64_C(1) << (level - 1)) >= leaves) {
-        return left;
-    }
-    double right = define(acc, batch, leaves, level - 1, 2 * index + 1, i);
-    return acc == LS_F32 ? (double)((float)left + (float)right) : left + right;
-}
-
-typedef struct shape {
-    ls_reduction reduction;
-    ls_dtype acc;
-    int64_t elems, leaves, bucket_bytes;
-    const ls_partition *partition; /* NULL: none */
-} shape;
-
-static double expected_grad(const shape *s, uint64_t batch, int64_t i) {
-    if (s->reduction == LS_REDUCTION_FAST) {
-        double sum = 0;
-        for (int64_t leaf = 0; leaf < s->leaves; leaf++) {
-            sum += draw_grad(batch, leaf, i, true);
-        }
-        return sum;
-    }
-    int top = 0;
-    while ((INT64_C(1) << top) < s->leaves) {
-        top++;
-    }
-    return define(s->acc, batch, s->leaves, top, 0, i);
-}
+#include "tests/collectives/grads.h"
 
 /* Backward from the end to the start in strides of this rank's own, some of them empty. */
 static void run_backward(ls_reducer *r, const shape *s, uint64_t batch, int64_t leaf, void *grads) {
@@ -138,16 +25,6 @@ static void run_backward(ls_reducer *r, const shape *s, uint64_t batch, int64_t 
             CHECK_OK(ls_reducer_progress(r));
         }
     }
-}
-
-static bool keeps(const ls_partition *p, int rank, int64_t elem) {
-    for (int u = 0; u < p->unit_count; u++) {
-        ls_range slice = ls_partition_slice(p, u, rank % p->shards);
-        if (elem >= slice.first && elem < slice.first + slice.elems) {
-            return true;
-        }
-    }
-    return false;
 }
 
 static void run_batch(ls_reducer *r, ls_comm *comm, const shape *s, uint64_t batch) {

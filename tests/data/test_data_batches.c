@@ -213,8 +213,8 @@ static void test_loader_options(void) {
     CHECK_OK(ls_dataset_open(fixture_path("loader"), LS_SPLIT_TRAIN, 0, false, &unsized));
     CHECK_INT(ls_dataset_describe(unsized)->windows, 0);
     const ls_loader_options good = {.dataset = dataset, .batch = 8, .micro = 2, .rank_micros = 4};
-    ls_loader_options bad[9];
-    for (int i = 0; i < 9; i++) {
+    ls_loader_options bad[11];
+    for (int i = 0; i < 11; i++) {
         bad[i] = good;
     }
     bad[0].batch = 0;
@@ -226,7 +226,9 @@ static void test_loader_options(void) {
     bad[6].first_step = -1;
     bad[7].depth = -1;
     bad[8].dataset = unsized;
-    for (int i = 0; i < 9; i++) {
+    bad[9].stride = 1;
+    bad[10].stride = 3; /* 3 x 3 + 2 > 8 */
+    for (int i = 0; i < 11; i++) {
         ls_loader *loader;
         CHECK_STATUS(ls_loader_create(&bad[i], &loader), LS_E_SHAPE);
         CHECK(loader == NULL);

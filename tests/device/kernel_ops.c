@@ -1,6 +1,8 @@
 /* Each operation's buffers and its call. */
 #include "tests/device/kernel_ops.h"
 
+#include <stdlib.h>
+
 /* Rounding to the 8 bits of bf16 is off by 2^-8 at most; fp32 errors before it add little. */
 #define BF16_ROUNDED                                                                               \
     { 3.95e-3, 3.95e-3 }
@@ -313,7 +315,7 @@ static ls_status run_adamw(ls_device *dev, const kt_case *c, ls_dtype dtype, voi
 const kt_op kt_adamw = {"adamw",    {2e-7, 3e-7}, BF16_ROUNDED, "a chain of fp32 roundings",
                         plan_adamw, run_adamw};
 
-/* add, cast, sum_squares, sum: dim = n */
+/* add, cast, sum: dim = n; sum_squares: dim = n, first */
 static int plan_add(const kt_case *c, ls_dtype dtype, ls_dtype acc,
                     kt_buffer buffers[KT_BUFFERS_MAX]) {
     (void)acc;
@@ -351,15 +353,28 @@ static ls_status run_sum(ls_device *dev, const kt_case *c, ls_dtype dtype, void 
     return dev->ops->upload(dev, at[1], &sum, sizeof sum);
 }
 
+static int plan_sum_squares(const kt_case *c, ls_dtype dtype, ls_dtype acc,
+                            kt_buffer buffers[KT_BUFFERS_MAX]) {
+    (void)dtype;
+    return KT_PLAN({"x", acc, c->dim[0], KT_IN, .varied = true},
+                   {"sums", LS_F64, ls_squares_count(c->dim[1], c->dim[0]), KT_OUT});
+}
+
 static ls_status run_sum_squares(ls_device *dev, const kt_case *c, ls_dtype dtype,
                                  void *const *at) {
     (void)dtype;
-    double sum;
-    LS_TRY(dev->ops->sum_squares(dev, c->dim[0], at[0], &sum));
-    return dev->ops->upload(dev, at[1], &sum, sizeof sum);
+    size_t count = (size_t)ls_squares_count(c->dim[1], c->dim[0]);
+    double *sums = calloc(count + 1, sizeof *sums);
+    ls_status status = dev->ops->sum_squares(dev, c->dim[1], c->dim[0], at[0], sums);
+    if (status == LS_OK) {
+        status = dev->ops->upload(dev, at[1], sums, count * sizeof *sums);
+    }
+    free(sums);
+    return status;
 }
 
 const kt_op kt_sum = {"sum",    {1e-11, 1e-11}, {0.0, 0.0}, "double sums with cancellation",
                       plan_sum, run_sum};
-const kt_op kt_sum_squares = {"sum_squares", {1e-13, 1e-13}, {0.0, 0.0}, "double sums of one sign",
-                              plan_sum,      run_sum_squares};
+const kt_op kt_sum_squares = {"sum_squares",    {1e-13, 1e-13},
+                              {0.0, 0.0},       "double sums of one sign",
+                              plan_sum_squares, run_sum_squares};

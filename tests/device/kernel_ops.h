@@ -9,7 +9,7 @@ extern const kt_op kt_norm_forward, kt_norm_backward;
 extern const kt_op kt_rope, kt_gelu_forward, kt_gelu_backward, kt_swiglu_forward,
     kt_swiglu_backward;
 extern const kt_op kt_embedding_forward, kt_embedding_backward, kt_bias_grad;
-extern const kt_op kt_cross_entropy;
+extern const kt_op kt_cross_entropy, kt_cross_entropy_parts, kt_embedding_parts, kt_copy_rows;
 extern const kt_op kt_adamw, kt_add, kt_cast, kt_sum_squares, kt_sum;
 
 #endif

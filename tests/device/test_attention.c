@@ -367,8 +367,13 @@ static void test_refused(void) {
     op = good;
     op.kv_len = (int64_t)1 << 40;
     CHECK_STATUS(dev->ops->attention_forward(dev, &op), LS_E_UNSUPPORTED);
-    CHECK_STATUS(dev->ops->attention_backward(dev, &good), LS_E_SHAPE);
-    CHECK_MESSAGE("q_len is 4, kv_len 8");
+    op = good;
+    op.merge = true;
+    CHECK_STATUS(dev->ops->attention_backward(dev, &op), LS_E_SHAPE);
+    op = good;
+    op.add = true;
+    CHECK_STATUS(dev->ops->attention_forward(dev, &op), LS_E_SHAPE);
+    CHECK_MESSAGE("merge is for forward");
     op = good; /* nothing to do: no pointer is looked at */
     op.batch = 0;
     CHECK_OK(dev->ops->attention_forward(dev, &op));
@@ -377,6 +382,99 @@ static void test_refused(void) {
     CHECK_OK(dev->ops->attention_forward(dev, &op));
     CHECK_OK(dev->ops->attention_backward(dev, &op));
     problem_release(&p);
+}
+
+/* Rows [rows.first, rows.end) and keys likewise, of a fused problem. */
+typedef struct span {
+    int64_t first, end;
+} span;
+
+static ls_attention part_of(const problem *p, const ls_attention *whole, span rows, span keys) {
+    ls_attention op = *whole;
+    const ls_dtype dtype = op.dtype, acc = dtype == LS_F64 ? LS_F64 : LS_F32;
+    const int64_t q = rows.first * p->q_stride, k = keys.first * p->kv_stride;
+    op.q_len = rows.end - rows.first;
+    op.kv_len = keys.end - keys.first;
+    op.full = keys.end <= rows.first;
+    op.o_batch = p->s.q_len * p->o_stride;
+    op.lse_row = p->s.q_len;
+    op.q = at((void *)(uintptr_t)op.q, dtype, q);
+    op.k = at((void *)(uintptr_t)op.k, dtype, k);
+    op.v = at((void *)(uintptr_t)op.v, dtype, k);
+    op.out = at(op.out, dtype, rows.first * p->o_stride);
+    op.dout = at((void *)(uintptr_t)op.dout, dtype, rows.first * p->o_stride);
+    op.lse = at(op.lse, acc, rows.first);
+    op.dq = at(op.dq, dtype, q);
+    op.dk = at(op.dk, dtype, k);
+    op.dv = at(op.dv, dtype, k);
+    return op;
+}
+
+/* As run, by chunks [cut[i], cut[i + 1]) of rows against those of keys: what lies before a chunk it
+ * sees whole. */
+static results run_parts(ls_device *dev, const problem *p, const int64_t *cut, int chunks) {
+    const ls_dtype dtype = dev->acc == LS_F64 ? LS_F64 : p->dtype;
+    results r = {.dtype = dtype,
+                 .acc = dev->acc,
+                 .out = typed(dtype, NULL, p->o_elems),
+                 .lse = typed(dev->acc, NULL, p->lse_elems),
+                 .grad = typed(dtype, NULL, p->q_elems)};
+    void *q = typed(dtype, p->q, p->q_elems), *dout = typed(dtype, p->dout, p->o_elems);
+    ls_attention op = operation(p, dtype);
+    op.q = q;
+    op.k = at(q, dtype, p->k_at);
+    op.v = at(q, dtype, p->v_at);
+    op.out = r.out;
+    op.dout = dout;
+    op.lse = r.lse;
+    op.dq = r.grad;
+    op.dk = at(r.grad, dtype, p->k_at);
+    op.dv = at(r.grad, dtype, p->v_at);
+    for (int64_t i = 0; i < p->q_elems; i++) {
+        if (i % p->q_stride < p->q_stride - p->gap) {
+            put(dtype, r.grad, i, 0.0);
+        }
+    }
+    for (int backward = 0; backward < 2; backward++) {
+        for (int a = 0; a < chunks; a++) {
+            for (int b = a; b >= 0; b--) {
+                ls_attention part =
+                    part_of(p, &op, (span){cut[a], cut[a + 1]}, (span){cut[b], cut[b + 1]});
+                part.merge = !backward && b < a;
+                part.add = backward;
+                CHECK_OK(backward ? dev->ops->attention_backward(dev, &part)
+                                  : dev->ops->attention_forward(dev, &part));
+            }
+        }
+    }
+    free(q);
+    free(dout);
+    return r;
+}
+
+/* A sequence in parts, as ring attention has it, is the sequence as a whole. */
+static void test_parts(void) {
+    static const shape shapes[] = {{2, 130, 130, 4, 2, 16},
+                                   {1, 67, 67, 7, 1, 96},
+                                   {3, 5, 5, 2, 2, 3},
+                                   {1, 201, 201, 3, 3, 64}};
+    for (int i = 0; i < 8; i++) {
+        problem p = problem_create(i % 2 ? LS_BF16 : LS_F32, shapes[i / 2], 7000 + (uint64_t)i);
+        const int64_t n = p.s.q_len;
+        const int64_t cut[] = {0, n / 4, n / 4 + 1, n / 2 + 1, n};
+        results expected = run(reference, &p);
+        results ref = run_parts(reference, &p, cut, 4), found = run_parts(cpu[2], &p, cut, 4);
+        const double tolerance = p.dtype == LS_F32 ? 4e-6 : 2e-2;
+        compare("out", &p, p.o_elems, p.o_stride, LS_F64, ref.out, expected.out, 1e-13);
+        compare("grad", &p, p.q_elems, p.q_stride, LS_F64, ref.grad, expected.grad, 1e-13);
+        compare("out", &p, p.o_elems, p.o_stride, p.dtype, found.out, expected.out, tolerance);
+        compare("lse", &p, p.lse_elems, 1, LS_F32, found.lse, expected.lse, 1e-6);
+        compare("grad", &p, p.q_elems, p.q_stride, p.dtype, found.grad, expected.grad, tolerance);
+        results_release(&expected);
+        results_release(&ref);
+        results_release(&found);
+        problem_release(&p);
+    }
 }
 
 /* lse may be unwanted; scratch that was reserved does not grow. */
@@ -429,6 +527,7 @@ int main(void) {
     test_extreme_scores();
     test_not_finite();
     test_refused();
+    test_parts();
     test_scratch();
     for (int threads = 1; threads <= MAX_THREADS; threads++) {
         cpu[threads]->ops->close(cpu[threads]);

@@ -30,7 +30,7 @@ static void check_partition(const int64_t *first, int blocks, int shards, int64_
     CHECK_INT(wrong, 0);
     CHECK_INT(uneven, 0);
     CHECK_INT(at, first[blocks]);
-    /* Even in sum: one chunk, and what the last chunks of blocks lack. */
+    /* Even in sum: for each block one chunk, and what its last one lacks. */
     int64_t least = INT64_MAX, most = 0, sum = 0;
     for (int s = 0; s < shards; s++) {
         int64_t elems = ls_partition_elems(&p, s);
@@ -39,7 +39,7 @@ static void check_partition(const int64_t *first, int blocks, int shards, int64_
         sum += elems;
     }
     CHECK_INT(sum, first[blocks] - first[0]);
-    CHECK(most - least <= (blocks + 1) * LS_CHUNK_ELEMS);
+    CHECK(most - least <= 2 * blocks * LS_CHUNK_ELEMS);
     ls_partition_release(&p);
 }
 
@@ -57,7 +57,7 @@ static void test_random(void) {
 }
 
 static void test_example(void) {
-    /* 5 chunks for 3 shards: 2, 2, 1, then the surplus goes on with shard 2. */
+    /* 5 chunks for 3 shards: 2, 2, 1; 1 chunk: 1, 0, 0. */
     const int64_t first[] = {0, 5000, 6024};
     ls_partition p;
     CHECK_OK(ls_partition_init(first, 2, 3, 1 << 20, &p));
@@ -65,12 +65,58 @@ static void test_example(void) {
     CHECK_INT(ls_partition_slice(&p, 0, 0).elems, 2048);
     CHECK_INT(ls_partition_slice(&p, 0, 1).first, 2048);
     CHECK_INT(ls_partition_slice(&p, 0, 2).elems, 5000 - 4096);
-    CHECK_INT(ls_partition_slice(&p, 1, 1).elems, 0);
+    CHECK_INT(ls_partition_slice(&p, 1, 0).elems, 1024);
+    CHECK_INT(ls_partition_slice(&p, 1, 2).elems, 0);
+    ls_partition_release(&p);
+    /* In units of 2 chunks: 2, 2 and 1; the surplus goes round. */
+    CHECK_OK(ls_partition_init(first, 1, 3, 2048, &p));
+    CHECK_INT(p.unit_count, 3);
+    CHECK_INT(ls_partition_slice(&p, 0, 2).elems, 0);
     CHECK_INT(ls_partition_slice(&p, 1, 2).elems, 1024);
+    CHECK_INT(ls_partition_slice(&p, 1, 0).elems, 1024);
+    CHECK_INT(ls_partition_slice(&p, 2, 1).elems, 5000 - 4096);
     ls_partition_release(&p);
     CHECK_OK(ls_partition_init(first, 0, 3, 1, &p));
     CHECK_INT(ls_partition_elems(&p, 2), 0);
     ls_partition_release(&p);
+}
+
+/* Boxes of a range cover its elements in order. */
+static void check_boxes(int ndim, const int64_t *dims, ls_range range) {
+    ls_box boxes[LS_RANGE_BOXES];
+    int count = ls_range_boxes(ndim, dims, range, boxes), wrong = count > 2 * ndim - 1;
+    int64_t at = range.first;
+    for (int i = 0; i < count; i++) {
+        for (int64_t k = 0; k < ls_box_elems(&boxes[i]); k++, at++) {
+            int64_t rest = k, flat = 0, index[LS_MAX_DIMS];
+            for (int d = ndim - 1; d >= 0; d--) {
+                index[d] = boxes[i].start[d] + rest % boxes[i].extent[d];
+                rest /= boxes[i].extent[d];
+                wrong += index[d] >= dims[d];
+            }
+            for (int d = 0; d < ndim; d++) {
+                flat = flat * dims[d] + index[d];
+            }
+            wrong += flat != at;
+        }
+    }
+    CHECK_INT(wrong, 0);
+    CHECK_INT(at, range.first + range.elems);
+}
+
+static void test_boxes(void) {
+    static const int64_t dims[][LS_MAX_DIMS] = {{7, 1, 1, 1}, {4, 5, 1, 1}, {3, 2, 4, 1},
+                                                {2, 3, 2, 3}, {1, 6, 1, 1}, {6, 1, 1, 1}};
+    static const int ndims[] = {1, 2, 3, 4, 2, 2};
+    for (int i = 0; i < 6; i++) {
+        ls_box whole = ls_box_whole(ndims[i], dims[i]);
+        int64_t elems = ls_box_elems(&whole);
+        for (int64_t first = 0; first <= elems; first++) {
+            for (int64_t n = 0; n <= elems - first; n++) {
+                check_boxes(ndims[i], dims[i], (ls_range){first, n});
+            }
+        }
+    }
 }
 
 static void test_refusals(void) {
@@ -86,6 +132,7 @@ static void test_refusals(void) {
 int main(void) {
     test_example();
     test_random();
+    test_boxes();
     test_refusals();
     return test_end();
 }

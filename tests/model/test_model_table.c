@@ -67,11 +67,11 @@ static void check_rows(void) {
     CHECK_INT(qkv->block, 32);
     CHECK_INT(qkv->tp_axis, 0);
     CHECK_INT(qkv->tp_groups, 3);
-    CHECK_INT(qkv->tp_sizes[0], 4096);
-    CHECK_INT(qkv->tp_sizes[1] + qkv->tp_sizes[2], 2048);
+    CHECK_INT(qkv->tp_group[0].size, 4096);
+    CHECK_INT(qkv->tp_group[1].size + qkv->tp_group[2].size, 2048);
     const ls_param *up = find(params, count, "layers.0.mlp.up.weight");
     CHECK_INT(up->tp_groups, 2);
-    CHECK_INT(up->tp_sizes[1], 14336);
+    CHECK_INT(up->tp_group[1].size, 14336);
     const ls_param *proj = find(params, count, "layers.0.attn.proj.weight");
     CHECK_INT(proj->tp_axis, 1);
     CHECK_NEAR(proj->init_std, config.init_std / 8.0, 1e-12, 0.0); /* sqrt(2 * 32) */

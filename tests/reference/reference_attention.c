@@ -5,6 +5,7 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* Offsets of row t of batch entry b, query head h, in q (and dq), k, v (and dk, dv), out (dout). */
 static int64_t q_at(const ls_attention *op, int64_t b, int64_t h, int64_t t) {
@@ -17,7 +18,7 @@ static int64_t kv_at(const ls_attention *op, int64_t b, int64_t h, int64_t t) {
 }
 
 static int64_t o_at(const ls_attention *op, int64_t b, int64_t h, int64_t t) {
-    return (b * op->q_len + t) * op->o_stride + h * op->head_dim;
+    return ls_attention_out_at(op, b, h, t);
 }
 
 static double dot(int64_t n, const double *x, const double *y) {
@@ -56,29 +57,38 @@ static double probabilities(const ls_attention *op, int64_t b, int64_t h, int64_
     return log(sum) + max;
 }
 
-/* out_i = sum_j p_ij v_j */
+/* out_i = sum_j p_ij v_j, over the keys of this call, or with those of out before. */
+static void attend(const ls_attention *op, int64_t b, int64_t h, int64_t i, double *p) {
+    const int64_t seen = ls_attention_visible(op, i);
+    double *out = (double *)op->out + o_at(op, b, h, i);
+    double *lse = op->lse ? (double *)op->lse + ls_attention_lse_at(op, b, h, i) : NULL;
+    const double part = probabilities(op, b, h, i, seen, p);
+    const double both =
+        op->merge
+            ? log(exp(*lse - fmax(*lse, part)) + exp(part - fmax(*lse, part))) + fmax(*lse, part)
+            : part;
+    for (int64_t d = 0; d < op->head_dim; d++) {
+        out[d] = op->merge ? out[d] * exp(*lse - both) : 0.0;
+    }
+    for (int64_t j = 0; j < seen; j++) {
+        axpy(op->head_dim, p[j] * exp(part - both), (const double *)op->v + kv_at(op, b, h, j),
+             out);
+    }
+    if (lse) {
+        *lse = both;
+    }
+}
+
 ls_status ls_ref_attention_forward(ls_device *dev, const ls_attention *op) {
     LS_TRY(ls_check_attention(dev, op, false));
     double *p = malloc(((size_t)op->kv_len + 1) * sizeof *p);
     if (!p) {
         return LS_FAIL(LS_E_MEMORY, "no memory for a row of %lld scores", (long long)op->kv_len);
     }
-    double *lse = op->lse;
     for (int64_t b = 0; b < op->batch; b++) {
         for (int64_t h = 0; h < op->heads; h++) {
             for (int64_t i = 0; i < op->q_len; i++) {
-                const int64_t seen = i + 1 + op->kv_len - op->q_len;
-                double log_sum = probabilities(op, b, h, i, seen, p);
-                double *out = (double *)op->out + o_at(op, b, h, i);
-                for (int64_t d = 0; d < op->head_dim; d++) {
-                    out[d] = 0.0;
-                }
-                for (int64_t j = 0; j < seen; j++) {
-                    axpy(op->head_dim, p[j], (const double *)op->v + kv_at(op, b, h, j), out);
-                }
-                if (lse) {
-                    lse[(b * op->heads + h) * op->q_len + i] = log_sum;
-                }
+                attend(op, b, h, i, p);
             }
         }
     }
@@ -87,11 +97,14 @@ ls_status ls_ref_attention_forward(ls_device *dev, const ls_attention *op) {
 }
 
 static void zero_gradients(const ls_attention *op) {
+    const size_t row_bytes = (size_t)op->head_dim * sizeof(double);
     for (int64_t b = 0; b < op->batch; b++) {
         for (int64_t h = 0; h < op->heads; h++) {
             for (int64_t t = 0; t < op->q_len; t++) {
+                memset((double *)op->dq + q_at(op, b, h, t), 0, row_bytes);
+            }
+            for (int64_t t = 0; t < op->kv_len; t++) {
                 for (int64_t d = 0; d < op->head_dim; d++) {
-                    ((double *)op->dq)[q_at(op, b, h, t) + d] = 0.0;
                     ((double *)op->dk)[kv_at(op, b, h, t) + d] = 0.0;
                     ((double *)op->dv)[kv_at(op, b, h, t) + d] = 0.0;
                 }
@@ -109,15 +122,22 @@ ls_status ls_ref_attention_backward(ls_device *dev, const ls_attention *op) {
         return LS_FAIL(LS_E_MEMORY, "no memory for a row of %lld scores", (long long)op->kv_len);
     }
     const int64_t D = op->head_dim;
-    zero_gradients(op);
+    if (!op->add) {
+        zero_gradients(op);
+    }
     for (int64_t b = 0; b < op->batch; b++) {
         for (int64_t h = 0; h < op->heads; h++) {
             for (int64_t i = 0; i < op->q_len; i++) {
-                const int64_t seen = i + 1, q_i = q_at(op, b, h, i), o_i = o_at(op, b, h, i);
+                const int64_t seen = ls_attention_visible(op, i), q_i = q_at(op, b, h, i),
+                              o_i = o_at(op, b, h, i);
                 const double *dout = (const double *)op->dout + o_i;
                 const double row_sum = dot(D, dout, (const double *)op->out + o_i);
-                probabilities(op, b, h, i, seen, p);
+                /* relative to all keys, of which these may be a part */
+                const double part = probabilities(op, b, h, i, seen, p);
+                const double share =
+                    exp(part - ((const double *)op->lse)[ls_attention_lse_at(op, b, h, i)]);
                 for (int64_t j = 0; j < seen; j++) {
+                    p[j] *= share;
                     const int64_t kv_j = kv_at(op, b, h, j);
                     double dp = dot(D, dout, (const double *)op->v + kv_j);
                     double ds = p[j] * (dp - row_sum);

@@ -4,6 +4,7 @@
 #include "runtime/device/check.h"
 
 #include <assert.h>
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -43,6 +44,17 @@ ls_status ls_ref_bias_grad(ls_device *dev, const ls_bias_grad *op) {
     return LS_OK;
 }
 
+/* The row of wte of token i, -1 where another part has it; its row of wpe. */
+static int64_t embedding_row(const ls_embedding *op, int64_t i) {
+    const int64_t row = op->tokens[i] - op->first;
+    assert(op->part || (row >= 0 && row < op->vocab));
+    return row >= 0 && row < op->vocab ? row : -1;
+}
+
+static int64_t embedding_position(const ls_embedding *op, int64_t i) {
+    return op->positions ? op->positions[i % op->seq] : op->offset + i % op->seq;
+}
+
 /* out[i] = wte[tokens[i]] + wpe[offset + i mod seq] */
 ls_status ls_ref_embedding_forward(ls_device *dev, const ls_embedding *op) {
     LS_TRY(ls_check_embedding(dev, op));
@@ -50,10 +62,10 @@ ls_status ls_ref_embedding_forward(ls_device *dev, const ls_embedding *op) {
     const double *wte = op->wte, *wpe = op->wpe;
     double *out = op->out;
     for (int64_t i = 0; i < op->rows; i++) {
-        assert(op->tokens[i] >= 0 && op->tokens[i] < op->vocab);
-        int64_t token = op->tokens[i], position = op->offset + i % op->seq;
+        const int64_t token = embedding_row(op, i), position = embedding_position(op, i);
         for (int64_t c = 0; c < C; c++) {
-            out[i * C + c] = wte[token * C + c] + (wpe ? wpe[position * C + c] : 0.0);
+            out[i * C + c] =
+                (token < 0 ? 0.0 : wte[token * C + c]) + (wpe ? wpe[position * C + c] : 0.0);
         }
     }
     return LS_OK;
@@ -66,10 +78,11 @@ ls_status ls_ref_embedding_backward(ls_device *dev, const ls_embedding *op) {
     const double *dout = op->dout;
     double *dwte = op->dwte, *dwpe = op->dwpe;
     for (int64_t i = 0; i < op->rows; i++) {
-        assert(op->tokens[i] >= 0 && op->tokens[i] < op->vocab);
-        int64_t token = op->tokens[i], position = op->offset + i % op->seq;
+        const int64_t token = embedding_row(op, i), position = embedding_position(op, i);
         for (int64_t c = 0; c < C; c++) {
-            dwte[token * C + c] += dout[i * C + c];
+            if (token >= 0) {
+                dwte[token * C + c] += dout[i * C + c];
+            }
             if (dwpe) {
                 dwpe[position * C + c] += dout[i * C + c];
             }
@@ -247,6 +260,69 @@ ls_status ls_ref_cross_entropy(ls_device *dev, const ls_cross_entropy *op) {
     return LS_OK;
 }
 
+static int64_t target_column(const ls_cross_entropy *op, int64_t i) {
+    const int64_t column = op->targets[i] - op->first;
+    return column >= 0 && column < op->vocab ? column : -1;
+}
+
+/* max_v x_v, sum_v exp(x_v - max), x_target; 0 and 0 of no columns. */
+ls_status ls_ref_cross_entropy_share(ls_device *dev, const ls_cross_entropy *op) {
+    LS_TRY(ls_check_softmax_part(dev, op));
+    for (int64_t i = 0; i < op->rows; i++) {
+        const double *logits = (const double *)op->logits + i * op->ld;
+        double *share = (double *)op->share + 3 * i;
+        share[0] = -DBL_MAX;
+        share[1] = 0.0;
+        for (int64_t v = 0; v < op->vocab; v++) {
+            share[0] = logits[v] > share[0] ? logits[v] : share[0];
+        }
+        for (int64_t v = 0; v < op->vocab; v++) {
+            share[1] += exp(logits[v] - share[0]);
+        }
+        share[2] = target_column(op, i) < 0 ? 0.0 : logits[target_column(op, i)];
+    }
+    return LS_OK;
+}
+
+/* As ls_ref_cross_entropy with the maximum and the sum over all parts. */
+ls_status ls_ref_cross_entropy_merge(ls_device *dev, const ls_cross_entropy *op) {
+    LS_TRY(ls_check_softmax_part(dev, op));
+    const double *shares = op->shares;
+    for (int64_t i = 0; i < op->rows; i++) {
+        const bool ignored = op->targets[i] == -1;
+        double max = -DBL_MAX, sum = 0.0, x_target = 0.0;
+        for (int64_t part = 0; part < op->parts; part++) {
+            max = fmax(max, shares[3 * (part * op->rows + i)]);
+        }
+        for (int64_t part = 0; part < op->parts; part++) {
+            const double *share = shares + 3 * (part * op->rows + i);
+            sum += share[1] * exp(share[0] - max);
+            x_target += share[2];
+        }
+        if (op->losses) {
+            ((double *)op->losses)[i] = ignored ? 0.0 : log(sum) + max - x_target;
+        }
+        for (int64_t v = 0; v < op->ld && op->dlogits; v++) {
+            const double x = ((const double *)op->logits)[i * op->ld + v];
+            const double p = exp(x - max) / sum - (v == target_column(op, i) ? 1.0 : 0.0);
+            ((double *)op->dlogits)[i * op->ld + v] =
+                ignored || v >= op->vocab ? 0.0 : op->grad_scale * p;
+        }
+    }
+    return LS_OK;
+}
+
+ls_status ls_ref_copy_rows(ls_device *dev, const ls_copy_rows *op) {
+    LS_TRY(ls_check_copy_rows(dev, op));
+    for (int64_t i = 0; i < op->rows; i++) {
+        for (int64_t c = 0; c < op->cols; c++) {
+            double *y = (double *)op->y + i * op->ldy + c;
+            *y = ((const double *)op->x)[i * op->ldx + c] + (op->add ? *y : 0.0);
+        }
+    }
+    return LS_OK;
+}
+
 /* The formulas of ls_adamw. */
 ls_status ls_ref_adamw(ls_device *dev, const ls_adamw *op) {
     LS_TRY(ls_check_adamw(dev, op));
@@ -287,30 +363,29 @@ ls_status ls_ref_cast(ls_device *dev, ls_dtype dtype, int64_t n, const void *x, 
 
 enum { SUM_BLOCK_ELEMS = 65536 };
 
-/* The sum of x^power, block by block. */
-static double block_sum(int64_t n, const double *x, int power) {
-    double sum = 0.0;
-    for (int64_t begin = 0; begin < n; begin += SUM_BLOCK_ELEMS) {
-        int64_t end = begin + SUM_BLOCK_ELEMS < n ? begin + SUM_BLOCK_ELEMS : n;
-        double block = 0.0;
-        for (int64_t i = begin; i < end; i++) {
-            block += power == 2 ? x[i] * x[i] : x[i];
-        }
-        sum += block;
-    }
-    return sum;
-}
-
-ls_status ls_ref_sum_squares(ls_device *dev, int64_t n, const void *x, double *sum) {
+ls_status ls_ref_sum_squares(ls_device *dev, int64_t first, int64_t n, const void *x,
+                             double *sums) {
     (void)dev;
-    LS_TRY(ls_check_size("sum_squares", "n", n, 0));
-    *sum = block_sum(n, x, 2);
+    LS_TRY(ls_check_sum_squares(first, n));
+    memset(sums, 0, (size_t)ls_squares_count(first, n) * sizeof *sums);
+    for (int64_t i = 0; i < n; i++) {
+        double value = ((const double *)x)[i];
+        sums[(first % LS_SQUARES_ELEMS + i) / LS_SQUARES_ELEMS] += value * value;
+    }
     return LS_OK;
 }
 
 ls_status ls_ref_sum(ls_device *dev, int64_t n, const void *x, double *sum) {
     (void)dev;
     LS_TRY(ls_check_size("sum", "n", n, 0));
-    *sum = block_sum(n, x, 1);
+    *sum = 0.0;
+    for (int64_t begin = 0; begin < n; begin += SUM_BLOCK_ELEMS) {
+        int64_t end = begin + SUM_BLOCK_ELEMS < n ? begin + SUM_BLOCK_ELEMS : n;
+        double block = 0.0;
+        for (int64_t i = begin; i < end; i++) {
+            block += ((const double *)x)[i];
+        }
+        *sum += block;
+    }
     return LS_OK;
 }

@@ -18,10 +18,13 @@ ls_status ls_ref_swiglu_backward(ls_device *dev, const ls_swiglu *op);
 ls_status ls_ref_attention_forward(ls_device *dev, const ls_attention *op);
 ls_status ls_ref_attention_backward(ls_device *dev, const ls_attention *op);
 ls_status ls_ref_cross_entropy(ls_device *dev, const ls_cross_entropy *op);
+ls_status ls_ref_cross_entropy_share(ls_device *dev, const ls_cross_entropy *op);
+ls_status ls_ref_cross_entropy_merge(ls_device *dev, const ls_cross_entropy *op);
+ls_status ls_ref_copy_rows(ls_device *dev, const ls_copy_rows *op);
 ls_status ls_ref_adamw(ls_device *dev, const ls_adamw *op);
 ls_status ls_ref_add(ls_device *dev, ls_dtype dtype, int64_t n, const void *x, void *y);
 ls_status ls_ref_cast(ls_device *dev, ls_dtype dtype, int64_t n, const void *x, void *y);
-ls_status ls_ref_sum_squares(ls_device *dev, int64_t n, const void *x, double *sum);
+ls_status ls_ref_sum_squares(ls_device *dev, int64_t first, int64_t n, const void *x, double *sums);
 ls_status ls_ref_sum(ls_device *dev, int64_t n, const void *x, double *sum);
 
 #endif

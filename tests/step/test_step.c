@@ -196,10 +196,12 @@ static void check_resume(ls_comm *world, const ls_dataset *data) {
         train_step(&straight, step);
         if (step + 1 == half) {
             int count;
-            const ls_optim_state *from = ls_optim_states(straight.optim, &count);
-            const ls_optim_state *to = ls_optim_states(resumed.optim, &count);
-            for (int i = 0; i < count; i++) {
-                memcpy(to[i].flat, from[i].flat, flat_bytes(&straight));
+            const ls_param *params = ls_model_params(straight.model, &count);
+            for (int i = 0; i < count * ls_optim_state_count(straight.optim); i++) {
+                const ls_param *param = &params[i % count];
+                memcpy(ls_optim_state_at(resumed.optim, i / count, param->offset),
+                       ls_optim_state_at(straight.optim, i / count, param->offset),
+                       (size_t)param->elems * sizeof(float));
             }
             memcpy(ls_model_masters(resumed.model), ls_model_masters(straight.model),
                    flat_bytes(&straight));

@@ -112,11 +112,30 @@ static void forward_block(const ls_attention *op, const tile_rows *rows, const f
     }
 }
 
+/* out [D] becomes the result over these keys, whose lse is `part`, and over those of op->out and
+ * op->lse; returns the lse of both. */
+static float merge_out(const ls_attention *op, int64_t at, float old, float part, float *out) {
+    const float largest = old > part ? old : part;
+    const float s_old = expf(old - largest), s_part = expf(part - largest);
+    const float sum = s_old + s_part;
+    for (int64_t i = 0; i < op->head_dim; i++) {
+        const float before = ls_load(op->dtype, op->out, at + i);
+        out[i] = (s_old * before + s_part * out[i]) / sum;
+    }
+    return largest + logf(sum);
+}
+
 static void store_out(const ls_attention *op, const tile_rows *rows, const forward_scratch *s,
-                      int64_t i, const float *out) {
-    store_row(op->dtype, out, op->head_dim, op->out, o_offset(op, rows, i));
-    if (op->lse) {
-        ((float *)op->lse)[lse_offset(op, rows, i)] = s->max[i] + logf(s->sum[i]);
+                      int64_t i, float *out) {
+    const int64_t at = o_offset(op, rows, i);
+    float lse = s->max[i] + logf(s->sum[i]);
+    float *stored = op->lse ? (float *)op->lse + lse_offset(op, rows, i) : NULL;
+    if (op->merge) {
+        lse = merge_out(op, at, *stored, lse, out);
+    }
+    store_row(op->dtype, out, op->head_dim, op->out, at);
+    if (stored) {
+        *stored = lse;
     }
 }
 

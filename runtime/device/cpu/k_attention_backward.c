@@ -192,10 +192,18 @@ static void backward_block(const ls_attention *op, const tile_rows *rows, const 
     backward_keys(op, rows, first_key, keys, s->ds, s->q, dk);
 }
 
+/* With op->add what is there already is added to row, whose place is then overwritten. */
+static void store_gradient(const ls_attention *op, float *row, void *to, int64_t at) {
+    for (int64_t i = 0; op->add && i < op->head_dim; i++) {
+        row[i] += ls_load(op->dtype, to, at + i);
+    }
+    store_row(op->dtype, row, op->head_dim, to, at);
+}
+
 static void store_dq(const ls_attention *op, const tile_rows *rows, const backward_scratch *s) {
     for (int64_t i = 0; i < rows->count; i++) {
         get_column(s->dq_t + i, op->head_dim, (float)op->scale, s->row);
-        store_row(op->dtype, s->row, op->head_dim, op->dq, q_offset(op, rows, i));
+        store_gradient(op, s->row, op->dq, q_offset(op, rows, i));
     }
 }
 
@@ -222,8 +230,8 @@ static void backward_task(const ls_attention *op, const backward_range *range, v
     }
     for (int64_t j = 0; j < keys; j++) {
         const int64_t at = kv_offset(op, range->batch, range->kv_head, range->first_key + j);
-        store_row(op->dtype, s.dk + j * ld, d, op->dk, at);
-        store_row(op->dtype, s.dv + j * ld, d, op->dv, at);
+        store_gradient(op, s.dk + j * ld, op->dk, at);
+        store_gradient(op, s.dv + j * ld, op->dv, at);
     }
 }
 

@@ -161,7 +161,7 @@ typedef struct tile_rows {
     int64_t batch, kv_head;
     int64_t group;        /* query heads of the key/value head */
     int64_t first, count; /* rows first .. first + count - 1; row = token * group + head of group */
-    int64_t past;         /* kv_len - q_len */
+    int64_t past;         /* a row sees keys up to its token + past: kv_len - q_len, or all */
     _Alignas(
         64) int32_t visible[TILE]; /* keys that a row sees; rows past the end see as the last */
 } tile_rows;
@@ -185,10 +185,10 @@ static inline void tile_rows_init(tile_rows *rows, const ls_attention *op, int64
     rows->group = op->heads / op->kv_heads;
     rows->first = tile * TILE;
     rows->count = ls_min(TILE, rows->group * op->q_len - rows->first);
-    rows->past = op->kv_len - op->q_len;
+    rows->past = op->full ? op->kv_len : op->kv_len - op->q_len;
     for (int64_t i = 0; i < TILE; i++) {
         int64_t token = row_token(rows, ls_min(i, rows->count - 1));
-        rows->visible[i] = (int32_t)(token + 1 + rows->past);
+        rows->visible[i] = (int32_t)ls_attention_visible(op, token);
     }
 }
 
@@ -199,12 +199,11 @@ static inline int64_t q_offset(const ls_attention *op, const tile_rows *rows, in
 }
 
 static inline int64_t o_offset(const ls_attention *op, const tile_rows *rows, int64_t row) {
-    return (rows->batch * op->q_len + row_token(rows, row)) * op->o_stride +
-           row_head(rows, row) * op->head_dim;
+    return ls_attention_out_at(op, rows->batch, row_head(rows, row), row_token(rows, row));
 }
 
 static inline int64_t lse_offset(const ls_attention *op, const tile_rows *rows, int64_t row) {
-    return (rows->batch * op->heads + row_head(rows, row)) * op->q_len + row_token(rows, row);
+    return ls_attention_lse_at(op, rows->batch, row_head(rows, row), row_token(rows, row));
 }
 
 static inline int64_t kv_offset(const ls_attention *op, int64_t batch, int64_t kv_head,

@@ -3,16 +3,31 @@
 
 #include <assert.h>
 
+/* The row of wte that a token has, -1 where another part has it. */
+LS_INLINE int64_t table_row(const ls_embedding *op, int64_t i) {
+    const int64_t row = op->tokens[i] - op->first;
+    assert(op->part || (row >= 0 && row < op->vocab));
+    return row >= 0 && row < op->vocab ? row : -1;
+}
+
+LS_INLINE int64_t position_row(const ls_embedding *op, int64_t i) {
+    return op->positions ? op->positions[i % op->seq] : op->offset + i % op->seq;
+}
+
 LS_INLINE void lookup_row(const ls_embedding *op, int64_t i, ls_dtype dtype) {
-    const int64_t C = op->channels;
-    assert(op->tokens[i] >= 0 && op->tokens[i] < op->vocab);
-    const void *token = ls_at(dtype, op->wte, op->tokens[i] * C);
+    const int64_t C = op->channels, row = table_row(op, i);
+    const size_t bytes = (size_t)C * (dtype == LS_BF16 ? sizeof(ls_bf16) : sizeof(float));
+    const void *token = row < 0 ? NULL : ls_at(dtype, op->wte, row * C);
     void *out = ls_at_mut(dtype, op->out, i * C);
-    if (!op->wpe) {
-        memcpy(out, token, (size_t)C * (dtype == LS_BF16 ? sizeof(ls_bf16) : sizeof(float)));
+    const void *position = op->wpe ? ls_at(dtype, op->wpe, position_row(op, i) * C) : NULL;
+    if (!token && !position) {
+        memset(out, 0, bytes);
         return;
     }
-    const void *position = ls_at(dtype, op->wpe, (op->offset + i % op->seq) * C);
+    if (!token || !position) {
+        memcpy(out, token ? token : position, bytes);
+        return;
+    }
 #pragma omp simd
     for (int64_t c = 0; c < C; c++) {
         ls_store(dtype, out, c, ls_load(dtype, token, c) + ls_load(dtype, position, c));
@@ -35,15 +50,17 @@ LS_INLINE void scatter_channels(const ls_embedding *op, int64_t begin, int64_t e
                                 ls_dtype dtype) {
     const int64_t C = op->channels;
     for (int64_t i = 0; i < op->rows; i++) {
-        assert(op->tokens[i] >= 0 && op->tokens[i] < op->vocab);
         const void *dout = ls_at(dtype, op->dout, i * C);
-        float *token = (float *)op->dwte + op->tokens[i] * C;
+        const int64_t row = table_row(op, i);
+        if (row >= 0) {
+            float *token = (float *)op->dwte + row * C;
 #pragma omp simd
-        for (int64_t c = begin; c < end; c++) {
-            token[c] += ls_load(dtype, dout, c);
+            for (int64_t c = begin; c < end; c++) {
+                token[c] += ls_load(dtype, dout, c);
+            }
         }
         if (op->dwpe) {
-            float *position = (float *)op->dwpe + (op->offset + i % op->seq) * C;
+            float *position = (float *)op->dwpe + position_row(op, i) * C;
 #pragma omp simd
             for (int64_t c = begin; c < end; c++) {
                 position[c] += ls_load(dtype, dout, c);

@@ -65,21 +65,39 @@ static void denominator(const float *x, int64_t n, float *max, double *sum) {
     }
 }
 
+/* The target's column, -1 where another part has it. */
+static inline int64_t target_column(const ls_cross_entropy *op, int64_t i) {
+    const int64_t column = op->targets[i] - op->first;
+    return column >= 0 && column < op->vocab ? column : -1;
+}
+
 /* dlogits may be logits: each element is read before it is written. */
 LS_INLINE void gradient_row(const ls_cross_entropy *op, int64_t i, float max, float factor,
                             ls_dtype dtype) {
     const float *x = (const float *)op->logits + i * op->ld;
     void *dlogits = ls_at_mut(dtype, op->dlogits, i * op->ld);
-    const int32_t target = op->targets[i];
-    const float x_target = x[target];
+    const int64_t target = target_column(op, i);
+    const float x_target = target < 0 ? 0.0f : x[target];
 #pragma omp simd
     for (int64_t v = 0; v < op->vocab; v++) {
         ls_store(dtype, dlogits, v, ls_vec_exp(x[v] - max) * factor);
     }
-    const float p_target = ls_vec_exp(x_target - max) * factor;
-    ls_store(dtype, dlogits, target, p_target - (float)op->grad_scale);
+    if (target >= 0) {
+        const float p_target = ls_vec_exp(x_target - max) * factor;
+        ls_store(dtype, dlogits, target, p_target - (float)op->grad_scale);
+    }
     for (int64_t v = op->vocab; v < op->ld; v++) {
         ls_store(dtype, dlogits, v, 0.0f);
+    }
+}
+
+static void ignore_row(const ls_cross_entropy *op, int64_t i) {
+    if (op->losses) {
+        ((float *)op->losses)[i] = 0.0f;
+    }
+    if (op->dlogits) {
+        const size_t bytes = op->dtype == LS_BF16 ? sizeof(ls_bf16) : sizeof(float);
+        memset((char *)op->dlogits + (size_t)(i * op->ld) * bytes, 0, (size_t)op->ld * bytes);
     }
 }
 
@@ -88,11 +106,7 @@ static void loss_row(const ls_cross_entropy *op, int64_t i) {
     const int32_t target = op->targets[i];
     assert(target == -1 || (target >= 0 && target < op->vocab));
     if (target == -1) {
-        losses[i] = 0.0f;
-        if (op->dlogits) {
-            const size_t bytes = op->dtype == LS_BF16 ? sizeof(ls_bf16) : sizeof(float);
-            memset((char *)op->dlogits + (size_t)(i * op->ld) * bytes, 0, (size_t)op->ld * bytes);
-        }
+        ignore_row(op, i);
         return;
     }
     const float *x = (const float *)op->logits + i * op->ld;
@@ -111,6 +125,60 @@ ls_status LS_ISA_NAME(ls_cpu_cross_entropy)(ls_device *dev, const ls_cross_entro
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t i = 0; i < op->rows; i++) {
         loss_row(op, i);
+    }
+    return LS_OK;
+}
+
+static void share_row(const ls_cross_entropy *op, int64_t i) {
+    const float *x = (const float *)op->logits + i * op->ld;
+    float *share = (float *)op->share + 3 * i;
+    const int64_t target = target_column(op, i);
+    double sum;
+    denominator(x, op->vocab, &share[0], &sum);
+    share[1] = (float)sum;
+    share[2] = target < 0 ? 0.0f : x[target];
+}
+
+ls_status LS_ISA_NAME(ls_cpu_cross_entropy_share)(ls_device *dev, const ls_cross_entropy *op) {
+    LS_TRY(ls_check_softmax_part(dev, op));
+    const int threads = ls_threads_for(dev, op->rows * op->vocab);
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t i = 0; i < op->rows; i++) {
+        share_row(op, i);
+    }
+    return LS_OK;
+}
+
+static void merge_row(const ls_cross_entropy *op, int64_t i) {
+    if (op->targets[i] == -1) {
+        ignore_row(op, i);
+        return;
+    }
+    float max = -FLT_MAX;
+    double sum = 0.0, x_target = 0.0;
+    for (int part = 0; part < op->parts; part++) {
+        const float *share = (const float *)op->shares + 3 * (part * op->rows + i);
+        max = share[0] > max ? share[0] : max;
+    }
+    for (int part = 0; part < op->parts; part++) {
+        const float *share = (const float *)op->shares + 3 * (part * op->rows + i);
+        sum += (double)share[1] * exp((double)share[0] - (double)max);
+        x_target += (double)share[2];
+    }
+    if (op->losses) {
+        ((float *)op->losses)[i] = (float)(log(sum) + ((double)max - x_target));
+    }
+    if (op->dlogits) {
+        LS_BY_DTYPE(op->dtype, gradient_row, op, i, max, (float)(op->grad_scale / sum));
+    }
+}
+
+ls_status LS_ISA_NAME(ls_cpu_cross_entropy_merge)(ls_device *dev, const ls_cross_entropy *op) {
+    LS_TRY(ls_check_softmax_part(dev, op));
+    const int threads = ls_threads_for(dev, op->rows * op->vocab);
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t i = 0; i < op->rows; i++) {
+        merge_row(op, i);
     }
     return LS_OK;
 }

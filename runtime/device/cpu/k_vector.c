@@ -92,33 +92,55 @@ ls_status LS_ISA_NAME(ls_cpu_add)(ls_device *dev, ls_dtype dtype, int64_t n, con
 
 enum { SUM_BLOCK_ELEMS = 65536, SUM_PIECE_ELEMS = 1024 };
 
-/* The sum of x or x^2 over one piece, in two interleaved parts. */
+/* The sum of x or x^2 over one piece. The lanes are written out, so that the order does not depend
+ * on where x lies in memory (compilers peel loops to align them) or on the level; squares of floats
+ * are exact in double. */
+enum { SUM_LANES = 16 };
 LS_INLINE double piece_sum(const float *x, int64_t n, bool square) {
-    const int64_t half = n / 2;
-    double s0 = 0.0, s1 = 0.0;
-#pragma omp simd reduction(+ : s0, s1)
-    for (int64_t i = 0; i < half; i++) {
-        double a = x[i], b = x[i + half];
-        s0 += square ? a * a : a;
-        s1 += square ? b * b : b;
+    double lane[SUM_LANES] = {0.0};
+    int64_t i = 0;
+    for (; i + SUM_LANES <= n; i += SUM_LANES) {
+        for (int l = 0; l < SUM_LANES; l++) {
+            const double a = x[i + l];
+            lane[l] += square ? a * a : a;
+        }
     }
-    if (n % 2 != 0) {
-        double a = x[n - 1];
-        s0 += square ? a * a : a;
+    for (int l = 0; i + l < n; l++) {
+        const double a = x[i + l];
+        lane[l] += square ? a * a : a;
     }
-    return s0 + s1;
+    for (int half = SUM_LANES / 2; half > 0; half /= 2) {
+        for (int l = 0; l < half; l++) {
+            lane[l] += lane[l + half];
+        }
+    }
+    return lane[0];
 }
 
-static double block_sum(const float *x, int64_t n, bool square) {
+ls_status LS_ISA_NAME(ls_cpu_sum_squares)(ls_device *dev, int64_t first, int64_t n, const void *x,
+                                          double *sums) {
+    LS_TRY(ls_check_sum_squares(first, n));
+    const int64_t skew = first % LS_SQUARES_ELEMS, count = ls_squares_count(first, n);
+    const int threads = ls_threads_for(dev, n);
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t piece = 0; piece < count; piece++) {
+        const int64_t begin = piece > 0 ? piece * LS_SQUARES_ELEMS - skew : 0;
+        const int64_t end = ls_min((piece + 1) * LS_SQUARES_ELEMS - skew, n);
+        sums[piece] = piece_sum((const float *)x + begin, end - begin, true);
+    }
+    return LS_OK;
+}
+
+static double block_sum(const float *x, int64_t n) {
     double sum = 0.0;
     for (int64_t begin = 0; begin < n; begin += SUM_PIECE_ELEMS) {
-        const int64_t count = ls_min(SUM_PIECE_ELEMS, n - begin);
-        sum += square ? piece_sum(x + begin, count, true) : piece_sum(x + begin, count, false);
+        sum += piece_sum(x + begin, ls_min(SUM_PIECE_ELEMS, n - begin), false);
     }
     return sum;
 }
 
-static ls_status sum_blocks(ls_device *dev, int64_t n, const float *x, bool square, double *sum) {
+ls_status LS_ISA_NAME(ls_cpu_sum)(ls_device *dev, int64_t n, const void *x, double *sum) {
+    LS_TRY(ls_check_size("sum", "n", n, 0));
     const int64_t count = (n + SUM_BLOCK_ELEMS - 1) / SUM_BLOCK_ELEMS;
     void *shared;
     LS_TRY(ls_cpu_shared(dev, (size_t)count * sizeof(double), &shared));
@@ -127,7 +149,7 @@ static ls_status sum_blocks(ls_device *dev, int64_t n, const float *x, bool squa
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t block = 0; block < count; block++) {
         const int64_t begin = block * SUM_BLOCK_ELEMS;
-        partial[block] = block_sum(x + begin, ls_min(SUM_BLOCK_ELEMS, n - begin), square);
+        partial[block] = block_sum((const float *)x + begin, ls_min(SUM_BLOCK_ELEMS, n - begin));
     }
     *sum = 0.0;
     for (int64_t block = 0; block < count; block++) {
@@ -136,12 +158,25 @@ static ls_status sum_blocks(ls_device *dev, int64_t n, const float *x, bool squa
     return LS_OK;
 }
 
-ls_status LS_ISA_NAME(ls_cpu_sum_squares)(ls_device *dev, int64_t n, const void *x, double *sum) {
-    LS_TRY(ls_check_size("sum_squares", "n", n, 0));
-    return sum_blocks(dev, n, x, true, sum);
+LS_INLINE void copy_row(const ls_copy_rows *op, int64_t i, ls_dtype dtype) {
+    const void *x = ls_at(dtype, op->x, i * op->ldx);
+    void *y = ls_at_mut(dtype, op->y, i * op->ldy);
+    if (!op->add) {
+        memcpy(y, x, (size_t)op->cols * (dtype == LS_BF16 ? sizeof(ls_bf16) : sizeof(float)));
+        return;
+    }
+#pragma omp simd
+    for (int64_t c = 0; c < op->cols; c++) {
+        ls_store(dtype, y, c, ls_load(dtype, y, c) + ls_load(dtype, x, c));
+    }
 }
 
-ls_status LS_ISA_NAME(ls_cpu_sum)(ls_device *dev, int64_t n, const void *x, double *sum) {
-    LS_TRY(ls_check_size("sum", "n", n, 0));
-    return sum_blocks(dev, n, x, false, sum);
+ls_status LS_ISA_NAME(ls_cpu_copy_rows)(ls_device *dev, const ls_copy_rows *op) {
+    LS_TRY(ls_check_copy_rows(dev, op));
+    const int threads = ls_threads_for(dev, op->rows * op->cols);
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t i = 0; i < op->rows; i++) {
+        LS_BY_DTYPE(op->dtype, copy_row, op, i);
+    }
+    return LS_OK;
 }

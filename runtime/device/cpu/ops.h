@@ -23,16 +23,20 @@ LS_CPU_OP(embedding_backward, ls_embedding);
 LS_CPU_OP(bias_grad, ls_bias_grad);
 /* k_loss.c */
 LS_CPU_OP(cross_entropy, ls_cross_entropy);
+LS_CPU_OP(cross_entropy_share, ls_cross_entropy);
+LS_CPU_OP(cross_entropy_merge, ls_cross_entropy);
 /* k_attention.c (and k_attention_backward.c) */
 LS_CPU_OP(attention_forward, ls_attention);
 LS_CPU_OP(attention_backward, ls_attention);
 /* k_vector.c */
 LS_CPU_OP(adamw, ls_adamw);
+LS_CPU_OP(copy_rows, ls_copy_rows);
 ls_status LS_ISA_NAME(ls_cpu_add)(ls_device *dev, ls_dtype dtype, int64_t n, const void *x,
                                   void *y);
 ls_status LS_ISA_NAME(ls_cpu_cast)(ls_device *dev, ls_dtype dtype, int64_t n, const void *x,
                                    void *y);
-ls_status LS_ISA_NAME(ls_cpu_sum_squares)(ls_device *dev, int64_t n, const void *x, double *sum);
+ls_status LS_ISA_NAME(ls_cpu_sum_squares)(ls_device *dev, int64_t first, int64_t n, const void *x,
+                                          double *sums);
 ls_status LS_ISA_NAME(ls_cpu_sum)(ls_device *dev, int64_t n, const void *x, double *sum);
 
 /* k_gemm_panel.c: `ls_gemm_kernels`, what gemm.c, which is compiled once, needs of a level

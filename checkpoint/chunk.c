@@ -1,0 +1,113 @@
+/* Chunks at the places that the manifest gives: what is read, hashed and decoded without HDF5. */
+#include "checkpoint/format.h"
+#include "runtime/base/file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+uint64_t ls_ckpt_chunk_xxh3(const ls_ckpt_grid *grid, int64_t index, const void *values) {
+    ls_box box;
+    int64_t first_elem;
+    ls_ckpt_grid_box(grid, index, &box, &first_elem);
+    return ls_xxh64(values, (size_t)(ls_box_elems(&box) * grid->elem_bytes), 0);
+}
+
+static ls_status read_at(int fd, void *data, int64_t bytes, int64_t at) {
+    char *to = data;
+    while (bytes > 0) {
+        ssize_t n = pread(fd, to, (size_t)bytes, (off_t)at);
+        if (n < 0 && errno == EINTR) {
+            continue;
+        }
+        if (n < 0) {
+            return LS_FAIL(LS_E_IO, "it cannot be read: %s", strerror(errno));
+        }
+        if (n == 0) {
+            return LS_FAIL(LS_E_CORRUPT, "the file ends %lld bytes before it does",
+                           (long long)bytes);
+        }
+        to += n;
+        at += n;
+        bytes -= n;
+    }
+    return LS_OK;
+}
+
+ls_status ls_ckpt_chunk_read(int fd, const ls_ckpt_chunk *chunk, ls_ckpt_codec *codec) {
+    LS_TRY(ls_ckpt_codec_reserve(codec, (size_t)chunk->bytes));
+    return read_at(fd, codec->packed, chunk->bytes, chunk->at);
+}
+
+ls_status ls_ckpt_chunk_load(int fd, const ls_ckpt_piece *piece, const ls_ckpt_grid *grid,
+                             int64_t index, bool compressed, ls_ckpt_codec *codec,
+                             const uint8_t **values) {
+    const ls_ckpt_chunk *chunk = &piece->places[index];
+    LS_TRY(ls_ckpt_chunk_read(fd, chunk, codec));
+    LS_TRY(ls_ckpt_decode(codec, (size_t)chunk->bytes, grid, compressed, values));
+    if (ls_ckpt_chunk_xxh3(grid, index, *values) != chunk->xxh3) {
+        return LS_FAIL(LS_E_CORRUPT, "its values do not have the manifest's hash");
+    }
+    return LS_OK;
+}
+
+static int by_place(const void *a, const void *b) {
+    int64_t x = ((const ls_ckpt_chunk *)a)->at, y = ((const ls_ckpt_chunk *)b)->at;
+    return (x > y) - (x < y);
+}
+
+/* Adds bytes [from, to) of a file. */
+static ls_status range_hash(int fd, int64_t from, int64_t to, ls_sha256_stream *hash) {
+    char buffer[65536];
+    while (from < to) {
+        int64_t bytes = to - from < (int64_t)sizeof buffer ? to - from : (int64_t)sizeof buffer;
+        LS_TRY(read_at(fd, buffer, bytes, from));
+        LS_TRY(ls_sha256_update(hash, buffer, (size_t)bytes));
+        from += bytes;
+    }
+    return LS_OK;
+}
+
+static ls_status gaps_hash(int fd, int64_t bytes, const ls_ckpt_chunk *chunks, int64_t count,
+                           ls_sha256_stream *hash) {
+    int64_t at = 0;
+    for (int64_t i = 0; i < count; i++) {
+        if (chunks[i].at < at) {
+            return LS_FAIL(LS_E_CORRUPT, "two chunks hold byte %lld", (long long)chunks[i].at);
+        }
+        LS_TRY(range_hash(fd, at, chunks[i].at, hash));
+        at = chunks[i].at + chunks[i].bytes;
+    }
+    return range_hash(fd, at, bytes, hash);
+}
+
+ls_status ls_ckpt_gaps_hash(const char *path, int64_t bytes, ls_ckpt_chunk *chunks, int64_t count,
+                            ls_sha256 *hash) {
+    struct stat info;
+    ls_sha256_stream *stream = NULL;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0 || fstat(fd, &info) != 0) {
+        ls_status status = LS_FAIL(LS_E_IO, "'%s' cannot be opened: %s", path, strerror(errno));
+        if (fd >= 0) {
+            close(fd);
+        }
+        return status;
+    }
+    ls_status status = info.st_size == bytes
+                           ? ls_sha256_begin(&stream)
+                           : LS_FAIL(LS_E_CORRUPT, "it has %lld bytes, expected %lld",
+                                     (long long)info.st_size, (long long)bytes);
+    if (status == LS_OK) {
+        if (count > 0) {
+            qsort(chunks, (size_t)count, sizeof *chunks, by_place);
+        }
+        status = gaps_hash(fd, bytes, chunks, count, stream);
+        ls_status ended = ls_sha256_end(stream, status == LS_OK ? hash : NULL);
+        status = status != LS_OK ? status : ended;
+    }
+    close(fd);
+    return status == LS_OK ? LS_OK : ls_error_prefix(status, "'%s'", path);
+}

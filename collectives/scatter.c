@@ -1,0 +1,535 @@
+/* Units go through a queue in the order in which backward finishes them, which is the same on all
+ * ranks. The first SLOTS of the queue are on their way; when the first has arrived it is added to
+ * the sums and leaves. In the last micro-batch of a global batch the sums of a unit are then
+ * gathered among the replicas. */
+#include "collectives/scatter.h"
+
+#include "collectives/recorded.h"
+#include "collectives/sum_tree.h"
+#include "runtime/base/arena.h"
+#include "runtime/base/clock.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define SLICE_ALIGN_ELEMS 16
+enum { SLOTS = 2, POOL = 2, MAX_BUFFERS = POOL + 2 };
+
+/* What is done with the leaves of one micro-batch of all ranks. Ids below `levels` are places of
+ * the sums, the others the ranks' leaves. Then nodes that still lie in a leaf move to the sums. */
+typedef struct plan {
+    int first_add, adds;
+    int first_move, moves; /* as additions: to <- from */
+} plan;
+
+typedef struct buffer {
+    void *memory;
+    int64_t elems;
+    int block;      /* lent to; -1: to none */
+    int units_left; /* that have not been added up; 0: it may be lent */
+} buffer;
+
+typedef struct job {
+    int unit;
+    int64_t micro;
+    buffer *from;
+    ls_comm_request *exchange;
+} job;
+
+struct ls_scatter {
+    ls_scatter_options options;
+    ls_comm *exchange_comm, *gather_comm;
+    ls_device *dev;
+    int64_t elem_bytes;
+    size_t bytes;
+    int ranks, shards, replicas;
+    int *first_unit; /* [block_count + 1] */
+    int64_t *places; /* [unit_count]: of this rank's slices in the sums */
+
+    void **sums; /* [levels]; the first is the caller's */
+    int levels;
+    char *scratch; /* [SLOTS][ranks - 1] slices */
+    int64_t slice_elems;
+    buffer buffers[MAX_BUFFERS]; /* the pool, the large one, block 0's */
+
+    plan *plans; /* [micro_batches] */
+    ls_tree_add *adds, *moves;
+
+    job *queue; /* ring; as many as the buffers hold units of */
+    int64_t capacity, queued, started, added;
+    int64_t micro; /* under way; -1 before the first; micro_batches or more outside of a batch */
+    int blocks_ready;
+    bool in_batch;
+    ls_comm_request **gathers; /* [unit_count] */
+    int64_t *counts[2], *offsets[2];
+};
+
+static int64_t min_i64(int64_t a, int64_t b) {
+    return a < b ? a : b;
+}
+
+/* The part of a unit that `rank` adds up: its replica's part of what its shard keeps. */
+static ls_range slice_of(const ls_scatter *s, int unit, int rank) {
+    ls_range r = ls_partition_slice(s->options.partition, unit, rank % s->shards);
+    int64_t share = (r.elems + s->replicas - 1) / s->replicas;
+    share = (share + SLICE_ALIGN_ELEMS - 1) / SLICE_ALIGN_ELEMS * SLICE_ALIGN_ELEMS;
+    int64_t offset = min_i64(rank / s->shards * share, r.elems);
+    return (ls_range){.first = r.first + offset, .elems = min_i64(share, r.elems - offset)};
+}
+
+/* Where an element of this rank's slice of a unit lies in the sums. */
+static int64_t place_of(const ls_scatter *s, int unit, int64_t elem) {
+    const ls_partition *p = s->options.partition;
+    return s->places[unit] + elem -
+           ls_partition_slice(p, unit, s->options.comm->rank % s->shards).first;
+}
+
+/* Creation */
+
+static ls_status take(ls_scatter *s, int64_t count, size_t bytes, void *pointer_out) {
+    s->bytes += (size_t)count * bytes;
+    return ls_calloc((size_t)(count > 0 ? count : 1), bytes, pointer_out);
+}
+
+static ls_status take_device(ls_scatter *s, int64_t elems, void **memory) {
+    size_t bytes = (size_t)(elems * s->elem_bytes);
+    s->bytes += bytes;
+    return s->dev->ops->alloc(s->dev, bytes > 0 ? bytes : 1, memory);
+}
+
+static ls_status check_options(const ls_scatter_options *o) {
+    if (o->micro_batches < 1 || o->block_count < 0 || o->pool_elems < 0) {
+        return LS_FAIL(LS_E_SHAPE,
+                       "%lld micro-batches and %d blocks; at least 1 and 0 are expected",
+                       (long long)o->micro_batches, o->block_count);
+    }
+    if (o->comm->size % o->partition->shards != 0) {
+        return LS_FAIL(LS_E_SHAPE, "%d ranks for a partition into %d shards; a multiple is needed",
+                       o->comm->size, o->partition->shards);
+    }
+    if (!o->dev->host_memory) {
+        return LS_FAIL(LS_E_UNSUPPORTED, "reduction of gradients in the memory of device '%s'",
+                       o->dev->describe);
+    }
+    return LS_OK;
+}
+
+/* Units of each block, and where slices lie. */
+static ls_status index_units(ls_scatter *s) {
+    const ls_scatter_options *o = &s->options;
+    const ls_partition *p = o->partition;
+    LS_TRY(take(s, o->block_count + 1, sizeof *s->first_unit, &s->first_unit));
+    LS_TRY(take(s, p->unit_count, sizeof *s->places, &s->places));
+    int64_t place = 0;
+    int unit = 0;
+    for (int b = 0; b < o->block_count; b++) {
+        const int64_t end = o->blocks[b].first + o->blocks[b].elems;
+        s->first_unit[b] = unit;
+        for (; unit < p->unit_count && p->units[unit].range.first < end; unit++) {
+            const ls_range r = p->units[unit].range;
+            if (r.first + r.elems > end) {
+                return LS_FAIL(LS_E_SHAPE, "unit %d of the partition ends beyond block %d", unit,
+                               b);
+            }
+            s->places[unit] = place;
+            place += ls_partition_slice(p, unit, o->comm->rank % s->shards).elems;
+            for (int rank = 0; rank < s->ranks; rank++) {
+                int64_t elems = slice_of(s, unit, rank).elems;
+                s->slice_elems = elems > s->slice_elems ? elems : s->slice_elems;
+            }
+        }
+    }
+    s->first_unit[o->block_count] = unit;
+    s->slice_elems =
+        (s->slice_elems + SLICE_ALIGN_ELEMS - 1) / SLICE_ALIGN_ELEMS * SLICE_ALIGN_ELEMS;
+    return LS_OK;
+}
+
+/* The additions of micro-batch j, pushed onto the tree as it stands after the ones before. Leaves
+ * have ids from `leaf_id` on; the node at position p of the stack lies in the sums' level p. */
+static void plan_micro(const ls_scatter *s, int64_t j, ls_tree_stack *stack, int leaf_id, plan *out,
+                       int *add_count, int *move_count) {
+    out->first_add = *add_count;
+    out->first_move = *move_count;
+    for (int r = 0; r < s->ranks; r++) {
+        const ls_tree_node leaf = {.index = j * s->ranks + r, .id = leaf_id + r};
+        ls_tree_add adds[LS_TREE_MAX_ADDS];
+        int n = ls_tree_push(stack, leaf, adds);
+        memcpy(s->adds + *add_count, adds, (size_t)n * sizeof *adds);
+        *add_count += n;
+    }
+    for (int p = 0; p < stack->depth; p++) {
+        if (stack->nodes[p].id >= leaf_id) {
+            s->moves[(*move_count)++] = (ls_tree_add){.to = p, .from = stack->nodes[p].id};
+            stack->nodes[p].id = p;
+        }
+    }
+    out->adds = *add_count - out->first_add;
+    out->moves = *move_count - out->first_move;
+}
+
+/* Greatest depth of the stack between micro-batches. */
+static int count_levels(const ls_scatter *s, int64_t leaves) {
+    ls_tree_stack stack = {.leaves = leaves};
+    ls_tree_add adds[LS_TREE_MAX_ADDS];
+    int deepest = 1;
+    for (int64_t leaf = 0; leaf < leaves; leaf++) {
+        ls_tree_push(&stack, (ls_tree_node){.index = leaf}, adds);
+        if ((leaf + 1) % s->ranks == 0 && stack.depth > deepest) {
+            deepest = stack.depth;
+        }
+    }
+    return deepest;
+}
+
+static ls_status plan_sums(ls_scatter *s) {
+    const int64_t micros = s->options.micro_batches, leaves = micros * s->ranks;
+    const bool invariant = s->options.reduction == LS_REDUCTION_INVARIANT;
+    ls_tree_stack stack = {.leaves = invariant ? leaves : s->ranks};
+    int adds = 0, moves = 0;
+    s->levels = invariant ? count_levels(s, leaves) : 1;
+    LS_TRY(take(s, micros, sizeof *s->plans, &s->plans));
+    LS_TRY(
+        take(s, leaves + micros, sizeof *s->adds, &s->adds)); /* a tree has one less than leaves */
+    LS_TRY(take(s, micros * s->levels, sizeof *s->moves, &s->moves));
+    for (int64_t j = 0; j < micros; j++) {
+        if (invariant) {
+            plan_micro(s, j, &stack, s->levels, &s->plans[j], &adds, &moves);
+            continue;
+        }
+        stack.depth = 0; /* one tree for each; all but the first are added to the sum so far */
+        plan_micro(s, 0, &stack, s->levels, &s->plans[j], &adds, &moves);
+        if (j > 0) {
+            s->adds[adds++] = s->moves[--moves];
+            s->plans[j].adds++;
+            s->plans[j].moves = 0;
+        }
+    }
+    return LS_OK;
+}
+
+static ls_status take_buffers(ls_scatter *s) {
+    const ls_scatter_options *o = &s->options;
+    int64_t pool = 0, large = 0, units = 0;
+    for (int b = o->first_held; b < o->block_count; b++) {
+        int64_t *most = o->blocks[b].elems > o->pool_elems ? &large : &pool;
+        *most = o->blocks[b].elems > *most ? o->blocks[b].elems : *most;
+    }
+    const int64_t elems[MAX_BUFFERS] = {
+        pool, pool, large, o->first_held && o->block_count > 0 ? o->blocks[0].elems : 0};
+    for (int i = 0; i < MAX_BUFFERS; i++) {
+        s->buffers[i] = (buffer){.elems = elems[i], .block = -1};
+        if (elems[i] > 0) {
+            LS_TRY(take_device(s, elems[i], &s->buffers[i].memory));
+        }
+    }
+    for (int b = 0; b < o->block_count; b++) {
+        int64_t n = s->first_unit[b + 1] - s->first_unit[b];
+        units = n > units ? n : units;
+    }
+    s->capacity = units * MAX_BUFFERS;
+    return take(s, s->capacity, sizeof *s->queue, &s->queue);
+}
+
+static ls_status take_memory(ls_scatter *s) {
+    LS_TRY(index_units(s));
+    LS_TRY(plan_sums(s));
+    LS_TRY(take_buffers(s));
+    LS_TRY(take(s, s->levels, sizeof *s->sums, &s->sums));
+    s->sums[0] = s->options.sums;
+    int64_t kept = ls_partition_elems(s->options.partition, s->options.comm->rank % s->shards);
+    for (int i = 1; i < s->levels; i++) {
+        LS_TRY(take_device(s, kept, &s->sums[i]));
+    }
+    void *scratch;
+    LS_TRY(take_device(s, SLOTS * (s->ranks - 1) * s->slice_elems, &scratch));
+    s->scratch = scratch;
+    for (int i = 0; i < 2; i++) {
+        LS_TRY(take(s, s->ranks, sizeof(int64_t), &s->counts[i]));
+        LS_TRY(take(s, s->ranks, sizeof(int64_t), &s->offsets[i]));
+    }
+    return take(s, s->options.partition->unit_count, sizeof(ls_comm_request *), &s->gathers);
+}
+
+ls_status ls_scatter_create(const ls_scatter_options *options, ls_scatter **scatter) {
+    *scatter = NULL;
+    LS_TRY(check_options(options));
+    ls_scatter *s = NULL;
+    ls_status status = ls_calloc(1, sizeof *s, &s);
+    if (status == LS_OK) {
+        s->options = *options;
+        s->dev = options->dev;
+        s->elem_bytes = (int64_t)ls_dtype_bytes(options->dev->acc);
+        s->ranks = options->comm->size;
+        s->shards = options->partition->shards;
+        s->replicas = s->ranks / s->shards;
+        status = take_memory(s);
+    }
+    ls_comm *comm = options->comm;
+    LS_TRY_GOTO(ls_comm_agree(comm, status), failed);
+    LS_TRY_GOTO(comm->ops->duplicate(comm, &s->exchange_comm), failed);
+    LS_TRY_GOTO(comm->ops->split(comm, comm->rank % s->shards, &s->gather_comm), failed);
+    ls_comm_name_group(s->exchange_comm, "gradients.scatter");
+    ls_comm_name_group(s->gather_comm, "gradients.gather");
+    *scatter = s;
+    return LS_OK;
+failed:
+    ls_scatter_destroy(s);
+    return status;
+}
+
+static void free_device(ls_scatter *s, void *memory) {
+    if (memory) {
+        s->dev->ops->free(s->dev, memory);
+    }
+}
+
+void ls_scatter_destroy(ls_scatter *s) {
+    if (!s || s->added < s->queued) {
+        return;
+    }
+    for (int i = 1; s->sums && i < s->levels; i++) {
+        free_device(s, s->sums[i]);
+    }
+    for (int i = 0; i < MAX_BUFFERS; i++) {
+        free_device(s, s->buffers[i].memory);
+    }
+    free_device(s, s->scratch);
+    ls_comm *comms[] = {s->exchange_comm, s->gather_comm};
+    for (int i = 0; i < 2; i++) {
+        if (comms[i]) {
+            comms[i]->ops->destroy(comms[i]);
+        }
+        free(s->counts[i]);
+        free(s->offsets[i]);
+    }
+    free(s->first_unit);
+    free(s->places);
+    free(s->sums);
+    free(s->plans);
+    free(s->adds);
+    free(s->moves);
+    free(s->queue);
+    free(s->gathers);
+    free(s);
+}
+
+size_t ls_scatter_bytes(const ls_scatter *s) {
+    return s->bytes;
+}
+
+/* Stages */
+
+/* Where rank r's part of this rank's slice lies once it has arrived. */
+static char *arrived(const ls_scatter *s, int64_t order, int rank) {
+    const int me = s->options.comm->rank, place = rank < me ? rank : rank - 1;
+    return s->scratch + ((order % SLOTS) * (s->ranks - 1) + place) * s->slice_elems * s->elem_bytes;
+}
+
+static ls_range block_of(const ls_scatter *s, const job *j) {
+    return s->options.blocks[j->from->block];
+}
+
+static ls_status exchange_start(ls_scatter *s, int64_t order) {
+    job *j = &s->queue[order % s->capacity];
+    const int me = s->options.comm->rank;
+    const ls_range own = slice_of(s, j->unit, me);
+    for (int r = 0; r < s->ranks; r++) {
+        const ls_range part = slice_of(s, j->unit, r);
+        s->counts[0][r] = r == me ? 0 : part.elems * s->elem_bytes;
+        s->offsets[0][r] = (part.first - block_of(s, j).first) * s->elem_bytes;
+        s->counts[1][r] = r == me ? 0 : own.elems * s->elem_bytes;
+        s->offsets[1][r] = r == me ? 0 : arrived(s, order, r) - s->scratch;
+    }
+    ls_flight_set_bucket(order);
+    ls_comm *comm = s->exchange_comm;
+    return comm->ops->all_to_all_start(comm, j->from->memory, s->counts[0], s->offsets[0],
+                                       s->scratch, s->counts[1], s->offsets[1], &j->exchange);
+}
+
+/* Memory of a node of the plan for this rank's slice of the unit. */
+static char *node_at(const ls_scatter *s, int64_t order, int id) {
+    const job *j = &s->queue[order % s->capacity];
+    const int me = s->options.comm->rank, rank = id - s->levels;
+    const ls_range own = slice_of(s, j->unit, me);
+    if (rank == me) {
+        return (char *)j->from->memory + (own.first - block_of(s, j).first) * s->elem_bytes;
+    }
+    return rank < 0 ? (char *)s->sums[id] + place_of(s, j->unit, own.first) * s->elem_bytes
+                    : arrived(s, order, rank);
+}
+
+static ls_status add_up(ls_scatter *s, int64_t order) {
+    const job *j = &s->queue[order % s->capacity];
+    const plan *p = &s->plans[j->micro];
+    const int64_t n = slice_of(s, j->unit, s->options.comm->rank).elems;
+    if (n == 0) {
+        return LS_OK;
+    }
+    for (int i = 0; i < p->adds; i++) {
+        const ls_tree_add *a = &s->adds[p->first_add + i];
+        LS_TRY(s->dev->ops->add(s->dev, s->dev->acc, n, node_at(s, order, a->from),
+                                node_at(s, order, a->to)));
+    }
+    for (int i = 0; i < p->moves; i++) {
+        const ls_tree_add *m = &s->moves[p->first_move + i];
+        memcpy(node_at(s, order, m->to), node_at(s, order, m->from), (size_t)(n * s->elem_bytes));
+    }
+    return LS_OK;
+}
+
+/* The replicas of a shard have a part each of its sums. */
+static ls_status gather_start(ls_scatter *s, int unit) {
+    const int shard = s->options.comm->rank % s->shards;
+    for (int i = 0; i < s->replicas; i++) {
+        const ls_range part = slice_of(s, unit, i * s->shards + shard);
+        s->counts[0][i] = part.elems * s->elem_bytes;
+        s->offsets[0][i] = place_of(s, unit, part.first) * s->elem_bytes;
+    }
+    ls_comm *comm = s->gather_comm;
+    return comm->ops->all_gather_start(comm, (char *)s->sums[0] + s->offsets[0][comm->rank],
+                                       s->sums[0], s->counts[0], s->offsets[0], &s->gathers[unit]);
+}
+
+static ls_status retire(ls_scatter *s) {
+    job *j = &s->queue[s->added % s->capacity];
+    LS_TRY(add_up(s, s->added));
+    if (--j->from->units_left == 0) {
+        j->from->block = -1;
+    }
+    s->added++;
+    return s->replicas > 1 && j->micro + 1 == s->options.micro_batches ? gather_start(s, j->unit)
+                                                                       : LS_OK;
+}
+
+/* Takes units as far as they go; with `wait`, until `added` of them have been added up. */
+static ls_status advance(ls_scatter *s, int64_t added) {
+    for (;;) {
+        for (; s->started < s->queued && s->started - s->added < SLOTS; s->started++) {
+            LS_TRY(exchange_start(s, s->started));
+        }
+        if (s->added == s->started) {
+            return LS_OK;
+        }
+        job *j = &s->queue[s->added % s->capacity];
+        bool done = true;
+        if (s->added < added) {
+            LS_TRY(s->exchange_comm->ops->wait(s->exchange_comm, j->exchange));
+        } else {
+            LS_TRY(s->exchange_comm->ops->test(s->exchange_comm, j->exchange, &done));
+        }
+        if (!done) {
+            return LS_OK;
+        }
+        LS_TRY(retire(s));
+    }
+}
+
+/* The caller's side */
+
+static ls_status wrong_order(const char *call) {
+    return LS_FAIL(LS_E_SHAPE, "ls_scatter_%s was called out of order", call);
+}
+
+ls_status ls_scatter_begin(ls_scatter *s) {
+    if (s->in_batch) {
+        return wrong_order("begin");
+    }
+    s->in_batch = true;
+    s->micro = -1;
+    s->blocks_ready = s->options.block_count;
+    s->queued = s->started = s->added = 0;
+    return LS_OK;
+}
+
+ls_status ls_scatter_micro_begin(ls_scatter *s) {
+    if (!s->in_batch || s->blocks_ready < s->options.block_count ||
+        s->micro + 1 == s->options.micro_batches) {
+        return wrong_order("micro_begin");
+    }
+    s->micro++;
+    s->blocks_ready = 0;
+    return LS_OK;
+}
+
+/* A buffer for the block: the one it has, else a free one, waiting for the oldest. */
+static ls_status find_buffer(ls_scatter *s, int block, buffer **out) {
+    const ls_scatter_options *o = &s->options;
+    const bool held = block == 0 && o->first_held,
+               is_large = o->blocks[block].elems > o->pool_elems;
+    buffer *first = &s->buffers[held ? POOL + 1 : is_large ? POOL : 0];
+    const int choices = held || is_large ? 1 : POOL;
+    for (;;) {
+        for (int i = 0; i < choices; i++) {
+            if (first[i].block == block && first[i].units_left == 0) {
+                *out = &first[i];
+                return LS_OK;
+            }
+        }
+        for (int i = 0; i < choices; i++) {
+            if (first[i].block < 0) {
+                *out = &first[i];
+                return LS_OK;
+            }
+        }
+        if (s->added == s->queued) {
+            return LS_FAIL(LS_E_SHAPE,
+                           "no buffer for the gradients of block %d: the blocks before "
+                           "it are not ready",
+                           block);
+        }
+        LS_TRY(advance(s, s->added + 1));
+    }
+}
+
+ls_status ls_scatter_block(ls_scatter *s, int block, void **grads) {
+    if (!s->in_batch || s->micro < 0 || block < 0 || block >= s->options.block_count) {
+        return wrong_order("block");
+    }
+    buffer *b;
+    LS_TRY(find_buffer(s, block, &b));
+    if (b->block < 0) {
+        b->block = block;
+        LS_TRY(s->dev->ops->zero(s->dev, b->memory,
+                                 (size_t)(s->options.blocks[block].elems * s->elem_bytes)));
+    }
+    *grads = b->memory;
+    return LS_OK;
+}
+
+ls_status ls_scatter_ready(ls_scatter *s, int block) {
+    void *grads; /* of a block without gradients: zeros */
+    LS_TRY(ls_scatter_block(s, block, &grads));
+    buffer *b;
+    LS_TRY(find_buffer(s, block, &b));
+    if (++s->blocks_ready > s->options.block_count) {
+        return wrong_order("ready");
+    }
+    b->units_left = s->first_unit[block + 1] - s->first_unit[block];
+    for (int unit = s->first_unit[block + 1] - 1; unit >= s->first_unit[block]; unit--) {
+        s->queue[s->queued++ % s->capacity] = (job){.unit = unit, .micro = s->micro, .from = b};
+    }
+    if (b->units_left == 0) {
+        b->block = -1;
+    }
+    return advance(s, 0);
+}
+
+ls_status ls_scatter_progress(ls_scatter *s) {
+    return advance(s, 0);
+}
+
+ls_status ls_scatter_finish(ls_scatter *s, uint64_t *wait_ns) {
+    if (!s->in_batch || s->micro + 1 != s->options.micro_batches ||
+        s->blocks_ready < s->options.block_count) {
+        return wrong_order("finish");
+    }
+    const uint64_t start_ns = ls_clock_ns();
+    LS_TRY(advance(s, s->queued));
+    for (int unit = 0; s->replicas > 1 && unit < s->options.partition->unit_count; unit++) {
+        LS_TRY(s->gather_comm->ops->wait(s->gather_comm, s->gathers[unit]));
+    }
+    *wait_ns = ls_clock_ns() - start_ns;
+    s->in_batch = false;
+    return LS_OK;
+}

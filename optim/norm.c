@@ -1,0 +1,49 @@
+/* The global gradient norm. */
+#include "optim/exact_sum.h"
+#include "optim/optim_internal.h"
+
+#include <math.h>
+
+static ls_status sum_terms(ls_optim *optim, const void *grads) {
+    const ls_optim_options *o = &optim->options;
+    double *squares = optim->squares;
+    for (int i = 0; i < optim->term_count; i++) {
+        const ls_optim_term *term = &optim->terms[i];
+        int64_t at = o->compact_grads ? term->local_offset : term->flat_offset;
+        LS_TRY(o->dev->ops->sum_squares(o->dev, term->grid_offset, term->elems,
+                                        ls_elem_at(grads, at, o->dev->acc), squares));
+        squares += ls_squares_count(term->grid_offset, term->elems);
+    }
+    return LS_OK;
+}
+
+/* Over all ranks that together hold one copy, axis by axis: maxima and sums of integers do not
+ * depend on the order. */
+static ls_status reduce(const ls_optim *optim, void *values, int64_t count, ls_dtype dtype,
+                        ls_reduce op) {
+    const ls_optim_options *o = &optim->options;
+    ls_comm *const groups[] = {o->shard, o->tensor, o->pipeline};
+    for (size_t i = 0; i < sizeof groups / sizeof *groups; i++) {
+        if (groups[i] && groups[i]->size > 1) {
+            LS_TRY(groups[i]->ops->all_reduce(groups[i], values, count, dtype, op));
+        }
+    }
+    return LS_OK;
+}
+
+ls_status ls_optim_grad_norm(ls_optim *optim, const void *grads, double *norm) {
+    LS_TRY(sum_terms(optim, grads));
+    int32_t scale = LS_EXACT_ZERO;
+    for (int64_t i = 0; i < optim->squares_count; i++) {
+        int32_t own = ls_exact_scale(optim->squares[i]);
+        scale = own > scale ? own : scale;
+    }
+    LS_TRY(reduce(optim, &scale, 1, LS_I32, LS_MAX));
+    ls_exact_sum sum = {{0}};
+    for (int64_t i = 0; i < optim->squares_count; i++) {
+        ls_exact_add(&sum, optim->squares[i], scale);
+    }
+    LS_TRY(reduce(optim, sum.digit, LS_EXACT_DIGITS, LS_I64, LS_SUM));
+    *norm = sqrt(ls_exact_value(&sum, scale));
+    return LS_OK;
+}

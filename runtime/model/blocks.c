@@ -1,0 +1,75 @@
+/* A block's parameters, from wherever they are kept, for the time of its use; and the word that its
+ * gradients are final. */
+#include "runtime/model/model_internal.h"
+
+ls_status ls_pass_tick(const ls_pass *pass) {
+    const ls_model_store *store = pass->model->options.store;
+    if (store) {
+        return store->progress ? store->progress(store->context) : LS_OK;
+    }
+    return pass->sink && pass->sink->ready
+               ? pass->sink->ready(pass->sink->context, pass->first_elem)
+               : LS_OK;
+}
+
+static ls_status acquire_from_store(const ls_pass *pass, int block) {
+    ls_model *m = pass->model;
+    const ls_model_store *store = m->options.store;
+    const void *masters, *copies;
+    LS_TRY(store->acquire(store->context, block, pass->backward, &masters, &copies));
+    m->bases[block].masters = masters;
+    m->bases[block].copies = copies;
+    if (pass->backward) {
+        void *grads;
+        LS_TRY(store->grads(store->context, block, &grads));
+        m->bases[block].grads = grads;
+    }
+    return LS_OK;
+}
+
+static ls_status acquire(const ls_pass *pass, int block) {
+    ls_model *m = pass->model;
+    if (m->options.store) {
+        return acquire_from_store(pass, block);
+    }
+    const int64_t first = ls_block_first(m, block);
+    m->bases[block] = (ls_block_base){
+        .masters = ls_elems_at(m->masters, first, m->dev->acc),
+        .copies = m->copies ? ls_elems_at(m->copies, first, m->dtype) : NULL,
+        .grads = pass->backward ? ls_elems_at(pass->sink->grads, first, m->dev->acc) : NULL,
+    };
+    return LS_OK;
+}
+
+static ls_status let_go(const ls_pass *pass, int block) {
+    const ls_model *m = pass->model;
+    const ls_model_store *store = m->options.store;
+    m->bases[block] = (ls_block_base){0};
+    return store ? store->release(store->context, block, pass->backward) : LS_OK;
+}
+
+/* A head that is tied to an embedding of this part uses its matrix. */
+static bool uses_embedding(const ls_model *m, int block) {
+    return block == m->blocks - 1 && !ls_model_row(m, block, LS_HEAD_W);
+}
+
+ls_status ls_block_begin(ls_pass *pass, int block) {
+    LS_TRY(acquire(pass, block));
+    return uses_embedding(pass->model, block) ? acquire(pass, 0) : LS_OK;
+}
+
+ls_status ls_block_end(ls_pass *pass, int block) {
+    const ls_model *m = pass->model;
+    if (uses_embedding(m, block)) {
+        LS_TRY(let_go(pass, 0));
+    }
+    LS_TRY(let_go(pass, block));
+    if (!pass->backward) {
+        return LS_OK;
+    }
+    pass->first_elem = ls_block_first(m, block);
+    if (m->options.store) {
+        LS_TRY(m->options.store->ready(m->options.store->context, block));
+    }
+    return ls_pass_tick(pass);
+}

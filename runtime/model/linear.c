@@ -1,0 +1,190 @@
+/* Products with weight matrices, split over the tensor ranks (Shoeybi 2019, arXiv 1909.08053): by
+ * columns, where each rank makes some of the outputs, or by rows, where each makes a part of the
+ * sum. Communication goes on beside the products that do not need it. */
+#include "runtime/model/model_internal.h"
+
+ls_projection ls_projection_whole(const ls_model *m, int block, ls_row weight, ls_row bias) {
+    return (ls_projection){block, weight, bias, 0, ls_model_row(m, block, weight)->local_dims[0]};
+}
+
+/* y [rows, count] with leading dimension ldy = x W^T + bias + residual. */
+static ls_status project(const ls_model *m, int64_t rows, ls_projection p, const void *bias,
+                         const void *x, void *y, int64_t ldy, const void *residual) {
+    const int64_t in = ls_model_row(m, p.block, p.weight)->local_dims[1];
+    return m->dev->ops->gemm(m->dev, &(ls_gemm){
+                                         .dtype = m->dtype,
+                                         .c_dtype = m->dtype,
+                                         .trans_b = true,
+                                         .m = rows,
+                                         .n = p.count,
+                                         .k = in,
+                                         .a = x,
+                                         .lda = in,
+                                         .b = ls_matrix(m, p.block, p.weight, p.first),
+                                         .ldb = in,
+                                         .c = y,
+                                         .ldc = ldy,
+                                         .bias = bias,
+                                         .residual = residual,
+                                     });
+}
+
+/* The bias is that of the rank's own outputs; rows [first, first + rows) of x and y. */
+static ls_status project_rows(const ls_pass *pass, ls_projection p, int64_t first, int64_t rows,
+                              const void *x, void *y, int64_t ldy) {
+    const ls_model *m = pass->model;
+    const int64_t in = ls_model_row(m, p.block, p.weight)->local_dims[1];
+    return project(m, rows, p, ls_vector(m, p.block, p.bias, p.first),
+                   ls_elems_at(x, first * in, m->dtype), ls_elems_at(y, first * ldy, m->dtype), ldy,
+                   NULL);
+}
+
+ls_status ls_column_forward(const ls_pass *pass, ls_projection p, const void *x, void *y,
+                            int64_t ldy) {
+    const ls_model *m = pass->model;
+    const void *all;
+    ls_comm_request *request;
+    LS_TRY(ls_rows_gather_start(pass, x, &all, &request));
+    if (!request) {
+        return project_rows(pass, p, 0, pass->rows, x, y, ldy);
+    }
+    /* The rank's own rows while those of the others arrive. */
+    const int64_t end = pass->own_first + pass->own_rows;
+    LS_TRY(project_rows(pass, p, 0, pass->own_rows, x,
+                        ls_elems_at(y, pass->own_first * ldy, m->dtype), ldy));
+    LS_TRY(ls_tensor_wait(pass, request));
+    LS_TRY(project_rows(pass, p, 0, pass->own_first, all, y, ldy));
+    return project_rows(pass, p, end, pass->rows - end, all, y, ldy);
+}
+
+ls_status ls_row_forward(const ls_pass *pass, ls_projection p, const void *x, const void *residual,
+                         void *y) {
+    const ls_model *m = pass->model;
+    const void *bias = ls_vector(m, p.block, p.bias, 0);
+    if (!m->tensor) {
+        return project(m, pass->rows, p, bias, x, y, p.count, residual);
+    }
+    /* The bias enters the sum once. The residual is added after it: rounded to bf16 with it, a
+     * part would lose what is small beside it. */
+    void *partial = ls_rows_partial(pass, y);
+    LS_TRY(
+        project(m, pass->rows, p, m->tensor->rank == 0 ? bias : NULL, x, partial, p.count, NULL));
+    LS_TRY(ls_rows_sum(pass, partial, y));
+    return m->dev->ops->add(m->dev, m->dtype, pass->own_rows * p.count, residual, y);
+}
+
+ls_status ls_project_dx(const ls_pass *pass, int block, ls_row weight, int64_t rows, const void *dy,
+                        void *dx) {
+    const ls_model *m = pass->model;
+    const int64_t *dims = ls_model_row(m, block, weight)->local_dims;
+    LS_TRY(m->dev->ops->gemm(m->dev, &(ls_gemm){
+                                         .dtype = m->dtype,
+                                         .c_dtype = m->dtype,
+                                         .m = rows,
+                                         .n = dims[1],
+                                         .k = dims[0],
+                                         .a = dy,
+                                         .lda = dims[0],
+                                         .b = ls_matrix(m, block, weight, 0),
+                                         .ldb = dims[1],
+                                         .c = dx,
+                                         .ldc = dims[1],
+                                     }));
+    return ls_pass_tick(pass);
+}
+
+/* dw [count, in] += (or =) dy[:, first : first + count]^T x, dy with `out` columns. */
+static ls_status product_dw(const ls_pass *pass, ls_projection p, int64_t rows, const void *x,
+                            const void *dy, bool add, void *dw) {
+    const ls_model *m = pass->model;
+    const int64_t *dims = ls_model_row(m, p.block, p.weight)->local_dims;
+    LS_TRY(m->dev->ops->gemm(m->dev, &(ls_gemm){
+                                         .dtype = m->dtype,
+                                         .c_dtype = m->dev->acc,
+                                         .trans_a = true,
+                                         .accumulate = add,
+                                         .m = p.count,
+                                         .n = dims[1],
+                                         .k = rows,
+                                         .a = ls_elems_at(dy, p.first, m->dtype),
+                                         .lda = dims[0],
+                                         .b = x,
+                                         .ldb = dims[1],
+                                         .c = dw,
+                                         .ldc = dims[1],
+                                     }));
+    return ls_pass_tick(pass);
+}
+
+ls_status ls_project_dw(const ls_pass *pass, int block, ls_row weight, int64_t rows, const void *x,
+                        const void *dy) {
+    return product_dw(pass, ls_projection_whole(pass->model, block, weight, weight), rows, x, dy,
+                      true, ls_gradient(pass, block, weight));
+}
+
+static ls_status bias_grad(const ls_pass *pass, ls_projection p, const void *dy, void *dbias) {
+    const ls_model *m = pass->model;
+    LS_TRY(m->dev->ops->bias_grad(
+        m->dev,
+        &(ls_bias_grad){
+            .dtype = m->dtype, .rows = pass->rows, .cols = p.count, .dy = dy, .dbias = dbias}));
+    return ls_pass_tick(pass);
+}
+
+/* Weight and bias of q, k, v where ranks share a key/value head: each has the gradient that its own
+ * queries make, and their sum is the parameter's. */
+static ls_status shared_qkv_grads(const ls_pass *pass, ls_projection p, const void *x,
+                                  const void *dy) {
+    const ls_model *m = pass->model;
+    const ls_dtype acc = m->dev->acc;
+    const ls_sizes *s = &m->sizes;
+    const int64_t kv_elems = 2 * s->kv_width * s->channels;
+    ls_projection q = p, kv = p;
+    q.count = kv.first = s->q_width;
+    kv.count = 2 * s->kv_width;
+    char *weight = ls_gradient(pass, p.block, p.weight), *bias = ls_gradient(pass, p.block, p.bias);
+    void *bias_sum = ls_elems_at(m->kv_grads, kv_elems, acc);
+    LS_TRY(product_dw(pass, q, pass->rows, x, dy, true, weight));
+    LS_TRY(product_dw(pass, kv, pass->rows, x, dy, false, m->kv_grads));
+    LS_TRY(m->kv_sharers->ops->all_reduce(m->kv_sharers, m->kv_grads, kv_elems, acc, LS_SUM));
+    LS_TRY(m->dev->ops->add(m->dev, acc, kv_elems, m->kv_grads,
+                            ls_elems_at(weight, s->q_width * s->channels, acc)));
+    if (!bias) {
+        return LS_OK;
+    }
+    LS_TRY(m->dev->ops->zero(m->dev, bias_sum, (size_t)p.count * ls_dtype_bytes(acc)));
+    LS_TRY(bias_grad(pass, p, dy, bias_sum));
+    LS_TRY(m->kv_sharers->ops->all_reduce(m->kv_sharers, ls_elems_at(bias_sum, s->q_width, acc),
+                                          kv.count, acc, LS_SUM));
+    return m->dev->ops->add(m->dev, acc, p.count, bias_sum, bias);
+}
+
+static ls_status weight_grads(const ls_pass *pass, ls_projection p, const void *x, const void *dy) {
+    if (pass->model->kv_sharers && p.weight == LS_QKV_W) {
+        return shared_qkv_grads(pass, p, x, dy);
+    }
+    LS_TRY(ls_project_dw(pass, p.block, p.weight, pass->rows, x, dy));
+    void *dbias = ls_gradient(pass, p.block, p.bias);
+    return dbias ? bias_grad(pass, p, dy, dbias) : LS_OK;
+}
+
+ls_status ls_column_backward(const ls_pass *pass, ls_projection p, const void *x, const void *dy,
+                             void *dx) {
+    const void *all;
+    ls_comm_request *gather, *sum;
+    void *partial = ls_rows_partial(pass, dx);
+    LS_TRY(ls_rows_gather_start(pass, x, &all, &gather)); /* beside the product for dx */
+    LS_TRY(ls_project_dx(pass, p.block, p.weight, pass->rows, dy, partial));
+    LS_TRY(ls_tensor_wait(pass, gather));
+    LS_TRY(ls_rows_sum_start(pass, partial, dx, &sum)); /* beside the product for dW */
+    LS_TRY(weight_grads(pass, p, all, dy));
+    return ls_tensor_wait(pass, sum);
+}
+
+ls_status ls_row_backward(const ls_pass *pass, ls_projection p, const void *x, const void *dy,
+                          void *dx) {
+    const void *all;
+    LS_TRY(ls_rows_gather(pass, dy, &all));
+    LS_TRY(ls_project_dx(pass, p.block, p.weight, pass->rows, all, dx));
+    return weight_grads(pass, p, x, all);
+}

@@ -1,0 +1,107 @@
+#!/bin/sh
+# The supervisor: what it runs again and what it does not, and that a run that it restarts ends as an
+# undisturbed one.
+. "$(dirname "$0")/lib.sh"
+supervise=$root/launch/supervise
+
+# fails N STATUS: a job that ends with STATUS for its first N starts, then with 0.
+cat >"$work/job" <<'JOB'
+#!/bin/sh
+echo start >>"$STARTS"
+[ "$(wc -l <"$STARTS")" -gt "$1" ] || exit "$2"
+JOB
+chmod +x "$work/job"
+export STARTS="$work/starts"
+starts() { holds [ "$(wc -l <"$STARTS")" = "$1" ] && rm -f "$STARTS"; }
+
+gives 0 "$supervise" "$work/job" 0 3
+starts 1
+gives 0 "$supervise" "$work/job" 1 137
+says 'exit status 137'
+says 'restart 1 of 5'
+starts 2
+for final in 1 2 75; do
+    gives $final "$supervise" "$work/job" 1 $final
+    starts 1
+done
+gives 3 "$supervise" --restarts 1 "$work/job" 9 3
+says 'given up after 1 restarts'
+starts 2
+gives 2 "$supervise" --restarts many "$work/job" 0 0
+says "'many'; a whole number is needed"
+gives 2 "$supervise" --again 3 "$work/job"
+says "unknown option '--again'"
+gives 2 "$supervise"
+
+# The run's own word counts more than the status that a launcher makes of it: a launcher's 143 hides a
+# configuration that will fail again, its 1 a fault that may not.
+cat >"$work/masked" <<'JOB'
+#!/bin/sh
+echo start >>"$STARTS"
+[ "$(wc -l <"$STARTS")" = 1 ] || exit 0
+[ -z "$2" ] || echo "$2" >"$1/outcome"
+exit "$3"
+JOB
+chmod +x "$work/masked"
+mkdir "$work/run"
+gives 1 "$supervise" --run "$work/run" "$work/masked" "$work/run" '1 rank 2 on n1: diverged' 143
+starts 1
+gives 0 "$supervise" --run "$work/run" "$work/masked" "$work/run" '3 rank 2 on n1: disk' 1
+says 'rank 2 on n1: disk'
+starts 2
+gives 0 "$supervise" --run "$work/run" "$work/masked" "$work/run" '' 1
+starts 2
+
+# Wasted starts count from the last new checkpoint on.
+cat >"$work/progress" <<'JOB'
+#!/bin/sh
+echo start >>"$STARTS"
+n=$(wc -l <"$STARTS")
+mkdir -p "$1/checkpoints/step-0000000$n"
+: >"$1/checkpoints/step-0000000$n/manifest.json"
+[ "$n" -ge 4 ] || exit 3
+JOB
+chmod +x "$work/progress"
+gives 0 "$supervise" --restarts 1 --run "$work/run" "$work/progress" "$work/run"
+starts 4
+
+# A real run: one rank is killed after a checkpoint. And one that is asked to stop.
+make_corpus
+settings="$tiny run.steps=60 checkpoint.every=10"
+gives 0 ranks 2 "$LOCKSTEP" train $settings run.name=plain
+newest() { [ -d "$work/runs/$1/checkpoints/step-00000010" ]; }
+wait_newest() {
+    tries=600
+    until newest "$1"; do
+        tries=$((tries - 1))
+        [ "$tries" -gt 0 ] || fail "no checkpoint of $1"
+        sleep 0.05
+    done
+}
+"$supervise" --run "$work/runs/killed" "$root/launch/mpirun/local.sh" 2 \
+    "$LOCKSTEP" train $settings run.steps=60 run.name=killed --resume >"$work/out" 2>"$work/err" &
+job=$!
+wait_newest killed
+kill -9 "$(pgrep -f "^$LOCKSTEP train.*run.name=killed" | tail -n 1)" 2>/dev/null || fail 'the run was over before it could be killed'
+status=0
+wait $job || status=$?
+holds [ "$status" = 0 ]
+says 'restart 1 of 5'
+says 'resumed from'
+holds "$TEST_CKPT_EQUAL" "$work/runs/plain/checkpoints/step-00000060" "$work/runs/killed/checkpoints/step-00000060"
+holds grep -q '^0 rank 0 on .*: done' "$work/runs/killed/outcome"
+
+"$supervise" --run "$work/runs/asked" "$root/launch/mpirun/local.sh" 2 \
+    "$LOCKSTEP" train $settings run.steps=100000 run.name=asked --resume >"$work/out" 2>"$work/err" &
+job=$!
+wait_newest asked
+kill -USR1 $job
+status=0
+while :; do
+    wait $job || status=$?
+    kill -0 $job 2>/dev/null || break
+done
+holds [ "$status" = 75 ]
+says 'stopped on request'
+holds grep -q '^75 ' "$work/runs/asked/outcome"
+passed

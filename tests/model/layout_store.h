@@ -1,0 +1,118 @@
+/* A store of parameters as fully sharded training has it, in one process: what the model was given
+ * is fresh memory each time, freed at release, so that a use outside acquire and release is found.
+ */
+#ifndef LS_TESTS_MODEL_LAYOUT_STORE_H
+#define LS_TESTS_MODEL_LAYOUT_STORE_H
+
+#include "runtime/model/model.h"
+#include "tests/test.h"
+
+#include <stdlib.h>
+
+enum { STORE_BLOCKS = 16 };
+
+typedef struct layout_store {
+    ls_dtype acc, dtype;
+    char *masters, *copies, *grads; /* flat; grads is the test's */
+    int64_t first[STORE_BLOCKS], elems[STORE_BLOCKS];
+    char *given[STORE_BLOCKS][2];
+    int held[STORE_BLOCKS], ready[STORE_BLOCKS], last_ready;
+} layout_store;
+
+static inline void *ls_elems_of(const void *base, int64_t elems, ls_dtype dtype) {
+    return (char *)(uintptr_t)base + elems * (int64_t)ls_dtype_bytes(dtype);
+}
+
+static inline char *store_copy(const void *from, int64_t elems, ls_dtype dtype) {
+    const size_t bytes = (size_t)elems * ls_dtype_bytes(dtype);
+    char *to = malloc(bytes);
+    CHECK(to != NULL);
+    return to ? memcpy(to, from, bytes) : NULL;
+}
+
+/* Takes over the values of a model that owns its parameters (host memory). */
+static inline void layout_store_init(layout_store *s, const ls_model *model, const ls_device *dev,
+                                     ls_dtype dtype) {
+    int count;
+    const ls_param *params = ls_model_params(model, &count);
+    const int64_t elems = ls_model_flat_elems(model);
+    *s = (layout_store){.acc = dev->acc, .dtype = dtype};
+    s->masters = store_copy(ls_model_masters(model), elems, dev->acc);
+    if (dtype != dev->acc) {
+        s->copies = store_copy(ls_model_copies(model), elems, dtype);
+    }
+    for (int p = count - 1; p >= 0; p--) {
+        const int block = params[p].block;
+        const int64_t end = s->elems[block] > 0 ? s->first[block] + s->elems[block]
+                                                : params[p].offset + params[p].elems;
+        s->first[block] = params[p].offset;
+        s->elems[block] = end - params[p].offset;
+    }
+}
+
+static inline ls_status store_acquire(void *context, int block, bool backward, const void **masters,
+                                      const void **copies) {
+    layout_store *s = context;
+    (void)backward;
+    CHECK(s->elems[block] > 0);
+    CHECK_INT(s->held[block], 0);
+    s->held[block] = 1;
+    s->given[block][0] =
+        store_copy(ls_elems_of(s->masters, s->first[block], s->acc), s->elems[block], s->acc);
+    *masters = s->given[block][0];
+    *copies = NULL;
+    if (s->copies) {
+        s->given[block][1] = store_copy(ls_elems_of(s->copies, s->first[block], s->dtype),
+                                        s->elems[block], s->dtype);
+        *copies = s->given[block][1];
+    }
+    return LS_OK;
+}
+
+static inline ls_status store_release(void *context, int block, bool backward) {
+    layout_store *s = context;
+    (void)backward;
+    CHECK_INT(s->held[block], 1);
+    s->held[block] = 0;
+    free(s->given[block][0]);
+    free(s->given[block][1]);
+    s->given[block][0] = s->given[block][1] = NULL;
+    return LS_OK;
+}
+
+static inline ls_status store_grads(void *context, int block, void **base) {
+    layout_store *s = context;
+    CHECK_INT(s->held[block], 1);
+    *base = ls_elems_of(s->grads, s->first[block], s->acc);
+    return LS_OK;
+}
+
+static inline ls_status store_ready(void *context, int block) {
+    layout_store *s = context;
+    CHECK_INT(s->held[block], 0);
+    s->ready[block]++;
+    return LS_OK;
+}
+
+static inline ls_model_store layout_store_seam(layout_store *s) {
+    return (ls_model_store){.context = s,
+                            .acquire = store_acquire,
+                            .release = store_release,
+                            .grads = store_grads,
+                            .ready = store_ready};
+}
+
+/* Nothing is held any more, and each block was ready once a micro-batch. */
+static inline void layout_store_check(const layout_store *s, int micros) {
+    for (int block = 0; block < STORE_BLOCKS; block++) {
+        CHECK_INT(s->held[block], 0);
+        CHECK_INT(s->ready[block], s->elems[block] > 0 ? micros : 0);
+    }
+}
+
+static inline void layout_store_release(layout_store *s) {
+    free(s->masters);
+    free(s->copies);
+}
+
+#endif

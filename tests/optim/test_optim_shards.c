@@ -1,0 +1,272 @@
+/* Optimizers over shards: however a flat buffer is divided among ranks, norms and updates have the
+ * bits of one rank that owns everything. */
+#include "collectives/comm.h"
+#include "optim/optim.h"
+#include "runtime/base/arena.h"
+#include "runtime/base/rng.h"
+#include "tests/test.h"
+
+enum { PARAMS = 9, STEPS = 3, MAX_RANGES = 64 };
+
+/* Three blocks with odd sizes: gaps inside blocks, pieces of the grid that several parameters
+ * share, a parameter over several pieces, a block smaller than a piece. */
+static ls_param params[PARAMS] = {
+    {.name = "tok_embed.weight", .ndim = 2, .dims = {130, 24}, .block = 0, .decay = true},
+    {.name = "layers.0.attn_norm.weight", .ndim = 1, .dims = {24}, .block = 1},
+    {.name = "layers.0.attn.qkv.weight", .ndim = 2, .dims = {72, 24}, .block = 1, .decay = true},
+    {.name = "layers.0.attn.qkv.bias", .ndim = 1, .dims = {72}, .block = 1},
+    {.name = "layers.0.attn.proj.weight", .ndim = 2, .dims = {24, 24}, .block = 1, .decay = true},
+    {.name = "layers.0.mlp.up.weight", .ndim = 2, .dims = {97, 24}, .block = 1, .decay = true},
+    {.name = "layers.0.mlp.up.bias", .ndim = 1, .dims = {97}, .block = 1},
+    {.name = "final_norm.weight", .ndim = 1, .dims = {24}, .block = 2},
+    {.name = "final_norm.bias", .ndim = 1, .dims = {24}, .block = 2},
+};
+static int64_t flat_elems;
+static ls_device *dev;
+static ls_comm *world;
+
+typedef struct buffers {
+    ls_optim *optim;
+    ls_optim_range ranges[MAX_RANGES];
+    int count;
+    bool compact;
+    int64_t elems; /* of each buffer */
+    float *masters, *grads;
+    ls_bf16 *copies;
+} buffers;
+
+static const ls_config_optim config = {.name = "adamw",
+                                       .beta1 = 0.9,
+                                       .beta2 = 0.95,
+                                       .eps = 1e-8,
+                                       .weight_decay = 0.1,
+                                       .clip_norm = 0.5};
+
+/* Real elements only; gaps are zero. */
+static void fill(float *flat, uint64_t stream) {
+    for (int p = 0; p < PARAMS; p++) {
+        for (int64_t i = params[p].offset; i < params[p].offset + params[p].elems; i++) {
+            flat[i] = (float)(ls_rng_uniform(5, stream, (uint64_t)i) - 0.5);
+        }
+    }
+}
+
+static int64_t place(const buffers *b, const ls_optim_range *range) {
+    return b->compact ? range->local_offset : range->flat_offset;
+}
+
+static void take_owned(const buffers *b, float *to, const float *flat) {
+    for (int i = 0; i < b->count; i++) {
+        memcpy(to + place(b, &b->ranges[i]), flat + b->ranges[i].flat_offset,
+               (size_t)b->ranges[i].elems * sizeof *to);
+    }
+}
+
+/* Cut c of a block of `elems`: on the grid, spread at random, the same on every rank. */
+static int64_t cut(int block, int64_t elems, int c, uint64_t seed) {
+    if (c == 0 || c == world->size) {
+        return c == 0 ? 0 : elems;
+    }
+    double share = ((double)c + ls_rng_uniform(seed, (uint64_t)block, (uint64_t)c) - 0.5) /
+                   (double)world->size;
+    int64_t at = (int64_t)(share * (double)elems) / LS_OPTIM_ALIGN_ELEMS * LS_OPTIM_ALIGN_ELEMS;
+    return at;
+}
+
+/* One slice of each block for this rank; may be empty. */
+static void divide(buffers *b, uint64_t seed) {
+    int64_t local = 0;
+    for (int p = 0; p < PARAMS; p++) {
+        if (p > 0 && params[p].block == params[p - 1].block) {
+            continue;
+        }
+        int last = p;
+        while (last + 1 < PARAMS && params[last + 1].block == params[p].block) {
+            last++;
+        }
+        int64_t end = last + 1 < PARAMS ? params[last + 1].offset : flat_elems;
+        int64_t elems = end - params[p].offset;
+        int64_t from = cut(params[p].block, elems, world->rank, seed);
+        int64_t to = cut(params[p].block, elems, world->rank + 1, seed);
+        b->ranges[b->count++] = (ls_optim_range){params[p].offset + from, to - from, local};
+        local += (to - from + 15) / 16 * 16;
+    }
+    b->elems = b->compact ? local : flat_elems;
+}
+
+static void start(buffers *b, bool all) {
+    if (all) {
+        b->ranges[b->count++] = (ls_optim_range){.elems = flat_elems};
+        b->elems = flat_elems;
+    }
+    CHECK_OK(ls_calloc((size_t)b->elems + 1, sizeof *b->masters, &b->masters));
+    CHECK_OK(ls_calloc((size_t)b->elems + 1, sizeof *b->grads, &b->grads));
+    CHECK_OK(ls_calloc((size_t)b->elems + 1, sizeof *b->copies, &b->copies));
+    CHECK_OK(ls_optim_create(&(ls_optim_options){.config = &config,
+                                                 .dev = dev,
+                                                 .params = params,
+                                                 .param_count = PARAMS,
+                                                 .flat_elems = flat_elems,
+                                                 .owned = all ? NULL : b->ranges,
+                                                 .owned_count = b->count,
+                                                 .compact_masters = b->compact,
+                                                 .compact_copies = b->compact,
+                                                 .compact_grads = b->compact,
+                                                 .masters = b->masters,
+                                                 .copies = b->copies,
+                                                 .copy_dtype = LS_BF16,
+                                                 .shard = all ? NULL : world},
+                             &b->optim));
+}
+
+static void stop(buffers *b) {
+    ls_optim_destroy(b->optim);
+    free(b->masters);
+    free(b->grads);
+    free(b->copies);
+}
+
+static bool is_real(int64_t flat) {
+    for (int p = 0; p < PARAMS; p++) {
+        if (flat >= params[p].offset && flat < params[p].offset + params[p].elems) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Masters, copies and states of what b owns are those of `whole`. */
+static void check_equal(const buffers *b, const buffers *whole) {
+    for (int r = 0; r < b->count; r++) {
+        const ls_optim_range *range = &b->ranges[r];
+        CHECK(memcmp(b->masters + place(b, range), whole->masters + range->flat_offset,
+                     (size_t)range->elems * sizeof *b->masters) == 0);
+        CHECK(memcmp(b->copies + place(b, range), whole->copies + range->flat_offset,
+                     (size_t)range->elems * sizeof *b->copies) == 0);
+        for (int64_t i = range->flat_offset; i < range->flat_offset + range->elems; i += 7) {
+            for (int s = 0; s < ls_optim_state_count(b->optim); s++) {
+                const float *found = ls_optim_state_at(b->optim, s, i);
+                const float *expected = ls_optim_state_at(whole->optim, s, i);
+                CHECK(!is_real(i) || (found && expected && *found == *expected));
+            }
+        }
+    }
+}
+
+static void check_division(bool compact, uint64_t seed) {
+    buffers whole = {0}, mine = {.compact = compact};
+    float *flat;
+    CHECK_OK(ls_calloc((size_t)flat_elems, sizeof *flat, &flat));
+    start(&whole, true);
+    divide(&mine, seed);
+    start(&mine, false);
+    fill(whole.masters, 1);
+    take_owned(&mine, mine.masters, whole.masters);
+    for (uint64_t step = 0; step < STEPS; step++) {
+        double norm, shard_norm;
+        fill(flat, 10 + step);
+        memcpy(whole.grads, flat, (size_t)flat_elems * sizeof *flat);
+        take_owned(&mine, mine.grads, flat);
+        CHECK_OK(ls_optim_grad_norm(whole.optim, whole.grads, &norm));
+        CHECK_OK(ls_optim_grad_norm(mine.optim, mine.grads, &shard_norm));
+        CHECK(norm == shard_norm);
+        CHECK(norm > 10.0);
+        CHECK_OK(ls_optim_step(whole.optim, whole.grads, norm, 0.01));
+        CHECK_OK(ls_optim_step(mine.optim, mine.grads, shard_norm, 0.01));
+        check_equal(&mine, &whole);
+    }
+    int64_t owned = 0;
+    for (int r = 0; r < mine.count; r++) {
+        owned += mine.ranges[r].elems;
+    }
+    CHECK(ls_optim_bytes(mine.optim) <= 2 * sizeof(float) * (size_t)(owned + 32 * PARAMS));
+    /* One gradient that is not finite, wherever it is, is seen on all ranks. */
+    double norm;
+    int64_t at = params[5].offset + 11;
+    for (int r = 0; r < mine.count; r++) {
+        int64_t inside = at - mine.ranges[r].flat_offset;
+        if (inside >= 0 && inside < mine.ranges[r].elems) {
+            mine.grads[place(&mine, &mine.ranges[r]) + inside] = NAN;
+        }
+    }
+    CHECK_OK(ls_optim_grad_norm(mine.optim, mine.grads, &norm));
+    CHECK(isnan(norm));
+    stop(&mine);
+    stop(&whole);
+    free(flat);
+}
+
+/* The ranks hold equal rows of the first parameter and the same last one; each element counts
+ * once: as many as in one rank with all. */
+static void check_counted_once(void) {
+    ls_param own[2] = {{.name = "a", .ndim = 2, .dims = {32, 100}, .valid_rows = 32},
+                       {.name = "b", .ndim = 1, .dims = {77}, .valid_rows = 77}};
+    int64_t elems;
+    ls_layout_assign(own, 2, &elems);
+    /* b, but for its first 5 elements on rank 0, is counted by rank 0. */
+    const ls_optim_range skipped[] = {{own[1].offset, world->rank == 0 ? 0 : 5, 0},
+                                      {own[1].offset + 5, world->rank == 0 ? 0 : 72, 0}};
+    float *buffer;
+    CHECK_OK(ls_calloc((size_t)(2 * elems), sizeof *buffer, &buffer));
+    for (int64_t i = 0; i < elems; i++) {
+        buffer[i] = 1.0f;
+    }
+    ls_optim *optim;
+    CHECK_OK(ls_optim_create(&(ls_optim_options){.config = &config,
+                                                 .dev = dev,
+                                                 .params = own,
+                                                 .param_count = 2,
+                                                 .flat_elems = elems,
+                                                 .masters = buffer + elems,
+                                                 .not_counted = skipped,
+                                                 .not_counted_count = 2,
+                                                 .tensor = world},
+                             &optim));
+    double norm;
+    CHECK_OK(ls_optim_grad_norm(optim, buffer, &norm));
+    CHECK(norm == sqrt(3200.0 * world->size + 77.0));
+    ls_optim_destroy(optim);
+    free(buffer);
+}
+
+static void check_refused(const ls_optim_range *ranges, int count, const char *message) {
+    ls_optim *optim;
+    CHECK_STATUS(ls_optim_create(&(ls_optim_options){.config = &config,
+                                                     .dev = dev,
+                                                     .params = params,
+                                                     .param_count = PARAMS,
+                                                     .flat_elems = flat_elems,
+                                                     .owned = ranges,
+                                                     .owned_count = count},
+                                 &optim),
+                 LS_E_SHAPE);
+    CHECK_MESSAGE(message);
+    CHECK(optim == NULL);
+}
+
+static void check_errors(void) {
+    check_refused((ls_optim_range[]){{0, 16, 0}}, 1, "multiple of 1024");
+    check_refused((ls_optim_range[]){{params[2].offset, 1024, 0}}, 1, "multiple of 1024");
+    check_refused((ls_optim_range[]){{0, flat_elems + 1, 0}}, 1, "inside it");
+    check_refused((ls_optim_range[]){{1024, 1024, 0}, {0, 1024, 1024}}, 2, "in order");
+    check_refused((ls_optim_range[]){{0, 1024, 0}, {0, 2048, 1024}}, 2, "in order");
+    check_refused((ls_optim_range[]){{0, 1024, 8}}, 1, "a local offset is 8");
+}
+
+int main(int argc, char **argv) {
+    CHECK_OK(ls_comm_mpi_init(&argc, &argv, &world));
+    CHECK_OK(ls_device_open_cpu(&(ls_device_options){.threads = 1}, &dev));
+    ls_layout_assign(params, PARAMS, &flat_elems);
+    for (int p = 0; p < PARAMS; p++) {
+        params[p].valid_rows = params[p].dims[0];
+    }
+    for (uint64_t seed = 1; seed <= 4; seed++) {
+        check_division(false, seed);
+        check_division(true, seed);
+    }
+    check_counted_once();
+    check_errors();
+    dev->ops->close(dev);
+    ls_comm_mpi_finalize();
+    return test_end();
+}

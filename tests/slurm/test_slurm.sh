@@ -1,0 +1,151 @@
+#!/bin/sh
+# The batch files on a real Slurm of two nodes: a run to its end, and runs that are stopped, killed and
+# moved in the middle, whose parameters must end as those of the undisturbed one.
+. "$(dirname "$0")/../launch/lib.sh"
+for tool in slurmctld slurmd sbatch munged; do
+    command -v $tool >/dev/null || PATH=$PATH:/usr/sbin:/sbin
+    command -v $tool >/dev/null || { echo "skipped: $tool is not installed (launch/setup.sh --tests installs it)"; exit 77; }
+done
+[ "$(id -u)" = 0 ] && unshare -u true 2>/dev/null ||
+    { echo "skipped: several nodes on one machine need root and a host name of their own each"; exit 77; }
+
+cluster=$work/cluster
+export SLURM_CONF="$cluster/slurm.conf"
+trap 'scancel --user=root --signal=KILL 2>/dev/null || true; "$root/tests/slurm/cluster.sh" stop "$cluster"; rm -rf "$work"' EXIT
+"$root/tests/slurm/cluster.sh" start "$cluster"
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 LOCKSTEP RUN_DIR="$work/runs"
+
+make_corpus
+kind=cpu
+settings="model.preset=llama3-tiny model.context=32 data.dir=$data batch.sequences=8 batch.micro=2 schedule.warmup_steps=2
+          eval.every=0 optim.lr=1e-3 run.steps=200 run.threads=1 checkpoint.every=25 faults.min_deadline_s=20"
+
+# submit NAME OPTIONS...: the job's number in $job.
+submit() {
+    name=$1
+    shift
+    # shellcheck disable=SC2086
+    moved=no
+    job=$(cd "$work" && sbatch --parsable --job-name="$name" --cpus-per-task=1 "$@" "$root/launch/slurm/$kind.sbatch" $settings)
+}
+state() { scontrol show job "$1" 2>/dev/null | sed -n 's/.*JobState=\([A-Z]*\).*/\1/p' | head -n 1; }
+log() { cat "$work"/"$1"-*.log 2>/dev/null; }
+# until SECONDS WHAT COMMAND...: polls until the command holds.
+until_holds() {
+    tries=$(($1 * 10))
+    what=$2
+    shift 2
+    while ! "$@"; do
+        tries=$((tries - 1))
+        [ "$tries" -gt 0 ] || {
+            sinfo -N -l >&2
+            squeue -l >&2
+            log "$name" >&2
+            fail "waited in vain for: $what"
+        }
+        sleep 0.1
+    done
+    checks=$((checks + 1))
+}
+has_step() { [ "$(cat "$work/runs/$1/train.jsonl" 2>/dev/null | wc -l)" -ge "$2" ]; }
+# The second start of a requeued job, without the two minutes that Slurm waits by itself. A few seconds
+# must pass all the same: the credential of the first start is revoked by the second.
+started_again() {
+    if [ "$moved" = no ] && scontrol show job "$job" | grep -q 'JobState=PENDING Reason=BeginTime'; then
+        scontrol update jobid="$job" starttime=now+4seconds
+        moved=yes
+    fi
+    log "$name" | grep -q 'start 2'
+}
+is_state() { state "$1" | grep -q -E "^($2)$"; }
+ended() { until_holds 120 "the end of $name" is_state "$job" 'COMPLETED|FAILED|CANCELLED|TIMEOUT|NODE_FAIL'; }
+final=checkpoints/step-00000200
+same() { holds "$TEST_CKPT_EQUAL" "$work/runs/plain/$final" "$work/runs/$name/$final"; }
+logged() { log "$name" | grep -q -e "$1" || { log "$name" >&2; fail "the log of $name lacks '$1'"; }; checks=$((checks + 1)); }
+not_logged() { ! log "$name" | grep -q -e "$1" || { log "$name" >&2; fail "the log of $name has '$1'"; }; checks=$((checks + 1)); }
+first_rank() { pgrep -f "^$LOCKSTEP train.*run.name=$name" | head -n 1; }
+
+# To the end, on both nodes; submitted again there is nothing to do.
+submit plain
+ended
+holds [ "$(state "$job")" = COMPLETED ]
+logged 'on n\[1-2\], start 1'
+logged '4 ranks of 1 thread, 2 hosts'
+holds [ -f "$work/runs/plain/done" ]
+holds grep -q '^0 ' "$work/runs/plain/outcome"
+submit plain
+ended
+logged 'run plain is done'
+
+# USR1 as before the time limit: saved, queued again, continued.
+submit limit
+until_holds 60 'step 5' has_step limit 5
+scancel --signal=USR1 --batch "$job"
+until_holds 60 'the requeued job' started_again
+ended
+logged 'stopped on request'
+logged 'queued again'
+logged 'resumed from'
+same
+
+# scancel: saved, and not queued again.
+submit cancelled
+until_holds 60 'step 5' has_step cancelled 5
+scancel "$job"
+ended
+until_holds 30 'its outcome' grep -q '^75 ' "$work/runs/cancelled/outcome"
+not_logged 'queued again'
+holds [ ! -f "$work/runs/cancelled/done" ]
+
+# A rank killed: the job starts it all again in place.
+submit killed
+until_holds 60 'a checkpoint' [ -d "$work/runs/killed/checkpoints/step-00000025" ]
+kill -9 "$(first_rank)"
+ended
+logged 'restart 1 of 5'
+logged 'resumed from'
+holds [ "$(state "$job")" = COMPLETED ]
+same
+
+# A node set down: Slurm queues the job again, on nodes that are up.
+submit node
+until_holds 60 'a checkpoint' [ -d "$work/runs/node/checkpoints/step-00000025" ]
+scontrol update nodename=n2 state=down reason=test
+until_holds 60 'the job to leave the node' is_state "$job" 'PENDING|REQUEUED|CONFIGURING'
+node_up() { # it may have come back by itself
+    scontrol update nodename=n2 state=resume 2>/dev/null || true
+    [ "$(sinfo -h -n n2 -o %t)" = idle ]
+}
+until_holds 30 'node n2 to be up' node_up
+until_holds 60 'the requeued job' started_again
+ended
+logged 'resumed from'
+same
+
+# A chain of short jobs, one after the other, each going on where the last one stopped.
+settings="$settings --until 100"
+submit chain --array=1-1%1
+until_holds 90 'the first link' grep -q '^75 ' "$work/runs/chain/outcome"
+settings=${settings% --until 100}
+submit chain --array=1-2%1
+until_holds 90 'the last link' [ -f "$work/runs/chain/done" ]
+until_holds 60 'the end of the array' sh -c '[ -z "$(squeue -h --name=chain)" ]'
+logged 'run chain is done'
+same
+
+# The file for GPU nodes asks for them and runs a rank for each: here on a device that is no GPU.
+kind=h100
+submit gpus --ntasks-per-node=2
+ended
+holds [ "$(state "$job")" = COMPLETED ]
+same
+kind=cpu
+
+# A fault that would come again is not repeated.
+settings="$settings optim.lr=wrong"
+submit wrong
+ended
+not_logged 'restart 1'
+logged 'optim.lr'
+holds [ "$(state "$job")" = FAILED ]
+passed

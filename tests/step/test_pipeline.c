@@ -1,0 +1,116 @@
+/* Schedules of all small pipelines: each pass once, in order, never blocking, with messages in the
+ * order in which they are awaited; and the bubbles that the paper gives. */
+#include "runtime/step/pipeline.h"
+
+#include "tests/test.h"
+
+enum { MAX_RANKS = 6, MAX_PARTS = 3, MAX_MICROS = 14, MAX_PASSES = 2 * MAX_PARTS * MAX_MICROS };
+
+static ls_pipe_pass lists[MAX_RANKS][MAX_PASSES];
+
+static int stage_of(const ls_pipe_shape *s, int rank, const ls_pipe_pass *p) {
+    return p->part * s->ranks + rank;
+}
+
+/* Each part's passes of a kind come by micro-batch, a backward pass after its forward one. */
+static int count_disorder(const ls_pipe_shape *s, const ls_pipe_pass *list) {
+    int64_t next[MAX_PARTS][2] = {{0}};
+    int wrong = 0;
+    for (int64_t i = 0; i < ls_pipeline_passes(s); i++) {
+        const ls_pipe_pass *p = &list[i];
+        wrong += p->part < 0 || p->part >= s->parts || p->micro != next[p->part][p->backward]++;
+        wrong += p->backward && next[p->part][0] <= p->micro;
+    }
+    for (int part = 0; part < s->parts; part++) {
+        wrong += next[part][0] != s->micros || next[part][1] != s->micros;
+    }
+    return wrong;
+}
+
+/* Messages of a kind from rank a to rank b, numbered by stage and micro-batch: as sent, and as
+ * awaited. */
+static int count_crossings(const ls_pipe_shape *s, int a, int b, bool backward) {
+    const int stages = s->ranks * s->parts;
+    int64_t sent[MAX_PASSES], awaited[MAX_PASSES];
+    int sends = 0, receives = 0, wrong = 0;
+    for (int64_t i = 0; i < ls_pipeline_passes(s); i++) {
+        const ls_pipe_pass *p = &lists[a][i], *q = &lists[b][i];
+        int to = stage_of(s, a, p) + (p->backward ? -1 : 1);
+        if (p->backward == backward && to >= 0 && to < stages && to % s->ranks == b) {
+            sent[sends++] = to * 1000 + p->micro;
+        }
+        int at = stage_of(s, b, q), from = at + (q->backward ? 1 : -1);
+        if (q->backward == backward && from >= 0 && from < stages && from % s->ranks == a) {
+            awaited[receives++] = at * 1000 + q->micro;
+        }
+    }
+    for (int i = 0; i < sends && i < receives; i++) {
+        wrong += sent[i] != awaited[i];
+    }
+    return wrong + abs(sends - receives);
+}
+
+static void check_shape(const ls_pipe_shape *s) {
+    int wrong = 0;
+    for (int rank = 0; rank < s->ranks; rank++) {
+        CHECK_OK(ls_pipeline_schedule(s, rank, lists[rank]));
+        wrong += count_disorder(s, lists[rank]);
+        if (s->parts == 1) {
+            int64_t most = s->ranks - rank < s->micros ? s->ranks - rank : s->micros;
+            CHECK_INT(ls_pipeline_alive(s, lists[rank], 0), most);
+        }
+    }
+    for (int a = 0; a < s->ranks && s->ranks > 1; a++) {
+        for (int b = 0; b < s->ranks; b++) {
+            wrong += count_crossings(s, a, b, false) + count_crossings(s, a, b, true);
+        }
+    }
+    ls_pipe_time time;
+    CHECK_OK(ls_pipeline_simulate(s, &(ls_pipe_costs){1, 2, 0.25}, &time));
+    if (wrong > 0 || time.bubble < -1e-12 || time.bubble >= 1) {
+        TEST_FAIL_("%d ranks, %d parts, %lld micro-batches: %d wrong, bubble %g", s->ranks,
+                   s->parts, (long long)s->micros, wrong, time.bubble);
+    }
+}
+
+static void test_all(void) {
+    for (int ranks = 1; ranks <= MAX_RANKS; ranks++) {
+        for (int parts = 1; parts <= MAX_PARTS; parts++) {
+            for (int64_t micros = 1; micros <= MAX_MICROS; micros++) {
+                check_shape(&(ls_pipe_shape){ranks, parts, micros});
+            }
+        }
+    }
+}
+
+/* (P - 1) / (M V + P - 1), section 2.2 of the paper: idle time over the whole. */
+static void test_bubbles(void) {
+    for (int ranks = 1; ranks <= 8; ranks++) {
+        for (int parts = 1; parts <= 4; parts++) {
+            for (int64_t micros = ranks; micros <= 4 * ranks; micros += ranks) {
+                ls_pipe_time time;
+                const ls_pipe_shape s = {ranks, parts, micros};
+                CHECK_OK(ls_pipeline_simulate(&s, &(ls_pipe_costs){1, 2, 0}, &time));
+                CHECK_NEAR(time.bubble, (ranks - 1.0) / ((double)(micros * parts) + ranks - 1), 0,
+                           1e-12);
+                CHECK_NEAR(time.seconds, 3.0 * ((double)(micros * parts) + ranks - 1), 1e-12, 0);
+            }
+        }
+    }
+}
+
+static void test_refused(void) {
+    ls_pipe_time time;
+    CHECK_STATUS(ls_pipeline_simulate(&(ls_pipe_shape){2, 1, 0}, &(ls_pipe_costs){1, 1, 0}, &time),
+                 LS_E_SHAPE);
+    CHECK_MESSAGE("0 micro-batches");
+    CHECK_STATUS(ls_pipeline_schedule(&(ls_pipe_shape){2, 1, 1}, 2, lists[0]), LS_E_SHAPE);
+    CHECK_MESSAGE("pipeline rank 2 of 2");
+}
+
+int main(void) {
+    test_all();
+    test_bubbles();
+    test_refused();
+    return test_end();
+}
