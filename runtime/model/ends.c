@@ -10,6 +10,7 @@ static ls_embedding embedding_op(const ls_pass *pass) {
                           .channels = m->sizes.channels,
                           .vocab = m->sizes.vocab,
                           .offset = pass->offset,
+                          .positions = m->positions,
                           .part = m->tensor != NULL,
                           .first = m->sizes.vocab_first,
                           .tokens = pass->slot->tokens,

@@ -115,7 +115,7 @@ static int block_of(const ls_model *m, int layer) {
 static ls_status attention_forward(const ls_pass *pass, qkv_view view, const ls_layer_acts *a) {
     const ls_model *m = pass->model;
     ls_attention op = attention_op(pass, view, a);
-    return m->dev->ops->attention_forward(m->dev, &op);
+    return m->context ? ls_ring_forward(pass, &op) : m->dev->ops->attention_forward(m->dev, &op);
 }
 
 /* From the layer's input to the rotated queries, keys and values. */
@@ -206,7 +206,7 @@ static ls_status attention_backward(const ls_pass *pass, const ls_layer_acts *a)
     op.dq = grad.q;
     op.dk = grad.k;
     op.dv = grad.v;
-    LS_TRY(m->dev->ops->attention_backward(m->dev, &op));
+    LS_TRY(m->context ? ls_ring_backward(pass, &op) : m->dev->ops->attention_backward(m->dev, &op));
     LS_TRY(ls_pass_tick(pass));
     LS_TRY(rotate(pass, grad.q, s->heads, grad.q_stride, true));
     return rotate(pass, grad.k, s->kv_heads, grad.kv_stride, true);

@@ -24,9 +24,14 @@ static int64_t positions(const ls_model_options *options) {
     return max_of(options->seq, options->cache_len);
 }
 
+/* Positions whose angles the tables hold: with context parallelism the own ones. */
+static int64_t table_rows(const ls_model *m) {
+    return m->context_ranks > 1 ? m->seq : positions(&m->options);
+}
+
 /* Rows of a whole micro-batch, and the most that a rank's norms see. */
 static int64_t rows_of(const ls_model *m) {
-    return m->options.batch * m->options.seq;
+    return m->options.batch * m->seq;
 }
 
 static int64_t own_rows_of(const ls_model *m) {
@@ -51,9 +56,13 @@ static ls_status lay_out_tables(ls_model *m) {
         }
     }
     if (!m->sizes.traits.learned_positions) {
-        int64_t angles = positions(&m->options) * m->sizes.head_dim / 2;
+        int64_t angles = table_rows(m) * m->sizes.head_dim / 2;
         LS_TRY(take(m, angles, m->dev->acc, &m->rope_cos));
         LS_TRY(take(m, angles, m->dev->acc, &m->rope_sin));
+    }
+    if (m->context_ranks > 1) {
+        LS_TRY(take(m, m->seq, LS_I32, &m->positions));
+        LS_TRY(take(m, rows_of(m), LS_I32, &m->own_ids));
     }
     m->bytes.tables = m->arena.used_bytes;
     return LS_OK;
@@ -184,6 +193,13 @@ ls_status ls_model_lay_out(ls_model *m) {
         m->slot[i].layers = m->layers + i * (m->part_layers + 1);
         LS_TRY(lay_out_slot(m, &shared, m->slot[i].layers));
     }
+    for (int i = 0; i < 2 && m->context_ranks > 1 && m->part_layers > 0; i++) {
+        const int64_t elems = m->options.batch * m->seq_most * 2 * s->kv_width;
+        LS_TRY(take(m, elems, m->dtype, &m->ring_kv[i]));
+        if (m->options.training) {
+            LS_TRY(take(m, elems, m->dtype, &m->ring_dkv[i]));
+        }
+    }
     if (m->sequence) {
         LS_TRY(take(m, rows_of(m) * s->channels, m->dtype, &m->gathered));
         LS_TRY(take(m, rows_of(m) * s->channels, m->dtype, &m->partial));
@@ -221,13 +237,37 @@ static ls_status check_options(const ls_model *m) {
     if (o->slots < 0) {
         return LS_FAIL(LS_E_SHAPE, "%d slots; at least 1 is needed", o->slots);
     }
-    const bool split = m->part.tensor_ranks > 1 || m->part.block_count < m->blocks;
+    if (m->context_rank < 0 || m->context_rank >= m->context_ranks) {
+        return LS_FAIL(LS_E_SHAPE, "context rank %d of %d", m->context_rank, m->context_ranks);
+    }
+    if (m->context_ranks > 1 && o->seq / 2 < m->context_ranks) {
+        return LS_FAIL(
+            LS_E_CONFIG,
+            "parallel.context is %d; a sequence of %lld tokens has no two chunks for each "
+            "rank: use at most %lld",
+            m->context_ranks, (long long)o->seq, (long long)max_of(o->seq / 2, 1));
+    }
+    const bool split =
+        m->part.tensor_ranks > 1 || m->context_ranks > 1 || m->part.block_count < m->blocks;
     if (o->cache_len > 0 && split) {
-        return LS_FAIL(LS_E_UNSUPPORTED,
-                       "generation on %d tensor ranks and %d of %d blocks; it needs a whole model",
-                       m->part.tensor_ranks, m->part.block_count, m->blocks);
+        return LS_FAIL(
+            LS_E_UNSUPPORTED,
+            "generation on %d tensor ranks, %d context ranks and %d of %d blocks; it needs "
+            "a whole model",
+            m->part.tensor_ranks, m->context_ranks, m->part.block_count, m->blocks);
     }
     return LS_OK;
+}
+
+/* How many tokens of a sequence this rank has, and the most that any has. */
+static void set_tokens(ls_model *m) {
+    m->seq = m->seq_most = m->options.seq;
+    for (int rank = 0; rank < m->context_ranks && m->context_ranks > 1; rank++) {
+        const ls_zigzag z = ls_zigzag_of(m->options.seq, rank, m->context_ranks);
+        const int64_t tokens = z.low_count + z.high_count;
+        m->seq = rank == m->context_rank ? tokens : m->seq;
+        m->seq_most = rank == 0 ? tokens : max_of(m->seq_most, tokens);
+    }
 }
 
 /* Everything but memory that depends on the machine: sizes, table, planned bytes. */
@@ -240,11 +280,15 @@ static ls_status describe(const ls_model_options *options, ls_model *m) {
         m->options.part.tensor_rank = options->tensor->rank;
         m->options.part.tensor_ranks = options->tensor->size;
     }
+    m->context_rank = options->context ? options->context->rank : options->context_rank;
+    m->context_ranks = options->context ? options->context->size : options->context_ranks;
+    m->context_ranks = m->context_ranks > 1 ? m->context_ranks : 1;
     LS_TRY(ls_sizes_derive(options->config, &m->whole));
     m->part = ls_part_resolve(&m->whole, &m->options.part);
     m->blocks = (int)m->whole.layers + 2;
     LS_TRY(ls_sizes_split(&m->whole, &m->part, &m->sizes));
     LS_TRY(check_options(m));
+    set_tokens(m);
     m->sequence = options->sequence_parallel && m->part.tensor_ranks > 1;
     for (int block = 1; block < m->blocks - 1; block++) {
         m->part_layers += ls_has_block(m, block);
@@ -270,8 +314,8 @@ static ls_status describe(const ls_model_options *options, ls_model *m) {
 static ls_status reserve_scratch(const ls_model *m) {
     const ls_sizes *s = &m->sizes;
     int64_t widest = max_of(max_of(s->channels, s->qkv_width), max_of(s->up_width, s->q_width));
-    const ls_device_limits limits = {.rows = m->options.batch * m->options.seq,
-                                     .seq = positions(&m->options),
+    const ls_device_limits limits = {.rows = rows_of(m),
+                                     .seq = max_of(m->seq_most, m->options.cache_len),
                                      .channels = widest,
                                      .heads = s->heads,
                                      .kv_heads = s->kv_heads,
@@ -280,26 +324,27 @@ static ls_status reserve_scratch(const ls_model *m) {
     return m->dev->ops->reserve(m->dev, &limits);
 }
 
+/* An axis with more than one rank needs its communicator, and memory that it can send from. */
+static ls_status join_axis(const ls_model *m, const char *axis, int ranks, ls_comm *comm,
+                           ls_comm **joined) {
+    if (ranks > 1 && !comm) {
+        return LS_FAIL(LS_E_SHAPE, "a model on %d %s ranks without their communicator", ranks,
+                       axis);
+    }
+    if (ranks > 1 && !m->dev->host_memory) {
+        return LS_FAIL(LS_E_UNSUPPORTED, "%s parallel on device %s, whose memory is not the host's",
+                       axis, m->dev->ops->name);
+    }
+    *joined = ranks > 1 ? comm : NULL;
+    return LS_OK;
+}
+
 /* The communicators, after everything that a single rank could refuse. */
 static ls_status join(ls_model *m) {
-    if (m->part.tensor_ranks == 1) {
-        return LS_OK;
-    }
-    m->tensor = m->options.tensor;
-    if (!m->tensor) {
-        return LS_FAIL(LS_E_SHAPE, "a model on %d tensor ranks without their communicator",
-                       m->part.tensor_ranks);
-    }
-    if (!m->dev->host_memory) {
-        return LS_FAIL(LS_E_UNSUPPORTED,
-                       "tensor parallel on device %s, whose memory is not the host's",
-                       m->dev->ops->name);
-    }
-    if (m->tensor->size <= m->whole.kv_heads) {
-        return LS_OK;
-    }
-    const int sharers = m->tensor->size / (int)m->whole.kv_heads;
-    return sharers == 1
+    LS_TRY(join_axis(m, "tensor", m->part.tensor_ranks, m->options.tensor, &m->tensor));
+    LS_TRY(join_axis(m, "context", m->context_ranks, m->options.context, &m->context));
+    const int sharers = m->part.tensor_ranks / (int)m->whole.kv_heads;
+    return sharers <= 1
                ? LS_OK
                : m->tensor->ops->split(m->tensor, m->tensor->rank / sharers, &m->kv_sharers);
 }
@@ -320,7 +365,8 @@ static ls_status fill_rope(ls_model *m) {
     if (!m->rope_cos) {
         return LS_OK;
     }
-    const int64_t half = m->sizes.head_dim / 2, rows = positions(&m->options);
+    const int64_t half = m->sizes.head_dim / 2, rows = table_rows(m);
+    const ls_zigzag z = ls_zigzag_of(m->options.seq, m->context_rank, m->context_ranks);
     const size_t row_bytes = (size_t)half * ls_dtype_bytes(m->dev->acc);
     double *frequencies = NULL;
     char *host = NULL; /* cos, then sin, of one position */
@@ -330,7 +376,8 @@ static ls_status fill_rope(ls_model *m) {
     ls_rope_frequencies(m->options.config, frequencies);
     for (int64_t row = 0; row < rows; row++) {
         for (int64_t d = 0; d < half; d++) {
-            double angle = (double)row * frequencies[d];
+            const int64_t at = m->context ? ls_zigzag_position(&z, row) : row;
+            double angle = (double)at * frequencies[d];
             ls_store(m->dev->acc, host, d, cos(angle));
             ls_store(m->dev->acc, host, half + d, sin(angle));
         }
@@ -345,6 +392,15 @@ done:
     return status;
 }
 
+static ls_status fill_positions(ls_model *m) {
+    const ls_zigzag z = ls_zigzag_of(m->options.seq, m->context_rank, m->context_ranks);
+    for (int64_t t = 0; m->context && t < m->seq; t++) {
+        const int32_t position = (int32_t)ls_zigzag_position(&z, t);
+        LS_TRY(m->dev->ops->upload(m->dev, m->positions + t, &position, sizeof position));
+    }
+    return fill_rope(m);
+}
+
 static ls_status build(const ls_model_options *options, ls_model *m) {
     LS_TRY(describe(options, m));
     LS_TRY(join(m));
@@ -357,7 +413,7 @@ static ls_status build(const ls_model_options *options, ls_model *m) {
     if (m->bytes.copies > 0) {
         LS_TRY(m->dev->ops->alloc(m->dev, m->bytes.copies, &m->copies));
     }
-    return fill_rope(m);
+    return fill_positions(m);
 }
 
 ls_status ls_model_create(const ls_model_options *options, ls_model **model) {

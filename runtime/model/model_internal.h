@@ -113,11 +113,17 @@ struct ls_model {
     bool sequence;        /* sequence parallel */
     int64_t *row_offsets; /* [2, tensor ranks] scratch of gathers and scatters: offsets, counts */
 
+    ls_comm *context; /* NULL: not split */
+    int context_rank, context_ranks;
+    int64_t seq, seq_most; /* tokens of a sequence on this context rank, and the most of any */
+
     ls_arena arena;      /* tables and activations */
     void *device_memory; /* under the arena where the device's memory is not the host's */
     ls_model_bytes bytes;
 
     void *rope_cos, *rope_sin; /* [positions, D/2] acc; NULL without rotary positions */
+    int32_t *positions;        /* [seq] of the own tokens; NULL: 0, 1, 2 ... */
+    int32_t *own_ids;          /* [N] scratch to pick the own tokens from a batch; with context */
     int slots;
     ls_slot *slot;
     ls_layer_acts *layers;  /* [slots, part_layers + 1], what the slots point to */
@@ -130,6 +136,8 @@ struct ls_model {
     void *gathered, *partial;   /* sequence parallel: [N,C] of all ranks, and before the sum */
     void *norm_grads;           /* sequence parallel: [4, C] acc, before the sum */
     void *kv_grads;             /* with kv_sharers: weights [2GD, C], then bias [(H+2G)D], acc */
+    void *ring_kv[2];           /* context: [B, seq_most, 2GD] keys and values of another rank */
+    void *ring_dkv[2];          /* and their gradients */
     void *cache;                /* [L, cache_len, 2GD]: keys, then values, of each position */
     int64_t cache_used;
 };
@@ -199,6 +207,22 @@ ls_status ls_rows_sum_start(const ls_pass *pass, void *partial, void *own,
                             ls_comm_request **request);
 ls_status ls_rows_sum(const ls_pass *pass, void *partial, void *own);
 ls_status ls_tensor_wait(const ls_pass *pass, ls_comm_request *request);
+
+/* context.c: the tokens of a context rank, in two runs of positions. */
+typedef struct ls_zigzag {
+    int64_t low, low_count, high, high_count; /* first positions, numbers of tokens */
+} ls_zigzag;
+ls_zigzag ls_zigzag_of(int64_t seq, int rank, int ranks);
+/* Local index to position. */
+static inline int64_t ls_zigzag_position(const ls_zigzag *z, int64_t t) {
+    return t < z->low_count ? z->low + t : z->high + t - z->low_count;
+}
+/* own [batch, own tokens] from all [batch, T]. */
+void ls_zigzag_pick(const ls_model *m, int64_t batch, const int32_t *all, int32_t *own);
+/* Attention over the keys of all context ranks. own: the operation over the own tokens, keys and
+ * values in a fused matrix with columns k, then v. */
+ls_status ls_ring_forward(const ls_pass *pass, const ls_attention *own);
+ls_status ls_ring_backward(const ls_pass *pass, const ls_attention *own);
 
 /* norms.c: the norm of a block whose weight and bias are rows `weight` and `weight + 1`. */
 ls_status ls_norm_run(const ls_model *m, int block, ls_row weight, int64_t rows, const void *x,

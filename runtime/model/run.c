@@ -1,23 +1,28 @@
 /* Whole passes over a model: training, evaluation, generation. */
 #include "runtime/model/model_internal.h"
 
-static ls_status upload_ids(ls_model *m, int32_t *to, const int32_t *from, int64_t rows,
+/* With context parallelism the own tokens are picked from whole sequences. */
+static ls_status upload_ids(const ls_pass *pass, int32_t *to, const int32_t *from,
                             const char *what) {
+    ls_model *m = pass->model;
     if (!to) {
         return LS_OK;
     }
     if (!from) {
         return LS_FAIL(LS_E_SHAPE, "no %s for a part of the model that needs them", what);
     }
-    return m->dev->ops->upload(m->dev, to, from, (size_t)rows * sizeof(int32_t));
+    if (m->context) {
+        ls_zigzag_pick(m, pass->batch, from, m->own_ids);
+        from = m->own_ids;
+    }
+    return m->dev->ops->upload(m->dev, to, from, (size_t)pass->rows * sizeof(int32_t));
 }
 
 /* targets may be NULL in generation. */
 static ls_status load_batch(const ls_pass *pass, const int32_t *tokens, const int32_t *targets) {
     const ls_slot *slot = pass->slot;
-    LS_TRY(upload_ids(pass->model, slot->tokens, tokens, pass->rows, "tokens"));
-    return pass->cached ? LS_OK
-                        : upload_ids(pass->model, slot->targets, targets, pass->rows, "targets");
+    LS_TRY(upload_ids(pass, slot->tokens, tokens, "tokens"));
+    return pass->cached ? LS_OK : upload_ids(pass, slot->targets, targets, "targets");
 }
 
 static ls_pass pass_begin(ls_model *m, int slot, int64_t batch) {
@@ -25,9 +30,9 @@ static ls_pass pass_begin(ls_model *m, int slot, int64_t batch) {
     ls_pass pass = {.model = m,
                     .slot = &m->slot[slot],
                     .batch = batch,
-                    .seq = m->options.seq,
-                    .rows = batch * m->options.seq,
-                    .own_rows = batch * m->options.seq};
+                    .seq = m->seq,
+                    .rows = batch * m->seq,
+                    .own_rows = batch * m->seq};
     if (m->sequence) {
         pass.own_first = ls_range_first(pass.rows, ranks, rank);
         pass.own_rows = ls_range_first(pass.rows, ranks, rank + 1) - pass.own_first;

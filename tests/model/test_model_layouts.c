@@ -32,7 +32,7 @@ static const ls_config_model configs[] = {
 static const int64_t batch = 3, seq = 9;
 
 typedef struct layout {
-    int config, tensor, stages;
+    int config, tensor, context, stages;
     bool sequence;
     ls_recompute_mode recompute;
     int every;
@@ -40,36 +40,47 @@ typedef struct layout {
 } layout;
 
 static const layout layouts[] = {
-    {ODD, 1, 1, false, LS_RECOMPUTE_NONE, 1, false},
-    {ODD, 1, 2, false, LS_RECOMPUTE_FULL, 2, true},
-    {ODD, 1, 4, false, LS_RECOMPUTE_SELECTIVE, 1, false},
-    {TIED, 1, 3, false, LS_RECOMPUTE_FULL, 1, true},
-    {TIED, 1, 1, false, LS_RECOMPUTE_SELECTIVE, 1, true},
-    {GROUPED, 1, 1, false, LS_RECOMPUTE_FULL, 1, false},
-    {GROUPED, 1, 2, false, LS_RECOMPUTE_SELECTIVE, 2, true},
-    {ONE_KV, 1, 1, false, LS_RECOMPUTE_NONE, 1, true},
-    {ONE_KV, 1, 4, false, LS_RECOMPUTE_NONE, 1, false},
-    {ODD, 2, 1, false, LS_RECOMPUTE_NONE, 1, false},
-    {ODD, 2, 1, true, LS_RECOMPUTE_FULL, 1, false},
-    {TIED, 2, 2, true, LS_RECOMPUTE_SELECTIVE, 1, false},
-    {TIED, 2, 1, false, LS_RECOMPUTE_FULL, 2, true},
-    {GROUPED, 2, 3, true, LS_RECOMPUTE_NONE, 1, true},
-    {GROUPED, 2, 1, false, LS_RECOMPUTE_SELECTIVE, 1, false},
-    {ONE_KV, 2, 1, false, LS_RECOMPUTE_NONE, 1, false},
-    {ONE_KV, 2, 2, true, LS_RECOMPUTE_FULL, 1, true},
-    {ODD, 3, 1, true, LS_RECOMPUTE_NONE, 1, false},
-    {GROUPED, 3, 2, false, LS_RECOMPUTE_FULL, 1, false},
-    {ONE_KV, 3, 1, true, LS_RECOMPUTE_SELECTIVE, 1, true},
-    {ODD, 4, 2, false, LS_RECOMPUTE_SELECTIVE, 1, true},
-    {TIED, 4, 1, true, LS_RECOMPUTE_NONE, 1, false},
-    {ONE_KV, 4, 1, false, LS_RECOMPUTE_FULL, 1, false},
-    {ONE_KV, 4, 2, true, LS_RECOMPUTE_NONE, 1, true},
-    {GROUPED, 6, 1, true, LS_RECOMPUTE_SELECTIVE, 1, false},
-    {ONE_KV, 6, 2, false, LS_RECOMPUTE_NONE, 1, false},
+    {ODD, 1, 1, 1, false, LS_RECOMPUTE_NONE, 1, false},
+    {ODD, 1, 1, 2, false, LS_RECOMPUTE_FULL, 2, true},
+    {ODD, 1, 1, 4, false, LS_RECOMPUTE_SELECTIVE, 1, false},
+    {TIED, 1, 1, 3, false, LS_RECOMPUTE_FULL, 1, true},
+    {TIED, 1, 1, 1, false, LS_RECOMPUTE_SELECTIVE, 1, true},
+    {GROUPED, 1, 1, 1, false, LS_RECOMPUTE_FULL, 1, false},
+    {GROUPED, 1, 1, 2, false, LS_RECOMPUTE_SELECTIVE, 2, true},
+    {ONE_KV, 1, 1, 1, false, LS_RECOMPUTE_NONE, 1, true},
+    {ONE_KV, 1, 1, 4, false, LS_RECOMPUTE_NONE, 1, false},
+    {ODD, 2, 1, 1, false, LS_RECOMPUTE_NONE, 1, false},
+    {ODD, 2, 1, 1, true, LS_RECOMPUTE_FULL, 1, false},
+    {TIED, 2, 1, 2, true, LS_RECOMPUTE_SELECTIVE, 1, false},
+    {TIED, 2, 1, 1, false, LS_RECOMPUTE_FULL, 2, true},
+    {GROUPED, 2, 1, 3, true, LS_RECOMPUTE_NONE, 1, true},
+    {GROUPED, 2, 1, 1, false, LS_RECOMPUTE_SELECTIVE, 1, false},
+    {ONE_KV, 2, 1, 1, false, LS_RECOMPUTE_NONE, 1, false},
+    {ONE_KV, 2, 1, 2, true, LS_RECOMPUTE_FULL, 1, true},
+    {ODD, 3, 1, 1, true, LS_RECOMPUTE_NONE, 1, false},
+    {GROUPED, 3, 1, 2, false, LS_RECOMPUTE_FULL, 1, false},
+    {ONE_KV, 3, 1, 1, true, LS_RECOMPUTE_SELECTIVE, 1, true},
+    {ODD, 4, 1, 2, false, LS_RECOMPUTE_SELECTIVE, 1, true},
+    {TIED, 4, 1, 1, true, LS_RECOMPUTE_NONE, 1, false},
+    {ONE_KV, 4, 1, 1, false, LS_RECOMPUTE_FULL, 1, false},
+    {ONE_KV, 4, 1, 2, true, LS_RECOMPUTE_NONE, 1, true},
+    {ODD, 1, 2, 1, false, LS_RECOMPUTE_NONE, 1, false},
+    {GROUPED, 1, 2, 2, false, LS_RECOMPUTE_SELECTIVE, 1, true},
+    {TIED, 1, 3, 1, false, LS_RECOMPUTE_FULL, 1, false},
+    {ONE_KV, 1, 3, 2, false, LS_RECOMPUTE_NONE, 1, false},
+    {ONE_KV, 1, 4, 1, false, LS_RECOMPUTE_NONE, 1, true},
+    {TIED, 1, 4, 2, false, LS_RECOMPUTE_SELECTIVE, 1, false},
+    {GROUPED, 2, 2, 1, true, LS_RECOMPUTE_NONE, 1, false},
+    {ODD, 2, 2, 2, false, LS_RECOMPUTE_FULL, 1, true},
+    {ONE_KV, 2, 3, 1, true, LS_RECOMPUTE_FULL, 2, false},
+    {TIED, 3, 2, 1, false, LS_RECOMPUTE_NONE, 1, false},
+    {GROUPED, 6, 1, 1, true, LS_RECOMPUTE_SELECTIVE, 1, false},
+    {ONE_KV, 6, 1, 2, false, LS_RECOMPUTE_NONE, 1, false},
 };
 
 typedef struct setting {
-    ls_comm *comm;
+    ls_comm *comm;             /* all ranks */
+    ls_comm *tensor, *context; /* of the layout */
     ls_device *dev;
     ls_dtype dtype;
     double limit;
@@ -147,7 +158,8 @@ static void stage_create(const setting *s, int index, stage *st) {
     const layout *l = s->layout;
     ls_model_options options = options_of(s);
     options.part = part_of(s, index);
-    options.tensor = s->comm;
+    options.tensor = s->tensor;
+    options.context = s->context;
     options.sequence_parallel = l->sequence;
     options.slots = l->stages > 1 ? MICROS : 1;
     options.recompute = (ls_config_recompute){.mode = l->recompute, .every = l->every};
@@ -216,6 +228,7 @@ static void evaluate_all(const setting *s, stage *stages, double loss) {
         }
         sum += found;
     }
+    CHECK_OK(s->context->ops->all_reduce(s->context, &sum, 1, LS_F64, LS_SUM));
     CHECK_NEAR(sum, loss, s->limit + 1e-6, 0.0); /* another order of the sum */
 }
 
@@ -298,7 +311,7 @@ static void check_param(const setting *s, const ls_param *local, const void *fla
     free(c.seen);
     int64_t once = 0;
     CHECK_OK(ls_param_runs(local, true, count_run, &once));
-    CHECK_OK(s->comm->ops->all_reduce(s->comm, &once, 1, LS_I64, LS_SUM));
+    CHECK_OK(s->tensor->ops->all_reduce(s->tensor, &once, 1, LS_I64, LS_SUM));
     CHECK_INT(once, whole->elems);
 }
 
@@ -320,10 +333,22 @@ static void check_stage(const setting *s, const stage *st, const expected *e) {
     }
 }
 
+/* What a context rank has is of its own tokens. */
+static void add_context(const setting *s, stage *stages, double *losses) {
+    ls_comm *comm = s->context;
+    for (int i = 0; i < s->layout->stages; i++) {
+        CHECK_OK(comm->ops->all_reduce(comm, stages[i].grads, ls_model_flat_elems(stages[i].model),
+                                       s->dev->acc, LS_SUM));
+    }
+    CHECK_OK(comm->ops->all_reduce(comm, losses, MICROS, LS_F64, LS_SUM));
+}
+
 static void check_layout(setting *s) {
     const layout *l = s->layout;
     s->config = &configs[l->config];
-    if (l->tensor == 1 && !(l->stages > 1 && s->config->tied)) {
+    CHECK_OK(s->comm->ops->split(s->comm, s->comm->rank / l->tensor, &s->tensor));
+    CHECK_OK(s->comm->ops->split(s->comm, s->comm->rank % l->tensor, &s->context));
+    if (s->comm->size == 1 && !(l->stages > 1 && s->config->tied)) {
         s->limit = 0.0; /* the same sums in the same order: stages, stores and recompute */
     }
     draw_batches(s);
@@ -344,6 +369,7 @@ static void check_layout(setting *s) {
             backward_all(s, stages, micro, 0, &losses[micro]);
         }
     }
+    add_context(s, stages, losses);
     for (int micro = 0; micro < MICROS; micro++) {
         CHECK_NEAR(losses[micro], e.losses[micro], s->limit, 0.0);
     }
@@ -362,11 +388,13 @@ static void check_layout(setting *s) {
     }
     s->dev->ops->free(s->dev, e.grads);
     ls_model_destroy(e.model);
+    s->tensor->ops->destroy(s->tensor);
+    s->context->ops->destroy(s->context);
 }
 
 static void check_all(ls_comm *comm, ls_device *dev, ls_dtype dtype, double limit) {
     for (size_t i = 0; i < sizeof layouts / sizeof *layouts; i++) {
-        if (layouts[i].tensor == comm->size) {
+        if (layouts[i].tensor * layouts[i].context == comm->size) {
             check_layout(&(setting){
                 .comm = comm, .dev = dev, .dtype = dtype, .limit = limit, .layout = &layouts[i]});
         }
@@ -395,6 +423,18 @@ static void check_refused(void) {
     CHECK_MESSAGE("3 blocks from block 3 of a model of 5");
 }
 
+static void check_context_refused(ls_device *dev) {
+    ls_model_bytes bytes;
+    const ls_model_options options = {.config = &configs[ODD],
+                                      .dev = dev,
+                                      .batch = 1,
+                                      .seq = 9,
+                                      .dtype = LS_F32,
+                                      .context_ranks = 5};
+    CHECK_STATUS(ls_model_plan(&options, &bytes), LS_E_CONFIG);
+    CHECK_MESSAGE("use at most 4");
+}
+
 int main(int argc, char **argv) {
     ls_comm *world;
     ls_device *dev;
@@ -406,6 +446,9 @@ int main(int argc, char **argv) {
     CHECK_OK(ls_device_open_cpu(&(ls_device_options){.threads = 1}, &dev));
     check_all(world, dev, LS_BF16, 0.05);
     check_refused();
+    CHECK_OK(ls_device_open_cpu(NULL, &dev));
+    check_context_refused(dev);
+    dev->ops->close(dev);
     ls_comm_mpi_finalize();
     return test_end();
 }
