@@ -153,12 +153,23 @@ static inline ls_status ls_check_copy_rows(const ls_device *dev, const ls_copy_r
     return ls_check_size("copy_rows", "ldy", op->ldy, op->cols);
 }
 
-static inline ls_status ls_check_adamw(const ls_device *dev, const ls_adamw *op) {
-    if (op->copy) {
-        LS_TRY(ls_check_dtype(dev, "adamw copy", op->copy_dtype));
+static inline ls_status ls_check_update(const ls_device *dev, const char *what, int64_t n,
+                                        const void *copy, ls_dtype copy_dtype) {
+    if (copy) {
+        LS_TRY(ls_check_dtype(dev, what, copy_dtype));
     }
-    LS_TRY(ls_check_size("adamw", "n", op->n, 0));
+    return ls_check_size(what, "n", n, 0);
+}
+
+static inline ls_status ls_check_adamw(const ls_device *dev, const ls_adamw *op) {
+    LS_TRY(ls_check_update(dev, "adamw", op->n, op->copy, op->copy_dtype));
     return ls_check_size("adamw", "t", op->t, 1);
+}
+
+static inline ls_status ls_check_adafactor(const ls_device *dev, const ls_adafactor *op) {
+    LS_TRY(ls_check_update(dev, "adafactor", op->n, op->copy, op->copy_dtype));
+    LS_TRY(ls_check_size("adafactor", "first", op->first, 0));
+    return ls_check_size("adafactor", "cols", op->cols, 1);
 }
 
 static inline ls_status ls_check_sum_squares(int64_t first, int64_t n) {

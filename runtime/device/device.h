@@ -224,6 +224,51 @@ typedef struct ls_adamw {
     void *copy;
 } ls_adamw;
 
+/* Lion (Chen 2023, arXiv 2302.06675), n elements, all acc but copy; sign(0) = 0:
+ *   g = grad_scale * grad; p -= lr * (sign(b1 m + (1-b1) g) + weight_decay * p);
+ *   m = b2 m + (1-b2) g */
+typedef struct ls_lion {
+    int64_t n;
+    double lr, beta1, beta2, weight_decay, grad_scale;
+    void *p, *m;
+    const void *grad;
+    ls_dtype copy_dtype;
+    void *copy; /* as in ls_adamw */
+} ls_lion;
+
+/* SGD with momentum (Sutskever 2013, PMLR 28(3):1139), as torch.optim.SGD does it:
+ *   g = grad_scale * grad + weight_decay * p; m = momentum * m + g;
+ *   p -= lr * (nesterov ? g + momentum * m : m), or lr * g where m is NULL */
+typedef struct ls_sgd {
+    int64_t n;
+    double lr, momentum, weight_decay, grad_scale;
+    bool nesterov;
+    void *p, *m;
+    const void *grad;
+    ls_dtype copy_dtype;
+    void *copy; /* as in ls_adamw */
+} ls_sgd;
+
+/* Elements [first, first + n) of a matrix with rows of `cols` elements, for Adafactor (Shazeer &
+ * Stern 2018, arXiv 1804.04235); all acc but copy. With g = grad_scale * grad:
+ *   adafactor_squares: row_sums[i / cols] += g_i^2, col_sums[i mod cols] += g_i^2 (i from the
+ *       matrix's first element; both arrays are whole), or where row is NULL, a vector:
+ *       v_i = beta2 v_i + (1 - beta2) g_i^2;
+ *   u_i = g_i / sqrt(max(row[i / cols] * factor * col[i mod cols], 1e-30)), or with v_i;
+ *   adafactor_norm: *sum (host) = sum of u_i^2 in double; waits;
+ *   adafactor_apply: p = keep * p - lr * u. */
+typedef struct ls_adafactor {
+    int64_t first, n, cols;
+    double grad_scale, beta2, factor, keep, lr;
+    const void *grad;
+    void *row_sums, *col_sums;
+    const void *row, *col;
+    void *v;
+    void *p;
+    ls_dtype copy_dtype;
+    void *copy; /* as in ls_adamw */
+} ls_adafactor;
+
 enum { LS_SQUARES_ELEMS = 1024 };
 static inline int64_t ls_squares_count(int64_t first, int64_t n) {
     return n > 0 ? (first % LS_SQUARES_ELEMS + n + LS_SQUARES_ELEMS - 1) / LS_SQUARES_ELEMS : 0;
@@ -263,7 +308,14 @@ typedef struct ls_device_ops {
     ls_status (*cross_entropy_merge)(ls_device *dev, const ls_cross_entropy *op);
     ls_status (*copy_rows)(ls_device *dev, const ls_copy_rows *op);
     ls_status (*adamw)(ls_device *dev, const ls_adamw *op);
+    ls_status (*lion)(ls_device *dev, const ls_lion *op);
+    ls_status (*sgd)(ls_device *dev, const ls_sgd *op);
+    ls_status (*adafactor_squares)(ls_device *dev, const ls_adafactor *op);
+    ls_status (*adafactor_norm)(ls_device *dev, const ls_adafactor *op, double *sum);
+    ls_status (*adafactor_apply)(ls_device *dev, const ls_adafactor *op);
 
+    /* y = a x + b y, n elements of acc; b == 0: y is not read. */
+    ls_status (*blend)(ls_device *dev, int64_t n, double a, const void *x, double b, void *y);
     /* y[i] += x[i], n elements of dtype. */
     ls_status (*add)(ls_device *dev, ls_dtype dtype, int64_t n, const void *x, void *y);
     /* y = x converted from acc to dtype, rounding to nearest even. */

@@ -285,36 +285,6 @@ const kt_op kt_cross_entropy = {"cross_entropy",    {1e-6, 2e-6},
                                 BF16_ROUNDED,       "fp32 exp, sums in fp32 within a block",
                                 plan_cross_entropy, run_cross_entropy};
 
-/* adamw: dim = n, t, with copy */
-static int plan_adamw(const kt_case *c, ls_dtype dtype, ls_dtype acc,
-                      kt_buffer buffers[KT_BUFFERS_MAX]) {
-    const int64_t n = c->dim[0];
-    return KT_PLAN({"p", acc, n, KT_INOUT}, {"m", acc, n, KT_INOUT, .scale = 0.1},
-                   {"v", acc, n, KT_INOUT, KT_POSITIVE, .scale = 0.01},
-                   {"grad", acc, n, KT_IN, .varied = true},
-                   {"copy", dtype, c->dim[2] ? n : 0, KT_OUT});
-}
-
-static ls_status run_adamw(ls_device *dev, const kt_case *c, ls_dtype dtype, void *const *at) {
-    return dev->ops->adamw(dev, &(ls_adamw){.n = c->dim[0],
-                                            .t = c->dim[1],
-                                            .lr = 0.01,
-                                            .beta1 = 0.9,
-                                            .beta2 = 0.95,
-                                            .eps = 1e-8,
-                                            .weight_decay = 0.1,
-                                            .grad_scale = 0.5,
-                                            .p = at[0],
-                                            .m = at[1],
-                                            .v = at[2],
-                                            .grad = at[3],
-                                            .copy_dtype = dtype,
-                                            .copy = c->dim[2] ? at[4] : NULL});
-}
-
-const kt_op kt_adamw = {"adamw",    {2e-7, 3e-7}, BF16_ROUNDED, "a chain of fp32 roundings",
-                        plan_adamw, run_adamw};
-
 /* add, cast, sum: dim = n; sum_squares: dim = n, first */
 static int plan_add(const kt_case *c, ls_dtype dtype, ls_dtype acc,
                     kt_buffer buffers[KT_BUFFERS_MAX]) {

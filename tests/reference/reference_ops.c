@@ -323,26 +323,6 @@ ls_status ls_ref_copy_rows(ls_device *dev, const ls_copy_rows *op) {
     return LS_OK;
 }
 
-/* The formulas of ls_adamw. */
-ls_status ls_ref_adamw(ls_device *dev, const ls_adamw *op) {
-    LS_TRY(ls_check_adamw(dev, op));
-    const double *grad = op->grad;
-    double *p = op->p, *m = op->m, *v = op->v, *copy = op->copy;
-    const double b1 = op->beta1, b2 = op->beta2;
-    for (int64_t i = 0; i < op->n; i++) {
-        double g = op->grad_scale * grad[i];
-        m[i] = b1 * m[i] + (1.0 - b1) * g;
-        v[i] = b2 * v[i] + (1.0 - b2) * g * g;
-        double m_hat = m[i] / (1.0 - pow(b1, (double)op->t));
-        double v_hat = v[i] / (1.0 - pow(b2, (double)op->t));
-        p[i] -= op->lr * (m_hat / (sqrt(v_hat) + op->eps) + op->weight_decay * p[i]);
-        if (copy) {
-            copy[i] = p[i];
-        }
-    }
-    return LS_OK;
-}
-
 ls_status ls_ref_add(ls_device *dev, ls_dtype dtype, int64_t n, const void *x, void *y) {
     LS_TRY(ls_check_dtype(dev, "add", dtype));
     LS_TRY(ls_check_size("add", "n", n, 0));

@@ -22,6 +22,12 @@ ls_status ls_ref_cross_entropy_share(ls_device *dev, const ls_cross_entropy *op)
 ls_status ls_ref_cross_entropy_merge(ls_device *dev, const ls_cross_entropy *op);
 ls_status ls_ref_copy_rows(ls_device *dev, const ls_copy_rows *op);
 ls_status ls_ref_adamw(ls_device *dev, const ls_adamw *op);
+ls_status ls_ref_lion(ls_device *dev, const ls_lion *op);
+ls_status ls_ref_sgd(ls_device *dev, const ls_sgd *op);
+ls_status ls_ref_adafactor_squares(ls_device *dev, const ls_adafactor *op);
+ls_status ls_ref_adafactor_norm(ls_device *dev, const ls_adafactor *op, double *sum);
+ls_status ls_ref_adafactor_apply(ls_device *dev, const ls_adafactor *op);
+ls_status ls_ref_blend(ls_device *dev, int64_t n, double a, const void *x, double b, void *y);
 ls_status ls_ref_add(ls_device *dev, ls_dtype dtype, int64_t n, const void *x, void *y);
 ls_status ls_ref_cast(ls_device *dev, ls_dtype dtype, int64_t n, const void *x, void *y);
 ls_status ls_ref_sum_squares(ls_device *dev, int64_t first, int64_t n, const void *x, double *sums);

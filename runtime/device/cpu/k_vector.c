@@ -1,62 +1,11 @@
-/* The optimizer's update, and sums, copies and conversions of flat arrays. */
+/* Sums, copies and conversions of flat arrays. */
 #include "runtime/device/cpu/kernel.h"
-
-#include <math.h>
-
-typedef struct adamw_factors {
-    float beta1, rest1, beta2, rest2; /* rest = 1 - beta */
-    float m_hat, v_hat;               /* 1 / (1 - beta^t) */
-    float lr, eps, weight_decay, grad_scale;
-} adamw_factors;
-
-static inline void adamw_chunk(const ls_adamw *op, const adamw_factors *f, int64_t begin,
-                               int64_t end) {
-    float *p = op->p, *m = op->m, *v = op->v;
-    const float *grad = op->grad;
-    const adamw_factors k = *f;
-#pragma omp simd
-    for (int64_t i = begin; i < end; i++) {
-        float g = k.grad_scale * grad[i];
-        float m_i = k.beta1 * m[i] + k.rest1 * g;
-        float v_i = k.beta2 * v[i] + k.rest2 * g * g;
-        m[i] = m_i;
-        v[i] = v_i;
-        float update = m_i * k.m_hat / (sqrtf(v_i * k.v_hat) + k.eps) + k.weight_decay * p[i];
-        p[i] -= k.lr * update;
-    }
-}
 
 LS_INLINE void cast_chunk(const void *x, void *y, int64_t begin, int64_t end, ls_dtype dtype) {
 #pragma omp simd
     for (int64_t i = begin; i < end; i++) {
         ls_store(dtype, y, i, ((const float *)x)[i]);
     }
-}
-
-ls_status LS_ISA_NAME(ls_cpu_adamw)(ls_device *dev, const ls_adamw *op) {
-    LS_TRY(ls_check_adamw(dev, op));
-    const adamw_factors factors = {
-        .beta1 = (float)op->beta1,
-        .rest1 = (float)(1.0 - op->beta1),
-        .beta2 = (float)op->beta2,
-        .rest2 = (float)(1.0 - op->beta2),
-        .m_hat = (float)(1.0 / (1.0 - pow(op->beta1, (double)op->t))),
-        .v_hat = (float)(1.0 / (1.0 - pow(op->beta2, (double)op->t))),
-        .lr = (float)op->lr,
-        .eps = (float)op->eps,
-        .weight_decay = (float)op->weight_decay,
-        .grad_scale = (float)op->grad_scale,
-    };
-    const int threads = ls_threads_for(dev, op->n);
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t begin = 0; begin < op->n; begin += LS_CHUNK_ELEMS) {
-        const int64_t end = ls_min(begin + LS_CHUNK_ELEMS, op->n);
-        adamw_chunk(op, &factors, begin, end);
-        if (op->copy) {
-            LS_BY_DTYPE(op->copy_dtype, cast_chunk, op->p, op->copy, begin, end);
-        }
-    }
-    return LS_OK;
 }
 
 ls_status LS_ISA_NAME(ls_cpu_cast)(ls_device *dev, ls_dtype dtype, int64_t n, const void *x,
@@ -86,6 +35,32 @@ ls_status LS_ISA_NAME(ls_cpu_add)(ls_device *dev, ls_dtype dtype, int64_t n, con
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t begin = 0; begin < n; begin += LS_CHUNK_ELEMS) {
         LS_BY_DTYPE(dtype, add_chunk, x, y, begin, ls_min(begin + LS_CHUNK_ELEMS, n));
+    }
+    return LS_OK;
+}
+
+static void blend_chunk(float a, const float *x, float b, float *y, int64_t n) {
+    if (b == 0.0f) {
+#pragma omp simd
+        for (int64_t i = 0; i < n; i++) {
+            y[i] = a * x[i];
+        }
+    } else {
+#pragma omp simd
+        for (int64_t i = 0; i < n; i++) {
+            y[i] = a * x[i] + b * y[i];
+        }
+    }
+}
+
+ls_status LS_ISA_NAME(ls_cpu_blend)(ls_device *dev, int64_t n, double a, const void *x, double b,
+                                    void *y) {
+    LS_TRY(ls_check_size("blend", "n", n, 0));
+    const int threads = ls_threads_for(dev, n);
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t begin = 0; begin < n; begin += LS_CHUNK_ELEMS) {
+        blend_chunk((float)a, (const float *)x + begin, (float)b, (float *)y + begin,
+                    ls_min(LS_CHUNK_ELEMS, n - begin));
     }
     return LS_OK;
 }

@@ -1,0 +1,137 @@
+/* The updates of elementwise optimizers, each one pass over memory: a chunk is small enough that
+ * the rounding of its copies finds it in the cache. Compiled without contraction to fused products,
+ * so that an element's bits do not depend on where it stands in a call, nor on the level. */
+#include "runtime/device/cpu/kernel.h"
+
+#include <math.h>
+
+typedef struct adamw_factors {
+    float beta1, rest1, beta2, rest2; /* rest = 1 - beta */
+    float m_hat, v_hat;               /* 1 / (1 - beta^t) */
+    float lr, eps, weight_decay, grad_scale;
+} adamw_factors;
+
+LS_INLINE void adamw_chunk(const ls_adamw *op, const adamw_factors *f, int64_t begin, int64_t end) {
+    float *p = op->p, *m = op->m, *v = op->v;
+    const float *grad = op->grad;
+    const adamw_factors k = *f;
+#pragma omp simd
+    for (int64_t i = begin; i < end; i++) {
+        float g = k.grad_scale * grad[i];
+        float m_i = k.beta1 * m[i] + k.rest1 * g;
+        float v_i = k.beta2 * v[i] + k.rest2 * g * g;
+        m[i] = m_i;
+        v[i] = v_i;
+        float update = m_i * k.m_hat / (sqrtf(v_i * k.v_hat) + k.eps) + k.weight_decay * p[i];
+        p[i] -= k.lr * update;
+    }
+}
+
+LS_INLINE void round_chunk(const void *p, void *copy, int64_t begin, int64_t end, ls_dtype dtype) {
+#pragma omp simd
+    for (int64_t i = begin; i < end; i++) {
+        ls_store(dtype, copy, i, ((const float *)p)[i]);
+    }
+}
+
+/* chunk(op, factors, begin, end) over n elements, and the copies of what it wrote to op->p. */
+#define UPDATE_CHUNKS(dev, op, chunk, factors)                                                     \
+    do {                                                                                           \
+        const int threads = ls_threads_for((dev), (op)->n);                                        \
+        _Pragma("omp parallel for num_threads(threads) schedule(static)") for (int64_t begin = 0;  \
+                                                                               begin < (op)->n;    \
+                                                                               begin +=            \
+                                                                               LS_CHUNK_ELEMS) {   \
+            const int64_t end = ls_min(begin + LS_CHUNK_ELEMS, (op)->n);                           \
+            chunk((op), (factors), begin, end);                                                    \
+            if ((op)->copy) {                                                                      \
+                LS_BY_DTYPE((op)->copy_dtype, round_chunk, (op)->p, (op)->copy, begin, end);       \
+            }                                                                                      \
+        }                                                                                          \
+    } while (0)
+
+ls_status LS_ISA_NAME(ls_cpu_adamw)(ls_device *dev, const ls_adamw *op) {
+    LS_TRY(ls_check_adamw(dev, op));
+    const adamw_factors factors = {
+        .beta1 = (float)op->beta1,
+        .rest1 = (float)(1.0 - op->beta1),
+        .beta2 = (float)op->beta2,
+        .rest2 = (float)(1.0 - op->beta2),
+        .m_hat = (float)(1.0 / (1.0 - pow(op->beta1, (double)op->t))),
+        .v_hat = (float)(1.0 / (1.0 - pow(op->beta2, (double)op->t))),
+        .lr = (float)op->lr,
+        .eps = (float)op->eps,
+        .weight_decay = (float)op->weight_decay,
+        .grad_scale = (float)op->grad_scale,
+    };
+    UPDATE_CHUNKS(dev, op, adamw_chunk, &factors);
+    return LS_OK;
+}
+
+typedef struct lion_factors {
+    float beta1, rest1, beta2, rest2, lr, weight_decay, grad_scale;
+} lion_factors;
+
+LS_INLINE void lion_chunk(const ls_lion *op, const lion_factors *f, int64_t begin, int64_t end) {
+    float *p = op->p, *m = op->m;
+    const float *grad = op->grad;
+    const lion_factors k = *f;
+#pragma omp simd
+    for (int64_t i = begin; i < end; i++) {
+        float g = k.grad_scale * grad[i];
+        float c = k.beta1 * m[i] + k.rest1 * g;
+        float sign = c > 0.0f ? 1.0f : c < 0.0f ? -1.0f : c; /* zero and NaN stay */
+        m[i] = k.beta2 * m[i] + k.rest2 * g;
+        p[i] -= k.lr * (sign + k.weight_decay * p[i]);
+    }
+}
+
+ls_status LS_ISA_NAME(ls_cpu_lion)(ls_device *dev, const ls_lion *op) {
+    LS_TRY(ls_check_update(dev, "lion", op->n, op->copy, op->copy_dtype));
+    const lion_factors factors = {
+        .beta1 = (float)op->beta1,
+        .rest1 = (float)(1.0 - op->beta1),
+        .beta2 = (float)op->beta2,
+        .rest2 = (float)(1.0 - op->beta2),
+        .lr = (float)op->lr,
+        .weight_decay = (float)op->weight_decay,
+        .grad_scale = (float)op->grad_scale,
+    };
+    UPDATE_CHUNKS(dev, op, lion_chunk, &factors);
+    return LS_OK;
+}
+
+typedef struct sgd_factors {
+    float lr, momentum, weight_decay, grad_scale;
+} sgd_factors;
+
+LS_INLINE void sgd_chunk(const ls_sgd *op, const sgd_factors *f, int64_t begin, int64_t end) {
+    float *p = op->p, *m = op->m;
+    const float *grad = op->grad;
+    const sgd_factors k = *f;
+    if (!m) {
+#pragma omp simd
+        for (int64_t i = begin; i < end; i++) {
+            p[i] -= k.lr * (k.grad_scale * grad[i] + k.weight_decay * p[i]);
+        }
+        return;
+    }
+    const bool nesterov = op->nesterov;
+#pragma omp simd
+    for (int64_t i = begin; i < end; i++) {
+        float g = k.grad_scale * grad[i] + k.weight_decay * p[i];
+        float m_i = k.momentum * m[i] + g;
+        m[i] = m_i;
+        p[i] -= k.lr * (nesterov ? g + k.momentum * m_i : m_i);
+    }
+}
+
+ls_status LS_ISA_NAME(ls_cpu_sgd)(ls_device *dev, const ls_sgd *op) {
+    LS_TRY(ls_check_update(dev, "sgd", op->n, op->copy, op->copy_dtype));
+    const sgd_factors factors = {.lr = (float)op->lr,
+                                 .momentum = (float)op->momentum,
+                                 .weight_decay = (float)op->weight_decay,
+                                 .grad_scale = (float)op->grad_scale};
+    UPDATE_CHUNKS(dev, op, sgd_chunk, &factors);
+    return LS_OK;
+}
