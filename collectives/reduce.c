@@ -33,6 +33,7 @@ struct ls_reducer {
     const ls_partition *partition;
     int64_t bucket_count, slice_elems; /* slice_elems: of the longest slice */
     size_t extra_bytes;
+    bool planning; /* device memory is counted, not taken */
 
     /* Buffers are this rank's stack of nodes from the bottom; the result ends in buffer 0. */
     void **buffers;
@@ -160,6 +161,10 @@ static ls_status take(ls_reducer *r, int64_t count, size_t bytes, void *pointer_
 static ls_status take_device(ls_reducer *r, int64_t elems, void **memory) {
     size_t bytes = (size_t)elems * (size_t)r->elem_bytes;
     r->extra_bytes += bytes;
+    if (r->planning) {
+        *memory = NULL;
+        return LS_OK;
+    }
     return r->dev->ops->alloc(r->dev, bytes > 0 ? bytes : 1, memory);
 }
 
@@ -225,17 +230,51 @@ static ls_status take_memory(ls_reducer *r, void *buffer) {
 }
 
 /* Ranks may need different numbers of buffers, but take the same memory. */
+static int64_t buffer_stride(const ls_reducer *r) {
+    return align_elems(r->elems) * r->elem_bytes;
+}
+
+static int64_t buffer_bytes(const ls_reducer *r) {
+    return (r->most_buffers - r->lent_buffer) * buffer_stride(r);
+}
+
 static ls_status take_buffers(ls_reducer *r) {
-    const int64_t stride = align_elems(r->elems) * r->elem_bytes;
-    const int64_t bytes = (r->most_buffers - r->lent_buffer) * stride;
     ls_comm *comm = r->exchange_comm;
-    LS_TRY(comm->ops->alloc(comm, bytes, &r->memory));
+    LS_TRY(comm->ops->alloc(comm, buffer_bytes(r), &r->memory));
     for (int i = r->lent_buffer; i < r->buffer_count; i++) {
-        r->buffers[i] = (char *)r->memory + (i - r->lent_buffer) * stride;
+        r->buffers[i] = (char *)r->memory + (i - r->lent_buffer) * buffer_stride(r);
     }
-    r->extra_bytes += (size_t)bytes;
+    return LS_OK;
+}
+
+/* All but the buffers, which come from a communicator; their bytes are counted here. */
+static ls_status build(const ls_reducer_options *options, ls_reducer *r) {
+    r->comm = options->comm;
+    r->dev = options->dev;
+    r->elem_bytes = (int64_t)ls_dtype_bytes(options->dev->acc);
+    r->elems = options->elems;
+    r->micro_batches = options->micro_batches;
+    r->local_batches = options->micro_batches / options->comm->size;
+    r->next_batch = r->local_batches + 1;
+    const bool invariant = options->reduction == LS_REDUCTION_INVARIANT;
+    r->leaves = invariant ? r->micro_batches : options->comm->size;
+    r->local_leaves = invariant ? r->local_batches : 1;
+    LS_TRY(plan_buckets(r, options));
+    LS_TRY(take_memory(r, options->buffer));
+    r->extra_bytes += (size_t)buffer_bytes(r);
     r->extra_bytes -= r->lent_buffer ? 0 : (size_t)(r->elems * r->elem_bytes);
     return LS_OK;
+}
+
+ls_status ls_reducer_plan(const ls_reducer_options *options, size_t *bytes) {
+    LS_TRY(check_options(options));
+    ls_reducer *r;
+    LS_TRY(ls_calloc(1, sizeof *r, &r));
+    r->planning = true;
+    ls_status status = build(options, r);
+    *bytes = r->extra_bytes;
+    ls_reducer_destroy(r);
+    return status;
 }
 
 ls_status ls_reducer_create(const ls_reducer_options *options, ls_reducer **reducer) {
@@ -243,20 +282,7 @@ ls_status ls_reducer_create(const ls_reducer_options *options, ls_reducer **redu
     ls_reducer *r = NULL;
     ls_status status = ls_calloc(1, sizeof *r, &r);
     if (status == LS_OK) {
-        r->comm = options->comm;
-        r->dev = options->dev;
-        r->elem_bytes = (int64_t)ls_dtype_bytes(options->dev->acc);
-        r->elems = options->elems;
-        r->micro_batches = options->micro_batches;
-        r->local_batches = options->micro_batches / options->comm->size;
-        r->next_batch = r->local_batches + 1;
-        const bool invariant = options->reduction == LS_REDUCTION_INVARIANT;
-        r->leaves = invariant ? r->micro_batches : options->comm->size;
-        r->local_leaves = invariant ? r->local_batches : 1;
-        status = plan_buckets(r, options);
-    }
-    if (status == LS_OK) {
-        status = take_memory(r, options->buffer);
+        status = build(options, r);
     }
     LS_TRY_GOTO(ls_comm_agree(options->comm, status), failed);
     LS_TRY_GOTO(r->comm->ops->duplicate(r->comm, &r->exchange_comm), failed);
@@ -298,6 +324,10 @@ void ls_reducer_destroy(ls_reducer *r) {
     free(r->scalars);
     ls_partition_release(&r->own_partition);
     free(r);
+}
+
+void *ls_reducer_buffer(const ls_reducer *r) {
+    return r->buffers[0];
 }
 
 size_t ls_reducer_bytes(const ls_reducer *r) {

@@ -53,9 +53,13 @@ typedef struct ls_reducer_options {
  * few buckets. LS_E_SHAPE for sizes that do not fit together, LS_E_UNSUPPORTED for a device without
  * host_memory, LS_E_MEMORY; the same on all ranks. [collective] */
 ls_status ls_reducer_create(const ls_reducer_options *options, ls_reducer **reducer);
+/* ls_reducer_bytes of what create would make; of options.comm only rank and size are read. */
+ls_status ls_reducer_plan(const ls_reducer_options *options, size_t *bytes);
 /* Safe on NULL. After a failure between begin and finish the memory is not freed, since the library
  * may still be writing to it. [collective] */
 void ls_reducer_destroy(ls_reducer *reducer);
+/* The gradient buffer [elems], in which the result ends. */
+void *ls_reducer_buffer(const ls_reducer *reducer);
 /* Bytes taken beyond the gradient buffer itself. */
 size_t ls_reducer_bytes(const ls_reducer *reducer);
 

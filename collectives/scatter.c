@@ -42,7 +42,9 @@ struct ls_scatter {
     ls_device *dev;
     int64_t elem_bytes;
     size_t bytes;
+    bool planning; /* device memory is counted, not taken */
     int ranks, shards, replicas;
+    ls_range *blocks;
     int *first_unit; /* [block_count + 1] */
     int64_t *places; /* [unit_count]: of this rank's slices in the sums */
 
@@ -94,6 +96,10 @@ static ls_status take(ls_scatter *s, int64_t count, size_t bytes, void *pointer_
 static ls_status take_device(ls_scatter *s, int64_t elems, void **memory) {
     size_t bytes = (size_t)(elems * s->elem_bytes);
     s->bytes += bytes;
+    if (s->planning) {
+        *memory = NULL;
+        return LS_OK;
+    }
     return s->dev->ops->alloc(s->dev, bytes > 0 ? bytes : 1, memory);
 }
 
@@ -251,19 +257,39 @@ static ls_status take_memory(ls_scatter *s) {
     return take(s, s->options.partition->unit_count, sizeof(ls_comm_request *), &s->gathers);
 }
 
+static ls_status build(const ls_scatter_options *options, ls_scatter *s) {
+    s->options = *options;
+    s->dev = options->dev;
+    s->elem_bytes = (int64_t)ls_dtype_bytes(options->dev->acc);
+    s->ranks = options->comm->size;
+    s->shards = options->partition->shards;
+    s->replicas = s->ranks / s->shards;
+    LS_TRY(take(s, options->block_count, sizeof *s->blocks, &s->blocks));
+    for (int b = 0; b < options->block_count; b++) {
+        s->blocks[b] = options->blocks[b];
+    }
+    s->options.blocks = s->blocks;
+    return take_memory(s);
+}
+
+ls_status ls_scatter_plan(const ls_scatter_options *options, size_t *bytes) {
+    LS_TRY(check_options(options));
+    ls_scatter *s;
+    LS_TRY(ls_calloc(1, sizeof *s, &s));
+    s->planning = true;
+    ls_status status = build(options, s);
+    *bytes = s->bytes;
+    ls_scatter_destroy(s);
+    return status;
+}
+
 ls_status ls_scatter_create(const ls_scatter_options *options, ls_scatter **scatter) {
     *scatter = NULL;
     LS_TRY(check_options(options));
     ls_scatter *s = NULL;
     ls_status status = ls_calloc(1, sizeof *s, &s);
     if (status == LS_OK) {
-        s->options = *options;
-        s->dev = options->dev;
-        s->elem_bytes = (int64_t)ls_dtype_bytes(options->dev->acc);
-        s->ranks = options->comm->size;
-        s->shards = options->partition->shards;
-        s->replicas = s->ranks / s->shards;
-        status = take_memory(s);
+        status = build(options, s);
     }
     ls_comm *comm = options->comm;
     LS_TRY_GOTO(ls_comm_agree(comm, status), failed);
@@ -303,6 +329,7 @@ void ls_scatter_destroy(ls_scatter *s) {
         free(s->counts[i]);
         free(s->offsets[i]);
     }
+    free(s->blocks);
     free(s->first_unit);
     free(s->places);
     free(s->sums);

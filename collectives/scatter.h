@@ -35,6 +35,8 @@ typedef struct ls_scatter_options {
 
 /* Takes all memory. Errors as of ls_reducer_create. [collective] */
 ls_status ls_scatter_create(const ls_scatter_options *options, ls_scatter **scatter);
+/* ls_scatter_bytes of what create would make; of options.comm only rank and size are read. */
+ls_status ls_scatter_plan(const ls_scatter_options *options, size_t *bytes);
 /* Safe on NULL. After a failure while operations were under way the memory is not freed.
  * [collective] */
 void ls_scatter_destroy(ls_scatter *scatter);

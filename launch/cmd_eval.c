@@ -95,6 +95,16 @@ static ls_status print_result(const eval *e, const ls_eval_result *r) {
     return LS_OK;
 }
 
+static ls_status evaluate(eval *e, ls_eval_result *result) {
+    const ls_runner_options runner_options = {
+        .dev = e->session.dev, .models = &e->weights.model, .parts = 1, .data = e->session.comm};
+    ls_runner *runner;
+    LS_TRY(ls_runner_create(&runner_options, &runner));
+    ls_status status = ls_step_evaluate(runner, e->dataset, e->micro, e->batches, result);
+    ls_runner_destroy(runner);
+    return status;
+}
+
 static ls_status run_eval(int argc, char **argv) {
     static eval e; /* one a process */
     LS_TRY(ls_session_begin(&e.session, &argc, &argv));
@@ -113,8 +123,7 @@ static ls_status run_eval(int argc, char **argv) {
     status = load(&e, argv[first]);
     if (status == LS_OK) {
         ls_eval_result result;
-        status = ls_step_evaluate(e.weights.model, e.session.comm, e.dataset, e.micro, e.batches,
-                                  &result);
+        status = evaluate(&e, &result);
         if (status == LS_OK && e.session.comm->rank == 0) {
             status = print_result(&e, &result);
         }

@@ -43,10 +43,10 @@ static ls_status load_config(ls_train *train, int argc, char **argv, int first) 
 /* Checksums are read once a host: its first rank does it for the others. */
 static ls_status open_data(ls_train *train) {
     ls_config *config = &train->config;
-    train->seq = config->data.sequence;
+    const int64_t seq = config->data.sequence;
     bool verify = config->data.verify && train->session.mesh.host_rank == 0;
     ls_status status =
-        ls_dataset_open(config->data.dir, LS_SPLIT_TRAIN, train->seq, verify, &train->train_data);
+        ls_dataset_open(config->data.dir, LS_SPLIT_TRAIN, seq, verify, &train->train_data);
     if (status == LS_OK) {
         const ls_dataset_info *info = ls_dataset_describe(train->train_data);
         if (config->model.vocab == 0) {
@@ -60,7 +60,7 @@ static ls_status open_data(ls_train *train) {
         }
     }
     LS_TRY(ls_session_agree(&train->session, status));
-    status = ls_dataset_open(config->data.dir, LS_SPLIT_VAL, train->seq, verify, &train->val_data);
+    status = ls_dataset_open(config->data.dir, LS_SPLIT_VAL, seq, verify, &train->val_data);
     if (status == LS_E_INPUT && !train->val_data) {
         char first_shard[600];
         snprintf(first_shard, sizeof first_shard, "%s/val-00000.tok", config->data.dir);
@@ -77,10 +77,7 @@ static ls_status check_supported(const ls_config *config) {
     const struct {
         const char *key;
         int64_t value, served;
-    } axes[] = {
-        {"parallel.tensor", p->tensor, 1},     {"parallel.context", p->context, 1},
-        {"parallel.pipeline", p->pipeline, 1}, {"parallel.zero", p->zero, 0},
-        {"parallel.expert", p->expert, 1},     {"recompute.mode", config->recompute.mode, 0}};
+    } axes[] = {{"parallel.context", p->context, 1}, {"parallel.expert", p->expert, 1}};
     for (size_t i = 0; i < sizeof axes / sizeof axes[0]; i++) {
         if (axes[i].value != axes[i].served) {
             return LS_FAIL(LS_E_UNSUPPORTED, "%s is %lld; this build trains with %lld", axes[i].key,
@@ -90,29 +87,25 @@ static ls_status check_supported(const ls_config *config) {
     return LS_OK;
 }
 
-static ls_status divide_batch(ls_train *train) {
-    const ls_config_batch *batch = &train->config.batch;
-    int64_t ranks = train->session.mesh.size[LS_AXIS_REPLICATE];
-    train->batch = batch->sequences > 0 ? batch->sequences : batch->tokens / train->seq;
-    int64_t unit = batch->micro * ranks;
-    if (train->batch % unit != 0) {
-        int64_t below = train->batch / unit * unit, above = below + unit;
-        return LS_FAIL(
-            LS_E_CONFIG,
-            "a batch of %lld sequences does not divide into micro-batches of %lld on %lld "
-            "ranks; the nearest that do are %s%lld%s%lld",
-            (long long)train->batch, (long long)batch->micro, (long long)ranks,
-            below > 0 ? "" : "(none below) ", (long long)(below > 0 ? below : above),
-            below > 0 ? " and " : ", then ", (long long)(below > 0 ? above : above + unit));
-    }
-    train->rank_micros = train->batch / unit;
-    int64_t by_tokens = INT64_MAX, step_tokens = train->batch * train->seq;
+static void count_steps(ls_train *train) {
+    const int64_t step_tokens = train->layout.batch * train->layout.seq;
+    int64_t by_tokens = INT64_MAX;
     if (train->config.run.tokens > 0) {
         by_tokens = (train->config.run.tokens + step_tokens - 1) / step_tokens;
     }
     train->total_steps = train->config.run.steps > 0 && train->config.run.steps < by_tokens
                              ? train->config.run.steps
                              : by_tokens;
+}
+
+/* Before any memory is taken. */
+static ls_status lay_out(ls_train *train) {
+    ls_device *dev = train->session.dev;
+    const ls_dtype dtype = ls_session_dtype(train->config.numerics.compute, dev);
+    LS_TRY(check_supported(&train->config));
+    LS_TRY(ls_layout_init(&train->layout, &train->config, dev, dtype, &train->session.mesh));
+    LS_TRY(ls_layout_plan(&train->layout, &train->planned));
+    count_steps(train);
     return LS_OK;
 }
 
@@ -151,51 +144,21 @@ static ls_status make_run_dir(ls_train *train) {
                             train->session.comm->rank == 0 ? write_run_dir(train) : LS_OK);
 }
 
-static ls_status build(ls_train *train) {
-    ls_device *dev = train->session.dev;
-    const ls_config *config = &train->config;
-    train->dtype = ls_session_dtype(config->numerics.compute, dev);
-    ls_model_options model = {.config = &config->model,
-                              .dev = dev,
-                              .batch = config->batch.micro,
-                              .seq = train->seq,
-                              .dtype = train->dtype,
-                              .training = true};
-    LS_TRY(ls_model_create(&model, &train->model));
-    int param_count;
-    const ls_param *params = ls_model_params(train->model, &param_count);
-    ls_optim_options optim = {.config = &config->optim,
-                              .dev = dev,
-                              .params = params,
-                              .param_count = param_count,
-                              .flat_elems = ls_model_flat_elems(train->model),
-                              .masters = ls_model_masters(train->model),
-                              .copies = ls_model_copies(train->model),
-                              .copy_dtype = train->dtype};
-    return ls_optim_create(&optim, &train->optim);
-}
-
-static ls_status build_reducer(ls_train *train) {
-    const ls_config_numerics *numerics = &train->config.numerics;
-    ls_reducer_options reducer = {.comm = train->session.comm,
-                                  .dev = train->session.dev,
-                                  .reduction = numerics->reduction == LS_CFG_INVARIANT
-                                                   ? LS_REDUCTION_INVARIANT
-                                                   : LS_REDUCTION_FAST,
-                                  .elems = ls_model_flat_elems(train->model),
-                                  .micro_batches = train->batch / train->config.batch.micro,
-                                  .bucket_bytes = (int64_t)(numerics->bucket_mib * 1048576.0)};
-    return ls_session_agree(&train->session, ls_reducer_create(&reducer, &train->reducer));
-}
-
 static ls_status start_loader(ls_train *train) {
+    const ls_layout *l = &train->layout;
+    const int *coord = l->mesh.coord;
+    const int rank = coord[LS_AXIS_REPLICATE] * l->mesh.size[LS_AXIS_SHARD] + coord[LS_AXIS_SHARD];
+    const int zero = (int)train->config.parallel.zero;
+    const int64_t micro = train->config.batch.micro;
+    const int64_t first = ls_state_micro(zero, l->rank_micros, l->data_ranks, rank, 0);
+    const int64_t next = ls_state_micro(zero, l->rank_micros, l->data_ranks, rank, 1);
     ls_loader_options loader = {.dataset = train->train_data,
                                 .seed = (uint64_t)train->config.run.seed,
-                                .batch = train->batch,
-                                .micro = train->config.batch.micro,
-                                .rank_first = train->session.mesh.coord[LS_AXIS_REPLICATE] *
-                                              train->rank_micros * train->config.batch.micro,
-                                .rank_micros = train->rank_micros,
+                                .batch = l->batch,
+                                .micro = micro,
+                                .rank_first = first * micro,
+                                .rank_micros = l->rank_micros,
+                                .stride = (next - first) * micro,
                                 .first_step = train->step};
     return ls_session_agree(&train->session, ls_loader_create(&loader, &train->loader));
 }
@@ -226,7 +189,7 @@ static ls_status begin_or_resume(ls_train *train, bool resume) {
     }
     if (!path[0]) {
         return ls_session_agree(&train->session,
-                                ls_model_init(train->model, (uint64_t)train->config.run.seed));
+                                ls_state_init(train->state, (uint64_t)train->config.run.seed));
     }
     LS_TRY(ls_train_load(train, path));
     ls_log_info("resumed from %s at step %lld of %lld", path, (long long)train->step,
@@ -236,45 +199,38 @@ static ls_status begin_or_resume(ls_train *train, bool resume) {
 
 static void announce(const ls_train *train) {
     char params[32], memory[32], tokens[32];
-    ls_model_bytes b = ls_model_memory(train->model);
-    double bytes =
-        (double)(b.masters + b.copies + b.activations + b.tables + ls_optim_bytes(train->optim) +
-                 ls_reducer_bytes(train->reducer)) +
-        (double)ls_model_flat_elems(train->model) * (double)ls_dtype_bytes(train->session.dev->acc);
     int64_t count = ls_model_param_count(&train->config.model);
     ls_log_info("%s: %sparameters, %s, %s on %d rank%s of %d thread%s, %d host%s",
                 train->config.run.name, ls_text_count(params, sizeof params, (double)count),
-                ls_dtype_name(train->dtype), train->session.dev->describe,
+                ls_dtype_name(train->layout.dtype), train->session.dev->describe,
                 train->session.comm->size, train->session.comm->size == 1 ? "" : "s",
                 train->session.threads, train->session.threads == 1 ? "" : "s",
                 train->session.mesh.hosts, train->session.mesh.hosts == 1 ? "" : "s");
     ls_log_info("batch of %lld sequences x %lld tokens in micro-batches of %lld; %lld steps over %s"
                 "tokens of data; %s a rank",
-                (long long)train->batch, (long long)train->seq,
+                (long long)train->layout.batch, (long long)train->layout.seq,
                 (long long)train->config.batch.micro, (long long)train->total_steps,
                 ls_text_count(tokens, sizeof tokens,
                               (double)ls_dataset_describe(train->train_data)->tokens),
-                ls_text_bytes(memory, sizeof memory, bytes));
+                ls_text_bytes(memory, sizeof memory, (double)ls_layout_total(&train->planned)));
 }
 
 static ls_status setup(ls_train *train, bool resume, int argc, char **argv, int first) {
     LS_TRY(load_config(train, argc, argv, first));
     const ls_config *config = &train->config;
-    LS_TRY(ls_session_agree(&train->session, check_supported(config)));
     LS_TRY(check_run_dir(train, resume));
     LS_TRY(ls_session_tell_outcome(&train->session, train->run_dir));
     LS_TRY(ls_session_connect(&train->session, config->parallel.transport));
     LS_TRY(ls_session_watch(&train->session, &config->faults, train->run_dir));
     LS_TRY(ls_session_open(&train->session, &config->parallel, config->run.threads));
     LS_TRY(open_data(train));
-    LS_TRY(ls_session_agree(&train->session, divide_batch(train)));
-    LS_TRY(ls_session_agree(&train->session, build(train)));
-    LS_TRY(build_reducer(train));
+    LS_TRY(ls_session_agree(&train->session, lay_out(train)));
+    LS_TRY(ls_train_build(train));
     LS_TRY(begin_or_resume(train, resume));
     LS_TRY(make_run_dir(train));
     LS_TRY(start_loader(train));
     ls_model_flops flops;
-    ls_model_count_flops(&config->model, train->seq, &flops);
+    ls_model_count_flops(&config->model, train->layout.seq, &flops);
     train->flops_per_token = flops.matmul_per_token + flops.attention_causal_per_token;
     double startup = ls_session_age_s();
     train->counters.seconds[LS_PHASE_STARTUP] += startup;
@@ -313,9 +269,7 @@ static void summarise(const ls_train *train) {
 
 static void tear_down(ls_train *train) {
     ls_loader_destroy(train->loader);
-    ls_reducer_destroy(train->reducer);
-    ls_optim_destroy(train->optim);
-    ls_model_destroy(train->model);
+    ls_train_release(train);
     ls_dataset_close(train->train_data);
     ls_dataset_close(train->val_data);
     ls_session_close(&train->session);

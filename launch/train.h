@@ -1,10 +1,11 @@
-/* The training run: what cmd_train.c sets up, train_state.c saves and loads, train_loop.c drives.
- */
+/* The training run: what cmd_train.c sets up, train_build.c makes, train_state.c saves and loads,
+ * train_loop.c drives. */
 #ifndef LS_LAUNCH_TRAIN_H
 #define LS_LAUNCH_TRAIN_H
 
 #include "checkpoint/ckpt.h"
 #include "launch/session.h"
+#include "launch/train_layout.h"
 #include "optim/optim.h"
 #include "runtime/counters/counters.h"
 #include "runtime/step/step.h"
@@ -15,12 +16,14 @@ typedef struct ls_train {
     char run_dir[768];
     char ckpt_root[800];
     ls_dataset *train_data, *val_data; /* val_data NULL: there is no validation split */
-    ls_model *model;
+    ls_layout layout;
+    ls_layout_bytes planned;
+    ls_groups groups;
+    ls_state *state;
+    ls_model **models; /* of the parts */
     ls_optim *optim;
-    ls_reducer *reducer;
+    ls_runner *runner;
     ls_loader *loader;
-    ls_dtype dtype;
-    int64_t seq, batch, rank_micros;
     int64_t step, total_steps; /* done, of how many */
     int64_t until_step;        /* stop after this one, as if asked to */
     int64_t saved_step;        /* -1: none */
@@ -40,10 +43,10 @@ ls_status ls_train_save(ls_train *train, bool *saved);
  * optimizer state, step and counters. [collective] */
 ls_status ls_train_load(ls_train *train, const char *path);
 
-/* Names of the run's checkpointed tensors with their places in memory; caller frees *tensors and
- * *names. */
-ls_status ls_train_tensors(const ls_train *train, ls_ckpt_tensor **tensors, int *count,
-                           char (**names)[96]);
+/* Takes all memory of the run, as train->layout and train->planned say; release gives it back, from
+ * groups to layout. [collective] */
+ls_status ls_train_build(ls_train *train);
+void ls_train_release(ls_train *train);
 
 /* Runs until total_steps or until asked to stop (LS_E_STOPPED). [collective] */
 ls_status ls_train_loop(ls_train *train);

@@ -77,7 +77,8 @@ static void close_sinks(sinks *s) {
 
 static ls_status update_weights(ls_train *train, const ls_step_result *result,
                                 ls_step_record *record) {
-    LS_TRY(ls_optim_grad_norm(train->optim, result->grads, &record->grad_norm));
+    const void *grads = ls_state_buffers_of(train->state).grads;
+    LS_TRY(ls_optim_grad_norm(train->optim, grads, &record->grad_norm));
     record->skipped = !isfinite(result->loss) || !isfinite(record->grad_norm);
     if (record->skipped) {
         train->counters.skipped_steps++;
@@ -86,13 +87,14 @@ static ls_status update_weights(ls_train *train, const ls_step_result *result,
             (long long)train->step, result->loss, record->grad_norm);
         return LS_OK;
     }
-    return ls_optim_step(train->optim, result->grads, record->grad_norm, record->lr);
+    LS_TRY(ls_optim_step(train->optim, grads, record->grad_norm, record->lr));
+    return ls_state_share(train->state);
 }
 
 static ls_status evaluate(ls_train *train, double *loss) {
     ls_eval_result result;
-    LS_TRY(ls_step_evaluate(train->model, train->session.comm, train->val_data,
-                            train->config.batch.micro, train->config.eval.batches, &result));
+    LS_TRY(ls_step_evaluate(train->runner, train->val_data, train->config.batch.micro,
+                            train->config.eval.batches, &result));
     train->val_loss = *loss = result.loss;
     return LS_OK;
 }
@@ -192,15 +194,13 @@ static ls_status stopped(ls_train *train) {
 }
 
 static ls_status loop(ls_train *train, const sinks *s) {
-    ls_step_options options = {.model = train->model,
-                               .dev = train->session.dev,
-                               .comm = train->session.comm,
-                               .reducer = train->reducer,
+    ls_step_options options = {.runner = train->runner,
+                               .state = train->state,
                                .loader = train->loader,
                                .dataset = train->train_data,
                                .seed = (uint64_t)train->config.run.seed,
-                               .batch = train->batch,
-                               .rank_micros = train->rank_micros};
+                               .batch = train->layout.batch,
+                               .zero = (int)train->config.parallel.zero};
     pace p = {0};
     int64_t skipped_in_a_row = 0;
     while (train->step < train->total_steps) {

@@ -1,4 +1,4 @@
-#include "launch/train.h"
+#include "launch/train_pieces.h"
 #include "runtime/base/arena.h"
 #include "runtime/base/log.h"
 #include "runtime/base/text.h"
@@ -8,97 +8,29 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* A parameter's dataset holds its real rows: padding of the vocabulary is not saved. */
-static void add_tensor(ls_ckpt_tensor *tensor, char *name, size_t name_bytes, const char *prefix,
-                       const ls_param *param, ls_dtype acc, void *data) {
-    snprintf(name, name_bytes, "%s%s", prefix, param->name);
-    *tensor = (ls_ckpt_tensor){.name = name, .dtype = acc, .ndim = param->ndim};
-    memcpy(tensor->dims, param->dims, sizeof tensor->dims);
-    tensor->dims[0] = param->valid_rows;
-    tensor->box = ls_box_whole(param->ndim, tensor->dims);
-    tensor->data = data;
-}
-
-ls_status ls_train_tensors(const ls_train *train, ls_ckpt_tensor **tensors, int *count,
-                           char (**names)[96]) {
-    int param_count, state_count = ls_optim_state_count(train->optim);
-    const ls_param *params = ls_model_params(train->model, &param_count);
-    size_t total = (size_t)param_count * (size_t)(1 + state_count);
-    LS_TRY(ls_calloc(total, sizeof **tensors, tensors));
-    ls_status status = ls_calloc(total, sizeof **names, names);
-    if (status != LS_OK) {
-        free(*tensors);
-        return status;
-    }
-    ls_dtype acc = train->session.dev->acc;
-    size_t n = 0;
-    for (int i = 0; i < param_count; i++, n++) {
-        add_tensor(&(*tensors)[n], (*names)[n], sizeof **names, "", &params[i], acc,
-                   (char *)ls_model_masters(train->model) +
-                       (size_t)params[i].offset * ls_dtype_bytes(acc));
-    }
-    for (int s = 0; s < state_count; s++) {
-        char prefix[32];
-        snprintf(prefix, sizeof prefix, "optim.%s.", ls_optim_state_name(train->optim, s));
-        for (int i = 0; i < param_count; i++, n++) {
-            add_tensor(&(*tensors)[n], (*names)[n], sizeof **names, prefix, &params[i], acc,
-                       ls_optim_state_at(train->optim, s, params[i].offset));
-        }
-    }
-    *count = (int)n;
-    return LS_OK;
-}
-
 /* 64-bit numbers as text: JSON readers keep only 53 bits. */
 static json_t *run_json(const ls_train *train) {
     const ls_dataset_info *data = ls_dataset_describe(train->train_data);
     char fingerprint[24];
     snprintf(fingerprint, sizeof fingerprint, "%016" PRIx64, data->fingerprint);
-    return json_pack("{s:I, s:I, s:s, s:s, s:I, s:I, s:I}", "seed",
-                     (json_int_t)train->config.run.seed, "samples",
-                     (json_int_t)(train->step * train->batch), "data_fingerprint", fingerprint,
-                     "tokenizer", data->tokenizer, "separator", (json_int_t)data->separator,
-                     "optimizer_updates", (json_int_t)ls_optim_updates(train->optim),
-                     "data_parallel", (json_int_t)train->session.comm->size);
-}
-
-/* Keeps of each replicated tensor the box that this rank writes. */
-static int keep_assigned(const ls_train *train, ls_ckpt_tensor *tensors, int count, ls_box *boxes) {
-    ls_ckpt_assign(tensors, count, train->session.comm->rank, train->session.comm->size, boxes);
-    int kept = 0;
-    for (int i = 0; i < count; i++) {
-        if (ls_box_elems(&boxes[i]) == 0) {
-            continue;
-        }
-        ls_ckpt_tensor t = tensors[i];
-        size_t row_bytes = ls_dtype_bytes(t.dtype);
-        for (int d = 1; d < t.ndim; d++) {
-            row_bytes *= (size_t)t.dims[d];
-        }
-        t.data = (char *)t.data + (size_t)boxes[i].start[0] * row_bytes;
-        t.box = boxes[i];
-        tensors[kept++] = t;
-    }
-    return kept;
+    return json_pack(
+        "{s:I, s:I, s:s, s:s, s:I, s:I, s:I}", "seed", (json_int_t)train->config.run.seed,
+        "samples", (json_int_t)(train->step * train->layout.batch), "data_fingerprint", fingerprint,
+        "tokenizer", data->tokenizer, "separator", (json_int_t)data->separator, "optimizer_updates",
+        (json_int_t)ls_optim_updates(train->optim), "data_parallel",
+        (json_int_t)train->layout.data_ranks);
 }
 
 static ls_status save(ls_train *train, ls_ckpt_save_result *result) {
-    ls_ckpt_tensor *tensors = NULL;
-    char(*names)[96] = NULL;
-    ls_box *boxes = NULL;
+    ls_pieces pieces;
     char *config_text = NULL;
-    int count = 0;
     json_t *run = run_json(train), *counters = ls_counters_json(&train->counters);
-    ls_status status = ls_train_tensors(train, &tensors, &count, &names);
-    if (status == LS_OK) {
-        status = ls_calloc((size_t)count, sizeof *boxes, &boxes);
-    }
+    ls_status status = ls_pieces_list(train, true, &pieces);
     if (status == LS_OK) {
         status = ls_config_text(&train->config, false, &config_text);
     }
     status = ls_session_agree(&train->session, status);
     if (status == LS_OK) {
-        count = keep_assigned(train, tensors, count, boxes);
         ls_ckpt_save_options options = {.root = train->ckpt_root,
                                         .step = train->step,
                                         .tokens = train->counters.tokens,
@@ -107,14 +39,12 @@ static ls_status save(ls_train *train, ls_ckpt_save_result *result) {
                                         .config_text = config_text,
                                         .run = run,
                                         .counters = counters};
-        status = ls_ckpt_save(train->session.comm, &options, tensors, count, result);
+        status = ls_ckpt_save(train->session.comm, &options, pieces.tensors, pieces.count, result);
     }
     json_decref(run);
     json_decref(counters);
     free(config_text);
-    free(boxes);
-    free(names);
-    free(tensors);
+    ls_pieces_release(&pieces);
     return status;
 }
 
@@ -177,15 +107,16 @@ static ls_status check_identity(const ls_train *train, ls_ckpt *ckpt) {
 
 static ls_status load(ls_train *train, ls_ckpt *ckpt) {
     LS_TRY(check_identity(train, ckpt));
-    ls_ckpt_tensor *tensors;
-    char(*names)[96];
-    int count;
-    LS_TRY(ls_train_tensors(train, &tensors, &count, &names));
-    ls_status status = ls_ckpt_load(ckpt, tensors, count);
-    free(names);
-    free(tensors);
+    ls_pieces pieces;
+    ls_status status = ls_pieces_list(train, false, &pieces);
+    if (status == LS_OK) {
+        status = ls_ckpt_load(ckpt, pieces.tensors, pieces.count);
+    }
+    if (status == LS_OK) {
+        ls_pieces_store(&pieces);
+    }
+    ls_pieces_release(&pieces);
     LS_TRY(status);
-    LS_TRY(ls_model_refresh(train->model));
     LS_TRY(ls_counters_parse(ls_ckpt_counters(ckpt), &train->counters));
     train->counters.restarts++;
     train->counters.tokens = ls_ckpt_tokens(ckpt);
@@ -203,5 +134,6 @@ ls_status ls_train_load(ls_train *train, const char *path) {
         status = load(train, ckpt);
     }
     ls_ckpt_close(ckpt);
-    return ls_session_agree(&train->session, status);
+    LS_TRY(ls_session_agree(&train->session, status));
+    return ls_session_agree(&train->session, ls_state_refresh(train->state));
 }

@@ -4,67 +4,121 @@
 #include "collectives/flight.h"
 #include "runtime/base/arena.h"
 #include "runtime/base/clock.h"
+#include "runtime/step/runner.h"
 
 #include <stdlib.h>
 
-/* Drives the reduction from inside backward, and measures what that costs. */
-typedef struct overlap {
-    ls_reducer *reducer;
-    const ls_param *params;
-    int param; /* the last whose gradient is not final */
-    uint64_t spent_ns;
-} overlap;
+typedef struct work {
+    const ls_step_options *options;
+    ls_runner *runner;
+    double loss_scale;
+    double *losses; /* [micros] of this rank */
+    int64_t dx_asked, dx_used;
+    ls_step_result *result;
+} work;
 
-static ls_status on_ready(void *context, int64_t first_elem) {
-    overlap *o = context;
-    while (o->param > 0 && o->params[o->param].offset >= first_elem) {
-        o->param--;
-    }
-    ls_flight_mark(LS_FLIGHT_BACKWARD, o->params[o->param].block);
-    uint64_t start_ns = ls_clock_ns();
-    LS_TRY(ls_reducer_ready(o->reducer, first_elem));
-    LS_TRY(ls_reducer_progress(o->reducer));
-    o->spent_ns += ls_clock_ns() - start_ns;
-    return LS_OK;
+/* Does the pass need something from another stage? */
+static bool needs_message(const ls_runner *r, const ls_pipe_pass *p) {
+    return p->backward ? !ls_runner_is_last(r, p->part) : !ls_runner_is_first(r, p->part);
 }
 
-/* Micro-batch `local` of this rank; adds to the times of result. */
-static ls_status run_micro(const ls_step_options *o, int64_t local, double loss_scale,
-                           double *loss_sum, ls_step_result *result) {
-    const int32_t *tokens, *targets;
-    void *grads;
-    uint64_t wait_ns;
-    int param_count;
-    overlap over = {.reducer = o->reducer, .params = ls_model_params(o->model, &param_count)};
-    over.param = param_count - 1;
-    ls_flight_mark(LS_FLIGHT_DATA, -1);
-    LS_TRY(ls_loader_next(o->loader, &tokens, &targets, &wait_ns));
+static ls_status ask_for(work *w, int64_t pass) {
+    ls_runner *r = w->runner;
+    if (pass >= r->pass_count || !needs_message(r, &r->passes[pass])) {
+        return LS_OK;
+    }
+    const ls_pipe_pass *p = &r->passes[pass];
+    return p->backward ? ls_runner_receive(r, true, &r->dx, w->dx_asked++)
+                       : ls_runner_receive(r, false, &r->inputs[p->part], p->micro);
+}
+
+static ls_status forward(work *w, const ls_pipe_pass *p) {
+    ls_runner *r = w->runner;
+    const bool first = ls_runner_is_first(r, p->part), last = ls_runner_is_last(r, p->part);
+    const int32_t *tokens = NULL, *targets = NULL;
+    void *x_in = NULL, *x_out = NULL;
+    if (first || last) {
+        uint64_t wait_ns;
+        ls_flight_mark(LS_FLIGHT_DATA, -1);
+        LS_TRY(ls_loader_next(w->options->loader, &tokens, &targets, &wait_ns));
+        w->result->data_ns += wait_ns;
+    }
+    LS_TRY(first ? LS_OK : ls_runner_await(r, false, &r->inputs[p->part], p->micro, &x_in));
+    LS_TRY(last ? LS_OK : ls_runner_prepare(r, false, &x_out));
     ls_flight_mark(LS_FLIGHT_FORWARD, -1);
-    uint64_t start_ns = ls_clock_ns();
-    LS_TRY(ls_reducer_micro_begin(o->reducer, local, &grads));
-    LS_TRY(ls_model_forward_backward(o->model, tokens, targets, loss_scale, grads, on_ready, &over,
-                                     loss_sum));
-    uint64_t computed_ns = ls_clock_ns();
-    LS_TRY(ls_reducer_micro_end(o->reducer));
-    result->data_ns += wait_ns;
-    result->compute_ns += computed_ns - start_ns - over.spent_ns;
-    result->comm_ns += ls_clock_ns() - computed_ns + over.spent_ns;
+    LS_TRY(ls_model_forward(r->models[p->part], (int)(p->micro % r->alive[p->part]), tokens,
+                            targets, x_in, x_out));
+    return last ? LS_OK : ls_runner_send(r, false);
+}
+
+static ls_status backward(work *w, const ls_pipe_pass *p) {
+    ls_runner *r = w->runner;
+    ls_state *state = w->options->state;
+    const bool first = ls_runner_is_first(r, p->part), last = ls_runner_is_last(r, p->part);
+    void *dx_out = NULL, *dx_in = NULL;
+    LS_TRY(last ? LS_OK : ls_runner_await(r, true, &r->dx, w->dx_used++, &dx_out));
+    LS_TRY(first ? LS_OK : ls_runner_prepare(r, true, &dx_in));
+    LS_TRY(ls_state_micro_begin(state, p->part, p->micro));
+    LS_TRY(ls_model_backward(r->models[p->part], (int)(p->micro % r->alive[p->part]), w->loss_scale,
+                             dx_out, dx_in, NULL, last ? &w->losses[p->micro] : NULL));
+    LS_TRY(first ? LS_OK : ls_runner_send(r, true));
+    return ls_state_micro_end(state, p->part);
+}
+
+static ls_status run_passes(work *w) {
+    ls_runner *r = w->runner;
+    LS_TRY(ask_for(w, 0));
+    for (int64_t i = 0; i < r->pass_count; i++) {
+        LS_TRY(ask_for(w, i + 1));
+        LS_TRY(r->passes[i].backward ? backward(w, &r->passes[i]) : forward(w, &r->passes[i]));
+    }
+    return ls_runner_drain(r);
+}
+
+/* The ranks' losses in order of micro-batch, then of context rank. */
+static ls_status sum_losses(work *w, double *total) {
+    ls_runner *r = w->runner;
+    ls_comm *data = r->options.data, *pipeline = r->options.pipeline;
+    const int64_t micros = r->options.micros;
+    const int contexts = r->options.context_ranks;
+    double *all, sum = 0.0;
+    LS_TRY(ls_calloc((size_t)(micros * data->size), sizeof *all, &all));
+    ls_status status =
+        data->ops->all_gather(data, w->losses, all, micros * (int64_t)sizeof *w->losses);
+    for (int64_t m = 0; m < micros * r->data_ranks; m++) {
+        const bool runs = w->options->zero <= 1; /* the inverse of ls_state_micro */
+        const int64_t rank = runs ? m / micros : m % r->data_ranks;
+        const int64_t local = runs ? m % micros : m / r->data_ranks;
+        for (int c = 0; c < contexts; c++) {
+            sum += all[(rank * contexts + c) * micros + local];
+        }
+    }
+    free(all);
+    LS_TRY(status);
+    /* Only the last stage has losses. */
+    LS_TRY(pipeline ? pipeline->ops->all_reduce(pipeline, &sum, 1, LS_F64, LS_SUM) : LS_OK);
+    *total = sum;
     return LS_OK;
 }
 
-static ls_status run_micros(const ls_step_options *o, double *losses, ls_step_result *result) {
-    double loss_scale = 1.0 / (double)result->targets;
-    LS_TRY(ls_reducer_begin(o->reducer));
-    for (int64_t local = 0; local < o->rank_micros; local++) {
-        LS_TRY(run_micro(o, local, loss_scale, &losses[local], result));
-    }
-    ls_flight_mark(LS_FLIGHT_GRADIENTS, -1);
-    uint64_t start_ns = ls_clock_ns();
-    uint64_t wait_ns;
+static ls_status run(work *w) {
+    ls_step_result *result = w->result;
+    ls_runner *r = w->runner;
+    ls_state *state = w->options->state;
+    const uint64_t start_ns = ls_clock_ns();
     double total;
-    LS_TRY(ls_reducer_finish(o->reducer, &result->grads, &wait_ns));
-    LS_TRY(ls_reducer_sum_scalar(o->reducer, losses, &total));
-    result->comm_ns += ls_clock_ns() - start_ns;
+    r->comm_ns = 0;
+    ls_state_take_comm_ns(state);
+    LS_TRY(ls_state_begin(state));
+    LS_TRY(run_passes(w));
+    ls_flight_mark(LS_FLIGHT_GRADIENTS, -1);
+    LS_TRY(ls_state_finish(state));
+    const uint64_t sum_ns = ls_clock_ns();
+    LS_TRY(sum_losses(w, &total));
+    const uint64_t end_ns = ls_clock_ns();
+    result->comm_ns = ls_state_take_comm_ns(state) + r->comm_ns + end_ns - sum_ns;
+    const uint64_t other_ns = result->comm_ns + result->data_ns;
+    result->compute_ns = end_ns - start_ns > other_ns ? end_ns - start_ns - other_ns : 0;
     result->loss = total / (double)result->targets;
     return LS_OK;
 }
@@ -77,9 +131,13 @@ ls_status ls_step_run(const ls_step_options *options, int64_t step, ls_step_resu
         return LS_FAIL(LS_E_INPUT, "the batch of step %lld has no target; the data is too short",
                        (long long)step);
     }
-    double *losses; /* a few numbers, once a step */
-    LS_TRY(ls_calloc((size_t)options->rank_micros, sizeof *losses, &losses));
-    ls_status status = run_micros(options, losses, result);
-    free(losses);
+    work w = {.options = options,
+              .runner = options->runner,
+              .loss_scale = 1.0 / (double)result->targets,
+              .result = result};
+    /* A few numbers, once a step. */
+    LS_TRY(ls_calloc((size_t)options->runner->options.micros, sizeof *w.losses, &w.losses));
+    ls_status status = run(&w);
+    free(w.losses);
     return status;
 }

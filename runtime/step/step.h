@@ -1,46 +1,70 @@
-/* The training step: micro-batches with gradient accumulation, reduction overlapped with backward,
- * up to the mean gradient of the global batch. Its use is the caller's; a loss or gradient that is
- * not finite reaches the result as it is. */
+/* The training step: micro-batches with gradient accumulation through the stages of a pipeline,
+ * reduction overlapped with backward, up to the mean gradient of the global batch; and evaluation.
+ * What is done with the gradient is the caller's; a loss or gradient that is not finite reaches the
+ * result as it is. */
 #ifndef LS_STEP_STEP_H
 #define LS_STEP_STEP_H
 
-#include "collectives/reduce.h"
 #include "runtime/data/data.h"
-#include "runtime/model/model.h"
+#include "runtime/step/pipeline.h"
+#include "runtime/step/state.h"
+
+/* What a rank computes with: its parts of the model, the ranks that hold the same ones, and its
+ * neighbours in the pipeline. */
+typedef struct ls_runner ls_runner;
+
+typedef struct ls_runner_options {
+    ls_device *dev;          /* borrowed, as all below */
+    ls_model *const *models; /* of the parts, read by create */
+    int parts;
+    ls_comm *data;     /* ranks with the same parts; context ranks innermost */
+    int context_ranks; /* 0: 1 */
+    ls_comm *pipeline; /* NULL: one stage */
+    bool gathers;      /* the models' parameters come by collectives: all ranks of data run alike */
+    int64_t micros;    /* of this rank in a global batch; 0: evaluation only */
+    size_t boundary_bytes; /* of what stages hand on: ls_model_boundary_elems times the dtype's */
+} ls_runner_options;
+
+/* Buffers between stages, and the list of passes. Not collective but for the duplicates of
+ * `pipeline`. */
+ls_status ls_runner_create(const ls_runner_options *options, ls_runner **runner);
+void ls_runner_destroy(ls_runner *runner);
+/* Bytes of those buffers; the first for a runner that is planned (models NULL, pipeline's rank and
+ * size). */
+ls_status ls_runner_plan(const ls_runner_options *options, size_t *bytes);
+size_t ls_runner_bytes(const ls_runner *runner);
 
 typedef struct ls_step_options {
-    ls_model *model; /* borrowed, as all below */
-    ls_device *dev;
-    ls_comm *comm;
-    ls_reducer *reducer;
-    ls_loader *loader;
+    ls_runner *runner; /* borrowed, as all below */
+    ls_state *state;
+    ls_loader *loader; /* not used by stages that have neither embedding nor head */
     const ls_dataset *dataset;
     uint64_t seed;
-    int64_t batch;       /* sequences of the global batch */
-    int64_t rank_micros; /* micro-batches of this rank */
+    int64_t batch; /* sequences of the global batch */
+    int zero;
 } ls_step_options;
 
 typedef struct ls_step_result {
     double loss;         /* mean over the targets of the global batch */
     int64_t targets;     /* of the global batch */
-    void *grads;         /* flat mean gradient, the same on every rank, until the next step */
     uint64_t data_ns;    /* waiting for the loader */
     uint64_t compute_ns; /* forward and backward */
     uint64_t comm_ns;    /* exposed communication, folding of gradients included */
 } ls_step_result;
 
-/* Step `step` (0-based: samples step*batch ...). [collective] */
+/* Step `step` (0-based: samples step*batch ...). The state's gradients are then the mean gradient
+ * in what this rank keeps. The result is the same on all ranks. [collective] */
 ls_status ls_step_run(const ls_step_options *options, int64_t step, ls_step_result *result);
 
 /* Mean loss over a dataset (batches 0), or over `batches` micro-batches of all ranks together,
  * whose windows are spread evenly over it: its beginning alone would be a few documents.
- * Micro-batch i is computed by rank i mod size and the sums are added in order of i: the same bits
- * for every number of ranks. [collective] */
+ * Micro-batch i is computed by data rank i mod size and the sums are added in order of i: the same
+ * bits for every number of data ranks. micro: at most the models' batch. [collective] */
 typedef struct ls_eval_result {
     double loss;
     int64_t targets;
 } ls_eval_result;
-ls_status ls_step_evaluate(ls_model *model, ls_comm *comm, const ls_dataset *dataset, int64_t micro,
+ls_status ls_step_evaluate(ls_runner *runner, const ls_dataset *dataset, int64_t micro,
                            int64_t batches, ls_eval_result *result);
 
 #endif

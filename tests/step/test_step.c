@@ -38,115 +38,175 @@ static const ls_config_optim optim_config = {.name = "adamw",
 typedef struct trainer {
     ls_comm *comm;
     ls_device *dev;
+    ls_state *state;
     ls_model *model;
     ls_optim *optim;
-    ls_reducer *reducer;
+    ls_runner *runner;
     ls_loader *loader;
     ls_step_options step;
     ls_step_result result;
     double norm;
 } trainer;
 
-static trainer start(ls_comm *comm, const ls_dataset *data, ls_reduction reduction, int64_t batch,
-                     int64_t micro, int64_t first_step) {
+static void start_optim(trainer *t, ls_comm *comm) {
+    int param_count, owned_count;
+    const ls_param *params = ls_state_params(t->state, &param_count);
+    const ls_owned *owned = ls_state_owned(t->state, &owned_count);
+    const ls_state_buffers b = ls_state_buffers_of(t->state);
+    ls_optim_range ranges[64];
+    CHECK(owned_count <= 64);
+    for (int i = 0; i < owned_count; i++) {
+        ranges[i] = (ls_optim_range){owned[i].range.first, owned[i].range.elems, owned[i].place};
+    }
+    CHECK_OK(ls_optim_create(&(ls_optim_options){.config = &optim_config,
+                                                 .dev = t->dev,
+                                                 .params = params,
+                                                 .param_count = param_count,
+                                                 .flat_elems = ls_state_flat_elems(t->state),
+                                                 .owned = ranges,
+                                                 .owned_count = owned_count,
+                                                 .compact_masters = b.compact_masters,
+                                                 .compact_grads = b.compact_grads,
+                                                 .masters = b.masters,
+                                                 .shard = t->step.zero > 0 ? comm : NULL},
+                             &t->optim));
+}
+
+/* With zero > 0 all ranks of comm are shards. */
+static trainer start(ls_comm *comm, const ls_dataset *data, ls_reduction reduction, int zero,
+                     int64_t batch, int64_t micro, int64_t first_step) {
     trainer t = {.comm = comm};
     const int64_t rank_micros = batch / micro / comm->size;
+    const ls_model_part whole = {0};
     CHECK_OK(ls_device_open_cpu(&(ls_device_options){.threads = 1}, &t.dev));
+    const ls_state_options state = {.config = &model_config,
+                                    .dev = t.dev,
+                                    .dtype = LS_F32,
+                                    .parts = &whole,
+                                    .part_count = 1,
+                                    .zero = zero,
+                                    .reduction = reduction,
+                                    .rank_micros = rank_micros,
+                                    .bucket_bytes = 16384,
+                                    .data = comm,
+                                    .shards = zero > 0 ? comm->size : 1};
+    ls_state_bytes planned;
+    CHECK_OK(ls_state_plan(&state, &planned, &t.state));
+    ls_state_destroy(t.state);
+    CHECK_OK(ls_state_create(&state, &t.state));
+    const ls_state_bytes taken = ls_state_memory(t.state);
+    CHECK(memcmp(&taken, &planned, sizeof taken) == 0);
     CHECK_OK(ls_model_create(&(ls_model_options){.config = &model_config,
                                                  .dev = t.dev,
                                                  .batch = micro,
                                                  .seq = SEQ,
                                                  .dtype = LS_F32,
-                                                 .training = true},
+                                                 .training = true,
+                                                 .store = ls_state_store(t.state, 0)},
                              &t.model));
-    CHECK_OK(ls_model_init(t.model, SEED));
-    int count;
-    const ls_param *params = ls_model_params(t.model, &count);
-    CHECK_OK(ls_optim_create(&(ls_optim_options){.config = &optim_config,
-                                                 .dev = t.dev,
-                                                 .params = params,
-                                                 .param_count = count,
-                                                 .flat_elems = ls_model_flat_elems(t.model),
-                                                 .masters = ls_model_masters(t.model)},
-                             &t.optim));
-    CHECK_OK(ls_reducer_create(&(ls_reducer_options){.comm = comm,
-                                                     .dev = t.dev,
-                                                     .reduction = reduction,
-                                                     .elems = ls_model_flat_elems(t.model),
-                                                     .micro_batches = batch / micro,
-                                                     .bucket_bytes = 16384},
-                               &t.reducer));
+    CHECK_OK(ls_state_init(t.state, SEED));
+    CHECK_OK(ls_runner_create(&(ls_runner_options){.dev = t.dev,
+                                                   .models = &t.model,
+                                                   .parts = 1,
+                                                   .data = comm,
+                                                   .gathers = zero == 3,
+                                                   .micros = rank_micros},
+                              &t.runner));
+    const int64_t first = ls_state_micro(zero, rank_micros, comm->size, comm->rank, 0);
+    const int64_t next = ls_state_micro(zero, rank_micros, comm->size, comm->rank, 1);
     CHECK_OK(ls_loader_create(&(ls_loader_options){.dataset = data,
                                                    .seed = SEED,
                                                    .batch = batch,
                                                    .micro = micro,
-                                                   .rank_first = comm->rank * rank_micros * micro,
+                                                   .rank_first = first * micro,
+                                                   .stride = (next - first) * micro,
                                                    .rank_micros = rank_micros,
                                                    .first_step = first_step},
                               &t.loader));
-    t.step = (ls_step_options){.model = t.model,
-                               .dev = t.dev,
-                               .comm = comm,
-                               .reducer = t.reducer,
+    t.step = (ls_step_options){.runner = t.runner,
+                               .state = t.state,
                                .loader = t.loader,
                                .dataset = data,
                                .seed = SEED,
                                .batch = batch,
-                               .rank_micros = rank_micros};
+                               .zero = zero};
+    start_optim(&t, comm);
     return t;
 }
 
 static void stop(trainer *t) {
     ls_loader_destroy(t->loader);
-    ls_reducer_destroy(t->reducer);
+    ls_runner_destroy(t->runner);
     ls_optim_destroy(t->optim);
     ls_model_destroy(t->model);
+    ls_state_destroy(t->state);
     t->dev->ops->close(t->dev);
 }
 
 static void train_step(trainer *t, int64_t step) {
+    const void *grads = ls_state_buffers_of(t->state).grads;
     CHECK_OK(ls_step_run(&t->step, step, &t->result));
-    CHECK_OK(ls_optim_grad_norm(t->optim, t->result.grads, &t->norm));
+    CHECK_OK(ls_optim_grad_norm(t->optim, grads, &t->norm));
     CHECK(isfinite(t->result.loss) && isfinite(t->norm));
     CHECK(t->result.compute_ns > 0);
-    CHECK_OK(ls_optim_step(t->optim, t->result.grads, t->norm, 1e-2));
+    CHECK_OK(ls_optim_step(t->optim, grads, t->norm, 1e-2));
+    CHECK_OK(ls_state_share(t->state));
 }
 
 static size_t flat_bytes(const trainer *t) {
-    return (size_t)ls_model_flat_elems(t->model) * sizeof(float);
+    return (size_t)ls_state_flat_elems(t->state) * sizeof(float);
 }
 
-static double distance(const trainer *t, const float *a, const float *b) {
-    double difference = 0.0, size = 0.0;
-    for (int64_t i = 0; i < ls_model_flat_elems(t->model); i++) {
-        double d = (double)a[i] - (double)b[i];
-        difference += d * d;
-        size += (double)b[i] * (double)b[i];
+/* The gradients or masters of an owned range. */
+static const float *grads_at(const trainer *t, const ls_owned *o) {
+    const ls_state_buffers b = ls_state_buffers_of(t->state);
+    return (const float *)b.grads + (b.compact_grads ? o->place : o->range.first);
+}
+
+static const float *masters_at(const trainer *t, const ls_owned *o) {
+    return ls_state_master_at(t->state, o->range.first);
+}
+
+typedef const float *(*part_fn)(const trainer *t, const ls_owned *o);
+
+/* Relative distance of what `found` owns from the same elements of `expected`, which owns all. */
+static double distance(const trainer *found, const trainer *expected, part_fn part) {
+    int count;
+    const ls_owned *owned = ls_state_owned(found->state, &count);
+    const ls_owned all = {0};
+    double sums[2] = {0.0};
+    for (int i = 0; i < count; i++) {
+        const float *a = part(found, &owned[i]);
+        const float *b = part(expected, &all) + owned[i].range.first;
+        for (int64_t k = 0; k < owned[i].range.elems; k++) {
+            double d = (double)a[k] - (double)b[k];
+            sums[0] += d * d;
+            sums[1] += (double)b[k] * (double)b[k];
+        }
     }
-    return sqrt(difference / size);
+    return sums[1] > 0.0 ? sqrt(sums[0] / sums[1]) : sqrt(sums[0]);
 }
 
 static void check_equal(const trainer *found, const trainer *expected, ls_reduction reduction) {
-    const void *a = ls_model_masters(found->model), *b = ls_model_masters(expected->model);
     CHECK_INT(found->result.targets, expected->result.targets);
     if (reduction == LS_REDUCTION_INVARIANT) {
         CHECK(found->result.loss == expected->result.loss);
         CHECK(found->norm == expected->norm);
-        CHECK(memcmp(found->result.grads, expected->result.grads, flat_bytes(found)) == 0);
-        CHECK(memcmp(a, b, flat_bytes(found)) == 0);
+        CHECK(distance(found, expected, grads_at) == 0.0);
+        CHECK(distance(found, expected, masters_at) == 0.0);
         return;
     }
     /* Rounding of fp32, grown by a few steps of AdamW, which divides small gradients by their size.
      */
     CHECK_NEAR(found->result.loss, expected->result.loss, 1e-5, 0.0);
-    CHECK_NEAR(distance(found, found->result.grads, expected->result.grads), 0.0, 0.0, 1e-3);
-    CHECK_NEAR(distance(found, a, b), 0.0, 0.0, 1e-3);
+    CHECK_NEAR(distance(found, expected, grads_at), 0.0, 0.0, 1e-3);
+    CHECK_NEAR(distance(found, expected, masters_at), 0.0, 0.0, 1e-3);
 }
 
 static void check_curve(ls_comm *world, ls_comm *self, const ls_dataset *data,
-                        ls_reduction reduction, int64_t batch, int64_t micro) {
-    trainer alone = start(self, data, reduction, batch, micro, 0);
-    trainer together = start(world, data, reduction, batch, micro, 0);
+                        ls_reduction reduction, int zero, int64_t batch, int64_t micro) {
+    trainer alone = start(self, data, reduction, 0, batch, micro, 0);
+    trainer together = start(world, data, reduction, zero, batch, micro, 0);
     double first = 0.0;
     for (int64_t step = 0; step < STEPS; step++) {
         train_step(&alone, step);
@@ -162,8 +222,17 @@ static void check_curve(ls_comm *world, ls_comm *self, const ls_dataset *data,
 /* The loss of a step is the mean over its samples, and the gradient that of the mean. */
 static void check_meaning(ls_comm *world, const ls_dataset *data) {
     const int64_t batch = 12, step = 3, windows = ls_dataset_describe(data)->windows;
-    trainer t = start(world, data, LS_REDUCTION_INVARIANT, batch, 1, step);
+    trainer t = start(world, data, LS_REDUCTION_INVARIANT, 0, batch, 1, step);
     CHECK_OK(ls_step_run(&t.step, step, &t.result));
+    ls_model *model;
+    CHECK_OK(ls_model_create(&(ls_model_options){.config = &model_config,
+                                                 .dev = t.dev,
+                                                 .batch = 1,
+                                                 .seq = SEQ,
+                                                 .dtype = LS_F32,
+                                                 .training = true},
+                             &model));
+    CHECK_OK(ls_model_init(model, SEED));
     void *grads;
     CHECK_OK(t.dev->ops->alloc(t.dev, flat_bytes(&t), &grads));
     double total = 0.0;
@@ -174,15 +243,23 @@ static void check_meaning(ls_comm *world, const ls_dataset *data) {
         double loss;
         CHECK_OK(ls_dataset_window(data, ls_sample_window(SEED, sample, windows), tokens, wanted,
                                    &valid));
-        CHECK_OK(ls_model_forward_backward(t.model, tokens, wanted, 1.0 / (double)t.result.targets,
+        CHECK_OK(ls_model_forward_backward(model, tokens, wanted, 1.0 / (double)t.result.targets,
                                            grads, NULL, NULL, &loss));
         total += loss;
         targets += valid;
     }
     CHECK_INT(t.result.targets, targets);
     CHECK(t.result.loss == total / (double)targets);
-    CHECK_NEAR(distance(&t, t.result.grads, grads), 0.0, 0.0, 1e-5);
+    const float *found = ls_state_buffers_of(t.state).grads, *expected = grads;
+    double sums[2] = {0.0};
+    for (int64_t i = 0; i < ls_state_flat_elems(t.state); i++) {
+        sums[0] += pow((double)found[i] - (double)expected[i], 2);
+        sums[1] += pow((double)expected[i], 2);
+    }
+    CHECK(sums[1] > 0.0);
+    CHECK_NEAR(sqrt(sums[0] / sums[1]), 0.0, 0.0, 1e-5);
     t.dev->ops->free(t.dev, grads);
+    ls_model_destroy(model);
     stop(&t);
 }
 
@@ -190,8 +267,8 @@ static void check_meaning(ls_comm *world, const ls_dataset *data) {
  */
 static void check_resume(ls_comm *world, const ls_dataset *data) {
     const int64_t half = 2;
-    trainer straight = start(world, data, LS_REDUCTION_INVARIANT, 12, 1, 0);
-    trainer resumed = start(world, data, LS_REDUCTION_INVARIANT, 12, 1, half);
+    trainer straight = start(world, data, LS_REDUCTION_INVARIANT, 0, 12, 1, 0);
+    trainer resumed = start(world, data, LS_REDUCTION_INVARIANT, 0, 12, 1, half);
     for (int64_t step = 0; step < 2 * half; step++) {
         train_step(&straight, step);
         if (step + 1 == half) {
@@ -203,7 +280,7 @@ static void check_resume(ls_comm *world, const ls_dataset *data) {
                        ls_optim_state_at(straight.optim, i / count, param->offset),
                        (size_t)param->elems * sizeof(float));
             }
-            memcpy(ls_model_masters(resumed.model), ls_model_masters(straight.model),
+            memcpy(ls_state_master_at(resumed.state, 0), ls_state_master_at(straight.state, 0),
                    flat_bytes(&straight));
             ls_optim_set_updates(resumed.optim, ls_optim_updates(straight.optim));
         }
@@ -219,18 +296,18 @@ static void check_resume(ls_comm *world, const ls_dataset *data) {
 /* A number that is not finite on one rank shows in the loss and the norm of all. */
 static void check_not_finite(ls_comm *world, const ls_dataset *data, ls_reduction reduction,
                              float poison) {
-    trainer t = start(world, data, reduction, 12, 1, 0);
+    trainer t = start(world, data, reduction, 0, 12, 1, 0);
     train_step(&t, 0);
     int count;
-    const ls_param *params = ls_model_params(t.model, &count);
+    const ls_param *params = ls_state_params(t.state, &count);
     const ls_param *bias = &params[count - 1]; /* final_norm.bias: reaches every logit */
     CHECK_STR(bias->name, "final_norm.bias");
-    float *value = (float *)ls_model_masters(t.model) + bias->offset, before = *value;
+    float *value = ls_state_master_at(t.state, bias->offset), before = *value;
     if (world->rank == world->size - 1) {
         *value = poison;
     }
     CHECK_OK(ls_step_run(&t.step, 1, &t.result));
-    CHECK_OK(ls_optim_grad_norm(t.optim, t.result.grads, &t.norm));
+    CHECK_OK(ls_optim_grad_norm(t.optim, ls_state_buffers_of(t.state).grads, &t.norm));
     CHECK(!isfinite(t.result.loss));
     CHECK(!isfinite(t.norm));
     /* Nothing of it stays for the next step. */
@@ -239,24 +316,27 @@ static void check_not_finite(ls_comm *world, const ls_dataset *data, ls_reductio
     stop(&t);
 }
 
+/* Of a whole model, and of one whose blocks are gathered. */
 static void check_evaluate(ls_comm *world, ls_comm *self, const ls_dataset *data) {
-    trainer t = start(self, data, LS_REDUCTION_FAST, 12, 3, 0);
+    trainer t = start(self, data, LS_REDUCTION_FAST, 0, 12, 3, 0);
+    trainer sharded = start(world, data, LS_REDUCTION_FAST, 3, 12, 3, 0);
     const ls_dataset_info *info = ls_dataset_describe(data);
     CHECK(info->windows % 3 != 0); /* the last micro-batch is short */
     ls_eval_result one, all, some, single;
-    CHECK_OK(ls_step_evaluate(t.model, self, data, 3, 0, &one));
-    CHECK_OK(ls_step_evaluate(t.model, world, data, 3, 0, &all));
+    CHECK_OK(ls_step_evaluate(t.runner, data, 3, 0, &one));
+    CHECK_OK(ls_step_evaluate(sharded.runner, data, 3, 0, &all));
     CHECK(one.loss == all.loss);
     CHECK_INT(one.targets, all.targets);
     CHECK_INT(all.targets, info->tokens - 1); /* all but the first token */
-    CHECK_OK(ls_step_evaluate(t.model, world, data, 1, 0, &single));
+    CHECK_OK(ls_step_evaluate(sharded.runner, data, 1, 0, &single));
     CHECK_NEAR(single.loss, all.loss, 1e-6, 0.0);
-    CHECK_OK(ls_step_evaluate(t.model, world, data, 3, 5, &some));
+    CHECK_OK(ls_step_evaluate(sharded.runner, data, 3, 5, &some));
     CHECK_INT(some.targets, 5 * 3 * SEQ);
-    CHECK_OK(ls_step_evaluate(t.model, world, data, 3, 1000000, &some));
+    CHECK_OK(ls_step_evaluate(sharded.runner, data, 3, 1000000, &some));
     CHECK(some.loss == all.loss);
-    CHECK_STATUS(ls_step_evaluate(t.model, world, data, 0, 0, &some), LS_E_SHAPE);
+    CHECK_STATUS(ls_step_evaluate(t.runner, data, 0, 0, &some), LS_E_SHAPE);
     CHECK_MESSAGE("micro-batches of 0 sequences");
+    stop(&sharded);
     stop(&t);
 }
 
@@ -300,9 +380,11 @@ int main(int argc, char **argv) {
     CHECK_OK(ls_dataset_open(out, LS_SPLIT_TRAIN, SEQ, true, &data));
     for (int r = 0; r < 2; r++) {
         ls_reduction reduction = r ? LS_REDUCTION_INVARIANT : LS_REDUCTION_FAST;
-        check_curve(world, self, data, reduction, 4, 1);  /* 1 micro-batch on each of 4 ranks */
-        check_curve(world, self, data, reduction, 12, 1); /* 3 */
-        check_curve(world, self, data, reduction, 8, 2);
+        for (int zero = 0; zero <= 3; zero++) {
+            check_curve(world, self, data, reduction, zero, 4, 1);  /* 1 micro-batch on each of 4 */
+            check_curve(world, self, data, reduction, zero, 12, 1); /* 3 */
+            check_curve(world, self, data, reduction, zero, 8, 2);
+        }
         check_not_finite(world, data, reduction, INFINITY);
         check_not_finite(world, data, reduction, NAN);
     }

@@ -1,0 +1,140 @@
+/* Makes what trains: groups of ranks, state, models, optimizer, runner; from the layout, after the
+ * plan has shown that everything fits together. */
+#include "collectives/recorded.h"
+#include "launch/train.h"
+#include "runtime/base/arena.h"
+#include "runtime/mesh/mesh.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+/* Ranks whose coordinates are equal except along `axes` (a bit for each). */
+static ls_status split(ls_train *train, unsigned axes, const char *name, ls_comm **group) {
+    const ls_mesh *mesh = &train->session.mesh;
+    ls_comm *world = train->session.comm;
+    int first[LS_AXIS_COUNT], size = 1;
+    for (int a = 0; a < LS_AXIS_COUNT; a++) {
+        const bool varies = axes >> a & 1;
+        first[a] = varies ? 0 : mesh->coord[a];
+        size *= varies ? mesh->size[a] : 1;
+    }
+    *group = NULL;
+    if (size == 1) { /* on every rank */
+        return LS_OK;
+    }
+    LS_TRY(world->ops->split(world, ls_mesh_rank(mesh, first), group));
+    ls_comm_name_group(*group, name);
+    return LS_OK;
+}
+
+static ls_status make_groups(ls_train *train) {
+    ls_groups *g = &train->groups;
+    const unsigned shard = 1U << LS_AXIS_SHARD | 1U << LS_AXIS_CONTEXT;
+    LS_TRY(split(train, shard | 1U << LS_AXIS_REPLICATE, "data", &g->data));
+    if (!g->data) {
+        LS_TRY(ls_comm_self(&g->data));
+    }
+    if (train->config.parallel.zero > 0) {
+        LS_TRY(split(train, shard, "shard", &g->shard));
+    }
+    LS_TRY(split(train, 1U << LS_AXIS_TENSOR, "tensor", &g->tensor));
+    LS_TRY(split(train, 1U << LS_AXIS_CONTEXT, "context", &g->context));
+    return split(train, 1U << LS_AXIS_PIPELINE, "pipeline", &g->pipeline);
+}
+
+static ls_status make_state(ls_train *train) {
+    ls_state_options options = ls_layout_state(&train->layout);
+    options.data = train->groups.data;
+    options.tied = ls_layout_has_twin(&train->layout) ? train->groups.pipeline : NULL;
+    return ls_session_agree(&train->session, ls_state_create(&options, &train->state));
+}
+
+static ls_status make_models(ls_train *train) {
+    const ls_layout *l = &train->layout;
+    LS_TRY(ls_calloc((size_t)l->part_count, sizeof *train->models, &train->models));
+    for (int p = 0; p < l->part_count; p++) {
+        ls_model_options options = ls_layout_model(l, p, &train->groups);
+        options.store = ls_state_store(train->state, p);
+        LS_TRY(ls_model_create(&options, &train->models[p]));
+    }
+    return LS_OK;
+}
+
+static ls_status make_optim(ls_train *train) {
+    ls_optim_options options;
+    ls_optim_range *owned = NULL, *not_counted = NULL;
+    ls_status status =
+        ls_layout_optim(&train->layout, train->state, &options, &owned, &not_counted);
+    if (status == LS_OK) {
+        options.shard = train->groups.shard;
+        options.tensor = train->groups.tensor;
+        options.pipeline = train->groups.pipeline;
+        status = ls_optim_create(&options, &train->optim);
+    }
+    free(owned);
+    free(not_counted);
+    return status;
+}
+
+static ls_status make_runner(ls_train *train) {
+    ls_runner_options options = ls_layout_runner(&train->layout);
+    options.models = train->models;
+    options.data = train->groups.data;
+    options.pipeline = train->groups.pipeline;
+    return ls_session_agree(&train->session, ls_runner_create(&options, &train->runner));
+}
+
+/* What was taken, by kind, as those that took it count. */
+static ls_layout_bytes taken(const ls_train *train) {
+    ls_layout_bytes b = {.state = ls_state_memory(train->state),
+                         .optim = ls_optim_bytes(train->optim),
+                         .boundary = ls_runner_bytes(train->runner)};
+    for (int p = 0; p < train->layout.part_count; p++) {
+        const ls_model_bytes m = ls_model_memory(train->models[p]);
+        b.activations += m.activations + m.masters + m.copies;
+        b.tables += m.tables;
+    }
+    return b;
+}
+
+/* The plan is what users size machines by. */
+static ls_status check_plan(const ls_train *train) {
+    const ls_layout_bytes found = taken(train);
+    const double planned = (double)ls_layout_total(&train->planned);
+    const double total = (double)ls_layout_total(&found);
+    if (fabs(total - planned) > 0.01 * planned) {
+        return LS_FAIL(LS_E_MEMORY,
+                       "training took %.0f bytes of memory, and %.0f were planned; they must agree "
+                       "within 1%%: report this with the run's configuration",
+                       total, planned);
+    }
+    return LS_OK;
+}
+
+ls_status ls_train_build(ls_train *train) {
+    ls_session *session = &train->session;
+    LS_TRY(ls_session_agree(session, make_groups(train)));
+    LS_TRY(make_state(train));
+    LS_TRY(ls_session_agree(session, make_models(train)));
+    LS_TRY(ls_session_agree(session, make_optim(train)));
+    LS_TRY(make_runner(train));
+    return ls_session_agree(session, check_plan(train));
+}
+
+void ls_train_release(ls_train *train) {
+    ls_runner_destroy(train->runner);
+    ls_optim_destroy(train->optim);
+    for (int p = 0; train->models && p < train->layout.part_count; p++) {
+        ls_model_destroy(train->models[p]);
+    }
+    free(train->models);
+    ls_state_destroy(train->state);
+    ls_groups *g = &train->groups;
+    ls_comm *const groups[] = {g->data, g->shard, g->tensor, g->context, g->pipeline};
+    for (size_t i = 0; i < sizeof groups / sizeof *groups; i++) {
+        if (groups[i]) {
+            groups[i]->ops->destroy(groups[i]);
+        }
+    }
+    ls_layout_release(&train->layout);
+}

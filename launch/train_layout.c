@@ -1,0 +1,278 @@
+#include "launch/train_layout.h"
+
+#include "runtime/base/arena.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* Layers in equal runs over the stages; the first has the embedding too, the last the head. */
+static ls_model_part part_of_stage(const ls_layout *l, int stage) {
+    const int64_t layers = l->config->model.layers;
+    const int64_t from = ls_range_first(layers, l->stages, stage);
+    const int64_t to = ls_range_first(layers, l->stages, stage + 1);
+    const int first = stage == 0 ? 0 : (int)from + 1;
+    const int end = stage == l->stages - 1 ? (int)layers + 2 : (int)to + 1;
+    return (ls_model_part){.tensor_rank = l->mesh.coord[LS_AXIS_TENSOR],
+                           .tensor_ranks = l->mesh.size[LS_AXIS_TENSOR],
+                           .first_block = first,
+                           .block_count = end - first};
+}
+
+static ls_status divide_batch(ls_layout *l) {
+    const ls_config_batch *batch = &l->config->batch;
+    const int64_t unit = batch->micro * l->data_ranks;
+    l->seq = l->config->data.sequence;
+    l->batch = batch->sequences;
+    l->rank_micros = l->batch / unit;
+    if (l->batch % unit == 0) {
+        return LS_OK;
+    }
+    const int64_t below = l->batch / unit * unit, above = below + unit;
+    return LS_FAIL(LS_E_CONFIG,
+                   "a batch of %lld sequences does not divide into micro-batches of %lld on %d "
+                   "ranks (parallel.replicate x parallel.shard); the nearest that do are "
+                   "%s%lld%s%lld",
+                   (long long)l->batch, (long long)batch->micro, l->data_ranks,
+                   below > 0 ? "" : "(none below) ", (long long)(below > 0 ? below : above),
+                   below > 0 ? " and " : ", then ", (long long)(below > 0 ? above : above + unit));
+}
+
+static ls_status divide_model(ls_layout *l) {
+    const ls_config_parallel *p = &l->config->parallel;
+    const ls_pipe_shape shape = {.ranks = l->mesh.size[LS_AXIS_PIPELINE],
+                                 .parts = (int)p->interleave,
+                                 .micros = l->rank_micros};
+    l->part_count = shape.parts;
+    l->stages = shape.ranks * shape.parts;
+    LS_TRY(ls_calloc((size_t)shape.parts, sizeof *l->parts, &l->parts));
+    LS_TRY(ls_calloc((size_t)shape.parts, sizeof *l->alive, &l->alive));
+    ls_pipe_pass *passes;
+    LS_TRY(ls_calloc((size_t)ls_pipeline_passes(&shape), sizeof *passes, &passes));
+    const int rank = l->mesh.coord[LS_AXIS_PIPELINE];
+    ls_status status = ls_pipeline_schedule(&shape, rank, passes);
+    for (int i = 0; status == LS_OK && i < shape.parts; i++) {
+        l->parts[i] = part_of_stage(l, i * shape.ranks + rank);
+        l->alive[i] = ls_pipeline_alive(&shape, passes, i);
+    }
+    free(passes);
+    return status;
+}
+
+ls_status ls_layout_init(ls_layout *l, const ls_config *config, ls_device *dev, ls_dtype dtype,
+                         const ls_mesh *mesh) {
+    *l = (ls_layout){.config = config, .dev = dev, .dtype = dtype, .mesh = *mesh};
+    l->data_ranks = mesh->size[LS_AXIS_REPLICATE] * mesh->size[LS_AXIS_SHARD];
+    l->shards =
+        config->parallel.zero > 0 ? mesh->size[LS_AXIS_SHARD] * mesh->size[LS_AXIS_CONTEXT] : 1;
+    LS_TRY(divide_batch(l));
+    return divide_model(l);
+}
+
+void ls_layout_release(ls_layout *l) {
+    free(l->parts);
+    free(l->alive);
+    *l = (ls_layout){0};
+}
+
+/* A store that is never called: the model only learns that it has no parameters of its own. */
+static const ls_model_store no_store;
+
+ls_model_options ls_layout_model(const ls_layout *l, int part, const ls_groups *groups) {
+    return (ls_model_options){.config = &l->config->model,
+                              .dev = l->dev,
+                              .batch = l->config->batch.micro,
+                              .seq = l->seq,
+                              .dtype = l->dtype,
+                              .training = true,
+                              .part = l->parts[part],
+                              .tensor = groups ? groups->tensor : NULL,
+                              .context = groups ? groups->context : NULL,
+                              .context_rank = l->mesh.coord[LS_AXIS_CONTEXT],
+                              .context_ranks = l->mesh.size[LS_AXIS_CONTEXT],
+                              .sequence_parallel = l->config->parallel.sequence_parallel,
+                              .slots = l->alive[part],
+                              .recompute = l->config->recompute,
+                              .store = &no_store};
+}
+
+ls_state_options ls_layout_state(const ls_layout *l) {
+    const ls_config_numerics *numerics = &l->config->numerics;
+    return (ls_state_options){.config = &l->config->model,
+                              .dev = l->dev,
+                              .dtype = l->dtype,
+                              .parts = l->parts,
+                              .part_count = l->part_count,
+                              .zero = (int)l->config->parallel.zero,
+                              .reduction = numerics->reduction == LS_CFG_INVARIANT
+                                               ? LS_REDUCTION_INVARIANT
+                                               : LS_REDUCTION_FAST,
+                              .rank_micros = l->rank_micros,
+                              .bucket_bytes = (int64_t)(numerics->bucket_mib * 1048576.0),
+                              .shards = l->shards};
+}
+
+ls_runner_options ls_layout_runner(const ls_layout *l) {
+    return (ls_runner_options){.dev = l->dev,
+                               .parts = l->part_count,
+                               .context_ranks = l->mesh.size[LS_AXIS_CONTEXT],
+                               .gathers = l->config->parallel.zero == 3,
+                               .micros = l->rank_micros,
+                               .boundary_bytes = ls_layout_boundary_bytes(l)};
+}
+
+size_t ls_layout_boundary_bytes(const ls_layout *l) {
+    const int ranks = l->mesh.size[LS_AXIS_TENSOR], rank = l->mesh.coord[LS_AXIS_TENSOR];
+    int64_t rows = l->config->batch.micro * l->seq / l->mesh.size[LS_AXIS_CONTEXT];
+    if (l->config->parallel.sequence_parallel) {
+        rows = ls_range_first(rows, ranks, rank + 1) - ls_range_first(rows, ranks, rank);
+    }
+    return (size_t)(rows * l->config->model.channels) * ls_dtype_bytes(l->dtype);
+}
+
+bool ls_layout_has_twin(const ls_layout *l) {
+    return l->config->model.tied && l->mesh.size[LS_AXIS_PIPELINE] > 1;
+}
+
+/* Runs of a row that a lower tensor rank, or another stage, holds and counts too. */
+static ls_status add_not_counted(const ls_param *row, ls_optim_range **ranges, int *count) {
+    ls_piece pieces[LS_MAX_GROUPS];
+    const int n = ls_param_pieces(row, pieces), axis = row->tp_axis < 0 ? 0 : row->tp_axis;
+    int64_t outer = 1, inner = 1;
+    for (int d = 0; d < row->ndim; d++) {
+        outer *= d < axis ? row->local_dims[d] : 1;
+        inner *= d > axis ? row->local_dims[d] : 1;
+    }
+    for (int i = 0; i < n; i++) {
+        if (pieces[i].first && !row->copied) {
+            continue;
+        }
+        const ls_box *local = &pieces[i].local;
+        ls_optim_range *more = reallocarray(*ranges, (size_t)(*count + outer), sizeof **ranges);
+        if (!more) {
+            return LS_FAIL(LS_E_MEMORY, "no memory for %lld ranges", (long long)(*count + outer));
+        }
+        *ranges = more;
+        for (int64_t o = 0; o < outer; o++) {
+            const int64_t at = (o * row->local_dims[axis] + local->start[axis]) * inner;
+            more[(*count)++] = (ls_optim_range){.flat_offset = row->offset + at,
+                                                .elems = local->extent[axis] * inner};
+        }
+    }
+    return LS_OK;
+}
+
+static int compare_ranges(const void *a, const void *b) {
+    const int64_t x = ((const ls_optim_range *)a)->flat_offset;
+    const int64_t y = ((const ls_optim_range *)b)->flat_offset;
+    return x < y ? -1 : x > y;
+}
+
+ls_status ls_layout_optim(const ls_layout *l, const ls_state *state, ls_optim_options *options,
+                          ls_optim_range **owned, ls_optim_range **not_counted) {
+    int owned_count, row_count, skip_count = 0;
+    const ls_owned *own = ls_state_owned(state, &owned_count);
+    const ls_param *rows = ls_state_params(state, &row_count);
+    const ls_state_buffers b = ls_state_buffers_of(state);
+    *not_counted = NULL;
+    LS_TRY(ls_calloc((size_t)owned_count + 1, sizeof **owned, owned));
+    for (int i = 0; i < owned_count; i++) {
+        (*owned)[i] = (ls_optim_range){.flat_offset = own[i].range.first,
+                                       .elems = own[i].range.elems,
+                                       .local_offset = own[i].place};
+    }
+    for (int i = 0; i < row_count; i++) {
+        LS_TRY(add_not_counted(&rows[i], not_counted, &skip_count));
+    }
+    if (skip_count > 0) {
+        qsort(*not_counted, (size_t)skip_count, sizeof **not_counted, compare_ranges);
+    }
+    *options = (ls_optim_options){.config = &l->config->optim,
+                                  .dev = l->dev,
+                                  .params = rows,
+                                  .param_count = row_count,
+                                  .flat_elems = ls_state_flat_elems(state),
+                                  .owned = *owned,
+                                  .owned_count = owned_count,
+                                  .compact_masters = b.compact_masters,
+                                  .compact_copies = b.compact_copies,
+                                  .compact_grads = b.compact_grads,
+                                  .masters = b.masters,
+                                  .copies = b.copies,
+                                  .copy_dtype = l->dtype,
+                                  .not_counted = *not_counted,
+                                  .not_counted_count = skip_count};
+    return LS_OK;
+}
+
+/* The bytes of an optimizer are those that it asks a device for that only counts. */
+static size_t counted_bytes;
+
+static ls_status count_alloc(ls_device *dev, size_t bytes, void **memory) {
+    (void)dev;
+    counted_bytes += bytes;
+    *memory = NULL;
+    return LS_OK;
+}
+
+static void count_free(ls_device *dev, void *memory) {
+    (void)dev;
+    (void)memory;
+}
+
+static ls_status plan_optim(const ls_layout *l, const ls_state *state, size_t *bytes) {
+    ls_device_ops ops = *l->dev->ops;
+    ls_device dev = *l->dev;
+    ops.alloc = count_alloc;
+    ops.free = count_free;
+    dev.ops = &ops;
+    ls_optim_options options;
+    ls_optim_range *owned = NULL, *not_counted = NULL;
+    ls_optim *optim = NULL;
+    counted_bytes = 0;
+    ls_status status = ls_layout_optim(l, state, &options, &owned, &not_counted);
+    options.dev = &dev;
+    if (status == LS_OK) {
+        status = ls_optim_create(&options, &optim);
+    }
+    *bytes = counted_bytes;
+    ls_optim_destroy(optim);
+    free(owned);
+    free(not_counted);
+    return status;
+}
+
+ls_status ls_layout_plan(const ls_layout *l, ls_layout_bytes *bytes) {
+    *bytes = (ls_layout_bytes){0};
+    ls_comm data = {.rank = (l->mesh.coord[LS_AXIS_REPLICATE] * l->mesh.size[LS_AXIS_SHARD] +
+                             l->mesh.coord[LS_AXIS_SHARD]) *
+                                l->mesh.size[LS_AXIS_CONTEXT] +
+                            l->mesh.coord[LS_AXIS_CONTEXT],
+                    .size = l->data_ranks * l->mesh.size[LS_AXIS_CONTEXT]};
+    ls_comm pipeline = {.rank = l->mesh.coord[LS_AXIS_PIPELINE],
+                        .size = l->mesh.size[LS_AXIS_PIPELINE]};
+    ls_runner_options runner = ls_layout_runner(l);
+    for (int p = 0; p < l->part_count; p++) {
+        const ls_model_options model = ls_layout_model(l, p, NULL);
+        ls_model_bytes b;
+        LS_TRY(ls_model_plan(&model, &b));
+        bytes->activations += b.activations;
+        bytes->tables += b.tables;
+    }
+    ls_state_options state_options = ls_layout_state(l);
+    state_options.data = &data;
+    state_options.tied = ls_layout_has_twin(l) ? &pipeline : NULL;
+    ls_state *state;
+    LS_TRY(ls_state_plan(&state_options, &bytes->state, &state));
+    ls_status status = plan_optim(l, state, &bytes->optim);
+    ls_state_destroy(state);
+    LS_TRY(status);
+    runner.data = &data;
+    runner.pipeline = &pipeline;
+    return ls_runner_plan(&runner, &bytes->boundary);
+}
+
+size_t ls_layout_total(const ls_layout_bytes *b) {
+    const ls_state_bytes *s = &b->state;
+    return s->masters + s->copies + s->grads + s->gathered + s->reduction + b->optim +
+           b->activations + b->tables + b->boundary;
+}

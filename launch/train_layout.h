@@ -1,0 +1,62 @@
+/* What a rank of the mesh holds and does in training: its parts of the model, its share of the
+ * batch and of the training state. The same options serve to plan and to build. */
+#ifndef LS_LAUNCH_TRAIN_LAYOUT_H
+#define LS_LAUNCH_TRAIN_LAYOUT_H
+
+#include "optim/optim.h"
+#include "runtime/config/config.h"
+#include "runtime/mesh/mesh.h"
+#include "runtime/step/step.h"
+
+typedef struct ls_layout {
+    const ls_config *config; /* resolved, with model.vocab; borrowed */
+    ls_device *dev;          /* borrowed */
+    ls_dtype dtype;
+    ls_mesh mesh; /* of the rank that is described */
+    int64_t seq, batch, rank_micros;
+    int shards;     /* ranks that divide the training state */
+    int data_ranks; /* replicate x shard: that divide the batch */
+    int part_count; /* of the model, on this rank */
+    int stages;     /* of the pipeline, of all ranks */
+    ls_model_part *parts;
+    int *alive; /* [part_count]: micro-batches of a part that are alive at once */
+} ls_layout;
+
+/* Ranks that differ along some axes only; NULL where that is the rank alone. */
+typedef struct ls_groups {
+    ls_comm *data;  /* replicate, shard, context; never NULL */
+    ls_comm *shard; /* shard, context: divide the state; NULL with zero 0 */
+    ls_comm *tensor, *context, *pipeline;
+} ls_groups;
+
+/* LS_E_CONFIG for sizes that do not fit together, naming the nearest that do. No memory but tables
+ * is taken. */
+ls_status ls_layout_init(ls_layout *layout, const ls_config *config, ls_device *dev, ls_dtype dtype,
+                         const ls_mesh *mesh);
+void ls_layout_release(ls_layout *layout);
+
+/* Of part `part`; with groups (NULL: to plan) its communicators. */
+ls_model_options ls_layout_model(const ls_layout *layout, int part, const ls_groups *groups);
+/* Without communicators. */
+ls_state_options ls_layout_state(const ls_layout *layout);
+ls_runner_options ls_layout_runner(const ls_layout *layout);
+/* Of the optimizer over a state. *owned and *not_counted: caller frees after ls_optim_create. */
+ls_status ls_layout_optim(const ls_layout *layout, const ls_state *state, ls_optim_options *options,
+                          ls_optim_range **owned, ls_optim_range **not_counted);
+
+/* Bytes of what stages hand on for a micro-batch. */
+size_t ls_layout_boundary_bytes(const ls_layout *layout);
+/* Does the rank's pipeline end hold a tied embedding that another one holds too? */
+bool ls_layout_has_twin(const ls_layout *layout);
+
+/* Bytes of a rank by kind, while it trains. */
+typedef struct ls_layout_bytes {
+    ls_state_bytes state;
+    size_t optim, activations, tables, boundary;
+} ls_layout_bytes;
+
+/* Computed without taking any. */
+ls_status ls_layout_plan(const ls_layout *layout, ls_layout_bytes *bytes);
+size_t ls_layout_total(const ls_layout_bytes *bytes);
+
+#endif

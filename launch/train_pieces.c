@@ -1,0 +1,218 @@
+/* A rank keeps ranges of its flat space. The part of a parameter in such a range is a few boxes of
+ * the tensor that the rank holds of it, each one run of memory (ls_range_boxes); the rank's tensor
+ * is made of a few parts of the global one (ls_param_pieces). Their intersections are what the
+ * checkpoint is told. */
+#include "launch/train_pieces.h"
+
+#include "runtime/base/arena.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Where a box lies: inside a run of memory that holds the box `run`. own: a copy that is dense. */
+struct ls_piece_place {
+    char *memory;
+    ls_box run, local;
+    void *own;
+};
+
+typedef struct listing {
+    const ls_train *train;
+    bool to_save;
+    ls_pieces *out;
+} listing;
+
+static ls_status make_room(ls_pieces *p) {
+    if (p->count < p->room) {
+        return LS_OK;
+    }
+    const size_t room = 2 * (size_t)p->room + 64;
+    ls_ckpt_tensor *tensors = reallocarray(p->tensors, room, sizeof *tensors);
+    p->tensors = tensors ? tensors : p->tensors;
+    struct ls_piece_place *places = reallocarray(p->places, room, sizeof *places);
+    p->places = places ? places : p->places;
+    if (!tensors || !places) {
+        return LS_FAIL(LS_E_MEMORY, "no memory for %zu pieces of tensors", room);
+    }
+    p->room = (int)room;
+    return LS_OK;
+}
+
+/* Dense: all dimensions but the first that the box spans are whole in the run. */
+static bool is_dense(const ls_box *local, const ls_box *run) {
+    int d = 0;
+    while (d < local->ndim && local->extent[d] == 1) {
+        d++;
+    }
+    for (d++; d < local->ndim; d++) {
+        if (local->extent[d] != run->extent[d]) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* The box `local` of the run at memory, which is `global` in the tensor. */
+static ls_status add(const listing *l, const ls_param *row, const char *name, const ls_box *run,
+                     char *memory, const ls_box *local, const ls_box *global) {
+    ls_pieces *p = l->out;
+    const ls_dtype acc = l->train->session.dev->acc;
+    const size_t elem_bytes = ls_dtype_bytes(acc);
+    LS_TRY(make_room(p));
+    struct ls_piece_place *place = &p->places[p->count];
+    *place = (struct ls_piece_place){.memory = memory, .run = *run, .local = *local};
+    ls_ckpt_tensor *t = &p->tensors[p->count];
+    *t = (ls_ckpt_tensor){.name = name, .dtype = acc, .ndim = row->ndim, .box = *global};
+    memcpy(t->dims, row->dims, sizeof t->dims);
+    t->dims[0] = row->valid_rows; /* padding of the vocabulary is not saved */
+    if (is_dense(local, run)) {
+        int64_t at = 0;
+        for (int d = 0; d < local->ndim; d++) {
+            at = at * run->extent[d] + local->start[d] - run->start[d];
+        }
+        t->data = memory + at * (int64_t)elem_bytes;
+    } else {
+        LS_TRY(ls_calloc((size_t)ls_box_elems(local), elem_bytes, &place->own));
+        t->data = place->own;
+        if (l->to_save) {
+            ls_box_copy(local, run, memory, local, place->own, elem_bytes);
+        }
+    }
+    p->count++;
+    return LS_OK;
+}
+
+/* Elements [from, to) of the row's memory, at `memory`. */
+static ls_status add_range(const listing *l, const ls_param *row, const char *name, int64_t from,
+                           int64_t to, char *memory) {
+    const size_t elem_bytes = ls_dtype_bytes(l->train->session.dev->acc);
+    ls_box runs[LS_RANGE_BOXES];
+    ls_piece pieces[LS_MAX_GROUPS];
+    const int run_count = ls_range_boxes(row->ndim, row->local_dims,
+                                         (ls_range){.first = from, .elems = to - from}, runs);
+    const int piece_count = ls_param_pieces(row, pieces);
+    ls_box real = ls_box_whole(row->ndim, row->dims);
+    real.extent[0] = row->valid_rows;
+    for (int r = 0; r < run_count; r++) {
+        for (int i = 0; i < piece_count; i++) {
+            ls_box local, global, kept;
+            if ((l->to_save && !pieces[i].first) ||
+                !ls_box_intersect(&runs[r], &pieces[i].local, &local)) {
+                continue;
+            }
+            global = local;
+            for (int d = 0; d < row->ndim; d++) {
+                global.start[d] += pieces[i].global.start[d] - pieces[i].local.start[d];
+            }
+            if (!ls_box_intersect(&global, &real, &kept)) {
+                continue;
+            }
+            local.extent[0] = kept.extent[0]; /* rows are cut off at the end only */
+            LS_TRY(add(l, row, name, &runs[r], memory, &local, &kept));
+        }
+        memory += ls_box_elems(&runs[r]) * (int64_t)elem_bytes;
+    }
+    return LS_OK;
+}
+
+/* state -1: masters. */
+static ls_status add_row(const listing *l, const ls_param *row, int state) {
+    const ls_train *train = l->train;
+    int owned_count;
+    const ls_owned *owned = ls_state_owned(train->state, &owned_count);
+    char *name = l->out->names[l->out->name_count++];
+    if (state < 0) {
+        snprintf(name, sizeof *l->out->names, "%s", row->name);
+    } else {
+        snprintf(name, sizeof *l->out->names, "optim.%s.%s",
+                 ls_optim_state_name(train->optim, state), row->name);
+    }
+    for (int i = 0; i < owned_count; i++) {
+        const ls_range r = owned[i].range;
+        const int64_t row_end = row->offset + row->elems, range_end = r.first + r.elems;
+        const int64_t from = row->offset > r.first ? row->offset : r.first;
+        const int64_t to = row_end < range_end ? row_end : range_end;
+        if (from >= to) {
+            continue;
+        }
+        char *memory = state < 0 ? ls_state_master_at(train->state, from)
+                                 : ls_optim_state_at(train->optim, state, from);
+        if (memory) {
+            LS_TRY(add_range(l, row, name, from - row->offset, to - row->offset, memory));
+        }
+    }
+    return LS_OK;
+}
+
+/* Replicas hold the same: each keeps of the list what it is to write. */
+static ls_status keep_own_share(const ls_train *train, ls_pieces *p) {
+    const ls_comm *data = train->groups.data;
+    const int shards = train->layout.shards;
+    ls_ckpt_tensor *parts = NULL;
+    ls_box *boxes = NULL;
+    LS_TRY(ls_calloc((size_t)p->count + 1, sizeof *parts, &parts));
+    ls_status status = ls_calloc((size_t)p->count + 1, sizeof *boxes, &boxes);
+    for (int i = 0; i < p->count; i++) {
+        parts[i] = p->tensors[i];
+        memcpy(parts[i].dims, p->tensors[i].box.extent, sizeof parts[i].dims);
+    }
+    int kept = 0;
+    if (status == LS_OK) {
+        ls_ckpt_assign(parts, p->count, data->rank / shards, data->size / shards, boxes);
+    }
+    for (int i = 0; status == LS_OK && i < p->count; i++) {
+        if (ls_box_elems(&boxes[i]) == 0) {
+            free(p->places[i].own);
+            continue;
+        }
+        ls_ckpt_tensor t = p->tensors[i];
+        const int64_t row_elems = ls_box_elems(&t.box) / t.box.extent[0];
+        t.data = (char *)t.data + boxes[i].start[0] * row_elems * (int64_t)ls_dtype_bytes(t.dtype);
+        t.box.start[0] += boxes[i].start[0];
+        t.box.extent[0] = boxes[i].extent[0];
+        p->places[kept] = p->places[i];
+        p->tensors[kept++] = t;
+    }
+    p->count = status == LS_OK ? kept : p->count;
+    free(parts);
+    free(boxes);
+    return status;
+}
+
+ls_status ls_pieces_list(const ls_train *train, bool to_save, ls_pieces *pieces) {
+    *pieces = (ls_pieces){0};
+    const listing l = {.train = train, .to_save = to_save, .out = pieces};
+    int rows;
+    const ls_param *params = ls_state_params(train->state, &rows);
+    const int states = ls_optim_state_count(train->optim);
+    LS_TRY(ls_calloc((size_t)(rows * (1 + states)) + 1, sizeof *pieces->names, &pieces->names));
+    for (int state = -1; state < states; state++) {
+        for (int i = 0; i < rows; i++) {
+            if (!(to_save && params[i].copied)) {
+                LS_TRY(add_row(&l, &params[i], state));
+            }
+        }
+    }
+    return to_save ? keep_own_share(train, pieces) : LS_OK;
+}
+
+void ls_pieces_store(const ls_pieces *p) {
+    for (int i = 0; i < p->count; i++) {
+        const struct ls_piece_place *place = &p->places[i];
+        if (place->own) {
+            ls_box_copy(&place->local, &place->local, place->own, &place->run, place->memory,
+                        ls_dtype_bytes(p->tensors[i].dtype));
+        }
+    }
+}
+
+void ls_pieces_release(ls_pieces *p) {
+    for (int i = 0; i < p->count; i++) {
+        free(p->places[i].own);
+    }
+    free(p->tensors);
+    free(p->places);
+    free(p->names);
+    *p = (ls_pieces){0};
+}

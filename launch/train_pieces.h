@@ -1,0 +1,25 @@
+/* The boxes of the checkpoint's tensors that a rank holds. */
+#ifndef LS_LAUNCH_TRAIN_PIECES_H
+#define LS_LAUNCH_TRAIN_PIECES_H
+
+#include "checkpoint/ckpt.h"
+#include "launch/train.h"
+
+/* A row of the checkpoint's table, and memory of its own where the box is not one run of the rank's
+ * memory. */
+typedef struct ls_pieces {
+    ls_ckpt_tensor *tensors;
+    struct ls_piece_place *places;
+    int count, room;
+    char (*names)[96];
+    int name_count;
+} ls_pieces;
+
+/* Masters and optimizer states of everything that this rank keeps. to_save: each element of the
+ * model once over all ranks, and memory filled in; else all, to be loaded. Not collective. */
+ls_status ls_pieces_list(const ls_train *train, bool to_save, ls_pieces *pieces);
+/* After loading: from memory of their own to the rank's. */
+void ls_pieces_store(const ls_pieces *pieces);
+void ls_pieces_release(ls_pieces *pieces);
+
+#endif

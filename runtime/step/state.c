@@ -1,0 +1,434 @@
+/* What lies where: parts, blocks, units, buffers. */
+#include "runtime/step/state_internal.h"
+
+#include "collectives/recorded.h"
+#include "runtime/base/clock.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+ls_status ls_state_take(ls_state *s, size_t *kind, size_t bytes, void **memory) {
+    *kind += bytes;
+    *memory = NULL;
+    return s->planning || bytes == 0 ? LS_OK : s->dev->ops->alloc(s->dev, bytes, memory);
+}
+
+static ls_status check_options(const ls_state_options *o) {
+    if (o->zero < 0 || o->zero > 3 || o->shards < 1 || (o->zero == 0 && o->shards > 1) ||
+        o->data->size % o->shards != 0) {
+        return LS_FAIL(LS_E_SHAPE,
+                       "zero %d over %d shards on %d ranks; zero is 0 to 3, with 0 there is 1 "
+                       "shard, and the ranks are a multiple of the shards",
+                       o->zero, o->shards, o->data->size);
+    }
+    if (!o->dev->host_memory) {
+        return LS_FAIL(LS_E_UNSUPPORTED, "training state in the memory of device '%s'",
+                       o->dev->describe);
+    }
+    return LS_OK;
+}
+
+/* Does a block of the partition begin at this row? Where a tied embedding has a twin on another
+ * stage it is a block for itself, so that both are cut alike. */
+static bool begins_block(const ls_state *s, const ls_param *params, int i) {
+    const bool after_tied = i > 0 && strcmp(params[i - 1].name, "tok_embed.weight") == 0;
+    const bool is_tied = strcmp(params[i].name, "tok_embed.weight") == 0;
+    return i == 0 || params[i].block != params[i - 1].block ||
+           (s->options.tied && (after_tied || is_tied));
+}
+
+/* The part's blocks of the model, from its rows. */
+static void add_blocks(ls_state *s, state_part *part, const ls_param *params, int count) {
+    part->first_block = s->block_count;
+    for (int i = 0; i < count; i++) {
+        if (i == 0 || params[i].block != params[i - 1].block) {
+            s->blocks[s->block_count++] = (state_block){
+                .part = (int)(part - s->parts), .range.first = part->base + params[i].offset};
+        }
+        state_block *b = &s->blocks[s->block_count - 1];
+        const int64_t end = i + 1 < count ? params[i + 1].offset : s->flat_elems - part->base;
+        b->range.elems = part->base + end - b->range.first;
+        b->vector_elems = params[i].matrix ? b->vector_elems : b->range.elems;
+        if (params[i].block > 0 && params[i].block <= s->options.config->layers) {
+            s->pool_elems = b->range.elems > s->pool_elems ? b->range.elems : s->pool_elems;
+        }
+    }
+}
+
+/* The part's rows at the end of the table, its partition. */
+static ls_status add_part(ls_state *s, state_part *part, const ls_param *params, int count,
+                          int64_t elems) {
+    const ls_state_options *o = &s->options;
+    int64_t *first;
+    int blocks = s->param_count > 0 ? s->params[s->param_count - 1].block + 1 : 0, own = 0;
+    LS_TRY(ls_calloc((size_t)count + 1, sizeof *first, &first));
+    part->base = s->flat_elems;
+    s->flat_elems += elems;
+    for (int i = 0; i < count; i++) {
+        if (begins_block(s, params, i)) {
+            first[own++] = params[i].offset;
+        }
+        ls_param *row = &s->params[s->param_count++];
+        *row = params[i];
+        row->offset += part->base;
+        row->block = blocks + own - 1;
+    }
+    first[own] = elems;
+    int64_t unit_elems = o->bucket_bytes / (int64_t)s->acc_bytes;
+    ls_status status =
+        ls_partition_init(first, own, o->shards, unit_elems > 0 ? unit_elems : 1, &part->partition);
+    free(first);
+    LS_TRY(status);
+    add_blocks(s, part, params, count);
+    return ls_calloc((size_t)part->partition.unit_count + 1, sizeof *part->places, &part->places);
+}
+
+static ls_status build_tables(ls_state *s) {
+    const ls_state_options *o = &s->options;
+    LS_TRY(ls_calloc((size_t)o->part_count, sizeof *s->parts, &s->parts));
+    LS_TRY(ls_calloc((size_t)o->config->layers + 2, sizeof *s->blocks, &s->blocks));
+    for (int p = 0; p < o->part_count; p++) {
+        state_part *part = &s->parts[p];
+        part->state = s;
+        part->model = o->parts[p];
+        ls_param *params = NULL;
+        int count;
+        int64_t elems;
+        ls_status status = ls_model_table_part(o->config, &part->model, &params, &count, &elems);
+        ls_param *all = NULL;
+        if (status == LS_OK) {
+            all = reallocarray(s->params, (size_t)(s->param_count + count), sizeof *all);
+            status = all ? LS_OK : LS_FAIL(LS_E_MEMORY, "no memory for %d parameters", count);
+        }
+        if (status == LS_OK) {
+            s->params = all;
+            status = add_part(s, part, params, count, elems);
+        }
+        free(params);
+        LS_TRY(status);
+    }
+    return LS_OK;
+}
+
+/* Units belong to the block in which they lie. */
+static void give_units(ls_state *s) {
+    for (int i = 0; i < s->block_count; i++) {
+        state_block *b = &s->blocks[i];
+        const state_part *part = &s->parts[b->part];
+        for (int u = 0; u < part->partition.unit_count; u++) {
+            const int64_t first = part->base + part->partition.units[u].range.first;
+            if (first < b->range.first) {
+                b->first_unit = u + 1;
+            } else if (first < b->range.first + b->range.elems) {
+                b->units++;
+            }
+        }
+    }
+}
+
+static ls_status list_owned(ls_state *s) {
+    int units = 1;
+    for (int p = 0; p < s->options.part_count; p++) {
+        units += s->parts[p].partition.unit_count;
+    }
+    LS_TRY(ls_calloc((size_t)units, sizeof *s->owned, &s->owned));
+    for (int p = 0; p < s->options.part_count; p++) {
+        state_part *part = &s->parts[p];
+        for (int u = 0; u < part->partition.unit_count; u++) {
+            ls_range slice = ls_partition_slice(&part->partition, u, s->shard);
+            part->places[u] = s->owned_elems;
+            slice.first += part->base;
+            if (slice.elems > 0) {
+                s->owned[s->owned_count++] = (ls_owned){.range = slice, .place = s->owned_elems};
+            }
+            s->owned_elems += slice.elems;
+        }
+    }
+    if (s->options.zero == 0) { /* one range, so that nothing is cut */
+        s->owned[0] = (ls_owned){.range = {.first = 0, .elems = s->flat_elems}};
+        s->owned_count = 1;
+    }
+    return LS_OK;
+}
+
+/* The reducer of a single part takes the gradients' memory itself, from a communicator that may add
+ * up other ranks' without copying them; several parts are to lie in one buffer. */
+static bool lends_grads(const ls_state *s) {
+    return !s->full_grads || s->options.part_count > 1;
+}
+
+static ls_status take_buffers(ls_state *s) {
+    const size_t flat = (size_t)s->flat_elems, owned = (size_t)s->owned_elems;
+    LS_TRY(ls_state_take(s, &s->bytes.masters, s->acc_bytes * (s->full_masters ? flat : owned),
+                         &s->masters));
+    const size_t grads_bytes = s->acc_bytes * (s->full_grads ? flat : owned);
+    if (lends_grads(s)) {
+        LS_TRY(ls_state_take(s, &s->bytes.grads, grads_bytes, &s->grads));
+    } else {
+        s->bytes.grads = grads_bytes;
+    }
+    if (s->has_copies) {
+        LS_TRY(ls_state_take(s, &s->bytes.copies, s->copy_bytes * (s->full_copies ? flat : owned),
+                             &s->copies));
+    }
+    return LS_OK;
+}
+
+static ls_status make_reducer(ls_state *s, state_part *part, int64_t elems) {
+    const ls_state_options *o = &s->options;
+    const ls_reducer_options reducer = {
+        .comm = o->data,
+        .dev = s->dev,
+        .reduction = o->reduction,
+        .elems = elems,
+        .micro_batches = o->rank_micros * o->data->size,
+        .bucket_bytes = o->bucket_bytes,
+        .partition = o->zero > 0 ? &part->partition : NULL,
+        .buffer = !lends_grads(s) ? NULL
+                  : s->planning   ? s
+                                  : ls_state_at(s->grads, part->base, s->acc_bytes)};
+    size_t bytes;
+    LS_TRY(ls_reducer_plan(&reducer, &bytes));
+    s->bytes.reduction += bytes;
+    if (s->planning) {
+        return LS_OK;
+    }
+    LS_TRY(ls_reducer_create(&reducer, &part->reducer));
+    s->grads = lends_grads(s) ? s->grads : ls_reducer_buffer(part->reducer);
+    return LS_OK;
+}
+
+static ls_status make_scatter(ls_state *s, state_part *part, int blocks) {
+    const ls_state_options *o = &s->options;
+    ls_range *ranges;
+    LS_TRY(ls_calloc((size_t)blocks, sizeof *ranges, &ranges));
+    for (int b = 0; b < blocks; b++) {
+        ranges[b] = s->blocks[part->first_block + b].range;
+        ranges[b].first -= part->base;
+    }
+    const bool whole = part->model.first_block == 0 &&
+                       (part->model.block_count == 0 || blocks == o->config->layers + 2);
+    const ls_scatter_options scatter = {
+        .comm = o->data,
+        .dev = s->dev,
+        .reduction = o->reduction,
+        .micro_batches = o->rank_micros,
+        .partition = &part->partition,
+        .blocks = ranges,
+        .block_count = blocks,
+        .pool_elems = s->pool_elems,
+        .first_held = o->config->tied && whole,
+        .sums = s->planning ? s : ls_state_at(s->grads, part->places[0], s->acc_bytes)};
+    size_t bytes;
+    ls_status status = ls_scatter_plan(&scatter, &bytes);
+    if (status == LS_OK) {
+        s->bytes.reduction += bytes;
+        status = s->planning ? LS_OK : ls_scatter_create(&scatter, &part->scatter);
+    }
+    free(ranges);
+    return status;
+}
+
+static ls_status make_reductions(ls_state *s) {
+    const int parts = s->options.part_count;
+    for (int p = 0; p < parts; p++) {
+        state_part *part = &s->parts[p];
+        const int64_t end = p + 1 < parts ? s->parts[p + 1].base : s->flat_elems;
+        const int end_block = p + 1 < parts ? s->parts[p + 1].first_block : s->block_count;
+        LS_TRY(s->options.zero <= 1 ? make_reducer(s, part, end - part->base)
+                                    : make_scatter(s, part, end_block - part->first_block));
+    }
+    return LS_OK;
+}
+
+static ls_status build(ls_state *s) {
+    const ls_state_options *o = &s->options;
+    s->dev = o->dev;
+    s->shard = o->data->rank % o->shards;
+    s->acc_bytes = ls_dtype_bytes(o->dev->acc);
+    s->copy_bytes = ls_dtype_bytes(o->dtype);
+    s->has_copies = o->dtype != o->dev->acc;
+    s->full_grads = o->zero <= 1;
+    s->full_copies = o->zero <= 2;
+    s->full_masters = o->zero == 0 || (!s->has_copies && o->zero <= 2);
+    s->windowed = o->zero == 3 || (s->has_copies && o->zero > 0);
+    LS_TRY(build_tables(s));
+    give_units(s);
+    LS_TRY(list_owned(s));
+    LS_TRY(take_buffers(s));
+    LS_TRY(ls_state_plan_tied(s));
+    return ls_state_plan_gathers(s);
+}
+
+ls_status ls_state_plan(const ls_state_options *options, ls_state_bytes *bytes, ls_state **state) {
+    *bytes = (ls_state_bytes){0};
+    *state = NULL;
+    LS_TRY(check_options(options));
+    ls_state *s;
+    LS_TRY(ls_calloc(1, sizeof *s, &s));
+    s->options = *options;
+    s->planning = true;
+    ls_status status = build(s);
+    if (status == LS_OK) {
+        status = make_reductions(s);
+    }
+    *bytes = s->bytes;
+    if (status != LS_OK) {
+        ls_state_destroy(s);
+        return status;
+    }
+    *state = s;
+    return LS_OK;
+}
+
+ls_status ls_state_create(const ls_state_options *options, ls_state **state) {
+    *state = NULL;
+    ls_state *s = NULL;
+    ls_status status = check_options(options);
+    if (status == LS_OK) {
+        status = ls_calloc(1, sizeof *s, &s);
+    }
+    if (status == LS_OK) {
+        s->options = *options;
+        status = build(s);
+    }
+    ls_comm *data = options->data;
+    LS_TRY_GOTO(ls_comm_agree(data, status), failed);
+    LS_TRY_GOTO(make_reductions(s), failed);
+    if (options->zero > 0) {
+        LS_TRY_GOTO(data->ops->split(data, data->rank / options->shards, &s->gather_comm), failed);
+        ls_comm_name_group(s->gather_comm, "parameters.gather");
+    }
+    for (int p = 0; p < options->part_count; p++) {
+        ls_state_set_store(&s->parts[p]);
+    }
+    *state = s;
+    return LS_OK;
+failed:
+    ls_state_destroy(s);
+    return status;
+}
+
+void ls_state_destroy(ls_state *s) {
+    if (!s) {
+        return;
+    }
+    for (int p = 0; s->parts && p < s->options.part_count; p++) {
+        ls_reducer_destroy(s->parts[p].reducer);
+        ls_scatter_destroy(s->parts[p].scatter);
+        ls_partition_release(&s->parts[p].partition);
+        free(s->parts[p].places);
+    }
+    ls_state_release_gathers(s);
+    void *const device_pieces[] = {s->masters, s->copies, lends_grads(s) ? s->grads : NULL,
+                                   s->twin};
+    for (int i = 0; i < 4; i++) {
+        if (device_pieces[i]) {
+            s->dev->ops->free(s->dev, device_pieces[i]);
+        }
+    }
+    free(s->parts);
+    free(s->blocks);
+    free(s->params);
+    free(s->owned);
+    free(s);
+}
+
+/* Questions */
+
+ls_state_bytes ls_state_memory(const ls_state *s) {
+    return s->bytes;
+}
+
+const ls_model_store *ls_state_store(ls_state *s, int part) {
+    return &s->parts[part].store;
+}
+
+const ls_param *ls_state_params(const ls_state *s, int *count) {
+    *count = s->param_count;
+    return s->params;
+}
+
+int64_t ls_state_flat_elems(const ls_state *s) {
+    return s->flat_elems;
+}
+
+const ls_owned *ls_state_owned(const ls_state *s, int *count) {
+    *count = s->owned_count;
+    return s->owned;
+}
+
+ls_state_buffers ls_state_buffers_of(const ls_state *s) {
+    return (ls_state_buffers){.masters = s->masters,
+                              .grads = s->grads,
+                              .copies = s->copies,
+                              .compact_masters = !s->full_masters,
+                              .compact_grads = !s->full_grads,
+                              .compact_copies = !s->full_copies};
+}
+
+/* The owned range of an element; the last that begins at or before it. */
+static const ls_owned *owned_range(const ls_state *s, int64_t elem) {
+    int low = 0, high = s->owned_count - 1;
+    while (low < high) {
+        int middle = (low + high + 1) / 2;
+        if (s->owned[middle].range.first <= elem) {
+            low = middle;
+        } else {
+            high = middle - 1;
+        }
+    }
+    return &s->owned[low];
+}
+
+void *ls_state_master_at(const ls_state *s, int64_t elem) {
+    if (s->full_masters) {
+        return ls_state_at(s->masters, elem, s->acc_bytes);
+    }
+    const ls_owned *o = owned_range(s, elem);
+    return ls_state_at(s->masters, o->place + elem - o->range.first, s->acc_bytes);
+}
+
+/* Gradients */
+
+ls_status ls_state_begin(ls_state *s) {
+    for (int p = 0; p < s->options.part_count; p++) {
+        const state_part *part = &s->parts[p];
+        LS_TRY(part->reducer ? ls_reducer_begin(part->reducer) : ls_scatter_begin(part->scatter));
+    }
+    return LS_OK;
+}
+
+ls_status ls_state_micro_begin(ls_state *s, int p, int64_t local) {
+    state_part *part = &s->parts[p];
+    return part->reducer ? ls_reducer_micro_begin(part->reducer, local, &part->micro_grads)
+                         : ls_scatter_micro_begin(part->scatter);
+}
+
+ls_status ls_state_micro_end(ls_state *s, int p) {
+    const state_part *part = &s->parts[p];
+    const uint64_t start_ns = ls_clock_ns();
+    LS_TRY(part->reducer ? ls_reducer_micro_end(part->reducer) : LS_OK);
+    s->comm_ns += ls_clock_ns() - start_ns;
+    return LS_OK;
+}
+
+ls_status ls_state_finish(ls_state *s) {
+    const uint64_t start_ns = ls_clock_ns();
+    for (int p = 0; p < s->options.part_count; p++) {
+        const state_part *part = &s->parts[p];
+        void *grads;
+        uint64_t wait_ns;
+        LS_TRY(part->reducer ? ls_reducer_finish(part->reducer, &grads, &wait_ns)
+                             : ls_scatter_finish(part->scatter, &wait_ns));
+    }
+    LS_TRY(s->options.tied ? ls_state_add_tied(s) : LS_OK);
+    s->comm_ns += ls_clock_ns() - start_ns;
+    return LS_OK;
+}
+
+uint64_t ls_state_take_comm_ns(ls_state *s) {
+    const uint64_t ns = s->comm_ns;
+    s->comm_ns = 0;
+    return ns;
+}

@@ -1,0 +1,96 @@
+/* What the files of the state share. */
+#ifndef LS_STEP_STATE_INTERNAL_H
+#define LS_STEP_STATE_INTERNAL_H
+
+#include "collectives/scatter.h"
+#include "runtime/base/arena.h"
+#include "runtime/step/state.h"
+
+/* A block of the model with its place in the flat space of all parts. */
+typedef struct state_block {
+    ls_range range;
+    int part;
+    int first_unit, units; /* of the part's partition */
+    int64_t vector_elems;  /* up to the end of its last norm or bias */
+} state_block;
+
+typedef struct state_part {
+    ls_state *state;
+    ls_model_part model;
+    int64_t base;           /* of its elements in the flat space */
+    int first_block;        /* in state->blocks */
+    ls_partition partition; /* of its own flat space */
+    int64_t *places;        /* [units]: of this rank's slices in compact buffers */
+    ls_reducer *reducer;    /* zero 0 and 1 */
+    void *micro_grads;      /* of the micro-batch under way; zero 0 and 1 */
+    ls_scatter *scatter;    /* above */
+    ls_model_store store;
+} state_part;
+
+/* Memory for a block's parameters while they are used, or until another block needs it. */
+typedef struct state_window {
+    void *masters, *copies;
+    int block; /* -1: none */
+    int users;
+    int64_t used_at;
+    ls_comm_request **requests; /* on their way; as many as `pending` */
+    int pending;
+} state_window;
+
+enum { STATE_POOL = 2, STATE_WINDOWS = STATE_POOL + 1 };
+
+/* A part of a norm or bias that `shard` keeps. */
+typedef struct state_vector {
+    int shard;
+    int64_t elem, elems; /* in the flat space */
+    int64_t place;       /* in state->vectors */
+} state_vector;
+
+struct ls_state {
+    ls_state_options options;
+    ls_device *dev;
+    bool planning;
+    ls_state_bytes bytes;
+    int shard;
+    bool has_copies, full_masters, full_copies, full_grads, windowed;
+    size_t acc_bytes, copy_bytes; /* of an element */
+    state_part *parts;
+    state_block *blocks;
+    int block_count;
+    int64_t pool_elems; /* blocks of more use the large window and buffer */
+    ls_param *params;
+    int param_count;
+    int64_t flat_elems;
+    ls_owned *owned;
+    int owned_count;
+    int64_t owned_elems;
+    void *masters, *copies, *grads;
+    void *twin; /* gradients of a tied embedding from the other stage */
+
+    ls_comm *gather_comm; /* the ranks among which the space is divided; NULL with zero 0 */
+    state_window windows[STATE_WINDOWS];
+    int64_t uses;
+    ls_comm_request **requests; /* of ls_state_share; as many as units */
+    int64_t *counts, *offsets;  /* [shards] */
+    state_vector *vector_parts; /* by shard */
+    int vector_part_count;
+    int64_t *vector_places; /* [param_count] */
+    char *vectors, *packed; /* all norms and biases; and by shard, as they travel */
+    uint64_t comm_ns;
+};
+
+/* Zeroed device memory, or only its bytes when planning. */
+ls_status ls_state_take(ls_state *s, size_t *kind, size_t bytes, void **memory);
+/* state_gather.c: windows, norms and biases. */
+ls_status ls_state_plan_gathers(ls_state *s);
+void ls_state_release_gathers(ls_state *s);
+void ls_state_set_store(state_part *part);
+/* state_tied.c: adds up the gradients of an embedding that two stages hold. */
+ls_status ls_state_plan_tied(ls_state *s);
+ls_status ls_state_add_tied(ls_state *s);
+
+static inline void *ls_state_at(const void *base, int64_t elem, size_t elem_bytes) {
+    return (char *)base + elem * (int64_t)elem_bytes;
+}
+
+#endif

@@ -1,0 +1,68 @@
+/* An embedding that the first stage looks up and the last multiplies with: each has a copy, and
+ * gradients of its own use. Both get the sum, so that equal updates follow. */
+#include "runtime/step/state_internal.h"
+
+#include <string.h>
+
+/* The part and the units of the tied embedding on this rank; false: it has none. */
+static bool find_tied(const ls_state *s, const state_part **part, int *first, int *end) {
+    for (int i = 0; i < s->param_count; i++) {
+        const ls_param *row = &s->params[i];
+        if (strcmp(row->name, "tok_embed.weight") != 0) {
+            continue;
+        }
+        const state_part *p = s->parts;
+        while (p + 1 < s->parts + s->options.part_count && p[1].base <= row->offset) {
+            p++;
+        }
+        const ls_unit *units = p->partition.units;
+        *first = 0;
+        while (units[*first].range.first < row->offset - p->base) {
+            (*first)++;
+        }
+        *end = *first; /* the row is a block for itself */
+        while (*end < p->partition.unit_count && units[*end].block == units[*first].block) {
+            (*end)++;
+        }
+        *part = p;
+        return true;
+    }
+    return false;
+}
+
+ls_status ls_state_plan_tied(ls_state *s) {
+    const state_part *part;
+    int unit, end;
+    int64_t most = 0;
+    if (!s->options.tied || !find_tied(s, &part, &unit, &end)) {
+        return LS_OK;
+    }
+    for (; unit < end; unit++) {
+        const int64_t elems = ls_partition_slice(&part->partition, unit, s->shard).elems;
+        most = elems > most ? elems : most;
+    }
+    return ls_state_take(s, &s->bytes.reduction, (size_t)most * s->acc_bytes, &s->twin);
+}
+
+ls_status ls_state_add_tied(ls_state *s) {
+    ls_comm *comm = s->options.tied;
+    const state_part *part;
+    int unit, end;
+    if (!find_tied(s, &part, &unit, &end)) {
+        return LS_OK; /* a stage in between */
+    }
+    const int other = comm->rank == 0 ? comm->size - 1 : 0;
+    for (; unit < end; unit++) {
+        const ls_range slice = ls_partition_slice(&part->partition, unit, s->shard);
+        const int64_t at = s->full_grads ? part->base + slice.first : part->places[unit];
+        const int64_t bytes = slice.elems * (int64_t)s->acc_bytes;
+        void *own = ls_state_at(s->grads, at, s->acc_bytes);
+        ls_comm_request *requests[2];
+        LS_TRY(comm->ops->recv_start(comm, s->twin, bytes, other, &requests[0]));
+        LS_TRY(comm->ops->send_start(comm, own, bytes, other, &requests[1]));
+        LS_TRY(comm->ops->wait(comm, requests[0]));
+        LS_TRY(comm->ops->wait(comm, requests[1]));
+        LS_TRY(s->dev->ops->add(s->dev, s->dev->acc, slice.elems, s->twin, own));
+    }
+    return LS_OK;
+}
