@@ -1,5 +1,6 @@
 #include "launch/cmd.h"
 #include "launch/train.h"
+#include "launch/train_ledger.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/file.h"
 #include "runtime/base/log.h"
@@ -219,7 +220,8 @@ static ls_status setup(ls_train *train, bool resume, int argc, char **argv, int 
     LS_TRY(load_config(train, argc, argv, first));
     const ls_config *config = &train->config;
     LS_TRY(check_run_dir(train, resume));
-    LS_TRY(ls_session_tell_outcome(&train->session, train->run_dir));
+    LS_TRY(ls_session_agree(&train->session, ls_train_ledger_price(train)));
+    LS_TRY(ls_session_tell_outcome(&train->session, train->run_dir, &train->earlier_outcome));
     LS_TRY(ls_session_connect(&train->session, config->parallel.transport));
     LS_TRY(ls_session_watch(&train->session, &config->faults, train->run_dir));
     LS_TRY(ls_session_open(&train->session, &config->parallel, config->run.threads));
@@ -232,20 +234,14 @@ static ls_status setup(ls_train *train, bool resume, int argc, char **argv, int 
     ls_model_flops flops;
     ls_model_count_flops(&config->model, train->layout.seq, &flops);
     train->flops_per_token = flops.matmul_per_token + flops.attention_causal_per_token;
-    double startup = ls_session_age_s();
-    train->counters.seconds[LS_PHASE_STARTUP] += startup;
-    train->counters.device_seconds += startup * train->session.comm->size;
-    train->last_ns = ls_clock_ns();
+    LS_TRY(ls_train_ledger_begin(train));
     announce(train);
     return LS_OK;
 }
 
 static void summarise(const ls_train *train) {
     char tokens[32], seconds[32];
-    double wall = 0.0;
-    for (int p = 0; p < LS_PHASE_COUNT; p++) {
-        wall += train->counters.seconds[p];
-    }
+    double wall = ls_counters_wall(&train->counters);
     printf("%s: step %lld of %lld, %stokens in %s\n", train->config.run.name,
            (long long)train->step, (long long)train->total_steps,
            ls_text_count(tokens, sizeof tokens, (double)train->counters.tokens),
@@ -262,6 +258,9 @@ static void summarise(const ls_train *train) {
         }
         printf("\n");
     }
+    if (isfinite(train->counters.usd)) {
+        printf("cost $%.2f\n", train->counters.usd);
+    }
     if (train->last_ckpt[0]) {
         printf("checkpoint %s\n", train->last_ckpt);
     }
@@ -272,6 +271,7 @@ static void tear_down(ls_train *train) {
     ls_train_release(train);
     ls_dataset_close(train->train_data);
     ls_dataset_close(train->val_data);
+    ls_train_ledger_end(train);
     ls_session_close(&train->session);
 }
 
@@ -279,6 +279,7 @@ static ls_status run_train(int argc, char **argv) {
     static ls_train train; /* large, and one a process */
     train.val_loss = train.train_loss = NAN;
     train.saved_step = -1;
+    train.counters = ls_counters_begin();
     ls_session_watch_signals();
     LS_TRY(ls_session_begin(&train.session, &argc, &argv));
     const char *values[OPT_COUNT];

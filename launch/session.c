@@ -134,11 +134,25 @@ ls_status ls_session_agree(ls_session *session, ls_status mine) {
     return all;
 }
 
-ls_status ls_session_tell_outcome(ls_session *session, const char *run_dir) {
+static ls_status take_earlier_outcome(int *earlier) {
+    FILE *f = fopen(outcome_path, "r");
+    if (!f) {
+        return LS_OK;
+    }
+    if (fscanf(f, "%d", earlier) != 1) {
+        *earlier = -1;
+    }
+    fclose(f);
+    return unlink(outcome_path) == 0
+               ? LS_OK
+               : LS_FAIL(LS_E_IO, "cannot remove '%s': %s", outcome_path, strerror(errno));
+}
+
+ls_status ls_session_tell_outcome(ls_session *session, const char *run_dir, int *earlier) {
+    *earlier = -1;
     ls_status status = ls_path_join(outcome_path, sizeof outcome_path, run_dir, "outcome");
-    if (status == LS_OK && session->comm->rank == 0 && unlink(outcome_path) != 0 &&
-        errno != ENOENT) {
-        status = LS_FAIL(LS_E_IO, "cannot remove '%s': %s", outcome_path, strerror(errno));
+    if (status == LS_OK && session->comm->rank == 0) {
+        status = take_earlier_outcome(earlier);
     }
     return ls_session_agree(session, status);
 }

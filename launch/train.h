@@ -8,6 +8,7 @@
 #include "launch/train_layout.h"
 #include "optim/optim.h"
 #include "runtime/counters/counters.h"
+#include "runtime/counters/energy.h"
 #include "runtime/step/step.h"
 
 typedef struct ls_train {
@@ -28,6 +29,11 @@ typedef struct ls_train {
     int64_t until_step;        /* stop after this one, as if asked to */
     int64_t saved_step;        /* -1: none */
     ls_counters counters;
+    double usd_per_device_hour; /* NAN: unknown */
+    ls_energy *energy;          /* this host's, on its first rank; NULL: none */
+    bool energy_measured;       /* on any host */
+    double energy_before_j;     /* of earlier starts */
+    int earlier_outcome;        /* exit status of the start before this; -1: unknown */
     double flops_per_token;
     uint64_t last_ns; /* up to when the counters have accounted */
     double val_loss;  /* newest; NAN: none */

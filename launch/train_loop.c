@@ -1,14 +1,17 @@
 #include "collectives/watch.h"
 #include "launch/train.h"
+#include "launch/train_ledger.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/log.h"
 
 #include <math.h>
 #include <string.h>
 
+enum { MAX_SINKS = 5 };
+
 typedef struct sinks {
-    const ls_sink_ops *ops[2];
-    void *state[2];
+    const ls_sink_ops *ops[MAX_SINKS];
+    void *state[MAX_SINKS];
     int count;
 } sinks;
 
@@ -24,7 +27,7 @@ void ls_train_account(ls_train *train, ls_phase phase, double *phase_seconds) {
     double seconds = 1e-9 * (double)(now - train->last_ns);
     train->last_ns = now;
     train->counters.seconds[phase] += seconds;
-    train->counters.device_seconds += seconds * train->session.comm->size;
+    ls_train_ledger_spend(train, seconds);
     if (phase_seconds) {
         phase_seconds[phase] += seconds;
     }
@@ -50,11 +53,21 @@ static ls_status open_sinks(ls_train *train, sinks *out) {
     *out = (sinks){0};
     ls_status status = LS_OK;
     if (train->session.comm->rank == 0) {
-        const ls_sink_ops *all[] = {&ls_sink_jsonl, &ls_sink_console};
-        for (int i = 0; i < 2 && status == LS_OK; i++) {
-            out->ops[i] = all[i];
-            status = all[i]->open(train->run_dir, train->config.metrics.every, &out->state[i]);
-            out->count += status == LS_OK;
+        const ls_config_metrics *metrics = &train->config.metrics;
+        const struct {
+            const ls_sink_ops *ops;
+            bool wanted;
+        } all[MAX_SINKS] = {{&ls_sink_jsonl, true},
+                            {&ls_sink_console, true},
+                            {&ls_sink_prometheus, metrics->prometheus},
+                            {&ls_sink_tensorboard, metrics->tensorboard},
+                            {&ls_sink_mlperf, metrics->mlperf}};
+        for (int i = 0; i < MAX_SINKS && status == LS_OK; i++) {
+            if (all[i].wanted) {
+                out->ops[out->count] = all[i].ops;
+                status = all[i].ops->open(train->run_dir, metrics->every, &out->state[out->count]);
+                out->count += status == LS_OK;
+            }
         }
     }
     return ls_session_agree(&train->session, status);
@@ -144,6 +157,7 @@ static ls_status run_step(ls_train *train, const ls_step_options *options, ls_st
         seconds += record->phase_seconds[p];
     }
     record->tokens = train->counters.tokens;
+    record->step_tokens = result.targets;
     record->tokens_per_second = (double)result.targets / seconds;
     record->flops_per_second = train->flops_per_token * (double)result.targets / seconds;
     return LS_OK;
@@ -165,13 +179,17 @@ static ls_status after_step(ls_train *train, const sinks *s, pace *p, bool stop,
         ls_flight_mark(LS_FLIGHT_CHECKPOINT, -1);
         LS_TRY(ls_train_save(train, &saved));
         ls_train_account(train, LS_PHASE_CHECKPOINT, record->phase_seconds);
+        ls_train_ledger_write(train);
     }
+    record->left_seconds = time_left(train, p);
+    LS_TRY(ls_train_ledger_record(
+        train, due(train->step, train->config.metrics.every, last || stop), record));
+    ls_train_account(train, LS_PHASE_OTHER, record->phase_seconds); /* the record ends here */
+    record->wall_time_s = ls_clock_wall_s();
     if (train->session.comm->rank == 0) {
         int64_t peak_bytes;
         LS_TRY(ls_memory_resident(&record->memory_bytes, &peak_bytes));
         record->restarts = train->counters.restarts;
-        record->wall_time_s = ls_clock_wall_s();
-        record->left_seconds = time_left(train, p);
         for (int phase = 0; phase < LS_PHASE_COUNT; phase++) {
             record->seconds += record->phase_seconds[phase];
         }
@@ -209,6 +227,7 @@ static ls_status loop(ls_train *train, const sinks *s) {
         ls_watch_begin_step();
         LS_TRY(run_step(train, &options, &record));
         LS_TRY(stop_agreed(train, &stop));
+        ls_train_account(train, LS_PHASE_COMM, record.phase_seconds);
         ls_watch_end_step(train->step);
         LS_TRY(after_step(train, s, &p, stop, &record));
         skipped_in_a_row = record.skipped ? skipped_in_a_row + 1 : 0;
@@ -234,6 +253,7 @@ ls_status ls_train_loop(ls_train *train) {
     LS_TRY(open_sinks(train, &s));
     ls_status status = loop(train, &s);
     ls_flight_mark(LS_FLIGHT_END, -1);
+    ls_train_ledger_write(train);
     close_sinks(&s);
     return status;
 }

@@ -1,5 +1,6 @@
 #include "launch/train_pieces.h"
 #include "runtime/base/arena.h"
+#include "runtime/base/clock.h"
 #include "runtime/base/log.h"
 #include "runtime/base/text.h"
 
@@ -51,6 +52,7 @@ static ls_status save(ls_train *train, ls_ckpt_save_result *result) {
 ls_status ls_train_save(ls_train *train, bool *saved) {
     ls_ckpt_save_result result = {0};
     train->counters.steps = train->step;
+    train->counters.as_of_s = ls_clock_wall_s() - 1e-9 * (double)(ls_clock_ns() - train->last_ns);
     ls_status status = save(train, &result);
     *saved = status == LS_OK;
     if (status != LS_OK) {
@@ -118,7 +120,6 @@ static ls_status load(ls_train *train, ls_ckpt *ckpt) {
     ls_pieces_release(&pieces);
     LS_TRY(status);
     LS_TRY(ls_counters_parse(ls_ckpt_counters(ckpt), &train->counters));
-    train->counters.restarts++;
     train->counters.tokens = ls_ckpt_tokens(ckpt);
     train->step = train->saved_step = ls_ckpt_step(ckpt);
     ls_optim_set_updates(

@@ -33,9 +33,10 @@ typedef struct ls_config_run {
     char name[64]; /* run directory name under dir */
     char dir[512]; /* "runs" */
     int64_t seed;
-    int64_t steps;   /* stop after this many optimizer steps; 0: by tokens */
-    int64_t tokens;  /* stop after this many tokens; 0: by steps */
-    int64_t threads; /* per rank; 0: the host's processors divided by its ranks */
+    int64_t steps;                 /* stop after this many optimizer steps; 0: by tokens */
+    int64_t tokens;                /* stop after this many tokens; 0: by steps */
+    int64_t threads;               /* per rank; 0: the host's processors divided by its ranks */
+    char account[64], project[64]; /* who pays; statements of `lockstep cost` are grouped by them */
 } ls_config_run;
 
 typedef struct ls_config_model {
@@ -123,8 +124,32 @@ typedef struct ls_config_eval {
 } ls_config_eval;
 
 typedef struct ls_config_metrics {
-    int64_t every; /* console line every n steps */
+    int64_t every;    /* steps between console lines, Prometheus files and energy readings */
+    bool prometheus;  /* write metrics.prom */
+    bool tensorboard; /* write events.out.tfevents.* */
+    bool mlperf;      /* write mlperf.log */
 } ls_config_metrics;
+
+typedef enum ls_price_kind {
+    LS_PRICE_ON_DEMAND,
+    LS_PRICE_SPOT,
+    LS_PRICE_RESERVED,
+    LS_PRICE_CAPACITY_BLOCK,
+    LS_PRICE_CONTRACT
+} ls_price_kind;
+
+/* A device is what a rank computes on: a GPU, or the processors of a rank. */
+typedef struct ls_config_cost {
+    double usd_per_device_hour; /* 0: unknown, or from the contract */
+    ls_price_kind kind;
+    char price_date[32];
+    double contract_usd, contract_years;
+    char contract_devices[256]; /* "0:10000,1.5:59000": years after the start : devices delivered */
+    double contract_utilisation;
+    double watts_per_device; /* share of its node included; 0: unknown */
+    double pue;              /* power usage effectiveness of the site */
+    double carbon_g_per_kwh; /* 0: unknown */
+} ls_config_cost;
 
 typedef struct ls_config_faults {
     int64_t max_skipped; /* consecutive steps with a non-finite loss or gradient before giving up */
@@ -147,6 +172,7 @@ typedef struct ls_config {
     ls_config_checkpoint checkpoint;
     ls_config_eval eval;
     ls_config_metrics metrics;
+    ls_config_cost cost;
     ls_config_faults faults;
 } ls_config;
 

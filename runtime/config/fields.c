@@ -11,6 +11,8 @@ static const char *const transports[] = {"auto", "mpi", "shm", "hier", NULL};
 static const char *const schedules[] = {"constant", "linear",       "cosine",
                                         "wsd",      "inverse_sqrt", NULL};
 static const char *const recomputes[] = {"none", "selective", "full", NULL};
+static const char *const price_kinds[] = {"on-demand",      "spot",     "reserved",
+                                          "capacity-block", "contract", NULL};
 static const char *const rope_scalings[] = {"none", "llama3", NULL};
 
 static const ls_section sections[] = {
@@ -26,6 +28,7 @@ static const ls_section sections[] = {
     {"checkpoint", "when and how the state is saved"},
     {"eval", "loss on the validation split"},
     {"metrics", "what is shown while training"},
+    {"cost", "price, power and carbon of the machine, for the ledger; nothing is assumed"},
     {"faults", "when to give up, and what to check"},
 };
 
@@ -53,6 +56,8 @@ static const ls_field fields[] = {
     INT(run, steps, "0", "steps", 0, 1e12, FREE, "length of the run; 0: run.tokens says"),
     INT(run, tokens, "0", "tokens", 0, NO_LIMIT, FREE, "length of the run; 0: run.steps says"),
     INT(run, threads, "0", "threads", 0, 4096, FREE, "of each rank; 0: the host's shared evenly"),
+    STRING(run, account, "", FREE, "who pays; statements of 'lockstep cost' are grouped by it"),
+    STRING(run, project, "", FREE, "what for; likewise"),
 
     STRING(model, preset, "", FREE, "known sizes, which other keys of the section may change"),
     ENUM(model, family, "gpt2", families, RUN, "kind of transformer"),
@@ -131,7 +136,27 @@ static const ls_field fields[] = {
     INT(eval, batches, "50", "micro-batches", 0, 1e12, FREE,
         "of an evaluation; 0: the whole split"),
 
-    INT(metrics, every, "10", "steps", 1, 1e12, FREE, "between lines on the console"),
+    INT(metrics, every, "10", "steps", 1, 1e12, FREE,
+        "between lines on the console, Prometheus files and readings of energy"),
+    BOOL(metrics, prometheus, "true", FREE, "write metrics.prom for a textfile collector"),
+    BOOL(metrics, tensorboard, "true", FREE, "write events.out.tfevents.* for TensorBoard"),
+    BOOL(metrics, mlperf, "false", FREE, "write mlperf.log, lines of MLPerf logging"),
+
+    FLOAT(cost, usd_per_device_hour, "0", "usd", 0, 1e6, FREE,
+          "price of a device (what one rank computes on); 0: unknown, or of the contract"),
+    ENUM(cost, kind, "on-demand", price_kinds, FREE, "kind of the price"),
+    STRING(cost, price_date, "", FREE, "day of the price, such as 2026-11-01"),
+    FLOAT(cost, contract_usd, "0", "usd", 0, 1e15, FREE, "whole contract (kind contract)"),
+    FLOAT(cost, contract_years, "0", "years", 0, 100, FREE, "length of the contract"),
+    STRING(cost, contract_devices, "", FREE,
+           "devices delivered: years after the start:devices, as in 0:10000,1.5:59000"),
+    FLOAT(cost, contract_utilisation, "1", "", 1e-3, 1, FREE,
+          "share of the delivered device-hours that are used"),
+    FLOAT(cost, watts_per_device, "0", "watts", 0, 1e6, FREE,
+          "power drawn, its share of the node included; 0: unknown"),
+    FLOAT(cost, pue, "1", "", 1, 10, FREE, "power usage effectiveness of the site"),
+    FLOAT(cost, carbon_g_per_kwh, "0", "g", 0, 1e5, FREE,
+          "carbon intensity of the electricity; 0: unknown"),
 
     INT(faults, max_skipped, "10", "steps", 0, 1e12, FREE, "in a row that are not finite"),
     FLOAT(faults, deadline_factor, "3", "steps", 1, 1e6, FREE,

@@ -13,8 +13,13 @@ const char *ls_phase_name(ls_phase phase) {
     return names[phase];
 }
 
-static json_t *ratio_or_null(double amount, double seconds) {
-    return seconds > 0.0 && isfinite(amount / seconds) ? json_real(amount / seconds) : json_null();
+static json_t *real_or_null(double x) {
+    return isfinite(x) ? json_real(x) : json_null();
+}
+
+ls_counters ls_counters_begin(void) {
+    return (ls_counters){
+        .measured_joules = NAN, .modelled_joules = NAN, .carbon_g = NAN, .usd = NAN};
 }
 
 /* Seconds of training proper: what throughput is measured over. */
@@ -23,27 +28,52 @@ static double training_seconds(const ls_counters *c) {
            c->seconds[LS_PHASE_DATA];
 }
 
+double ls_counters_wall(const ls_counters *c) {
+    double wall = 0.0;
+    for (int p = 0; p < LS_PHASE_COUNT; p++) {
+        wall += c->seconds[p];
+    }
+    return wall;
+}
+
+double ls_counters_goodput(const ls_counters *c) {
+    return training_seconds(c) / ls_counters_wall(c);
+}
+
 json_t *ls_counters_json(const ls_counters *c) {
     json_t *phases = json_object();
     for (int p = 0; p < LS_PHASE_COUNT; p++) {
         json_object_set_new(phases, ls_phase_name((ls_phase)p), json_real(c->seconds[p]));
     }
     double seconds = training_seconds(c);
-    return json_pack("{s:I, s:I, s:I, s:I, s:f, s:f, s:o, s:o, s:o, s:s}", "steps",
-                     (json_int_t)c->steps, "tokens", (json_int_t)c->tokens, "skipped_steps",
-                     (json_int_t)c->skipped_steps, "restarts", (json_int_t)c->restarts,
-                     "device_seconds", c->device_seconds, "flops", c->flops, "phase_seconds",
-                     phases, "tokens_per_second", ratio_or_null((double)c->tokens, seconds),
-                     "flops_per_second", ratio_or_null(c->flops, seconds), "flops_convention",
-                     "6N + 6 L H D T per token (causal attention)");
+    return json_pack(
+        "{s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:o, s:f, s:o, s:o, s:s, s:o, s:o, s:o, s:o, "
+        "s:o, "
+        "s:o}",
+        "steps", (json_int_t)c->steps, "tokens", (json_int_t)c->tokens, "skipped_steps",
+        (json_int_t)c->skipped_steps, "restarts", (json_int_t)c->restarts, "lost_steps",
+        (json_int_t)c->lost_steps, "as_of", c->as_of_s, "device_seconds", c->device_seconds,
+        "flops", c->flops, "phase_seconds", phases, "wall_seconds", ls_counters_wall(c),
+        "tokens_per_second", real_or_null((double)c->tokens / seconds), "flops_per_second",
+        real_or_null(c->flops / seconds), "flops_convention",
+        "6N + 6 L H D T per token (causal attention)", "goodput",
+        real_or_null(ls_counters_goodput(c)), "measured_joules", real_or_null(c->measured_joules),
+        "modelled_joules", real_or_null(c->modelled_joules), "carbon_g", real_or_null(c->carbon_g),
+        "usd", real_or_null(c->usd), "usd_per_mtoken",
+        real_or_null(c->usd / ((double)c->tokens * 1e-6)));
 }
 
 static int64_t get_int(const json_t *json, const char *key) {
     return json_integer_value(json_object_get(json, key));
 }
 
+static double get_real(const json_t *json, const char *key) {
+    const json_t *value = json_object_get(json, key);
+    return json_is_number(value) ? json_number_value(value) : NAN;
+}
+
 ls_status ls_counters_parse(const json_t *json, ls_counters *c) {
-    *c = (ls_counters){0};
+    *c = ls_counters_begin();
     if (!json_is_object(json)) {
         return LS_FAIL(LS_E_INPUT, "the counters are not a JSON object");
     }
@@ -51,8 +81,14 @@ ls_status ls_counters_parse(const json_t *json, ls_counters *c) {
     c->tokens = get_int(json, "tokens");
     c->skipped_steps = get_int(json, "skipped_steps");
     c->restarts = get_int(json, "restarts");
+    c->lost_steps = get_int(json, "lost_steps");
+    c->as_of_s = json_number_value(json_object_get(json, "as_of"));
     c->device_seconds = json_number_value(json_object_get(json, "device_seconds"));
     c->flops = json_number_value(json_object_get(json, "flops"));
+    c->measured_joules = get_real(json, "measured_joules");
+    c->modelled_joules = get_real(json, "modelled_joules");
+    c->carbon_g = get_real(json, "carbon_g");
+    c->usd = get_real(json, "usd");
     const json_t *phases = json_object_get(json, "phase_seconds");
     for (int p = 0; p < LS_PHASE_COUNT; p++) {
         c->seconds[p] = json_number_value(json_object_get(phases, ls_phase_name((ls_phase)p)));

@@ -18,6 +18,8 @@
     X(LS_PHASE_EVAL, "evaluation")                                                                 \
     X(LS_PHASE_CHECKPOINT, "checkpoint")                                                           \
     X(LS_PHASE_STARTUP, "startup") /* from process start to the first step */                      \
+    X(LS_PHASE_LOST, "lost")       /* steps whose results a fault destroyed */                     \
+    X(LS_PHASE_DOWN, "down")       /* from the last sign of life of a start to the next start */   \
     X(LS_PHASE_OTHER, "other")
 
 typedef enum ls_phase {
@@ -29,24 +31,52 @@ typedef enum ls_phase {
 
 const char *ls_phase_name(ls_phase phase);
 
-/* Totals over the whole history of a run; saved in checkpoints and continued by resume. */
+/* Totals over the whole history of a run; saved in checkpoints and continued by resume. What is not
+ * known is NAN: nothing was there to measure it, or no price or power was given. */
 typedef struct ls_counters {
-    int64_t steps, tokens, skipped_steps, restarts;
-    double device_seconds;          /* wall seconds x ranks */
+    int64_t steps, tokens, skipped_steps, restarts, lost_steps;
+    double as_of_s;                 /* Unix time up to which the totals account */
+    double device_seconds;          /* wall seconds x ranks; down time only inside one job */
     double seconds[LS_PHASE_COUNT]; /* of rank 0 */
     double flops;                   /* model FLOPs done: 6N + causal attention */
+    double measured_joules;         /* of the sources that energy.h found, over all hosts */
+    double modelled_joules;         /* device seconds x cost.watts_per_device x cost.pue */
+    double carbon_g;
+    double usd;
 } ls_counters;
 
-/* JSON object of the totals and of derived rates (tokens_per_second, flops_per_second, with
- * "flops_convention": "6N+causal-attention"); unknown values are null. Caller owns. */
+/* Zero, with what is unknown at NAN. */
+ls_counters ls_counters_begin(void);
+
+/* Seconds of all phases, and the share of them in training steps that counted. */
+double ls_counters_wall(const ls_counters *counters);
+double ls_counters_goodput(const ls_counters *counters);
+
+/* What a restart from a checkpoint finds in the run's train.jsonl beyond the checkpoint's counters:
+ * the end of its save, the steps after it (lost), and the silence until now (down). */
+typedef struct ls_history {
+    int64_t lost_steps;
+    double save_s, lost_s, down_s;
+    double silence_s;            /* the part of down_s after the newest record */
+    double usd, measured_joules; /* of the newest record; NAN: none, or unknown there */
+} ls_history;
+/* step, as_of_s: of the counters to go on from; now_s: Unix time at which this start began. A torn
+ * or foreign line is passed over; a missing file gives down_s only. LS_E_IO. */
+ls_status ls_history_since(const char *run_dir, int64_t step, double as_of_s, double now_s,
+                           ls_history *history);
+
+/* JSON object of the totals and of derived values: tokens_per_second and flops_per_second over
+ * training proper, with "flops_convention"; wall_seconds; goodput, the share of wall time in
+ * training steps that counted; usd_per_mtoken. Unknown values are null. Caller owns. */
 json_t *ls_counters_json(const ls_counters *counters);
-/* Reads back the totals; missing members stay zero. */
+/* Reads back the totals; missing members stay zero or NAN. */
 ls_status ls_counters_parse(const json_t *json, ls_counters *counters);
 
 /* One record of train.jsonl and of the console. */
 typedef struct ls_step_record {
     int64_t step, total_steps; /* steps done, of how many */
     int64_t tokens;            /* so far */
+    int64_t step_tokens;       /* of this step */
     int64_t restarts;          /* of the run so far: repeated steps belong to a later one */
     double wall_time_s;        /* Unix time at the end of the step */
     double loss, grad_norm, lr;
@@ -58,6 +88,10 @@ typedef struct ls_step_record {
     int64_t memory_bytes;     /* resident set of rank 0 */
     double val_loss;          /* NAN: no evaluation at this step */
     double left_seconds;      /* NAN: unknown */
+    double usd, left_usd;     /* so far, to go; NAN: unknown */
+    double measured_joules;   /* so far; NAN: unknown */
+    double goodput;           /* so far */
+    int devices;
 } ls_step_record;
 
 /* A sink receives records on rank 0. Seconds are fractional. Errors: LS_E_IO. */
@@ -73,6 +107,13 @@ typedef struct ls_sink_ops {
 extern const ls_sink_ops ls_sink_jsonl;   /* run_dir/train.jsonl: a line a step, appended at once */
 extern const ls_sink_ops ls_sink_console; /* stderr: a line every n steps; between them, on a
                                              terminal, one line that replaces itself */
+/* run_dir/metrics.prom: Prometheus text format for a node exporter's textfile collector, replaced
+ * atomically every n steps (names and units by prometheus.io/docs/practices/naming). */
+extern const ls_sink_ops ls_sink_prometheus;
+/* run_dir/events.out.tfevents.*: scalars of every step, as TensorBoard reads them. */
+extern const ls_sink_ops ls_sink_tensorboard;
+/* run_dir/mlperf.log: ":::MLLOG {...}" lines (github.com/mlcommons/logging). */
+extern const ls_sink_ops ls_sink_mlperf;
 
 /* Resident and peak resident set of this process in bytes. */
 ls_status ls_memory_resident(int64_t *now_bytes, int64_t *peak_bytes);

@@ -23,7 +23,7 @@ static ls_status console_open(const char *run_dir, int64_t every, void **state) 
 
 static ls_status console_step(void *state, const ls_step_record *r) {
     const console *s = state;
-    char rate[32], flops[32], left[32] = "", val[48] = "", text[256];
+    char rate[32], flops[32], left[32] = "", val[48] = "", money[96] = "", text[320];
     if (isfinite(r->left_seconds) && r->step < r->total_steps) {
         char duration[32];
         snprintf(left, sizeof left, "  %s left",
@@ -32,11 +32,17 @@ static ls_status console_step(void *state, const ls_step_record *r) {
     if (!isnan(r->val_loss)) {
         snprintf(val, sizeof val, "  val %.4f", r->val_loss);
     }
+    if (isfinite(r->usd)) {
+        int used = snprintf(money, sizeof money, "  $%.2f so far", r->usd);
+        if (isfinite(r->left_usd) && r->step < r->total_steps) {
+            snprintf(money + used, sizeof money - (size_t)used, ", $%.2f to go", r->left_usd);
+        }
+    }
     snprintf(text, sizeof text,
-             "step %lld/%lld  loss %.4f%s  norm %.2f  lr %.2e  %stok/s  %sFLOP/s%s%s",
+             "step %lld/%lld  loss %.4f%s  norm %.2f  lr %.2e  %stok/s  %sFLOP/s%s%s%s",
              (long long)r->step, (long long)r->total_steps, r->loss, val, r->grad_norm, r->lr,
              ls_text_count(rate, sizeof rate, r->tokens_per_second),
-             ls_text_count(flops, sizeof flops, r->flops_per_second), left,
+             ls_text_count(flops, sizeof flops, r->flops_per_second), left, money,
              r->skipped ? "  SKIPPED: not finite" : "");
     bool keep = r->step == 1 || r->step == r->total_steps || r->step % s->every == 0 ||
                 r->skipped || !isnan(r->val_loss);

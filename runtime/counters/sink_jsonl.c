@@ -30,8 +30,18 @@ static ls_status jsonl_open(const char *run_dir, int64_t every, void **state) {
         free(s);
         return status;
     }
+    /* A start that was killed may have left a line without its end. */
+    char last = '\n';
+    off_t end = lseek(s->fd, 0, SEEK_END);
+    if (end > 0) {
+        int fd = open(s->path, O_RDONLY | O_CLOEXEC);
+        if (fd >= 0) {
+            (void)!pread(fd, &last, 1, end - 1);
+            close(fd);
+        }
+    }
     *state = s;
-    return LS_OK;
+    return last == '\n' ? LS_OK : ls_file_write_all(s->fd, "\n", 1, s->path);
 }
 
 /* JSON has no NaN and no infinity: what is not a number is null. */
@@ -46,13 +56,16 @@ static ls_status jsonl_step(void *state, const ls_step_record *r) {
         json_object_set_new(phases, ls_phase_name((ls_phase)p), real_or_null(r->phase_seconds[p]));
     }
     json_t *line = json_pack(
-        "{s:I, s:I, s:I, s:f, s:o, s:o, s:o, s:b, s:f, s:o, s:o, s:o, s:I, s:o}", "step",
-        (json_int_t)r->step, "tokens", (json_int_t)r->tokens, "restarts", (json_int_t)r->restarts,
-        "time", r->wall_time_s, "loss", real_or_null(r->loss), "grad_norm",
-        real_or_null(r->grad_norm), "lr", real_or_null(r->lr), "skipped", (int)r->skipped,
-        "seconds", r->seconds, "phase_seconds", phases, "tokens_per_second",
-        real_or_null(r->tokens_per_second), "flops_per_second", real_or_null(r->flops_per_second),
-        "memory_bytes", (json_int_t)r->memory_bytes, "val_loss", real_or_null(r->val_loss));
+        "{s:I, s:I, s:I, s:I, s:f, s:o, s:o, s:o, s:b, s:f, s:o, s:o, s:o, s:I, s:o, s:o, s:o, "
+        "s:o}",
+        "step", (json_int_t)r->step, "tokens", (json_int_t)r->tokens, "step_tokens",
+        (json_int_t)r->step_tokens, "restarts", (json_int_t)r->restarts, "time", r->wall_time_s,
+        "loss", real_or_null(r->loss), "grad_norm", real_or_null(r->grad_norm), "lr",
+        real_or_null(r->lr), "skipped", (int)r->skipped, "seconds", r->seconds, "phase_seconds",
+        phases, "tokens_per_second", real_or_null(r->tokens_per_second), "flops_per_second",
+        real_or_null(r->flops_per_second), "memory_bytes", (json_int_t)r->memory_bytes, "val_loss",
+        real_or_null(r->val_loss), "usd", real_or_null(r->usd), "measured_joules",
+        real_or_null(r->measured_joules), "goodput", real_or_null(r->goodput));
     char *text = line ? json_dumps(line, JSON_COMPACT | JSON_REAL_PRECISION(16)) : NULL;
     json_decref(line);
     if (!text) {

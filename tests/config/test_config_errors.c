@@ -18,7 +18,7 @@ static void test_yaml(void) {
         {"optm: {lr: 1}\n", "t.yaml:1: unknown section 'optm'; did you mean 'optim'?"},
         {"hyperparameters: {lr: 1}\n",
          "t.yaml:1: unknown section 'hyperparameters'; the sections are run, model, data, "
-         "parallel, recompute, batch, optim, schedule, numerics, checkpoint, eval, metrics, "
+         "parallel, recompute, batch, optim, schedule, numerics, checkpoint, eval, metrics, cost, "
          "faults"},
         {"run: {every: 3}\n", "the keys of 'run' are name, dir, seed, steps, tokens, threads"},
         /* duplicates */

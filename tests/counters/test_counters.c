@@ -13,6 +13,12 @@ static void test_round_trip(void) {
     for (int p = 0; p < LS_PHASE_COUNT; p++) {
         c.seconds[p] = 0.25 * (p + 1);
     }
+    c.lost_steps = 5;
+    c.as_of_s = 1.75e9;
+    c.measured_joules = 3.5;
+    c.modelled_joules = 4.5;
+    c.carbon_g = 0.125;
+    c.usd = 2.0;
     json_t *json = ls_counters_json(&c);
     ls_counters back;
     CHECK_OK(ls_counters_parse(json, &back));
@@ -28,11 +34,14 @@ static void test_round_trip(void) {
 }
 
 static void test_nothing_measured_is_null(void) {
-    ls_counters c = {0}, back;
+    ls_counters c = ls_counters_begin(), back;
     json_t *json = ls_counters_json(&c);
     CHECK(json_is_null(json_object_get(json, "tokens_per_second")));
+    CHECK(json_is_null(json_object_get(json, "usd")));
+    CHECK(json_is_null(json_object_get(json, "measured_joules")));
     json_object_del(json, "phase_seconds");
     CHECK_OK(ls_counters_parse(json, &back));
+    CHECK(isnan(back.usd) && isnan(back.measured_joules) && isnan(back.carbon_g));
     CHECK_INT(back.tokens, 0);
     json_decref(json);
     json = json_array();

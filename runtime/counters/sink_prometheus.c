@@ -1,0 +1,118 @@
+#include "runtime/base/file.h"
+#include "runtime/counters/counters.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+typedef struct prometheus {
+    int64_t every;
+    char path[1024], run[256]; /* run: as a label's value */
+} prometheus;
+
+/* The text format escapes backslash, quote and newline in label values. */
+static void escape(char *to, size_t size, const char *from) {
+    size_t n = 0;
+    for (; *from && n + 3 < size; from++) {
+        if (*from == '\\' || *from == '"' || *from == '\n') {
+            to[n++] = '\\';
+        }
+        to[n++] = *from == '\n' ? 'n' : *from;
+    }
+    to[n] = '\0';
+}
+
+static ls_status prometheus_open(const char *run_dir, int64_t every, void **state) {
+    prometheus *s = calloc(1, sizeof *s);
+    if (!s) {
+        return LS_FAIL(LS_E_MEMORY, "no memory for the Prometheus file");
+    }
+    s->every = every > 0 ? every : 1;
+    const char *slash = strrchr(run_dir, '/');
+    escape(s->run, sizeof s->run, slash ? slash + 1 : run_dir);
+    ls_status status = ls_path_join(s->path, sizeof s->path, run_dir, "metrics.prom");
+    if (status != LS_OK) {
+        free(s);
+        return status;
+    }
+    *state = s;
+    return LS_OK;
+}
+
+static void head(FILE *f, const char *name, const char *type, const char *help) {
+    fprintf(f, "# HELP lockstep_%s %s\n# TYPE lockstep_%s %s\n", name, help, name, type);
+}
+
+/* What is unknown is left out: a sample cannot be null. */
+static void metric(FILE *f, const prometheus *s, const char *name, const char *type,
+                   const char *help, double value) {
+    if (!isnan(value)) {
+        head(f, name, type, help);
+        fprintf(f, "lockstep_%s{run=\"%s\"} %.17g\n", name, s->run, value);
+    }
+}
+
+static void write_metrics(FILE *f, const prometheus *s, const ls_step_record *r) {
+    metric(f, s, "steps_total", "counter", "Optimizer steps done.", (double)r->step);
+    metric(f, s, "tokens_total", "counter", "Tokens trained on.", (double)r->tokens);
+    metric(f, s, "restarts_total", "counter", "Starts after the first one.", (double)r->restarts);
+    metric(f, s, "planned_steps", "gauge", "Optimizer steps that the run is to have.",
+           (double)r->total_steps);
+    metric(f, s, "training_loss", "gauge", "Mean loss of the step's batch in nats.", r->loss);
+    metric(f, s, "validation_loss", "gauge", "Mean loss on the validation split in nats.",
+           r->val_loss);
+    metric(f, s, "gradient_norm", "gauge", "Global norm of the gradient before clipping.",
+           r->grad_norm);
+    metric(f, s, "learning_rate", "gauge", "Learning rate of the step.", r->lr);
+    metric(f, s, "tokens_per_second", "gauge", "Tokens per second of the step.",
+           r->tokens_per_second);
+    metric(f, s, "flops_per_second", "gauge",
+           "Model FLOPs per second of the step, 6N + causal attention.", r->flops_per_second);
+    metric(f, s, "resident_memory_bytes", "gauge", "Resident set of rank 0.",
+           (double)r->memory_bytes);
+    metric(f, s, "devices", "gauge", "Devices of the job.", r->devices);
+    metric(f, s, "goodput_ratio", "gauge", "Share of wall time in steps that counted.", r->goodput);
+    metric(f, s, "cost_usd_total", "counter", "Dollars spent on the run.", r->usd);
+    metric(f, s, "energy_joules_total", "counter", "Measured energy of the run.",
+           r->measured_joules);
+    metric(f, s, "remaining_seconds", "gauge", "Estimate of the time left.", r->left_seconds);
+    head(f, "step_phase_seconds", "gauge", "Seconds of the step by phase, on rank 0.");
+    for (int p = 0; p < LS_PHASE_COUNT; p++) {
+        fprintf(f, "lockstep_step_phase_seconds{run=\"%s\",phase=\"%s\"} %.9g\n", s->run,
+                ls_phase_name((ls_phase)p), r->phase_seconds[p]);
+    }
+    metric(f, s, "last_step_timestamp_seconds", "gauge", "Unix time at the end of the step.",
+           r->wall_time_s);
+}
+
+static ls_status prometheus_step(void *state, const ls_step_record *r) {
+    const prometheus *s = state;
+    if (r->step % s->every != 0 && r->step != r->total_steps) {
+        return LS_OK;
+    }
+    /* Replaced at once, and not synced: it is worth nothing after a crash. */
+    char temporary[1040];
+    snprintf(temporary, sizeof temporary, "%s.tmp", s->path);
+    FILE *f = fopen(temporary, "w");
+    if (f) {
+        write_metrics(f, s, r);
+    }
+    if (!f || fclose(f) != 0 || rename(temporary, s->path) != 0) {
+        ls_status status = LS_FAIL(LS_E_IO, "cannot write '%s': %s", s->path, strerror(errno));
+        unlink(temporary);
+        return status;
+    }
+    return LS_OK;
+}
+
+static void prometheus_close(void *state) {
+    free(state);
+}
+
+const ls_sink_ops ls_sink_prometheus = {.name = "prometheus",
+                                        .open = prometheus_open,
+                                        .step = prometheus_step,
+                                        .close = prometheus_close};

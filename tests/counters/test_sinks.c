@@ -1,0 +1,199 @@
+/* Files for other programs, read back by the letter of their formats. */
+#include "runtime/counters/counters.h"
+#include "tests/test.h"
+
+#include <glob.h>
+#include <unistd.h>
+
+static char folder[] = "/tmp/lockstep-si\"nks-XXXXXX"; /* a quote, to be escaped in labels */
+
+static const ls_step_record sample = {.step = 20,
+                                      .total_steps = 40,
+                                      .tokens = 4096,
+                                      .step_tokens = 1024,
+                                      .restarts = 1,
+                                      .wall_time_s = 1.75e9,
+                                      .loss = 2.5,
+                                      .grad_norm = 1.5,
+                                      .lr = 1e-3,
+                                      .seconds = 0.5,
+                                      .phase_seconds = {[LS_PHASE_COMPUTE] = 0.375},
+                                      .tokens_per_second = 2048.0,
+                                      .flops_per_second = 1e12,
+                                      .memory_bytes = 1 << 20,
+                                      .val_loss = NAN,
+                                      .left_seconds = 10.0,
+                                      .usd = 12.25,
+                                      .left_usd = 3.0,
+                                      .measured_joules = NAN,
+                                      .goodput = 0.875,
+                                      .devices = 4};
+
+static char *read_all(const char *path, size_t *bytes) {
+    FILE *f = fopen(path, "rb");
+    CHECK(f != NULL);
+    char *text = calloc(1, 1 << 20);
+    *bytes = f && text ? fread(text, 1, (1 << 20) - 1, f) : 0;
+    if (f) {
+        fclose(f);
+    }
+    return text;
+}
+
+static void test_prometheus(void) {
+    void *state;
+    char path[128];
+    snprintf(path, sizeof path, "%s/metrics.prom", folder);
+    CHECK_OK(ls_sink_prometheus.open(folder, 20, &state));
+    ls_step_record r = sample;
+    r.step = 19; /* not due */
+    CHECK_OK(ls_sink_prometheus.step(state, &r));
+    CHECK(access(path, F_OK) != 0);
+    r.step = 20;
+    CHECK_OK(ls_sink_prometheus.step(state, &r));
+    ls_sink_prometheus.close(state);
+    size_t bytes;
+    char *text = read_all(path, &bytes);
+    CHECK(strstr(text, "# TYPE lockstep_tokens_total counter\n"));
+    CHECK(strstr(text, "lockstep_tokens_total{run=\"lockstep-si\\\"nks-"));
+    CHECK(strstr(text, "phase=\"compute\"} 0.375\n"));
+    CHECK(strstr(text, "\"} 12.25\n"));
+    CHECK(!strstr(text, "energy_joules_total")); /* unknown: left out */
+    CHECK(!strstr(text, "nan"));
+    free(text);
+    unlink(path);
+}
+
+static uint64_t little_endian(const uint8_t *p, int bytes) {
+    uint64_t value = 0;
+    for (int i = bytes - 1; i >= 0; i--) {
+        value = value << 8 | p[i];
+    }
+    return value;
+}
+
+/* CRC-32C by its definition over bits, most significant first: another way than that of the sink.
+ */
+static uint32_t crc32c(const uint8_t *data, size_t bytes) {
+    uint32_t crc = 0xffffffffu;
+    for (size_t i = 0; i < bytes; i++) {
+        for (int bit = 0; bit < 8; bit++) {
+            uint32_t in = (uint32_t)(data[i] >> bit) & 1u;
+            uint32_t out = crc >> 31;
+            crc = crc << 1 ^ ((in ^ out) ? 0x1edc6f41u : 0u);
+        }
+    }
+    uint32_t reflected = 0;
+    for (int bit = 0; bit < 32; bit++) {
+        reflected |= ((crc >> bit) & 1u) << (31 - bit);
+    }
+    return ~reflected;
+}
+
+static uint32_t masked(const uint8_t *data, size_t bytes) {
+    uint32_t crc = crc32c(data, bytes);
+    return (crc >> 15 | crc << 17) + 0xa282ead8u;
+}
+
+/* Finds a scalar: its tag as a string field, then field 2 with a 32-bit float. */
+static float scalar(const uint8_t *event, size_t bytes, const char *tag) {
+    size_t length = strlen(tag);
+    for (size_t i = 0; i + length + 5 <= bytes; i++) {
+        if (memcmp(event + i, tag, length) == 0 && event[i + length] == (2 << 3 | 5)) {
+            uint32_t bits = (uint32_t)little_endian(event + i + length + 1, 4);
+            float value;
+            memcpy(&value, &bits, sizeof value);
+            return value;
+        }
+    }
+    return NAN;
+}
+
+static void test_tensorboard(void) {
+    CHECK_INT(crc32c((const uint8_t *)"123456789", 9), 0xe3069283u); /* RFC 3720's check value */
+    void *state;
+    CHECK_OK(ls_sink_tensorboard.open(folder, 1, &state));
+    CHECK_OK(ls_sink_tensorboard.step(state, &sample));
+    ls_sink_tensorboard.close(state);
+    char pattern[128];
+    snprintf(pattern, sizeof pattern, "%s/events.out.tfevents.*", folder);
+    glob_t found;
+    CHECK_INT(glob(pattern, 0, NULL, &found), 0);
+    size_t bytes, at = 0;
+    uint8_t *data = (uint8_t *)read_all(found.gl_pathv[0], &bytes);
+    int records = 0;
+    const uint8_t *event = NULL;
+    size_t event_bytes = 0;
+    while (at + 16 <= bytes) {
+        event_bytes = little_endian(data + at, 8);
+        CHECK_INT(little_endian(data + at + 8, 4), masked(data + at, 8));
+        event = data + at + 12;
+        CHECK(at + 16 + event_bytes <= bytes);
+        CHECK_INT(little_endian(event + event_bytes, 4), masked(event, event_bytes));
+        at += 16 + event_bytes;
+        records++;
+    }
+    CHECK_INT(at, bytes);
+    CHECK_INT(records, 2);
+    CHECK_NEAR(scalar(event, event_bytes, "loss/train"), 2.5, 0, 0);
+    CHECK_NEAR(scalar(event, event_bytes, "seconds/compute"), 0.375, 0, 0);
+    CHECK(isnan(scalar(event, event_bytes, "loss/validation")));
+    double wall_s;
+    uint64_t bits = little_endian(event + 1, 8);
+    memcpy(&wall_s, &bits, sizeof wall_s);
+    CHECK_NEAR(wall_s, 1.75e9, 0, 0);
+    CHECK(event[9] == (2 << 3) && event[10] == 20);
+    free(data);
+    unlink(found.gl_pathv[0]);
+    globfree(&found);
+}
+
+static void test_mlperf(void) {
+    void *state;
+    char path[128];
+    snprintf(path, sizeof path, "%s/mlperf.log", folder);
+    CHECK_OK(ls_sink_mlperf.open(folder, 1, &state));
+    ls_step_record r = sample;
+    CHECK_OK(ls_sink_mlperf.step(state, &r));
+    r.step = r.total_steps;
+    r.val_loss = 2.25;
+    CHECK_OK(ls_sink_mlperf.step(state, &r));
+    ls_sink_mlperf.close(state);
+    static const char *const keys[] = {"run_start",  "tracked_stats", "tracked_stats",
+                                       "eval_start", "eval_accuracy", "eval_stop",
+                                       "run_stop"};
+    FILE *f = fopen(path, "r");
+    char line[2048];
+    json_t *json = NULL;
+    for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
+        CHECK(f && fgets(line, sizeof line, f));
+        CHECK(strncmp(line, ":::MLLOG ", 9) == 0);
+        json_decref(json);
+        json = json_loads(line + 9, 0, NULL);
+        CHECK_STR(json_string_value(json_object_get(json, "key")), keys[i]);
+        if (strcmp(keys[i], "eval_accuracy") == 0) {
+            CHECK_NEAR(json_real_value(json_object_get(json, "value")), 2.25, 0, 0);
+        }
+    }
+    CHECK_STR(json_string_value(json_object_get(json_object_get(json, "metadata"), "status")),
+              "success");
+    json_decref(json);
+    CHECK(f && !fgets(line, sizeof line, f));
+    if (f) {
+        fclose(f);
+    }
+    unlink(path);
+}
+
+int main(void) {
+    CHECK(mkdtemp(folder) != NULL);
+    test_prometheus();
+    test_tensorboard();
+    test_mlperf();
+    CHECK_INT(rmdir(folder), 0);
+    void *state;
+    CHECK_STATUS(ls_sink_tensorboard.open(folder, 1, &state), LS_E_IO);
+    CHECK_STATUS(ls_sink_mlperf.open(folder, 1, &state), LS_E_IO);
+    CHECK_MESSAGE("mlperf.log");
+    return test_end();
+}
