@@ -1,0 +1,42 @@
+#!/bin/sh
+# hosts.sh TEST_COMM_HOSTS: two hosts: operations, a training run that does not depend on them, and a
+# host that freezes.
+. "$(dirname "$0")/../launch/lib.sh"
+program=$1
+on_hosts() { "$root/tests/hosts.sh" "$@"; }
+
+status=0
+on_hosts 2 2 "$program" 2 hier >"$work/out" 2>"$work/err" || status=$?
+[ $status != 77 ] || { cat "$work/out"; exit 77; }
+holds [ $status = 0 ]
+gives 0 on_hosts 2 1 "$program" 2 mpi # one rank on each
+[ -z "$(ip netns list | grep "^ls-$$-" || true)" ] || fail "namespaces are left"
+
+make_corpus
+here=$root/tests/launch
+gives 0 on_hosts 2 2 "$LOCKSTEP" train $tiny run.name=two numerics.reduction=invariant batch.micro=1
+says 'on 4 ranks of 1 thread, 2 hosts'
+gives 0 ranks 4 "$LOCKSTEP" train $tiny run.name=one numerics.reduction=invariant batch.micro=1
+says 'on 4 ranks of 1 thread, 1 host'
+gives 0 "$LOCKSTEP" ckpt diff "$work/runs/one" "$work/runs/two"
+
+# Everything on the second host stops: its ranks are silent, and one of them is named.
+"$root/tests/hosts.sh" 2 2 "$LOCKSTEP" train $tiny run.name=frozen run.steps=1000000 faults.min_deadline_s=2 \
+    >"$work/out" 2>"$work/err" &
+pid=$!
+trap 'kill $pid 2>/dev/null || true; rm -rf "$work"' EXIT
+until [ "$(wc -l 2>/dev/null <"$work/runs/frozen/train.jsonl" || echo 0)" -ge 5 ]; do
+    kill -0 "$pid" 2>/dev/null || fail "the run ended early"
+done
+frozen=$(ip netns pids "ls-$pid-1")
+# shellcheck disable=SC2086
+kill -STOP $frozen
+until grep -q 'error: ' "$work/err" || ! kill -0 "$pid" 2>/dev/null; do :; done
+# mpirun waits for its daemon on that host.
+# shellcheck disable=SC2086
+kill -CONT $frozen 2>/dev/null || true
+status=0
+wait $pid || status=$?
+holds [ "$status" = 3 ]
+says 'error: .*rank [23] on host host1 '
+passed

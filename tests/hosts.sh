@@ -1,0 +1,104 @@
+#!/bin/sh
+# hosts.sh [-r RATE] HOSTS RANKS COMMAND...: mpirun over several hosts on one machine, RANKS ranks on
+# each. A host is a network namespace with a name of its own (host0, host1, ...), its own /dev/shm and
+# a link to a switch, which takes RATE (of tc, such as 1gbit; else what it can) each way. The hosts of
+# process N are the namespaces ls-N-0, ls-N-1, ...: `ip netns pids ls-N-1`.
+#
+# Exit status of mpirun; 77 and "skipped: why" where namespaces cannot be made. All is torn down at
+# the end, also after a signal, and what a killed run has left by the next.
+set -eu
+rate=
+if [ "${1:-}" = -r ]; then
+    rate=$2
+    shift 2
+fi
+[ $# -ge 3 ] || { sed -n '2,3s/^# //p' "$0" >&2; exit 2; }
+hosts=$1 ranks=$2
+shift 2
+id=ls-$$
+work=
+
+skip() {
+    echo "skipped: $*"
+    exit 77
+}
+
+# remove ID: the namespaces of a run, and what runs in them.
+remove() {
+    for ns in $(ip netns list 2>/dev/null | sed -n "s/^\($1-[0-9s]*\).*/\1/p"); do
+        pids=$(ip netns pids "$ns" 2>/dev/null || true)
+        # shellcheck disable=SC2086
+        [ -z "$pids" ] || kill -KILL $pids 2>/dev/null || true
+        ip netns del "$ns" 2>/dev/null || true
+    done
+}
+tear_down() {
+    trap '' INT TERM HUP
+    remove "$id"
+    [ -z "$work" ] || rm -rf "$work"
+}
+
+command -v ip >/dev/null && command -v tc >/dev/null || skip "iproute2 is not installed"
+[ "$(id -u)" = 0 ] || skip "network namespaces need root"
+for stale in $(ip netns list 2>/dev/null | sed -n 's/^ls-\([0-9]*\)-s.*/\1/p'); do
+    kill -0 "$stale" 2>/dev/null || remove "ls-$stale"
+done
+trap tear_down EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+work=$(mktemp -d)
+
+make_hosts() {
+    ip netns add "$id-s" && ip -n "$id-s" link add switch type bridge || return
+    ip -n "$id-s" link set switch up || return
+    host=0
+    while [ $host -lt "$hosts" ]; do
+        ns=$id-$host
+        ip netns add "$ns" || return
+        ip link add eth0 netns "$ns" type veth peer name "port$host" netns "$id-s" || return
+        ip -n "$id-s" link set "port$host" master switch up || return
+        ip -n "$ns" addr add "10.77.0.$((host + 1))/24" dev eth0 || return
+        ip -n "$ns" link set lo up && ip -n "$ns" link set eth0 up || return
+        # The same everywhere; what else a machine may have chosen needs exact times of its packets.
+        ip netns exec "$ns" sh -c 'echo cubic >/proc/sys/net/ipv4/tcp_congestion_control' 2>/dev/null || true
+        if [ -n "$rate" ]; then
+            limit="root tbf rate $rate burst 128kb latency 5ms"
+            # shellcheck disable=SC2086
+            tc -n "$ns" qdisc add dev eth0 $limit && tc -n "$id-s" qdisc add dev "port$host" $limit || return
+        fi
+        host=$((host + 1))
+    done
+    unshare --uts --mount true
+}
+why=$(make_hosts 2>&1) || skip "no network namespaces here: $why"
+
+# on HOST COMMAND...: there, with the host's name and shared memory.
+cat >"$work/on" <<EOF
+#!/bin/sh
+host=\$1
+shift
+exec ip netns exec $id-\$host unshare --uts --mount sh -c '
+    hostname host\$0 && mount -t tmpfs tmpfs /dev/shm && exec "\$@"' "\$host" "\$@"
+EOF
+# What mpirun takes for ssh: ADDRESS WORDS..., which a shell reads.
+cat >"$work/agent" <<EOF
+#!/bin/sh
+host=\$((\${1##*.} - 1))
+shift
+exec $work/on \$host sh -c "\$*"
+EOF
+chmod +x "$work/on" "$work/agent"
+
+where= host=0
+while [ $host -lt "$hosts" ]; do
+    where=$where${where:+,}10.77.0.$((host + 1)):$ranks
+    host=$((host + 1))
+done
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+export ASAN_OPTIONS="${ASAN_OPTIONS:+$ASAN_OPTIONS:}detect_leaks=0" OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+status=0
+# In the background, so that signals are acted on while it runs.
+"$work/on" 0 mpirun --quiet --oversubscribe --bind-to none --mca plm rsh --mca plm_rsh_agent "$work/agent" \
+    --mca btl_base_warn_component_unused 0 -x OMP_NUM_THREADS -x ASAN_OPTIONS -H "$where" -n $((hosts * ranks)) "$@" &
+wait $! || status=$?
+exit $status
