@@ -122,6 +122,8 @@ ls_status ls_ckpt_verify(ls_ckpt *ckpt, ls_ckpt_depth depth,
 /* Newest checkpoint under root (or root itself when it is one) whose quick verification passes;
  * skipped ones are warned about. LS_E_INPUT when there is none; *path caller frees. */
 ls_status ls_ckpt_latest(const char *root, char **path);
+/* The same, opened. */
+ls_status ls_ckpt_open_latest(const char *root, ls_ckpt **ckpt);
 
 /* Steps of the directories step-* in root, newest first, valid or not. Caller frees *steps. */
 ls_status ls_ckpt_list(const char *root, int64_t **steps, size_t *count);

@@ -360,41 +360,39 @@ ls_status ls_ckpt_list(const char *root, int64_t **steps, size_t *count) {
     return LS_OK;
 }
 
-static ls_status quick_check(const char *path) {
-    ls_ckpt *ckpt;
-    LS_TRY(ls_ckpt_open(path, &ckpt)); /* checks all that quick verification does */
-    ls_ckpt_close(ckpt);
-    return LS_OK;
-}
-
-ls_status ls_ckpt_latest(const char *root, char **path) {
+ls_status ls_ckpt_open_latest(const char *root, ls_ckpt **ckpt) {
     char manifest[4096];
     int64_t *steps;
     size_t count;
-    *path = NULL;
+    *ckpt = NULL;
     LS_TRY(ls_path_join(manifest, sizeof manifest, root, LS_CKPT_MANIFEST));
     if (ls_path_exists(manifest)) {
-        LS_TRY(quick_check(root));
-        *path = strdup(root);
-        return *path ? LS_OK : LS_FAIL(LS_E_MEMORY, "no memory for a path");
+        return ls_ckpt_open(root, ckpt); /* checks all that quick verification does */
     }
     ls_status status = ls_ckpt_list(root, &steps, &count);
-    for (size_t i = 0; i < count && status == LS_OK && !*path; i++) {
+    for (size_t i = 0; i < count && status == LS_OK && !*ckpt; i++) {
         char *candidate = ls_text_format("%s/step-%08lld", root, (long long)steps[i]);
         if (!candidate) {
             status = LS_FAIL(LS_E_MEMORY, "no memory for a path");
-        } else if (quick_check(candidate) == LS_OK) {
-            *path = candidate;
-        } else {
+        } else if (ls_ckpt_open(candidate, ckpt) != LS_OK) {
             ls_log_warn("checkpoint '%s' is skipped: %s", candidate, ls_error_last()->message);
-            free(candidate);
         }
+        free(candidate);
     }
     free(steps);
     LS_TRY(status);
-    if (!*path) {
+    if (!*ckpt) {
         return LS_FAIL(LS_E_INPUT, "'%s' holds no valid checkpoint (%zu directories named step-*)",
                        root, count);
     }
     return LS_OK;
+}
+
+ls_status ls_ckpt_latest(const char *root, char **path) {
+    ls_ckpt *ckpt;
+    *path = NULL;
+    LS_TRY(ls_ckpt_open_latest(root, &ckpt));
+    *path = strdup(ckpt->path);
+    ls_ckpt_close(ckpt);
+    return *path ? LS_OK : LS_FAIL(LS_E_MEMORY, "no memory for a path");
 }

@@ -116,11 +116,9 @@ ls_status ls_ckpt_find_path(const char *given, char **path) {
 }
 
 ls_status ls_ckpt_open_found(const char *given, ls_ckpt **ckpt) {
-    char *path;
-    LS_TRY(ls_ckpt_find_path(given, &path));
-    ls_status status = ls_ckpt_open(path, ckpt);
-    free(path);
-    return status;
+    char root[4096];
+    LS_TRY(ls_ckpt_root(given, root, sizeof root));
+    return ls_ckpt_open_latest(root, ckpt);
 }
 
 static ls_status run_show(int argc, char **argv, const char **values) {

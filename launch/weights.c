@@ -9,11 +9,7 @@ ls_status ls_weights_open(const char *path, ls_weights *weights) {
     *weights = (ls_weights){0};
     char root[1024];
     LS_TRY(ls_path_join(root, sizeof root, path, "checkpoints"));
-    char *found = NULL;
-    LS_TRY(ls_ckpt_latest(ls_path_is_dir(root) ? root : path, &found));
-    ls_status status = ls_ckpt_open(found, &weights->ckpt);
-    free(found);
-    LS_TRY(status);
+    LS_TRY(ls_ckpt_open_latest(ls_path_is_dir(root) ? root : path, &weights->ckpt));
     const char *text = ls_ckpt_config(weights->ckpt);
     return ls_config_load_text(&weights->config, ls_ckpt_path(weights->ckpt), text, strlen(text),
                                NULL, 0);
