@@ -161,7 +161,11 @@ static herr_t driver_truncate(H5FD_t *file, hid_t dxpl, hbool_t closing) {
     (void)closing;
     driver_file *f = (driver_file *)file;
     if (f->eof != f->eoa) {
-        if (!f->fault->error && ftruncate(f->fd, (off_t)f->eoa) != 0) {
+        int failed;
+        do {
+            failed = !f->fault->error && ftruncate(f->fd, (off_t)f->eoa) != 0;
+        } while (failed && errno == EINTR);
+        if (failed) {
             keep_fault(f, errno);
         }
         f->eof = f->eoa;

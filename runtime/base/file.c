@@ -87,8 +87,12 @@ ls_status ls_file_write_all(int fd, const void *data, size_t bytes, const char *
 }
 
 static ls_status sync_fd(int fd, const char *path) {
+    int failed;
+    do {
+        failed = fsync(fd);
+    } while (failed && errno == EINTR);
     /* EINVAL: a file system that has nothing to sync for this kind of file. */
-    if (fsync(fd) != 0 && errno != EINVAL) {
+    if (failed && errno != EINVAL) {
         return LS_FAIL(LS_E_IO, "'%s' cannot be synced to disk: %s", path, strerror(errno));
     }
     return LS_OK;

@@ -3,6 +3,8 @@
 #include "tests/checkpoint/ckpt_cases.h"
 #include "tests/checkpoint/ckpt_damage.h"
 
+#include <sys/resource.h>
+
 enum { SMALL = 4, MUTATIONS = 30000 };
 
 static char path[1024];
@@ -309,8 +311,12 @@ static void test_chunks(const json_t *good) {
         size_t n =
             frame_make(frame, room, frames[i].content, frames[i].checksum, frames[i].content_size);
         chunk_replace(good, whole, whole_bytes, frame, (size_t)((long)n + frames[i].extra));
+        struct rusage before, after;
+        getrusage(RUSAGE_SELF, &before);
         CHECK_STATUS(load_chunk(), LS_E_CORRUPT);
         CHECK_MESSAGE(frames[i].message);
+        getrusage(RUSAGE_SELF, &after); /* KiB: a bomb of a GiB must not go off */
+        CHECK(after.ru_maxrss - before.ru_maxrss < 32 * 1024);
         CHECK_MESSAGE("chunk 0 of '/tensors/layers.0.attn.qkv.weight'");
     }
     chunk_replace(good, whole, whole_bytes, "short", 5);

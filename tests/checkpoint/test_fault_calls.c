@@ -1,0 +1,118 @@
+/* Every call to the kernel that a save makes fails once, in every way: the save tells, or does not
+ * mind; the checkpoint before it or the new one is whole; nothing else is left; the next save
+ * works. Then the same for every call of a load and of a verification. */
+#include "runtime/base/log.h"
+#include "tests/checkpoint/fault_calls.h"
+#include "tests/checkpoint/fault_save.h"
+
+#include <dirent.h>
+#include <errno.h>
+
+enum { SMALL = 5, CALLS_MAX = 5000 };
+
+static const char *const kind_names[FAULT_KINDS] = {"none", "EIO", "EINTR", "ENOSPC", "short"};
+static ls_status save(int64_t step) {
+    return fault_save(step, SMALL, 1, 1, 1);
+}
+
+static int temporaries(void) {
+    int count = 0;
+    DIR *directory = opendir(root);
+    struct dirent *item;
+    while (directory && (item = readdir(directory))) {
+        count += strncmp(item->d_name, ".tmp-", 5) == 0;
+    }
+    closedir(directory);
+    return count;
+}
+
+/* Calls that go on after a signal; the others may fail. */
+static bool is_retried(const char *name) {
+    static const char *const names[] = {"write", "pwrite", "fsync", "ftruncate"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        if (strcmp(name, names[i]) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Returns how many calls there were. */
+static long test_save(fault_kind kind, bool over) {
+    const char *text[FAULT_KINDS] = {
+        [FAULT_EIO] = strerror(EIO), [FAULT_ENOSPC] = strerror(ENOSPC)};
+    for (long n = 0; n < CALLS_MAX; n++) {
+        const char *name;
+        if (over) { /* the step exists and is replaced */
+            CHECK_OK(save(2));
+        }
+        fault_arm(FAULT_WRITES, kind, n);
+        ls_status status = save(2);
+        bool reached = fault_disarm(&name);
+        int64_t newest = fault_whole_check();
+        CHECK(newest == 2 || (newest == 1 && !over));
+        if (status == LS_OK) {
+            CHECK_INT(newest, 2);
+        } else {
+            CHECK(kind != FAULT_SHORT && kind != FAULT_NONE);
+            CHECK(kind != FAULT_EINTR || !is_retried(name));
+            CHECK_INT(status, LS_E_IO);
+            if (text[kind]) {
+                CHECK_MESSAGE(text[kind]);
+            }
+            CHECK_INT(temporaries(), 0);
+            if (test_failures) {
+                fprintf(stderr, "%s at call %ld (%s)\n", kind_names[kind], n, name);
+            }
+        }
+        fault_step_remove(2);
+        if (!reached) {
+            return n;
+        }
+    }
+    CHECK(!"a save ends");
+    return 0;
+}
+
+static void test_read(fault_kind kind) {
+    char path[4200];
+    const char *name;
+    snprintf(path, sizeof path, "%s/step-00000001", root);
+    bool reached = true;
+    for (long n = 0; reached && n < CALLS_MAX; n++) {
+        ls_ckpt *ckpt = NULL;
+        fault_arm(FAULT_READS, kind, n);
+        ls_status status = ls_ckpt_open(path, &ckpt);
+        if (status == LS_OK) {
+            status = fault_values_check(ckpt);
+        }
+        if (status == LS_OK) {
+            status = ls_ckpt_verify(ckpt, LS_CKPT_VERIFY_DEEP, NULL, NULL);
+        }
+        reached = fault_disarm(&name);
+        ls_ckpt_close(ckpt);
+        /* HDF5 calls a file that it cannot read damaged. */
+        CHECK(status == LS_OK || status == LS_E_IO || status == LS_E_CORRUPT);
+        CHECK(kind == FAULT_EIO || kind == FAULT_EINTR || status == LS_OK);
+        CHECK(kind != FAULT_EIO || !reached || status != LS_OK || strcmp(name, "read") == 0);
+    }
+    CHECK(!reached);
+    CHECK_INT(fault_whole_check(), 1);
+}
+
+int main(void) {
+    ls_log_set_quiet(true);
+    fault_begin();
+    CHECK_OK(save(1));
+    long calls = 0;
+    for (fault_kind kind = FAULT_EIO; kind < FAULT_KINDS; kind++) {
+        calls += test_save(kind, false);
+        calls += test_save(kind, true);
+        test_read(kind);
+    }
+    CHECK(calls > 100);
+    printf("%ld faults while saving\n", calls);
+    CHECK_OK(save(2));
+    CHECK_INT(fault_whole_check(), 2);
+    return fault_end();
+}

@@ -1,0 +1,131 @@
+/* A save is killed at its n-th call to the kernel, for every n (a spread of them unless
+ * LOCKSTEP_TEST_ALL is set): what has the name of a checkpoint is whole and has the right values,
+ * there is one, and the next save works. */
+#include "runtime/base/log.h"
+#include "tests/checkpoint/fault_save.h"
+
+#include <errno.h>
+#include <omp.h>
+#include <signal.h>
+#include <sys/ptrace.h>
+#include <sys/wait.h>
+
+typedef struct scenario {
+    const char *name;
+    int cases, copies, level, threads;
+    bool over;  /* the step exists and is replaced */
+    int points; /* how many of its calls, when not all */
+} scenario;
+
+static const scenario scenarios[] = {
+    {"new step", 5, 1, 1, 1, false, 60},
+    {"step that exists", 5, 1, 1, 1, true, 60},
+    {"not compressed", 7, 1, 0, 1, false, 30},
+    {"many tensors", 5, 100, 1, 1, false, 30},
+    {"two threads", CASE_TENSORS, 1, 1, 2, false, 10},
+};
+
+/* The traced child. */
+static void save_and_exit(const scenario *s) {
+    if (ptrace(PTRACE_TRACEME, 0, NULL, NULL) != 0) {
+        _exit(77);
+    }
+    raise(SIGSTOP);
+    _exit(fault_save(2, s->cases, s->copies, s->level, s->threads) == LS_OK ? 0 : 1);
+}
+
+/* Waits for all threads of a child that was killed or has ended. */
+static void reap(pid_t child) {
+    int state;
+    while (waitpid(-1, &state, __WALL) > 0 || errno == EINTR) {
+    }
+    (void)child;
+}
+
+/* Kills the save at its n-th call (from 0). Returns how many calls it made: n when it was killed;
+ * -1 when this system lets no process be traced. */
+static long save_until(const scenario *s, long n) {
+    fflush(NULL);
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        save_and_exit(s);
+    }
+    int state;
+    long calls = 0;
+    CHECK(waitpid(child, &state, 0) == child);
+    if (!WIFSTOPPED(state)) {
+        return -1;
+    }
+    const long options = PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACECLONE | PTRACE_O_EXITKILL;
+    CHECK(ptrace(PTRACE_SETOPTIONS, child, NULL, options) == 0);
+    ptrace(PTRACE_SYSCALL, child, NULL, NULL);
+    for (;;) {
+        pid_t thread = waitpid(-1, &state, __WALL);
+        if (thread < 0 || (thread == child && !WIFSTOPPED(state))) {
+            CHECK(thread == child && WIFEXITED(state) && WEXITSTATUS(state) == 0);
+            break;
+        }
+        struct __ptrace_syscall_info call = {0};
+        if (WIFSTOPPED(state) && WSTOPSIG(state) == (SIGTRAP | 0x80) &&
+            ptrace(PTRACE_GET_SYSCALL_INFO, thread, sizeof call, &call) > 0 &&
+            call.op == PTRACE_SYSCALL_INFO_ENTRY && calls++ == n) {
+            kill(child, SIGKILL);
+            calls = n;
+            break;
+        }
+        ptrace(PTRACE_SYSCALL, thread, NULL, NULL);
+    }
+    reap(child);
+    return calls;
+}
+
+static long test_scenario(const scenario *s, bool all) {
+    fault_step_remove(2);
+    long calls = save_until(s, -1);
+    if (calls < 0) {
+        return -1;
+    }
+    CHECK_INT(fault_whole_check(), 2);
+    long points = all || calls < s->points ? calls : s->points, killed = 0, kept = 0;
+    for (long i = 0; i < points; i++) {
+        long n = i * calls / points;
+        if (!s->over) {
+            fault_step_remove(2);
+        }
+        killed += save_until(s, n) == n;
+        int64_t newest = fault_whole_check();
+        CHECK(newest == 2 || (newest == 1 && !s->over));
+        kept += newest == 1;
+        if (test_failures) {
+            fprintf(stderr, "%s: killed at call %ld of %ld\n", s->name, n, calls);
+            break;
+        }
+    }
+    CHECK(killed >= points * 9 / 10); /* threads do not make the same calls each time */
+    CHECK(s->over || kept > 0);
+    CHECK_OK(
+        fault_save(2, s->cases, s->copies, s->level, 1)); /* beside what the killed ones left */
+    CHECK_INT(fault_whole_check(), 2);
+    printf("%s: killed at %ld of %ld calls\n", s->name, killed, calls);
+    return killed;
+}
+
+int main(void) {
+    bool all = getenv("LOCKSTEP_TEST_ALL") != NULL;
+    long killed = 0;
+    ls_log_set_quiet(true);
+    omp_set_num_threads(1); /* a child of a process with threads of OpenMP could not make its own */
+    fault_begin();
+    CHECK_OK(fault_save(1, 5, 1, 1, 1));
+    for (size_t i = 0; i < sizeof scenarios / sizeof *scenarios; i++) {
+        long n = test_scenario(&scenarios[i], all);
+        if (n < 0) {
+            printf("skipped: this system lets no process be traced\n");
+            return 77;
+        }
+        killed += n;
+    }
+    CHECK(killed > (all ? 1000 : 100));
+    return fault_end();
+}
