@@ -1,0 +1,203 @@
+/* Where profiles are found, and how they are written. */
+#include "runtime/plan/cluster.h"
+
+#include "runtime/base/arena.h"
+#include "runtime/base/file.h"
+#include "runtime/base/text.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MAX_FILE_BYTES = 1 << 20 };
+
+ls_status ls_cluster_dir(char *out, size_t size) {
+    const char *set = getenv("LOCKSTEP_CLUSTERS");
+    if (set && set[0]) {
+        if (snprintf(out, size, "%s", set) >= (int)size) {
+            return LS_FAIL(LS_E_INPUT, "$LOCKSTEP_CLUSTERS has more than %zu characters", size - 1);
+        }
+        return LS_OK;
+    }
+    char self[1024];
+    LS_TRY(ls_path_self_dir(self, sizeof self));
+    for (char *end = self + strlen(self); end && end > self; end = strrchr(self, '/')) {
+        *end = '\0';
+        LS_TRY(ls_path_join(out, size, self, "share/lockstep/clusters"));
+        if (ls_path_is_dir(out)) {
+            return LS_OK;
+        }
+    }
+    return LS_FAIL(LS_E_INPUT,
+                   "no share/lockstep/clusters above the program; install lockstep, or set "
+                   "LOCKSTEP_CLUSTERS to the folder with the profiles");
+}
+
+static int by_name(const void *a, const void *b) {
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+static bool is_profile(const char *name) {
+    size_t n = strlen(name);
+    return n > 5 && name[0] != '.' && strcmp(name + n - 5, ".yaml") == 0;
+}
+
+static ls_status list_dir(DIR *dir, char ***names, int *count) {
+    for (const struct dirent *e; (e = readdir(dir)) != NULL;) {
+        if (!is_profile(e->d_name)) {
+            continue;
+        }
+        char **more = realloc(*names, ((size_t)*count + 1) * sizeof *more);
+        char *name = strndup(e->d_name, strlen(e->d_name) - 5);
+        if (more) {
+            *names = more;
+        }
+        if (!more || !name) {
+            free(name);
+            return LS_FAIL(LS_E_MEMORY, "no memory for the names of clusters");
+        }
+        (*names)[(*count)++] = name;
+    }
+    qsort(*names, (size_t)*count, sizeof **names, by_name);
+    return LS_OK;
+}
+
+ls_status ls_cluster_list(char ***names, int *count) {
+    char path[1024];
+    *names = NULL;
+    *count = 0;
+    LS_TRY(ls_cluster_dir(path, sizeof path));
+    DIR *dir = opendir(path);
+    if (!dir) {
+        return LS_FAIL(LS_E_INPUT, "cannot read '%s': %s", path, strerror(errno));
+    }
+    ls_status status = list_dir(dir, names, count);
+    closedir(dir);
+    return status;
+}
+
+static ls_status unknown(const char *name, const char *dir) {
+    char **names;
+    int count;
+    LS_TRY(ls_cluster_list(&names, &count));
+    const char *near = ls_text_nearest(name, (const char *const *)names, (size_t)count);
+    ls_status status =
+        LS_FAIL(LS_E_CONFIG, "unknown cluster '%s'%s%s%s; `lockstep plan --list` shows those in %s",
+                name, near ? "; did you mean '" : "", near ? near : "", near ? "'?" : "", dir);
+    for (int i = 0; i < count; i++) {
+        free(names[i]);
+    }
+    free(names);
+    return status;
+}
+
+ls_status ls_cluster_load(const char *name, ls_cluster *cluster) {
+    char path[1200], dir[1024];
+    if (is_profile(name)) {
+        dir[0] = '\0';
+        if (ls_cluster_dir(dir, sizeof dir) != LS_OK) {
+            ls_error_clear(); /* needed only where the file names a device */
+        }
+        snprintf(path, sizeof path, "%s", name);
+    } else {
+        LS_TRY(ls_cluster_dir(dir, sizeof dir));
+        snprintf(path, sizeof path, "%s/%.64s.yaml", dir, name);
+        if (strchr(name, '/') || !ls_path_exists(path)) {
+            return unknown(name, dir);
+        }
+    }
+    char *text;
+    size_t bytes;
+    LS_TRY(ls_file_read(path, MAX_FILE_BYTES, &text, &bytes));
+    ls_status status = ls_cluster_load_text(path, dir[0] ? dir : NULL, text, bytes, cluster);
+    free(text);
+    return status;
+}
+
+double ls_cluster_value(const ls_cluster *cluster, ls_figure_id id, double fallback) {
+    const double value = cluster->figure[id].value;
+    return isnan(value) ? fallback : value;
+}
+
+static void write_text(FILE *out, const char *key, const char *value) {
+    fprintf(out, "  %s: '", key);
+    for (const char *c = value; *c; c++) {
+        fprintf(out, *c == '\'' ? "''" : "%c", *c);
+    }
+    fputs("'\n", out);
+}
+
+static void write_figure(FILE *out, const ls_figure *f, const char *key) {
+    if (isnan(f->value)) {
+        fprintf(out, "  %s: null\n", key);
+        return;
+    }
+    fprintf(out, "  %s: {value: %.6g, source: %s", key, f->value, f->source);
+    if (f->date[0]) {
+        fprintf(out, ", date: %s", f->date);
+    }
+    if (f->note[0]) {
+        fprintf(out, ", note: \"%s\"", f->note);
+    }
+    fputs("}\n", out);
+}
+
+/* Texts and figures of a section, with its heading before the first. The device's file is not
+ * named, since its figures are here. */
+static void write_section(FILE *out, const ls_cluster *cluster, const char *section) {
+    static const struct {
+        const char *section, *key;
+    } texts[] = {
+#define X(id, section, key, help) {#section, #key},
+        LS_CLUSTER_TEXT_LIST(X)
+#undef X
+    };
+    bool begun = false;
+    for (int t = 0; t < LS_CLUSTER_TEXT_COUNT; t++) {
+        if (cluster->text[t][0] && t != LS_CLUSTER_DEVICE && !strcmp(texts[t].section, section)) {
+            fprintf(out, begun ? "" : "%s:\n", section);
+            begun = true;
+            write_text(out, texts[t].key, cluster->text[t]);
+        }
+    }
+    for (int i = 0; i < LS_FIG_COUNT; i++) {
+        if (cluster->figure[i].given && !strcmp(ls_figure_section((ls_figure_id)i), section)) {
+            fprintf(out, begun ? "" : "%s:\n", section);
+            begun = true;
+            write_figure(out, &cluster->figure[i], ls_figure_key((ls_figure_id)i));
+        }
+    }
+}
+
+static void write_body(FILE *out, const ls_cluster *cluster) {
+    static const char *const sections[] = {
+        "cluster",         "device",         "node",          "network", "power",
+        "price",           "failures",       "storage",       "launch",  "efficiency_fp32",
+        "efficiency_bf16", "efficiency_fp8", "efficiency_fp4"};
+    fputs("sources:\n", out);
+    for (int s = 0; s < cluster->source_count; s++) {
+        write_text(out, cluster->sources[s].key, cluster->sources[s].text);
+    }
+    for (size_t i = 0; i < sizeof sections / sizeof sections[0]; i++) {
+        write_section(out, cluster, sections[i]);
+    }
+}
+
+ls_status ls_cluster_write(const ls_cluster *cluster, const char *path) {
+    char *text = NULL;
+    size_t bytes = 0;
+    FILE *out = open_memstream(&text, &bytes);
+    if (!out) {
+        return LS_FAIL(LS_E_MEMORY, "no memory for a cluster profile");
+    }
+    write_body(out, cluster);
+    if (fclose(out) != 0) {
+        free(text);
+        return LS_FAIL(LS_E_MEMORY, "no memory for a cluster profile");
+    }
+    ls_status status = ls_file_replace(path, text, bytes);
+    free(text);
+    return status;
+}

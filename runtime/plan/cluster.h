@@ -1,0 +1,131 @@
+/* Cluster profiles: what a planner must know about machines, each figure with its source and date.
+ *
+ * A profile is a YAML file of sections with `key: value` lines; `cluster.device` names a second
+ * file in devices/ with what belongs to the device alone, whose figures it may override. A figure
+ * is {value: 400, source: KEY, date: 2026-08-12}, KEY one of the file's section `sources`, or null:
+ * unknown stays unknown (NAN). Unknown keys, wrong types and values out of range are refused with
+ * file and line. */
+#ifndef LS_PLAN_CLUSTER_H
+#define LS_PLAN_CLUSTER_H
+
+#include "runtime/base/status.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdio.h>
+
+/* X(id, section, key, unit, min, max, help). Bandwidths of one direction, FLOP/s dense. */
+#define LS_EFFICIENCY_LIST(X, P, p)                                                                \
+    X(GEMM_##P, efficiency_##p, gemm, "of peak", 0.01, 1, "large matrix products")                 \
+    X(ATTENTION_##P, efficiency_##p, attention, "of bf16 peak", 0.005, 1, "fused attention")       \
+    X(MEMORY_##P, efficiency_##p, memory, "of bandwidth", 0.01, 1.5, "memory-bound operations")    \
+    X(LINK_##P, efficiency_##p, link, "of bandwidth", 0.01, 1, "collectives inside a domain")      \
+    X(NETWORK_##P, efficiency_##p, network, "of bandwidth", 0.01, 1, "collectives across domains")
+#define LS_FIGURE_LIST(X)                                                                          \
+    X(MEMORY_GB, device, memory_gb, "GB", 0.001, 1e6, "memory of a device")                        \
+    X(HBM_GB_S, device, hbm_gb_s, "GB/s", 0.1, 1e6, "its bandwidth")                               \
+    X(UNITS, device, units, "", 1, 4096, "processors (SMs) that share a matrix product's tiles")   \
+    X(TFLOPS_FP32, device, fp32_tflops, "TFLOP/s", 1e-4, 1e6, "peak in fp32")                      \
+    X(TFLOPS_BF16, device, bf16_tflops, "TFLOP/s", 1e-4, 1e6, "dense peak in bf16")                \
+    X(TFLOPS_FP8, device, fp8_tflops, "TFLOP/s", 1e-4, 1e6, "dense peak in fp8")                   \
+    X(TFLOPS_FP4, device, fp4_tflops, "TFLOP/s", 1e-4, 1e6, "dense peak in fp4")                   \
+    X(ACHIEVED_BF16, device, achieved_bf16_tflops, "TFLOP/s", 1e-4, 1e6,                           \
+      "measured on the best large matrix product")                                                 \
+    X(LINK_GB_S, device, link_gb_s, "GB/s", 1e-3, 1e6, "to the devices of its domain")             \
+    X(DEVICE_W, device, power_w, "W", 0.1, 1e5, "design power of a device")                        \
+    X(LAUNCH_US, device, launch_us, "us", 0, 1e4, "between operations that wait for each other")   \
+    X(NODE_DEVICES, node, devices, "devices", 1, 4096, "run by one operating system")              \
+    X(DOMAIN_DEVICES, node, domain_devices, "devices", 1, 65536, "that fast links join")           \
+    X(LINK_LATENCY_US, node, link_latency_us, "us", 0, 1e6, "of a step inside the domain")         \
+    X(NETWORK_GBIT_S, network, gbit_s, "Gb/s", 1e-3, 1e6, "of one device to other domains")        \
+    X(NETWORK_LATENCY_US, network, latency_us, "us", 0, 1e6, "of a step across domains")           \
+    X(DOMAIN_W, power, domain_w, "W", 1, 1e7, "a whole domain with hosts and fans, at most")       \
+    X(PUE, power, pue, "", 1, 5, "energy of the site over that of its computers")                  \
+    X(CARBON, power, carbon_g_kwh, "g/kWh", 0, 5000, "carbon intensity of the supply")             \
+    X(PRICE_ON_DEMAND, price, on_demand, "USD/h", 0, 1e4, "of a device")                           \
+    X(PRICE_LIST, price, list, "USD/h", 0, 1e4, "of a device")                                     \
+    X(PRICE_RESERVED, price, reserved, "USD/h", 0, 1e4, "of a device")                             \
+    X(PRICE_CAPACITY_BLOCK, price, capacity_block, "USD/h", 0, 1e4, "of a device")                 \
+    X(PRICE_SPOT, price, spot, "USD/h", 0, 1e4, "of a device")                                     \
+    X(MTBF_H, failures, mtbf_device_hours, "h", 1, 1e12, "device-hours between failures")          \
+    X(RESTART_S, failures, restart_s, "s", 0, 1e6, "from a failure to the first new step")         \
+    X(STORAGE_GB_S, storage, write_gb_s, "GB/s", 1e-3, 1e6, "of one node to checkpoints")          \
+    LS_EFFICIENCY_LIST(X, FP32, fp32)                                                              \
+    LS_EFFICIENCY_LIST(X, BF16, bf16)                                                              \
+    LS_EFFICIENCY_LIST(X, FP8, fp8)                                                                \
+    LS_EFFICIENCY_LIST(X, FP4, fp4)
+
+typedef enum ls_figure_id {
+#define X(id, ...) LS_FIG_##id,
+    LS_FIGURE_LIST(X)
+#undef X
+        LS_FIG_COUNT
+} ls_figure_id;
+
+/* X(id, section, key, help) */
+#define LS_CLUSTER_TEXT_LIST(X)                                                                    \
+    X(NAME, cluster, name, "as --cluster takes it")                                                \
+    X(TITLE, cluster, title, "for people")                                                         \
+    X(PROVIDER, cluster, provider, "who runs it")                                                  \
+    X(DEVICE, cluster, device, "file in devices/")                                                 \
+    X(NOTE, cluster, note, "what to know about the figures")                                       \
+    X(KIND, device, kind, "device model")                                                          \
+    X(FABRIC, network, fabric, "between domains")                                                  \
+    X(SCHEDULER, launch, scheduler, "slurm or none")                                               \
+    X(ENVIRONMENT, launch, environment, "NAME=value ... for every rank")
+
+typedef enum ls_cluster_text_id {
+#define X(id, ...) LS_CLUSTER_##id,
+    LS_CLUSTER_TEXT_LIST(X)
+#undef X
+        LS_CLUSTER_TEXT_COUNT
+} ls_cluster_text_id;
+
+typedef struct ls_figure {
+    double value; /* NAN: unknown */
+    char source[48], date[24], note[96];
+    bool given; /* in the file, if only as null */
+} ls_figure;
+
+typedef struct ls_source {
+    char key[48], text[320];
+} ls_source;
+
+enum { LS_MAX_SOURCES = 32 };
+
+typedef struct ls_cluster {
+    char text[LS_CLUSTER_TEXT_COUNT][256];
+    ls_figure figure[LS_FIG_COUNT];
+    ls_source sources[LS_MAX_SOURCES];
+    int source_count;
+} ls_cluster;
+
+const char *ls_figure_section(ls_figure_id id);
+const char *ls_figure_key(ls_figure_id id);
+const char *ls_figure_unit(ls_figure_id id);
+
+/* The folder with the profiles: $LOCKSTEP_CLUSTERS, else the nearest share/lockstep/clusters in a
+ * folder above the program's. LS_E_INPUT when there is none. */
+ls_status ls_cluster_dir(char *out, size_t size);
+
+/* A profile by name ("aws-p5"), or a file when `name` ends in .yaml. LS_E_CONFIG for an unknown
+ * name tells the nearest. */
+ls_status ls_cluster_load(const char *name, ls_cluster *cluster);
+/* From text; `name` stands for the file, dir (may be NULL) holds devices/. */
+ls_status ls_cluster_load_text(const char *name, const char *dir, const char *text, size_t bytes,
+                               ls_cluster *cluster);
+
+/* A file of devices/ alone: nothing about nodes is required. */
+ls_status ls_device_load_text(const char *name, const char *text, size_t bytes, ls_cluster *device);
+
+/* Names of the installed profiles, sorted; caller frees each and the list. */
+ls_status ls_cluster_list(char ***names, int *count);
+
+/* Value of a figure, or `fallback` when it is unknown. */
+double ls_cluster_value(const ls_cluster *cluster, ls_figure_id id, double fallback);
+
+/* Writes the profile as YAML that ls_cluster_load_text reads back (a device file's figures
+ * included). LS_E_IO. */
+ls_status ls_cluster_write(const ls_cluster *cluster, const char *path);
+
+#endif

@@ -1,0 +1,45 @@
+/* What a planner must know of a model: sizes of a decoder-only transformer, dense or with experts
+ * (Shazeer 2017, arXiv 1701.06538; latent attention and shared experts: DeepSeek-V3, arXiv
+ * 2412.19437). Dense models that lockstep trains come from its own presets and parameter table. */
+#ifndef LS_PLAN_PLAN_MODEL_H
+#define LS_PLAN_PLAN_MODEL_H
+
+#include "runtime/base/status.h"
+#include "runtime/config/config.h"
+
+typedef struct ls_plan_model {
+    char name[64];
+    int64_t layers, channels, heads, kv_heads, head_dim, ffn, vocab, context;
+    bool gated, tied, learned_positions, biases;
+    /* Experts: 0 of none. The first dense_layers have an ordinary MLP of size ffn. */
+    int64_t experts, experts_per_token, shared_experts, expert_ffn, dense_layers;
+    /* Latent attention: 0 of none. head_dim is that of queries and keys, value_dim of values. */
+    int64_t q_rank, kv_rank, rope_dim, value_dim;
+} ls_plan_model;
+
+/* A preset of lockstep, or one of the planner's own. LS_E_CONFIG tells the nearest name. */
+ls_status ls_plan_model_find(const char *name, ls_plan_model *model);
+/* Every name, NULL-terminated; static after the first call. Not thread-safe. */
+const char *const *ls_plan_model_names(void);
+
+/* LS_E_CONFIG names the size that is impossible. */
+ls_status ls_plan_model_check(const ls_plan_model *model);
+
+/* Parameters: of the token (and position) embedding, of a layer (kind: 0 with an ordinary MLP, 1
+ * with experts; all experts counted), of the head (0 when tied). Norms and biases included. */
+typedef struct ls_plan_params {
+    double embedding, dense_layer, expert_layer, head;
+    double expert_part; /* of expert_layer: the routed experts */
+    double total,
+        active; /* active: what one token meets, embedding look-up excluded, head included */
+} ls_plan_params;
+void ls_plan_model_params(const ls_plan_model *model, ls_plan_params *params);
+
+/* Model FLOPs of a token, forward and backward: 6 for each active parameter in a product, attention
+ * in full and causal halves of it. */
+typedef struct ls_plan_flops {
+    double products, attention_full, attention_causal;
+} ls_plan_flops;
+void ls_plan_model_flops(const ls_plan_model *model, int64_t seq, ls_plan_flops *flops);
+
+#endif
