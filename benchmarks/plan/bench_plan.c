@@ -55,9 +55,9 @@ static void choose_recompute(run *r, const ls_cluster *c) {
                              .precision = r->precision,
                              .seq = r->seq,
                              .global_batch = r->global_batch};
-    for (int k = LS_RECOMPUTE_NONE; k <= LS_RECOMPUTE_FULL; k++) {
+    for (int k = LS_REDO_NONE; k <= LS_REDO_FULL; k++) {
         ls_plan_bytes bytes;
-        r->layout.recompute = (ls_recompute)k;
+        r->layout.recompute = k;
         ls_plan_bytes_of(&job, &r->layout, &bytes);
         if (bytes.total <= c->figure[LS_FIG_MEMORY_GB].value * 1e9 * 0.98) {
             return;

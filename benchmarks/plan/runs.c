@@ -120,6 +120,7 @@ static const struct {
      "Megatron-LM 2022",
      {.unfused_attention = true, .exposed_tensor = true, .exposed_data = true}},
     {"MegaScale", "MegaScale", {.exposed_tensor = true, .exposed_data = true}},
+    {"Llama 3", "Llama 3", {.gradient_bytes = 4}},
     {"torchtitan", "torchtitan", {.exposed_tensor = true, .gradient_bytes = 4}},
     {"llm-foundry", "llm-foundry", {.unfused = true}},
     {"nanotron",
@@ -247,6 +248,12 @@ static void set_layout(const row *c, run *r, const char *note) {
         const int64_t each = r->model.layers / l->pipeline;
         l->interleave = r->model.layers % l->pipeline ? 1 : (int)each;
     }
+    if (has(r->source, "MegaScale") && l->pipeline > 1) { /* its section 6.1 */
+        l->interleave = has(r->name, "175B") ? 6 : 3;
+    } else if (has(r->source, "Llama 3") &&
+               l->pipeline > 1) { /* a layer to a part, section 3.3.2 */
+        l->interleave = (int)((r->model.layers + 2) / l->pipeline);
+    }
     if (has(note, "Interleaved 1F1B")) {
         l->interleave = 2;
     }
@@ -277,10 +284,10 @@ static void set_layout(const row *c, run *r, const char *note) {
     const bool full = strcmp(recompute, "full") == 0 || has(note, "full recompute) convention") ||
                       (!recompute[0] && has(r->source, "SC21"));
     r->choose_recompute = !recompute[0] && !full;
-    l->recompute = full ? LS_RECOMPUTE_FULL
+    l->recompute = full ? LS_REDO_FULL
                    : strcmp(recompute, "selective") == 0
-                       ? (titan ? LS_RECOMPUTE_ALTERNATE : LS_RECOMPUTE_ATTENTION)
-                       : LS_RECOMPUTE_NONE;
+                       ? (titan ? LS_REDO_ALTERNATE : LS_REDO_SELECTIVE)
+                       : LS_REDO_NONE;
 }
 
 /* Seconds of a step: as published, or from tokens/s, TFLOP/s or MFU by the source's convention. */

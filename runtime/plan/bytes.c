@@ -21,11 +21,11 @@ static double layer_bytes(const ls_plan_job *job, const ls_plan_layout *l) {
                               ? 5.0 / element * (double)m->heads / t * (double)job->seq
                               : 0;
     switch (l->recompute) {
-    case LS_RECOMPUTE_FULL:
+    case LS_REDO_FULL:
         return c * element;
-    case LS_RECOMPUTE_ALTERNATE: /* inputs of the layer's halves, half of the products' results */
+    case LS_REDO_ALTERNATE: /* inputs of the layer's halves, half of the products' results */
         return (2 * c + 0.5 * (q + kv) + q + 0.5 * up) * element + stats;
-    case LS_RECOMPUTE_ATTENTION: /* without norms' results and the activation's */
+    case LS_REDO_SELECTIVE: /* without norms' results and the activation's */
         return (2 * c + q + kv + q + up) * element + stats;
     default:
         return (4 * c + 2 * q + kv + up + f + scores) * element + stats;
@@ -107,8 +107,8 @@ const char *ls_plan_illegal(const ls_plan_job *job, const ls_plan_layout *l, cha
     } else if (m->ffn % l->tensor) {
         snprintf(buf, size, "an MLP of %lld does not divide over tensor %d", (long long)m->ffn,
                  l->tensor);
-    } else if (m->layers % chunks && (m->layers + 2) % chunks) {
-        snprintf(buf, size, "%lld layers do not divide over %lld pipeline chunks",
+    } else if (chunks > m->layers && (m->layers + 2) % chunks) {
+        snprintf(buf, size, "%lld layers are too few for %lld parts of a pipeline",
                  (long long)m->layers, (long long)chunks);
     } else if (l->interleave > 1 && l->pipeline < 2) {
         return "interleaving needs a pipeline";
@@ -119,9 +119,6 @@ const char *ls_plan_illegal(const ls_plan_job *job, const ls_plan_layout *l, cha
         snprintf(buf, size,
                  "%lld sequences do not divide over %lld data-parallel ranks with %d at a time",
                  (long long)job->global_batch, (long long)width, l->micro);
-    } else if (l->interleave > 1 && (job->global_batch / (width * l->micro)) % l->pipeline) {
-        snprintf(buf, size, "interleaving needs micro-batches in multiples of pipeline %d",
-                 l->pipeline);
     } else if (l->expert > 1 && (!m->experts || m->experts % l->expert || width % l->expert)) {
         snprintf(buf, size,
                  "%lld experts do not divide over expert %d within %lld data-parallel ranks",

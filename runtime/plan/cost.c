@@ -19,7 +19,7 @@
  * bf16 copy written. */
 #define UPDATE_BYTES 30.0
 /* Inner dimension at which a product's start and end cost as much as its middle. */
-#define HALF_SPEED_K 192.0
+#define HALF_SPEED_K 96.0
 
 /* Everything of one micro-batch in one layer. */
 typedef struct layer {
@@ -40,8 +40,8 @@ const char *ls_term_name(ls_term term) {
     return term_names[term];
 }
 
-const char *ls_recompute_name(ls_recompute recompute) {
-    static const char *const names[] = {"none", "attention", "alternate", "full"};
+const char *ls_redo_name(int recompute) {
+    static const char *const names[] = {"none", "selective", "alternate", "full"};
     return names[recompute];
 }
 
@@ -127,7 +127,7 @@ static void add_attention(const ls_plan_job *job, const ls_plan_layout *l, doubl
     const double pairs = tokens * t * heads * (s->unfused_attention ? 1.0 : 0.5);
     const double flops = 2 * pairs * ((double)m->head_dim + v);
     /* Narrow heads leave part of a tile of 128 columns idle. */
-    const double rate = r->attention * pow(fmin(1, (double)m->head_dim / 128), 0.4);
+    const double rate = r->attention * pow(fmin(1, (double)m->head_dim / 128), 0.25);
     out->attention = flops / rate;
     out->attention_back = (s->unfused_attention ? 2.0 : 2.5) * flops / rate;
     if (s->unfused_attention) { /* scores: product, softmax, dropout with its mask */
@@ -234,15 +234,15 @@ static void add_attention_products(const ls_plan_job *job, const ls_plan_layout 
 
 static void add_recompute(const ls_plan_job *job, const ls_plan_layout *l, layer *out) {
     switch (l->recompute) {
-    case LS_RECOMPUTE_NONE:
+    case LS_REDO_NONE:
         break;
-    case LS_RECOMPUTE_ATTENTION:
+    case LS_REDO_SELECTIVE:
         out->recompute = out->attention + 0.5 * out->memory;
         break;
-    case LS_RECOMPUTE_ALTERNATE:
+    case LS_REDO_ALTERNATE:
         out->recompute = 0.5 * out->products + out->memory;
         break;
-    case LS_RECOMPUTE_FULL:
+    case LS_REDO_FULL:
         out->recompute = out->products + out->attention + out->memory;
         out->recompute_tensor = out->tensor + out->context + out->expert;
         if (software_of(job)->lean_recompute) {
@@ -308,8 +308,8 @@ static double sharded_layer(const ls_plan_job *job, const ls_plan_layout *l, con
            CONTENTION * beside;
 }
 
-/* The head's product forward and backward, and its logits: written, read for the loss, turned into
- * gradients, read by two products. In bf16, whatever the layers are in. */
+/* The head's products forward and backward, and its logits: read for the loss, turned into
+ * gradients in place (fused), or through fp32 copies. In bf16, whatever the layers are in. */
 static double head_s(const ls_plan_job *job, const ls_plan_layout *l, double tokens) {
     const ls_plan_rates *r = job->rates;
     const double v = (double)job->model->vocab / l->tensor, c = (double)job->model->channels;
@@ -317,18 +317,19 @@ static double head_s(const ls_plan_job *job, const ls_plan_layout *l, double tok
     const double products = product_at(r, r->bf16_products, bytes, tokens, v, c) +
                             product_at(r, r->bf16_products, bytes, tokens, c, v) +
                             product_at(r, r->bf16_products, bytes, v, c, tokens);
-    return products + tokens * v * (software_of(job)->unfused ? 28 : 14) / r->memory;
+    return products + tokens * v * (software_of(job)->unfused ? 28 : 8) / r->memory;
 }
 
-/* Layers of a pipeline's longest stage; whether that one also has the head. */
+/* Layers of the pipeline rank that has most; whether that one also has the head. Parts in order of
+ * the layers, the first ones longer by one where they do not divide. */
 static double stage_layers(const ls_plan_model *m, const ls_plan_layout *l, bool *with_head) {
-    const int64_t chunks = (int64_t)l->pipeline * l->interleave;
-    *with_head = true;
-    if (m->layers % chunks != 0 && (m->layers + 2) % chunks == 0) {
-        *with_head = l->pipeline == 1; /* embedding and head take a layer's place */
+    const int64_t parts = (int64_t)l->pipeline * l->interleave, extra = m->layers % parts;
+    if (extra && (m->layers + 2) % parts == 0) { /* embedding and head take a layer's place */
+        *with_head = false;
         return (double)((m->layers + 2) / l->pipeline);
     }
-    return ceil((double)m->layers / (double)chunks) * l->interleave;
+    *with_head = extra % l->pipeline == 0;
+    return (double)(m->layers / parts * l->interleave + (extra + l->pipeline - 1) / l->pipeline);
 }
 
 /* Gradients of a device's weights over its data-parallel ranks, and the weights back. */
@@ -417,8 +418,11 @@ void ls_plan_cost_of(const ls_plan_job *job, const ls_plan_layout *l, ls_plan_co
         const double hop = ls_wire_time_s(LS_COLL_SEND_RECV, 2, message, link);
         s[LS_TERM_PIPELINE] =
             2 * repeats * l->interleave * hop * (1 - EXCHANGE_HIDDEN) + 2 * (l->pipeline - 1) * hop;
-        s[LS_TERM_BUBBLE] =
-            (l->pipeline - 1) * (micro_s - s[LS_TERM_HEAD] / repeats) / l->interleave;
+        /* Interleaved, groups of fewer micro-batches than ranks wait as long as full ones. */
+        const double full = l->interleave > 1 ? ceil(repeats / l->pipeline) * l->pipeline : repeats;
+        s[LS_TERM_BUBBLE] = (full - repeats) * micro_s + (l->pipeline - 1) *
+                                                             (micro_s - s[LS_TERM_HEAD] / repeats) /
+                                                             l->interleave;
     }
     s[LS_TERM_DATA] = data_s(job, l, weights, micro_s);
     s[LS_TERM_OPTIMIZER] = optimizer_s(job, l, weights);

@@ -29,13 +29,13 @@ const char *ls_precision_name(ls_precision precision);
 /* LS_PRECISION_COUNT when there is no such name. */
 ls_precision ls_precision_parse(const char *name);
 
-typedef enum ls_recompute {
-    LS_RECOMPUTE_NONE,
-    LS_RECOMPUTE_ATTENTION, /* attention and what is cheap: "selective" */
-    LS_RECOMPUTE_ALTERNATE, /* every second matrix product too */
-    LS_RECOMPUTE_FULL       /* the whole layer from its input */
-} ls_recompute;
-const char *ls_recompute_name(ls_recompute recompute);
+typedef enum ls_redo {
+    LS_REDO_NONE,
+    LS_REDO_SELECTIVE, /* attention and what is cheap */
+    LS_REDO_ALTERNATE, /* every second matrix product too */
+    LS_REDO_FULL       /* the whole layer from its input */
+} ls_redo;
+const char *ls_redo_name(int recompute);
 
 /* How the program works; defaults (all zero) are a modern one: fused kernels and attention,
  * sequence parallelism with tensor parallelism, communication under compute. */
@@ -58,13 +58,17 @@ typedef struct ls_plan_layout {
     int expert;     /* expert parallelism inside shard x replicate; 1: none */
     int micro;      /* sequences of a micro-batch */
     int zero;       /* over shard: 0 none, 1 optimizer, 2 gradients, 3 weights */
-    ls_recompute recompute;
+    int recompute;  /* an ls_redo */
 } ls_plan_layout;
 
 int ls_plan_devices(const ls_plan_layout *layout);
-/* "tensor=8,pipeline=16,recompute=full": keys are the members, separated by commas, in any order;
- * what is not named is 1 (zero: 1, recompute: none). LS_E_USAGE names the wrong part. */
+/* "tensor=8,pipeline=16,recompute=full": keys are the members, separated by commas, in any order.
+ * What is not named is left open: 0, and LS_OPEN for zero and recompute. LS_E_USAGE names the wrong
+ * part. */
+#define LS_OPEN (-1)
 ls_status ls_plan_layout_parse(const char *text, ls_plan_layout *layout);
+/* Sets what is open to 1 (zero: 1, recompute: none). */
+void ls_plan_layout_fill(ls_plan_layout *layout);
 /* The same text with what differs from that default. Returns buf. */
 char *ls_plan_layout_text(const ls_plan_layout *layout, char *buf, size_t size);
 
@@ -133,7 +137,7 @@ typedef struct ls_plan_cost {
 const char *ls_plan_illegal(const ls_plan_job *job, const ls_plan_layout *layout, char *buf,
                             size_t size);
 
-/* Costs a layout. Uneven layers are costed by the longest stage. */
+/* Costs a layout without open members. Uneven layers are costed by the longest stage. */
 void ls_plan_cost_of(const ls_plan_job *job, const ls_plan_layout *layout, ls_plan_cost *cost);
 
 /* Bytes of the fullest device, by the layout of runtime/model (its activations, its flat buffers).

@@ -16,7 +16,7 @@ static const ls_plan_layout plain = {.tensor = 1,
                                      .expert = 1,
                                      .micro = 1,
                                      .zero = 1,
-                                     .recompute = LS_RECOMPUTE_NONE};
+                                     .recompute = LS_REDO_NONE};
 
 static const struct {
     const char *name;
@@ -61,19 +61,19 @@ static ls_status set(const char *key, const char *value, ls_plan_layout *layout)
         return LS_FAIL(LS_E_USAGE, "--layout: unknown '%s'%s%s%s", key,
                        near ? "; did you mean '" : "", near ? near : "", near ? "'?" : "");
     }
-    for (int r = LS_RECOMPUTE_NONE; r <= LS_RECOMPUTE_FULL; r++) {
-        if (strcmp(value, ls_recompute_name((ls_recompute)r)) == 0) {
-            layout->recompute = (ls_recompute)r;
+    for (int r = LS_REDO_NONE; r <= LS_REDO_FULL; r++) {
+        if (strcmp(value, ls_redo_name(r)) == 0) {
+            layout->recompute = r;
             return LS_OK;
         }
     }
     return LS_FAIL(LS_E_USAGE,
-                   "--layout: recompute is '%s'; none, attention, alternate or full is needed",
+                   "--layout: recompute is '%s'; none, selective, alternate or full is needed",
                    value);
 }
 
 ls_status ls_plan_layout_parse(const char *text, ls_plan_layout *layout) {
-    *layout = plain;
+    *layout = (ls_plan_layout){.zero = LS_OPEN, .recompute = LS_OPEN};
     char part[64];
     while (*text) {
         const size_t length = strcspn(text, ",");
@@ -94,6 +94,16 @@ ls_status ls_plan_layout_parse(const char *text, ls_plan_layout *layout) {
     return LS_OK;
 }
 
+void ls_plan_layout_fill(ls_plan_layout *layout) {
+    ls_plan_layout base = plain;
+    for (int i = 0; i < MEMBERS; i++) {
+        int *value = member(layout, i);
+        *value = *value == 0 && member(layout, i) != &layout->zero ? *member(&base, i) : *value;
+    }
+    layout->zero = layout->zero == LS_OPEN ? plain.zero : layout->zero;
+    layout->recompute = layout->recompute == LS_OPEN ? plain.recompute : layout->recompute;
+}
+
 char *ls_plan_layout_text(const ls_plan_layout *layout, char *buf, size_t size) {
     ls_plan_layout copy = *layout, base = plain;
     size_t used = 0;
@@ -104,9 +114,12 @@ char *ls_plan_layout_text(const ls_plan_layout *layout, char *buf, size_t size) 
                                      members[i].name, *member(&copy, i));
         }
     }
-    if (layout->recompute != LS_RECOMPUTE_NONE && used < size) {
+    if (layout->recompute != LS_REDO_NONE && used < size) {
         snprintf(buf + used, size - used, "%srecompute=%s", used ? "," : "",
-                 ls_recompute_name(layout->recompute));
+                 ls_redo_name(layout->recompute));
+    }
+    if (!buf[0]) {
+        snprintf(buf, size, "micro=1");
     }
     return buf;
 }

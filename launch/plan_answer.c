@@ -1,0 +1,49 @@
+/* From a question to an answer. */
+#include "launch/plan.h"
+
+#include <math.h>
+
+ls_status ls_plan_open(const ls_plan_question *q, const char *cluster, ls_plan_answer *a) {
+    LS_TRY(ls_cluster_load(cluster, &a->cluster));
+    if (!isnan(q->network_gbit_s)) {
+        a->cluster.figure[LS_FIG_NETWORK_GBIT_S].value = q->network_gbit_s;
+    }
+    ls_plan_model_params(&q->model, &a->params);
+    return ls_plan_rates_of(&a->cluster, q->precision, &a->rates);
+}
+
+/* Sequences of a step where none are given: half a million tokens below a billion parameters
+ * (GPT-3, arXiv 2005.14165, table 2.1), 4 million below 100, 16 million above (Llama 3, arXiv
+ * 2407.21783). */
+static int64_t usual_batch(const ls_plan_question *q, const ls_plan_params *p) {
+    const int64_t tokens = p->total < 1e9 ? 1 << 19 : p->total < 1e11 ? 1 << 22 : 1 << 24;
+    return tokens > q->seq ? tokens / q->seq : 1;
+}
+
+ls_status ls_plan_answer_for(const ls_plan_question *q, int devices, ls_plan_answer *a) {
+    a->devices = devices;
+    a->batch = q->batch ? q->batch : usual_batch(q, &a->params);
+    if (devices > a->rates.domain && !a->rates.network_known) {
+        return LS_FAIL(
+            LS_E_CONFIG,
+            "the profile of '%s' does not know network.gbit_s, which %d devices need; give "
+            "--network-gbit",
+            a->cluster.text[LS_CLUSTER_NAME], devices);
+    }
+    const ls_plan_job job = {.model = &q->model,
+                             .rates = &a->rates,
+                             .precision = q->precision,
+                             .seq = q->seq,
+                             .global_batch = a->batch};
+    const double memory = a->cluster.figure[LS_FIG_MEMORY_GB].value * 1e9 * q->memory_share;
+    const ls_plan_layout *pattern = q->has_layout ? &q->layout : NULL;
+    ls_status status = ls_plan_search(&job, devices, memory, pattern, q->keep, &a->result);
+    a->fits = status == LS_OK;
+    if (status == LS_E_NO && q->has_layout && a->result.legal) { /* cost it all the same */
+        ls_error_clear();
+        status = ls_plan_search(&job, devices, HUGE_VAL, pattern, q->keep, &a->result);
+    }
+    LS_TRY(status);
+    return ls_bill_make(&a->cluster, &q->bill, devices, a->result.found[0].cost.tokens_per_s,
+                        (double)(a->batch * q->seq), a->params.total * 12, &a->bill);
+}

@@ -1,0 +1,51 @@
+#!/bin/sh
+# lockstep plan: tables, JSON, comparisons, limits, messages.
+. "$(dirname "$0")/../launch/lib.sh"
+cd "$work"
+
+gives 0 "$LOCKSTEP" plan --list
+prints 'llama3-405b'
+prints 'deepseek-v3 .*36.6 B for a token'
+prints 'aws-p6e-gb200-x72  *GB200'
+
+gives 0 "$LOCKSTEP" plan -m llama3-70b -c aws-p5 -n 512 --tokens 15T
+prints 'layouts are possible'
+prints '^\* .*tensor='
+prints 'MFU'
+prints 'on_demand, 2026-11-09'
+prints 'save every'
+
+gives 0 "$LOCKSTEP" plan -m llama3-405b -c meta-h100 --layout tensor=8,pipeline=16,shard=128,interleave=8 --json
+prints '"devices": 16384'
+prints '"step_seconds"'
+prints '"usd": null'
+
+gives 0 "$LOCKSTEP" plan -m llama3-8b --compare aws-p5,aws-p6e-gb200-x72,oci-h100 -n 64
+prints 'aws-p6e-gb200-x72  *64 '
+prints 'oci-h100 .*does not know network.gbit_s'
+
+gives 0 "$LOCKSTEP" plan -m llama3-8b -c dgx-h100 --sweep gpus=8..64 --svg s.svg --price 2
+prints 'dgx-h100  *64 '
+holds grep -q '</svg>' s.svg
+
+gives 0 "$LOCKSTEP" plan -m llama3-8b -c aws-p5en --deadline 30 --tokens 1T --json
+prints '"days"'
+gives 1 "$LOCKSTEP" plan -m llama3-405b -c dgx-h100 -n 8
+says 'does not fit on 8 devices'
+gives 1 "$LOCKSTEP" plan -m llama3-405b -c aws-p5 --budget 1000
+says 'no number of devices'
+gives 2 "$LOCKSTEP" plan -m llama3-405 -c aws-p5 -n 8
+says "did you mean 'llama3-405b'"
+gives 2 "$LOCKSTEP" plan -m llama3-8b -c aws-p6e-gb200-x72 --budget 1000
+says 'none is published'
+gives 2 "$LOCKSTEP" plan -m llama3-8b -c aws-p5 -n 8 --precision fp16
+says 'fp32, bf16, fp8 or fp4'
+gives 2 "$LOCKSTEP" plan -m llama3-8b -c aws-p5 -n 8 --tokens many
+says '15.6T'
+gives 2 "$LOCKSTEP" plan -m llama3-8b -c aws-p5
+says 'gpus is missing'
+gives 2 "$LOCKSTEP" plan -m llama3-8b -n 8
+says 'one of --cluster and --compare'
+gives 1 "$LOCKSTEP" plan -m llama3-8b -c aws-p5 --layout tensor=8,pipeline=33
+says 'too few for 33'
+passed
