@@ -146,21 +146,8 @@ static ls_status make_run_dir(ls_train *train) {
 }
 
 static ls_status start_loader(ls_train *train) {
-    const ls_layout *l = &train->layout;
-    const int *coord = l->mesh.coord;
-    const int rank = coord[LS_AXIS_REPLICATE] * l->mesh.size[LS_AXIS_SHARD] + coord[LS_AXIS_SHARD];
-    const int zero = (int)train->config.parallel.zero;
-    const int64_t micro = train->config.batch.micro;
-    const int64_t first = ls_state_micro(zero, l->rank_micros, l->data_ranks, rank, 0);
-    const int64_t next = ls_state_micro(zero, l->rank_micros, l->data_ranks, rank, 1);
-    ls_loader_options loader = {.dataset = train->train_data,
-                                .seed = (uint64_t)train->config.run.seed,
-                                .batch = l->batch,
-                                .micro = micro,
-                                .rank_first = first * micro,
-                                .rank_micros = l->rank_micros,
-                                .stride = (next - first) * micro,
-                                .first_step = train->step};
+    const ls_loader_options loader =
+        ls_layout_loader(&train->layout, train->train_data, train->step);
     return ls_session_agree(&train->session, ls_loader_create(&loader, &train->loader));
 }
 

@@ -79,9 +79,9 @@ static ls_status choose_threads(const ls_session *session, int64_t wanted, int *
     return LS_OK;
 }
 
-/* The mesh that the configuration means for so many ranks: with zero, parallel.shard 0 takes all
+/* With zero, parallel.shard 0 takes all
  * data-parallel ranks, or what parallel.replicate leaves of them. */
-static ls_status choose_axes(const ls_config_parallel *p, int64_t world, int size[LS_AXIS_COUNT]) {
+ls_status ls_session_axes(const ls_config_parallel *p, int64_t world, int size[LS_AXIS_COUNT]) {
     int64_t shard = p->shard, replicate = p->replicate;
     if (p->zero == 0) {
         shard = 1;
@@ -116,7 +116,7 @@ ls_status ls_session_open(ls_session *session, const ls_config_parallel *paralle
     ls_status status = ls_comm_hosts(comm, hosts);
     int size[LS_AXIS_COUNT] = {1, 0, 1, 1, 1};
     if (status == LS_OK && parallel) {
-        status = choose_axes(parallel, comm->size, size);
+        status = ls_session_axes(parallel, comm->size, size);
     }
     if (status == LS_OK) {
         status = ls_mesh_init(&session->mesh, size, comm->rank, comm->size, hosts);

@@ -23,6 +23,10 @@ ls_status ls_session_begin(ls_session *session, int *argc, char ***argv);
 /* Puts the back end of `transport` over the world (comm_choose.h). [collective] */
 ls_status ls_session_connect(ls_session *session, ls_cfg_transport transport);
 
+/* Axes of the mesh that the configuration means for so many ranks, parallel.replicate perhaps 0. */
+ls_status ls_session_axes(const ls_config_parallel *parallel, int64_t world,
+                          int size[LS_AXIS_COUNT]);
+
 /* The mesh (NULL: all ranks replicate), and the device with `threads` threads (0:
  * OMP_NUM_THREADS, else the host's processors divided by its ranks). [collective] */
 ls_status ls_session_open(ls_session *session, const ls_config_parallel *parallel, int64_t threads);

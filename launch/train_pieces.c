@@ -53,6 +53,14 @@ static bool is_dense(const ls_box *local, const ls_box *run) {
     return true;
 }
 
+void ls_pieces_fetch(const ls_pieces *p, int index) {
+    const struct ls_piece_place *place = &p->places[index];
+    if (place->own) {
+        ls_box_copy(&place->local, &place->run, place->memory, &place->local, place->own,
+                    ls_dtype_bytes(p->tensors[index].dtype));
+    }
+}
+
 /* The box `local` of the run at memory, which is `global` in the tensor. */
 static ls_status add(const listing *l, const ls_param *row, const char *name, const ls_box *run,
                      char *memory, const ls_box *local, const ls_box *global) {
@@ -75,11 +83,11 @@ static ls_status add(const listing *l, const ls_param *row, const char *name, co
     } else {
         LS_TRY(ls_calloc((size_t)ls_box_elems(local), elem_bytes, &place->own));
         t->data = place->own;
-        if (l->to_save) {
-            ls_box_copy(local, run, memory, local, place->own, elem_bytes);
-        }
     }
     p->count++;
+    if (l->to_save) {
+        ls_pieces_fetch(p, p->count - 1);
+    }
     return LS_OK;
 }
 

@@ -18,7 +18,9 @@ typedef struct ls_pieces {
 /* Masters and optimizer states of everything that this rank keeps. to_save: each element of the
  * model once over all ranks, and memory filled in; else all, to be loaded. Not collective. */
 ls_status ls_pieces_list(const ls_train *train, bool to_save, ls_pieces *pieces);
-/* After loading: from memory of their own to the rank's. */
+/* From the rank's memory to the index-th's own, where it has one; and after loading, of all, back.
+ */
+void ls_pieces_fetch(const ls_pieces *pieces, int index);
 void ls_pieces_store(const ls_pieces *pieces);
 void ls_pieces_release(ls_pieces *pieces);
 

@@ -1,0 +1,124 @@
+/* Layouts, as overrides of a base configuration. */
+#ifndef LS_TESTS_LAYOUTS_CASES_H
+#define LS_TESTS_LAYOUTS_CASES_H
+
+/* Models: what a layout is compared with is one rank's training of the same model. */
+typedef enum model_case { GPT2, GPT2_UNTIED, LLAMA, LLAMA_TIED, LLAMA_BF16, MODELS } model_case;
+
+static const char *const model_overrides[MODELS] = {
+    [GPT2] = "model.family=gpt2 model.tied=true model.layers=5 model.channels=24 model.heads=4 "
+             "model.ffn=52",
+    [GPT2_UNTIED] = "model.family=gpt2 model.tied=false model.layers=4 model.channels=20 "
+                    "model.heads=4 model.ffn=50",
+    [LLAMA] = "model.family=llama3 model.tied=false model.layers=4 model.channels=24 "
+              "model.heads=4 model.kv_heads=2 model.ffn=44",
+    [LLAMA_TIED] = "model.family=llama3 model.tied=true model.layers=3 model.channels=32 "
+                   "model.heads=8 model.kv_heads=4 model.ffn=44",
+    [LLAMA_BF16] = "model.family=llama3 model.tied=false model.layers=4 model.channels=24 "
+                   "model.heads=4 model.kv_heads=2 model.ffn=44 numerics.compute=bf16",
+};
+
+typedef struct layout_case {
+    int ranks;
+    model_case model;
+    const char *overrides;
+} layout_case;
+
+/* Compared within 1e-5: losses, parameters, moments of the gradients. */
+static const layout_case near_cases[] = {
+    /* pipelines */
+    {2, GPT2, "parallel.pipeline=2"},
+    {2, LLAMA, "parallel.pipeline=2"},
+    {3, GPT2, "parallel.pipeline=3"},
+    {4, LLAMA, "parallel.pipeline=4"},
+    {5, GPT2, "parallel.pipeline=5"},
+    {4, GPT2_UNTIED, "parallel.pipeline=4 batch.micro=4"}, /* fewer micro-batches than stages */
+    {3, LLAMA_TIED, "parallel.pipeline=3 batch.micro=12"},
+    {2, GPT2, "parallel.pipeline=2 parallel.interleave=2"},
+    {2, LLAMA, "parallel.pipeline=2 parallel.interleave=2 batch.micro=4"},
+    {2, GPT2_UNTIED, "parallel.pipeline=2 parallel.interleave=2 batch.micro=2 parallel.zero=3"},
+    {4, GPT2, "parallel.pipeline=2 parallel.zero=1"},
+    {4, GPT2, "parallel.pipeline=2 parallel.zero=2 batch.micro=2"},
+    {4, LLAMA_TIED, "parallel.pipeline=2 parallel.zero=3"},
+    {4, LLAMA, "parallel.pipeline=2 parallel.interleave=2 parallel.zero=3"},
+    {8, GPT2, "parallel.pipeline=2 parallel.zero=2 parallel.shard=2 batch.micro=1"},
+    {8, LLAMA, "parallel.pipeline=4 parallel.replicate=2"},
+    /* tensor, with and without sequence parallelism */
+    {2, GPT2, "parallel.tensor=2"},
+    {2, GPT2, "parallel.tensor=2 parallel.sequence_parallel=true"},
+    {2, LLAMA, "parallel.tensor=2 parallel.sequence_parallel=true"},
+    {3, GPT2_UNTIED, "parallel.tensor=3 parallel.sequence_parallel=true"}, /* uneven */
+    {4, LLAMA, "parallel.tensor=4"}, /* key/value heads on two ranks each */
+    {4, LLAMA, "parallel.tensor=4 parallel.sequence_parallel=true parallel.zero=0"},
+    {8, LLAMA_TIED, "parallel.tensor=8 parallel.sequence_parallel=true"},
+    {3, GPT2, "parallel.tensor=3 batch.micro=1"},
+    /* tensor and the data-parallel axes */
+    {4, GPT2, "parallel.tensor=2 parallel.replicate=2"},
+    {4, LLAMA, "parallel.tensor=2 parallel.zero=1"},
+    {4, GPT2_UNTIED, "parallel.tensor=2 parallel.zero=2 parallel.sequence_parallel=true"},
+    {4, GPT2, "parallel.tensor=2 parallel.zero=3"},
+    {6, LLAMA_TIED, "parallel.tensor=2 parallel.zero=3 parallel.sequence_parallel=true"},
+    {8, LLAMA, "parallel.tensor=2 parallel.zero=3 parallel.shard=2"},
+    {8, GPT2, "parallel.tensor=4 parallel.zero=2"},
+    /* all of them */
+    {8, GPT2, "parallel.tensor=2 parallel.pipeline=2 parallel.zero=3"},
+    {8, GPT2, "parallel.tensor=2 parallel.pipeline=2 parallel.sequence_parallel=true"},
+    {8, LLAMA,
+     "parallel.tensor=2 parallel.pipeline=2 parallel.interleave=2 parallel.zero=2 "
+     "parallel.sequence_parallel=true"},
+    {6, GPT2_UNTIED, "parallel.tensor=3 parallel.pipeline=2"},
+    {8, LLAMA_TIED, "parallel.tensor=4 parallel.pipeline=2 parallel.sequence_parallel=true"},
+    /* recomputing */
+    {1, GPT2, "recompute.mode=selective"},
+    {1, LLAMA, "recompute.mode=full recompute.every=2"},
+    {2, LLAMA, "recompute.mode=full parallel.zero=3"},
+    {4, GPT2,
+     "recompute.mode=selective parallel.tensor=2 parallel.sequence_parallel=true "
+     "parallel.zero=3"},
+    {4, LLAMA_TIED, "recompute.mode=full parallel.tensor=2 parallel.pipeline=2"},
+    {4, GPT2, "recompute.mode=full recompute.every=2 parallel.pipeline=2 parallel.zero=2"},
+};
+
+/* Compared bit by bit after 20 steps, with invariant reduction. */
+static const layout_case exact_cases[] = {
+    {2, GPT2, ""},
+    {3, GPT2, ""},
+    {4, LLAMA, ""},
+    {1, GPT2, "parallel.zero=1"},
+    {2, GPT2, "parallel.zero=1"},
+    {3, LLAMA, "parallel.zero=1"},
+    {4, LLAMA_TIED, "parallel.zero=1 parallel.shard=2"},
+    {1, LLAMA, "parallel.zero=2"},
+    {2, GPT2, "parallel.zero=2"},
+    {6, GPT2_UNTIED, "parallel.zero=2"},
+    {4, LLAMA, "parallel.zero=2 parallel.shard=2"},
+    {1, GPT2, "parallel.zero=3"},
+    {2, LLAMA, "parallel.zero=3"},
+    {3, LLAMA_TIED, "parallel.zero=3"},
+    {6, GPT2, "parallel.zero=3 parallel.shard=3"},
+    {6, GPT2, "parallel.zero=3"},
+    {2, LLAMA_BF16, ""},
+    {2, LLAMA_BF16, "parallel.zero=1"},
+    {3, LLAMA_BF16, "parallel.zero=2"},
+    {4, LLAMA_BF16, "parallel.zero=3 parallel.shard=2"},
+    {4, LLAMA, "parallel.zero=3 recompute.mode=full"},
+};
+
+/* Refused before any memory is taken. */
+static const struct {
+    int ranks;
+    const char *overrides, *message;
+} refused_cases[] = {
+    {3, "", "a batch of 24 sequences does not divide into micro-batches of 3 on 3 ranks"},
+    {4, "parallel.tensor=3", "4 ranks run, and parallel.tensor 3 takes a multiple of 3"},
+    {5, "parallel.tensor=5", "parallel.tensor is 5; a model of 4 heads"},
+    {2, "parallel.pipeline=6",
+     "parallel.pipeline 6 x parallel.interleave 1 makes 6 stages, and the "
+     "model has 5 layers"},
+    {4, "parallel.zero=2 parallel.replicate=4",
+     "parallel.replicate 4 leaves 1 of 4 ranks to divide"},
+    {4, "parallel.zero=1 parallel.shard=3", "parallel.shard 3"},
+    {2, "parallel.pipeline=4", "parallel.pipeline 4 needs more ranks than the 2 that run"},
+};
+
+#endif

@@ -1,0 +1,329 @@
+/* Layouts against one rank. Each layout trains a tiny model for some steps on the first ranks of
+ * the world; then every rank compares what it holds, by the boxes that it would load from a
+ * checkpoint, with the same boxes of one rank's training: parameters and moments of the gradients,
+ * and the losses. And what it would save covers each element once.
+ *
+ * LS_LAYOUTS_RANDOM=N also draws N layouts, from the seed LS_LAYOUTS_SEED. */
+#include "tests/layouts/layout_cases.h"
+
+#include "launch/train_pieces.h"
+#include "runtime/base/arena.h"
+#include "runtime/base/file.h"
+#include "runtime/base/rng.h"
+#include "runtime/data/prep.h"
+#include "tests/test.h"
+
+#include <unistd.h>
+
+#define BASE                                                                                       \
+    "run.steps=100 model.vocab=257 model.vocab_multiple=16 model.context=16 model.init_std=0.1 "   \
+    "batch.sequences=24 batch.micro=2 numerics.compute=fp32 numerics.bucket_mib=0.05 "             \
+    "schedule.kind=constant schedule.warmup_steps=0 optim.lr=1e-2 optim.eps=1e-2"
+
+enum { SEQ = 16, NEAR_STEPS = 3, EXACT_STEPS = 20, MAX_OVERRIDES = 64, WORLD = 8 };
+
+static ls_comm *world;
+static const ls_dataset *data;
+
+/* What one rank has after training, by the tensors that it would save. */
+typedef struct outcome {
+    ls_train train;
+    ls_pieces pieces;
+    int64_t elems;
+    double losses[EXACT_STEPS];
+} outcome;
+
+static ls_status load_config(ls_config *config, model_case model, const char *overrides) {
+    char text[1024];
+    const char *list[MAX_OVERRIDES];
+    int count = 0;
+    snprintf(text, sizeof text, "%s %s %s", BASE, model_overrides[model], overrides);
+    for (char *word = strtok(text, " "); word; word = strtok(NULL, " ")) {
+        list[count++] = word;
+    }
+    return ls_config_load(config, NULL, list, count);
+}
+
+/* Everything that needs no memory; as `lockstep train` does it. */
+static ls_status lay_out(ls_train *t, ls_comm *comm, ls_device *dev) {
+    static const uint64_t one_host[WORLD];
+    int size[LS_AXIS_COUNT];
+    t->session.comm = comm;
+    t->session.dev = dev;
+    LS_TRY(ls_session_axes(&t->config.parallel, comm->size, size));
+    LS_TRY(ls_mesh_init(&t->session.mesh, size, comm->rank, comm->size, one_host));
+    const ls_dtype dtype = ls_session_dtype(t->config.numerics.compute, dev);
+    LS_TRY(ls_layout_init(&t->layout, &t->config, dev, dtype, &t->session.mesh));
+    return ls_layout_plan(&t->layout, &t->planned);
+}
+
+static ls_status train_steps(outcome *o, int steps) {
+    ls_train *t = &o->train;
+    const ls_loader_options loader = ls_layout_loader(&t->layout, data, 0);
+    LS_TRY(ls_loader_create(&loader, &t->loader));
+    const ls_step_options options = {.runner = t->runner,
+                                     .state = t->state,
+                                     .loader = t->loader,
+                                     .dataset = data,
+                                     .seed = (uint64_t)t->config.run.seed,
+                                     .batch = t->layout.batch,
+                                     .zero = (int)t->config.parallel.zero};
+    for (int step = 0; step < steps; step++) {
+        ls_step_result result;
+        double norm;
+        const void *grads = ls_state_buffers_of(t->state).grads;
+        LS_TRY(ls_step_run(&options, step, &result));
+        LS_TRY(ls_optim_grad_norm(t->optim, grads, &norm));
+        LS_TRY(ls_optim_step(t->optim, grads, norm, t->config.optim.lr));
+        LS_TRY(ls_state_share(t->state));
+        o->losses[step] = result.loss;
+    }
+    return LS_OK;
+}
+
+static ls_status run(outcome *o, ls_comm *comm, ls_device *dev, model_case model,
+                     const char *overrides, int steps) {
+    memset(o, 0, sizeof *o);
+    LS_TRY(load_config(&o->train.config, model, overrides));
+    LS_TRY(lay_out(&o->train, comm, dev));
+    LS_TRY(ls_train_build(&o->train));
+    LS_TRY(ls_state_init(o->train.state, (uint64_t)o->train.config.run.seed));
+    LS_TRY(train_steps(o, steps));
+    LS_TRY(ls_pieces_list(&o->train, true, &o->pieces));
+    for (int i = 0; i < o->pieces.count; i++) {
+        o->elems += ls_box_elems(&o->pieces.tensors[i].box);
+    }
+    ls_pieces_release(&o->pieces);
+    /* As to be saved, but of everything that is held, so that copies are compared too. */
+    LS_TRY(ls_pieces_list(&o->train, false, &o->pieces));
+    for (int i = 0; i < o->pieces.count; i++) {
+        ls_pieces_fetch(&o->pieces, i);
+    }
+    return LS_OK;
+}
+
+static void end(outcome *o) {
+    ls_pieces_release(&o->pieces);
+    ls_loader_destroy(o->train.loader);
+    ls_train_release(&o->train);
+}
+
+static const ls_ckpt_tensor *find(const ls_pieces *p, const char *name) {
+    for (int i = 0; i < p->count; i++) {
+        if (strcmp(p->tensors[i].name, name) == 0) {
+            return &p->tensors[i];
+        }
+    }
+    return NULL;
+}
+
+/* A box of a layout against the whole tensor of one rank: largest difference over the tensor's root
+ * mean square. */
+static double difference(const ls_ckpt_tensor *part, const ls_ckpt_tensor *whole) {
+    const int64_t n = ls_box_elems(&part->box), all = ls_box_elems(&whole->box);
+    float *expected = malloc((size_t)n * sizeof *expected);
+    const float *found = part->data, *w = whole->data;
+    double square = 0.0, most = 0.0;
+    ls_box_copy(&part->box, &whole->box, whole->data, &part->box, expected, sizeof *expected);
+    for (int64_t i = 0; i < all; i++) {
+        square += (double)w[i] * (double)w[i];
+    }
+    for (int64_t i = 0; i < n; i++) {
+        most = fmax(most, fabs((double)found[i] - (double)expected[i]));
+    }
+    free(expected);
+    const double scale = sqrt(square / (double)all);
+    return most == 0.0 ? 0.0 : scale > 0.0 ? most / scale : INFINITY;
+}
+
+static void compare(const outcome *found, const outcome *expected, const layout_case *c, int steps,
+                    double tolerance, ls_comm *comm) {
+    int64_t elems = found->elems;
+    CHECK_OK(comm->ops->all_reduce(comm, &elems, 1, LS_I64, LS_SUM));
+    double worst = 0.0, worst_loss = 0.0;
+    const char *where = "";
+    for (int i = 0; i < found->pieces.count; i++) {
+        const ls_ckpt_tensor *part = &found->pieces.tensors[i];
+        const double d = difference(part, find(&expected->pieces, part->name));
+        where = d > worst ? part->name : where;
+        worst = fmax(worst, d);
+    }
+    for (int step = 0; step < steps; step++) {
+        const double e = expected->losses[step];
+        worst_loss = fmax(worst_loss, fabs(found->losses[step] - e) / fabs(e));
+    }
+    test_checks++;
+    /* Of single elements more is asked than of the whole; a sum's rounding grows with its terms. */
+    if (elems != expected->elems || worst > 20 * tolerance || worst_loss > tolerance) {
+        TEST_FAIL_("rank %d of %d with model %d and '%s': %lld of %lld elements, %s differs by %g, "
+                   "losses by %g",
+                   comm->rank, c->ranks, (int)c->model, c->overrides, (long long)elems,
+                   (long long)expected->elems, where, worst, worst_loss);
+    }
+}
+
+/* One rank's training, of each model that has been asked for; every rank computes it. */
+static const outcome *reference(ls_comm *self, ls_device *dev, model_case model, bool exact,
+                                int micro) {
+    enum { MICROS = 13 };
+    static outcome *known[2][MODELS][MICROS];
+    outcome **o = &known[exact][model][micro];
+    if (!*o) {
+        char overrides[128];
+        snprintf(overrides, sizeof overrides, "batch.micro=%d%s", micro,
+                 exact ? " numerics.reduction=invariant" : "");
+        *o = calloc(1, sizeof **o);
+        CHECK_OK(run(*o, self, dev, model, overrides, exact ? EXACT_STEPS : NEAR_STEPS));
+    }
+    return *o;
+}
+
+static void check_case(const layout_case *c, bool exact, ls_comm *self, ls_device *dev) {
+    ls_comm *comm;
+    char overrides[512];
+    CHECK_OK(world->ops->split(world, world->rank < c->ranks ? 0 : 1, &comm));
+    if (world->rank < c->ranks) {
+        static outcome o;
+        const int steps = exact ? EXACT_STEPS : NEAR_STEPS;
+        snprintf(overrides, sizeof overrides, "%s%s", c->overrides,
+                 exact ? " numerics.reduction=invariant" : "");
+        ls_status status = run(&o, comm, dev, c->model, overrides, steps);
+        test_checks++;
+        if (status != LS_OK) {
+            TEST_FAIL_("%d ranks with '%s': %s", c->ranks, c->overrides, ls_error_last()->message);
+        } else {
+            const int micro = (int)o.train.config.batch.micro;
+            compare(&o, reference(self, dev, c->model, exact, micro), c, steps, exact ? 0.0 : 1e-5,
+                    comm);
+        }
+        end(&o);
+    }
+    comm->ops->destroy(comm);
+}
+
+static void test_refusals(ls_device *dev) {
+    for (size_t i = 0; i < sizeof refused_cases / sizeof *refused_cases; i++) {
+        static ls_train t;
+        ls_comm comm = {.size = refused_cases[i].ranks};
+        char overrides[256];
+        snprintf(overrides, sizeof overrides, "%s%s", i == 0 ? "batch.micro=3 " : "",
+                 refused_cases[i].overrides);
+        memset(&t, 0, sizeof t);
+        ls_status status = load_config(&t.config, GPT2, overrides);
+        if (status == LS_OK) {
+            status = lay_out(&t, &comm, dev);
+        }
+        CHECK_INT(status, LS_E_CONFIG);
+        CHECK_MESSAGE(refused_cases[i].message);
+        ls_layout_release(&t.layout);
+    }
+}
+
+/* A layout of up to 8 ranks; not every one that is drawn can work. */
+static bool draw_case(uint64_t seed, uint64_t index, layout_case *c, char *overrides, size_t size) {
+    static const int divisors[] = {1, 1, 1, 2, 2, 3, 4, 8};
+    static const char *const recomputes[] = {"none", "selective", "full"};
+    ls_rng_block a = ls_rng_draw(seed, index, 0), b = ls_rng_draw(seed, index, 1);
+    const int tensor = divisors[a.v[0] % 8], pipeline = divisors[a.v[1] % 8];
+    const int shard = divisors[a.v[2] % 8], replicate = divisors[a.v[3] % 8];
+    const int zero = shard > 1 ? 1 + (int)(b.v[0] % 3) : 0, micro = 1 << b.v[1] % 3;
+    const int interleave = pipeline > 1 && b.v[2] % 3 == 0 ? 2 : 1;
+    *c = (layout_case){tensor * pipeline * shard * replicate, (model_case)(b.v[3] % LLAMA_BF16),
+                       overrides};
+    snprintf(overrides, size,
+             "parallel.tensor=%d parallel.pipeline=%d parallel.interleave=%d parallel.shard=%d "
+             "parallel.replicate=%d parallel.zero=%d parallel.sequence_parallel=%s batch.micro=%d "
+             "recompute.mode=%s recompute.every=%d",
+             tensor, pipeline, interleave, shard, replicate, zero,
+             tensor > 1 && b.v[0] % 2 ? "true" : "false", micro, recomputes[b.v[2] / 7 % 3],
+             1 + (int)(b.v[2] / 31 % 2));
+    return c->ranks <= WORLD;
+}
+
+static bool can_work(const layout_case *c, ls_device *dev) {
+    static ls_train t;
+    ls_comm comm = {.size = c->ranks};
+    memset(&t, 0, sizeof t);
+    bool works =
+        load_config(&t.config, c->model, c->overrides) == LS_OK && lay_out(&t, &comm, dev) == LS_OK;
+    ls_layout_release(&t.layout);
+    return works;
+}
+
+static void test_random(ls_comm *self, ls_device *dev, int wanted, uint64_t seed) {
+    int checked = 0;
+    for (uint64_t index = 0; checked < wanted && index < 100 * (uint64_t)wanted; index++) {
+        layout_case c;
+        char overrides[512];
+        if (draw_case(seed, index, &c, overrides, sizeof overrides) && can_work(&c, dev)) {
+            check_case(&c, false, self, dev);
+            checked++;
+        }
+    }
+    CHECK_INT(checked, wanted);
+}
+
+static void make_data(char *dir, size_t size) {
+    ls_status status = LS_OK;
+    if (world->rank == 0) {
+        snprintf(dir, size, "/tmp/lockstep-layouts-XXXXXX");
+        CHECK(mkdtemp(dir) != NULL);
+        char text[9000], path[128], out[128];
+        for (size_t i = 0; i < sizeof text; i++) {
+            uint32_t r = ls_rng_draw(1, 0, i).v[0];
+            text[i] = (char)(i % 50 == 49 ? '\n' : 'a' + (i * i + r % 3) % 26);
+        }
+        snprintf(path, sizeof path, "%s/text.txt", dir);
+        snprintf(out, sizeof out, "%s/data", dir);
+        CHECK_OK(ls_file_replace(path, text, sizeof text));
+        const char *const inputs[] = {path};
+        ls_prep_result result;
+        status = ls_prep_run(&(ls_prep_options){.inputs = inputs,
+                                                .input_count = 1,
+                                                .out_dir = out,
+                                                .jsonl_field = "text",
+                                                .shard_tokens = 10000},
+                             &result);
+    }
+    CHECK_OK(ls_comm_agree(world, status));
+    CHECK_OK(world->ops->broadcast(world, dir, (int64_t)size, 0));
+}
+
+static void test_table(ls_comm *self, ls_device *dev) {
+    for (size_t i = 0; i < sizeof near_cases / sizeof *near_cases; i++) {
+        check_case(&near_cases[i], false, self, dev);
+    }
+    for (size_t i = 0; i < sizeof exact_cases / sizeof *exact_cases; i++) {
+        check_case(&exact_cases[i], true, self, dev);
+    }
+}
+
+int main(int argc, char **argv) {
+    ls_comm *self;
+    ls_device *dev;
+    ls_dataset *dataset;
+    char dir[64] = "", out[128];
+    CHECK_OK(ls_comm_mpi_init(&argc, &argv, &world));
+    ls_error_set_rank(world->rank);
+    CHECK_INT(world->size, WORLD);
+    CHECK_OK(ls_comm_self(&self));
+    CHECK_OK(ls_device_open_cpu(&(ls_device_options){.threads = 1}, &dev));
+    make_data(dir, sizeof dir);
+    snprintf(out, sizeof out, "%s/data", dir);
+    CHECK_OK(ls_dataset_open(out, LS_SPLIT_TRAIN, SEQ, true, &dataset));
+    data = dataset;
+    const char *wanted = getenv("LS_LAYOUTS_RANDOM"), *seed = getenv("LS_LAYOUTS_SEED");
+    test_refusals(dev);
+    test_table(self, dev);
+    test_random(self, dev, wanted ? atoi(wanted) : 6, seed ? strtoull(seed, NULL, 10) : 1);
+    ls_dataset_close(dataset);
+    CHECK_OK(world->ops->barrier(world));
+    if (world->rank == 0) {
+        CHECK_OK(ls_dir_remove(dir));
+    }
+    dev->ops->close(dev);
+    self->ops->destroy(self);
+    int status = test_end();
+    ls_comm_mpi_finalize();
+    return status;
+}
