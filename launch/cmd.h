@@ -26,7 +26,7 @@ typedef struct ls_verb {
 } ls_verb;
 
 extern const ls_verb ls_verb_train, ls_verb_prep, ls_verb_ckpt, ls_verb_sample, ls_verb_eval,
-    ls_verb_bench, ls_verb_cost, ls_verb_plan;
+    ls_verb_plan, ls_verb_bench, ls_verb_cost, ls_verb_doctor;
 
 /* Parsed options: values[i] belongs to options[i]: the argument, "" for a given flag, NULL when
  * absent (fallback is not filled in). argv is permuted: operands are argv[*first .. argc).

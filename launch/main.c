@@ -8,9 +8,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-const ls_verb *const ls_verbs[] = {&ls_verb_train,  &ls_verb_prep, &ls_verb_ckpt,
-                                   &ls_verb_sample, &ls_verb_eval, &ls_verb_bench,
-                                   &ls_verb_plan,   &ls_verb_cost, NULL};
+const ls_verb *const ls_verbs[] = {&ls_verb_train,  &ls_verb_prep, &ls_verb_ckpt,  &ls_verb_sample,
+                                   &ls_verb_eval,   &ls_verb_plan, &ls_verb_bench, &ls_verb_cost,
+                                   &ls_verb_doctor, NULL};
 
 static const ls_verb *find_verb(const char *name) {
     for (const ls_verb *const *v = ls_verbs; *v; v++) {

@@ -19,22 +19,15 @@ node_check() { :; }
 
 say() { echo "$(date '+%F %T') job $SLURM_JOB_ID: $*"; }
 
-# One task a node: is it fit to train, and does it see the run's directory?
+# One task a node: is it fit to train, and does it see the directory of the runs?
 preflight() {
-    token=$RUN_DIR/.job-$SLURM_JOB_ID
-    mkdir -p "$RUN_DIR" && : >"$token" || {
-        say "cannot write in '$RUN_DIR' on $(hostname); set RUN_DIR to a folder that all nodes share"
+    mkdir -p "$RUN_DIR" || {
+        say "cannot make '$RUN_DIR' on $(hostname); set RUN_DIR to a folder that all nodes share"
         return 3
     }
     export -f node_check
-    srun --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --kill-on-bad-exit=0 --mpi=none bash -c '
-        [ -f "$1" ] || { echo "node $SLURMD_NODENAME does not see $1; RUN_DIR must be on a file system that all nodes share"; exit 1; }
-        "$2" --version >/dev/null || { echo "node $SLURMD_NODENAME cannot run $2"; exit 1; }
-        node_check
-    ' preflight "$token" "$LOCKSTEP"
-    fit=$?
-    rm -f "$token"
-    return "$fit"
+    srun --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --kill-on-bad-exit=0 --mpi=none bash -c node_check &&
+        srun --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --mpi=pmix "$LOCKSTEP" doctor --dir "$RUN_DIR"
 }
 
 # Slurm gives a requeued job a begin time two minutes ahead, the life of its credentials.

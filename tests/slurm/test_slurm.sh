@@ -71,6 +71,7 @@ ended
 holds [ "$(state "$job")" = COMPLETED ]
 logged 'on n\[1-2\], start 1'
 logged '4 ranks of 1 thread, 2 hosts'
+logged '^PASS  all-reduce .* over 2 ranks on 2 hosts'
 holds [ -f "$work/runs/plain/done" ]
 holds grep -q '^0 ' "$work/runs/plain/outcome"
 submit plain

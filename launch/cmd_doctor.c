@@ -1,0 +1,122 @@
+#include "launch/cmd.h"
+#include "launch/doctor.h"
+#include "runtime/base/arena.h"
+#include "runtime/base/file.h"
+
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+enum { OPT_DIR, OPT_THREADS, OPT_JSON, OPT_COUNT };
+
+static const ls_option options[] = {
+    [OPT_DIR] = {"dir", 'd', "DIR", NULL,
+                 "where runs are to be kept; default: runs, if it is there"},
+    [OPT_THREADS] = {"threads", 0, "N", "0",
+                     "threads of a rank; 0: the host's divided by its ranks"},
+    [OPT_JSON] = {"json", 0, NULL, NULL, "print JSON"},
+    {NULL, 0, NULL, NULL, NULL}};
+
+static const char *const verdicts[] = {"PASS", "WARN", "FAIL"};
+
+/* On rank 0: the findings of all ranks. */
+static int64_t print_findings(const ls_findings *all, int ranks, bool json) {
+    int64_t counts[3] = {0};
+    json_t *list = json_array();
+    for (int r = 0; r < ranks; r++) {
+        for (int64_t i = 0; i < all[r].count; i++) {
+            const ls_finding *f = &all[r].list[i];
+            counts[f->verdict]++;
+            if (json) {
+                json_array_append_new(list,
+                                      json_pack("{s:s, s:s, s:s, s:i, s:s}", "check", f->check,
+                                                "verdict", verdicts[f->verdict], "host", f->host,
+                                                "rank", (int)f->rank, "text", f->text));
+            } else {
+                printf("%s  %-16s %s: %s\n", verdicts[f->verdict], f->check, f->host, f->text);
+            }
+        }
+    }
+    if (json) {
+        json_t *report = json_pack("{s:s, s:i, s:b, s:O}", "schema", "lockstep-doctor", "version",
+                                   1, "fit", counts[LS_FAULT] == 0, "findings", list);
+        char *text = json_dumps(report, JSON_INDENT(2));
+        puts(text ? text : "");
+        free(text);
+        json_decref(report);
+    } else {
+        printf("%lld passed, %lld warned of, %lld failed\n", (long long)counts[LS_PASS],
+               (long long)counts[LS_WARN], (long long)counts[LS_FAULT]);
+    }
+    json_decref(list);
+    return counts[LS_FAULT];
+}
+
+static ls_status examine(ls_session *session, const char *dir, bool json) {
+    ls_comm *comm = session->comm;
+    static ls_findings mine; /* large */
+    if (session->mesh.host_rank == 0) {
+        ls_doctor_node(&mine, dir);
+    }
+    LS_TRY(ls_doctor_job(session, &mine, dir));
+    ls_findings *all;
+    LS_TRY(ls_session_agree(session, ls_calloc((size_t)comm->size, sizeof *all, &all)));
+    ls_status status = comm->ops->all_gather(comm, &mine, all, sizeof mine);
+    int32_t unfit = 0;
+    if (status == LS_OK && comm->rank == 0) {
+        unfit = print_findings(all, comm->size, json) > 0;
+    }
+    free(all);
+    if (status == LS_OK) {
+        status = comm->ops->broadcast(comm, &unfit, sizeof unfit, 0);
+    }
+    if (status == LS_OK && unfit) {
+        status = LS_FAIL(LS_E_NO, "this job's nodes are not fit to train; see the lines above that "
+                                  "say FAIL");
+    }
+    return ls_session_agree(session, status);
+}
+
+static ls_status run_doctor(int argc, char **argv) {
+    ls_session session;
+    LS_TRY(ls_session_begin(&session, &argc, &argv));
+    const char *values[OPT_COUNT];
+    int first;
+    long long threads = 0;
+    ls_status status = ls_options_parse(&ls_verb_doctor, argc, argv, values, &first);
+    if (status == LS_OK && first < argc) {
+        status = LS_FAIL(LS_E_USAGE, "'%s' is not an option; usage: lockstep doctor %s",
+                         argv[first], ls_verb_doctor.synopsis);
+    }
+    if (status == LS_OK && values[OPT_THREADS]) {
+        status = ls_option_int("threads", values[OPT_THREADS], 0, 4096, &threads);
+    }
+    LS_TRY(ls_session_agree(&session, status));
+    const char *dir = values[OPT_DIR];
+    int32_t there = !dir && ls_path_is_dir("runs");
+    LS_TRY(session.comm->ops->broadcast(session.comm, &there, sizeof there, 0));
+    dir = there ? "runs" : dir;
+    LS_TRY(ls_session_connect(&session, LS_CFG_AUTO));
+    LS_TRY(ls_session_open(&session, NULL, threads));
+    status = examine(&session, dir, values[OPT_JSON] != NULL);
+    ls_session_close(&session);
+    return status;
+}
+
+const ls_verb ls_verb_doctor = {
+    .name = "doctor",
+    .synopsis = "[--dir DIR] [--json]",
+    .summary = "is this node, or are these nodes, fit to train?",
+    .text =
+        "Examines the machine: processor, memory, shared memory, limits, HDF5's plugin, the disk "
+        "of\n"
+        "DIR. Under mpirun or srun it examines every node, and the job: the same program and\n"
+        "libraries everywhere, clocks, a DIR that all nodes see, ranks that are slower than the\n"
+        "others, the bandwidth between them. PASS, WARN or FAIL, and what to do; exit status 1\n"
+        "when something failed.\n"
+        "\n"
+        "  lockstep doctor --dir runs\n"
+        "  srun --mpi=pmix lockstep doctor --dir /shared/runs",
+    .options = options,
+    .run = run_doctor,
+};

@@ -1,0 +1,217 @@
+#include "launch/docs.h"
+#include "launch/doctor.h"
+#include "runtime/base/arena.h"
+#include "runtime/base/clock.h"
+#include "runtime/base/file.h"
+#include "runtime/base/hash.h"
+#include "runtime/base/text.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* The libraries and their versions, as --version prints them without the processor's line: nodes
+ * may differ in that. */
+static ls_status libraries(char **text) {
+    size_t bytes = 0;
+    *text = NULL;
+    FILE *f = open_memstream(text, &bytes);
+    if (!f) {
+        return LS_FAIL(LS_E_MEMORY, "no memory for the libraries' names");
+    }
+    ls_docs_version(f);
+    if (fclose(f) != 0) {
+        return LS_FAIL(LS_E_MEMORY, "no memory for the libraries' names");
+    }
+    char *line = strstr(*text, "processor");
+    char *end = line ? strchr(line, '\n') : NULL;
+    if (end) {
+        memmove(line, end + 1, strlen(end + 1) + 1);
+    }
+    return LS_OK;
+}
+
+static ls_status check_libraries(ls_session *session, ls_findings *findings) {
+    ls_comm *comm = session->comm;
+    char *text = NULL;
+    LS_TRY(ls_session_agree(session, libraries(&text)));
+    ls_sha256 mine, first;
+    LS_TRY(ls_session_agree(session, ls_sha256_of(text, strlen(text), &mine)));
+    first = mine;
+    ls_status status = comm->ops->broadcast(comm, &first, sizeof first, 0);
+    if (status == LS_OK && memcmp(&mine, &first, sizeof mine) != 0) {
+        for (char *p = text; *p; p++) {
+            *p = *p == '\n' ? ';' : *p;
+        }
+        ls_findings_add(findings, "libraries", LS_FAULT,
+                        "not those of rank 0; install the same versions on all nodes. Here: %s",
+                        text);
+    } else if (status == LS_OK && comm->rank == 0) {
+        ls_findings_add(findings, "libraries", LS_PASS, "lockstep " LS_VERSION ", %s",
+                        ls_comm_mpi_version());
+    }
+    free(text);
+    return status;
+}
+
+/* Cristian's algorithm over a few rounds of a barrier: the round with the least delay counts. */
+static ls_status check_clocks(ls_session *session, ls_findings *findings) {
+    ls_comm *comm = session->comm;
+    double best_s = INFINITY, offset_s = 0.0;
+    for (int round = 0; round < 8; round++) {
+        LS_TRY(comm->ops->barrier(comm));
+        uint64_t begin = ls_clock_ns();
+        double mine_s = ls_clock_wall_s(), first_s = mine_s;
+        LS_TRY(comm->ops->broadcast(comm, &first_s, sizeof first_s, 0));
+        LS_TRY(comm->ops->barrier(comm));
+        double delay_s = 1e-9 * (double)(ls_clock_ns() - begin);
+        if (delay_s < best_s) {
+            best_s = delay_s;
+            offset_s = mine_s - first_s;
+        }
+    }
+    double most_s = fmax(0.0, fabs(offset_s) - best_s);
+    if (most_s > 1.0) {
+        ls_findings_add(findings, "clock", LS_WARN,
+                        "%.1f s away from that of rank 0; records of restarts compare clocks: run "
+                        "a time service (chrony) on the nodes",
+                        offset_s);
+    }
+    LS_TRY(comm->ops->all_reduce(comm, &most_s, 1, LS_F64, LS_MAX));
+    if (most_s <= 1.0 && comm->rank == 0) {
+        ls_findings_add(findings, "clock", LS_PASS, "all within %.0f ms of that of rank 0",
+                        ceil(1e3 * fmax(most_s, best_s)));
+    }
+    return LS_OK;
+}
+
+static ls_status check_shared_dir(ls_session *session, ls_findings *findings, const char *dir) {
+    ls_comm *comm = session->comm;
+    char path[1100];
+    snprintf(path, sizeof path, "%s/.lockstep-doctor", dir);
+    ls_status status = comm->rank == 0 ? ls_file_replace(path, "seen", 4) : LS_OK;
+    LS_TRY(ls_session_agree(session, status));
+    int32_t unseen = !ls_path_exists(path);
+    if (unseen) {
+        ls_findings_add(findings, "shared directory", LS_FAULT,
+                        "'%s' is not the one that rank 0 sees; put run.dir on a file system that "
+                        "all nodes share",
+                        dir);
+    }
+    LS_TRY(comm->ops->all_reduce(comm, &unseen, 1, LS_I32, LS_MAX));
+    if (comm->rank == 0) {
+        remove(path);
+        if (!unseen) {
+            ls_findings_add(findings, "shared directory", LS_PASS, "all ranks see '%s'", dir);
+        }
+    }
+    return LS_OK;
+}
+
+/* FLOP/s of a matrix product that fits the caches, the best of a few. */
+static ls_status compute_rate(ls_session *session, double *rate) {
+    enum { N = 768, REPEATS = 5 };
+    ls_device *dev = session->dev;
+    void *memory;
+    LS_TRY(dev->ops->alloc(dev, 3 * (size_t)N * N * sizeof(float), &memory));
+    float *a = memory;
+    const ls_gemm op = {.dtype = LS_F32,
+                        .c_dtype = LS_F32,
+                        .m = N,
+                        .n = N,
+                        .k = N,
+                        .a = a,
+                        .lda = N,
+                        .b = a + (size_t)N * N,
+                        .ldb = N,
+                        .c = a + 2 * (size_t)N * N,
+                        .ldc = N};
+    ls_status status = dev->ops->zero(dev, memory, 3 * (size_t)N * N * sizeof(float));
+    double best_s = INFINITY;
+    for (int i = 0; i < REPEATS && status == LS_OK; i++) {
+        uint64_t begin = ls_clock_ns();
+        status = dev->ops->gemm(dev, &op);
+        if (status == LS_OK) {
+            status = dev->ops->sync(dev);
+        }
+        best_s = fmin(best_s, 1e-9 * (double)(ls_clock_ns() - begin));
+    }
+    dev->ops->free(dev, memory);
+    *rate = 2.0 * N * N * N / best_s;
+    return status;
+}
+
+static int compare(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* Ranks well below the median hold back all others: every step waits for the slowest. */
+static ls_status check_speed(ls_session *session, ls_findings *findings) {
+    ls_comm *comm = session->comm;
+    double mine = 0.0, *all;
+    LS_TRY(ls_session_agree(session, compute_rate(session, &mine)));
+    LS_TRY(ls_session_agree(session, ls_calloc((size_t)comm->size, sizeof *all, &all)));
+    ls_status status = comm->ops->all_gather(comm, &mine, all, sizeof mine);
+    if (status == LS_OK) {
+        qsort(all, (size_t)comm->size, sizeof *all, compare);
+        double median = all[comm->size / 2];
+        char text[32], middle[32];
+        ls_text_count(text, sizeof text, mine);
+        ls_text_count(middle, sizeof middle, median);
+        if (mine < 0.7 * median) {
+            ls_findings_add(findings, "speed", LS_WARN,
+                            "%sFLOP/s, while the median of the ranks is %sFLOP/s: every step will "
+                            "wait for this rank; look for other jobs and throttling, or leave the "
+                            "node out",
+                            text, middle);
+        } else if (comm->rank == 0) {
+            ls_findings_add(findings, "speed", LS_PASS, "median of the ranks %sFLOP/s in fp32",
+                            middle);
+        }
+    }
+    free(all);
+    return status;
+}
+
+static ls_status check_network(ls_session *session, ls_findings *findings) {
+    enum { MIB = 32, REPEATS = 3 };
+    ls_comm *comm = session->comm;
+    const int64_t count = (int64_t)MIB << 18;
+    void *buffer;
+    LS_TRY(comm->ops->alloc(comm, count * 4, &buffer));
+    double best_s = INFINITY;
+    ls_status status = LS_OK;
+    for (int i = 0; i < REPEATS && status == LS_OK; i++) {
+        status = comm->ops->barrier(comm);
+        uint64_t begin = ls_clock_ns();
+        if (status == LS_OK) {
+            status = comm->ops->all_reduce(comm, buffer, count, LS_F32, LS_SUM);
+        }
+        best_s = fmin(best_s, 1e-9 * (double)(ls_clock_ns() - begin));
+    }
+    comm->ops->give_back(comm, buffer);
+    LS_TRY(status);
+    if (comm->rank == 0) {
+        double n = comm->size, bus = (double)(count * 4) / best_s * 2.0 * (n - 1.0) / n;
+        ls_findings_add(findings, "all-reduce", LS_PASS,
+                        "%.2f GB/s bus bandwidth over %d ranks on %d host%s (%s, 32 MiB)",
+                        bus * 1e-9, comm->size, session->mesh.hosts,
+                        session->mesh.hosts == 1 ? "" : "s", comm->ops->name);
+    }
+    return LS_OK;
+}
+
+ls_status ls_doctor_job(ls_session *session, ls_findings *findings, const char *dir) {
+    LS_TRY(check_libraries(session, findings));
+    LS_TRY(check_speed(session, findings));
+    if (session->comm->size > 1) {
+        LS_TRY(check_clocks(session, findings));
+        LS_TRY(check_network(session, findings));
+        if (dir) {
+            LS_TRY(check_shared_dir(session, findings, dir));
+        }
+    }
+    return LS_OK;
+}

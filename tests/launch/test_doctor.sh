@@ -1,0 +1,42 @@
+#!/bin/sh
+# `lockstep doctor` on one rank, on several, on a bad directory, and between hosts that do not fit.
+. "$(dirname "$0")/lib.sh"
+mkdir "$work/runs"
+gives 0 "$LOCKSTEP" doctor --dir "$work/runs"
+for check in processor memory 'shared memory' 'open files' stack disk speed libraries; do
+    prints "^[A-Z]*  $check "
+done
+holds [ -z "$(ls -A "$work/runs")" ]
+gives 0 ranks 3 "$LOCKSTEP" doctor --dir "$work/runs"
+prints '^PASS  clock '
+prints '^PASS  all-reduce .* over 3 ranks'
+prints '^PASS  shared directory '
+holds [ "$(grep -c '  disk  ' "$work/out")" = 1 ]
+holds [ -z "$(ls -A "$work/runs")" ]
+gives 0 "$LOCKSTEP" doctor --json --dir "$work/runs"
+prints '"schema": "lockstep-doctor"'
+prints '"fit": true'
+gives 1 "$LOCKSTEP" doctor --dir "$work/missing"
+prints "^FAIL  disk .*cannot write 32 MiB in '$work/missing'"
+says 'not fit to train'
+gives 1 "$LOCKSTEP" doctor --json --dir /proc
+prints '"fit": false'
+(ulimit -s unlimited 2>/dev/null && gives 0 "$LOCKSTEP" doctor && prints '^WARN  stack .*ulimit -s 8192')
+(ulimit -n 256 && gives 0 "$LOCKSTEP" doctor && prints '^WARN  open files .*256')
+gives 2 "$LOCKSTEP" doctor here
+says "'here' is not an option"
+
+# A rank that sees another directory under the same name, as on nodes without a shared file system.
+if [ "$(id -u)" = 0 ] && unshare -m true 2>/dev/null; then
+    cat >"$work/rank" <<RANK
+#!/bin/sh
+[ "\$OMPI_COMM_WORLD_RANK" != 1 ] || mount -t tmpfs none "$work/runs"
+exec "$LOCKSTEP" doctor --dir "$work/runs"
+RANK
+    chmod +x "$work/rank"
+    gives 1 ranks 2 unshare -m "$work/rank"
+    prints "^FAIL  shared directory .*is not the one that rank 0 sees"
+else
+    echo "skipped in part: a file system of a rank's own needs root"
+fi
+passed
