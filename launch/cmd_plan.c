@@ -384,6 +384,8 @@ static ls_status run_plan(int argc, char **argv) {
         values[o] = values[o] ? values[o] : options[o].fallback;
     }
     LS_TRY(parse(&p, values));
+    const int keep = p.question.keep;
+    p.question.keep = 1; /* of tables and of numbers that are tried */
     if (p.sweep && p.cluster) {
         return sweep(&p, &answer);
     }
@@ -396,7 +398,11 @@ static ls_status run_plan(int argc, char **argv) {
                        "--gpus is missing (or --sweep, --budget, --deadline, --max-power "
                        "with one --cluster)");
     }
-    return p.compare ? compare(&p, &answer) : one(&p, &answer);
+    if (p.compare) {
+        return compare(&p, &answer);
+    }
+    p.question.keep = keep;
+    return one(&p, &answer);
 }
 
 const ls_verb ls_verb_plan = {

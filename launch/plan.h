@@ -27,7 +27,8 @@ typedef struct ls_plan_answer {
     int devices;
     int64_t batch;
     ls_plan_result result;
-    bool fits; /* false: the layout asked for does not, and is costed all the same */
+    bool own_bytes; /* bytes are those that `lockstep train` takes, else an estimate */
+    bool fits;      /* false: the layout asked for does not, and is costed all the same */
     ls_bill bill;
     ls_plan_params params;
 } ls_plan_answer;
@@ -37,6 +38,12 @@ ls_status ls_plan_open(const ls_plan_question *q, const char *cluster, ls_plan_a
 /* Costs all layouts (or those that the pattern admits) on that many devices. LS_E_NO: none is
  * possible or fits. */
 ls_status ls_plan_answer_for(const ls_plan_question *q, int devices, ls_plan_answer *a);
+
+/* Whether `lockstep train` knows the model, and the bytes of the fullest rank that it would take in
+ * a layout. LS_E_CONFIG, LS_E_SHAPE: it would refuse it. */
+bool ls_plan_trains(const ls_plan_model *model);
+ls_status ls_plan_own_bytes(const ls_plan_question *q, const ls_plan_answer *a,
+                            const ls_plan_layout *l, ls_plan_bytes *bytes);
 
 void ls_plan_print(const ls_plan_question *q, const ls_plan_answer *a);
 /* Owned by the caller; NULL: out of memory. */

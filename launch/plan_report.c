@@ -77,9 +77,10 @@ static void print_terms(const ls_plan_answer *a) {
     }
     const ls_plan_bytes *b = &c->bytes;
     printf("bytes of a device: weights %.1f GB, gradients %.1f, optimizer %.1f, activations %.1f; "
-           "%.1f of %.0f\n",
+           "%.1f of %.0f, %s\n",
            b->weights * 1e-9, b->gradients * 1e-9, b->optimizer * 1e-9, b->activations * 1e-9,
-           b->total * 1e-9, a->cluster.figure[LS_FIG_MEMORY_GB].value);
+           b->total * 1e-9, a->cluster.figure[LS_FIG_MEMORY_GB].value,
+           a->own_bytes ? "as `lockstep train` counts them" : "estimated");
     printf("MFU %.1f%% with causal attention, %.1f%% with full attention, of %.0f TFLOP/s; %.0f "
            "tokens/s, %.0f a device\n",
            100 * c->mfu_causal, 100 * c->mfu_full, a->rates.peak_flops * 1e-12, c->tokens_per_s,
@@ -180,7 +181,7 @@ json_t *ls_plan_json(const ls_plan_question *q, const ls_plan_answer *a) {
     return json_pack(
         "{s:i, s:s, s:s, s:s, s:s, s:i, s:I, s:I, s:f, s:f, s:I, s:I, s:o, s:f, s:f, s:f, s:o, "
         "s:o, "
-        "s:o, s:o, s:o, s:f, s:f, s:o, s:o, s:b, s:f, s:f, s:f, s:f, s:f}",
+        "s:o, s:o, s:o, s:f, s:f, s:o, s:o, s:b, s:f, s:f, s:f, s:f, s:f, s:b}",
         "schema", 1, "model", q->model.name, "cluster", a->cluster.text[LS_CLUSTER_NAME], "device",
         a->cluster.text[LS_CLUSTER_KIND], "precision", ls_precision_name(q->precision), "devices",
         a->devices, "sequence_tokens", (json_int_t)q->seq, "batch_sequences", (json_int_t)a->batch,
@@ -194,5 +195,5 @@ json_t *ls_plan_json(const ls_plan_question *q, const ls_plan_answer *a) {
         "site_mwh", number(b->mwh), "carbon_tonnes", number(b->carbon_t), "power_of_whole_nodes",
         b->whole_nodes, "mtbf_seconds", b->failures.mtbf_s, "save_stall_seconds",
         b->failures.stall_s, "save_commit_seconds", b->failures.commit_s, "save_interval_seconds",
-        b->save_interval_s, "goodput", b->goodput);
+        b->save_interval_s, "goodput", b->goodput, "bytes_as_train_counts", a->own_bytes);
 }

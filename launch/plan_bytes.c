@@ -1,0 +1,113 @@
+/* The bytes that `lockstep train` itself would take in a planned layout, by the code that it plans
+ * its own memory with. */
+#include "launch/plan.h"
+#include "launch/train_layout.h"
+#include "runtime/base/arena.h"
+#include "runtime/base/text.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+bool ls_plan_trains(const ls_plan_model *model) {
+    for (const char *const *name = ls_config_presets(); *name; name++) {
+        if (strcmp(*name, model->name) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* The configuration of a run with that layout. */
+static ls_status configure(const ls_plan_question *q, const ls_plan_answer *a,
+                           const ls_plan_layout *l, ls_config *config) {
+    enum { MAX = 24 };
+    char *set[MAX];
+    int count = 0;
+    const struct {
+        const char *key;
+        int64_t value;
+    } numbers[] = {
+        {"model.vocab", q->model.vocab},
+        {"model.context", q->seq > q->model.context ? q->seq : q->model.context},
+        {"data.sequence", q->seq},
+        {"batch.sequences", a->batch},
+        {"batch.micro", l->micro},
+        {"run.steps", 1},
+        {"parallel.tensor", l->tensor},
+        {"parallel.context", l->context},
+        {"parallel.pipeline", l->pipeline},
+        {"parallel.interleave", l->interleave},
+        {"parallel.shard", l->zero ? l->shard : 1},
+        {"parallel.replicate", l->zero ? l->replicate : l->replicate * l->shard},
+        {"parallel.zero", l->shard * l->context > 1 ? l->zero : 0},
+    };
+    set[count++] = ls_text_format("model.preset=%s", q->model.name);
+    for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) {
+        set[count++] = ls_text_format("%s=%lld", numbers[i].key, (long long)numbers[i].value);
+    }
+    set[count++] =
+        ls_text_format("parallel.sequence_parallel=%s", l->tensor > 1 ? "true" : "false");
+    set[count++] = ls_text_format("recompute.mode=%s", ls_redo_name(l->recompute));
+    ls_status status = LS_OK;
+    for (int i = 0; i < count && status == LS_OK; i++) {
+        status = set[i] ? LS_OK : LS_FAIL(LS_E_MEMORY, "no memory for a configuration");
+    }
+    if (status == LS_OK) {
+        status = ls_config_load(config, NULL, (const char *const *)set, count);
+    }
+    for (int i = 0; i < count; i++) {
+        free(set[i]);
+    }
+    return status;
+}
+
+static ls_status bytes_of_rank(const ls_config *config, ls_device *dev, ls_dtype dtype,
+                               const ls_plan_layout *l, int rank, int world, ls_plan_bytes *bytes) {
+    const int size[LS_AXIS_COUNT] = {[LS_AXIS_PIPELINE] = l->pipeline,
+                                     [LS_AXIS_REPLICATE] = l->replicate,
+                                     [LS_AXIS_SHARD] = l->shard,
+                                     [LS_AXIS_CONTEXT] = l->context,
+                                     [LS_AXIS_TENSOR] = l->tensor};
+    uint64_t *hosts; /* all the same: bytes do not depend on them */
+    LS_TRY(ls_calloc((size_t)world, sizeof *hosts, &hosts));
+    ls_mesh mesh;
+    ls_layout layout = {0};
+    ls_layout_bytes b;
+    ls_status status = ls_mesh_init(&mesh, size, rank, world, hosts);
+    free(hosts);
+    LS_TRY(status);
+    status = ls_layout_init(&layout, config, dev, dtype, &mesh);
+    if (status == LS_OK) {
+        status = ls_layout_plan(&layout, &b);
+    }
+    ls_layout_release(&layout);
+    LS_TRY(status);
+    *bytes = (ls_plan_bytes){
+        .weights = (double)(b.state.copies + b.state.gathered),
+        .gradients = (double)(b.state.grads + b.state.reduction),
+        .optimizer = (double)(b.state.masters + b.optim),
+        .activations = (double)(b.activations + b.tables + b.boundary),
+        .total = (double)ls_layout_total(&b),
+    };
+    return LS_OK;
+}
+
+ls_status ls_plan_own_bytes(const ls_plan_question *q, const ls_plan_answer *a,
+                            const ls_plan_layout *l, ls_plan_bytes *bytes) {
+    static ls_config config;
+    ls_device *dev;
+    LS_TRY(configure(q, a, l, &config));
+    LS_TRY(ls_device_open_cpu(&(ls_device_options){.threads = 1}, &dev));
+    const ls_dtype dtype = q->precision == LS_PRECISION_FP32 ? LS_F32 : LS_BF16;
+    const int world = a->devices, last = world - world / l->pipeline;
+    ls_status status = bytes_of_rank(&config, dev, dtype, l, 0, world, bytes);
+    if (status == LS_OK && last > 0) { /* the head's stage, if it is the fuller one */
+        ls_plan_bytes other;
+        status = bytes_of_rank(&config, dev, dtype, l, last, world, &other);
+        if (status == LS_OK && other.total > bytes->total) {
+            *bytes = other;
+        }
+    }
+    dev->ops->close(dev);
+    return status;
+}
