@@ -248,6 +248,7 @@ static ls_status plan_optim(const ls_layout *l, const ls_state *state, size_t *b
     counted_bytes = 0;
     ls_status status = ls_layout_optim(l, state, &options, &owned, &not_counted);
     options.dev = &dev;
+    options.planned_shards = l->shards;
     if (status == LS_OK) {
         status = ls_optim_create(&options, &optim);
     }

@@ -124,8 +124,31 @@ static ls_status add_range(const listing *l, const ls_param *row, const char *na
     return LS_OK;
 }
 
+/* A state that is a vector (Adafactor's) is whole on all shards: the first one saves it. */
+static ls_status add_vector(const listing *l, int index, const ls_param *row, const char *name,
+                            int state) {
+    const ls_train *train = l->train;
+    const ls_comm *shard = train->groups.shard;
+    const ls_optim_shape shape = ls_optim_state_shape(train->optim, state, index);
+    if (shape == LS_STATE_NONE || (l->to_save && shard && shard->rank > 0)) {
+        return LS_OK;
+    }
+    ls_param vector = *row;
+    vector.ndim--;
+    const int left_out = shape == LS_STATE_ROWS ? vector.ndim : vector.ndim - 1;
+    for (int d = left_out; d < vector.ndim; d++) {
+        vector.dims[d] = vector.local_dims[d] = row->dims[d + 1];
+    }
+    vector.valid_rows = left_out == 0 ? vector.dims[0] : row->valid_rows;
+    ls_box real = ls_box_whole(vector.ndim, vector.dims);
+    const ls_box run = real;
+    real.extent[0] = vector.valid_rows;
+    return add(l, &vector, name, &run, ls_optim_state_vector(train->optim, state, index), &real,
+               &real);
+}
+
 /* state -1: masters. */
-static ls_status add_row(const listing *l, const ls_param *row, int state) {
+static ls_status add_row(const listing *l, int index, const ls_param *row, int state) {
     const ls_train *train = l->train;
     int owned_count;
     const ls_owned *owned = ls_state_owned(train->state, &owned_count);
@@ -135,6 +158,9 @@ static ls_status add_row(const listing *l, const ls_param *row, int state) {
     } else {
         snprintf(name, sizeof *l->out->names, "optim.%s.%s",
                  ls_optim_state_name(train->optim, state), row->name);
+        if (ls_optim_state_shape(train->optim, state, index) != LS_STATE_FULL) {
+            return add_vector(l, index, row, name, state);
+        }
     }
     for (int i = 0; i < owned_count; i++) {
         const ls_range r = owned[i].range;
@@ -198,7 +224,7 @@ ls_status ls_pieces_list(const ls_train *train, bool to_save, ls_pieces *pieces)
     for (int state = -1; state < states; state++) {
         for (int i = 0; i < rows; i++) {
             if (!(to_save && params[i].copied)) {
-                LS_TRY(add_row(&l, &params[i], state));
+                LS_TRY(add_row(&l, i, &params[i], state));
             }
         }
     }

@@ -4,6 +4,21 @@
 
 #include <math.h>
 
+ls_status ls_optim_sum_squares(ls_optim *optim, const void *x, int64_t n, double *sum) {
+    const ls_optim_options *o = &optim->options;
+    *sum = 0.0;
+    for (int64_t begin = 0; begin < n; begin += LS_OPTIM_SCRATCH * LS_SQUARES_ELEMS) {
+        int64_t most = LS_OPTIM_SCRATCH * (int64_t)LS_SQUARES_ELEMS;
+        int64_t count = n - begin < most ? n - begin : most;
+        LS_TRY(o->dev->ops->sum_squares(o->dev, 0, count, ls_elem_at(x, begin, o->dev->acc),
+                                        optim->scratch));
+        for (int64_t i = 0; i < ls_squares_count(0, count); i++) {
+            *sum += optim->scratch[i];
+        }
+    }
+    return LS_OK;
+}
+
 static ls_status sum_terms(ls_optim *optim, const void *grads) {
     const ls_optim_options *o = &optim->options;
     double *squares = optim->squares;

@@ -6,7 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const ls_optim_ops *const optimizers[] = {&ls_optim_adamw};
+static const ls_optim_ops *const optimizers[] = {&ls_optim_adamw, &ls_optim_lion, &ls_optim_sgd,
+                                                 &ls_optim_adafactor, &ls_optim_muon};
 
 #define OPTIMIZER_COUNT (sizeof optimizers / sizeof *optimizers)
 
@@ -23,15 +24,26 @@ static ls_status find_ops(const char *name, const ls_optim_ops **ops) {
     return LS_FAIL(LS_E_CONFIG, "optim.name is '%s'; known optimizers: %s", name, known);
 }
 
-static ls_status take_memory(ls_optim *optim) {
+static ls_status take_tables(ls_optim *optim) {
     const ls_optim_options *o = &optim->options;
-    size_t bytes = (size_t)optim->state_elems * ls_dtype_bytes(o->dev->acc);
-    LS_TRY(ls_calloc((size_t)optim->squares_count, sizeof *optim->squares, &optim->squares));
-    for (int i = 0; i < LS_OPTIM_MAX_STATES && optim->ops->states[i]; i++) {
-        LS_TRY(o->dev->ops->alloc(o->dev, bytes, &optim->states[i]));
-        optim->state_count = i + 1;
+    size_t count = (size_t)o->param_count;
+    while (optim->state_count < LS_OPTIM_MAX_STATES && optim->ops->states[optim->state_count]) {
+        optim->state_count++;
     }
-    return LS_OK;
+    LS_TRY(ls_calloc(count, sizeof *optim->rules, &optim->rules));
+    LS_TRY(ls_calloc(count * LS_OPTIM_MAX_STATES, sizeof *optim->vectors, &optim->vectors));
+    LS_TRY(ls_optim_read_rules(o, optim->rules));
+    LS_TRY(ls_optim_divide(optim));
+    return ls_calloc((size_t)optim->squares_count, sizeof *optim->squares, &optim->squares);
+}
+
+static ls_status take_states(ls_optim *optim) {
+    const ls_optim_options *o = &optim->options;
+    for (int i = 0; i < optim->state_count; i++) {
+        size_t bytes = (size_t)optim->state_elems[i] * ls_dtype_bytes(o->dev->acc);
+        LS_TRY(o->dev->ops->alloc(o->dev, bytes, &optim->states[i]));
+    }
+    return optim->ops->prepare ? optim->ops->prepare(optim) : LS_OK;
 }
 
 ls_status ls_optim_create(const ls_optim_options *options, ls_optim **optim) {
@@ -43,8 +55,8 @@ ls_status ls_optim_create(const ls_optim_options *options, ls_optim **optim) {
     o->options = *options;
     o->ops = ops;
     ls_status status;
-    LS_TRY_GOTO(ls_optim_divide(o), fail);
-    LS_TRY_GOTO(take_memory(o), fail);
+    LS_TRY_GOTO(take_tables(o), fail);
+    LS_TRY_GOTO(take_states(o), fail);
     o->options.owned = o->options.not_counted = NULL;
     *optim = o;
     return LS_OK;
@@ -58,18 +70,26 @@ void ls_optim_destroy(ls_optim *optim) {
         return;
     }
     ls_device *dev = optim->options.dev;
+    if (optim->ops->release) {
+        optim->ops->release(optim);
+    }
     for (int i = 0; i < optim->state_count; i++) {
         dev->ops->free(dev, optim->states[i]);
     }
     free(optim->squares);
     free(optim->terms);
     free(optim->runs);
+    free(optim->vectors);
+    free(optim->rules);
     free(optim);
 }
 
 size_t ls_optim_bytes(const ls_optim *optim) {
-    return (size_t)optim->state_count * (size_t)optim->state_elems *
-           ls_dtype_bytes(optim->options.dev->acc);
+    size_t bytes = optim->own_bytes;
+    for (int i = 0; i < optim->state_count; i++) {
+        bytes += (size_t)optim->state_elems[i] * ls_dtype_bytes(optim->options.dev->acc);
+    }
+    return bytes;
 }
 
 int ls_optim_state_count(const ls_optim *optim) {
@@ -80,15 +100,25 @@ const char *ls_optim_state_name(const ls_optim *optim, int state) {
     return optim->ops->states[state];
 }
 
+ls_optim_shape ls_optim_state_shape(const ls_optim *optim, int state, int param) {
+    const ls_optim_options *o = &optim->options;
+    return optim->ops->shape(o->config, &o->params[param], state);
+}
+
 void *ls_optim_state_at(const ls_optim *optim, int state, int64_t flat_offset) {
     for (int i = 0; i < optim->run_count; i++) {
         const ls_optim_run *run = &optim->runs[i];
         int64_t inside = flat_offset - run->flat_offset;
         if (inside >= 0 && inside < run->elems) {
-            return ls_elem_at(ls_run_state(optim, state, run), inside, optim->options.dev->acc);
+            return ls_run_state(optim, state, run, inside);
         }
     }
     return NULL;
+}
+
+void *ls_optim_state_vector(const ls_optim *optim, int state, int param) {
+    int64_t at = optim->vectors[state * optim->options.param_count + param];
+    return ls_elem_at(optim->states[state], at, optim->options.dev->acc);
 }
 
 int64_t ls_optim_updates(const ls_optim *optim) {
@@ -106,8 +136,5 @@ ls_status ls_optim_step(ls_optim *optim, const void *grads, double norm, double 
                                 .lr = lr,
                                 .grad_scale = clip ? config->clip_norm / norm : 1.0,
                                 .t = ++optim->updates};
-    for (int i = 0; i < optim->run_count; i++) {
-        LS_TRY(optim->ops->update(optim, &pass, &optim->runs[i]));
-    }
-    return LS_OK;
+    return optim->ops->step(optim, &pass);
 }

@@ -52,23 +52,57 @@ typedef struct ls_optim_options {
      * the same flat buffer is divided (with ZeRO over all data-parallel ranks: these); tensor,
      * pipeline: the axes. NULL: this rank alone. */
     ls_comm *shard, *tensor, *pipeline;
+    /* Where only the memory is asked for, before there is `shard`: its size. 0: 1. Such an
+     * optimizer must not step. */
+    int planned_shards;
 } ls_optim_options;
 
-#define LS_OPTIM_MAX_STATES 2
-
-/* LS_E_CONFIG for an unknown name, listing the known ones; LS_E_SHAPE for ranges that overlap, are
- * out of order or off the grid. Takes the states of owned elements, zeroed. */
+/* Optimizers, by config->name:
+ *   adamw      Loshchilov & Hutter 2017, arXiv 1711.05101
+ *   lion       Chen 2023, arXiv 2302.06675
+ *   sgd        with momentum (Sutskever 2013, PMLR 28(3):1139) and Nesterov's form; weight decay is
+ *              added to the gradient, as in torch.optim.SGD
+ *   adafactor  Shazeer & Stern 2018, arXiv 1804.04235: second moments of matrices as sums of rows
+ *              and columns, b2 = 1 - t^-0.8, updates relative to the size of the parameter and
+ *              clipped to a root mean square of 1, no first moment
+ *   muon       Jordan 2024 (kellerjordan.github.io/posts/muon): the momentum of the matrices of
+ *              layers, orthogonalised by five steps of a quintic Newton-Schulz iteration, each
+ *              group of a fused matrix (q, k, v; gate, up) on its own, and scaled by
+ *              0.2 sqrt(max(rows, cols)) to the size of AdamW's updates (Liu 2025,
+ *              arXiv 2502.16982); AdamW for everything else. Ranks of `shard` work on different
+ *              matrices.
+ *
+ * Parameter groups. config->groups is a list "PATTERN [lr=SCALE] [decay=VALUE]; ..." (patterns of
+ * fnmatch(3)); the learning rate of parameters whose name matches is multiplied by SCALE, and VALUE
+ * takes the place of config->weight_decay, also where the table says that nothing decays. Of
+ * several entries the last counts. LS_E_CONFIG for one that matches no parameter.
+ *
+ * create takes the states of owned elements, zeroed. LS_E_CONFIG for an unknown name, listing the
+ * known ones; LS_E_SHAPE for ranges that overlap, are out of order or off the grid;
+ * LS_E_UNSUPPORTED for adafactor and muon where tensor or expert ranks split a matrix. [collective
+ * over shard] */
 ls_status ls_optim_create(const ls_optim_options *options, ls_optim **optim);
 void ls_optim_destroy(ls_optim *optim);
-/* Of device memory for states. */
+/* Of device memory for states and what a step needs beside them. */
 size_t ls_optim_bytes(const ls_optim *optim);
 
-/* Names of the states ("exp_avg", "exp_avg_sq"), the same on all ranks. */
+/* States. Their number and names ("exp_avg", "exp_avg_sq") are the same on all ranks; a parameter
+ * need not have all of them. */
+#define LS_OPTIM_MAX_STATES 3
+typedef enum ls_optim_shape {
+    LS_STATE_NONE,
+    LS_STATE_FULL, /* of the parameter's shape; a rank holds its owned elements */
+    LS_STATE_ROWS, /* without the last dimension; */
+    LS_STATE_COLS  /* without the last but one; both whole and equal on all ranks of shard */
+} ls_optim_shape;
 int ls_optim_state_count(const ls_optim *optim);
 const char *ls_optim_state_name(const ls_optim *optim, int state);
-/* Device memory (dev->acc) of the state of an owned element of a parameter; what follows it in the
- * owned range and in the parameter follows it here. NULL: not owned, or no such state there. */
+ls_optim_shape ls_optim_state_shape(const ls_optim *optim, int state, int param);
+/* Device memory (dev->acc) of a FULL state of an owned element of a parameter; what follows it in
+ * the owned range and in the parameter follows it here. NULL: not owned, or no such state there. */
 void *ls_optim_state_at(const ls_optim *optim, int state, int64_t flat_offset);
+/* Device memory (dev->acc) of a ROWS or COLS state of a parameter. */
+void *ls_optim_state_vector(const ls_optim *optim, int state, int param);
 
 /* Updates made so far; set on resume. */
 int64_t ls_optim_updates(const ls_optim *optim);
@@ -82,7 +116,7 @@ void ls_optim_set_updates(ls_optim *optim, int64_t updates);
 ls_status ls_optim_grad_norm(ls_optim *optim, const void *grads, double *norm);
 
 /* One step with gradients clipped to clip_norm (scale = min(1, clip/norm)). Weight decay only where
- * the table says. The caller has checked that norm is finite.
+ * the table or a group says. The caller has checked that norm is finite.
  * [collective over shard, tensor and pipeline] */
 ls_status ls_optim_step(ls_optim *optim, const void *grads, double norm, double lr);
 

@@ -20,6 +20,10 @@ static ls_status make_room(void **table, int count, int *room, size_t elem_bytes
     return LS_OK;
 }
 
+static int64_t round_up(int64_t elems) {
+    return (elems + 15) / 16 * 16;
+}
+
 /* The block around a flat element: [*start, *end). Gaps belong to the block before them. */
 static void find_block(const ls_optim_options *o, int64_t flat, int64_t *start, int64_t *end) {
     *start = 0;
@@ -64,21 +68,44 @@ static ls_status check_range(const ls_optim_options *o, const ls_optim_range *ra
     return LS_OK;
 }
 
+static int full_states(const ls_optim *optim, int param) {
+    int states = 0;
+    for (int s = 0; s < optim->state_count; s++) {
+        bool full = ls_optim_state_shape(optim, s, param) == LS_STATE_FULL;
+        states |= full << s;
+    }
+    return states;
+}
+
+static bool continues(const ls_optim *optim, const ls_optim_run *last, int param) {
+    const ls_optim_rule *a = &last->rule, *b = &optim->rules[param];
+    return !optim->ops->apart && a->lr_scale == b->lr_scale && a->weight_decay == b->weight_decay &&
+           full_states(optim, last->param) == full_states(optim, param);
+}
+
 /* Part [begin, end) of a parameter in an owned range joins the run before it where it can. */
 static ls_status add_to_runs(ls_optim *optim, const ls_optim_range *range, bool range_begins,
-                             double weight_decay, int64_t begin, int64_t end) {
+                             int param, int64_t begin, int64_t end) {
     ls_optim_run *last = optim->run_count > 0 ? &optim->runs[optim->run_count - 1] : NULL;
-    if (!last || range_begins || last->weight_decay != weight_decay) {
+    if (!last || range_begins || !continues(optim, last, param)) {
         LS_TRY(make_room((void **)&optim->runs, optim->run_count, &optim->run_room,
                          sizeof *optim->runs));
         last = &optim->runs[optim->run_count++];
         *last = (ls_optim_run){.flat_offset = begin,
                                .local_offset = range->local_offset + begin - range->flat_offset,
-                               .state_offset = optim->state_elems,
-                               .weight_decay = weight_decay};
+                               .param = param,
+                               .rule = optim->rules[param]};
+        for (int s = 0; s < LS_OPTIM_MAX_STATES; s++) {
+            bool full = full_states(optim, param) >> s & 1;
+            last->state_offset[s] = full ? optim->state_elems[s] : -1;
+        }
     }
     last->elems = end - last->flat_offset;
-    optim->state_elems = last->state_offset + (last->elems + 15) / 16 * 16;
+    for (int s = 0; s < optim->state_count; s++) {
+        if (last->state_offset[s] >= 0) {
+            optim->state_elems[s] = last->state_offset[s] + round_up(last->elems);
+        }
+    }
     return LS_OK;
 }
 
@@ -124,13 +151,27 @@ static ls_status add_range(ls_optim *optim, const ls_optim_range *range) {
         begin = begin > range->flat_offset ? begin : range->flat_offset;
         end = end < range_end ? end : range_end;
         if (begin < end) {
-            double weight_decay = param->decay ? o->config->weight_decay : 0.0;
-            LS_TRY(add_to_runs(optim, range, range_begins, weight_decay, begin, end));
+            LS_TRY(add_to_runs(optim, range, range_begins, i, begin, end));
             LS_TRY(add_to_terms(optim, range, begin, end));
             range_begins = false;
         }
     }
     return LS_OK;
+}
+
+/* Places for the states that are vectors. */
+static void place_vectors(ls_optim *optim) {
+    const int count = optim->options.param_count;
+    for (int i = 0; i < count * optim->state_count; i++) {
+        const int state = i / count;
+        const ls_matrices m = ls_matrices_of(&optim->options.params[i % count]);
+        ls_optim_shape shape = ls_optim_state_shape(optim, state, i % count);
+        optim->vectors[i] = optim->state_elems[state];
+        if (shape == LS_STATE_ROWS || shape == LS_STATE_COLS) {
+            optim->state_elems[state] +=
+                round_up(m.count * (shape == LS_STATE_ROWS ? m.rows : m.cols));
+        }
+    }
 }
 
 ls_status ls_optim_divide(ls_optim *optim) {
@@ -144,5 +185,6 @@ ls_status ls_optim_divide(ls_optim *optim) {
         after = owned[i].flat_offset + owned[i].elems;
         LS_TRY(add_range(optim, &owned[i]));
     }
+    place_vectors(optim);
     return LS_OK;
 }

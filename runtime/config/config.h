@@ -93,9 +93,12 @@ typedef struct ls_config_batch {
 } ls_config_batch;
 
 typedef struct ls_config_optim {
-    char name[16]; /* "adamw" */
+    char name[16]; /* "adamw"; the list is in optim/optim.h, as is the form of groups */
     double lr, beta1, beta2, eps, weight_decay;
     double clip_norm; /* global norm; 0: off */
+    double momentum;  /* sgd, muon */
+    bool nesterov;    /* sgd, muon */
+    char groups[1024];
 } ls_config_optim;
 
 typedef struct ls_config_schedule {

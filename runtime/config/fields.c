@@ -111,13 +111,16 @@ static const ls_field fields[] = {
     INT(batch, tokens, "0", "tokens", 0, NO_LIMIT, RUN, "in a step; 0: batch.sequences says"),
     INT(batch, micro, "1", "sequences", 1, 1 << 20, RUN, "computed at once on a rank"),
 
-    STRING(optim, name, "adamw", RUN, "which optimizer"),
+    STRING(optim, name, "adamw", RUN, "adamw, lion, sgd, adafactor or muon"),
     FLOAT(optim, lr, "3e-4", "", 0, 1e3, RUN, "highest learning rate"),
     FLOAT(optim, beta1, "0.9", "", 0, 0.999999, RUN, "decay of the first moment"),
     FLOAT(optim, beta2, "0.95", "", 0, 0.9999999, RUN, "decay of the second moment"),
     FLOAT(optim, eps, "1e-8", "", 1e-30, 1, RUN, "added to the denominator"),
-    FLOAT(optim, weight_decay, "0.1", "", 0, 1e3, RUN, "decoupled, times the learning rate"),
+    FLOAT(optim, weight_decay, "0.1", "", 0, 1e3, RUN, "times the learning rate and the weight"),
     FLOAT(optim, clip_norm, "1", "", 0, 1e30, RUN, "largest global gradient norm; 0: any"),
+    FLOAT(optim, momentum, "0.95", "", 0, 0.999999, RUN, "of sgd and of muon's matrices"),
+    BOOL(optim, nesterov, "true", RUN, "momentum in Nesterov's form (sgd, muon)"),
+    STRING(optim, groups, "", RUN, "'PATTERN lr=SCALE decay=VALUE; ...' by name of parameter"),
 
     ENUM(schedule, kind, "cosine", schedules, RUN, "shape after the warm-up"),
     INT(schedule, warmup_steps, "100", "steps", 0, 1e12, RUN, "linear rise from 0"),

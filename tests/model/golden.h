@@ -74,7 +74,7 @@ static inline double golden_number(const golden *g, const char *name) {
 }
 
 static inline golden_tensor golden_param(const golden *g, const char *kind, const ls_param *param) {
-    char name[96];
+    char name[2048];
     snprintf(name, sizeof name, "%s/%s", kind, param->name);
     golden_tensor t = golden_find(g, name);
     CHECK_INT(t.elems, param->elems / param->dims[0] * param->valid_rows);

@@ -189,7 +189,7 @@ static void check_rules(ls_device *dev) {
 
     snprintf(config.name, sizeof config.name, "adam");
     CHECK_STATUS(ls_optim_create(&options, &optim), LS_E_CONFIG);
-    CHECK_MESSAGE("optim.name is 'adam'; known optimizers: adamw");
+    CHECK_MESSAGE("optim.name is 'adam'; known optimizers: adamw, lion, sgd, adafactor, muon");
     CHECK(optim == NULL);
 }
 

@@ -1,6 +1,7 @@
-/* The updates of elementwise optimizers, each one pass over memory: a chunk is small enough that
- * the rounding of its copies finds it in the cache. Compiled without contraction to fused products,
- * so that an element's bits do not depend on where it stands in a call, nor on the level. */
+/* The updates of elementwise optimizers, and blends, each one pass over memory: a chunk is small
+ * enough that the rounding of its copies finds it in the cache. Compiled without contraction to
+ * fused products, so that an element's bits do not depend on where it stands in a call, nor on the
+ * level. */
 #include "runtime/device/cpu/kernel.h"
 
 #include <math.h>
@@ -133,5 +134,31 @@ ls_status LS_ISA_NAME(ls_cpu_sgd)(ls_device *dev, const ls_sgd *op) {
                                  .weight_decay = (float)op->weight_decay,
                                  .grad_scale = (float)op->grad_scale};
     UPDATE_CHUNKS(dev, op, sgd_chunk, &factors);
+    return LS_OK;
+}
+
+static void blend_chunk(float a, const float *x, float b, float *y, int64_t n) {
+    if (b == 0.0f) {
+#pragma omp simd
+        for (int64_t i = 0; i < n; i++) {
+            y[i] = a * x[i];
+        }
+    } else {
+#pragma omp simd
+        for (int64_t i = 0; i < n; i++) {
+            y[i] = a * x[i] + b * y[i];
+        }
+    }
+}
+
+ls_status LS_ISA_NAME(ls_cpu_blend)(ls_device *dev, int64_t n, double a, const void *x, double b,
+                                    void *y) {
+    LS_TRY(ls_check_size("blend", "n", n, 0));
+    const int threads = ls_threads_for(dev, n);
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t begin = 0; begin < n; begin += LS_CHUNK_ELEMS) {
+        blend_chunk((float)a, (const float *)x + begin, (float)b, (float *)y + begin,
+                    ls_min(LS_CHUNK_ELEMS, n - begin));
+    }
     return LS_OK;
 }

@@ -39,32 +39,6 @@ ls_status LS_ISA_NAME(ls_cpu_add)(ls_device *dev, ls_dtype dtype, int64_t n, con
     return LS_OK;
 }
 
-static void blend_chunk(float a, const float *x, float b, float *y, int64_t n) {
-    if (b == 0.0f) {
-#pragma omp simd
-        for (int64_t i = 0; i < n; i++) {
-            y[i] = a * x[i];
-        }
-    } else {
-#pragma omp simd
-        for (int64_t i = 0; i < n; i++) {
-            y[i] = a * x[i] + b * y[i];
-        }
-    }
-}
-
-ls_status LS_ISA_NAME(ls_cpu_blend)(ls_device *dev, int64_t n, double a, const void *x, double b,
-                                    void *y) {
-    LS_TRY(ls_check_size("blend", "n", n, 0));
-    const int threads = ls_threads_for(dev, n);
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t begin = 0; begin < n; begin += LS_CHUNK_ELEMS) {
-        blend_chunk((float)a, (const float *)x + begin, (float)b, (float *)y + begin,
-                    ls_min(LS_CHUNK_ELEMS, n - begin));
-    }
-    return LS_OK;
-}
-
 enum { SUM_BLOCK_ELEMS = 65536, SUM_PIECE_ELEMS = 1024 };
 
 /* The sum of x or x^2 over one piece. The lanes are written out, so that the order does not depend

@@ -32,14 +32,14 @@ LS_CPU_OP(attention_backward, ls_attention);
 LS_CPU_OP(adamw, ls_adamw);
 LS_CPU_OP(lion, ls_lion);
 LS_CPU_OP(sgd, ls_sgd);
+ls_status LS_ISA_NAME(ls_cpu_blend)(ls_device *dev, int64_t n, double a, const void *x, double b,
+                                    void *y);
 /* k_adafactor.c */
 LS_CPU_OP(adafactor_squares, ls_adafactor);
 LS_CPU_OP(adafactor_apply, ls_adafactor);
 ls_status LS_ISA_NAME(ls_cpu_adafactor_norm)(ls_device *dev, const ls_adafactor *op, double *sum);
 /* k_vector.c */
 LS_CPU_OP(copy_rows, ls_copy_rows);
-ls_status LS_ISA_NAME(ls_cpu_blend)(ls_device *dev, int64_t n, double a, const void *x, double b,
-                                    void *y);
 ls_status LS_ISA_NAME(ls_cpu_add)(ls_device *dev, ls_dtype dtype, int64_t n, const void *x,
                                   void *y);
 ls_status LS_ISA_NAME(ls_cpu_cast)(ls_device *dev, ls_dtype dtype, int64_t n, const void *x,

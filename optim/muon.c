@@ -1,0 +1,339 @@
+/* Muon: see optim.h. The ranks of shard take the matrices in rounds, one matrix each: its owners
+ * send the parts of its momentum to the rank that orthogonalises it, which sends the parts of the
+ * result back. Matrices are sorted by size, so that those of a round take equally long. */
+#include "optim/muon_matrix.h"
+#include "runtime/base/arena.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { MOMENTUM, ADAM };
+
+/* One matrix of a parameter: flat elements [offset, offset + rows * cols). */
+typedef struct work {
+    int param;
+    int64_t offset;
+    ls_matrices m; /* of the parameter */
+} work;
+
+typedef struct muon {
+    work *list; /* by size, the largest first */
+    int work_count, shards, rank;
+    ls_optim_range *ranges; /* of all shards, [shards][range_count], unused ones empty */
+    int range_count;
+    int64_t *counts, *offsets; /* of an exchange: send counts, send offsets, then of receiving */
+    void *send, *recv;         /* parts, one after the other */
+    ls_muon_scratch scratch;
+} muon;
+
+static bool is_hidden_matrix(const ls_param *param) {
+    return param->matrix && param->ndim >= 2 && strncmp(param->name, "layers.", 7) == 0;
+}
+
+static ls_optim_shape shape(const ls_config_optim *config, const ls_param *param, int state) {
+    (void)config;
+    return is_hidden_matrix(param) == (state == MOMENTUM) ? LS_STATE_FULL : LS_STATE_NONE;
+}
+
+static int by_size(const void *a, const void *b) {
+    const work *x = a, *y = b;
+    int64_t x_elems = x->m.rows * x->m.cols, y_elems = y->m.rows * y->m.cols;
+    return x_elems != y_elems ? (x_elems < y_elems ? 1 : -1)
+                              : (x->offset > y->offset) - (x->offset < y->offset);
+}
+
+static ls_status list_work(const ls_optim_options *o, muon *own) {
+    int count = 0;
+    for (int i = 0; i < o->param_count; i++) {
+        count += is_hidden_matrix(&o->params[i]) ? (int)ls_matrices_of(&o->params[i]).count : 0;
+    }
+    LS_TRY(ls_calloc((size_t)count + 1, sizeof *own->list, &own->list));
+    for (int i = 0; i < o->param_count; i++) {
+        const ls_param *param = &o->params[i];
+        const ls_matrices m = ls_matrices_of(param);
+        if (!is_hidden_matrix(param)) {
+            continue;
+        }
+        if (param->tp_axis >= 0 && param->tp_ranks > 1) {
+            return LS_FAIL(LS_E_UNSUPPORTED,
+                           "optim.name is muon, and '%s' is split over %d tensor or expert ranks; "
+                           "use adamw or lion, or parallel.tensor=1",
+                           param->name, param->tp_ranks);
+        }
+        for (int64_t k = 0; k < m.count; k++) {
+            own->list[own->work_count++] = (work){i, param->offset + k * m.rows * m.cols, m};
+        }
+    }
+    qsort(own->list, (size_t)own->work_count, sizeof *own->list, by_size);
+    return LS_OK;
+}
+
+/* Who owns what. */
+static ls_status gather_ranges(const ls_optim_options *o, muon *own) {
+    const ls_optim_range all = {.elems = o->flat_elems};
+    const ls_optim_range *mine = o->owned ? o->owned : &all;
+    int64_t count = o->owned ? o->owned_count : 1, most = count;
+    ls_comm *shard = o->shard && o->shard->size > 1 ? o->shard : NULL;
+    if (shard) {
+        LS_TRY(shard->ops->all_reduce(shard, &most, 1, LS_I64, LS_MAX));
+    }
+    own->range_count = (int)most;
+    LS_TRY(ls_calloc((size_t)(most * own->shards) + 1, sizeof *own->ranges, &own->ranges));
+    ls_optim_range *place = own->ranges + own->rank * most;
+    memcpy(place, mine, (size_t)count * sizeof *mine);
+    if (!shard) {
+        return LS_OK;
+    }
+    ls_optim_range *sent;
+    LS_TRY(ls_calloc((size_t)most + 1, sizeof *sent, &sent));
+    memcpy(sent, mine, (size_t)count * sizeof *mine);
+    ls_status status =
+        shard->ops->all_gather(shard, sent, own->ranges, most * (int64_t)sizeof *sent);
+    free(sent);
+    return status;
+}
+
+/* Part i of those of a matrix that a shard owns: the overlap with its range i. */
+static int64_t part(const muon *own, int shard, int i, const work *w, int64_t *begin) {
+    const ls_optim_range *range = &own->ranges[shard * own->range_count + i];
+    int64_t end = w->offset + w->m.rows * w->m.cols, range_end = range->flat_offset + range->elems;
+    *begin = range->flat_offset > w->offset ? range->flat_offset : w->offset;
+    end = range_end < end ? range_end : end;
+    return end > *begin ? end - *begin : 0;
+}
+
+static int64_t owned_of(const muon *own, int shard, const work *w) {
+    int64_t sum = 0, begin;
+    for (int i = 0; i < own->range_count; i++) {
+        sum += part(own, shard, i, w, &begin);
+    }
+    return sum;
+}
+
+/* The matrix that a shard works on in the round that begins with `first`; NULL: none. */
+static const work *work_of(const muon *own, int first, int shard) {
+    return first + shard < own->work_count ? &own->list[first + shard] : NULL;
+}
+
+static ls_status take_memory(ls_optim *optim, muon *own) {
+    ls_device *dev = optim->options.dev;
+    int64_t most_send = 0, most = 0, most_side = 0;
+    for (int first = 0; first < own->work_count; first += own->shards) {
+        int64_t send = 0;
+        for (int s = 0; s < own->shards && work_of(own, first, s); s++) {
+            send += owned_of(own, own->rank, work_of(own, first, s));
+        }
+        most_send = send > most_send ? send : most_send;
+    }
+    for (int i = 0; i < own->work_count; i++) {
+        const ls_matrices m = own->list[i].m;
+        int64_t side = m.rows < m.cols ? m.rows : m.cols;
+        most = m.rows * m.cols > most ? m.rows * m.cols : most;
+        most_side = side > most_side ? side : most_side;
+    }
+    const size_t bytes = ls_dtype_bytes(dev->acc);
+    const struct {
+        void **place;
+        int64_t elems;
+    } buffers[] = {{&own->send, most_send},
+                   {&own->recv, most},
+                   {&own->scratch.x, most},
+                   {&own->scratch.y, most},
+                   {&own->scratch.a, most_side * most_side},
+                   {&own->scratch.b, most_side * most_side}};
+    for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) {
+        LS_TRY(dev->ops->alloc(dev, (size_t)buffers[i].elems * bytes, buffers[i].place));
+        optim->own_bytes += (size_t)buffers[i].elems * bytes;
+    }
+    return LS_OK;
+}
+
+static ls_status prepare(ls_optim *optim) {
+    const ls_optim_options *o = &optim->options;
+    muon *own;
+    LS_TRY(ls_calloc(1, sizeof *own, &own));
+    optim->own = own;
+    own->shards = o->shard ? o->shard->size : o->planned_shards > 0 ? o->planned_shards : 1;
+    own->rank = o->shard ? o->shard->rank : 0;
+    LS_TRY(list_work(o, own));
+    LS_TRY(gather_ranges(o, own));
+    LS_TRY(ls_calloc(2 * (size_t)own->shards, sizeof *own->counts, &own->counts));
+    LS_TRY(ls_calloc(2 * (size_t)own->shards, sizeof *own->offsets, &own->offsets));
+    return take_memory(optim, own);
+}
+
+static void release(ls_optim *optim) {
+    muon *own = optim->own;
+    if (!own) {
+        return;
+    }
+    ls_device *dev = optim->options.dev;
+    void *const buffers[] = {own->send,      own->recv,      own->scratch.x,
+                             own->scratch.y, own->scratch.a, own->scratch.b};
+    for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) {
+        dev->ops->free(dev, buffers[i]);
+    }
+    free(own->list);
+    free(own->ranges);
+    free(own->counts);
+    free(own->offsets);
+    free(own);
+}
+
+static ls_status copy(ls_device *dev, int64_t n, const void *from, void *to) {
+    return dev->ops->blend(dev, n, 1.0, from, 0.0, to);
+}
+
+/* m = mu m + (1 - mu) g; u = m, or mu m + (1 - mu) g in Nesterov's form. */
+static ls_status momentum(ls_optim *optim, const ls_optim_pass *pass, const ls_optim_run *run,
+                          int64_t at, int64_t n, void *u) {
+    const ls_config_optim *config = optim->options.config;
+    ls_device *dev = optim->options.dev;
+    const void *grads = ls_run_grads(optim, pass, run, at);
+    void *m = ls_run_state(optim, MOMENTUM, run, at);
+    const double mu = config->momentum, rest = (1.0 - mu) * pass->grad_scale;
+    LS_TRY(dev->ops->blend(dev, n, rest, grads, mu, m));
+    if (!config->nesterov) {
+        return copy(dev, n, m, u);
+    }
+    LS_TRY(dev->ops->blend(dev, n, rest, grads, 0.0, u));
+    return dev->ops->blend(dev, n, mu, m, 1.0, u);
+}
+
+static ls_status apply(ls_optim *optim, const ls_optim_pass *pass, const ls_optim_run *run,
+                       int64_t at, int64_t n, void *u) {
+    const ls_optim_options *o = &optim->options;
+    return o->dev->ops->sgd(o->dev, &(ls_sgd){.n = n,
+                                              .lr = pass->lr * run->rule.lr_scale,
+                                              .weight_decay = run->rule.weight_decay,
+                                              .grad_scale = 1.0,
+                                              .p = ls_run_masters(optim, run, at),
+                                              .grad = u,
+                                              .copy_dtype = o->copy_dtype,
+                                              .copy = ls_run_copies(optim, run, at)});
+}
+
+typedef ls_status (*own_part_fn)(ls_optim *optim, const ls_optim_pass *pass,
+                                 const ls_optim_run *run, int64_t at, int64_t n, void *u);
+
+/* Calls fn for this rank's parts of the round's matrices, u being their places in own->send. */
+static ls_status each_own_part(ls_optim *optim, const ls_optim_pass *pass, int first,
+                               own_part_fn fn) {
+    const muon *own = optim->own;
+    int64_t place = 0;
+    for (int s = 0; s < own->shards && work_of(own, first, s); s++) {
+        const work *w = work_of(own, first, s);
+        int64_t w_end = w->offset + w->m.rows * w->m.cols;
+        for (int r = 0; r < optim->run_count; r++) {
+            const ls_optim_run *run = &optim->runs[r];
+            int64_t begin = run->flat_offset > w->offset ? run->flat_offset : w->offset;
+            int64_t end = run->flat_offset + run->elems;
+            end = end < w_end ? end : w_end;
+            if (run->param == w->param && begin < end) {
+                LS_TRY(fn(optim, pass, run, begin - run->flat_offset, end - begin,
+                          ls_elem_at(own->send, place, optim->options.dev->acc)));
+                place += end - begin;
+            }
+        }
+    }
+    return LS_OK;
+}
+
+/* Counts and offsets of a round: what goes to each shard, what comes from each. */
+static void count_round(ls_optim *optim, int first) {
+    muon *own = optim->own;
+    const int64_t bytes = (int64_t)ls_dtype_bytes(optim->options.dev->acc);
+    const work *mine = work_of(own, first, own->rank);
+    int64_t *send = own->counts, *recv = own->counts + own->shards;
+    int64_t *send_at = own->offsets, *recv_at = own->offsets + own->shards;
+    for (int s = 0; s < own->shards; s++) {
+        const work *theirs = work_of(own, first, s);
+        send[s] = theirs ? owned_of(own, own->rank, theirs) * bytes : 0;
+        recv[s] = mine ? owned_of(own, s, mine) * bytes : 0;
+        send_at[s] = s > 0 ? send_at[s - 1] + send[s - 1] : 0;
+        recv_at[s] = s > 0 ? recv_at[s - 1] + recv[s - 1] : 0;
+    }
+}
+
+/* own->send to own->recv, or back. */
+static ls_status exchange(ls_optim *optim, bool back) {
+    muon *own = optim->own;
+    ls_device *dev = optim->options.dev;
+    const int64_t *counts = own->counts, *offsets = own->offsets;
+    if (own->shards == 1) {
+        return copy(dev, counts[0] / (int64_t)ls_dtype_bytes(dev->acc),
+                    back ? own->recv : own->send, back ? own->send : own->recv);
+    }
+    ls_comm *shard = optim->options.shard;
+    const int there = back ? own->shards : 0, here = back ? 0 : own->shards;
+    ls_comm_request *request;
+    LS_TRY(dev->ops->sync(dev));
+    LS_TRY(shard->ops->all_to_all_start(shard, back ? own->recv : own->send, counts + there,
+                                        offsets + there, back ? own->send : own->recv,
+                                        counts + here, offsets + here, &request));
+    return shard->ops->wait(shard, request);
+}
+
+/* Between the parts in own->recv and the matrix. */
+static ls_status join_parts(ls_optim *optim, const work *w, void *matrix, bool back) {
+    const muon *own = optim->own;
+    ls_device *dev = optim->options.dev;
+    int64_t place = 0;
+    for (int i = 0; i < own->shards * own->range_count; i++) {
+        int64_t begin;
+        int64_t n = part(own, i / own->range_count, i % own->range_count, w, &begin);
+        if (n > 0) {
+            void *there = ls_elem_at(own->recv, place, dev->acc);
+            void *here = ls_elem_at(matrix, begin - w->offset, dev->acc);
+            LS_TRY(copy(dev, n, back ? here : there, back ? there : here));
+            place += n;
+        }
+    }
+    return LS_OK;
+}
+
+/* Each row group of a fused matrix on its own. */
+static ls_status orthogonalise(ls_optim *optim, const work *w) {
+    const muon *own = optim->own;
+    const ls_param *param = &optim->options.params[w->param];
+    const bool fused = param->tp_groups > 1 && param->tp_axis == param->ndim - 2;
+    LS_TRY(join_parts(optim, w, own->scratch.x, false));
+    int64_t row = 0;
+    for (int g = 0; g < (fused ? param->tp_groups : 1); g++) {
+        int64_t rows = fused ? param->tp_group[g].size : w->m.rows;
+        LS_TRY(ls_muon_orthogonalise(optim, &own->scratch, row * w->m.cols, rows, w->m.cols));
+        row += rows;
+    }
+    return join_parts(optim, w, own->scratch.x, true);
+}
+
+static ls_status step(ls_optim *optim, const ls_optim_pass *pass) {
+    const muon *own = optim->own;
+    for (int first = 0; first < own->work_count; first += own->shards) {
+        const work *mine = work_of(own, first, own->rank);
+        count_round(optim, first);
+        LS_TRY(each_own_part(optim, pass, first, momentum));
+        LS_TRY(exchange(optim, false));
+        if (mine) {
+            LS_TRY(orthogonalise(optim, mine));
+        }
+        LS_TRY(exchange(optim, true));
+        LS_TRY(each_own_part(optim, pass, first, apply));
+    }
+    for (int i = 0; i < optim->run_count; i++) {
+        if (!is_hidden_matrix(&optim->options.params[optim->runs[i].param])) {
+            LS_TRY(ls_adamw_run(optim, pass, &optim->runs[i], ADAM));
+        }
+    }
+    return LS_OK;
+}
+
+const ls_optim_ops ls_optim_muon = {
+    .name = "muon",
+    .states = {"momentum_buffer", "exp_avg", "exp_avg_sq"},
+    .shape = shape,
+    .apart = true,
+    .prepare = prepare,
+    .release = release,
+    .step = step,
+};

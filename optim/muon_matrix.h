@@ -1,0 +1,19 @@
+/* The orthogonalisation of one matrix. */
+#ifndef LS_OPTIM_MUON_MATRIX_H
+#define LS_OPTIM_MUON_MATRIX_H
+
+#include "optim/optim_internal.h"
+
+/* Device memory (dev->acc): x, y of the largest matrix; a, b of its smaller side squared. */
+typedef struct ls_muon_scratch {
+    void *x, *y, *a, *b;
+} ls_muon_scratch;
+
+/* The matrix [rows, cols] at element `at` of scratch->x becomes 0.2 sqrt(max(rows, cols)) times an
+ * approximation of the nearest semi-orthogonal one: X / |X|, then five times
+ * X = a X + (b X X^T + c (X X^T)^2) X with (a, b, c) = (3.4445, -4.7750, 2.0315), on the smaller
+ * side (Jordan 2024). */
+ls_status ls_muon_orthogonalise(ls_optim *optim, const ls_muon_scratch *scratch, int64_t at,
+                                int64_t rows, int64_t cols);
+
+#endif
