@@ -6,6 +6,10 @@
 
 enum { MEMORY_ALIGN = 64, HUGE_PAGE = 2 << 20 };
 
+/* Pumps with nothing under way are driven each so many turns: the library may hold messages whose
+ * sends have ended for this process. */
+enum { IDLE_TURNS = 64 };
+
 ls_status ls_comm_check_count(int64_t count, const char *what) {
     if (count < 0) {
         return LS_FAIL(LS_E_SHAPE, "%s of %lld bytes or elements; 0 is the least", what,
@@ -75,12 +79,14 @@ void ls_pump_remove(ls_pump *pump) {
 }
 
 void ls_pump_all(void) {
+    static unsigned turns;
     if (driving) {
         return;
     }
     driving = true;
+    const bool all = turns++ % IDLE_TURNS == 0;
     for (ls_pump *p = pumps; p; p = p->next) {
-        if (p->pending > 0) {
+        if (p->pending > 0 || all) {
             p->drive(p);
         }
     }

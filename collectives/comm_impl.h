@@ -31,7 +31,7 @@ static inline int64_t ls_slice_first(int64_t count, int size, int r) {
  * one there. A pump belongs to a communicator that has such operations. */
 typedef struct ls_pump {
     struct ls_pump *next;
-    void (*drive)(struct ls_pump *pump); /* called while pending > 0 */
+    void (*drive)(struct ls_pump *pump); /* called while pending > 0, now and then otherwise */
     int pending;                         /* operations under way */
 } ls_pump;
 

@@ -39,7 +39,7 @@ typedef struct mpi_comm {
     ls_comm_request *all, *free;
     ls_comm_request *active; /* reductions under way */
     uint32_t sequence;       /* of exchanges; the same on all ranks */
-    ls_pump pump;            /* of the reductions */
+    ls_pump pump;            /* pending: requests taken */
     const void **from;       /* [size], of one addition */
 } mpi_comm;
 
@@ -68,6 +68,8 @@ ls_status ls_mpi_receive(mpi_comm *c, ls_comm_request *r, char *to, int64_t byte
                          int tag);
 ls_status ls_mpi_send(mpi_comm *c, ls_comm_request *r, const char *from, int64_t bytes, int peer,
                       int tag);
+/* No message has it. */
+enum { PROBE_TAG = 0 };
 /* Tag of the next exchange; the one after it is free too. */
 int ls_mpi_next_tag(mpi_comm *c);
 
@@ -94,7 +96,7 @@ ls_status ls_mpi_reduce_scatter_start(ls_comm *comm, const void *send, void *rec
                                       ls_comm_request **request);
 ls_status ls_mpi_test(ls_comm *comm, ls_comm_request *request, bool *done);
 ls_status ls_mpi_wait(ls_comm *comm, ls_comm_request *request);
-/* Moves the reductions of a communicator on. */
+/* Moves the operations of a communicator on. */
 void ls_mpi_drive(ls_pump *pump);
 
 #endif

@@ -92,12 +92,15 @@ static bool advance(mpi_comm *c, ls_comm_request *request) {
 
 void ls_mpi_drive(ls_pump *pump) {
     mpi_comm *c = (mpi_comm *)((char *)pump - offsetof(mpi_comm, pump));
+    if (!c->active) { /* the library's own operations: any look at it moves them on */
+        int flag;
+        MPI_Iprobe(MPI_ANY_SOURCE, PROBE_TAG, c->handle, &flag, MPI_STATUS_IGNORE);
+    }
     for (ls_comm_request **at = &c->active; *at;) {
         ls_comm_request *request = *at;
         if (advance(c, request)) {
             *at = request->next_active;
             request->reduction.active = false;
-            c->pump.pending--;
         } else {
             at = &request->next_active;
         }
@@ -157,7 +160,6 @@ static ls_status launch(mpi_comm *c, ls_comm_request *request) {
     r->active = true;
     request->next_active = c->active;
     c->active = request;
-    c->pump.pending++;
     return LS_OK;
 }
 

@@ -48,6 +48,7 @@ ls_status ls_mpi_request_take(mpi_comm *c, int64_t parts, ls_comm_request **out)
     }
     request->count = 0;
     c->free = request->next_free;
+    c->pump.pending++;
     *out = request;
     return LS_OK;
 }
@@ -55,6 +56,7 @@ ls_status ls_mpi_request_take(mpi_comm *c, int64_t parts, ls_comm_request **out)
 void ls_mpi_request_give_back(mpi_comm *c, ls_comm_request *request) {
     request->next_free = c->free;
     c->free = request;
+    c->pump.pending--;
 }
 
 ls_status ls_mpi_request_fail(const ls_comm_request *request, int code) {

@@ -2,7 +2,7 @@
 #ifndef LS_LAUNCH_BENCH_H
 #define LS_LAUNCH_BENCH_H
 
-#include "runtime/base/status.h"
+#include "collectives/comm_choose.h"
 
 #include <stdbool.h>
 
@@ -10,10 +10,26 @@
 typedef struct ls_bench_collective_options {
     const char *operation, *backend, *dtype, *reduction;
     const char *min_bytes, *max_bytes, *factor, *iterations, *warmup;
-    bool private_buffers, json;
+    const char *profile; /* NULL: none */
+    bool private_buffers, overlap, json;
 } ls_bench_collective_options;
 
 /* Collectives beside those of the MPI library, in the manner of nccl-tests. [collective] */
 ls_status ls_bench_collective(const ls_bench_collective_options *options);
+
+typedef struct ls_bench_sizes {
+    int64_t min_bytes, max_bytes;
+    long long factor, iterations;
+} ls_bench_sizes;
+
+/* Prints how much of an fp32 all-reduce is hidden behind computation on the same rank, which looks
+ * at the communicator now and then or not at all. [collective] */
+ls_status ls_bench_overlap(const ls_bench_sizes *sizes, ls_transport transport, bool json);
+
+/* Writes the cluster profile of the links between the ranks (runtime/plan/cluster.h): with several
+ * ranks on a host device.link_gb_s and node.link_latency_us, with several hosts network.gbit_s (of
+ * a rank, all of a host's sending at once) and network.latency_us, each of an all-reduce; what
+ * was found for the other operations and the back ends as comments. [collective] */
+ls_status ls_bench_profile(const char *path);
 
 #endif

@@ -1,6 +1,6 @@
 #include "collectives/comm_choose.h"
-#include "collectives/wire_cost.h"
 #include "launch/bench.h"
+#include "launch/bench_call.h"
 #include "launch/cmd.h"
 #include "launch/session.h"
 #include "runtime/base/arena.h"
@@ -20,17 +20,14 @@ enum { SHORT_BYTES = 64 << 10, RUN = 20 };
 typedef enum way { OUT_OF_PLACE, IN_PLACE, PLAIN_MPI, WAYS } way;
 
 typedef struct bench {
-    ls_comm *world, *comm;
+    ls_comm *world;
     ls_transport transport;
-    ls_coll coll;
-    ls_dtype dtype;
-    ls_reduce op;
+    ls_bench_call call; /* of ours */
     int64_t min_bytes, max_bytes;
     long long factor, iterations, warmup;
     bool private_buffers, json;
     char *send, *recv;         /* of ours */
     char *mpi_send, *mpi_recv; /* always the process's own */
-    int64_t *counts, *offsets; /* [size] */
     double *times;             /* [iterations] */
     json_t *rows;
 } bench;
@@ -58,8 +55,8 @@ static ls_status parse_bytes(const char *name, const char *value, int64_t *bytes
 }
 
 static ls_status parse(bench *b, const ls_bench_collective_options *o) {
-    b->coll = ls_coll_parse(o->operation);
-    if (b->coll == LS_COLL_COUNT || b->coll == LS_COLL_BARRIER) {
+    b->call.coll = ls_coll_parse(o->operation);
+    if (b->call.coll == LS_COLL_COUNT || b->call.coll == LS_COLL_BARRIER) {
         return LS_FAIL(LS_E_USAGE,
                        "--operation is '%s'; all_reduce, reduce_scatter, all_gather, all_to_all, "
                        "broadcast, reduce or send_recv is needed",
@@ -70,9 +67,9 @@ static ls_status parse(bench *b, const ls_bench_collective_options *o) {
                         : strcmp(o->dtype, "bf16") == 0 ? "bfloat16"
                         : strcmp(o->dtype, "fp16") == 0 ? "float16"
                                                         : o->dtype;
-    b->dtype = ls_dtype_parse(dtype);
-    if (b->dtype != LS_F32 && b->dtype != LS_F64 && b->dtype != LS_F16 && b->dtype != LS_BF16 &&
-        b->dtype != LS_I32 && b->dtype != LS_I64) {
+    b->call.dtype = ls_dtype_parse(dtype);
+    if (b->call.dtype != LS_F32 && b->call.dtype != LS_F64 && b->call.dtype != LS_F16 &&
+        b->call.dtype != LS_BF16 && b->call.dtype != LS_I32 && b->call.dtype != LS_I64) {
         return LS_FAIL(LS_E_USAGE,
                        "--dtype is '%s'; fp32, bf16, fp16, float64, int32 or int64 is needed",
                        o->dtype);
@@ -85,7 +82,7 @@ static ls_status parse(bench *b, const ls_bench_collective_options *o) {
         return LS_FAIL(LS_E_USAGE, "--redop is '%s'; sum, max, min, avg or tree is needed",
                        o->reduction);
     }
-    b->op = (ls_reduce)op;
+    b->call.op = (ls_reduce)op;
     if (!ls_transport_parse(o->backend, &b->transport)) {
         return LS_FAIL(LS_E_USAGE, "--backend is '%s'; auto, mpi, shm or hier is needed",
                        o->backend);
@@ -103,23 +100,8 @@ static ls_status parse(bench *b, const ls_bench_collective_options *o) {
                          o->max_bytes);
 }
 
-/* Elements: of the whole vector, of a rank's block, of what a rank sends and receives. */
-typedef struct shape {
-    int64_t all, block, send, recv;
-} shape;
-
-static shape shape_of(const bench *b, int64_t bytes) {
-    const int64_t n = bytes / (int64_t)ls_dtype_bytes(b->dtype), size = b->comm->size;
-    const bool blocks = b->coll == LS_COLL_REDUCE_SCATTER || b->coll == LS_COLL_ALL_GATHER ||
-                        b->coll == LS_COLL_ALL_TO_ALL;
-    shape s = {.all = n, .block = n, .send = n, .recv = n};
-    if (blocks) {
-        s.block = n / size;
-        s.all = s.block * size;
-        s.send = b->coll == LS_COLL_ALL_GATHER ? s.block : s.all;
-        s.recv = b->coll == LS_COLL_REDUCE_SCATTER ? s.block : s.all;
-    }
-    return s;
+static ls_bench_shape shape_of(const bench *b, int64_t bytes) {
+    return ls_bench_shape_of(&b->call, bytes);
 }
 
 /* Data: small integers, whose sums every type holds exactly. */
@@ -130,7 +112,7 @@ static int value(int rank, int64_t i) {
 
 static void set(const bench *b, char *buf, int64_t i, int n, int divisor) {
     const float x = (float)n / (float)divisor;
-    switch (b->dtype) {
+    switch (b->call.dtype) {
     case LS_F32:
         ((float *)buf)[i] = x;
         break;
@@ -155,19 +137,19 @@ static void set(const bench *b, char *buf, int64_t i, int n, int divisor) {
 /* Element i of the ranks' reduction, before it is averaged. */
 static int reduced(const bench *b, int64_t i) {
     int n = value(0, i);
-    for (int rank = 1; rank < b->comm->size; rank++) {
+    for (int rank = 1; rank < b->call.comm->size; rank++) {
         const int other = value(rank, i);
-        n = b->op == LS_MAX   ? (other > n ? other : n)
-            : b->op == LS_MIN ? (other < n ? other : n)
-                              : n + other;
+        n = b->call.op == LS_MAX   ? (other > n ? other : n)
+            : b->call.op == LS_MIN ? (other < n ? other : n)
+                                   : n + other;
     }
     return n;
 }
 
 /* What element i of this rank's result must be; false where there is none. */
-static bool expected(const bench *b, shape s, int64_t i, int *n) {
-    const int me = b->comm->rank, size = b->comm->size;
-    switch (b->coll) {
+static bool expected(const bench *b, ls_bench_shape s, int64_t i, int *n) {
+    const int me = b->call.comm->rank, size = b->call.comm->size;
+    switch (b->call.coll) {
     case LS_COLL_ALL_REDUCE:
         *n = reduced(b, i);
         return true;
@@ -192,11 +174,11 @@ static bool expected(const bench *b, shape s, int64_t i, int *n) {
     }
 }
 
-static int64_t count_wrong(const bench *b, shape s, const char *recv) {
-    const bool sums = b->coll == LS_COLL_ALL_REDUCE || b->coll == LS_COLL_REDUCE ||
-                      b->coll == LS_COLL_REDUCE_SCATTER;
-    const int divisor = sums && b->op == LS_AVG ? b->comm->size : 1;
-    const size_t bytes = ls_dtype_bytes(b->dtype);
+static int64_t count_wrong(const bench *b, ls_bench_shape s, const char *recv) {
+    const bool sums = b->call.coll == LS_COLL_ALL_REDUCE || b->call.coll == LS_COLL_REDUCE ||
+                      b->call.coll == LS_COLL_REDUCE_SCATTER;
+    const int divisor = sums && b->call.op == LS_AVG ? b->call.comm->size : 1;
+    const size_t bytes = ls_dtype_bytes(b->call.dtype);
     int64_t wrong = 0;
     for (int64_t i = 0; i < s.recv; i++) {
         int n;
@@ -214,87 +196,39 @@ static int64_t count_wrong(const bench *b, shape s, const char *recv) {
 static bool has_way(const bench *b, way w) {
     switch (w) {
     case OUT_OF_PLACE:
-        return b->coll != LS_COLL_BROADCAST;
+        return b->call.coll != LS_COLL_BROADCAST;
     case IN_PLACE:
-        return b->coll != LS_COLL_ALL_TO_ALL && b->coll != LS_COLL_SEND_RECV;
+        return b->call.coll != LS_COLL_ALL_TO_ALL && b->call.coll != LS_COLL_SEND_RECV;
     default: /* the library has no 16-bit floating-point types and no average */
-        return b->comm->size > 1 && b->dtype != LS_F16 && b->dtype != LS_BF16 && b->op != LS_AVG;
+        return b->call.comm->size > 1 && b->call.dtype != LS_F16 && b->call.dtype != LS_BF16 &&
+               b->call.op != LS_AVG;
     }
 }
 
 /* Where a way sends from and receives in. */
-static void places(const bench *b, way w, shape s, char **send, char **recv) {
-    const int64_t own = b->comm->rank * s.block * (int64_t)ls_dtype_bytes(b->dtype);
+static void places(const bench *b, way w, ls_bench_shape s, char **send, char **recv) {
+    const int64_t own = b->call.comm->rank * s.block * (int64_t)ls_dtype_bytes(b->call.dtype);
     *send = w == PLAIN_MPI ? b->mpi_send : b->send;
     *recv = w == PLAIN_MPI ? b->mpi_recv : b->recv;
-    if (b->coll == LS_COLL_BROADCAST) {
+    if (b->call.coll == LS_COLL_BROADCAST) {
         *recv = *send;
-    } else if (w == IN_PLACE && b->coll == LS_COLL_ALL_GATHER) {
+    } else if (w == IN_PLACE && b->call.coll == LS_COLL_ALL_GATHER) {
         *send = *recv + own;
     } else if (w == IN_PLACE) {
-        *recv = b->coll == LS_COLL_REDUCE_SCATTER ? *send + own : *send;
+        *recv = b->call.coll == LS_COLL_REDUCE_SCATTER ? *send + own : *send;
     }
 }
 
-static ls_status send_recv(ls_comm *comm, const char *send, char *recv, int64_t bytes) {
-    const int size = comm->size;
-    ls_comm_request *in, *out;
-    if (size == 1) {
-        memcpy(recv, send, (size_t)bytes);
-        return LS_OK;
-    }
-    LS_TRY(comm->ops->recv_start(comm, recv, bytes, (comm->rank + size - 1) % size, &in));
-    LS_TRY(comm->ops->send_start(comm, send, bytes, (comm->rank + 1) % size, &out));
-    LS_TRY(comm->ops->wait(comm, in));
-    return comm->ops->wait(comm, out);
-}
-
-static ls_status run_ours(bench *b, shape s, const char *send, char *recv) {
-    ls_comm *c = b->comm;
-    const int64_t elem = (int64_t)ls_dtype_bytes(b->dtype);
-    const int64_t unit = b->coll == LS_COLL_REDUCE_SCATTER ? 1 : elem;
-    for (int rank = 0; rank < c->size; rank++) {
-        b->counts[rank] = s.block * unit;
-        b->offsets[rank] = rank * s.block * unit;
-    }
-    ls_comm_request *r = NULL;
-    switch (b->coll) {
-    case LS_COLL_ALL_REDUCE:
-        if (send == recv) {
-            return c->ops->all_reduce(c, recv, s.all, b->dtype, b->op);
-        }
-        LS_TRY(c->ops->all_reduce_start(c, send, recv, s.all, b->dtype, b->op, &r));
-        break;
-    case LS_COLL_REDUCE:
-        LS_TRY(c->ops->reduce_start(c, send, recv, s.all, b->dtype, b->op, 0, &r));
-        break;
-    case LS_COLL_REDUCE_SCATTER:
-        LS_TRY(c->ops->reduce_scatter_start(c, send, recv, b->counts, b->dtype, b->op, &r));
-        break;
-    case LS_COLL_ALL_GATHER:
-        LS_TRY(c->ops->all_gather_start(c, send, recv, b->counts, b->offsets, &r));
-        break;
-    case LS_COLL_ALL_TO_ALL:
-        LS_TRY(c->ops->all_to_all_start(c, send, b->counts, b->offsets, recv, b->counts, b->offsets,
-                                        &r));
-        break;
-    case LS_COLL_BROADCAST:
-        return c->ops->broadcast(c, recv, s.all * elem, 0);
-    default:
-        return send_recv(c, send, recv, s.all * elem);
-    }
-    return c->ops->wait(c, r);
-}
-
-static ls_status run_mpi(const bench *b, shape s, const char *send, char *recv) {
-    const MPI_Datatype type = b->dtype == LS_F32   ? MPI_FLOAT
-                              : b->dtype == LS_F64 ? MPI_DOUBLE
-                              : b->dtype == LS_I32 ? MPI_INT32_T
-                                                   : MPI_INT64_T;
-    const MPI_Op op = b->op == LS_MAX ? MPI_MAX : b->op == LS_MIN ? MPI_MIN : MPI_SUM;
-    const int n = (int)s.all, block = (int)s.block, size = b->comm->size, me = b->comm->rank;
+static ls_status run_mpi(const bench *b, ls_bench_shape s, const char *send, char *recv) {
+    const MPI_Datatype type = b->call.dtype == LS_F32   ? MPI_FLOAT
+                              : b->call.dtype == LS_F64 ? MPI_DOUBLE
+                              : b->call.dtype == LS_I32 ? MPI_INT32_T
+                                                        : MPI_INT64_T;
+    const MPI_Op op = b->call.op == LS_MAX ? MPI_MAX : b->call.op == LS_MIN ? MPI_MIN : MPI_SUM;
+    const int n = (int)s.all, block = (int)s.block, size = b->call.comm->size,
+              me = b->call.comm->rank;
     int code;
-    switch (b->coll) {
+    switch (b->call.coll) {
     case LS_COLL_ALL_REDUCE:
         code = MPI_Allreduce(send, recv, n, type, op, MPI_COMM_WORLD);
         break;
@@ -321,8 +255,8 @@ static ls_status run_mpi(const bench *b, shape s, const char *send, char *recv) 
     return code == MPI_SUCCESS ? LS_OK : LS_FAIL(LS_E_COMM, "MPI gave error %d", code);
 }
 
-static ls_status run_way(bench *b, way w, shape s, const char *send, char *recv) {
-    return w == PLAIN_MPI ? run_mpi(b, s, send, recv) : run_ours(b, s, send, recv);
+static ls_status run_way(bench *b, way w, ls_bench_shape s, const char *send, char *recv) {
+    return w == PLAIN_MPI ? run_mpi(b, s, send, recv) : ls_bench_call_run(&b->call, s, send, recv);
 }
 
 /* Measuring */
@@ -333,7 +267,7 @@ static int ascending(const void *a, const void *b) {
 }
 
 /* The median over the iterations of the slowest rank's time. */
-static ls_status time_way(bench *b, way w, shape s, int64_t bytes, double *seconds) {
+static ls_status time_way(bench *b, way w, ls_bench_shape s, int64_t bytes, double *seconds) {
     char *send, *recv;
     places(b, w, s, &send, &recv);
     const int run = bytes < SHORT_BYTES ? RUN : 1;
@@ -354,12 +288,12 @@ static ls_status time_way(bench *b, way w, shape s, int64_t bytes, double *secon
     return LS_OK;
 }
 
-static ls_status check_way(bench *b, way w, shape s, int64_t *wrong) {
+static ls_status check_way(bench *b, way w, ls_bench_shape s, int64_t *wrong) {
     char *send, *recv;
     places(b, w, s, &send, &recv);
-    memset(recv, 0x77, (size_t)s.recv * ls_dtype_bytes(b->dtype));
+    memset(recv, 0x77, (size_t)s.recv * ls_dtype_bytes(b->call.dtype));
     for (int64_t i = 0; i < s.send; i++) {
-        set(b, send, i, value(b->comm->rank, i), 1);
+        set(b, send, i, value(b->call.comm->rank, i), 1);
     }
     LS_TRY(b->world->ops->barrier(b->world));
     LS_TRY(run_way(b, w, s, send, recv));
@@ -368,7 +302,7 @@ static ls_status check_way(bench *b, way w, shape s, int64_t *wrong) {
 }
 
 static ls_status measure_size(bench *b, int64_t bytes, result *results) {
-    const shape s = shape_of(b, bytes);
+    const ls_bench_shape s = shape_of(b, bytes);
     for (int w = 0; w < WAYS; w++) {
         result *r = &results[w];
         r->made = has_way(b, (way)w) && (w != PLAIN_MPI || s.all <= INT32_MAX);
@@ -384,8 +318,8 @@ static ls_status measure_size(bench *b, int64_t bytes, result *results) {
 /* Output, by rank 0 */
 
 static void print_heading(const bench *b) {
-    printf("# %s, back end %s on %d ranks, %s%s; plain MPI is %s\n", ls_coll_name(b->coll),
-           b->comm->ops->name, b->comm->size, b->private_buffers ? "private" : "its own",
+    printf("# %s, back end %s on %d ranks, %s%s; plain MPI is %s\n", ls_coll_name(b->call.coll),
+           b->call.comm->ops->name, b->call.comm->size, b->private_buffers ? "private" : "its own",
            " buffers", ls_comm_mpi_version());
     printf("%12s %12s %9s %5s", "size", "count", "type", "redop");
     const char *const names[] = {"out of place", "in place", "plain MPI"};
@@ -405,30 +339,32 @@ static json_t *result_json(const bench *b, const result *r, int64_t bytes) {
     }
     const double rate = (double)bytes / r->seconds;
     return json_pack("{s:f, s:f, s:f, s:I}", "seconds", r->seconds, "algbw_bytes_per_s", rate,
-                     "busbw_bytes_per_s", rate * ls_wire_bus_factor(b->coll, b->comm->size),
-                     "wrong", (json_int_t)r->wrong);
+                     "busbw_bytes_per_s",
+                     rate * ls_wire_bus_factor(b->call.coll, b->call.comm->size), "wrong",
+                     (json_int_t)r->wrong);
 }
 
 static void print_row(bench *b, int64_t bytes, const result *results) {
-    const shape s = shape_of(b, bytes);
-    bytes = s.all * (int64_t)ls_dtype_bytes(b->dtype);
+    const ls_bench_shape s = shape_of(b, bytes);
+    bytes = s.all * (int64_t)ls_dtype_bytes(b->call.dtype);
     if (b->json) {
         json_array_append_new(
             b->rows, json_pack("{s:I, s:I, s:f, s:o, s:o, s:o}", "bytes", (json_int_t)bytes,
                                "count", (json_int_t)s.all, "wire_bytes",
-                               ls_wire_bytes(b->coll, b->comm->size, (double)bytes), "out_of_place",
-                               result_json(b, &results[OUT_OF_PLACE], bytes), "in_place",
-                               result_json(b, &results[IN_PLACE], bytes), "plain_mpi",
+                               ls_wire_bytes(b->call.coll, b->call.comm->size, (double)bytes),
+                               "out_of_place", result_json(b, &results[OUT_OF_PLACE], bytes),
+                               "in_place", result_json(b, &results[IN_PLACE], bytes), "plain_mpi",
                                result_json(b, &results[PLAIN_MPI], bytes)));
         return;
     }
-    printf("%12lld %12lld %9s %5s", (long long)bytes, (long long)s.all, ls_dtype_name(b->dtype),
-           reductions[b->op]);
+    printf("%12lld %12lld %9s %5s", (long long)bytes, (long long)s.all,
+           ls_dtype_name(b->call.dtype), reductions[b->call.op]);
     for (int w = 0; w < WAYS; w++) {
         const double rate = 1e-9 * (double)bytes / results[w].seconds;
         if (results[w].made) {
             printf(" | %12.2f %7.2f %7.2f %6lld", 1e6 * results[w].seconds, rate,
-                   rate * ls_wire_bus_factor(b->coll, b->comm->size), (long long)results[w].wrong);
+                   rate * ls_wire_bus_factor(b->call.coll, b->call.comm->size),
+                   (long long)results[w].wrong);
         } else {
             printf(" | %12s %7s %7s %6s", "-", "-", "-", "-");
         }
@@ -438,11 +374,12 @@ static void print_row(bench *b, int64_t bytes, const result *results) {
 }
 
 static ls_status print_json(bench *b) {
-    json_t *json = json_pack(
-        "{s:i, s:s, s:s, s:i, s:s, s:s, s:b, s:s, s:I, s:O}", "schema", 1, "operation",
-        ls_coll_name(b->coll), "backend", b->comm->ops->name, "ranks", b->comm->size, "dtype",
-        ls_dtype_name(b->dtype), "redop", reductions[b->op], "private_buffers", b->private_buffers,
-        "mpi", ls_comm_mpi_version(), "iterations", (json_int_t)b->iterations, "sizes", b->rows);
+    json_t *json =
+        json_pack("{s:i, s:s, s:s, s:i, s:s, s:s, s:b, s:s, s:I, s:O}", "schema", 1, "operation",
+                  ls_coll_name(b->call.coll), "backend", b->call.comm->ops->name, "ranks",
+                  b->call.comm->size, "dtype", ls_dtype_name(b->call.dtype), "redop",
+                  reductions[b->call.op], "private_buffers", b->private_buffers, "mpi",
+                  ls_comm_mpi_version(), "iterations", (json_int_t)b->iterations, "sizes", b->rows);
     char *text = json ? json_dumps(json, JSON_INDENT(2)) : NULL;
     json_decref(json);
     if (!text) {
@@ -454,7 +391,7 @@ static ls_status print_json(bench *b) {
 }
 
 static ls_status measure(bench *b) {
-    const bool speaks = b->comm->rank == 0;
+    const bool speaks = b->call.comm->rank == 0;
     int64_t wrong = 0;
     if (speaks && !b->json) {
         print_heading(b);
@@ -478,11 +415,11 @@ static ls_status measure(bench *b) {
 static ls_status take_memory(bench *b) {
     const int64_t bytes = b->max_bytes;
     const size_t size = (size_t)b->world->size;
-    ls_comm *from = b->private_buffers ? b->world : b->comm;
+    ls_comm *from = b->private_buffers ? b->world : b->call.comm;
     void *memory[4] = {NULL};
-    ls_status status = ls_calloc(size, sizeof *b->counts, &b->counts);
+    ls_status status = ls_calloc(size, sizeof *b->call.counts, &b->call.counts);
     if (status == LS_OK) {
-        status = ls_calloc(size, sizeof *b->offsets, &b->offsets);
+        status = ls_calloc(size, sizeof *b->call.offsets, &b->call.offsets);
     }
     if (status == LS_OK) {
         status = ls_calloc((size_t)b->iterations, sizeof *b->times, &b->times);
@@ -503,16 +440,16 @@ static ls_status take_memory(bench *b) {
 }
 
 static void release(bench *b) {
-    ls_comm *from = b->private_buffers ? b->world : b->comm;
+    ls_comm *from = b->private_buffers ? b->world : b->call.comm;
     from->ops->give_back(from, b->send);
     from->ops->give_back(from, b->recv);
     b->world->ops->give_back(b->world, b->mpi_send);
     b->world->ops->give_back(b->world, b->mpi_recv);
-    if (b->comm != b->world) {
-        b->comm->ops->destroy(b->comm);
+    if (b->call.comm != b->world) {
+        b->call.comm->ops->destroy(b->call.comm);
     }
-    free(b->counts);
-    free(b->offsets);
+    free(b->call.counts);
+    free(b->call.offsets);
     free(b->times);
     json_decref(b->rows);
 }
@@ -521,9 +458,16 @@ ls_status ls_bench_collective(const ls_bench_collective_options *options) {
     bench b = {0};
     ls_session session;
     LS_TRY(parse(&b, options));
+    if (options->profile) {
+        return ls_bench_profile(options->profile);
+    }
+    if (options->overlap) {
+        const ls_bench_sizes sizes = {b.min_bytes, b.max_bytes, b.factor, b.iterations};
+        return ls_bench_overlap(&sizes, b.transport, b.json);
+    }
     LS_TRY(ls_session_begin(&session, NULL, NULL));
-    b.world = b.comm = session.comm;
-    LS_TRY(ls_session_agree(&session, ls_comm_choose(session.comm, b.transport, &b.comm)));
+    b.world = b.call.comm = session.comm;
+    LS_TRY(ls_session_agree(&session, ls_comm_choose(session.comm, b.transport, &b.call.comm)));
     ls_status status = ls_session_agree(&session, take_memory(&b));
     if (status == LS_OK) {
         status = ls_session_agree(&session, measure(&b));

@@ -28,6 +28,8 @@ enum {
     OPT_ITERS,
     OPT_WARMUP,
     OPT_PRIVATE,
+    OPT_OVERLAP,
+    OPT_PROFILE,
     OPT_COUNT
 };
 
@@ -52,6 +54,10 @@ static const ls_option options[] = {
     [OPT_WARMUP] = {"warmup", 'w', "N", "5", "collective: untimed operations before them"},
     [OPT_PRIVATE] = {"private", 0, NULL, NULL,
                      "collective: ordinary buffers instead of the back end's own"},
+    [OPT_OVERLAP] = {"overlap", 0, NULL, NULL,
+                     "collective: how much of an all-reduce computation hides"},
+    [OPT_PROFILE] = {"profile", 0, "FILE", NULL,
+                     "collective: write a cluster profile with the links' latency and bandwidth"},
     {NULL, 0, NULL, NULL, NULL}};
 
 typedef struct gemm_bench {
@@ -230,6 +236,8 @@ static ls_status bench_collective(const char **values) {
         .factor = values[OPT_FACTOR],
         .iterations = values[OPT_ITERS],
         .warmup = values[OPT_WARMUP],
+        .profile = values[OPT_PROFILE],
+        .overlap = values[OPT_OVERLAP] != NULL,
         .private_buffers = values[OPT_PRIVATE] != NULL,
         .json = values[OPT_JSON] != NULL,
     });
@@ -284,7 +292,9 @@ const ls_verb ls_verb_bench = {
         "are those of nccl-tests: bytes over time, and that times the operation's bus factor.\n"
         "Results are compared with exact sums bit by bit; #wrong counts elements.\n"
         "\n"
-        "  mpirun -n 2 lockstep bench collective -o all_reduce --minbytes 1M -e 256M -f 4",
+        "  mpirun -n 2 lockstep bench collective -o all_reduce --minbytes 1M -e 256M -f 4\n"
+        "  mpirun -n 2 lockstep bench collective --overlap --minbytes 1M\n"
+        "  mpirun lockstep bench collective --profile here.yaml",
     .options = options,
     .run = run_bench,
 };

@@ -20,6 +20,14 @@ for dtype in bf16 fp16 int64; do
     bench --dtype "$dtype" --redop avg --minbytes 1000 -e 1000 --json
     grep -q '"wrong": 0' "$out" || { echo "$dtype:" && cat "$out" && exit 1; }
 done
+bench --overlap --minbytes 1000 -e 1000
+grep -q '^ *1000 .*%' "$out" || { echo "overlap:" && cat "$out" && exit 1; }
+profile=$(mktemp)
+trap 'rm -f "$out" "$profile"' EXIT
+bench --profile "$profile"
+for line in 'link_gb_s: {value: [0-9.e+]*, source: measured' 'link_latency_us: {value' 'devices: {value: 2,' 'inside  shm    all_to_all'; do
+    grep -q "$line" "$profile" || { echo "profile without $line:" && cat "$profile" && exit 1; }
+done
 refuses() {
     status=0
     "$LOCKSTEP" bench collective "$@" >"$out" 2>&1 || status=$?
@@ -31,3 +39,4 @@ refuses --minbytes 16 -e 8
 refuses --dtype float7
 refuses --redop product
 refuses --backend carrier_pigeon
+refuses --profile "$profile" # the links of one rank

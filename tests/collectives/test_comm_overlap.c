@@ -1,13 +1,25 @@
-/* Random sequences of non-blocking operations, several under way at once on two communicators, each
- * rank completing them in an order of its own; blocking operations on a third in between. */
+/* Random sequences of non-blocking operations, several under way at once on groups that overlap,
+ * each rank completing them in an order of its own; blocking operations on one more in between. On
+ * every back end. */
 #include "collectives/comm.h"
+#include "collectives/comm_choose.h"
+#include "collectives/comm_hier.h"
 #include "collectives/comm_mpi.h"
+#include "collectives/comm_shm_impl.h"
 #include "tests/collectives/pattern.h"
 #include "tests/test.h"
 
-enum { OPERATIONS = 400, UNDER_WAY = 7, MOST_BYTES = 20000, MOST_RANKS = 8 };
+enum { OPERATIONS = 300, UNDER_WAY = 7, MOST_BYTES = 20000, MOST_RANKS = 8, GROUPS = 3 };
 
-typedef enum kind { ALL_REDUCE, ALL_GATHER, ALL_TO_ALL, KINDS } kind;
+typedef enum kind {
+    ALL_REDUCE,
+    REDUCE,
+    REDUCE_SCATTER,
+    BROADCAST,
+    ALL_GATHER,
+    ALL_TO_ALL,
+    KINDS
+} kind;
 
 typedef struct operation {
     bool active;
@@ -24,7 +36,8 @@ static void start(operation *op, ls_comm *comm, int64_t id) {
     op->elems =
         pattern_draw(2, (uint64_t)id, 5) == 0 ? 0 : pattern_draw(3, (uint64_t)id, MOST_BYTES);
     const int64_t n = op->elems;
-    op->send = malloc((size_t)(n * comm->size + 1));
+    const int root = (int)(id % comm->size);
+    op->send = malloc((size_t)(n * (int64_t)sizeof(double) * comm->size + 1));
     op->recv = malloc((size_t)(n * (int64_t)sizeof(double) * comm->size + 1));
     int64_t counts[MOST_RANKS], offsets[MOST_RANKS];
     for (int rank = 0; rank < comm->size; rank++) {
@@ -38,6 +51,24 @@ static void start(operation *op, ls_comm *comm, int64_t id) {
         }
         CHECK_OK(
             comm->ops->all_reduce_start(comm, op->recv, op->recv, n, LS_F64, LS_SUM, &op->request));
+        break;
+    case REDUCE:
+        for (int64_t i = 0; i < n; i++) {
+            pattern_set(op->send, LS_F64, i, pattern_integer(id, comm->rank, i));
+        }
+        CHECK_OK(comm->ops->reduce_start(comm, op->send, op->recv, n, LS_F64, LS_SUM, root,
+                                         &op->request));
+        break;
+    case REDUCE_SCATTER:
+        for (int64_t i = 0; i < n * comm->size; i++) {
+            pattern_set(op->send, LS_F64, i, pattern_integer(id, comm->rank, i));
+        }
+        CHECK_OK(comm->ops->reduce_scatter_start(comm, op->send, op->recv, counts, LS_F64,
+                                                 LS_SUM_TREE, &op->request));
+        break;
+    case BROADCAST:
+        pattern_fill(op->recv, comm->rank == root ? id : 0, root, n);
+        CHECK_OK(comm->ops->broadcast_start(comm, op->recv, n, root, &op->request));
         break;
     case ALL_GATHER:
         pattern_fill(op->send, id, comm->rank, n);
@@ -56,18 +87,25 @@ static void start(operation *op, ls_comm *comm, int64_t id) {
 
 static void check_result(operation *op) {
     const int64_t n = op->elems;
+    const int root = (int)(op->id % op->comm->size);
+    const bool sums = op->kind == ALL_REDUCE || op->kind == REDUCE_SCATTER ||
+                      (op->kind == REDUCE && op->comm->rank == root);
+    const int64_t first = op->kind == REDUCE_SCATTER ? op->comm->rank * n : 0;
     bool right = true;
-    for (int64_t i = 0; op->kind == ALL_REDUCE && i < n; i++) {
+    for (int64_t i = 0; sums && i < n; i++) {
         double expected[1];
         int64_t sum = 0;
         for (int rank = 0; rank < op->comm->size; rank++) {
-            sum += pattern_integer(op->id, rank, i);
+            sum += pattern_integer(op->id, rank, first + i);
         }
         pattern_set(expected, LS_F64, 0, sum);
         right =
             right && memcmp(expected, op->recv + i * (int64_t)sizeof(double), sizeof(double)) == 0;
     }
-    for (int rank = 0; op->kind != ALL_REDUCE && rank < op->comm->size; rank++) {
+    if (op->kind == BROADCAST) {
+        right = pattern_holds(op->recv, op->id, root, n);
+    }
+    for (int rank = 0; op->kind >= ALL_GATHER && rank < op->comm->size; rank++) {
         int64_t seed = op->kind == ALL_GATHER ? op->id : op->id + op->comm->rank;
         right = right && pattern_holds(op->recv + rank * n, seed, rank, n);
     }
@@ -93,7 +131,7 @@ static void finish(operation *op, bool by_wait) {
     }
 }
 
-static void run(ls_comm *comms[2], ls_comm *third, uint64_t seed) {
+static void run(ls_comm *comms[GROUPS], ls_comm *third, uint64_t seed) {
     operation ops[UNDER_WAY] = {0};
     uint64_t draws = 0;
     const uint64_t own = 100 + 10 * seed + (uint64_t)third->rank; /* this rank's stream */
@@ -103,7 +141,7 @@ static void run(ls_comm *comms[2], ls_comm *third, uint64_t seed) {
             finish(op, true);
         }
         /* Which operation comes next on which communicator is the same on all ranks. */
-        start(op, comms[pattern_draw(4, (uint64_t)id, 2)], id + (int64_t)seed * OPERATIONS);
+        start(op, comms[pattern_draw(4, (uint64_t)id, GROUPS)], id + (int64_t)seed * OPERATIONS);
         for (int i = 0; i < 2; i++) {
             operation *other = &ops[pattern_draw(own, draws++, UNDER_WAY)];
             if (other->active) {
@@ -123,18 +161,49 @@ static void run(ls_comm *comms[2], ls_comm *third, uint64_t seed) {
     }
 }
 
+/* All ranks, odd and even ones, neighbours. */
+static void run_groups(ls_comm *all, uint64_t seed) {
+    ls_comm *comms[GROUPS] = {NULL}, *third = NULL;
+    CHECK_OK(all->ops->duplicate(all, &third));
+    CHECK_OK(all->ops->duplicate(all, &comms[0]));
+    CHECK_OK(all->ops->split(all, all->rank % 2, &comms[1]));
+    CHECK_OK(all->ops->split(all, all->rank / 2, &comms[2]));
+    run(comms, third, seed);
+    for (int i = 0; i < GROUPS; i++) {
+        comms[i]->ops->destroy(comms[i]);
+    }
+    third->ops->destroy(third);
+}
+
+/* As if two ranks made a host. */
+static void run_hier(ls_comm *world, uint64_t seed) {
+    ls_comm *flat = NULL, *part = NULL, *inside = NULL, *across = NULL, *hier = NULL;
+    CHECK_OK(world->ops->duplicate(world, &flat));
+    CHECK_OK(world->ops->split(world, world->rank / 2, &part));
+    CHECK_OK(ls_comm_choose(part, LS_TRANSPORT_SHM, &inside));
+    part->ops->destroy(part);
+    CHECK_OK(world->ops->split(world, world->rank % 2, &across));
+    CHECK_OK(ls_comm_hier(flat, inside, across, &hier));
+    ls_comm_hier_least_bytes = 4000;
+    ls_comm_hier_chunk_bytes = 30000;
+    run_groups(hier, seed);
+    hier->ops->destroy(hier);
+}
+
 int main(int argc, char **argv) {
-    ls_comm *world = NULL, *comms[2] = {NULL};
+    ls_comm *world = NULL, *shm = NULL;
     CHECK_OK(ls_comm_mpi_init(&argc, &argv, &world));
-    for (uint64_t seed = 0; seed < 3; seed++) {
-        ls_comm_mpi_chunk_bytes = seed == 0 ? 1 << 30 : seed == 1 ? 4096 : 1000;
-        for (int i = 0; i < 2; i++) {
-            CHECK_OK(world->ops->duplicate(world, &comms[i]));
-        }
-        run(comms, world, seed);
-        for (int i = 0; i < 2; i++) {
-            comms[i]->ops->destroy(comms[i]);
-        }
+    for (uint64_t seed = 0; seed < 2; seed++) {
+        ls_comm_mpi_chunk_bytes = seed == 0 ? 1 << 30 : 1000;
+        run_groups(world, seed);
+    }
+    ls_comm_mpi_chunk_bytes = 1 << 30;
+    ls_comm_shm_chunk_bytes = 64 << 10;
+    CHECK_OK(ls_comm_choose(world, LS_TRANSPORT_SHM, &shm));
+    run_groups(shm, 2);
+    shm->ops->destroy(shm);
+    if (world->size > 2 && world->size % 2 == 0) {
+        run_hier(world, 3);
     }
     int result = test_end();
     ls_comm_mpi_finalize();

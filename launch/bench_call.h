@@ -1,0 +1,29 @@
+/* One collective as the benchmarks make it: blocks of one size, all of the memory at hand. */
+#ifndef LS_LAUNCH_BENCH_CALL_H
+#define LS_LAUNCH_BENCH_CALL_H
+
+#include "collectives/comm.h"
+#include "collectives/wire_cost.h"
+
+typedef struct ls_bench_call {
+    ls_comm *comm;
+    ls_coll coll; /* none but barriers */
+    ls_dtype dtype;
+    ls_reduce op;
+    int64_t *counts, *offsets; /* [size], to work with */
+} ls_bench_call;
+
+/* Elements: of the whole vector, of a rank's block, of what a rank sends and receives. */
+typedef struct ls_bench_shape {
+    int64_t all, block, send, recv;
+} ls_bench_shape;
+
+/* Of an operation of at most so many bytes, as nccl-tests counts them (wire_cost.h). */
+ls_bench_shape ls_bench_shape_of(const ls_bench_call *call, int64_t bytes);
+
+/* Makes the operation and awaits it; send_recv goes to the next rank and comes from the one before,
+ * roots are rank 0. [collective] */
+ls_status ls_bench_call_run(const ls_bench_call *call, ls_bench_shape s, const char *send,
+                            char *recv);
+
+#endif

@@ -1,0 +1,164 @@
+/* How much of a collective this process's own computation hides. */
+#include "collectives/comm_choose.h"
+#include "launch/bench.h"
+#include "launch/session.h"
+#include "runtime/base/clock.h"
+#include "runtime/base/text.h"
+
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+/* Between two looks at the communicator train computes for about this long. */
+enum { SLICE_NS = 500000, MOST_ITERATIONS = 1000 };
+
+typedef struct overlap {
+    ls_comm *world, *comm;
+    float *send, *recv;
+    int64_t count;
+    int iterations;
+} overlap;
+
+typedef struct overlap_times {
+    double comm_s, compute_s;
+    double polled_s, blind_s; /* both at once, with looks at the communicator and without */
+} overlap_times;
+
+/* Computes for so long, in the first cache; as `compute_ns` counts what the processor gave. */
+static void compute(uint64_t ns) {
+    static float x[2048];
+    const uint64_t end_ns = ls_clock_ns() + ns;
+    while (ls_clock_ns() < end_ns) {
+        for (int i = 0; i < 2048; i++) {
+            x[i] = x[i] * 0.999f + 0.001f;
+        }
+    }
+}
+
+static ls_status run_once(overlap *o, uint64_t compute_ns, bool polls, double *seconds) {
+    ls_comm_request *request;
+    bool done = false;
+    LS_TRY(o->world->ops->barrier(o->world));
+    const uint64_t start_ns = ls_clock_ns();
+    LS_TRY(o->comm->ops->all_reduce_start(o->comm, o->send, o->recv, o->count, LS_F32, LS_SUM,
+                                          &request));
+    for (uint64_t left = compute_ns; left > 0;) {
+        const uint64_t slice = left < SLICE_NS ? left : SLICE_NS;
+        compute(slice);
+        left -= slice;
+        if (polls && !done) {
+            LS_TRY(o->comm->ops->test(o->comm, request, &done));
+        }
+    }
+    if (!done) {
+        LS_TRY(o->comm->ops->wait(o->comm, request));
+    }
+    *seconds = 1e-9 * (double)(ls_clock_ns() - start_ns);
+    return LS_OK;
+}
+
+static int ascending(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* The median over the iterations of the slowest rank. */
+static ls_status time_runs(overlap *o, uint64_t compute_ns, bool polls, double *seconds) {
+    double times[MOST_ITERATIONS];
+    for (int i = 0; i < o->iterations; i++) {
+        LS_TRY(run_once(o, compute_ns, polls, &times[i]));
+    }
+    LS_TRY(o->world->ops->all_reduce(o->world, times, o->iterations, LS_F64, LS_MAX));
+    qsort(times, (size_t)o->iterations, sizeof *times, ascending);
+    *seconds = times[o->iterations / 2];
+    return LS_OK;
+}
+
+static ls_status measure(overlap *o, overlap_times *t) {
+    double warm_s;
+    LS_TRY(run_once(o, 0, false, &warm_s));
+    LS_TRY(time_runs(o, 0, false, &t->comm_s));
+    /* Half as long again, so that all of it could be hidden. */
+    t->compute_s = 1.5 * t->comm_s;
+    const uint64_t compute_ns = (uint64_t)(1e9 * t->compute_s);
+    LS_TRY(time_runs(o, compute_ns, true, &t->polled_s));
+    return time_runs(o, compute_ns, false, &t->blind_s);
+}
+
+static double hidden(const overlap_times *t, double total_s) {
+    const double share = (t->comm_s + t->compute_s - total_s) / t->comm_s;
+    return share < 0 ? 0 : share > 1 ? 1 : share;
+}
+
+static void print_row(int64_t bytes, const overlap_times *t, json_t *rows) {
+    if (rows) {
+        json_array_append_new(rows, json_pack("{s:I, s:f, s:f, s:f, s:f, s:f, s:f}", "bytes",
+                                              (json_int_t)bytes, "comm_seconds", t->comm_s,
+                                              "compute_seconds", t->compute_s, "polled_seconds",
+                                              t->polled_s, "blind_seconds", t->blind_s,
+                                              "polled_hidden", hidden(t, t->polled_s),
+                                              "blind_hidden", hidden(t, t->blind_s)));
+        return;
+    }
+    printf("%12lld %12.2f %12.2f | %12.2f %6.1f%% | %12.2f %6.1f%%\n", (long long)bytes,
+           1e6 * t->comm_s, 1e6 * t->compute_s, 1e6 * (t->polled_s - t->compute_s),
+           100 * hidden(t, t->polled_s), 1e6 * (t->blind_s - t->compute_s),
+           100 * hidden(t, t->blind_s));
+    fflush(stdout);
+}
+
+static void print_heading(const overlap *o) {
+    printf("# all_reduce beside computation, back end %s on %d ranks; exposed: beyond the "
+           "computation's own time\n",
+           o->comm->ops->name, o->comm->size);
+    printf("%12s %12s %12s | %-20s | %-20s\n", "size", "alone", "computation",
+           "looked at each 0.5 ms", "not looked at");
+    printf("%12s %12s %12s | %12s %7s | %12s %7s\n", "(B)", "(us)", "(us)", "exposed (us)",
+           "hidden", "exposed (us)", "hidden");
+}
+
+static ls_status measure_all(overlap *o, const ls_bench_sizes *sizes, bool json) {
+    const bool speaks = o->comm->rank == 0;
+    json_t *rows = json ? json_array() : NULL;
+    if (speaks && !json) {
+        print_heading(o);
+    }
+    for (int64_t bytes = sizes->min_bytes; bytes <= sizes->max_bytes; bytes *= sizes->factor) {
+        overlap_times t;
+        o->count = bytes / (int64_t)sizeof(float);
+        LS_TRY(measure(o, &t));
+        if (speaks) {
+            print_row(bytes, &t, rows);
+        }
+    }
+    if (speaks && json) {
+        json_t *all =
+            json_pack("{s:i, s:s, s:s, s:i, s:O}", "schema", 1, "measures", "overlap", "backend",
+                      o->comm->ops->name, "ranks", o->comm->size, "sizes", rows);
+        char *text = all ? json_dumps(all, JSON_INDENT(2)) : NULL;
+        puts(text ? text : "null");
+        free(text);
+        json_decref(all);
+    }
+    json_decref(rows);
+    return LS_OK;
+}
+
+ls_status ls_bench_overlap(const ls_bench_sizes *sizes, ls_transport transport, bool json) {
+    ls_session session;
+    overlap o = {.iterations = sizes->iterations < MOST_ITERATIONS ? (int)sizes->iterations
+                                                                   : MOST_ITERATIONS};
+    LS_TRY(ls_session_begin(&session, NULL, NULL));
+    o.world = session.comm;
+    LS_TRY(ls_session_agree(&session, ls_comm_choose(o.world, transport, &o.comm)));
+    void *send, *recv;
+    LS_TRY(ls_session_agree(&session, o.comm->ops->alloc(o.comm, sizes->max_bytes, &send)));
+    LS_TRY(ls_session_agree(&session, o.comm->ops->alloc(o.comm, sizes->max_bytes, &recv)));
+    o.send = send;
+    o.recv = recv;
+    LS_TRY(ls_session_agree(&session, measure_all(&o, sizes, json)));
+    o.comm->ops->give_back(o.comm, send);
+    o.comm->ops->give_back(o.comm, recv);
+    o.comm->ops->destroy(o.comm);
+    return LS_OK;
+}

@@ -1,0 +1,228 @@
+/* Latency and bandwidth of the links between ranks, as the planner reads them. */
+#include "collectives/comm_choose.h"
+#include "launch/bench.h"
+#include "launch/bench_call.h"
+#include "launch/session.h"
+#include "runtime/base/arena.h"
+#include "runtime/base/clock.h"
+#include "runtime/base/file.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+static const ls_coll colls[] = {LS_COLL_ALL_REDUCE, LS_COLL_REDUCE_SCATTER, LS_COLL_ALL_GATHER,
+                                LS_COLL_ALL_TO_ALL, LS_COLL_BROADCAST,      LS_COLL_SEND_RECV};
+enum { COLLS = sizeof colls / sizeof *colls, REPEATS = 9 };
+static const int64_t sizes[] = {1 << 10, 16 << 10, 256 << 10, 4 << 20, 32 << 20};
+enum { SIZES = sizeof sizes / sizeof *sizes };
+
+/* A group of ranks, and what was found about its links by each operation. */
+typedef struct level {
+    const char *name;
+    ls_comm *comm;
+    ls_wire_link links[COLLS];
+} level;
+
+static int ascending(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* The slowest rank's median. */
+static ls_status time_call(ls_comm *world, const ls_bench_call *call, int64_t bytes, char *send,
+                           char *recv, double *seconds) {
+    const ls_bench_shape s = ls_bench_shape_of(call, bytes);
+    const int runs = bytes < 1 << 20 ? 20 : 1;
+    double times[REPEATS];
+    LS_TRY(ls_bench_call_run(call, s, send, recv));
+    for (int i = 0; i < REPEATS; i++) {
+        LS_TRY(world->ops->barrier(world));
+        const uint64_t start_ns = ls_clock_ns();
+        for (int j = 0; j < runs; j++) {
+            LS_TRY(ls_bench_call_run(call, s, send, recv));
+        }
+        times[i] = 1e-9 * (double)(ls_clock_ns() - start_ns) / runs;
+    }
+    LS_TRY(world->ops->all_reduce(world, times, REPEATS, LS_F64, LS_MAX));
+    qsort(times, REPEATS, sizeof *times, ascending);
+    *seconds = times[REPEATS / 2];
+    return LS_OK;
+}
+
+/* The link that makes the relative errors of ls_wire_time_s least: time = a latency + b / rate,
+ * each divided by what was measured. */
+static ls_wire_link fit(const ls_bench_call *call, const double *seconds) {
+    const int ranks = call->comm->size;
+    double aa = 0, ab = 0, bb = 0, a1 = 0, b1 = 0;
+    for (int i = 0; i < SIZES; i++) {
+        const ls_wire_link steps = {.latency_s = 1, .bytes_per_s = INFINITY};
+        const ls_bench_shape s = ls_bench_shape_of(call, sizes[i]);
+        const double bytes = (double)s.all * (double)ls_dtype_bytes(call->dtype);
+        const double a = ls_wire_time_s(call->coll, ranks, bytes, steps) / seconds[i];
+        const double b = ls_wire_bytes(call->coll, ranks, bytes) / seconds[i];
+        aa += a * a;
+        ab += a * b;
+        bb += b * b;
+        a1 += a;
+        b1 += b;
+    }
+    const double det = aa * bb - ab * ab;
+    double latency = (a1 * bb - b1 * ab) / det, inverse = (b1 * aa - a1 * ab) / det;
+    if (!(latency >= 0)) {
+        latency = 0;
+        inverse = b1 / bb;
+    }
+    return (ls_wire_link){.latency_s = latency, .bytes_per_s = 1 / inverse};
+}
+
+static ls_status measure_level(ls_comm *world, level *l) {
+    const int64_t most = sizes[SIZES - 1];
+    ls_comm *comm = l->comm;
+    void *send, *recv;
+    int64_t *blocks;
+    LS_TRY(ls_comm_agree(world, ls_calloc(2 * (size_t)comm->size, sizeof *blocks, &blocks)));
+    LS_TRY(comm->ops->alloc(comm, most, &send));
+    LS_TRY(comm->ops->alloc(comm, most, &recv));
+    for (int c = 0; c < COLLS; c++) {
+        const ls_bench_call call = {.comm = comm,
+                                    .coll = colls[c],
+                                    .dtype = LS_F32,
+                                    .op = LS_SUM,
+                                    .counts = blocks,
+                                    .offsets = blocks + comm->size};
+        double seconds[SIZES];
+        for (int i = 0; i < SIZES; i++) {
+            LS_TRY(time_call(world, &call, sizes[i], send, recv, &seconds[i]));
+        }
+        l->links[c] = fit(&call, seconds);
+    }
+    comm->ops->give_back(comm, send);
+    comm->ops->give_back(comm, recv);
+    free(blocks);
+    return LS_OK;
+}
+
+/* Output */
+
+static void put_figure(FILE *f, const char *key, double value, const char *date) {
+    fprintf(f, "  %s: {value: %.6g, source: measured, date: %s}\n", key, value, date);
+}
+
+static void put_table(FILE *f, const level *l) {
+    for (int c = 0; c < COLLS && l->comm; c++) {
+        fprintf(f, "#   %-6s  %-5s  %-15s %10.2f  %8.3f\n", l->name, l->comm->ops->name,
+                ls_coll_name(colls[c]), 1e6 * l->links[c].latency_s,
+                1e-9 * l->links[c].bytes_per_s);
+    }
+}
+
+static void put_profile(FILE *f, const level *inside, const level *across, int hosts, int local) {
+    char date[16], host[64] = "";
+    const time_t now = time(NULL);
+    strftime(date, sizeof date, "%Y-%m-%d", gmtime(&now));
+    gethostname(host, sizeof host - 1);
+    fprintf(f,
+            "# Links as `lockstep bench collective --profile` found them with fp32 collectives of"
+            " 1 KiB to 32 MiB.\n# level   back   operation        alpha (us)  beta (GB/s)\n");
+    put_table(f, inside);
+    put_table(f, across);
+    fprintf(f, "sources:\n  measured: 'lockstep bench collective, %d ranks on %d hosts, %s'\n",
+            hosts * local, hosts, ls_comm_mpi_version());
+    fprintf(f, "cluster:\n  name: measured\n  title: '%s, %d hosts'\n", host, hosts);
+    if (inside->comm) {
+        fprintf(f, "device:\n");
+        put_figure(f, "link_gb_s", 1e-9 * inside->links[0].bytes_per_s, date);
+    }
+    fprintf(f, "node:\n");
+    put_figure(f, "devices", local, date);
+    put_figure(f, "domain_devices", local, date);
+    if (inside->comm) {
+        put_figure(f, "link_latency_us", 1e6 * inside->links[0].latency_s, date);
+    }
+    if (across->comm) {
+        fprintf(f, "network:\n");
+        put_figure(f, "gbit_s", 8e-9 * across->links[0].bytes_per_s, date);
+        put_figure(f, "latency_us", 1e6 * across->links[0].latency_s, date);
+    }
+}
+
+static ls_status write_profile(const char *path, const level *inside, const level *across,
+                               int hosts, int local) {
+    char *text = NULL;
+    size_t bytes = 0;
+    FILE *f = open_memstream(&text, &bytes);
+    if (!f) {
+        return LS_FAIL(LS_E_MEMORY, "no memory for a profile");
+    }
+    put_profile(f, inside, across, hosts, local);
+    fclose(f);
+    ls_status status = ls_file_replace(path, text, bytes);
+    free(text);
+    return status;
+}
+
+/* Groups inside and across hosts; comm stays NULL where a level has one rank only. */
+static ls_status split_levels(ls_comm *world, level *inside, level *across, int *hosts_out) {
+    uint64_t *hosts;
+    LS_TRY(ls_comm_agree(world, ls_calloc((size_t)world->size, sizeof *hosts, &hosts)));
+    ls_status status = ls_comm_hosts(world, hosts);
+    int count = 0, place = 0, local = 0;
+    const int host = (int)hosts[world->rank];
+    for (int r = 0; r < world->size; r++) {
+        count += hosts[r] == (uint64_t)r;
+        local += hosts[r] == (uint64_t)host;
+        place += r < world->rank && hosts[r] == (uint64_t)host;
+    }
+    free(hosts);
+    if (status == LS_OK && local * count != world->size) {
+        status = LS_FAIL(LS_E_UNSUPPORTED,
+                         "%d ranks on this of %d hosts and %d in all; a profile needs the same "
+                         "number on each",
+                         local, count, world->size);
+    }
+    LS_TRY(ls_comm_agree(world, status));
+    *hosts_out = count;
+    level *levels[] = {inside, across};
+    for (int i = 0; i < 2; i++) {
+        ls_comm *part;
+        if ((i == 0 ? local : count) > 1) {
+            LS_TRY(world->ops->split(world, i == 0 ? host : place, &part));
+            status = ls_comm_choose(part, LS_TRANSPORT_AUTO, &levels[i]->comm);
+            part->ops->destroy(part);
+            LS_TRY(ls_comm_agree(world, status));
+        }
+    }
+    return LS_OK;
+}
+
+ls_status ls_bench_profile(const char *path) {
+    ls_session session;
+    level inside = {.name = "inside"}, across = {.name = "across"};
+    int hosts = 1;
+    LS_TRY(ls_session_begin(&session, NULL, NULL));
+    ls_comm *world = session.comm;
+    if (world->size == 1) {
+        return LS_FAIL(LS_E_USAGE, "a profile of the links of one rank; start several: mpirun -n 2 "
+                                   "lockstep bench collective --profile FILE");
+    }
+    LS_TRY(ls_session_agree(&session, split_levels(world, &inside, &across, &hosts)));
+    level *levels[] = {&inside, &across};
+    for (int i = 0; i < 2; i++) {
+        if (levels[i]->comm) {
+            LS_TRY(ls_session_agree(&session, measure_level(world, levels[i])));
+        }
+    }
+    LS_TRY(ls_session_agree(&session, world->rank == 0 ? write_profile(path, &inside, &across,
+                                                                       hosts, world->size / hosts)
+                                                       : LS_OK));
+    for (int i = 0; i < 2; i++) {
+        if (levels[i]->comm) {
+            levels[i]->comm->ops->destroy(levels[i]->comm);
+        }
+    }
+    return LS_OK;
+}
