@@ -72,22 +72,6 @@ static ls_status open_data(ls_train *train) {
     return ls_session_agree(&train->session, status);
 }
 
-/* What the configuration may say, and this program does not do. */
-static ls_status check_supported(const ls_config *config) {
-    const ls_config_parallel *p = &config->parallel;
-    const struct {
-        const char *key;
-        int64_t value, served;
-    } axes[] = {{"parallel.context", p->context, 1}, {"parallel.expert", p->expert, 1}};
-    for (size_t i = 0; i < sizeof axes / sizeof axes[0]; i++) {
-        if (axes[i].value != axes[i].served) {
-            return LS_FAIL(LS_E_UNSUPPORTED, "%s is %lld; this build trains with %lld", axes[i].key,
-                           (long long)axes[i].value, (long long)axes[i].served);
-        }
-    }
-    return LS_OK;
-}
-
 static void count_steps(ls_train *train) {
     const int64_t step_tokens = train->layout.batch * train->layout.seq;
     int64_t by_tokens = INT64_MAX;
@@ -103,7 +87,10 @@ static void count_steps(ls_train *train) {
 static ls_status lay_out(ls_train *train) {
     ls_device *dev = train->session.dev;
     const ls_dtype dtype = ls_session_dtype(train->config.numerics.compute, dev);
-    LS_TRY(check_supported(&train->config));
+    if (train->config.parallel.expert != 1) {
+        return LS_FAIL(LS_E_UNSUPPORTED, "parallel.expert is %lld; this build trains with 1",
+                       (long long)train->config.parallel.expert);
+    }
     LS_TRY(ls_layout_init(&train->layout, &train->config, dev, dtype, &train->session.mesh));
     LS_TRY(ls_layout_plan(&train->layout, &train->planned));
     count_steps(train);

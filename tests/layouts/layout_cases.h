@@ -60,7 +60,18 @@ static const layout_case near_cases[] = {
     {6, LLAMA_TIED, "parallel.tensor=2 parallel.zero=3 parallel.sequence_parallel=true"},
     {8, LLAMA, "parallel.tensor=2 parallel.zero=3 parallel.shard=2"},
     {8, GPT2, "parallel.tensor=4 parallel.zero=2"},
+    /* context: a sequence over several ranks */
+    {2, GPT2, "parallel.context=2"},
+    {4, LLAMA, "parallel.context=4 batch.micro=1"},
+    {8, LLAMA_TIED, "parallel.context=8"},
+    {4, LLAMA, "parallel.context=2 parallel.replicate=2"},
+    {4, GPT2, "parallel.context=2 parallel.zero=1"},
+    {4, GPT2_UNTIED, "parallel.context=2 parallel.zero=3"},
+    {4, LLAMA, "parallel.context=2 parallel.tensor=2 parallel.sequence_parallel=true"},
+    {4, GPT2, "parallel.context=2 parallel.pipeline=2 batch.micro=4"},
+    {8, LLAMA, "parallel.context=2 parallel.tensor=2 parallel.zero=2 recompute.mode=full"},
     /* all of them */
+    {8, LLAMA, "parallel.context=2 parallel.tensor=2 parallel.pipeline=2"},
     {8, GPT2, "parallel.tensor=2 parallel.pipeline=2 parallel.zero=3"},
     {8, GPT2, "parallel.tensor=2 parallel.pipeline=2 parallel.sequence_parallel=true"},
     {8, LLAMA,

@@ -226,15 +226,17 @@ static bool draw_case(uint64_t seed, uint64_t index, layout_case *c, char *overr
     ls_rng_block a = ls_rng_draw(seed, index, 0), b = ls_rng_draw(seed, index, 1);
     const int tensor = divisors[a.v[0] % 8], pipeline = divisors[a.v[1] % 8];
     const int shard = divisors[a.v[2] % 8], replicate = divisors[a.v[3] % 8];
+    const int context = b.v[0] % 5 == 0 ? 2 : 1;
     const int zero = shard > 1 ? 1 + (int)(b.v[0] % 3) : 0, micro = 1 << b.v[1] % 3;
     const int interleave = pipeline > 1 && b.v[2] % 3 == 0 ? 2 : 1;
-    *c = (layout_case){tensor * pipeline * shard * replicate, (model_case)(b.v[3] % LLAMA_BF16),
-                       overrides};
+    *c = (layout_case){tensor * pipeline * shard * replicate * context,
+                       (model_case)(b.v[3] % LLAMA_BF16), overrides};
     snprintf(overrides, size,
-             "parallel.tensor=%d parallel.pipeline=%d parallel.interleave=%d parallel.shard=%d "
+             "parallel.tensor=%d parallel.context=%d parallel.pipeline=%d parallel.interleave=%d "
+             "parallel.shard=%d "
              "parallel.replicate=%d parallel.zero=%d parallel.sequence_parallel=%s batch.micro=%d "
              "recompute.mode=%s recompute.every=%d",
-             tensor, pipeline, interleave, shard, replicate, zero,
+             tensor, context, pipeline, interleave, shard, replicate, zero,
              tensor > 1 && b.v[0] % 2 ? "true" : "false", micro, recomputes[b.v[2] / 7 % 3],
              1 + (int)(b.v[2] / 31 % 2));
     return c->ranks <= WORLD;
