@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { OPT_RESUME, OPT_UNTIL, OPT_QUIET, OPT_COUNT };
+enum { OPT_RESUME, OPT_UNTIL, OPT_QUIET, OPT_DRY, OPT_RANKS, OPT_COUNT };
 
 static const ls_option options[] = {
     [OPT_RESUME] = {"resume", 'r', NULL, NULL,
@@ -19,16 +19,21 @@ static const ls_option options[] = {
     [OPT_UNTIL] = {"until", 'u', "STEP", NULL,
                    "save, stop and exit with 75 after this step, as if asked to by a signal"},
     [OPT_QUIET] = {"quiet", 'q', NULL, NULL, "no progress on stderr, warnings and errors only"},
+    [OPT_DRY] = {"dry-run", 'n', NULL, NULL,
+                 "print the mesh, what each rank would hold and send, and the pipeline's idle "
+                 "time; train nothing"},
+    [OPT_RANKS] = {"ranks", 0, "N", NULL, "plan a dry run for N ranks; default: those that run"},
     {NULL, 0, NULL, NULL, NULL}};
 
-static ls_status load_config(ls_train *train, int argc, char **argv, int first) {
+static ls_status load_config(ls_train *train, bool dry, int argc, char **argv, int first) {
     const char *path = NULL;
     if (first < argc && !strchr(argv[first], '=')) {
         path = argv[first++];
     }
     ls_status status =
         ls_config_load(&train->config, path, (const char *const *)argv + first, argc - first);
-    if (status == LS_OK && !train->config.data.dir[0]) {
+    const bool needs_data = !dry || train->config.model.vocab == 0;
+    if (status == LS_OK && needs_data && !train->config.data.dir[0]) {
         status =
             LS_FAIL(LS_E_CONFIG, "data.dir is not given; make one with 'lockstep prep INPUT -o "
                                  "DIR' and say data.dir=DIR");
@@ -191,7 +196,7 @@ static void announce(const ls_train *train) {
 }
 
 static ls_status setup(ls_train *train, bool resume, int argc, char **argv, int first) {
-    LS_TRY(load_config(train, argc, argv, first));
+    LS_TRY(load_config(train, false, argc, argv, first));
     const ls_config *config = &train->config;
     LS_TRY(check_run_dir(train, resume));
     LS_TRY(ls_session_agree(&train->session, ls_train_ledger_price(train)));
@@ -211,6 +216,18 @@ static ls_status setup(ls_train *train, bool resume, int argc, char **argv, int 
     LS_TRY(ls_train_ledger_begin(train));
     announce(train);
     return LS_OK;
+}
+
+/* On the first rank alone; the others only agree. */
+static ls_status dry_run(ls_train *train, long long ranks, int argc, char **argv, int first) {
+    LS_TRY(load_config(train, true, argc, argv, first));
+    LS_TRY(ls_session_open(&train->session, NULL, train->config.run.threads));
+    if (train->config.model.vocab == 0) {
+        LS_TRY(open_data(train));
+    }
+    return ls_session_agree(&train->session, train->session.comm->rank == 0
+                                                 ? ls_train_dry_run(train, (int)ranks)
+                                                 : LS_OK);
 }
 
 static void summarise(const ls_train *train) {
@@ -249,6 +266,16 @@ static void tear_down(ls_train *train) {
     ls_session_close(&train->session);
 }
 
+static ls_status parse_ranks(const char *const *values, long long *ranks) {
+    if (!values[OPT_DRY]) {
+        return LS_FAIL(LS_E_USAGE,
+                       "--ranks is for --dry-run; to train on %s ranks, start them "
+                       "with mpirun -n %s",
+                       values[OPT_RANKS], values[OPT_RANKS]);
+    }
+    return ls_option_int("ranks", values[OPT_RANKS], 1, 1 << 20, ranks);
+}
+
 static ls_status run_train(int argc, char **argv) {
     static ls_train train; /* large, and one a process */
     train.val_loss = train.train_loss = NAN;
@@ -267,8 +294,14 @@ static ls_status run_train(int argc, char **argv) {
                                 ls_option_int("until", values[OPT_UNTIL], 1, INT64_MAX, &until)));
     }
     train.until_step = until;
-    ls_status status = setup(&train, values[OPT_RESUME] != NULL, argc, argv, first);
-    if (status == LS_OK) {
+    long long ranks = train.session.comm->size;
+    if (values[OPT_RANKS]) {
+        LS_TRY(ls_session_agree(&train.session, parse_ranks(values, &ranks)));
+    }
+    const bool dry = values[OPT_DRY] != NULL;
+    ls_status status = dry ? dry_run(&train, ranks, argc, argv, first)
+                           : setup(&train, values[OPT_RESUME] != NULL, argc, argv, first);
+    if (status == LS_OK && !dry) {
         status = ls_train_loop(&train);
         if ((status == LS_OK || status == LS_E_STOPPED) && train.session.comm->rank == 0) {
             summarise(&train);
@@ -290,7 +323,8 @@ const ls_verb ls_verb_train = {
             "SIGINT, SIGTERM or SIGUSR1 finish the step, save a checkpoint and exit with 75.\n"
             "\n"
             "  lockstep train gpt2.yaml run.name=first data.dir=data\n"
-            "  mpirun -n 8 lockstep train gpt2.yaml optim.lr=6e-4 --resume",
+            "  mpirun -n 8 lockstep train gpt2.yaml optim.lr=6e-4 --resume\n"
+            "  lockstep train big.yaml parallel.tensor=8 parallel.zero=3 --dry-run --ranks 64",
     .options = options,
     .run = run_train,
 };

@@ -54,6 +54,11 @@ ls_status ls_train_load(ls_train *train, const char *path);
 ls_status ls_train_build(ls_train *train);
 void ls_train_release(ls_train *train);
 
+/* Prints what `ranks` ranks would hold and send, from the configuration; nothing of the run but
+ * train->config and the device is needed or changed. LS_E_CONFIG for what cannot work. Not
+ * collective. */
+ls_status ls_train_dry_run(ls_train *train, int ranks);
+
 /* Runs until total_steps or until asked to stop (LS_E_STOPPED). [collective] */
 ls_status ls_train_loop(ls_train *train);
 

@@ -1,0 +1,230 @@
+/* `lockstep train --dry-run`: what each rank would hold, send and wait for, without training. Ranks
+ * are planned one after the other by this process, so that any number of them can be asked for. */
+#include "collectives/wire_cost.h"
+#include "launch/train.h"
+#include "runtime/base/arena.h"
+#include "runtime/base/text.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Bytes that a rank sends in a step, by the axis that they go over. */
+typedef struct wire {
+    double gradients, parameters; /* replicate, shard and context together */
+    double tensor, context, pipeline;
+} wire;
+
+static int64_t elems_of(const ls_layout *l, const ls_model_part *part, int64_t *matrices) {
+    ls_param *params = NULL;
+    int count;
+    int64_t elems = 0;
+    *matrices = 0;
+    if (ls_model_table_part(&l->config->model, part, &params, &count, &elems) == LS_OK) {
+        for (int i = 0; i < count; i++) {
+            *matrices += params[i].matrix ? params[i].elems : 0;
+        }
+    }
+    free(params);
+    return elems;
+}
+
+/* Gradients: each rank sends the others what they add up (once, or with zero 2 and 3 for each
+ * micro-batch), then the replicas of a shard gather it. Parameters: after an update, or with zero 3
+ * before each forward and backward pass of a block. */
+static void add_data_wire(const ls_layout *l, const ls_model_part *part, wire *w) {
+    const int zero = (int)l->config->parallel.zero;
+    const int ranks = l->data_ranks * l->mesh.size[LS_AXIS_CONTEXT], replicas = ranks / l->shards;
+    int64_t matrices;
+    const int64_t elems = elems_of(l, part, &matrices);
+    const double acc_bytes = (double)ls_dtype_bytes(l->dev->acc);
+    const double grads = (double)elems * acc_bytes, exchanges = zero <= 1 ? 1 : l->rank_micros;
+    w->gradients += exchanges * ls_wire_bytes(LS_COLL_REDUCE_SCATTER, ranks, grads) +
+                    ls_wire_bytes(LS_COLL_ALL_GATHER, replicas, grads / l->shards);
+    const double params = (double)matrices * (double)ls_dtype_bytes(l->dtype) +
+                          (double)(elems - matrices) * acc_bytes;
+    const double gathers = zero == 0 ? 0 : zero <= 2 ? 1 : 2 * l->rank_micros;
+    w->parameters += gathers * ls_wire_bytes(LS_COLL_ALL_GATHER, l->shards, params);
+}
+
+static bool recomputes(const ls_layout *l, int layer) {
+    const ls_config_recompute *r = &l->config->recompute;
+    return r->mode != LS_RECOMPUTE_NONE && layer % r->every == 0;
+}
+
+/* Activations of a micro-batch: with tensor ranks a sum over rows after attention and after the
+ * MLP, forward and backward, and one for the embedding; sequence parallelism gathers and scatters
+ * the same bytes. Around the context ranks go keys and values forward, with their gradients
+ * backward. */
+static void add_activation_wire(const ls_layout *l, const ls_model_part *part, wire *w) {
+    const ls_config_model *m = &l->config->model;
+    const int tensor = l->mesh.size[LS_AXIS_TENSOR], context = l->mesh.size[LS_AXIS_CONTEXT];
+    const double elem_bytes = (double)ls_dtype_bytes(l->dtype);
+    const double rows = (double)(l->config->batch.micro * l->seq) / context;
+    const double sum =
+        ls_wire_bytes(LS_COLL_ALL_REDUCE, tensor, rows * (double)m->channels * elem_bytes);
+    const double kv = rows * 2.0 * (double)(m->kv_heads * m->head_dim) / tensor * elem_bytes;
+    const int end = part->first_block + part->block_count;
+    for (int block = part->first_block; block < end; block++) {
+        const bool is_layer = block > 0 && block <= m->layers;
+        const bool again = is_layer && recomputes(l, block - 1);
+        const bool sums_again = again && l->config->recompute.mode == LS_RECOMPUTE_FULL;
+        w->tensor += (double)l->rank_micros * sum * (is_layer ? sums_again ? 6 : 4 : 1);
+        if (is_layer) {
+            w->context += (double)l->rank_micros * (context - 1) * kv * (again ? 4 : 3);
+        }
+    }
+}
+
+static wire wire_of(const ls_layout *l) {
+    wire w = {0};
+    const int ranks = l->mesh.size[LS_AXIS_PIPELINE], rank = l->mesh.coord[LS_AXIS_PIPELINE];
+    for (int p = 0; p < l->part_count; p++) {
+        add_data_wire(l, &l->parts[p], &w);
+        add_activation_wire(l, &l->parts[p], &w);
+        const int stage = p * ranks + rank;
+        w.pipeline += (double)l->rank_micros * (double)ls_layout_boundary_bytes(l) *
+                      ((stage > 0) + (stage < l->stages - 1));
+    }
+    return w;
+}
+
+/* Text */
+
+static const char *bytes_text(double bytes, char buf[32]) {
+    return bytes > 0 ? ls_text_bytes(buf, 32, bytes) : "-";
+}
+
+static void print_blocks(const ls_layout *l, char *buf, size_t size) {
+    const int layers = (int)l->config->model.layers;
+    buf[0] = '\0';
+    for (int p = 0; p < l->part_count; p++) {
+        const int first = l->parts[p].first_block, end = first + l->parts[p].block_count;
+        const int from = first > 0 ? first - 1 : 0, to = end > layers + 1 ? layers - 1 : end - 2;
+        size_t n = strlen(buf);
+        snprintf(buf + n, size - n, "%s%slayers %d-%d%s", p > 0 ? "; " : "",
+                 first == 0 ? "embedding, " : "", from, to, end == layers + 2 ? ", head" : "");
+    }
+}
+
+static void print_mesh(const ls_train *train, const ls_mesh *mesh) {
+    const ls_config *c = &train->config;
+    char params[32];
+    printf("model      %s: %sparameters, computed in %s\n",
+           c->model.preset[0] ? c->model.preset : c->run.name,
+           ls_text_count(params, sizeof params, (double)ls_model_param_count(&c->model)),
+           ls_dtype_name(train->layout.dtype));
+    printf("mesh       %d ranks =", mesh->world);
+    for (int a = 0; a < LS_AXIS_COUNT; a++) {
+        printf("%s %s %d", a > 0 ? " x" : "", ls_axis_name((ls_axis)a), mesh->size[a]);
+    }
+    printf("; zero %lld%s\n", (long long)c->parallel.zero,
+           c->parallel.sequence_parallel ? ", sequence parallel" : "");
+    printf("batch      %lld sequences x %lld tokens: %lld micro-batches of %lld on each of %d "
+           "data-parallel ranks\n",
+           (long long)train->layout.batch, (long long)train->layout.seq,
+           (long long)train->layout.rank_micros, (long long)c->batch.micro,
+           train->layout.data_ranks);
+}
+
+static void print_header(void) {
+    printf("\nbytes held by the fullest rank of each pipeline stage\n");
+    printf("%-6s %10s %10s %10s %10s %10s %10s %11s %10s  %s\n", "ranks", "masters", "copies",
+           "grads", "optimizer", "gathered", "reduction", "activations", "total", "holds");
+}
+
+static void print_row(const ls_layout *l, const ls_layout_bytes *b, int ranks) {
+    char t[8][32], blocks[256];
+    print_blocks(l, blocks, sizeof blocks);
+    printf("%-6d %10s %10s %10s %10s %10s %10s %11s %10s  %s\n", ranks,
+           bytes_text((double)b->state.masters, t[0]), bytes_text((double)b->state.copies, t[1]),
+           bytes_text((double)b->state.grads, t[2]), bytes_text((double)b->optim, t[3]),
+           bytes_text((double)b->state.gathered, t[4]),
+           bytes_text((double)b->state.reduction, t[5]),
+           bytes_text((double)(b->activations + b->tables + b->boundary), t[6]),
+           bytes_text((double)ls_layout_total(b), t[7]), blocks);
+}
+
+static void print_wire(const wire *w) {
+    const struct {
+        const char *axis, *what;
+        double bytes;
+    } rows[] = {{"data", "gradients (replicate, shard, context)", w->gradients},
+                {"shard", "parameters", w->parameters},
+                {"tensor", "activations", w->tensor},
+                {"context", "keys, values and their gradients", w->context},
+                {"pipeline", "activations between stages", w->pipeline}};
+    printf("\nbytes sent in a step by the rank that sends most\n");
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        char text[32];
+        printf("%-10s %10s  %s\n", rows[i].axis, bytes_text(rows[i].bytes, text), rows[i].what);
+    }
+}
+
+static void take_most(wire *most, const wire *w) {
+    most->gradients = fmax(most->gradients, w->gradients);
+    most->parameters = fmax(most->parameters, w->parameters);
+    most->tensor = fmax(most->tensor, w->tensor);
+    most->context = fmax(most->context, w->context);
+    most->pipeline = fmax(most->pipeline, w->pipeline);
+}
+
+/* The fullest rank of a pipeline coordinate. Ranks differ in their shards and tensor parts only by
+ * what does not divide. */
+static ls_status plan_stage(ls_train *train, ls_mesh mesh, int stage, wire *most) {
+    const int ranks = mesh.world / mesh.size[LS_AXIS_PIPELINE];
+    ls_layout_bytes fullest = {0};
+    for (int r = 0; r < ranks; r++) {
+        ls_layout_bytes bytes;
+        ls_layout_release(&train->layout);
+        mesh.rank = stage * ranks + r;
+        ls_mesh_coords(&mesh, mesh.rank, mesh.coord);
+        LS_TRY(ls_layout_init(&train->layout, &train->config, train->session.dev,
+                              ls_session_dtype(train->config.numerics.compute, train->session.dev),
+                              &mesh));
+        LS_TRY(ls_layout_plan(&train->layout, &bytes));
+        if (ls_layout_total(&bytes) > ls_layout_total(&fullest)) {
+            fullest = bytes;
+        }
+    }
+    const wire w = wire_of(&train->layout);
+    take_most(most, &w);
+    if (stage == 0) {
+        print_mesh(train, &mesh);
+        print_header();
+    }
+    print_row(&train->layout, &fullest, ranks);
+    return LS_OK;
+}
+
+static ls_status print_bubble(const ls_layout *l) {
+    const ls_pipe_shape shape = {
+        .ranks = l->mesh.size[LS_AXIS_PIPELINE], .parts = l->part_count, .micros = l->rank_micros};
+    const ls_pipe_costs costs = {.forward_s = 1.0, .backward_s = 2.0};
+    ls_pipe_time time;
+    LS_TRY(ls_pipeline_simulate(&shape, &costs, &time));
+    printf("\npipeline   %d stages, %lld micro-batches: ranks are idle for %.1f%% of a step "
+           "(backward twice as long as forward, transfers hidden)\n",
+           l->stages, (long long)shape.micros, 100.0 * time.bubble);
+    return LS_OK;
+}
+
+ls_status ls_train_dry_run(ls_train *train, int ranks) {
+    int size[LS_AXIS_COUNT];
+    uint64_t *hosts;
+    ls_mesh mesh;
+    wire most = {0};
+    LS_TRY(ls_session_axes(&train->config.parallel, ranks, size));
+    LS_TRY(ls_calloc((size_t)ranks, sizeof *hosts, &hosts));
+    ls_status status = ls_mesh_init(&mesh, size, 0, ranks, hosts);
+    free(hosts);
+    for (int stage = 0; status == LS_OK && stage < mesh.size[LS_AXIS_PIPELINE]; stage++) {
+        status = plan_stage(train, mesh, stage, &most);
+    }
+    if (status == LS_OK) {
+        print_wire(&most);
+        status = print_bubble(&train->layout);
+    }
+    return status;
+}

@@ -1,0 +1,70 @@
+#!/bin/sh
+# Layouts from the command line: what a dry run says is what training takes, a checkpoint of one
+# layout goes on in others, and what cannot work is refused.
+. "$(dirname "$0")/../launch/lib.sh"
+make_corpus
+tiny="$tiny model.layers=4 batch.micro=1 optim.eps=1e-3 metrics.every=1"
+losses() { sed -n 's/.*"loss":\([^,]*\),.*/\1/p' "$work/runs/$1/train.jsonl"; }
+close_to() { # close_to RUN RUN: equal losses, but for rounding
+    losses "$1" >"$work/one"
+    losses "$2" >"$work/many"
+    holds [ "$(wc -l <"$work/one")" = "$(wc -l <"$work/many")" ]
+    paste "$work/one" "$work/many" | awk '{d = ($1 - $2) / $1; if (d < 0) d = -d; if (d > 1e-5) exit 1}' ||
+        fail "losses of $1 and $2 differ: $(paste "$work/one" "$work/many")"
+}
+
+# A dry run needs neither the ranks nor the data when the vocabulary is known, and leaves nothing.
+gives 0 "$LOCKSTEP" train --dry-run --ranks 64 model.preset=llama3-8b model.vocab=128256 run.steps=1 \
+    batch.sequences=512 parallel.tensor=8 parallel.sequence_parallel=true parallel.pipeline=2 parallel.zero=3
+prints 'mesh       64 ranks = pipeline 2 x replicate 1 x shard 4 x context 1 x tensor 8; zero 3'
+prints '^32 .* embedding, layers 0-15$'
+prints '^32 .* layers 16-31, head$'
+prints 'ranks are idle for 0.8% of a step'
+holds [ ! -e runs ]
+
+# Its total is what the run says that it takes.
+for layout in parallel.zero=1 'parallel.zero=3 numerics.compute=bf16' 'parallel.pipeline=2 parallel.tensor=2' \
+    'parallel.pipeline=2 parallel.zero=2 parallel.interleave=2'; do
+    # shellcheck disable=SC2086 # words
+    gives 0 "$LOCKSTEP" train --dry-run --ranks 4 $tiny $layout
+    planned=$(awk '/^[1-9]/ {print $0}' "$work/out" | sed -n '1s/.* \([0-9.]* [KM]iB\)  .*/\1/p')
+    holds [ -n "$planned" ]
+    rm -rf "$work/runs/dry"
+    # shellcheck disable=SC2086
+    gives 0 ranks 4 "$LOCKSTEP" train $tiny run.name=dry $layout
+    says "$planned a rank"
+done
+
+# Zero 3 on 4 ranks holds at most a quarter of the replicated state, and two blocks.
+state() { # state OPTIONS...: bytes of masters, gradients and optimizer, of a rank
+    "$LOCKSTEP" train --dry-run $tiny model.layers=16 "$@" | awk '/^[1-9]/ {
+        for (i = 2; i < 18; i += 2) { if ($i == "-") { i--; continue }
+            unit = $(i + 1) == "MiB" ? 1048576 : $(i + 1) == "KiB" ? 1024 : 1; n++
+            if (n <= 5) sum += $i * unit }
+        print int(sum); exit }'
+}
+whole=$(state --ranks 1 numerics.bucket_mib=0.1)
+shard=$(state --ranks 4 parallel.zero=3 numerics.bucket_mib=0.1)
+block=$((whole / 16))
+holds [ "$shard" -gt $((whole / 8)) ]
+holds [ "$shard" -le $((whole / 4 + 2 * block)) ]
+
+# A checkpoint of any layout goes on in any other.
+gives 0 "$LOCKSTEP" train $tiny run.name=one
+gives 75 ranks 4 "$LOCKSTEP" train $tiny run.name=moved parallel.tensor=2 parallel.pipeline=2 --until 2
+gives 75 ranks 4 "$LOCKSTEP" train $tiny run.name=moved parallel.context=2 parallel.zero=3 --until 3 --resume
+gives 75 ranks 3 "$LOCKSTEP" train $tiny run.name=moved parallel.pipeline=3 --until 4 --resume
+says 'resumed from .*step-00000003'
+gives 0 ranks 2 "$LOCKSTEP" train $tiny run.name=moved parallel.zero=2 --resume
+close_to one moved
+gives 0 "$LOCKSTEP" eval "$work/runs/moved" --batches 2
+gives 0 "$LOCKSTEP" ckpt verify "$work/runs/moved" --full
+
+# Refused, with the nearest that would work.
+gives 2 "$LOCKSTEP" train --dry-run --ranks 8 $tiny parallel.tensor=3
+says '8 ranks run, and parallel.tensor 3 takes a multiple of 3; start 6 or 9 ranks'
+gives 2 "$LOCKSTEP" train --dry-run --ranks 5 $tiny
+says 'the nearest that do are 5 and 10'
+gives 2 "$LOCKSTEP" train --ranks 8 $tiny
+says 'ranks is for --dry-run'
+passed
