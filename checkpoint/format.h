@@ -98,11 +98,13 @@ int ls_ckpt_threads(int wanted, int64_t items, int64_t bytes);
 /* ---- codec.c: shuffle and zstd, with buffers of one thread ---- */
 
 typedef struct ls_ckpt_codec {
-    int level; /* 0: chunks are stored as they are */
-    ZSTD_CCtx *compressor;
+    int level;                       /* 0: chunks are stored as they are */
+    ZSTD_CCtx *compressor, *entropy; /* entropy: at level 1, for byte planes; else NULL */
     ZSTD_DCtx *decompressor;
     uint8_t *raw, *shuffled, *packed;
     size_t raw_capacity, shuffled_capacity, packed_capacity;
+    uint8_t *into; /* where the next chunk's first into_elems elements may be put; NULL: nowhere */
+    size_t into_elems;
 } ls_ckpt_codec;
 
 /* level is used for encoding only; decoding takes `compressed`. */
@@ -116,8 +118,9 @@ ls_status ls_ckpt_encode(ls_ckpt_codec *codec, const void *src, int64_t elems, i
 ls_status ls_ckpt_codec_reserve(ls_ckpt_codec *codec, size_t bytes);
 /* Largest stored size that decode accepts for a chunk. */
 size_t ls_ckpt_stored_max(size_t chunk_bytes, bool compressed);
-/* codec->packed [stored_bytes] as raw elements; *out is owned by the codec. Never writes more than
- * chunk_bytes. LS_E_CORRUPT when the frame is not exactly one chunk with a checksum that is right.
+/* codec->packed [stored_bytes] as raw elements; *out is owned by the codec, or is codec->into, of
+ * which no more than into_elems is written. Never writes more than chunk_bytes. LS_E_CORRUPT when
+ * the frame is not exactly one chunk with a checksum that is right.
  */
 ls_status ls_ckpt_decode(ls_ckpt_codec *codec, size_t stored_bytes, const ls_ckpt_grid *grid,
                          bool compressed, const uint8_t **out);
@@ -170,8 +173,10 @@ ls_status ls_ckpt_h5_index_write(const char *path, const char *first_file, const
 uint64_t ls_ckpt_chunk_xxh3(const ls_ckpt_grid *grid, int64_t index, const void *values);
 /* Reads a chunk as it is stored into codec->packed. LS_E_CORRUPT: the file ends before. */
 ls_status ls_ckpt_chunk_read(int fd, const ls_ckpt_chunk *chunk, ls_ckpt_codec *codec);
-/* Reads and decodes chunk `index` of a piece; *values is owned by the codec. LS_E_CORRUPT unless
- * they have the hash of the manifest. */
+/* SHA-256 of a chunk as it is stored. */
+ls_status ls_ckpt_chunk_hash(int fd, const ls_ckpt_chunk *chunk, ls_sha256 *hash);
+/* Reads and decodes chunk `index` of a piece; *values is owned by the codec, or is codec->into.
+ * LS_E_CORRUPT unless they have the hash of the manifest. */
 ls_status ls_ckpt_chunk_load(int fd, const ls_ckpt_piece *piece, const ls_ckpt_grid *grid,
                              int64_t index, bool compressed, ls_ckpt_codec *codec,
                              const uint8_t **values);

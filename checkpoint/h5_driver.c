@@ -15,11 +15,15 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+/* The disk begins to write after so many bytes, while the next chunks are compressed: the sync at
+ * the end then has little left to wait for. */
+enum { START_BYTES = 16 << 20 };
+
 typedef struct driver_file {
     H5FD_t base; /* first: HDF5's part */
     int fd;
     ls_ckpt_h5_fault *fault;
-    haddr_t eoa, eof;
+    haddr_t eoa, eof, started; /* started: the kernel was asked to write what lies before */
     dev_t device;
     ino_t inode;
 } driver_file;
@@ -151,6 +155,11 @@ static herr_t driver_write(H5FD_t *file, H5FD_mem_t type, hid_t dxpl, haddr_t ad
         from += n;
         addr += (haddr_t)n;
         size -= (size_t)n;
+    }
+    if (addr >= f->started + START_BYTES) {
+        sync_file_range(f->fd, (off64_t)f->started, (off64_t)(addr - f->started),
+                        SYNC_FILE_RANGE_WRITE);
+        f->started = addr;
     }
     return 0;
 }

@@ -197,22 +197,41 @@ static void file_leave(reader *r, int file_index) {
     }
 }
 
+/* Where a chunk's values belong when they are wanted all, and lie there without gaps; else NULL. */
+static uint8_t *chunk_target(const use *u, const ls_box *box) {
+    const ls_box *wanted = &u->tensor->box;
+    int64_t elem = 0;
+    for (int d = 0; d < box->ndim; d++) {
+        bool whole = box->start[d] == wanted->start[d] && box->extent[d] == wanted->extent[d];
+        if (box->start[d] < wanted->start[d] ||
+            box->extent[d] > wanted->extent[d] - (box->start[d] - wanted->start[d]) ||
+            (d > u->grid.axis && !whole)) {
+            return NULL;
+        }
+        elem = elem * wanted->extent[d] + (box->start[d] - wanted->start[d]);
+    }
+    return (uint8_t *)u->tensor->data + elem * u->grid.elem_bytes;
+}
+
 static ls_status chunk_load(reader *r, const chunk_use *c) {
     const use *u = &r->uses[c->use];
     const uint8_t *values = NULL;
+    ls_ckpt_codec *codec = &r->codecs[omp_get_thread_num()];
+    ls_box box = chunk_box(u, c->index), both;
+    codec->into = chunk_target(u, &box);
+    codec->into_elems = (size_t)ls_box_elems(&box);
     int fd;
     ls_status status = file_enter(r, c->file_index, &fd);
     if (status == LS_OK) {
-        status = ls_ckpt_chunk_load(fd, u->piece, &u->grid, c->index, r->ckpt->compressed,
-                                    &r->codecs[omp_get_thread_num()], &values);
+        status = ls_ckpt_chunk_load(fd, u->piece, &u->grid, c->index, r->ckpt->compressed, codec,
+                                    &values);
     }
     file_leave(r, c->file_index);
     if (status != LS_OK) {
         return ls_error_prefix(status, "'%s/%s': chunk %lld of '%s'", r->ckpt->path, u->piece->file,
                                (long long)c->index, u->piece->dataset);
     }
-    ls_box box = chunk_box(u, c->index), both;
-    if (ls_box_intersect(&u->tensor->box, &box, &both)) {
+    if (values != codec->into && ls_box_intersect(&u->tensor->box, &box, &both)) {
         ls_box_copy(&both, &box, values, &u->tensor->box, u->tensor->data,
                     (size_t)u->grid.elem_bytes);
     }
