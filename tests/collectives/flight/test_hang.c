@@ -1,5 +1,7 @@
 /* A job that goes wrong: test_hang WAY RUN_DIR SHM_DIR, under mpirun. One rank, the highest, does
  * what WAY says after a few collectives; the watchdogs of the others must name it. */
+#include "collectives/comm_choose.h"
+#include "collectives/comm_hier.h"
 #include "collectives/watch.h"
 #include "tests/test.h"
 
@@ -46,16 +48,38 @@ static ls_status misbehave(const char *way, ls_comm *comm, int64_t *value) {
     return LS_OK;
 }
 
-/* Longer than what a rank sends before it is asked to: no rank can finish without the others. */
-static ls_status reduce_long(ls_comm *comm, bool stop) {
-    enum { ELEMS = 1 << 20 };
+/* $TEST_OPERATION, longer than what a rank sends before it is asked to. The culprit gets a signal
+ * in the middle; where others can do without it, the barrier is where they wait. */
+static ls_status operate_long(ls_comm *comm, int signal_number) {
+    enum { ELEMS = 1 << 20, RANKS = 4 };
     static int64_t from[ELEMS], to[ELEMS];
-    ls_comm_request *request;
-    LS_TRY(comm->ops->all_reduce_start(comm, from, to, ELEMS, LS_I64, LS_SUM, &request));
-    if (stop) {
-        raise(SIGSTOP);
+    const char *name = getenv("TEST_OPERATION") ? getenv("TEST_OPERATION") : "all-reduce";
+    const int64_t each = ELEMS / RANKS, bytes = each * (int64_t)sizeof *from;
+    int64_t counts[RANKS], offsets[RANKS], elems[RANKS];
+    for (int r = 0; r < comm->size; r++) {
+        counts[r] = bytes;
+        offsets[r] = r * bytes;
+        elems[r] = each;
     }
-    return comm->ops->wait(comm, request);
+    ls_comm_request *r = NULL;
+    if (strcmp(name, "all-reduce") == 0) {
+        LS_TRY(comm->ops->all_reduce_start(comm, from, to, ELEMS, LS_I64, LS_SUM, &r));
+    } else if (strcmp(name, "reduce") == 0) {
+        LS_TRY(comm->ops->reduce_start(comm, from, to, ELEMS, LS_I64, LS_SUM, 0, &r));
+    } else if (strcmp(name, "reduce-scatter") == 0) {
+        LS_TRY(comm->ops->reduce_scatter_start(comm, from, to, elems, LS_I64, LS_SUM, &r));
+    } else if (strcmp(name, "all-gather") == 0) {
+        LS_TRY(comm->ops->all_gather_start(comm, from, to, counts, offsets, &r));
+    } else if (strcmp(name, "all-to-all") == 0) {
+        LS_TRY(comm->ops->all_to_all_start(comm, from, counts, offsets, to, counts, offsets, &r));
+    } else { /* from the culprit */
+        LS_TRY(comm->ops->broadcast_start(comm, from, (int64_t)sizeof from, comm->size - 1, &r));
+    }
+    if (signal_number) {
+        raise(signal_number);
+    }
+    LS_TRY(comm->ops->wait(comm, r));
+    return comm->ops->barrier(comm);
 }
 
 static ls_status run(const char *way, ls_comm *comm) {
@@ -68,7 +92,10 @@ static ls_status run(const char *way, ls_comm *comm) {
     ls_flight_mark(LS_FLIGHT_BACKWARD, 7);
     const bool culprit = comm->rank == comm->size - 1;
     if (strcmp(way, "in") == 0) { /* stopped after it has entered */
-        return reduce_long(comm, culprit);
+        return operate_long(comm, culprit ? SIGSTOP : 0);
+    }
+    if (strcmp(way, "die-in") == 0) {
+        return operate_long(comm, culprit ? SIGKILL : 0);
     }
     if (culprit) {
         LS_TRY(misbehave(way, comm, value));
@@ -80,11 +107,27 @@ static ls_status run(const char *way, ls_comm *comm) {
     return comm->ops->barrier(comm);
 }
 
+/* What the record is put around: $TEST_BACKEND; hier as if two ranks made a host. */
+static ls_status make_backend(ls_comm *world, ls_comm **comm) {
+    const char *name = getenv("TEST_BACKEND") ? getenv("TEST_BACKEND") : "mpi";
+    ls_comm *part, *flat, *inside, *across;
+    if (strcmp(name, "hier") != 0) {
+        return ls_comm_choose(world, strcmp(name, "shm") == 0 ? LS_TRANSPORT_SHM : LS_TRANSPORT_MPI,
+                              comm);
+    }
+    LS_TRY(world->ops->duplicate(world, &flat));
+    LS_TRY(world->ops->split(world, world->rank / 2, &part));
+    LS_TRY(ls_comm_choose(part, LS_TRANSPORT_SHM, &inside));
+    part->ops->destroy(part);
+    LS_TRY(world->ops->split(world, world->rank % 2, &across));
+    return ls_comm_hier(flat, inside, across, comm);
+}
+
 int main(int argc, char **argv) {
     if (argc < 4) {
         return 2;
     }
-    ls_comm *world, *comm;
+    ls_comm *world, *comm, *backend;
     if (ls_comm_mpi_init(&argc, &argv, &world) != LS_OK) {
         return failed("init");
     }
@@ -104,8 +147,8 @@ int main(int argc, char **argv) {
                                       .report = report,
                                       .end = end};
     const bool checks = argc > 4;
-    if (ls_watch_start(&options) != LS_OK ||
-        ls_comm_recorded(world, "world", checks, &comm) != LS_OK) {
+    if (ls_watch_start(&options) != LS_OK || make_backend(world, &backend) != LS_OK ||
+        ls_comm_recorded(backend, "world", checks, &comm) != LS_OK) {
         return failed("watch");
     }
     ls_status status = run(argv[1], comm);
@@ -115,6 +158,7 @@ int main(int argc, char **argv) {
         ls_comm_mpi_abort(ls_status_exit(status));
     }
     comm->ops->destroy(comm);
+    backend->ops->destroy(backend);
     ls_watch_stop();
     ls_comm_mpi_finalize();
     return 0;

@@ -8,7 +8,7 @@ trap 'rm -rf "$work"' EXIT
 mkdir -p "$work/shm/0" "$work/shm/1" "$work/shm/2"
 
 fail() {
-    echo "FAILED: $*" >&2
+    echo "FAILED: $* ${TEST_BACKEND:-} ${TEST_OPERATION:-}" >&2
     sed 's/^/  stderr: /' "$work/err" >&2
     exit 1
 }
@@ -61,6 +61,29 @@ says '2 ranks wait for it'
 job 3 2 in
 says 'REPORT rank 1 on host .* did not finish all-reduce #6 .*; its process is stopped'
 records 2
+# In the middle of each operation, on each back end.
+in_operation() { # in_operation BACKEND RANKS OPERATION
+    export TEST_BACKEND="$1" TEST_OPERATION="$3"
+    job 3 "$2" in
+    says "REPORT rank $(($2 - 1)) on host .* \(did not finish $3 #6\|never entered barrier #7\) .*; its process is stopped"
+    unset TEST_BACKEND TEST_OPERATION
+}
+for operation in all-reduce reduce reduce-scatter all-gather all-to-all broadcast; do
+    in_operation shm 2 $operation
+done
+for operation in reduce-scatter all-to-all broadcast; do
+    in_operation mpi 2 $operation
+done
+for operation in all-reduce all-gather; do
+    in_operation hier 4 $operation
+done
+for backend in mpi shm; do
+    export TEST_BACKEND=$backend
+    job 137 2 die-in
+    says 'REPORT rank 1 on host .*; its process has ended'
+    unset TEST_BACKEND
+done
+
 job 3 2 leave
 says 'REPORT rank 1 on host .* never entered all-reduce #6 .*; it has left the job'
 
