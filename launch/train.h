@@ -9,7 +9,15 @@
 #include "optim/optim.h"
 #include "runtime/counters/counters.h"
 #include "runtime/counters/energy.h"
+#include "runtime/counters/guard.h"
 #include "runtime/step/step.h"
+
+/* The rank that has been the slowest by too much for some windows in a row. */
+typedef struct ls_straggler {
+    int rank, windows;
+    double lost_s; /* that the others waited */
+    bool told;
+} ls_straggler;
 
 typedef struct ls_train {
     ls_config config; /* resolved; const after setup */
@@ -34,6 +42,9 @@ typedef struct ls_train {
     bool energy_measured;       /* on any host */
     double energy_before_j;     /* of earlier starts */
     int earlier_outcome;        /* exit status of the start before this; -1: unknown */
+    uint64_t compute_ns;        /* of this rank, since stragglers were looked for */
+    ls_straggler straggler;
+    ls_guard_losses losses;
     double flops_per_token;
     uint64_t last_ns; /* up to when the counters have accounted */
     double val_loss;  /* newest; NAN: none */

@@ -1,5 +1,6 @@
 #include "collectives/watch.h"
 #include "launch/train.h"
+#include "launch/train_guard.h"
 #include "launch/train_ledger.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/log.h"
@@ -94,12 +95,15 @@ static ls_status update_weights(ls_train *train, const ls_step_result *result,
     LS_TRY(ls_optim_grad_norm(train->optim, grads, &record->grad_norm));
     record->skipped = !isfinite(result->loss) || !isfinite(record->grad_norm);
     if (record->skipped) {
+        char culprit[256];
         train->counters.skipped_steps++;
-        ls_log_info(
-            "step %lld: loss %g, gradient norm %g: not finite; the weights keep their values",
-            (long long)train->step, result->loss, record->grad_norm);
+        LS_TRY(ls_guard_culprit(train, culprit, sizeof culprit));
+        ls_log_info("step %lld: loss %g, gradient norm %g: not finite, %s; the weights keep their "
+                    "values",
+                    (long long)train->step, result->loss, record->grad_norm, culprit);
         return LS_OK;
     }
+    ls_guard_watch_loss(train, result->loss);
     LS_TRY(ls_optim_step(train->optim, grads, record->grad_norm, record->lr));
     return ls_state_share(train->state);
 }
@@ -141,6 +145,7 @@ static ls_status run_step(ls_train *train, const ls_step_options *options, ls_st
     LS_TRY(ls_step_run(options, train->step, &result));
     ls_flight_mark(LS_FLIGHT_UPDATE, -1);
     account_step(train, &result, record->phase_seconds);
+    train->compute_ns += result.compute_ns;
     train->step++;
     record->step = train->step;
     record->total_steps = train->total_steps;
@@ -173,8 +178,14 @@ static ls_status after_step(ls_train *train, const sinks *s, pace *p, bool stop,
         LS_TRY(evaluate(train, &record->val_loss));
         ls_train_account(train, LS_PHASE_EVAL, record->phase_seconds);
     }
-    if (stop ||
-        due(train->step, train->config.checkpoint.every, last && train->config.checkpoint.at_end)) {
+    bool save = stop || due(train->step, train->config.checkpoint.every,
+                            last && train->config.checkpoint.at_end);
+    const int64_t compare_every = train->config.faults.compare_every;
+    if (compare_every > 0 && due(train->step, compare_every, save)) {
+        LS_TRY(ls_guard_replicas(train));
+        ls_train_account(train, LS_PHASE_OTHER, record->phase_seconds);
+    }
+    if (save) {
         bool saved;
         ls_flight_mark(LS_FLIGHT_CHECKPOINT, -1);
         LS_TRY(ls_train_save(train, &saved));
@@ -182,8 +193,11 @@ static ls_status after_step(ls_train *train, const sinks *s, pace *p, bool stop,
         ls_train_ledger_write(train);
     }
     record->left_seconds = time_left(train, p);
-    LS_TRY(ls_train_ledger_record(
-        train, due(train->step, train->config.metrics.every, last || stop), record));
+    const bool report = due(train->step, train->config.metrics.every, last || stop);
+    if (report) {
+        LS_TRY(ls_guard_stragglers(train));
+    }
+    LS_TRY(ls_train_ledger_record(train, report, record));
     ls_train_account(train, LS_PHASE_OTHER, record->phase_seconds); /* the record ends here */
     record->wall_time_s = ls_clock_wall_s();
     if (train->session.comm->rank == 0) {

@@ -160,6 +160,9 @@ typedef struct ls_config_faults {
     double min_deadline_s;  /* and at least this long */
     double patience_s;      /* outside of steps, and in the first ones */
     bool check_collectives; /* compare the ranks' calls */
+    int64_t compare_every;  /* steps between comparisons of replicas; 0: never */
+    double straggler;       /* times the median's compute time; 0: no warning */
+    double loss_spike;      /* standard deviations; 0: no warning */
 } ls_config_faults;
 
 typedef struct ls_config {

@@ -168,6 +168,12 @@ static const ls_field fields[] = {
     FLOAT(faults, patience_s, "600", "seconds", 0.1, 1e9, FREE,
           "the deadline in the first steps, and outside of steps"),
     BOOL(faults, check_collectives, "false", FREE, "compare the ranks' calls (debugging)"),
+    INT(faults, compare_every, "100", "steps", 0, 1e12, FREE,
+        "between comparisons of the parameters of replicas, which saves make too; 0: never"),
+    FLOAT(faults, straggler, "1.5", "", 0, 1e6, FREE,
+          "warn of a rank that computes this many times the median; 0: never"),
+    FLOAT(faults, loss_spike, "6", "", 0, 1e6, FREE,
+          "warn of a loss this many standard deviations above the last ones; 0: never"),
 };
 
 enum {

@@ -1,0 +1,265 @@
+#include "launch/train_guard.h"
+
+#include "runtime/base/arena.h"
+#include "runtime/base/log.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+/* A name for people: the host of a rank. */
+typedef struct place {
+    char host[64], param[64];
+    int64_t found; /* 0: nothing to tell */
+} place;
+
+static const char *own_host(void) {
+    static char host[64];
+    gethostname(host, sizeof host - 1);
+    return host;
+}
+
+/* Owned elements of one parameter, in order of the ranges: calls visit with each stretch. */
+typedef void (*visit_fn)(void *context, const void *data, int64_t elems);
+
+static void visit_param(const ls_train *train, const ls_param *param, bool grads, visit_fn visit,
+                        void *context) {
+    int count;
+    const ls_owned *owned = ls_state_owned(train->state, &count);
+    const ls_state_buffers buffers = ls_state_buffers_of(train->state);
+    const size_t width = ls_dtype_bytes(train->session.dev->acc);
+    for (int i = 0; i < count; i++) {
+        const ls_range *range = &owned[i].range;
+        int64_t begin = range->first > param->offset ? range->first : param->offset;
+        int64_t range_end = range->first + range->elems, param_end = param->offset + param->elems;
+        int64_t end = range_end < param_end ? range_end : param_end;
+        if (begin >= end) {
+            continue;
+        }
+        const char *data = grads ? (const char *)buffers.grads +
+                                       width * (size_t)(buffers.compact_grads
+                                                            ? owned[i].place + begin - range->first
+                                                            : begin)
+                                 : ls_state_master_at(train->state, begin);
+        visit(context, data, end - begin);
+    }
+}
+
+typedef struct hashing {
+    uint64_t hash;
+    size_t width;
+} hashing;
+
+static void hash_elems(void *context, const void *data, int64_t elems) {
+    hashing *h = context;
+    h->hash = XXH3_64bits_withSeed(data, (size_t)elems * h->width, h->hash);
+}
+
+static uint64_t hash_param(const ls_train *train, const ls_param *param) {
+    hashing h = {.width = ls_dtype_bytes(train->session.dev->acc)};
+    visit_param(train, param, false, hash_elems, &h);
+    return h.hash;
+}
+
+/* Ranks with equal coordinates along these axes and equal ranges hold the same. */
+static ls_guard_vote own_vote(const ls_train *train) {
+    int count, owned_count;
+    const ls_param *params = ls_state_params(train->state, &count);
+    const ls_owned *owned = ls_state_owned(train->state, &owned_count);
+    const ls_mesh *mesh = &train->session.mesh;
+    const int32_t coords[2] = {mesh->coord[LS_AXIS_TENSOR], mesh->coord[LS_AXIS_PIPELINE]};
+    ls_guard_vote vote = {.group = XXH3_64bits(coords, sizeof coords)};
+    for (int i = 0; i < owned_count; i++) {
+        vote.group = XXH3_64bits_withSeed(&owned[i].range, sizeof owned[i].range, vote.group);
+    }
+    for (int i = 0; i < count; i++) {
+        const uint64_t hash = hash_param(train, &params[i]);
+        vote.hash = XXH3_64bits_withSeed(&hash, sizeof hash, vote.hash);
+    }
+    return vote;
+}
+
+static ls_status gather_places(ls_train *train, const place *mine, place **all) {
+    ls_comm *comm = train->session.comm;
+    LS_TRY(ls_session_agree(&train->session, ls_calloc((size_t)comm->size, sizeof **all, all)));
+    ls_status status = comm->ops->all_gather(comm, mine, *all, sizeof *mine);
+    if (status != LS_OK) {
+        free(*all);
+    }
+    return status;
+}
+
+/* On every rank: the first parameter that differs from those of rank `model` of its group. */
+static ls_status find_param(ls_train *train, const ls_guard_vote *votes, place *mine) {
+    ls_comm *comm = train->session.comm;
+    int count;
+    const ls_param *params = ls_state_params(train->state, &count);
+    int64_t most = count;
+    LS_TRY(comm->ops->all_reduce(comm, &most, 1, LS_I64, LS_MAX));
+    uint64_t *own = NULL, *all = NULL;
+    ls_status status = ls_calloc((size_t)most, sizeof *own, &own);
+    if (status == LS_OK) {
+        status = ls_calloc((size_t)(most * comm->size), sizeof *all, &all);
+    }
+    status = ls_session_agree(&train->session, status);
+    for (int i = 0; i < count && status == LS_OK; i++) {
+        own[i] = hash_param(train, &params[i]);
+    }
+    if (status == LS_OK) {
+        status = comm->ops->all_gather(comm, own, all, most * (int64_t)sizeof *own);
+    }
+    for (int r = 0; r < comm->size && status == LS_OK && !mine->found; r++) {
+        for (int i = 0; i < count && !mine->found; i++) {
+            if (votes[r].group == votes[comm->rank].group && all[r * most + i] != own[i]) {
+                memcpy(mine->param, params[i].name, sizeof mine->param);
+                mine->found = 1;
+            }
+        }
+    }
+    free(own);
+    free(all);
+    return status;
+}
+
+static ls_status report_odd(ls_train *train, const ls_guard_vote *votes, const int *odd, int count,
+                            bool undecided) {
+    place mine = {.found = 0}, *all;
+    snprintf(mine.host, sizeof mine.host, "%s", own_host());
+    LS_TRY(find_param(train, votes, &mine));
+    LS_TRY(gather_places(train, &mine, &all));
+    char who[400] = "";
+    for (int i = 0; i < count && strlen(who) + 100 < sizeof who; i++) {
+        size_t used = strlen(who);
+        snprintf(who + used, sizeof who - used, "%srank %d on host %s", i ? ", " : "", odd[i],
+                 all[odd[i]].host);
+    }
+    const char *param = all[odd[0]].param;
+    ls_status status = LS_FAIL(
+        LS_E_DEVICE,
+        "silent corruption: after step %lld %s %s, first in %s; %s. Nothing was saved from them: "
+        "go "
+        "on from the last checkpoint, and have the memory and processors of the host%s tested",
+        (long long)train->step, who,
+        undecided ? "hold parameters that should be equal and are not"
+                  : "holds parameters that differ from those of its replicas",
+        param,
+        undecided ? "which of them is wrong cannot be told" : "the others agree with each other",
+        count == 1 ? "" : "s");
+    free(all);
+    return status;
+}
+
+ls_status ls_guard_replicas(ls_train *train) {
+    ls_comm *comm = train->session.comm;
+    if (comm->size == 1 || !train->session.dev->host_memory) {
+        return LS_OK;
+    }
+    ls_guard_vote mine = own_vote(train), *votes = NULL;
+    int *odd = NULL;
+    ls_status status = ls_calloc((size_t)comm->size, sizeof *votes, &votes);
+    if (status == LS_OK) {
+        status = ls_calloc((size_t)comm->size, sizeof *odd, &odd);
+    }
+    status = ls_session_agree(&train->session, status);
+    if (status == LS_OK) {
+        status = comm->ops->all_gather(comm, &mine, votes, sizeof mine);
+    }
+    if (status == LS_OK) {
+        bool undecided;
+        int count = ls_guard_odd(votes, comm->size, odd, &undecided);
+        if (count > 0) {
+            status =
+                ls_session_agree(&train->session, report_odd(train, votes, odd, count, undecided));
+        }
+    }
+    free(votes);
+    free(odd);
+    return status;
+}
+
+static void check_finite(void *context, const void *data, int64_t elems) {
+    const float *x = data;
+    for (int64_t i = 0; i < elems; i++) {
+        if (!isfinite(x[i])) {
+            *(bool *)context = true;
+            return;
+        }
+    }
+}
+
+ls_status ls_guard_culprit(ls_train *train, char *text, size_t size) {
+    place mine = {.found = 0}, *all;
+    snprintf(mine.host, sizeof mine.host, "%s", own_host());
+    int count;
+    const ls_param *params = ls_state_params(train->state, &count);
+    const bool readable = train->session.dev->host_memory && train->session.dev->acc == LS_F32;
+    for (int i = 0; i < count && readable && !mine.found; i++) {
+        bool bad = false;
+        visit_param(train, &params[i], true, check_finite, &bad);
+        if (bad) {
+            memcpy(mine.param, params[i].name, sizeof mine.param);
+            mine.found = 1;
+        }
+    }
+    LS_TRY(gather_places(train, &mine, &all));
+    snprintf(text, size, "the gradients are finite");
+    for (int r = train->session.comm->size - 1; r >= 0; r--) {
+        if (all[r].found) {
+            snprintf(text, size, "first in the gradient of %s, kept by rank %d on host %s",
+                     all[r].param, r, all[r].host);
+        }
+    }
+    free(all);
+    return LS_OK;
+}
+
+/* Stages of a pipeline have different work: there only the ranks of a stage are compared. */
+ls_status ls_guard_stragglers(ls_train *train) {
+    const bool stages = train->session.mesh.size[LS_AXIS_PIPELINE] > 1;
+    ls_comm *comm = stages ? train->groups.data : train->session.comm;
+    double mine_s = 1e-9 * (double)train->compute_ns;
+    train->compute_ns = 0;
+    if (comm->size == 1 || train->config.faults.straggler <= 1.0) {
+        return LS_OK;
+    }
+    double *all;
+    LS_TRY(ls_comm_agree(comm, ls_calloc((size_t)comm->size, sizeof *all, &all)));
+    ls_status status = comm->ops->all_gather(comm, &mine_s, all, sizeof mine_s);
+    if (status == LS_OK) {
+        double factor;
+        int slowest = ls_guard_slowest(all, comm->size, &factor);
+        ls_straggler *lag = &train->straggler;
+        if (factor <= train->config.faults.straggler || slowest != lag->rank) {
+            *lag = (ls_straggler){.rank = slowest};
+        }
+        if (factor > train->config.faults.straggler) {
+            lag->windows++;
+            lag->lost_s += all[slowest] * (1.0 - 1.0 / factor);
+        }
+        /* A hiccup is none. Said by the rank itself, which knows its host; once. */
+        if (lag->windows >= 3 && lag->lost_s >= 1.0 && !lag->told) {
+            lag->told = true;
+            if (comm->rank == slowest) {
+                ls_log_warn("this rank, on host %s, computes %.2f times as long as the median of "
+                            "the ranks; the others have waited %.1f s for it: look for other jobs "
+                            "and throttling there",
+                            own_host(), factor, lag->lost_s);
+            }
+        }
+    }
+    free(all);
+    return status;
+}
+
+void ls_guard_watch_loss(ls_train *train, double loss) {
+    const double limit = train->config.faults.loss_spike;
+    double z = ls_guard_spike(&train->losses, loss, limit);
+    if (limit > 0.0 && z > limit && train->session.comm->rank == 0) {
+        ls_log_warn("step %lld: the loss %.4f lies %.1f standard deviations above those of the "
+                    "steps before it: a bad batch, or a learning rate that is too high",
+                    (long long)train->step, loss, z);
+    }
+}
