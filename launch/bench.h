@@ -32,4 +32,17 @@ ls_status ls_bench_overlap(const ls_bench_sizes *sizes, ls_transport transport, 
  * was found for the other operations and the back ends as comments. [collective] */
 ls_status ls_bench_profile(const char *path);
 
+typedef struct ls_bench_step_options {
+    const char *model, *dtype;
+    long long batch, seq, threads, repeat; /* batch: of a micro-batch; seq 0: the model's context */
+    const char *const *overrides;          /* section.key=value */
+    int override_count;
+    bool json;
+} ls_bench_step_options;
+
+/* Training steps of a model and layout on random bytes, their time by operation, and beside it the
+ * least time that the best rates of the same run allow: operations over that of a product, bytes
+ * over that of a pass over memory, whichever is more. [collective] */
+ls_status ls_bench_step(const ls_bench_step_options *options);
+
 #endif

@@ -34,13 +34,14 @@ enum {
 };
 
 static const ls_option options[] = {
-    [OPT_MODEL] = {"model", 'm', "NAME", "gpt2-124m", "model preset whose products are timed"},
+    [OPT_MODEL] = {"model", 'm', "NAME", "gpt2-124m", "model preset"},
     [OPT_BATCH] = {"batch", 'b', "N", "4", "sequences of the micro-batch"},
     [OPT_SEQ] = {"seq", 's', "N", NULL, "tokens of a sequence; default: the model's context"},
     [OPT_DTYPE] = {"dtype", 'd', "NAME", "auto",
                    "fp32, bf16, or auto: bf16 where the device is fast at it"},
     [OPT_THREADS] = {"threads", 0, "N", "0", "threads; 0: all processors of the affinity mask"},
-    [OPT_REPEAT] = {"repeat", 'r', "N", "5", "timings of each product; the median is shown"},
+    [OPT_REPEAT] = {"repeat", 'r', "N", "5",
+                    "timings of each product, the median is shown; steps, their mean"},
     [OPT_JSON] = {"json", 0, NULL, NULL, "print a JSON object"},
     [OPT_OPERATION] = {"operation", 'o', "NAME", "all_reduce",
                        "collective: all_reduce, reduce_scatter, all_gather, all_to_all, broadcast, "
@@ -212,7 +213,8 @@ static ls_status bench_shapes(gemm_bench *b) {
     return LS_OK;
 }
 
-static ls_status bench_gemm(const char **values) {
+static ls_status bench_gemm(const char **values, const char *const *settings, int count) {
+    (void)settings, (void)count;
     gemm_bench b = {0};
     LS_TRY(parse(&b, values));
     LS_TRY(load_model(&b));
@@ -225,7 +227,23 @@ static ls_status bench_gemm(const char **values) {
     return status;
 }
 
-static ls_status bench_collective(const char **values) {
+static ls_status bench_step(const char **values, const char *const *settings, int count) {
+    ls_bench_step_options o = {.model = values[OPT_MODEL],
+                               .dtype = values[OPT_DTYPE],
+                               .overrides = settings,
+                               .override_count = count,
+                               .json = values[OPT_JSON] != NULL};
+    LS_TRY(ls_option_int("batch", values[OPT_BATCH], 1, 1 << 20, &o.batch));
+    LS_TRY(ls_option_int("threads", values[OPT_THREADS], 0, 4096, &o.threads));
+    LS_TRY(ls_option_int("repeat", values[OPT_REPEAT], 1, 1000000, &o.repeat));
+    if (values[OPT_SEQ]) {
+        LS_TRY(ls_option_int("seq", values[OPT_SEQ], 1, 1 << 24, &o.seq));
+    }
+    return ls_bench_step(&o);
+}
+
+static ls_status bench_collective(const char **values, const char *const *settings, int count) {
+    (void)settings, (void)count;
     return ls_bench_collective(&(ls_bench_collective_options){
         .operation = values[OPT_OPERATION],
         .backend = values[OPT_BACKEND],
@@ -246,8 +264,11 @@ static ls_status bench_collective(const char **values) {
 /* What can be measured. */
 static const struct {
     const char *name;
-    ls_status (*run)(const char **values);
-} benches[] = {{"gemm", bench_gemm}, {"collective", bench_collective}};
+    bool settings; /* takes section.key=value */
+    ls_status (*run)(const char **values, const char *const *settings, int count);
+} benches[] = {{"gemm", false, bench_gemm},
+               {"step", true, bench_step},
+               {"collective", false, bench_collective}};
 
 enum { BENCH_COUNT = sizeof benches / sizeof benches[0] };
 
@@ -259,14 +280,14 @@ static ls_status run_bench(int argc, char **argv) {
     char known[256] = "";
     for (int i = 0; i < BENCH_COUNT; i++) {
         if (wanted && strcmp(wanted, benches[i].name) == 0) {
-            if (first + 1 < argc) {
+            if (first + 1 < argc && !benches[i].settings) {
                 return LS_FAIL(LS_E_USAGE, "'bench %s' takes no operand, found '%s'", wanted,
                                argv[first + 1]);
             }
             for (int o = 0; o < OPT_COUNT; o++) {
                 values[o] = values[o] ? values[o] : options[o].fallback;
             }
-            return benches[i].run(values);
+            return benches[i].run(values, (const char *const *)argv + first + 1, argc - first - 1);
         }
         size_t used = strlen(known);
         snprintf(known + used, sizeof known - used, "%s%s", used ? ", " : "", benches[i].name);
@@ -279,7 +300,7 @@ static ls_status run_bench(int argc, char **argv) {
 
 const ls_verb ls_verb_bench = {
     .name = "bench",
-    .synopsis = "[options] gemm | collective",
+    .synopsis = "[options] gemm | collective | step [section.key=value ...]",
     .summary = "measure this machine",
     .text =
         "gemm times the matrix products of a training step of a model: forward, input\n"
@@ -287,6 +308,13 @@ const ls_verb ls_verb_bench = {
         "them. FLOP/s counts 2 m n k of each product.\n"
         "\n"
         "  lockstep bench gemm --model gpt2-124m --batch 4 --seq 1024\n"
+        "\n"
+        "step times whole training steps on random text and prints the time of each operation\n"
+        "beside its floor: its arithmetic at the rate of the best product, or its bytes at that\n"
+        "of a pass over memory, of the same run. Settings describe layout and optimizer.\n"
+        "\n"
+        "  lockstep bench step --model gpt2-124m --batch 4 --seq 1024 --repeat 3\n"
+        "  mpirun -n 2 lockstep bench step --model gpt2-10m parallel.tensor=2 optim.name=muon\n"
         "\n"
         "collective times an operation over all ranks, beside the MPI library's own. Bandwidths\n"
         "are those of nccl-tests: bytes over time, and that times the operation's bus factor.\n"

@@ -1,0 +1,384 @@
+/* lockstep bench step: where the time of a training step goes, beside the least it could take. */
+#include "launch/bench.h"
+#include "launch/timed_ops.h"
+#include "launch/train.h"
+#include "runtime/base/arena.h"
+#include "runtime/base/clock.h"
+#include "runtime/base/file.h"
+#include "runtime/base/log.h"
+#include "runtime/base/rng.h"
+#include "runtime/base/text.h"
+#include "runtime/data/prep.h"
+
+#include <fcntl.h>
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* Best rates seen in this run. */
+typedef struct rates {
+    double flops_per_s, bytes_per_s;
+} rates;
+
+typedef struct step_bench {
+    const ls_bench_step_options *options;
+    ls_train train;
+    char dir[512]; /* of the text and its shards; removed at the end */
+    rates best;
+    double seconds, comm_seconds, data_seconds; /* a step */
+} step_bench;
+
+/* --- Settings and data --- */
+
+static bool says(const ls_bench_step_options *o, const char *key) {
+    for (int i = 0; i < o->override_count; i++) {
+        if (strncmp(o->overrides[i], key, strlen(key)) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* The preset and the batch, then what the user says, then the data. */
+static ls_status load_config(step_bench *b) {
+    const ls_bench_step_options *o = b->options;
+    enum { OWN = 9 };
+    const char *list[OWN + 256];
+    char *own[OWN] = {
+        ls_text_format("model.preset=%s", o->model),
+        ls_text_format("batch.micro=%lld", o->batch),
+        ls_text_format("batch.sequences=%lld", o->batch),
+        ls_text_format("data.sequence=%lld", o->seq),
+        ls_text_format("run.threads=%lld", o->threads),
+        ls_text_format("run.steps=%lld", o->repeat + 1),
+        ls_text_format("numerics.compute=%s", o->dtype),
+        ls_text_format("schedule.kind=constant"),
+        ls_text_format("data.dir=%s/shards", b->dir),
+    };
+    int count = 0;
+    ls_status status = o->override_count <= 256
+                           ? LS_OK
+                           : LS_FAIL(LS_E_USAGE, "%d settings; 256 at most", o->override_count);
+    for (int i = 0; i < OWN && status == LS_OK; i++) {
+        if (!own[i]) {
+            status = LS_FAIL(LS_E_MEMORY, "no memory for settings");
+        }
+        if (!(i == 2 && says(o, "batch.tokens="))) {
+            list[count++] = own[i];
+        }
+    }
+    for (int i = 0; i < o->override_count && status == LS_OK; i++) {
+        list[count++] = o->overrides[i];
+    }
+    if (status == LS_OK) {
+        status = ls_config_load(&b->train.config, NULL, list, count);
+    }
+    for (int i = 0; i < OWN; i++) {
+        free(own[i]);
+    }
+    LS_TRY(status);
+    const ls_config_parallel *p = &b->train.config.parallel;
+    if (!says(o, "batch.sequences=") && !says(o, "batch.tokens=")) { /* one micro-batch a rank */
+        const int64_t data_ranks =
+            b->train.session.comm->size / (p->tensor * p->pipeline * p->context);
+        b->train.config.batch.sequences =
+            b->train.config.batch.micro * (data_ranks > 0 ? data_ranks : 1);
+    }
+    return LS_OK;
+}
+
+/* Random bytes, the same on every rank, enough for a step; each rank has its own copy. */
+static ls_status make_data(step_bench *b) {
+    const char *base = getenv("TMPDIR");
+    snprintf(b->dir, sizeof b->dir, "%s/lockstep-step-XXXXXX", base && *base ? base : "/tmp");
+    if (!mkdtemp(b->dir)) {
+        b->dir[0] = '\0';
+        return LS_FAIL(LS_E_IO, "no directory can be made in '%s'; set TMPDIR to one for the data",
+                       base && *base ? base : "/tmp");
+    }
+    const size_t bytes = (size_t)4 << 20;
+    char path[600], out[600], *text;
+    LS_TRY(ls_path_join(path, sizeof path, b->dir, "text"));
+    LS_TRY(ls_path_join(out, sizeof out, b->dir, "shards"));
+    LS_TRY(ls_calloc(bytes, 1, &text));
+    for (size_t i = 0; i < bytes; i++) {
+        text[i] = (char)('a' + (int)(26.0 * ls_rng_uniform(1, 2, i)));
+    }
+    ls_status status = ls_file_replace(path, text, bytes);
+    free(text);
+    LS_TRY(status);
+    const char *inputs[] = {path};
+    ls_prep_result result;
+    ls_log_set_quiet(true);
+    status = ls_prep_run(&(ls_prep_options){.inputs = inputs,
+                                            .input_count = 1,
+                                            .out_dir = out,
+                                            .jsonl_field = "text",
+                                            .shard_tokens = 1 << 28},
+                         &result);
+    ls_log_set_quiet(false);
+    return status;
+}
+
+static ls_status set_up(step_bench *b) {
+    ls_train *t = &b->train;
+    ls_session *s = &t->session;
+    LS_TRY(ls_session_agree(s, make_data(b)));
+    LS_TRY(ls_session_agree(s, load_config(b)));
+    LS_TRY(ls_session_connect(s, t->config.parallel.transport));
+    LS_TRY(ls_session_open(s, &t->config.parallel, t->config.run.threads));
+    ls_status status = ls_dataset_open(t->config.data.dir, LS_SPLIT_TRAIN, t->config.data.sequence,
+                                       false, &t->train_data);
+    if (status == LS_OK && t->config.model.vocab == 0) {
+        t->config.model.vocab = ls_dataset_describe(t->train_data)->vocab;
+    }
+    if (status == LS_OK) {
+        status = ls_layout_init(&t->layout, &t->config, s->dev,
+                                ls_session_dtype(t->config.numerics.compute, s->dev), &s->mesh);
+    }
+    if (status == LS_OK) {
+        status = ls_layout_plan(&t->layout, &t->planned);
+    }
+    LS_TRY(ls_session_agree(s, status));
+    LS_TRY(ls_train_build(t));
+    LS_TRY(ls_session_agree(s, ls_state_init(t->state, 1)));
+    const ls_loader_options loader = ls_layout_loader(&t->layout, t->train_data, 0);
+    return ls_session_agree(s, ls_loader_create(&loader, &t->loader));
+}
+
+static void tear_down(step_bench *b) {
+    ls_train *t = &b->train;
+    ls_loader_destroy(t->loader);
+    ls_train_release(t);
+    ls_dataset_close(t->train_data);
+    ls_session_close(&t->session);
+}
+
+/* --- Measuring --- */
+
+/* A square product in the step's dtype, and a pass over memory. */
+static ls_status measure_rates(step_bench *b) {
+    enum { SIDE = 1536, STREAM_ELEMS = 32 << 20, TIMES = 5 };
+    ls_device *dev = b->train.session.dev;
+    const size_t square = (size_t)SIDE * SIDE * ls_dtype_bytes(LS_F32);
+    const size_t stream = (size_t)STREAM_ELEMS * ls_dtype_bytes(dev->acc);
+    void *x = NULL, *y = NULL;
+    LS_TRY(dev->ops->alloc(dev, 2 * square > stream ? 2 * square : stream, &x));
+    ls_status status = dev->ops->alloc(dev, square > stream ? square : stream, &y);
+    const ls_gemm op = {.dtype = b->train.layout.dtype,
+                        .c_dtype = b->train.layout.dtype,
+                        .trans_b = true,
+                        .m = SIDE,
+                        .n = SIDE,
+                        .k = SIDE,
+                        .a = x,
+                        .lda = SIDE,
+                        .b = (char *)x + square,
+                        .ldb = SIDE,
+                        .c = y,
+                        .ldc = SIDE};
+    for (int i = 0; i < TIMES && status == LS_OK; i++) {
+        uint64_t start = ls_clock_ns();
+        LS_TRY_GOTO(dev->ops->gemm(dev, &op), out);
+        LS_TRY_GOTO(dev->ops->sync(dev), out);
+        uint64_t middle = ls_clock_ns();
+        LS_TRY_GOTO(dev->ops->blend(dev, STREAM_ELEMS, 0.5, x, 0.5, y), out);
+        LS_TRY_GOTO(dev->ops->sync(dev), out);
+        double flops = 2e9 * SIDE * SIDE * SIDE / (double)(middle - start);
+        double bytes = 3e9 * (double)stream / (double)(ls_clock_ns() - middle);
+        b->best.flops_per_s = fmax(b->best.flops_per_s, flops);
+        b->best.bytes_per_s = fmax(b->best.bytes_per_s, bytes);
+    }
+out:
+    dev->ops->free(dev, x);
+    dev->ops->free(dev, y);
+    return status;
+}
+
+static ls_status one_step(ls_train *t, ls_step_result *result) {
+    const ls_step_options options = {.runner = t->runner,
+                                     .state = t->state,
+                                     .loader = t->loader,
+                                     .dataset = t->train_data,
+                                     .seed = 1,
+                                     .batch = t->layout.batch,
+                                     .zero = (int)t->config.parallel.zero};
+    double norm;
+    LS_TRY(ls_step_run(&options, t->step++, result));
+    const void *grads = ls_state_buffers_of(t->state).grads;
+    LS_TRY(ls_optim_grad_norm(t->optim, grads, &norm));
+    LS_TRY(ls_optim_step(t->optim, grads, norm, t->config.optim.lr));
+    return ls_state_share(t->state);
+}
+
+/* The first step pays for page faults and scratch memory: it is not counted. */
+static ls_status measure_steps(step_bench *b) {
+    ls_train *t = &b->train;
+    ls_comm *comm = t->session.comm;
+    ls_step_result result;
+    ls_log_progress(false, "first step");
+    LS_TRY(one_step(t, &result));
+    LS_TRY(comm->ops->barrier(comm));
+    ls_timed_ops_clear();
+    ls_timed_ops_begin(t->session.dev);
+    const uint64_t start = ls_clock_ns();
+    ls_status status = LS_OK;
+    for (long long i = 0; i < b->options->repeat && status == LS_OK; i++) {
+        ls_log_progress(false, "step %lld of %lld", i + 1, b->options->repeat);
+        status = one_step(t, &result);
+        b->comm_seconds += 1e-9 * (double)result.comm_ns;
+        b->data_seconds += 1e-9 * (double)result.data_ns;
+    }
+    const double steps = (double)b->options->repeat;
+    b->seconds = 1e-9 * (double)(ls_clock_ns() - start) / steps;
+    b->comm_seconds /= steps;
+    b->data_seconds /= steps;
+    ls_timed_ops_end(t->session.dev);
+    ls_log_progress(true, "timed %lld steps", b->options->repeat);
+    return status;
+}
+
+/* --- Printing --- */
+
+static int by_time(const void *a, const void *b) {
+    double x = ((const ls_op_time *)a)->seconds, y = ((const ls_op_time *)b)->seconds;
+    return (x < y) - (x > y);
+}
+
+/* The least time of all calls at the best rates. */
+static double floor_of(const ls_op_time *row, rates best) {
+    return fmax(row->flops / best.flops_per_s, row->bytes / best.bytes_per_s);
+}
+
+/* Rows sorted by time, of one step. Caller frees. */
+static ls_status sort_rows(step_bench *b, ls_op_time **sorted, int *count) {
+    const ls_op_time *rows = ls_timed_ops_rows(count);
+    LS_TRY(ls_calloc((size_t)*count + 1, sizeof **sorted, sorted));
+    memcpy(*sorted, rows, (size_t)*count * sizeof *rows);
+    const double steps = (double)b->options->repeat;
+    for (int i = 0; i < *count; i++) {
+        ls_op_time *row = &(*sorted)[i];
+        b->best.flops_per_s = strcmp(row->group, "gemm") == 0
+                                  ? fmax(b->best.flops_per_s, row->flops / row->seconds)
+                                  : b->best.flops_per_s;
+        row->seconds /= steps;
+        row->flops /= steps;
+        row->bytes /= steps;
+        row->calls /= b->options->repeat;
+    }
+    qsort(*sorted, (size_t)*count, sizeof **sorted, by_time);
+    return LS_OK;
+}
+
+static void print_row(const char *name, long long calls, double seconds, double floor_seconds,
+                      double step_seconds) {
+    char time[32], least[32] = "", share[16] = "";
+    if (floor_seconds > 0.0) {
+        ls_text_duration(least, sizeof least, floor_seconds);
+        snprintf(share, sizeof share, "%.0f%%", 100.0 * floor_seconds / seconds);
+    }
+    printf("%-34s %6lld %9s %6.1f%% %9s %8s\n", name, calls,
+           ls_text_duration(time, sizeof time, seconds), 100.0 * seconds / step_seconds, least,
+           share);
+}
+
+static void print_table(const step_bench *b, const ls_op_time *rows, int count, double inside,
+                        double floor_seconds) {
+    const ls_layout *l = &b->train.layout;
+    char time[32], rate[32];
+    printf("%s, %lld sequences of %lld tokens in micro-batches of %lld, %s, %s, %d rank%s\n%s\n",
+           b->options->model, (long long)l->batch, (long long)l->seq,
+           (long long)b->train.config.batch.micro, ls_dtype_name(l->dtype),
+           b->train.config.optim.name, b->train.session.comm->size,
+           b->train.session.comm->size == 1 ? "" : "s", b->train.session.dev->describe);
+    printf("step %s, %s tokens/s; products at best %.1f GFLOP/s, memory %.1f GB/s\n\n",
+           ls_text_duration(time, sizeof time, b->seconds),
+           ls_text_count(rate, sizeof rate, (double)(l->batch * l->seq) / b->seconds),
+           b->best.flops_per_s * 1e-9, b->best.bytes_per_s * 1e-9);
+    printf("%-34s %6s %9s %7s %9s %8s\n", "operation", "calls", "time", "step", "floor",
+           "achieved");
+    for (int i = 0; i < count; i++) {
+        print_row(rows[i].name, (long long)rows[i].calls, rows[i].seconds,
+                  floor_of(&rows[i], b->best), b->seconds);
+    }
+    print_row("gradients and stages, exposed", 0, b->comm_seconds, 0.0, b->seconds);
+    print_row("data", 0, b->data_seconds, 0.0, b->seconds);
+    print_row("all operations", 0, inside, floor_seconds, b->seconds);
+    print_row("between operations, other waits", 0, b->seconds - inside, 0.0, b->seconds);
+}
+
+static ls_status print_json(const step_bench *b, const ls_op_time *rows, int count, double inside,
+                            double floor_seconds) {
+    const ls_layout *l = &b->train.layout;
+    json_t *list = json_array();
+    for (int i = 0; i < count; i++) {
+        const ls_op_time *r = &rows[i];
+        json_array_append_new(
+            list, json_pack("{s:s, s:s, s:I, s:f, s:f, s:f, s:f}", "name", r->name, "group",
+                            r->group, "calls", (json_int_t)r->calls, "seconds", r->seconds, "flops",
+                            r->flops, "bytes", r->bytes, "floor_seconds", floor_of(r, b->best)));
+    }
+    json_t *json = json_pack(
+        "{s:i, s:s, s:s, s:s, s:s, s:i, s:i, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:o}",
+        "schema", 1, "model", b->options->model, "device", b->train.session.dev->describe, "dtype",
+        ls_dtype_name(l->dtype), "optimizer", b->train.config.optim.name, "ranks",
+        b->train.session.comm->size, "threads", b->train.session.threads, "batch",
+        (json_int_t)l->batch, "seq", (json_int_t)l->seq, "seconds", b->seconds, "comm_seconds",
+        b->comm_seconds, "data_seconds", b->data_seconds, "operation_seconds", inside,
+        "floor_seconds", floor_seconds, "best_flops_per_s", b->best.flops_per_s, "bytes_per_s",
+        b->best.bytes_per_s, "operations", list);
+    char *text = json ? json_dumps(json, JSON_INDENT(2)) : NULL;
+    json_decref(json);
+    if (!text) {
+        return LS_FAIL(LS_E_MEMORY, "no memory for the result");
+    }
+    puts(text);
+    free(text);
+    return LS_OK;
+}
+
+static ls_status report(step_bench *b) {
+    ls_op_time *rows;
+    int count;
+    LS_TRY(sort_rows(b, &rows, &count));
+    double inside = 0.0, floor_seconds = 0.0;
+    for (int i = 0; i < count; i++) {
+        inside += rows[i].seconds;
+        floor_seconds += floor_of(&rows[i], b->best);
+    }
+    ls_status status = LS_OK;
+    if (b->options->json) {
+        status = print_json(b, rows, count, inside, floor_seconds);
+    } else {
+        print_table(b, rows, count, inside, floor_seconds);
+    }
+    free(rows);
+    return status;
+}
+
+ls_status ls_bench_step(const ls_bench_step_options *options) {
+    static step_bench b; /* large, and one a process */
+    b.options = options;
+    LS_TRY(ls_session_begin(&b.train.session, NULL, NULL));
+    ls_status status = set_up(&b);
+    if (status == LS_OK) {
+        status = ls_session_agree(&b.train.session, measure_rates(&b));
+    }
+    if (status == LS_OK) {
+        status = measure_steps(&b);
+    }
+    if (status == LS_OK && b.train.session.comm->rank == 0) {
+        status = report(&b);
+    }
+    if (b.dir[0]) {
+        ls_status removed = ls_dir_remove(b.dir);
+        status = status == LS_OK ? removed : status;
+    }
+    if (status == LS_OK || ls_session_failure_shared()) {
+        tear_down(&b);
+    }
+    return status;
+}
