@@ -168,8 +168,9 @@ static ls_status begin_or_resume(ls_train *train, bool resume) {
         LS_TRY(find_checkpoint(train, path));
     }
     if (!path[0]) {
-        return ls_session_agree(&train->session,
-                                ls_state_init(train->state, (uint64_t)train->config.run.seed));
+        const ls_config_run *run = &train->config.run;
+        LS_TRY(ls_session_agree(&train->session, ls_state_init(train->state, (uint64_t)run->seed)));
+        return run->init[0] ? ls_train_load_weights(train) : LS_OK;
     }
     LS_TRY(ls_train_load(train, path));
     ls_log_info("resumed from %s at step %lld of %lld", path, (long long)train->step,

@@ -60,6 +60,10 @@ ls_status ls_train_save(ls_train *train, bool *saved);
  * optimizer state, step and counters. [collective] */
 ls_status ls_train_load(ls_train *train, const char *path);
 
+/* Fills in the masters alone, from run.init; the initial values of the rest are there already.
+ * [collective] */
+ls_status ls_train_load_weights(ls_train *train);
+
 /* Takes all memory of the run, as train->layout and train->planned say; release gives it back, from
  * groups to layout. [collective] */
 ls_status ls_train_build(ls_train *train);

@@ -1,6 +1,7 @@
 #include "launch/train_pieces.h"
 #include "runtime/base/arena.h"
 #include "runtime/base/clock.h"
+#include "runtime/base/file.h"
 #include "runtime/base/log.h"
 #include "runtime/base/text.h"
 
@@ -133,6 +134,47 @@ ls_status ls_train_load(ls_train *train, const char *path) {
     ls_status status = ls_ckpt_open(path, &ckpt);
     if (status == LS_OK) {
         status = load(train, ckpt);
+    }
+    ls_ckpt_close(ckpt);
+    LS_TRY(ls_session_agree(&train->session, status));
+    return ls_session_agree(&train->session, ls_state_refresh(train->state));
+}
+
+/* Masters come first in the list; what follows is the optimizer's. */
+static int count_masters(const ls_pieces *pieces) {
+    int count = 0;
+    while (count < pieces->count && strncmp(pieces->tensors[count].name, "optim.", 6) != 0) {
+        count++;
+    }
+    return count;
+}
+
+static ls_status load_weights(ls_train *train, ls_ckpt **ckpt) {
+    char root[1024];
+    const char *given = train->config.run.init;
+    LS_TRY(ls_path_join(root, sizeof root, given, "checkpoints"));
+    LS_TRY(ls_ckpt_open_latest(ls_path_is_dir(root) ? root : given, ckpt));
+    ls_pieces pieces;
+    ls_status status = ls_pieces_list(train, false, &pieces);
+    const int all = pieces.count;
+    pieces.count = count_masters(&pieces);
+    if (status == LS_OK) {
+        status = ls_ckpt_load(*ckpt, pieces.tensors, pieces.count);
+    }
+    if (status == LS_OK) {
+        ls_pieces_store(&pieces);
+    }
+    pieces.count = all;
+    ls_pieces_release(&pieces);
+    return status == LS_OK ? LS_OK : ls_error_prefix(status, "run.init");
+}
+
+ls_status ls_train_load_weights(ls_train *train) {
+    ls_ckpt *ckpt = NULL;
+    ls_status status = load_weights(train, &ckpt);
+    if (status == LS_OK) {
+        ls_log_info("begun with the weights of %s (step %lld)", ls_ckpt_path(ckpt),
+                    (long long)ls_ckpt_step(ckpt));
     }
     ls_ckpt_close(ckpt);
     LS_TRY(ls_session_agree(&train->session, status));

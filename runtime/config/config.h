@@ -36,6 +36,7 @@ typedef struct ls_config_run {
     int64_t steps;                 /* stop after this many optimizer steps; 0: by tokens */
     int64_t tokens;                /* stop after this many tokens; 0: by steps */
     int64_t threads;               /* per rank; 0: the host's processors divided by its ranks */
+    char init[512];                /* weights to begin with; "": drawn from the seed */
     char account[64], project[64]; /* who pays; statements of `lockstep cost` are grouped by them */
 } ls_config_run;
 

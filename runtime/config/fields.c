@@ -56,6 +56,8 @@ static const ls_field fields[] = {
     INT(run, steps, "0", "steps", 0, 1e12, FREE, "length of the run; 0: run.tokens says"),
     INT(run, tokens, "0", "tokens", 0, NO_LIMIT, FREE, "length of the run; 0: run.steps says"),
     INT(run, threads, "0", "threads", 0, 4096, FREE, "of each rank; 0: the host's shared evenly"),
+    STRING(run, init, "", FREE,
+           "checkpoint or run whose weights a new run begins with; steps and optimizer begin anew"),
     STRING(run, account, "", FREE, "who pays; statements of 'lockstep cost' are grouped by it"),
     STRING(run, project, "", FREE, "what for; likewise"),
 

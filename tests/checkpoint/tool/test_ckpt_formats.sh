@@ -34,6 +34,15 @@ for family in gpt2 llama; do
     gives 0 "$LOCKSTEP" sample "$back" --prompt ab --tokens 8
     holds cmp "$work/said" "$work/out"
 
+    # Training begins with its weights (a rate of 0 changes none), on any ranks; optimizer and step anew.
+    preset=$family-tiny
+    [ $family = gpt2 ] || preset=llama3-tiny
+    # shellcheck disable=SC2086 # one word a setting
+    gives 0 ranks 2 "$LOCKSTEP" train $tiny model.preset=$preset run.name=tuned-$family run.init="$back" \
+        optim.lr=0 run.steps=1
+    says 'begun with the weights of .*step-00000000 (step 0)'
+    gives 0 "$LOCKSTEP" ckpt diff "$back" "$runs/tuned-$family" '[!o]*'
+
     # bf16 is half as large, and near.
     gives 0 "$LOCKSTEP" ckpt convert --to safetensors "$back" -o "$hf-bf16" --dtype bf16
     holds grep -q '"torch_dtype": "bfloat16"' "$hf-bf16/config.json"
@@ -46,6 +55,13 @@ gives 0 "$LOCKSTEP" ckpt convert --to llmc "$runs/gpt2" -o "$work/gpt2.bin"
 holds [ "$(od -An -t d4 -N 32 "$work/gpt2.bin" | tr -s ' \n' ' ')" = ' 20240326 3 32 257 2 2 32 384 ' ]
 
 # Errors: what is wrong, and nothing is left behind.
+# shellcheck disable=SC2086
+gives 2 "$LOCKSTEP" train $tiny model.preset=gpt2-tiny run.name=wrong run.init="$work/back-llama"
+says 'run.init: .*checkpoint .*back-llama'
+# shellcheck disable=SC2086
+gives 2 "$LOCKSTEP" train $tiny run.name=wrong run.init="$work/nothing"
+says "$work/nothing"
+holds [ ! -e "$runs/wrong" ]
 gives 3 "$LOCKSTEP" ckpt convert --to llmc "$runs/llama" -o "$work/llama.bin"
 says 'holds GPT-2'
 holds [ ! -e "$work/llama.bin" ]
