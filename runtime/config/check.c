@@ -87,6 +87,11 @@ static ls_status check_model(ls_config_model *m) {
                        "channels in llama3-8b)");
     }
     m->ffn = m->ffn ? m->ffn : 4 * m->channels;
+    if (m->experts > 0 && m->experts_per_token > m->experts) {
+        return LS_FAIL(LS_E_CONFIG,
+                       "model.experts_per_token is %lld; there are %lld experts (model.experts)",
+                       LL(m->experts_per_token), LL(m->experts));
+    }
     return m->family == LS_FAMILY_LLAMA3 ? check_rope(m) : LS_OK;
 }
 

@@ -54,6 +54,10 @@ typedef struct ls_config_model {
     ls_rope_scaling rope_scaling;
     double rope_factor, rope_low_freq_factor, rope_high_freq_factor;
     int64_t rope_original_context;
+    int64_t experts;           /* in each layer's MLP; 0: one dense MLP */
+    int64_t experts_per_token; /* that a token goes to */
+    double expert_capacity;    /* most tokens of an expert, in fair shares; 0: all that choose it */
+    double balance_loss;       /* weight of the load-balance loss */
 } ls_config_model;
 
 typedef struct ls_config_data {

@@ -85,6 +85,11 @@ static const ls_field fields[] = {
     FLOAT(model, rope_high_freq_factor, "4", "", 1e-3, 1e6, RUN, "above it nothing is stretched"),
     INT(model, rope_original_context, "8192", "tokens", 1, 1 << 27, RUN,
         "context before stretching"),
+    INT(model, experts, "0", "experts", 0, 1 << 12, RUN, "of each layer's MLP; 0: dense"),
+    INT(model, experts_per_token, "2", "experts", 1, 1 << 6, RUN, "that a token goes to"),
+    FLOAT(model, expert_capacity, "0", "fair shares", 0, 1e6, RUN,
+          "most tokens of an expert, others skip it; 0: no limit"),
+    FLOAT(model, balance_loss, "0.01", "", 0, 1e3, RUN, "weight of the experts' load balance"),
 
     STRING(data, dir, "", FREE, "token shards that `lockstep prep` wrote"),
     INT(data, sequence, "0", "tokens", 0, 1 << 27, RUN, "length of a sample; 0: model.context"),

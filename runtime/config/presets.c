@@ -1,6 +1,8 @@
 /* Known sizes. GPT-2: Radford 2019, table 2 (with the parameter counts of the released weights).
  * Llama 3: Grattafiori 2024, arXiv 2407.21783, table 3, with the rotary scaling of the 3.1
- * release. The names with -tiny, -3m, -10m and -30m are ours, for bytes as tokens. */
+ * release. Mixtral: Jiang 2024, arXiv 2401.04088, table 1, with the released model's context,
+ * rotary base and router weight. The names with -tiny, -3m, -10m and -30m are ours, for bytes as
+ * tokens. */
 #include "runtime/base/text.h"
 #include "runtime/config/internal.h"
 
@@ -8,7 +10,7 @@
 
 #define ROPE_31                                                                                    \
     .rope_theta = 500000, .rope_factor = 8, .rope_low_freq_factor = 1, .rope_high_freq_factor = 4, \
-    .rope_original_context = 8192
+    .rope_original_context = 8192, .experts_per_token = 2, .balance_loss = 0.01
 #define GPT2                                                                                       \
     .family = LS_FAMILY_GPT2, .tied = true, .vocab_multiple = 64, .norm_eps = 1e-5,                \
     .init_std = 0.02, ROPE_31
@@ -19,6 +21,12 @@
 #define LLAMA3_RELEASED                                                                            \
     LLAMA3, .vocab = 128256, .context = 131072, .rope_scaling = LS_ROPE_SCALING_LLAMA3,            \
             .kv_heads = 8
+
+#define MIXTRAL                                                                                    \
+    .family = LS_FAMILY_LLAMA3, .vocab = 32000, .vocab_multiple = 64, .norm_eps = 1e-5,            \
+    .init_std = 0.02, .context = 32768, .kv_heads = 8, .rope_theta = 1e6, .rope_factor = 8,        \
+    .rope_low_freq_factor = 1, .rope_high_freq_factor = 4, .rope_original_context = 8192,          \
+    .experts = 8, .experts_per_token = 2, .balance_loss = 0.02
 
 #define SIZES(layers_, channels_, heads_) .layers = layers_, .channels = channels_, .heads = heads_
 
@@ -36,7 +44,10 @@
     X("gpt2-10m", GPT2, SIZES(6, 384, 6), .context = 512)                                          \
     X("llama3-tiny", LLAMA3, SIZES(2, 64, 4), .kv_heads = 2, .ffn = 176, .context = 64)            \
     X("llama3-10m", LLAMA3, SIZES(6, 384, 6), .kv_heads = 2, .ffn = 1024, .context = 1024)         \
-    X("llama3-30m", LLAMA3, SIZES(10, 512, 8), .kv_heads = 2, .ffn = 1536, .context = 1024)
+    X("llama3-30m", LLAMA3, SIZES(10, 512, 8), .kv_heads = 2, .ffn = 1536, .context = 1024)        \
+    X("mixtral-8x7b", MIXTRAL, SIZES(32, 4096, 32), .ffn = 14336)                                  \
+    X("mixtral-tiny", LLAMA3, SIZES(2, 64, 4), .kv_heads = 2, .ffn = 96, .context = 64,            \
+      .experts = 4)
 
 static const char *const names[] = {
 #define X(name, ...) name,

@@ -145,6 +145,26 @@ static inline ls_status ls_check_softmax_part(const ls_device *dev, const ls_cro
     return ls_check_size("cross_entropy of parts", "ld", op->ld, op->vocab);
 }
 
+static inline ls_status ls_check_route(const ls_device *dev, const ls_route *op) {
+    LS_TRY(ls_check_dtype(dev, "route", op->dtype));
+    LS_TRY(ls_check_size("route", "rows", op->rows, 0));
+    LS_TRY(ls_check_size("route", "each", op->each, 1));
+    return ls_check_size("route", "experts", op->experts, op->each);
+}
+
+static inline ls_status ls_check_select_rows(const ls_device *dev, const ls_select_rows *op) {
+    LS_TRY(ls_check_dtype(dev, "select_rows", op->dtype));
+    LS_TRY(ls_check_size("select_rows", "rows", op->rows, 0));
+    return ls_check_size("select_rows", "cols", op->cols, 0);
+}
+
+static inline ls_status ls_check_combine(const ls_device *dev, const ls_combine *op) {
+    LS_TRY(ls_check_dtype(dev, "combine", op->dtype));
+    LS_TRY(ls_check_size("combine", "rows", op->rows, 0));
+    LS_TRY(ls_check_size("combine", "cols", op->cols, 0));
+    return ls_check_size("combine", "each", op->each, 0);
+}
+
 static inline ls_status ls_check_copy_rows(const ls_device *dev, const ls_copy_rows *op) {
     LS_TRY(ls_check_dtype(dev, "copy_rows", op->dtype));
     LS_TRY(ls_check_size("copy_rows", "rows", op->rows, 0));

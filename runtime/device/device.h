@@ -211,6 +211,48 @@ typedef struct ls_copy_rows {
     void *y;
 } ls_copy_rows;
 
+/* Mixture of experts: token-choice routing (Shazeer 2017, arXiv 1701.06538; the gates of Jiang
+ * 2024, arXiv 2401.04088). logits, probs [rows, experts] acc; chosen int32, gates acc [rows, each]:
+ * probs = softmax(logits); chosen = the `each` largest, descending, the lower index first among
+ * equals; gates = softmax over the chosen logits.
+ * Backward: dlogits [rows, experts] dtype from dgates [rows, each] acc and balance [experts] acc,
+ * the gradient of every row's probabilities beside that of the gates:
+ *   dlogits_e = p_e (balance_e - sum_f p_f balance_f) + (e chosen: g_e (dg_e - sum_j g_j dg_j)). */
+typedef struct ls_route {
+    ls_dtype dtype;
+    int64_t rows, experts, each; /* 1 <= each <= experts */
+    const void *logits;
+    void *probs;
+    int32_t *chosen;
+    void *gates;
+    const void *dgates, *balance;
+    void *dlogits;
+} ls_route;
+
+/* y[i, :] = x[index[i], :], zeros where index[i] is -1; i < rows, cols elements of dtype. */
+typedef struct ls_select_rows {
+    ls_dtype dtype;
+    int64_t rows, cols;
+    const int32_t *index;
+    const void *x;
+    void *y;
+} ls_select_rows;
+
+/* y[i, :] = residual[i, :] + sum over j < each of weight[i, j] x[index[i, j], :], in fp32 and
+ * rounded once. index int32 [rows, each], -1: no term; weights [rows, each] acc, NULL: ones;
+ * residual NULL: zeros. Backward, where no index occurs twice: dx[index[i, j], :] = weight[i, j]
+ * dy[i, :] and dweights[i, j] = x[index[i, j], :] . dy[i, :] (acc; 0 without a term). */
+typedef struct ls_combine {
+    ls_dtype dtype;
+    int64_t rows, cols, each;
+    const int32_t *index;
+    const void *weights;
+    const void *x, *residual;
+    void *y;
+    const void *dy;
+    void *dx, *dweights;
+} ls_combine;
+
 /* AdamW (Loshchilov & Hutter 2017, arXiv 1711.05101), n elements, all acc but copy:
  *   g = grad_scale * grad; m = b1 m + (1-b1) g; v = b2 v + (1-b2) g^2;
  *   p -= lr * ((m / (1-b1^t)) / (sqrt(v / (1-b2^t)) + eps) + weight_decay * p)
@@ -307,6 +349,11 @@ typedef struct ls_device_ops {
     ls_status (*cross_entropy_share)(ls_device *dev, const ls_cross_entropy *op);
     ls_status (*cross_entropy_merge)(ls_device *dev, const ls_cross_entropy *op);
     ls_status (*copy_rows)(ls_device *dev, const ls_copy_rows *op);
+    ls_status (*route_forward)(ls_device *dev, const ls_route *op);
+    ls_status (*route_backward)(ls_device *dev, const ls_route *op);
+    ls_status (*select_rows)(ls_device *dev, const ls_select_rows *op);
+    ls_status (*combine_forward)(ls_device *dev, const ls_combine *op);
+    ls_status (*combine_backward)(ls_device *dev, const ls_combine *op);
     ls_status (*adamw)(ls_device *dev, const ls_adamw *op);
     ls_status (*lion)(ls_device *dev, const ls_lion *op);
     ls_status (*sgd)(ls_device *dev, const ls_sgd *op);

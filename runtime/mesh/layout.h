@@ -38,7 +38,6 @@ typedef struct ls_param {
     bool decay;  /* weight decay applies */
     bool matrix; /* enters matrix products or look-ups: has a compute copy in bf16 */
     bool copied; /* another stage owns it (tied head of the last stage): gradients must be added */
-    bool expert; /* split over the ranks of the expert communicator, not the tensor ranks */
     int tp_axis; /* dimension split over ranks, -1: every rank holds all of it */
     int tp_groups;
     ls_group tp_group[LS_MAX_GROUPS]; /* one after the other in that dimension */

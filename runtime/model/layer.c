@@ -93,19 +93,16 @@ static ls_status project_qkv(const ls_pass *pass, int block, const ls_layer_acts
     return ls_column_forward(pass, kv, acts->norm1, view.new_k, view.kv_stride);
 }
 
-static ls_status activation(const ls_pass *pass, const ls_layer_acts *acts) {
+ls_status ls_activation_run(const ls_pass *pass, int64_t rows, const ls_layer_acts *a) {
     const ls_model *m = pass->model;
     if (m->sizes.traits.gated) {
-        return m->dev->ops->swiglu_forward(m->dev, &(ls_swiglu){.dtype = m->dtype,
-                                                                .rows = pass->rows,
-                                                                .ffn = m->sizes.ffn,
-                                                                .x = acts->up,
-                                                                .y = acts->act});
+        return m->dev->ops->swiglu_forward(
+            m->dev,
+            &(ls_swiglu){
+                .dtype = m->dtype, .rows = rows, .ffn = m->sizes.ffn, .x = a->up, .y = a->act});
     }
-    return m->dev->ops->gelu_forward(m->dev, &(ls_gelu){.dtype = m->dtype,
-                                                        .n = pass->rows * m->sizes.ffn,
-                                                        .x = acts->up,
-                                                        .y = acts->act});
+    return m->dev->ops->gelu_forward(
+        m->dev, &(ls_gelu){.dtype = m->dtype, .n = rows * m->sizes.ffn, .x = a->up, .y = a->act});
 }
 
 static int block_of(const ls_model *m, int layer) {
@@ -128,7 +125,8 @@ static ls_status make_qkv(const ls_pass *pass, int block, qkv_view view, const l
     return rotate(pass, view.new_k, m->sizes.kv_heads, view.kv_stride, false);
 }
 
-/* From the layer's input to the activation, which the last product takes. */
+/* From the layer's input to the activation, which the last product takes; of a mixture of experts
+ * to their outputs. */
 static ls_status run_to_activation(const ls_pass *pass, int layer, const ls_layer_acts *a) {
     const ls_model *m = pass->model;
     const int block = block_of(m, layer);
@@ -139,17 +137,28 @@ static ls_status run_to_activation(const ls_pass *pass, int layer, const ls_laye
     LS_TRY(ls_row_forward(pass, proj, a->att, a->x, a->mid));
     LS_TRY(
         ls_norm_run(m, block, LS_MLP_NORM_W, pass->own_rows, a->mid, a->norm2, a->mean2, a->rstd2));
+    if (m->sizes.experts > 0) {
+        return ls_moe_forward(pass, block, a);
+    }
     const ls_projection up = ls_projection_whole(m, block, LS_UP_W, LS_UP_B);
     LS_TRY(ls_column_forward(pass, up, a->norm2, a->up, m->sizes.up_width));
-    return activation(pass, a);
+    return ls_activation_run(pass, pass->rows, a);
 }
 
 ls_status ls_layer_run(ls_pass *pass, int layer) {
+    const ls_model *m = pass->model;
     const ls_layer_acts *a = &pass->slot->layers[layer];
     LS_TRY(run_to_activation(pass, layer, a));
-    const ls_projection down =
-        ls_projection_whole(pass->model, block_of(pass->model, layer), LS_DOWN_W, LS_DOWN_B);
+    if (m->sizes.experts > 0) {
+        return ls_moe_combine(pass, a, a[1].x);
+    }
+    const ls_projection down = ls_projection_whole(m, block_of(m, layer), LS_DOWN_W, LS_DOWN_B);
     return ls_row_forward(pass, down, a->act, a->mid, a[1].x);
+}
+
+static int64_t activation_rows(const ls_pass *pass, const ls_layer_acts *a) {
+    const ls_model *m = pass->model;
+    return m->sizes.experts > 0 ? ls_moe_received(m, &a->moe) : pass->rows;
 }
 
 /* Makes again what the layer's policy did not keep, by the operations of forward: the same bits. */
@@ -168,30 +177,29 @@ static ls_status restore(const ls_pass *pass, int layer, const ls_layer_acts *a)
         LS_TRY(attention_forward(pass, view_fused(pass, a->qkv), a));
         LS_TRY(ls_norm_run(m, block, LS_MLP_NORM_W, pass->own_rows, a->mid, a->norm2, a->mean2,
                            a->rstd2));
-        LS_TRY(activation(pass, a));
+        LS_TRY(ls_activation_run(pass, activation_rows(pass, a), a));
         break;
     }
     return ls_pass_tick(pass);
 }
 
-/* From the gradient of act in m->dwide; *dup is where the gradient of up then lies. */
-static ls_status activation_backward(const ls_pass *pass, const ls_layer_acts *a, void **dup) {
-    ls_model *m = pass->model;
+ls_status ls_activation_backward(const ls_pass *pass, int64_t rows, const ls_layer_acts *a,
+                                 void *dact, void **dup) {
+    const ls_model *m = pass->model;
     if (m->sizes.traits.gated) {
-        *dup = a->up; /* twice as wide as dwide; up itself is not needed any more */
+        *dup = a->up; /* twice as wide as dact; up itself is not needed any more */
         LS_TRY(m->dev->ops->swiglu_backward(m->dev, &(ls_swiglu){.dtype = m->dtype,
-                                                                 .rows = pass->rows,
+                                                                 .rows = rows,
                                                                  .ffn = m->sizes.ffn,
                                                                  .x = a->up,
-                                                                 .dy = m->dwide,
+                                                                 .dy = dact,
                                                                  .dx = a->up}));
     } else {
-        *dup = m->dwide;
-        LS_TRY(m->dev->ops->gelu_backward(m->dev, &(ls_gelu){.dtype = m->dtype,
-                                                             .n = pass->rows * m->sizes.ffn,
-                                                             .x = a->up,
-                                                             .dy = m->dwide,
-                                                             .dx = m->dwide}));
+        *dup = dact;
+        LS_TRY(m->dev->ops->gelu_backward(
+            m->dev,
+            &(ls_gelu){
+                .dtype = m->dtype, .n = rows * m->sizes.ffn, .x = a->up, .dy = dact, .dx = dact}));
     }
     return ls_pass_tick(pass);
 }
@@ -212,17 +220,27 @@ static ls_status attention_backward(const ls_pass *pass, const ls_layer_acts *a)
     return rotate(pass, grad.k, s->kv_heads, grad.kv_stride, true);
 }
 
+/* From the gradient of the layer's output in pass->dy to that of norm2 in m->dnarrow. */
+static ls_status mlp_backward(const ls_pass *pass, int block, const ls_layer_acts *a) {
+    const ls_model *m = pass->model;
+    if (m->sizes.experts > 0) {
+        return ls_moe_backward(pass, block, a, m->dnarrow);
+    }
+    void *dup = NULL;
+    const ls_projection down = ls_projection_whole(m, block, LS_DOWN_W, LS_DOWN_B);
+    LS_TRY(ls_row_backward(pass, down, a->act, pass->dy, m->dwide));
+    LS_TRY(ls_activation_backward(pass, pass->rows, a, m->dwide, &dup));
+    const ls_projection up = ls_projection_whole(m, block, LS_UP_W, LS_UP_B);
+    return ls_column_backward(pass, up, a->norm2, dup, m->dnarrow);
+}
+
 ls_status ls_layer_backward(ls_pass *pass, int layer) {
     ls_model *m = pass->model;
     const ls_layer_acts *a = &pass->slot->layers[layer];
     const int block = block_of(m, layer);
-    void *dup = NULL, *dx = ls_dx_of(pass, block);
+    void *dx = ls_dx_of(pass, block);
     LS_TRY(restore(pass, layer, a));
-    const ls_projection down = ls_projection_whole(m, block, LS_DOWN_W, LS_DOWN_B);
-    LS_TRY(ls_row_backward(pass, down, a->act, pass->dy, m->dwide));
-    LS_TRY(activation_backward(pass, a, &dup));
-    const ls_projection up = ls_projection_whole(m, block, LS_UP_W, LS_UP_B);
-    LS_TRY(ls_column_backward(pass, up, a->norm2, dup, m->dnarrow));
+    LS_TRY(mlp_backward(pass, block, a));
     LS_TRY(ls_norm_backward_run(pass, block, LS_MLP_NORM_W, a->mid, a->mean2, a->rstd2, m->dnarrow,
                                 pass->dy, m->dx));
     const ls_projection proj = ls_projection_whole(m, block, LS_PROJ_W, LS_PROJ_B);

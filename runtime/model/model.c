@@ -68,6 +68,11 @@ static ls_status lay_out_tables(ls_model *m) {
     return LS_OK;
 }
 
+/* Rows of the MLP's inner matrices. */
+static int64_t mlp_rows(const ls_model *m) {
+    return m->sizes.experts > 0 ? ls_moe_limits_of(m, rows_of(m)).received : rows_of(m);
+}
+
 /* What each policy makes again: in memory of its own only when `policy` keeps it. */
 static ls_status lay_out_remade(ls_model *m, ls_layer_acts *a) {
     const int64_t rows = rows_of(m), own = own_rows_of(m);
@@ -76,7 +81,24 @@ static ls_status lay_out_remade(ls_model *m, ls_layer_acts *a) {
     LS_TRY(take(m, rows * s->q_width, m->dtype, &a->att));
     LS_TRY(take(m, rows * s->heads, m->dev->acc, &a->lse));
     LS_TRY(take(m, own * s->channels, m->dtype, &a->norm2));
-    return take(m, rows * s->ffn, m->dtype, &a->act);
+    return take(m, mlp_rows(m) * s->ffn, m->dtype, &a->act);
+}
+
+/* Where the rows of a mixture of experts went, in and out of the experts. */
+static ls_status lay_out_moe(ls_model *m, ls_moe_acts *moe) {
+    const ls_sizes *s = &m->sizes;
+    const ls_moe_limits most = ls_moe_limits_of(m, rows_of(m));
+    LS_TRY(take(m, most.rows * s->experts, m->dev->acc, &moe->probs));
+    LS_TRY(take(m, most.slots, m->dev->acc, &moe->gates));
+    LS_TRY(take(m, most.slots, LS_I32, &moe->chosen));
+    LS_TRY(take(m, most.slots, LS_I32, &moe->slots));
+    LS_TRY(take(m, most.slots, LS_I32, &moe->slot_rows));
+    LS_TRY(take(m, most.received, LS_I32, &moe->order));
+    LS_TRY(take(m, most.received, LS_I32, &moe->back));
+    LS_TRY(take(m, m->part.tensor_ranks * s->experts, LS_I64, &moe->kept));
+    LS_TRY(take(m, s->experts, LS_I64, &moe->wanted));
+    LS_TRY(take(m, most.received * s->channels, m->dtype, &moe->in));
+    return take(m, most.slots * s->channels, m->dtype, &moe->out);
 }
 
 static ls_status lay_out_kept(ls_model *m, ls_layer_acts *a) {
@@ -89,7 +111,10 @@ static ls_status lay_out_kept(ls_model *m, ls_layer_acts *a) {
     LS_TRY(take(m, own * s->channels, m->dtype, &a->mid));
     LS_TRY(take(m, own, acc, &a->mean2));
     LS_TRY(take(m, own, acc, &a->rstd2));
-    return take(m, rows * s->up_width, m->dtype, &a->up);
+    if (s->experts > 0) {
+        LS_TRY(lay_out_moe(m, &a->moe));
+    }
+    return take(m, mlp_rows(m) * s->up_width, m->dtype, &a->up);
 }
 
 static bool any_recompute(const ls_model *m, ls_recompute_mode policy) {
@@ -145,7 +170,8 @@ static ls_status lay_out_backward(ls_model *m) {
     const int64_t rows = rows_of(m), c = s->channels;
     LS_TRY(take(m, own_rows_of(m) * c, m->dtype, &m->dx));
     LS_TRY(take(m, rows * max_of(c, s->q_width), m->dtype, &m->dnarrow));
-    LS_TRY(take(m, rows * max_of(s->ffn, s->qkv_width), m->dtype, &m->dwide));
+    const int64_t wide = s->experts > 0 ? s->qkv_width : max_of(s->ffn, s->qkv_width);
+    LS_TRY(take(m, rows * wide, m->dtype, &m->dwide));
     if (m->sequence) {
         LS_TRY(take(m, 4 * c, m->dev->acc, &m->norm_grads));
     }
@@ -184,6 +210,31 @@ static ls_status lay_out_head(ls_model *m) {
     return take(m, rows, acc, &m->losses);
 }
 
+/* The rows of experts on their way, and in backward their gradients. */
+static ls_status lay_out_moe_flight(ls_model *m) {
+    const ls_sizes *s = &m->sizes;
+    const ls_moe_limits most = ls_moe_limits_of(m, rows_of(m));
+    const ls_dtype acc = m->dev->acc;
+    LS_TRY(take(m, most.rows * s->experts, acc, &m->moe_logits));
+    LS_TRY(take(m, 2 * s->experts, LS_I64, &m->moe_counts));
+    if (m->part.tensor_ranks > 1) {
+        LS_TRY(take(m, most.received * s->channels, m->dtype, &m->moe_arrived));
+        LS_TRY(take(m, s->experts * s->channels, acc, &m->moe_router_grad));
+        LS_TRY(take(m, 4 * m->part.tensor_ranks, LS_I64, &m->moe_exchange));
+    }
+    if (m->part.tensor_ranks > 1 || m->options.training) {
+        LS_TRY(take(m, most.slots * s->channels, m->dtype, &m->moe_sent));
+        LS_TRY(take(m, most.received * s->channels, m->dtype, &m->moe_rows));
+    }
+    if (!m->options.training) {
+        return LS_OK;
+    }
+    LS_TRY(take(m, most.rows * s->experts, m->dtype, &m->moe_dlogits));
+    LS_TRY(take(m, most.slots, acc, &m->moe_dgates));
+    LS_TRY(take(m, s->experts, acc, &m->moe_balance));
+    return take(m, most.received * s->ffn, m->dtype, &m->moe_dact);
+}
+
 ls_status ls_model_lay_out(ls_model *m) {
     const ls_sizes *s = &m->sizes;
     ls_layer_acts shared;
@@ -192,6 +243,9 @@ ls_status ls_model_lay_out(ls_model *m) {
     for (int i = 0; i < m->slots; i++) {
         m->slot[i].layers = m->layers + i * (m->part_layers + 1);
         LS_TRY(lay_out_slot(m, &shared, m->slot[i].layers));
+    }
+    if (s->experts > 0 && m->part_layers > 0) {
+        LS_TRY(lay_out_moe_flight(m));
     }
     for (int i = 0; i < 2 && m->context_ranks > 1 && m->part_layers > 0; i++) {
         const int64_t elems = m->options.batch * m->seq_most * 2 * s->kv_width;
@@ -342,6 +396,11 @@ static ls_status join_axis(const ls_model *m, const char *axis, int ranks, ls_co
 /* The communicators, after everything that a single rank could refuse. */
 static ls_status join(ls_model *m) {
     LS_TRY(join_axis(m, "tensor", m->part.tensor_ranks, m->options.tensor, &m->tensor));
+    if (m->whole.experts > 0 && !m->dev->host_memory) {
+        return LS_FAIL(LS_E_UNSUPPORTED,
+                       "a mixture of experts on device %s, whose memory is not the host's",
+                       m->dev->ops->name);
+    }
     LS_TRY(join_axis(m, "context", m->context_ranks, m->options.context, &m->context));
     const int sharers = m->part.tensor_ranks / (int)m->whole.kv_heads;
     return sharers <= 1

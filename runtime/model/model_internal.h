@@ -23,6 +23,9 @@ typedef enum ls_row {
     LS_UP_B,
     LS_DOWN_W,
     LS_DOWN_B,
+    LS_ROUTER_W,
+    LS_EXPERT_UP_W,
+    LS_EXPERT_DOWN_W,
     LS_FINAL_NORM_W,
     LS_FINAL_NORM_B,
     LS_HEAD_W,
@@ -47,6 +50,7 @@ typedef struct ls_sizes {
     int64_t channels, heads, kv_heads, head_dim;
     int64_t q_width, kv_width, qkv_width; /* H D, G D, (H + 2G) D */
     int64_t ffn, up_width;                /* F; 2F when gated */
+    int64_t experts, each;                /* of the whole model: E, 0 when dense; per token */
 } ls_sizes;
 
 /* LS_E_CONFIG when they do not fit together. */
@@ -67,6 +71,20 @@ ls_status ls_table_build(const ls_config_model *config, const ls_sizes *whole,
 /* frequencies [D/2]: radians per position of each rotated pair. */
 void ls_rope_frequencies(const ls_config_model *config, double *frequencies);
 
+/* Where the tokens of a mixture of experts went. r rows of this rank, each with `each` choices; S
+ * slots: the choices that are kept, ordered by expert; M rows that this rank's experts have,
+ * ordered by expert, then by the rank that they come from. */
+typedef struct ls_moe_acts {
+    void *probs, *gates;   /* [r,E], [r,each] acc */
+    int32_t *chosen;       /* [r,each] */
+    int32_t *slots;        /* [r,each], -1: no room */
+    int32_t *slot_rows;    /* [S] */
+    int32_t *order, *back; /* [M] place in the order of arrival, and the other way round */
+    int64_t *kept;         /* [ranks, E] choices of each rank that are kept */
+    int64_t *wanted;       /* [E] choices of all ranks */
+    void *in, *out;        /* [M,C] inputs of the experts; [S,C] outputs, back on this rank */
+} ls_moe_acts;
+
 /* What a layer keeps for backward. N = B*T rows of the pass, n those that this rank's norms see
  * (fewer with sequence parallelism). Without training all layers share one; what is recomputed lies
  * in memory that layers share. */
@@ -76,7 +94,8 @@ typedef struct ls_layer_acts {
     void *qkv, *att, *lse;       /* [N,(H+2G)D], [N,HD], [B,H,T] */
     void *mid;                   /* [n,C] x + attention */
     void *norm2, *mean2, *rstd2; /* [n,C], [n], [n] */
-    void *up, *act;              /* [N,F or 2F], [N,F] */
+    void *up, *act;              /* [N,F or 2F], [N,F]; of a mixture [M, ...] */
+    ls_moe_acts moe;
 } ls_layer_acts;
 
 /* What a micro-batch in flight keeps. */
@@ -138,7 +157,13 @@ struct ls_model {
     void *kv_grads;             /* with kv_sharers: weights [2GD, C], then bias [(H+2G)D], acc */
     void *ring_kv[2];           /* context: [B, seq_most, 2GD] keys and values of another rank */
     void *ring_dkv[2];          /* and their gradients */
-    void *cache;                /* [L, cache_len, 2GD]: keys, then values, of each position */
+    /* Mixture of experts, in flight: logits [r,E] acc and dlogits [r,E]; gradient of the gates
+     * [r,each] acc, of the router's weight [E,C] acc; balance [E] acc; rows on their way [S,C],
+     * [M,C], at the experts [M,C], gradient of act [M,F]; scratch to count [2,E]. */
+    void *moe_logits, *moe_dlogits, *moe_dgates, *moe_router_grad, *moe_balance;
+    void *moe_sent, *moe_arrived, *moe_rows, *moe_dact;
+    int64_t *moe_counts, *moe_exchange; /* exchange: counts and offsets [4, ranks] */
+    void *cache; /* [L, cache_len, 2GD]: keys, then values, of each position */
     int64_t cache_used;
 };
 
@@ -206,6 +231,9 @@ void *ls_rows_partial(const ls_pass *pass, void *own);
 ls_status ls_rows_sum_start(const ls_pass *pass, void *partial, void *own,
                             ls_comm_request **request);
 ls_status ls_rows_sum(const ls_pass *pass, void *partial, void *own);
+/* all [N,C] of each rank has its balanced range of rows: fetches the others'. Nothing to do with
+ * sequence parallelism, where a rank keeps its own rows only. */
+ls_status ls_rows_share(const ls_pass *pass, void *all);
 ls_status ls_tensor_wait(const ls_pass *pass, ls_comm_request *request);
 
 /* context.c: the tokens of a context rank, in two runs of positions. */
@@ -233,6 +261,24 @@ ls_status ls_norm_backward_run(const ls_pass *pass, int block, ls_row weight, co
                                void *dx);
 /* Sums over the sequence-parallel ranks what ls_norm_backward_run left of a block's norms. */
 ls_status ls_norm_grads_sum(const ls_pass *pass, int block, const ls_row *weights, int count);
+
+/* moe.c: the MLP of a layer as a mixture of experts, which the tensor ranks share: each has some of
+ * the experts, and routes a balanced range of the rows. Forward from norm2 to out, and to y = mid +
+ * gates out [n,C]; backward from pass->dy to the gradient dx of norm2 [n,C]. */
+ls_status ls_moe_forward(const ls_pass *pass, int block, const ls_layer_acts *a);
+ls_status ls_moe_combine(const ls_pass *pass, const ls_layer_acts *a, void *y);
+ls_status ls_moe_backward(const ls_pass *pass, int block, const ls_layer_acts *a, void *dx);
+/* Most rows r, slots S and rows of experts M of a pass of `rows` rows. */
+typedef struct ls_moe_limits {
+    int64_t rows, slots, received;
+} ls_moe_limits;
+ls_moe_limits ls_moe_limits_of(const ls_model *m, int64_t rows);
+/* M of a pass that was routed. */
+int64_t ls_moe_received(const ls_model *m, const ls_moe_acts *moe);
+/* layer.c: act from up, of any number of rows; dup from the gradient of act in dact. */
+ls_status ls_activation_run(const ls_pass *pass, int64_t rows, const ls_layer_acts *a);
+ls_status ls_activation_backward(const ls_pass *pass, int64_t rows, const ls_layer_acts *a,
+                                 void *dact, void **dup);
 
 /* The blocks. Forward takes a layer's input from its x and leaves its output in the next one's;
  * `layer` counts from the part's first. Backward turns pass->dy from the gradient of the output

@@ -43,6 +43,20 @@ ls_status ls_rows_gather(const ls_pass *pass, const void *own, const void **all)
     return ls_tensor_wait(pass, request);
 }
 
+ls_status ls_rows_share(const ls_pass *pass, void *all) {
+    const ls_model *m = pass->model;
+    if (!m->tensor || m->sequence) {
+        return LS_OK;
+    }
+    int64_t *offsets;
+    ls_comm_request *request;
+    const int64_t row_bytes = m->sizes.channels * (int64_t)ls_dtype_bytes(m->dtype);
+    const int64_t *counts = row_shares(pass, row_bytes, &offsets);
+    LS_TRY(m->tensor->ops->all_gather_start(m->tensor, (char *)all + offsets[m->tensor->rank], all,
+                                            counts, offsets, &request));
+    return ls_tensor_wait(pass, request);
+}
+
 void *ls_rows_partial(const ls_pass *pass, void *own) {
     return pass->model->sequence ? pass->model->partial : own;
 }

@@ -12,21 +12,22 @@ static const ls_family_traits family_traits[] = {
 
 typedef enum place { EMBEDDING, LAYER, HEAD } place;
 
-typedef enum symbol { NONE, V, POS, C, QKV, HD, UP, F } symbol;
+typedef enum symbol { NONE, V, POS, C, QKV, HD, UP, F, EXPERTS } symbol;
 
 /* Rows that a family may lack. */
-typedef enum need { ALWAYS, BIASES, POSITIONS, UNTIED } need;
+typedef enum need { ALWAYS, BIASES, POSITIONS, UNTIED, DENSE, DENSE_BIASES, MIXTURE } need;
 
 typedef struct row_spec {
     const char *name;
     place place;
-    symbol dims[2];
+    symbol dims[3];
     ls_init init;
     bool residual; /* writes to the residual stream: std / sqrt(2L) */
     need need;
     int tp_axis;
 } row_spec;
 
+/* Experts have no biases in any family. */
 static const row_spec row_specs[LS_ROW_COUNT] = {
     [LS_TOK_EMBED] = {"tok_embed.weight", EMBEDDING, {V, C}, LS_INIT_NORMAL, false, ALWAYS, 0},
     [LS_POS_EMBED] =
@@ -39,10 +40,15 @@ static const row_spec row_specs[LS_ROW_COUNT] = {
     [LS_PROJ_B] = {"attn.proj.bias", LAYER, {C}, LS_INIT_ZERO, false, BIASES, -1},
     [LS_MLP_NORM_W] = {"mlp_norm.weight", LAYER, {C}, LS_INIT_ONE, false, ALWAYS, -1},
     [LS_MLP_NORM_B] = {"mlp_norm.bias", LAYER, {C}, LS_INIT_ZERO, false, BIASES, -1},
-    [LS_UP_W] = {"mlp.up.weight", LAYER, {UP, C}, LS_INIT_NORMAL, false, ALWAYS, 0},
-    [LS_UP_B] = {"mlp.up.bias", LAYER, {UP}, LS_INIT_ZERO, false, BIASES, 0},
-    [LS_DOWN_W] = {"mlp.down.weight", LAYER, {C, F}, LS_INIT_NORMAL, true, ALWAYS, 1},
-    [LS_DOWN_B] = {"mlp.down.bias", LAYER, {C}, LS_INIT_ZERO, false, BIASES, -1},
+    [LS_UP_W] = {"mlp.up.weight", LAYER, {UP, C}, LS_INIT_NORMAL, false, DENSE, 0},
+    [LS_UP_B] = {"mlp.up.bias", LAYER, {UP}, LS_INIT_ZERO, false, DENSE_BIASES, 0},
+    [LS_DOWN_W] = {"mlp.down.weight", LAYER, {C, F}, LS_INIT_NORMAL, true, DENSE, 1},
+    [LS_DOWN_B] = {"mlp.down.bias", LAYER, {C}, LS_INIT_ZERO, false, DENSE_BIASES, -1},
+    [LS_ROUTER_W] = {"moe.router.weight", LAYER, {EXPERTS, C}, LS_INIT_NORMAL, false, MIXTURE, -1},
+    [LS_EXPERT_UP_W] =
+        {"moe.up.weight", LAYER, {EXPERTS, UP, C}, LS_INIT_NORMAL, false, MIXTURE, 0},
+    [LS_EXPERT_DOWN_W] =
+        {"moe.down.weight", LAYER, {EXPERTS, C, F}, LS_INIT_NORMAL, true, MIXTURE, 0},
     [LS_FINAL_NORM_W] = {"final_norm.weight", HEAD, {C}, LS_INIT_ONE, false, ALWAYS, -1},
     [LS_FINAL_NORM_B] = {"final_norm.bias", HEAD, {C}, LS_INIT_ZERO, false, BIASES, -1},
     [LS_HEAD_W] = {"head.weight", HEAD, {V, C}, LS_INIT_NORMAL, false, UNTIED, 0},
@@ -116,7 +122,15 @@ ls_status ls_sizes_derive(const ls_config_model *config, ls_sizes *sizes) {
         .qkv_width = q + 2 * kv,
         .ffn = config->ffn,
         .up_width = traits.gated ? 2 * config->ffn : config->ffn,
+        .experts = config->experts,
+        .each = config->experts > 0 ? config->experts_per_token : 0,
     };
+    if (sizes->each < 0 || sizes->each > sizes->experts ||
+        (sizes->experts > 0 && sizes->each == 0)) {
+        return LS_FAIL(LS_E_CONFIG,
+                       "model.experts_per_token is %lld; 1 to model.experts, %lld, can be chosen",
+                       (long long)sizes->each, (long long)sizes->experts);
+    }
     return LS_OK;
 }
 
@@ -130,9 +144,9 @@ static ls_group single_rows(int64_t size) {
 }
 
 static bool splits(const ls_sizes *s, int ranks) {
-    const ls_group groups[] = {query_group(s), single_rows(s->ffn), single_rows(s->vocab_rows)};
-    return ranks >= 1 && ls_group_splits(&groups[0], ranks) && ranks <= s->ffn &&
-           ranks <= s->vocab_rows;
+    const ls_group heads = query_group(s);
+    return ranks >= 1 && ls_group_splits(&heads, ranks) && ranks <= s->vocab_rows &&
+           ranks <= (s->experts > 0 ? s->experts : s->ffn);
 }
 
 static ls_status check_part(const ls_sizes *s, const ls_model_part *part) {
@@ -194,8 +208,10 @@ ls_status ls_sizes_split(const ls_sizes *whole, const ls_model_part *part, ls_si
     local->heads = local->q_width / whole->head_dim;
     local->kv_heads = local->kv_width / whole->head_dim;
     local->qkv_width = local->q_width + 2 * local->kv_width;
-    local->ffn = ls_group_share(&ffn, rank, ranks).capacity;
-    local->up_width = whole->traits.gated ? 2 * local->ffn : local->ffn;
+    if (whole->experts == 0) { /* else the experts are split, each whole */
+        local->ffn = ls_group_share(&ffn, rank, ranks).capacity;
+        local->up_width = whole->traits.gated ? 2 * local->ffn : local->ffn;
+    }
     const ls_share rows = ls_group_share(&vocab, rank, ranks);
     const int64_t real = whole->vocab - rows.start;
     local->vocab_rows = rows.capacity;
@@ -214,6 +230,12 @@ static bool has_row(const ls_sizes *sizes, const row_spec *spec) {
         return sizes->traits.learned_positions;
     case UNTIED:
         return !sizes->tied;
+    case DENSE:
+        return sizes->experts == 0;
+    case DENSE_BIASES:
+        return sizes->experts == 0 && sizes->traits.biases;
+    case MIXTURE:
+        return sizes->experts > 0;
     }
     return false;
 }
@@ -228,6 +250,7 @@ static int64_t extent(const ls_sizes *sizes, symbol s) {
         [HD] = sizes->q_width,
         [UP] = sizes->up_width,
         [F] = sizes->ffn,
+        [EXPERTS] = sizes->experts,
     };
     return extents[s];
 }
@@ -264,7 +287,11 @@ static void set_tensor_split(const ls_sizes *sizes, const row_spec *spec, ls_par
  * reproductions (nanoGPT, llm.c); norms and biases are exempt. */
 static void fill_row(const ls_config_model *config, const ls_sizes *sizes, const row_spec *spec,
                      int block, ls_param *param) {
-    *param = (ls_param){.block = block, .init = spec->init, .ndim = spec->dims[1] == NONE ? 1 : 2};
+    *param = (ls_param){.block = block,
+                        .init = spec->init,
+                        .ndim = spec->dims[1] == NONE   ? 1
+                                : spec->dims[2] == NONE ? 2
+                                                        : 3};
     if (spec->place == LAYER) {
         snprintf(param->name, sizeof param->name, "layers.%d.%s", block - 1, spec->name);
     } else {
@@ -274,7 +301,7 @@ static void fill_row(const ls_config_model *config, const ls_sizes *sizes, const
         param->dims[d] = extent(sizes, spec->dims[d]);
     }
     param->valid_rows = spec->dims[0] == V ? sizes->vocab : param->dims[0];
-    param->matrix = param->decay = param->ndim == 2;
+    param->matrix = param->decay = param->ndim > 1;
     if (spec->init == LS_INIT_NORMAL) {
         param->init_std = spec->residual ? config->init_std / sqrt(2.0 * (double)sizes->layers)
                                          : config->init_std;
@@ -341,7 +368,8 @@ static int64_t row_elems(const ls_sizes *sizes, int row) {
         return 0;
     }
     int64_t first = spec->dims[0] == V ? sizes->vocab : extent(sizes, spec->dims[0]);
-    return first * extent(sizes, spec->dims[1]) * (spec->place == LAYER ? sizes->layers : 1);
+    return first * extent(sizes, spec->dims[1]) * extent(sizes, spec->dims[2]) *
+           (spec->place == LAYER ? sizes->layers : 1);
 }
 
 int64_t ls_model_param_count(const ls_config_model *config) {
@@ -365,7 +393,10 @@ void ls_model_count_flops(const ls_config_model *config, int64_t seq, ls_model_f
     int64_t products = sizes.vocab * sizes.channels; /* the head, whether tied or not */
     for (int row = 0; row < LS_ROW_COUNT; row++) {
         if (row_specs[row].place == LAYER && row_specs[row].dims[1] != NONE) {
-            products += row_elems(&sizes, row);
+            /* of the experts those that a token goes to */
+            const bool expert = row == LS_EXPERT_UP_W || row == LS_EXPERT_DOWN_W;
+            const int64_t elems = row_elems(&sizes, row);
+            products += expert && sizes.experts > 0 ? elems / sizes.experts * sizes.each : elems;
         }
     }
     double full = 12.0 * (double)sizes.layers * (double)sizes.q_width * (double)seq;

@@ -151,7 +151,7 @@ static void test_presets(void) {
         ls_config c;
         CHECK_OK(ls_config_load(&c, NULL, overrides, COUNT(overrides)));
     }
-    CHECK_INT(count, COUNT(published) + 6);
+    CHECK_INT(count, COUNT(published) + 8);
 }
 
 /* The table itself: rows of a section are neighbours, places do not overlap and cover the struct's

@@ -11,6 +11,8 @@ extern const kt_op kt_rope, kt_gelu_forward, kt_gelu_backward, kt_swiglu_forward
     kt_swiglu_backward;
 extern const kt_op kt_embedding_forward, kt_embedding_backward, kt_bias_grad;
 extern const kt_op kt_cross_entropy, kt_cross_entropy_parts, kt_embedding_parts, kt_copy_rows;
+extern const kt_op kt_route_forward, kt_route_backward, kt_select_rows, kt_combine_forward,
+    kt_combine_backward;
 extern const kt_op kt_adamw, kt_lion, kt_sgd, kt_adafactor_squares, kt_adafactor_norm,
     kt_adafactor_apply, kt_blend;
 extern const kt_op kt_add, kt_cast, kt_sum_squares, kt_sum;

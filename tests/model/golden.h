@@ -30,8 +30,7 @@ static inline golden golden_open(const char *name) {
     return g;
 }
 
-/* Ends the test when there is no such tensor. */
-static inline golden_tensor golden_find(const golden *g, const char *name) {
+static inline bool golden_look(const golden *g, const char *name, golden_tensor *found) {
     static const int64_t elem_bytes[] = {8, 4, 4};
     for (size_t at = 8; at + 104 <= g->bytes;) {
         const char *head = g->data + at;
@@ -43,12 +42,22 @@ static inline golden_tensor golden_find(const golden *g, const char *name) {
             t.elems *= t.dims[d];
         }
         if (strncmp(head, name, 64) == 0) {
-            return t;
+            *found = t;
+            return true;
         }
         at += 104 + (size_t)(t.elems * elem_bytes[t.dtype]);
     }
-    fprintf(stderr, "the golden file lacks '%s'\n", name);
-    exit(1);
+    return false;
+}
+
+/* Ends the test when there is no such tensor. */
+static inline golden_tensor golden_find(const golden *g, const char *name) {
+    golden_tensor t;
+    if (!golden_look(g, name, &t)) {
+        fprintf(stderr, "the golden file lacks '%s'\n", name);
+        exit(1);
+    }
+    return t;
 }
 
 static inline double golden_value(const golden_tensor *t, int64_t i) {
@@ -102,6 +111,12 @@ static inline ls_config_model golden_config(const golden *g) {
         c.rope_low_freq_factor = golden_number(g, "config/rope_low_freq_factor");
         c.rope_high_freq_factor = golden_number(g, "config/rope_high_freq_factor");
         c.rope_original_context = (int64_t)golden_number(g, "config/rope_original_context");
+    }
+    golden_tensor experts;
+    if (golden_look(g, "config/experts", &experts)) {
+        c.experts = (int64_t)golden_number(g, "config/experts");
+        c.experts_per_token = (int64_t)golden_number(g, "config/experts_per_token");
+        c.balance_loss = golden_number(g, "config/balance_loss");
     }
     return c;
 }

@@ -1,4 +1,4 @@
-/* Loss and every gradient of a tiny GPT-2 and a tiny Llama 3 against an independent float64 model
+/* Loss and every gradient of a tiny GPT-2, Llama 3 and Mixtral against an independent float64 model
  * (golden/make_golden.py): odd vocabulary with padding, odd length, head size 12, ignored targets,
  * grouped queries, rotary scaling with all three of its branches. */
 #include "tests/model/golden.h"
@@ -107,6 +107,7 @@ static void check_family(const char *name, ls_device *dev, ls_dtype dtype, doubl
 static void check_device(ls_device *dev, ls_dtype dtype, double limit) {
     check_family("gpt2", dev, dtype, limit);
     check_family("llama3", dev, dtype, limit);
+    check_family("mixtral", dev, dtype, limit);
     dev->ops->close(dev);
 }
 

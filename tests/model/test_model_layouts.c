@@ -18,7 +18,7 @@ enum { MICROS = 2, MAX_STAGES = 4, SEED = 5 };
     }
 
 /* Nothing divides anything: vocabulary, heads, ffn, rows. */
-enum { ODD, TIED, GROUPED, ONE_KV };
+enum { ODD, TIED, GROUPED, ONE_KV, MIXTURE, SWITCH, CAPPED };
 static const ls_config_model configs[] = {
     [ODD] = GPT2(.vocab = 13, .vocab_multiple = 7, .layers = 2, .channels = 15, .heads = 5,
                  .kv_heads = 5, .head_dim = 3, .ffn = 17, .context = 11),
@@ -28,6 +28,15 @@ static const ls_config_model configs[] = {
                       .kv_heads = 3, .head_dim = 4, .ffn = 20, .context = 11),
     [ONE_KV] = LLAMA(.vocab = 37, .vocab_multiple = 8, .layers = 2, .channels = 20, .heads = 12,
                      .kv_heads = 1, .head_dim = 6, .ffn = 19, .context = 11, .tied = true),
+    [MIXTURE] = LLAMA(.vocab = 31, .vocab_multiple = 1, .layers = 2, .channels = 24, .heads = 6,
+                      .kv_heads = 3, .head_dim = 4, .ffn = 10, .context = 11, .experts = 7,
+                      .experts_per_token = 3, .balance_loss = 0.5),
+    [SWITCH] = GPT2(.vocab = 29, .vocab_multiple = 4, .layers = 3, .channels = 16, .heads = 4,
+                    .kv_heads = 4, .head_dim = 4, .ffn = 9, .context = 11, .tied = true,
+                    .experts = 50, .experts_per_token = 1), /* most have no token */
+    [CAPPED] = LLAMA(.vocab = 31, .vocab_multiple = 1, .layers = 2, .channels = 24, .heads = 6,
+                     .kv_heads = 6, .head_dim = 4, .ffn = 10, .context = 11, .experts = 6,
+                     .experts_per_token = 2, .balance_loss = 0.1, .expert_capacity = 0.7),
 };
 static const int64_t batch = 3, seq = 9;
 
@@ -40,6 +49,18 @@ typedef struct layout {
 } layout;
 
 static const layout layouts[] = {
+    {MIXTURE, 1, 1, 1, false, LS_RECOMPUTE_FULL, 1, false},
+    {MIXTURE, 1, 1, 3, false, LS_RECOMPUTE_SELECTIVE, 1, true},
+    {SWITCH, 1, 1, 2, false, LS_RECOMPUTE_NONE, 1, false},
+    {CAPPED, 1, 1, 1, false, LS_RECOMPUTE_SELECTIVE, 2, true},
+    {SWITCH, 2, 1, 1, true, LS_RECOMPUTE_FULL, 1, true},
+    {CAPPED, 2, 1, 2, false, LS_RECOMPUTE_NONE, 1, false},
+    {MIXTURE, 3, 1, 1, true, LS_RECOMPUTE_SELECTIVE, 1, false},
+    {CAPPED, 3, 1, 1, false, LS_RECOMPUTE_FULL, 1, true},
+    {SWITCH, 4, 1, 1, false, LS_RECOMPUTE_SELECTIVE, 1, true},
+    {CAPPED, 6, 1, 1, true, LS_RECOMPUTE_NONE, 1, false},
+    {MIXTURE, 6, 1, 2, false, LS_RECOMPUTE_NONE, 1, false},
+    {SWITCH, 2, 2, 1, true, LS_RECOMPUTE_NONE, 1, false},
     {ODD, 1, 1, 1, false, LS_RECOMPUTE_NONE, 1, false},
     {ODD, 1, 1, 2, false, LS_RECOMPUTE_FULL, 2, true},
     {ODD, 1, 1, 4, false, LS_RECOMPUTE_SELECTIVE, 1, false},
@@ -218,11 +239,13 @@ static void backward_all(const setting *s, stage *stages, int micro, int slot, d
 
 static void evaluate_all(const setting *s, stage *stages, double loss) {
     const int last = s->layout->stages - 1;
+    /* One sequence at a time; all at once where they share an expert's room. */
+    const int64_t rows = s->config->expert_capacity > 0.0 ? batch : 1;
     double sum = 0.0, found;
-    for (int64_t row = 0; row < batch; row++) { /* one sequence at a time */
+    for (int64_t row = 0; row < batch; row += rows) {
         for (int i = 0; i <= last; i++) {
             CHECK_OK(ls_model_evaluate(stages[i].model, s->tokens[0] + row * seq,
-                                       s->targets[0] + row * seq, 1,
+                                       s->targets[0] + row * seq, rows,
                                        i == 0 ? NULL : stages[i - 1].x_out[0],
                                        i == last ? NULL : stages[i].x_out[0], &found));
         }
@@ -394,7 +417,9 @@ static void check_layout(setting *s) {
 
 static void check_all(ls_comm *comm, ls_device *dev, ls_dtype dtype, double limit) {
     for (size_t i = 0; i < sizeof layouts / sizeof *layouts; i++) {
-        if (layouts[i].tensor * layouts[i].context == comm->size) {
+        /* A choice of experts that is nearly even falls either way in bf16. */
+        const bool even = dtype == LS_BF16 && configs[layouts[i].config].experts > 0;
+        if (layouts[i].tensor * layouts[i].context == comm->size && !(even && comm->size > 1)) {
             check_layout(&(setting){
                 .comm = comm, .dev = dev, .dtype = dtype, .limit = limit, .layout = &layouts[i]});
         }

@@ -19,9 +19,9 @@ static void check_counts(void) {
         const char *preset;
         int64_t params;
     } published[] = {
-        {"gpt2-124m", 124439808},      {"gpt2-350m", 354823168},  {"gpt2-774m", 774030080},
-        {"gpt2-1558m", 1557611200},    {"llama3-8b", 8030261248}, {"llama3-70b", 70553706496},
-        {"llama3-405b", 405853388800},
+        {"gpt2-124m", 124439808},      {"gpt2-350m", 354823168},      {"gpt2-774m", 774030080},
+        {"gpt2-1558m", 1557611200},    {"llama3-8b", 8030261248},     {"llama3-70b", 70553706496},
+        {"llama3-405b", 405853388800}, {"mixtral-8x7b", 46702792704},
     };
     for (size_t i = 0; i < sizeof published / sizeof *published; i++) {
         ls_config_model config = preset(published[i].preset);
@@ -34,7 +34,7 @@ static void check_counts(void) {
             CHECK_INT(params[p].offset % 16, 0);
             CHECK(params[p].offset >= end);
             CHECK(p == 0 || params[p].block >= params[p - 1].block);
-            CHECK(params[p].decay == (params[p].ndim == 2));
+            CHECK(params[p].decay == (params[p].ndim > 1));
             real += params[p].elems / params[p].dims[0] * params[p].valid_rows;
             end = params[p].offset + params[p].elems;
         }

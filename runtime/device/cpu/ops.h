@@ -25,6 +25,12 @@ LS_CPU_OP(bias_grad, ls_bias_grad);
 LS_CPU_OP(cross_entropy, ls_cross_entropy);
 LS_CPU_OP(cross_entropy_share, ls_cross_entropy);
 LS_CPU_OP(cross_entropy_merge, ls_cross_entropy);
+/* k_moe.c */
+LS_CPU_OP(route_forward, ls_route);
+LS_CPU_OP(route_backward, ls_route);
+LS_CPU_OP(select_rows, ls_select_rows);
+LS_CPU_OP(combine_forward, ls_combine);
+LS_CPU_OP(combine_backward, ls_combine);
 /* k_attention.c (and k_attention_backward.c) */
 LS_CPU_OP(attention_forward, ls_attention);
 LS_CPU_OP(attention_backward, ls_attention);

@@ -3,12 +3,12 @@
 
     python3 make_golden.py          (PyTorch and NumPy; not part of a test run)
 
-Writes gpt2.bin and llama3.bin beside this file: tensors with a name, each
+Writes gpt2.bin, llama3.bin and mixtral.bin beside this file: tensors with a name, each
     name 64 bytes (NUL-padded) | dtype int32 (0 float64, 1 float32, 2 int32) | ndim int32 |
     dims 4 x int64 | values, little-endian, row-major
 after the 8 bytes "LSGOLD1\n". Initial values are float32 numbers, so that fp32 starts from the same
 point. Contents: config (named numbers), tokens, targets [B,T] (-1: no loss), init/NAME, grad/NAME
-of the mean loss, loss, and for GPT-2 adamw/NAME and adamw_losses after STEPS updates on the same
+of the mean loss (for Mixtral with the balance loss, which `loss` lacks), loss, and for GPT-2 adamw/NAME and adamw_losses after STEPS updates on the same
 batch with the gradient clipped to CLIP."""
 import pathlib
 import struct
@@ -155,10 +155,53 @@ class Llama3:
             q, k, v = split_heads(q, H), split_heads(k, G), split_heads(v, G)
             out = merge_heads(attention(self.rotate(q), self.rotate(k), v))
             x = x + F.linear(out, w[p + "attn.proj.weight"])
-            up = F.linear(norm(x, p + "mlp_norm"), w[p + "mlp.up.weight"])
-            gate, up = up.chunk(2, dim=-1)
-            x = x + F.linear(F.silu(gate) * up, w[p + "mlp.down.weight"])
+            x = x + self.mlp(w, p, norm(x, p + "mlp_norm"))
         return F.linear(norm(x, "final_norm"), w["head.weight"])
+
+    def mlp(self, w, p, x):
+        gate, up = F.linear(x, w[p + "mlp.up.weight"]).chunk(2, dim=-1)
+        return F.linear(F.silu(gate) * up, w[p + "mlp.down.weight"])
+
+
+class Mixtral(Llama3):
+    """Experts written out token by token. The load-balance loss is added per layer: COEFFICIENT * E *
+    sum over experts of (share of the choices) * (mean probability)."""
+    name = "mixtral"
+    E, EACH, COEFFICIENT, FFN = 5, 2, 0.3, 16
+    config = dict(Llama3.config, ffn=FFN, experts=E, experts_per_token=EACH,
+                  balance_loss=COEFFICIENT)
+
+    def shapes(self):
+        for name, shape in super().shapes():
+            if name.endswith("mlp.up.weight"):
+                yield name.replace("mlp.up", "moe.router"), (self.E, self.C)
+                yield name.replace("mlp.up", "moe.up"), (self.E, 2 * self.FFN, self.C)
+            elif name.endswith("mlp.down.weight"):
+                yield name.replace("mlp.down", "moe.down"), (self.E, self.C, self.FFN)
+            else:
+                yield name, shape
+
+    def logits(self, w, tokens):
+        self.balance = 0.0
+        return super().logits(w, tokens)
+
+    def mlp(self, w, p, x):
+        rows = x.flatten(0, 1)
+        scores = F.linear(rows, w[p + "moe.router.weight"])
+        probs = torch.softmax(scores, dim=-1)
+        chosen = scores.topk(self.EACH, dim=-1).indices
+        wanted = F.one_hot(chosen, self.E).double().sum(dim=(0, 1)) / chosen.numel()
+        assert wanted.min() < 0.15 < 0.25 < wanted.max(), wanted  # uneven enough to matter
+        self.balance = self.balance + self.COEFFICIENT * self.E * (wanted * probs.mean(0)).sum()
+        out = []
+        for row, score, experts in zip(rows, scores, chosen):
+            y = 0.0
+            gates = torch.softmax(score[experts], dim=-1)
+            for gate_of, e in zip(gates, experts):
+                gate, up = (w[p + "moe.up.weight"][e] @ row).chunk(2)
+                y = y + gate_of * (w[p + "moe.down.weight"][e] @ (F.silu(gate) * up))
+            out.append(y)
+        return torch.stack(out).view_as(x)
 
 
 def mean_loss(model, weights, tokens, targets):
@@ -206,7 +249,7 @@ def adamw_records(model, weights, tokens, targets):
 
 
 def main():
-    for model, seed in ((Gpt2(), 1), (Llama3(), 2)):
+    for model, seed in ((Gpt2(), 1), (Llama3(), 2), (Mixtral(), 3)):
         rng = np.random.default_rng(seed)
         tokens = rng.integers(0, V, (B, T)).astype(np.int32)
         targets = rng.integers(0, V, (B, T)).astype(np.int32)
@@ -217,7 +260,8 @@ def main():
                    for n, v in values.items()}
         token_tensor, target_tensor = torch.tensor(tokens).long(), torch.tensor(targets).long()
         loss = mean_loss(model, weights, token_tensor, target_tensor)
-        loss.backward()
+        balance = getattr(model, "balance", 0.0) * tokens.size / (targets >= 0).sum()
+        (loss + balance).backward()
         records = [tensor_record("config/" + k, np.array(float(v)))
                    for k, v in model.config.items()]
         records += [tensor_record("tokens", tokens), tensor_record("targets", targets),

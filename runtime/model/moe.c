@@ -1,0 +1,410 @@
+/* Mixture of experts: each token goes to the experts that its router scores highest (Shazeer 2017,
+ * arXiv 1701.06538; gates and sizes as in Jiang 2024, arXiv 2401.04088), with the load-balance loss
+ * of Fedus 2021, arXiv 2101.03961, and, if wanted, a capacity.
+ *
+ * The experts are split over the tensor ranks. Each rank routes a balanced range of the rows and
+ * sends them to the experts' owners by all-to-all (Lepikhin 2020, arXiv 2006.16668); the outputs
+ * come back the same way. Capacity counts the choices of all ranks in order of their rows, so that
+ * what is dropped does not depend on the number of ranks.
+ *
+ * The balance loss adds loss_scale * rows * balance_loss * E * sum_e f_e P_e to the objective of a
+ * micro-batch (of this context rank), where f_e is the share of the choices that want expert e and
+ * P_e the mean of its probability: 1 when all are even. It enters the gradients, not the loss that
+ * is reported. */
+#include "runtime/model/model_internal.h"
+
+static int64_t min_of(int64_t a, int64_t b) {
+    return a < b ? a : b;
+}
+
+static int64_t ceil_div(int64_t a, int64_t b) {
+    return (a + b - 1) / b;
+}
+
+static int64_t expert_first(const ls_model *m, int rank) {
+    return ls_range_first(m->sizes.experts, m->part.tensor_ranks, rank);
+}
+
+/* Most choices that an expert takes of `rows` rows. */
+static int64_t capacity(const ls_model *m, int64_t rows) {
+    const double factor = m->options.config->expert_capacity;
+    const double share = (double)rows * (double)m->sizes.each / (double)m->sizes.experts;
+    return factor > 0.0 ? min_of((int64_t)ceil(factor * share), rows) : rows;
+}
+
+ls_moe_limits ls_moe_limits_of(const ls_model *m, int64_t rows) {
+    const ls_sizes *s = &m->sizes;
+    const int64_t ranks = m->part.tensor_ranks, local = ceil_div(s->experts, ranks);
+    ls_moe_limits most = {.rows = ceil_div(rows, ranks)};
+    most.slots = most.rows * s->each;
+    most.received = min_of(rows * min_of(s->each, local), local * capacity(m, rows));
+    return most;
+}
+
+/* The rows that this rank routes. */
+typedef struct own_range {
+    int64_t first, rows;
+} own_range;
+
+static own_range own_of(const ls_pass *pass) {
+    const int rank = pass->model->part.tensor_rank, ranks = pass->model->part.tensor_ranks;
+    const int64_t first = ls_range_first(pass->rows, ranks, rank);
+    return (own_range){first, ls_range_first(pass->rows, ranks, rank + 1) - first};
+}
+
+/* Those rows in a matrix [n,C] of norms or residuals. */
+static void *own_rows(const ls_pass *pass, const void *matrix) {
+    const ls_model *m = pass->model;
+    const int64_t first = m->sequence ? 0 : own_of(pass).first;
+    return ls_elems_at(matrix, first * m->sizes.channels, m->dtype);
+}
+
+/* The choices of all ranks, and how many of each rank's an expert keeps: in order of rank, as long
+ * as there is room. */
+static ls_status count_choices(const ls_pass *pass, const ls_moe_acts *moe) {
+    const ls_model *m = pass->model;
+    const int64_t experts = m->sizes.experts, choices = own_of(pass).rows * m->sizes.each;
+    const int64_t room = capacity(m, pass->rows);
+    const int ranks = m->part.tensor_ranks;
+    memset(m->moe_counts, 0, (size_t)experts * sizeof(int64_t));
+    for (int64_t i = 0; i < choices; i++) {
+        m->moe_counts[moe->chosen[i]]++;
+    }
+    const int64_t bytes = experts * (int64_t)sizeof(int64_t);
+    if (m->tensor) {
+        LS_TRY(m->tensor->ops->all_gather(m->tensor, m->moe_counts, moe->kept, bytes));
+    } else {
+        memcpy(moe->kept, m->moe_counts, (size_t)bytes);
+    }
+    for (int64_t e = 0; e < experts; e++) {
+        int64_t before = 0;
+        for (int r = 0; r < ranks; r++) {
+            int64_t *kept = &moe->kept[r * experts + e];
+            const int64_t wanted = *kept, left = room - before;
+            *kept = left < 0 ? 0 : min_of(wanted, left);
+            before += wanted;
+        }
+        moe->wanted[e] = before;
+    }
+    return LS_OK;
+}
+
+/* A slot for each choice that is kept, in order of expert, then of row. */
+static void assign_slots(const ls_pass *pass, const ls_moe_acts *moe) {
+    const ls_model *m = pass->model;
+    const int64_t experts = m->sizes.experts, each = m->sizes.each;
+    const int64_t *kept = moe->kept + m->part.tensor_rank * experts;
+    int64_t *next = m->moe_counts, *end = m->moe_counts + experts, slots = 0;
+    for (int64_t e = 0; e < experts; e++) {
+        next[e] = slots;
+        end[e] = slots += kept[e];
+    }
+    for (int64_t i = 0; i < own_of(pass).rows * each; i++) {
+        const int32_t e = moe->chosen[i];
+        moe->slots[i] = -1;
+        if (next[e] < end[e]) {
+            moe->slots[i] = (int32_t)next[e]++;
+            moe->slot_rows[moe->slots[i]] = (int32_t)(i / each);
+        }
+    }
+}
+
+/* Choices that `from` keeps of the experts of `owner`. */
+static int64_t kept_of(const ls_model *m, const ls_moe_acts *moe, int from, int owner) {
+    int64_t total = 0;
+    for (int64_t e = expert_first(m, owner); e < expert_first(m, owner + 1); e++) {
+        total += moe->kept[from * m->sizes.experts + e];
+    }
+    return total;
+}
+
+int64_t ls_moe_received(const ls_model *m, const ls_moe_acts *moe) {
+    int64_t total = 0;
+    for (int r = 0; r < m->part.tensor_ranks; r++) {
+        total += kept_of(m, moe, r, m->part.tensor_rank);
+    }
+    return total;
+}
+
+static int64_t sent_slots(const ls_model *m, const ls_moe_acts *moe) {
+    int64_t total = 0;
+    for (int r = 0; r < m->part.tensor_ranks; r++) {
+        total += kept_of(m, moe, m->part.tensor_rank, r);
+    }
+    return total;
+}
+
+/* Rows arrive by rank, then expert; experts want them by expert, then rank. */
+static void order_rows(const ls_model *m, const ls_moe_acts *moe) {
+    const int64_t experts = m->sizes.experts;
+    const int rank = m->part.tensor_rank, ranks = m->part.tensor_ranks;
+    int64_t place = 0;
+    for (int64_t e = expert_first(m, rank); e < expert_first(m, rank + 1); e++) {
+        int64_t before = 0; /* rows of the ranks before */
+        for (int r = 0; r < ranks; r++) {
+            int64_t arrived = before;
+            for (int64_t f = expert_first(m, rank); f < e; f++) {
+                arrived += moe->kept[r * experts + f];
+            }
+            for (int64_t i = 0; i < moe->kept[r * experts + e]; i++, place++) {
+                moe->order[place] = (int32_t)(arrived + i);
+                moe->back[arrived + i] = (int32_t)place;
+            }
+            before += kept_of(m, moe, r, rank);
+        }
+    }
+}
+
+/* Slots of this rank to rows of its experts' owners, or back. */
+static ls_status exchange(const ls_pass *pass, const ls_moe_acts *moe, const void *from, void *to,
+                          bool back) {
+    const ls_model *m = pass->model;
+    const int rank = m->part.tensor_rank, ranks = m->part.tensor_ranks;
+    const int64_t row_bytes = m->sizes.channels * (int64_t)ls_dtype_bytes(m->dtype);
+    int64_t *counts = m->moe_exchange, *offsets = counts + 2 * ranks, at[2] = {0, 0};
+    for (int r = 0; r < ranks; r++) {
+        const int64_t slots = kept_of(m, moe, rank, r), rows = kept_of(m, moe, r, rank);
+        counts[r] = (back ? rows : slots) * row_bytes;
+        counts[ranks + r] = (back ? slots : rows) * row_bytes;
+        for (int side = 0; side < 2; side++) {
+            offsets[side * ranks + r] = at[side];
+            at[side] += counts[side * ranks + r];
+        }
+    }
+    ls_comm_request *request;
+    LS_TRY(m->tensor->ops->all_to_all_start(m->tensor, from, counts, offsets, to, counts + ranks,
+                                            offsets + ranks, &request));
+    return ls_tensor_wait(pass, request);
+}
+
+static ls_status select_rows(const ls_model *m, int64_t rows, const int32_t *index, const void *x,
+                             void *y) {
+    return m->dev->ops->select_rows(m->dev, &(ls_select_rows){.dtype = m->dtype,
+                                                              .rows = rows,
+                                                              .cols = m->sizes.channels,
+                                                              .index = index,
+                                                              .x = x,
+                                                              .y = y});
+}
+
+/* From slots to rows in the order of the experts, and back. */
+static ls_status to_experts(const ls_pass *pass, const ls_moe_acts *moe, const void *slots,
+                            void *rows) {
+    const ls_model *m = pass->model;
+    LS_TRY(exchange(pass, moe, slots, m->moe_arrived, false));
+    return select_rows(m, ls_moe_received(m, moe), moe->order, m->moe_arrived, rows);
+}
+
+static ls_status from_experts(const ls_pass *pass, const ls_moe_acts *moe, const void *rows,
+                              void *slots) {
+    const ls_model *m = pass->model;
+    LS_TRY(select_rows(m, ls_moe_received(m, moe), moe->back, rows, m->moe_arrived));
+    return exchange(pass, moe, m->moe_arrived, slots, true);
+}
+
+/* A product for each expert with its rows: y = x W^T (forward), dx = dy W, or dW += dy^T x. */
+typedef enum product { FORWARD, INPUT_GRAD, WEIGHT_GRAD } product;
+
+static ls_status expert_products(const ls_pass *pass, int block, const ls_moe_acts *moe,
+                                 ls_row weight, product kind, const void *a, const void *b,
+                                 void *c) {
+    const ls_model *m = pass->model;
+    const int64_t *dims = ls_model_row(m, block, weight)->local_dims, out = dims[1], in = dims[2];
+    const int64_t first = expert_first(m, m->part.tensor_rank);
+    const int64_t end = expert_first(m, m->part.tensor_rank + 1);
+    int64_t at = 0;
+    for (int64_t e = first; e < end; e++) {
+        int64_t rows = 0;
+        for (int r = 0; r < m->part.tensor_ranks; r++) {
+            rows += moe->kept[r * m->sizes.experts + e];
+        }
+        const void *w =
+            ls_elems_at(ls_matrix(m, block, weight, 0), (e - first) * out * in, m->dtype);
+        ls_gemm op = {.dtype = m->dtype, .c_dtype = m->dtype, .m = rows, .b = w, .ldb = in};
+        if (kind == FORWARD) {
+            op.trans_b = true;
+            op.n = op.ldc = out;
+            op.k = op.lda = in;
+        } else {
+            op.n = op.ldc = in;
+            op.k = op.lda = out;
+        }
+        op.a = ls_elems_at(a, at * op.lda, m->dtype);
+        op.c = kind == WEIGHT_GRAD ? NULL : ls_elems_at(c, at * op.ldc, m->dtype);
+        if (kind == WEIGHT_GRAD) {
+            op.c_dtype = m->dev->acc;
+            op.trans_a = op.accumulate = true;
+            op.m = out;
+            op.k = rows;
+            op.b = ls_elems_at(b, at * in, m->dtype);
+            op.c = ls_elems_at(c, (e - first) * out * in, m->dev->acc);
+        }
+        if (rows > 0) {
+            LS_TRY(m->dev->ops->gemm(m->dev, &op));
+        }
+        at += rows;
+    }
+    return pass->backward ? ls_pass_tick(pass) : LS_OK;
+}
+
+static ls_route route_op(const ls_pass *pass, const ls_moe_acts *moe) {
+    const ls_model *m = pass->model;
+    return (ls_route){.dtype = m->dtype,
+                      .rows = own_of(pass).rows,
+                      .experts = m->sizes.experts,
+                      .each = m->sizes.each,
+                      .logits = m->moe_logits,
+                      .probs = moe->probs,
+                      .chosen = moe->chosen,
+                      .gates = moe->gates};
+}
+
+static ls_status route(const ls_pass *pass, int block, const ls_layer_acts *a) {
+    const ls_model *m = pass->model;
+    const int64_t c = m->sizes.channels, experts = m->sizes.experts;
+    LS_TRY(m->dev->ops->gemm(m->dev, &(ls_gemm){.dtype = m->dtype,
+                                                .c_dtype = m->dev->acc,
+                                                .trans_b = true,
+                                                .m = own_of(pass).rows,
+                                                .n = experts,
+                                                .k = c,
+                                                .a = own_rows(pass, a->norm2),
+                                                .lda = c,
+                                                .b = ls_matrix(m, block, LS_ROUTER_W, 0),
+                                                .ldb = c,
+                                                .c = m->moe_logits,
+                                                .ldc = experts}));
+    const ls_route op = route_op(pass, &a->moe);
+    LS_TRY(m->dev->ops->route_forward(m->dev, &op));
+    LS_TRY(count_choices(pass, &a->moe));
+    assign_slots(pass, &a->moe);
+    order_rows(m, &a->moe);
+    return LS_OK;
+}
+
+ls_status ls_moe_forward(const ls_pass *pass, int block, const ls_layer_acts *a) {
+    const ls_model *m = pass->model;
+    const ls_moe_acts *moe = &a->moe;
+    LS_TRY(route(pass, block, a));
+    void *slots = m->tensor ? m->moe_sent : moe->in;
+    LS_TRY(select_rows(m, sent_slots(m, moe), moe->slot_rows, own_rows(pass, a->norm2), slots));
+    if (m->tensor) {
+        LS_TRY(to_experts(pass, moe, slots, moe->in));
+    }
+    void *rows = m->tensor ? m->moe_rows : moe->out;
+    LS_TRY(expert_products(pass, block, moe, LS_EXPERT_UP_W, FORWARD, moe->in, NULL, a->up));
+    LS_TRY(ls_activation_run(pass, ls_moe_received(m, moe), a));
+    LS_TRY(expert_products(pass, block, moe, LS_EXPERT_DOWN_W, FORWARD, a->act, NULL, rows));
+    return m->tensor ? from_experts(pass, moe, rows, moe->out) : LS_OK;
+}
+
+static ls_combine combine_op(const ls_pass *pass, const ls_moe_acts *moe) {
+    const ls_model *m = pass->model;
+    return (ls_combine){.dtype = m->dtype,
+                        .rows = own_of(pass).rows,
+                        .cols = m->sizes.channels,
+                        .each = m->sizes.each,
+                        .index = moe->slots,
+                        .weights = moe->gates,
+                        .x = moe->out};
+}
+
+ls_status ls_moe_combine(const ls_pass *pass, const ls_layer_acts *a, void *y) {
+    const ls_model *m = pass->model;
+    ls_combine op = combine_op(pass, &a->moe);
+    op.residual = own_rows(pass, a->mid);
+    op.y = own_rows(pass, y);
+    LS_TRY(m->dev->ops->combine_forward(m->dev, &op));
+    return ls_rows_share(pass, y);
+}
+
+/* The gradient of each row's probabilities from the balance loss. */
+static ls_status set_balance(const ls_pass *pass, const ls_moe_acts *moe) {
+    const ls_model *m = pass->model;
+    const double experts = (double)m->sizes.experts;
+    const double choices = (double)(pass->rows * m->sizes.each);
+    const double scale = pass->loss_scale * m->options.config->balance_loss * experts / choices;
+    for (int64_t e = 0; e < m->sizes.experts; e++) {
+        ls_store(m->dev->acc, m->moe_balance, e, scale * (double)moe->wanted[e]);
+    }
+    return LS_OK;
+}
+
+/* dx [r,C] += the router's part, and the gradient of its weight, which is a sum over the ranks. */
+static ls_status router_backward(const ls_pass *pass, int block, const ls_layer_acts *a, void *dx) {
+    const ls_model *m = pass->model;
+    const ls_dtype acc = m->dev->acc;
+    const int64_t c = m->sizes.channels, experts = m->sizes.experts, rows = own_of(pass).rows;
+    ls_route op = route_op(pass, &a->moe);
+    op.dgates = m->moe_dgates;
+    op.balance = m->moe_balance;
+    op.dlogits = m->moe_dlogits;
+    LS_TRY(set_balance(pass, &a->moe));
+    LS_TRY(m->dev->ops->route_backward(m->dev, &op));
+    LS_TRY(m->dev->ops->gemm(m->dev, &(ls_gemm){.dtype = m->dtype,
+                                                .c_dtype = m->dtype,
+                                                .m = rows,
+                                                .n = c,
+                                                .k = experts,
+                                                .a = m->moe_dlogits,
+                                                .lda = experts,
+                                                .b = ls_matrix(m, block, LS_ROUTER_W, 0),
+                                                .ldb = c,
+                                                .c = dx,
+                                                .ldc = c,
+                                                .residual = dx}));
+    void *dw = ls_gradient(pass, block, LS_ROUTER_W);
+    LS_TRY(m->dev->ops->gemm(m->dev, &(ls_gemm){.dtype = m->dtype,
+                                                .c_dtype = acc,
+                                                .trans_a = true,
+                                                .accumulate = !m->tensor,
+                                                .m = experts,
+                                                .n = c,
+                                                .k = rows,
+                                                .a = m->moe_dlogits,
+                                                .lda = experts,
+                                                .b = own_rows(pass, a->norm2),
+                                                .ldb = c,
+                                                .c = m->tensor ? m->moe_router_grad : dw,
+                                                .ldc = c}));
+    if (!m->tensor) {
+        return LS_OK;
+    }
+    LS_TRY(m->tensor->ops->all_reduce(m->tensor, m->moe_router_grad, experts * c, acc, LS_SUM));
+    return m->dev->ops->add(m->dev, acc, experts * c, m->moe_router_grad, dw);
+}
+
+ls_status ls_moe_backward(const ls_pass *pass, int block, const ls_layer_acts *a, void *dx) {
+    const ls_model *m = pass->model;
+    const ls_moe_acts *moe = &a->moe;
+    void *dup, *dout = m->moe_sent; /* [S,C], then of the rows [M,C] */
+    ls_combine op = combine_op(pass, moe);
+    op.dy = own_rows(pass, pass->dy);
+    op.dx = dout;
+    op.dweights = m->moe_dgates;
+    LS_TRY(m->dev->ops->combine_backward(m->dev, &op));
+    if (m->tensor) {
+        LS_TRY(to_experts(pass, moe, dout, m->moe_rows));
+        dout = m->moe_rows;
+    }
+    const ls_row up = LS_EXPERT_UP_W, down = LS_EXPERT_DOWN_W;
+    LS_TRY(expert_products(pass, block, moe, down, INPUT_GRAD, dout, NULL, m->moe_dact));
+    LS_TRY(expert_products(pass, block, moe, down, WEIGHT_GRAD, dout, a->act,
+                           ls_gradient(pass, block, down)));
+    LS_TRY(ls_activation_backward(pass, ls_moe_received(m, moe), a, m->moe_dact, &dup));
+    LS_TRY(expert_products(pass, block, moe, up, INPUT_GRAD, dup, NULL, m->moe_rows));
+    LS_TRY(expert_products(pass, block, moe, up, WEIGHT_GRAD, dup, moe->in,
+                           ls_gradient(pass, block, up)));
+    void *din = m->moe_rows;
+    if (m->tensor) {
+        LS_TRY(from_experts(pass, moe, m->moe_rows, m->moe_sent));
+        din = m->moe_sent;
+    }
+    ls_combine back = combine_op(pass, moe);
+    back.weights = NULL;
+    back.x = din;
+    back.y = own_rows(pass, dx);
+    LS_TRY(m->dev->ops->combine_forward(m->dev, &back));
+    LS_TRY(router_backward(pass, block, a, own_rows(pass, dx)));
+    return ls_rows_share(pass, dx);
+}
