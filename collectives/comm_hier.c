@@ -5,12 +5,8 @@
 #include "collectives/comm_choose.h"
 #include "runtime/base/arena.h"
 
-#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
-
-/* Looks at the peers before the processor is offered to others. */
-enum { SPINS = 100 };
 
 int64_t ls_comm_hier_chunk_bytes = 4 << 20;
 int64_t ls_comm_hier_least_bytes = 64 << 10;
@@ -113,15 +109,7 @@ static ls_status test(ls_comm *comm, ls_comm_request *r, bool *done) {
 }
 
 static ls_status wait_for(ls_comm *comm, ls_comm_request *r) {
-    bool done = false;
-    for (int spins = 0; !done; spins++) {
-        if (spins == SPINS) {
-            sched_yield();
-            spins = 0;
-        }
-        LS_TRY(test(comm, r, &done));
-    }
-    return LS_OK;
+    return ls_comm_wait_by_test(comm, r);
 }
 
 /* Which operations go which way */
@@ -152,6 +140,21 @@ static int64_t ceil_div(int64_t a, int64_t b) {
 
 /* Operations */
 
+static void set_vector(ls_comm_request *r, const void *send, void *recv, int64_t count,
+                       ls_dtype dtype, ls_reduce op) {
+    r->send = send;
+    r->recv = recv;
+    r->count = count;
+    r->dtype = dtype;
+    r->op = op;
+    r->unit = (int64_t)ls_dtype_bytes(dtype);
+}
+
+static ls_status enqueue_chunks(hier_comm *c, ls_comm_request *r, ls_comm_request **request) {
+    ls_hier_plan(c, r, ceil_div(r->count * r->unit, ls_comm_hier_chunk_bytes));
+    return enqueue(c, r, request);
+}
+
 static ls_status all_reduce_start(ls_comm *comm, const void *send, void *recv, int64_t count,
                                   ls_dtype dtype, ls_reduce op, ls_comm_request **request) {
     hier_comm *c = (hier_comm *)comm;
@@ -162,14 +165,8 @@ static ls_status all_reduce_start(ls_comm *comm, const void *send, void *recv, i
     }
     ls_comm_request *r;
     LS_TRY(request_take(c, HIER_ALL_REDUCE, &r));
-    r->send = send;
-    r->recv = recv;
-    r->count = count;
-    r->dtype = dtype;
-    r->op = op;
-    r->unit = elem;
-    ls_hier_plan(c, r, ceil_div(count * elem, ls_comm_hier_chunk_bytes));
-    return enqueue(c, r, request);
+    set_vector(r, send, recv, count, dtype, op);
+    return enqueue_chunks(c, r, request);
 }
 
 static ls_status reduce_start(ls_comm *comm, const void *send, void *recv, int64_t count,
@@ -189,15 +186,9 @@ static ls_status reduce_start(ls_comm *comm, const void *send, void *recv, int64
         request_give_back(c, r);
         return status;
     }
-    r->send = send;
-    r->recv = recv;
-    r->count = count;
-    r->dtype = dtype;
-    r->op = op;
+    set_vector(r, send, recv, count, dtype, op);
     r->root = root;
-    r->unit = elem;
-    ls_hier_plan(c, r, ceil_div(count * elem, ls_comm_hier_chunk_bytes));
-    return enqueue(c, r, request);
+    return enqueue_chunks(c, r, request);
 }
 
 static ls_status reduce_scatter_start(ls_comm *comm, const void *send, void *recv,
@@ -223,11 +214,7 @@ static ls_status reduce_scatter_start(ls_comm *comm, const void *send, void *rec
         request_give_back(c, r);
         return status;
     }
-    r->send = send;
-    r->recv = recv;
-    r->dtype = dtype;
-    r->op = op;
-    r->unit = elem;
+    set_vector(r, send, recv, total, dtype, op);
     memcpy(r->counts, counts, (size_t)comm->size * sizeof *counts);
     ls_hier_plan(c, r, 1);
     return enqueue(c, r, request);
@@ -267,12 +254,9 @@ static ls_status broadcast_start(ls_comm *comm, void *buf, int64_t bytes, int ro
     }
     ls_comm_request *r;
     LS_TRY(request_take(c, HIER_BROADCAST, &r));
-    r->recv = buf;
-    r->count = bytes;
+    set_vector(r, buf, buf, bytes, LS_U8, LS_SUM);
     r->root = root;
-    r->unit = 1;
-    ls_hier_plan(c, r, ceil_div(bytes, ls_comm_hier_chunk_bytes));
-    return enqueue(c, r, request);
+    return enqueue_chunks(c, r, request);
 }
 
 static ls_status all_to_all_start(ls_comm *comm, const void *send, const int64_t *send_counts,
@@ -305,9 +289,7 @@ static ls_status broadcast(ls_comm *comm, void *buf, int64_t bytes, int root) {
     if (is_small(bytes)) {
         return flat->ops->broadcast(flat, buf, bytes, root);
     }
-    ls_comm_request *r;
-    LS_TRY(broadcast_start(comm, buf, bytes, root, &r));
-    return wait_for(comm, r);
+    return ls_comm_broadcast_by_start(comm, buf, bytes, root);
 }
 
 static ls_status all_reduce(ls_comm *comm, void *buf, int64_t count, ls_dtype dtype, ls_reduce op) {
@@ -315,9 +297,7 @@ static ls_status all_reduce(ls_comm *comm, void *buf, int64_t count, ls_dtype dt
     if (is_small(count * (int64_t)ls_dtype_bytes(dtype))) {
         return flat->ops->all_reduce(flat, buf, count, dtype, op);
     }
-    ls_comm_request *r;
-    LS_TRY(all_reduce_start(comm, buf, buf, count, dtype, op, &r));
-    return wait_for(comm, r);
+    return ls_comm_all_reduce_by_start(comm, buf, count, dtype, op);
 }
 
 static ls_status all_gather(ls_comm *comm, const void *send, void *recv, int64_t bytes) {
@@ -393,29 +373,7 @@ static ls_status split(ls_comm *comm, int color, ls_comm **part) {
     return status;
 }
 
-static const ls_comm_ops hier_ops = {
-    .name = "hier",
-    .destroy = destroy,
-    .duplicate = duplicate,
-    .split = split,
-    .alloc = alloc,
-    .give_back = give_back,
-    .host = host,
-    .barrier = barrier,
-    .broadcast = broadcast,
-    .all_reduce = all_reduce,
-    .all_gather = all_gather,
-    .broadcast_start = broadcast_start,
-    .all_reduce_start = all_reduce_start,
-    .reduce_start = reduce_start,
-    .reduce_scatter_start = reduce_scatter_start,
-    .all_gather_start = all_gather_start,
-    .all_to_all_start = all_to_all_start,
-    .send_start = send_start,
-    .recv_start = recv_start,
-    .test = test,
-    .wait = wait_for,
-};
+static const ls_comm_ops hier_ops = LS_COMM_OPS("hier");
 
 /* Where every rank is, and whether the groups are those of equal hosts. */
 static ls_status find_places(hier_comm *c) {

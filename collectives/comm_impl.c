@@ -1,5 +1,6 @@
 #include "collectives/comm_impl.h"
 
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -9,6 +10,9 @@ enum { MEMORY_ALIGN = 64, HUGE_PAGE = 2 << 20 };
 /* Pumps with nothing under way are driven each so many turns: the library may hold messages whose
  * sends have ended for this process. */
 enum { IDLE_TURNS = 64 };
+
+/* Looks at the peers before the processor is offered to others. */
+enum { SPINS = 100 };
 
 ls_status ls_comm_check_count(int64_t count, const char *what) {
     if (count < 0) {
@@ -38,6 +42,39 @@ ls_status ls_comm_check_color(int color) {
         return LS_FAIL(LS_E_SHAPE, "color %d of a group; 0 is the least", color);
     }
     return LS_OK;
+}
+
+ls_status ls_comm_check_own(const ls_comm *comm, int64_t sent, int64_t expected) {
+    if (sent != expected) {
+        return LS_FAIL(LS_E_SHAPE, "rank %d sends itself %lld bytes and expects %lld", comm->rank,
+                       (long long)sent, (long long)expected);
+    }
+    return LS_OK;
+}
+
+ls_status ls_comm_wait_by_test(ls_comm *comm, ls_comm_request *request) {
+    bool done = false;
+    for (int spins = 0; !done; spins++) {
+        if (spins == SPINS) {
+            sched_yield();
+            spins = 0;
+        }
+        LS_TRY(comm->ops->test(comm, request, &done));
+    }
+    return LS_OK;
+}
+
+ls_status ls_comm_broadcast_by_start(ls_comm *comm, void *buf, int64_t bytes, int root) {
+    ls_comm_request *request;
+    LS_TRY(comm->ops->broadcast_start(comm, buf, bytes, root, &request));
+    return comm->ops->wait(comm, request);
+}
+
+ls_status ls_comm_all_reduce_by_start(ls_comm *comm, void *buf, int64_t count, ls_dtype dtype,
+                                      ls_reduce op) {
+    ls_comm_request *request;
+    LS_TRY(comm->ops->all_reduce_start(comm, buf, buf, count, dtype, op, &request));
+    return comm->ops->wait(comm, request);
 }
 
 ls_status ls_comm_host_alloc(ls_comm *comm, int64_t bytes, void **memory) {

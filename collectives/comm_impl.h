@@ -15,6 +15,27 @@ ls_status ls_comm_check_color(int color);
 ls_status ls_comm_host_alloc(ls_comm *comm, int64_t bytes, void **memory);
 void ls_comm_host_give_back(ls_comm *comm, void *memory);
 
+/* A rank's block for itself is as long as it expects. */
+ls_status ls_comm_check_own(const ls_comm *comm, int64_t sent, int64_t expected);
+
+/* Blocking forms of back ends that start operations and drive them in `test`. */
+ls_status ls_comm_wait_by_test(ls_comm *comm, ls_comm_request *request);
+ls_status ls_comm_broadcast_by_start(ls_comm *comm, void *buf, int64_t bytes, int root);
+ls_status ls_comm_all_reduce_by_start(ls_comm *comm, void *buf, int64_t count, ls_dtype dtype,
+                                      ls_reduce op);
+
+/* The table of a back end whose functions have the names of the slots (wait: wait_for). */
+#define LS_COMM_OPS(text)                                                                          \
+    {                                                                                              \
+        .name = (text), .destroy = destroy, .duplicate = duplicate, .split = split,                \
+        .alloc = alloc, .give_back = give_back, .host = host, .barrier = barrier,                  \
+        .broadcast = broadcast, .all_reduce = all_reduce, .all_gather = all_gather,                \
+        .broadcast_start = broadcast_start, .all_reduce_start = all_reduce_start,                  \
+        .reduce_start = reduce_start, .reduce_scatter_start = reduce_scatter_start,                \
+        .all_gather_start = all_gather_start, .all_to_all_start = all_to_all_start,                \
+        .send_start = send_start, .recv_start = recv_start, .test = test, .wait = wait_for,        \
+    }
+
 static inline int64_t ls_min_i64(int64_t a, int64_t b) {
     return a < b ? a : b;
 }

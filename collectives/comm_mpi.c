@@ -102,12 +102,6 @@ static ls_status barrier(ls_comm *comm) {
     return finish(request, "barrier");
 }
 
-static ls_status broadcast(ls_comm *comm, void *buf, int64_t bytes, int root) {
-    ls_comm_request *request;
-    LS_TRY(ls_mpi_broadcast_start(comm, buf, bytes, root, &request));
-    return ls_mpi_wait(comm, request);
-}
-
 bool ls_mpi_type(ls_dtype dtype, MPI_Datatype *type) {
     switch (dtype) {
     case LS_F32:
@@ -133,12 +127,6 @@ bool ls_mpi_type(ls_dtype dtype, MPI_Datatype *type) {
 bool ls_mpi_op(ls_reduce op, MPI_Op *mpi_op) {
     *mpi_op = op == LS_SUM ? MPI_SUM : op == LS_MAX ? MPI_MAX : MPI_MIN;
     return op <= LS_MIN;
-}
-
-static ls_status all_reduce(ls_comm *comm, void *buf, int64_t count, ls_dtype dtype, ls_reduce op) {
-    ls_comm_request *request;
-    LS_TRY(ls_mpi_all_reduce_start(comm, buf, buf, count, dtype, op, &request));
-    return ls_mpi_wait(comm, request);
 }
 
 /* Chunk `at` of every block: in the receive buffer the ranks' pieces lie `bytes` apart. */
@@ -177,8 +165,8 @@ static const ls_comm_ops mpi_ops = {
     .give_back = ls_comm_host_give_back,
     .host = host,
     .barrier = barrier,
-    .broadcast = broadcast,
-    .all_reduce = all_reduce,
+    .broadcast = ls_comm_broadcast_by_start,
+    .all_reduce = ls_comm_all_reduce_by_start,
     .all_gather = all_gather,
     .broadcast_start = ls_mpi_broadcast_start,
     .all_reduce_start = ls_mpi_all_reduce_start,

@@ -178,10 +178,7 @@ static ls_status exchange_start(mpi_comm *c, const blocks *send, const blocks *r
         parts += peer == rank ? 0 : ls_mpi_chunks(recv->counts[peer]);
     }
     const int64_t own = recv->counts[rank];
-    if (send_bytes(send, rank, rank) != own) {
-        return LS_FAIL(LS_E_SHAPE, "rank %d sends itself %lld bytes and expects %lld", rank,
-                       (long long)send_bytes(send, rank, rank), (long long)own);
-    }
+    LS_TRY(ls_comm_check_own(&c->base, send_bytes(send, rank, rank), own));
     ls_comm_request *r;
     LS_TRY(ls_mpi_request_take(c, parts, &r));
     const int tag = ls_mpi_next_tag(c);

@@ -102,16 +102,20 @@ static ls_status all_to_all_start(ls_comm *comm, const void *send, const int64_t
                                   const int64_t *send_offsets, void *recv,
                                   const int64_t *recv_counts, const int64_t *recv_offsets,
                                   ls_comm_request **request) {
-    (void)comm;
     LS_TRY(ls_comm_check_count(send_counts[0], "all-to-all"));
-    if (send_counts[0] != recv_counts[0]) {
-        return LS_FAIL(LS_E_SHAPE, "rank 0 sends itself %lld bytes and expects %lld",
-                       (long long)send_counts[0], (long long)recv_counts[0]);
-    }
+    LS_TRY(ls_comm_check_own(comm, send_counts[0], recv_counts[0]));
     copy_block((const char *)send + send_offsets[0], (char *)recv + recv_offsets[0],
                send_counts[0]);
     *request = (ls_comm_request *)&completed;
     return LS_OK;
+}
+
+static ls_status alloc(ls_comm *comm, int64_t bytes, void **memory) {
+    return ls_comm_host_alloc(comm, bytes, memory);
+}
+
+static void give_back(ls_comm *comm, void *memory) {
+    ls_comm_host_give_back(comm, memory);
 }
 
 static ls_status send_start(ls_comm *comm, const void *buf, int64_t bytes, int to,
@@ -143,29 +147,7 @@ static ls_status wait_for(ls_comm *comm, ls_comm_request *request) {
     return LS_OK;
 }
 
-static const ls_comm_ops self_ops = {
-    .name = "self",
-    .destroy = destroy,
-    .duplicate = duplicate,
-    .split = split,
-    .alloc = ls_comm_host_alloc,
-    .give_back = ls_comm_host_give_back,
-    .host = host,
-    .barrier = barrier,
-    .broadcast = broadcast,
-    .all_reduce = all_reduce,
-    .all_gather = all_gather,
-    .broadcast_start = broadcast_start,
-    .all_reduce_start = all_reduce_start,
-    .reduce_start = reduce_start,
-    .reduce_scatter_start = reduce_scatter_start,
-    .all_gather_start = all_gather_start,
-    .all_to_all_start = all_to_all_start,
-    .send_start = send_start,
-    .recv_start = recv_start,
-    .test = test,
-    .wait = wait_for,
-};
+static const ls_comm_ops self_ops = LS_COMM_OPS("self");
 
 ls_status ls_comm_self(ls_comm **comm) {
     LS_TRY(ls_calloc(1, sizeof **comm, comm));

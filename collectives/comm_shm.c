@@ -5,13 +5,9 @@
 #include "runtime/base/arena.h"
 #include "runtime/base/log.h"
 
-#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/statvfs.h>
-
-/* Looks at the peers before the processor is offered to others. */
-enum { SPINS = 100 };
 
 static void destroy(ls_comm *comm);
 
@@ -172,15 +168,7 @@ static ls_status test(ls_comm *comm, ls_comm_request *r, bool *done) {
 }
 
 static ls_status wait_for(ls_comm *comm, ls_comm_request *r) {
-    bool done = false;
-    for (int spins = 0; !done; spins++) {
-        if (spins == SPINS) {
-            sched_yield();
-            spins = 0;
-        }
-        LS_TRY(test(comm, r, &done));
-    }
-    return LS_OK;
+    return ls_comm_wait_by_test(comm, r);
 }
 
 /* Operations */
@@ -282,10 +270,7 @@ static ls_status all_to_all_start(ls_comm *comm, const void *send, const int64_t
         LS_TRY(ls_comm_check_count(send_counts[rank], "all-to-all"));
         LS_TRY(ls_comm_check_count(recv_counts[rank], "all-to-all"));
     }
-    if (send_counts[me] != recv_counts[me]) {
-        return LS_FAIL(LS_E_SHAPE, "rank %d sends itself %lld bytes and expects %lld", me,
-                       (long long)send_counts[me], (long long)recv_counts[me]);
-    }
+    LS_TRY(ls_comm_check_own(comm, send_counts[me], recv_counts[me]));
     LS_TRY(request_take((shm_comm *)comm, SHM_EXCHANGE, &r));
     r->send = send;
     r->recv = recv;
@@ -321,15 +306,11 @@ static ls_status barrier(ls_comm *comm) {
 }
 
 static ls_status broadcast(ls_comm *comm, void *buf, int64_t bytes, int root) {
-    ls_comm_request *r;
-    LS_TRY(broadcast_start(comm, buf, bytes, root, &r));
-    return wait_for(comm, r);
+    return ls_comm_broadcast_by_start(comm, buf, bytes, root);
 }
 
 static ls_status all_reduce(ls_comm *comm, void *buf, int64_t count, ls_dtype dtype, ls_reduce op) {
-    ls_comm_request *r;
-    LS_TRY(all_reduce_start(comm, buf, buf, count, dtype, op, &r));
-    return wait_for(comm, r);
+    return ls_comm_all_reduce_by_start(comm, buf, count, dtype, op);
 }
 
 static ls_status all_gather(ls_comm *comm, const void *send, void *recv, int64_t bytes) {
@@ -370,29 +351,7 @@ static ls_status split(ls_comm *comm, int color, ls_comm **part) {
     return wrap(mpi, NULL, part);
 }
 
-static const ls_comm_ops shm_ops = {
-    .name = "shm",
-    .destroy = destroy,
-    .duplicate = duplicate,
-    .split = split,
-    .alloc = alloc,
-    .give_back = give_back,
-    .host = host,
-    .barrier = barrier,
-    .broadcast = broadcast,
-    .all_reduce = all_reduce,
-    .all_gather = all_gather,
-    .broadcast_start = broadcast_start,
-    .all_reduce_start = all_reduce_start,
-    .reduce_start = reduce_start,
-    .reduce_scatter_start = reduce_scatter_start,
-    .all_gather_start = all_gather_start,
-    .all_to_all_start = all_to_all_start,
-    .send_start = send_start,
-    .recv_start = recv_start,
-    .test = test,
-    .wait = wait_for,
-};
+static const ls_comm_ops shm_ops = LS_COMM_OPS("shm");
 
 static void destroy(ls_comm *comm) {
     shm_comm *c = (shm_comm *)comm;

@@ -468,26 +468,4 @@ void ls_comm_name_group(ls_comm *comm, const char *group) {
     }
 }
 
-static const ls_comm_ops recorded_ops = {
-    .name = "recorded",
-    .destroy = destroy,
-    .duplicate = duplicate,
-    .split = split,
-    .alloc = alloc,
-    .give_back = give_back,
-    .host = host,
-    .barrier = barrier,
-    .broadcast = broadcast,
-    .all_reduce = all_reduce,
-    .all_gather = all_gather,
-    .broadcast_start = broadcast_start,
-    .all_reduce_start = all_reduce_start,
-    .reduce_start = reduce_start,
-    .reduce_scatter_start = reduce_scatter_start,
-    .all_gather_start = all_gather_start,
-    .all_to_all_start = all_to_all_start,
-    .send_start = send_start,
-    .recv_start = recv_start,
-    .test = test,
-    .wait = wait_for,
-};
+static const ls_comm_ops recorded_ops = LS_COMM_OPS("recorded");
