@@ -1,5 +1,7 @@
 #include "collectives/combine.h"
 
+#include "collectives/combine_half.h"
+
 #include <stdint.h>
 #include <string.h>
 
@@ -34,35 +36,30 @@ static int left_leaves(int leaves) {
     return left;
 }
 
-/* LOAD widens an element to the type of the sum, STORE rounds it back. */
-#define LOAD_PLAIN(x)     (x)
-#define STORE_PLAIN(x)    (x)
 #define SUM(a, b)         ((a) + (b))
 #define SUM_WRAP_32(a, b) ((int32_t)((uint32_t)(a) + (uint32_t)(b)))
 #define SUM_WRAP_64(a, b) ((int64_t)((uint64_t)(a) + (uint64_t)(b)))
 #define MAX(a, b)         ((a) > (b) ? (a) : (b))
 #define MIN(a, b)         ((a) < (b) ? (a) : (b))
 
-/* first[n] = the node over from[0 .. ranks-1] at elements [at, at + n): two leaves at once, so that
+/* out[n] = the node over from[0 .. ranks-1] at elements [at, at + n): two leaves at once, so that
  * two ranks cost one pass. */
-#define DEFINE_NODE(name, op_name, elem, acc, LOAD, OP)                                            \
+#define DEFINE_NODE(name, op_name, elem, OP)                                                       \
     static void name##_##op_name(int ranks, const void *const *from, int64_t at, int n,            \
-                                 acc *restrict out) {                                              \
+                                 elem *restrict out) {                                             \
         const elem *a = (const elem *)from[0] + at;                                                \
         if (ranks == 1) {                                                                          \
-            for (int i = 0; i < n; i++) {                                                          \
-                out[i] = LOAD(a[i]);                                                               \
-            }                                                                                      \
+            memcpy(out, a, (size_t)n * sizeof *a);                                                 \
             return;                                                                                \
         }                                                                                          \
         const elem *b = (const elem *)from[1] + at;                                                \
         if (ranks == 2) {                                                                          \
             for (int i = 0; i < n; i++) {                                                          \
-                out[i] = OP(LOAD(a[i]), LOAD(b[i]));                                               \
+                out[i] = OP(a[i], b[i]);                                                           \
             }                                                                                      \
             return;                                                                                \
         }                                                                                          \
-        acc right[BLOCK];                                                                          \
+        elem right[BLOCK];                                                                         \
         const int left = left_leaves(ranks);                                                       \
         name##_##op_name(left, from, at, n, out);                                                  \
         name##_##op_name(ranks - left, from + left, at, n, right);                                 \
@@ -71,43 +68,83 @@ static int left_leaves(int leaves) {
         }                                                                                          \
     }
 
-#define DEFINE_TYPE(name, elem, acc, LOAD, STORE, ADD)                                             \
-    DEFINE_NODE(name, sum, elem, acc, LOAD, ADD)                                                   \
-    DEFINE_NODE(name, max, elem, acc, LOAD, MAX)                                                   \
-    DEFINE_NODE(name, min, elem, acc, LOAD, MIN)                                                   \
+/* node[n], averaged where that is asked for. */
+#define DEFINE_TYPE(name, elem, ADD)                                                               \
+    DEFINE_NODE(name, sum, elem, ADD)                                                              \
+    DEFINE_NODE(name, max, elem, MAX)                                                              \
+    DEFINE_NODE(name, min, elem, MIN)                                                              \
+    static void name##_block(ls_reduce op, int ranks, const void *const *from, int64_t at, int n,  \
+                             elem *node) {                                                         \
+        if (op == LS_MAX) {                                                                        \
+            name##_max(ranks, from, at, n, node);                                                  \
+        } else if (op == LS_MIN) {                                                                 \
+            name##_min(ranks, from, at, n, node);                                                  \
+        } else {                                                                                   \
+            name##_sum(ranks, from, at, n, node);                                                  \
+        }                                                                                          \
+        for (int i = 0; op == LS_AVG && i < n; i++) {                                              \
+            node[i] = node[i] / (elem)ranks;                                                       \
+        }                                                                                          \
+    }                                                                                              \
     static void name(ls_reduce op, int ranks, const void *const *from, int places,                 \
                      void *const *to, int64_t count) {                                             \
-        acc node[BLOCK];                                                                           \
+        elem node[BLOCK];                                                                          \
         for (int64_t at = 0; at < count; at += BLOCK) {                                            \
             const int n = (int)(count - at < BLOCK ? count - at : BLOCK);                          \
-            if (op == LS_MAX) {                                                                    \
-                name##_max(ranks, from, at, n, node);                                              \
-            } else if (op == LS_MIN) {                                                             \
-                name##_min(ranks, from, at, n, node);                                              \
-            } else {                                                                               \
-                name##_sum(ranks, from, at, n, node);                                              \
-            }                                                                                      \
-            if (op == LS_AVG) {                                                                    \
-                for (int i = 0; i < n; i++) {                                                      \
-                    node[i] = node[i] / (acc)ranks;                                                \
-                }                                                                                  \
-            }                                                                                      \
+            name##_block(op, ranks, from, at, n, node);                                            \
             for (int j = 0; j < places; j++) {                                                     \
-                elem *out = (elem *)to[j] + at;                                                    \
-                for (int i = 0; i < n; i++) {                                                      \
-                    out[i] = STORE(node[i]);                                                       \
-                }                                                                                  \
+                memcpy((elem *)to[j] + at, node, (size_t)n * sizeof *node);                        \
             }                                                                                      \
         }                                                                                          \
     }
 
-DEFINE_TYPE(combine_f32, float, float, LOAD_PLAIN, STORE_PLAIN, SUM)
-DEFINE_TYPE(combine_f64, double, double, LOAD_PLAIN, STORE_PLAIN, SUM)
-DEFINE_TYPE(combine_bf16, ls_bf16, float, ls_bf16_to_f32, ls_bf16_from_f32, SUM)
-DEFINE_TYPE(combine_f16, ls_f16, float, ls_f16_to_f32, ls_f16_from_f32, SUM)
-DEFINE_TYPE(combine_i32, int32_t, int32_t, LOAD_PLAIN, STORE_PLAIN, SUM_WRAP_32)
-DEFINE_TYPE(combine_i64, int64_t, int64_t, LOAD_PLAIN, STORE_PLAIN, SUM_WRAP_64)
-DEFINE_TYPE(combine_u64, uint64_t, uint64_t, LOAD_PLAIN, STORE_PLAIN, SUM)
+DEFINE_TYPE(combine_f32, float, SUM)
+DEFINE_TYPE(combine_f64, double, SUM)
+DEFINE_TYPE(combine_i32, int32_t, SUM_WRAP_32)
+DEFINE_TYPE(combine_i64, int64_t, SUM_WRAP_64)
+DEFINE_TYPE(combine_u64, uint64_t, SUM)
+
+/* 16-bit types: the ranks' blocks are widened as the tree is walked. */
+static void half_node(const ls_half_ops *half, ls_reduce op, int ranks, const void *const *from,
+                      int64_t at, int n, float *restrict out) {
+    if (ranks == 1) {
+        half->widen((const uint16_t *)from[0] + at, n, out);
+        return;
+    }
+    float right[BLOCK];
+    const int left = left_leaves(ranks);
+    half_node(half, op, left, from, at, n, out);
+    half_node(half, op, ranks - left, from + left, at, n, right);
+    if (op == LS_MAX) {
+        for (int i = 0; i < n; i++) {
+            out[i] = MAX(out[i], right[i]);
+        }
+    } else if (op == LS_MIN) {
+        for (int i = 0; i < n; i++) {
+            out[i] = MIN(out[i], right[i]);
+        }
+    } else {
+        for (int i = 0; i < n; i++) {
+            out[i] = SUM(out[i], right[i]);
+        }
+    }
+}
+
+static void combine_half(ls_dtype dtype, ls_reduce op, int ranks, const void *const *from,
+                         int places, void *const *to, int64_t count) {
+    const ls_half_ops *half = ls_half_ops_of(dtype);
+    float node[BLOCK];
+    for (int64_t at = 0; at < count; at += BLOCK) {
+        const int n = (int)(count - at < BLOCK ? count - at : BLOCK);
+        half_node(half, op, ranks, from, at, n, node);
+        for (int i = 0; op == LS_AVG && i < n; i++) {
+            node[i] = node[i] / (float)ranks;
+        }
+        for (int j = 0; j < places; j++) {
+            half->narrow(node, n, (uint16_t *)to[j] + at);
+        }
+    }
+}
 
 void ls_combine(ls_dtype dtype, ls_reduce op, int ranks, const void *const *from, int places,
                 void *const *to, int64_t count) {
@@ -119,10 +156,8 @@ void ls_combine(ls_dtype dtype, ls_reduce op, int ranks, const void *const *from
         combine_f64(op, ranks, from, places, to, count);
         break;
     case LS_BF16:
-        combine_bf16(op, ranks, from, places, to, count);
-        break;
     case LS_F16:
-        combine_f16(op, ranks, from, places, to, count);
+        combine_half(dtype, op, ranks, from, places, to, count);
         break;
     case LS_I32:
         combine_i32(op, ranks, from, places, to, count);

@@ -1,7 +1,7 @@
-/* Every operation of the MPI back end, each bitwise against what the definition gives, with
- * messages whole and cut into many chunks. LS_TEST_LARGE=1 adds operations beyond 2^31 bytes (8 GiB
- * a rank). */
-#include "collectives/comm.h"
+/* Every operation of the MPI back end, and large ones in shared memory, each bitwise against what
+ * the definition gives, with messages whole and cut into many chunks. LS_TEST_LARGE=1 adds
+ * operations beyond 2^31 bytes (8 GiB a rank). */
+#include "collectives/comm_choose.h"
 #include "collectives/comm_mpi.h"
 #include "tests/collectives/pattern.h"
 #include "tests/test.h"
@@ -330,6 +330,12 @@ int main(int argc, char **argv) {
     test_agree(world);
     test_check_same(world);
     test_large(world);
+    if (world->size > 1) {
+        ls_comm *shm = NULL;
+        CHECK_OK(ls_comm_choose(world, LS_TRANSPORT_SHM, &shm));
+        test_large(shm);
+        shm->ops->destroy(shm);
+    }
     if (world->size > 1) {
         test_library_error(world);
     }

@@ -1,0 +1,87 @@
+#include "collectives/combine_half.h"
+
+#include "runtime/base/cpu.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#define AVX2 __attribute__((target("avx2,f16c")))
+#endif
+
+#define DEFINE_LOOPS(name, attribute, TO_F32, FROM_F32)                                            \
+    attribute static void widen_##name(const uint16_t *from, int64_t count, float *to) {           \
+        for (int64_t i = 0; i < count; i++) {                                                      \
+            to[i] = TO_F32(from[i]);                                                               \
+        }                                                                                          \
+    }                                                                                              \
+    attribute static void narrow_##name(const float *from, int64_t count, uint16_t *to) {          \
+        for (int64_t i = 0; i < count; i++) {                                                      \
+            to[i] = FROM_F32(from[i]);                                                             \
+        }                                                                                          \
+    }
+
+DEFINE_LOOPS(bf16, , ls_bf16_to_f32, ls_bf16_from_f32)
+DEFINE_LOOPS(f16, , ls_f16_to_f32, ls_f16_from_f32)
+
+#if defined(__x86_64__)
+AVX2 static void widen_bf16_avx2(const uint16_t *from, int64_t count, float *to) {
+    for (int64_t i = 0; i < count; i++) {
+        to[i] = ls_bf16_to_f32(from[i]);
+    }
+}
+
+/* Bits of 8 numbers, rounded into the lower halves. */
+AVX2 static __m256i round_bf16(__m256 x) {
+    const __m256i bits = _mm256_castps_si256(x), high = _mm256_srli_epi32(bits, 16);
+    const __m256i odd = _mm256_and_si256(high, _mm256_set1_epi32(1));
+    const __m256i up = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+    return _mm256_srli_epi32(up, 16);
+}
+
+AVX2 static void narrow_bf16_avx2(const float *from, int64_t count, uint16_t *to) {
+    int64_t i = 0;
+    for (; i + 16 <= count; i += 16) {
+        const __m256 a = _mm256_loadu_ps(from + i), b = _mm256_loadu_ps(from + i + 8);
+        if (_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_UNORD_Q)) == 0) {
+            const __m256i both = _mm256_packus_epi32(round_bf16(a), round_bf16(b));
+            _mm256_storeu_si256((__m256i *)(to + i), _mm256_permute4x64_epi64(both, 0xd8));
+        } else {
+            narrow_bf16(from + i, 16, to + i);
+        }
+    }
+    narrow_bf16(from + i, count - i, to + i);
+}
+
+AVX2 static void widen_f16_avx2(const uint16_t *from, int64_t count, float *to) {
+    int64_t i = 0;
+    for (; i + 8 <= count; i += 8) {
+        _mm256_storeu_ps(to + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(from + i))));
+    }
+    widen_f16(from + i, count - i, to + i);
+}
+
+AVX2 static void narrow_f16_avx2(const float *from, int64_t count, uint16_t *to) {
+    int64_t i = 0;
+    for (; i + 8 <= count; i += 8) {
+        const __m256 x = _mm256_loadu_ps(from + i);
+        if (_mm256_movemask_ps(_mm256_cmp_ps(x, x, _CMP_UNORD_Q)) == 0) {
+            _mm_storeu_si128((__m128i *)(to + i), _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
+        } else { /* the instruction would keep what else a NaN says */
+            narrow_f16(from + i, 8, to + i);
+        }
+    }
+    narrow_f16(from + i, count - i, to + i);
+}
+#endif
+
+const ls_half_ops *ls_half_ops_of(ls_dtype dtype) {
+    static const ls_half_ops plain[] = {{widen_bf16, narrow_bf16}, {widen_f16, narrow_f16}};
+#if defined(__x86_64__)
+    static const ls_half_ops avx2[] = {{widen_bf16_avx2, narrow_bf16_avx2},
+                                       {widen_f16_avx2, narrow_f16_avx2}};
+    ls_isa isa;
+    if (ls_cpu_isa(&isa) == LS_OK && isa >= LS_ISA_AVX2) {
+        return &avx2[dtype == LS_F16];
+    }
+#endif
+    return &plain[dtype == LS_F16];
+}
