@@ -3,6 +3,7 @@
 #define LS_LAUNCH_BENCH_H
 
 #include "collectives/comm_choose.h"
+#include "runtime/config/config.h"
 
 #include <stdbool.h>
 
@@ -44,5 +45,15 @@ typedef struct ls_bench_step_options {
  * least time that the best rates of the same run allow: operations over that of a product, bytes
  * over that of a pass over memory, whichever is more. [collective] */
 ls_status ls_bench_step(const ls_bench_step_options *options);
+
+typedef struct ls_bench_machine_options {
+    ls_compute compute;
+    long long threads;
+    const char *profile; /* file that is written or updated; NULL: none */
+} ls_bench_machine_options;
+
+/* Products, attention and memory-bound operations for `lockstep plan`, by small training steps on
+ * all ranks at once. [collective] */
+ls_status ls_bench_machine(const ls_bench_machine_options *options);
 
 #endif

@@ -57,8 +57,9 @@ static const ls_option options[] = {
                      "collective: ordinary buffers instead of the back end's own"},
     [OPT_OVERLAP] = {"overlap", 0, NULL, NULL,
                      "collective: how much of an all-reduce computation hides"},
-    [OPT_PROFILE] = {"profile", 0, "FILE", NULL,
-                     "collective: write a cluster profile with the links' latency and bandwidth"},
+    [OPT_PROFILE] =
+        {"profile", 0, "FILE", NULL,
+         "cluster profile. collective: write the links' figures; machine: add the rest"},
     {NULL, 0, NULL, NULL, NULL}};
 
 typedef struct gemm_bench {
@@ -261,6 +262,17 @@ static ls_status bench_collective(const char **values, const char *const *settin
     });
 }
 
+static ls_status bench_machine(const char **values, const char *const *settings, int count) {
+    (void)settings, (void)count;
+    ls_bench_machine_options o = {.profile = values[OPT_PROFILE]};
+    const char *dtype = values[OPT_DTYPE];
+    LS_TRY(ls_option_int("threads", values[OPT_THREADS], 0, 4096, &o.threads));
+    o.compute = strcmp(dtype, "fp32") == 0   ? LS_COMPUTE_FP32
+                : strcmp(dtype, "bf16") == 0 ? LS_COMPUTE_BF16
+                                             : LS_COMPUTE_AUTO;
+    return ls_bench_machine(&o);
+}
+
 /* What can be measured. */
 static const struct {
     const char *name;
@@ -268,7 +280,8 @@ static const struct {
     ls_status (*run)(const char **values, const char *const *settings, int count);
 } benches[] = {{"gemm", false, bench_gemm},
                {"step", true, bench_step},
-               {"collective", false, bench_collective}};
+               {"collective", false, bench_collective},
+               {"machine", false, bench_machine}};
 
 enum { BENCH_COUNT = sizeof benches / sizeof benches[0] };
 
@@ -300,7 +313,7 @@ static ls_status run_bench(int argc, char **argv) {
 
 const ls_verb ls_verb_bench = {
     .name = "bench",
-    .synopsis = "[options] gemm | collective | step [section.key=value ...]",
+    .synopsis = "[options] gemm | collective | machine | step [section.key=value ...]",
     .summary = "measure this machine",
     .text =
         "gemm times the matrix products of a training step of a model: forward, input\n"
@@ -322,7 +335,13 @@ const ls_verb ls_verb_bench = {
         "\n"
         "  mpirun -n 2 lockstep bench collective -o all_reduce --minbytes 1M -e 256M -f 4\n"
         "  mpirun -n 2 lockstep bench collective --overlap --minbytes 1M\n"
-        "  mpirun lockstep bench collective --profile here.yaml",
+        "  mpirun lockstep bench collective --profile here.yaml\n"
+        "\n"
+        "machine times small training steps and their products on all ranks at once, and adds "
+        "what\n"
+        "`lockstep plan` and `train cost.cluster=FILE` need to know of this machine beside links.\n"
+        "\n"
+        "  mpirun lockstep bench machine --profile here.yaml",
     .options = options,
     .run = run_bench,
 };

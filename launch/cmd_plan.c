@@ -15,6 +15,7 @@ enum {
     OPT_TOKENS,
     OPT_SEQ,
     OPT_BATCH,
+    OPT_VOCAB,
     OPT_PRECISION,
     OPT_LAYOUT,
     OPT_TOP,
@@ -47,6 +48,7 @@ static const ls_option options[] = {
                  "tokens of a sequence; default: the model's context, at most 8192"},
     [OPT_BATCH] = {"batch", 'b', "N", "0",
                    "sequences of a step; 0: of 0.5, 4 or 16 Mi tokens by the model's size"},
+    [OPT_VOCAB] = {"vocab", 0, "N", NULL, "of a model that takes its vocabulary from the data"},
     [OPT_PRECISION] = {"precision", 'p', "NAME", "bf16",
                        "of matrix products: fp32, bf16, fp8 or fp4"},
     [OPT_LAYOUT] =
@@ -141,6 +143,11 @@ static ls_status parse_model(plan *p, const char **values) {
         LS_TRY(ls_option_int("seq", values[OPT_SEQ], 1, 1 << 27, &seq));
     }
     q->seq = seq;
+    if (values[OPT_VOCAB]) {
+        long long vocab;
+        LS_TRY(ls_option_int("vocab", values[OPT_VOCAB], 1, 1 << 24, &vocab));
+        q->model.vocab = vocab;
+    }
     long long batch, top;
     LS_TRY(ls_option_int("batch", values[OPT_BATCH], 0, 1 << 30, &batch));
     LS_TRY(ls_option_int("top", values[OPT_TOP], 1, LS_PLAN_MAX_FOUND, &top));

@@ -75,7 +75,9 @@ ls_status ls_plan_answer_for(const ls_plan_question *q, int devices, ls_plan_ans
             "--network-gbit",
             a->cluster.text[LS_CLUSTER_NAME], devices);
     }
-    const ls_plan_job job = {.model = &q->model,
+    static const ls_software ours = {.gradient_bytes = 4}; /* gradients travel in fp32 */
+    const ls_plan_job job = {.software = &ours,
+                             .model = &q->model,
                              .rates = &a->rates,
                              .precision = q->precision,
                              .seq = q->seq,

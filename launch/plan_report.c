@@ -109,6 +109,10 @@ static void print_bill(const ls_plan_answer *a) {
     } else if (isnan(b->usd)) {
         printf(": no price is published for this cluster; give --price");
     }
+    if (isnan(b->it_mwh)) {
+        printf("\nenergy: unknown, for nobody has published the power of these devices\n");
+        return;
+    }
     printf("\nenergy: %.1f MWh of the computers", b->it_mwh);
     if (!isnan(b->mwh)) {
         printf(", %.1f MWh of the site (PUE %.2f)", b->mwh, c->figure[LS_FIG_PUE].value);
@@ -181,7 +185,7 @@ json_t *ls_plan_json(const ls_plan_question *q, const ls_plan_answer *a) {
     return json_pack(
         "{s:i, s:s, s:s, s:s, s:s, s:i, s:I, s:I, s:f, s:f, s:I, s:I, s:o, s:f, s:f, s:f, s:o, "
         "s:o, "
-        "s:o, s:o, s:o, s:f, s:f, s:o, s:o, s:b, s:f, s:f, s:f, s:f, s:f, s:b}",
+        "s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:b, s:f, s:f, s:f, s:f, s:f, s:b}",
         "schema", 1, "model", q->model.name, "cluster", a->cluster.text[LS_CLUSTER_NAME], "device",
         a->cluster.text[LS_CLUSTER_KIND], "precision", ls_precision_name(q->precision), "devices",
         a->devices, "sequence_tokens", (json_int_t)q->seq, "batch_sequences", (json_int_t)a->batch,
@@ -191,9 +195,10 @@ json_t *ls_plan_json(const ls_plan_question *q, const ls_plan_answer *a) {
         "days", b->days, "device_hours", b->device_hours, "usd", number(b->usd), "usd_per_mtoken",
         number(b->usd_per_mtoken), "usd_per_device_hour", number(b->usd_per_hour), "price_kind",
         listed ? json_string(ls_figure_key(b->price)) : json_null(), "price_date",
-        date[0] ? json_string(date) : json_null(), "it_mwh", b->it_mwh, "power_watts", b->power_w,
-        "site_mwh", number(b->mwh), "carbon_tonnes", number(b->carbon_t), "power_of_whole_nodes",
-        b->whole_nodes, "mtbf_seconds", b->failures.mtbf_s, "save_stall_seconds",
-        b->failures.stall_s, "save_commit_seconds", b->failures.commit_s, "save_interval_seconds",
-        b->save_interval_s, "goodput", b->goodput, "bytes_as_train_counts", a->own_bytes);
+        date[0] ? json_string(date) : json_null(), "it_mwh", number(b->it_mwh), "power_watts",
+        number(b->power_w), "site_mwh", number(b->mwh), "carbon_tonnes", number(b->carbon_t),
+        "power_of_whole_nodes", b->whole_nodes, "mtbf_seconds", b->failures.mtbf_s,
+        "save_stall_seconds", b->failures.stall_s, "save_commit_seconds", b->failures.commit_s,
+        "save_interval_seconds", b->save_interval_s, "goodput", b->goodput, "bytes_as_train_counts",
+        a->own_bytes);
 }

@@ -2,6 +2,7 @@
 #include "launch/train.h"
 #include "launch/train_guard.h"
 #include "launch/train_ledger.h"
+#include "launch/train_predict.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/log.h"
 
@@ -208,6 +209,7 @@ static ls_status after_step(ls_train *train, const sinks *s, pace *p, bool stop,
             record->seconds += record->phase_seconds[phase];
         }
         give_record(s, record);
+        ls_train_predict_compare(record);
     }
     return LS_OK;
 }
@@ -264,6 +266,7 @@ static ls_status loop(ls_train *train, const sinks *s) {
 
 ls_status ls_train_loop(ls_train *train) {
     sinks s;
+    LS_TRY(ls_train_predict(train));
     LS_TRY(open_sinks(train, &s));
     ls_status status = loop(train, &s);
     ls_flight_mark(LS_FLIGHT_END, -1);

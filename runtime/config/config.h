@@ -148,6 +148,7 @@ typedef enum ls_price_kind {
 
 /* A device is what a rank computes on: a GPU, or the processors of a rank. */
 typedef struct ls_config_cost {
+    char cluster[256];          /* profile to predict steps with; "" for none */
     double usd_per_device_hour; /* 0: unknown, or from the contract */
     ls_price_kind kind;
     char price_date[32];

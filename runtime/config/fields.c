@@ -152,6 +152,8 @@ static const ls_field fields[] = {
     BOOL(metrics, tensorboard, "true", FREE, "write events.out.tfevents.* for TensorBoard"),
     BOOL(metrics, mlperf, "false", FREE, "write mlperf.log, lines of MLPerf logging"),
 
+    STRING(cost, cluster, "", FREE,
+           "cluster profile, a name or file.yaml, to predict steps with; empty: none"),
     FLOAT(cost, usd_per_device_hour, "0", "usd", 0, 1e6, FREE,
           "price of a device (what one rank computes on); 0: unknown, or of the contract"),
     ENUM(cost, kind, "on-demand", price_kinds, FREE, "kind of the price"),

@@ -25,6 +25,8 @@
     X(MEMORY_GB, device, memory_gb, "GB", 0.001, 1e6, "memory of a device")                        \
     X(HBM_GB_S, device, hbm_gb_s, "GB/s", 0.1, 1e6, "its bandwidth")                               \
     X(UNITS, device, units, "", 1, 4096, "processors (SMs) that share a matrix product's tiles")   \
+    X(HALF_SPEED_K, device, half_speed_k, "", 0, 1e5,                                              \
+      "inner dimension of half the speed of large products")                                       \
     X(TFLOPS_FP32, device, fp32_tflops, "TFLOP/s", 1e-4, 1e6, "peak in fp32")                      \
     X(TFLOPS_BF16, device, bf16_tflops, "TFLOP/s", 1e-4, 1e6, "dense peak in bf16")                \
     X(TFLOPS_FP8, device, fp8_tflops, "TFLOP/s", 1e-4, 1e6, "dense peak in fp8")                   \

@@ -18,8 +18,6 @@
 /* Bytes of an optimizer update: fp32 weight, two moments and gradient read, the first three and a
  * bf16 copy written. */
 #define UPDATE_BYTES 30.0
-/* Inner dimension at which a product's start and end cost as much as its middle. */
-#define HALF_SPEED_K 96.0
 
 /* Everything of one micro-batch in one layer. */
 typedef struct layer {
@@ -74,7 +72,7 @@ static double product_at(const ls_plan_rates *r, double flops_s, double bytes_ea
     if (m <= 0 || n <= 0 || k <= 0) {
         return 0;
     }
-    const double share = wave_share(r, m, n) * k / (k + HALF_SPEED_K);
+    const double share = wave_share(r, m, n) * k / (k + r->half_k);
     const double bytes = (m * k + k * n) * bytes_each + m * n * max_of(2, bytes_each);
     return max_of(2 * m * n * k / (flops_s * share), bytes / r->hbm) + r->launch_s;
 }
@@ -112,6 +110,10 @@ static double collective(const ls_plan_rates *r, ls_coll coll, int size, int str
 }
 
 static const ls_software modern;
+
+static double exchange_shown(const ls_plan_rates *r) {
+    return r->shared_engine ? 1 : 1 - EXCHANGE_HIDDEN;
+}
 
 static const ls_software *software_of(const ls_plan_job *job) {
     return job->software ? job->software : &modern;
@@ -174,7 +176,7 @@ static void add_tensor(const ls_plan_job *job, const ls_plan_layout *l, double t
     const double bytes =
         tokens * (double)job->model->channels * (job->precision == LS_PRECISION_FP32 ? 4 : 2);
     const double one = collective(job->rates, LS_COLL_ALL_GATHER, l->tensor, 1, bytes);
-    const double shown = s->exposed_tensor ? 1 : 1 - TENSOR_HIDDEN;
+    const double shown = s->exposed_tensor || job->rates->shared_engine ? 1 : 1 - TENSOR_HIDDEN;
     out->tensor = 4 * one * shown;
     out->tensor_back = (s->repeated_norms ? 4 : 6) * one * shown;
 }
@@ -210,7 +212,7 @@ static void add_mlp(const ls_plan_job *job, const ls_plan_layout *l, double toke
     const int stride = l->tensor * l->context;
     const double send = collective(r, LS_COLL_ALL_TO_ALL, l->expert, stride,
                                    tokens * top * c / l->tensor * element);
-    out->expert = 2 * send * (1 - EXCHANGE_HIDDEN);
+    out->expert = 2 * send * exchange_shown(r);
     out->expert_back = out->expert;
 }
 
@@ -299,7 +301,7 @@ static double sharded_layer(const ls_plan_job *job, const ls_plan_layout *l, con
     const double scatter =
         collective(r, LS_COLL_REDUCE_SCATTER, l->shard, stride, y->weights * 2) *
         (software_of(job)->gradient_bytes ? software_of(job)->gradient_bytes / 2.0 : 1);
-    if (software_of(job)->exposed_data) {
+    if (software_of(job)->exposed_data || r->shared_engine) {
         return 2 * gather + scatter;
     }
     const double forward = forward_s(y), backward = backward_s(y);
@@ -344,13 +346,14 @@ static double data_s(const ls_plan_job *job, const ls_plan_layout *l, double wei
     if (l->zero >= 3 && l->shard > 1) { /* only copies of the shards are left to reduce */
         const double reduce = collective(r, LS_COLL_ALL_REDUCE, l->replicate,
                                          stride * l->context * l->shard, weights / l->shard * grad);
-        return s->exposed_data ? reduce : max_of(0.1 * reduce, reduce - micro_s * 0.6);
+        return s->exposed_data || r->shared_engine ? reduce
+                                                   : max_of(0.1 * reduce, reduce - micro_s * 0.6);
     }
     double scatter = collective(r, LS_COLL_REDUCE_SCATTER, data, stride, weights * grad);
     double gather =
         collective(r, LS_COLL_ALL_GATHER, data, stride,
                    weights * (l->zero ? (job->precision == LS_PRECISION_FP32 ? 4 : 2) : grad));
-    if (s->exposed_data) {
+    if (s->exposed_data || r->shared_engine) {
         return scatter + gather;
     }
     /* Under the last micro-batch's backward and the first one's forward, but for the last bucket.
@@ -417,7 +420,7 @@ void ls_plan_cost_of(const ls_plan_job *job, const ls_plan_layout *l, ls_plan_co
                                (job->precision == LS_PRECISION_FP32 ? 4 : 2);
         const double hop = ls_wire_time_s(LS_COLL_SEND_RECV, 2, message, link);
         s[LS_TERM_PIPELINE] =
-            2 * repeats * l->interleave * hop * (1 - EXCHANGE_HIDDEN) + 2 * (l->pipeline - 1) * hop;
+            2 * repeats * l->interleave * hop * exchange_shown(r) + 2 * (l->pipeline - 1) * hop;
         /* Interleaved, groups of fewer micro-batches than ranks wait as long as full ones. */
         const double full = l->interleave > 1 ? ceil(repeats / l->pipeline) * l->pipeline : repeats;
         s[LS_TERM_BUBBLE] = (full - repeats) * micro_s + (l->pipeline - 1) *

@@ -82,7 +82,9 @@ typedef struct ls_plan_rates {
     int units, domain;
     ls_wire_link inside, across;
     double launch_s;
-    double peak_flops; /* of the precision, for MFU */
+    double half_k;      /* inner dimension at which a product has half its speed */
+    bool shared_engine; /* processors compute or communicate: nothing hides (a CPU) */
+    double peak_flops;  /* of the precision, for MFU */
     bool network_known;
 } ls_plan_rates;
 

@@ -106,18 +106,7 @@ const char *const *ls_plan_model_names(void) {
     return names;
 }
 
-static ls_status from_config(const char *name, ls_plan_model *model) {
-    ls_config config;
-    char *preset = ls_text_format("model.preset=%s", name);
-    if (!preset) {
-        return LS_FAIL(LS_E_MEMORY, "no memory for the name of the model");
-    }
-    /* A configuration must describe a run; any will do. */
-    const char *overrides[] = {preset, "run.steps=1", "batch.sequences=1", "batch.micro=1"};
-    ls_status status = ls_config_load(&config, NULL, overrides, 4);
-    free(preset);
-    LS_TRY(status);
-    const ls_config_model *c = &config.model;
+ls_status ls_plan_model_of(const ls_config_model *c, ls_plan_model *model) {
     const bool gpt2 = c->family == LS_FAMILY_GPT2;
     *model = (ls_plan_model){.layers = c->layers,
                              .channels = c->channels,
@@ -134,8 +123,22 @@ static ls_status from_config(const char *name, ls_plan_model *model) {
                              .tied = c->tied,
                              .learned_positions = gpt2,
                              .biases = gpt2};
-    snprintf(model->name, sizeof model->name, "%s", name);
-    return LS_OK;
+    snprintf(model->name, sizeof model->name, "%s", c->preset);
+    return ls_plan_model_check(model);
+}
+
+static ls_status from_config(const char *name, ls_plan_model *model) {
+    static ls_config config;
+    char *preset = ls_text_format("model.preset=%s", name);
+    if (!preset) {
+        return LS_FAIL(LS_E_MEMORY, "no memory for the name of the model");
+    }
+    /* A configuration must describe a run; any will do. */
+    const char *overrides[] = {preset, "run.steps=1", "batch.sequences=1", "batch.micro=1"};
+    ls_status status = ls_config_load(&config, NULL, overrides, 4);
+    free(preset);
+    LS_TRY(status);
+    return ls_plan_model_of(&config.model, model);
 }
 
 ls_status ls_plan_model_find(const char *name, ls_plan_model *model) {

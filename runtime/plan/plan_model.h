@@ -19,6 +19,9 @@ typedef struct ls_plan_model {
 
 /* A preset of lockstep, or one of the planner's own. LS_E_CONFIG tells the nearest name. */
 ls_status ls_plan_model_find(const char *name, ls_plan_model *model);
+/* Of a configuration; a vocabulary that the data is to say is taken as 257. The name is its
+ * preset's. */
+ls_status ls_plan_model_of(const ls_config_model *config, ls_plan_model *model);
 /* Every name, NULL-terminated; static after the first call. Not thread-safe. */
 const char *const *ls_plan_model_names(void);
 

@@ -15,6 +15,8 @@
 #define DEFAULT_LINK_LATENCY_S    2e-6
 #define DEFAULT_NETWORK_LATENCY_S 8e-6
 #define DEFAULT_UNITS             148
+/* Where a product's start and end cost as much as its middle, on GPUs. */
+#define DEFAULT_HALF_SPEED_K 96
 /* One direction of NVLink-C2C (450 GB/s), of which copies reach three quarters. */
 #define HOST_LINK_BYTES_S 340e9
 
@@ -85,6 +87,8 @@ ls_status ls_plan_rates_of(const ls_cluster *c, ls_precision precision, ls_plan_
                                 1e-6,
                    .bytes_per_s = (isnan(network) ? 1.0 : network) * across},
         .launch_s = ls_cluster_value(c, LS_FIG_LAUNCH_US, 0) * 1e-6,
+        .half_k = ls_cluster_value(c, LS_FIG_HALF_SPEED_K, DEFAULT_HALF_SPEED_K),
+        .shared_engine = strncmp(c->text[LS_CLUSTER_KIND], "CPU", 3) == 0,
         .peak_flops = peak,
         .network_known = !isnan(network),
     };

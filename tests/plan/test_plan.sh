@@ -48,4 +48,19 @@ gives 2 "$LOCKSTEP" plan -m llama3-8b -n 8
 says 'one of --cluster and --compare'
 gives 1 "$LOCKSTEP" plan -m llama3-8b -c aws-p5 --layout tensor=8,pipeline=33
 says 'too few for 33'
+
+# This machine: a profile out of small steps, a plan and a prediction with it.
+gives 0 "$LOCKSTEP" bench machine --threads 1 --profile local.yaml
+prints 'wrote local.yaml'
+holds grep -q 'fp32_tflops\|bf16_tflops' local.yaml
+precision=$(grep -q fp32_tflops local.yaml && echo fp32 || echo bf16)
+gives 0 "$LOCKSTEP" plan -m gpt2-3m -c local.yaml -n 1 -p "$precision" --batch 8 --vocab 512 --json
+prints '"usd": null'
+prints '"bytes_as_train_counts": true'
+make_corpus
+gives 0 "$LOCKSTEP" train $tiny run.name=told run.steps=7 cost.cluster=local.yaml run.threads=1
+says 'a step was predicted to take .* and takes '
+says 'optimizer .* and '
+gives 2 "$LOCKSTEP" train $tiny run.name=b cost.cluster=absent.yaml
+says 'absent.yaml'
 passed

@@ -1,0 +1,332 @@
+/* This machine's profile for the planner: products, attention and memory-bound operations as whole
+ * training steps show them. */
+#include "launch/bench.h"
+#include "launch/gemm_shapes.h"
+#include "launch/session.h"
+#include "runtime/base/arena.h"
+#include "runtime/base/clock.h"
+#include "runtime/base/file.h"
+#include "runtime/base/log.h"
+#include "runtime/base/rng.h"
+#include "runtime/base/text.h"
+#include "runtime/model/model.h"
+#include "runtime/plan/cost.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+/* What is run: small models of different widths, so that an inner dimension, a head and a long
+ * sequence show. */
+static const struct {
+    const char *preset;
+    int64_t vocab, seq, batch;
+} trials[] = {
+    {"gpt2-3m", 512, 256, 2},
+    {"gpt2-10m", 4096, 256, 1},
+    {"llama3-10m", 512, 1024, 1},
+    {"llama3-30m", 8192, 128, 1},
+};
+
+enum { TRIALS = sizeof trials / sizeof trials[0], REPEATS = 3, MAX_SHAPES = 512 };
+
+typedef struct shape_time {
+    double m, n, k, seconds;
+} shape_time;
+
+typedef struct machine {
+    ls_session *session;
+    ls_dtype dtype;
+    ls_plan_model models[TRIALS];
+    double step_s[TRIALS]; /* forward and backward, slowest rank */
+    shape_time shapes[MAX_SHAPES];
+    int shape_count;
+} machine;
+
+static int ascending(const void *a, const void *b) {
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* Median of the slowest rank's seconds. [collective] */
+static ls_status agree_median(ls_session *s, double *seconds, int count, double *median) {
+    for (int i = 0; i < count; i++) {
+        float slowest = (float)seconds[i];
+        LS_TRY(s->comm->ops->all_reduce(s->comm, &slowest, 1, LS_F32, LS_MAX));
+        seconds[i] = (double)slowest;
+    }
+    qsort(seconds, (size_t)count, sizeof *seconds, ascending);
+    *median = seconds[count / 2];
+    return LS_OK;
+}
+
+static ls_status load(int trial, ls_config *config) {
+    char *preset = ls_text_format("model.preset=%s", trials[trial].preset);
+    char *vocab = ls_text_format("model.vocab=%lld", (long long)trials[trial].vocab);
+    const char *overrides[] = {preset, vocab, "run.steps=1", "batch.sequences=1", "batch.micro=1"};
+    ls_status status = preset && vocab ? ls_config_load(config, NULL, overrides, 5)
+                                       : LS_FAIL(LS_E_MEMORY, "no memory for a configuration");
+    free(preset);
+    free(vocab);
+    return status;
+}
+
+static ls_status time_shape(machine *m, const ls_gemm_shape *shape,
+                            const ls_gemm_operands *operands) {
+    double seconds[REPEATS];
+    ls_device *dev = m->session->dev;
+    const ls_gemm op = ls_gemm_shape_op(shape, operands);
+    LS_TRY(dev->ops->gemm(dev, &op)); /* takes scratch memory, warms caches */
+    for (int r = 0; r < REPEATS; r++) {
+        const uint64_t start = ls_clock_ns();
+        LS_TRY(dev->ops->gemm(dev, &op));
+        seconds[r] = 1e-9 * (double)(ls_clock_ns() - start);
+    }
+    shape_time *t = &m->shapes[m->shape_count++];
+    *t = (shape_time){(double)shape->op.m, (double)shape->op.n, (double)shape->op.k, 0};
+    return agree_median(m->session, seconds, REPEATS, &t->seconds);
+}
+
+static ls_status time_shapes(machine *m, const ls_config *config, int64_t rows) {
+    ls_gemm_shape *shapes;
+    ls_gemm_operands operands = {0};
+    int count;
+    ls_device *dev = m->session->dev;
+    LS_TRY(ls_gemm_shapes(&config->model, rows, m->dtype, dev->acc, &shapes, &count));
+    ls_status status = ls_gemm_operands_create(dev, shapes, count, &operands);
+    for (int i = 0; i < count && status == LS_OK && m->shape_count < MAX_SHAPES; i++) {
+        status = time_shape(m, &shapes[i], &operands);
+    }
+    ls_gemm_operands_release(dev, &operands);
+    free(shapes);
+    return status;
+}
+
+static ls_status time_steps(machine *m, ls_model *model, int trial, void *grads) {
+    const int64_t count = trials[trial].batch * trials[trial].seq;
+    int32_t *tokens;
+    LS_TRY(ls_calloc((size_t)count, sizeof *tokens, &tokens));
+    for (int64_t i = 0; i < count; i++) {
+        tokens[i] = (int32_t)(ls_rng_uniform(1, 2, (uint64_t)i) * (double)trials[trial].vocab);
+    }
+    double seconds[REPEATS + 1], loss;
+    ls_status status = LS_OK;
+    for (int r = 0; r <= REPEATS && status == LS_OK; r++) {
+        const uint64_t start = ls_clock_ns();
+        status = ls_model_forward_backward(model, tokens, tokens, 1.0, grads, NULL, NULL, &loss);
+        seconds[r] = 1e-9 * (double)(ls_clock_ns() - start);
+    }
+    free(tokens);
+    LS_TRY(ls_session_agree(m->session, status)); /* the first one pays for page faults */
+    return agree_median(m->session, seconds + 1, REPEATS, &m->step_s[trial]);
+}
+
+static ls_status run_trial(machine *m, int trial) {
+    static ls_config config;
+    ls_device *dev = m->session->dev;
+    LS_TRY(load(trial, &config));
+    ls_log_progress(false, "%s (%d of %d)", trials[trial].preset, trial + 1, TRIALS);
+    LS_TRY(ls_plan_model_of(&config.model, &m->models[trial]));
+    LS_TRY(time_shapes(m, &config, trials[trial].batch * trials[trial].seq));
+    const ls_model_options options = {.config = &config.model,
+                                      .dev = dev,
+                                      .batch = trials[trial].batch,
+                                      .seq = trials[trial].seq,
+                                      .dtype = m->dtype,
+                                      .training = true};
+    ls_model *model;
+    void *grads = NULL;
+    LS_TRY(ls_model_create(&options, &model));
+    ls_status status = ls_model_init(model, 1);
+    if (status == LS_OK) {
+        status = dev->ops->alloc(dev, (size_t)ls_model_flat_elems(model) * ls_dtype_bytes(dev->acc),
+                                 &grads);
+    }
+    if (status == LS_OK) {
+        status = time_steps(m, model, trial, grads);
+    }
+    dev->ops->free(dev, grads);
+    ls_model_destroy(model);
+    return status;
+}
+
+/* The planner's parameters of a device, as factors that the search below changes. */
+typedef struct rates_of {
+    double products, half_k, attention, memory;
+} rates_of;
+
+static ls_plan_rates rates_from(const machine *m, const rates_of *v) {
+    return (ls_plan_rates){.products = v->products,
+                           .bf16_products = v->products,
+                           .attention = v->attention,
+                           .memory = v->memory,
+                           .hbm = v->memory,
+                           .operand_bytes = m->dtype == LS_BF16 ? 2 : 4,
+                           .half_k = v->half_k,
+                           .units = 1,
+                           .domain = 1,
+                           .peak_flops = v->products,
+                           .inside = {0, 1e9},
+                           .across = {0, 1e9},
+                           .shared_engine = true};
+}
+
+static double product_loss(const machine *m, const rates_of *v) {
+    const ls_plan_rates r = rates_from(m, v);
+    double loss = v->half_k < 0.1 ? HUGE_VAL : 0;
+    for (int i = 0; i < m->shape_count; i++) {
+        const shape_time *t = &m->shapes[i];
+        loss += fabs(log(ls_plan_product_s(&r, t->m, t->n, t->k) / t->seconds)) * t->seconds;
+    }
+    return loss;
+}
+
+/* Without what an optimizer step adds: the trials are forward and backward only. */
+static double predicted_s(const machine *m, const rates_of *v, int trial) {
+    const ls_plan_rates r = rates_from(m, v);
+    const ls_plan_job job = {.model = &m->models[trial],
+                             .rates = &r,
+                             .precision =
+                                 m->dtype == LS_BF16 ? LS_PRECISION_BF16 : LS_PRECISION_FP32,
+                             .seq = trials[trial].seq,
+                             .global_batch = trials[trial].batch};
+    ls_plan_layout l = {.zero = 0, .recompute = LS_REDO_NONE, .micro = (int)trials[trial].batch};
+    ls_plan_layout_fill(&l);
+    ls_plan_cost c;
+    ls_plan_cost_of(&job, &l, &c);
+    return c.step_s - c.seconds[LS_TERM_OPTIMIZER];
+}
+
+/* Attention is made of products too: never faster than large ones. */
+static double step_loss(const machine *m, const rates_of *v) {
+    double loss = v->attention > v->products || v->memory > 1e13 ? HUGE_VAL : 0;
+    for (int t = 0; t < TRIALS; t++) {
+        const double d = log(predicted_s(m, v, t) / m->step_s[t]);
+        loss += d * d;
+    }
+    return loss;
+}
+
+/* Two values at a time, by a search with a shrinking step in their logarithms. */
+static void search(const machine *m, rates_of *v, double *x, double *y,
+                   double (*loss)(const machine *m, const rates_of *v)) {
+    double *const pair[] = {x, y};
+    double best = loss(m, v);
+    for (double step = 0.5; step > 1e-3; step /= 2) {
+        for (bool better = true; better;) {
+            better = false;
+            for (int i = 0; i < 4; i++) {
+                const double before = *pair[i / 2];
+                *pair[i / 2] = before * exp(i % 2 ? step : -step);
+                const double now = loss(m, v);
+                better = better || now < best * (1 - 1e-9);
+                *pair[i / 2] = now < best ? *pair[i / 2] : before;
+                best = fmin(best, now);
+            }
+        }
+    }
+}
+
+static void set(ls_cluster *c, ls_figure_id id, double value) {
+    ls_figure *f = &c->figure[id];
+    const time_t now = time(NULL);
+    *f = (ls_figure){.value = value, .source = "machine", .given = true};
+    strftime(f->date, sizeof f->date, "%Y-%m-%d", gmtime(&now));
+}
+
+static void fill(const machine *m, const rates_of *v, ls_cluster *c) {
+    const ls_session *s = m->session;
+    const bool bf16 = m->dtype == LS_BF16;
+    char host[64] = "";
+    gethostname(host, sizeof host - 1);
+    ls_source *source = &c->sources[c->source_count < LS_MAX_SOURCES ? c->source_count++ : 0];
+    snprintf(source->key, sizeof source->key, "machine");
+    snprintf(source->text, sizeof source->text,
+             "lockstep bench machine: %d ranks of %d threads at once, %.180s", s->comm->size,
+             s->threads, s->dev->describe);
+    snprintf(c->text[LS_CLUSTER_NAME], sizeof c->text[0], "local");
+    snprintf(c->text[LS_CLUSTER_TITLE], sizeof c->text[0], "%s", host);
+    snprintf(c->text[LS_CLUSTER_KIND], sizeof c->text[0], "CPU, %d threads", s->threads);
+    set(c, LS_FIG_MEMORY_GB,
+        (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE) * 1e-9 /
+            s->mesh.host_ranks);
+    set(c, LS_FIG_UNITS, 1);
+    set(c, LS_FIG_HALF_SPEED_K, v->half_k);
+    set(c, LS_FIG_HBM_GB_S, v->memory * 1e-9);
+    /* No peak is known: the measured limit of large products stands for it, reached in full. */
+    set(c, bf16 ? LS_FIG_TFLOPS_BF16 : LS_FIG_TFLOPS_FP32, v->products * 1e-12);
+    set(c, bf16 ? LS_FIG_GEMM_BF16 : LS_FIG_GEMM_FP32, 1);
+    set(c, bf16 ? LS_FIG_ATTENTION_BF16 : LS_FIG_ATTENTION_FP32, v->attention / v->products);
+    set(c, bf16 ? LS_FIG_MEMORY_BF16 : LS_FIG_MEMORY_FP32, 1);
+    set(c, bf16 ? LS_FIG_LINK_BF16 : LS_FIG_LINK_FP32, 1);
+    set(c, bf16 ? LS_FIG_NETWORK_BF16 : LS_FIG_NETWORK_FP32, 1);
+    set(c, LS_FIG_NODE_DEVICES, s->mesh.host_ranks);
+    set(c, LS_FIG_DOMAIN_DEVICES, s->mesh.host_ranks);
+}
+
+/* Links that `bench collective --profile` found there before are kept. */
+static ls_status write_profile(const machine *m, const rates_of *v, const char *path) {
+    static ls_cluster c;
+    if (ls_path_exists(path)) {
+        char *text;
+        size_t bytes;
+        LS_TRY(ls_file_read(path, 1 << 20, &text, &bytes));
+        ls_status status = ls_device_load_text(path, text, bytes, &c);
+        free(text);
+        LS_TRY(status);
+    } else {
+        LS_TRY(ls_device_load_text(path, "", 0, &c));
+    }
+    fill(m, v, &c);
+    return ls_cluster_write(&c, path);
+}
+
+static void print_trials(const machine *m, const rates_of *v) {
+    char t1[32], t2[32];
+    printf("%-12s %6s %6s %10s %10s %7s\n", "model", "batch", "seq", "measured", "fitted", "error");
+    for (int t = 0; t < TRIALS; t++) {
+        const double p = predicted_s(m, v, t);
+        printf("%-12s %6lld %6lld %10s %10s %+6.1f%%\n", trials[t].preset,
+               (long long)trials[t].batch, (long long)trials[t].seq,
+               ls_text_duration(t1, sizeof t1, m->step_s[t]), ls_text_duration(t2, sizeof t2, p),
+               100 * (p / m->step_s[t] - 1));
+    }
+    printf("products %.1f GFLOP/s (half of that at an inner dimension of %.0f), attention %.1f "
+           "GFLOP/s, memory %.2f GB/s\n",
+           v->products * 1e-9, v->half_k, v->attention * 1e-9, v->memory * 1e-9);
+}
+
+static ls_status measure(machine *m, const char *path) {
+    for (int t = 0; t < TRIALS; t++) {
+        LS_TRY(ls_session_agree(m->session, run_trial(m, t)));
+    }
+    ls_log_progress(true, "timed %d products and %d models", m->shape_count, TRIALS);
+    rates_of v = {.products = 1e11, .half_k = 50, .attention = 3e10, .memory = 1e10};
+    search(m, &v, &v.products, &v.half_k, product_loss);
+    search(m, &v, &v.attention, &v.memory, step_loss);
+    if (m->session->comm->rank != 0) {
+        return LS_OK;
+    }
+    print_trials(m, &v);
+    if (!path) {
+        return LS_OK;
+    }
+    LS_TRY(write_profile(m, &v, path));
+    printf("wrote %s\n", path);
+    return LS_OK;
+}
+
+ls_status ls_bench_machine(const ls_bench_machine_options *options) {
+    static machine m;
+    ls_session session = {0};
+    LS_TRY(ls_session_begin(&session, NULL, NULL));
+    LS_TRY(ls_session_connect(&session, LS_CFG_AUTO));
+    LS_TRY(ls_session_open(&session, NULL, options->threads));
+    m.session = &session;
+    m.dtype = ls_session_dtype(options->compute, session.dev);
+    ls_status status = ls_session_agree(&session, measure(&m, options->profile));
+    ls_session_close(&session);
+    return status;
+}

@@ -1,0 +1,16 @@
+/* What the planner says of a run, beside what its first steps take. */
+#ifndef LS_LAUNCH_TRAIN_PREDICT_H
+#define LS_LAUNCH_TRAIN_PREDICT_H
+
+#include "launch/train.h"
+
+/* With cost.cluster: predicts the run's step by that profile. A profile that cannot be read is
+ * LS_E_CONFIG; a model or layout that the planner does not know is said, and nothing follows. Rank
+ * 0 works, all get its status. [collective] */
+ls_status ls_train_predict(ls_train *train);
+
+/* Takes a step's phases on rank 0; after the first few, once, tells predicted and measured, and the
+ * phase that is most to blame where they differ by over 20 %. */
+void ls_train_predict_compare(const ls_step_record *record);
+
+#endif
