@@ -25,14 +25,24 @@ typedef struct ls_ckpt_tensor {
     void *data; /* host memory; read only for saving */
 } ls_ckpt_tensor;
 
+/* Which checkpoints stay: each number adds some; all 0: every one. The newest valid one always. */
+typedef struct ls_ckpt_keep {
+    int64_t last;  /* the newest so many */
+    int64_t every; /* those whose step is a multiple */
+    int64_t best;  /* so many with the lowest validation loss ("val_loss" of run) */
+} ls_ckpt_keep;
+
 typedef struct ls_ckpt_save_options {
     const char *root;        /* the run's checkpoints/ directory, created when missing */
     int64_t step, tokens;    /* optimizer steps and tokens so far */
     int level;               /* zstd 1..19, 0: not compressed */
     int threads;             /* for compression; 0: 1 */
+    int parity;              /* files of a group that may be lost, 0..8; parity.h */
+    ls_ckpt_keep keep;       /* what is left in the root when the save has succeeded */
     const char *config_text; /* resolved YAML */
-    const json_t
-        *run; /* what resume needs besides tensors: seed, samples, updates, data fingerprint */
+    /* What resume needs besides tensors (seed, samples, updates, data fingerprint), and val_loss:
+     * null when the step was not evaluated. */
+    const json_t *run;
     const json_t *counters; /* flat object of numbers (null allowed): group /counters */
 } ls_ckpt_save_options;
 

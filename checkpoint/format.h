@@ -2,9 +2,13 @@
  *
  *   step-00001200/           8 digits or more; complete and immutable once it has this name
  *     manifest.json          the truth: what is stored where; its absence means: not a checkpoint
- *     rank-00000.h5 ...      one HDF5 file per rank that had something to write (rank 0 always has)
+ *     rank-00000.h5 ...      one HDF5 file per rank that had something to write (rank 0 always
+ *                            has), or node-00000.h5 ... per host
  *     index.h5               external links to all datasets, for people; never read back
- *   .tmp-00001200-UUID/      a save in progress or one that died; ignored by every reader
+ *     parity-00000-0.rs ...  with checkpoint.parity (parity.h), and manifest-copy-1.json ...: what
+ *                            makes lost files again; the copies are equal to the manifest
+ *   .tmp-00001200-UUID/      a save in progress or one that died (commit.h); ignored by every
+ * reader
  *
  * Data files. Superblock and objects of HDF5 1.10 (metadata checksums), no object times: the same
  * tensors give the same bytes. /tensors holds one dataset per piece, named by the tensor, where
@@ -32,6 +36,7 @@
  *   tensors [{name, dtype, shape, pieces: [{file, dataset, start, extent, chunk, chunks,
  *             raw_bytes, stored_bytes, at: [where each chunk lies in the file],
  *             bytes: [of each chunk as stored], xxh3: 16 hex digits a chunk, sha256}]}]
+ *   parity  [{data: [names of files], parity: [names of files]}], absent when there is none
  * sha256 of a piece: of the SHA-256 digests (32 bytes each) of its chunks as stored, in order; so
  * threads share the work. xxh3 of a chunk: XXH3-64 of its values, row-major, without padding. Both
  * together with a file's sha256 cover every byte of a checkpoint once.
@@ -190,7 +195,11 @@ ls_status ls_ckpt_gaps_hash(const char *path, int64_t bytes, ls_ckpt_chunk *chun
 typedef struct ls_ckpt_file {
     const char *name;
     int64_t bytes;
-    ls_sha256 sha256; /* without chunks */
+    ls_sha256 sha256;    /* without chunks */
+    bool lost;           /* not there, or not what it was */
+    bool verified;       /* found to be what it was */
+    int group, place;    /* in a parity group; group -1: in none */
+    _Atomic int rebuilt; /* descriptor of its content made again, plus 1; 0: none */
 } ls_ckpt_file;
 
 struct ls_ckpt {
@@ -210,6 +219,8 @@ struct ls_ckpt {
     ls_ckpt_chunk *chunks; /* of all pieces */
     int64_t chunk_count;
     const ls_ckpt_entry **by_name; /* sorted */
+    struct ls_parity *groups;
+    int group_count;
 };
 
 /* The manifest in text [bytes] (a NUL follows); `where` names it in messages. Touches no file. */
@@ -218,13 +229,17 @@ ls_status ls_ckpt_manifest_parse(const char *text, size_t bytes, const char *whe
 void ls_ckpt_piece_grid(const ls_ckpt_entry *entry, const ls_ckpt_piece *piece, ls_ckpt_grid *grid);
 /* Is the file there, with the manifest's size? */
 ls_status ls_ckpt_file_size_check(const ls_ckpt *ckpt, int file_index);
-/* Hashes every byte of a file; LS_E_CORRUPT, with what is damaged, when its size or a hash differ.
- */
+/* Hashes every byte of a file, or of what was made again of it; LS_E_CORRUPT, with what is damaged,
+ * when its size or a hash differ. */
 ls_status ls_ckpt_file_verify(const ls_ckpt *ckpt, int file_index);
 
 /* ---- manifest_write.c ---- */
 
-/* Adds a rank's record {"files": [...], "tensors": [...]} to those of the manifest `root`. Tensors
+/* Hashes a file without chunks and adds its row {name, bytes, sha256} to `files`. */
+ls_status ls_ckpt_file_row(const char *path, const char *name, json_t *files);
+
+/* Adds a rank's record {"files": [...], "tensors": [...], "parity": [...]}, of which each may be
+ * missing, to those of the manifest `root`. Tensors
  * come together by name; index is an object name -> position in tensors. Takes no reference. */
 ls_status ls_ckpt_manifest_merge(json_t *root, json_t *index, const json_t *record);
 /* Text of the manifest with its hash. Caller frees. */

@@ -1,7 +1,7 @@
 # The room as a library of its own: liblockstep-ckpt.a, its headers and lockstep-ckpt.pc. One object holds
 # what checkpoints need of the lower rooms; its only global names are those that the headers declare.
-set(headers checkpoint/ckpt.h checkpoint/diff.h checkpoint/prune.h checkpoint/rewrite.h
-    checkpoint/stats.h checkpoint/values.h collectives/comm.h runtime/base/dtype.h
+set(headers checkpoint/ckpt.h checkpoint/diff.h checkpoint/owner.h checkpoint/prune.h
+    checkpoint/rewrite.h checkpoint/saver.h checkpoint/stats.h checkpoint/values.h collectives/comm.h runtime/base/dtype.h
     runtime/base/hash.h runtime/base/log.h runtime/base/status.h runtime/mesh/layout.h)
 set(names "")
 foreach(header ${headers})
@@ -50,9 +50,9 @@ Name: lockstep-ckpt
 Description: Checkpoints of lockstep: list, load, verify, compare, save
 Version: @PROJECT_VERSION@
 Requires: jansson
-Requires.private: libzstd libcrypto libxxhash
+Requires.private: libzstd libcrypto libxxhash libisal
 Cflags: -I${includedir}/lockstep
-Libs: -L${libdir} -llockstep-ckpt -lzstd -lcrypto -lxxhash @hdf5_libraries@ @OpenMP_C_FLAGS@@sanitize@ -lm
+Libs: -L${libdir} -llockstep-ckpt -lzstd -lcrypto -lxxhash -lisal @hdf5_libraries@ @OpenMP_C_FLAGS@@sanitize@ -lm
 ]])
 install(FILES ${CMAKE_CURRENT_BINARY_DIR}/lockstep-ckpt.pc
         DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)

@@ -1,7 +1,9 @@
 /* From the text of a manifest to checked tables. Nothing in it is trusted. */
-#include "checkpoint/format.h"
+#include "checkpoint/parity.h"
+#include "checkpoint/repair.h"
 #include "runtime/base/arena.h"
 #include "runtime/base/file.h"
+#include "runtime/base/log.h"
 
 #include <assert.h>
 #include <ctype.h>
@@ -362,6 +364,9 @@ static ls_status root_parse(ls_ckpt *ckpt, const char *text, size_t bytes) {
     }
     ls_status status = files_parse(ckpt, file_index);
     if (status == LS_OK) {
+        status = ls_ckpt_groups_parse(ckpt, file_index);
+    }
+    if (status == LS_OK) {
         status = tensors_parse(ckpt, file_index);
     }
     json_decref(file_index);
@@ -410,23 +415,45 @@ ls_status ls_ckpt_file_size_check(const ls_ckpt *ckpt, int file_index) {
     return LS_OK;
 }
 
-ls_status ls_ckpt_open(const char *path, ls_ckpt **out) {
+static ls_status manifest_open(const char *path, const char *name, ls_ckpt **ckpt) {
     char manifest[4096], *text = NULL;
     size_t bytes;
-    *out = NULL;
-    LS_TRY(ls_path_join(manifest, sizeof manifest, path, LS_CKPT_MANIFEST));
+    LS_TRY(ls_path_join(manifest, sizeof manifest, path, name));
     if (!ls_path_exists(manifest)) {
-        return LS_FAIL(LS_E_INPUT, "'%s' is no checkpoint: it has no " LS_CKPT_MANIFEST, path);
+        return LS_FAIL(LS_E_INPUT, "'%s' is no checkpoint: it has no %s", path, name);
     }
     LS_TRY(ls_file_read(manifest, LS_CKPT_MANIFEST_MAX, &text, &bytes));
-    ls_ckpt *ckpt;
-    ls_status status = ls_ckpt_manifest_parse(text, bytes, manifest, &ckpt);
+    ls_status status = ls_ckpt_manifest_parse(text, bytes, manifest, ckpt);
     free(text);
-    LS_TRY(status);
+    return status;
+}
+
+/* The manifest, or a copy of it where there are some. */
+static ls_status manifest_find(const char *path, ls_ckpt **ckpt) {
+    char copy[64];
+    ls_status status = manifest_open(path, LS_CKPT_MANIFEST, ckpt);
+    ls_error error = *ls_error_last();
+    for (int i = 1; i <= LS_PARITY_MAX && (status == LS_E_INPUT || status == LS_E_CORRUPT); i++) {
+        ls_ckpt_manifest_copy(copy, sizeof copy, i);
+        if (manifest_open(path, copy, ckpt) == LS_OK) {
+            ls_log_warn("%s; its copy %s is used", error.message, copy);
+            return LS_OK;
+        }
+    }
+    return status == LS_OK ? LS_OK
+                           : ls_error_set(status, error.file, error.line, "%s", error.message);
+}
+
+ls_status ls_ckpt_open(const char *path, ls_ckpt **out) {
+    ls_ckpt *ckpt;
+    *out = NULL;
+    LS_TRY(manifest_find(path, &ckpt));
     ckpt->path = strdup(path);
-    status = ckpt->path ? LS_OK : LS_FAIL(LS_E_MEMORY, "no memory for a path");
+    ls_status status = ckpt->path ? LS_OK : LS_FAIL(LS_E_MEMORY, "no memory for a path");
     for (int i = 0; i < ckpt->file_count && status == LS_OK; i++) {
         status = ls_ckpt_file_size_check(ckpt, i);
+        ckpt->files[i].lost = status != LS_OK;
+        status = status == LS_OK || ls_ckpt_can_rebuild(ckpt) ? LS_OK : status;
     }
     if (status != LS_OK) {
         ls_ckpt_close(ckpt);
@@ -440,6 +467,7 @@ void ls_ckpt_close(ls_ckpt *ckpt) {
     if (ckpt) {
         free(ckpt->path);
         json_decref(ckpt->root);
+        ls_ckpt_groups_free(ckpt);
         free(ckpt->files);
         free(ckpt->entries);
         free(ckpt->pieces);
@@ -479,7 +507,7 @@ ls_ckpt_info ls_ckpt_describe(const ls_ckpt *ckpt) {
                          .tensors = ckpt->entry_count};
     for (int i = 0; i < ckpt->file_count; i++) {
         info.stored_bytes += ckpt->files[i].bytes;
-        info.writers += strcmp(ckpt->files[i].name, LS_CKPT_INDEX) != 0;
+        info.writers += !ls_parity_made(ckpt, i) && strcmp(ckpt->files[i].name, LS_CKPT_INDEX) != 0;
     }
     for (int i = 0; i < ckpt->entry_count; i++) {
         for (int k = 0; k < ckpt->entries[i].piece_count; k++) {

@@ -17,10 +17,28 @@ static ls_status tensor_merge(json_t *known, const json_t *tensor) {
                : LS_FAIL(LS_E_MEMORY, "no memory for the manifest");
 }
 
+ls_status ls_ckpt_file_row(const char *path, const char *name, json_t *files) {
+    ls_sha256 hash;
+    uint64_t bytes = 0;
+    char hex[65];
+    LS_TRY(ls_sha256_file(path, &hash, &bytes));
+    ls_sha256_hex(&hash, hex);
+    return json_array_append_new(files, json_pack("{s:s,s:I,s:s}", "name", name, "bytes",
+                                                  (json_int_t)bytes, "sha256", hex)) == 0
+               ? LS_OK
+               : LS_FAIL(LS_E_MEMORY, "no memory for the manifest");
+}
+
 ls_status ls_ckpt_manifest_merge(json_t *root, json_t *index, const json_t *record) {
     json_t *tensors = json_object_get(root, "tensors"), *tensor;
-    bool failed =
-        json_array_extend(json_object_get(root, "files"), json_object_get(record, "files")) != 0;
+    json_t *files = json_object_get(record, "files");
+    bool failed = files && json_array_extend(json_object_get(root, "files"), files) != 0;
+    json_t *parity = json_object_get(record, "parity"), *known = json_object_get(root, "parity");
+    if (parity && known) {
+        failed = failed || json_array_extend(known, parity) != 0;
+    } else if (parity) {
+        failed = failed || json_object_set(root, "parity", parity) != 0;
+    }
     size_t i;
     json_array_foreach(json_object_get(record, "tensors"), i, tensor) {
         const char *name = json_string_value(json_object_get(tensor, "name"));

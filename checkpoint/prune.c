@@ -1,25 +1,24 @@
 #include "checkpoint/prune.h"
-#include "checkpoint/format.h"
+#include "checkpoint/commit.h"
 #include "checkpoint/zstd_filter.h"
 #include "runtime/base/arena.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/file.h"
+#include "runtime/base/log.h"
 #include "runtime/base/text.h"
 
 #include <dirent.h>
 #include <errno.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 const char *ls_ckpt_fate_name(ls_ckpt_fate fate) {
-    static const char *const names[] = {[LS_FATE_NEWEST] = "newest",
-                                        [LS_FATE_LAST] = "last",
-                                        [LS_FATE_EVERY] = "every",
-                                        [LS_FATE_DAMAGED] = "damaged",
-                                        [LS_FATE_REMOVE] = "remove"};
+    static const char *const names[] = {
+        [LS_FATE_NEWEST] = "newest", [LS_FATE_LAST] = "last",       [LS_FATE_EVERY] = "every",
+        [LS_FATE_BEST] = "best",     [LS_FATE_DAMAGED] = "damaged", [LS_FATE_REMOVE] = "remove"};
     return names[fate];
 }
 
@@ -39,34 +38,65 @@ static ls_status look(const char *root, ls_ckpt_verdict *v) {
         v->fate = LS_FATE_DAMAGED;
         return status == LS_E_MEMORY ? status : LS_OK;
     }
+    const json_t *loss = json_object_get(ls_ckpt_run(ckpt), "val_loss");
+    v->val_loss = json_is_number(loss) ? json_number_value(loss) : NAN;
     v->stored_bytes = ls_ckpt_describe(ckpt).stored_bytes;
     ls_ckpt_close(ckpt);
     return LS_OK;
 }
 
-ls_status ls_ckpt_prune_plan(const char *root, int64_t keep_last, int64_t keep_every,
-                             ls_ckpt_verdict **verdicts, size_t *count) {
+static int by_loss(const void *a, const void *b) {
+    const ls_ckpt_verdict *x = *(ls_ckpt_verdict *const *)a, *y = *(ls_ckpt_verdict *const *)b;
+    if (x->val_loss != y->val_loss) {
+        return x->val_loss < y->val_loss ? -1 : 1;
+    }
+    return (x->step < y->step) - (x->step > y->step); /* of equal ones the newer first */
+}
+
+static ls_status keep_best(ls_ckpt_verdict *verdicts, size_t count, int64_t best) {
+    ls_ckpt_verdict **known;
+    size_t n = 0;
+    LS_TRY(ls_calloc(count + 1, sizeof *known, &known));
+    for (size_t i = 0; i < count; i++) {
+        if (verdicts[i].fate != LS_FATE_DAMAGED && !isnan(verdicts[i].val_loss)) {
+            known[n++] = &verdicts[i];
+        }
+    }
+    qsort(known, n, sizeof *known, by_loss);
+    for (size_t i = 0; i < n && (int64_t)i < best; i++) {
+        known[i]->fate = known[i]->fate == LS_FATE_REMOVE ? LS_FATE_BEST : known[i]->fate;
+    }
+    free(known);
+    return LS_OK;
+}
+
+ls_status ls_ckpt_prune_plan(const char *root, const ls_ckpt_keep *keep, ls_ckpt_verdict **verdicts,
+                             size_t *count) {
     int64_t *steps, valid = 0;
+    bool all = keep->last == 0 && keep->every == 0 && keep->best == 0;
     *verdicts = NULL;
     LS_TRY(ls_ckpt_list(root, &steps, count));
     ls_status status = ls_calloc(*count + 1, sizeof **verdicts, verdicts);
     for (size_t i = 0; i < *count && status == LS_OK; i++) {
         ls_ckpt_verdict *v = &(*verdicts)[i];
-        *v = (ls_ckpt_verdict){.step = steps[i], .fate = LS_FATE_REMOVE};
+        *v = (ls_ckpt_verdict){.step = steps[i], .fate = LS_FATE_REMOVE, .val_loss = NAN};
         status = look(root, v);
         if (v->fate == LS_FATE_DAMAGED) {
             continue;
         }
         if (valid == 0) {
             v->fate = LS_FATE_NEWEST;
-        } else if (valid < keep_last) {
+        } else if (all || valid < keep->last) {
             v->fate = LS_FATE_LAST;
-        } else if (keep_every > 0 && v->step % keep_every == 0) {
+        } else if (keep->every > 0 && v->step % keep->every == 0) {
             v->fate = LS_FATE_EVERY;
         }
         valid++;
     }
     free(steps);
+    if (status == LS_OK) {
+        status = keep_best(*verdicts, *count, keep->best);
+    }
     if (status != LS_OK) {
         free(*verdicts);
         *verdicts = NULL;
@@ -74,40 +104,83 @@ ls_status ls_ckpt_prune_plan(const char *root, int64_t keep_last, int64_t keep_e
     return status;
 }
 
-ls_status ls_ckpt_remove(const char *root, int64_t step) {
-    char path[4096], aside[4096], name[64];
-    snprintf(name, sizeof name, ".tmp-%08lld-removed-%ld", (long long)step, (long)getpid());
-    LS_TRY(path_of(path, sizeof path, root, step));
-    LS_TRY(ls_path_join(aside, sizeof aside, root, name));
-    if (rename(path, aside) != 0) {
-        return LS_FAIL(LS_E_IO, "cannot rename '%s' to remove it: %s", path, strerror(errno));
+/* Moved into a temporary of ours first, so that no half of it has its name. */
+static ls_status remove_step(const char *root, int64_t step) {
+    ls_ckpt_place place;
+    uint64_t random[2];
+    LS_TRY(ls_ckpt_random(random));
+    LS_TRY(ls_ckpt_place_name(&place, root, step, random));
+    ls_status status = ls_ckpt_place_create(&place, true);
+    if (status == LS_OK && rename(place.final, place.directory) != 0) {
+        status =
+            LS_FAIL(LS_E_IO, "cannot rename '%s' to remove it: %s", place.final, strerror(errno));
     }
-    LS_TRY(ls_file_sync(root));
-    return ls_dir_remove(aside);
+    if (status == LS_OK) {
+        status = ls_file_sync(root);
+    }
+    ls_ckpt_place_remove(&place);
+    return status;
 }
 
-/* Bytes of the files in a save's directory, which has no folders, and their newest change. */
-static void stale_measure(const char *root, ls_ckpt_stale *s) {
-    char path[4096], file[4096];
+ls_status ls_ckpt_prune_carry_out(const char *root, const ls_ckpt_verdict *verdicts, size_t count) {
+    for (size_t i = count; i-- > 0;) {
+        if (verdicts[i].fate == LS_FATE_REMOVE) {
+            LS_TRY(remove_step(root, verdicts[i].step));
+        }
+    }
+    return LS_OK;
+}
+
+ls_status ls_ckpt_prune(const char *root, const ls_ckpt_keep *keep) {
+    ls_ckpt_verdict *plan;
+    size_t count;
+    if (keep->last == 0 && keep->every == 0 && keep->best == 0) {
+        return LS_OK;
+    }
+    LS_TRY(ls_ckpt_prune_plan(root, keep, &plan, &count));
+    ls_status status = ls_ckpt_prune_carry_out(root, plan, count);
+    free(plan);
+    return status;
+}
+
+/* Bytes of the files in a directory and those in it, and their newest change. */
+static void measure(const char *directory, int depth, int64_t *bytes, double *newest) {
+    char path[4096];
     struct stat info;
     struct dirent *item;
-    double newest = 0.0;
-    if (ls_path_join(path, sizeof path, root, s->name) != LS_OK) {
-        return;
-    }
-    DIR *directory = opendir(path);
-    while (directory && (item = readdir(directory))) {
+    DIR *open = opendir(directory);
+    while (open && (item = readdir(open))) {
         if (strcmp(item->d_name, "..") == 0 ||
-            ls_path_join(file, sizeof file, path, item->d_name) != LS_OK ||
-            lstat(file, &info) != 0) {
+            ls_path_join(path, sizeof path, directory, item->d_name) != LS_OK ||
+            lstat(path, &info) != 0) {
             continue;
         }
         double changed = (double)info.st_mtim.tv_sec;
-        newest = changed > newest ? changed : newest;
-        s->bytes += S_ISREG(info.st_mode) ? (int64_t)info.st_size : 0;
+        *newest = changed > *newest ? changed : *newest;
+        *bytes += S_ISREG(info.st_mode) ? (int64_t)info.st_size : 0;
+        if (S_ISDIR(info.st_mode) && depth > 0 && strcmp(item->d_name, ".") != 0) {
+            measure(path, depth - 1, bytes, newest);
+        }
     }
-    if (directory) {
-        closedir(directory);
+    if (open) {
+        closedir(open);
+    }
+}
+
+static void stale_measure(const char *root, ls_ckpt_stale *s) {
+    char path[4096], owner[4096];
+    double newest = 0.0;
+    ls_owner who;
+    s->state = LS_OWNER_UNKNOWN;
+    snprintf(s->owner, sizeof s->owner, "an unknown process");
+    if (ls_path_join(path, sizeof path, root, s->name) != LS_OK ||
+        ls_path_join(owner, sizeof owner, path, LS_CKPT_OWNER) != LS_OK) {
+        return;
+    }
+    measure(path, 1, &s->bytes, &newest);
+    if (ls_owner_read(owner, &who) == LS_OK) {
+        s->state = ls_owner_look(&who);
+        ls_owner_text(&who, s->owner, sizeof s->owner);
     }
     double age = ls_clock_wall_s() - newest;
     s->age_s = age > 0 ? age : 0.0;
@@ -147,6 +220,30 @@ ls_status ls_ckpt_stale_list(const char *root, ls_ckpt_stale **stale, size_t *co
         qsort(*stale, *count, sizeof **stale, by_name);
     }
     return LS_OK;
+}
+
+ls_status ls_ckpt_stale_sweep(const char *root) {
+    ls_ckpt_stale *stale;
+    size_t count;
+    char path[4096];
+    if (!ls_path_is_dir(root)) {
+        return LS_OK;
+    }
+    LS_TRY(ls_ckpt_stale_list(root, &stale, &count));
+    ls_status status = LS_OK;
+    for (size_t i = 0; i < count && status == LS_OK; i++) {
+        const ls_ckpt_stale *s = &stale[i];
+        status = ls_path_join(path, sizeof path, root, s->name);
+        if (status == LS_OK && s->state == LS_OWNER_GONE) {
+            ls_log_info("'%s' is removed: %s, who made it, is gone", path, s->owner);
+            status = ls_dir_remove(path);
+        } else if (status == LS_OK && s->state == LS_OWNER_UNKNOWN) {
+            ls_log_warn("'%s' is an unfinished save of %s; if it is gone, remove the directory",
+                        path, s->owner);
+        }
+    }
+    free(stale);
+    return status;
 }
 
 bool ls_ckpt_plugin_found(void) {

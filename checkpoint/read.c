@@ -1,6 +1,5 @@
-#include "checkpoint/format.h"
+#include "checkpoint/repair.h"
 #include "runtime/base/arena.h"
-#include "runtime/base/file.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -176,8 +175,7 @@ static ls_status file_enter(reader *r, int file_index, int *fd) {
     {
         if (file->fd < 0) {
             char path[4096];
-            status =
-                ls_path_join(path, sizeof path, r->ckpt->path, r->ckpt->files[file_index].name);
+            status = ls_ckpt_file_path(r->ckpt, file_index, path, sizeof path);
             file->fd = status == LS_OK ? open(path, O_RDONLY | O_CLOEXEC) : -1;
             if (status == LS_OK && file->fd < 0) {
                 status = LS_FAIL(LS_E_IO, "it cannot be opened: %s", strerror(errno));
@@ -213,6 +211,25 @@ static uint8_t *chunk_target(const use *u, const ls_box *box) {
     return (uint8_t *)u->tensor->data + elem * u->grid.elem_bytes;
 }
 
+/* A chunk that cannot be read as it should be: from its file, made again with the parity files. */
+static ls_status chunk_load_again(reader *r, const chunk_use *c, const uint8_t **values) {
+    const use *u = &r->uses[c->use];
+    char path[4096];
+    ls_status status;
+#pragma omp critical(ls_ckpt_rebuild)
+    status = ls_ckpt_file_rebuild(r->ckpt, c->file_index);
+    LS_TRY(status);
+    LS_TRY(ls_ckpt_file_path(r->ckpt, c->file_index, path, sizeof path));
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) {
+        return LS_FAIL(LS_E_IO, "'%s' cannot be opened: %s", path, strerror(errno));
+    }
+    status = ls_ckpt_chunk_load(fd, u->piece, &u->grid, c->index, r->ckpt->compressed,
+                                &r->codecs[omp_get_thread_num()], values);
+    close(fd);
+    return status;
+}
+
 static ls_status chunk_load(reader *r, const chunk_use *c) {
     const use *u = &r->uses[c->use];
     const uint8_t *values = NULL;
@@ -227,6 +244,9 @@ static ls_status chunk_load(reader *r, const chunk_use *c) {
                                     &values);
     }
     file_leave(r, c->file_index);
+    if (status != LS_OK && status != LS_E_MEMORY && r->ckpt->files[c->file_index].group >= 0) {
+        status = chunk_load_again(r, c, &values);
+    }
     if (status != LS_OK) {
         return ls_error_prefix(status, "'%s/%s': chunk %lld of '%s'", r->ckpt->path, u->piece->file,
                                (long long)c->index, u->piece->dataset);

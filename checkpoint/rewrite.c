@@ -1,10 +1,10 @@
 #include "checkpoint/rewrite.h"
-#include "checkpoint/format.h"
+#include "checkpoint/commit.h"
+#include "checkpoint/parity.h"
 #include "checkpoint/values.h"
 #include "runtime/base/arena.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/file.h"
-#include "runtime/base/log.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -12,7 +12,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 enum { ALIGN = 64 };
@@ -23,7 +22,8 @@ typedef struct rewrite {
     int count, writers;
     ls_ckpt_fill_fn fill;
     void *context;
-    char temporary[1024], final[1024];
+    ls_ckpt_place place;
+    bool begun;           /* the place exists */
     ls_ckpt_tensor *mine; /* [count] boxes of the writer at work */
     ls_box *boxes;        /* [count] */
     json_t *root, *index;
@@ -37,7 +37,7 @@ typedef struct scratch {
 } scratch;
 
 static ls_status scratch_open(scratch *s, const char *directory, size_t bytes) {
-    char path[1100];
+    char path[1200];
     *s = (scratch){.bytes = bytes};
     snprintf(path, sizeof path, "%s/.scratch-XXXXXX", directory);
     int fd = mkostemp(path, O_CLOEXEC);
@@ -87,7 +87,7 @@ static ls_status writer_run(rewrite *w, int rank) {
             bytes += box_bytes(&t);
         }
     }
-    ls_status status = bytes > 0 ? scratch_open(&room, w->temporary, bytes) : LS_OK;
+    ls_status status = bytes > 0 ? scratch_open(&room, w->place.temporary, bytes) : LS_OK;
     int filled = 0;
     for (int i = 0; i < kept && status == LS_OK; i++) {
         ls_ckpt_tensor *t = &w->mine[i];
@@ -100,8 +100,8 @@ static ls_status writer_run(rewrite *w, int rank) {
     }
     snprintf(name, sizeof name, "rank-%05d.h5", rank);
     if (status == LS_OK && (filled > 0 || rank == 0)) {
-        status =
-            ls_ckpt_file_write(w->temporary, name, rank == 0, w->options, w->mine, kept, &record);
+        status = ls_ckpt_file_write(w->place.directory, name, rank == 0, w->options, w->mine, kept,
+                                    &record);
     }
     if (status == LS_OK && record) {
         status = ls_ckpt_manifest_merge(w->root, w->index, record);
@@ -111,88 +111,50 @@ static ls_status writer_run(rewrite *w, int rank) {
     return status;
 }
 
-static ls_status index_add(const rewrite *w) {
-    char path[4096], hex[65];
-    ls_sha256 hash;
-    uint64_t bytes;
-    const json_t *first = json_array_get(json_object_get(w->root, "files"), 0);
-    LS_TRY(ls_path_join(path, sizeof path, w->temporary, LS_CKPT_INDEX));
-    LS_TRY(ls_ckpt_h5_index_write(path, json_string_value(json_object_get(first, "name")),
-                                  json_object_get(w->root, "tensors")));
-    LS_TRY(ls_file_sync(path));
-    LS_TRY(ls_sha256_file(path, &hash, &bytes));
-    ls_sha256_hex(&hash, hex);
-    json_t *item = json_pack("{s:s,s:I,s:s}", "name", LS_CKPT_INDEX, "bytes", (json_int_t)bytes,
-                             "sha256", hex);
-    return json_array_append_new(json_object_get(w->root, "files"), item) == 0
-               ? LS_OK
-               : LS_FAIL(LS_E_MEMORY, "no memory for the manifest");
-}
-
-static ls_status complete(const rewrite *w, ls_ckpt_save_result *result) {
-    char path[4096], *text;
-    size_t bytes;
-    ls_ckpt *ckpt = NULL;
-    LS_TRY(index_add(w));
-    LS_TRY(ls_path_join(path, sizeof path, w->temporary, LS_CKPT_MANIFEST));
-    LS_TRY(ls_ckpt_manifest_text(w->root, &text, &bytes));
-    ls_status status = ls_file_replace(path, text, bytes);
-    free(text);
-    LS_TRY(status);
-    LS_TRY(ls_ckpt_open(w->temporary, &ckpt)); /* a gap or an overlap is found before the commit */
-    ls_ckpt_info info = ls_ckpt_describe(ckpt);
-    ls_ckpt_close(ckpt);
-    *result = (ls_ckpt_save_result){.raw_bytes = info.raw_bytes, .stored_bytes = info.stored_bytes};
-    memcpy(result->path, w->final, sizeof result->path);
-    if (renameat2(AT_FDCWD, w->temporary, AT_FDCWD, w->final, RENAME_NOREPLACE) != 0 &&
-        (errno != EINVAL || rename(w->temporary, w->final) != 0)) {
-        return LS_FAIL(LS_E_IO, "cannot rename '%s' to '%s': %s", w->temporary, w->final,
-                       strerror(errno));
+static ls_status parity_add(rewrite *w) {
+    json_t *files = json_object_get(w->root, "files"), *file;
+    size_t count = json_array_size(files), i;
+    const char **names;
+    int64_t *bytes;
+    LS_TRY(ls_calloc(count, sizeof *names, &names));
+    ls_status status = ls_calloc(count, sizeof *bytes, &bytes);
+    json_array_foreach(files, i, file) {
+        if (status == LS_OK && i < count) {
+            names[i] = json_string_value(json_object_get(file, "name"));
+            bytes[i] = json_integer_value(json_object_get(file, "bytes"));
+        }
     }
-    return ls_file_sync(w->options->root);
+    for (int g = 0; g < ls_parity_groups((int)count) && status == LS_OK; g++) {
+        status = ls_ckpt_parity_add(w->place.directory, names, bytes, (int)count, g,
+                                    w->options->parity, w->root);
+    }
+    free(names);
+    free(bytes);
+    return status;
 }
 
 static ls_status begin(rewrite *w) {
     const ls_ckpt_save_options *o = w->options;
-    char name[64];
+    uint64_t random[2];
     for (int i = 0; i < w->count; i++) {
         int64_t bytes;
         LS_TRY(ls_ckpt_name_check(w->tensors[i].name));
         LS_TRY(ls_ckpt_dims_check(w->tensors[i].dtype, w->tensors[i].ndim, w->tensors[i].dims,
                                   &bytes));
     }
-    snprintf(name, sizeof name, "step-%08lld", (long long)o->step);
-    LS_TRY(ls_path_join(w->final, sizeof w->final, o->root, name));
-    if (ls_path_exists(w->final)) {
-        return LS_FAIL(LS_E_EXISTS, "'%s' exists; name another directory with --output", w->final);
+    LS_TRY(ls_ckpt_random(random));
+    LS_TRY(ls_ckpt_place_name(&w->place, o->root, o->step, random));
+    if (ls_path_exists(w->place.final)) {
+        return LS_FAIL(LS_E_EXISTS, "'%s' exists; name another directory with --output",
+                       w->place.final);
     }
     LS_TRY(ls_calloc((size_t)w->count + 1, sizeof *w->mine, &w->mine));
     LS_TRY(ls_calloc((size_t)w->count + 1, sizeof *w->boxes, &w->boxes));
     w->index = json_object();
-    w->root = json_pack(
-        "{s:s,s:i,s:i,s:s,s:I,s:I,s:s,s:i,s:s,s:O,s:O,s:[],s:[]}", "format", LS_CKPT_FORMAT_NAME,
-        "major", LS_CKPT_FORMAT_MAJOR, "minor", LS_CKPT_FORMAT_MINOR, "writer",
-        "lockstep " LS_VERSION, "step", (json_int_t)o->step, "tokens", (json_int_t)o->tokens,
-        "codec", o->level > 0 ? "zstd" : "none", "level", o->level, "config", o->config_text, "run",
-        (json_t *)o->run, "counters", (json_t *)o->counters, "files", "tensors");
-    if (!w->root || !w->index) {
-        return LS_FAIL(LS_E_MEMORY, "no memory for the manifest");
-    }
-    LS_TRY(ls_dir_create(o->root));
-    snprintf(name, sizeof name, ".tmp-%08lld-XXXXXX", (long long)o->step);
-    LS_TRY(ls_path_join(w->temporary, sizeof w->temporary, o->root, name));
-    if (!mkdtemp(w->temporary)) {
-        ls_status status =
-            LS_FAIL(LS_E_IO, "cannot create a directory in '%s': %s", o->root, strerror(errno));
-        w->temporary[0] = '\0';
-        return status;
-    }
-    mode_t mask = umask(0);
-    umask(mask);
-    return chmod(w->temporary, 0777 & ~mask) == 0
-               ? LS_OK
-               : LS_FAIL(LS_E_IO, "cannot open '%s' to its readers: %s", w->temporary,
-                         strerror(errno));
+    LS_TRY(ls_ckpt_manifest_create(o, &w->root));
+    LS_TRY(w->index ? LS_OK : LS_FAIL(LS_E_MEMORY, "no memory for the manifest"));
+    w->begun = true;
+    return ls_ckpt_place_create(&w->place, true);
 }
 
 ls_status ls_ckpt_rewrite(const ls_ckpt_save_options *options, const ls_ckpt_tensor *tensors,
@@ -209,17 +171,19 @@ ls_status ls_ckpt_rewrite(const ls_ckpt_save_options *options, const ls_ckpt_ten
     for (int rank = 0; rank < writers && status == LS_OK; rank++) {
         status = writer_run(&w, rank);
     }
-    if (status == LS_OK) {
-        status = complete(&w, result);
+    if (status == LS_OK && options->parity > 0) {
+        status = parity_add(&w);
     }
-    if (status != LS_OK) {
-        ls_error error = *ls_error_last();
-        if (w.temporary[0] && ls_dir_remove(w.temporary) != LS_OK) {
-            ls_log_warn("%s", ls_error_last()->message);
-        }
-        ls_error_set(status, error.file, error.line, "%s", error.message);
-    } else {
-        result->seconds = 1e-9 * (double)(ls_clock_ns() - start_ns);
+    if (status == LS_OK) {
+        ls_ckpt_totals totals = {0};
+        status = ls_ckpt_commit(&w.place, w.root, false, &totals);
+        *result = (ls_ckpt_save_result){.raw_bytes = totals.raw_bytes,
+                                        .stored_bytes = totals.stored_bytes,
+                                        .seconds = 1e-9 * (double)(ls_clock_ns() - start_ns)};
+        memcpy(result->path, w.place.final, sizeof result->path);
+    }
+    if (status != LS_OK && w.begun) {
+        ls_ckpt_place_remove(&w.place);
     }
     json_decref(w.root);
     json_decref(w.index);

@@ -1,304 +1,349 @@
-/* The collective part of a save: a temporary directory, the ranks' files, the manifest, and one
- * rename that makes the checkpoint exist. */
-#include "checkpoint/format.h"
+/* The stages of a save; saver.h tells them. */
+#include "checkpoint/save_internal.h"
 #include "runtime/base/arena.h"
 #include "runtime/base/clock.h"
-#include "runtime/base/file.h"
-#include "runtime/base/log.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
-#include <sys/stat.h>
-#include <unistd.h>
+#include <time.h>
 
-typedef struct save {
-    ls_comm *comm;
-    const ls_ckpt_save_options *options;
-    char temporary[1024], final[1024];
-    int64_t raw_bytes, stored_bytes;
-} save;
-
-static ls_status tensor_check(const ls_ckpt_tensor *t) {
-    int64_t bytes;
-    LS_TRY(ls_ckpt_dims_check(t->dtype, t->ndim, t->dims, &bytes));
-    if (t->box.ndim != t->ndim) {
-        return LS_FAIL(LS_E_SHAPE, "%d dimensions, its box has %d", t->ndim, t->box.ndim);
-    }
-    for (int d = 0; d < t->ndim; d++) {
-        if (t->box.start[d] < 0 || t->box.extent[d] < 0 || t->box.start[d] > t->dims[d] ||
-            t->box.extent[d] > t->dims[d] - t->box.start[d]) {
-            return LS_FAIL(LS_E_SHAPE, "the box [%lld, +%lld) leaves dimension %d of %lld elements",
-                           (long long)t->box.start[d], (long long)t->box.extent[d], d,
-                           (long long)t->dims[d]);
-        }
-    }
-    return t->data || ls_box_elems(&t->box) == 0 ? LS_OK : LS_FAIL(LS_E_INPUT, "it has no data");
+static void give(ls_ckpt_saver *s, ls_save_stage next, ls_job_fn job) {
+    static ls_worker none;
+    s->stage = next;
+    ls_worker_give(s->now ? &none : &s->worker, job, s);
 }
 
-static ls_status arguments_check(const ls_ckpt_save_options *options, const ls_ckpt_tensor *tensors,
-                                 int count) {
-    if (options->step < 0 || options->tokens < 0) {
-        return LS_FAIL(LS_E_INPUT, "step %lld and tokens %lld must not be negative",
-                       (long long)options->step, (long long)options->tokens);
+static ls_status report_start(ls_ckpt_saver *s) {
+    s->stage = REPORT;
+    return s->comm->ops->all_gather_start(s->comm, &s->mine, s->reports,
+                                          ls_save_row(s, REPORT_BYTES),
+                                          ls_save_row(s, REPORT_OFFSETS), &s->request);
+}
+
+/* What all ranks conclude from the reports: the error of the lowest rank that failed, or that they
+ * were asked for different saves. */
+static ls_status reports_judge(const ls_ckpt_saver *s) {
+    const ls_save_said *all = s->reports, *failed = NULL;
+    bool same = true;
+    char prefix[32] = "";
+    for (int r = s->comm->size - 1; r >= 0; r--) {
+        failed = all[r].status != LS_OK ? &all[r] : failed;
+        same = same && all[r].status == all[0].status;
     }
-    if (options->level < 0 || options->level > 19) {
-        return LS_FAIL(LS_E_INPUT, "compression level %d is not in 0..19", options->level);
+    if (failed) {
+        if (!same) {
+            snprintf(prefix, sizeof prefix, "rank %d: ", (int)(failed - all));
+        }
+        return ls_error_set((ls_status)failed->status, failed->file, failed->line, "%s%s", prefix,
+                            failed->message);
     }
-    if (!json_is_object(options->run) || !json_is_object(options->counters) ||
-        !options->config_text) {
-        return LS_FAIL(LS_E_INPUT, "run and counters must be objects, config_text must be given");
-    }
-    for (int i = 0; i < count; i++) {
-        LS_TRY(ls_ckpt_name_check(tensors[i].name));
-        ls_status status = tensor_check(&tensors[i]);
-        if (status != LS_OK) {
-            return ls_error_prefix(status, "tensor '%s'", tensors[i].name);
+    for (int r = 1; r < s->comm->size; r++) {
+        if (all[r].step != all[0].step || all[r].tokens != all[0].tokens ||
+            all[r].level != all[0].level || all[r].parity != all[0].parity) {
+            return LS_FAIL(LS_E_CONFIG,
+                           "rank %d saves step %lld, tokens %lld, level %lld, parity %lld; rank 0 "
+                           "saves step %lld, tokens %lld, level %lld, parity %lld",
+                           r, (long long)all[r].step, (long long)all[r].tokens,
+                           (long long)all[r].level, (long long)all[r].parity,
+                           (long long)all[0].step, (long long)all[0].tokens,
+                           (long long)all[0].level, (long long)all[0].parity);
         }
     }
     return LS_OK;
 }
 
-/* root/.tmp-00001200-<128 random bits>. Rank 0 only. */
-static ls_status temporary_create(save *s) {
-    uint64_t random[2];
-    char name[64];
-    if (getrandom(random, sizeof random, 0) != (ssize_t)sizeof random) {
-        return LS_FAIL(LS_E_IO, "no random bits for a name: %s", strerror(errno));
+static ls_status gather_start(ls_ckpt_saver *s) {
+    int64_t total = 0;
+    for (int r = 0; r < s->comm->size; r++) {
+        int64_t bytes = s->comm->rank == 0 ? s->reports[r].record_bytes : 0;
+        ls_save_row(s, RECEIVED_BYTES)[r] = bytes;
+        ls_save_row(s, RECEIVED_OFFSETS)[r] = total;
+        ls_save_row(s, SENT_BYTES)[r] = r == 0 ? s->mine.record_bytes : 0;
+        total += bytes;
     }
-    LS_TRY(ls_dir_create(s->options->root));
-    snprintf(name, sizeof name, ".tmp-%08lld-%016llx%016llx", (long long)s->options->step,
-             (unsigned long long)random[0], (unsigned long long)random[1]);
-    LS_TRY(ls_path_join(s->temporary, sizeof s->temporary, s->options->root, name));
-    if (mkdir(s->temporary, 0777) != 0) {
-        int reason = errno;
-        ls_status status = LS_FAIL(LS_E_IO, "cannot create the directory '%s': %s", s->temporary,
-                                   strerror(reason));
-        s->temporary[0] = '\0'; /* not ours to remove */
+    s->stage = GATHER;
+    LS_TRY(ls_calloc((size_t)total + 1, 1, &s->texts));
+    return s->comm->ops->all_to_all_start(
+        s->comm, s->text, ls_save_row(s, SENT_BYTES), ls_save_row(s, ZEROS), s->texts,
+        ls_save_row(s, RECEIVED_BYTES), ls_save_row(s, RECEIVED_OFFSETS), &s->request);
+}
+
+static ls_status tell_start(ls_ckpt_saver *s) {
+    s->stage = TELL;
+    return s->comm->ops->broadcast_start(s->comm, &s->verdict, sizeof s->verdict, 0, &s->request);
+}
+
+/* The error lives in the saver: messages point at its file name. */
+static void fail(ls_ckpt_saver *s, ls_status status) {
+    ls_save_report(&s->verdict.said, status);
+    give(s, CLEAN, ls_save_job_clean);
+}
+
+/* What follows when the job or the request of the stage is done. */
+static ls_status next_stage(ls_ckpt_saver *s) {
+    ls_status status;
+    switch (s->stage) {
+    case WRITE:
+        return report_start(s);
+    case REPORT:
+        status = reports_judge(s);
+        if (status != LS_OK) {
+            fail(s, status);
+            return LS_OK;
+        }
+        if (s->options.parity > 0 && !s->parity_made) {
+            s->parity_made = true;
+            give(s, PARITY, ls_save_job_parity);
+            return LS_OK;
+        }
+        return gather_start(s);
+    case PARITY:
+        return report_start(s);
+    case GATHER:
+        if (s->comm->rank == 0) {
+            give(s, COMMIT, ls_save_job_commit);
+            return LS_OK;
+        }
+        return tell_start(s);
+    case COMMIT:
+        return tell_start(s);
+    case CLEAN:
+    case TELL:
+    case IDLE:
+        s->stage = IDLE;
+    }
+    return LS_OK;
+}
+
+/* A waiting thread must not take the processor from those it waits for. */
+static ls_status request_done(ls_ckpt_saver *s, bool wait, bool *done) {
+    const struct timespec pause = {.tv_nsec = 200000};
+    if (wait && s->now) {
+        *done = true;
+        return s->comm->ops->wait(s->comm, s->request);
+    }
+    LS_TRY(s->comm->ops->test(s->comm, s->request, done));
+    while (wait && !*done) {
+        nanosleep(&pause, NULL);
+        LS_TRY(s->comm->ops->test(s->comm, s->request, done));
+    }
+    return LS_OK;
+}
+
+static ls_status advance(ls_ckpt_saver *s, bool wait) {
+    bool done = true;
+    while (s->stage != IDLE && done) {
+        bool in_job =
+            s->stage == WRITE || s->stage == PARITY || s->stage == COMMIT || s->stage == CLEAN;
+        if (in_job) {
+            done = s->now || ls_worker_done(&s->worker, wait);
+        } else {
+            LS_TRY(request_done(s, wait, &done));
+            s->request = done ? NULL : s->request;
+        }
+        if (done) {
+            LS_TRY(next_stage(s));
+        }
+    }
+    return LS_OK;
+}
+
+/* ---- one save ---- */
+
+static void forget(ls_ckpt_saver *s) {
+    json_decref(s->record);
+    free(s->text);
+    free(s->texts);
+    free(s->config_text);
+    free(s->root);
+    json_decref(s->run);
+    json_decref(s->counters);
+    s->text = s->texts = s->config_text = s->root = NULL;
+    s->record = s->run = s->counters = NULL;
+    s->parity_made = false;
+}
+
+/* The caller's things are his again when start returns. */
+static ls_status options_keep(ls_ckpt_saver *s, const ls_ckpt_save_options *options) {
+    s->options = *options;
+    s->options.config_text = s->config_text = strdup(options->config_text);
+    s->options.root = s->root = strdup(options->root);
+    s->options.run = s->run = json_deep_copy(options->run);
+    s->options.counters = s->counters = json_deep_copy(options->counters);
+    return s->config_text && s->root && s->run && s->counters
+               ? LS_OK
+               : LS_FAIL(LS_E_MEMORY, "no memory for what a checkpoint says of its run");
+}
+
+static void file_choose(ls_ckpt_saver *s) {
+    s->file[0] = '\0';
+    if (!s->per_host) {
+        snprintf(s->file, sizeof s->file, "rank-%05d.h5", s->comm->rank);
+    } else if (s->snapshot.host_rank == 0) {
+        snprintf(s->file, sizeof s->file, "node-%05d.h5", s->snapshot.host_index);
+    }
+}
+
+static ls_status prepare(ls_ckpt_saver *s, const ls_ckpt_save_options *options,
+                         const ls_ckpt_tensor *tensors, int count) {
+    LS_TRY(ls_ckpt_place_name(&s->place, options->root, options->step, s->nonce));
+    LS_TRY(ls_save_check(options, tensors, count));
+    return options_keep(s, options);
+}
+
+void ls_ckpt_saver_start(ls_ckpt_saver *s, const ls_ckpt_save_options *options,
+                         const ls_ckpt_tensor *tensors, int count, bool now) {
+    s->start_ns = ls_clock_ns();
+    s->now = now || !s->worker.running;
+    s->tensors = tensors;
+    s->count = count;
+    file_choose(s);
+    s->mine = (ls_save_said){.step = options->step,
+                             .tokens = options->tokens,
+                             .level = options->level,
+                             .parity = options->parity};
+    ls_status status = prepare(s, options, tensors, count);
+    if (!s->now || s->per_host || s->fetch) {
+        status = ls_snapshot_fill(&s->snapshot, status, tensors, count, s->fetch, s->fetch_context);
+        s->tensors = s->snapshot.mine.tensors;
+    }
+    ls_save_report(&s->mine, status); /* here: the error record is this thread's */
+    give(s, WRITE, ls_save_job_write);
+    s->stall_ns = ls_clock_ns() - s->start_ns;
+}
+
+bool ls_ckpt_saver_busy(const ls_ckpt_saver *s) {
+    return s->stage != IDLE;
+}
+
+ls_status ls_ckpt_saver_any_busy(ls_ckpt_saver *s, bool *busy) {
+    int32_t flag = ls_ckpt_saver_busy(s);
+    LS_TRY(s->caller->ops->all_reduce(s->caller, &flag, 1, LS_I32, LS_MAX));
+    *busy = flag != 0;
+    return LS_OK;
+}
+
+static void outcome_fill(ls_ckpt_saver *s, ls_ckpt_outcome *out) {
+    static _Thread_local char file[sizeof s->verdict.said.file]; /* error records point at it */
+    const ls_save_said *r = &s->verdict.said;
+    *out = (ls_ckpt_outcome){.status = (ls_status)r->status,
+                             .step = s->mine.step,
+                             .stall_seconds = 1e-9 * (double)s->stall_ns};
+    if (out->status != LS_OK) {
+        memcpy(file, r->file, sizeof file);
+        ls_error_set(out->status, file, r->line, "%s", r->message);
+        out->error = *ls_error_last();
+        return;
+    }
+    out->result = (ls_ckpt_save_result){.raw_bytes = s->verdict.totals.raw_bytes,
+                                        .stored_bytes = s->verdict.totals.stored_bytes,
+                                        .seconds = s->verdict.seconds};
+    memcpy(out->result.path, s->place.final, sizeof out->result.path);
+}
+
+ls_status ls_ckpt_saver_poll(ls_ckpt_saver *s, bool wait, bool *ended, ls_ckpt_outcome *outcome) {
+    *ended = false;
+    if (s->stage == IDLE) {
+        return LS_OK;
+    }
+    uint64_t start_ns = ls_clock_ns();
+    LS_TRY(advance(s, wait));
+    s->stall_ns += ls_clock_ns() - start_ns;
+    *ended = s->stage == IDLE;
+    if (*ended) {
+        outcome_fill(s, outcome);
+        forget(s);
+        s->nonce[1]++;
+    }
+    return LS_OK;
+}
+
+/* ---- savers ---- */
+
+/* Tables, and the part of the names that all ranks share. [collective] */
+static ls_status tables_create(ls_ckpt_saver *s) {
+    size_t ranks = (size_t)s->comm->size;
+    ls_status status = ls_calloc(ranks, sizeof *s->reports, &s->reports);
+    if (status == LS_OK) {
+        status = ls_calloc(TABLE_ROWS * ranks, sizeof *s->table, &s->table);
+    }
+    if (status == LS_OK && s->comm->rank == 0) {
+        status = ls_ckpt_random(s->nonce);
+    }
+    LS_TRY(ls_comm_agree(s->comm, status));
+    for (size_t r = 0; r < ranks; r++) {
+        ls_save_row(s, REPORT_BYTES)[r] = (int64_t)sizeof(ls_save_said);
+        ls_save_row(s, REPORT_OFFSETS)[r] = (int64_t)(r * sizeof(ls_save_said));
+    }
+    return s->comm->ops->broadcast(s->comm, s->nonce, sizeof s->nonce, 0);
+}
+
+static ls_status create(ls_ckpt_saver *s, const ls_ckpt_saver_options *o) {
+    LS_TRY(o->comm->ops->duplicate(o->comm, &s->comm));
+    LS_TRY(tables_create(s));
+    if (o->async || o->writer_per_host || o->fetch) {
+        LS_TRY(ls_comm_agree(s->comm, ls_snapshot_create(&s->snapshot, s->comm, o->writer_per_host,
+                                                         o->tensors, o->count)));
+    }
+    return ls_comm_agree(s->comm, o->async ? ls_worker_start(&s->worker) : LS_OK);
+}
+
+ls_status ls_ckpt_saver_create(const ls_ckpt_saver_options *options, ls_ckpt_saver **saver) {
+    ls_ckpt_saver *s;
+    *saver = NULL;
+    LS_TRY(ls_comm_agree(options->comm, ls_calloc(1, sizeof *s, &s)));
+    s->caller = options->comm;
+    s->per_host = options->writer_per_host;
+    s->fetch = options->fetch;
+    s->fetch_context = options->fetch_context;
+    ls_status status = create(s, options);
+    if (status != LS_OK) {
+        ls_ckpt_saver_destroy(s);
         return status;
     }
+    *saver = s;
     return LS_OK;
 }
 
-/* This rank's record as bytes to rank 0, which merges all into root. [collective] */
-static ls_status records_gather(save *s, const json_t *record, json_t *root) {
-    ls_comm *comm = s->comm;
-    size_t ranks = (size_t)comm->size;
-    char *text = json_dumps(record, JSON_COMPACT), *all = NULL;
-    int64_t *table = NULL; /* lengths, then 4 rows of counts and offsets */
-    int64_t mine = text ? (int64_t)strlen(text) : 0, total = 0;
-    ls_status status = text ? ls_calloc(5 * ranks, sizeof *table, &table)
-                            : LS_FAIL(LS_E_MEMORY, "no memory for the manifest");
-    status = ls_comm_agree(comm, status);
-    if (status == LS_OK) {
-        status = comm->ops->all_gather(comm, &mine, table, sizeof mine);
+void ls_ckpt_saver_destroy(ls_ckpt_saver *s) {
+    if (!s) {
+        return;
     }
-    for (size_t r = 0; r < ranks && status == LS_OK; r++) {
-        table[3 * ranks + r] = comm->rank == 0 ? table[r] : 0;
-        table[4 * ranks + r] = total;
-        total += table[3 * ranks + r];
+    ls_snapshot_stop(&s->snapshot);
+    ls_worker_stop(&s->worker);
+    if (s->stage == IDLE && s->comm) {
+        s->comm->ops->destroy(s->comm);
     }
-    if (status == LS_OK) {
-        table[ranks] = mine; /* everything to rank 0 */
-        status = ls_comm_agree(comm, ls_calloc((size_t)total + 1, 1, &all));
-    }
-    if (status == LS_OK) {
-        ls_comm_request *request = NULL;
-        status = comm->ops->all_to_all_start(comm, text, table + ranks, table + 2 * ranks, all,
-                                             table + 3 * ranks, table + 4 * ranks, &request);
-        if (status == LS_OK) {
-            status = comm->ops->wait(comm, request);
-        }
-    }
-    if (status == LS_OK && comm->rank == 0) {
-        json_t *index = json_object();
-        for (size_t r = 0; r < ranks && status == LS_OK; r++) {
-            json_t *part = json_loadb(all + table[4 * ranks + r], (size_t)table[r], 0, NULL);
-            status = part ? ls_ckpt_manifest_merge(root, index, part)
-                          : LS_FAIL(LS_E_COMM, "the record of rank %zu arrived damaged", r);
-            json_decref(part);
-        }
-        json_decref(index);
-    }
-    free(text);
-    free(all);
-    free(table);
-    return ls_comm_agree(comm, status);
+    ls_snapshot_release(&s->snapshot);
+    forget(s);
+    free(s->reports);
+    free(s->table);
+    free(s);
 }
 
-static json_t *root_create(const ls_ckpt_save_options *options) {
-    return json_pack("{s:s,s:i,s:i,s:s,s:I,s:I,s:s,s:i,s:s,s:O,s:O,s:[],s:[]}", "format",
-                     LS_CKPT_FORMAT_NAME, "major", LS_CKPT_FORMAT_MAJOR, "minor",
-                     LS_CKPT_FORMAT_MINOR, "writer", "lockstep " LS_VERSION, "step",
-                     (json_int_t)options->step, "tokens", (json_int_t)options->tokens, "codec",
-                     options->level > 0 ? "zstd" : "none", "level", options->level, "config",
-                     options->config_text, "run", (json_t *)options->run, "counters",
-                     (json_t *)options->counters, "files", "tensors");
-}
-
-static ls_status index_add(save *s, json_t *root) {
-    char path[4096], hex[65];
-    ls_sha256 hash;
-    uint64_t bytes;
-    hid_t file;
-    const json_t *first = json_array_get(json_object_get(root, "files"), 0);
-    LS_TRY(ls_path_join(path, sizeof path, s->temporary, LS_CKPT_INDEX));
-    LS_TRY(ls_ckpt_h5_index_write(path, json_string_value(json_object_get(first, "name")),
-                                  json_object_get(root, "tensors")));
-    LS_TRY(ls_file_sync(path));
-    LS_TRY(ls_ckpt_h5_open(path, &file)); /* finds what a full disk lost */
-    LS_TRY(ls_ckpt_h5_close(file, path));
-    LS_TRY(ls_sha256_file(path, &hash, &bytes));
-    ls_sha256_hex(&hash, hex);
-    json_t *item = json_pack("{s:s,s:I,s:s}", "name", LS_CKPT_INDEX, "bytes", (json_int_t)bytes,
-                             "sha256", hex);
-    return json_array_append_new(json_object_get(root, "files"), item) == 0
-               ? LS_OK
-               : LS_FAIL(LS_E_MEMORY, "no memory for the manifest");
-}
-
-/* Checks what the ranks wrote as a reader would: a gap or an overlap is found before the commit. */
-static ls_status pieces_check(save *s, const json_t *root) {
-    char *text;
-    size_t bytes;
-    ls_ckpt *ckpt;
-    LS_TRY(ls_ckpt_manifest_text(root, &text, &bytes));
-    ls_status status = ls_ckpt_manifest_parse(text, bytes, "the tensors to save", &ckpt);
-    free(text);
-    if (status != LS_OK) {
-        return ls_error_set(LS_E_SHAPE, __FILE__, __LINE__, "%s", ls_error_last()->message);
-    }
-    ls_ckpt_info info = ls_ckpt_describe(ckpt);
-    s->raw_bytes = info.raw_bytes;
-    s->stored_bytes = info.stored_bytes;
-    ls_ckpt_close(ckpt);
-    return LS_OK;
-}
-
-/* A checkpoint of the same step is there (a resumed run came by again): it is exchanged for the new
- * one, so that there is one at every instant; where the file system cannot, it is put aside first.
- */
-static ls_status replace(const save *s) {
-    char aside[1100];
-    const char *old = s->temporary;
-    ls_log_info("'%s' exists and is replaced", s->final);
-    if (renameat2(AT_FDCWD, s->temporary, AT_FDCWD, s->final, RENAME_EXCHANGE) != 0) {
-        snprintf(aside, sizeof aside, "%s-old", s->temporary);
-        old = aside;
-        bool moved = rename(s->final, aside) == 0;
-        if (!moved || rename(s->temporary, s->final) != 0) {
-            int reason = errno;
-            if (moved && rename(aside, s->final) != 0) {
-                ls_log_warn("the checkpoint of the same step is now in '%s'", aside);
-            }
-            return LS_FAIL(LS_E_IO, "cannot replace '%s': %s", s->final, strerror(reason));
-        }
-    }
-    LS_TRY(ls_file_sync(s->options->root));
-    if (ls_dir_remove(old) != LS_OK) {
-        ls_log_warn("the replaced checkpoint is still in '%s': %s", old, ls_error_last()->message);
-    }
-    return LS_OK;
-}
-
-static ls_status commit(const save *s) {
-    if (rename(s->temporary, s->final) == 0) {
-        return ls_file_sync(s->options->root);
-    }
-    if (errno == ENOTEMPTY || errno == EEXIST) {
-        return replace(s);
-    }
-    return LS_FAIL(LS_E_IO, "cannot rename '%s' to '%s': %s", s->temporary, s->final,
-                   strerror(errno));
-}
-
-/* Index, manifest, commit. Rank 0 only. */
-static ls_status complete(save *s, json_t *root) {
-    char path[4096], *text;
-    size_t bytes;
-    LS_TRY(pieces_check(s, root));
-    LS_TRY(index_add(s, root));
-    LS_TRY(ls_path_join(path, sizeof path, s->temporary, LS_CKPT_MANIFEST));
-    LS_TRY(ls_ckpt_manifest_text(root, &text, &bytes));
-    ls_status status = ls_file_replace(path, text, bytes); /* syncs the file and the directory */
-    free(text);
-    LS_TRY(status);
-    return commit(s);
-}
-
-static ls_status begin(save *s, const ls_ckpt_tensor *tensors, int count) {
-    ls_comm *comm = s->comm;
-    char name[64];
-    ls_status status = arguments_check(s->options, tensors, count);
-    snprintf(name, sizeof name, "step-%08lld", (long long)s->options->step);
-    if (status == LS_OK) {
-        status = ls_path_join(s->final, sizeof s->final, s->options->root, name);
-    }
-    LS_TRY(ls_comm_agree(comm, status));
-    int64_t same[3] = {s->options->step, s->options->tokens, s->options->level};
-    LS_TRY(ls_comm_check_same(comm, "checkpoint step, tokens or compression level", same,
-                              sizeof same));
-    status = comm->rank == 0 ? temporary_create(s) : LS_OK;
-    LS_TRY(ls_comm_agree(comm, status));
-    return comm->ops->broadcast(comm, s->temporary, sizeof s->temporary, 0);
-}
-
-/* Waits for all ranks' files and completes the checkpoint. */
-static ls_status finish(save *s, ls_status written, const json_t *record) {
-    LS_TRY(ls_comm_agree(s->comm, written));
-    json_t *root = s->comm->rank == 0 ? root_create(s->options) : json_object();
-    ls_status status = root ? LS_OK
-                            : LS_FAIL(LS_E_INPUT, "the configuration is not valid UTF-8, or there "
-                                                  "is no memory for the manifest");
-    status = ls_comm_agree(s->comm, status);
-    if (status == LS_OK) {
-        status = records_gather(s, record, root);
-    }
-    if (status == LS_OK) {
-        status = ls_comm_agree(s->comm, s->comm->rank == 0 ? complete(s, root) : LS_OK);
-    }
-    json_decref(root);
-    return status;
+int64_t ls_ckpt_saver_bytes(const ls_ckpt_saver *s) {
+    return (int64_t)s->snapshot.mine.bytes;
 }
 
 ls_status ls_ckpt_save(ls_comm *comm, const ls_ckpt_save_options *options,
                        const ls_ckpt_tensor *tensors, int count, ls_ckpt_save_result *result) {
-    uint64_t start_ns = ls_clock_ns();
-    save s = {.comm = comm, .options = options};
-    json_t *record = NULL;
-    char file[32];
-    snprintf(file, sizeof file, "rank-%05d.h5", comm->rank);
-    ls_status status = begin(&s, tensors, count);
+    ls_ckpt_saver s = {.comm = comm};
+    ls_ckpt_outcome outcome;
+    bool ended;
+    ls_status status = tables_create(&s);
     if (status == LS_OK) {
-        ls_status written = ls_ckpt_file_write(s.temporary, file, comm->rank == 0, options, tensors,
-                                               count, &record);
-        if (written != LS_OK && !ls_path_is_dir(s.temporary)) {
-            ls_error_prefix(written,
-                            "rank %d does not see '%s'; checkpoints need a directory that "
-                            "all hosts share",
-                            comm->rank, options->root);
-        }
-        status = finish(&s, written, record);
+        ls_ckpt_saver_start(&s, options, tensors, count, true);
+        status = ls_ckpt_saver_poll(&s, true, &ended, &outcome);
     }
-    json_decref(record);
-    if (status != LS_OK) {
-        /* All ranks have closed their files: finish and begin end in an agreement. */
-        ls_error error = *ls_error_last();
-        if (comm->rank == 0 && s.temporary[0] && ls_dir_remove(s.temporary) != LS_OK) {
-            ls_log_warn("%s", ls_error_last()->message);
-        }
-        return ls_error_set(status, error.file, error.line, "%s", error.message);
+    if (status == LS_OK) {
+        status = outcome.status;
     }
-    int64_t totals[2] = {s.raw_bytes, s.stored_bytes};
-    LS_TRY(comm->ops->broadcast(comm, totals, sizeof totals, 0));
-    if (result) {
-        *result = (ls_ckpt_save_result){.raw_bytes = totals[0],
-                                        .stored_bytes = totals[1],
-                                        .seconds = 1e-9 * (double)(ls_clock_ns() - start_ns)};
-        memcpy(result->path, s.final, sizeof result->path);
+    if (status == LS_OK && result) {
+        *result = outcome.result;
     }
-    return LS_OK;
+    forget(&s);
+    free(s.reports);
+    free(s.table);
+    return status;
 }

@@ -1,5 +1,6 @@
 /* `ckpt prune` and `ckpt doctor`. */
 #include "checkpoint/prune.h"
+#include "checkpoint/repair.h"
 #include "launch/ckpt_verbs.h"
 #include "launch/cmd.h"
 #include "runtime/base/text.h"
@@ -7,17 +8,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-/* Removes what the plan says, oldest first: what is left after an interruption is the newer part.
- */
-static ls_status plan_carry_out(const char *root, const ls_ckpt_verdict *plan, size_t count) {
-    for (size_t i = count; i-- > 0;) {
-        if (plan[i].fate == LS_FATE_REMOVE) {
-            LS_TRY(ls_ckpt_remove(root, plan[i].step));
-        }
-    }
-    return LS_OK;
-}
 
 static ls_status plan_print(const char *root, const ls_ckpt_verdict *plan, size_t count, bool dry,
                             bool json) {
@@ -32,9 +22,10 @@ static ls_status plan_print(const char *root, const ls_ckpt_verdict *plan, size_
         removed_bytes += remove ? v->stored_bytes : 0;
         if (json) {
             json_array_append_new(list,
-                                  json_pack("{s:I,s:b,s:s,s:I}", "step", (json_int_t)v->step,
+                                  json_pack("{s:I,s:b,s:s,s:I,s:o}", "step", (json_int_t)v->step,
                                             "removed", remove, "why", ls_ckpt_fate_name(v->fate),
-                                            "stored_bytes", (json_int_t)v->stored_bytes));
+                                            "stored_bytes", (json_int_t)v->stored_bytes, "val_loss",
+                                            ls_ckpt_real(v->val_loss)));
         } else if (v->fate == LS_FATE_DAMAGED) {
             printf("left     step-%08lld  damaged: %s\n", (long long)v->step,
                    ls_ckpt_safe(v->fault, &safe));
@@ -59,20 +50,24 @@ static ls_status plan_print(const char *root, const ls_ckpt_verdict *plan, size_
 
 ls_status ls_ckpt_run_prune(int argc, char **argv, const char **values) {
     (void)argc;
-    const char *last = values[LS_CKPT_KEEP_LAST], *every = values[LS_CKPT_KEEP_EVERY];
-    long long keep_last = 0, keep_every = 0;
+    const char *last = values[LS_CKPT_KEEP_LAST], *every = values[LS_CKPT_KEEP_EVERY],
+               *best = values[LS_CKPT_KEEP_BEST];
+    long long keep_last = 0, keep_every = 0, keep_best = 0;
     char root[4096];
     ls_ckpt_verdict *plan;
     size_t count;
-    if (!last && !every) {
-        return LS_FAIL(LS_E_USAGE, "--keep-last N, --keep-every M or both are needed");
+    if (!last && !every && !best) {
+        return LS_FAIL(LS_E_USAGE,
+                       "--keep-last N, --keep-every M, --keep-best K or several are needed");
     }
     LS_TRY(last ? ls_option_int("keep-last", last, 1, INT64_MAX, &keep_last) : LS_OK);
     LS_TRY(every ? ls_option_int("keep-every", every, 1, INT64_MAX, &keep_every) : LS_OK);
+    LS_TRY(best ? ls_option_int("keep-best", best, 1, INT64_MAX, &keep_best) : LS_OK);
+    const ls_ckpt_keep keep = {.last = keep_last, .every = keep_every, .best = keep_best};
     bool dry = values[LS_CKPT_DRY_RUN] != NULL;
     LS_TRY(ls_ckpt_root(argv[0], root, sizeof root));
-    LS_TRY(ls_ckpt_prune_plan(root, keep_last, keep_every, &plan, &count));
-    ls_status status = dry ? LS_OK : plan_carry_out(root, plan, count);
+    LS_TRY(ls_ckpt_prune_plan(root, &keep, &plan, &count));
+    ls_status status = dry ? LS_OK : ls_ckpt_prune_carry_out(root, plan, count);
     if (status == LS_OK) {
         status = plan_print(root, plan, count, dry, values[LS_CKPT_JSON] != NULL);
     }
@@ -82,7 +77,8 @@ ls_status ls_ckpt_run_prune(int argc, char **argv, const char **values) {
 
 typedef struct examination {
     char root[4096];
-    bool full, json, plugin;
+    bool full, json, plugin, repair;
+    int repaired; /* files made again */
     ls_ckpt_verdict *plan;
     size_t count;
     ls_ckpt_stale *stale;
@@ -91,9 +87,35 @@ typedef struct examination {
     int damaged;
 } examination;
 
+static void repaired(void *context, const char *file) {
+    char *safe;
+    fprintf(stderr, "made again: %s/%s\n", (const char *)context, ls_ckpt_safe(file, &safe));
+    free(safe);
+}
+
+/* What cannot be repaired is found damaged afterwards. */
+static ls_status repair_all(examination *e) {
+    int64_t *steps;
+    size_t count;
+    LS_TRY(ls_ckpt_list(e->root, &steps, &count));
+    ls_status status = ls_ckpt_stale_sweep(e->root);
+    for (size_t i = 0; i < count && status == LS_OK; i++) {
+        int files = 0;
+        char *path = ls_text_format("%s/step-%08lld", e->root, (long long)steps[i]);
+        ls_status mended = path ? ls_ckpt_repair(path, repaired, path, &files)
+                                : LS_FAIL(LS_E_MEMORY, "no memory for a path");
+        status = mended == LS_E_MEMORY || mended == LS_E_IO ? mended : LS_OK;
+        e->repaired += files;
+        free(path);
+    }
+    free(steps);
+    return status;
+}
+
 /* full: every hash of the checkpoints that look right so far. */
 static ls_status examine(examination *e) {
-    LS_TRY(ls_ckpt_prune_plan(e->root, INT64_MAX, 0, &e->plan, &e->count));
+    LS_TRY(e->repair ? repair_all(e) : LS_OK);
+    LS_TRY(ls_ckpt_prune_plan(e->root, &(ls_ckpt_keep){0}, &e->plan, &e->count));
     LS_TRY(ls_ckpt_stale_list(e->root, &e->stale, &e->stale_count));
     e->resume = -1;
     for (size_t i = 0; i < e->count; i++) {
@@ -134,14 +156,15 @@ static ls_status examination_json(const examination *e) {
     }
     for (size_t i = 0; i < e->stale_count; i++) {
         const ls_ckpt_stale *s = &e->stale[i];
-        json_array_append_new(stale, json_pack("{s:s,s:I,s:f}", "name", s->name, "bytes",
-                                               (json_int_t)s->bytes, "age_s", s->age_s));
+        json_array_append_new(stale, json_pack("{s:s,s:I,s:f,s:s,s:b}", "name", s->name, "bytes",
+                                               (json_int_t)s->bytes, "age_s", s->age_s, "owner",
+                                               s->owner, "owner_gone", s->state == LS_OWNER_GONE));
     }
-    return ls_ckpt_print_json(
-        json_pack("{s:s,s:s,s:s,s:b,s:o,s:i,s:o,s:o}", "schema", "lockstep.ckpt.doctor/1", "root",
-                  e->root, "mode", e->full ? "full" : "quick", "plugin", e->plugin, "resume",
-                  e->resume < 0 ? json_null() : json_integer(e->resume), "damaged", e->damaged,
-                  "checkpoints", checkpoints, "unfinished", stale));
+    return ls_ckpt_print_json(json_pack(
+        "{s:s,s:s,s:s,s:b,s:i,s:o,s:i,s:o,s:o}", "schema", "lockstep.ckpt.doctor/1", "root",
+        e->root, "mode", e->full ? "full" : "quick", "plugin", e->plugin, "repaired", e->repaired,
+        "resume", e->resume < 0 ? json_null() : json_integer(e->resume), "damaged", e->damaged,
+        "checkpoints", checkpoints, "unfinished", stale));
 }
 
 static void examination_print(const examination *e) {
@@ -158,10 +181,12 @@ static void examination_print(const examination *e) {
     }
     for (size_t i = 0; i < e->stale_count; i++) {
         const ls_ckpt_stale *s = &e->stale[i];
-        printf("note  %s is an unfinished save of %s, last changed %s ago; unless one is running, "
-               "it may be removed\n",
+        printf("note  %s, %s, is what %s has not finished, last changed %s ago; %s\n",
                ls_ckpt_safe(s->name, &safe), ls_text_bytes(bytes, sizeof bytes, (double)s->bytes),
-               ls_text_duration(age, sizeof age, s->age_s));
+               s->owner, ls_text_duration(age, sizeof age, s->age_s),
+               s->state == LS_OWNER_GONE      ? "it is gone: --repair removes this"
+               : s->state == LS_OWNER_UNKNOWN ? "if it is gone, remove this"
+                                              : "it is at work");
         free(safe);
     }
     if (!e->plugin) {
@@ -178,6 +203,7 @@ static void examination_print(const examination *e) {
 ls_status ls_ckpt_run_doctor(int argc, char **argv, const char **values) {
     (void)argc;
     examination e = {.full = values[LS_CKPT_FULL] != NULL,
+                     .repair = values[LS_CKPT_REPAIR] != NULL,
                      .json = values[LS_CKPT_JSON] != NULL,
                      .plugin = ls_ckpt_plugin_found()}; /* before the filter is registered */
     LS_TRY(ls_ckpt_root(argv[0], e.root, sizeof e.root));

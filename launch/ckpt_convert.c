@@ -53,9 +53,11 @@ ls_status ls_ckpt_run_reshard(int argc, char **argv, const char **values) {
     (void)argc;
     ls_ckpt_save_options options;
     ls_ckpt_save_result result;
-    long long ranks;
+    long long ranks, parity;
     ls_ckpt *ckpt;
     LS_TRY(write_options(values, &options, &ranks));
+    LS_TRY(ls_option_int("parity", ls_ckpt_value(values, LS_CKPT_PARITY), 0, 8, &parity));
+    options.parity = (int)parity;
     LS_TRY(ls_ckpt_open_found(argv[0], &ckpt));
     ls_status status = ls_ckpt_reshard(ckpt, &options, (int)ranks, &result);
     ls_ckpt_close(ckpt);

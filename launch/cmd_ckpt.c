@@ -42,6 +42,13 @@ static const ls_option options[] = {
     [LS_CKPT_KEEP_LAST] = {"keep-last", 0, "N", NULL, "prune: keep the newest N valid checkpoints"},
     [LS_CKPT_KEEP_EVERY] = {"keep-every", 0, "M", NULL,
                             "prune: keep those whose step is a multiple of M"},
+    [LS_CKPT_KEEP_BEST] = {"keep-best", 0, "K", NULL,
+                           "prune: keep the K with the lowest validation loss"},
+    [LS_CKPT_REPAIR] = {"repair", 0, NULL, NULL,
+                        "doctor: make lost and damaged files again from parity files, and remove "
+                        "unfinished saves whose owner is gone"},
+    [LS_CKPT_PARITY] = {"parity", 0, "K", "0",
+                        "reshard: parity files of a group of 16, 0 to 8: so many may be lost"},
     [LS_CKPT_DRY_RUN] = {"dry-run", 0, NULL, NULL, "prune: say what would be removed"},
     [LS_CKPT_OPTIONS] = {0},
 };
@@ -174,10 +181,12 @@ static const struct {
      BIT(OUTPUT) | BIT(TO) | BIT(FROM) | BIT(DTYPE) | BIT(SHARD_SIZE) | BIT(TOKENIZER) |
          BIT(RANKS) | BIT(LEVEL),
      ls_ckpt_run_convert},
-    {"reshard", "CKPT", 1, 1, BIT(OUTPUT) | BIT(RANKS) | BIT(LEVEL), ls_ckpt_run_reshard},
-    {"prune", "RUN", 1, 1, BIT(KEEP_LAST) | BIT(KEEP_EVERY) | BIT(DRY_RUN), ls_ckpt_run_prune},
+    {"reshard", "CKPT", 1, 1, BIT(OUTPUT) | BIT(RANKS) | BIT(LEVEL) | BIT(PARITY),
+     ls_ckpt_run_reshard},
+    {"prune", "RUN", 1, 1, BIT(KEEP_LAST) | BIT(KEEP_EVERY) | BIT(KEEP_BEST) | BIT(DRY_RUN),
+     ls_ckpt_run_prune},
     {"latest", "RUN", 1, 1, 0, run_latest},
-    {"doctor", "RUN", 1, 1, BIT(FULL), ls_ckpt_run_doctor},
+    {"doctor", "RUN", 1, 1, BIT(FULL) | BIT(REPAIR), ls_ckpt_run_doctor},
 };
 
 enum { ACTION_COUNT = sizeof actions / sizeof *actions };
@@ -244,13 +253,14 @@ const ls_verb ls_verb_ckpt = {
         "                               for sample and eval; section.key=value sets its "
         "configuration\n"
         "ckpt reshard CKPT -o ROOT --ranks N            the same checkpoint by N writers\n"
-        "ckpt prune RUN --keep-last N --keep-every M    remove old ones, never the newest valid "
-        "one\n"
+        "ckpt prune RUN --keep-last N --keep-every M --keep-best K    remove old ones, never the\n"
+        "                               newest valid one\n"
         "ckpt latest RUN                print the path of the newest valid checkpoint\n"
         "ckpt doctor RUN                unfinished saves, damaged checkpoints, the HDF5 plugin, "
         "and\n"
         "                               what resume would take; status 1 when something is "
-        "damaged\n"
+        "damaged;\n"
+        "                               --repair mends what parity files and dead owners allow\n"
         "\n"
         "CKPT is a checkpoint directory (step-00001200). A run directory or its checkpoints/ "
         "folder stands for the newest valid checkpoint in it; verify checks all of them.",

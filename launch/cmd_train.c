@@ -1,3 +1,4 @@
+#include "checkpoint/prune.h"
 #include "launch/cmd.h"
 #include "launch/train.h"
 #include "launch/train_ledger.h"
@@ -102,8 +103,16 @@ static ls_status lay_out(ls_train *train) {
     return LS_OK;
 }
 
-/* Refuses a run directory that exists before any work is done; it is made after everything else
- * has succeeded, so that a run that could not begin leaves nothing behind. */
+/* The run directory is this job's from here on, and what jobs before it have left there is cleared.
+ * Rank 0 only. */
+static ls_status own_run_dir(ls_train *train) {
+    LS_TRY(ls_lock_take(&train->lock, train->run_dir));
+    return ls_ckpt_stale_sweep(train->ckpt_root);
+}
+
+/* Refuses a run directory that exists before any work is done, or that another job works in; it is
+ * made after everything else has succeeded, so that a run that could not begin leaves nothing
+ * behind. */
 static ls_status check_run_dir(ls_train *train, bool resume) {
     ls_status status = ls_path_join(train->run_dir, sizeof train->run_dir, train->config.run.dir,
                                     train->config.run.name);
@@ -117,12 +126,16 @@ static ls_status check_run_dir(ls_train *train, bool resume) {
                          "the run directory '%s' exists; add --resume to continue that run, or "
                          "choose another run.name",
                          train->run_dir);
+    } else if (status == LS_OK && train->session.comm->rank == 0 &&
+               ls_path_is_dir(train->run_dir)) {
+        status = own_run_dir(train);
     }
     return ls_session_agree(&train->session, status);
 }
 
-static ls_status write_run_dir(const ls_train *train) {
+static ls_status write_run_dir(ls_train *train) {
     LS_TRY(ls_dir_create(train->run_dir));
+    LS_TRY(train->lock.path[0] ? LS_OK : own_run_dir(train));
     char path[900];
     LS_TRY(ls_path_join(path, sizeof path, train->run_dir, "config.yaml"));
     char *text;
@@ -193,7 +206,9 @@ static void announce(const ls_train *train) {
                 (long long)train->config.batch.micro, (long long)train->total_steps,
                 ls_text_count(tokens, sizeof tokens,
                               (double)ls_dataset_describe(train->train_data)->tokens),
-                ls_text_bytes(memory, sizeof memory, (double)ls_layout_total(&train->planned)));
+                ls_text_bytes(memory, sizeof memory,
+                              (double)ls_layout_total(&train->planned) +
+                                  (double)ls_ckpt_saver_bytes(train->saver)));
 }
 
 static ls_status setup(ls_train *train, bool resume, int argc, char **argv, int first) {
@@ -209,6 +224,7 @@ static ls_status setup(ls_train *train, bool resume, int argc, char **argv, int 
     LS_TRY(ls_session_agree(&train->session, lay_out(train)));
     LS_TRY(ls_train_build(train));
     LS_TRY(begin_or_resume(train, resume));
+    LS_TRY(ls_train_saver_open(train));
     LS_TRY(make_run_dir(train));
     LS_TRY(start_loader(train));
     ls_model_flops flops;
@@ -259,6 +275,8 @@ static void summarise(const ls_train *train) {
 }
 
 static void tear_down(ls_train *train) {
+    ls_ckpt_saver_destroy(train->saver);
+    ls_lock_release(&train->lock);
     ls_loader_destroy(train->loader);
     ls_train_release(train);
     ls_dataset_close(train->train_data);

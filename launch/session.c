@@ -8,6 +8,7 @@
 #include "runtime/base/file.h"
 #include "runtime/base/hash.h"
 #include "runtime/base/log.h"
+#include "runtime/base/process.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -246,20 +247,8 @@ int ls_session_end(ls_status status) {
 }
 
 double ls_session_age_s(void) {
-    FILE *f = fopen("/proc/self/stat", "r");
-    unsigned long long ticks = 0;
-    char text[1024];
-    size_t bytes = f ? fread(text, 1, sizeof text - 1, f) : 0;
-    if (f) {
-        fclose(f);
-    }
-    text[bytes] = '\0';
-    const char *p = strrchr(text, ')'); /* the command's name may hold spaces */
-    /* After it: state and 18 numbers, then starttime in clock ticks since boot (proc(5)). */
-    if (!p || sscanf(p + 1,
-                     " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d "
-                     "%*d %*d %llu",
-                     &ticks) != 1) {
+    int64_t ticks;
+    if (ls_process_start(getpid(), &ticks) != LS_OK) {
         return 0.0;
     }
     struct timespec now;

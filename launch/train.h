@@ -1,9 +1,10 @@
-/* The training run: what cmd_train.c sets up, train_build.c makes, train_state.c saves and loads,
- * train_loop.c drives. */
+/* The training run: what cmd_train.c sets up, train_build.c makes, train_state.c loads,
+ * train_save.c saves, train_loop.c drives. */
 #ifndef LS_LAUNCH_TRAIN_H
 #define LS_LAUNCH_TRAIN_H
 
-#include "checkpoint/ckpt.h"
+#include "checkpoint/owner.h"
+#include "checkpoint/saver.h"
 #include "launch/session.h"
 #include "launch/train_layout.h"
 #include "optim/optim.h"
@@ -49,12 +50,20 @@ typedef struct ls_train {
     uint64_t last_ns; /* up to when the counters have accounted */
     double val_loss;  /* newest; NAN: none */
     double train_loss;
+    int64_t val_step; /* of val_loss */
     char last_ckpt[1024];
+    ls_lock lock; /* of the run directory; rank 0 */
+    ls_ckpt_saver *saver;
+    ls_save_record save; /* that has ended since the last record */
 } ls_train;
 
-/* Saves masters and optimizer state in the checkpoint root. A failure is reported, never fatal:
- * *saved tells. [collective] */
-ls_status ls_train_save(ls_train *train, bool *saved);
+/* Reserves what saves need. [collective] */
+ls_status ls_train_saver_open(ls_train *train);
+/* Saves masters and optimizer state in the checkpoint root: begins to, or, with now, is done when
+ * it returns. A failure is reported, never fatal: saved_step tells. [collective] */
+ls_status ls_train_save(ls_train *train, bool now);
+/* Moves on what is being saved; wait: to its end. [collective] */
+ls_status ls_train_save_poll(ls_train *train, bool wait);
 
 /* Loads `path`: checks that configuration and data are those of the run, fills in masters,
  * optimizer state, step and counters. [collective] */

@@ -114,6 +114,7 @@ static ls_status evaluate(ls_train *train, double *loss) {
     LS_TRY(ls_step_evaluate(train->runner, train->val_data, train->config.batch.micro,
                             train->config.eval.batches, &result));
     train->val_loss = *loss = result.loss;
+    train->val_step = train->step;
     return LS_OK;
 }
 
@@ -179,20 +180,19 @@ static ls_status after_step(ls_train *train, const sinks *s, pace *p, bool stop,
         LS_TRY(evaluate(train, &record->val_loss));
         ls_train_account(train, LS_PHASE_EVAL, record->phase_seconds);
     }
-    bool save = stop || due(train->step, train->config.checkpoint.every,
-                            last && train->config.checkpoint.at_end);
+    const bool now = stop || (last && train->config.checkpoint.at_end);
+    const bool save = due(train->step, train->config.checkpoint.every, now);
     const int64_t compare_every = train->config.faults.compare_every;
     if (compare_every > 0 && due(train->step, compare_every, save)) {
         LS_TRY(ls_guard_replicas(train));
         ls_train_account(train, LS_PHASE_OTHER, record->phase_seconds);
     }
+    LS_TRY(ls_train_save_poll(train, false));
     if (save) {
-        bool saved;
         ls_flight_mark(LS_FLIGHT_CHECKPOINT, -1);
-        LS_TRY(ls_train_save(train, &saved));
-        ls_train_account(train, LS_PHASE_CHECKPOINT, record->phase_seconds);
-        ls_train_ledger_write(train);
+        LS_TRY(ls_train_save(train, now));
     }
+    ls_train_account(train, LS_PHASE_CHECKPOINT, record->phase_seconds);
     record->left_seconds = time_left(train, p);
     const bool report = due(train->step, train->config.metrics.every, last || stop);
     if (report) {
@@ -205,6 +205,8 @@ static ls_status after_step(ls_train *train, const sinks *s, pace *p, bool stop,
         int64_t peak_bytes;
         LS_TRY(ls_memory_resident(&record->memory_bytes, &peak_bytes));
         record->restarts = train->counters.restarts;
+        record->save = train->save;
+        train->save = (ls_save_record){0};
         for (int phase = 0; phase < LS_PHASE_COUNT; phase++) {
             record->seconds += record->phase_seconds[phase];
         }
@@ -269,6 +271,16 @@ ls_status ls_train_loop(ls_train *train) {
     LS_TRY(ls_train_predict(train));
     LS_TRY(open_sinks(train, &s));
     ls_status status = loop(train, &s);
+    if (status == LS_OK || status == LS_E_STOPPED || status == LS_E_DIVERGED) { /* on all ranks */
+        const ls_error error = *ls_error_last();
+        ls_flight_mark(LS_FLIGHT_CHECKPOINT, -1);
+        const ls_status ended = ls_train_save_poll(train, true);
+        if (ended != LS_OK) {
+            status = ended;
+        } else if (status != LS_OK) {
+            ls_error_set(status, error.file, error.line, "%s", error.message);
+        }
+    }
     ls_flight_mark(LS_FLIGHT_END, -1);
     ls_train_ledger_write(train);
     close_sinks(&s);

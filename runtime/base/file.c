@@ -86,7 +86,7 @@ ls_status ls_file_write_all(int fd, const void *data, size_t bytes, const char *
     return LS_OK;
 }
 
-static ls_status sync_fd(int fd, const char *path) {
+ls_status ls_file_sync_fd(int fd, const char *path) {
     int failed;
     do {
         failed = fsync(fd);
@@ -103,7 +103,7 @@ ls_status ls_file_sync(const char *path) {
     if (fd < 0) {
         return LS_FAIL(LS_E_IO, "'%s' cannot be opened to sync it: %s", path, strerror(errno));
     }
-    ls_status status = sync_fd(fd, path);
+    ls_status status = ls_file_sync_fd(fd, path);
     close(fd);
     return status;
 }
@@ -116,7 +116,7 @@ static ls_status write_file(const char *path, const void *data, size_t bytes) {
     }
     ls_status status = ls_file_write_all(fd, data, bytes, path);
     if (status == LS_OK) {
-        status = sync_fd(fd, path);
+        status = ls_file_sync_fd(fd, path);
     }
     if (close(fd) != 0 && status == LS_OK) {
         status = LS_FAIL(LS_E_IO, "'%s' cannot be closed: %s", path, strerror(errno));
@@ -201,10 +201,10 @@ ls_status ls_dir_remove(const char *path) {
         return LS_FAIL(LS_E_INPUT, "'%s' is not a directory and is not removed", path);
     }
     int result = nftw(path, remove_entry, 32, FTW_DEPTH | FTW_PHYS);
-    if (result < 0) {
+    if (result < 0 && errno != ENOENT) { /* others may be removing it too */
         return LS_FAIL(LS_E_IO, "'%s' cannot be walked: %s", path, strerror(errno));
     }
-    return result == 0 ? LS_OK : ls_error_last()->code;
+    return result <= 0 ? LS_OK : ls_error_last()->code;
 }
 
 bool ls_path_exists(const char *path) {

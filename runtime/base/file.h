@@ -23,6 +23,8 @@ ls_status ls_file_write_all(int fd, const void *data, size_t bytes, const char *
 
 /* fsync of an existing file or directory. */
 ls_status ls_file_sync(const char *path);
+/* Of an open one; path names it in messages. */
+ls_status ls_file_sync_fd(int fd, const char *path);
 
 /* mkdir -p. LS_E_IO names the part that failed. */
 ls_status ls_dir_create(const char *path);

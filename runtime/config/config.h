@@ -20,6 +20,8 @@ typedef enum ls_compute { LS_COMPUTE_AUTO, LS_COMPUTE_FP32, LS_COMPUTE_BF16 } ls
 typedef enum ls_cfg_reduction { LS_CFG_FAST, LS_CFG_INVARIANT } ls_cfg_reduction;
 /* In the order of ls_transport (collectives/comm_choose.h). */
 typedef enum ls_cfg_transport { LS_CFG_AUTO, LS_CFG_MPI, LS_CFG_SHM, LS_CFG_HIER } ls_cfg_transport;
+typedef enum ls_cfg_busy { LS_CFG_BUSY_SKIP, LS_CFG_BUSY_WAIT } ls_cfg_busy;
+typedef enum ls_cfg_writers { LS_CFG_WRITER_RANK, LS_CFG_WRITER_NODE } ls_cfg_writers;
 typedef enum ls_schedule_kind {
     LS_SCHEDULE_CONSTANT,
     LS_SCHEDULE_LINEAR,
@@ -122,7 +124,13 @@ typedef struct ls_config_numerics {
 typedef struct ls_config_checkpoint {
     int64_t every; /* steps between saves; 0: only at the end and on request */
     bool at_end;
-    int64_t level; /* zstd level 1..19; 0: not compressed */
+    int64_t level;    /* zstd level 1..19; 0: not compressed */
+    bool async;       /* saves go on in the background */
+    ls_cfg_busy busy; /* a save is due while one is under way */
+    int64_t threads;  /* of a rank in the background; 0: a quarter of its threads */
+    ls_cfg_writers writers;
+    int64_t parity;                           /* files of a group of 16 that may be lost */
+    int64_t keep_last, keep_every, keep_best; /* all 0: every checkpoint stays */
 } ls_config_checkpoint;
 
 typedef struct ls_config_eval {

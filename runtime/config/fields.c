@@ -13,6 +13,8 @@ static const char *const schedules[] = {"constant", "linear",       "cosine",
 static const char *const recomputes[] = {"none", "selective", "full", NULL};
 static const char *const price_kinds[] = {"on-demand",      "spot",     "reserved",
                                           "capacity-block", "contract", NULL};
+static const char *const busies[] = {"skip", "wait", NULL};
+static const char *const writers[] = {"rank", "node", NULL};
 static const char *const rope_scalings[] = {"none", "llama3", NULL};
 
 static const ls_section sections[] = {
@@ -141,6 +143,17 @@ static const ls_field fields[] = {
     INT(checkpoint, every, "1000", "steps", 0, 1e12, FREE, "between saves; 0: no regular saves"),
     BOOL(checkpoint, at_end, "true", FREE, "save when the run ends"),
     INT(checkpoint, level, "1", "", 0, 19, FREE, "of zstd compression; 0: none"),
+    BOOL(checkpoint, async, "true", FREE, "write a copy of the state while training goes on"),
+    ENUM(checkpoint, busy, "wait", busies, FREE, "when a save is due and one is under way"),
+    INT(checkpoint, threads, "0", "threads", 0, 1024, FREE,
+        "of a rank that write in the background; 0: a quarter of run.threads"),
+    ENUM(checkpoint, writers, "rank", writers, FREE, "a file for each rank, or for each host"),
+    INT(checkpoint, parity, "0", "files", 0, 8, FREE, "of 16 that may be lost without harm"),
+    INT(checkpoint, keep_last, "0", "checkpoints", 0, 1e12, FREE,
+        "the newest so many stay; all keep_ at 0: every one"),
+    INT(checkpoint, keep_every, "0", "steps", 0, 1e12, FREE, "multiples of it stay"),
+    INT(checkpoint, keep_best, "0", "checkpoints", 0, 1e12, FREE,
+        "so many with the lowest validation loss stay, of steps that were evaluated"),
 
     INT(eval, every, "0", "steps", 0, 1e12, FREE, "between evaluations; 0: only at the end"),
     INT(eval, batches, "50", "micro-batches", 0, 1e12, FREE,

@@ -4,7 +4,7 @@
 
 #include "runtime/config/config.h"
 
-enum { LS_CONFIG_MAX_FIELDS = 96 };
+enum { LS_CONFIG_MAX_FIELDS = 128 };
 
 /* What a YAML file says: a heap string for each row of the table, or NULL; and on which line. */
 typedef struct ls_yaml_values {

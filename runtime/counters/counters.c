@@ -46,16 +46,23 @@ json_t *ls_counters_json(const ls_counters *c) {
         json_object_set_new(phases, ls_phase_name((ls_phase)p), json_real(c->seconds[p]));
     }
     double seconds = training_seconds(c);
+    json_t *saves =
+        json_pack("{s:I, s:I, s:I, s:I, s:o, s:f}", "done", (json_int_t)c->saves, "failed",
+                  (json_int_t)c->failed_saves, "raw_bytes", (json_int_t)c->save_raw_bytes,
+                  "stored_bytes", (json_int_t)c->save_stored_bytes, "ratio",
+                  real_or_null((double)c->save_raw_bytes / (double)c->save_stored_bytes),
+                  "stall_seconds", c->save_stall_seconds);
     return json_pack(
-        "{s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:o, s:f, s:o, s:o, s:s, s:o, s:o, s:o, s:o, "
+        "{s:I, s:I, s:I, s:I, s:I, s:o, s:f, s:f, s:f, s:o, s:f, s:o, s:o, s:s, s:o, s:o, s:o, "
+        "s:o, "
         "s:o, "
         "s:o}",
         "steps", (json_int_t)c->steps, "tokens", (json_int_t)c->tokens, "skipped_steps",
         (json_int_t)c->skipped_steps, "restarts", (json_int_t)c->restarts, "lost_steps",
-        (json_int_t)c->lost_steps, "as_of", c->as_of_s, "device_seconds", c->device_seconds,
-        "flops", c->flops, "phase_seconds", phases, "wall_seconds", ls_counters_wall(c),
-        "tokens_per_second", real_or_null((double)c->tokens / seconds), "flops_per_second",
-        real_or_null(c->flops / seconds), "flops_convention",
+        (json_int_t)c->lost_steps, "saves", saves, "as_of", c->as_of_s, "device_seconds",
+        c->device_seconds, "flops", c->flops, "phase_seconds", phases, "wall_seconds",
+        ls_counters_wall(c), "tokens_per_second", real_or_null((double)c->tokens / seconds),
+        "flops_per_second", real_or_null(c->flops / seconds), "flops_convention",
         "6N + 6 L H D T per token (causal attention)", "goodput",
         real_or_null(ls_counters_goodput(c)), "measured_joules", real_or_null(c->measured_joules),
         "modelled_joules", real_or_null(c->modelled_joules), "carbon_g", real_or_null(c->carbon_g),
@@ -83,6 +90,12 @@ ls_status ls_counters_parse(const json_t *json, ls_counters *c) {
     c->restarts = get_int(json, "restarts");
     c->lost_steps = get_int(json, "lost_steps");
     c->as_of_s = json_number_value(json_object_get(json, "as_of"));
+    const json_t *saves = json_object_get(json, "saves");
+    c->saves = get_int(saves, "done");
+    c->failed_saves = get_int(saves, "failed");
+    c->save_raw_bytes = get_int(saves, "raw_bytes");
+    c->save_stored_bytes = get_int(saves, "stored_bytes");
+    c->save_stall_seconds = json_number_value(json_object_get(saves, "stall_seconds"));
     c->device_seconds = json_number_value(json_object_get(json, "device_seconds"));
     c->flops = json_number_value(json_object_get(json, "flops"));
     c->measured_joules = get_real(json, "measured_joules");

@@ -35,7 +35,10 @@ const char *ls_phase_name(ls_phase phase);
  * known is NAN: nothing was there to measure it, or no price or power was given. */
 typedef struct ls_counters {
     int64_t steps, tokens, skipped_steps, restarts, lost_steps;
-    double as_of_s;                 /* Unix time up to which the totals account */
+    int64_t saves, failed_saves; /* checkpoints written, and those that could not be */
+    int64_t save_raw_bytes, save_stored_bytes; /* of those written */
+    double save_stall_seconds;                 /* that training has waited for them, on rank 0 */
+    double as_of_s;                            /* Unix time up to which the totals account */
     double device_seconds;          /* wall seconds x ranks; down time only inside one job */
     double seconds[LS_PHASE_COUNT]; /* of rank 0 */
     double flops;                   /* model FLOPs done: 6N + causal attention */
@@ -72,6 +75,14 @@ json_t *ls_counters_json(const ls_counters *counters);
 /* Reads back the totals; missing members stay zero or NAN. */
 ls_status ls_counters_parse(const json_t *json, ls_counters *counters);
 
+/* A save that has ended since the last record. */
+typedef struct ls_save_record {
+    int64_t step; /* of the checkpoint; 0: no save has ended */
+    bool failed;
+    int64_t raw_bytes, stored_bytes;
+    double seconds, stall_seconds; /* in all, and of them those that training waited */
+} ls_save_record;
+
 /* One record of train.jsonl and of the console. */
 typedef struct ls_step_record {
     int64_t step, total_steps; /* steps done, of how many */
@@ -87,10 +98,11 @@ typedef struct ls_step_record {
     double flops_per_second;  /* likewise, model FLOPs over all ranks */
     int64_t memory_bytes;     /* resident set of rank 0 */
     double val_loss;          /* NAN: no evaluation at this step */
-    double left_seconds;      /* NAN: unknown */
-    double usd, left_usd;     /* so far, to go; NAN: unknown */
-    double measured_joules;   /* so far; NAN: unknown */
-    double goodput;           /* so far */
+    ls_save_record save;
+    double left_seconds;    /* NAN: unknown */
+    double usd, left_usd;   /* so far, to go; NAN: unknown */
+    double measured_joules; /* so far; NAN: unknown */
+    double goodput;         /* so far */
     int devices;
 } ls_step_record;
 

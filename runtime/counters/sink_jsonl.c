@@ -49,6 +49,18 @@ static json_t *real_or_null(double x) {
     return isfinite(x) ? json_real(x) : json_null();
 }
 
+/* Null when no save has ended. */
+static json_t *save_json(const ls_save_record *s) {
+    if (s->step == 0) {
+        return json_null();
+    }
+    return json_pack("{s:I, s:b, s:f, s:f, s:I, s:I, s:o}", "step", (json_int_t)s->step, "failed",
+                     (int)s->failed, "seconds", s->seconds, "stall_ms", 1e3 * s->stall_seconds,
+                     "raw_bytes", (json_int_t)s->raw_bytes, "stored_bytes",
+                     (json_int_t)s->stored_bytes, "ratio",
+                     real_or_null((double)s->raw_bytes / (double)s->stored_bytes));
+}
+
 static ls_status jsonl_step(void *state, const ls_step_record *r) {
     jsonl *s = state;
     json_t *phases = json_object();
@@ -57,7 +69,7 @@ static ls_status jsonl_step(void *state, const ls_step_record *r) {
     }
     json_t *line = json_pack(
         "{s:I, s:I, s:I, s:I, s:f, s:o, s:o, s:o, s:b, s:f, s:o, s:o, s:o, s:I, s:o, s:o, s:o, "
-        "s:o}",
+        "s:o, s:o}",
         "step", (json_int_t)r->step, "tokens", (json_int_t)r->tokens, "step_tokens",
         (json_int_t)r->step_tokens, "restarts", (json_int_t)r->restarts, "time", r->wall_time_s,
         "loss", real_or_null(r->loss), "grad_norm", real_or_null(r->grad_norm), "lr",
@@ -65,7 +77,8 @@ static ls_status jsonl_step(void *state, const ls_step_record *r) {
         phases, "tokens_per_second", real_or_null(r->tokens_per_second), "flops_per_second",
         real_or_null(r->flops_per_second), "memory_bytes", (json_int_t)r->memory_bytes, "val_loss",
         real_or_null(r->val_loss), "usd", real_or_null(r->usd), "measured_joules",
-        real_or_null(r->measured_joules), "goodput", real_or_null(r->goodput));
+        real_or_null(r->measured_joules), "goodput", real_or_null(r->goodput), "save",
+        save_json(&r->save));
     char *text = line ? json_dumps(line, JSON_COMPACT | JSON_REAL_PRECISION(16)) : NULL;
     json_decref(line);
     if (!text) {

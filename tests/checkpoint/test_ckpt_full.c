@@ -60,6 +60,9 @@ static void test_size_limit(void) {
         CHECK_MESSAGE("File too large");
         char name[64];
         snprintf(name, sizeof name, "rank-%05d.h5", comm->size - 1);
+        if (comm->size == 1 && limits[i] < 700) { /* what says whose the temporary is */
+            snprintf(name, sizeof name, "owner.json");
+        }
         CHECK_MESSAGE(name);
         check_kept(root, 1);
     }

@@ -1,5 +1,5 @@
 #!/bin/sh
-# test_fault_fuzz.sh INCLUDES: the readers of checkpoints under libFuzzer with address and undefined
+# test_fault_fuzz.sh INCLUDES HDF5_LIBRARY: the readers of checkpoints under libFuzzer with address and undefined
 # behaviour sanitizers, from the corpus, for LOCKSTEP_FUZZ_SECONDS (default 20) each, side by side.
 # Memory is limited: a manifest of a few KiB justifies no more. LOCKSTEP_FUZZ_CORPUS keeps what is found.
 #
@@ -25,8 +25,8 @@ fi
 cc=${LOCKSTEP_FUZZ_CC:-clang}
 includes=$(echo "$1" | tr : '\n' | sed 's/^/-I/')
 flags="-g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -fopenmp -std=gnu17
-       -D_GNU_SOURCE -DLS_VERSION=\"fuzz\" -I$root $includes $(pkg-config --cflags jansson libzstd)"
-libraries="$(pkg-config --libs jansson libzstd libcrypto libxxhash) -lm"
+       -D_GNU_SOURCE -DLS_VERSION=\"fuzz\" -I$root $includes $(pkg-config --cflags jansson libzstd libisal)"
+libraries="$(pkg-config --libs jansson libzstd libcrypto libxxhash libisal) $2 -lm"
 echo 'int LLVMFuzzerTestOneInput(const char *d, long n); int LLVMFuzzerTestOneInput(const char *d, long n)
 { return d && n ? 0 : 0; }' >"$work/try.c"
 # shellcheck disable=SC2086
@@ -36,7 +36,10 @@ if ! $cc $flags -o "$work/try" "$work/try.c" $libraries >"$work/log" 2>&1; then
 fi
 
 sources="$root/checkpoint/manifest_read.c $root/checkpoint/format.c $root/checkpoint/codec.c
-         $root/checkpoint/chunk.c $root/checkpoint/read.c $root/runtime/mesh/layout.c
+         $root/checkpoint/chunk.c $root/checkpoint/read.c $root/checkpoint/repair.c
+         $root/checkpoint/parity.c $root/checkpoint/verify.c $root/checkpoint/h5.c
+         $root/checkpoint/h5_driver.c $root/checkpoint/h5_people.c $root/checkpoint/zstd_filter.c
+         $root/checkpoint/manifest_write.c $root/runtime/base/log.c $root/runtime/mesh/layout.c
          $root/runtime/base/arena.c $root/runtime/base/dtype.c $root/runtime/base/file.c
          $root/runtime/base/hash.c $root/runtime/base/status.c $root/runtime/base/text.c"
 seconds=${LOCKSTEP_FUZZ_SECONDS:-20}

@@ -8,6 +8,11 @@ static void test_round_trip(void) {
                      .tokens = 1LL << 40,
                      .skipped_steps = 2,
                      .restarts = 3,
+                     .saves = 5,
+                     .failed_saves = 1,
+                     .save_raw_bytes = 3LL << 40,
+                     .save_stored_bytes = 2LL << 40,
+                     .save_stall_seconds = 0.75,
                      .device_seconds = 12.5,
                      .flops = 1e21};
     for (int p = 0; p < LS_PHASE_COUNT; p++) {
@@ -30,6 +35,8 @@ static void test_round_trip(void) {
     CHECK_NEAR(json_real_value(json_object_get(json, "flops_per_second")), c.flops / seconds, 1e-12,
                0);
     CHECK(json_is_string(json_object_get(json, "flops_convention")));
+    CHECK_NEAR(json_real_value(json_object_get(json_object_get(json, "saves"), "ratio")), 1.5, 0,
+               0);
     json_decref(json);
 }
 
@@ -72,6 +79,11 @@ static void test_jsonl(void) {
         CHECK_OK(ls_sink_jsonl.step(state, &r));
         ls_sink_jsonl.close(state);
         r.loss = 2.5;
+        r.save = (ls_save_record){.step = 2,
+                                  .raw_bytes = 300,
+                                  .stored_bytes = 200,
+                                  .seconds = 4.0,
+                                  .stall_seconds = 0.0625};
     }
     FILE *f = fopen(path, "r");
     char line[4096];
@@ -79,6 +91,7 @@ static void test_jsonl(void) {
     json_t *json = json_loads(line, 0, NULL);
     CHECK(json_is_null(json_object_get(json, "loss")));
     CHECK(json_is_null(json_object_get(json, "grad_norm")));
+    CHECK(json_is_null(json_object_get(json, "save")));
     CHECK(json_is_true(json_object_get(json, "skipped")));
     CHECK_INT(json_integer_value(json_object_get(json, "memory_bytes")), 1LL << 33);
     CHECK_NEAR(
@@ -88,6 +101,11 @@ static void test_jsonl(void) {
     CHECK(f && fgets(line, sizeof line, f));
     json = json_loads(line, 0, NULL);
     CHECK_NEAR(json_real_value(json_object_get(json, "loss")), 2.5, 0, 0);
+    const json_t *save = json_object_get(json, "save");
+    CHECK_INT(json_integer_value(json_object_get(save, "step")), 2);
+    CHECK(json_is_false(json_object_get(save, "failed")));
+    CHECK_NEAR(json_real_value(json_object_get(save, "stall_ms")), 62.5, 0, 0);
+    CHECK_NEAR(json_real_value(json_object_get(save, "ratio")), 1.5, 0, 0);
     json_decref(json);
     CHECK(f && !fgets(line, sizeof line, f));
     if (f) {

@@ -35,7 +35,7 @@ prints 'no filter 32015'
 mkdir "$gpt2/.tmp-00000007-dead"
 echo half >"$gpt2/.tmp-00000007-dead/rank-00000.h5"
 gives 0 "$LOCKSTEP" ckpt doctor "$gpt2"
-prints '.tmp-00000007-dead is an unfinished save of 5 B'
+prints "\.tmp-00000007-dead, 5 B, is what an unknown process has not finished"
 printf x | dd of="$gpt2/step-00000004/rank-00000.h5" bs=1 seek=5000 conv=notrunc 2>/dev/null
 gives 0 "$LOCKSTEP" ckpt doctor "$gpt2"
 gives 1 "$LOCKSTEP" ckpt doctor "$gpt2" --full

@@ -1,0 +1,70 @@
+/* Saves that training does not wait for.
+ *
+ * start copies the state into memory that was reserved, and comes back; a thread compresses,
+ * writes, syncs and hashes; the ranks agree about it by non-blocking collectives that poll moves
+ * on, between steps. All MPI calls are the caller's thread's.
+ *
+ *   WRITE      each rank's file            (thread)
+ *   REPORT     did everyone succeed?       (non-blocking all-gather)
+ *   PARITY     of groups of files          (thread, then REPORT again)
+ *   GATHER     what lies where, to rank 0  (non-blocking all-to-all)
+ *   COMMIT     index, manifest, rename     (rank 0's thread), then removal of old checkpoints
+ *   TELL       how it ended                (non-blocking broadcast)
+ *
+ * Each save of one rank after the other goes through the same stages; ls_ckpt_save does so with
+ * every job on the calling thread. While a save is under way, nothing else of this room may open
+ * data files in this process, unless HDF5 was built thread-safe (Debian's serial one is). */
+#ifndef LS_CHECKPOINT_SAVER_H
+#define LS_CHECKPOINT_SAVER_H
+
+#include "checkpoint/ckpt.h"
+
+typedef struct ls_ckpt_saver ls_ckpt_saver;
+
+/* Copies to host memory what a tensor's data points to. */
+typedef ls_status (*ls_ckpt_fetch_fn)(void *context, void *host, const void *data, size_t bytes);
+
+typedef struct ls_ckpt_saver_options {
+    ls_comm *comm;          /* all its ranks call create, start and destroy alike; the stages run on
+                               a copy of it */
+    bool async;             /* false: start saves at once, and needs no copy with a writer a rank */
+    bool writer_per_host;   /* the lowest rank of a host writes for all of it */
+    ls_ckpt_fetch_fn fetch; /* NULL: tensors lie in host memory */
+    void *fetch_context;
+    const ls_ckpt_tensor *tensors; /* [count] what every save will have: boxes, no data needed */
+    int count;
+} ls_ckpt_saver_options;
+
+/* Reserves the memory. [collective] */
+ls_status ls_ckpt_saver_create(const ls_ckpt_saver_options *options, ls_ckpt_saver **saver);
+/* Ends the jobs of this rank. A save that is under way is lost: end it with poll. Not collective
+ * then; [collective] else. */
+void ls_ckpt_saver_destroy(ls_ckpt_saver *saver);
+/* Memory that this rank has reserved. */
+int64_t ls_ckpt_saver_bytes(const ls_ckpt_saver *saver);
+
+/* How a save ended. */
+typedef struct ls_ckpt_outcome {
+    ls_status status; /* the same on all ranks; not LS_OK: error says why */
+    ls_error error;
+    int64_t step;
+    ls_ckpt_save_result result;
+    double stall_seconds; /* of this rank's calling thread */
+} ls_ckpt_outcome;
+
+/* Begins a save. options are copied; options->root must be the same on all ranks. Not while one is
+ * under way on this rank. now: on the calling thread, with no copy where that can be; poll with
+ * wait then ends it. What is wrong with the arguments is told by poll. [collective in order; does
+ * not wait for other ranks] */
+void ls_ckpt_saver_start(ls_ckpt_saver *saver, const ls_ckpt_save_options *options,
+                         const ls_ckpt_tensor *tensors, int count, bool now);
+/* Is a save under way on this rank? Ranks may differ for a while. */
+bool ls_ckpt_saver_busy(const ls_ckpt_saver *saver);
+/* Is one under way on any rank? Waits for the other ranks. [collective] */
+ls_status ls_ckpt_saver_any_busy(ls_ckpt_saver *saver, bool *busy);
+/* Moves the save on; wait: to its end, for which all ranks must call so. *ended: it has just ended,
+ * and *outcome is filled in. Fails when communication does. */
+ls_status ls_ckpt_saver_poll(ls_ckpt_saver *saver, bool wait, bool *ended,
+                             ls_ckpt_outcome *outcome);
+
+#endif

@@ -1,0 +1,301 @@
+#include "checkpoint/snapshot.h"
+#include "checkpoint/format.h"
+#include "runtime/base/arena.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <omp.h>
+#include <semaphore.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { ALIGN = 64 };
+
+typedef struct row {
+    char name[LS_CKPT_NAME_MAX + 1];
+    int32_t dtype, ndim;
+    int64_t dims[LS_MAX_DIMS];
+    ls_box box;
+    int64_t offset_bytes; /* of its values in the mapping */
+} row;
+
+typedef struct header {
+    sem_t filled; /* posted after each fill */
+    int32_t count;
+    atomic_bool good; /* the last fill succeeded */
+} header;
+
+static size_t round_up(size_t bytes) {
+    return (bytes + ALIGN - 1) / ALIGN * ALIGN;
+}
+
+static size_t tensor_bytes(const ls_ckpt_tensor *t) {
+    return (size_t)ls_box_elems(&t->box) * ls_dtype_bytes(t->dtype);
+}
+
+static row *rows_of(const ls_snapshot_view *view) {
+    return (row *)((char *)view->base + round_up(sizeof(header)));
+}
+
+/* Tensors of a mapping that is laid out, by its rows. */
+static ls_status view_open(ls_snapshot_view *view) {
+    const row *rows = rows_of(view);
+    view->count = ((const header *)view->base)->count;
+    LS_TRY(ls_calloc((size_t)view->count + 1, sizeof *view->tensors, &view->tensors));
+    for (int i = 0; i < view->count; i++) {
+        ls_ckpt_tensor *t = &view->tensors[i];
+        *t = (ls_ckpt_tensor){.name = rows[i].name,
+                              .dtype = (ls_dtype)rows[i].dtype,
+                              .ndim = rows[i].ndim,
+                              .box = rows[i].box,
+                              .data = (char *)view->base + rows[i].offset_bytes};
+        memcpy(t->dims, rows[i].dims, sizeof t->dims);
+    }
+    return LS_OK;
+}
+
+static void view_close(ls_snapshot_view *view) {
+    free(view->tensors);
+    if (view->base) {
+        munmap(view->base, view->bytes);
+    }
+    *view = (ls_snapshot_view){0};
+}
+
+static ls_status no_memory(size_t bytes) {
+    return LS_FAIL(LS_E_MEMORY,
+                   "no memory for a copy of the state (%zu bytes): %s; with checkpoint.async=false "
+                   "and checkpoint.writers=rank none is needed",
+                   bytes, strerror(errno));
+}
+
+/* *fd: of the memory when it is shared, else -1. */
+static ls_status map_mine(ls_snapshot_view *view, bool shared, const ls_ckpt_tensor *tensors,
+                          int count, int *fd) {
+    size_t values = round_up(sizeof(header)) + round_up((size_t)count * sizeof(row));
+    view->bytes = values;
+    for (int i = 0; i < count; i++) {
+        view->bytes += round_up(tensor_bytes(&tensors[i]));
+    }
+    *fd = -1;
+    if (shared) {
+        *fd = memfd_create("lockstep-snapshot", MFD_CLOEXEC);
+        if (*fd < 0 || ftruncate(*fd, (off_t)view->bytes) != 0) {
+            return no_memory(view->bytes);
+        }
+    }
+    void *base = mmap(NULL, view->bytes, PROT_READ | PROT_WRITE,
+                      shared ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS, *fd, 0);
+    if (base == MAP_FAILED) {
+        return no_memory(view->bytes);
+    }
+    view->base = base;
+    (void)madvise(base, view->bytes, MADV_HUGEPAGE);
+    if (madvise(base, view->bytes, MADV_POPULATE_WRITE) != 0 && errno != EINVAL) {
+        return no_memory(view->bytes);
+    }
+    memset(base, 0, view->bytes); /* kernels before 5.14 do not know the call above */
+    header *h = base;
+    row *rows = rows_of(view);
+    sem_init(&h->filled, 1, 0);
+    h->count = count;
+    for (int i = 0; i < count; i++) {
+        const ls_ckpt_tensor *t = &tensors[i];
+        LS_TRY(ls_ckpt_name_check(t->name));
+        rows[i] = (row){.dtype = (int32_t)t->dtype,
+                        .ndim = t->ndim,
+                        .box = t->box,
+                        .offset_bytes = (int64_t)values};
+        snprintf(rows[i].name, sizeof rows[i].name, "%s", t->name);
+        memcpy(rows[i].dims, t->dims, sizeof rows[i].dims);
+        values += round_up(tensor_bytes(t));
+    }
+    return view_open(view);
+}
+
+/* What a rank tells the others of its host. */
+typedef struct invitation {
+    int64_t pid, fd, bytes;
+} invitation;
+
+static ls_status map_other(ls_snapshot_view *view, const invitation *other) {
+    char path[96];
+    snprintf(path, sizeof path, "/proc/%lld/fd/%lld", (long long)other->pid, (long long)other->fd);
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    if (fd < 0) {
+        return LS_FAIL(LS_E_UNSUPPORTED,
+                       "the memory of process %lld on this host cannot be shared: %s: %s; use "
+                       "checkpoint.writers=rank",
+                       (long long)other->pid, path, strerror(errno));
+    }
+    view->bytes = (size_t)other->bytes;
+    void *base = mmap(NULL, view->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    close(fd);
+    if (base == MAP_FAILED) {
+        return no_memory(view->bytes);
+    }
+    view->base = base;
+    return view_open(view);
+}
+
+/* The lowest rank of the host maps what the others have. [collective on local] */
+static ls_status map_others(ls_snapshot *s, ls_comm *local, int fd) {
+    const invitation mine = {.pid = getpid(), .fd = fd, .bytes = (int64_t)s->mine.bytes};
+    invitation *all;
+    LS_TRY(ls_comm_agree(local, ls_calloc((size_t)local->size, sizeof *all, &all)));
+    ls_status status = local->ops->all_gather(local, &mine, all, sizeof mine);
+    if (status == LS_OK && local->rank == 0) {
+        s->other_count = local->size - 1;
+        status = ls_calloc((size_t)local->size, sizeof *s->others, &s->others);
+        for (int r = 1; r < local->size && status == LS_OK; r++) {
+            status = map_other(&s->others[r - 1], &all[r]);
+        }
+    }
+    free(all);
+    return status;
+}
+
+/* [collective] */
+static ls_status share(ls_snapshot *s, ls_comm *comm, int fd) {
+    ls_comm *local = NULL;
+    uint64_t *hosts;
+    LS_TRY(ls_comm_agree(comm, ls_calloc((size_t)comm->size, sizeof *hosts, &hosts)));
+    ls_status status = ls_comm_hosts(comm, hosts);
+    for (int r = 0; r < comm->size && status == LS_OK; r++) {
+        s->host_rank += r < comm->rank && hosts[r] == hosts[comm->rank];
+        s->host_index += (uint64_t)r < hosts[comm->rank] && hosts[r] == (uint64_t)r;
+    }
+    if (status == LS_OK) {
+        status = comm->ops->split(comm, (int)hosts[comm->rank], &local);
+    }
+    free(hosts);
+    LS_TRY(status);
+    status = map_others(s, local, fd);
+    local->ops->destroy(local);
+    return status;
+}
+
+ls_status ls_snapshot_create(ls_snapshot *s, ls_comm *comm, bool shared,
+                             const ls_ckpt_tensor *tensors, int count) {
+    int fd;
+    *s = (ls_snapshot){0};
+    ls_status status = map_mine(&s->mine, shared, tensors, count, &fd);
+    if (shared) {
+        status = ls_comm_agree(comm, status);
+        if (status == LS_OK) {
+            status = share(s, comm, fd);
+        }
+        status = ls_comm_agree(comm, status); /* nobody closes before all have mapped */
+        if (fd >= 0) {
+            close(fd);
+        }
+    }
+    if (status != LS_OK) {
+        ls_snapshot_release(s);
+    }
+    return status;
+}
+
+void ls_snapshot_release(ls_snapshot *s) {
+    for (int i = 0; i < s->other_count && s->others; i++) {
+        view_close(&s->others[i]);
+    }
+    free(s->others);
+    view_close(&s->mine);
+    *s = (ls_snapshot){0};
+}
+
+static ls_status same_check(const ls_snapshot *s, const ls_ckpt_tensor *tensors, int count) {
+    if (count != s->mine.count) {
+        return LS_FAIL(LS_E_SHAPE, "%d tensors to save, room was reserved for %d", count,
+                       s->mine.count);
+    }
+    for (int i = 0; i < count; i++) {
+        const ls_ckpt_tensor *t = &tensors[i], *held = &s->mine.tensors[i];
+        bool same = strcmp(t->name, held->name) == 0 && t->dtype == held->dtype &&
+                    t->ndim == held->ndim && t->box.ndim == held->box.ndim;
+        for (int d = 0; d < held->ndim && same; d++) {
+            same = t->dims[d] == held->dims[d] && t->box.start[d] == held->box.start[d] &&
+                   t->box.extent[d] == held->box.extent[d];
+        }
+        if (!same) {
+            return LS_FAIL(LS_E_SHAPE,
+                           "tensor %d to save is '%s', not the box of '%s' that room was reserved "
+                           "for",
+                           i, t->name, held->name);
+        }
+    }
+    return LS_OK;
+}
+
+/* Each thread copies an equal share of all bytes. */
+static void copy_all(const ls_snapshot *s, const ls_ckpt_tensor *tensors, int count) {
+    size_t total = 0;
+    for (int i = 0; i < count; i++) {
+        total += tensor_bytes(&tensors[i]);
+    }
+#pragma omp parallel num_threads(ls_ckpt_threads(omp_get_max_threads(), INT64_MAX, (int64_t)total))
+    {
+        size_t share = total / (size_t)omp_get_num_threads() + 1;
+        size_t from = share * (size_t)omp_get_thread_num(), to = from + share, position = 0;
+        for (int i = 0; i < count; i++) {
+            size_t bytes = tensor_bytes(&tensors[i]);
+            size_t first = from > position ? from - position : 0;
+            size_t end = to > position ? to - position : 0;
+            end = end < bytes ? end : bytes;
+            if (first < end) {
+                memcpy((char *)s->mine.tensors[i].data + first,
+                       (const char *)tensors[i].data + first, end - first);
+            }
+            position += bytes;
+        }
+    }
+}
+
+ls_status ls_snapshot_fill(ls_snapshot *s, ls_status so_far, const ls_ckpt_tensor *tensors,
+                           int count, ls_ckpt_fetch_fn fetch, void *context) {
+    header *h = s->mine.base;
+    ls_status status = so_far == LS_OK ? same_check(s, tensors, count) : so_far;
+    if (status == LS_OK && !fetch) {
+        copy_all(s, tensors, count);
+    }
+    for (int i = 0; i < count && fetch && status == LS_OK; i++) {
+        size_t bytes = tensor_bytes(&tensors[i]);
+        status = bytes ? fetch(context, s->mine.tensors[i].data, tensors[i].data, bytes) : LS_OK;
+    }
+    atomic_store(&h->good, status == LS_OK);
+    if (s->host_rank > 0) {
+        sem_post(&h->filled);
+    }
+    return status;
+}
+
+/* A dead rank never posts: so the wait is looked at again and again. */
+static bool await_one(ls_snapshot *s, header *h) {
+    while (!atomic_load(&s->stopping)) {
+        struct timespec until;
+        clock_gettime(CLOCK_REALTIME, &until);
+        until.tv_sec++;
+        if (sem_timedwait(&h->filled, &until) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+bool ls_snapshot_await(ls_snapshot *s) {
+    bool good = true;
+    for (int i = 0; i < s->other_count; i++) {
+        header *h = s->others[i].base;
+        good = await_one(s, h) && atomic_load(&h->good) && good;
+    }
+    return good;
+}
+
+void ls_snapshot_stop(ls_snapshot *s) {
+    atomic_store(&s->stopping, true);
+}

@@ -1,0 +1,150 @@
+/* When and what the run saves; checkpoint/saver.h does it. */
+#include "checkpoint/prune.h"
+#include "launch/train_ledger.h"
+#include "launch/train_pieces.h"
+#include "runtime/base/clock.h"
+#include "runtime/base/log.h"
+#include "runtime/base/text.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* 64-bit numbers as text: JSON readers keep only 53 bits. */
+static json_t *run_json(const ls_train *train) {
+    const ls_dataset_info *data = ls_dataset_describe(train->train_data);
+    bool evaluated = train->val_step == train->step && isfinite(train->val_loss);
+    char fingerprint[24];
+    snprintf(fingerprint, sizeof fingerprint, "%016" PRIx64, data->fingerprint);
+    return json_pack(
+        "{s:I, s:I, s:s, s:s, s:I, s:I, s:I, s:o}", "seed", (json_int_t)train->config.run.seed,
+        "samples", (json_int_t)(train->step * train->layout.batch), "data_fingerprint", fingerprint,
+        "tokenizer", data->tokenizer, "separator", (json_int_t)data->separator, "optimizer_updates",
+        (json_int_t)ls_optim_updates(train->optim), "data_parallel",
+        (json_int_t)train->layout.data_ranks, "val_loss",
+        evaluated ? json_real(train->val_loss) : json_null());
+}
+
+ls_status ls_train_saver_open(ls_train *train) {
+    const ls_config_checkpoint *config = &train->config.checkpoint;
+    ls_pieces p;
+    ls_status status = ls_session_agree(&train->session, ls_pieces_list(train, true, &p));
+    if (status == LS_OK) {
+        const ls_ckpt_saver_options options = {.comm = train->session.comm,
+                                               .async = config->async,
+                                               .writer_per_host =
+                                                   config->writers == LS_CFG_WRITER_NODE,
+                                               .tensors = p.tensors,
+                                               .count = p.count};
+        status = ls_session_agree(&train->session, ls_ckpt_saver_create(&options, &train->saver));
+    }
+    ls_pieces_release(&p);
+    return status;
+}
+
+/* now: training waits, so that all threads are free for it. */
+static int writing_threads(const ls_train *train, bool now) {
+    int64_t given = train->config.checkpoint.threads, all = train->session.threads;
+    return (int)(now ? all : given > 0 ? given : all / 4 > 0 ? all / 4 : 1);
+}
+
+static ls_status start(ls_train *train, bool now) {
+    const ls_config_checkpoint *config = &train->config.checkpoint;
+    ls_pieces p;
+    char *config_text = NULL;
+    train->counters.steps = train->step;
+    train->counters.as_of_s = ls_clock_wall_s() - 1e-9 * (double)(ls_clock_ns() - train->last_ns);
+    json_t *run = run_json(train), *counters = ls_counters_json(&train->counters);
+    ls_status status = ls_pieces_list(train, true, &p);
+    if (status == LS_OK) {
+        status = ls_config_text(&train->config, false, &config_text);
+    }
+    status = ls_session_agree(&train->session, status);
+    if (status == LS_OK) {
+        const ls_ckpt_save_options options = {
+            .root = train->ckpt_root,
+            .step = train->step,
+            .tokens = train->counters.tokens,
+            .level = (int)config->level,
+            .threads = writing_threads(train, now || !config->async),
+            .parity = (int)config->parity,
+            .keep = {config->keep_last, config->keep_every, config->keep_best},
+            .config_text = config_text,
+            .run = run,
+            .counters = counters};
+        ls_ckpt_saver_start(train->saver, &options, p.tensors, p.count, now);
+    }
+    if (status == LS_OK && (now || !config->async)) { /* the pieces are ours */
+        status = ls_train_save_poll(train, true);
+    }
+    json_decref(run);
+    json_decref(counters);
+    free(config_text);
+    ls_pieces_release(&p);
+    return status;
+}
+
+ls_status ls_train_save(ls_train *train, bool now) {
+    bool busy = false;
+    if (now || train->config.checkpoint.busy == LS_CFG_BUSY_WAIT) {
+        LS_TRY(ls_train_save_poll(train, true));
+    } else if (train->config.checkpoint.async) {
+        LS_TRY(ls_ckpt_saver_any_busy(train->saver, &busy));
+    }
+    if (busy) {
+        ls_log_info("step %lld is not saved: the checkpoint before is still being written; "
+                    "checkpoint.busy=wait would wait for it",
+                    (long long)train->step);
+        return LS_OK;
+    }
+    return start(train, now);
+}
+
+static void report(ls_train *train, const ls_ckpt_outcome *outcome) {
+    const ls_ckpt_save_result *r = &outcome->result;
+    char stored[32], seconds[32], stall[32];
+    if (outcome->status != LS_OK) {
+        if (train->session.comm->rank == 0) {
+            ls_log_warn("the checkpoint of step %lld was not saved: %s; training goes on and the "
+                        "checkpoints before it are untouched",
+                        (long long)outcome->step, outcome->error.message);
+        }
+        return;
+    }
+    ls_log_info("checkpoint %s: %s (%.2fx smaller) in %s, training waited %s", r->path,
+                ls_text_bytes(stored, sizeof stored, (double)r->stored_bytes),
+                r->stored_bytes ? (double)r->raw_bytes / (double)r->stored_bytes : 1.0,
+                ls_text_duration(seconds, sizeof seconds, r->seconds),
+                ls_text_duration(stall, sizeof stall, outcome->stall_seconds));
+}
+
+ls_status ls_train_save_poll(ls_train *train, bool wait) {
+    ls_ckpt_outcome outcome;
+    bool ended;
+    LS_TRY(ls_ckpt_saver_poll(train->saver, wait, &ended, &outcome));
+    if (!ended) {
+        return LS_OK;
+    }
+    const ls_ckpt_save_result *r = &outcome.result;
+    bool failed = outcome.status != LS_OK;
+    report(train, &outcome);
+    train->counters.saves += !failed;
+    train->counters.failed_saves += failed;
+    train->counters.save_raw_bytes += r->raw_bytes;
+    train->counters.save_stored_bytes += r->stored_bytes;
+    train->counters.save_stall_seconds += outcome.stall_seconds;
+    if (!failed) {
+        train->saved_step = outcome.step;
+        memcpy(train->last_ckpt, r->path, sizeof train->last_ckpt);
+    }
+    train->save = (ls_save_record){.step = outcome.step,
+                                   .failed = failed,
+                                   .raw_bytes = r->raw_bytes,
+                                   .stored_bytes = r->stored_bytes,
+                                   .seconds = r->seconds,
+                                   .stall_seconds = outcome.stall_seconds};
+    ls_train_ledger_write(train);
+    return LS_OK;
+}

@@ -1,0 +1,273 @@
+/* Saves in the background: what was there when the save began is what is saved, whoever writes it;
+ * failures are told to all ranks and the next save succeeds. */
+#include "checkpoint/saver.h"
+#include "runtime/base/log.h"
+#include "tests/checkpoint/ckpt_cases.h"
+
+#include <dirent.h>
+#include <sched.h>
+
+static ls_comm *comm;
+static char root[4096];
+static ls_ckpt_tensor tensors[CASE_TENSORS];
+static json_t *run, *counters;
+
+static ls_ckpt_save_options options_of(const char *where, int64_t step) {
+    return (ls_ckpt_save_options){.root = where,
+                                  .step = step,
+                                  .tokens = 10 * step,
+                                  .level = 1,
+                                  .threads = 2,
+                                  .config_text = "run:\n  seed: 42\n",
+                                  .run = run,
+                                  .counters = counters};
+}
+
+static void fill_all(void) {
+    for (int i = 0; i < CASE_TENSORS; i++) {
+        if (tensors[i].data) {
+            case_fill(i, &tensors[i].box, tensors[i].data);
+        }
+    }
+}
+
+/* What training does to the state while it is being saved. */
+static void change_all(void) {
+    for (int i = 0; i < CASE_TENSORS; i++) {
+        size_t bytes = (size_t)ls_box_elems(&tensors[i].box) * ls_dtype_bytes(tensors[i].dtype);
+        if (bytes) {
+            memset(tensors[i].data, 0x77, bytes);
+        }
+    }
+}
+
+static ls_ckpt_outcome finish(ls_ckpt_saver *saver, bool wait) {
+    ls_ckpt_outcome outcome = {.status = LS_E_NO};
+    bool ended = false;
+    while (!ended) {
+        CHECK_OK(ls_ckpt_saver_poll(saver, wait, &ended, &outcome));
+        sched_yield();
+    }
+    CHECK(!ls_ckpt_saver_busy(saver));
+    CHECK_OK(ls_ckpt_saver_poll(saver, wait, &ended, &outcome));
+    CHECK(!ended);
+    return outcome;
+}
+
+/* On one rank: it sees all of it. */
+static void check_saved(const char *path, int writers) {
+    ls_ckpt *ckpt = NULL;
+    if (comm->rank > 0) {
+        return;
+    }
+    CHECK_OK(ls_ckpt_open(path, &ckpt));
+    for (int i = 0; i < CASE_TENSORS && ckpt; i++) {
+        CHECK_OK(case_check(ckpt, i, NULL));
+    }
+    CHECK(!ckpt || ls_ckpt_describe(ckpt).writers == writers);
+    CHECK(!ckpt || strcmp(ls_ckpt_config(ckpt), "run:\n  seed: 42\n") == 0);
+    CHECK_OK(ls_ckpt_verify(ckpt, LS_CKPT_VERIFY_FULL, NULL, NULL));
+    ls_ckpt_close(ckpt);
+}
+
+static void check_no_temporaries(const char *where) {
+    comm->ops->barrier(comm);
+    DIR *directory = opendir(where);
+    struct dirent *item;
+    while (directory && (item = readdir(directory))) {
+        CHECK(strncmp(item->d_name, ".tmp-", 5) != 0);
+    }
+    if (directory) {
+        closedir(directory);
+    }
+    comm->ops->barrier(comm);
+}
+
+static ls_ckpt_saver *saver_make(bool async, bool per_host, ls_ckpt_fetch_fn fetch) {
+    ls_ckpt_saver *saver = NULL;
+    const ls_ckpt_saver_options options = {.comm = comm,
+                                           .async = async,
+                                           .writer_per_host = per_host,
+                                           .fetch = fetch,
+                                           .tensors = tensors,
+                                           .count = CASE_TENSORS};
+    CHECK_OK(ls_ckpt_saver_create(&options, &saver));
+    return saver;
+}
+
+/* Saves one after the other with one saver; each in the way that its number says. */
+static void test_saves(bool async, bool per_host, int64_t first_step) {
+    ls_ckpt_saver *saver = saver_make(async, per_host, NULL);
+    bool busy;
+    for (int round = 0; round < 4; round++) {
+        bool now = round == 2;
+        ls_ckpt_save_options options = options_of(root, first_step + round);
+        options.parity = round == 1;
+        options.level = round == 3 ? 0 : 1;
+        fill_all();
+        ls_ckpt_saver_start(saver, &options, tensors, CASE_TENSORS, now);
+        bool waits = !async || now;
+        CHECK(ls_ckpt_saver_busy(saver));
+        CHECK_OK(ls_ckpt_saver_any_busy(saver, &busy));
+        CHECK(busy);
+        if (!waits) {
+            change_all();
+        }
+        ls_ckpt_outcome outcome = finish(saver, waits || round == 0);
+        CHECK_STATUS(outcome.status, LS_OK);
+        CHECK_INT(outcome.step, first_step + round);
+        CHECK(outcome.result.raw_bytes > 0 && outcome.result.stored_bytes > 0);
+        CHECK(outcome.result.seconds > 0 && outcome.stall_seconds > 0);
+        CHECK_OK(ls_ckpt_saver_any_busy(saver, &busy));
+        CHECK(!busy);
+        check_saved(outcome.result.path, per_host ? 1 : comm->size);
+        char name[32], path[4300];
+        snprintf(name, sizeof name, per_host ? "node-00000.h5" : "rank-%05d.h5", comm->rank);
+        CHECK_OK(ls_path_join(path, sizeof path, outcome.result.path, name));
+        CHECK(ls_path_exists(path));
+    }
+    check_no_temporaries(root);
+    ls_ckpt_saver_destroy(saver);
+}
+
+/* The same files as of a save that waits. */
+static void test_same_bytes(void) {
+    ls_ckpt_saver *saver = saver_make(true, false, NULL);
+    char other[4200], name[32], a[4300], b[4300];
+    ls_ckpt_save_result plain;
+    ls_sha256 x, y;
+    snprintf(other, sizeof other, "%s/other", root);
+    fill_all();
+    ls_ckpt_save_options options = options_of(root, 100);
+    ls_ckpt_saver_start(saver, &options, tensors, CASE_TENSORS, false);
+    ls_ckpt_outcome outcome = finish(saver, true);
+    options.root = other;
+    CHECK_OK(ls_ckpt_save(comm, &options, tensors, CASE_TENSORS, &plain));
+    snprintf(name, sizeof name, "rank-%05d.h5", comm->rank);
+    for (int i = 0; i < 2; i++) {
+        CHECK_OK(ls_path_join(a, sizeof a, outcome.result.path, i ? name : "manifest.json"));
+        CHECK_OK(ls_path_join(b, sizeof b, plain.path, i ? name : "manifest.json"));
+        CHECK_OK(ls_sha256_file(a, &x, NULL));
+        CHECK_OK(ls_sha256_file(b, &y, NULL));
+        CHECK(memcmp(&x, &y, sizeof x) == 0);
+    }
+    ls_ckpt_saver_destroy(saver);
+}
+
+static ls_status fetch(void *context, void *host, const void *data, size_t bytes) {
+    (void)context;
+    for (size_t i = 0; i < bytes; i++) { /* a device whose memory has every byte inverted */
+        ((uint8_t *)host)[i] = (uint8_t) ~((const uint8_t *)data)[i];
+    }
+    return LS_OK;
+}
+
+static void test_fetch(void) {
+    for (int async = 0; async < 2; async++) {
+        ls_ckpt_saver *saver = saver_make(async, false, fetch);
+        fill_all();
+        for (int i = 0; i < CASE_TENSORS; i++) {
+            uint8_t *data = tensors[i].data;
+            size_t bytes = (size_t)ls_box_elems(&tensors[i].box) * ls_dtype_bytes(tensors[i].dtype);
+            for (size_t k = 0; k < bytes; k++) {
+                data[k] = (uint8_t)~data[k];
+            }
+        }
+        ls_ckpt_save_options options = options_of(root, 110 + async);
+        ls_ckpt_saver_start(saver, &options, tensors, CASE_TENSORS, async);
+        ls_ckpt_outcome outcome = finish(saver, true);
+        CHECK_STATUS(outcome.status, LS_OK);
+        check_saved(outcome.result.path, comm->size);
+        ls_ckpt_saver_destroy(saver);
+    }
+}
+
+/* Each failure is known to all ranks, with its reason, and does not keep the next save. */
+static void test_failed_saves(bool per_host) {
+    ls_ckpt_saver *saver = saver_make(true, per_host, NULL);
+    bool last = comm->rank == comm->size - 1;
+    char file[4200];
+    snprintf(file, sizeof file, "%s/a-file", root);
+    if (comm->rank == 0) {
+        CHECK_OK(ls_file_replace(file, "x", 1));
+    }
+    comm->ops->barrier(comm);
+    fill_all();
+    for (int round = 0; round < 6; round++) {
+        static const ls_status expected[] = {LS_E_IO,    LS_E_INPUT,  LS_E_SHAPE,
+                                             LS_E_INPUT, LS_E_CONFIG, LS_OK};
+        ls_ckpt_save_options options = options_of(round == 0 ? file : root, 200 + per_host);
+        ls_ckpt_tensor mine[CASE_TENSORS];
+        memcpy(mine, tensors, sizeof mine);
+        options.level = round == 1 && last ? 20 : 1;
+        mine[3].name = round == 2 && last ? "another" : mine[3].name;
+        options.parity = round == 3 ? 9 : 0;
+        options.step += round == 4 && last;
+        ls_ckpt_saver_start(saver, &options, mine, CASE_TENSORS, false);
+        ls_ckpt_outcome outcome = finish(saver, round & 1);
+        if (round == 4 && comm->size == 1) {
+            CHECK_STATUS(outcome.status, LS_OK);
+            continue;
+        }
+        CHECK_INT(outcome.status, expected[round]);
+        if (round == 0) {
+            CHECK_MESSAGE(file);
+            CHECK(strstr(outcome.error.message, file) != NULL);
+        } else if (round == 2) {
+            CHECK_MESSAGE("'another'");
+        } else if (round == 4) {
+            CHECK_MESSAGE("saves step");
+        } else if (round == 5) {
+            check_saved(outcome.result.path, per_host ? 1 : comm->size);
+        }
+        check_no_temporaries(root);
+    }
+    ls_ckpt_saver_destroy(saver);
+}
+
+/* Ended in the middle: nothing hangs, and nothing that looks like a checkpoint is left by it. */
+static void test_given_up(bool per_host) {
+    ls_ckpt_saver *saver = saver_make(true, per_host, NULL);
+    char where[4200], *path;
+    snprintf(where, sizeof where, "%s/given-up-%d", root, per_host);
+    ls_ckpt_save_options options = options_of(where, 1);
+    if (!per_host || comm->rank == 0) { /* the others of the host never say that they are ready */
+        ls_ckpt_saver_start(saver, &options, tensors, CASE_TENSORS, false);
+    }
+    ls_ckpt_saver_destroy(saver);
+    comm->ops->barrier(comm);
+    CHECK(ls_ckpt_latest(where, &path) != LS_OK);
+    comm->ops->barrier(comm);
+}
+
+int main(int argc, char **argv) {
+    CHECK_OK(ls_comm_mpi_init(&argc, &argv, &comm));
+    ls_error_set_rank(comm->rank);
+    ls_log_set_quiet(true);
+    if (comm->rank == 0) {
+        snprintf(root, sizeof root, "%s", case_directory());
+    }
+    CHECK_OK(comm->ops->broadcast(comm, root, sizeof root, 0));
+    run = json_pack("{s:i}", "seed", 42);
+    counters = case_counters();
+    cases_make(tensors, CASE_TENSORS, comm->rank, comm->size);
+    test_saves(true, false, 10);
+    test_saves(true, true, 20);
+    test_saves(false, false, 30);
+    test_saves(false, true, 40);
+    test_same_bytes();
+    test_fetch();
+    test_failed_saves(false);
+    test_failed_saves(true);
+    test_given_up(false);
+    test_given_up(true);
+    cases_free(tensors, CASE_TENSORS);
+    json_decref(run);
+    json_decref(counters);
+    comm->ops->barrier(comm);
+    if (comm->rank == 0) {
+        CHECK_OK(ls_dir_remove(root));
+    }
+    ls_comm_mpi_finalize();
+    return test_end();
+}
