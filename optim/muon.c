@@ -1,6 +1,8 @@
 /* Muon: see optim.h. The ranks of shard take the matrices in rounds, one matrix each: its owners
  * send the parts of its momentum to the rank that orthogonalises it, which sends the parts of the
- * result back. Matrices are sorted by size, so that those of a round take equally long. */
+ * result back. Matrices are sorted by size, so that those of a round take equally long. Where
+ * tensor ranks split a matrix, the parts that they have got together are gathered once more, and
+ * each of them orthogonalises the whole. */
 #include "optim/muon_matrix.h"
 #include "runtime/base/arena.h"
 
@@ -23,6 +25,7 @@ typedef struct muon {
     int range_count;
     int64_t *counts, *offsets; /* of an exchange: send counts, send offsets, then of receiving */
     void *send, *recv;         /* parts, one after the other */
+    void *local;               /* this tensor rank's part of a matrix that is split */
     ls_muon_scratch scratch;
 } muon;
 
@@ -54,10 +57,10 @@ static ls_status list_work(const ls_optim_options *o, muon *own) {
         if (!is_hidden_matrix(param)) {
             continue;
         }
-        if (param->tp_axis >= 0 && param->tp_ranks > 1) {
+        if (ls_muon_is_split(param) && (param->ndim > 2 || param->expert)) {
             return LS_FAIL(LS_E_UNSUPPORTED,
-                           "optim.name is muon, and '%s' is split over %d tensor or expert ranks; "
-                           "use adamw or lion, or parallel.tensor=1",
+                           "optim.name is muon, and the matrices of '%s' are split over %d ranks; "
+                           "use adamw or lion, or fewer ranks along that axis",
                            param->name, param->tp_ranks);
         }
         for (int64_t k = 0; k < m.count; k++) {
@@ -115,6 +118,10 @@ static const work *work_of(const muon *own, int first, int shard) {
     return first + shard < own->work_count ? &own->list[first + shard] : NULL;
 }
 
+static int64_t most_of(int64_t a, int64_t b) {
+    return a > b ? a : b;
+}
+
 static ls_status take_memory(ls_optim *optim, muon *own) {
     ls_device *dev = optim->options.dev;
     int64_t most_send = 0, most = 0, most_side = 0;
@@ -123,20 +130,29 @@ static ls_status take_memory(ls_optim *optim, muon *own) {
         for (int s = 0; s < own->shards && work_of(own, first, s); s++) {
             send += owned_of(own, own->rank, work_of(own, first, s));
         }
-        most_send = send > most_send ? send : most_send;
+        most_send = most_of(most_send, send);
     }
+    int64_t most_local = 0, most_parts = 0;
     for (int i = 0; i < own->work_count; i++) {
+        const ls_param *param = &optim->options.params[own->list[i].param];
+        const bool split = ls_muon_is_split(param);
         const ls_matrices m = own->list[i].m;
-        int64_t side = m.rows < m.cols ? m.rows : m.cols;
-        most = m.rows * m.cols > most ? m.rows * m.cols : most;
-        most_side = side > most_side ? side : most_side;
+        const int64_t rows = split ? param->dims[0] : m.rows,
+                      cols = split ? param->dims[1] : m.cols;
+        const int64_t side = rows < cols ? rows : cols;
+        most_local = most_of(most_local, m.rows * m.cols);
+        most = most_of(most, rows * cols);
+        most_side = most_of(most_side, side);
+        most_parts = most_of(most_parts, split ? param->elems * param->tp_ranks : 0);
     }
     const size_t bytes = ls_dtype_bytes(dev->acc);
     const struct {
         void **place;
         int64_t elems;
     } buffers[] = {{&own->send, most_send},
-                   {&own->recv, most},
+                   {&own->recv, most_local},
+                   {&own->local, most_parts > 0 ? most_local : 0},
+                   {&own->scratch.parts, most_parts},
                    {&own->scratch.x, most},
                    {&own->scratch.y, most},
                    {&own->scratch.a, most_side * most_side},
@@ -168,8 +184,8 @@ static void release(ls_optim *optim) {
         return;
     }
     ls_device *dev = optim->options.dev;
-    void *const buffers[] = {own->send,      own->recv,      own->scratch.x,
-                             own->scratch.y, own->scratch.a, own->scratch.b};
+    void *const buffers[] = {own->send,      own->recv,      own->local,     own->scratch.x,
+                             own->scratch.y, own->scratch.a, own->scratch.b, own->scratch.parts};
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) {
         dev->ops->free(dev, buffers[i]);
     }
@@ -297,14 +313,23 @@ static ls_status orthogonalise(ls_optim *optim, const work *w) {
     const muon *own = optim->own;
     const ls_param *param = &optim->options.params[w->param];
     const bool fused = param->tp_groups > 1 && param->tp_axis == param->ndim - 2;
-    LS_TRY(join_parts(optim, w, own->scratch.x, false));
+    const bool split = ls_muon_is_split(param);
+    const int64_t rows = split ? param->dims[0] : w->m.rows;
+    const int64_t cols = split ? param->dims[1] : w->m.cols;
+    LS_TRY(join_parts(optim, w, split ? own->local : own->scratch.x, false));
+    if (split) {
+        LS_TRY(ls_muon_gather(optim, &own->scratch, param, own->local));
+    }
     int64_t row = 0;
     for (int g = 0; g < (fused ? param->tp_groups : 1); g++) {
-        int64_t rows = fused ? param->tp_group[g].size : w->m.rows;
-        LS_TRY(ls_muon_orthogonalise(optim, &own->scratch, row * w->m.cols, rows, w->m.cols));
-        row += rows;
+        const int64_t group_rows = fused ? param->tp_group[g].size : rows;
+        LS_TRY(ls_muon_orthogonalise(optim, &own->scratch, row * cols, group_rows, cols));
+        row += group_rows;
     }
-    return join_parts(optim, w, own->scratch.x, true);
+    if (split) {
+        LS_TRY(ls_muon_scatter(optim, &own->scratch, param, own->local));
+    }
+    return join_parts(optim, w, split ? own->local : own->scratch.x, true);
 }
 
 static ls_status step(ls_optim *optim, const ls_optim_pass *pass) {

@@ -57,3 +57,52 @@ ls_status ls_muon_orthogonalise(ls_optim *optim, const ls_muon_scratch *scratch,
     double scale = 0.2 * sqrt((double)(rows > cols ? rows : cols));
     return dev->ops->blend(dev, n, scale, x, 0.0, matrix);
 }
+
+/* The pieces of tensor rank `rank`, between its local matrix and the whole one. */
+static ls_status copy_pieces(ls_optim *optim, const ls_param *param, int rank, void *local,
+                             void *whole, bool back) {
+    ls_device *dev = optim->options.dev;
+    const ls_dtype acc = dev->acc;
+    const int64_t local_cols = param->local_dims[1], cols = param->dims[1];
+    ls_param row = *param;
+    row.tp_rank = rank;
+    ls_piece pieces[LS_MAX_GROUPS];
+    const int count = ls_param_pieces(&row, pieces);
+    for (int i = 0; i < count; i++) {
+        const ls_box *from = &pieces[i].local, *to = &pieces[i].global;
+        void *here = ls_elem_at(local, from->start[0] * local_cols + from->start[1], acc);
+        void *there = ls_elem_at(whole, to->start[0] * cols + to->start[1], acc);
+        LS_TRY(dev->ops->copy_rows(dev, &(ls_copy_rows){.dtype = acc,
+                                                        .rows = from->extent[0],
+                                                        .cols = from->extent[1],
+                                                        .ldx = back ? cols : local_cols,
+                                                        .ldy = back ? local_cols : cols,
+                                                        .x = back ? there : here,
+                                                        .y = back ? here : there}));
+    }
+    return LS_OK;
+}
+
+ls_status ls_muon_gather(ls_optim *optim, const ls_muon_scratch *scratch, const ls_param *param,
+                         const void *local) {
+    ls_device *dev = optim->options.dev;
+    ls_comm *tensor = optim->options.tensor;
+    const int64_t bytes = param->elems * (int64_t)ls_dtype_bytes(dev->acc);
+    if (!tensor || tensor->size != param->tp_ranks) {
+        return LS_FAIL(LS_E_SHAPE, "'%s' is split over %d tensor ranks; the group has %d",
+                       param->name, param->tp_ranks, tensor ? tensor->size : 1);
+    }
+    LS_TRY(dev->ops->sync(dev));
+    LS_TRY(tensor->ops->all_gather(tensor, local, scratch->parts, bytes));
+    for (int rank = 0; rank < param->tp_ranks; rank++) {
+        LS_TRY(copy_pieces(optim, param, rank,
+                           ls_elem_at(scratch->parts, rank * param->elems, dev->acc), scratch->x,
+                           false));
+    }
+    return LS_OK;
+}
+
+ls_status ls_muon_scatter(ls_optim *optim, const ls_muon_scratch *scratch, const ls_param *param,
+                          void *local) {
+    return copy_pieces(optim, param, param->tp_rank, local, scratch->x, true);
+}

@@ -139,9 +139,9 @@ static void check_errors(ls_device *dev) {
     check_refused(dev, "layers.* lr=-1", "'lr=-1'");
     check_refused(dev, "layers.* speed=1", "'speed=1'");
     check_refused(dev, "layers.* lr=1; tok*", "'tok*' says nothing");
-    /* A matrix that other ranks hold parts of. */
-    params[3].tp_axis = 0;
-    params[3].tp_ranks = 2;
+    /* Matrices that other ranks hold parts of. */
+    params[5].tp_axis = 1;
+    params[5].tp_ranks = 2;
     const char *names[] = {"adafactor", "muon"};
     for (int i = 0; i < 2; i++) {
         ls_config_optim config = config_of(&cases[0]);
@@ -150,7 +150,8 @@ static void check_errors(ls_device *dev) {
         ls_optim_options options = options_of(&config, dev, masters);
         ls_optim *optim;
         CHECK_STATUS(ls_optim_create(&options, &optim), LS_E_UNSUPPORTED);
-        CHECK_MESSAGE("'layers.0.mlp.up.weight' is split over 2");
+        CHECK_MESSAGE("'layers.0.mlp.experts.weight'");
+        CHECK_MESSAGE("split over 2");
     }
 }
 

@@ -257,6 +257,100 @@ static void check_counted_once(void) {
     free(buffer);
 }
 
+/* Muon's matrices split over tensor ranks, keys held by all of them, against whole ones. */
+enum { SPLIT_PARAMS = 2 };
+
+static int64_t make_split(ls_param *rows, int ranks, int rank) {
+    const ls_param table[SPLIT_PARAMS] = {
+        {.name = "layers.0.attn.qkv.weight",
+         .ndim = 2,
+         .dims = {48, 20},
+         .tp_groups = 3,
+         .tp_group = {{24, 12, 2}, {12, 1, 12}, {12, 1, 12}},
+         MATRIX},
+        {.name = "layers.0.attn.proj.weight",
+         .ndim = 2,
+         .dims = {20, 24},
+         .tp_axis = 1,
+         .tp_groups = 1,
+         .tp_group = {{24, 12, 2}},
+         MATRIX},
+    };
+    int64_t elems;
+    for (int p = 0; p < SPLIT_PARAMS; p++) {
+        rows[p] = table[p];
+        rows[p].valid_rows = rows[p].dims[0];
+        rows[p].tp_ranks = ranks;
+        rows[p].tp_rank = rank;
+    }
+    ls_layout_assign(rows, SPLIT_PARAMS, &elems);
+    return elems;
+}
+
+typedef struct split_check {
+    const float *whole; /* of the parameter */
+    float *local;
+    bool compare;
+} split_check;
+
+static ls_status visit_split(void *context, const ls_run *run) {
+    const split_check *c = context;
+    for (int64_t i = 0; i < run->elems; i++) {
+        if (c->compare) {
+            CHECK_NEAR(c->local[run->local + i], c->whole[run->global + i], 1e-5, 1e-7);
+        } else {
+            c->local[run->local + i] = c->whole[run->global + i];
+        }
+    }
+    return LS_OK;
+}
+
+static void to_parts(const ls_param *whole, const ls_param *mine, const float *from, float *to,
+                     bool compare) {
+    for (int p = 0; p < SPLIT_PARAMS; p++) {
+        split_check c = {from + whole[p].offset, to + mine[p].offset, compare};
+        CHECK_OK(ls_param_runs(&mine[p], false, visit_split, &c));
+    }
+}
+
+static ls_optim *make_tensor(const ls_param *rows, int64_t elems, float *masters, ls_comm *tensor) {
+    ls_optim *optim = NULL;
+    CHECK_OK(ls_optim_create(&(ls_optim_options){.config = &config,
+                                                 .dev = dev,
+                                                 .params = rows,
+                                                 .param_count = SPLIT_PARAMS,
+                                                 .flat_elems = elems,
+                                                 .masters = masters,
+                                                 .tensor = tensor},
+                             &optim));
+    return optim;
+}
+
+static void check_tensor(void) {
+    ls_param whole[SPLIT_PARAMS], mine[SPLIT_PARAMS];
+    const int64_t elems = make_split(whole, 1, 0);
+    const int64_t own = make_split(mine, world->size, world->rank);
+    float *flat;
+    CHECK_OK(ls_calloc((size_t)(2 * (elems + own)), sizeof *flat, &flat));
+    float *grads = flat + elems, *local = grads + elems, *local_grads = local + own;
+    for (int64_t i = 0; i < elems; i++) {
+        flat[i] = (float)(ls_rng_uniform(8, 1, (uint64_t)i) - 0.5);
+        grads[i] = (float)(ls_rng_uniform(8, 2, (uint64_t)i) - 0.5);
+    }
+    to_parts(whole, mine, flat, local, false);
+    to_parts(whole, mine, grads, local_grads, false);
+    ls_optim *reference = make_tensor(whole, elems, flat, NULL);
+    ls_optim *split = make_tensor(mine, own, local, world->size > 1 ? world : NULL);
+    for (int step = 0; step < STEPS; step++) {
+        CHECK_OK(ls_optim_step(reference, grads, 0.1, 0.01));
+        CHECK_OK(ls_optim_step(split, local_grads, 0.1, 0.01));
+        to_parts(whole, mine, flat, local, true);
+    }
+    ls_optim_destroy(split);
+    ls_optim_destroy(reference);
+    free(flat);
+}
+
 static void check_refused(const ls_optim_range *ranges, int count, const char *message) {
     ls_optim *optim;
     CHECK_STATUS(ls_optim_create(&(ls_optim_options){.config = &config,
@@ -298,6 +392,9 @@ int main(int argc, char **argv) {
     }
     config.groups[0] = '\0';
     check_counted_once();
+    snprintf(config.name, sizeof config.name, "muon");
+    check_tensor();
+    snprintf(config.name, sizeof config.name, "adamw");
     check_errors();
     dev->ops->close(dev);
     ls_comm_mpi_finalize();
