@@ -224,6 +224,8 @@ static ls_status measure_steps(step_bench *b) {
     LS_TRY(comm->ops->barrier(comm));
     ls_timed_ops_clear();
     ls_timed_ops_begin(t->session.dev);
+    ls_timed_comm_begin(t->groups.tensor, "tensor ranks");
+    ls_timed_comm_begin(t->groups.context, "context ranks");
     const uint64_t start = ls_clock_ns();
     ls_status status = LS_OK;
     for (long long i = 0; i < b->options->repeat && status == LS_OK; i++) {
@@ -236,6 +238,8 @@ static ls_status measure_steps(step_bench *b) {
     b->seconds = 1e-9 * (double)(ls_clock_ns() - start) / steps;
     b->comm_seconds /= steps;
     b->data_seconds /= steps;
+    ls_timed_comm_end(t->groups.context);
+    ls_timed_comm_end(t->groups.tensor);
     ls_timed_ops_end(t->session.dev);
     ls_log_progress(true, "timed %lld steps", b->options->repeat);
     return status;

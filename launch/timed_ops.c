@@ -100,6 +100,14 @@ static double logits_bytes(const ls_cross_entropy *op, double elem, double acc) 
     return (double)op->rows * (double)op->vocab * (acc + (op->dlogits ? elem : 0.0));
 }
 
+/* Rows of the experts' outputs (or their gradients), and the sums; backward reads the former too.
+ */
+static double combine_bytes(const ls_combine *op, double elem) {
+    const double passes =
+        (double)op->each * (op->dy ? 2.0 : 1.0) + 1.0 + (op->residual ? 1.0 : 0.0);
+    return passes * (double)op->rows * (double)op->cols * elem;
+}
+
 TIMED_BY_DTYPE(bias_grad, ls_bias_grad, "norm", "bias gradient", 0.0,
                (double)op->rows *(double)op->cols *elem + 2.0 * acc * (double)op->cols)
 TIMED_BY_DTYPE(embedding_forward, ls_embedding, "embedding", "embedding forward", 0.0,
@@ -130,6 +138,16 @@ TIMED_BY_DTYPE(cross_entropy_merge, ls_cross_entropy, "loss", "cross-entropy mer
                logits_bytes(op, elem, acc))
 TIMED_BY_DTYPE(copy_rows, ls_copy_rows, "copies", "copy of rows", 0.0,
                (op->add ? 3.0 : 2.0) * elem * (double)op->rows * (double)op->cols)
+TIMED_BY_DTYPE(route_forward, ls_route, "mixture", "route forward", 0.0,
+               2.0 * elem * (double)op->rows * (double)op->experts)
+TIMED_BY_DTYPE(route_backward, ls_route, "mixture", "route backward", 0.0,
+               2.0 * elem * (double)op->rows * (double)op->experts)
+TIMED_BY_DTYPE(select_rows, ls_select_rows, "mixture", "select rows", 0.0,
+               2.0 * elem * (double)op->rows * (double)op->cols)
+TIMED_BY_DTYPE(combine_forward, ls_combine, "mixture", "combine forward", 0.0,
+               combine_bytes(op, elem))
+TIMED_BY_DTYPE(combine_backward, ls_combine, "mixture", "combine backward", 0.0,
+               combine_bytes(op, elem))
 TIMED_UPDATE(adamw, ls_adamw, "adamw", 7.0, op->copy)
 TIMED_UPDATE(lion, ls_lion, "lion", 5.0, op->copy)
 TIMED_UPDATE(sgd, ls_sgd, "sgd", op->m ? 5.0 : 3.0, op->copy)
@@ -187,6 +205,8 @@ void ls_timed_ops_begin(ls_device *dev) {
     USE(norm_forward), USE(norm_backward), USE(rope), USE(gelu_forward), USE(gelu_backward);
     USE(swiglu_forward), USE(swiglu_backward), USE(attention_forward), USE(attention_backward);
     USE(cross_entropy), USE(cross_entropy_share), USE(cross_entropy_merge), USE(copy_rows);
+    USE(route_forward), USE(route_backward), USE(select_rows), USE(combine_forward);
+    USE(combine_backward);
     USE(adamw), USE(lion), USE(sgd), USE(adafactor_squares), USE(adafactor_norm);
     USE(adafactor_apply), USE(blend), USE(add), USE(cast), USE(sum_squares), USE(sum), USE(zero);
 #undef USE
@@ -195,6 +215,74 @@ void ls_timed_ops_begin(ls_device *dev) {
 
 void ls_timed_ops_end(ls_device *dev) {
     dev->ops = real;
+}
+
+enum { MAX_COMMS = 4 };
+
+static struct timed_comm {
+    ls_comm *comm;
+    const char *name;
+    const ls_comm_ops *real;
+    ls_comm_ops ops;
+} comms[MAX_COMMS];
+
+static struct timed_comm *find_comm(const ls_comm *comm) {
+    for (int i = 0; i < MAX_COMMS; i++) {
+        if (comms[i].comm == comm) {
+            return &comms[i];
+        }
+    }
+    return NULL;
+}
+
+/* Adds the time since start to a row of the communicator. */
+static ls_status count_comm(ls_status status, const struct timed_comm *c, uint64_t start,
+                            const char *call) {
+    char name[48];
+    snprintf(name, sizeof name, "%s %s", c->name, call);
+    ls_op_time *row = find_row("communication", name);
+    row->seconds += 1e-9 * (double)(ls_clock_ns() - start);
+    row->calls++;
+    return status;
+}
+
+static ls_status timed_all_reduce(ls_comm *comm, void *buf, int64_t n, ls_dtype dtype,
+                                  ls_reduce op) {
+    const struct timed_comm *c = find_comm(comm);
+    const uint64_t start = ls_clock_ns();
+    return count_comm(c->real->all_reduce(comm, buf, n, dtype, op), c, start, "all-reduce");
+}
+
+static ls_status timed_all_gather(ls_comm *comm, const void *send, void *recv, int64_t bytes) {
+    const struct timed_comm *c = find_comm(comm);
+    const uint64_t start = ls_clock_ns();
+    return count_comm(c->real->all_gather(comm, send, recv, bytes), c, start, "all-gather");
+}
+
+static ls_status timed_wait(ls_comm *comm, ls_comm_request *request) {
+    const struct timed_comm *c = find_comm(comm);
+    const uint64_t start = ls_clock_ns();
+    return count_comm(c->real->wait(comm, request), c, start, "wait");
+}
+
+void ls_timed_comm_begin(ls_comm *comm, const char *name) {
+    struct timed_comm *c = comm ? find_comm(NULL) : NULL;
+    if (!c) {
+        return;
+    }
+    *c = (struct timed_comm){.comm = comm, .name = name, .real = comm->ops, .ops = *comm->ops};
+    c->ops.all_reduce = timed_all_reduce;
+    c->ops.all_gather = timed_all_gather;
+    c->ops.wait = timed_wait;
+    comm->ops = &c->ops;
+}
+
+void ls_timed_comm_end(ls_comm *comm) {
+    struct timed_comm *c = comm ? find_comm(comm) : NULL;
+    if (c) {
+        comm->ops = c->real;
+        *c = (struct timed_comm){0};
+    }
 }
 
 void ls_timed_ops_clear(void) {

@@ -3,6 +3,7 @@
 #ifndef LS_LAUNCH_TIMED_OPS_H
 #define LS_LAUNCH_TIMED_OPS_H
 
+#include "collectives/comm.h"
 #include "runtime/device/device.h"
 
 /* All calls of one kind; products by shape and form. bytes: what must be moved at least, inputs
@@ -16,6 +17,10 @@ typedef struct ls_op_time {
 
 void ls_timed_ops_begin(ls_device *dev);
 void ls_timed_ops_end(ls_device *dev);
+/* The same for what calls on a communicator wait for: rows "NAME all-reduce", "NAME wait" ..., of
+ * group "communication". Four communicators at most; NULL: nothing. name: static. */
+void ls_timed_comm_begin(ls_comm *comm, const char *name);
+void ls_timed_comm_end(ls_comm *comm);
 /* Forgets what was counted. */
 void ls_timed_ops_clear(void);
 /* In order of their first call; valid until the next call. Kinds past a fixed number are one row,

@@ -57,7 +57,7 @@ static ls_status list_work(const ls_optim_options *o, muon *own) {
         if (!is_hidden_matrix(param)) {
             continue;
         }
-        if (ls_muon_is_split(param) && (param->ndim > 2 || param->expert)) {
+        if (ls_muon_is_split(param) && param->ndim > 2) {
             return LS_FAIL(LS_E_UNSUPPORTED,
                            "optim.name is muon, and the matrices of '%s' are split over %d ranks; "
                            "use adamw or lion, or fewer ranks along that axis",

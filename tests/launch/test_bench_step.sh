@@ -37,6 +37,7 @@ has '"name": "sgd"' # Muon's last pass
 sh "$here/../mpirun.sh" 2 "$LOCKSTEP" bench step --model llama3-tiny --batch 1 --seq 16 --repeat 1 \
     parallel.tensor=2 >"$work/out" 2>&1 || fails "bench step on two tensor ranks"
 has '2 ranks'
+has 'tensor ranks wait'
 
 for wrong in 'gemm model.layers=1' 'step model.layer=1' 'step --batch 0' 'step --model gpt5'; do
     status=0
