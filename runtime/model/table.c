@@ -145,8 +145,8 @@ static ls_group single_rows(int64_t size) {
 
 static bool splits(const ls_sizes *s, int ranks) {
     const ls_group heads = query_group(s);
-    return ranks >= 1 && ls_group_splits(&heads, ranks) && ranks <= s->vocab_rows &&
-           ranks <= (s->experts > 0 ? s->experts : s->ffn);
+    return ranks >= 1 && ranks <= s->heads && ls_group_splits(&heads, ranks) &&
+           ranks <= s->vocab_rows && ranks <= (s->experts > 0 ? s->experts : s->ffn);
 }
 
 static ls_status check_part(const ls_sizes *s, const ls_model_part *part) {

@@ -38,8 +38,8 @@ done
 # Zero 3 on 4 ranks holds at most a quarter of the replicated state, and two blocks.
 state() { # state OPTIONS...: bytes of masters, gradients and optimizer, of a rank
     "$LOCKSTEP" train --dry-run $tiny model.layers=16 "$@" | awk '/^[1-9]/ {
-        for (i = 2; i < 18; i += 2) { if ($i == "-") { i--; continue }
-            unit = $(i + 1) == "MiB" ? 1048576 : $(i + 1) == "KiB" ? 1024 : 1; n++
+        for (i = 2; i < 18; i += 2) { if ($i == "-") { i--; n++; continue }
+            n++; unit = $(i + 1) == "MiB" ? 1048576 : $(i + 1) == "KiB" ? 1024 : 1
             if (n <= 5) sum += $i * unit }
         print int(sum); exit }'
 }

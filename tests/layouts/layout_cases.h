@@ -123,6 +123,7 @@ static const struct {
     {3, "", "a batch of 24 sequences does not divide into micro-batches of 3 on 3 ranks"},
     {4, "parallel.tensor=3", "4 ranks run, and parallel.tensor 3 takes a multiple of 3"},
     {5, "parallel.tensor=5", "parallel.tensor is 5; a model of 4 heads"},
+    {8, "parallel.tensor=8", "parallel.tensor is 8; a model of 4 heads"},
     {2, "parallel.pipeline=6",
      "parallel.pipeline 6 x parallel.interleave 1 makes 6 stages, and the "
      "model has 5 layers"},
