@@ -48,8 +48,8 @@ ls_status ls_bench_step(const ls_bench_step_options *options);
 
 typedef struct ls_bench_machine_options {
     ls_compute compute;
-    long long threads;
-    const char *profile; /* file that is written or updated; NULL: none */
+    long long threads, repeat; /* repeat: at most 32 */
+    const char *profile;       /* file that is written or updated; NULL: none */
 } ls_bench_machine_options;
 
 /* Products, attention and memory-bound operations for `lockstep plan`, by small training steps on

@@ -30,7 +30,7 @@ static const struct {
     {"llama3-30m", 8192, 128, 1},
 };
 
-enum { TRIALS = sizeof trials / sizeof trials[0], REPEATS = 3, MAX_SHAPES = 512 };
+enum { TRIALS = sizeof trials / sizeof trials[0], MAX_REPEATS = 32, MAX_SHAPES = 512 };
 
 typedef struct shape_time {
     double m, n, k, seconds;
@@ -39,6 +39,7 @@ typedef struct shape_time {
 typedef struct machine {
     ls_session *session;
     ls_dtype dtype;
+    int repeats;
     ls_plan_model models[TRIALS];
     double step_s[TRIALS]; /* forward and backward, slowest rank */
     shape_time shapes[MAX_SHAPES];
@@ -75,18 +76,18 @@ static ls_status load(int trial, ls_config *config) {
 
 static ls_status time_shape(machine *m, const ls_gemm_shape *shape,
                             const ls_gemm_operands *operands) {
-    double seconds[REPEATS];
+    double seconds[MAX_REPEATS];
     ls_device *dev = m->session->dev;
     const ls_gemm op = ls_gemm_shape_op(shape, operands);
     LS_TRY(dev->ops->gemm(dev, &op)); /* takes scratch memory, warms caches */
-    for (int r = 0; r < REPEATS; r++) {
+    for (int r = 0; r < m->repeats; r++) {
         const uint64_t start = ls_clock_ns();
         LS_TRY(dev->ops->gemm(dev, &op));
         seconds[r] = 1e-9 * (double)(ls_clock_ns() - start);
     }
     shape_time *t = &m->shapes[m->shape_count++];
     *t = (shape_time){(double)shape->op.m, (double)shape->op.n, (double)shape->op.k, 0};
-    return agree_median(m->session, seconds, REPEATS, &t->seconds);
+    return agree_median(m->session, seconds, m->repeats, &t->seconds);
 }
 
 static ls_status time_shapes(machine *m, const ls_config *config, int64_t rows) {
@@ -111,16 +112,16 @@ static ls_status time_steps(machine *m, ls_model *model, int trial, void *grads)
     for (int64_t i = 0; i < count; i++) {
         tokens[i] = (int32_t)(ls_rng_uniform(1, 2, (uint64_t)i) * (double)trials[trial].vocab);
     }
-    double seconds[REPEATS + 1], loss;
+    double seconds[MAX_REPEATS + 1], loss;
     ls_status status = LS_OK;
-    for (int r = 0; r <= REPEATS && status == LS_OK; r++) {
+    for (int r = 0; r <= m->repeats && status == LS_OK; r++) {
         const uint64_t start = ls_clock_ns();
         status = ls_model_forward_backward(model, tokens, tokens, 1.0, grads, NULL, NULL, &loss);
         seconds[r] = 1e-9 * (double)(ls_clock_ns() - start);
     }
     free(tokens);
     LS_TRY(ls_session_agree(m->session, status)); /* the first one pays for page faults */
-    return agree_median(m->session, seconds + 1, REPEATS, &m->step_s[trial]);
+    return agree_median(m->session, seconds + 1, m->repeats, &m->step_s[trial]);
 }
 
 static ls_status run_trial(machine *m, int trial) {
@@ -325,6 +326,7 @@ ls_status ls_bench_machine(const ls_bench_machine_options *options) {
     LS_TRY(ls_session_connect(&session, LS_CFG_AUTO));
     LS_TRY(ls_session_open(&session, NULL, options->threads));
     m.session = &session;
+    m.repeats = options->repeat < MAX_REPEATS ? (int)options->repeat : MAX_REPEATS;
     m.dtype = ls_session_dtype(options->compute, session.dev);
     ls_status status = ls_session_agree(&session, measure(&m, options->profile));
     ls_session_close(&session);

@@ -267,6 +267,7 @@ static ls_status bench_machine(const char **values, const char *const *settings,
     ls_bench_machine_options o = {.profile = values[OPT_PROFILE]};
     const char *dtype = values[OPT_DTYPE];
     LS_TRY(ls_option_int("threads", values[OPT_THREADS], 0, 4096, &o.threads));
+    LS_TRY(ls_option_int("repeat", values[OPT_REPEAT], 1, 1000000, &o.repeat));
     o.compute = strcmp(dtype, "fp32") == 0   ? LS_COMPUTE_FP32
                 : strcmp(dtype, "bf16") == 0 ? LS_COMPUTE_BF16
                                              : LS_COMPUTE_AUTO;

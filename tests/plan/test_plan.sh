@@ -50,7 +50,7 @@ gives 1 "$LOCKSTEP" plan -m llama3-8b -c aws-p5 --layout tensor=8,pipeline=33
 says 'too few for 33'
 
 # This machine: a profile out of small steps, a plan and a prediction with it.
-gives 0 "$LOCKSTEP" bench machine --threads 1 --profile local.yaml
+gives 0 "$LOCKSTEP" bench machine --threads 1 --repeat 1 --profile local.yaml
 prints 'wrote local.yaml'
 holds grep -q 'fp32_tflops\|bf16_tflops' local.yaml
 precision=$(grep -q fp32_tflops local.yaml && echo fp32 || echo bf16)
