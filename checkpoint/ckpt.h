@@ -134,9 +134,13 @@ ls_status ls_ckpt_verify(ls_ckpt *ckpt, ls_ckpt_depth depth,
 ls_status ls_ckpt_latest(const char *root, char **path);
 /* The same, opened. */
 ls_status ls_ckpt_open_latest(const char *root, ls_ckpt **ckpt);
+/* Of those below a step. */
+ls_status ls_ckpt_open_below(const char *root, int64_t below, ls_ckpt **ckpt);
 
 /* Steps of the directories step-* in root, newest first, valid or not. Caller frees *steps. */
 ls_status ls_ckpt_list(const char *root, int64_t **steps, size_t *count);
+/* Step of "step-00001200", or -1. */
+int64_t ls_ckpt_step_parse(const char *directory_name);
 
 /* Text with control characters as \xNN, for printing; keep_lines: but newline and tab stay.
  * Caller frees; NULL: out of memory. */

@@ -73,8 +73,6 @@ char *ls_ckpt_shape_text(char *buf, size_t size, int ndim, const int64_t *dims);
 ls_status ls_ckpt_dims_check(ls_dtype dtype, int ndim, const int64_t *dims, int64_t *bytes);
 /* Boxes must lie in the tensor, cover it, and not overlap. Reorders pieces by start. */
 ls_status ls_ckpt_coverage_check(int ndim, const int64_t *dims, ls_ckpt_piece *pieces, int count);
-/* Step of "step-00001200", or -1. */
-int64_t ls_ckpt_step_parse(const char *directory_name);
 
 /* How a piece is cut into chunks. */
 typedef struct ls_ckpt_grid {

@@ -368,17 +368,15 @@ ls_status ls_ckpt_list(const char *root, int64_t **steps, size_t *count) {
     return LS_OK;
 }
 
-ls_status ls_ckpt_open_latest(const char *root, ls_ckpt **ckpt) {
-    char manifest[4096];
+ls_status ls_ckpt_open_below(const char *root, int64_t below, ls_ckpt **ckpt) {
     int64_t *steps;
     size_t count;
     *ckpt = NULL;
-    LS_TRY(ls_path_join(manifest, sizeof manifest, root, LS_CKPT_MANIFEST));
-    if (ls_path_exists(manifest)) {
-        return ls_ckpt_open(root, ckpt); /* checks all that quick verification does */
-    }
     ls_status status = ls_ckpt_list(root, &steps, &count);
     for (size_t i = 0; i < count && status == LS_OK && !*ckpt; i++) {
+        if (steps[i] >= below) {
+            continue;
+        }
         char *candidate = ls_text_format("%s/step-%08lld", root, (long long)steps[i]);
         if (!candidate) {
             status = LS_FAIL(LS_E_MEMORY, "no memory for a path");
@@ -394,6 +392,15 @@ ls_status ls_ckpt_open_latest(const char *root, ls_ckpt **ckpt) {
                        root, count);
     }
     return LS_OK;
+}
+
+ls_status ls_ckpt_open_latest(const char *root, ls_ckpt **ckpt) {
+    char manifest[4096];
+    *ckpt = NULL;
+    LS_TRY(ls_path_join(manifest, sizeof manifest, root, LS_CKPT_MANIFEST));
+    /* Opening checks all that quick verification does. */
+    return ls_path_exists(manifest) ? ls_ckpt_open(root, ckpt)
+                                    : ls_ckpt_open_below(root, INT64_MAX, ckpt);
 }
 
 ls_status ls_ckpt_latest(const char *root, char **path) {

@@ -157,35 +157,61 @@ static ls_status start_loader(ls_train *train) {
 }
 
 /* Rank 0 looks for the newest checkpoint; the others take its word. */
-static ls_status find_checkpoint(ls_train *train, char path[1024]) {
+static ls_status find_checkpoint(ls_train *train, int64_t below, char path[1024]) {
     path[0] = '\0';
     ls_status status = LS_OK;
     if (train->session.comm->rank == 0 && ls_path_is_dir(train->ckpt_root)) {
-        char *found = NULL;
-        status = ls_ckpt_latest(train->ckpt_root, &found);
+        ls_ckpt *found = NULL;
+        status = ls_ckpt_open_below(train->ckpt_root, below, &found);
         if (status == LS_OK) {
-            snprintf(path, 1024, "%s", found);
+            snprintf(path, 1024, "%s", ls_ckpt_path(found));
         } else if (status == LS_E_INPUT) {
-            ls_log_info("no checkpoint in %s: the run begins anew", train->ckpt_root);
             status = LS_OK;
         }
-        free(found);
+        ls_ckpt_close(found);
     }
     LS_TRY(ls_session_agree(&train->session, status));
     return train->session.comm->ops->broadcast(train->session.comm, path, 1024, 0);
 }
 
-static ls_status begin_or_resume(ls_train *train, bool resume) {
+/* What was found at first sight may turn out to be damaged when it is read: then the one before it
+ * is taken. *path is empty when there is no checkpoint. */
+static ls_status resume(ls_train *train, char path[1024]) {
+    int64_t below = INT64_MAX;
+    LS_TRY(find_checkpoint(train, below, path));
+    while (path[0]) {
+        ls_status status = ls_train_load(train, path);
+        if (status != LS_E_CORRUPT) {
+            return status;
+        }
+        const ls_error error = *ls_error_last();
+        const char *name = strrchr(path, '/');
+        below = ls_ckpt_step_parse(name ? name + 1 : path);
+        LS_TRY(find_checkpoint(train, below, path));
+        if (!path[0]) { /* no run begins anew over what was there */
+            return ls_error_set(status, error.file, error.line, "%s", error.message);
+        }
+        if (train->session.comm->rank == 0) {
+            ls_log_warn("the checkpoint of step %lld is skipped: %s", (long long)below,
+                        error.message);
+        }
+    }
+    return LS_OK;
+}
+
+static ls_status begin_or_resume(ls_train *train, bool resuming) {
     char path[1024] = "";
-    if (resume) {
-        LS_TRY(find_checkpoint(train, path));
+    if (resuming) {
+        LS_TRY(resume(train, path));
     }
     if (!path[0]) {
         const ls_config_run *run = &train->config.run;
+        if (resuming && train->session.comm->rank == 0) {
+            ls_log_info("no checkpoint in %s: the run begins anew", train->ckpt_root);
+        }
         LS_TRY(ls_session_agree(&train->session, ls_state_init(train->state, (uint64_t)run->seed)));
         return run->init[0] ? ls_train_load_weights(train) : LS_OK;
     }
-    LS_TRY(ls_train_load(train, path));
     ls_log_info("resumed from %s at step %lld of %lld", path, (long long)train->step,
                 (long long)train->total_steps);
     return LS_OK;

@@ -35,6 +35,21 @@ holds "$TEST_CKPT_EQUAL" "$work/runs/c/checkpoints/step-00000006" "$work/runs/d/
 gives 0 "$LOCKSTEP" train $tiny run.name=b --resume
 prints 'step 6 of 6'
 
+# What only reading finds: the newest checkpoint's values are damaged, and the one before it is taken.
+damage() {
+    file=$work/runs/d/checkpoints/$1/rank-00000.h5
+    dd if=/dev/zero of="$file" bs=4096 count=1 seek=$(($(wc -c <"$file") / 8192)) conv=notrunc 2>/dev/null
+}
+damage step-00000006
+gives 0 ranks 2 "$LOCKSTEP" train $tiny run.name=d --resume
+says 'the checkpoint of step 6 is skipped: .*chunk'
+says 'resumed from .*step-00000003'
+holds "$TEST_CKPT_EQUAL" "$work/runs/c/checkpoints/step-00000006" "$work/runs/d/checkpoints/step-00000006"
+damage step-00000006
+damage step-00000003
+gives 1 ranks 2 "$LOCKSTEP" train $tiny run.name=d --resume
+says 'chunk'
+
 # --resume on a run that does not exist begins it.
 gives 0 "$LOCKSTEP" train $tiny run.name=fresh run.steps=1 --resume
 
