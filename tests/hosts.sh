@@ -62,7 +62,7 @@ make_hosts() {
         # The same everywhere; what else a machine may have chosen needs exact times of its packets.
         ip netns exec "$ns" sh -c 'echo cubic >/proc/sys/net/ipv4/tcp_congestion_control' 2>/dev/null || true
         if [ -n "$rate" ]; then
-            limit="root tbf rate $rate burst 128kb latency 5ms"
+            limit="root tbf rate $rate burst 128kb latency 20ms"
             # shellcheck disable=SC2086
             tc -n "$ns" qdisc add dev eth0 $limit && tc -n "$id-s" qdisc add dev "port$host" $limit || return
         fi
