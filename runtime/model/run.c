@@ -141,6 +141,9 @@ ls_status ls_model_backward(ls_model *m, int slot, double loss_scale, const void
                        slot, pass.slot->forwarded ? "after" : "without", dx_out ? "" : "out",
                        dx_in ? "" : "out");
     }
+    if (!m->options.store && !(sink && sink->grads)) {
+        return LS_FAIL(LS_E_SHAPE, "backward without a place for the gradients");
+    }
     pass.slot->forwarded = false;
     double sum = 0.0;
     if (ls_has_head(m)) {

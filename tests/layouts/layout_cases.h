@@ -3,7 +3,15 @@
 #define LS_TESTS_LAYOUTS_CASES_H
 
 /* Models: what a layout is compared with is one rank's training of the same model. */
-typedef enum model_case { GPT2, GPT2_UNTIED, LLAMA, LLAMA_TIED, LLAMA_BF16, MODELS } model_case;
+typedef enum model_case {
+    GPT2,
+    GPT2_UNTIED,
+    LLAMA,
+    LLAMA_TIED,
+    LLAMA_BF16,
+    MIXTURE,
+    MODELS
+} model_case;
 
 static const char *const model_overrides[MODELS] = {
     [GPT2] = "model.family=gpt2 model.tied=true model.layers=5 model.channels=24 model.heads=4 "
@@ -16,6 +24,10 @@ static const char *const model_overrides[MODELS] = {
                    "model.heads=8 model.kv_heads=4 model.ffn=44",
     [LLAMA_BF16] = "model.family=llama3 model.tied=false model.layers=4 model.channels=24 "
                    "model.heads=4 model.kv_heads=2 model.ffn=44 numerics.compute=bf16",
+    [MIXTURE] =
+        "model.family=llama3 model.tied=false model.layers=3 model.channels=24 "
+        "model.heads=4 model.kv_heads=2 model.ffn=20 model.experts=5 model.expert_capacity=1.2 "
+        "model.balance_loss=0.1",
 };
 
 typedef struct layout_case {
@@ -79,6 +91,11 @@ static const layout_case near_cases[] = {
      "parallel.sequence_parallel=true"},
     {6, GPT2_UNTIED, "parallel.tensor=3 parallel.pipeline=2"},
     {8, LLAMA_TIED, "parallel.tensor=4 parallel.pipeline=2 parallel.sequence_parallel=true"},
+    /* experts: split over the tensor ranks */
+    {2, MIXTURE, "parallel.tensor=2 parallel.sequence_parallel=true parallel.zero=0"},
+    {4, MIXTURE, "parallel.tensor=2 parallel.zero=3"},
+    {4, MIXTURE, "parallel.tensor=4 parallel.sequence_parallel=true"},
+    {4, MIXTURE, "parallel.tensor=2 parallel.pipeline=2 recompute.mode=full"},
     /* recomputing */
     {1, GPT2, "recompute.mode=selective"},
     {1, LLAMA, "recompute.mode=full recompute.every=2"},
@@ -108,6 +125,7 @@ static const layout_case exact_cases[] = {
     {3, LLAMA_TIED, "parallel.zero=3"},
     {6, GPT2, "parallel.zero=3 parallel.shard=3"},
     {6, GPT2, "parallel.zero=3"},
+    {3, MIXTURE, "parallel.zero=3"},
     {2, LLAMA_BF16, ""},
     {2, LLAMA_BF16, "parallel.zero=1"},
     {3, LLAMA_BF16, "parallel.zero=2"},
