@@ -10,6 +10,7 @@ directory=${1:-$build/bench-checkpoint}
 mkdir -p "$directory"
 OMP_NUM_THREADS=$threads "$build/benchmarks/checkpoint/bench_checkpoint" "$directory" "$mib" "$threads" "$rounds"
 "$build/benchmarks/checkpoint/bench_list" "$directory" "$build/bin/lockstep"
+OMP_NUM_THREADS=$threads "$build/benchmarks/checkpoint/bench_stall" "$directory" "$mib" "$threads" "$rounds"
 if [ -n "${LOCKSTEP_PEER_PYTHON:-}" ]; then
     "$LOCKSTEP_PEER_PYTHON" "$here/peers.py" "$directory" "$mib" "$threads" "$rounds"
 else
