@@ -388,10 +388,16 @@ struct ls_device {
 };
 
 typedef struct ls_device_options {
-    int threads; /* 0: all processors of the affinity mask */
+    int threads; /* of the cpu device; 0: all processors of the affinity mask */
+    int ordinal; /* of the GPU, as CUDA counts those that this process may see */
 } ls_device_options;
 
 /* Back ends. Each opens a device that its `ops->close` ends; options NULL: all defaults. */
 ls_status ls_device_open_cpu(const ls_device_options *options, ls_device **dev);
+/* LS_E_UNSUPPORTED where lockstep was built without CUDA, or no GPU is found. */
+ls_status ls_device_open_cuda(const ls_device_options *options, ls_device **dev);
+/* Is there a GPU that open_cuda can open, and how many? *how is static: "GPU", "emulated GPU" in
+ * programs that were linked with the emulated device of the tests, or why there is none. */
+bool ls_device_has_cuda(int *count, const char **how);
 
 #endif

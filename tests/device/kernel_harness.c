@@ -19,7 +19,10 @@ ls_status kt_open(const char *device, int threads, ls_device **dev) {
     if (strcmp(device, "cpu") == 0) {
         return ls_device_open_cpu(&options, dev);
     }
-    return LS_FAIL(LS_E_INPUT, "device '%s' is unknown; use cpu or reference", device);
+    if (strcmp(device, "cuda") == 0) {
+        return ls_device_open_cuda(&options, dev);
+    }
+    return LS_FAIL(LS_E_INPUT, "device '%s' is unknown; use cpu, cuda or reference", device);
 }
 
 /* One element of any dtype as a double, and back with rounding. */
@@ -274,7 +277,9 @@ static ls_status check_dtype(const kt_case *c, const char *device, ls_dtype dtyp
     separate.overlap = false;
     kt_instance expected = {0}, first = {0};
     ls_status status = LS_OK;
-    for (int k = 0; k < CONFIGURATION_COUNT && status == LS_OK; k++) {
+    /* A GPU has no threads to vary: the first configuration and the last. */
+    const int step = strcmp(device, "cuda") == 0 ? CONFIGURATION_COUNT - 1 : 1;
+    for (int k = 0; k < CONFIGURATION_COUNT && status == LS_OK; k += step) {
         ls_device *dev;
         LS_TRY_GOTO(kt_open(device, CONFIGURATIONS[k].threads, &dev), done);
         kt_buffer like[KT_BUFFERS_MAX] = {0};

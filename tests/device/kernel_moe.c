@@ -1,5 +1,8 @@
 /* Operations of a mixture of experts. */
+#include "runtime/base/arena.h"
 #include "tests/device/kernel_ops.h"
+
+#include <stdlib.h>
 
 /* route: dim = rows, experts, each */
 static int plan_route_forward(const kt_case *c, ls_dtype dtype, ls_dtype acc,
@@ -123,10 +126,18 @@ static int plan_combine_backward(const kt_case *c, ls_dtype dtype, ls_dtype acc,
 
 static ls_status run_combine_backward(ls_device *dev, const kt_case *c, ls_dtype dtype,
                                       void *const *at) {
-    int32_t *index = at[0];
-    for (int64_t i = 0; i < c->dim[0] * c->dim[2]; i++) {
+    const int64_t terms = c->dim[0] * c->dim[2];
+    int32_t *index;
+    LS_TRY(ls_calloc((size_t)terms + 1, sizeof *index, &index));
+    ls_status status = dev->ops->download(dev, index, at[0], (size_t)terms * sizeof *index);
+    for (int64_t i = 0; i < terms; i++) {
         index[i] = index[i] < 0 || i >= c->dim[3] ? -1 : (int32_t)(c->dim[3] - 1 - i);
     }
+    if (status == LS_OK) {
+        status = dev->ops->upload(dev, at[0], index, (size_t)terms * sizeof *index);
+    }
+    free(index);
+    LS_TRY(status);
     ls_combine op = combine_of(c, dtype, at);
     op.dy = at[3];
     op.dx = at[4];

@@ -12,7 +12,7 @@ sanitizers)
     export UBSAN_OPTIONS=print_stacktrace=1
     ;;
 esac
-gives 0 cmake -S "$root" -B "$build" -G Ninja -DLS_WERROR=ON "$@"
+gives 0 cmake -S "$root" -B "$build" -G Ninja -DLS_WERROR=ON -DLS_CUDA=OFF "$@"
 gives 0 cmake --build "$build"
 gives 0 ctest --test-dir "$build" -L unit --output-on-failure
 prints '100% tests passed'

@@ -1,0 +1,305 @@
+/* Creation and end of NCCL communicators, their memory, and the blocking operations. */
+#include "collectives/nccl/comm_nccl.h"
+
+#include "collectives/nccl/comm_nccl_impl.h"
+#include "runtime/base/arena.h"
+#include "runtime/base/clock.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const ls_comm_ops NCCL_OPS;
+
+static ls_status fail(nccl_comm *c, ncclResult_t result, const char *what) {
+    ls_status status = LS_FAIL(LS_E_COMM, "NCCL, %s: %s (%s)", what, ncclGetErrorString(result),
+                               c->handle ? ncclGetLastError(c->handle) : "");
+    if (c->handle && !c->broken) {
+        c->broken = true;
+        ncclCommAbort(c->handle); /* so that no kernel waits for ranks that do not come */
+    }
+    return status;
+}
+
+/* A non-blocking communicator says ncclInProgress until it has done its part on the host. */
+static ls_status settle(nccl_comm *c, double deadline_s, const char *what) {
+    const uint64_t start_ns = ls_clock_ns();
+    ncclResult_t state = ncclInProgress;
+    while (state == ncclInProgress) {
+        ncclResult_t result = ncclCommGetAsyncError(c->handle, &state);
+        if (result != ncclSuccess) {
+            return fail(c, result, what);
+        }
+        ls_pump_all();
+        if (deadline_s > 0.0 && (double)(ls_clock_ns() - start_ns) > 1e9 * deadline_s) {
+            fail(c, ncclInProgress, what);
+            return LS_FAIL(
+                LS_E_COMM,
+                "NCCL, %s: not all of %d ranks have come within %.0f s; look for the rank "
+                "that is missing, and for NCCL_SOCKET_IFNAME where hosts cannot reach each "
+                "other",
+                what, c->base.size, deadline_s);
+        }
+    }
+    return state == ncclSuccess ? LS_OK : fail(c, state, what);
+}
+
+ls_status ls_nccl_check(nccl_comm *c, ncclResult_t result, const char *what) {
+    if (result == ncclSuccess) {
+        return LS_OK;
+    }
+    return result == ncclInProgress ? settle(c, c->deadline_s, what) : fail(c, result, what);
+}
+
+ls_status ls_nccl_poll(nccl_comm *c) {
+    ncclResult_t state = ncclSuccess;
+    if (c->broken) {
+        return LS_FAIL(LS_E_COMM, "NCCL: the communicator has failed before");
+    }
+    ncclResult_t result = ncclCommGetAsyncError(c->handle, &state);
+    result = result == ncclSuccess ? state : result;
+    return result == ncclSuccess || result == ncclInProgress ? LS_OK
+                                                             : fail(c, result, "a collective");
+}
+
+/* Lets queued work go on; does nothing on a GPU, which goes on by itself. */
+static void drive(ls_pump *pump) {
+    nccl_comm *c = (nccl_comm *)((char *)pump - offsetof(nccl_comm, pump));
+    (void)cudaStreamQuery(c->stream);
+}
+
+static void release(nccl_comm *c) {
+    ls_pump_remove(&c->pump);
+    if (c->stream && !c->broken) {
+        cudaEventRecord(c->ready, c->stream);
+        (void)ls_cuda_wait(c->cuda, c->ready);
+    }
+    if (c->handle && !c->broken) {
+        ncclCommDestroy(c->handle);
+    }
+    while (c->all) {
+        ls_comm_request *request = c->all;
+        c->all = request->next_all;
+        cudaEventDestroy(request->done);
+        free(request);
+    }
+    if (c->ready) {
+        cudaEventDestroy(c->ready);
+    }
+    if (c->stream) {
+        cudaStreamDestroy(c->stream);
+    }
+    if (c->host) {
+        c->host->ops->destroy(c->host);
+    }
+    free(c);
+}
+
+static ls_status prepare(nccl_comm *c, ncclUniqueId *id) {
+    LS_CUDA_TRY(cudaSetDevice(c->cuda->ordinal), "choosing the device");
+    LS_CUDA_TRY(cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking), "creating a stream");
+    LS_CUDA_TRY(cudaEventCreateWithFlags(&c->ready, cudaEventDisableTiming), "creating an event");
+    memset(id, 0, sizeof *id);
+    if (c->base.rank == 0) {
+        ncclResult_t result = ncclGetUniqueId(id);
+        if (result != ncclSuccess) {
+            return fail(c, result, "making an id");
+        }
+    }
+    return LS_OK;
+}
+
+/* Creates over c->host, which c owns. */
+static ls_status open_comm(nccl_comm *c) {
+    ncclUniqueId id;
+    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+    config.blocking = 0;
+    LS_TRY(ls_comm_agree(c->host, prepare(c, &id)));
+    LS_TRY(c->host->ops->broadcast(c->host, &id, sizeof id, 0));
+    ncclResult_t result =
+        ncclCommInitRankConfig(&c->handle, c->base.size, id, c->base.rank, &config);
+    return ls_comm_agree(c->host, ls_nccl_check(c, result, "creating a communicator"));
+}
+
+static ls_status create(ls_comm *host, ls_cuda_device *cuda, double deadline_s, ls_comm **comm) {
+    nccl_comm *c;
+    *comm = NULL;
+    ls_status status = ls_calloc(1, sizeof *c, &c);
+    if (ls_comm_agree(host, status) != LS_OK) {
+        host->ops->destroy(host);
+        return ls_error_last()->code;
+    }
+    c->base = (ls_comm){.ops = &NCCL_OPS, .rank = host->rank, .size = host->size};
+    c->host = host;
+    c->cuda = cuda;
+    c->deadline_s = deadline_s;
+    c->pump.drive = drive;
+    ls_pump_add(&c->pump);
+    status = open_comm(c);
+    if (status != LS_OK) {
+        release(c);
+        return status;
+    }
+    cuda->idle = ls_pump_all;
+    *comm = &c->base;
+    return LS_OK;
+}
+
+ls_status ls_comm_nccl(const ls_comm_nccl_options *o, ls_comm **comm) {
+    *comm = NULL;
+    ls_status status = LS_OK;
+    if (!ls_device_is_cuda(o->dev)) {
+        status =
+            LS_FAIL(LS_E_UNSUPPORTED, "NCCL works on GPUs, not on device '%s'", o->dev->describe);
+    }
+    LS_TRY(ls_comm_agree(o->host, status));
+    ls_comm *host;
+    LS_TRY(o->host->ops->duplicate(o->host, &host));
+    return create(host, ls_cuda_of(o->dev), o->deadline_s > 0.0 ? o->deadline_s : 120.0, comm);
+}
+
+char *ls_comm_nccl_version(char *buf, size_t size) {
+    int version = 0;
+    ncclGetVersion(&version);
+    snprintf(buf, size, "NCCL %d.%d.%d", version / 10000, version / 100 % 100, version % 100);
+    return buf;
+}
+
+static void nccl_destroy(ls_comm *comm) {
+    if (comm) {
+        release((nccl_comm *)comm);
+    }
+}
+
+static ls_status nccl_duplicate(ls_comm *comm, ls_comm **copy) {
+    nccl_comm *c = (nccl_comm *)comm;
+    ls_comm *host;
+    *copy = NULL;
+    LS_TRY(c->host->ops->duplicate(c->host, &host));
+    return create(host, c->cuda, c->deadline_s, copy);
+}
+
+/* Each part is made from an id of its own, which every version of NCCL can do. */
+static ls_status nccl_split(ls_comm *comm, int color, ls_comm **part) {
+    nccl_comm *c = (nccl_comm *)comm;
+    ls_comm *host;
+    *part = NULL;
+    LS_TRY(c->host->ops->split(c->host, color, &host));
+    return create(host, c->cuda, c->deadline_s, part);
+}
+
+static ls_status nccl_alloc(ls_comm *comm, int64_t bytes, void **memory) {
+    nccl_comm *c = (nccl_comm *)comm;
+    *memory = NULL;
+    LS_TRY(ls_comm_check_count(bytes, "memory"));
+    nccl_memory *m;
+    LS_TRY(ls_calloc(1, sizeof *m, &m));
+    const size_t wanted = bytes > 0 ? (size_t)bytes : 1;
+#if NCCL_VERSION_CODE >= NCCL_VERSION(2, 19, 0)
+    /* Memory that NCCL may map into its peers; registered, it is read and written in place. */
+    if (ncclMemAlloc(&m->memory, wanted) != ncclSuccess) {
+        free(m);
+        return LS_FAIL(LS_E_MEMORY, "the GPU found no room for %zu bytes that NCCL can register",
+                       wanted);
+    }
+    if (ncclCommRegister(c->handle, m->memory, wanted, &m->handle) != ncclSuccess) {
+        m->handle = NULL; /* works all the same, with copies */
+    }
+#else
+    if (cudaMalloc(&m->memory, wanted) != cudaSuccess) {
+        free(m);
+        return LS_FAIL(LS_E_MEMORY, "the GPU found no room for %zu bytes", wanted);
+    }
+#endif
+    m->next = c->memories;
+    c->memories = m;
+    *memory = m->memory;
+    return c->cuda->base.ops->zero(&c->cuda->base, m->memory, wanted);
+}
+
+static void nccl_give_back(ls_comm *comm, void *memory) {
+    nccl_comm *c = (nccl_comm *)comm;
+    for (nccl_memory **at = &c->memories; *at; at = &(*at)->next) {
+        nccl_memory *m = *at;
+        if (m->memory == memory) {
+            *at = m->next;
+            c->cuda->base.ops->sync(&c->cuda->base);
+#if NCCL_VERSION_CODE >= NCCL_VERSION(2, 19, 0)
+            if (m->handle) {
+                ncclCommDeregister(c->handle, m->handle);
+            }
+            ncclMemFree(m->memory);
+#else
+            cudaFree(m->memory);
+#endif
+            free(m);
+            return;
+        }
+    }
+}
+
+static ls_status nccl_host(ls_comm *comm, int *lowest) {
+    nccl_comm *c = (nccl_comm *)comm;
+    return c->host->ops->host(c->host, lowest);
+}
+
+/* Also after all that this rank has started. */
+static ls_status nccl_barrier(ls_comm *comm) {
+    nccl_comm *c = (nccl_comm *)comm;
+    LS_CUDA_TRY(cudaEventRecord(c->ready, c->stream), "recording an event");
+    LS_TRY(ls_cuda_wait(c->cuda, c->ready));
+    return c->host->ops->barrier(c->host);
+}
+
+static ls_status nccl_broadcast(ls_comm *comm, void *buf, int64_t bytes, int root) {
+    ls_comm_request *request;
+    LS_TRY(ls_nccl_broadcast_start(comm, buf, bytes, root, &request));
+    return ls_nccl_wait(comm, request);
+}
+
+static ls_status nccl_all_reduce(ls_comm *comm, void *buf, int64_t count, ls_dtype dtype,
+                                 ls_reduce op) {
+    ls_comm_request *request;
+    LS_TRY(ls_nccl_all_reduce_start(comm, buf, buf, count, dtype, op, &request));
+    return ls_nccl_wait(comm, request);
+}
+
+static ls_status nccl_all_gather(ls_comm *comm, const void *send, void *recv, int64_t bytes) {
+    int64_t *counts, *offsets;
+    LS_TRY(ls_comm_check_count(bytes, "all_gather"));
+    LS_TRY(ls_calloc(2 * (size_t)comm->size, sizeof *counts, &counts));
+    offsets = counts + comm->size;
+    for (int r = 0; r < comm->size; r++) {
+        counts[r] = bytes;
+        offsets[r] = r * bytes;
+    }
+    ls_comm_request *request;
+    ls_status status = ls_nccl_all_gather_start(comm, send, recv, counts, offsets, &request);
+    free(counts);
+    LS_TRY(status);
+    return ls_nccl_wait(comm, request);
+}
+
+static const ls_comm_ops NCCL_OPS = {
+    .name = "nccl",
+    .destroy = nccl_destroy,
+    .duplicate = nccl_duplicate,
+    .split = nccl_split,
+    .alloc = nccl_alloc,
+    .give_back = nccl_give_back,
+    .host = nccl_host,
+    .barrier = nccl_barrier,
+    .broadcast = nccl_broadcast,
+    .all_reduce = nccl_all_reduce,
+    .all_gather = nccl_all_gather,
+    .broadcast_start = ls_nccl_broadcast_start,
+    .all_reduce_start = ls_nccl_all_reduce_start,
+    .reduce_start = ls_nccl_reduce_start,
+    .reduce_scatter_start = ls_nccl_reduce_scatter_start,
+    .all_gather_start = ls_nccl_all_gather_start,
+    .all_to_all_start = ls_nccl_all_to_all_start,
+    .send_start = ls_nccl_send_start,
+    .recv_start = ls_nccl_recv_start,
+    .test = ls_nccl_test,
+    .wait = ls_nccl_wait,
+};

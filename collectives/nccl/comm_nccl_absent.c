@@ -1,0 +1,17 @@
+/* In place of the NCCL communicator where lockstep is built without CUDA. */
+#include "collectives/nccl/comm_nccl.h"
+
+#include <stdio.h>
+
+ls_status ls_comm_nccl(const ls_comm_nccl_options *options, ls_comm **comm) {
+    (void)options;
+    *comm = NULL;
+    return LS_FAIL(LS_E_UNSUPPORTED,
+                   "this lockstep was built without NCCL; install the CUDA Toolkit "
+                   "and NCCL, and build with -DLS_CUDA=ON");
+}
+
+char *ls_comm_nccl_version(char *buf, size_t size) {
+    snprintf(buf, size, "no NCCL");
+    return buf;
+}

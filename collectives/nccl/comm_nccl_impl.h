@@ -1,0 +1,66 @@
+/* What the files of the NCCL communicator share. */
+#ifndef LS_COLLECTIVES_COMM_NCCL_IMPL_H
+#define LS_COLLECTIVES_COMM_NCCL_IMPL_H
+
+#include "collectives/comm_impl.h"
+#include "runtime/device/cuda/device_cuda.h"
+
+#include <nccl.h>
+
+struct ls_comm_request {
+    struct ls_comm_request *next; /* free, or all of the communicator */
+    struct ls_comm_request *next_all;
+    cudaEvent_t done;
+};
+
+/* Memory of alloc. */
+typedef struct nccl_memory {
+    struct nccl_memory *next;
+    void *memory, *handle; /* handle: of the registration; NULL: not registered */
+} nccl_memory;
+
+typedef struct nccl_comm {
+    ls_comm base;
+    ls_comm *host; /* own */
+    ls_cuda_device *cuda;
+    ncclComm_t handle;
+    double deadline_s;
+    bool broken; /* aborted: good for nothing but to be destroyed */
+    cudaStream_t stream;
+    cudaEvent_t ready;
+    ls_comm_request *free, *all;
+    nccl_memory *memories;
+    ls_pump pump;
+} nccl_comm;
+
+/* LS_OK for success, or for ncclInProgress once it has become success; aborts the communicator and
+ * gives LS_E_COMM otherwise. */
+ls_status ls_nccl_check(nccl_comm *c, ncclResult_t result, const char *what);
+/* A fault that NCCL has noticed meanwhile. */
+ls_status ls_nccl_poll(nccl_comm *c);
+
+/* comm_nccl_start.c */
+ls_status ls_nccl_broadcast_start(ls_comm *comm, void *buf, int64_t bytes, int root,
+                                  ls_comm_request **request);
+ls_status ls_nccl_all_reduce_start(ls_comm *comm, const void *send, void *recv, int64_t count,
+                                   ls_dtype dtype, ls_reduce op, ls_comm_request **request);
+ls_status ls_nccl_reduce_start(ls_comm *comm, const void *send, void *recv, int64_t count,
+                               ls_dtype dtype, ls_reduce op, int root, ls_comm_request **request);
+ls_status ls_nccl_reduce_scatter_start(ls_comm *comm, const void *send, void *recv,
+                                       const int64_t *counts, ls_dtype dtype, ls_reduce op,
+                                       ls_comm_request **request);
+ls_status ls_nccl_all_gather_start(ls_comm *comm, const void *send, void *recv,
+                                   const int64_t *counts, const int64_t *offsets,
+                                   ls_comm_request **request);
+ls_status ls_nccl_all_to_all_start(ls_comm *comm, const void *send, const int64_t *send_counts,
+                                   const int64_t *send_offsets, void *recv,
+                                   const int64_t *recv_counts, const int64_t *recv_offsets,
+                                   ls_comm_request **request);
+ls_status ls_nccl_send_start(ls_comm *comm, const void *buf, int64_t bytes, int to,
+                             ls_comm_request **request);
+ls_status ls_nccl_recv_start(ls_comm *comm, void *buf, int64_t bytes, int from,
+                             ls_comm_request **request);
+ls_status ls_nccl_test(ls_comm *comm, ls_comm_request *request, bool *done);
+ls_status ls_nccl_wait(ls_comm *comm, ls_comm_request *request);
+
+#endif

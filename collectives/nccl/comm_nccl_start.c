@@ -1,0 +1,259 @@
+/* Operations of the NCCL communicator: each is queued on its stream behind what the device was
+ * given before, and ends with an event that test and wait look at. */
+#include "collectives/nccl/comm_nccl_impl.h"
+#include "runtime/base/arena.h"
+
+#include <stdlib.h>
+
+static ls_status type_of(ls_dtype dtype, ncclDataType_t *type) {
+    switch (dtype) {
+    case LS_F32:
+        *type = ncclFloat32;
+        return LS_OK;
+    case LS_F64:
+        *type = ncclFloat64;
+        return LS_OK;
+    case LS_F16:
+        *type = ncclFloat16;
+        return LS_OK;
+    case LS_BF16:
+        *type = ncclBfloat16;
+        return LS_OK;
+    case LS_I32:
+        *type = ncclInt32;
+        return LS_OK;
+    case LS_I64:
+        *type = ncclInt64;
+        return LS_OK;
+    case LS_U64:
+        *type = ncclUint64;
+        return LS_OK;
+    default:
+        *type = ncclUint8; /* not used */
+        return LS_FAIL(LS_E_UNSUPPORTED,
+                       "a reduction of %s; float32, float64, float16, bfloat16, int32, int64 and "
+                       "uint64 are served",
+                       ls_dtype_name(dtype));
+    }
+}
+
+static ncclRedOp_t op_of(ls_reduce op) {
+    static const ncclRedOp_t ops[] = {
+        [LS_SUM] = ncclSum, [LS_MAX] = ncclMax, [LS_MIN] = ncclMin, [LS_AVG] = ncclAvg};
+    return ops[op];
+}
+
+/* A request; and the stream waits for what the device has been given. */
+static ls_status begin(nccl_comm *c, ls_comm_request **request) {
+    LS_TRY(ls_nccl_poll(c));
+    if (!c->free) {
+        ls_comm_request *fresh;
+        LS_TRY(ls_calloc(1, sizeof *fresh, &fresh));
+        if (cudaEventCreateWithFlags(&fresh->done, cudaEventDisableTiming) != cudaSuccess) {
+            free(fresh);
+            return LS_FAIL(LS_E_DEVICE, "CUDA, creating an event: failed");
+        }
+        fresh->next_all = c->all;
+        c->all = fresh;
+        c->free = fresh;
+    }
+    LS_CUDA_TRY(cudaEventRecord(c->ready, c->cuda->compute), "recording an event");
+    LS_CUDA_TRY(cudaStreamWaitEvent(c->stream, c->ready, 0), "waiting for an event");
+    *request = c->free;
+    c->free = c->free->next;
+    return LS_OK;
+}
+
+static ls_status end(nccl_comm *c, ncclResult_t result, const char *what,
+                     ls_comm_request *request) {
+    ls_status status = ls_nccl_check(c, result, what);
+    if (status == LS_OK) {
+        status = ls_cuda_check(cudaEventRecord(request->done, c->stream), "recording an event",
+                               __FILE__, __LINE__);
+    }
+    if (status != LS_OK) {
+        request->next = c->free;
+        c->free = request;
+        return status;
+    }
+    c->pump.pending++;
+    return LS_OK;
+}
+
+ls_status ls_nccl_test(ls_comm *comm, ls_comm_request *request, bool *done) {
+    nccl_comm *c = (nccl_comm *)comm;
+    ls_pump_all();
+    *done = false;
+    const cudaError_t error = cudaEventQuery(request->done);
+    if (error == cudaErrorNotReady) {
+        return ls_nccl_poll(c);
+    }
+    c->pump.pending--;
+    request->next = c->free;
+    c->free = request;
+    *done = error == cudaSuccess;
+    return ls_cuda_check(error, "a collective", __FILE__, __LINE__);
+}
+
+ls_status ls_nccl_wait(ls_comm *comm, ls_comm_request *request) {
+    bool done = false;
+    while (!done) {
+        LS_TRY(ls_nccl_test(comm, request, &done));
+    }
+    return LS_OK;
+}
+
+ls_status ls_nccl_broadcast_start(ls_comm *comm, void *buf, int64_t bytes, int root,
+                                  ls_comm_request **request) {
+    nccl_comm *c = (nccl_comm *)comm;
+    LS_TRY(ls_comm_check_count(bytes, "broadcast"));
+    LS_TRY(ls_comm_check_rank(comm, root, "a broadcast from"));
+    LS_TRY(begin(c, request));
+    return end(c, ncclBroadcast(buf, buf, (size_t)bytes, ncclUint8, root, c->handle, c->stream),
+               "broadcast", *request);
+}
+
+ls_status ls_nccl_all_reduce_start(ls_comm *comm, const void *send, void *recv, int64_t count,
+                                   ls_dtype dtype, ls_reduce op, ls_comm_request **request) {
+    nccl_comm *c = (nccl_comm *)comm;
+    ncclDataType_t type;
+    LS_TRY(ls_comm_check_count(count, "all_reduce"));
+    LS_TRY(type_of(dtype, &type));
+    LS_TRY(begin(c, request));
+    return end(c, ncclAllReduce(send, recv, (size_t)count, type, op_of(op), c->handle, c->stream),
+               "all_reduce", *request);
+}
+
+ls_status ls_nccl_reduce_start(ls_comm *comm, const void *send, void *recv, int64_t count,
+                               ls_dtype dtype, ls_reduce op, int root, ls_comm_request **request) {
+    nccl_comm *c = (nccl_comm *)comm;
+    ncclDataType_t type;
+    LS_TRY(ls_comm_check_count(count, "reduce"));
+    LS_TRY(ls_comm_check_rank(comm, root, "a reduction to"));
+    LS_TRY(type_of(dtype, &type));
+    LS_TRY(begin(c, request));
+    return end(c,
+               ncclReduce(send, recv, (size_t)count, type, op_of(op), root, c->handle, c->stream),
+               "reduce", *request);
+}
+
+/* Several calls as one; the first failure counts. */
+static void first_failure(ncclResult_t *result, ncclResult_t next) {
+    if (*result == ncclSuccess || *result == ncclInProgress) {
+        *result = next == ncclSuccess ? *result : next;
+    }
+}
+
+static bool all_equal(const int64_t *counts, int size) {
+    for (int r = 1; r < size; r++) {
+        if (counts[r] != counts[0]) {
+            return false;
+        }
+    }
+    return true;
+}
+
+ls_status ls_nccl_reduce_scatter_start(ls_comm *comm, const void *send, void *recv,
+                                       const int64_t *counts, ls_dtype dtype, ls_reduce op,
+                                       ls_comm_request **request) {
+    nccl_comm *c = (nccl_comm *)comm;
+    ncclDataType_t type;
+    for (int r = 0; r < comm->size; r++) {
+        LS_TRY(ls_comm_check_count(counts[r], "reduce_scatter"));
+    }
+    LS_TRY(type_of(dtype, &type));
+    LS_TRY(begin(c, request));
+    if (all_equal(counts, comm->size)) {
+        return end(
+            c,
+            ncclReduceScatter(send, recv, (size_t)counts[0], type, op_of(op), c->handle, c->stream),
+            "reduce_scatter", *request);
+    }
+    const char *from = send;
+    ncclResult_t result = ncclGroupStart();
+    for (int r = 0; r < comm->size; r++) {
+        if (counts[r] > 0) {
+            first_failure(&result, ncclReduce(from, recv, (size_t)counts[r], type, op_of(op), r,
+                                              c->handle, c->stream));
+        }
+        from += (size_t)counts[r] * ls_dtype_bytes(dtype);
+    }
+    first_failure(&result, ncclGroupEnd());
+    return end(c, result, "reduce_scatter", *request);
+}
+
+ls_status ls_nccl_all_gather_start(ls_comm *comm, const void *send, void *recv,
+                                   const int64_t *counts, const int64_t *offsets,
+                                   ls_comm_request **request) {
+    nccl_comm *c = (nccl_comm *)comm;
+    bool even = all_equal(counts, comm->size);
+    for (int r = 0; r < comm->size; r++) {
+        LS_TRY(ls_comm_check_count(counts[r], "all_gather"));
+        even = even && offsets[r] == r * counts[0];
+    }
+    LS_TRY(begin(c, request));
+    if (even) {
+        return end(c, ncclAllGather(send, recv, (size_t)counts[0], ncclUint8, c->handle, c->stream),
+                   "all_gather", *request);
+    }
+    ncclResult_t result = ncclGroupStart();
+    for (int r = 0; r < comm->size; r++) {
+        char *to = (char *)recv + offsets[r];
+        if (counts[r] > 0) {
+            first_failure(&result, ncclBroadcast(r == comm->rank ? send : to, to, (size_t)counts[r],
+                                                 ncclUint8, r, c->handle, c->stream));
+        }
+    }
+    first_failure(&result, ncclGroupEnd());
+    return end(c, result, "all_gather", *request);
+}
+
+ls_status ls_nccl_all_to_all_start(ls_comm *comm, const void *send, const int64_t *send_counts,
+                                   const int64_t *send_offsets, void *recv,
+                                   const int64_t *recv_counts, const int64_t *recv_offsets,
+                                   ls_comm_request **request) {
+    nccl_comm *c = (nccl_comm *)comm;
+    for (int r = 0; r < comm->size; r++) {
+        LS_TRY(ls_comm_check_count(send_counts[r], "exchange"));
+        LS_TRY(ls_comm_check_count(recv_counts[r], "exchange"));
+    }
+    if (send_counts[comm->rank] != recv_counts[comm->rank]) {
+        return LS_FAIL(LS_E_SHAPE, "rank %d sends itself %lld bytes and expects %lld", comm->rank,
+                       (long long)send_counts[comm->rank], (long long)recv_counts[comm->rank]);
+    }
+    LS_TRY(begin(c, request));
+    ncclResult_t result = ncclGroupStart();
+    for (int r = 0; r < comm->size; r++) {
+        if (send_counts[r] > 0) {
+            first_failure(&result,
+                          ncclSend((const char *)send + send_offsets[r], (size_t)send_counts[r],
+                                   ncclUint8, r, c->handle, c->stream));
+        }
+        if (recv_counts[r] > 0) {
+            first_failure(&result, ncclRecv((char *)recv + recv_offsets[r], (size_t)recv_counts[r],
+                                            ncclUint8, r, c->handle, c->stream));
+        }
+    }
+    first_failure(&result, ncclGroupEnd());
+    return end(c, result, "exchange", *request);
+}
+
+ls_status ls_nccl_send_start(ls_comm *comm, const void *buf, int64_t bytes, int to,
+                             ls_comm_request **request) {
+    nccl_comm *c = (nccl_comm *)comm;
+    LS_TRY(ls_comm_check_count(bytes, "message"));
+    LS_TRY(ls_comm_check_peer(comm, to, "a message to"));
+    LS_TRY(begin(c, request));
+    return end(c, ncclSend(buf, (size_t)bytes, ncclUint8, to, c->handle, c->stream), "message",
+               *request);
+}
+
+ls_status ls_nccl_recv_start(ls_comm *comm, void *buf, int64_t bytes, int from,
+                             ls_comm_request **request) {
+    nccl_comm *c = (nccl_comm *)comm;
+    LS_TRY(ls_comm_check_count(bytes, "message"));
+    LS_TRY(ls_comm_check_peer(comm, from, "a message from"));
+    LS_TRY(begin(c, request));
+    return end(c, ncclRecv(buf, (size_t)bytes, ncclUint8, from, c->handle, c->stream), "message",
+               *request);
+}

@@ -1,0 +1,230 @@
+/* Opens and closes a CUDA device; its memory, copies and waits. */
+#include "runtime/device/cuda/device_cuda.h"
+
+#include "runtime/base/arena.h"
+#include "runtime/base/text.h"
+#include "runtime/device/cuda/memory_cuda.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { STAGE_BYTES = 4 << 20 };
+
+ls_status ls_cuda_check(cudaError_t error, const char *what, const char *file, int line) {
+    if (error == cudaSuccess) {
+        return LS_OK;
+    }
+    return ls_error_set(error == cudaErrorMemoryAllocation ? LS_E_MEMORY : LS_E_DEVICE, file, line,
+                        "CUDA, %s: %s (error %d)", what, cudaGetErrorString(error), (int)error);
+}
+
+bool ls_device_is_cuda(const ls_device *dev) {
+    return dev->ops == &ls_cuda_ops;
+}
+
+ls_status ls_cuda_wait(ls_cuda_device *cuda, cudaEvent_t event) {
+    cudaError_t error;
+    while ((error = cudaEventQuery(event)) == cudaErrorNotReady) {
+        if (cuda->idle) {
+            cuda->idle();
+        }
+    }
+    return ls_cuda_check(error, "waiting for the device", __FILE__, __LINE__);
+}
+
+ls_status ls_cuda_sync(ls_device *dev) {
+    ls_cuda_device *cuda = ls_cuda_of(dev);
+    LS_CUDA_TRY(cudaEventRecord(cuda->awaited, cuda->compute), "recording an event");
+    return ls_cuda_wait(cuda, cuda->awaited);
+}
+
+ls_status ls_cuda_alloc(ls_device *dev, size_t bytes, void **memory) {
+    *memory = NULL;
+    if (bytes == 0) {
+        bytes = 1;
+    }
+    if (cudaMalloc(memory, bytes) != cudaSuccess) {
+        cudaGetLastError(); /* it is dealt with here */
+        size_t free_bytes = 0, total_bytes = 0;
+        cudaMemGetInfo(&free_bytes, &total_bytes);
+        char wanted[32], left[32];
+        return LS_FAIL(LS_E_MEMORY,
+                       "the GPU found no room for %s (%s are free); use a smaller model or "
+                       "batch.micro, or more ranks",
+                       ls_text_bytes(wanted, sizeof wanted, (double)bytes),
+                       ls_text_bytes(left, sizeof left, (double)free_bytes));
+    }
+    return ls_cuda_zero(dev, *memory, bytes);
+}
+
+void ls_cuda_free(ls_device *dev, void *memory) {
+    (void)dev;
+    cudaFree(memory);
+}
+
+ls_status ls_cuda_zero(ls_device *dev, void *memory, size_t bytes) {
+    if (bytes > 0) {
+        LS_CUDA_TRY(cudaMemsetAsync(memory, 0, bytes, ls_cuda_of(dev)->compute), "filling memory");
+    }
+    return LS_OK;
+}
+
+/* The next stage, once the copy that last used it is over. */
+static ls_status take_stage(ls_cuda_device *cuda, int *stage) {
+    *stage = cuda->next_stage;
+    cuda->next_stage = (cuda->next_stage + 1) % LS_CUDA_STAGES;
+    return ls_cuda_wait(cuda, cuda->stage[*stage].free);
+}
+
+ls_status ls_cuda_upload(ls_device *dev, void *to_device, const void *from_host, size_t bytes) {
+    ls_cuda_device *cuda = ls_cuda_of(dev);
+    for (size_t at = 0; at < bytes; at += STAGE_BYTES) {
+        const size_t count = bytes - at < STAGE_BYTES ? bytes - at : STAGE_BYTES;
+        int s;
+        LS_TRY(take_stage(cuda, &s));
+        memcpy(cuda->stage[s].memory, (const char *)from_host + at, count);
+        LS_CUDA_TRY(cudaMemcpyAsync((char *)to_device + at, cuda->stage[s].memory, count,
+                                    cudaMemcpyHostToDevice, cuda->compute),
+                    "copying to the device");
+        LS_CUDA_TRY(cudaEventRecord(cuda->stage[s].free, cuda->compute), "recording an event");
+    }
+    return LS_OK;
+}
+
+/* Two copies are under way at a time: one comes in while the one before is taken out. */
+ls_status ls_cuda_download(ls_device *dev, void *to_host, const void *from_device, size_t bytes) {
+    ls_cuda_device *cuda = ls_cuda_of(dev);
+    int pending = -1;
+    size_t pending_at = 0, pending_bytes = 0;
+    for (size_t at = 0; at < bytes || pending >= 0; at += STAGE_BYTES) {
+        int s = -1;
+        size_t count = 0;
+        if (at < bytes) {
+            count = bytes - at < STAGE_BYTES ? bytes - at : STAGE_BYTES;
+            LS_TRY(take_stage(cuda, &s));
+            LS_CUDA_TRY(cudaMemcpyAsync(cuda->stage[s].memory, (const char *)from_device + at,
+                                        count, cudaMemcpyDeviceToHost, cuda->compute),
+                        "copying from the device");
+            LS_CUDA_TRY(cudaEventRecord(cuda->stage[s].free, cuda->compute), "recording an event");
+        }
+        if (pending >= 0) {
+            LS_TRY(ls_cuda_wait(cuda, cuda->stage[pending].free));
+            memcpy((char *)to_host + pending_at, cuda->stage[pending].memory, pending_bytes);
+        }
+        pending = s;
+        pending_at = at;
+        pending_bytes = count;
+    }
+    return LS_OK;
+}
+
+ls_status ls_cuda_scratch(ls_cuda_device *cuda, size_t bytes, void **memory) {
+    if (bytes > cuda->scratch_capacity) {
+        void *grown;
+        LS_TRY(ls_cuda_alloc(&cuda->base, bytes, &grown));
+        cudaFree(cuda->scratch); /* waits for the work that uses it */
+        cuda->base.scratch_bytes += bytes - cuda->scratch_capacity;
+        cuda->scratch = grown;
+        cuda->scratch_capacity = bytes;
+    }
+    *memory = cuda->scratch;
+    return LS_OK;
+}
+
+void ls_cuda_close(ls_device *dev) {
+    ls_cuda_device *cuda = ls_cuda_of(dev);
+    if (!cuda) {
+        return;
+    }
+    ls_cuda_gemm_destroy(cuda);
+    cudaFree(cuda->scratch);
+    cudaFree(cuda->sum);
+    for (int s = 0; s < LS_CUDA_STAGES; s++) {
+        if (cuda->stage[s].free) {
+            cudaEventDestroy(cuda->stage[s].free);
+        }
+        cudaFreeHost(cuda->stage[s].memory);
+    }
+    if (cuda->awaited) {
+        cudaEventDestroy(cuda->awaited);
+    }
+    if (cuda->compute) {
+        cudaStreamDestroy(cuda->compute);
+    }
+    free(cuda);
+}
+
+static ls_status take_resources(ls_cuda_device *cuda) {
+    LS_CUDA_TRY(cudaStreamCreateWithFlags(&cuda->compute, cudaStreamNonBlocking),
+                "creating a stream");
+    LS_CUDA_TRY(cudaEventCreateWithFlags(&cuda->awaited, cudaEventDisableTiming),
+                "creating an event");
+    for (int s = 0; s < LS_CUDA_STAGES; s++) {
+        LS_CUDA_TRY(cudaMallocHost(&cuda->stage[s].memory, STAGE_BYTES), "pinning memory");
+        LS_CUDA_TRY(cudaEventCreateWithFlags(&cuda->stage[s].free, cudaEventDisableTiming),
+                    "creating an event");
+    }
+    void *sum;
+    LS_TRY(ls_cuda_alloc(&cuda->base, sizeof(double), &sum));
+    cuda->sum = sum;
+    return LS_OK;
+}
+
+static ls_status describe(ls_cuda_device *cuda) {
+    struct cudaDeviceProp properties;
+    int driver = 0;
+    LS_CUDA_TRY(cudaGetDeviceProperties(&properties, cuda->ordinal), "asking for properties");
+    LS_CUDA_TRY(cudaDriverGetVersion(&driver), "asking for the driver's version");
+    if (properties.major < 8) {
+        return LS_FAIL(LS_E_UNSUPPORTED,
+                       "GPU %d is a %s of compute capability %d.%d; lockstep needs 8.0 or more",
+                       cuda->ordinal, properties.name, properties.major, properties.minor);
+    }
+    snprintf(cuda->base.describe, sizeof cuda->base.describe, "cuda: %.48s (sm_%d%d), driver %d.%d",
+             properties.name, properties.major, properties.minor, driver / 1000,
+             driver % 1000 / 10);
+    return LS_OK;
+}
+
+ls_status ls_device_open_cuda(const ls_device_options *options, ls_device **dev) {
+    *dev = NULL;
+    int count = 0;
+    const int ordinal = options ? options->ordinal : 0;
+    if (cudaGetDeviceCount(&count) != cudaSuccess || count == 0) {
+        cudaGetLastError();
+        return LS_FAIL(LS_E_UNSUPPORTED,
+                       "no GPU was found: cudaGetDeviceCount gives %d; check "
+                       "nvidia-smi, or set run.device to cpu",
+                       count);
+    }
+    if (ordinal < 0 || ordinal >= count) {
+        return LS_FAIL(LS_E_INPUT, "GPU %d was asked for; this host has 0 to %d", ordinal,
+                       count - 1);
+    }
+    LS_CUDA_TRY(cudaSetDevice(ordinal), "choosing the device");
+    ls_cuda_device *cuda;
+    LS_TRY(ls_calloc(1, sizeof *cuda, &cuda));
+    cuda->base = (ls_device){.ops = &ls_cuda_ops, .acc = LS_F32, .fast_bf16 = true, .threads = 1};
+    cuda->ordinal = ordinal;
+    ls_status status = describe(cuda);
+    LS_TRY_GOTO(status, fail);
+    LS_TRY_GOTO(take_resources(cuda), fail);
+    *dev = &cuda->base;
+    return LS_OK;
+fail:
+    ls_cuda_close(&cuda->base);
+    return status;
+}
+
+bool ls_device_has_cuda(int *count, const char **how) {
+    *count = 0;
+    const bool found = cudaGetDeviceCount(count) == cudaSuccess && *count > 0;
+    cudaGetLastError();
+#ifdef LS_EMULATED_DEVICE
+    *how = "emulated GPU";
+#else
+    *how = found ? "GPU" : "no GPU was found";
+#endif
+    return found;
+}

@@ -1,0 +1,57 @@
+/* The CUDA device, as the back end's own files and the NCCL communicator see it.
+ *
+ * One stream takes all operations, in call order. The host never waits for it inside a step except
+ * where the device seam says so (download, sync, sums). Waits poll, and call `idle` in between, so
+ * that whoever must make progress on the host (MPI) does. */
+#ifndef LS_DEVICE_CUDA_DEVICE_CUDA_H
+#define LS_DEVICE_CUDA_DEVICE_CUDA_H
+
+#include "runtime/device/device.h"
+
+#include <cuda_runtime.h>
+
+enum { LS_CUDA_STAGES = 2 };
+
+typedef struct ls_cuda_gemm ls_cuda_gemm; /* gemm_cublaslt.c */
+
+typedef struct ls_cuda_device {
+    ls_device base;
+    int ordinal;
+    cudaStream_t compute;
+    /* Pinned memory that uploads and downloads of any host memory pass through. */
+    struct {
+        void *memory;
+        cudaEvent_t free; /* recorded behind the last copy */
+    } stage[LS_CUDA_STAGES];
+    int next_stage;
+    cudaEvent_t awaited;
+    void *scratch; /* device memory, grown by ls_cuda_scratch */
+    size_t scratch_capacity;
+    double *sum; /* one number, on the device */
+    ls_cuda_gemm *gemm;
+    void (*idle)(void);
+} ls_cuda_device;
+
+/* LS_OK for cudaSuccess; else LS_E_MEMORY or LS_E_DEVICE with CUDA's words and what was done. */
+ls_status ls_cuda_check(cudaError_t error, const char *what, const char *file, int line);
+#define LS_CUDA_TRY(call, what) LS_TRY(ls_cuda_check((call), (what), __FILE__, __LINE__))
+
+static inline ls_cuda_device *ls_cuda_of(ls_device *dev) {
+    return (ls_cuda_device *)dev;
+}
+
+/* True for devices that ls_device_open_cuda made. */
+bool ls_device_is_cuda(const ls_device *dev);
+/* Waits until an event has happened, polling. */
+ls_status ls_cuda_wait(ls_cuda_device *cuda, cudaEvent_t event);
+/* Device scratch of at least so many bytes, valid until the next call. */
+ls_status ls_cuda_scratch(ls_cuda_device *cuda, size_t bytes, void **memory);
+
+/* Takes the library and its workspace; by reserve, or by the first product. */
+ls_status ls_cuda_gemm_start(ls_cuda_device *cuda);
+void ls_cuda_gemm_destroy(ls_cuda_device *cuda);
+ls_status ls_cuda_gemm_run(ls_device *dev, const ls_gemm *op);
+
+extern const ls_device_ops ls_cuda_ops;
+
+#endif

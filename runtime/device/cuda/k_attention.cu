@@ -1,0 +1,135 @@
+/* Causal attention, forward: FlashAttention-2 (Dao 2023, arXiv 2307.08691). A block of threads has
+ * ROWS queries of one head, 16 to a warp, and goes over the keys in tiles of ROWS. bf16 products
+ * run on tensor cores and accumulate in fp32; probabilities are rounded to bf16 for the product
+ * with v. A NaN or infinity in v may also reach queries of the same tile that do not see its key.
+ */
+#include "runtime/device/cuda/attention_tile.cuh"
+
+template <class T, int ROWS, int D_MAX>
+__global__ void __launch_bounds__(ROWS * 2) attention_forward_kernel(attention_arguments o) {
+    LS_SHARED_DYNAMIC(T, tiles);
+    constexpr int PAD = tile_of<T>::pad, KEY_PIECES = ROWS / 8, HEAD_PIECES = D_MAX / 8;
+    const int D = (int)o.op.head_dim, ld = o.columns + PAD, ldp = ROWS + PAD;
+    const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+    T *q_tile = tiles, *k_tile = q_tile + ROWS * ld, *v_tile = k_tile + ROWS * ld;
+    T *p_tile = v_tile + ROWS * ld + warp * 16 * ldp; /* of this warp */
+    const int64_t head = blockIdx.y, batch = blockIdx.z;
+    const int64_t kv_head = head / (o.op.heads / o.op.kv_heads);
+    /* The longest rows first: they have the most keys to go over. */
+    const int64_t first = ((int64_t)gridDim.x - 1 - blockIdx.x) * ROWS;
+    const T *q = (const T *)o.op.q + batch * o.op.q_batch + head * D;
+    const T *k = (const T *)o.op.k + batch * o.op.kv_batch + kv_head * D;
+    const T *v = (const T *)o.op.v + batch * o.op.kv_batch + kv_head * D;
+    const int64_t last_row = (first + ROWS < o.op.q_len ? first + ROWS : o.op.q_len) - 1;
+    const int64_t keys = keys_of(o, last_row);
+    const float scale = (float)o.op.scale;
+
+    float out[HEAD_PIECES][4], max[2] = {LS_MASKED, LS_MASKED}, sum[2] = {0.0f, 0.0f};
+    clear<HEAD_PIECES>(out);
+    load_tile(q_tile, ld, q, o.op.q_stride, first, o.op.q_len, ROWS, D, o.columns, o.wide);
+    for (int64_t begin = 0; begin < keys; begin += ROWS) {
+        __syncthreads(); /* the tiles before have been read */
+        load_tile(k_tile, ld, k, o.op.kv_stride, begin, o.op.kv_len, ROWS, D, o.columns, o.wide);
+        load_tile(v_tile, ld, v, o.op.kv_stride, begin, o.op.kv_len, ROWS, D, o.columns, o.wide);
+        __syncthreads();
+        float s[KEY_PIECES][4];
+        clear<KEY_PIECES>(s);
+        multiply<true, ROWS>(s, q_tile + warp * 16 * ld, ld, k_tile, ld, ROWS, o.columns);
+        float shrink[2];
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const int64_t sees = keys_of(o, first + warp * 16 + g + 8 * half);
+            float largest = max[half];
+#pragma unroll
+            for (int i = 0; i < 2 * KEY_PIECES; i++) {
+                float *x = &s[i / 2][2 * half + i % 2];
+                const int64_t key = begin + i / 2 * 8 + 2 * t + i % 2;
+                *x = key < sees && key < o.op.kv_len ? *x * scale : LS_MASKED;
+                largest = *x > largest ? *x : largest;
+            }
+            largest = quad_max(largest);
+            /* Rows without a finite score so far: exp(x - 0) is 0 for -inf. */
+            const float base = largest == LS_MASKED ? 0.0f : largest;
+            shrink[half] = expf(max[half] - base);
+            max[half] = largest;
+            float part = 0.0f;
+#pragma unroll
+            for (int i = 0; i < 2 * KEY_PIECES; i++) {
+                const float p = expf(s[i / 2][2 * half + i % 2] - base);
+                part += p;
+                p_tile[(g + 8 * half) * ldp + i / 2 * 8 + 2 * t + i % 2] = from_float<T>(p);
+            }
+            sum[half] = sum[half] * shrink[half] + quad_sum(part);
+        }
+        __syncwarp();
+#pragma unroll
+        for (int i = 0; i < HEAD_PIECES; i++) {
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+                out[i][j] *= shrink[j / 2];
+            }
+        }
+        multiply<false, D_MAX>(out, p_tile, ldp, v_tile, ld, o.columns, ROWS);
+        __syncwarp();
+    }
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        const int64_t row = first + warp * 16 + g + 8 * half;
+        if (row >= o.op.q_len) {
+            continue;
+        }
+        T *to = (T *)o.op.out + batch * o.o_batch + row * o.op.o_stride + head * D;
+        float *lse = (float *)o.op.lse + (batch * o.op.heads + head) * o.lse_row + row;
+        const float part = max[half] + logf(sum[half]);
+        float factor = 1.0f / sum[half], both = part, keep = 0.0f;
+        if (o.op.merge) {
+            const float old = *lse, most = old > part ? old : part;
+            both = logf(expf(old - most) + expf(part - most)) + most;
+            keep = expf(old - both);
+            factor *= expf(part - both);
+        }
+#pragma unroll
+        for (int i = 0; i < 2 * HEAD_PIECES; i++) {
+            const int d = i / 2 * 8 + 2 * t + i % 2;
+            if (d < D) {
+                const float added = o.op.merge ? keep * to_float(to[d]) : 0.0f;
+                to[d] = from_float<T>(added + out[i / 2][2 * half + i % 2] * factor);
+            }
+        }
+        __syncwarp(0xfu << (threadIdx.x % 32 / 4 * 4)); /* all four have read lse */
+        if (o.op.lse && t == 0) {
+            *lse = both;
+        }
+    }
+}
+
+template <class T, int ROWS, int D_MAX>
+static void launch_tiles(cudaStream_t stream, const attention_arguments &o) {
+    const int ld = o.columns + tile_of<T>::pad, ldp = ROWS + tile_of<T>::pad;
+    const int bytes = (3 * ROWS * ld + ROWS * ldp) * (int)sizeof(T);
+    auto kernel = attention_forward_kernel<T, ROWS, D_MAX>;
+    cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+    const dim3 grid((unsigned int)((o.op.q_len + ROWS - 1) / ROWS), (unsigned int)o.op.heads,
+                    (unsigned int)o.op.batch);
+    LS_LAUNCH(kernel, grid, ROWS * 2, (size_t)bytes, stream, o);
+}
+
+extern "C" void ls_cuda_launch_attention_forward(cudaStream_t stream, const ls_attention *op) {
+    if (op->dtype == LS_BF16) {
+        const attention_arguments o = attention_arguments_of<bf16_t>(op, NULL);
+        if (o.columns <= 64) {
+            launch_tiles<bf16_t, 64, 64>(stream, o);
+        } else if (o.columns <= 128) {
+            launch_tiles<bf16_t, 64, 128>(stream, o);
+        } else {
+            launch_tiles<bf16_t, 64, 256>(stream, o);
+        }
+    } else {
+        const attention_arguments o = attention_arguments_of<float>(op, NULL);
+        if (o.columns <= 128) {
+            launch_tiles<float, 32, 128>(stream, o);
+        } else {
+            launch_tiles<float, 32, 256>(stream, o);
+        }
+    }
+}

@@ -1,0 +1,227 @@
+/* Causal attention, backward: FlashAttention-2 (Dao 2023, arXiv 2307.08691) in two kernels, one
+ * with blocks of keys for dk and dv and one with blocks of queries for dq. The products of the
+ * scores are made twice; in exchange no sum needs atomic additions, so that every run has the same
+ * bits. delta_i = dout_i . out_i,  p_ij = exp(scale s_ij - lse_i),  ds_ij = p_ij (dout_i . v_j -
+ * delta_i) dv_j = sum_i p_ij dout_i,  dk_j = scale sum_i ds_ij q_i,  dq_i = scale sum_j ds_ij k_j
+ * with sums over i for all query heads of a key/value head, in order. */
+#include "runtime/device/cuda/attention_tile.cuh"
+
+/* delta [B,H,T], a warp for each. */
+template <class T> __global__ void __launch_bounds__(THREADS) delta_kernel(attention_arguments o) {
+    const int64_t i = (int64_t)blockIdx.x * (THREADS / 32) + threadIdx.x / 32;
+    const int64_t T_len = o.op.q_len, H = o.op.heads;
+    if (i >= o.op.batch * H * T_len) {
+        return;
+    }
+    const int64_t row = i % T_len, head = i / T_len % H, batch = i / T_len / H;
+    const int64_t at = batch * o.o_batch + row * o.op.o_stride + head * o.op.head_dim;
+    float sum = 0.0f;
+    for (int64_t d = threadIdx.x % 32; d < o.op.head_dim; d += 32) {
+        sum += to_float(((const T *)o.op.out)[at + d]) * to_float(((const T *)o.op.dout)[at + d]);
+    }
+    sum = warp_sum(sum);
+    if (threadIdx.x % 32 == 0) {
+        o.delta[i] = sum;
+    }
+}
+
+/* 16 rows of a warp, from piece registers to shared memory, in T. */
+template <class T, int PIECES>
+__device__ __forceinline__ void keep(T *tile, int ld, const float (*c)[4]) {
+    const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+#pragma unroll
+    for (int i = 0; i < 4 * PIECES; i++) {
+        const int j = i % 4;
+        tile[(g + 8 * (j / 2)) * ld + i / 4 * 8 + 2 * t + j % 2] = from_float<T>(c[i / 4][j]);
+    }
+}
+
+/* factor * 16 rows of a warp to memory, those below `rows`; or added to what is there. */
+template <class T, int PIECES>
+__device__ __forceinline__ void put(T *to, int64_t stride, int64_t first, int64_t rows, int D,
+                                    const float (*c)[4], float factor, bool add) {
+    const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+#pragma unroll
+    for (int i = 0; i < 4 * PIECES; i++) {
+        const int j = i % 4, d = i / 4 * 8 + 2 * t + j % 2;
+        const int64_t row = first + g + 8 * (j / 2);
+        if (row < rows && d < D) {
+            T *at = to + row * stride + d;
+            *at = from_float<T>(c[i / 4][j] * factor + (add ? to_float(*at) : 0.0f));
+        }
+    }
+}
+
+/* A block has ROWS keys, 16 to a warp, and goes over the queries that see them. */
+template <class T, int ROWS, int D_MAX>
+__global__ void __launch_bounds__(ROWS * 2) key_gradient_kernel(attention_arguments o) {
+    LS_SHARED_DYNAMIC(T, tiles);
+    LS_SHARED(float, lse, ROWS);
+    LS_SHARED(float, delta, ROWS);
+    constexpr int PAD = tile_of<T>::pad, PIECES = ROWS / 8, HEAD_PIECES = D_MAX / 8;
+    const int D = (int)o.op.head_dim, ld = o.columns + PAD, ldp = ROWS + PAD;
+    const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+    T *k_tile = tiles, *v_tile = k_tile + ROWS * ld, *q_tile = v_tile + ROWS * ld;
+    T *dout_tile = q_tile + ROWS * ld, *p_tile = dout_tile + ROWS * ld + warp * 16 * ldp;
+    const int64_t kv_head = blockIdx.y, batch = blockIdx.z, first = (int64_t)blockIdx.x * ROWS;
+    const int64_t len = o.op.q_len, kv_len = o.op.kv_len, group = o.op.heads / o.op.kv_heads;
+    /* The first query that sees the first key. */
+    const int64_t past = kv_len - len;
+    const int64_t first_query = o.op.full || first <= past ? 0 : first - past;
+    const int64_t kv_at = batch * o.op.kv_batch + kv_head * D;
+    const float scale = (float)o.op.scale;
+
+    float dk[HEAD_PIECES][4], dv[HEAD_PIECES][4];
+    clear<HEAD_PIECES>(dk);
+    clear<HEAD_PIECES>(dv);
+    load_tile(k_tile, ld, (const T *)o.op.k + kv_at, o.op.kv_stride, first, kv_len, ROWS, D,
+              o.columns, o.wide);
+    load_tile(v_tile, ld, (const T *)o.op.v + kv_at, o.op.kv_stride, first, kv_len, ROWS, D,
+              o.columns, o.wide);
+    for (int64_t head = kv_head * group; head < (kv_head + 1) * group; head++) {
+        const T *q = (const T *)o.op.q + batch * o.op.q_batch + head * D;
+        const T *dout = (const T *)o.op.dout + batch * o.o_batch + head * D;
+        const float *lses = (const float *)o.op.lse + (batch * o.op.heads + head) * o.lse_row;
+        const float *deltas = o.delta + (batch * o.op.heads + head) * len;
+        for (int64_t begin = first_query; begin < len; begin += ROWS) {
+            __syncthreads();
+            load_tile(q_tile, ld, q, o.op.q_stride, begin, len, ROWS, D, o.columns, o.wide);
+            load_tile(dout_tile, ld, dout, o.op.o_stride, begin, len, ROWS, D, o.columns, o.wide);
+            for (int i = threadIdx.x; i < ROWS; i += blockDim.x) {
+                const bool inside = begin + i < len;
+                lse[i] = inside ? lses[begin + i] : 0.0f;
+                delta[i] = inside ? deltas[begin + i] : 0.0f;
+            }
+            __syncthreads();
+            /* Rows are keys, columns queries. */
+            float p[PIECES][4], dp[PIECES][4];
+            clear<PIECES>(p);
+            clear<PIECES>(dp);
+            multiply<true, ROWS>(p, k_tile + warp * 16 * ld, ld, q_tile, ld, ROWS, o.columns);
+            multiply<true, ROWS>(dp, v_tile + warp * 16 * ld, ld, dout_tile, ld, ROWS, o.columns);
+#pragma unroll
+            for (int i = 0; i < 4 * PIECES; i++) {
+                const int j = i % 4, column = i / 4 * 8 + 2 * t + j % 2;
+                const int64_t key = first + warp * 16 + g + 8 * (j / 2), query = begin + column;
+                const bool seen = key < keys_of(o, query) && query < len && key < kv_len;
+                const float x = p[i / 4][j] * scale;
+                p[i / 4][j] = seen ? expf(x - lse[column]) : 0.0f;
+                dp[i / 4][j] = seen ? p[i / 4][j] * (dp[i / 4][j] - delta[column]) : 0.0f;
+            }
+            keep<T, PIECES>(p_tile, ldp, p);
+            __syncwarp();
+            multiply<false, D_MAX>(dv, p_tile, ldp, dout_tile, ld, o.columns, ROWS);
+            __syncwarp();
+            keep<T, PIECES>(p_tile, ldp, dp);
+            __syncwarp();
+            multiply<false, D_MAX>(dk, p_tile, ldp, q_tile, ld, o.columns, ROWS);
+            __syncwarp();
+        }
+    }
+    put<T, HEAD_PIECES>((T *)o.op.dk + kv_at, o.op.kv_stride, first + warp * 16, kv_len, D, dk,
+                        scale, o.op.add);
+    put<T, HEAD_PIECES>((T *)o.op.dv + kv_at, o.op.kv_stride, first + warp * 16, kv_len, D, dv,
+                        1.0f, o.op.add);
+}
+
+/* A block has ROWS queries, 16 to a warp, and goes over the keys that they see. */
+template <class T, int ROWS, int D_MAX>
+__global__ void __launch_bounds__(ROWS * 2) query_gradient_kernel(attention_arguments o) {
+    LS_SHARED_DYNAMIC(T, tiles);
+    constexpr int PAD = tile_of<T>::pad, PIECES = ROWS / 8, HEAD_PIECES = D_MAX / 8;
+    const int D = (int)o.op.head_dim, ld = o.columns + PAD, ldp = ROWS + PAD;
+    const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+    T *q_tile = tiles, *dout_tile = q_tile + ROWS * ld, *k_tile = dout_tile + ROWS * ld;
+    T *v_tile = k_tile + ROWS * ld, *ds_tile = v_tile + ROWS * ld + warp * 16 * ldp;
+    const int64_t head = blockIdx.y, batch = blockIdx.z, len = o.op.q_len;
+    const int64_t first = ((int64_t)gridDim.x - 1 - blockIdx.x) * ROWS;
+    const int64_t q_at = batch * o.op.q_batch + head * D;
+    const int64_t kv_at = batch * o.op.kv_batch + head / (o.op.heads / o.op.kv_heads) * D;
+    const int64_t end = keys_of(o, (first + ROWS < len ? first + ROWS : len) - 1);
+    const float scale = (float)o.op.scale;
+    float lse[2], delta[2];
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        const int64_t row = first + warp * 16 + g + 8 * half;
+        const int64_t line = batch * o.op.heads + head;
+        lse[half] = row < len ? ((const float *)o.op.lse)[line * o.lse_row + row] : 0.0f;
+        delta[half] = row < len ? o.delta[line * len + row] : 0.0f;
+    }
+    float dq[HEAD_PIECES][4];
+    clear<HEAD_PIECES>(dq);
+    load_tile(q_tile, ld, (const T *)o.op.q + q_at, o.op.q_stride, first, len, ROWS, D, o.columns,
+              o.wide);
+    load_tile(dout_tile, ld, (const T *)o.op.dout + batch * o.o_batch + head * D, o.op.o_stride,
+              first, len, ROWS, D, o.columns, o.wide);
+    for (int64_t begin = 0; begin < end; begin += ROWS) {
+        __syncthreads();
+        load_tile(k_tile, ld, (const T *)o.op.k + kv_at, o.op.kv_stride, begin, o.op.kv_len, ROWS,
+                  D, o.columns, o.wide);
+        load_tile(v_tile, ld, (const T *)o.op.v + kv_at, o.op.kv_stride, begin, o.op.kv_len, ROWS,
+                  D, o.columns, o.wide);
+        __syncthreads();
+        float p[PIECES][4], dp[PIECES][4];
+        clear<PIECES>(p);
+        clear<PIECES>(dp);
+        multiply<true, ROWS>(p, q_tile + warp * 16 * ld, ld, k_tile, ld, ROWS, o.columns);
+        multiply<true, ROWS>(dp, dout_tile + warp * 16 * ld, ld, v_tile, ld, ROWS, o.columns);
+#pragma unroll
+        for (int i = 0; i < 4 * PIECES; i++) {
+            const int j = i % 4;
+            const int64_t key = begin + i / 4 * 8 + 2 * t + j % 2;
+            const int64_t query = first + warp * 16 + g + 8 * (j / 2);
+            const float x = p[i / 4][j] * scale;
+            dp[i / 4][j] = key < keys_of(o, query) && key < o.op.kv_len && query < len
+                               ? expf(x - lse[j / 2]) * (dp[i / 4][j] - delta[j / 2])
+                               : 0.0f;
+        }
+        keep<T, PIECES>(ds_tile, ldp, dp);
+        __syncwarp();
+        multiply<false, D_MAX>(dq, ds_tile, ldp, k_tile, ld, o.columns, ROWS);
+        __syncwarp();
+    }
+    put<T, HEAD_PIECES>((T *)o.op.dq + q_at, o.op.q_stride, first + warp * 16, len, D, dq, scale,
+                        o.op.add);
+}
+
+template <class T, int ROWS, int D_MAX>
+static void launch_tiles(cudaStream_t stream, const attention_arguments &o) {
+    const int ld = o.columns + tile_of<T>::pad, ldp = ROWS + tile_of<T>::pad;
+    const int bytes = (4 * ROWS * ld + ROWS * ldp) * (int)sizeof(T);
+    const unsigned int q_tiles = (unsigned int)((o.op.q_len + ROWS - 1) / ROWS);
+    const unsigned int kv_tiles = (unsigned int)((o.op.kv_len + ROWS - 1) / ROWS);
+    const unsigned int batch = (unsigned int)o.op.batch;
+    const int64_t rows = o.op.batch * o.op.heads * o.op.q_len;
+    auto deltas = delta_kernel<T>;
+    auto keys = key_gradient_kernel<T, ROWS, D_MAX>;
+    auto queries = query_gradient_kernel<T, ROWS, D_MAX>;
+    cudaFuncSetAttribute(keys, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+    cudaFuncSetAttribute(queries, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+    LS_LAUNCH(deltas, (unsigned int)((rows + THREADS / 32 - 1) / (THREADS / 32)), THREADS, 0,
+              stream, o);
+    LS_LAUNCH(keys, dim3(kv_tiles, (unsigned int)o.op.kv_heads, batch), ROWS * 2, (size_t)bytes,
+              stream, o);
+    LS_LAUNCH(queries, dim3(q_tiles, (unsigned int)o.op.heads, batch), ROWS * 2, (size_t)bytes,
+              stream, o);
+}
+
+extern "C" void ls_cuda_launch_attention_backward(cudaStream_t stream, const ls_attention *op,
+                                                  float *delta) {
+    if (op->dtype == LS_BF16) {
+        const attention_arguments o = attention_arguments_of<bf16_t>(op, delta);
+        if (o.columns <= 64) {
+            launch_tiles<bf16_t, 64, 64>(stream, o);
+        } else if (o.columns <= 128) {
+            launch_tiles<bf16_t, 64, 128>(stream, o);
+        } else {
+            launch_tiles<bf16_t, 32, 256>(stream, o);
+        }
+    } else {
+        const attention_arguments o = attention_arguments_of<float>(op, delta);
+        if (o.columns <= 128) {
+            launch_tiles<float, 32, 128>(stream, o);
+        } else {
+            launch_tiles<float, 32, 256>(stream, o);
+        }
+    }
+}

@@ -1,0 +1,316 @@
+/* LayerNorm and RMSNorm. Forward: a warp for each row, which it reads once from memory and then
+ * from the first cache. Backward: a block goes over a run of rows, makes dx, and keeps the sums for
+ * dw and db of its columns in registers; partial sums of the runs are then added in order. */
+#include "runtime/device/cuda/kernel.cuh"
+
+enum { ROWS_A_BLOCK = 4 };
+
+/* Row sums of d = x - shift and of d^2. */
+template <class T>
+__device__ __forceinline__ void row_moments(const T *x, int64_t C, int lane, float shift, bool wide,
+                                            float *sum, float *squares) {
+    constexpr int P = pack<T>::size;
+    float s = 0.0f, q = 0.0f;
+    for (int64_t c = (int64_t)lane * P; c < C; c += 32 * P) {
+        const pack<T> a = load_pack(x, c, C, wide);
+#pragma unroll
+        for (int j = 0; j < P; j++) {
+            const float d = c + j < C ? a.v[j] - shift : 0.0f;
+            s += d;
+            q += d * d;
+        }
+    }
+    *sum = warp_sum(s);
+    *squares = warp_sum(q);
+}
+
+/* The variance is the corrected two-pass sum (Chan, Golub, LeVeque 1983, doi:10.2307/2683386), and
+ * y is taken from x - shift - rest, so that a row far from zero loses nothing to the rounded mean.
+ */
+template <class T, bool CENTRED>
+__global__ void __launch_bounds__(32 * ROWS_A_BLOCK)
+    norm_forward_kernel(int64_t rows, int64_t C, float eps, const T *x_all, const float *w,
+                        const float *b, T *y_all, float *mean, float *rstd_all, bool wide,
+                        bool wide_w) {
+    constexpr int P = pack<T>::size;
+    const int lane = threadIdx.x % 32;
+    const int64_t row = (int64_t)blockIdx.x * ROWS_A_BLOCK + threadIdx.x / 32;
+    if (row >= rows) {
+        return;
+    }
+    const T *x = x_all + row * C;
+    float shift = 0.0f, rest = 0.0f, squares;
+    if (CENTRED) {
+        row_moments(x, C, lane, 0.0f, wide, &shift, &squares);
+        shift /= (float)C;
+    }
+    row_moments(x, C, lane, shift, wide, &rest, &squares);
+    rest = CENTRED ? rest / (float)C : 0.0f;
+    const float variance = squares / (float)C - rest * rest; /* rounding may leave it below zero */
+    const float rstd = 1.0f / sqrtf((variance < 0.0f ? 0.0f : variance) + eps);
+    if (lane == 0) {
+        rstd_all[row] = rstd;
+        if (CENTRED) {
+            mean[row] = shift + rest;
+        }
+    }
+    for (int64_t c = (int64_t)lane * P; c < C; c += 32 * P) {
+        pack<T> a = load_pack(x, c, C, wide);
+#pragma unroll
+        for (int k = 0; k < P; k += 4) {
+            const pack<float> wk = load_pack(w, c + k, C, wide_w);
+            pack<float> bk;
+            if (CENTRED) {
+                bk = load_pack(b, c + k, C, wide_w);
+            }
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+                const float d = CENTRED ? a.v[k + j] - shift - rest : a.v[k + j];
+                a.v[k + j] = CENTRED ? d * rstd * wk.v[j] + bk.v[j] : d * rstd * wk.v[j];
+            }
+        }
+        store_pack(y_all + row * C, c, C, wide, a);
+    }
+}
+
+template <class T> static void launch_forward(cudaStream_t stream, const ls_norm *op) {
+    const bool centred = op->kind == LS_LAYERNORM;
+    const T *x = (const T *)op->x;
+    const float *w = (const float *)op->w, *b = (const float *)op->b;
+    const bool wide = op->channels % pack<T>::size == 0 && is_aligned(x) && is_aligned((T *)op->y);
+    auto kernel = centred ? norm_forward_kernel<T, true> : norm_forward_kernel<T, false>;
+    LS_LAUNCH(kernel, (unsigned int)((op->rows + ROWS_A_BLOCK - 1) / ROWS_A_BLOCK),
+              32 * ROWS_A_BLOCK, 0, stream, op->rows, op->channels, (float)op->eps, x, w, b,
+              (T *)op->y, (float *)op->mean, (float *)op->rstd, wide,
+              is_aligned(w) && (!centred || is_aligned(b)));
+}
+
+extern "C" void ls_cuda_launch_norm_forward(cudaStream_t stream, const ls_norm *op) {
+    LS_BY_DTYPE(op->dtype, launch_forward, stream, op);
+}
+
+/* Backward */
+
+static const int64_t RUNS_MAX = 256, RUN_ROWS_MIN = 8;
+
+static int64_t run_rows_of(int64_t rows) {
+    const int64_t each = (rows + RUNS_MAX - 1) / RUNS_MAX;
+    return each < RUN_ROWS_MIN ? RUN_ROWS_MIN : each;
+}
+
+static int64_t runs_of(int64_t rows) {
+    return (rows + run_rows_of(rows) - 1) / run_rows_of(rows);
+}
+
+extern "C" int64_t ls_cuda_norm_scratch_elems(int64_t rows, int64_t channels) {
+    return 2 * runs_of(rows) * channels;
+}
+
+struct norm_backward_arguments {
+    int64_t rows, run_rows, C;
+    const void *x, *dy, *dresidual;
+    const float *w, *mean, *rstd;
+    void *dx;
+    float *partial; /* [2][runs][C] */
+    bool wide, wide_w;
+};
+
+/* Columns (threadIdx + k THREADS) P and following belong to a thread, k < PACKS. */
+template <class T, bool CENTRED, int PACKS>
+__global__ void __launch_bounds__(THREADS) norm_backward_kernel(norm_backward_arguments o) {
+    constexpr int P = pack<T>::size;
+    LS_SHARED(float, room, 2 * 2 * (THREADS / 32));
+    float dw[PACKS * P], db[PACKS * P];
+#pragma unroll
+    for (int i = 0; i < PACKS * P; i++) {
+        dw[i] = db[i] = 0.0f;
+    }
+    const int64_t first = (int64_t)blockIdx.x * o.run_rows;
+    const int64_t last = first + o.run_rows < o.rows ? first + o.run_rows : o.rows;
+    for (int64_t row = first; row < last; row++) {
+        const T *x = (const T *)o.x + row * o.C, *dy = (const T *)o.dy + row * o.C;
+        const float rstd = o.rstd[row], mean = CENTRED ? o.mean[row] : 0.0f;
+        float xhat[PACKS * P], g[PACKS * P], sum_g = 0.0f, sum_gx = 0.0f;
+#pragma unroll
+        for (int k = 0; k < PACKS; k++) {
+            const int64_t c = ((int64_t)k * THREADS + threadIdx.x) * P;
+            const pack<T> a = load_pack(x, c, o.C, o.wide), d = load_pack(dy, c, o.C, o.wide);
+#pragma unroll
+            for (int j = 0; j < P; j++) {
+                const int i = k * P + j;
+                const bool inside = c + j < o.C;
+                xhat[i] = inside ? (a.v[j] - mean) * rstd : 0.0f;
+                g[i] = inside ? d.v[j] * o.w[c + j] : 0.0f;
+                dw[i] += d.v[j] * xhat[i];
+                db[i] += d.v[j];
+                sum_g += g[i];
+                sum_gx += g[i] * xhat[i];
+            }
+        }
+        float *here = room + (row % 2) * 2 * (THREADS / 32);
+        sum_gx = block_sum<float, THREADS / 32>(sum_gx, here) / (float)o.C;
+        if (CENTRED) {
+            sum_g = block_sum<float, THREADS / 32>(sum_g, here + THREADS / 32) / (float)o.C;
+        }
+#pragma unroll
+        for (int k = 0; k < PACKS; k++) {
+            const int64_t c = ((int64_t)k * THREADS + threadIdx.x) * P;
+            pack<T> out;
+            if (o.dresidual) {
+                out = load_pack((const T *)o.dresidual + row * o.C, c, o.C, o.wide);
+            }
+#pragma unroll
+            for (int j = 0; j < P; j++) {
+                const int i = k * P + j;
+                const float centre = CENTRED ? sum_g : 0.0f;
+                const float dx = rstd * (g[i] - centre - xhat[i] * sum_gx);
+                out.v[j] = o.dresidual ? out.v[j] + dx : dx;
+            }
+            store_pack((T *)o.dx + row * o.C, c, o.C, o.wide, out);
+        }
+    }
+    float *partial = o.partial + blockIdx.x * o.C, *partial_b = partial + gridDim.x * o.C;
+#pragma unroll
+    for (int i = 0; i < PACKS * P; i++) {
+        const int64_t c = ((int64_t)(i / P) * THREADS + threadIdx.x) * P + i % P;
+        if (c < o.C) {
+            partial[c] = dw[i];
+            if (CENTRED) {
+                partial_b[c] = db[i];
+            }
+        }
+    }
+}
+
+/* sum[c] += the partial sums of column c: eight runs of them, and these in order. */
+__global__ void __launch_bounds__(256)
+    add_partials_kernel(int64_t count, int64_t C, const float *partial, float *sum) {
+    LS_SHARED(float, room, 256);
+    const int64_t c = (int64_t)blockIdx.x * 32 + threadIdx.x % 32;
+    const int part = threadIdx.x / 32;
+    const int64_t each = (count + 7) / 8, first = part * each;
+    const int64_t last = first + each < count ? first + each : count;
+    float s = 0.0f;
+    for (int64_t i = first; i < last && c < C; i++) {
+        s += partial[i * C + c];
+    }
+    room[threadIdx.x] = s;
+    __syncthreads();
+    if (part == 0 && c < C) {
+        for (int i = 1; i < 8; i++) {
+            s += room[i * 32 + threadIdx.x];
+        }
+        sum[c] += s;
+    }
+}
+
+static void add_partials(cudaStream_t stream, int64_t count, int64_t C, const float *partial,
+                         void *sum) {
+    LS_LAUNCH(add_partials_kernel, (unsigned int)((C + 31) / 32), 256, 0, stream, count, C, partial,
+              (float *)sum);
+}
+
+template <class T, bool CENTRED>
+static void launch_packs(cudaStream_t stream, const norm_backward_arguments &o) {
+    const int64_t packs = (o.C + THREADS * pack<T>::size - 1) / (THREADS * pack<T>::size);
+    auto kernel = packs <= 1   ? norm_backward_kernel<T, CENTRED, 1>
+                  : packs <= 2 ? norm_backward_kernel<T, CENTRED, 2>
+                  : packs <= 4 ? norm_backward_kernel<T, CENTRED, 4>
+                  : packs <= 8 ? norm_backward_kernel<T, CENTRED, 8>
+                               : norm_backward_kernel<T, CENTRED, 16>;
+    LS_LAUNCH(kernel, (unsigned int)runs_of(o.rows), THREADS, 0, stream, o);
+}
+
+template <class T>
+static void launch_backward(cudaStream_t stream, const ls_norm *op, float *partial) {
+    const bool centred = op->kind == LS_LAYERNORM;
+    norm_backward_arguments o = {};
+    o.rows = op->rows;
+    o.run_rows = run_rows_of(op->rows);
+    o.C = op->channels;
+    o.x = op->x;
+    o.dy = op->dy;
+    o.dresidual = op->dresidual;
+    o.w = (const float *)op->w;
+    o.mean = (const float *)op->mean;
+    o.rstd = (const float *)op->rstd;
+    o.dx = op->dx;
+    o.partial = partial;
+    o.wide = o.C % pack<T>::size == 0 && is_aligned((const T *)o.x) &&
+             is_aligned((const T *)o.dy) && is_aligned((const T *)o.dresidual) &&
+             is_aligned((T *)o.dx);
+    if (centred) {
+        launch_packs<T, true>(stream, o);
+    } else {
+        launch_packs<T, false>(stream, o);
+    }
+    const int64_t runs = runs_of(o.rows);
+    add_partials(stream, runs, o.C, partial, op->dw);
+    if (centred) {
+        add_partials(stream, runs, o.C, partial + runs * o.C, op->db);
+    }
+}
+
+extern "C" void ls_cuda_launch_norm_backward(cudaStream_t stream, const ls_norm *op,
+                                             float *partial) {
+    LS_BY_DTYPE(op->dtype, launch_backward, stream, op, partial);
+}
+
+/* Bias: a thread sums a column over a run of rows. */
+
+extern "C" int64_t ls_cuda_bias_scratch_elems(int64_t rows, int64_t cols) {
+    return runs_of(rows) * cols;
+}
+
+/* A warp covers 32 packs of columns; eight warps take every eighth row of the run. */
+template <class T>
+__global__ void __launch_bounds__(256)
+    column_sums_kernel(int64_t rows, int64_t run_rows, int64_t cols, const T *dy, float *partial,
+                       bool wide) {
+    constexpr int P = pack<T>::size;
+    LS_SHARED(float, room, 8 * 32 * P);
+    const int lane = threadIdx.x % 32, part = threadIdx.x / 32;
+    const int64_t c = ((int64_t)blockIdx.x * 32 + lane) * P;
+    const int64_t first = (int64_t)blockIdx.y * run_rows;
+    const int64_t last = first + run_rows < rows ? first + run_rows : rows;
+    float sum[P] = {};
+    for (int64_t row = first + part; row < last && c < cols; row += 8) {
+        const pack<T> a = load_pack(dy + row * cols, c, cols, wide);
+#pragma unroll
+        for (int j = 0; j < P; j++) {
+            sum[j] += a.v[j];
+        }
+    }
+#pragma unroll
+    for (int j = 0; j < P; j++) {
+        room[(part * P + j) * 32 + lane] = sum[j];
+    }
+    __syncthreads();
+    for (int i = threadIdx.x; i < 32 * P; i += 256) {
+        const int64_t column = (int64_t)blockIdx.x * 32 * P + i;
+        float s = 0.0f;
+        for (int p = 0; p < 8; p++) {
+            s += room[(p * P + i % P) * 32 + i / P];
+        }
+        if (column < cols) {
+            partial[blockIdx.y * cols + column] = s;
+        }
+    }
+}
+
+template <class T>
+static void launch_bias_grad(cudaStream_t stream, const ls_bias_grad *op, float *partial) {
+    constexpr int P = pack<T>::size;
+    const T *dy = (const T *)op->dy;
+    const int64_t runs = runs_of(op->rows);
+    const dim3 grid((unsigned int)((op->cols + 32 * P - 1) / (32 * P)), (unsigned int)runs);
+    auto kernel = column_sums_kernel<T>;
+    LS_LAUNCH(kernel, grid, 256, 0, stream, op->rows, run_rows_of(op->rows), op->cols, dy, partial,
+              op->cols % P == 0 && is_aligned(dy));
+    add_partials(stream, runs, op->cols, partial, op->dbias);
+}
+
+extern "C" void ls_cuda_launch_bias_grad(cudaStream_t stream, const ls_bias_grad *op,
+                                         float *partial) {
+    LS_BY_DTYPE(op->dtype, launch_bias_grad, stream, op, partial);
+}

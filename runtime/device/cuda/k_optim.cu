@@ -1,0 +1,296 @@
+/* The updates of Lion, SGD and Adafactor, and a linear blend. */
+#include "runtime/device/cuda/kernel.cuh"
+
+/* Element by element over packs of four of p and what moves along with it: each(i, j) is called
+ * with the first index of a pack and the number in it. */
+template <class T, class F>
+__device__ __forceinline__ void update_all(int64_t n, float *p, T *copy, bool wide, F each) {
+    const int64_t step = (int64_t)gridDim.x * blockDim.x * 4;
+    for (int64_t i = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) * 4; i < n; i += step) {
+        pack<float> pp = load_pack(p, i, n, wide);
+        each(i, pp);
+        store_pack(p, i, n, wide, pp);
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            if (copy && i + j < n) {
+                copy[i + j] = from_float<T>(pp.v[j]);
+            }
+        }
+    }
+}
+
+struct lion_factors {
+    float lr, beta1, rest1, beta2, rest2, weight_decay, grad_scale;
+};
+
+template <class T>
+__global__ void __launch_bounds__(THREADS)
+    lion_kernel(lion_factors k, int64_t n, float *p, float *m, const float *grad, T *copy,
+                bool wide) {
+    update_all(n, p, copy, wide, [&](int64_t i, pack<float> &pp) {
+        pack<float> mm = load_pack(m, i, n, wide);
+        const pack<float> gg = load_pack(grad, i, n, wide);
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            const float g = k.grad_scale * gg.v[j], c = k.beta1 * mm.v[j] + k.rest1 * g;
+            const float sign = c > 0.0f ? 1.0f : c < 0.0f ? -1.0f : c; /* a NaN stays */
+            pp.v[j] -= k.lr * (sign + k.weight_decay * pp.v[j]);
+            mm.v[j] = k.beta2 * mm.v[j] + k.rest2 * g;
+        }
+        store_pack(m, i, n, wide, mm);
+    });
+}
+
+template <class T> static void launch_lion(cudaStream_t stream, const ls_lion *op) {
+    const lion_factors k = {
+        (float)op->lr,        (float)op->beta1,         (float)(1.0 - op->beta1),
+        (float)op->beta2,     (float)(1.0 - op->beta2), (float)op->weight_decay,
+        (float)op->grad_scale};
+    float *p = (float *)op->p, *m = (float *)op->m;
+    const float *grad = (const float *)op->grad;
+    auto kernel = lion_kernel<T>;
+    LS_LAUNCH(kernel, grid_for(op->n, 4, THREADS, GRID_MOST), THREADS, 0, stream, k, op->n, p, m,
+              grad, (T *)op->copy, is_aligned(p) && is_aligned(m) && is_aligned(grad));
+}
+
+extern "C" void ls_cuda_launch_lion(cudaStream_t stream, const ls_lion *op) {
+    LS_BY_DTYPE(op->copy ? op->copy_dtype : LS_F32, launch_lion, stream, op);
+}
+
+struct sgd_factors {
+    float lr, momentum, weight_decay, grad_scale;
+    bool nesterov;
+};
+
+template <class T>
+__global__ void __launch_bounds__(THREADS) sgd_kernel(sgd_factors k, int64_t n, float *p, float *m,
+                                                      const float *grad, T *copy, bool wide) {
+    update_all(n, p, copy, wide, [&](int64_t i, pack<float> &pp) {
+        pack<float> mm = {};
+        if (m) {
+            mm = load_pack(m, i, n, wide);
+        }
+        const pack<float> gg = load_pack(grad, i, n, wide);
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            const float g = k.grad_scale * gg.v[j] + k.weight_decay * pp.v[j];
+            float update = g;
+            if (m) {
+                mm.v[j] = k.momentum * mm.v[j] + g;
+                update = k.nesterov ? g + k.momentum * mm.v[j] : mm.v[j];
+            }
+            pp.v[j] -= k.lr * update;
+        }
+        if (m) {
+            store_pack(m, i, n, wide, mm);
+        }
+    });
+}
+
+template <class T> static void launch_sgd(cudaStream_t stream, const ls_sgd *op) {
+    const sgd_factors k = {(float)op->lr, (float)op->momentum, (float)op->weight_decay,
+                           (float)op->grad_scale, op->nesterov};
+    float *p = (float *)op->p, *m = (float *)op->m;
+    const float *grad = (const float *)op->grad;
+    auto kernel = sgd_kernel<T>;
+    LS_LAUNCH(kernel, grid_for(op->n, 4, THREADS, GRID_MOST), THREADS, 0, stream, k, op->n, p, m,
+              grad, (T *)op->copy, is_aligned(p) && is_aligned(m) && is_aligned(grad));
+}
+
+extern "C" void ls_cuda_launch_sgd(cudaStream_t stream, const ls_sgd *op) {
+    LS_BY_DTYPE(op->copy ? op->copy_dtype : LS_F32, launch_sgd, stream, op);
+}
+
+__global__ void __launch_bounds__(THREADS)
+    blend_kernel(int64_t n, float a, const float *x, float b, float *y, bool wide) {
+    const int64_t step = (int64_t)gridDim.x * blockDim.x * 4;
+    for (int64_t i = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) * 4; i < n; i += step) {
+        pack<float> xx = load_pack(x, i, n, wide), yy = {};
+        if (b != 0.0f) {
+            yy = load_pack(y, i, n, wide);
+        }
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            xx.v[j] = b != 0.0f ? a * xx.v[j] + b * yy.v[j] : a * xx.v[j];
+        }
+        store_pack(y, i, n, wide, xx);
+    }
+}
+
+extern "C" void ls_cuda_launch_blend(cudaStream_t stream, int64_t n, double a, const float *x,
+                                     double b, float *y) {
+    LS_LAUNCH(blend_kernel, grid_for(n, 4, THREADS, GRID_MOST), THREADS, 0, stream, n, (float)a, x,
+              (float)b, y, is_aligned(x) && is_aligned(y));
+}
+
+/* Adafactor. A matrix is seen as rows of `cols` elements, of which [first, end) are here. */
+struct factor_arguments {
+    int64_t first, end, cols;
+    float grad_scale, beta2, rest2, factor, keep, lr;
+    const float *grad, *row, *col; /* grad[0] is element `first` */
+    float *v, *p;
+};
+
+static factor_arguments factor_arguments_of(const ls_adafactor *op) {
+    factor_arguments o = {};
+    o.first = op->first;
+    o.end = op->first + op->n;
+    o.cols = op->cols;
+    o.grad_scale = (float)op->grad_scale;
+    o.beta2 = (float)op->beta2;
+    o.rest2 = (float)(1.0 - op->beta2);
+    o.factor = (float)op->factor;
+    o.keep = (float)op->keep;
+    o.lr = (float)op->lr;
+    o.grad = (const float *)op->grad;
+    o.row = (const float *)op->row;
+    o.col = (const float *)op->col;
+    o.v = (float *)op->v;
+    o.p = (float *)op->p;
+    return o;
+}
+
+/* A block for each row; row 0 is that of element `first`. */
+__global__ void __launch_bounds__(THREADS) row_squares_kernel(factor_arguments o, float *sums) {
+    LS_SHARED(double, room, THREADS / 32);
+    const int64_t row = o.first / o.cols + blockIdx.x, begin = row * o.cols;
+    double sum = 0.0;
+    for (int64_t c = threadIdx.x; c < o.cols; c += THREADS) {
+        if (begin + c >= o.first && begin + c < o.end) {
+            const float g = o.grad_scale * o.grad[begin + c - o.first];
+            sum += (double)g * (double)g;
+        }
+    }
+    sum = block_sum<double, THREADS / 32>(sum, room);
+    if (threadIdx.x == 0) {
+        sums[row] += (float)sum;
+    }
+}
+
+/* A thread for each column and run of rows; then one for each column adds the runs in order. */
+__global__ void __launch_bounds__(THREADS)
+    column_squares_kernel(factor_arguments o, int64_t run_rows, double *partial) {
+    const int64_t c = (int64_t)blockIdx.x * THREADS + threadIdx.x;
+    const int64_t row = o.first / o.cols + blockIdx.y * run_rows;
+    if (c >= o.cols) {
+        return;
+    }
+    double sum = 0.0;
+    for (int64_t r = row; r < row + run_rows; r++) {
+        const int64_t at = r * o.cols + c;
+        if (at >= o.first && at < o.end) {
+            const float g = o.grad_scale * o.grad[at - o.first];
+            sum += (double)g * (double)g;
+        }
+    }
+    partial[blockIdx.y * o.cols + c] = sum;
+}
+
+__global__ void __launch_bounds__(THREADS)
+    add_columns_kernel(int64_t runs, int64_t cols, const double *partial, float *sums) {
+    const int64_t c = (int64_t)blockIdx.x * THREADS + threadIdx.x;
+    if (c >= cols) {
+        return;
+    }
+    double sum = 0.0;
+    for (int64_t r = 0; r < runs; r++) {
+        sum += partial[r * cols + c];
+    }
+    sums[c] += (float)sum;
+}
+
+__global__ void __launch_bounds__(THREADS) square_mean_kernel(factor_arguments o) {
+    const int64_t step = (int64_t)gridDim.x * blockDim.x, n = o.end - o.first;
+    for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += step) {
+        const float g = o.grad_scale * o.grad[i];
+        o.v[i] = o.beta2 * o.v[i] + o.rest2 * g * g;
+    }
+}
+
+static int64_t rows_of(const ls_adafactor *op) {
+    return (op->first + op->n - 1) / op->cols - op->first / op->cols + 1;
+}
+
+static const int64_t RUNS_MAX = 64;
+
+static int64_t run_rows_of(const ls_adafactor *op) {
+    return (rows_of(op) + RUNS_MAX - 1) / RUNS_MAX;
+}
+
+extern "C" int64_t ls_cuda_adafactor_scratch_elems(const ls_adafactor *op) {
+    const int64_t runs = (rows_of(op) + run_rows_of(op) - 1) / run_rows_of(op);
+    return runs * op->cols;
+}
+
+extern "C" void ls_cuda_launch_adafactor_squares(cudaStream_t stream, const ls_adafactor *op,
+                                                 double *partial) {
+    const factor_arguments o = factor_arguments_of(op);
+    if (!op->row_sums) {
+        LS_LAUNCH(square_mean_kernel, grid_for(op->n, 1, THREADS, GRID_MOST), THREADS, 0, stream,
+                  o);
+        return;
+    }
+    const int64_t runs = ls_cuda_adafactor_scratch_elems(op) / op->cols;
+    const unsigned int columns = (unsigned int)((op->cols + THREADS - 1) / THREADS);
+    LS_LAUNCH(row_squares_kernel, (unsigned int)rows_of(op), THREADS, 0, stream, o,
+              (float *)op->row_sums);
+    LS_LAUNCH(column_squares_kernel, dim3(columns, (unsigned int)runs), THREADS, 0, stream, o,
+              run_rows_of(op), partial);
+    LS_LAUNCH(add_columns_kernel, columns, THREADS, 0, stream, runs, op->cols,
+              (const double *)partial, (float *)op->col_sums);
+}
+
+__device__ __forceinline__ float direction(const factor_arguments &o, int64_t i) {
+    const int64_t at = o.first + i;
+    const float square = o.row ? o.row[at / o.cols] * o.factor * o.col[at % o.cols] : o.v[i];
+    /* Not fmaxf, which drops a NaN. */
+    return o.grad_scale * o.grad[i] / sqrtf(square < 1e-30f ? 1e-30f : square);
+}
+
+enum { NORM_BLOCK_ELEMS = 65536 };
+
+__global__ void __launch_bounds__(THREADS)
+    direction_norm_kernel(factor_arguments o, double *partial) {
+    LS_SHARED(double, room, THREADS / 32);
+    const int64_t begin = (int64_t)blockIdx.x * NORM_BLOCK_ELEMS, n = o.end - o.first;
+    const int64_t end = begin + NORM_BLOCK_ELEMS < n ? begin + NORM_BLOCK_ELEMS : n;
+    double sum = 0.0;
+    for (int64_t i = begin + threadIdx.x; i < end; i += THREADS) {
+        const double u = (double)direction(o, i);
+        sum += u * u;
+    }
+    sum = block_sum<double, THREADS / 32>(sum, room);
+    if (threadIdx.x == 0) {
+        partial[blockIdx.x] = sum;
+    }
+}
+
+extern "C" void ls_cuda_launch_adafactor_norm(cudaStream_t stream, const ls_adafactor *op,
+                                              double *partial, double *sum) {
+    const int64_t blocks = (op->n + NORM_BLOCK_ELEMS - 1) / NORM_BLOCK_ELEMS;
+    LS_LAUNCH(direction_norm_kernel, (unsigned int)blocks, THREADS, 0, stream,
+              factor_arguments_of(op), partial);
+    ls_cuda_launch_sum_partials(stream, blocks, partial, sum);
+}
+
+template <class T>
+__global__ void __launch_bounds__(THREADS) factor_update_kernel(factor_arguments o, T *copy) {
+    const int64_t step = (int64_t)gridDim.x * blockDim.x, n = o.end - o.first;
+    for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += step) {
+        const float p = o.keep * o.p[i] - o.lr * direction(o, i);
+        o.p[i] = p;
+        if (copy) {
+            copy[i] = from_float<T>(p);
+        }
+    }
+}
+
+template <class T> static void launch_apply(cudaStream_t stream, const ls_adafactor *op) {
+    auto kernel = factor_update_kernel<T>;
+    LS_LAUNCH(kernel, grid_for(op->n, 1, THREADS, GRID_MOST), THREADS, 0, stream,
+              factor_arguments_of(op), (T *)op->copy);
+}
+
+extern "C" void ls_cuda_launch_adafactor_apply(cudaStream_t stream, const ls_adafactor *op) {
+    LS_BY_DTYPE(op->copy ? op->copy_dtype : LS_F32, launch_apply, stream, op);
+}

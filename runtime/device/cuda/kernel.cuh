@@ -1,0 +1,172 @@
+/* What the kernels share: launches, packs of 16 bytes, sums over warps and blocks.
+ *
+ * The same files are compiled by nvcc for GPUs and, for tests, by the host's compiler for the
+ * emulated device (tests/emulator), which defines LS_EMULATED_DEVICE in its cuda_runtime.h. What
+ * the two write differently is here and nowhere else.
+ *
+ * Bits. A kernel's result depends on the shape only, never on the alignment of its buffers: where
+ * 16-byte accesses are impossible, the same thread takes the same elements one by one. */
+#ifndef LS_DEVICE_CUDA_KERNEL_CUH
+#define LS_DEVICE_CUDA_KERNEL_CUH
+
+#include "runtime/device/cuda/launch.h"
+
+#include <math.h>
+
+#ifdef LS_EMULATED_DEVICE
+#define LS_LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                                  \
+    emu_launch(#kernel, kernel, grid, block, shared_bytes, stream, __VA_ARGS__)
+#define LS_SHARED(type, name, count)                                                               \
+    type *name = (type *)emu_shared(__FILE__, __LINE__, sizeof(type) * (count))
+#define LS_SHARED_DYNAMIC(type, name) type *name = (type *)emu_shared_dynamic()
+#else
+#include <cuda_bf16.h>
+#define LS_LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                                  \
+    kernel<<<grid, block, shared_bytes, stream>>>(__VA_ARGS__)
+#define LS_SHARED(type, name, count) __shared__ __align__(16) type name[count]
+#define LS_SHARED_DYNAMIC(type, name)                                                              \
+    extern __shared__ __align__(128) unsigned char ls_dynamic_shared[];                            \
+    type *name = reinterpret_cast<type *>(ls_dynamic_shared)
+#endif
+
+#define LS_ALL_LANES 0xffffffffu
+
+/* bf16 as it lies in memory. */
+struct bf16_t {
+    unsigned short bits;
+};
+
+__device__ __forceinline__ float to_float(float x) {
+    return x;
+}
+
+__device__ __forceinline__ float to_float(bf16_t x) {
+    const unsigned int bits = (unsigned int)x.bits << 16;
+    float f;
+    memcpy(&f, &bits, sizeof f);
+    return f;
+}
+
+template <class T> __device__ __forceinline__ T from_float(float x);
+
+template <> __device__ __forceinline__ float from_float<float>(float x) {
+    return x;
+}
+
+template <> __device__ __forceinline__ bf16_t from_float<bf16_t>(float x) {
+    bf16_t y;
+#ifdef LS_EMULATED_DEVICE
+    y.bits = ls_bf16_from_f32(x);
+#else
+    const __nv_bfloat16 rounded = __float2bfloat16_rn(x);
+    memcpy(&y, &rounded, sizeof y);
+#endif
+    return y;
+}
+
+/* 16 bytes of T as floats. */
+template <class T> struct pack {
+    static constexpr int size = 16 / (int)sizeof(T);
+    float v[size];
+};
+
+template <class T> __host__ __device__ inline bool is_aligned(const T *p) {
+    return ((uintptr_t)p & 15) == 0;
+}
+
+/* Elements [i, i + size) of p, those from n on as 0. wide: p + i is aligned to 16 bytes. */
+template <class T>
+__device__ __forceinline__ pack<T> load_pack(const T *p, int64_t i, int64_t n, bool wide) {
+    pack<T> y;
+    if (wide && i + pack<T>::size <= n) {
+        uint4 raw = *reinterpret_cast<const uint4 *>(p + i);
+        T x[pack<T>::size];
+        memcpy(x, &raw, sizeof raw);
+#pragma unroll
+        for (int k = 0; k < pack<T>::size; k++) {
+            y.v[k] = to_float(x[k]);
+        }
+    } else {
+#pragma unroll
+        for (int k = 0; k < pack<T>::size; k++) {
+            y.v[k] = i + k < n ? to_float(p[i + k]) : 0.0f;
+        }
+    }
+    return y;
+}
+
+template <class T>
+__device__ __forceinline__ void store_pack(T *p, int64_t i, int64_t n, bool wide,
+                                           const pack<T> &y) {
+    if (wide && i + pack<T>::size <= n) {
+        T x[pack<T>::size];
+#pragma unroll
+        for (int k = 0; k < pack<T>::size; k++) {
+            x[k] = from_float<T>(y.v[k]);
+        }
+        uint4 raw;
+        memcpy(&raw, x, sizeof raw);
+        *reinterpret_cast<uint4 *>(p + i) = raw;
+    } else {
+#pragma unroll
+        for (int k = 0; k < pack<T>::size; k++) {
+            if (i + k < n) {
+                p[i + k] = from_float<T>(y.v[k]);
+            }
+        }
+    }
+}
+
+/* Every lane gets the sum; the order is that of a butterfly, so all get the same bits. */
+template <class T> __device__ __forceinline__ T warp_sum(T x) {
+#pragma unroll
+    for (int step = 16; step > 0; step /= 2) {
+        x += __shfl_xor_sync(LS_ALL_LANES, x, step);
+    }
+    return x;
+}
+
+__device__ __forceinline__ float warp_max(float x) {
+#pragma unroll
+    for (int step = 16; step > 0; step /= 2) {
+        const float other = __shfl_xor_sync(LS_ALL_LANES, x, step);
+        x = other > x ? other : x;
+    }
+    return x;
+}
+
+/* Sums over a block of whole warps, for every thread; room [WARPS] of shared memory, which may be
+ * used again after the next barrier. */
+template <class T, int WARPS> __device__ __forceinline__ T block_sum(T x, T *room) {
+    x = warp_sum(x);
+    if (threadIdx.x % 32 == 0) {
+        room[threadIdx.x / 32] = x;
+    }
+    __syncthreads();
+    T sum = room[0];
+#pragma unroll
+    for (int w = 1; w < WARPS; w++) {
+        sum += room[w];
+    }
+    return sum;
+}
+
+/* Blocks of `threads` for n items in packs of `each`, at most `most`. */
+static inline unsigned int grid_for(int64_t n, int64_t each, int64_t threads, int64_t most) {
+    const int64_t blocks = (n + each * threads - 1) / (each * threads);
+    return (unsigned int)(blocks < most ? blocks : most);
+}
+
+/* call<T>(...) by the dtype of the activations: the operations were checked to be F32 or BF16. */
+#define LS_BY_DTYPE(dtype, call, ...)                                                              \
+    do {                                                                                           \
+        if ((dtype) == LS_BF16) {                                                                  \
+            call<bf16_t>(__VA_ARGS__);                                                             \
+        } else {                                                                                   \
+            call<float>(__VA_ARGS__);                                                              \
+        }                                                                                          \
+    } while (0)
+
+enum { GRID_MOST = 4096, THREADS = 256 };
+
+#endif

@@ -1,0 +1,87 @@
+/* The kernels, as C sees them: launchers of the .cu files. A launcher enqueues on the stream and
+ * returns; operations were checked, and have at least one element. Launch errors are for
+ * cudaGetLastError. Scratch is device memory of the size that the matching ls_cuda_..._scratch
+ * function gives. */
+#ifndef LS_DEVICE_CUDA_LAUNCH_H
+#define LS_DEVICE_CUDA_LAUNCH_H
+
+#include "runtime/device/device.h"
+
+#include <cuda_runtime.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* k_vector.cu */
+void ls_cuda_launch_adamw(cudaStream_t stream, const ls_adamw *op);
+void ls_cuda_launch_add(cudaStream_t stream, ls_dtype dtype, int64_t n, const void *x, void *y);
+void ls_cuda_launch_cast(cudaStream_t stream, ls_dtype dtype, int64_t n, const void *x, void *y);
+/* sum [1] (device) = the sum of x; partial: a number for each block of 65,536 elements. */
+void ls_cuda_launch_sum(cudaStream_t stream, int64_t n, const float *x, double *partial,
+                        double *sum);
+int64_t ls_cuda_sum_blocks(int64_t n);
+/* sums [ls_squares_count(first, n)] (device), as sum_squares of device.h has them. */
+void ls_cuda_launch_squares(cudaStream_t stream, int64_t first, int64_t n, const float *x,
+                            double *sums);
+/* c [m, ldc] (dtype) += residual, for products with both an old C and a residual; and
+ * c = residual or zero, plus bias, for products of nothing. NULL: none. */
+void ls_cuda_launch_finish(cudaStream_t stream, const ls_gemm *op, bool keep_c);
+
+/* sum [1] = those of partial [count] in order. */
+void ls_cuda_launch_sum_partials(cudaStream_t stream, int64_t count, const double *partial,
+                                 double *sum);
+void ls_cuda_launch_copy_rows(cudaStream_t stream, const ls_copy_rows *op);
+
+/* k_optim.cu */
+void ls_cuda_launch_lion(cudaStream_t stream, const ls_lion *op);
+void ls_cuda_launch_sgd(cudaStream_t stream, const ls_sgd *op);
+void ls_cuda_launch_blend(cudaStream_t stream, int64_t n, double a, const float *x, double b,
+                          float *y);
+int64_t ls_cuda_adafactor_scratch_elems(const ls_adafactor *op); /* doubles */
+void ls_cuda_launch_adafactor_squares(cudaStream_t stream, const ls_adafactor *op, double *partial);
+/* partial [ls_cuda_sum_blocks(n)], sum [1], on the device. */
+void ls_cuda_launch_adafactor_norm(cudaStream_t stream, const ls_adafactor *op, double *partial,
+                                   double *sum);
+void ls_cuda_launch_adafactor_apply(cudaStream_t stream, const ls_adafactor *op);
+
+/* k_activation.cu */
+void ls_cuda_launch_gelu_forward(cudaStream_t stream, const ls_gelu *op);
+void ls_cuda_launch_gelu_backward(cudaStream_t stream, const ls_gelu *op);
+void ls_cuda_launch_swiglu_forward(cudaStream_t stream, const ls_swiglu *op);
+void ls_cuda_launch_swiglu_backward(cudaStream_t stream, const ls_swiglu *op);
+void ls_cuda_launch_rope(cudaStream_t stream, const ls_rope *op);
+
+/* k_norm.cu */
+void ls_cuda_launch_norm_forward(cudaStream_t stream, const ls_norm *op);
+void ls_cuda_launch_norm_backward(cudaStream_t stream, const ls_norm *op, float *partial);
+int64_t ls_cuda_norm_scratch_elems(int64_t rows, int64_t channels);
+void ls_cuda_launch_bias_grad(cudaStream_t stream, const ls_bias_grad *op, float *partial);
+int64_t ls_cuda_bias_scratch_elems(int64_t rows, int64_t cols);
+
+/* k_embedding.cu */
+void ls_cuda_launch_embedding_forward(cudaStream_t stream, const ls_embedding *op);
+void ls_cuda_launch_embedding_backward(cudaStream_t stream, const ls_embedding *op);
+
+/* k_moe.cu */
+void ls_cuda_launch_route_forward(cudaStream_t stream, const ls_route *op);
+void ls_cuda_launch_route_backward(cudaStream_t stream, const ls_route *op);
+void ls_cuda_launch_select_rows(cudaStream_t stream, const ls_select_rows *op);
+void ls_cuda_launch_combine_forward(cudaStream_t stream, const ls_combine *op);
+void ls_cuda_launch_combine_backward(cudaStream_t stream, const ls_combine *op);
+
+/* k_loss.cu */
+void ls_cuda_launch_cross_entropy(cudaStream_t stream, const ls_cross_entropy *op);
+void ls_cuda_launch_cross_entropy_share(cudaStream_t stream, const ls_cross_entropy *op);
+void ls_cuda_launch_cross_entropy_merge(cudaStream_t stream, const ls_cross_entropy *op);
+
+/* k_attention.cu, k_attention_backward.cu; delta [B,H,T] */
+void ls_cuda_launch_attention_forward(cudaStream_t stream, const ls_attention *op);
+void ls_cuda_launch_attention_backward(cudaStream_t stream, const ls_attention *op, float *delta);
+enum { LS_CUDA_HEAD_DIM_MAX = 256 };
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

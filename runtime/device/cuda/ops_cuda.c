@@ -1,0 +1,422 @@
+/* The table of operations: checks, scratch, launch. */
+#include "runtime/device/check.h"
+#include "runtime/device/cuda/device_cuda.h"
+#include "runtime/device/cuda/launch.h"
+#include "runtime/device/cuda/memory_cuda.h"
+
+/* A grid's first dimension; blocks of rows are one of its elements each. */
+#define GRID_MAX ((int64_t)0x7fffffff)
+/* Columns that a block of the norms' backward keeps in registers. */
+enum { NORM_CHANNELS_MAX = 16384 };
+
+static ls_status launched(const char *what) {
+    return ls_cuda_check(cudaGetLastError(), what, __FILE__, __LINE__);
+}
+
+static ls_status check_rows(const char *what, int64_t rows) {
+    if (rows > GRID_MAX) {
+        return LS_FAIL(LS_E_UNSUPPORTED, "%s: %lld rows; a grid has at most %lld", what,
+                       (long long)rows, (long long)GRID_MAX);
+    }
+    return LS_OK;
+}
+
+static cudaStream_t stream_of(ls_device *dev) {
+    return ls_cuda_of(dev)->compute;
+}
+
+static ls_status norm_forward(ls_device *dev, const ls_norm *op) {
+    LS_TRY(ls_check_norm(dev, op));
+    LS_TRY(check_rows("norm", op->rows));
+    if (op->rows == 0) {
+        return LS_OK;
+    }
+    ls_cuda_launch_norm_forward(stream_of(dev), op);
+    return launched("norm forward");
+}
+
+static ls_status norm_backward(ls_device *dev, const ls_norm *op) {
+    LS_TRY(ls_check_norm(dev, op));
+    if (op->channels > NORM_CHANNELS_MAX) {
+        return LS_FAIL(LS_E_UNSUPPORTED, "norm backward: %lld channels; a GPU serves up to %d",
+                       (long long)op->channels, NORM_CHANNELS_MAX);
+    }
+    if (op->rows == 0) {
+        return LS_OK;
+    }
+    void *partial;
+    const int64_t elems = ls_cuda_norm_scratch_elems(op->rows, op->channels);
+    LS_TRY(ls_cuda_scratch(ls_cuda_of(dev), (size_t)elems * sizeof(float), &partial));
+    ls_cuda_launch_norm_backward(stream_of(dev), op, partial);
+    return launched("norm backward");
+}
+
+static ls_status bias_grad(ls_device *dev, const ls_bias_grad *op) {
+    LS_TRY(ls_check_bias_grad(dev, op));
+    if (op->rows == 0 || op->cols == 0) {
+        return LS_OK;
+    }
+    void *partial;
+    const int64_t elems = ls_cuda_bias_scratch_elems(op->rows, op->cols);
+    LS_TRY(ls_cuda_scratch(ls_cuda_of(dev), (size_t)elems * sizeof(float), &partial));
+    ls_cuda_launch_bias_grad(stream_of(dev), op, partial);
+    return launched("bias gradient");
+}
+
+static ls_status embedding_forward(ls_device *dev, const ls_embedding *op) {
+    LS_TRY(ls_check_embedding(dev, op));
+    if (op->rows == 0) {
+        return LS_OK;
+    }
+    ls_cuda_launch_embedding_forward(stream_of(dev), op);
+    return launched("embedding forward");
+}
+
+static ls_status embedding_backward(ls_device *dev, const ls_embedding *op) {
+    LS_TRY(ls_check_embedding(dev, op));
+    LS_TRY(check_rows("embedding", op->rows));
+    if (op->rows == 0) {
+        return LS_OK;
+    }
+    ls_cuda_launch_embedding_backward(stream_of(dev), op);
+    return launched("embedding backward");
+}
+
+static ls_status rope(ls_device *dev, const ls_rope *op) {
+    LS_TRY(ls_check_rope(dev, op));
+    if (op->rows == 0 || op->heads == 0) {
+        return LS_OK;
+    }
+    ls_cuda_launch_rope(stream_of(dev), op);
+    return launched("rope");
+}
+
+static ls_status gelu_forward(ls_device *dev, const ls_gelu *op) {
+    LS_TRY(ls_check_gelu(dev, op));
+    if (op->n == 0) {
+        return LS_OK;
+    }
+    ls_cuda_launch_gelu_forward(stream_of(dev), op);
+    return launched("gelu forward");
+}
+
+static ls_status gelu_backward(ls_device *dev, const ls_gelu *op) {
+    LS_TRY(ls_check_gelu(dev, op));
+    if (op->n == 0) {
+        return LS_OK;
+    }
+    ls_cuda_launch_gelu_backward(stream_of(dev), op);
+    return launched("gelu backward");
+}
+
+static ls_status swiglu_forward(ls_device *dev, const ls_swiglu *op) {
+    LS_TRY(ls_check_swiglu(dev, op));
+    if (op->rows == 0 || op->ffn == 0) {
+        return LS_OK;
+    }
+    ls_cuda_launch_swiglu_forward(stream_of(dev), op);
+    return launched("swiglu forward");
+}
+
+static ls_status swiglu_backward(ls_device *dev, const ls_swiglu *op) {
+    LS_TRY(ls_check_swiglu(dev, op));
+    if (op->rows == 0 || op->ffn == 0) {
+        return LS_OK;
+    }
+    ls_cuda_launch_swiglu_backward(stream_of(dev), op);
+    return launched("swiglu backward");
+}
+
+static ls_status check_attention(ls_device *dev, const ls_attention *op, bool backward) {
+    LS_TRY(ls_check_attention(dev, op, backward));
+    if (op->head_dim > LS_CUDA_HEAD_DIM_MAX) {
+        return LS_FAIL(LS_E_UNSUPPORTED, "attention: head_dim is %lld; a GPU serves up to %d",
+                       (long long)op->head_dim, LS_CUDA_HEAD_DIM_MAX);
+    }
+    if (op->kv_len > GRID_MAX || op->batch > 65535 || op->heads > 65535) {
+        return LS_FAIL(LS_E_UNSUPPORTED,
+                       "attention: kv_len %lld, batch %lld, heads %lld; a grid has at most %lld, "
+                       "65535 and 65535",
+                       (long long)op->kv_len, (long long)op->batch, (long long)op->heads,
+                       (long long)GRID_MAX);
+    }
+    return LS_OK;
+}
+
+static ls_status attention_forward(ls_device *dev, const ls_attention *op) {
+    LS_TRY(check_attention(dev, op, false));
+    if (op->batch == 0 || op->q_len == 0) {
+        return LS_OK;
+    }
+    ls_cuda_launch_attention_forward(stream_of(dev), op);
+    return launched("attention forward");
+}
+
+static ls_status attention_backward(ls_device *dev, const ls_attention *op) {
+    LS_TRY(check_attention(dev, op, true));
+    if (op->batch == 0 || op->q_len == 0) {
+        return LS_OK;
+    }
+    void *delta;
+    const size_t elems = (size_t)(op->batch * op->heads * op->q_len);
+    LS_TRY(ls_cuda_scratch(ls_cuda_of(dev), elems * sizeof(float), &delta));
+    ls_cuda_launch_attention_backward(stream_of(dev), op, delta);
+    return launched("attention backward");
+}
+
+static ls_status cross_entropy(ls_device *dev, const ls_cross_entropy *op) {
+    LS_TRY(ls_check_cross_entropy(dev, op));
+    LS_TRY(check_rows("cross_entropy", op->rows));
+    if (op->rows == 0) {
+        return LS_OK;
+    }
+    ls_cuda_launch_cross_entropy(stream_of(dev), op);
+    return launched("cross-entropy");
+}
+
+static ls_status cross_entropy_share(ls_device *dev, const ls_cross_entropy *op) {
+    LS_TRY(ls_check_softmax_part(dev, op));
+    LS_TRY(check_rows("cross_entropy of parts", op->rows));
+    if (op->rows == 0) {
+        return LS_OK;
+    }
+    ls_cuda_launch_cross_entropy_share(stream_of(dev), op);
+    return launched("cross-entropy of a part");
+}
+
+static ls_status cross_entropy_merge(ls_device *dev, const ls_cross_entropy *op) {
+    LS_TRY(ls_check_softmax_part(dev, op));
+    LS_TRY(check_rows("cross_entropy of parts", op->rows));
+    if (op->rows == 0) {
+        return LS_OK;
+    }
+    ls_cuda_launch_cross_entropy_merge(stream_of(dev), op);
+    return launched("cross-entropy of parts");
+}
+
+static ls_status copy_rows(ls_device *dev, const ls_copy_rows *op) {
+    LS_TRY(ls_check_copy_rows(dev, op));
+    if (op->rows == 0 || op->cols == 0) {
+        return LS_OK;
+    }
+    ls_cuda_launch_copy_rows(stream_of(dev), op);
+    return launched("copy of rows");
+}
+
+static ls_status lion(ls_device *dev, const ls_lion *op) {
+    LS_TRY(ls_check_update(dev, "lion", op->n, op->copy, op->copy_dtype));
+    if (op->n == 0) {
+        return LS_OK;
+    }
+    ls_cuda_launch_lion(stream_of(dev), op);
+    return launched("Lion");
+}
+
+static ls_status sgd(ls_device *dev, const ls_sgd *op) {
+    LS_TRY(ls_check_update(dev, "sgd", op->n, op->copy, op->copy_dtype));
+    if (op->n == 0) {
+        return LS_OK;
+    }
+    ls_cuda_launch_sgd(stream_of(dev), op);
+    return launched("SGD");
+}
+
+static ls_status adafactor_squares(ls_device *dev, const ls_adafactor *op) {
+    LS_TRY(ls_check_adafactor(dev, op));
+    if (op->n == 0) {
+        return LS_OK;
+    }
+    void *partial;
+    const size_t elems = (size_t)ls_cuda_adafactor_scratch_elems(op);
+    LS_TRY(ls_cuda_scratch(ls_cuda_of(dev), elems * sizeof(double), &partial));
+    ls_cuda_launch_adafactor_squares(stream_of(dev), op, partial);
+    return launched("Adafactor's squares");
+}
+
+static ls_status adafactor_norm(ls_device *dev, const ls_adafactor *op, double *total) {
+    LS_TRY(ls_check_adafactor(dev, op));
+    *total = 0.0;
+    if (op->n == 0) {
+        return LS_OK;
+    }
+    ls_cuda_device *cuda = ls_cuda_of(dev);
+    void *partial;
+    LS_TRY(ls_cuda_scratch(cuda, (size_t)ls_cuda_sum_blocks(op->n) * sizeof(double), &partial));
+    ls_cuda_launch_adafactor_norm(cuda->compute, op, partial, cuda->sum);
+    LS_TRY(launched("Adafactor's norm"));
+    return ls_cuda_download(dev, total, cuda->sum, sizeof *total);
+}
+
+static ls_status adafactor_apply(ls_device *dev, const ls_adafactor *op) {
+    LS_TRY(ls_check_adafactor(dev, op));
+    if (op->n == 0) {
+        return LS_OK;
+    }
+    ls_cuda_launch_adafactor_apply(stream_of(dev), op);
+    return launched("Adafactor");
+}
+
+static ls_status blend(ls_device *dev, int64_t n, double a, const void *x, double b, void *y) {
+    LS_TRY(ls_check_size("blend", "n", n, 0));
+    if (n == 0) {
+        return LS_OK;
+    }
+    ls_cuda_launch_blend(stream_of(dev), n, a, x, b, y);
+    return launched("blend");
+}
+
+static ls_status route_forward(ls_device *dev, const ls_route *op) {
+    LS_TRY(ls_check_route(dev, op));
+    if (op->rows == 0) {
+        return LS_OK;
+    }
+    ls_cuda_launch_route_forward(stream_of(dev), op);
+    return launched("routing");
+}
+
+static ls_status route_backward(ls_device *dev, const ls_route *op) {
+    LS_TRY(ls_check_route(dev, op));
+    if (op->rows == 0) {
+        return LS_OK;
+    }
+    ls_cuda_launch_route_backward(stream_of(dev), op);
+    return launched("routing backward");
+}
+
+static ls_status select_rows(ls_device *dev, const ls_select_rows *op) {
+    LS_TRY(ls_check_select_rows(dev, op));
+    if (op->rows == 0 || op->cols == 0) {
+        return LS_OK;
+    }
+    ls_cuda_launch_select_rows(stream_of(dev), op);
+    return launched("selection of rows");
+}
+
+static ls_status combine_forward(ls_device *dev, const ls_combine *op) {
+    LS_TRY(ls_check_combine(dev, op));
+    if (op->rows == 0 || op->cols == 0) {
+        return LS_OK;
+    }
+    ls_cuda_launch_combine_forward(stream_of(dev), op);
+    return launched("combination");
+}
+
+static ls_status combine_backward(ls_device *dev, const ls_combine *op) {
+    LS_TRY(ls_check_combine(dev, op));
+    if (op->rows == 0 || op->each == 0) {
+        return LS_OK;
+    }
+    ls_cuda_launch_combine_backward(stream_of(dev), op);
+    return launched("combination backward");
+}
+
+static ls_status adamw(ls_device *dev, const ls_adamw *op) {
+    LS_TRY(ls_check_adamw(dev, op));
+    if (op->n == 0) {
+        return LS_OK;
+    }
+    ls_cuda_launch_adamw(stream_of(dev), op);
+    return launched("AdamW");
+}
+
+static ls_status add(ls_device *dev, ls_dtype dtype, int64_t n, const void *x, void *y) {
+    LS_TRY(ls_check_dtype(dev, "add", dtype));
+    LS_TRY(ls_check_size("add", "n", n, 0));
+    if (n == 0) {
+        return LS_OK;
+    }
+    ls_cuda_launch_add(stream_of(dev), dtype, n, x, y);
+    return launched("addition");
+}
+
+static ls_status cast(ls_device *dev, ls_dtype dtype, int64_t n, const void *x, void *y) {
+    LS_TRY(ls_check_dtype(dev, "cast", dtype));
+    LS_TRY(ls_check_size("cast", "n", n, 0));
+    if (n == 0) {
+        return LS_OK;
+    }
+    ls_cuda_launch_cast(stream_of(dev), dtype, n, x, y);
+    return launched("conversion");
+}
+
+static ls_status sum(ls_device *dev, int64_t n, const void *x, double *total) {
+    LS_TRY(ls_check_size("sum", "n", n, 0));
+    ls_cuda_device *cuda = ls_cuda_of(dev);
+    void *partial;
+    LS_TRY(ls_cuda_scratch(cuda, (size_t)ls_cuda_sum_blocks(n) * sizeof(double), &partial));
+    ls_cuda_launch_sum(cuda->compute, n, x, partial, cuda->sum);
+    LS_TRY(launched("sum"));
+    return ls_cuda_download(dev, total, cuda->sum, sizeof *total);
+}
+
+static ls_status sum_squares(ls_device *dev, int64_t first, int64_t n, const void *x,
+                             double *sums) {
+    LS_TRY(ls_check_sum_squares(first, n));
+    if (n == 0) {
+        return LS_OK;
+    }
+    const size_t bytes = (size_t)ls_squares_count(first, n) * sizeof(double);
+    void *on_device;
+    LS_TRY(ls_cuda_scratch(ls_cuda_of(dev), bytes, &on_device));
+    ls_cuda_launch_squares(stream_of(dev), first, n, x, on_device);
+    LS_TRY(launched("sum of squares"));
+    return ls_cuda_download(dev, sums, on_device, bytes);
+}
+
+static int64_t larger(int64_t a, int64_t b) {
+    return a > b ? a : b;
+}
+
+static ls_status reserve(ls_device *dev, const ls_device_limits *limits) {
+    int64_t elems = ls_cuda_norm_scratch_elems(limits->rows, limits->channels);
+    elems = larger(elems, ls_cuda_bias_scratch_elems(limits->rows, limits->channels));
+    elems = larger(elems, limits->rows * limits->heads);
+    void *scratch;
+    LS_TRY(ls_cuda_gemm_start(ls_cuda_of(dev)));
+    return ls_cuda_scratch(ls_cuda_of(dev), (size_t)elems * sizeof(float), &scratch);
+}
+
+const ls_device_ops ls_cuda_ops = {
+    .name = "cuda",
+    .close = ls_cuda_close,
+    .reserve = reserve,
+    .alloc = ls_cuda_alloc,
+    .free = ls_cuda_free,
+    .upload = ls_cuda_upload,
+    .download = ls_cuda_download,
+    .zero = ls_cuda_zero,
+    .sync = ls_cuda_sync,
+    .gemm = ls_cuda_gemm_run,
+    .bias_grad = bias_grad,
+    .embedding_forward = embedding_forward,
+    .embedding_backward = embedding_backward,
+    .norm_forward = norm_forward,
+    .norm_backward = norm_backward,
+    .rope = rope,
+    .gelu_forward = gelu_forward,
+    .gelu_backward = gelu_backward,
+    .swiglu_forward = swiglu_forward,
+    .swiglu_backward = swiglu_backward,
+    .attention_forward = attention_forward,
+    .attention_backward = attention_backward,
+    .cross_entropy = cross_entropy,
+    .cross_entropy_share = cross_entropy_share,
+    .cross_entropy_merge = cross_entropy_merge,
+    .copy_rows = copy_rows,
+    .route_forward = route_forward,
+    .route_backward = route_backward,
+    .select_rows = select_rows,
+    .combine_forward = combine_forward,
+    .combine_backward = combine_backward,
+    .adamw = adamw,
+    .lion = lion,
+    .sgd = sgd,
+    .adafactor_squares = adafactor_squares,
+    .adafactor_norm = adafactor_norm,
+    .adafactor_apply = adafactor_apply,
+    .blend = blend,
+    .add = add,
+    .cast = cast,
+    .sum_squares = sum_squares,
+    .sum = sum,
+};

@@ -1,0 +1,135 @@
+/* Products and attention, as cases for any device. */
+#include "tests/device/kernel_ops.h"
+
+#include <math.h>
+
+/* gemm: dim = m, n, k, flags, elements between rows beyond their length */
+enum { TRANS_A = 1, TRANS_B = 2, ACCUMULATE = 4, BIAS = 8, RESIDUAL = 16, C_ACC = 32 };
+
+static int64_t gemm_ld(int64_t cols, const kt_case *c) {
+    return cols + c->dim[4];
+}
+
+static int plan_gemm(const kt_case *c, ls_dtype dtype, ls_dtype acc,
+                     kt_buffer buffers[KT_BUFFERS_MAX]) {
+    const int64_t m = c->dim[0], n = c->dim[1], k = c->dim[2], flags = c->dim[3];
+    const int64_t ta = flags & TRANS_A, tb = flags & TRANS_B;
+    const int64_t lda = gemm_ld(ta ? m : k, c), ldb = gemm_ld(tb ? k : n, c), ldc = gemm_ld(n, c);
+    const ls_dtype out = flags & C_ACC ? acc : dtype;
+    /* The columns beyond n belong to nobody: C is changed in place, so that they are compared. */
+    return KT_PLAN(
+        {"a", dtype, (ta ? k : m) * lda, KT_IN, .varied = true},
+        {"b", dtype, (tb ? n : k) * ldb, KT_IN}, {"bias", acc, flags & BIAS ? n : 0, KT_IN},
+        {"residual", out, flags & RESIDUAL ? m * ldc : 0, KT_IN}, {"c", out, m * ldc, KT_INOUT});
+}
+
+static ls_status run_gemm(ls_device *dev, const kt_case *c, ls_dtype dtype, void *const *at) {
+    const int64_t m = c->dim[0], n = c->dim[1], k = c->dim[2], flags = c->dim[3];
+    return dev->ops->gemm(dev, &(ls_gemm){.dtype = dtype,
+                                          .c_dtype = flags & C_ACC ? dev->acc : dtype,
+                                          .trans_a = flags & TRANS_A,
+                                          .trans_b = flags & TRANS_B,
+                                          .accumulate = flags & ACCUMULATE,
+                                          .m = m,
+                                          .n = n,
+                                          .k = k,
+                                          .a = at[0],
+                                          .lda = gemm_ld(flags & TRANS_A ? m : k, c),
+                                          .b = at[1],
+                                          .ldb = gemm_ld(flags & TRANS_B ? k : n, c),
+                                          .c = at[4],
+                                          .ldc = gemm_ld(n, c),
+                                          .bias = flags & BIAS ? at[2] : NULL,
+                                          .residual = flags & RESIDUAL ? at[3] : NULL});
+}
+
+const kt_op kt_gemm = {
+    "gemm",       {3e-6, 5e-6},
+    {5e-3, 6e-3}, "fp32 sums over k; a bias or an intermediate C rounded to bf16",
+    plan_gemm,    run_gemm};
+
+/* attention: dim = batch, query length, key length, heads, key/value heads, D, gap. Keys and values
+ * are two parts of one matrix; `gap` elements end every row. */
+typedef struct attention_sizes {
+    int64_t q_stride, kv_stride, o_stride, q, kv, o, lse;
+} attention_sizes;
+
+static attention_sizes sizes_of(const kt_case *c) {
+    const int64_t *d = c->dim, q_width = d[3] * d[5], kv_width = d[4] * d[5];
+    attention_sizes s = {.q_stride = q_width + d[6],
+                         .kv_stride = 2 * kv_width + d[6],
+                         .o_stride = q_width + d[6],
+                         .lse = d[0] * d[3] * d[1]};
+    s.q = d[0] * d[1] * s.q_stride;
+    s.kv = d[0] * d[2] * s.kv_stride;
+    s.o = d[0] * d[1] * s.o_stride;
+    return s;
+}
+
+static ls_attention attention_op(const kt_case *c, ls_dtype dtype, const void *q, const void *kv) {
+    const attention_sizes s = sizes_of(c);
+    const int64_t *d = c->dim;
+    return (ls_attention){.dtype = dtype,
+                          .batch = d[0],
+                          .q_len = d[1],
+                          .kv_len = d[2],
+                          .heads = d[3],
+                          .kv_heads = d[4],
+                          .head_dim = d[5],
+                          .scale = 1.0 / sqrt((double)d[5]),
+                          .q = q,
+                          .k = kv,
+                          .v = (const char *)kv + (size_t)(d[4] * d[5]) * ls_dtype_bytes(dtype),
+                          .q_stride = s.q_stride,
+                          .kv_stride = s.kv_stride,
+                          .q_batch = d[1] * s.q_stride,
+                          .kv_batch = d[2] * s.kv_stride,
+                          .o_stride = s.o_stride};
+}
+
+static int plan_attention_forward(const kt_case *c, ls_dtype dtype, ls_dtype acc,
+                                  kt_buffer buffers[KT_BUFFERS_MAX]) {
+    const attention_sizes s = sizes_of(c);
+    return KT_PLAN({"q", dtype, s.q, KT_IN, .varied = true}, {"kv", dtype, s.kv, KT_IN},
+                   {"out", dtype, s.o, KT_INOUT}, {"lse", acc, s.lse, KT_OUT});
+}
+
+static ls_status run_attention_forward(ls_device *dev, const kt_case *c, ls_dtype dtype,
+                                       void *const *at) {
+    ls_attention op = attention_op(c, dtype, at[0], at[1]);
+    op.out = at[2];
+    op.lse = at[3];
+    return dev->ops->attention_forward(dev, &op);
+}
+
+/* Runs forward first: backward reads what it left. */
+static int plan_attention_backward(const kt_case *c, ls_dtype dtype, ls_dtype acc,
+                                   kt_buffer buffers[KT_BUFFERS_MAX]) {
+    const attention_sizes s = sizes_of(c);
+    return KT_PLAN({"q", dtype, s.q, KT_IN, .varied = true}, {"kv", dtype, s.kv, KT_IN},
+                   {"dout", dtype, s.o, KT_IN}, {"out", dtype, s.o, KT_INOUT},
+                   {"lse", acc, s.lse, KT_OUT}, {"dq", dtype, s.q, KT_INOUT},
+                   {"dkv", dtype, s.kv, KT_INOUT});
+}
+
+static ls_status run_attention_backward(ls_device *dev, const kt_case *c, ls_dtype dtype,
+                                        void *const *at) {
+    ls_attention op = attention_op(c, dtype, at[0], at[1]);
+    op.out = at[3];
+    op.lse = at[4];
+    LS_TRY(dev->ops->attention_forward(dev, &op));
+    op.dout = at[2];
+    op.dq = at[5];
+    op.dk = at[6];
+    op.dv = (char *)at[6] + (size_t)(c->dim[4] * c->dim[5]) * ls_dtype_bytes(dtype);
+    return dev->ops->attention_backward(dev, &op);
+}
+
+const kt_op kt_attention_forward = {
+    "attention_forward",    {2e-6, 4e-6},
+    {6e-3, 8e-3},           "fp32 sums over keys; probabilities may be rounded to bf16",
+    plan_attention_forward, run_attention_forward};
+const kt_op kt_attention_backward = {
+    "attention_backward",    {4e-6, 8e-6},
+    {1e-2, 1.2e-2},          "fp32 sums over tokens; out, p and ds may be rounded to bf16",
+    plan_attention_backward, run_attention_backward};

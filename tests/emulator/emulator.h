@@ -1,0 +1,106 @@
+/* The emulated CUDA device: a test device that executes lockstep's CUDA kernels, its use of the
+ * CUDA runtime, of cuBLASLt and of NCCL on the host, and reports what a GPU would let pass.
+ *
+ * Kernels. Threads of a block are fibers of one thread of the host, resumed in an order that a seed
+ * shuffles (LOCKSTEP_EMULATOR_SEED). The .cu files are compiled with the compiler's instrumentation
+ * of memory accesses (-fsanitize=thread) but linked with the hooks of emulator_access.c, so each
+ * load and store of a kernel is seen:
+ *   - an access outside of the allocations (between them, after free, host memory) is reported;
+ *   - two threads of a block that touch the same shared memory, one of them writing, without a
+ *     barrier between them: reported as a race, in whatever order the fibers ran;
+ *   - a barrier or warp operation that not all threads reach is reported as a deadlock.
+ * Streams. Work is queued and executed only when the host waits or asks for it, and then only what
+ * that wait demands. Every stream and the host keep vector clocks; memory remembers who wrote and
+ * who read it last. Work on one stream that meets memory of another without an event or a wait in
+ * between is reported.
+ * Memory. Device memory is not accessible outside of kernels and copies: a host access is reported
+ * with the allocation it hit. Pinned memory is closed to the host while a copy of it is queued. New
+ * allocations hold NaNs.
+ * NCCL. Calls travel over MPI with a header; ranks that disagree about what they call are named.
+ *
+ * A report is one line on stderr that begins with "emulator: ", then abort(). */
+#ifndef LS_TESTS_EMULATOR_H
+#define LS_TESTS_EMULATOR_H
+
+#include "tests/emulator/include/cuda_runtime.h"
+
+#include <stdbool.h>
+
+void emu_report(const char *fmt, ...) __attribute__((format(printf, 1, 2), noreturn));
+
+/* Memory (emulator_memory.c). */
+typedef struct emu_range {
+    char *base;
+    size_t bytes;
+} emu_range;
+
+/* The allocation that holds address; false: none does. Nearest gives the one below, for messages.
+ */
+bool emu_device_find(const void *address, emu_range *found);
+bool emu_device_holds(const void *address); /* anywhere in the device's address range */
+bool emu_pinned_find(const void *address, emu_range *found);
+/* Device memory is open between these; nested calls count. */
+void emu_memory_open(void);
+void emu_memory_close(void);
+/* Closes pinned memory to the host while a copy is queued (+1), and opens it again (-1). A copy
+ * that only reads leaves it readable. */
+void emu_pinned_open(const void *address); /* until the next hold */
+void emu_pinned_hold(const void *address, size_t bytes, bool writes, int change);
+
+/* Order (emulator_stream.c). */
+enum { EMU_STREAMS_MAX = 60, EMU_HOST = EMU_STREAMS_MAX };
+typedef struct emu_clock {
+    uint32_t at[EMU_STREAMS_MAX];
+} emu_clock;
+
+typedef struct emu_op emu_op;
+struct emu_op {
+    emu_op *next;
+    const char *name; /* static */
+    int stream;
+    uint32_t time;    /* of its stream */
+    emu_clock known;  /* what happened before it */
+    int after_stream; /* executed after that stream has reached after_time; 0: none */
+    uint32_t after_time;
+    /* Does the work: false when it must be called again (NCCL that waits for ranks). */
+    bool (*run)(emu_op *op);
+    void (*release)(emu_op *op); /* frees op */
+};
+
+/* Puts op at the end of a stream. */
+void emu_stream_push(cudaStream_t stream, emu_op *op);
+int emu_stream_id(cudaStream_t stream);
+/* The operation being executed, or NULL. */
+const emu_op *emu_current_op(void);
+const char *emu_op_name(int stream, uint32_t time);
+
+/* Accesses (emulator_access.c): of the operation being executed. */
+void emu_access_device(const void *address, size_t bytes, bool write);
+void emu_access_allocated(const emu_range *range, bool allocated);
+
+/* Blocks and fibers (emulator_fiber.c). */
+typedef struct emu_thread_place {
+    int thread, warp;
+    uint32_t block_epoch, warp_epoch;
+} emu_thread_place;
+
+typedef struct emu_kernel {
+    const char *name;
+    dim3 grid, block;
+    size_t shared_bytes;
+    void (*call)(void *);
+    void *closure;
+    size_t closure_bytes;
+} emu_kernel;
+
+void emu_kernel_run(const emu_kernel *kernel);
+bool emu_in_kernel(void);
+emu_thread_place emu_here(void);
+void emu_describe_here(char *text, size_t size); /* "block (0,0,0) thread (3,0,0)" */
+bool emu_on_fiber_stack(const void *address);
+bool emu_is_argument(const void *address);
+/* Offset of address in the block's shared memory, or -1. */
+int64_t emu_shared_offset(const void *address);
+enum { EMU_SHARED_BYTES = 256 * 1024 };
+
+#endif

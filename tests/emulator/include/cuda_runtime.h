@@ -1,0 +1,225 @@
+/* Stand-in for NVIDIA's cuda_runtime.h: the part of the CUDA runtime that lockstep uses, executed
+ * on the host by tests/emulator. Names and meanings are those of the CUDA Runtime API and of the
+ * CUDA C++ Programming Guide; what is not here is not used by lockstep. What is
+ * checked stands in tests/emulator/emulator.h. */
+#ifndef LS_EMULATOR_CUDA_RUNTIME_H
+#define LS_EMULATOR_CUDA_RUNTIME_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define LS_EMULATED_DEVICE 1
+#define CUDART_VERSION     13000
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum cudaError {
+    cudaSuccess = 0,
+    cudaErrorInvalidValue = 1,
+    cudaErrorMemoryAllocation = 2,
+    cudaErrorInvalidConfiguration = 9,
+    cudaErrorNoDevice = 100,
+    cudaErrorInvalidDevice = 101,
+    cudaErrorInvalidResourceHandle = 400,
+    cudaErrorNotReady = 600,
+    cudaErrorIllegalAddress = 700,
+    cudaErrorLaunchFailure = 719,
+    cudaErrorNotSupported = 801
+} cudaError_t;
+
+typedef struct emu_stream *cudaStream_t;
+typedef struct emu_event *cudaEvent_t;
+
+enum cudaMemcpyKind {
+    cudaMemcpyHostToHost = 0,
+    cudaMemcpyHostToDevice = 1,
+    cudaMemcpyDeviceToHost = 2,
+    cudaMemcpyDeviceToDevice = 3,
+    cudaMemcpyDefault = 4
+};
+
+enum { cudaStreamDefault = 0, cudaStreamNonBlocking = 1 };
+enum { cudaEventDefault = 0, cudaEventBlockingSync = 1, cudaEventDisableTiming = 2 };
+enum cudaDeviceAttr {
+    cudaDevAttrMultiProcessorCount = 16,
+    cudaDevAttrComputeCapabilityMajor = 75,
+    cudaDevAttrComputeCapabilityMinor = 76,
+    cudaDevAttrMaxSharedMemoryPerBlockOptin = 97
+};
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
+
+struct cudaDeviceProp {
+    char name[256];
+    size_t totalGlobalMem;
+    int major, minor, multiProcessorCount;
+};
+
+typedef struct uint3 {
+    unsigned int x, y, z;
+} uint3;
+#ifdef __cplusplus
+struct dim3 {
+    unsigned int x, y, z;
+    dim3(unsigned int a = 1, unsigned int b = 1, unsigned int c = 1) : x(a), y(b), z(c) {
+    }
+};
+#else
+typedef struct dim3 {
+    unsigned int x, y, z;
+} dim3;
+#endif
+
+cudaError_t cudaGetDeviceCount(int *count);
+cudaError_t cudaGetDevice(int *device);
+cudaError_t cudaSetDevice(int device);
+cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *properties, int device);
+cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr attribute, int device);
+cudaError_t cudaDeviceGetPCIBusId(char *text, int size, int device);
+cudaError_t cudaDriverGetVersion(int *version);
+cudaError_t cudaRuntimeGetVersion(int *version);
+cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total_bytes);
+const char *cudaGetErrorString(cudaError_t error);
+cudaError_t cudaGetLastError(void);
+
+cudaError_t cudaMalloc(void **memory, size_t bytes);
+cudaError_t cudaFree(void *memory);
+cudaError_t cudaMallocHost(void **memory, size_t bytes);
+cudaError_t cudaFreeHost(void *memory);
+cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind,
+                            cudaStream_t stream);
+cudaError_t cudaMemsetAsync(void *memory, int value, size_t bytes, cudaStream_t stream);
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned int flags);
+cudaError_t cudaStreamDestroy(cudaStream_t stream);
+cudaError_t cudaStreamSynchronize(cudaStream_t stream);
+cudaError_t cudaStreamQuery(cudaStream_t stream);
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned int flags);
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned int flags);
+cudaError_t cudaEventDestroy(cudaEvent_t event);
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
+cudaError_t cudaEventQuery(cudaEvent_t event);
+cudaError_t cudaEventSynchronize(cudaEvent_t event);
+cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t from, cudaEvent_t to);
+cudaError_t cudaDeviceSynchronize(void);
+
+/* Inside a kernel: who am I. */
+uint3 emu_thread_index(void);
+uint3 emu_block_index(void);
+uint3 emu_block_size(void);
+uint3 emu_grid_size(void);
+#define threadIdx (emu_thread_index())
+#define blockIdx  (emu_block_index())
+#define blockDim  (emu_block_size())
+#define gridDim   (emu_grid_size())
+#define warpSize  32
+
+/* What the device-side parts of this header stand on. */
+void emu_syncthreads(void);
+void emu_syncwarp(unsigned int mask);
+/* Gives `bits` to the warp and returns what lane `from` gave; from < 0: the ballot of all bits. */
+uint64_t emu_warp_exchange(unsigned int mask, uint64_t bits, int from);
+int emu_lane(void);
+void *emu_shared(const char *file, int line, size_t bytes);
+void *emu_shared_dynamic(void);
+/* An atomic read-modify-write is about to touch this memory. */
+void emu_atomic_access(void *at, size_t bytes);
+/* c += A B of one warp, in the register layout of mma.sync.m16n8k16 with bf16 operands. */
+void emu_mma_bf16_16x8x16(float *c, const uint32_t *a, const uint32_t *b);
+
+cudaError_t emu_enqueue_kernel(const char *name, dim3 grid, dim3 block, size_t shared_bytes,
+                               cudaStream_t stream, void (*call)(void *), void *closure,
+                               size_t closure_bytes, void (*release)(void *));
+
+#ifdef __cplusplus
+} /* extern "C" */
+
+#include <tuple>
+
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline __attribute__((always_inline))
+#define __launch_bounds__(...)
+
+struct alignas(8) uint2 {
+    unsigned int x, y;
+};
+struct alignas(16) uint4 {
+    unsigned int x, y, z, w;
+};
+struct alignas(16) float4 {
+    float x, y, z, w;
+};
+
+inline void __syncthreads() {
+    emu_syncthreads();
+}
+inline void __syncwarp(unsigned int mask = 0xffffffffu) {
+    emu_syncwarp(mask);
+}
+
+template <class T> inline uint64_t emu_bits_of(T value) {
+    uint64_t bits = 0;
+    __builtin_memcpy(&bits, &value, sizeof value);
+    return bits;
+}
+template <class T> inline T emu_from_bits(uint64_t bits) {
+    T value;
+    __builtin_memcpy(&value, &bits, sizeof value);
+    return value;
+}
+template <class T> inline T __shfl_sync(unsigned int mask, T value, int lane) {
+    return emu_from_bits<T>(emu_warp_exchange(mask, emu_bits_of(value), lane & 31));
+}
+template <class T> inline T __shfl_xor_sync(unsigned int mask, T value, int lane_mask) {
+    return emu_from_bits<T>(
+        emu_warp_exchange(mask, emu_bits_of(value), (emu_lane() ^ lane_mask) & 31));
+}
+template <class T> inline T __shfl_down_sync(unsigned int mask, T value, unsigned int delta) {
+    const int from = emu_lane() + (int)delta;
+    return emu_from_bits<T>(
+        emu_warp_exchange(mask, emu_bits_of(value), from > 31 ? emu_lane() : from));
+}
+inline unsigned int __ballot_sync(unsigned int mask, int predicate) {
+    return (unsigned int)emu_warp_exchange(mask, predicate != 0, -1);
+}
+inline int __any_sync(unsigned int mask, int predicate) {
+    return __ballot_sync(mask, predicate) != 0;
+}
+inline int __all_sync(unsigned int mask, int predicate) {
+    return __ballot_sync(mask, predicate) == mask;
+}
+inline int __popc(unsigned int x) {
+    return __builtin_popcount(x);
+}
+
+template <class T> __attribute__((no_sanitize("thread"))) T atomicAdd(T *at, T value) {
+    emu_atomic_access(at, sizeof *at);
+    const T before = *at;
+    *at = before + value;
+    return before;
+}
+
+/* A launch copies the arguments, as the hardware's constant bank does. */
+template <class... P, class... A>
+inline cudaError_t emu_launch(const char *name, void (*kernel)(P...), dim3 grid, dim3 block,
+                              size_t shared_bytes, cudaStream_t stream, A... arguments) {
+    struct closure {
+        void (*kernel)(P...);
+        std::tuple<P...> arguments;
+    };
+    closure *c = new closure{kernel, std::tuple<P...>(arguments...)};
+    return emu_enqueue_kernel(
+        name, grid, block, shared_bytes, stream,
+        [](void *p) { std::apply(((closure *)p)->kernel, ((closure *)p)->arguments); }, c,
+        sizeof *c, [](void *p) { delete (closure *)p; });
+}
+
+template <class K> inline cudaError_t cudaFuncSetAttribute(K, cudaFuncAttribute, int bytes) {
+    return bytes <= 227 * 1024 ? cudaSuccess : cudaErrorInvalidValue;
+}
+#endif
+
+#endif

@@ -1,0 +1,188 @@
+/* The emulated device reports planted faults, and nothing about the same programs without them.
+ * Each program runs in a process of its own, which a report ends. */
+#include "tests/emulator/planted.h"
+#include "tests/test.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+typedef void program(bool faulty);
+
+static cudaStream_t stream, other;
+static cudaEvent_t event;
+static float *x, *pinned;
+
+static void start(void) {
+    void *memory;
+    cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
+    cudaStreamCreateWithFlags(&other, cudaStreamNonBlocking);
+    cudaEventCreateWithFlags(&event, cudaEventDisableTiming);
+    cudaMalloc(&memory, 64 * sizeof(float));
+    x = memory;
+    cudaMallocHost(&memory, 64 * sizeof(float));
+    pinned = memory;
+    planted_fill(stream, x, 64, 1.0f);
+}
+
+static void race(bool faulty) {
+    planted_reverse(stream, x, !faulty, false);
+    cudaStreamSynchronize(stream);
+}
+
+static void warp_race(bool faulty) {
+    planted_reverse(stream, x, !faulty, true);
+    cudaStreamSynchronize(stream);
+}
+
+/* One stream writes, another reads. */
+static void unordered_streams(bool faulty) {
+    void *sum;
+    cudaMalloc(&sum, sizeof(float));
+    cudaEventRecord(event, stream);
+    if (!faulty) {
+        cudaStreamWaitEvent(other, event, 0);
+    }
+    planted_sum(other, x, sum);
+    cudaStreamSynchronize(stream);
+    cudaStreamSynchronize(other);
+}
+
+/* An event that was recorded before the work that it should wait for. */
+static void early_event(bool faulty) {
+    if (faulty) {
+        cudaEventRecord(event, stream);
+    }
+    planted_fill(stream, x, 64, 2.0f);
+    if (!faulty) {
+        cudaEventRecord(event, stream);
+    }
+    cudaStreamWaitEvent(other, event, 0);
+    planted_fill(other, x, 64, 3.0f);
+    cudaStreamSynchronize(other);
+    cudaStreamSynchronize(stream);
+}
+
+static void past_end(bool faulty) {
+    planted_fill(stream, x, faulty ? 65 : 64, 2.0f);
+    cudaStreamSynchronize(stream);
+}
+
+static void after_free(bool faulty) {
+    void *memory;
+    cudaMalloc(&memory, 256);
+    cudaFree(faulty ? memory : NULL);
+    planted_fill(stream, memory, 64, 2.0f);
+    cudaStreamSynchronize(stream);
+}
+
+static void host_memory_in_kernel(bool faulty) {
+    float on_host[64];
+    planted_fill(stream, faulty ? on_host : x, 64, 2.0f);
+    cudaStreamSynchronize(stream);
+}
+
+static void host_touches_device(bool faulty) {
+    cudaStreamSynchronize(stream);
+    if (faulty) {
+        x[3] = 1.0f;
+    }
+}
+
+static void early_read(bool faulty) {
+    cudaMemcpyAsync(pinned, x, 64 * sizeof(float), cudaMemcpyDeviceToHost, stream);
+    if (!faulty) {
+        cudaStreamSynchronize(stream);
+    }
+    if (pinned[7] != 1.0f) {
+        _exit(3);
+    }
+    cudaStreamSynchronize(stream);
+}
+
+static void copy_of_pageable(bool faulty) {
+    float on_host[64] = {0};
+    cudaMemcpyAsync(x, faulty ? on_host : pinned, sizeof on_host, cudaMemcpyHostToDevice, stream);
+    cudaStreamSynchronize(stream);
+}
+
+static void parted(bool faulty) {
+    if (faulty) {
+        planted_parted(stream, x);
+    }
+    cudaStreamSynchronize(stream);
+}
+
+static void default_stream(bool faulty) {
+    planted_fill(faulty ? NULL : stream, x, 64, 2.0f);
+    cudaStreamSynchronize(stream);
+}
+
+static const struct {
+    const char *name;
+    program *run;
+    const char *report; /* words of it */
+} programs[] = {
+    {"race", race, "race in shared memory"},
+    {"warp_race", warp_race, "race in shared memory"},
+    {"unordered_streams", unordered_streams, "missing synchronisation"},
+    {"early_event", early_event, "missing synchronisation"},
+    {"past_end", past_end, "out of bounds"},
+    {"after_free", after_free, "out of bounds"},
+    {"host_memory_in_kernel", host_memory_in_kernel, "memory of the host"},
+    {"host_touches_device", host_touches_device, "the host touches device memory"},
+    {"early_read", early_read, "while a copy of it is queued"},
+    {"copy_of_pageable", copy_of_pageable, "not pinned"},
+    {"parted", parted, "deadlock"},
+    {"default_stream", default_stream, "default stream"},
+};
+
+/* Exit status of a program's process (-1: a signal), and what it said. */
+static int run_apart(program *run, bool faulty, char *said, size_t size) {
+    int ends[2];
+    if (pipe(ends) != 0) {
+        return -2;
+    }
+    fflush(NULL);
+    const pid_t pid = fork();
+    if (pid == 0) {
+        dup2(ends[1], STDERR_FILENO);
+        close(ends[0]);
+        start();
+        run(faulty);
+        _exit(0);
+    }
+    close(ends[1]);
+    size_t length = 0;
+    ssize_t got;
+    while (length + 1 < size && (got = read(ends[0], said + length, size - 1 - length)) > 0) {
+        length += (size_t)got;
+    }
+    said[length] = '\0';
+    close(ends[0]);
+    int status = 0;
+    waitpid(pid, &status, 0);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+int main(void) {
+    for (size_t i = 0; i < sizeof programs / sizeof *programs; i++) {
+        char said[1024];
+        const int sound = run_apart(programs[i].run, false, said, sizeof said);
+        if (sound != 0 || said[0]) {
+            fprintf(stderr, "%s: without its fault it ended with %d: %s\n", programs[i].name, sound,
+                    said);
+        }
+        CHECK(sound == 0 && !said[0]);
+        const int faulty = run_apart(programs[i].run, true, said, sizeof said);
+        const bool reported =
+            faulty == -1 && strstr(said, "emulator: ") == said && strstr(said, programs[i].report);
+        if (!reported) {
+            fprintf(stderr, "%s: not reported; it ended with %d: %s\n", programs[i].name, faulty,
+                    said);
+        }
+        CHECK(reported);
+    }
+    return test_end();
+}
