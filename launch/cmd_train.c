@@ -220,7 +220,8 @@ static ls_status begin_or_resume(ls_train *train, bool resuming) {
 }
 
 static void announce(const ls_train *train) {
-    char params[32], memory[32], tokens[32];
+    char params[32], memory[32], tokens[32], copy[32];
+    const int64_t snapshot = ls_ckpt_saver_bytes(train->saver);
     int64_t count = ls_model_param_count(&train->config.model);
     ls_log_info("%s: %sparameters, %s, %s on %d rank%s of %d thread%s, %d host%s",
                 train->config.run.name, ls_text_count(params, sizeof params, (double)count),
@@ -229,14 +230,14 @@ static void announce(const ls_train *train) {
                 train->session.threads, train->session.threads == 1 ? "" : "s",
                 train->session.mesh.hosts, train->session.mesh.hosts == 1 ? "" : "s");
     ls_log_info("batch of %lld sequences x %lld tokens in micro-batches of %lld; %lld steps over %s"
-                "tokens of data; %s a rank",
+                "tokens of data; %s a rank%s%s",
                 (long long)train->layout.batch, (long long)train->layout.seq,
                 (long long)train->config.batch.micro, (long long)train->total_steps,
                 ls_text_count(tokens, sizeof tokens,
                               (double)ls_dataset_describe(train->train_data)->tokens),
-                ls_text_bytes(memory, sizeof memory,
-                              (double)ls_layout_total(&train->planned) +
-                                  (double)ls_ckpt_saver_bytes(train->saver)));
+                ls_text_bytes(memory, sizeof memory, (double)ls_layout_total(&train->planned)),
+                snapshot > 0 ? ", and for saves in the background " : "",
+                snapshot > 0 ? ls_text_bytes(copy, sizeof copy, (double)snapshot) : "");
 }
 
 static ls_status setup(ls_train *train, bool resume, int argc, char **argv, int first) {
@@ -302,7 +303,17 @@ static void summarise(const ls_train *train) {
     }
 }
 
+/* Every rank comes here, after a failure that all of them know of too: a save that is still under
+ * way on some of them is ended by all, and keeps its state; what was saved before the failure is
+ * sound. */
 static void tear_down(ls_train *train) {
+    if (train->saver) {
+        const ls_error failure = *ls_error_last();
+        (void)ls_train_save_poll(train, true);
+        if (failure.code != LS_OK) {
+            ls_error_set(failure.code, failure.file, failure.line, "%s", failure.message);
+        }
+    }
     ls_ckpt_saver_destroy(train->saver);
     ls_lock_release(&train->lock);
     ls_loader_destroy(train->loader);
