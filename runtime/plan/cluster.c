@@ -144,6 +144,13 @@ static void write_figure(FILE *out, const ls_figure *f, const char *key) {
     fputs("}\n", out);
 }
 
+static void begin_section(FILE *out, const char *section, bool *begun) {
+    if (!*begun) {
+        fprintf(out, "%s:\n", section);
+    }
+    *begun = true;
+}
+
 /* Texts and figures of a section, with its heading before the first. The device's file is not
  * named, since its figures are here. */
 static void write_section(FILE *out, const ls_cluster *cluster, const char *section) {
@@ -157,15 +164,13 @@ static void write_section(FILE *out, const ls_cluster *cluster, const char *sect
     bool begun = false;
     for (int t = 0; t < LS_CLUSTER_TEXT_COUNT; t++) {
         if (cluster->text[t][0] && t != LS_CLUSTER_DEVICE && !strcmp(texts[t].section, section)) {
-            fprintf(out, begun ? "" : "%s:\n", section);
-            begun = true;
+            begin_section(out, section, &begun);
             write_text(out, texts[t].key, cluster->text[t]);
         }
     }
     for (int i = 0; i < LS_FIG_COUNT; i++) {
         if (cluster->figure[i].given && !strcmp(ls_figure_section((ls_figure_id)i), section)) {
-            fprintf(out, begun ? "" : "%s:\n", section);
-            begun = true;
+            begin_section(out, section, &begun);
             write_figure(out, &cluster->figure[i], ls_figure_key((ls_figure_id)i));
         }
     }
