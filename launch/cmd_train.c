@@ -377,7 +377,9 @@ const ls_verb ls_verb_train = {
     .summary = "train a model (under mpirun or srun; alone: one rank)",
     .text = "Trains the model that the configuration describes. Settings come from the file, then\n"
             "from section.key=value on the command line. Everything about the run is kept in\n"
-            "RUN.DIR/RUN.NAME: config.yaml, train.jsonl (a line a step) and checkpoints/.\n"
+            "RUN.DIR/RUN.NAME: config.yaml, train.jsonl (a line a step), checkpoints/,\n"
+            "ledger.json (the receipt), starts.jsonl (a line a start), outcome (how it ended),\n"
+            "metrics.prom and TensorBoard's event files.\n"
             "SIGINT, SIGTERM or SIGUSR1 finish the step, save a checkpoint and exit with 75.\n"
             "\n"
             "  lockstep train gpt2.yaml run.name=first data.dir=data\n"
