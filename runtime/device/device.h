@@ -384,6 +384,7 @@ struct ls_device {
     bool fast_bf16;       /* bf16 products run faster than fp32 ones */
     int threads;          /* that work for this device on the host */
     char describe[96];    /* "cpu: AMD EPYC 7763 (avx2), 2 threads, oneDNN 2.6.3" */
+    char bus_id[32];      /* of a GPU, its PCI address; else empty */
     size_t scratch_bytes; /* taken by reserve and alloc-internal buffers so far */
 };
 

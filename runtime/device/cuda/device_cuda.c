@@ -181,6 +181,9 @@ static ls_status describe(ls_cuda_device *cuda) {
                        "GPU %d is a %s of compute capability %d.%d; lockstep needs 8.0 or more",
                        cuda->ordinal, properties.name, properties.major, properties.minor);
     }
+    LS_CUDA_TRY(
+        cudaDeviceGetPCIBusId(cuda->base.bus_id, (int)sizeof cuda->base.bus_id, cuda->ordinal),
+        "asking for the PCI address");
     snprintf(cuda->base.describe, sizeof cuda->base.describe, "cuda: %.48s (sm_%d%d), driver %d.%d",
              properties.name, properties.major, properties.minor, driver / 1000,
              driver % 1000 / 10);
