@@ -90,8 +90,10 @@ static ls_status host(ls_comm *comm, int *lowest) {
 static ls_status finish(MPI_Request request, const char *what) {
     int done = 0;
     while (!done) {
-        ls_pump_all();
         MPI_TRY(what, MPI_Test(&request, &done, MPI_STATUS_IGNORE));
+        ls_mpi_looked = true;
+        ls_pump_all();
+        ls_mpi_looked = false;
     }
     return LS_OK;
 }

@@ -51,6 +51,9 @@ typedef struct mpi_comm {
         }                                                                                          \
     } while (0)
 
+/* Has the library just been looked at, so that what it has under way moved on by itself? */
+extern bool ls_mpi_looked;
+
 /* The library's name of a type; false where it has no arithmetic for it. */
 bool ls_mpi_type(ls_dtype dtype, MPI_Datatype *type);
 /* The library's operation; false for those that are made here. */

@@ -92,7 +92,7 @@ static bool advance(mpi_comm *c, ls_comm_request *request) {
 
 void ls_mpi_drive(ls_pump *pump) {
     mpi_comm *c = (mpi_comm *)((char *)pump - offsetof(mpi_comm, pump));
-    if (!c->active) { /* the library's own operations: any look at it moves them on */
+    if (!c->active && !ls_mpi_looked) { /* any look at the library moves its operations on */
         int flag;
         MPI_Iprobe(MPI_ANY_SOURCE, PROBE_TAG, c->handle, &flag, MPI_STATUS_IGNORE);
     }

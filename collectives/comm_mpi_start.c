@@ -15,6 +15,8 @@
  * library has at least 32767. */
 enum { MESSAGE_TAG = 1, FIRST_TAG = 2, TAG_PAIRS = 8192 };
 
+bool ls_mpi_looked;
+
 int ls_mpi_next_tag(mpi_comm *c) {
     return FIRST_TAG + 2 * (int)(c->sequence++ % TAG_PAIRS);
 }
@@ -70,14 +72,15 @@ ls_status ls_mpi_request_fail(const ls_comm_request *request, int code) {
 }
 
 ls_status ls_mpi_test(ls_comm *comm, ls_comm_request *request, bool *done) {
-    ls_pump_all();
+    int flag = 0, code = MPI_SUCCESS;
     *done = false;
-    if (request->reduction.active) {
-        return LS_OK;
+    if (!request->reduction.active) {
+        LS_TRY(request->reduction.status);
+        code = MPI_Testall(request->count, request->parts, &flag, request->statuses);
+        ls_mpi_looked = true;
     }
-    LS_TRY(request->reduction.status);
-    int flag = 0;
-    int code = MPI_Testall(request->count, request->parts, &flag, request->statuses);
+    ls_pump_all();
+    ls_mpi_looked = false;
     if (code != MPI_SUCCESS) {
         return ls_mpi_request_fail(request, code);
     }

@@ -5,9 +5,14 @@
 #include "runtime/base/arena.h"
 #include "runtime/base/log.h"
 
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/statvfs.h>
+
+/* Looks at the others before the processor is offered: to the ranks that wait for it where there
+ * are more of them than processors. */
+enum { SPINS = 200, SPINS_SHARED = 4 };
 
 static void destroy(ls_comm *comm);
 
@@ -131,7 +136,8 @@ static ls_status request_take(shm_comm *c, shm_kind kind, ls_comm_request **out)
     r->send = NULL;
     r->recv = NULL;
     r->count = r->step = 0;
-    r->done = r->direct = r->whole = false;
+    r->heard = 0;
+    r->announced = r->done = false;
     r->message = NULL;
     *out = r;
     return LS_OK;
@@ -151,6 +157,14 @@ static ls_status enqueue(shm_comm *c, ls_comm_request *r, ls_comm_request **requ
     return LS_OK;
 }
 
+/* What has been done is given back. */
+static ls_status end(shm_comm *c, ls_comm_request *r) {
+    const ls_status status = r->status;
+    r->next = c->free;
+    c->free = r;
+    return status;
+}
+
 static ls_status test(ls_comm *comm, ls_comm_request *r, bool *done) {
     shm_comm *c = (shm_comm *)comm;
     if (r->kind == SHM_MESSAGE) {
@@ -159,16 +173,24 @@ static ls_status test(ls_comm *comm, ls_comm_request *r, bool *done) {
         ls_pump_all();
         *done = r->done;
     }
-    const ls_status status = r->status;
-    if (*done) {
-        r->next = c->free;
-        c->free = r;
-    }
-    return status;
+    return *done ? end(c, r) : LS_OK;
 }
 
+/* Looks at this communicator's ranks most of the time, and now and then at all else. */
 static ls_status wait_for(ls_comm *comm, ls_comm_request *r) {
-    return ls_comm_wait_by_test(comm, r);
+    shm_comm *c = (shm_comm *)comm;
+    if (r->kind == SHM_MESSAGE) {
+        LS_TRY(c->mpi->ops->wait(c->mpi, r->message));
+        return end(c, r);
+    }
+    for (int looks = 1; !r->done; looks++) {
+        ls_shm_drive(&c->pump);
+        if (looks % c->spins == 0 && !r->done) {
+            ls_pump_all();
+            sched_yield();
+        }
+    }
+    return end(c, r);
 }
 
 /* Operations */
@@ -218,6 +240,7 @@ static ls_status reduce_scatter_start(ls_comm *comm, const void *send, void *rec
         r->send_offsets[rank] = offset;
         offset += counts[rank];
     }
+    r->count = offset;
     return enqueue((shm_comm *)comm, r, request);
 }
 
@@ -234,28 +257,24 @@ static ls_status broadcast_start(ls_comm *comm, void *buf, int64_t bytes, int ro
     return enqueue((shm_comm *)comm, r, request);
 }
 
-/* The block that a rank has for itself. */
-static void copy_own(void *to, const void *from, int64_t bytes) {
-    if (bytes > 0 && to != from) {
-        memcpy(to, from, (size_t)bytes);
-    }
-}
-
 static ls_status all_gather_start(ls_comm *comm, const void *send, void *recv,
                                   const int64_t *counts, const int64_t *offsets,
                                   ls_comm_request **request) {
     const size_t bytes = (size_t)comm->size * sizeof *counts;
     ls_comm_request *r;
+    int64_t total = 0;
     for (int rank = 0; rank < comm->size; rank++) {
         LS_TRY(ls_comm_check_count(counts[rank], "all-gather"));
+        total += counts[rank];
     }
     LS_TRY(request_take((shm_comm *)comm, SHM_GATHER, &r));
     r->send = send;
     r->recv = recv;
+    r->count = total;
     memcpy(r->send_counts, counts, bytes);
     memcpy(r->recv_counts, counts, bytes);
     memcpy(r->recv_offsets, offsets, bytes);
-    copy_own(r->recv + offsets[comm->rank], send, counts[comm->rank]);
+    shm_copy(r->recv + offsets[comm->rank], send, counts[comm->rank]);
     return enqueue((shm_comm *)comm, r, request);
 }
 
@@ -278,25 +297,51 @@ static ls_status all_to_all_start(ls_comm *comm, const void *send, const int64_t
     memcpy(r->send_offsets, send_offsets, bytes);
     memcpy(r->recv_counts, recv_counts, bytes);
     memcpy(r->recv_offsets, recv_offsets, bytes);
-    copy_own(r->recv + recv_offsets[me], r->send + send_offsets[me], send_counts[me]);
+    shm_copy(r->recv + recv_offsets[me], r->send + send_offsets[me], send_counts[me]);
     return enqueue((shm_comm *)comm, r, request);
+}
+
+/* Puts a short message behind those to or from the same rank. */
+static ls_status post(shm_comm *c, ls_comm_request *r, ls_comm_request **queue) {
+    while (*queue) {
+        queue = &(*queue)->next;
+    }
+    *queue = r;
+    c->letters++;
+    c->pump.pending++;
+    ls_shm_deliver(c);
+    return LS_OK;
 }
 
 static ls_status send_start(ls_comm *comm, const void *buf, int64_t bytes, int to,
                             ls_comm_request **request) {
     shm_comm *c = (shm_comm *)comm;
-    LS_TRY(request_take(c, SHM_MESSAGE, request));
-    return c->mpi->ops->send_start(c->mpi, buf, bytes, to, &(*request)->message);
+    LS_TRY(ls_comm_check_count(bytes, "message"));
+    LS_TRY(ls_comm_check_peer(comm, to, "a message to"));
+    LS_TRY(request_take(c, bytes <= LETTER_BYTES ? SHM_SEND : SHM_MESSAGE, request));
+    if (bytes > LETTER_BYTES) {
+        return c->mpi->ops->send_start(c->mpi, buf, bytes, to, &(*request)->message);
+    }
+    (*request)->send = buf;
+    (*request)->count = bytes;
+    (*request)->root = to;
+    return post(c, *request, &c->mail[to].sends);
 }
 
 static ls_status recv_start(ls_comm *comm, void *buf, int64_t bytes, int from,
                             ls_comm_request **request) {
     shm_comm *c = (shm_comm *)comm;
-    LS_TRY(request_take(c, SHM_MESSAGE, request));
-    return c->mpi->ops->recv_start(c->mpi, buf, bytes, from, &(*request)->message);
+    LS_TRY(ls_comm_check_count(bytes, "message"));
+    LS_TRY(ls_comm_check_peer(comm, from, "a message from"));
+    LS_TRY(request_take(c, bytes <= LETTER_BYTES ? SHM_RECV : SHM_MESSAGE, request));
+    if (bytes > LETTER_BYTES) {
+        return c->mpi->ops->recv_start(c->mpi, buf, bytes, from, &(*request)->message);
+    }
+    (*request)->recv = buf;
+    (*request)->count = bytes;
+    (*request)->root = from;
+    return post(c, *request, &c->mail[from].recvs);
 }
-
-/* Blocking operations */
 
 static ls_status barrier(ls_comm *comm) {
     ls_comm_request *r;
@@ -319,11 +364,12 @@ static ls_status all_gather(ls_comm *comm, const void *send, void *recv, int64_t
     LS_TRY(request_take((shm_comm *)comm, SHM_GATHER, &r));
     r->send = send;
     r->recv = recv;
+    r->count = bytes * comm->size;
     for (int rank = 0; rank < comm->size; rank++) {
         r->send_counts[rank] = r->recv_counts[rank] = bytes;
         r->recv_offsets[rank] = rank * bytes;
     }
-    copy_own(r->recv + comm->rank * bytes, send, bytes);
+    shm_copy(r->recv + comm->rank * bytes, send, bytes);
     LS_TRY(enqueue((shm_comm *)comm, r, &r));
     return wait_for(comm, r);
 }
@@ -371,7 +417,14 @@ static void destroy(ls_comm *comm) {
     c->mpi->ops->destroy(c->mpi);
     free(c->from);
     free(c->to);
+    free(c->mail);
     free(c);
+}
+
+/* That this process may run on. */
+static int processors(void) {
+    cpu_set_t set;
+    return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : CPU_SETSIZE;
 }
 
 /* Takes mpi over, also when it fails. memory: of the communicator that this is a duplicate of. */
@@ -385,6 +438,9 @@ static ls_status wrap(ls_comm *mpi, shm_memory *memory, ls_comm **comm) {
     if (status == LS_OK) {
         status = ls_calloc(size + 1, sizeof *c->to, &c->to);
     }
+    if (status == LS_OK) {
+        status = ls_calloc(size, sizeof *c->mail, &c->mail);
+    }
     if (status == LS_OK && !memory) {
         status = ls_calloc(1, sizeof *c->memory, &c->memory);
     }
@@ -393,8 +449,8 @@ static ls_status wrap(ls_comm *mpi, shm_memory *memory, ls_comm **comm) {
         c->base = (ls_comm){.ops = &shm_ops, .rank = mpi->rank, .size = mpi->size};
         c->mpi = mpi;
         c->pump.drive = ls_shm_drive;
-        const size_t offsets = 2 * size * sizeof(int64_t);
-        status = window_take(c, (int64_t)(sizeof(shm_part) + offsets), &c->window);
+        c->spins = processors() < mpi->size ? SPINS_SHARED : SPINS;
+        status = window_take(c, shm_part_bytes(mpi->size), &c->window);
     }
     if (status != LS_OK) {
         if (c) {
@@ -402,6 +458,7 @@ static ls_status wrap(ls_comm *mpi, shm_memory *memory, ls_comm **comm) {
             free(c->memory);
             free(c->from);
             free(c->to);
+            free(c->mail);
         }
         free(c);
         mpi->ops->destroy(mpi);

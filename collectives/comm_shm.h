@@ -1,7 +1,9 @@
 /* The back end of ranks that share memory: they read each other's buffers.
  *
  * Sums, of F32 too, are the balanced tree over the ranks of comm.h. Buffers from alloc are used
- * where they lie; others pass through stages in the window. */
+ * where they lie; others pass through stages in the window. Up to 4 KiB travel with the notice of
+ * the operation itself, messages up to 2 KiB through rings between each two ranks; longer messages
+ * are MPI's. A rank may be 32 small operations ahead of those that it needs nothing from. */
 #ifndef LS_COLLECTIVES_COMM_SHM_H
 #define LS_COLLECTIVES_COMM_SHM_H
 

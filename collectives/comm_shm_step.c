@@ -1,19 +1,18 @@
-/* The steps of operations in shared memory.
+/* The steps of operations in shared memory whose data does not go with their notices.
  *
  * Each rank counts the steps that it has made in a cache line of its own, and begins a step when
  * all ranks have made the one before. So whatever a rank writes into the window in one step the
  * others may read in the next, and it may be overwritten in the one after that: memory for two
  * steps is enough. All rests on this rule, across operations too.
  *
- * In the first step of an operation every rank tells where its buffers lie and how many chunks it
- * has. Where all buffers lie in memory from alloc, the second step reads and writes them directly,
- * and the third makes sure that all have done so. Otherwise chunks go through stages: in one step
- * chunk k is copied in, this rank's slice of chunk k - 1 is reduced from all stages, and chunk
- * k - 2 is copied out. */
+ * The first step is the notice, beside which every rank tells where its buffers lie and how many
+ * chunks it has. Where all buffers lie in memory from alloc, the second step reads and writes them
+ * directly, and the third makes sure that all have done so. Otherwise chunks go through stages: in
+ * one step chunk k is copied in, this rank's slice of chunk k - 1 is reduced from all stages, and
+ * chunk k - 2 is copied out. The last step of an operation writes nothing that others read, so the
+ * first of the next one is the same step: it takes notices only to go from one to the other. */
 #include "collectives/combine.h"
 #include "collectives/comm_shm_impl.h"
-
-#include <string.h>
 
 int64_t ls_comm_shm_chunk_bytes = STAGE_BYTES;
 
@@ -25,12 +24,6 @@ static int64_t clamp(int64_t n, int64_t most) {
     return n < 0 ? 0 : n < most ? n : most;
 }
 
-static void copy(void *to, const void *from, int64_t bytes) {
-    if (bytes > 0 && to != from) {
-        memcpy(to, from, (size_t)bytes);
-    }
-}
-
 static char *stage_in(const shm_comm *c, int rank, uint64_t step) {
     return shm_part_of(c, rank)->in[step % 2];
 }
@@ -39,34 +32,30 @@ static char *stage_out(const shm_comm *c, int rank, uint64_t step) {
     return shm_part_of(c, rank)->out[step % 2];
 }
 
-static const shm_notice *notice_of(const shm_comm *c, int rank) {
-    return &shm_part_of(c, rank)->notices[(c->steps - 1) % 2];
+static const shm_plan *plan_of(const shm_comm *c, int rank) {
+    return &shm_part_of(c, rank)->plans[(c->steps - 1) % 2];
 }
 
 /* Sizes */
 
-static int64_t elem_bytes(const ls_comm_request *r) {
-    return r->kind == SHM_REDUCE || r->kind == SHM_SCATTER ? (int64_t)ls_dtype_bytes(r->dtype) : 1;
-}
-
 /* Elements of a chunk, of each block that goes through a stage. */
 static int64_t chunk_elems(const shm_comm *c, const ls_comm_request *r) {
     const bool blocks = r->kind == SHM_SCATTER || r->kind == SHM_EXCHANGE;
-    const int64_t elems = ls_comm_shm_chunk_bytes / elem_bytes(r) / (blocks ? c->base.size : 1);
+    const int64_t elems = ls_comm_shm_chunk_bytes / shm_elem_bytes(r) / (blocks ? c->base.size : 1);
     return elems > CACHE_LINE ? elems / CACHE_LINE * CACHE_LINE : elems;
 }
 
 /* Elements of the vector, or of the largest block that this rank knows of. */
 static int64_t own_elems(const shm_comm *c, const ls_comm_request *r) {
-    int64_t most = r->count;
     const bool blocks = r->kind == SHM_SCATTER || r->kind == SHM_EXCHANGE || r->kind == SHM_GATHER;
+    int64_t most = blocks ? 0 : r->count;
     for (int rank = 0; blocks && rank < c->base.size; rank++) {
         most = r->send_counts[rank] > most ? r->send_counts[rank] : most;
     }
     return most;
 }
 
-/* Notices */
+/* Plans */
 
 static shm_place place_of(const shm_comm *c, const char *at) {
     for (const shm_region *region = c->memory->regions; at && region; region = region->next) {
@@ -87,7 +76,7 @@ static char *mapped(const shm_comm *c, shm_place place, int rank) {
     return region->window.bases[rank] + place.offset;
 }
 
-static bool is_shared(const ls_comm_request *r, const shm_notice *n, int rank) {
+static bool is_shared(const ls_comm_request *r, const shm_plan *n, int rank) {
     if (r->kind == SHM_BROADCAST) {
         return rank != r->root || n->send.region != NOWHERE;
     }
@@ -96,78 +85,53 @@ static bool is_shared(const ls_comm_request *r, const shm_notice *n, int rank) {
 }
 
 /* Small operations are not worth the third step. */
-static bool may_be_direct(const ls_comm_request *r, const shm_notice *n, int rank) {
+static bool may_be_direct(const ls_comm_request *r, const shm_plan *n, int rank) {
     return n->bytes > WHOLE_BYTES && is_shared(r, n, rank);
 }
 
-static void give_notice(shm_comm *c, const ls_comm_request *r) {
-    shm_part *part = shm_part_of(c, c->base.rank);
-    const int64_t elems = own_elems(c, r);
-    part->notices[c->steps % 2] =
-        (shm_notice){.what = (uint32_t)r->kind << 24 | (uint32_t)r->dtype << 16 |
-                             (uint32_t)r->op << 8 | ((uint32_t)r->root & 0xff),
-                     .count = r->count,
-                     .bytes = elems * elem_bytes(r),
-                     .chunks = ceil_div(elems, chunk_elems(c, r)),
-                     .send = place_of(c, r->send),
-                     .recv = place_of(c, r->recv)};
-    if (r->kind == SHM_EXCHANGE) {
-        copy(part->offsets + (int64_t)(c->steps % 2) * c->base.size, r->send_offsets,
-             c->base.size * (int64_t)sizeof(int64_t));
-    }
-}
-
-/* Every rank draws the same conclusions from all notices. */
-static ls_status read_notices(shm_comm *c, ls_comm_request *r) {
-    const shm_notice *mine = notice_of(c, c->base.rank);
+/* Every rank draws the same conclusions from all plans. */
+static void read_plans(shm_comm *c, ls_comm_request *r) {
     bool staged = false;
     int64_t bytes = 0;
     r->chunks = 0;
     r->first = 0;
     for (int rank = 0; rank < c->base.size; rank++) {
-        const shm_notice *n = notice_of(c, rank);
-        if (n->what != mine->what || n->count != mine->count) {
-            return LS_FAIL(LS_E_COMM,
-                           "ranks %d and %d are in different collectives (0x%08x over %lld, "
-                           "0x%08x over %lld); all ranks must make the same calls",
-                           c->base.rank, rank, mine->what, (long long)mine->count, n->what,
-                           (long long)n->count);
-        }
+        const shm_plan *n = plan_of(c, rank);
         r->chunks = n->chunks > r->chunks ? n->chunks : r->chunks;
         bytes = n->bytes > bytes ? n->bytes : bytes;
         staged = staged || !is_shared(r, n, rank);
-        r->first = may_be_direct(r, n, rank) ? 1 : r->first;
+        const bool carried = ls_shm_notice_of(c, rank)->stride != MUCH;
+        r->first = carried || may_be_direct(r, n, rank) ? 1 : r->first;
     }
     r->direct = bytes > WHOLE_BYTES && !staged;
-    r->whole = r->kind == SHM_REDUCE && r->count * elem_bytes(r) <= WHOLE_BYTES;
+    r->whole = r->kind == SHM_REDUCE && r->count * shm_elem_bytes(r) <= WHOLE_BYTES;
     const bool copies_out = r->kind == SHM_REDUCE && !r->whole;
-    r->last = r->direct ? 2 : r->chunks == 0 ? 1 : r->first + r->chunks + (copies_out ? 1 : 0);
-    return LS_OK;
+    r->last = r->direct ? 2 : r->first + r->chunks + (copies_out ? 1 : 0);
 }
 
 /* Chunks through stages */
 
 static void copy_in(shm_comm *c, const ls_comm_request *r, int64_t k) {
     char *to = stage_in(c, c->base.rank, c->steps);
-    const int64_t bytes = elem_bytes(r), most = chunk_elems(c, r), at = k * most;
+    const int64_t bytes = shm_elem_bytes(r), most = chunk_elems(c, r), at = k * most;
     switch (r->kind) {
     case SHM_REDUCE:
-        copy(to, r->send + at * bytes, clamp(r->count - at, most) * bytes);
+        shm_copy(to, r->send + at * bytes, clamp(r->count - at, most) * bytes);
         break;
     case SHM_BROADCAST:
         if (c->base.rank == r->root) {
-            copy(to, r->send + at, clamp(r->count - at, most));
+            shm_copy(to, r->send + at, clamp(r->count - at, most));
         }
         break;
     case SHM_GATHER:
-        copy(to, r->send + at, clamp(r->send_counts[c->base.rank] - at, most));
+        shm_copy(to, r->send + at, clamp(r->send_counts[c->base.rank] - at, most));
         break;
     case SHM_SCATTER:
     case SHM_EXCHANGE:
         for (int rank = 0; rank < c->base.size; rank++) {
             if (r->kind == SHM_SCATTER || rank != c->base.rank) {
-                copy(to + rank * most * bytes, r->send + (r->send_offsets[rank] + at) * bytes,
-                     clamp(r->send_counts[rank] - at, most) * bytes);
+                shm_copy(to + rank * most * bytes, r->send + (r->send_offsets[rank] + at) * bytes,
+                         clamp(r->send_counts[rank] - at, most) * bytes);
             }
         }
         break;
@@ -176,14 +140,10 @@ static void copy_in(shm_comm *c, const ls_comm_request *r, int64_t k) {
     }
 }
 
-static bool receives(const shm_comm *c, const ls_comm_request *r) {
-    return r->root == EVERYBODY || r->root == c->base.rank;
-}
-
 /* This rank's slice of chunk k, or all of a small one. */
 static void reduce_chunk(shm_comm *c, const ls_comm_request *r, int64_t k) {
     const int rank = c->base.rank, size = c->base.size;
-    const int64_t bytes = elem_bytes(r), most = chunk_elems(c, r), at = k * most;
+    const int64_t bytes = shm_elem_bytes(r), most = chunk_elems(c, r), at = k * most;
     const int64_t n = clamp(r->count - at, most);
     const int64_t first = r->whole ? 0 : ls_slice_first(n, size, rank);
     const int64_t end = r->whole ? n : ls_slice_first(n, size, rank + 1);
@@ -194,7 +154,7 @@ static void reduce_chunk(shm_comm *c, const ls_comm_request *r, int64_t k) {
     if (!r->whole) {
         c->to[places++] = stage_out(c, rank, c->steps);
     }
-    if (receives(c, r)) {
+    if (shm_receives(c, r)) {
         c->to[places++] = r->recv + (at + first) * bytes;
     }
     ls_combine(r->dtype, r->op, size, c->from, places, c->to, places > 0 ? end - first : 0);
@@ -202,23 +162,23 @@ static void reduce_chunk(shm_comm *c, const ls_comm_request *r, int64_t k) {
 
 static void copy_out(shm_comm *c, const ls_comm_request *r, int64_t k) {
     const int size = c->base.size;
-    const int64_t bytes = elem_bytes(r), most = chunk_elems(c, r), at = k * most;
+    const int64_t bytes = shm_elem_bytes(r), most = chunk_elems(c, r), at = k * most;
     const int64_t n = clamp(r->count - at, most);
-    for (int i = 1; i < size && receives(c, r); i++) {
+    for (int i = 1; i < size && shm_receives(c, r); i++) {
         const int peer = (c->base.rank + i) % size;
         const int64_t first = ls_slice_first(n, size, peer);
-        copy(r->recv + (at + first) * bytes, stage_out(c, peer, c->steps - 1),
-             (ls_slice_first(n, size, peer + 1) - first) * bytes);
+        shm_copy(r->recv + (at + first) * bytes, stage_out(c, peer, c->steps - 1),
+                 (ls_slice_first(n, size, peer + 1) - first) * bytes);
     }
 }
 
 /* What this rank wants of chunk k from everybody's stages. */
 static void take_chunk(shm_comm *c, const ls_comm_request *r, int64_t k) {
     const int me = c->base.rank, size = c->base.size;
-    const int64_t bytes = elem_bytes(r), most = chunk_elems(c, r), at = k * most;
+    const int64_t bytes = shm_elem_bytes(r), most = chunk_elems(c, r), at = k * most;
     if (r->kind == SHM_BROADCAST) {
         if (me != r->root) {
-            copy(r->recv + at, stage_in(c, r->root, c->steps - 1), clamp(r->count - at, most));
+            shm_copy(r->recv + at, stage_in(c, r->root, c->steps - 1), clamp(r->count - at, most));
         }
         return;
     }
@@ -233,9 +193,9 @@ static void take_chunk(shm_comm *c, const ls_comm_request *r, int64_t k) {
     for (int i = 1; i < size; i++) {
         const int peer = (me + i) % size;
         const char *from = stage_in(c, peer, c->steps - 1);
-        copy(r->recv + r->recv_offsets[peer] + at,
-             r->kind == SHM_EXCHANGE ? from + me * most : from,
-             clamp(r->recv_counts[peer] - at, most));
+        shm_copy(r->recv + r->recv_offsets[peer] + at,
+                 r->kind == SHM_EXCHANGE ? from + me * most : from,
+                 clamp(r->recv_counts[peer] - at, most));
     }
 }
 
@@ -259,20 +219,20 @@ static void pass_stages(shm_comm *c, const ls_comm_request *r) {
 /* All at once */
 
 static char *peer_send(const shm_comm *c, int rank) {
-    return mapped(c, notice_of(c, rank)->send, rank);
+    return mapped(c, plan_of(c, rank)->send, rank);
 }
 
 /* Reduces [first, end) of the others' buffers into everybody's, or the root's. */
 static void reduce_directly(shm_comm *c, const ls_comm_request *r) {
     const int rank = c->base.rank, size = c->base.size;
-    const int64_t bytes = elem_bytes(r);
+    const int64_t bytes = shm_elem_bytes(r);
     const int64_t first = ls_slice_first(r->count, size, rank);
     const int64_t end = ls_slice_first(r->count, size, rank + 1);
     int places = 0;
     for (int peer = 0; peer < size; peer++) {
         c->from[peer] = peer_send(c, peer) + first * bytes;
         if (r->root == EVERYBODY || r->root == peer) {
-            c->to[places++] = mapped(c, notice_of(c, peer)->recv, peer) + first * bytes;
+            c->to[places++] = mapped(c, plan_of(c, peer)->recv, peer) + first * bytes;
         }
     }
     ls_combine(r->dtype, r->op, size, c->from, places, c->to, end - first);
@@ -286,24 +246,23 @@ static void work_directly(shm_comm *c, const ls_comm_request *r) {
         break;
     case SHM_SCATTER:
         for (int peer = 0; peer < size; peer++) {
-            c->from[peer] = peer_send(c, peer) + r->send_offsets[me] * elem_bytes(r);
+            c->from[peer] = peer_send(c, peer) + r->send_offsets[me] * shm_elem_bytes(r);
         }
         c->to[0] = r->recv;
         ls_combine(r->dtype, r->op, size, c->from, 1, c->to, r->send_counts[me]);
         break;
     case SHM_BROADCAST:
         if (me != r->root) {
-            copy(r->recv, peer_send(c, r->root), r->count);
+            shm_copy(r->recv, peer_send(c, r->root), r->count);
         }
         break;
     default: /* gather, exchange */
         for (int i = 1; i < size; i++) {
             const int peer = (me + i) % size;
-            const int64_t *offsets =
-                shm_part_of(c, peer)->offsets + (int64_t)((c->steps - 1) % 2) * size;
-            copy(r->recv + r->recv_offsets[peer],
-                 peer_send(c, peer) + (r->kind == SHM_EXCHANGE ? offsets[me] : 0),
-                 r->recv_counts[peer]);
+            const int64_t *offsets = shm_offsets_of(c, peer, c->steps - 1);
+            shm_copy(r->recv + r->recv_offsets[peer],
+                     peer_send(c, peer) + (r->kind == SHM_EXCHANGE ? offsets[me] : 0),
+                     r->recv_counts[peer]);
         }
         break;
     }
@@ -320,39 +279,80 @@ static bool may_step(const shm_comm *c) {
     return true;
 }
 
-static void make_step(shm_comm *c, ls_comm_request *r) {
-    if (r->step == 0) {
-        give_notice(c, r);
-        const shm_notice *mine = &shm_part_of(c, c->base.rank)->notices[c->steps % 2];
-        r->last = 1;
-        if (!may_be_direct(r, mine, c->base.rank)) {
-            copy_in(c, r, 0);
-        }
-    } else {
-        if (r->step == 1) {
-            r->status = read_notices(c, r);
-        }
-        if (r->status != LS_OK) {
-            r->last = r->step;
-        } else if (!r->direct) {
+void ls_shm_plan(shm_comm *c, const ls_comm_request *r) {
+    const int64_t elems = own_elems(c, r);
+    shm_plan *plan = &shm_part_of(c, c->base.rank)->plans[c->steps % 2];
+    *plan = (shm_plan){.bytes = elems * shm_elem_bytes(r),
+                       .chunks = ceil_div(elems, chunk_elems(c, r)),
+                       .send = place_of(c, r->send),
+                       .recv = place_of(c, r->recv)};
+    if (r->kind == SHM_EXCHANGE) {
+        shm_copy(shm_offsets_of(c, c->base.rank, c->steps), r->send_offsets,
+                 c->base.size * (int64_t)sizeof(int64_t));
+    }
+    if (!r->carried && !may_be_direct(r, plan, c->base.rank)) {
+        copy_in(c, r, 0);
+    }
+}
+
+bool ls_shm_step(shm_comm *c, ls_comm_request *r) {
+    if (r->step == 0) { /* all have given notice, which is as good as having counted it */
+        r->step = 1;
+        c->steps++;
+        read_plans(c, r);
+    } else if (!may_step(c)) {
+        return false;
+    }
+    for (;;) {
+        if (!r->direct) {
             pass_stages(c, r);
         } else if (r->step == 1) {
             work_directly(c, r);
         }
+        if (r->step == r->last) {
+            return true;
+        }
+        r->step++;
+        c->steps++;
+        atomic_store_explicit(&shm_part_of(c, c->base.rank)->made, c->steps, memory_order_release);
+        if (!may_step(c)) {
+            return false;
+        }
     }
-    r->done = r->step > 0 && r->step == r->last;
-    r->step++;
-    c->steps++;
-    atomic_store_explicit(&shm_part_of(c, c->base.rank)->made, c->steps, memory_order_release);
+}
+
+/* Moves an operation on; true when it is done. */
+static bool advance(shm_comm *c, ls_comm_request *r) {
+    if (!r->announced && !ls_shm_announce(c, r)) {
+        return false;
+    }
+    if (r->step > 0) {
+        return ls_shm_step(c, r);
+    }
+    if (!ls_shm_hear(c, r)) {
+        return false;
+    }
+    if (r->status != LS_OK) {
+        return true;
+    }
+    if (r->carried) {
+        ls_shm_take_carried(c, r);
+        return true;
+    }
+    return ls_shm_step(c, r);
 }
 
 void ls_shm_drive(ls_pump *pump) {
     shm_comm *c = (shm_comm *)((char *)pump - offsetof(shm_comm, pump));
-    while (c->head && may_step(c)) {
-        make_step(c, c->head);
-        if (c->head->done) {
-            c->head = c->head->next;
-            c->pump.pending--;
-        }
+    if (c->letters > 0) {
+        ls_shm_deliver(c);
+    }
+    while (c->head && advance(c, c->head)) {
+        c->head->done = true;
+        c->head = c->head->next;
+        c->pump.pending--;
+        c->turn++;
+        atomic_store_explicit(&shm_part_of(c, c->base.rank)->finished, c->turn,
+                              memory_order_release);
     }
 }

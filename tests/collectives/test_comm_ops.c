@@ -415,8 +415,58 @@ static void check_mismatch(ls_comm *world) {
     comm->ops->destroy(comm);
 }
 
+/* More small operations than a rank may be ahead of the others, started at once, from one root and
+ * then another; and as many messages, of which short and long ones keep their order. */
+static void check_streams(ls_comm *comm) {
+    enum { MANY = 100, LONG = 9000 };
+    const int size = comm->size, next = (comm->rank + 1) % size;
+    const int before = (comm->rank + size - 1) % size;
+    ls_comm_request *requests[2 * MANY];
+    int64_t values[MANY], sum = 0;
+    for (int i = 0; i < MANY; i++) {
+        const int root = i / 40 % size;
+        values[i] = comm->rank == root ? 7 * i : -1;
+        CHECK_OK(comm->ops->broadcast_start(comm, &values[i], sizeof *values, root, &requests[i]));
+    }
+    for (int i = 0; i < MANY; i++) {
+        finish(comm, requests[i], false);
+        CHECK_INT(values[i], 7 * i);
+    }
+    for (int i = 0; i < MANY; i++) { /* only the root waits for others */
+        CHECK_OK(comm->ops->reduce_start(comm, &values[i], &sum, 1, LS_I64, LS_SUM, size - 1,
+                                         &requests[0]));
+        finish(comm, requests[0], i % 2);
+        CHECK(comm->rank != size - 1 || sum == (int64_t)7 * i * size);
+    }
+    if (size == 1) {
+        return;
+    }
+    unsigned char *sent = malloc((size_t)MANY * LONG), *got = malloc((size_t)MANY * LONG);
+    for (int i = 0; i < MANY; i++) {
+        const int64_t bytes = i % 7 == 3 ? LONG : 13 * i;
+        fill(sent + (int64_t)i * LONG, i, comm->rank, next, bytes);
+        CHECK_OK(comm->ops->send_start(comm, sent + (int64_t)i * LONG, bytes, next, &requests[i]));
+    }
+    for (int i = 0; i < MANY; i++) {
+        const int64_t bytes = i % 7 == 3 ? LONG : 13 * i;
+        CHECK_OK(comm->ops->recv_start(comm, got + (int64_t)i * LONG, bytes, before,
+                                       &requests[MANY + i]));
+    }
+    for (int i = 2 * MANY - 1; i >= 0; i--) {
+        finish(comm, requests[i], i % 2);
+    }
+    for (int i = 0; i < MANY; i++) {
+        CHECK_INT(
+            wrong_bytes(got + (int64_t)i * LONG, i, before, comm->rank, i % 7 == 3 ? LONG : 13 * i),
+            0);
+    }
+    free(sent);
+    free(got);
+}
+
 static void check_all(ls_comm *comm) {
     check_backend(comm);
+    check_streams(comm);
     check_refused(comm);
     check_split(comm);
 }
