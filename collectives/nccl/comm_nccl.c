@@ -16,6 +16,7 @@ static ls_status fail(nccl_comm *c, ncclResult_t result, const char *what) {
                                c->handle ? ncclGetLastError(c->handle) : "");
     if (c->handle && !c->broken) {
         c->broken = true;
+        snprintf(c->fault, sizeof c->fault, "%.250s", ls_error_last()->message);
         ncclCommAbort(c->handle); /* so that no kernel waits for ranks that do not come */
     }
     return status;
@@ -54,7 +55,7 @@ ls_status ls_nccl_check(nccl_comm *c, ncclResult_t result, const char *what) {
 ls_status ls_nccl_poll(nccl_comm *c) {
     ncclResult_t state = ncclSuccess;
     if (c->broken) {
-        return LS_FAIL(LS_E_COMM, "NCCL: the communicator has failed before");
+        return LS_FAIL(LS_E_COMM, "the communicator has failed before: %s", c->fault);
     }
     ncclResult_t result = ncclCommGetAsyncError(c->handle, &state);
     result = result == ncclSuccess ? state : result;
@@ -62,10 +63,14 @@ ls_status ls_nccl_poll(nccl_comm *c) {
                                                              : fail(c, result, "a collective");
 }
 
-/* Lets queued work go on; does nothing on a GPU, which goes on by itself. */
+/* Lets queued work go on, which a GPU does by itself, and looks for faults: whoever waits for the
+ * device would wait for ever for ranks that are gone. */
 static void drive(ls_pump *pump) {
     nccl_comm *c = (nccl_comm *)((char *)pump - offsetof(nccl_comm, pump));
     (void)cudaStreamQuery(c->stream);
+    if (c->handle && !c->broken && c->pump.pending > 0) {
+        (void)ls_nccl_poll(c); /* aborts; the next operation says so */
+    }
 }
 
 static void release(nccl_comm *c) {
@@ -95,12 +100,15 @@ static void release(nccl_comm *c) {
     free(c);
 }
 
+/* id NULL: none is needed. */
 static ls_status prepare(nccl_comm *c, ncclUniqueId *id) {
     LS_CUDA_TRY(cudaSetDevice(c->cuda->ordinal), "choosing the device");
     LS_CUDA_TRY(cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking), "creating a stream");
     LS_CUDA_TRY(cudaEventCreateWithFlags(&c->ready, cudaEventDisableTiming), "creating an event");
-    memset(id, 0, sizeof *id);
-    if (c->base.rank == 0) {
+    if (id) {
+        memset(id, 0, sizeof *id);
+    }
+    if (id && c->base.rank == 0) {
         ncclResult_t result = ncclGetUniqueId(id);
         if (result != ncclSuccess) {
             return fail(c, result, "making an id");
@@ -109,7 +117,7 @@ static ls_status prepare(nccl_comm *c, ncclUniqueId *id) {
     return LS_OK;
 }
 
-/* Creates over c->host, which c owns. */
+/* Creates over c->host, which c owns: from an id of its own. */
 static ls_status open_comm(nccl_comm *c) {
     ncclUniqueId id;
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
@@ -121,7 +129,39 @@ static ls_status open_comm(nccl_comm *c) {
     return ls_comm_agree(c->host, ls_nccl_check(c, result, "creating a communicator"));
 }
 
-static ls_status create(ls_comm *host, ls_cuda_device *cuda, double deadline_s, ls_comm **comm) {
+#if NCCL_VERSION_CODE >= NCCL_VERSION(2, 18, 3)
+/* NCCL asks that nothing is under way on a communicator that is split. */
+static ls_status drain(nccl_comm *c) {
+    LS_CUDA_TRY(cudaEventRecord(c->ready, c->stream), "recording an event");
+    LS_TRY(ls_cuda_wait(c->cuda, c->ready));
+    return ls_nccl_poll(c);
+}
+
+/* Or from one with more ranks, whose connections it may use. */
+static ls_status open_part(nccl_comm *c, nccl_comm *whole, int color) {
+    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+    config.blocking = 0;
+    LS_TRY(ls_comm_agree(c->host, prepare(c, NULL)));
+    LS_TRY(ls_comm_agree(whole->host, drain(whole)));
+    ncclResult_t result =
+        ncclCommSplit(whole->handle, color, whole->base.rank, &c->handle, &config);
+    ls_status status = ls_nccl_check(whole, result, "splitting a communicator");
+    if (status == LS_OK) {
+        status = ls_nccl_check(c, ncclInProgress, "splitting a communicator");
+    }
+    return ls_comm_agree(whole->host, status);
+}
+#else
+static ls_status open_part(nccl_comm *c, nccl_comm *whole, int color) {
+    (void)whole;
+    (void)color;
+    return open_comm(c);
+}
+#endif
+
+/* whole NULL: not a part. Takes host over. */
+static ls_status create(ls_comm *host, ls_cuda_device *cuda, double deadline_s, nccl_comm *whole,
+                        int color, ls_comm **comm) {
     nccl_comm *c;
     *comm = NULL;
     ls_status status = ls_calloc(1, sizeof *c, &c);
@@ -135,7 +175,7 @@ static ls_status create(ls_comm *host, ls_cuda_device *cuda, double deadline_s, 
     c->deadline_s = deadline_s;
     c->pump.drive = drive;
     ls_pump_add(&c->pump);
-    status = open_comm(c);
+    status = whole ? open_part(c, whole, color) : open_comm(c);
     if (status != LS_OK) {
         release(c);
         return status;
@@ -155,7 +195,8 @@ ls_status ls_comm_nccl(const ls_comm_nccl_options *o, ls_comm **comm) {
     LS_TRY(ls_comm_agree(o->host, status));
     ls_comm *host;
     LS_TRY(o->host->ops->duplicate(o->host, &host));
-    return create(host, ls_cuda_of(o->dev), o->deadline_s > 0.0 ? o->deadline_s : 120.0, comm);
+    return create(host, ls_cuda_of(o->dev), o->deadline_s > 0.0 ? o->deadline_s : 120.0, NULL, 0,
+                  comm);
 }
 
 char *ls_comm_nccl_version(char *buf, size_t size) {
@@ -176,16 +217,15 @@ static ls_status nccl_duplicate(ls_comm *comm, ls_comm **copy) {
     ls_comm *host;
     *copy = NULL;
     LS_TRY(c->host->ops->duplicate(c->host, &host));
-    return create(host, c->cuda, c->deadline_s, copy);
+    return create(host, c->cuda, c->deadline_s, c, 0, copy);
 }
 
-/* Each part is made from an id of its own, which every version of NCCL can do. */
 static ls_status nccl_split(ls_comm *comm, int color, ls_comm **part) {
     nccl_comm *c = (nccl_comm *)comm;
     ls_comm *host;
     *part = NULL;
     LS_TRY(c->host->ops->split(c->host, color, &host));
-    return create(host, c->cuda, c->deadline_s, part);
+    return create(host, c->cuda, c->deadline_s, c, color, part);
 }
 
 static ls_status nccl_alloc(ls_comm *comm, int64_t bytes, void **memory) {

@@ -25,7 +25,8 @@ typedef struct nccl_comm {
     ls_cuda_device *cuda;
     ncclComm_t handle;
     double deadline_s;
-    bool broken; /* aborted: good for nothing but to be destroyed */
+    bool broken;     /* aborted: good for nothing but to be destroyed */
+    char fault[256]; /* why */
     cudaStream_t stream;
     cudaEvent_t ready;
     ls_comm_request *free, *all;

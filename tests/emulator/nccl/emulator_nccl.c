@@ -7,33 +7,19 @@
  * Sums begin with another rank each time, since NCCL promises no order. */
 #include "tests/emulator/emulator.h"
 
+#include "tests/emulator/nccl/emulator_comm.h"
 #include "tests/emulator/nccl/reduce.h"
 
 #include <mpi.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
-enum { INIT_TAG = 16000, COMM_TAG = 17000, COMM_TAGS = 12000, RANKS_MAX = 64, PARTS_MAX = 256 };
+enum { PARTS_MAX = 256 };
 
 typedef enum kind { ALL_REDUCE, REDUCE, REDUCE_SCATTER, BROADCAST, ALL_GATHER, SEND, RECV } kind;
 static const char *const KINDS[] = {"ncclAllReduce", "ncclReduce",    "ncclReduceScatter",
                                     "ncclBroadcast", "ncclAllGather", "ncclSend",
                                     "ncclRecv"};
-
-typedef struct identity {
-    int32_t root, number, pid;
-} identity;
-
-struct emu_nccl {
-    identity id;
-    int rank, size, tag;
-    int world[RANKS_MAX]; /* rank in MPI_COMM_WORLD */
-    bool ready, hello_sent;
-    int heard, polls;
-    uint32_t calls;
-};
 
 typedef struct header {
     int32_t kind, type, op, root;
@@ -62,10 +48,14 @@ typedef struct nccl_op {
     part *parts;
     int count;
     bool started;
+    unsigned turns;
     MPI_Request *requests;
     char **messages;
     int sent;
 } nccl_op;
+
+/* Turns of waiting work between two looks at the processes of the other ranks. */
+enum { LIFE_TURNS = 256 };
 
 static int group_depth;
 static struct {
@@ -73,139 +63,6 @@ static struct {
     part parts[PARTS_MAX];
     int count;
 } group;
-
-const char *ncclGetErrorString(ncclResult_t result) {
-    return result == ncclSuccess      ? "no error"
-           : result == ncclInProgress ? "NCCL operation in progress"
-           : result == ncclInvalidArgument
-               ? "invalid argument (run with NCCL_DEBUG=WARN for details)"
-               : "emulated error";
-}
-
-const char *ncclGetLastError(ncclComm_t comm) {
-    (void)comm;
-    return "";
-}
-
-ncclResult_t ncclGetVersion(int *version) {
-    *version = NCCL_VERSION_CODE;
-    return ncclSuccess;
-}
-
-/* Creation: every rank tells the root who it is; the root answers with the table of all. */
-
-ncclResult_t ncclGetUniqueId(ncclUniqueId *id) {
-    static int32_t number;
-    int world = 0, running = 0;
-    MPI_Initialized(&running);
-    if (running) {
-        MPI_Comm_rank(MPI_COMM_WORLD, &world);
-    }
-    const identity mine = {world, number++, (int32_t)getpid()};
-    memset(id, 0, sizeof *id);
-    memcpy(id, &mine, sizeof mine);
-    return ncclSuccess;
-}
-
-typedef struct hello {
-    identity id;
-    int32_t rank, size, world;
-} hello;
-
-ncclResult_t ncclCommInitRankConfig(ncclComm_t *comm, int ranks, ncclUniqueId id, int rank,
-                                    ncclConfig_t *config) {
-    if (config->blocking != 0) {
-        emu_report(
-            "ncclCommInitRankConfig that blocks: set blocking to 0, so that the host can poll");
-    }
-    if (ranks < 1 || ranks > RANKS_MAX || rank < 0 || rank >= ranks) {
-        return ncclInvalidArgument;
-    }
-    struct emu_nccl *c = calloc(1, sizeof *c);
-    if (!c) {
-        return ncclSystemError;
-    }
-    memcpy(&c->id, &id, sizeof c->id);
-    c->rank = rank;
-    c->size = ranks;
-    c->tag = COMM_TAG + (c->id.root * 64 + c->id.number) % COMM_TAGS;
-    c->heard = 1;
-    *comm = c;
-    return ncclInProgress;
-}
-
-static void advance_root(struct emu_nccl *c, int tag) {
-    int flag = 0;
-    MPI_Iprobe(MPI_ANY_SOURCE, tag, MPI_COMM_WORLD, &flag, MPI_STATUS_IGNORE);
-    if (flag) {
-        hello from;
-        MPI_Recv(&from, sizeof from, MPI_BYTE, MPI_ANY_SOURCE, tag, MPI_COMM_WORLD,
-                 MPI_STATUS_IGNORE);
-        if (memcmp(&from.id, &c->id, sizeof from.id) != 0 || from.size != c->size) {
-            emu_report("rank %d joins a communicator of %d ranks with another id or size %d",
-                       from.rank, c->size, from.size);
-        }
-        c->world[from.rank] = from.world;
-        c->heard++;
-    }
-    if (c->heard == c->size) {
-        for (int r = 1; r < c->size; r++) {
-            MPI_Send(c->world, RANKS_MAX, MPI_INT, c->world[r], tag + 64, MPI_COMM_WORLD);
-        }
-        c->ready = true;
-    }
-}
-
-static void advance(struct emu_nccl *c) {
-    const int tag = INIT_TAG + c->id.number % 64;
-    int world = 0, flag = 0;
-    if (c->size == 1) {
-        c->ready = true;
-        return;
-    }
-    MPI_Comm_rank(MPI_COMM_WORLD, &world);
-    c->world[c->rank] = world;
-    if (c->rank == 0) {
-        advance_root(c, tag);
-        return;
-    }
-    if (!c->hello_sent) {
-        const hello mine = {c->id, c->rank, c->size, world};
-        MPI_Send(&mine, sizeof mine, MPI_BYTE, c->id.root, tag, MPI_COMM_WORLD);
-        c->hello_sent = true;
-    }
-    MPI_Iprobe(c->id.root, tag + 64, MPI_COMM_WORLD, &flag, MPI_STATUS_IGNORE);
-    if (flag) {
-        MPI_Recv(c->world, RANKS_MAX, MPI_INT, c->id.root, tag + 64, MPI_COMM_WORLD,
-                 MPI_STATUS_IGNORE);
-        c->ready = true;
-    }
-}
-
-ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t *error) {
-    if (!comm->ready && comm->polls++ > 0) { /* the first answer is always "not yet" */
-        advance(comm);
-    }
-    *error = comm->ready ? ncclSuccess : ncclInProgress;
-    return ncclSuccess;
-}
-
-ncclResult_t ncclCommFinalize(ncclComm_t comm) {
-    (void)comm;
-    cudaDeviceSynchronize();
-    return ncclSuccess;
-}
-
-ncclResult_t ncclCommDestroy(ncclComm_t comm) {
-    free(comm);
-    return ncclSuccess;
-}
-
-/* Queued work of an aborted communicator would wait for ever; the process is about to end. */
-ncclResult_t ncclCommAbort(ncclComm_t comm) {
-    (void)comm;
-    return ncclSuccess;
-}
 
 ncclResult_t ncclMemAlloc(void **memory, size_t bytes) {
     return cudaMalloc(memory, bytes) == cudaSuccess ? ncclSuccess : ncclSystemError;
@@ -246,7 +103,7 @@ static int64_t sends(const part *p, int peer, const char **from) {
     case REDUCE:
         return peer == p->root ? bytes : -1;
     case BROADCAST:
-        return p->comm->rank == p->root ? bytes : -1;
+        return p->comm->members.rank == p->root ? bytes : -1;
     case SEND:
         return peer == p->root ? bytes : -1;
     default:
@@ -257,7 +114,7 @@ static int64_t sends(const part *p, int peer, const char **from) {
 static bool expects(const part *p, int peer) {
     switch (p->kind) {
     case REDUCE:
-        return p->comm->rank == p->root;
+        return p->comm->members.rank == p->root;
     case BROADCAST:
     case RECV:
         return peer == p->root;
@@ -274,21 +131,21 @@ static void start_sends(nccl_op *o) {
     for (int i = 0; i < o->count; i++) {
         part *p = &o->parts[i];
         const struct emu_nccl *c = p->comm;
-        for (int peer = 0; peer < c->size; peer++) {
+        for (int peer = 0; peer < c->members.size; peer++) {
             const char *from;
             const int64_t bytes = sends(p, peer, &from);
-            if (bytes < 0 || (peer == c->rank && p->kind != SEND)) {
+            if (bytes < 0 || (peer == c->members.rank && p->kind != SEND)) {
                 continue;
             }
             emu_access_device(from, (size_t)bytes, false);
             char *message = calloc(1, sizeof(header) + (size_t)bytes);
-            const header h = {p->kind, p->type, p->op,    p->kind == SEND ? -1 : p->root,
-                              p->call, c->rank, p->count, (uint64_t)bytes};
+            const header h = {p->kind, p->type,         p->op,    p->kind == SEND ? -1 : p->root,
+                              p->call, c->members.rank, p->count, (uint64_t)bytes};
             memcpy(message, &h, sizeof h);
             memcpy(message + sizeof h, from, (size_t)bytes);
             o->messages[o->sent] = message;
-            MPI_Isend(message, (int)(sizeof h + (size_t)bytes), MPI_BYTE, c->world[peer], c->tag,
-                      MPI_COMM_WORLD, &o->requests[o->sent++]);
+            MPI_Isend(message, (int)(sizeof h + (size_t)bytes), MPI_BYTE, c->members.world[peer],
+                      c->tag, MPI_COMM_WORLD, &o->requests[o->sent++]);
         }
     }
     o->started = true;
@@ -301,9 +158,9 @@ static void check_message(const part *p, int peer, const header *h) {
         (!message && (h->op != (int32_t)p->op || h->root != p->root || h->call != p->call))) {
         emu_report("mismatched NCCL calls: rank %d calls %s (call %u, count %llu, type %d, op %d, "
                    "root %d), but rank %d calls %s (call %u, count %llu, type %d, op %d, root %d)",
-                   p->comm->rank, KINDS[p->kind], p->call, (unsigned long long)p->count, p->type,
-                   p->op, p->root, peer, KINDS[h->kind], h->call, (unsigned long long)h->count,
-                   h->type, h->op, h->root);
+                   p->comm->members.rank, KINDS[p->kind], p->call, (unsigned long long)p->count,
+                   p->type, p->op, p->root, peer, KINDS[h->kind], h->call,
+                   (unsigned long long)h->count, h->type, h->op, h->root);
     }
 }
 
@@ -313,21 +170,23 @@ static bool receive(nccl_op *o) {
     for (int i = 0; i < o->count; i++) {
         part *p = &o->parts[i];
         const struct emu_nccl *c = p->comm;
-        for (int peer = 0; peer < c->size; peer++) {
-            if (p->came[peer] || !expects(p, peer) || (peer == c->rank && p->kind != RECV)) {
+        for (int peer = 0; peer < c->members.size; peer++) {
+            if (p->came[peer] || !expects(p, peer) ||
+                (peer == c->members.rank && p->kind != RECV)) {
                 continue;
             }
             bool earlier = false; /* an earlier part waits for the same peer */
             for (int j = 0; j < i; j++) {
                 earlier = earlier || (o->parts[j].comm == c && expects(&o->parts[j], peer) &&
                                       !o->parts[j].came[peer] &&
-                                      (peer != c->rank || o->parts[j].kind == RECV));
+                                      (peer != c->members.rank || o->parts[j].kind == RECV));
             }
             MPI_Message message;
             MPI_Status status;
             int flag = 0, bytes = 0;
             if (!earlier) {
-                MPI_Improbe(c->world[peer], c->tag, MPI_COMM_WORLD, &flag, &message, &status);
+                MPI_Improbe(c->members.world[peer], c->tag, MPI_COMM_WORLD, &flag, &message,
+                            &status);
             }
             if (!flag) {
                 all = false;
@@ -346,12 +205,13 @@ static bool receive(nccl_op *o) {
 static void reduce_part(const part *p) {
     const struct emu_nccl *c = p->comm;
     const size_t bytes = p->count * emu_nccl_bytes(p->type);
-    const char *own = (const char *)p->send + (p->kind == REDUCE_SCATTER ? c->rank * bytes : 0);
+    const char *own =
+        (const char *)p->send + (p->kind == REDUCE_SCATTER ? c->members.rank * bytes : 0);
     char *sum = malloc(bytes + 1);
     emu_access_device(own, bytes, false);
-    for (int i = 0; i < c->size; i++) {
-        const int r = (i + (int)p->call) % c->size;
-        const char *from = r == c->rank ? own : p->in[r] + sizeof(header);
+    for (int i = 0; i < c->members.size; i++) {
+        const int r = (i + (int)p->call) % c->members.size;
+        const char *from = r == c->members.rank ? own : p->in[r] + sizeof(header);
         if (i == 0) {
             memcpy(sum, from, bytes);
         } else {
@@ -359,7 +219,7 @@ static void reduce_part(const part *p) {
         }
     }
     if (p->op == ncclAvg) {
-        emu_nccl_divide(p->type, sum, p->count, c->size);
+        emu_nccl_divide(p->type, sum, p->count, c->members.size);
     }
     emu_access_device(p->recv, bytes, true);
     memcpy(p->recv, sum, bytes);
@@ -376,7 +236,7 @@ static void finish_part(const part *p) {
     const size_t bytes = p->count * emu_nccl_bytes(p->type);
     switch (p->kind) {
     case REDUCE:
-        if (c->rank != p->root) {
+        if (c->members.rank != p->root) {
             break;
         }
         reduce_part(p);
@@ -386,11 +246,12 @@ static void finish_part(const part *p) {
         reduce_part(p);
         break;
     case BROADCAST:
-        place(p->recv, c->rank == p->root ? p->send : p->in[p->root] + sizeof(header), bytes);
+        place(p->recv, c->members.rank == p->root ? p->send : p->in[p->root] + sizeof(header),
+              bytes);
         break;
     case ALL_GATHER:
-        for (int r = 0; r < c->size; r++) {
-            const char *from = r == c->rank ? p->send : p->in[r] + sizeof(header);
+        for (int r = 0; r < c->members.size; r++) {
+            const char *from = r == c->members.rank ? p->send : p->in[r] + sizeof(header);
             place((char *)p->recv + (size_t)r * bytes, from, bytes);
         }
         break;
@@ -402,8 +263,25 @@ static void finish_part(const part *p) {
     }
 }
 
+/* Work of an aborted communicator ends, with nothing done; its messages stay, since MPI may still
+ * read them. */
+static bool aborted(nccl_op *o) {
+    bool any = false;
+    for (int i = 0; i < o->count; i++) {
+        any = any || o->parts[i].comm->aborted;
+    }
+    o->sent = any ? 0 : o->sent;
+    return any;
+}
+
 static bool run(emu_op *op) {
     nccl_op *o = (nccl_op *)op;
+    if (aborted(o)) {
+        return true;
+    }
+    for (int i = 0; i < o->count && o->turns++ % LIFE_TURNS == 0; i++) {
+        emu_nccl_look_for_life(o->parts[i].comm);
+    }
     if (!o->started) {
         start_sends(o);
     }
@@ -421,6 +299,7 @@ static bool run(emu_op *op) {
 static void release(emu_op *op) {
     nccl_op *o = (nccl_op *)op;
     for (int i = 0; i < o->count; i++) {
+        o->parts[i].comm->queued--;
         for (int r = 0; r < RANKS_MAX; r++) {
             free(o->parts[i].in[r]);
         }
@@ -457,13 +336,10 @@ ncclResult_t ncclGroupEnd(void) {
 }
 
 static ncclResult_t call(part p, cudaStream_t stream) {
-    if (!p.comm->ready) {
-        emu_report("%s on a communicator that is not ready: poll ncclCommGetAsyncError",
-                   KINDS[p.kind]);
-    }
+    emu_nccl_check_usable(p.comm, KINDS[p.kind]);
     const bool has_peer = p.kind == SEND || p.kind == RECV;
     if ((p.kind == REDUCE || p.kind == BROADCAST || has_peer) &&
-        (p.root < 0 || p.root >= p.comm->size)) {
+        (p.root < 0 || p.root >= p.comm->members.size)) {
         return ncclInvalidArgument;
     }
     if (group.count == PARTS_MAX) {
@@ -475,6 +351,7 @@ static ncclResult_t call(part p, cudaStream_t stream) {
     if (!has_peer) {
         p.call = p.comm->calls++;
     }
+    p.comm->queued++;
     ncclGroupStart();
     group.stream = stream;
     group.parts[group.count++] = p;

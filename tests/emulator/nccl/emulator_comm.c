@@ -1,0 +1,265 @@
+/* Creation, faults and end of the emulated NCCL's communicators.
+ *
+ * Every rank tells the root who it is; the root answers with the table of the ranks that have the
+ * same color. NCCL's own way to learn of a dead rank is its sockets; here it is the process id.
+ *
+ * EMULATED_NCCL_ABSENT=RANK: that rank does not come to creations of communicators from an id.
+ * EMULATED_NCCL_FAULT=N: each communicator has a fault from its N-th call on. */
+#include "tests/emulator/nccl/emulator_comm.h"
+
+#include <errno.h>
+#include <mpi.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { INIT_TAG = 16000, COMM_TAG = 17000, COMM_TAGS = 12000, SPLIT_TAG = 40000 };
+/* From a rank's tag to the root to that of the answer. */
+enum { ANSWER = 20000 };
+
+typedef struct hello {
+    identity id;
+    int32_t rank, size, world, pid, color, key;
+} hello;
+
+const char *ncclGetErrorString(ncclResult_t result) {
+    switch (result) {
+    case ncclSuccess:
+        return "no error";
+    case ncclInProgress:
+        return "NCCL operation in progress";
+    case ncclInvalidArgument:
+        return "invalid argument (run with NCCL_DEBUG=WARN for details)";
+    case ncclRemoteError:
+        return "remote process exited or there was a network error";
+    default:
+        return "emulated error";
+    }
+}
+
+const char *ncclGetLastError(ncclComm_t comm) {
+    (void)comm;
+    return "";
+}
+
+ncclResult_t ncclGetVersion(int *version) {
+    *version = NCCL_VERSION_CODE;
+    return ncclSuccess;
+}
+
+static identity next_identity(void) {
+    static int32_t number;
+    int world = 0, running = 0;
+    MPI_Initialized(&running);
+    if (running) {
+        MPI_Comm_rank(MPI_COMM_WORLD, &world);
+    }
+    return (identity){world, number++, (int32_t)getpid()};
+}
+
+ncclResult_t ncclGetUniqueId(ncclUniqueId *id) {
+    const identity mine = next_identity();
+    memset(id, 0, sizeof *id);
+    memcpy(id, &mine, sizeof mine);
+    return ncclSuccess;
+}
+
+static void expect_polls(const ncclConfig_t *config, const char *call) {
+    if (config->blocking != 0) {
+        emu_report("%s that blocks: set blocking to 0, so that the host can poll", call);
+    }
+}
+
+static struct emu_nccl *new_comm(int rank, int asking) {
+    struct emu_nccl *c = calloc(1, sizeof *c);
+    if (c) {
+        c->members.rank = rank;
+        c->asking = asking;
+    }
+    return c;
+}
+
+ncclResult_t ncclCommInitRankConfig(ncclComm_t *comm, int ranks, ncclUniqueId id, int rank,
+                                    ncclConfig_t *config) {
+    expect_polls(config, "ncclCommInitRankConfig");
+    if (ranks < 1 || ranks > RANKS_MAX || rank < 0 || rank >= ranks) {
+        return ncclInvalidArgument;
+    }
+    struct emu_nccl *c = new_comm(rank, ranks);
+    if (!c) {
+        return ncclSystemError;
+    }
+    memcpy(&c->members.id, &id, sizeof c->members.id);
+    c->root = c->members.id.root;
+    c->ask_tag = INIT_TAG + c->members.id.number % 64;
+    c->answer_tag = c->ask_tag + 64;
+    c->key = rank;
+    *comm = c;
+    return ncclInProgress;
+}
+
+ncclResult_t ncclCommSplit(ncclComm_t whole, int color, int key, ncclComm_t *part,
+                           ncclConfig_t *config) {
+    expect_polls(config, "ncclCommSplit");
+    emu_nccl_check_usable(whole, "ncclCommSplit");
+    if (whole->queued > 0) {
+        emu_report("ncclCommSplit while %d calls of the communicator are under way", whole->queued);
+    }
+    if (color < 0) {
+        return ncclInvalidArgument;
+    }
+    struct emu_nccl *c = new_comm(whole->members.rank, whole->members.size);
+    if (!c) {
+        return ncclSystemError;
+    }
+    c->root = whole->members.world[0];
+    c->ask_tag = SPLIT_TAG + whole->tag;
+    c->answer_tag = c->ask_tag + ANSWER;
+    c->members.id = whole->members.id;
+    c->color = color;
+    c->key = key;
+    *part = c;
+    return ncclInProgress;
+}
+
+/* The ranks of a color, in order of their keys. */
+static void answer(const struct emu_nccl *c, identity id, const hello *to, member_table *table) {
+    *table = (member_table){.id = id};
+    for (int r = 0; r < c->asking; r++) {
+        const hello *h = &c->hellos[r];
+        int before = 0;
+        for (int i = 0; i < c->asking; i++) {
+            const hello *other = &c->hellos[i];
+            before += other->color == h->color &&
+                      (other->key < h->key || (other->key == h->key && i < r));
+        }
+        if (h->color == to->color) {
+            table->world[before] = h->world;
+            table->pid[before] = h->pid;
+            table->size++;
+            table->rank = h == to ? before : table->rank;
+        }
+    }
+}
+
+static void open_comm(struct emu_nccl *c, const member_table *table) {
+    c->members = *table;
+    c->tag = COMM_TAG + (table->id.root * 64 + table->id.number) % COMM_TAGS;
+    c->ready = true;
+    free(c->hellos);
+    c->hellos = NULL;
+}
+
+static void advance_root(struct emu_nccl *c, const hello *mine) {
+    int flag = 0;
+    if (!c->hellos) {
+        c->hellos = calloc((size_t)c->asking, sizeof *c->hellos);
+        c->hellos[mine->rank] = *mine;
+        c->heard = 1;
+    }
+    MPI_Iprobe(MPI_ANY_SOURCE, c->ask_tag, MPI_COMM_WORLD, &flag, MPI_STATUS_IGNORE);
+    if (flag) {
+        hello from;
+        MPI_Recv(&from, sizeof from, MPI_BYTE, MPI_ANY_SOURCE, c->ask_tag, MPI_COMM_WORLD,
+                 MPI_STATUS_IGNORE);
+        if (memcmp(&from.id, &mine->id, sizeof from.id) != 0 || from.size != c->asking) {
+            emu_report("rank %d joins a communicator of %d ranks with another id or size %d",
+                       from.rank, c->asking, from.size);
+        }
+        c->hellos[from.rank] = from;
+        c->heard++;
+    }
+    if (c->heard < c->asking) {
+        return;
+    }
+    /* The parts of a split share a number: no two ranks are in two of them. */
+    const identity id = c->ask_tag >= SPLIT_TAG ? next_identity() : mine->id;
+    member_table table, own;
+    for (int r = 0; r < c->asking; r++) {
+        answer(c, id, &c->hellos[r], &table);
+        if (r == mine->rank) {
+            own = table;
+        } else {
+            MPI_Send(&table, sizeof table, MPI_BYTE, c->hellos[r].world, c->answer_tag,
+                     MPI_COMM_WORLD);
+        }
+    }
+    open_comm(c, &own);
+}
+
+static void advance(struct emu_nccl *c) {
+    int flag = 0;
+    hello mine = {c->members.id,     c->members.rank, c->asking, 0,
+                  (int32_t)getpid(), c->color,        c->key};
+    MPI_Comm_rank(MPI_COMM_WORLD, &mine.world);
+    const char *absent = getenv("EMULATED_NCCL_ABSENT");
+    if (absent && atoi(absent) == mine.rank && c->ask_tag < SPLIT_TAG) {
+        return;
+    }
+    if (mine.world == c->root) {
+        advance_root(c, &mine);
+        return;
+    }
+    if (!c->hello_sent) {
+        MPI_Send(&mine, sizeof mine, MPI_BYTE, c->root, c->ask_tag, MPI_COMM_WORLD);
+        c->hello_sent = true;
+    }
+    MPI_Iprobe(c->root, c->answer_tag, MPI_COMM_WORLD, &flag, MPI_STATUS_IGNORE);
+    if (flag) {
+        member_table table;
+        MPI_Recv(&table, sizeof table, MPI_BYTE, c->root, c->answer_tag, MPI_COMM_WORLD,
+                 MPI_STATUS_IGNORE);
+        open_comm(c, &table);
+    }
+}
+
+void emu_nccl_check_usable(const struct emu_nccl *c, const char *call) {
+    if (c->aborted) {
+        emu_report("%s on a communicator that was aborted", call);
+    }
+    if (!c->ready) {
+        emu_report("%s on a communicator that is not ready: poll ncclCommGetAsyncError", call);
+    }
+}
+
+void emu_nccl_look_for_life(struct emu_nccl *c) {
+    for (int r = 0; c->ready && r < c->members.size; r++) {
+        if (kill(c->members.pid[r], 0) != 0 && errno == ESRCH) {
+            c->fault = ncclRemoteError;
+        }
+    }
+}
+
+ncclResult_t ncclCommGetAsyncError(ncclComm_t c, ncclResult_t *error) {
+    const char *fault = getenv("EMULATED_NCCL_FAULT");
+    if (c->aborted) {
+        emu_report("ncclCommGetAsyncError on a communicator that was aborted");
+    }
+    if (!c->ready && c->polls++ > 0) { /* the first answer is always "not yet" */
+        advance(c);
+    }
+    if (fault && c->calls >= (uint32_t)atoi(fault)) {
+        c->fault = ncclSystemError;
+    }
+    *error = c->fault != ncclSuccess ? c->fault : c->ready ? ncclSuccess : ncclInProgress;
+    return ncclSuccess;
+}
+
+ncclResult_t ncclCommFinalize(ncclComm_t comm) {
+    (void)comm;
+    cudaDeviceSynchronize();
+    return ncclSuccess;
+}
+
+ncclResult_t ncclCommDestroy(ncclComm_t comm) {
+    emu_nccl_check_usable(comm, "ncclCommDestroy");
+    free(comm);
+    return ncclSuccess;
+}
+
+/* Its queued work ends at the next look; the memory stays, so that later calls can be reported. */
+ncclResult_t ncclCommAbort(ncclComm_t comm) {
+    comm->aborted = true;
+    return ncclSuccess;
+}

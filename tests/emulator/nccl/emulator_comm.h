@@ -1,0 +1,45 @@
+/* Communicators of the emulated NCCL. */
+#ifndef LS_EMULATOR_NCCL_COMM_H
+#define LS_EMULATOR_NCCL_COMM_H
+
+#include "tests/emulator/emulator.h"
+
+#include <nccl.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+enum { RANKS_MAX = 64 };
+
+/* One communicator's creation is another's than that of a later one. */
+typedef struct identity {
+    int32_t root, number, pid;
+} identity;
+
+/* What its ranks must know of all of them. */
+typedef struct member_table {
+    identity id;
+    int32_t rank, size;       /* of the one that gets it */
+    int32_t world[RANKS_MAX]; /* rank in MPI_COMM_WORLD */
+    int32_t pid[RANKS_MAX];
+} member_table;
+
+struct emu_nccl {
+    member_table members;
+    int tag;                 /* of its messages */
+    int ask_tag, answer_tag; /* of its creation */
+    int root;                /* of its creation, in MPI_COMM_WORLD */
+    int asking, color, key;  /* ranks that create with it; of split */
+    struct hello *hellos;    /* [asking], of the root */
+    bool ready, hello_sent, aborted;
+    ncclResult_t fault;
+    int heard, polls;
+    uint32_t calls;
+    int queued; /* calls whose work has not ended */
+};
+
+/* Reports calls that a communicator is not there for: not ready, or aborted. */
+void emu_nccl_check_usable(const struct emu_nccl *comm, const char *call);
+/* The communicator has a fault from when a rank's process is gone. */
+void emu_nccl_look_for_life(struct emu_nccl *comm);
+
+#endif

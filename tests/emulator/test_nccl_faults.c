@@ -1,0 +1,141 @@
+/* Faults of NCCL communicators, on the emulated device: test_nccl_faults WAY, under mpirun.
+ *   absent: a rank does not come to the creation: refused by all at the deadline
+ *   fault:  NCCL reports a fault of its own: told once, and again by every later call
+ *   killed: half of the ranks, each in the middle of another operation; the others learn of it
+ *           (mpirun --enable-recovery, which lets them live) */
+#include "collectives/nccl/comm_nccl.h"
+#include "tests/test.h"
+
+#include <signal.h>
+#include <unistd.h>
+
+enum { ELEMS = 5000 };
+
+static ls_comm *world;
+static ls_device *dev;
+
+static ls_status create(double deadline_s, ls_comm **comm) {
+    return ls_comm_nccl(
+        &(ls_comm_nccl_options){.host = world, .dev = dev, .deadline_s = deadline_s}, comm);
+}
+
+/* Until it is done or has failed. */
+static ls_status end(ls_comm *comm, ls_comm_request *request) {
+    bool done = false;
+    while (!done) {
+        LS_TRY(comm->ops->test(comm, request, &done));
+    }
+    return LS_OK;
+}
+
+static void absent(void) {
+    ls_comm *comm;
+    setenv("EMULATED_NCCL_ABSENT", "1", 1);
+    CHECK_STATUS(create(0.3, &comm), LS_E_COMM);
+    CHECK_MESSAGE("not all of 3 ranks have come");
+    CHECK(comm == NULL);
+    unsetenv("EMULATED_NCCL_ABSENT");
+    CHECK_OK(create(0, &comm));
+    comm->ops->destroy(comm);
+}
+
+static ls_status reduce_once(ls_comm *comm, float *x) {
+    ls_comm_request *request;
+    LS_TRY(comm->ops->all_reduce_start(comm, x, x, 1, LS_F32, LS_MAX, &request));
+    return end(comm, request);
+}
+
+static void fault(void) {
+    ls_comm *comm, *part;
+    void *x;
+    CHECK_OK(create(0, &comm));
+    CHECK_OK(dev->ops->alloc(dev, sizeof(float), &x));
+    CHECK_OK(reduce_once(comm, x));
+    setenv("EMULATED_NCCL_FAULT", "2", 1);
+    CHECK_STATUS(reduce_once(comm, x), LS_E_COMM);
+    CHECK_MESSAGE("emulated error");
+    for (int i = 0; i < 2; i++) {
+        CHECK_STATUS(reduce_once(comm, x), LS_E_COMM);
+        CHECK_MESSAGE("has failed before: NCCL, a collective: emulated error");
+    }
+    CHECK_STATUS(comm->ops->split(comm, 0, &part), LS_E_COMM);
+    CHECK(part == NULL);
+    comm->ops->destroy(comm);
+    unsetenv("EMULATED_NCCL_FAULT");
+    CHECK_OK(create(0, &comm)); /* the device is none the worse for it */
+    CHECK_OK(reduce_once(comm, x));
+    comm->ops->destroy(comm);
+    dev->ops->free(dev, x);
+}
+
+/* Operation `which` of a pair; the culprit dies before it has sent anything. */
+static ls_status operate(ls_comm *pair, int which, char *x, char *y) {
+    const int64_t half = ELEMS / 2;
+    const int64_t counts[] = {half, half}, offsets[] = {0, half};
+    ls_comm_request *r;
+    switch (which) {
+    case 0:
+        LS_TRY(pair->ops->all_reduce_start(pair, x, y, ELEMS, LS_F32, LS_SUM, &r));
+        break;
+    case 1:
+        LS_TRY(pair->ops->reduce_scatter_start(pair, x, y, counts, LS_F32, LS_SUM, &r));
+        break;
+    case 2:
+        LS_TRY(pair->ops->all_gather_start(pair, x, y, counts, offsets, &r));
+        break;
+    case 3:
+        LS_TRY(pair->ops->all_to_all_start(pair, x, counts, offsets, y, counts, offsets, &r));
+        break;
+    case 4:
+        LS_TRY(pair->ops->broadcast_start(pair, x, ELEMS, 1, &r));
+        break;
+    case 5:
+        LS_TRY(pair->ops->reduce_start(pair, x, y, ELEMS, LS_F32, LS_SUM, 0, &r));
+        break;
+    default:
+        LS_TRY(pair->rank == 0 ? pair->ops->recv_start(pair, x, ELEMS, 1, &r)
+                               : pair->ops->send_start(pair, x, ELEMS, 0, &r));
+        break;
+    }
+    if (pair->rank == 1) {
+        raise(SIGKILL);
+    }
+    return end(pair, r);
+}
+
+/* Does not return: MPI_Finalize would wait for the dead. */
+static void killed(void) {
+    ls_comm *comm, *pair;
+    void *x, *y;
+    CHECK_OK(create(0, &comm));
+    CHECK_OK(comm->ops->split(comm, comm->rank / 2, &pair));
+    CHECK_INT(pair->size, 2);
+    CHECK_OK(dev->ops->alloc(dev, ELEMS * sizeof(float), &x));
+    CHECK_OK(dev->ops->alloc(dev, ELEMS * sizeof(float), &y));
+    CHECK_OK(comm->ops->barrier(comm));
+    CHECK_STATUS(operate(pair, comm->rank / 2, x, y), LS_E_COMM);
+    CHECK_MESSAGE("remote process exited");
+    CHECK_OK(dev->ops->sync(dev)); /* nothing is left that would wait for ever */
+    pair->ops->destroy(pair);
+    if (test_end() == 0) {
+        printf("rank %d survived\n", comm->rank);
+    }
+    fflush(stdout);
+    _exit(0);
+}
+
+int main(int argc, char **argv) {
+    const char *way = argc > 1 ? argv[1] : "";
+    CHECK_OK(ls_comm_mpi_init(&argc, &argv, &world));
+    CHECK_OK(ls_device_open_cuda(NULL, &dev));
+    if (strcmp(way, "absent") == 0) {
+        absent();
+    } else if (strcmp(way, "fault") == 0) {
+        fault();
+    } else {
+        killed();
+    }
+    dev->ops->close(dev);
+    ls_comm_mpi_finalize();
+    return test_end();
+}
