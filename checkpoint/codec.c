@@ -1,4 +1,5 @@
 #include "checkpoint/format.h"
+#include "checkpoint/saver.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -39,6 +40,10 @@ ls_status ls_ckpt_codec_init(ls_ckpt_codec *codec, int level) {
     }
     codec->entropy = level == 1 ? entropy_create() : NULL;
     return LS_OK;
+}
+
+size_t ls_ckpt_thread_bytes(void) {
+    return 3 * (size_t)LS_CKPT_CHUNK_BYTES;
 }
 
 void ls_ckpt_codec_release(ls_ckpt_codec *codec) {

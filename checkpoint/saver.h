@@ -42,6 +42,8 @@ ls_status ls_ckpt_saver_create(const ls_ckpt_saver_options *options, ls_ckpt_sav
 void ls_ckpt_saver_destroy(ls_ckpt_saver *saver);
 /* Memory that this rank has reserved. */
 int64_t ls_ckpt_saver_bytes(const ls_ckpt_saver *saver);
+/* What each writing thread takes besides: a chunk as it is, shuffled and compressed. */
+size_t ls_ckpt_thread_bytes(void);
 
 /* How a save ended. */
 typedef struct ls_ckpt_outcome {

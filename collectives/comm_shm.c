@@ -6,6 +6,7 @@
 #include "runtime/base/log.h"
 
 #include <sched.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/statvfs.h>
@@ -27,8 +28,9 @@ static void window_free(shm_window *w) {
 }
 
 /* Every rank's part on pages of its own, which it touches first, so that they come to lie in its
- * memory node. */
-static ls_status window_take(shm_comm *c, int64_t bytes, shm_window *w) {
+ * memory node; all but [left, left_end) of it. */
+static ls_status window_take(shm_comm *c, int64_t bytes, int64_t left, int64_t left_end,
+                             shm_window *w) {
     const MPI_Comm handle = ls_mpi_handle(c->mpi);
     char **bases = NULL;
     LS_TRY(ls_comm_agree(c->mpi, ls_calloc((size_t)c->base.size, sizeof *bases, &bases)));
@@ -52,7 +54,8 @@ static ls_status window_take(shm_comm *c, int64_t bytes, shm_window *w) {
         bases[rank] = (char *)base + (CACHE_LINE - (uintptr_t)base % CACHE_LINE) % CACHE_LINE;
     }
     w->bases = bases;
-    memset(bases[c->base.rank], 0, (size_t)bytes);
+    memset(bases[c->base.rank], 0, (size_t)left);
+    memset(bases[c->base.rank] + left_end, 0, (size_t)(bytes - left_end));
     return c->mpi->ops->barrier(c->mpi);
 }
 
@@ -79,7 +82,7 @@ static ls_status alloc(ls_comm *comm, int64_t bytes, void **memory) {
     }
     shm_region *region = NULL;
     LS_TRY(ls_comm_agree(c->mpi, ls_calloc(1, sizeof *region, &region)));
-    ls_status status = window_take(c, bytes, &region->window);
+    ls_status status = window_take(c, bytes, bytes, bytes, &region->window);
     if (status != LS_OK) {
         window_free(&region->window);
         free(region);
@@ -450,7 +453,9 @@ static ls_status wrap(ls_comm *mpi, shm_memory *memory, ls_comm **comm) {
         c->mpi = mpi;
         c->pump.drive = ls_shm_drive;
         c->spins = processors() < mpi->size ? SPINS_SHARED : SPINS;
-        status = window_take(c, shm_part_bytes(mpi->size), &c->window);
+        /* Stages are written before they are read: not every communicator uses its own. */
+        status = window_take(c, shm_part_bytes(mpi->size), offsetof(shm_part, in),
+                             offsetof(shm_part, channels), &c->window);
     }
     if (status != LS_OK) {
         if (c) {

@@ -101,6 +101,7 @@ static ls_status lay_out(ls_train *train) {
     }
     LS_TRY(ls_layout_init(&train->layout, &train->config, dev, dtype, &train->session.mesh));
     LS_TRY(ls_layout_plan(&train->layout, &train->planned));
+    train->planned.saves += (size_t)train->session.threads * ls_ckpt_thread_bytes();
     count_steps(train);
     return LS_OK;
 }
@@ -220,7 +221,7 @@ static ls_status begin_or_resume(ls_train *train, bool resuming) {
 }
 
 static void announce(const ls_train *train) {
-    char params[32], memory[32], tokens[32], copy[32];
+    char params[32], memory[32], tokens[32], copy[32], all[32];
     const int64_t snapshot = ls_ckpt_saver_bytes(train->saver);
     int64_t count = ls_model_param_count(&train->config.model);
     ls_log_info("%s: %sparameters, %s, %s on %d rank%s of %d thread%s, %d host%s",
@@ -230,14 +231,15 @@ static void announce(const ls_train *train) {
                 train->session.threads, train->session.threads == 1 ? "" : "s",
                 train->session.mesh.hosts, train->session.mesh.hosts == 1 ? "" : "s");
     ls_log_info("batch of %lld sequences x %lld tokens in micro-batches of %lld; %lld steps over %s"
-                "tokens of data; %s a rank%s%s",
+                "tokens of data; %s a rank%s%s, %s with program and libraries",
                 (long long)train->layout.batch, (long long)train->layout.seq,
                 (long long)train->config.batch.micro, (long long)train->total_steps,
                 ls_text_count(tokens, sizeof tokens,
                               (double)ls_dataset_describe(train->train_data)->tokens),
                 ls_text_bytes(memory, sizeof memory, (double)ls_layout_total(&train->planned)),
                 snapshot > 0 ? ", and for saves in the background " : "",
-                snapshot > 0 ? ls_text_bytes(copy, sizeof copy, (double)snapshot) : "");
+                snapshot > 0 ? ls_text_bytes(copy, sizeof copy, (double)snapshot) : "",
+                ls_text_bytes(all, sizeof all, (double)ls_train_memory_planned(train)));
 }
 
 static ls_status setup(ls_train *train, bool resume, int argc, char **argv, int first) {
@@ -249,6 +251,7 @@ static ls_status setup(ls_train *train, bool resume, int argc, char **argv, int 
     LS_TRY(ls_session_connect(&train->session, config->parallel.transport));
     LS_TRY(ls_session_watch(&train->session, &config->faults, train->run_dir));
     LS_TRY(ls_session_open(&train->session, &config->parallel, config->run.threads));
+    LS_TRY(ls_session_agree(&train->session, ls_train_memory_begin(train)));
     LS_TRY(open_data(train));
     LS_TRY(ls_session_agree(&train->session, lay_out(train)));
     LS_TRY(ls_train_build(train));
@@ -268,6 +271,7 @@ static ls_status setup(ls_train *train, bool resume, int argc, char **argv, int 
 static ls_status dry_run(ls_train *train, long long ranks, int argc, char **argv, int first) {
     LS_TRY(load_config(train, true, argc, argv, first));
     LS_TRY(ls_session_open(&train->session, NULL, train->config.run.threads));
+    LS_TRY(ls_session_agree(&train->session, ls_train_memory_begin(train)));
     if (train->config.model.vocab == 0) {
         LS_TRY(open_data(train));
     }
@@ -297,6 +301,12 @@ static void summarise(const ls_train *train) {
     }
     if (isfinite(train->counters.usd)) {
         printf("cost $%.2f\n", train->counters.usd);
+    }
+    if (train->memory.peak_bytes > 0) {
+        char peak[32], planned[32];
+        printf("memory of rank %lld %s at most, %s planned\n", (long long)train->memory.rank,
+               ls_text_bytes(peak, sizeof peak, (double)train->memory.peak_bytes),
+               ls_text_bytes(planned, sizeof planned, (double)train->memory.planned_bytes));
     }
     if (train->last_ckpt[0]) {
         printf("checkpoint %s\n", train->last_ckpt);

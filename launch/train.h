@@ -1,5 +1,5 @@
 /* The training run: what cmd_train.c sets up, train_build.c makes, train_state.c loads,
- * train_save.c saves, train_loop.c drives. */
+ * train_save.c saves, train_loop.c drives, train_memory.c compares with the plan. */
 #ifndef LS_LAUNCH_TRAIN_H
 #define LS_LAUNCH_TRAIN_H
 
@@ -20,6 +20,14 @@ typedef struct ls_straggler {
     bool told;
 } ls_straggler;
 
+/* Memory of a rank's process; what is shared in memory counts in equal parts. */
+typedef struct ls_memory_record {
+    int64_t program_bytes; /* before training takes anything: program, libraries, MPI, device */
+    int64_t planned_bytes; /* that, training, and the copy for saves in the background */
+    int64_t peak_bytes;
+    int64_t rank;
+} ls_memory_record;
+
 typedef struct ls_train {
     ls_config config; /* resolved; const after setup */
     ls_session session;
@@ -28,6 +36,7 @@ typedef struct ls_train {
     ls_dataset *train_data, *val_data; /* val_data NULL: there is no validation split */
     ls_layout layout;
     ls_layout_bytes planned;
+    ls_memory_record memory; /* at the end: of the rank that is furthest above its plan */
     ls_groups groups;
     ls_state *state;
     ls_model **models; /* of the parts */
@@ -82,6 +91,12 @@ void ls_train_release(ls_train *train);
  * train->config and the device is needed or changed. LS_E_CONFIG for what cannot work. Not
  * collective. */
 ls_status ls_train_dry_run(ls_train *train, int ranks);
+
+/* Memory of the process: begin when the device is open, end after the last step. [end: collective]
+ */
+ls_status ls_train_memory_begin(ls_train *train);
+int64_t ls_train_memory_planned(const ls_train *train);
+ls_status ls_train_memory_end(ls_train *train);
 
 /* Runs until total_steps or until asked to stop (LS_E_STOPPED). [collective] */
 ls_status ls_train_loop(ls_train *train);

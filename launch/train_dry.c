@@ -146,6 +146,16 @@ static void print_row(const ls_layout *l, const ls_layout_bytes *b, int ranks) {
            bytes_text((double)ls_layout_total(b), t[7]), blocks);
 }
 
+/* What a process takes besides. */
+static void print_process(const ls_train *train, size_t saves) {
+    char copy[32], program[32];
+    saves += (size_t)train->session.threads * ls_ckpt_thread_bytes();
+    printf("\nbesides, a rank takes up to %s for saves, and %s are program and libraries (measured "
+           "in this process; MPI adds to it)\n",
+           ls_text_bytes(copy, sizeof copy, (double)saves),
+           ls_text_bytes(program, sizeof program, (double)train->memory.program_bytes));
+}
+
 static void print_wire(const wire *w) {
     const struct {
         const char *axis, *what;
@@ -172,7 +182,7 @@ static void take_most(wire *most, const wire *w) {
 
 /* The fullest rank of a pipeline coordinate. Ranks differ in their shards and tensor parts only by
  * what does not divide. */
-static ls_status plan_stage(ls_train *train, ls_mesh mesh, int stage, wire *most) {
+static ls_status plan_stage(ls_train *train, ls_mesh mesh, int stage, wire *most, size_t *saves) {
     const int ranks = mesh.world / mesh.size[LS_AXIS_PIPELINE];
     ls_layout_bytes fullest = {0};
     for (int r = 0; r < ranks; r++) {
@@ -187,6 +197,7 @@ static ls_status plan_stage(ls_train *train, ls_mesh mesh, int stage, wire *most
         if (ls_layout_total(&bytes) > ls_layout_total(&fullest)) {
             fullest = bytes;
         }
+        *saves = bytes.saves > *saves ? bytes.saves : *saves;
     }
     const wire w = wire_of(&train->layout);
     take_most(most, &w);
@@ -215,14 +226,16 @@ ls_status ls_train_dry_run(ls_train *train, int ranks) {
     uint64_t *hosts;
     ls_mesh mesh;
     wire most = {0};
+    size_t saves = 0;
     LS_TRY(ls_session_axes(&train->config.parallel, ranks, size));
     LS_TRY(ls_calloc((size_t)ranks, sizeof *hosts, &hosts));
     ls_status status = ls_mesh_init(&mesh, size, 0, ranks, hosts);
     free(hosts);
     for (int stage = 0; status == LS_OK && stage < mesh.size[LS_AXIS_PIPELINE]; stage++) {
-        status = plan_stage(train, mesh, stage, &most);
+        status = plan_stage(train, mesh, stage, &most, &saves);
     }
     if (status == LS_OK) {
+        print_process(train, saves);
         print_wire(&most);
         status = print_bubble(&train->layout);
     }

@@ -236,7 +236,27 @@ static void count_free(ls_device *dev, void *memory) {
     (void)memory;
 }
 
-static ls_status plan_optim(const ls_layout *l, const ls_state *state, size_t *bytes) {
+/* The copy of masters and states that a save writes from, which replicas share out. */
+static size_t snapshot_bytes(const ls_layout *l, const ls_state *state, const ls_optim *optim) {
+    int owned_count, row_count;
+    const ls_owned *own = ls_state_owned(state, &owned_count);
+    const ls_param *rows = ls_state_params(state, &row_count);
+    int64_t elems = 0;
+    for (int i = 0; i < row_count; i++) {
+        int copies = 1;
+        for (int s = 0; s < ls_optim_state_count(optim); s++) {
+            copies += ls_optim_state_shape(optim, s, i) == LS_STATE_FULL;
+        }
+        const ls_range row = {rows[i].offset, rows[i].copied ? 0 : rows[i].elems};
+        for (int o = 0; o < owned_count; o++) {
+            elems += copies * ls_range_common(row, own[o].range).elems;
+        }
+    }
+    const int ranks = l->data_ranks * l->mesh.size[LS_AXIS_CONTEXT];
+    return (size_t)elems * ls_dtype_bytes(l->dev->acc) / (size_t)(ranks / l->shards);
+}
+
+static ls_status plan_optim(const ls_layout *l, const ls_state *state, ls_layout_bytes *bytes) {
     ls_device_ops ops = *l->dev->ops;
     ls_device dev = *l->dev;
     ops.alloc = count_alloc;
@@ -252,7 +272,10 @@ static ls_status plan_optim(const ls_layout *l, const ls_state *state, size_t *b
     if (status == LS_OK) {
         status = ls_optim_create(&options, &optim);
     }
-    *bytes = counted_bytes;
+    bytes->optim = counted_bytes;
+    if (status == LS_OK && l->config->checkpoint.async) {
+        bytes->saves = snapshot_bytes(l, state, optim);
+    }
     ls_optim_destroy(optim);
     free(owned);
     free(not_counted);
@@ -281,7 +304,7 @@ ls_status ls_layout_plan(const ls_layout *l, ls_layout_bytes *bytes) {
     state_options.tied = ls_layout_has_twin(l) ? &pipeline : NULL;
     ls_state *state;
     LS_TRY(ls_state_plan(&state_options, &bytes->state, &state));
-    ls_status status = plan_optim(l, state, &bytes->optim);
+    ls_status status = plan_optim(l, state, bytes);
     ls_state_destroy(state);
     LS_TRY(status);
     runner.data = &data;

@@ -56,6 +56,8 @@ bool ls_layout_has_twin(const ls_layout *layout);
 typedef struct ls_layout_bytes {
     ls_state_bytes state;
     size_t optim, activations, tables, boundary;
+    size_t saves; /* the copy that saves are written from, and what writing takes beside it; not in
+                     the total of training */
 } ls_layout_bytes;
 
 /* Computed without taking any. */

@@ -214,6 +214,15 @@ ls_status ls_train_ledger_record(ls_train *train, bool due, ls_step_record *reco
     return LS_OK;
 }
 
+/* null before the end of a start, when peaks are known. */
+static json_t *memory_json(const ls_memory_record *m) {
+    return m->peak_bytes == 0
+               ? json_null()
+               : json_pack("{s:I, s:I, s:I, s:I}", "program_bytes", (json_int_t)m->program_bytes,
+                           "planned_bytes", (json_int_t)m->planned_bytes, "peak_bytes",
+                           (json_int_t)m->peak_bytes, "rank", (json_int_t)m->rank);
+}
+
 static ls_status write_ledger(const ls_train *train) {
     const ls_config_cost *cost = &train->config.cost;
     char path[1024];
@@ -226,13 +235,13 @@ static ls_status write_ledger(const ls_train *train) {
                   "carbon_g_per_kwh",
                   cost->carbon_g_per_kwh > 0.0 ? json_real(cost->carbon_g_per_kwh) : json_null(),
                   "pue", cost->pue);
-    json_t *ledger =
-        json_pack("{s:s, s:i, s:s, s:s, s:s, s:I, s:o, s:o, s:o, s:o, s:o}", "schema",
-                  "lockstep-ledger", "version", 1, "run", train->config.run.name, "account",
-                  train->config.run.account, "project", train->config.run.project, "planned_steps",
-                  (json_int_t)train->total_steps, "training_loss", real_or_null(train->train_loss),
-                  "validation_loss", real_or_null(train->val_loss), "price", price_json(train),
-                  "energy", energy, "counters", ls_counters_json(&train->counters));
+    json_t *ledger = json_pack(
+        "{s:s, s:i, s:s, s:s, s:s, s:I, s:o, s:o, s:o, s:o, s:o, s:o}", "schema", "lockstep-ledger",
+        "version", 1, "run", train->config.run.name, "account", train->config.run.account,
+        "project", train->config.run.project, "planned_steps", (json_int_t)train->total_steps,
+        "training_loss", real_or_null(train->train_loss), "validation_loss",
+        real_or_null(train->val_loss), "price", price_json(train), "energy", energy, "counters",
+        ls_counters_json(&train->counters), "memory", memory_json(&train->memory));
     char *text = ledger ? json_dumps(ledger, JSON_INDENT(2) | JSON_REAL_PRECISION(12)) : NULL;
     json_decref(ledger);
     ls_status status = text ? ls_file_replace(path, text, strlen(text))

@@ -282,6 +282,13 @@ ls_status ls_train_loop(ls_train *train) {
         }
     }
     ls_flight_mark(LS_FLIGHT_END, -1);
+    if (status == LS_OK || status == LS_E_STOPPED) {
+        const ls_error error = *ls_error_last();
+        LS_TRY(ls_train_memory_end(train));
+        if (status != LS_OK) {
+            ls_error_set(status, error.file, error.line, "%s", error.message);
+        }
+    }
     ls_train_ledger_write(train);
     close_sinks(&s);
     return status;

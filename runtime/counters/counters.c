@@ -109,21 +109,44 @@ ls_status ls_counters_parse(const json_t *json, ls_counters *c) {
     return LS_OK;
 }
 
-ls_status ls_memory_resident(int64_t *now_bytes, int64_t *peak_bytes) {
-    FILE *f = fopen("/proc/self/status", "r");
+/* A line "KEY:  N kB" of a file of /proc/self. */
+typedef struct proc_value {
+    const char *key;
+    int64_t bytes; /* 0: there is no such line */
+} proc_value;
+
+static ls_status read_proc(const char *path, proc_value *values, int count) {
+    FILE *f = fopen(path, "r");
     if (!f) {
-        return LS_FAIL(LS_E_IO, "cannot open /proc/self/status");
+        return LS_FAIL(LS_E_IO, "cannot open %s", path);
     }
-    char line[256];
+    char line[256], key[64];
     long long kib;
-    *now_bytes = *peak_bytes = 0;
     while (fgets(line, sizeof line, f)) {
-        if (sscanf(line, "VmRSS: %lld kB", &kib) == 1) {
-            *now_bytes = kib * 1024;
-        } else if (sscanf(line, "VmHWM: %lld kB", &kib) == 1) {
-            *peak_bytes = kib * 1024;
+        if (sscanf(line, "%63[^:]: %lld kB", key, &kib) == 2) {
+            for (int i = 0; i < count; i++) {
+                values[i].bytes = strcmp(key, values[i].key) == 0 ? kib * 1024 : values[i].bytes;
+            }
         }
     }
     fclose(f);
+    return LS_OK;
+}
+
+ls_status ls_memory_resident(int64_t *now_bytes, int64_t *peak_bytes) {
+    proc_value values[] = {{"VmRSS", 0}, {"VmHWM", 0}};
+    LS_TRY(read_proc("/proc/self/status", values, 2));
+    *now_bytes = values[0].bytes;
+    *peak_bytes = values[1].bytes;
+    return LS_OK;
+}
+
+ls_status ls_memory_taken(int64_t *now_bytes, int64_t *peak_bytes) {
+    proc_value shared = {"RssShmem", 0}, own = {"Pss_Shmem", 0};
+    LS_TRY(ls_memory_resident(now_bytes, peak_bytes));
+    LS_TRY(read_proc("/proc/self/status", &shared, 1));
+    LS_TRY(read_proc("/proc/self/smaps_rollup", &own, 1));
+    *now_bytes -= shared.bytes - own.bytes;
+    *peak_bytes -= shared.bytes - own.bytes;
     return LS_OK;
 }

@@ -129,5 +129,9 @@ extern const ls_sink_ops ls_sink_mlperf;
 
 /* Resident and peak resident set of this process in bytes. */
 ls_status ls_memory_resident(int64_t *now_bytes, int64_t *peak_bytes);
+/* The same, but pages that processes share in memory (windows of /dev/shm) count in equal parts for
+ * each of them, as they are shared now: summed over the processes of a host it is what they take.
+ */
+ls_status ls_memory_taken(int64_t *now_bytes, int64_t *peak_bytes);
 
 #endif

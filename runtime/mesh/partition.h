@@ -25,6 +25,14 @@ typedef struct ls_range {
     int64_t first, elems;
 } ls_range;
 
+/* What two ranges have in common; of no elements where there is nothing. */
+static inline ls_range ls_range_common(ls_range a, ls_range b) {
+    const int64_t first = a.first > b.first ? a.first : b.first;
+    const int64_t a_end = a.first + a.elems, b_end = b.first + b.elems;
+    const int64_t end = a_end < b_end ? a_end : b_end;
+    return (ls_range){.first = first, .elems = end > first ? end - first : 0};
+}
+
 typedef struct ls_unit {
     ls_range range;
     int block;

@@ -1,6 +1,8 @@
 #include "runtime/counters/counters.h"
 #include "tests/test.h"
 
+#include <sys/mman.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 static void test_round_trip(void) {
@@ -139,6 +141,34 @@ static void test_memory(void) {
     int64_t now, peak;
     CHECK_OK(ls_memory_resident(&now, &peak));
     CHECK(now > 100000 && peak >= now);
+    /* What two processes share counts half for each. */
+    enum { BYTES = 32 << 20 };
+    int64_t before, after;
+    CHECK_OK(ls_memory_taken(&before, &peak));
+    char *shared = mmap(NULL, BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    CHECK(shared != MAP_FAILED);
+    memset(shared, 1, BYTES);
+    CHECK_OK(ls_memory_taken(&after, &peak));
+    CHECK(llabs(after - before - BYTES) < BYTES / 8);
+    int touched[2], end[2];
+    CHECK_INT(pipe(touched) + pipe(end), 0);
+    const pid_t child = fork();
+    if (child == 0) {
+        char byte = shared[0];
+        for (size_t i = 0; i < BYTES; i += 4096) {
+            byte = (char)(byte + shared[i]);
+        }
+        _exit(write(touched[1], &byte, 1) == 1 && read(end[0], &byte, 1) == 1 ? 0 : 1);
+    }
+    char byte;
+    CHECK_INT(read(touched[0], &byte, 1), 1);
+    CHECK_OK(ls_memory_taken(&after, &peak));
+    CHECK(llabs(after - before - BYTES / 2) < BYTES / 8);
+    CHECK_INT(write(end[1], &byte, 1), 1);
+    int status;
+    CHECK_INT(waitpid(child, &status, 0), child);
+    CHECK_INT(status, 0);
+    munmap(shared, BYTES);
 }
 
 int main(void) {

@@ -3,7 +3,7 @@
 # layout goes on in others, and what cannot work is refused.
 . "$(dirname "$0")/../launch/lib.sh"
 make_corpus
-tiny="$tiny model.layers=4 batch.micro=1 optim.eps=1e-3 metrics.every=1"
+tiny="$tiny numerics.compute=fp32 model.layers=4 batch.micro=1 optim.eps=1e-3 metrics.every=1"
 losses() { sed -n 's/.*"loss":\([^,]*\),.*/\1/p' "$work/runs/$1/train.jsonl"; }
 close_to() { # close_to RUN RUN: equal losses, but for rounding
     losses "$1" >"$work/one"

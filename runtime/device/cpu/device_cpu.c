@@ -72,7 +72,9 @@ static ls_status take(size_t bytes, void **memory) {
                        ls_text_bytes(text, sizeof text, (double)bytes));
     }
     if (align == HUGE_PAGE_BYTES) {
-        madvise(taken, padded, MADV_HUGEPAGE); /* advice only: failing costs speed, nothing else */
+        /* Advice only: failing costs speed, nothing else. Not for the end, where a huge page would
+         * take more memory than was asked for. */
+        madvise(taken, bytes / HUGE_PAGE_BYTES * HUGE_PAGE_BYTES, MADV_HUGEPAGE);
     }
     *memory = taken;
     return LS_OK;

@@ -1,0 +1,44 @@
+/* Memory of the process beside what was planned. */
+#include "launch/train.h"
+#include "runtime/base/arena.h"
+
+#include <stdlib.h>
+
+/* Program, libraries, MPI and device: what there is before training takes anything. */
+ls_status ls_train_memory_begin(ls_train *train) {
+    int64_t peak;
+    return ls_memory_taken(&train->memory.program_bytes, &peak);
+}
+
+int64_t ls_train_memory_planned(const ls_train *train) {
+    return train->memory.program_bytes + (int64_t)ls_layout_total(&train->planned) +
+           (int64_t)train->planned.saves;
+}
+
+/* The rank that is furthest above its plan, or least below. */
+static ls_memory_record worst_of(const ls_memory_record *all, int ranks) {
+    ls_memory_record worst = all[0];
+    for (int r = 1; r < ranks; r++) {
+        const double found = (double)all[r].peak_bytes / (double)all[r].planned_bytes;
+        if (found > (double)worst.peak_bytes / (double)worst.planned_bytes) {
+            worst = all[r];
+        }
+    }
+    return worst;
+}
+
+ls_status ls_train_memory_end(ls_train *train) {
+    ls_comm *comm = train->session.comm;
+    int64_t now;
+    ls_memory_record *mine = &train->memory, *all;
+    mine->rank = comm->rank;
+    mine->planned_bytes = ls_train_memory_planned(train);
+    LS_TRY(ls_session_agree(&train->session, ls_memory_taken(&now, &mine->peak_bytes)));
+    LS_TRY(ls_session_agree(&train->session, ls_calloc((size_t)comm->size, sizeof *all, &all)));
+    const ls_status status = comm->ops->all_gather(comm, mine, all, sizeof *mine);
+    if (status == LS_OK) {
+        *mine = worst_of(all, comm->size);
+    }
+    free(all);
+    return status;
+}

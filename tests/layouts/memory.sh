@@ -1,0 +1,29 @@
+#!/bin/sh
+# The memory that a rank's process has taken at most, libraries included, is what was planned.
+. "$(dirname "$0")/../launch/lib.sh"
+make_corpus
+model="model.family=llama3 model.layers=4 model.channels=512 model.heads=8 model.kv_heads=4 model.ffn=1536
+       model.context=128 model.vocab=24576 data.dir=$data batch.sequences=4 batch.micro=1 run.dir=$work/runs
+       run.steps=2 schedule.warmup_steps=2 eval.batches=1 run.name=memory"
+
+within() { # within RANKS LAYOUT: 5% of the plan, on the rank that is furthest above it
+    n=$1
+    shift
+    rm -rf "$work/runs"
+    # shellcheck disable=SC2086 # words
+    gives 0 ranks "$n" "$LOCKSTEP" train $model "$@"
+    prints 'memory of rank [0-9]* .* at most, .* planned'
+    tr -d ' ,"' <"$work/runs/memory/ledger.json" | awk -F: -v layout="$n ranks $*" '
+        $1 == "planned_bytes" { planned = $2 } $1 == "peak_bytes" { peak = $2 }
+        END { printf "%s: %.0f MiB at most, %.0f planned, %+.1f%%\n", layout, peak / 1048576, planned / 1048576,
+                  100 * (peak / planned - 1)
+              exit planned < 2e8 || peak < 0.95 * planned || peak > 1.05 * planned }' || fail "more or less than planned"
+    checks=$((checks + 1))
+}
+
+within 1
+within 2 numerics.reduction=invariant
+within 2 parallel.tensor=2 parallel.sequence_parallel=true
+within 4 parallel.pipeline=2 parallel.zero=1
+within 4 parallel.context=2 parallel.zero=3
+passed
