@@ -42,16 +42,21 @@ ls_status ls_ckpt_chunk_read(int fd, const ls_ckpt_chunk *chunk, ls_ckpt_codec *
     return read_at(fd, codec->packed, chunk->bytes, chunk->at);
 }
 
-ls_status ls_ckpt_chunk_load(int fd, const ls_ckpt_piece *piece, const ls_ckpt_grid *grid,
-                             int64_t index, bool compressed, ls_ckpt_codec *codec,
-                             const uint8_t **values) {
+ls_status ls_ckpt_chunk_values(const ls_ckpt_piece *piece, const ls_ckpt_grid *grid, int64_t index,
+                               bool compressed, ls_ckpt_codec *codec, const uint8_t **values) {
     const ls_ckpt_chunk *chunk = &piece->places[index];
-    LS_TRY(ls_ckpt_chunk_read(fd, chunk, codec));
     LS_TRY(ls_ckpt_decode(codec, (size_t)chunk->bytes, grid, compressed, values));
     if (ls_ckpt_chunk_xxh3(grid, index, *values) != chunk->xxh3) {
         return LS_FAIL(LS_E_CORRUPT, "its values do not have the manifest's hash");
     }
     return LS_OK;
+}
+
+ls_status ls_ckpt_chunk_load(int fd, const ls_ckpt_piece *piece, const ls_ckpt_grid *grid,
+                             int64_t index, bool compressed, ls_ckpt_codec *codec,
+                             const uint8_t **values) {
+    LS_TRY(ls_ckpt_chunk_read(fd, &piece->places[index], codec));
+    return ls_ckpt_chunk_values(piece, grid, index, compressed, codec, values);
 }
 
 static int by_place(const void *a, const void *b) {

@@ -178,8 +178,11 @@ uint64_t ls_ckpt_chunk_xxh3(const ls_ckpt_grid *grid, int64_t index, const void 
 ls_status ls_ckpt_chunk_read(int fd, const ls_ckpt_chunk *chunk, ls_ckpt_codec *codec);
 /* SHA-256 of a chunk as it is stored. */
 ls_status ls_ckpt_chunk_hash(int fd, const ls_ckpt_chunk *chunk, ls_sha256 *hash);
-/* Reads and decodes chunk `index` of a piece; *values is owned by the codec, or is codec->into.
- * LS_E_CORRUPT unless they have the hash of the manifest. */
+/* Decodes chunk `index` of a piece, which lies in codec->packed; *values is owned by the codec, or
+ * is codec->into. LS_E_CORRUPT unless they have the hash of the manifest. */
+ls_status ls_ckpt_chunk_values(const ls_ckpt_piece *piece, const ls_ckpt_grid *grid, int64_t index,
+                               bool compressed, ls_ckpt_codec *codec, const uint8_t **values);
+/* Reads it and decodes it. */
 ls_status ls_ckpt_chunk_load(int fd, const ls_ckpt_piece *piece, const ls_ckpt_grid *grid,
                              int64_t index, bool compressed, ls_ckpt_codec *codec,
                              const uint8_t **values);

@@ -21,21 +21,25 @@ typedef struct chunk_use {
     int use, file_index;
 } chunk_use;
 
-/* Open from the first chunk that is wanted of it to the last: with thousands of writers, only a few
- * are open at a time. */
-typedef struct source {
-    int fd;
-    int64_t chunks_left;
-} source;
+/* Chunks [next, end) of the list, which are read one after the other by whichever thread is free,
+ * while others decode what they have read: so the kernel sees one sequence of reads and keeps
+ * reading ahead of it. LANE_THREADS decode faster than most disks read. */
+enum { LANE_THREADS = 4 };
+
+typedef struct lane {
+    omp_lock_t lock;
+    int64_t next, end;
+    int fd, file_index; /* the file that is open; fd -1: none */
+} lane;
 
 typedef struct reader {
     ls_ckpt *ckpt;
     use *uses;
     chunk_use *chunks;
     int64_t use_count, chunk_count, use_capacity, chunk_capacity, bytes;
-    source *files; /* [file_count] */
-    ls_ckpt_codec *codecs;
-    int threads;
+    lane *lanes;           /* [lane_count] */
+    ls_ckpt_codec *codecs; /* [threads] */
+    int threads, lane_count;
     atomic_bool failed;
     ls_error error;
 } reader;
@@ -129,7 +133,6 @@ static ls_status plan(reader *r, const ls_ckpt_tensor *t) {
                                                           .at = u->piece->places[k].at,
                                                           .use = (int)r->use_count,
                                                           .file_index = u->piece->file_index};
-                r->files[u->piece->file_index].chunks_left++;
                 r->bytes += u->grid.chunk_bytes;
             }
         }
@@ -148,11 +151,6 @@ static int by_place(const void *a, const void *b) {
 }
 
 static ls_status prepare(reader *r, const ls_ckpt_tensor *tensors, int count) {
-    size_t files = (size_t)r->ckpt->file_count;
-    LS_TRY(ls_calloc(files, sizeof *r->files, &r->files));
-    for (size_t i = 0; i < files; i++) {
-        r->files[i].fd = -1;
-    }
     for (int i = 0; i < count; i++) {
         LS_TRY(plan(r, &tensors[i]));
     }
@@ -164,35 +162,50 @@ static ls_status prepare(reader *r, const ls_ckpt_tensor *tensors, int count) {
     for (int i = 0; i < r->threads; i++) {
         LS_TRY(ls_ckpt_codec_init(&r->codecs[i], 1));
     }
+    const int lanes = (r->threads + LANE_THREADS - 1) / LANE_THREADS;
+    LS_TRY(ls_calloc((size_t)lanes, sizeof *r->lanes, &r->lanes));
+    for (; r->lane_count < lanes; r->lane_count++) {
+        r->lanes[r->lane_count] = (lane){.next = r->chunk_count * r->lane_count / lanes,
+                                         .end = r->chunk_count * (r->lane_count + 1) / lanes,
+                                         .fd = -1};
+        omp_init_lock(&r->lanes[r->lane_count].lock);
+    }
     return LS_OK;
 }
 
-/* fd: of the file, which stays open until file_leave was called for its last chunk. */
-static ls_status file_enter(reader *r, int file_index, int *fd) {
-    source *file = &r->files[file_index];
-    ls_status status = LS_OK;
-#pragma omp critical(ls_ckpt_files)
-    {
-        if (file->fd < 0) {
-            char path[4096];
-            status = ls_ckpt_file_path(r->ckpt, file_index, path, sizeof path);
-            file->fd = status == LS_OK ? open(path, O_RDONLY | O_CLOEXEC) : -1;
-            if (status == LS_OK && file->fd < 0) {
-                status = LS_FAIL(LS_E_IO, "it cannot be opened: %s", strerror(errno));
-            }
-        }
-        *fd = file->fd;
+static void lane_close(lane *l) {
+    if (l->fd >= 0) {
+        close(l->fd);
+        l->fd = -1;
     }
-    return status;
 }
 
-static void file_leave(reader *r, int file_index) {
-    source *file = &r->files[file_index];
-#pragma omp critical(ls_ckpt_files)
-    if (--file->chunks_left == 0 && file->fd >= 0) {
-        close(file->fd);
-        file->fd = -1;
+static ls_status lane_open(const reader *r, lane *l, int file_index) {
+    char path[4096];
+    if (l->fd >= 0 && l->file_index == file_index) {
+        return LS_OK;
     }
+    lane_close(l);
+    LS_TRY(ls_ckpt_file_path(r->ckpt, file_index, path, sizeof path));
+    l->fd = open(path, O_RDONLY | O_CLOEXEC);
+    l->file_index = file_index;
+    return l->fd >= 0 ? LS_OK : LS_FAIL(LS_E_IO, "it cannot be opened: %s", strerror(errno));
+}
+
+/* The next chunk of a lane, read as it is stored; NULL: there is none. *status: of the reading. */
+static const chunk_use *lane_take(const reader *r, lane *l, ls_ckpt_codec *codec,
+                                  ls_status *status) {
+    const chunk_use *c = NULL;
+    omp_set_lock(&l->lock);
+    if (l->next < l->end && !atomic_load(&r->failed)) {
+        c = &r->chunks[l->next++];
+        *status = lane_open(r, l, c->file_index);
+        if (*status == LS_OK) {
+            *status = ls_ckpt_chunk_read(l->fd, &r->uses[c->use].piece->places[c->index], codec);
+        }
+    }
+    omp_unset_lock(&l->lock);
+    return c;
 }
 
 /* Where a chunk's values belong when they are wanted all, and lie there without gaps; else NULL. */
@@ -212,7 +225,8 @@ static uint8_t *chunk_target(const use *u, const ls_box *box) {
 }
 
 /* A chunk that cannot be read as it should be: from its file, made again with the parity files. */
-static ls_status chunk_load_again(reader *r, const chunk_use *c, const uint8_t **values) {
+static ls_status chunk_load_again(reader *r, const chunk_use *c, ls_ckpt_codec *codec,
+                                  const uint8_t **values) {
     const use *u = &r->uses[c->use];
     char path[4096];
     ls_status status;
@@ -224,28 +238,26 @@ static ls_status chunk_load_again(reader *r, const chunk_use *c, const uint8_t *
     if (fd < 0) {
         return LS_FAIL(LS_E_IO, "'%s' cannot be opened: %s", path, strerror(errno));
     }
-    status = ls_ckpt_chunk_load(fd, u->piece, &u->grid, c->index, r->ckpt->compressed,
-                                &r->codecs[omp_get_thread_num()], values);
+    status =
+        ls_ckpt_chunk_load(fd, u->piece, &u->grid, c->index, r->ckpt->compressed, codec, values);
     close(fd);
     return status;
 }
 
-static ls_status chunk_load(reader *r, const chunk_use *c) {
+/* Puts the values of a chunk where they are wanted. status: of its reading. */
+static ls_status chunk_place(reader *r, const chunk_use *c, ls_ckpt_codec *codec,
+                             ls_status status) {
     const use *u = &r->uses[c->use];
     const uint8_t *values = NULL;
-    ls_ckpt_codec *codec = &r->codecs[omp_get_thread_num()];
     ls_box box = chunk_box(u, c->index), both;
     codec->into = chunk_target(u, &box);
     codec->into_elems = (size_t)ls_box_elems(&box);
-    int fd;
-    ls_status status = file_enter(r, c->file_index, &fd);
     if (status == LS_OK) {
-        status = ls_ckpt_chunk_load(fd, u->piece, &u->grid, c->index, r->ckpt->compressed, codec,
-                                    &values);
+        status =
+            ls_ckpt_chunk_values(u->piece, &u->grid, c->index, r->ckpt->compressed, codec, &values);
     }
-    file_leave(r, c->file_index);
     if (status != LS_OK && status != LS_E_MEMORY && r->ckpt->files[c->file_index].group >= 0) {
-        status = chunk_load_again(r, c, &values);
+        status = chunk_load_again(r, c, codec, &values);
     }
     if (status != LS_OK) {
         return ls_error_prefix(status, "'%s/%s': chunk %lld of '%s'", r->ckpt->path, u->piece->file,
@@ -258,17 +270,30 @@ static ls_status chunk_load(reader *r, const chunk_use *c) {
     return LS_OK;
 }
 
-static void reader_release(reader *r) {
-    for (int i = 0; i < r->ckpt->file_count && r->files; i++) {
-        if (r->files[i].fd >= 0) {
-            close(r->files[i].fd);
+static void work(reader *r, int thread) {
+    ls_ckpt_codec *codec = &r->codecs[thread];
+    for (int i = 0; i < r->lane_count; i++) { /* its own first, then what others have left */
+        lane *l = &r->lanes[(thread + i) % r->lane_count];
+        const chunk_use *c;
+        ls_status status;
+        while ((c = lane_take(r, l, codec, &status))) {
+            if (chunk_place(r, c, codec, status) != LS_OK) {
+                keep_error(r);
+            }
         }
     }
+}
+
+static void reader_release(reader *r) {
+    for (int i = 0; i < r->lane_count; i++) {
+        lane_close(&r->lanes[i]);
+        omp_destroy_lock(&r->lanes[i].lock);
+    }
+    free(r->lanes);
     for (int i = 0; i < r->threads && r->codecs; i++) {
         ls_ckpt_codec_release(&r->codecs[i]);
     }
     free(r->codecs);
-    free(r->files);
     free(r->uses);
     free(r->chunks);
 }
@@ -277,12 +302,8 @@ ls_status ls_ckpt_load(ls_ckpt *ckpt, ls_ckpt_tensor *tensors, int count) {
     reader r = {.ckpt = ckpt};
     ls_status status = prepare(&r, tensors, count);
     if (status == LS_OK) {
-#pragma omp parallel for schedule(dynamic, 1) num_threads(r.threads)
-        for (int64_t i = 0; i < r.chunk_count; i++) {
-            if (!atomic_load(&r.failed) && chunk_load(&r, &r.chunks[i]) != LS_OK) {
-                keep_error(&r);
-            }
-        }
+#pragma omp parallel num_threads(r.threads)
+        work(&r, omp_get_thread_num());
         status = kept_error(&r);
     }
     reader_release(&r);
