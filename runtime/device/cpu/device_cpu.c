@@ -17,7 +17,7 @@
 
 /* X(level): the tables that runtime/device/CMakeLists.txt compiles. */
 #if defined(__x86_64__)
-#define LEVELS(X) X(generic) X(avx2) X(avx512)
+#define LEVELS(X) X(generic) X(avx2) X(avx512) X(avx512_bf16)
 #elif defined(__aarch64__)
 #define LEVELS(X) X(generic) X(sve)
 #else
@@ -37,7 +37,9 @@ static void select_kernels(ls_cpu_device *cpu, ls_isa isa) {
     cpu->gemm_kernels = &ls_cpu_gemm_kernels_##level
     USE(generic);
 #if defined(__x86_64__)
-    if (isa >= LS_ISA_AVX512 && isa <= LS_ISA_AMX_BF16) {
+    if (isa == LS_ISA_AVX512_BF16 || isa == LS_ISA_AMX_BF16) {
+        USE(avx512_bf16);
+    } else if (isa == LS_ISA_AVX512) {
         USE(avx512);
     } else if (isa == LS_ISA_AVX2) {
         USE(avx2);

@@ -2,7 +2,7 @@
  * task is one tile of query rows of one key/value head: it walks over the blocks of keys that its
  * rows see, with running maxima and sums, and no other task touches its outputs. A task of very few
  * rows (generation) has its own loops, with vectors along D, bound by the reading of keys. */
-#include "runtime/device/cpu/k_attention_tile.h"
+#include "runtime/device/cpu/k_attention_bf16.h"
 
 #include <float.h>
 #include <math.h>
@@ -125,10 +125,12 @@ static float merge_out(const ls_attention *op, int64_t at, float old, float part
     return largest + logf(sum);
 }
 
-static void store_out(const ls_attention *op, const tile_rows *rows, const forward_scratch *s,
-                      int64_t i, float *out) {
+/* Row i of the tile: out [D] is its weighted sum of values, not yet divided by the sum. */
+static void store_out(const ls_attention *op, const tile_rows *rows, int64_t i, float max,
+                      float sum, float *out) {
     const int64_t at = o_offset(op, rows, i);
-    float lse = s->max[i] + logf(s->sum[i]);
+    float lse = max + logf(sum);
+    scale_row(1.0f / sum, op->head_dim, out);
     float *stored = op->lse ? (float *)op->lse + lse_offset(op, rows, i) : NULL;
     if (op->merge) {
         lse = merge_out(op, at, *stored, lse, out);
@@ -139,16 +141,198 @@ static void store_out(const ls_attention *op, const tile_rows *rows, const forwa
     }
 }
 
-static void forward_tile(const ls_attention *op, const tile_rows *rows, const forward_scratch *s) {
-    forward_begin(op, rows, s);
+static void forward_tile(const ls_attention *op, const tile_rows *rows, void *memory) {
+    const forward_scratch s = forward_scratch_take(memory, op->head_dim);
+    forward_begin(op, rows, &s);
     for (int64_t key = 0; key < rows->visible[rows->count - 1]; key += BLOCK) {
-        forward_block(op, rows, s, key);
+        forward_block(op, rows, &s, key);
     }
     for (int64_t i = 0; i < rows->count; i++) {
-        get_column(s->out_t + i, op->head_dim, 1.0f / s->sum[i], s->row);
-        store_out(op, rows, s, i, s->row);
+        get_column(s.out_t + i, op->head_dim, 1.0f, s.row);
+        store_out(op, rows, i, s.max[i], s.sum[i], s.row);
     }
 }
+
+#if HAS_BF16_PRODUCTS
+typedef struct forward_scratch_bf16 {
+    int32_t *q_t;     /* [ceil(D / 2), TILE] words along D */
+    float *out_t;     /* [D, TILE] */
+    ls_bf16 *k;       /* [BLOCK, ld]: words along D */
+    int32_t *v;       /* [BLOCK / 2, ld] words along keys */
+    float *scores;    /* [BLOCK, TILE] of key and row, not scaled */
+    int32_t *p;       /* [BLOCK / 2, TILE] words along keys */
+    float *max, *sum; /* [TILE] */
+    ls_bf16 *rows;    /* [max(TILE, BLOCK), ld]: queries, then values as they come */
+    float *v_odd,
+        *out; /* [BLOCK, ld]: values of a block that are not finite; [TILE, ld]; one place */
+} forward_scratch_bf16;
+
+static forward_scratch_bf16 forward_scratch_bf16_take(void *memory, int64_t d) {
+    float *piece = memory;
+    const int64_t ld = ls_attention_ld(d);
+    forward_scratch_bf16 s = {
+        .q_t = (int32_t *)take_floats(&piece, ld / 2 * TILE),
+        .out_t = take_floats(&piece, ld * TILE),
+        .k = (ls_bf16 *)take_floats(&piece, BLOCK * ld / 2),
+        .v = (int32_t *)take_floats(&piece, BLOCK / 2 * ld),
+        .scores = take_floats(&piece, BLOCK * TILE),
+        .p = (int32_t *)take_floats(&piece, BLOCK / 2 * TILE),
+        .max = take_floats(&piece, TILE),
+        .sum = take_floats(&piece, TILE),
+        .rows = (ls_bf16 *)take_floats(&piece, TILE * ld / 2),
+        .out = take_floats(&piece, TILE * ld),
+    };
+    s.v_odd = s.out;
+    return s;
+}
+
+static void forward_begin_bf16(const ls_attention *op, const tile_rows *rows,
+                               const forward_scratch_bf16 *s) {
+    const int64_t d = op->head_dim, ld = ls_attention_ld(d);
+    for (int64_t i = 0; i < rows->count; i++) {
+        copy_bf16((const ls_bf16 *)op->q + q_offset(op, rows, i), d, ld, s->rows + i * ld);
+    }
+    memset(s->rows + rows->count * ld, 0, (size_t)((TILE - rows->count) * ld) * sizeof *s->rows);
+    transpose_words((const int32_t *)s->rows, ld / 2, TILE, round_up((d + 1) / 2, 4), s->q_t, TILE);
+    memset(s->out_t, 0, (size_t)(ld * TILE) * sizeof(float));
+    for (int64_t i = 0; i < TILE; i++) {
+        s->max[i] = -FLT_MAX;
+        s->sum[i] = 0.0f;
+    }
+}
+
+LS_INLINE vf scaled_score(const float *score, vf scale, const bool masked, vi visible, int64_t j) {
+    const vf x = *(const vf *)score * scale;
+    return masked ? select_vf(visible > (int32_t)j, x, splat(-INFINITY)) : x;
+}
+
+/* Scores to words of probabilities, for nv vectors of rows from column col; maxima are those of
+ * log2(e) times a score. With `keep`, the scores become the probabilities in fp32 too. */
+LS_INLINE void softmax_nv(const int nv, const bool masked, const bool keep, const ls_attention *op,
+                          const tile_rows *rows, const forward_scratch_bf16 *s, int64_t col,
+                          int64_t first_key, int64_t keys) {
+    const vf scale = splat((float)(op->scale * M_LOG2E));
+    vi visible[WIDE];
+    vf top[WIDE], added[WIDE], shrink[WIDE];
+    for (int v = 0; v < nv; v++) {
+        visible[v] = *(const vi *)(rows->visible + col + v * LANES) - (int32_t)first_key;
+        top[v] = *(const vf *)(s->max + col + v * LANES);
+        added[v] = (vf){0};
+    }
+    for (int64_t j = 0; j < keys; j++) {
+        const float *score = s->scores + j * TILE + col;
+#pragma GCC unroll 3
+        for (int v = 0; v < nv; v++) {
+            top[v] = max_vf(scaled_score(score + v * LANES, scale, masked, visible[v], j), top[v]);
+        }
+    }
+    for (int64_t j = 0; j < keys; j += 2) {
+        float *score = s->scores + j * TILE + col;
+#pragma GCC unroll 3
+        for (int v = 0; v < nv; v++, score += LANES) {
+            vf p0 = exp2_vf(scaled_score(score, scale, masked, visible[v], j) - top[v]);
+            vf p1 = exp2_vf(scaled_score(score + TILE, scale, masked, visible[v], j + 1) - top[v]);
+            added[v] += p0 + p1;
+            *(__m512i *)(s->p + j / 2 * TILE + col + v * LANES) = pairs_of(p0, p1);
+            if (keep) {
+                *(vf *)score = p0;
+                *(vf *)(score + TILE) = p1;
+            }
+        }
+    }
+    int changed = 0;
+    for (int v = 0; v < nv; v++) {
+        vf *max = (vf *)(s->max + col + v * LANES), *sum = (vf *)(s->sum + col + v * LANES);
+        shrink[v] = exp2_vf(*max - top[v]);
+        *sum = *sum * shrink[v] + added[v];
+        *max = top[v];
+        changed |= _mm512_cmp_ps_mask((__m512)shrink[v], _mm512_set1_ps(1.0f), _CMP_NEQ_UQ);
+    }
+    for (int64_t i = 0; changed && i < op->head_dim; i++) {
+#pragma GCC unroll 3
+        for (int v = 0; v < nv; v++) {
+            *(vf *)(s->out_t + i * TILE + col + v * LANES) *= shrink[v];
+        }
+    }
+}
+
+static NOINLINE void forward_softmax_bf16(int nv, bool masked, bool keep, const ls_attention *op,
+                                          const tile_rows *rows, const forward_scratch_bf16 *s,
+                                          int64_t col, int64_t first_key, int64_t keys) {
+    if (nv == WIDE && !masked) {
+        softmax_nv(WIDE, false, false, op, rows, s, col, first_key, keys);
+        return;
+    }
+    for (int v = 0; v < nv; v++) {
+        if (masked) {
+            softmax_nv(1, true, keep, op, rows, s, col + v * LANES, first_key, keys);
+        } else {
+            softmax_nv(1, false, false, op, rows, s, col + v * LANES, first_key, keys);
+        }
+    }
+}
+
+static void forward_block_bf16(const ls_attention *op, const tile_rows *rows,
+                               const forward_scratch_bf16 *s, int64_t first_key) {
+    const int64_t d = op->head_dim, ld = ls_attention_ld(d);
+    const int64_t count = ls_min(BLOCK, op->kv_len - first_key);
+    int64_t ld_k;
+    const word *k = keys_bf16(op, op->k, rows, first_key, count, s->k, &ld_k);
+    pair_keys(op, op->v, rows, first_key, count, s->v);
+    prefetch_keys(op, op->k, rows, first_key + BLOCK);
+    prefetch_keys(op, op->v, rows, first_key + BLOCK);
+    const bool finite =
+        first_key + BLOCK <= rows->visible[0] || all_finite_bf16(s->v, round_up(count, STRIP) * ld);
+    if (!finite) {
+        pack_keys(op, op->v, rows->batch, rows->kv_head, first_key, count, s->v_odd);
+    }
+    for (int64_t col = 0, width; col < rows->count; col += width) {
+        const int nv = product_width((rows->count - col + LANES - 1) / LANES);
+        width = nv * LANES;
+        const int64_t keys = keys_seen(rows, col + width - 1, first_key);
+        const bool masked = first_key + keys > rows->visible[col];
+        if (keys == 0) {
+            continue;
+        }
+        for (int64_t j = 0; j < keys; j += STRIP) {
+            pairs_rows(nv, false, (d + 1) / 2, k + j * ld_k, ld_k, s->q_t + col, TILE,
+                       s->scores + j * TILE + col, TILE);
+        }
+        forward_softmax_bf16(nv, masked, !finite, op, rows, s, col, first_key, keys);
+        if (masked && !finite) {
+            add_visible_cols(rows, col, width, first_key, d, s->v_odd, ld, s->scores, s->out_t);
+            continue;
+        }
+        for (int64_t i = 0; i < d; i += STRIP) {
+            pairs_cols(nv, keys / 2, s->v + i, ld, s->p + col, TILE, s->out_t + i * TILE + col,
+                       TILE);
+        }
+    }
+}
+
+static void forward_tile_bf16(const ls_attention *op, const tile_rows *rows, void *memory) {
+    const int64_t d = op->head_dim, ld = ls_attention_ld(d);
+    const forward_scratch_bf16 s = forward_scratch_bf16_take(memory, d);
+    forward_begin_bf16(op, rows, &s);
+    for (int64_t key = 0; key < rows->visible[rows->count - 1]; key += BLOCK) {
+        forward_block_bf16(op, rows, &s, key);
+    }
+    transpose_words((const int32_t *)s.out_t, TILE, round_up(d, 4), round_up(rows->count, 4),
+                    (int32_t *)s.out, ld);
+    for (int64_t i = 0; i < rows->count; i++) {
+        const float max = s.max[i] * (float)M_LN2;
+        if (op->merge) {
+            store_out(op, rows, i, max, s.sum[i], s.out + i * ld);
+            continue;
+        }
+        store_row_bf16(1.0f / s.sum[i], s.out + i * ld, d,
+                       (ls_bf16 *)op->out + o_offset(op, rows, i));
+        if (op->lse) {
+            ((float *)op->lse)[lse_offset(op, rows, i)] = max + logf(s.sum[i]);
+        }
+    }
+}
+#endif
 
 /* Generation: at most FEW_ROWS queries of one token, which see all keys. Beyond that the tile is
  * faster, although most of its lanes are empty. */
@@ -238,30 +422,30 @@ static const float *few_keys(const ls_attention *op, const void *from, const til
     return to;
 }
 
-static void forward_few(const ls_attention *op, const tile_rows *rows, const forward_scratch *s) {
+static void forward_few(const ls_attention *op, const tile_rows *rows, void *memory) {
+    const forward_scratch s = forward_scratch_take(memory, op->head_dim);
     const int64_t d = op->head_dim, ld = ls_attention_ld(d);
     const int64_t ld_keys = op->dtype == LS_F32 ? op->kv_stride : ld;
-    float *q = s->q_t, *out = s->out_t; /* row-major here, [FEW_ROWS, ld] */
+    float *q = s.q_t, *out = s.out_t; /* row-major here, [FEW_ROWS, ld] */
     for (int64_t i = 0; i < rows->count; i++) {
         load_row(op->dtype, op->q, q_offset(op, rows, i), d, q + i * ld);
         scale_row((float)op->scale, d, q + i * ld);
         memset(out + i * ld, 0, (size_t)d * sizeof(float));
-        s->max[i] = -FLT_MAX;
-        s->sum[i] = 0.0f;
+        s.max[i] = -FLT_MAX;
+        s.sum[i] = 0.0f;
     }
     for (int64_t key = 0; key < op->kv_len; key += BLOCK) {
         const int64_t count = ls_min(BLOCK, op->kv_len - key);
-        const float *k = few_keys(op, op->k, rows, key, count, s->k);
-        const float *v = few_keys(op, op->v, rows, key, count, s->v);
+        const float *k = few_keys(op, op->k, rows, key, count, s.k);
+        const float *v = few_keys(op, op->v, rows, key, count, s.v);
         for (int64_t i = 0; i < rows->count; i++) {
-            few_scores(q + i * ld, d, k, ld_keys, count, s->scores);
-            const float shrink = few_softmax(s->scores, s->max + i, s->sum + i);
-            few_values(s->scores, count, v, ld_keys, shrink, d, out + i * ld);
+            few_scores(q + i * ld, d, k, ld_keys, count, s.scores);
+            const float shrink = few_softmax(s.scores, s.max + i, s.sum + i);
+            few_values(s.scores, count, v, ld_keys, shrink, d, out + i * ld);
         }
     }
     for (int64_t i = 0; i < rows->count; i++) {
-        scale_row(1.0f / s->sum[i], d, out + i * ld);
-        store_out(op, rows, s, i, out + i * ld);
+        store_out(op, rows, i, s.max[i], s.sum[i], out + i * ld);
     }
 }
 
@@ -276,17 +460,22 @@ ls_status LS_ISA_NAME(ls_cpu_attention_forward)(ls_device *dev, const ls_attenti
      * first, so that the threads end together. */
 #pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1)
     for (int64_t task = 0; task < heads * tiles; task++) {
-        const forward_scratch s =
-            forward_scratch_take(ls_cpu_scratch(dev, omp_get_thread_num()), op->head_dim);
+        void *memory = ls_cpu_scratch(dev, omp_get_thread_num());
         const int64_t head = task / tiles;
         tile_rows rows;
         tile_rows_init(&rows, op, head / op->kv_heads, head % op->kv_heads,
                        tiles - 1 - task % tiles);
         if (op->q_len == 1 && rows.group <= FEW_ROWS) {
-            forward_few(op, &rows, &s);
-        } else {
-            forward_tile(op, &rows, &s);
+            forward_few(op, &rows, memory);
+            continue;
         }
+#if HAS_BF16_PRODUCTS
+        if (op->dtype == LS_BF16) {
+            forward_tile_bf16(op, &rows, memory);
+            continue;
+        }
+#endif
+        forward_tile(op, &rows, memory);
     }
     return LS_OK;
 }

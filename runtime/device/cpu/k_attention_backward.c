@@ -8,8 +8,9 @@
  * there are too few heads for the threads, it is called for pieces of the keys (dk, dv: 4 products)
  * and for single tiles (dq: 3 products). Either way every sum has the same terms in the same order,
  * so both ways give the same bits. */
-#include "runtime/device/cpu/k_attention_tile.h"
+#include "runtime/device/cpu/k_attention_bf16.h"
 
+#include <math.h>
 #include <omp.h>
 
 typedef struct backward_scratch {
@@ -150,6 +151,12 @@ static void backward_scores(const ls_attention *op, const tile_rows *rows,
     }
 }
 
+/* The first row of the tile that sees a key: those before it have no part in the key's strip. */
+static int64_t first_row(const tile_rows *rows, int64_t key) {
+    const int64_t row = (key - rows->past) * rows->group - rows->first;
+    return row < 0 ? 0 : row;
+}
+
 /* out [keys, ld] += p^T b: the block's part of dv (p, dout) or dk (ds, q). */
 static void backward_keys(const ls_attention *op, const tile_rows *rows, int64_t first_key,
                           int64_t keys, const float *p, const float *b, float *out) {
@@ -158,10 +165,7 @@ static void backward_keys(const ls_attention *op, const tile_rows *rows, int64_t
         const int nv = product_width((d - col + LANES - 1) / LANES);
         width = nv * LANES;
         for (int64_t j = 0; j < keys; j += STRIP) {
-            /* Rows before the first one that sees this strip have no part in it. */
-            const int64_t token = first_key + j - rows->past;
-            int64_t row = token * rows->group - rows->first;
-            row = row < 0 ? 0 : row;
+            const int64_t row = first_row(rows, first_key + j);
             product_rows(nv, true, rows->count - row, p + j * TILE + row, TILE, b + row * ld + col,
                          ld, out + j * ld + col, ld);
         }
@@ -192,19 +196,253 @@ static void backward_block(const ls_attention *op, const tile_rows *rows, const 
     backward_keys(op, rows, first_key, keys, s->ds, s->q, dk);
 }
 
-/* With op->add what is there already is added to row, whose place is then overwritten. */
-static void store_gradient(const ls_attention *op, float *row, void *to, int64_t at) {
+#if HAS_BF16_PRODUCTS
+/* Queries are not scaled here: scores, dq and dk are. */
+typedef struct backward_scratch_bf16 {
+    int32_t *q_t, *dout_t; /* [ceil(D / 2), TILE] words along D */
+    int32_t *q, *dout;     /* [TILE / 2, ld] words along rows */
+    float *dq_t;           /* [D, TILE] */
+    ls_bf16 *k1, *v1;      /* [BLOCK, ld]: words along D */
+    int32_t *k;            /* [BLOCK / 2, ld] words along keys */
+    float *s, *dp;         /* [BLOCK, TILE] of key and row: scores, not scaled; dp */
+    ls_bf16 *p, *ds;       /* [BLOCK, TILE]: words along rows */
+    int32_t *ds_pairs;     /* [BLOCK / 2, TILE] words along keys */
+    float *lse, *delta;    /* [TILE]; lse times log2(e) */
+    float *row;            /* [ld] */
+    ls_bf16 *rows;         /* [TILE, ld] */
+    float *odd;            /* [TILE, ld]: an operand with elements that are not finite */
+    float *dk, *dv;        /* [keys of the task, ld] */
+    bool rows_finite;
+} backward_scratch_bf16;
+
+static backward_scratch_bf16 backward_scratch_bf16_take(void *memory, int64_t d, int64_t keys) {
+    float *piece = memory;
+    const int64_t ld = ls_attention_ld(d);
+    return (backward_scratch_bf16){
+        .q_t = (int32_t *)take_floats(&piece, ld / 2 * TILE),
+        .dout_t = (int32_t *)take_floats(&piece, ld / 2 * TILE),
+        .q = (int32_t *)take_floats(&piece, TILE / 2 * ld),
+        .dout = (int32_t *)take_floats(&piece, TILE / 2 * ld),
+        .dq_t = take_floats(&piece, ld * TILE),
+        .k1 = (ls_bf16 *)take_floats(&piece, BLOCK * ld / 2),
+        .v1 = (ls_bf16 *)take_floats(&piece, BLOCK * ld / 2),
+        .k = (int32_t *)take_floats(&piece, BLOCK / 2 * ld),
+        .s = take_floats(&piece, BLOCK * TILE),
+        .dp = take_floats(&piece, BLOCK * TILE),
+        .p = (ls_bf16 *)take_floats(&piece, BLOCK * TILE / 2),
+        .ds = (ls_bf16 *)take_floats(&piece, BLOCK * TILE / 2),
+        .ds_pairs = (int32_t *)take_floats(&piece, BLOCK / 2 * TILE),
+        .lse = take_floats(&piece, TILE),
+        .delta = take_floats(&piece, TILE),
+        .row = take_floats(&piece, ld),
+        .rows = (ls_bf16 *)take_floats(&piece, TILE * ld / 2),
+        .odd = take_floats(&piece, TILE * ld),
+        .dk = take_floats(&piece, round_up(keys, BLOCK) * ld),
+        .dv = take_floats(&piece, round_up(keys, BLOCK) * ld),
+    };
+}
+
+/* s->rows, whose rows to the tile's end become 0, as words along D and along rows. */
+static void pack_rows_bf16(const backward_scratch_bf16 *s, int64_t d, int64_t count,
+                           int32_t *along_d, int32_t *along_rows) {
+    const int64_t ld = ls_attention_ld(d);
+    memset(s->rows + count * ld, 0, (size_t)((TILE - count) * ld) * sizeof *s->rows);
+    transpose_words((const int32_t *)s->rows, ld / 2, TILE, round_up((d + 1) / 2, 4), along_d,
+                    TILE);
+    for (int64_t i = 0; i < TILE; i += 2) {
+        const ls_bf16 *row = s->rows + i * ld;
+        pair_rows(row, row + ld, d, ld, along_rows + i / 2 * ld);
+    }
+}
+
+static void backward_begin_bf16(const ls_attention *op, const tile_rows *rows,
+                                backward_scratch_bf16 *s) {
+    const int64_t d = op->head_dim, ld = ls_attention_ld(d);
+    for (int64_t i = 0; i < rows->count; i++) {
+        copy_bf16((const ls_bf16 *)op->q + q_offset(op, rows, i), d, ld, s->rows + i * ld);
+    }
+    s->rows_finite = all_finite_bf16(s->rows, rows->count * ld);
+    pack_rows_bf16(s, d, rows->count, s->q_t, s->q);
+    for (int64_t i = 0; i < rows->count; i++) {
+        const int64_t o = o_offset(op, rows, i);
+        copy_bf16((const ls_bf16 *)op->dout + o, d, ld, s->rows + i * ld);
+        s->lse[i] = (float)M_LOG2E * ((const float *)op->lse)[lse_offset(op, rows, i)];
+        s->delta[i] = dot_bf16(d, s->rows + i * ld, (const ls_bf16 *)op->out + o);
+    }
+    s->rows_finite = s->rows_finite && all_finite_bf16(s->rows, rows->count * ld);
+    pack_rows_bf16(s, d, rows->count, s->dout_t, s->dout);
+    for (int64_t i = rows->count; i < TILE; i++) {
+        s->lse[i] = s->delta[i] = 0.0f;
+    }
+    zero_floats(s->dq_t, round_up(d, STRIP) * TILE);
+}
+
+/* bf16 of two keys' vectors of rows: one below the other, words along rows. */
+LS_INLINE void store_two_keys(vf first, vf second, ls_bf16 *to) {
+    _mm256_store_si256((__m256i *)to, (__m256i)_mm512_cvtneps_pbh((__m512)first));
+    _mm256_store_si256((__m256i *)(to + TILE), (__m256i)_mm512_cvtneps_pbh((__m512)second));
+}
+
+/* As backward_softmax, from scores that are not scaled, into words; with `keep`, the scores become
+ * p and dp becomes ds in fp32 too. */
+LS_INLINE void backward_softmax_keys(const bool masked, const bool keep, const ls_attention *op,
+                                     const tile_rows *rows, const backward_scratch_bf16 *s,
+                                     int64_t col, int64_t first_key, int64_t keys) {
+    const vi visible = *(const vi *)(rows->visible + col) - (int32_t)first_key;
+    const vf lse = *(const vf *)(s->lse + col), delta = *(const vf *)(s->delta + col);
+    const vf scale = splat((float)(op->scale * M_LOG2E));
+    for (int64_t j = 0; j < keys; j += 2) {
+        vf p[2], ds[2];
+#pragma GCC unroll 2
+        for (int n = 0; n < 2; n++) {
+            const int64_t at = (j + n) * TILE + col;
+            p[n] = exp2_vf(*(const vf *)(s->s + at) * scale - lse);
+            ds[n] = p[n] * (*(const vf *)(s->dp + at) - delta);
+            if (masked) {
+                const vi seen = visible > (int32_t)(j + n);
+                p[n] = select_vf(seen, p[n], (vf){0});
+                ds[n] = select_vf(seen, ds[n], (vf){0});
+            }
+            if (keep) {
+                *(vf *)(s->s + at) = p[n];
+                *(vf *)(s->dp + at) = ds[n];
+            }
+        }
+        store_two_keys(p[0], p[1], s->p + j * TILE + col);
+        store_two_keys(ds[0], ds[1], s->ds + j * TILE + col);
+        *(__m512i *)(s->ds_pairs + j / 2 * TILE + col) = pairs_of(ds[0], ds[1]);
+    }
+}
+
+static NOINLINE void backward_softmax_bf16(bool masked, bool keep, const ls_attention *op,
+                                           const tile_rows *rows, const backward_scratch_bf16 *s,
+                                           int64_t col, int64_t first_key, int64_t keys) {
+    if (!masked) {
+        backward_softmax_keys(false, false, op, rows, s, col, first_key, keys);
+    } else if (!keep) {
+        backward_softmax_keys(true, false, op, rows, s, col, first_key, keys);
+    } else {
+        backward_softmax_keys(true, true, op, rows, s, col, first_key, keys);
+    }
+}
+
+static void backward_scores_bf16(const ls_attention *op, const tile_rows *rows,
+                                 const backward_scratch_bf16 *s, int64_t first_key, int64_t count,
+                                 bool want_dq, bool keys_finite, bool keep) {
+    const int64_t d = op->head_dim, ld = ls_attention_ld(d);
+    int64_t ld_k, ld_v;
+    const word *k = keys_bf16(op, op->k, rows, first_key, count, s->k1, &ld_k);
+    const word *v = keys_bf16(op, op->v, rows, first_key, count, s->v1, &ld_v);
+    for (int64_t col = 0, width; col < rows->count; col += width) {
+        const int nv = product_width((rows->count - col + LANES - 1) / LANES);
+        width = nv * LANES;
+        const int64_t keys = keys_seen(rows, col + width - 1, first_key);
+        const bool masked = first_key + keys > rows->visible[col];
+        for (int64_t j = 0; j < keys; j += STRIP) {
+            pairs_rows(nv, false, (d + 1) / 2, k + j * ld_k, ld_k, s->q_t + col, TILE,
+                       s->s + j * TILE + col, TILE);
+            pairs_rows(nv, false, (d + 1) / 2, v + j * ld_v, ld_v, s->dout_t + col, TILE,
+                       s->dp + j * TILE + col, TILE);
+        }
+        for (int n = 0; n < nv; n++) {
+            backward_softmax_bf16(masked || keep, keep, op, rows, s, col + n * LANES, first_key,
+                                  keys);
+        }
+        if (!want_dq) {
+            continue;
+        }
+        if (masked && !keys_finite) {
+            pack_keys(op, op->k, rows->batch, rows->kv_head, first_key, count, s->odd);
+            add_visible_cols(rows, col, width, first_key, d, s->odd, ld, s->dp, s->dq_t);
+            continue;
+        }
+        for (int64_t i = 0; i < d; i += STRIP) {
+            pairs_cols(nv, keys / 2, s->k + i, ld, s->ds_pairs + col, TILE,
+                       s->dq_t + i * TILE + col, TILE);
+        }
+    }
+}
+
+/* out [keys, ld] += p^T b: the block's part of dv (p, dout) or dk (ds, q). */
+static void backward_keys_bf16(const ls_attention *op, const tile_rows *rows, int64_t first_key,
+                               int64_t keys, const ls_bf16 *p, const int32_t *b, float *out) {
+    const int64_t d = op->head_dim, ld = ls_attention_ld(d);
+    for (int64_t col = 0, width; col < d; col += width) {
+        const int nv = product_width((d - col + LANES - 1) / LANES);
+        width = nv * LANES;
+        for (int64_t j = 0; j < keys; j += STRIP) {
+            const int64_t pair = first_row(rows, first_key + j) / 2;
+            pairs_rows(nv, true, (rows->count + 1) / 2 - pair, (const word *)(p + j * TILE) + pair,
+                       TILE / 2, b + pair * ld + col, ld, out + j * ld + col, ld);
+        }
+    }
+}
+
+static void load_rows_odd(const ls_attention *op, const tile_rows *rows, const void *from,
+                          bool queries, float *to) {
+    for (int64_t i = 0; i < rows->count; i++) {
+        const int64_t at = queries ? q_offset(op, rows, i) : o_offset(op, rows, i);
+        load_row(LS_BF16, from, at, op->head_dim, to + i * ls_attention_ld(op->head_dim));
+    }
+}
+
+static void backward_block_bf16(const ls_attention *op, const tile_rows *rows,
+                                const backward_scratch_bf16 *s, const backward_range *range,
+                                int64_t first_key) {
+    const int64_t d = op->head_dim, ld = ls_attention_ld(d);
+    const int64_t count = ls_min(BLOCK, op->kv_len - first_key);
+    const int64_t keys = keys_seen(rows, rows->count - 1, first_key);
+    const bool diagonal = first_key + keys > rows->visible[0];
+    pair_keys(op, op->k, rows, first_key, count, s->k);
+    prefetch_keys(op, op->k, rows, first_key + BLOCK);
+    prefetch_keys(op, op->v, rows, first_key + BLOCK);
+    const bool keys_finite = !diagonal || all_finite_bf16(s->k, round_up(count, STRIP) * ld);
+    backward_scores_bf16(op, rows, s, first_key, count, range->want_dq, keys_finite,
+                         !keys_finite || (diagonal && !s->rows_finite));
+    if (!range->want_dkv) {
+        return;
+    }
+    float *dk = s->dk + (first_key - range->first_key) * ld;
+    float *dv = s->dv + (first_key - range->first_key) * ld;
+    if (diagonal && !s->rows_finite) {
+        load_rows_odd(op, rows, op->dout, false, s->odd);
+        add_visible_rows(rows, first_key, count, d, s->s, s->odd, ld, dv, ld);
+        load_rows_odd(op, rows, op->q, true, s->odd);
+        add_visible_rows(rows, first_key, count, d, s->dp, s->odd, ld, dk, ld);
+        return;
+    }
+    backward_keys_bf16(op, rows, first_key, keys, s->p, s->dout, dv);
+    backward_keys_bf16(op, rows, first_key, keys, s->ds, s->q, dk);
+}
+#endif
+
+/* to[at ...] = factor * row [D], to which with op->add what is there already is added; row is
+ * overwritten. */
+static void store_gradient(const ls_attention *op, float factor, float *row, void *to, int64_t at) {
+    scale_row(factor, op->head_dim, row);
     for (int64_t i = 0; op->add && i < op->head_dim; i++) {
         row[i] += ls_load(op->dtype, to, at + i);
     }
     store_row(op->dtype, row, op->head_dim, to, at);
 }
 
-static void store_dq(const ls_attention *op, const tile_rows *rows, const backward_scratch *s) {
-    for (int64_t i = 0; i < rows->count; i++) {
-        get_column(s->dq_t + i, op->head_dim, (float)op->scale, s->row);
-        store_gradient(op, s->row, op->dq, q_offset(op, rows, i));
+/* dk_factor times dk, and dv, of the task's keys. */
+static void store_keys(const ls_attention *op, const backward_range *range, float dk_factor,
+                       float *dk, float *dv) {
+    const int64_t ld = ls_attention_ld(op->head_dim);
+    for (int64_t j = 0; j < range->end_key - range->first_key; j++) {
+        const int64_t at = kv_offset(op, range->batch, range->kv_head, range->first_key + j);
+        store_gradient(op, dk_factor, dk + j * ld, op->dk, at);
+        store_gradient(op, 1.0f, dv + j * ld, op->dv, at);
     }
+}
+
+/* The keys of the range that the tile sees end here; at its start where it sees none. */
+static int64_t range_end(const ls_attention *op, const backward_range *range, int64_t tile,
+                         tile_rows *rows) {
+    tile_rows_init(rows, op, range->batch, range->kv_head, tile);
+    const int64_t end = ls_min(range->end_key, rows->visible[rows->count - 1]);
+    return end > range->first_key ? end : range->first_key;
 }
 
 static void backward_task(const ls_attention *op, const backward_range *range, void *memory) {
@@ -215,25 +453,55 @@ static void backward_task(const ls_attention *op, const backward_range *range, v
     zero_floats(s.dv, round_up(keys, BLOCK) * ld);
     for (int64_t tile = range->first_tile; tile < range->end_tile; tile++) {
         tile_rows rows;
-        tile_rows_init(&rows, op, range->batch, range->kv_head, tile);
-        const int64_t seen = ls_min(range->end_key, rows.visible[rows.count - 1]);
-        if (range->first_key >= seen) {
+        const int64_t end = range_end(op, range, tile, &rows);
+        if (end == range->first_key) {
             continue;
         }
         backward_begin(op, &rows, &s);
-        for (int64_t key = range->first_key; key < seen; key += BLOCK) {
+        for (int64_t key = range->first_key; key < end; key += BLOCK) {
             backward_block(op, &rows, &s, range, key);
         }
-        if (range->want_dq) {
-            store_dq(op, &rows, &s);
+        for (int64_t i = 0; range->want_dq && i < rows.count; i++) {
+            get_column(s.dq_t + i, d, 1.0f, s.row);
+            store_gradient(op, (float)op->scale, s.row, op->dq, q_offset(op, &rows, i));
         }
     }
-    for (int64_t j = 0; j < keys; j++) {
-        const int64_t at = kv_offset(op, range->batch, range->kv_head, range->first_key + j);
-        store_gradient(op, s.dk + j * ld, op->dk, at);
-        store_gradient(op, s.dv + j * ld, op->dv, at);
+    if (range->want_dkv) {
+        store_keys(op, range, 1.0f, s.dk, s.dv);
     }
 }
+
+#if HAS_BF16_PRODUCTS
+static void backward_task_bf16(const ls_attention *op, const backward_range *range, void *memory) {
+    const int64_t d = op->head_dim, ld = ls_attention_ld(d);
+    const int64_t keys = range->want_dkv ? range->end_key - range->first_key : 0;
+    backward_scratch_bf16 s = backward_scratch_bf16_take(memory, d, keys);
+    zero_floats(s.dk, round_up(keys, BLOCK) * ld);
+    zero_floats(s.dv, round_up(keys, BLOCK) * ld);
+    for (int64_t tile = range->first_tile; tile < range->end_tile; tile++) {
+        tile_rows rows;
+        const int64_t end = range_end(op, range, tile, &rows);
+        if (end == range->first_key) {
+            continue;
+        }
+        backward_begin_bf16(op, &rows, &s);
+        for (int64_t key = range->first_key; key < end; key += BLOCK) {
+            backward_block_bf16(op, &rows, &s, range, key);
+        }
+        if (!range->want_dq) {
+            continue;
+        }
+        transpose_words((const int32_t *)s.dq_t, TILE, round_up(d, 4), round_up(rows.count, 4),
+                        (int32_t *)s.odd, ld);
+        for (int64_t i = 0; i < rows.count; i++) {
+            store_gradient(op, (float)op->scale, s.odd + i * ld, op->dq, q_offset(op, &rows, i));
+        }
+    }
+    if (range->want_dkv) {
+        store_keys(op, range, (float)op->scale, s.dk, s.dv);
+    }
+}
+#endif
 
 /* True when tasks of a whole head each (5 products) end sooner than pieces (4 and 3 products) that
  * share the threads evenly. Decides speed and memory only, never a bit of the result. */
@@ -271,7 +539,14 @@ ls_status LS_ISA_NAME(ls_cpu_attention_backward)(ls_device *dev, const ls_attent
             range.end_tile = range.first_tile + 1;
             range.want_dkv = false;
         }
-        backward_task(op, &range, ls_cpu_scratch(dev, omp_get_thread_num()));
+        void *memory = ls_cpu_scratch(dev, omp_get_thread_num());
+#if HAS_BF16_PRODUCTS
+        if (op->dtype == LS_BF16) {
+            backward_task_bf16(op, &range, memory);
+            continue;
+        }
+#endif
+        backward_task(op, &range, memory);
     }
     return LS_OK;
 }

@@ -36,9 +36,10 @@ static inline bool ls_attention_head_fits(int64_t keys, int64_t head_dim) {
  * gradients of `keys` keys (0: forward). */
 static inline size_t ls_attention_scratch_bytes(int64_t head_dim, int64_t keys) {
     const int64_t ld = ls_attention_ld(head_dim), tile = LS_ATTENTION_TILE;
-    /* Five [D, TILE] or [TILE, D], two [BLOCK, D], two [BLOCK, TILE], four rows of TILE. */
+    /* [D, TILE] or [TILE, D], [BLOCK, D], [BLOCK, TILE], rows of TILE: in fp32 at most 5, 2, 2 and
+     * 4 of them, with products of bf16 4.5, 1.5, 3.5 and 2. */
     int64_t floats =
-        5 * tile * ld + 2 * LS_ATTENTION_BLOCK * ld + 2 * LS_ATTENTION_BLOCK * tile + 4 * tile + ld;
+        5 * tile * ld + 2 * LS_ATTENTION_BLOCK * ld + 4 * LS_ATTENTION_BLOCK * tile + 4 * tile + ld;
     return sizeof(float) * (size_t)floats + ls_attention_kv_gradient_bytes(keys, head_dim);
 }
 

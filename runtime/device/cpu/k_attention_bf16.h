@@ -1,0 +1,233 @@
+/* Attention's products of bf16 matrices with fp32 sums, where the processor multiplies pairs of
+ * bf16 (AVX512-BF16: vdpbf16ps). A word holds two elements that are neighbours along the summed
+ * dimension; one operand enters as broadcast words, the other as vectors of them. Included by
+ * k_attention*.c; empty at the levels without such an instruction, whose bf16 goes through the fp32
+ * products of k_attention_tile.h. */
+#ifndef LS_DEVICE_CPU_K_ATTENTION_BF16_H
+#define LS_DEVICE_CPU_K_ATTENTION_BF16_H
+
+#include "runtime/device/cpu/k_attention_tile.h"
+
+#if defined(__AVX512BF16__)
+#define HAS_BF16_PRODUCTS 1
+
+#include <immintrin.h>
+
+/* Two neighbours of a bf16 matrix, wherever it lies. */
+typedef int32_t word __attribute__((aligned(2), may_alias));
+typedef int32_t quad_words __attribute__((vector_size(16), may_alias));
+
+/* C [STRIP, nv vectors] = (C if add) + sum over pairs k of A(m, k) B[k, :], with the word A(m, k)
+ * at a[m * a_row + k * a_k]. b and c are aligned to vectors. */
+LS_INLINE void pairs_nv(const int nv, const bool add, int64_t count, const word *a, int64_t a_row,
+                        int64_t a_k, const int32_t *b, int64_t b_k, float *c, int64_t c_row) {
+    __m512 sum[STRIP][WIDE];
+#pragma GCC unroll 8
+    for (int m = 0; m < STRIP; m++) {
+#pragma GCC unroll 3
+        for (int v = 0; v < nv; v++) {
+            sum[m][v] = add ? _mm512_load_ps(c + m * c_row + v * LANES) : _mm512_setzero_ps();
+        }
+    }
+    for (int64_t k = 0; k < count; k++) {
+        const __m512i *bk = (const __m512i *)(b + k * b_k);
+#pragma GCC unroll 8
+        for (int m = 0; m < STRIP; m++) {
+            const __m512bh am = (__m512bh)_mm512_set1_epi32(a[m * a_row + k * a_k]);
+#pragma GCC unroll 3
+            for (int v = 0; v < nv; v++) {
+                sum[m][v] = _mm512_dpbf16_ps(sum[m][v], am, (__m512bh)bk[v]);
+            }
+        }
+    }
+#pragma GCC unroll 8
+    for (int m = 0; m < STRIP; m++) {
+#pragma GCC unroll 3
+        for (int v = 0; v < nv; v++) {
+            _mm512_store_ps(c + m * c_row + v * LANES, sum[m][v]);
+        }
+    }
+}
+
+/* A row-major: its words along a row are what is summed over. */
+static NOINLINE void pairs_rows(int nv, bool add, int64_t count, const word *a, int64_t lda,
+                                const int32_t *b, int64_t ldb, float *c, int64_t ldc) {
+    switch (2 * nv + add) {
+    case 2:
+        pairs_nv(1, false, count, a, lda, 1, b, ldb, c, ldc);
+        break;
+    case 3:
+        pairs_nv(1, true, count, a, lda, 1, b, ldb, c, ldc);
+        break;
+    case 4:
+        pairs_nv(2, false, count, a, lda, 1, b, ldb, c, ldc);
+        break;
+    case 5:
+        pairs_nv(2, true, count, a, lda, 1, b, ldb, c, ldc);
+        break;
+    case 6:
+        pairs_nv(3, false, count, a, lda, 1, b, ldb, c, ldc);
+        break;
+    default:
+        pairs_nv(3, true, count, a, lda, 1, b, ldb, c, ldc);
+    }
+}
+
+/* C += A^T B: a column of A's words is what is summed over. */
+static NOINLINE void pairs_cols(int nv, int64_t count, const word *a, int64_t lda, const int32_t *b,
+                                int64_t ldb, float *c, int64_t ldc) {
+    switch (nv) {
+    case 1:
+        pairs_nv(1, true, count, a, 1, lda, b, ldb, c, ldc);
+        break;
+    case 2:
+        pairs_nv(2, true, count, a, 1, lda, b, ldb, c, ldc);
+        break;
+    default:
+        pairs_nv(3, true, count, a, 1, lda, b, ldb, c, ldc);
+    }
+}
+
+/* Words of lanes of `first` and `second`, rounded to bf16: what is neighbours along the summed
+ * dimension comes from two vectors. */
+LS_INLINE __m512i pairs_of(vf first, vf second) {
+    const __m512i interleave =
+        _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
+                         21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    const __m512bh both = _mm512_cvtne2ps_pbh((__m512)second, (__m512)first);
+    return _mm512_permutexvar_epi16(interleave, (__m512i)both);
+}
+
+/* to [ld] = n elements, then zeros. */
+static inline void copy_bf16(const ls_bf16 *from, int64_t n, int64_t ld, ls_bf16 *to) {
+    memcpy(to, from, (size_t)n * sizeof *to);
+    memset(to + n, 0, (size_t)(ld - n) * sizeof *to);
+}
+
+/* 2^x of what is rounded to bf16 or summed in fp32, within 2 ulp for x in [-100, 100]; 0 for -inf,
+ * NaN for NaN. Half the instructions of exp_vf. */
+LS_INLINE vf exp2_vf(vf x) {
+    const __m512 whole = _mm512_roundscale_ps((__m512)x, 0); /* to the nearest integer */
+    const vf f = (vf)_mm512_reduce_ps((__m512)x, 0);         /* the rest; 0 of an infinity */
+    vf p = f * 1.535336188e-4f + 1.339887440e-3f;
+    p = p * f + 9.618437358e-3f;
+    p = p * f + 5.550332471e-2f;
+    p = p * f + 2.402264791e-1f;
+    p = p * f + 6.931472029e-1f;
+    p = p * f + 1.0f;
+    return (vf)_mm512_scalef_ps((__m512)p, whole);
+}
+
+/* to [ld] = words of low [n] and high [n], then zeros. */
+static inline void pair_rows(const ls_bf16 *low, const ls_bf16 *high, int64_t n, int64_t ld,
+                             int32_t *to) {
+    for (int64_t c = 0; c < ld; c += LANES) {
+        const __mmask16 mask = c + LANES <= n ? 0xffff
+                               : c < n        ? (__mmask16)((1u << (n - c)) - 1)
+                                              : 0;
+        const __m512i a = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, low + c));
+        const __m512i b = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, high + c));
+        _mm512_store_si512(to + c, _mm512_or_si512(a, _mm512_slli_epi32(b, 16)));
+    }
+}
+
+/* to [n] = factor * from, rounded. */
+static inline void store_row_bf16(float factor, const float *from, int64_t n, ls_bf16 *to) {
+    for (int64_t c = 0; c < n; c += LANES) {
+        const __mmask16 mask = c + LANES <= n ? 0xffff : (__mmask16)((1u << (n - c)) - 1);
+        const vf x = *(const vf_any *)(from + c) * factor;
+        _mm256_mask_storeu_epi16(to + c, mask, (__m256i)_mm512_cvtneps_pbh((__m512)x));
+    }
+}
+
+/* to [cols, ld_to] = from [rows, ld_from] transposed; rows and cols are multiples of 4. */
+static NOINLINE void transpose_words(const int32_t *from, int64_t ld_from, int64_t rows,
+                                     int64_t cols, int32_t *to, int64_t ld_to) {
+    for (int64_t i = 0; i < rows; i += 4) {
+        for (int64_t j = 0; j < cols; j += 4) {
+            quad_words in[4];
+            for (int n = 0; n < 4; n++) {
+                memcpy(&in[n], from + (i + n) * ld_from + j, sizeof in[n]);
+            }
+            const quad_words low01 = __builtin_shufflevector(in[0], in[1], 0, 4, 1, 5);
+            const quad_words high01 = __builtin_shufflevector(in[0], in[1], 2, 6, 3, 7);
+            const quad_words low23 = __builtin_shufflevector(in[2], in[3], 0, 4, 1, 5);
+            const quad_words high23 = __builtin_shufflevector(in[2], in[3], 2, 6, 3, 7);
+            const quad_words out[4] = {__builtin_shufflevector(low01, low23, 0, 1, 4, 5),
+                                       __builtin_shufflevector(low01, low23, 2, 3, 6, 7),
+                                       __builtin_shufflevector(high01, high23, 0, 1, 4, 5),
+                                       __builtin_shufflevector(high01, high23, 2, 3, 6, 7)};
+            for (int n = 0; n < 4; n++) {
+                memcpy(to + (j + n) * ld_to + i, &out[n], sizeof out[n]);
+            }
+        }
+    }
+}
+
+/* Keys first .. first + count - 1 of k or v as words along D, and the words between two of them:
+ * where they lie, or in `to` [BLOCK, ld] with zeros to the right of an odd D and in the rows that
+ * complete the last strip. */
+static inline const word *keys_bf16(const ls_attention *op, const void *from, const tile_rows *rows,
+                                    int64_t first, int64_t count, ls_bf16 *to, int64_t *ld_words) {
+    const int64_t d = op->head_dim, ld = ls_attention_ld(d);
+    const ls_bf16 *at = (const ls_bf16 *)from + kv_offset(op, rows->batch, rows->kv_head, first);
+    if (count % STRIP == 0 && d % 2 == 0 && op->kv_stride % 2 == 0) {
+        *ld_words = op->kv_stride / 2;
+        return (const word *)at;
+    }
+    for (int64_t j = 0; j < count; j++) {
+        copy_bf16(at + j * op->kv_stride, d, ld, to + j * ld);
+    }
+    memset(to + count * ld, 0, (size_t)((round_up(count, STRIP) - count) * ld) * sizeof *to);
+    *ld_words = ld / 2;
+    return (const word *)to;
+}
+
+/* to [BLOCK / 2, ld] = the same keys as words along keys. */
+static inline void pair_keys(const ls_attention *op, const void *from, const tile_rows *rows,
+                             int64_t first, int64_t count, int32_t *to) {
+    const int64_t d = op->head_dim, ld = ls_attention_ld(d), even = count - count % 2;
+    const ls_bf16 *at = (const ls_bf16 *)from + kv_offset(op, rows->batch, rows->kv_head, first);
+    for (int64_t j = 0; j < even; j += 2, at += 2 * op->kv_stride) {
+        pair_rows(at, at + op->kv_stride, d, ld, to + j / 2 * ld);
+    }
+    memset(to + even / 2 * ld, 0, (size_t)((round_up(count, STRIP) - even) / 2 * ld) * sizeof *to);
+    for (int64_t c = 0; even < count && c < d; c++) {
+        to[even / 2 * ld + c] = at[c];
+    }
+}
+
+static inline float dot_bf16(int64_t n, const ls_bf16 *x, const ls_bf16 *y) {
+    __m512 sum = _mm512_setzero_ps();
+    for (int64_t c = 0; c < n; c += 2 * LANES) {
+        const __mmask32 mask = c + 2 * LANES <= n ? ~0u : (1u << (n - c)) - 1;
+        sum = _mm512_dpbf16_ps(sum, (__m512bh)_mm512_maskz_loadu_epi16(mask, x + c),
+                               (__m512bh)_mm512_maskz_loadu_epi16(mask, y + c));
+    }
+    return _mm512_reduce_add_ps(sum);
+}
+
+/* The keys of the block from `first` on, which lie far apart, come nearer. */
+static inline void prefetch_keys(const ls_attention *op, const void *from, const tile_rows *rows,
+                                 int64_t first) {
+    const int64_t count = ls_min(BLOCK, op->kv_len - first);
+    for (int64_t j = 0; j < count; j++) {
+        const ls_bf16 *at =
+            (const ls_bf16 *)from + kv_offset(op, rows->batch, rows->kv_head, first + j);
+        for (int64_t c = 0; c < op->head_dim; c += 32) {
+            __builtin_prefetch(at + c);
+        }
+    }
+}
+
+static inline bool all_finite_bf16(const void *x, int64_t n) {
+    const ls_bf16 *bits = x;
+    int odd = 0;
+    for (int64_t i = 0; i < n; i++) {
+        odd |= (bits[i] & 0x7f80) == 0x7f80;
+    }
+    return !odd;
+}
+
+#endif
+#endif
