@@ -81,7 +81,8 @@ ls_status ls_plan_answer_for(const ls_plan_question *q, int devices, ls_plan_ans
                              .rates = &a->rates,
                              .precision = q->precision,
                              .seq = q->seq,
-                             .global_batch = a->batch};
+                             .global_batch = a->batch,
+                             .on_host = ls_cluster_on_host(&a->cluster)};
     const double memory = a->cluster.figure[LS_FIG_MEMORY_GB].value * 1e9 * q->memory_share;
     const ls_plan_layout *pattern = q->has_layout ? &q->layout : NULL;
     ls_status status = search(q, &job, devices, memory, a);

@@ -62,7 +62,8 @@ static ls_status configure(const ls_plan_question *q, const ls_plan_answer *a,
 }
 
 static ls_status bytes_of_rank(const ls_config *config, ls_device *dev, ls_dtype dtype,
-                               const ls_plan_layout *l, int rank, int world, ls_plan_bytes *bytes) {
+                               const ls_plan_layout *l, int rank, int world, bool on_host,
+                               ls_plan_bytes *bytes) {
     const int size[LS_AXIS_COUNT] = {[LS_AXIS_PIPELINE] = l->pipeline,
                                      [LS_AXIS_REPLICATE] = l->replicate,
                                      [LS_AXIS_SHARD] = l->shard,
@@ -87,7 +88,8 @@ static ls_status bytes_of_rank(const ls_config *config, ls_device *dev, ls_dtype
         .gradients = (double)(b.state.grads + b.state.reduction),
         .optimizer = (double)(b.state.masters + b.optim),
         .activations = (double)(b.activations + b.tables + b.boundary),
-        .total = (double)ls_layout_total(&b),
+        .total = (double)ls_layout_total(&b) + (on_host ? (double)b.saves : 0),
+        .saves = (double)b.saves,
     };
     return LS_OK;
 }
@@ -100,10 +102,11 @@ ls_status ls_plan_own_bytes(const ls_plan_question *q, const ls_plan_answer *a,
     LS_TRY(ls_device_open_cpu(&(ls_device_options){.threads = 1}, &dev));
     const ls_dtype dtype = q->precision == LS_PRECISION_FP32 ? LS_F32 : LS_BF16;
     const int world = a->devices, last = world - world / l->pipeline;
-    ls_status status = bytes_of_rank(&config, dev, dtype, l, 0, world, bytes);
+    const bool on_host = ls_cluster_on_host(&a->cluster);
+    ls_status status = bytes_of_rank(&config, dev, dtype, l, 0, world, on_host, bytes);
     if (status == LS_OK && last > 0) { /* the head's stage, if it is the fuller one */
         ls_plan_bytes other;
-        status = bytes_of_rank(&config, dev, dtype, l, last, world, &other);
+        status = bytes_of_rank(&config, dev, dtype, l, last, world, on_host, &other);
         if (status == LS_OK && other.total > bytes->total) {
             *bytes = other;
         }

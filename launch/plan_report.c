@@ -76,11 +76,19 @@ static void print_terms(const ls_plan_answer *a) {
         }
     }
     const ls_plan_bytes *b = &c->bytes;
+    const bool on_host = ls_cluster_on_host(&a->cluster);
+    char copy[48] = "";
+    if (on_host) {
+        snprintf(copy, sizeof copy, "copy for saves %.1f; ", b->saves * 1e-9);
+    }
     printf("bytes of a device: weights %.1f GB, gradients %.1f, optimizer %.1f, activations %.1f; "
-           "%.1f of %.0f, %s\n",
-           b->weights * 1e-9, b->gradients * 1e-9, b->optimizer * 1e-9, b->activations * 1e-9,
+           "%s%.1f of %.0f, %s\n",
+           b->weights * 1e-9, b->gradients * 1e-9, b->optimizer * 1e-9, b->activations * 1e-9, copy,
            b->total * 1e-9, a->cluster.figure[LS_FIG_MEMORY_GB].value,
            a->own_bytes ? "as `lockstep train` counts them" : "estimated");
+    if (!on_host) {
+        printf("host memory for saves in the background: %.1f GB a device\n", b->saves * 1e-9);
+    }
     printf("MFU %.1f%% with causal attention, %.1f%% with full attention, of %.0f TFLOP/s; %.0f "
            "tokens/s, %.0f a device\n",
            100 * c->mfu_causal, 100 * c->mfu_full, a->rates.peak_flops * 1e-12, c->tokens_per_s,
@@ -161,17 +169,17 @@ static json_t *found_json(const ls_plan_found *f) {
     for (int t = 0; t < LS_TERM_COUNT; t++) {
         json_object_set_new(terms, ls_term_name((ls_term)t), json_real(f->cost.seconds[t]));
     }
-    return json_pack("{s:{s:i,s:i,s:i,s:i,s:i,s:i,s:i,s:i,s:i,s:s}, s:f, s:f, s:f, s:f, "
-                     "s:{s:f,s:f,s:f,s:f,s:f}, "
-                     "s:o}",
-                     "layout", "tensor", l->tensor, "context", l->context, "shard", l->shard,
-                     "replicate", l->replicate, "pipeline", l->pipeline, "interleave",
-                     l->interleave, "expert", l->expert, "micro", l->micro, "zero", l->zero,
-                     "recompute", ls_redo_name(l->recompute), "step_seconds", f->cost.step_s,
-                     "tokens_per_second", f->cost.tokens_per_s, "mfu_causal", f->cost.mfu_causal,
-                     "mfu_full", f->cost.mfu_full, "bytes_per_device", "weights", b->weights,
-                     "gradients", b->gradients, "optimizer", b->optimizer, "activations",
-                     b->activations, "total", b->total, "seconds", terms);
+    return json_pack(
+        "{s:{s:i,s:i,s:i,s:i,s:i,s:i,s:i,s:i,s:i,s:s}, s:f, s:f, s:f, s:f, "
+        "s:{s:f,s:f,s:f,s:f,s:f,s:f}, "
+        "s:o}",
+        "layout", "tensor", l->tensor, "context", l->context, "shard", l->shard, "replicate",
+        l->replicate, "pipeline", l->pipeline, "interleave", l->interleave, "expert", l->expert,
+        "micro", l->micro, "zero", l->zero, "recompute", ls_redo_name(l->recompute), "step_seconds",
+        f->cost.step_s, "tokens_per_second", f->cost.tokens_per_s, "mfu_causal", f->cost.mfu_causal,
+        "mfu_full", f->cost.mfu_full, "bytes_per_device", "weights", b->weights, "gradients",
+        b->gradients, "optimizer", b->optimizer, "activations", b->activations, "total", b->total,
+        "saves_on_host", b->saves, "seconds", terms);
 }
 
 json_t *ls_plan_json(const ls_plan_question *q, const ls_plan_answer *a) {

@@ -273,7 +273,8 @@ static ls_status plan_optim(const ls_layout *l, const ls_state *state, ls_layout
         status = ls_optim_create(&options, &optim);
     }
     bytes->optim = counted_bytes;
-    if (status == LS_OK && l->config->checkpoint.async) {
+    const ls_config_checkpoint *saves = &l->config->checkpoint;
+    if (status == LS_OK && (saves->async || saves->writers == LS_CFG_WRITER_NODE)) {
         bytes->saves = snapshot_bytes(l, state, optim);
     }
     ls_optim_destroy(optim);

@@ -73,6 +73,7 @@ void ls_plan_bytes_of(const ls_plan_job *job, const ls_plan_layout *l, ls_plan_b
                                                                             : 4) /
                      gradient_parts,
         .optimizer = 12 * (shared / optimizer_parts + experts / wide_parts),
+        .saves = 12 * (shared + experts * ep) / ((double)l->shard * l->replicate * l->context),
     };
     if (weight_parts > 1) { /* two layers gathered at a time, and their gradients */
         bytes->weights += 2 * (m->experts ? p.expert_layer : p.dense_layer) / l->tensor * 2;
@@ -89,7 +90,8 @@ void ls_plan_bytes_of(const ls_plan_job *job, const ls_plan_layout *l, ls_plan_b
         kept *= 0.25;
     }
     bytes->activations = kept + working;
-    bytes->total = bytes->weights + bytes->gradients + bytes->optimizer + bytes->activations;
+    bytes->total = bytes->weights + bytes->gradients + bytes->optimizer + bytes->activations +
+                   (job->on_host ? bytes->saves : 0);
 }
 
 const char *ls_plan_illegal(const ls_plan_job *job, const ls_plan_layout *l, char *buf,

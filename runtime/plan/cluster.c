@@ -121,6 +121,10 @@ double ls_cluster_value(const ls_cluster *cluster, ls_figure_id id, double fallb
     return isnan(value) ? fallback : value;
 }
 
+bool ls_cluster_on_host(const ls_cluster *cluster) {
+    return strncmp(cluster->text[LS_CLUSTER_KIND], "CPU", 3) == 0;
+}
+
 static void write_text(FILE *out, const char *key, const char *value) {
     fprintf(out, "  %s: '", key);
     for (const char *c = value; *c; c++) {

@@ -125,6 +125,8 @@ ls_status ls_cluster_list(char ***names, int *count);
 
 /* Value of a figure, or `fallback` when it is unknown. */
 double ls_cluster_value(const ls_cluster *cluster, ls_figure_id id, double fallback);
+/* Are its devices processors, whose memory is the host's? Their kind begins with "CPU". */
+bool ls_cluster_on_host(const ls_cluster *cluster);
 
 /* Writes the profile as YAML that ls_cluster_load_text reads back (a device file's figures
  * included). LS_E_IO. */

@@ -97,6 +97,7 @@ typedef struct ls_plan_job {
     const ls_software *software; /* NULL: modern */
     ls_precision precision;
     int64_t seq, global_batch; /* tokens of a sequence, sequences of a step */
+    bool on_host;              /* devices are processors: their memory is the host's */
 } ls_plan_job;
 
 /* X(code, name): seconds of a step; they sum to it. */
@@ -126,6 +127,8 @@ const char *ls_term_name(ls_term term);
 
 typedef struct ls_plan_bytes {
     double weights, gradients, optimizer, activations, total; /* of the fullest device */
+    double saves; /* host memory a device that saves in the background copy to; part of total where
+                     the job is on_host */
 } ls_plan_bytes;
 
 typedef struct ls_plan_cost {

@@ -14,6 +14,7 @@ prints '^\* .*tensor='
 prints 'MFU'
 prints 'on_demand, 2026-11-09'
 prints 'save every'
+prints 'host memory for saves in the background: 1.7 GB a device' # 12 bytes a parameter over 512
 
 gives 0 "$LOCKSTEP" plan -m llama3-405b -c meta-h100 --layout tensor=8,pipeline=16,shard=128,interleave=8 --json
 prints '"devices": 16384'

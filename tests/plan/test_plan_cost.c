@@ -157,6 +157,30 @@ static void test_experts(void) {
     CHECK(whole.bytes.total > 3 * c.bytes.total);
 }
 
+/* Masters and two states, each element once; beside the rest where there is one memory. */
+static void test_saves(void) {
+    ls_plan_model m;
+    ls_plan_params p;
+    CHECK_OK(ls_plan_model_find("llama3-8b", &m));
+    ls_plan_model_params(&m, &p);
+    ls_plan_job job = {.model = &m,
+                       .rates = &rates,
+                       .precision = LS_PRECISION_BF16,
+                       .seq = 8192,
+                       .global_batch = 128};
+    ls_plan_bytes apart, together;
+    for (int zero = 0; zero <= 3; zero++) {
+        ls_plan_layout l = layout("tensor=2,shard=4,replicate=2");
+        l.zero = zero;
+        ls_plan_bytes_of(&job, &l, &apart);
+        job.on_host = true;
+        ls_plan_bytes_of(&job, &l, &together);
+        job.on_host = false;
+        CHECK_NEAR(apart.saves, 12 * p.total / 16, 1e-3, 0);
+        CHECK_NEAR(together.total - apart.total, apart.saves, 1e-6, 0);
+    }
+}
+
 static void test_illegal(void) {
     ls_plan_model m;
     CHECK_OK(ls_plan_model_find("llama3-8b", &m));
@@ -221,6 +245,7 @@ int main(void) {
     test_sum();
     test_directions();
     test_experts();
+    test_saves();
     test_illegal();
     test_layout_text();
     return test_end();
