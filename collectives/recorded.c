@@ -1,6 +1,8 @@
 #include "collectives/recorded.h"
 
 #include "collectives/comm_impl.h"
+#include "collectives/meter.h"
+#include "collectives/wire_cost.h"
 #include "runtime/base/arena.h"
 #include "runtime/base/hash.h"
 
@@ -24,6 +26,7 @@ typedef struct call_check {
 typedef struct pending {
     struct pending *next_all, *next_free;
     uint64_t id, seq;
+    ls_comm_axis axis;
     ls_comm_request *request; /* the back end's; NULL: it is done */
     call_check check;
 } pending;
@@ -33,6 +36,7 @@ typedef struct recorded {
     ls_comm *inner, *check_comm; /* check_comm NULL: no checks */
     bool owns_inner;
     int group;
+    ls_comm_axis axis;
     char name[48];
     uint64_t seq;
     int32_t *members;                       /* [ranks]; of the world */
@@ -128,6 +132,43 @@ static void pending_give_back(recorded *c, pending *p) {
     c->free = p;
 }
 
+static ls_coll coll_of(int32_t kind) {
+    switch (kind) {
+    case LS_FLIGHT_BROADCAST:
+        return LS_COLL_BROADCAST;
+    case LS_FLIGHT_ALL_REDUCE:
+        return LS_COLL_ALL_REDUCE;
+    case LS_FLIGHT_ALL_GATHER:
+        return LS_COLL_ALL_GATHER;
+    case LS_FLIGHT_REDUCE:
+        return LS_COLL_REDUCE;
+    case LS_FLIGHT_REDUCE_SCATTER:
+        return LS_COLL_REDUCE_SCATTER;
+    case LS_FLIGHT_ALL_TO_ALL:
+        return LS_COLL_ALL_TO_ALL;
+    case LS_FLIGHT_SEND:
+        return LS_COLL_SEND_RECV;
+    default:
+        return LS_COLL_BARRIER; /* sends nothing to speak of */
+    }
+}
+
+/* All-gathers are entered with their own block; uneven ones are marked by a hash of the blocks, and
+ * their count is the whole. */
+static double wire_bytes(const recorded *c, const ls_flight_call *call, int64_t bytes) {
+    double whole = (double)bytes;
+    if (call->kind == LS_FLIGHT_ALL_GATHER) {
+        whole = call->blocks ? (double)call->count : whole * c->base.size;
+    }
+    return ls_wire_bytes(coll_of(call->kind), c->base.size, whole);
+}
+
+static void meter_begin(const recorded *c, pending *p, const ls_flight_call *call, int64_t bytes) {
+    const bool experts = c->axis == LS_COMM_TENSOR && call->kind == LS_FLIGHT_ALL_TO_ALL;
+    p->axis = experts ? LS_COMM_EXPERT : c->axis;
+    ls_meter_begin(p->axis, wire_bytes(c, call, bytes));
+}
+
 /* Enters an operation in the record and starts its check. */
 static ls_status enter(recorded *c, const ls_flight_call *call, int64_t bytes,
                        const int64_t *send_counts, const int64_t *recv_counts, pending **out) {
@@ -135,6 +176,7 @@ static ls_status enter(recorded *c, const ls_flight_call *call, int64_t bytes,
     LS_TRY(pending_take(c, &p));
     p->seq = ++c->seq;
     p->id = ls_flight_enter(c->group, call, bytes, -1);
+    meter_begin(c, p, call, bytes);
     *out = p;
     if (!c->check_comm) {
         return LS_OK;
@@ -164,6 +206,7 @@ static ls_status finish(recorded *c, pending *p, ls_status status) {
     ls_flight_wait(0);
     if (status == LS_OK) {
         ls_flight_end(p->id);
+        ls_meter_end(p->axis);
         pending_give_back(c, p);
     }
     return status;
@@ -174,8 +217,11 @@ static ls_status finish(recorded *c, pending *p, ls_status status) {
         recorded *c_ = (recorded *)(comm);                                                         \
         const ls_flight_call call_ = {__VA_ARGS__};                                                \
         pending *p_;                                                                               \
+        const uint64_t called_ns_ = ls_meter_call();                                               \
         LS_TRY(begin(c_, &call_, (bytes), &p_));                                                   \
-        return finish(c_, p_, c_->inner->ops->operation);                                          \
+        ls_status status_ = finish(c_, p_, c_->inner->ops->operation);                             \
+        ls_meter_return(c_->axis, called_ns_);                                                     \
+        return status_;                                                                            \
     } while (0)
 
 static ls_status host(ls_comm *comm, int *lowest) {
@@ -217,9 +263,11 @@ static ls_status all_gather(ls_comm *comm, const void *send, void *recv, int64_t
 }
 
 /* After the back end's start: the caller's request is ours. */
-static ls_status started(pending *p, ls_status status, ls_comm_request **request) {
+static ls_status started(pending *p, uint64_t called_ns, ls_status status,
+                         ls_comm_request **request) {
     LS_TRY(status);
     ls_flight_start(p->id);
+    ls_meter_return(p->axis, called_ns);
     *request = (ls_comm_request *)p;
     return LS_OK;
 }
@@ -229,8 +277,9 @@ static ls_status started(pending *p, ls_status status, ls_comm_request **request
         recorded *c_ = (recorded *)(comm);                                                         \
         const ls_flight_call call_ = {__VA_ARGS__};                                                \
         pending *p_;                                                                               \
+        const uint64_t called_ns_ = ls_meter_call();                                               \
         LS_TRY(enter(c_, &call_, (bytes), NULL, NULL, &p_));                                       \
-        return started(p_, c_->inner->ops->operation, request);                                    \
+        return started(p_, called_ns_, c_->inner->ops->operation, request);                        \
     } while (0)
 
 static ls_status broadcast_start(ls_comm *comm, void *buf, int64_t bytes, int root,
@@ -292,8 +341,9 @@ static ls_status all_to_all_start(ls_comm *comm, const void *send, const int64_t
     const int64_t bytes = sum(send_counts, comm->size);
     const ls_flight_call call = {LS_FLIGHT_ALL_TO_ALL, -1, -1, -1, bytes, 0};
     pending *p;
+    const uint64_t called_ns = ls_meter_call();
     LS_TRY(enter(c, &call, bytes, send_counts, recv_counts, &p));
-    return started(p,
+    return started(p, called_ns,
                    c->inner->ops->all_to_all_start(c->inner, send, send_counts, send_offsets, recv,
                                                    recv_counts, recv_offsets, &p->request),
                    request);
@@ -306,6 +356,7 @@ static ls_status enter_message(recorded *c, ls_flight_kind kind, int64_t bytes, 
     const ls_flight_call call = {(int32_t)kind, -1, -1, -1, bytes, 0};
     LS_TRY(pending_take(c, out));
     (*out)->id = ls_flight_enter(c->group, &call, bytes, c->members[peer]);
+    meter_begin(c, *out, &call, bytes);
     return LS_OK;
 }
 
@@ -313,16 +364,20 @@ static ls_status send_start(ls_comm *comm, const void *buf, int64_t bytes, int t
                             ls_comm_request **request) {
     recorded *c = (recorded *)comm;
     pending *p;
+    const uint64_t called_ns = ls_meter_call();
     LS_TRY(enter_message(c, LS_FLIGHT_SEND, bytes, to, &p));
-    return started(p, c->inner->ops->send_start(c->inner, buf, bytes, to, &p->request), request);
+    return started(p, called_ns, c->inner->ops->send_start(c->inner, buf, bytes, to, &p->request),
+                   request);
 }
 
 static ls_status recv_start(ls_comm *comm, void *buf, int64_t bytes, int from,
                             ls_comm_request **request) {
     recorded *c = (recorded *)comm;
     pending *p;
+    const uint64_t called_ns = ls_meter_call();
     LS_TRY(enter_message(c, LS_FLIGHT_RECEIVE, bytes, from, &p));
-    return started(p, c->inner->ops->recv_start(c->inner, buf, bytes, from, &p->request), request);
+    return started(p, called_ns, c->inner->ops->recv_start(c->inner, buf, bytes, from, &p->request),
+                   request);
 }
 
 /* The check comes first: calls that do not fit may never end, or end in an error that says less. */
@@ -330,14 +385,17 @@ static ls_status test(ls_comm *comm, ls_comm_request *request, bool *done) {
     recorded *c = (recorded *)comm;
     pending *p = (pending *)request;
     bool checked, complete = p->request == NULL;
+    const uint64_t called_ns = ls_meter_call();
     LS_TRY(check_finish(c, p, false, &checked));
     if (!complete) {
         LS_TRY(c->inner->ops->test(c->inner, p->request, &complete));
         p->request = complete ? NULL : p->request;
     }
     *done = checked && complete;
+    ls_meter_return(p->axis, called_ns);
     if (*done) {
         ls_flight_end(p->id);
+        ls_meter_end(p->axis);
         pending_give_back(c, p);
     }
     return LS_OK;
@@ -347,12 +405,16 @@ static ls_status wait_for(ls_comm *comm, ls_comm_request *request) {
     recorded *c = (recorded *)comm;
     pending *p = (pending *)request;
     bool checked;
+    const ls_comm_axis axis = p->axis;
+    const uint64_t called_ns = ls_meter_call();
     ls_flight_wait(p->id);
     ls_status status = check_finish(c, p, true, &checked);
     if (status == LS_OK && p->request) {
         status = c->inner->ops->wait(c->inner, p->request);
     }
-    return finish(c, p, status);
+    status = finish(c, p, status);
+    ls_meter_return(axis, called_ns);
+    return status;
 }
 
 /* Communicators */
@@ -400,6 +462,7 @@ ls_status ls_comm_recorded(ls_comm *inner, const char *group, bool checks, ls_co
         c->base = (ls_comm){.ops = &recorded_ops, .rank = inner->rank, .size = inner->size};
         c->inner = inner;
         c->group = -1;
+        c->axis = LS_COMM_WORLD;
         status = ls_calloc((size_t)inner->size, sizeof *c->members, &c->members);
     }
     if (status == LS_OK && checks) {
@@ -434,13 +497,14 @@ static ls_status split_inner(recorded *c, int color, ls_comm **part) {
 }
 
 /* `inner` becomes the new communicator's. */
-static ls_status record_own(ls_comm *inner, const char *name, bool checks, ls_comm **out) {
-    ls_status status = ls_comm_recorded(inner, name, checks, out);
+static ls_status record_own(const recorded *from, ls_comm *inner, const char *name, ls_comm **out) {
+    ls_status status = ls_comm_recorded(inner, name, from->check_comm != NULL, out);
     if (status != LS_OK) {
         inner->ops->destroy(inner);
         return status;
     }
     ((recorded *)*out)->owns_inner = true;
+    ((recorded *)*out)->axis = from->axis;
     return LS_OK;
 }
 
@@ -448,7 +512,7 @@ static ls_status duplicate(ls_comm *comm, ls_comm **copy) {
     recorded *c = (recorded *)comm;
     ls_comm *inner;
     LS_TRY(duplicate_inner(c, &inner));
-    return record_own(inner, c->name, c->check_comm != NULL, copy);
+    return record_own(c, inner, c->name, copy);
 }
 
 static ls_status split(ls_comm *comm, int color, ls_comm **part) {
@@ -457,7 +521,7 @@ static ls_status split(ls_comm *comm, int color, ls_comm **part) {
     LS_TRY(split_inner(c, color, &inner));
     char name[sizeof c->name + 16];
     snprintf(name, sizeof name, "%s/%d", c->name, color);
-    return record_own(inner, name, c->check_comm != NULL, part);
+    return record_own(c, inner, name, part);
 }
 
 void ls_comm_name_group(ls_comm *comm, const char *group) {
@@ -465,6 +529,12 @@ void ls_comm_name_group(ls_comm *comm, const char *group) {
         recorded *c = (recorded *)comm;
         ls_flight_group_rename(c->group, group);
         snprintf(c->name, sizeof c->name, "%s", group);
+    }
+}
+
+void ls_comm_set_axis(ls_comm *comm, ls_comm_axis axis) {
+    if (comm->ops == &recorded_ops) {
+        ((recorded *)comm)->axis = axis;
     }
 }
 

@@ -1,5 +1,5 @@
-/* A communicator around another one that enters each operation in the flight record, and in a debug
- * mode compares the ranks' calls.
+/* A communicator around another one that enters each operation in the flight record, adds up what
+ * it takes (meter.h), and in a debug mode compares the ranks' calls.
  *
  * The record gets an operation before the back end does, so that a rank that hangs in it has said
  * so. The check sends each peer a few words about the call beside the operation, on a communicator

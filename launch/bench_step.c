@@ -231,7 +231,9 @@ static ls_status measure_steps(step_bench *b) {
     for (long long i = 0; i < b->options->repeat && status == LS_OK; i++) {
         ls_log_progress(false, "step %lld of %lld", i + 1, b->options->repeat);
         status = one_step(t, &result);
-        b->comm_seconds += 1e-9 * (double)result.comm_ns;
+        for (int a = 0; a < LS_COMM_AXIS_COUNT; a++) {
+            b->comm_seconds += 1e-9 * (double)result.comm_ns[a];
+        }
         b->data_seconds += 1e-9 * (double)result.data_ns;
     }
     const double steps = (double)b->options->repeat;

@@ -148,9 +148,10 @@ static ls_status print_json(const cost *c, const line *lines, int count) {
     }
     for (int i = 0; i < c->count; i++) {
         const ls_run_records *r = &c->runs[i];
-        json_array_append_new(runs, json_pack("{s:s, s:i, s:s, s:o}", "run", r->name, "starts",
-                                              r->start_count, "outcome", r->outcome, "counters",
-                                              ls_counters_json(&r->counters)));
+        json_array_append_new(runs, json_pack("{s:s, s:i, s:s, s:o, s:O?}", "run", r->name,
+                                              "starts", r->start_count, "outcome", r->outcome,
+                                              "counters", ls_counters_json(&r->counters),
+                                              "prediction", r->prediction));
     }
     json_t *all = json_pack("{s:s, s:i, s:o, s:o}", "schema", "lockstep-cost", "version", 1,
                             "lines", statement, "runs", runs);
@@ -213,7 +214,7 @@ static const char *real_text(char *buf, size_t size, const char *format, double 
 
 static void print_table(const line *lines, int count) {
     printf("%-20s %-12s %-12s %-16s %12s %12s %10s %12s %12s\n", "time", "account", "project",
-           "run", "tokens", "device-h", "kWh", "$", "$/Mtoken");
+           "run", "tokens", "device-h", "kWh", "cost", "per Mtoken");
     for (int i = 0; i < count; i++) {
         const line *l = &lines[i];
         char tokens[32], hours[32], energy[32], usd[32], each[32];
@@ -222,8 +223,8 @@ static void print_table(const line *lines, int count) {
                l->run[0] ? l->run : "-", ls_text_count(tokens, sizeof tokens, (double)l->tokens),
                real_text(hours, sizeof hours, "%.4g", l->device_hours),
                real_text(energy, sizeof energy, "%.4g", l->kwh),
-               real_text(usd, sizeof usd, "%.2f", l->usd),
-               real_text(each, sizeof each, "%.4g", l->usd / ((double)l->tokens * 1e-6)));
+               ls_text_usd(usd, sizeof usd, l->usd),
+               ls_text_usd(each, sizeof each, l->usd / ((double)l->tokens * 1e-6)));
     }
 }
 
@@ -249,11 +250,11 @@ static void receipt_money(FILE *out, bool html, const ls_run_records *r) {
         receipt_row(out, html, "price", text);
     }
     receipt_row(out, html, "cost",
-                isfinite(c->usd) ? real_text(number, sizeof number, "$%.2f", c->usd)
+                isfinite(c->usd) ? ls_text_usd(number, sizeof number, c->usd)
                                  : "unknown: no price was given (cost.usd_per_device_hour)");
     if (isfinite(c->usd)) {
         receipt_row(out, html, "$ per million tokens",
-                    real_text(number, sizeof number, "$%.5g", c->usd / ((double)c->tokens * 1e-6)));
+                    ls_text_usd(number, sizeof number, c->usd / ((double)c->tokens * 1e-6)));
     }
     if (isfinite(c->measured_joules)) {
         receipt_row(out, html, "energy, measured",
@@ -268,6 +269,19 @@ static void receipt_money(FILE *out, bool html, const ls_run_records *r) {
         receipt_row(out, html, "carbon, modelled",
                     real_text(number, sizeof number, "%.4g kg CO2e", c->carbon_g / 1e3));
     }
+}
+
+/* A step as the planner saw it when the run began, beside what its first steps took. */
+static void receipt_prediction(FILE *out, bool html, const json_t *p) {
+    const double predicted = json_number_value(json_object_get(p, "predicted_step_seconds"));
+    const double measured = json_number_value(json_object_get(p, "measured_step_seconds"));
+    const char *blame = json_string_value(json_object_get(p, "differs_most_in"));
+    char text[256], by_plan[32], by_clock[32];
+    snprintf(text, sizeof text, "%s predicted, %s measured (%+.0f %%), most in %s",
+             ls_text_duration(by_plan, sizeof by_plan, predicted),
+             ls_text_duration(by_clock, sizeof by_clock, measured),
+             100.0 * (predicted / measured - 1.0), blame ? blame : "?");
+    receipt_row(out, html, "a step", text);
 }
 
 static void receipt(FILE *out, bool html, const ls_run_records *r) {
@@ -287,6 +301,9 @@ static void receipt(FILE *out, bool html, const ls_run_records *r) {
         out, html, "goodput",
         real_text(number, sizeof number, "%.1f %% of wall time", 100.0 * ls_counters_goodput(c)));
     receipt_money(out, html, r);
+    if (r->prediction) {
+        receipt_prediction(out, html, r->prediction);
+    }
     for (int p = 0; p < LS_PHASE_COUNT; p++) {
         if (c->seconds[p] > 0.0) {
             snprintf(text, sizeof text, "%s (%.1f %%)",

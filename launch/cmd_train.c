@@ -300,7 +300,8 @@ static void summarise(const ls_train *train) {
         printf("\n");
     }
     if (isfinite(train->counters.usd)) {
-        printf("cost $%.2f\n", train->counters.usd);
+        char usd[32];
+        printf("cost %s\n", ls_text_usd(usd, sizeof usd, train->counters.usd));
     }
     if (train->memory.peak_bytes > 0) {
         char peak[32], planned[32];

@@ -6,17 +6,6 @@
 #include <stdio.h>
 #include <string.h>
 
-static char *money(char *buf, size_t size, double usd) {
-    if (isnan(usd)) {
-        snprintf(buf, size, "unknown");
-    } else if (usd >= 1e6) {
-        snprintf(buf, size, "$%.3f M", usd * 1e-6);
-    } else {
-        snprintf(buf, size, usd < 100 ? "$%.2f" : "$%.0f", usd);
-    }
-    return buf;
-}
-
 static void print_heading(const ls_plan_question *q, const ls_plan_answer *a) {
     char n[32], tokens[32], step[32];
     const ls_cluster *c = &a->cluster;
@@ -46,7 +35,7 @@ static void print_layouts(const ls_plan_question *q, const ls_plan_answer *a) {
         printf("%c %9s %9.1f %5.1f%% %9.2f %10s  %s\n", i ? ' ' : '*',
                ls_text_duration(step, sizeof step, f->cost.step_s), f->cost.bytes.total * 1e-9,
                100 * f->cost.mfu_causal, a->bill.days * ratio,
-               money(cost, sizeof cost, a->bill.usd * ratio),
+               ls_text_usd(cost, sizeof cost, a->bill.usd * ratio),
                ls_plan_layout_text(&f->layout, layout, sizeof layout));
         if (i) {
             double more;
@@ -106,7 +95,7 @@ static void print_bill(const ls_plan_answer *a) {
            ls_text_duration(t3, sizeof t3, b->failures.stall_s),
            ls_text_duration(t4, sizeof t4, b->failures.commit_s), 100 * b->goodput);
     printf("time: %.0f steps, %.2f days, %.0f device-hours\n", b->steps, b->days, b->device_hours);
-    printf("cost: %s", money(usd, sizeof usd, b->usd));
+    printf("cost: %s", ls_text_usd(usd, sizeof usd, b->usd));
     if (!isnan(b->usd)) {
         printf(", $%.4f a million tokens, at $%.4g a device-hour", b->usd_per_mtoken,
                b->usd_per_hour);
@@ -154,8 +143,9 @@ void ls_plan_print_row(const ls_plan_answer *a, const char *name, const char *fa
     printf("%-22s %7d %9s %5.1f%% %10s %9.2f %11s %9.1f %7.1f%%  %s\n", name, a->devices,
            ls_text_duration(step, sizeof step, f->cost.step_s), 100 * f->cost.mfu_causal,
            ls_text_count(rate, sizeof rate, f->cost.tokens_per_s), a->bill.days,
-           money(usd, sizeof usd, a->bill.usd), isnan(a->bill.mwh) ? a->bill.it_mwh : a->bill.mwh,
-           100 * a->bill.goodput, ls_plan_layout_text(&f->layout, layout, sizeof layout));
+           ls_text_usd(usd, sizeof usd, a->bill.usd),
+           isnan(a->bill.mwh) ? a->bill.it_mwh : a->bill.mwh, 100 * a->bill.goodput,
+           ls_plan_layout_text(&f->layout, layout, sizeof layout));
 }
 
 static json_t *number(double value) {

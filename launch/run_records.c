@@ -147,6 +147,8 @@ static ls_status read_ledger(const char *run_dir, ls_run_records *r) {
     if (status == LS_OK) {
         status = ls_counters_parse(json_object_get(ledger, "counters"), &r->counters);
     }
+    json_t *prediction = json_object_get(ledger, "prediction");
+    r->prediction = json_is_object(prediction) ? json_incref(prediction) : NULL;
     json_decref(ledger);
     return status;
 }
@@ -206,6 +208,8 @@ ls_status ls_run_records_read(const char *run_dir, ls_run_records *records) {
 void ls_run_records_free(ls_run_records *records) {
     free(records->starts);
     free(records->steps);
+    json_decref(records->prediction);
+    records->prediction = NULL;
     records->starts = NULL;
     records->steps = NULL;
 }

@@ -29,6 +29,7 @@ typedef struct ls_run_records {
     int start_count;
     ls_run_step *steps;
     int64_t step_count;
+    json_t *prediction; /* of a step, beside what it took (train_predict.h); NULL: none */
 } ls_run_records;
 
 /* run_dir has no ledger: LS_E_INPUT, saying what it is not. Torn lines are passed over. */

@@ -55,9 +55,11 @@ typedef struct ls_train {
     uint64_t compute_ns;        /* of this rank, since stragglers were looked for */
     ls_straggler straggler;
     ls_guard_losses losses;
+    int64_t lag_steps; /* since stragglers were looked for */
     double flops_per_token;
-    uint64_t last_ns; /* up to when the counters have accounted */
-    double val_loss;  /* newest; NAN: none */
+    double peak_flops_per_s; /* of a device; NAN: unknown */
+    uint64_t last_ns;        /* up to when the counters have accounted */
+    double val_loss;         /* newest; NAN: none */
     double train_loss;
     int64_t val_step; /* of val_loss */
     char last_ckpt[1024];
@@ -101,7 +103,7 @@ ls_status ls_train_memory_end(ls_train *train);
 /* Runs until total_steps or until asked to stop (LS_E_STOPPED). [collective] */
 ls_status ls_train_loop(ls_train *train);
 
-/* Gives the time since last_ns, less what is accounted already, to a phase. */
+/* Gives the time since last_ns to a phase. */
 void ls_train_account(ls_train *train, ls_phase phase, double *phase_seconds);
 
 #endif

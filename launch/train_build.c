@@ -9,7 +9,8 @@
 #include <stdlib.h>
 
 /* Ranks whose coordinates are equal except along `axes` (a bit for each). */
-static ls_status split(ls_train *train, unsigned axes, const char *name, ls_comm **group) {
+static ls_status split(ls_train *train, unsigned axes, const char *name, ls_comm_axis axis,
+                       ls_comm **group) {
     const ls_mesh *mesh = &train->session.mesh;
     ls_comm *world = train->session.comm;
     int first[LS_AXIS_COUNT], size = 1;
@@ -24,22 +25,23 @@ static ls_status split(ls_train *train, unsigned axes, const char *name, ls_comm
     }
     LS_TRY(world->ops->split(world, ls_mesh_rank(mesh, first), group));
     ls_comm_name_group(*group, name);
+    ls_comm_set_axis(*group, axis);
     return LS_OK;
 }
 
 static ls_status make_groups(ls_train *train) {
     ls_groups *g = &train->groups;
     const unsigned shard = 1U << LS_AXIS_SHARD | 1U << LS_AXIS_CONTEXT;
-    LS_TRY(split(train, shard | 1U << LS_AXIS_REPLICATE, "data", &g->data));
+    LS_TRY(split(train, shard | 1U << LS_AXIS_REPLICATE, "data", LS_COMM_DATA, &g->data));
     if (!g->data) {
         LS_TRY(ls_comm_self(&g->data));
     }
     if (train->config.parallel.zero > 0) {
-        LS_TRY(split(train, shard, "shard", &g->shard));
+        LS_TRY(split(train, shard, "shard", LS_COMM_DATA, &g->shard));
     }
-    LS_TRY(split(train, 1U << LS_AXIS_TENSOR, "tensor", &g->tensor));
-    LS_TRY(split(train, 1U << LS_AXIS_CONTEXT, "context", &g->context));
-    return split(train, 1U << LS_AXIS_PIPELINE, "pipeline", &g->pipeline);
+    LS_TRY(split(train, 1U << LS_AXIS_TENSOR, "tensor", LS_COMM_TENSOR, &g->tensor));
+    LS_TRY(split(train, 1U << LS_AXIS_CONTEXT, "context", LS_COMM_CONTEXT, &g->context));
+    return split(train, 1U << LS_AXIS_PIPELINE, "pipeline", LS_COMM_PIPELINE, &g->pipeline);
 }
 
 static ls_status make_state(ls_train *train) {

@@ -216,40 +216,63 @@ ls_status ls_guard_culprit(ls_train *train, char *text, size_t size) {
     return LS_OK;
 }
 
-/* Stages of a pipeline have different work: there only the ranks of a stage are compared. */
-ls_status ls_guard_stragglers(ls_train *train) {
-    const bool stages = train->session.mesh.size[LS_AXIS_PIPELINE] > 1;
-    ls_comm *comm = stages ? train->groups.data : train->session.comm;
+/* Stages of a pipeline have different work: a rank is compared with those of its stage, which are
+ * neighbours. Finds the one that is furthest behind. */
+static ls_lag_record find_slowest(const ls_train *train, const double *seconds) {
+    const int stages = train->session.mesh.size[LS_AXIS_PIPELINE];
+    const int each = train->session.comm->size / stages;
+    ls_lag_record worst = {.steps = train->lag_steps, .factor = 0.0};
+    for (int s = 0; s < stages; s++) {
+        double factor;
+        const int slowest = s * each + ls_guard_slowest(seconds + s * each, each, &factor);
+        if (factor > worst.factor) {
+            worst.rank = slowest;
+            worst.factor = factor;
+            worst.seconds = seconds[slowest] * (1.0 - 1.0 / factor);
+        }
+    }
+    return worst;
+}
+
+/* A hiccup is none. Said by the rank itself, which knows its host; once. */
+static void warn_of_straggler(ls_train *train, const ls_lag_record *worst) {
+    ls_straggler *lag = &train->straggler;
+    const double limit = train->config.faults.straggler;
+    if (limit <= 1.0 || worst->factor <= limit || worst->rank != lag->rank) {
+        *lag = (ls_straggler){.rank = worst->rank};
+    }
+    if (limit <= 1.0 || worst->factor <= limit) {
+        return;
+    }
+    lag->windows++;
+    lag->lost_s += worst->seconds;
+    if (lag->windows >= 3 && lag->lost_s >= 1.0 && !lag->told) {
+        lag->told = true;
+        if (train->session.comm->rank == worst->rank) {
+            ls_log_warn("this rank, on host %s, computes %.2f times as long as the median of "
+                        "the ranks; the others have waited %.1f s for it: look for other jobs "
+                        "and throttling there",
+                        own_host(), worst->factor, lag->lost_s);
+        }
+    }
+}
+
+ls_status ls_guard_stragglers(ls_train *train, ls_lag_record *lag) {
+    ls_comm *comm = train->session.comm;
     double mine_s = 1e-9 * (double)train->compute_ns;
-    train->compute_ns = 0;
-    if (comm->size == 1 || train->config.faults.straggler <= 1.0) {
+    double *all;
+    *lag = (ls_lag_record){0};
+    if (comm->size == 1) {
         return LS_OK;
     }
-    double *all;
     LS_TRY(ls_comm_agree(comm, ls_calloc((size_t)comm->size, sizeof *all, &all)));
     ls_status status = comm->ops->all_gather(comm, &mine_s, all, sizeof mine_s);
     if (status == LS_OK) {
-        double factor;
-        int slowest = ls_guard_slowest(all, comm->size, &factor);
-        ls_straggler *lag = &train->straggler;
-        if (factor <= train->config.faults.straggler || slowest != lag->rank) {
-            *lag = (ls_straggler){.rank = slowest};
-        }
-        if (factor > train->config.faults.straggler) {
-            lag->windows++;
-            lag->lost_s += all[slowest] * (1.0 - 1.0 / factor);
-        }
-        /* A hiccup is none. Said by the rank itself, which knows its host; once. */
-        if (lag->windows >= 3 && lag->lost_s >= 1.0 && !lag->told) {
-            lag->told = true;
-            if (comm->rank == slowest) {
-                ls_log_warn("this rank, on host %s, computes %.2f times as long as the median of "
-                            "the ranks; the others have waited %.1f s for it: look for other jobs "
-                            "and throttling there",
-                            own_host(), factor, lag->lost_s);
-            }
-        }
+        *lag = find_slowest(train, all);
+        warn_of_straggler(train, lag);
     }
+    train->compute_ns = 0;
+    train->lag_steps = 0;
     free(all);
     return status;
 }

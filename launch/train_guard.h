@@ -14,9 +14,10 @@ ls_status ls_guard_replicas(ls_train *train);
  * first in layers.3.mlp.up.weight", or that only the loss is. [collective] */
 ls_status ls_guard_culprit(ls_train *train, char *text, size_t size);
 
-/* Gathers the seconds that each rank computed since the last call, and warns of a rank that is
- * slower than the median by faults.straggler. [collective] */
-ls_status ls_guard_stragglers(ls_train *train);
+/* Gathers the seconds that each rank computed since the last call, tells the slowest, and warns of
+ * one that is slower than the median by faults.straggler. On one rank lag->steps is 0. [collective]
+ */
+ls_status ls_guard_stragglers(ls_train *train, ls_lag_record *lag);
 
 /* Warns of a loss that lies far above those before it. Not collective. */
 void ls_guard_watch_loss(ls_train *train, double loss);

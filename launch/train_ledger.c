@@ -1,5 +1,6 @@
 #include "launch/train_ledger.h"
 
+#include "launch/train_predict.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/file.h"
 #include "runtime/base/log.h"
@@ -210,6 +211,7 @@ ls_status ls_train_ledger_record(ls_train *train, bool due, ls_step_record *reco
     record->measured_joules = c->measured_joules;
     record->goodput = ls_counters_goodput(c);
     record->devices = train->session.comm->size;
+    record->usd_per_mtoken = c->usd / ((double)c->tokens * 1e-6);
     record->left_usd = record->left_seconds / 3600.0 * record->devices * train->usd_per_device_hour;
     return LS_OK;
 }
@@ -235,13 +237,14 @@ static ls_status write_ledger(const ls_train *train) {
                   "carbon_g_per_kwh",
                   cost->carbon_g_per_kwh > 0.0 ? json_real(cost->carbon_g_per_kwh) : json_null(),
                   "pue", cost->pue);
-    json_t *ledger = json_pack(
-        "{s:s, s:i, s:s, s:s, s:s, s:I, s:o, s:o, s:o, s:o, s:o, s:o}", "schema", "lockstep-ledger",
-        "version", 1, "run", train->config.run.name, "account", train->config.run.account,
-        "project", train->config.run.project, "planned_steps", (json_int_t)train->total_steps,
-        "training_loss", real_or_null(train->train_loss), "validation_loss",
-        real_or_null(train->val_loss), "price", price_json(train), "energy", energy, "counters",
-        ls_counters_json(&train->counters), "memory", memory_json(&train->memory));
+    json_t *ledger =
+        json_pack("{s:s, s:i, s:s, s:s, s:s, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "schema",
+                  "lockstep-ledger", "version", 1, "run", train->config.run.name, "account",
+                  train->config.run.account, "project", train->config.run.project, "planned_steps",
+                  (json_int_t)train->total_steps, "training_loss", real_or_null(train->train_loss),
+                  "validation_loss", real_or_null(train->val_loss), "price", price_json(train),
+                  "energy", energy, "counters", ls_counters_json(&train->counters), "memory",
+                  memory_json(&train->memory), "prediction", ls_train_predict_json());
     char *text = ledger ? json_dumps(ledger, JSON_INDENT(2) | JSON_REAL_PRECISION(12)) : NULL;
     json_decref(ledger);
     ls_status status = text ? ls_file_replace(path, text, strlen(text))

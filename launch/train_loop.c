@@ -1,5 +1,6 @@
 #include "collectives/watch.h"
 #include "launch/train.h"
+#include "launch/train_account.h"
 #include "launch/train_guard.h"
 #include "launch/train_ledger.h"
 #include "launch/train_predict.h"
@@ -23,33 +24,6 @@ typedef struct pace {
     uint64_t first_done_ns;
     int64_t first_step;
 } pace;
-
-void ls_train_account(ls_train *train, ls_phase phase, double *phase_seconds) {
-    uint64_t now = ls_clock_ns();
-    double seconds = 1e-9 * (double)(now - train->last_ns);
-    train->last_ns = now;
-    train->counters.seconds[phase] += seconds;
-    ls_train_ledger_spend(train, seconds);
-    if (phase_seconds) {
-        phase_seconds[phase] += seconds;
-    }
-}
-
-/* Splits the time since last_ns among what the step has measured itself; the rest is OTHER. */
-static void account_step(ls_train *train, const ls_step_result *result, double *phase_seconds) {
-    const double known[LS_PHASE_COUNT] = {[LS_PHASE_COMPUTE] = 1e-9 * (double)result->compute_ns,
-                                          [LS_PHASE_COMM] = 1e-9 * (double)result->comm_ns,
-                                          [LS_PHASE_DATA] = 1e-9 * (double)result->data_ns};
-    double before = phase_seconds[LS_PHASE_OTHER];
-    ls_train_account(train, LS_PHASE_OTHER, phase_seconds);
-    for (int p = 0; p < LS_PHASE_COUNT; p++) {
-        double seconds = fmin(known[p], phase_seconds[LS_PHASE_OTHER] - before);
-        phase_seconds[p] += seconds;
-        phase_seconds[LS_PHASE_OTHER] -= seconds;
-        train->counters.seconds[p] += seconds;
-        train->counters.seconds[LS_PHASE_OTHER] -= seconds;
-    }
-}
 
 static ls_status open_sinks(ls_train *train, sinks *out) {
     *out = (sinks){0};
@@ -144,10 +118,14 @@ static double time_left(const ls_train *train, pace *p) {
 
 static ls_status run_step(ls_train *train, const ls_step_options *options, ls_step_record *record) {
     ls_step_result result;
+    ls_comm_meter before[LS_COMM_AXIS_COUNT], updating[LS_COMM_AXIS_COUNT];
+    ls_meters_read(before);
     LS_TRY(ls_step_run(options, train->step, &result));
     ls_flight_mark(LS_FLIGHT_UPDATE, -1);
-    account_step(train, &result, record->phase_seconds);
+    ls_train_account_step(train, &result, record->phase_seconds);
+    ls_meters_read(updating);
     train->compute_ns += result.compute_ns;
+    train->lag_steps++;
     train->step++;
     record->step = train->step;
     record->total_steps = train->total_steps;
@@ -158,7 +136,8 @@ static ls_status run_step(ls_train *train, const ls_step_options *options, ls_st
     train->counters.steps = train->step;
     train->counters.tokens += result.targets;
     train->counters.flops += train->flops_per_token * (double)result.targets;
-    ls_train_account(train, LS_PHASE_OPTIM, record->phase_seconds);
+    ls_train_account_comm(train, LS_PHASE_OPTIM, updating, record->phase_seconds);
+    ls_train_account_bandwidth(before, record);
     double seconds = 0.0;
     for (int p = 0; p < LS_PHASE_COUNT; p++) {
         seconds += record->phase_seconds[p];
@@ -167,6 +146,7 @@ static ls_status run_step(ls_train *train, const ls_step_options *options, ls_st
     record->step_tokens = result.targets;
     record->tokens_per_second = (double)result.targets / seconds;
     record->flops_per_second = train->flops_per_token * (double)result.targets / seconds;
+    ls_train_account_flops(train, record);
     return LS_OK;
 }
 
@@ -196,14 +176,14 @@ static ls_status after_step(ls_train *train, const sinks *s, pace *p, bool stop,
     record->left_seconds = time_left(train, p);
     const bool report = due(train->step, train->config.metrics.every, last || stop);
     if (report) {
-        LS_TRY(ls_guard_stragglers(train));
+        LS_TRY(ls_guard_stragglers(train, &record->lag));
     }
     LS_TRY(ls_train_ledger_record(train, report, record));
     ls_train_account(train, LS_PHASE_OTHER, record->phase_seconds); /* the record ends here */
     record->wall_time_s = ls_clock_wall_s();
     if (train->session.comm->rank == 0) {
-        int64_t peak_bytes;
-        LS_TRY(ls_memory_resident(&record->memory_bytes, &peak_bytes));
+        LS_TRY(ls_memory_resident(&record->memory_bytes, &record->memory_peak_bytes));
+        record->memory_planned_bytes = ls_train_memory_planned(train);
         record->restarts = train->counters.restarts;
         record->save = train->save;
         train->save = (ls_save_record){0};
@@ -245,7 +225,7 @@ static ls_status loop(ls_train *train, const sinks *s) {
         ls_watch_begin_step();
         LS_TRY(run_step(train, &options, &record));
         LS_TRY(stop_agreed(train, &stop));
-        ls_train_account(train, LS_PHASE_COMM, record.phase_seconds);
+        ls_train_account(train, LS_PHASE_WORLD, record.phase_seconds);
         ls_watch_end_step(train->step);
         LS_TRY(after_step(train, s, &p, stop, &record));
         skipped_in_a_row = record.skipped ? skipped_in_a_row + 1 : 0;

@@ -5,6 +5,8 @@
 #include "runtime/plan/cost.h"
 
 #include <math.h>
+#include <stdio.h>
+#include <string.h>
 
 /* The first step pays for page faults and primitives. */
 enum { SKIP = 1, STEPS = 5 };
@@ -19,14 +21,14 @@ static struct {
 static const ls_phase phases[LS_TERM_COUNT] = {
     [LS_TERM_PRODUCTS] = LS_PHASE_COMPUTE,  [LS_TERM_ATTENTION] = LS_PHASE_COMPUTE,
     [LS_TERM_MEMORY] = LS_PHASE_COMPUTE,    [LS_TERM_HEAD] = LS_PHASE_COMPUTE,
-    [LS_TERM_RECOMPUTE] = LS_PHASE_COMPUTE, [LS_TERM_TENSOR] = LS_PHASE_COMM,
-    [LS_TERM_CONTEXT] = LS_PHASE_COMM,      [LS_TERM_EXPERT] = LS_PHASE_COMM,
-    [LS_TERM_SHARD] = LS_PHASE_COMM,        [LS_TERM_PIPELINE] = LS_PHASE_COMM,
-    [LS_TERM_BUBBLE] = LS_PHASE_COMM,       [LS_TERM_DATA] = LS_PHASE_COMM,
-    [LS_TERM_OPTIMIZER] = LS_PHASE_OPTIM,   [LS_TERM_OTHER] = LS_PHASE_COMM,
+    [LS_TERM_RECOMPUTE] = LS_PHASE_COMPUTE, [LS_TERM_TENSOR] = LS_PHASE_TENSOR,
+    [LS_TERM_CONTEXT] = LS_PHASE_CONTEXT,   [LS_TERM_EXPERT] = LS_PHASE_EXPERT,
+    [LS_TERM_SHARD] = LS_PHASE_GRADS,       [LS_TERM_PIPELINE] = LS_PHASE_PIPELINE,
+    [LS_TERM_BUBBLE] = LS_PHASE_PIPELINE,   [LS_TERM_DATA] = LS_PHASE_GRADS,
+    [LS_TERM_OPTIMIZER] = LS_PHASE_OPTIM,   [LS_TERM_OTHER] = LS_PHASE_GRADS,
 };
 
-static ls_status predict(const ls_train *train) {
+static ls_status predict(ls_train *train) {
     static ls_cluster cluster;
     const ls_config *config = &train->config;
     const int *size = train->session.mesh.size;
@@ -59,6 +61,9 @@ static ls_status predict(const ls_train *train) {
         .recompute = config->recompute.mode == LS_RECOMPUTE_FULL        ? LS_REDO_FULL
                      : config->recompute.mode == LS_RECOMPUTE_SELECTIVE ? LS_REDO_SELECTIVE
                                                                         : LS_REDO_NONE};
+    if (isnan(train->peak_flops_per_s)) {
+        train->peak_flops_per_s = rates.peak_flops;
+    }
     ls_plan_cost cost;
     ls_plan_cost_of(&job, &layout, &cost);
     for (int t = 0; t < LS_TERM_COUNT; t++) {
@@ -69,6 +74,8 @@ static ls_status predict(const ls_train *train) {
 }
 
 ls_status ls_train_predict(ls_train *train) {
+    const double peak_tflops = train->config.metrics.peak_tflops;
+    train->peak_flops_per_s = peak_tflops > 0.0 ? 1e12 * peak_tflops : NAN;
     if (!train->config.cost.cluster[0]) {
         return LS_OK;
     }
@@ -76,34 +83,66 @@ ls_status ls_train_predict(ls_train *train) {
                             train->session.comm->rank == 0 ? predict(train) : LS_OK);
 }
 
-static void tell(void) {
-    static const ls_phase shown[] = {LS_PHASE_COMPUTE, LS_PHASE_COMM, LS_PHASE_OPTIM};
-    double predicted = 0, measured = 0, worst = -1;
-    int blame = 0;
-    char p[3][32], m[3][32], all_p[32], all_m[32];
-    for (int i = 0; i < 3; i++) {
-        const double by_plan = prediction.predicted_s[shown[i]];
-        const double by_clock = prediction.measured_s[shown[i]] / STEPS;
-        predicted += by_plan;
-        measured += by_clock;
-        ls_text_duration(p[i], sizeof p[i], by_plan);
-        ls_text_duration(m[i], sizeof m[i], by_clock);
-        if (fabs(by_plan - by_clock) > worst) {
-            worst = fabs(by_plan - by_clock);
-            blame = i;
+/* Totals of a step's training proper, and the phase where the two differ most. */
+static ls_phase add_up(double *predicted, double *measured) {
+    ls_phase blame = LS_PHASE_COMPUTE;
+    double worst = -1.0;
+    *predicted = *measured = 0.0;
+    for (int p = 0; p < LS_PHASE_COUNT; p++) {
+        if (ls_phase_trains((ls_phase)p)) {
+            const double by_clock = prediction.measured_s[p] / STEPS;
+            const double differs = fabs(prediction.predicted_s[p] - by_clock);
+            *predicted += prediction.predicted_s[p];
+            *measured += by_clock;
+            blame = differs > worst ? (ls_phase)p : blame;
+            worst = fmax(differs, worst);
         }
     }
+    return blame;
+}
+
+static void tell(void) {
+    double predicted, measured;
+    const ls_phase blame = add_up(&predicted, &measured);
     const double error = predicted / measured - 1;
-    ls_log_info("a step was predicted to take %s and takes %s (%+.0f%%): compute %s and %s, "
-                "communication %s and %s, optimizer %s and %s",
-                ls_text_duration(all_p, sizeof all_p, predicted),
-                ls_text_duration(all_m, sizeof all_m, measured), 100 * error, p[0], m[0], p[1],
-                m[1], p[2], m[2]);
+    char parts[640] = "", p[32], m[32];
+    for (int i = 0; i < LS_PHASE_COUNT; i++) {
+        const double by_plan = prediction.predicted_s[i];
+        const double by_clock = prediction.measured_s[i] / STEPS;
+        const size_t used = strlen(parts);
+        if (ls_phase_trains((ls_phase)i) && fmax(by_plan, by_clock) > 0.005 * measured) {
+            snprintf(parts + used, sizeof parts - used, "%s%s %s and %s", used ? ", " : "",
+                     ls_phase_name((ls_phase)i), ls_text_duration(p, sizeof p, by_plan),
+                     ls_text_duration(m, sizeof m, by_clock));
+        }
+    }
+    ls_log_info("a step was predicted to take %s and takes %s (%+.0f%%): %s",
+                ls_text_duration(p, sizeof p, predicted), ls_text_duration(m, sizeof m, measured),
+                100 * error, parts);
     if (fabs(error) > FAR) {
         ls_log_warn("the prediction is off most in %s; `lockstep bench machine --profile FILE` "
                     "measures this machine again",
-                    ls_phase_name(shown[blame]));
+                    ls_phase_name(blame));
     }
+}
+
+json_t *ls_train_predict_json(void) {
+    if (!prediction.known || prediction.seen < SKIP + STEPS) {
+        return json_null();
+    }
+    double predicted, measured;
+    const ls_phase blame = add_up(&predicted, &measured);
+    json_t *by_plan = json_object(), *by_clock = json_object();
+    for (int p = 0; p < LS_PHASE_COUNT; p++) {
+        if (ls_phase_trains((ls_phase)p)) {
+            const char *name = ls_phase_name((ls_phase)p);
+            json_object_set_new(by_plan, name, json_real(prediction.predicted_s[p]));
+            json_object_set_new(by_clock, name, json_real(prediction.measured_s[p] / STEPS));
+        }
+    }
+    return json_pack("{s:f, s:f, s:s, s:i, s:o, s:o}", "predicted_step_seconds", predicted,
+                     "measured_step_seconds", measured, "differs_most_in", ls_phase_name(blame),
+                     "steps", STEPS, "predicted_seconds", by_plan, "measured_seconds", by_clock);
 }
 
 void ls_train_predict_compare(const ls_step_record *record) {

@@ -12,5 +12,7 @@ ls_status ls_train_predict(ls_train *train);
 /* Takes a step's phases on rank 0; after the first few, once, tells predicted and measured, and the
  * phase that is most to blame where they differ by over 20 %. */
 void ls_train_predict_compare(const ls_step_record *record);
+/* What it found, by phase, for the ledger: null before. Caller owns. */
+json_t *ls_train_predict_json(void);
 
 #endif

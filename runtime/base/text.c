@@ -57,6 +57,20 @@ char *ls_text_duration(char *buf, size_t size, double seconds) {
 }
 
 /* Optimal string alignment with three rows of the table. */
+char *ls_text_usd(char *buf, size_t size, double usd) {
+    if (!isfinite(usd)) {
+        snprintf(buf, size, "unknown");
+    } else if (fabs(usd) >= 1e6) {
+        snprintf(buf, size, "$%.3f M", usd * 1e-6);
+    } else if (usd == 0.0 || fabs(usd) >= 0.0995) {
+        snprintf(buf, size, fabs(usd) < 10000.0 ? "$%.2f" : "$%.0f", usd);
+    } else {
+        const int digits = 1 - (int)floor(log10(fabs(usd)));
+        snprintf(buf, size, digits <= 9 ? "$%.*f" : "$%.*e", digits <= 9 ? digits : 1, usd);
+    }
+    return buf;
+}
+
 int ls_text_distance(const char *a, const char *b) {
     enum { MAX_CHARS = 128 };
     size_t a_len = strlen(a), b_len = strlen(b);

@@ -11,6 +11,9 @@ char *ls_text_count(char *buf, size_t size, double n);     /* "12.3 M" (decimal)
 /* "850 ms", "12.3 s", "4m05s", "2h10m", "3d04h" */
 char *ls_text_duration(char *buf, size_t size, double seconds);
 
+/* "$0.0031": what is below ten cents has two significant digits; "$12.31", "$5.576 M" */
+char *ls_text_usd(char *buf, size_t size, double usd);
+
 /* Edits between two words: insert, delete, replace, swap of neighbours (optimal string alignment).
  * Of strings over 128 characters only the longer one's length is told. */
 int ls_text_distance(const char *a, const char *b);

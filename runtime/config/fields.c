@@ -164,6 +164,10 @@ static const ls_field fields[] = {
     BOOL(metrics, prometheus, "true", FREE, "write metrics.prom for a textfile collector"),
     BOOL(metrics, tensorboard, "true", FREE, "write events.out.tfevents.* for TensorBoard"),
     BOOL(metrics, mlperf, "false", FREE, "write mlperf.log, lines of MLPerf logging"),
+    FLOAT(
+        metrics, peak_tflops, "0", "TFLOP/s", 0, 1e6, FREE,
+        "dense peak of a device in the compute dtype, for MFU; 0: that of cost.cluster's profile, "
+        "else MFU is null"),
 
     STRING(cost, cluster, "", FREE,
            "cluster profile, a name or file.yaml, to predict steps with; empty: none"),

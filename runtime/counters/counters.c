@@ -24,8 +24,11 @@ ls_counters ls_counters_begin(void) {
 
 /* Seconds of training proper: what throughput is measured over. */
 static double training_seconds(const ls_counters *c) {
-    return c->seconds[LS_PHASE_COMPUTE] + c->seconds[LS_PHASE_COMM] + c->seconds[LS_PHASE_OPTIM] +
-           c->seconds[LS_PHASE_DATA];
+    double seconds = 0.0;
+    for (int p = 0; p < LS_PHASE_COUNT; p++) {
+        seconds += ls_phase_trains((ls_phase)p) ? c->seconds[p] : 0.0;
+    }
+    return seconds;
 }
 
 double ls_counters_wall(const ls_counters *c) {

@@ -11,8 +11,14 @@
 /* Every nanosecond of the training loop belongs to one phase; OTHER is what is left of wall time.
  * X(code, name) */
 #define LS_PHASE_LIST(X)                                                                           \
-    X(LS_PHASE_COMPUTE, "compute")    /* forward and backward */                                   \
-    X(LS_PHASE_COMM, "communication") /* exposed */                                                \
+    X(LS_PHASE_COMPUTE, "compute") /* forward and backward */                                      \
+    /* Exposed communication, in the order of collectives/meter.h's axes. */                       \
+    X(LS_PHASE_TENSOR, "communication_tensor")                                                     \
+    X(LS_PHASE_EXPERT, "communication_expert")                                                     \
+    X(LS_PHASE_CONTEXT, "communication_context")                                                   \
+    X(LS_PHASE_PIPELINE, "communication_pipeline")                                                 \
+    X(LS_PHASE_GRADS, "communication_data")  /* gradients, parameters that are divided */          \
+    X(LS_PHASE_WORLD, "communication_world") /* agreements of all ranks */                         \
     X(LS_PHASE_OPTIM, "optimizer")                                                                 \
     X(LS_PHASE_DATA, "data") /* waiting for the loader */                                          \
     X(LS_PHASE_EVAL, "evaluation")                                                                 \
@@ -30,6 +36,11 @@ typedef enum ls_phase {
 } ls_phase;
 
 const char *ls_phase_name(ls_phase phase);
+/* The part of a training step: what throughput and goodput are taken over. */
+static inline bool ls_phase_trains(ls_phase phase) {
+    return phase <= LS_PHASE_DATA;
+}
+enum { LS_PHASE_AXES = LS_PHASE_WORLD - LS_PHASE_TENSOR + 1 };
 
 /* Totals over the whole history of a run; saved in checkpoints and continued by resume. What is not
  * known is NAN: nothing was there to measure it, or no price or power was given. */
@@ -83,6 +94,14 @@ typedef struct ls_save_record {
     double seconds, stall_seconds; /* in all, and of them those that training waited */
 } ls_save_record;
 
+/* The slowest rank by computing time, over the steps since the record before that has one. */
+typedef struct ls_lag_record {
+    int64_t steps;  /* of the window; 0: none has ended at this step */
+    int rank;       /* of all ranks */
+    double factor;  /* of its time to the median's */
+    double seconds; /* that it computed longer than the median, in the window */
+} ls_lag_record;
+
 /* One record of train.jsonl and of the console. */
 typedef struct ls_step_record {
     int64_t step, total_steps; /* steps done, of how many */
@@ -96,14 +115,22 @@ typedef struct ls_step_record {
     double phase_seconds[LS_PHASE_COUNT];
     double tokens_per_second; /* of the training step alone: without evaluation and checkpoint */
     double flops_per_second;  /* likewise, model FLOPs over all ranks */
-    int64_t memory_bytes;     /* resident set of rank 0 */
-    double val_loss;          /* NAN: no evaluation at this step */
+    /* Shares of the devices' peak: of model FLOPs, and of those with what is computed twice to save
+     * memory; peak FLOP/s of a device. NAN: no peak was given. */
+    double mfu, hfu, peak_flops_per_second;
+    double
+        bus_bytes_per_second[LS_PHASE_AXES]; /* of rank 0 while it communicates; NAN: it did not */
+    int64_t memory_bytes, memory_peak_bytes; /* resident set of rank 0 */
+    int64_t memory_planned_bytes;            /* of training, of a rank; 0: unknown */
+    ls_lag_record lag;
+    double val_loss; /* NAN: no evaluation at this step */
     ls_save_record save;
     double left_seconds;    /* NAN: unknown */
     double usd, left_usd;   /* so far, to go; NAN: unknown */
     double measured_joules; /* so far; NAN: unknown */
     double goodput;         /* so far */
     int devices;
+    double usd_per_mtoken; /* of the run so far; NAN: unknown */
 } ls_step_record;
 
 /* A sink receives records on rank 0. Seconds are fractional. Errors: LS_E_IO. */

@@ -21,9 +21,22 @@ static ls_status console_open(const char *run_dir, int64_t every, void **state) 
     return LS_OK;
 }
 
+/* "[######--------------]  31% ": for the line that replaces itself. */
+static const char *draw_bar(char bar[40], const ls_step_record *r) {
+    enum { WIDTH = 20 };
+    const double done = (double)r->step / (double)r->total_steps;
+    char cells[WIDTH + 1];
+    for (int i = 0; i < WIDTH; i++) {
+        cells[i] = i < (int)(done * WIDTH) ? '#' : '-';
+    }
+    cells[WIDTH] = '\0';
+    snprintf(bar, 40, "[%s] %3.0f%% ", cells, floor(100.0 * done));
+    return bar;
+}
+
 static ls_status console_step(void *state, const ls_step_record *r) {
     const console *s = state;
-    char rate[32], flops[32], left[32] = "", val[48] = "", money[96] = "", text[320];
+    char rate[32], flops[32], left[32] = "", val[48] = "", money[128] = "", text[480], bar[40];
     if (isfinite(r->left_seconds) && r->step < r->total_steps) {
         char duration[32];
         snprintf(left, sizeof left, "  %s left",
@@ -33,19 +46,21 @@ static ls_status console_step(void *state, const ls_step_record *r) {
         snprintf(val, sizeof val, "  val %.4f", r->val_loss);
     }
     if (isfinite(r->usd)) {
-        int used = snprintf(money, sizeof money, "  $%.2f so far", r->usd);
-        if (isfinite(r->left_usd) && r->step < r->total_steps) {
-            snprintf(money + used, sizeof money - (size_t)used, ", $%.2f to go", r->left_usd);
-        }
+        char usd[32], to_go[32], each[32];
+        const bool more = isfinite(r->left_usd) && r->step < r->total_steps;
+        snprintf(money, sizeof money, "  %s so far%s%s%s, %s/Mtoken",
+                 ls_text_usd(usd, sizeof usd, r->usd), more ? ", " : "",
+                 more ? ls_text_usd(to_go, sizeof to_go, r->left_usd) : "", more ? " to go" : "",
+                 ls_text_usd(each, sizeof each, r->usd_per_mtoken));
     }
+    const bool keep = r->step == 1 || r->step == r->total_steps || r->step % s->every == 0 ||
+                      r->skipped || !isnan(r->val_loss);
     snprintf(text, sizeof text,
-             "step %lld/%lld  loss %.4f%s  norm %.2f  lr %.2e  %stok/s  %sFLOP/s%s%s%s",
-             (long long)r->step, (long long)r->total_steps, r->loss, val, r->grad_norm, r->lr,
-             ls_text_count(rate, sizeof rate, r->tokens_per_second),
+             "%sstep %lld/%lld  loss %.4f%s  norm %.2f  lr %.2e  %stok/s  %sFLOP/s%s%s%s",
+             keep ? "" : draw_bar(bar, r), (long long)r->step, (long long)r->total_steps, r->loss,
+             val, r->grad_norm, r->lr, ls_text_count(rate, sizeof rate, r->tokens_per_second),
              ls_text_count(flops, sizeof flops, r->flops_per_second), left, money,
              r->skipped ? "  SKIPPED: not finite" : "");
-    bool keep = r->step == 1 || r->step == r->total_steps || r->step % s->every == 0 ||
-                r->skipped || !isnan(r->val_loss);
     ls_log_progress(keep, "%s", text);
     return LS_OK;
 }

@@ -61,6 +61,32 @@ static json_t *save_json(const ls_save_record *s) {
                      real_or_null((double)s->raw_bytes / (double)s->stored_bytes));
 }
 
+static json_t *bus_json(const ls_step_record *r) {
+    json_t *bus = json_object();
+    for (int a = 0; a < LS_PHASE_AXES; a++) {
+        if (r->bus_bytes_per_second[a] > 0.0) {
+            json_object_set_new(bus, ls_phase_name((ls_phase)(LS_PHASE_TENSOR + a)),
+                                json_real(r->bus_bytes_per_second[a]));
+        }
+    }
+    return bus;
+}
+
+/* Null where no window has ended. */
+static json_t *lag_json(const ls_lag_record *lag) {
+    return lag->steps == 0
+               ? json_null()
+               : json_pack("{s:i, s:f, s:f, s:I}", "rank", lag->rank, "seconds", lag->seconds,
+                           "factor", lag->factor, "steps", (json_int_t)lag->steps);
+}
+
+static json_t *memory_json(const ls_step_record *r) {
+    return json_pack("{s:I, s:I, s:o}", "now", (json_int_t)r->memory_bytes, "peak",
+                     (json_int_t)r->memory_peak_bytes, "planned",
+                     r->memory_planned_bytes > 0 ? json_integer((json_int_t)r->memory_planned_bytes)
+                                                 : json_null());
+}
+
 static ls_status jsonl_step(void *state, const ls_step_record *r) {
     jsonl *s = state;
     json_t *phases = json_object();
@@ -68,14 +94,16 @@ static ls_status jsonl_step(void *state, const ls_step_record *r) {
         json_object_set_new(phases, ls_phase_name((ls_phase)p), real_or_null(r->phase_seconds[p]));
     }
     json_t *line = json_pack(
-        "{s:I, s:I, s:I, s:I, s:f, s:o, s:o, s:o, s:b, s:f, s:o, s:o, s:o, s:I, s:o, s:o, s:o, "
-        "s:o, s:o}",
+        "{s:I, s:I, s:I, s:I, s:f, s:o, s:o, s:o, s:b, s:f, s:o, s:o, s:o, s:o, s:o, s:o, s:o, "
+        "s:o, s:o, s:o, s:o, s:o, s:o, s:o}",
         "step", (json_int_t)r->step, "tokens", (json_int_t)r->tokens, "step_tokens",
         (json_int_t)r->step_tokens, "restarts", (json_int_t)r->restarts, "time", r->wall_time_s,
         "loss", real_or_null(r->loss), "grad_norm", real_or_null(r->grad_norm), "lr",
         real_or_null(r->lr), "skipped", (int)r->skipped, "seconds", r->seconds, "phase_seconds",
         phases, "tokens_per_second", real_or_null(r->tokens_per_second), "flops_per_second",
-        real_or_null(r->flops_per_second), "memory_bytes", (json_int_t)r->memory_bytes, "val_loss",
+        real_or_null(r->flops_per_second), "mfu", real_or_null(r->mfu), "hfu", real_or_null(r->hfu),
+        "peak_flops_per_second", real_or_null(r->peak_flops_per_second), "bus_bytes_per_second",
+        bus_json(r), "memory_bytes", memory_json(r), "slowest", lag_json(&r->lag), "val_loss",
         real_or_null(r->val_loss), "usd", real_or_null(r->usd), "measured_joules",
         real_or_null(r->measured_joules), "goodput", real_or_null(r->goodput), "save",
         save_json(&r->save));

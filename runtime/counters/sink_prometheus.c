@@ -55,6 +55,22 @@ static void metric(FILE *f, const prometheus *s, const char *name, const char *t
     }
 }
 
+static void write_bus(FILE *f, const prometheus *s, const ls_step_record *r) {
+    bool any = false;
+    for (int a = 0; a < LS_PHASE_AXES; a++) {
+        if (r->bus_bytes_per_second[a] > 0.0) {
+            if (!any) {
+                head(f, "bus_bytes_per_second", "gauge",
+                     "Bus bandwidth of an axis while it communicates, on rank 0.");
+            }
+            any = true;
+            fprintf(f, "lockstep_bus_bytes_per_second{run=\"%s\",axis=\"%s\"} %.9g\n", s->run,
+                    strchr(ls_phase_name((ls_phase)(LS_PHASE_TENSOR + a)), '_') + 1,
+                    r->bus_bytes_per_second[a]);
+        }
+    }
+}
+
 static void write_metrics(FILE *f, const prometheus *s, const ls_step_record *r) {
     metric(f, s, "steps_total", "counter", "Optimizer steps done.", (double)r->step);
     metric(f, s, "tokens_total", "counter", "Tokens trained on.", (double)r->tokens);
@@ -71,8 +87,27 @@ static void write_metrics(FILE *f, const prometheus *s, const ls_step_record *r)
            r->tokens_per_second);
     metric(f, s, "flops_per_second", "gauge",
            "Model FLOPs per second of the step, 6N + causal attention.", r->flops_per_second);
+    metric(f, s, "model_flops_utilization_ratio", "gauge",
+           "Model FLOPs (6N + causal attention) over the devices' peak.", r->mfu);
+    metric(f, s, "hardware_flops_utilization_ratio", "gauge",
+           "The same with recomputed layers counted.", r->hfu);
+    metric(f, s, "device_peak_flops_per_second", "gauge", "The peak that the ratios refer to.",
+           r->peak_flops_per_second);
     metric(f, s, "resident_memory_bytes", "gauge", "Resident set of rank 0.",
            (double)r->memory_bytes);
+    metric(f, s, "resident_memory_peak_bytes", "gauge", "Highest resident set of rank 0.",
+           (double)r->memory_peak_bytes);
+    metric(f, s, "planned_memory_bytes", "gauge", "Memory that a rank was planned to take.",
+           r->memory_planned_bytes > 0 ? (double)r->memory_planned_bytes : NAN);
+    if (r->lag.steps > 0) {
+        metric(f, s, "slowest_rank", "gauge", "Rank that computed longest of late.", r->lag.rank);
+        metric(f, s, "slowest_rank_lag_seconds", "gauge",
+               "Time by which it computed longer than the median, over the window.",
+               r->lag.seconds);
+        metric(f, s, "slowest_rank_window_steps", "gauge", "Steps of that window.",
+               (double)r->lag.steps);
+    }
+    write_bus(f, s, r);
     metric(f, s, "devices", "gauge", "Devices of the job.", r->devices);
     metric(f, s, "goodput_ratio", "gauge", "Share of wall time in steps that counted.", r->goodput);
     metric(f, s, "cost_usd_total", "counter", "Dollars spent on the run.", r->usd);

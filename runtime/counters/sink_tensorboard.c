@@ -145,6 +145,7 @@ static ls_status tensorboard_step(void *state, const ls_step_record *r) {
     put_scalar(&summary, "optimizer/learning_rate", r->lr);
     put_scalar(&summary, "throughput/tokens_per_second", r->tokens_per_second);
     put_scalar(&summary, "throughput/flops_per_second", r->flops_per_second);
+    put_scalar(&summary, "throughput/mfu", r->mfu);
     put_scalar(&summary, "memory/resident_bytes", (double)r->memory_bytes);
     put_scalar(&summary, "cost/usd", r->usd);
     put_scalar(&summary, "cost/goodput", r->goodput);

@@ -142,8 +142,11 @@ static ls_status finish(ls_runner *r, bool backward, ls_comm_request **request) 
 ls_status ls_runner_receive(ls_runner *r, bool backward, runner_ring *ring, int64_t index) {
     ls_comm *comm = r->way[backward];
     const int64_t entry = index % ring->entries, bytes = (int64_t)r->options.boundary_bytes;
-    return comm->ops->recv_start(comm, ring->memory + entry * bytes, bytes,
-                                 neighbour(r, backward ? 1 : -1), &ring->requests[entry]);
+    const uint64_t start_ns = ls_clock_ns();
+    LS_TRY(comm->ops->recv_start(comm, ring->memory + entry * bytes, bytes,
+                                 neighbour(r, backward ? 1 : -1), &ring->requests[entry]));
+    r->comm_ns += ls_clock_ns() - start_ns;
+    return LS_OK;
 }
 
 ls_status ls_runner_await(ls_runner *r, bool backward, runner_ring *ring, int64_t index,
@@ -164,8 +167,11 @@ ls_status ls_runner_send(ls_runner *r, bool backward) {
     runner_ring *ring = &r->sends[backward];
     ls_comm *comm = r->way[backward];
     const int64_t entry = ring->used++ % ring->entries, bytes = (int64_t)r->options.boundary_bytes;
-    return comm->ops->send_start(comm, ring->memory + entry * bytes, bytes,
-                                 neighbour(r, backward ? -1 : 1), &ring->requests[entry]);
+    const uint64_t start_ns = ls_clock_ns();
+    LS_TRY(comm->ops->send_start(comm, ring->memory + entry * bytes, bytes,
+                                 neighbour(r, backward ? -1 : 1), &ring->requests[entry]));
+    r->comm_ns += ls_clock_ns() - start_ns;
+    return LS_OK;
 }
 
 ls_status ls_runner_drain(ls_runner *r) {

@@ -30,7 +30,7 @@ struct ls_runner {
     runner_ring *inputs;  /* [parts]: x_in, until backward is done; one more than alive */
     runner_ring dx;       /* gradients that arrive */
     runner_ring sends[2]; /* forward, backward */
-    uint64_t comm_ns;     /* waiting for neighbours */
+    uint64_t comm_ns;     /* handing over and waiting for neighbours */
 };
 
 static inline int ls_runner_stage(const ls_runner *r, int part) {

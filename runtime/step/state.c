@@ -422,13 +422,18 @@ ls_status ls_state_finish(ls_state *s) {
         LS_TRY(part->reducer ? ls_reducer_finish(part->reducer, &grads, &wait_ns)
                              : ls_scatter_finish(part->scatter, &wait_ns));
     }
-    LS_TRY(s->options.tied ? ls_state_add_tied(s) : LS_OK);
-    s->comm_ns += ls_clock_ns() - start_ns;
+    const uint64_t tied_ns = ls_clock_ns();
+    s->comm_ns += tied_ns - start_ns;
+    if (s->options.tied) {
+        LS_TRY(ls_state_add_tied(s));
+        s->tied_ns += ls_clock_ns() - tied_ns;
+    }
     return LS_OK;
 }
 
-uint64_t ls_state_take_comm_ns(ls_state *s) {
+uint64_t ls_state_take_comm_ns(ls_state *s, uint64_t *tied_ns) {
     const uint64_t ns = s->comm_ns;
-    s->comm_ns = 0;
+    *tied_ns = s->tied_ns;
+    s->comm_ns = s->tied_ns = 0;
     return ns;
 }

@@ -94,8 +94,9 @@ ls_status ls_state_micro_end(ls_state *state, int part);
 /* Waits; the gradients buffer then holds the sums of owned elements, tied ones added up.
  * [collective over data and tied] */
 ls_status ls_state_finish(ls_state *state);
-/* Nanoseconds spent in communication inside the model's calls and the above; set to 0. */
-uint64_t ls_state_take_comm_ns(ls_state *state);
+/* Nanoseconds spent in communication over data inside the model's calls and the above, and (apart)
+ * over tied; both are set to 0. */
+uint64_t ls_state_take_comm_ns(ls_state *state, uint64_t *tied_ns);
 
 /* Micro-batch `local` of data rank `rank` (replicas x shards, without context ranks) of `ranks` is
  * this one of the global batch: neighbours with zero 0 and 1, every ranks-th one above. Loss sums

@@ -76,7 +76,7 @@ struct ls_state {
     int vector_part_count;
     int64_t *vector_places; /* [param_count] */
     char *vectors, *packed; /* all norms and biases; and by shard, as they travel */
-    uint64_t comm_ns;
+    uint64_t comm_ns, tied_ns;
 };
 
 /* Zeroed device memory, or only its bytes when planning. */

@@ -101,14 +101,27 @@ static ls_status sum_losses(work *w, double *total) {
     return LS_OK;
 }
 
+/* Of the axes along which the model itself communicates. */
+static void add_model_comm(const ls_comm_meter *before, ls_step_result *result) {
+    static const ls_comm_axis inside[] = {LS_COMM_TENSOR, LS_COMM_EXPERT, LS_COMM_CONTEXT};
+    ls_comm_meter now[LS_COMM_AXIS_COUNT];
+    ls_meters_read(now);
+    for (size_t i = 0; i < sizeof inside / sizeof inside[0]; i++) {
+        const ls_comm_axis a = inside[i];
+        result->comm_ns[a] = now[a].exposed_ns - before[a].exposed_ns;
+    }
+}
+
 static ls_status run(work *w) {
     ls_step_result *result = w->result;
     ls_runner *r = w->runner;
     ls_state *state = w->options->state;
     const uint64_t start_ns = ls_clock_ns();
+    ls_comm_meter before[LS_COMM_AXIS_COUNT];
     double total;
     r->comm_ns = 0;
-    ls_state_take_comm_ns(state);
+    ls_state_take_comm_ns(state, &(uint64_t){0});
+    ls_meters_read(before);
     LS_TRY(ls_state_begin(state));
     LS_TRY(run_passes(w));
     ls_flight_mark(LS_FLIGHT_GRADIENTS, -1);
@@ -116,8 +129,13 @@ static ls_status run(work *w) {
     const uint64_t sum_ns = ls_clock_ns();
     LS_TRY(sum_losses(w, &total));
     const uint64_t end_ns = ls_clock_ns();
-    result->comm_ns = ls_state_take_comm_ns(state) + r->comm_ns + end_ns - sum_ns;
-    const uint64_t other_ns = result->comm_ns + result->data_ns;
+    uint64_t tied_ns, other_ns = result->data_ns;
+    result->comm_ns[LS_COMM_DATA] = ls_state_take_comm_ns(state, &tied_ns) + end_ns - sum_ns;
+    result->comm_ns[LS_COMM_PIPELINE] = r->comm_ns + tied_ns;
+    add_model_comm(before, result);
+    for (int a = 0; a < LS_COMM_AXIS_COUNT; a++) {
+        other_ns += result->comm_ns[a];
+    }
     result->compute_ns = end_ns - start_ns > other_ns ? end_ns - start_ns - other_ns : 0;
     result->loss = total / (double)result->targets;
     return LS_OK;

@@ -5,6 +5,7 @@
 #ifndef LS_STEP_STEP_H
 #define LS_STEP_STEP_H
 
+#include "collectives/meter.h"
 #include "runtime/data/data.h"
 #include "runtime/step/pipeline.h"
 #include "runtime/step/state.h"
@@ -49,7 +50,9 @@ typedef struct ls_step_result {
     int64_t targets;     /* of the global batch */
     uint64_t data_ns;    /* waiting for the loader */
     uint64_t compute_ns; /* forward and backward */
-    uint64_t comm_ns;    /* exposed communication, folding of gradients included */
+    /* Exposed communication; folding of gradients is the data axis's. Those inside the model
+     * (tensor, expert, context) are known of recorded communicators only, else part of compute. */
+    uint64_t comm_ns[LS_COMM_AXIS_COUNT];
 } ls_step_result;
 
 /* Step `step` (0-based: samples step*batch ...). The state's gradients are then the mean gradient

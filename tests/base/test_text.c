@@ -72,7 +72,22 @@ static void test_nearest(void) {
     CHECK(ls_text_nearest("steps", words, 0) == NULL);
 }
 
+static void test_usd(void) {
+    static const struct {
+        double usd;
+        const char *text;
+    } cases[] = {{0.0, "$0.00"},           {0.0031, "$0.0031"},   {0.00999, "$0.0100"},
+                 {0.05, "$0.050"},         {0.1, "$0.10"},        {12.314, "$12.31"},
+                 {310.0, "$310.00"},       {12345.6, "$12346"},   {5.576e6, "$5.576 M"},
+                 {3.1e-8, "$0.000000031"}, {2.5e-12, "$2.5e-12"}, {NAN, "unknown"}};
+    char buf[32];
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        CHECK_STR(ls_text_usd(buf, sizeof buf, cases[i].usd), cases[i].text);
+    }
+}
+
 int main(void) {
+    test_usd();
     test_bytes();
     test_count();
     test_duration();

@@ -30,8 +30,12 @@ static void test_round_trip(void) {
     ls_counters back;
     CHECK_OK(ls_counters_parse(json, &back));
     CHECK(memcmp(&c, &back, sizeof c) == 0);
-    double seconds = c.seconds[LS_PHASE_COMPUTE] + c.seconds[LS_PHASE_COMM] +
-                     c.seconds[LS_PHASE_OPTIM] + c.seconds[LS_PHASE_DATA];
+    double seconds = 0.0; /* of training proper: compute, six kinds of communication, ... */
+    for (int p = LS_PHASE_COMPUTE; p <= LS_PHASE_DATA; p++) {
+        seconds += c.seconds[p];
+    }
+    CHECK_STR(ls_phase_name(LS_PHASE_GRADS), "communication_data");
+    CHECK(ls_phase_trains(LS_PHASE_WORLD) && !ls_phase_trains(LS_PHASE_EVAL));
     CHECK_NEAR(json_real_value(json_object_get(json, "tokens_per_second")),
                (double)c.tokens / seconds, 1e-12, 0);
     CHECK_NEAR(json_real_value(json_object_get(json, "flops_per_second")), c.flops / seconds, 1e-12,
@@ -73,8 +77,13 @@ static void test_jsonl(void) {
                         .seconds = 0.5,
                         .val_loss = NAN,
                         .left_seconds = NAN,
-                        .memory_bytes = 1LL << 33};
-    r.phase_seconds[LS_PHASE_COMM] = 0.125;
+                        .mfu = 0.5,
+                        .hfu = NAN,
+                        .lag = {.steps = 10, .rank = 3, .factor = 1.25, .seconds = 0.5},
+                        .memory_bytes = 1LL << 33,
+                        .memory_peak_bytes = 1LL << 34};
+    r.phase_seconds[LS_PHASE_TENSOR] = 0.125;
+    r.bus_bytes_per_second[0] = 1e9;
     for (int i = 0; i < 2; i++) { /* a second run appends */
         void *state;
         CHECK_OK(ls_sink_jsonl.open(dir, 1, &state));
@@ -95,10 +104,22 @@ static void test_jsonl(void) {
     CHECK(json_is_null(json_object_get(json, "grad_norm")));
     CHECK(json_is_null(json_object_get(json, "save")));
     CHECK(json_is_true(json_object_get(json, "skipped")));
-    CHECK_INT(json_integer_value(json_object_get(json, "memory_bytes")), 1LL << 33);
-    CHECK_NEAR(
-        json_real_value(json_object_get(json_object_get(json, "phase_seconds"), "communication")),
-        0.125, 0, 0);
+    const json_t *memory = json_object_get(json, "memory_bytes");
+    CHECK_INT(json_integer_value(json_object_get(memory, "now")), 1LL << 33);
+    CHECK_INT(json_integer_value(json_object_get(memory, "peak")), 1LL << 34);
+    CHECK(json_is_null(json_object_get(memory, "planned")));
+    CHECK_NEAR(json_real_value(json_object_get(json, "mfu")), 0.5, 0, 0);
+    CHECK(json_is_null(json_object_get(json, "hfu")));
+    const json_t *slowest = json_object_get(json, "slowest");
+    CHECK_INT(json_integer_value(json_object_get(slowest, "rank")), 3);
+    CHECK_NEAR(json_real_value(json_object_get(slowest, "seconds")), 0.5, 0, 0);
+    CHECK_INT(json_integer_value(json_object_get(slowest, "steps")), 10);
+    const json_t *bus = json_object_get(json, "bus_bytes_per_second");
+    CHECK_NEAR(json_real_value(json_object_get(bus, "communication_tensor")), 1e9, 0, 0);
+    CHECK_INT(json_object_size(bus), 1);
+    CHECK_NEAR(json_real_value(
+                   json_object_get(json_object_get(json, "phase_seconds"), "communication_tensor")),
+               0.125, 0, 0);
     json_decref(json);
     CHECK(f && fgets(line, sizeof line, f));
     json = json_loads(line, 0, NULL);

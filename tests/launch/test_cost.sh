@@ -38,6 +38,38 @@ awk -v wall="$wall" -v first="$first" -v last="$last" 'BEGIN { d = wall - (last 
 holds awk -v usd="$(field a usd)" -v wall="$wall" 'BEGIN { d = usd - wall; if (d < 0) d = -d; exit !(d < 0.01 * wall) }'
 holds [ "$(wc -l <"$work/runs/a/starts.jsonl")" = 3 ]
 
+# Two ranks that share each layer, killed on the way: phases of the axis that they are joined by, and
+# in every record the phases sum to its wall time, from one record's end to the next one's.
+split="$settings run.name=axes parallel.tensor=2 run.steps=60"
+ranks 2 "$LOCKSTEP" train $split >"$work/out" 2>"$work/err" &
+pid=$!
+tries=1200
+while [ "$(cat "$work/runs/axes/train.jsonl" 2>/dev/null | wc -l)" -lt 30 ]; do
+    tries=$((tries - 1))
+    [ $tries -gt 0 ] && kill -0 $pid 2>/dev/null || fail "no 30 records of axes"
+    sleep 0.01
+done
+kill -9 $(sed -n 's/.*"pid": *\([0-9]*\).*/\1/p' "$work/runs/axes/lock.json")
+wait $pid 2>/dev/null || true
+gives 0 ranks 2 "$LOCKSTEP" train $split --resume
+holds [ "$(field axes restarts)" = 1 ]
+holds awk -v x="$(field axes communication_tensor)" 'BEGIN { exit !(x > 0) }'
+holds [ "$(field axes communication_pipeline)" = 0.0 ]
+first=$(sed -n '1s/.*"time":\([0-9.e+]*\).*/\1/p' "$work/runs/axes/starts.jsonl")
+last=$(tail -n 1 "$work/runs/axes/train.jsonl" | sed 's/.*"time":\([0-9.e+]*\).*/\1/')
+holds awk -v wall="$(field axes wall_seconds)" -v real="$first $last" 'BEGIN {
+    split(real, t, " "); d = wall / (t[2] - t[1]) - 1; exit !(d <= 0.005 && d >= -0.005) }'
+sed -n 's/.*"restarts":1,"time":\([0-9.e+]*\),.*"phase_seconds":{\([^}]*\)}.*"slowest":\([^,]*\).*/\1 \2 \3/p' \
+    "$work/runs/axes/train.jsonl" | tr ',:' '  ' >"$work/phases"
+holds awk 'function other(x) { return x < 0 ? -x : x }
+    { sum = 0; for (i = 3; i <= NF - 1; i += 2) sum += $i
+      if (NR > 1) { wall += $1 - before; all += sum }
+      before = $1; lags += $NF != "null" }
+    END { d = all / wall - 1; exit !(NR > 9 && lags >= 1 && other(d) <= 0.005) }' "$work/phases"
+holds grep -q '^lockstep_step_phase_seconds{run="axes",phase="communication_tensor"}' "$work/runs/axes/metrics.prom"
+holds grep -q '^lockstep_bus_bytes_per_second{run="axes",axis="tensor"}' "$work/runs/axes/metrics.prom"
+holds grep -q '^lockstep_slowest_rank{run="axes"} [01]$' "$work/runs/axes/metrics.prom"
+
 # A stop that was asked for is no down time.
 gives 75 "$LOCKSTEP" train $settings run.name=b --until 40
 gives 0 "$LOCKSTEP" train $settings run.name=b --resume

@@ -1,5 +1,6 @@
 /* A recorded communicator does what the one beneath it does, and writes it down. With BENCH set in
  * the environment it prints what an operation's entry costs. */
+#include "collectives/meter.h"
 #include "collectives/recorded.h"
 #include "runtime/base/clock.h"
 #include "tests/test.h"
@@ -163,6 +164,49 @@ static void measure_comm(ls_comm *comm, const char *what) {
     }
 }
 
+/* Bytes on the wire by the rows of wire_cost.h, on the axis that the group was given; time that a
+ * call takes is exposed, and an operation that is under way is active. */
+static void test_meter(ls_comm *comm) {
+    ls_comm *group;
+    ls_comm_meter before[LS_COMM_AXIS_COUNT], now[LS_COMM_AXIS_COUNT];
+    const int64_t n = comm->size;
+    int64_t counts[8], offsets[8], value[8] = {0}, all[8];
+    ls_comm_request *request;
+    CHECK_OK(comm->ops->duplicate(comm, &group));
+    ls_comm_set_axis(group, LS_COMM_TENSOR);
+    for (int64_t r = 0; r < n; r++) {
+        counts[r] = 8;
+        offsets[r] = 8 * r;
+    }
+    ls_meters_read(before);
+    CHECK_OK(group->ops->all_reduce(group, value, 1, LS_I64, LS_SUM));
+    CHECK_OK(group->ops->all_gather(group, value, all, 8));
+    CHECK_OK(group->ops->all_gather_start(group, value, all, counts, offsets, &request));
+    ls_meters_read(now);
+    const uint64_t active_ns = now[LS_COMM_TENSOR].active_ns;
+    ls_meters_read(now);
+    CHECK(now[LS_COMM_TENSOR].active_ns > active_ns);
+    finish(group, request, true);
+    CHECK_OK(group->ops->all_to_all_start(group, value, counts, offsets, all, counts, offsets,
+                                          &request));
+    finish(group, request, false);
+    CHECK_OK(comm->ops->barrier(comm));
+    ls_meters_read(now);
+    const double rest = (double)(n - 1) / (double)n;
+    CHECK_NEAR(now[LS_COMM_TENSOR].wire_bytes - before[LS_COMM_TENSOR].wire_bytes,
+               n > 1 ? 2.0 * rest * 8.0 + 2.0 * rest * 8.0 * (double)n : 0.0, 1e-14, 0);
+    CHECK_NEAR(now[LS_COMM_EXPERT].wire_bytes - before[LS_COMM_EXPERT].wire_bytes,
+               rest * 8.0 * (double)n, 1e-14, 0);
+    CHECK_INT(now[LS_COMM_TENSOR].operations - before[LS_COMM_TENSOR].operations, 3);
+    CHECK_INT(now[LS_COMM_EXPERT].operations - before[LS_COMM_EXPERT].operations, 1);
+    CHECK_INT(now[LS_COMM_WORLD].operations - before[LS_COMM_WORLD].operations, 1);
+    CHECK_INT(now[LS_COMM_DATA].operations - before[LS_COMM_DATA].operations, 0);
+    CHECK(now[LS_COMM_TENSOR].exposed_ns > before[LS_COMM_TENSOR].exposed_ns);
+    ls_meters_read(before); /* nothing is under way: activity has ended */
+    CHECK_INT(before[LS_COMM_TENSOR].active_ns, now[LS_COMM_TENSOR].active_ns);
+    group->ops->destroy(group);
+}
+
 int main(int argc, char **argv) {
     ls_comm *world, *comm, *checked;
     CHECK_OK(ls_comm_mpi_init(&argc, &argv, &world));
@@ -182,6 +226,7 @@ int main(int argc, char **argv) {
         test_blocking(both[i]);
         test_started(both[i]);
         test_groups(both[i], names[i]);
+        test_meter(both[i]);
     }
     if (getenv("BENCH")) {
         measure(comm);

@@ -1,0 +1,52 @@
+#include "collectives/meter.h"
+
+#include "runtime/base/clock.h"
+
+typedef struct counting {
+    ls_comm_meter total;
+    int under_way;
+    uint64_t since_ns; /* under_way > 0 */
+} counting;
+
+static counting axes[LS_COMM_AXIS_COUNT];
+
+const char *ls_comm_axis_name(ls_comm_axis axis) {
+    static const char *const names[] = {
+#define X(code, name) [code] = name,
+        LS_COMM_AXES(X)
+#undef X
+    };
+    return names[axis];
+}
+
+void ls_meters_read(ls_comm_meter meters[LS_COMM_AXIS_COUNT]) {
+    const uint64_t now_ns = ls_clock_ns();
+    for (int a = 0; a < LS_COMM_AXIS_COUNT; a++) {
+        meters[a] = axes[a].total;
+        meters[a].active_ns += axes[a].under_way > 0 ? now_ns - axes[a].since_ns : 0;
+    }
+}
+
+uint64_t ls_meter_call(void) {
+    return ls_clock_ns();
+}
+
+void ls_meter_return(ls_comm_axis axis, uint64_t called_ns) {
+    axes[axis].total.exposed_ns += ls_clock_ns() - called_ns;
+}
+
+void ls_meter_begin(ls_comm_axis axis, double wire_bytes) {
+    counting *c = &axes[axis];
+    c->total.operations++;
+    c->total.wire_bytes += wire_bytes;
+    if (c->under_way++ == 0) {
+        c->since_ns = ls_clock_ns();
+    }
+}
+
+void ls_meter_end(ls_comm_axis axis) {
+    counting *c = &axes[axis];
+    if (--c->under_way == 0) {
+        c->total.active_ns += ls_clock_ns() - c->since_ns;
+    }
+}

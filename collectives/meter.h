@@ -1,0 +1,45 @@
+/* What communication takes, by axis of the mesh: recorded communicators (recorded.h) add every
+ * operation up here, for the one rank that a process is. */
+#ifndef LS_COLLECTIVES_METER_H
+#define LS_COLLECTIVES_METER_H
+
+#include "collectives/comm.h"
+
+/* X(code, name). All-to-alls of the tensor axis are the experts'; WORLD: agreements of all ranks.
+ */
+#define LS_COMM_AXES(X)                                                                            \
+    X(LS_COMM_TENSOR, "tensor")                                                                    \
+    X(LS_COMM_EXPERT, "expert")                                                                    \
+    X(LS_COMM_CONTEXT, "context")                                                                  \
+    X(LS_COMM_PIPELINE, "pipeline")                                                                \
+    X(LS_COMM_DATA, "data") /* replicate and shard: gradients, and parameters that are divided */  \
+    X(LS_COMM_WORLD, "world")
+typedef enum ls_comm_axis {
+#define X(code, name) code,
+    LS_COMM_AXES(X)
+#undef X
+        LS_COMM_AXIS_COUNT
+} ls_comm_axis;
+const char *ls_comm_axis_name(ls_comm_axis axis);
+
+/* Totals since the process began. */
+typedef struct ls_comm_meter {
+    uint64_t exposed_ns; /* that the main thread spent in calls: what nothing hid */
+    uint64_t active_ns; /* with an operation under way, from its call to where its end is noticed */
+    double wire_bytes;  /* that a rank sends (wire_cost.h): over active_ns, the bus bandwidth */
+    int64_t operations;
+} ls_comm_meter;
+/* Calls that are not over count up to now. */
+void ls_meters_read(ls_comm_meter meters[LS_COMM_AXIS_COUNT]);
+
+/* The axis of a recorded communicator, and of what is split or duplicated from it afterwards; one
+ * that was given none is the world's. Other communicators are not counted. Not collective. */
+void ls_comm_set_axis(ls_comm *comm, ls_comm_axis axis);
+
+/* For recorded.c: a call on an axis begins and ends; an operation is begun, and is over. */
+uint64_t ls_meter_call(void);
+void ls_meter_return(ls_comm_axis axis, uint64_t called_ns);
+void ls_meter_begin(ls_comm_axis axis, double wire_bytes);
+void ls_meter_end(ls_comm_axis axis);
+
+#endif

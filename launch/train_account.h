@@ -1,0 +1,17 @@
+/* Where a step's time goes: every nanosecond to one phase, communication by axis of the mesh. */
+#ifndef LS_LAUNCH_TRAIN_ACCOUNT_H
+#define LS_LAUNCH_TRAIN_ACCOUNT_H
+
+#include "launch/train.h"
+
+/* Gives the time since last_ns to what a step has measured itself; the rest is OTHER. */
+void ls_train_account_step(ls_train *train, const ls_step_result *result, double *phase_seconds);
+/* Gives it to a phase, less what communication has taken since then. */
+void ls_train_account_comm(ls_train *train, ls_phase phase, const ls_comm_meter *since,
+                           double *phase_seconds);
+/* Fills in the bus bandwidths of the time since then. */
+void ls_train_account_bandwidth(const ls_comm_meter *since, ls_step_record *record);
+/* Fills in MFU and HFU from record->flops_per_second. */
+void ls_train_account_flops(const ls_train *train, ls_step_record *record);
+
+#endif
