@@ -1,6 +1,7 @@
 /* Adafactor; the formulas are in device.h. What belongs to a whole parameter (sums of rows and
- * columns, sizes of the parameter and of its update) is added over the ranks of shard: two
- * all-reduces a step. */
+ * columns, sizes of the parameter and of its update) is added over the ranks of shard: seven
+ * all-reduces a step, of which one is larger than a few numbers for each parameter. */
+#include "optim/exact_sum.h"
 #include "optim/optim_internal.h"
 #include "runtime/base/arena.h"
 
@@ -12,16 +13,26 @@
 
 enum { VECTOR, ROWS, COLS };
 
-/* Of one parameter. */
-typedef struct sizes {
-    double param, update; /* sums of squares */
-} sizes;
+/* What a step sums over whole parameters, which several ranks may have parts of: exactly
+ * (exact_sum.h, and device.h for rows and columns), so that it has the same bits however they are
+ * divided. */
+typedef struct total {
+    int32_t *scales; /* [param_count], as all below */
+    ls_exact_sum *sums;
+    double *values;
+} total;
 
 typedef struct adafactor {
-    void *sums; /* device: rows of all matrices, then columns, as the states are laid out */
+    double *sums, *host_sums; /* device, host: pairs for rows of all matrices, then columns, in the
+                                 order of the states */
+    void *host_states;        /* acc: those */
     int64_t row_elems, elems;
     double **factors; /* [param_count] of `count` matrices: 1 / mean of row states */
-    sizes *sizes;     /* [param_count] */
+    double *pieces;   /* sums of squares on the grid, in order of runs and matrices */
+    int64_t *ends;    /* [run_count]: behind the last piece of a run */
+    int64_t piece_count;
+    double (*splits)[2]; /* [param_count] */
+    total grads, params, updates;
 } adafactor;
 
 static ls_optim_shape shape(const ls_config_optim *config, const ls_param *param, int state) {
@@ -32,6 +43,47 @@ static ls_optim_shape shape(const ls_config_optim *config, const ls_param *param
     return state == ROWS ? LS_STATE_ROWS : state == COLS ? LS_STATE_COLS : LS_STATE_NONE;
 }
 
+static ls_status take_total(total *t, size_t count) {
+    LS_TRY(ls_calloc(count, sizeof *t->scales, &t->scales));
+    LS_TRY(ls_calloc(count, sizeof *t->sums, &t->sums));
+    return ls_calloc(count, sizeof *t->values, &t->values);
+}
+
+static void free_total(total *t) {
+    free(t->scales);
+    free(t->sums);
+    free(t->values);
+}
+
+static ls_matrices matrices_of(const ls_param *param) {
+    return param->ndim >= 2 ? ls_matrices_of(param) : (ls_matrices){1, 1, param->elems};
+}
+
+/* Most pieces of the grid in this rank's runs, each matrix counted for itself. */
+static int64_t most_pieces(const ls_optim *optim) {
+    int64_t count = 0;
+    for (int i = 0; i < optim->run_count; i++) {
+        const ls_optim_run *run = &optim->runs[i];
+        const ls_matrices m = matrices_of(&optim->options.params[run->param]);
+        count += run->elems / LS_SQUARES_ELEMS + 2 + 2 * (run->elems / (m.rows * m.cols) + 2);
+    }
+    return count;
+}
+
+static ls_status take_host(ls_optim *optim, adafactor *own) {
+    const ls_optim_options *o = &optim->options;
+    const size_t count = (size_t)o->param_count;
+    LS_TRY(ls_calloc((size_t)most_pieces(optim), sizeof *own->pieces, &own->pieces));
+    LS_TRY(ls_calloc((size_t)optim->run_count, sizeof *own->ends, &own->ends));
+    LS_TRY(ls_calloc((size_t)own->elems, 2 * sizeof *own->host_sums, &own->host_sums));
+    LS_TRY(ls_calloc((size_t)own->elems, ls_dtype_bytes(o->dev->acc), &own->host_states));
+    LS_TRY(ls_calloc(count, sizeof *own->splits, &own->splits));
+    LS_TRY(ls_calloc(count, sizeof *own->factors, &own->factors));
+    LS_TRY(take_total(&own->grads, count));
+    LS_TRY(take_total(&own->params, count));
+    return take_total(&own->updates, count);
+}
+
 static ls_status prepare(ls_optim *optim) {
     const ls_optim_options *o = &optim->options;
     adafactor *own;
@@ -39,8 +91,7 @@ static ls_status prepare(ls_optim *optim) {
     optim->own = own;
     own->row_elems = optim->state_elems[ROWS];
     own->elems = own->row_elems + optim->state_elems[COLS];
-    LS_TRY(ls_calloc((size_t)o->param_count, sizeof *own->factors, &own->factors));
-    LS_TRY(ls_calloc((size_t)o->param_count, sizeof *own->sizes, &own->sizes));
+    LS_TRY(take_host(optim, own));
     for (int i = 0; i < o->param_count; i++) {
         const ls_param *param = &o->params[i];
         if (param->ndim >= 2 && param->tp_axis >= 0 && param->tp_ranks > 1) {
@@ -52,8 +103,11 @@ static ls_status prepare(ls_optim *optim) {
         LS_TRY(ls_calloc((size_t)ls_matrices_of(param).count, sizeof **own->factors,
                          &own->factors[i]));
     }
-    optim->own_bytes = (size_t)own->elems * ls_dtype_bytes(o->dev->acc);
-    return o->dev->ops->alloc(o->dev, optim->own_bytes, &own->sums);
+    optim->own_bytes = 2 * (size_t)own->elems * sizeof *own->sums;
+    void *sums = NULL;
+    LS_TRY(o->dev->ops->alloc(o->dev, optim->own_bytes, &sums));
+    own->sums = sums;
+    return LS_OK;
 }
 
 static void release(ls_optim *optim) {
@@ -65,16 +119,22 @@ static void release(ls_optim *optim) {
         free(own->factors[i]);
     }
     optim->options.dev->ops->free(optim->options.dev, own->sums);
+    free_total(&own->grads);
+    free_total(&own->params);
+    free_total(&own->updates);
+    free(own->host_sums);
+    free(own->host_states);
+    free(own->splits);
     free(own->factors);
-    free(own->sizes);
+    free(own->pieces);
+    free(own->ends);
     free(own);
 }
 
-/* Where the sums for a state's vector of a parameter are. */
-static void *sums_at(const ls_optim *optim, int state, int param) {
-    const adafactor *own = optim->own;
-    int64_t at = optim->vectors[state * optim->options.param_count + param];
-    return ls_elem_at(own->sums, state == COLS ? own->row_elems + at : at, optim->options.dev->acc);
+/* The entry of a state's vector of a parameter among those of both states. */
+static int64_t entry_of(const ls_optim *optim, int state, int param) {
+    const int64_t at = optim->vectors[state * optim->options.param_count + param];
+    return state == COLS ? ((const adafactor *)optim->own)->row_elems + at : at;
 }
 
 typedef ls_status (*part_fn)(ls_optim *optim, const ls_optim_run *run, const ls_adafactor *op);
@@ -87,9 +147,10 @@ static ls_status each_part(ls_optim *optim, const ls_optim_pass *pass, const ls_
     const adafactor *own = optim->own;
     const ls_param *param = &o->params[run->param];
     const ls_dtype acc = o->dev->acc;
-    bool matrix = param->ndim >= 2;
-    ls_matrices m = matrix ? ls_matrices_of(param) : (ls_matrices){1, 1, param->elems};
-    int64_t first = run->flat_offset - param->offset, size = m.rows * m.cols;
+    const bool matrix = param->ndim >= 2;
+    const ls_matrices m = matrices_of(param);
+    const int64_t first = run->flat_offset - param->offset, size = m.rows * m.cols;
+    const int64_t grid = run->flat_offset - ls_optim_block_start(o, run->flat_offset);
     for (int64_t i = first / size; i * size < first + run->elems; i++) {
         int64_t begin = i * size > first ? i * size : first;
         int64_t end = (i + 1) * size < first + run->elems ? (i + 1) * size : first + run->elems;
@@ -97,14 +158,17 @@ static ls_status each_part(ls_optim *optim, const ls_optim_pass *pass, const ls_
         op.first = matrix ? begin - i * size : 0;
         op.n = end - begin;
         op.cols = matrix ? m.cols : end - begin;
+        op.grid = grid + begin - first;
         op.grad_scale = pass->grad_scale;
         op.grad = ls_run_grads(optim, pass, run, begin - first);
         op.v = ls_run_state(optim, VECTOR, run, begin - first);
         if (matrix) {
             op.row = ls_elem_at(ls_optim_state_vector(optim, ROWS, run->param), i * m.rows, acc);
             op.col = ls_elem_at(ls_optim_state_vector(optim, COLS, run->param), i * m.cols, acc);
-            op.row_sums = ls_elem_at(sums_at(optim, ROWS, run->param), i * m.rows, acc);
-            op.col_sums = ls_elem_at(sums_at(optim, COLS, run->param), i * m.cols, acc);
+            op.row_sums = own->sums + 2 * (entry_of(optim, ROWS, run->param) + i * m.rows);
+            op.col_sums = own->sums + 2 * (entry_of(optim, COLS, run->param) + i * m.cols);
+            op.split[0] = own->splits[run->param][0];
+            op.split[1] = own->splits[run->param][1];
             op.factor = own->factors[run->param][i];
         }
         op.p = ls_run_masters(optim, run, begin - first);
@@ -115,19 +179,77 @@ static ls_status each_part(ls_optim *optim, const ls_optim_pass *pass, const ls_
     return LS_OK;
 }
 
+static ls_status over_shards(const ls_optim *optim, void *values, int64_t count, ls_dtype dtype,
+                             ls_reduce op) {
+    ls_comm *shard = optim->options.shard;
+    return shard && shard->size > 1 ? shard->ops->all_reduce(shard, values, count, dtype, op)
+                                    : LS_OK;
+}
+
+/* Sums of squares of something on the grid, of each part. */
+static ls_status grad_pieces(ls_optim *optim, const ls_adafactor *op, double *sums) {
+    ls_device *dev = optim->options.dev;
+    return dev->ops->sum_squares(dev, op->grid, op->n, op->grad, sums);
+}
+
+static ls_status param_pieces(ls_optim *optim, const ls_adafactor *op, double *sums) {
+    ls_device *dev = optim->options.dev;
+    return dev->ops->sum_squares(dev, op->grid, op->n, op->p, sums);
+}
+
+static ls_status update_pieces(ls_optim *optim, const ls_adafactor *op, double *sums) {
+    return optim->options.dev->ops->adafactor_norm(optim->options.dev, op, sums);
+}
+
+#define ADD_PIECES(what)                                                                           \
+    static ls_status add_##what(ls_optim *optim, const ls_optim_run *run,                          \
+                                const ls_adafactor *op) {                                          \
+        (void)run;                                                                                 \
+        adafactor *own = optim->own;                                                               \
+        LS_TRY(what(optim, op, own->pieces + own->piece_count));                                   \
+        own->piece_count += ls_squares_count(op->grid, op->n);                                     \
+        return LS_OK;                                                                              \
+    }
+ADD_PIECES(grad_pieces)
+ADD_PIECES(param_pieces)
+ADD_PIECES(update_pieces)
+
+/* The total of each parameter over all ranks. */
+static ls_status add_up(ls_optim *optim, const ls_optim_pass *pass, part_fn add, total *t) {
+    const int params = optim->options.param_count;
+    adafactor *own = optim->own;
+    own->piece_count = 0;
+    for (int i = 0; i < params; i++) {
+        t->scales[i] = LS_EXACT_ZERO;
+        t->sums[i] = (ls_exact_sum){{0}};
+    }
+    for (int i = 0; i < optim->run_count; i++) {
+        const int64_t first = own->piece_count;
+        int32_t *scale = &t->scales[optim->runs[i].param];
+        LS_TRY(each_part(optim, pass, &optim->runs[i], (ls_adafactor){0}, add));
+        own->ends[i] = own->piece_count;
+        for (int64_t p = first; p < own->piece_count; p++) {
+            const int32_t piece = ls_exact_scale(own->pieces[p]);
+            *scale = piece > *scale ? piece : *scale;
+        }
+    }
+    LS_TRY(over_shards(optim, t->scales, params, LS_I32, LS_MAX));
+    for (int i = 0; i < optim->run_count; i++) {
+        const int param = optim->runs[i].param;
+        for (int64_t p = i > 0 ? own->ends[i - 1] : 0; p < own->ends[i]; p++) {
+            ls_exact_add(&t->sums[param], own->pieces[p], t->scales[param]);
+        }
+    }
+    LS_TRY(over_shards(optim, t->sums, (int64_t)params * LS_EXACT_DIGITS, LS_I64, LS_SUM));
+    for (int i = 0; i < params; i++) {
+        t->values[i] = ls_exact_value(&t->sums[i], t->scales[i]);
+    }
+    return LS_OK;
+}
+
 static ls_status add_squares(ls_optim *optim, const ls_optim_run *run, const ls_adafactor *op) {
     (void)run;
     return optim->options.dev->ops->adafactor_squares(optim->options.dev, op);
-}
-
-static ls_status add_sizes(ls_optim *optim, const ls_optim_run *run, const ls_adafactor *op) {
-    sizes *s = &((adafactor *)optim->own)->sizes[run->param];
-    double update, param;
-    LS_TRY(optim->options.dev->ops->adafactor_norm(optim->options.dev, op, &update));
-    LS_TRY(ls_optim_sum_squares(optim, op->p, op->n, &param));
-    s->update += update;
-    s->param += param;
-    return LS_OK;
 }
 
 static ls_status apply(ls_optim *optim, const ls_optim_run *run, const ls_adafactor *op) {
@@ -139,53 +261,80 @@ static int64_t real_elems(const ls_param *param) {
     return param->elems / param->local_dims[0] * param->valid_rows;
 }
 
-/* row = b2 row + (1 - b2) mean of the squares in a row, col likewise; padding rows do not count. */
-static ls_status update_factors(ls_optim *optim, int index, double beta2) {
-    const ls_optim_options *o = &optim->options;
-    const ls_param *param = &o->params[index];
-    const ls_dtype acc = o->dev->acc;
-    ls_matrices m = ls_matrices_of(param);
-    double real_rows = (double)real_elems(param) / (double)(m.count * m.cols);
-    void *row = ls_optim_state_vector(optim, ROWS, index);
-    LS_TRY(o->dev->ops->blend(o->dev, m.count * m.rows, (1.0 - beta2) / (double)m.cols,
-                              sums_at(optim, ROWS, index), beta2, row));
-    LS_TRY(o->dev->ops->blend(o->dev, m.count * m.cols, (1.0 - beta2) / real_rows,
-                              sums_at(optim, COLS, index), beta2,
-                              ls_optim_state_vector(optim, COLS, index)));
-    for (int64_t i = 0; i < m.count; i++) {
-        double sum;
-        LS_TRY(o->dev->ops->sum(o->dev, m.rows, ls_elem_at(row, i * m.rows, acc), &sum));
-        ((adafactor *)optim->own)->factors[index][i] = 1.0 / fmax(sum / real_rows, LEAST_MEAN);
+/* n entries of the host's states: x = b2 x + (1 - b2) sum / count. */
+static void blend(const ls_optim *optim, int64_t entry, int64_t n, double beta2, double count) {
+    const adafactor *own = optim->own;
+    for (int64_t i = entry; i < entry + n; i++) {
+        const double mean = (own->host_sums[2 * i] + own->host_sums[2 * i + 1]) / count;
+        if (optim->options.dev->acc == LS_F64) {
+            double *x = (double *)own->host_states + i;
+            *x = beta2 * *x + (1.0 - beta2) * mean;
+        } else {
+            float *x = (float *)own->host_states + i;
+            *x = (float)(beta2 * (double)*x + (1.0 - beta2) * mean);
+        }
     }
-    return LS_OK;
 }
 
-static ls_status over_shards(const ls_optim *optim, void *values, int64_t count, ls_dtype dtype) {
-    ls_comm *shard = optim->options.shard;
-    return shard && shard->size > 1 ? shard->ops->all_reduce(shard, values, count, dtype, LS_SUM)
-                                    : LS_OK;
+/* row = b2 row + (1 - b2) mean of the squares in a row, col likewise; padding rows do not count. */
+static void update_factors(ls_optim *optim, int index, double beta2) {
+    const ls_param *param = &optim->options.params[index];
+    const adafactor *own = optim->own;
+    const ls_matrices m = ls_matrices_of(param);
+    const int64_t rows = entry_of(optim, ROWS, index);
+    const double real_rows = (double)real_elems(param) / (double)(m.count * m.cols);
+    blend(optim, rows, m.count * m.rows, beta2, (double)m.cols);
+    blend(optim, entry_of(optim, COLS, index), m.count * m.cols, beta2, real_rows);
+    for (int64_t i = 0; i < m.count; i++) {
+        double sum = 0.0;
+        for (int64_t r = rows + i * m.rows; r < rows + (i + 1) * m.rows; r++) {
+            sum += optim->options.dev->acc == LS_F64 ? ((const double *)own->host_states)[r]
+                                                     : (double)((const float *)own->host_states)[r];
+        }
+        own->factors[index][i] = 1.0 / fmax(sum / real_rows, LEAST_MEAN);
+    }
+}
+
+/* States between the device and the host. */
+static ls_status move_states(const ls_optim *optim, bool to_host) {
+    const adafactor *own = optim->own;
+    ls_device *dev = optim->options.dev;
+    const ls_dtype acc = dev->acc;
+    for (int state = ROWS; state <= COLS; state++) {
+        void *host = ls_elem_at(own->host_states, state == COLS ? own->row_elems : 0, acc);
+        const size_t bytes = (size_t)optim->state_elems[state] * ls_dtype_bytes(acc);
+        LS_TRY(to_host ? dev->ops->download(dev, host, optim->states[state], bytes)
+                       : dev->ops->upload(dev, optim->states[state], host, bytes));
+    }
+    return LS_OK;
 }
 
 static ls_status update_statistics(ls_optim *optim, const ls_optim_pass *pass) {
     const ls_optim_options *o = &optim->options;
     adafactor *own = optim->own;
-    double beta2 = 1.0 - pow((double)pass->t, -0.8);
-    LS_TRY(o->dev->ops->zero(o->dev, own->sums, optim->own_bytes));
+    ls_device *dev = o->dev;
+    const double beta2 = 1.0 - pow((double)pass->t, -0.8);
+    LS_TRY(add_up(optim, pass, add_grad_pieces, &own->grads));
+    for (int i = 0; i < o->param_count; i++) { /* twice: the scaled gradients are rounded */
+        const double most = 2.0 * own->grads.values[i] * pass->grad_scale * pass->grad_scale;
+        ls_adafactor_splits(most, o->params[i].elems, own->splits[i]);
+    }
+    LS_TRY(dev->ops->zero(dev, own->sums, optim->own_bytes));
     for (int i = 0; i < optim->run_count; i++) {
         LS_TRY(
             each_part(optim, pass, &optim->runs[i], (ls_adafactor){.beta2 = beta2}, add_squares));
     }
-    LS_TRY(over_shards(optim, own->sums, own->elems, o->dev->acc));
+    LS_TRY(over_shards(optim, own->sums, 2 * own->elems, LS_F64, LS_SUM));
+    LS_TRY(dev->ops->download(dev, own->host_sums, own->sums, optim->own_bytes));
+    LS_TRY(move_states(optim, true));
     for (int i = 0; i < o->param_count; i++) {
-        own->sizes[i] = (sizes){0};
         if (o->params[i].ndim >= 2) {
-            LS_TRY(update_factors(optim, i, beta2));
+            update_factors(optim, i, beta2);
         }
     }
-    for (int i = 0; i < optim->run_count; i++) {
-        LS_TRY(each_part(optim, pass, &optim->runs[i], (ls_adafactor){0}, add_sizes));
-    }
-    return over_shards(optim, own->sizes, 2 * o->param_count, LS_F64);
+    LS_TRY(move_states(optim, false));
+    LS_TRY(add_up(optim, pass, add_param_pieces, &own->params));
+    return add_up(optim, pass, add_update_pieces, &own->updates);
 }
 
 static ls_status step(ls_optim *optim, const ls_optim_pass *pass) {
@@ -194,8 +343,8 @@ static ls_status step(ls_optim *optim, const ls_optim_pass *pass) {
     for (int i = 0; i < optim->run_count; i++) {
         const ls_optim_run *run = &optim->runs[i];
         double n = (double)real_elems(&optim->options.params[run->param]);
-        double param = sqrt(own->sizes[run->param].param / n);
-        double update = sqrt(own->sizes[run->param].update / n);
+        double param = sqrt(own->params.values[run->param] / n);
+        double update = sqrt(own->updates.values[run->param] / n);
         double lr = pass->lr * run->rule.lr_scale;
         ls_adafactor common = {.keep = 1.0 - lr * run->rule.weight_decay,
                                .lr = fmax(LEAST_SIZE, param) * lr / fmax(1.0, update)};

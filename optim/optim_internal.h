@@ -72,6 +72,8 @@ extern const ls_optim_ops ls_optim_adamw, ls_optim_lion, ls_optim_sgd, ls_optim_
 ls_status ls_optim_read_rules(const ls_optim_options *options, ls_optim_rule *rules);
 /* ranges.c: checks options->owned and fills in runs, terms, vectors and the sizes that follow. */
 ls_status ls_optim_divide(ls_optim *optim);
+/* Where the block of a flat element begins, and with it the grid. */
+int64_t ls_optim_block_start(const ls_optim_options *options, int64_t flat);
 /* norm.c: sum of squares of n elements at x (dev->acc). */
 ls_status ls_optim_sum_squares(ls_optim *optim, const void *x, int64_t n, double *sum);
 /* adamw.c: its update of a run, with states 0 and 1 unless told. */

@@ -39,6 +39,12 @@ static void find_block(const ls_optim_options *o, int64_t flat, int64_t *start, 
     }
 }
 
+int64_t ls_optim_block_start(const ls_optim_options *o, int64_t flat) {
+    int64_t start, end;
+    find_block(o, flat, &start, &end);
+    return start;
+}
+
 static bool is_on_grid(const ls_optim_options *o, int64_t flat) {
     int64_t start, end;
     find_block(o, flat, &start, &end);

@@ -189,6 +189,7 @@ static inline ls_status ls_check_adamw(const ls_device *dev, const ls_adamw *op)
 static inline ls_status ls_check_adafactor(const ls_device *dev, const ls_adafactor *op) {
     LS_TRY(ls_check_update(dev, "adafactor", op->n, op->copy, op->copy_dtype));
     LS_TRY(ls_check_size("adafactor", "first", op->first, 0));
+    LS_TRY(ls_check_size("adafactor", "grid", op->grid, 0));
     return ls_check_size("adafactor", "cols", op->cols, 1);
 }
 

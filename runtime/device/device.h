@@ -27,6 +27,7 @@
 #include "runtime/base/dtype.h"
 #include "runtime/base/status.h"
 
+#include <math.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -292,24 +293,38 @@ typedef struct ls_sgd {
 } ls_sgd;
 
 /* Elements [first, first + n) of a matrix with rows of `cols` elements, for Adafactor (Shazeer &
- * Stern 2018, arXiv 1804.04235); all acc but copy. With g = grad_scale * grad:
- *   adafactor_squares: row_sums[i / cols] += g_i^2, col_sums[i mod cols] += g_i^2 (i from the
- *       matrix's first element; both arrays are whole), or where row is NULL, a vector:
- *       v_i = beta2 v_i + (1 - beta2) g_i^2;
+ * Stern 2018, arXiv 1804.04235); all acc but copy and the sums. With g = grad_scale * grad:
+ *   adafactor_squares: g_i^2 is added to entry i / cols of row_sums and i mod cols of col_sums (i
+ *       from the matrix's first element; both arrays are whole), or where row_sums is NULL, a
+ *       vector: v_i = beta2 v_i + (1 - beta2) g_i^2. An entry is a pair of doubles, to which the
+ *       parts h = (g^2 + split[0]) - split[0] and ((g^2 - h) + split[1]) - split[1] are added: with
+ *       splits that suit the sums (ls_adafactor_splits) no addition rounds, so that these have the
+ *       same bits in every order (Rump 2008, doi:10.1137/050645671);
  *   u_i = g_i / sqrt(max(row[i / cols] * factor * col[i mod cols], 1e-30)), or with v_i;
- *   adafactor_norm: *sum (host) = sum of u_i^2 in double; waits;
+ *   adafactor_norm: sums of u_i^2 as of sum_squares, element 0 at position `grid`; waits;
  *   adafactor_apply: p = keep * p - lr * u. */
 typedef struct ls_adafactor {
     int64_t first, n, cols;
     double grad_scale, beta2, factor, keep, lr;
     const void *grad;
-    void *row_sums, *col_sums;
+    double *row_sums, *col_sums, split[2];
+    int64_t grid;
     const void *row, *col;
     void *v;
     void *p;
     ls_dtype copy_dtype;
     void *copy; /* as in ls_adamw */
 } ls_adafactor;
+
+/* Splits for `count` squares of which no sum is more than `most`: what each part loses is below
+ * 2^-52 of what it sums. */
+static inline void ls_adafactor_splits(double most, int64_t count, double split[2]) {
+    int high, many;
+    (void)frexp(most, &high);          /* most < 2^high */
+    (void)frexp((double)count, &many); /* count < 2^many */
+    split[0] = ldexp(1.5, high + 1);
+    split[1] = ldexp(1.5, high + 1 - 52 + many);
+}
 
 enum { LS_SQUARES_ELEMS = 1024 };
 static inline int64_t ls_squares_count(int64_t first, int64_t n) {
@@ -358,7 +373,7 @@ typedef struct ls_device_ops {
     ls_status (*lion)(ls_device *dev, const ls_lion *op);
     ls_status (*sgd)(ls_device *dev, const ls_sgd *op);
     ls_status (*adafactor_squares)(ls_device *dev, const ls_adafactor *op);
-    ls_status (*adafactor_norm)(ls_device *dev, const ls_adafactor *op, double *sum);
+    ls_status (*adafactor_norm)(ls_device *dev, const ls_adafactor *op, double *sums);
     ls_status (*adafactor_apply)(ls_device *dev, const ls_adafactor *op);
 
     /* y = a x + b y, n elements of acc; b == 0: y is not read. */

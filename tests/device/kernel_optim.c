@@ -96,6 +96,7 @@ static ls_adafactor adafactor_op(const kt_case *c) {
     return (ls_adafactor){.first = c->dim[0],
                           .n = c->dim[1],
                           .cols = c->dim[3],
+                          .grid = 1000,
                           .grad_scale = 0.5,
                           .beta2 = 0.8,
                           .factor = 1.5,
@@ -108,8 +109,8 @@ static int plan_squares(const kt_case *c, ls_dtype dtype, ls_dtype acc,
     (void)dtype;
     const bool vector = rows_of(c) == 0;
     return KT_PLAN({"grad", acc, c->dim[1], KT_IN, .varied = true},
-                   {"row_sums", acc, rows_of(c), KT_INOUT, KT_POSITIVE},
-                   {"col_sums", acc, vector ? 0 : c->dim[3], KT_INOUT, KT_POSITIVE},
+                   {"row_sums", LS_F64, 2 * rows_of(c), KT_INOUT, KT_POSITIVE},
+                   {"col_sums", LS_F64, vector ? 0 : 2 * c->dim[3], KT_INOUT, KT_POSITIVE},
                    {"v", acc, vector ? c->dim[1] : 0, KT_INOUT, KT_POSITIVE});
 }
 
@@ -120,6 +121,7 @@ static ls_status run_squares(ls_device *dev, const kt_case *c, ls_dtype dtype, v
     op.row_sums = rows_of(c) ? at[1] : NULL;
     op.col_sums = rows_of(c) ? at[2] : NULL;
     op.v = rows_of(c) ? NULL : at[3];
+    ls_adafactor_splits(c->variant == KT_LARGE ? 0x1p45 : 0x1p17, c->dim[1], op.split);
     return dev->ops->adafactor_squares(dev, &op);
 }
 
@@ -147,15 +149,17 @@ static ls_adafactor direction_op(const kt_case *c, void *const *at) {
 static int plan_norm(const kt_case *c, ls_dtype dtype, ls_dtype acc,
                      kt_buffer buffers[KT_BUFFERS_MAX]) {
     (void)dtype;
-    return plan_direction(c, acc, (kt_buffer){"sum", LS_F64, 1, KT_OUT}, buffers);
+    const int64_t pieces = ls_squares_count(adafactor_op(c).grid, c->dim[1]);
+    return plan_direction(c, acc, (kt_buffer){"sums", LS_F64, pieces, KT_OUT}, buffers);
 }
 
 static ls_status run_norm(ls_device *dev, const kt_case *c, ls_dtype dtype, void *const *at) {
     (void)dtype;
     const ls_adafactor op = direction_op(c, at);
-    double sum;
-    LS_TRY(dev->ops->adafactor_norm(dev, &op, &sum));
-    return dev->ops->upload(dev, at[4], &sum, sizeof sum);
+    double sums[64];
+    LS_TRY(dev->ops->adafactor_norm(dev, &op, sums));
+    const int64_t pieces = ls_squares_count(op.grid, op.n);
+    return dev->ops->upload(dev, at[4], sums, (size_t)pieces * sizeof *sums);
 }
 
 const kt_op kt_adafactor_norm = {"adafactor_norm", {3e-7, 3e-7},

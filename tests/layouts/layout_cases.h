@@ -133,6 +133,13 @@ static const layout_case exact_cases[] = {
     {4, LLAMA, "parallel.zero=3 recompute.mode=full"},
 };
 
+/* The same with Adafactor, which sums rows and columns over the shards. */
+static const layout_case exact_adafactor_cases[] = {
+    {3, GPT2, "parallel.zero=1"},
+    {6, LLAMA_TIED, "parallel.zero=2 parallel.shard=3"},
+    {4, MIXTURE, "parallel.zero=3"},
+};
+
 /* Refused before any memory is taken. */
 static const struct {
     int ranks;

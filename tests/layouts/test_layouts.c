@@ -162,39 +162,42 @@ static void compare(const outcome *found, const outcome *expected, const layout_
     }
 }
 
+/* Near one rank's training; equal to it, with AdamW and with Adafactor. */
+typedef enum case_kind { NEAR, EXACT, EXACT_ADAFACTOR } case_kind;
+static const char *const added_overrides[] = {"", " numerics.reduction=invariant",
+                                              " numerics.reduction=invariant optim.name=adafactor"};
+
 /* One rank's training, of each model that has been asked for; every rank computes it. */
-static const outcome *reference(ls_comm *self, ls_device *dev, model_case model, bool exact,
+static const outcome *reference(ls_comm *self, ls_device *dev, model_case model, case_kind kind,
                                 int micro) {
     enum { MICROS = 13 };
-    static outcome *known[2][MODELS][MICROS];
-    outcome **o = &known[exact][model][micro];
+    static outcome *known[3][MODELS][MICROS];
+    outcome **o = &known[kind][model][micro];
     if (!*o) {
         char overrides[128];
-        snprintf(overrides, sizeof overrides, "batch.micro=%d%s", micro,
-                 exact ? " numerics.reduction=invariant" : "");
+        snprintf(overrides, sizeof overrides, "batch.micro=%d%s", micro, added_overrides[kind]);
         *o = calloc(1, sizeof **o);
-        CHECK_OK(run(*o, self, dev, model, overrides, exact ? EXACT_STEPS : NEAR_STEPS));
+        CHECK_OK(run(*o, self, dev, model, overrides, kind == NEAR ? NEAR_STEPS : EXACT_STEPS));
     }
     return *o;
 }
 
-static void check_case(const layout_case *c, bool exact, ls_comm *self, ls_device *dev) {
+static void check_case(const layout_case *c, case_kind kind, ls_comm *self, ls_device *dev) {
     ls_comm *comm;
     char overrides[512];
     CHECK_OK(world->ops->split(world, world->rank < c->ranks ? 0 : 1, &comm));
     if (world->rank < c->ranks) {
         static outcome o;
-        const int steps = exact ? EXACT_STEPS : NEAR_STEPS;
-        snprintf(overrides, sizeof overrides, "%s%s", c->overrides,
-                 exact ? " numerics.reduction=invariant" : "");
+        const int steps = kind == NEAR ? NEAR_STEPS : EXACT_STEPS;
+        snprintf(overrides, sizeof overrides, "%s%s", c->overrides, added_overrides[kind]);
         ls_status status = run(&o, comm, dev, c->model, overrides, steps);
         test_checks++;
         if (status != LS_OK) {
             TEST_FAIL_("%d ranks with '%s': %s", c->ranks, c->overrides, ls_error_last()->message);
         } else {
             const int micro = (int)o.train.config.batch.micro;
-            compare(&o, reference(self, dev, c->model, exact, micro), c, steps, exact ? 0.0 : 1e-5,
-                    comm);
+            compare(&o, reference(self, dev, c->model, kind, micro), c, steps,
+                    kind == NEAR ? 1e-5 : 0.0, comm);
         }
         end(&o);
     }
@@ -258,7 +261,7 @@ static void test_random(ls_comm *self, ls_device *dev, int wanted, uint64_t seed
         layout_case c;
         char overrides[512];
         if (draw_case(seed, index, &c, overrides, sizeof overrides) && can_work(&c, dev)) {
-            check_case(&c, false, self, dev);
+            check_case(&c, NEAR, self, dev);
             checked++;
         }
     }
@@ -293,10 +296,13 @@ static void make_data(char *dir, size_t size) {
 
 static void test_table(ls_comm *self, ls_device *dev) {
     for (size_t i = 0; i < sizeof near_cases / sizeof *near_cases; i++) {
-        check_case(&near_cases[i], false, self, dev);
+        check_case(&near_cases[i], NEAR, self, dev);
     }
     for (size_t i = 0; i < sizeof exact_cases / sizeof *exact_cases; i++) {
-        check_case(&exact_cases[i], true, self, dev);
+        check_case(&exact_cases[i], EXACT, self, dev);
+    }
+    for (size_t i = 0; i < sizeof exact_adafactor_cases / sizeof *exact_adafactor_cases; i++) {
+        check_case(&exact_adafactor_cases[i], EXACT_ADAFACTOR, self, dev);
     }
 }
 

@@ -61,12 +61,18 @@ ls_status ls_ref_sgd(ls_device *dev, const ls_sgd *op) {
 
 ls_status ls_ref_adafactor_squares(ls_device *dev, const ls_adafactor *op) {
     LS_TRY(ls_check_adafactor(dev, op));
-    double *row_sums = op->row_sums, *col_sums = op->col_sums, *v = op->v;
+    double *v = op->v;
     for (int64_t i = 0; i < op->n; i++) {
         double g = op->grad_scale * ((const double *)op->grad)[i];
-        if (row_sums) {
-            row_sums[(op->first + i) / op->cols] += g * g;
-            col_sums[(op->first + i) % op->cols] += g * g;
+        if (op->row_sums) {
+            double *row = op->row_sums + 2 * ((op->first + i) / op->cols);
+            double *col = op->col_sums + 2 * ((op->first + i) % op->cols);
+            double high = (g * g + op->split[0]) - op->split[0];
+            double low = ((g * g - high) + op->split[1]) - op->split[1];
+            row[0] += high;
+            row[1] += low;
+            col[0] += high;
+            col[1] += low;
         } else {
             v[i] = op->beta2 * v[i] + (1.0 - op->beta2) * g * g;
         }
@@ -81,11 +87,14 @@ static double direction(const ls_adafactor *op, int64_t i) {
     return op->grad_scale * ((const double *)op->grad)[i] / sqrt(fmax(square, 1e-30));
 }
 
-ls_status ls_ref_adafactor_norm(ls_device *dev, const ls_adafactor *op, double *sum) {
+ls_status ls_ref_adafactor_norm(ls_device *dev, const ls_adafactor *op, double *sums) {
     LS_TRY(ls_check_adafactor(dev, op));
-    *sum = 0.0;
+    for (int64_t piece = 0; piece < ls_squares_count(op->grid, op->n); piece++) {
+        sums[piece] = 0.0;
+    }
     for (int64_t i = 0; i < op->n; i++) {
-        *sum += direction(op, i) * direction(op, i);
+        const int64_t piece = (op->grid % LS_SQUARES_ELEMS + i) / LS_SQUARES_ELEMS;
+        sums[piece] += direction(op, i) * direction(op, i);
     }
     return LS_OK;
 }

@@ -46,38 +46,55 @@ enum { LANES = 16 };
         (sum) = lane[0];                                                                           \
     } while (0)
 
+/* The parts of a square (device.h). */
+#define SQUARE_PARTS(g, high, low)                                                                 \
+    const double value = (g), square = value * value;                                              \
+    const double high = (square + split[0]) - split[0];                                            \
+    const double low = ((square - high) + split[1]) - split[1]
+
 static void add_row_sums(const ls_adafactor *op, int threads) {
     const float *grad = op->grad, scale = (float)op->grad_scale;
-    float *sums = op->row_sums;
+    const double *split = op->split;
+    double *sums = op->row_sums;
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t r = first_row(op); r <= last_row(op); r++) {
         int64_t begin, end;
         row_bounds(op, r, &begin, &end);
-        double sum;
-        LANE_SUM(begin, end, scale * grad[i], sum);
-        sums[r] += (float)sum;
+        double high_sum = 0.0, low_sum = 0.0;
+#pragma omp simd reduction(+ : high_sum, low_sum)
+        for (int64_t i = begin; i < end; i++) {
+            SQUARE_PARTS(scale * grad[i], high, low);
+            high_sum += high;
+            low_sum += low;
+        }
+        sums[2 * r] += high_sum;
+        sums[2 * r + 1] += low_sum;
     }
 }
 
 static void add_col_sums(const ls_adafactor *op, int threads) {
     const float *grad = op->grad, scale = (float)op->grad_scale;
-    float *sums = op->col_sums;
+    const double *split = op->split;
+    double *sums = op->col_sums;
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t tile = 0; tile < op->cols; tile += LS_COLUMN_TILE) {
-        double sum[LS_COLUMN_TILE] = {0.0};
+        double high_sum[LS_COLUMN_TILE] = {0.0}, low_sum[LS_COLUMN_TILE] = {0.0};
         for (int64_t r = first_row(op); r <= last_row(op); r++) {
             int64_t begin, end;
             row_bounds(op, r, &begin, &end);
             const int64_t from = r * op->cols + tile - op->first;
             begin = begin > from ? begin : from;
             end = ls_min(end, from + LS_COLUMN_TILE);
+#pragma omp simd
             for (int64_t i = begin; i < end; i++) {
-                const double g = scale * grad[i];
-                sum[i - from] += g * g;
+                SQUARE_PARTS(scale * grad[i], high, low);
+                high_sum[i - from] += high;
+                low_sum[i - from] += low;
             }
         }
         for (int64_t c = 0; c < ls_min(LS_COLUMN_TILE, op->cols - tile); c++) {
-            sums[tile + c] += (float)sum[c];
+            sums[2 * (tile + c)] += high_sum[c];
+            sums[2 * (tile + c) + 1] += low_sum[c];
         }
     }
 }
@@ -114,29 +131,34 @@ LS_INLINE const float *row_factors(const ls_adafactor *op, int64_t r, float *row
     return op->row ? op->col : op->v;
 }
 
-ls_status LS_ISA_NAME(ls_cpu_adafactor_norm)(ls_device *dev, const ls_adafactor *op, double *sum) {
-    LS_TRY(ls_check_adafactor(dev, op));
-    *sum = 0.0;
-    if (op->n == 0) {
-        return LS_OK;
-    }
-    const int64_t first = first_row(op), last = last_row(op);
-    void *shared;
-    LS_TRY(ls_cpu_shared(dev, (size_t)(last - first + 1) * sizeof(double), &shared));
-    double *partial = shared;
+/* Elements [begin, end), row by row. */
+static double direction_squares(const ls_adafactor *op, int64_t begin, int64_t end) {
     const float *grad = op->grad, scale = (float)op->grad_scale;
+    double sum = 0.0;
+    while (begin < end) {
+        const int64_t r = (op->first + begin) / op->cols;
+        int64_t row_begin, row_end, skew;
+        float row;
+        row_bounds(op, r, &row_begin, &row_end);
+        row_end = ls_min(row_end, end);
+        const float *factors = row_factors(op, r, &row, &skew);
+        double part;
+        LANE_SUM(begin, row_end, direction(scale * grad[i], row, factors, i + skew), part);
+        sum += part;
+        begin = row_end;
+    }
+    return sum;
+}
+
+ls_status LS_ISA_NAME(ls_cpu_adafactor_norm)(ls_device *dev, const ls_adafactor *op, double *sums) {
+    LS_TRY(ls_check_adafactor(dev, op));
+    const int64_t skew = op->grid % LS_SQUARES_ELEMS, count = ls_squares_count(op->grid, op->n);
     const int threads = ls_threads_for(dev, op->n);
 #pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t r = first; r <= last; r++) {
-        int64_t begin, end, skew;
-        float row;
-        row_bounds(op, r, &begin, &end);
-        const float *factors = row_factors(op, r, &row, &skew);
-        LANE_SUM(begin, end, direction(scale * grad[i], row, factors, i + skew),
-                 partial[r - first]);
-    }
-    for (int64_t r = first; r <= last; r++) {
-        *sum += partial[r - first];
+    for (int64_t piece = 0; piece < count; piece++) {
+        const int64_t begin = piece > 0 ? piece * LS_SQUARES_ELEMS - skew : 0;
+        sums[piece] =
+            direction_squares(op, begin, ls_min((piece + 1) * LS_SQUARES_ELEMS - skew, op->n));
     }
     return LS_OK;
 }

@@ -129,7 +129,20 @@ struct factor_arguments {
     float grad_scale, beta2, rest2, factor, keep, lr;
     const float *grad, *row, *col; /* grad[0] is element `first` */
     float *v, *p;
+    double split[2];
 };
+
+/* A sum of squares in the parts that device.h says. */
+struct square_parts {
+    double high, low;
+};
+
+__device__ __forceinline__ void add_square(const factor_arguments &o, float g, square_parts *sum) {
+    const double square = (double)g * (double)g; /* exact, so that contraction changes nothing */
+    const double high = (square + o.split[0]) - o.split[0];
+    sum->high += high;
+    sum->low += ((square - high) + o.split[1]) - o.split[1];
+}
 
 static factor_arguments factor_arguments_of(const ls_adafactor *op) {
     factor_arguments o = {};
@@ -147,56 +160,61 @@ static factor_arguments factor_arguments_of(const ls_adafactor *op) {
     o.col = (const float *)op->col;
     o.v = (float *)op->v;
     o.p = (float *)op->p;
+    o.split[0] = op->split[0];
+    o.split[1] = op->split[1];
     return o;
 }
 
 /* A block for each row; row 0 is that of element `first`. */
-__global__ void __launch_bounds__(THREADS) row_squares_kernel(factor_arguments o, float *sums) {
-    LS_SHARED(double, room, THREADS / 32);
+__global__ void __launch_bounds__(THREADS) row_squares_kernel(factor_arguments o, double *sums) {
+    LS_SHARED(double, high_room, THREADS / 32);
+    LS_SHARED(double, low_room, THREADS / 32);
     const int64_t row = o.first / o.cols + blockIdx.x, begin = row * o.cols;
-    double sum = 0.0;
+    square_parts sum = {};
     for (int64_t c = threadIdx.x; c < o.cols; c += THREADS) {
         if (begin + c >= o.first && begin + c < o.end) {
-            const float g = o.grad_scale * o.grad[begin + c - o.first];
-            sum += (double)g * (double)g;
+            add_square(o, o.grad_scale * o.grad[begin + c - o.first], &sum);
         }
     }
-    sum = block_sum<double, THREADS / 32>(sum, room);
+    sum.high = block_sum<double, THREADS / 32>(sum.high, high_room);
+    sum.low = block_sum<double, THREADS / 32>(sum.low, low_room);
     if (threadIdx.x == 0) {
-        sums[row] += (float)sum;
+        sums[2 * row] += sum.high;
+        sums[2 * row + 1] += sum.low;
     }
 }
 
 /* A thread for each column and run of rows; then one for each column adds the runs in order. */
 __global__ void __launch_bounds__(THREADS)
-    column_squares_kernel(factor_arguments o, int64_t run_rows, double *partial) {
+    column_squares_kernel(factor_arguments o, int64_t run_rows, square_parts *partial) {
     const int64_t c = (int64_t)blockIdx.x * THREADS + threadIdx.x;
     const int64_t row = o.first / o.cols + blockIdx.y * run_rows;
     if (c >= o.cols) {
         return;
     }
-    double sum = 0.0;
+    square_parts sum = {};
     for (int64_t r = row; r < row + run_rows; r++) {
         const int64_t at = r * o.cols + c;
         if (at >= o.first && at < o.end) {
-            const float g = o.grad_scale * o.grad[at - o.first];
-            sum += (double)g * (double)g;
+            add_square(o, o.grad_scale * o.grad[at - o.first], &sum);
         }
     }
     partial[blockIdx.y * o.cols + c] = sum;
 }
 
 __global__ void __launch_bounds__(THREADS)
-    add_columns_kernel(int64_t runs, int64_t cols, const double *partial, float *sums) {
+    add_columns_kernel(int64_t runs, int64_t cols, const square_parts *partial, double *sums) {
     const int64_t c = (int64_t)blockIdx.x * THREADS + threadIdx.x;
     if (c >= cols) {
         return;
     }
-    double sum = 0.0;
+    square_parts sum = {};
     for (int64_t r = 0; r < runs; r++) {
-        sum += partial[r * cols + c];
+        sum.high += partial[r * cols + c].high;
+        sum.low += partial[r * cols + c].low;
     }
-    sums[c] += (float)sum;
+    sums[2 * c] += sum.high;
+    sums[2 * c + 1] += sum.low;
 }
 
 __global__ void __launch_bounds__(THREADS) square_mean_kernel(factor_arguments o) {
@@ -217,9 +235,12 @@ static int64_t run_rows_of(const ls_adafactor *op) {
     return (rows_of(op) + RUNS_MAX - 1) / RUNS_MAX;
 }
 
+static int64_t runs_of(const ls_adafactor *op) {
+    return (rows_of(op) + run_rows_of(op) - 1) / run_rows_of(op);
+}
+
 extern "C" int64_t ls_cuda_adafactor_scratch_elems(const ls_adafactor *op) {
-    const int64_t runs = (rows_of(op) + run_rows_of(op) - 1) / run_rows_of(op);
-    return runs * op->cols;
+    return 2 * runs_of(op) * op->cols;
 }
 
 extern "C" void ls_cuda_launch_adafactor_squares(cudaStream_t stream, const ls_adafactor *op,
@@ -230,14 +251,13 @@ extern "C" void ls_cuda_launch_adafactor_squares(cudaStream_t stream, const ls_a
                   o);
         return;
     }
-    const int64_t runs = ls_cuda_adafactor_scratch_elems(op) / op->cols;
+    const int64_t runs = runs_of(op);
     const unsigned int columns = (unsigned int)((op->cols + THREADS - 1) / THREADS);
-    LS_LAUNCH(row_squares_kernel, (unsigned int)rows_of(op), THREADS, 0, stream, o,
-              (float *)op->row_sums);
+    LS_LAUNCH(row_squares_kernel, (unsigned int)rows_of(op), THREADS, 0, stream, o, op->row_sums);
     LS_LAUNCH(column_squares_kernel, dim3(columns, (unsigned int)runs), THREADS, 0, stream, o,
-              run_rows_of(op), partial);
+              run_rows_of(op), (square_parts *)partial);
     LS_LAUNCH(add_columns_kernel, columns, THREADS, 0, stream, runs, op->cols,
-              (const double *)partial, (float *)op->col_sums);
+              (const square_parts *)partial, op->col_sums);
 }
 
 __device__ __forceinline__ float direction(const factor_arguments &o, int64_t i) {
@@ -247,30 +267,32 @@ __device__ __forceinline__ float direction(const factor_arguments &o, int64_t i)
     return o.grad_scale * o.grad[i] / sqrtf(square < 1e-30f ? 1e-30f : square);
 }
 
-enum { NORM_BLOCK_ELEMS = 65536 };
-
+/* A warp for each piece of the grid, whose element 0 is `skipped` elements into its first piece. */
 __global__ void __launch_bounds__(THREADS)
-    direction_norm_kernel(factor_arguments o, double *partial) {
-    LS_SHARED(double, room, THREADS / 32);
-    const int64_t begin = (int64_t)blockIdx.x * NORM_BLOCK_ELEMS, n = o.end - o.first;
-    const int64_t end = begin + NORM_BLOCK_ELEMS < n ? begin + NORM_BLOCK_ELEMS : n;
+    direction_squares_kernel(factor_arguments o, int64_t skipped, int64_t count, double *sums) {
+    const int64_t piece = (int64_t)blockIdx.x * (THREADS / 32) + threadIdx.x / 32;
+    const int lane = threadIdx.x % 32;
+    if (piece >= count) {
+        return;
+    }
     double sum = 0.0;
-    for (int64_t i = begin + threadIdx.x; i < end; i += THREADS) {
-        const double u = (double)direction(o, i);
+    for (int i = lane; i < LS_SQUARES_ELEMS; i += 32) {
+        const int64_t at = piece * LS_SQUARES_ELEMS + i - skipped;
+        const double u = at >= 0 && at < o.end - o.first ? (double)direction(o, at) : 0.0;
         sum += u * u;
     }
-    sum = block_sum<double, THREADS / 32>(sum, room);
-    if (threadIdx.x == 0) {
-        partial[blockIdx.x] = sum;
+    sum = warp_sum(sum);
+    if (lane == 0) {
+        sums[piece] = sum;
     }
 }
 
 extern "C" void ls_cuda_launch_adafactor_norm(cudaStream_t stream, const ls_adafactor *op,
-                                              double *partial, double *sum) {
-    const int64_t blocks = (op->n + NORM_BLOCK_ELEMS - 1) / NORM_BLOCK_ELEMS;
-    LS_LAUNCH(direction_norm_kernel, (unsigned int)blocks, THREADS, 0, stream,
-              factor_arguments_of(op), partial);
-    ls_cuda_launch_sum_partials(stream, blocks, partial, sum);
+                                              double *sums) {
+    const int64_t count = ls_squares_count(op->grid, op->n);
+    LS_LAUNCH(direction_squares_kernel, (unsigned int)((count + THREADS / 32 - 1) / (THREADS / 32)),
+              THREADS, 0, stream, factor_arguments_of(op), op->grid % LS_SQUARES_ELEMS, count,
+              sums);
 }
 
 template <class T>

@@ -40,9 +40,8 @@ void ls_cuda_launch_blend(cudaStream_t stream, int64_t n, double a, const float 
                           float *y);
 int64_t ls_cuda_adafactor_scratch_elems(const ls_adafactor *op); /* doubles */
 void ls_cuda_launch_adafactor_squares(cudaStream_t stream, const ls_adafactor *op, double *partial);
-/* partial [ls_cuda_sum_blocks(n)], sum [1], on the device. */
-void ls_cuda_launch_adafactor_norm(cudaStream_t stream, const ls_adafactor *op, double *partial,
-                                   double *sum);
+/* sums [ls_squares_count(grid, n)] on the device. */
+void ls_cuda_launch_adafactor_norm(cudaStream_t stream, const ls_adafactor *op, double *sums);
 void ls_cuda_launch_adafactor_apply(cudaStream_t stream, const ls_adafactor *op);
 
 /* k_activation.cu */

@@ -233,18 +233,17 @@ static ls_status adafactor_squares(ls_device *dev, const ls_adafactor *op) {
     return launched("Adafactor's squares");
 }
 
-static ls_status adafactor_norm(ls_device *dev, const ls_adafactor *op, double *total) {
+static ls_status adafactor_norm(ls_device *dev, const ls_adafactor *op, double *sums) {
     LS_TRY(ls_check_adafactor(dev, op));
-    *total = 0.0;
     if (op->n == 0) {
         return LS_OK;
     }
-    ls_cuda_device *cuda = ls_cuda_of(dev);
-    void *partial;
-    LS_TRY(ls_cuda_scratch(cuda, (size_t)ls_cuda_sum_blocks(op->n) * sizeof(double), &partial));
-    ls_cuda_launch_adafactor_norm(cuda->compute, op, partial, cuda->sum);
+    const size_t bytes = (size_t)ls_squares_count(op->grid, op->n) * sizeof(double);
+    void *on_device;
+    LS_TRY(ls_cuda_scratch(ls_cuda_of(dev), bytes, &on_device));
+    ls_cuda_launch_adafactor_norm(stream_of(dev), op, on_device);
     LS_TRY(launched("Adafactor's norm"));
-    return ls_cuda_download(dev, total, cuda->sum, sizeof *total);
+    return ls_cuda_download(dev, sums, on_device, bytes);
 }
 
 static ls_status adafactor_apply(ls_device *dev, const ls_adafactor *op) {
