@@ -4,6 +4,9 @@
 
 #include <stdint.h>
 #include <string.h>
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
 
 /* Elements that are reduced at a time: what the stack of partial sums holds stays in the first
  * cache. */
@@ -24,6 +27,65 @@ ls_status ls_combine_check(ls_dtype dtype) {
                        "a reduction of %s; float32, float64, float16, bfloat16, int32, int64 and "
                        "uint64 can be reduced",
                        ls_dtype_name(dtype));
+    }
+}
+
+/* Results of so many bytes, all places together, that lie elsewhere than the ranks' vectors go past
+ * the caches: what a cache cannot hold need not be fetched before it is overwritten. */
+enum { STREAM_BYTES = 8 << 20, ALIGN = 16 };
+
+/* to[bytes] = from, a block; `stream`: past the caches. */
+static void put(void *to, const void *from, size_t bytes, bool stream) {
+#if defined(__SSE2__)
+    if (stream && (uintptr_t)to % ALIGN == 0) {
+        const size_t vectors = bytes / sizeof(__m128i);
+        for (size_t i = 0; i < vectors; i++) {
+            _mm_stream_si128((__m128i *)to + i, _mm_loadu_si128((const __m128i *)from + i));
+        }
+        const size_t done = vectors * sizeof(__m128i);
+        memcpy((char *)to + done, (const char *)from + done, bytes - done);
+        return;
+    }
+#else
+    (void)stream;
+#endif
+    memcpy(to, from, bytes);
+}
+
+static bool may_stream(int ranks, const void *const *from, int places, void *const *to,
+                       int64_t bytes) {
+    if (places * bytes < STREAM_BYTES) {
+        return false;
+    }
+    for (int i = 0; i < ranks; i++) {
+        for (int j = 0; j < places; j++) {
+            if (from[i] == to[j]) {
+                return false;
+            }
+        }
+    }
+    return true;
+}
+
+/* Before others are told that the results are there. */
+static void end_stream(bool stream) {
+#if defined(__SSE2__)
+    if (stream) {
+        _mm_sfence();
+    }
+#else
+    (void)stream;
+#endif
+}
+
+void ls_copy(void *to, const void *from, int64_t bytes, int64_t of_bytes) {
+    if (bytes > 0 && to != from) {
+        int64_t head = (int64_t)(-(uintptr_t)to % ALIGN); /* put() streams from there on */
+        head = head < bytes ? head : bytes;
+        const bool stream = of_bytes >= STREAM_BYTES;
+        memcpy(to, from, (size_t)head);
+        put((char *)to + head, (const char *)from + head, (size_t)(bytes - head), stream);
+        end_stream(stream);
     }
 }
 
@@ -89,13 +151,15 @@ static int left_leaves(int leaves) {
     static void name(ls_reduce op, int ranks, const void *const *from, int places,                 \
                      void *const *to, int64_t count) {                                             \
         elem node[BLOCK];                                                                          \
+        const bool stream = may_stream(ranks, from, places, to, count * (int64_t)sizeof *node);    \
         for (int64_t at = 0; at < count; at += BLOCK) {                                            \
             const int n = (int)(count - at < BLOCK ? count - at : BLOCK);                          \
             name##_block(op, ranks, from, at, n, node);                                            \
             for (int j = 0; j < places; j++) {                                                     \
-                memcpy((elem *)to[j] + at, node, (size_t)n * sizeof *node);                        \
+                put((elem *)to[j] + at, node, (size_t)n * sizeof *node, stream);                   \
             }                                                                                      \
         }                                                                                          \
+        end_stream(stream);                                                                        \
     }
 
 DEFINE_TYPE(combine_f32, float, SUM)

@@ -15,4 +15,8 @@ ls_status ls_combine_check(ls_dtype dtype);
 void ls_combine(ls_dtype dtype, ls_reduce op, int ranks, const void *const *from, int places,
                 void *const *to, int64_t count);
 
+/* Copies bytes > 0 where to != from. of_bytes: that the caller copies in all; from some MiB on the
+ * copy goes past the caches. */
+void ls_copy(void *to, const void *from, int64_t bytes, int64_t of_bytes);
+
 #endif

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-int64_t ls_comm_hier_chunk_bytes = 4 << 20;
+int64_t ls_comm_hier_chunk_bytes = 512 << 10;
 int64_t ls_comm_hier_least_bytes = 64 << 10;
 
 /* Requests */

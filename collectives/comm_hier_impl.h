@@ -5,8 +5,9 @@
 #include "collectives/comm_hier.h"
 #include "collectives/comm_impl.h"
 
-/* FLYING: operations of a stage that are under way at once. */
-enum { STAGES = 3, FLYING = 4 };
+/* FLYING: operations of a stage that are under way at once: enough to fill a link while this
+ * process computes for a while. */
+enum { STAGES = 3, FLYING = 16 };
 
 typedef enum hier_kind {
     HIER_FLAT, /* handed to the flat back end */

@@ -277,7 +277,7 @@ static ls_status all_gather_start(ls_comm *comm, const void *send, void *recv,
     memcpy(r->send_counts, counts, bytes);
     memcpy(r->recv_counts, counts, bytes);
     memcpy(r->recv_offsets, offsets, bytes);
-    shm_copy(r->recv + offsets[comm->rank], send, counts[comm->rank]);
+    ls_copy(r->recv + offsets[comm->rank], send, counts[comm->rank], total);
     return enqueue((shm_comm *)comm, r, request);
 }
 
@@ -372,7 +372,7 @@ static ls_status all_gather(ls_comm *comm, const void *send, void *recv, int64_t
         r->send_counts[rank] = r->recv_counts[rank] = bytes;
         r->recv_offsets[rank] = rank * bytes;
     }
-    shm_copy(r->recv + comm->rank * bytes, send, bytes);
+    ls_copy(r->recv + comm->rank * bytes, send, bytes, r->count);
     LS_TRY(enqueue((shm_comm *)comm, r, &r));
     return wait_for(comm, r);
 }

@@ -253,16 +253,16 @@ static void work_directly(shm_comm *c, const ls_comm_request *r) {
         break;
     case SHM_BROADCAST:
         if (me != r->root) {
-            shm_copy(r->recv, peer_send(c, r->root), r->count);
+            ls_copy(r->recv, peer_send(c, r->root), r->count, r->count);
         }
         break;
     default: /* gather, exchange */
         for (int i = 1; i < size; i++) {
             const int peer = (me + i) % size;
             const int64_t *offsets = shm_offsets_of(c, peer, c->steps - 1);
-            shm_copy(r->recv + r->recv_offsets[peer],
-                     peer_send(c, peer) + (r->kind == SHM_EXCHANGE ? offsets[me] : 0),
-                     r->recv_counts[peer]);
+            ls_copy(r->recv + r->recv_offsets[peer],
+                    peer_send(c, peer) + (r->kind == SHM_EXCHANGE ? offsets[me] : 0),
+                    r->recv_counts[peer], (size - 1) * r->recv_counts[peer]);
         }
         break;
     }

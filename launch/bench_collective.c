@@ -16,8 +16,9 @@
  * them would count otherwise. */
 enum { SHORT_BYTES = 64 << 10, RUN = 20 };
 
-/* Who makes the operation, and where. */
-typedef enum way { OUT_OF_PLACE, IN_PLACE, PLAIN_MPI, WAYS } way;
+/* Who makes the operation, and where; COPY: every rank copies so many bytes at once, from ordinary
+ * memory to ordinary memory, for comparison with what memory can do. */
+typedef enum way { OUT_OF_PLACE, IN_PLACE, PLAIN_MPI, COPY, WAYS } way;
 
 typedef struct bench {
     ls_comm *world;
@@ -199,6 +200,8 @@ static bool has_way(const bench *b, way w) {
         return b->call.coll != LS_COLL_BROADCAST;
     case IN_PLACE:
         return b->call.coll != LS_COLL_ALL_TO_ALL && b->call.coll != LS_COLL_SEND_RECV;
+    case COPY:
+        return true;
     default: /* the library has no 16-bit floating-point types and no average */
         return b->call.comm->size > 1 && b->call.dtype != LS_F16 && b->call.dtype != LS_BF16 &&
                b->call.op != LS_AVG;
@@ -208,8 +211,12 @@ static bool has_way(const bench *b, way w) {
 /* Where a way sends from and receives in. */
 static void places(const bench *b, way w, ls_bench_shape s, char **send, char **recv) {
     const int64_t own = b->call.comm->rank * s.block * (int64_t)ls_dtype_bytes(b->call.dtype);
-    *send = w == PLAIN_MPI ? b->mpi_send : b->send;
-    *recv = w == PLAIN_MPI ? b->mpi_recv : b->recv;
+    const bool own_memory = w == PLAIN_MPI || w == COPY;
+    *send = own_memory ? b->mpi_send : b->send;
+    *recv = own_memory ? b->mpi_recv : b->recv;
+    if (w == COPY) {
+        return;
+    }
     if (b->call.coll == LS_COLL_BROADCAST) {
         *recv = *send;
     } else if (w == IN_PLACE && b->call.coll == LS_COLL_ALL_GATHER) {
@@ -256,6 +263,10 @@ static ls_status run_mpi(const bench *b, ls_bench_shape s, const char *send, cha
 }
 
 static ls_status run_way(bench *b, way w, ls_bench_shape s, const char *send, char *recv) {
+    if (w == COPY) {
+        memcpy(recv, send, (size_t)s.all * ls_dtype_bytes(b->call.dtype));
+        return LS_OK;
+    }
     return w == PLAIN_MPI ? run_mpi(b, s, send, recv) : ls_bench_call_run(&b->call, s, send, recv);
 }
 
@@ -309,7 +320,9 @@ static ls_status measure_size(bench *b, int64_t bytes, result *results) {
         if (r->made) {
             memset(w == PLAIN_MPI ? b->mpi_send : b->send, 0, (size_t)bytes);
             LS_TRY(time_way(b, (way)w, s, bytes, &r->seconds));
-            LS_TRY(check_way(b, (way)w, s, &r->wrong));
+            if (w != COPY) {
+                LS_TRY(check_way(b, (way)w, s, &r->wrong));
+            }
         }
     }
     return LS_OK;
@@ -323,14 +336,15 @@ static void print_heading(const bench *b) {
            " buffers", ls_comm_mpi_version());
     printf("%12s %12s %9s %5s", "size", "count", "type", "redop");
     const char *const names[] = {"out of place", "in place", "plain MPI"};
-    for (int w = 0; w < WAYS; w++) {
+    for (int w = 0; w < COPY; w++) {
         printf(" | %-12s %7s %7s %6s", names[w], "algbw", "busbw", "#wrong");
     }
+    printf(" | %-12s %7s", "a copy", "");
     printf("\n%12s %12s %9s %5s", "(B)", "(elements)", "", "");
-    for (int w = 0; w < WAYS; w++) {
+    for (int w = 0; w < COPY; w++) {
         printf(" | %12s %7s %7s %6s", "time (us)", "(GB/s)", "(GB/s)", "");
     }
-    putchar('\n');
+    printf(" | %12s %7s\n", "time (us)", "(GB/s)");
 }
 
 static json_t *result_json(const bench *b, const result *r, int64_t bytes) {
@@ -349,17 +363,18 @@ static void print_row(bench *b, int64_t bytes, const result *results) {
     bytes = s.all * (int64_t)ls_dtype_bytes(b->call.dtype);
     if (b->json) {
         json_array_append_new(
-            b->rows, json_pack("{s:I, s:I, s:f, s:o, s:o, s:o}", "bytes", (json_int_t)bytes,
+            b->rows, json_pack("{s:I, s:I, s:f, s:o, s:o, s:o, s:f}", "bytes", (json_int_t)bytes,
                                "count", (json_int_t)s.all, "wire_bytes",
                                ls_wire_bytes(b->call.coll, b->call.comm->size, (double)bytes),
                                "out_of_place", result_json(b, &results[OUT_OF_PLACE], bytes),
                                "in_place", result_json(b, &results[IN_PLACE], bytes), "plain_mpi",
-                               result_json(b, &results[PLAIN_MPI], bytes)));
+                               result_json(b, &results[PLAIN_MPI], bytes), "copy_seconds",
+                               results[COPY].seconds));
         return;
     }
     printf("%12lld %12lld %9s %5s", (long long)bytes, (long long)s.all,
            ls_dtype_name(b->call.dtype), reductions[b->call.op]);
-    for (int w = 0; w < WAYS; w++) {
+    for (int w = 0; w < COPY; w++) {
         const double rate = 1e-9 * (double)bytes / results[w].seconds;
         if (results[w].made) {
             printf(" | %12.2f %7.2f %7.2f %6lld", 1e6 * results[w].seconds, rate,
@@ -369,7 +384,8 @@ static void print_row(bench *b, int64_t bytes, const result *results) {
             printf(" | %12s %7s %7s %6s", "-", "-", "-", "-");
         }
     }
-    putchar('\n');
+    printf(" | %12.2f %7.2f\n", 1e6 * results[COPY].seconds,
+           1e-9 * (double)bytes / results[COPY].seconds);
     fflush(stdout);
 }
 
@@ -459,7 +475,7 @@ ls_status ls_bench_collective(const ls_bench_collective_options *options) {
     ls_session session;
     LS_TRY(parse(&b, options));
     if (options->profile) {
-        return ls_bench_profile(options->profile);
+        return ls_bench_profile(options->profile, b.json);
     }
     if (options->overlap) {
         const ls_bench_sizes sizes = {b.min_bytes, b.max_bytes, b.factor, b.iterations};

@@ -7,6 +7,7 @@
 #include "runtime/base/clock.h"
 #include "runtime/base/file.h"
 
+#include <jansson.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,6 +26,7 @@ typedef struct level {
     const char *name;
     ls_comm *comm;
     ls_wire_link links[COLLS];
+    double seconds[COLLS][SIZES]; /* measured */
 } level;
 
 static int ascending(const void *a, const void *b) {
@@ -94,11 +96,10 @@ static ls_status measure_level(ls_comm *world, level *l) {
                                     .op = LS_SUM,
                                     .counts = blocks,
                                     .offsets = blocks + comm->size};
-        double seconds[SIZES];
         for (int i = 0; i < SIZES; i++) {
-            LS_TRY(time_call(world, &call, sizes[i], send, recv, &seconds[i]));
+            LS_TRY(time_call(world, &call, sizes[i], send, recv, &l->seconds[c][i]));
         }
-        l->links[c] = fit(&call, seconds);
+        l->links[c] = fit(&call, l->seconds[c]);
     }
     comm->ops->give_back(comm, send);
     comm->ops->give_back(comm, recv);
@@ -165,6 +166,45 @@ static ls_status write_profile(const char *path, const level *inside, const leve
     return status;
 }
 
+/* What was measured, and the fit by which ls_wire_time_s tells it: an object a level and operation.
+ */
+static void add_json(json_t *rows, const level *l) {
+    for (int c = 0; c < COLLS && l->comm; c++) {
+        const ls_bench_call call = {.comm = l->comm, .coll = colls[c], .dtype = LS_F32};
+        json_t *times = json_array();
+        for (int i = 0; i < SIZES; i++) {
+            const ls_bench_shape s = ls_bench_shape_of(&call, sizes[i]);
+            const double bytes = (double)s.all * (double)ls_dtype_bytes(call.dtype);
+            json_array_append_new(
+                times, json_pack("{s:f, s:f, s:f}", "bytes", bytes, "seconds", l->seconds[c][i],
+                                 "fitted_seconds",
+                                 ls_wire_time_s(colls[c], l->comm->size, bytes, l->links[c])));
+        }
+        json_array_append_new(rows, json_pack("{s:s, s:s, s:i, s:s, s:f, s:f, s:o}", "level",
+                                              l->name, "backend", l->comm->ops->name, "ranks",
+                                              l->comm->size, "operation", ls_coll_name(colls[c]),
+                                              "alpha_s", l->links[c].latency_s, "beta_bytes_per_s",
+                                              l->links[c].bytes_per_s, "times", times));
+    }
+}
+
+static ls_status print_json(const level *inside, const level *across, int hosts, int local) {
+    json_t *rows = json_array();
+    add_json(rows, inside);
+    add_json(rows, across);
+    json_t *all = json_pack("{s:i, s:s, s:s, s:i, s:i, s:o}", "schema", 1, "measures", "links",
+                            "mpi", ls_comm_mpi_version(), "hosts", hosts, "ranks_per_host", local,
+                            "operations", rows);
+    char *text = all ? json_dumps(all, JSON_INDENT(2)) : NULL;
+    json_decref(all);
+    if (!text) {
+        return LS_FAIL(LS_E_MEMORY, "no memory for the result");
+    }
+    puts(text);
+    free(text);
+    return LS_OK;
+}
+
 /* Groups inside and across hosts; comm stays NULL where a level has one rank only. */
 static ls_status split_levels(ls_comm *world, level *inside, level *across, int *hosts_out) {
     uint64_t *hosts;
@@ -199,7 +239,7 @@ static ls_status split_levels(ls_comm *world, level *inside, level *across, int 
     return LS_OK;
 }
 
-ls_status ls_bench_profile(const char *path) {
+ls_status ls_bench_profile(const char *path, bool json) {
     ls_session session;
     level inside = {.name = "inside"}, across = {.name = "across"};
     int hosts = 1;
@@ -216,9 +256,15 @@ ls_status ls_bench_profile(const char *path) {
             LS_TRY(ls_session_agree(&session, measure_level(world, levels[i])));
         }
     }
-    LS_TRY(ls_session_agree(&session, world->rank == 0 ? write_profile(path, &inside, &across,
-                                                                       hosts, world->size / hosts)
-                                                       : LS_OK));
+    const int local = world->size / hosts;
+    ls_status status = LS_OK;
+    if (world->rank == 0) {
+        status = write_profile(path, &inside, &across, hosts, local);
+        if (status == LS_OK && json) {
+            status = print_json(&inside, &across, hosts, local);
+        }
+    }
+    LS_TRY(ls_session_agree(&session, status));
     for (int i = 0; i < 2; i++) {
         if (levels[i]->comm) {
             levels[i]->comm->ops->destroy(levels[i]->comm);

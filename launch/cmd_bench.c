@@ -59,7 +59,8 @@ static const ls_option options[] = {
                      "collective: how much of an all-reduce computation hides"},
     [OPT_PROFILE] =
         {"profile", 0, "FILE", NULL,
-         "cluster profile. collective: write the links' figures; machine: add the rest"},
+         "cluster profile. collective: write the links' figures (--json: print those of each "
+         "operation); machine: add the rest"},
     {NULL, 0, NULL, NULL, NULL}};
 
 typedef struct gemm_bench {

@@ -72,13 +72,19 @@ static ls_status operate_long(ls_comm *comm, int signal_number) {
         LS_TRY(comm->ops->all_gather_start(comm, from, to, counts, offsets, &r));
     } else if (strcmp(name, "all-to-all") == 0) {
         LS_TRY(comm->ops->all_to_all_start(comm, from, counts, offsets, to, counts, offsets, &r));
+    } else if (strcmp(name, "receive") == 0) { /* by the first rank, from the culprit */
+        if (comm->rank == 0) {
+            LS_TRY(comm->ops->recv_start(comm, to, sizeof to, comm->size - 1, &r));
+        }
     } else { /* from the culprit */
         LS_TRY(comm->ops->broadcast_start(comm, from, (int64_t)sizeof from, comm->size - 1, &r));
     }
     if (signal_number) {
         raise(signal_number);
     }
-    LS_TRY(comm->ops->wait(comm, r));
+    if (r) {
+        LS_TRY(comm->ops->wait(comm, r));
+    }
     return comm->ops->barrier(comm);
 }
 

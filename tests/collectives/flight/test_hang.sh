@@ -61,28 +61,40 @@ says '2 ranks wait for it'
 job 3 2 in
 says 'REPORT rank 1 on host .* did not finish all-reduce #6 .*; its process is stopped'
 records 2
-# In the middle of each operation, on each back end.
-in_operation() { # in_operation BACKEND RANKS OPERATION
-    export TEST_BACKEND="$1" TEST_OPERATION="$3"
-    job 3 "$2" in
-    says "REPORT rank $(($2 - 1)) on host .* \(did not finish $3 #6\|never entered barrier #7\) .*; its process is stopped"
+# In the middle of each operation, on each back end: stopped, or killed. Without LOCKSTEP_TEST_ALL, a
+# choice of them.
+in_operation() { # in_operation STATUS WAY BACKEND RANKS OPERATION
+    export TEST_BACKEND="$3" TEST_OPERATION="$5"
+    job "$1" "$4" "$2"
+    case $2 in
+    in) says "REPORT rank $(($4 - 1)) on host .*\(did not finish $5 #6\|never entered \|waiting in $5 \).*; its process is stopped" ;;
+    *) says "REPORT rank $(($4 - 1)) on host .*; its process has ended" ;;
+    esac
     unset TEST_BACKEND TEST_OPERATION
 }
-for operation in all-reduce reduce reduce-scatter all-gather all-to-all broadcast; do
-    in_operation shm 2 $operation
+operations='all-reduce reduce reduce-scatter all-gather all-to-all broadcast receive'
+for operation in $operations; do
+    in_operation 3 in shm 2 "$operation"
 done
-for operation in reduce-scatter all-to-all broadcast; do
-    in_operation mpi 2 $operation
+for operation in reduce-scatter all-to-all receive; do
+    in_operation 3 in mpi 2 "$operation"
 done
 for operation in all-reduce all-gather; do
-    in_operation hier 4 $operation
+    in_operation 3 in hier 4 "$operation"
 done
 for backend in mpi shm; do
-    export TEST_BACKEND=$backend
-    job 137 2 die-in
-    says 'REPORT rank 1 on host .*; its process has ended'
-    unset TEST_BACKEND
+    in_operation 137 die-in $backend 2 all-reduce
 done
+if [ "${LOCKSTEP_TEST_ALL:-}" ]; then
+    for operation in $operations; do
+        for ranks in "mpi 2" "mpi 3" "shm 3" "hier 4"; do
+            # shellcheck disable=SC2086
+            in_operation 3 in $ranks "$operation"
+            # shellcheck disable=SC2086
+            in_operation 137 die-in $ranks "$operation"
+        done
+    done
+fi
 
 job 3 2 leave
 says 'REPORT rank 1 on host .* never entered all-reduce #6 .*; it has left the job'
