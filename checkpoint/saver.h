@@ -21,8 +21,9 @@
 
 typedef struct ls_ckpt_saver ls_ckpt_saver;
 
-/* Copies to host memory what a tensor's data points to. */
-typedef ls_status (*ls_ckpt_fetch_fn)(void *context, void *host, const void *data, size_t bytes);
+/* Copies to host memory what the data of the index-th tensor to save points to. */
+typedef ls_status (*ls_ckpt_fetch_fn)(void *context, int index, void *host, const void *data,
+                                      size_t bytes);
 
 typedef struct ls_ckpt_saver_options {
     ls_comm *comm;          /* all its ranks call create, start and destroy alike; the stages run on

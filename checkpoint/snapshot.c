@@ -265,7 +265,7 @@ ls_status ls_snapshot_fill(ls_snapshot *s, ls_status so_far, const ls_ckpt_tenso
     }
     for (int i = 0; i < count && fetch && status == LS_OK; i++) {
         size_t bytes = tensor_bytes(&tensors[i]);
-        status = bytes ? fetch(context, s->mine.tensors[i].data, tensors[i].data, bytes) : LS_OK;
+        status = bytes ? fetch(context, i, s->mine.tensors[i].data, tensors[i].data, bytes) : LS_OK;
     }
     atomic_store(&h->good, status == LS_OK);
     if (s->host_rank > 0) {

@@ -210,8 +210,8 @@ static void combine_half(ls_dtype dtype, ls_reduce op, int ranks, const void *co
     }
 }
 
-void ls_combine(ls_dtype dtype, ls_reduce op, int ranks, const void *const *from, int places,
-                void *const *to, int64_t count) {
+void ls_combine_ranks(ls_dtype dtype, ls_reduce op, int ranks, const void *const *from, int places,
+                      void *const *to, int64_t count) {
     switch (dtype) {
     case LS_F32:
         combine_f32(op, ranks, from, places, to, count);

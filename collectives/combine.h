@@ -12,8 +12,8 @@ ls_status ls_combine_check(ls_dtype dtype);
 
 /* to[j] [count], j < places, all get from[0 .. ranks-1] [count] reduced. Any of `to` may be any of
  * `from`; otherwise nothing overlaps. dtype has passed the check. */
-void ls_combine(ls_dtype dtype, ls_reduce op, int ranks, const void *const *from, int places,
-                void *const *to, int64_t count);
+void ls_combine_ranks(ls_dtype dtype, ls_reduce op, int ranks, const void *const *from, int places,
+                      void *const *to, int64_t count);
 
 /* Copies bytes > 0 where to != from. of_bytes: that the caller copies in all; from some MiB on the
  * copy goes past the caches. */

@@ -3,8 +3,13 @@
  * Every function marked [collective] must be called by all ranks of the group in the same order
  * with matching arguments. Non-blocking operations complete through ls_comm_test or ls_comm_wait;
  * buffers must stay untouched until then; arrays of counts and offsets are read before the call
- * returns. Counts are 64-bit: no limit at 2^31. Buffers are host memory for the back ends self,
- * mpi, shm and hier. After the first use of each kind and size, operations allocate nothing.
+ * returns. Counts are 64-bit: no limit at 2^31. After the first use of each kind and size,
+ * operations allocate nothing.
+ *
+ * Memory. barrier, broadcast, all_reduce and all_gather are for the host's memory. Operations that
+ * are started take the memory that the back end works on: the host's too for self, mpi, shm and
+ * hier, that of a GPU where `on_device` is set (nccl). There, a wait does not hold up the host: it
+ * orders what the device is given afterwards behind the operation, which may still be on its way.
  *
  * Reductions serve F32, F64, F16, BF16, I32, I64 and U64; other types travel as bytes. F16 and BF16
  * are added in fp32 and rounded once. AVG is the sum divided by the number of ranks (integers:
@@ -18,13 +23,15 @@
  *
  * Errors: LS_E_COMM when the library reports a fault (the communicator is then good for nothing but
  * to be destroyed), LS_E_UNSUPPORTED when a back end does not offer an operation or dtype (never a
- * silent fallback), LS_E_SHAPE for negative counts and roots that do not exist. */
+ * silent fallback), LS_E_SHAPE for negative counts and roots that do not exist. Back ends on_device
+ * may tell of a fault of one operation with a later one. */
 #ifndef LS_COLLECTIVES_COMM_H
 #define LS_COLLECTIVES_COMM_H
 
 #include "runtime/base/dtype.h"
 #include "runtime/base/status.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
 typedef enum ls_reduce { LS_SUM, LS_MAX, LS_MIN, LS_AVG, LS_SUM_TREE } ls_reduce;
@@ -97,10 +104,22 @@ typedef struct ls_comm_ops {
 struct ls_comm {
     const ls_comm_ops *ops; /* every slot is filled */
     int rank, size;
+    bool on_device; /* see "Memory"; SUM then has the library's order, and there is no SUM_TREE */
+    ls_comm *host_side; /* with on_device: the same ranks over the host's memory; lives as long */
 };
+
+/* In the memory that started operations take, and complete as if waited for. all_reduce in place;
+ * recv [size * bytes]. [collective] */
+ls_status ls_comm_all_reduce_by_start(ls_comm *comm, void *buf, int64_t count, ls_dtype dtype,
+                                      ls_reduce op);
+ls_status ls_comm_all_gather_by_start(ls_comm *comm, const void *send, void *recv, int64_t bytes);
 
 /* One rank, no library. Destroy with comm->ops->destroy. */
 ls_status ls_comm_self(ls_comm **comm);
+/* Likewise, but started operations take the memory of a device, borrowed: on_device, where that is
+ * not the host's. */
+struct ls_device;
+ls_status ls_comm_self_on(struct ls_device *dev, ls_comm **comm);
 
 /* MPI. init calls MPI_Init_thread with MPI_THREAD_FUNNELED (all MPI calls from the main thread)
  * and gives the world; LS_E_UNSUPPORTED when the library offers less, LS_E_COMM the second time.

@@ -1,5 +1,7 @@
 #include "collectives/comm_impl.h"
 
+#include "runtime/base/arena.h"
+
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
@@ -74,6 +76,22 @@ ls_status ls_comm_all_reduce_by_start(ls_comm *comm, void *buf, int64_t count, l
                                       ls_reduce op) {
     ls_comm_request *request;
     LS_TRY(comm->ops->all_reduce_start(comm, buf, buf, count, dtype, op, &request));
+    return comm->ops->wait(comm, request);
+}
+
+ls_status ls_comm_all_gather_by_start(ls_comm *comm, const void *send, void *recv, int64_t bytes) {
+    int64_t *counts;
+    ls_comm_request *request;
+    LS_TRY(ls_comm_check_count(bytes, "all-gather"));
+    LS_TRY(ls_calloc(2 * (size_t)comm->size, sizeof *counts, &counts));
+    int64_t *offsets = counts + comm->size;
+    for (int r = 0; r < comm->size; r++) {
+        counts[r] = bytes;
+        offsets[r] = r * bytes;
+    }
+    ls_status status = comm->ops->all_gather_start(comm, send, recv, counts, offsets, &request);
+    free(counts);
+    LS_TRY(status);
     return comm->ops->wait(comm, request);
 }
 

@@ -18,11 +18,10 @@ void ls_comm_host_give_back(ls_comm *comm, void *memory);
 /* A rank's block for itself is as long as it expects. */
 ls_status ls_comm_check_own(const ls_comm *comm, int64_t sent, int64_t expected);
 
-/* Blocking forms of back ends that start operations and drive them in `test`. */
+/* Blocking forms of back ends that start operations and drive them in `test`;
+ * ls_comm_all_reduce_by_ start of comm.h too. */
 ls_status ls_comm_wait_by_test(ls_comm *comm, ls_comm_request *request);
 ls_status ls_comm_broadcast_by_start(ls_comm *comm, void *buf, int64_t bytes, int root);
-ls_status ls_comm_all_reduce_by_start(ls_comm *comm, void *buf, int64_t count, ls_dtype dtype,
-                                      ls_reduce op);
 
 /* The table of a back end whose functions have the names of the slots (wait: wait_for). */
 #define LS_COMM_OPS(text)                                                                          \

@@ -50,8 +50,8 @@ static void add_up(mpi_comm *c, mpi_reduction *r) {
             peer == rank ? r->send + slice_at(r, rank) : r->scratch + peer * slice_bytes(r, rank);
     }
     void *const to[] = {r->sum};
-    ls_combine(r->dtype, r->op, c->base.size, c->from, 1, to,
-               r->bounds[rank + 1] - r->bounds[rank]);
+    ls_combine_ranks(r->dtype, r->op, c->base.size, c->from, 1, to,
+                     r->bounds[rank + 1] - r->bounds[rank]);
 }
 
 static ls_status gather(mpi_comm *c, ls_comm_request *request) {

@@ -162,7 +162,8 @@ void ls_shm_take_carried(shm_comm *c, const ls_comm_request *r) {
                 carried_at(c, rank, bytes) + (block ? r->send_offsets[me] * shm_elem_bytes(r) : 0);
         }
         c->to[0] = r->recv;
-        ls_combine(r->dtype, r->op, size, c->from, 1, c->to, block ? r->send_counts[me] : r->count);
+        ls_combine_ranks(r->dtype, r->op, size, c->from, 1, c->to,
+                         block ? r->send_counts[me] : r->count);
     } else if (r->kind == SHM_BROADCAST && me != r->root) {
         shm_copy(r->recv, carried_at(c, r->root, bytes), bytes);
     } else if (r->kind == SHM_GATHER || r->kind == SHM_EXCHANGE) {

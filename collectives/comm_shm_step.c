@@ -157,7 +157,7 @@ static void reduce_chunk(shm_comm *c, const ls_comm_request *r, int64_t k) {
     if (shm_receives(c, r)) {
         c->to[places++] = r->recv + (at + first) * bytes;
     }
-    ls_combine(r->dtype, r->op, size, c->from, places, c->to, places > 0 ? end - first : 0);
+    ls_combine_ranks(r->dtype, r->op, size, c->from, places, c->to, places > 0 ? end - first : 0);
 }
 
 static void copy_out(shm_comm *c, const ls_comm_request *r, int64_t k) {
@@ -187,7 +187,8 @@ static void take_chunk(shm_comm *c, const ls_comm_request *r, int64_t k) {
             c->from[peer] = stage_in(c, peer, c->steps - 1) + me * most * bytes;
         }
         c->to[0] = r->recv + at * bytes;
-        ls_combine(r->dtype, r->op, size, c->from, 1, c->to, clamp(r->send_counts[me] - at, most));
+        ls_combine_ranks(r->dtype, r->op, size, c->from, 1, c->to,
+                         clamp(r->send_counts[me] - at, most));
         return;
     }
     for (int i = 1; i < size; i++) {
@@ -235,7 +236,7 @@ static void reduce_directly(shm_comm *c, const ls_comm_request *r) {
             c->to[places++] = mapped(c, plan_of(c, peer)->recv, peer) + first * bytes;
         }
     }
-    ls_combine(r->dtype, r->op, size, c->from, places, c->to, end - first);
+    ls_combine_ranks(r->dtype, r->op, size, c->from, places, c->to, end - first);
 }
 
 static void work_directly(shm_comm *c, const ls_comm_request *r) {
@@ -249,7 +250,7 @@ static void work_directly(shm_comm *c, const ls_comm_request *r) {
             c->from[peer] = peer_send(c, peer) + r->send_offsets[me] * shm_elem_bytes(r);
         }
         c->to[0] = r->recv;
-        ls_combine(r->dtype, r->op, size, c->from, 1, c->to, r->send_counts[me]);
+        ls_combine_ranks(r->dtype, r->op, size, c->from, 1, c->to, r->send_counts[me]);
         break;
     case SHM_BROADCAST:
         if (me != r->root) {

@@ -459,7 +459,8 @@ ls_status ls_comm_recorded(ls_comm *inner, const char *group, bool checks, ls_co
     recorded *c;
     ls_status status = ls_calloc(1, sizeof *c, &c);
     if (status == LS_OK) {
-        c->base = (ls_comm){.ops = &recorded_ops, .rank = inner->rank, .size = inner->size};
+        c->base = *inner;
+        c->base.ops = &recorded_ops;
         c->inner = inner;
         c->group = -1;
         c->axis = LS_COMM_WORLD;
@@ -473,7 +474,8 @@ ls_status ls_comm_recorded(ls_comm *inner, const char *group, bool checks, ls_co
     LS_TRY_GOTO(ls_comm_agree(inner, status), failed);
     LS_TRY_GOTO(inner->ops->all_gather(inner, &me, c->members, sizeof me), failed);
     if (checks) {
-        LS_TRY_GOTO(inner->ops->duplicate(inner, &c->check_comm), failed);
+        ls_comm *host = inner->on_device ? inner->host_side : inner;
+        LS_TRY_GOTO(host->ops->duplicate(host, &c->check_comm), failed);
     }
     int32_t lowest = me;
     for (int r = 0; r < inner->size; r++) {

@@ -19,8 +19,7 @@
 /* Where a slice may start: a cache line or more, for full-speed additions. */
 #define SLICE_ALIGN_ELEMS    16
 #define DEFAULT_BUCKET_BYTES (INT64_C(25) << 20)
-/* Buckets whose nodes may be on their way at once: one is added up while the others travel. */
-#define SLOTS 4
+#define SLOTS                4
 struct ls_reducer {
     ls_comm *comm; /* the caller's */
     ls_comm *exchange_comm, *gather_comm;
@@ -29,7 +28,8 @@ struct ls_reducer {
     int64_t micro_batches, local_batches; /* M, M/R */
     int64_t leaves, local_leaves;         /* of the tree: the same, or with fast R, 1 */
     int shards, shard, replica, replicas; /* rank = replica * shards + shard */
-    ls_partition own_partition;           /* without one of the caller's */
+    bool invariant;
+    ls_partition own_partition; /* without one of the caller's */
     const ls_partition *partition;
     int64_t bucket_count, slice_elems; /* slice_elems: of the longest slice */
     size_t extra_bytes;
@@ -57,7 +57,7 @@ struct ls_reducer {
 
     /* Buckets that backward has finished, and that have entered and left the stages. */
     int64_t ready, started, summed, done;
-    ls_comm_request **exchanges;     /* [SLOTS][most_nodes] */
+    ls_comm_request **exchanges;     /* [slots][most_nodes] */
     ls_comm_request **gathers;       /* [bucket_count] */
     int64_t *counts[2], *offsets[2]; /* [ranks], of sends and receives; in bytes */
     double *scalars;                 /* [micro_batches] */
@@ -107,6 +107,16 @@ static char *node_slice(const ls_reducer *r, int64_t order, int node, ls_range s
 
 /* Creation */
 
+ls_status ls_reducer_check_memory(const ls_comm *comm, const ls_device *dev) {
+    if (comm->on_device == dev->host_memory) {
+        return LS_FAIL(LS_E_UNSUPPORTED,
+                       "reduction of gradients in the memory of device '%s' by a communicator for "
+                       "the memory of %s",
+                       dev->describe, comm->on_device ? "a GPU" : "the host");
+    }
+    return LS_OK;
+}
+
 static ls_status check_options(const ls_reducer_options *o) {
     if (o->elems < 0 || o->bucket_bytes < 0) {
         return LS_FAIL(LS_E_SHAPE,
@@ -123,11 +133,7 @@ static ls_status check_options(const ls_reducer_options *o) {
         return LS_FAIL(LS_E_SHAPE, "%d ranks for a partition into %d shards; a multiple is needed",
                        o->comm->size, o->partition->shards);
     }
-    if (!o->dev->host_memory) {
-        return LS_FAIL(LS_E_UNSUPPORTED, "reduction of gradients in the memory of device '%s'",
-                       o->dev->describe);
-    }
-    return LS_OK;
+    return ls_reducer_check_memory(o->comm, o->dev);
 }
 
 /* Buckets are the units of the partition: the caller's, or one of our own. */
@@ -174,9 +180,17 @@ static void free_device(ls_reducer *r, void *memory) {
     }
 }
 
-/* One node on each rank, and no replicas of shards? */
+/* One node on each rank, no replicas of shards, and a communicator whose order of sums will do? */
 static bool is_one_call(const ls_reducer *r) {
-    return r->most_nodes == 1 && (r->shards == 1 || r->replicas == 1);
+    return r->most_nodes == 1 && (r->shards == 1 || r->replicas == 1) &&
+           (!r->invariant || !r->comm->on_device || r->comm->size == 1);
+}
+
+/* Buckets whose nodes may be on their way at once: one is added up while the others travel. Those
+ * of one call need no memory, and on a device nobody would want to wait for them. */
+static int64_t slots(const ls_reducer *r) {
+    return is_one_call(r) && r->comm->on_device && r->bucket_count > SLOTS ? r->bucket_count
+                                                                           : SLOTS;
 }
 
 /* Folds every rank's range of leaves, then their nodes: what is held where, and the owner's sum. */
@@ -212,7 +226,7 @@ static ls_status take_memory(ls_reducer *r, void *buffer) {
     const int nodes = r->first_node[size], foreign = nodes - node_count(r, r->comm->rank);
     const int places = nodes > r->buffer_count ? nodes : r->buffer_count;
     LS_TRY(take(r, places, sizeof *r->places, &r->places));
-    LS_TRY(take(r, SLOTS * r->most_nodes, sizeof(ls_comm_request *), &r->exchanges));
+    LS_TRY(take(r, slots(r) * r->most_nodes, sizeof(ls_comm_request *), &r->exchanges));
     LS_TRY(take(r, r->bucket_count, sizeof(ls_comm_request *), &r->gathers));
     for (int i = 0; i < 2; i++) {
         LS_TRY(take(r, size, sizeof(int64_t), &r->counts[i]));
@@ -222,9 +236,9 @@ static ls_status take_memory(ls_reducer *r, void *buffer) {
     LS_TRY(take(r, r->buffer_count, sizeof(void *), &r->buffers));
     r->buffers[0] = buffer;
     r->lent_buffer = buffer != NULL;
-    const int64_t slots = is_one_call(r) ? 0 : min_i64(SLOTS, r->bucket_count);
+    const int64_t places_used = is_one_call(r) ? 0 : min_i64(SLOTS, r->bucket_count);
     void *scratch;
-    LS_TRY(take_device(r, slots * foreign * r->slice_elems, &scratch));
+    LS_TRY(take_device(r, places_used * foreign * r->slice_elems, &scratch));
     r->scratch = scratch;
     return LS_OK;
 }
@@ -256,9 +270,9 @@ static ls_status build(const ls_reducer_options *options, ls_reducer *r) {
     r->micro_batches = options->micro_batches;
     r->local_batches = options->micro_batches / options->comm->size;
     r->next_batch = r->local_batches + 1;
-    const bool invariant = options->reduction == LS_REDUCTION_INVARIANT;
-    r->leaves = invariant ? r->micro_batches : options->comm->size;
-    r->local_leaves = invariant ? r->local_batches : 1;
+    r->invariant = options->reduction == LS_REDUCTION_INVARIANT;
+    r->leaves = r->invariant ? r->micro_batches : options->comm->size;
+    r->local_leaves = r->invariant ? r->local_batches : 1;
     LS_TRY(plan_buckets(r, options));
     LS_TRY(take_memory(r, options->buffer));
     r->extra_bytes += (size_t)buffer_bytes(r);
@@ -359,18 +373,17 @@ static ls_status reduce_start(ls_reducer *r, int64_t order) {
     const ls_range all = r->partition->units[unit].range;
     char *base = r->buffers[0], *at = base + all.first * r->elem_bytes;
     ls_comm *comm = r->exchange_comm;
-    ls_comm_request **request = &r->exchanges[order % SLOTS];
+    ls_comm_request **request = &r->exchanges[order % slots(r)];
+    const ls_reduce op = comm->on_device ? LS_SUM : LS_SUM_TREE;
     ls_flight_set_bucket(order);
     if (r->shards == 1) {
-        return comm->ops->all_reduce_start(comm, at, at, all.elems, r->dev->acc, LS_SUM_TREE,
-                                           request);
+        return comm->ops->all_reduce_start(comm, at, at, all.elems, r->dev->acc, op, request);
     }
     for (int rank = 0; rank < comm->size; rank++) {
         r->counts[0][rank] = slice_of(r, unit, rank).elems;
     }
     char *own = base + slice_of(r, unit, comm->rank).first * r->elem_bytes;
-    return comm->ops->reduce_scatter_start(comm, at, own, r->counts[0], r->dev->acc, LS_SUM_TREE,
-                                           request);
+    return comm->ops->reduce_scatter_start(comm, at, own, r->counts[0], r->dev->acc, op, request);
 }
 
 /* Folds the last leaf, then reduces at once, or sends layer by layer: the i-th nodes of all ranks
@@ -418,7 +431,8 @@ static ls_status sum_and_gather_start(ls_reducer *r, int64_t order) {
     LS_TRY(add_all(r, r->tree_adds, r->tree_add_count, own.elems));
     char *result = (char *)r->buffers[0] + own.first * r->elem_bytes;
     if (r->places[0] != result && own.elems > 0) {
-        memcpy(result, r->places[0], (size_t)(own.elems * r->elem_bytes));
+        LS_TRY(
+            r->dev->ops->copy(r->dev, result, r->places[0], (size_t)(own.elems * r->elem_bytes)));
     }
     for (int replica = 0; replica < r->replicas; replica++) {
         ls_range s = slice_of(r, unit, replica * r->shards + r->shard);
@@ -446,7 +460,7 @@ static ls_status complete(ls_comm *comm, bool wait, ls_comm_request **request) {
 
 static ls_status complete_exchange(ls_reducer *r, int64_t order, bool wait, bool *done) {
     for (int i = 0; i < r->most_nodes; i++) {
-        ls_comm_request **request = &r->exchanges[order % SLOTS * r->most_nodes + i];
+        ls_comm_request **request = &r->exchanges[order % slots(r) * r->most_nodes + i];
         LS_TRY(complete(r->exchange_comm, wait, request));
         if (*request) {
             *done = false;
@@ -458,12 +472,18 @@ static ls_status complete_exchange(ls_reducer *r, int64_t order, bool wait, bool
 }
 
 /* Moves buckets on as far as they go. One test drives all operations, so the last stage is looked
- * at only when nothing is ahead of it. */
-static ls_status advance(ls_reducer *r, bool wait) {
+ * at only when nothing is ahead of it. A device is not asked, since its operations must come in the
+ * same order on all ranks: its stream waits for the oldest bucket when the next one needs a slot.
+ */
+static ls_status advance(ls_reducer *r, bool finish) {
     for (;;) {
         bool moved = false;
-        for (; r->started < r->ready && r->started - r->summed < SLOTS; r->started++) {
+        for (; r->started < r->ready && r->started - r->summed < slots(r); r->started++) {
             LS_TRY(exchange_start(r, r->started));
+        }
+        const bool wait = finish || (r->comm->on_device && r->started < r->ready);
+        if (r->comm->on_device && !wait) {
+            return LS_OK;
         }
         if (r->summed < r->started) {
             LS_TRY(complete_exchange(r, r->summed, wait, &moved));

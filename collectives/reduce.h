@@ -22,6 +22,9 @@
  * ranks divide the training state (a partition), they gather only what their shard keeps: nothing
  * without replicas.
  *
+ * A communicator on_device adds in an order of its own, which `fast` is content with. There, sums
+ * are complete for what the device is given after finish; wait_ns is the host's part only.
+ *
  * The reducer communicates on communicators of its own, so that the caller is free to use `comm`
  * between begin and finish. */
 #ifndef LS_COLLECTIVES_REDUCE_H
@@ -37,7 +40,7 @@ typedef struct ls_reducer ls_reducer;
 
 typedef struct ls_reducer_options {
     ls_comm *comm;  /* borrowed */
-    ls_device *dev; /* borrowed; host_memory */
+    ls_device *dev; /* borrowed; comm is for its memory */
     ls_reduction reduction;
     int64_t elems;         /* of the flat gradient buffer, dev->acc */
     int64_t micro_batches; /* M over all ranks; a multiple of comm->size */
@@ -50,11 +53,13 @@ typedef struct ls_reducer_options {
 
 /* Takes all memory the reduction needs: the gradient buffer itself, with `invariant` as many more
  * as the tree needs (log2(M/R) where M/R is a power of two) and, on several ranks, scratch for a
- * few buckets. LS_E_SHAPE for sizes that do not fit together, LS_E_UNSUPPORTED for a device without
- * host_memory, LS_E_MEMORY; the same on all ranks. [collective] */
+ * few buckets. LS_E_SHAPE for sizes that do not fit together, LS_E_UNSUPPORTED for a communicator
+ * that is not for the device's memory, LS_E_MEMORY; the same on all ranks. [collective] */
 ls_status ls_reducer_create(const ls_reducer_options *options, ls_reducer **reducer);
-/* ls_reducer_bytes of what create would make; of options.comm only rank and size are read. */
+/* ls_reducer_bytes of what create would make; of options.comm rank, size and on_device are read. */
 ls_status ls_reducer_plan(const ls_reducer_options *options, size_t *bytes);
+/* LS_E_UNSUPPORTED when comm is for other memory than the device's. */
+ls_status ls_reducer_check_memory(const ls_comm *comm, const ls_device *dev);
 /* Safe on NULL. After a failure between begin and finish the memory is not freed, since the library
  * may still be writing to it. [collective] */
 void ls_reducer_destroy(ls_reducer *reducer);

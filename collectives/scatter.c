@@ -113,11 +113,7 @@ static ls_status check_options(const ls_scatter_options *o) {
         return LS_FAIL(LS_E_SHAPE, "%d ranks for a partition into %d shards; a multiple is needed",
                        o->comm->size, o->partition->shards);
     }
-    if (!o->dev->host_memory) {
-        return LS_FAIL(LS_E_UNSUPPORTED, "reduction of gradients in the memory of device '%s'",
-                       o->dev->describe);
-    }
-    return LS_OK;
+    return ls_reducer_check_memory(o->comm, o->dev);
 }
 
 /* Units of each block, and where slices lie. */
@@ -400,7 +396,8 @@ static ls_status add_up(ls_scatter *s, int64_t order) {
     }
     for (int i = 0; i < p->moves; i++) {
         const ls_tree_add *m = &s->moves[p->first_move + i];
-        memcpy(node_at(s, order, m->to), node_at(s, order, m->from), (size_t)(n * s->elem_bytes));
+        LS_TRY(s->dev->ops->copy(s->dev, node_at(s, order, m->to), node_at(s, order, m->from),
+                                 (size_t)(n * s->elem_bytes)));
     }
     return LS_OK;
 }
@@ -429,7 +426,9 @@ static ls_status retire(ls_scatter *s) {
                                                                        : LS_OK;
 }
 
-/* Takes units as far as they go; with `wait`, until `added` of them have been added up. */
+/* Takes units as far as they go, and waits until `added` of them have been added up. A device is
+ * not asked how far they are, since its operations must come in the same order on all ranks: its
+ * stream waits for the oldest unit when the next one needs its place. */
 static ls_status advance(ls_scatter *s, int64_t added) {
     for (;;) {
         for (; s->started < s->queued && s->started - s->added < SLOTS; s->started++) {
@@ -439,9 +438,12 @@ static ls_status advance(ls_scatter *s, int64_t added) {
             return LS_OK;
         }
         job *j = &s->queue[s->added % s->capacity];
+        const bool on_device = s->options.comm->on_device;
         bool done = true;
-        if (s->added < added) {
+        if (s->added < added || (on_device && s->started < s->queued)) {
             LS_TRY(s->exchange_comm->ops->wait(s->exchange_comm, j->exchange));
+        } else if (on_device) {
+            return LS_OK;
         } else {
             LS_TRY(s->exchange_comm->ops->test(s->exchange_comm, j->exchange, &done));
         }

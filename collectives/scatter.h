@@ -20,7 +20,7 @@ typedef struct ls_scatter ls_scatter;
 typedef struct ls_scatter_options {
     ls_comm
         *comm; /* borrowed; rank r keeps shard r mod shards, the ranks of a shard are replicas */
-    ls_device *dev; /* borrowed; host_memory */
+    ls_device *dev; /* borrowed; comm is for its memory */
     ls_reduction reduction;
     int64_t micro_batches;         /* of a rank: M/R */
     const ls_partition *partition; /* borrowed; no unit reaches over the end of a block */
@@ -35,7 +35,7 @@ typedef struct ls_scatter_options {
 
 /* Takes all memory. Errors as of ls_reducer_create. [collective] */
 ls_status ls_scatter_create(const ls_scatter_options *options, ls_scatter **scatter);
-/* ls_scatter_bytes of what create would make; of options.comm only rank and size are read. */
+/* ls_scatter_bytes of what create would make; of options.comm rank, size and on_device are read. */
 ls_status ls_scatter_plan(const ls_scatter_options *options, size_t *bytes);
 /* Safe on NULL. After a failure while operations were under way the memory is not freed.
  * [collective] */

@@ -323,8 +323,8 @@ ls_status ls_bench_machine(const ls_bench_machine_options *options) {
     static machine m;
     ls_session session = {0};
     LS_TRY(ls_session_begin(&session, NULL, NULL));
+    LS_TRY(ls_session_open(&session, NULL, LS_CFG_DEVICE_CPU, options->threads));
     LS_TRY(ls_session_connect(&session, LS_CFG_AUTO));
-    LS_TRY(ls_session_open(&session, NULL, options->threads));
     m.session = &session;
     m.repeats = options->repeat < MAX_REPEATS ? (int)options->repeat : MAX_REPEATS;
     m.dtype = ls_session_dtype(options->compute, session.dev);

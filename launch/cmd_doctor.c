@@ -96,8 +96,8 @@ static ls_status run_doctor(int argc, char **argv) {
     int32_t there = !dir && ls_path_is_dir("runs");
     LS_TRY(session.comm->ops->broadcast(session.comm, &there, sizeof there, 0));
     dir = there ? "runs" : dir;
+    LS_TRY(ls_session_open(&session, NULL, LS_CFG_DEVICE_CPU, threads));
     LS_TRY(ls_session_connect(&session, LS_CFG_AUTO));
-    LS_TRY(ls_session_open(&session, NULL, threads));
     status = examine(&session, dir, values[OPT_JSON] != NULL);
     ls_session_close(&session);
     return status;

@@ -1,4 +1,5 @@
 #include "launch/cmd.h"
+#include "launch/devices.h"
 #include "launch/weights.h"
 #include "runtime/base/log.h"
 #include "runtime/data/data.h"
@@ -10,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { OPT_DATA, OPT_SPLIT, OPT_BATCHES, OPT_MICRO, OPT_THREADS, OPT_JSON, OPT_COUNT };
+enum { OPT_DATA, OPT_SPLIT, OPT_BATCHES, OPT_MICRO, OPT_DEVICE, OPT_THREADS, OPT_JSON, OPT_COUNT };
 
 static const ls_option options[] = {
     [OPT_DATA] = {"data", 'd', "DIR", NULL, "token shards; default: those of the run"},
@@ -18,6 +19,7 @@ static const ls_option options[] = {
     [OPT_BATCHES] = {"batches", 'n', "N", "0",
                      "micro-batches, spread evenly over the split; 0: all of it"},
     [OPT_MICRO] = {"micro", 'b', "N", NULL, "sequences of a micro-batch; default: the run's"},
+    [OPT_DEVICE] = {"device", 0, "NAME", "auto", "cpu or cuda; auto: a GPU where there is one"},
     [OPT_THREADS] = {"threads", 0, "N", "0",
                      "threads of a rank; 0: the host's divided by its ranks"},
     [OPT_JSON] = {"json", 0, NULL, NULL, "print a JSON object"},
@@ -29,6 +31,7 @@ typedef struct eval {
     ls_dataset *dataset;
     long long batches, micro, threads;
     ls_split split;
+    ls_cfg_device device;
     const char *data;
     bool json;
 } eval;
@@ -43,6 +46,7 @@ static ls_status parse(eval *e, const char **values) {
         return LS_FAIL(LS_E_USAGE, "--split is '%s'; train or val is needed", values[OPT_SPLIT]);
     }
     e->split = strcmp(values[OPT_SPLIT], "train") == 0 ? LS_SPLIT_TRAIN : LS_SPLIT_VAL;
+    LS_TRY(ls_device_parse(values[OPT_DEVICE], &e->device));
     LS_TRY(ls_option_int("batches", values[OPT_BATCHES], 0, INT64_MAX, &e->batches));
     LS_TRY(ls_option_int("threads", values[OPT_THREADS], 0, 4096, &e->threads));
     return values[OPT_MICRO] ? ls_option_int("micro", values[OPT_MICRO], 1, 1 << 20, &e->micro)
@@ -51,7 +55,7 @@ static ls_status parse(eval *e, const char **values) {
 
 static ls_status load(eval *e, const char *path) {
     LS_TRY(ls_session_agree(&e->session, ls_weights_open(path, &e->weights)));
-    LS_TRY(ls_session_open(&e->session, NULL, e->threads));
+    LS_TRY(ls_session_open(&e->session, NULL, e->device, e->threads));
     const ls_config *config = &e->weights.config;
     e->data = e->data ? e->data : config->data.dir;
     e->micro = e->micro ? e->micro : config->batch.micro;

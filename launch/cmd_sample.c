@@ -1,4 +1,5 @@
 #include "launch/cmd.h"
+#include "launch/devices.h"
 #include "launch/weights.h"
 #include "runtime/base/arena.h"
 #include "runtime/base/clock.h"
@@ -10,7 +11,16 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { OPT_PROMPT, OPT_TOKENS, OPT_TEMPERATURE, OPT_TOP_K, OPT_SEED, OPT_THREADS, OPT_COUNT };
+enum {
+    OPT_PROMPT,
+    OPT_TOKENS,
+    OPT_TEMPERATURE,
+    OPT_TOP_K,
+    OPT_SEED,
+    OPT_DEVICE,
+    OPT_THREADS,
+    OPT_COUNT
+};
 
 static const ls_option options[] = {
     [OPT_PROMPT] = {"prompt", 'p', "TEXT", "",
@@ -19,12 +29,14 @@ static const ls_option options[] = {
     [OPT_TEMPERATURE] = {"temperature", 't', "X", "0.8", "0 always takes the likeliest token"},
     [OPT_TOP_K] = {"top-k", 'k', "N", "0", "choose among the N likeliest tokens; 0: all"},
     [OPT_SEED] = {"seed", 's', "N", "1", "the same seed gives the same text"},
+    [OPT_DEVICE] = {"device", 0, "NAME", "auto", "cpu or cuda; auto: a GPU where there is one"},
     [OPT_THREADS] = {"threads", 0, "N", NULL, "threads; default: all processors"},
     {NULL, 0, NULL, NULL, NULL}};
 
 typedef struct sampler {
     double temperature;
     long long top_k, seed;
+    ls_cfg_device device;
     int64_t vocab;
     float *logits, *sorted;
 } sampler;
@@ -154,6 +166,7 @@ static ls_status parse(const char **values, sampler *s, long long *tokens, long 
     LS_TRY(ls_option_float("temperature", values[OPT_TEMPERATURE], 0.0, 100.0, &s->temperature));
     LS_TRY(ls_option_int("top-k", values[OPT_TOP_K], 0, 1 << 30, &s->top_k));
     LS_TRY(ls_option_int("seed", values[OPT_SEED], 0, INT64_MAX, &s->seed));
+    LS_TRY(ls_device_parse(values[OPT_DEVICE], &s->device));
     *threads = 0;
     return values[OPT_THREADS] ? ls_option_int("threads", values[OPT_THREADS], 1, 4096, threads)
                                : LS_OK;
@@ -164,7 +177,6 @@ static ls_status sample(const char *path, const char *prompt, long long tokens, 
     ls_weights weights;
     ls_device *dev = NULL;
     ls_status status = ls_weights_open(path, &weights);
-    ls_device_options device = {.threads = (int)threads};
     LS_TRY_GOTO(status, done);
     const json_t *run = ls_ckpt_run(weights.ckpt);
     const char *tokenizer = json_string_value(json_object_get(run, "tokenizer"));
@@ -174,7 +186,7 @@ static ls_status sample(const char *path, const char *prompt, long long tokens, 
                          tokenizer ? tokenizer : "(not recorded)");
         goto done;
     }
-    LS_TRY_GOTO(ls_device_open_cpu(&device, &dev), done);
+    LS_TRY_GOTO(ls_device_choose(s->device, (int)threads, 0, &dev), done);
     int64_t context = weights.config.model.context;
     LS_TRY_GOTO(
         ls_weights_load(&weights, dev,

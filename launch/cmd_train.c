@@ -248,9 +248,10 @@ static ls_status setup(ls_train *train, bool resume, int argc, char **argv, int 
     LS_TRY(check_run_dir(train, resume));
     LS_TRY(ls_session_agree(&train->session, ls_train_ledger_price(train)));
     LS_TRY(ls_session_tell_outcome(&train->session, train->run_dir, &train->earlier_outcome));
+    LS_TRY(ls_session_open(&train->session, &config->parallel, config->run.device,
+                           config->run.threads));
     LS_TRY(ls_session_connect(&train->session, config->parallel.transport));
     LS_TRY(ls_session_watch(&train->session, &config->faults, train->run_dir));
-    LS_TRY(ls_session_open(&train->session, &config->parallel, config->run.threads));
     LS_TRY(ls_session_agree(&train->session, ls_train_memory_begin(train)));
     LS_TRY(open_data(train));
     LS_TRY(ls_session_agree(&train->session, lay_out(train)));
@@ -270,7 +271,8 @@ static ls_status setup(ls_train *train, bool resume, int argc, char **argv, int 
 /* On the first rank alone; the others only agree. */
 static ls_status dry_run(ls_train *train, long long ranks, int argc, char **argv, int first) {
     LS_TRY(load_config(train, true, argc, argv, first));
-    LS_TRY(ls_session_open(&train->session, NULL, train->config.run.threads));
+    LS_TRY(ls_session_open(&train->session, NULL, train->config.run.device,
+                           train->config.run.threads));
     LS_TRY(ls_session_agree(&train->session, ls_train_memory_begin(train)));
     if (train->config.model.vocab == 0) {
         LS_TRY(open_data(train));

@@ -1,5 +1,6 @@
 #include "launch/docs.h"
 #include "collectives/comm.h"
+#include "collectives/nccl/comm_nccl.h"
 #include "runtime/base/cpu.h"
 #include "runtime/config/config.h"
 
@@ -62,7 +63,12 @@ void ls_docs_version(FILE *out) {
     fprintf(out, "zstd       %s\n", ZSTD_versionString());
     fprintf(out, "jansson    %s\nlibyaml    %d.%d.%d\n", jansson_version_str(), y0, y1, y2);
     fprintf(out, "OpenSSL    %s\n", OpenSSL_version(OPENSSL_VERSION_STRING));
-    fprintf(out, "CUDA       not built in\n");
+    char nccl[64];
+    int gpus;
+    const char *how;
+    const bool found = ls_device_has_cuda(&gpus, &how);
+    fprintf(out, "CUDA       %.0d%s%s%s\n", gpus, found ? " " : "", how, gpus > 1 ? "s" : "");
+    fprintf(out, "           %s\n", ls_comm_nccl_version(nccl, sizeof nccl));
 }
 
 /* roff wants backslashes and leading dots out of the way. */

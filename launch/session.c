@@ -1,7 +1,9 @@
 #include "launch/session.h"
 
 #include "collectives/comm_choose.h"
+#include "collectives/nccl/comm_nccl.h"
 #include "collectives/watch.h"
+#include "launch/devices.h"
 #include "runtime/base/arena.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/cpu.h"
@@ -46,10 +48,24 @@ ls_status ls_session_begin(ls_session *session, int *argc, char ***argv) {
 }
 
 ls_status ls_session_connect(ls_session *session, ls_cfg_transport transport) {
+    ls_device *dev = session->dev;
     ls_comm *comm;
+    if (!dev->host_memory && transport != LS_CFG_AUTO) {
+        return ls_session_agree(
+            session, LS_FAIL(LS_E_CONFIG, "parallel.transport is for the memory of hosts; GPUs "
+                                          "talk by NCCL: leave it auto, or set run.device=cpu"));
+    }
     LS_TRY(
         ls_session_agree(session, ls_comm_choose(session->world, (ls_transport)transport, &comm)));
-    session->comm = comm;
+    session->comm = session->fabric = comm;
+    if (dev->host_memory) {
+        return LS_OK;
+    }
+    const ls_comm_nccl_options nccl = {.host = session->world, .dev = dev};
+    ls_comm *fabric;
+    LS_TRY(ls_session_agree(session, comm->size == 1 ? ls_comm_self_on(dev, &fabric)
+                                                     : ls_comm_nccl(&nccl, &fabric)));
+    session->fabric = fabric;
     return LS_OK;
 }
 
@@ -109,8 +125,42 @@ ls_status ls_session_axes(const ls_config_parallel *p, int64_t world, int size[L
     return LS_OK;
 }
 
+/* Several ranks on one GPU would wait for each other in its queue, and NCCL refuses them. */
+static ls_status check_shared_gpus(ls_session *session, const uint64_t *hosts) {
+    ls_comm *comm = session->comm;
+    const uint64_t mine = session->dev->unit;
+    uint64_t *all;
+    LS_TRY(ls_comm_agree(comm, ls_calloc((size_t)comm->size, sizeof *all, &all)));
+    ls_status status = comm->ops->all_gather(comm, &mine, all, sizeof mine);
+    for (int r = 0; r < comm->rank && status == LS_OK && !getenv("NCCL_HOSTID"); r++) {
+        if (mine != 0 && all[r] == mine && hosts[r] == hosts[comm->rank]) {
+            status = LS_FAIL(LS_E_CONFIG,
+                             "ranks %d and %d share a GPU (%s); start at most one rank for each "
+                             "GPU of a host, and let each see its own or all of them",
+                             r, comm->rank, session->dev->describe);
+        }
+    }
+    free(all);
+    return status;
+}
+
+static int host_rank_of(const ls_comm *comm, const uint64_t *hosts) {
+    int before = 0;
+    for (int r = 0; r < comm->rank; r++) {
+        before += hosts[r] == hosts[comm->rank];
+    }
+    return before;
+}
+
+static ls_status open_device(ls_session *session, ls_cfg_device device, const uint64_t *hosts) {
+    const int host_rank = host_rank_of(session->comm, hosts);
+    LS_TRY(ls_session_agree(session,
+                            ls_device_choose(device, session->threads, host_rank, &session->dev)));
+    return ls_session_agree(session, check_shared_gpus(session, hosts));
+}
+
 ls_status ls_session_open(ls_session *session, const ls_config_parallel *parallel,
-                          int64_t threads) {
+                          ls_cfg_device device, int64_t threads) {
     ls_comm *comm = session->comm;
     uint64_t *hosts = NULL;
     LS_TRY(ls_session_agree(session, ls_calloc((size_t)comm->size, sizeof *hosts, &hosts)));
@@ -122,11 +172,15 @@ ls_status ls_session_open(ls_session *session, const ls_config_parallel *paralle
     if (status == LS_OK) {
         status = ls_mesh_init(&session->mesh, size, comm->rank, comm->size, hosts);
     }
+    status = ls_session_agree(session, status);
+    if (status == LS_OK) {
+        status = choose_threads(session, threads, &session->threads);
+    }
+    if (status == LS_OK) {
+        status = open_device(session, device, hosts);
+    }
     free(hosts);
-    LS_TRY(ls_session_agree(session, status));
-    LS_TRY(choose_threads(session, threads, &session->threads));
-    ls_device_options options = {.threads = session->threads};
-    return ls_session_agree(session, ls_device_open_cpu(&options, &session->dev));
+    return status;
 }
 
 ls_status ls_session_agree(ls_session *session, ls_status mine) {
@@ -202,10 +256,30 @@ ls_status ls_session_watch(ls_session *session, const ls_config_faults *faults,
         session, ls_comm_recorded(session->comm, "world", faults->check_collectives, &recorded)));
     session->unwatched = session->comm;
     session->comm = recorded;
+    if (session->fabric == session->unwatched) {
+        session->fabric = recorded;
+        return LS_OK;
+    }
+    LS_TRY(ls_session_agree(
+        session, ls_comm_recorded(session->fabric, "gpus", faults->check_collectives, &recorded)));
+    session->unwatched_fabric = session->fabric;
+    session->fabric = recorded;
     return LS_OK;
 }
 
+static void close_fabric(ls_session *session) {
+    if (session->unwatched_fabric) {
+        session->fabric->ops->destroy(session->fabric);
+        session->fabric = session->unwatched_fabric;
+    }
+    if (session->fabric && session->fabric->on_device) {
+        session->fabric->ops->destroy(session->fabric);
+    }
+    session->fabric = session->unwatched_fabric = NULL;
+}
+
 void ls_session_close(ls_session *session) {
+    close_fabric(session);
     if (session->unwatched) {
         session->comm->ops->destroy(session->comm);
         session->comm = session->unwatched;

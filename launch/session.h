@@ -9,9 +9,10 @@
 #include "runtime/mesh/mesh.h"
 
 typedef struct ls_session {
-    ls_comm *comm;      /* of all ranks: the world, or what was put over it */
-    ls_comm *world;     /* MPI under mpirun or srun, else one rank */
-    ls_comm *unwatched; /* comm beneath the flight record; NULL: there is none */
+    ls_comm *comm;   /* of all ranks: the world, or what was put over it */
+    ls_comm *fabric; /* the same ranks, for the device's memory: comm where that is the host's */
+    ls_comm *world;  /* MPI under mpirun or srun, else one rank */
+    ls_comm *unwatched, *unwatched_fabric; /* beneath the flight record; NULL: there is none */
     ls_mesh mesh;
     ls_device *dev;
     int threads;
@@ -20,16 +21,19 @@ typedef struct ls_session {
 /* Joins the world, finds hosts and checks that all ranks run the same program. [collective] */
 ls_status ls_session_begin(ls_session *session, int *argc, char ***argv);
 
-/* Puts the back end of `transport` over the world (comm_choose.h). [collective] */
-ls_status ls_session_connect(ls_session *session, ls_cfg_transport transport);
-
 /* Axes of the mesh that the configuration means for so many ranks, parallel.replicate perhaps 0. */
 ls_status ls_session_axes(const ls_config_parallel *parallel, int64_t world,
                           int size[LS_AXIS_COUNT]);
 
-/* The mesh (NULL: all ranks replicate), and the device with `threads` threads (0:
- * OMP_NUM_THREADS, else the host's processors divided by its ranks). [collective] */
-ls_status ls_session_open(ls_session *session, const ls_config_parallel *parallel, int64_t threads);
+/* The mesh (NULL: all ranks replicate), and the device with `threads` threads on the host (0:
+ * OMP_NUM_THREADS, else the host's processors divided by its ranks). Ranks that share a GPU are
+ * LS_E_CONFIG, unless NCCL_HOSTID says that it is a test. [collective] */
+ls_status ls_session_open(ls_session *session, const ls_config_parallel *parallel,
+                          ls_cfg_device device, int64_t threads);
+
+/* After open: puts the back end of `transport` over the world (comm_choose.h), and NCCL where the
+ * device is a GPU; that has no other transport than auto. [collective] */
+ls_status ls_session_connect(ls_session *session, ls_cfg_transport transport);
 
 /* Did all ranks succeed? Marks the failure as one that every rank knows of, so that all of them
  * leave together. [collective] */

@@ -65,7 +65,8 @@ typedef struct ls_train {
     char last_ckpt[1024];
     ls_lock lock; /* of the run directory; rank 0 */
     ls_ckpt_saver *saver;
-    ls_save_record save; /* that has ended since the last record */
+    const struct ls_pieces *saving; /* what a save that begins copies (train_pieces.h) */
+    ls_save_record save;            /* that has ended since the last record */
 } ls_train;
 
 /* Reserves what saves need. [collective] */

@@ -12,7 +12,7 @@
 static ls_status split(ls_train *train, unsigned axes, const char *name, ls_comm_axis axis,
                        ls_comm **group) {
     const ls_mesh *mesh = &train->session.mesh;
-    ls_comm *world = train->session.comm;
+    ls_comm *world = train->session.fabric;
     int first[LS_AXIS_COUNT], size = 1;
     for (int a = 0; a < LS_AXIS_COUNT; a++) {
         const bool varies = axes >> a & 1;
@@ -34,7 +34,7 @@ static ls_status make_groups(ls_train *train) {
     const unsigned shard = 1U << LS_AXIS_SHARD | 1U << LS_AXIS_CONTEXT;
     LS_TRY(split(train, shard | 1U << LS_AXIS_REPLICATE, "data", LS_COMM_DATA, &g->data));
     if (!g->data) {
-        LS_TRY(ls_comm_self(&g->data));
+        LS_TRY(ls_comm_self_on(train->session.dev, &g->data));
     }
     if (train->config.parallel.zero > 0) {
         LS_TRY(split(train, shard, "shard", LS_COMM_DATA, &g->shard));

@@ -22,11 +22,36 @@ static const char *own_host(void) {
     return host;
 }
 
-/* Owned elements of one parameter, in order of the ranges: calls visit with each stretch. */
+/* Owned elements of one parameter, in order of the ranges: calls visit with each stretch, on the
+ * host. */
 typedef void (*visit_fn)(void *context, const void *data, int64_t elems);
 
-static void visit_param(const ls_train *train, const ls_param *param, bool grads, visit_fn visit,
-                        void *context) {
+enum { CHUNK_BYTES = 4 << 20 };
+
+static ls_status visit_stretch(const ls_train *train, const char *data, int64_t elems,
+                               visit_fn visit, void *context) {
+    ls_device *dev = train->session.dev;
+    const int64_t width = (int64_t)ls_dtype_bytes(dev->acc), chunk = CHUNK_BYTES / width;
+    if (dev->host_memory) {
+        visit(context, data, elems);
+        return LS_OK;
+    }
+    char *host;
+    LS_TRY(ls_calloc(1, CHUNK_BYTES, &host));
+    ls_status status = LS_OK;
+    for (int64_t at = 0; at < elems && status == LS_OK; at += chunk) {
+        const int64_t n = elems - at < chunk ? elems - at : chunk;
+        status = dev->ops->download(dev, host, data + at * width, (size_t)(n * width));
+        if (status == LS_OK) {
+            visit(context, host, n);
+        }
+    }
+    free(host);
+    return status;
+}
+
+static ls_status visit_param(const ls_train *train, const ls_param *param, bool grads,
+                             visit_fn visit, void *context) {
     int count;
     const ls_owned *owned = ls_state_owned(train->state, &count);
     const ls_state_buffers buffers = ls_state_buffers_of(train->state);
@@ -44,8 +69,9 @@ static void visit_param(const ls_train *train, const ls_param *param, bool grads
                                                             ? owned[i].place + begin - range->first
                                                             : begin)
                                  : ls_state_master_at(train->state, begin);
-        visit(context, data, end - begin);
+        LS_TRY(visit_stretch(train, data, end - begin, visit, context));
     }
+    return LS_OK;
 }
 
 typedef struct hashing {
@@ -58,14 +84,15 @@ static void hash_elems(void *context, const void *data, int64_t elems) {
     h->hash = XXH3_64bits_withSeed(data, (size_t)elems * h->width, h->hash);
 }
 
-static uint64_t hash_param(const ls_train *train, const ls_param *param) {
+static ls_status hash_param(const ls_train *train, const ls_param *param, uint64_t *hash) {
     hashing h = {.width = ls_dtype_bytes(train->session.dev->acc)};
-    visit_param(train, param, false, hash_elems, &h);
-    return h.hash;
+    LS_TRY(visit_param(train, param, false, hash_elems, &h));
+    *hash = h.hash;
+    return LS_OK;
 }
 
 /* Ranks with equal coordinates along these axes and equal ranges hold the same. */
-static ls_guard_vote own_vote(const ls_train *train) {
+static ls_status own_vote(const ls_train *train, ls_guard_vote *out) {
     int count, owned_count;
     const ls_param *params = ls_state_params(train->state, &count);
     const ls_owned *owned = ls_state_owned(train->state, &owned_count);
@@ -76,10 +103,12 @@ static ls_guard_vote own_vote(const ls_train *train) {
         vote.group = XXH3_64bits_withSeed(&owned[i].range, sizeof owned[i].range, vote.group);
     }
     for (int i = 0; i < count; i++) {
-        const uint64_t hash = hash_param(train, &params[i]);
+        uint64_t hash;
+        LS_TRY(hash_param(train, &params[i], &hash));
         vote.hash = XXH3_64bits_withSeed(&hash, sizeof hash, vote.hash);
     }
-    return vote;
+    *out = vote;
+    return LS_OK;
 }
 
 static ls_status gather_places(ls_train *train, const place *mine, place **all) {
@@ -104,10 +133,10 @@ static ls_status find_param(ls_train *train, const ls_guard_vote *votes, place *
     if (status == LS_OK) {
         status = ls_calloc((size_t)(most * comm->size), sizeof *all, &all);
     }
-    status = ls_session_agree(&train->session, status);
     for (int i = 0; i < count && status == LS_OK; i++) {
-        own[i] = hash_param(train, &params[i]);
+        status = hash_param(train, &params[i], &own[i]);
     }
+    status = ls_session_agree(&train->session, status);
     if (status == LS_OK) {
         status = comm->ops->all_gather(comm, own, all, most * (int64_t)sizeof *own);
     }
@@ -154,12 +183,15 @@ static ls_status report_odd(ls_train *train, const ls_guard_vote *votes, const i
 
 ls_status ls_guard_replicas(ls_train *train) {
     ls_comm *comm = train->session.comm;
-    if (comm->size == 1 || !train->session.dev->host_memory) {
+    if (comm->size == 1) {
         return LS_OK;
     }
-    ls_guard_vote mine = own_vote(train), *votes = NULL;
+    ls_guard_vote mine, *votes = NULL;
     int *odd = NULL;
-    ls_status status = ls_calloc((size_t)comm->size, sizeof *votes, &votes);
+    ls_status status = own_vote(train, &mine);
+    if (status == LS_OK) {
+        status = ls_calloc((size_t)comm->size, sizeof *votes, &votes);
+    }
     if (status == LS_OK) {
         status = ls_calloc((size_t)comm->size, sizeof *odd, &odd);
     }
@@ -195,15 +227,16 @@ ls_status ls_guard_culprit(ls_train *train, char *text, size_t size) {
     snprintf(mine.host, sizeof mine.host, "%s", own_host());
     int count;
     const ls_param *params = ls_state_params(train->state, &count);
-    const bool readable = train->session.dev->host_memory && train->session.dev->acc == LS_F32;
-    for (int i = 0; i < count && readable && !mine.found; i++) {
+    ls_status status = LS_OK;
+    for (int i = 0; i < count && !mine.found && status == LS_OK; i++) {
         bool bad = false;
-        visit_param(train, &params[i], true, check_finite, &bad);
+        status = visit_param(train, &params[i], true, check_finite, &bad);
         if (bad) {
             memcpy(mine.param, params[i].name, sizeof mine.param);
             mine.found = 1;
         }
     }
+    LS_TRY(ls_session_agree(&train->session, status));
     LS_TRY(gather_places(train, &mine, &all));
     snprintf(text, size, "the gradients are finite");
     for (int r = train->session.comm->size - 1; r >= 0; r--) {

@@ -289,7 +289,8 @@ ls_status ls_layout_plan(const ls_layout *l, ls_layout_bytes *bytes) {
                              l->mesh.coord[LS_AXIS_SHARD]) *
                                 l->mesh.size[LS_AXIS_CONTEXT] +
                             l->mesh.coord[LS_AXIS_CONTEXT],
-                    .size = l->data_ranks * l->mesh.size[LS_AXIS_CONTEXT]};
+                    .size = l->data_ranks * l->mesh.size[LS_AXIS_CONTEXT],
+                    .on_device = !l->dev->host_memory};
     ls_comm pipeline = {.rank = l->mesh.coord[LS_AXIS_PIPELINE],
                         .size = l->mesh.size[LS_AXIS_PIPELINE]};
     ls_runner_options runner = ls_layout_runner(l);

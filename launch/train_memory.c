@@ -10,9 +10,11 @@ ls_status ls_train_memory_begin(ls_train *train) {
     return ls_memory_taken(&train->memory.program_bytes, &peak);
 }
 
+/* A GPU's memory is not the process's. */
 int64_t ls_train_memory_planned(const ls_train *train) {
-    return train->memory.program_bytes + (int64_t)ls_layout_total(&train->planned) +
-           (int64_t)train->planned.saves;
+    const size_t state =
+        train->session.dev->host_memory ? ls_layout_total(&train->planned) : (size_t)0;
+    return train->memory.program_bytes + (int64_t)state + (int64_t)train->planned.saves;
 }
 
 /* The rank that is furthest above its plan, or least below. */

@@ -10,9 +10,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Where a box lies: inside a run of memory that holds the box `run`. own: a copy that is dense. */
+/* Where a box lies: inside a run of memory that holds the box `run`, dense from `begin` on or,
+ * NULL, spread. own: a dense copy on the host. */
 struct ls_piece_place {
-    char *memory;
+    char *memory, *begin;
     ls_box run, local;
     void *own;
 };
@@ -53,12 +54,43 @@ static bool is_dense(const ls_box *local, const ls_box *run) {
     return true;
 }
 
-void ls_pieces_fetch(const ls_pieces *p, int index) {
-    const struct ls_piece_place *place = &p->places[index];
-    if (place->own) {
-        ls_box_copy(&place->local, &place->run, place->memory, &place->local, place->own,
-                    ls_dtype_bytes(p->tensors[index].dtype));
+/* The whole run on the host: where it lies, or a copy of it. */
+static ls_status run_on_host(const ls_pieces *p, const struct ls_piece_place *place, ls_dtype dtype,
+                             char **run) {
+    const size_t bytes = (size_t)ls_box_elems(&place->run) * ls_dtype_bytes(dtype);
+    *run = place->memory;
+    if (p->dev->host_memory) {
+        return LS_OK;
     }
+    LS_TRY(ls_calloc(1, bytes, run));
+    ls_status status = p->dev->ops->download(p->dev, *run, place->memory, bytes);
+    if (status != LS_OK) {
+        free(*run);
+    }
+    return status;
+}
+
+static void run_release(const ls_pieces *p, char *run) {
+    if (!p->dev->host_memory) {
+        free(run);
+    }
+}
+
+ls_status ls_pieces_fetch(const ls_pieces *p, int index) {
+    const struct ls_piece_place *place = &p->places[index];
+    const ls_dtype dtype = p->tensors[index].dtype;
+    if (!place->own) {
+        return LS_OK;
+    }
+    if (place->begin) {
+        return p->dev->ops->download(p->dev, place->own, place->begin,
+                                     (size_t)ls_box_elems(&place->local) * ls_dtype_bytes(dtype));
+    }
+    char *run;
+    LS_TRY(run_on_host(p, place, dtype, &run));
+    ls_box_copy(&place->local, &place->run, run, &place->local, place->own, ls_dtype_bytes(dtype));
+    run_release(p, run);
+    return LS_OK;
 }
 
 /* The box `local` of the run at memory, which is `global` in the tensor. */
@@ -70,25 +102,24 @@ static ls_status add(const listing *l, const ls_param *row, const char *name, co
     LS_TRY(make_room(p));
     struct ls_piece_place *place = &p->places[p->count];
     *place = (struct ls_piece_place){.memory = memory, .run = *run, .local = *local};
-    ls_ckpt_tensor *t = &p->tensors[p->count];
-    *t = (ls_ckpt_tensor){.name = name, .dtype = acc, .ndim = row->ndim, .box = *global};
-    memcpy(t->dims, row->dims, sizeof t->dims);
-    t->dims[0] = row->valid_rows; /* padding of the vocabulary is not saved */
     if (is_dense(local, run)) {
         int64_t at = 0;
         for (int d = 0; d < local->ndim; d++) {
             at = at * run->extent[d] + local->start[d] - run->start[d];
         }
-        t->data = memory + at * (int64_t)elem_bytes;
-    } else {
+        place->begin = memory + at * (int64_t)elem_bytes;
+    }
+    ls_ckpt_tensor *t = &p->tensors[p->count];
+    *t = (ls_ckpt_tensor){.name = name, .dtype = acc, .ndim = row->ndim, .box = *global};
+    memcpy(t->dims, row->dims, sizeof t->dims);
+    t->dims[0] = row->valid_rows; /* padding of the vocabulary is not saved */
+    p->count++;
+    t->data = place->begin;
+    if (!place->begin || (!l->to_save && !p->dev->host_memory)) {
         LS_TRY(ls_calloc((size_t)ls_box_elems(local), elem_bytes, &place->own));
         t->data = place->own;
     }
-    p->count++;
-    if (l->to_save) {
-        ls_pieces_fetch(p, p->count - 1);
-    }
-    return LS_OK;
+    return l->to_save ? ls_pieces_fetch(p, p->count - 1) : LS_OK;
 }
 
 /* Elements [from, to) of the row's memory, at `memory`. */
@@ -215,7 +246,7 @@ static ls_status keep_own_share(const ls_train *train, ls_pieces *p) {
 }
 
 ls_status ls_pieces_list(const ls_train *train, bool to_save, ls_pieces *pieces) {
-    *pieces = (ls_pieces){0};
+    *pieces = (ls_pieces){.dev = train->session.dev};
     const listing l = {.train = train, .to_save = to_save, .out = pieces};
     int rows;
     const ls_param *params = ls_state_params(train->state, &rows);
@@ -231,14 +262,40 @@ ls_status ls_pieces_list(const ls_train *train, bool to_save, ls_pieces *pieces)
     return to_save ? keep_own_share(train, pieces) : LS_OK;
 }
 
-void ls_pieces_store(const ls_pieces *p) {
+static ls_status store(const ls_pieces *p, const struct ls_piece_place *place, ls_dtype dtype) {
+    ls_device *dev = p->dev;
+    char *run;
+    if (place->begin) {
+        return dev->ops->upload(dev, place->begin, place->own,
+                                (size_t)ls_box_elems(&place->local) * ls_dtype_bytes(dtype));
+    }
+    LS_TRY(run_on_host(p, place, dtype, &run));
+    ls_box_copy(&place->local, &place->local, place->own, &place->run, run, ls_dtype_bytes(dtype));
+    ls_status status =
+        dev->host_memory
+            ? LS_OK
+            : dev->ops->upload(dev, place->memory, run,
+                               (size_t)ls_box_elems(&place->run) * ls_dtype_bytes(dtype));
+    run_release(p, run);
+    return status;
+}
+
+ls_status ls_pieces_store(const ls_pieces *p) {
     for (int i = 0; i < p->count; i++) {
-        const struct ls_piece_place *place = &p->places[i];
-        if (place->own) {
-            ls_box_copy(&place->local, &place->local, place->own, &place->run, place->memory,
-                        ls_dtype_bytes(p->tensors[i].dtype));
+        if (p->places[i].own) {
+            LS_TRY(store(p, &p->places[i], p->tensors[i].dtype));
         }
     }
+    return LS_OK;
+}
+
+ls_status ls_pieces_copy(const ls_pieces *p, int index, void *host, size_t bytes) {
+    const void *data = p->tensors[index].data;
+    if (p->places[index].own) {
+        memcpy(host, data, bytes);
+        return LS_OK;
+    }
+    return p->dev->ops->download(p->dev, host, data, bytes);
 }
 
 void ls_pieces_release(ls_pieces *p) {

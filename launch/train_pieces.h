@@ -5,9 +5,10 @@
 #include "checkpoint/ckpt.h"
 #include "launch/train.h"
 
-/* A row of the checkpoint's table, and memory of its own where the box is not one run of the rank's
- * memory. */
+/* A row of the checkpoint's table, and memory of the host of its own where the box is not one run
+ * of the rank's memory, or where a device other than the host has that and it is to be loaded. */
 typedef struct ls_pieces {
+    ls_device *dev;
     ls_ckpt_tensor *tensors;
     struct ls_piece_place *places;
     int count, room;
@@ -20,8 +21,10 @@ typedef struct ls_pieces {
 ls_status ls_pieces_list(const ls_train *train, bool to_save, ls_pieces *pieces);
 /* From the rank's memory to the index-th's own, where it has one; and after loading, of all, back.
  */
-void ls_pieces_fetch(const ls_pieces *pieces, int index);
-void ls_pieces_store(const ls_pieces *pieces);
+ls_status ls_pieces_fetch(const ls_pieces *pieces, int index);
+ls_status ls_pieces_store(const ls_pieces *pieces);
+/* The index-th of a list to save, to the host: its data may lie in the device's memory. */
+ls_status ls_pieces_copy(const ls_pieces *pieces, int index, void *host, size_t bytes);
 void ls_pieces_release(ls_pieces *pieces);
 
 #endif

@@ -27,17 +27,25 @@ static json_t *run_json(const ls_train *train) {
         evaluated ? json_real(train->val_loss) : json_null());
 }
 
+static ls_status fetch(void *context, int index, void *host, const void *data, size_t bytes) {
+    const ls_train *train = context;
+    (void)data; /* the index-th's */
+    return ls_pieces_copy(train->saving, index, host, bytes);
+}
+
 ls_status ls_train_saver_open(ls_train *train) {
     const ls_config_checkpoint *config = &train->config.checkpoint;
     ls_pieces p;
     ls_status status = ls_session_agree(&train->session, ls_pieces_list(train, true, &p));
     if (status == LS_OK) {
-        const ls_ckpt_saver_options options = {.comm = train->session.comm,
-                                               .async = config->async,
-                                               .writer_per_host =
-                                                   config->writers == LS_CFG_WRITER_NODE,
-                                               .tensors = p.tensors,
-                                               .count = p.count};
+        const ls_ckpt_saver_options options = {
+            .comm = train->session.comm,
+            .async = config->async,
+            .writer_per_host = config->writers == LS_CFG_WRITER_NODE,
+            .fetch = train->session.dev->host_memory ? NULL : fetch,
+            .fetch_context = train,
+            .tensors = p.tensors,
+            .count = p.count};
         status = ls_session_agree(&train->session, ls_ckpt_saver_create(&options, &train->saver));
     }
     ls_pieces_release(&p);
@@ -74,7 +82,9 @@ static ls_status start(ls_train *train, bool now) {
             .config_text = config_text,
             .run = run,
             .counters = counters};
+        train->saving = &p;
         ls_ckpt_saver_start(train->saver, &options, p.tensors, p.count, now);
+        train->saving = NULL;
     }
     if (status == LS_OK && (now || !config->async)) { /* the pieces are ours */
         status = ls_train_save_poll(train, true);

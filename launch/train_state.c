@@ -52,7 +52,7 @@ static ls_status load(ls_train *train, ls_ckpt *ckpt) {
         status = ls_ckpt_load(ckpt, pieces.tensors, pieces.count);
     }
     if (status == LS_OK) {
-        ls_pieces_store(&pieces);
+        status = ls_pieces_store(&pieces);
     }
     ls_pieces_release(&pieces);
     LS_TRY(status);
@@ -98,7 +98,7 @@ static ls_status load_weights(ls_train *train, ls_ckpt **ckpt) {
         status = ls_ckpt_load(*ckpt, pieces.tensors, pieces.count);
     }
     if (status == LS_OK) {
-        ls_pieces_store(&pieces);
+        status = ls_pieces_store(&pieces);
     }
     pieces.count = all;
     ls_pieces_release(&pieces);

@@ -20,16 +20,25 @@ static ls_status load_masters(ls_weights *weights, ls_device *dev) {
     const ls_param *params = ls_model_params(weights->model, &count);
     ls_ckpt_tensor *tensors;
     LS_TRY(ls_calloc((size_t)count, sizeof *tensors, &tensors));
-    char *masters = ls_model_masters(weights->model);
+    const size_t elem_bytes = ls_dtype_bytes(dev->acc);
+    char *masters = ls_model_masters(weights->model), *host = masters;
+    const size_t bytes = (size_t)ls_model_flat_elems(weights->model) * elem_bytes;
+    ls_status status = dev->host_memory ? LS_OK : ls_calloc(1, bytes, &host);
     for (int i = 0; i < count; i++) {
         ls_ckpt_tensor *t = &tensors[i];
         *t = (ls_ckpt_tensor){.name = params[i].name, .dtype = dev->acc, .ndim = params[i].ndim};
         memcpy(t->dims, params[i].dims, sizeof t->dims);
         t->dims[0] = params[i].valid_rows;
         t->box = ls_box_whole(t->ndim, t->dims);
-        t->data = masters + (size_t)params[i].offset * ls_dtype_bytes(dev->acc);
+        t->data = host + (size_t)params[i].offset * elem_bytes;
     }
-    ls_status status = ls_ckpt_load(weights->ckpt, tensors, count);
+    if (status == LS_OK) {
+        status = ls_ckpt_load(weights->ckpt, tensors, count);
+    }
+    if (host != masters) {
+        status = status == LS_OK ? dev->ops->upload(dev, masters, host, bytes) : status;
+        free(host);
+    }
     free(tensors);
     return status;
 }

@@ -283,7 +283,6 @@ static ls_status exchange(ls_optim *optim, bool back) {
     ls_comm *shard = optim->options.shard;
     const int there = back ? own->shards : 0, here = back ? 0 : own->shards;
     ls_comm_request *request;
-    LS_TRY(dev->ops->sync(dev));
     LS_TRY(shard->ops->all_to_all_start(shard, back ? own->recv : own->send, counts + there,
                                         offsets + there, back ? own->send : own->recv,
                                         counts + here, offsets + here, &request));

@@ -92,8 +92,7 @@ ls_status ls_muon_gather(ls_optim *optim, const ls_muon_scratch *scratch, const 
         return LS_FAIL(LS_E_SHAPE, "'%s' is split over %d tensor ranks; the group has %d",
                        param->name, param->tp_ranks, tensor ? tensor->size : 1);
     }
-    LS_TRY(dev->ops->sync(dev));
-    LS_TRY(tensor->ops->all_gather(tensor, local, scratch->parts, bytes));
+    LS_TRY(ls_comm_all_gather_by_start(tensor, local, scratch->parts, bytes));
     for (int rank = 0; rank < param->tp_ranks; rank++) {
         LS_TRY(copy_pieces(optim, param, rank,
                            ls_elem_at(scratch->parts, rank * param->elems, dev->acc), scratch->x,

@@ -2,8 +2,7 @@
 # gpu.sh: builds and runs everything for real on this machine's GPUs; needs no network. Without a GPU,
 # nvcc or NCCL it says `skipped: why` and ends with 77. Ends with a table of what passed.
 #
-# Several ranks share a GPU where there are fewer GPUs than ranks: that is for correctness only. NCCL
-# then sees each rank as a host of its own (NCCL_HOSTID) and talks over the loopback interface.
+# Several ranks share a GPU where there are fewer GPUs than ranks: that is for correctness only.
 set -u
 root=$(cd "$(dirname "$0")/.." && pwd)
 build=$root/build/gpu
@@ -44,18 +43,7 @@ configure() {
         cmake --build "$build"
 }
 
-# ranks N PROGRAM...: with a host id for each rank, set before NCCL's first call.
-ranks() {
-    count=$1
-    shift
-    gpus=$(nvidia-smi -L | grep -c GPU)
-    # shellcheck disable=SC2016 # expanded by the shell of each rank
-    NCCL_MNNVL_ENABLE=0 NCCL_SOCKET_IFNAME=lo GPUS=$gpus "$root/tests/mpirun.sh" "$count" \
-        sh -c 'NCCL_HOSTID=rank$OMPI_COMM_WORLD_RANK
-               CUDA_VISIBLE_DEVICES=$((OMPI_COMM_WORLD_RANK % GPUS))
-               export NCCL_HOSTID CUDA_VISIBLE_DEVICES
-               exec "$@"' ranks "$@"
-}
+ranks=$root/tests/gpu/ranks.sh
 
 check "build" configure
 if [ "$failures" -gt 0 ]; then
@@ -64,17 +52,26 @@ if [ "$failures" -gt 0 ]; then
 fi
 tests=$build/tests
 check "operations against the reference" "$tests/device/test_kernels" cuda
-check "NCCL on 1 rank" ranks 1 "$tests/gpu/test_comm_nccl"
-check "NCCL on 2 ranks" ranks 2 "$tests/gpu/test_comm_nccl"
-check "NCCL on 4 ranks" ranks 4 "$tests/gpu/test_comm_nccl"
-check "training on 1 rank against the CPU" ranks 1 "$tests/gpu/test_train_gpu"
-check "training on 2 ranks against the CPU" ranks 2 "$tests/gpu/test_train_gpu"
+check "NCCL on 1 rank" "$ranks" 1 "$tests/gpu/test_comm_nccl"
+check "NCCL on 2 ranks" "$ranks" 2 "$tests/gpu/test_comm_nccl"
+check "NCCL on 4 ranks" "$ranks" 4 "$tests/gpu/test_comm_nccl"
+check "training on 1 rank against the CPU" "$ranks" 1 "$tests/gpu/test_train_gpu"
+check "training on 2 ranks against the CPU" "$ranks" 2 "$tests/gpu/test_train_gpu"
+check "layouts on 4 ranks against the CPU" "$ranks" 4 "$tests/layouts/test_layouts" gpu
+check "train, checkpoint GPU -> CPU -> GPU, eval, sample" \
+    env LOCKSTEP="$build/bin/lockstep" "$root/tests/gpu/train.sh" "$build/bin/lockstep" cuda
 if command -v compute-sanitizer >/dev/null; then
     for tool in memcheck racecheck synccheck; do
         check "compute-sanitizer $tool" compute-sanitizer --tool "$tool" --error-exitcode 1 \
             "$tests/device/test_kernels" cuda
     done
 fi
+
+# Benchmarks, on a GPU that does nothing else; benchmarks/README.md has what they are compared with.
+bench=$(mktemp -d)
+trap 'rm -rf "$results" "$bench"' EXIT
+check "operations beside their floors" "$build/benchmarks/gpu/bench_gpu"
+check "tokens/s of GPT-2 124M and 1558M" "$root/benchmarks/gpu/train.sh" "$build/bin/lockstep" "$bench"
 
 echo
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader

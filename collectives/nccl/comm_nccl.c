@@ -64,12 +64,19 @@ ls_status ls_nccl_poll(nccl_comm *c) {
 }
 
 /* Lets queued work go on, which a GPU does by itself, and looks for faults: whoever waits for the
- * device would wait for ever for ranks that are gone. */
+ * device would wait for ever for ranks that are gone. Requests that were waited for and have
+ * completed meanwhile come back. */
 static void drive(ls_pump *pump) {
     nccl_comm *c = (nccl_comm *)((char *)pump - offsetof(nccl_comm, pump));
     (void)cudaStreamQuery(c->stream);
     if (c->handle && !c->broken && c->pump.pending > 0) {
         (void)ls_nccl_poll(c); /* aborts; the next operation says so */
+    }
+    while (c->waited && cudaEventQuery(c->waited->done) == cudaSuccess) {
+        ls_comm_request *request = c->waited;
+        c->waited = request->next;
+        c->last_waited = c->waited ? c->last_waited : NULL;
+        ls_nccl_request_free(c, request);
     }
 }
 
@@ -169,7 +176,11 @@ static ls_status create(ls_comm *host, ls_cuda_device *cuda, double deadline_s, 
         host->ops->destroy(host);
         return ls_error_last()->code;
     }
-    c->base = (ls_comm){.ops = &NCCL_OPS, .rank = host->rank, .size = host->size};
+    c->base = (ls_comm){.ops = &NCCL_OPS,
+                        .rank = host->rank,
+                        .size = host->size,
+                        .on_device = true,
+                        .host_side = host};
     c->host = host;
     c->cuda = cuda;
     c->deadline_s = deadline_s;
@@ -292,32 +303,22 @@ static ls_status nccl_barrier(ls_comm *comm) {
 }
 
 static ls_status nccl_broadcast(ls_comm *comm, void *buf, int64_t bytes, int root) {
-    ls_comm_request *request;
-    LS_TRY(ls_nccl_broadcast_start(comm, buf, bytes, root, &request));
-    return ls_nccl_wait(comm, request);
+    ls_comm *host = comm->host_side;
+    LS_TRY(ls_nccl_poll((nccl_comm *)comm));
+    return host->ops->broadcast(host, buf, bytes, root);
 }
 
 static ls_status nccl_all_reduce(ls_comm *comm, void *buf, int64_t count, ls_dtype dtype,
                                  ls_reduce op) {
-    ls_comm_request *request;
-    LS_TRY(ls_nccl_all_reduce_start(comm, buf, buf, count, dtype, op, &request));
-    return ls_nccl_wait(comm, request);
+    ls_comm *host = comm->host_side;
+    LS_TRY(ls_nccl_poll((nccl_comm *)comm));
+    return host->ops->all_reduce(host, buf, count, dtype, op);
 }
 
 static ls_status nccl_all_gather(ls_comm *comm, const void *send, void *recv, int64_t bytes) {
-    int64_t *counts, *offsets;
-    LS_TRY(ls_comm_check_count(bytes, "all_gather"));
-    LS_TRY(ls_calloc(2 * (size_t)comm->size, sizeof *counts, &counts));
-    offsets = counts + comm->size;
-    for (int r = 0; r < comm->size; r++) {
-        counts[r] = bytes;
-        offsets[r] = r * bytes;
-    }
-    ls_comm_request *request;
-    ls_status status = ls_nccl_all_gather_start(comm, send, recv, counts, offsets, &request);
-    free(counts);
-    LS_TRY(status);
-    return ls_nccl_wait(comm, request);
+    ls_comm *host = comm->host_side;
+    LS_TRY(ls_nccl_poll((nccl_comm *)comm));
+    return host->ops->all_gather(host, send, recv, bytes);
 }
 
 static const ls_comm_ops NCCL_OPS = {

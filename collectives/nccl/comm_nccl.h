@@ -1,12 +1,11 @@
 /* The NCCL communicator: the operations of comm.h on the memory of a CUDA device.
  *
  * Operations run on a stream of the communicator's own. One that is started waits, on the GPU, for
- * the work that the device had been given before; what uses its result must come after test or wait
- * has said that it is done. Waits poll, and drive MPI (comm_impl.h) meanwhile.
+ * the work that the device had been given before; wait has the device's later work wait for it, on
+ * the GPU too, and test asks whether it has ended. Where the host waits for the device it polls,
+ * and drives MPI (comm_impl.h) meanwhile.
  *
- * Sums have NCCL's order, not that of reduce.h: `numerics.reduction: invariant` is not served by
- * all_reduce_start and reduce_scatter_start of this back end. MAX, MIN and moves of bytes are
- * exact. barrier and host are those of the host's communicator.
+ * MAX, MIN and moves of bytes are exact. What is for the host's memory goes over MPI.
  *
  * One process for each GPU. Several ranks on one GPU work for tests when each has its own
  * NCCL_HOSTID (before NCCL 2.30) in its environment from the start. */

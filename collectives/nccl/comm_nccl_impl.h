@@ -8,7 +8,7 @@
 #include <nccl.h>
 
 struct ls_comm_request {
-    struct ls_comm_request *next; /* free, or all of the communicator */
+    struct ls_comm_request *next; /* free, or waited for */
     struct ls_comm_request *next_all;
     cudaEvent_t done;
 };
@@ -30,6 +30,7 @@ typedef struct nccl_comm {
     cudaStream_t stream;
     cudaEvent_t ready;
     ls_comm_request *free, *all;
+    ls_comm_request *waited, *last_waited; /* the device waits for them, the host does not */
     nccl_memory *memories;
     ls_pump pump;
 } nccl_comm;
@@ -39,6 +40,13 @@ typedef struct nccl_comm {
 ls_status ls_nccl_check(nccl_comm *c, ncclResult_t result, const char *what);
 /* A fault that NCCL has noticed meanwhile. */
 ls_status ls_nccl_poll(nccl_comm *c);
+
+/* An operation has completed. */
+static inline void ls_nccl_request_free(nccl_comm *c, ls_comm_request *request) {
+    c->pump.pending--;
+    request->next = c->free;
+    c->free = request;
+}
 
 /* comm_nccl_start.c */
 ls_status ls_nccl_broadcast_start(ls_comm *comm, void *buf, int64_t bytes, int root,

@@ -88,19 +88,18 @@ ls_status ls_nccl_test(ls_comm *comm, ls_comm_request *request, bool *done) {
     if (error == cudaErrorNotReady) {
         return ls_nccl_poll(c);
     }
-    c->pump.pending--;
-    request->next = c->free;
-    c->free = request;
+    ls_nccl_request_free(c, request);
     *done = error == cudaSuccess;
     return ls_cuda_check(error, "a collective", __FILE__, __LINE__);
 }
 
 ls_status ls_nccl_wait(ls_comm *comm, ls_comm_request *request) {
-    bool done = false;
-    while (!done) {
-        LS_TRY(ls_nccl_test(comm, request, &done));
-    }
-    return LS_OK;
+    nccl_comm *c = (nccl_comm *)comm;
+    LS_CUDA_TRY(cudaStreamWaitEvent(c->cuda->compute, request->done, 0), "waiting for an event");
+    request->next = NULL;
+    *(c->last_waited ? &c->last_waited->next : &c->waited) = request;
+    c->last_waited = request;
+    return ls_nccl_poll(c);
 }
 
 ls_status ls_nccl_broadcast_start(ls_comm *comm, void *buf, int64_t bytes, int root,

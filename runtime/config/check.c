@@ -126,6 +126,13 @@ static ls_status check_batch(ls_config_batch *b, int64_t sequence) {
     }
     b->sequences = b->sequences ? b->sequences : b->tokens / sequence;
     b->tokens = b->sequences * sequence;
+    if (b->sequences > INT64_C(1) << 30 || b->tokens > INT64_C(1)
+                                                           << 53) { /* ranges of the fields */
+        return LS_FAIL(LS_E_CONFIG,
+                       "a batch of %lld sequences of %lld tokens; at most %lld sequences and %lld "
+                       "tokens are served",
+                       LL(b->sequences), LL(sequence), LL(INT64_C(1) << 30), LL(INT64_C(1) << 53));
+    }
     if (b->sequences % b->micro != 0) {
         return LS_FAIL(
             LS_E_CONFIG,

@@ -20,6 +20,12 @@ typedef enum ls_compute { LS_COMPUTE_AUTO, LS_COMPUTE_FP32, LS_COMPUTE_BF16 } ls
 typedef enum ls_cfg_reduction { LS_CFG_FAST, LS_CFG_INVARIANT } ls_cfg_reduction;
 /* In the order of ls_transport (collectives/comm_choose.h). */
 typedef enum ls_cfg_transport { LS_CFG_AUTO, LS_CFG_MPI, LS_CFG_SHM, LS_CFG_HIER } ls_cfg_transport;
+typedef enum ls_cfg_device {
+    LS_CFG_DEVICE_AUTO,
+    LS_CFG_DEVICE_CPU,
+    LS_CFG_DEVICE_CUDA,
+    LS_CFG_DEVICE_EMULATED
+} ls_cfg_device;
 typedef enum ls_cfg_busy { LS_CFG_BUSY_SKIP, LS_CFG_BUSY_WAIT } ls_cfg_busy;
 typedef enum ls_cfg_writers { LS_CFG_WRITER_RANK, LS_CFG_WRITER_NODE } ls_cfg_writers;
 typedef enum ls_schedule_kind {
@@ -37,6 +43,7 @@ typedef struct ls_config_run {
     int64_t seed;
     int64_t steps;                 /* stop after this many optimizer steps; 0: by tokens */
     int64_t tokens;                /* stop after this many tokens; 0: by steps */
+    ls_cfg_device device;          /* auto: a GPU where there is one, else the CPU */
     int64_t threads;               /* per rank; 0: the host's processors divided by its ranks */
     char init[512];                /* weights to begin with; "": drawn from the seed */
     char account[64], project[64]; /* who pays; statements of `lockstep cost` are grouped by them */

@@ -7,6 +7,7 @@
 static const char *const families[] = {"gpt2", "llama3", NULL};
 static const char *const computes[] = {"auto", "fp32", "bf16", NULL};
 static const char *const reductions[] = {"fast", "invariant", NULL};
+static const char *const devices[] = {"auto", "cpu", "cuda", "emulated", NULL};
 static const char *const transports[] = {"auto", "mpi", "shm", "hier", NULL};
 static const char *const schedules[] = {"constant", "linear",       "cosine",
                                         "wsd",      "inverse_sqrt", NULL};
@@ -57,6 +58,8 @@ static const ls_field fields[] = {
     INT(run, seed, "1", "", 0, NO_LIMIT, RUN, "of initial weights and sample order"),
     INT(run, steps, "0", "steps", 0, 1e12, FREE, "length of the run; 0: run.tokens says"),
     INT(run, tokens, "0", "tokens", 0, NO_LIMIT, FREE, "length of the run; 0: run.steps says"),
+    ENUM(run, device, "auto", devices, FREE,
+         "what computes: cpu, or cuda, a GPU for each rank; auto: a GPU where there is one"),
     INT(run, threads, "0", "threads", 0, 4096, FREE, "of each rank; 0: the host's shared evenly"),
     STRING(run, init, "", FREE,
            "checkpoint or run whose weights a new run begins with; steps and optimizer begin anew"),

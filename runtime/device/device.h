@@ -343,6 +343,8 @@ typedef struct ls_device_ops {
     void (*free)(ls_device *dev, void *memory);
     ls_status (*upload)(ls_device *dev, void *to_device, const void *from_host, size_t bytes);
     ls_status (*download)(ls_device *dev, void *to_host, const void *from_device, size_t bytes);
+    /* From device memory to device memory; the two do not overlap. */
+    ls_status (*copy)(ls_device *dev, void *to, const void *from, size_t bytes);
     ls_status (*zero)(ls_device *dev, void *memory, size_t bytes);
     /* Waits for all enqueued work. */
     ls_status (*sync)(ls_device *dev);
@@ -387,8 +389,8 @@ typedef struct ls_device_ops {
      * ls_squares_count(first, n) numbers, in order. A sum depends on its piece's elements only, not
      * on what stands around it. NaN and infinity propagate. Waits for the result. */
     ls_status (*sum_squares)(ls_device *dev, int64_t first, int64_t n, const void *x, double *sums);
-    /* *sum (host) = sum of x[i], n elements of acc: double sums of blocks of 65,536, added in
-     * order. Waits for the result. */
+    /* *sum (device memory) = sum of x[i], n elements of acc: double sums of blocks of 65,536, added
+     * in order. */
     ls_status (*sum)(ls_device *dev, int64_t n, const void *x, double *sum);
 } ls_device_ops;
 
@@ -398,6 +400,7 @@ struct ls_device {
     bool host_memory;     /* device memory can be read and written by the host and by MPI */
     bool fast_bf16;       /* bf16 products run faster than fp32 ones */
     int threads;          /* that work for this device on the host */
+    uint64_t unit;        /* names a GPU on its host; 0: the host's processors, or none is shared */
     char describe[96];    /* "cpu: AMD EPYC 7763 (avx2), 2 threads, oneDNN 2.6.3" */
     char bus_id[32];      /* of a GPU, its PCI address; else empty */
     size_t scratch_bytes; /* taken by reserve and alloc-internal buffers so far */

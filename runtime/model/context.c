@@ -27,11 +27,6 @@ void ls_zigzag_pick(const ls_model *m, int64_t batch, const int32_t *all, int32_
     }
 }
 
-/* A step of the ring: what goes to the next rank and what comes from the one before. */
-typedef struct transfer {
-    ls_comm_request *send, *receive;
-} transfer;
-
 typedef struct ring {
     const ls_pass *pass;
     ls_comm *comm;
@@ -67,15 +62,21 @@ static int64_t owner_bytes(const ring *r, int step) {
            (int64_t)ls_dtype_bytes(r->pass->model->dtype);
 }
 
-/* Sends the matrix of this rank's owner at `step` on, receives that of the next step's. */
-static ls_status pass_on(const ring *r, int step, const void *from, void *to, transfer *t) {
-    LS_TRY(r->comm->ops->send_start(r->comm, from, owner_bytes(r, step), r->next, &t->send));
-    return r->comm->ops->recv_start(r->comm, to, owner_bytes(r, step + 1), r->before, &t->receive);
+/* Sends the matrix of this rank's owner at `step` to the next rank, receives that of the next
+ * step's from the one before. Both in one call: on a device, messages that are started one after
+ * the other wait for each other, all round the ring. */
+static ls_status pass_on(const ring *r, int step, const void *from, void *to,
+                         ls_comm_request **request) {
+    const int size = r->comm->size;
+    int64_t *sent = r->pass->model->ring_counts, *received = sent + size, *zeros = received + size;
+    memset(sent, 0, 3 * (size_t)size * sizeof *sent);
+    sent[r->next] = owner_bytes(r, step);
+    received[r->before] = owner_bytes(r, step + 1);
+    return r->comm->ops->all_to_all_start(r->comm, from, sent, zeros, to, received, zeros, request);
 }
 
-static ls_status arrive(const ring *r, transfer *t) {
-    LS_TRY(r->comm->ops->wait(r->comm, t->send));
-    return r->comm->ops->wait(r->comm, t->receive);
+static ls_status arrive(const ring *r, ls_comm_request *request) {
+    return r->comm->ops->wait(r->comm, request);
 }
 
 /* Own keys and values as a matrix of their own, that can travel; or back, added. */
@@ -136,7 +137,7 @@ static ls_attention part_of(const ring *r, const ls_attention *own, int step, vo
 ls_status ls_ring_forward(const ls_pass *pass, const ls_attention *own) {
     const ls_model *m = pass->model;
     const ring r = ring_of(pass);
-    transfer t;
+    ls_comm_request *t;
     LS_TRY(pack(&r, own->k, m->ring_kv[0]));
     for (int step = 0; step < r.comm->size; step++) {
         void *here = m->ring_kv[step % 2];
@@ -148,7 +149,7 @@ ls_status ls_ring_forward(const ls_pass *pass, const ls_attention *own) {
         op.merge = step > 0;
         LS_TRY(m->dev->ops->attention_forward(m->dev, &op));
         if (more) {
-            LS_TRY(arrive(&r, &t));
+            LS_TRY(arrive(&r, t));
         }
     }
     return LS_OK;
@@ -159,7 +160,7 @@ ls_status ls_ring_forward(const ls_pass *pass, const ls_attention *own) {
 ls_status ls_ring_backward(const ls_pass *pass, const ls_attention *own) {
     const ls_model *m = pass->model;
     const ring r = ring_of(pass);
-    transfer keys, sums;
+    ls_comm_request *keys, *sums;
     LS_TRY(pack(&r, own->k, m->ring_kv[0]));
     for (int step = 0; step < r.comm->size; step++) {
         void *here = m->ring_kv[step % 2], *dkv = m->ring_dkv[step % 2];
@@ -170,19 +171,19 @@ ls_status ls_ring_backward(const ls_pass *pass, const ls_attention *own) {
         if (step == 1) {
             LS_TRY(m->dev->ops->zero(m->dev, dkv, (size_t)owner_bytes(&r, step)));
         } else if (step > 1) {
-            LS_TRY(arrive(&r, &sums));
+            LS_TRY(arrive(&r, sums));
         }
         ls_attention op = step == 0 ? *own : part_of(&r, own, step, here, dkv);
         op.add = step > 0;
         LS_TRY(m->dev->ops->attention_backward(m->dev, &op));
         if (more) {
-            LS_TRY(arrive(&r, &keys));
+            LS_TRY(arrive(&r, keys));
         }
         if (step > 0) {
             LS_TRY(pass_on(&r, step, dkv, m->ring_dkv[(step + 1) % 2], &sums));
         }
         LS_TRY(ls_pass_tick(pass));
     }
-    LS_TRY(arrive(&r, &sums));
+    LS_TRY(arrive(&r, sums));
     return unpack_add(&r, m->ring_dkv[r.comm->size % 2], own->dk);
 }

@@ -88,8 +88,8 @@ static ls_status chunk_losses(const ls_pass *pass, int64_t first, int64_t rows) 
     op.shares = m->all_stats;
     op.parts = m->tensor->size;
     LS_TRY(m->dev->ops->cross_entropy_share(m->dev, &op));
-    LS_TRY(m->tensor->ops->all_gather(m->tensor, m->stats, m->all_stats,
-                                      3 * rows * (int64_t)ls_dtype_bytes(m->dev->acc)));
+    LS_TRY(ls_comm_all_gather_by_start(m->tensor, m->stats, m->all_stats,
+                                       3 * rows * (int64_t)ls_dtype_bytes(m->dev->acc)));
     return m->dev->ops->cross_entropy_merge(m->dev, &op);
 }
 

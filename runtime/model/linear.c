@@ -146,7 +146,7 @@ static ls_status shared_qkv_grads(const ls_pass *pass, ls_projection p, const vo
     void *bias_sum = ls_elems_at(m->kv_grads, kv_elems, acc);
     LS_TRY(product_dw(pass, q, pass->rows, x, dy, true, weight));
     LS_TRY(product_dw(pass, kv, pass->rows, x, dy, false, m->kv_grads));
-    LS_TRY(m->kv_sharers->ops->all_reduce(m->kv_sharers, m->kv_grads, kv_elems, acc, LS_SUM));
+    LS_TRY(ls_comm_all_reduce_by_start(m->kv_sharers, m->kv_grads, kv_elems, acc, LS_SUM));
     LS_TRY(m->dev->ops->add(m->dev, acc, kv_elems, m->kv_grads,
                             ls_elems_at(weight, s->q_width * s->channels, acc)));
     if (!bias) {
@@ -154,8 +154,8 @@ static ls_status shared_qkv_grads(const ls_pass *pass, ls_projection p, const vo
     }
     LS_TRY(m->dev->ops->zero(m->dev, bias_sum, (size_t)p.count * ls_dtype_bytes(acc)));
     LS_TRY(bias_grad(pass, p, dy, bias_sum));
-    LS_TRY(m->kv_sharers->ops->all_reduce(m->kv_sharers, ls_elems_at(bias_sum, s->q_width, acc),
-                                          kv.count, acc, LS_SUM));
+    LS_TRY(ls_comm_all_reduce_by_start(m->kv_sharers, ls_elems_at(bias_sum, s->q_width, acc),
+                                       kv.count, acc, LS_SUM));
     return m->dev->ops->add(m->dev, acc, p.count, bias_sum, bias);
 }
 

@@ -46,6 +46,14 @@ static ls_status take(ls_model *m, int64_t elems, ls_dtype dtype, void *piece_ou
     return LS_OK;
 }
 
+/* Of the host's memory, for what it computes from tokens. */
+static ls_status take_host(ls_model *m, int64_t elems, ls_dtype dtype, void *piece_out) {
+    void *piece;
+    LS_TRY(ls_arena_take(&m->host_arena, (size_t)elems * ls_dtype_bytes(dtype), &piece));
+    memcpy(piece_out, &piece, sizeof piece);
+    return LS_OK;
+}
+
 static ls_status lay_out_tables(ls_model *m) {
     for (int i = 0; i < m->slots; i++) {
         if (ls_has_block(m, 0)) {
@@ -62,9 +70,10 @@ static ls_status lay_out_tables(ls_model *m) {
     }
     if (m->context_ranks > 1) {
         LS_TRY(take(m, m->seq, LS_I32, &m->positions));
-        LS_TRY(take(m, rows_of(m), LS_I32, &m->own_ids));
+        LS_TRY(take_host(m, rows_of(m), LS_I32, &m->own_ids));
+        LS_TRY(take_host(m, 3 * m->context_ranks, LS_I64, &m->ring_counts));
     }
-    m->bytes.tables = m->arena.used_bytes;
+    m->bytes.tables = m->arena.used_bytes + m->host_arena.used_bytes;
     return LS_OK;
 }
 
@@ -95,8 +104,8 @@ static ls_status lay_out_moe(ls_model *m, ls_moe_acts *moe) {
     LS_TRY(take(m, most.slots, LS_I32, &moe->slot_rows));
     LS_TRY(take(m, most.received, LS_I32, &moe->order));
     LS_TRY(take(m, most.received, LS_I32, &moe->back));
-    LS_TRY(take(m, m->part.tensor_ranks * s->experts, LS_I64, &moe->kept));
-    LS_TRY(take(m, s->experts, LS_I64, &moe->wanted));
+    LS_TRY(take_host(m, m->part.tensor_ranks * s->experts, LS_I64, &moe->kept));
+    LS_TRY(take_host(m, s->experts, LS_I64, &moe->wanted));
     LS_TRY(take(m, most.received * s->channels, m->dtype, &moe->in));
     return take(m, most.slots * s->channels, m->dtype, &moe->out);
 }
@@ -207,6 +216,7 @@ static ls_status lay_out_head(ls_model *m) {
         LS_TRY(take(m, m->head_rows * 3, acc, &m->stats));
         LS_TRY(take(m, m->head_rows * 3 * ranks, acc, &m->all_stats));
     }
+    LS_TRY(take(m, 1, LS_F64, &m->loss_sum));
     return take(m, rows, acc, &m->losses);
 }
 
@@ -216,11 +226,16 @@ static ls_status lay_out_moe_flight(ls_model *m) {
     const ls_moe_limits most = ls_moe_limits_of(m, rows_of(m));
     const ls_dtype acc = m->dev->acc;
     LS_TRY(take(m, most.rows * s->experts, acc, &m->moe_logits));
-    LS_TRY(take(m, 2 * s->experts, LS_I64, &m->moe_counts));
+    LS_TRY(take_host(m, 2 * s->experts, LS_I64, &m->moe_counts));
+    LS_TRY(take_host(m, most.slots, LS_I32, &m->moe_host.chosen));
+    LS_TRY(take_host(m, most.slots, LS_I32, &m->moe_host.slots));
+    LS_TRY(take_host(m, most.slots, LS_I32, &m->moe_host.slot_rows));
+    LS_TRY(take_host(m, most.received, LS_I32, &m->moe_host.order));
+    LS_TRY(take_host(m, most.received, LS_I32, &m->moe_host.back));
     if (m->part.tensor_ranks > 1) {
         LS_TRY(take(m, most.received * s->channels, m->dtype, &m->moe_arrived));
         LS_TRY(take(m, s->experts * s->channels, acc, &m->moe_router_grad));
-        LS_TRY(take(m, 4 * m->part.tensor_ranks, LS_I64, &m->moe_exchange));
+        LS_TRY(take_host(m, 4 * m->part.tensor_ranks, LS_I64, &m->moe_exchange));
     }
     if (m->part.tensor_ranks > 1 || m->options.training) {
         LS_TRY(take(m, most.slots * s->channels, m->dtype, &m->moe_sent));
@@ -232,6 +247,7 @@ static ls_status lay_out_moe_flight(ls_model *m) {
     LS_TRY(take(m, most.rows * s->experts, m->dtype, &m->moe_dlogits));
     LS_TRY(take(m, most.slots, acc, &m->moe_dgates));
     LS_TRY(take(m, s->experts, acc, &m->moe_balance));
+    LS_TRY(take_host(m, s->experts, acc, &m->moe_host.balance));
     return take(m, most.received * s->ffn, m->dtype, &m->moe_dact);
 }
 
@@ -267,7 +283,7 @@ ls_status ls_model_lay_out(ls_model *m) {
     if (m->options.cache_len > 0) {
         LS_TRY(take(m, s->layers * m->options.cache_len * 2 * s->kv_width, m->dtype, &m->cache));
     }
-    m->bytes.activations = m->arena.used_bytes - m->bytes.tables;
+    m->bytes.activations = m->arena.used_bytes + m->host_arena.used_bytes - m->bytes.tables;
     return LS_OK;
 }
 
@@ -362,6 +378,7 @@ static ls_status describe(const ls_model_options *options, ls_model *m) {
         m->bytes.copies = (size_t)m->flat_elems * ls_dtype_bytes(m->dtype);
     }
     ls_arena_init_planning(&m->arena, "the model's activations");
+    ls_arena_init_planning(&m->host_arena, "the model's tables on the host");
     return ls_model_lay_out(m);
 }
 
@@ -385,9 +402,10 @@ static ls_status join_axis(const ls_model *m, const char *axis, int ranks, ls_co
         return LS_FAIL(LS_E_SHAPE, "a model on %d %s ranks without their communicator", ranks,
                        axis);
     }
-    if (ranks > 1 && !m->dev->host_memory) {
-        return LS_FAIL(LS_E_UNSUPPORTED, "%s parallel on device %s, whose memory is not the host's",
-                       axis, m->dev->ops->name);
+    if (ranks > 1 && comm->on_device == m->dev->host_memory) {
+        return LS_FAIL(LS_E_UNSUPPORTED,
+                       "%s parallel on device %s by a communicator for other memory", axis,
+                       m->dev->ops->name);
     }
     *joined = ranks > 1 ? comm : NULL;
     return LS_OK;
@@ -396,11 +414,6 @@ static ls_status join_axis(const ls_model *m, const char *axis, int ranks, ls_co
 /* The communicators, after everything that a single rank could refuse. */
 static ls_status join(ls_model *m) {
     LS_TRY(join_axis(m, "tensor", m->part.tensor_ranks, m->options.tensor, &m->tensor));
-    if (m->whole.experts > 0 && !m->dev->host_memory) {
-        return LS_FAIL(LS_E_UNSUPPORTED,
-                       "a mixture of experts on device %s, whose memory is not the host's",
-                       m->dev->ops->name);
-    }
     LS_TRY(join_axis(m, "context", m->context_ranks, m->options.context, &m->context));
     const int sharers = m->part.tensor_ranks / (int)m->whole.kv_heads;
     return sharers <= 1
@@ -426,25 +439,23 @@ static ls_status fill_rope(ls_model *m) {
     }
     const int64_t half = m->sizes.head_dim / 2, rows = table_rows(m);
     const ls_zigzag z = ls_zigzag_of(m->options.seq, m->context_rank, m->context_ranks);
-    const size_t row_bytes = (size_t)half * ls_dtype_bytes(m->dev->acc);
+    const size_t bytes = (size_t)(rows * half) * ls_dtype_bytes(m->dev->acc);
     double *frequencies = NULL;
-    char *host = NULL; /* cos, then sin, of one position */
+    char *host = NULL; /* cos, then sin */
     ls_status status;
     LS_TRY_GOTO(ls_calloc((size_t)half, sizeof *frequencies, &frequencies), done);
-    LS_TRY_GOTO(ls_calloc(2, row_bytes, &host), done);
+    LS_TRY_GOTO(ls_calloc(2, bytes, &host), done);
     ls_rope_frequencies(m->options.config, frequencies);
     for (int64_t row = 0; row < rows; row++) {
+        const int64_t at = m->context ? ls_zigzag_position(&z, row) : row;
         for (int64_t d = 0; d < half; d++) {
-            const int64_t at = m->context ? ls_zigzag_position(&z, row) : row;
             double angle = (double)at * frequencies[d];
-            ls_store(m->dev->acc, host, d, cos(angle));
-            ls_store(m->dev->acc, host, half + d, sin(angle));
+            ls_store(m->dev->acc, host, row * half + d, cos(angle));
+            ls_store(m->dev->acc, host + bytes, row * half + d, sin(angle));
         }
-        void *cos_row = ls_elems_at(m->rope_cos, row * half, m->dev->acc);
-        void *sin_row = ls_elems_at(m->rope_sin, row * half, m->dev->acc);
-        LS_TRY_GOTO(m->dev->ops->upload(m->dev, cos_row, host, row_bytes), done);
-        LS_TRY_GOTO(m->dev->ops->upload(m->dev, sin_row, host + row_bytes, row_bytes), done);
     }
+    LS_TRY_GOTO(m->dev->ops->upload(m->dev, m->rope_cos, host, bytes), done);
+    LS_TRY_GOTO(m->dev->ops->upload(m->dev, m->rope_sin, host + bytes, bytes), done);
 done:
     free(frequencies);
     free(host);
@@ -465,6 +476,9 @@ static ls_status build(const ls_model_options *options, ls_model *m) {
     LS_TRY(join(m));
     LS_TRY(reserve_scratch(m));
     LS_TRY(take_arena(m, m->arena.used_bytes));
+    if (m->host_arena.used_bytes > 0) {
+        LS_TRY(ls_arena_init(&m->host_arena, m->host_arena.name, m->host_arena.used_bytes));
+    }
     LS_TRY(ls_model_lay_out(m));
     if (m->bytes.masters > 0) {
         LS_TRY(m->dev->ops->alloc(m->dev, m->bytes.masters, &m->masters));
@@ -501,6 +515,7 @@ void ls_model_destroy(ls_model *m) {
     if (!m->device_memory) {
         ls_arena_release(&m->arena);
     }
+    ls_arena_release(&m->host_arena);
     if (m->kv_sharers) {
         m->kv_sharers->ops->destroy(m->kv_sharers);
     }

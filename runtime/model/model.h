@@ -174,8 +174,9 @@ ls_status ls_model_forward(ls_model *model, int slot, const int32_t *tokens, con
                            const void *x_in, void *x_out);
 /* Backward of the micro-batch whose forward ran on the slot. dx_out: gradient of x_out, only read;
  * NULL with the head. dx_in: receives the gradient of x_in; NULL with block 0. Gradients are of
- * loss_scale * sum of the losses of all targets. *loss_sum = sum of the losses (unscaled), in the
- * fixed order of dev->ops->sum; 0 on a part without the head; may be NULL there. */
+ * loss_scale * sum of the losses of all targets. *loss_sum (device memory) = sum of the losses
+ * (unscaled), in the fixed order of dev->ops->sum; not written on a part without the head; NULL:
+ * not wanted. The host waits for nothing. */
 ls_status ls_model_backward(ls_model *model, int slot, double loss_scale, const void *dx_out,
                             void *dx_in, const ls_model_sink *sink, double *loss_sum);
 
@@ -184,8 +185,9 @@ ls_status ls_model_forward_backward(ls_model *model, const int32_t *tokens, cons
                                     double loss_scale, void *grads, ls_model_ready_fn ready,
                                     void *context, double *loss_sum);
 
-/* Forward only, of any part: x_in and x_out as above, *loss_sum as of backward. rows <= B
- * sequences; x_in and x_out then have as many fewer elements. Uses the memory of slot 0. */
+/* Forward only, of any part: x_in and x_out as above; *loss_sum (host) as of backward, waited for,
+ * 0 on a part without the head, where it may be NULL. rows <= B sequences; x_in and x_out then have
+ * as many fewer elements. Uses the memory of slot 0. */
 ls_status ls_model_evaluate(ls_model *model, const int32_t *tokens, const int32_t *targets,
                             int64_t rows, const void *x_in, void *x_out, double *loss_sum);
 

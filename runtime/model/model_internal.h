@@ -80,8 +80,8 @@ typedef struct ls_moe_acts {
     int32_t *slots;        /* [r,each], -1: no room */
     int32_t *slot_rows;    /* [S] */
     int32_t *order, *back; /* [M] place in the order of arrival, and the other way round */
-    int64_t *kept;         /* [ranks, E] choices of each rank that are kept */
-    int64_t *wanted;       /* [E] choices of all ranks */
+    int64_t *kept;         /* [ranks, E] choices of each rank that are kept; on the host */
+    int64_t *wanted;       /* [E] choices of all ranks; on the host */
     void *in, *out;        /* [M,C] inputs of the experts; [S,C] outputs, back on this rank */
 } ls_moe_acts;
 
@@ -137,17 +137,19 @@ struct ls_model {
     int64_t seq, seq_most; /* tokens of a sequence on this context rank, and the most of any */
 
     ls_arena arena;      /* tables and activations */
+    ls_arena host_arena; /* what the host computes from tokens */
     void *device_memory; /* under the arena where the device's memory is not the host's */
     ls_model_bytes bytes;
 
     void *rope_cos, *rope_sin; /* [positions, D/2] acc; NULL without rotary positions */
     int32_t *positions;        /* [seq] of the own tokens; NULL: 0, 1, 2 ... */
-    int32_t *own_ids;          /* [N] scratch to pick the own tokens from a batch; with context */
+    int32_t *own_ids;          /* [N] on the host: the own tokens of a batch; with context */
     int slots;
     ls_slot *slot;
     ls_layer_acts *layers;  /* [slots, part_layers + 1], what the slots point to */
     void *logits, *dlogits; /* [head_rows, vocab_rows] acc, dtype; the same memory in one dtype */
     void *losses;           /* [N] acc */
+    void *loss_sum;         /* one double, for evaluation */
     int64_t head_rows;      /* of a chunk of the head */
     /* Shares of the softmax over tensor ranks: of this one [head_rows, 3] acc, of all. */
     void *stats, *all_stats;
@@ -157,12 +159,19 @@ struct ls_model {
     void *kv_grads;             /* with kv_sharers: weights [2GD, C], then bias [(H+2G)D], acc */
     void *ring_kv[2];           /* context: [B, seq_most, 2GD] keys and values of another rank */
     void *ring_dkv[2];          /* and their gradients */
+    int64_t *ring_counts;       /* on the host [3, context ranks] */
     /* Mixture of experts, in flight: logits [r,E] acc and dlogits [r,E]; gradient of the gates
      * [r,each] acc, of the router's weight [E,C] acc; balance [E] acc; rows on their way [S,C],
      * [M,C], at the experts [M,C], gradient of act [M,F]; scratch to count [2,E]. */
     void *moe_logits, *moe_dlogits, *moe_dgates, *moe_router_grad, *moe_balance;
     void *moe_sent, *moe_arrived, *moe_rows, *moe_dact;
-    int64_t *moe_counts, *moe_exchange; /* exchange: counts and offsets [4, ranks] */
+    /* On the host: exchange: counts and offsets [4, ranks]; what becomes a ls_moe_acts' and
+     * balance. */
+    int64_t *moe_counts, *moe_exchange;
+    struct {
+        int32_t *chosen, *slots, *slot_rows, *order, *back;
+        void *balance;
+    } moe_host;
     void *cache; /* [L, cache_len, 2GD]: keys, then values, of each position */
     int64_t cache_used;
 };

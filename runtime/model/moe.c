@@ -5,7 +5,8 @@
  * The experts are split over the tensor ranks. Each rank routes a balanced range of the rows and
  * sends them to the experts' owners by all-to-all (Lepikhin 2020, arXiv 2006.16668); the outputs
  * come back the same way. Capacity counts the choices of all ranks in order of their rows, so that
- * what is dropped does not depend on the number of ranks.
+ * what is dropped does not depend on the number of ranks. The host places the rows: it waits for
+ * the choices of each layer.
  *
  * The balance loss adds loss_scale * rows * balance_loss * E * sum_e f_e P_e to the objective of a
  * micro-batch (of this context rank), where f_e is the share of the choices that want expert e and
@@ -67,8 +68,10 @@ static ls_status count_choices(const ls_pass *pass, const ls_moe_acts *moe) {
     const int64_t room = capacity(m, pass->rows);
     const int ranks = m->part.tensor_ranks;
     memset(m->moe_counts, 0, (size_t)experts * sizeof(int64_t));
+    LS_TRY(m->dev->ops->download(m->dev, m->moe_host.chosen, moe->chosen,
+                                 (size_t)choices * sizeof(int32_t)));
     for (int64_t i = 0; i < choices; i++) {
-        m->moe_counts[moe->chosen[i]]++;
+        m->moe_counts[m->moe_host.chosen[i]]++;
     }
     const int64_t bytes = experts * (int64_t)sizeof(int64_t);
     if (m->tensor) {
@@ -89,8 +92,12 @@ static ls_status count_choices(const ls_pass *pass, const ls_moe_acts *moe) {
     return LS_OK;
 }
 
+static ls_status upload_ids(const ls_model *m, int32_t *to, const int32_t *from, int64_t count) {
+    return m->dev->ops->upload(m->dev, to, from, (size_t)count * sizeof *from);
+}
+
 /* A slot for each choice that is kept, in order of expert, then of row. */
-static void assign_slots(const ls_pass *pass, const ls_moe_acts *moe) {
+static ls_status assign_slots(const ls_pass *pass, const ls_moe_acts *moe) {
     const ls_model *m = pass->model;
     const int64_t experts = m->sizes.experts, each = m->sizes.each;
     const int64_t *kept = moe->kept + m->part.tensor_rank * experts;
@@ -99,14 +106,18 @@ static void assign_slots(const ls_pass *pass, const ls_moe_acts *moe) {
         next[e] = slots;
         end[e] = slots += kept[e];
     }
-    for (int64_t i = 0; i < own_of(pass).rows * each; i++) {
-        const int32_t e = moe->chosen[i];
-        moe->slots[i] = -1;
+    int32_t *slot = m->moe_host.slots, *slot_rows = m->moe_host.slot_rows;
+    const int64_t choices = own_of(pass).rows * each;
+    for (int64_t i = 0; i < choices; i++) {
+        const int32_t e = m->moe_host.chosen[i];
+        slot[i] = -1;
         if (next[e] < end[e]) {
-            moe->slots[i] = (int32_t)next[e]++;
-            moe->slot_rows[moe->slots[i]] = (int32_t)(i / each);
+            slot[i] = (int32_t)next[e]++;
+            slot_rows[slot[i]] = (int32_t)(i / each);
         }
     }
+    LS_TRY(upload_ids(m, moe->slots, slot, choices));
+    return upload_ids(m, moe->slot_rows, slot_rows, slots);
 }
 
 /* Choices that `from` keeps of the experts of `owner`. */
@@ -135,7 +146,7 @@ static int64_t sent_slots(const ls_model *m, const ls_moe_acts *moe) {
 }
 
 /* Rows arrive by rank, then expert; experts want them by expert, then rank. */
-static void order_rows(const ls_model *m, const ls_moe_acts *moe) {
+static ls_status order_rows(const ls_model *m, const ls_moe_acts *moe) {
     const int64_t experts = m->sizes.experts;
     const int rank = m->part.tensor_rank, ranks = m->part.tensor_ranks;
     int64_t place = 0;
@@ -147,12 +158,14 @@ static void order_rows(const ls_model *m, const ls_moe_acts *moe) {
                 arrived += moe->kept[r * experts + f];
             }
             for (int64_t i = 0; i < moe->kept[r * experts + e]; i++, place++) {
-                moe->order[place] = (int32_t)(arrived + i);
-                moe->back[arrived + i] = (int32_t)place;
+                m->moe_host.order[place] = (int32_t)(arrived + i);
+                m->moe_host.back[arrived + i] = (int32_t)place;
             }
             before += kept_of(m, moe, r, rank);
         }
     }
+    LS_TRY(upload_ids(m, moe->order, m->moe_host.order, place));
+    return upload_ids(m, moe->back, m->moe_host.back, place);
 }
 
 /* Slots of this rank to rows of its experts' owners, or back. */
@@ -277,9 +290,8 @@ static ls_status route(const ls_pass *pass, int block, const ls_layer_acts *a) {
     const ls_route op = route_op(pass, &a->moe);
     LS_TRY(m->dev->ops->route_forward(m->dev, &op));
     LS_TRY(count_choices(pass, &a->moe));
-    assign_slots(pass, &a->moe);
-    order_rows(m, &a->moe);
-    return LS_OK;
+    LS_TRY(assign_slots(pass, &a->moe));
+    return order_rows(m, &a->moe);
 }
 
 ls_status ls_moe_forward(const ls_pass *pass, int block, const ls_layer_acts *a) {
@@ -325,9 +337,10 @@ static ls_status set_balance(const ls_pass *pass, const ls_moe_acts *moe) {
     const double choices = (double)(pass->rows * m->sizes.each);
     const double scale = pass->loss_scale * m->options.config->balance_loss * experts / choices;
     for (int64_t e = 0; e < m->sizes.experts; e++) {
-        ls_store(m->dev->acc, m->moe_balance, e, scale * (double)moe->wanted[e]);
+        ls_store(m->dev->acc, m->moe_host.balance, e, scale * (double)moe->wanted[e]);
     }
-    return LS_OK;
+    return m->dev->ops->upload(m->dev, m->moe_balance, m->moe_host.balance,
+                               (size_t)m->sizes.experts * ls_dtype_bytes(m->dev->acc));
 }
 
 /* dx [r,C] += the router's part, and the gradient of its weight, which is a sum over the ranks. */
@@ -370,7 +383,7 @@ static ls_status router_backward(const ls_pass *pass, int block, const ls_layer_
     if (!m->tensor) {
         return LS_OK;
     }
-    LS_TRY(m->tensor->ops->all_reduce(m->tensor, m->moe_router_grad, experts * c, acc, LS_SUM));
+    LS_TRY(ls_comm_all_reduce_by_start(m->tensor, m->moe_router_grad, experts * c, acc, LS_SUM));
     return m->dev->ops->add(m->dev, acc, experts * c, m->moe_router_grad, dw);
 }
 

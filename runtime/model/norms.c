@@ -55,8 +55,8 @@ ls_status ls_norm_grads_sum(const ls_pass *pass, int block, const ls_row *weight
     if (!m->sequence) {
         return LS_OK;
     }
-    LS_TRY(m->tensor->ops->all_reduce(m->tensor, m->norm_grads, 2 * count * channels, m->dev->acc,
-                                      LS_SUM));
+    LS_TRY(ls_comm_all_reduce_by_start(m->tensor, m->norm_grads, 2 * count * channels, m->dev->acc,
+                                       LS_SUM));
     for (int i = 0; i < count; i++) {
         for (int bias = 0; bias < 2; bias++) {
             void *grad = ls_gradient(pass, block, (ls_row)(weights[i] + bias));

@@ -56,6 +56,7 @@ static ls_status forward_to_head(ls_pass *pass) {
     return LS_OK;
 }
 
+/* *loss_sum: device memory. */
 static ls_status head_and_losses(ls_pass *pass, double *loss_sum) {
     ls_model *m = pass->model;
     LS_TRY(ls_block_begin(pass, m->blocks - 1));
@@ -145,15 +146,10 @@ ls_status ls_model_backward(ls_model *m, int slot, double loss_scale, const void
         return LS_FAIL(LS_E_SHAPE, "backward without a place for the gradients");
     }
     pass.slot->forwarded = false;
-    double sum = 0.0;
     if (ls_has_head(m)) {
-        LS_TRY(head_and_losses(&pass, &sum));
+        LS_TRY(head_and_losses(&pass, loss_sum ? loss_sum : m->loss_sum));
     }
-    LS_TRY(backward_blocks(&pass));
-    if (loss_sum) {
-        *loss_sum = sum;
-    }
-    return LS_OK;
+    return backward_blocks(&pass);
 }
 
 ls_status ls_model_forward_backward(ls_model *m, const int32_t *tokens, const int32_t *targets,
@@ -176,7 +172,8 @@ ls_status ls_model_evaluate(ls_model *m, const int32_t *tokens, const int32_t *t
     LS_TRY(load_batch(&pass, tokens, targets));
     LS_TRY(forward_to_head(&pass));
     if (ls_has_head(m)) {
-        return head_and_losses(&pass, loss_sum);
+        LS_TRY(head_and_losses(&pass, m->loss_sum));
+        return m->dev->ops->download(m->dev, loss_sum, m->loss_sum, sizeof *loss_sum);
     }
     if (loss_sum) {
         *loss_sum = 0.0;

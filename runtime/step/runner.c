@@ -6,13 +6,17 @@
 
 #include <stdlib.h>
 
+static ls_status take(ls_runner *r, size_t bytes, void **memory) {
+    r->bytes += bytes;
+    *memory = NULL;
+    return r->planning ? LS_OK : r->options.dev->ops->alloc(r->options.dev, bytes, memory);
+}
+
 static ls_status take_ring(ls_runner *r, runner_ring *ring, int entries) {
+    void *memory;
     ring->entries = entries;
     LS_TRY(ls_calloc((size_t)entries, sizeof *ring->requests, &ring->requests));
-    const size_t bytes = (size_t)entries * r->options.boundary_bytes;
-    r->bytes += bytes;
-    void *memory = NULL;
-    LS_TRY(r->planning ? LS_OK : r->options.dev->ops->alloc(r->options.dev, bytes, &memory));
+    LS_TRY(take(r, (size_t)entries * r->options.boundary_bytes, &memory));
     ring->memory = memory;
     return LS_OK;
 }
@@ -44,6 +48,9 @@ static ls_status build(ls_runner *r) {
     if (o->micros > 0) {
         const ls_pipe_shape shape = {.ranks = r->ranks, .parts = o->parts, .micros = o->micros};
         r->pass_count = ls_pipeline_passes(&shape);
+        void *losses;
+        LS_TRY(take(r, (size_t)o->micros * sizeof *r->losses, &losses));
+        r->losses = losses;
         LS_TRY(ls_calloc((size_t)r->pass_count, sizeof *r->passes, &r->passes));
         LS_TRY(ls_pipeline_schedule(&shape, r->rank, r->passes));
         for (int p = 0; p < o->parts; p++) {
@@ -79,9 +86,11 @@ ls_status ls_runner_create(const ls_runner_options *options, ls_runner **runner)
     ls_comm *pipeline = options->pipeline;
     if (pipeline) {
         LS_TRY_GOTO(ls_comm_agree(pipeline, status), failed);
-        for (int way = 0; way < 2; way++) {
-            LS_TRY_GOTO(pipeline->ops->duplicate(pipeline, &r->way[way]), failed);
-            ls_comm_name_group(r->way[way], way ? "pipeline.backward" : "pipeline.forward");
+        r->lanes = !pipeline->on_device || options->parts == 1 ? 1 : pipeline->size % 2 ? 3 : 2;
+        for (int i = 0; i < 2 * r->lanes; i++) {
+            ls_comm **way = &r->way[i % 2][i / 2];
+            LS_TRY_GOTO(pipeline->ops->duplicate(pipeline, way), failed);
+            ls_comm_name_group(*way, i % 2 ? "pipeline.backward" : "pipeline.forward");
         }
     }
     if (status == LS_OK) {
@@ -110,9 +119,14 @@ void ls_runner_destroy(ls_runner *r) {
     release_ring(r, &r->dx);
     for (int way = 0; way < 2; way++) {
         release_ring(r, &r->sends[way]);
-        if (r->way[way]) {
-            r->way[way]->ops->destroy(r->way[way]);
+        for (int lane = 0; lane < r->lanes; lane++) {
+            if (r->way[way][lane]) {
+                r->way[way][lane]->ops->destroy(r->way[way][lane]);
+            }
         }
+    }
+    if (r->losses) {
+        r->options.dev->ops->free(r->options.dev, r->losses);
     }
     free(r->inputs);
     free(r->alive);
@@ -129,10 +143,17 @@ static int neighbour(const ls_runner *r, int distance) {
     return (r->rank + distance + r->ranks) % r->ranks;
 }
 
-static ls_status finish(ls_runner *r, bool backward, ls_comm_request **request) {
+/* For what `sender` sends: neighbours in the ring of ranks have different ones. */
+static ls_comm *way_of(const ls_runner *r, bool backward, int sender) {
+    const int lane = r->lanes == 3 && sender == r->ranks - 1 ? 2 : sender % 2;
+    return r->way[backward][r->lanes == 1 ? 0 : lane];
+}
+
+static ls_status finish(ls_runner *r, bool backward, int sender, ls_comm_request **request) {
+    ls_comm *way = way_of(r, backward, sender);
     if (*request) {
         const uint64_t start_ns = ls_clock_ns();
-        LS_TRY(r->way[backward]->ops->wait(r->way[backward], *request));
+        LS_TRY(way->ops->wait(way, *request));
         *request = NULL;
         r->comm_ns += ls_clock_ns() - start_ns;
     }
@@ -140,11 +161,12 @@ static ls_status finish(ls_runner *r, bool backward, ls_comm_request **request) 
 }
 
 ls_status ls_runner_receive(ls_runner *r, bool backward, runner_ring *ring, int64_t index) {
-    ls_comm *comm = r->way[backward];
+    const int sender = neighbour(r, backward ? 1 : -1);
+    ls_comm *comm = way_of(r, backward, sender);
     const int64_t entry = index % ring->entries, bytes = (int64_t)r->options.boundary_bytes;
     const uint64_t start_ns = ls_clock_ns();
-    LS_TRY(comm->ops->recv_start(comm, ring->memory + entry * bytes, bytes,
-                                 neighbour(r, backward ? 1 : -1), &ring->requests[entry]));
+    LS_TRY(comm->ops->recv_start(comm, ring->memory + entry * bytes, bytes, sender,
+                                 &ring->requests[entry]));
     r->comm_ns += ls_clock_ns() - start_ns;
     return LS_OK;
 }
@@ -153,19 +175,19 @@ ls_status ls_runner_await(ls_runner *r, bool backward, runner_ring *ring, int64_
                           void **message) {
     const int64_t entry = index % ring->entries;
     *message = ring->memory + entry * (int64_t)r->options.boundary_bytes;
-    return finish(r, backward, &ring->requests[entry]);
+    return finish(r, backward, neighbour(r, backward ? 1 : -1), &ring->requests[entry]);
 }
 
 ls_status ls_runner_prepare(ls_runner *r, bool backward, void **message) {
     runner_ring *ring = &r->sends[backward];
     const int64_t entry = ring->used % ring->entries;
     *message = ring->memory + entry * (int64_t)r->options.boundary_bytes;
-    return finish(r, backward, &ring->requests[entry]);
+    return finish(r, backward, r->rank, &ring->requests[entry]);
 }
 
 ls_status ls_runner_send(ls_runner *r, bool backward) {
     runner_ring *ring = &r->sends[backward];
-    ls_comm *comm = r->way[backward];
+    ls_comm *comm = way_of(r, backward, r->rank);
     const int64_t entry = ring->used++ % ring->entries, bytes = (int64_t)r->options.boundary_bytes;
     const uint64_t start_ns = ls_clock_ns();
     LS_TRY(comm->ops->send_start(comm, ring->memory + entry * bytes, bytes,
@@ -177,7 +199,7 @@ ls_status ls_runner_send(ls_runner *r, bool backward) {
 ls_status ls_runner_drain(ls_runner *r) {
     for (int way = 0; way < 2; way++) {
         for (int i = 0; i < r->sends[way].entries; i++) {
-            LS_TRY(finish(r, way == 1, &r->sends[way].requests[i]));
+            LS_TRY(finish(r, way == 1, r->rank, &r->sends[way].requests[i]));
         }
     }
     return LS_OK;

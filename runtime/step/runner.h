@@ -1,7 +1,9 @@
 /* Hand-over between pipeline stages, for the files of this room.
  *
  * Stage v P + p is part v of rank p. Forward goes to the next stage, backward to the one before;
- * each has a communicator of its own, so that neither has to wait for the other. A message is
+ * each has a communicator of its own, so that neither has to wait for the other. On a device, where
+ * the messages of a communicator go one after the other, a rank with several parts also sends by
+ * another one than it receives by. A message is
  * awaited in memory of its own, asked for one pass ahead; what is sent stays in a ring until it has
  * left. */
 #ifndef LS_STEP_RUNNER_H
@@ -26,7 +28,9 @@ struct ls_runner {
     ls_pipe_pass *passes;
     int64_t pass_count;
     int *alive;           /* [parts] */
-    ls_comm *way[2];      /* forward, backward */
+    double *losses;       /* [micros] of a step; device memory, zeros but on the last stage */
+    ls_comm *way[2][3];   /* forward, backward; of the messages that a rank sends: see way_of */
+    int lanes;            /* of each */
     runner_ring *inputs;  /* [parts]: x_in, until backward is done; one more than alive */
     runner_ring dx;       /* gradients that arrive */
     runner_ring sends[2]; /* forward, backward */

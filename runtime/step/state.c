@@ -21,11 +21,7 @@ static ls_status check_options(const ls_state_options *o) {
                        "shard, and the ranks are a multiple of the shards",
                        o->zero, o->shards, o->data->size);
     }
-    if (!o->dev->host_memory) {
-        return LS_FAIL(LS_E_UNSUPPORTED, "training state in the memory of device '%s'",
-                       o->dev->describe);
-    }
-    return LS_OK;
+    return ls_reducer_check_memory(o->data, o->dev);
 }
 
 /* Does a block of the partition begin at this row? Where a tied embedding has a twin on another

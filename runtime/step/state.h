@@ -22,16 +22,16 @@ typedef struct ls_state ls_state;
 
 typedef struct ls_state_options {
     const ls_config_model *config; /* borrowed, as all below */
-    ls_device *dev;                /* host_memory */
-    ls_dtype dtype;                /* of activations and copies; dev->acc: no copies */
-    const ls_model_part *parts;    /* read by create */
+    ls_device *dev;
+    ls_dtype dtype;             /* of activations and copies; dev->acc: no copies */
+    const ls_model_part *parts; /* read by create */
     int part_count;
     int zero;
     ls_reduction reduction;
     int64_t rank_micros;  /* micro-batches of this rank in a global batch */
     int64_t bucket_bytes; /* of gradients sent together */
-    /* The ranks that hold the same parts: rank r keeps shard r mod shards. For ls_state_plan only
-     * rank and size are read. */
+    /* The ranks that hold the same parts, for the device's memory: rank r keeps shard r mod shards.
+     * For ls_state_plan only rank, size and on_device are read. */
     ls_comm *data;
     int shards; /* 1 with zero 0 */
     /* The pipeline's ranks, when its first and its last hold a tied embedding each; NULL: none or

@@ -178,7 +178,8 @@ static ls_status share_vectors(ls_state *s) {
             s->offsets[v->shard] = place;
         }
         if (v->shard == s->shard) {
-            memcpy(s->packed + place, ls_state_master_at(s, v->elem), (size_t)bytes);
+            LS_TRY(s->dev->ops->copy(s->dev, s->packed + place, ls_state_master_at(s, v->elem),
+                                     (size_t)bytes));
         }
         s->counts[v->shard] += bytes;
         place += bytes;
@@ -192,7 +193,8 @@ static ls_status share_vectors(ls_state *s) {
     for (int i = 0; i < s->vector_part_count; i++) {
         const state_vector *v = &s->vector_parts[i];
         const size_t bytes = (size_t)v->elems * s->acc_bytes;
-        memcpy(s->vectors + v->place * (int64_t)s->acc_bytes, from, bytes);
+        LS_TRY(
+            s->dev->ops->copy(s->dev, s->vectors + v->place * (int64_t)s->acc_bytes, from, bytes));
         from += bytes;
     }
     return LS_OK;
@@ -293,9 +295,10 @@ static ls_status load_window(ls_state *s, state_window *w, int block) {
         const ls_param *v = &s->params[i];
         if (!v->matrix && v->offset >= b->range.first &&
             v->offset < b->range.first + b->range.elems) {
-            memcpy(ls_state_at(w->masters, v->offset - b->range.first, s->acc_bytes),
-                   s->vectors + s->vector_places[i] * (int64_t)s->acc_bytes,
-                   (size_t)v->elems * s->acc_bytes);
+            LS_TRY(s->dev->ops->copy(
+                s->dev, ls_state_at(w->masters, v->offset - b->range.first, s->acc_bytes),
+                s->vectors + s->vector_places[i] * (int64_t)s->acc_bytes,
+                (size_t)v->elems * s->acc_bytes));
         }
     }
     return LS_OK;

@@ -58,8 +58,12 @@ ls_status ls_state_add_tied(ls_state *s) {
         const int64_t bytes = slice.elems * (int64_t)s->acc_bytes;
         void *own = ls_state_at(s->grads, at, s->acc_bytes);
         ls_comm_request *requests[2];
-        LS_TRY(comm->ops->recv_start(comm, s->twin, bytes, other, &requests[0]));
-        LS_TRY(comm->ops->send_start(comm, own, bytes, other, &requests[1]));
+        /* On a device messages go one after the other: one sends first, the other receives. */
+        for (int i = 0; i < 2; i++) {
+            const bool sends = (i == 0) == (comm->rank == 0);
+            LS_TRY(sends ? comm->ops->send_start(comm, own, bytes, other, &requests[i])
+                         : comm->ops->recv_start(comm, s->twin, bytes, other, &requests[i]));
+        }
         LS_TRY(comm->ops->wait(comm, requests[0]));
         LS_TRY(comm->ops->wait(comm, requests[1]));
         LS_TRY(s->dev->ops->add(s->dev, s->dev->acc, slice.elems, s->twin, own));

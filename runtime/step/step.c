@@ -60,7 +60,7 @@ static ls_status backward(work *w, const ls_pipe_pass *p) {
     LS_TRY(first ? LS_OK : ls_runner_prepare(r, true, &dx_in));
     LS_TRY(ls_state_micro_begin(state, p->part, p->micro));
     LS_TRY(ls_model_backward(r->models[p->part], (int)(p->micro % r->alive[p->part]), w->loss_scale,
-                             dx_out, dx_in, NULL, last ? &w->losses[p->micro] : NULL));
+                             dx_out, dx_in, NULL, last ? &r->losses[p->micro] : NULL));
     LS_TRY(first ? LS_OK : ls_runner_send(r, true));
     return ls_state_micro_end(state, p->part);
 }
@@ -126,6 +126,8 @@ static ls_status run(work *w) {
     LS_TRY(run_passes(w));
     ls_flight_mark(LS_FLIGHT_GRADIENTS, -1);
     LS_TRY(ls_state_finish(state));
+    LS_TRY(r->options.dev->ops->download(r->options.dev, w->losses, r->losses,
+                                         (size_t)r->options.micros * sizeof *w->losses));
     const uint64_t sum_ns = ls_clock_ns();
     LS_TRY(sum_losses(w, &total));
     const uint64_t end_ns = ls_clock_ns();

@@ -154,7 +154,8 @@ static void test_same_bytes(void) {
     ls_ckpt_saver_destroy(saver);
 }
 
-static ls_status fetch(void *context, void *host, const void *data, size_t bytes) {
+static ls_status fetch(void *context, int index, void *host, const void *data, size_t bytes) {
+    (void)index;
     (void)context;
     for (size_t i = 0; i < bytes; i++) { /* a device whose memory has every byte inverted */
         ((uint8_t *)host)[i] = (uint8_t) ~((const uint8_t *)data)[i];

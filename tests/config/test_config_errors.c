@@ -20,7 +20,8 @@ static void test_yaml(void) {
          "t.yaml:1: unknown section 'hyperparameters'; the sections are run, model, data, "
          "parallel, recompute, batch, optim, schedule, numerics, checkpoint, eval, metrics, cost, "
          "faults"},
-        {"run: {every: 3}\n", "the keys of 'run' are name, dir, seed, steps, tokens, threads"},
+        {"run: {every: 3}\n",
+         "the keys of 'run' are name, dir, seed, steps, tokens, device, threads"},
         /* duplicates */
         {"run:\n  steps: 4\n  seed: 1\n  steps: 5\n",
          "t.yaml:4: 'run.steps' was given before, on line 2; keep one of them"},

@@ -76,7 +76,7 @@ static void test_reductions(void) {
                                          &request));
         CHECK_OK(comm->ops->wait(comm, request));
         check_reduced(y, (ls_reduce)op, 0, ELEMS);
-        CHECK_OK(comm->ops->all_reduce(comm, x, ELEMS, LS_F32, (ls_reduce)op));
+        CHECK_OK(ls_comm_all_reduce_by_start(comm, x, ELEMS, LS_F32, (ls_reduce)op));
         check_reduced(x, (ls_reduce)op, 0, ELEMS);
         comm->ops->give_back(comm, x);
         comm->ops->give_back(comm, y);
@@ -215,6 +215,29 @@ static void mismatch(void) {
     CHECK_OK(comm->ops->all_reduce_start(comm, x, x, comm->rank == 0 ? 10 : 11, LS_F32, LS_SUM,
                                          &request));
     CHECK_OK(comm->ops->wait(comm, request));
+    CHECK_OK(dev->ops->sync(dev));
+}
+
+/* What is not started is for the host's memory, and beside what is under way on the GPU. */
+static void test_host(void) {
+    int64_t sum = comm->rank + 1, all[64] = {0};
+    char word[4] = "";
+    ls_comm_request *request;
+    float *x = filled(ELEMS);
+    CHECK(comm->on_device && comm->host_side->size == comm->size);
+    CHECK_OK(comm->ops->all_reduce_start(comm, x, x, ELEMS, LS_F32, LS_SUM, &request));
+    CHECK_OK(comm->ops->all_gather(comm, &sum, all, sizeof sum));
+    CHECK_OK(comm->ops->all_reduce(comm, &sum, 1, LS_I64, LS_SUM));
+    if (comm->rank == 0) {
+        memcpy(word, "all", sizeof word);
+    }
+    CHECK_OK(comm->ops->broadcast(comm, word, sizeof word, 0));
+    CHECK_STR(word, "all");
+    CHECK_INT(sum, comm->size * (comm->size + 1) / 2);
+    CHECK_INT(all[comm->size - 1], comm->size);
+    CHECK_OK(comm->ops->wait(comm, request));
+    check_reduced(x, LS_SUM, 0, ELEMS);
+    comm->ops->give_back(comm, x);
 }
 
 int main(int argc, char **argv) {
@@ -236,6 +259,7 @@ int main(int argc, char **argv) {
         test_scatter_and_gather();
         test_exchange();
         test_order();
+        test_host();
         test_groups();
         test_refusals();
         CHECK_OK(comm->ops->barrier(comm));

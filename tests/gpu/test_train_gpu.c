@@ -41,7 +41,7 @@ static const ls_config_model llama = {.family = LS_FAMILY_LLAMA3,
 typedef struct trainer {
     ls_device *dev;
     ls_model *model;
-    void *grads, *m, *v;
+    void *grads, *m, *v, *loss;
     int64_t elems, batch;
 } trainer;
 
@@ -61,6 +61,7 @@ static void trainer_init(trainer *t, ls_device *dev, const ls_config_model *conf
     CHECK_OK(dev->ops->alloc(dev, bytes, &t->grads));
     CHECK_OK(dev->ops->alloc(dev, bytes, &t->m));
     CHECK_OK(dev->ops->alloc(dev, bytes, &t->v));
+    CHECK_OK(dev->ops->alloc(dev, sizeof(double), &t->loss));
 }
 
 static void trainer_release(trainer *t) {
@@ -68,6 +69,7 @@ static void trainer_release(trainer *t) {
     t->dev->ops->free(t->dev, t->grads);
     t->dev->ops->free(t->dev, t->m);
     t->dev->ops->free(t->dev, t->v);
+    t->dev->ops->free(t->dev, t->loss);
 }
 
 /* Sequences [first, first + batch) of step's batch: a walk with a pattern that can be learnt. */
@@ -89,7 +91,8 @@ static double gradients(trainer *t, int step, int64_t first) {
     fill_batch(step, first, t->batch, tokens, targets);
     CHECK_OK(t->dev->ops->zero(t->dev, t->grads, (size_t)t->elems * sizeof(float)));
     CHECK_OK(ls_model_forward_backward(t->model, tokens, targets, 1.0 / (BATCH * SEQ), t->grads,
-                                       NULL, NULL, &loss));
+                                       NULL, NULL, t->loss));
+    CHECK_OK(t->dev->ops->download(t->dev, &loss, t->loss, sizeof loss));
     return loss;
 }
 

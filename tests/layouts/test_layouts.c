@@ -3,9 +3,13 @@
  * checkpoint, with the same boxes of one rank's training: parameters and moments of the gradients,
  * and the losses. And what it would save covers each element once.
  *
- * LS_LAYOUTS_RANDOM=N also draws N layouts, from the seed LS_LAYOUTS_SEED. */
+ * LS_LAYOUTS_RANDOM=N also draws N layouts, from the seed LS_LAYOUTS_SEED.
+ *
+ * `test_layouts gpu` trains on GPUs, or on the emulated one where that is linked: a few layouts, or
+ * with LOCKSTEP_TEST_ALL=1 all that are for so many ranks. */
 #include "tests/layouts/layout_cases.h"
 
+#include "collectives/nccl/comm_nccl.h"
 #include "launch/train_pieces.h"
 #include "runtime/base/arena.h"
 #include "runtime/base/file.h"
@@ -20,10 +24,14 @@
     "batch.sequences=24 batch.micro=2 numerics.compute=fp32 numerics.bucket_mib=0.05 "             \
     "schedule.kind=constant schedule.warmup_steps=0 optim.lr=1e-2 optim.eps=1e-2"
 
-enum { SEQ = 16, NEAR_STEPS = 3, EXACT_STEPS = 20, MAX_OVERRIDES = 64, WORLD = 8 };
+/* An emulated GPU is slow. */
+#define GPU_BASE " batch.sequences=4 batch.micro=1 model.layers=2"
+
+enum { SEQ = 16, NEAR_STEPS = 3, EXACT_STEPS = 20, GPU_STEPS = 2, MAX_OVERRIDES = 64, WORLD = 8 };
 
 static ls_comm *world;
 static const ls_dataset *data;
+static ls_device *cpu, *gpu; /* gpu NULL: not wanted */
 
 /* What one rank has after training, by the tensors that it would save. */
 typedef struct outcome {
@@ -37,7 +45,8 @@ static ls_status load_config(ls_config *config, model_case model, const char *ov
     char text[1024];
     const char *list[MAX_OVERRIDES];
     int count = 0;
-    snprintf(text, sizeof text, "%s %s %s", BASE, model_overrides[model], overrides);
+    snprintf(text, sizeof text, "%s %s%s %s", BASE, model_overrides[model], gpu ? GPU_BASE : "",
+             overrides);
     for (char *word = strtok(text, " "); word; word = strtok(NULL, " ")) {
         list[count++] = word;
     }
@@ -81,9 +90,11 @@ static ls_status train_steps(outcome *o, int steps) {
     return LS_OK;
 }
 
-static ls_status run(outcome *o, ls_comm *comm, ls_device *dev, model_case model,
+/* fabric: comm, or the same ranks for the memory of a GPU. */
+static ls_status run(outcome *o, ls_comm *comm, ls_comm *fabric, ls_device *dev, model_case model,
                      const char *overrides, int steps) {
     memset(o, 0, sizeof *o);
+    o->train.session.fabric = fabric;
     LS_TRY(load_config(&o->train.config, model, overrides));
     LS_TRY(lay_out(&o->train, comm, dev));
     LS_TRY(ls_train_build(&o->train));
@@ -97,7 +108,7 @@ static ls_status run(outcome *o, ls_comm *comm, ls_device *dev, model_case model
     /* As to be saved, but of everything that is held, so that copies are compared too. */
     LS_TRY(ls_pieces_list(&o->train, false, &o->pieces));
     for (int i = 0; i < o->pieces.count; i++) {
-        ls_pieces_fetch(&o->pieces, i);
+        LS_TRY(ls_pieces_fetch(&o->pieces, i));
     }
     return LS_OK;
 }
@@ -167,44 +178,71 @@ typedef enum case_kind { NEAR, EXACT, EXACT_ADAFACTOR } case_kind;
 static const char *const added_overrides[] = {"", " numerics.reduction=invariant",
                                               " numerics.reduction=invariant optim.name=adafactor"};
 
-/* One rank's training, of each model that has been asked for; every rank computes it. */
-static const outcome *reference(ls_comm *self, ls_device *dev, model_case model, case_kind kind,
-                                int micro) {
+static int steps_of(case_kind kind) {
+    return gpu ? GPU_STEPS : kind == NEAR ? NEAR_STEPS : EXACT_STEPS;
+}
+
+/* One rank's training, of each model that has been asked for; every rank computes it. On a GPU only
+ * what must have the same bits. */
+static const outcome *reference(model_case model, case_kind kind, int micro) {
     enum { MICROS = 13 };
     static outcome *known[3][MODELS][MICROS];
     outcome **o = &known[kind][model][micro];
     if (!*o) {
         char overrides[128];
+        ls_device *dev = gpu && kind != NEAR ? gpu : cpu;
+        ls_comm *self, *fabric;
         snprintf(overrides, sizeof overrides, "batch.micro=%d%s", micro, added_overrides[kind]);
         *o = calloc(1, sizeof **o);
-        CHECK_OK(run(*o, self, dev, model, overrides, kind == NEAR ? NEAR_STEPS : EXACT_STEPS));
+        CHECK_OK(ls_comm_self(&self)); /* both stay, as the outcome does */
+        CHECK_OK(ls_comm_self_on(dev, &fabric));
+        CHECK_OK(run(*o, self, fabric, dev, model, overrides, steps_of(kind)));
     }
     return *o;
 }
 
-static void check_case(const layout_case *c, case_kind kind, ls_comm *self, ls_device *dev) {
-    ls_comm *comm;
+static ls_status open_fabric(ls_comm *comm, ls_comm **fabric) {
+    *fabric = comm;
+    if (!gpu) {
+        return LS_OK;
+    }
+    return comm->size == 1
+               ? ls_comm_self_on(gpu, fabric)
+               : ls_comm_nccl(&(ls_comm_nccl_options){.host = comm, .dev = gpu}, fabric);
+}
+
+static void check_on(const layout_case *c, case_kind kind, ls_comm *comm) {
+    static outcome o;
     char overrides[512];
+    ls_comm *fabric;
+    const int steps = steps_of(kind);
+    CHECK_OK(open_fabric(comm, &fabric));
+    snprintf(overrides, sizeof overrides, "%s%s", c->overrides, added_overrides[kind]);
+    ls_status status = run(&o, comm, fabric, gpu ? gpu : cpu, c->model, overrides, steps);
+    test_checks++;
+    if (status != LS_OK) {
+        TEST_FAIL_("%d ranks with '%s': %s", c->ranks, c->overrides, ls_error_last()->message);
+    } else {
+        const int micro = (int)o.train.config.batch.micro;
+        const double near = c->model == LLAMA_BF16 ? 2e-2 : gpu ? 1e-4 : 1e-5;
+        compare(&o, reference(c->model, kind, micro), c, steps, kind == NEAR ? near : 0.0, comm);
+    }
+    end(&o);
+    if (fabric != comm) {
+        fabric->ops->destroy(fabric);
+    }
+}
+
+static void check_case(const layout_case *c, case_kind kind) {
+    ls_comm *comm;
     CHECK_OK(world->ops->split(world, world->rank < c->ranks ? 0 : 1, &comm));
     if (world->rank < c->ranks) {
-        static outcome o;
-        const int steps = kind == NEAR ? NEAR_STEPS : EXACT_STEPS;
-        snprintf(overrides, sizeof overrides, "%s%s", c->overrides, added_overrides[kind]);
-        ls_status status = run(&o, comm, dev, c->model, overrides, steps);
-        test_checks++;
-        if (status != LS_OK) {
-            TEST_FAIL_("%d ranks with '%s': %s", c->ranks, c->overrides, ls_error_last()->message);
-        } else {
-            const int micro = (int)o.train.config.batch.micro;
-            compare(&o, reference(self, dev, c->model, kind, micro), c, steps,
-                    kind == NEAR ? 1e-5 : 0.0, comm);
-        }
-        end(&o);
+        check_on(c, kind, comm);
     }
     comm->ops->destroy(comm);
 }
 
-static void test_refusals(ls_device *dev) {
+static void test_refusals(void) {
     for (size_t i = 0; i < sizeof refused_cases / sizeof *refused_cases; i++) {
         static ls_train t;
         ls_comm comm = {.size = refused_cases[i].ranks};
@@ -214,7 +252,7 @@ static void test_refusals(ls_device *dev) {
         memset(&t, 0, sizeof t);
         ls_status status = load_config(&t.config, GPT2, overrides);
         if (status == LS_OK) {
-            status = lay_out(&t, &comm, dev);
+            status = lay_out(&t, &comm, cpu);
         }
         CHECK_INT(status, LS_E_CONFIG);
         CHECK_MESSAGE(refused_cases[i].message);
@@ -245,23 +283,23 @@ static bool draw_case(uint64_t seed, uint64_t index, layout_case *c, char *overr
     return c->ranks <= WORLD;
 }
 
-static bool can_work(const layout_case *c, ls_device *dev) {
+static bool can_work(const layout_case *c) {
     static ls_train t;
     ls_comm comm = {.size = c->ranks};
     memset(&t, 0, sizeof t);
     bool works =
-        load_config(&t.config, c->model, c->overrides) == LS_OK && lay_out(&t, &comm, dev) == LS_OK;
+        load_config(&t.config, c->model, c->overrides) == LS_OK && lay_out(&t, &comm, cpu) == LS_OK;
     ls_layout_release(&t.layout);
     return works;
 }
 
-static void test_random(ls_comm *self, ls_device *dev, int wanted, uint64_t seed) {
+static void test_random(int wanted, uint64_t seed) {
     int checked = 0;
     for (uint64_t index = 0; checked < wanted && index < 100 * (uint64_t)wanted; index++) {
         layout_case c;
         char overrides[512];
-        if (draw_case(seed, index, &c, overrides, sizeof overrides) && can_work(&c, dev)) {
-            check_case(&c, NEAR, self, dev);
+        if (draw_case(seed, index, &c, overrides, sizeof overrides) && can_work(&c)) {
+            check_case(&c, NEAR);
             checked++;
         }
     }
@@ -294,43 +332,62 @@ static void make_data(char *dir, size_t size) {
     CHECK_OK(world->ops->broadcast(world, dir, (int64_t)size, 0));
 }
 
-static void test_table(ls_comm *self, ls_device *dev) {
-    for (size_t i = 0; i < sizeof near_cases / sizeof *near_cases; i++) {
-        check_case(&near_cases[i], NEAR, self, dev);
+static void test_table(const layout_case *cases, size_t count, case_kind kind) {
+    for (size_t i = 0; i < count; i++) {
+        if (cases[i].ranks <= world->size) {
+            check_case(&cases[i], kind);
+        }
     }
-    for (size_t i = 0; i < sizeof exact_cases / sizeof *exact_cases; i++) {
-        check_case(&exact_cases[i], EXACT, self, dev);
-    }
-    for (size_t i = 0; i < sizeof exact_adafactor_cases / sizeof *exact_adafactor_cases; i++) {
-        check_case(&exact_adafactor_cases[i], EXACT_ADAFACTOR, self, dev);
+}
+
+#define TABLE(cases, kind) test_table((cases), sizeof(cases) / sizeof *(cases), (kind))
+
+static void test_all(void) {
+    const char *wanted = getenv("LS_LAYOUTS_RANDOM"), *seed = getenv("LS_LAYOUTS_SEED");
+    CHECK_INT(world->size, WORLD);
+    test_refusals();
+    TABLE(near_cases, NEAR);
+    TABLE(exact_cases, EXACT);
+    TABLE(exact_adafactor_cases, EXACT_ADAFACTOR);
+    test_random(wanted ? atoi(wanted) : 6, seed ? strtoull(seed, NULL, 10) : 1);
+}
+
+static void test_gpu(void) {
+    TABLE(gpu_cases, NEAR);
+    TABLE(gpu_exact_cases, EXACT);
+    if (getenv("LOCKSTEP_TEST_ALL")) {
+        TABLE(near_cases, NEAR);
+        TABLE(exact_cases, EXACT);
     }
 }
 
 int main(int argc, char **argv) {
-    ls_comm *self;
-    ls_device *dev;
+    const bool on_gpu = argc > 1 && strcmp(argv[1], "gpu") == 0;
     ls_dataset *dataset;
     char dir[64] = "", out[128];
     CHECK_OK(ls_comm_mpi_init(&argc, &argv, &world));
     ls_error_set_rank(world->rank);
-    CHECK_INT(world->size, WORLD);
-    CHECK_OK(ls_comm_self(&self));
-    CHECK_OK(ls_device_open_cpu(&(ls_device_options){.threads = 1}, &dev));
+    CHECK_OK(ls_device_open_cpu(&(ls_device_options){.threads = 1}, &cpu));
+    if (on_gpu && ls_device_open_cuda(NULL, &gpu) != LS_OK) {
+        printf("skipped: %s\n", ls_error_last()->message);
+        ls_comm_mpi_finalize();
+        return 77;
+    }
     make_data(dir, sizeof dir);
     snprintf(out, sizeof out, "%s/data", dir);
     CHECK_OK(ls_dataset_open(out, LS_SPLIT_TRAIN, SEQ, true, &dataset));
     data = dataset;
-    const char *wanted = getenv("LS_LAYOUTS_RANDOM"), *seed = getenv("LS_LAYOUTS_SEED");
-    test_refusals(dev);
-    test_table(self, dev);
-    test_random(self, dev, wanted ? atoi(wanted) : 6, seed ? strtoull(seed, NULL, 10) : 1);
+    if (gpu) {
+        test_gpu();
+    } else {
+        test_all();
+    }
     ls_dataset_close(dataset);
     CHECK_OK(world->ops->barrier(world));
     if (world->rank == 0) {
         CHECK_OK(ls_dir_remove(dir));
     }
-    dev->ops->close(dev);
-    self->ops->destroy(self);
+    cpu->ops->close(cpu);
     int status = test_end();
     ls_comm_mpi_finalize();
     return status;

@@ -64,6 +64,7 @@ static const ls_device_ops reference_ops = {
     .free = reference_free,
     .upload = reference_copy,
     .download = reference_copy,
+    .copy = reference_copy,
     .zero = reference_zero,
     .sync = reference_sync,
     .gemm = ls_ref_gemm,

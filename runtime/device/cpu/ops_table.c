@@ -10,6 +10,7 @@ const ls_device_ops LS_ISA_NAME(ls_cpu_ops) = {
     .free = ls_cpu_free,
     .upload = ls_cpu_copy,
     .download = ls_cpu_copy,
+    .copy = ls_cpu_copy,
     .zero = ls_cpu_zero,
     .sync = ls_cpu_sync,
     .gemm = ls_cpu_gemm,

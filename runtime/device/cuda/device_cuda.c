@@ -2,6 +2,7 @@
 #include "runtime/device/cuda/device_cuda.h"
 
 #include "runtime/base/arena.h"
+#include "runtime/base/hash.h"
 #include "runtime/base/text.h"
 #include "runtime/device/cuda/memory_cuda.h"
 
@@ -66,6 +67,15 @@ void ls_cuda_free(ls_device *dev, void *memory) {
 ls_status ls_cuda_zero(ls_device *dev, void *memory, size_t bytes) {
     if (bytes > 0) {
         LS_CUDA_TRY(cudaMemsetAsync(memory, 0, bytes, ls_cuda_of(dev)->compute), "filling memory");
+    }
+    return LS_OK;
+}
+
+ls_status ls_cuda_copy(ls_device *dev, void *to, const void *from, size_t bytes) {
+    if (bytes > 0) {
+        LS_CUDA_TRY(
+            cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, ls_cuda_of(dev)->compute),
+            "copying on the device");
     }
     return LS_OK;
 }
@@ -187,6 +197,11 @@ static ls_status describe(ls_cuda_device *cuda) {
     snprintf(cuda->base.describe, sizeof cuda->base.describe, "cuda: %.48s (sm_%d%d), driver %d.%d",
              properties.name, properties.major, properties.minor, driver / 1000,
              driver % 1000 / 10);
+#ifndef LS_EMULATED_DEVICE
+    char place[32];
+    LS_CUDA_TRY(cudaDeviceGetPCIBusId(place, sizeof place, cuda->ordinal), "asking for its place");
+    cuda->base.unit = ls_xxh64(place, strlen(place), 0) | 1;
+#endif
     return LS_OK;
 }
 
@@ -209,6 +224,7 @@ ls_status ls_device_open_cuda(const ls_device_options *options, ls_device **dev)
     ls_cuda_device *cuda;
     LS_TRY(ls_calloc(1, sizeof *cuda, &cuda));
     cuda->base = (ls_device){.ops = &ls_cuda_ops, .acc = LS_F32, .fast_bf16 = true, .threads = 1};
+    cuda->base.threads = options && options->threads > 0 ? options->threads : 1;
     cuda->ordinal = ordinal;
     ls_status status = describe(cuda);
     LS_TRY_GOTO(status, fail);

@@ -5,83 +5,63 @@
  */
 #include "runtime/device/cuda/attention_tile.cuh"
 
-template <class T, int ROWS, int D_MAX>
-__global__ void __launch_bounds__(ROWS * 2) attention_forward_kernel(attention_arguments o) {
-    LS_SHARED_DYNAMIC(T, tiles);
-    constexpr int PAD = tile_of<T>::pad, KEY_PIECES = ROWS / 8, HEAD_PIECES = D_MAX / 8;
-    const int D = (int)o.op.head_dim, ld = o.columns + PAD, ldp = ROWS + PAD;
-    const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-    T *q_tile = tiles, *k_tile = q_tile + ROWS * ld, *v_tile = k_tile + ROWS * ld;
-    T *p_tile = v_tile + ROWS * ld + warp * 16 * ldp; /* of this warp */
-    const int64_t head = blockIdx.y, batch = blockIdx.z;
-    const int64_t kv_head = head / (o.op.heads / o.op.kv_heads);
-    /* The longest rows first: they have the most keys to go over. */
-    const int64_t first = ((int64_t)gridDim.x - 1 - blockIdx.x) * ROWS;
-    const T *q = (const T *)o.op.q + batch * o.op.q_batch + head * D;
-    const T *k = (const T *)o.op.k + batch * o.op.kv_batch + kv_head * D;
-    const T *v = (const T *)o.op.v + batch * o.op.kv_batch + kv_head * D;
-    const int64_t last_row = (first + ROWS < o.op.q_len ? first + ROWS : o.op.q_len) - 1;
-    const int64_t keys = keys_of(o, last_row);
-    const float scale = (float)o.op.scale;
+/* What a warp keeps of its 16 rows while it goes over the keys: of rows g and g + 8 of a lane the
+ * largest score and the sum of exp(score - largest). */
+struct running_softmax {
+    float max[2], sum[2];
+};
 
-    float out[HEAD_PIECES][4], max[2] = {LS_MASKED, LS_MASKED}, sum[2] = {0.0f, 0.0f};
-    clear<HEAD_PIECES>(out);
-    load_tile(q_tile, ld, q, o.op.q_stride, first, o.op.q_len, ROWS, D, o.columns, o.wide);
-    for (int64_t begin = 0; begin < keys; begin += ROWS) {
-        __syncthreads(); /* the tiles before have been read */
-        load_tile(k_tile, ld, k, o.op.kv_stride, begin, o.op.kv_len, ROWS, D, o.columns, o.wide);
-        load_tile(v_tile, ld, v, o.op.kv_stride, begin, o.op.kv_len, ROWS, D, o.columns, o.wide);
-        __syncthreads();
-        float s[KEY_PIECES][4];
-        clear<KEY_PIECES>(s);
-        multiply<true, ROWS>(s, q_tile + warp * 16 * ld, ld, k_tile, ld, ROWS, o.columns);
-        float shrink[2];
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-            const int64_t sees = keys_of(o, first + warp * 16 + g + 8 * half);
-            float largest = max[half];
-#pragma unroll
-            for (int i = 0; i < 2 * KEY_PIECES; i++) {
-                float *x = &s[i / 2][2 * half + i % 2];
-                const int64_t key = begin + i / 2 * 8 + 2 * t + i % 2;
-                *x = key < sees && key < o.op.kv_len ? *x * scale : LS_MASKED;
-                largest = *x > largest ? *x : largest;
-            }
-            largest = quad_max(largest);
-            /* Rows without a finite score so far: exp(x - 0) is 0 for -inf. */
-            const float base = largest == LS_MASKED ? 0.0f : largest;
-            shrink[half] = expf(max[half] - base);
-            max[half] = largest;
-            float part = 0.0f;
-#pragma unroll
-            for (int i = 0; i < 2 * KEY_PIECES; i++) {
-                const float p = expf(s[i / 2][2 * half + i % 2] - base);
-                part += p;
-                p_tile[(g + 8 * half) * ldp + i / 2 * 8 + 2 * t + i % 2] = from_float<T>(p);
-            }
-            sum[half] = sum[half] * shrink[half] + quad_sum(part);
-        }
-        __syncwarp();
-#pragma unroll
-        for (int i = 0; i < HEAD_PIECES; i++) {
-#pragma unroll
-            for (int j = 0; j < 4; j++) {
-                out[i][j] *= shrink[j / 2];
-            }
-        }
-        multiply<false, D_MAX>(out, p_tile, ldp, v_tile, ld, o.columns, ROWS);
-        __syncwarp();
-    }
+/* Scores s [16 x 2 KEY_PIECES] of keys from `begin` on become probabilities relative to the new
+ * largest score, in p_tile; shrink: what is summed of the keys before is multiplied with. */
+template <class T, int KEY_PIECES>
+__device__ __forceinline__ void add_scores(const attention_arguments &o, int64_t first_row,
+                                           int64_t begin, float (*s)[4], T *p_tile, int ldp,
+                                           running_softmax &running, float *shrink) {
+    const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+    const float scale = (float)o.op.scale;
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-        const int64_t row = first + warp * 16 + g + 8 * half;
+        const int64_t sees = keys_of(o, first_row + g + 8 * half);
+        float largest = running.max[half];
+#pragma unroll
+        for (int i = 0; i < 2 * KEY_PIECES; i++) {
+            float *x = &s[i / 2][2 * half + i % 2];
+            const int64_t key = begin + i / 2 * 8 + 2 * t + i % 2;
+            *x = key < sees && key < o.op.kv_len ? *x * scale : LS_MASKED;
+            largest = *x > largest ? *x : largest;
+        }
+        largest = quad_max(largest);
+        /* Rows without a finite score so far: exp(x - 0) is 0 for -inf. */
+        const float base = largest == LS_MASKED ? 0.0f : largest;
+        shrink[half] = expf(running.max[half] - base);
+        running.max[half] = largest;
+        float part = 0.0f;
+#pragma unroll
+        for (int i = 0; i < 2 * KEY_PIECES; i++) {
+            const float p = expf(s[i / 2][2 * half + i % 2] - base);
+            part += p;
+            p_tile[(g + 8 * half) * ldp + i / 2 * 8 + 2 * t + i % 2] = from_float<T>(p);
+        }
+        running.sum[half] = running.sum[half] * shrink[half] + quad_sum(part);
+    }
+}
+
+/* Divides by the sums, merges with what is there over other keys if wanted, writes rows and lse. */
+template <class T, int HEAD_PIECES>
+__device__ __forceinline__ void store_rows(const attention_arguments &o, int64_t first_row,
+                                           const float (*out)[4], const running_softmax &running) {
+    const int D = (int)o.op.head_dim, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+    const int64_t head = blockIdx.y, batch = blockIdx.z;
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        const int64_t row = first_row + g + 8 * half;
         if (row >= o.op.q_len) {
             continue;
         }
         T *to = (T *)o.op.out + batch * o.o_batch + row * o.op.o_stride + head * D;
         float *lse = (float *)o.op.lse + (batch * o.op.heads + head) * o.lse_row + row;
-        const float part = max[half] + logf(sum[half]);
-        float factor = 1.0f / sum[half], both = part, keep = 0.0f;
+        const float part = running.max[half] + logf(running.sum[half]);
+        float factor = 1.0f / running.sum[half], both = part, keep = 0.0f;
         if (o.op.merge) {
             const float old = *lse, most = old > part ? old : part;
             both = logf(expf(old - most) + expf(part - most)) + most;
@@ -101,6 +81,51 @@ __global__ void __launch_bounds__(ROWS * 2) attention_forward_kernel(attention_a
             *lse = both;
         }
     }
+}
+
+template <class T, int ROWS, int D_MAX>
+__global__ void __launch_bounds__(ROWS * 2) attention_forward_kernel(attention_arguments o) {
+    LS_SHARED_DYNAMIC(T, tiles);
+    constexpr int PAD = tile_of<T>::pad, KEY_PIECES = ROWS / 8, HEAD_PIECES = D_MAX / 8;
+    const int D = (int)o.op.head_dim, ld = o.columns + PAD, ldp = ROWS + PAD;
+    const int warp = threadIdx.x / 32;
+    T *q_tile = tiles, *k_tile = q_tile + ROWS * ld, *v_tile = k_tile + ROWS * ld;
+    T *p_tile = v_tile + ROWS * ld + warp * 16 * ldp; /* of this warp */
+    const int64_t head = blockIdx.y, batch = blockIdx.z;
+    const int64_t kv_head = head / (o.op.heads / o.op.kv_heads);
+    /* The longest rows first: they have the most keys to go over. */
+    const int64_t first = ((int64_t)gridDim.x - 1 - blockIdx.x) * ROWS;
+    const T *q = (const T *)o.op.q + batch * o.op.q_batch + head * D;
+    const T *k = (const T *)o.op.k + batch * o.op.kv_batch + kv_head * D;
+    const T *v = (const T *)o.op.v + batch * o.op.kv_batch + kv_head * D;
+    const int64_t last_row = (first + ROWS < o.op.q_len ? first + ROWS : o.op.q_len) - 1;
+    const int64_t keys = keys_of(o, last_row);
+
+    float out[HEAD_PIECES][4];
+    running_softmax running = {{LS_MASKED, LS_MASKED}, {0.0f, 0.0f}};
+    clear<HEAD_PIECES>(out);
+    load_tile(q_tile, ld, q, o.op.q_stride, first, o.op.q_len, ROWS, D, o.columns, o.wide);
+    for (int64_t begin = 0; begin < keys; begin += ROWS) {
+        __syncthreads(); /* the tiles before have been read */
+        load_tile(k_tile, ld, k, o.op.kv_stride, begin, o.op.kv_len, ROWS, D, o.columns, o.wide);
+        load_tile(v_tile, ld, v, o.op.kv_stride, begin, o.op.kv_len, ROWS, D, o.columns, o.wide);
+        __syncthreads();
+        float s[KEY_PIECES][4], shrink[2];
+        clear<KEY_PIECES>(s);
+        multiply<true, ROWS>(s, q_tile + warp * 16 * ld, ld, k_tile, ld, ROWS, o.columns);
+        add_scores<T, KEY_PIECES>(o, first + warp * 16, begin, s, p_tile, ldp, running, shrink);
+        __syncwarp();
+#pragma unroll
+        for (int i = 0; i < HEAD_PIECES; i++) {
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+                out[i][j] *= shrink[j / 2];
+            }
+        }
+        multiply<false, D_MAX>(out, p_tile, ldp, v_tile, ld, o.columns, ROWS);
+        __syncwarp();
+    }
+    store_rows<T, HEAD_PIECES>(o, first + warp * 16, out, running);
 }
 
 template <class T, int ROWS, int D_MAX>

@@ -343,9 +343,8 @@ static ls_status sum(ls_device *dev, int64_t n, const void *x, double *total) {
     ls_cuda_device *cuda = ls_cuda_of(dev);
     void *partial;
     LS_TRY(ls_cuda_scratch(cuda, (size_t)ls_cuda_sum_blocks(n) * sizeof(double), &partial));
-    ls_cuda_launch_sum(cuda->compute, n, x, partial, cuda->sum);
-    LS_TRY(launched("sum"));
-    return ls_cuda_download(dev, total, cuda->sum, sizeof *total);
+    ls_cuda_launch_sum(cuda->compute, n, x, partial, total);
+    return launched("sum");
 }
 
 static ls_status sum_squares(ls_device *dev, int64_t first, int64_t n, const void *x,
@@ -383,6 +382,7 @@ const ls_device_ops ls_cuda_ops = {
     .free = ls_cuda_free,
     .upload = ls_cuda_upload,
     .download = ls_cuda_download,
+    .copy = ls_cuda_copy,
     .zero = ls_cuda_zero,
     .sync = ls_cuda_sync,
     .gemm = ls_cuda_gemm_run,

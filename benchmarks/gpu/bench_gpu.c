@@ -1,0 +1,300 @@
+/* The GPU device beside its floors, all in one run: operations that move memory beside a copy,
+ * matrix products beside cuBLASLt called directly, attention beside the largest product's rate.
+ *
+ *   bench_gpu [repeats]     repeats 0: tiny sizes, once, to see that it works */
+#include "runtime/base/clock.h"
+#include "runtime/device/cuda/device_cuda.h"
+#include "runtime/device/device.h"
+
+#include <cublasLt.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+typedef struct bench {
+    ls_device *dev;
+    int repeats;
+    bool tiny;
+    char *memory; /* for all operands, `bytes` large */
+    size_t bytes;
+    double copy_gb_s, gemm_tflop_s;
+} bench;
+
+static void check(ls_status status) {
+    if (status != LS_OK) {
+        fprintf(stderr, "bench_gpu: %s\n", ls_error_last()->message);
+        exit(3);
+    }
+}
+
+/* The i-th operand: parts of the memory, far enough from each other. */
+static void *operand(const bench *b, int i) {
+    return b->memory + (size_t)i * (b->bytes / 8);
+}
+
+typedef ls_status (*run_fn)(const bench *b, void *context);
+
+/* Seconds of one call: the median of three batches of `repeats` calls, after one to warm up. */
+static double seconds_of(const bench *b, run_fn run, void *context) {
+    double times[3];
+    check(run(b, context));
+    check(b->dev->ops->sync(b->dev));
+    for (int i = 0; i < 3; i++) {
+        const uint64_t start_ns = ls_clock_ns();
+        for (int r = 0; r < b->repeats; r++) {
+            check(run(b, context));
+        }
+        check(b->dev->ops->sync(b->dev));
+        times[i] = 1e-9 * (double)(ls_clock_ns() - start_ns) / b->repeats;
+    }
+    const double low = times[0] < times[1] ? times[0] : times[1];
+    const double high = times[0] < times[1] ? times[1] : times[0];
+    return times[2] < low ? low : times[2] > high ? high : times[2];
+}
+
+/* Memory */
+
+static ls_status run_copy(const bench *b, void *context) {
+    return b->dev->ops->copy(b->dev, operand(b, 0), operand(b, 4), *(const size_t *)context);
+}
+
+static void show_memory(const bench *b, const char *name, double bytes, double seconds) {
+    const double gb_s = 1e-9 * bytes / seconds;
+    printf("%-28s %9.1f GB/s   %5.1f %% of the copy\n", name, gb_s, 100.0 * gb_s / b->copy_gb_s);
+}
+
+static ls_status run_norm(const bench *b, void *context) {
+    return b->dev->ops->norm_forward(b->dev, context);
+}
+
+static ls_status run_norm_backward(const bench *b, void *context) {
+    return b->dev->ops->norm_backward(b->dev, context);
+}
+
+static ls_status run_gelu(const bench *b, void *context) {
+    return b->dev->ops->gelu_forward(b->dev, context);
+}
+
+static ls_status run_swiglu(const bench *b, void *context) {
+    return b->dev->ops->swiglu_forward(b->dev, context);
+}
+
+static ls_status run_adamw(const bench *b, void *context) {
+    return b->dev->ops->adamw(b->dev, context);
+}
+
+static void bench_memory(bench *b) {
+    const size_t bytes = b->bytes / 8;
+    const int64_t channels = b->tiny ? 64 : 1600, rows = (int64_t)(bytes / 8) / channels;
+    const double matrix = 2.0 * (double)(rows * channels); /* bytes of a bf16 matrix */
+    b->copy_gb_s = 2e-9 * (double)bytes / seconds_of(b, run_copy, &(size_t){bytes});
+    printf("%-28s %9.1f GB/s\n", "copy, read and written", b->copy_gb_s);
+    ls_norm norm = {.kind = LS_LAYERNORM,
+                    .dtype = LS_BF16,
+                    .rows = rows,
+                    .channels = channels,
+                    .eps = 1e-5,
+                    .x = operand(b, 0),
+                    .y = operand(b, 1),
+                    .w = operand(b, 2),
+                    .b = operand(b, 3),
+                    .mean = operand(b, 4),
+                    .rstd = operand(b, 5)};
+    show_memory(b, "LayerNorm forward", 2 * matrix, seconds_of(b, run_norm, &norm));
+    norm.dy = operand(b, 1);
+    norm.dx = operand(b, 6);
+    norm.dw = operand(b, 7);
+    norm.db = (float *)operand(b, 7) + channels;
+    show_memory(b, "LayerNorm backward", 3 * matrix, seconds_of(b, run_norm_backward, &norm));
+    ls_gelu gelu = {.dtype = LS_BF16, .n = rows * channels, .x = operand(b, 0), .y = operand(b, 1)};
+    show_memory(b, "GELU forward", 2 * matrix, seconds_of(b, run_gelu, &gelu));
+    ls_swiglu swiglu = {.dtype = LS_BF16,
+                        .rows = rows / 2,
+                        .ffn = channels,
+                        .x = operand(b, 0),
+                        .y = operand(b, 1)};
+    show_memory(b, "SwiGLU forward", 1.5 * matrix, seconds_of(b, run_swiglu, &swiglu));
+    ls_adamw adamw = {.n = rows * channels,
+                      .t = 1,
+                      .lr = 1e-6,
+                      .beta1 = 0.9,
+                      .beta2 = 0.95,
+                      .eps = 1e-8,
+                      .grad_scale = 1.0,
+                      .p = operand(b, 0),
+                      .m = operand(b, 1),
+                      .v = operand(b, 2),
+                      .grad = operand(b, 3),
+                      .copy_dtype = LS_BF16,
+                      .copy = operand(b, 4)};
+    show_memory(b, "AdamW with bf16 copy", 15 * matrix, seconds_of(b, run_adamw, &adamw));
+}
+
+/* Products: C [m, n] = A [m, k] B [n, k]^T, bf16 in and out, as forward makes them. */
+
+typedef struct product {
+    const char *name;
+    int64_t m, n, k;
+    cublasLtHandle_t handle;
+    cublasLtMatmulDesc_t description;
+    cublasLtMatrixLayout_t a, b, c;
+    cublasLtMatmulAlgo_t algorithm;
+} product;
+
+static void check_blas(cublasStatus_t status) {
+    if (status != CUBLAS_STATUS_SUCCESS) {
+        fprintf(stderr, "bench_gpu: cuBLASLt: %s\n", cublasLtGetStatusName(status));
+        exit(3);
+    }
+}
+
+static ls_status run_product(const bench *b, void *context) {
+    const product *p = context;
+    return b->dev->ops->gemm(b->dev, &(ls_gemm){.dtype = LS_BF16,
+                                                .c_dtype = LS_BF16,
+                                                .trans_b = true,
+                                                .m = p->m,
+                                                .n = p->n,
+                                                .k = p->k,
+                                                .a = operand(b, 0),
+                                                .lda = p->k,
+                                                .b = operand(b, 2),
+                                                .ldb = p->k,
+                                                .c = operand(b, 4),
+                                                .ldc = p->n});
+}
+
+/* By columns, as in gemm_cublaslt.c: C^T = B A^T. */
+static ls_status run_direct(const bench *b, void *context) {
+    const product *p = context;
+    const float one = 1.0f, zero = 0.0f;
+    check_blas(cublasLtMatmul(p->handle, p->description, &one, operand(b, 2), p->a, operand(b, 0),
+                              p->b, &zero, operand(b, 4), p->c, operand(b, 4), p->c, &p->algorithm,
+                              operand(b, 6), b->bytes / 8, ls_cuda_of(b->dev)->compute));
+    return LS_OK;
+}
+
+static void prepare_direct(const bench *b, product *p) {
+    const cublasOperation_t turned = CUBLAS_OP_T, plain = CUBLAS_OP_N;
+    const size_t workspace = b->bytes / 8;
+    cublasLtMatmulPreference_t wish;
+    cublasLtMatmulHeuristicResult_t found;
+    int count = 0;
+    check_blas(cublasLtMatmulDescCreate(&p->description, CUBLAS_COMPUTE_32F, CUDA_R_32F));
+    check_blas(cublasLtMatmulDescSetAttribute(p->description, CUBLASLT_MATMUL_DESC_TRANSA, &turned,
+                                              sizeof turned));
+    check_blas(cublasLtMatmulDescSetAttribute(p->description, CUBLASLT_MATMUL_DESC_TRANSB, &plain,
+                                              sizeof plain));
+    check_blas(
+        cublasLtMatrixLayoutCreate(&p->a, CUDA_R_16BF, (uint64_t)p->k, (uint64_t)p->n, p->k));
+    check_blas(
+        cublasLtMatrixLayoutCreate(&p->b, CUDA_R_16BF, (uint64_t)p->k, (uint64_t)p->m, p->k));
+    check_blas(
+        cublasLtMatrixLayoutCreate(&p->c, CUDA_R_16BF, (uint64_t)p->n, (uint64_t)p->m, p->n));
+    check_blas(cublasLtMatmulPreferenceCreate(&wish));
+    check_blas(cublasLtMatmulPreferenceSetAttribute(wish, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+                                                    &workspace, sizeof workspace));
+    check_blas(cublasLtMatmulAlgoGetHeuristic(p->handle, p->description, p->a, p->b, p->c, p->c,
+                                              wish, 1, &found, &count));
+    check_blas(count > 0 ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_SUPPORTED);
+    p->algorithm = found.algo;
+    cublasLtMatmulPreferenceDestroy(wish);
+}
+
+static void release_direct(product *p) {
+    cublasLtMatrixLayoutDestroy(p->a);
+    cublasLtMatrixLayoutDestroy(p->b);
+    cublasLtMatrixLayoutDestroy(p->c);
+    cublasLtMatmulDescDestroy(p->description);
+}
+
+static void bench_products(bench *b) {
+    product products[] = {{.name = "8192^3", .m = 8192, .n = 8192, .k = 8192},
+                          {.name = "124M qkv", .m = 16384, .n = 2304, .k = 768},
+                          {.name = "124M up", .m = 16384, .n = 3072, .k = 768},
+                          {.name = "124M down", .m = 16384, .n = 768, .k = 3072},
+                          {.name = "1558M qkv", .m = 8192, .n = 4800, .k = 1600},
+                          {.name = "1558M up", .m = 8192, .n = 6400, .k = 1600},
+                          {.name = "1558M down", .m = 8192, .n = 1600, .k = 6400}};
+    cublasLtHandle_t handle;
+    check_blas(cublasLtCreate(&handle));
+    for (size_t i = 0; i < sizeof products / sizeof *products; i++) {
+        product *p = &products[i];
+        p->handle = handle;
+        if (b->tiny) {
+            p->m = p->n = p->k = 32 + 16 * (int64_t)i;
+        }
+        prepare_direct(b, p);
+        const double own_s = seconds_of(b, run_product, p), direct_s = seconds_of(b, run_direct, p);
+        const double tflop = 2e-12 * (double)p->m * (double)p->n * (double)p->k;
+        b->gemm_tflop_s = i == 0 ? tflop / own_s : b->gemm_tflop_s;
+        printf("product %-20s %9.1f TFLOP/s %5.1f %% of cuBLASLt\n", p->name, tflop / own_s,
+               100.0 * direct_s / own_s);
+        release_direct(p);
+    }
+    cublasLtDestroy(handle);
+}
+
+/* Attention, B=2 H=16 T=4096 D=128, causal; half of what full attention would multiply. */
+
+static ls_status run_attention(const bench *b, void *context) {
+    return b->dev->ops->attention_forward(b->dev, context);
+}
+
+static ls_status run_attention_backward(const bench *b, void *context) {
+    return b->dev->ops->attention_backward(b->dev, context);
+}
+
+static void bench_attention(const bench *b) {
+    const int64_t batch = 2, heads = b->tiny ? 1 : 16, len = b->tiny ? 64 : 4096, size = 128;
+    const int64_t width = 3 * heads * size;
+    char *qkv = operand(b, 0), *dqkv = operand(b, 3);
+    ls_attention op = {.dtype = LS_BF16,
+                       .batch = batch,
+                       .q_len = len,
+                       .kv_len = len,
+                       .heads = heads,
+                       .kv_heads = heads,
+                       .head_dim = size,
+                       .scale = 0.088,
+                       .q = qkv,
+                       .k = qkv + 2 * heads * size,
+                       .v = qkv + 4 * heads * size,
+                       .q_stride = width,
+                       .kv_stride = width,
+                       .q_batch = len * width,
+                       .kv_batch = len * width,
+                       .out = operand(b, 1),
+                       .o_stride = heads * size,
+                       .lse = operand(b, 2),
+                       .dout = operand(b, 4),
+                       .dq = dqkv,
+                       .dk = dqkv + 2 * heads * size,
+                       .dv = dqkv + 4 * heads * size};
+    const double tflop = 2e-12 * (double)(batch * heads * len * len * size);
+    const double forward_s = seconds_of(b, run_attention, &op);
+    const double backward_s = seconds_of(b, run_attention_backward, &op);
+    printf("attention %-18s %9.1f TFLOP/s %5.1f %% of the product 8192^3\n", "forward",
+           tflop / forward_s, 100.0 * tflop / forward_s / b->gemm_tflop_s);
+    printf("attention %-18s %9.1f TFLOP/s %5.1f %%\n", "backward", 2.5 * tflop / backward_s,
+           250.0 * tflop / backward_s / b->gemm_tflop_s);
+}
+
+int main(int argc, char **argv) {
+    const int repeats = argc > 1 ? atoi(argv[1]) : 20;
+    bench b = {.repeats = repeats > 0 ? repeats : 1, .tiny = repeats <= 0};
+    void *memory;
+    if (ls_device_open_cuda(NULL, &b.dev) != LS_OK) {
+        printf("skipped: %s\n", ls_error_last()->message);
+        return 77;
+    }
+    b.bytes = b.tiny ? (size_t)2 << 20 : (size_t)4 << 30;
+    check(b.dev->ops->alloc(b.dev, b.bytes, &memory));
+    b.memory = memory;
+    printf("%s\n", b.dev->describe);
+    bench_memory(&b);
+    bench_products(&b);
+    bench_attention(&b);
+    b.dev->ops->free(b.dev, memory);
+    b.dev->ops->close(b.dev);
+    return 0;
+}

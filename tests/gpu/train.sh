@@ -1,0 +1,77 @@
+#!/bin/sh
+# lockstep train, eval and sample on GPUs: the losses of the CPU, checkpoints that go from one to the other
+# and back. Usage: train.sh PROGRAM emulated | PROGRAM cuda; $LOCKSTEP trains on the CPU.
+. "$(dirname "$0")/../launch/lib.sh"
+program=$1 device=$2
+[ "$device" = emulated ] || ranks() { # on real GPUs
+    "$root/tests/gpu/ranks.sh" "$@"
+}
+make_corpus
+small="model.family=gpt2 model.layers=2 model.channels=16 model.heads=2 model.ffn=32 model.context=16
+    data.dir=$data run.dir=$work/runs run.steps=4 batch.sequences=4 batch.micro=1 numerics.compute=fp32
+    numerics.bucket_mib=0.01 schedule.warmup_steps=0 optim.lr=3e-3 eval.batches=1 checkpoint.every=2
+    metrics.every=1"
+gpu="run.device=$device"
+
+losses() { # losses RUN: of its steps, in order
+    sed -n 's/.*"step": *\([0-9]*\),.*"loss": *\([0-9.]*\).*/\1 \2/p' "$work/runs/$1/train.jsonl"
+}
+# near A B: the losses of two runs, within 1e-4
+near() {
+    losses "$1" >"$work/a"
+    losses "$2" >"$work/b"
+    holds paste "$work/a" "$work/b"
+    checks=$((checks + 1))
+    paste "$work/a" "$work/b" | awk '{ n++; d = $2 - $4; if ($1 != $3 || d > 1e-4 * $4 || -d > 1e-4 * $4) exit 1 }
+        END { if (n < 2) exit 1 }' || fail "losses of $1 and $2: $(paste "$work/a" "$work/b" | tr '\n' ';')"
+}
+
+# shellcheck disable=SC2086 # words
+{
+gives 0 "$LOCKSTEP" train $small run.name=cpu run.device=cpu
+# Two ranks that divide all state; stopped in the middle, and resumed from its checkpoint.
+gives 75 ranks 2 "$program" train $small run.name=gpu $gpu parallel.zero=3 --until 2
+says "cuda: "
+gives 0 ranks 2 "$program" train $small run.name=gpu $gpu parallel.zero=2 --resume
+says "resumed from .*step-00000002"
+near gpu cpu
+
+# What the GPUs saved, the CPU goes on from, and what it saves, they do.
+gives 75 ranks 2 "$program" train $small run.name=back $gpu --until 1
+gives 75 "$LOCKSTEP" train $small run.name=back run.device=cpu --until 2 --resume
+gives 0 "$program" train $small run.name=back $gpu --resume
+near back cpu
+
+# Stages that are both before and behind each other.
+deep="$small run.steps=2 model.layers=4 checkpoint.every=0 checkpoint.at_end=false"
+gives 0 "$LOCKSTEP" train $deep run.name=deep run.device=cpu
+gives 0 ranks 2 "$program" train $deep run.name=stages $gpu parallel.pipeline=2 parallel.interleave=2
+near stages deep
+
+# Weights of a checkpoint; loss, text.
+gives 0 "$program" eval "$work/runs/gpu" --data "$data" --batches 1 --device "$device"
+sed -n 's/^loss \([0-9.]*\).*/\1/p' "$work/out" >"$work/a"
+gives 0 "$LOCKSTEP" eval "$work/runs/gpu" --data "$data" --batches 1 --device cpu
+sed -n 's/^loss \([0-9.]*\).*/\1/p' "$work/out" >"$work/b"
+checks=$((checks + 1))
+paste "$work/a" "$work/b" | awk '{ d = $1 - $2; if (!($1 > 0) || d > 1e-4 || -d > 1e-4) exit 1 }' ||
+    fail "eval: $(cat "$work/a" "$work/b")"
+gives 0 "$program" sample "$work/runs/gpu" --prompt 'ab' --tokens 3 -t 0 --device "$device"
+cp "$work/out" "$work/a"
+gives 0 "$LOCKSTEP" sample "$work/runs/gpu" --prompt 'ab' --tokens 3 -t 0 --device cpu
+holds cmp "$work/out" "$work/a"
+
+# No transport but NCCL reaches a GPU's memory.
+gives 2 "$program" train $small run.name=no $gpu parallel.transport=shm
+says "GPUs talk by NCCL"
+# The emulated GPU is a test device.
+if [ "$device" = emulated ]; then
+    gives 2 "$LOCKSTEP" train $small run.name=no $gpu
+    says "this program has no emulated GPU"
+    gives 2 "$program" train $small run.name=no run.device=cuda
+    says "ask for it by its name"
+    gives 75 "$program" train $small run.name=auto --until 1
+    says "cpu: "
+fi
+}
+passed
