@@ -1,5 +1,7 @@
 /* RoPE, GELU and SwiGLU: element by element, bound by memory. */
-#include "runtime/device/cpu/kernel.h"
+#include "runtime/device/cpu/k_bf16.h"
+
+#include <math.h>
 
 LS_INLINE void rope_row(const ls_rope *op, int64_t i, ls_dtype dtype) {
     const int64_t half = op->head_dim / 2, position = op->offset + i % op->seq;
@@ -54,13 +56,57 @@ LS_INLINE void gelu_backward_chunk(const ls_gelu *op, int64_t begin, int64_t end
     }
 }
 
+#if HAS_BF16_VECTORS
+/* e^-z, z = x (a + b x^2) as above. */
+LS_INLINE __m512 gelu_exp(__m512 x, __m512 x2) {
+    const __m512 a = _mm512_set1_ps(-(float)M_LOG2E * GELU_LINEAR);
+    const __m512 b = _mm512_set1_ps(-(float)M_LOG2E * GELU_CUBIC);
+    return exp2_bf16(_mm512_mul_ps(x, _mm512_fmadd_ps(b, x2, a)));
+}
+
+static void gelu_forward_bf16(const ls_gelu *op, int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i += BF16_LANES) {
+        const __mmask16 mask = bf16_mask(i, end);
+        const __m512 x = bf16_load((const ls_bf16 *)op->x + i, mask);
+        const __m512 s = sigmoid_of(gelu_exp(x, _mm512_mul_ps(x, x)));
+        bf16_store((ls_bf16 *)op->y + i, mask, _mm512_mul_ps(x, s));
+    }
+}
+
+static void gelu_backward_bf16(const ls_gelu *op, int64_t begin, int64_t end) {
+    const __m512 a = _mm512_set1_ps(GELU_LINEAR), b3 = _mm512_set1_ps(3.0f * GELU_CUBIC);
+    const __m512 limit = _mm512_set1_ps(9.5f), low = _mm512_set1_ps(-9.5f);
+    for (int64_t i = begin; i < end; i += BF16_LANES) {
+        const __mmask16 mask = bf16_mask(i, end);
+        __m512 x = bf16_load((const ls_bf16 *)op->x + i, mask);
+        x = _mm512_max_ps(low, _mm512_min_ps(limit, x)); /* of a NaN, the second operand */
+        const __m512 x2 = _mm512_mul_ps(x, x), e = gelu_exp(x, x2), s = sigmoid_of(e);
+        const __m512 slope = _mm512_mul_ps(x, _mm512_fmadd_ps(b3, x2, a));
+        /* s + s (1 - s) x z' */
+        const __m512 derivative = _mm512_fmadd_ps(_mm512_mul_ps(s, _mm512_mul_ps(e, s)), slope, s);
+        const __m512 dy = bf16_load((const ls_bf16 *)op->dy + i, mask);
+        bf16_store((ls_bf16 *)op->dx + i, mask, _mm512_mul_ps(dy, derivative));
+    }
+}
+#define GELU_CHUNK(name, op, begin, end)                                                           \
+    do {                                                                                           \
+        if ((op)->dtype == LS_BF16) {                                                              \
+            name##_bf16(op, begin, end);                                                           \
+        } else {                                                                                   \
+            name##_chunk(op, begin, end, LS_F32);                                                  \
+        }                                                                                          \
+    } while (0)
+#else
+#define GELU_CHUNK(name, op, begin, end) LS_BY_DTYPE((op)->dtype, name##_chunk, op, begin, end)
+#endif
+
 ls_status LS_ISA_NAME(ls_cpu_gelu_forward)(ls_device *dev, const ls_gelu *op) {
     LS_TRY(ls_check_gelu(dev, op));
     const int threads = ls_threads_for(dev, op->n);
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t begin = 0; begin < op->n; begin += LS_CHUNK_ELEMS) {
         const int64_t end = ls_min(begin + LS_CHUNK_ELEMS, op->n);
-        LS_BY_DTYPE(op->dtype, gelu_forward_chunk, op, begin, end);
+        GELU_CHUNK(gelu_forward, op, begin, end);
     }
     return LS_OK;
 }
@@ -71,7 +117,7 @@ ls_status LS_ISA_NAME(ls_cpu_gelu_backward)(ls_device *dev, const ls_gelu *op) {
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t begin = 0; begin < op->n; begin += LS_CHUNK_ELEMS) {
         const int64_t end = ls_min(begin + LS_CHUNK_ELEMS, op->n);
-        LS_BY_DTYPE(op->dtype, gelu_backward_chunk, op, begin, end);
+        GELU_CHUNK(gelu_backward, op, begin, end);
     }
     return LS_OK;
 }
@@ -102,12 +148,56 @@ LS_INLINE void swiglu_backward_row(const ls_swiglu *op, int64_t i, ls_dtype dtyp
     }
 }
 
+#if HAS_BF16_VECTORS
+LS_INLINE __m512 swiglu_exp(__m512 gate) {
+    return exp2_bf16(_mm512_mul_ps(gate, _mm512_set1_ps(-(float)M_LOG2E)));
+}
+
+static void swiglu_forward_bf16(const ls_swiglu *op, int64_t i) {
+    const int64_t F = op->ffn;
+    const ls_bf16 *gate = (const ls_bf16 *)op->x + i * 2 * F, *up = gate + F;
+    ls_bf16 *y = (ls_bf16 *)op->y + i * F;
+    for (int64_t f = 0; f < F; f += BF16_LANES) {
+        const __mmask16 mask = bf16_mask(f, F);
+        const __m512 g = bf16_load(gate + f, mask), u = bf16_load(up + f, mask);
+        bf16_store(y + f, mask, _mm512_mul_ps(_mm512_mul_ps(g, u), sigmoid_of(swiglu_exp(g))));
+    }
+}
+
+static void swiglu_backward_bf16(const ls_swiglu *op, int64_t i) {
+    const int64_t F = op->ffn;
+    const ls_bf16 *gate = (const ls_bf16 *)op->x + i * 2 * F, *up = gate + F;
+    const ls_bf16 *dy = (const ls_bf16 *)op->dy + i * F;
+    ls_bf16 *dgate = (ls_bf16 *)op->dx + i * 2 * F, *dup = dgate + F;
+    const __m512 one = _mm512_set1_ps(1.0f);
+    for (int64_t f = 0; f < F; f += BF16_LANES) {
+        const __mmask16 mask = bf16_mask(f, F);
+        const __m512 g = bf16_load(gate + f, mask), u = bf16_load(up + f, mask);
+        const __m512 s = sigmoid_of(swiglu_exp(g));
+        const __m512 dy_s = _mm512_mul_ps(bf16_load(dy + f, mask), s);
+        const __m512 slope = _mm512_fmadd_ps(g, _mm512_sub_ps(one, s), one);
+        bf16_store(dgate + f, mask, _mm512_mul_ps(_mm512_mul_ps(dy_s, u), slope));
+        bf16_store(dup + f, mask, _mm512_mul_ps(dy_s, g));
+    }
+}
+#define SWIGLU_ROW(name, op, i)                                                                    \
+    do {                                                                                           \
+        if ((op)->dtype == LS_BF16) {                                                              \
+            name##_bf16(op, i);                                                                    \
+        } else {                                                                                   \
+            name##_row(op, i, LS_F32);                                                             \
+        }                                                                                          \
+    } while (0)
+#else
+#define SWIGLU_ROW(name, op, i) LS_BY_DTYPE((op)->dtype, name##_row, op, i)
+#endif
+
 ls_status LS_ISA_NAME(ls_cpu_swiglu_forward)(ls_device *dev, const ls_swiglu *op) {
     LS_TRY(ls_check_swiglu(dev, op));
     const int threads = ls_threads_for(dev, op->rows * op->ffn);
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t i = 0; i < op->rows; i++) {
-        LS_BY_DTYPE(op->dtype, swiglu_forward_row, op, i);
+        SWIGLU_ROW(swiglu_forward, op, i);
     }
     return LS_OK;
 }
@@ -117,7 +207,7 @@ ls_status LS_ISA_NAME(ls_cpu_swiglu_backward)(ls_device *dev, const ls_swiglu *o
     const int threads = ls_threads_for(dev, op->rows * op->ffn);
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t i = 0; i < op->rows; i++) {
-        LS_BY_DTYPE(op->dtype, swiglu_backward_row, op, i);
+        SWIGLU_ROW(swiglu_backward, op, i);
     }
     return LS_OK;
 }

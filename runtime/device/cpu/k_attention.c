@@ -153,7 +153,7 @@ static void forward_tile(const ls_attention *op, const tile_rows *rows, void *me
     }
 }
 
-#if HAS_BF16_PRODUCTS
+#if HAS_BF16_VECTORS
 typedef struct forward_scratch_bf16 {
     int32_t *q_t;     /* [ceil(D / 2), TILE] words along D */
     float *out_t;     /* [D, TILE] */
@@ -469,7 +469,7 @@ ls_status LS_ISA_NAME(ls_cpu_attention_forward)(ls_device *dev, const ls_attenti
             forward_few(op, &rows, memory);
             continue;
         }
-#if HAS_BF16_PRODUCTS
+#if HAS_BF16_VECTORS
         if (op->dtype == LS_BF16) {
             forward_tile_bf16(op, &rows, memory);
             continue;

@@ -196,7 +196,7 @@ static void backward_block(const ls_attention *op, const tile_rows *rows, const 
     backward_keys(op, rows, first_key, keys, s->ds, s->q, dk);
 }
 
-#if HAS_BF16_PRODUCTS
+#if HAS_BF16_VECTORS
 /* Queries are not scaled here: scores, dq and dk are. */
 typedef struct backward_scratch_bf16 {
     int32_t *q_t, *dout_t; /* [ceil(D / 2), TILE] words along D */
@@ -471,7 +471,7 @@ static void backward_task(const ls_attention *op, const backward_range *range, v
     }
 }
 
-#if HAS_BF16_PRODUCTS
+#if HAS_BF16_VECTORS
 static void backward_task_bf16(const ls_attention *op, const backward_range *range, void *memory) {
     const int64_t d = op->head_dim, ld = ls_attention_ld(d);
     const int64_t keys = range->want_dkv ? range->end_key - range->first_key : 0;
@@ -540,7 +540,7 @@ ls_status LS_ISA_NAME(ls_cpu_attention_backward)(ls_device *dev, const ls_attent
             range.want_dkv = false;
         }
         void *memory = ls_cpu_scratch(dev, omp_get_thread_num());
-#if HAS_BF16_PRODUCTS
+#if HAS_BF16_VECTORS
         if (op->dtype == LS_BF16) {
             backward_task_bf16(op, &range, memory);
             continue;

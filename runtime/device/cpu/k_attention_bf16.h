@@ -7,11 +7,9 @@
 #define LS_DEVICE_CPU_K_ATTENTION_BF16_H
 
 #include "runtime/device/cpu/k_attention_tile.h"
+#include "runtime/device/cpu/k_bf16.h"
 
-#if defined(__AVX512BF16__)
-#define HAS_BF16_PRODUCTS 1
-
-#include <immintrin.h>
+#if HAS_BF16_VECTORS
 
 /* Two neighbours of a bf16 matrix, wherever it lies. */
 typedef int32_t word __attribute__((aligned(2), may_alias));
@@ -104,18 +102,8 @@ static inline void copy_bf16(const ls_bf16 *from, int64_t n, int64_t ld, ls_bf16
     memset(to + n, 0, (size_t)(ld - n) * sizeof *to);
 }
 
-/* 2^x of what is rounded to bf16 or summed in fp32, within 2 ulp for x in [-100, 100]; 0 for -inf,
- * NaN for NaN. Half the instructions of exp_vf. */
 LS_INLINE vf exp2_vf(vf x) {
-    const __m512 whole = _mm512_roundscale_ps((__m512)x, 0); /* to the nearest integer */
-    const vf f = (vf)_mm512_reduce_ps((__m512)x, 0);         /* the rest; 0 of an infinity */
-    vf p = f * 1.535336188e-4f + 1.339887440e-3f;
-    p = p * f + 9.618437358e-3f;
-    p = p * f + 5.550332471e-2f;
-    p = p * f + 2.402264791e-1f;
-    p = p * f + 6.931472029e-1f;
-    p = p * f + 1.0f;
-    return (vf)_mm512_scalef_ps((__m512)p, whole);
+    return (vf)exp2_fp32((__m512)x);
 }
 
 /* to [ld] = words of low [n] and high [n], then zeros. */
@@ -134,9 +122,7 @@ static inline void pair_rows(const ls_bf16 *low, const ls_bf16 *high, int64_t n,
 /* to [n] = factor * from, rounded. */
 static inline void store_row_bf16(float factor, const float *from, int64_t n, ls_bf16 *to) {
     for (int64_t c = 0; c < n; c += LANES) {
-        const __mmask16 mask = c + LANES <= n ? 0xffff : (__mmask16)((1u << (n - c)) - 1);
-        const vf x = *(const vf_any *)(from + c) * factor;
-        _mm256_mask_storeu_epi16(to + c, mask, (__m256i)_mm512_cvtneps_pbh((__m512)x));
+        bf16_store(to + c, bf16_mask(c, n), (__m512)(*(const vf_any *)(from + c) * factor));
     }
 }
 

@@ -1,7 +1,7 @@
 /* Softmax cross-entropy, fused: one pass finds the softmax's denominator online, block by block
  * (Milakov & Gimelshein 2018, arXiv 1805.02867), a second writes the gradient while the row is
  * still in cache. */
-#include "runtime/device/cpu/kernel.h"
+#include "runtime/device/cpu/k_bf16.h"
 
 #include <assert.h>
 #include <float.h>
@@ -10,6 +10,51 @@
 /* A block of logits stays in the first cache between its maximum and its sum. */
 enum { BLOCK_ELEMS = 2048 };
 
+#if HAS_BF16_VECTORS
+/* The largest of x, NaNs disregarded (maxps gives its second operand for a NaN). */
+LS_INLINE float block_max(const float *x, int64_t n) {
+    const __m512 lowest = _mm512_set1_ps(-INFINITY);
+    __m512 m0 = lowest, m1 = lowest;
+    int64_t i = 0;
+    for (; i + 2 * BF16_LANES <= n; i += 2 * BF16_LANES) {
+        m0 = _mm512_max_ps(_mm512_loadu_ps(x + i), m0);
+        m1 = _mm512_max_ps(_mm512_loadu_ps(x + i + BF16_LANES), m1);
+    }
+    for (; i < n; i += BF16_LANES) {
+        m0 = _mm512_max_ps(_mm512_mask_loadu_ps(lowest, bf16_mask(i, n), x + i), m0);
+    }
+    return _mm512_reduce_max_ps(_mm512_max_ps(m0, m1));
+}
+
+LS_INLINE float block_sum_exp(const float *x, int64_t n, float max) {
+    const __m512 log2_e = _mm512_set1_ps((float)M_LOG2E), top = _mm512_set1_ps(max);
+    __m512 s0 = _mm512_setzero_ps(), s1 = s0;
+    int64_t i = 0;
+    for (; i + 2 * BF16_LANES <= n; i += 2 * BF16_LANES) {
+        const __m512 a = _mm512_sub_ps(_mm512_loadu_ps(x + i), top);
+        const __m512 b = _mm512_sub_ps(_mm512_loadu_ps(x + i + BF16_LANES), top);
+        s0 = _mm512_add_ps(s0, exp2_fp32(_mm512_mul_ps(a, log2_e)));
+        s1 = _mm512_add_ps(s1, exp2_fp32(_mm512_mul_ps(b, log2_e)));
+    }
+    for (; i < n; i += BF16_LANES) {
+        const __mmask16 mask = bf16_mask(i, n);
+        const __m512 a = _mm512_sub_ps(_mm512_maskz_loadu_ps(mask, x + i), top);
+        s0 = _mm512_mask_add_ps(s0, mask, s0, exp2_fp32(_mm512_mul_ps(a, log2_e)));
+    }
+    return _mm512_reduce_add_ps(_mm512_add_ps(s0, s1));
+}
+
+/* to[v] = exp(x[v] - max) factor. to may be x: an element is read before its place is written. */
+static void probabilities_bf16(const float *x, int64_t n, float max, float factor, ls_bf16 *to) {
+    const __m512 log2_e = _mm512_set1_ps((float)M_LOG2E), top = _mm512_set1_ps(max);
+    const __m512 scale = _mm512_set1_ps(factor);
+    for (int64_t v = 0; v < n; v += BF16_LANES) {
+        const __mmask16 mask = bf16_mask(v, n);
+        const __m512 a = _mm512_sub_ps(_mm512_maskz_loadu_ps(mask, x + v), top);
+        bf16_store(to + v, mask, _mm512_mul_ps(exp2_bf16(_mm512_mul_ps(a, log2_e)), scale));
+    }
+}
+#else
 /* Floats as integers of the same order: a maximum of integers vectorises with every compiler, one
  * of floats only where NaNs may be disregarded. Its own inverse. */
 LS_INLINE int32_t order_bits(int32_t bits) {
@@ -49,6 +94,8 @@ LS_INLINE float block_sum_exp(const float *x, int64_t n, float max) {
     return s0 + s1;
 }
 
+#endif
+
 /* *max = the largest of x, *sum = sum exp(x - max). A NaN never becomes the maximum but reaches the
  * sum; the maximum starts finite, so that exp(-inf - max) is 0 and +inf gives inf - inf. */
 static void denominator(const float *x, int64_t n, float *max, double *sum) {
@@ -78,8 +125,16 @@ LS_INLINE void gradient_row(const ls_cross_entropy *op, int64_t i, float max, fl
     void *dlogits = ls_at_mut(dtype, op->dlogits, i * op->ld);
     const int64_t target = target_column(op, i);
     const float x_target = target < 0 ? 0.0f : x[target];
+#if HAS_BF16_VECTORS
+    if (dtype == LS_BF16) {
+        probabilities_bf16(x, op->vocab, max, factor, dlogits);
+    }
+    const int64_t first = dtype == LS_BF16 ? op->vocab : 0;
+#else
+    const int64_t first = 0;
+#endif
 #pragma omp simd
-    for (int64_t v = 0; v < op->vocab; v++) {
+    for (int64_t v = first; v < op->vocab; v++) {
         ls_store(dtype, dlogits, v, ls_vec_exp(x[v] - max) * factor);
     }
     if (target >= 0) {

@@ -1,0 +1,63 @@
+/* Vectors of fp32 from and to bf16, and the functions that kernels of bf16 want, for the levels
+ * whose processors convert to bf16 (AVX512-BF16). Results are rounded to 8 bits, so reciprocals
+ * and exponentials need not be good to 24. Empty at the other levels, whose kernels are plain loops
+ * with the functions of vec_math.h. */
+#ifndef LS_DEVICE_CPU_K_BF16_H
+#define LS_DEVICE_CPU_K_BF16_H
+
+#include "runtime/device/cpu/kernel.h"
+
+#if defined(__AVX512BF16__)
+#define HAS_BF16_VECTORS 1
+
+#include <immintrin.h>
+
+enum { BF16_LANES = 16 };
+
+/* Lanes of the vector from element i on that lie before end. */
+LS_INLINE __mmask16 bf16_mask(int64_t i, int64_t end) {
+    return i + BF16_LANES <= end ? 0xffff : (__mmask16)((1u << (end - i)) - 1);
+}
+
+LS_INLINE __m512 bf16_load(const ls_bf16 *x, __mmask16 mask) {
+    const __m512i words = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, x));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(words, 16));
+}
+
+LS_INLINE void bf16_store(ls_bf16 *y, __mmask16 mask, __m512 x) {
+    _mm256_mask_storeu_epi16(y, mask, (__m256i)_mm512_cvtneps_pbh(x));
+}
+
+/* p times 2^n, n the integer nearest to x: what _mm512_reduce_ps leaves of x is in [-1/2, 1/2], 0
+ * of an infinity, and p is its minimax polynomial. */
+LS_INLINE __m512 exp2_scaled(__m512 x, __m512 p) {
+    return _mm512_scalef_ps(p, _mm512_roundscale_ps(x, 0));
+}
+
+/* 2^x within 2 ulp, for what is summed in fp32; 0 of -inf, NaN of NaN. */
+LS_INLINE __m512 exp2_fp32(__m512 x) {
+    const __m512 f = _mm512_reduce_ps(x, 0);
+    __m512 p = _mm512_fmadd_ps(f, _mm512_set1_ps(1.535336188e-4f), _mm512_set1_ps(1.339887440e-3f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(9.618437358e-3f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(5.550332471e-2f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(2.402264791e-1f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(6.931472029e-1f));
+    return exp2_scaled(x, _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f)));
+}
+
+/* 2^x within 2^-18, for what becomes bf16. */
+LS_INLINE __m512 exp2_bf16(__m512 x) {
+    const __m512 f = _mm512_reduce_ps(x, 0);
+    __m512 p = _mm512_fmadd_ps(f, _mm512_set1_ps(9.58285e-3f), _mm512_set1_ps(5.590642e-2f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(2.4024099e-1f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(6.9312419e-1f));
+    return exp2_scaled(x, _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f)));
+}
+
+/* 1 / (1 + e) for e >= 0, within 2^-13, for what becomes bf16. */
+LS_INLINE __m512 sigmoid_of(__m512 e) {
+    return _mm512_rcp14_ps(_mm512_add_ps(e, _mm512_set1_ps(1.0f)));
+}
+
+#endif
+#endif
