@@ -1,18 +1,20 @@
 #!/usr/bin/env python3
-"""Training steps of a GPT-2 on CPUs: lockstep beside PyTorch, and llm.c where a checkout is given.
+"""Training steps of a GPT-2 or Llama on CPUs: lockstep beside PyTorch, and llm.c where a checkout is given.
 
     cpu_step.py [--model gpt2-124m] [--batch 4] [--seq 1024] [--steps 4] [--rounds 3] [--threads N]
                 [--lockstep build/release/bin/lockstep] [--torch PYTHON] [--llmc DIR]
                 [--torch-modes eager,compile] [--dtype fp32,bf16] [--svg FILE] [--json FILE]
+    cpu_step.py --model llama3-30m --batch 1 --seq 4096 ...
 
 All start from the same weights (lockstep's, exported), learn from the same batch again and again (as
 many tokens as one batch has, so that each step sees all of them), with the same AdamW, threads and
 number format: so the losses must agree, and are compared. Contenders take turns in each round; the
 first step of each turn is not counted. Prints the median step of each, tokens/s, how many times as
-long as lockstep's it is, and the largest difference of a loss; writes an SVG of times and losses.
+long as lockstep's it is, the largest difference of a loss, and the most memory that a process held;
+writes an SVG of times and losses.
 
 --torch is the python of an environment with PyTorch; default $TORCH_PYTHON, else none is compared.
---llmc is a checkout of github.com/karpathy/llm.c; default $LLMC_DIR. llm.c knows fp32 only, and is
+--llmc is a checkout of github.com/karpathy/llm.c; default $LLMC_DIR. llm.c knows GPT-2 in fp32 only, and is
 built by its Makefile's flags (gcc -Ofast -march=native -fopenmp). bf16 is compared where the
 processor multiplies it (AVX512-BF16 or AMX), unless --dtype says otherwise."""
 import argparse
@@ -49,8 +51,10 @@ def options():
     p.add_argument("--svg", default=None)
     p.add_argument("--json", default=None)
     o = p.parse_args()
-    if not o.model.startswith("gpt2"):
-        p.error(f"--model is '{o.model}'; a gpt2 preset is expected, which all contenders have")
+    if not o.model.startswith(("gpt2", "llama3")):
+        p.error(f"--model is '{o.model}'; a preset gpt2-... or llama3-... is expected")
+    if o.llmc and not o.model.startswith("gpt2"):
+        p.error(f"--model is '{o.model}'; llm.c's CPU trainer has gpt2-... only")
     if not set(o.torch_modes.split(",")) <= {"eager", "compile"}:
         p.error(f"--torch-modes is '{o.torch_modes}'; eager, compile or both are expected")
     if o.steps < 2:
@@ -74,11 +78,14 @@ class Bench:
     def __init__(self, o, work):
         self.o, self.work = o, work
         self.env = dict(os.environ, OMP_NUM_THREADS=str(o.threads))
-        self.turn = 0
+        self.turn, self.peak = 0, None
 
     def settings(self):
         o = self.o
-        return [f"model.preset={o.model}", "model.vocab=50257", f"data.dir={self.work}/data",
+        model = [f"model.preset={o.model}"]
+        if o.model.startswith("gpt2"):
+            model.append("model.vocab=50257")  # what llm.c is built for
+        return [*model, f"model.context={max(o.seq, 1024)}", f"data.dir={self.work}/data",
                 f"data.sequence={o.seq}", f"batch.sequences={o.batch}", f"batch.micro={o.batch}",
                 f"run.dir={self.work}/runs", f"run.threads={o.threads}", "schedule.kind=constant",
                 "schedule.warmup_steps=0", "optim.beta1=0.9", "optim.beta2=0.999",
@@ -113,20 +120,18 @@ class Bench:
               "checkpoint.at_end=false"], env=self.env)
         lines = (self.work / "runs" / name / "train.jsonl").read_text().splitlines()
         records = [json.loads(line) for line in lines[:self.o.steps]]
+        self.peak = max(r["memory_bytes"] for r in records)
         return [(r["loss"], r["seconds"]) for r in records]
 
     def rows(self, command):
-        return [tuple(map(float, line.split()))
-                for line in call(command, env=self.env).splitlines()
-                if len(line.split()) == 2 and line[0].isdigit()]
+        lines = [line.split() for line in call(command, env=self.env).splitlines()]
+        self.peak = max([int(line[1]) for line in lines if line[0:1] == ["peak"]], default=None)
+        return [tuple(map(float, line)) for line in lines if len(line) == 2 and line[0][0].isdigit()]
 
     def torch(self, dtype, mode):
         o = self.o
-        heads = json.loads((self.work / "hf/config.json").read_text())["n_head"]
-        weights = next(iter(sorted((self.work / "hf").glob("*.safetensors"))))
-        return self.rows([o.torch, HERE / "torch_step.py", weights, self.work / "tokens",
-                          str(o.batch), str(o.seq), str(o.steps), LR, str(o.threads), str(heads),
-                          dtype, mode])
+        return self.rows([o.torch, HERE / "torch_step.py", self.work / "hf", self.work / "tokens",
+                          str(o.batch), str(o.seq), str(o.steps), LR, str(o.threads), dtype, mode])
 
     def llmc(self, *_):
         o = self.o
@@ -151,6 +156,7 @@ class Bench:
                 if len(rows) != self.o.steps:
                     sys.exit(f"cpu_step: {name} made {len(rows)} steps; {self.o.steps} are expected")
                 results[name]["losses"] = [loss for loss, _ in rows]
+                results[name]["peak_bytes"] = self.peak
                 results[name]["seconds"] += [seconds for _, seconds in rows[1:]]
                 print(f"round {turn + 1}: {name}: {statistics.median(s for _, s in rows[1:]):.3f} s",
                       file=sys.stderr)
@@ -171,10 +177,11 @@ def summarise(results, o):
 def print_table(results, o):
     print(f"{o.model}, {o.batch} sequences of {o.seq} tokens, {o.threads} threads; medians of "
           f"{o.rounds} turns of {o.steps - 1} steps")
-    print(f"{'':24} {'step':>9} {'tokens/s':>9} {'x lockstep':>11} {'loss off by':>12}")
+    print(f"{'':24} {'step':>9} {'tokens/s':>9} {'x lockstep':>11} {'loss off by':>12} {'memory':>9}")
     for name, r in results.items():
         print(f"{name:24} {r['median_s']:8.3f}s {r['tokens_per_s']:9.1f} {r['ratio']:11.2f} "
-              f"{r['loss_difference']:12.2e}")
+              f"{r['loss_difference']:12.2e} "
+              + (f"{r['peak_bytes'] / 2**20:5.0f} MiB" if r["peak_bytes"] else ""))
 
 
 def svg(results, o):
