@@ -89,7 +89,8 @@ class Bench:
                 f"data.sequence={o.seq}", f"batch.sequences={o.batch}", f"batch.micro={o.batch}",
                 f"run.dir={self.work}/runs", f"run.threads={o.threads}", "schedule.kind=constant",
                 "schedule.warmup_steps=0", "optim.beta1=0.9", "optim.beta2=0.999",
-                "optim.eps=1e-8", "optim.weight_decay=0", "optim.clip_norm=0"]
+                "optim.eps=1e-8", "optim.weight_decay=0", "optim.clip_norm=0",
+                "checkpoint.async=false"]  # no copy for saves, which the others cannot make
 
     def prepare(self):
         """One batch of text and its separator; weights before the first step."""
