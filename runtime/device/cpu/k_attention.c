@@ -126,10 +126,9 @@ static float merge_out(const ls_attention *op, int64_t at, float old, float part
 }
 
 /* Row i of the tile: out [D] is its weighted sum of values, not yet divided by the sum. */
-static void store_out(const ls_attention *op, const tile_rows *rows, int64_t i, float max,
+static void store_out(const ls_attention *op, const tile_rows *rows, int64_t i, float lse,
                       float sum, float *out) {
     const int64_t at = o_offset(op, rows, i);
-    float lse = max + logf(sum);
     scale_row(1.0f / sum, op->head_dim, out);
     float *stored = op->lse ? (float *)op->lse + lse_offset(op, rows, i) : NULL;
     if (op->merge) {
@@ -149,7 +148,7 @@ static void forward_tile(const ls_attention *op, const tile_rows *rows, void *me
     }
     for (int64_t i = 0; i < rows->count; i++) {
         get_column(s.out_t + i, op->head_dim, 1.0f, s.row);
-        store_out(op, rows, i, s.max[i], s.sum[i], s.row);
+        store_out(op, rows, i, s.max[i] + logf(s.sum[i]), s.sum[i], s.row);
     }
 }
 
@@ -162,7 +161,9 @@ typedef struct forward_scratch_bf16 {
     float *scores;    /* [BLOCK, TILE] of key and row, not scaled */
     int32_t *p;       /* [BLOCK / 2, TILE] words along keys */
     float *max, *sum; /* [TILE] */
-    ls_bf16 *rows;    /* [max(TILE, BLOCK), ld]: queries, then values as they come */
+    float *weights;   /* [TILE] sum of the words of p: what out is divided by, so that the rounded
+                         weights of a row's values add up to 1 */
+    ls_bf16 *rows;    /* [TILE, ld] */
     float *v_odd,
         *out; /* [BLOCK, ld]: values of a block that are not finite; [TILE, ld]; one place */
 } forward_scratch_bf16;
@@ -179,6 +180,7 @@ static forward_scratch_bf16 forward_scratch_bf16_take(void *memory, int64_t d) {
         .p = (int32_t *)take_floats(&piece, BLOCK / 2 * TILE),
         .max = take_floats(&piece, TILE),
         .sum = take_floats(&piece, TILE),
+        .weights = take_floats(&piece, TILE),
         .rows = (ls_bf16 *)take_floats(&piece, TILE * ld / 2),
         .out = take_floats(&piece, TILE * ld),
     };
@@ -197,7 +199,7 @@ static void forward_begin_bf16(const ls_attention *op, const tile_rows *rows,
     memset(s->out_t, 0, (size_t)(ld * TILE) * sizeof(float));
     for (int64_t i = 0; i < TILE; i++) {
         s->max[i] = -FLT_MAX;
-        s->sum[i] = 0.0f;
+        s->sum[i] = s->weights[i] = 0.0f;
     }
 }
 
@@ -214,10 +216,13 @@ LS_INLINE void softmax_nv(const int nv, const bool masked, const bool keep, cons
     const vf scale = splat((float)(op->scale * M_LOG2E));
     vi visible[WIDE];
     vf top[WIDE], added[WIDE], shrink[WIDE];
+    __m512 weights[WIDE];
+    const __m512bh ones = (__m512bh)_mm512_set1_epi16(0x3f80);
     for (int v = 0; v < nv; v++) {
         visible[v] = *(const vi *)(rows->visible + col + v * LANES) - (int32_t)first_key;
         top[v] = *(const vf *)(s->max + col + v * LANES);
         added[v] = (vf){0};
+        weights[v] = _mm512_setzero_ps();
     }
     for (int64_t j = 0; j < keys; j++) {
         const float *score = s->scores + j * TILE + col;
@@ -233,7 +238,9 @@ LS_INLINE void softmax_nv(const int nv, const bool masked, const bool keep, cons
             vf p0 = exp2_vf(scaled_score(score, scale, masked, visible[v], j) - top[v]);
             vf p1 = exp2_vf(scaled_score(score + TILE, scale, masked, visible[v], j + 1) - top[v]);
             added[v] += p0 + p1;
-            *(__m512i *)(s->p + j / 2 * TILE + col + v * LANES) = pairs_of(p0, p1);
+            const __m512i words = pairs_of(p0, p1);
+            weights[v] = _mm512_dpbf16_ps(weights[v], (__m512bh)words, ones);
+            *(__m512i *)(s->p + j / 2 * TILE + col + v * LANES) = words;
             if (keep) {
                 *(vf *)score = p0;
                 *(vf *)(score + TILE) = p1;
@@ -244,7 +251,9 @@ LS_INLINE void softmax_nv(const int nv, const bool masked, const bool keep, cons
     for (int v = 0; v < nv; v++) {
         vf *max = (vf *)(s->max + col + v * LANES), *sum = (vf *)(s->sum + col + v * LANES);
         shrink[v] = exp2_vf(*max - top[v]);
+        vf *total = (vf *)(s->weights + col + v * LANES);
         *sum = *sum * shrink[v] + added[v];
+        *total = *total * shrink[v] + (vf)weights[v];
         *max = top[v];
         changed |= _mm512_cmp_ps_mask((__m512)shrink[v], _mm512_set1_ps(1.0f), _CMP_NEQ_UQ);
     }
@@ -320,15 +329,15 @@ static void forward_tile_bf16(const ls_attention *op, const tile_rows *rows, voi
     transpose_words((const int32_t *)s.out_t, TILE, round_up(d, 4), round_up(rows->count, 4),
                     (int32_t *)s.out, ld);
     for (int64_t i = 0; i < rows->count; i++) {
-        const float max = s.max[i] * (float)M_LN2;
+        const float lse = s.max[i] * (float)M_LN2 + logf(s.sum[i]);
         if (op->merge) {
-            store_out(op, rows, i, max, s.sum[i], s.out + i * ld);
+            store_out(op, rows, i, lse, s.weights[i], s.out + i * ld);
             continue;
         }
-        store_row_bf16(1.0f / s.sum[i], s.out + i * ld, d,
+        store_row_bf16(1.0f / s.weights[i], s.out + i * ld, d,
                        (ls_bf16 *)op->out + o_offset(op, rows, i));
         if (op->lse) {
-            ((float *)op->lse)[lse_offset(op, rows, i)] = max + logf(s.sum[i]);
+            ((float *)op->lse)[lse_offset(op, rows, i)] = lse;
         }
     }
 }
@@ -445,7 +454,7 @@ static void forward_few(const ls_attention *op, const tile_rows *rows, void *mem
         }
     }
     for (int64_t i = 0; i < rows->count; i++) {
-        store_out(op, rows, i, s.max[i], s.sum[i], out + i * ld);
+        store_out(op, rows, i, s.max[i] + logf(s.sum[i]), s.sum[i], out + i * ld);
     }
 }
 
