@@ -5,6 +5,7 @@
 #include "runtime/base/file.h"
 #include "runtime/base/log.h"
 #include "runtime/counters/cost.h"
+#include "runtime/plan/cluster.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -113,7 +114,39 @@ static ls_status write_start(const ls_train *train, int64_t number, double start
     return status;
 }
 
+static void take(double *setting, double none, const ls_cluster *cluster, ls_figure_id id) {
+    if (*setting == none) {
+        *setting = ls_cluster_value(cluster, id, none);
+    }
+}
+
+/* What the configuration does not say of price, power and carbon is the cluster profile's, if it
+ * knows; a contract's price is its own. */
+static ls_status fill_from_profile(ls_config_cost *cost) {
+    static const ls_figure_id prices[] = {LS_FIG_PRICE_ON_DEMAND, LS_FIG_PRICE_SPOT,
+                                          LS_FIG_PRICE_RESERVED, LS_FIG_PRICE_CAPACITY_BLOCK};
+    static ls_cluster cluster;
+    LS_TRY(ls_cluster_load(cost->cluster, &cluster));
+    if (cost->kind != LS_PRICE_CONTRACT && cost->usd_per_device_hour == 0.0) {
+        const ls_figure *price = &cluster.figure[prices[cost->kind]];
+        if (isfinite(price->value)) {
+            cost->usd_per_device_hour = price->value;
+            snprintf(cost->price_date, sizeof cost->price_date, "%s", price->date);
+        }
+    }
+    if (cost->watts_per_device == 0.0) { /* of whole domains: hosts and fans too */
+        const double devices = ls_cluster_value(&cluster, LS_FIG_DOMAIN_DEVICES, NAN);
+        const double watts = ls_cluster_value(&cluster, LS_FIG_DOMAIN_W, NAN) / devices;
+        cost->watts_per_device =
+            isfinite(watts) ? watts : ls_cluster_value(&cluster, LS_FIG_DEVICE_W, 0.0);
+    }
+    take(&cost->pue, 1.0, &cluster, LS_FIG_PUE);
+    take(&cost->carbon_g_per_kwh, 0.0, &cluster, LS_FIG_CARBON);
+    return LS_OK;
+}
+
 ls_status ls_train_ledger_price(ls_train *train) {
+    LS_TRY(train->config.cost.cluster[0] ? fill_from_profile(&train->config.cost) : LS_OK);
     return ls_cost_price(&train->config.cost, &train->usd_per_device_hour);
 }
 
@@ -167,14 +200,20 @@ static ls_status begin_on_root(ls_train *train) {
     return write_start(train, earlier.count, start_s);
 }
 
-/* One rank a host reads its counters; without any on all hosts there is nothing to sum. */
+/* The best kind of counter that any rank has; the ranks then read that kind alone, so that nothing
+ * is counted twice. Without any there is nothing to sum. */
 static ls_status open_energy(ls_train *train) {
     const ls_session *session = &train->session;
-    ls_status status = session->mesh.host_rank == 0 ? ls_energy_open(NULL, &train->energy) : LS_OK;
-    LS_TRY(ls_session_agree(&train->session, status));
-    int32_t measured = train->energy != NULL;
-    LS_TRY(session->comm->ops->all_reduce(session->comm, &measured, 1, LS_I32, LS_MAX));
-    train->energy_measured = measured != 0;
+    const ls_energy_options options = {.gpu_bus_id = session->dev->bus_id,
+                                       .first_of_host = session->mesh.host_rank == 0,
+                                       .first_of_job = session->comm->rank == 0};
+    for (int kind = 0; kind < LS_ENERGY_KINDS && !train->energy_measured; kind++) {
+        ls_status status = ls_energy_open((ls_energy_kind)kind, &options, &train->energy);
+        LS_TRY(ls_session_agree(&train->session, status));
+        int32_t measured = train->energy != NULL;
+        LS_TRY(session->comm->ops->all_reduce(session->comm, &measured, 1, LS_I32, LS_MAX));
+        train->energy_measured = measured != 0;
+    }
     train->energy_before_j =
         isfinite(train->counters.measured_joules) ? train->counters.measured_joules : 0.0;
     return LS_OK;

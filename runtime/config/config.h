@@ -170,6 +170,7 @@ typedef struct ls_config_cost {
     char price_date[32];
     double contract_usd, contract_years;
     char contract_devices[256]; /* "0:10000,1.5:59000": years after the start : devices delivered */
+    char contract_start[32];    /* "2026-11-01"; empty: deliveries are in years */
     double contract_utilisation;
     double watts_per_device; /* share of its node included; 0: unknown */
     double pue;              /* power usage effectiveness of the site */

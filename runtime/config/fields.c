@@ -173,7 +173,9 @@ static const ls_field fields[] = {
         "else MFU is null"),
 
     STRING(cost, cluster, "", FREE,
-           "cluster profile, a name or file.yaml, to predict steps with; empty: none"),
+           "cluster profile, a name or file.yaml, to predict steps with, and for the price, power, "
+           "PUE "
+           "and carbon that are not given below; empty: none"),
     FLOAT(cost, usd_per_device_hour, "0", "usd", 0, 1e6, FREE,
           "price of a device (what one rank computes on); 0: unknown, or of the contract"),
     ENUM(cost, kind, "on-demand", price_kinds, FREE, "kind of the price"),
@@ -181,7 +183,9 @@ static const ls_field fields[] = {
     FLOAT(cost, contract_usd, "0", "usd", 0, 1e15, FREE, "whole contract (kind contract)"),
     FLOAT(cost, contract_years, "0", "years", 0, 100, FREE, "length of the contract"),
     STRING(cost, contract_devices, "", FREE,
-           "devices delivered: years after the start:devices, as in 0:10000,1.5:59000"),
+           "devices delivered: years after the start, or days, as in 0:10000,1.5:59000 or "
+           "2026-11-01:10000,2028-05-01:59000"),
+    STRING(cost, contract_start, "", FREE, "day on which the contract begins, if days are given"),
     FLOAT(cost, contract_utilisation, "1", "", 1e-3, 1, FREE,
           "share of the delivered device-hours that are used"),
     FLOAT(cost, watts_per_device, "0", "watts", 0, 1e6, FREE,

@@ -2,6 +2,7 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <time.h>
 
 #define HOURS_PER_YEAR (24.0 * 365.25)
 
@@ -9,8 +10,30 @@ static ls_status bad_deliveries(const ls_config_cost *cost) {
     return LS_FAIL(LS_E_CONFIG,
                    "cost.contract_devices is '%s'; it is years after the start:devices, the years "
                    "growing from 0 to less than the %g of cost.contract_years, as in "
-                   "0:10000,1.5:59000",
-                   cost->contract_devices, cost->contract_years);
+                   "0:10000,1.5:59000, or days after cost.contract_start ('%s') in their place, as "
+                   "in 2026-11-01:10000",
+                   cost->contract_devices, cost->contract_years, cost->contract_start);
+}
+
+/* Unix time of a day "2026-11-01" at the beginning of text; NAN when there is none. */
+static double day_of(const char *text, const char **end) {
+    struct tm day = {0};
+    const char *after = strptime(text, "%Y-%m-%d", &day);
+    *end = after ? after : text;
+    return after ? (double)timegm(&day) : NAN;
+}
+
+/* Years after the start, from a number or a day; *end == text: neither. */
+static double delivery_years(const ls_config_cost *cost, const char *text, const char **end) {
+    const char *start_end;
+    const double day = day_of(text, end);
+    if (isfinite(day)) {
+        return (day - day_of(cost->contract_start, &start_end)) / (3600.0 * HOURS_PER_YEAR);
+    }
+    char *number_end;
+    const double years = strtod(text, &number_end);
+    *end = number_end;
+    return years;
 }
 
 /* Device-hours between the deliveries and the end of the contract. */
@@ -20,8 +43,8 @@ static ls_status delivered_hours(const ls_config_cost *cost, double *hours) {
     bool first = true;
     *hours = 0.0;
     do {
-        char *end;
-        double next = strtod(p, &end);
+        const char *end;
+        double next = delivery_years(cost, p, &end);
         if (end == p || *end != ':' || !(next >= 0.0) || next >= cost->contract_years ||
             (!first && next <= at)) {
             return bad_deliveries(cost);
@@ -29,7 +52,9 @@ static ls_status delivered_hours(const ls_config_cost *cost, double *hours) {
         *hours += (next - at) * HOURS_PER_YEAR * devices;
         at = next;
         p = end + 1;
-        devices = strtod(p, &end);
+        char *number_end;
+        devices = strtod(p, &number_end);
+        end = number_end;
         if (end == p || (*end != ',' && *end != '\0') || !(devices >= 0.0) || !isfinite(devices)) {
             return bad_deliveries(cost);
         }

@@ -1,110 +1,126 @@
 #include "runtime/counters/energy.h"
 
 #include "runtime/base/arena.h"
+#include "runtime/counters/energy_impl.h"
 
-#include <dirent.h>
-#include <errno.h>
-#include <stdint.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define MAX_ZONES 64
+/* NVML */
 
-typedef struct zone {
-    char path[320];
-    uint64_t last_uj, range_uj;
-} zone;
+static ls_status read_nvml(ls_energy *e, double *joules) {
+    LS_TRY(ls_nvml_energy(e->nvml, e->gpu, joules, &e->gpu_scope));
+    return LS_OK;
+}
 
-struct ls_energy {
-    zone zones[MAX_ZONES];
-    int count;
-    double joules;
-    char scope[256];
-};
-
-static bool read_line(const char *folder, const char *file, char *text, size_t size) {
-    char path[420];
-    snprintf(path, sizeof path, "%s/%s", folder, file);
-    FILE *f = fopen(path, "r");
-    if (!f) {
-        return false;
+/* A driver that is not there, or does not count energy, is no fault of the run. */
+static ls_status open_nvml(ls_energy *e, const char *bus_id, bool *found) {
+    ls_status status = ls_nvml_open(NULL, &e->nvml);
+    if (status == LS_E_UNSUPPORTED) {
+        return LS_OK;
     }
-    bool there = fgets(text, (int)size, f) != NULL;
-    fclose(f);
-    text[strcspn(text, "\n")] = '\0';
+    LS_TRY(status);
+    LS_TRY(ls_nvml_find(e->nvml, bus_id, &e->gpu));
+    LS_TRY(read_nvml(e, &e->first_joules));
+    *found = e->gpu_scope != LS_NVML_NONE;
+    snprintf(e->scope, sizeof e->scope, "NVML: %s", ls_nvml_scope_name(e->gpu_scope));
+    return LS_OK;
+}
+
+/* A counter that began anew, as after the driver was loaded again, goes on from there. */
+static ls_status advance_nvml(ls_energy *e) {
+    double now;
+    LS_TRY(read_nvml(e, &now));
+    if (isnan(now)) {
+        return LS_FAIL(LS_E_DEVICE, "GPU %d does not tell its energy any more", e->gpu);
+    }
+    e->joules += now >= e->first_joules ? now - e->first_joules : now;
+    e->first_joules = now;
+    return LS_OK;
+}
+
+/* Node counter: "123456 J 1700000000000000 us". */
+
+static bool read_node(const ls_energy *e, double *joules) {
+    FILE *f = fopen(e->path, "r");
+    char unit[8] = "";
+    const bool there = f && fscanf(f, "%lf %7s", joules, unit) == 2 && strcmp(unit, "J") == 0;
+    if (f) {
+        fclose(f);
+    }
     return there;
 }
 
-static bool read_number(const char *folder, const char *file, uint64_t *number) {
-    char text[64], *end;
-    if (!read_line(folder, file, text, sizeof text)) {
-        return false;
+static void open_node(ls_energy *e, const char *folder, bool *found) {
+    snprintf(e->path, sizeof e->path, "%s/energy", folder ? folder : "/sys/cray/pm_counters");
+    *found = read_node(e, &e->first_joules);
+    snprintf(e->scope, sizeof e->scope, "node counter: whole host");
+}
+
+static ls_status advance_node(ls_energy *e) {
+    double now;
+    if (!read_node(e, &now)) {
+        return LS_FAIL(LS_E_IO, "cannot read '%s', which could be read before: 'N J' is expected",
+                       e->path);
     }
-    errno = 0;
-    *number = strtoull(text, &end, 10);
-    return end != text && errno == 0;
+    e->joules = now - e->first_joules;
+    return LS_OK;
 }
 
-/* Packages and their DRAM do not overlap; cores and graphics are parts of a package, psys is the
- * whole platform again. intel-rapl-mmio:* would count the packages twice. */
-static bool wanted(const char *folder, const char *entry, char *name, size_t size) {
-    return strncmp(entry, "intel-rapl:", 11) == 0 && read_line(folder, "name", name, size) &&
-           (strncmp(name, "package", 7) == 0 || strcmp(name, "dram") == 0);
-}
-
-static void add_zone(ls_energy *e, const char *folder, const char *entry) {
-    zone *z = &e->zones[e->count];
-    char name[64];
-    if (snprintf(z->path, sizeof z->path, "%s/%s", folder, entry) >= (int)sizeof z->path ||
-        !wanted(z->path, entry, name, sizeof name) ||
-        !read_number(z->path, "energy_uj", &z->last_uj) ||
-        !read_number(z->path, "max_energy_range_uj", &z->range_uj)) {
-        return;
+static ls_status open_kind(ls_energy *e, const ls_energy_options *o, bool *found) {
+    switch (e->kind) {
+    case LS_ENERGY_NVML:
+        return o->gpu_bus_id && o->gpu_bus_id[0] ? open_nvml(e, o->gpu_bus_id, found) : LS_OK;
+    case LS_ENERGY_NODE:
+        if (o->first_of_host) {
+            open_node(e, o->pm_counters, found);
+        }
+        return LS_OK;
+    case LS_ENERGY_SLURM:
+        return o->first_of_job ? ls_energy_open_slurm(e, found) : LS_OK;
+    default:
+        return o->first_of_host ? ls_energy_open_rapl(e, o->powercap, found) : LS_OK;
     }
-    size_t used = strlen(e->scope);
-    snprintf(e->scope + used, sizeof e->scope - used, "%s%s", e->count ? ", " : "RAPL: ", name);
-    e->count++;
 }
 
-ls_status ls_energy_open(const char *folder, ls_energy **energy) {
+ls_status ls_energy_open(ls_energy_kind kind, const ls_energy_options *options,
+                         ls_energy **energy) {
     *energy = NULL;
-    folder = folder ? folder : "/sys/class/powercap";
-    DIR *dir = opendir(folder);
-    if (!dir) {
-        return LS_OK;
-    }
     ls_energy *e;
-    ls_status status = ls_calloc(1, sizeof *e, &e);
-    for (struct dirent *d; status == LS_OK && e->count < MAX_ZONES && (d = readdir(dir));) {
-        add_zone(e, folder, d->d_name);
-    }
-    closedir(dir);
-    LS_TRY(status);
-    if (e->count == 0) {
-        free(e);
-        return LS_OK;
+    LS_TRY(ls_calloc(1, sizeof *e, &e));
+    e->kind = kind;
+    bool found = false;
+    const ls_status status = open_kind(e, options, &found);
+    if (status != LS_OK || !found) {
+        ls_energy_close(e);
+        return status;
     }
     *energy = e;
     return LS_OK;
 }
 
 void ls_energy_close(ls_energy *energy) {
-    free(energy);
+    if (energy) {
+        ls_nvml_close(energy->nvml);
+        free(energy);
+    }
 }
 
 ls_status ls_energy_joules(ls_energy *e, double *joules) {
-    for (int i = 0; i < e->count; i++) {
-        zone *z = &e->zones[i];
-        uint64_t now_uj;
-        if (!read_number(z->path, "energy_uj", &now_uj)) {
-            return LS_FAIL(LS_E_IO, "cannot read '%s/energy_uj', which could be read before: %s",
-                           z->path, strerror(errno));
-        }
-        uint64_t spent = now_uj >= z->last_uj ? now_uj - z->last_uj
-                                              : now_uj + z->range_uj - z->last_uj; /* wrapped */
-        e->joules += 1e-6 * (double)spent;
-        z->last_uj = now_uj;
+    switch (e->kind) {
+    case LS_ENERGY_NVML:
+        LS_TRY(advance_nvml(e));
+        break;
+    case LS_ENERGY_NODE:
+        LS_TRY(advance_node(e));
+        break;
+    case LS_ENERGY_SLURM:
+        LS_TRY(ls_energy_read_slurm(e));
+        break;
+    default:
+        LS_TRY(ls_energy_read_rapl(e));
     }
     *joules = e->joules;
     return LS_OK;

@@ -1,6 +1,6 @@
 /* Prices, energy counters, and what a restart finds in the records of the starts before it. */
 #include "runtime/counters/cost.h"
-#include "runtime/counters/energy.h"
+#include "runtime/counters/energy_impl.h"
 #include "tests/test.h"
 
 #include <errno.h>
@@ -34,6 +34,19 @@ static void test_price(void) {
     CHECK_OK(ls_cost_price(&c, &usd));
     CHECK_NEAR(usd, 38e9 / (24 * 365.25 * (1.5 * 10000 + 4 * 20000 + 1 * 5000)), 1e-12, 0);
 
+    /* By days: 182 and 1826 of 2557 days after the start; the years of the formula have 365.25. */
+    strcpy(c.contract_start, "2026-11-01");
+    strcpy(c.contract_devices, "2026-11-01:10000,2027-05-02:20000,2031-11-01:5000");
+    CHECK_OK(ls_cost_price(&c, &usd));
+    CHECK_NEAR(usd,
+               38e9 / (24 * (182.0 * 10000 + (1826 - 182) * 20000.0 + (7 * 365.25 - 1826) * 5000)),
+               1e-9, 0);
+    strcpy(c.contract_devices, "2026-10-31:10000"); /* before the start */
+    CHECK_STATUS(ls_cost_price(&c, &usd), LS_E_CONFIG);
+    strcpy(c.contract_devices, "2026-11-01:10000");
+    c.contract_start[0] = '\0';
+    CHECK_STATUS(ls_cost_price(&c, &usd), LS_E_CONFIG);
+    CHECK_MESSAGE("days after cost.contract_start ('')");
     static const char *const wrong[] = {"",        "59000",    "0:",    "0:1e999", "0:5,0:6",
                                         "3:5,2:6", "8:5",      "0:5,",  "0:5;1:6", "-1:5",
                                         "0:-5",    "0:5 ,1:6", "nan:5", "0:0"};
@@ -78,20 +91,24 @@ static void put_zone(const char *root, const char *zone, const char *name, const
     put(folder, "max_energy_range_uj", "1000000000\n");
 }
 
-static void test_energy(void) {
+static void test_rapl(void) {
     char root[] = "/tmp/lockstep-energy-XXXXXX";
     CHECK(mkdtemp(root) != NULL);
     ls_energy *e;
-    CHECK_OK(ls_energy_open("/nonexistent/powercap", &e));
+    ls_energy_options o = {.first_of_host = true, .powercap = "/nonexistent/powercap"};
+    CHECK_OK(ls_energy_open(LS_ENERGY_RAPL, &o, &e));
     CHECK(e == NULL);
-    CHECK_OK(ls_energy_open(root, &e));
+    o.powercap = root;
+    CHECK_OK(ls_energy_open(LS_ENERGY_RAPL, &o, &e));
     CHECK(e == NULL);
     put_zone(root, "intel-rapl:0", "package-0\n", "5000000\n");
     put_zone(root, "intel-rapl:0:0", "core\n", "1\n"); /* part of the package */
     put_zone(root, "intel-rapl:0:1", "dram\n", "999000000\n");
     put_zone(root, "intel-rapl-mmio:0", "package-0\n", "5000000\n"); /* the package again */
     put_zone(root, "intel-rapl:1", "psys\n", "5000000\n");           /* everything again */
-    CHECK_OK(ls_energy_open(root, &e));
+    CHECK_OK(ls_energy_open(LS_ENERGY_RAPL, &(ls_energy_options){.powercap = root}, &e));
+    CHECK(e == NULL); /* another rank's to read */
+    CHECK_OK(ls_energy_open(LS_ENERGY_RAPL, &o, &e));
     CHECK(e && strstr(ls_energy_scope(e), "package-0") && strstr(ls_energy_scope(e), "dram"));
     CHECK(e && !strstr(ls_energy_scope(e), "core") && !strstr(ls_energy_scope(e), "psys"));
     double joules = -1.0;
@@ -107,6 +124,110 @@ static void test_energy(void) {
     CHECK_STATUS(ls_energy_joules(e, &joules), LS_E_IO);
     CHECK_MESSAGE("energy_uj");
     ls_energy_close(e);
+}
+
+static void test_node(void) {
+    char root[] = "/tmp/lockstep-energy-XXXXXX", path[64];
+    CHECK(mkdtemp(root) != NULL);
+    const ls_energy_options o = {.first_of_host = true, .pm_counters = root};
+    ls_energy *e;
+    double joules;
+    CHECK_OK(ls_energy_open(LS_ENERGY_NODE, &o, &e));
+    CHECK(e == NULL);
+    put(root, "energy", "5000000 J 1700000000000000 us\n");
+    CHECK_OK(ls_energy_open(LS_ENERGY_NODE, &o, &e));
+    CHECK(e != NULL);
+    put(root, "energy", "5001234 J 1700000010000000 us\n");
+    CHECK_OK(ls_energy_joules(e, &joules));
+    CHECK_NEAR(joules, 1234.0, 0, 0);
+    CHECK_STR(ls_energy_scope(e), "node counter: whole host");
+    put(root, "energy", "broken\n");
+    CHECK_STATUS(ls_energy_joules(e, &joules), LS_E_IO);
+    CHECK_MESSAGE("'N J' is expected");
+    ls_energy_close(e);
+    snprintf(path, sizeof path, "%s/energy", root);
+    CHECK(unlink(path) == 0 && rmdir(root) == 0);
+}
+
+/* A program sstat that answers for one step only. */
+static void test_slurm(void) {
+    char root[] = "/tmp/lockstep-energy-XXXXXX", path[64], search[4096];
+    CHECK(mkdtemp(root) != NULL);
+    snprintf(path, sizeof path, "%s/sstat", root);
+    put(root, "sstat",
+        "#!/bin/sh\n[ \"$4 $6\" = '1234.7 ConsumedEnergyRaw' ] && cat \"$(dirname "
+        "\"$0\")/joules\"\n");
+    put(root, "joules", "86400\n");
+    CHECK_INT(chmod(path, 0755), 0);
+    snprintf(search, sizeof search, "%s:%s", root, getenv("PATH"));
+    CHECK_INT(setenv("PATH", search, 1), 0);
+    const ls_energy_options o = {.first_of_job = true};
+    ls_energy *e;
+    double joules = -1.0;
+    unsetenv("SLURM_JOB_ID");
+    CHECK_OK(ls_energy_open(LS_ENERGY_SLURM, &o, &e));
+    CHECK(e == NULL); /* not a job */
+    setenv("SLURM_JOB_ID", "1234; rm -rf /", 1);
+    setenv("SLURM_STEP_ID", "7", 1);
+    CHECK_OK(ls_energy_open(LS_ENERGY_SLURM, &o, &e));
+    CHECK(e == NULL);
+    setenv("SLURM_JOB_ID", "1234", 1);
+    setenv("SLURM_STEP_ID", "8", 1); /* nothing is gathered of this one */
+    CHECK_OK(ls_energy_open(LS_ENERGY_SLURM, &o, &e));
+    CHECK(e == NULL);
+    setenv("SLURM_STEP_ID", "7", 1);
+    CHECK_OK(ls_energy_open(LS_ENERGY_SLURM, &o, &e));
+    CHECK(e != NULL);
+    CHECK_OK(ls_energy_joules(e, &joules)); /* asked a moment ago */
+    CHECK_NEAR(joules, 0.0, 0, 0);
+    put(root, "joules", "90000\n");
+    e->asked_ns = 0; /* long ago */
+    CHECK_OK(ls_energy_joules(e, &joules));
+    CHECK_NEAR(joules, 3600.0, 0, 0);
+    CHECK_STR(ls_energy_scope(e), "Slurm: job step 1234.7");
+    ls_energy_close(e);
+    char command[128];
+    snprintf(command, sizeof command, "rm -r %s", root);
+    CHECK(system(command) == 0);
+}
+
+static void test_nvml(void) {
+    char root[] = "/tmp/lockstep-energy-XXXXXX", plan[64];
+    CHECK(mkdtemp(root) != NULL);
+    snprintf(plan, sizeof plan, "%s/nvml", root);
+    setenv("EMULATED_NVML", plan, 1);
+    setenv("LOCKSTEP_NVML", "/nonexistent/libnvidia-ml.so.1", 1);
+    const ls_energy_options o = {.gpu_bus_id = "0000:0a:00.0", .first_of_host = true};
+    ls_energy *e;
+    double joules;
+    CHECK_OK(ls_energy_open(LS_ENERGY_NVML, &o, &e));
+    CHECK(e == NULL); /* no driver */
+    setenv("LOCKSTEP_NVML", NVML_LIBRARY, 1);
+    put(root, "nvml", "gpus 0 2\nbus_id 1 00000000:0A:00.0\nenergy 0 7\n");
+    CHECK_OK(ls_energy_open(LS_ENERGY_NVML, &o, &e));
+    CHECK(e == NULL); /* this GPU does not count */
+    put(root, "nvml", "gpus 0 2\nbus_id 1 00000000:0A:00.0\nenergy 1 5000000\n");
+    CHECK_OK(ls_energy_open(LS_ENERGY_NVML, &(ls_energy_options){.first_of_host = true}, &e));
+    CHECK(e == NULL); /* a rank without a GPU */
+    CHECK_OK(ls_energy_open(LS_ENERGY_NVML, &o, &e));
+    CHECK_STR(ls_energy_scope(e), "NVML: GPU");
+    put(root, "nvml", "gpus 0 2\nenergy 1 5700000\n");
+    CHECK_OK(ls_energy_joules(e, &joules));
+    CHECK_NEAR(joules, 700.0, 1e-12, 0);
+    put(root, "nvml", "gpus 0 2\nenergy 1 50000\n"); /* the driver was loaded again */
+    CHECK_OK(ls_energy_joules(e, &joules));
+    CHECK_NEAR(joules, 750.0, 1e-12, 0);
+    put(root, "nvml", "gpus 0 2\nenergy.error 1 15\n");
+    CHECK_STATUS(ls_energy_joules(e, &joules), LS_E_DEVICE);
+    CHECK_MESSAGE("GPU is lost");
+    put(root, "nvml", "gpus 0 2\n");
+    CHECK_STATUS(ls_energy_joules(e, &joules), LS_E_DEVICE);
+    ls_energy_close(e);
+    put(root, "nvml", "gpus 0 2\nbus_id 1 00000000:0A:00.0\nfield.191.1 1 1000\n");
+    CHECK_OK(ls_energy_open(LS_ENERGY_NVML, &o, &e));
+    CHECK_STR(ls_energy_scope(e), "NVML: module");
+    ls_energy_close(e);
+    CHECK(unlink(plan) == 0 && rmdir(root) == 0);
 }
 
 /* A record of train.jsonl. */
@@ -160,7 +281,10 @@ static void test_history(void) {
 int main(void) {
     test_price();
     test_spend();
-    test_energy();
+    test_rapl();
+    test_node();
+    test_slurm();
+    test_nvml();
     test_history();
     return test_end();
 }
