@@ -22,7 +22,9 @@ static ls_status open_nvml(ls_energy *e, const char *bus_id, bool *found) {
         return LS_OK;
     }
     LS_TRY(status);
-    LS_TRY(ls_nvml_find(e->nvml, bus_id, &e->gpu));
+    if (ls_nvml_find(e->nvml, bus_id, &e->gpu) != LS_OK) { /* the driver does not show it */
+        return LS_OK;
+    }
     LS_TRY(read_nvml(e, &e->first_joules));
     *found = e->gpu_scope != LS_NVML_NONE;
     snprintf(e->scope, sizeof e->scope, "NVML: %s", ls_nvml_scope_name(e->gpu_scope));

@@ -209,6 +209,8 @@ static void test_nvml(void) {
     put(root, "nvml", "gpus 0 2\nbus_id 1 00000000:0A:00.0\nenergy 1 5000000\n");
     CHECK_OK(ls_energy_open(LS_ENERGY_NVML, &(ls_energy_options){.first_of_host = true}, &e));
     CHECK(e == NULL); /* a rank without a GPU */
+    CHECK_OK(ls_energy_open(LS_ENERGY_NVML, &(ls_energy_options){.gpu_bus_id = "0:b:0.0"}, &e));
+    CHECK(e == NULL); /* a GPU that the driver does not show */
     CHECK_OK(ls_energy_open(LS_ENERGY_NVML, &o, &e));
     CHECK_STR(ls_energy_scope(e), "NVML: GPU");
     put(root, "nvml", "gpus 0 2\nenergy 1 5700000\n");
