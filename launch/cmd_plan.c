@@ -33,6 +33,7 @@ enum {
     OPT_RESTART,
     OPT_NETWORK,
     OPT_MEMORY,
+    OPT_EMIT,
     OPT_JSON,
     OPT_LIST,
     OPT_COUNT
@@ -73,6 +74,8 @@ static const ls_option options[] = {
                      "from a failure to the next step; default: the profile's, else 600"},
     [OPT_NETWORK] = {"network-gbit", 0, "N", NULL, "Gb/s of a device between domains"},
     [OPT_MEMORY] = {"memory", 0, "SHARE", "0.92", "of a device's memory that a plan may use"},
+    [OPT_EMIT] = {"emit", 0, "sbatch", NULL,
+                  "print a script that submits the best layout to Slurm"},
     [OPT_JSON] = {"json", 0, NULL, NULL, "print JSON"},
     [OPT_LIST] = {"list", 0, NULL, NULL, "print the models and clusters that are known"},
     {NULL, 0, NULL, NULL, NULL}};
@@ -391,6 +394,10 @@ static ls_status run_plan(int argc, char **argv) {
         values[o] = values[o] ? values[o] : options[o].fallback;
     }
     LS_TRY(parse(&p, values));
+    if (values[OPT_EMIT] && (strcmp(values[OPT_EMIT], "sbatch") != 0 || !p.cluster)) {
+        return LS_FAIL(LS_E_USAGE, "--emit %s; sbatch is expected, with one --cluster",
+                       values[OPT_EMIT]);
+    }
     const int keep = p.question.keep;
     p.question.keep = 1; /* of tables and of numbers that are tried */
     if (p.sweep && p.cluster) {
@@ -409,6 +416,11 @@ static ls_status run_plan(int argc, char **argv) {
         return compare(&p, &answer);
     }
     p.question.keep = keep;
+    if (values[OPT_EMIT]) {
+        LS_TRY(ls_plan_open(&p.question, p.cluster, &answer));
+        LS_TRY(ls_plan_answer_for(&p.question, (int)p.gpus, &answer));
+        return ls_plan_emit_sbatch(&p.question, &answer);
+    }
     return one(&p, &answer);
 }
 

@@ -45,6 +45,17 @@ bool ls_plan_trains(const ls_plan_model *model);
 ls_status ls_plan_own_bytes(const ls_plan_question *q, const ls_plan_answer *a,
                             const ls_plan_layout *l, ls_plan_bytes *bytes);
 
+/* The layout as settings of `lockstep train`, without length and data of the run; caller frees
+ * each. Returns how many; NULL ones: out of memory. */
+enum { LS_PLAN_SETTINGS = 20 };
+int ls_plan_settings(const ls_plan_question *q, const ls_plan_answer *a, const ls_plan_layout *l,
+                     char *set[LS_PLAN_SETTINGS]);
+
+/* Prints a script that submits the best layout with the sbatch file of launch/slurm that fits the
+ * cluster's nodes. LS_E_UNSUPPORTED for what `lockstep train` cannot do, LS_E_USAGE when the
+ * devices are no whole nodes. */
+ls_status ls_plan_emit_sbatch(const ls_plan_question *q, const ls_plan_answer *a);
+
 void ls_plan_print(const ls_plan_question *q, const ls_plan_answer *a);
 /* Owned by the caller; NULL: out of memory. */
 json_t *ls_plan_json(const ls_plan_question *q, const ls_plan_answer *a);

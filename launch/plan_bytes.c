@@ -17,11 +17,8 @@ bool ls_plan_trains(const ls_plan_model *model) {
     return false;
 }
 
-/* The configuration of a run with that layout. */
-static ls_status configure(const ls_plan_question *q, const ls_plan_answer *a,
-                           const ls_plan_layout *l, ls_config *config) {
-    enum { MAX = 24 };
-    char *set[MAX];
+int ls_plan_settings(const ls_plan_question *q, const ls_plan_answer *a, const ls_plan_layout *l,
+                     char *set[LS_PLAN_SETTINGS]) {
     int count = 0;
     const struct {
         const char *key;
@@ -32,7 +29,6 @@ static ls_status configure(const ls_plan_question *q, const ls_plan_answer *a,
         {"data.sequence", q->seq},
         {"batch.sequences", a->batch},
         {"batch.micro", l->micro},
-        {"run.steps", 1},
         {"parallel.tensor", l->tensor},
         {"parallel.context", l->context},
         {"parallel.pipeline", l->pipeline},
@@ -48,6 +44,15 @@ static ls_status configure(const ls_plan_question *q, const ls_plan_answer *a,
     set[count++] =
         ls_text_format("parallel.sequence_parallel=%s", l->tensor > 1 ? "true" : "false");
     set[count++] = ls_text_format("recompute.mode=%s", ls_redo_name(l->recompute));
+    return count;
+}
+
+/* The configuration of a run with that layout. */
+static ls_status configure(const ls_plan_question *q, const ls_plan_answer *a,
+                           const ls_plan_layout *l, ls_config *config) {
+    char *set[LS_PLAN_SETTINGS + 1];
+    int count = ls_plan_settings(q, a, l, set);
+    set[count++] = ls_text_format("run.steps=1");
     ls_status status = LS_OK;
     for (int i = 0; i < count && status == LS_OK; i++) {
         status = set[i] ? LS_OK : LS_FAIL(LS_E_MEMORY, "no memory for a configuration");

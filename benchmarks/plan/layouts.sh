@@ -24,5 +24,5 @@ for layout in parallel.replicate=2 parallel.tensor=2 "parallel.tensor=2 parallel
     json=$work/runs/r$i/ledger.json
     value() { sed -n "s/.*\"$1\": \"\{0,1\}\([^\",]*\).*/\1/p" "$json"; }
     echo "$layout" | awk -v p="$(value predicted_step_seconds)" -v m="$(value measured_step_seconds)" \
-        -v w="$(value differs_most_in)" '{ gsub("parallel.", ""); printf "%-34s %10.3f s %10.3f s %+7.1f%%  %s\n", $0, p, m, 100 * (p / m - 1), w }'
+        -v w="$(value differs_most_in)" '{ gsub(/parallel\./, ""); printf "%-34s %10.3f s %10.3f s %+7.1f%%  %s\n", $0, p, m, 100 * (p / m - 1), w }'
 done

@@ -50,6 +50,29 @@ says 'one of --cluster and --compare'
 gives 1 "$LOCKSTEP" plan -m llama3-8b -c aws-p5 --layout tensor=8,pipeline=33
 says 'too few for 33'
 
+# A script that submits a plan: what sbatch is asked for, and a file of ours that exists.
+gives 0 "$LOCKSTEP" plan -m llama3-70b -c aws-p6e-gb200-x72 -n 288 --emit sbatch
+cp "$work/out" "$work/submit.sh"
+mkdir "$work/bin"
+printf '#!/bin/sh\nfor word; do echo "$word"; done\n' >"$work/bin/sbatch"
+chmod +x "$work/bin/sbatch"
+PATH=$work/bin:$PATH gives 0 sh "$work/submit.sh" big.yaml data.dir=/shared/data
+prints '^--nodes=72$'
+prints '^--segment=18$'
+prints '^model.preset=llama3-70b$'
+prints '^cost.cluster=aws-p6e-gb200-x72$'
+holds [ -f "$(grep 'gb200.sbatch$' "$work/out")" ]
+holds [ "$(grep -A 1 'gb200.sbatch$' "$work/out" | tail -n 1)" = big.yaml ]
+# Its settings are those of a run: 288 ranks of the mesh.
+settings=$(sed -n 's/^ *\([a-z_]*\.[a-z_]*=[^ ]*\).*/\1/p' "$work/submit.sh")
+# shellcheck disable=SC2086
+gives 0 "$LOCKSTEP" train $settings run.name=x --dry-run --ranks 288
+gives 2 "$LOCKSTEP" plan -m llama3-8b -c aws-p5 -n 12 --emit sbatch
+says 'no whole nodes of 8; give --gpus 16'
+gives 3 "$LOCKSTEP" plan -m llama3-8b -c aws-p5 -n 16 -p fp8 --emit sbatch
+says 'cannot run llama3-8b in fp8'
+gives 2 "$LOCKSTEP" plan -m llama3-8b -c aws-p5 -n 16 --emit pbs
+
 # This machine: a profile out of small steps, a plan and a prediction with it.
 gives 0 "$LOCKSTEP" bench machine --threads 1 --repeat 1 --profile local.yaml
 prints 'wrote local.yaml'

@@ -1,0 +1,71 @@
+/* A plan as a script that submits it to Slurm. */
+#include "launch/plan.h"
+#include "runtime/base/text.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+/* What the planner can think of and the trainer cannot do. */
+static ls_status check(const ls_plan_question *q, const ls_plan_answer *a, int *nodes) {
+    const ls_plan_layout *l = &a->result.found[0].layout;
+    const int each = (int)ls_cluster_value(&a->cluster, LS_FIG_NODE_DEVICES, 1.0);
+    if (!a->own_bytes || l->expert > 1 || q->precision > LS_PRECISION_BF16 ||
+        l->recompute == LS_REDO_ALTERNATE) {
+        char layout[200];
+        return LS_FAIL(LS_E_UNSUPPORTED,
+                       "`lockstep train` cannot run %s in %s with %s; keep to fp32 or bf16 and to "
+                       "--layout expert=1,recompute=none, selective or full, of a model in "
+                       "`lockstep train --help`",
+                       q->model.name, ls_precision_name(q->precision),
+                       ls_plan_layout_text(l, layout, sizeof layout));
+    }
+    if (a->devices % each != 0) {
+        return LS_FAIL(LS_E_USAGE, "%d devices are no whole nodes of %d; give --gpus %d",
+                       a->devices, each, (a->devices / each + 1) * each);
+    }
+    *nodes = a->devices / each;
+    return LS_OK;
+}
+
+/* Nodes that must share an NVLink domain: a divisor of the job's, as many as there are. */
+static int segment_of(const ls_plan_answer *a, int nodes) {
+    const double domain = a->cluster.figure[LS_FIG_DOMAIN_DEVICES].value;
+    int segment = (int)(domain / a->cluster.figure[LS_FIG_NODE_DEVICES].value);
+    segment = segment < nodes ? segment : nodes;
+    while (nodes % segment != 0) {
+        segment--;
+    }
+    return segment;
+}
+
+ls_status ls_plan_emit_sbatch(const ls_plan_question *q, const ls_plan_answer *a) {
+    const ls_plan_found *best = &a->result.found[0];
+    const bool racks = a->cluster.figure[LS_FIG_DOMAIN_DEVICES].value >
+                       a->cluster.figure[LS_FIG_NODE_DEVICES].value;
+    const char *file = a->rates.shared_engine ? "cpu" : racks ? "gb200" : "h100";
+    char folder[1024], layout[200], step[32], usd[32];
+    int nodes = 1;
+    LS_TRY(check(q, a, &nodes));
+    LS_TRY(ls_cluster_dir(folder, sizeof folder));
+    printf("#!/bin/sh\n# %s on %d %s: %s\n# predicted: %s a step, %.1f %% MFU, %.2f days, %s\n"
+           "# usage: sh FILE [CONFIG.yaml] data.dir=/shared/data [section.key=value ...]\n"
+           "exec sbatch --job-name=\"${RUN_NAME:-%s}\" --nodes=%d",
+           q->model.name, a->devices, a->cluster.text[LS_CLUSTER_KIND],
+           ls_plan_layout_text(&best->layout, layout, sizeof layout),
+           ls_text_duration(step, sizeof step, best->cost.step_s), 100 * best->cost.mfu_causal,
+           a->bill.days, ls_text_usd(usd, sizeof usd, a->bill.usd), q->model.name, nodes);
+    if (racks && !a->rates.shared_engine) {
+        printf(" --segment=%d", segment_of(a, nodes));
+    }
+    printf(" \\\n    \"${LOCKSTEP_SLURM:-%s/../slurm}/%s.sbatch\" \"$@\"", folder, file);
+    char *set[LS_PLAN_SETTINGS];
+    const int count = ls_plan_settings(q, a, &best->layout, set);
+    for (int i = 0; i < count; i++) {
+        printf(" \\\n    %s", set[i] ? set[i] : "");
+        free(set[i]);
+    }
+    printf(" \\\n    run.tokens=%.0f cost.cluster=%s\n", q->bill.tokens,
+           a->cluster.text[LS_CLUSTER_NAME]);
+    return LS_OK;
+}
