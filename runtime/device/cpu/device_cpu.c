@@ -26,7 +26,8 @@
 
 #define X(level)                                                                                   \
     extern const ls_device_ops ls_cpu_ops_##level;                                                 \
-    extern const ls_gemm_kernels ls_cpu_gemm_kernels_##level;
+    extern const ls_gemm_kernels ls_cpu_gemm_kernels_##level;                                      \
+    extern const ls_gemm_tiles ls_cpu_gemm_tiles_##level;
 LEVELS(X)
 #undef X
 
@@ -34,7 +35,8 @@ LEVELS(X)
 static void select_kernels(ls_cpu_device *cpu, ls_isa isa) {
 #define USE(level)                                                                                 \
     cpu->base.ops = &ls_cpu_ops_##level;                                                           \
-    cpu->gemm_kernels = &ls_cpu_gemm_kernels_##level
+    cpu->gemm_kernels = &ls_cpu_gemm_kernels_##level;                                              \
+    cpu->gemm_tiles = &ls_cpu_gemm_tiles_##level
     USE(generic);
 #if defined(__x86_64__)
     if (isa == LS_ISA_AVX512_BF16 || isa == LS_ISA_AMX_BF16) {

@@ -19,6 +19,7 @@ typedef struct ls_cpu_device {
     void *shared;
     size_t shared_bytes;
     const ls_gemm_kernels *gemm_kernels;
+    const ls_gemm_tiles *gemm_tiles;
     bool library_has_bf16;    /* oneDNN multiplies bf16 fast at this level */
     ls_gemm_path forced_path; /* LS_GEMM_AUTO but in tests */
     ls_matmul_cache *matmuls;

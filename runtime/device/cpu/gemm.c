@@ -39,12 +39,18 @@ static const char *at(const void *base, ls_dtype dtype, int64_t elems) {
     return (const char *)base + elems * (int64_t)ls_dtype_bytes(dtype);
 }
 
-ls_gemm_path ls_gemm_path_select(ls_isa isa, bool library_has_bf16, ls_dtype dtype, int64_t m,
-                                 int64_t n) {
-    if (dtype == LS_BF16) {
-        return ls_isa_has_fast_bf16(isa) && library_has_bf16 ? LS_GEMM_MATMUL : LS_GEMM_PANELS;
+ls_gemm_path ls_gemm_path_select(ls_isa isa, bool has_tile, bool library_has_bf16, ls_dtype dtype,
+                                 int64_t m, int64_t n) {
+    bool copied = min_i64(m, n) >= PANELS_LEAST;
+    bool tiled = copied && has_tile;
+    if (dtype == LS_F32) {
+        return tiled ? LS_GEMM_PACKED : copied ? LS_GEMM_PANELS : LS_GEMM_SGEMM;
     }
-    return min_i64(m, n) < PANELS_LEAST ? LS_GEMM_SGEMM : LS_GEMM_PANELS;
+    bool library = ls_isa_has_fast_bf16(isa) && library_has_bf16;
+    if (tiled && !(library && isa == LS_ISA_AMX_BF16)) { /* AMX tiles are for the library */
+        return LS_GEMM_PACKED;
+    }
+    return library ? LS_GEMM_MATMUL : LS_GEMM_PANELS;
 }
 
 static ls_status check(const ls_device *dev, const ls_gemm *op) {
@@ -221,12 +227,26 @@ ls_status ls_cpu_gemm_reserve(ls_device *dev, const ls_device_limits *limits) {
     for (int i = 0; i < 3; i++) {
         largest = sizes[i] > largest ? sizes[i] : largest;
     }
-    if (cpu->library_has_bf16) { /* the library's own scratch comes on top when it is known */
-        LS_TRY(ls_cpu_scratch_need(dev, DIRECT_M * (DIRECT_N + PAD) * sizeof(float)));
+    bool tiles_f32 = ls_gemm_tile_for(cpu, LS_F32), tiles_bf16 = ls_gemm_tile_for(cpu, LS_BF16);
+    size_t shared_bytes = 0, scratch_bytes = 0;
+    if (tiles_f32) {
+        ls_gemm_packed_bytes(cpu, LS_F32, largest, &shared_bytes, &scratch_bytes);
     }
-    /* bf16 products of panels are made apart; where bf16 is fast, only fp32 comes this way. */
+    if (tiles_bf16) {
+        ls_gemm_packed_bytes(cpu, LS_BF16, largest, &shared_bytes, &scratch_bytes);
+    }
+    bool panels_bf16 = !tiles_bf16 && !cpu->library_has_bf16; /* made apart */
+    if (!tiles_f32 || panels_bf16) {
+        size_t bytes = ls_gemm_panels_bytes(!panels_bf16, largest);
+        shared_bytes = bytes > shared_bytes ? bytes : shared_bytes;
+    }
+    if (cpu->library_has_bf16) { /* the library's own scratch comes on top when it is known */
+        size_t bytes = DIRECT_M * (DIRECT_N + PAD) * sizeof(float);
+        scratch_bytes = bytes > scratch_bytes ? bytes : scratch_bytes;
+    }
+    LS_TRY(ls_cpu_scratch_need(dev, scratch_bytes));
     void *memory;
-    return ls_cpu_shared(dev, ls_gemm_panels_bytes(cpu->library_has_bf16, largest), &memory);
+    return ls_cpu_shared(dev, shared_bytes, &memory);
 }
 
 ls_status ls_cpu_gemm(ls_device *dev, const ls_gemm *op) {
@@ -240,7 +260,14 @@ ls_status ls_cpu_gemm(ls_device *dev, const ls_gemm *op) {
     }
     ls_gemm_path path = cpu->forced_path;
     if (path == LS_GEMM_AUTO) {
-        path = ls_gemm_path_select(cpu->isa, cpu->library_has_bf16, op->dtype, op->m, op->n);
+        path = ls_gemm_path_select(cpu->isa, ls_gemm_tile_for(cpu, op->dtype) != NULL,
+                                   cpu->library_has_bf16, op->dtype, op->m, op->n);
+    }
+    if (path == LS_GEMM_PACKED) {
+        return ls_gemm_tile_for(cpu, op->dtype)
+                   ? ls_gemm_run_packed(cpu, op)
+                   : LS_FAIL(LS_E_UNSUPPORTED, "gemm: no micro-kernel for %s at level %s",
+                             ls_dtype_name(op->dtype), ls_isa_name(cpu->isa));
     }
     ls_gemm_sink sink = choose_sink(op, path);
     return path == LS_GEMM_PANELS ? ls_gemm_run_panels(cpu, op, sink)

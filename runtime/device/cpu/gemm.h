@@ -18,14 +18,17 @@ typedef enum ls_gemm_path {
     LS_GEMM_PANELS, /* operands are copied, or widened from bf16 (exact), into fp32 panels that all
                      * threads share and whose leading dimensions suit the cache; dnnl_sgemm of
                      * panels (gemm_panels.c) */
+    LS_GEMM_PACKED, /* both operands are packed for the micro-kernels of the level, where it has one
+                     * for dtype (gemm_packed.c) */
     LS_GEMM_SGEMM,  /* dnnl_sgemm of fp32 operands where they lie */
     LS_GEMM_MATMUL, /* oneDNN matmul primitives: bf16 where the processor multiplies it */
 } ls_gemm_path;
 
-/* The path for op(A) [m, k] and op(B) [k, n] of dtype LS_F32 or LS_BF16. library_has_bf16: oneDNN
- * has an optimised bf16 matmul at this level (ls_dnnl_has_fast_bf16). */
-ls_gemm_path ls_gemm_path_select(ls_isa isa, bool library_has_bf16, ls_dtype dtype, int64_t m,
-                                 int64_t n);
+/* The path for op(A) [m, k] and op(B) [k, n] of dtype LS_F32 or LS_BF16. has_tile: the level has a
+ * micro-kernel for dtype (ls_gemm_tile_for). library_has_bf16: oneDNN has an optimised bf16 matmul
+ * at this level (ls_dnnl_has_fast_bf16). */
+ls_gemm_path ls_gemm_path_select(ls_isa isa, bool has_tile, bool library_has_bf16, ls_dtype dtype,
+                                 int64_t m, int64_t n);
 
 /* size > 0 cut into as few pieces of at most `most` as will do, nearly equal, multiples of
  * `multiple` (which divides most). Returns the size of a piece; the last one may be smaller. */
@@ -43,6 +46,27 @@ typedef struct ls_gemm_kernels {
                    ls_dtype c_dtype, void *c, int64_t ldc, bool add_c, const float *bias,
                    const void *residual);
 } ls_gemm_kernels;
+
+/* A micro-kernel and the copies that it reads (k_gemm_tile.c). A word holds one fp32 element, or
+ * two bf16 elements that are neighbours along k; a panel holds as many lanes (rows of A, columns of
+ * B) as a tile has, [words][width]. */
+typedef struct ls_gemm_tile {
+    int64_t rows, cols;       /* of a tile of C; 0: the level has no such micro-kernel */
+    int64_t a_width, b_width; /* words between steps of a panel: at least rows, cols */
+    /* Panels of `step` lanes each, panel_words apart, from src with k elements a lane: `rows`:
+     * lanes are rows of src, else columns. What a panel lacks of lanes is unspecified, of k is
+     * zero. */
+    void (*pack)(bool rows, const void *src, int64_t ld, int64_t lanes, int64_t k, int64_t step,
+                 int64_t width, uint32_t *dst, int64_t panel_words);
+    /* product [rows, ld] = A B (+ add [rows, ld_add] unless NULL; may be product), whole tiles,
+     * summed in the order of k. */
+    void (*multiply)(int64_t words, const uint32_t *a, const uint32_t *b, const float *add,
+                     int64_t ld_add, float *product, int64_t ld);
+} ls_gemm_tile;
+
+typedef struct ls_gemm_tiles {
+    ls_gemm_tile f32, bf16;
+} ls_gemm_tiles;
 
 /* How the old C, bias and residual come into a product: made in C itself (fp32), with beta times
  * what was there, or apart and then added by finish. */
@@ -63,7 +87,17 @@ ls_status ls_gemm_run_panels(struct ls_cpu_device *cpu, const ls_gemm *op, ls_ge
 /* Shared memory that it takes for products with no size above `largest` > 0. */
 size_t ls_gemm_panels_bytes(bool in_place, int64_t largest);
 
+/* gemm_packed.c: the tile of the device's level, NULL where it has none for dtype. */
+const ls_gemm_tile *ls_gemm_tile_for(const struct ls_cpu_device *cpu, ls_dtype dtype);
+/* Raises both to what products of a dtype that has a tile need, shared and in each thread, with no
+ * size above `largest` > 0. */
+void ls_gemm_packed_bytes(const struct ls_cpu_device *cpu, ls_dtype dtype, int64_t largest,
+                          size_t *shared_bytes, size_t *scratch_bytes);
+/* Checked operations with m, n, k > 0 of a dtype that has a tile. */
+ls_status ls_gemm_run_packed(struct ls_cpu_device *cpu, const ls_gemm *op);
+
 #ifdef LS_KERNEL_ISA
+extern const ls_gemm_tiles LS_ISA_NAME(ls_cpu_gemm_tiles);
 extern const ls_gemm_kernels LS_ISA_NAME(ls_cpu_gemm_kernels);
 #endif
 

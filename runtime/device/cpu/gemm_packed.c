@@ -1,0 +1,253 @@
+/* Products of packed operands by our own micro-kernel (k_gemm_tile.h).
+ *
+ *                block of N                  For each block of C and each stretch of K in turn:
+ *           +-----+-----+-----+-----+        all threads pack B together, in panels as wide as a
+ *    strip  |tile |     |     |     |        tile; then they take strips of rows. For each piece of
+ *           +-----+-----+-----+-----+        K its thread packs the strip's rows of A, which stay
+ *           |     |     |     |     |        in its own cache, and multiplies tile by tile: a
+ *           +-----+-----+-----+-----+        panel of B stays closest while it goes down the rows.
+ *    strip  |     |     |     |     |
+ *           +-----+-----+-----+-----+
+ *
+ * (Goto & van de Geijn 2008, doi 10.1145/1356052.1356053; Van Zee & van de Geijn 2015, doi
+ * 10.1145/2764454.) Pieces of K depend on K alone, and an element of C is the sum of its pieces,
+ * each summed in the order of K: so the rest of the blocking, which looks at the number of threads
+ * too, cannot change a bit of it, and neither can other rows and columns. */
+#include "runtime/device/cpu/device_cpu.h"
+
+#include <omp.h>
+
+#define PIECE_WORDS  384  /* of K: a panel of each operand fits the closest two caches */
+#define BLOCK_N      3072 /* columns */
+#define BLOCK_N_KEPT 768  /* when sums of a strip are kept between pieces of K */
+#define BLOCK_M_KEPT 2016 /* rows, when they are kept between stretches of K */
+#define STRIP_PANELS 12   /* of A, one piece of K deep: a third of a core's second cache */
+#define B_WORDS      ((int64_t)BLOCK_N * PIECE_WORDS * 2) /* of a stretch */
+#define TILE_ELEMS   512 /* at least rows x cols of every level's tile */
+
+typedef struct packed_run {
+    ls_cpu_device *cpu;
+    const ls_gemm *op;
+    const ls_gemm_tile *tile;
+    int64_t per_word;              /* elements along K in a word */
+    int64_t words, piece, stretch; /* K in words; piece: one of equal ones; stretch: of pieces */
+    int64_t block_m, block_n;
+    bool kept;        /* sums are kept in fp32 apart from C, which is bf16, between pieces */
+    bool kept_shared; /* and between stretches, in shared memory, else in the thread's scratch */
+    int64_t panel_a, panel_b; /* words of one panel, one piece deep */
+    int64_t strip_a;          /* words of a strip's panels, one piece deep */
+    uint32_t *b;              /* [pieces of a stretch][panels of block_n] panels */
+    float *sums;              /* [tiles of a block] tiles */
+} packed_run;
+
+/* A block of C and a stretch of K; k in words. */
+typedef struct packed_block {
+    int64_t m0, n0, k0, m, n, k;
+} packed_block;
+
+/* A strip of a block: panels of A [first, last), panels of B [left, right), and its memory. */
+typedef struct packed_strip {
+    int64_t first, last, left, right;
+    uint32_t *a;
+    float *sums; /* of the tile in panel `first` and column 0 */
+} packed_strip;
+
+static int64_t min_i64(int64_t a, int64_t b) {
+    return a < b ? a : b;
+}
+
+static int64_t pieces_of(int64_t size, int64_t piece) {
+    return (size - 1) / piece + 1;
+}
+
+static const char *at(const void *base, ls_dtype dtype, int64_t elems) {
+    return (const char *)base + elems * (int64_t)ls_dtype_bytes(dtype);
+}
+
+/* Elements of K in words [k0, k0 + words). */
+static int64_t depth(const packed_run *run, int64_t k0, int64_t words) {
+    return min_i64(words * run->per_word, run->op->k - k0 * run->per_word);
+}
+
+/* One panel of B, one piece of K. */
+static void pack_b(const packed_run *run, packed_block b, int64_t panel, int64_t piece) {
+    const ls_gemm *op = run->op;
+    const ls_gemm_tile *t = run->tile;
+    int64_t k0 = b.k0 + piece * run->piece, n0 = b.n0 + panel * t->cols;
+    int64_t k = depth(run, k0, min_i64(run->piece, b.k - piece * run->piece));
+    int64_t n = min_i64(t->cols, b.n - panel * t->cols);
+    int64_t row = k0 * run->per_word;
+    int64_t corner = op->trans_b ? n0 * op->ldb + row : row * op->ldb + n0;
+    uint32_t *to = run->b + (piece * pieces_of(b.n, t->cols) + panel) * run->panel_b;
+    t->pack(op->trans_b, at(op->b, op->dtype, corner), op->ldb, n, k, t->cols, t->b_width, to,
+            run->panel_b);
+}
+
+/* The strip's rows of A, a piece of K. */
+static void pack_a(const packed_run *run, packed_block b, const packed_strip *s, int64_t k0,
+                   int64_t words) {
+    const ls_gemm *op = run->op;
+    const ls_gemm_tile *t = run->tile;
+    int64_t m0 = s->first * t->rows, m = min_i64(s->last * t->rows, b.m) - m0;
+    int64_t k = depth(run, k0, words), col = k0 * run->per_word;
+    m0 += b.m0;
+    int64_t corner = op->trans_a ? col * op->lda + m0 : m0 * op->lda + col;
+    t->pack(!op->trans_a, at(op->a, op->dtype, corner), op->lda, m, k, t->rows, t->a_width, s->a,
+            run->panel_a);
+}
+
+/* One tile, one piece of K. first, last: of all pieces. */
+static void run_tile(const packed_run *run, packed_block b, int64_t i, int64_t j,
+                     const uint32_t *panel_a, const uint32_t *panel_b, int64_t words, bool first,
+                     bool last, float *kept) {
+    const ls_gemm *op = run->op;
+    const ls_gemm_tile *t = run->tile;
+    int64_t rows = min_i64(t->rows, b.m - i * t->rows);
+    int64_t cols = min_i64(t->cols, b.n - j * t->cols);
+    int64_t n0 = b.n0 + j * t->cols, corner = (b.m0 + i * t->rows) * op->ldc + n0;
+    void *c = (void *)at(op->c, op->c_dtype, corner);
+    /* What is added once comes with the one piece that C is made from, or with the first. */
+    bool once = run->kept ? last : first;
+    bool add_c = op->accumulate || !once;
+    bool finished = once && (op->bias || op->residual);
+    if (run->kept && !last) {
+        t->multiply(words, panel_a, panel_b, first ? NULL : kept, t->cols, kept, t->cols);
+        return;
+    }
+    if (op->c_dtype == LS_F32 && rows == t->rows && cols == t->cols && !finished) {
+        t->multiply(words, panel_a, panel_b, add_c ? c : NULL, op->ldc, c, op->ldc);
+        return;
+    }
+    _Alignas(64) float product[TILE_ELEMS];
+    for (int64_t row = 0; row < rows; row++) {
+        __builtin_prefetch(at(c, op->c_dtype, row * op->ldc), 1);
+    }
+    bool more = run->kept && !first;
+    t->multiply(words, panel_a, panel_b, more ? kept : NULL, t->cols, product, t->cols);
+    const float *bias = once && op->bias ? (const float *)op->bias + n0 : NULL;
+    const void *residual = once && op->residual ? at(op->residual, op->c_dtype, corner) : NULL;
+    run->cpu->gemm_kernels->finish(product, t->cols, rows, cols, op->c_dtype, c, op->ldc, add_c,
+                                   bias, residual);
+}
+
+static void run_strip(const packed_run *run, packed_block b, const packed_strip *s) {
+    int64_t tiles_n = pieces_of(b.n, run->tile->cols), tile = run->tile->rows * run->tile->cols;
+    for (int64_t k = 0; k < b.k; k += run->piece) {
+        int64_t k0 = b.k0 + k, words = min_i64(run->piece, b.k - k);
+        bool first = k0 == 0, last = k0 + words == run->words;
+        pack_a(run, b, s, k0, words);
+        const uint32_t *panels_b = run->b + k / run->piece * tiles_n * run->panel_b;
+        for (int64_t j = s->left; j < s->right; j++) {
+            for (int64_t i = s->first; i < s->last; i++) {
+                int64_t local = i - s->first;
+                run_tile(run, b, i, j, s->a + local * run->panel_a, panels_b + j * run->panel_b,
+                         words, first, last, s->sums + (local * tiles_n + j) * tile);
+            }
+        }
+    }
+}
+
+/* One thread's share of a block; all threads of the region call it. */
+static void run_block(const packed_run *run, packed_block b, int64_t threads) {
+    const ls_gemm_tile *t = run->tile;
+    int64_t tiles_m = pieces_of(b.m, t->rows), tiles_n = pieces_of(b.n, t->cols);
+    int64_t pieces = pieces_of(b.k, run->piece);
+#pragma omp for schedule(dynamic, 4)
+    for (int64_t i = 0; i < tiles_n * pieces; i++) {
+        pack_b(run, b, i % tiles_n, i / tiles_n);
+    }
+    /* Equal shares for all threads; where rows are too few for that, columns are cut too. */
+    int64_t rounds = pieces_of(tiles_m, threads * STRIP_PANELS);
+    int64_t strips = min_i64(tiles_m, rounds * threads);
+    int64_t parts = min_i64(tiles_n, strips < threads ? pieces_of(threads, strips) : 1);
+    char *scratch = ls_cpu_scratch(&run->cpu->base, omp_get_thread_num());
+#pragma omp for schedule(dynamic, 1)
+    for (int64_t i = 0; i < strips * parts; i++) {
+        int64_t strip = i / parts, part = i % parts;
+        packed_strip s = {.first = tiles_m * strip / strips,
+                          .last = tiles_m * (strip + 1) / strips,
+                          .left = tiles_n * part / parts,
+                          .right = tiles_n * (part + 1) / parts,
+                          .a = (uint32_t *)(void *)scratch};
+        s.sums = run->kept_shared ? run->sums + s.first * tiles_n * t->rows * t->cols
+                                  : (float *)(void *)(s.a + run->strip_a);
+        run_strip(run, b, &s);
+    }
+}
+
+static void run_blocks(const packed_run *run, int64_t threads) {
+    const ls_gemm *op = run->op;
+    for (int64_t n0 = 0; n0 < op->n; n0 += run->block_n) {
+        for (int64_t m0 = 0; m0 < op->m; m0 += run->block_m) {
+            for (int64_t k0 = 0; k0 < run->words; k0 += run->stretch) {
+                const packed_block block = {.m0 = m0,
+                                            .n0 = n0,
+                                            .k0 = k0,
+                                            .m = min_i64(run->block_m, op->m - m0),
+                                            .n = min_i64(run->block_n, op->n - n0),
+                                            .k = min_i64(run->stretch, run->words - k0)};
+                run_block(run, block, threads);
+            }
+        }
+    }
+}
+
+/* Sizes of all but the strips, from the shape alone. */
+static void lay_out(packed_run *run) {
+    const ls_gemm *op = run->op;
+    const ls_gemm_tile *t = run->tile;
+    run->per_word = op->dtype == LS_BF16 ? 2 : 1;
+    run->words = pieces_of(op->k, run->per_word);
+    run->piece = ls_gemm_split(run->words, PIECE_WORDS, 16);
+    run->kept = op->c_dtype != LS_F32 && run->words > run->piece;
+    int64_t most_n = (run->kept ? BLOCK_N_KEPT : BLOCK_N) / t->cols * t->cols;
+    run->block_n = ls_gemm_split(op->n, most_n, t->cols);
+    int64_t pieces = B_WORDS / (run->block_n * run->piece);
+    run->stretch = ls_gemm_split(run->words, pieces * run->piece, run->piece);
+    run->kept_shared = run->kept && run->stretch < run->words;
+    run->block_m = run->kept_shared ? min_i64(BLOCK_M_KEPT / t->rows * t->rows, op->m) : op->m;
+    run->panel_a = run->piece * t->a_width;
+    run->panel_b = run->piece * t->b_width;
+    run->strip_a = STRIP_PANELS * run->panel_a;
+}
+
+const ls_gemm_tile *ls_gemm_tile_for(const ls_cpu_device *cpu, ls_dtype dtype) {
+    const ls_gemm_tile *tile = dtype == LS_BF16 ? &cpu->gemm_tiles->bf16 : &cpu->gemm_tiles->f32;
+    return tile->rows > 0 ? tile : NULL;
+}
+
+void ls_gemm_packed_bytes(const ls_cpu_device *cpu, ls_dtype dtype, int64_t largest,
+                          size_t *shared_bytes, size_t *scratch_bytes) {
+    const ls_gemm_tile *t = ls_gemm_tile_for(cpu, dtype);
+    int64_t words = dtype == LS_BF16 ? pieces_of(largest, 2) : largest;
+    int64_t pieces = pieces_of(words, PIECE_WORDS), piece = min_i64(PIECE_WORDS, words + 15);
+    int64_t b_words = (largest + t->cols) * (words + 16 * pieces), sums = 0, shared_sums = 0;
+    if (dtype == LS_BF16 && pieces > 1) {
+        sums = min_i64(BLOCK_N_KEPT, largest + t->cols) * t->rows;
+        shared_sums = words > B_WORDS / BLOCK_N_KEPT / 2 ? BLOCK_M_KEPT * BLOCK_N_KEPT : 0;
+    }
+    size_t shared = (size_t)(min_i64(b_words, B_WORDS) + shared_sums) * 4;
+    size_t scratch = (size_t)(STRIP_PANELS * (piece * t->a_width + sums)) * 4;
+    *shared_bytes = shared > *shared_bytes ? shared : *shared_bytes;
+    *scratch_bytes = scratch > *scratch_bytes ? scratch : *scratch_bytes;
+}
+
+ls_status ls_gemm_run_packed(ls_cpu_device *cpu, const ls_gemm *op) {
+    packed_run run = {.cpu = cpu, .op = op, .tile = ls_gemm_tile_for(cpu, op->dtype)};
+    lay_out(&run);
+    const ls_gemm_tile *t = run.tile;
+    int64_t tile = t->rows * t->cols, tiles_n = pieces_of(run.block_n, t->cols);
+    int64_t b_words = run.stretch / run.piece * tiles_n * run.panel_b;
+    int64_t shared_sums = run.kept_shared ? pieces_of(run.block_m, t->rows) * tiles_n * tile : 0;
+    int64_t own_sums = run.kept && !run.kept_shared ? STRIP_PANELS * tiles_n * tile : 0;
+    void *memory;
+    LS_TRY(ls_cpu_shared(&cpu->base, (size_t)(b_words + shared_sums) * 4, &memory));
+    LS_TRY(ls_cpu_scratch_need(&cpu->base, (size_t)(run.strip_a + own_sums) * 4));
+    run.b = memory;
+    run.sums = (float *)memory + b_words;
+    int64_t tiles = pieces_of(op->m, t->rows) * pieces_of(op->n, t->cols);
+    int threads = ls_gemm_threads(&cpu->base, op, tiles);
+#pragma omp parallel num_threads(threads)
+    run_blocks(&run, omp_get_num_threads());
+    return LS_OK;
+}
