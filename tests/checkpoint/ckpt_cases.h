@@ -117,22 +117,27 @@ static inline json_t *case_counters(void) {
                      "compute", 1.5, "other", 0.25);
 }
 
+/* Of step `step`. Caller gives options.run and options.counters back. */
+static inline ls_ckpt_save_options case_options(const char *root, int64_t step, int level,
+                                                int threads) {
+    return (ls_ckpt_save_options){.root = root,
+                                  .step = step,
+                                  .tokens = 1000 * step,
+                                  .level = level,
+                                  .threads = threads,
+                                  .config_text = "run:\n  seed: 42\n",
+                                  .run = json_pack("{s:i,s:s}", "seed", 42, "data", "abc"),
+                                  .counters = case_counters()};
+}
+
 /* Saves the tensors of this rank as step `step`. */
 static inline ls_status case_save(ls_comm *comm, const char *root, int64_t step, int level,
                                   int threads, const ls_ckpt_tensor *tensors, int count,
                                   ls_ckpt_save_result *result) {
-    json_t *run = json_pack("{s:i,s:s}", "seed", 42, "data", "abc"), *counters = case_counters();
-    const ls_ckpt_save_options options = {.root = root,
-                                          .step = step,
-                                          .tokens = 1000 * step,
-                                          .level = level,
-                                          .threads = threads,
-                                          .config_text = "run:\n  seed: 42\n",
-                                          .run = run,
-                                          .counters = counters};
+    const ls_ckpt_save_options options = case_options(root, step, level, threads);
     ls_status status = ls_ckpt_save(comm, &options, tensors, count, result);
-    json_decref(run);
-    json_decref(counters);
+    json_decref((json_t *)options.run);
+    json_decref((json_t *)options.counters);
     return status;
 }
 

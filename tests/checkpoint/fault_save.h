@@ -3,6 +3,7 @@
 #ifndef LS_TESTS_FAULT_SAVE_H
 #define LS_TESTS_FAULT_SAVE_H
 
+#include "checkpoint/saver.h"
 #include "tests/checkpoint/ckpt_cases.h"
 
 static ls_comm *comm;
@@ -17,6 +18,28 @@ static inline ls_ckpt_tensor fault_tensor(int i, int count, char name[64]) {
     return t;
 }
 
+/* How the saves are made. */
+typedef struct fault_way {
+    bool background; /* a copy, by a thread of the saver, as training does it */
+    int parity;
+} fault_way;
+static fault_way way;
+
+static inline ls_status background_save(const ls_ckpt_save_options *options,
+                                        const ls_ckpt_tensor *tensors, int count) {
+    ls_ckpt_saver *saver;
+    ls_ckpt_outcome outcome = {0};
+    bool ended;
+    LS_TRY(ls_ckpt_saver_create(
+        &(ls_ckpt_saver_options){.comm = comm, .async = true, .tensors = tensors, .count = count},
+        &saver));
+    ls_ckpt_saver_start(saver, options, tensors, count, false);
+    ls_status status = ls_ckpt_saver_poll(saver, true, &ended, &outcome);
+    CHECK(status != LS_OK || ended);
+    ls_ckpt_saver_destroy(saver);
+    return status != LS_OK ? status : outcome.status;
+}
+
 static inline ls_status fault_save(int64_t step, int count, int copies, int level, int threads) {
     int total = count * copies;
     ls_ckpt_tensor *tensors = calloc((size_t)total, sizeof *tensors);
@@ -28,8 +51,13 @@ static inline ls_status fault_save(int64_t step, int count, int copies, int leve
             ((uint8_t *)tensors[i].data)[k] ^= 0xff;
         }
     }
-    ls_status status = case_save(comm, root, step, level, threads, tensors, total, NULL);
+    ls_ckpt_save_options options = case_options(root, step, level, threads);
+    options.parity = way.parity;
+    ls_status status = way.background ? background_save(&options, tensors, total)
+                                      : ls_ckpt_save(comm, &options, tensors, total, NULL);
     ls_error error = *ls_error_last();
+    json_decref((json_t *)options.run);
+    json_decref((json_t *)options.counters);
     cases_free(tensors, total);
     free(tensors);
     free(names);

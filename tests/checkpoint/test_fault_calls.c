@@ -43,11 +43,11 @@ static bool is_retried(const char *name) {
     return false;
 }
 
-/* Returns how many calls there were. */
-static long test_save(fault_kind kind, bool over) {
+/* Every `stride`-th call fails. Returns how many calls there were. */
+static long test_save(fault_kind kind, bool over, long stride) {
     const char *text[FAULT_KINDS] = {
         [FAULT_EIO] = strerror(EIO), [FAULT_ENOSPC] = strerror(ENOSPC)};
-    for (long n = 0; n < CALLS_MAX; n++) {
+    for (long n = 0; n < CALLS_MAX; n += stride) {
         const char *name;
         if (over) { /* the step exists and is replaced */
             CHECK_OK(save(2));
@@ -110,14 +110,21 @@ int main(void) {
     ls_log_set_quiet(true);
     fault_begin();
     CHECK_OK(save(1));
-    long calls = 0;
+    bool all = getenv("LOCKSTEP_TEST_ALL") != NULL;
+    long calls = 0, background_calls = 0;
     for (fault_kind kind = FAULT_EIO; kind < FAULT_KINDS; kind++) {
-        calls += test_save(kind, false);
-        calls += test_save(kind, true);
+        way = (fault_way){0};
+        calls += test_save(kind, false, 1);
+        calls += test_save(kind, true, 1);
         test_read(kind);
+        way = (fault_way){.background = true, .parity = 2};
+        background_calls += test_save(kind, false, all ? 1 : 2);
+        background_calls += test_save(kind, true, all ? 1 : 5);
     }
-    CHECK(calls > 100);
-    printf("%ld faults while saving\n", calls);
+    CHECK(calls > 100 && background_calls > calls);
+    printf("%ld faults while saving, up to %ld in the background with parity\n", calls,
+           background_calls);
+    way = (fault_way){0};
     CHECK_OK(save(2));
     CHECK_INT(fault_whole_check(), 2);
     return fault_end();

@@ -15,14 +15,20 @@ typedef struct scenario {
     int cases, copies, level, threads;
     bool over;  /* the step exists and is replaced */
     int points; /* how many of its calls, when not all */
+    fault_way way;
 } scenario;
 
 static const scenario scenarios[] = {
-    {"new step", 5, 1, 1, 1, false, 60},
-    {"step that exists", 5, 1, 1, 1, true, 60},
-    {"not compressed", 7, 1, 0, 1, false, 30},
-    {"many tensors", 5, 100, 1, 1, false, 30},
-    {"two threads", CASE_TENSORS, 1, 1, 2, false, 10},
+    {"new step", 5, 1, 1, 1, false, 60, {0}},
+    {"step that exists", 5, 1, 1, 1, true, 60, {0}},
+    {"not compressed", 7, 1, 0, 1, false, 30, {0}},
+    {"many tensors", 5, 100, 1, 1, false, 20, {0}},
+    {"two threads", CASE_TENSORS, 1, 1, 2, false, 10, {0}},
+    {"parity", 5, 1, 1, 1, false, 30, {.parity = 3}},
+    {"in the background", 5, 1, 1, 1, false, 40, {.background = true}},
+    {"in the background, step that exists", 5, 1, 1, 1, true, 30, {true, 1}},
+    {"in the background, many tensors, parity", 5, 100, 1, 1, false, 12, {true, 8}},
+    {"in the background, two threads, parity", CASE_TENSORS, 1, 1, 2, false, 10, {true, 2}},
 };
 
 /* The traced child. */
@@ -43,8 +49,8 @@ static void reap(pid_t child) {
 }
 
 /* Kills the save at its n-th call (from 0). Returns how many calls it made: n when it was killed;
- * -1 when this system lets no process be traced. */
-static long save_until(const scenario *s, long n) {
+ * -1 when this system lets no process be traced. *other: was that call another thread's? */
+static long save_until(const scenario *s, long n, bool *other) {
     fflush(NULL);
     pid_t child = fork();
     CHECK(child >= 0);
@@ -71,6 +77,7 @@ static long save_until(const scenario *s, long n) {
             ptrace(PTRACE_GET_SYSCALL_INFO, thread, sizeof call, &call) > 0 &&
             call.op == PTRACE_SYSCALL_INFO_ENTRY && calls++ == n) {
             kill(child, SIGKILL);
+            *other = thread != child;
             calls = n;
             break;
         }
@@ -82,7 +89,9 @@ static long save_until(const scenario *s, long n) {
 
 static long test_scenario(const scenario *s, bool all) {
     fault_step_remove(2);
-    long calls = save_until(s, -1);
+    way = s->way;
+    bool other = false;
+    long calls = save_until(s, -1, &other), others = 0;
     if (calls < 0) {
         return -1;
     }
@@ -93,7 +102,9 @@ static long test_scenario(const scenario *s, bool all) {
         if (!s->over) {
             fault_step_remove(2);
         }
-        killed += save_until(s, n) == n;
+        bool was_killed = save_until(s, n, &other) == n;
+        killed += was_killed;
+        others += was_killed && other;
         int64_t newest = fault_whole_check();
         CHECK(newest == 2 || (newest == 1 && !s->over));
         kept += newest == 1;
@@ -104,16 +115,18 @@ static long test_scenario(const scenario *s, bool all) {
     }
     CHECK(killed >= points * 9 / 10); /* threads do not make the same calls each time */
     CHECK(s->over || kept > 0);
+    CHECK(!s->way.background || others > killed / 2); /* the rest: reserving, starting, waiting */
     CHECK_OK(
         fault_save(2, s->cases, s->copies, s->level, 1)); /* beside what the killed ones left */
     CHECK_INT(fault_whole_check(), 2);
-    printf("%s: killed at %ld of %ld calls\n", s->name, killed, calls);
+    printf("%s: killed at %ld of %ld calls, %ld of them not of the main thread\n", s->name, killed,
+           calls, others);
     return killed;
 }
 
 int main(void) {
     bool all = getenv("LOCKSTEP_TEST_ALL") != NULL;
-    long killed = 0;
+    long killed = 0, in_background = 0;
     ls_log_set_quiet(true);
     omp_set_num_threads(1); /* a child of a process with threads of OpenMP could not make its own */
     fault_begin();
@@ -125,7 +138,10 @@ int main(void) {
             return 77;
         }
         killed += n;
+        in_background += scenarios[i].way.background ? n : 0;
     }
-    CHECK(killed > (all ? 1000 : 100));
+    printf("%ld points, %ld of them of saves in the background\n", killed, in_background);
+    CHECK(killed > (all ? 3000 : 200));
+    CHECK(in_background > (all ? 1000 : 80));
     return fault_end();
 }
