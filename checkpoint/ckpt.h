@@ -105,7 +105,8 @@ typedef struct ls_ckpt_info {
     int minor; /* of the format; the major number is LS_CKPT_FORMAT_MAJOR */
     int level; /* zstd; 0: not compressed */
     int tensors, writers;
-    int64_t raw_bytes, stored_bytes; /* stored: all files of the manifest */
+    int64_t raw_bytes, stored_bytes; /* stored: all files of the manifest but the parity files */
+    int64_t parity_bytes;
 } ls_ckpt_info;
 
 ls_ckpt_info ls_ckpt_describe(const ls_ckpt *ckpt);

@@ -506,8 +506,9 @@ ls_ckpt_info ls_ckpt_describe(const ls_ckpt *ckpt) {
                          .level = ckpt->compressed ? (int)ckpt->level : 0,
                          .tensors = ckpt->entry_count};
     for (int i = 0; i < ckpt->file_count; i++) {
-        info.stored_bytes += ckpt->files[i].bytes;
-        info.writers += !ls_parity_made(ckpt, i) && strcmp(ckpt->files[i].name, LS_CKPT_INDEX) != 0;
+        const bool parity = ls_parity_made(ckpt, i);
+        *(parity ? &info.parity_bytes : &info.stored_bytes) += ckpt->files[i].bytes;
+        info.writers += !parity && strcmp(ckpt->files[i].name, LS_CKPT_INDEX) != 0;
     }
     for (int i = 0; i < ckpt->entry_count; i++) {
         for (int k = 0; k < ckpt->entries[i].piece_count; k++) {

@@ -40,7 +40,8 @@ static ls_status look(const char *root, ls_ckpt_verdict *v) {
     }
     const json_t *loss = json_object_get(ls_ckpt_run(ckpt), "val_loss");
     v->val_loss = json_is_number(loss) ? json_number_value(loss) : NAN;
-    v->stored_bytes = ls_ckpt_describe(ckpt).stored_bytes;
+    const ls_ckpt_info info = ls_ckpt_describe(ckpt);
+    v->stored_bytes = info.stored_bytes + info.parity_bytes;
     ls_ckpt_close(ckpt);
     return LS_OK;
 }

@@ -52,7 +52,11 @@ static void print_counter(const ls_ckpt *ckpt, const char *key, const char *unit
 }
 
 static void print_heading(const ls_ckpt *ckpt, const ls_ckpt_info *info) {
-    char *safe, tokens[32], raw[32], stored[32];
+    char *safe, tokens[32], raw[32], stored[32], parity[32], more[64] = "";
+    if (info->parity_bytes > 0) {
+        snprintf(more, sizeof more, " and %s of parity",
+                 ls_text_bytes(parity, sizeof parity, (double)info->parity_bytes));
+    }
     printf("%s\n", ls_ckpt_safe(ls_ckpt_path(ckpt), &safe));
     free(safe);
     printf("step %lld   %s tokens", (long long)ls_ckpt_step(ckpt),
@@ -61,10 +65,10 @@ static void print_heading(const ls_ckpt *ckpt, const ls_ckpt_info *info) {
     print_counter(ckpt, "flops_per_second", "FLOP/s");
     print_counter(ckpt, "device_seconds", "device s");
     print_counter(ckpt, "restarts", "restarts");
-    printf("\n%d tensors   %s in %s (%.2fx)   %d writer%s   zstd level %d   format %d.%d\n\n",
+    printf("\n%d tensors   %s in %s (%.2fx)%s   %d writer%s   zstd level %d   format %d.%d\n\n",
            info->tensors, ls_text_bytes(raw, sizeof raw, (double)info->raw_bytes),
            ls_text_bytes(stored, sizeof stored, (double)info->stored_bytes),
-           (double)info->raw_bytes / (double)info->stored_bytes, info->writers,
+           (double)info->raw_bytes / (double)info->stored_bytes, more, info->writers,
            info->writers == 1 ? "" : "s", info->level, LS_CKPT_FORMAT_MAJOR, info->minor);
 }
 
@@ -185,13 +189,14 @@ static ls_status print_json(const ls_ckpt *ckpt, const item *items, int count, b
     for (int i = 0; i < count; i++) {
         json_array_append_new(tensors, item_json(&items[i], pieces));
     }
-    return ls_ckpt_print_json(json_pack(
-        "{s:s,s:s,s:I,s:I,s:[i,i],s:i,s:i,s:I,s:I,s:O,s:o}", "schema", "lockstep.ckpt.ls/1", "path",
-        ls_ckpt_path(ckpt), "step", (json_int_t)ls_ckpt_step(ckpt), "tokens",
-        (json_int_t)ls_ckpt_tokens(ckpt), "format", LS_CKPT_FORMAT_MAJOR, info.minor, "level",
-        info.level, "writers", info.writers, "raw_bytes", (json_int_t)info.raw_bytes,
-        "stored_bytes", (json_int_t)info.stored_bytes, "counters", (json_t *)ls_ckpt_counters(ckpt),
-        "tensors", tensors));
+    return ls_ckpt_print_json(
+        json_pack("{s:s,s:s,s:I,s:I,s:[i,i],s:i,s:i,s:I,s:I,s:I,s:O,s:o}", "schema",
+                  "lockstep.ckpt.ls/1", "path", ls_ckpt_path(ckpt), "step",
+                  (json_int_t)ls_ckpt_step(ckpt), "tokens", (json_int_t)ls_ckpt_tokens(ckpt),
+                  "format", LS_CKPT_FORMAT_MAJOR, info.minor, "level", info.level, "writers",
+                  info.writers, "raw_bytes", (json_int_t)info.raw_bytes, "stored_bytes",
+                  (json_int_t)info.stored_bytes, "parity_bytes", (json_int_t)info.parity_bytes,
+                  "counters", (json_t *)ls_ckpt_counters(ckpt), "tensors", tensors));
 }
 
 static ls_status list_print(const ls_ckpt *ckpt, const char *glob, order by, const char **values) {
