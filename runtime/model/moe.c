@@ -9,7 +9,7 @@
  * the choices of each layer.
  *
  * The balance loss adds loss_scale * rows * balance_loss * E * sum_e f_e P_e to the objective of a
- * micro-batch (of this context rank), where f_e is the share of the choices that want expert e and
+ * micro-batch (of all context ranks), where f_e is the share of the choices that want expert e and
  * P_e the mean of its probability: 1 when all are even. It enters the gradients, not the loss that
  * is reported. */
 #include "runtime/model/model_internal.h"
@@ -330,17 +330,23 @@ ls_status ls_moe_combine(const ls_pass *pass, const ls_layer_acts *a, void *y) {
     return ls_rows_share(pass, y);
 }
 
-/* The gradient of each row's probabilities from the balance loss. */
+/* The gradient of each row's probabilities from the balance loss, which counts the choices of all
+ * ranks that have tokens of the sequences. */
 static ls_status set_balance(const ls_pass *pass, const ls_moe_acts *moe) {
     const ls_model *m = pass->model;
-    const double experts = (double)m->sizes.experts;
-    const double choices = (double)(pass->rows * m->sizes.each);
-    const double scale = pass->loss_scale * m->options.config->balance_loss * experts / choices;
-    for (int64_t e = 0; e < m->sizes.experts; e++) {
+    const int64_t experts = m->sizes.experts;
+    const int64_t seq = m->context ? m->options.seq : pass->seq;
+    const double choices = (double)(pass->batch * seq * m->sizes.each);
+    const double weight = m->options.config->balance_loss;
+    const double scale = pass->loss_scale * weight * (double)experts / choices;
+    for (int64_t e = 0; e < experts; e++) {
         ls_store(m->dev->acc, m->moe_host.balance, e, scale * (double)moe->wanted[e]);
     }
-    return m->dev->ops->upload(m->dev, m->moe_balance, m->moe_host.balance,
-                               (size_t)m->sizes.experts * ls_dtype_bytes(m->dev->acc));
+    LS_TRY(m->dev->ops->upload(m->dev, m->moe_balance, m->moe_host.balance,
+                               (size_t)experts * ls_dtype_bytes(m->dev->acc)));
+    return m->context && weight != 0.0 ? m->context->ops->all_reduce(m->context, m->moe_balance,
+                                                                     experts, m->dev->acc, LS_SUM)
+                                       : LS_OK;
 }
 
 /* dx [r,C] += the router's part, and the gradient of its weight, which is a sum over the ranks. */

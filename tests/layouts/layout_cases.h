@@ -10,6 +10,7 @@ typedef enum model_case {
     LLAMA_TIED,
     LLAMA_BF16,
     MIXTURE,
+    MIXTURE_DROPLESS,
     MODELS
 } model_case;
 
@@ -28,6 +29,10 @@ static const char *const model_overrides[MODELS] = {
         "model.family=llama3 model.tied=false model.layers=3 model.channels=24 "
         "model.heads=4 model.kv_heads=2 model.ffn=20 model.experts=5 model.expert_capacity=1.2 "
         "model.balance_loss=0.1",
+    /* A capacity is of a context rank's tokens: with it, they would have to be all. */
+    [MIXTURE_DROPLESS] = "model.family=llama3 model.tied=false model.layers=3 model.channels=24 "
+                         "model.heads=4 model.kv_heads=2 model.ffn=20 model.experts=5 "
+                         "model.balance_loss=0.1",
 };
 
 typedef struct layout_case {
@@ -96,6 +101,10 @@ static const layout_case near_cases[] = {
     {4, MIXTURE, "parallel.tensor=2 parallel.zero=3"},
     {4, MIXTURE, "parallel.tensor=4 parallel.sequence_parallel=true"},
     {4, MIXTURE, "parallel.tensor=2 parallel.pipeline=2 recompute.mode=full"},
+    {2, MIXTURE_DROPLESS, "parallel.context=2"},
+    {4, MIXTURE_DROPLESS,
+     "parallel.context=2 parallel.tensor=2 parallel.sequence_parallel=true recompute.mode=full"},
+    {8, MIXTURE_DROPLESS, "parallel.context=4 parallel.zero=3 parallel.shard=2 batch.micro=1"},
     /* recomputing */
     {1, GPT2, "recompute.mode=selective"},
     {1, LLAMA, "recompute.mode=full recompute.every=2"},

@@ -3,7 +3,8 @@
  * checkpoint, with the same boxes of one rank's training: parameters and moments of the gradients,
  * and the losses. And what it would save covers each element once.
  *
- * LS_LAYOUTS_RANDOM=N also draws N layouts, from the seed LS_LAYOUTS_SEED.
+ * And of layouts drawn from the seed LS_LAYOUTS_SEED LS_LAYOUTS_RANDOM, else 8, or 300 with
+ * LOCKSTEP_TEST_ALL=1.
  *
  * `test_layouts gpu` trains on GPUs, or on the emulated one where that is linked: a few layouts, or
  * with LOCKSTEP_TEST_ALL=1 all that are for so many ranks. */
@@ -263,15 +264,17 @@ static void test_refusals(void) {
 /* A layout of up to 8 ranks; not every one that is drawn can work. */
 static bool draw_case(uint64_t seed, uint64_t index, layout_case *c, char *overrides, size_t size) {
     static const int divisors[] = {1, 1, 1, 2, 2, 3, 4, 8};
+    static const int contexts[] = {1, 1, 1, 1, 1, 2, 2, 4};
+    static const model_case models[] = {GPT2, GPT2_UNTIED, LLAMA, LLAMA_TIED, MIXTURE_DROPLESS};
     static const char *const recomputes[] = {"none", "selective", "full"};
     ls_rng_block a = ls_rng_draw(seed, index, 0), b = ls_rng_draw(seed, index, 1);
     const int tensor = divisors[a.v[0] % 8], pipeline = divisors[a.v[1] % 8];
     const int shard = divisors[a.v[2] % 8], replicate = divisors[a.v[3] % 8];
-    const int context = b.v[0] % 5 == 0 ? 2 : 1;
+    const int context = contexts[b.v[0] % 8];
     const int zero = shard > 1 ? 1 + (int)(b.v[0] % 3) : 0, micro = 1 << b.v[1] % 3;
     const int interleave = pipeline > 1 && b.v[2] % 3 == 0 ? 2 : 1;
-    *c = (layout_case){tensor * pipeline * shard * replicate * context,
-                       (model_case)(b.v[3] % LLAMA_BF16), overrides};
+    *c = (layout_case){tensor * pipeline * shard * replicate * context, models[b.v[3] % 5],
+                       overrides};
     snprintf(overrides, size,
              "parallel.tensor=%d parallel.context=%d parallel.pipeline=%d parallel.interleave=%d "
              "parallel.shard=%d "
@@ -344,12 +347,14 @@ static void test_table(const layout_case *cases, size_t count, case_kind kind) {
 
 static void test_all(void) {
     const char *wanted = getenv("LS_LAYOUTS_RANDOM"), *seed = getenv("LS_LAYOUTS_SEED");
+    const char *all = getenv("LOCKSTEP_TEST_ALL");
+    const int drawn = all && all[0] == '1' ? 300 : 8;
     CHECK_INT(world->size, WORLD);
     test_refusals();
     TABLE(near_cases, NEAR);
     TABLE(exact_cases, EXACT);
     TABLE(exact_adafactor_cases, EXACT_ADAFACTOR);
-    test_random(wanted ? atoi(wanted) : 6, seed ? strtoull(seed, NULL, 10) : 1);
+    test_random(wanted ? atoi(wanted) : drawn, seed ? strtoull(seed, NULL, 10) : 1);
 }
 
 static void test_gpu(void) {
