@@ -24,8 +24,7 @@ fi
 
 sum() { # sum KEY FILE: of the communication phases in an object of the ledger, in ms
     awk -v key="\"$1\":" '$1 == key { inside = 1; next } inside && /}/ { exit }
-        inside { gsub(/[",:]/, " "); name = $0; sub(/ [^ ]*$/, "", name); value = $NF
-                 if (name ~ /^communication/) total += value }
+        inside { gsub(/[",:]/, " "); if ($1 ~ /^communication/) total += $2 }
         END { printf "%.2f", 1000 * total }' "$2"
 }
 printf '%-46s %12s %12s %8s\n' layout 'predicted ms' 'measured ms' 'ratio'
