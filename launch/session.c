@@ -189,22 +189,30 @@ ls_status ls_session_agree(ls_session *session, ls_status mine) {
     return all;
 }
 
-static ls_status take_earlier_outcome(int *earlier) {
-    FILE *f = fopen(outcome_path, "r");
-    if (!f) {
-        return LS_OK;
+/* A supervisor has moved it aside, to see what the next start leaves. */
+static ls_status take_earlier_outcome(ls_outcome *earlier) {
+    char aside[sizeof outcome_path + 8];
+    snprintf(aside, sizeof aside, "%s.before", outcome_path);
+    const char *paths[] = {outcome_path, aside};
+    for (int i = 0; i < 2; i++) {
+        FILE *f = fopen(paths[i], "r");
+        if (!f) {
+            continue;
+        }
+        if (earlier->exit_status < 0 &&
+            fscanf(f, "%d %255[^\n]", &earlier->exit_status, earlier->text) < 1) {
+            earlier->exit_status = -1;
+        }
+        fclose(f);
+        if (unlink(paths[i]) != 0) {
+            return LS_FAIL(LS_E_IO, "cannot remove '%s': %s", paths[i], strerror(errno));
+        }
     }
-    if (fscanf(f, "%d", earlier) != 1) {
-        *earlier = -1;
-    }
-    fclose(f);
-    return unlink(outcome_path) == 0
-               ? LS_OK
-               : LS_FAIL(LS_E_IO, "cannot remove '%s': %s", outcome_path, strerror(errno));
+    return LS_OK;
 }
 
-ls_status ls_session_tell_outcome(ls_session *session, const char *run_dir, int *earlier) {
-    *earlier = -1;
+ls_status ls_session_tell_outcome(ls_session *session, const char *run_dir, ls_outcome *earlier) {
+    *earlier = (ls_outcome){.exit_status = -1};
     ls_status status = ls_path_join(outcome_path, sizeof outcome_path, run_dir, "outcome");
     if (status == LS_OK && session->comm->rank == 0) {
         status = take_earlier_outcome(earlier);

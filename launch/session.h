@@ -51,11 +51,17 @@ bool ls_session_failure_shared(void);
 
 void ls_session_close(ls_session *session);
 
+/* How a start has ended. */
+typedef struct ls_outcome {
+    int exit_status; /* -1: it left no word */
+    char text[256];  /* the error with rank and host */
+} ls_outcome;
+
 /* From here on the end of the run is told in run_dir/outcome, one line: exit status, and the error
  * with rank and host. Launchers mask exit statuses (a killed job's is 137, 143 or 205, whatever
  * came first), so the rank that fails first writes it. The file of an earlier start is removed
- * here; *earlier is its exit status on rank 0, -1 when it left none. [collective] */
-ls_status ls_session_tell_outcome(ls_session *session, const char *run_dir, int *earlier);
+ * here; *earlier is what it said, on rank 0. [collective] */
+ls_status ls_session_tell_outcome(ls_session *session, const char *run_dir, ls_outcome *earlier);
 
 /* Prints the failure and gives the exit status. A failure that the other ranks do not know of ends
  * them too, because they may be waiting for this one. Call once, last, from main. */

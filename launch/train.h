@@ -28,6 +28,13 @@ typedef struct ls_memory_record {
     int64_t rank;
 } ls_memory_record;
 
+/* Of the job that the run belongs to; seconds of the monotonic clock, on rank 0. */
+typedef struct ls_job_limit {
+    double end_s; /* NAN: none */
+    double asked_s, step_began_s;
+    double step_s, save_s; /* the newest step, and the longest save */
+} ls_job_limit;
+
 typedef struct ls_train {
     ls_config config; /* resolved; const after setup */
     ls_session session;
@@ -51,11 +58,12 @@ typedef struct ls_train {
     ls_energy *energy;          /* this host's, on its first rank; NULL: none */
     bool energy_measured;       /* on any host */
     double energy_before_j;     /* of earlier starts */
-    int earlier_outcome;        /* exit status of the start before this; -1: unknown */
+    ls_outcome earlier_outcome; /* of the start before this; rank 0 */
     uint64_t compute_ns;        /* of this rank, since stragglers were looked for */
     ls_straggler straggler;
     ls_guard_losses losses;
     int64_t lag_steps; /* since stragglers were looked for */
+    ls_job_limit limit;
     double flops_per_token;
     double peak_flops_per_s; /* of a device; NAN: unknown */
     uint64_t last_ns;        /* up to when the counters have accounted */

@@ -90,12 +90,16 @@ static ls_status write_start(const ls_train *train, int64_t number, double start
     char host[65] = "?", path[1024];
     gethostname(host, sizeof host - 1);
     LS_TRY(starts_path(train, path, sizeof path));
-    json_t *line = json_pack("{s:I, s:f, s:I, s:s, s:s, s:i, s:i, s:s, s:s, s:s, s:o}", "start",
-                             (json_int_t)number, "time", start_s, "step", (json_int_t)train->step,
-                             "job", job_id(), "host", host, "ranks", session->comm->size, "hosts",
-                             session->mesh.hosts, "device", session->dev->describe, "account",
-                             train->config.run.account, "project", train->config.run.project,
-                             "price", price_json(train));
+    const ls_outcome *earlier = &train->earlier_outcome;
+    json_t *after = earlier->exit_status < 0 ? json_null()
+                                             : json_pack("{s:i, s:s}", "exit", earlier->exit_status,
+                                                         "outcome", earlier->text);
+    json_t *line = json_pack(
+        "{s:I, s:f, s:I, s:s, s:s, s:i, s:i, s:s, s:s, s:s, s:o, s:o}", "start", (json_int_t)number,
+        "time", start_s, "step", (json_int_t)train->step, "job", job_id(), "host", host, "ranks",
+        session->comm->size, "hosts", session->mesh.hosts, "device", session->dev->describe,
+        "account", train->config.run.account, "project", train->config.run.project, "price",
+        price_json(train), "after", after);
     char *text = line ? json_dumps(line, JSON_COMPACT | JSON_REAL_PRECISION(16)) : NULL;
     json_decref(line);
     int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
@@ -167,8 +171,8 @@ static ls_status add_earlier(ls_train *train, const earlier_starts *earlier, dou
     }
     LS_TRY(ls_history_since(train->run_dir, train->step, from_s, start_s, &h));
     double devices = earlier->ranks > 0 ? (double)earlier->ranks : train->session.comm->size;
-    bool asked =
-        train->earlier_outcome == 0 || train->earlier_outcome == ls_status_exit(LS_E_STOPPED);
+    bool asked = train->earlier_outcome.exit_status == 0 ||
+                 train->earlier_outcome.exit_status == ls_status_exit(LS_E_STOPPED);
     double silence_s = asked ? 0.0 : h.silence_s;
     bool held = strcmp(earlier->job, job_id()) == 0; /* the devices, meanwhile */
     c->lost_steps += h.lost_steps;

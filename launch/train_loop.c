@@ -4,6 +4,7 @@
 #include "launch/train_guard.h"
 #include "launch/train_ledger.h"
 #include "launch/train_predict.h"
+#include "launch/train_stop.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/log.h"
 
@@ -94,15 +95,6 @@ static ls_status evaluate(ls_train *train, double *loss) {
 
 static bool due(int64_t step, int64_t every, bool last) {
     return last || (every > 0 && step % every == 0);
-}
-
-/* Any rank's request stops all of them after the same step. */
-static ls_status stop_agreed(ls_train *train, bool *stop) {
-    int32_t flag = ls_session_stop_requested() || train->step >= train->until_step;
-    ls_comm *comm = train->session.comm;
-    LS_TRY(comm->ops->all_reduce(comm, &flag, 1, LS_I32, LS_MAX));
-    *stop = flag != 0;
-    return LS_OK;
 }
 
 static double time_left(const ls_train *train, pace *p) {
@@ -196,17 +188,20 @@ static ls_status after_step(ls_train *train, const sinks *s, pace *p, bool stop,
     return LS_OK;
 }
 
-static ls_status stopped(ls_train *train) {
+static ls_status stopped(ls_train *train, const char *why) {
     bool saved = train->saved_step == train->step;
+    if (saved) {
+        ls_train_stop_met(train);
+    }
     return ls_session_agree(
         &train->session,
         saved ? LS_FAIL(LS_E_STOPPED,
-                        "stopped on request after step %lld of %lld; go on with --resume",
-                        (long long)train->step, (long long)train->total_steps)
+                        "stopped on request after step %lld of %lld (%s); go on with --resume",
+                        (long long)train->step, (long long)train->total_steps, why)
               : LS_FAIL(LS_E_IO,
-                        "stopped on request after step %lld, but its checkpoint could not be "
+                        "stopped on request after step %lld (%s), but its checkpoint could not be "
                         "saved; the newest one is '%s'",
-                        (long long)train->step, train->last_ckpt));
+                        (long long)train->step, why, train->last_ckpt));
 }
 
 static ls_status loop(ls_train *train, const sinks *s) {
@@ -219,15 +214,20 @@ static ls_status loop(ls_train *train, const sinks *s) {
                                .zero = (int)train->config.parallel.zero};
     pace p = {0};
     int64_t skipped_in_a_row = 0;
+    const char *stop;
+    /* Asked before there was anything to train: what was resumed is saved already. */
+    LS_TRY(ls_train_stop_agreed(train, &stop));
+    if (stop && train->saved_step == train->step && train->step < train->total_steps) {
+        return stopped(train, stop);
+    }
     while (train->step < train->total_steps) {
         ls_step_record record = {0};
-        bool stop;
         ls_watch_begin_step();
         LS_TRY(run_step(train, &options, &record));
-        LS_TRY(stop_agreed(train, &stop));
+        LS_TRY(ls_train_stop_agreed(train, &stop));
         ls_train_account(train, LS_PHASE_WORLD, record.phase_seconds);
         ls_watch_end_step(train->step);
-        LS_TRY(after_step(train, s, &p, stop, &record));
+        LS_TRY(after_step(train, s, &p, stop != NULL, &record));
         skipped_in_a_row = record.skipped ? skipped_in_a_row + 1 : 0;
         if (skipped_in_a_row > train->config.faults.max_skipped) {
             return ls_session_agree(
@@ -240,7 +240,7 @@ static ls_status loop(ls_train *train, const sinks *s) {
                         record.grad_norm));
         }
         if (stop && train->step < train->total_steps) {
-            return stopped(train);
+            return stopped(train, stop);
         }
     }
     return LS_OK;
@@ -249,6 +249,7 @@ static ls_status loop(ls_train *train, const sinks *s) {
 ls_status ls_train_loop(ls_train *train) {
     sinks s;
     LS_TRY(ls_train_predict(train));
+    ls_train_stop_begin(train);
     LS_TRY(open_sinks(train, &s));
     ls_status status = loop(train, &s);
     if (status == LS_OK || status == LS_E_STOPPED || status == LS_E_DIVERGED) { /* on all ranks */

@@ -145,6 +145,7 @@ ls_status ls_train_save_poll(ls_train *train, bool wait) {
     train->counters.save_raw_bytes += r->raw_bytes;
     train->counters.save_stored_bytes += r->stored_bytes;
     train->counters.save_stall_seconds += outcome.stall_seconds;
+    train->limit.save_s = fmax(train->limit.save_s, r->seconds);
     if (!failed) {
         train->saved_step = outcome.step;
         memcpy(train->last_ckpt, r->path, sizeof train->last_ckpt);

@@ -16,6 +16,7 @@ done
     exit 2
 }
 node_check() { :; }
+. "$launch/ask.sh"
 
 say() { echo "$(date '+%F %T') job $SLURM_JOB_ID: $*"; }
 
@@ -46,17 +47,23 @@ lockstep_job() {
         say "run $RUN_NAME is done ($RUN_DIR/$RUN_NAME/done is there)"
         return 0
     fi
+    again=no
+    asked=no
+    job=
+    # Sent by Slurm before the time limit and before preemption (--signal=B:USR1@...).
+    trap 'again=yes; asked=yes; [ -z "$job" ] || ask_to_stop "$job"' USR1
+    # scancel: Slurm has signalled the ranks itself.
+    trap 'say "asked to end"; asked=yes; [ -z "$job" ] || ask_to_stop "$job"' TERM
     say "run $RUN_NAME on $SLURM_JOB_NODELIST, start $((${SLURM_RESTART_COUNT:-0} + 1))"
     preflight || {
         say "the nodes are not fit for the job"
         return 3
     }
-    again=no
-    job=
-    # Sent by Slurm before the time limit and before preemption (--signal=B:USR1@...).
-    trap 'again=yes; [ -z "$job" ] || kill -USR1 "$job"' USR1
-    # scancel: Slurm has signalled the ranks itself.
-    trap 'say "asked to end"; [ -z "$job" ] || kill -USR1 "$job"' TERM
+    if [ "$asked" = yes ]; then
+        say "asked to end before the run had begun"
+        [ "$again" = no ] || requeue
+        return 75
+    fi
     # shellcheck disable=SC2086 # SRUN_OPTIONS are words
     "$launch/supervise" --restarts "$RESTARTS" --run "$RUN_DIR/$RUN_NAME" \
         srun --mpi=pmix --kill-on-bad-exit=1 --wait=60 --label $SRUN_OPTIONS \
@@ -68,7 +75,10 @@ lockstep_job() {
         kill -0 "$job" 2>/dev/null || break
     done
     job=
+    end_asking
     say "ended with $status"
+    # What the ranks have found out by themselves when Slurm sent no signal (faults.stop_before_s).
+    grep -q '^75 .*time limit is near' "$RUN_DIR/$RUN_NAME/outcome" 2>/dev/null && again=yes
     if [ "$status" = 0 ]; then
         date >"$RUN_DIR/$RUN_NAME/done"
     elif [ "$status" = 75 ] && [ "$again" = yes ]; then

@@ -186,6 +186,7 @@ typedef struct ls_config_faults {
     int64_t compare_every;  /* steps between comparisons of replicas; 0: never */
     double straggler;       /* times the median's compute time; 0: no warning */
     double loss_spike;      /* standard deviations; 0: no warning */
+    double stop_before_s;   /* the end of the job; 0: the time limit is not asked for */
 } ls_config_faults;
 
 typedef struct ls_config {

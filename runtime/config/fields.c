@@ -207,6 +207,8 @@ static const ls_field fields[] = {
           "warn of a rank that computes this many times the median; 0: never"),
     FLOAT(faults, loss_spike, "6", "", 0, 1e6, FREE,
           "warn of a loss this many standard deviations above the last ones; 0: never"),
+    FLOAT(faults, stop_before_s, "60", "seconds", 0, 1e9, FREE,
+          "before Slurm's time limit the run stops and saves; 0: the limit is not asked for"),
 };
 
 enum {

@@ -1,11 +1,26 @@
-/* Preloaded into a rank of a run to make its machine fail: PLANT_RANK names the rank,
- *   PLANT_FLIP=N    flips one bit of what the N-th hash of parameters reads, in memory, before it
- * does PLANT_SLOW=US   makes each matrix product of the library take so many microseconds longer */
+/* Preloaded into a rank of a run to make its machine fail. PLANT_RANK names the rank:
+ *   PLANT_FLIP=N    flips one bit of what the N-th hash of parameters or of optimizer states reads,
+ *                   in memory, before it does
+ *   PLANT_SLOW=US   makes each matrix product of the library take so many microseconds longer
+ * Or PLANT_DIR names a folder, where a file KIND-RANK is a fault that happens once, and then again
+ * when the file is made again:
+ *   flip      as above, in the next hash
+ *   gradient  flips one bit of what the next all-reduce of gradients gives (transport mpi)
+ *   nan       makes the next matrix product give a NaN
+ *   clock     moves the clock of the day back by an hour, from there on */
 #include <dlfcn.h>
+#include <math.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 #include <unistd.h>
+
+static void *real_function(const char *name) {
+    return dlsym(RTLD_NEXT, name);
+}
 
 static long planted(const char *what) {
     const char *mine = getenv("OMPI_COMM_WORLD_RANK"), *rank = getenv("PLANT_RANK");
@@ -13,15 +28,30 @@ static long planted(const char *what) {
     return mine && rank && value && atoi(mine) == atoi(rank) ? atol(value) : 0;
 }
 
+/* Is there the file? Not any more. */
+static bool asked_for(const char *kind) {
+    const char *dir = getenv("PLANT_DIR"), *rank = getenv("OMPI_COMM_WORLD_RANK");
+    char path[512];
+    if (!dir || !rank) {
+        return false;
+    }
+    snprintf(path, sizeof path, "%s/%s-%s", dir, kind, rank);
+    return unlink(path) == 0;
+}
+
+static void flip(const void *data, int byte, int bits) {
+    ((unsigned char *)(uintptr_t)data)[byte] ^= (unsigned char)bits;
+}
+
 uint64_t XXH3_64bits_withSeed(const void *data, size_t bytes, uint64_t seed);
 uint64_t XXH3_64bits_withSeed(const void *data, size_t bytes, uint64_t seed) {
     static uint64_t (*real)(const void *, size_t, uint64_t);
     static long calls;
     if (!real) {
-        *(void **)&real = dlsym(RTLD_NEXT, "XXH3_64bits_withSeed");
+        *(void **)&real = real_function("XXH3_64bits_withSeed");
     }
-    if (bytes >= 256 && ++calls == planted("PLANT_FLIP")) {
-        ((unsigned char *)(uintptr_t)data)[128] ^= 1;
+    if (bytes >= 256 && (++calls == planted("PLANT_FLIP") || asked_for("flip"))) {
+        flip(data, 128, 1);
     }
     return real(data, bytes, seed);
 }
@@ -33,8 +63,88 @@ int dnnl_sgemm(char ta, char tb, int64_t m, int64_t n, int64_t k, float alpha, c
     static int (*real)(char, char, int64_t, int64_t, int64_t, float, const float *, int64_t,
                        const float *, int64_t, float, float *, int64_t);
     if (!real) {
-        *(void **)&real = dlsym(RTLD_NEXT, "dnnl_sgemm");
+        *(void **)&real = real_function("dnnl_sgemm");
     }
     usleep((useconds_t)planted("PLANT_SLOW"));
-    return real(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+    int status = real(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+    if (asked_for("nan")) {
+        c[0] = NAN;
+    }
+    return status;
+}
+
+/* Handles of Open MPI are pointers; what they point to does not matter here. */
+static float *reduced;
+static int last;        /* byte */
+static void *reduction; /* its request */
+
+/* The second stage of an all-reduce brings sums; its tags are odd. What the first one brings is
+ * only this rank's share of them, which all ranks get from it. */
+int MPI_Irecv(void *to, int count, void *type, int source, int tag, void *comm, void **request);
+int MPI_Irecv(void *to, int count, void *type, int source, int tag, void *comm, void **request) {
+    static int (*real)(void *, int, void *, int, int, void *, void **);
+    if (!real) {
+        *(void **)&real = real_function("MPI_Irecv");
+    }
+    int status = real(to, count, type, source, tag, comm, request);
+    if (count >= 1024 && tag % 2 == 1 && asked_for("gradient")) {
+        reduced = to;
+        last = count;
+        reduction = *request;
+    }
+    return status;
+}
+
+static bool among(int count, void *const *requests) {
+    for (int i = 0; i < count && reduced; i++) {
+        if (requests[i] == reduction) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void end_reduction(bool ended) {
+    if (ended) {
+        flip(reduced, last - 2, 0x40); /* of a number that is not 0 there: by a quarter and more */
+        reduced = NULL;
+    }
+}
+
+int MPI_Testall(int count, void **requests, int *flag, void *statuses);
+int MPI_Testall(int count, void **requests, int *flag, void *statuses) {
+    static int (*real)(int, void **, int *, void *);
+    if (!real) {
+        *(void **)&real = real_function("MPI_Testall");
+    }
+    const bool mine = among(count, requests);
+    int status = real(count, requests, flag, statuses);
+    end_reduction(mine && *flag);
+    return status;
+}
+
+int MPI_Waitall(int count, void **requests, void *statuses);
+int MPI_Waitall(int count, void **requests, void *statuses) {
+    static int (*real)(int, void **, void *);
+    if (!real) {
+        *(void **)&real = real_function("MPI_Waitall");
+    }
+    const bool mine = among(count, requests);
+    int status = real(count, requests, statuses);
+    end_reduction(mine);
+    return status;
+}
+
+int clock_gettime(clockid_t clock, struct timespec *t) {
+    static int (*real)(clockid_t, struct timespec *);
+    static time_t back_s;
+    if (!real) {
+        *(void **)&real = real_function("clock_gettime");
+    }
+    int status = real(clock, t);
+    if (clock == CLOCK_REALTIME) {
+        back_s += asked_for("clock") ? 3600 : 0;
+        t->tv_sec -= back_s;
+    }
+    return status;
 }

@@ -1,0 +1,227 @@
+#!/bin/sh
+# run.sh [OPTIONS] PROGRAM ARGS...: mpirun on this machine, on several hosts, or with a rank a GPU.
+#
+#   launch/mpirun/run.sh -n 2 lockstep train CONFIG.yaml --resume
+#   launch/mpirun/run.sh --hostfile hosts lockstep train CONFIG.yaml --resume
+#   launch/mpirun/run.sh --hostfile hosts --gpus 8 --cluster dgx-h100 lockstep train CONFIG.yaml --resume
+#   launch/supervise --run runs/first launch/mpirun/run.sh --hostfile hosts --elastic lockstep train ...
+#
+#   -n RANKS          how many; default: all slots of the hosts, or one a GPU
+#   --hostfile FILE   lines "HOST slots=N", as for mpirun
+#   --hosts A:8,B:8   the same on the command line
+#   --gpus N          one rank a GPU, N on each host; "all" counts those of this machine. A rank stays on
+#                     the processors and uses the network adapters that are near its GPU (bind.sh)
+#   --bind WHERE      none (default: lockstep shares a host's processors out), numa or core
+#   --cluster NAME    set what its profile recommends (launch.environment), a name or file.yaml
+#   --interface LIST  networks for MPI and NCCL, such as eth0 or 10.0.0.0/8; default: theirs
+#   --agent COMMAND   reaches other hosts; default: ssh
+#   --elastic         before each start leaves out hosts that do not answer and those that the file
+#                     excluded-hosts of the run directory names, and gives what is left the best layout
+#                     (lockstep train --fit): the same global batch in the same order
+#   --dry-run         print the command, run nothing
+#
+# - Works as root (containers) and with more ranks than processors.
+# - Ctrl-C, SIGTERM and SIGUSR1 become SIGUSR1 for the ranks, so that they finish the step and save; mpirun
+#   alone would kill them a second later. A second Ctrl-C ends the job at once.
+# - Variables that begin with LOCKSTEP_, OMP_, NCCL_, CUDA_, UCX_, FI_ or HDF5_ go to all hosts.
+# - Nothing is left when it ends: no process of this machine's, no file of Open MPI's.
+# The exit status is that of the program.
+set -u
+here=$(cd "$(dirname "$0")" && pwd)
+. "$here/../ask.sh"
+ranks='' hostfile='' hosts='' gpus='' bind=none cluster='' interface='' agent=ssh elastic=no dry=no
+usage() {
+    sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p;}' "$0"
+    exit "$1"
+}
+refuse() {
+    echo "run.sh: $*" >&2
+    exit 2
+}
+whole() { # whole OPTION VALUE
+    case "$2" in
+    '' | *[!0-9]* | 0) refuse "$1 is '$2'; a whole number is needed" ;;
+    esac
+}
+while [ $# -gt 0 ]; do
+    case "$1" in
+    -h | --help) usage 0 ;;
+    --elastic) elastic=yes ;;
+    --dry-run) dry=yes ;;
+    -n | --hostfile | --hosts | --gpus | --bind | --cluster | --interface | --agent)
+        [ $# -ge 2 ] || refuse "$1 needs a value; see run.sh --help"
+        case "$1" in
+        -n) ranks=$2 && whole -n "$2" ;;
+        --hostfile) hostfile=$2 ;;
+        --hosts) hosts=$2 ;;
+        --gpus) gpus=$2 && [ "$2" = all ] || [ "$1" != --gpus ] || whole --gpus "$2" ;;
+        --bind) bind=$2 ;;
+        --cluster) cluster=$2 ;;
+        --interface) interface=$2 ;;
+        --agent) agent=$2 ;;
+        esac
+        shift
+        ;;
+    --) shift && break ;;
+    -*) refuse "unknown option '$1'; see run.sh --help" ;;
+    *) break ;;
+    esac
+    shift
+done
+[ $# -gt 0 ] || usage 2 >&2
+case "$bind" in
+none | numa | core) ;;
+*) refuse "--bind is '$bind'; none, numa or core" ;;
+esac
+command -v mpirun >/dev/null || {
+    echo "run.sh: mpirun is not installed; on Debian: apt-get install openmpi-bin" >&2
+    exit 3
+}
+if [ "$gpus" = all ]; then
+    gpus=$(nvidia-smi -L 2>/dev/null | grep -c '^GPU') || gpus=0
+    [ "$gpus" != 0 ] || refuse "--gpus all: nvidia-smi shows no GPU here; give their number"
+fi
+
+# Lines "HOST SLOTS" in $list.
+if [ -n "$hostfile" ]; then
+    [ -r "$hostfile" ] || refuse "the file of hosts '$hostfile' cannot be read"
+    list=$(sed 's/#.*//' "$hostfile" | awk 'NF { n = 1; for (i = 2; i <= NF; i++) if ($i ~ /^slots=/) n = substr($i, 7); print $1, n }')
+else
+    list=$(echo "$hosts" | tr , '\n' | awk -F: 'NF { print $1, ($2 ? $2 : 1) }')
+fi
+[ -z "$hostfile$hosts" ] || [ -n "$list" ] || refuse "no host in '$hostfile$hosts'; a line is: HOST slots=N"
+[ -z "$gpus" ] || list=$(echo "${list:-localhost 0}" | awk -v n="$gpus" '{ print $1, n }')
+
+# The run directory, as the program will choose it from run.dir and run.name on its command line.
+run_dir() {
+    dir=runs name=run
+    for word in "$@"; do
+        case "$word" in
+        run.dir=*) dir=${word#*=} ;;
+        run.name=*) name=${word#*=} ;;
+        esac
+    done
+    echo "$dir/$name"
+}
+answers() { # does the host? mpirun would wait for it, or fail
+    [ "$1" = localhost ] || [ "$1" = "$(hostname)" ] || timeout 10 $agent "$1" true </dev/null >/dev/null 2>&1
+}
+leave_out() { # of the lines on stdin
+    excluded=$1/excluded-hosts
+    while read -r host slots; do
+        if grep -qsx -e "$host" "$excluded"; then
+            echo "run.sh: host $host is left out: $excluded names it" >&2
+        elif answers "$host"; then
+            echo "$host $slots"
+        else
+            echo "run.sh: host $host is left out: it does not answer" >&2
+        fi
+    done
+}
+if [ "$elastic" = yes ] && [ -n "$list" ]; then
+    list=$(echo "$list" | leave_out "$(run_dir "$@")")
+    [ -n "$list" ] || { echo "run.sh: no host is left" >&2 && exit 3; }
+fi
+slots=$(echo "$list" | awk '{ n += $2 } END { print n + 0 }')
+[ -n "$ranks" ] || ranks=$slots
+[ "$ranks" != 0 ] || refuse "how many ranks? Give -n RANKS, --hostfile, --hosts or --gpus"
+if [ "$elastic" = yes ]; then
+    [ "$slots" = 0 ] || [ "$ranks" -le "$slots" ] || ranks=$slots
+    # The program's own answer: a number of ranks, and the settings that it needs for them.
+    layout=$("$@" --fit --ranks "$ranks") || exit
+    ranks=${layout%% *}
+    [ "$layout" = "$ranks" ] || set -- "$@" ${layout#* }
+fi
+
+environment=
+if [ -n "$cluster" ]; then
+    profile=$cluster
+    [ -f "$profile" ] || profile=$here/../clusters/$cluster.yaml
+    [ -f "$profile" ] || refuse "no cluster profile '$cluster'; lockstep plan --list shows them"
+    environment=$(sed -n "s/^ *environment: *['\"]\{0,1\}\([^'\"]*\)['\"]\{0,1\} *$/\1/p" "$profile")
+fi
+# An address range is MPI's notation; NCCL wants names.
+case "$interface" in
+'' | */*) ;;
+*) environment="$environment NCCL_SOCKET_IFNAME=$interface" ;;
+esac
+[ -z "$gpus" ] || [ "$(ulimit -s)" != unlimited ] || ulimit -s 8192 # NVIDIA/nccl issue 2186
+
+if [ "$(id -u)" = 0 ]; then
+    export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+fi
+# mpirun's own words, before those of the program.
+options="--quiet --oversubscribe --mca btl_base_warn_component_unused 0"
+case "$bind" in
+numa) options="$options --map-by numa --bind-to numa" ;;
+core) options="$options --map-by core --bind-to core" ;;
+*) options="$options --bind-to none" ;;
+esac
+[ -z "$list" ] || options="$options --map-by slot -H $(echo "$list" | awk '{ printf "%s%s:%s", NR > 1 ? "," : "", $1, $2 }')"
+[ "$agent" = ssh ] || options="$options --mca plm rsh --mca plm_rsh_agent $agent"
+[ -z "$interface" ] || options="$options --mca btl_tcp_if_include $interface --mca oob_tcp_if_include $interface"
+# In a container a process may not read another's memory.
+[ ! -e /.dockerenv ] && [ ! -e /run/.containerenv ] || options="$options --mca btl_vader_single_copy_mechanism none"
+for pair in $environment; do # what is set already counts more
+    name=${pair%%=*}
+    eval "value=\${$name-}"
+    [ -n "$value" ] || export "$pair"
+done
+for name in $(env | sed -n 's/^\(\(LOCKSTEP\|OMP\|NCCL\|CUDA\|UCX\|FI\|HDF5\)_[A-Za-z0-9_]*\)=.*/\1/p'); do
+    options="$options -x $name"
+done
+[ -z "$gpus" ] || set -- "$here/bind.sh" "$@"
+if [ "$dry" = yes ]; then
+    # shellcheck disable=SC2086
+    for pair in $environment; do echo "${pair%%=*}=$(printenv "${pair%%=*}") \\"; done
+    echo "mpirun $options -n $ranks $*"
+    exit 0
+fi
+
+# Open MPI's files of this machine, in places of their own: a killed mpirun leaves them.
+session=
+for stale in "${TMPDIR:-/tmp}"/lockstep-mpirun.* /dev/shm/lockstep-mpirun.*; do
+    kill -0 "${stale##*.}" 2>/dev/null || rm -rf "$stale"
+done
+remote=$(echo "$list" | awk -v here="$(hostname)" 'NF && $1 != "localhost" && $1 != here' | head -n 1)
+if [ -z "$remote" ]; then
+    session="${TMPDIR:-/tmp}/lockstep-mpirun.$$"
+    shared=/dev/shm/lockstep-mpirun.$$
+    mkdir -m 700 "$session" "$shared" || exit 3
+    options="$options --mca orte_tmpdir_base $session --mca btl_vader_backing_directory $shared"
+fi
+
+# Ranks that outlive their mpirun: they lie in its session.
+end_session() {
+    for stat in /proc/[0-9]*/stat; do
+        { read -r line <"$stat"; } 2>/dev/null || continue
+        # shellcheck disable=SC2086
+        set -- ${line##*) }
+        [ "$4" != "$job" ] || kill -KILL "${line%% *}" 2>/dev/null
+    done
+}
+# In a session of its own, so that a terminal's Ctrl-C reaches this script only.
+# shellcheck disable=SC2086
+setsid mpirun $options -n "$ranks" "$@" &
+job=$!
+asked=0
+stop() {
+    asked=$((asked + 1))
+    if [ "$asked" = 1 ]; then
+        echo "run.sh: asking the ranks to save and stop; once more to end them at once" >&2
+        ask_to_stop "$job"
+    else
+        kill -TERM "$job"
+    fi
+}
+trap stop INT TERM
+trap 'ask_to_stop "$job"' USR1
+while :; do
+    wait "$job"
+    status=$?
+    kill -0 "$job" 2>/dev/null || break
+done
+end_asking
+end_session
+[ -z "$session" ] || rm -rf "$session" "$shared"
+exit "$status"

@@ -1,0 +1,105 @@
+#!/bin/sh
+# Who asks a run to stop, and when: at the start, in a save, twice; a file; the end of a Slurm job.
+. "$(dirname "$0")/lib.sh"
+make_corpus
+settings="$tiny run.steps=20000 checkpoint.every=5 checkpoint.keep_last=3 eval.every=0"
+records() { cat "$work/runs/$1/train.jsonl" 2>/dev/null | wc -l; }
+last_step() { tail -n 1 "$work/runs/$1/train.jsonl" | sed 's/.*"step":\([0-9]*\),.*/\1/'; }
+begin() { # begin NAME COMMAND...: in the background, as $pid
+    name=$1
+    shift
+    # shellcheck disable=SC2086
+    "$@" "$LOCKSTEP" train $settings run.name="$name" --resume >"$work/out" 2>"$work/err" &
+    pid=$!
+}
+until_true() { # until_true COMMAND...: while the run is there
+    until "$@"; do
+        kill -0 "$pid" 2>/dev/null || fail "the run ended early, before: $*"
+    done
+    checks=$((checks + 1))
+}
+ended() { # ended STATUS
+    status=0
+    while :; do
+        wait "$pid" || status=$?
+        kill -0 "$pid" 2>/dev/null || break
+    done
+    holds [ "$status" = "$1" ]
+}
+stopped() { # with everything saved up to the step that its last record tells, and nothing half written
+    ended 75
+    holds [ -f "$(printf '%s/runs/%s/checkpoints/step-%08d/manifest.json' "$work" "$name" "$(last_step "$name")")" ]
+    gives 0 "$LOCKSTEP" ckpt verify "$work/runs/$name" --full
+    holds [ -z "$(find "$work/runs/$name" -name '.tmp*')" ]
+}
+handled() { # SIGTERM by the process: its first moment that can be told from outside
+    caught=$(sed -n 's/^SigCgt:[[:space:]]*//p' "/proc/$pid/status" 2>/dev/null)
+    case "${caught%???}" in *[4567cdef]) return 0 ;; esac
+    return 1
+}
+grown() { [ "$(records "$1")" -ge "$2" ]; }
+saving() { ls -d "$work/runs/$1/checkpoints"/.tmp-* >/dev/null 2>&1; }
+
+# SIGTERM before anything is read; again on resume, where there is nothing to save.
+begin start
+until_true handled
+kill -TERM $pid
+stopped
+step=$(last_step start)
+begin start
+until_true handled
+kill -TERM $pid
+stopped
+holds grep -q "stopped on request after step $step of .* (a signal)" "$work/runs/start/outcome"
+
+# While a checkpoint is being written, and twice.
+begin save
+until_true saving save
+kill -TERM $pid
+stopped
+begin twice
+until_true grown twice 3
+kill -TERM $pid
+kill -TERM $pid 2>/dev/null || true
+stopped
+
+# Through the launch script, asked in the very first moment of mpirun: stopped, or not begun.
+begin early "$root/launch/supervise" --run "$work/runs/early" "$root/launch/mpirun/local.sh" 2
+until_true handled
+kill -TERM $pid
+ended 75
+
+# The file, on two ranks; it is gone when it has been obeyed.
+begin file "$root/tests/mpirun.sh" 2
+until_true grown file 3
+: >"$work/runs/file/stop"
+stopped
+holds grep -q "the file 'stop' of the run directory" "$work/runs/file/outcome"
+holds [ ! -e "$work/runs/file/stop" ]
+
+# Slurm's time limit, told by a squeue that counts down.
+mkdir "$work/bin"
+cat >"$work/bin/squeue" <<'SQUEUE'
+#!/bin/sh
+[ "$*" = "-h -o %L -j 7" ] && cat "$LEFT"
+SQUEUE
+chmod +x "$work/bin/squeue"
+export LEFT="$work/left"
+echo 1-00:00:10 >"$LEFT"
+begin limit env PATH="$work/bin:$PATH" SLURM_JOB_ID=7
+until_true grown limit 3
+kill -TERM $pid
+stopped
+for left in 59 0:30 00:00:01; do
+    echo $left >"$LEFT"
+    begin limit env PATH="$work/bin:$PATH" SLURM_JOB_ID=7
+    stopped
+    holds grep -q "time limit is near" "$work/runs/limit/outcome"
+done
+echo UNLIMITED >"$LEFT"
+begin unlimited env PATH="$work/bin:$PATH" SLURM_JOB_ID=7
+until_true grown unlimited 3
+kill -USR1 $pid
+stopped
+holds grep -q "(a signal)" "$work/runs/unlimited/outcome"
+passed
