@@ -153,59 +153,10 @@ static ls_status make_run_dir(ls_train *train) {
                             train->session.comm->rank == 0 ? write_run_dir(train) : LS_OK);
 }
 
-static ls_status start_loader(ls_train *train) {
-    const ls_loader_options loader =
-        ls_layout_loader(&train->layout, train->train_data, train->step);
-    return ls_session_agree(&train->session, ls_loader_create(&loader, &train->loader));
-}
-
-/* Rank 0 looks for the newest checkpoint; the others take its word. */
-static ls_status find_checkpoint(ls_train *train, int64_t below, char path[1024]) {
-    path[0] = '\0';
-    ls_status status = LS_OK;
-    if (train->session.comm->rank == 0 && ls_path_is_dir(train->ckpt_root)) {
-        ls_ckpt *found = NULL;
-        status = ls_ckpt_open_below(train->ckpt_root, below, &found);
-        if (status == LS_OK) {
-            snprintf(path, 1024, "%s", ls_ckpt_path(found));
-        } else if (status == LS_E_INPUT) {
-            status = LS_OK;
-        }
-        ls_ckpt_close(found);
-    }
-    LS_TRY(ls_session_agree(&train->session, status));
-    return train->session.comm->ops->broadcast(train->session.comm, path, 1024, 0);
-}
-
-/* What was found at first sight may turn out to be damaged when it is read: then the one before it
- * is taken. *path is empty when there is no checkpoint. */
-static ls_status resume(ls_train *train, char path[1024]) {
-    int64_t below = INT64_MAX;
-    LS_TRY(find_checkpoint(train, below, path));
-    while (path[0]) {
-        ls_status status = ls_train_load(train, path);
-        if (status != LS_E_CORRUPT) {
-            return status;
-        }
-        const ls_error error = *ls_error_last();
-        const char *name = strrchr(path, '/');
-        below = ls_ckpt_step_parse(name ? name + 1 : path);
-        LS_TRY(find_checkpoint(train, below, path));
-        if (!path[0]) { /* no run begins anew over what was there */
-            return ls_error_set(status, error.file, error.line, "%s", error.message);
-        }
-        if (train->session.comm->rank == 0) {
-            ls_log_warn("the checkpoint of step %lld is skipped: %s", (long long)below,
-                        error.message);
-        }
-    }
-    return LS_OK;
-}
-
 static ls_status begin_or_resume(ls_train *train, bool resuming) {
     char path[1024] = "";
     if (resuming) {
-        LS_TRY(resume(train, path));
+        LS_TRY(ls_train_resume(train, path));
     }
     if (!path[0]) {
         const ls_config_run *run = &train->config.run;
@@ -259,7 +210,7 @@ static ls_status setup(ls_train *train, bool resume, int argc, char **argv, int 
     LS_TRY(begin_or_resume(train, resume));
     LS_TRY(ls_train_saver_open(train));
     LS_TRY(make_run_dir(train));
-    LS_TRY(start_loader(train));
+    LS_TRY(ls_train_start_loader(train, train->step + train->data_offset));
     ls_model_flops flops;
     ls_model_count_flops(&config->model, train->layout.seq, &flops);
     train->flops_per_token = flops.matmul_per_token + flops.attention_causal_per_token;

@@ -50,9 +50,11 @@ typedef struct ls_train {
     ls_optim *optim;
     ls_runner *runner;
     ls_loader *loader;
-    int64_t step, total_steps; /* done, of how many */
-    int64_t until_step;        /* stop after this one, as if asked to */
-    int64_t saved_step;        /* -1: none */
+    int64_t step, total_steps;   /* done, of how many */
+    int64_t data_offset;         /* batches of data left out so far: step s reads batch s + this */
+    int64_t worst_step, reloads; /* the latest bad step, and reloads for its sake */
+    int64_t until_step;          /* stop after this one, as if asked to */
+    int64_t saved_step;          /* -1: none */
     ls_counters counters;
     double usd_per_device_hour; /* NAN: unknown */
     ls_energy *energy;          /* this host's, on its first rank; NULL: none */
@@ -88,6 +90,14 @@ ls_status ls_train_save_poll(ls_train *train, bool wait);
 /* Loads `path`: checks that configuration and data are those of the run, fills in masters,
  * optimizer state, step and counters. [collective] */
 ls_status ls_train_load(ls_train *train, const char *path);
+
+/* Loads the newest checkpoint of the run. What was found at first sight may turn out to be damaged
+ * when it is read: then the one before it is taken. *path is empty when there is no checkpoint.
+ * [collective] */
+ls_status ls_train_resume(ls_train *train, char path[1024]);
+
+/* (Re)starts the loader at a batch of the data. [collective] */
+ls_status ls_train_start_loader(ls_train *train, int64_t batch);
 
 /* Fills in the masters alone, from run.init; the initial values of the rest are there already.
  * [collective] */

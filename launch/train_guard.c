@@ -309,13 +309,3 @@ ls_status ls_guard_stragglers(ls_train *train, ls_lag_record *lag) {
     free(all);
     return status;
 }
-
-void ls_guard_watch_loss(ls_train *train, double loss) {
-    const double limit = train->config.faults.loss_spike;
-    double z = ls_guard_spike(&train->losses, loss, limit);
-    if (limit > 0.0 && z > limit && train->session.comm->rank == 0) {
-        ls_log_warn("step %lld: the loss %.4f lies %.1f standard deviations above those of the "
-                    "steps before it: a bad batch, or a learning rate that is too high",
-                    (long long)train->step, loss, z);
-    }
-}

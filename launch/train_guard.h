@@ -19,7 +19,4 @@ ls_status ls_guard_culprit(ls_train *train, char *text, size_t size);
  */
 ls_status ls_guard_stragglers(ls_train *train, ls_lag_record *lag);
 
-/* Warns of a loss that lies far above those before it. Not collective. */
-void ls_guard_watch_loss(ls_train *train, double loss);
-
 #endif

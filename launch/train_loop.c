@@ -4,6 +4,7 @@
 #include "launch/train_guard.h"
 #include "launch/train_ledger.h"
 #include "launch/train_predict.h"
+#include "launch/train_recover.h"
 #include "launch/train_stop.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/log.h"
@@ -65,21 +66,16 @@ static void close_sinks(sinks *s) {
     }
 }
 
-static ls_status update_weights(ls_train *train, const ls_step_result *result,
-                                ls_step_record *record) {
-    const void *grads = ls_state_buffers_of(train->state).grads;
-    LS_TRY(ls_optim_grad_norm(train->optim, grads, &record->grad_norm));
-    record->skipped = !isfinite(result->loss) || !isfinite(record->grad_norm);
+static ls_status update_weights(ls_train *train, const ls_step_options *options,
+                                ls_step_result *result, ls_step_record *record, ls_advice *advice) {
+    LS_TRY(ls_recover_judge(train, options, result, &record->grad_norm, advice));
+    record->loss = train->train_loss = result->loss;
+    record->skipped = *advice != LS_STEP_GOOD;
     if (record->skipped) {
-        char culprit[256];
         train->counters.skipped_steps++;
-        LS_TRY(ls_guard_culprit(train, culprit, sizeof culprit));
-        ls_log_info("step %lld: loss %g, gradient norm %g: not finite, %s; the weights keep their "
-                    "values",
-                    (long long)train->step, result->loss, record->grad_norm, culprit);
         return LS_OK;
     }
-    ls_guard_watch_loss(train, result->loss);
+    const void *grads = ls_state_buffers_of(train->state).grads;
     LS_TRY(ls_optim_step(train->optim, grads, record->grad_norm, record->lr));
     return ls_state_share(train->state);
 }
@@ -108,11 +104,12 @@ static double time_left(const ls_train *train, pace *p) {
     return per_step * (double)(train->total_steps - train->step);
 }
 
-static ls_status run_step(ls_train *train, const ls_step_options *options, ls_step_record *record) {
+static ls_status run_step(ls_train *train, const ls_step_options *options, ls_step_record *record,
+                          ls_advice *advice) {
     ls_step_result result;
     ls_comm_meter before[LS_COMM_AXIS_COUNT], updating[LS_COMM_AXIS_COUNT];
     ls_meters_read(before);
-    LS_TRY(ls_step_run(options, train->step, &result));
+    LS_TRY(ls_step_run(options, train->step + train->data_offset, &result));
     ls_flight_mark(LS_FLIGHT_UPDATE, -1);
     ls_train_account_step(train, &result, record->phase_seconds);
     ls_meters_read(updating);
@@ -121,10 +118,9 @@ static ls_status run_step(ls_train *train, const ls_step_options *options, ls_st
     train->step++;
     record->step = train->step;
     record->total_steps = train->total_steps;
-    record->loss = train->train_loss = result.loss;
     record->lr = ls_schedule_lr(&train->config.schedule, train->config.optim.lr, train->step,
                                 train->total_steps);
-    LS_TRY(update_weights(train, &result, record));
+    LS_TRY(update_weights(train, options, &result, record, advice));
     train->counters.steps = train->step;
     train->counters.tokens += result.targets;
     train->counters.flops += train->flops_per_token * (double)result.targets;
@@ -223,10 +219,20 @@ static ls_status loop(ls_train *train, const sinks *s) {
     while (train->step < train->total_steps) {
         ls_step_record record = {0};
         ls_watch_begin_step();
-        LS_TRY(run_step(train, &options, &record));
+        ls_advice advice;
+        options.loader = train->loader; /* a repeated step or a reload has made another */
+        LS_TRY(run_step(train, &options, &record, &advice));
         LS_TRY(ls_train_stop_agreed(train, &stop));
         ls_train_account(train, LS_PHASE_WORLD, record.phase_seconds);
         ls_watch_end_step(train->step);
+        if (advice == LS_STEP_RELOAD) {
+            LS_TRY(ls_recover_reload(train));
+            if (stop) {
+                return stopped(train, stop);
+            }
+            p = (pace){0};
+            continue;
+        }
         LS_TRY(after_step(train, s, &p, stop != NULL, &record));
         skipped_in_a_row = record.skipped ? skipped_in_a_row + 1 : 0;
         if (skipped_in_a_row > train->config.faults.max_skipped) {

@@ -12,19 +12,32 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* The losses of late, oldest first, where a spike would change what the run does. */
+static json_t *losses_json(const ls_train *train) {
+    const ls_guard_losses *l = &train->losses;
+    json_t *list = json_array();
+    const int first = l->count < LS_GUARD_LOSSES ? 0 : l->next;
+    for (int i = 0; i < l->count && train->config.faults.on_spike != LS_CFG_BAD_WARN; i++) {
+        json_array_append_new(list, json_real(l->ring[(first + i) % LS_GUARD_LOSSES]));
+    }
+    return list;
+}
+
 /* 64-bit numbers as text: JSON readers keep only 53 bits. */
 static json_t *run_json(const ls_train *train) {
     const ls_dataset_info *data = ls_dataset_describe(train->train_data);
     bool evaluated = train->val_step == train->step && isfinite(train->val_loss);
     char fingerprint[24];
     snprintf(fingerprint, sizeof fingerprint, "%016" PRIx64, data->fingerprint);
-    return json_pack(
-        "{s:I, s:I, s:s, s:s, s:I, s:I, s:I, s:o}", "seed", (json_int_t)train->config.run.seed,
-        "samples", (json_int_t)(train->step * train->layout.batch), "data_fingerprint", fingerprint,
-        "tokenizer", data->tokenizer, "separator", (json_int_t)data->separator, "optimizer_updates",
-        (json_int_t)ls_optim_updates(train->optim), "data_parallel",
-        (json_int_t)train->layout.data_ranks, "val_loss",
-        evaluated ? json_real(train->val_loss) : json_null());
+    return json_pack("{s:I, s:I, s:I, s:o, s:s, s:s, s:I, s:I, s:I, s:o}", "seed",
+                     (json_int_t)train->config.run.seed, "samples",
+                     (json_int_t)((train->step + train->data_offset) * train->layout.batch),
+                     "data_offset", (json_int_t)train->data_offset, "losses", losses_json(train),
+                     "data_fingerprint", fingerprint, "tokenizer", data->tokenizer, "separator",
+                     (json_int_t)data->separator, "optimizer_updates",
+                     (json_int_t)ls_optim_updates(train->optim), "data_parallel",
+                     (json_int_t)train->layout.data_ranks, "val_loss",
+                     evaluated ? json_real(train->val_loss) : json_null());
 }
 
 static ls_status fetch(void *context, int index, void *host, const void *data, size_t bytes) {

@@ -44,6 +44,17 @@ static ls_status check_identity(const ls_train *train, ls_ckpt *ckpt) {
     return LS_OK;
 }
 
+/* The losses of late, so that a resumed run sees the same spikes. */
+static void load_losses(ls_train *train, const json_t *losses) {
+    ls_guard_losses *l = &train->losses;
+    *l = (ls_guard_losses){.count = (int)json_array_size(losses)};
+    l->count = l->count < LS_GUARD_LOSSES ? l->count : LS_GUARD_LOSSES;
+    for (int i = 0; i < l->count; i++) {
+        l->ring[i] = json_number_value(json_array_get(losses, (size_t)i));
+    }
+    l->next = l->count % LS_GUARD_LOSSES;
+}
+
 static ls_status load(ls_train *train, ls_ckpt *ckpt) {
     LS_TRY(check_identity(train, ckpt));
     ls_pieces pieces;
@@ -59,6 +70,8 @@ static ls_status load(ls_train *train, ls_ckpt *ckpt) {
     LS_TRY(ls_counters_parse(ls_ckpt_counters(ckpt), &train->counters));
     train->counters.tokens = ls_ckpt_tokens(ckpt);
     train->step = train->saved_step = ls_ckpt_step(ckpt);
+    train->data_offset = json_integer_value(json_object_get(ls_ckpt_run(ckpt), "data_offset"));
+    load_losses(train, json_object_get(ls_ckpt_run(ckpt), "losses"));
     ls_optim_set_updates(
         train->optim, json_integer_value(json_object_get(ls_ckpt_run(ckpt), "optimizer_updates")));
     snprintf(train->last_ckpt, sizeof train->last_ckpt, "%s", ls_ckpt_path(ckpt));
@@ -74,6 +87,47 @@ ls_status ls_train_load(ls_train *train, const char *path) {
     ls_ckpt_close(ckpt);
     LS_TRY(ls_session_agree(&train->session, status));
     return ls_session_agree(&train->session, ls_state_refresh(train->state));
+}
+
+/* Rank 0 looks for the newest checkpoint; the others take its word. */
+static ls_status find_checkpoint(ls_train *train, int64_t below, char path[1024]) {
+    path[0] = '\0';
+    ls_status status = LS_OK;
+    if (train->session.comm->rank == 0 && ls_path_is_dir(train->ckpt_root)) {
+        ls_ckpt *found = NULL;
+        status = ls_ckpt_open_below(train->ckpt_root, below, &found);
+        if (status == LS_OK) {
+            snprintf(path, 1024, "%s", ls_ckpt_path(found));
+        } else if (status == LS_E_INPUT) {
+            status = LS_OK;
+        }
+        ls_ckpt_close(found);
+    }
+    LS_TRY(ls_session_agree(&train->session, status));
+    return train->session.comm->ops->broadcast(train->session.comm, path, 1024, 0);
+}
+
+ls_status ls_train_resume(ls_train *train, char path[1024]) {
+    int64_t below = INT64_MAX;
+    LS_TRY(find_checkpoint(train, below, path));
+    while (path[0]) {
+        ls_status status = ls_train_load(train, path);
+        if (status != LS_E_CORRUPT) {
+            return status;
+        }
+        const ls_error error = *ls_error_last();
+        const char *name = strrchr(path, '/');
+        below = ls_ckpt_step_parse(name ? name + 1 : path);
+        LS_TRY(find_checkpoint(train, below, path));
+        if (!path[0]) { /* no run begins anew over what was there */
+            return ls_error_set(status, error.file, error.line, "%s", error.message);
+        }
+        if (train->session.comm->rank == 0) {
+            ls_log_warn("the checkpoint of step %lld is skipped: %s", (long long)below,
+                        error.message);
+        }
+    }
+    return LS_OK;
 }
 
 /* Masters come first in the list; what follows is the optimizer's. */

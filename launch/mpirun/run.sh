@@ -200,22 +200,24 @@ end_session() {
         [ "$4" != "$job" ] || kill -KILL "${line%% *}" 2>/dev/null
     done
 }
-# In a session of its own, so that a terminal's Ctrl-C reaches this script only.
-# shellcheck disable=SC2086
-setsid mpirun $options -n "$ranks" "$@" &
-job=$!
 asked=0
+job=
 stop() {
     asked=$((asked + 1))
     if [ "$asked" = 1 ]; then
         echo "run.sh: asking the ranks to save and stop; once more to end them at once" >&2
-        ask_to_stop "$job"
+        [ -z "$job" ] || ask_to_stop "$job"
     else
-        kill -TERM "$job"
+        [ -z "$job" ] || kill -TERM "$job"
     fi
 }
 trap stop INT TERM
-trap 'ask_to_stop "$job"' USR1
+trap 'asked=1; [ -z "$job" ] || ask_to_stop "$job"' USR1
+# In a session of its own, so that a terminal's Ctrl-C reaches this script only.
+# shellcheck disable=SC2086
+setsid mpirun $options -n "$ranks" "$@" &
+job=$!
+[ "$asked" = 0 ] || ask_to_stop "$job" # meanwhile
 while :; do
     wait "$job"
     status=$?

@@ -69,6 +69,7 @@ lockstep_job() {
         srun --mpi=pmix --kill-on-bad-exit=1 --wait=60 --label $SRUN_OPTIONS \
         "$LOCKSTEP" train --resume "$@" run.dir="$RUN_DIR" run.name="$RUN_NAME" &
     job=$!
+    [ "$asked" = no ] || ask_to_stop "$job" # meanwhile
     while :; do
         wait "$job"
         status=$?

@@ -27,6 +27,12 @@ typedef enum ls_cfg_device {
     LS_CFG_DEVICE_EMULATED
 } ls_cfg_device;
 typedef enum ls_cfg_busy { LS_CFG_BUSY_SKIP, LS_CFG_BUSY_WAIT } ls_cfg_busy;
+typedef enum ls_cfg_on_bad {
+    LS_CFG_BAD_WARN,
+    LS_CFG_BAD_SKIP,
+    LS_CFG_BAD_RELOAD,
+    LS_CFG_BAD_STOP
+} ls_cfg_on_bad;
 typedef enum ls_cfg_writers { LS_CFG_WRITER_RANK, LS_CFG_WRITER_NODE } ls_cfg_writers;
 typedef enum ls_schedule_kind {
     LS_SCHEDULE_CONSTANT,
@@ -187,6 +193,10 @@ typedef struct ls_config_faults {
     double straggler;       /* times the median's compute time; 0: no warning */
     double loss_spike;      /* standard deviations; 0: no warning */
     double stop_before_s;   /* the end of the job; 0: the time limit is not asked for */
+    bool repeat_steps;      /* whose numbers are in doubt, once */
+    ls_cfg_on_bad on_nonfinite, on_spike; /* WARN for spikes only, STOP for the other */
+    int64_t skip_batches; /* of data after a reload, beyond those up to the bad step */
+    int64_t max_reloads;  /* in a row, without a checkpoint beyond the bad step */
 } ls_config_faults;
 
 typedef struct ls_config {

@@ -129,6 +129,9 @@ static ls_status run(work *w) {
     LS_TRY(r->options.dev->ops->download(r->options.dev, w->losses, r->losses,
                                          (size_t)r->options.micros * sizeof *w->losses));
     const uint64_t sum_ns = ls_clock_ns();
+    for (int64_t m = 0; m < r->options.micros; m++) {
+        result->own_loss += w->losses[m];
+    }
     LS_TRY(sum_losses(w, &total));
     const uint64_t end_ns = ls_clock_ns();
     uint64_t tied_ns, other_ns = result->data_ns;

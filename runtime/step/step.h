@@ -47,6 +47,7 @@ typedef struct ls_step_options {
 
 typedef struct ls_step_result {
     double loss;         /* mean over the targets of the global batch */
+    double own_loss;     /* sum over the targets of this rank's micro-batches; differs by rank */
     int64_t targets;     /* of the global batch */
     uint64_t data_ns;    /* waiting for the loader */
     uint64_t compute_ns; /* forward and backward */

@@ -201,3 +201,188 @@ FAULTS = {
     "flip": ("a bit flipped in a rank's weights or optimizer state", flip_weight, True, "silent corruption"),
     "gradient": ("a bit flipped in the sum of the gradients on a rank", flip_gradient, True,
                  "silent corruption"),
+    "nan": ("a NaN out of a matrix product of a rank", plant_nan, False, "did not repeat"),
+    "clock": ("the clock of rank 0 set back by an hour", move_clock, False, ""),
+}
+
+
+class Bench:
+    def __init__(self, work, deadline_s):
+        self.work = pathlib.Path(work)
+        self.runs = self.work / "runs"
+        text = self.work / "text"
+        text.mkdir()
+        lines = (ROOT / "README.md").read_text().splitlines(keepends=True)
+        for i in range(24):
+            (text / f"{i}.txt").write_text(f"part {i}\n" + "".join(lines[i * 7:i * 7 + 60]))
+        data = self.work / "data"
+        subprocess.run([LOCKSTEP, "prep", text, "-o", data, "--val", "0.2"], check=True, capture_output=True)
+        # fp32 and mpi: their functions are those of libraries, which the faults are planted in.
+        self.settings = ["model.preset=llama3-tiny", "model.context=32", f"data.dir={data}",
+                         "batch.sequences=12", "batch.micro=2", f"run.dir={self.runs}", "optim.lr=1e-3",
+                         "schedule.kind=constant", "eval.every=0", "eval.batches=2", "parallel.transport=mpi",
+                         "numerics.compute=fp32", f"checkpoint.every={INTERVAL}", "checkpoint.keep_last=4",
+                         "faults.compare_every=5", f"faults.min_deadline_s={deadline_s}",
+                         "metrics.tensorboard=false"]
+        self.shared_memory = "LOCKSTEP_FAULTS_INSIDE" in os.environ
+        self.temporaries = self.work / "tmp"
+        self.temporaries.mkdir()
+        self.count = 0
+
+    def name(self, kind):
+        self.count += 1
+        return f"{kind}-{self.count}-{os.getpid()}"
+
+    def check_end(self, run, steps, plain):
+        """The bytes of the undisturbed run, and nothing left behind."""
+        last = f"checkpoints/step-{steps:08d}"
+        equal = subprocess.run([EQUAL, plain.dir / last, run.dir / last], capture_output=True, text=True)
+        if equal.returncode != 0:
+            raise Failed(f"the parameters are not those of the undisturbed run: {equal.stderr.strip()}")
+        left = [words for _, words in processes(run.mark)]
+        left += os.listdir("/dev/shm") if self.shared_memory else []
+        left += os.listdir(self.temporaries)
+        left += [str(p) for p in run.dir.rglob(".tmp*")] + [str(p) for p in run.dir.glob("lock.json")]
+        if left:
+            raise Failed(f"left behind: {left}")
+
+    def plain(self, steps):
+        run = Run(self, self.name("plain"), steps)
+        if run.wait(300) != 0:
+            raise Failed(f"the undisturbed run failed:\n{run.text()}")
+        return run
+
+    def ready(self, run):
+        """Some steps after a new checkpoint of the present start."""
+        begun = len(run.records())
+        saved = run.saved()[-1:]
+        run.until("a new checkpoint", lambda: run.saved()[-1:] != saved)
+        run.until("steps after it", lambda: len(run.records()) > begun + INTERVAL + 3)
+
+    def strike(self, run, name, rng, seconds=60):
+        """One fault, and the way back to a productive step; seconds to notice it and to get there."""
+        _, harm, restarts, words = FAULTS[name]
+        before = run.records()[-1]
+        seen = run.text().count(words) if words else 0
+        told = run.text().count("supervise: restart")
+        outcome = run.dir / "outcome"
+        harm(run, rng)
+        began = time.monotonic()
+        if not restarts:
+            run.until("word of it", lambda: not words or run.text().count(words) > seen, seconds)
+            run.until("the next step", lambda: run.records()[-1]["step"] > before["step"], seconds)
+            noticed = time.monotonic() - began
+            return {"fault": name, "noticed": noticed, "productive": noticed, "lost": 0}
+        run.until("word of it", lambda: outcome.exists() or run.text().count("supervise: restart") > told, seconds)
+        noticed = time.monotonic() - began
+        run.until("a step of the next start", lambda: run.records()[-1]["restarts"] > before["restarts"], seconds)
+        productive = time.monotonic() - began
+        if words and run.text().count(words) <= seen:
+            raise Failed(f"the log lacks '{words}'")
+        records = run.records()
+        first = next(r for r in records if r["restarts"] > before["restarts"])
+        last = max(r["step"] for r in records if r["restarts"] <= before["restarts"])
+        return {"fault": name, "noticed": noticed, "productive": productive, "lost": last - first["step"] + 1}
+
+    def single(self, name, plain, steps, rng):
+        run = Run(self, self.name(name), steps)
+        try:
+            self.ready(run)
+            result = self.strike(run, name, rng)
+            status = run.wait(120)
+            if status != 0:
+                raise Failed(f"the run ended with {status}")
+            self.check_end(run, steps, plain)
+            return result
+        except Failed as failure:
+            raise Failed(f"{name}: {failure}\n{run.text()[-4000:]}") from None
+        finally:
+            run.end()
+
+
+def table(bench, names, steps, repeat, rng):
+    plain = bench.plain(steps)
+    print(f"{'fault':68} {'noticed':>9} {'next step':>10} {'steps lost':>11}")
+    for name in names:
+        results = [bench.single(name, plain, steps, rng) for _ in range(repeat)]
+        worst = {key: max(r[key] for r in results) for key in ("noticed", "productive", "lost")}
+        print(f"{FAULTS[name][0]:68} {worst['noticed']:8.2f}s {worst['productive']:9.2f}s {worst['lost']:11d}",
+              flush=True)
+
+
+def soak(bench, names, seconds, rng):
+    """Runs of so many steps that a few faults fit, one after another until the time is up and every fault
+    has come."""
+    end = time.monotonic() + seconds
+    steps, count, todo = 400, 0, []
+    plain = bench.plain(steps)
+    while time.monotonic() < end or count < len(names):
+        run = Run(bench, bench.name("soak"), steps)
+        happened = []
+        try:
+            while not run.over():
+                bench.ready(run)
+                if run.records()[-1]["step"] > steps - 3 * INTERVAL:
+                    break
+                if time.monotonic() > end and count >= len(names):
+                    break
+                time.sleep(rng.random() * 0.2)
+                todo = todo or rng.sample(names, len(names))
+                happened.append(todo.pop())
+                bench.strike(run, happened[-1], rng)
+                count += 1
+            status = run.wait(300)
+            if status != 0:
+                raise Failed(f"the run ended with {status}")
+            bench.check_end(run, steps, plain)
+        except Failed as failure:
+            raise Failed(f"after {' '.join(happened)}: {failure}\n{run.text()[-6000:]}") from None
+        finally:
+            run.end()
+    print(f"{count} faults, of {len(names)} kinds: every run ended with the bytes of the undisturbed one")
+
+
+def own_shared_memory():
+    """Begins anew with a /dev/shm of its own, in which other jobs leave nothing; needs root."""
+    if "LOCKSTEP_FAULTS_INSIDE" in os.environ or os.getuid() != 0:
+        return
+    inside = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /dev/shm && exec "$@"', "sh"]
+    if subprocess.run(inside + ["true"], capture_output=True).returncode == 0:
+        os.environ["LOCKSTEP_FAULTS_INSIDE"] = "1"
+        os.execvp(inside[0], inside + [sys.executable] + sys.argv)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", help="faults, with commas between them")
+    parser.add_argument("--list", action="store_true")
+    parser.add_argument("--repeat", type=int, default=1, help="the worst of so many is told")
+    parser.add_argument("--steps", type=int, default=160, help="of a run")
+    parser.add_argument("--soak", type=float, metavar="SECONDS")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--deadline", type=float, default=5, help="faults.min_deadline_s")
+    args = parser.parse_args()
+    names = args.only.split(",") if args.only else list(FAULTS)
+    if args.list:
+        for name, fault in FAULTS.items():
+            print(f"{name:14} {fault[0]}")
+        return 0
+    own_shared_memory()
+    rng = random.Random(args.seed)
+    work = tempfile.mkdtemp()
+    try:
+        bench = Bench(work, args.deadline)
+        if args.soak:
+            soak(bench, names, args.soak, rng)
+        else:
+            table(bench, names, args.steps, args.repeat, rng)
+    except Failed as failure:
+        print(f"FAILED: {failure}", file=sys.stderr)
+        return 1
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
