@@ -1,6 +1,7 @@
 #include "checkpoint/prune.h"
 #include "launch/cmd.h"
 #include "launch/train.h"
+#include "launch/train_fit.h"
 #include "launch/train_ledger.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/file.h"
@@ -12,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { OPT_RESUME, OPT_UNTIL, OPT_QUIET, OPT_DRY, OPT_RANKS, OPT_COUNT };
+enum { OPT_RESUME, OPT_UNTIL, OPT_QUIET, OPT_DRY, OPT_RANKS, OPT_FIT, OPT_COUNT };
 
 static const ls_option options[] = {
     [OPT_RESUME] = {"resume", 'r', NULL, NULL,
@@ -24,6 +25,8 @@ static const ls_option options[] = {
                  "print the mesh, what each rank would hold and send, and the pipeline's idle "
                  "time; train nothing"},
     [OPT_RANKS] = {"ranks", 0, "N", NULL, "plan a dry run for N ranks; default: those that run"},
+    [OPT_FIT] = {"fit", 0, NULL, NULL,
+                 "print the best layout for --ranks N or fewer, as settings; train nothing"},
     {NULL, 0, NULL, NULL, NULL}};
 
 static ls_status load_config(ls_train *train, bool dry, int argc, char **argv, int first) {
@@ -220,7 +223,8 @@ static ls_status setup(ls_train *train, bool resume, int argc, char **argv, int 
 }
 
 /* On the first rank alone; the others only agree. */
-static ls_status dry_run(ls_train *train, long long ranks, int argc, char **argv, int first) {
+static ls_status dry_run(ls_train *train, bool fit, long long ranks, int argc, char **argv,
+                         int first) {
     LS_TRY(load_config(train, true, argc, argv, first));
     LS_TRY(ls_session_open(&train->session, NULL, train->config.run.device,
                            train->config.run.threads));
@@ -228,9 +232,11 @@ static ls_status dry_run(ls_train *train, long long ranks, int argc, char **argv
     if (train->config.model.vocab == 0) {
         LS_TRY(open_data(train));
     }
-    return ls_session_agree(&train->session, train->session.comm->rank == 0
-                                                 ? ls_train_dry_run(train, (int)ranks)
-                                                 : LS_OK);
+    ls_status status = LS_OK;
+    if (train->session.comm->rank == 0) {
+        status = fit ? ls_train_fit(train, (int)ranks) : ls_train_dry_run(train, (int)ranks);
+    }
+    return ls_session_agree(&train->session, status);
 }
 
 static void summarise(const ls_train *train) {
@@ -289,9 +295,9 @@ static void tear_down(ls_train *train) {
 }
 
 static ls_status parse_ranks(const char *const *values, long long *ranks) {
-    if (!values[OPT_DRY]) {
+    if (!values[OPT_DRY] && !values[OPT_FIT]) {
         return LS_FAIL(LS_E_USAGE,
-                       "--ranks is for --dry-run; to train on %s ranks, start them "
+                       "--ranks is for --dry-run and --fit; to train on %s ranks, start them "
                        "with mpirun -n %s",
                        values[OPT_RANKS], values[OPT_RANKS]);
     }
@@ -320,8 +326,8 @@ static ls_status run_train(int argc, char **argv) {
     if (values[OPT_RANKS]) {
         LS_TRY(ls_session_agree(&train.session, parse_ranks(values, &ranks)));
     }
-    const bool dry = values[OPT_DRY] != NULL;
-    ls_status status = dry ? dry_run(&train, ranks, argc, argv, first)
+    const bool fit = values[OPT_FIT] != NULL, dry = fit || values[OPT_DRY] != NULL;
+    ls_status status = dry ? dry_run(&train, fit, ranks, argc, argv, first)
                            : setup(&train, values[OPT_RESUME] != NULL, argc, argv, first);
     if (status == LS_OK && !dry) {
         status = ls_train_loop(&train);

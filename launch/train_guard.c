@@ -13,7 +13,8 @@
 /* A name for people: the host of a rank. */
 typedef struct place {
     char host[64], param[64];
-    int64_t found; /* 0: nothing to tell */
+    int64_t found;  /* 0: nothing to tell */
+    int64_t weight; /* the parameter itself is not finite */
 } place;
 
 static const char *own_host(void) {
@@ -50,26 +51,34 @@ static ls_status visit_stretch(const ls_train *train, const char *data, int64_t 
     return status;
 }
 
-static ls_status visit_param(const ls_train *train, const ls_param *param, bool grads,
+/* Of which numbers: gradients, masters, or a state of the optimizer from STATES on. */
+enum { GRADS, MASTERS, STATES };
+
+static const char *numbers_at(const ls_train *train, int which, const ls_owned *owned,
+                              int64_t elem) {
+    const ls_state_buffers buffers = ls_state_buffers_of(train->state);
+    if (which != GRADS) {
+        return which == MASTERS ? ls_state_master_at(train->state, elem)
+                                : ls_optim_state_at(train->optim, which - STATES, elem);
+    }
+    return (const char *)buffers.grads +
+           ls_dtype_bytes(train->session.dev->acc) *
+               (size_t)(buffers.compact_grads ? owned->place + elem - owned->range.first : elem);
+}
+
+static ls_status visit_param(const ls_train *train, const ls_param *param, int which,
                              visit_fn visit, void *context) {
     int count;
     const ls_owned *owned = ls_state_owned(train->state, &count);
-    const ls_state_buffers buffers = ls_state_buffers_of(train->state);
-    const size_t width = ls_dtype_bytes(train->session.dev->acc);
     for (int i = 0; i < count; i++) {
         const ls_range *range = &owned[i].range;
         int64_t begin = range->first > param->offset ? range->first : param->offset;
         int64_t range_end = range->first + range->elems, param_end = param->offset + param->elems;
         int64_t end = range_end < param_end ? range_end : param_end;
-        if (begin >= end) {
-            continue;
+        const char *data = begin < end ? numbers_at(train, which, &owned[i], begin) : NULL;
+        if (data) {
+            LS_TRY(visit_stretch(train, data, end - begin, visit, context));
         }
-        const char *data = grads ? (const char *)buffers.grads +
-                                       width * (size_t)(buffers.compact_grads
-                                                            ? owned[i].place + begin - range->first
-                                                            : begin)
-                                 : ls_state_master_at(train->state, begin);
-        LS_TRY(visit_stretch(train, data, end - begin, visit, context));
     }
     return LS_OK;
 }
@@ -86,7 +95,10 @@ static void hash_elems(void *context, const void *data, int64_t elems) {
 
 static ls_status hash_param(const ls_train *train, const ls_param *param, uint64_t *hash) {
     hashing h = {.width = ls_dtype_bytes(train->session.dev->acc)};
-    LS_TRY(visit_param(train, param, false, hash_elems, &h));
+    const int states = ls_optim_state_count(train->optim);
+    for (int which = MASTERS; which < STATES + states; which++) {
+        LS_TRY(visit_param(train, param, which, hash_elems, &h));
+    }
     *hash = h.hash;
     return LS_OK;
 }
@@ -153,6 +165,56 @@ static ls_status find_param(ls_train *train, const ls_guard_vote *votes, place *
     return status;
 }
 
+/* Does the rank go wrong again? All ranks take its micro-batches of the next step, from one state
+ * that all of them have made afresh, and compare the losses of their forward passes. Nothing of the
+ * run is left in memory then. */
+static ls_status probe(ls_train *train, int suspect, bool *again) {
+    ls_comm *comm = train->session.comm;
+    ls_layout other = train->layout; /* only its place among the data ranks counts */
+    int coord[LS_AXIS_COUNT];
+    ls_mesh_coords(&train->session.mesh, suspect, coord);
+    other.mesh.coord[LS_AXIS_REPLICATE] = coord[LS_AXIS_REPLICATE];
+    other.mesh.coord[LS_AXIS_SHARD] = coord[LS_AXIS_SHARD];
+    const int64_t place = train->step + train->data_offset;
+    const ls_loader_options options = ls_layout_loader(&other, train->train_data, place);
+    ls_loader_destroy(train->loader);
+    train->loader = NULL;
+    LS_TRY(ls_session_agree(&train->session, ls_loader_create(&options, &train->loader)));
+    LS_TRY(ls_session_agree(&train->session,
+                            ls_state_init(train->state, (uint64_t)train->config.run.seed)));
+    const ls_step_options step = {.runner = train->runner,
+                                  .state = train->state,
+                                  .loader = train->loader,
+                                  .dataset = train->train_data,
+                                  .seed = (uint64_t)train->config.run.seed,
+                                  .batch = train->layout.batch,
+                                  .zero = (int)train->config.parallel.zero};
+    ls_step_result result;
+    LS_TRY(ls_step_run(&step, place, &result));
+    const int *at = train->session.mesh.coord;
+    const int32_t same[] = {at[LS_AXIS_TENSOR], at[LS_AXIS_PIPELINE], at[LS_AXIS_CONTEXT]};
+    ls_guard_vote mine = {.group = XXH3_64bits(same, sizeof same)}, *votes = NULL;
+    memcpy(&mine.hash, &result.own_loss, sizeof mine.hash);
+    int *odd = NULL;
+    ls_status status = ls_calloc((size_t)comm->size, sizeof *votes, &votes);
+    status = status == LS_OK ? ls_calloc((size_t)comm->size, sizeof *odd, &odd) : status;
+    status = ls_session_agree(&train->session, status);
+    if (status == LS_OK) {
+        status = comm->ops->all_gather(comm, &mine, votes, sizeof mine);
+    }
+    *again = false;
+    if (status == LS_OK) {
+        bool undecided;
+        const int count = ls_guard_odd(votes, comm->size, odd, &undecided);
+        for (int i = 0; i < count; i++) {
+            *again = *again || odd[i] == suspect;
+        }
+    }
+    free(votes);
+    free(odd);
+    return status;
+}
+
 static ls_status report_odd(ls_train *train, const ls_guard_vote *votes, const int *odd, int count,
                             bool undecided) {
     place mine = {.found = 0}, *all;
@@ -166,16 +228,24 @@ static ls_status report_odd(ls_train *train, const ls_guard_vote *votes, const i
                  all[odd[i]].host);
     }
     const char *param = all[odd[0]].param;
-    ls_status status = LS_FAIL(
+    bool again;
+    ls_status status = ls_train_save_poll(train, true);
+    status = status == LS_OK ? probe(train, odd[0], &again) : status;
+    if (status != LS_OK) {
+        free(all);
+        return status;
+    }
+    status = LS_FAIL(
         LS_E_DEVICE,
-        "silent corruption: after step %lld %s %s, first in %s; %s. Nothing was saved from them: "
-        "go "
-        "on from the last checkpoint, and have the memory and processors of the host%s tested",
+        "silent corruption: after step %lld %s %s, first in %s; %s. Run again on its data beside "
+        "the others, rank %d %s. Nothing was saved from them: go on from the last checkpoint, and "
+        "have the memory and processors of the host%s tested",
         (long long)train->step, who,
         undecided ? "hold parameters that should be equal and are not"
-                  : "holds parameters that differ from those of its replicas",
+                  : "holds parameters or optimizer states that differ from those of its replicas",
         param,
         undecided ? "which of them is wrong cannot be told" : "the others agree with each other",
+        odd[0], again ? "goes wrong again" : "computes what they do: it did not repeat",
         count == 1 ? "" : "s");
     free(all);
     return status;
@@ -230,7 +300,11 @@ ls_status ls_guard_culprit(ls_train *train, char *text, size_t size) {
     ls_status status = LS_OK;
     for (int i = 0; i < count && !mine.found && status == LS_OK; i++) {
         bool bad = false;
-        status = visit_param(train, &params[i], true, check_finite, &bad);
+        status = visit_param(train, &params[i], MASTERS, check_finite, &bad);
+        mine.weight = bad;
+        if (status == LS_OK) {
+            status = visit_param(train, &params[i], GRADS, check_finite, &bad);
+        }
         if (bad) {
             memcpy(mine.param, params[i].name, sizeof mine.param);
             mine.found = 1;
@@ -241,8 +315,9 @@ ls_status ls_guard_culprit(ls_train *train, char *text, size_t size) {
     snprintf(text, size, "the gradients are finite");
     for (int r = train->session.comm->size - 1; r >= 0; r--) {
         if (all[r].found) {
-            snprintf(text, size, "first in the gradient of %s, kept by rank %d on host %s",
-                     all[r].param, r, all[r].host);
+            snprintf(text, size, "first in %s%s, kept by rank %d on host %s",
+                     all[r].weight ? "the weight " : "the gradient of ", all[r].param, r,
+                     all[r].host);
         }
     }
     free(all);

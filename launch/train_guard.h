@@ -5,9 +5,10 @@
 
 #include "launch/train.h"
 
-/* Ranks that hold the same parameters must hold the same bits. LS_E_DEVICE on every rank, naming
- * the rank and the parameter that differ: memory or a processor has failed silently. Costs a pass
- * over the owned masters and 16 bytes a rank. [collective] */
+/* Ranks that hold the same parameters and optimizer states must hold the same bits. LS_E_DEVICE on
+ * every rank, naming the rank and the parameter that differ, and whether the rank computes
+ * something else again beside the others: memory or a processor has failed silently. Costs a pass
+ * over what is owned and 16 bytes a rank. [collective] */
 ls_status ls_guard_replicas(ls_train *train);
 
 /* Which parameter's gradient is not finite, and on which rank first: writes "rank 2 on host b,

@@ -28,26 +28,24 @@ static const ls_phase phases[LS_TERM_COUNT] = {
     [LS_TERM_OPTIMIZER] = LS_PHASE_OPTIM,   [LS_TERM_OTHER] = LS_PHASE_GRADS,
 };
 
-static ls_status predict(ls_train *train) {
+static ls_status cost_of(const ls_config *config, ls_dtype dtype, const int size[LS_AXIS_COUNT],
+                         double *peak_flops, ls_plan_cost *cost) {
     static ls_cluster cluster;
-    const ls_config *config = &train->config;
-    const int *size = train->session.mesh.size;
     const ls_config_parallel *p = &config->parallel;
     ls_plan_model model;
     ls_plan_rates rates;
     LS_TRY(ls_cluster_load(config->cost.cluster, &cluster));
     LS_TRY(ls_plan_model_of(&config->model, &model));
-    const ls_precision precision =
-        train->layout.dtype == LS_BF16 ? LS_PRECISION_BF16 : LS_PRECISION_FP32;
+    const ls_precision precision = dtype == LS_BF16 ? LS_PRECISION_BF16 : LS_PRECISION_FP32;
     LS_TRY(ls_plan_rates_of(&cluster, precision, &rates));
-    const ls_software software = {.gradient_bytes = 4,
-                                  .repeated_norms = p->tensor > 1 && !p->sequence_parallel};
+    const ls_software software = {
+        .gradient_bytes = 4, .repeated_norms = size[LS_AXIS_TENSOR] > 1 && !p->sequence_parallel};
     const ls_plan_job job = {.model = &model,
                              .rates = &rates,
                              .software = &software,
                              .precision = precision,
                              .seq = config->data.sequence,
-                             .global_batch = train->layout.batch};
+                             .global_batch = config->batch.sequences};
     const ls_plan_layout layout = {
         .tensor = size[LS_AXIS_TENSOR],
         .context = size[LS_AXIS_CONTEXT],
@@ -61,11 +59,28 @@ static ls_status predict(ls_train *train) {
         .recompute = config->recompute.mode == LS_RECOMPUTE_FULL        ? LS_REDO_FULL
                      : config->recompute.mode == LS_RECOMPUTE_SELECTIVE ? LS_REDO_SELECTIVE
                                                                         : LS_REDO_NONE};
-    if (isnan(train->peak_flops_per_s)) {
-        train->peak_flops_per_s = rates.peak_flops;
-    }
+    *peak_flops = rates.peak_flops;
+    ls_plan_cost_of(&job, &layout, cost);
+    return LS_OK;
+}
+
+ls_status ls_train_predict_layout(const ls_config *config, ls_dtype dtype,
+                                  const int size[LS_AXIS_COUNT], double *seconds) {
     ls_plan_cost cost;
-    ls_plan_cost_of(&job, &layout, &cost);
+    double peak_flops;
+    LS_TRY(cost_of(config, dtype, size, &peak_flops, &cost));
+    *seconds = cost.step_s;
+    return LS_OK;
+}
+
+static ls_status predict(ls_train *train) {
+    ls_plan_cost cost;
+    double peak_flops;
+    LS_TRY(
+        cost_of(&train->config, train->layout.dtype, train->session.mesh.size, &peak_flops, &cost));
+    if (isnan(train->peak_flops_per_s)) {
+        train->peak_flops_per_s = peak_flops;
+    }
     for (int t = 0; t < LS_TERM_COUNT; t++) {
         prediction.predicted_s[phases[t]] += cost.seconds[t];
     }

@@ -130,13 +130,13 @@ ls_status ls_recover_judge(ls_train *train, const ls_step_options *options, ls_s
 
 /* What was done since the checkpoint is lost; all time stays accounted for. */
 static void lose_steps(ls_counters *c, const ls_counters *now) {
-    static const ls_phase phases[] = {LS_PHASE_COMPUTE, LS_PHASE_COMM, LS_PHASE_OPTIM,
-                                      LS_PHASE_DATA, LS_PHASE_OTHER};
     const ls_counters saved = *c;
     *c = *now;
-    for (size_t i = 0; i < sizeof phases / sizeof *phases; i++) {
-        c->seconds[LS_PHASE_LOST] += now->seconds[phases[i]] - saved.seconds[phases[i]];
-        c->seconds[phases[i]] = saved.seconds[phases[i]];
+    for (int p = 0; p < LS_PHASE_COUNT; p++) {
+        if (ls_phase_trains((ls_phase)p) || p == LS_PHASE_OTHER) {
+            c->seconds[LS_PHASE_LOST] += now->seconds[p] - saved.seconds[p];
+            c->seconds[p] = saved.seconds[p];
+        }
     }
     c->lost_steps += now->steps - saved.steps;
     c->steps = saved.steps;
@@ -179,7 +179,10 @@ ls_status ls_recover_reload(ls_train *train) {
     train->reloads = bad_step > train->worst_step ? 1 : train->reloads + 1;
     train->worst_step = bad_step > train->worst_step ? bad_step : train->worst_step;
     if (train->reloads > train->config.faults.max_reloads) {
-        return no_way_back(train, bad_step, "faults.max_reloads reloads did not get past it");
+        char why[64];
+        snprintf(why, sizeof why, "%d reloads (faults.max_reloads) did not get past it",
+                 (int)train->config.faults.max_reloads);
+        return no_way_back(train, bad_step, why);
     }
     LS_TRY(ls_train_resume(train, path));
     if (!path[0]) {
