@@ -13,7 +13,7 @@ typedef struct ls_finding {
     int32_t verdict, rank;
 } ls_finding;
 
-enum { LS_FINDINGS_MAX = 24 };
+enum { LS_FINDINGS_MAX = 48 };
 
 typedef struct ls_findings {
     ls_finding list[LS_FINDINGS_MAX];
@@ -26,6 +26,10 @@ void ls_findings_add(ls_findings *findings, const char *check, ls_verdict verdic
 /* Of this node: its memory, limits, libraries and, when dir is given, the disk there. Not
  * collective. */
 void ls_doctor_node(ls_findings *findings, const char *dir);
+
+/* Of this node's NVIDIA GPUs: lost ones, memory errors, Xid events, throttling, NVLinks, fabric and
+ * IMEX. Adds nothing where there are none. Not collective. */
+void ls_doctor_gpus(ls_findings *findings);
 
 /* Between the ranks: the same libraries, clocks, a shared dir; the speed of each rank and of the
  * network. Findings of single ranks are theirs, those of all are rank 0's. [collective] */

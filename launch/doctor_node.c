@@ -178,6 +178,7 @@ void ls_doctor_node(ls_findings *findings, const char *dir) {
     check_shared_memory(findings);
     check_limits(findings);
     check_plugin(findings);
+    ls_doctor_gpus(findings);
     if (dir) {
         check_disk(findings, dir);
     }

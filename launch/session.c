@@ -23,6 +23,7 @@
 static bool mpi_running;
 static bool failure_is_shared;
 static volatile sig_atomic_t stop_requests;
+static long kills_before;      /* in this job's memory, for lack of it */
 static char outcome_path[900]; /* empty: no run directory yet */
 
 static ls_status check_same_program(ls_comm *comm) {
@@ -234,7 +235,43 @@ static void tell_outcome(int exit_status, const char *text) {
     close(fd);
 }
 
-static void report_hang(const char *text) {
+/* Processes that the kernel has killed in this process's memory cgroup for lack of memory; 0 where
+ * that is not known. */
+static long oom_kills(void) {
+    FILE *f = fopen("/proc/self/cgroup", "r");
+    char line[512], path[640], key[64];
+    long kills = 0;
+    while (f && fgets(line, sizeof line, f)) {
+        line[strcspn(line, "\n")] = '\0';
+        const char *v1 = strstr(line, ":memory:"), *v2 = strncmp(line, "0::", 3) ? NULL : line + 3;
+        if (!v1 && !v2) {
+            continue;
+        }
+        snprintf(path, sizeof path, "/sys/fs/cgroup%s%s/memory.%s", v1 ? "/memory" : "",
+                 v1 ? v1 + 8 : v2, v1 ? "oom_control" : "events");
+        FILE *events = fopen(path, "r");
+        long n;
+        while (events && fscanf(events, "%63s %ld", key, &n) == 2) {
+            kills += strcmp(key, "oom_kill") == 0 ? n : 0;
+        }
+        if (events) {
+            fclose(events);
+        }
+    }
+    if (f) {
+        fclose(f);
+    }
+    return kills;
+}
+
+static void report_hang(const char *cause) {
+    char text[1200];
+    const bool starved = oom_kills() > kills_before;
+    snprintf(text, sizeof text, "%s%s", cause,
+             starved ? "; the kernel has killed a process of this host's job for lack of memory: "
+                       "lower batch.micro, use parallel.zero or recompute.mode, or raise the job's "
+                       "memory limit"
+                     : "");
     LS_FAIL(LS_E_COMM, "%s", text);
     ls_log_error();
     tell_outcome(ls_status_exit(LS_E_COMM), text);
@@ -251,6 +288,7 @@ ls_status ls_session_watch(ls_session *session, const ls_config_faults *faults,
     if (session->comm->size == 1) {
         return LS_OK;
     }
+    kills_before = oom_kills();
     const ls_watch_options options = {.comm = session->comm,
                                       .run_dir = run_dir,
                                       .min_deadline_s = faults->min_deadline_s,

@@ -3,6 +3,7 @@
 #include "launch/train_ledger.h"
 #include "launch/train_pieces.h"
 #include "runtime/base/clock.h"
+#include "runtime/base/file.h"
 #include "runtime/base/log.h"
 #include "runtime/base/text.h"
 
@@ -11,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/statvfs.h>
 
 /* The losses of late, oldest first, where a spike would change what the run does. */
 static json_t *losses_json(const ls_train *train) {
@@ -46,10 +48,41 @@ static ls_status fetch(void *context, int index, void *host, const void *data, s
     return ls_pieces_copy(train->saving, index, host, bytes);
 }
 
+/* A full disk stops no training, but it is better known before. Rank 0 looks; all give their share.
+ */
+static ls_status check_space(ls_train *train, const ls_pieces *pieces) {
+    ls_comm *comm = train->session.comm;
+    int64_t bytes = 0;
+    for (int i = 0; i < pieces->count; i++) {
+        bytes += ls_box_elems(&pieces->tensors[i].box) *
+                 (int64_t)ls_dtype_bytes(pieces->tensors[i].dtype);
+    }
+    LS_TRY(comm->ops->all_reduce(comm, &bytes, 1, LS_I64, LS_SUM));
+    struct statvfs fs;
+    const char *where = ls_path_is_dir(train->run_dir)
+                            ? train->run_dir
+                            : (ls_path_is_dir(train->config.run.dir) ? train->config.run.dir : ".");
+    if (comm->rank == 0 && statvfs(where, &fs) == 0) {
+        const double room = (double)fs.f_bavail * (double)fs.f_frsize;
+        char free_text[32], need_text[32];
+        if (room < 2.0 * (double)bytes) {
+            ls_log_warn("%s are free for '%s', and a checkpoint takes up to %s, the one before it "
+                        "beside it: make room, or set checkpoint.keep_last; a save that fails "
+                        "stops no training",
+                        ls_text_bytes(free_text, sizeof free_text, room), train->run_dir,
+                        ls_text_bytes(need_text, sizeof need_text, (double)bytes));
+        }
+    }
+    return LS_OK;
+}
+
 ls_status ls_train_saver_open(ls_train *train) {
     const ls_config_checkpoint *config = &train->config.checkpoint;
     ls_pieces p;
     ls_status status = ls_session_agree(&train->session, ls_pieces_list(train, true, &p));
+    if (status == LS_OK) {
+        status = check_space(train, &p);
+    }
     if (status == LS_OK) {
         const ls_ckpt_saver_options options = {
             .comm = train->session.comm,

@@ -208,17 +208,17 @@ static const ls_field fields[] = {
           "warn of a rank that computes this many times the median; 0: never"),
     FLOAT(faults, loss_spike, "6", "", 0, 1e6, FREE,
           "warn of a loss this many standard deviations above the last ones; 0: never"),
-    ENUM(faults, on_spike, "warn", bad_actions, FREE,
-         "skip the step, reload the checkpoint before and leave its data out, or stop"),
+    FLOAT(faults, stop_before_s, "60", "seconds", 0, 1e9, FREE,
+          "before Slurm's time limit the run stops and saves; 0: the limit is not asked for"),
+    BOOL(faults, repeat_steps, "true", FREE,
+         "repeat a step in doubt (the two below) once: other numbers then are a machine's fault"),
     ENUM(faults, on_nonfinite, "skip", bad_actions, FREE,
-         "the same for a loss or gradient that is not finite; warn: as skip"),
+         "loss or gradient not finite: skip the step, reload the checkpoint before and leave its "
+         "data out, or stop; warn: as skip"),
+    ENUM(faults, on_spike, "warn", bad_actions, FREE, "the same for a loss out of line"),
     INT(faults, skip_batches, "100", "batches", 0, 1e12, FREE,
         "left out after a reload, beyond those up to the bad step"),
     INT(faults, max_reloads, "3", "reloads", 0, 1e12, FREE, "without getting past the bad step"),
-    BOOL(faults, repeat_steps, "true", FREE,
-         "repeat such a step once: other numbers then are a fault of the machine"),
-    FLOAT(faults, stop_before_s, "60", "seconds", 0, 1e9, FREE,
-          "before Slurm's time limit the run stops and saves; 0: the limit is not asked for"),
 };
 
 enum {

@@ -48,6 +48,8 @@ class Run:
                    "env", f"LD_PRELOAD={PLANT}", LOCKSTEP, "train", "--resume", *bench.settings, self.mark,
                    f"run.steps={steps}", *settings]
         env = dict(os.environ, PLANT_DIR=str(self.plant), OMP_NUM_THREADS="1", TMPDIR=str(bench.temporaries))
+        if bench.cgroup:
+            command = ["sh", "-c", 'echo $$ >"$0/cgroup.procs" && exec "$@"', bench.cgroup, *command]
         self.process = subprocess.Popen([str(c) for c in command], stdin=subprocess.DEVNULL, stdout=self.log,
                                         stderr=self.log, env=env, start_new_session=True)
 
@@ -184,6 +186,10 @@ def plant_nan(run, _):
     run.ask("nan")
 
 
+def use_memory(run, _):
+    run.ask("memory")
+
+
 def move_clock(run, _):
     run.ask("clock", 0)
 
@@ -202,6 +208,7 @@ FAULTS = {
     "gradient": ("a bit flipped in the sum of the gradients on a rank", flip_gradient, True,
                  "silent corruption"),
     "nan": ("a NaN out of a matrix product of a rank", plant_nan, False, "did not repeat"),
+    "memory": ("a rank that takes all memory of the job's cgroup", use_memory, True, "for lack of memory"),
     "clock": ("the clock of rank 0 set back by an hour", move_clock, False, ""),
 }
 
@@ -227,7 +234,24 @@ class Bench:
         self.shared_memory = "LOCKSTEP_FAULTS_INSIDE" in os.environ
         self.temporaries = self.work / "tmp"
         self.temporaries.mkdir()
+        self.cgroup = self.make_cgroup(1 << 30)
         self.count = 0
+
+    def make_cgroup(self, limit_bytes):
+        """All runs share it. None where there are no memory cgroups to be made."""
+        own = [line.split(":", 2) for line in open("/proc/self/cgroup").read().splitlines()]
+        for _, kind, path in own:
+            if kind == "memory" or kind == "":
+                top = pathlib.Path("/sys/fs/cgroup" + ("/memory" if kind else "") + path.rstrip("/"))
+                made = top / f"lockstep-faults-{os.getpid()}"
+                try:
+                    made.mkdir()
+                    (made / ("memory.limit_in_bytes" if kind else "memory.max")).write_text(str(limit_bytes))
+                    return made
+                except OSError:
+                    if made.exists():
+                        made.rmdir()
+        return None
 
     def name(self, kind):
         self.count += 1
@@ -369,9 +393,12 @@ def main():
         return 0
     own_shared_memory()
     rng = random.Random(args.seed)
-    work = tempfile.mkdtemp()
+    work, bench = tempfile.mkdtemp(), None
     try:
         bench = Bench(work, args.deadline)
+        if not bench.cgroup and "memory" in names:
+            print("left out: memory, because no cgroup can be made here", file=sys.stderr)
+            names.remove("memory")
         if args.soak:
             soak(bench, names, args.soak, rng)
         else:
@@ -380,6 +407,8 @@ def main():
         print(f"FAILED: {failure}", file=sys.stderr)
         return 1
     finally:
+        if bench and bench.cgroup:
+            bench.cgroup.rmdir()
         shutil.rmtree(work, ignore_errors=True)
     return 0
 

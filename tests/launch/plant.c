@@ -7,6 +7,7 @@
  *   flip      as above, in the next hash
  *   gradient  flips one bit of what the next all-reduce of gradients gives (transport mpi)
  *   nan       makes the next matrix product give a NaN
+ *   memory    takes memory until there is none, at most 4 GiB
  *   clock     moves the clock of the day back by an hour, from there on */
 #include <dlfcn.h>
 #include <math.h>
@@ -69,6 +70,12 @@ int dnnl_sgemm(char ta, char tb, int64_t m, int64_t n, int64_t k, float alpha, c
     int status = real(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
     if (asked_for("nan")) {
         c[0] = NAN;
+    }
+    for (int i = asked_for("memory") ? 256 : 0; i > 0; i--) {
+        char *taken = malloc(16 << 20);
+        for (int at = 0; taken && at < 16 << 20; at += 4096) {
+            taken[at] = 1;
+        }
     }
     return status;
 }

@@ -97,6 +97,7 @@ says "$work/file"
 if mkdir "$work/full" && mount -t tmpfs -o size=2200k none "$work/full" 2>/dev/null; then
     trap 'umount "$work/full"; rm -rf "$work"' EXIT
     gives 0 "$LOCKSTEP" train $tiny run.dir="$work/full" run.name=x checkpoint.every=1 eval.every=0
+    says 'are free for .* and a checkpoint takes up to'
     says 'was not saved'
     says 'No space left'
     gives 0 "$LOCKSTEP" ckpt verify "$work/full/x" --full

@@ -26,6 +26,25 @@ prints '"fit": false'
 gives 2 "$LOCKSTEP" doctor here
 says "'here' is not an option"
 
+# GPUs, as the driver's library tells of them.
+if [ -e "${TEST_NVML:-}" ]; then
+    gpus() { # gpus STATUS LINES...
+        expected=$1
+        shift
+        printf '%s\n' 'gpus 0 2' "$@" >"$work/gpus"
+        gives "$expected" env LOCKSTEP_NVML="$TEST_NVML" EMULATED_NVML="$work/gpus" "$LOCKSTEP" doctor
+    }
+    healthy='name 0 NVIDIA H100'
+    gpus 0 "$healthy"
+    prints '^PASS  gpu .*2 x NVIDIA H100.*no errors'
+    gpus 1 'ecc_uncorrected 1 3'
+    prints '^FAIL  gpu .*GPU 1 .*3 uncorrectable memory errors'
+    gpus 0 'throttle 0 64'
+    prints '^WARN  gpu .*GPU 0 .*thermal, by the hardware'
+    gpus 1 'xid 1 79'
+    prints '^FAIL  gpu .*GPU 1 .*Xid 79'
+fi
+
 # A rank that sees another directory under the same name, as on nodes without a shared file system.
 if [ "$(id -u)" = 0 ] && unshare -m true 2>/dev/null; then
     cat >"$work/rank" <<RANK

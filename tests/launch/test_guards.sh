@@ -48,7 +48,7 @@ says '2 reloads (faults.max_reloads) did not get past it\|there is no checkpoint
 # Losses out of line, of which a narrow limit makes many: their steps are left out, or the run goes back and leaves
 # their data out; a run that is stopped and resumed in between, on other ranks, ends with the same bytes.
 spikes="$settings run.steps=90 schedule.kind=constant numerics.reduction=invariant faults.loss_spike=1.2 faults.skip_batches=3 faults.max_reloads=1000
-        faults.max_skipped=90 batch.sequences=8"
+        faults.max_skipped=90 batch.sequences=8 optim.lr=1e-7"
 for way in skip reload; do
     gives 0 "$LOCKSTEP" train $spikes run.name=$way faults.on_spike=$way
     says 'standard deviations above'
