@@ -157,7 +157,7 @@ numa) options="$options --map-by numa --bind-to numa" ;;
 core) options="$options --map-by core --bind-to core" ;;
 *) options="$options --bind-to none" ;;
 esac
-[ -z "$list" ] || options="$options --map-by slot -H $(echo "$list" | awk '{ printf "%s%s:%s", NR > 1 ? "," : "", $1, $2 }')"
+[ -z "$list" ] || options="$options --map-by slot -H $(echo "$list" | awk '{ printf "%s%s:%s", (NR > 1 ? "," : ""), $1, $2 }')"
 [ "$agent" = ssh ] || options="$options --mca plm rsh --mca plm_rsh_agent $agent"
 [ -z "$interface" ] || options="$options --mca btl_tcp_if_include $interface --mca oob_tcp_if_include $interface"
 # In a container a process may not read another's memory.

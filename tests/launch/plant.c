@@ -51,7 +51,9 @@ uint64_t XXH3_64bits_withSeed(const void *data, size_t bytes, uint64_t seed) {
     if (!real) {
         *(void **)&real = real_function("XXH3_64bits_withSeed");
     }
-    if (bytes >= 256 && (++calls == planted("PLANT_FLIP") || asked_for("flip"))) {
+    /* Threads that save hash copies. */
+    const bool of_the_run = bytes >= 256 && gettid() == getpid();
+    if (of_the_run && (++calls == planted("PLANT_FLIP") || asked_for("flip"))) {
         flip(data, 128, 1);
     }
     return real(data, bytes, seed);
