@@ -1,5 +1,7 @@
 #include "collectives/flight.h"
 
+#include "collectives/trace.h"
+
 #include "runtime/base/clock.h"
 #include "runtime/base/file.h"
 
@@ -218,6 +220,7 @@ static void progress(uint64_t now_ns) {
 }
 
 void ls_flight_mark(ls_flight_place place, int64_t index) {
+    ls_trace_place(place, index);
     if (own) {
         atomic_store_explicit(&own->place, (int32_t)place, memory_order_relaxed);
         atomic_store_explicit(&own->place_index, index, memory_order_relaxed);

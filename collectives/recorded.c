@@ -2,8 +2,10 @@
 
 #include "collectives/comm_impl.h"
 #include "collectives/meter.h"
+#include "collectives/trace.h"
 #include "collectives/wire_cost.h"
 #include "runtime/base/arena.h"
+#include "runtime/base/clock.h"
 #include "runtime/base/hash.h"
 
 #include <stdio.h>
@@ -25,7 +27,9 @@ typedef struct call_check {
 /* An operation on its way; kept for reuse. */
 typedef struct pending {
     struct pending *next_all, *next_free;
-    uint64_t id, seq;
+    uint64_t id, seq, begin_ns;
+    int kind;
+    int64_t bytes;
     ls_comm_axis axis;
     ls_comm_request *request; /* the back end's; NULL: it is done */
     call_check check;
@@ -167,6 +171,9 @@ static void meter_begin(const recorded *c, pending *p, const ls_flight_call *cal
     const bool experts = c->axis == LS_COMM_TENSOR && call->kind == LS_FLIGHT_ALL_TO_ALL;
     p->axis = experts ? LS_COMM_EXPERT : c->axis;
     ls_meter_begin(p->axis, wire_bytes(c, call, bytes));
+    p->begin_ns = ls_clock_ns();
+    p->kind = call->kind;
+    p->bytes = bytes;
 }
 
 /* Enters an operation in the record and starts its check. */
@@ -207,6 +214,7 @@ static ls_status finish(recorded *c, pending *p, ls_status status) {
     if (status == LS_OK) {
         ls_flight_end(p->id);
         ls_meter_end(p->axis);
+        ls_trace_operation(c->name, p->kind, p->bytes, p->begin_ns);
         pending_give_back(c, p);
     }
     return status;
@@ -396,6 +404,7 @@ static ls_status test(ls_comm *comm, ls_comm_request *request, bool *done) {
     if (*done) {
         ls_flight_end(p->id);
         ls_meter_end(p->axis);
+        ls_trace_operation(c->name, p->kind, p->bytes, p->begin_ns);
         pending_give_back(c, p);
     }
     return LS_OK;

@@ -1,10 +1,14 @@
 /* Where a step's time goes: every nanosecond to one phase, communication by axis of the mesh. */
 #include "launch/train_account.h"
 
+#include "collectives/trace.h"
 #include "launch/train_ledger.h"
 #include "runtime/base/clock.h"
+#include "runtime/base/file.h"
+#include "runtime/base/log.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 _Static_assert((int)LS_PHASE_AXES == (int)LS_COMM_AXIS_COUNT &&
@@ -91,4 +95,33 @@ void ls_train_account_flops(const ls_train *train, ls_step_record *record) {
     record->peak_flops_per_second = peak;
     record->mfu = record->flops_per_second / (peak * train->session.comm->size);
     record->hfu = record->mfu * (1.0 + recomputed_share(&train->config, &flops));
+}
+
+ls_status ls_train_trace(ls_train *train, int64_t step, bool after) {
+    const char *text = train->config.metrics.trace_steps;
+    long long first = 0, last = 0;
+    char rest;
+    if (!text[0]) {
+        return LS_OK;
+    }
+    if (sscanf(text, "%lld..%lld%c", &first, &last, &rest) != 2 || first < 1 || last < first) {
+        return ls_session_agree(&train->session,
+                                LS_FAIL(LS_E_CONFIG,
+                                        "metrics.trace_steps is '%s'; the first and the last step "
+                                        "are expected, as in 10..12",
+                                        text));
+    }
+    if (!after) {
+        return step == first ? ls_session_agree(&train->session, ls_trace_begin()) : LS_OK;
+    }
+    if (step != last) {
+        return LS_OK;
+    }
+    char path[1024];
+    LS_TRY(ls_path_join(path, sizeof path, train->run_dir, "trace.json"));
+    const ls_status status = ls_trace_end(train->session.comm, path);
+    if (status == LS_E_IO && train->session.comm->rank == 0) {
+        ls_log_warn("%s", ls_error_last()->message);
+    }
+    return status == LS_E_IO ? LS_OK : status;
 }

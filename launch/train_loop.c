@@ -221,6 +221,7 @@ static ls_status loop(ls_train *train, const sinks *s) {
         ls_watch_begin_step();
         ls_advice advice;
         options.loader = train->loader; /* a repeated step or a reload has made another */
+        LS_TRY(ls_train_trace(train, train->step + 1, false));
         LS_TRY(run_step(train, &options, &record, &advice));
         LS_TRY(ls_train_stop_agreed(train, &stop));
         ls_train_account(train, LS_PHASE_WORLD, record.phase_seconds);
@@ -234,6 +235,7 @@ static ls_status loop(ls_train *train, const sinks *s) {
             continue;
         }
         LS_TRY(after_step(train, s, &p, stop != NULL, &record));
+        LS_TRY(ls_train_trace(train, train->step, true));
         skipped_in_a_row = record.skipped ? skipped_in_a_row + 1 : 0;
         if (skipped_in_a_row > train->config.faults.max_skipped) {
             return ls_session_agree(

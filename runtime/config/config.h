@@ -153,11 +153,12 @@ typedef struct ls_config_eval {
 } ls_config_eval;
 
 typedef struct ls_config_metrics {
-    int64_t every;      /* steps between console lines, Prometheus files and energy readings */
-    bool prometheus;    /* write metrics.prom */
-    bool tensorboard;   /* write events.out.tfevents.* */
-    bool mlperf;        /* write mlperf.log */
-    double peak_tflops; /* of a device, for MFU; 0: the cluster profile's */
+    int64_t every;        /* steps between console lines, Prometheus files and energy readings */
+    bool prometheus;      /* write metrics.prom */
+    bool tensorboard;     /* write events.out.tfevents.* */
+    bool mlperf;          /* write mlperf.log */
+    double peak_tflops;   /* of a device, for MFU; 0: the cluster profile's */
+    char trace_steps[48]; /* "10..12"; empty: no trace */
 } ls_config_metrics;
 
 typedef enum ls_price_kind {

@@ -172,6 +172,9 @@ static const ls_field fields[] = {
         metrics, peak_tflops, "0", "TFLOP/s", 0, 1e6, FREE,
         "dense peak of a device in the compute dtype, for MFU; 0: that of cost.cluster's profile, "
         "else MFU is null"),
+    STRING(
+        metrics, trace_steps, "", FREE,
+        "steps, such as 10..12, of which trace.json is written for Perfetto or chrome://tracing"),
 
     STRING(cost, cluster, "", FREE,
            "cluster profile, a name or file.yaml, to predict steps with, and for the price, power, "

@@ -1,0 +1,183 @@
+#include "collectives/trace.h"
+
+#include "runtime/base/arena.h"
+#include "runtime/base/clock.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { MOST_EVENTS = 1 << 16 };
+
+typedef struct event {
+    uint64_t begin_ns, end_ns;
+    int64_t bytes, index; /* of an operation; of a block */
+    int place, kind;      /* kind -1: a place */
+    char group[48];
+} event;
+
+static struct {
+    event *events; /* NULL: off */
+    int64_t count, dropped;
+    double began_s; /* Unix time; rank 0's is where time begins */
+    event now;      /* the place; begin_ns 0: none yet */
+} trace;
+
+static void keep(const event *e) {
+    if (trace.count < MOST_EVENTS) {
+        trace.events[trace.count++] = *e;
+    } else {
+        trace.dropped++;
+    }
+}
+
+ls_status ls_trace_begin(void) {
+    if (trace.events) {
+        return LS_OK;
+    }
+    trace.count = trace.dropped = 0;
+    trace.now = (event){.kind = -1};
+    trace.began_s = ls_clock_wall_s();
+    return ls_calloc(MOST_EVENTS, sizeof *trace.events, &trace.events);
+}
+
+static void close_place(uint64_t now_ns) {
+    if (trace.now.begin_ns > 0) {
+        trace.now.end_ns = now_ns;
+        keep(&trace.now);
+    }
+}
+
+void ls_trace_place(ls_flight_place place, int64_t index) {
+    if (trace.events) {
+        const uint64_t now_ns = ls_clock_ns();
+        close_place(now_ns);
+        trace.now = (event){.begin_ns = now_ns, .index = index, .place = (int)place, .kind = -1};
+    }
+}
+
+void ls_trace_operation(const char *group, int kind, int64_t bytes, uint64_t begin_ns) {
+    if (trace.events) {
+        event e = {.begin_ns = begin_ns, .end_ns = ls_clock_ns(), .bytes = bytes, .kind = kind};
+        snprintf(e.group, sizeof e.group, "%s", group);
+        keep(&e);
+    }
+}
+
+/* Operations of a group may overlap: they are pairs of events with a number of their own. */
+static void write_event(FILE *f, const event *e, int rank, int64_t id, double to_us) {
+    const double begin = 1e-3 * (double)e->begin_ns + to_us, end = 1e-3 * (double)e->end_ns + to_us;
+    if (e->kind < 0) {
+        char block[32] = "";
+        if (e->index >= 0) {
+            snprintf(block, sizeof block, " %lld", (long long)e->index);
+        }
+        fprintf(f,
+                ",\n{\"ph\":\"X\",\"name\":\"%s%s\",\"cat\":\"step\",\"pid\":%d,\"tid\":0,"
+                "\"ts\":%.3f,\"dur\":%.3f}",
+                ls_flight_place_text(e->place), block, rank, begin, end - begin);
+        return;
+    }
+    const char *const name = ls_flight_kind_text(e->kind);
+    fprintf(f,
+            ",\n{\"ph\":\"b\",\"name\":\"%s\",\"cat\":\"%s\",\"id\":\"%d.%lld\",\"pid\":%d,"
+            "\"tid\":1,\"ts\":%.3f,\"args\":{\"bytes\":%lld}}",
+            name, e->group, rank, (long long)id, rank, begin, (long long)e->bytes);
+    fprintf(f,
+            ",\n{\"ph\":\"e\",\"name\":\"%s\",\"cat\":\"%s\",\"id\":\"%d.%lld\",\"pid\":%d,"
+            "\"tid\":1,\"ts\":%.3f}",
+            name, e->group, rank, (long long)id, rank, end);
+}
+
+/* This rank's events; the first one names the rank. Group names are ours and need no escapes. */
+static ls_status write_own(int rank, double origin_s, char **text, size_t *bytes) {
+    FILE *f = open_memstream(text, bytes);
+    if (!f) {
+        return LS_FAIL(LS_E_MEMORY, "no memory for a trace");
+    }
+    char host[65] = "?";
+    gethostname(host, sizeof host - 1);
+    const double to_us = 1e6 * (ls_clock_wall_s() - origin_s) - 1e-3 * (double)ls_clock_ns();
+    fprintf(f,
+            "{\"ph\":\"M\",\"name\":\"process_name\",\"pid\":%d,\"tid\":0,\"args\":{\"name\":"
+            "\"rank %d on %s\",\"dropped\":%lld}}",
+            rank, rank, host, (long long)trace.dropped);
+    for (int64_t i = 0; i < trace.count; i++) {
+        write_event(f, &trace.events[i], rank, i, to_us);
+    }
+    return fclose(f) == 0 ? LS_OK : LS_FAIL(LS_E_MEMORY, "no memory for a trace");
+}
+
+/* On rank 0: one rank's text after the other. A file that cannot be written is found out later. */
+static ls_status collect(ls_comm *comm, FILE *f, const char *own, const int64_t *sizes) {
+    if (f) {
+        fwrite(own, 1, (size_t)sizes[0], f);
+    }
+    for (int r = 1; r < comm->size; r++) {
+        ls_comm_request *request;
+        char *text;
+        LS_TRY(ls_calloc((size_t)sizes[r], 1, &text));
+        ls_status status = comm->ops->recv_start(comm, text, sizes[r], r, &request);
+        if (status == LS_OK) {
+            status = comm->ops->wait(comm, request);
+        }
+        if (f && status == LS_OK) {
+            fputs(",\n", f);
+            fwrite(text, 1, (size_t)sizes[r], f);
+        }
+        free(text);
+        LS_TRY(status);
+    }
+    return LS_OK;
+}
+
+static ls_status write_file(ls_comm *comm, const char *path, const char *own,
+                            const int64_t *sizes) {
+    FILE *f = fopen(path, "w");
+    if (f) {
+        fputs("{\"displayTimeUnit\":\"ms\",\"traceEvents\":[\n", f);
+    }
+    ls_status status = collect(comm, f, own, sizes);
+    const bool failed = !f || fputs("\n]}\n", f) < 0 || ferror(f);
+    if (f && fclose(f) != 0) {
+        return LS_FAIL(LS_E_IO, "cannot write '%s': %s", path, strerror(errno));
+    }
+    LS_TRY(status);
+    return failed ? LS_FAIL(LS_E_IO, "cannot write '%s': %s", path, strerror(errno)) : LS_OK;
+}
+
+static ls_status send_own(ls_comm *comm, const char *own, int64_t bytes) {
+    ls_comm_request *request;
+    LS_TRY(comm->ops->send_start(comm, own, bytes, 0, &request));
+    return comm->ops->wait(comm, request);
+}
+
+ls_status ls_trace_end(ls_comm *comm, const char *path) {
+    char *own = NULL;
+    size_t bytes = 0;
+    int64_t *sizes = NULL, mine;
+    double origin_s = trace.began_s;
+    if (!trace.events) { /* on no rank */
+        return LS_OK;
+    }
+    close_place(ls_clock_ns());
+    event *const events = trace.events;
+    LS_TRY(comm->ops->broadcast(comm, &origin_s, sizeof origin_s, 0));
+    ls_status status = write_own(comm->rank, origin_s, &own, &bytes);
+    trace.events = NULL; /* what follows is no part of it */
+    free(events);
+    if (status == LS_OK) {
+        status = ls_calloc((size_t)comm->size, sizeof *sizes, &sizes);
+    }
+    LS_TRY_GOTO(ls_comm_agree(comm, status), out);
+    mine = (int64_t)bytes;
+    LS_TRY_GOTO(comm->ops->all_gather(comm, &mine, sizes, sizeof mine), out);
+    status = comm->rank == 0 ? write_file(comm, path, own, sizes) : send_own(comm, own, mine);
+    status = ls_comm_agree(comm, status);
+out:
+    free(own);
+    free(sizes);
+    return status;
+}

@@ -1,0 +1,20 @@
+/* A window of steps as Chrome's trace event format, which Perfetto reads too: what the main thread
+ * is at (ls_flight_mark), and every operation of recorded communicators by group. */
+#ifndef LS_COLLECTIVES_TRACE_H
+#define LS_COLLECTIVES_TRACE_H
+
+#include "collectives/comm.h"
+#include "collectives/flight.h"
+
+/* Takes memory and starts to listen; what does not fit is counted. One that is on (steps
+ * are done again) goes on. LS_E_MEMORY. */
+ls_status ls_trace_begin(void);
+/* Ends it and writes one file from rank 0, rank by rank; forgets all. Without
+ * one that is on (a run that was resumed beyond its beginning) nothing happens. [collective] */
+ls_status ls_trace_end(ls_comm *comm, const char *path);
+
+/* For flight.c and recorded.c; nothing happens unless a trace is on. */
+void ls_trace_place(ls_flight_place place, int64_t index);
+void ls_trace_operation(const char *group, int kind, int64_t bytes, uint64_t begin_ns);
+
+#endif

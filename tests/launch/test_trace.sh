@@ -1,0 +1,29 @@
+#!/bin/sh
+# A trace of two steps of two ranks: one file, by the schema of the format, with blocks and groups.
+. "$(dirname "$0")/lib.sh"
+make_corpus
+gives 0 ranks 2 "$LOCKSTEP" train $tiny run.name=a parallel.tensor=2 metrics.trace_steps=3..4
+trace=$work/runs/a/trace.json
+for text in '"cat":"tensor"' '"cat":"world"' '"name":"forward 1"' '"name":"backward 1"' '"name":"rank 1 on ' '"pid":1,"tid":1'; do
+    holds grep -q -e "$text" "$trace"
+done
+# Every operation that begins ends.
+holds [ "$(grep -c '"ph":"b"' "$trace")" = "$(grep -c '"ph":"e"' "$trace")" ]
+if python3 -c 'import jsonschema' 2>/dev/null; then
+    gives 0 python3 -c 'import json, jsonschema, sys
+schema, trace = (json.load(open(path)) for path in sys.argv[1:])
+jsonschema.validate(trace, schema)
+events = [e for e in trace["traceEvents"] if e["ph"] == "X"]
+for rank in 0, 1:
+    own = sorted((e["ts"], e["ts"] + e["dur"]) for e in events if e["pid"] == rank)
+    assert len(own) > 8 and own[0][0] > -1e6
+    assert all(b[0] >= a[1] - 0.01 for a, b in zip(own, own[1:])), "places overlap"
+' "$here/trace.schema.json" "$trace"
+else
+    echo "skipped in part: python3-jsonschema is not installed"
+fi
+gives 0 ranks 2 "$LOCKSTEP" train $tiny run.name=b run.steps=2
+holds [ ! -e "$work/runs/b/trace.json" ]
+gives 2 "$LOCKSTEP" train $tiny run.name=c metrics.trace_steps=4..3
+says "metrics.trace_steps is '4..3'"
+passed
