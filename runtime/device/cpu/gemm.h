@@ -1,10 +1,11 @@
 /* Matrix products of the CPU device.
  *
- * oneDNN multiplies; lockstep decides who multiplies what. C is cut into tiles whose sizes depend
- * only on the shape and the path; each tile is one task of one thread, in which oneDNN runs
- * single-threaded. So the number of threads cannot change a bit of the result. What the library
- * does not do (bias, residual, adding to C, conversion) is done on the tile while it is in the
- * cache of the thread that made it. */
+ * Where the level has a micro-kernel of ours, it multiplies packed operands (gemm_packed.c);
+ * elsewhere, and for small products, oneDNN does: C is cut into tiles whose sizes depend only on
+ * the shape and the path; each tile is one task of one thread, in which oneDNN runs
+ * single-threaded. So the number of threads cannot change a bit of the result. What a
+ * multiplication does not do (bias, residual, adding to C, conversion) is done on the tile while it
+ * is in the cache of the thread that made it. */
 #ifndef LS_DEVICE_CPU_GEMM_H
 #define LS_DEVICE_CPU_GEMM_H
 

@@ -4,8 +4,8 @@
  * avx2, avx512, avx512_bf16 (x86-64) or generic, sve (aarch64). Every symbol they export goes
  * through LS_ISA_NAME, so that ls_cpu_norm_forward becomes ls_cpu_norm_forward_avx2. Kernels are
  * plain C written for the vectoriser (or GCC vector types); they differ between levels by flags
- * only, except for the products of bf16 pairs, which are intrinsics (k_attention_bf16.h). All other
- * files of the folder are compiled once, for the baseline. */
+ * only, except for products in registers, which are intrinsics (k_attention_bf16.h,
+ * k_gemm_tile.h). All other files of the folder are compiled once, for the baseline. */
 #ifndef LS_DEVICE_CPU_ISA_H
 #define LS_DEVICE_CPU_ISA_H
 
