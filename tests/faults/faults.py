@@ -47,7 +47,7 @@ class Run:
         command = [ROOT / "launch/supervise", "--run", self.dir, ROOT / "launch/mpirun/local.sh", RANKS,
                    "env", f"LD_PRELOAD={PLANT}", LOCKSTEP, "train", "--resume", *bench.settings, self.mark,
                    f"run.steps={steps}", *settings]
-        env = dict(os.environ, PLANT_DIR=str(self.plant), OMP_NUM_THREADS="1", TMPDIR=str(bench.temporaries))
+        env = dict(os.environ, LOCKSTEP_ISA="generic", PLANT_DIR=str(self.plant), OMP_NUM_THREADS="1", TMPDIR=str(bench.temporaries))
         if bench.cgroup:
             command = ["sh", "-c", 'echo $$ >"$0/cgroup.procs" && exec "$@"', bench.cgroup, *command]
         self.process = subprocess.Popen([str(c) for c in command], stdin=subprocess.DEVNULL, stdout=self.log,
@@ -224,7 +224,7 @@ class Bench:
             (text / f"{i}.txt").write_text(f"part {i}\n" + "".join(lines[i * 7:i * 7 + 60]))
         data = self.work / "data"
         subprocess.run([LOCKSTEP, "prep", text, "-o", data, "--val", "0.2"], check=True, capture_output=True)
-        # fp32 and mpi: their functions are those of libraries, which the faults are planted in.
+        # fp32 without instruction sets, and mpi: their functions are those of libraries, where faults are planted.
         self.settings = ["model.preset=llama3-tiny", "model.context=32", f"data.dir={data}",
                          "batch.sequences=12", "batch.micro=2", f"run.dir={self.runs}", "optim.lr=1e-3",
                          "schedule.kind=constant", "eval.every=0", "eval.batches=2", "parallel.transport=mpi",

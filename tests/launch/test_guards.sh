@@ -2,7 +2,8 @@
 # Numbers that go wrong, and ranks that fall behind: named, and kept away from checkpoints.
 . "$(dirname "$0")/lib.sh"
 make_corpus
-# fp32: its matrix products are those of the library that the faults are planted in
+# fp32 without instruction sets: its matrix products are those of the library that faults are planted in
+export LOCKSTEP_ISA=generic
 settings="$tiny numerics.compute=fp32 run.steps=40 eval.every=0 metrics.every=5 checkpoint.every=10 faults.compare_every=5"
 plant() { # plant VARIABLE=VALUE RANKS COMMAND...: with the fault planted in rank 1
     fault=$1
