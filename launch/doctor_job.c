@@ -1,3 +1,4 @@
+#include "collectives/comm_domain.h"
 #include "launch/docs.h"
 #include "launch/doctor.h"
 #include "runtime/base/arena.h"
@@ -203,12 +204,50 @@ static ls_status check_network(ls_session *session, ls_findings *findings) {
     return LS_OK;
 }
 
+/* Which ranks' GPUs reach each other by NVLink, one GPU a rank; nothing where there are no GPUs. */
+static ls_status check_domains(ls_session *session, ls_findings *findings) {
+    ls_comm *comm = session->comm;
+    ls_nvml *nvml = NULL;
+    uint64_t *domains = NULL;
+    ls_status status = ls_nvml_open(NULL, &nvml);
+    status = status == LS_E_UNSUPPORTED ? LS_OK : status;
+    int gpus = nvml ? ls_nvml_count(nvml) : 0, least = gpus, count = 0, ranks = 0;
+    if (status == LS_OK) {
+        status = ls_calloc((size_t)comm->size, sizeof *domains, &domains);
+    }
+    LS_TRY_GOTO(ls_session_agree(session, status), done);
+    LS_TRY_GOTO(comm->ops->all_reduce(comm, &least, 1, LS_I32, LS_MIN), done);
+    if (least == 0) {
+        goto done;
+    }
+    status = ls_comm_domains(comm, nvml, session->mesh.host_rank % gpus, domains);
+    for (int r = 0; r < comm->size && status == LS_OK; r++) {
+        count += domains[r] == (uint64_t)r;
+        ranks += domains[r] == domains[0];
+    }
+    if (comm->rank == 0 && status == LS_OK) {
+        ls_findings_add(findings, "NVLink domains", LS_PASS,
+                        "%d for %d ranks; that of rank 0 has %d of them", count, comm->size, ranks);
+    } else if (status == LS_E_UNSUPPORTED || status == LS_E_CONFIG) { /* the same on all ranks */
+        if (comm->rank == 0) {
+            ls_findings_add(findings, "NVLink domains", LS_FAULT, "%.250s",
+                            ls_error_last()->message);
+        }
+        status = LS_OK;
+    }
+done:
+    ls_nvml_close(nvml);
+    free(domains);
+    return status;
+}
+
 ls_status ls_doctor_job(ls_session *session, ls_findings *findings, const char *dir) {
     LS_TRY(check_libraries(session, findings));
     LS_TRY(check_speed(session, findings));
     if (session->comm->size > 1) {
         LS_TRY(check_clocks(session, findings));
         LS_TRY(check_network(session, findings));
+        LS_TRY(check_domains(session, findings));
         if (dir) {
             LS_TRY(check_shared_dir(session, findings, dir));
         }

@@ -43,6 +43,19 @@ if [ -e "${TEST_NVML:-}" ]; then
     prints '^WARN  gpu .*GPU 0 .*thermal, by the hardware'
     gpus 1 'xid 1 79'
     prints '^FAIL  gpu .*GPU 1 .*Xid 79'
+
+# NVLink domains, from a stand-in for the driver.
+if [ "${TEST_NVML:-}" ]; then
+    export LOCKSTEP_NVML="$TEST_NVML" EMULATED_NVML="$work/gpus"
+    printf '%s\n' 'gpus 0 1' 'driver 0 570.86.15' 'name 0 NVIDIA GB200' 'fabric_state 0 3' \
+        'fabric_cluster 0 00112233445566778899aabbccddeeff' 'fabric_clique 0 7' >"$EMULATED_NVML"
+    ranks 2 "$LOCKSTEP" doctor >"$work/out" 2>&1 || true # other checks may find faults of the stand-in
+    prints '^PASS  NVLink domains .*1 for 2 ranks; that of rank 0 has 2 of them'
+    sed -i 's/fabric_state 0 3/fabric_state 0 2/' "$EMULATED_NVML"
+    export NCCL_MNNVL_ENABLE=1
+    gives 1 ranks 2 "$LOCKSTEP" doctor
+    prints '^FAIL  NVLink domains .*asks for NVLink between hosts'
+    unset NCCL_MNNVL_ENABLE LOCKSTEP_NVML EMULATED_NVML
 fi
 
 # A rank that sees another directory under the same name, as on nodes without a shared file system.
