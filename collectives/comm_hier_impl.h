@@ -7,7 +7,7 @@
 
 /* FLYING: operations of a stage that are under way at once: enough to fill a link while this
  * process computes for a while. */
-enum { STAGES = 3, FLYING = 16 };
+enum { STAGES = 3, FLYING = 8 };
 
 typedef enum hier_kind {
     HIER_FLAT, /* handed to the flat back end */

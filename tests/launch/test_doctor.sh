@@ -43,6 +43,7 @@ if [ -e "${TEST_NVML:-}" ]; then
     prints '^WARN  gpu .*GPU 0 .*thermal, by the hardware'
     gpus 1 'xid 1 79'
     prints '^FAIL  gpu .*GPU 1 .*Xid 79'
+fi
 
 # NVLink domains, from a stand-in for the driver.
 if [ "${TEST_NVML:-}" ]; then
