@@ -1,11 +1,13 @@
 # Sourced by the scripts that start jobs: asking one to stop, which is safe from its first moment on.
 
-# Does the process handle SIGUSR1 by now? Before that the signal would kill it.
+# Does the process handle SIGUSR1 by now, or wait for it (srun blocks it, and asks)? Before that the signal
+# would kill it.
 handles_usr1() {
-    caught=$(sed -n 's/^SigCgt:[[:space:]]*//p' "/proc/$1/status" 2>/dev/null)
-    case "${caught%??}" in
-    *[2367abef]) return 0 ;;
-    esac
+    for mask in $(sed -n 's/^Sig\(Cgt\|Blk\):[[:space:]]*//p' "/proc/$1/status" 2>/dev/null); do
+        case "${mask%??}" in
+        *[2367abef]) return 0 ;;
+        esac
+    done
     return 1
 }
 
