@@ -1,5 +1,6 @@
 /* Chunks at the places that the manifest gives: what is read, hashed and decoded without HDF5. */
 #include "checkpoint/format.h"
+#include "checkpoint/planes.h"
 #include "runtime/base/file.h"
 
 #include <errno.h>
@@ -9,11 +10,16 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-uint64_t ls_ckpt_chunk_xxh3(const ls_ckpt_grid *grid, int64_t index, const void *values) {
+/* Elements of chunk `index`, without padding. */
+static int64_t chunk_elems(const ls_ckpt_grid *grid, int64_t index) {
     ls_box box;
     int64_t first_elem;
     ls_ckpt_grid_box(grid, index, &box, &first_elem);
-    return ls_xxh64(values, (size_t)(ls_box_elems(&box) * grid->elem_bytes), 0);
+    return ls_box_elems(&box);
+}
+
+uint64_t ls_ckpt_chunk_xxh3(const ls_ckpt_grid *grid, int64_t index, const void *values) {
+    return ls_planes()->hash(values, (size_t)(chunk_elems(grid, index) * grid->elem_bytes));
 }
 
 static ls_status read_at(int fd, void *data, int64_t bytes, int64_t at) {
@@ -45,8 +51,10 @@ ls_status ls_ckpt_chunk_read(int fd, const ls_ckpt_chunk *chunk, ls_ckpt_codec *
 ls_status ls_ckpt_chunk_values(const ls_ckpt_piece *piece, const ls_ckpt_grid *grid, int64_t index,
                                bool compressed, ls_ckpt_codec *codec, const uint8_t **values) {
     const ls_ckpt_chunk *chunk = &piece->places[index];
-    LS_TRY(ls_ckpt_decode(codec, (size_t)chunk->bytes, grid, compressed, values));
-    if (ls_ckpt_chunk_xxh3(grid, index, *values) != chunk->xxh3) {
+    uint64_t xxh3;
+    LS_TRY(ls_ckpt_decode(codec, (size_t)chunk->bytes, grid, compressed, chunk_elems(grid, index),
+                          values, &xxh3));
+    if (xxh3 != chunk->xxh3) {
         return LS_FAIL(LS_E_CORRUPT, "its values do not have the manifest's hash");
     }
     return LS_OK;

@@ -1,4 +1,5 @@
 #include "checkpoint/format.h"
+#include "checkpoint/planes.h"
 #include "checkpoint/saver.h"
 
 #include <stdlib.h>
@@ -92,14 +93,6 @@ static inline void store16(uint8_t *p, v16 v) {
     __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30)
 #define ODD(a, b)                                                                                  \
     __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31)
-#define ZIP_LOW(a, b)                                                                              \
-    __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23)
-#define ZIP_HIGH(a, b)                                                                             \
-    __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31)
-#define ZIP_PAIRS_LOW(a, b)                                                                        \
-    __builtin_shufflevector(a, b, 0, 1, 16, 17, 2, 3, 18, 19, 4, 5, 20, 21, 6, 7, 22, 23)
-#define ZIP_PAIRS_HIGH(a, b)                                                                       \
-    __builtin_shufflevector(a, b, 8, 9, 24, 25, 10, 11, 26, 27, 12, 13, 28, 29, 14, 15, 30, 31)
 
 /* out[b * elems + i] = in[i * width + b]: byte b of all elements together, as HDF5's shuffle. */
 static void shuffle(uint8_t *out, const uint8_t *in, size_t elems, size_t width) {
@@ -121,31 +114,6 @@ static void shuffle(uint8_t *out, const uint8_t *in, size_t elems, size_t width)
     for (; i < elems; i++) {
         for (size_t b = 0; b < width; b++) {
             out[b * elems + i] = in[i * width + b];
-        }
-    }
-}
-
-/* The first `count` of `elems` elements. */
-static void unshuffle(uint8_t *out, const uint8_t *in, size_t elems, size_t width, size_t count) {
-    size_t i = 0;
-    for (; width == 2 && i + 16 <= count; i += 16) {
-        v16 a = load16(in + i), b = load16(in + elems + i);
-        store16(out + 2 * i, ZIP_LOW(a, b));
-        store16(out + 2 * i + 16, ZIP_HIGH(a, b));
-    }
-    for (; width == 4 && i + 16 <= count; i += 16) {
-        v16 a = load16(in + i), b = load16(in + elems + i);
-        v16 c = load16(in + 2 * elems + i), d = load16(in + 3 * elems + i);
-        v16 low_ab = ZIP_LOW(a, b), high_ab = ZIP_HIGH(a, b);
-        v16 low_cd = ZIP_LOW(c, d), high_cd = ZIP_HIGH(c, d);
-        store16(out + 4 * i, ZIP_PAIRS_LOW(low_ab, low_cd));
-        store16(out + 4 * i + 16, ZIP_PAIRS_HIGH(low_ab, low_cd));
-        store16(out + 4 * i + 32, ZIP_PAIRS_LOW(high_ab, high_cd));
-        store16(out + 4 * i + 48, ZIP_PAIRS_HIGH(high_ab, high_cd));
-    }
-    for (; i < count; i++) {
-        for (size_t b = 0; b < width; b++) {
-            out[i * width + b] = in[b * elems + i];
         }
     }
 }
@@ -203,16 +171,9 @@ size_t ls_ckpt_stored_max(size_t chunk_bytes, bool compressed) {
     return compressed ? ZSTD_compressBound(chunk_bytes) : chunk_bytes;
 }
 
-ls_status ls_ckpt_decode(ls_ckpt_codec *codec, size_t stored_bytes, const ls_ckpt_grid *grid,
-                         bool compressed, const uint8_t **out) {
+/* The content of the frame in codec->packed into codec->raw. */
+static ls_status frame_open(ls_ckpt_codec *codec, size_t stored_bytes, size_t chunk_bytes) {
     enum { DESCRIPTOR = 4, CHECKSUM_FLAG = 4 }; /* RFC 8878, section 3.1.1.1.1 */
-    size_t chunk_bytes = (size_t)grid->chunk_bytes;
-    if (!compressed) {
-        *out = codec->packed;
-        return stored_bytes == chunk_bytes ? LS_OK
-                                           : LS_FAIL(LS_E_CORRUPT, "it has %zu bytes, expected %zu",
-                                                     stored_bytes, chunk_bytes);
-    }
     unsigned long long content = ZSTD_getFrameContentSize(codec->packed, stored_bytes);
     if (content == ZSTD_CONTENTSIZE_ERROR || content == ZSTD_CONTENTSIZE_UNKNOWN) {
         return LS_FAIL(LS_E_CORRUPT, "its %zu bytes are not a zstd frame with a content size",
@@ -234,15 +195,32 @@ ls_status ls_ckpt_decode(ls_ckpt_codec *codec, size_t stored_bytes, const ls_ckp
         return LS_FAIL(LS_E_CORRUPT, "its frame does not decompress: %s",
                        ZSTD_isError(n) ? ZSTD_getErrorName(n) : "short content");
     }
-    *out = codec->raw;
-    size_t elems = (size_t)grid->chunk_elems, width = (size_t)grid->elem_bytes;
-    if (width > 1 && codec->into) {
-        unshuffle(codec->into, codec->raw, elems, width, codec->into_elems);
-        *out = codec->into;
-    } else if (width > 1) {
-        LS_TRY(reserve(&codec->shuffled, &codec->shuffled_capacity, chunk_bytes));
-        unshuffle(codec->shuffled, codec->raw, elems, width, elems);
-        *out = codec->shuffled;
+    return LS_OK;
+}
+
+ls_status ls_ckpt_decode(ls_ckpt_codec *codec, size_t stored_bytes, const ls_ckpt_grid *grid,
+                         bool compressed, int64_t elems, const uint8_t **out, uint64_t *xxh3) {
+    const size_t chunk_bytes = (size_t)grid->chunk_bytes, chunk_elems = (size_t)grid->chunk_elems;
+    const size_t width = (size_t)grid->elem_bytes;
+    const ls_planes_ops *planes = ls_planes();
+    if (!compressed && stored_bytes != chunk_bytes) {
+        return LS_FAIL(LS_E_CORRUPT, "it has %zu bytes, expected %zu", stored_bytes, chunk_bytes);
     }
+    if (compressed) {
+        LS_TRY(frame_open(codec, stored_bytes, chunk_bytes));
+    }
+    if (!compressed || width == 1) {
+        *out = compressed ? codec->raw : codec->packed;
+        *xxh3 = planes->hash(*out, (size_t)elems * width);
+        return LS_OK;
+    }
+    uint8_t *to = codec->into;
+    if (!to) {
+        LS_TRY(reserve(&codec->shuffled, &codec->shuffled_capacity, chunk_bytes));
+        to = codec->shuffled;
+    }
+    *xxh3 = planes->join(to, codec->raw, chunk_elems, width,
+                         codec->into ? (size_t)elems : chunk_elems, (size_t)elems);
+    *out = to;
     return LS_OK;
 }

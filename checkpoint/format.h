@@ -106,8 +106,7 @@ typedef struct ls_ckpt_codec {
     ZSTD_DCtx *decompressor;
     uint8_t *raw, *shuffled, *packed;
     size_t raw_capacity, shuffled_capacity, packed_capacity;
-    uint8_t *into; /* where the next chunk's first into_elems elements may be put; NULL: nowhere */
-    size_t into_elems;
+    uint8_t *into; /* where the next chunk's elements may be put, without padding; NULL: nowhere */
 } ls_ckpt_codec;
 
 /* level is used for encoding only; decoding takes `compressed`. */
@@ -121,12 +120,12 @@ ls_status ls_ckpt_encode(ls_ckpt_codec *codec, const void *src, int64_t elems, i
 ls_status ls_ckpt_codec_reserve(ls_ckpt_codec *codec, size_t bytes);
 /* Largest stored size that decode accepts for a chunk. */
 size_t ls_ckpt_stored_max(size_t chunk_bytes, bool compressed);
-/* codec->packed [stored_bytes] as raw elements; *out is owned by the codec, or is codec->into, of
- * which no more than into_elems is written. Never writes more than chunk_bytes. LS_E_CORRUPT when
- * the frame is not exactly one chunk with a checksum that is right.
- */
+/* codec->packed [stored_bytes] as raw elements, of which the first `elems` are no padding; *xxh3 is
+ * the XXH3-64 of those. *out is owned by the codec, or is codec->into, of which no more than elems
+ * is written. Never writes more than chunk_bytes. LS_E_CORRUPT when the frame is not exactly one
+ * chunk with a checksum that is right. */
 ls_status ls_ckpt_decode(ls_ckpt_codec *codec, size_t stored_bytes, const ls_ckpt_grid *grid,
-                         bool compressed, const uint8_t **out);
+                         bool compressed, int64_t elems, const uint8_t **out, uint64_t *xxh3);
 
 /* ---- h5.c: HDF5 files ---- */
 

@@ -251,7 +251,6 @@ static ls_status chunk_place(reader *r, const chunk_use *c, ls_ckpt_codec *codec
     const uint8_t *values = NULL;
     ls_box box = chunk_box(u, c->index), both;
     codec->into = chunk_target(u, &box);
-    codec->into_elems = (size_t)ls_box_elems(&box);
     if (status == LS_OK) {
         status =
             ls_ckpt_chunk_values(u->piece, &u->grid, c->index, r->ckpt->compressed, codec, &values);

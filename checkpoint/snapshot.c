@@ -1,5 +1,6 @@
 #include "checkpoint/snapshot.h"
 #include "checkpoint/format.h"
+#include "collectives/combine.h"
 #include "runtime/base/arena.h"
 
 #include <errno.h>
@@ -232,7 +233,7 @@ static ls_status same_check(const ls_snapshot *s, const ls_ckpt_tensor *tensors,
     return LS_OK;
 }
 
-/* Each thread copies an equal share of all bytes. */
+/* Each thread copies an equal share of all bytes, past the caches: they are read much later. */
 static void copy_all(const ls_snapshot *s, const ls_ckpt_tensor *tensors, int count) {
     size_t total = 0;
     for (int i = 0; i < count; i++) {
@@ -248,8 +249,9 @@ static void copy_all(const ls_snapshot *s, const ls_ckpt_tensor *tensors, int co
             size_t end = to > position ? to - position : 0;
             end = end < bytes ? end : bytes;
             if (first < end) {
-                memcpy((char *)s->mine.tensors[i].data + first,
-                       (const char *)tensors[i].data + first, end - first);
+                ls_copy((char *)s->mine.tensors[i].data + first,
+                        (const char *)tensors[i].data + first, (int64_t)(end - first),
+                        (int64_t)total);
             }
             position += bytes;
         }

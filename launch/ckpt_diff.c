@@ -3,6 +3,7 @@
 #include "checkpoint/diff.h"
 #include "launch/ckpt_verbs.h"
 #include "launch/cmd.h"
+#include "launch/receipt.h"
 #include "runtime/base/text.h"
 
 #include <math.h>
@@ -133,89 +134,62 @@ static bool same_run(const comparison *c) {
     return ls_ckpt_step(c->a) != ls_ckpt_step(c->b);
 }
 
-/* Numbers of the later minus those of the earlier; those that are rates, not totals, are worked out
- * anew from the differences. */
-static json_t *counters_between(const json_t *early, const json_t *late) {
-    json_t *out = json_object(), *value;
-    const char *key;
-    json_object_foreach((json_t *)late, key, value) {
-        const json_t *before = json_object_get(early, key);
-        bool rate = strstr(key, "_per_") || strcmp(key, "mfu") == 0;
-        if (json_is_object(value) && json_is_object(before)) {
-            json_object_set_new(out, key, counters_between(before, value));
-        } else if (json_is_integer(value) && json_is_integer(before) && !rate) {
-            json_object_set_new(
-                out, key, json_integer(json_integer_value(value) - json_integer_value(before)));
-        } else if (json_is_number(value) && json_is_number(before) && !rate) {
-            json_object_set_new(out, key,
-                                json_real(json_number_value(value) - json_number_value(before)));
-        }
-    }
-    return out;
-}
-
-static double sum_of(const json_t *object) {
-    double total = 0.0;
-    const char *key;
-    json_t *value;
-    json_object_foreach((json_t *)object, key, value) {
-        total += json_number_value(value);
-    }
-    return total;
-}
-
-/* What the stretch from the earlier to the later one took; NULL when they are not of one run. */
-static json_t *stretch_make(const comparison *c) {
-    if (!same_run(c)) {
-        return NULL;
-    }
+/* What the run took from the earlier to the later one. False: they are not of one run, or have no
+ * counters. */
+static bool stretch_find(const comparison *c, ls_counters *between) {
     bool forward = ls_ckpt_step(c->a) < ls_ckpt_step(c->b);
     const ls_ckpt *early = forward ? c->a : c->b, *late = forward ? c->b : c->a;
-    json_t *between = counters_between(ls_ckpt_counters(early), ls_ckpt_counters(late));
-    double seconds = sum_of(json_object_get(between, "phase_seconds"));
-    double tokens = json_number_value(json_object_get(between, "tokens"));
-    double flops = json_number_value(json_object_get(between, "flops"));
-    if (seconds > 0 && tokens >= 0) {
-        json_object_set_new(between, "tokens_per_second", json_real(tokens / seconds));
-        json_object_set_new(between, "flops_per_second", json_real(flops / seconds));
+    ls_counters from, to;
+    if (!same_run(c) || ls_counters_parse(ls_ckpt_counters(early), &from) != LS_OK ||
+        ls_counters_parse(ls_ckpt_counters(late), &to) != LS_OK) {
+        return false;
     }
-    return json_pack("{s:I,s:I,s:o}", "from_step", (json_int_t)ls_ckpt_step(early), "to_step",
-                     (json_int_t)ls_ckpt_step(late), "counters", between);
+    *between = ls_counters_between(&from, &to);
+    return true;
 }
 
-static void stretch_print_numbers(const json_t *object, const char *prefix) {
-    const char *key;
-    json_t *value;
-    json_object_foreach((json_t *)object, key, value) {
-        char *name = ls_text_format("%s%s%s", prefix, *prefix ? "." : "", key), *safe;
-        if (json_is_object(value)) {
-            stretch_print_numbers(value, name ? name : key);
-        } else {
-            printf("  %-32s %.9g\n", ls_ckpt_safe(name ? name : key, &safe),
-                   json_number_value(value));
-            free(safe);
-        }
-        free(name);
-    }
+static json_t *stretch_json(const ls_counters *between, int64_t from_step, int64_t to_step) {
+    json_t *counters = ls_counters_json(between);
+    json_object_del(counters, "as_of"); /* a time, which no stretch has */
+    return json_pack("{s:I,s:I,s:o}", "from_step", (json_int_t)from_step, "to_step",
+                     (json_int_t)to_step, "counters", counters);
+}
+
+static void stretch_print(const ls_counters *c, int64_t from_step, int64_t to_step) {
+    char text[128], number[64];
+    printf("from step %lld to step %lld the run took\n", (long long)from_step, (long long)to_step);
+    snprintf(text, sizeof text, "%lld, %lld skipped, %lld lost in %lld restarts",
+             (long long)c->steps, (long long)c->skipped_steps, (long long)c->lost_steps,
+             (long long)c->restarts);
+    ls_receipt_row(stdout, false, "steps", text);
+    ls_receipt_row(stdout, false, "tokens",
+                   ls_text_count(number, sizeof number, (double)c->tokens));
+    ls_receipt_time(stdout, false, c);
+    ls_receipt_money(stdout, false, c);
+    snprintf(text, sizeof text, "%lld, %lld failed; training waited %s", (long long)c->saves,
+             (long long)c->failed_saves,
+             ls_text_duration(number, sizeof number, c->save_stall_seconds));
+    ls_receipt_row(stdout, false, "checkpoints", text);
+    ls_receipt_phases(stdout, false, c);
 }
 
 static ls_status results_print(const comparison *c) {
-    json_t *stretch = stretch_make(c);
+    ls_counters between;
+    int64_t a_step = ls_ckpt_step(c->a), b_step = ls_ckpt_step(c->b);
+    int64_t from_step = a_step < b_step ? a_step : b_step;
+    int64_t to_step = a_step < b_step ? b_step : a_step;
+    bool stretch = stretch_find(c, &between);
     if (c->tensors) {
         return ls_ckpt_print_json(
             json_pack("{s:s,s:s,s:s,s:f,s:i,s:i,s:O,s:o}", "schema", "lockstep.ckpt.diff/1", "a",
                       ls_ckpt_path(c->a), "b", ls_ckpt_path(c->b), "rtol", c->rtol, "compared",
                       c->compared, "differing", c->differing, "tensors", c->tensors, "stretch",
-                      stretch ? stretch : json_null()));
+                      stretch ? stretch_json(&between, from_step, to_step) : json_null()));
     }
     printf("%d of %d tensors differ\n", c->differing, c->compared);
     if (stretch) {
-        printf("from step %lld to step %lld the run took\n",
-               (long long)json_integer_value(json_object_get(stretch, "from_step")),
-               (long long)json_integer_value(json_object_get(stretch, "to_step")));
-        stretch_print_numbers(json_object_get(stretch, "counters"), "");
+        stretch_print(&between, from_step, to_step);
     }
-    json_decref(stretch);
     return LS_OK;
 }
 

@@ -1,5 +1,6 @@
 #include "launch/chart.h"
 #include "launch/cmd.h"
+#include "launch/receipt.h"
 #include "launch/run_records.h"
 #include "launch/session.h"
 #include "runtime/base/arena.h"
@@ -204,14 +205,6 @@ static void print_csv(const line *lines, int count) {
     }
 }
 
-static const char *real_text(char *buf, size_t size, const char *format, double x) {
-    if (!isfinite(x)) {
-        return "unknown";
-    }
-    snprintf(buf, size, format, x);
-    return buf;
-}
-
 static void print_table(const line *lines, int count) {
     printf("%-20s %-12s %-12s %-16s %12s %12s %10s %12s %12s\n", "time", "account", "project",
            "run", "tokens", "device-h", "kWh", "cost", "per Mtoken");
@@ -221,54 +214,21 @@ static void print_table(const line *lines, int count) {
         printf("%-20s %-12s %-12s %-16s %12s %12s %10s %12s %12s\n", l->time,
                l->account[0] ? l->account : "-", l->project[0] ? l->project : "-",
                l->run[0] ? l->run : "-", ls_text_count(tokens, sizeof tokens, (double)l->tokens),
-               real_text(hours, sizeof hours, "%.4g", l->device_hours),
-               real_text(energy, sizeof energy, "%.4g", l->kwh),
+               ls_receipt_real(hours, sizeof hours, "%.4g", l->device_hours),
+               ls_receipt_real(energy, sizeof energy, "%.4g", l->kwh),
                ls_text_usd(usd, sizeof usd, l->usd),
                ls_text_usd(each, sizeof each, l->usd / ((double)l->tokens * 1e-6)));
     }
 }
 
-/* The receipt of one run. html: rows of a table. */
-static void receipt_row(FILE *out, bool html, const char *name, const char *value) {
-    if (html) {
-        fputs("<tr><th>", out);
-        ls_chart_text(out, name);
-        fputs("</th><td>", out);
-        ls_chart_text(out, value);
-        fputs("</td></tr>\n", out);
-    } else {
-        fprintf(out, "  %-22s %s\n", name, value);
-    }
-}
-
 static void receipt_money(FILE *out, bool html, const ls_run_records *r) {
-    const ls_counters *c = &r->counters;
-    char text[256], number[64];
+    char text[256];
     if (isfinite(r->usd_per_device_hour)) {
         snprintf(text, sizeof text, "$%.4g a device-hour (%s%s%s)", r->usd_per_device_hour,
                  r->price_kind, r->price_date[0] ? ", " : "", r->price_date);
-        receipt_row(out, html, "price", text);
+        ls_receipt_row(out, html, "price", text);
     }
-    receipt_row(out, html, "cost",
-                isfinite(c->usd) ? ls_text_usd(number, sizeof number, c->usd)
-                                 : "unknown: no price was given (cost.usd_per_device_hour)");
-    if (isfinite(c->usd)) {
-        receipt_row(out, html, "$ per million tokens",
-                    ls_text_usd(number, sizeof number, c->usd / ((double)c->tokens * 1e-6)));
-    }
-    if (isfinite(c->measured_joules)) {
-        receipt_row(out, html, "energy, measured",
-                    real_text(number, sizeof number, "%.4g kWh", c->measured_joules / 3.6e6));
-    }
-    if (isfinite(c->modelled_joules)) {
-        receipt_row(out, html, "energy, modelled",
-                    real_text(number, sizeof number, "%.4g kWh (watts given, not measured)",
-                              c->modelled_joules / 3.6e6));
-    }
-    if (isfinite(c->carbon_g)) {
-        receipt_row(out, html, "carbon, modelled",
-                    real_text(number, sizeof number, "%.4g kg CO2e", c->carbon_g / 1e3));
-    }
+    ls_receipt_money(out, html, &r->counters);
 }
 
 /* A step as the planner saw it when the run began, beside what its first steps took. */
@@ -281,39 +241,25 @@ static void receipt_prediction(FILE *out, bool html, const json_t *p) {
              ls_text_duration(by_plan, sizeof by_plan, predicted),
              ls_text_duration(by_clock, sizeof by_clock, measured),
              100.0 * (predicted / measured - 1.0), blame ? blame : "?");
-    receipt_row(out, html, "a step", text);
+    ls_receipt_row(out, html, "a step", text);
 }
 
+/* The receipt of one run. html: rows of a table. */
 static void receipt(FILE *out, bool html, const ls_run_records *r) {
     const ls_counters *c = &r->counters;
     char text[256], number[64];
     snprintf(text, sizeof text, "%lld of %lld, %stokens", (long long)c->steps,
              (long long)r->planned_steps, ls_text_count(number, sizeof number, (double)c->tokens));
-    receipt_row(out, html, "steps", text);
-    receipt_row(out, html, "how it ended", r->outcome[0] ? r->outcome : "no word of the end");
+    ls_receipt_row(out, html, "steps", text);
+    ls_receipt_row(out, html, "how it ended", r->outcome[0] ? r->outcome : "no word of the end");
     snprintf(text, sizeof text, "%d, %lld steps lost", r->start_count, (long long)c->lost_steps);
-    receipt_row(out, html, "starts", text);
-    double wall_s = ls_counters_wall(c);
-    receipt_row(out, html, "wall time", ls_text_duration(text, sizeof text, wall_s));
-    receipt_row(out, html, "device-hours",
-                real_text(number, sizeof number, "%.5g", c->device_seconds / 3600.0));
-    receipt_row(
-        out, html, "goodput",
-        real_text(number, sizeof number, "%.1f %% of wall time", 100.0 * ls_counters_goodput(c)));
+    ls_receipt_row(out, html, "starts", text);
+    ls_receipt_time(out, html, c);
     receipt_money(out, html, r);
     if (r->prediction) {
         receipt_prediction(out, html, r->prediction);
     }
-    for (int p = 0; p < LS_PHASE_COUNT; p++) {
-        if (c->seconds[p] > 0.0) {
-            snprintf(text, sizeof text, "%s (%.1f %%)",
-                     ls_text_duration(number, sizeof number, c->seconds[p]),
-                     100.0 * c->seconds[p] / wall_s);
-            char name[40];
-            snprintf(name, sizeof name, "time in %s", ls_phase_name((ls_phase)p));
-            receipt_row(out, html, name, text);
-        }
-    }
+    ls_receipt_phases(out, html, c);
 }
 
 /* One chart of all runs: y(step) of each. */

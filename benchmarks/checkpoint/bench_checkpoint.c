@@ -2,8 +2,9 @@
  * what they are made of: a plain write with fsync of as many bytes, zstd alone, a plain read,
  * zstd's decompression alone, SHA-256 alone, and HDF5's own filter pipeline. Every round does each
  * in turn, so that the ratios hold when the machine's speed drifts. Tensors are normal numbers of
- * the size of trained weights. Rates are GB/s of raw tensor bytes, medians of the rounds; before a
- * read the page cache is asked to forget the files (posix_fadvise). */
+ * the size of trained weights. Rates are GB/s of raw tensor bytes, medians of the rounds; processor
+ * time is that of all threads, the least of the rounds, which other programs disturb little. Before
+ * a read the page cache is asked to forget the files (posix_fadvise). */
 #include "checkpoint/format.h"
 #include "checkpoint/zstd_filter.h"
 #include "runtime/base/clock.h"
@@ -17,6 +18,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { COLUMNS = 1024, TENSOR_MIB = 16, ROUNDS_MAX = 32 };
@@ -51,7 +53,7 @@ typedef struct bench {
     ls_ckpt_save_result saved;
     char *stored; /* [stored_bytes] the data file */
     size_t stored_bytes;
-    double seconds[WORK_COUNT][ROUNDS_MAX];
+    double seconds[WORK_COUNT][ROUNDS_MAX], cpu_seconds[WORK_COUNT][ROUNDS_MAX];
 } bench;
 
 static ls_status tensors_make(bench *b, int mib) {
@@ -327,6 +329,21 @@ static double median(const double *values, int count) {
     return sorted[count / 2];
 }
 
+static double least(const double *values, int count) {
+    double found = values[0];
+    for (int i = 1; i < count; i++) {
+        found = values[i] < found ? values[i] : found;
+    }
+    return found;
+}
+
+/* Of all threads, in the kernel too. */
+static double cpu_now(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
 /* Median of the rounds' ratios of speeds: of `what` to the slower of x and y. */
 static double ratio(const bench *b, work what, work x, work y) {
     double ratios[ROUNDS_MAX];
@@ -350,8 +367,10 @@ static ls_status run(bench *b, int mib) {
         for (work w = 0; w < WORK_COUNT; w++) {
             LS_TRY(before(b, w));
             uint64_t start = ls_clock_ns();
+            double cpu_start = cpu_now();
             LS_TRY(works[w].run(b));
             b->seconds[w][round] = 1e-9 * (double)(ls_clock_ns() - start);
+            b->cpu_seconds[w][round] = cpu_now() - cpu_start;
         }
     }
     double gigabytes = 1e-9 * (double)b->tensor_bytes * b->count;
@@ -359,7 +378,9 @@ static ls_status run(bench *b, int mib) {
            ls_dtype_name(b->dtype), gigabytes,
            (double)b->saved.raw_bytes / (double)b->saved.stored_bytes, b->threads, b->rounds);
     for (work w = 0; w < WORK_COUNT; w++) {
-        printf("  %-46s %7.2f GB/s\n", works[w].text, gigabytes / median(b->seconds[w], b->rounds));
+        printf("  %-46s %7.2f GB/s %7.3f s/GB of processor time\n", works[w].text,
+               gigabytes / median(b->seconds[w], b->rounds),
+               least(b->cpu_seconds[w], b->rounds) / gigabytes);
     }
     printf("  save %.2f of the slower of write and zstd; %.1f times HDF5's pipeline\n",
            ratio(b, SAVE, RAW_WRITE, ZSTD), ratio(b, SAVE, PIPELINE_WRITE, PIPELINE_WRITE));

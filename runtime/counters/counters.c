@@ -22,6 +22,30 @@ ls_counters ls_counters_begin(void) {
         .measured_joules = NAN, .modelled_joules = NAN, .carbon_g = NAN, .usd = NAN};
 }
 
+ls_counters ls_counters_between(const ls_counters *early, const ls_counters *late) {
+    ls_counters c = *late;
+    c.steps -= early->steps;
+    c.tokens -= early->tokens;
+    c.skipped_steps -= early->skipped_steps;
+    c.restarts -= early->restarts;
+    c.lost_steps -= early->lost_steps;
+    c.saves -= early->saves;
+    c.failed_saves -= early->failed_saves;
+    c.save_raw_bytes -= early->save_raw_bytes;
+    c.save_stored_bytes -= early->save_stored_bytes;
+    c.save_stall_seconds -= early->save_stall_seconds;
+    c.device_seconds -= early->device_seconds;
+    for (int p = 0; p < LS_PHASE_COUNT; p++) {
+        c.seconds[p] -= early->seconds[p];
+    }
+    c.flops -= early->flops;
+    c.measured_joules -= early->measured_joules;
+    c.modelled_joules -= early->modelled_joules;
+    c.carbon_g -= early->carbon_g;
+    c.usd -= early->usd;
+    return c;
+}
+
 /* Seconds of training proper: what throughput is measured over. */
 static double training_seconds(const ls_counters *c) {
     double seconds = 0.0;

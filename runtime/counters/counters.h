@@ -66,6 +66,9 @@ ls_counters ls_counters_begin(void);
 double ls_counters_wall(const ls_counters *counters);
 double ls_counters_goodput(const ls_counters *counters);
 
+/* Totals of the stretch from one to a later one of the same run; as_of_s is the later's. */
+ls_counters ls_counters_between(const ls_counters *early, const ls_counters *late);
+
 /* What a restart from a checkpoint finds in the run's train.jsonl beyond the checkpoint's counters:
  * the end of its save, the steps after it (lost), and the silence until now (down). */
 typedef struct ls_history {

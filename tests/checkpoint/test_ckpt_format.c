@@ -1,5 +1,6 @@
 /* Names, chunk grids, coverage, assignment over ranks, and the codec. */
 #include "checkpoint/format.h"
+#include "checkpoint/planes.h"
 #include "runtime/base/rng.h"
 #include "tests/test.h"
 
@@ -157,6 +158,7 @@ static void test_codec(void) {
         ls_ckpt_codec codec;
         const void *stored;
         const uint8_t *raw = NULL;
+        uint64_t xxh3;
         size_t bytes;
         CHECK_OK(ls_ckpt_grid_make(1, extent, extent, elem_bytes, &grid));
         CHECK_OK(ls_ckpt_codec_init(&codec, level));
@@ -165,14 +167,17 @@ static void test_codec(void) {
         memcpy(copy, stored, bytes);
         CHECK_OK(ls_ckpt_codec_reserve(&codec, bytes + 1));
         memcpy(codec.packed, copy, bytes);
-        CHECK_OK(ls_ckpt_decode(&codec, bytes, &grid, level > 0, &raw));
+        CHECK_OK(ls_ckpt_decode(&codec, bytes, &grid, level > 0, elems, &raw, &xxh3));
+        CHECK(xxh3 == ls_xxh64(data, (size_t)(elems * elem_bytes), 0));
         CHECK(raw && memcmp(raw, data, (size_t)(elems * elem_bytes)) == 0);
         for (int64_t i = elems * elem_bytes; raw && i < chunk * elem_bytes; i++) {
             CHECK_INT(raw[i], 0);
         }
         codec.packed[bytes] = 0;
-        CHECK_STATUS(ls_ckpt_decode(&codec, bytes + 1, &grid, level > 0, &raw), LS_E_CORRUPT);
-        CHECK_STATUS(ls_ckpt_decode(&codec, bytes - 1, &grid, level > 0, &raw), LS_E_CORRUPT);
+        CHECK_STATUS(ls_ckpt_decode(&codec, bytes + 1, &grid, level > 0, elems, &raw, &xxh3),
+                     LS_E_CORRUPT);
+        CHECK_STATUS(ls_ckpt_decode(&codec, bytes - 1, &grid, level > 0, elems, &raw, &xxh3),
+                     LS_E_CORRUPT);
         free(copy);
         ls_ckpt_codec_release(&codec);
     }
@@ -202,18 +207,19 @@ static void test_level_one(void) {
             ls_ckpt_codec codec;
             const void *out;
             const uint8_t *back;
+            uint64_t xxh3;
             size_t stored;
             CHECK_OK(ls_ckpt_codec_init(&codec, 1));
             CHECK_OK(ls_ckpt_encode(&codec, values, ELEMS, ELEMS, (int64_t)width, &out, &stored));
             CHECK(stored <= plain + plain / 20 + 1024);
             const ls_ckpt_grid grid = {
                 .chunk_elems = ELEMS, .elem_bytes = (int64_t)width, .chunk_bytes = (int64_t)bytes};
-            CHECK_OK(ls_ckpt_decode(&codec, stored, &grid, true, &back));
+            CHECK_OK(ls_ckpt_decode(&codec, stored, &grid, true, ELEMS, &back, &xxh3));
             CHECK(memcmp(back, values, bytes) == 0);
             memset(planes, 0xa5, bytes);
             codec.into = planes; /* all but the last 7 elements */
-            codec.into_elems = ELEMS - 7;
-            CHECK_OK(ls_ckpt_decode(&codec, stored, &grid, true, &back));
+            CHECK_OK(ls_ckpt_decode(&codec, stored, &grid, true, ELEMS - 7, &back, &xxh3));
+            CHECK(xxh3 == ls_xxh64(values, bytes - 7 * width, 0));
             CHECK(back == planes && memcmp(planes, values, bytes - 7 * width) == 0);
             CHECK_INT(planes[bytes - 7 * width], 0xa5);
             ls_ckpt_codec_release(&codec);
@@ -224,6 +230,38 @@ static void test_level_one(void) {
     }
 }
 
+/* Each level beside the loop that its header gives, and beside xxHash's own function. */
+static void planes_check(const ls_planes_ops *ops) {
+    enum { MOST = 20000 };
+    uint8_t *planes = malloc(8 * MOST), *out = malloc(8 * MOST + 2);
+    for (size_t i = 0; i < 8 * (size_t)MOST; i++) {
+        planes[i] = (uint8_t)draw(0, 255);
+    }
+    for (int round = 0; round < 300; round++) {
+        const size_t width = (size_t)draw(1, 8), elems = (size_t)draw(1, round < 100 ? 99 : MOST);
+        const size_t count = (size_t)draw(0, (int64_t)elems);
+        const size_t hashed = (size_t)draw(0, (int64_t)count);
+        uint8_t *to = out + draw(0, 1);
+        to[count * width] = 0xa5;
+        uint64_t xxh3 = ops->join(to, planes, elems, width, count, hashed);
+        size_t wrong = 0;
+        for (size_t i = 0; i < count * width; i++) {
+            wrong += to[i] != planes[i % width * elems + i / width];
+        }
+        CHECK_INT(wrong, 0);
+        CHECK_INT(to[count * width], 0xa5);
+        CHECK(xxh3 == ls_xxh64(to, hashed * width, 0));
+        CHECK(ops->hash(to, count * width) == ls_xxh64(to, count * width, 0));
+    }
+    free(planes);
+    free(out);
+}
+
+static void test_planes(void) {
+    planes_check(&ls_planes_generic);
+    planes_check(ls_planes());
+}
+
 int main(void) {
     test_names();
     test_steps();
@@ -232,5 +270,6 @@ int main(void) {
     test_assign();
     test_codec();
     test_level_one();
+    test_planes();
     return test_end();
 }

@@ -53,11 +53,17 @@ gives 1 "$LOCKSTEP" ckpt diff "$gpt2/step-00000002" "$gpt2/step-00000006" 'layer
 prints '^changed   layers.0.attn.qkv.weight  .* ulp; first \[0, 0\]'
 prints '^4 of 4 tensors differ'
 prints 'from step 2 to step 6 the run took'
-prints '^  steps  *4$'
-prints '^  tokens  *1024$'
+prints '^  steps  *4, 0 skipped, 0 lost in 0 restarts$'
+prints '^  tokens  *1.02 k$'
+prints '^  wall time  *[0-9]'
+prints '^  time in compute  *[0-9.]* [mun]*s ([0-9.]* %)$'
+prints '^  cost  *unknown: no price was given'
+prints '^  checkpoints  *2, 0 failed; training waited [0-9]'
+holds test "$(grep -c as_of "$work/out")" = 0
 gives 1 "$LOCKSTEP" ckpt diff "$gpt2/step-00000006" "$gpt2/step-00000004" --json
 json_is 'o["schema"], o["stretch"]["from_step"], o["stretch"]["to_step"]' "('lockstep.ckpt.diff/1', 4, 6)"
 json_is 'o["stretch"]["counters"]["tokens"], o["stretch"]["counters"]["steps"]' '(512, 2)'
+json_is '"as_of" in o["stretch"]["counters"], o["stretch"]["counters"]["saves"]["done"]' '(False, 1)'
 json_is 'o["compared"] == 84 and o["differing"] == len(o["tensors"]) > 0' True
 gives 0 "$LOCKSTEP" ckpt diff "$gpt2/step-00000004" "$gpt2/step-00000006" 'final_norm.weight' --rtol 1
 gives 1 "$LOCKSTEP" ckpt diff "$gpt2" "$llama" --json

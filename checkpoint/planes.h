@@ -1,0 +1,26 @@
+/* Byte planes, as HDF5's shuffle makes them, put together again, and XXH3-64 of values: compiled
+ * once for the baseline and once for AVX2, chosen at run time by ls_cpu_isa. */
+#ifndef LS_CHECKPOINT_PLANES_H
+#define LS_CHECKPOINT_PLANES_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+typedef struct ls_planes_ops {
+    const char *name;
+    /* out[i * width + b] = planes[b * elems + i] for all i < count, count <= elems. Returns the
+     * hash of the first `hashed` <= count elements of out. */
+    uint64_t (*join)(uint8_t *out, const uint8_t *planes, size_t elems, size_t width, size_t count,
+                     size_t hashed);
+    uint64_t (*hash)(const void *values, size_t bytes);
+} ls_planes_ops;
+
+extern const ls_planes_ops ls_planes_generic;
+#if defined(__x86_64__)
+extern const ls_planes_ops ls_planes_avx2;
+#endif
+
+/* The best of them here. */
+const ls_planes_ops *ls_planes(void);
+
+#endif
