@@ -152,6 +152,11 @@ static void set_software(run *r, const char *note) {
             break;
         }
     }
+    /* FlashAttention of Triton (llm-foundry's --attn_impl) and FlashAttention-2 know no Hopper. */
+    if (has(r->source, "llm-foundry") || has(r->source, "torchtitan") ||
+        has(r->source, "nanotron")) {
+        r->software.older_attention = r->gpu[0] == 'H';
+    }
     if (has(note, "FSDP eager")) {
         r->software.unfused = true;
     }
@@ -311,6 +316,13 @@ static double measured(const row *c, const run *r) {
     if (has(r->source, "nanotron") && !isnan(mfu)) { /* 6N + 12 L h s over 989 TFLOP/s */
         const double params = number_of(c, "params") * (has(text_of(c, "params"), "B") ? 1e9 : 1);
         return tokens * (6 * params + 12 * l * h * s) / (r->devices * mfu * 1e-2 * 989e12);
+    }
+    if (has(r->source, "Llama 3") && !isnan(tflops)) {
+        /* Causal: the other convention would have the attention of the rows of 131,072 tokens run
+         * at 185 TFLOP/s, half of what its kernels reach; the rows of 8,192 differ by 4 %. */
+        ls_plan_flops flops;
+        ls_plan_model_flops(&r->model, r->seq, &flops);
+        return tokens * (flops.products + flops.attention_causal) / (r->devices * tflops * 1e12);
     }
     return NAN;
 }

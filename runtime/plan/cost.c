@@ -13,6 +13,11 @@
 /* Spread of the devices' step times; all wait for the slowest of N, about sqrt(2 ln N) of it away.
  */
 #define DEVICE_SPREAD 0.008
+/* Fused attention without the asynchronous products and copies of Hopper and later: 1.5 to 2.0
+ * times slower forward and 1.5 to 1.75 backward than with them (Shah 2024, arXiv 2407.08608, 4.1).
+ */
+#define OLDER_FORWARD 1.75
+#define OLDER_BACK    1.6
 /* Elementwise kernels of their own instead of fused ones move this much more. */
 #define UNFUSED 3.0
 /* Bytes of an optimizer update: fp32 weight, two moments and gradient read, the first three and a
@@ -130,8 +135,9 @@ static void add_attention(const ls_plan_job *job, const ls_plan_layout *l, doubl
     const double flops = 2 * pairs * ((double)m->head_dim + v);
     /* Narrow heads leave part of a tile of 128 columns idle. */
     const double rate = r->attention * pow(fmin(1, (double)m->head_dim / 128), 0.25);
-    out->attention = flops / rate;
-    out->attention_back = (s->unfused_attention ? 2.0 : 2.5) * flops / rate;
+    out->attention = flops / rate * (s->older_attention ? OLDER_FORWARD : 1);
+    out->attention_back =
+        (s->unfused_attention ? 2.0 : 2.5) * flops / rate * (s->older_attention ? OLDER_BACK : 1);
     if (s->unfused_attention) { /* scores: product, softmax, dropout with its mask */
         out->memory += 13 * pairs / r->memory;
         out->memory_back += 16 * pairs / r->memory;
@@ -206,8 +212,12 @@ static void add_mlp(const ls_plan_job *job, const ls_plan_layout *l, double toke
     add_memory_bound(job, l, tokens, (top + (double)m->shared_experts) * (double)m->expert_ffn,
                      out);
     /* Tokens are copied to their experts' order and back: read and write, twice. */
-    out->memory += tokens * top * c * 8 / r->memory;
-    out->memory_back += tokens * top * c * 8 / r->memory;
+    double moved = 8;
+    if (job->precision == LS_PRECISION_FP8 || job->precision == LS_PRECISION_FP4) {
+        moved += 4; /* each copy is cast for its expert's product, and its gradient coming back */
+    }
+    out->memory += tokens * top * c * moved / r->memory;
+    out->memory_back += tokens * top * c * moved / r->memory;
     const double element = job->precision == LS_PRECISION_FP8 ? 1.5 : 2; /* fp8 out, bf16 back */
     const int stride = l->tensor * l->context;
     const double send = collective(r, LS_COLL_ALL_TO_ALL, l->expert, stride,

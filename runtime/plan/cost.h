@@ -42,6 +42,7 @@ const char *ls_redo_name(int recompute);
 typedef struct ls_software {
     bool unfused;           /* a kernel for every elementwise operation */
     bool unfused_attention; /* scores in memory, no causal skipping */
+    bool older_attention;   /* fused attention written for the generation of devices before */
     bool exposed_tensor;    /* tensor-parallel collectives wait */
     bool exposed_data;      /* gradients leave after backward, weights arrive before forward */
     bool repeated_norms;    /* tensor parallelism without sequence parallelism */
