@@ -80,7 +80,7 @@ static const ls_option options[] = {
     [OPT_LIST] = {"list", 0, NULL, NULL, "print the models and clusters that are known"},
     {NULL, 0, NULL, NULL, NULL}};
 
-enum { MAX_CANDIDATES = 64, MAX_DEVICES = 1 << 20 };
+enum { MAX_CANDIDATES = 64, MAX_DEVICES = 1 << 20, MAX_TRIED = 1 << 16 };
 
 typedef struct plan {
     ls_plan_question question;
@@ -166,6 +166,11 @@ static ls_status parse_model(plan *p, const char **values) {
     return q->has_layout ? ls_plan_layout_parse(values[OPT_LAYOUT], &q->layout) : LS_OK;
 }
 
+/* Whether the number of devices is asked for. */
+static bool limited(const plan *p) {
+    return !isnan(p->budget_usd) || !isnan(p->deadline_days) || !isnan(p->power_mw);
+}
+
 static ls_status parse(plan *p, const char **values) {
     LS_TRY(parse_model(p, values));
     LS_TRY(parse_limits(p, values));
@@ -176,10 +181,14 @@ static ls_status parse(plan *p, const char **values) {
     p->json = values[OPT_JSON] != NULL;
     if (values[OPT_GPUS]) {
         LS_TRY(ls_option_int("gpus", values[OPT_GPUS], 1, MAX_DEVICES, &p->gpus));
-    } else if (p->question.has_layout) { /* as many as the axes that are named */
+    } else if (p->question.has_layout && !limited(p)) { /* as many as the axes that are named */
         ls_plan_layout whole = p->question.layout;
         ls_plan_layout_fill(&whole);
         p->gpus = ls_plan_devices(&whole);
+    }
+    if (p->gpus && limited(p)) {
+        return LS_FAIL(LS_E_USAGE, "--budget, --deadline and --max-power ask for the number of "
+                                   "devices that --gpus gives; leave one out");
     }
     if (!p->cluster == !p->compare) {
         return LS_FAIL(LS_E_USAGE,
@@ -238,6 +247,100 @@ static ls_status end_table(const plan *p, ls_status status, json_t *list) {
     return status;
 }
 
+/* Numbers of devices that layouts like, in whole nodes: powers of two, and 9/8 of them (domains of
+ * 72). */
+static int next_number(int n, int node) {
+    int low = 1;
+    while (low * 2 <= n) {
+        low *= 2;
+    }
+    const int between = low / 8 * 9;
+    return between > n && (between < node || between % node == 0) ? between : low * 2;
+}
+
+/* What the numbers that were tried reach: least dollars, days and watts, each by itself. */
+typedef struct reach {
+    double usd, days, watts;
+    int usd_at, days_at, watts_at, answered;
+    char refusal[1024]; /* of the largest number without an answer */
+} reach;
+
+static void note_least(double value, int n, double *least, int *at) {
+    if (value < *least) {
+        *least = value;
+        *at = n;
+    }
+}
+
+static ls_status cannot_keep(const plan *p, const char *cluster, const reach *r) {
+    if (!r->answered) {
+        return LS_FAIL(LS_E_NO, "no number of devices up to %d has a layout; of the largest: %s",
+                       MAX_TRIED, r->refusal);
+    }
+    char usd[96] = "", days[96] = "", power[96] = "";
+    if (!isnan(p->budget_usd)) {
+        snprintf(usd, sizeof usd, "; the least cost is $%.0f, of %d devices", r->usd, r->usd_at);
+    }
+    if (!isnan(p->deadline_days)) {
+        snprintf(days, sizeof days, "; the soonest end is in %.4g days, by %d devices", r->days,
+                 r->days_at);
+    }
+    if (!isnan(p->power_mw)) {
+        snprintf(power, sizeof power, "; the least power is %.3g MW, of %d devices",
+                 r->watts * 1e-6, r->watts_at);
+    }
+    return LS_FAIL(LS_E_NO, "no number of devices up to %d keeps these limits for %s on '%s'%s%s%s",
+                   MAX_TRIED, p->question.model.name, cluster, usd, days, power);
+}
+
+/* Whether an answer keeps the limits. */
+static bool keeps(const plan *p, const ls_plan_answer *a) {
+    const ls_bill *b = &a->bill;
+    return (isnan(p->budget_usd) || b->usd <= p->budget_usd) &&
+           (isnan(p->deadline_days) || b->days <= p->deadline_days) &&
+           (isnan(p->power_mw) || b->power_w <= p->power_mw * 1e6);
+}
+
+static ls_status need_price(const plan *p, const char *cluster, const ls_plan_answer *a) {
+    bool known = isnan(p->budget_usd) || !isnan(p->question.bill.usd_per_hour);
+    for (int i = LS_FIG_PRICE_ON_DEMAND; i <= LS_FIG_PRICE_SPOT; i++) {
+        known = known || !isnan(a->cluster.figure[i].value);
+    }
+    return known ? LS_OK
+                 : LS_FAIL(LS_E_CONFIG,
+                           "--budget needs a price, and none is published for '%s'; give --price",
+                           cluster);
+}
+
+/* The number of devices that keeps all limits: with a deadline the cheapest one (by device-hours
+ * where no price is known), otherwise the soonest. */
+static ls_status invert(const plan *p, const char *cluster, ls_plan_answer *a, int *devices) {
+    LS_TRY(ls_plan_open(&p->question, cluster, a));
+    LS_TRY(need_price(p, cluster, a));
+    const int node = (int)ls_cluster_value(&a->cluster, LS_FIG_NODE_DEVICES, 1);
+    double least = HUGE_VAL;
+    reach r = {.usd = HUGE_VAL, .days = HUGE_VAL, .watts = HUGE_VAL};
+    *devices = 0;
+    ls_log_progress(false, "trying numbers of devices of %s", cluster);
+    for (int n = 1; n <= MAX_TRIED; n = next_number(n, node)) {
+        if (ls_plan_answer_for(&p->question, n, a) != LS_OK) {
+            snprintf(r.refusal, sizeof r.refusal, "%s", ls_error_last()->message);
+            ls_error_clear();
+            continue;
+        }
+        const ls_bill *b = &a->bill;
+        r.answered++;
+        note_least(b->usd, n, &r.usd, &r.usd_at);
+        note_least(b->days, n, &r.days, &r.days_at);
+        note_least(b->power_w, n, &r.watts, &r.watts_at);
+        if (keeps(p, a)) {
+            note_least(isnan(p->deadline_days) ? b->days : b->device_hours, n, &least, devices);
+        }
+    }
+    ls_log_progress(true, "tried 1 to %d devices of %s", MAX_TRIED, cluster);
+    return *devices ? LS_OK : cannot_keep(p, cluster, &r);
+}
+
 static ls_status compare(plan *p, ls_plan_answer *a) {
     char *names = strdup(p->compare), *rest = NULL;
     json_t *list = json_array();
@@ -246,11 +349,12 @@ static ls_status compare(plan *p, ls_plan_answer *a) {
     for (char *name = names ? strtok_r(names, ",", &rest) : NULL; name && status == LS_OK;
          name = strtok_r(NULL, ",", &rest)) {
         LS_TRY_GOTO(ls_cluster_load(name, &a->cluster), done); /* a wrong name is no answer */
-        status = ls_plan_open(&p->question, name, a);
+        int devices = (int)p->gpus;
+        status = devices ? ls_plan_open(&p->question, name, a) : invert(p, name, a, &devices);
         if (status == LS_OK) {
-            status = ls_plan_answer_for(&p->question, (int)p->gpus, a);
+            status = ls_plan_answer_for(&p->question, devices, a);
         }
-        status = add_row(p, name, (int)p->gpus, status, a, list);
+        status = add_row(p, name, devices, status, a, list);
     }
 done:
     free(names);
@@ -287,55 +391,6 @@ static ls_status sweep(plan *p, ls_plan_answer *a) {
         status = ls_plan_draw(p->svg, title, points, count);
     }
     return end_table(p, status, list);
-}
-
-/* Whether an answer keeps the limits. */
-static bool keeps(const plan *p, const ls_plan_answer *a) {
-    const ls_bill *b = &a->bill;
-    return (isnan(p->budget_usd) || b->usd <= p->budget_usd) &&
-           (isnan(p->deadline_days) || b->days <= p->deadline_days) &&
-           (isnan(p->power_mw) || b->power_w <= p->power_mw * 1e6);
-}
-
-/* Devices from one node (or one device) up to a million, doubling; with a deadline the cheapest (by
- * device-hours where no price is known) that keeps all limits, otherwise the soonest. */
-static ls_status invert(plan *p, ls_plan_answer *a) {
-    LS_TRY(ls_plan_open(&p->question, p->cluster, a));
-    if (!isnan(p->budget_usd) && isnan(p->question.bill.usd_per_hour)) {
-        bool known = false;
-        for (int i = LS_FIG_PRICE_ON_DEMAND; i <= LS_FIG_PRICE_SPOT; i++) {
-            known = known || !isnan(a->cluster.figure[i].value);
-        }
-        if (!known) {
-            return LS_FAIL(LS_E_USAGE,
-                           "--budget needs a price, and none is published for '%s'; give "
-                           "--price",
-                           p->cluster);
-        }
-    }
-    int best = 0;
-    double least = HUGE_VAL;
-    ls_log_progress(false, "trying numbers of devices");
-    for (int n = 1; n <= MAX_DEVICES && n <= 1 << 16; n *= 2) {
-        const ls_status status = ls_plan_answer_for(&p->question, n, a);
-        if (status == LS_OK && keeps(p, a)) {
-            const double value = isnan(p->deadline_days) ? a->bill.days : a->bill.device_hours;
-            if (value < least) {
-                least = value;
-                best = n;
-            }
-        }
-        ls_error_clear();
-    }
-    ls_log_progress(true, "tried 1 to 65536 devices");
-    if (best == 0) {
-        return LS_FAIL(LS_E_NO,
-                       "no number of devices up to 65536 keeps these limits for %s on '%s'; "
-                       "`--sweep gpus=1..65536` shows what each takes",
-                       p->question.model.name, p->cluster);
-    }
-    p->gpus = best;
-    return LS_OK;
 }
 
 static ls_status one(plan *p, ls_plan_answer *a) {
@@ -403,17 +458,17 @@ static ls_status run_plan(int argc, char **argv) {
     if (p.sweep && p.cluster) {
         return sweep(&p, &answer);
     }
-    const bool inverted = !isnan(p.budget_usd) || !isnan(p.deadline_days) || !isnan(p.power_mw);
-    if (inverted && p.cluster && p.gpus == 0) {
-        LS_TRY(invert(&p, &answer));
-    }
-    if (p.gpus == 0) {
-        return LS_FAIL(LS_E_USAGE,
-                       "--gpus is missing (or --sweep, --budget, --deadline, --max-power "
-                       "with one --cluster)");
+    if (p.gpus == 0 && !limited(&p)) {
+        return LS_FAIL(LS_E_USAGE, "--gpus is missing (or --sweep with one --cluster, or "
+                                   "--budget, --deadline, --max-power)");
     }
     if (p.compare) {
         return compare(&p, &answer);
+    }
+    if (p.gpus == 0) {
+        int devices;
+        LS_TRY(invert(&p, p.cluster, &answer, &devices));
+        p.gpus = devices;
     }
     p.question.keep = keep;
     if (values[OPT_EMIT]) {
@@ -441,7 +496,8 @@ const ls_verb ls_verb_plan = {
         "  lockstep plan -m llama3-70b -c aws-p5 -n 512 --tokens 15T\n"
         "  lockstep plan -m llama3-405b --compare aws-p5,aws-p6e-gb200-x72,azure-nd-gb300-v6 -n "
         "4608\n"
-        "  lockstep plan -m llama3-8b -c aws-p5en --budget 200000 --tokens 1T\n"
+        "  lockstep plan -m llama3-8b -c aws-p5en --budget 300000 --tokens 1T\n"
+        "  lockstep plan -m llama3-70b --compare aws-p5,aws-p5en --deadline 30 --tokens 2T\n"
         "  lockstep plan -m llama3-405b -c dgx-h100 --sweep gpus=512..16384 --svg scaling.svg\n"
         "\n"
         "Efficiencies come from published runs, by device kind and precision; their error is in\n"

@@ -35,6 +35,12 @@ gives 1 "$LOCKSTEP" plan -m llama3-405b -c dgx-h100 -n 8
 says 'does not fit on 8 devices'
 gives 1 "$LOCKSTEP" plan -m llama3-405b -c aws-p5 --budget 1000
 says 'no number of devices'
+says 'the least cost is [$][0-9]*, of [0-9]* devices'
+gives 2 "$LOCKSTEP" plan -m llama3-8b -c aws-p5 --deadline 30 -n 8
+says 'leave one out'
+gives 0 "$LOCKSTEP" plan -m llama3-8b --compare aws-p5,aws-p6e-gb200-x72 --deadline 30 --tokens 1T
+prints 'aws-p5  *[1-9][0-9]* '
+prints 'aws-p6e-gb200-x72  *[1-9][0-9]* '
 gives 2 "$LOCKSTEP" plan -m llama3-405 -c aws-p5 -n 8
 says "did you mean 'llama3-405b'"
 gives 2 "$LOCKSTEP" plan -m llama3-8b -c aws-p6e-gb200-x72 --budget 1000
