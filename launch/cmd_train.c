@@ -209,6 +209,7 @@ static ls_status setup(ls_train *train, bool resume, int argc, char **argv, int 
     LS_TRY(ls_session_agree(&train->session, ls_train_memory_begin(train)));
     LS_TRY(open_data(train));
     LS_TRY(ls_session_agree(&train->session, lay_out(train)));
+    LS_TRY(ls_train_memory_check(train));
     LS_TRY(ls_train_build(train));
     LS_TRY(begin_or_resume(train, resume));
     LS_TRY(ls_train_saver_open(train));

@@ -1,5 +1,6 @@
 #include "checkpoint/prune.h"
 #include "launch/doctor.h"
+#include "launch/host_memory.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/cpu.h"
 #include "runtime/base/file.h"
@@ -43,24 +44,9 @@ static void check_processor(ls_findings *findings) {
                     ls_cpu_describe(cpu, sizeof cpu), ls_isa_has_fast_bf16(isa) ? "bf16" : "fp32");
 }
 
-static double meminfo_bytes(const char *key) {
-    FILE *f = fopen("/proc/meminfo", "r");
-    char line[256];
-    double kib = -1.0;
-    size_t length = strlen(key);
-    while (f && kib < 0.0 && fgets(line, sizeof line, f)) {
-        if (strncmp(line, key, length) == 0 && line[length] == ':') {
-            kib = strtod(line + length + 1, NULL);
-        }
-    }
-    if (f) {
-        fclose(f);
-    }
-    return kib * 1024.0;
-}
-
 static void check_memory(ls_findings *findings) {
-    double total = meminfo_bytes("MemTotal"), available = meminfo_bytes("MemAvailable");
+    const double total = (double)ls_meminfo_bytes("MemTotal");
+    const double available = (double)ls_meminfo_bytes("MemAvailable");
     char a[32], b[32];
     ls_text_bytes(a, sizeof a, available);
     ls_text_bytes(b, sizeof b, total);

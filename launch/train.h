@@ -1,5 +1,6 @@
 /* The training run: what cmd_train.c sets up, train_build.c makes, train_state.c loads,
- * train_save.c saves, train_loop.c drives, train_memory.c compares with the plan. */
+ * train_save.c saves, train_loop.c drives, train_memory.c and train_room.c compare with the plan.
+ */
 #ifndef LS_LAUNCH_TRAIN_H
 #define LS_LAUNCH_TRAIN_H
 
@@ -116,6 +117,10 @@ ls_status ls_train_dry_run(ls_train *train, int ranks);
 /* Memory of the process: begin when the device is open, end after the last step. [end: collective]
  */
 ls_status ls_train_memory_begin(ls_train *train);
+/* Before any is taken: LS_E_MEMORY when the ranks of a host would together take more than the host
+ * or their memory cgroup has free, or a rank more than its GPU, with what would need less; a
+ * warning when it is close. [collective] */
+ls_status ls_train_memory_check(ls_train *train);
 int64_t ls_train_memory_planned(const ls_train *train);
 ls_status ls_train_memory_end(ls_train *train);
 

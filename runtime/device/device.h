@@ -341,6 +341,8 @@ typedef struct ls_device_ops {
     /* Zeroed memory, aligned to 64 bytes or more; freed by free. Not for use inside a step. */
     ls_status (*alloc)(ls_device *dev, size_t bytes, void **memory);
     void (*free)(ls_device *dev, void *memory);
+    /* What alloc could take in all. LS_E_UNSUPPORTED where it is the host's memory. */
+    ls_status (*free_bytes)(ls_device *dev, int64_t *bytes);
     ls_status (*upload)(ls_device *dev, void *to_device, const void *from_host, size_t bytes);
     ls_status (*download)(ls_device *dev, void *to_host, const void *from_device, size_t bytes);
     /* From device memory to device memory; the two do not overlap. */

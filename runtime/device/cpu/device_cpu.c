@@ -136,6 +136,11 @@ void ls_cpu_free(ls_device *dev, void *memory) {
     free(memory);
 }
 
+ls_status ls_cpu_free_bytes(ls_device *dev, int64_t *bytes) {
+    *bytes = 0;
+    return LS_FAIL(LS_E_UNSUPPORTED, "%s has no memory but the host's", dev->describe);
+}
+
 ls_status ls_cpu_copy(ls_device *dev, void *to, const void *from, size_t bytes) {
     (void)dev;
     if (bytes > 0) {

@@ -46,6 +46,7 @@ void ls_cpu_close(ls_device *dev);
 ls_status ls_cpu_reserve(ls_device *dev, const ls_device_limits *limits);
 ls_status ls_cpu_alloc(ls_device *dev, size_t bytes, void **memory);
 void ls_cpu_free(ls_device *dev, void *memory);
+ls_status ls_cpu_free_bytes(ls_device *dev, int64_t *bytes);
 ls_status ls_cpu_copy(ls_device *dev, void *to, const void *from, size_t bytes);
 ls_status ls_cpu_zero(ls_device *dev, void *memory, size_t bytes);
 ls_status ls_cpu_sync(ls_device *dev);

@@ -8,6 +8,7 @@ const ls_device_ops LS_ISA_NAME(ls_cpu_ops) = {
     .reserve = ls_cpu_reserve,
     .alloc = ls_cpu_alloc,
     .free = ls_cpu_free,
+    .free_bytes = ls_cpu_free_bytes,
     .upload = ls_cpu_copy,
     .download = ls_cpu_copy,
     .copy = ls_cpu_copy,

@@ -64,6 +64,14 @@ void ls_cuda_free(ls_device *dev, void *memory) {
     cudaFree(memory);
 }
 
+ls_status ls_cuda_free_bytes(ls_device *dev, int64_t *bytes) {
+    (void)dev;
+    size_t free_bytes = 0, total_bytes = 0;
+    LS_CUDA_TRY(cudaMemGetInfo(&free_bytes, &total_bytes), "asking for free memory");
+    *bytes = (int64_t)free_bytes;
+    return LS_OK;
+}
+
 ls_status ls_cuda_zero(ls_device *dev, void *memory, size_t bytes) {
     if (bytes > 0) {
         LS_CUDA_TRY(cudaMemsetAsync(memory, 0, bytes, ls_cuda_of(dev)->compute), "filling memory");

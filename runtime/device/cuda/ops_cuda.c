@@ -380,6 +380,7 @@ const ls_device_ops ls_cuda_ops = {
     .reserve = reserve,
     .alloc = ls_cuda_alloc,
     .free = ls_cuda_free,
+    .free_bytes = ls_cuda_free_bytes,
     .upload = ls_cuda_upload,
     .download = ls_cuda_download,
     .copy = ls_cuda_copy,

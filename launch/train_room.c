@@ -1,0 +1,193 @@
+/* Is there room for what training will take? Asked before it takes any, since the kernel's answer
+ * afterwards is to kill a rank. */
+#include "launch/host_memory.h"
+#include "launch/train.h"
+#include "runtime/base/arena.h"
+#include "runtime/base/log.h"
+#include "runtime/base/text.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Of what is free: from there on the run is warned. */
+#define CLOSE 0.9
+
+/* What a rank needs, and where from. */
+typedef struct demand {
+    int64_t host_bytes;                /* of the host's memory */
+    int64_t device_bytes, device_free; /* of the GPU's; device_free -1: there is none */
+    int32_t host, count;               /* count of the pools */
+    ls_memory_pool pools[LS_MEMORY_POOLS_MAX];
+} demand;
+
+/* The pool, of a rank, that is asked for the most beyond what it has, or the closest to that. */
+typedef struct shortage {
+    double ratio;
+    int64_t needed_bytes, free_bytes;
+    int rank, ranks; /* whose pool; how many take from it */
+    const char *name;
+} shortage;
+
+static void worse(shortage *worst, const shortage *found) {
+    *worst = found->ratio > worst->ratio ? *found : *worst;
+}
+
+/* Of the ranks on the same host, those that take from the pool. */
+static void look_at_pool(const demand *all, int ranks, int rank, const ls_memory_pool *pool,
+                         shortage *worst) {
+    shortage found = {.free_bytes = pool->free_bytes, .rank = rank, .name = pool->name};
+    for (int r = 0; r < ranks; r++) {
+        for (int p = 0; p < all[r].count && all[r].host == all[rank].host; p++) {
+            if (all[r].pools[p].id == pool->id) {
+                found.needed_bytes += all[r].host_bytes;
+                found.ranks++;
+            }
+        }
+    }
+    found.ratio = (double)found.needed_bytes / ((double)found.free_bytes + 1.0);
+    worse(worst, &found);
+}
+
+static shortage worst_of(const demand *all, int ranks) {
+    shortage worst = {.ratio = -1.0};
+    for (int r = 0; r < ranks; r++) {
+        for (int p = 0; p < all[r].count; p++) {
+            look_at_pool(all, ranks, r, &all[r].pools[p], &worst);
+        }
+        if (all[r].device_free >= 0) {
+            const shortage gpu = {.ratio = (double)all[r].device_bytes /
+                                           ((double)all[r].device_free + 1.0),
+                                  .needed_bytes = all[r].device_bytes,
+                                  .free_bytes = all[r].device_free,
+                                  .rank = r,
+                                  .ranks = 1,
+                                  .name = "the GPU"};
+            worse(&worst, &gpu);
+        }
+    }
+    return worst;
+}
+
+/* Bytes that this rank would need with other settings. A failure is no news: they do not work. */
+static ls_status needed_with(const ls_train *train, const ls_config *config, int64_t *needed) {
+    const ls_comm *comm = train->session.comm;
+    int size[LS_AXIS_COUNT];
+    uint64_t *hosts;
+    ls_mesh mesh;
+    ls_layout layout = {0};
+    ls_layout_bytes bytes;
+    LS_TRY(ls_session_axes(&config->parallel, comm->size, size));
+    LS_TRY(ls_calloc((size_t)comm->size, sizeof *hosts, &hosts));
+    ls_status status = ls_mesh_init(&mesh, size, comm->rank, comm->size, hosts);
+    if (status == LS_OK) {
+        status = ls_layout_init(&layout, config, train->session.dev, train->layout.dtype, &mesh);
+    }
+    if (status == LS_OK) {
+        status = ls_layout_plan(&layout, &bytes);
+    }
+    if (status == LS_OK) {
+        *needed = (int64_t)(ls_layout_total(&bytes) + bytes.saves);
+    }
+    ls_layout_release(&layout);
+    free(hosts);
+    return status;
+}
+
+/* One setting that may need less, and how it is written. */
+static bool change(const ls_train *train, int which, ls_config *config, const char **text) {
+    *config = train->config;
+    ls_config_parallel *p = &config->parallel;
+    switch (which) {
+    case 0:
+        *text = "parallel.zero=3 parallel.shard=0 parallel.replicate=0";
+        p->shard = p->replicate = 0;
+        p->zero = 3;
+        return train->layout.data_ranks > 1 && train->config.parallel.zero != 3;
+    case 1:
+        *text = "batch.micro=1";
+        config->batch.micro = 1;
+        return train->config.batch.micro > 1;
+    case 2:
+        *text = "recompute.mode=full";
+        config->recompute.mode = LS_RECOMPUTE_FULL;
+        return train->config.recompute.mode != LS_RECOMPUTE_FULL;
+    default:
+        *text = "checkpoint.async=false";
+        config->checkpoint.async = false;
+        return train->config.checkpoint.async;
+    }
+}
+enum { CHANGES = 4 };
+
+/* "; this rank would take 2 GiB with recompute.mode=full, ...", of what needs less. */
+static void advise(const ls_train *train, char *buf, size_t size) {
+    static ls_config config; /* large */
+    const int64_t now = (int64_t)(ls_layout_total(&train->planned) + train->planned.saves);
+    buf[0] = '\0';
+    for (int i = 0; i < CHANGES; i++) {
+        const char *text;
+        int64_t needed;
+        char bytes[32];
+        if (change(train, i, &config, &text) && needed_with(train, &config, &needed) == LS_OK &&
+            needed < now) {
+            const size_t n = strlen(buf);
+            snprintf(buf + n, size - n, "%s%s with %s", n ? ", " : "; a rank would take ",
+                     ls_text_bytes(bytes, sizeof bytes, (double)needed), text);
+        }
+    }
+}
+
+static ls_status demand_of(const ls_train *train, demand *mine) {
+    ls_device *dev = train->session.dev;
+    const int64_t state = (int64_t)ls_layout_total(&train->planned);
+    *mine = (demand){.host_bytes = (int64_t)train->planned.saves,
+                     .host = train->session.mesh.host,
+                     .device_free = -1};
+    if (dev->host_memory) {
+        mine->host_bytes += state;
+    } else {
+        mine->device_bytes = state;
+        LS_TRY(dev->ops->free_bytes(dev, &mine->device_free));
+    }
+    mine->count = ls_memory_pools(mine->pools);
+    return LS_OK;
+}
+
+/* All ranks come to the same answer; the first of the worst pool words it. */
+static ls_status judge(const ls_train *train, const shortage *worst) {
+    char needed[32], left[32], advice[400], text[900];
+    const bool refused = worst->needed_bytes > worst->free_bytes;
+    if (worst->ratio <= CLOSE) {
+        return LS_OK;
+    }
+    advise(train, advice, sizeof advice);
+    snprintf(text, sizeof text,
+             "training would take %s of memory for %d rank%s (from rank %d on), and %s has %s "
+             "free%s%s",
+             ls_text_bytes(needed, sizeof needed, (double)worst->needed_bytes), worst->ranks,
+             worst->ranks == 1 ? "" : "s", worst->rank, worst->name,
+             ls_text_bytes(left, sizeof left, (double)worst->free_bytes), advice,
+             refused ? "; or use more hosts, or a smaller model" : "");
+    if (refused) {
+        return LS_FAIL(LS_E_MEMORY, "%s", text);
+    }
+    if (train->session.comm->rank == worst->rank) {
+        ls_log_warn("%s: what else runs there may take it", text);
+    }
+    return LS_OK;
+}
+
+ls_status ls_train_memory_check(ls_train *train) {
+    ls_comm *comm = train->session.comm;
+    demand mine, *all;
+    LS_TRY(ls_session_agree(&train->session, demand_of(train, &mine)));
+    LS_TRY(ls_session_agree(&train->session, ls_calloc((size_t)comm->size, sizeof *all, &all)));
+    ls_status status = comm->ops->all_gather(comm, &mine, all, sizeof mine);
+    if (status == LS_OK) {
+        const shortage worst = worst_of(all, comm->size);
+        status = judge(train, &worst);
+    }
+    free(all);
+    return ls_session_agree(&train->session, status);
+}

@@ -1,0 +1,59 @@
+#!/bin/sh
+# A run that would not fit its host's memory, its cgroup's or its GPU's is refused before it takes any, with figures and
+# with what would need less. $EMULATED is a program with an emulated GPU of 4 GiB.
+. "$(dirname "$0")/lib.sh"
+make_corpus
+# As if the host had so many KiB left: bound over /proc/meminfo for one command.
+with_available() {
+    kib=$1
+    shift
+    sed "s/^MemAvailable:.*/MemAvailable: $kib kB/" /proc/meminfo >"$work/meminfo"
+    unshare -m sh -c 'mount --bind "$0" /proc/meminfo && exec "$@"' "$work/meminfo" "$@"
+}
+big="$tiny run.device=cpu model.layers=8 batch.sequences=16 batch.micro=8"
+
+if [ "$(id -u)" = 0 ] && unshare -m true 2>/dev/null; then
+    gives 3 with_available 5000 "$LOCKSTEP" train $big run.name=host
+    says 'training would take [0-9.]* MiB of memory for 1 rank (from rank 0 on), and the host has 4.88 MiB free; a rank would take '
+    for change in batch.micro=1 recompute.mode=full checkpoint.async=false; do
+        says "[0-9.]* [KM]iB with $change"
+    done
+    holds [ ! -e "$work/runs/host" ]
+    need=$(sed -n 's/.*would take \([0-9]*\)[0-9.]* MiB of memory for 1 rank.*/\1/p' "$work/err")
+    # Enough for one rank is not enough for two, whose state can be divided.
+    gives 0 with_available $(((need + 1) * 1536)) "$LOCKSTEP" train $big run.name=one
+    gives 3 with_available $(((need + 1) * 1536)) "$root/tests/mpirun.sh" 2 "$LOCKSTEP" train $big run.name=two
+    says 'memory for 2 ranks (from rank 0 on)'
+    says 'with parallel.zero=3 parallel.shard=0 parallel.replicate=0'
+    # Just enough: a warning.
+    gives 0 with_available $(((need + 1) * 1040)) "$LOCKSTEP" train $big run.name=close
+    says 'warning: .*what else runs there may take it'
+else
+    echo "skipped in part: another /proc/meminfo needs root"
+fi
+
+# A memory cgroup of its own, of the version that there is.
+group=
+for own in $(cat /proc/self/cgroup); do
+    case "$own" in
+    *:memory:*) group=/sys/fs/cgroup/memory${own##*:}/lockstep-test-$$ limit=memory.limit_in_bytes ;;
+    0::*) group=${group:-/sys/fs/cgroup${own#0::}/lockstep-test-$$} limit=${limit:-memory.max} ;;
+    esac
+done
+if [ "$group" ] && mkdir "$group" 2>/dev/null; then
+    trap 'rmdir "$group" 2>/dev/null; rm -rf "$work"' EXIT
+    if echo 400000000 2>/dev/null >"$group/$limit"; then
+        gives 3 sh -c 'echo $$ >"$0/cgroup.procs" && exec "$@"' "$group" \
+            "$LOCKSTEP" train $big run.name=group model.channels=1024 model.ffn=4096
+        says 'and the limit of cgroup .*lockstep-test-[0-9]* has [0-9.]* MiB free'
+    else
+        echo "skipped in part: the cgroup has no memory controller"
+    fi
+else
+    echo "skipped in part: no cgroup can be made"
+fi
+
+gives 3 "$EMULATED" train $tiny run.name=gpu run.device=emulated model.channels=4096 model.ffn=16384 model.layers=16
+says 'the GPU has 4.00 GiB free'
+says 'with recompute.mode=full'
+passed
