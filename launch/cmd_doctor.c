@@ -7,11 +7,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { OPT_DIR, OPT_THREADS, OPT_JSON, OPT_COUNT };
+enum { OPT_DIR, OPT_CLUSTER, OPT_THREADS, OPT_JSON, OPT_COUNT };
 
 static const ls_option options[] = {
     [OPT_DIR] = {"dir", 'd', "DIR", NULL,
                  "where runs are to be kept; default: runs, if it is there"},
+    [OPT_CLUSTER] = {"cluster", 'c', "PROFILE", NULL,
+                     "compare the bandwidth between ranks with this profile, a name or a file: "
+                     "below 70% of it WARN, below 30% FAIL"},
     [OPT_THREADS] = {"threads", 0, "N", "0",
                      "threads of a rank; 0: the host's divided by its ranks"},
     [OPT_JSON] = {"json", 0, NULL, NULL, "print JSON"},
@@ -52,13 +55,14 @@ static int64_t print_findings(const ls_findings *all, int ranks, bool json) {
     return counts[LS_FAULT];
 }
 
-static ls_status examine(ls_session *session, const char *dir, bool json) {
+static ls_status examine(ls_session *session, const char *dir, const ls_cluster *profile,
+                         bool json) {
     ls_comm *comm = session->comm;
     static ls_findings mine; /* large */
     if (session->mesh.host_rank == 0) {
         ls_doctor_node(&mine, dir);
     }
-    LS_TRY(ls_doctor_job(session, &mine, dir));
+    LS_TRY(ls_doctor_job(session, &mine, dir, profile));
     ls_findings *all;
     LS_TRY(ls_session_agree(session, ls_calloc((size_t)comm->size, sizeof *all, &all)));
     ls_status status = comm->ops->all_gather(comm, &mine, all, sizeof mine);
@@ -92,27 +96,33 @@ static ls_status run_doctor(int argc, char **argv) {
         status = ls_option_int("threads", values[OPT_THREADS], 0, 4096, &threads);
     }
     LS_TRY(ls_session_agree(&session, status));
+    static ls_cluster profile; /* large */
+    if (values[OPT_CLUSTER]) {
+        LS_TRY(ls_session_agree(&session, ls_cluster_load(values[OPT_CLUSTER], &profile)));
+    }
     const char *dir = values[OPT_DIR];
     int32_t there = !dir && ls_path_is_dir("runs");
     LS_TRY(session.comm->ops->broadcast(session.comm, &there, sizeof there, 0));
     dir = there ? "runs" : dir;
     LS_TRY(ls_session_open(&session, NULL, LS_CFG_DEVICE_CPU, threads));
     LS_TRY(ls_session_connect(&session, LS_CFG_AUTO));
-    status = examine(&session, dir, values[OPT_JSON] != NULL);
+    status =
+        examine(&session, dir, values[OPT_CLUSTER] ? &profile : NULL, values[OPT_JSON] != NULL);
     ls_session_close(&session);
     return status;
 }
 
 const ls_verb ls_verb_doctor = {
     .name = "doctor",
-    .synopsis = "[--dir DIR] [--json]",
+    .synopsis = "[--dir DIR] [--cluster PROFILE] [--json]",
     .summary = "is this node, or are these nodes, fit to train?",
     .text =
         "Examines the machine: processor, memory, shared memory, limits, HDF5's plugin, the disk "
         "of\n"
         "DIR. Under mpirun or srun it examines every node, and the job: the same program and\n"
         "libraries everywhere, clocks, a DIR that all nodes see, ranks that are slower than the\n"
-        "others, the bandwidth between them. PASS, WARN or FAIL, and what to do; exit status 1\n"
+        "others, the bandwidth between them, beside that of a profile. PASS, WARN or FAIL, and "
+        "what to do; exit status 1\n"
         "when something failed.\n"
         "\n"
         "  lockstep doctor --dir runs\n"

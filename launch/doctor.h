@@ -3,6 +3,7 @@
 #define LS_LAUNCH_DOCTOR_H
 
 #include "launch/session.h"
+#include "runtime/plan/cluster.h"
 
 typedef enum ls_verdict { LS_PASS, LS_WARN, LS_FAULT } ls_verdict;
 
@@ -32,7 +33,9 @@ void ls_doctor_node(ls_findings *findings, const char *dir);
 void ls_doctor_gpus(ls_findings *findings);
 
 /* Between the ranks: the same libraries, clocks, a shared dir; the speed of each rank and of the
- * network. Findings of single ranks are theirs, those of all are rank 0's. [collective] */
-ls_status ls_doctor_job(ls_session *session, ls_findings *findings, const char *dir);
+ * network, beside the profile's (NULL: none). Findings of single ranks are theirs, those of all are
+ * rank 0's. [collective] */
+ls_status ls_doctor_job(ls_session *session, ls_findings *findings, const char *dir,
+                        const ls_cluster *profile);
 
 #endif

@@ -1,4 +1,5 @@
 #include "collectives/comm_domain.h"
+#include "collectives/wire_cost.h"
 #include "launch/docs.h"
 #include "launch/doctor.h"
 #include "runtime/base/arena.h"
@@ -11,6 +12,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+/* Of the bandwidth that a profile promises: below them a warning, and a fault. Best cases on a
+ * shared network differ by a third. */
+#define ENOUGH     0.7
+#define TOO_LITTLE 0.3
 
 /* The libraries and their versions, as --version prints them without the processor's line: nodes
  * may differ in that. */
@@ -176,7 +182,54 @@ static ls_status check_speed(ls_session *session, ls_findings *findings) {
     return status;
 }
 
-static ls_status check_network(ls_session *session, ls_findings *findings) {
+/* Seconds of an all-reduce over the job's ranks by the profile's links; NAN: it does not know them.
+ */
+static double profile_seconds(const ls_cluster *c, const ls_mesh *mesh, double bytes) {
+    const double link = ls_cluster_value(c, LS_FIG_LINK_GB_S, NAN) * 1e9;
+    const double network = ls_cluster_value(c, LS_FIG_NETWORK_GBIT_S, NAN) * 1e9 / 8;
+    const ls_wire_hierarchy h = {
+        .inner = mesh->world / mesh->hosts,
+        .outer = mesh->hosts,
+        .inside = {.latency_s = 1e-6 * ls_cluster_value(c, LS_FIG_LINK_LATENCY_US, 0.0),
+                   .bytes_per_s = link},
+        .across = {.latency_s = 1e-6 * ls_cluster_value(c, LS_FIG_NETWORK_LATENCY_US, 0.0),
+                   .bytes_per_s = network}};
+    if ((h.inner > 1 && isnan(link)) || (h.outer > 1 && isnan(network))) {
+        return NAN;
+    }
+    return ls_wire_hierarchical_time_s(LS_COLL_ALL_REDUCE, &h, bytes);
+}
+
+/* What was measured, beside the profile's links. Those of a GPU cluster are not what the ranks of
+ * doctor talk over. */
+static void compare_network(const ls_cluster *c, const ls_mesh *mesh, double bytes, double seconds,
+                            double bus, ls_findings *findings) {
+    const char *kind = c->text[LS_CLUSTER_KIND], *name = c->text[LS_CLUSTER_NAME];
+    const double expected_s = profile_seconds(c, mesh, bytes);
+    if ((kind[0] && !ls_cluster_on_host(c)) || isnan(expected_s)) {
+        ls_findings_add(findings, "profile", LS_WARN,
+                        "not compared: '%.60s' %s; 'lockstep bench collective' and 'bench machine' "
+                        "with --profile "
+                        "measure one of these nodes",
+                        name, isnan(expected_s) ? "does not know these links" : "is of GPUs");
+        return;
+    }
+    const double part = expected_s / seconds, wanted = bus * seconds / expected_s;
+    if (part >= ENOUGH) {
+        ls_findings_add(findings, "profile", LS_PASS,
+                        "%.0f%% of the all-reduce bandwidth of '%.60s', %.2f GB/s", 100.0 * part,
+                        name, 1e-9 * wanted);
+    } else {
+        ls_findings_add(findings, "profile", part >= TOO_LITTLE ? LS_WARN : LS_FAULT,
+                        "%.2f GB/s all-reduce bandwidth, %.1f%% of the %.2f GB/s of '%.60s'; look "
+                        "for a slow link or another job, and which interface MPI took (run.sh "
+                        "--interface)",
+                        1e-9 * bus, 100.0 * part, 1e-9 * wanted, name);
+    }
+}
+
+static ls_status check_network(ls_session *session, ls_findings *findings,
+                               const ls_cluster *profile) {
     enum { MIB = 32, REPEATS = 3 };
     ls_comm *comm = session->comm;
     const int64_t count = (int64_t)MIB << 18;
@@ -200,6 +253,9 @@ static ls_status check_network(ls_session *session, ls_findings *findings) {
                         "%.2f GB/s bus bandwidth over %d ranks on %d host%s (%s, 32 MiB)",
                         bus * 1e-9, comm->size, session->mesh.hosts,
                         session->mesh.hosts == 1 ? "" : "s", comm->ops->name);
+        if (profile) {
+            compare_network(profile, &session->mesh, (double)(count * 4), best_s, bus, findings);
+        }
     }
     return LS_OK;
 }
@@ -241,12 +297,13 @@ done:
     return status;
 }
 
-ls_status ls_doctor_job(ls_session *session, ls_findings *findings, const char *dir) {
+ls_status ls_doctor_job(ls_session *session, ls_findings *findings, const char *dir,
+                        const ls_cluster *profile) {
     LS_TRY(check_libraries(session, findings));
     LS_TRY(check_speed(session, findings));
     if (session->comm->size > 1) {
         LS_TRY(check_clocks(session, findings));
-        LS_TRY(check_network(session, findings));
+        LS_TRY(check_network(session, findings, profile));
         LS_TRY(check_domains(session, findings));
         if (dir) {
             LS_TRY(check_shared_dir(session, findings, dir));

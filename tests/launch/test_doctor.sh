@@ -13,6 +13,32 @@ prints '^PASS  all-reduce .* over 3 ranks'
 prints '^PASS  shared directory '
 holds [ "$(grep -c '  disk  ' "$work/out")" = 1 ]
 holds [ -z "$(ls -A "$work/runs")" ]
+# The bandwidth beside that of a profile: of links far slower and far faster than any, and of those that are none of ours.
+profile() { # profile GB_S
+    cat >"$work/links.yaml" <<PROFILE
+sources:
+  measured: 'planted'
+cluster:
+  name: planted
+device:
+  kind: CPU
+  memory_gb: {value: 8, source: measured, date: 2026-11-01}
+  hbm_gb_s: {value: 20, source: measured, date: 2026-11-01}
+  link_gb_s: {value: $1, source: measured, date: 2026-11-01}
+node:
+  devices: {value: 3, source: measured, date: 2026-11-01}
+  domain_devices: {value: 3, source: measured, date: 2026-11-01}
+PROFILE
+}
+profile 0.001
+gives 0 ranks 3 "$LOCKSTEP" doctor --cluster "$work/links.yaml"
+prints "^PASS  profile .* of the all-reduce bandwidth of 'planted', 0.00 GB/s"
+profile 10000
+gives 1 ranks 3 "$LOCKSTEP" doctor --cluster "$work/links.yaml"
+prints "^FAIL  profile .*GB/s all-reduce bandwidth, 0.[0-9]*% of the 10000.00 GB/s of 'planted'"
+gives 0 ranks 2 "$LOCKSTEP" doctor --cluster dgx-h100
+prints "^WARN  profile .*'dgx-h100' is of GPUs"
+gives 2 "$LOCKSTEP" doctor --cluster "$work/no.yaml"
 gives 0 "$LOCKSTEP" doctor --json --dir "$work/runs"
 prints '"schema": "lockstep-doctor"'
 prints '"fit": true'
