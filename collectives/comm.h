@@ -101,9 +101,21 @@ typedef struct ls_comm_ops {
     ls_status (*wait)(ls_comm *comm, ls_comm_request *request);
 } ls_comm_ops;
 
+/* Hears what becomes of operations whose wait only orders the device's work; called by the main
+ * thread, from whatever drives progress. */
+typedef struct ls_comm_listener ls_comm_listener;
+struct ls_comm_listener {
+    /* An operation that was waited for is over on the device, where it took active_ns. */
+    void (*ended)(ls_comm_listener *listener, ls_comm_request *request, uint64_t active_ns);
+    /* The device's work has passed the wait, where it stood for stalled_ns; after `ended`. */
+    void (*passed)(ls_comm_listener *listener, ls_comm_request *request, uint64_t stalled_ns);
+};
+
 struct ls_comm {
     const ls_comm_ops *ops; /* every slot is filled */
     int rank, size;
+    bool orders; /* wait returns at once: the device's later work waits for the operation */
+    ls_comm_listener *listener; /* with `orders`, borrowed; NULL: nobody */
     bool on_device; /* see "Memory"; SUM then has the library's order, and there is no SUM_TREE */
     ls_comm *host_side; /* with on_device: the same ranks over the host's memory; lives as long */
 };

@@ -1,5 +1,6 @@
 #include "collectives/meter.h"
 
+#include "collectives/comm_impl.h"
 #include "runtime/base/clock.h"
 
 typedef struct counting {
@@ -20,6 +21,7 @@ const char *ls_comm_axis_name(ls_comm_axis axis) {
 }
 
 void ls_meters_read(ls_comm_meter meters[LS_COMM_AXIS_COUNT]) {
+    ls_pump_all();
     const uint64_t now_ns = ls_clock_ns();
     for (int a = 0; a < LS_COMM_AXIS_COUNT; a++) {
         meters[a] = axes[a].total;
@@ -35,10 +37,13 @@ void ls_meter_return(ls_comm_axis axis, uint64_t called_ns) {
     axes[axis].total.exposed_ns += ls_clock_ns() - called_ns;
 }
 
-void ls_meter_begin(ls_comm_axis axis, double wire_bytes) {
+void ls_meter_count(ls_comm_axis axis, double wire_bytes) {
+    axes[axis].total.operations++;
+    axes[axis].total.wire_bytes += wire_bytes;
+}
+
+void ls_meter_begin(ls_comm_axis axis) {
     counting *c = &axes[axis];
-    c->total.operations++;
-    c->total.wire_bytes += wire_bytes;
     if (c->under_way++ == 0) {
         c->since_ns = ls_clock_ns();
     }
@@ -49,4 +54,9 @@ void ls_meter_end(ls_comm_axis axis) {
     if (--c->under_way == 0) {
         c->total.active_ns += ls_clock_ns() - c->since_ns;
     }
+}
+
+void ls_meter_add(ls_comm_axis axis, uint64_t active_ns, uint64_t exposed_ns) {
+    axes[axis].total.active_ns += active_ns;
+    axes[axis].total.exposed_ns += exposed_ns;
 }

@@ -22,24 +22,28 @@ typedef enum ls_comm_axis {
 } ls_comm_axis;
 const char *ls_comm_axis_name(ls_comm_axis axis);
 
-/* Totals since the process began. */
+/* Totals since the process began. Where waits only order a device's work (comm.h, `orders`), by the
+ * device's clock: exposed is what its work stood still for, active the operations' times, added. */
 typedef struct ls_comm_meter {
     uint64_t exposed_ns; /* that the main thread spent in calls: what nothing hid */
     uint64_t active_ns; /* with an operation under way, from its call to where its end is noticed */
     double wire_bytes;  /* that a rank sends (wire_cost.h): over active_ns, the bus bandwidth */
     int64_t operations;
 } ls_comm_meter;
-/* Calls that are not over count up to now. */
+/* Calls that are not over count up to now; on a device, what it has come past. */
 void ls_meters_read(ls_comm_meter meters[LS_COMM_AXIS_COUNT]);
 
 /* The axis of a recorded communicator, and of what is split or duplicated from it afterwards; one
  * that was given none is the world's. Other communicators are not counted. Not collective. */
 void ls_comm_set_axis(ls_comm *comm, ls_comm_axis axis);
 
-/* For recorded.c: a call on an axis begins and ends; an operation is begun, and is over. */
+/* For recorded.c: a call on an axis begins and ends; an operation is counted, is begun, and is
+ * over; or was timed by the device. */
 uint64_t ls_meter_call(void);
 void ls_meter_return(ls_comm_axis axis, uint64_t called_ns);
-void ls_meter_begin(ls_comm_axis axis, double wire_bytes);
+void ls_meter_count(ls_comm_axis axis, double wire_bytes);
+void ls_meter_begin(ls_comm_axis axis);
 void ls_meter_end(ls_comm_axis axis);
+void ls_meter_add(ls_comm_axis axis, uint64_t active_ns, uint64_t exposed_ns);
 
 #endif

@@ -2,6 +2,7 @@
 
 #include "collectives/comm_impl.h"
 #include "collectives/meter.h"
+#include "collectives/recorded_impl.h"
 #include "collectives/trace.h"
 #include "collectives/wire_cost.h"
 #include "runtime/base/arena.h"
@@ -11,42 +12,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-/* What a rank tells another about its call. */
-typedef struct notice {
-    ls_flight_call call;
-    uint64_t seq;
-} notice;
-
-/* A check on its way: notices to and from each rank, and what should come. */
-typedef struct call_check {
-    notice *sent, *received, *expected; /* [ranks] */
-    ls_comm_request *request;
-} call_check;
-
-/* An operation on its way; kept for reuse. */
-typedef struct pending {
-    struct pending *next_all, *next_free;
-    uint64_t id, seq, begin_ns;
-    int kind;
-    int64_t bytes;
-    ls_comm_axis axis;
-    ls_comm_request *request; /* the back end's; NULL: it is done */
-    call_check check;
-} pending;
-
-typedef struct recorded {
-    ls_comm base;
-    ls_comm *inner, *check_comm; /* check_comm NULL: no checks */
-    bool owns_inner;
-    int group;
-    ls_comm_axis axis;
-    char name[48];
-    uint64_t seq;
-    int32_t *members;                       /* [ranks]; of the world */
-    int64_t *notice_bytes, *notice_offsets; /* [ranks] */
-    pending *all, *free;
-} recorded;
 
 static const ls_comm_ops recorded_ops;
 
@@ -131,11 +96,6 @@ static ls_status pending_take(recorded *c, pending **out) {
     return LS_OK;
 }
 
-static void pending_give_back(recorded *c, pending *p) {
-    p->next_free = c->free;
-    c->free = p;
-}
-
 static ls_coll coll_of(int32_t kind) {
     switch (kind) {
     case LS_FLIGHT_BROADCAST:
@@ -167,23 +127,30 @@ static double wire_bytes(const recorded *c, const ls_flight_call *call, int64_t 
     return ls_wire_bytes(coll_of(call->kind), c->base.size, whole);
 }
 
-static void meter_begin(const recorded *c, pending *p, const ls_flight_call *call, int64_t bytes) {
+/* started: not a blocking operation, which the host makes. */
+static void meter_begin(const recorded *c, pending *p, const ls_flight_call *call, int64_t bytes,
+                        bool started) {
     const bool experts = c->axis == LS_COMM_TENSOR && call->kind == LS_FLIGHT_ALL_TO_ALL;
     p->axis = experts ? LS_COMM_EXPERT : c->axis;
-    ls_meter_begin(p->axis, wire_bytes(c, call, bytes));
+    ls_meter_count(p->axis, wire_bytes(c, call, bytes));
+    p->by_device = started && c->inner->orders;
+    p->waited = p->ended = false;
+    if (!p->by_device) {
+        ls_meter_begin(p->axis);
+    }
     p->begin_ns = ls_clock_ns();
     p->kind = call->kind;
     p->bytes = bytes;
 }
 
 /* Enters an operation in the record and starts its check. */
-static ls_status enter(recorded *c, const ls_flight_call *call, int64_t bytes,
+static ls_status enter(recorded *c, const ls_flight_call *call, int64_t bytes, bool started,
                        const int64_t *send_counts, const int64_t *recv_counts, pending **out) {
     pending *p;
     LS_TRY(pending_take(c, &p));
     p->seq = ++c->seq;
     p->id = ls_flight_enter(c->group, call, bytes, -1);
-    meter_begin(c, p, call, bytes);
+    meter_begin(c, p, call, bytes, started);
     *out = p;
     if (!c->check_comm) {
         return LS_OK;
@@ -198,7 +165,7 @@ static ls_status enter(recorded *c, const ls_flight_call *call, int64_t bytes,
 /* Around a blocking operation. After a failure the pending is not used again. */
 static ls_status begin(recorded *c, const ls_flight_call *call, int64_t bytes, pending **out) {
     bool done;
-    LS_TRY(enter(c, call, bytes, NULL, NULL, out));
+    LS_TRY(enter(c, call, bytes, false, NULL, NULL, out));
     ls_flight_wait((*out)->id);
     ls_status status = check_finish(c, *out, true, &done);
     if (status != LS_OK) {
@@ -212,10 +179,8 @@ static ls_status begin(recorded *c, const ls_flight_call *call, int64_t bytes, p
 static ls_status finish(recorded *c, pending *p, ls_status status) {
     ls_flight_wait(0);
     if (status == LS_OK) {
-        ls_flight_end(p->id);
-        ls_meter_end(p->axis);
-        ls_trace_operation(c->name, p->kind, p->bytes, p->begin_ns);
-        pending_give_back(c, p);
+        ls_recorded_note_end(c, p);
+        ls_recorded_give_back(c, p);
     }
     return status;
 }
@@ -275,7 +240,11 @@ static ls_status started(pending *p, uint64_t called_ns, ls_status status,
                          ls_comm_request **request) {
     LS_TRY(status);
     ls_flight_start(p->id);
-    ls_meter_return(p->axis, called_ns);
+    if (p->by_device) {
+        ls_recorded_device_add(p);
+    } else {
+        ls_meter_return(p->axis, called_ns);
+    }
     *request = (ls_comm_request *)p;
     return LS_OK;
 }
@@ -286,7 +255,7 @@ static ls_status started(pending *p, uint64_t called_ns, ls_status status,
         const ls_flight_call call_ = {__VA_ARGS__};                                                \
         pending *p_;                                                                               \
         const uint64_t called_ns_ = ls_meter_call();                                               \
-        LS_TRY(enter(c_, &call_, (bytes), NULL, NULL, &p_));                                       \
+        LS_TRY(enter(c_, &call_, (bytes), true, NULL, NULL, &p_));                                 \
         return started(p_, called_ns_, c_->inner->ops->operation, request);                        \
     } while (0)
 
@@ -350,7 +319,7 @@ static ls_status all_to_all_start(ls_comm *comm, const void *send, const int64_t
     const ls_flight_call call = {LS_FLIGHT_ALL_TO_ALL, -1, -1, -1, bytes, 0};
     pending *p;
     const uint64_t called_ns = ls_meter_call();
-    LS_TRY(enter(c, &call, bytes, send_counts, recv_counts, &p));
+    LS_TRY(enter(c, &call, bytes, true, send_counts, recv_counts, &p));
     return started(p, called_ns,
                    c->inner->ops->all_to_all_start(c->inner, send, send_counts, send_offsets, recv,
                                                    recv_counts, recv_offsets, &p->request),
@@ -364,7 +333,7 @@ static ls_status enter_message(recorded *c, ls_flight_kind kind, int64_t bytes, 
     const ls_flight_call call = {(int32_t)kind, -1, -1, -1, bytes, 0};
     LS_TRY(pending_take(c, out));
     (*out)->id = ls_flight_enter(c->group, &call, bytes, c->members[peer]);
-    meter_begin(c, *out, &call, bytes);
+    meter_begin(c, *out, &call, bytes, true);
     return LS_OK;
 }
 
@@ -400,12 +369,12 @@ static ls_status test(ls_comm *comm, ls_comm_request *request, bool *done) {
         p->request = complete ? NULL : p->request;
     }
     *done = checked && complete;
-    ls_meter_return(p->axis, called_ns);
+    if (!p->by_device) {
+        ls_meter_return(p->axis, called_ns);
+    }
     if (*done) {
-        ls_flight_end(p->id);
-        ls_meter_end(p->axis);
-        ls_trace_operation(c->name, p->kind, p->bytes, p->begin_ns);
-        pending_give_back(c, p);
+        ls_recorded_note_end(c, p);
+        ls_recorded_give_back(c, p);
     }
     return LS_OK;
 }
@@ -420,6 +389,11 @@ static ls_status wait_for(ls_comm *comm, ls_comm_request *request) {
     ls_status status = check_finish(c, p, true, &checked);
     if (status == LS_OK && p->request) {
         status = c->inner->ops->wait(c->inner, p->request);
+        if (status == LS_OK && p->by_device) {
+            ls_flight_wait(0);
+            p->waited = true;
+            return LS_OK;
+        }
     }
     status = finish(c, p, status);
     ls_meter_return(axis, called_ns);
@@ -437,11 +411,15 @@ static void destroy(ls_comm *comm) {
     if (c->check_comm) {
         c->check_comm->ops->destroy(c->check_comm);
     }
-    if (c->owns_inner && c->inner) {
+    if (c->inner->listener == &c->listener) {
+        c->inner->listener = NULL;
+    }
+    if (c->owns_inner) {
         c->inner->ops->destroy(c->inner);
     }
     for (pending *p = c->all, *next; p; p = next) {
         next = p->next_all;
+        ls_recorded_device_forget(p);
         free(p->check.sent);
         free(p->check.received);
         free(p->check.expected);
@@ -470,6 +448,8 @@ ls_status ls_comm_recorded(ls_comm *inner, const char *group, bool checks, ls_co
     if (status == LS_OK) {
         c->base = *inner;
         c->base.ops = &recorded_ops;
+        c->base.orders = false;
+        c->listener = LS_RECORDED_LISTENER;
         c->inner = inner;
         c->group = -1;
         c->axis = LS_COMM_WORLD;
@@ -492,6 +472,9 @@ ls_status ls_comm_recorded(ls_comm *inner, const char *group, bool checks, ls_co
     }
     c->group = ls_flight_group_add(group, lowest, inner->size);
     snprintf(c->name, sizeof c->name, "%s", group);
+    if (inner->orders) {
+        inner->listener = &c->listener;
+    }
     *out = &c->base;
     return LS_OK;
 failed:

@@ -15,6 +15,10 @@
  * ...". group: its name in reports. [collective] */
 ls_status ls_comm_recorded(ls_comm *inner, const char *group, bool checks, ls_comm **recorded);
 
+/* The host begins to wait for a device, or does no more: the record names the first operation that
+ * the device waits for and that is not over. Again and again, as operations end. */
+void ls_recorded_device_wait(bool waits);
+
 /* Names the group of a recorded communicator; of others nothing. Not collective, but all ranks must
  * give the same name. */
 void ls_comm_name_group(ls_comm *comm, const char *group);

@@ -2,6 +2,7 @@
 #include "collectives/nccl/comm_nccl.h"
 
 #include "collectives/nccl/comm_nccl_impl.h"
+#include "collectives/recorded.h"
 #include "runtime/base/arena.h"
 #include "runtime/base/clock.h"
 
@@ -63,21 +64,71 @@ ls_status ls_nccl_poll(nccl_comm *c) {
                                                              : fail(c, result, "a collective");
 }
 
+static uint64_t ns_of(float ms) {
+    return ms > 0.0f ? (uint64_t)(1e6 * (double)ms) : 0; /* less: it was over before */
+}
+
+/* False: the device has not yet come past both. */
+static bool elapsed(cudaEvent_t from, cudaEvent_t to, float *ms) {
+    const cudaError_t error = cudaEventElapsedTime(ms, from, to);
+    if (error == cudaErrorNotReady) {
+        (void)cudaGetLastError();
+    }
+    return error == cudaSuccess;
+}
+
+void ls_nccl_note_end(nccl_comm *c, ls_comm_request *request) {
+    float ms = 0.0f;
+    request->ended = true;
+    if (c->base.listener) {
+        (void)elapsed(request->begun, request->done, &ms);
+        c->base.listener->ended(c->base.listener, request, ns_of(ms));
+    }
+}
+
+void ls_nccl_note_passed(nccl_comm *c, ls_comm_request *request, float stalled_ms) {
+    if (c->base.listener) {
+        c->base.listener->passed(c->base.listener, request, ns_of(stalled_ms));
+    }
+    c->pump.pending--;
+    request->next = c->free;
+    c->free = request;
+}
+
 /* Lets queued work go on, which a GPU does by itself, and looks for faults: whoever waits for the
  * device would wait for ever for ranks that are gone. Requests that were waited for and have
  * completed meanwhile come back. */
 static void drive(ls_pump *pump) {
     nccl_comm *c = (nccl_comm *)((char *)pump - offsetof(nccl_comm, pump));
-    (void)cudaStreamQuery(c->stream);
+    if (cudaStreamQuery(c->stream) == cudaErrorNotReady) {
+        (void)cudaGetLastError();
+    }
     if (c->handle && !c->broken && c->pump.pending > 0) {
         (void)ls_nccl_poll(c); /* aborts; the next operation says so */
     }
-    while (c->waited && cudaEventQuery(c->waited->done) == cudaSuccess) {
+    for (ls_comm_request *r = c->waited; r; r = r->next) {
+        if (!r->ended && ls_cuda_query(r->done) != cudaSuccess) {
+            break;
+        }
+        if (!r->ended) {
+            ls_nccl_note_end(c, r);
+        }
+    }
+    float ms;
+    while (c->waited && c->waited->ended && elapsed(c->waited->waits, c->waited->done, &ms)) {
         ls_comm_request *request = c->waited;
         c->waited = request->next;
         c->last_waited = c->waited ? c->last_waited : NULL;
-        ls_nccl_request_free(c, request);
+        ls_nccl_note_passed(c, request, ms);
     }
+}
+
+/* Whoever waits for the device may wait for other ranks: the record says for which operation. */
+static void while_waiting(bool over) {
+    if (!over) {
+        ls_pump_all();
+    }
+    ls_recorded_device_wait(!over);
 }
 
 static void release(nccl_comm *c) {
@@ -92,7 +143,12 @@ static void release(nccl_comm *c) {
     while (c->all) {
         ls_comm_request *request = c->all;
         c->all = request->next_all;
-        cudaEventDestroy(request->done);
+        const cudaEvent_t events[] = {request->begun, request->done, request->waits};
+        for (size_t i = 0; i < sizeof events / sizeof events[0]; i++) {
+            if (events[i]) {
+                cudaEventDestroy(events[i]);
+            }
+        }
         free(request);
     }
     if (c->ready) {
@@ -180,6 +236,7 @@ static ls_status create(ls_comm *host, ls_cuda_device *cuda, double deadline_s, 
                         .rank = host->rank,
                         .size = host->size,
                         .on_device = true,
+                        .orders = true,
                         .host_side = host};
     c->host = host;
     c->cuda = cuda;
@@ -191,7 +248,7 @@ static ls_status create(ls_comm *host, ls_cuda_device *cuda, double deadline_s, 
         release(c);
         return status;
     }
-    cuda->idle = ls_pump_all;
+    cuda->idle = while_waiting;
     *comm = &c->base;
     return LS_OK;
 }

@@ -10,7 +10,9 @@
 struct ls_comm_request {
     struct ls_comm_request *next; /* free, or waited for */
     struct ls_comm_request *next_all;
-    cudaEvent_t done;
+    /* On the communicator's stream; `waits` on that of the device, before it waits for `done`. */
+    cudaEvent_t begun, done, waits;
+    bool ended; /* noted */
 };
 
 /* Memory of alloc. */
@@ -41,12 +43,10 @@ ls_status ls_nccl_check(nccl_comm *c, ncclResult_t result, const char *what);
 /* A fault that NCCL has noticed meanwhile. */
 ls_status ls_nccl_poll(nccl_comm *c);
 
-/* An operation has completed. */
-static inline void ls_nccl_request_free(nccl_comm *c, ls_comm_request *request) {
-    c->pump.pending--;
-    request->next = c->free;
-    c->free = request;
-}
+/* The operation is over on the device; then its work has passed the wait, and the request is free.
+ */
+void ls_nccl_note_end(nccl_comm *c, ls_comm_request *request);
+void ls_nccl_note_passed(nccl_comm *c, ls_comm_request *request, float stalled_ms);
 
 /* comm_nccl_start.c */
 ls_status ls_nccl_broadcast_start(ls_comm *comm, void *buf, int64_t bytes, int root,

@@ -49,16 +49,17 @@ static ls_status begin(nccl_comm *c, ls_comm_request **request) {
     if (!c->free) {
         ls_comm_request *fresh;
         LS_TRY(ls_calloc(1, sizeof *fresh, &fresh));
-        if (cudaEventCreateWithFlags(&fresh->done, cudaEventDisableTiming) != cudaSuccess) {
-            free(fresh);
-            return LS_FAIL(LS_E_DEVICE, "CUDA, creating an event: failed");
-        }
         fresh->next_all = c->all;
         c->all = fresh;
+        cudaEvent_t *const events[] = {&fresh->begun, &fresh->done, &fresh->waits};
+        for (size_t i = 0; i < sizeof events / sizeof events[0]; i++) {
+            LS_CUDA_TRY(cudaEventCreateWithFlags(events[i], cudaEventDefault), "creating an event");
+        }
         c->free = fresh;
     }
     LS_CUDA_TRY(cudaEventRecord(c->ready, c->cuda->compute), "recording an event");
     LS_CUDA_TRY(cudaStreamWaitEvent(c->stream, c->ready, 0), "waiting for an event");
+    LS_CUDA_TRY(cudaEventRecord(c->free->begun, c->stream), "recording an event");
     *request = c->free;
     c->free = c->free->next;
     return LS_OK;
@@ -84,19 +85,24 @@ ls_status ls_nccl_test(ls_comm *comm, ls_comm_request *request, bool *done) {
     nccl_comm *c = (nccl_comm *)comm;
     ls_pump_all();
     *done = false;
-    const cudaError_t error = cudaEventQuery(request->done);
+    const cudaError_t error = ls_cuda_query(request->done);
     if (error == cudaErrorNotReady) {
         return ls_nccl_poll(c);
     }
-    ls_nccl_request_free(c, request);
     *done = error == cudaSuccess;
+    if (*done) {
+        ls_nccl_note_end(c, request);
+        ls_nccl_note_passed(c, request, 0.0f);
+    }
     return ls_cuda_check(error, "a collective", __FILE__, __LINE__);
 }
 
 ls_status ls_nccl_wait(ls_comm *comm, ls_comm_request *request) {
     nccl_comm *c = (nccl_comm *)comm;
+    LS_CUDA_TRY(cudaEventRecord(request->waits, c->cuda->compute), "recording an event");
     LS_CUDA_TRY(cudaStreamWaitEvent(c->cuda->compute, request->done, 0), "waiting for an event");
     request->next = NULL;
+    request->ended = false;
     *(c->last_waited ? &c->last_waited->next : &c->waited) = request;
     c->last_waited = request;
     return ls_nccl_poll(c);

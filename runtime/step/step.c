@@ -101,14 +101,15 @@ static ls_status sum_losses(work *w, double *total) {
     return LS_OK;
 }
 
-/* Of the axes along which the model itself communicates. */
-static void add_model_comm(const ls_comm_meter *before, ls_step_result *result) {
-    static const ls_comm_axis inside[] = {LS_COMM_TENSOR, LS_COMM_EXPERT, LS_COMM_CONTEXT};
+/* Of the axes along which the model itself communicates. Where the host only enqueues, its own
+ * times say nothing: the device's, which the meters have, are then those of all axes. */
+static void add_metered(const ls_comm_meter *before, bool enqueued, ls_step_result *result) {
     ls_comm_meter now[LS_COMM_AXIS_COUNT];
     ls_meters_read(now);
-    for (size_t i = 0; i < sizeof inside / sizeof inside[0]; i++) {
-        const ls_comm_axis a = inside[i];
-        result->comm_ns[a] = now[a].exposed_ns - before[a].exposed_ns;
+    for (int a = 0; a < LS_COMM_WORLD; a++) {
+        if (enqueued || (a != LS_COMM_DATA && a != LS_COMM_PIPELINE)) {
+            result->comm_ns[a] = now[a].exposed_ns - before[a].exposed_ns;
+        }
     }
 }
 
@@ -137,7 +138,7 @@ static ls_status run(work *w) {
     uint64_t tied_ns, other_ns = result->data_ns;
     result->comm_ns[LS_COMM_DATA] = ls_state_take_comm_ns(state, &tied_ns) + end_ns - sum_ns;
     result->comm_ns[LS_COMM_PIPELINE] = r->comm_ns + tied_ns;
-    add_model_comm(before, result);
+    add_metered(before, !r->options.dev->host_memory, result);
     for (int a = 0; a < LS_COMM_AXIS_COUNT; a++) {
         other_ns += result->comm_ns[a];
     }

@@ -52,7 +52,8 @@ typedef struct ls_step_result {
     uint64_t data_ns;    /* waiting for the loader */
     uint64_t compute_ns; /* forward and backward */
     /* Exposed communication; folding of gradients is the data axis's. Those inside the model
-     * (tensor, expert, context) are known of recorded communicators only, else part of compute. */
+     * (tensor, expert, context), and all on devices without host memory, where folding is compute,
+     * are known of recorded communicators only, else part of compute. */
     uint64_t comm_ns[LS_COMM_AXIS_COUNT];
 } ls_step_result;
 

@@ -22,6 +22,7 @@ struct emu_event {
     uint32_t time;
     emu_clock known;
     double at_s; /* when the record was executed */
+    bool untimed;
 };
 
 static struct emu_stream *streams[EMU_STREAMS_MAX];
@@ -199,9 +200,12 @@ static event_op *make_event_op(const char *name, cudaEvent_t event) {
 }
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned int flags) {
-    (void)flags;
     *event = calloc(1, sizeof **event);
-    return *event ? cudaSuccess : cudaErrorMemoryAllocation;
+    if (!*event) {
+        return cudaErrorMemoryAllocation;
+    }
+    (*event)->untimed = (flags & cudaEventDisableTiming) != 0;
+    return cudaSuccess;
 }
 
 cudaError_t cudaEventDestroy(cudaEvent_t event) {
@@ -260,7 +264,7 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event) {
 }
 
 cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t from, cudaEvent_t to) {
-    if (!from->stream || !to->stream) {
+    if (!from->stream || !to->stream || from->untimed || to->untimed) {
         return cudaErrorInvalidResourceHandle;
     }
     if (!reached(from) || !reached(to)) {

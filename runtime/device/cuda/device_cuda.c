@@ -24,12 +24,25 @@ bool ls_device_is_cuda(const ls_device *dev) {
     return dev->ops == &ls_cuda_ops;
 }
 
+cudaError_t ls_cuda_query(cudaEvent_t event) {
+    const cudaError_t error = cudaEventQuery(event);
+    if (error == cudaErrorNotReady) {
+        (void)cudaGetLastError();
+    }
+    return error;
+}
+
 ls_status ls_cuda_wait(ls_cuda_device *cuda, cudaEvent_t event) {
     cudaError_t error;
-    while ((error = cudaEventQuery(event)) == cudaErrorNotReady) {
+    bool waited = false;
+    while ((error = ls_cuda_query(event)) == cudaErrorNotReady) {
+        waited = true;
         if (cuda->idle) {
-            cuda->idle();
+            cuda->idle(false);
         }
+    }
+    if (waited && cuda->idle) {
+        cuda->idle(true);
     }
     return ls_cuda_check(error, "waiting for the device", __FILE__, __LINE__);
 }

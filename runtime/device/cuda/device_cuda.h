@@ -29,7 +29,7 @@ typedef struct ls_cuda_device {
     size_t scratch_capacity;
     double *sum; /* one number, on the device */
     ls_cuda_gemm *gemm;
-    void (*idle)(void);
+    void (*idle)(bool over); /* again and again while a wait lasts, and once after it */
 } ls_cuda_device;
 
 /* LS_OK for cudaSuccess; else LS_E_MEMORY or LS_E_DEVICE with CUDA's words and what was done. */
@@ -42,6 +42,8 @@ static inline ls_cuda_device *ls_cuda_of(ls_device *dev) {
 
 /* True for devices that ls_device_open_cuda made. */
 bool ls_device_is_cuda(const ls_device *dev);
+/* cudaEventQuery; that an event has not happened is no error for cudaGetLastError to find. */
+cudaError_t ls_cuda_query(cudaEvent_t event);
 /* Waits until an event has happened, polling. */
 ls_status ls_cuda_wait(ls_cuda_device *cuda, cudaEvent_t event);
 /* Device scratch of at least so many bytes, valid until the next call. */
