@@ -46,11 +46,13 @@ typedef struct ls_step_options {
 } ls_step_options;
 
 typedef struct ls_step_result {
-    double loss;         /* mean over the targets of the global batch */
-    double own_loss;     /* sum over the targets of this rank's micro-batches; differs by rank */
-    int64_t targets;     /* of the global batch */
-    uint64_t data_ns;    /* waiting for the loader */
-    uint64_t compute_ns; /* forward and backward */
+    double loss;      /* mean over the targets of the global batch */
+    double own_loss;  /* sum over the targets of this rank's micro-batches; differs by rank */
+    int64_t targets;  /* of the global batch */
+    uint64_t data_ns; /* waiting for the loader */
+    /* Forward and backward; where the host only enqueues, also what the device still had to do of
+     * the update before. */
+    uint64_t compute_ns;
     /* Exposed communication; folding of gradients is the data axis's. Those inside the model
      * (tensor, expert, context), and all on devices without host memory, where folding is compute,
      * are known of recorded communicators only, else part of compute. */
