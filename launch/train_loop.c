@@ -263,21 +263,18 @@ ls_status ls_train_loop(ls_train *train) {
     if (status == LS_OK || status == LS_E_STOPPED || status == LS_E_DIVERGED) { /* on all ranks */
         const ls_error error = *ls_error_last();
         ls_flight_mark(LS_FLIGHT_CHECKPOINT, -1);
-        const ls_status ended = ls_train_save_poll(train, true);
+        ls_status ended = ls_train_save_poll(train, true);
+        if (ended == LS_OK && status != LS_E_DIVERGED) {
+            ended = ls_train_memory_end(train);
+        }
         if (ended != LS_OK) {
             status = ended;
-        } else if (status != LS_OK) {
+        } else if (status != LS_OK) { /* what has gone well meanwhile is not how the run ended */
             ls_error_set(status, error.file, error.line, "%s", error.message);
+            status = ls_session_agree(&train->session, status);
         }
     }
     ls_flight_mark(LS_FLIGHT_END, -1);
-    if (status == LS_OK || status == LS_E_STOPPED) {
-        const ls_error error = *ls_error_last();
-        LS_TRY(ls_train_memory_end(train));
-        if (status != LS_OK) {
-            ls_error_set(status, error.file, error.line, "%s", error.message);
-        }
-    }
     ls_train_ledger_write(train);
     close_sinks(&s);
     return status;

@@ -98,11 +98,17 @@ static long test_scenario(const scenario *s, bool all) {
     CHECK_INT(fault_whole_check(), 2);
     long points = all || calls < s->points ? calls : s->points, killed = 0, kept = 0;
     for (long i = 0; i < points; i++) {
-        long n = i * calls / points;
-        if (!s->over) {
-            fault_step_remove(2);
+        bool was_killed = false;
+        long n = 0;
+        for (int tries = 0; tries < 4 && !was_killed; tries++) {
+            n = i * calls / points;
+            if (!s->over) {
+                fault_step_remove(2);
+            }
+            const long made = save_until(s, n, &other);
+            was_killed = made == n;
+            calls = was_killed ? calls : made; /* threads that wait make fewer calls some times */
         }
-        bool was_killed = save_until(s, n, &other) == n;
         killed += was_killed;
         others += was_killed && other;
         int64_t newest = fault_whole_check();
@@ -113,7 +119,7 @@ static long test_scenario(const scenario *s, bool all) {
             break;
         }
     }
-    CHECK(killed >= points * 9 / 10); /* threads do not make the same calls each time */
+    CHECK(killed >= points * 9 / 10);
     CHECK(s->over || kept > 0);
     CHECK(!s->way.background || others > killed / 2); /* the rest: reserving, starting, waiting */
     CHECK_OK(
