@@ -20,14 +20,34 @@ for dtype in bf16 fp16 int64; do
     bench --dtype "$dtype" --redop avg --minbytes 1000 -e 1000 --json
     grep -q '"wrong": 0' "$out" || { echo "$dtype:" && cat "$out" && exit 1; }
 done
+# Results that go past the caches, in blocks that are not whole lines.
+for operation in all_reduce all_gather reduce_scatter; do
+    bench -o "$operation" --backend shm --minbytes 40000024 -e 40000024 --json
+    if [ "$(grep -c '"wrong": 0' "$out")" != 3 ]; then
+        echo "$operation of 40 MB:" && cat "$out" && exit 1
+    fi
+done
 bench --overlap --minbytes 1000 -e 1000
 grep -q '^ *1000 .*%' "$out" || { echo "overlap:" && cat "$out" && exit 1; }
-profile=$(mktemp)
+profile=$(mktemp --suffix=.yaml)
 trap 'rm -f "$out" "$profile"' EXIT
-bench --profile "$profile"
+bench --profile "$profile" --json
+for line in '"measures": "links"' '"hosts": 1' '"ranks_per_host": 2' '"operation": "broadcast"'; do
+    grep -q "$line" "$out" || { echo "JSON without $line:" && cat "$out" && exit 1; }
+done
+for key in alpha_s beta_bytes_per_s; do # of each of six operations
+    [ "$(grep -c "\"$key\": [0-9]" "$out")" = 6 ] || { echo "no six $key:" && cat "$out" && exit 1; }
+done
 for line in 'link_gb_s: {value: [0-9.e+]*, source: measured' 'link_latency_us: {value' 'devices: {value: 2,' 'inside  shm    all_to_all'; do
     grep -q "$line" "$profile" || { echo "profile without $line:" && cat "$profile" && exit 1; }
 done
+# The planner reads the links together with what one machine does.
+sh "$here/../mpirun.sh" 2 "$LOCKSTEP" bench machine --threads 1 --repeat 1 --profile "$profile" >"$out" 2>&1 ||
+    { cat "$out" && exit 1; }
+grep -q 'link_latency_us' "$profile" || { echo "links are gone:" && cat "$profile" && exit 1; }
+precision=$(grep -q fp32_tflops "$profile" && echo fp32 || echo bf16)
+"$LOCKSTEP" plan -m gpt2-3m -c "$profile" -n 2 -p "$precision" --batch 8 --vocab 512 --json >"$out" 2>&1 || { cat "$out" && exit 1; }
+grep -q '"step_seconds": [0-9]' "$out" || { echo "no plan:" && cat "$out" && exit 1; }
 refuses() {
     status=0
     "$LOCKSTEP" bench collective "$@" >"$out" 2>&1 || status=$?

@@ -1,6 +1,6 @@
 /* Every operation of the MPI back end, and large ones in shared memory, each bitwise against what
  * the definition gives, with messages whole and cut into many chunks. LS_TEST_LARGE=1 adds
- * operations on 3 GB (up to 6 GB a rank). */
+ * operations on 3 GB (about 8 GB a rank). */
 #include "collectives/comm_choose.h"
 #include "collectives/comm_mpi.h"
 #include "tests/collectives/pattern.h"

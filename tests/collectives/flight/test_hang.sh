@@ -87,11 +87,11 @@ for backend in mpi shm; do
 done
 if [ "${LOCKSTEP_TEST_ALL:-}" ]; then
     for operation in $operations; do
-        for ranks in "mpi 2" "mpi 3" "shm 3" "hier 4"; do
+        for place in "mpi 2" "mpi 3" "shm 3" "hier 4"; do
             # shellcheck disable=SC2086
-            in_operation 3 in $ranks "$operation"
+            in_operation 3 in $place "$operation"
             # shellcheck disable=SC2086
-            in_operation 137 die-in $ranks "$operation"
+            in_operation 137 die-in $place "$operation"
         done
     done
 fi
