@@ -180,6 +180,7 @@ static void stale_measure(const char *root, ls_ckpt_stale *s) {
     }
     measure(path, 1, &s->bytes, &newest);
     if (ls_owner_read(owner, &who) == LS_OK) {
+        s->has_owner = true;
         s->state = ls_owner_look(&who);
         ls_owner_text(&who, s->owner, sizeof s->owner);
     }
@@ -223,7 +224,7 @@ ls_status ls_ckpt_stale_list(const char *root, ls_ckpt_stale **stale, size_t *co
     return LS_OK;
 }
 
-ls_status ls_ckpt_stale_sweep(const char *root) {
+ls_status ls_ckpt_stale_sweep(const char *root, bool locked) {
     ls_ckpt_stale *stale;
     size_t count;
     char path[4096];
@@ -235,7 +236,7 @@ ls_status ls_ckpt_stale_sweep(const char *root) {
     for (size_t i = 0; i < count && status == LS_OK; i++) {
         const ls_ckpt_stale *s = &stale[i];
         status = ls_path_join(path, sizeof path, root, s->name);
-        if (status == LS_OK && s->state == LS_OWNER_GONE) {
+        if (status == LS_OK && (s->state == LS_OWNER_GONE || (locked && !s->has_owner))) {
             ls_log_info("'%s' is removed: %s, who made it, is gone", path, s->owner);
             status = ls_dir_remove(path);
         } else if (status == LS_OK && s->state == LS_OWNER_UNKNOWN) {

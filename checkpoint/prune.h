@@ -38,6 +38,7 @@ typedef struct ls_ckpt_stale {
     char name[256];
     int64_t bytes;
     double age_s;         /* since anything in it was last changed */
+    bool has_owner;       /* it says who made it */
     ls_owner_state state; /* of whoever made it */
     char owner[320];      /* in words */
 } ls_ckpt_stale;
@@ -45,8 +46,10 @@ typedef struct ls_ckpt_stale {
 /* Caller frees *stale. */
 ls_status ls_ckpt_stale_list(const char *root, ls_ckpt_stale **stale, size_t *count);
 /* Removes those whose owner is provably gone, and says so; warns about those that nobody can tell
- * of. A root that is not there is fine. */
-ls_status ls_ckpt_stale_sweep(const char *root);
+ * of. locked: the caller holds the lock of the run, so that those which do not say who made them
+ * are of a job that died before its first rank had signed its save, and go too. A root that is not
+ * there is fine. */
+ls_status ls_ckpt_stale_sweep(const char *root, bool locked);
 
 /* Does HDF5 find filter 32015 without this program's help? HDF5_PLUGIN_PATH says where it looks.
  * Ask before anything of this room was used: afterwards the filter is there in any case. */

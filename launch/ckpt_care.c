@@ -98,7 +98,7 @@ static ls_status repair_all(examination *e) {
     int64_t *steps;
     size_t count;
     LS_TRY(ls_ckpt_list(e->root, &steps, &count));
-    ls_status status = ls_ckpt_stale_sweep(e->root);
+    ls_status status = ls_ckpt_stale_sweep(e->root, false);
     for (size_t i = 0; i < count && status == LS_OK; i++) {
         int files = 0;
         char *path = ls_text_format("%s/step-%08lld", e->root, (long long)steps[i]);

@@ -113,7 +113,7 @@ static ls_status lay_out(ls_train *train) {
  * Rank 0 only. */
 static ls_status own_run_dir(ls_train *train) {
     LS_TRY(ls_lock_take(&train->lock, train->run_dir));
-    return ls_ckpt_stale_sweep(train->ckpt_root);
+    return ls_ckpt_stale_sweep(train->ckpt_root, true);
 }
 
 /* Refuses a run directory that exists before any work is done, or that another job works in; it is

@@ -252,7 +252,7 @@ static void test_temporaries(void) {
     size_t count;
     char path[320];
     snprintf(path, sizeof path, "%s/checkpoints", root);
-    CHECK_OK(ls_ckpt_stale_sweep(path)); /* there is none yet */
+    CHECK_OK(ls_ckpt_stale_sweep(path, false)); /* there is none yet */
     pid_t child = child_start(&other);
     CHECK_OK(ls_owner_self(&self));
     elsewhere = self;
@@ -261,7 +261,7 @@ static void test_temporaries(void) {
     stale_make(".tmp-00000007-b", &self);
     stale_make(".tmp-00000007-c", &elsewhere);
     stale_make(".tmp-00000007-d", NULL);
-    CHECK_OK(ls_ckpt_stale_sweep(path));
+    CHECK_OK(ls_ckpt_stale_sweep(path, false));
     CHECK_OK(ls_ckpt_stale_list(path, &stale, &count));
     CHECK_INT(count, 4);
     CHECK_INT(stale[0].state, LS_OWNER_ALIVE);
@@ -272,10 +272,16 @@ static void test_temporaries(void) {
     free(stale);
     kill(child, SIGKILL);
     waitpid(child, NULL, 0);
-    CHECK_OK(ls_ckpt_stale_sweep(path));
+    CHECK_OK(ls_ckpt_stale_sweep(path, false));
     CHECK_OK(ls_ckpt_stale_list(path, &stale, &count));
     CHECK_INT(count, 3);
     CHECK_STR(stale[0].name, ".tmp-00000007-b");
+    CHECK(stale[1].has_owner && !stale[2].has_owner);
+    free(stale);
+    CHECK_OK(ls_ckpt_stale_sweep(path, true));
+    CHECK_OK(ls_ckpt_stale_list(path, &stale, &count));
+    CHECK_INT(count, 2); /* but for those of others */
+    CHECK_STR(stale[1].name, ".tmp-00000007-c");
     free(stale);
 }
 
