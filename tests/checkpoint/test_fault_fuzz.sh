@@ -36,12 +36,17 @@ if ! $cc $flags -o "$work/try" "$work/try.c" $libraries >"$work/log" 2>&1; then
 fi
 
 sources="$root/checkpoint/manifest_read.c $root/checkpoint/format.c $root/checkpoint/codec.c
-         $root/checkpoint/chunk.c $root/checkpoint/read.c $root/checkpoint/repair.c
+         $root/checkpoint/chunk.c $root/checkpoint/planes.c $root/checkpoint/read.c $root/checkpoint/repair.c
          $root/checkpoint/parity.c $root/checkpoint/verify.c $root/checkpoint/h5.c
          $root/checkpoint/h5_driver.c $root/checkpoint/h5_people.c $root/checkpoint/zstd_filter.c
          $root/checkpoint/manifest_write.c $root/runtime/base/log.c $root/runtime/mesh/layout.c
          $root/runtime/base/arena.c $root/runtime/base/dtype.c $root/runtime/base/file.c
-         $root/runtime/base/hash.c $root/runtime/base/status.c $root/runtime/base/text.c"
+         $root/runtime/base/cpu.c $root/runtime/base/hash.c $root/runtime/base/status.c $root/runtime/base/text.c"
+if [ "$(uname -m)" = x86_64 ]; then
+    # shellcheck disable=SC2086
+    $cc $flags -mavx2 -c -o "$work/planes_avx2.o" "$root/checkpoint/planes_avx2.c"
+    sources="$sources $work/planes_avx2.o"
+fi
 seconds=${LOCKSTEP_FUZZ_SECONDS:-20}
 for name in manifest reader; do
     # shellcheck disable=SC2086
