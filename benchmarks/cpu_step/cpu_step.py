@@ -121,7 +121,7 @@ class Bench:
               "checkpoint.at_end=false"], env=self.env)
         lines = (self.work / "runs" / name / "train.jsonl").read_text().splitlines()
         records = [json.loads(line) for line in lines[:self.o.steps]]
-        self.peak = max(r["memory_bytes"] for r in records)
+        self.peak = max(r["memory_bytes"]["peak"] for r in records)
         return [(r["loss"], r["seconds"]) for r in records]
 
     def rows(self, command):
