@@ -96,12 +96,6 @@ static void count_steps(ls_train *train) {
 static ls_status lay_out(ls_train *train) {
     ls_device *dev = train->session.dev;
     const ls_dtype dtype = ls_session_dtype(train->config.numerics.compute, dev);
-    if (train->config.parallel.expert != 1) {
-        return LS_FAIL(LS_E_UNSUPPORTED,
-                       "parallel.expert is %lld; experts are split over the tensor ranks: leave it "
-                       "1 and set parallel.tensor",
-                       (long long)train->config.parallel.expert);
-    }
     LS_TRY(ls_layout_init(&train->layout, &train->config, dev, dtype, &train->session.mesh));
     LS_TRY(ls_layout_plan(&train->layout, &train->planned));
     train->planned.saves += (size_t)train->session.threads * ls_ckpt_thread_bytes();

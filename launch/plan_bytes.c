@@ -33,6 +33,7 @@ int ls_plan_settings(const ls_plan_question *q, const ls_plan_answer *a, const l
         {"parallel.context", l->context},
         {"parallel.pipeline", l->pipeline},
         {"parallel.interleave", l->interleave},
+        {"parallel.expert", l->expert},
         {"parallel.shard", l->zero ? l->shard : 1},
         {"parallel.replicate", l->zero ? l->replicate : l->replicate * l->shard},
         {"parallel.zero", l->shard * l->context > 1 ? l->zero : 0},

@@ -10,12 +10,11 @@
 static ls_status check(const ls_plan_question *q, const ls_plan_answer *a, int *nodes) {
     const ls_plan_layout *l = &a->result.found[0].layout;
     const int each = (int)ls_cluster_value(&a->cluster, LS_FIG_NODE_DEVICES, 1.0);
-    if (!a->own_bytes || l->expert > 1 || q->precision > LS_PRECISION_BF16 ||
-        l->recompute == LS_REDO_ALTERNATE) {
+    if (!a->own_bytes || q->precision > LS_PRECISION_BF16 || l->recompute == LS_REDO_ALTERNATE) {
         char layout[200];
         return LS_FAIL(LS_E_UNSUPPORTED,
                        "`lockstep train` cannot run %s in %s with %s; keep to fp32 or bf16 and to "
-                       "--layout expert=1,recompute=none, selective or full, of a model in "
+                       "--layout recompute=none, selective or full, of a model in "
                        "`lockstep train --help`",
                        q->model.name, ls_precision_name(q->precision),
                        ls_plan_layout_text(l, layout, sizeof layout));

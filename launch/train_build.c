@@ -8,25 +8,56 @@
 #include <math.h>
 #include <stdlib.h>
 
+/* Groups of `size` ranks; on each the same `color`, another one in each group. */
+static ls_status split_by(ls_train *train, int color, int size, const char *name, ls_comm_axis axis,
+                          ls_comm **group) {
+    ls_comm *world = train->session.fabric;
+    *group = NULL;
+    if (size == 1) { /* on every rank */
+        return LS_OK;
+    }
+    LS_TRY(world->ops->split(world, color, group));
+    ls_comm_name_group(*group, name);
+    ls_comm_set_axis(*group, axis);
+    return LS_OK;
+}
+
 /* Ranks whose coordinates are equal except along `axes` (a bit for each). */
 static ls_status split(ls_train *train, unsigned axes, const char *name, ls_comm_axis axis,
                        ls_comm **group) {
     const ls_mesh *mesh = &train->session.mesh;
-    ls_comm *world = train->session.fabric;
     int first[LS_AXIS_COUNT], size = 1;
     for (int a = 0; a < LS_AXIS_COUNT; a++) {
         const bool varies = axes >> a & 1;
         first[a] = varies ? 0 : mesh->coord[a];
         size *= varies ? mesh->size[a] : 1;
     }
-    *group = NULL;
-    if (size == 1) { /* on every rank */
+    return split_by(train, ls_mesh_rank(mesh, first), size, name, axis, group);
+}
+
+/* Groups of neighbours in the data group, and those of equal places in them. A rank's number in the
+ * world is (stage * data ranks + data rank) * tensor ranks + tensor rank. */
+static ls_status make_expert_groups(ls_train *train) {
+    const ls_layout *l = &train->layout;
+    ls_groups *g = &train->groups;
+    const int tensor = l->mesh.size[LS_AXIS_TENSOR], t = l->mesh.coord[LS_AXIS_TENSOR];
+    const int data = ls_layout_data_size(l), own = ls_layout_data_rank(l), ranks = l->experts;
+    const int first = l->mesh.coord[LS_AXIS_PIPELINE] * data; /* of the stage */
+    const int copy = ls_layout_copy_size(l), wide = ranks * l->expert_shards;
+    if (ranks == 1) {
         return LS_OK;
     }
-    LS_TRY(world->ops->split(world, ls_mesh_rank(mesh, first), group));
-    ls_comm_name_group(*group, name);
-    ls_comm_set_axis(*group, axis);
-    return LS_OK;
+    LS_TRY(split_by(train, (first + own / ranks * ranks) * tensor, ranks * tensor, "expert",
+                    LS_COMM_EXPERT, &g->experts));
+    LS_TRY(split_by(train, (first + own % ranks) * tensor + t, data / ranks, "expert.data",
+                    LS_COMM_DATA, &g->expert_data));
+    if (!g->expert_data) {
+        LS_TRY(ls_comm_self_on(train->session.dev, &g->expert_data));
+    }
+    LS_TRY(split_by(train, (first + own / wide * wide + own % ranks) * tensor + t, l->expert_shards,
+                    "expert.shard", LS_COMM_DATA, &g->expert_shard));
+    return split_by(train, (first + own / copy * copy) * tensor + t, copy, "copy", LS_COMM_DATA,
+                    &g->copy);
 }
 
 static ls_status make_groups(ls_train *train) {
@@ -41,12 +72,14 @@ static ls_status make_groups(ls_train *train) {
     }
     LS_TRY(split(train, 1U << LS_AXIS_TENSOR, "tensor", LS_COMM_TENSOR, &g->tensor));
     LS_TRY(split(train, 1U << LS_AXIS_CONTEXT, "context", LS_COMM_CONTEXT, &g->context));
-    return split(train, 1U << LS_AXIS_PIPELINE, "pipeline", LS_COMM_PIPELINE, &g->pipeline);
+    LS_TRY(split(train, 1U << LS_AXIS_PIPELINE, "pipeline", LS_COMM_PIPELINE, &g->pipeline));
+    return make_expert_groups(train);
 }
 
 static ls_status make_state(ls_train *train) {
     ls_state_options options = ls_layout_state(&train->layout);
     options.data = train->groups.data;
+    options.expert_data = train->groups.expert_data;
     options.tied = ls_layout_has_twin(&train->layout) ? train->groups.pipeline : NULL;
     return ls_session_agree(&train->session, ls_state_create(&options, &train->state));
 }
@@ -69,6 +102,9 @@ static ls_status make_optim(ls_train *train) {
         ls_layout_optim(&train->layout, train->state, &options, &owned, &not_counted);
     if (status == LS_OK) {
         options.shard = train->groups.shard;
+        options.copy = train->groups.copy;
+        options.expert_shard = train->groups.expert_shard;
+        options.experts = train->groups.experts;
         options.tensor = train->groups.tensor;
         options.pipeline = train->groups.pipeline;
         status = ls_optim_create(&options, &train->optim);
@@ -139,7 +175,8 @@ void ls_train_release(ls_train *train) {
     free(train->models);
     ls_state_destroy(train->state);
     ls_groups *g = &train->groups;
-    ls_comm *const groups[] = {g->data, g->shard, g->tensor, g->context, g->pipeline};
+    ls_comm *const groups[] = {g->data,    g->shard,       g->tensor,       g->context, g->pipeline,
+                               g->experts, g->expert_data, g->expert_shard, g->copy};
     for (size_t i = 0; i < sizeof groups / sizeof *groups; i++) {
         if (groups[i]) {
             groups[i]->ops->destroy(groups[i]);

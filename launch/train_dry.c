@@ -13,17 +13,21 @@
 /* Bytes that a rank sends in a step, by the axis that they go over. */
 typedef struct wire {
     double gradients, parameters; /* replicate, shard and context together */
-    double tensor, context, pipeline;
+    double tensor, expert, context, pipeline;
 } wire;
 
-static int64_t elems_of(const ls_layout *l, const ls_model_part *part, int64_t *matrices) {
+/* Elements of a part, or of its experts apart. */
+static int64_t elems_of(const ls_layout *l, const ls_model_part *part, bool experts,
+                        int64_t *matrices) {
     ls_param *params = NULL;
     int count;
-    int64_t elems = 0;
+    int64_t flat, elems = 0;
     *matrices = 0;
-    if (ls_model_table_part(&l->config->model, part, &params, &count, &elems) == LS_OK) {
+    if (ls_model_table_part(&l->config->model, part, &params, &count, &flat) == LS_OK) {
         for (int i = 0; i < count; i++) {
-            *matrices += params[i].matrix ? params[i].elems : 0;
+            const int64_t own = params[i].expert == experts ? params[i].elems : 0;
+            elems += own;
+            *matrices += params[i].matrix ? own : 0;
         }
     }
     free(params);
@@ -33,19 +37,20 @@ static int64_t elems_of(const ls_layout *l, const ls_model_part *part, int64_t *
 /* Gradients: each rank sends the others what they add up (once, or with zero 2 and 3 for each
  * micro-batch), then the replicas of a shard gather it. Parameters: after an update, or with zero 3
  * before each forward and backward pass of a block. */
-static void add_data_wire(const ls_layout *l, const ls_model_part *part, wire *w) {
+static void add_data_wire(const ls_layout *l, const ls_model_part *part, bool experts, wire *w) {
     const int zero = (int)l->config->parallel.zero;
-    const int ranks = l->data_ranks * l->mesh.size[LS_AXIS_CONTEXT], replicas = ranks / l->shards;
+    const int ranks = ls_layout_data_size(l) / (experts ? l->experts : 1);
+    const int shards = experts ? l->expert_shards : l->shards, replicas = ranks / shards;
     int64_t matrices;
-    const int64_t elems = elems_of(l, part, &matrices);
+    const int64_t elems = elems_of(l, part, experts, &matrices);
     const double acc_bytes = (double)ls_dtype_bytes(l->dev->acc);
     const double grads = (double)elems * acc_bytes, exchanges = zero <= 1 ? 1 : l->rank_micros;
     w->gradients += exchanges * ls_wire_bytes(LS_COLL_REDUCE_SCATTER, ranks, grads) +
-                    ls_wire_bytes(LS_COLL_ALL_GATHER, replicas, grads / l->shards);
+                    ls_wire_bytes(LS_COLL_ALL_GATHER, replicas, grads / shards);
     const double params = (double)matrices * (double)ls_dtype_bytes(l->dtype) +
                           (double)(elems - matrices) * acc_bytes;
     const double gathers = zero == 0 ? 0 : zero <= 2 ? 1 : 2 * l->rank_micros;
-    w->parameters += gathers * ls_wire_bytes(LS_COLL_ALL_GATHER, l->shards, params);
+    w->parameters += gathers * ls_wire_bytes(LS_COLL_ALL_GATHER, shards, params);
 }
 
 static bool recomputes(const ls_layout *l, int layer) {
@@ -55,7 +60,8 @@ static bool recomputes(const ls_layout *l, int layer) {
 
 /* Activations of a micro-batch: with tensor ranks a sum over rows after attention and after the
  * MLP, forward and backward, and one for the embedding; sequence parallelism gathers and scatters
- * the same bytes. Around the context ranks go keys and values forward, with their gradients
+ * the same bytes. Rows go to their experts and back forward, their gradients backward, evenly
+ * spread over the ranks. Around the context ranks go keys and values forward, with their gradients
  * backward. */
 static void add_activation_wire(const ls_layout *l, const ls_model_part *part, wire *w) {
     const ls_config_model *m = &l->config->model;
@@ -64,6 +70,9 @@ static void add_activation_wire(const ls_layout *l, const ls_model_part *part, w
     const double rows = (double)(l->config->batch.micro * l->seq) / context;
     const double sum =
         ls_wire_bytes(LS_COLL_ALL_REDUCE, tensor, rows * (double)m->channels * elem_bytes);
+    const double sent = rows / tensor * (double)(m->experts > 0 ? m->experts_per_token : 0);
+    const double exchange = ls_wire_bytes(LS_COLL_ALL_TO_ALL, tensor * l->experts,
+                                          sent * (double)m->channels * elem_bytes);
     const double kv = rows * 2.0 * (double)(m->kv_heads * m->head_dim) / tensor * elem_bytes;
     const int end = part->first_block + part->block_count;
     for (int block = part->first_block; block < end; block++) {
@@ -73,6 +82,7 @@ static void add_activation_wire(const ls_layout *l, const ls_model_part *part, w
         w->tensor += (double)l->rank_micros * sum * (is_layer ? sums_again ? 6 : 4 : 1);
         if (is_layer) {
             w->context += (double)l->rank_micros * (context - 1) * kv * (again ? 4 : 3);
+            w->expert += (double)l->rank_micros * exchange * (sums_again ? 6 : 4);
         }
     }
 }
@@ -81,7 +91,8 @@ static wire wire_of(const ls_layout *l) {
     wire w = {0};
     const int ranks = l->mesh.size[LS_AXIS_PIPELINE], rank = l->mesh.coord[LS_AXIS_PIPELINE];
     for (int p = 0; p < l->part_count; p++) {
-        add_data_wire(l, &l->parts[p], &w);
+        add_data_wire(l, &l->parts[p], false, &w);
+        add_data_wire(l, &l->parts[p], true, &w);
         add_activation_wire(l, &l->parts[p], &w);
         const int stage = p * ranks + rank;
         w.pipeline += (double)l->rank_micros * (double)ls_layout_boundary_bytes(l) *
@@ -121,6 +132,15 @@ static void print_mesh(const ls_train *train, const ls_mesh *mesh) {
     }
     printf("; zero %lld%s\n", (long long)c->parallel.zero,
            c->parallel.sequence_parallel ? ", sequence parallel" : "");
+    if (c->model.experts > 0) {
+        printf(
+            "experts    %lld a layer over %d ranks = expert %d (of replicate x shard x context) x "
+            "tensor %d; %d ranks have the same ones%s\n",
+            (long long)c->model.experts, train->layout.experts * mesh->size[LS_AXIS_TENSOR],
+            train->layout.experts, mesh->size[LS_AXIS_TENSOR],
+            ls_layout_data_size(&train->layout) / train->layout.experts,
+            train->layout.expert_shards > 1 ? " and divide them" : "");
+    }
     printf("batch      %lld sequences x %lld tokens: %lld micro-batches of %lld on each of %d "
            "data-parallel ranks\n",
            (long long)train->layout.batch, (long long)train->layout.seq,
@@ -163,6 +183,7 @@ static void print_wire(const wire *w) {
     } rows[] = {{"data", "gradients (replicate, shard, context)", w->gradients},
                 {"shard", "parameters", w->parameters},
                 {"tensor", "activations", w->tensor},
+                {"expert", "rows to experts and back, if they are evenly chosen", w->expert},
                 {"context", "keys, values and their gradients", w->context},
                 {"pipeline", "activations between stages", w->pipeline}};
     printf("\nbytes sent in a step by the rank that sends most\n");
@@ -176,6 +197,7 @@ static void take_most(wire *most, const wire *w) {
     most->gradients = fmax(most->gradients, w->gradients);
     most->parameters = fmax(most->parameters, w->parameters);
     most->tensor = fmax(most->tensor, w->tensor);
+    most->expert = fmax(most->expert, w->expert);
     most->context = fmax(most->context, w->context);
     most->pipeline = fmax(most->pipeline, w->pipeline);
 }

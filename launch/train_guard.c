@@ -109,7 +109,9 @@ static ls_status own_vote(const ls_train *train, ls_guard_vote *out) {
     const ls_param *params = ls_state_params(train->state, &count);
     const ls_owned *owned = ls_state_owned(train->state, &owned_count);
     const ls_mesh *mesh = &train->session.mesh;
-    const int32_t coords[2] = {mesh->coord[LS_AXIS_TENSOR], mesh->coord[LS_AXIS_PIPELINE]};
+    const ls_layout *l = &train->layout;
+    const int32_t coords[3] = {mesh->coord[LS_AXIS_TENSOR], mesh->coord[LS_AXIS_PIPELINE],
+                               ls_layout_data_rank(l) % l->experts};
     ls_guard_vote vote = {.group = XXH3_64bits(coords, sizeof coords)};
     for (int i = 0; i < owned_count; i++) {
         vote.group = XXH3_64bits_withSeed(&owned[i].range, sizeof owned[i].range, vote.group);

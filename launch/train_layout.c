@@ -2,8 +2,16 @@
 
 #include "runtime/base/arena.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+int ls_layout_data_rank(const ls_layout *l) {
+    const int *coord = l->mesh.coord, *size = l->mesh.size;
+    return (coord[LS_AXIS_REPLICATE] * size[LS_AXIS_SHARD] + coord[LS_AXIS_SHARD]) *
+               size[LS_AXIS_CONTEXT] +
+           coord[LS_AXIS_CONTEXT];
+}
 
 /* Layers in equal runs over the stages; the first has the embedding too, the last the head. */
 static ls_model_part part_of_stage(const ls_layout *l, int stage) {
@@ -14,6 +22,8 @@ static ls_model_part part_of_stage(const ls_layout *l, int stage) {
     const int end = stage == l->stages - 1 ? (int)layers + 2 : (int)to + 1;
     return (ls_model_part){.tensor_rank = l->mesh.coord[LS_AXIS_TENSOR],
                            .tensor_ranks = l->mesh.size[LS_AXIS_TENSOR],
+                           .expert_rank = ls_layout_data_rank(l) % l->experts,
+                           .expert_ranks = l->experts,
                            .first_block = first,
                            .block_count = end - first};
 }
@@ -35,6 +45,38 @@ static ls_status divide_batch(ls_layout *l) {
                    (long long)l->batch, (long long)batch->micro, l->data_ranks,
                    below > 0 ? "" : "(none below) ", (long long)(below > 0 ? below : above),
                    below > 0 ? " and " : ", then ", (long long)(below > 0 ? above : above + unit));
+}
+
+static bool experts_divide(const ls_layout *l, int64_t ranks) {
+    return ls_layout_data_size(l) % ranks == 0 &&
+           (l->shards % ranks == 0 || ranks % l->shards == 0) &&
+           ranks * l->mesh.size[LS_AXIS_TENSOR] <= l->config->model.experts;
+}
+
+static ls_status divide_experts(ls_layout *l) {
+    const int64_t ranks = l->config->parallel.expert, experts = l->config->model.experts;
+    int64_t below = ranks - 1, above = ranks + 1;
+    if (ranks == 1 || experts_divide(l, ranks)) {
+        l->experts = (int)ranks;
+        l->expert_shards = ranks < l->shards ? l->shards / (int)ranks : 1;
+        return LS_OK;
+    }
+    while (below > 1 && !experts_divide(l, below)) {
+        below--;
+    }
+    while (above <= experts && !experts_divide(l, above)) {
+        above++;
+    }
+    char higher[32] = "";
+    if (above <= experts) {
+        snprintf(higher, sizeof higher, " or %lld", (long long)above);
+    }
+    return LS_FAIL(LS_E_CONFIG,
+                   "parallel.expert is %lld; it must divide the %d ranks of replicate x shard x "
+                   "context, divide the %d of them that share a copy or be a multiple, and with "
+                   "%d tensor ranks have at least one of the %lld experts each: use %lld%s",
+                   (long long)ranks, ls_layout_data_size(l), l->shards,
+                   l->mesh.size[LS_AXIS_TENSOR], (long long)experts, (long long)below, higher);
 }
 
 static ls_status divide_model(ls_layout *l) {
@@ -65,6 +107,7 @@ ls_status ls_layout_init(ls_layout *l, const ls_config *config, ls_device *dev, 
     l->shards =
         config->parallel.zero > 0 ? mesh->size[LS_AXIS_SHARD] * mesh->size[LS_AXIS_CONTEXT] : 1;
     LS_TRY(divide_batch(l));
+    LS_TRY(divide_experts(l));
     return divide_model(l);
 }
 
@@ -87,6 +130,7 @@ ls_model_options ls_layout_model(const ls_layout *l, int part, const ls_groups *
                               .part = l->parts[part],
                               .tensor = groups ? groups->tensor : NULL,
                               .context = groups ? groups->context : NULL,
+                              .experts = groups ? groups->experts : NULL,
                               .context_rank = l->mesh.coord[LS_AXIS_CONTEXT],
                               .context_ranks = l->mesh.size[LS_AXIS_CONTEXT],
                               .sequence_parallel = l->config->parallel.sequence_parallel,
@@ -108,14 +152,15 @@ ls_state_options ls_layout_state(const ls_layout *l) {
                                                : LS_REDUCTION_FAST,
                               .rank_micros = l->rank_micros,
                               .bucket_bytes = (int64_t)(numerics->bucket_mib * 1048576.0),
-                              .shards = l->shards};
+                              .shards = l->shards,
+                              .expert_shards = l->expert_shards};
 }
 
 ls_runner_options ls_layout_runner(const ls_layout *l) {
     return (ls_runner_options){.dev = l->dev,
                                .parts = l->part_count,
                                .context_ranks = l->mesh.size[LS_AXIS_CONTEXT],
-                               .gathers = l->config->parallel.zero == 3,
+                               .gathers = l->config->parallel.zero == 3 || l->experts > 1,
                                .micros = l->rank_micros,
                                .boundary_bytes = ls_layout_boundary_bytes(l)};
 }
@@ -150,8 +195,11 @@ bool ls_layout_has_twin(const ls_layout *l) {
     return l->config->model.tied && l->mesh.size[LS_AXIS_PIPELINE] > 1;
 }
 
-/* Runs of a row that a lower tensor rank, or another stage, holds and counts too. */
-static ls_status add_not_counted(const ls_param *row, ls_optim_range **ranges, int *count) {
+/* Runs of a row that a lower tensor rank, another stage, or (of what is not an expert's) a lower
+ * rank of the same copy of the model holds and counts too. */
+static ls_status add_not_counted(const ls_layout *l, const ls_param *row, ls_optim_range **ranges,
+                                 int *count) {
+    const bool repeated = ls_layout_data_rank(l) % ls_layout_copy_size(l) >= l->shards;
     ls_piece pieces[LS_MAX_GROUPS];
     const int n = ls_param_pieces(row, pieces), axis = row->tp_axis < 0 ? 0 : row->tp_axis;
     int64_t outer = 1, inner = 1;
@@ -160,7 +208,7 @@ static ls_status add_not_counted(const ls_param *row, ls_optim_range **ranges, i
         inner *= d > axis ? row->local_dims[d] : 1;
     }
     for (int i = 0; i < n; i++) {
-        if (pieces[i].first && !row->copied) {
+        if (pieces[i].first && !row->copied && (row->expert || !repeated)) {
             continue;
         }
         const ls_box *local = &pieces[i].local;
@@ -198,7 +246,7 @@ ls_status ls_layout_optim(const ls_layout *l, const ls_state *state, ls_optim_op
                                        .local_offset = own[i].place};
     }
     for (int i = 0; i < row_count; i++) {
-        LS_TRY(add_not_counted(&rows[i], not_counted, &skip_count));
+        LS_TRY(add_not_counted(l, &rows[i], not_counted, &skip_count));
     }
     if (skip_count > 0) {
         qsort(*not_counted, (size_t)skip_count, sizeof **not_counted, compare_ranges);
@@ -241,7 +289,8 @@ static size_t snapshot_bytes(const ls_layout *l, const ls_state *state, const ls
     int owned_count, row_count;
     const ls_owned *own = ls_state_owned(state, &owned_count);
     const ls_param *rows = ls_state_params(state, &row_count);
-    int64_t elems = 0;
+    const int data = ls_layout_data_size(l);
+    int64_t elems[2] = {0}; /* and of experts apart */
     for (int i = 0; i < row_count; i++) {
         int copies = 1;
         for (int s = 0; s < ls_optim_state_count(optim); s++) {
@@ -249,11 +298,12 @@ static size_t snapshot_bytes(const ls_layout *l, const ls_state *state, const ls
         }
         const ls_range row = {rows[i].offset, rows[i].copied ? 0 : rows[i].elems};
         for (int o = 0; o < owned_count; o++) {
-            elems += copies * ls_range_common(row, own[o].range).elems;
+            elems[rows[i].expert] += copies * ls_range_common(row, own[o].range).elems;
         }
     }
-    const int ranks = l->data_ranks * l->mesh.size[LS_AXIS_CONTEXT];
-    return (size_t)elems * ls_dtype_bytes(l->dev->acc) / (size_t)(ranks / l->shards);
+    const int64_t shares =
+        elems[0] / (data / l->shards) + elems[1] / (data / l->experts / l->expert_shards);
+    return (size_t)shares * ls_dtype_bytes(l->dev->acc);
 }
 
 static ls_status plan_optim(const ls_layout *l, const ls_state *state, ls_layout_bytes *bytes) {
@@ -269,6 +319,7 @@ static ls_status plan_optim(const ls_layout *l, const ls_state *state, ls_layout
     ls_status status = ls_layout_optim(l, state, &options, &owned, &not_counted);
     options.dev = &dev;
     options.planned_shards = l->shards;
+    options.planned_expert_shards = l->expert_shards;
     if (status == LS_OK) {
         status = ls_optim_create(&options, &optim);
     }
@@ -285,12 +336,12 @@ static ls_status plan_optim(const ls_layout *l, const ls_state *state, ls_layout
 
 ls_status ls_layout_plan(const ls_layout *l, ls_layout_bytes *bytes) {
     *bytes = (ls_layout_bytes){0};
-    ls_comm data = {.rank = (l->mesh.coord[LS_AXIS_REPLICATE] * l->mesh.size[LS_AXIS_SHARD] +
-                             l->mesh.coord[LS_AXIS_SHARD]) *
-                                l->mesh.size[LS_AXIS_CONTEXT] +
-                            l->mesh.coord[LS_AXIS_CONTEXT],
-                    .size = l->data_ranks * l->mesh.size[LS_AXIS_CONTEXT],
+    ls_comm data = {.rank = ls_layout_data_rank(l),
+                    .size = ls_layout_data_size(l),
                     .on_device = !l->dev->host_memory};
+    ls_comm expert_data = {.rank = data.rank / l->experts,
+                           .size = data.size / l->experts,
+                           .on_device = data.on_device};
     ls_comm pipeline = {.rank = l->mesh.coord[LS_AXIS_PIPELINE],
                         .size = l->mesh.size[LS_AXIS_PIPELINE]};
     ls_runner_options runner = ls_layout_runner(l);
@@ -303,6 +354,7 @@ ls_status ls_layout_plan(const ls_layout *l, ls_layout_bytes *bytes) {
     }
     ls_state_options state_options = ls_layout_state(l);
     state_options.data = &data;
+    state_options.expert_data = l->experts > 1 ? &expert_data : NULL;
     state_options.tied = ls_layout_has_twin(l) ? &pipeline : NULL;
     ls_state *state;
     LS_TRY(ls_state_plan(&state_options, &bytes->state, &state));

@@ -16,6 +16,10 @@ typedef struct ls_layout {
     int64_t seq, batch, rank_micros;
     int shards;     /* ranks that divide the training state */
     int data_ranks; /* replicate x shard: that divide the batch */
+    /* Neighbours among the ranks of replicate, shard and context split the experts: groups of
+     * `experts` ranks, which lie inside the groups of `shards` or consist of whole ones. The ranks
+     * with the same experts divide them among expert_shards. */
+    int experts, expert_shards;
     int part_count; /* of the model, on this rank */
     int stages;     /* of the pipeline, of all ranks */
     ls_model_part *parts;
@@ -27,6 +31,10 @@ typedef struct ls_groups {
     ls_comm *data;  /* replicate, shard, context; never NULL */
     ls_comm *shard; /* shard, context: divide the state; NULL with zero 0 */
     ls_comm *tensor, *context, *pipeline;
+    ls_comm *experts;      /* expert x tensor ranks: split the experts; NULL without expert ranks */
+    ls_comm *expert_data;  /* data ranks with the same experts; NULL without expert ranks */
+    ls_comm *expert_shard; /* of them those that divide their state; NULL also with zero 0 */
+    ls_comm *copy; /* data ranks that together hold one copy of the model; NULL: as `shard` */
 } ls_groups;
 
 /* LS_E_CONFIG for sizes that do not fit together, naming the nearest that do. No memory but tables
@@ -34,6 +42,16 @@ typedef struct ls_groups {
 ls_status ls_layout_init(ls_layout *layout, const ls_config *config, ls_device *dev, ls_dtype dtype,
                          const ls_mesh *mesh);
 void ls_layout_release(ls_layout *layout);
+
+/* Ranks of replicate, shard and context together, and which of them this one is. */
+static inline int ls_layout_data_size(const ls_layout *l) {
+    return l->data_ranks * l->mesh.size[LS_AXIS_CONTEXT];
+}
+int ls_layout_data_rank(const ls_layout *layout);
+/* Data ranks that together hold one copy of the model. */
+static inline int ls_layout_copy_size(const ls_layout *l) {
+    return l->experts > l->shards ? l->experts : l->shards;
+}
 
 /* Of part `part`; with groups (NULL: to plan) its communicators. */
 ls_model_options ls_layout_model(const ls_layout *layout, int part, const ls_groups *groups);

@@ -15,6 +15,7 @@
 struct ls_piece_place {
     char *memory, *begin;
     ls_box run, local;
+    bool expert; /* see ls_param */
     void *own;
 };
 
@@ -101,7 +102,8 @@ static ls_status add(const listing *l, const ls_param *row, const char *name, co
     const size_t elem_bytes = ls_dtype_bytes(acc);
     LS_TRY(make_room(p));
     struct ls_piece_place *place = &p->places[p->count];
-    *place = (struct ls_piece_place){.memory = memory, .run = *run, .local = *local};
+    *place = (struct ls_piece_place){
+        .memory = memory, .run = *run, .local = *local, .expert = row->expert};
     if (is_dense(local, run)) {
         int64_t at = 0;
         for (int d = 0; d < local->ndim; d++) {
@@ -155,11 +157,12 @@ static ls_status add_range(const listing *l, const ls_param *row, const char *na
     return LS_OK;
 }
 
-/* A state that is a vector (Adafactor's) is whole on all shards: the first one saves it. */
+/* A state that is a vector (Adafactor's) is equal on all shards: the first one saves it. Tensor
+ * ranks have parts of it unless they split the dimension that it lacks. */
 static ls_status add_vector(const listing *l, int index, const ls_param *row, const char *name,
                             int state) {
     const ls_train *train = l->train;
-    const ls_comm *shard = train->groups.shard;
+    const ls_comm *shard = row->expert ? train->groups.expert_shard : train->groups.shard;
     const ls_optim_shape shape = ls_optim_state_shape(train->optim, state, index);
     if (shape == LS_STATE_NONE || (l->to_save && shard && shard->rank > 0)) {
         return LS_OK;
@@ -167,15 +170,15 @@ static ls_status add_vector(const listing *l, int index, const ls_param *row, co
     ls_param vector = *row;
     vector.ndim--;
     const int left_out = shape == LS_STATE_ROWS ? vector.ndim : vector.ndim - 1;
-    for (int d = left_out; d < vector.ndim; d++) {
-        vector.dims[d] = vector.local_dims[d] = row->dims[d + 1];
+    int64_t elems = 1;
+    for (int d = 0; d < vector.ndim; d++) {
+        vector.dims[d] = row->dims[d + (d >= left_out)];
+        vector.local_dims[d] = row->local_dims[d + (d >= left_out)];
+        elems *= vector.local_dims[d];
     }
+    vector.tp_axis = row->tp_axis == left_out ? -1 : row->tp_axis - (row->tp_axis > left_out);
     vector.valid_rows = left_out == 0 ? vector.dims[0] : row->valid_rows;
-    ls_box real = ls_box_whole(vector.ndim, vector.dims);
-    const ls_box run = real;
-    real.extent[0] = vector.valid_rows;
-    return add(l, &vector, name, &run, ls_optim_state_vector(train->optim, state, index), &real,
-               &real);
+    return add_range(l, &vector, name, 0, elems, ls_optim_state_vector(train->optim, state, index));
 }
 
 /* state -1: masters. */
@@ -210,21 +213,38 @@ static ls_status add_row(const listing *l, int index, const ls_param *row, int s
     return LS_OK;
 }
 
+/* What of the pieces of experts (or of the others) this one of the replicas is to write. parts:
+ * scratch. */
+static void assign_share(const ls_train *train, const ls_pieces *p, bool experts,
+                         ls_ckpt_tensor *parts, ls_box *boxes) {
+    const ls_layout *l = &train->layout;
+    const int groups = experts ? l->experts : 1, shards = experts ? l->expert_shards : l->shards;
+    const int rank = ls_layout_data_rank(l) / groups, ranks = ls_layout_data_size(l) / groups;
+    int count = 0;
+    for (int i = 0; i < p->count; i++) {
+        if (p->places[i].expert == experts) {
+            parts[count] = p->tensors[i];
+            memcpy(parts[count++].dims, p->tensors[i].box.extent, sizeof parts->dims);
+        }
+    }
+    ls_box *found = boxes + p->count;
+    ls_ckpt_assign(parts, count, rank / shards, ranks / shards, found);
+    for (int i = 0; i < p->count; i++) {
+        if (p->places[i].expert == experts) {
+            boxes[i] = *found++;
+        }
+    }
+}
+
 /* Replicas hold the same: each keeps of the list what it is to write. */
 static ls_status keep_own_share(const ls_train *train, ls_pieces *p) {
-    const ls_comm *data = train->groups.data;
-    const int shards = train->layout.shards;
     ls_ckpt_tensor *parts = NULL;
     ls_box *boxes = NULL;
     LS_TRY(ls_calloc((size_t)p->count + 1, sizeof *parts, &parts));
-    ls_status status = ls_calloc((size_t)p->count + 1, sizeof *boxes, &boxes);
-    for (int i = 0; i < p->count; i++) {
-        parts[i] = p->tensors[i];
-        memcpy(parts[i].dims, p->tensors[i].box.extent, sizeof parts[i].dims);
-    }
+    ls_status status = ls_calloc(2 * (size_t)p->count + 1, sizeof *boxes, &boxes);
     int kept = 0;
-    if (status == LS_OK) {
-        ls_ckpt_assign(parts, p->count, data->rank / shards, data->size / shards, boxes);
+    for (int experts = 0; status == LS_OK && experts < 2; experts++) {
+        assign_share(train, p, experts, parts, boxes);
     }
     for (int i = 0; status == LS_OK && i < p->count; i++) {
         if (ls_box_elems(&boxes[i]) == 0) {

@@ -53,7 +53,7 @@ static ls_status cost_of(const ls_config *config, ls_dtype dtype, const int size
         .replicate = size[LS_AXIS_REPLICATE],
         .pipeline = size[LS_AXIS_PIPELINE],
         .interleave = (int)p->interleave,
-        .expert = 1,
+        .expert = (int)p->expert,
         .micro = (int)config->batch.micro,
         .zero = (int)p->zero,
         .recompute = config->recompute.mode == LS_RECOMPUTE_FULL        ? LS_REDO_FULL

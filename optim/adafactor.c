@@ -1,12 +1,15 @@
 /* Adafactor; the formulas are in device.h. What belongs to a whole parameter (sums of rows and
- * columns, sizes of the parameter and of its update) is added over the ranks of shard: seven
- * all-reduces a step, of which one is larger than a few numbers for each parameter. */
+ * columns, sizes of the parameter and of its update) is added over the ranks that have parts of it:
+ * those of shard, then those of tensor (of experts apart: expert_shard, then experts). Of a matrix
+ * whose rows tensor ranks split, each has the sums of its rows, and those of columns are added; of
+ * one whose columns are split it is the other way round. */
 #include "optim/exact_sum.h"
 #include "optim/optim_internal.h"
 #include "runtime/base/arena.h"
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #define LEAST_SIZE 1e-3 /* of a parameter that updates are relative to (epsilon_2) */
 #define LEAST_MEAN 1e-30
@@ -24,12 +27,15 @@ typedef struct total {
 
 typedef struct adafactor {
     double *sums, *host_sums; /* device, host: pairs for rows of all matrices, then columns, in the
-                                 order of the states */
+                                 order of the states; on the device a last row for columns of what
+                                 another tensor rank counts */
     void *host_states;        /* acc: those */
     int64_t row_elems, elems;
-    double **factors; /* [param_count] of `count` matrices: 1 / mean of row states */
-    double *pieces;   /* sums of squares on the grid, in order of runs and matrices */
-    int64_t *ends;    /* [run_count]: behind the last piece of a run */
+    double *shared;    /* pairs that are added over tensor ranks */
+    double *row_means; /* [param_count], of those with one matrix */
+    double **factors;  /* [param_count] of `count` matrices: 1 / mean of row states */
+    double *pieces;    /* sums of squares on the grid, in order of runs and matrices */
+    int64_t *ends;     /* [run_count]: behind the last piece of a run */
     int64_t piece_count;
     double (*splits)[2]; /* [param_count] */
     total grads, params, updates;
@@ -65,14 +71,35 @@ static int64_t most_pieces(const ls_optim *optim) {
     for (int i = 0; i < optim->run_count; i++) {
         const ls_optim_run *run = &optim->runs[i];
         const ls_matrices m = matrices_of(&optim->options.params[run->param]);
-        count += run->elems / LS_SQUARES_ELEMS + 2 + 2 * (run->elems / (m.rows * m.cols) + 2);
+        count += run->elems / LS_SQUARES_ELEMS + 2 + 2 * (run->elems / (m.rows * m.cols) + 2) +
+                 4 * LS_MAX_GROUPS;
     }
     return count;
+}
+
+/* The state of which tensor ranks have different parts to add up; -1: none. */
+static int shared_state(const ls_param *param) {
+    if (param->tp_ranks <= 1 || param->ndim < 2 || param->tp_axis < param->ndim - 2) {
+        return -1;
+    }
+    return param->tp_axis == param->ndim - 2 ? COLS : ROWS;
+}
+
+static int64_t shared_elems(const ls_param *param) {
+    const ls_matrices m = ls_matrices_of(param);
+    const int state = shared_state(param);
+    return state < 0 ? 0 : m.count * (state == ROWS ? m.rows : m.cols);
 }
 
 static ls_status take_host(ls_optim *optim, adafactor *own) {
     const ls_optim_options *o = &optim->options;
     const size_t count = (size_t)o->param_count;
+    int64_t shared = 0;
+    for (int i = 0; i < o->param_count; i++) {
+        shared += shared_elems(&o->params[i]);
+    }
+    LS_TRY(ls_calloc((size_t)shared + 1, 2 * sizeof *own->shared, &own->shared));
+    LS_TRY(ls_calloc(count, sizeof *own->row_means, &own->row_means));
     LS_TRY(ls_calloc((size_t)most_pieces(optim), sizeof *own->pieces, &own->pieces));
     LS_TRY(ls_calloc((size_t)optim->run_count, sizeof *own->ends, &own->ends));
     LS_TRY(ls_calloc((size_t)own->elems, 2 * sizeof *own->host_sums, &own->host_sums));
@@ -92,18 +119,20 @@ static ls_status prepare(ls_optim *optim) {
     own->row_elems = optim->state_elems[ROWS];
     own->elems = own->row_elems + optim->state_elems[COLS];
     LS_TRY(take_host(optim, own));
+    int64_t most_cols = 0;
     for (int i = 0; i < o->param_count; i++) {
         const ls_param *param = &o->params[i];
-        if (param->ndim >= 2 && param->tp_axis >= 0 && param->tp_ranks > 1) {
+        const ls_matrices m = ls_matrices_of(param);
+        if (param->ndim > 2 && shared_state(param) >= 0) {
             return LS_FAIL(LS_E_UNSUPPORTED,
-                           "optim.name is adafactor, and '%s' is split over %d tensor or expert "
-                           "ranks; use adamw or lion, or parallel.tensor=1",
+                           "optim.name is adafactor, and the matrices of '%s' are split over %d "
+                           "ranks; use adamw or lion, or fewer ranks along that axis",
                            param->name, param->tp_ranks);
         }
-        LS_TRY(ls_calloc((size_t)ls_matrices_of(param).count, sizeof **own->factors,
-                         &own->factors[i]));
+        most_cols = shared_state(param) == COLS && m.cols > most_cols ? m.cols : most_cols;
+        LS_TRY(ls_calloc((size_t)m.count, sizeof **own->factors, &own->factors[i]));
     }
-    optim->own_bytes = 2 * (size_t)own->elems * sizeof *own->sums;
+    optim->own_bytes = 2 * (size_t)(own->elems + most_cols) * sizeof *own->sums;
     void *sums = NULL;
     LS_TRY(o->dev->ops->alloc(o->dev, optim->own_bytes, &sums));
     own->sums = sums;
@@ -124,6 +153,8 @@ static void release(ls_optim *optim) {
     free_total(&own->updates);
     free(own->host_sums);
     free(own->host_states);
+    free(own->shared);
+    free(own->row_means);
     free(own->splits);
     free(own->factors);
     free(own->pieces);
@@ -137,10 +168,33 @@ static int64_t entry_of(const ls_optim *optim, int state, int param) {
     return state == COLS ? ((const adafactor *)optim->own)->row_elems + at : at;
 }
 
-typedef ls_status (*part_fn)(ls_optim *optim, const ls_optim_run *run, const ls_adafactor *op);
+/* Does this tensor rank count an element of its part of a parameter, or a lower one that has it
+ * too? *end: up to where that holds, at most. */
+static bool is_counted(const ls_param *param, int64_t elem, int64_t *end) {
+    ls_piece pieces[LS_MAX_GROUPS];
+    const int count = ls_param_pieces(param, pieces),
+              axis = param->tp_axis < 0 ? 0 : param->tp_axis;
+    int64_t inner = 1;
+    for (int d = axis + 1; d < param->ndim; d++) {
+        inner *= param->local_dims[d];
+    }
+    for (int i = 0; i < count; i++) {
+        const int64_t from = pieces[i].local.start[axis] * inner;
+        const int64_t to = from + pieces[i].local.extent[axis] * inner;
+        if (!pieces[i].first && from <= elem && elem < to) {
+            *end = to < *end ? to : *end;
+            return false;
+        }
+        *end = !pieces[i].first && from > elem && from < *end ? from : *end;
+    }
+    return true;
+}
 
-/* Calls fn for each matrix that a run lies in, or once for a vector, with gradients, factors,
- * parameters and copies filled in on top of `common`. */
+typedef ls_status (*part_fn)(ls_optim *optim, const ls_optim_run *run, const ls_adafactor *op,
+                             bool counted);
+
+/* Calls fn for each matrix that a run lies in, or for a vector, cut where what is counted begins or
+ * ends, with gradients, factors, parameters and copies filled in on top of `common`. */
 static ls_status each_part(ls_optim *optim, const ls_optim_pass *pass, const ls_optim_run *run,
                            ls_adafactor common, part_fn fn) {
     const ls_optim_options *o = &optim->options;
@@ -151,9 +205,10 @@ static ls_status each_part(ls_optim *optim, const ls_optim_pass *pass, const ls_
     const ls_matrices m = matrices_of(param);
     const int64_t first = run->flat_offset - param->offset, size = m.rows * m.cols;
     const int64_t grid = run->flat_offset - ls_optim_block_start(o, run->flat_offset);
-    for (int64_t i = first / size; i * size < first + run->elems; i++) {
-        int64_t begin = i * size > first ? i * size : first;
-        int64_t end = (i + 1) * size < first + run->elems ? (i + 1) * size : first + run->elems;
+    for (int64_t begin = first, end; begin < first + run->elems; begin = end) {
+        const int64_t i = begin / size;
+        end = (i + 1) * size < first + run->elems ? (i + 1) * size : first + run->elems;
+        const bool counted = is_counted(param, begin, &end);
         ls_adafactor op = common;
         op.first = matrix ? begin - i * size : 0;
         op.n = end - begin;
@@ -174,16 +229,63 @@ static ls_status each_part(ls_optim *optim, const ls_optim_pass *pass, const ls_
         op.p = ls_run_masters(optim, run, begin - first);
         op.copy_dtype = o->copy_dtype;
         op.copy = ls_run_copies(optim, run, begin - first);
-        LS_TRY(fn(optim, run, &op));
+        LS_TRY(fn(optim, run, &op, counted));
     }
     return LS_OK;
 }
 
-static ls_status over_shards(const ls_optim *optim, void *values, int64_t count, ls_dtype dtype,
-                             ls_reduce op) {
-    ls_comm *shard = optim->options.shard;
-    return shard && shard->size > 1 ? shard->ops->all_reduce(shard, values, count, dtype, op)
-                                    : LS_OK;
+static int first_expert(const ls_optim_options *o) {
+    int first = 0;
+    while (first < o->param_count && !o->params[first].expert) {
+        first++;
+    }
+    return first;
+}
+
+static ls_status over(ls_comm *group, void *values, int64_t count, ls_dtype dtype, ls_reduce op) {
+    return group && group->size > 1 && count > 0
+               ? group->ops->all_reduce(group, values, count, dtype, op)
+               : LS_OK;
+}
+
+/* `each` values for each parameter, over all ranks that have parts of it. */
+static ls_status over_parts(const ls_optim *optim, void *values, int64_t each, ls_dtype dtype,
+                            ls_reduce op) {
+    const ls_optim_options *o = &optim->options;
+    const int64_t first = first_expert(o) * each, rest = o->param_count * each - first;
+    void *experts = ls_elem_at(values, first, dtype);
+    LS_TRY(over(o->shard, values, first, dtype, op));
+    LS_TRY(over(o->tensor, values, first, dtype, op));
+    LS_TRY(over(o->expert_shard, experts, rest, dtype, op));
+    return over(o->experts, experts, rest, dtype, op);
+}
+
+/* The sums of rows and columns on the host. */
+static ls_status add_sums(const ls_optim *optim) {
+    const ls_optim_options *o = &optim->options;
+    const adafactor *own = optim->own;
+    const int first = first_expert(o);
+    for (int state = ROWS; state <= COLS; state++) {
+        const int64_t begin = state == COLS ? own->row_elems : 0;
+        const int64_t end = state == COLS ? own->elems : own->row_elems;
+        const int64_t middle = first < o->param_count ? entry_of(optim, state, first) : end;
+        LS_TRY(over(o->shard, own->host_sums + 2 * begin, 2 * (middle - begin), LS_F64, LS_SUM));
+        LS_TRY(
+            over(o->expert_shard, own->host_sums + 2 * middle, 2 * (end - middle), LS_F64, LS_SUM));
+    }
+    for (int back = 0; back < 2; back++) {
+        double *at = own->shared;
+        for (int i = 0; i < o->param_count; i++) {
+            const int64_t count = 2 * shared_elems(&o->params[i]);
+            if (count > 0) {
+                double *sums = own->host_sums + 2 * entry_of(optim, shared_state(&o->params[i]), i);
+                memcpy(back ? sums : at, back ? at : sums, (size_t)count * sizeof *at);
+                at += count;
+            }
+        }
+        LS_TRY(back ? LS_OK : over(o->tensor, own->shared, at - own->shared, LS_F64, LS_SUM));
+    }
+    return LS_OK;
 }
 
 /* Sums of squares of something on the grid, of each part. */
@@ -202,12 +304,14 @@ static ls_status update_pieces(ls_optim *optim, const ls_adafactor *op, double *
 }
 
 #define ADD_PIECES(what)                                                                           \
-    static ls_status add_##what(ls_optim *optim, const ls_optim_run *run,                          \
-                                const ls_adafactor *op) {                                          \
+    static ls_status add_##what(ls_optim *optim, const ls_optim_run *run, const ls_adafactor *op,  \
+                                bool counted) {                                                    \
         (void)run;                                                                                 \
         adafactor *own = optim->own;                                                               \
-        LS_TRY(what(optim, op, own->pieces + own->piece_count));                                   \
-        own->piece_count += ls_squares_count(op->grid, op->n);                                     \
+        if (counted) {                                                                             \
+            LS_TRY(what(optim, op, own->pieces + own->piece_count));                               \
+            own->piece_count += ls_squares_count(op->grid, op->n);                                 \
+        }                                                                                          \
         return LS_OK;                                                                              \
     }
 ADD_PIECES(grad_pieces)
@@ -233,32 +337,44 @@ static ls_status add_up(ls_optim *optim, const ls_optim_pass *pass, part_fn add,
             *scale = piece > *scale ? piece : *scale;
         }
     }
-    LS_TRY(over_shards(optim, t->scales, params, LS_I32, LS_MAX));
+    LS_TRY(over_parts(optim, t->scales, 1, LS_I32, LS_MAX));
     for (int i = 0; i < optim->run_count; i++) {
         const int param = optim->runs[i].param;
         for (int64_t p = i > 0 ? own->ends[i - 1] : 0; p < own->ends[i]; p++) {
             ls_exact_add(&t->sums[param], own->pieces[p], t->scales[param]);
         }
     }
-    LS_TRY(over_shards(optim, t->sums, (int64_t)params * LS_EXACT_DIGITS, LS_I64, LS_SUM));
+    LS_TRY(over_parts(optim, t->sums, LS_EXACT_DIGITS, LS_I64, LS_SUM));
     for (int i = 0; i < params; i++) {
         t->values[i] = ls_exact_value(&t->sums[i], t->scales[i]);
     }
     return LS_OK;
 }
 
-static ls_status add_squares(ls_optim *optim, const ls_optim_run *run, const ls_adafactor *op) {
-    (void)run;
-    return optim->options.dev->ops->adafactor_squares(optim->options.dev, op);
+static ls_status add_squares(ls_optim *optim, const ls_optim_run *run, const ls_adafactor *op,
+                             bool counted) {
+    const adafactor *own = optim->own;
+    ls_adafactor part = *op;
+    if (!counted && shared_state(&optim->options.params[run->param]) == COLS) {
+        part.col_sums = own->sums + 2 * own->elems;
+    }
+    return optim->options.dev->ops->adafactor_squares(optim->options.dev, &part);
 }
 
-static ls_status apply(ls_optim *optim, const ls_optim_run *run, const ls_adafactor *op) {
+static ls_status apply(ls_optim *optim, const ls_optim_run *run, const ls_adafactor *op,
+                       bool counted) {
     (void)run;
+    (void)counted;
     return optim->options.dev->ops->adafactor_apply(optim->options.dev, op);
 }
 
+/* Of the whole parameter, without padding. */
 static int64_t real_elems(const ls_param *param) {
-    return param->elems / param->local_dims[0] * param->valid_rows;
+    int64_t elems = param->valid_rows;
+    for (int d = 1; d < param->ndim; d++) {
+        elems *= param->dims[d];
+    }
+    return elems;
 }
 
 /* n entries of the host's states: x = b2 x + (1 - b2) sum / count. */
@@ -276,23 +392,56 @@ static void blend(const ls_optim *optim, int64_t entry, int64_t n, double beta2,
     }
 }
 
-/* row = b2 row + (1 - b2) mean of the squares in a row, col likewise; padding rows do not count. */
+static double row_state(const ls_optim *optim, int64_t entry) {
+    const adafactor *own = optim->own;
+    return optim->options.dev->acc == LS_F64 ? ((const double *)own->host_states)[entry]
+                                             : (double)((const float *)own->host_states)[entry];
+}
+
+/* row = b2 row + (1 - b2) mean of the squares in a row, col likewise; padding rows do not count.
+ * The factors then are sums of the row states that this rank counts. */
 static void update_factors(ls_optim *optim, int index, double beta2) {
     const ls_param *param = &optim->options.params[index];
     const adafactor *own = optim->own;
     const ls_matrices m = ls_matrices_of(param);
-    const int64_t rows = entry_of(optim, ROWS, index);
-    const double real_rows = (double)real_elems(param) / (double)(m.count * m.cols);
-    blend(optim, rows, m.count * m.rows, beta2, (double)m.cols);
-    blend(optim, entry_of(optim, COLS, index), m.count * m.cols, beta2, real_rows);
+    const int64_t rows = entry_of(optim, ROWS, index), cols = param->dims[param->ndim - 1];
+    const int64_t matrices = param->ndim > 2 ? param->dims[0] : 1;
+    blend(optim, rows, m.count * m.rows, beta2, (double)cols);
+    blend(optim, entry_of(optim, COLS, index), m.count * m.cols, beta2,
+          (double)real_elems(param) / (double)(matrices * cols));
     for (int64_t i = 0; i < m.count; i++) {
         double sum = 0.0;
-        for (int64_t r = rows + i * m.rows; r < rows + (i + 1) * m.rows; r++) {
-            sum += optim->options.dev->acc == LS_F64 ? ((const double *)own->host_states)[r]
-                                                     : (double)((const float *)own->host_states)[r];
+        for (int64_t r = 0; r < m.rows; r++) {
+            int64_t end = INT64_MAX;
+            const bool counts =
+                param->tp_axis < param->ndim - 2 ? param->ndim > 2 || param->tp_rank == 0
+                : shared_state(param) == ROWS    ? param->tp_rank == 0
+                                              : is_counted(param, (i * m.rows + r) * m.cols, &end);
+            sum += counts ? row_state(optim, rows + i * m.rows + r) : 0.0;
         }
-        own->factors[index][i] = 1.0 / fmax(sum / real_rows, LEAST_MEAN);
+        own->factors[index][i] = sum;
     }
+}
+
+/* From those sums, over the tensor ranks where these share a matrix, to factors. */
+static ls_status finish_factors(ls_optim *optim) {
+    const ls_optim_options *o = &optim->options;
+    const adafactor *own = optim->own;
+    for (int i = 0; i < o->param_count; i++) {
+        own->row_means[i] = o->params[i].ndim == 2 ? own->factors[i][0] : 0.0;
+    }
+    LS_TRY(over(o->tensor, own->row_means, o->param_count, LS_F64, LS_SUM));
+    for (int i = 0; i < o->param_count; i++) {
+        const ls_param *param = &o->params[i];
+        const int64_t matrices = param->ndim > 2 ? param->dims[0] : 1;
+        for (int64_t k = 0; param->ndim >= 2 && k < ls_matrices_of(param).count; k++) {
+            const double sum = param->ndim == 2 ? own->row_means[i] : own->factors[i][k];
+            const double rows =
+                (double)real_elems(param) / (double)(matrices * param->dims[param->ndim - 1]);
+            own->factors[i][k] = 1.0 / fmax(sum / rows, LEAST_MEAN);
+        }
+    }
+    return LS_OK;
 }
 
 /* States between the device and the host. */
@@ -309,6 +458,11 @@ static ls_status move_states(const ls_optim *optim, bool to_host) {
     return LS_OK;
 }
 
+/* Of all ranks together. */
+static int64_t padded_elems(const ls_param *param) {
+    return param->elems * (param->tp_ranks > 1 ? param->tp_ranks : 1);
+}
+
 static ls_status update_statistics(ls_optim *optim, const ls_optim_pass *pass) {
     const ls_optim_options *o = &optim->options;
     adafactor *own = optim->own;
@@ -317,21 +471,23 @@ static ls_status update_statistics(ls_optim *optim, const ls_optim_pass *pass) {
     LS_TRY(add_up(optim, pass, add_grad_pieces, &own->grads));
     for (int i = 0; i < o->param_count; i++) { /* twice: the scaled gradients are rounded */
         const double most = 2.0 * own->grads.values[i] * pass->grad_scale * pass->grad_scale;
-        ls_adafactor_splits(most, o->params[i].elems, own->splits[i]);
+        ls_adafactor_splits(most, padded_elems(&o->params[i]), own->splits[i]);
     }
     LS_TRY(dev->ops->zero(dev, own->sums, optim->own_bytes));
     for (int i = 0; i < optim->run_count; i++) {
         LS_TRY(
             each_part(optim, pass, &optim->runs[i], (ls_adafactor){.beta2 = beta2}, add_squares));
     }
-    LS_TRY(over_shards(optim, own->sums, 2 * own->elems, LS_F64, LS_SUM));
-    LS_TRY(dev->ops->download(dev, own->host_sums, own->sums, optim->own_bytes));
+    LS_TRY(dev->ops->download(dev, own->host_sums, own->sums,
+                              2 * (size_t)own->elems * sizeof *own->sums));
+    LS_TRY(add_sums(optim));
     LS_TRY(move_states(optim, true));
     for (int i = 0; i < o->param_count; i++) {
         if (o->params[i].ndim >= 2) {
             update_factors(optim, i, beta2);
         }
     }
+    LS_TRY(finish_factors(optim));
     LS_TRY(move_states(optim, false));
     LS_TRY(add_up(optim, pass, add_param_pieces, &own->params));
     return add_up(optim, pass, add_update_pieces, &own->updates);

@@ -18,7 +18,10 @@ typedef struct work {
     ls_matrices m; /* of the parameter */
 } work;
 
-typedef struct muon {
+/* A group of ranks that work together: those of shard, or of expert_shard on experts apart. */
+typedef struct team {
+    bool experts;
+    ls_comm *shard;
     work *list; /* by size, the largest first */
     int work_count, shards, rank;
     ls_optim_range *ranges; /* of all shards, [shards][range_count], unused ones empty */
@@ -27,7 +30,9 @@ typedef struct muon {
     void *send, *recv;         /* parts, one after the other */
     void *local;               /* this tensor rank's part of a matrix that is split */
     ls_muon_scratch scratch;
-} muon;
+} team;
+
+enum { TEAMS = 2 };
 
 static bool is_hidden_matrix(const ls_param *param) {
     return param->matrix && param->ndim >= 2 && strncmp(param->name, "layers.", 7) == 0;
@@ -45,16 +50,20 @@ static int by_size(const void *a, const void *b) {
                               : (x->offset > y->offset) - (x->offset < y->offset);
 }
 
-static ls_status list_work(const ls_optim_options *o, muon *own) {
+static bool works_on(const team *own, const ls_param *param) {
+    return is_hidden_matrix(param) && param->expert == own->experts;
+}
+
+static ls_status list_work(const ls_optim_options *o, team *own) {
     int count = 0;
     for (int i = 0; i < o->param_count; i++) {
-        count += is_hidden_matrix(&o->params[i]) ? (int)ls_matrices_of(&o->params[i]).count : 0;
+        count += works_on(own, &o->params[i]) ? (int)ls_matrices_of(&o->params[i]).count : 0;
     }
     LS_TRY(ls_calloc((size_t)count + 1, sizeof *own->list, &own->list));
     for (int i = 0; i < o->param_count; i++) {
         const ls_param *param = &o->params[i];
         const ls_matrices m = ls_matrices_of(param);
-        if (!is_hidden_matrix(param)) {
+        if (!works_on(own, param)) {
             continue;
         }
         if (ls_muon_is_split(param) && param->ndim > 2) {
@@ -72,11 +81,11 @@ static ls_status list_work(const ls_optim_options *o, muon *own) {
 }
 
 /* Who owns what. */
-static ls_status gather_ranges(const ls_optim_options *o, muon *own) {
+static ls_status gather_ranges(const ls_optim_options *o, team *own) {
     const ls_optim_range all = {.elems = o->flat_elems};
     const ls_optim_range *mine = o->owned ? o->owned : &all;
     int64_t count = o->owned ? o->owned_count : 1, most = count;
-    ls_comm *shard = o->shard && o->shard->size > 1 ? o->shard : NULL;
+    ls_comm *shard = own->shard && own->shard->size > 1 ? own->shard : NULL;
     if (shard) {
         LS_TRY(shard->ops->all_reduce(shard, &most, 1, LS_I64, LS_MAX));
     }
@@ -97,7 +106,7 @@ static ls_status gather_ranges(const ls_optim_options *o, muon *own) {
 }
 
 /* Part i of those of a matrix that a shard owns: the overlap with its range i. */
-static int64_t part(const muon *own, int shard, int i, const work *w, int64_t *begin) {
+static int64_t part(const team *own, int shard, int i, const work *w, int64_t *begin) {
     const ls_optim_range *range = &own->ranges[shard * own->range_count + i];
     int64_t end = w->offset + w->m.rows * w->m.cols, range_end = range->flat_offset + range->elems;
     *begin = range->flat_offset > w->offset ? range->flat_offset : w->offset;
@@ -105,7 +114,7 @@ static int64_t part(const muon *own, int shard, int i, const work *w, int64_t *b
     return end > *begin ? end - *begin : 0;
 }
 
-static int64_t owned_of(const muon *own, int shard, const work *w) {
+static int64_t owned_of(const team *own, int shard, const work *w) {
     int64_t sum = 0, begin;
     for (int i = 0; i < own->range_count; i++) {
         sum += part(own, shard, i, w, &begin);
@@ -114,7 +123,7 @@ static int64_t owned_of(const muon *own, int shard, const work *w) {
 }
 
 /* The matrix that a shard works on in the round that begins with `first`; NULL: none. */
-static const work *work_of(const muon *own, int first, int shard) {
+static const work *work_of(const team *own, int first, int shard) {
     return first + shard < own->work_count ? &own->list[first + shard] : NULL;
 }
 
@@ -122,7 +131,7 @@ static int64_t most_of(int64_t a, int64_t b) {
     return a > b ? a : b;
 }
 
-static ls_status take_memory(ls_optim *optim, muon *own) {
+static ls_status take_memory(ls_optim *optim, team *own) {
     ls_device *dev = optim->options.dev;
     int64_t most_send = 0, most = 0, most_side = 0;
     for (int first = 0; first < own->work_count; first += own->shards) {
@@ -164,13 +173,11 @@ static ls_status take_memory(ls_optim *optim, muon *own) {
     return LS_OK;
 }
 
-static ls_status prepare(ls_optim *optim) {
+static ls_status prepare_team(ls_optim *optim, team *own, ls_comm *shard, int planned) {
     const ls_optim_options *o = &optim->options;
-    muon *own;
-    LS_TRY(ls_calloc(1, sizeof *own, &own));
-    optim->own = own;
-    own->shards = o->shard ? o->shard->size : o->planned_shards > 0 ? o->planned_shards : 1;
-    own->rank = o->shard ? o->shard->rank : 0;
+    own->shard = shard;
+    own->shards = shard ? shard->size : planned > 0 ? planned : 1;
+    own->rank = shard ? shard->rank : 0;
     LS_TRY(list_work(o, own));
     LS_TRY(gather_ranges(o, own));
     LS_TRY(ls_calloc(2 * (size_t)own->shards, sizeof *own->counts, &own->counts));
@@ -178,12 +185,17 @@ static ls_status prepare(ls_optim *optim) {
     return take_memory(optim, own);
 }
 
-static void release(ls_optim *optim) {
-    muon *own = optim->own;
-    if (!own) {
-        return;
-    }
-    ls_device *dev = optim->options.dev;
+static ls_status prepare(ls_optim *optim) {
+    const ls_optim_options *o = &optim->options;
+    team *teams;
+    LS_TRY(ls_calloc(TEAMS, sizeof *teams, &teams));
+    optim->own = teams;
+    teams[1].experts = true;
+    LS_TRY(prepare_team(optim, &teams[0], o->shard, o->planned_shards));
+    return prepare_team(optim, &teams[1], o->expert_shard, o->planned_expert_shards);
+}
+
+static void release_team(ls_device *dev, team *own) {
     void *const buffers[] = {own->send,      own->recv,      own->local,     own->scratch.x,
                              own->scratch.y, own->scratch.a, own->scratch.b, own->scratch.parts};
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) {
@@ -193,7 +205,14 @@ static void release(ls_optim *optim) {
     free(own->ranges);
     free(own->counts);
     free(own->offsets);
-    free(own);
+}
+
+static void release(ls_optim *optim) {
+    team *teams = optim->own;
+    for (int i = 0; teams && i < TEAMS; i++) {
+        release_team(optim->options.dev, &teams[i]);
+    }
+    free(teams);
 }
 
 static ls_status copy(ls_device *dev, int64_t n, const void *from, void *to) {
@@ -233,9 +252,8 @@ typedef ls_status (*own_part_fn)(ls_optim *optim, const ls_optim_pass *pass,
                                  const ls_optim_run *run, int64_t at, int64_t n, void *u);
 
 /* Calls fn for this rank's parts of the round's matrices, u being their places in own->send. */
-static ls_status each_own_part(ls_optim *optim, const ls_optim_pass *pass, int first,
-                               own_part_fn fn) {
-    const muon *own = optim->own;
+static ls_status each_own_part(ls_optim *optim, const team *own, const ls_optim_pass *pass,
+                               int first, own_part_fn fn) {
     int64_t place = 0;
     for (int s = 0; s < own->shards && work_of(own, first, s); s++) {
         const work *w = work_of(own, first, s);
@@ -256,8 +274,7 @@ static ls_status each_own_part(ls_optim *optim, const ls_optim_pass *pass, int f
 }
 
 /* Counts and offsets of a round: what goes to each shard, what comes from each. */
-static void count_round(ls_optim *optim, int first) {
-    muon *own = optim->own;
+static void count_round(ls_optim *optim, team *own, int first) {
     const int64_t bytes = (int64_t)ls_dtype_bytes(optim->options.dev->acc);
     const work *mine = work_of(own, first, own->rank);
     int64_t *send = own->counts, *recv = own->counts + own->shards;
@@ -272,15 +289,14 @@ static void count_round(ls_optim *optim, int first) {
 }
 
 /* own->send to own->recv, or back. */
-static ls_status exchange(ls_optim *optim, bool back) {
-    muon *own = optim->own;
+static ls_status exchange(ls_optim *optim, team *own, bool back) {
     ls_device *dev = optim->options.dev;
     const int64_t *counts = own->counts, *offsets = own->offsets;
     if (own->shards == 1) {
         return copy(dev, counts[0] / (int64_t)ls_dtype_bytes(dev->acc),
                     back ? own->recv : own->send, back ? own->send : own->recv);
     }
-    ls_comm *shard = optim->options.shard;
+    ls_comm *shard = own->shard;
     const int there = back ? own->shards : 0, here = back ? 0 : own->shards;
     ls_comm_request *request;
     LS_TRY(shard->ops->all_to_all_start(shard, back ? own->recv : own->send, counts + there,
@@ -290,8 +306,8 @@ static ls_status exchange(ls_optim *optim, bool back) {
 }
 
 /* Between the parts in own->recv and the matrix. */
-static ls_status join_parts(ls_optim *optim, const work *w, void *matrix, bool back) {
-    const muon *own = optim->own;
+static ls_status join_parts(ls_optim *optim, const team *own, const work *w, void *matrix,
+                            bool back) {
     ls_device *dev = optim->options.dev;
     int64_t place = 0;
     for (int i = 0; i < own->shards * own->range_count; i++) {
@@ -308,14 +324,13 @@ static ls_status join_parts(ls_optim *optim, const work *w, void *matrix, bool b
 }
 
 /* Each row group of a fused matrix on its own. */
-static ls_status orthogonalise(ls_optim *optim, const work *w) {
-    const muon *own = optim->own;
+static ls_status orthogonalise(ls_optim *optim, const team *own, const work *w) {
     const ls_param *param = &optim->options.params[w->param];
     const bool fused = param->tp_groups > 1 && param->tp_axis == param->ndim - 2;
     const bool split = ls_muon_is_split(param);
     const int64_t rows = split ? param->dims[0] : w->m.rows;
     const int64_t cols = split ? param->dims[1] : w->m.cols;
-    LS_TRY(join_parts(optim, w, split ? own->local : own->scratch.x, false));
+    LS_TRY(join_parts(optim, own, w, split ? own->local : own->scratch.x, false));
     if (split) {
         LS_TRY(ls_muon_gather(optim, &own->scratch, param, own->local));
     }
@@ -328,21 +343,28 @@ static ls_status orthogonalise(ls_optim *optim, const work *w) {
     if (split) {
         LS_TRY(ls_muon_scatter(optim, &own->scratch, param, own->local));
     }
-    return join_parts(optim, w, split ? own->local : own->scratch.x, true);
+    return join_parts(optim, own, w, split ? own->local : own->scratch.x, true);
+}
+
+static ls_status work_together(ls_optim *optim, team *own, const ls_optim_pass *pass) {
+    for (int first = 0; first < own->work_count; first += own->shards) {
+        const work *mine = work_of(own, first, own->rank);
+        count_round(optim, own, first);
+        LS_TRY(each_own_part(optim, own, pass, first, momentum));
+        LS_TRY(exchange(optim, own, false));
+        if (mine) {
+            LS_TRY(orthogonalise(optim, own, mine));
+        }
+        LS_TRY(exchange(optim, own, true));
+        LS_TRY(each_own_part(optim, own, pass, first, apply));
+    }
+    return LS_OK;
 }
 
 static ls_status step(ls_optim *optim, const ls_optim_pass *pass) {
-    const muon *own = optim->own;
-    for (int first = 0; first < own->work_count; first += own->shards) {
-        const work *mine = work_of(own, first, own->rank);
-        count_round(optim, first);
-        LS_TRY(each_own_part(optim, pass, first, momentum));
-        LS_TRY(exchange(optim, false));
-        if (mine) {
-            LS_TRY(orthogonalise(optim, mine));
-        }
-        LS_TRY(exchange(optim, true));
-        LS_TRY(each_own_part(optim, pass, first, apply));
+    team *teams = optim->own;
+    for (int i = 0; i < TEAMS; i++) {
+        LS_TRY(work_together(optim, &teams[i], pass));
     }
     for (int i = 0; i < optim->run_count; i++) {
         if (!is_hidden_matrix(&optim->options.params[optim->runs[i].param])) {

@@ -37,7 +37,7 @@ static ls_status sum_terms(ls_optim *optim, const void *grads) {
 static ls_status reduce(const ls_optim *optim, void *values, int64_t count, ls_dtype dtype,
                         ls_reduce op) {
     const ls_optim_options *o = &optim->options;
-    ls_comm *const groups[] = {o->shard, o->tensor, o->pipeline};
+    ls_comm *const groups[] = {o->copy ? o->copy : o->shard, o->tensor, o->pipeline};
     for (size_t i = 0; i < sizeof groups / sizeof *groups; i++) {
         if (groups[i] && groups[i]->size > 1) {
             LS_TRY(groups[i]->ops->all_reduce(groups[i], values, count, dtype, op));

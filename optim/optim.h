@@ -52,9 +52,15 @@ typedef struct ls_optim_options {
      * the same flat buffer is divided (with ZeRO over all data-parallel ranks: these); tensor,
      * pipeline: the axes. NULL: this rank alone. */
     ls_comm *shard, *tensor, *pipeline;
-    /* Where only the memory is asked for, before there is `shard`: its size. 0: 1. Such an
-     * optimizer must not step. */
-    int planned_shards;
+    /* Borrowed: data-parallel ranks that together hold one copy of the model, where that are others
+     * than those of shard (expert ranks); NULL: these. */
+    ls_comm *copy;
+    /* Borrowed: with several expert ranks those that divide the experts' part of the flat buffer,
+     * and those that split the experts; NULL: this rank alone. */
+    ls_comm *expert_shard, *experts;
+    /* Where only the memory is asked for, before there are `shard` and `expert_shard`: their sizes.
+     * 0: 1. Such an optimizer must not step. */
+    int planned_shards, planned_expert_shards;
 } ls_optim_options;
 
 /* Optimizers, by config->name:
@@ -79,8 +85,8 @@ typedef struct ls_optim_options {
  *
  * create takes the states of owned elements, zeroed. LS_E_CONFIG for an unknown name, listing the
  * known ones; LS_E_SHAPE for ranges that overlap, are out of order or off the grid;
- * LS_E_UNSUPPORTED for adafactor and muon where tensor or expert ranks split a matrix. [collective
- * over shard] */
+ * LS_E_UNSUPPORTED for adafactor and muon where ranks split the matrices of a list of them.
+ * [collective over shard] */
 ls_status ls_optim_create(const ls_optim_options *options, ls_optim **optim);
 void ls_optim_destroy(ls_optim *optim);
 /* Of device memory for states and what a step needs beside them. */
@@ -93,7 +99,8 @@ typedef enum ls_optim_shape {
     LS_STATE_NONE,
     LS_STATE_FULL, /* of the parameter's shape; a rank holds its owned elements */
     LS_STATE_ROWS, /* without the last dimension; */
-    LS_STATE_COLS  /* without the last but one; both whole and equal on all ranks of shard */
+    LS_STATE_COLS  /* without the last but one; both of this tensor (or expert) rank's part, and
+                      equal  on all ranks that divide it (shard, expert_shard) */
 } ls_optim_shape;
 int ls_optim_state_count(const ls_optim *optim);
 const char *ls_optim_state_name(const ls_optim *optim, int state);
@@ -112,7 +119,7 @@ void ls_optim_set_updates(ls_optim *optim, int64_t updates);
  * parameters are not read. Sums of squares over pieces of the grid in double, added as exact_sum.h
  * says: the same bits for every division into shards, every order and number of ranks, and on every
  * rank. A gradient that is not finite makes the norm so on all ranks. grads: dev->acc.
- * [collective over shard, tensor and pipeline] */
+ * [collective over copy, tensor and pipeline] */
 ls_status ls_optim_grad_norm(ls_optim *optim, const void *grads, double *norm);
 
 /* One step with gradients clipped to clip_norm (scale = min(1, clip/norm)). Weight decay only where

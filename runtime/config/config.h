@@ -91,7 +91,7 @@ typedef struct ls_config_parallel {
     int64_t shard; /* ranks that divide the training state; 0: all data-parallel, 1 without zero */
     int64_t replicate; /* groups of such ranks; 0: what the other axes leave */
     int64_t zero;      /* what is divided: 1 optimizer, 2 and gradients, 3 and parameters */
-    int64_t expert;    /* ranks that split the experts of a layer */
+    int64_t expert;    /* ranks of replicate x shard x context that split the experts of a layer */
     ls_cfg_transport transport;
 } ls_config_parallel;
 

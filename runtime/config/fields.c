@@ -113,7 +113,8 @@ static const ls_field fields[] = {
         "of ranks with the whole state; 0: what the other axes leave"),
     INT(parallel, zero, "0", "", 0, 3, FREE,
         "what is divided: 1 optimizer, 2 also gradients, 3 also parameters"),
-    INT(parallel, expert, "1", "ranks", 1, 1 << 16, FREE, "split the experts of a layer"),
+    INT(parallel, expert, "1", "ranks", 1, 1 << 16, FREE,
+        "of replicate x shard x context split the experts, as tensor ranks do"),
     ENUM(parallel, transport, "auto", transports, FREE,
          "of collectives: shared memory (one host), hier (several), or all by MPI"),
 

@@ -107,7 +107,7 @@ static ls_status shard_open(ls_dataset *dataset, const ls_shard_header *listed, 
     LS_TRY(shard_compare(path, &header, listed));
     if (verify) {
         madvise((void *)map->file, map->file_bytes, MADV_SEQUENTIAL);
-        LS_TRY(ls_shard_payload_check(&header, map->file + LS_SHARD_HEADER_BYTES, path));
+        LS_TRY(ls_shard_payload_check(&header, map->file + LS_SHARD_HEADER_BYTES, true, path));
     }
     /* Windows are read in random order, and asked for ahead by ls_dataset_prefetch. */
     madvise((void *)map->file, map->file_bytes, MADV_RANDOM);
@@ -273,6 +273,21 @@ static int64_t window_targets(const ls_dataset *dataset, int64_t window) {
     return left < dataset->seq ? left : dataset->seq;
 }
 
+/* A run reads all of its data in time; what was read stays in the page cache, but is not the
+ * process's memory any more. */
+static void let_go(const ls_dataset *dataset, int64_t at, int64_t count) {
+    for (int index = shard_find(dataset, at); count > 0; index++) {
+        const shard_map *shard = &dataset->shards[index];
+        const int64_t from = at - shard->first;
+        const int64_t n = shard->tokens - from < count ? shard->tokens - from : count;
+        const int64_t begin = LS_SHARD_HEADER_BYTES + from * shard->token_bytes;
+        ls_map_let_go(shard->file, (int64_t)shard->file_bytes, begin,
+                      begin + n * shard->token_bytes);
+        at += n;
+        count -= n;
+    }
+}
+
 ls_status ls_dataset_window(const ls_dataset *dataset, int64_t window, int32_t *tokens,
                             int32_t *targets, int64_t *valid) {
     const int64_t first = window * dataset->seq, count = window_targets(dataset, window);
@@ -283,6 +298,7 @@ ls_status ls_dataset_window(const ls_dataset *dataset, int64_t window, int32_t *
         targets[i] = -1;
     }
     *valid = count;
+    let_go(dataset, first, count + 1);
     return LS_OK;
 }
 

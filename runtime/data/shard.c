@@ -2,6 +2,7 @@
 
 #include <inttypes.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <xxhash.h>
 
 #include "runtime/base/hash.h"
@@ -180,9 +181,18 @@ ls_status ls_shard_header_decode(const void *raw_header, size_t raw_bytes, int64
 LARGEST(uint16)
 LARGEST(uint32)
 
-ls_status ls_shard_payload_check(const ls_shard_header *header, const void *payload,
+void ls_map_let_go(const char *file, int64_t file_bytes, int64_t begin, int64_t end) {
+    enum { AROUND = 1 << 16 }; /* the kernel maps so much around a page that is read */
+    begin -= begin % AROUND;
+    end += (AROUND - end % AROUND) % AROUND;
+    end = end < file_bytes ? end : file_bytes; /* what lies behind is not the mapping's */
+    madvise((void *)(file + begin), (size_t)(end - begin), MADV_DONTNEED);
+}
+
+ls_status ls_shard_payload_check(const ls_shard_header *header, const void *payload, bool mapped,
                                  const char *path) {
     enum { BLOCK_TOKENS = 1 << 17 }; /* stays in cache between hash and scan */
+    const int64_t header_bytes = LS_SHARD_HEADER_BYTES;
     XXH3_state_t *hash = XXH3_createState();
     if (!hash || XXH3_64bits_reset(hash) != XXH_OK) {
         XXH3_freeState(hash);
@@ -201,6 +211,11 @@ ls_status ls_shard_payload_check(const ls_shard_header *header, const void *payl
             uint32_t token =
                 width == 2 ? ((const uint16_t *)block)[i] : ((const uint32_t *)block)[i];
             bad = token >= header->vocab ? first + i : bad;
+        }
+        if (mapped) {
+            const int64_t begin = header_bytes + first * width;
+            ls_map_let_go((const char *)payload - header_bytes,
+                          header_bytes + header->tokens * width, begin, begin + count * width);
         }
     }
     uint64_t found = XXH3_64bits_digest(hash);

@@ -48,10 +48,15 @@ void ls_shard_header_encode(const ls_shard_header *header, uint8_t raw[LS_SHARD_
 ls_status ls_shard_header_decode(const void *raw, size_t raw_bytes, int64_t file_bytes,
                                  const char *path, ls_shard_header *header);
 
-/* Checks the checksum and the range of every token of a payload of header->tokens tokens.
+/* Checks the checksum and the range of every token of a payload of header->tokens tokens; mapped:
+ * it lies behind its header in a mapping of the file, of which what was read is let go.
  * LS_E_CORRUPT names the byte offset. */
-ls_status ls_shard_payload_check(const ls_shard_header *header, const void *payload,
+ls_status ls_shard_payload_check(const ls_shard_header *header, const void *payload, bool mapped,
                                  const char *path);
+
+/* Bytes [begin, end) of the mapping of a file of file_bytes need not be the process's memory any
+ * more; they stay in the page cache and can be read again. */
+void ls_map_let_go(const char *file, int64_t file_bytes, int64_t begin, int64_t end);
 
 /* "train" or "val". */
 const char *ls_split_name(ls_split split);

@@ -38,7 +38,9 @@ typedef struct ls_param {
     bool decay;  /* weight decay applies */
     bool matrix; /* enters matrix products or look-ups: has a compute copy in bf16 */
     bool copied; /* another stage owns it (tied head of the last stage): gradients must be added */
-    int tp_axis; /* dimension split over ranks, -1: every rank holds all of it */
+    bool expert; /* split over expert ranks: fewer data ranks hold the same part than of others */
+    int tp_axis; /* dimension split over tensor ranks (experts: expert ranks x tensor ranks), -1:
+                    every rank holds all of it */
     int tp_groups;
     ls_group tp_group[LS_MAX_GROUPS]; /* one after the other in that dimension */
     int tp_rank, tp_ranks;            /* whose part this row describes; 0 of 1 when not split */

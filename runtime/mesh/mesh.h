@@ -1,5 +1,6 @@
 /* The mesh of ranks: pipeline x replicate x shard x context x tensor, tensor innermost, so that the
- * axes that talk most are neighbours; and which ranks share a host. */
+ * axes that talk most are neighbours; and which ranks share a host. Experts are split over
+ * neighbours in the product of replicate, shard and context (launch/train_layout.h). */
 #ifndef LS_MESH_MESH_H
 #define LS_MESH_MESH_H
 

@@ -54,7 +54,9 @@ static bool uses_embedding(const ls_model *m, int block) {
 }
 
 ls_status ls_block_begin(ls_pass *pass, int block) {
+    const int experts = ls_expert_block(pass->model, block);
     LS_TRY(acquire(pass, block));
+    LS_TRY(experts >= 0 ? acquire(pass, experts) : LS_OK);
     return uses_embedding(pass->model, block) ? acquire(pass, 0) : LS_OK;
 }
 
@@ -63,13 +65,17 @@ ls_status ls_block_end(ls_pass *pass, int block) {
     if (uses_embedding(m, block)) {
         LS_TRY(let_go(pass, 0));
     }
+    const int experts = ls_expert_block(m, block);
+    LS_TRY(experts >= 0 ? let_go(pass, experts) : LS_OK);
     LS_TRY(let_go(pass, block));
     if (!pass->backward) {
         return LS_OK;
     }
     pass->first_elem = ls_block_first(m, block);
-    if (m->options.store) {
-        LS_TRY(m->options.store->ready(m->options.store->context, block));
+    const ls_model_store *store = m->options.store;
+    if (store) {
+        LS_TRY(experts >= 0 ? store->ready(store->context, experts) : LS_OK);
+        LS_TRY(store->ready(store->context, block));
     }
     return ls_pass_tick(pass);
 }

@@ -79,7 +79,7 @@ static ls_status lay_out_tables(ls_model *m) {
 
 /* Rows of the MLP's inner matrices. */
 static int64_t mlp_rows(const ls_model *m) {
-    return m->sizes.experts > 0 ? ls_moe_limits_of(m, rows_of(m)).received : rows_of(m);
+    return m->sizes.experts > 0 ? ls_moe_limits_of(m).received : rows_of(m);
 }
 
 /* What each policy makes again: in memory of its own only when `policy` keeps it. */
@@ -96,7 +96,7 @@ static ls_status lay_out_remade(ls_model *m, ls_layer_acts *a) {
 /* Where the rows of a mixture of experts went, in and out of the experts. */
 static ls_status lay_out_moe(ls_model *m, ls_moe_acts *moe) {
     const ls_sizes *s = &m->sizes;
-    const ls_moe_limits most = ls_moe_limits_of(m, rows_of(m));
+    const ls_moe_limits most = ls_moe_limits_of(m);
     LS_TRY(take(m, most.rows * s->experts, m->dev->acc, &moe->probs));
     LS_TRY(take(m, most.slots, m->dev->acc, &moe->gates));
     LS_TRY(take(m, most.slots, LS_I32, &moe->chosen));
@@ -104,7 +104,7 @@ static ls_status lay_out_moe(ls_model *m, ls_moe_acts *moe) {
     LS_TRY(take(m, most.slots, LS_I32, &moe->slot_rows));
     LS_TRY(take(m, most.received, LS_I32, &moe->order));
     LS_TRY(take(m, most.received, LS_I32, &moe->back));
-    LS_TRY(take_host(m, m->part.tensor_ranks * s->experts, LS_I64, &moe->kept));
+    LS_TRY(take_host(m, m->expert_ranks * s->experts, LS_I64, &moe->kept));
     LS_TRY(take_host(m, s->experts, LS_I64, &moe->wanted));
     LS_TRY(take(m, most.received * s->channels, m->dtype, &moe->in));
     return take(m, most.slots * s->channels, m->dtype, &moe->out);
@@ -223,21 +223,26 @@ static ls_status lay_out_head(ls_model *m) {
 /* The rows of experts on their way, and in backward their gradients. */
 static ls_status lay_out_moe_flight(ls_model *m) {
     const ls_sizes *s = &m->sizes;
-    const ls_moe_limits most = ls_moe_limits_of(m, rows_of(m));
+    const ls_moe_limits most = ls_moe_limits_of(m);
     const ls_dtype acc = m->dev->acc;
     LS_TRY(take(m, most.rows * s->experts, acc, &m->moe_logits));
-    LS_TRY(take_host(m, 2 * s->experts, LS_I64, &m->moe_counts));
+    LS_TRY(take_host(m, s->experts, LS_I64, &m->moe_counts));
+    LS_TRY(take_host(m, most.own_counts, LS_I64, &m->moe_own));
+    LS_TRY(take_host(m, most.tensor_counts, LS_I64, &m->moe_tensor));
+    LS_TRY(take_host(m, most.all_counts, LS_I64, &m->moe_all));
     LS_TRY(take_host(m, most.slots, LS_I32, &m->moe_host.chosen));
     LS_TRY(take_host(m, most.slots, LS_I32, &m->moe_host.slots));
     LS_TRY(take_host(m, most.slots, LS_I32, &m->moe_host.slot_rows));
     LS_TRY(take_host(m, most.received, LS_I32, &m->moe_host.order));
     LS_TRY(take_host(m, most.received, LS_I32, &m->moe_host.back));
-    if (m->part.tensor_ranks > 1) {
+    if (m->expert_ranks > 1) {
         LS_TRY(take(m, most.received * s->channels, m->dtype, &m->moe_arrived));
-        LS_TRY(take(m, s->experts * s->channels, acc, &m->moe_router_grad));
-        LS_TRY(take_host(m, 4 * m->part.tensor_ranks, LS_I64, &m->moe_exchange));
+        LS_TRY(take_host(m, 4 * m->expert_ranks, LS_I64, &m->moe_exchange));
     }
-    if (m->part.tensor_ranks > 1 || m->options.training) {
+    if (m->part.tensor_ranks > 1) {
+        LS_TRY(take(m, s->experts * s->channels, acc, &m->moe_router_grad));
+    }
+    if (m->expert_ranks > 1 || m->options.training) {
         LS_TRY(take(m, most.slots * s->channels, m->dtype, &m->moe_sent));
         LS_TRY(take(m, most.received * s->channels, m->dtype, &m->moe_rows));
     }
@@ -307,6 +312,10 @@ static ls_status check_options(const ls_model *m) {
     if (o->slots < 0) {
         return LS_FAIL(LS_E_SHAPE, "%d slots; at least 1 is needed", o->slots);
     }
+    if (m->part.expert_ranks > 1 && o->training && !o->store) {
+        return LS_FAIL(LS_E_UNSUPPORTED, "training on %d expert ranks without a store",
+                       m->part.expert_ranks);
+    }
     if (m->context_rank < 0 || m->context_rank >= m->context_ranks) {
         return LS_FAIL(LS_E_SHAPE, "context rank %d of %d", m->context_rank, m->context_ranks);
     }
@@ -356,6 +365,8 @@ static ls_status describe(const ls_model_options *options, ls_model *m) {
     LS_TRY(ls_sizes_derive(options->config, &m->whole));
     m->part = ls_part_resolve(&m->whole, &m->options.part);
     m->blocks = (int)m->whole.layers + 2;
+    m->expert_ranks = m->part.expert_ranks * m->part.tensor_ranks;
+    m->expert_rank = m->part.expert_rank * m->part.tensor_ranks + m->part.tensor_rank;
     LS_TRY(ls_sizes_split(&m->whole, &m->part, &m->sizes));
     LS_TRY(check_options(m));
     set_tokens(m);
@@ -369,7 +380,7 @@ static ls_status describe(const ls_model_options *options, ls_model *m) {
     LS_TRY(ls_calloc((size_t)m->slots, sizeof *m->slot, &m->slot));
     LS_TRY(
         ls_calloc((size_t)m->slots * (size_t)(m->part_layers + 1), sizeof *m->layers, &m->layers));
-    LS_TRY(ls_calloc((size_t)m->blocks, sizeof *m->bases, &m->bases));
+    LS_TRY(ls_calloc(2 * (size_t)m->blocks, sizeof *m->bases, &m->bases));
     LS_TRY(ls_calloc(2 * (size_t)m->part.tensor_ranks, sizeof *m->row_offsets, &m->row_offsets));
     if (!options->store) {
         m->bytes.masters = (size_t)m->flat_elems * ls_dtype_bytes(m->dev->acc);
@@ -415,6 +426,9 @@ static ls_status join_axis(const ls_model *m, const char *axis, int ranks, ls_co
 static ls_status join(ls_model *m) {
     LS_TRY(join_axis(m, "tensor", m->part.tensor_ranks, m->options.tensor, &m->tensor));
     LS_TRY(join_axis(m, "context", m->context_ranks, m->options.context, &m->context));
+    const bool apart = m->part.expert_ranks > 1;
+    LS_TRY(join_axis(m, "expert", m->expert_ranks, apart ? m->options.experts : m->tensor,
+                     &m->experts));
     const int sharers = m->part.tensor_ranks / (int)m->whole.kv_heads;
     return sharers <= 1
                ? LS_OK

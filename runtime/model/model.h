@@ -19,6 +19,9 @@
  *   parameters that several tensor ranks hold are equal on them. With sequence_parallel
  * (Korthikanti 2022, arXiv 2205.05198) norms, residuals and x_in, x_out have a balanced range of
  * the rows.
+ * - Expert parallel: Lepikhin 2020, arXiv 2006.16668. Ranks with different micro-batches (or tokens
+ * of one) exchange what their experts compute, so that their passes must come in the same order.
+ * The gradients of a rank's experts are sums over the micro-batches of all of them.
  * - Context parallel: Liu 2023, arXiv 2310.01889, with the causal balance of zig-zag: of 2 R chunks
  *   of a sequence rank i has chunks i and 2R-1-i. Every rank is given whole sequences and takes its
  *   own tokens. Losses and gradients are those of its tokens alone: the caller adds them over
@@ -45,13 +48,16 @@ ls_status ls_model_table(const ls_config_model *config, ls_param **params, int *
 /* Which part of the model a rank holds. Zeros: all of it. */
 typedef struct ls_model_part {
     int tensor_rank, tensor_ranks;
-    int first_block, block_count; /* blocks [first_block, first_block + block_count) */
+    int expert_rank, expert_ranks; /* experts are split over expert ranks x tensor ranks */
+    int first_block, block_count;  /* blocks [first_block, first_block + block_count) */
 } ls_model_part;
 
 /* The rows of that part only: names and dims as in the whole model, local_dims, elems and offset of
- * the part. A last stage without block 0 whose head is tied has a row tok_embed.weight of its own
- * with `copied` set: its gradient is to be added to the first stage's, and the other way round.
- * LS_E_CONFIG when the sizes cannot be split so, naming the nearest that can. */
+ * the part. With several expert ranks the experts' rows come after all others and have `expert`
+ * set; those of layer block b are a block of their own, of number L + 1 + b. A last stage without
+ * block 0 whose head is tied has a row tok_embed.weight of its own with `copied` set: its gradient
+ * is to be added to the first stage's, and the other way round. LS_E_CONFIG when the sizes cannot
+ * be split so, naming the nearest that can. */
 ls_status ls_model_table_part(const ls_config_model *config, const ls_model_part *part,
                               ls_param **params, int *count, int64_t *flat_elems);
 
@@ -71,8 +77,9 @@ int64_t ls_model_param_count(const ls_config_model *config); /* real parameters,
  * block before it uses it and releases it afterwards; pointers are to the block's flat range (first
  * element: that of the block's first row) and hold from acquire to release. A block is asked for in
  * the order of the work: forward 0 to L+1, backward L+1 to 0; a tied head acquires block 0 beside
- * its own, in between. masters may be NULL for a block whose copies are given and which has no
- * norms or biases; copies are NULL when dtype == dev->acc. Failures are forwarded. */
+ * its own, in between, and a layer the block of its experts behind its own, where there is one.
+ * masters may be NULL for a block whose copies are given and which has no norms or biases; copies
+ * are NULL when dtype == dev->acc. Failures are forwarded. */
 typedef struct ls_model_store {
     void *context;
     ls_status (*acquire)(void *context, int block, bool backward, const void **masters,
@@ -102,6 +109,7 @@ typedef struct ls_model_options {
      * and the calls are then collective over them; NULL: not split. */
     ls_model_part part;
     ls_comm *tensor, *context;
+    ls_comm *experts; /* expert ranks x tensor ranks, these innermost; with several expert ranks */
     int context_rank, context_ranks; /* for ls_model_plan */
     bool sequence_parallel;          /* over the tensor ranks */
 

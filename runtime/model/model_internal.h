@@ -125,11 +125,13 @@ struct ls_model {
     int *rows; /* [blocks, LS_ROW_COUNT], see ls_table_build */
     int64_t flat_elems;
     void *masters, *copies;
-    ls_block_base *bases; /* [blocks] */
+    ls_block_base *bases; /* [blocks + layers]: those of experts apart behind the others */
 
-    ls_comm *tensor;      /* NULL: not split */
-    ls_comm *kv_sharers;  /* tensor ranks with the same key/value head; NULL: none has */
-    bool sequence;        /* sequence parallel */
+    ls_comm *tensor;               /* NULL: not split */
+    ls_comm *kv_sharers;           /* tensor ranks with the same key/value head; NULL: none has */
+    ls_comm *experts;              /* NULL: not split; without expert ranks `tensor` */
+    int expert_rank, expert_ranks; /* there */
+    bool sequence;                 /* sequence parallel */
     int64_t *row_offsets; /* [2, tensor ranks] scratch of gathers and scatters: offsets, counts */
 
     ls_comm *context; /* NULL: not split */
@@ -162,12 +164,13 @@ struct ls_model {
     int64_t *ring_counts;       /* on the host [3, context ranks] */
     /* Mixture of experts, in flight: logits [r,E] acc and dlogits [r,E]; gradient of the gates
      * [r,each] acc, of the router's weight [E,C] acc; balance [E] acc; rows on their way [S,C],
-     * [M,C], at the experts [M,C], gradient of act [M,F]; scratch to count [2,E]. */
+     * [M,C], at the experts [M,C], gradient of act [M,F]; scratch to count [E]. */
     void *moe_logits, *moe_dlogits, *moe_dgates, *moe_router_grad, *moe_balance;
     void *moe_sent, *moe_arrived, *moe_rows, *moe_dact;
-    /* On the host: exchange: counts and offsets [4, ranks]; what becomes a ls_moe_acts' and
-     * balance. */
-    int64_t *moe_counts, *moe_exchange;
+    /* On the host: exchange: counts and offsets [4, ranks]; choices by segment and expert of this
+     * rank, [segments, E], of the tensor ranks, and of all that have tokens of the micro-batch (see
+     * moe.c); what becomes a ls_moe_acts' and balance. */
+    int64_t *moe_counts, *moe_exchange, *moe_own, *moe_tensor, *moe_all;
     struct {
         int32_t *chosen, *slots, *slot_rows, *order, *back;
         void *balance;
@@ -271,17 +274,19 @@ ls_status ls_norm_backward_run(const ls_pass *pass, int block, ls_row weight, co
 /* Sums over the sequence-parallel ranks what ls_norm_backward_run left of a block's norms. */
 ls_status ls_norm_grads_sum(const ls_pass *pass, int block, const ls_row *weights, int count);
 
-/* moe.c: the MLP of a layer as a mixture of experts, which the tensor ranks share: each has some of
- * the experts, and routes a balanced range of the rows. Forward from norm2 to out, and to y = mid +
- * gates out [n,C]; backward from pass->dy to the gradient dx of norm2 [n,C]. */
+/* moe.c: the MLP of a layer as a mixture of experts, which expert and tensor ranks share: each has
+ * some of the experts, and tensor ranks route a balanced range of their rows each. Forward from
+ * norm2 to out, and to y = mid + gates out [n,C]; backward from pass->dy to the gradient dx of
+ * norm2 [n,C].
+ */
 ls_status ls_moe_forward(const ls_pass *pass, int block, const ls_layer_acts *a);
 ls_status ls_moe_combine(const ls_pass *pass, const ls_layer_acts *a, void *y);
 ls_status ls_moe_backward(const ls_pass *pass, int block, const ls_layer_acts *a, void *dx);
-/* Most rows r, slots S and rows of experts M of a pass of `rows` rows. */
+/* Most rows r, slots S and rows of experts M of a pass; numbers of counts to take. */
 typedef struct ls_moe_limits {
-    int64_t rows, slots, received;
+    int64_t rows, slots, received, own_counts, tensor_counts, all_counts;
 } ls_moe_limits;
-ls_moe_limits ls_moe_limits_of(const ls_model *m, int64_t rows);
+ls_moe_limits ls_moe_limits_of(const ls_model *m);
 /* M of a pass that was routed. */
 int64_t ls_moe_received(const ls_model *m, const ls_moe_acts *moe);
 /* layer.c: act from up, of any number of rows; dup from the gradient of act in dact. */
@@ -332,7 +337,16 @@ static inline const ls_param *ls_model_row(const ls_model *m, int block, ls_row 
     return i < 0 ? NULL : &m->params[i];
 }
 
+/* The block of a layer's experts, where it is another one; else -1. */
+static inline int ls_expert_block(const ls_model *m, int block) {
+    const ls_param *row = ls_model_row(m, block, LS_EXPERT_UP_W);
+    return row && row->expert ? row->block : -1;
+}
+
 static inline int64_t ls_block_first(const ls_model *m, int block) {
+    if (block >= m->blocks) {
+        return ls_model_row(m, block - m->blocks + 1, LS_EXPERT_UP_W)->offset;
+    }
     for (int row = 0; row < LS_ROW_COUNT; row++) {
         const ls_param *param = ls_model_row(m, block, (ls_row)row);
         if (param) {
@@ -349,8 +363,9 @@ static inline const void *ls_matrix(const ls_model *m, int block, ls_row row, in
     if (!param) {
         return NULL;
     }
-    const ls_block_base *base = &m->bases[block];
-    const int64_t at = param->offset - ls_block_first(m, block) + first_row * param->local_dims[1];
+    const ls_block_base *base = &m->bases[param->block];
+    const int64_t at =
+        param->offset - ls_block_first(m, param->block) + first_row * param->local_dims[1];
     return (base->copies ? base->copies : base->masters) + at * (int64_t)ls_dtype_bytes(m->dtype);
 }
 
@@ -364,9 +379,10 @@ static inline const void *ls_vector(const ls_model *m, int block, ls_row row, in
 static inline void *ls_gradient(const ls_pass *pass, int block, ls_row row) {
     const ls_model *m = pass->model;
     const ls_param *param = ls_model_row(m, block, row);
-    return param ? m->bases[block].grads + (param->offset - ls_block_first(m, block)) *
-                                               (int64_t)ls_dtype_bytes(m->dev->acc)
-                 : NULL;
+    return param
+               ? m->bases[param->block].grads + (param->offset - ls_block_first(m, param->block)) *
+                                                    (int64_t)ls_dtype_bytes(m->dev->acc)
+               : NULL;
 }
 
 /* Stores a value into host memory that holds elements of the device's acc. */

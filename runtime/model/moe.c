@@ -2,11 +2,12 @@
  * arXiv 1701.06538; gates and sizes as in Jiang 2024, arXiv 2401.04088), with the load-balance loss
  * of Fedus 2021, arXiv 2101.03961, and, if wanted, a capacity.
  *
- * The experts are split over the tensor ranks. Each rank routes a balanced range of the rows and
- * sends them to the experts' owners by all-to-all (Lepikhin 2020, arXiv 2006.16668); the outputs
- * come back the same way. Capacity counts the choices of all ranks in order of their rows, so that
- * what is dropped does not depend on the number of ranks. The host places the rows: it waits for
- * the choices of each layer.
+ * The experts are split over expert ranks x tensor ranks. Each rank routes rows of its own (tensor
+ * ranks a balanced range of theirs) and sends them to the experts' owners by all-to-all (Lepikhin
+ * 2020, arXiv 2006.16668); the outputs come back the same way. Expert ranks have other
+ * micro-batches or other tokens of the same one. Capacity counts the choices of a micro-batch's
+ * whole sequences in order of their rows, so that what is dropped does not depend on the number of
+ * ranks. The host places the rows: it waits for the choices of each layer.
  *
  * The balance loss adds loss_scale * rows * balance_loss * E * sum_e f_e P_e to the objective of a
  * micro-batch (of all context ranks), where f_e is the share of the choices that want expert e and
@@ -23,22 +24,52 @@ static int64_t ceil_div(int64_t a, int64_t b) {
 }
 
 static int64_t expert_first(const ls_model *m, int rank) {
-    return ls_range_first(m->sizes.experts, m->part.tensor_ranks, rank);
+    return ls_range_first(m->sizes.experts, m->expert_ranks, rank);
 }
 
-/* Most choices that an expert takes of `rows` rows. */
+/* Most choices that an expert takes of the `rows` rows of a micro-batch. */
 static int64_t capacity(const ls_model *m, int64_t rows) {
     const double factor = m->options.config->expert_capacity;
     const double share = (double)rows * (double)m->sizes.each / (double)m->sizes.experts;
     return factor > 0.0 ? min_of((int64_t)ceil(factor * share), rows) : rows;
 }
 
-ls_moe_limits ls_moe_limits_of(const ls_model *m, int64_t rows) {
+/* Rows of whole sequences. */
+static int64_t whole_rows(const ls_pass *pass) {
+    return pass->batch * (pass->model->context_ranks > 1 ? pass->model->options.seq : pass->seq);
+}
+
+/* Does what an expert takes depend on tokens of other context ranks? Then the choices are counted
+ * by the runs of positions in which the context ranks have them, two for each sequence. */
+static bool counts_segments(const ls_model *m) {
+    return m->context_ranks > 1 && m->options.config->expert_capacity > 0.0;
+}
+
+static int64_t segments(const ls_model *m, int64_t batch) {
+    return counts_segments(m) ? 2 * batch : 1;
+}
+
+/* Most micro-batches of which neighbouring data ranks, context ranks innermost, have tokens. */
+static int64_t micros_of(int ranks, int contexts) {
+    if (ranks % contexts == 0 || contexts % ranks == 0) {
+        return ceil_div(ranks, contexts);
+    }
+    return min_of(ranks, ranks / contexts + 2);
+}
+
+ls_moe_limits ls_moe_limits_of(const ls_model *m) {
     const ls_sizes *s = &m->sizes;
-    const int64_t ranks = m->part.tensor_ranks, local = ceil_div(s->experts, ranks);
-    ls_moe_limits most = {.rows = ceil_div(rows, ranks)};
+    const int64_t batch = m->options.batch, own = batch * m->seq, experts = m->part.expert_ranks;
+    const int64_t most_rows = experts * batch * (experts > 1 ? m->seq_most : m->seq);
+    const int64_t whole = batch * (m->context_ranks > 1 ? m->options.seq : m->seq);
+    const int64_t local = ceil_div(s->experts, m->expert_ranks), tensor = m->part.tensor_ranks;
+    ls_moe_limits most = {.rows = ceil_div(own, tensor)};
     most.slots = most.rows * s->each;
-    most.received = min_of(rows * min_of(s->each, local), local * capacity(m, rows));
+    most.received = min_of(most_rows * min_of(s->each, local),
+                           local * micros_of((int)experts, m->context_ranks) * capacity(m, whole));
+    most.own_counts = segments(m, batch) * s->experts;
+    most.tensor_counts = tensor * most.own_counts;
+    most.all_counts = counts_segments(m) ? m->context_ranks * most.tensor_counts : 0;
     return most;
 }
 
@@ -60,36 +91,92 @@ static void *own_rows(const ls_pass *pass, const void *matrix) {
     return ls_elems_at(matrix, first * m->sizes.channels, m->dtype);
 }
 
-/* The choices of all ranks, and how many of each rank's an expert keeps: in order of rank, as long
- * as there is room. */
-static ls_status count_choices(const ls_pass *pass, const ls_moe_acts *moe) {
+/* The segment of one of the rows that this rank routes. */
+static int64_t segment_of(const ls_pass *pass, const ls_zigzag *z, int64_t row) {
+    row += own_of(pass).first;
+    return 2 * (row / pass->seq) + (row % pass->seq >= z->low_count);
+}
+
+/* m->moe_own by segment and expert. */
+static ls_status count_own(const ls_pass *pass, const ls_moe_acts *moe) {
     const ls_model *m = pass->model;
-    const int64_t experts = m->sizes.experts, choices = own_of(pass).rows * m->sizes.each;
-    const int64_t room = capacity(m, pass->rows);
-    const int ranks = m->part.tensor_ranks;
-    memset(m->moe_counts, 0, (size_t)experts * sizeof(int64_t));
+    const int64_t experts = m->sizes.experts, each = m->sizes.each;
+    const int64_t choices = own_of(pass).rows * each;
+    const ls_zigzag z = ls_zigzag_of(m->options.seq, m->context_rank, m->context_ranks);
+    memset(m->moe_own, 0, (size_t)(segments(m, pass->batch) * experts) * sizeof(int64_t));
     LS_TRY(m->dev->ops->download(m->dev, m->moe_host.chosen, moe->chosen,
                                  (size_t)choices * sizeof(int32_t)));
     for (int64_t i = 0; i < choices; i++) {
-        m->moe_counts[m->moe_host.chosen[i]]++;
-    }
-    const int64_t bytes = experts * (int64_t)sizeof(int64_t);
-    if (m->tensor) {
-        LS_TRY(m->tensor->ops->all_gather(m->tensor, m->moe_counts, moe->kept, bytes));
-    } else {
-        memcpy(moe->kept, m->moe_counts, (size_t)bytes);
-    }
-    for (int64_t e = 0; e < experts; e++) {
-        int64_t before = 0;
-        for (int r = 0; r < ranks; r++) {
-            int64_t *kept = &moe->kept[r * experts + e];
-            const int64_t wanted = *kept, left = room - before;
-            *kept = left < 0 ? 0 : min_of(wanted, left);
-            before += wanted;
-        }
-        moe->wanted[e] = before;
+        const int64_t segment = counts_segments(m) ? segment_of(pass, &z, i / each) : 0;
+        m->moe_own[segment * experts + m->moe_host.chosen[i]]++;
     }
     return LS_OK;
+}
+
+static ls_status gather_counts(ls_comm *comm, const int64_t *own, int64_t *all, int64_t count) {
+    if (!comm) {
+        memcpy(all, own, (size_t)count * sizeof *own);
+        return LS_OK;
+    }
+    return comm->ops->all_gather(comm, own, all, count * (int64_t)sizeof *own);
+}
+
+/* Turns the choices of an expert in one segment of all tensor ranks, `stride` apart, into those
+ * that are kept, as long as there is room. */
+static void keep_some(int64_t *counts, int64_t stride, int ranks, int64_t *room) {
+    for (int t = 0; t < ranks; t++) {
+        int64_t *count = &counts[t * stride];
+        *count = min_of(*count, *room);
+        *room -= *count;
+    }
+}
+
+/* The same for all segments of a micro-batch, counts [contexts, tensor ranks, segments, E], in
+ * order of their rows. */
+static void keep_in_order(const ls_pass *pass, int64_t *counts) {
+    const ls_model *m = pass->model;
+    const int64_t experts = m->sizes.experts, parts = segments(m, pass->batch);
+    const int64_t stride = parts * experts;
+    const int ranks = m->part.tensor_ranks, contexts = counts_segments(m) ? m->context_ranks : 1;
+    for (int64_t e = 0; e < experts; e++) {
+        int64_t room = capacity(m, whole_rows(pass));
+        for (int64_t run = 0; run < parts * contexts; run++) {
+            /* Low chunks by context rank, then high ones the other way round. */
+            const int64_t part = run / contexts, place = run % contexts;
+            const int64_t context = part % 2 == 0 ? place : contexts - 1 - place;
+            keep_some(counts + context * ranks * stride + part * experts + e, stride, ranks, &room);
+        }
+    }
+}
+
+/* The choices of all tensor ranks, how many of each segment are kept (in m->moe_own), and of each
+ * rank that shares the experts. */
+static ls_status count_choices(const ls_pass *pass, const ls_moe_acts *moe) {
+    const ls_model *m = pass->model;
+    const int64_t experts = m->sizes.experts, own = segments(m, pass->batch) * experts;
+    const int64_t tensor = own * m->part.tensor_ranks;
+    int64_t *counts = m->moe_tensor;
+    LS_TRY(count_own(pass, moe));
+    LS_TRY(gather_counts(m->tensor, m->moe_own, counts, own));
+    memset(moe->wanted, 0, (size_t)experts * sizeof *moe->wanted);
+    for (int64_t i = 0; i < tensor; i++) {
+        moe->wanted[i % experts] += counts[i];
+    }
+    if (counts_segments(m)) {
+        LS_TRY(gather_counts(m->context, m->moe_tensor, m->moe_all, tensor));
+        counts = m->moe_all;
+    }
+    keep_in_order(pass, counts);
+    counts += counts_segments(m) ? m->context_rank * tensor : 0;
+    memcpy(m->moe_own, counts + m->part.tensor_rank * own, (size_t)own * sizeof *counts);
+    /* Of the tensor ranks it is known already. */
+    const bool apart = m->part.expert_ranks > 1;
+    int64_t *kept = apart ? m->moe_counts : moe->kept;
+    memset(kept, 0, (size_t)(experts * (apart ? 1 : m->expert_ranks)) * sizeof *kept);
+    for (int64_t i = 0; i < (apart ? own : tensor); i++) {
+        kept[(apart ? 0 : i / own * experts) + i % experts] += (apart ? m->moe_own : counts)[i];
+    }
+    return apart ? gather_counts(m->experts, kept, moe->kept, experts) : LS_OK;
 }
 
 static ls_status upload_ids(const ls_model *m, int32_t *to, const int32_t *from, int64_t count) {
@@ -100,18 +187,21 @@ static ls_status upload_ids(const ls_model *m, int32_t *to, const int32_t *from,
 static ls_status assign_slots(const ls_pass *pass, const ls_moe_acts *moe) {
     const ls_model *m = pass->model;
     const int64_t experts = m->sizes.experts, each = m->sizes.each;
-    const int64_t *kept = moe->kept + m->part.tensor_rank * experts;
-    int64_t *next = m->moe_counts, *end = m->moe_counts + experts, slots = 0;
+    const int64_t *kept = moe->kept + m->expert_rank * experts;
+    const ls_zigzag z = ls_zigzag_of(m->options.seq, m->context_rank, m->context_ranks);
+    int64_t *next = m->moe_counts, slots = 0;
     for (int64_t e = 0; e < experts; e++) {
         next[e] = slots;
-        end[e] = slots += kept[e];
+        slots += kept[e];
     }
     int32_t *slot = m->moe_host.slots, *slot_rows = m->moe_host.slot_rows;
     const int64_t choices = own_of(pass).rows * each;
     for (int64_t i = 0; i < choices; i++) {
         const int32_t e = m->moe_host.chosen[i];
+        const int64_t segment = counts_segments(m) ? segment_of(pass, &z, i / each) : 0;
         slot[i] = -1;
-        if (next[e] < end[e]) {
+        if (m->moe_own[segment * experts + e] > 0) {
+            m->moe_own[segment * experts + e]--;
             slot[i] = (int32_t)next[e]++;
             slot_rows[slot[i]] = (int32_t)(i / each);
         }
@@ -131,16 +221,16 @@ static int64_t kept_of(const ls_model *m, const ls_moe_acts *moe, int from, int 
 
 int64_t ls_moe_received(const ls_model *m, const ls_moe_acts *moe) {
     int64_t total = 0;
-    for (int r = 0; r < m->part.tensor_ranks; r++) {
-        total += kept_of(m, moe, r, m->part.tensor_rank);
+    for (int r = 0; r < m->expert_ranks; r++) {
+        total += kept_of(m, moe, r, m->expert_rank);
     }
     return total;
 }
 
 static int64_t sent_slots(const ls_model *m, const ls_moe_acts *moe) {
     int64_t total = 0;
-    for (int r = 0; r < m->part.tensor_ranks; r++) {
-        total += kept_of(m, moe, m->part.tensor_rank, r);
+    for (int r = 0; r < m->expert_ranks; r++) {
+        total += kept_of(m, moe, m->expert_rank, r);
     }
     return total;
 }
@@ -148,7 +238,7 @@ static int64_t sent_slots(const ls_model *m, const ls_moe_acts *moe) {
 /* Rows arrive by rank, then expert; experts want them by expert, then rank. */
 static ls_status order_rows(const ls_model *m, const ls_moe_acts *moe) {
     const int64_t experts = m->sizes.experts;
-    const int rank = m->part.tensor_rank, ranks = m->part.tensor_ranks;
+    const int rank = m->expert_rank, ranks = m->expert_ranks;
     int64_t place = 0;
     for (int64_t e = expert_first(m, rank); e < expert_first(m, rank + 1); e++) {
         int64_t before = 0; /* rows of the ranks before */
@@ -172,7 +262,7 @@ static ls_status order_rows(const ls_model *m, const ls_moe_acts *moe) {
 static ls_status exchange(const ls_pass *pass, const ls_moe_acts *moe, const void *from, void *to,
                           bool back) {
     const ls_model *m = pass->model;
-    const int rank = m->part.tensor_rank, ranks = m->part.tensor_ranks;
+    const int rank = m->expert_rank, ranks = m->expert_ranks;
     const int64_t row_bytes = m->sizes.channels * (int64_t)ls_dtype_bytes(m->dtype);
     int64_t *counts = m->moe_exchange, *offsets = counts + 2 * ranks, at[2] = {0, 0};
     for (int r = 0; r < ranks; r++) {
@@ -185,9 +275,9 @@ static ls_status exchange(const ls_pass *pass, const ls_moe_acts *moe, const voi
         }
     }
     ls_comm_request *request;
-    LS_TRY(m->tensor->ops->all_to_all_start(m->tensor, from, counts, offsets, to, counts + ranks,
-                                            offsets + ranks, &request));
-    return ls_tensor_wait(pass, request);
+    LS_TRY(m->experts->ops->all_to_all_start(m->experts, from, counts, offsets, to, counts + ranks,
+                                             offsets + ranks, &request));
+    return m->experts->ops->wait(m->experts, request);
 }
 
 static ls_status select_rows(const ls_model *m, int64_t rows, const int32_t *index, const void *x,
@@ -223,12 +313,12 @@ static ls_status expert_products(const ls_pass *pass, int block, const ls_moe_ac
                                  void *c) {
     const ls_model *m = pass->model;
     const int64_t *dims = ls_model_row(m, block, weight)->local_dims, out = dims[1], in = dims[2];
-    const int64_t first = expert_first(m, m->part.tensor_rank);
-    const int64_t end = expert_first(m, m->part.tensor_rank + 1);
+    const int64_t first = expert_first(m, m->expert_rank);
+    const int64_t end = expert_first(m, m->expert_rank + 1);
     int64_t at = 0;
     for (int64_t e = first; e < end; e++) {
         int64_t rows = 0;
-        for (int r = 0; r < m->part.tensor_ranks; r++) {
+        for (int r = 0; r < m->expert_ranks; r++) {
             rows += moe->kept[r * m->sizes.experts + e];
         }
         const void *w =
@@ -298,16 +388,16 @@ ls_status ls_moe_forward(const ls_pass *pass, int block, const ls_layer_acts *a)
     const ls_model *m = pass->model;
     const ls_moe_acts *moe = &a->moe;
     LS_TRY(route(pass, block, a));
-    void *slots = m->tensor ? m->moe_sent : moe->in;
+    void *slots = m->experts ? m->moe_sent : moe->in;
     LS_TRY(select_rows(m, sent_slots(m, moe), moe->slot_rows, own_rows(pass, a->norm2), slots));
-    if (m->tensor) {
+    if (m->experts) {
         LS_TRY(to_experts(pass, moe, slots, moe->in));
     }
-    void *rows = m->tensor ? m->moe_rows : moe->out;
+    void *rows = m->experts ? m->moe_rows : moe->out;
     LS_TRY(expert_products(pass, block, moe, LS_EXPERT_UP_W, FORWARD, moe->in, NULL, a->up));
     LS_TRY(ls_activation_run(pass, ls_moe_received(m, moe), a));
     LS_TRY(expert_products(pass, block, moe, LS_EXPERT_DOWN_W, FORWARD, a->act, NULL, rows));
-    return m->tensor ? from_experts(pass, moe, rows, moe->out) : LS_OK;
+    return m->experts ? from_experts(pass, moe, rows, moe->out) : LS_OK;
 }
 
 static ls_combine combine_op(const ls_pass *pass, const ls_moe_acts *moe) {
@@ -335,18 +425,18 @@ ls_status ls_moe_combine(const ls_pass *pass, const ls_layer_acts *a, void *y) {
 static ls_status set_balance(const ls_pass *pass, const ls_moe_acts *moe) {
     const ls_model *m = pass->model;
     const int64_t experts = m->sizes.experts;
-    const int64_t seq = m->context ? m->options.seq : pass->seq;
-    const double choices = (double)(pass->batch * seq * m->sizes.each);
+    const double choices = (double)(whole_rows(pass) * m->sizes.each);
     const double weight = m->options.config->balance_loss;
     const double scale = pass->loss_scale * weight * (double)experts / choices;
     for (int64_t e = 0; e < experts; e++) {
         ls_store(m->dev->acc, m->moe_host.balance, e, scale * (double)moe->wanted[e]);
     }
-    LS_TRY(m->dev->ops->upload(m->dev, m->moe_balance, m->moe_host.balance,
-                               (size_t)experts * ls_dtype_bytes(m->dev->acc)));
-    return m->context && weight != 0.0 ? m->context->ops->all_reduce(m->context, m->moe_balance,
-                                                                     experts, m->dev->acc, LS_SUM)
-                                       : LS_OK;
+    if (m->context && weight != 0.0) {
+        LS_TRY(m->context->ops->all_reduce(m->context, m->moe_host.balance, experts, m->dev->acc,
+                                           LS_SUM));
+    }
+    return m->dev->ops->upload(m->dev, m->moe_balance, m->moe_host.balance,
+                               (size_t)experts * ls_dtype_bytes(m->dev->acc));
 }
 
 /* dx [r,C] += the router's part, and the gradient of its weight, which is a sum over the ranks. */
@@ -402,7 +492,7 @@ ls_status ls_moe_backward(const ls_pass *pass, int block, const ls_layer_acts *a
     op.dx = dout;
     op.dweights = m->moe_dgates;
     LS_TRY(m->dev->ops->combine_backward(m->dev, &op));
-    if (m->tensor) {
+    if (m->experts) {
         LS_TRY(to_experts(pass, moe, dout, m->moe_rows));
         dout = m->moe_rows;
     }
@@ -415,7 +505,7 @@ ls_status ls_moe_backward(const ls_pass *pass, int block, const ls_layer_acts *a
     LS_TRY(expert_products(pass, block, moe, up, WEIGHT_GRAD, dup, moe->in,
                            ls_gradient(pass, block, up)));
     void *din = m->moe_rows;
-    if (m->tensor) {
+    if (m->experts) {
         LS_TRY(from_experts(pass, moe, m->moe_rows, m->moe_sent));
         din = m->moe_sent;
     }

@@ -149,6 +149,18 @@ static bool splits(const ls_sizes *s, int ranks) {
            ranks <= s->vocab_rows && ranks <= (s->experts > 0 ? s->experts : s->ffn);
 }
 
+static ls_status check_experts(const ls_sizes *s, const ls_model_part *part) {
+    const int64_t most = s->experts / part->tensor_ranks;
+    if (part->expert_ranks == 1 || part->expert_ranks <= most) {
+        return LS_OK;
+    }
+    return LS_FAIL(LS_E_CONFIG,
+                   "parallel.expert is %d; a model of %lld experts a layer%s on %d tensor ranks "
+                   "(which split them too) can have at most %lld",
+                   part->expert_ranks, (long long)s->experts, s->experts > 0 ? "" : " (dense)",
+                   part->tensor_ranks, (long long)(most > 1 ? most : 1));
+}
+
 static ls_status check_part(const ls_sizes *s, const ls_model_part *part) {
     const int blocks = (int)s->layers + 2, ranks = part->tensor_ranks;
     if (part->first_block < 0 || part->block_count < 1 ||
@@ -161,8 +173,11 @@ static ls_status check_part(const ls_sizes *s, const ls_model_part *part) {
     if (part->tensor_rank < 0 || part->tensor_rank >= ranks) {
         return LS_FAIL(LS_E_SHAPE, "tensor rank %d of %d", part->tensor_rank, ranks);
     }
+    if (part->expert_rank < 0 || part->expert_rank >= part->expert_ranks) {
+        return LS_FAIL(LS_E_SHAPE, "expert rank %d of %d", part->expert_rank, part->expert_ranks);
+    }
     if (splits(s, ranks)) {
-        return LS_OK;
+        return check_experts(s, part);
     }
     int below = ranks - 1, above = ranks + 1;
     while (!splits(s, below)) {
@@ -187,6 +202,9 @@ ls_model_part ls_part_resolve(const ls_sizes *s, const ls_model_part *part) {
     ls_model_part resolved = part ? *part : (ls_model_part){0};
     if (resolved.tensor_ranks == 0) {
         resolved.tensor_ranks = 1;
+    }
+    if (resolved.expert_ranks == 0) {
+        resolved.expert_ranks = 1;
     }
     if (resolved.block_count == 0) {
         resolved.block_count = (int)s->layers + 2 - resolved.first_block;
@@ -313,6 +331,33 @@ static place place_of(int block, int blocks) {
     return block == 0 ? EMBEDDING : block == blocks - 1 ? HEAD : LAYER;
 }
 
+static bool is_expert(int row) {
+    return row == LS_EXPERT_UP_W || row == LS_EXPERT_DOWN_W;
+}
+
+/* A row of a block of a part; false: there is none. */
+static bool build_row(const ls_config_model *config, const ls_sizes *sizes,
+                      const ls_model_part *part, int block, int row, ls_param *param) {
+    const int blocks = (int)sizes->layers + 2;
+    const row_spec *spec = &row_specs[row];
+    /* The tied head of a stage that lacks the embedding holds a copy of it. */
+    const bool copied = row == LS_HEAD_W && sizes->tied && part->first_block > 0;
+    if (spec->place != place_of(block, blocks) || !(copied || has_row(sizes, spec))) {
+        return false;
+    }
+    fill_row(config, sizes, copied ? &row_specs[LS_TOK_EMBED] : spec, block, param);
+    param->copied = copied;
+    param->tp_rank = part->tensor_rank;
+    param->tp_ranks = part->tensor_ranks;
+    if (part->expert_ranks > 1 && is_expert(row)) {
+        param->expert = true;
+        param->block = blocks + block - 1;
+        param->tp_rank += part->expert_rank * part->tensor_ranks;
+        param->tp_ranks *= part->expert_ranks;
+    }
+    return true;
+}
+
 ls_status ls_table_build(const ls_config_model *config, const ls_sizes *sizes,
                          const ls_model_part *part, ls_param **params, int *count,
                          int64_t *flat_elems, int *rows) {
@@ -322,23 +367,17 @@ ls_status ls_table_build(const ls_config_model *config, const ls_sizes *sizes,
     for (int i = 0; rows && i < blocks * LS_ROW_COUNT; i++) {
         rows[i] = -1;
     }
-    for (int block = part->first_block; block < end; block++) {
-        for (int row = 0; row < LS_ROW_COUNT; row++) {
-            const row_spec *spec = &row_specs[row];
-            /* The tied head of a stage that lacks the embedding holds a copy of it. */
-            const bool copied = row == LS_HEAD_W && sizes->tied && part->first_block > 0;
-            if (spec->place != place_of(block, blocks) || !(copied || has_row(sizes, spec))) {
-                continue;
+    for (int experts = 0; experts < (part->expert_ranks > 1 ? 2 : 1); experts++) {
+        for (int i = part->first_block * LS_ROW_COUNT; i < end * LS_ROW_COUNT; i++) {
+            const int row = i % LS_ROW_COUNT;
+            const bool apart = part->expert_ranks > 1 && is_expert(row);
+            if (apart == experts &&
+                build_row(config, sizes, part, i / LS_ROW_COUNT, row, &(*params)[n])) {
+                if (rows) {
+                    rows[i] = n;
+                }
+                n++;
             }
-            ls_param *param = &(*params)[n];
-            fill_row(config, sizes, copied ? &row_specs[LS_TOK_EMBED] : spec, block, param);
-            param->copied = copied;
-            param->tp_rank = part->tensor_rank;
-            param->tp_ranks = part->tensor_ranks;
-            if (rows) {
-                rows[block * LS_ROW_COUNT + row] = n;
-            }
-            n++;
         }
     }
     *count = n;
@@ -394,9 +433,9 @@ void ls_model_count_flops(const ls_config_model *config, int64_t seq, ls_model_f
     for (int row = 0; row < LS_ROW_COUNT; row++) {
         if (row_specs[row].place == LAYER && row_specs[row].dims[1] != NONE) {
             /* of the experts those that a token goes to */
-            const bool expert = row == LS_EXPERT_UP_W || row == LS_EXPERT_DOWN_W;
             const int64_t elems = row_elems(&sizes, row);
-            products += expert && sizes.experts > 0 ? elems / sizes.experts * sizes.each : elems;
+            products +=
+                is_expert(row) && sizes.experts > 0 ? elems / sizes.experts * sizes.each : elems;
         }
     }
     double full = 12.0 * (double)sizes.layers * (double)sizes.q_width * (double)seq;

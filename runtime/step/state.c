@@ -15,11 +15,13 @@ ls_status ls_state_take(ls_state *s, size_t *kind, size_t bytes, void **memory) 
 
 static ls_status check_options(const ls_state_options *o) {
     if (o->zero < 0 || o->zero > 3 || o->shards < 1 || (o->zero == 0 && o->shards > 1) ||
-        o->data->size % o->shards != 0) {
+        o->data->size % o->shards != 0 ||
+        (o->expert_data && o->expert_data->size % o->expert_shards != 0)) {
         return LS_FAIL(LS_E_SHAPE,
-                       "zero %d over %d shards on %d ranks; zero is 0 to 3, with 0 there is 1 "
-                       "shard, and the ranks are a multiple of the shards",
-                       o->zero, o->shards, o->data->size);
+                       "zero %d over %d shards on %d ranks, of experts over %d on %d; zero is 0 to "
+                       "3, with 0 there is 1 shard, and the ranks are a multiple of the shards",
+                       o->zero, o->shards, o->data->size, o->expert_shards,
+                       o->expert_data ? o->expert_data->size : o->data->size);
     }
     return ls_reducer_check_memory(o->data, o->dev);
 }
@@ -38,15 +40,19 @@ static void add_blocks(ls_state *s, state_part *part, const ls_param *params, in
     part->first_block = s->block_count;
     for (int i = 0; i < count; i++) {
         if (i == 0 || params[i].block != params[i - 1].block) {
-            s->blocks[s->block_count++] = (state_block){
-                .part = (int)(part - s->parts), .range.first = part->base + params[i].offset};
+            s->blocks[s->block_count++] =
+                (state_block){.part = (int)(part - s->parts),
+                              .range.first = part->base + params[i].offset - params[0].offset};
         }
         state_block *b = &s->blocks[s->block_count - 1];
-        const int64_t end = i + 1 < count ? params[i + 1].offset : s->flat_elems - part->base;
+        const int64_t end =
+            i + 1 < count ? params[i + 1].offset - params[0].offset : s->flat_elems - part->base;
         b->range.elems = part->base + end - b->range.first;
         b->vector_elems = params[i].matrix ? b->vector_elems : b->range.elems;
-        if (params[i].block > 0 && params[i].block <= s->options.config->layers) {
-            s->pool_elems = b->range.elems > s->pool_elems ? b->range.elems : s->pool_elems;
+        const bool is_layer = params[i].block > 0 && params[i].block <= s->options.config->layers;
+        if (is_layer || part->is_experts) {
+            int64_t *most = part->is_experts ? &s->expert_elems : &s->pool_elems;
+            *most = b->range.elems > *most ? b->range.elems : *most;
         }
     }
 }
@@ -62,46 +68,71 @@ static ls_status add_part(ls_state *s, state_part *part, const ls_param *params,
     s->flat_elems += elems;
     for (int i = 0; i < count; i++) {
         if (begins_block(s, params, i)) {
-            first[own++] = params[i].offset;
+            first[own++] = params[i].offset - params[0].offset;
         }
         ls_param *row = &s->params[s->param_count++];
         *row = params[i];
-        row->offset += part->base;
+        row->offset += part->base - params[0].offset;
         row->block = blocks + own - 1;
     }
     first[own] = elems;
     int64_t unit_elems = o->bucket_bytes / (int64_t)s->acc_bytes;
-    ls_status status =
-        ls_partition_init(first, own, o->shards, unit_elems > 0 ? unit_elems : 1, &part->partition);
+    ls_status status = ls_partition_init(first, own, part->shards, unit_elems > 0 ? unit_elems : 1,
+                                         &part->partition);
     free(first);
     LS_TRY(status);
     add_blocks(s, part, params, count);
     return ls_calloc((size_t)part->partition.unit_count + 1, sizeof *part->places, &part->places);
 }
 
+/* The rows of a part of the model, or those of its experts apart, as the next part. */
+static ls_status add_rows(ls_state *s, const ls_model_part *model, bool experts) {
+    const ls_state_options *o = &s->options;
+    state_part *part = &s->parts[s->part_count];
+    ls_comm *data = experts ? o->expert_data : o->data;
+    const int shards = experts ? o->expert_shards : o->shards;
+    ls_param *params = NULL;
+    int count, apart = 0;
+    int64_t elems;
+    LS_TRY(ls_model_table_part(o->config, model, &params, &count, &elems));
+    while (apart < count && !params[apart].expert) {
+        apart++;
+    }
+    const int from = experts ? apart : 0, end = experts ? count : apart;
+    if (apart < count) {
+        elems = experts ? elems - params[apart].offset : params[apart].offset;
+    }
+    ls_status status = LS_OK;
+    if (from < end) {
+        const size_t rows = (size_t)(s->param_count + end - from);
+        ls_param *all = reallocarray(s->params, rows, sizeof *all);
+        s->params = all ? all : s->params;
+        *part = (state_part){.state = s,
+                             .model = *model,
+                             .is_experts = experts,
+                             .data = data,
+                             .shards = shards,
+                             .shard = data->rank % shards};
+        s->part_count++;
+        status = all ? add_part(s, part, params + from, end - from, elems)
+                     : LS_FAIL(LS_E_MEMORY, "no memory for %zu parameters", rows);
+    }
+    free(params);
+    return status;
+}
+
 static ls_status build_tables(ls_state *s) {
     const ls_state_options *o = &s->options;
-    LS_TRY(ls_calloc((size_t)o->part_count, sizeof *s->parts, &s->parts));
-    LS_TRY(ls_calloc((size_t)o->config->layers + 2, sizeof *s->blocks, &s->blocks));
+    const size_t kinds = o->expert_data ? 2 : 1;
+    LS_TRY(ls_calloc(kinds * (size_t)o->part_count, sizeof *s->parts, &s->parts));
+    LS_TRY(ls_calloc(2 * (size_t)o->config->layers + 2, sizeof *s->blocks, &s->blocks));
     for (int p = 0; p < o->part_count; p++) {
-        state_part *part = &s->parts[p];
-        part->state = s;
-        part->model = o->parts[p];
-        ls_param *params = NULL;
-        int count;
-        int64_t elems;
-        ls_status status = ls_model_table_part(o->config, &part->model, &params, &count, &elems);
-        ls_param *all = NULL;
-        if (status == LS_OK) {
-            all = reallocarray(s->params, (size_t)(s->param_count + count), sizeof *all);
-            status = all ? LS_OK : LS_FAIL(LS_E_MEMORY, "no memory for %d parameters", count);
-        }
-        if (status == LS_OK) {
-            s->params = all;
-            status = add_part(s, part, params, count, elems);
-        }
-        free(params);
-        LS_TRY(status);
+        LS_TRY(add_rows(s, &o->parts[p], false));
+    }
+    for (int p = 0; o->expert_data && p < o->part_count; p++) {
+        const int count = s->part_count;
+        LS_TRY(add_rows(s, &o->parts[p], true));
+        s->parts[p].experts = s->part_count > count ? &s->parts[count] : NULL;
     }
     return LS_OK;
 }
@@ -124,14 +155,14 @@ static void give_units(ls_state *s) {
 
 static ls_status list_owned(ls_state *s) {
     int units = 1;
-    for (int p = 0; p < s->options.part_count; p++) {
+    for (int p = 0; p < s->part_count; p++) {
         units += s->parts[p].partition.unit_count;
     }
     LS_TRY(ls_calloc((size_t)units, sizeof *s->owned, &s->owned));
-    for (int p = 0; p < s->options.part_count; p++) {
+    for (int p = 0; p < s->part_count; p++) {
         state_part *part = &s->parts[p];
         for (int u = 0; u < part->partition.unit_count; u++) {
-            ls_range slice = ls_partition_slice(&part->partition, u, s->shard);
+            ls_range slice = ls_partition_slice(&part->partition, u, part->shard);
             part->places[u] = s->owned_elems;
             slice.first += part->base;
             if (slice.elems > 0) {
@@ -150,7 +181,7 @@ static ls_status list_owned(ls_state *s) {
 /* The reducer of a single part takes the gradients' memory itself, from a communicator that may add
  * up other ranks' without copying them; several parts are to lie in one buffer. */
 static bool lends_grads(const ls_state *s) {
-    return !s->full_grads || s->options.part_count > 1;
+    return !s->full_grads || s->part_count > 1;
 }
 
 static ls_status take_buffers(ls_state *s) {
@@ -173,11 +204,11 @@ static ls_status take_buffers(ls_state *s) {
 static ls_status make_reducer(ls_state *s, state_part *part, int64_t elems) {
     const ls_state_options *o = &s->options;
     const ls_reducer_options reducer = {
-        .comm = o->data,
+        .comm = part->data,
         .dev = s->dev,
         .reduction = o->reduction,
         .elems = elems,
-        .micro_batches = o->rank_micros * o->data->size,
+        .micro_batches = o->rank_micros * part->data->size,
         .bucket_bytes = o->bucket_bytes,
         .partition = o->zero > 0 ? &part->partition : NULL,
         .buffer = !lends_grads(s) ? NULL
@@ -205,15 +236,15 @@ static ls_status make_scatter(ls_state *s, state_part *part, int blocks) {
     const bool whole = part->model.first_block == 0 &&
                        (part->model.block_count == 0 || blocks == o->config->layers + 2);
     const ls_scatter_options scatter = {
-        .comm = o->data,
+        .comm = part->data,
         .dev = s->dev,
         .reduction = o->reduction,
         .micro_batches = o->rank_micros,
         .partition = &part->partition,
         .blocks = ranges,
         .block_count = blocks,
-        .pool_elems = s->pool_elems,
-        .first_held = o->config->tied && whole,
+        .pool_elems = part->is_experts ? s->expert_elems : s->pool_elems,
+        .first_held = o->config->tied && whole && !part->is_experts,
         .sums = s->planning ? s : ls_state_at(s->grads, part->places[0], s->acc_bytes)};
     size_t bytes;
     ls_status status = ls_scatter_plan(&scatter, &bytes);
@@ -226,7 +257,7 @@ static ls_status make_scatter(ls_state *s, state_part *part, int blocks) {
 }
 
 static ls_status make_reductions(ls_state *s) {
-    const int parts = s->options.part_count;
+    const int parts = s->part_count;
     for (int p = 0; p < parts; p++) {
         state_part *part = &s->parts[p];
         const int64_t end = p + 1 < parts ? s->parts[p + 1].base : s->flat_elems;
@@ -240,7 +271,6 @@ static ls_status make_reductions(ls_state *s) {
 static ls_status build(ls_state *s) {
     const ls_state_options *o = &s->options;
     s->dev = o->dev;
-    s->shard = o->data->rank % o->shards;
     s->acc_bytes = ls_dtype_bytes(o->dev->acc);
     s->copy_bytes = ls_dtype_bytes(o->dtype);
     s->has_copies = o->dtype != o->dev->acc;
@@ -277,6 +307,12 @@ ls_status ls_state_plan(const ls_state_options *options, ls_state_bytes *bytes, 
     return LS_OK;
 }
 
+static ls_status split_shards(ls_comm *data, int shards, ls_comm **comm) {
+    LS_TRY(data->ops->split(data, data->rank / shards, comm));
+    ls_comm_name_group(*comm, "parameters.gather");
+    return LS_OK;
+}
+
 ls_status ls_state_create(const ls_state_options *options, ls_state **state) {
     *state = NULL;
     ls_state *s = NULL;
@@ -292,8 +328,11 @@ ls_status ls_state_create(const ls_state_options *options, ls_state **state) {
     LS_TRY_GOTO(ls_comm_agree(data, status), failed);
     LS_TRY_GOTO(make_reductions(s), failed);
     if (options->zero > 0) {
-        LS_TRY_GOTO(data->ops->split(data, data->rank / options->shards, &s->gather_comm), failed);
-        ls_comm_name_group(s->gather_comm, "parameters.gather");
+        LS_TRY_GOTO(split_shards(data, options->shards, &s->gather_comm[0]), failed);
+    }
+    if (options->zero > 0 && options->expert_data) {
+        LS_TRY_GOTO(split_shards(options->expert_data, options->expert_shards, &s->gather_comm[1]),
+                    failed);
     }
     for (int p = 0; p < options->part_count; p++) {
         ls_state_set_store(&s->parts[p]);
@@ -309,7 +348,7 @@ void ls_state_destroy(ls_state *s) {
     if (!s) {
         return;
     }
-    for (int p = 0; s->parts && p < s->options.part_count; p++) {
+    for (int p = 0; p < s->part_count; p++) {
         ls_reducer_destroy(s->parts[p].reducer);
         ls_scatter_destroy(s->parts[p].scatter);
         ls_partition_release(&s->parts[p].partition);
@@ -388,7 +427,7 @@ void *ls_state_master_at(const ls_state *s, int64_t elem) {
 /* Gradients */
 
 ls_status ls_state_begin(ls_state *s) {
-    for (int p = 0; p < s->options.part_count; p++) {
+    for (int p = 0; p < s->part_count; p++) {
         const state_part *part = &s->parts[p];
         LS_TRY(part->reducer ? ls_reducer_begin(part->reducer) : ls_scatter_begin(part->scatter));
     }
@@ -396,22 +435,25 @@ ls_status ls_state_begin(ls_state *s) {
 }
 
 ls_status ls_state_micro_begin(ls_state *s, int p, int64_t local) {
-    state_part *part = &s->parts[p];
-    return part->reducer ? ls_reducer_micro_begin(part->reducer, local, &part->micro_grads)
-                         : ls_scatter_micro_begin(part->scatter);
+    for (state_part *part = &s->parts[p]; part; part = part->experts) {
+        LS_TRY(part->reducer ? ls_reducer_micro_begin(part->reducer, local, &part->micro_grads)
+                             : ls_scatter_micro_begin(part->scatter));
+    }
+    return LS_OK;
 }
 
 ls_status ls_state_micro_end(ls_state *s, int p) {
-    const state_part *part = &s->parts[p];
     const uint64_t start_ns = ls_clock_ns();
-    LS_TRY(part->reducer ? ls_reducer_micro_end(part->reducer) : LS_OK);
+    for (const state_part *part = &s->parts[p]; part; part = part->experts) {
+        LS_TRY(part->reducer ? ls_reducer_micro_end(part->reducer) : LS_OK);
+    }
     s->comm_ns += ls_clock_ns() - start_ns;
     return LS_OK;
 }
 
 ls_status ls_state_finish(ls_state *s) {
     const uint64_t start_ns = ls_clock_ns();
-    for (int p = 0; p < s->options.part_count; p++) {
+    for (int p = 0; p < s->part_count; p++) {
         const state_part *part = &s->parts[p];
         void *grads;
         uint64_t wait_ns;

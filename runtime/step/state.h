@@ -10,7 +10,10 @@
  * Masters and gradients are dev->acc. Where the compute copies have another dtype they are what
  * travels, and norms and biases, which have no copy, are gathered once after each update; else the
  * masters travel, and with zero 1 and 2 every rank has all of them. Several parts of a model
- * (interleaved pipeline stages) lie one after the other in one flat space. */
+ * (interleaved pipeline stages) lie one after the other in one flat space.
+ *
+ * Experts that expert ranks split lie behind everything else. Fewer ranks hold the same ones: their
+ * gradients are added up, and they are divided, in groups of their own. */
 #ifndef LS_STEP_STATE_H
 #define LS_STEP_STATE_H
 
@@ -34,6 +37,10 @@ typedef struct ls_state_options {
      * For ls_state_plan only rank, size and on_device are read. */
     ls_comm *data;
     int shards; /* 1 with zero 0 */
+    /* With several expert ranks: the ranks of `data` that hold the same experts, and by how many
+     * these are divided; rank r keeps shard r mod expert_shards. Else NULL. */
+    ls_comm *expert_data;
+    int expert_shards;
     /* The pipeline's ranks, when its first and its last hold a tied embedding each; NULL: none or
      * one does. */
     ls_comm *tied;
@@ -48,7 +55,8 @@ typedef struct ls_state_bytes {
 /* What create takes, by the same code. *state: one without memory, that only answers questions;
  * destroy it. Not collective. */
 ls_status ls_state_plan(const ls_state_options *options, ls_state_bytes *bytes, ls_state **state);
-/* Takes all memory, zeroed. The same status on all ranks of `data`. [collective over data] */
+/* Takes all memory, zeroed. The same status on all ranks of `data`. [collective over data and
+ * expert_data] */
 ls_status ls_state_create(const ls_state_options *options, ls_state **state);
 void ls_state_destroy(ls_state *state); /* [collective over data] */
 ls_state_bytes ls_state_memory(const ls_state *state);
@@ -56,8 +64,8 @@ ls_state_bytes ls_state_memory(const ls_state *state);
 /* For ls_model_options.store of a part. Owned by the state. */
 const ls_model_store *ls_state_store(ls_state *state, int part);
 
-/* Rows of all parts with their offsets in the flat space. Their `block` numbers the blocks in which
- * the space is divided, from 0. */
+/* Rows of all parts with their offsets in the flat space, experts apart last. Their `block` numbers
+ * the blocks in which the space is divided, from 0. */
 const ls_param *ls_state_params(const ls_state *state, int *count);
 int64_t ls_state_flat_elems(const ls_state *state);
 
@@ -92,7 +100,7 @@ ls_status ls_state_begin(ls_state *state);
 ls_status ls_state_micro_begin(ls_state *state, int part, int64_t local);
 ls_status ls_state_micro_end(ls_state *state, int part);
 /* Waits; the gradients buffer then holds the sums of owned elements, tied ones added up.
- * [collective over data and tied] */
+ * [collective over data, expert_data and tied] */
 ls_status ls_state_finish(ls_state *state);
 /* Nanoseconds spent in communication over data inside the model's calls and the above, and (apart)
  * over tied; both are set to 0. */

@@ -28,24 +28,32 @@ static int64_t window_masters(const ls_state *s, const state_block *b) {
     return s->has_copies ? b->vector_elems : b->range.elems;
 }
 
+/* Windows [first, end) are for blocks like this one. */
+static int first_window(const ls_state *s, const state_block *b, int *end) {
+    const bool experts = s->parts[b->part].is_experts, is_large = b->range.elems > s->pool_elems;
+    *end = experts ? STATE_WINDOWS : is_large ? STATE_EXPERTS : STATE_POOL;
+    return experts ? STATE_EXPERTS : is_large ? STATE_POOL : 0;
+}
+
 static ls_status plan_windows(ls_state *s) {
-    int64_t masters[2] = {0}, copies[2] = {0}; /* of the pool's windows, of the large one */
+    int64_t masters[STATE_WINDOWS] = {0}, copies[STATE_WINDOWS] = {0};
     int units = 0;
     for (int i = 0; i < s->block_count; i++) {
         const state_block *b = &s->blocks[i];
-        const bool is_large = b->range.elems > s->pool_elems;
-        masters[is_large] = max_i64(masters[is_large], window_masters(s, b));
-        copies[is_large] = max_i64(copies[is_large], b->range.elems);
+        int end;
+        for (int w = first_window(s, b, &end); w < end; w++) {
+            masters[w] = max_i64(masters[w], window_masters(s, b));
+            copies[w] = max_i64(copies[w], b->range.elems);
+        }
         units = b->units > units ? b->units : units;
     }
     for (int i = 0; i < STATE_WINDOWS; i++) {
         state_window *w = &s->windows[i];
-        const bool is_large = i >= STATE_POOL;
         w->block = -1;
-        LS_TRY(ls_state_take(s, &s->bytes.gathered, (size_t)masters[is_large] * s->acc_bytes,
-                             &w->masters));
+        LS_TRY(
+            ls_state_take(s, &s->bytes.gathered, (size_t)masters[i] * s->acc_bytes, &w->masters));
         if (s->has_copies && gathers_blocks(s)) {
-            LS_TRY(ls_state_take(s, &s->bytes.gathered, (size_t)copies[is_large] * s->copy_bytes,
+            LS_TRY(ls_state_take(s, &s->bytes.gathered, (size_t)copies[i] * s->copy_bytes,
                                  &w->copies));
         }
         LS_TRY(ls_calloc((size_t)units + 1, sizeof(ls_comm_request *), &w->requests));
@@ -114,25 +122,24 @@ ls_status ls_state_plan_gathers(ls_state *s) {
         return LS_OK;
     }
     int units = 0;
-    for (int p = 0; p < s->options.part_count; p++) {
+    int shards = 1;
+    for (int p = 0; p < s->part_count; p++) {
         units += s->parts[p].partition.unit_count;
+        shards = s->parts[p].shards > shards ? s->parts[p].shards : shards;
     }
     LS_TRY(ls_calloc((size_t)units + 1, sizeof(ls_comm_request *), &s->requests));
-    LS_TRY(ls_calloc((size_t)s->options.shards, sizeof *s->counts, &s->counts));
-    LS_TRY(ls_calloc((size_t)s->options.shards, sizeof *s->offsets, &s->offsets));
+    LS_TRY(ls_calloc((size_t)shards, sizeof *s->counts, &s->counts));
+    LS_TRY(ls_calloc((size_t)shards, sizeof *s->offsets, &s->offsets));
     LS_TRY(s->windowed ? plan_windows(s) : LS_OK);
     return s->has_copies ? plan_vectors(s) : LS_OK;
 }
 
 void ls_state_release_gathers(ls_state *s) {
-    void *const device_pieces[] = {s->windows[0].masters,
-                                   s->windows[0].copies,
-                                   s->windows[1].masters,
-                                   s->windows[1].copies,
-                                   s->windows[2].masters,
-                                   s->windows[2].copies,
-                                   s->vectors,
-                                   s->packed};
+    void *device_pieces[2 * STATE_WINDOWS + 2] = {s->vectors, s->packed};
+    for (int i = 0; i < STATE_WINDOWS; i++) {
+        device_pieces[2 * i + 2] = s->windows[i].masters;
+        device_pieces[2 * i + 3] = s->windows[i].copies;
+    }
     for (size_t i = 0; i < sizeof device_pieces / sizeof *device_pieces; i++) {
         if (device_pieces[i]) {
             s->dev->ops->free(s->dev, device_pieces[i]);
@@ -141,8 +148,10 @@ void ls_state_release_gathers(ls_state *s) {
     for (int i = 0; i < STATE_WINDOWS; i++) {
         free(s->windows[i].requests);
     }
-    if (s->gather_comm) {
-        s->gather_comm->ops->destroy(s->gather_comm);
+    for (int i = 0; i < 2; i++) {
+        if (s->gather_comm[i]) {
+            s->gather_comm[i]->ops->destroy(s->gather_comm[i]);
+        }
     }
     free(s->requests);
     free(s->counts);
@@ -157,14 +166,14 @@ void ls_state_release_gathers(ls_state *s) {
 static ls_status gather_unit(ls_state *s, const state_part *part, int unit, const void *own,
                              void *to, size_t elem_bytes, ls_comm_request **request) {
     const int64_t first = part->partition.units[unit].range.first;
-    for (int shard = 0; shard < s->options.shards; shard++) {
+    for (int shard = 0; shard < part->shards; shard++) {
         const ls_range slice = ls_partition_slice(&part->partition, unit, shard);
         s->counts[shard] = slice.elems * (int64_t)elem_bytes;
         s->offsets[shard] = (slice.first - first) * (int64_t)elem_bytes;
     }
     ls_flight_set_bucket(unit);
-    return s->gather_comm->ops->all_gather_start(s->gather_comm, own, to, s->counts, s->offsets,
-                                                 request);
+    ls_comm *comm = s->gather_comm[part->is_experts];
+    return comm->ops->all_gather_start(comm, own, to, s->counts, s->offsets, request);
 }
 
 /* Norms and biases of all shards into s->vectors. */
@@ -177,17 +186,17 @@ static ls_status share_vectors(ls_state *s) {
         if (s->counts[v->shard] == 0) {
             s->offsets[v->shard] = place;
         }
-        if (v->shard == s->shard) {
+        if (v->shard == s->parts->shard) {
             LS_TRY(s->dev->ops->copy(s->dev, s->packed + place, ls_state_master_at(s, v->elem),
                                      (size_t)bytes));
         }
         s->counts[v->shard] += bytes;
         place += bytes;
     }
-    ls_comm *comm = s->gather_comm;
+    ls_comm *comm = s->gather_comm[0];
     ls_comm_request *request;
-    LS_TRY(comm->ops->all_gather_start(comm, s->packed + s->offsets[s->shard], s->packed, s->counts,
-                                       s->offsets, &request));
+    LS_TRY(comm->ops->all_gather_start(comm, s->packed + s->offsets[s->parts->shard], s->packed,
+                                       s->counts, s->offsets, &request));
     LS_TRY(comm->ops->wait(comm, request));
     const char *from = s->packed;
     for (int i = 0; i < s->vector_part_count; i++) {
@@ -205,25 +214,29 @@ static ls_status share_units(ls_state *s) {
     void *whole = s->has_copies ? s->copies : s->masters;
     const size_t elem_bytes = s->has_copies ? s->copy_bytes : s->acc_bytes;
     int count = 0;
-    for (int p = 0; p < s->options.part_count; p++) {
+    for (int p = 0; p < s->part_count; p++) {
         const state_part *part = &s->parts[p];
         for (int u = 0; u < part->partition.unit_count; u++) {
-            const int64_t own = ls_partition_slice(&part->partition, u, s->shard).first;
+            const int64_t own = ls_partition_slice(&part->partition, u, part->shard).first;
             const int64_t first = part->partition.units[u].range.first;
             LS_TRY(gather_unit(s, part, u, ls_state_at(whole, part->base + own, elem_bytes),
                                ls_state_at(whole, part->base + first, elem_bytes), elem_bytes,
                                &s->requests[count++]));
         }
     }
-    for (int i = 0; i < count; i++) {
-        LS_TRY(s->gather_comm->ops->wait(s->gather_comm, s->requests[i]));
+    for (int p = 0, i = 0; p < s->part_count; p++) {
+        ls_comm *comm = s->gather_comm[s->parts[p].is_experts];
+        for (int u = 0; u < s->parts[p].partition.unit_count; u++, i++) {
+            LS_TRY(comm->ops->wait(comm, s->requests[i]));
+        }
     }
     return LS_OK;
 }
 
 static ls_status window_wait(ls_state *s, state_window *w) {
+    ls_comm *comm = s->gather_comm[w >= &s->windows[STATE_EXPERTS]];
     for (; w->pending > 0; w->pending--) {
-        LS_TRY(s->gather_comm->ops->wait(s->gather_comm, w->requests[w->pending - 1]));
+        LS_TRY(comm->ops->wait(comm, w->requests[w->pending - 1]));
     }
     return LS_OK;
 }
@@ -264,9 +277,9 @@ static state_window *find_window(ls_state *s, int block) {
 
 /* The window that was not used for longest; NULL: all are in use. */
 static state_window *free_window(ls_state *s, int block) {
-    const bool is_large = s->blocks[block].range.elems > s->pool_elems;
+    int end;
     state_window *oldest = NULL;
-    for (int i = is_large ? STATE_POOL : 0; i < (is_large ? STATE_WINDOWS : STATE_POOL); i++) {
+    for (int i = first_window(s, &s->blocks[block], &end); i < end; i++) {
         state_window *w = &s->windows[i];
         if (w->users == 0 && (!oldest || w->used_at < oldest->used_at)) {
             oldest = w;
@@ -337,15 +350,21 @@ static ls_status use_window(ls_state *s, int block, bool backward, state_window 
 
 /* The model's side */
 
-static int block_of(const state_part *part, int block) {
-    return part->first_block + block - part->model.first_block;
+/* The part (of this one, or of its experts apart) and the block of a number of the model's. */
+static state_part *part_of(void *context, int block, int *number) {
+    state_part *part = context;
+    const int layers = (int)part->state->options.config->layers, first = part->model.first_block;
+    const bool experts = block >= layers + 2;
+    part = experts ? part->experts : part;
+    *number = part->first_block +
+              (experts ? block - layers - 1 - (first > 0 ? first : 1) : block - first);
+    return part;
 }
 
 static ls_status acquire(void *context, int block, bool backward, const void **masters,
                          const void **copies) {
-    state_part *part = context;
-    ls_state *s = part->state;
-    const int b = block_of(part, block);
+    int b;
+    ls_state *s = part_of(context, block, &b)->state;
     const int64_t first = s->blocks[b].range.first;
     state_window *w = NULL;
     ls_flight_mark(backward ? LS_FLIGHT_BACKWARD : LS_FLIGHT_FORWARD, block);
@@ -361,19 +380,19 @@ static ls_status acquire(void *context, int block, bool backward, const void **m
 }
 
 static ls_status release(void *context, int block, bool backward) {
-    state_part *part = context;
-    ls_state *s = part->state;
+    int b;
+    ls_state *s = part_of(context, block, &b)->state;
     (void)backward;
     if (s->windowed) {
-        find_window(s, block_of(part, block))->users--;
+        find_window(s, b)->users--;
     }
     return LS_OK;
 }
 
 static ls_status grads(void *context, int block, void **base) {
-    state_part *part = context;
+    int b;
+    state_part *part = part_of(context, block, &b);
     ls_state *s = part->state;
-    const int b = block_of(part, block);
     if (part->reducer) {
         *base = ls_state_at(part->micro_grads, s->blocks[b].range.first - part->base, s->acc_bytes);
         return LS_OK;
@@ -385,9 +404,9 @@ static ls_status grads(void *context, int block, void **base) {
 }
 
 static ls_status ready(void *context, int block) {
-    state_part *part = context;
+    int b;
+    state_part *part = part_of(context, block, &b);
     ls_state *s = part->state;
-    const int b = block_of(part, block);
     const uint64_t start_ns = ls_clock_ns();
     LS_TRY(part->reducer ? ls_reducer_ready(part->reducer, s->blocks[b].range.first - part->base)
                          : ls_scatter_ready(part->scatter, b - part->first_block));
@@ -399,7 +418,7 @@ static ls_status progress(void *context) {
     state_part *part = context;
     ls_state *s = part->state;
     const uint64_t start_ns = ls_clock_ns();
-    for (int p = 0; p < s->options.part_count; p++) {
+    for (int p = 0; p < s->part_count; p++) {
         LS_TRY(part->reducer ? ls_reducer_progress(s->parts[p].reducer)
                              : ls_scatter_progress(s->parts[p].scatter));
     }

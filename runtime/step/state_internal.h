@@ -17,6 +17,10 @@ typedef struct state_block {
 typedef struct state_part {
     ls_state *state;
     ls_model_part model;
+    bool is_experts;            /* the experts of the layers of a part, where they are kept apart */
+    struct state_part *experts; /* of this part; NULL: none apart */
+    ls_comm *data;              /* the ranks that hold the same, of which each keeps a shard */
+    int shards, shard;
     int64_t base;           /* of its elements in the flat space */
     int first_block;        /* in state->blocks */
     ls_partition partition; /* of its own flat space */
@@ -37,7 +41,8 @@ typedef struct state_window {
     int pending;
 } state_window;
 
-enum { STATE_POOL = 2, STATE_WINDOWS = STATE_POOL + 1 };
+/* Windows for layers, one for larger blocks, and those for experts apart. */
+enum { STATE_POOL = 2, STATE_EXPERTS = STATE_POOL + 1, STATE_WINDOWS = STATE_EXPERTS + STATE_POOL };
 
 /* A part of a norm or bias that `shard` keeps. */
 typedef struct state_vector {
@@ -51,13 +56,14 @@ struct ls_state {
     ls_device *dev;
     bool planning;
     ls_state_bytes bytes;
-    int shard;
     bool has_copies, full_masters, full_copies, full_grads, windowed;
     size_t acc_bytes, copy_bytes; /* of an element */
-    state_part *parts;
+    state_part *parts;            /* [part_count]: of the model, then those of experts apart */
+    int part_count;
     state_block *blocks;
     int block_count;
-    int64_t pool_elems; /* blocks of more use the large window and buffer */
+    int64_t pool_elems;   /* blocks of more use the large window and buffer */
+    int64_t expert_elems; /* of the largest block of experts apart */
     ls_param *params;
     int param_count;
     int64_t flat_elems;
@@ -67,7 +73,8 @@ struct ls_state {
     void *masters, *copies, *grads;
     void *twin; /* gradients of a tied embedding from the other stage */
 
-    ls_comm *gather_comm; /* the ranks among which the space is divided; NULL with zero 0 */
+    /* The ranks among which the space, and that of experts apart, is divided; NULL with zero 0. */
+    ls_comm *gather_comm[2];
     state_window windows[STATE_WINDOWS];
     int64_t uses;
     ls_comm_request **requests; /* of ls_state_share; as many as units */

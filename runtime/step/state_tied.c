@@ -38,7 +38,7 @@ ls_status ls_state_plan_tied(ls_state *s) {
         return LS_OK;
     }
     for (; unit < end; unit++) {
-        const int64_t elems = ls_partition_slice(&part->partition, unit, s->shard).elems;
+        const int64_t elems = ls_partition_slice(&part->partition, unit, part->shard).elems;
         most = elems > most ? elems : most;
     }
     return ls_state_take(s, &s->bytes.reduction, (size_t)most * s->acc_bytes, &s->twin);
@@ -53,7 +53,7 @@ ls_status ls_state_add_tied(ls_state *s) {
     }
     const int other = comm->rank == 0 ? comm->size - 1 : 0;
     for (; unit < end; unit++) {
-        const ls_range slice = ls_partition_slice(&part->partition, unit, s->shard);
+        const ls_range slice = ls_partition_slice(&part->partition, unit, part->shard);
         const int64_t at = s->full_grads ? part->base + slice.first : part->places[unit];
         const int64_t bytes = slice.elems * (int64_t)s->acc_bytes;
         void *own = ls_state_at(s->grads, at, s->acc_bytes);

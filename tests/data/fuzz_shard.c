@@ -34,7 +34,7 @@ static void shard(const uint8_t *data, size_t size, int fix) {
         require(header.separator < header.vocab && header.vocab <= INT32_MAX);
         require(header.documents >= 0 && header.bytes >= 0 && header.index < header.count);
         require(memchr(header.tokenizer, '\0', sizeof header.tokenizer) != NULL);
-        status = ls_shard_payload_check(&header, file + LS_SHARD_HEADER_BYTES, "fuzz");
+        status = ls_shard_payload_check(&header, file + LS_SHARD_HEADER_BYTES, false, "fuzz");
     }
     require(status == LS_OK || ls_error_last()->message[0]);
     free(file);

@@ -349,6 +349,43 @@ static void test_layout(void) {
     CHECK(memcmp(raw, expected, sizeof raw) == 0);
 }
 
+/* Kilobytes of this process by a name in /proc/self/status. */
+static long status_kib(const char *name) {
+    FILE *f = fopen("/proc/self/status", "r");
+    char line[256];
+    long kib = -1;
+    while (f && fgets(line, sizeof line, f)) {
+        if (strncmp(line, name, strlen(name)) == 0) {
+            kib = atol(line + strlen(name) + 1);
+        }
+    }
+    CHECK(f && fclose(f) == 0 && kib >= 0);
+    return kib;
+}
+
+/* Neither checking nor reading all of the data makes it the process's memory. */
+static void test_memory(void) {
+    enum { MANY = 6000000, LEAST_KIB = 3072 }; /* 11,700 KiB of shards */
+    const char *out = fixture_path("many");
+    make_data(out, MANY, 2 * MANY);
+    FILE *reset = fopen("/proc/self/clear_refs", "w"); /* 5: the peak begins anew */
+    const bool from_here = reset && fputs("5", reset) >= 0 && fclose(reset) == 0;
+    const long file_kib = status_kib("RssFile"), now_kib = status_kib("VmRSS");
+    ls_dataset *dataset;
+    CHECK_OK(ls_dataset_open(out, LS_SPLIT_TRAIN, 512, true, &dataset));
+    CHECK(!from_here || status_kib("VmHWM") - now_kib < LEAST_KIB);
+    CHECK(status_kib("RssFile") - file_kib < LEAST_KIB);
+    const int64_t windows = ls_dataset_describe(dataset)->windows;
+    for (int64_t w = 0; w < windows; w++) {
+        int32_t tokens[512], targets[512];
+        int64_t valid;
+        CHECK_OK(ls_dataset_window(dataset, w * 7 % windows, tokens, targets, &valid));
+    }
+    CHECK(!from_here || status_kib("VmHWM") - now_kib < LEAST_KIB);
+    CHECK(status_kib("RssFile") - file_kib < LEAST_KIB);
+    ls_dataset_close(dataset);
+}
+
 int main(void) {
     ls_log_set_quiet(true);
     fixture_begin();
@@ -365,5 +402,6 @@ int main(void) {
     test_manifest();
     test_uint32();
     test_layout();
+    test_memory();
     return fixture_end();
 }

@@ -60,7 +60,24 @@ close_to one moved
 gives 0 "$LOCKSTEP" eval "$work/runs/moved" --batches 2
 gives 0 "$LOCKSTEP" ckpt verify "$work/runs/moved" --full
 
+# So does one of experts that are split over data-parallel ranks.
+mixed="$tiny model.family=llama3 model.layers=2 model.experts=6 model.expert_capacity=1.5 batch.sequences=4"
+gives 0 "$LOCKSTEP" train $mixed run.name=experts
+gives 75 ranks 4 "$LOCKSTEP" train $mixed run.name=spread parallel.expert=2 parallel.zero=3 --until 2
+gives 75 ranks 4 "$LOCKSTEP" train $mixed run.name=spread parallel.expert=4 --until 3 --resume
+gives 0 ranks 4 "$LOCKSTEP" train $mixed run.name=spread parallel.expert=2 parallel.tensor=2 --resume
+close_to experts spread
+gives 0 "$LOCKSTEP" ckpt verify "$work/runs/spread" --full
+gives 0 "$LOCKSTEP" train --dry-run $mixed batch.sequences=12 parallel.expert=3 parallel.context=2 \
+    --ranks 12
+prints 'experts    6 a layer over 3 ranks = expert 3 .* x tensor 1; 4 ranks have the same ones$'
+prints '^expert  *[0-9.]* [KM]iB'
+
 # Refused, with the nearest that would work.
+gives 2 "$LOCKSTEP" train --dry-run --ranks 8 $mixed batch.sequences=8 parallel.expert=3
+says 'parallel.expert is 3; .* the 8 ranks .* use 2 or 4'
+gives 2 "$LOCKSTEP" train --dry-run --ranks 8 $tiny batch.sequences=8 parallel.expert=2
+says 'parallel.expert is 2; .* use 1$'
 gives 2 "$LOCKSTEP" train --dry-run --ranks 8 $tiny parallel.tensor=3
 says '8 ranks run, and parallel.tensor 3 takes a multiple of 3; start 6 or 9 ranks'
 gives 2 "$LOCKSTEP" train --dry-run --ranks 5 $tiny

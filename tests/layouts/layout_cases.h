@@ -29,7 +29,6 @@ static const char *const model_overrides[MODELS] = {
         "model.family=llama3 model.tied=false model.layers=3 model.channels=24 "
         "model.heads=4 model.kv_heads=2 model.ffn=20 model.experts=5 model.expert_capacity=1.2 "
         "model.balance_loss=0.1",
-    /* A capacity is of a context rank's tokens: with it, they would have to be all. */
     [MIXTURE_DROPLESS] = "model.family=llama3 model.tied=false model.layers=3 model.channels=24 "
                          "model.heads=4 model.kv_heads=2 model.ffn=20 model.experts=5 "
                          "model.balance_loss=0.1",
@@ -96,11 +95,26 @@ static const layout_case near_cases[] = {
      "parallel.sequence_parallel=true"},
     {6, GPT2_UNTIED, "parallel.tensor=3 parallel.pipeline=2"},
     {8, LLAMA_TIED, "parallel.tensor=4 parallel.pipeline=2 parallel.sequence_parallel=true"},
-    /* experts: split over the tensor ranks */
+    /* experts: split over tensor ranks, expert ranks, both */
     {2, MIXTURE, "parallel.tensor=2 parallel.sequence_parallel=true parallel.zero=0"},
     {4, MIXTURE, "parallel.tensor=2 parallel.zero=3"},
     {4, MIXTURE, "parallel.tensor=4 parallel.sequence_parallel=true"},
     {4, MIXTURE, "parallel.tensor=2 parallel.pipeline=2 recompute.mode=full"},
+    {2, MIXTURE, "parallel.expert=2"},
+    {2, MIXTURE_DROPLESS, "parallel.expert=2 parallel.zero=1"},
+    {4, MIXTURE, "parallel.expert=4 parallel.zero=3 batch.micro=1"},
+    {4, MIXTURE, "parallel.expert=2 parallel.zero=2"},
+    {8, MIXTURE, "parallel.expert=4 parallel.zero=3 parallel.shard=2 batch.micro=1"},
+    {8, MIXTURE,
+     "parallel.expert=2 parallel.tensor=2 parallel.zero=1 parallel.sequence_parallel=true"},
+    {4, MIXTURE, "parallel.expert=2 parallel.pipeline=2 recompute.mode=full"},
+    {8, MIXTURE_DROPLESS,
+     "parallel.expert=2 parallel.tensor=2 parallel.pipeline=2 parallel.zero=3 parallel.shard=2"},
+    {4, MIXTURE, "parallel.expert=2 parallel.context=2 parallel.zero=2 batch.micro=4"},
+    {8, MIXTURE, "parallel.expert=4 parallel.context=2 parallel.zero=3 recompute.mode=selective"},
+    {6, MIXTURE, "parallel.expert=3 batch.micro=4"},
+    {2, MIXTURE, "parallel.context=2"},
+    {8, MIXTURE, "parallel.context=4 parallel.tensor=2 batch.micro=4"},
     {2, MIXTURE_DROPLESS, "parallel.context=2"},
     {4, MIXTURE_DROPLESS,
      "parallel.context=2 parallel.tensor=2 parallel.sequence_parallel=true recompute.mode=full"},
@@ -149,6 +163,17 @@ static const layout_case exact_adafactor_cases[] = {
     {4, MIXTURE, "parallel.zero=3"},
 };
 
+/* With Adafactor, near one rank's training: what tensor ranks split. Of models without biases: the
+ * gradients of keys' biases are rounding, and so would be its updates. */
+static const layout_case near_adafactor_cases[] = {
+    {2, LLAMA, "parallel.tensor=2"},
+    {3, LLAMA_TIED, "parallel.tensor=3 parallel.sequence_parallel=true"},
+    {4, LLAMA, "parallel.tensor=4"},
+    {8, LLAMA_TIED, "parallel.tensor=2 parallel.zero=3 parallel.pipeline=2"},
+    {4, MIXTURE, "parallel.tensor=2 parallel.zero=2 parallel.sequence_parallel=true"},
+    {8, MIXTURE, "parallel.expert=2 parallel.tensor=2 parallel.zero=3"},
+};
+
 /* On a GPU's memory, on at most 4 ranks: every axis, and all moves of data between ranks. Compared
  * within 1e-4 with the CPU, after fewer steps of smaller models. */
 static const layout_case gpu_cases[] = {
@@ -156,7 +181,8 @@ static const layout_case gpu_cases[] = {
     {4, GPT2_UNTIED, "parallel.tensor=2 parallel.zero=3"},
     {2, GPT2, "parallel.pipeline=2"},
     {2, LLAMA_TIED, "parallel.context=2"},
-    {2, MIXTURE, "parallel.tensor=2 parallel.sequence_parallel=true"},
+    {4, MIXTURE,
+     "parallel.tensor=2 parallel.sequence_parallel=true parallel.expert=2 parallel.zero=2"},
 };
 
 /* Bit by bit on a GPU: with one GPU, with invariant reduction. */

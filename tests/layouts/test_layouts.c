@@ -174,24 +174,29 @@ static void compare(const outcome *found, const outcome *expected, const layout_
     }
 }
 
-/* Near one rank's training; equal to it, with AdamW and with Adafactor. */
-typedef enum case_kind { NEAR, EXACT, EXACT_ADAFACTOR } case_kind;
-static const char *const added_overrides[] = {"", " numerics.reduction=invariant",
-                                              " numerics.reduction=invariant optim.name=adafactor"};
+/* Near one rank's training, or equal to it; with AdamW or with Adafactor. */
+typedef enum case_kind { NEAR, NEAR_ADAFACTOR, EXACT, EXACT_ADAFACTOR, KINDS } case_kind;
+static const char *const added_overrides[KINDS] = {
+    "", " optim.name=adafactor", " numerics.reduction=invariant",
+    " numerics.reduction=invariant optim.name=adafactor"};
+
+static bool is_near(case_kind kind) {
+    return kind <= NEAR_ADAFACTOR;
+}
 
 static int steps_of(case_kind kind) {
-    return gpu ? GPU_STEPS : kind == NEAR ? NEAR_STEPS : EXACT_STEPS;
+    return gpu ? GPU_STEPS : is_near(kind) ? NEAR_STEPS : EXACT_STEPS;
 }
 
 /* One rank's training, of each model that has been asked for; every rank computes it. On a GPU only
  * what must have the same bits. */
 static const outcome *reference(model_case model, case_kind kind, int micro) {
     enum { MICROS = 13 };
-    static outcome *known[3][MODELS][MICROS];
+    static outcome *known[KINDS][MODELS][MICROS];
     outcome **o = &known[kind][model][micro];
     if (!*o) {
         char overrides[128];
-        ls_device *dev = gpu && kind != NEAR ? gpu : cpu;
+        ls_device *dev = gpu && !is_near(kind) ? gpu : cpu;
         ls_comm *self, *fabric;
         snprintf(overrides, sizeof overrides, "batch.micro=%d%s", micro, added_overrides[kind]);
         *o = calloc(1, sizeof **o);
@@ -226,7 +231,7 @@ static void check_on(const layout_case *c, case_kind kind, ls_comm *comm) {
     } else {
         const int micro = (int)o.train.config.batch.micro;
         const double near = c->model == LLAMA_BF16 ? 2e-2 : gpu ? 1e-4 : 1e-5;
-        compare(&o, reference(c->model, kind, micro), c, steps, kind == NEAR ? near : 0.0, comm);
+        compare(&o, reference(c->model, kind, micro), c, steps, is_near(kind) ? near : 0.0, comm);
     }
     end(&o);
     if (fabric != comm) {
@@ -265,22 +270,23 @@ static void test_refusals(void) {
 static bool draw_case(uint64_t seed, uint64_t index, layout_case *c, char *overrides, size_t size) {
     static const int divisors[] = {1, 1, 1, 2, 2, 3, 4, 8};
     static const int contexts[] = {1, 1, 1, 1, 1, 2, 2, 4};
-    static const model_case models[] = {GPT2, GPT2_UNTIED, LLAMA, LLAMA_TIED, MIXTURE_DROPLESS};
+    static const model_case models[] = {GPT2, GPT2_UNTIED, LLAMA, LLAMA_TIED, MIXTURE};
     static const char *const recomputes[] = {"none", "selective", "full"};
     ls_rng_block a = ls_rng_draw(seed, index, 0), b = ls_rng_draw(seed, index, 1);
     const int tensor = divisors[a.v[0] % 8], pipeline = divisors[a.v[1] % 8];
     const int shard = divisors[a.v[2] % 8], replicate = divisors[a.v[3] % 8];
     const int context = contexts[b.v[0] % 8];
     const int zero = shard > 1 ? 1 + (int)(b.v[0] % 3) : 0, micro = 1 << b.v[1] % 3;
+    const int expert = models[b.v[3] % 5] == MIXTURE ? 1 + (int)(a.v[1] / 8 % 4) : 1;
     const int interleave = pipeline > 1 && b.v[2] % 3 == 0 ? 2 : 1;
     *c = (layout_case){tensor * pipeline * shard * replicate * context, models[b.v[3] % 5],
                        overrides};
     snprintf(overrides, size,
              "parallel.tensor=%d parallel.context=%d parallel.pipeline=%d parallel.interleave=%d "
-             "parallel.shard=%d "
+             "parallel.shard=%d parallel.expert=%d "
              "parallel.replicate=%d parallel.zero=%d parallel.sequence_parallel=%s batch.micro=%d "
              "recompute.mode=%s recompute.every=%d",
-             tensor, context, pipeline, interleave, shard, replicate, zero,
+             tensor, context, pipeline, interleave, shard, expert, replicate, zero,
              tensor > 1 && b.v[0] % 2 ? "true" : "false", micro, recomputes[b.v[2] / 7 % 3],
              1 + (int)(b.v[2] / 31 % 2));
     return c->ranks <= WORLD;
@@ -352,6 +358,7 @@ static void test_all(void) {
     CHECK_INT(world->size, WORLD);
     test_refusals();
     TABLE(near_cases, NEAR);
+    TABLE(near_adafactor_cases, NEAR_ADAFACTOR);
     TABLE(exact_cases, EXACT);
     TABLE(exact_adafactor_cases, EXACT_ADAFACTOR);
     test_random(wanted ? atoi(wanted) : drawn, seed ? strtoull(seed, NULL, 10) : 1);
