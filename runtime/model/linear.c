@@ -1,6 +1,7 @@
 /* Products with weight matrices, split over the tensor ranks (Shoeybi 2019, arXiv 1909.08053): by
  * columns, where each rank makes some of the outputs, or by rows, where each makes a part of the
- * sum. Communication goes on beside the products that do not need it. */
+ * sum. Communication goes on beside the products that do not need it, chunk by chunk (Wang 2022,
+ * doi:10.1145/3567955.3567959). */
 #include "runtime/model/model_internal.h"
 
 ls_projection ls_projection_whole(const ls_model *m, int block, ls_row weight, ls_row bias) {
@@ -29,48 +30,98 @@ static ls_status project(const ls_model *m, int64_t rows, ls_projection p, const
                                      });
 }
 
-/* The bias is that of the rank's own outputs; rows [first, first + rows) of x and y. */
-static ls_status project_rows(const ls_pass *pass, ls_projection p, int64_t first, int64_t rows,
-                              const void *x, void *y, int64_t ldy) {
+/* The bias is that of the rank's own outputs. */
+static ls_status project_rows(const ls_pass *pass, ls_projection p, int64_t rows, const void *x,
+                              void *y, int64_t ldy) {
     const ls_model *m = pass->model;
-    const int64_t in = ls_model_row(m, p.block, p.weight)->local_dims[1];
-    return project(m, rows, p, ls_vector(m, p.block, p.bias, p.first),
-                   ls_elems_at(x, first * in, m->dtype), ls_elems_at(y, first * ldy, m->dtype), ldy,
-                   NULL);
+    return project(m, rows, p, ls_vector(m, p.block, p.bias, p.first), x, y, ldy, NULL);
+}
+
+/* A product of rows of x [rows, C], into y with leading dimension ldy. */
+typedef ls_status (*rows_fn)(const ls_pass *pass, ls_projection p, int64_t rows, const void *x,
+                             void *y, int64_t ldy);
+
+/* Gathers x [n, C] of all ranks and calls fn for all rows: for the rank's own while those of the
+ * others arrive, then chunk by chunk. */
+static ls_status gather_beside(const ls_pass *pass, ls_projection p, const void *x, void *y,
+                               int64_t ldy, rows_fn fn, const void **all) {
+    const ls_model *m = pass->model;
+    const int chunks = ls_rows_chunks(pass), ranks = m->part.tensor_ranks;
+    const int64_t c = m->sizes.channels;
+    ls_comm_request *requests[LS_ROW_CHUNKS];
+    if (!m->sequence) {
+        *all = x;
+        return fn(pass, p, pass->rows, x, y, ldy);
+    }
+    for (int i = 0; i < chunks; i++) {
+        LS_TRY(ls_rows_gather_start(pass, x, (ls_chunk){i, chunks}, all, &requests[i]));
+    }
+    LS_TRY(fn(pass, p, pass->own_rows, x, ls_elems_at(y, pass->own_first * ldy, m->dtype), ldy));
+    for (int i = 0; i < chunks; i++) {
+        LS_TRY(ls_tensor_wait(pass, requests[i]));
+        for (int r = 0; r < ranks; r++) {
+            const ls_range rows = ls_rows_of_chunk(pass, r, (ls_chunk){i, chunks});
+            if (r != m->part.tensor_rank) {
+                LS_TRY(fn(pass, p, rows.elems, ls_elems_at(*all, rows.first * c, m->dtype),
+                          ls_elems_at(y, rows.first * ldy, m->dtype), ldy));
+            }
+        }
+    }
+    return LS_OK;
 }
 
 ls_status ls_column_forward(const ls_pass *pass, ls_projection p, const void *x, void *y,
                             int64_t ldy) {
-    const ls_model *m = pass->model;
     const void *all;
-    ls_comm_request *request;
-    LS_TRY(ls_rows_gather_start(pass, x, &all, &request));
-    if (!request) {
-        return project_rows(pass, p, 0, pass->rows, x, y, ldy);
+    return gather_beside(pass, p, x, y, ldy, project_rows, &all);
+}
+
+/* The products of a chunk, into the sum's parts. The bias enters the sum once. */
+static ls_status project_chunk(const ls_pass *pass, ls_projection p, ls_chunk chunk, const void *x,
+                               void *partial) {
+    const ls_model *m = pass->model;
+    const int64_t in = ls_model_row(m, p.block, p.weight)->local_dims[1];
+    const bool all_rows = chunk.count == 1 || !m->sequence;
+    const void *bias = m->tensor->rank == 0 ? ls_vector(m, p.block, p.bias, 0) : NULL;
+    int64_t to = m->sequence ? ls_rows_before(pass, chunk) : 0;
+    for (int r = 0; r < (all_rows ? 1 : m->tensor->size); r++) {
+        ls_range rows = ls_rows_of_chunk(pass, r, chunk);
+        if (all_rows) {
+            to = rows.first = ls_range_first(pass->rows, chunk.count, chunk.index);
+            rows.elems = ls_range_first(pass->rows, chunk.count, chunk.index + 1) - to;
+        }
+        LS_TRY(project(m, rows.elems, p, bias, ls_elems_at(x, rows.first * in, m->dtype),
+                       ls_elems_at(partial, to * p.count, m->dtype), p.count, NULL));
+        to += rows.elems;
     }
-    /* The rank's own rows while those of the others arrive. */
-    const int64_t end = pass->own_first + pass->own_rows;
-    LS_TRY(project_rows(pass, p, 0, pass->own_rows, x,
-                        ls_elems_at(y, pass->own_first * ldy, m->dtype), ldy));
-    LS_TRY(ls_tensor_wait(pass, request));
-    LS_TRY(project_rows(pass, p, 0, pass->own_first, all, y, ldy));
-    return project_rows(pass, p, end, pass->rows - end, all, y, ldy);
+    return LS_OK;
 }
 
 ls_status ls_row_forward(const ls_pass *pass, ls_projection p, const void *x, const void *residual,
                          void *y) {
     const ls_model *m = pass->model;
-    const void *bias = ls_vector(m, p.block, p.bias, 0);
     if (!m->tensor) {
-        return project(m, pass->rows, p, bias, x, y, p.count, residual);
+        return project(m, pass->rows, p, ls_vector(m, p.block, p.bias, 0), x, y, p.count, residual);
     }
-    /* The bias enters the sum once. The residual is added after it: rounded to bf16 with it, a
-     * part would lose what is small beside it. */
+    /* The residual is added after the sum: rounded to bf16 with it, a part would lose what is small
+     * beside it. */
+    const int chunks = ls_rows_chunks(pass);
+    ls_comm_request *requests[LS_ROW_CHUNKS];
     void *partial = ls_rows_partial(pass, y);
-    LS_TRY(
-        project(m, pass->rows, p, m->tensor->rank == 0 ? bias : NULL, x, partial, p.count, NULL));
-    LS_TRY(ls_rows_sum(pass, partial, y));
-    return m->dev->ops->add(m->dev, m->dtype, pass->own_rows * p.count, residual, y);
+    for (int c = 0; c < chunks; c++) {
+        const ls_chunk chunk = {c, chunks};
+        LS_TRY(project_chunk(pass, p, chunk, x, partial));
+        LS_TRY(ls_rows_sum_start(pass, chunk, partial, y, &requests[c]));
+    }
+    for (int c = 0; c < chunks; c++) {
+        const int64_t first = ls_range_first(pass->own_rows, chunks, c) * p.count;
+        const int64_t end = ls_range_first(pass->own_rows, chunks, c + 1) * p.count;
+        LS_TRY(ls_tensor_wait(pass, requests[c]));
+        LS_TRY(m->dev->ops->add(m->dev, m->dtype, end - first,
+                                ls_elems_at(residual, first, m->dtype),
+                                ls_elems_at(y, first, m->dtype)));
+    }
+    return LS_OK;
 }
 
 ls_status ls_project_dx(const ls_pass *pass, int block, ls_row weight, int64_t rows, const void *dy,
@@ -173,18 +224,25 @@ ls_status ls_column_backward(const ls_pass *pass, ls_projection p, const void *x
     const void *all;
     ls_comm_request *gather, *sum;
     void *partial = ls_rows_partial(pass, dx);
-    LS_TRY(ls_rows_gather_start(pass, x, &all, &gather)); /* beside the product for dx */
+    LS_TRY(
+        ls_rows_gather_start(pass, x, ls_all_rows, &all, &gather)); /* beside the product for dx */
     LS_TRY(ls_project_dx(pass, p.block, p.weight, pass->rows, dy, partial));
     LS_TRY(ls_tensor_wait(pass, gather));
-    LS_TRY(ls_rows_sum_start(pass, partial, dx, &sum)); /* beside the product for dW */
+    LS_TRY(ls_rows_sum_start(pass, ls_all_rows, partial, dx, &sum)); /* beside the product for dW */
     LS_TRY(weight_grads(pass, p, all, dy));
     return ls_tensor_wait(pass, sum);
+}
+
+static ls_status dx_rows(const ls_pass *pass, ls_projection p, int64_t rows, const void *dy,
+                         void *dx, int64_t ldx) {
+    (void)ldx; /* the width of dx */
+    return ls_project_dx(pass, p.block, p.weight, rows, dy, dx);
 }
 
 ls_status ls_row_backward(const ls_pass *pass, ls_projection p, const void *x, const void *dy,
                           void *dx) {
     const void *all;
-    LS_TRY(ls_rows_gather(pass, dy, &all));
-    LS_TRY(ls_project_dx(pass, p.block, p.weight, pass->rows, all, dx));
+    const int64_t in = ls_model_row(pass->model, p.block, p.weight)->local_dims[1];
+    LS_TRY(gather_beside(pass, p, dy, dx, in, dx_rows, &all));
     return weight_grads(pass, p, x, all);
 }

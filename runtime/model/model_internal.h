@@ -3,6 +3,7 @@
 #define LS_MODEL_MODEL_INTERNAL_H
 
 #include "runtime/base/arena.h"
+#include "runtime/mesh/partition.h"
 #include "runtime/model/model.h"
 
 #include <math.h>
@@ -234,13 +235,25 @@ ls_status ls_project_dw(const ls_pass *pass, int block, ls_row weight, int64_t r
 
 /* parallel.c: over the tensor ranks. Each does nothing, and gives its argument back, where there is
  * nothing to do. */
+/* Rows travel in chunks, so that products can be made of one while another is on its way: a chunk
+ * is a part of each rank's balanced range, without sequence parallelism a range of all rows. */
+enum { LS_ROW_CHUNKS = 4 };
+typedef struct ls_chunk {
+    int index, count;
+} ls_chunk;
+static const ls_chunk ls_all_rows = {0, 1};
+int ls_rows_chunks(const ls_pass *pass);
+/* The rows of `rank` in a chunk, and how many rows of all ranks are in the chunks before. */
+ls_range ls_rows_of_chunk(const ls_pass *pass, int rank, ls_chunk chunk);
+int64_t ls_rows_before(const ls_pass *pass, ls_chunk chunk);
 /* *all [N,C]: the rows of all ranks. The request is NULL when they are already there. */
-ls_status ls_rows_gather_start(const ls_pass *pass, const void *own, const void **all,
-                               ls_comm_request **request);
+ls_status ls_rows_gather_start(const ls_pass *pass, const void *own, ls_chunk chunk,
+                               const void **all, ls_comm_request **request);
 ls_status ls_rows_gather(const ls_pass *pass, const void *own, const void **all);
-/* Where a rank's part of a sum [N,C] is to be made that ends in `own` [n,C]. */
+/* Where a rank's part of a sum [N,C] is to be made that ends in `own` [n,C]; with sequence
+ * parallelism a chunk after the other, and in each a rank's rows after the other's. */
 void *ls_rows_partial(const ls_pass *pass, void *own);
-ls_status ls_rows_sum_start(const ls_pass *pass, void *partial, void *own,
+ls_status ls_rows_sum_start(const ls_pass *pass, ls_chunk chunk, void *partial, void *own,
                             ls_comm_request **request);
 ls_status ls_rows_sum(const ls_pass *pass, void *partial, void *own);
 /* all [N,C] of each rank has its balanced range of rows: fetches the others'. Nothing to do with

@@ -68,6 +68,9 @@ static const layout_case near_cases[] = {
     {4, LLAMA, "parallel.tensor=4 parallel.sequence_parallel=true parallel.zero=0"},
     {8, LLAMA_TIED, "parallel.tensor=8 parallel.sequence_parallel=true"},
     {3, GPT2, "parallel.tensor=3 batch.micro=1"},
+    /* rows enough to travel in chunks */
+    {2, GPT2, "parallel.tensor=2 batch.micro=24"},
+    {2, LLAMA, "parallel.tensor=2 parallel.sequence_parallel=true batch.micro=24"},
     /* tensor and the data-parallel axes */
     {4, GPT2, "parallel.tensor=2 parallel.replicate=2"},
     {4, LLAMA, "parallel.tensor=2 parallel.zero=1"},
