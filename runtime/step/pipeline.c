@@ -57,6 +57,7 @@ typedef struct game {
     int64_t *next;        /* [ranks] */
     double *free_at;      /* [ranks] */
     double *ends;
+    int tries; /* warm-ups that were played */
 } game;
 
 static double *end_of(const game *g, bool backward, int stage, int64_t micro) {
@@ -107,8 +108,10 @@ static bool play_all(game *g) {
     return left == 0;
 }
 
-static void restart(game *g, int64_t more) {
+/* False: the lists of that warm-up block each other. */
+static bool play_with(game *g, int64_t more) {
     const ls_pipe_shape *s = g->shape;
+    g->tries++;
     for (int rank = 0; rank < s->ranks; rank++) {
         list_passes(s, rank, more, g->passes + rank * ls_pipeline_passes(s));
         g->next[rank] = 0;
@@ -117,6 +120,7 @@ static void restart(game *g, int64_t more) {
     for (int64_t i = 0; i < s->ranks * ls_pipeline_passes(s); i++) {
         g->ends[i] = NAN;
     }
+    return play_all(g);
 }
 
 static void end_game(game *g) {
@@ -126,7 +130,12 @@ static void end_game(game *g) {
     free(g->ends);
 }
 
-/* Finds the shortest warm-up that does not block, and plays with it. */
+/* Finds the shortest warm-up that does not block, and plays with it. All forward passes first never
+ * block. In a circle of passes that wait for each other, a backward pass of rank a holds up a
+ * forward one that stands warm(a) + 1 further in its list, and a forward pass of rank b a backward
+ * one that stands warm(b) before it; more warming up, cut off at all passes, never widens
+ * warm(b) - warm(a) where that is above 0. So what does not block does not block with more, and
+ * halving the range finds the shortest. */
 static ls_status begin_game(const ls_pipe_shape *s, const ls_pipe_costs *costs, game *g) {
     *g = (game){.shape = s, .costs = *costs};
     LS_TRY(check_shape(s));
@@ -135,12 +144,16 @@ static ls_status begin_game(const ls_pipe_shape *s, const ls_pipe_costs *costs, 
     LS_TRY(ls_calloc((size_t)s->ranks, sizeof *g->next, &g->next));
     LS_TRY(ls_calloc((size_t)s->ranks, sizeof *g->free_at, &g->free_at));
     LS_TRY(ls_calloc(all, sizeof *g->ends, &g->ends));
-    for (int64_t more = 0;; more++) { /* all forward passes first never block */
-        restart(g, more);
-        if (play_all(g)) {
-            return LS_OK;
-        }
+    if (play_with(g, 0)) {
+        return LS_OK;
     }
+    int64_t blocks = 0, enough = s->parts * s->micros;
+    while (enough - blocks > 1) {
+        const int64_t middle = blocks + (enough - blocks) / 2;
+        *(play_with(g, middle) ? &enough : &blocks) = middle;
+    }
+    (void)play_with(g, enough);
+    return LS_OK;
 }
 
 ls_status ls_pipeline_schedule(const ls_pipe_shape *shape, int rank, ls_pipe_pass *passes) {
@@ -181,6 +194,7 @@ ls_status ls_pipeline_simulate(const ls_pipe_shape *shape, const ls_pipe_costs *
             (double)(shape->parts * shape->micros) * (costs->forward_s + costs->backward_s);
         time->bubble = 1.0 - busy / time->seconds;
     }
+    time->tries = g.tries;
     end_game(&g);
     return status;
 }

@@ -34,6 +34,7 @@ typedef struct ls_pipe_costs {
 typedef struct ls_pipe_time {
     double seconds; /* from the first pass to the last */
     double bubble;  /* share of that time in which ranks do nothing */
+    int tries;      /* schedules that were played until one did not block */
 } ls_pipe_time;
 
 static inline int64_t ls_pipeline_passes(const ls_pipe_shape *shape) {

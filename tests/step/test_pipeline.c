@@ -99,6 +99,16 @@ static void test_bubbles(void) {
     }
 }
 
+/* The shortest warm-up is found in a number of tries that grows like the logarithm of its length;
+ * that it is the shortest shows in the time. Groups that are not full need a long one. */
+static void test_tries(void) {
+    ls_pipe_time time;
+    CHECK_OK(ls_pipeline_simulate(&(ls_pipe_shape){16, 7, 320}, &(ls_pipe_costs){1, 2, 0}, &time));
+    CHECK_INT(time.tries, 1);
+    CHECK_OK(ls_pipeline_simulate(&(ls_pipe_shape){16, 7, 321}, &(ls_pipe_costs){1, 2, 0}, &time));
+    CHECK(time.tries > 1 && time.tries <= 14); /* 2 + log2(7 x 321) */
+}
+
 static void test_refused(void) {
     ls_pipe_time time;
     CHECK_STATUS(ls_pipeline_simulate(&(ls_pipe_shape){2, 1, 0}, &(ls_pipe_costs){1, 1, 0}, &time),
@@ -111,6 +121,7 @@ static void test_refused(void) {
 int main(void) {
     test_all();
     test_bubbles();
+    test_tries();
     test_refused();
     return test_end();
 }
