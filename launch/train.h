@@ -70,6 +70,8 @@ typedef struct ls_train {
     double flops_per_token;
     double peak_flops_per_s; /* of a device; NAN: unknown */
     uint64_t last_ns;        /* up to when the counters have accounted */
+    bool updating;           /* the device may still be at the newest update of the weights */
+    double update_s;         /* that are accounted to it */
     double val_loss;         /* newest; NAN: none */
     double train_loss;
     int64_t val_step; /* of val_loss */

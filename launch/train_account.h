@@ -4,8 +4,13 @@
 
 #include "launch/train.h"
 
-/* Gives the time since last_ns to what a step has measured itself; the rest is OTHER. */
+/* Gives the time since last_ns to what a step has measured itself, and of that what the device was
+ * still at the update before to the optimizer; the rest is OTHER. */
 void ls_train_account_step(ls_train *train, const ls_step_result *result, double *phase_seconds);
+/* Marks of the device around an update of the weights. */
+enum { LS_MARK_UPDATE, LS_MARK_UPDATED };
+/* Waits for the device's end of the newest update before something else is timed. LS_E_DEVICE. */
+ls_status ls_train_account_update(ls_train *train, double *phase_seconds);
 /* Gives it to a phase, less what communication has taken since then. */
 void ls_train_account_comm(ls_train *train, ls_phase phase, const ls_comm_meter *since,
                            double *phase_seconds);

@@ -76,7 +76,11 @@ static ls_status update_weights(ls_train *train, const ls_step_options *options,
         return LS_OK;
     }
     const void *grads = ls_state_buffers_of(train->state).grads;
+    ls_device *dev = train->session.dev;
+    LS_TRY(dev->ops->mark(dev, LS_MARK_UPDATE));
     LS_TRY(ls_optim_step(train->optim, grads, record->grad_norm, record->lr));
+    LS_TRY(dev->ops->mark(dev, LS_MARK_UPDATED));
+    train->updating = true;
     return ls_state_share(train->state);
 }
 
@@ -124,7 +128,9 @@ static ls_status run_step(ls_train *train, const ls_step_options *options, ls_st
     train->counters.steps = train->step;
     train->counters.tokens += result.targets;
     train->counters.flops += train->flops_per_token * (double)result.targets;
+    const double before_update_s = record->phase_seconds[LS_PHASE_OPTIM];
     ls_train_account_comm(train, LS_PHASE_OPTIM, updating, record->phase_seconds);
+    train->update_s = record->phase_seconds[LS_PHASE_OPTIM] - before_update_s;
     ls_train_account_bandwidth(before, record);
     double seconds = 0.0;
     for (int p = 0; p < LS_PHASE_COUNT; p++) {
@@ -141,17 +147,22 @@ static ls_status run_step(ls_train *train, const ls_step_options *options, ls_st
 /* Evaluation and checkpoint after a step, then its record. */
 static ls_status after_step(ls_train *train, const sinks *s, pace *p, bool stop,
                             ls_step_record *record) {
-    bool last = train->step == train->total_steps;
+    const bool last = train->step == train->total_steps;
+    const bool evaluates = train->val_data && due(train->step, train->config.eval.every, last);
+    const bool now = stop || (last && train->config.checkpoint.at_end);
+    const bool save = due(train->step, train->config.checkpoint.every, now);
+    const int64_t compare_every = train->config.faults.compare_every;
+    const bool compare = compare_every > 0 && due(train->step, compare_every, save);
     record->val_loss = NAN;
-    if (train->val_data && due(train->step, train->config.eval.every, last)) {
+    if (evaluates || save || compare || last || stop) {
+        LS_TRY(ls_train_account_update(train, record->phase_seconds));
+    }
+    if (evaluates) {
         ls_flight_mark(LS_FLIGHT_EVAL, -1);
         LS_TRY(evaluate(train, &record->val_loss));
         ls_train_account(train, LS_PHASE_EVAL, record->phase_seconds);
     }
-    const bool now = stop || (last && train->config.checkpoint.at_end);
-    const bool save = due(train->step, train->config.checkpoint.every, now);
-    const int64_t compare_every = train->config.faults.compare_every;
-    if (compare_every > 0 && due(train->step, compare_every, save)) {
+    if (compare) {
         LS_TRY(ls_guard_replicas(train));
         ls_train_account(train, LS_PHASE_OTHER, record->phase_seconds);
     }

@@ -331,6 +331,8 @@ static inline int64_t ls_squares_count(int64_t first, int64_t n) {
     return n > 0 ? (first % LS_SQUARES_ELEMS + n + LS_SQUARES_ELEMS - 1) / LS_SQUARES_ELEMS : 0;
 }
 
+enum { LS_DEVICE_MARKS = 2 };
+
 typedef struct ls_device_ops {
     const char *name;
     void (*close)(ls_device *dev);
@@ -350,6 +352,11 @@ typedef struct ls_device_ops {
     ls_status (*zero)(ls_device *dev, void *memory, size_t bytes);
     /* Waits for all enqueued work. */
     ls_status (*sync)(ls_device *dev);
+    /* Time on the device's own clock. mark puts mark `which`, below LS_DEVICE_MARKS, behind what is
+     * enqueued; between gives the seconds from one to another, NAN while one of them has not been
+     * reached (or set), and does not wait. */
+    ls_status (*mark)(ls_device *dev, int which);
+    ls_status (*between)(ls_device *dev, int from, int to, double *seconds);
 
     ls_status (*gemm)(ls_device *dev, const ls_gemm *op);
     ls_status (*bias_grad)(ls_device *dev, const ls_bias_grad *op);
@@ -406,6 +413,7 @@ struct ls_device {
     char describe[96];    /* "cpu: AMD EPYC 7763 (avx2), 2 threads, oneDNN 2.6.3" */
     char bus_id[32];      /* of a GPU, its PCI address; else empty */
     size_t scratch_bytes; /* taken by reserve and alloc-internal buffers so far */
+    uint64_t marks_ns[LS_DEVICE_MARKS]; /* of devices that have finished when a call returns */
 };
 
 typedef struct ls_device_options {

@@ -67,6 +67,36 @@ static void test_reserve(const char *device) {
     dev->ops->close(dev);
 }
 
+/* Seconds of the device between two marks: known once both have been reached, with their sign. */
+static void test_marks(const char *device) {
+    enum { BYTES = 1 << 20, REPEATS = 8 };
+    ls_device *dev;
+    void *from, *to;
+    double seconds;
+    CHECK_OK(kt_open(device, 1, &dev));
+    const ls_device_ops *ops = dev->ops;
+    CHECK_OK(ops->alloc(dev, BYTES, &from));
+    CHECK_OK(ops->alloc(dev, BYTES, &to));
+    CHECK_OK(ops->between(dev, 0, 1, &seconds));
+    CHECK(isnan(seconds));
+    CHECK_OK(ops->mark(dev, 0));
+    for (int i = 0; i < REPEATS; i++) {
+        CHECK_OK(ops->copy(dev, to, from, BYTES));
+    }
+    CHECK_OK(ops->between(dev, 0, 1, &seconds));
+    CHECK(isnan(seconds)); /* the second is not set */
+    CHECK_OK(ops->mark(dev, 1));
+    CHECK_OK(ops->sync(dev));
+    CHECK_OK(ops->between(dev, 0, 1, &seconds));
+    CHECK(seconds > 0);
+    double back;
+    CHECK_OK(ops->between(dev, 1, 0, &back));
+    CHECK_NEAR(back, -seconds, 1e-6, 0);
+    ops->free(dev, from);
+    ops->free(dev, to);
+    ops->close(dev);
+}
+
 int main(int argc, char **argv) {
     const char *device = argc > 1 ? argv[1] : "cpu";
     ls_device *dev;
@@ -85,5 +115,6 @@ int main(int argc, char **argv) {
     }
     test_refusals(device);
     test_reserve(device);
+    test_marks(device);
     return test_end();
 }

@@ -1,6 +1,7 @@
 /* The reference device's memory and its table of operations. */
 #include "tests/reference/reference.h"
 
+#include "runtime/device/marks.h"
 #include "tests/reference/reference_ops.h"
 
 #include <stdio.h>
@@ -67,6 +68,8 @@ static const ls_device_ops reference_ops = {
     .copy = reference_copy,
     .zero = reference_zero,
     .sync = reference_sync,
+    .mark = ls_host_mark,
+    .between = ls_host_between,
     .gemm = ls_ref_gemm,
     .bias_grad = ls_ref_bias_grad,
     .embedding_forward = ls_ref_embedding_forward,

@@ -1,6 +1,7 @@
 /* The table of operations of one instruction set level. */
 #include "runtime/device/cpu/device_cpu.h"
 #include "runtime/device/cpu/ops.h"
+#include "runtime/device/marks.h"
 
 const ls_device_ops LS_ISA_NAME(ls_cpu_ops) = {
     .name = "cpu",
@@ -14,6 +15,8 @@ const ls_device_ops LS_ISA_NAME(ls_cpu_ops) = {
     .copy = ls_cpu_copy,
     .zero = ls_cpu_zero,
     .sync = ls_cpu_sync,
+    .mark = ls_host_mark,
+    .between = ls_host_between,
     .gemm = ls_cpu_gemm,
     .bias_grad = LS_ISA_NAME(ls_cpu_bias_grad),
     .embedding_forward = LS_ISA_NAME(ls_cpu_embedding_forward),

@@ -53,6 +53,34 @@ ls_status ls_cuda_sync(ls_device *dev) {
     return ls_cuda_wait(cuda, cuda->awaited);
 }
 
+ls_status ls_cuda_mark(ls_device *dev, int which) {
+    ls_cuda_device *cuda = ls_cuda_of(dev);
+    LS_CUDA_TRY(cudaEventRecord(cuda->marks[which], cuda->compute), "recording an event");
+    cuda->marked[which] = true;
+    return LS_OK;
+}
+
+ls_status ls_cuda_between(ls_device *dev, int from, int to, double *seconds) {
+    const ls_cuda_device *cuda = ls_cuda_of(dev);
+    const int ends[] = {from, to};
+    float ms;
+    *seconds = NAN;
+    for (int i = 0; i < 2; i++) {
+        if (!cuda->marked[ends[i]]) {
+            return LS_OK;
+        }
+        const cudaError_t error = ls_cuda_query(cuda->marks[ends[i]]);
+        if (error == cudaErrorNotReady) {
+            return LS_OK;
+        }
+        LS_CUDA_TRY(error, "asking for an event");
+    }
+    LS_CUDA_TRY(cudaEventElapsedTime(&ms, cuda->marks[from], cuda->marks[to]),
+                "reading the device's clock");
+    *seconds = 1e-3 * (double)ms;
+    return LS_OK;
+}
+
 ls_status ls_cuda_alloc(ls_device *dev, size_t bytes, void **memory) {
     *memory = NULL;
     if (bytes == 0) {
@@ -180,6 +208,11 @@ void ls_cuda_close(ls_device *dev) {
     if (cuda->awaited) {
         cudaEventDestroy(cuda->awaited);
     }
+    for (int m = 0; m < LS_DEVICE_MARKS; m++) {
+        if (cuda->marks[m]) {
+            cudaEventDestroy(cuda->marks[m]);
+        }
+    }
     if (cuda->compute) {
         cudaStreamDestroy(cuda->compute);
     }
@@ -191,6 +224,10 @@ static ls_status take_resources(ls_cuda_device *cuda) {
                 "creating a stream");
     LS_CUDA_TRY(cudaEventCreateWithFlags(&cuda->awaited, cudaEventDisableTiming),
                 "creating an event");
+    for (int m = 0; m < LS_DEVICE_MARKS; m++) {
+        LS_CUDA_TRY(cudaEventCreateWithFlags(&cuda->marks[m], cudaEventDefault),
+                    "creating an event");
+    }
     for (int s = 0; s < LS_CUDA_STAGES; s++) {
         LS_CUDA_TRY(cudaMallocHost(&cuda->stage[s].memory, STAGE_BYTES), "pinning memory");
         LS_CUDA_TRY(cudaEventCreateWithFlags(&cuda->stage[s].free, cudaEventDisableTiming),

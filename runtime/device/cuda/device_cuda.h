@@ -25,6 +25,8 @@ typedef struct ls_cuda_device {
     } stage[LS_CUDA_STAGES];
     int next_stage;
     cudaEvent_t awaited;
+    cudaEvent_t marks[LS_DEVICE_MARKS]; /* timed */
+    bool marked[LS_DEVICE_MARKS];
     void *scratch; /* device memory, grown by ls_cuda_scratch */
     size_t scratch_capacity;
     double *sum; /* one number, on the device */

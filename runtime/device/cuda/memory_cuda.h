@@ -13,5 +13,7 @@ ls_status ls_cuda_download(ls_device *dev, void *to_host, const void *from_devic
 ls_status ls_cuda_copy(ls_device *dev, void *to, const void *from, size_t bytes);
 ls_status ls_cuda_zero(ls_device *dev, void *memory, size_t bytes);
 ls_status ls_cuda_sync(ls_device *dev);
+ls_status ls_cuda_mark(ls_device *dev, int which);
+ls_status ls_cuda_between(ls_device *dev, int from, int to, double *seconds);
 
 #endif
