@@ -3,6 +3,7 @@
 #include "runtime/device/cuda/nvml.h"
 
 #include "runtime/base/arena.h"
+#include "runtime/device/cuda/nvml_layout.h"
 
 #include <dlfcn.h>
 #include <math.h>
@@ -11,7 +12,6 @@
 #include <string.h>
 #include <strings.h>
 
-typedef void *device_handle;
 typedef void *event_set;
 
 enum { /* nvmlReturn_t */
@@ -31,51 +31,6 @@ enum { SCOPE_GPU = 0, SCOPE_MODULE = 1 };
 enum { VALUE_DOUBLE, VALUE_UINT, VALUE_ULONG, VALUE_ULL, VALUE_LL, VALUE_INT, VALUE_USHORT };
 enum { CLOCK_SM = 1, CLOCK_MEMORY = 2 };
 enum { EVENT_XID = 8 };
-
-typedef struct field_value {
-    unsigned field, scope;
-    long long timestamp, latency_us;
-    int type, status;
-    union {
-        double d;
-        int i;
-        unsigned u;
-        unsigned long ul;
-        unsigned long long ull;
-        long long ll;
-        unsigned short us;
-    } value;
-} field_value;
-
-typedef struct pci_info {
-    char legacy[16];
-    unsigned domain, bus, device, id, subsystem;
-    char bus_id[32];
-} pci_info;
-
-typedef struct memory_info {
-    unsigned long long total, free, used;
-} memory_info;
-
-typedef struct event_data {
-    device_handle device;
-    unsigned long long type, data;
-    unsigned gpu_instance, compute_instance;
-} event_data;
-
-typedef struct fabric_info {
-    unsigned version;
-    unsigned char cluster[16];
-    int status;
-    unsigned clique;
-    unsigned char state;
-    unsigned health;
-} fabric_info;
-#define FABRIC_VERSION ((unsigned)sizeof(fabric_info) | 2u << 24)
-
-_Static_assert(sizeof(field_value) == 40 && sizeof(pci_info) == 68 && sizeof(event_data) == 32 &&
-                   sizeof(fabric_info) == 36,
-               "the library's layout");
 
 /* X(member, symbol, parameters). A call that the library does not have is NULL. */
 #define CALLS(X)                                                                                   \

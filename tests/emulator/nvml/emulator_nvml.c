@@ -7,6 +7,8 @@
  * What is not in the file is NVML_ERROR_NOT_SUPPORTED. "xid GPU NUMBER" lines are events, handed
  * out once each, in order. Built twice: with EMULATED_NVML_OLD it lacks what drivers of the 470
  * series lack. */
+#include "runtime/device/cuda/nvml_layout.h"
+
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -189,21 +191,11 @@ int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **device) {
     return error ? (int)error : gpu_of(*device, &(int){0});
 }
 
-typedef struct pci_info {
-    char legacy[16];
-    unsigned domain, bus, device, id, subsystem;
-    char bus_id[32];
-} pci_info;
-
 API int nvmlDeviceGetPciInfo_v3(void *device, pci_info *info);
 int nvmlDeviceGetPciInfo_v3(void *device, pci_info *info) {
     ON_GPU(device)
     return text_of("bus_id", gpu, info->bus_id, sizeof info->bus_id);
 }
-
-typedef struct memory_info {
-    unsigned long long total, free, used;
-} memory_info;
 
 API int nvmlDeviceGetMemoryInfo(void *device, memory_info *info);
 int nvmlDeviceGetMemoryInfo(void *device, memory_info *info) {
@@ -234,16 +226,6 @@ GIVES_WIDE(nvmlDeviceGetCurrentClocksThrottleReasons, "throttle")
 #else
 GIVES_WIDE(nvmlDeviceGetCurrentClocksEventReasons, "throttle")
 
-typedef struct field_value {
-    unsigned field, scope;
-    long long timestamp, latency_us;
-    int type, status;
-    union {
-        unsigned u;
-        unsigned long long ull;
-    } value;
-} field_value;
-
 /* Keys: field.NUMBER.SCOPE. */
 API int nvmlDeviceGetFieldValues(void *device, int count, field_value *values);
 int nvmlDeviceGetFieldValues(void *device, int count, field_value *values) {
@@ -264,19 +246,10 @@ int nvmlDeviceGetFieldValues(void *device, int count, field_value *values) {
     return SUCCESS;
 }
 
-typedef struct fabric_info {
-    unsigned version;
-    unsigned char cluster[16];
-    int status;
-    unsigned clique;
-    unsigned char state;
-    unsigned health;
-} fabric_info;
-
 API int nvmlDeviceGetGpuFabricInfoV(void *device, fabric_info *info);
 int nvmlDeviceGetGpuFabricInfoV(void *device, fabric_info *info) {
     ON_GPU(device)
-    if (info->version != (sizeof *info | 2u << 24)) {
+    if (info->version != FABRIC_VERSION) {
         return VERSION_MISMATCH;
     }
     unsigned state, health = 0, status = 0;
@@ -322,12 +295,6 @@ int nvmlDeviceRegisterEvents(void *device, unsigned long long types, void *set) 
     watched |= error ? 0 : 1ull << gpu;
     return (int)error;
 }
-
-typedef struct event_data {
-    void *device;
-    unsigned long long type, data;
-    unsigned gpu_instance, compute_instance;
-} event_data;
 
 API int nvmlEventSetWait_v2(void *set, event_data *event, unsigned timeout_ms);
 int nvmlEventSetWait_v2(void *set, event_data *event, unsigned timeout_ms) {
