@@ -70,6 +70,22 @@ holds grep -q '^lockstep_step_phase_seconds{run="axes",phase="communication_tens
 holds grep -q '^lockstep_bus_bytes_per_second{run="axes",axis="tensor"}' "$work/runs/axes/metrics.prom"
 holds grep -q '^lockstep_slowest_rank{run="axes"} [01]$' "$work/runs/axes/metrics.prom"
 
+# Every record is by its schema, and within 0.5 % its phases sum to its seconds.
+if python3 -c 'import jsonschema' 2>/dev/null; then
+    gives 0 python3 -c 'import json, jsonschema, sys
+schema = jsonschema.Draft7Validator(json.load(open(sys.argv[1])))
+for path in sys.argv[2:]:
+    records = [json.loads(line) for line in open(path) if line.endswith("}\n")]
+    assert len(records) >= 60
+    for record in records:
+        schema.validate(record)
+        whole, parts = record["seconds"], sum(record["phase_seconds"].values())
+        assert abs(parts - whole) <= 0.005 * whole, record
+' "$here/train.schema.json" "$work/runs/axes/train.jsonl" "$work/runs/a/train.jsonl"
+else
+    echo "skipped in part: python3-jsonschema is not installed"
+fi
+
 # A stop that was asked for is no down time.
 gives 75 "$LOCKSTEP" train $settings run.name=b --until 40
 gives 0 "$LOCKSTEP" train $settings run.name=b --resume
