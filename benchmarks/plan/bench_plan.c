@@ -1,11 +1,12 @@
 /* How wrong the planner is: its step times beside published ones.
  *
- * bench_plan [RUNS.csv] [--svg FILE] [--fit DEVICES_DIR] [--rows]
+ * bench_plan [RUNS.csv] [--svg FILE] [--fit DEVICES_DIR] [--rows] [--check FILE.csv]
  *
  * Every source is predicted with efficiencies fitted to the others only. Two ways of leaving out
  * are printed: a source as the file names it (a page at a version), and a publisher with all its
  * pages.
- * --fit writes efficiencies fitted to all rows into the device files. --rows prints every row. */
+ * --fit writes efficiencies fitted to all rows into the device files. --rows prints every row.
+ * --check compares the rows of another file, which no fit has seen, and nothing else. */
 #include "benchmarks/plan/fit.h"
 #include "benchmarks/plan/scatter.h"
 #include "runtime/base/arena.h"
@@ -287,10 +288,30 @@ static ls_status fit_devices(const fit *f, const char *folder) {
     return status;
 }
 
+/* Rows that the fit has not seen. */
+static ls_status check(const char *path, const fit *all, bool rows) {
+    static bench b;
+    double *errors;
+    LS_TRY(load(&b, path));
+    LS_TRY(ls_calloc((size_t)b.runs.count, sizeof *errors, &errors));
+    for (int i = 0; i < b.runs.count; i++) {
+        ls_plan_cost cost;
+        b.held_out_s[i] =
+            b.runs.rows[i].unused ? NAN : fit_predict(all, &b.runs.rows[i], b.clusters[i], &cost);
+    }
+    if (rows) {
+        print_rows(&b, b.held_out_s, all);
+    }
+    print_groups(&b, by_source, b.held_out_s, "source, not fitted to", errors);
+    print_total(&b, "not fitted to", b.held_out_s, errors);
+    free(errors);
+    return LS_OK;
+}
+
 static ls_status run_bench(int argc, char **argv) {
     static bench b;
     static fit all;
-    const char *path = "benchmarks/plan/runs.csv", *svg = NULL, *devices = NULL;
+    const char *path = "benchmarks/plan/runs.csv", *svg = NULL, *devices = NULL, *other = NULL;
     bool rows = false;
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--rows") == 0) {
@@ -299,6 +320,8 @@ static ls_status run_bench(int argc, char **argv) {
             svg = argv[++i];
         } else if (strcmp(argv[i], "--fit") == 0 && i + 1 < argc) {
             devices = argv[++i];
+        } else if (strcmp(argv[i], "--check") == 0 && i + 1 < argc) {
+            other = argv[++i];
         } else if (argv[i][0] == '-') {
             return LS_FAIL(LS_E_USAGE, "unknown option '%s'", argv[i]);
         } else {
@@ -311,6 +334,9 @@ static ls_status run_bench(int argc, char **argv) {
     LS_TRY(ls_calloc((size_t)b.runs.count, sizeof *again_s, &again_s));
     const without none = {by_source, NULL};
     fit_make(&b.runs, b.clusters, not_in, &none, &all);
+    if (other) {
+        return check(other, &all, rows);
+    }
     for (int i = 0; i < b.runs.count; i++) {
         ls_plan_cost cost;
         again_s[i] =

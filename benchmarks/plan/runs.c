@@ -179,7 +179,7 @@ static ls_precision precision_of(const char *text) {
 }
 
 /* Sizes that a source leaves out because the model's name says them. */
-static void known_sizes(const row *c, run *r) {
+static void known_sizes(const row *c, run *r, const char *note) {
     ls_plan_model *m = &r->model;
     const char *name = r->name;
     const bool llama = has(name, "Llama") || has(name, "llama");
@@ -217,6 +217,9 @@ static void known_sizes(const row *c, run *r) {
     m->head_dim = m->heads ? m->channels / m->heads : 0;
     if (has(name, "DeepSeek") && has(name, "V3")) {
         (void)ls_plan_model_find("deepseek-v3", m);
+        m->ahead = has(note, "with MTP") ? 1 : 0;
+    } else if (has(name, "Qwen3")) {
+        (void)ls_plan_model_find(has(name, "235B") ? "qwen3-235b-a22b" : "qwen3-30b-a3b", m);
     } else if (has(name, "ixtral")) {
         (void)ls_plan_model_find(has(name, "22") ? "mixtral-8x22b" : "mixtral-8x7b", m);
     }
@@ -337,7 +340,7 @@ static void fill(const row *c, run *r) {
     r->devices = (int)integer_of(c, "n_gpus", 0);
     r->precision = precision_of(text_of(c, "precision"));
     set_place(r);
-    known_sizes(c, r);
+    known_sizes(c, r, note);
     if (r->devices > 0) {
         set_layout(c, r, note);
     }

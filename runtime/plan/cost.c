@@ -20,9 +20,6 @@
 #define OLDER_BACK    1.6
 /* Elementwise kernels of their own instead of fused ones move this much more. */
 #define UNFUSED 3.0
-/* Bytes of an optimizer update: fp32 weight, two moments and gradient read, the first three and a
- * bf16 copy written. */
-#define UPDATE_BYTES 30.0
 
 /* Everything of one micro-batch in one layer. */
 typedef struct layer {
@@ -335,13 +332,14 @@ static double head_s(const ls_plan_job *job, const ls_plan_layout *l, double tok
 /* Layers of the pipeline rank that has most; whether that one also has the head. Parts in order of
  * the layers, the first ones longer by one where they do not divide. */
 static double stage_layers(const ls_plan_model *m, const ls_plan_layout *l, bool *with_head) {
-    const int64_t parts = (int64_t)l->pipeline * l->interleave, extra = m->layers % parts;
-    if (extra && (m->layers + 2) % parts == 0) { /* embedding and head take a layer's place */
+    const int64_t layers = m->layers + m->ahead;
+    const int64_t parts = (int64_t)l->pipeline * l->interleave, extra = layers % parts;
+    if (extra && (layers + 2) % parts == 0) { /* embedding and head take a layer's place */
         *with_head = false;
-        return (double)((m->layers + 2) / l->pipeline);
+        return (double)((layers + 2) / l->pipeline);
     }
     *with_head = extra % l->pipeline == 0;
-    return (double)(m->layers / parts * l->interleave + (extra + l->pipeline - 1) / l->pipeline);
+    return (double)(layers / parts * l->interleave + (extra + l->pipeline - 1) / l->pipeline);
 }
 
 /* Gradients of a device's weights over its data-parallel ranks, and the weights back. */
@@ -375,7 +373,9 @@ static double data_s(const ls_plan_job *job, const ls_plan_layout *l, double wei
 
 static double optimizer_s(const ls_plan_job *job, const ls_plan_layout *l, double weights) {
     const double parts = l->zero ? (double)l->shard * (l->zero < 3 ? l->context : 1) : 1;
-    return weights / parts * UPDATE_BYTES / job->rates->memory;
+    const ls_plan_rates *r = job->rates;
+    /* On a processor other elementwise operations wait for its arithmetic, an update for memory. */
+    return weights / parts * LS_PLAN_UPDATE_BYTES / (r->shared_engine ? r->hbm : r->memory);
 }
 
 /* One micro-batch over all layers of the longest stage into cost->seconds; returns the weights. */
@@ -384,7 +384,8 @@ static double cost_stage(const ls_plan_job *job, const ls_plan_layout *l, double
     const ls_plan_model *m = job->model;
     bool with_head;
     const double layers = stage_layers(m, l, &with_head);
-    const double dense = m->experts ? layers * (double)m->dense_layers / (double)m->layers : layers;
+    const double dense =
+        m->experts ? layers * (double)m->dense_layers / (double)(m->layers + m->ahead) : layers;
     double weights = 0, *s = cost->seconds;
     ls_plan_params p;
     ls_plan_model_params(m, &p);
@@ -405,7 +406,11 @@ static double cost_stage(const ls_plan_job *job, const ls_plan_layout *l, double
         weights += (routed ? layers - dense : dense) * y.weights;
     }
     if (with_head) {
-        s[LS_TERM_HEAD] += repeats * head_s(job, l, tokens);
+        const double ahead = (double)m->ahead, c = (double)m->channels;
+        layer joins = {0};
+        add_product(job->rates, &joins, ahead, tokens, c, 2 * c);
+        s[LS_TERM_HEAD] +=
+            repeats * ((1 + ahead) * head_s(job, l, tokens) + joins.products + joins.products_back);
     }
     return weights + (p.embedding + (l->pipeline > 1 ? 0 : p.head)) / l->tensor;
 }

@@ -77,9 +77,9 @@ char *ls_plan_layout_text(const ls_plan_layout *layout, char *buf, size_t size);
 typedef struct ls_plan_rates {
     double products, bf16_products, attention; /* FLOP/s */
     double memory;                             /* bytes/s of elementwise operations */
-    double hbm;                                /* bytes/s, of the products' operands */
-    double host_link;                          /* bytes/s to host memory, for offloading */
-    double operand_bytes;                      /* of an element in the products */
+    double hbm;           /* bytes/s: of the products' operands, and of updates on processors */
+    double host_link;     /* bytes/s to host memory, for offloading */
+    double operand_bytes; /* of an element in the products */
     int units, domain;
     ls_wire_link inside, across;
     double launch_s;
@@ -149,6 +149,10 @@ void ls_plan_cost_of(const ls_plan_job *job, const ls_plan_layout *layout, ls_pl
 /* Bytes of the fullest device, by the layout of runtime/model (its activations, its flat buffers).
  */
 void ls_plan_bytes_of(const ls_plan_job *job, const ls_plan_layout *layout, ls_plan_bytes *bytes);
+
+/* Bytes that an update moves for a weight: fp32 weight, two moments and gradient read, the first
+ * three and a bf16 copy written. */
+#define LS_PLAN_UPDATE_BYTES 30.0
 
 /* Seconds of one product [m,k] x [k,n]. */
 double ls_plan_product_s(const ls_plan_rates *rates, double m, double n, double k);

@@ -17,7 +17,8 @@
 
 /* Sizes: GPT-3 and larger, arXiv 2104.04473 table 1 and 2205.05198 table 3; Llama 2, arXiv
  * 2307.09288; Nemotron-4, arXiv 2402.16819 and 2406.11704; MPT, mosaicml/llm-foundry
- * yamls/pretrain; Mixtral, arXiv 2401.04088; DeepSeek-V3, arXiv 2412.19437 section 4.2. */
+ * yamls/pretrain; Mixtral, arXiv 2401.04088; DeepSeek-V3, arXiv 2412.19437 section 4.2; Qwen3,
+ * arXiv 2505.09388 table 2 and the models' config.json. */
 static const ls_plan_model presets[] = {
     {.name = "gpt3-22b", GPT3_SIZES(48, 6144, 64)},
     {.name = "gpt3-175b", GPT3_SIZES(96, 12288, 96)},
@@ -70,6 +71,32 @@ static const ls_plan_model presets[] = {
      .experts = 8,
      .experts_per_token = 2,
      .expert_ffn = 16384},
+    {.name = "qwen3-30b-a3b",
+     .vocab = 151936,
+     .context = 32768,
+     .layers = 48,
+     .channels = 2048,
+     .heads = 32,
+     .kv_heads = 4,
+     .head_dim = 128,
+     .ffn = 6144,
+     .gated = true,
+     .experts = 128,
+     .experts_per_token = 8,
+     .expert_ffn = 768},
+    {.name = "qwen3-235b-a22b",
+     .vocab = 151936,
+     .context = 32768,
+     .layers = 94,
+     .channels = 4096,
+     .heads = 64,
+     .kv_heads = 4,
+     .head_dim = 128,
+     .ffn = 12288,
+     .gated = true,
+     .experts = 128,
+     .experts_per_token = 8,
+     .expert_ffn = 1536},
     {.name = "deepseek-v3",
      .vocab = 129280,
      .context = 4096,
@@ -227,8 +254,13 @@ void ls_plan_model_flops(const ls_plan_model *m, int64_t seq, ls_plan_flops *flo
     ls_plan_params p;
     ls_plan_model_params(m, &p);
     const double v = (double)(m->value_dim ? m->value_dim : m->head_dim);
-    const double full =
-        6.0 * (double)m->layers * (double)m->heads * ((double)m->head_dim + v) * (double)seq;
+    const double full = 6.0 * (double)(m->layers + m->ahead) * (double)m->heads *
+                        ((double)m->head_dim + v) * (double)seq;
+    const double c = (double)m->channels;
+    const double routed = (double)(m->experts_per_token + m->shared_experts) *
+                          (double)m->expert_ffn * (m->gated ? 3 : 2) * c;
+    const double ahead =
+        (double)m->ahead * (attention_params(m) + routed + 2 * c * c + (double)m->vocab * c);
     *flops = (ls_plan_flops){
-        .products = 6 * p.active, .attention_full = full, .attention_causal = full / 2};
+        .products = 6 * (p.active + ahead), .attention_full = full, .attention_causal = full / 2};
 }

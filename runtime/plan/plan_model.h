@@ -13,6 +13,10 @@ typedef struct ls_plan_model {
     bool gated, tied, learned_positions, biases;
     /* Experts: 0 of none. The first dense_layers have an ordinary MLP of size ffn. */
     int64_t experts, experts_per_token, shared_experts, expert_ffn, dense_layers;
+    /* Layers behind the last that predict tokens further on, each with a product of two hidden
+     * states to one and a pass of the head (DeepSeek-V3, section 2.2). Not in the parameters'
+     * number, which is of the model that is kept. */
+    int64_t ahead;
     /* Latent attention: 0 of none. head_dim is that of queries and keys, value_dim of values. */
     int64_t q_rank, kv_rank, rope_dim, value_dim;
 } ls_plan_model;

@@ -40,6 +40,8 @@ static void test_params(void) {
         {"nemotron4-340b", 341e9, 0},
         {"mixtral-8x7b", 46.7e9, 12.7e9},
         {"deepseek-v3", 671e9, 37e9},
+        {"qwen3-30b-a3b", 30.5e9, 3.0e9}, /* 3.3 with the look-up */
+        {"qwen3-235b-a22b", 235.1e9, 21.6e9},
         {"mpt-7b", 6.65e9, 0},
     };
     for (size_t i = 0; i < sizeof models / sizeof models[0]; i++) {
