@@ -1,8 +1,8 @@
-/* This machine's profile for the planner: products, attention and memory-bound operations as whole
- * training steps show them. */
+/* This machine's profile for the planner: products, attention and memory-bound operations by their
+ * times inside whole training steps, and an update of the weights. */
 #include "launch/bench.h"
-#include "launch/gemm_shapes.h"
 #include "launch/session.h"
+#include "launch/timed_ops.h"
 #include "runtime/base/arena.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/file.h"
@@ -31,36 +31,45 @@ static const struct {
 };
 
 enum { TRIALS = sizeof trials / sizeof trials[0], MAX_REPEATS = 32, MAX_SHAPES = 512 };
+enum { MAX_ROWS = 128, UPDATED_ELEMS = 4 << 20 }; /* arrays that no cache holds */
 
+/* Of all its calls in a step. */
 typedef struct shape_time {
-    double m, n, k, seconds;
+    double m, n, k, seconds, calls;
 } shape_time;
+
+/* A step, by operation. */
+typedef struct timed_step {
+    double seconds;
+    int count;
+    ls_op_time rows[MAX_ROWS];
+} timed_step;
+
+/* Groups of operations that the planner has a speed for. */
+enum { ATTENTION, OTHERS, GROUPS };
 
 typedef struct machine {
     ls_session *session;
     ls_dtype dtype;
     int repeats;
     ls_plan_model models[TRIALS];
-    double step_s[TRIALS]; /* forward and backward, slowest rank */
+    double step_s[TRIALS]; /* forward and backward */
+    double group_s[TRIALS][GROUPS];
     shape_time shapes[MAX_SHAPES];
     int shape_count;
+    double update_bytes_s;
 } machine;
 
-static int ascending(const void *a, const void *b) {
-    const double x = *(const double *)a, y = *(const double *)b;
+static int by_seconds(const void *a, const void *b) {
+    const double x = ((const timed_step *)a)->seconds, y = ((const timed_step *)b)->seconds;
     return (x > y) - (x < y);
 }
 
-/* Median of the slowest rank's seconds. [collective] */
-static ls_status agree_median(ls_session *s, double *seconds, int count, double *median) {
-    for (int i = 0; i < count; i++) {
-        float slowest = (float)seconds[i];
-        LS_TRY(s->comm->ops->all_reduce(s->comm, &slowest, 1, LS_F32, LS_MAX));
-        seconds[i] = (double)slowest;
-    }
-    qsort(seconds, (size_t)count, sizeof *seconds, ascending);
-    *median = seconds[count / 2];
-    return LS_OK;
+/* The mean over the ranks, which do the same: of parts the slowest ranks' times would not add up.
+ * [collective] */
+static ls_status agree(ls_session *s, double *seconds) {
+    *seconds /= s->comm->size;
+    return s->comm->ops->all_reduce(s->comm, seconds, 1, LS_F64, LS_SUM);
 }
 
 static ls_status load(int trial, ls_config *config) {
@@ -74,54 +83,99 @@ static ls_status load(int trial, ls_config *config) {
     return status;
 }
 
-static ls_status time_shape(machine *m, const ls_gemm_shape *shape,
-                            const ls_gemm_operands *operands) {
-    double seconds[MAX_REPEATS];
-    ls_device *dev = m->session->dev;
-    const ls_gemm op = ls_gemm_shape_op(shape, operands);
-    LS_TRY(dev->ops->gemm(dev, &op)); /* takes scratch memory, warms caches */
-    for (int r = 0; r < m->repeats; r++) {
-        const uint64_t start = ls_clock_ns();
-        LS_TRY(dev->ops->gemm(dev, &op));
-        seconds[r] = 1e-9 * (double)(ls_clock_ns() - start);
+/* Takes a step apart. [collective]: all ranks have the same rows. */
+static ls_status take_rows(machine *m, int trial, const timed_step *step) {
+    double sums[GROUPS] = {0};
+    m->step_s[trial] = step->seconds;
+    LS_TRY(agree(m->session, &m->step_s[trial]));
+    for (int i = 0; i < step->count; i++) {
+        const ls_op_time *row = &step->rows[i];
+        if (strcmp(row->group, "gemm") != 0) {
+            const int group = strcmp(row->group, "attention") == 0 ? ATTENTION : OTHERS;
+            sums[group] += strcmp(row->group, "loss") == 0 ? 0 : row->seconds; /* the head's */
+            continue;
+        }
+        long long sizes[3];
+        if (m->shape_count == MAX_SHAPES ||
+            sscanf(row->name, "gemm %*s %lldx%lldx%lld", &sizes[0], &sizes[1], &sizes[2]) != 3) {
+            continue;
+        }
+        shape_time *t = &m->shapes[m->shape_count++];
+        *t = (shape_time){(double)sizes[0], (double)sizes[1], (double)sizes[2], row->seconds,
+                          (double)row->calls};
+        LS_TRY(agree(m->session, &t->seconds));
     }
-    shape_time *t = &m->shapes[m->shape_count++];
-    *t = (shape_time){(double)shape->op.m, (double)shape->op.n, (double)shape->op.k, 0};
-    return agree_median(m->session, seconds, m->repeats, &t->seconds);
-}
-
-static ls_status time_shapes(machine *m, const ls_config *config, int64_t rows) {
-    ls_gemm_shape *shapes;
-    ls_gemm_operands operands = {0};
-    int count;
-    ls_device *dev = m->session->dev;
-    LS_TRY(ls_gemm_shapes(&config->model, rows, m->dtype, dev->acc, &shapes, &count));
-    ls_status status = ls_gemm_operands_create(dev, shapes, count, &operands);
-    for (int i = 0; i < count && status == LS_OK && m->shape_count < MAX_SHAPES; i++) {
-        status = time_shape(m, &shapes[i], &operands);
+    for (int g = 0; g < GROUPS; g++) {
+        m->group_s[trial][g] = sums[g];
+        LS_TRY(agree(m->session, &m->group_s[trial][g]));
     }
-    ls_gemm_operands_release(dev, &operands);
-    free(shapes);
-    return status;
+    return LS_OK;
 }
 
 static ls_status time_steps(machine *m, ls_model *model, int trial, void *grads) {
+    static timed_step steps[MAX_REPEATS + 1];
     const int64_t count = trials[trial].batch * trials[trial].seq;
     int32_t *tokens;
     LS_TRY(ls_calloc((size_t)count, sizeof *tokens, &tokens));
     for (int64_t i = 0; i < count; i++) {
         tokens[i] = (int32_t)(ls_rng_uniform(1, 2, (uint64_t)i) * (double)trials[trial].vocab);
     }
-    double seconds[MAX_REPEATS + 1], loss;
+    double loss;
     ls_status status = LS_OK;
+    ls_timed_ops_begin(m->session->dev);
     for (int r = 0; r <= m->repeats && status == LS_OK; r++) {
+        timed_step *t = &steps[r];
+        ls_timed_ops_clear();
         const uint64_t start = ls_clock_ns();
         status = ls_model_forward_backward(model, tokens, tokens, 1.0, grads, NULL, NULL, &loss);
-        seconds[r] = 1e-9 * (double)(ls_clock_ns() - start);
+        t->seconds = 1e-9 * (double)(ls_clock_ns() - start);
+        const ls_op_time *rows = ls_timed_ops_rows(&t->count);
+        t->count = t->count < MAX_ROWS ? t->count : MAX_ROWS;
+        memcpy(t->rows, rows, (size_t)t->count * sizeof *rows);
     }
+    ls_timed_ops_end(m->session->dev);
     free(tokens);
     LS_TRY(ls_session_agree(m->session, status)); /* the first one pays for page faults */
-    return agree_median(m->session, seconds + 1, m->repeats, &m->step_s[trial]);
+    qsort(steps + 1, (size_t)m->repeats, sizeof *steps, by_seconds);
+    return take_rows(m, trial, &steps[1 + m->repeats / 2]);
+}
+
+/* What an update of the weights moves a second, on all ranks at once. */
+static ls_status time_update(machine *m) {
+    ls_device *dev = m->session->dev;
+    const int64_t n = UPDATED_ELEMS;
+    void *at[5] = {NULL}; /* weights, two moments, gradients, copies */
+    timed_step steps[MAX_REPEATS + 1];
+    ls_status status = LS_OK;
+    for (int i = 0; i < 5 && status == LS_OK; i++) {
+        status = dev->ops->alloc(dev, (size_t)n * ls_dtype_bytes(dev->acc), &at[i]);
+    }
+    for (int r = 0; r <= m->repeats && status == LS_OK; r++) {
+        const uint64_t start = ls_clock_ns();
+        status = dev->ops->adamw(dev, &(ls_adamw){.n = n,
+                                                  .t = 1,
+                                                  .lr = 1e-3,
+                                                  .beta1 = 0.9,
+                                                  .beta2 = 0.95,
+                                                  .eps = 1e-8,
+                                                  .grad_scale = 1,
+                                                  .p = at[0],
+                                                  .m = at[1],
+                                                  .v = at[2],
+                                                  .grad = at[3],
+                                                  .copy_dtype = LS_BF16,
+                                                  .copy = m->dtype == LS_BF16 ? at[4] : NULL});
+        steps[r].seconds = 1e-9 * (double)(ls_clock_ns() - start);
+    }
+    for (int i = 0; i < 5; i++) {
+        dev->ops->free(dev, at[i]);
+    }
+    LS_TRY(ls_session_agree(m->session, status));
+    qsort(steps + 1, (size_t)m->repeats, sizeof *steps, by_seconds);
+    double seconds = steps[1 + m->repeats / 2].seconds;
+    LS_TRY(agree(m->session, &seconds));
+    m->update_bytes_s = (double)n * LS_PLAN_UPDATE_BYTES / seconds;
+    return LS_OK;
 }
 
 static ls_status run_trial(machine *m, int trial) {
@@ -130,7 +184,6 @@ static ls_status run_trial(machine *m, int trial) {
     LS_TRY(load(trial, &config));
     ls_log_progress(false, "%s (%d of %d)", trials[trial].preset, trial + 1, TRIALS);
     LS_TRY(ls_plan_model_of(&config.model, &m->models[trial]));
-    LS_TRY(time_shapes(m, &config, trials[trial].batch * trials[trial].seq));
     const ls_model_options options = {.config = &config.model,
                                       .dev = dev,
                                       .batch = trials[trial].batch,
@@ -163,7 +216,7 @@ static ls_plan_rates rates_from(const machine *m, const rates_of *v) {
                            .bf16_products = v->products,
                            .attention = v->attention,
                            .memory = v->memory,
-                           .hbm = v->memory,
+                           .hbm = m->update_bytes_s,
                            .operand_bytes = m->dtype == LS_BF16 ? 2 : 4,
                            .half_k = v->half_k,
                            .units = 1,
@@ -179,13 +232,13 @@ static double product_loss(const machine *m, const rates_of *v) {
     double loss = v->half_k < 0.1 ? HUGE_VAL : 0;
     for (int i = 0; i < m->shape_count; i++) {
         const shape_time *t = &m->shapes[i];
-        loss += fabs(log(ls_plan_product_s(&r, t->m, t->n, t->k) / t->seconds)) * t->seconds;
+        loss +=
+            fabs(log(t->calls * ls_plan_product_s(&r, t->m, t->n, t->k) / t->seconds)) * t->seconds;
     }
     return loss;
 }
 
-/* Without what an optimizer step adds: the trials are forward and backward only. */
-static double predicted_s(const machine *m, const rates_of *v, int trial) {
+static void cost_of_trial(const machine *m, const rates_of *v, int trial, ls_plan_cost *c) {
     const ls_plan_rates r = rates_from(m, v);
     const ls_plan_job job = {.model = &m->models[trial],
                              .rates = &r,
@@ -195,33 +248,41 @@ static double predicted_s(const machine *m, const rates_of *v, int trial) {
                              .global_batch = trials[trial].batch};
     ls_plan_layout l = {.zero = 0, .recompute = LS_REDO_NONE, .micro = (int)trials[trial].batch};
     ls_plan_layout_fill(&l);
+    ls_plan_cost_of(&job, &l, c);
+}
+
+/* Without what an optimizer step adds: the trials are forward and backward only. */
+static double predicted_s(const machine *m, const rates_of *v, int trial) {
     ls_plan_cost c;
-    ls_plan_cost_of(&job, &l, &c);
+    cost_of_trial(m, v, trial, &c);
     return c.step_s - c.seconds[LS_TERM_OPTIMIZER];
 }
 
-/* Attention is made of products too: never faster than large ones. */
-static double step_loss(const machine *m, const rates_of *v) {
-    double loss = v->attention > v->products || v->memory > 1e13 ? HUGE_VAL : 0;
+/* The speed at which the planner's work of a kind takes the time that the group took: its time at
+ * speed 1 over that time, geometric mean of the trials. */
+static double speed_of(const machine *m, ls_term term, int group) {
+    const rates_of unit = {.products = 1, .half_k = 1, .attention = 1, .memory = 1};
+    double sum = 0;
     for (int t = 0; t < TRIALS; t++) {
-        const double d = log(predicted_s(m, v, t) / m->step_s[t]);
-        loss += d * d;
+        ls_plan_cost c;
+        cost_of_trial(m, &unit, t, &c);
+        sum += log(c.seconds[term] / m->group_s[t][group]);
     }
-    return loss;
+    return exp(sum / TRIALS);
 }
 
-/* Two values at a time, by a search with a shrinking step in their logarithms. */
-static void search(const machine *m, rates_of *v, double *x, double *y,
-                   double (*loss)(const machine *m, const rates_of *v)) {
-    double *const pair[] = {x, y};
-    double best = loss(m, v);
+/* The limit of large products and the inner dimension of half that speed, by a search with a
+ * shrinking step in their logarithms. */
+static void fit_products(const machine *m, rates_of *v) {
+    double *const pair[] = {&v->products, &v->half_k};
+    double best = product_loss(m, v);
     for (double step = 0.5; step > 1e-3; step /= 2) {
         for (bool better = true; better;) {
             better = false;
             for (int i = 0; i < 4; i++) {
                 const double before = *pair[i / 2];
                 *pair[i / 2] = before * exp(i % 2 ? step : -step);
-                const double now = loss(m, v);
+                const double now = product_loss(m, v);
                 better = better || now < best * (1 - 1e-9);
                 *pair[i / 2] = now < best ? *pair[i / 2] : before;
                 best = fmin(best, now);
@@ -255,12 +316,12 @@ static void fill(const machine *m, const rates_of *v, ls_cluster *c) {
             s->mesh.host_ranks);
     set(c, LS_FIG_UNITS, 1);
     set(c, LS_FIG_HALF_SPEED_K, v->half_k);
-    set(c, LS_FIG_HBM_GB_S, v->memory * 1e-9);
+    set(c, LS_FIG_HBM_GB_S, m->update_bytes_s * 1e-9);
     /* No peak is known: the measured limit of large products stands for it, reached in full. */
     set(c, bf16 ? LS_FIG_TFLOPS_BF16 : LS_FIG_TFLOPS_FP32, v->products * 1e-12);
     set(c, bf16 ? LS_FIG_GEMM_BF16 : LS_FIG_GEMM_FP32, 1);
     set(c, bf16 ? LS_FIG_ATTENTION_BF16 : LS_FIG_ATTENTION_FP32, v->attention / v->products);
-    set(c, bf16 ? LS_FIG_MEMORY_BF16 : LS_FIG_MEMORY_FP32, 1);
+    set(c, bf16 ? LS_FIG_MEMORY_BF16 : LS_FIG_MEMORY_FP32, v->memory / m->update_bytes_s);
     set(c, bf16 ? LS_FIG_LINK_BF16 : LS_FIG_LINK_FP32, 1);
     set(c, bf16 ? LS_FIG_NETWORK_BF16 : LS_FIG_NETWORK_FP32, 1);
     set(c, LS_FIG_NODE_DEVICES, s->mesh.host_ranks);
@@ -295,18 +356,21 @@ static void print_trials(const machine *m, const rates_of *v) {
                100 * (p / m->step_s[t] - 1));
     }
     printf("products %.1f GFLOP/s (half of that at an inner dimension of %.0f), attention %.1f "
-           "GFLOP/s, memory %.2f GB/s\n",
-           v->products * 1e-9, v->half_k, v->attention * 1e-9, v->memory * 1e-9);
+           "GFLOP/s, elementwise operations %.2f GB/s, updates %.2f GB/s\n",
+           v->products * 1e-9, v->half_k, v->attention * 1e-9, v->memory * 1e-9,
+           m->update_bytes_s * 1e-9);
 }
 
 static ls_status measure(machine *m, const char *path) {
     for (int t = 0; t < TRIALS; t++) {
         LS_TRY(ls_session_agree(m->session, run_trial(m, t)));
     }
-    ls_log_progress(true, "timed %d products and %d models", m->shape_count, TRIALS);
-    rates_of v = {.products = 1e11, .half_k = 50, .attention = 3e10, .memory = 1e10};
-    search(m, &v, &v.products, &v.half_k, product_loss);
-    search(m, &v, &v.attention, &v.memory, step_loss);
+    LS_TRY(time_update(m));
+    ls_log_progress(true, "timed %d products, %d models and an update", m->shape_count, TRIALS);
+    rates_of v = {.products = 1e11, .half_k = 50};
+    v.attention = speed_of(m, LS_TERM_ATTENTION, ATTENTION);
+    v.memory = speed_of(m, LS_TERM_MEMORY, OTHERS);
+    fit_products(m, &v);
     if (m->session->comm->rank != 0) {
         return LS_OK;
     }
