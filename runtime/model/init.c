@@ -1,5 +1,6 @@
 /* Initial values: a function of (seed, parameter name, index in the parameter), so that any layout
  * of the same model starts from the same numbers. */
+#include "runtime/base/cpu.h"
 #include "runtime/base/hash.h"
 #include "runtime/base/rng.h"
 #include "runtime/model/model_internal.h"
@@ -54,6 +55,36 @@ static inline void normal_pair(uint64_t seed, uint64_t stream, uint64_t k, float
     *second = signed_radius * (turned ? cosine : sine);
 }
 
+#define DEFINE_NORMALS(name, attribute)                                                            \
+    attribute static void name(uint64_t seed, uint64_t stream, uint64_t first, int pairs,          \
+                               float std, float *restrict to) {                                    \
+        for (int i = 0; i < pairs; i++) {                                                          \
+            float a, b;                                                                            \
+            normal_pair(seed, stream, first + (uint64_t)i, &a, &b);                                \
+            to[2 * i] = std * a;                                                                   \
+            to[2 * i + 1] = std * b;                                                               \
+        }                                                                                          \
+    }
+
+/* The same numbers to the bit: this file is compiled without fused multiply-adds. */
+typedef void normals_fn(uint64_t seed, uint64_t stream, uint64_t first, int pairs, float std,
+                        float *restrict to);
+DEFINE_NORMALS(normals, )
+#if defined(__x86_64__)
+DEFINE_NORMALS(normals_avx2, __attribute__((target("avx2"))))
+DEFINE_NORMALS(normals_avx512, __attribute__((target("arch=x86-64-v4"))))
+#endif
+
+static normals_fn *normals_of_machine(void) {
+#if defined(__x86_64__)
+    ls_isa isa;
+    if (ls_cpu_isa(&isa) == LS_OK && isa >= LS_ISA_AVX2) {
+        return isa >= LS_ISA_AVX512 ? normals_avx512 : normals_avx2;
+    }
+#endif
+    return normals;
+}
+
 /* Global elements [first, first + n) of a parameter; those >= valid are padding. */
 static void fill(const ls_param *param, uint64_t seed, int64_t first, int64_t n, ls_dtype acc,
                  int threads, void *host) {
@@ -64,6 +95,7 @@ static void fill(const ls_param *param, uint64_t seed, int64_t first, int64_t n,
     }
     const float one = param->init == LS_INIT_ONE ? 1.0f : 0.0f;
     const int64_t even = first & ~(int64_t)1; /* normals come in pairs */
+    normals_fn *const make = normals_of_machine();
     enum { BLOCK = 1024 };
 #pragma omp parallel for num_threads(threads) schedule(static) if (n > BLOCK)
     for (int64_t at = even; at < first + n; at += BLOCK) {
@@ -72,13 +104,9 @@ static void fill(const ls_param *param, uint64_t seed, int64_t first, int64_t n,
             block[i] = one;
         }
         if (param->init == LS_INIT_NORMAL) {
-            const float std = (float)param->init_std;
-            for (int64_t i = 0; i < BLOCK / 2 && at + 2 * i < first + n; i++) {
-                float a, b;
-                normal_pair(seed, stream, (uint64_t)(at / 2 + i), &a, &b);
-                block[2 * i] = std * a;
-                block[2 * i + 1] = std * b;
-            }
+            const int64_t pairs = (first + n - at + 1) / 2;
+            make(seed, stream, (uint64_t)at / 2, pairs < BLOCK / 2 ? (int)pairs : BLOCK / 2,
+                 (float)param->init_std, block);
         }
         for (int64_t i = at < first ? 1 : 0; i < BLOCK && at + i < first + n; i++) {
             ls_store(acc, host, at + i - first, at + i < valid ? block[i] : 0.0);

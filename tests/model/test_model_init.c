@@ -1,4 +1,5 @@
 /* Initial values depend on seed, name and index only; they have the table's mean and deviation. */
+#include "runtime/base/hash.h"
 #include "runtime/model/model.h"
 #include "tests/test.h"
 
@@ -17,6 +18,8 @@ static const ls_config_model small = {.family = LS_FAMILY_GPT2,
                                       .tied = true,
                                       .norm_eps = 1e-5,
                                       .init_std = 0.02};
+
+#define VALUES_XXH64 0xa291b4a60710a4e9ull /* of the doubles of model `small`, seed 11 */
 
 static ls_model *make(const ls_config_model *config, ls_device *dev, ls_dtype dtype,
                       uint64_t seed) {
@@ -66,6 +69,9 @@ static void check_values(ls_device *dev) {
             CHECK(x[i] == (strstr(params[p].name, "norm.weight") ? 1.0 : 0.0));
         }
     }
+    /* The same bits by every level of instructions and on every processor. */
+    const uint64_t bytes = (uint64_t)ls_model_flat_elems(model) * sizeof(double);
+    CHECK_INT(ls_xxh64(masters, bytes, 0), VALUES_XXH64);
     ls_model_destroy(model);
 }
 
