@@ -1,5 +1,7 @@
 #include "checkpoint/worker.h"
 
+#include "runtime/base/cpu.h"
+
 #include <signal.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -9,6 +11,7 @@ enum { NICER = 10 };
 
 static void *run(void *argument) {
     ls_worker *w = argument;
+    ls_cpu_unbind_thread();
     id_t self = (id_t)gettid(); /* Linux: priorities are the threads' */
     (void)setpriority(PRIO_PROCESS, self, getpriority(PRIO_PROCESS, self) + NICER);
     pthread_mutex_lock(&w->mutex);

@@ -3,6 +3,7 @@
 #include "collectives/peer_socket.h"
 #include "runtime/base/arena.h"
 #include "runtime/base/clock.h"
+#include "runtime/base/cpu.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -64,6 +65,7 @@ static void answer(ls_peers *p, int fd) {
 
 static void *answer_all(void *context) {
     ls_peers *p = context;
+    ls_cpu_unbind_thread();
     while (!atomic_load(&p->stop)) {
         ls_flight_beat();
         int fd = ls_peer_accept(p->listener, p->beat_s);

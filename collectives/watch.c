@@ -2,6 +2,7 @@
 
 #include "collectives/peers.h"
 #include "runtime/base/clock.h"
+#include "runtime/base/cpu.h"
 #include "runtime/base/file.h"
 #include "runtime/base/log.h"
 
@@ -153,6 +154,7 @@ static void check(void) {
 
 static void *watch_all(void *context) {
     (void)context;
+    ls_cpu_unbind_thread();
     uint64_t last_ns = ls_clock_ns();
     pthread_mutex_lock(&the.lock);
     while (!the.stop) {

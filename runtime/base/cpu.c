@@ -166,7 +166,14 @@ char *ls_cpu_describe(char *buf, size_t size) {
     return buf;
 }
 
-int ls_cpu_available(void) {
+/* Of the OpenMP library, in programs that are linked with it: with OMP_PROC_BIND it has already
+ * bound the first thread to a part of the processors, and knows how many there were. */
+extern int omp_get_num_procs(void) __attribute__((weak));
+extern int omp_get_num_places(void) __attribute__((weak));
+extern int omp_get_place_num_procs(int place) __attribute__((weak));
+extern void omp_get_place_proc_ids(int place, int *ids) __attribute__((weak));
+
+static int affinity_count(void) {
     /* The kernel refuses a mask that is smaller than its own. */
     for (int capacity = 1024; capacity <= 1 << 20; capacity *= 2) {
         cpu_set_t *set = CPU_ALLOC((size_t)capacity);
@@ -178,6 +185,33 @@ int ls_cpu_available(void) {
         }
     }
     return ls_cpu_online();
+}
+
+int ls_cpu_available(void) {
+    const char *bind = getenv("OMP_PROC_BIND"), *places = getenv("OMP_PLACES");
+    const bool bound = omp_get_num_procs && ((bind && bind[0]) || (places && places[0]));
+    const int mine = affinity_count(), of_openmp = bound ? omp_get_num_procs() : 0;
+    return of_openmp > mine ? of_openmp : mine;
+}
+
+void ls_cpu_unbind_thread(void) {
+    enum { LIMIT = 1 << 16 }; /* more than any kernel is built for */
+    const int places = omp_get_num_places ? omp_get_num_places() : 0;
+    cpu_set_t *set = places > 0 ? CPU_ALLOC(LIMIT) : NULL;
+    int *ids = set ? malloc(LIMIT * sizeof *ids) : NULL;
+    if (ids) {
+        CPU_ZERO_S(CPU_ALLOC_SIZE(LIMIT), set);
+        for (int place = 0; place < places; place++) {
+            const int count = omp_get_place_num_procs(place);
+            omp_get_place_proc_ids(place, ids);
+            for (int i = 0; i < count; i++) {
+                CPU_SET_S((size_t)ids[i], CPU_ALLOC_SIZE(LIMIT), set);
+            }
+        }
+        (void)sched_setaffinity(0, CPU_ALLOC_SIZE(LIMIT), set); /* a wish: it costs speed only */
+    }
+    free(ids);
+    CPU_FREE(set);
 }
 
 int ls_cpu_online(void) {

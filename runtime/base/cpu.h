@@ -35,8 +35,12 @@ int ls_isa_has_fast_bf16(ls_isa isa);
 /* "AMD EPYC 7763 (avx2), 2 cores". Returns buf. */
 char *ls_cpu_describe(char *buf, size_t size);
 
-/* Processors that this process may run on (its affinity mask). */
+/* Processors that this process may run on: its affinity mask before OMP_PROC_BIND narrowed the
+ * first thread's. */
 int ls_cpu_available(void);
+/* Lets the calling thread run on all of them: for threads beside the step, which else would inherit
+ * the place of the thread that OMP_PROC_BIND bound first, and slow it. */
+void ls_cpu_unbind_thread(void);
 /* Processors of the machine that are online. */
 int ls_cpu_online(void);
 

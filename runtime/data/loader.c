@@ -7,6 +7,7 @@
 
 #include "runtime/base/arena.h"
 #include "runtime/base/clock.h"
+#include "runtime/base/cpu.h"
 #include "runtime/data/data.h"
 
 /* A ring of slots, each one micro-batch: tokens [micro, T], then targets [micro, T].
@@ -58,6 +59,7 @@ static ls_status micro_fill(const ls_loader *loader, int64_t index) {
 
 static void *loader_main(void *argument) {
     ls_loader *loader = argument;
+    ls_cpu_unbind_thread();
     for (int64_t i = 0; i < loader->options.depth; i++) {
         micro_prefetch(loader, i);
     }

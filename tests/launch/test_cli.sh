@@ -37,6 +37,11 @@ says 'standard output'
 gives 2 env LOCKSTEP_ISA=mmx "$LOCKSTEP" bench gemm --model gpt2-tiny --batch 1 --seq 8
 says 'LOCKSTEP_ISA'
 
+# A thread that OpenMP has bound does not make the machine smaller.
+"$LOCKSTEP" bench gemm --model gpt2-tiny --batch 1 --seq 8 2>/dev/null | grep '^cpu:' >"$work/free"
+OMP_PROC_BIND=true "$LOCKSTEP" bench gemm --model gpt2-tiny --batch 1 --seq 8 2>/dev/null | grep '^cpu:' >"$work/bound"
+holds cmp "$work/free" "$work/bound"
+
 # The man page has no warnings; the completion completes verbs, options and keys.
 "$LOCKSTEP" --man >"$work/lockstep.1"
 if command -v man >/dev/null; then
