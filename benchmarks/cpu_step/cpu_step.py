@@ -165,10 +165,10 @@ class Bench:
 
 
 def summarise(results, o):
-    """Adds median, ratio and loss difference, each beside lockstep in the same number format."""
+    """Adds median, ratio and loss difference, each beside lockstep in the same number format, or its first."""
     for name, r in results.items():
         dtype = name.split()[-1]
-        own = results[f"lockstep {dtype}" if f"lockstep {dtype}" in results else "lockstep fp32"]
+        own = results.get(f"lockstep {dtype}") or next(iter(results.values()))
         r["median_s"] = statistics.median(r["seconds"])
         r["tokens_per_s"] = o.batch * o.seq / r["median_s"]
         r["ratio"] = r["median_s"] / statistics.median(own["seconds"])
