@@ -27,14 +27,10 @@ static void copy_text(char *out, size_t size, const char *text) {
 
 ls_status ls_owner_self(ls_owner *owner) {
     *owner = (ls_owner){.pid = getpid(), .since_s = ls_clock_wall_s()};
-    char *boot;
-    size_t bytes;
     if (gethostname(owner->host, sizeof owner->host - 1) != 0) {
         return LS_FAIL(LS_E_IO, "this host's name is unknown: %s", strerror(errno));
     }
-    LS_TRY(ls_file_read("/proc/sys/kernel/random/boot_id", MAX_BYTES, &boot, &bytes));
-    copy_text(owner->boot, sizeof owner->boot, boot);
-    free(boot);
+    LS_TRY(ls_process_boot(owner->boot, sizeof owner->boot));
     ssize_t n = readlink("/proc/self/ns/pid", owner->space, sizeof owner->space - 1);
     if (n < 0) {
         return LS_FAIL(LS_E_IO, "cannot read the link /proc/self/ns/pid: %s", strerror(errno));

@@ -280,9 +280,9 @@ ls_status ls_snapshot_fill(ls_snapshot *s, ls_status so_far, const ls_ckpt_tenso
 static bool await_one(ls_snapshot *s, header *h) {
     while (!atomic_load(&s->stopping)) {
         struct timespec until;
-        clock_gettime(CLOCK_REALTIME, &until);
+        clock_gettime(CLOCK_MONOTONIC, &until);
         until.tv_sec++;
-        if (sem_timedwait(&h->filled, &until) == 0) {
+        if (sem_clockwait(&h->filled, CLOCK_MONOTONIC, &until) == 0) {
             return true;
         }
     }

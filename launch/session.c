@@ -371,10 +371,7 @@ double ls_session_age_s(void) {
     if (ls_process_start(getpid(), &ticks) != LS_OK) {
         return 0.0;
     }
-    struct timespec now;
-    clock_gettime(CLOCK_BOOTTIME, &now);
-    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec -
-           (double)ticks / (double)sysconf(_SC_CLK_TCK);
+    return ls_clock_boot_s() - (double)ticks / (double)sysconf(_SC_CLK_TCK);
 }
 
 /* Only a second Ctrl-C is impatience: schedulers send SIGTERM twice (Slurm to the step, and through

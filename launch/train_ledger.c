@@ -4,6 +4,7 @@
 #include "runtime/base/clock.h"
 #include "runtime/base/file.h"
 #include "runtime/base/log.h"
+#include "runtime/base/process.h"
 #include "runtime/counters/cost.h"
 #include "runtime/plan/cluster.h"
 
@@ -18,8 +19,10 @@
 /* What the lines of starts.jsonl say of earlier starts. */
 typedef struct earlier_starts {
     int64_t count;
-    double first_s; /* Unix time of the first one; 0: there was none */
-    int64_t ranks;  /* of the newest */
+    double first_s;          /* Unix time of the first one; 0: there was none */
+    double time_s, uptime_s; /* of the newest, and how long its host had been up then */
+    char boot[48];           /* which start of its host that was; "": not told */
+    int64_t ranks;           /* of the newest */
     char job[64];
 } earlier_starts;
 
@@ -36,6 +39,11 @@ static const char *job_id(void) {
 
 static ls_status starts_path(const ls_train *train, char *path, size_t size) {
     return ls_path_join(path, size, train->run_dir, "starts.jsonl");
+}
+
+static void copy_text(char *out, size_t size, const json_t *text) {
+    const char *value = json_string_value(text);
+    snprintf(out, size, "%s", value ? value : "");
 }
 
 static ls_status read_starts(const ls_train *train, earlier_starts *earlier) {
@@ -59,8 +67,10 @@ static ls_status read_starts(const ls_train *train, earlier_starts *earlier) {
             earlier->first_s = json_number_value(json_object_get(start, "time"));
         }
         earlier->ranks = json_integer_value(json_object_get(start, "ranks"));
-        const char *job = json_string_value(json_object_get(start, "job"));
-        snprintf(earlier->job, sizeof earlier->job, "%s", job ? job : "");
+        earlier->time_s = json_number_value(json_object_get(start, "time"));
+        earlier->uptime_s = json_number_value(json_object_get(start, "uptime"));
+        copy_text(earlier->job, sizeof earlier->job, json_object_get(start, "job"));
+        copy_text(earlier->boot, sizeof earlier->boot, json_object_get(start, "boot"));
         json_decref(start);
     }
     free(line);
@@ -87,19 +97,21 @@ static json_t *price_json(const ls_train *train) {
 
 static ls_status write_start(const ls_train *train, int64_t number, double start_s) {
     const ls_session *session = &train->session;
-    char host[65] = "?", path[1024];
+    char host[65] = "?", path[1024], boot[48];
     gethostname(host, sizeof host - 1);
+    LS_TRY(ls_process_boot(boot, sizeof boot));
     LS_TRY(starts_path(train, path, sizeof path));
     const ls_outcome *earlier = &train->earlier_outcome;
     json_t *after = earlier->exit_status < 0 ? json_null()
                                              : json_pack("{s:i, s:s}", "exit", earlier->exit_status,
                                                          "outcome", earlier->text);
     json_t *line = json_pack(
-        "{s:I, s:f, s:I, s:s, s:s, s:i, s:i, s:s, s:s, s:s, s:o, s:o}", "start", (json_int_t)number,
-        "time", start_s, "step", (json_int_t)train->step, "job", job_id(), "host", host, "ranks",
-        session->comm->size, "hosts", session->mesh.hosts, "device", session->dev->describe,
-        "account", train->config.run.account, "project", train->config.run.project, "price",
-        price_json(train), "after", after);
+        "{s:I, s:f, s:s, s:f, s:I, s:s, s:s, s:i, s:i, s:s, s:s, s:s, s:o, s:o}", "start",
+        (json_int_t)number, "time", start_s, "boot", boot, "uptime",
+        ls_clock_boot_s() - ls_session_age_s(), "step", (json_int_t)train->step, "job", job_id(),
+        "host", host, "ranks", session->comm->size, "hosts", session->mesh.hosts, "device",
+        session->dev->describe, "account", train->config.run.account, "project",
+        train->config.run.project, "price", price_json(train), "after", after);
     char *text = line ? json_dumps(line, JSON_COMPACT | JSON_REAL_PRECISION(16)) : NULL;
     json_decref(line);
     int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
@@ -159,6 +171,19 @@ void ls_train_ledger_spend(ls_train *train, double seconds) {
                   seconds * train->session.comm->size, &train->counters);
 }
 
+/* By how much the clock of the day was set forward since the newest start, on the same host.
+ * Records have the time of their own start's clock, and must not be taken for older or younger. */
+static ls_status clock_shift(const earlier_starts *earlier, double start_s, double *shift_s) {
+    char boot[48];
+    *shift_s = 0.0;
+    LS_TRY(ls_process_boot(boot, sizeof boot));
+    if (strcmp(boot, earlier->boot) == 0) {
+        const double uptime_s = ls_clock_boot_s() - ls_session_age_s();
+        *shift_s = (start_s - uptime_s) - (earlier->time_s - earlier->uptime_s);
+    }
+    return LS_OK;
+}
+
 /* From the loaded counters, or the first start of a run that never saved, to this start. A stop
  * that was asked for is not down time. */
 static ls_status add_earlier(ls_train *train, const earlier_starts *earlier, double start_s) {
@@ -169,7 +194,9 @@ static ls_status add_earlier(ls_train *train, const earlier_starts *earlier, dou
     if (from_s <= 0.0) {
         return LS_OK;
     }
-    LS_TRY(ls_history_since(train->run_dir, train->step, from_s, start_s, &h));
+    double shift_s;
+    LS_TRY(clock_shift(earlier, start_s, &shift_s));
+    LS_TRY(ls_history_since(train->run_dir, train->step, from_s, start_s - shift_s, &h));
     double devices = earlier->ranks > 0 ? (double)earlier->ranks : train->session.comm->size;
     bool asked = train->earlier_outcome.exit_status == 0 ||
                  train->earlier_outcome.exit_status == ls_status_exit(LS_E_STOPPED);
@@ -195,7 +222,7 @@ static ls_status add_earlier(ls_train *train, const earlier_starts *earlier, dou
 }
 
 static ls_status begin_on_root(ls_train *train) {
-    double start_s = ls_clock_wall_s() - ls_session_age_s();
+    double start_s = ls_clock_steady_wall_s() - ls_session_age_s();
     earlier_starts earlier;
     LS_TRY(read_starts(train, &earlier));
     if (earlier.count > 0) {

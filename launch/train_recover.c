@@ -151,7 +151,7 @@ static ls_status write_event(const ls_train *train, int64_t bad_step, int64_t fi
     snprintf(line, sizeof line,
              "{\"event\":\"reload\",\"time\":%.3f,\"bad_step\":%" PRId64 ",\"to_step\":%" PRId64
              ",\"batches_left_out\":[%" PRId64 ",%" PRId64 "]}\n",
-             ls_clock_wall_s(), bad_step, train->step, first_batch, end_batch);
+             ls_clock_steady_wall_s(), bad_step, train->step, first_batch, end_batch);
     int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
     ls_status status = fd < 0 ? LS_FAIL(LS_E_IO, "cannot append to '%s'", path)
                               : ls_file_write_all(fd, line, strlen(line), path);

@@ -109,7 +109,8 @@ static ls_status start(ls_train *train, bool now) {
     ls_pieces p;
     char *config_text = NULL;
     train->counters.steps = train->step;
-    train->counters.as_of_s = ls_clock_wall_s() - 1e-9 * (double)(ls_clock_ns() - train->last_ns);
+    train->counters.as_of_s =
+        ls_clock_steady_wall_s() - 1e-9 * (double)(ls_clock_ns() - train->last_ns);
     json_t *run = run_json(train), *counters = ls_counters_json(&train->counters);
     ls_status status = ls_pieces_list(train, true, &p);
     if (status == LS_OK) {

@@ -1,7 +1,10 @@
 #include "runtime/base/process.h"
 
+#include "runtime/base/file.h"
+
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 ls_status ls_process_start(int64_t pid, int64_t *start_ticks) {
@@ -34,4 +37,13 @@ ls_status ls_process_start(int64_t pid, int64_t *start_ticks) {
     *start_ticks = ticks;
     return state == 'Z' || state == 'X' ? LS_FAIL(LS_E_NO, "process %lld has ended", (long long)pid)
                                         : LS_OK;
+}
+
+ls_status ls_process_boot(char *boot, size_t size) {
+    char *text;
+    size_t bytes;
+    LS_TRY(ls_file_read("/proc/sys/kernel/random/boot_id", 256, &text, &bytes));
+    snprintf(boot, size, "%.*s", (int)strcspn(text, "\n"), text);
+    free(text);
+    return LS_OK;
 }

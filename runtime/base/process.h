@@ -1,14 +1,19 @@
-/* Processes of this host. */
+/* Processes of this host, and its start. */
 #ifndef LS_BASE_PROCESS_H
 #define LS_BASE_PROCESS_H
 
 #include "runtime/base/status.h"
 
+#include <stddef.h>
 #include <stdint.h>
 
 /* When process `pid` was started, in clock ticks since boot (proc(5), starttime): with the number,
  * and within a boot, it names one process. LS_E_NO when there is no such process (a zombie counts
  * as none). */
 ls_status ls_process_start(int64_t pid, int64_t *start_ticks);
+
+/* What tells one start of the host from another (random(4), boot_id); 37 bytes and more. LS_E_IO,
+ * LS_E_INPUT. */
+ls_status ls_process_boot(char *boot, size_t size);
 
 #endif

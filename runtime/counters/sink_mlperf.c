@@ -52,8 +52,8 @@ static ls_status mlperf_open(const char *run_dir, int64_t every, void **state) {
     ls_status status = ls_path_join(s->path, sizeof s->path, run_dir, "mlperf.log");
     if (status == LS_OK) {
         s->fd = open(s->path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
-        status = s->fd >= 0 ? SAY(s, "INTERVAL_START", "run_start", ls_clock_wall_s(), json_null(),
-                                  json_object())
+        status = s->fd >= 0 ? SAY(s, "INTERVAL_START", "run_start", ls_clock_steady_wall_s(),
+                                  json_null(), json_object())
                             : LS_FAIL(LS_E_IO, "cannot open '%s': %s", s->path, strerror(errno));
     }
     if (status != LS_OK) {
@@ -88,7 +88,7 @@ static void mlperf_close(void *state) {
     mlperf *s = state;
     bool done = s->total_steps > 0 && s->step == s->total_steps;
     json_t *metadata = json_pack("{s:s}", "status", done ? "success" : "aborted");
-    (void)SAY(s, "INTERVAL_END", "run_stop", ls_clock_wall_s(), json_null(), metadata);
+    (void)SAY(s, "INTERVAL_END", "run_stop", ls_clock_steady_wall_s(), json_null(), metadata);
     close(s->fd);
     free(s);
 }
