@@ -229,7 +229,7 @@ static int neighbour_of(const ls_peers *p, const ls_rank_view *views, int rank) 
 }
 
 /* Asks ranks of other hosts; what does not answer is asked for at a neighbour of it. */
-static ls_status look_far(ls_peers *p, double stale_s, ls_rank_view *views) {
+static ls_status look_far(ls_peers *p, double stale_s, double answer_s, ls_rank_view *views) {
     ls_peer_call *calls;
     LS_TRY(ls_calloc((size_t)p->size, sizeof *calls, &calls));
     for (int round = 0; round < 2; round++) {
@@ -242,7 +242,7 @@ static ls_status look_far(ls_peers *p, double stale_s, ls_rank_view *views) {
                                                 .request = {p->job.secret, LS_PEER_RECORD, r}};
             }
         }
-        ls_peer_call_all(calls, count, 2.0);
+        ls_peer_call_all(calls, count, answer_s);
         for (int i = 0; i < count; i++) {
             if (round == 0 || calls[i].result == LS_PEER_ANSWERED) {
                 take_reply(&calls[i], &views[calls[i].request.rank], stale_s);
@@ -254,7 +254,7 @@ static ls_status look_far(ls_peers *p, double stale_s, ls_rank_view *views) {
     return LS_OK;
 }
 
-ls_status ls_peers_look(ls_peers *p, double stale_s, ls_rank_view **views) {
+ls_status ls_peers_look(ls_peers *p, double stale_s, double answer_s, ls_rank_view **views) {
     ls_rank_view *v;
     LS_TRY(ls_calloc((size_t)p->size, sizeof *v, &v));
     ls_status status = LS_OK;
@@ -265,7 +265,7 @@ ls_status ls_peers_look(ls_peers *p, double stale_s, ls_rank_view **views) {
         }
     }
     if (status == LS_OK) {
-        status = look_far(p, stale_s, v);
+        status = look_far(p, stale_s, answer_s, v);
     }
     if (status != LS_OK) {
         ls_peers_free_views(v, p->size);

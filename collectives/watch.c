@@ -44,10 +44,21 @@ static uint64_t ns_of(double seconds) {
     return (uint64_t)(seconds * 1e9);
 }
 
-/* How old a heartbeat may be. Beats come every tick, or late by the second that an answer may take
- * and by what a loaded host adds. */
+/* How old a heartbeat may be, and when a rank that waits first asks whether the others are there.
+ * Beats come every tick, or late by the second that an answer may take and by what a loaded host
+ * adds. */
 static double stale_s(void) {
     return the.min_deadline_s / 2;
+}
+
+/* Turns of the ranks, so that mostly the first one finds and tells; and the time for answers. With
+ * the time before the first look both stay within min_deadline_s. */
+static uint64_t turn_ns(void) {
+    return ns_of(0.1 * the.min_deadline_s * (double)the.rank / (double)the.size);
+}
+
+static double answer_s(void) {
+    return 0.35 * the.min_deadline_s;
 }
 
 /* Ending */
@@ -98,7 +109,7 @@ static void dismissed(void) {
 /* op: that the rank waits in; overdue: for longer than its deadline. */
 static void look(const ls_flight_op *op, bool overdue) {
     ls_rank_view *views;
-    if (ls_peers_look(the.peers, stale_s(), &views) != LS_OK) {
+    if (ls_peers_look(the.peers, stale_s(), answer_s(), &views) != LS_OK) {
         ls_log_warn("watchdog: %s", ls_error_last()->message);
         return;
     }
@@ -123,31 +134,30 @@ static void check(void) {
     ls_flight_record *own = ls_flight_own();
     const bool in_step = ls_flight_place_in_step(atomic_load(&own->place));
     const uint64_t learnt_ns = atomic_load(&the.step_deadline_ns);
-    const uint64_t patience_ns = ns_of(the.patience_s), shortest_ns = ns_of(the.min_deadline_s);
-    const uint64_t deadline_ns = in_step && learnt_ns ? learnt_ns : patience_ns;
+    const uint64_t deadline_ns = in_step && learnt_ns ? learnt_ns : ns_of(the.patience_s);
     atomic_store(&own->deadline_ns, deadline_ns);
-    /* Ranks look one after the other, so that mostly the first one finds and tells. */
-    const uint64_t turn_ns = ns_of(0.1 * the.min_deadline_s * (double)the.rank / (double)the.size);
     const ls_flight_op *op = ls_flight_find(own, atomic_load(&own->inside));
     if (ls_peers_dead_here(the.peers) < 0) {
         the.dead_since_ns = 0;
     } else if (the.dead_since_ns == 0) {
         the.dead_since_ns = ls_clock_ns();
     }
-    if (the.dead_since_ns && is_due(ls_clock_ns(), the.dead_since_ns, turn_ns)) {
+    if (the.dead_since_ns && is_due(ls_clock_ns(), the.dead_since_ns, turn_ns())) {
         look(op, false);
         return;
     }
     if (!op) {
         return;
     }
-    /* Stopped ranks are looked for from the shortest deadline on, and again after each. */
-    const uint64_t now_ns = ls_clock_ns();
-    const uint64_t progress_ns = atomic_load(&own->progress_ns);
-    if (is_due(now_ns, progress_ns, shortest_ns + turn_ns) &&
-        is_due(now_ns, the.last_look_ns,
-               deadline_ns < 2 * shortest_ns ? ns_of(the.tick_s) : shortest_ns)) {
-        look(op, is_due(now_ns, progress_ns, deadline_ns));
+    const uint64_t now_ns = ls_clock_ns(), progress_ns = atomic_load(&own->progress_ns);
+    const uint64_t late_ns = progress_ns + deadline_ns + turn_ns();
+    const bool late = now_ns >= late_ns;
+    /* Others may have begun to wait later, and have time left. */
+    const bool often = late && deadline_ns < ns_of(2 * the.min_deadline_s);
+    if (is_due(now_ns, progress_ns, ns_of(stale_s()) + turn_ns()) &&
+        ((late && the.last_look_ns < late_ns) ||
+         is_due(now_ns, the.last_look_ns, ns_of(often ? the.tick_s : stale_s())))) {
+        look(op, late);
         the.last_look_ns = ls_clock_ns();
     }
 }

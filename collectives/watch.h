@@ -9,8 +9,8 @@
  * The deadline follows the measured time of a step: deadline_factor times the longest of the last
  * ones, at least min_deadline_s. Before two steps have passed, and outside of training steps
  * (setup, evaluation, checkpoints), patience_s is allowed; but stopped and unreachable ranks are
- * found after min_deadline_s everywhere. A process that was itself stopped and continued starts
- * anew.
+ * found within min_deadline_s everywhere: whoever has waited for half of it asks whether all are
+ * still there. A process that was itself stopped and continued starts anew.
  *
  * All functions are called by the main thread. */
 #ifndef LS_COLLECTIVES_WATCH_H
