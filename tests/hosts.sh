@@ -1,18 +1,22 @@
 #!/bin/sh
-# hosts.sh [-r RATE] HOSTS RANKS COMMAND...: mpirun over several hosts on one machine, RANKS ranks on
-# each. A host is a network namespace with a name of its own (host0, host1, ...), its own /dev/shm and
+# hosts.sh [-r RATE] [-o] HOSTS RANKS COMMAND...: mpirun over several hosts on one machine, RANKS ranks on
+# each; with -o COMMAND itself, once, on the first host, with $HOSTS and $AGENT for run.sh's --hosts and
+# --agent. A host is a network namespace with a name of its own (host0, host1, ...), its own /dev/shm and
 # a link to a switch, which takes RATE (of tc, such as 1gbit; else what it can) each way. The hosts of
 # process N are the namespaces ls-N-0, ls-N-1, ...: `ip netns pids ls-N-1`.
 #
 # Exit status of mpirun; 77 and "skipped: why" where namespaces cannot be made. All is torn down at
 # the end, also after a signal, and what a killed run has left by the next.
 set -eu
-rate=
-if [ "${1:-}" = -r ]; then
-    rate=$2
-    shift 2
-fi
-[ $# -ge 3 ] || { sed -n '2,3s/^# //p' "$0" >&2; exit 2; }
+rate= once=
+while :; do
+    case "${1:-}" in
+    -r) rate=$2 && shift 2 ;;
+    -o) once=yes && shift ;;
+    *) break ;;
+    esac
+done
+[ $# -ge 3 ] || { sed -n '2,4s/^# //p' "$0" >&2; exit 2; }
 hosts=$1 ranks=$2
 shift 2
 id=ls-$$
@@ -80,9 +84,11 @@ shift
 exec ip netns exec $id-\$host unshare --uts --mount sh -c '
     hostname host\$0 && mount -t tmpfs tmpfs /dev/shm && exec "\$@"' "\$host" "\$@"
 EOF
-# What mpirun takes for ssh: ADDRESS WORDS..., which a shell reads.
+# What mpirun takes for ssh: ADDRESS WORDS..., which a shell reads. As over a network: a host that can be
+# reached refuses a connection.
 cat >"$work/agent" <<EOF
 #!/bin/sh
+bash -c ": >/dev/tcp/\$1/9" 2>&1 | grep -q refused || exit 255
 host=\$((\${1##*.} - 1))
 shift
 exec $work/on \$host sh -c "\$*"
@@ -98,6 +104,11 @@ export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 export ASAN_OPTIONS="${ASAN_OPTIONS:+$ASAN_OPTIONS:}detect_leaks=0" OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 status=0
 # In the background, so that signals are acted on while it runs.
+if [ "$once" ]; then
+    HOSTS=$where AGENT=$work/agent "$work/on" 0 "$@" &
+    wait $! || status=$?
+    exit $status
+fi
 "$work/on" 0 mpirun --quiet --oversubscribe --bind-to none --mca plm rsh --mca plm_rsh_agent "$work/agent" \
     --mca btl_base_warn_component_unused 0 -x OMP_NUM_THREADS -x ASAN_OPTIONS -H "$where" -n $((hosts * ranks)) "$@" &
 wait $! || status=$?

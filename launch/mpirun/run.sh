@@ -18,6 +18,7 @@
 #   --elastic         before each start leaves out hosts that do not answer and those that the file
 #                     excluded-hosts of the run directory names, and gives what is left the best layout
 #                     (lockstep train --fit): the same global batch in the same order
+#   --answer SECONDS  for an answer then (10; an ssh that cannot connect gives up after 2)
 #   --dry-run         print the command, run nothing
 #
 # - Works as root (containers) and with more ranks than processors.
@@ -29,7 +30,7 @@
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
 . "$here/../ask.sh"
-ranks='' hostfile='' hosts='' gpus='' bind=none cluster='' interface='' agent=ssh elastic=no dry=no
+ranks='' hostfile='' hosts='' gpus='' bind=none cluster='' interface='' agent=ssh elastic=no answer=10 dry=no
 usage() {
     sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p;}' "$0"
     exit "$1"
@@ -48,7 +49,7 @@ while [ $# -gt 0 ]; do
     -h | --help) usage 0 ;;
     --elastic) elastic=yes ;;
     --dry-run) dry=yes ;;
-    -n | --hostfile | --hosts | --gpus | --bind | --cluster | --interface | --agent)
+    -n | --hostfile | --hosts | --gpus | --bind | --cluster | --interface | --agent | --answer)
         [ $# -ge 2 ] || refuse "$1 needs a value; see run.sh --help"
         case "$1" in
         -n) ranks=$2 && whole -n "$2" ;;
@@ -59,6 +60,7 @@ while [ $# -gt 0 ]; do
         --cluster) cluster=$2 ;;
         --interface) interface=$2 ;;
         --agent) agent=$2 ;;
+        --answer) answer=$2 && whole --answer "$2" ;;
         esac
         shift
         ;;
@@ -103,20 +105,37 @@ run_dir() {
     done
     echo "$dir/$name"
 }
-answers() { # does the host? mpirun would wait for it, or fail
-    [ "$1" = localhost ] || [ "$1" = "$(hostname)" ] || timeout 10 $agent "$1" true </dev/null >/dev/null 2>&1
-}
-leave_out() { # of the lines on stdin
-    excluded=$1/excluded-hosts
+# The lines on stdin of hosts that answer, which mpirun would wait for, or fail; all are asked at once.
+answering() {
+    found=$(mktemp) || exit 3
+    probe=$agent
+    [ "$agent" != ssh ] || probe='ssh -o BatchMode=yes -o ConnectTimeout=2'
     while read -r host slots; do
-        if grep -qsx -e "$host" "$excluded"; then
-            echo "run.sh: host $host is left out: $excluded names it" >&2
-        elif answers "$host"; then
+        {
+            [ "$host" = localhost ] || [ "$host" = "$(hostname)" ] || timeout "$answer" $probe "$host" true
+        } </dev/null >/dev/null 2>&1 && echo "$host" >>"$found" &
+        lines="$lines$host $slots
+"
+    done
+    wait
+    echo "$lines" | while read -r host slots; do
+        if [ -n "$host" ] && grep -qx -e "$host" "$found"; then
             echo "$host $slots"
-        else
+        elif [ -n "$host" ]; then
             echo "run.sh: host $host is left out: it does not answer" >&2
         fi
     done
+    rm -f "$found"
+}
+leave_out() { # of the lines on stdin
+    excluded=$1/excluded-hosts lines=
+    while read -r host slots; do
+        if grep -qsx -e "$host" "$excluded"; then
+            echo "run.sh: host $host is left out: $excluded names it" >&2
+        else
+            echo "$host $slots"
+        fi
+    done | answering
 }
 if [ "$elastic" = yes ] && [ -n "$list" ]; then
     list=$(echo "$list" | leave_out "$(run_dir "$@")")
@@ -179,16 +198,16 @@ if [ "$dry" = yes ]; then
 fi
 
 # Open MPI's files of this machine, in places of their own: a killed mpirun leaves them.
-session=
 for stale in "${TMPDIR:-/tmp}"/lockstep-mpirun.* /dev/shm/lockstep-mpirun.*; do
     kill -0 "${stale##*.}" 2>/dev/null || rm -rf "$stale"
 done
 remote=$(echo "$list" | awk -v here="$(hostname)" 'NF && $1 != "localhost" && $1 != here' | head -n 1)
+session="${TMPDIR:-/tmp}/lockstep-mpirun.$$" shared=/dev/shm/lockstep-mpirun.$$
+mkdir -m 700 "$session" "$shared" || exit 3
 if [ -z "$remote" ]; then
-    session="${TMPDIR:-/tmp}/lockstep-mpirun.$$"
-    shared=/dev/shm/lockstep-mpirun.$$
-    mkdir -m 700 "$session" "$shared" || exit 3
     options="$options --mca orte_tmpdir_base $session --mca btl_vader_backing_directory $shared"
+else # other hosts do not have them
+    export TMPDIR="$session"
 fi
 
 # Ranks that outlive their mpirun: they lie in its session.
@@ -207,8 +226,9 @@ stop() {
     if [ "$asked" = 1 ]; then
         echo "run.sh: asking the ranks to save and stop; once more to end them at once" >&2
         [ -z "$job" ] || ask_to_stop "$job"
-    else
-        [ -z "$job" ] || kill -TERM "$job"
+    elif [ -n "$job" ]; then
+        # In vain while mpirun waits for a host that is gone.
+        kill -TERM "$job" && (sleep 1 && kill -KILL "$job") 2>/dev/null &
     fi
 }
 trap stop INT TERM
@@ -225,5 +245,5 @@ while :; do
 done
 end_asking
 end_session
-[ -z "$session" ] || rm -rf "$session" "$shared"
+rm -rf "$session" "$shared"
 exit "$status"
