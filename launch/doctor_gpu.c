@@ -3,6 +3,7 @@
 #include "runtime/device/cuda/nvml.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -83,15 +84,18 @@ static int check_fabric(ls_findings *findings, const ls_nvml *nvml, int gpu, int
     return 0;
 }
 
-/* GPUs that reach other hosts by NVLink need IMEX's channels for memory of those hosts. */
+/* GPUs that reach other hosts by NVLink need IMEX's channels for memory of those hosts.
+ * $LOCKSTEP_IMEX names another folder of them. */
 static void check_imex(ls_findings *findings, int in_domain) {
-    if (in_domain > 0 && access("/dev/nvidia-caps-imex-channels/channel0", R_OK | W_OK) != 0) {
-        ls_findings_add(
-            findings, "imex", LS_FAULT,
-            "%d GPUs belong to an NVLink domain of several hosts, but "
-            "/dev/nvidia-caps-imex-channels/channel0 cannot be opened: start "
-            "nvidia-imex on all its nodes, or set Slurm's SwitchType=switch/nvidia_imex",
-            in_domain);
+    const char *folder = getenv("LOCKSTEP_IMEX");
+    char path[512];
+    snprintf(path, sizeof path, "%s/channel0", folder ? folder : "/dev/nvidia-caps-imex-channels");
+    if (in_domain > 0 && access(path, R_OK | W_OK) != 0) {
+        ls_findings_add(findings, "imex", LS_FAULT,
+                        "%d GPUs belong to an NVLink domain of several hosts, but %s cannot be "
+                        "opened: start nvidia-imex on all its nodes, or set Slurm's "
+                        "SwitchType=switch/nvidia_imex",
+                        in_domain, path);
     }
 }
 

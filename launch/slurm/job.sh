@@ -1,10 +1,13 @@
+#!/bin/bash
 # What the sbatch files of this folder share: sourced by them with their parameters set, then called
-# as `lockstep_job TRAIN-ARGUMENTS...`. It checks the nodes, runs the job, restarts it in place after
-# a fault, and asks Slurm to queue it again when it was stopped by the time limit or by preemption.
+# as `lockstep_job TRAIN-ARGUMENTS...`. It checks the nodes, runs the job on those that are fit, restarts
+# it in place after a fault, without nodes that were lost, and asks Slurm to queue it again when it was
+# stopped by the time limit or by preemption, or when too few nodes are left.
 #
-# RUN_DIR, RUN_NAME, MAX_REQUEUES, RESTARTS, SRUN_OPTIONS: see the sbatch files. LOCKSTEP names another
-# binary than the one that belongs to these files. A function node_check, where an sbatch file
-# defines one, is run on every node.
+# RUN_DIR, RUN_NAME, MAX_REQUEUES, RESTARTS, NODES, MIN_NODES, SRUN_OPTIONS: see the sbatch files. LOCKSTEP
+# names another binary than the one that belongs to these files, NODE_ANSWER_S how long a node may take
+# to answer (20). A function node_check, where an sbatch file defines one, is run on every node.
+# `bash job.sh TRAIN-ARGUMENTS...` is one start, for the supervisor.
 
 launch=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # Built in the checkout, or installed beside share/lockstep/slurm, or on the PATH.
@@ -15,31 +18,127 @@ done
     echo "no lockstep binary beside $launch or on the PATH: build it with launch/setup.sh, or set LOCKSTEP" >&2
     exit 2
 }
-node_check() { :; }
 . "$launch/ask.sh"
+eval "${NODE_CHECK:-}" # through the supervisor, whose shell passes no functions on
+declare -F node_check >/dev/null || node_check() { :; }
+NODE_CHECK=$(declare -f node_check)
+ranks_a_node=${SLURM_NTASKS_PER_NODE:-$((SLURM_NTASKS / SLURM_JOB_NUM_NODES))}
+UNFIT=${UNFIT:-}
+export LOCKSTEP RUN_DIR RUN_NAME NODES MIN_NODES SRUN_OPTIONS UNFIT NODE_CHECK
+export -f node_check
 
 say() { echo "$(date '+%F %T') job $SLURM_JOB_ID: $*"; }
+count() { wc -w <<<"$*"; }
 
-# One task a node: is it fit to train, and does it see the directory of the runs?
+# make_step "NODE ..." RANKS OPTIONS...: the words of its srun in $step. --overlap, because a step that
+# was on a lost node stays until Slurm misses the node.
+make_step() {
+    local nodes=$1 ranks=$2
+    shift 2
+    step=(srun --overlap --nodes="$(count "$nodes")" --nodelist="$(xargs <<<"$nodes" | tr ' ' ,)" --ntasks="$ranks"
+        --ntasks-per-node="$ranks_a_node" ${SLURM_CPUS_PER_TASK:+--cpus-per-task=$SLURM_CPUS_PER_TASK} "$@")
+}
+
+# Those of the nodes that answer and pass node_check.
+ask_nodes() {
+    local ranks_a_node=1 SLURM_CPUS_PER_TASK=
+    make_step "$1" "$(count "$1")" --no-kill --kill-on-bad-exit=0 --mpi=none
+    # shellcheck disable=SC2016 # of the node's own
+    timeout -k 1 "${NODE_ANSWER_S:-20}" "${step[@]}" bash -c 'node_check >&2 && echo "fit $SLURMD_NODENAME"' |
+        sed -n 's/^fit //p'
+}
+
+# Of the nodes that the job has now (Slurm takes away those that it misses), one a line, all that are fit.
+fit_nodes() {
+    local all answered node
+    all=$(scontrol show hostnames "$(squeue --noheader --states=R --format=%N --jobs="$SLURM_JOB_ID" | head -n 1)")
+    answered=$(ask_nodes "$all")
+    # One that is gone may keep others from answering: each by itself, then.
+    [ "$(count "$answered")" = "$(count "$all")" ] || answered=$(for node in $all; do ask_nodes "$node" & done; wait)
+    for node in $all; do
+        if ! grep -qxF -e "$node" <<<"$answered"; then
+            say "node $node is left out: it does not answer, or has failed its check" >&2
+        elif grep -qwF -e "${node%%.*}" <<<"$UNFIT"; then
+            say "node $node is left out: it is not fit" >&2
+        elif grep -qswF -e "${node%%.*}" "$RUN_DIR/$RUN_NAME/excluded-hosts"; then
+            say "node $node is left out: $RUN_DIR/$RUN_NAME/excluded-hosts names it" >&2
+        else
+            echo "$node"
+        fi
+    done
+}
+
+# Are the nodes fit to train together, and do they see the directory of the runs? Those that fail are
+# left out, and the others examined once more.
 preflight() {
+    local nodes report status bad try
     mkdir -p "$RUN_DIR" || {
         say "cannot make '$RUN_DIR' on $(hostname); set RUN_DIR to a folder that all nodes share"
         return 3
     }
-    export -f node_check
-    srun --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --kill-on-bad-exit=0 --mpi=none bash -c node_check &&
-        srun --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --mpi=pmix "$LOCKSTEP" doctor --dir "$RUN_DIR"
+    for try in 1 2; do
+        nodes=$(fit_nodes)
+        [ "$(count "$nodes")" -ge "$MIN_NODES" ] || return 75
+        local ranks_a_node=1
+        make_step "$nodes" "$(count "$nodes")" --mpi=pmix
+        report=$("${step[@]}" "$LOCKSTEP" doctor --dir "$RUN_DIR")
+        status=$?
+        echo "$report"
+        [ "$status" != 0 ] || return 0
+        # Lines "FAIL  check  host: what"; of these checks, what is wrong is not the host's that tells it.
+        bad=$(sed -n '/^FAIL  \(NVLink domains\|profile\) /d;s/^FAIL  .\{16\} \([^ ]*\): .*/\1/p' <<<"$report" | sort -u | xargs)
+        [ -n "$bad" ] && [ "$(count "$bad")" -lt "$(count "$nodes")" ] || return 3
+        [ "$try" = 1 ] || return 3
+        UNFIT="$UNFIT $bad"
+    done
+}
+
+# One start of the job, on the nodes that are fit: becomes srun.
+lockstep_start() {
+    local nodes ranks layout='' settings=()
+    nodes=$(fit_nodes | head -n "$NODES")
+    ranks=$(($(count "$nodes") * ranks_a_node))
+    if [ "$(count "$nodes")" -lt "$NODES" ] && [ "$ranks" -gt 0 ]; then
+        layout=$("$LOCKSTEP" train "$@" --fit --ranks "$ranks") || layout=0
+        ranks=${layout%% *}
+        read -ra settings <<<"${layout#"$ranks"}"
+        nodes=$(head -n $(((ranks + ranks_a_node - 1) / ranks_a_node)) <<<"$nodes")
+        [ "$ranks" != 0 ] || nodes=
+    fi
+    if [ "$(count "$nodes")" -lt "$MIN_NODES" ] || [ -z "$nodes" ]; then
+        echo "$ranks" >"$TOO_FEW"
+        exit 75
+    fi
+    [ -z "$layout" ] || say "$ranks ranks on $(xargs <<<"$nodes"): ${settings[*]}"
+    # shellcheck disable=SC2086 # SRUN_OPTIONS are words
+    make_step "$nodes" "$ranks" --mpi=pmix --kill-on-bad-exit=1 --wait=60 --label $SRUN_OPTIONS
+    exec "${step[@]}" "$LOCKSTEP" train --resume "$@" "${settings[@]}"
 }
 
 # Slurm gives a requeued job a begin time two minutes ahead, the life of its credentials.
-requeue() {
+requeue() { # requeue [NODE ...]: on others than these
     if [ "${SLURM_RESTART_COUNT:-0}" -ge "$MAX_REQUEUES" ]; then
         say "not queued again: it has been ${SLURM_RESTART_COUNT:-0} times, the most that MAX_REQUEUES=$MAX_REQUEUES allows"
         return 75
     fi
-    say "queued again"
-    scontrol requeue "$SLURM_JOB_ID"
+    say "queued again${1:+ on others than $*}"
+    (
+        trap '' TERM # which the first of these sends to all processes of the job
+        scontrol requeue "$SLURM_JOB_ID"
+        [ $# = 0 ] || scontrol update JobId="$SLURM_JOB_ID" ExcNodeList="$(tr ' ' , <<<"$*")"
+    )
     return 75
+}
+
+# Too few nodes are fit.
+requeue_elsewhere() {
+    local fit bad=() node
+    fit=$(fit_nodes 2>/dev/null)
+    for node in $(scontrol show hostnames "$SLURM_JOB_NODELIST"); do
+        grep -qxF -e "$node" <<<"$fit" || bad+=("$node")
+    done
+    say "too few nodes are fit: $(count "$fit"), and MIN_NODES is $MIN_NODES"
+    requeue "${bad[@]}"
 }
 
 lockstep_job() {
@@ -55,19 +154,23 @@ lockstep_job() {
     # scancel: Slurm has signalled the ranks itself.
     trap 'say "asked to end"; asked=yes; [ -z "$job" ] || ask_to_stop "$job"' TERM
     say "run $RUN_NAME on $SLURM_JOB_NODELIST, start $((${SLURM_RESTART_COUNT:-0} + 1))"
-    preflight || {
-        say "the nodes are not fit for the job"
-        return 3
-    }
+    preflight
+    status=$?
     if [ "$asked" = yes ]; then
         say "asked to end before the run had begun"
         [ "$again" = no ] || requeue
         return 75
+    elif [ "$status" = 75 ]; then
+        requeue_elsewhere
+        return
+    elif [ "$status" != 0 ]; then
+        say "the nodes are not fit for the job"
+        return 3
     fi
-    # shellcheck disable=SC2086 # SRUN_OPTIONS are words
+    TOO_FEW=$(mktemp)
+    export TOO_FEW
     "$launch/supervise" --restarts "$RESTARTS" --run "$RUN_DIR/$RUN_NAME" \
-        srun --mpi=pmix --kill-on-bad-exit=1 --wait=60 --label $SRUN_OPTIONS \
-        "$LOCKSTEP" train --resume "$@" run.dir="$RUN_DIR" run.name="$RUN_NAME" &
+        bash "$launch/slurm/job.sh" "$@" run.dir="$RUN_DIR" run.name="$RUN_NAME" &
     job=$!
     [ "$asked" = no ] || ask_to_stop "$job" # meanwhile
     while :; do
@@ -77,14 +180,21 @@ lockstep_job() {
     done
     job=
     end_asking
+    few=$(cat "$TOO_FEW")
+    rm -f "$TOO_FEW"
     say "ended with $status"
     # What the ranks have found out by themselves when Slurm sent no signal (faults.stop_before_s).
     grep -q '^75 .*time limit is near' "$RUN_DIR/$RUN_NAME/outcome" 2>/dev/null && again=yes
     if [ "$status" = 0 ]; then
         date >"$RUN_DIR/$RUN_NAME/done"
+    elif [ "$few" ] && [ "$asked" = no ]; then
+        requeue_elsewhere
+        return
     elif [ "$status" = 75 ] && [ "$again" = yes ]; then
         requeue
         return
     fi
     return "$status"
 }
+
+[ "${BASH_SOURCE[0]}" != "$0" ] || lockstep_start "$@"

@@ -15,6 +15,8 @@ for script in launch/quickstart.sh launch/setup.sh tests/run.sh .ci/run; do
     holds [ -x "$script" ]
 done
 for script in $(find launch tests -name '*.sh'); do
-    gives 0 sh -n "$script"
+    shell=sh
+    head -n 1 "$script" | grep -q bash && shell=bash
+    gives 0 $shell -n "$script"
 done
 passed

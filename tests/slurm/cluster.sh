@@ -1,7 +1,7 @@
 #!/bin/sh
-# cluster.sh start DIR [NODES] | stop DIR: a Slurm cluster of NODES nodes (2) on this machine, for
+# cluster.sh start DIR [NODES] | node DIR N | stop DIR: a Slurm cluster of NODES nodes (2) on this machine, for
 # tests: munged, slurmctld and a slurmd for each node n1, n2, ... on the loopback interface, all as
-# root, with every file of theirs under DIR. SLURM_CONF=DIR/slurm.conf is what clients need.
+# root, with every file of theirs under DIR; `node` starts the slurmd of node N again. SLURM_CONF=DIR/slurm.conf is what clients need.
 # Debian's packages slurmctld, slurmd, slurm-client and munge.
 set -eu
 action=$1
@@ -56,6 +56,13 @@ CONF
     done
 }
 
+node() {
+    mkdir -p "$dir/spool/n$1" "$dir/tmp/n$1"
+    # A host name of its own: Open MPI takes ranks of one host name for neighbours in memory. And mounts of
+    # its own, so that a test can take its file systems away.
+    SLURM_CONF="$dir/slurm.conf" unshare -u -m sh -c "hostname n$1 && exec slurmd -N n$1"
+}
+
 start() {
     mkdir -p "$dir/munge" "$dir/state" "$dir/spool" "$dir/tmp"
     chmod 755 "$dir" "$dir/munge"
@@ -66,12 +73,8 @@ start() {
         --pid-file="$dir/munged.pid" --log-file="$dir/munged.log" --seed-file="$dir/munge/seed"
     export SLURM_CONF="$dir/slurm.conf"
     slurmctld -c -i
-    node=1
-    while [ "$node" -le "$nodes" ]; do
-        mkdir -p "$dir/spool/n$node" "$dir/tmp/n$node"
-        # A host name of its own: Open MPI takes ranks of one host name for neighbours in memory.
-        unshare -u sh -c "hostname n$node && exec slurmd -N n$node"
-        node=$((node + 1))
+    for number in $(seq "$nodes"); do
+        node "$number"
     done
     tries=0
     until [ "$(sinfo -h -t idle -o %D 2>/dev/null)" = "$nodes" ]; do
@@ -101,8 +104,9 @@ stop() {
 
 case "$action" in
 start | stop) "$action" ;;
+node) node "$nodes" ;;
 *)
-    echo "cluster.sh: '$action' is neither start nor stop" >&2
+    echo "cluster.sh: '$action' is none of start, node and stop" >&2
     exit 2
     ;;
 esac

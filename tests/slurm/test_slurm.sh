@@ -12,7 +12,7 @@ done
 cluster=$work/cluster
 export SLURM_CONF="$cluster/slurm.conf"
 trap 'scancel --user=root --signal=KILL 2>/dev/null || true; "$root/tests/slurm/cluster.sh" stop "$cluster"; rm -rf "$work"' EXIT
-"$root/tests/slurm/cluster.sh" start "$cluster"
+"$root/tests/slurm/cluster.sh" start "$cluster" 3
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 LOCKSTEP RUN_DIR="$work/runs"
 
 make_corpus
@@ -108,20 +108,65 @@ logged 'resumed from'
 holds [ "$(state "$job")" = COMPLETED ]
 same
 
-# A node set down: Slurm queues the job again, on nodes that are up.
-submit node
+# A node set down, of a job that wants all of its nodes: Slurm queues it again, on nodes that are up.
+submit node --no-kill=off
 until_holds 60 'a checkpoint' [ -d "$work/runs/node/checkpoints/step-00000025" ]
 scontrol update nodename=n2 state=down reason=test
 until_holds 60 'the job to leave the node' is_state "$job" 'PENDING|REQUEUED|CONFIGURING'
+until_holds 60 'the requeued job' started_again
+ended
+logged 'resumed from'
+same
 node_up() { # it may have come back by itself
     scontrol update nodename=n2 state=resume 2>/dev/null || true
     [ "$(sinfo -h -n n2 -o %t)" = idle ]
 }
 until_holds 30 'node n2 to be up' node_up
+
+# A node lost, before Slurm misses it: the job goes on with the other one, to the same bytes.
+plain=$settings
+settings="$settings numerics.reduction=invariant"
+# shellcheck disable=SC2086
+gives 0 "$LOCKSTEP" train $settings run.dir="$work/runs" run.name=single
+same_as_single() { holds "$TEST_CKPT_EQUAL" "$work/runs/single/$final" "$work/runs/$name/$final"; }
+submit lost
+until_holds 60 'a checkpoint' [ -d "$work/runs/lost/checkpoints/step-00000025" ]
+all_of() { # the processes of a node
+    slurmd=$(cat "$cluster/slurmd-$1.pid")
+    for process in /proc/[0-9]*; do
+        [ ! "$process/ns/uts" -ef "/proc/$slurmd/ns/uts" ] || echo "${process#/proc/}"
+    done
+}
+# shellcheck disable=SC2046
+kill -9 $(all_of n2)
+ended
+logged 'node n2 is left out: it does not answer'
+logged '2 ranks on n1: .*parallel.replicate=2'
+holds [ "$(state "$job")" = COMPLETED ]
+same_as_single
+"$root/tests/slurm/cluster.sh" node "$cluster" 2
+until_holds 30 'node n2 to be up' node_up
+
+# A node that does not see the directory of the runs is left out; and of a job that needs as many nodes,
+# another one takes its place.
+on_n2() { nsenter -m -t "$(cat "$cluster/slurmd-n2.pid")" "$@"; }
+on_n2 mount -t tmpfs none "$work/runs"
+submit unfit
+ended
+logged '^FAIL  shared directory n2: '
+logged 'node n2 is left out: it is not fit'
+logged '2 ranks on n1: '
+same_as_single
+export MIN_NODES=2
+submit elsewhere
 until_holds 60 'the requeued job' started_again
 ended
-logged 'resumed from'
-same
+unset MIN_NODES
+logged 'queued again on others than n2'
+logged 'on n\[1,3\], start 2'
+same_as_single
+on_n2 umount "$work/runs"
+settings=$plain
 
 # A chain of short jobs, one after the other, each going on where the last one stopped.
 settings="$settings --until 100"
@@ -140,7 +185,53 @@ submit gpus --ntasks-per-node=2
 ended
 holds [ "$(state "$job")" = COMPLETED ]
 same
-kind=cpu
+
+# And the one for racks, with stand-ins for its tools, on an emulated GPU: a node whose IMEX is not ready is
+# left out. (Slurm 22.05 has no --segment.)
+if [ -x "${EMULATED:-}" ]; then
+    kind=gb200
+    mkdir -p "$work/bin" "$work/channels" "$work/launch"
+    cp -r "$root/launch/slurm" "$root/launch/supervise" "$root/launch/ask.sh" "$work/launch"
+    sed -i '/^#SBATCH --segment/d' "$work/launch/slurm/gb200.sbatch"
+    : >"$work/channels/channel0"
+    cat >"$work/bin/nvidia-imex-ctl" <<IMEX
+#!/bin/sh
+[ "\$*" = -q ] || exit 1
+[ -e "$work/imex-down" ] && [ "\$(hostname)" = n2 ] && echo INITIALIZING || echo READY
+IMEX
+    cat >"$work/bin/scontrol" <<SCONTROL
+#!/bin/sh
+[ "\$*" != 'show topology' ] || { echo 'BlockName=rack1 BlockIndex=0 Nodes=n[1-2] BlockSize=2'; exit; }
+exec $(command -v scontrol) "\$@"
+SCONTROL
+    chmod +x "$work/bin"/*
+    printf '%s\n' 'gpus 0 1' 'driver 0 570.86.15' 'name 0 NVIDIA GB200' 'fabric_state 0 3' \
+        'fabric_cluster 0 00112233445566778899aabbccddeeff' 'fabric_clique 0 7' >"$work/gpus"
+    settings="model.family=gpt2 model.layers=2 model.channels=16 model.heads=2 model.ffn=32 model.context=16 data.dir=$data
+              batch.sequences=4 batch.micro=1 numerics.compute=fp32 run.steps=1 run.device=emulated eval.every=0 eval.batches=1"
+    rack() { # rack NAME
+        (
+            export PATH="$work/bin:$PATH" LOCKSTEP="$EMULATED" LOCKSTEP_IMEX="$work/channels" LOCKSTEP_NVML="$TEST_NVML" EMULATED_NVML="$work/gpus"
+            root=$work
+            submit "$1" --nodes=2 --ntasks-per-node=2 --gpus-per-node=2
+            echo "$job" >"$work/job"
+        )
+        name=$1 job=$(cat "$work/job")
+        ended
+        [ "$(state "$job")" = COMPLETED ] || log "$name" >&2
+        holds [ "$(state "$job")" = COMPLETED ]
+    }
+    rack rack
+    logged '^2 nodes in block rack1'
+    logged '^PASS  NVLink domains .*1 for 2 ranks'
+    logged 'on 4 ranks of .*, 2 hosts'
+    : >"$work/imex-down"
+    rack imex
+    logged "node n2: nvidia-imex-ctl -q says 'INITIALIZING', not READY"
+    logged 'node n2 is left out: it does not answer, or has failed its check'
+    logged '2 ranks on n1: '
+fi
+kind=cpu settings=$plain
 
 # A fault that would come again is not repeated.
 settings="$settings optim.lr=wrong"
