@@ -28,6 +28,9 @@ EQUAL = os.environ.get("TEST_CKPT_EQUAL", str(ROOT / "build/release/tests/launch
 PLANT = os.environ.get("TEST_PLANT", str(ROOT / "build/release/tests/launch/libplant.so"))
 RANKS = 3
 INTERVAL = 20  # steps between checkpoints
+HOSTS = ROOT / "tests/hosts.sh"
+# On hosts of their own, which go on with fewer ranks and the same sums:
+ON_HOSTS = ["numerics.reduction=invariant"]
 
 
 class Failed(Exception):
@@ -35,23 +38,35 @@ class Failed(Exception):
 
 
 class Run:
-    """A supervised run in runs/NAME."""
+    """A supervised run in runs/NAME; on emulated hosts of a rank each, or on this one."""
 
-    def __init__(self, bench, name, steps, settings=()):
+    def __init__(self, bench, name, steps, settings=(), hosts=False):
         self.dir = bench.runs / name
         self.plant = bench.work / f"plant-{name}"
         self.plant.mkdir()
         self.log = open(bench.work / f"{name}.log", "w+b")
         self.mark = f"run.name={name}"
+        self.data = bench.data
         self.runs = bench.runs
-        command = [ROOT / "launch/supervise", "--run", self.dir, ROOT / "launch/mpirun/local.sh", RANKS,
-                   "env", f"LD_PRELOAD={PLANT}", LOCKSTEP, "train", "--resume", *bench.settings, self.mark,
-                   f"run.steps={steps}", *settings]
-        env = dict(os.environ, LOCKSTEP_ISA="generic", PLANT_DIR=str(self.plant), OMP_NUM_THREADS="1", TMPDIR=str(bench.temporaries))
+        self.train = [LOCKSTEP, "train", "--resume", *bench.settings, self.mark, f"run.steps={steps}", *settings]
+        supervise = [ROOT / "launch/supervise", "--run", self.dir]
+        if hosts:
+            command = [HOSTS, "-o", RANKS, 1, *supervise, "sh", "-c",
+                       'exec "$0" --elastic --hosts "$HOSTS" --agent "$AGENT" --answer 2 "$@"',
+                       ROOT / "launch/mpirun/run.sh", *self.train]
+        else:
+            command = [*supervise, ROOT / "launch/mpirun/local.sh", RANKS, "env", f"LD_PRELOAD={PLANT}", *self.train]
         if bench.cgroup:
             command = ["sh", "-c", 'echo $$ >"$0/cgroup.procs" && exec "$@"', bench.cgroup, *command]
-        self.process = subprocess.Popen([str(c) for c in command], stdin=subprocess.DEVNULL, stdout=self.log,
-                                        stderr=self.log, env=env, start_new_session=True)
+        self.command = [str(c) for c in command]
+        self.env = dict(os.environ, LOCKSTEP_ISA="generic", PLANT_DIR=str(self.plant), OMP_NUM_THREADS="1",
+                        TMPDIR=str(bench.temporaries))
+        self.began = time.monotonic()
+        self.begin()
+
+    def begin(self):
+        self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log,
+                                        env=self.env, start_new_session=True)
 
     def over(self):
         return self.process.poll() is not None
@@ -103,6 +118,20 @@ class Run:
     def mpirun(self):
         return next(pid for pid, words in processes(self.mark) if words[0] == "mpirun")
 
+    def on_host(self, number):
+        pids = subprocess.run(["ip", "netns", "pids", f"ls-{self.process.pid}-{number}"], capture_output=True, text=True)
+        own = [int(pid) for pid in pids.stdout.split()]
+        return [(pid, words) for pid, words in processes(None) if pid in own]
+
+    def kill_start(self, rng):
+        """Kills a rank; the supervisor notices when go_on is called."""
+        self.process.send_signal(signal.SIGSTOP)
+        os.kill(self.rank(rng.randrange(RANKS)), signal.SIGKILL)
+        self.until("the end of the start", lambda: not any(w[0] == "mpirun" for _, w in processes(self.mark)))
+
+    def go_on(self):
+        self.process.send_signal(signal.SIGCONT)
+
     def ask(self, kind, rank=1):
         (self.plant / f"{kind}-{rank}").touch()
 
@@ -120,7 +149,7 @@ class Run:
 
 
 def processes(mark):
-    """Those with the word on their command line."""
+    """Those with the word on their command line, or all."""
     found = []
     for entry in pathlib.Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -128,12 +157,13 @@ def processes(mark):
                 words = (entry / "cmdline").read_bytes().split(b"\0")
             except OSError:
                 continue
-            if mark.encode() in words and int(entry.name) != os.getpid():
+            if (mark is None or mark.encode() in words) and int(entry.name) != os.getpid():
                 found.append((int(entry.name), [w.decode(errors="replace") for w in words]))
     return found
 
 
-# Faults. Each does its harm and returns; what may come of it is beside it in the table below.
+# Faults. Each does its harm and returns, some of them how long it took to be noticed; what may come of it
+# is beside it in the table below.
 def kill_rank(run, _):
     os.kill(run.rank(RANKS - 1), signal.SIGKILL)
 
@@ -165,51 +195,206 @@ def kill_in_save(run, rng):
 def damage_newest(run, rng):
     """Kills a rank, and damages the newest checkpoint before the next start looks for it."""
     run.until("a checkpoint to fall back to", lambda: len(run.saved()) > 1)
-    os.kill(run.rank(rng.randrange(RANKS)), signal.SIGKILL)
-    run.until("the end of the start", lambda: not any(w[0] == "mpirun" for _, w in processes(run.mark)))
+    run.kill_start(rng)
     newest = run.saved()[-1].parent
     file = rng.choice(sorted(newest.glob("rank-*.h5")))
     with open(file, "r+b") as f:
         f.seek(file.stat().st_size // 2)
         f.write(b"\0" * 4096)
+    run.go_on()
 
 
-def flip_weight(run, _):
-    run.ask("flip")
+def damage_shard(run, rng):
+    """The next start refuses the data and is not repeated; with the shard put back the run goes on."""
+    shard = min(run.data.glob("train-*.tok"))
+    good = shard.read_bytes()
+    put(shard, good[:700] + bytes([good[700] ^ 1]) + good[701:])
+    began = time.monotonic()
+    run.kill_start(rng)
+    run.go_on()
+    status = run.wait(60)
+    noticed = time.monotonic() - began
+    put(shard, good)
+    if status != 1:
+        raise Failed(f"the run with a damaged shard ended with {status}, not 1")
+    run.begin()
+    return noticed
 
 
-def flip_gradient(run, _):
-    run.ask("gradient")
+def put(path, data):
+    """In place of a file that may be mapped."""
+    new = path.with_suffix(".new")
+    new.write_bytes(data)
+    new.replace(path)
 
 
-def plant_nan(run, _):
-    run.ask("nan")
-
-
-def use_memory(run, _):
-    run.ask("memory")
+def plant(kind):
+    def harm(run, _):
+        run.ask(kind)
+    return harm
 
 
 def move_clock(run, _):
     run.ask("clock", 0)
 
 
-# name: (what it is, harm, does the run have to be started again, words that the log must have then)
+def move_clock_and_kill(run, rng):
+    """What is saved with the wrong time must not count as an hour when the next start has the right one."""
+    run.ask("clock", 0)
+    saved = run.saved()[-1:]
+    run.until("a save", lambda: run.saved()[-1:] != saved)
+    kill_rank(run, rng)
+
+
+def throttle(run, _):
+    """A rank gets a tenth of the time until that is told."""
+    rank, words = run.rank(1), FAULTS["throttle"].words
+    seen = run.text().count(words)
+    began = time.monotonic()
+    while run.text().count(words) <= seen and time.monotonic() < began + 60:
+        os.kill(rank, signal.SIGSTOP)
+        time.sleep(0.045)
+        os.kill(rank, signal.SIGCONT)
+        time.sleep(0.005)
+    return time.monotonic() - began
+
+
+def fill_disk(run, _):
+    """Until a save has failed."""
+    seen = run.text().count("was not saved")
+    full = run.runs / "full"
+    began = time.monotonic()
+    with open(full, "wb", buffering=0) as f:
+        try:
+            while True:
+                f.write(b"\0" * 65536)
+        except OSError:
+            pass
+    run.until("a failed save", lambda: run.text().count("was not saved") > seen)
+    noticed = time.monotonic() - began
+    full.unlink()
+    return noticed
+
+
+def make_read_only(run, _):
+    """The directory of the checkpoints, until a save has failed."""
+    seen = run.text().count("was not saved")
+    dir = run.dir / "checkpoints"
+    subprocess.run(["mount", "--bind", dir, dir], check=True)
+    began = time.monotonic()
+    # Not while a save has files open there.
+    run.until("it to be read-only", lambda: subprocess.run(
+        ["mount", "-o", "remount,bind,ro", dir], capture_output=True).returncode == 0)
+    run.until("a failed save", lambda: run.text().count("was not saved") > seen)
+    noticed = time.monotonic() - began
+    subprocess.run(["umount", "--lazy", dir], check=True)
+    return noticed
+
+
+def end_and_begin(run, statuses=(75,)):
+    """Waits for the end that was asked for; then the same line again."""
+    began = time.monotonic()
+    status = run.wait(60)
+    if status not in statuses:
+        raise Failed(f"asked to end, the run ended with {status}")
+    run.begin()
+    return time.monotonic() - began
+
+
+def ask_in_save(run, _):
+    run.until("a save", run.saving)
+    run.process.send_signal(signal.SIGTERM)
+    return end_and_begin(run)
+
+
+def ask_twice(run, _):
+    """The second time the ranks are ended at once."""
+    run.process.send_signal(signal.SIGTERM)
+    time.sleep(0.05)
+    run.process.send_signal(signal.SIGTERM)
+    return end_and_begin(run, (75, 143, 3))
+
+
+def ask_at_start(run, rng):
+    told = run.text().count("supervise: restart")
+    run.kill_start(rng)
+    run.go_on()
+    run.until("the next start", lambda: run.text().count("supervise: restart") > told)
+    time.sleep(rng.random() * 0.3)  # of the 0.5 s that it takes
+    run.process.send_signal(signal.SIGTERM)
+    return end_and_begin(run)
+
+
+def refuse(run, command, words):
+    began = time.monotonic()
+    other = subprocess.run([str(c) for c in command], env=run.env, capture_output=True, text=True)
+    if other.returncode != 2 or words not in other.stderr:
+        raise Failed(f"a job that should have been refused ended with {other.returncode}: {other.stderr[-800:]}")
+    return time.monotonic() - began
+
+
+def two_jobs(run, _):
+    return refuse(run, [ROOT / "launch/mpirun/local.sh", 1, *run.train], "works in this directory")
+
+
+def wrong_binary(run, _):
+    other = run.runs.parent / "lockstep-other"
+    shutil.copy(LOCKSTEP, other)
+    with open(other, "ab") as f:
+        f.write(b"\n")
+    train = [*run.train[1:], "run.name=other"]
+    noticed = refuse(run, [ROOT / "launch/mpirun/local.sh", 1, LOCKSTEP, *train, ":", "-n", 1, other, *train], "executable")
+    if (run.runs / "other").exists():
+        raise Failed("ranks of two programs have begun a run")
+    return noticed
+
+
+def cut_host(run, _):
+    subprocess.run(["ip", "-n", f"ls-{run.process.pid}-s", "link", "set", f"port{RANKS - 1}", "down"], check=True)
+
+
+def kill_daemon(run, _):
+    os.kill(next(pid for pid, words in run.on_host(RANKS - 1) if words[0].endswith("orted")), signal.SIGKILL)
+
+
+class Fault:
+    """words: that the log must have then; restarts: the run has to be started again for it."""
+
+    def __init__(self, what, harm, words="", restarts=True, needs=""):
+        self.what, self.harm, self.words, self.restarts, self.needs = what, harm, words, restarts, needs
+
+
 FAULTS = {
-    "kill-rank": ("kill -9 of a rank", kill_rank, True, "restart 1 of"),
-    "kill-first": ("kill -9 of rank 0", kill_first, True, "restart 1 of"),
-    "kill-launcher": ("kill -9 of mpirun", kill_launcher, True, "restart 1 of"),
-    "stop-rank": ("SIGSTOP of a rank in a step", stop_rank, True, "its process is stopped"),
-    "stop-save": ("SIGSTOP of a rank during a save", stop_in_save, True, "its process is stopped"),
-    "kill-save": ("kill -9 of a rank during a save", kill_in_save, True, "restart 1 of"),
-    "damaged": ("kill -9, and the newest checkpoint damaged before the restart", damage_newest, True,
-                "is skipped"),
-    "flip": ("a bit flipped in a rank's weights or optimizer state", flip_weight, True, "silent corruption"),
-    "gradient": ("a bit flipped in the sum of the gradients on a rank", flip_gradient, True,
-                 "silent corruption"),
-    "nan": ("a NaN out of a matrix product of a rank", plant_nan, False, "did not repeat"),
-    "memory": ("a rank that takes all memory of the job's cgroup", use_memory, True, "for lack of memory"),
-    "clock": ("the clock of rank 0 set back by an hour", move_clock, False, ""),
+    "kill-rank": Fault("kill -9 of a rank", kill_rank, "restart 1 of"),
+    "kill-first": Fault("kill -9 of rank 0", kill_first, "restart 1 of"),
+    "kill-launcher": Fault("kill -9 of mpirun", kill_launcher, "restart 1 of"),
+    "kill-daemon": Fault("kill -9 of mpirun's daemon on a host", kill_daemon, "restart 1 of", needs="hosts"),
+    "cut": Fault("a host cut off: its link goes down", cut_host, "its host does not answer", needs="hosts"),
+    "stop-rank": Fault("SIGSTOP of a rank in a step", stop_rank, "its process is stopped"),
+    "stop-compute": Fault("SIGSTOP of a rank in a matrix product", plant("compute"), "its process is stopped"),
+    "stop-reduce": Fault("SIGSTOP of a rank in an all-reduce", plant("reduce"), "its process is stopped"),
+    "stop-save": Fault("SIGSTOP of a rank during a save", stop_in_save, "its process is stopped"),
+    "throttle": Fault("a rank that gets a tenth of its processor", throttle, "times as long as the median", False),
+    "kill-save": Fault("kill -9 of a rank during a save", kill_in_save, "restart 1 of"),
+    "damaged": Fault("kill -9, and the newest checkpoint damaged before the restart", damage_newest, "is skipped"),
+    "shard": Fault("kill -9, and a data shard damaged before the restart", damage_shard, "train-00000.tok"),
+    "full": Fault("a full disk", fill_disk, "No space left", False, needs="mounts"),
+    "read-only": Fault("the checkpoints' directory read-only", make_read_only, "Read-only file system", False,
+                       needs="mounts"),
+    "flip": Fault("a bit flipped in a rank's weights", plant("flip"), "silent corruption"),
+    "state": Fault("a bit flipped in a rank's optimizer state", plant("state"), "silent corruption"),
+    "gradient": Fault("a bit flipped in the sum of the gradients on a rank", plant("gradient"),
+                      "silent corruption"),
+    "nan": Fault("a NaN out of a matrix product of a rank", plant("nan"), "did not repeat", False),
+    "memory": Fault("a rank that takes all memory of the job's cgroup", plant("memory"), "for lack of memory",
+                    needs="cgroup"),
+    "clock": Fault("the clock of rank 0 set back by an hour", move_clock, "", False),
+    "clock-kill": Fault("the same, and kill -9 of a rank after the next save", move_clock_and_kill, "restart 1 of"),
+    "term-start": Fault("SIGTERM while a start begins", ask_at_start),
+    "term-save": Fault("SIGTERM during a save", ask_in_save, "stopped on request"),
+    "term-twice": Fault("SIGTERM twice", ask_twice),
+    "two-jobs": Fault("a second job in the same directory", two_jobs, "", False),
+    "binary": Fault("a job with another binary on one rank", wrong_binary, "", False),
 }
 
 
@@ -222,7 +407,7 @@ class Bench:
         lines = (ROOT / "README.md").read_text().splitlines(keepends=True)
         for i in range(24):
             (text / f"{i}.txt").write_text(f"part {i}\n" + "".join(lines[i * 7:i * 7 + 60]))
-        data = self.work / "data"
+        data = self.data = self.work / "data"
         subprocess.run([LOCKSTEP, "prep", text, "-o", data, "--val", "0.2"], check=True, capture_output=True)
         # fp32 without instruction sets, and mpi: their functions are those of libraries, where faults are planted.
         self.settings = ["model.preset=llama3-tiny", "model.context=32", f"data.dir={data}",
@@ -230,8 +415,11 @@ class Bench:
                          "schedule.kind=constant", "eval.every=0", "eval.batches=2", "parallel.transport=mpi",
                          "numerics.compute=fp32", f"checkpoint.every={INTERVAL}", "checkpoint.keep_last=4",
                          "faults.compare_every=5", f"faults.min_deadline_s={deadline_s}",
-                         "metrics.tensorboard=false"]
+                         "metrics.tensorboard=false", "metrics.every=5"]
         self.shared_memory = "LOCKSTEP_FAULTS_INSIDE" in os.environ
+        if self.shared_memory:
+            self.runs.mkdir()
+            subprocess.run(["mount", "-t", "tmpfs", "-o", "size=160m", "none", self.runs], check=True)
         self.temporaries = self.work / "tmp"
         self.temporaries.mkdir()
         self.cgroup = self.make_cgroup(1 << 30)
@@ -269,9 +457,19 @@ class Bench:
         left += [str(p) for p in run.dir.rglob(".tmp*")] + [str(p) for p in run.dir.glob("lock.json")]
         if left:
             raise Failed(f"left behind: {left}")
+        told = json.loads((run.dir / "ledger.json").read_text())["counters"]["wall_seconds"]
+        passed = time.monotonic() - run.began
+        if told > passed:
+            raise Failed(f"the ledger tells of {told:.0f} s, and {passed:.0f} s have passed")
 
-    def plain(self, steps):
-        run = Run(self, self.name("plain"), steps)
+    def can(self, name):
+        """Is there what the fault needs?"""
+        needs = FAULTS[name].needs
+        return {"": True, "cgroup": self.cgroup is not None, "mounts": self.shared_memory,
+                "hosts": self.shared_memory and subprocess.run([HOSTS, "1", "1", "true"], capture_output=True).returncode == 0}[needs]
+
+    def plain(self, steps, settings=()):
+        run = Run(self, self.name("plain"), steps, settings)
         if run.wait(300) != 0:
             raise Failed(f"the undisturbed run failed:\n{run.text()}")
         return run
@@ -285,20 +483,23 @@ class Bench:
 
     def strike(self, run, name, rng, seconds=60):
         """One fault, and the way back to a productive step; seconds to notice it and to get there."""
-        _, harm, restarts, words = FAULTS[name]
+        fault, words = FAULTS[name], FAULTS[name].words
         before = run.records()[-1]
         seen = run.text().count(words) if words else 0
         told = run.text().count("supervise: restart")
         outcome = run.dir / "outcome"
-        harm(run, rng)
-        began = time.monotonic()
-        if not restarts:
+        noticed = fault.harm(run, rng)
+        began = time.monotonic() - (noticed or 0)
+        if not fault.restarts:
             run.until("word of it", lambda: not words or run.text().count(words) > seen, seconds)
-            run.until("the next step", lambda: run.records()[-1]["step"] > before["step"], seconds)
+            noticed = noticed or time.monotonic() - began
+            step = run.records()[-1]["step"]
+            if run.process.poll() != 0:  # it may have come to its end meanwhile
+                run.until("the next step", lambda: run.records()[-1]["step"] > step, seconds)
+            return {"fault": name, "noticed": noticed, "productive": time.monotonic() - began, "lost": 0}
+        if noticed is None:
+            run.until("word of it", lambda: outcome.exists() or run.text().count("supervise: restart") > told, seconds)
             noticed = time.monotonic() - began
-            return {"fault": name, "noticed": noticed, "productive": noticed, "lost": 0}
-        run.until("word of it", lambda: outcome.exists() or run.text().count("supervise: restart") > told, seconds)
-        noticed = time.monotonic() - began
         run.until("a step of the next start", lambda: run.records()[-1]["restarts"] > before["restarts"], seconds)
         productive = time.monotonic() - began
         if words and run.text().count(words) <= seen:
@@ -309,14 +510,15 @@ class Bench:
         return {"fault": name, "noticed": noticed, "productive": productive, "lost": last - first["step"] + 1}
 
     def single(self, name, plain, steps, rng):
-        run = Run(self, self.name(name), steps)
+        hosts = FAULTS[name].needs == "hosts"
+        run = Run(self, self.name(name), steps, ON_HOSTS if hosts else (), hosts)
         try:
             self.ready(run)
             result = self.strike(run, name, rng)
             status = run.wait(120)
             if status != 0:
                 raise Failed(f"the run ended with {status}")
-            self.check_end(run, steps, plain)
+            self.check_end(run, steps, plain[hosts])
             return result
         except Failed as failure:
             raise Failed(f"{name}: {failure}\n{run.text()[-4000:]}") from None
@@ -325,28 +527,34 @@ class Bench:
 
 
 def table(bench, names, steps, repeat, rng):
-    plain = bench.plain(steps)
+    plain = [bench.plain(steps), bench.plain(steps, ON_HOSTS)]
     print(f"{'fault':68} {'noticed':>9} {'next step':>10} {'steps lost':>11}")
     for name in names:
         results = [bench.single(name, plain, steps, rng) for _ in range(repeat)]
         worst = {key: max(r[key] for r in results) for key in ("noticed", "productive", "lost")}
-        print(f"{FAULTS[name][0]:68} {worst['noticed']:8.2f}s {worst['productive']:9.2f}s {worst['lost']:11d}",
+        print(f"{FAULTS[name].what:68} {worst['noticed']:8.2f}s {worst['productive']:9.2f}s {worst['lost']:11d}",
               flush=True)
 
 
 def soak(bench, names, seconds, rng):
     """Runs of so many steps that a few faults fit, one after another until the time is up and every fault
-    has come."""
+    has come; those that need hosts of their own each in a run of its own."""
     end = time.monotonic() + seconds
-    steps, count, todo = 400, 0, []
+    steps, count, todo = 600, 0, []
+    apart = [name for name in names if FAULTS[name].needs == "hosts"]
+    names = [name for name in names if name not in apart]
     plain = bench.plain(steps)
+    if apart:
+        short = [None, bench.plain(160, ON_HOSTS)]
+        for name in apart:
+            bench.single(name, short, 160, rng)
     while time.monotonic() < end or count < len(names):
         run = Run(bench, bench.name("soak"), steps)
         happened = []
         try:
             while not run.over():
                 bench.ready(run)
-                if run.records()[-1]["step"] > steps - 3 * INTERVAL:
+                if run.records()[-1]["step"] > steps - 8 * INTERVAL:
                     break
                 if time.monotonic() > end and count >= len(names):
                     break
@@ -363,7 +571,7 @@ def soak(bench, names, seconds, rng):
             raise Failed(f"after {' '.join(happened)}: {failure}\n{run.text()[-6000:]}") from None
         finally:
             run.end()
-    print(f"{count} faults, of {len(names)} kinds: every run ended with the bytes of the undisturbed one")
+    print(f"{count + len(apart)} faults, of {len(names) + len(apart)} kinds: every run ended with the bytes of the undisturbed one")
 
 
 def own_shared_memory():
@@ -389,16 +597,16 @@ def main():
     names = args.only.split(",") if args.only else list(FAULTS)
     if args.list:
         for name, fault in FAULTS.items():
-            print(f"{name:14} {fault[0]}")
+            print(f"{name:14} {fault.what}")
         return 0
     own_shared_memory()
     rng = random.Random(args.seed)
     work, bench = tempfile.mkdtemp(), None
     try:
         bench = Bench(work, args.deadline)
-        if not bench.cgroup and "memory" in names:
-            print("left out: memory, because no cgroup can be made here", file=sys.stderr)
-            names.remove("memory")
+        for name in [name for name in names if not bench.can(name)]:
+            print(f"left out: {name}, for want of {FAULTS[name].needs}", file=sys.stderr)
+            names.remove(name)
         if args.soak:
             soak(bench, names, args.soak, rng)
         else:
@@ -409,6 +617,8 @@ def main():
     finally:
         if bench and bench.cgroup:
             bench.cgroup.rmdir()
+        if bench and bench.shared_memory:
+            subprocess.run(["umount", "--lazy", bench.runs])
         shutil.rmtree(work, ignore_errors=True)
     return 0
 

@@ -4,13 +4,17 @@
  *   PLANT_SLOW=US   makes each matrix product of the library take so many microseconds longer
  * Or PLANT_DIR names a folder, where a file KIND-RANK is a fault that happens once, and then again
  * when the file is made again:
- *   flip      as above, in the next hash
+ *   flip      as above, in the next hash, which is of weights
+ *   state     in the hash after it, which is of the optimizer's state for them
  *   gradient  flips one bit of what the next all-reduce of gradients gives (transport mpi)
  *   nan       makes the next matrix product give a NaN
+ *   compute   stops the process (SIGSTOP) in the next matrix product
+ *   reduce    stops it in the next all-reduce of gradients
  *   memory    takes memory until there is none, at most 4 GiB
  *   clock     moves the clock of the day back by an hour, from there on */
 #include <dlfcn.h>
 #include <math.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -48,14 +52,17 @@ uint64_t XXH3_64bits_withSeed(const void *data, size_t bytes, uint64_t seed);
 uint64_t XXH3_64bits_withSeed(const void *data, size_t bytes, uint64_t seed) {
     static uint64_t (*real)(const void *, size_t, uint64_t);
     static long calls;
+    static bool then;
     if (!real) {
         *(void **)&real = real_function("XXH3_64bits_withSeed");
     }
-    /* Threads that save hash copies. */
+    /* Threads that save hash copies. A parameter's states are hashed from its weights' hash on. */
     const bool of_the_run = bytes >= 256 && gettid() == getpid();
-    if (of_the_run && (++calls == planted("PLANT_FLIP") || asked_for("flip"))) {
+    if (of_the_run && (++calls == planted("PLANT_FLIP") || asked_for("flip") || (then && seed))) {
         flip(data, 128, 1);
+        then = false;
     }
+    then = then || (of_the_run && asked_for("state"));
     return real(data, bytes, seed);
 }
 
@@ -70,6 +77,9 @@ int dnnl_sgemm(char ta, char tb, int64_t m, int64_t n, int64_t k, float alpha, c
     }
     usleep((useconds_t)planted("PLANT_SLOW"));
     int status = real(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+    if (asked_for("compute")) {
+        raise(SIGSTOP);
+    }
     if (asked_for("nan")) {
         c[0] = NAN;
     }
@@ -96,6 +106,9 @@ int MPI_Irecv(void *to, int count, void *type, int source, int tag, void *comm, 
         *(void **)&real = real_function("MPI_Irecv");
     }
     int status = real(to, count, type, source, tag, comm, request);
+    if (count >= 1024 && tag % 2 == 1 && asked_for("reduce")) {
+        raise(SIGSTOP);
+    }
     if (count >= 1024 && tag % 2 == 1 && asked_for("gradient")) {
         reduced = to;
         last = count;
