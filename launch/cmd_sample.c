@@ -1,5 +1,7 @@
+#include "collectives/comm_mesh.h"
 #include "launch/cmd.h"
 #include "launch/devices.h"
+#include "launch/session.h"
 #include "launch/weights.h"
 #include "runtime/base/arena.h"
 #include "runtime/base/clock.h"
@@ -19,6 +21,8 @@ enum {
     OPT_SEED,
     OPT_DEVICE,
     OPT_THREADS,
+    OPT_TENSOR,
+    OPT_PIPELINE,
     OPT_COUNT
 };
 
@@ -30,14 +34,21 @@ static const ls_option options[] = {
     [OPT_TOP_K] = {"top-k", 'k', "N", "0", "choose among the N likeliest tokens; 0: all"},
     [OPT_SEED] = {"seed", 's', "N", "1", "the same seed gives the same text"},
     [OPT_DEVICE] = {"device", 0, "NAME", "auto", "cpu or cuda; auto: a GPU where there is one"},
-    [OPT_THREADS] = {"threads", 0, "N", NULL, "threads; default: all processors"},
+    [OPT_THREADS] = {"threads", 0, "N", "0", "threads of a rank; 0: its share of the processors"},
+    [OPT_TENSOR] = {"tensor", 0, "N", "0",
+                    "ranks that split each layer; 0: all ranks that --pipeline leaves"},
+    [OPT_PIPELINE] = {"pipeline", 0, "N", "1", "ranks that split the layers among them"},
     {NULL, 0, NULL, NULL, NULL}};
 
 typedef struct sampler {
     double temperature;
-    long long top_k, seed;
+    long long tokens, top_k, seed, threads, tensor, pipeline;
     ls_cfg_device device;
-    int64_t vocab;
+    ls_session session;
+    ls_comm *tensor_ranks, *pipeline_ranks; /* NULL: this rank alone */
+    ls_weights weights;
+    int32_t *history; /* prompt, then what is generated */
+    int64_t vocab, count;
     float *logits, *sorted;
 } sampler;
 
@@ -88,20 +99,24 @@ static ls_status read_prompt(const char *value, char **text, size_t *bytes) {
     return LS_OK;
 }
 
-/* Byte-level prompt behind a separator, which stands between documents: a text begins here. */
-static ls_status make_tokens(const char *value, int32_t separator, int32_t **tokens,
-                             int64_t *count) {
+/* Byte-level prompt behind a separator, which stands between documents: a text begins here. Read by
+ * the first rank, and given to the others. */
+static ls_status make_tokens(sampler *s, const char *value, int32_t separator) {
+    ls_comm *comm = s->session.comm;
     char *text = NULL;
     size_t bytes = 0;
-    LS_TRY(read_prompt(value, &text, &bytes));
-    ls_status status = ls_calloc(bytes + 1, sizeof **tokens, tokens);
-    if (status == LS_OK) {
-        (*tokens)[0] = separator;
-        for (size_t i = 0; i < bytes; i++) {
-            (*tokens)[1 + i] = (unsigned char)text[i];
-        }
-        *count = (int64_t)bytes + 1;
+    ls_status status = comm->rank == 0 ? read_prompt(value, &text, &bytes) : LS_OK;
+    s->count = (int64_t)bytes + 1;
+    LS_TRY_GOTO(ls_session_agree(&s->session, status), done);
+    LS_TRY_GOTO(comm->ops->broadcast(comm, &s->count, sizeof s->count, 0), done);
+    status = ls_calloc((size_t)(s->count + s->tokens), sizeof *s->history, &s->history);
+    LS_TRY_GOTO(ls_session_agree(&s->session, status), done);
+    s->history[0] = separator;
+    for (size_t i = 0; i < bytes; i++) {
+        s->history[1 + i] = (unsigned char)text[i];
     }
+    status = comm->ops->broadcast(comm, s->history, s->count * (int64_t)sizeof *s->history, 0);
+done:
     free(text);
     return status;
 }
@@ -118,118 +133,164 @@ static ls_status feed(ls_model *model, const int32_t *history, int64_t *fed, int
     return LS_OK;
 }
 
-static ls_status generate(ls_weights *weights, const char *prompt, long long wanted,
-                          int32_t separator, sampler *s) {
-    int32_t *tokens = NULL;
-    int64_t count = 0, fed = 0, context = weights->config.model.context;
-    LS_TRY(make_tokens(prompt, separator, &tokens, &count));
-    int32_t *history = realloc(tokens, ((size_t)count + (size_t)wanted) * sizeof *tokens);
-    if (!history) {
-        free(tokens);
-        return LS_FAIL(LS_E_MEMORY, "no memory for %lld tokens", wanted);
+/* The first rank prints; the others draw the same tokens from the same logits. */
+static void print_token(const sampler *s, int32_t token) {
+    if (s->session.comm->rank == 0) {
+        putchar(token);
+        fflush(stdout);
     }
-    for (int64_t i = 1; i < count; i++) {
-        putchar(history[i]);
+}
+
+static ls_status generate(sampler *s, int32_t separator) {
+    const int64_t context = s->weights.config.model.context;
+    int64_t fed = 0;
+    for (int64_t i = 1; i < s->count; i++) {
+        print_token(s, s->history[i]);
     }
-    fflush(stdout);
-    ls_status status = LS_OK;
     uint64_t start = ls_clock_ns();
     long long made = 0;
-    for (; made < wanted; made++) {
-        status = feed(weights->model, history, &fed, count, context, s->logits);
-        if (status != LS_OK) {
-            break;
-        }
+    for (; made < s->tokens; made++) {
+        LS_TRY(feed(s->weights.model, s->history, &fed, s->count, context, s->logits));
         int32_t token = pick(s, (uint64_t)made);
         if (token == separator) {
             break; /* the text is finished */
         }
-        history[count++] = token;
-        putchar(token);
-        fflush(stdout);
+        s->history[s->count++] = token;
+        print_token(s, token);
     }
-    putchar('\n');
-    fflush(stdout); /* before the line on stderr */
-    free(history);
-    if (status == LS_OK) {
+    print_token(s, '\n'); /* before the line on stderr */
+    if (s->session.comm->rank == 0) {
         ls_log_info("%lld tokens, %.0f a second", made,
                     (double)made / (1e-9 * (double)(ls_clock_ns() - start)));
     }
-    return status;
+    return LS_OK;
 }
 
-static ls_status parse(const char **values, sampler *s, long long *tokens, long long *threads) {
+static ls_status parse(const char **values, sampler *s) {
     for (int i = 0; i < OPT_COUNT; i++) {
         values[i] = values[i] || i == OPT_PROMPT ? values[i] : options[i].fallback;
     }
-    LS_TRY(ls_option_int("tokens", values[OPT_TOKENS], 1, 100000000, tokens));
+    LS_TRY(ls_option_int("tokens", values[OPT_TOKENS], 1, 100000000, &s->tokens));
     LS_TRY(ls_option_float("temperature", values[OPT_TEMPERATURE], 0.0, 100.0, &s->temperature));
     LS_TRY(ls_option_int("top-k", values[OPT_TOP_K], 0, 1 << 30, &s->top_k));
     LS_TRY(ls_option_int("seed", values[OPT_SEED], 0, INT64_MAX, &s->seed));
-    LS_TRY(ls_device_parse(values[OPT_DEVICE], &s->device));
-    *threads = 0;
-    return values[OPT_THREADS] ? ls_option_int("threads", values[OPT_THREADS], 1, 4096, threads)
-                               : LS_OK;
+    LS_TRY(ls_option_int("threads", values[OPT_THREADS], 0, 4096, &s->threads));
+    LS_TRY(ls_option_int("tensor", values[OPT_TENSOR], 0, 1 << 16, &s->tensor));
+    LS_TRY(ls_option_int("pipeline", values[OPT_PIPELINE], 1, 1 << 16, &s->pipeline));
+    return ls_device_parse(values[OPT_DEVICE], &s->device);
 }
 
-static ls_status sample(const char *path, const char *prompt, long long tokens, long long threads,
-                        sampler *s) {
-    ls_weights weights;
-    ls_device *dev = NULL;
-    ls_status status = ls_weights_open(path, &weights);
-    LS_TRY_GOTO(status, done);
-    const json_t *run = ls_ckpt_run(weights.ckpt);
+static ls_status open_weights(sampler *s, const char *path, int32_t *separator) {
+    LS_TRY(ls_weights_open(path, &s->weights));
+    const json_t *run = ls_ckpt_run(s->weights.ckpt);
     const char *tokenizer = json_string_value(json_object_get(run, "tokenizer"));
     if (!tokenizer || strcmp(tokenizer, "bytes") != 0) {
-        status = LS_FAIL(LS_E_UNSUPPORTED,
-                         "the checkpoint's tokenizer is '%s'; this version samples from 'bytes'",
-                         tokenizer ? tokenizer : "(not recorded)");
-        goto done;
+        return LS_FAIL(LS_E_UNSUPPORTED,
+                       "the checkpoint's tokenizer is '%s'; this version samples from 'bytes'",
+                       tokenizer ? tokenizer : "(not recorded)");
     }
-    LS_TRY_GOTO(ls_device_choose(s->device, (int)threads, 0, &dev), done);
-    int64_t context = weights.config.model.context;
-    LS_TRY_GOTO(
-        ls_weights_load(&weights, dev,
-                        (ls_model_options){.batch = 1, .seq = context, .cache_len = context}),
-        done);
-    s->vocab = weights.config.model.vocab;
-    LS_TRY_GOTO(ls_calloc((size_t)s->vocab * 2, sizeof *s->logits, &s->logits), done);
+    if (s->pipeline > s->weights.config.model.layers) {
+        return LS_FAIL(LS_E_USAGE, "--pipeline is %lld; the model has %lld layers", s->pipeline,
+                       (long long)s->weights.config.model.layers);
+    }
+    *separator = (int32_t)json_integer_value(json_object_get(run, "separator"));
+    return LS_OK;
+}
+
+/* Mesh, device and groups, of which all ranks are tensor and pipeline ranks. */
+static ls_status spread(sampler *s) {
+    const int64_t world = s->session.comm->size;
+    s->tensor = s->tensor > 0 ? s->tensor : world / s->pipeline > 0 ? world / s->pipeline : 1;
+    if (s->tensor * s->pipeline != world) {
+        return ls_session_agree(
+            &s->session,
+            LS_FAIL(LS_E_USAGE,
+                    "--tensor %lld x --pipeline %lld makes %lld ranks, and %lld run; "
+                    "start as many",
+                    s->tensor, s->pipeline, s->tensor * s->pipeline, (long long)world));
+    }
+    const ls_config_parallel axes = {
+        .tensor = s->tensor, .pipeline = s->pipeline, .context = 1, .replicate = 1, .shard = 1};
+    LS_TRY(ls_session_open(&s->session, &axes, s->device, s->threads));
+    LS_TRY(ls_session_connect(&s->session, LS_CFG_AUTO));
+    ls_comm *fabric = s->session.fabric;
+    const ls_mesh *mesh = &s->session.mesh;
+    LS_TRY(s->tensor > 1 ? ls_comm_split_axis(fabric, mesh, LS_AXIS_TENSOR, &s->tensor_ranks)
+                         : LS_OK);
+    return s->pipeline > 1 ? ls_comm_split_axis(fabric, mesh, LS_AXIS_PIPELINE, &s->pipeline_ranks)
+                           : LS_OK;
+}
+
+static ls_status load(sampler *s) {
+    const ls_config_model *model = &s->weights.config.model;
+    const int stage = s->session.mesh.coord[LS_AXIS_PIPELINE], stages = (int)s->pipeline;
+    const int first = (int)ls_range_first(model->layers, stages, stage) + (stage > 0);
+    const int end =
+        (int)ls_range_first(model->layers, stages, stage + 1) + (stage == stages - 1 ? 2 : 1);
+    s->vocab = model->vocab;
+    LS_TRY(ls_calloc((size_t)s->vocab * 2, sizeof *s->logits, &s->logits));
     s->sorted = s->logits + s->vocab;
-    int32_t separator = (int32_t)json_integer_value(json_object_get(run, "separator"));
-    status = generate(&weights, prompt, tokens, separator, s);
-done:
-    free(s->logits);
-    ls_weights_close(&weights);
-    if (dev) {
-        dev->ops->close(dev);
-    }
-    return status;
+    return ls_weights_load(
+        &s->weights, s->session.dev,
+        (ls_model_options){.batch = 1,
+                           .seq = model->context,
+                           .cache_len = model->context,
+                           .part = {.first_block = first, .block_count = end - first},
+                           .tensor = s->tensor_ranks,
+                           .pipeline = s->pipeline_ranks});
+}
+
+static ls_status sample(sampler *s, const char *path, const char *prompt) {
+    int32_t separator = 0;
+    LS_TRY(ls_session_agree(&s->session, open_weights(s, path, &separator)));
+    LS_TRY(spread(s));
+    LS_TRY(ls_session_agree(&s->session, load(s)));
+    LS_TRY(make_tokens(s, prompt, separator));
+    return generate(s, separator);
 }
 
 static ls_status run_sample(int argc, char **argv) {
+    static sampler s; /* large, and one a process */
     const char *values[OPT_COUNT];
     int first;
-    sampler s = {0};
-    long long tokens, threads;
-    LS_TRY(ls_options_parse(&ls_verb_sample, argc, argv, values, &first));
-    if (first + 1 != argc) {
-        return LS_FAIL(LS_E_USAGE,
-                       "one checkpoint is needed, found %d operands; usage: lockstep sample %s",
-                       argc - first, ls_verb_sample.synopsis);
+    LS_TRY(ls_session_begin(&s.session, &argc, &argv));
+    ls_status status = ls_options_parse(&ls_verb_sample, argc, argv, values, &first);
+    if (status == LS_OK && first + 1 != argc) {
+        status = LS_FAIL(LS_E_USAGE,
+                         "one checkpoint is needed, found %d operands; usage: lockstep sample %s",
+                         argc - first, ls_verb_sample.synopsis);
     }
-    LS_TRY(parse(values, &s, &tokens, &threads));
-    return sample(argv[first], values[OPT_PROMPT], tokens, threads, &s);
+    status = status == LS_OK ? parse(values, &s) : status;
+    LS_TRY(ls_session_agree(&s.session, status));
+    status = sample(&s, argv[first], values[OPT_PROMPT]);
+    if (status != LS_OK && !ls_session_failure_shared()) {
+        return status;
+    }
+    free(s.logits);
+    free(s.history);
+    ls_weights_close(&s.weights);
+    ls_comm *const groups[] = {s.tensor_ranks, s.pipeline_ranks};
+    for (int i = 0; i < 2; i++) {
+        if (groups[i]) {
+            groups[i]->ops->destroy(groups[i]);
+        }
+    }
+    ls_session_close(&s.session);
+    return status;
 }
 
 const ls_verb ls_verb_sample = {
     .name = "sample",
     .synopsis = "[options] CHECKPOINT",
-    .summary = "continue a text with a trained model",
+    .summary = "continue a text with a trained model (alone or under mpirun)",
     .text =
         "Writes the prompt and its continuation to standard output. CHECKPOINT is a checkpoint\n"
-        "directory, or a run directory (then its newest valid checkpoint is used).\n"
+        "directory, or a run directory (then its newest valid checkpoint is used). Under mpirun\n"
+        "the ranks split the model among them, for one that is too large for a single rank; the\n"
+        "text is the same but for rounding.\n"
         "\n"
-        "  lockstep sample runs/first --prompt 'static int ' --tokens 400",
+        "  lockstep sample runs/first --prompt 'static int ' --tokens 400\n"
+        "  mpirun -n 4 lockstep sample runs/big --pipeline 2",
     .options = options,
     .run = run_sample,
 };

@@ -15,31 +15,85 @@ ls_status ls_weights_open(const char *path, ls_weights *weights) {
                                NULL, 0);
 }
 
+/* A piece of a row as the checkpoint is asked for it; *own: memory of its own, where it is not one
+ * run of the row's. False: it is padding only. */
+static ls_status ask(const ls_param *row, const ls_piece *piece, ls_dtype dtype, char *row_memory,
+                     ls_ckpt_tensor *t, void **own, bool *wanted) {
+    const int axis = row->tp_axis < 0 ? 0 : row->tp_axis;
+    *t = (ls_ckpt_tensor){.name = row->name, .dtype = dtype, .ndim = row->ndim};
+    memcpy(t->dims, row->dims, sizeof t->dims);
+    t->dims[0] = row->valid_rows;
+    const ls_box real = ls_box_whole(t->ndim, t->dims);
+    *wanted = ls_box_intersect(&piece->global, &real, &t->box);
+    if (*wanted && axis > 0 && piece->local.extent[axis] < row->local_dims[axis]) {
+        LS_TRY(ls_calloc((size_t)ls_box_elems(&t->box), ls_dtype_bytes(dtype), own));
+        t->data = *own;
+        return LS_OK;
+    }
+    int64_t inner = 1;
+    for (int d = 1; d < row->ndim; d++) {
+        inner *= row->local_dims[d];
+    }
+    t->data = row_memory + piece->local.start[0] * inner * (int64_t)ls_dtype_bytes(dtype);
+    return LS_OK;
+}
+
+/* All pieces of the model's rows into `host`, its flat space. */
+static ls_status load_pieces(ls_ckpt *ckpt, const ls_param *params, int rows, ls_dtype dtype,
+                             char *host) {
+    const size_t most = (size_t)rows * LS_MAX_GROUPS, elem_bytes = ls_dtype_bytes(dtype);
+    ls_ckpt_tensor *tensors = NULL;
+    struct {
+        const ls_param *row;
+        ls_box local;
+        void *own;
+    } *places = NULL;
+    int count = 0;
+    LS_TRY(ls_calloc(most, sizeof *tensors, &tensors));
+    ls_status status = ls_calloc(most, sizeof *places, &places);
+    for (int i = 0; status == LS_OK && i < rows; i++) {
+        ls_piece pieces[LS_MAX_GROUPS];
+        const int n = ls_param_pieces(&params[i], pieces);
+        for (int k = 0; status == LS_OK && k < n; k++) {
+            bool wanted = false;
+            places[count].row = &params[i];
+            places[count].local = pieces[k].local;
+            status =
+                ask(&params[i], &pieces[k], dtype, host + (size_t)params[i].offset * elem_bytes,
+                    &tensors[count], &places[count].own, &wanted);
+            count += wanted;
+        }
+    }
+    if (status == LS_OK) {
+        status = ls_ckpt_load(ckpt, tensors, count);
+    }
+    for (int i = 0; places && i < count; i++) {
+        const ls_param *row = places[i].row;
+        const ls_box whole = ls_box_whole(row->ndim, row->local_dims);
+        if (places[i].own) {
+            ls_box_copy(&places[i].local, &places[i].local, places[i].own, &whole,
+                        host + (size_t)row->offset * elem_bytes, elem_bytes);
+        }
+        free(places[i].own);
+    }
+    free(places);
+    free(tensors);
+    return status;
+}
+
 static ls_status load_masters(ls_weights *weights, ls_device *dev) {
     int count;
     const ls_param *params = ls_model_params(weights->model, &count);
-    ls_ckpt_tensor *tensors;
-    LS_TRY(ls_calloc((size_t)count, sizeof *tensors, &tensors));
-    const size_t elem_bytes = ls_dtype_bytes(dev->acc);
     char *masters = ls_model_masters(weights->model), *host = masters;
-    const size_t bytes = (size_t)ls_model_flat_elems(weights->model) * elem_bytes;
+    const size_t bytes = (size_t)ls_model_flat_elems(weights->model) * ls_dtype_bytes(dev->acc);
     ls_status status = dev->host_memory ? LS_OK : ls_calloc(1, bytes, &host);
-    for (int i = 0; i < count; i++) {
-        ls_ckpt_tensor *t = &tensors[i];
-        *t = (ls_ckpt_tensor){.name = params[i].name, .dtype = dev->acc, .ndim = params[i].ndim};
-        memcpy(t->dims, params[i].dims, sizeof t->dims);
-        t->dims[0] = params[i].valid_rows;
-        t->box = ls_box_whole(t->ndim, t->dims);
-        t->data = host + (size_t)params[i].offset * elem_bytes;
-    }
     if (status == LS_OK) {
-        status = ls_ckpt_load(weights->ckpt, tensors, count);
+        status = load_pieces(weights->ckpt, params, count, dev->acc, host);
     }
     if (host != masters) {
         status = status == LS_OK ? dev->ops->upload(dev, masters, host, bytes) : status;
         free(host);
     }
-    free(tensors);
     return status;
 }
 

@@ -14,7 +14,8 @@ typedef struct ls_weights {
 
 /* path: a checkpoint, or a run directory or its checkpoints/ (then the newest valid one). */
 ls_status ls_weights_open(const char *path, ls_weights *weights);
-/* Creates the model of options (config and dev are filled in here) and reads its parameters. */
+/* Creates the model of options (config and dev are filled in here; perhaps a part of it) and reads
+ * its parameters. Collective as ls_model_create is. */
 ls_status ls_weights_load(ls_weights *weights, ls_device *dev, ls_model_options options);
 void ls_weights_close(ls_weights *weights);
 

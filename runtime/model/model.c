@@ -286,7 +286,12 @@ ls_status ls_model_lay_out(ls_model *m) {
         LS_TRY(lay_out_head(m));
     }
     if (m->options.cache_len > 0) {
-        LS_TRY(take(m, s->layers * m->options.cache_len * 2 * s->kv_width, m->dtype, &m->cache));
+        const int64_t width = m->options.cache_len * 2 * s->kv_width, c = s->channels;
+        LS_TRY(take(m, m->part_layers * width, m->dtype, &m->cache));
+        LS_TRY(ls_has_block(m, 0) ? LS_OK : take(m, m->options.seq * c, m->dtype, &m->boundary[0]));
+        LS_TRY(ls_has_head(m) ? take_host(m, s->vocab_rows * (m->part.tensor_ranks + 1), LS_F32,
+                                          &m->own_logits)
+                              : take(m, m->options.seq * c, m->dtype, &m->boundary[1]));
     }
     m->bytes.activations = m->arena.used_bytes + m->host_arena.used_bytes - m->bytes.tables;
     return LS_OK;
@@ -326,14 +331,13 @@ static ls_status check_options(const ls_model *m) {
             "rank: use at most %lld",
             m->context_ranks, (long long)o->seq, (long long)max_of(o->seq / 2, 1));
     }
-    const bool split =
-        m->part.tensor_ranks > 1 || m->context_ranks > 1 || m->part.block_count < m->blocks;
-    if (o->cache_len > 0 && split) {
-        return LS_FAIL(
-            LS_E_UNSUPPORTED,
-            "generation on %d tensor ranks, %d context ranks and %d of %d blocks; it needs "
-            "a whole model",
-            m->part.tensor_ranks, m->context_ranks, m->part.block_count, m->blocks);
+    if (o->cache_len > 0 && (m->context_ranks > 1 || o->sequence_parallel ||
+                             (m->part.block_count < m->blocks && !o->pipeline))) {
+        return LS_FAIL(LS_E_UNSUPPORTED,
+                       "generation on %d context ranks%s and %d of %d blocks; it needs whole "
+                       "sequences, and for a part of the blocks the pipeline's ranks",
+                       m->context_ranks, o->sequence_parallel ? ", sequence parallel," : "",
+                       m->part.block_count, m->blocks);
     }
     return LS_OK;
 }

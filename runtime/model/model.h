@@ -112,6 +112,7 @@ typedef struct ls_model_options {
     ls_comm *experts; /* expert ranks x tensor ranks, these innermost; with several expert ranks */
     int context_rank, context_ranks; /* for ls_model_plan */
     bool sequence_parallel;          /* over the tensor ranks */
+    ls_comm *pipeline; /* generation only: the ranks that hold the other stages, in order */
 
     int slots; /* micro-batches whose activations are alive at once; 0: 1 */
     /* What backward computes again instead of keeping it: selective: norms, attention and the
@@ -203,8 +204,9 @@ ls_status ls_model_evaluate(ls_model *model, const int32_t *tokens, const int32_
 ls_status ls_model_loss(ls_model *model, const int32_t *tokens, const int32_t *targets,
                         int64_t rows, double *loss_sum);
 
-/* Generation: feeds count tokens at the cache's end; logits [vocab] (host, float) of the last one.
- * LS_E_SHAPE when the cache is full. clear empties the cache. */
+/* Generation: feeds count tokens at the cache's end; logits [vocab] (host, float) of the last one,
+ * on every rank. LS_E_SHAPE when the cache is full. clear empties the cache. [collective over
+ * tensor, experts and pipeline] */
 ls_status ls_model_feed(ls_model *model, const int32_t *tokens, int64_t count, float *logits);
 void ls_model_clear_cache(ls_model *model);
 int64_t ls_model_cache_used(const ls_model *model);

@@ -176,7 +176,10 @@ struct ls_model {
         int32_t *chosen, *slots, *slot_rows, *order, *back;
         void *balance;
     } moe_host;
-    void *cache; /* [L, cache_len, 2GD]: keys, then values, of each position */
+    void *cache; /* [layers of the part, cache_len, 2GD]: keys, then values, of each position */
+    void
+        *boundary[2]; /* generation in stages: [T, C] from the stage before, to the next; or NULL */
+    float *own_logits; /* generation: on the host, [vocab_rows] of this tensor rank, then of all */
     int64_t cache_used;
 };
 
@@ -306,6 +309,12 @@ int64_t ls_moe_received(const ls_model *m, const ls_moe_acts *moe);
 ls_status ls_activation_run(const ls_pass *pass, int64_t rows, const ls_layer_acts *a);
 ls_status ls_activation_backward(const ls_pass *pass, int64_t rows, const ls_layer_acts *a,
                                  void *dact, void **dup);
+
+/* run.c. targets may be NULL in generation; the buffers at the ends of a part are the caller's; all
+ * blocks but the head. */
+ls_status ls_batch_load(const ls_pass *pass, const int32_t *tokens, const int32_t *targets);
+ls_status ls_boundary_set(const ls_pass *pass, const void *x_in, void *x_out);
+ls_status ls_forward_to_head(ls_pass *pass);
 
 /* The blocks. Forward takes a layer's input from its x and leaves its output in the next one's;
  * `layer` counts from the part's first. Backward turns pass->dy from the gradient of the output

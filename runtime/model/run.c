@@ -1,4 +1,4 @@
-/* Whole passes over a model: training, evaluation, generation. */
+/* Whole passes over a model: training and evaluation. */
 #include "runtime/model/model_internal.h"
 
 /* With context parallelism the own tokens are picked from whole sequences. */
@@ -18,8 +18,7 @@ static ls_status upload_ids(const ls_pass *pass, int32_t *to, const int32_t *fro
     return m->dev->ops->upload(m->dev, to, from, (size_t)pass->rows * sizeof(int32_t));
 }
 
-/* targets may be NULL in generation. */
-static ls_status load_batch(const ls_pass *pass, const int32_t *tokens, const int32_t *targets) {
+ls_status ls_batch_load(const ls_pass *pass, const int32_t *tokens, const int32_t *targets) {
     const ls_slot *slot = pass->slot;
     LS_TRY(upload_ids(pass, slot->tokens, tokens, "tokens"));
     return pass->cached ? LS_OK : upload_ids(pass, slot->targets, targets, "targets");
@@ -40,7 +39,7 @@ static ls_pass pass_begin(ls_model *m, int slot, int64_t batch) {
     return pass;
 }
 
-static ls_status forward_to_head(ls_pass *pass) {
+ls_status ls_forward_to_head(ls_pass *pass) {
     const ls_model *m = pass->model;
     if (ls_has_block(m, 0)) {
         LS_TRY(ls_block_begin(pass, 0));
@@ -65,8 +64,7 @@ static ls_status head_and_losses(ls_pass *pass, double *loss_sum) {
     return m->dev->ops->sum(m->dev, pass->rows, m->losses, loss_sum);
 }
 
-/* The buffers at the ends of a part are the caller's. */
-static ls_status set_boundary(const ls_pass *pass, const void *x_in, void *x_out) {
+ls_status ls_boundary_set(const ls_pass *pass, const void *x_in, void *x_out) {
     const ls_model *m = pass->model;
     ls_layer_acts *layers = pass->slot->layers;
     const bool first = ls_has_block(m, 0), last = ls_has_head(m);
@@ -101,9 +99,9 @@ ls_status ls_model_forward(ls_model *m, int slot, const int32_t *tokens, const i
                            const void *x_in, void *x_out) {
     LS_TRY(check_training(m, slot));
     ls_pass pass = pass_begin(m, slot, m->options.batch);
-    LS_TRY(set_boundary(&pass, x_in, x_out));
-    LS_TRY(load_batch(&pass, tokens, targets));
-    LS_TRY(forward_to_head(&pass));
+    LS_TRY(ls_boundary_set(&pass, x_in, x_out));
+    LS_TRY(ls_batch_load(&pass, tokens, targets));
+    LS_TRY(ls_forward_to_head(&pass));
     pass.slot->forwarded = true;
     return LS_OK;
 }
@@ -168,9 +166,9 @@ ls_status ls_model_evaluate(ls_model *m, const int32_t *tokens, const int32_t *t
     }
     ls_pass pass = pass_begin(m, 0, rows);
     pass.slot->forwarded = false;
-    LS_TRY(set_boundary(&pass, x_in, x_out));
-    LS_TRY(load_batch(&pass, tokens, targets));
-    LS_TRY(forward_to_head(&pass));
+    LS_TRY(ls_boundary_set(&pass, x_in, x_out));
+    LS_TRY(ls_batch_load(&pass, tokens, targets));
+    LS_TRY(ls_forward_to_head(&pass));
     if (ls_has_head(m)) {
         LS_TRY(head_and_losses(&pass, m->loss_sum));
         return m->dev->ops->download(m->dev, loss_sum, m->loss_sum, sizeof *loss_sum);
@@ -184,67 +182,4 @@ ls_status ls_model_evaluate(ls_model *m, const int32_t *tokens, const int32_t *t
 ls_status ls_model_loss(ls_model *m, const int32_t *tokens, const int32_t *targets, int64_t rows,
                         double *loss_sum) {
     return ls_model_evaluate(m, tokens, targets, rows, NULL, NULL, loss_sum);
-}
-
-/* logits [vocab] (host) from the first row of m->logits. */
-static ls_status download_logits(ls_model *m, float *logits) {
-    const int64_t vocab = m->sizes.vocab;
-    if (m->dev->acc == LS_F32) {
-        return m->dev->ops->download(m->dev, logits, m->logits, (size_t)vocab * sizeof(float));
-    }
-    for (int64_t i = 0; i < vocab; i++) {
-        double logit;
-        LS_TRY(
-            m->dev->ops->download(m->dev, &logit, ls_elems_at(m->logits, i, LS_F64), sizeof logit));
-        logits[i] = (float)logit;
-    }
-    return LS_OK;
-}
-
-static ls_status check_feed(const ls_model *m, const int32_t *tokens, int64_t count) {
-    int64_t left = m->options.cache_len - m->cache_used;
-    if (m->options.cache_len == 0) {
-        return LS_FAIL(LS_E_UNSUPPORTED, "this model was created without a cache (cache_len 0): it "
-                                         "cannot generate");
-    }
-    if (count < 1 || count > left) {
-        return LS_FAIL(LS_E_SHAPE,
-                       "%lld tokens to feed; at least 1 is needed, and the cache has room for %lld "
-                       "more of %lld",
-                       (long long)count, (long long)left, (long long)m->options.cache_len);
-    }
-    for (int64_t i = 0; i < count; i++) {
-        if (tokens[i] < 0 || tokens[i] >= m->sizes.vocab) {
-            return LS_FAIL(LS_E_INPUT, "token %lld is %d; the vocabulary has 0 to %lld",
-                           (long long)i, tokens[i], (long long)m->sizes.vocab - 1);
-        }
-    }
-    return LS_OK;
-}
-
-ls_status ls_model_feed(ls_model *m, const int32_t *tokens, int64_t count, float *logits) {
-    LS_TRY(check_feed(m, tokens, count));
-    ls_pass pass = {.model = m, .slot = m->slot, .batch = 1, .cached = true};
-    for (int64_t done = 0; done < count; done += pass.rows) {
-        int64_t left = count - done;
-        pass.rows = pass.seq = left < m->options.seq ? left : m->options.seq;
-        pass.own_rows = pass.rows;
-        pass.offset = m->cache_used;
-        LS_TRY(load_batch(&pass, tokens + done, NULL));
-        LS_TRY(forward_to_head(&pass));
-        m->cache_used += pass.rows;
-    }
-    const int head = m->blocks - 1;
-    LS_TRY(ls_block_begin(&pass, head));
-    LS_TRY(ls_head_last(&pass));
-    LS_TRY(ls_block_end(&pass, head));
-    return download_logits(m, logits);
-}
-
-void ls_model_clear_cache(ls_model *m) {
-    m->cache_used = 0;
-}
-
-int64_t ls_model_cache_used(const ls_model *m) {
-    return m->cache_used;
 }

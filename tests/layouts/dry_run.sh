@@ -73,6 +73,23 @@ gives 0 "$LOCKSTEP" train --dry-run $mixed batch.sequences=12 parallel.expert=3 
 prints 'experts    6 a layer over 3 ranks = expert 3 .* x tensor 1; 4 ranks have the same ones$'
 prints '^expert  *[0-9.]* [KM]iB'
 
+# Ranks that share a model out continue a text as one rank does.
+for run in moved spread; do
+    gives 0 "$LOCKSTEP" sample "$work/runs/$run" --prompt 'The ' --tokens 40 --temperature 0
+    prints '^The '
+    cp "$work/out" "$work/alone"
+    gives 0 ranks 2 "$LOCKSTEP" sample "$work/runs/$run" --prompt 'The ' --tokens 40 --temperature 0
+    holds cmp "$work/out" "$work/alone"
+    gives 0 ranks 4 "$LOCKSTEP" sample "$work/runs/$run" --prompt 'The ' --tokens 40 --temperature 0 --pipeline 2
+    holds cmp "$work/out" "$work/alone"
+done
+gives 2 ranks 2 "$LOCKSTEP" sample "$work/runs/moved" --tensor 1
+says 'tensor 1 x --pipeline 1 makes 1 ranks, and 2 run'
+gives 2 ranks 5 "$LOCKSTEP" sample "$work/runs/moved"
+says 'parallel.tensor is 5; a model of'
+gives 2 "$LOCKSTEP" sample "$work/runs/moved" --pipeline 9
+says 'the model has 4 layers'
+
 # Refused, with the nearest that would work.
 gives 2 "$LOCKSTEP" train --dry-run --ranks 8 $mixed batch.sequences=8 parallel.expert=3
 says 'parallel.expert is 3; .* the 8 ranks .* use 2 or 4'
