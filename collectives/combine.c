@@ -33,7 +33,7 @@ ls_status ls_combine_check(ls_dtype dtype) {
 
 /* Results of so many bytes, all places together, that lie elsewhere than the ranks' vectors go past
  * the caches: what a cache cannot hold need not be fetched before it is overwritten. */
-enum { STREAM_BYTES = 8 << 20, ALIGN = 16, LINE = 64 };
+enum { STREAM_BYTES = 8 << 20, ALIGN = 16, LINE = 64, PART = 8 << 10 };
 
 #if defined(__SSE2__)
 /* Whole lines at once: those that are put together of four stores often leave half full, at several
@@ -100,15 +100,37 @@ static void end_stream(bool stream) {
 #endif
 }
 
+/* Up to where put() streams from. */
+static int64_t head_of(const void *to, int64_t bytes) {
+    const int64_t head = (int64_t)(-(uintptr_t)to % LINE);
+    return head < bytes ? head : bytes;
+}
+
+static void copy_part(void *to, const void *from, int64_t bytes, bool stream) {
+    const int64_t head = head_of(to, bytes);
+    memcpy(to, from, (size_t)head);
+    put((char *)to + head, (const char *)from + head, (size_t)(bytes - head), stream);
+}
+
 void ls_copy(void *to, const void *from, int64_t bytes, int64_t of_bytes) {
-    if (bytes > 0 && to != from) {
-        int64_t head = (int64_t)(-(uintptr_t)to % LINE); /* put() streams from there on */
-        head = head < bytes ? head : bytes;
-        const bool stream = of_bytes >= STREAM_BYTES;
-        memcpy(to, from, (size_t)head);
-        put((char *)to + head, (const char *)from + head, (size_t)(bytes - head), stream);
-        end_stream(stream);
+    ls_copy_to_all(1, &to, from, bytes, of_bytes);
+}
+
+void ls_copy_to_all(int places, void *const *to, const void *from, int64_t bytes,
+                    int64_t of_bytes) {
+    const bool stream = of_bytes >= STREAM_BYTES;
+    /* One place is written in one go; for several, a part of what is read stays in the first cache.
+     */
+    const int64_t part = places == 1 ? bytes : PART;
+    for (int64_t at = 0; at < bytes; at += part) {
+        const int64_t n = bytes - at < part ? bytes - at : part;
+        for (int i = 0; i < places; i++) {
+            if (to[i] != from) {
+                copy_part((char *)to[i] + at, (const char *)from + at, n, stream);
+            }
+        }
     }
+    end_stream(stream);
 }
 
 /* Leaves of the left child of a node with `leaves` of them: the largest power of two below. */

@@ -18,5 +18,7 @@ void ls_combine_ranks(ls_dtype dtype, ls_reduce op, int ranks, const void *const
 /* Copies bytes > 0 where to != from. of_bytes: that the caller copies in all; from some MiB on the
  * copy goes past the caches. */
 void ls_copy(void *to, const void *from, int64_t bytes, int64_t of_bytes);
+/* Likewise to each of `places`, from memory that is read once. */
+void ls_copy_to_all(int places, void *const *to, const void *from, int64_t bytes, int64_t of_bytes);
 
 #endif

@@ -24,30 +24,28 @@ bool ls_transport_parse(const char *name, ls_transport *transport) {
     return false;
 }
 
-/* How the ranks are spread over hosts, and where this one is. */
-typedef struct spread {
-    int hosts, least, most; /* ranks of a host */
-    int inside;             /* this rank's place on its host */
-} spread;
-
-/* hosts [size]: the lowest rank of each rank's host. */
-static spread spread_of(const uint64_t *hosts, int rank, int size) {
-    spread s = {.least = size};
+ls_spread ls_spread_of(const uint64_t *hosts, int rank, int size) {
+    ls_spread s = {.least = size};
+    for (int r = 0; r < rank; r++) {
+        s.inside += hosts[r] == hosts[rank];
+    }
     for (int first = 0; first < size; first++) {
-        if (hosts[first] != (uint64_t)first) {
+        int r = first - 1, ranks = 0;
+        while (r >= 0 && hosts[r] != hosts[first]) { /* neighbours mostly share one */
+            r--;
+        }
+        if (r >= 0) {
             continue;
         }
-        int ranks = 0;
-        for (int r = first; r < size; r++) {
-            ranks += hosts[r] == (uint64_t)first;
+        for (r = first; r < size; r++) {
+            ranks += hosts[r] == hosts[first];
         }
         s.hosts++;
         s.least = ranks < s.least ? ranks : s.least;
         s.most = ranks > s.most ? ranks : s.most;
+        s.first = hosts[first] == hosts[rank] ? first : s.first;
     }
-    for (int r = 0; r < rank; r++) {
-        s.inside += hosts[r] == hosts[rank];
-    }
+    s.even = s.hosts > 1 && s.least == s.most && s.least > 1;
     return s;
 }
 
@@ -77,15 +75,13 @@ ls_status ls_comm_choose(ls_comm *mpi, ls_transport transport, ls_comm **comm) {
         free(hosts);
         return status;
     }
-    const spread s = spread_of(hosts, mpi->rank, mpi->size);
-    const int host = (int)hosts[mpi->rank];
-    const bool even = s.hosts > 1 && s.least == s.most && s.least > 1;
+    const ls_spread s = ls_spread_of(hosts, mpi->rank, mpi->size);
     free(hosts);
     if (transport == LS_TRANSPORT_SHM || (transport == LS_TRANSPORT_AUTO && s.hosts == 1)) {
         return ls_comm_shm(mpi, comm);
     }
-    if (even) {
-        return make_hier(mpi, host, s.inside, comm);
+    if (s.even) {
+        return make_hier(mpi, s.first, s.inside, comm);
     }
     if (transport == LS_TRANSPORT_HIER) {
         return LS_FAIL(LS_E_UNSUPPORTED,

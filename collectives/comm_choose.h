@@ -11,6 +11,14 @@ typedef enum ls_transport {
     LS_TRANSPORT_HIER
 } ls_transport;
 
+/* How ranks are spread over hosts or domains, of which each has a number of its own. */
+typedef struct ls_spread {
+    int hosts, least, most; /* ranks of one */
+    int first, inside;      /* the lowest rank of this rank's host, and how many of it are lower */
+    bool even;              /* several hosts with the same number, 2 or more, of ranks each */
+} ls_spread;
+ls_spread ls_spread_of(const uint64_t *hosts, int rank, int size);
+
 /* AUTO: self for one rank, shm for those of one host, hier for several hosts with the same number,
  * 2 or more, of ranks each, else mpi. Others: that back end, LS_E_UNSUPPORTED on all ranks where
  * the ranks lie otherwise. mpi: of the back end mpi or self; borrowed, and not used after the call.

@@ -28,30 +28,41 @@ static ls_status request_take(hier_comm *c, hier_kind kind, ls_comm_request **ou
         r->next_all = c->all;
         c->all = r;
     }
-    char *scratch = r->scratch;
-    const int64_t scratch_bytes = r->scratch_bytes;
-    *r = (ls_comm_request){.next_all = r->next_all,
-                           .counts = r->counts,
-                           .offsets = r->offsets,
-                           .scratch = scratch,
-                           .scratch_bytes = scratch_bytes,
+    const ls_comm_request kept = *r;
+    *r = (ls_comm_request){.next_all = kept.next_all,
+                           .counts = kept.counts,
+                           .offsets = kept.offsets,
+                           .scratch = kept.scratch,
+                           .scratch_bytes = kept.scratch_bytes,
+                           .ends = kept.ends,
+                           .end_capacity = kept.end_capacity,
                            .kind = kind};
     *out = r;
     return LS_OK;
 }
 
-static void request_give_back(hier_comm *c, ls_comm_request *r) {
+void ls_hier_give_back(hier_comm *c, ls_comm_request *r) {
     r->next = c->free;
     c->free = r;
 }
 
+/* Back ends on a device give memory to one rank alone, too. */
+static void scratch_give_back(hier_comm *c, ls_comm_request *r) {
+    if (c->base.on_device) {
+        c->inside->ops->give_back(c->inside, r->scratch);
+    } else {
+        ls_comm_host_give_back(&c->base, r->scratch);
+    }
+    r->scratch = NULL;
+    r->scratch_bytes = 0;
+}
+
 static ls_status scratch_take(hier_comm *c, ls_comm_request *r, int64_t bytes) {
     if (bytes > r->scratch_bytes) {
-        ls_comm_host_give_back(&c->base, r->scratch);
-        r->scratch = NULL;
-        r->scratch_bytes = 0;
+        scratch_give_back(c, r);
         void *scratch;
-        LS_TRY(ls_comm_host_alloc(&c->base, bytes, &scratch));
+        LS_TRY(c->base.on_device ? c->inside->ops->alloc(c->inside, bytes, &scratch)
+                                 : ls_comm_host_alloc(&c->base, bytes, &scratch));
         r->scratch = scratch;
         r->scratch_bytes = bytes;
     }
@@ -62,11 +73,11 @@ static ls_status scratch_take(hier_comm *c, ls_comm_request *r, int64_t bytes) {
 static ls_status flat_started(hier_comm *c, ls_comm_request *r, ls_status status,
                               ls_comm_request **request) {
     if (status != LS_OK) {
-        request_give_back(c, r);
+        ls_hier_give_back(c, r);
         return status;
     }
     *request = r;
-    return LS_OK;
+    return c->base.on_device ? ls_hier_device_add(r, r->flat) : LS_OK;
 }
 
 #define FLAT(comm, request, call, ...)                                                             \
@@ -81,12 +92,15 @@ static ls_status flat_started(hier_comm *c, ls_comm_request *r, ls_status status
 /* Puts an operation behind those that are under way. */
 static ls_status enqueue(hier_comm *c, ls_comm_request *r, ls_comm_request **request) {
     ls_comm_request **at = &c->active;
+    *request = r;
+    if (c->base.on_device) {
+        return ls_hier_device_issue(c, r);
+    }
     while (*at) {
         at = &(*at)->next;
     }
     *at = r;
     c->pump.pending++;
-    *request = r;
     ls_pump_all();
     return LS_OK;
 }
@@ -94,6 +108,9 @@ static ls_status enqueue(hier_comm *c, ls_comm_request *r, ls_comm_request **req
 static ls_status test(ls_comm *comm, ls_comm_request *r, bool *done) {
     hier_comm *c = (hier_comm *)comm;
     ls_status status = LS_OK;
+    if (c->base.on_device) {
+        return ls_hier_device_test(c, r, done);
+    }
     if (r->kind == HIER_FLAT) {
         status = c->flat->ops->test(c->flat, r->flat, done);
     } else {
@@ -103,13 +120,14 @@ static ls_status test(ls_comm *comm, ls_comm_request *r, bool *done) {
     }
     /* After an error parts of it may still be under way: it is not used again. */
     if (*done && status == LS_OK) {
-        request_give_back(c, r);
+        ls_hier_give_back(c, r);
     }
     return status;
 }
 
 static ls_status wait_for(ls_comm *comm, ls_comm_request *r) {
-    return ls_comm_wait_by_test(comm, r);
+    return comm->on_device ? ls_hier_device_wait((hier_comm *)comm, r)
+                           : ls_comm_wait_by_test(comm, r);
 }
 
 /* Which operations go which way */
@@ -134,8 +152,9 @@ static bool is_small(int64_t bytes) {
     return bytes < ls_comm_hier_least_bytes;
 }
 
-static int64_t ceil_div(int64_t a, int64_t b) {
-    return (a + b - 1) / b;
+/* Devices take more at a time. */
+static int64_t chunk_bytes(const hier_comm *c) {
+    return ls_comm_hier_chunk_bytes * (c->base.on_device ? 32 : 1);
 }
 
 /* Operations */
@@ -151,7 +170,7 @@ static void set_vector(ls_comm_request *r, const void *send, void *recv, int64_t
 }
 
 static ls_status enqueue_chunks(hier_comm *c, ls_comm_request *r, ls_comm_request **request) {
-    ls_hier_plan(c, r, ceil_div(r->count * r->unit, ls_comm_hier_chunk_bytes));
+    ls_hier_plan(c, r, ls_ceil_div(r->count * r->unit, chunk_bytes(c)));
     return enqueue(c, r, request);
 }
 
@@ -183,7 +202,7 @@ static ls_status reduce_start(ls_comm *comm, const void *send, void *recv, int64
     const bool carries = c->places[root].inside == c->inside->rank && root != comm->rank;
     ls_status status = scratch_take(c, r, carries ? count * elem : 0);
     if (status != LS_OK) {
-        request_give_back(c, r);
+        ls_hier_give_back(c, r);
         return status;
     }
     set_vector(r, send, recv, count, dtype, op);
@@ -211,7 +230,7 @@ static ls_status reduce_scatter_start(ls_comm *comm, const void *send, void *rec
     LS_TRY(request_take(c, HIER_REDUCE_SCATTER, &r));
     ls_status status = scratch_take(c, r, mine * elem);
     if (status != LS_OK) {
-        request_give_back(c, r);
+        ls_hier_give_back(c, r);
         return status;
     }
     set_vector(r, send, recv, total, dtype, op);
@@ -241,7 +260,7 @@ static ls_status all_gather_start(ls_comm *comm, const void *send, void *recv,
     r->unit = 1;
     memcpy(r->counts, counts, (size_t)comm->size * sizeof *counts);
     memcpy(r->offsets, offsets, (size_t)comm->size * sizeof *offsets);
-    ls_hier_plan(c, r, ceil_div(most, ceil_div(ls_comm_hier_chunk_bytes, comm->size)));
+    ls_hier_plan(c, r, ls_ceil_div(most, ls_ceil_div(chunk_bytes(c), comm->size)));
     return enqueue(c, r, request);
 }
 
@@ -286,7 +305,7 @@ static ls_status barrier(ls_comm *comm) {
 
 static ls_status broadcast(ls_comm *comm, void *buf, int64_t bytes, int root) {
     ls_comm *flat = ((hier_comm *)comm)->flat;
-    if (is_small(bytes)) {
+    if (comm->on_device || is_small(bytes)) { /* for the host's memory */
         return flat->ops->broadcast(flat, buf, bytes, root);
     }
     return ls_comm_broadcast_by_start(comm, buf, bytes, root);
@@ -294,7 +313,7 @@ static ls_status broadcast(ls_comm *comm, void *buf, int64_t bytes, int root) {
 
 static ls_status all_reduce(ls_comm *comm, void *buf, int64_t count, ls_dtype dtype, ls_reduce op) {
     ls_comm *flat = ((hier_comm *)comm)->flat;
-    if (is_small(count * (int64_t)ls_dtype_bytes(dtype))) {
+    if (comm->on_device || is_small(count * (int64_t)ls_dtype_bytes(dtype))) {
         return flat->ops->all_reduce(flat, buf, count, dtype, op);
     }
     return ls_comm_all_reduce_by_start(comm, buf, count, dtype, op);
@@ -302,7 +321,7 @@ static ls_status all_reduce(ls_comm *comm, void *buf, int64_t count, ls_dtype dt
 
 static ls_status all_gather(ls_comm *comm, const void *send, void *recv, int64_t bytes) {
     hier_comm *c = (hier_comm *)comm;
-    if (is_small(bytes * comm->size)) {
+    if (comm->on_device || is_small(bytes * comm->size)) {
         return c->flat->ops->all_gather(c->flat, send, recv, bytes);
     }
     for (int rank = 0; rank < comm->size; rank++) {
@@ -343,7 +362,8 @@ static void destroy(ls_comm *comm) {
     ls_pump_remove(&c->pump);
     for (ls_comm_request *r = c->all, *next; r; r = next) {
         next = r->next_all;
-        ls_comm_host_give_back(comm, r->scratch);
+        scratch_give_back(c, r);
+        free(r->ends);
         free(r->counts);
         free(r);
     }
@@ -351,6 +371,9 @@ static void destroy(ls_comm *comm) {
     release(c->across);
     release(c->inside);
     release(c->flat);
+    if (c->order.destroy) {
+        c->order.destroy(c->order.context);
+    }
     free(c->places);
     free(c->counts);
     free(c);
@@ -360,14 +383,21 @@ static ls_status duplicate(ls_comm *comm, ls_comm **copy) {
     const hier_comm *c = (const hier_comm *)comm;
     ls_comm *flat, *inside, *across;
     LS_TRY(c->flat->ops->duplicate(c->flat, &flat));
+    if (comm->on_device) {
+        return c->order.compose(c->order.context, flat, copy);
+    }
     LS_TRY(c->inside->ops->duplicate(c->inside, &inside));
     LS_TRY(c->across->ops->duplicate(c->across, &across));
     return ls_comm_hier(flat, inside, across, copy);
 }
 
 static ls_status split(ls_comm *comm, int color, ls_comm **part) {
-    ls_comm *flat = ((hier_comm *)comm)->flat, *flat_part;
-    LS_TRY(flat->ops->split(flat, color, &flat_part));
+    const hier_comm *c = (const hier_comm *)comm;
+    ls_comm *flat_part;
+    LS_TRY(c->flat->ops->split(c->flat, color, &flat_part));
+    if (comm->on_device) {
+        return c->order.compose(c->order.context, flat_part, part);
+    }
     ls_status status = ls_comm_choose(flat_part, LS_TRANSPORT_AUTO, part);
     flat_part->ops->destroy(flat_part);
     return status;
@@ -413,23 +443,40 @@ static ls_status init(hier_comm *c) {
     c->offsets = c->counts + size;
     c->rank_of = c->counts + 2 * size;
     LS_TRY(find_places(c));
-    return c->inside->ops->duplicate(c->inside, &c->up);
+    return c->up ? LS_OK : c->inside->ops->duplicate(c->inside, &c->up);
 }
 
-ls_status ls_comm_hier(ls_comm *flat, ls_comm *inside, ls_comm *across, ls_comm **comm) {
+/* Takes all over. up, order NULL: not on a device. */
+static ls_status compose(ls_comm *flat, ls_comm *inside, ls_comm *across, ls_comm *up,
+                         const ls_hier_order *order, ls_comm **comm) {
     hier_comm *c = NULL;
     ls_status status = ls_comm_agree(flat, ls_calloc(1, sizeof *c, &c));
     if (status != LS_OK) {
         free(c);
+        if (order) {
+            order->destroy(order->context);
+        }
+        release(up);
         release(across);
         release(inside);
         release(flat);
         return status;
     }
-    c->base = (ls_comm){.ops = &hier_ops, .rank = flat->rank, .size = flat->size};
+    c->base = (ls_comm){.ops = &hier_ops,
+                        .rank = flat->rank,
+                        .size = flat->size,
+                        .orders = flat->orders,
+                        .on_device = flat->on_device,
+                        .host_side = flat->host_side};
     c->flat = flat;
     c->inside = inside;
     c->across = across;
+    c->up = up;
+    c->listener = LS_HIER_LISTENER;
+    if (order) {
+        c->order = *order;
+        flat->listener = inside->listener = across->listener = up->listener = &c->listener;
+    }
     c->pump.drive = ls_hier_drive;
     ls_pump_add(&c->pump);
     status = init(c);
@@ -439,4 +486,13 @@ ls_status ls_comm_hier(ls_comm *flat, ls_comm *inside, ls_comm *across, ls_comm 
     }
     *comm = &c->base;
     return LS_OK;
+}
+
+ls_status ls_comm_hier(ls_comm *flat, ls_comm *inside, ls_comm *across, ls_comm **comm) {
+    return compose(flat, inside, across, NULL, NULL, comm);
+}
+
+ls_status ls_comm_hier_on_device(ls_comm *flat, ls_comm *inside, ls_comm *across, ls_comm *up,
+                                 const ls_hier_order *order, ls_comm **comm) {
+    return compose(flat, inside, across, up, order, comm);
 }

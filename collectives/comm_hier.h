@@ -15,8 +15,8 @@
 
 #include "collectives/comm.h"
 
-/* Bytes of a chunk, and those from which on vectors are not left to the flat back end; equal on all
- * ranks; change them only while no operation is under way. */
+/* Bytes of a chunk (on a device: of 1/32 of one), and those from which on vectors are not left to
+ * the flat back end; equal on all ranks; change them only while no operation is under way. */
 extern int64_t ls_comm_hier_chunk_bytes, ls_comm_hier_least_bytes;
 
 /* flat: of all ranks, of the back end mpi; inside: of this host's ranks; across: of the ranks with
@@ -24,5 +24,25 @@ extern int64_t ls_comm_hier_chunk_bytes, ls_comm_hier_least_bytes;
  * after a failure. LS_E_UNSUPPORTED on all ranks where the groups do not fit together. alloc gives
  * memory of the back end inside. [collective] */
 ls_status ls_comm_hier(ls_comm *flat, ls_comm *inside, ls_comm *across, ls_comm **comm);
+
+/* Over communicators on_device. Nothing looks at their operations: all of a request are given to
+ * the device when it starts, in an order that is the same on all ranks, and the device has each
+ * stage wait for the one before. For that `inside`, `across` and `up`, of the same ranks as inside,
+ * start behind work of their own beside the device's, and waits on them order that work. */
+typedef struct ls_hier_order {
+    void *context;
+    /* The work beside goes on behind what the device has been given. */
+    ls_status (*follow)(void *context);
+    /* Waits on one of the three order the device's work from here on, or again the work beside. */
+    void (*set_device)(void *context, ls_comm *comm, bool device);
+    /* The same over a communicator that was split from `flat` or is its duplicate, taken over:
+     * two levels, or, where its ranks do not lie so, itself. [collective] */
+    ls_status (*compose)(void *context, ls_comm *flat, ls_comm **comm);
+    void (*destroy)(void *context);
+} ls_hier_order;
+
+/* As ls_comm_hier; order is copied, and its context taken over. [collective] */
+ls_status ls_comm_hier_on_device(ls_comm *flat, ls_comm *inside, ls_comm *across, ls_comm *up,
+                                 const ls_hier_order *order, ls_comm **comm);
 
 #endif

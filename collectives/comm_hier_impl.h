@@ -47,6 +47,11 @@ struct ls_comm_request {
     int64_t chunks;
     hier_stage stage[STAGES];
     ls_comm_request *flat; /* of the flat back end */
+    /* On a device: the last stage's operations, and how many are over and have been passed; an
+     * operation of the flat back end is the only one. */
+    ls_comm_request **ends;
+    int64_t end_count, end_capacity, ended, passed;
+    uint64_t active_ns, stalled_ns;
 };
 
 typedef struct hier_place {
@@ -64,11 +69,25 @@ typedef struct hier_comm {
     ls_comm_request *active;   /* in the order of their start */
     ls_comm_request *all, *free;
     ls_pump pump;
+    /* On a device */
+    ls_hier_order order;
+    ls_comm_listener listener; /* of all four */
 } hier_comm;
 
 /* The stages of a request with so many chunks; all else is filled in. */
 void ls_hier_plan(const hier_comm *c, ls_comm_request *r, int64_t chunks);
+/* Starts the next operation of a stage. */
+ls_status ls_hier_start_op(hier_comm *c, ls_comm_request *r, hier_stage *s);
+void ls_hier_give_back(hier_comm *c, ls_comm_request *r);
 /* Starts and ends what it can. */
 void ls_hier_drive(ls_pump *pump);
+
+/* comm_hier_device.c: gives the device all operations of a request; and the calls on it. */
+ls_status ls_hier_device_issue(hier_comm *c, ls_comm_request *r);
+ls_status ls_hier_device_test(hier_comm *c, ls_comm_request *r, bool *done);
+ls_status ls_hier_device_wait(hier_comm *c, ls_comm_request *r);
+/* A request of the flat back end has been started. */
+ls_status ls_hier_device_add(ls_comm_request *r, ls_comm_request *end);
+extern const ls_comm_listener LS_HIER_LISTENER;
 
 #endif

@@ -22,7 +22,9 @@ void ls_hier_plan(const hier_comm *c, ls_comm_request *r, int64_t chunks) {
         break;
     case HIER_REDUCE:
         add_stage(r, WAY_DOWN, 1);
-        add_stage(r, WAY_ACROSS, 1);
+        if (c->places[r->root].inside == c->inside->rank) {
+            add_stage(r, WAY_ACROSS, 1);
+        }
         break;
     case HIER_REDUCE_SCATTER:
         add_stage(r, WAY_DOWN, hosts);
@@ -46,7 +48,7 @@ typedef struct range {
 
 static range chunk_of(const ls_comm_request *r, int64_t k) {
     /* Whole cache lines, so that chunks are cut alike in memory of any kind. */
-    const int64_t each = ((r->count + r->chunks - 1) / r->chunks + 63) / 64 * 64;
+    const int64_t each = (ls_ceil_div(r->count, r->chunks) + 63) / 64 * 64;
     const int64_t first = ls_min_i64(k * each, r->count);
     return (range){.first = first, .n = ls_min_i64(each, r->count - first)};
 }
@@ -75,10 +77,11 @@ static ls_status all_reduce_op(hier_comm *c, ls_comm_request *r, hier_stage *s, 
         return comm->ops->reduce_scatter_start(comm, r->send + chunk.first * r->unit, mine,
                                                c->counts, r->dtype, r->op, flying);
     case WAY_ACROSS:
-        /* Sums in our own order, which is as fast, known, and moved on by whoever waits. */
-        return comm->ops->all_reduce_start(comm, mine, mine,
-                                           ls_slice_first(chunk.n, size, me + 1) - begin, r->dtype,
-                                           r->op == LS_SUM ? LS_SUM_TREE : r->op, flying);
+        /* Sums of the host in our own order, which is as fast, known, and moved on by whoever
+         * waits. */
+        return comm->ops->all_reduce_start(
+            comm, mine, mine, ls_slice_first(chunk.n, size, me + 1) - begin, r->dtype,
+            r->op == LS_SUM && !comm->on_device ? LS_SUM_TREE : r->op, flying);
     default:
         slice(c, chunk, chunk.first, r->unit);
         return comm->ops->all_gather_start(comm, mine, r->recv, c->counts, c->offsets, flying);
@@ -96,10 +99,6 @@ static ls_status reduce_op(hier_comm *c, ls_comm_request *r, hier_stage *s, int6
         return comm->ops->reduce_start(comm, r->send + chunk.first * r->unit,
                                        root.inside == c->inside->rank ? partial : NULL, chunk.n,
                                        r->dtype, r->op, root.inside, flying);
-    }
-    if (root.inside != c->inside->rank) {
-        *flying = NULL;
-        return LS_OK;
     }
     return comm->ops->reduce_start(comm, partial, partial, chunk.n, r->dtype, r->op, root.host,
                                    flying);
@@ -138,7 +137,8 @@ static ls_status all_gather_op(hier_comm *c, ls_comm_request *r, hier_stage *s, 
     for (int rank = 0; rank < c->base.size; rank++) {
         most = r->counts[rank] > most ? r->counts[rank] : most;
     }
-    const int64_t piece = (most + r->chunks - 1) / r->chunks, at = k * piece;
+    /* Whole cache lines, as far as the blocks allow it. */
+    const int64_t piece = (ls_ceil_div(most, r->chunks) + 63) / 64 * 64, at = k * piece;
     for (int j = 0; j < (s->way == WAY_UP ? size : hosts); j++) {
         const int64_t rank =
             s->way == WAY_UP ? c->rank_of[host * size + j] : c->rank_of[j * size + c->inside->rank];
@@ -167,8 +167,8 @@ static ls_status broadcast_op(hier_comm *c, ls_comm_request *r, hier_stage *s, i
 
 /* Progress */
 
-static ls_status start_op(hier_comm *c, ls_comm_request *r, hier_stage *s) {
-    const int64_t i = s->started;
+ls_status ls_hier_start_op(hier_comm *c, ls_comm_request *r, hier_stage *s) {
+    const int64_t i = s->started++;
     ls_comm_request **flying = &s->flying[i % FLYING];
     switch (r->kind) {
     case HIER_ALL_REDUCE:
@@ -205,8 +205,7 @@ static ls_status advance_stage(hier_comm *c, ls_comm_request *r, hier_stage *s, 
         }
     }
     while (may_start && s->started < s->total && s->started - s->ended < FLYING && is_fed(r, s)) {
-        LS_TRY(start_op(c, r, s));
-        s->started++;
+        LS_TRY(ls_hier_start_op(c, r, s));
     }
     return LS_OK;
 }

@@ -39,6 +39,10 @@ static inline int64_t ls_min_i64(int64_t a, int64_t b) {
     return a < b ? a : b;
 }
 
+static inline int64_t ls_ceil_div(int64_t a, int64_t b) {
+    return (a + b - 1) / b;
+}
+
 /* Slices of a vector for the ranks that add it up: multiples of a cache line, the last ones shorter
  * or empty. Slice r of `count` elements over `size` ranks starts here; r == size is the end. */
 static inline int64_t ls_slice_first(int64_t count, int size, int r) {

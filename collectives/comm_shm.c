@@ -140,7 +140,7 @@ static ls_status request_take(shm_comm *c, shm_kind kind, ls_comm_request **out)
     r->recv = NULL;
     r->count = r->step = 0;
     r->heard = 0;
-    r->announced = r->done = false;
+    r->announced = r->done = r->pushes = r->owes = false;
     r->message = NULL;
     *out = r;
     return LS_OK;
@@ -277,7 +277,7 @@ static ls_status all_gather_start(ls_comm *comm, const void *send, void *recv,
     memcpy(r->send_counts, counts, bytes);
     memcpy(r->recv_counts, counts, bytes);
     memcpy(r->recv_offsets, offsets, bytes);
-    ls_copy(r->recv + offsets[comm->rank], send, counts[comm->rank], total);
+    ls_shm_copy_own((shm_comm *)comm, r);
     return enqueue((shm_comm *)comm, r, request);
 }
 
@@ -372,7 +372,7 @@ static ls_status all_gather(ls_comm *comm, const void *send, void *recv, int64_t
         r->send_counts[rank] = r->recv_counts[rank] = bytes;
         r->recv_offsets[rank] = rank * bytes;
     }
-    ls_copy(r->recv + comm->rank * bytes, send, bytes, r->count);
+    ls_shm_copy_own((shm_comm *)comm, r);
     LS_TRY(enqueue((shm_comm *)comm, r, &r));
     return wait_for(comm, r);
 }

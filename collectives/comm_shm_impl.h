@@ -91,7 +91,7 @@ typedef struct shm_part {
     _Alignas(CACHE_LINE) char in[2][STAGE_BYTES];
     char out[2][STAGE_BYTES];
     shm_channel channels[]; /* [size], by receiver; behind them int64_t [2][size]: of an exchange's
-                             * blocks in the sender's buffer */
+                             * blocks in the sender's buffer, of a gather's in the receiver's */
 } shm_part;
 
 /* A window of MPI, and where each rank's memory in it lies here. */
@@ -128,9 +128,10 @@ struct ls_comm_request {
     /* [size] each, by rank; elements of scatter, else bytes. */
     int64_t *send_counts, *send_offsets, *recv_counts, *recv_offsets;
     bool announced, carried, done, direct, whole;
-    int heard;                /* of the others' notices, in the order of neighbours */
-    int64_t step, last;       /* of this operation; the notice is step 0 */
-    int64_t chunks, first;    /* first: the step in which chunk 0 is copied in */
+    bool pushes, owes;     /* a gather: into the others' memory; its own block is not copied yet */
+    int heard;             /* of the others' notices, in the order of neighbours */
+    int64_t step, last;    /* of this operation; the notice is step 0 */
+    int64_t chunks, first; /* first: the step in which chunk 0 is copied in */
     ls_comm_request *message; /* of mpi */
 };
 
@@ -195,7 +196,10 @@ const shm_notice *ls_shm_notice_of(const shm_comm *c, int rank);
 /* Completes an operation from what came with the notices. */
 void ls_shm_take_carried(shm_comm *c, const ls_comm_request *r);
 
-/* comm_shm_step.c: fills in a plan, and puts the first chunk into the stage. */
+/* comm_shm_step.c: copies this rank's block of a gather, unless all may write into each other's
+ * memory, which reads it once for all. */
+void ls_shm_copy_own(shm_comm *c, ls_comm_request *r);
+/* Fills in a plan, and puts the first chunk into the stage. */
 void ls_shm_plan(shm_comm *c, const ls_comm_request *r);
 /* Goes through the steps that it can; true when the operation is done. */
 bool ls_shm_step(shm_comm *c, ls_comm_request *r);

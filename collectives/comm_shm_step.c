@@ -16,10 +16,6 @@
 
 int64_t ls_comm_shm_chunk_bytes = STAGE_BYTES;
 
-static int64_t ceil_div(int64_t a, int64_t b) {
-    return (a + b - 1) / b;
-}
-
 static int64_t clamp(int64_t n, int64_t most) {
     return n < 0 ? 0 : n < most ? n : most;
 }
@@ -84,14 +80,19 @@ static bool is_shared(const ls_comm_request *r, const shm_plan *n, int rank) {
     return n->send.region != NOWHERE && (!receives || n->recv.region != NOWHERE);
 }
 
+/* Into which the others may write their blocks of a gather, which need not be shared then. */
+static bool is_open(const ls_comm_request *r, const shm_plan *n) {
+    return r->kind == SHM_GATHER && n->recv.region != NOWHERE;
+}
+
 /* Small operations are not worth the third step. */
 static bool may_be_direct(const ls_comm_request *r, const shm_plan *n, int rank) {
-    return n->bytes > WHOLE_BYTES && is_shared(r, n, rank);
+    return n->bytes > WHOLE_BYTES && (is_shared(r, n, rank) || is_open(r, n));
 }
 
 /* Every rank draws the same conclusions from all plans. */
 static void read_plans(shm_comm *c, ls_comm_request *r) {
-    bool staged = false;
+    bool staged = false, open = true;
     int64_t bytes = 0;
     r->chunks = 0;
     r->first = 0;
@@ -100,13 +101,30 @@ static void read_plans(shm_comm *c, ls_comm_request *r) {
         r->chunks = n->chunks > r->chunks ? n->chunks : r->chunks;
         bytes = n->bytes > bytes ? n->bytes : bytes;
         staged = staged || !is_shared(r, n, rank);
+        open = open && is_open(r, n);
         const bool carried = ls_shm_notice_of(c, rank)->stride != MUCH;
         r->first = carried || may_be_direct(r, n, rank) ? 1 : r->first;
     }
-    r->direct = bytes > WHOLE_BYTES && !staged;
+    r->direct = bytes > WHOLE_BYTES && (open || !staged);
+    r->pushes = r->direct && open;
     r->whole = r->kind == SHM_REDUCE && r->count * shm_elem_bytes(r) <= WHOLE_BYTES;
     const bool copies_out = r->kind == SHM_REDUCE && !r->whole;
     r->last = r->direct ? 2 : r->first + r->chunks + (copies_out ? 1 : 0);
+}
+
+/* A gather's own block */
+
+static void copy_own(const shm_comm *c, ls_comm_request *r) {
+    const int me = c->base.rank;
+    ls_copy(r->recv + r->recv_offsets[me], r->send, r->recv_counts[me], r->count);
+    r->owes = false;
+}
+
+void ls_shm_copy_own(shm_comm *c, ls_comm_request *r) {
+    r->owes = own_elems(c, r) > WHOLE_BYTES && place_of(c, r->recv).region != NOWHERE;
+    if (!r->owes) {
+        copy_own(c, r);
+    }
 }
 
 /* Chunks through stages */
@@ -239,8 +257,23 @@ static void reduce_directly(shm_comm *c, const ls_comm_request *r) {
     ls_combine_ranks(r->dtype, r->op, size, c->from, places, c->to, end - first);
 }
 
+/* This rank's block into everybody's memory: read once, where each of them would read it. */
+static void push(shm_comm *c, const ls_comm_request *r) {
+    const int me = c->base.rank, size = c->base.size;
+    for (int i = 0; i < size; i++) {
+        const int peer = (me + i) % size;
+        c->to[i] =
+            mapped(c, plan_of(c, peer)->recv, peer) + shm_offsets_of(c, peer, c->steps - 1)[me];
+    }
+    ls_copy_to_all(size, c->to, r->send, r->send_counts[me], size * r->send_counts[me]);
+}
+
 static void work_directly(shm_comm *c, const ls_comm_request *r) {
     const int me = c->base.rank, size = c->base.size;
+    if (r->pushes) {
+        push(c, r);
+        return;
+    }
     switch (r->kind) {
     case SHM_REDUCE:
         reduce_directly(c, r);
@@ -284,11 +317,12 @@ void ls_shm_plan(shm_comm *c, const ls_comm_request *r) {
     const int64_t elems = own_elems(c, r);
     shm_plan *plan = &shm_part_of(c, c->base.rank)->plans[c->steps % 2];
     *plan = (shm_plan){.bytes = elems * shm_elem_bytes(r),
-                       .chunks = ceil_div(elems, chunk_elems(c, r)),
+                       .chunks = ls_ceil_div(elems, chunk_elems(c, r)),
                        .send = place_of(c, r->send),
                        .recv = place_of(c, r->recv)};
-    if (r->kind == SHM_EXCHANGE) {
-        shm_copy(shm_offsets_of(c, c->base.rank, c->steps), r->send_offsets,
+    if (r->kind == SHM_EXCHANGE || r->kind == SHM_GATHER) {
+        shm_copy(shm_offsets_of(c, c->base.rank, c->steps),
+                 r->kind == SHM_GATHER ? r->recv_offsets : r->send_offsets,
                  c->base.size * (int64_t)sizeof(int64_t));
     }
     if (!r->carried && !may_be_direct(r, plan, c->base.rank)) {
@@ -301,6 +335,9 @@ bool ls_shm_step(shm_comm *c, ls_comm_request *r) {
         r->step = 1;
         c->steps++;
         read_plans(c, r);
+        if (r->owes && !r->pushes) {
+            copy_own(c, r);
+        }
     } else if (!may_step(c)) {
         return false;
     }

@@ -8,6 +8,7 @@
  * a bucket from stage to stage, where a ring would need two for each rank. */
 #include "collectives/reduce.h"
 
+#include "collectives/comm_impl.h"
 #include "collectives/recorded.h"
 #include "collectives/sum_tree.h"
 #include "runtime/base/arena.h"
@@ -63,16 +64,8 @@ struct ls_reducer {
     double *scalars;                 /* [micro_batches] */
 };
 
-static int64_t min_i64(int64_t a, int64_t b) {
-    return a < b ? a : b;
-}
-
-static int64_t ceil_div(int64_t a, int64_t b) {
-    return (a + b - 1) / b;
-}
-
 static int64_t align_elems(int64_t elems) {
-    return ceil_div(elems, SLICE_ALIGN_ELEMS) * SLICE_ALIGN_ELEMS;
+    return ls_ceil_div(elems, SLICE_ALIGN_ELEMS) * SLICE_ALIGN_ELEMS;
 }
 
 /* The bucket that is the order-th to be sent. */
@@ -84,9 +77,9 @@ static int unit_at(const ls_reducer *r, int64_t order) {
  * the last ranks of a small one. */
 static ls_range slice_of(const ls_reducer *r, int unit, int rank) {
     ls_range s = ls_partition_slice(r->partition, unit, rank % r->shards);
-    int64_t slice = align_elems(ceil_div(s.elems, r->replicas));
-    int64_t offset = min_i64(rank / r->shards * slice, s.elems);
-    return (ls_range){.first = s.first + offset, .elems = min_i64(slice, s.elems - offset)};
+    int64_t slice = align_elems(ls_ceil_div(s.elems, r->replicas));
+    int64_t offset = ls_min_i64(rank / r->shards * slice, s.elems);
+    return (ls_range){.first = s.first + offset, .elems = ls_min_i64(slice, s.elems - offset)};
 }
 
 static int node_count(const ls_reducer *r, int rank) {
@@ -136,13 +129,26 @@ static ls_status check_options(const ls_reducer_options *o) {
     return ls_reducer_check_memory(o->comm, o->dev);
 }
 
+/* Our own. Those that become final last are ever smaller: nothing hides the very last one. */
+static ls_status cut_buckets(ls_reducer *r, int64_t elems) {
+    int64_t first[6] = {0};
+    int blocks = 0;
+    for (int shift = 4; shift > 0; shift--) {
+        const int64_t cut = (elems >> shift) / LS_CHUNK_ELEMS * LS_CHUNK_ELEMS;
+        if (cut > first[blocks] && cut < r->elems) {
+            first[++blocks] = cut;
+        }
+    }
+    first[blocks + 1] = r->elems;
+    return ls_partition_init(first, blocks + 1, 1, elems > 0 ? elems : 1, &r->own_partition);
+}
+
 /* Buckets are the units of the partition: the caller's, or one of our own. */
 static ls_status plan_buckets(ls_reducer *r, const ls_reducer_options *o) {
     r->partition = o->partition;
     if (!r->partition) {
         const int64_t bytes = o->bucket_bytes > 0 ? o->bucket_bytes : DEFAULT_BUCKET_BYTES;
-        const int64_t first[2] = {0, r->elems}, elems = bytes / r->elem_bytes;
-        LS_TRY(ls_partition_init(first, 1, 1, elems > 0 ? elems : 1, &r->own_partition));
+        LS_TRY(cut_buckets(r, bytes / r->elem_bytes));
         r->partition = &r->own_partition;
     }
     r->bucket_count = r->partition->unit_count;
@@ -172,12 +178,6 @@ static ls_status take_device(ls_reducer *r, int64_t elems, void **memory) {
         return LS_OK;
     }
     return r->dev->ops->alloc(r->dev, bytes > 0 ? bytes : 1, memory);
-}
-
-static void free_device(ls_reducer *r, void *memory) {
-    if (memory) {
-        r->dev->ops->free(r->dev, memory);
-    }
 }
 
 /* One node on each rank, no replicas of shards, and a communicator whose order of sums will do? */
@@ -236,7 +236,7 @@ static ls_status take_memory(ls_reducer *r, void *buffer) {
     LS_TRY(take(r, r->buffer_count, sizeof(void *), &r->buffers));
     r->buffers[0] = buffer;
     r->lent_buffer = buffer != NULL;
-    const int64_t places_used = is_one_call(r) ? 0 : min_i64(SLOTS, r->bucket_count);
+    const int64_t places_used = is_one_call(r) ? 0 : ls_min_i64(SLOTS, r->bucket_count);
     void *scratch;
     LS_TRY(take_device(r, places_used * foreign * r->slice_elems, &scratch));
     r->scratch = scratch;
@@ -317,7 +317,9 @@ void ls_reducer_destroy(ls_reducer *r) {
     if (!r || r->done < r->started) {
         return;
     }
-    free_device(r, r->scratch);
+    if (r->scratch) {
+        r->dev->ops->free(r->dev, r->scratch);
+    }
     if (r->exchange_comm) {
         r->exchange_comm->ops->give_back(r->exchange_comm, r->memory);
         r->exchange_comm->ops->destroy(r->exchange_comm);

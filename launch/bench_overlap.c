@@ -8,6 +8,7 @@
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 
 /* Between two looks at the communicator train computes for about this long. */
 enum { SLICE_NS = 500000, MOST_ITERATIONS = 1000 };
@@ -15,7 +16,7 @@ enum { SLICE_NS = 500000, MOST_ITERATIONS = 1000 };
 typedef struct overlap {
     ls_comm *world, *comm;
     float *send, *recv;
-    int64_t count;
+    int64_t count, rounds; /* rounds: of a slice of computation */
     int iterations;
 } overlap;
 
@@ -24,15 +25,35 @@ typedef struct overlap_times {
     double polled_s, blind_s; /* both at once, with looks at the communicator and without */
 } overlap_times;
 
-/* Computes for so long, in the first cache. */
-static void compute(uint64_t ns) {
+/* Computes in the first cache. */
+static void compute(int64_t rounds) {
     static float x[2048];
-    const uint64_t end_ns = ls_clock_ns() + ns;
-    while (ls_clock_ns() < end_ns) {
+    for (int64_t round = 0; round < rounds; round++) {
         for (int i = 0; i < 2048; i++) {
             x[i] = x[i] * 0.999f + 0.001f;
         }
+        __asm__ volatile("" ::: "memory"); /* every round is made */
     }
+}
+
+static uint64_t processor_ns(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+    return (uint64_t)now.tv_sec * 1000000000U + (uint64_t)now.tv_nsec;
+}
+
+/* Of a slice: so much work, whatever else takes the processor meanwhile. */
+static int64_t rounds_of_slice(void) {
+    enum { TRIAL = 1000 };
+    const uint64_t start_ns = processor_ns();
+    uint64_t passed_ns;
+    int64_t rounds = 0;
+    do {
+        compute(TRIAL);
+        rounds += TRIAL;
+        passed_ns = processor_ns() - start_ns;
+    } while (passed_ns < 40U * SLICE_NS);
+    return rounds * SLICE_NS / (int64_t)passed_ns + 1;
 }
 
 typedef struct mode {
@@ -52,7 +73,7 @@ static ls_status run_once(overlap *o, mode m, double *seconds) {
     }
     for (uint64_t left = m.compute_ns; left > 0;) {
         const uint64_t slice = left < SLICE_NS ? left : SLICE_NS;
-        compute(slice);
+        compute(o->rounds * (int64_t)slice / SLICE_NS + 1);
         left -= slice;
         if (m.polls && !done) {
             LS_TRY(o->comm->ops->test(o->comm, request, &done));
@@ -86,8 +107,7 @@ static ls_status measure(overlap *o, overlap_times *t) {
     double warm_s;
     LS_TRY(run_once(o, (mode){.communicates = true}, &warm_s));
     LS_TRY(time_runs(o, (mode){.communicates = true}, &t->comm_s));
-    /* Half as long again, so that all of it could be hidden; longer where ranks share processors.
-     */
+    /* Processor time of half as long again, so that all of it could be hidden. */
     mode m = {.compute_ns = (uint64_t)(1.5e9 * t->comm_s)};
     LS_TRY(time_runs(o, m, &t->compute_s));
     m.communicates = m.polls = true;
@@ -165,6 +185,7 @@ ls_status ls_bench_overlap(const ls_bench_sizes *sizes, ls_transport transport, 
     void *send, *recv;
     LS_TRY(ls_session_agree(&session, o.comm->ops->alloc(o.comm, sizes->max_bytes, &send)));
     LS_TRY(ls_session_agree(&session, o.comm->ops->alloc(o.comm, sizes->max_bytes, &recv)));
+    o.rounds = rounds_of_slice();
     o.send = send;
     o.recv = recv;
     LS_TRY(ls_session_agree(&session, measure_all(&o, sizes, json)));

@@ -172,12 +172,18 @@ static void announce(const ls_train *train) {
     char params[32], memory[32], tokens[32], copy[32], all[32];
     const int64_t snapshot = ls_ckpt_saver_bytes(train->saver);
     int64_t count = ls_model_param_count(&train->config.model);
-    ls_log_info("%s: %sparameters, %s, %s on %d rank%s of %d thread%s, %d host%s",
+    char domains[48] = "";
+    const int count_of_domains = train->session.domains.hosts;
+    if (count_of_domains > 0) {
+        snprintf(domains, sizeof domains, ", %d NVLink domain%s", count_of_domains,
+                 count_of_domains == 1 ? "" : "s");
+    }
+    ls_log_info("%s: %sparameters, %s, %s on %d rank%s of %d thread%s, %d host%s%s",
                 train->config.run.name, ls_text_count(params, sizeof params, (double)count),
                 ls_dtype_name(train->layout.dtype), train->session.dev->describe,
                 train->session.comm->size, train->session.comm->size == 1 ? "" : "s",
                 train->session.threads, train->session.threads == 1 ? "" : "s",
-                train->session.mesh.hosts, train->session.mesh.hosts == 1 ? "" : "s");
+                train->session.mesh.hosts, train->session.mesh.hosts == 1 ? "" : "s", domains);
     ls_log_info("batch of %lld sequences x %lld tokens in micro-batches of %lld; %lld steps over %s"
                 "tokens of data; %s a rank%s%s, %s with program and libraries",
                 (long long)train->layout.batch, (long long)train->layout.seq,

@@ -48,26 +48,39 @@ ls_status ls_session_begin(ls_session *session, int *argc, char ***argv) {
     return status;
 }
 
+/* NCCL finds its own way over NVLink domains, unless it is asked for two levels of them. */
+static ls_status connect_gpus(ls_session *session, bool levels) {
+    const ls_comm_nccl_options nccl = {.host = session->world, .dev = session->dev};
+    if (session->world->size == 1) {
+        return ls_comm_self_on(session->dev, &session->fabric);
+    }
+    LS_TRY(ls_session_find_domains(session));
+    const ls_spread *d = &session->domains;
+    if (levels && !d->even) {
+        return LS_FAIL(
+            LS_E_CONFIG,
+            "parallel.transport=hier with %d NVLink domain%s of %d to %d ranks; several with "
+            "the same number of ranks, 2 or more, are needed: leave it auto",
+            d->hosts, d->hosts == 1 ? "" : "s", d->least, d->most);
+    }
+    return levels ? ls_comm_nccl_levels(&nccl, (uint64_t)d->first, &session->fabric)
+                  : ls_comm_nccl(&nccl, &session->fabric);
+}
+
 ls_status ls_session_connect(ls_session *session, ls_cfg_transport transport) {
-    ls_device *dev = session->dev;
+    const bool on_gpus = !session->dev->host_memory, levels = transport == LS_CFG_HIER;
     ls_comm *comm;
-    if (!dev->host_memory && transport != LS_CFG_AUTO) {
+    if (on_gpus && transport != LS_CFG_AUTO && !levels) {
         return ls_session_agree(
-            session, LS_FAIL(LS_E_CONFIG, "parallel.transport is for the memory of hosts; GPUs "
-                                          "talk by NCCL: leave it auto, or set run.device=cpu"));
+            session, LS_FAIL(LS_E_CONFIG,
+                             "parallel.transport is for the memory of hosts; GPUs talk by NCCL: "
+                             "leave it auto, or hier, or set run.device=cpu"));
     }
-    LS_TRY(
-        ls_session_agree(session, ls_comm_choose(session->world, (ls_transport)transport, &comm)));
+    LS_TRY(ls_session_agree(
+        session, ls_comm_choose(session->world,
+                                on_gpus ? LS_TRANSPORT_AUTO : (ls_transport)transport, &comm)));
     session->comm = session->fabric = comm;
-    if (dev->host_memory) {
-        return LS_OK;
-    }
-    const ls_comm_nccl_options nccl = {.host = session->world, .dev = dev};
-    ls_comm *fabric;
-    LS_TRY(ls_session_agree(session, comm->size == 1 ? ls_comm_self_on(dev, &fabric)
-                                                     : ls_comm_nccl(&nccl, &fabric)));
-    session->fabric = fabric;
-    return LS_OK;
+    return on_gpus ? ls_session_agree(session, connect_gpus(session, levels)) : LS_OK;
 }
 
 bool ls_session_failure_shared(void) {

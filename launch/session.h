@@ -3,7 +3,7 @@
 #ifndef LS_LAUNCH_SESSION_H
 #define LS_LAUNCH_SESSION_H
 
-#include "collectives/comm.h"
+#include "collectives/comm_choose.h"
 #include "runtime/config/config.h"
 #include "runtime/device/device.h"
 #include "runtime/mesh/mesh.h"
@@ -14,6 +14,7 @@ typedef struct ls_session {
     ls_comm *world;  /* MPI under mpirun or srun, else one rank */
     ls_comm *unwatched, *unwatched_fabric; /* beneath the flight record; NULL: there is none */
     ls_mesh mesh;
+    ls_spread domains; /* on GPUs, of NVLink; hosts 0: not looked for */
     ls_device *dev;
     int threads;
 } ls_session;
@@ -32,8 +33,11 @@ ls_status ls_session_open(ls_session *session, const ls_config_parallel *paralle
                           ls_cfg_device device, int64_t threads);
 
 /* After open: puts the back end of `transport` over the world (comm_choose.h), and NCCL where the
- * device is a GPU; that has no other transport than auto. [collective] */
+ * device is a GPU, with hier in the two levels of NVLink domains; the others are LS_E_CONFIG there.
+ * [collective] */
 ls_status ls_session_connect(ls_session *session, ls_cfg_transport transport);
+/* For connect: fills in `domains`, and warns where they part tensor ranks. [collective] */
+ls_status ls_session_find_domains(ls_session *session);
 
 /* Did all ranks succeed? Marks the failure as one that every rank knows of, so that all of them
  * leave together. [collective] */

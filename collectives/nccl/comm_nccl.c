@@ -137,6 +137,9 @@ static void release(nccl_comm *c) {
         cudaEventRecord(c->ready, c->stream);
         (void)ls_cuda_wait(c->cuda, c->ready);
     }
+    if (c->handle) {
+        ls_nccl_memory_forget(c);
+    }
     if (c->handle && !c->broken) {
         ncclCommDestroy(c->handle);
     }
@@ -240,6 +243,7 @@ static ls_status create(ls_comm *host, ls_cuda_device *cuda, double deadline_s, 
                         .host_side = host};
     c->host = host;
     c->cuda = cuda;
+    c->before = c->behind = cuda->compute;
     c->deadline_s = deadline_s;
     c->pump.drive = drive;
     ls_pump_add(&c->pump);
@@ -300,49 +304,16 @@ static ls_status nccl_alloc(ls_comm *comm, int64_t bytes, void **memory) {
     nccl_comm *c = (nccl_comm *)comm;
     *memory = NULL;
     LS_TRY(ls_comm_check_count(bytes, "memory"));
-    nccl_memory *m;
-    LS_TRY(ls_calloc(1, sizeof *m, &m));
     const size_t wanted = bytes > 0 ? (size_t)bytes : 1;
-#if NCCL_VERSION_CODE >= NCCL_VERSION(2, 19, 0)
-    /* Memory that NCCL may map into its peers; registered, it is read and written in place. */
-    if (ncclMemAlloc(&m->memory, wanted) != ncclSuccess) {
-        free(m);
-        return LS_FAIL(LS_E_MEMORY, "the GPU found no room for %zu bytes that NCCL can register",
-                       wanted);
-    }
-    if (ncclCommRegister(c->handle, m->memory, wanted, &m->handle) != ncclSuccess) {
-        m->handle = NULL; /* works all the same, with copies */
-    }
-#else
-    if (cudaMalloc(&m->memory, wanted) != cudaSuccess) {
-        free(m);
-        return LS_FAIL(LS_E_MEMORY, "the GPU found no room for %zu bytes", wanted);
-    }
-#endif
-    m->next = c->memories;
-    c->memories = m;
-    *memory = m->memory;
-    return c->cuda->base.ops->zero(&c->cuda->base, m->memory, wanted);
+    LS_TRY(ls_nccl_memory_take(wanted, memory));
+    return c->cuda->base.ops->zero(&c->cuda->base, *memory, wanted);
 }
 
 static void nccl_give_back(ls_comm *comm, void *memory) {
     nccl_comm *c = (nccl_comm *)comm;
-    for (nccl_memory **at = &c->memories; *at; at = &(*at)->next) {
-        nccl_memory *m = *at;
-        if (m->memory == memory) {
-            *at = m->next;
-            c->cuda->base.ops->sync(&c->cuda->base);
-#if NCCL_VERSION_CODE >= NCCL_VERSION(2, 19, 0)
-            if (m->handle) {
-                ncclCommDeregister(c->handle, m->handle);
-            }
-            ncclMemFree(m->memory);
-#else
-            cudaFree(m->memory);
-#endif
-            free(m);
-            return;
-        }
+    if (memory) {
+        c->cuda->base.ops->sync(&c->cuda->base);
+        ls_nccl_memory_give_back(memory);
     }
 }
 

@@ -25,6 +25,12 @@ typedef struct ls_comm_nccl_options {
  * NCCL fails or a rank does not come before the deadline; the same on all ranks. [collective] */
 ls_status ls_comm_nccl(const ls_comm_nccl_options *options, ls_comm **comm);
 
+/* Likewise, in two levels (comm_hier.h): inside the ranks that give the same domain
+ * (comm_domain.h), and across; also what is split from it or duplicated. Plain NCCL for groups
+ * whose ranks lie in one domain, or not several in each and everywhere the same number.
+ * [collective] */
+ls_status ls_comm_nccl_levels(const ls_comm_nccl_options *options, uint64_t domain, ls_comm **comm);
+
 /* "NCCL 2.28.9", or why there is none. Returns buf. */
 char *ls_comm_nccl_version(char *buf, size_t size);
 

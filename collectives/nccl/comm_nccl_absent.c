@@ -11,6 +11,12 @@ ls_status ls_comm_nccl(const ls_comm_nccl_options *options, ls_comm **comm) {
                    "and NCCL, and build with -DLS_CUDA=ON");
 }
 
+ls_status ls_comm_nccl_levels(const ls_comm_nccl_options *options, uint64_t domain,
+                              ls_comm **comm) {
+    (void)domain;
+    return ls_comm_nccl(options, comm);
+}
+
 char *ls_comm_nccl_version(char *buf, size_t size) {
     snprintf(buf, size, "no NCCL");
     return buf;

@@ -15,12 +15,6 @@ struct ls_comm_request {
     bool ended; /* noted */
 };
 
-/* Memory of alloc. */
-typedef struct nccl_memory {
-    struct nccl_memory *next;
-    void *memory, *handle; /* handle: of the registration; NULL: not registered */
-} nccl_memory;
-
 typedef struct nccl_comm {
     ls_comm base;
     ls_comm *host; /* own */
@@ -30,10 +24,10 @@ typedef struct nccl_comm {
     bool broken;     /* aborted: good for nothing but to be destroyed */
     char fault[256]; /* why */
     cudaStream_t stream;
+    cudaStream_t before, behind; /* what operations start behind, and what a wait holds up */
     cudaEvent_t ready;
     ls_comm_request *free, *all;
     ls_comm_request *waited, *last_waited; /* the device waits for them, the host does not */
-    nccl_memory *memories;
     ls_pump pump;
 } nccl_comm;
 
@@ -47,6 +41,14 @@ ls_status ls_nccl_poll(nccl_comm *c);
  */
 void ls_nccl_note_end(nccl_comm *c, ls_comm_request *request);
 void ls_nccl_note_passed(nccl_comm *c, ls_comm_request *request, float stalled_ms);
+
+/* comm_nccl_memory.c: memory of alloc; give_back while nothing is under way on it. */
+ls_status ls_nccl_memory_take(size_t bytes, void **memory);
+void ls_nccl_memory_give_back(void *memory);
+/* Before an operation with it; other memory is left alone. */
+void ls_nccl_memory_use(const nccl_comm *c, const void *at);
+/* The communicator ends. */
+void ls_nccl_memory_forget(const nccl_comm *c);
 
 /* comm_nccl_start.c */
 ls_status ls_nccl_broadcast_start(ls_comm *comm, void *buf, int64_t bytes, int root,

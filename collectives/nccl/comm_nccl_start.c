@@ -37,15 +37,26 @@ static ls_status type_of(ls_dtype dtype, ncclDataType_t *type) {
     }
 }
 
-static ncclRedOp_t op_of(ls_reduce op) {
-    static const ncclRedOp_t ops[] = {
-        [LS_SUM] = ncclSum, [LS_MAX] = ncclMax, [LS_MIN] = ncclMin, [LS_AVG] = ncclAvg};
-    return ops[op];
+static ls_status op_of(ls_reduce op, ncclRedOp_t *out) {
+    static const ncclRedOp_t ops[] = {[LS_SUM] = ncclSum,
+                                      [LS_MAX] = ncclMax,
+                                      [LS_MIN] = ncclMin,
+                                      [LS_AVG] = ncclAvg,
+                                      [LS_SUM_TREE] = ncclSum};
+    *out = ops[op];
+    return op != LS_SUM_TREE
+               ? LS_OK
+               : LS_FAIL(LS_E_UNSUPPORTED,
+                         "NCCL adds in an order of its own; sums in a fixed tree need the CPU "
+                         "(run.device=cpu), or numerics.reduction=fast");
 }
 
 /* A request; and the stream waits for what the device has been given. */
-static ls_status begin(nccl_comm *c, ls_comm_request **request) {
+static ls_status begin(nccl_comm *c, const void *send, const void *recv,
+                       ls_comm_request **request) {
     LS_TRY(ls_nccl_poll(c));
+    ls_nccl_memory_use(c, send);
+    ls_nccl_memory_use(c, recv);
     if (!c->free) {
         ls_comm_request *fresh;
         LS_TRY(ls_calloc(1, sizeof *fresh, &fresh));
@@ -57,7 +68,7 @@ static ls_status begin(nccl_comm *c, ls_comm_request **request) {
         }
         c->free = fresh;
     }
-    LS_CUDA_TRY(cudaEventRecord(c->ready, c->cuda->compute), "recording an event");
+    LS_CUDA_TRY(cudaEventRecord(c->ready, c->before), "recording an event");
     LS_CUDA_TRY(cudaStreamWaitEvent(c->stream, c->ready, 0), "waiting for an event");
     LS_CUDA_TRY(cudaEventRecord(c->free->begun, c->stream), "recording an event");
     *request = c->free;
@@ -99,8 +110,8 @@ ls_status ls_nccl_test(ls_comm *comm, ls_comm_request *request, bool *done) {
 
 ls_status ls_nccl_wait(ls_comm *comm, ls_comm_request *request) {
     nccl_comm *c = (nccl_comm *)comm;
-    LS_CUDA_TRY(cudaEventRecord(request->waits, c->cuda->compute), "recording an event");
-    LS_CUDA_TRY(cudaStreamWaitEvent(c->cuda->compute, request->done, 0), "waiting for an event");
+    LS_CUDA_TRY(cudaEventRecord(request->waits, c->behind), "recording an event");
+    LS_CUDA_TRY(cudaStreamWaitEvent(c->behind, request->done, 0), "waiting for an event");
     request->next = NULL;
     request->ended = false;
     *(c->last_waited ? &c->last_waited->next : &c->waited) = request;
@@ -113,7 +124,7 @@ ls_status ls_nccl_broadcast_start(ls_comm *comm, void *buf, int64_t bytes, int r
     nccl_comm *c = (nccl_comm *)comm;
     LS_TRY(ls_comm_check_count(bytes, "broadcast"));
     LS_TRY(ls_comm_check_rank(comm, root, "a broadcast from"));
-    LS_TRY(begin(c, request));
+    LS_TRY(begin(c, buf, buf, request));
     return end(c, ncclBroadcast(buf, buf, (size_t)bytes, ncclUint8, root, c->handle, c->stream),
                "broadcast", *request);
 }
@@ -122,10 +133,12 @@ ls_status ls_nccl_all_reduce_start(ls_comm *comm, const void *send, void *recv, 
                                    ls_dtype dtype, ls_reduce op, ls_comm_request **request) {
     nccl_comm *c = (nccl_comm *)comm;
     ncclDataType_t type;
+    ncclRedOp_t reduction;
     LS_TRY(ls_comm_check_count(count, "all_reduce"));
     LS_TRY(type_of(dtype, &type));
-    LS_TRY(begin(c, request));
-    return end(c, ncclAllReduce(send, recv, (size_t)count, type, op_of(op), c->handle, c->stream),
+    LS_TRY(op_of(op, &reduction));
+    LS_TRY(begin(c, send, recv, request));
+    return end(c, ncclAllReduce(send, recv, (size_t)count, type, reduction, c->handle, c->stream),
                "all_reduce", *request);
 }
 
@@ -133,12 +146,14 @@ ls_status ls_nccl_reduce_start(ls_comm *comm, const void *send, void *recv, int6
                                ls_dtype dtype, ls_reduce op, int root, ls_comm_request **request) {
     nccl_comm *c = (nccl_comm *)comm;
     ncclDataType_t type;
+    ncclRedOp_t reduction;
     LS_TRY(ls_comm_check_count(count, "reduce"));
     LS_TRY(ls_comm_check_rank(comm, root, "a reduction to"));
     LS_TRY(type_of(dtype, &type));
-    LS_TRY(begin(c, request));
+    LS_TRY(op_of(op, &reduction));
+    LS_TRY(begin(c, send, recv, request));
     return end(c,
-               ncclReduce(send, recv, (size_t)count, type, op_of(op), root, c->handle, c->stream),
+               ncclReduce(send, recv, (size_t)count, type, reduction, root, c->handle, c->stream),
                "reduce", *request);
 }
 
@@ -163,22 +178,24 @@ ls_status ls_nccl_reduce_scatter_start(ls_comm *comm, const void *send, void *re
                                        ls_comm_request **request) {
     nccl_comm *c = (nccl_comm *)comm;
     ncclDataType_t type;
+    ncclRedOp_t reduction;
     for (int r = 0; r < comm->size; r++) {
         LS_TRY(ls_comm_check_count(counts[r], "reduce_scatter"));
     }
     LS_TRY(type_of(dtype, &type));
-    LS_TRY(begin(c, request));
+    LS_TRY(op_of(op, &reduction));
+    LS_TRY(begin(c, send, recv, request));
     if (all_equal(counts, comm->size)) {
         return end(
             c,
-            ncclReduceScatter(send, recv, (size_t)counts[0], type, op_of(op), c->handle, c->stream),
+            ncclReduceScatter(send, recv, (size_t)counts[0], type, reduction, c->handle, c->stream),
             "reduce_scatter", *request);
     }
     const char *from = send;
     ncclResult_t result = ncclGroupStart();
     for (int r = 0; r < comm->size; r++) {
         if (counts[r] > 0) {
-            first_failure(&result, ncclReduce(from, recv, (size_t)counts[r], type, op_of(op), r,
+            first_failure(&result, ncclReduce(from, recv, (size_t)counts[r], type, reduction, r,
                                               c->handle, c->stream));
         }
         from += (size_t)counts[r] * ls_dtype_bytes(dtype);
@@ -196,7 +213,7 @@ ls_status ls_nccl_all_gather_start(ls_comm *comm, const void *send, void *recv,
         LS_TRY(ls_comm_check_count(counts[r], "all_gather"));
         even = even && offsets[r] == r * counts[0];
     }
-    LS_TRY(begin(c, request));
+    LS_TRY(begin(c, send, recv, request));
     if (even) {
         return end(c, ncclAllGather(send, recv, (size_t)counts[0], ncclUint8, c->handle, c->stream),
                    "all_gather", *request);
@@ -226,7 +243,7 @@ ls_status ls_nccl_all_to_all_start(ls_comm *comm, const void *send, const int64_
         return LS_FAIL(LS_E_SHAPE, "rank %d sends itself %lld bytes and expects %lld", comm->rank,
                        (long long)send_counts[comm->rank], (long long)recv_counts[comm->rank]);
     }
-    LS_TRY(begin(c, request));
+    LS_TRY(begin(c, send, recv, request));
     ncclResult_t result = ncclGroupStart();
     for (int r = 0; r < comm->size; r++) {
         if (send_counts[r] > 0) {
@@ -248,7 +265,7 @@ ls_status ls_nccl_send_start(ls_comm *comm, const void *buf, int64_t bytes, int 
     nccl_comm *c = (nccl_comm *)comm;
     LS_TRY(ls_comm_check_count(bytes, "message"));
     LS_TRY(ls_comm_check_peer(comm, to, "a message to"));
-    LS_TRY(begin(c, request));
+    LS_TRY(begin(c, buf, NULL, request));
     return end(c, ncclSend(buf, (size_t)bytes, ncclUint8, to, c->handle, c->stream), "message",
                *request);
 }
@@ -258,7 +275,7 @@ ls_status ls_nccl_recv_start(ls_comm *comm, void *buf, int64_t bytes, int from,
     nccl_comm *c = (nccl_comm *)comm;
     LS_TRY(ls_comm_check_count(bytes, "message"));
     LS_TRY(ls_comm_check_peer(comm, from, "a message from"));
-    LS_TRY(begin(c, request));
+    LS_TRY(begin(c, NULL, buf, request));
     return end(c, ncclRecv(buf, (size_t)bytes, ncclUint8, from, c->handle, c->stream), "message",
                *request);
 }

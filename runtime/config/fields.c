@@ -116,7 +116,8 @@ static const ls_field fields[] = {
     INT(parallel, expert, "1", "ranks", 1, 1 << 16, FREE,
         "of replicate x shard x context split the experts, as tensor ranks do"),
     ENUM(parallel, transport, "auto", transports, FREE,
-         "of collectives: shared memory (one host), hier (several), or all by MPI"),
+         "of collectives: shared memory (one host), hier (several, or NVLink domains), or all by "
+         "MPI"),
 
     ENUM(recompute, mode, "none", recomputes, FREE, "selective: norms and attention"),
     INT(recompute, every, "1", "layers", 1, 1 << 14, FREE, "one layer in so many does it"),

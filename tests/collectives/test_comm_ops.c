@@ -1,5 +1,6 @@
 /* Every operation x type x back end, bitwise against plain loops: sizes 0, 1, odd, not divisible by
  * the ranks; in place and out of place; buffers of alloc and private ones; even and uneven blocks.
+ * LOCKSTEP_TEST_ALL=1: no combination of them is left out.
  * Sums of floating-point numbers that are not exact must have the bits of the balanced tree. */
 #include "collectives/comm.h"
 #include "collectives/comm_choose.h"
@@ -13,7 +14,8 @@ enum { MOST_RANKS = 8, GUARD = 64 };
 static const int64_t sizes[] = {0, 1, 37, 4099, 70001};
 enum { SIZES = sizeof sizes / sizeof *sizes };
 static const ls_dtype dtypes[] = {LS_F32, LS_F64, LS_F16, LS_BF16, LS_I32, LS_I64, LS_U64};
-enum { DTYPES = sizeof dtypes / sizeof *dtypes };
+enum { DTYPES = sizeof dtypes / sizeof *dtypes, REDUCTIONS = LS_SUM_TREE + 1 };
+static bool all_of_them;
 
 /* Buffers of one case, of both kinds of memory; each has a guard behind it. */
 typedef struct memory {
@@ -241,8 +243,12 @@ static void check_gather(ls_comm *comm, memory *m, int64_t count, int variant, b
         offsets[rank] = total;
         total += counts[rank] + uneven;
     }
+    /* Uneven blocks are sent from private memory; where BY_TEST, one rank receives in it. */
     unsigned char **buf = variant & SHARED ? m->shared : m->own;
-    unsigned char *recv = buf[1], *send = variant & IN_PLACE ? recv + offsets[comm->rank] : buf[0];
+    unsigned char *recv = comm->rank == 0 && variant & BY_TEST ? m->own[1] : buf[1];
+    unsigned char *send = variant & IN_PLACE ? recv + offsets[comm->rank]
+                          : uneven           ? m->own[0]
+                                             : buf[0];
     memset(recv, 0x77, (size_t)total + GUARD);
     fill(send, count, comm->rank, 0, counts[comm->rank]);
     ls_comm_request *request = NULL;
@@ -331,9 +337,16 @@ static void check_messages(ls_comm *comm, memory *m, int64_t count, int variant)
 static void check_sizes(ls_comm *comm, memory *m, int64_t count, int variant) {
     for (int d = 0; d < DTYPES; d++) {
         /* One reduction a case: all of them come by over sizes, variants and types. */
-        const ls_reduce op = (ls_reduce)((d + variant + count) % 5);
-        check_reduce(comm, m, dtypes[d], op, count, variant);
-        check_reduce_scatter(comm, m, dtypes[d], op, count / comm->size, variant, d % 2);
+        const int one = (int)((d + variant + count) % REDUCTIONS);
+        for (int op = all_of_them ? 0 : one; op < (all_of_them ? REDUCTIONS : one + 1); op++) {
+            check_reduce(comm, m, dtypes[d], (ls_reduce)op, count, variant);
+            for (int uneven = 0; uneven < 2; uneven++) {
+                if (all_of_them || uneven == d % 2) {
+                    check_reduce_scatter(comm, m, dtypes[d], (ls_reduce)op, count / comm->size,
+                                         variant, uneven);
+                }
+            }
+        }
     }
     check_reduce(comm, m, LS_F32, LS_SUM, count, variant);
     check_reduce(comm, m, LS_F32, LS_SUM_TREE, count, variant);
@@ -352,14 +365,17 @@ static void check_backend(ls_comm *comm) {
                               8 * MOST_RANKS * MOST_RANKS);
     for (int s = 0; s < SIZES; s++) {
         for (int variant = 0; variant < VARIANTS; variant++) {
-            const bool few = sizes[s] >= 10000 || comm->size > 4 ||
-                             (sizes[s] > 100 && comm->size > 2) ||
-                             strcmp(comm->ops->name, "hier") == 0;
-            if (comm->size > 4 && sizes[s] >= 10000) {
+            const bool few = !all_of_them && (sizes[s] >= 10000 || comm->size > 4 ||
+                                              (sizes[s] > 100 && comm->size > 2) ||
+                                              strcmp(comm->ops->name, "hier") == 0);
+            if (!all_of_them && comm->size > 4 && sizes[s] >= 10000) {
                 continue; /* more ranks than processors: the others have seen it */
             }
             if (!few || variant == 0 || variant == (SHARED | IN_PLACE)) {
                 check_sizes(comm, &m, sizes[s], variant);
+            } else if (sizes[s] >= 10000 && variant & SHARED) {
+                check_gather(comm, &m, 3 * sizes[s], variant, true);
+                check_gather(comm, &m, 3 * sizes[s], variant, false);
             }
         }
     }
@@ -526,6 +542,7 @@ static void check_choice(ls_comm *world) {
 }
 
 int main(int argc, char **argv) {
+    all_of_them = getenv("LOCKSTEP_TEST_ALL") != NULL;
     ls_comm *world = NULL, *self = NULL, *shm = NULL, *refused = NULL;
     CHECK_OK(ls_comm_mpi_init(&argc, &argv, &world));
     if (world->size == 1) {

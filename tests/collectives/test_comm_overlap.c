@@ -18,6 +18,7 @@ typedef enum kind {
     BROADCAST,
     ALL_GATHER,
     ALL_TO_ALL,
+    MESSAGE, /* to the next rank, and from the one before */
     KINDS
 } kind;
 
@@ -26,13 +27,17 @@ typedef struct operation {
     kind kind;
     int64_t id, elems; /* elements of an all-reduce, bytes of a block otherwise */
     ls_comm *comm;
-    ls_comm_request *request;
+    ls_comm_request *request, *sending; /* sending: of a message; NULL: none, or over */
     unsigned char *send, *recv;
 } operation;
 
+static int before(const ls_comm *comm) {
+    return (comm->rank + comm->size - 1) % comm->size;
+}
+
 static void start(operation *op, ls_comm *comm, int64_t id) {
     *op = (operation){.active = true, .id = id, .comm = comm};
-    op->kind = (kind)pattern_draw(1, (uint64_t)id, KINDS);
+    op->kind = (kind)pattern_draw(1, (uint64_t)id, comm->size > 1 ? KINDS : MESSAGE);
     op->elems =
         pattern_draw(2, (uint64_t)id, 5) == 0 ? 0 : pattern_draw(3, (uint64_t)id, MOST_BYTES);
     const int64_t n = op->elems;
@@ -75,6 +80,12 @@ static void start(operation *op, ls_comm *comm, int64_t id) {
         CHECK_OK(
             comm->ops->all_gather_start(comm, op->send, op->recv, counts, offsets, &op->request));
         break;
+    case MESSAGE:
+        pattern_fill(op->send, id, comm->rank, n);
+        CHECK_OK(comm->ops->recv_start(comm, op->recv, n, before(comm), &op->request));
+        CHECK_OK(
+            comm->ops->send_start(comm, op->send, n, (comm->rank + 1) % comm->size, &op->sending));
+        break;
     default:
         for (int rank = 0; rank < comm->size; rank++) {
             pattern_fill(op->send + rank * n, id + rank, comm->rank, n);
@@ -105,7 +116,11 @@ static void check_result(operation *op) {
     if (op->kind == BROADCAST) {
         right = pattern_holds(op->recv, op->id, root, n);
     }
-    for (int rank = 0; op->kind >= ALL_GATHER && rank < op->comm->size; rank++) {
+    if (op->kind == MESSAGE) {
+        right = pattern_holds(op->recv, op->id, before(op->comm), n);
+    }
+    for (int rank = 0; (op->kind == ALL_GATHER || op->kind == ALL_TO_ALL) && rank < op->comm->size;
+         rank++) {
         int64_t seed = op->kind == ALL_GATHER ? op->id : op->id + op->comm->rank;
         right = right && pattern_holds(op->recv + rank * n, seed, rank, n);
     }
@@ -120,7 +135,15 @@ static void check_result(operation *op) {
 }
 
 static void finish(operation *op, bool by_wait) {
-    bool done = by_wait;
+    bool done = by_wait, sent = true;
+    if (op->sending) {
+        CHECK_OK(by_wait ? op->comm->ops->wait(op->comm, op->sending)
+                         : op->comm->ops->test(op->comm, op->sending, &sent));
+        op->sending = sent ? NULL : op->sending;
+    }
+    if (!sent) {
+        return;
+    }
     if (by_wait) {
         CHECK_OK(op->comm->ops->wait(op->comm, op->request));
     } else {

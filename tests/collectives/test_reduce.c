@@ -101,6 +101,11 @@ static void test_shapes(ls_comm *comm) {
     check_shape(comm, &s);
     s = (shape){LS_REDUCTION_INVARIANT, LS_F32, 33, 24 * 25, 0, NULL};
     check_shape(comm, &s);
+    /* Buckets that become smaller towards the beginning. */
+    s = (shape){LS_REDUCTION_INVARIANT, LS_F32, 9001, 12, 17000, NULL};
+    check_shape(comm, &s);
+    s.reduction = LS_REDUCTION_FAST;
+    check_shape(comm, &s);
 }
 
 /* Each shard gets its part, each replica of it the same. */

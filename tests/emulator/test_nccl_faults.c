@@ -1,9 +1,11 @@
 /* Faults of NCCL communicators, on the emulated device: test_nccl_faults WAY, under mpirun.
  *   absent: a rank does not come to the creation: refused by all at the deadline
  *   fault:  NCCL reports a fault of its own: told once, and again by every later call
+ *   memory: that is used by several communicators is registered with each, until one of them ends
  *   killed: half of the ranks, each in the middle of another operation; the others learn of it
  *           (mpirun --enable-recovery, which lets them live) */
 #include "collectives/nccl/comm_nccl.h"
+#include "tests/emulator/nccl/emulator_comm.h"
 #include "tests/test.h"
 
 #include <signal.h>
@@ -66,6 +68,34 @@ static void fault(void) {
     CHECK_OK(reduce_once(comm, x));
     comm->ops->destroy(comm);
     dev->ops->free(dev, x);
+}
+
+static void memory(void) {
+    ls_comm *comm, *part;
+    void *x, *y;
+    CHECK_OK(create(0, &comm));
+    CHECK_OK(comm->ops->split(comm, comm->rank, &part));
+    CHECK_OK(comm->ops->alloc(comm, 2 * sizeof(float), &x));
+    CHECK_OK(comm->ops->alloc(comm, sizeof(float), &y));
+    CHECK_INT(emu_nccl_registrations(), 0);
+    for (int i = 0; i < 2; i++) {
+        CHECK_OK(reduce_once(comm, (float *)x + i));
+        CHECK_OK(reduce_once(part, (float *)x + i));
+    }
+    CHECK_INT(emu_nccl_registrations(), 2);
+    CHECK_OK(reduce_once(comm, y));
+    CHECK_INT(emu_nccl_registrations(), 3);
+    part->ops->destroy(part);
+    CHECK_INT(emu_nccl_registrations(), 2);
+    comm->ops->give_back(comm, x);
+    CHECK_INT(emu_nccl_registrations(), 1);
+    CHECK_OK(comm->ops->split(comm, comm->rank, &part));
+    CHECK_OK(reduce_once(part, y));
+    CHECK_INT(emu_nccl_registrations(), 2);
+    comm->ops->give_back(comm, y);
+    CHECK_INT(emu_nccl_registrations(), 0);
+    part->ops->destroy(part);
+    comm->ops->destroy(comm);
 }
 
 /* Operation `which` of a pair; the culprit dies before it has sent anything. */
@@ -132,6 +162,8 @@ int main(int argc, char **argv) {
         absent();
     } else if (strcmp(way, "fault") == 0) {
         fault();
+    } else if (strcmp(way, "memory") == 0) {
+        memory();
     } else {
         killed();
     }

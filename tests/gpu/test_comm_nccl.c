@@ -1,6 +1,8 @@
 /* The NCCL communicator: every operation with exactly summable inputs, against what it must give;
- * order with the device's work; uneven counts; groups; two communicators at once; refusals. With
- * the argument "mismatch" ranks call differently, which the emulated NCCL must name. */
+ * order with the device's work; uneven counts; groups; two communicators at once; refusals; on 4
+ * ranks once more in two levels of two. With the argument "mismatch" ranks call differently, which
+ * the emulated NCCL must name. */
+#include "collectives/comm_hier.h"
 #include "collectives/nccl/comm_nccl.h"
 #include "tests/test.h"
 
@@ -11,6 +13,7 @@ enum { ELEMS = 1037 };
 
 static ls_device *dev;
 static ls_comm *world, *comm;
+static bool in_levels;
 
 /* Element i of rank r: small whole numbers, whose sums are exact in every type. */
 static float value(int r, int64_t i) {
@@ -65,21 +68,94 @@ static void wait_for(ls_comm_request *request) {
     }
 }
 
+static const ls_dtype dtypes[] = {LS_F32, LS_F64, LS_F16, LS_BF16, LS_I32, LS_I64, LS_U64};
+
+static void set(void *buf, ls_dtype dtype, int64_t i, double value) {
+    switch (dtype) {
+    case LS_F32:
+        ((float *)buf)[i] = (float)value;
+        break;
+    case LS_F64:
+        ((double *)buf)[i] = value;
+        break;
+    case LS_F16:
+        ((ls_f16 *)buf)[i] = ls_f16_from_f32((float)value);
+        break;
+    case LS_BF16:
+        ((ls_bf16 *)buf)[i] = ls_bf16_from_f32((float)value);
+        break;
+    case LS_I32:
+        ((int32_t *)buf)[i] = (int32_t)value;
+        break;
+    default:
+        ((int64_t *)buf)[i] = (int64_t)value;
+        break;
+    }
+}
+
+/* x of this rank, or what the reduction of all ranks' must be; `high` keeps them above 0. */
+static void *numbers(ls_dtype dtype, int op, int64_t elems) {
+    const double high = dtype == LS_U64 ? 11.0 : 0.0;
+    char *buf = calloc((size_t)elems + 1, 8);
+    for (int64_t i = 0; i < elems; i++) {
+        const double sum = expected(LS_SUM, i) + high * comm->size;
+        set(buf, dtype, i,
+            op < 0         ? value(comm->rank, i) + high
+            : op == LS_SUM ? sum
+            : op == LS_AVG ? sum / comm->size
+                           : expected((ls_reduce)op, i) + high);
+    }
+    return buf;
+}
+
+static void check_same(const void *memory, const void *right, size_t bytes) {
+    char *host = calloc(bytes + 1, 1);
+    CHECK_OK(dev->ops->download(dev, host, memory, bytes));
+    CHECK(memcmp(host, right, bytes) == 0);
+    free(host);
+}
+
+/* All-reduce out of place and in place, reduce, reduce-scatter. */
+static void check_reductions(ls_dtype dtype, ls_reduce op, int64_t elems) {
+    const size_t width = ls_dtype_bytes(dtype), bytes = (size_t)elems * width;
+    const int64_t block = elems / comm->size;
+    int64_t counts[64];
+    for (int r = 0; r < comm->size; r++) {
+        counts[r] = block;
+    }
+    char *own = numbers(dtype, -1, elems), *right = numbers(dtype, op, elems);
+    char *x = on_device(bytes + 1), *y = on_device(bytes + 1);
+    ls_comm_request *request;
+    CHECK_OK(dev->ops->upload(dev, x, own, bytes));
+    CHECK_OK(comm->ops->all_reduce_start(comm, x, y, elems, dtype, op, &request));
+    wait_for(request);
+    check_same(y, right, bytes);
+    CHECK_OK(comm->ops->reduce_scatter_start(comm, x, y, counts, dtype, op, &request));
+    CHECK_OK(comm->ops->wait(comm, request));
+    check_same(y, right + (size_t)(comm->rank * block) * width, (size_t)block * width);
+    CHECK_OK(comm->ops->reduce_start(comm, x, y, elems, dtype, op, comm->size - 1, &request));
+    CHECK_OK(comm->ops->wait(comm, request));
+    if (comm->rank == comm->size - 1) {
+        check_same(y, right, bytes);
+    }
+    CHECK_OK(ls_comm_all_reduce_by_start(comm, x, elems, dtype, op));
+    check_same(x, right, bytes);
+    comm->ops->give_back(comm, x);
+    comm->ops->give_back(comm, y);
+    free(own);
+    free(right);
+}
+
 static void test_reductions(void) {
-    for (int op = LS_SUM; op <= LS_AVG; op++) {
-        ls_comm_request *request;
-        float *x = filled(ELEMS), *y = on_device(ELEMS * sizeof *y);
-        CHECK_OK(comm->ops->all_reduce_start(comm, x, y, ELEMS, LS_F32, (ls_reduce)op, &request));
-        wait_for(request);
-        check_reduced(y, (ls_reduce)op, 0, ELEMS);
-        CHECK_OK(comm->ops->reduce_start(comm, x, y, ELEMS, LS_F32, (ls_reduce)op, comm->size - 1,
-                                         &request));
-        CHECK_OK(comm->ops->wait(comm, request));
-        check_reduced(y, (ls_reduce)op, 0, ELEMS);
-        CHECK_OK(ls_comm_all_reduce_by_start(comm, x, ELEMS, LS_F32, (ls_reduce)op));
-        check_reduced(x, (ls_reduce)op, 0, ELEMS);
-        comm->ops->give_back(comm, x);
-        comm->ops->give_back(comm, y);
+    static const int64_t sizes[] = {0, 1, 37, ELEMS};
+    for (size_t d = 0; d < sizeof dtypes / sizeof *dtypes; d++) {
+        for (int op = LS_SUM; op <= LS_AVG; op++) {
+            for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
+                if (!in_levels || (int)(d + s) % 4 == op) { /* of which each has many operations */
+                    check_reductions(dtypes[d], (ls_reduce)op, sizes[s]);
+                }
+            }
+        }
     }
 }
 
@@ -193,6 +269,8 @@ static void test_groups(void) {
 
 static void test_refusals(void) {
     ls_comm_request *request;
+    CHECK_STATUS(comm->ops->all_reduce_start(comm, NULL, NULL, 1, LS_F32, LS_SUM_TREE, &request),
+                 LS_E_UNSUPPORTED);
     CHECK_STATUS(comm->ops->all_reduce_start(comm, NULL, NULL, -1, LS_F32, LS_SUM, &request),
                  LS_E_SHAPE);
     CHECK_STATUS(comm->ops->all_reduce_start(comm, NULL, NULL, 1, LS_U8, LS_SUM, &request),
@@ -240,6 +318,56 @@ static void test_host(void) {
     comm->ops->give_back(comm, x);
 }
 
+static void test_all(void) {
+    test_reductions();
+    test_scatter_and_gather();
+    test_exchange();
+    test_order();
+    test_host();
+    test_groups();
+    test_refusals();
+    CHECK_OK(comm->ops->barrier(comm));
+}
+
+/* Several of a kind under way at once, in two levels, waited for in another order than started. */
+static void test_many(void) {
+    enum { MANY = 5 };
+    ls_comm_request *requests[MANY];
+    float *x[MANY];
+    for (int i = 0; i < MANY; i++) {
+        x[i] = filled(ELEMS);
+        CHECK_OK(
+            comm->ops->all_reduce_start(comm, x[i], x[i], ELEMS, LS_F32, LS_SUM, &requests[i]));
+    }
+    for (int i = MANY - 1; i >= 0; i--) {
+        CHECK_OK(comm->ops->wait(comm, requests[i]));
+        check_reduced(x[i], LS_SUM, 0, ELEMS);
+    }
+    for (int i = 0; i < MANY; i++) {
+        comm->ops->give_back(comm, x[i]);
+    }
+}
+
+/* Domains of neighbours, and of every other rank. */
+static void test_levels(void) {
+    const ls_comm_nccl_options options = {.host = world, .dev = dev};
+    in_levels = true;
+    ls_comm_hier_least_bytes = 0;
+    ls_comm_hier_chunk_bytes = 32;
+    for (int i = 0; i < 2; i++) {
+        CHECK_OK(ls_comm_nccl_levels(&options, (uint64_t)(i ? world->rank % 2 : world->rank / 2),
+                                     &comm));
+        CHECK_STR(comm->ops->name, "hier");
+        CHECK(comm->on_device && comm->orders);
+        test_all();
+        test_many();
+        comm->ops->destroy(comm);
+    }
+    CHECK_OK(ls_comm_nccl_levels(&options, (uint64_t)(world->rank / 3), &comm));
+    CHECK_STR(comm->ops->name, "nccl"); /* 3 ranks and 1 */
+    comm->ops->destroy(comm);
+}
+
 int main(int argc, char **argv) {
     CHECK_OK(ls_comm_mpi_init(&argc, &argv, &world));
     if (ls_device_open_cuda(NULL, &dev) != LS_OK) {
@@ -255,16 +383,12 @@ int main(int argc, char **argv) {
     if (argc > 1 && strcmp(argv[1], "mismatch") == 0) {
         mismatch();
     } else {
-        test_reductions();
-        test_scatter_and_gather();
-        test_exchange();
-        test_order();
-        test_host();
-        test_groups();
-        test_refusals();
-        CHECK_OK(comm->ops->barrier(comm));
+        test_all();
     }
     comm->ops->destroy(comm);
+    if (argc == 1 && world->size == 4) {
+        test_levels();
+    }
     dev->ops->close(dev);
     ls_comm_mpi_finalize();
     return test_end();

@@ -1,6 +1,7 @@
 #!/bin/sh
 # lockstep train, eval and sample on GPUs: the losses of the CPU, checkpoints that go from one to the other
-# and back. Usage: train.sh PROGRAM emulated | PROGRAM cuda; $LOCKSTEP trains on the CPU.
+# and back. Usage: train.sh PROGRAM emulated NVML | PROGRAM cuda; $LOCKSTEP trains on the CPU. NVML: the stand-in for
+# the driver's library.
 . "$(dirname "$0")/../launch/lib.sh"
 program=$1 device=$2
 [ "$device" = emulated ] || ranks() { # on real GPUs
@@ -72,6 +73,30 @@ if [ "$device" = emulated ]; then
     says "ask for it by its name"
     gives 75 "$program" train $small run.name=auto --until 1
     says "cpu: "
+
+    # Two NVLink domains of two ranks each: NCCL over all, or in two levels.
+    for rack in 0 1; do
+        printf '%s\n' 'gpus 0 1' 'driver 0 570.86.15' 'name 0 NVIDIA GB200' 'bus_id 0 00000000:00:00.0' \
+            'fabric_state 0 3' "fabric_cluster 0 00112233445566778899aabbccddee0$rack" 'fabric_clique 0 1' >"$work/rack-$rack"
+    done
+    # shellcheck disable=SC2016 # expanded by the shell of each rank
+    in_racks='export EMULATED_NVML=$1-$((OMPI_COMM_WORLD_RANK / 2)); shift; exec "$@"'
+    export LOCKSTEP_NVML="$3"
+    wide="$small run.steps=2 model.channels=64 model.ffn=256 numerics.bucket_mib=1 checkpoint.every=0 checkpoint.at_end=false"
+    gives 0 "$LOCKSTEP" train $wide run.name=wide run.device=cpu
+    for transport in auto hier; do
+        gives 0 ranks 4 sh -c "$in_racks" racks "$work/rack" "$program" train $wide run.name=racks-$transport $gpu \
+            parallel.transport=$transport faults.check_collectives=true
+        says "1 host, 2 NVLink domains"
+        near racks-$transport wide
+    done
+    gives 0 ranks 4 sh -c "$in_racks" racks "$work/rack" "$program" train $wide run.name=across $gpu \
+        run.steps=1 parallel.tensor=4 model.heads=4
+    says "tensor ranks 0 to 3 lie in several NVLink domains"
+    gives 2 ranks 3 sh -c "$in_racks" racks "$work/rack" "$program" train $wide run.name=uneven $gpu batch.sequences=3 \
+        parallel.transport=hier
+    says "2 NVLink domains of 1 to 2 ranks"
+    unset LOCKSTEP_NVML
 fi
 }
 passed

@@ -76,7 +76,12 @@ static ls_status operate_long(ls_comm *comm, int signal_number) {
         if (comm->rank == 0) {
             LS_TRY(comm->ops->recv_start(comm, to, sizeof to, comm->size - 1, &r));
         }
-    } else { /* from the culprit */
+    } else if (strcmp(name, "send") == 0) { /* by the first rank, to the culprit */
+        if (comm->rank == 0) {
+            LS_TRY(comm->ops->send_start(comm, from, sizeof from, comm->size - 1, &r));
+        }
+    } else if (strcmp(name, "barrier") == 0) { /* below */
+    } else {                                   /* from the culprit */
         LS_TRY(comm->ops->broadcast_start(comm, from, (int64_t)sizeof from, comm->size - 1, &r));
     }
     if (signal_number) {

@@ -72,7 +72,7 @@ in_operation() { # in_operation STATUS WAY BACKEND RANKS OPERATION
     esac
     unset TEST_BACKEND TEST_OPERATION
 }
-operations='all-reduce reduce reduce-scatter all-gather all-to-all broadcast receive'
+operations='all-reduce reduce reduce-scatter all-gather all-to-all broadcast send receive barrier'
 for operation in $operations; do
     in_operation 3 in shm 2 "$operation"
 done

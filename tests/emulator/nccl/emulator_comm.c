@@ -254,6 +254,7 @@ ncclResult_t ncclCommFinalize(ncclComm_t comm) {
 
 ncclResult_t ncclCommDestroy(ncclComm_t comm) {
     emu_nccl_check_usable(comm, "ncclCommDestroy");
+    emu_nccl_check_unregistered(NULL, comm, "ncclCommDestroy");
     free(comm);
     return ncclSuccess;
 }
@@ -261,5 +262,6 @@ ncclResult_t ncclCommDestroy(ncclComm_t comm) {
 /* Its queued work ends at the next look; the memory stays, so that later calls can be reported. */
 ncclResult_t ncclCommAbort(ncclComm_t comm) {
     comm->aborted = true;
+    emu_nccl_forget(comm);
     return ncclSuccess;
 }

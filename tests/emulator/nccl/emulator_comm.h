@@ -39,6 +39,13 @@ struct emu_nccl {
 
 /* Reports calls that a communicator is not there for: not ready, or aborted. */
 void emu_nccl_check_usable(const struct emu_nccl *comm, const char *call);
+/* Reports that memory is freed, or a communicator destroyed, while one is registered with the
+ * other. */
+void emu_nccl_check_unregistered(const void *memory, const struct emu_nccl *comm, const char *call);
+/* A communicator is aborted, and with it its registrations end. */
+void emu_nccl_forget(const struct emu_nccl *comm);
+/* Pairs of memory and communicator. */
+int emu_nccl_registrations(void);
 /* The communicator has a fault from when a rank's process is gone. */
 void emu_nccl_look_for_life(struct emu_nccl *comm);
 

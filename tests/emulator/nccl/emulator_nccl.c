@@ -55,7 +55,7 @@ typedef struct nccl_op {
 } nccl_op;
 
 /* Turns of waiting work between two looks at the processes of the other ranks. */
-enum { LIFE_TURNS = 256 };
+enum { LIFE_TURNS = 256, REGISTERED_MAX = 256 };
 
 static int group_depth;
 static struct {
@@ -68,24 +68,80 @@ ncclResult_t ncclMemAlloc(void **memory, size_t bytes) {
     return cudaMalloc(memory, bytes) == cudaSuccess ? ncclSuccess : ncclSystemError;
 }
 
+/* Of memory with communicators; a place in the table is a handle. */
+static struct {
+    void *memory; /* NULL: free */
+    ncclComm_t comm;
+} registered[REGISTERED_MAX];
+
+int emu_nccl_registrations(void) {
+    int count = 0;
+    for (int i = 0; i < REGISTERED_MAX; i++) {
+        count += registered[i].memory != NULL;
+    }
+    return count;
+}
+
+static bool is_registered(const void *memory, const struct emu_nccl *comm) {
+    for (int i = 0; i < REGISTERED_MAX; i++) {
+        if (registered[i].memory &&
+            (registered[i].memory == memory || registered[i].comm == comm)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+void emu_nccl_check_unregistered(const void *memory, const struct emu_nccl *comm,
+                                 const char *call) {
+    if (is_registered(memory, comm)) {
+        emu_report("%s before ncclCommDeregister of its memory", call);
+    }
+}
+
+void emu_nccl_forget(const struct emu_nccl *comm) {
+    for (int i = 0; i < REGISTERED_MAX; i++) {
+        registered[i].memory = registered[i].comm == comm ? NULL : registered[i].memory;
+    }
+}
+
 ncclResult_t ncclMemFree(void *memory) {
+    emu_nccl_check_unregistered(memory, NULL, "ncclMemFree");
     cudaFree(memory);
     return ncclSuccess;
 }
 
 ncclResult_t ncclCommRegister(ncclComm_t comm, void *memory, size_t bytes, void **handle) {
-    (void)comm;
     emu_range range;
+    int i = 0;
+    emu_nccl_check_usable(comm, "ncclCommRegister");
     if (!emu_device_find(memory, &range) || range.bytes < bytes) {
         emu_report("ncclCommRegister of %zu bytes at %p, which is no allocation", bytes, memory);
     }
-    *handle = memory;
+    while (i < REGISTERED_MAX && registered[i].memory) {
+        if (registered[i].memory == memory && registered[i].comm == comm) {
+            emu_report("ncclCommRegister of the same memory a second time");
+        }
+        i++;
+    }
+    if (i == REGISTERED_MAX) {
+        return ncclSystemError;
+    }
+    registered[i].memory = memory;
+    registered[i].comm = comm;
+    *handle = &registered[i];
     return ncclSuccess;
 }
 
 ncclResult_t ncclCommDeregister(ncclComm_t comm, void *handle) {
-    (void)comm;
-    return handle ? ncclSuccess : ncclInvalidArgument;
+    for (int i = 0; i < REGISTERED_MAX; i++) {
+        if (handle == &registered[i] && registered[i].memory && registered[i].comm == comm) {
+            registered[i].memory = NULL;
+            registered[i].comm = NULL;
+            return ncclSuccess;
+        }
+    }
+    emu_report("ncclCommDeregister of what is not registered with this communicator");
 }
 
 /* What a part sends to a peer and expects from it, in bytes; -1: no message. */

@@ -1,0 +1,88 @@
+#!/usr/bin/env python3
+"""What a data-parallel training step (of gpt2-10m) on 2 hosts with 2 ranks each leaves exposed of its all-reduce.
+
+The hosts are network namespaces joined by a link of --rate Mbit/s (tests/hosts.sh; as root). For each number of tokens
+of a rank's micro-batch:
+  - the step and its backward without communication: each of the 4 ranks trains by itself, all at the same time;
+  - the communication alone: an all-reduce of as many bytes as the gradients have, by the same back end;
+  - the step of the 4 ranks together.
+Exposed is what the last takes beyond the first; max(0, communication - backward) of it nothing can hide.
+"""
+import argparse, json, os, pathlib, statistics, subprocess, sys, tempfile
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+LOCKSTEP = os.environ.get("LOCKSTEP", str(ROOT / "build/release/bin/lockstep"))
+# A rank that does not know of the others.
+ALONE = """rank=$OMPI_COMM_WORLD_RANK
+for name in $(env | sed -n 's/^\\(OMPI_COMM[A-Z_]*\\|PMIX_[A-Z_]*\\|PMI_[A-Z_]*\\)=.*/\\1/p'); do unset "$name"; done
+exec "$@" run.name=alone-$rank"""
+
+
+def run(*command):
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        sys.exit(f"step_overlap: {' '.join(command)}: status {done.returncode}\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def step_s(folder, first):
+    return statistics.median(json.loads(line)["seconds"] for line in list(open(folder / "train.jsonl"))[first - 1:])
+
+
+def trace_of(folder):
+    """Rank 0's events."""
+    return [e for e in json.load(open(folder / "trace.json"))["traceEvents"] if e["pid"] == 0]
+
+
+def backward_s(events):
+    """From the first block's backward to the wait for the sums, median of the steps."""
+    times, begin = [], None
+    for e in sorted((e for e in events if e["ph"] == "X"), key=lambda e: e["ts"]):
+        if e["name"].startswith("backward") and begin is None:
+            begin = e["ts"]
+        elif e["name"] == "reduction of gradients" and begin is not None:
+            times.append(1e-6 * (e["ts"] - begin))
+            begin = None
+    return statistics.median(times)
+
+
+def measure(options, work, tokens, first=3):
+    on_hosts = [str(ROOT / "tests/hosts.sh"), "-r", f"{options.rate}mbit", "2", "2"]
+    runs = work / f"runs-{tokens}"
+    job = ["train", "model.preset=gpt2-10m", f"model.context={tokens}", f"data.dir={work}/data", f"run.dir={runs}",
+           f"run.steps={options.steps}", "run.threads=1", "batch.micro=1", "eval.every=0", "checkpoint.at_end=false",
+           "metrics.every=1", f"metrics.trace_steps={first}..{options.steps}", f"numerics.bucket_mib={options.bucket}"]
+    run(*on_hosts, "sh", "-c", ALONE, "alone", LOCKSTEP, *job, "batch.sequences=1")
+    run(*on_hosts, LOCKSTEP, *job, "batch.sequences=4", "run.name=together")
+    reductions = [e for e in trace_of(runs / "together") if e["ph"] == "b" and e["cat"] == "gradients"]
+    size = sum(e["args"]["bytes"] for e in reductions) // (options.steps - first + 1)
+    bench = json.loads(run(*on_hosts, LOCKSTEP, "bench", "collective", "--json", "--minbytes", str(size), "-e", str(size),
+                           "-n", str(options.iterations), "-w", "1"))
+    alone = statistics.median(step_s(runs / f"alone-{r}", first) for r in range(4))
+    backward = statistics.median(backward_s(trace_of(runs / f"alone-{r}")) for r in range(4))
+    comm, together = bench["sizes"][0]["in_place"]["seconds"], step_s(runs / "together", first)
+    exposed, least = together - alone, max(0.0, comm - backward)
+    limit = size / (options.rate * 1e6 / 8)
+    print(f"{tokens} tokens a rank: step alone {alone:.3f} s, its backward {backward:.3f} s; all-reduce of "
+          f"{size / 2**20:.1f} MiB ({bench['backend']}) alone {comm:.3f} s, {comm / limit:.2f} x the link's limit")
+    print(f"  together {together:.3f} s: exposed {exposed:.3f} s, of which nothing hides {least:.3f} s; "
+          f"the rest is {100 * (exposed - least) / comm:+.1f} % of the communication", flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tokens", type=int, nargs="*", default=[512, 128], help="of a micro-batch (512 128)")
+    parser.add_argument("--rate", type=int, default=1000, help="Mbit/s of the link (1000)")
+    parser.add_argument("--steps", type=int, default=12, help="of each run; the first two do not count (12)")
+    parser.add_argument("--bucket", type=float, default=4, help="numerics.bucket_mib (4)")
+    parser.add_argument("--iterations", type=int, default=7, help="of the all-reduce alone (7)")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        work = pathlib.Path(folder)
+        run(LOCKSTEP, "prep", str(ROOT / "collectives"), str(ROOT / "launch"), "-o", str(work / "data"), "--val", "0.05")
+        for tokens in options.tokens:
+            measure(options, work, tokens)
+
+
+if __name__ == "__main__":
+    main()
