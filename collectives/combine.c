@@ -31,9 +31,10 @@ ls_status ls_combine_check(ls_dtype dtype) {
     }
 }
 
-/* Results of so many bytes, all places together, that lie elsewhere than the ranks' vectors go past
- * the caches: what a cache cannot hold need not be fetched before it is overwritten. */
-enum { STREAM_BYTES = 8 << 20, ALIGN = 16, LINE = 64, PART = 8 << 10 };
+/* Results of LS_STREAM_BYTES, all places together, that lie elsewhere than the ranks' vectors go
+ * past the caches: what a cache cannot hold need not be fetched before it is overwritten. PART:
+ * what is read for several places at a time. */
+enum { ALIGN = 16, LINE = 64, PART = 128 << 10 };
 
 #if defined(__SSE2__)
 /* Whole lines at once: those that are put together of four stores often leave half full, at several
@@ -76,7 +77,7 @@ static void put(void *to, const void *from, size_t bytes, bool stream) {
 
 static bool may_stream(int ranks, const void *const *from, int places, void *const *to,
                        int64_t bytes) {
-    if (places * bytes < STREAM_BYTES) {
+    if (places * bytes < LS_STREAM_BYTES) {
         return false;
     }
     for (int i = 0; i < ranks; i++) {
@@ -118,8 +119,8 @@ void ls_copy(void *to, const void *from, int64_t bytes, int64_t of_bytes) {
 
 void ls_copy_to_all(int places, void *const *to, const void *from, int64_t bytes,
                     int64_t of_bytes) {
-    const bool stream = of_bytes >= STREAM_BYTES;
-    /* One place is written in one go; for several, a part of what is read stays in the first cache.
+    const bool stream = of_bytes >= LS_STREAM_BYTES;
+    /* One place is written in one go; for several, a part of what is read stays in a near cache.
      */
     const int64_t part = places == 1 ? bytes : PART;
     for (int64_t at = 0; at < bytes; at += part) {

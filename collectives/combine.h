@@ -15,8 +15,9 @@ ls_status ls_combine_check(ls_dtype dtype);
 void ls_combine_ranks(ls_dtype dtype, ls_reduce op, int ranks, const void *const *from, int places,
                       void *const *to, int64_t count);
 
-/* Copies bytes > 0 where to != from. of_bytes: that the caller copies in all; from some MiB on the
- * copy goes past the caches. */
+/* Copies bytes > 0 where to != from. of_bytes: that the caller copies in all; from LS_STREAM_BYTES
+ * on the copy goes past the caches. */
+enum { LS_STREAM_BYTES = 8 << 20 };
 void ls_copy(void *to, const void *from, int64_t bytes, int64_t of_bytes);
 /* Likewise to each of `places`, from memory that is read once. */
 void ls_copy_to_all(int places, void *const *to, const void *from, int64_t bytes, int64_t of_bytes);

@@ -133,8 +133,9 @@ ls_status ls_comm_self(ls_comm **comm);
 struct ls_device;
 ls_status ls_comm_self_on(struct ls_device *dev, ls_comm **comm);
 
-/* MPI. init calls MPI_Init_thread with MPI_THREAD_FUNNELED (all MPI calls from the main thread)
- * and gives the world; LS_E_UNSUPPORTED when the library offers less, LS_E_COMM the second time.
+/* MPI. init calls MPI_Init_thread with MPI_THREAD_SERIALIZED (one thread at a time: progress.h) and
+ * gives the world; LS_E_UNSUPPORTED when the library offers less than MPI_THREAD_FUNNELED (all
+ * calls from the main thread), LS_E_COMM the second time.
  * Before that it sets Open MPI's mpi_yield_when_idle and, in containers that forbid copies between
  * processes, btl_vader_single_copy_mechanism, unless the user has set them.
  * finalize destroys the world and ends MPI; safe when init was not called. Other communicators must

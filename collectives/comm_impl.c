@@ -147,3 +147,12 @@ void ls_pump_all(void) {
     }
     driving = false;
 }
+
+bool ls_pump_pending(void) {
+    for (const ls_pump *p = pumps; p; p = p->next) {
+        if (p->pending > 0) {
+            return true;
+        }
+    }
+    return false;
+}

@@ -236,7 +236,7 @@ ls_status ls_comm_mpi_init(int *argc, char ***argv, ls_comm **world) {
     }
     set_defaults();
     int provided = MPI_THREAD_SINGLE;
-    MPI_TRY("initialisation", MPI_Init_thread(argc, argv, MPI_THREAD_FUNNELED, &provided));
+    MPI_TRY("initialisation", MPI_Init_thread(argc, argv, MPI_THREAD_SERIALIZED, &provided));
     if (provided < MPI_THREAD_FUNNELED) {
         return LS_FAIL(LS_E_UNSUPPORTED,
                        "%s has no support for threads (level %d, at least MPI_THREAD_FUNNELED = %d "

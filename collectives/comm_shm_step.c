@@ -106,7 +106,7 @@ static void read_plans(shm_comm *c, ls_comm_request *r) {
         r->first = carried || may_be_direct(r, n, rank) ? 1 : r->first;
     }
     r->direct = bytes > WHOLE_BYTES && (open || !staged);
-    r->pushes = r->direct && open;
+    r->pushes = r->direct && open && (staged || r->count >= LS_STREAM_BYTES);
     r->whole = r->kind == SHM_REDUCE && r->count * shm_elem_bytes(r) <= WHOLE_BYTES;
     const bool copies_out = r->kind == SHM_REDUCE && !r->whole;
     r->last = r->direct ? 2 : r->first + r->chunks + (copies_out ? 1 : 0);
@@ -257,7 +257,8 @@ static void reduce_directly(shm_comm *c, const ls_comm_request *r) {
     ls_combine_ranks(r->dtype, r->op, size, c->from, places, c->to, end - first);
 }
 
-/* This rank's block into everybody's memory: read once, where each of them would read it. */
+/* This rank's block into everybody's memory: read once, where each of them would read it. That is
+ * for memory; caches rather keep lines where they were written, and read them from there. */
 static void push(shm_comm *c, const ls_comm_request *r) {
     const int me = c->base.rank, size = c->base.size;
     for (int i = 0; i < size; i++) {

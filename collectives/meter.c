@@ -1,6 +1,7 @@
 #include "collectives/meter.h"
 
 #include "collectives/comm_impl.h"
+#include "collectives/progress.h"
 #include "runtime/base/clock.h"
 
 typedef struct counting {
@@ -21,7 +22,9 @@ const char *ls_comm_axis_name(ls_comm_axis axis) {
 }
 
 void ls_meters_read(ls_comm_meter meters[LS_COMM_AXIS_COUNT]) {
+    ls_progress_hold();
     ls_pump_all();
+    (void)ls_progress_released(LS_OK);
     const uint64_t now_ns = ls_clock_ns();
     for (int a = 0; a < LS_COMM_AXIS_COUNT; a++) {
         meters[a] = axes[a].total;

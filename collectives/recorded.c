@@ -2,6 +2,7 @@
 
 #include "collectives/comm_impl.h"
 #include "collectives/meter.h"
+#include "collectives/progress.h"
 #include "collectives/recorded_impl.h"
 #include "collectives/trace.h"
 #include "collectives/wire_cost.h"
@@ -67,8 +68,8 @@ static ls_status check_finish(recorded *c, pending *p, bool wait, bool *done) {
         return LS_OK;
     }
     const ls_comm_ops *ops = c->check_comm->ops;
-    LS_TRY(wait ? ops->wait(c->check_comm, p->check.request)
-                : ops->test(c->check_comm, p->check.request, done));
+    LS_TRY(LS_HELD(wait ? ops->wait(c->check_comm, p->check.request)
+                        : ops->test(c->check_comm, p->check.request, done)));
     if (wait || *done) {
         *done = true;
         p->check.request = NULL;
@@ -157,9 +158,9 @@ static ls_status enter(recorded *c, const ls_flight_call *call, int64_t bytes, b
     }
     fill_notices(c, p, call, send_counts, p->check.sent);
     fill_notices(c, p, call, recv_counts, p->check.expected);
-    return c->check_comm->ops->all_to_all_start(
+    return LS_HELD(c->check_comm->ops->all_to_all_start(
         c->check_comm, p->check.sent, c->notice_bytes, c->notice_offsets, p->check.received,
-        c->notice_bytes, c->notice_offsets, &p->check.request);
+        c->notice_bytes, c->notice_offsets, &p->check.request));
 }
 
 /* Around a blocking operation. After a failure the pending is not used again. */
@@ -192,7 +193,7 @@ static ls_status finish(recorded *c, pending *p, ls_status status) {
         pending *p_;                                                                               \
         const uint64_t called_ns_ = ls_meter_call();                                               \
         LS_TRY(begin(c_, &call_, (bytes), &p_));                                                   \
-        ls_status status_ = finish(c_, p_, c_->inner->ops->operation);                             \
+        ls_status status_ = finish(c_, p_, LS_HELD(c_->inner->ops->operation));                    \
         ls_meter_return(c_->axis, called_ns_);                                                     \
         return status_;                                                                            \
     } while (0)
@@ -210,7 +211,9 @@ static void give_back(ls_comm *comm, void *memory) {
     const ls_flight_call call = {LS_FLIGHT_GIVE_BACK, -1, -1, -1, -1, 0};
     const uint64_t id = ls_flight_enter(c->group, &call, 0, -1);
     ls_flight_wait(id);
+    ls_progress_hold();
     c->inner->ops->give_back(c->inner, memory);
+    (void)ls_progress_released(LS_OK);
     ls_flight_wait(0);
     ls_flight_end(id);
 }
@@ -256,7 +259,7 @@ static ls_status started(pending *p, uint64_t called_ns, ls_status status,
         pending *p_;                                                                               \
         const uint64_t called_ns_ = ls_meter_call();                                               \
         LS_TRY(enter(c_, &call_, (bytes), true, NULL, NULL, &p_));                                 \
-        return started(p_, called_ns_, c_->inner->ops->operation, request);                        \
+        return started(p_, called_ns_, LS_HELD(c_->inner->ops->operation), request);               \
     } while (0)
 
 static ls_status broadcast_start(ls_comm *comm, void *buf, int64_t bytes, int root,
@@ -320,10 +323,11 @@ static ls_status all_to_all_start(ls_comm *comm, const void *send, const int64_t
     pending *p;
     const uint64_t called_ns = ls_meter_call();
     LS_TRY(enter(c, &call, bytes, true, send_counts, recv_counts, &p));
-    return started(p, called_ns,
-                   c->inner->ops->all_to_all_start(c->inner, send, send_counts, send_offsets, recv,
-                                                   recv_counts, recv_offsets, &p->request),
-                   request);
+    return started(
+        p, called_ns,
+        LS_HELD(c->inner->ops->all_to_all_start(c->inner, send, send_counts, send_offsets, recv,
+                                                recv_counts, recv_offsets, &p->request)),
+        request);
 }
 
 /* Messages between two ranks are not collectives: they have no number and no check. */
@@ -343,7 +347,8 @@ static ls_status send_start(ls_comm *comm, const void *buf, int64_t bytes, int t
     pending *p;
     const uint64_t called_ns = ls_meter_call();
     LS_TRY(enter_message(c, LS_FLIGHT_SEND, bytes, to, &p));
-    return started(p, called_ns, c->inner->ops->send_start(c->inner, buf, bytes, to, &p->request),
+    return started(p, called_ns,
+                   LS_HELD(c->inner->ops->send_start(c->inner, buf, bytes, to, &p->request)),
                    request);
 }
 
@@ -353,7 +358,8 @@ static ls_status recv_start(ls_comm *comm, void *buf, int64_t bytes, int from,
     pending *p;
     const uint64_t called_ns = ls_meter_call();
     LS_TRY(enter_message(c, LS_FLIGHT_RECEIVE, bytes, from, &p));
-    return started(p, called_ns, c->inner->ops->recv_start(c->inner, buf, bytes, from, &p->request),
+    return started(p, called_ns,
+                   LS_HELD(c->inner->ops->recv_start(c->inner, buf, bytes, from, &p->request)),
                    request);
 }
 
@@ -365,7 +371,7 @@ static ls_status test(ls_comm *comm, ls_comm_request *request, bool *done) {
     const uint64_t called_ns = ls_meter_call();
     LS_TRY(check_finish(c, p, false, &checked));
     if (!complete) {
-        LS_TRY(c->inner->ops->test(c->inner, p->request, &complete));
+        LS_TRY(LS_HELD(c->inner->ops->test(c->inner, p->request, &complete)));
         p->request = complete ? NULL : p->request;
     }
     *done = checked && complete;
@@ -388,7 +394,7 @@ static ls_status wait_for(ls_comm *comm, ls_comm_request *request) {
     ls_flight_wait(p->id);
     ls_status status = check_finish(c, p, true, &checked);
     if (status == LS_OK && p->request) {
-        status = c->inner->ops->wait(c->inner, p->request);
+        status = LS_HELD(c->inner->ops->wait(c->inner, p->request));
         if (status == LS_OK && p->by_device) {
             ls_flight_wait(0);
             p->waited = true;
@@ -408,6 +414,7 @@ static void destroy(ls_comm *comm) {
         return;
     }
     ls_flight_group_remove(c->group);
+    ls_progress_hold();
     if (c->check_comm) {
         c->check_comm->ops->destroy(c->check_comm);
     }
@@ -417,6 +424,7 @@ static void destroy(ls_comm *comm) {
     if (c->owns_inner) {
         c->inner->ops->destroy(c->inner);
     }
+    (void)ls_progress_released(LS_OK);
     for (pending *p = c->all, *next; p; p = next) {
         next = p->next_all;
         ls_recorded_device_forget(p);
@@ -460,11 +468,11 @@ ls_status ls_comm_recorded(ls_comm *inner, const char *group, bool checks, ls_co
     }
     const ls_flight_record *own = ls_flight_own();
     const int32_t me = own ? own->rank : inner->rank;
-    LS_TRY_GOTO(ls_comm_agree(inner, status), failed);
-    LS_TRY_GOTO(inner->ops->all_gather(inner, &me, c->members, sizeof me), failed);
+    LS_TRY_GOTO(LS_HELD(ls_comm_agree(inner, status)), failed);
+    LS_TRY_GOTO(LS_HELD(inner->ops->all_gather(inner, &me, c->members, sizeof me)), failed);
     if (checks) {
         ls_comm *host = inner->on_device ? inner->host_side : inner;
-        LS_TRY_GOTO(host->ops->duplicate(host, &c->check_comm), failed);
+        LS_TRY_GOTO(LS_HELD(host->ops->duplicate(host, &c->check_comm)), failed);
     }
     int32_t lowest = me;
     for (int r = 0; r < inner->size; r++) {

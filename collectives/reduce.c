@@ -186,11 +186,12 @@ static bool is_one_call(const ls_reducer *r) {
            (!r->invariant || !r->comm->on_device || r->comm->size == 1);
 }
 
-/* Buckets whose nodes may be on their way at once: one is added up while the others travel. Those
- * of one call need no memory, and on a device nobody would want to wait for them. */
+/* Buckets that may be on their way at once: one is added up while others travel. Those of one call
+ * need no memory: enough small ones to fill a link, and on a device, where nobody would want to
+ * wait for one, all. */
 static int64_t slots(const ls_reducer *r) {
-    return is_one_call(r) && r->comm->on_device && r->bucket_count > SLOTS ? r->bucket_count
-                                                                           : SLOTS;
+    const int64_t most = r->comm->on_device ? r->bucket_count : 4 * SLOTS;
+    return is_one_call(r) && most > SLOTS ? most : SLOTS;
 }
 
 /* Folds every rank's range of leaves, then their nodes: what is held where, and the owner's sum. */

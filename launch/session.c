@@ -2,6 +2,7 @@
 
 #include "collectives/comm_choose.h"
 #include "collectives/nccl/comm_nccl.h"
+#include "collectives/progress.h"
 #include "collectives/watch.h"
 #include "launch/devices.h"
 #include "runtime/base/arena.h"
@@ -296,6 +297,13 @@ static void end_hang(void) {
     _exit(ls_status_exit(LS_E_COMM));
 }
 
+/* On one host communication is the processors' own work, which nothing gains by doing at another
+ * time. A library without threads leaves it to the looks between operations. */
+static ls_status start_progress(const ls_session *session) {
+    ls_status status = session->mesh.hosts > 1 ? ls_progress_start() : LS_OK;
+    return status == LS_E_UNSUPPORTED ? LS_OK : status;
+}
+
 ls_status ls_session_watch(ls_session *session, const ls_config_faults *faults,
                            const char *run_dir) {
     if (session->comm->size == 1) {
@@ -317,7 +325,7 @@ ls_status ls_session_watch(ls_session *session, const ls_config_faults *faults,
     session->comm = recorded;
     if (session->fabric == session->unwatched) {
         session->fabric = recorded;
-        return LS_OK;
+        return start_progress(session);
     }
     LS_TRY(ls_session_agree(
         session, ls_comm_recorded(session->fabric, "gpus", faults->check_collectives, &recorded)));
@@ -338,6 +346,7 @@ static void close_fabric(ls_session *session) {
 }
 
 void ls_session_close(ls_session *session) {
+    ls_progress_stop();
     close_fabric(session);
     if (session->unwatched) {
         session->comm->ops->destroy(session->comm);
@@ -372,6 +381,7 @@ int ls_session_end(ls_status status) {
     if (!mpi_running) {
         return exit_status;
     }
+    ls_progress_stop();
     if (status != LS_OK && !failure_is_shared) {
         ls_comm_mpi_abort(exit_status);
     }

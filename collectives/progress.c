@@ -1,0 +1,109 @@
+#include "collectives/progress.h"
+
+#include "collectives/comm_impl.h"
+#include "runtime/base/clock.h"
+
+#include <mpi.h>
+#include <pthread.h>
+#include <signal.h>
+#include <string.h>
+#include <time.h>
+
+/* Between two looks: what a link of 10 Gbit/s carries meanwhile fits a socket's buffers. */
+enum { NAP_NS = 300000 };
+
+static struct {
+    bool running, ends, idle;
+    pthread_t thread;
+    pthread_mutex_t held; /* whoever calls the back ends */
+    pthread_cond_t work;
+    bool failed; /* error is of an operation that the thread drove, and nobody was told yet */
+    ls_error error;
+} progress = {.held = PTHREAD_MUTEX_INITIALIZER, .work = PTHREAD_COND_INITIALIZER};
+
+/* Holding. */
+static void look(void) {
+    ls_pump_all();
+    if (ls_error_last()->code != LS_OK) { /* the record is a thread's own */
+        progress.error = *ls_error_last();
+        progress.failed = true;
+        ls_error_clear();
+    }
+}
+
+static void *run(void *unused) {
+    (void)unused;
+    const struct timespec nap = {.tv_nsec = NAP_NS};
+    ls_error_clear();
+    pthread_mutex_lock(&progress.held);
+    while (!progress.ends) {
+        if (ls_pump_pending()) {
+            look();
+        } else {
+            progress.idle = true;
+            pthread_cond_wait(&progress.work, &progress.held);
+            progress.idle = false;
+        }
+        pthread_mutex_unlock(&progress.held);
+        do { /* while the main thread is in a call, it moves all on itself */
+            nanosleep(&nap, NULL);
+        } while (pthread_mutex_trylock(&progress.held) != 0);
+    }
+    pthread_mutex_unlock(&progress.held);
+    return NULL;
+}
+
+ls_status ls_progress_start(void) {
+    int level = MPI_THREAD_SINGLE;
+    MPI_Query_thread(&level);
+    if (level < MPI_THREAD_SERIALIZED) {
+        return LS_FAIL(
+            LS_E_UNSUPPORTED,
+            "the MPI library has thread level %d; at least MPI_THREAD_SERIALIZED (%d) is "
+            "needed to move operations on while ranks compute",
+            level, MPI_THREAD_SERIALIZED);
+    }
+    sigset_t all, before; /* signals are the main thread's */
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    progress.ends = false;
+    const int code = pthread_create(&progress.thread, NULL, run, NULL);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (code != 0) {
+        return LS_FAIL(LS_E_MEMORY, "no thread for communication: %s", strerror(code));
+    }
+    progress.running = true;
+    return LS_OK;
+}
+
+void ls_progress_stop(void) {
+    if (!progress.running) {
+        return;
+    }
+    pthread_mutex_lock(&progress.held);
+    progress.ends = true;
+    pthread_cond_signal(&progress.work);
+    pthread_mutex_unlock(&progress.held);
+    pthread_join(progress.thread, NULL);
+    progress.running = false;
+}
+
+void ls_progress_hold(void) {
+    if (progress.running) {
+        pthread_mutex_lock(&progress.held);
+    }
+}
+
+ls_status ls_progress_released(ls_status status) {
+    if (!progress.running) {
+        return status;
+    }
+    const ls_error error = progress.error;
+    const bool told = status != LS_OK && progress.failed;
+    progress.failed = progress.failed && !told;
+    if (progress.idle && ls_pump_pending()) {
+        pthread_cond_signal(&progress.work);
+    }
+    pthread_mutex_unlock(&progress.held);
+    return told ? ls_error_set(status, error.file, error.line, "%s", error.message) : status;
+}
