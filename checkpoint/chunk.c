@@ -1,6 +1,5 @@
 /* Chunks at the places that the manifest gives: what is read, hashed and decoded without HDF5. */
 #include "checkpoint/format.h"
-#include "checkpoint/planes.h"
 #include "runtime/base/file.h"
 
 #include <errno.h>
@@ -16,10 +15,6 @@ static int64_t chunk_elems(const ls_ckpt_grid *grid, int64_t index) {
     int64_t first_elem;
     ls_ckpt_grid_box(grid, index, &box, &first_elem);
     return ls_box_elems(&box);
-}
-
-uint64_t ls_ckpt_chunk_xxh3(const ls_ckpt_grid *grid, int64_t index, const void *values) {
-    return ls_planes()->hash(values, (size_t)(chunk_elems(grid, index) * grid->elem_bytes));
 }
 
 static ls_status read_at(int fd, void *data, int64_t bytes, int64_t at) {

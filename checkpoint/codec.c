@@ -10,7 +10,7 @@ static bool set(ZSTD_CCtx *compressor, ZSTD_cParameter parameter, int value) {
 }
 
 /* For byte planes of trained numbers, where repetitions are accidents: looks for almost none and
- * codes the bytes by frequency. Twice as fast as level 1 there, and smaller. NULL where this zstd
+ * codes the bytes by frequency. Thrice as fast as level 1 there, and smaller. NULL where this zstd
  * has no such mode (literalCompressionMode, number 5 of those that may change). */
 static ZSTD_CCtx *entropy_create(void) {
     const int huffman = 1;
@@ -18,7 +18,7 @@ static ZSTD_CCtx *entropy_create(void) {
     if (compressor &&
         !(set(compressor, ZSTD_c_compressionLevel, 1) && set(compressor, ZSTD_c_checksumFlag, 1) &&
           set(compressor, ZSTD_c_strategy, ZSTD_fast) && set(compressor, ZSTD_c_minMatch, 7) &&
-          set(compressor, ZSTD_c_hashLog, 6) && set(compressor, ZSTD_c_targetLength, 1) &&
+          set(compressor, ZSTD_c_hashLog, 6) && set(compressor, ZSTD_c_targetLength, 256) &&
           set(compressor, ZSTD_c_experimentalParam5, huffman))) {
         ZSTD_freeCCtx(compressor);
         compressor = NULL;
@@ -43,8 +43,9 @@ ls_status ls_ckpt_codec_init(ls_ckpt_codec *codec, int level) {
     return LS_OK;
 }
 
-size_t ls_ckpt_thread_bytes(void) {
-    return 3 * (size_t)LS_CKPT_CHUNK_BYTES;
+size_t ls_ckpt_writing_bytes(int threads) {
+    const int waiting = ls_ckpt_putter_threads(threads, INT64_MAX);
+    return (size_t)(3 * threads + waiting + 1) * LS_CKPT_CHUNK_BYTES;
 }
 
 void ls_ckpt_codec_release(ls_ckpt_codec *codec) {
@@ -76,48 +77,6 @@ ls_status ls_ckpt_codec_reserve(ls_ckpt_codec *codec, size_t bytes) {
     return reserve(&codec->packed, &codec->packed_capacity, bytes);
 }
 
-/* Sixteen bytes, on every processor; the compiler chooses the instructions. */
-typedef uint8_t v16 __attribute__((vector_size(16)));
-
-static inline v16 load16(const uint8_t *p) {
-    v16 v;
-    memcpy(&v, p, sizeof v);
-    return v;
-}
-
-static inline void store16(uint8_t *p, v16 v) {
-    memcpy(p, &v, sizeof v);
-}
-
-#define EVEN(a, b)                                                                                 \
-    __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30)
-#define ODD(a, b)                                                                                  \
-    __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31)
-
-/* out[b * elems + i] = in[i * width + b]: byte b of all elements together, as HDF5's shuffle. */
-static void shuffle(uint8_t *out, const uint8_t *in, size_t elems, size_t width) {
-    size_t i = 0;
-    for (; width == 2 && i + 16 <= elems; i += 16) {
-        v16 a = load16(in + 2 * i), b = load16(in + 2 * i + 16);
-        store16(out + i, EVEN(a, b));
-        store16(out + elems + i, ODD(a, b));
-    }
-    for (; width == 4 && i + 16 <= elems; i += 16) {
-        v16 a = load16(in + 4 * i), b = load16(in + 4 * i + 16);
-        v16 c = load16(in + 4 * i + 32), d = load16(in + 4 * i + 48);
-        v16 even_ab = EVEN(a, b), even_cd = EVEN(c, d), odd_ab = ODD(a, b), odd_cd = ODD(c, d);
-        store16(out + i, EVEN(even_ab, even_cd));
-        store16(out + elems + i, EVEN(odd_ab, odd_cd));
-        store16(out + 2 * elems + i, ODD(even_ab, even_cd));
-        store16(out + 3 * elems + i, ODD(odd_ab, odd_cd));
-    }
-    for (; i < elems; i++) {
-        for (size_t b = 0; b < width; b++) {
-            out[b * elems + i] = in[i * width + b];
-        }
-    }
-}
-
 /* Bytes of one sample of each byte plane. */
 enum { SAMPLE = 16384 };
 
@@ -134,7 +93,7 @@ static bool quick_is_as_good(ls_ckpt_codec *codec, size_t elems, size_t width) {
 }
 
 ls_status ls_ckpt_encode(ls_ckpt_codec *codec, const void *src, int64_t elems, int64_t chunk_elems,
-                         int64_t elem_bytes, const void **out, size_t *out_bytes) {
+                         int64_t elem_bytes, const void **out, size_t *out_bytes, uint64_t *xxh3) {
     size_t bytes = (size_t)(elems * elem_bytes), chunk_bytes = (size_t)(chunk_elems * elem_bytes);
     const uint8_t *data = src;
     if (elems < chunk_elems) {
@@ -145,13 +104,16 @@ ls_status ls_ckpt_encode(ls_ckpt_codec *codec, const void *src, int64_t elems, i
     }
     *out = data;
     *out_bytes = chunk_bytes;
+    if (codec->level == 0 || elem_bytes == 1) {
+        *xxh3 = ls_planes()->hash(data, bytes);
+    } else {
+        LS_TRY(reserve(&codec->shuffled, &codec->shuffled_capacity, chunk_bytes));
+        *xxh3 = ls_planes()->split(codec->shuffled, data, (size_t)chunk_elems, (size_t)elem_bytes,
+                                   (size_t)elems);
+        data = codec->shuffled;
+    }
     if (codec->level == 0) {
         return LS_OK;
-    }
-    if (elem_bytes > 1) {
-        LS_TRY(reserve(&codec->shuffled, &codec->shuffled_capacity, chunk_bytes));
-        shuffle(codec->shuffled, data, (size_t)chunk_elems, (size_t)elem_bytes);
-        data = codec->shuffled;
     }
     LS_TRY(ls_ckpt_codec_reserve(codec, ZSTD_compressBound(chunk_bytes)));
     bool quick = codec->entropy && elem_bytes > 1 && chunk_elems >= 4 * SAMPLE &&

@@ -49,6 +49,7 @@
 #include "checkpoint/ckpt.h"
 
 #include <hdf5.h>
+#include <pthread.h>
 #include <zstd.h>
 
 #define LS_CKPT_FORMAT_NAME     "lockstep-checkpoint"
@@ -112,10 +113,10 @@ typedef struct ls_ckpt_codec {
 /* level is used for encoding only; decoding takes `compressed`. */
 ls_status ls_ckpt_codec_init(ls_ckpt_codec *codec, int level);
 void ls_ckpt_codec_release(ls_ckpt_codec *codec);
-/* elems elements at src, padded with zeros to chunk_elems, as stored. *out is owned by the codec or
- * is src itself, until the next call. */
+/* elems elements at src, padded with zeros to chunk_elems, as stored; *xxh3 is the XXH3-64 of the
+ * elements. *out is owned by the codec or is src itself, until the next call. */
 ls_status ls_ckpt_encode(ls_ckpt_codec *codec, const void *src, int64_t elems, int64_t chunk_elems,
-                         int64_t elem_bytes, const void **out, size_t *out_bytes);
+                         int64_t elem_bytes, const void **out, size_t *out_bytes, uint64_t *xxh3);
 /* Room for `bytes` of stored data in codec->packed. */
 ls_status ls_ckpt_codec_reserve(ls_ckpt_codec *codec, size_t bytes);
 /* Largest stored size that decode accepts for a chunk. */
@@ -127,6 +128,59 @@ size_t ls_ckpt_stored_max(size_t chunk_bytes, bool compressed);
 ls_status ls_ckpt_decode(ls_ckpt_codec *codec, size_t stored_bytes, const ls_ckpt_grid *grid,
                          bool compressed, int64_t elems, const uint8_t **out, uint64_t *xxh3);
 
+/* ---- h5_output.c: what is written to a file ---- */
+
+/* A file that is being written; see h5_driver.c too. */
+typedef struct ls_ckpt_h5_output {
+    _Atomic int error; /* errno of what went wrong first; 0: nothing */
+    int fd;
+    const void *later; /* what HDF5 is to write from here is put by a putter instead */
+    int64_t later_at;  /* where, when HDF5 has come to it: later is NULL then */
+} ls_ckpt_h5_output;
+
+/* Keeps the first failure, and empties the file. From any thread, as the next one. */
+void ls_ckpt_h5_fault(ls_ckpt_h5_output *output, int error);
+/* Nothing more is written after a failure. */
+void ls_ckpt_h5_write(ls_ckpt_h5_output *output, const void *data, size_t bytes, int64_t at);
+
+/* Large objects begin at multiples of this in files, so that they can be written directly. */
+#define LS_CKPT_H5_ALIGNMENT 4096
+/* Of so many threads that compress, one more waits for the disk. */
+#define LS_CKPT_PUTTER_WRITERS 4
+
+/* Room for a chunk. */
+typedef struct ls_ckpt_block {
+    struct ls_ckpt_block *next;
+    uint8_t *data;
+    size_t bytes;
+    int64_t at; /* where it is to be put; -1: nowhere */
+} ls_ckpt_block;
+
+/* Takes full blocks to the file, by threads of its own, so that those who fill them wait for no
+ * disk.
+ */
+typedef struct ls_ckpt_putter {
+    ls_ckpt_h5_output *output;
+    int direct; /* the file past the page cache; -1: no such way */
+    pthread_t *threads;
+    int thread_count, block_count;
+    pthread_mutex_t mutex;
+    pthread_cond_t full, freed;
+    ls_ckpt_block *blocks, *free, *first, **last; /* first to last: to be put */
+    bool ending;
+} ls_ckpt_putter;
+
+/* Threads for what so many writers make of so many bytes; 0: the writers put blocks themselves. */
+int ls_ckpt_putter_threads(int writers, int64_t bytes);
+/* Blocks of block_bytes for the file at path, whose output is open. Each writer may hold one. */
+ls_status ls_ckpt_putter_start(ls_ckpt_putter *putter, ls_ckpt_h5_output *output, const char *path,
+                               int writers, int threads, size_t block_bytes);
+/* A free block; waits for one. From any thread, as give. */
+ls_ckpt_block *ls_ckpt_putter_take(ls_ckpt_putter *putter);
+void ls_ckpt_putter_give(ls_ckpt_putter *putter, ls_ckpt_block *block);
+/* Waits until all is in the file; output tells of failures. Not while a writer holds a block. */
+void ls_ckpt_putter_end(ls_ckpt_putter *putter);
+
 /* ---- h5.c: HDF5 files ---- */
 
 /* Registers the filter and stops HDF5 from printing; call first in every thread that uses HDF5. */
@@ -137,19 +191,14 @@ ls_status ls_ckpt_h5_fail(ls_status code, const char *file, int line, const char
     __attribute__((format(printf, 4, 5)));
 #define LS_H5_FAIL(code, ...) ls_ckpt_h5_fail((code), __FILE__, __LINE__, __VA_ARGS__)
 
-/* What went wrong first while a file was written (errno), 0: nothing; see h5_driver.c. */
-typedef struct ls_ckpt_h5_fault {
-    int error;
-} ls_ckpt_h5_fault;
-
-/* Writes to files of this list go through our driver; failures are kept in *fault, which outlives
+/* Writes to files of this list go through our driver; failures are kept in *output, which outlives
  * the file. */
-ls_status ls_ckpt_h5_driver_set(hid_t fapl, ls_ckpt_h5_fault *fault);
+ls_status ls_ckpt_h5_driver_set(hid_t fapl, ls_ckpt_h5_output *output);
 
-/* Fails when the file exists. Failed writes show in *fault, and when the file is completed. */
-ls_status ls_ckpt_h5_create(const char *path, ls_ckpt_h5_fault *fault, hid_t *file);
+/* Fails when the file exists. Failed writes show in *output, and when the file is completed. */
+ls_status ls_ckpt_h5_create(const char *path, ls_ckpt_h5_output *output, hid_t *file);
 /* Closes a file that was created. LS_E_IO when any write to it failed. */
-ls_status ls_ckpt_h5_complete(hid_t file, const ls_ckpt_h5_fault *fault, const char *path);
+ls_status ls_ckpt_h5_complete(hid_t file, const ls_ckpt_h5_output *output, const char *path);
 ls_status ls_ckpt_h5_open(const char *path, hid_t *file); /* read only */
 ls_status ls_ckpt_h5_close(hid_t file, const char *path);
 ls_status ls_ckpt_h5_group(hid_t file, const char *name);
@@ -171,8 +220,6 @@ ls_status ls_ckpt_h5_index_write(const char *path, const char *first_file, const
 
 /* ---- chunk.c: chunks at their places ---- */
 
-/* XXH3-64 of the values of chunk `index`. */
-uint64_t ls_ckpt_chunk_xxh3(const ls_ckpt_grid *grid, int64_t index, const void *values);
 /* Reads a chunk as it is stored into codec->packed. LS_E_CORRUPT: the file ends before. */
 ls_status ls_ckpt_chunk_read(int fd, const ls_ckpt_chunk *chunk, ls_ckpt_codec *codec);
 /* SHA-256 of a chunk as it is stored. */

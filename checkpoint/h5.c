@@ -59,15 +59,19 @@ static hid_t without_times(hid_t class) {
     return list;
 }
 
-ls_status ls_ckpt_h5_create(const char *path, ls_ckpt_h5_fault *fault, hid_t *file) {
+ls_status ls_ckpt_h5_create(const char *path, ls_ckpt_h5_output *output, hid_t *file) {
+    enum { LARGE = 64 << 10 };
     hid_t fapl = file_access(), fcpl = without_times(H5P_FILE_CREATE);
-    ls_status status = ls_ckpt_h5_driver_set(fapl, fault);
+    ls_status status = ls_ckpt_h5_driver_set(fapl, output);
+    if (status == LS_OK && H5Pset_alignment(fapl, LARGE, LS_CKPT_H5_ALIGNMENT) < 0) {
+        status = LS_H5_FAIL(LS_E_UNSUPPORTED, "HDF5 refuses the alignment");
+    }
     *file = H5I_INVALID_HID;
     if (status == LS_OK) {
         *file = H5Fcreate(path, H5F_ACC_EXCL, fcpl, fapl);
         if (*file < 0) {
-            status = fault->error
-                         ? LS_FAIL(LS_E_IO, "cannot create '%s': %s", path, strerror(fault->error))
+            status = output->error
+                         ? LS_FAIL(LS_E_IO, "cannot create '%s': %s", path, strerror(output->error))
                          : LS_H5_FAIL(LS_E_IO, "cannot create '%s'", path);
         }
     }
@@ -76,10 +80,10 @@ ls_status ls_ckpt_h5_create(const char *path, ls_ckpt_h5_fault *fault, hid_t *fi
     return status;
 }
 
-ls_status ls_ckpt_h5_complete(hid_t file, const ls_ckpt_h5_fault *fault, const char *path) {
+ls_status ls_ckpt_h5_complete(hid_t file, const ls_ckpt_h5_output *output, const char *path) {
     ls_status status = ls_ckpt_h5_close(file, path);
-    if (fault->error) {
-        return LS_FAIL(LS_E_IO, "cannot write '%s': %s", path, strerror(fault->error));
+    if (output->error) {
+        return LS_FAIL(LS_E_IO, "cannot write '%s': %s", path, strerror(output->error));
     }
     return status;
 }

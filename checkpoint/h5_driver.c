@@ -5,7 +5,10 @@
  * not write, fails to close the file, holds its descriptor (so that the disk stays full even after
  * the file is removed) and may crash when the process ends. Here a failure is remembered outside
  * the file, the file is emptied, and everything after it succeeds without being written: HDF5
- * closes the file as usual and ls_ckpt_h5_close reports the failure. */
+ * closes the file as usual and ls_ckpt_h5_complete reports the failure.
+ *
+ * Chunks are put into the file past HDF5, which allows for one thread at a time: it is asked to
+ * write a chunk, and the driver keeps the place. */
 #include "checkpoint/format.h"
 
 #include <errno.h>
@@ -15,31 +18,18 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* The disk begins to write after so many bytes, while the next chunks are compressed: the sync at
- * the end then has little left to wait for. */
-enum { START_BYTES = 16 << 20 };
-
 typedef struct driver_file {
     H5FD_t base; /* first: HDF5's part */
     int fd;
-    ls_ckpt_h5_fault *fault;
-    haddr_t eoa, eof, started; /* started: the kernel was asked to write what lies before */
+    ls_ckpt_h5_output *output;
+    haddr_t eoa, eof;
     dev_t device;
     ino_t inode;
 } driver_file;
 
 typedef struct driver_info {
-    ls_ckpt_h5_fault *fault;
+    ls_ckpt_h5_output *output;
 } driver_info;
-
-static void keep_fault(driver_file *f, int error) {
-    if (!f->fault->error) {
-        f->fault->error = error ? error : EIO;
-        if (ftruncate(f->fd, 0) != 0) { /* gives the space back; the file is lost anyway */
-            return;
-        }
-    }
-}
 
 static H5FD_t *driver_open(const char *name, unsigned flags, hid_t fapl, haddr_t maxaddr) {
     (void)maxaddr;
@@ -49,20 +39,21 @@ static H5FD_t *driver_open(const char *name, unsigned flags, hid_t fapl, haddr_t
     }
     driver_file *f = calloc(1, sizeof *f);
     if (!f) {
-        info->fault->error = ENOMEM;
+        info->output->error = ENOMEM;
         return NULL;
     }
-    f->fault = info->fault;
+    f->output = info->output;
     f->fd = open(name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     struct stat st;
     if (f->fd < 0 || fstat(f->fd, &st) != 0) {
-        f->fault->error = errno;
+        f->output->error = errno;
         if (f->fd >= 0) {
             close(f->fd);
         }
         free(f);
         return NULL;
     }
+    f->output->fd = f->fd;
     f->device = st.st_dev;
     f->inode = st.st_ino;
     return &f->base;
@@ -70,8 +61,8 @@ static H5FD_t *driver_open(const char *name, unsigned flags, hid_t fapl, haddr_t
 
 static herr_t driver_close(H5FD_t *file) {
     driver_file *f = (driver_file *)file;
-    if (close(f->fd) != 0 && !f->fault->error) {
-        f->fault->error = errno;
+    if (close(f->fd) != 0 && !f->output->error) {
+        f->output->error = errno;
     }
     free(f);
     return 0;
@@ -121,7 +112,7 @@ static herr_t driver_read(H5FD_t *file, H5FD_mem_t type, hid_t dxpl, haddr_t add
             continue;
         }
         if (n < 0) {
-            keep_fault(f, errno);
+            ls_ckpt_h5_fault(f->output, errno);
         }
         if (n <= 0) {
             memset(to, 0, size);
@@ -139,27 +130,14 @@ static herr_t driver_write(H5FD_t *file, H5FD_mem_t type, hid_t dxpl, haddr_t ad
     (void)type;
     (void)dxpl;
     driver_file *f = (driver_file *)file;
-    const char *from = buffer;
     if (addr + size > f->eof) {
         f->eof = addr + size;
     }
-    while (size > 0 && !f->fault->error) {
-        ssize_t n = pwrite(f->fd, from, size, (off_t)addr);
-        if (n < 0 && errno == EINTR) {
-            continue;
-        }
-        if (n <= 0) {
-            keep_fault(f, n < 0 ? errno : ENOSPC);
-            return 0;
-        }
-        from += n;
-        addr += (haddr_t)n;
-        size -= (size_t)n;
-    }
-    if (addr >= f->started + START_BYTES) {
-        sync_file_range(f->fd, (off64_t)f->started, (off64_t)(addr - f->started),
-                        SYNC_FILE_RANGE_WRITE);
-        f->started = addr;
+    if (buffer == f->output->later) {
+        f->output->later = NULL;
+        f->output->later_at = (int64_t)addr;
+    } else {
+        ls_ckpt_h5_write(f->output, buffer, size, (int64_t)addr);
     }
     return 0;
 }
@@ -172,10 +150,10 @@ static herr_t driver_truncate(H5FD_t *file, hid_t dxpl, hbool_t closing) {
     if (f->eof != f->eoa) {
         int failed;
         do {
-            failed = !f->fault->error && ftruncate(f->fd, (off_t)f->eoa) != 0;
+            failed = !f->output->error && ftruncate(f->fd, (off_t)f->eoa) != 0;
         } while (failed && errno == EINTR);
         if (failed) {
-            keep_fault(f, errno);
+            ls_ckpt_h5_fault(f->output, errno);
         }
         f->eof = f->eoa;
     }
@@ -200,10 +178,10 @@ static const H5FD_class_t driver_class = {
     .fl_map = H5FD_FLMAP_DICHOTOMY,
 };
 
-ls_status ls_ckpt_h5_driver_set(hid_t fapl, ls_ckpt_h5_fault *fault) {
+ls_status ls_ckpt_h5_driver_set(hid_t fapl, ls_ckpt_h5_output *output) {
     static hid_t driver = H5I_INVALID_HID; /* registered once a process */
-    *fault = (ls_ckpt_h5_fault){0};
-    const driver_info info = {.fault = fault};
+    *output = (ls_ckpt_h5_output){.fd = -1};
+    const driver_info info = {.output = output};
     herr_t done = -1;
 #pragma omp critical(ls_hdf5)
     {

@@ -139,8 +139,8 @@ static ls_status index_links(hid_t file, const json_t *tensors) {
 ls_status ls_ckpt_h5_index_write(const char *path, const char *first_file, const json_t *tensors) {
     LS_TRY(ls_ckpt_h5_init());
     hid_t file;
-    ls_ckpt_h5_fault fault;
-    LS_TRY(ls_ckpt_h5_create(path, &fault, &file));
+    ls_ckpt_h5_output output;
+    LS_TRY(ls_ckpt_h5_create(path, &output, &file));
     ls_status status = ls_ckpt_h5_group(file, "/tensors");
     if (status == LS_OK) {
         status = index_links(file, tensors);
@@ -149,6 +149,6 @@ ls_status ls_ckpt_h5_index_write(const char *path, const char *first_file, const
                                               H5P_DEFAULT, H5P_DEFAULT) < 0) {
         status = LS_H5_FAIL(LS_E_IO, "cannot link '/counters'");
     }
-    ls_status completed = ls_ckpt_h5_complete(file, &fault, path);
+    ls_status completed = ls_ckpt_h5_complete(file, &output, path);
     return status != LS_OK ? status : completed;
 }

@@ -17,6 +17,10 @@ static inline void store16(uint8_t *p, v16 v) {
     memcpy(p, &v, sizeof v);
 }
 
+#define EVEN(a, b)                                                                                 \
+    __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30)
+#define ODD(a, b)                                                                                  \
+    __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31)
 #define ZIP_LOW(a, b)                                                                              \
     __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23)
 #define ZIP_HIGH(a, b)                                                                             \
@@ -47,7 +51,28 @@ static size_t interleave(uint8_t *out, const uint8_t *in, size_t elems, size_t w
     return i;
 }
 
-const ls_planes_ops ls_planes_generic = {.name = "generic", .join = join, .hash = hash};
+static size_t deinterleave(uint8_t *out, const uint8_t *in, size_t elems, size_t width,
+                           size_t count) {
+    size_t i = 0;
+    for (; width == 2 && i + 16 <= count; i += 16) {
+        v16 a = load16(in + 2 * i), b = load16(in + 2 * i + 16);
+        store16(out + i, EVEN(a, b));
+        store16(out + elems + i, ODD(a, b));
+    }
+    for (; width == 4 && i + 16 <= count; i += 16) {
+        v16 a = load16(in + 4 * i), b = load16(in + 4 * i + 16);
+        v16 c = load16(in + 4 * i + 32), d = load16(in + 4 * i + 48);
+        v16 even_ab = EVEN(a, b), even_cd = EVEN(c, d), odd_ab = ODD(a, b), odd_cd = ODD(c, d);
+        store16(out + i, EVEN(even_ab, even_cd));
+        store16(out + elems + i, EVEN(odd_ab, odd_cd));
+        store16(out + 2 * elems + i, ODD(even_ab, even_cd));
+        store16(out + 3 * elems + i, ODD(odd_ab, odd_cd));
+    }
+    return i;
+}
+
+const ls_planes_ops ls_planes_generic = {
+    .name = "generic", .split = split, .join = join, .hash = hash};
 
 const ls_planes_ops *ls_planes(void) {
 #if defined(__x86_64__)

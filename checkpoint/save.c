@@ -3,6 +3,7 @@
 #include "runtime/base/arena.h"
 #include "runtime/base/clock.h"
 
+#include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -204,13 +205,23 @@ void ls_ckpt_saver_start(ls_ckpt_saver *s, const ls_ckpt_save_options *options,
                              .level = options->level,
                              .parity = options->parity};
     ls_status status = prepare(s, options, tensors, count);
-    if (!s->now || s->per_host || s->fetch) {
-        status = ls_snapshot_fill(&s->snapshot, status, tensors, count, s->fetch, s->fetch_context);
+    s->copies = !s->now || s->per_host || s->fetch;
+    if (s->copies) {
+        status =
+            ls_snapshot_begin(&s->snapshot, status, tensors, count, s->fetch, s->fetch_context);
         s->tensors = s->snapshot.mine.tensors;
     }
     ls_save_report(&s->mine, status); /* here: the error record is this thread's */
     give(s, WRITE, ls_save_job_write);
     s->stall_ns = ls_clock_ns() - s->start_ns;
+}
+
+void ls_ckpt_saver_settle(ls_ckpt_saver *s) {
+    if (s->stage != IDLE && s->copies) {
+        uint64_t start_ns = ls_clock_ns();
+        ls_snapshot_complete(&s->snapshot, omp_get_max_threads());
+        s->stall_ns += ls_clock_ns() - start_ns;
+    }
 }
 
 bool ls_ckpt_saver_busy(const ls_ckpt_saver *s) {

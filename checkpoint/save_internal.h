@@ -63,6 +63,7 @@ struct ls_ckpt_saver {
     ls_ckpt_place place;
     const ls_ckpt_tensor *tensors;
     int count;
+    bool copies;   /* tensors are those of the snapshot */
     char file[32]; /* what this rank writes; "": nothing */
     json_t *record;
     char *text, *texts; /* this rank's record; rank 0: all of them, in order of rank */

@@ -6,6 +6,7 @@
 #include "runtime/base/file.h"
 #include "runtime/base/log.h"
 
+#include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -87,6 +88,9 @@ static ls_status host_tensors(const ls_ckpt_saver *s, ls_ckpt_tensor **all, int 
 static ls_status write_file(ls_ckpt_saver *s, json_t **record) {
     ls_ckpt_tensor *all;
     int count;
+    if (s->copies) { /* first of all, so that nobody who waits for it waits for a disk */
+        ls_snapshot_complete(&s->snapshot, s->now ? omp_get_max_threads() : s->options.threads);
+    }
     bool complete = s->snapshot.other_count == 0 || ls_snapshot_await(&s->snapshot);
     if (s->mine.status != LS_OK) {
         return LS_OK; /* the start has said why */

@@ -1,8 +1,9 @@
 /* Saves that training does not wait for.
  *
- * start copies the state into memory that was reserved, and comes back; a thread compresses,
- * writes, syncs and hashes; the ranks agree about it by non-blocking collectives that poll moves
- * on, between steps. All MPI calls are the caller's thread's.
+ * start comes back at once; a thread copies the state into memory that was reserved, while training
+ * reads it; settle, before training changes it, copies with all threads what is left. Then the
+ * thread compresses, writes, syncs and hashes; the ranks agree about it by non-blocking collectives
+ * that poll moves on, between steps. All MPI calls are the caller's thread's.
  *
  *   WRITE      each rank's file            (thread)
  *   REPORT     did everyone succeed?       (non-blocking all-gather)
@@ -21,7 +22,8 @@
 
 typedef struct ls_ckpt_saver ls_ckpt_saver;
 
-/* Copies to host memory what the data of the index-th tensor to save points to. */
+/* Copies to host memory, while start runs, what the data of the index-th tensor to save points to.
+ */
 typedef ls_status (*ls_ckpt_fetch_fn)(void *context, int index, void *host, const void *data,
                                       size_t bytes);
 
@@ -43,8 +45,9 @@ ls_status ls_ckpt_saver_create(const ls_ckpt_saver_options *options, ls_ckpt_sav
 void ls_ckpt_saver_destroy(ls_ckpt_saver *saver);
 /* Memory that this rank has reserved. */
 int64_t ls_ckpt_saver_bytes(const ls_ckpt_saver *saver);
-/* What each writing thread takes besides: a chunk as it is, shuffled and compressed. */
-size_t ls_ckpt_thread_bytes(void);
+/* What writing with so many threads takes besides: for each a chunk as it is, shuffled and
+ * compressed, and some compressed ones that wait for the disk. */
+size_t ls_ckpt_writing_bytes(int threads);
 
 /* How a save ended. */
 typedef struct ls_ckpt_outcome {
@@ -55,12 +58,17 @@ typedef struct ls_ckpt_outcome {
     double stall_seconds; /* of this rank's calling thread */
 } ls_ckpt_outcome;
 
-/* Begins a save. options are copied; options->root must be the same on all ranks. Not while one is
- * under way on this rank. now: on the calling thread, with no copy where that can be; poll with
- * wait then ends it. What is wrong with the arguments is told by poll. [collective in order; does
- * not wait for other ranks] */
+/* Begins a save. options are copied; tensors [count] too, unless the save is one of `now`; what
+ * their data points to must stay as it is until settle has returned or the save has ended.
+ * options->root must be the same on all ranks. Not
+ * while one is under way on this rank. now: on the calling thread, with no copy where that can be;
+ * poll with wait then ends it. What is wrong with the arguments is told by poll. [collective in
+ * order; does not wait for other ranks] */
 void ls_ckpt_saver_start(ls_ckpt_saver *saver, const ls_ckpt_save_options *options,
                          const ls_ckpt_tensor *tensors, int count, bool now);
+/* The data may be changed when it returns, unless the save is one of `now`: until that one ends, it
+ * may not. Costs nothing when no save is under way or its copy is complete. Not collective. */
+void ls_ckpt_saver_settle(ls_ckpt_saver *saver);
 /* Is a save under way on this rank? Ranks may differ for a while. */
 bool ls_ckpt_saver_busy(const ls_ckpt_saver *saver);
 /* Is one under way on any rank? Waits for the other ranks. [collective] */

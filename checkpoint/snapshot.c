@@ -5,7 +5,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <omp.h>
 #include <semaphore.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,7 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { ALIGN = 64 };
+enum { ALIGN = 64, PART_BYTES = 1 << 20 };
 
 typedef struct row {
     char name[LS_CKPT_NAME_MAX + 1];
@@ -55,6 +54,20 @@ static ls_status view_open(ls_snapshot_view *view) {
                               .box = rows[i].box,
                               .data = (char *)view->base + rows[i].offset_bytes};
         memcpy(t->dims, rows[i].dims, sizeof t->dims);
+    }
+    return LS_OK;
+}
+
+/* For copies into the rank's own. */
+static ls_status copying_prepare(ls_snapshot *s) {
+    const int count = s->mine.count;
+    pthread_mutex_init(&s->mutex, NULL);
+    pthread_cond_init(&s->complete, NULL);
+    s->made = true;
+    LS_TRY(ls_calloc((size_t)count + 1, sizeof *s->starts, &s->starts));
+    LS_TRY(ls_calloc((size_t)count + 1, sizeof *s->sources, &s->sources));
+    for (int i = 0; i < count; i++) {
+        s->starts[i + 1] = s->starts[i] + tensor_bytes(&s->mine.tensors[i]);
     }
     return LS_OK;
 }
@@ -185,6 +198,7 @@ ls_status ls_snapshot_create(ls_snapshot *s, ls_comm *comm, bool shared,
     int fd;
     *s = (ls_snapshot){0};
     ls_status status = map_mine(&s->mine, shared, tensors, count, &fd);
+    status = status == LS_OK ? copying_prepare(s) : status;
     if (shared) {
         status = ls_comm_agree(comm, status);
         if (status == LS_OK) {
@@ -206,6 +220,12 @@ void ls_snapshot_release(ls_snapshot *s) {
         view_close(&s->others[i]);
     }
     free(s->others);
+    free(s->starts);
+    free(s->sources);
+    if (s->made) {
+        pthread_mutex_destroy(&s->mutex);
+        pthread_cond_destroy(&s->complete);
+    }
     view_close(&s->mine);
     *s = (ls_snapshot){0};
 }
@@ -233,47 +253,85 @@ static ls_status same_check(const ls_snapshot *s, const ls_ckpt_tensor *tensors,
     return LS_OK;
 }
 
-/* Each thread copies an equal share of all bytes, past the caches: they are read much later. */
-static void copy_all(const ls_snapshot *s, const ls_ckpt_tensor *tensors, int count) {
-    size_t total = 0;
-    for (int i = 0; i < count; i++) {
-        total += tensor_bytes(&tensors[i]);
-    }
-#pragma omp parallel num_threads(ls_ckpt_threads(omp_get_max_threads(), INT64_MAX, (int64_t)total))
-    {
-        size_t share = total / (size_t)omp_get_num_threads() + 1;
-        size_t from = share * (size_t)omp_get_thread_num(), to = from + share, position = 0;
-        for (int i = 0; i < count; i++) {
-            size_t bytes = tensor_bytes(&tensors[i]);
-            size_t first = from > position ? from - position : 0;
-            size_t end = to > position ? to - position : 0;
-            end = end < bytes ? end : bytes;
-            if (first < end) {
-                ls_copy((char *)s->mine.tensors[i].data + first,
-                        (const char *)tensors[i].data + first, (int64_t)(end - first),
-                        (int64_t)total);
-            }
-            position += bytes;
-        }
+static void tell_filled(ls_snapshot *s, bool good) {
+    header *h = s->mine.base;
+    atomic_store(&h->good, good);
+    if (s->host_rank > 0) {
+        sem_post(&h->filled);
     }
 }
 
-ls_status ls_snapshot_fill(ls_snapshot *s, ls_status so_far, const ls_ckpt_tensor *tensors,
-                           int count, ls_ckpt_fetch_fn fetch, void *context) {
-    header *h = s->mine.base;
+ls_status ls_snapshot_begin(ls_snapshot *s, ls_status so_far, const ls_ckpt_tensor *tensors,
+                            int count, ls_ckpt_fetch_fn fetch, void *context) {
     ls_status status = so_far == LS_OK ? same_check(s, tensors, count) : so_far;
-    if (status == LS_OK && !fetch) {
-        copy_all(s, tensors, count);
-    }
     for (int i = 0; i < count && fetch && status == LS_OK; i++) {
         size_t bytes = tensor_bytes(&tensors[i]);
         status = bytes ? fetch(context, i, s->mine.tensors[i].data, tensors[i].data, bytes) : LS_OK;
     }
-    atomic_store(&h->good, status == LS_OK);
-    if (s->host_rank > 0) {
-        sem_post(&h->filled);
+    for (int i = 0; i < count && !fetch && status == LS_OK; i++) {
+        s->sources[i] = tensors[i].data;
+    }
+    const size_t bytes = fetch || status != LS_OK ? 0 : s->starts[count];
+    s->parts = (int64_t)((bytes + PART_BYTES - 1) / PART_BYTES);
+    s->copied = 0;
+    atomic_store(&s->taken, 0);
+    if (s->parts == 0) {
+        tell_filled(s, status == LS_OK);
     }
     return status;
+}
+
+/* Past the caches where the whole is large: it is read much later. */
+static void part_copy(const ls_snapshot *s, int64_t part) {
+    const int count = s->mine.count;
+    const size_t from = (size_t)part * PART_BYTES, all = s->starts[count];
+    const size_t to = all - from < PART_BYTES ? all : from + PART_BYTES;
+    int low = 0, high = count - 1; /* the last tensor that begins at or before `from` */
+    while (low < high) {
+        int middle = (low + high + 1) / 2;
+        if (s->starts[middle] <= from) {
+            low = middle;
+        } else {
+            high = middle - 1;
+        }
+    }
+    for (int i = low; i < count && s->starts[i] < to; i++) {
+        const size_t first = from > s->starts[i] ? from - s->starts[i] : 0;
+        const size_t end = (to < s->starts[i + 1] ? to : s->starts[i + 1]) - s->starts[i];
+        ls_copy((char *)s->mine.tensors[i].data + first, s->sources[i] + first,
+                (int64_t)(end - first), (int64_t)all);
+    }
+}
+
+/* Returns how many it has copied. */
+static int64_t parts_copy(ls_snapshot *s) {
+    int64_t done = 0, part;
+    while ((part = atomic_fetch_add(&s->taken, 1)) < s->parts) {
+        part_copy(s, part);
+        done++;
+    }
+    return done;
+}
+
+void ls_snapshot_complete(ls_snapshot *s, int threads) {
+    int64_t done = 0;
+    if (!s->made || s->parts == 0) {
+        return;
+    }
+    if (atomic_load(&s->taken) < s->parts) {
+#pragma omp parallel num_threads(ls_ckpt_threads(threads, s->parts, INT64_MAX)) reduction(+ : done)
+        done += parts_copy(s);
+    }
+    pthread_mutex_lock(&s->mutex);
+    s->copied += done;
+    if (done > 0 && s->copied == s->parts) {
+        tell_filled(s, true);
+        pthread_cond_broadcast(&s->complete);
+    }
+    while (s->copied < s->parts) {
+        pthread_cond_wait(&s->complete, &s->mutex);
+    }
+    pthread_mutex_unlock(&s->mutex);
 }
 
 /* A dead rank never posts: so the wait is looked at again and again. */

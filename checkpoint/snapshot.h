@@ -1,5 +1,6 @@
 /* A copy of the tensors that a save writes, in memory reserved in advance, so that training goes on
- * while it is written.
+ * while it is written. It is made part by part, by the thread that will write it while training
+ * only reads the state; whoever is about to change the state makes what is left of it.
  *
  *   | header | rows, one a tensor | values, each at a multiple of 64 bytes |
  *
@@ -10,6 +11,7 @@
 
 #include "checkpoint/saver.h"
 
+#include <pthread.h>
 #include <stdatomic.h>
 
 typedef struct ls_snapshot_view {
@@ -25,6 +27,14 @@ typedef struct ls_snapshot {
     int other_count;
     int host_rank, host_index; /* this rank's place on the host; the host's place among hosts */
     atomic_bool stopping;
+    /* The copy under way: parts of equal size of all values one after the other. */
+    size_t *starts;       /* [mine.count + 1] where each tensor's values begin in that order */
+    const char **sources; /* [mine.count] */
+    pthread_mutex_t mutex;
+    pthread_cond_t complete;
+    _Atomic int64_t taken; /* parts that somebody copies or has copied */
+    int64_t parts, copied; /* copied: under the mutex, but for begin */
+    bool made;             /* mutex and condition are */
 } ls_snapshot;
 
 /* Memory for tensors [count], whose boxes may be empty; all of it is touched, so that no page is
@@ -34,11 +44,15 @@ ls_status ls_snapshot_create(ls_snapshot *snapshot, ls_comm *comm, bool shared,
                              const ls_ckpt_tensor *tensors, int count);
 void ls_snapshot_release(ls_snapshot *snapshot);
 
-/* Fills it, with all threads of the caller or by `fetch`. The tensors must be those of create but
- * for their data: LS_E_SHAPE. so_far: not LS_OK when there is nothing to fill it with, and returned
- * then. Whatever comes of it, the lowest rank of the host is told. */
-ls_status ls_snapshot_fill(ls_snapshot *snapshot, ls_status so_far, const ls_ckpt_tensor *tensors,
-                           int count, ls_ckpt_fetch_fn fetch, void *context);
+/* Begins to fill it. The tensors must be those of create but for their data: LS_E_SHAPE. so_far:
+ * not LS_OK when there is nothing to fill it with, and returned then. With `fetch` it is filled on
+ * return; else the data must stay as it is until ls_snapshot_complete has returned. */
+ls_status ls_snapshot_begin(ls_snapshot *snapshot, ls_status so_far, const ls_ckpt_tensor *tensors,
+                            int count, ls_ckpt_fetch_fn fetch, void *context);
+/* Copies what nobody has begun to copy, with up to `threads` threads, and waits for the rest. Any
+ * number of threads may call it at the same time. Once it is complete, or has failed, the lowest
+ * rank of the host is told. */
+void ls_snapshot_complete(ls_snapshot *snapshot, int threads);
 /* Waits until the others of the host have filled theirs; for the lowest rank. False when one of
  * them has failed, or after ls_snapshot_stop. */
 bool ls_snapshot_await(ls_snapshot *snapshot);

@@ -1,5 +1,6 @@
-/* One data file: chunks are compressed by all threads and stored in order by whichever thread has
- * the next one, so that the file's bytes do not depend on the number of threads. */
+/* One data file: chunks are compressed by all threads; whichever has the next one has HDF5 give it
+ * its place, so that the file's bytes do not depend on the number of threads; a putter takes it
+ * there. */
 #include "checkpoint/format.h"
 #include "runtime/base/arena.h"
 #include "runtime/base/file.h"
@@ -20,8 +21,11 @@ typedef struct piece {
 
 typedef struct writer {
     const char *path;
-    hid_t file, dataset;    /* dataset: of the piece being stored */
-    ls_ckpt_h5_fault fault; /* of the file while it is written */
+    hid_t file, dataset; /* dataset: of the piece being stored */
+    ls_ckpt_h5_output output;
+    ls_ckpt_putter putter;
+    int64_t bytes;
+    size_t block_bytes; /* of the largest chunk as stored */
     int level, threads;
     piece *pieces;
     int piece_count;
@@ -50,7 +54,6 @@ static ls_status kept_error(const writer *w) {
 }
 
 static ls_status pieces_init(writer *w, const ls_ckpt_tensor *tensors, int count) {
-    int64_t bytes = 0;
     LS_TRY(ls_calloc((size_t)count + 1, sizeof *w->pieces, &w->pieces));
     for (int i = 0; i < count; i++) {
         const ls_ckpt_tensor *t = &tensors[i];
@@ -67,9 +70,11 @@ static ls_status pieces_init(writer *w, const ls_ckpt_tensor *tensors, int count
         LS_TRY(ls_ckpt_dataset_path(p->dataset, sizeof p->dataset, t->name, t->ndim, t->dims,
                                     &t->box));
         w->chunk_count += p->grid.count;
-        bytes += ls_box_elems(&t->box) * elem_bytes;
+        w->bytes += ls_box_elems(&t->box) * elem_bytes;
+        const size_t most = ls_ckpt_stored_max((size_t)p->grid.chunk_bytes, w->level > 0);
+        w->block_bytes = most > w->block_bytes ? most : w->block_bytes;
     }
-    w->threads = ls_ckpt_threads(w->threads, w->chunk_count, bytes);
+    w->threads = ls_ckpt_threads(w->threads, w->chunk_count, w->bytes);
     LS_TRY(ls_calloc((size_t)w->chunk_count + 1, sizeof *w->chunks, &w->chunks));
     LS_TRY(ls_calloc((size_t)w->chunk_count + 1, sizeof *w->hashes, &w->hashes));
     LS_TRY(ls_calloc((size_t)w->threads, sizeof *w->codecs, &w->codecs));
@@ -102,7 +107,8 @@ static piece *piece_of_chunk(const writer *w, int64_t chunk) {
     return &w->pieces[low];
 }
 
-static ls_status chunk_store(writer *w, piece *p, int64_t chunk, const void *data, size_t bytes) {
+/* Gives the chunk in a block its place. */
+static ls_status chunk_enter(writer *w, piece *p, int64_t chunk, ls_ckpt_block *b) {
     int64_t index = chunk - p->first_chunk;
     if (index == 0) {
         LS_TRY(ls_ckpt_h5_dataset_create(w->file, p->dataset, p->tensor, &p->grid, w->level,
@@ -110,14 +116,17 @@ static ls_status chunk_store(writer *w, piece *p, int64_t chunk, const void *dat
     }
     hsize_t offset[LS_MAX_DIMS];
     ls_ckpt_h5_offset(&p->grid, index, offset);
-    if (H5Dwrite_chunk(w->dataset, H5P_DEFAULT, 0, offset, bytes, data) < 0) {
+    w->output.later = b->data;
+    if (H5Dwrite_chunk(w->dataset, H5P_DEFAULT, 0, offset, b->bytes, b->data) < 0) {
         return LS_H5_FAIL(LS_E_IO, "cannot write chunk %lld of '%s' to '%s'", (long long)index,
                           p->dataset, w->path);
     }
-    if (w->fault.error) { /* no use in going on; completing the file tells */
+    if (w->output.error) { /* no use in going on; completing the file tells */
         return LS_FAIL(LS_E_IO, "cannot write '%s'", w->path);
     }
-    p->stored_bytes += (int64_t)bytes;
+    b->at = w->output.later ? -1 : w->output.later_at;
+    w->output.later = NULL;
+    p->stored_bytes += (int64_t)b->bytes;
     if (index == p->grid.count - 1) {
         hid_t dataset = w->dataset;
         w->dataset = H5I_INVALID_HID;
@@ -128,21 +137,32 @@ static ls_status chunk_store(writer *w, piece *p, int64_t chunk, const void *dat
     return LS_OK;
 }
 
-static ls_status chunk_encode(writer *w, const piece *p, int64_t chunk, const void **out,
-                              size_t *bytes) {
+static ls_status chunk_encode(writer *w, const piece *p, int64_t chunk, ls_ckpt_block *b) {
     ls_box box;
     int64_t first_elem;
+    const void *stored;
+    ls_ckpt_codec *codec = &w->codecs[omp_get_thread_num()];
     ls_ckpt_grid_box(&p->grid, chunk - p->first_chunk, &box, &first_elem);
     const char *src = (const char *)p->tensor->data + first_elem * p->grid.elem_bytes;
-    w->chunks[chunk].xxh3 = ls_ckpt_chunk_xxh3(&p->grid, chunk - p->first_chunk, src);
-    LS_TRY(ls_ckpt_encode(&w->codecs[omp_get_thread_num()], src, ls_box_elems(&box),
-                          p->grid.chunk_elems, p->grid.elem_bytes, out, bytes));
-    w->chunks[chunk].bytes = (int64_t)*bytes;
-    return ls_sha256_of(*out, *bytes, &w->hashes[chunk]);
+    codec->packed = b->data; /* lent */
+    codec->packed_capacity = w->block_bytes;
+    ls_status status =
+        ls_ckpt_encode(codec, src, ls_box_elems(&box), p->grid.chunk_elems, p->grid.elem_bytes,
+                       &stored, &b->bytes, &w->chunks[chunk].xxh3);
+    codec->packed = NULL;
+    codec->packed_capacity = 0;
+    LS_TRY(status);
+    if (stored != b->data) {
+        memcpy(b->data, stored, b->bytes);
+    }
+    w->chunks[chunk].bytes = (int64_t)b->bytes;
+    return ls_sha256_of(b->data, b->bytes, &w->hashes[chunk]);
 }
 
 /* Encodes, hashes and stores all chunks. */
 static ls_status pieces_write(writer *w) {
+    LS_TRY(ls_ckpt_putter_start(&w->putter, &w->output, w->path, w->threads,
+                                ls_ckpt_putter_threads(w->threads, w->bytes), w->block_bytes));
 #pragma omp parallel num_threads(w->threads)
     {
         if (ls_ckpt_h5_init() != LS_OK) {
@@ -151,17 +171,18 @@ static ls_status pieces_write(writer *w) {
 #pragma omp for schedule(dynamic, 1) ordered
         for (int64_t chunk = 0; chunk < w->chunk_count; chunk++) {
             piece *p = piece_of_chunk(w, chunk);
-            const void *data = NULL;
-            size_t bytes = 0;
-            if (!atomic_load(&w->failed) && chunk_encode(w, p, chunk, &data, &bytes) != LS_OK) {
+            ls_ckpt_block *b = ls_ckpt_putter_take(&w->putter);
+            if (!atomic_load(&w->failed) && chunk_encode(w, p, chunk, b) != LS_OK) {
                 keep_error(w);
             }
 #pragma omp ordered
-            if (!atomic_load(&w->failed) && chunk_store(w, p, chunk, data, bytes) != LS_OK) {
+            if (!atomic_load(&w->failed) && chunk_enter(w, p, chunk, b) != LS_OK) {
                 keep_error(w);
             }
+            ls_ckpt_putter_give(&w->putter, b);
         }
     }
+    ls_ckpt_putter_end(&w->putter);
     return kept_error(w);
 }
 
@@ -199,7 +220,7 @@ static ls_status file_check(writer *w, bool first) {
 }
 
 static ls_status file_fill(writer *w, bool first, const ls_ckpt_save_options *options) {
-    LS_TRY(ls_ckpt_h5_create(w->path, &w->fault, &w->file));
+    LS_TRY(ls_ckpt_h5_create(w->path, &w->output, &w->file));
     ls_status status = ls_ckpt_h5_group(w->file, "/tensors");
     if (status == LS_OK) {
         status = pieces_write(w);
@@ -207,8 +228,8 @@ static ls_status file_fill(writer *w, bool first, const ls_ckpt_save_options *op
     if (status == LS_OK && first) {
         status = ls_ckpt_h5_counters_write(w->file, options->counters);
     }
-    ls_status completed = ls_ckpt_h5_complete(w->file, &w->fault, w->path);
-    return w->fault.error || status == LS_OK ? completed : status;
+    ls_status completed = ls_ckpt_h5_complete(w->file, &w->output, w->path);
+    return w->output.error || status == LS_OK ? completed : status;
 }
 
 static json_t *integers(int count, const int64_t *values) {

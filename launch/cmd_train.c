@@ -98,7 +98,7 @@ static ls_status lay_out(ls_train *train) {
     const ls_dtype dtype = ls_session_dtype(train->config.numerics.compute, dev);
     LS_TRY(ls_layout_init(&train->layout, &train->config, dev, dtype, &train->session.mesh));
     LS_TRY(ls_layout_plan(&train->layout, &train->planned));
-    train->planned.saves += (size_t)train->session.threads * ls_ckpt_thread_bytes();
+    train->planned.saves += ls_ckpt_writing_bytes(train->session.threads);
     count_steps(train);
     return LS_OK;
 }
@@ -285,7 +285,7 @@ static void tear_down(ls_train *train) {
             ls_error_set(failure.code, failure.file, failure.line, "%s", failure.message);
         }
     }
-    ls_ckpt_saver_destroy(train->saver);
+    ls_train_saver_close(train);
     ls_lock_release(&train->lock);
     ls_loader_destroy(train->loader);
     ls_train_release(train);

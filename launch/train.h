@@ -78,15 +78,20 @@ typedef struct ls_train {
     char last_ckpt[1024];
     ls_lock lock; /* of the run directory; rank 0 */
     ls_ckpt_saver *saver;
-    const struct ls_pieces *saving; /* what a save that begins copies (train_pieces.h) */
-    ls_save_record save;            /* that has ended since the last record */
+    struct ls_pieces *saving; /* what a save that has begun copies (train_pieces.h) */
+    ls_save_record save;      /* that has ended since the last record */
 } ls_train;
 
 /* Reserves what saves need. [collective] */
 ls_status ls_train_saver_open(ls_train *train);
+/* Safe when there is nothing to close. Not collective after the last save has ended. */
+void ls_train_saver_close(ls_train *train);
 /* Saves masters and optimizer state in the checkpoint root: begins to, or, with now, is done when
  * it returns. A failure is reported, never fatal: saved_step tells. [collective] */
 ls_status ls_train_save(ls_train *train, bool now);
+/* Before masters or optimizer state are changed: the save under way has its copy of them when it
+ * returns. Not collective. */
+void ls_train_save_settle(ls_train *train);
 /* Moves on what is being saved; wait: to its end. [collective] */
 ls_status ls_train_save_poll(ls_train *train, bool wait);
 

@@ -169,7 +169,7 @@ static void print_row(const ls_layout *l, const ls_layout_bytes *b, int ranks) {
 /* What a process takes besides. */
 static void print_process(const ls_train *train, size_t saves) {
     char copy[32], program[32];
-    saves += (size_t)train->session.threads * ls_ckpt_thread_bytes();
+    saves += ls_ckpt_writing_bytes(train->session.threads);
     printf("\nbesides, a rank takes up to %s for saves, and %s are program and libraries (measured "
            "in this process; MPI adds to it)\n",
            ls_text_bytes(copy, sizeof copy, (double)saves),

@@ -124,6 +124,8 @@ static ls_status run_step(ls_train *train, const ls_step_options *options, ls_st
     record->total_steps = train->total_steps;
     record->lr = ls_schedule_lr(&train->config.schedule, train->config.optim.lr, train->step,
                                 train->total_steps);
+    ls_train_save_settle(train);
+    ls_train_account(train, LS_PHASE_CHECKPOINT, record->phase_seconds);
     LS_TRY(update_weights(train, options, &result, record, advice));
     train->counters.steps = train->step;
     train->counters.tokens += result.targets;

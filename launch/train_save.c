@@ -2,6 +2,7 @@
 #include "checkpoint/prune.h"
 #include "launch/train_ledger.h"
 #include "launch/train_pieces.h"
+#include "runtime/base/arena.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/file.h"
 #include "runtime/base/log.h"
@@ -79,7 +80,11 @@ static ls_status check_space(ls_train *train, const ls_pieces *pieces) {
 ls_status ls_train_saver_open(ls_train *train) {
     const ls_config_checkpoint *config = &train->config.checkpoint;
     ls_pieces p;
-    ls_status status = ls_session_agree(&train->session, ls_pieces_list(train, true, &p));
+    ls_status status = ls_pieces_list(train, true, &p);
+    if (status == LS_OK) {
+        status = ls_calloc(1, sizeof *train->saving, &train->saving);
+    }
+    status = ls_session_agree(&train->session, status);
     if (status == LS_OK) {
         status = check_space(train, &p);
     }
@@ -96,6 +101,16 @@ ls_status ls_train_saver_open(ls_train *train) {
     }
     ls_pieces_release(&p);
     return status;
+}
+
+void ls_train_saver_close(ls_train *train) {
+    ls_ckpt_saver_destroy(train->saver);
+    train->saver = NULL;
+    if (train->saving) {
+        ls_pieces_release(train->saving);
+        free(train->saving);
+        train->saving = NULL;
+    }
 }
 
 /* now: training waits, so that all threads are free for it. */
@@ -129,11 +144,12 @@ static ls_status start(ls_train *train, bool now) {
             .config_text = config_text,
             .run = run,
             .counters = counters};
-        train->saving = &p;
-        ls_ckpt_saver_start(train->saver, &options, p.tensors, p.count, now);
-        train->saving = NULL;
+        *train->saving = p; /* until they are copied */
+        p = (ls_pieces){0};
+        ls_ckpt_saver_start(train->saver, &options, train->saving->tensors, train->saving->count,
+                            now);
     }
-    if (status == LS_OK && (now || !config->async)) { /* the pieces are ours */
+    if (status == LS_OK && (now || !config->async)) {
         status = ls_train_save_poll(train, true);
     }
     json_decref(run);
@@ -141,6 +157,13 @@ static ls_status start(ls_train *train, bool now) {
     free(config_text);
     ls_pieces_release(&p);
     return status;
+}
+
+void ls_train_save_settle(ls_train *train) {
+    if (train->saving) {
+        ls_ckpt_saver_settle(train->saver);
+        ls_pieces_release(train->saving);
+    }
 }
 
 ls_status ls_train_save(ls_train *train, bool now) {
@@ -184,6 +207,7 @@ ls_status ls_train_save_poll(ls_train *train, bool wait) {
     if (!ended) {
         return LS_OK;
     }
+    ls_train_save_settle(train);
     const ls_ckpt_save_result *r = &outcome.result;
     bool failed = outcome.status != LS_OK;
     report(train, &outcome);

@@ -92,6 +92,23 @@ if command -v h5dump >/dev/null; then
                 fail "h5dump shows other values in $file"
         done
     done
+    # h5repack takes the filter off, so that no plugin is needed any more, and puts it on again.
+    "$make" "$work/small" 3 1 200000
+    small=$work/small/step-00000003/rank-00000.h5
+    values() { # values PLUGINS FILE: all that is below /tensors, as text
+        HDF5_PLUGIN_PATH=$1 h5dump -y -w 1 -m '%.9g' -g /tensors "$2" | grep -v '^HDF5' >"$2.txt"
+    }
+    gives 0 h5repack -f NONE "$small" "$work/plain.h5"
+    gives 0 h5repack -f SHUF -f UD=32015,0,1,5 "$work/plain.h5" "$work/packed.h5"
+    gives 0 h5dump -pH -d '/tensors/layers.0.attn.qkv.weight' "$work/packed.h5"
+    prints 'FILTER_ID 32015'
+    values "$plugins" "$small"
+    values "$work/nothing" "$work/plain.h5"
+    values "$plugins" "$work/packed.h5"
+    holds [ "$(grep -c '^ *-*[0-9]' "$small.txt")" -gt 30000 ]
+    holds cmp "$small.txt" "$work/plain.h5.txt"
+    holds cmp "$small.txt" "$work/packed.h5.txt"
+    gives 0 h5diff "$small" "$work/packed.h5"
     h5dump -d /counters/tokens_per_second "$ckpt/rank-00000.h5" >"$work/out"
     prints '(0): 98765.5'
     prints '(0): "tokens/s"'

@@ -1,6 +1,7 @@
-/* Saves in the background: what was there when the save began is what is saved, whoever writes it;
+/* Saves in the background: what was there when the save began is what is saved, whoever copies and
+ * writes it;
  * failures are told to all ranks and the next save succeeds. */
-#include "checkpoint/saver.h"
+#include "checkpoint/snapshot.h"
 #include "runtime/base/log.h"
 #include "tests/checkpoint/ckpt_cases.h"
 
@@ -111,6 +112,7 @@ static void test_saves(bool async, bool per_host, int64_t first_step) {
         CHECK_OK(ls_ckpt_saver_any_busy(saver, &busy));
         CHECK(busy);
         if (!waits) {
+            ls_ckpt_saver_settle(saver);
             change_all();
         }
         ls_ckpt_outcome outcome = finish(saver, waits || round == 0);
@@ -181,6 +183,53 @@ static void test_fetch(void) {
         check_saved(outcome.result.path, comm->size);
         ls_ckpt_saver_destroy(saver);
     }
+}
+
+static void *complete_alone(void *snapshot) {
+    ls_snapshot_complete(snapshot, 1);
+    return NULL;
+}
+
+/* The copy is what was there at its beginning, however its parts are shared between the thread in
+ * the background and the one that is about to change the values. */
+static void test_copies(void) {
+    enum { ROUNDS = 100, BYTES = 5 << 20 };
+    static uint8_t values[BYTES];
+    ls_ckpt_tensor parts[4];
+    ls_snapshot snapshot;
+    int64_t first = 0, wrong = 0;
+    for (int i = 0; i < 4; i++) { /* none of them begins or ends where a part does; one is empty */
+        const int64_t elems = i == 1 ? 0 : i == 3 ? BYTES - first : 1500007;
+        parts[i] = (ls_ckpt_tensor){
+            .name = "abcd" + i, .dtype = LS_U8, .ndim = 1, .dims = {BYTES}, .data = values + first};
+        parts[i].box = (ls_box){.ndim = 1, .start = {first}, .extent = {elems}};
+        first += elems;
+    }
+    CHECK_OK(ls_snapshot_create(&snapshot, comm, false, parts, 4));
+    for (int round = 0; round < ROUNDS; round++) {
+        pthread_t other;
+        memset(values, round, sizeof values);
+        CHECK_OK(ls_snapshot_begin(&snapshot, LS_OK, parts, 4, NULL, NULL));
+        if (round == 0) { /* nothing is copied so far */
+            CHECK(((uint8_t *)snapshot.mine.tensors[3].data)[7] == 0);
+            memset(values, 7, sizeof values);
+        }
+        CHECK(pthread_create(&other, NULL, complete_alone, &snapshot) == 0);
+        for (int pause = round % 10; pause > 0; pause--) {
+            sched_yield();
+        }
+        ls_snapshot_complete(&snapshot, 2);
+        memset(values, 0xee, sizeof values);
+        for (int i = 0; i < 4; i++) {
+            const uint8_t *copy = snapshot.mine.tensors[i].data;
+            for (int64_t k = 0; k < parts[i].box.extent[0]; k++) {
+                wrong += copy[k] != (round == 0 ? 7 : (uint8_t)round);
+            }
+        }
+        pthread_join(other, NULL);
+    }
+    CHECK_INT(wrong, 0);
+    ls_snapshot_release(&snapshot);
 }
 
 /* Each failure is known to all ranks, with its reason, and does not keep the next save. */
@@ -257,6 +306,7 @@ int main(int argc, char **argv) {
     test_saves(false, false, 30);
     test_saves(false, true, 40);
     test_same_bytes();
+    test_copies();
     test_fetch();
     test_failed_saves(false);
     test_failed_saves(true);

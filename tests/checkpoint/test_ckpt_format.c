@@ -158,11 +158,12 @@ static void test_codec(void) {
         ls_ckpt_codec codec;
         const void *stored;
         const uint8_t *raw = NULL;
-        uint64_t xxh3;
+        uint64_t made, xxh3;
         size_t bytes;
         CHECK_OK(ls_ckpt_grid_make(1, extent, extent, elem_bytes, &grid));
         CHECK_OK(ls_ckpt_codec_init(&codec, level));
-        CHECK_OK(ls_ckpt_encode(&codec, data, elems, chunk, elem_bytes, &stored, &bytes));
+        CHECK_OK(ls_ckpt_encode(&codec, data, elems, chunk, elem_bytes, &stored, &bytes, &made));
+        CHECK(made == ls_xxh64(data, (size_t)(elems * elem_bytes), 0));
         uint8_t *copy = malloc(bytes + 1);
         memcpy(copy, stored, bytes);
         CHECK_OK(ls_ckpt_codec_reserve(&codec, bytes + 1));
@@ -210,7 +211,8 @@ static void test_level_one(void) {
             uint64_t xxh3;
             size_t stored;
             CHECK_OK(ls_ckpt_codec_init(&codec, 1));
-            CHECK_OK(ls_ckpt_encode(&codec, values, ELEMS, ELEMS, (int64_t)width, &out, &stored));
+            CHECK_OK(
+                ls_ckpt_encode(&codec, values, ELEMS, ELEMS, (int64_t)width, &out, &stored, &xxh3));
             CHECK(stored <= plain + plain / 20 + 1024);
             const ls_ckpt_grid grid = {
                 .chunk_elems = ELEMS, .elem_bytes = (int64_t)width, .chunk_bytes = (int64_t)bytes};
@@ -233,7 +235,7 @@ static void test_level_one(void) {
 /* Each level beside the loop that its header gives, and beside xxHash's own function. */
 static void planes_check(const ls_planes_ops *ops) {
     enum { MOST = 20000 };
-    uint8_t *planes = malloc(8 * MOST), *out = malloc(8 * MOST + 2);
+    uint8_t *planes = malloc(8 * MOST), *out = malloc(8 * MOST + 2), *apart = malloc(8 * MOST + 1);
     for (size_t i = 0; i < 8 * (size_t)MOST; i++) {
         planes[i] = (uint8_t)draw(0, 255);
     }
@@ -252,9 +254,17 @@ static void planes_check(const ls_planes_ops *ops) {
         CHECK_INT(to[count * width], 0xa5);
         CHECK(xxh3 == ls_xxh64(to, hashed * width, 0));
         CHECK(ops->hash(to, count * width) == ls_xxh64(to, count * width, 0));
+        apart[count * width] = 0xa5;
+        CHECK(ops->split(apart, to, count, width, hashed) == xxh3);
+        for (size_t i = 0; i < count * width; i++) {
+            wrong += apart[i % width * count + i / width] != to[i];
+        }
+        CHECK_INT(wrong, 0);
+        CHECK_INT(apart[count * width], 0xa5);
     }
     free(planes);
     free(out);
+    free(apart);
 }
 
 static void test_planes(void) {

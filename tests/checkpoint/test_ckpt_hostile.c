@@ -287,6 +287,13 @@ static size_t frame_make(void *out, size_t room, size_t bytes, bool checksum, bo
     return n;
 }
 
+/* Most memory that the process has had, in KiB. */
+static long peak_kib(void) {
+    struct rusage usage;
+    getrusage(RUSAGE_SELF, &usage);
+    return usage.ru_maxrss;
+}
+
 static void test_chunks(const json_t *good) {
     const size_t chunk = 257 * 129 * 4, room = 1 << 18;
     size_t whole_bytes;
@@ -311,12 +318,10 @@ static void test_chunks(const json_t *good) {
         size_t n =
             frame_make(frame, room, frames[i].content, frames[i].checksum, frames[i].content_size);
         chunk_replace(good, whole, whole_bytes, frame, (size_t)((long)n + frames[i].extra));
-        struct rusage before, after;
-        getrusage(RUSAGE_SELF, &before);
+        const long before = peak_kib();
         CHECK_STATUS(load_chunk(), LS_E_CORRUPT);
         CHECK_MESSAGE(frames[i].message);
-        getrusage(RUSAGE_SELF, &after); /* KiB: a bomb of a GiB must not go off */
-        CHECK(after.ru_maxrss - before.ru_maxrss < 32 * 1024);
+        CHECK(peak_kib() - before < 32 * 1024); /* a bomb of a GiB must not go off */
         CHECK_MESSAGE("chunk 0 of '/tensors/layers.0.attn.qkv.weight'");
     }
     chunk_replace(good, whole, whole_bytes, "short", 5);
@@ -364,6 +369,53 @@ static void test_links(json_t *good) {
     load_chunk();
 }
 
+/* Files that are, or say that they are, larger than any memory: what is read of them is what the
+ * manifest justifies. */
+static void test_sizes(const json_t *good) {
+    const off_t huge = (off_t)1 << 42;
+    size_t whole_bytes;
+    char *whole = damage_read(path, data_file, &whole_bytes);
+    ls_ckpt *ckpt;
+    const long before = peak_kib();
+    CHECK(truncate(damage_path(path, LS_CKPT_MANIFEST), huge) == 0);
+    CHECK_STATUS(ls_ckpt_open(path, &ckpt), LS_E_INPUT);
+    CHECK_MESSAGE("manifest.json");
+    /* A data file with a hole: it can be loaded, of which the hole is no part. */
+    json_t *root = json_deep_copy(good);
+    json_t *file = json_array_get(json_object_get(root, "files"), 0);
+    CHECK(json_object_set_new(file, "bytes", json_integer(huge)) == 0);
+    damage_manifest_write(path, root);
+    json_decref(root);
+    CHECK(truncate(damage_path(path, data_file), huge) == 0);
+    CHECK_OK(load_chunk());
+    CHECK(truncate(damage_path(path, data_file), huge - 1) == 0);
+    CHECK_STATUS(load_chunk(), LS_E_CORRUPT);
+    damage_write(path, data_file, whole, whole_bytes);
+    damage_manifest_write(path, good);
+    /* HDF5 is told of a dataset of 2^60 elements by a file whose hashes are right. */
+    const hsize_t extent[2] = {(hsize_t)1 << 40, 1 << 20}, chunk[2] = {257, 129};
+    hid_t h5 = H5Fopen(damage_path(path, data_file), H5F_ACC_RDWR, H5P_DEFAULT);
+    hid_t list = H5Pcreate(H5P_DATASET_CREATE), space = H5Screate_simple(2, extent, NULL);
+    CHECK(H5Pset_chunk(list, 2, chunk) >= 0 && H5Pset_fill_time(list, H5D_FILL_TIME_NEVER) >= 0);
+    CHECK(H5Ldelete(h5, "/tensors/layers.0.attn.qkv.weight", H5P_DEFAULT) >= 0);
+    hid_t dataset = H5Dcreate2(h5, "/tensors/layers.0.attn.qkv.weight", H5T_IEEE_F32LE, space,
+                               H5P_DEFAULT, list, H5P_DEFAULT);
+    CHECK(dataset >= 0 && H5Dclose(dataset) >= 0);
+    H5Sclose(space);
+    H5Pclose(list);
+    CHECK(H5Fclose(h5) >= 0);
+    root = json_deep_copy(good);
+    damage_rehash(path, root);
+    json_decref(root);
+    CHECK_STATUS(verify(LS_CKPT_VERIFY_FULL), LS_E_CORRUPT);
+    CHECK(strstr(fault, "layers.0.attn.qkv.weight"));
+    damage_write(path, data_file, whole, whole_bytes);
+    damage_manifest_write(path, good);
+    CHECK_OK(verify(LS_CKPT_VERIFY_DEEP));
+    CHECK(peak_kib() - before < 32 * 1024);
+    free(whole);
+}
+
 int main(void) {
     ls_comm *comm;
     ls_ckpt_tensor tensors[SMALL];
@@ -383,6 +435,7 @@ int main(void) {
     test_mutations(text, bytes);
     test_chunks(good);
     test_overlap(good);
+    test_sizes(good);
     test_links(good);
     json_decref(good);
     free(text);

@@ -1,6 +1,6 @@
 #!/bin/sh
 # test_fault_fuzz.sh INCLUDES HDF5_LIBRARY: the readers of checkpoints under libFuzzer with address and undefined
-# behaviour sanitizers, from the corpus, for LOCKSTEP_FUZZ_SECONDS (default 20) each, side by side.
+# behaviour sanitizers, from the corpus, for LOCKSTEP_FUZZ_SECONDS (default 60) each, side by side.
 # Memory is limited: a manifest of a few KiB justifies no more. LOCKSTEP_FUZZ_CORPUS keeps what is found.
 #
 # Seeds: of `ckpt_make DIR 1 LEVEL 500`,  head -n -2 manifest.json  in corpus/manifest, and the same
@@ -38,7 +38,7 @@ fi
 sources="$root/checkpoint/manifest_read.c $root/checkpoint/format.c $root/checkpoint/codec.c
          $root/checkpoint/chunk.c $root/checkpoint/planes.c $root/checkpoint/read.c $root/checkpoint/repair.c
          $root/checkpoint/parity.c $root/checkpoint/verify.c $root/checkpoint/h5.c
-         $root/checkpoint/h5_driver.c $root/checkpoint/h5_people.c $root/checkpoint/zstd_filter.c
+         $root/checkpoint/h5_driver.c $root/checkpoint/h5_output.c $root/checkpoint/h5_people.c $root/checkpoint/zstd_filter.c
          $root/checkpoint/manifest_write.c $root/runtime/base/log.c $root/runtime/mesh/layout.c
          $root/runtime/base/arena.c $root/runtime/base/dtype.c $root/runtime/base/file.c
          $root/runtime/base/cpu.c $root/runtime/base/hash.c $root/runtime/base/status.c $root/runtime/base/text.c"
@@ -47,7 +47,7 @@ if [ "$(uname -m)" = x86_64 ]; then
     $cc $flags -mavx2 -c -o "$work/planes_avx2.o" "$root/checkpoint/planes_avx2.c"
     sources="$sources $work/planes_avx2.o"
 fi
-seconds=${LOCKSTEP_FUZZ_SECONDS:-20}
+seconds=${LOCKSTEP_FUZZ_SECONDS:-60}
 for name in manifest reader; do
     # shellcheck disable=SC2086
     $cc $flags -o "$work/$name" "$here/fuzz_ckpt_$name.c" $sources $libraries &
