@@ -1,5 +1,6 @@
 /* Chunks at the places that the manifest gives: what is read, hashed and decoded without HDF5. */
 #include "checkpoint/format.h"
+#include "runtime/base/arena.h"
 #include "runtime/base/file.h"
 
 #include <errno.h>
@@ -79,12 +80,45 @@ static ls_status range_hash(int fd, int64_t from, int64_t to, ls_sha256_stream *
     return LS_OK;
 }
 
-ls_status ls_ckpt_chunk_hash(int fd, const ls_ckpt_chunk *chunk, ls_sha256 *hash) {
-    ls_sha256_stream *stream;
-    LS_TRY(ls_sha256_begin(&stream));
-    ls_status status = range_hash(fd, chunk->at, chunk->at + chunk->bytes, stream);
-    ls_status ended = ls_sha256_end(stream, status == LS_OK ? hash : NULL);
-    return status != LS_OK ? status : ended;
+/* Digests that are made at once: of bytes that stay in the processor's cache. */
+enum { LEAVES = 16 };
+
+static size_t leaf_count(size_t bytes) {
+    return (bytes + LS_SHA256_LEAF - 1) / LS_SHA256_LEAF;
+}
+
+/* Of what lies in memory, or, where that is NULL, in the file. */
+static ls_status digest_make(const uint8_t *stored, int fd, const ls_ckpt_chunk *chunk,
+                             ls_sha256 *digest) {
+    const int64_t part = (int64_t)LEAVES * LS_SHA256_LEAF;
+    ls_sha256 *leaves;
+    uint8_t *buffer = NULL;
+    LS_TRY(ls_calloc(leaf_count((size_t)chunk->bytes) + 1, sizeof *leaves, &leaves));
+    ls_status status = stored ? LS_OK : ls_calloc(1, (size_t)part, &buffer);
+    for (int64_t at = 0; at < chunk->bytes && status == LS_OK; at += part) {
+        const int64_t bytes = chunk->bytes - at < part ? chunk->bytes - at : part;
+        if (!stored) {
+            status = read_at(fd, buffer, bytes, chunk->at + at);
+        }
+        if (status == LS_OK) {
+            status = ls_sha256_leaves(stored ? stored + at : buffer, (size_t)bytes,
+                                      leaves + at / LS_SHA256_LEAF);
+        }
+    }
+    if (status == LS_OK) {
+        status = ls_sha256_of(leaves, leaf_count((size_t)chunk->bytes) * sizeof *leaves, digest);
+    }
+    free(buffer);
+    free(leaves);
+    return status;
+}
+
+ls_status ls_ckpt_chunk_digest(const void *stored, size_t bytes, ls_sha256 *digest) {
+    return digest_make(stored, -1, &(ls_ckpt_chunk){.bytes = (int64_t)bytes}, digest);
+}
+
+ls_status ls_ckpt_chunk_hash(int fd, const ls_ckpt_chunk *chunk, ls_sha256 *digest) {
+    return digest_make(NULL, fd, chunk, digest);
 }
 
 static ls_status gaps_hash(int fd, int64_t bytes, const ls_ckpt_chunk *chunks, int64_t count,

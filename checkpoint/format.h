@@ -37,12 +37,13 @@
  *             raw_bytes, stored_bytes, at: [where each chunk lies in the file],
  *             bytes: [of each chunk as stored], xxh3: 16 hex digits a chunk, sha256}]}]
  *   parity  [{data: [names of files], parity: [names of files]}], absent when there is none
- * sha256 of a piece: of the SHA-256 digests (32 bytes each) of its chunks as stored, in order; so
- * threads share the work. xxh3 of a chunk: XXH3-64 of its values, row-major, without padding. Both
- * together with a file's sha256 cover every byte of a checkpoint once.
- * A reader needs no HDF5: it reads the chunks that it wants at their places, and takes no values
- * that have another xxh3. It ends in  "sha256": "<64 hex digits>"\n}\n  : the SHA-256 of all bytes
- * before the digits. */
+ * sha256 of a piece: of the digests (32 bytes each) of its chunks, in order; that of a chunk: of
+ * the SHA-256 digests of the parts of 32 KiB of it as stored, of which the last may be shorter. So
+ * threads share the work, and lanes of vector registers do. xxh3 of a chunk: XXH3-64 of its values,
+ * row-major, without padding. Both together with a file's sha256 cover every byte of a checkpoint
+ * once. A reader needs no HDF5: it reads the chunks that it wants at their places, and takes no
+ * values that have another xxh3. It ends in  "sha256": "<64 hex digits>"\n}\n  : the SHA-256 of all
+ * bytes before the digits. */
 #ifndef LS_CHECKPOINT_FORMAT_H
 #define LS_CHECKPOINT_FORMAT_H
 
@@ -222,8 +223,10 @@ ls_status ls_ckpt_h5_index_write(const char *path, const char *first_file, const
 
 /* Reads a chunk as it is stored into codec->packed. LS_E_CORRUPT: the file ends before. */
 ls_status ls_ckpt_chunk_read(int fd, const ls_ckpt_chunk *chunk, ls_ckpt_codec *codec);
-/* SHA-256 of a chunk as it is stored. */
-ls_status ls_ckpt_chunk_hash(int fd, const ls_ckpt_chunk *chunk, ls_sha256 *hash);
+/* The digest of a chunk as it is stored. */
+ls_status ls_ckpt_chunk_digest(const void *stored, size_t bytes, ls_sha256 *digest);
+/* The same of a file's. */
+ls_status ls_ckpt_chunk_hash(int fd, const ls_ckpt_chunk *chunk, ls_sha256 *digest);
 /* Decodes chunk `index` of a piece, which lies in codec->packed; *values is owned by the codec, or
  * is codec->into. LS_E_CORRUPT unless they have the hash of the manifest. */
 ls_status ls_ckpt_chunk_values(const ls_ckpt_piece *piece, const ls_ckpt_grid *grid, int64_t index,

@@ -40,6 +40,10 @@ set(sanitize "")
 if(LS_SANITIZE)
   set(sanitize " -fsanitize=${LS_SANITIZE}")
 endif()
+set(ipsec_mb "")
+if(LS_IPSEC_MB)
+  set(ipsec_mb " -lIPSec_MB")
+endif()
 file(RELATIVE_PATH up /prefix/${CMAKE_INSTALL_LIBDIR}/pkgconfig /prefix)
 file(CONFIGURE OUTPUT lockstep-ckpt.pc @ONLY CONTENT [[
 prefix=${pcfiledir}/@up@.
@@ -52,7 +56,7 @@ Version: @PROJECT_VERSION@
 Requires: jansson
 Requires.private: libzstd libcrypto libxxhash libisal
 Cflags: -I${includedir}/lockstep
-Libs: -L${libdir} -llockstep-ckpt -lzstd -lcrypto -lxxhash -lisal @hdf5_libraries@ @OpenMP_C_FLAGS@@sanitize@ -lm
+Libs: -L${libdir} -llockstep-ckpt -lzstd -lcrypto -lxxhash -lisal@ipsec_mb@ @hdf5_libraries@ @OpenMP_C_FLAGS@@sanitize@ -lm
 ]])
 install(FILES ${CMAKE_CURRENT_BINARY_DIR}/lockstep-ckpt.pc
         DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)

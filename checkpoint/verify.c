@@ -149,7 +149,7 @@ static ls_status chunk_check(const file_check *f, int64_t chunk, ls_ckpt_codec *
         return ls_ckpt_chunk_hash(f->fd, place, &f->hashes[chunk]);
     }
     LS_TRY(chunk_decode(f, piece, index, codec)); /* leaves what is stored in packed */
-    return ls_sha256_of(codec->packed, (size_t)place->bytes, &f->hashes[chunk]);
+    return ls_ckpt_chunk_digest(codec->packed, (size_t)place->bytes, &f->hashes[chunk]);
 }
 
 /* Does the piece have its hash? If not, the chunk that is to blame is named. */

@@ -1,4 +1,4 @@
-/* One data file: chunks are compressed by all threads; whichever has the next one has HDF5 give it
+/* One data file: chunks are compressed by all threads; whoever has the next one has HDF5 give it
  * its place, so that the file's bytes do not depend on the number of threads; a putter takes it
  * there. */
 #include "checkpoint/format.h"
@@ -33,6 +33,11 @@ typedef struct writer {
     ls_ckpt_chunk *chunks; /* [chunk_count] what the file has of each */
     ls_sha256 *hashes;     /* [chunk_count] of each as stored */
     ls_ckpt_codec *codecs; /* [threads] */
+    _Atomic int64_t taken; /* chunks that somebody makes or has made */
+    pthread_mutex_t mutex; /* of what follows */
+    ls_ckpt_block **made;  /* [chunk_count] NULL: not yet */
+    int64_t entered;       /* chunks that have their places */
+    bool entering;         /* somebody is at it */
     atomic_bool failed;    /* the first error; sticky, since closing a file forgets it */
     ls_error error;
 } writer;
@@ -77,6 +82,7 @@ static ls_status pieces_init(writer *w, const ls_ckpt_tensor *tensors, int count
     w->threads = ls_ckpt_threads(w->threads, w->chunk_count, w->bytes);
     LS_TRY(ls_calloc((size_t)w->chunk_count + 1, sizeof *w->chunks, &w->chunks));
     LS_TRY(ls_calloc((size_t)w->chunk_count + 1, sizeof *w->hashes, &w->hashes));
+    LS_TRY(ls_calloc((size_t)w->chunk_count + 1, sizeof *w->made, &w->made));
     LS_TRY(ls_calloc((size_t)w->threads, sizeof *w->codecs, &w->codecs));
     for (int i = 0; i < w->threads; i++) {
         LS_TRY(ls_ckpt_codec_init(&w->codecs[i], w->level));
@@ -91,6 +97,7 @@ static void writer_release(writer *w) {
     free(w->codecs);
     free(w->chunks);
     free(w->hashes);
+    free(w->made);
     free(w->pieces);
 }
 
@@ -156,32 +163,59 @@ static ls_status chunk_encode(writer *w, const piece *p, int64_t chunk, ls_ckpt_
         memcpy(b->data, stored, b->bytes);
     }
     w->chunks[chunk].bytes = (int64_t)b->bytes;
-    return ls_sha256_of(b->data, b->bytes, &w->hashes[chunk]);
+    return ls_ckpt_chunk_digest(b->data, b->bytes, &w->hashes[chunk]);
+}
+
+/* Gives the chunk its place, and those that were made before it was. */
+static void chunk_finish(writer *w, int64_t chunk, ls_ckpt_block *b) {
+    pthread_mutex_lock(&w->mutex);
+    w->made[chunk] = b;
+    while (!w->entering && w->entered < w->chunk_count && w->made[w->entered]) {
+        chunk = w->entered;
+        w->entering = true; /* HDF5 is for one thread at a time; those that come meanwhile go on */
+        pthread_mutex_unlock(&w->mutex);
+        b = w->made[chunk];
+        if (!atomic_load(&w->failed) &&
+            chunk_enter(w, piece_of_chunk(w, chunk), chunk, b) != LS_OK) {
+            keep_error(w);
+        }
+        ls_ckpt_putter_give(&w->putter, b);
+        pthread_mutex_lock(&w->mutex);
+        w->entering = false;
+        w->entered++;
+    }
+    pthread_mutex_unlock(&w->mutex);
+}
+
+/* A thread has a block before it has a chunk to fill it with: so the next chunk to enter is never
+ * the one that waits for a block. */
+static void chunks_write(writer *w) {
+    if (ls_ckpt_h5_init() != LS_OK) {
+        keep_error(w);
+    }
+    for (;;) {
+        ls_ckpt_block *b = ls_ckpt_putter_take(&w->putter);
+        const int64_t chunk = atomic_fetch_add(&w->taken, 1);
+        if (chunk >= w->chunk_count) {
+            ls_ckpt_putter_give(&w->putter, b);
+            return;
+        }
+        if (!atomic_load(&w->failed) &&
+            chunk_encode(w, piece_of_chunk(w, chunk), chunk, b) != LS_OK) {
+            keep_error(w);
+        }
+        chunk_finish(w, chunk, b);
+    }
 }
 
 /* Encodes, hashes and stores all chunks. */
 static ls_status pieces_write(writer *w) {
     LS_TRY(ls_ckpt_putter_start(&w->putter, &w->output, w->path, w->threads,
                                 ls_ckpt_putter_threads(w->threads, w->bytes), w->block_bytes));
+    pthread_mutex_init(&w->mutex, NULL);
 #pragma omp parallel num_threads(w->threads)
-    {
-        if (ls_ckpt_h5_init() != LS_OK) {
-            keep_error(w);
-        }
-#pragma omp for schedule(dynamic, 1) ordered
-        for (int64_t chunk = 0; chunk < w->chunk_count; chunk++) {
-            piece *p = piece_of_chunk(w, chunk);
-            ls_ckpt_block *b = ls_ckpt_putter_take(&w->putter);
-            if (!atomic_load(&w->failed) && chunk_encode(w, p, chunk, b) != LS_OK) {
-                keep_error(w);
-            }
-#pragma omp ordered
-            if (!atomic_load(&w->failed) && chunk_enter(w, p, chunk, b) != LS_OK) {
-                keep_error(w);
-            }
-            ls_ckpt_putter_give(&w->putter, b);
-        }
-    }
+    chunks_write(w);
+    pthread_mutex_destroy(&w->mutex);
     ls_ckpt_putter_end(&w->putter);
     return kept_error(w);
 }

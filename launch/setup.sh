@@ -11,6 +11,8 @@ packages="build-essential cmake ninja-build pkg-config libopenmpi-dev openmpi-bi
 test_packages="hdf5-tools python3-h5py python3-jsonschema clang libclang-rt-14-dev libomp-dev clang-format man-db gcc-aarch64-linux-gnu
                libc6-dev-arm64-cross qemu-user procps slurmctld slurmd slurm-client munge prometheus
                iproute2"
+# x86 only; elsewhere checkpoints are hashed more slowly.
+[ "$(uname -m)" != x86_64 ] || packages="$packages libipsec-mb-dev"
 if [ "${1:-}" = --tests ]; then
     packages="$packages $test_packages"
 fi

@@ -19,6 +19,11 @@ ls_status ls_sha256_update(ls_sha256_stream *stream, const void *data, size_t by
 ls_status ls_sha256_end(ls_sha256_stream *stream, ls_sha256 *out);
 
 ls_status ls_sha256_of(const void *data, size_t bytes, ls_sha256 *out);
+/* Digests of the parts of LS_SHA256_LEAF bytes of data, of which the last may be shorter:
+ * leaves [ceil(bytes / LS_SHA256_LEAF)]. Faster than one of all bytes where several can be made at
+ * once. Thread-safe. */
+enum { LS_SHA256_LEAF = 32768 };
+ls_status ls_sha256_leaves(const void *data, size_t bytes, ls_sha256 *leaves);
 /* Hash of a whole file; bytes_out may be NULL. */
 ls_status ls_sha256_file(const char *path, ls_sha256 *out, uint64_t *bytes_out);
 

@@ -2,6 +2,7 @@
 #include "runtime/base/hash.h"
 #include "tests/test.h"
 
+#include <pthread.h>
 #include <unistd.h>
 
 /* FIPS 180-4 examples. */
@@ -62,6 +63,42 @@ static void test_sha256_stream_and_file(void) {
     free(data);
 }
 
+enum { MOST = 40 * LS_SHA256_LEAF };
+static uint8_t many[MOST + 1];
+
+/* Beside one after the other: around whole leaves, up to more of them than any number of lanes. */
+static void *leaves_check(void *unused) {
+    ls_sha256 leaves[MOST / LS_SHA256_LEAF + 1], one;
+    for (size_t k = 0; k < 60; k++) {
+        const size_t bytes = k == 59 ? MOST : k / 3 * 2 * LS_SHA256_LEAF + k % 3;
+        const size_t count = (bytes + LS_SHA256_LEAF - 1) / LS_SHA256_LEAF;
+        memset(leaves, 0xa5, sizeof leaves);
+        CHECK_OK(ls_sha256_leaves(many + 1, bytes, leaves));
+        for (size_t i = 0; i < count; i++) {
+            const size_t at = i * LS_SHA256_LEAF, rest = bytes - at;
+            CHECK_OK(
+                ls_sha256_of(many + 1 + at, rest < LS_SHA256_LEAF ? rest : LS_SHA256_LEAF, &one));
+            CHECK(memcmp(&one, &leaves[i], sizeof one) == 0);
+        }
+        CHECK_INT(leaves[count].bytes[0], 0xa5);
+    }
+    return unused;
+}
+
+static void test_sha256_leaves(void) {
+    pthread_t threads[2];
+    for (size_t i = 0; i < sizeof many; i++) {
+        many[i] = (uint8_t)(i * 2654435761u >> 13);
+    }
+    for (int i = 0; i < 2; i++) {
+        CHECK(pthread_create(&threads[i], NULL, leaves_check, NULL) == 0);
+    }
+    leaves_check(NULL);
+    for (int i = 0; i < 2; i++) {
+        pthread_join(threads[i], NULL);
+    }
+}
+
 static void test_sha256_parse(void) {
     char hex[66];
     ls_sha256 hash = {{1}};
@@ -84,6 +121,7 @@ static void test_sha256_parse(void) {
 int main(void) {
     test_sha256_vectors();
     test_sha256_stream_and_file();
+    test_sha256_leaves();
     test_sha256_parse();
     CHECK(ls_xxh64("", 0, 0) == 0x2d06800538d394c2ull); /* xxHash's own value for XXH3_64bits */
     CHECK(ls_xxh64("abc", 3, 0) != ls_xxh64("abc", 3, 1));

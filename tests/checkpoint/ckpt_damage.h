@@ -99,7 +99,7 @@ static inline void damage_rehash(const char *directory, json_t *root) {
             const ls_ckpt_chunk *chunk = &chunks[total + k];
             size_t at = (size_t)chunk->at < bytes ? (size_t)chunk->at : bytes;
             size_t rest = bytes - at, most = (size_t)chunk->bytes;
-            CHECK_OK(ls_sha256_of(data + at, most < rest ? most : rest, &hashes[k]));
+            CHECK_OK(ls_ckpt_chunk_digest(data + at, most < rest ? most : rest, &hashes[k]));
         }
         CHECK_OK(ls_sha256_of(hashes, count * sizeof *hashes, &hash));
         damage_set_hash(piece, &hash);
