@@ -196,6 +196,24 @@ ls_status ls_runner_send(ls_runner *r, bool backward) {
     return LS_OK;
 }
 
+ls_status ls_runner_progress(void *runner) {
+    ls_runner *r = runner;
+    const uint64_t start_ns = ls_clock_ns();
+    for (int way = 0; way < 2; way++) {
+        runner_ring *ring = &r->sends[way];
+        ls_comm *comm = way_of(r, way == 1, r->rank);
+        for (int i = 0; i < ring->entries; i++) {
+            bool done = false;
+            if (ring->requests[i]) {
+                LS_TRY(comm->ops->test(comm, ring->requests[i], &done));
+            }
+            ring->requests[i] = done ? NULL : ring->requests[i];
+        }
+    }
+    r->comm_ns += ls_clock_ns() - start_ns;
+    return LS_OK;
+}
+
 ls_status ls_runner_drain(ls_runner *r) {
     for (int way = 0; way < 2; way++) {
         for (int i = 0; i < r->sends[way].entries; i++) {

@@ -102,6 +102,8 @@ ls_status ls_state_micro_end(ls_state *state, int part);
 /* Waits; the gradients buffer then holds the sums of owned elements, tied ones added up.
  * [collective over data, expert_data and tied] */
 ls_status ls_state_finish(ls_state *state);
+/* Other communication to drive between the operations of the model's calls; NULL: none. */
+void ls_state_drive(ls_state *state, ls_status (*drive)(void *context), void *context);
 /* Nanoseconds spent in communication over data inside the model's calls and the above, and (apart)
  * over tied; both are set to 0. */
 uint64_t ls_state_take_comm_ns(ls_state *state, uint64_t *tied_ns);

@@ -361,6 +361,15 @@ static state_part *part_of(void *context, int block, int *number) {
     return part;
 }
 
+void ls_state_drive(ls_state *s, ls_status (*drive)(void *context), void *context) {
+    s->drive = drive;
+    s->drive_context = context;
+}
+
+static ls_status drive_others(const ls_state *s) {
+    return s->drive ? s->drive(s->drive_context) : LS_OK;
+}
+
 static ls_status acquire(void *context, int block, bool backward, const void **masters,
                          const void **copies) {
     int b;
@@ -382,11 +391,10 @@ static ls_status acquire(void *context, int block, bool backward, const void **m
 static ls_status release(void *context, int block, bool backward) {
     int b;
     ls_state *s = part_of(context, block, &b)->state;
-    (void)backward;
     if (s->windowed) {
         find_window(s, b)->users--;
     }
-    return LS_OK;
+    return backward ? LS_OK : drive_others(s);
 }
 
 static ls_status grads(void *context, int block, void **base) {
@@ -423,7 +431,7 @@ static ls_status progress(void *context) {
                              : ls_scatter_progress(s->parts[p].scatter));
     }
     s->comm_ns += ls_clock_ns() - start_ns;
-    return LS_OK;
+    return drive_others(s);
 }
 
 void ls_state_set_store(state_part *part) {

@@ -84,6 +84,8 @@ struct ls_state {
     int64_t *vector_places; /* [param_count] */
     char *vectors, *packed; /* all norms and biases; and by shard, as they travel */
     uint64_t comm_ns, tied_ns;
+    ls_status (*drive)(void *context); /* NULL: none */
+    void *drive_context;
 };
 
 /* Zeroed device memory, or only its bytes when planning. */

@@ -121,6 +121,8 @@ static ls_status run(work *w) {
     ls_comm_meter before[LS_COMM_AXIS_COUNT];
     double total;
     r->comm_ns = 0;
+    const bool drives = r->stages > 1 && r->options.dev->host_memory;
+    ls_state_drive(state, drives ? ls_runner_progress : NULL, r);
     ls_state_take_comm_ns(state, &(uint64_t){0});
     ls_meters_read(before);
     LS_TRY(ls_state_begin(state));
