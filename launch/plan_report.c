@@ -87,7 +87,7 @@ static void print_terms(const ls_plan_answer *a) {
 static void print_bill(const ls_plan_answer *a) {
     const ls_bill *b = &a->bill;
     const ls_cluster *c = &a->cluster;
-    char t1[32], t2[32], t3[32], t4[32], usd[32];
+    char t1[32], t2[32], t3[32], t4[32], usd[32], each[32];
     printf("\nfailures: one in %s, %.1f in all; save every %s (%s waiting, safe %s later), goodput "
            "%.1f%%\n",
            ls_text_duration(t1, sizeof t1, b->failures.mtbf_s), b->interruptions,
@@ -97,8 +97,8 @@ static void print_bill(const ls_plan_answer *a) {
     printf("time: %.0f steps, %.2f days, %.0f device-hours\n", b->steps, b->days, b->device_hours);
     printf("cost: %s", ls_text_usd(usd, sizeof usd, b->usd));
     if (!isnan(b->usd)) {
-        printf(", $%.4f a million tokens, at $%.4g a device-hour", b->usd_per_mtoken,
-               b->usd_per_hour);
+        printf(", %s a million tokens, at $%.4g a device-hour",
+               ls_text_usd(each, sizeof each, b->usd_per_mtoken), b->usd_per_hour);
     }
     if (b->price < LS_FIG_COUNT) {
         const ls_figure *f = &c->figure[b->price];

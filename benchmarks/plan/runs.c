@@ -166,6 +166,8 @@ static void set_software(run *r, const char *note) {
     if (has(note, "baseline full recompute")) { /* the older program beside the new one */
         r->software.repeated_norms = true;
     }
+    r->software.launched_experts = has(note, "experts launched by the host");
+    r->software.exposed_experts = has(note, "exchange exposed");
     if (has(note, "offload activations to CPU") && r->layout.zero == 3) {
         r->software.offload = true;
     }
@@ -350,6 +352,8 @@ static void fill(const row *c, run *r) {
     }
     if (has(note, "CPU AdamW offload")) {
         r->unused = "the optimizer runs on host processors";
+    } else if (has(note, "tokendrop")) {
+        r->unused = "tokens beyond an expert's capacity are dropped, and it is not said how many";
     } else if (has(note, "not the same model")) {
         r->unused = "the model was changed beyond what the row says";
     } else if (r->seq == 0 || r->global_batch == 0 || r->devices == 0 || r->model.channels == 0) {

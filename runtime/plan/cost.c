@@ -10,6 +10,14 @@
 #define TENSOR_HIDDEN 0.55
 /* Of expert all-to-all and pipeline exchange under another micro-batch's work. */
 #define EXCHANGE_HIDDEN 0.7
+/* A kernel that the host launches while the device waits for it; and how many of them a layer of
+ * experts and each expert on a device have, forward and backward: products, and in 8 and 4 bits the
+ * casts of their operands, of the layer's other products too. */
+#define LAUNCH_S           5e-6
+#define LAYER_KERNELS      40
+#define EXPERT_KERNELS     6
+#define LAYER_KERNELS_FP8  200
+#define EXPERT_KERNELS_FP8 36
 /* Spread of the devices' step times; all wait for the slowest of N, about sqrt(2 ln N) of it away.
  */
 #define DEVICE_SPREAD 0.008
@@ -26,6 +34,7 @@ typedef struct layer {
     double products, attention, memory; /* forward, seconds */
     double products_back, attention_back, memory_back;
     double tensor, tensor_back, context, context_back, expert, expert_back; /* exposed */
+    double launch; /* forward and backward */
     double recompute, recompute_tensor;
     double weights; /* elements of the layer on a device, before sharding; experts' included */
 } layer;
@@ -90,6 +99,8 @@ static void add_product(const ls_plan_rates *r, layer *out, double count, double
     out->products_back += count * (ls_plan_product_s(r, m, k, n) + ls_plan_product_s(r, n, k, m));
 }
 
+static const ls_software modern;
+
 /* Ranks of a group that lie in one domain, when its members are `stride` apart. */
 static ls_wire_hierarchy group_of(const ls_plan_rates *r, int size, int stride) {
     int inner = stride >= r->domain ? 1 : r->domain / stride;
@@ -111,10 +122,12 @@ static double collective(const ls_plan_rates *r, ls_coll coll, int size, int str
     return ls_wire_hierarchical_time_s(coll, &h, bytes);
 }
 
-static const ls_software modern;
-
 static double exchange_shown(const ls_plan_rates *r) {
     return r->shared_engine ? 1 : 1 - EXCHANGE_HIDDEN;
+}
+
+static bool casts(const ls_plan_job *job) {
+    return job->precision == LS_PRECISION_FP8 || job->precision == LS_PRECISION_FP4;
 }
 
 static const ls_software *software_of(const ls_plan_job *job) {
@@ -160,10 +173,10 @@ static void add_memory_bound(const ls_plan_job *job, const ls_plan_layout *l, do
     const double bytes = (job->precision == LS_PRECISION_FP32 ? 4 : 2) * (s->unfused ? UNFUSED : 1);
     double forward = (8 * c + 2 * qkv + act * f) * bytes;
     double backward = (10 * c + 2 * qkv + (act + (m->gated ? 2 : 1)) * f) * bytes;
-    if (job->precision == LS_PRECISION_FP8 || job->precision == LS_PRECISION_FP4) {
-        const double casts = 2 * (double)m->channels / l->tensor + qkv + 2 * f;
-        forward += 4 * casts; /* read in bf16, written and written transposed */
-        backward += 4 * casts;
+    if (casts(job)) {
+        const double cast = 2 * (double)m->channels / l->tensor + qkv + 2 * f;
+        forward += 4 * cast; /* read in bf16, written and written transposed */
+        backward += 4 * cast;
     }
     out->memory += tokens * forward / job->rates->memory;
     out->memory_back += tokens * backward / job->rates->memory;
@@ -210,7 +223,7 @@ static void add_mlp(const ls_plan_job *job, const ls_plan_layout *l, double toke
                      out);
     /* Tokens are copied to their experts' order and back: read and write, twice. */
     double moved = 8;
-    if (job->precision == LS_PRECISION_FP8 || job->precision == LS_PRECISION_FP4) {
+    if (casts(job)) {
         moved += 4; /* each copy is cast for its expert's product, and its gradient coming back */
     }
     out->memory += tokens * top * c * moved / r->memory;
@@ -219,8 +232,13 @@ static void add_mlp(const ls_plan_job *job, const ls_plan_layout *l, double toke
     const int stride = l->tensor * l->context;
     const double send = collective(r, LS_COLL_ALL_TO_ALL, l->expert, stride,
                                    tokens * top * c / l->tensor * element);
-    out->expert = 2 * send * exchange_shown(r);
+    const ls_software *s = software_of(job);
+    out->expert = 2 * send * (s->exposed_experts ? 1 : exchange_shown(r));
     out->expert_back = out->expert;
+    if (s->launched_experts) {
+        out->launch = LAUNCH_S * (casts(job) ? LAYER_KERNELS_FP8 + EXPERT_KERNELS_FP8 * local
+                                             : LAYER_KERNELS + EXPERT_KERNELS * local);
+    }
 }
 
 static void add_attention_products(const ls_plan_job *job, const ls_plan_layout *l, double tokens,
@@ -402,6 +420,7 @@ static double cost_stage(const ls_plan_job *job, const ls_plan_layout *l, double
         s[LS_TERM_TENSOR] += count * (y.tensor + y.tensor_back);
         s[LS_TERM_CONTEXT] += count * (y.context + y.context_back);
         s[LS_TERM_EXPERT] += count * (y.expert + y.expert_back);
+        s[LS_TERM_LAUNCH] += count * y.launch;
         s[LS_TERM_SHARD] += count * sharded_layer(job, l, &y);
         weights += (routed ? layers - dense : dense) * y.weights;
     }

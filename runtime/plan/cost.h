@@ -46,6 +46,9 @@ typedef struct ls_software {
     bool exposed_tensor;    /* tensor-parallel collectives wait */
     bool exposed_data;      /* gradients leave after backward, weights arrive before forward */
     bool repeated_norms;    /* tensor parallelism without sequence parallelism */
+    bool exposed_experts;   /* tokens travel to their experts and back in the open */
+    bool launched_experts;  /* the host reads how many tokens each expert has got, and launches the
+                               kernels of one after the other: no graph of a whole step */
     bool offload;           /* activations wait in host memory over a fast link */
     bool lean_recompute;    /* full recomputation keeps the attention's result, and skips what
                                the backward pass does not need: the last product */
@@ -108,6 +111,7 @@ typedef struct ls_plan_job {
     X(LS_TERM_MEMORY, "memory-bound operations")                                                   \
     X(LS_TERM_HEAD, "output head")                                                                 \
     X(LS_TERM_RECOMPUTE, "recomputation")                                                          \
+    X(LS_TERM_LAUNCH, "waiting for the host")                                                      \
     X(LS_TERM_TENSOR, "tensor communication")                                                      \
     X(LS_TERM_CONTEXT, "context communication")                                                    \
     X(LS_TERM_EXPERT, "expert communication")                                                      \

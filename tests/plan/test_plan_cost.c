@@ -235,6 +235,57 @@ static void test_layout_text(void) {
     }
 }
 
+/* TFLOP/s over tokens/s of NVIDIA-NeMo/Megatron-Bridge's performance summary, 26.06 and, without
+ * the layer ahead, 25.11: model FLOPs of a token of 4,096, causal attention. */
+static void test_mixture_flops(void) {
+    static const struct {
+        const char *name;
+        int64_t ahead;
+        double flops;
+    } models[] = {
+        {"deepseek-v3", 1, 1648e12 / 6338},
+        {"deepseek-v3", 0, 961e12 / 3848},
+        {"qwen3-235b-a22b", 0, 1335e12 / 9015},
+        {"qwen3-30b-a3b", 0, 1041e12 / 45275},
+    };
+    for (size_t i = 0; i < sizeof models / sizeof models[0]; i++) {
+        ls_plan_model m;
+        ls_plan_flops f;
+        CHECK_OK(ls_plan_model_find(models[i].name, &m));
+        m.ahead = models[i].ahead;
+        ls_plan_model_flops(&m, 4096, &f);
+        CHECK_NEAR(f.products + f.attention_causal, models[i].flops, 0.01, 0);
+    }
+}
+
+/* Experts in a graph of the whole step, with tokens that travel under other work, beside experts
+ * that the host launches: products stay, the rest is added; in 8 bits there is more to launch. */
+static void test_launched_experts(void) {
+    ls_plan_model m;
+    CHECK_OK(ls_plan_model_find("qwen3-30b-a3b", &m));
+    CHECK_OK(ls_cluster_load("dgx-gb200-nvl72", &cluster));
+    double launch_s[2];
+    const ls_precision precisions[] = {LS_PRECISION_BF16, LS_PRECISION_FP8};
+    for (int p = 0; p < 2; p++) {
+        static const ls_software slow = {.launched_experts = true, .exposed_experts = true};
+        ls_plan_rates r;
+        CHECK_OK(ls_plan_rates_of(&cluster, precisions[p], &r));
+        ls_plan_job job = {
+            .model = &m, .rates = &r, .precision = precisions[p], .seq = 4096, .global_batch = 512};
+        ls_plan_layout l = {.shard = 8, .expert = 8, .micro = 4, .zero = 1};
+        ls_plan_layout_fill(&l);
+        ls_plan_cost fast, other;
+        ls_plan_cost_of(&job, &l, &fast);
+        job.software = &slow;
+        ls_plan_cost_of(&job, &l, &other);
+        CHECK_NEAR(fast.seconds[LS_TERM_LAUNCH], 0, 0, 0);
+        CHECK_NEAR(other.seconds[LS_TERM_PRODUCTS], fast.seconds[LS_TERM_PRODUCTS], 1e-12, 0);
+        CHECK_NEAR(other.seconds[LS_TERM_EXPERT], fast.seconds[LS_TERM_EXPERT] / 0.3, 1e-9, 0);
+        launch_s[p] = other.seconds[LS_TERM_LAUNCH];
+    }
+    CHECK(launch_s[0] > 0 && launch_s[1] > 2 * launch_s[0]);
+}
+
 int main(void) {
     CHECK_OK(ls_cluster_load("dgx-h100", &cluster));
     CHECK_OK(ls_plan_rates_of(&cluster, LS_PRECISION_BF16, &rates));
@@ -247,6 +298,8 @@ int main(void) {
     test_sum();
     test_directions();
     test_experts();
+    test_mixture_flops();
+    test_launched_experts();
     test_saves();
     test_illegal();
     test_layout_text();
