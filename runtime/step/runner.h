@@ -57,8 +57,7 @@ ls_status ls_runner_await(ls_runner *r, bool backward, runner_ring *ring, int64_
 /* An entry to write a message to, and its sending. */
 ls_status ls_runner_prepare(ls_runner *r, bool backward, void **message);
 ls_status ls_runner_send(ls_runner *r, bool backward);
-/* Drives what is being sent: MPI moves a message of some size only while its sender is inside a call.
- */
+/* Drives what is being sent: MPI moves a large message only while its sender is inside a call. */
 ls_status ls_runner_progress(void *runner);
 /* Until all that was sent has left. */
 ls_status ls_runner_drain(ls_runner *r);
