@@ -12,8 +12,10 @@ typedef struct search {
     ls_train *train;
     int ranks;
     const int *wanted; /* the configured axes */
+    int64_t experts;   /* the configured parallel.expert; that of the best below */
     bool found;
     int best[LS_AXIS_COUNT];
+    int64_t best_experts;
     double best_s;
     int best_changes;
     ls_error refusal; /* of the last layout that did not work */
@@ -66,7 +68,7 @@ static ls_status seconds_of(const ls_train *train, const int size[LS_AXIS_COUNT]
 
 static ls_status try(search *s, const int size[LS_AXIS_COUNT]) {
     double seconds;
-    int changes = 0;
+    int changes = s->train->config.parallel.expert != s->experts;
     for (int a = 0; a < LS_AXIS_COUNT; a++) {
         changes += size[a] != s->wanted[a];
     }
@@ -79,6 +81,7 @@ static ls_status try(search *s, const int size[LS_AXIS_COUNT]) {
         s->found = true;
         s->best_s = seconds;
         s->best_changes = changes;
+        s->best_experts = s->train->config.parallel.expert;
         memcpy(s->best, size, sizeof s->best);
     }
     return LS_OK;
@@ -128,6 +131,21 @@ static ls_status try_all(search *s) {
     return LS_OK;
 }
 
+/* The same for parallel.expert, which the configuration has back at the end. */
+static ls_status try_experts(search *s) {
+    ls_config *config = &s->train->config;
+    const bool same_bits = config->numerics.reduction == LS_CFG_INVARIANT;
+    ls_status status = LS_OK;
+    for (int64_t e = s->experts; status == LS_OK && e >= (same_bits ? s->experts : 1); e--) {
+        if (s->experts % e == 0) {
+            config->parallel.expert = e;
+            status = try_all(s);
+        }
+    }
+    config->parallel.expert = s->experts;
+    return status;
+}
+
 ls_status ls_train_fit(ls_train *train, int ranks) {
     const ls_config_parallel *p = &train->config.parallel;
     const int wanted[LS_AXIS_COUNT] = {[LS_AXIS_TENSOR] = (int)p->tensor,
@@ -135,8 +153,8 @@ ls_status ls_train_fit(ls_train *train, int ranks) {
                                        [LS_AXIS_PIPELINE] = (int)p->pipeline,
                                        [LS_AXIS_SHARD] = (int)p->shard,
                                        [LS_AXIS_REPLICATE] = (int)p->replicate};
-    search s = {.train = train, .ranks = ranks, .wanted = wanted};
-    LS_TRY(try_all(&s));
+    search s = {.train = train, .ranks = ranks, .wanted = wanted, .experts = p->expert};
+    LS_TRY(try_experts(&s));
     if (!s.found) {
         return LS_FAIL(LS_E_CONFIG, "no layout for %d rank%s or fewer: %s", ranks,
                        ranks == 1 ? "" : "s",
@@ -145,8 +163,12 @@ ls_status ls_train_fit(ls_train *train, int ranks) {
                                               "only numerics.reduction=fast may change them");
     }
     printf("%d parallel.tensor=%d parallel.context=%d parallel.pipeline=%d parallel.shard=%d "
-           "parallel.replicate=%d\n",
+           "parallel.replicate=%d",
            product(s.best), s.best[LS_AXIS_TENSOR], s.best[LS_AXIS_CONTEXT],
            s.best[LS_AXIS_PIPELINE], s.best[LS_AXIS_SHARD], s.best[LS_AXIS_REPLICATE]);
+    if (s.experts > 1) {
+        printf(" parallel.expert=%lld", (long long)s.best_experts);
+    }
+    printf("\n");
     return LS_OK;
 }

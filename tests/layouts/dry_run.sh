@@ -73,6 +73,9 @@ gives 0 "$LOCKSTEP" train --dry-run $mixed batch.sequences=12 parallel.expert=3 
 prints 'experts    6 a layer over 3 ranks = expert 3 .* x tensor 1; 4 ranks have the same ones$'
 prints '^expert  *[0-9.]* [KM]iB'
 
+gives 0 "$LOCKSTEP" train --fit --ranks 6 $mixed batch.sequences=12 parallel.expert=4 parallel.zero=1
+prints '^6 parallel.tensor=1 parallel.context=1 parallel.pipeline=1 parallel.shard=6 .* parallel.expert=2$'
+
 # Ranks that share a model out continue a text as one rank does.
 for run in moved spread; do
     gives 0 "$LOCKSTEP" sample "$work/runs/$run" --prompt 'The ' --tokens 40 --temperature 0

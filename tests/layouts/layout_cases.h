@@ -177,6 +177,12 @@ static const layout_case near_adafactor_cases[] = {
     {8, MIXTURE, "parallel.expert=2 parallel.tensor=2 parallel.zero=3"},
 };
 
+/* The same with Muon, whose matrices are whole experts. */
+static const layout_case near_muon_cases[] = {
+    {4, MIXTURE, "parallel.expert=2 parallel.zero=2"},
+    {8, MIXTURE, "parallel.expert=2 parallel.tensor=2 parallel.zero=3"},
+};
+
 /* On a GPU's memory, on at most 4 ranks: every axis, and all moves of data between ranks. Compared
  * within 1e-4 with the CPU, after fewer steps of smaller models. */
 static const layout_case gpu_cases[] = {
@@ -209,6 +215,7 @@ static const struct {
      "parallel.replicate 4 leaves 1 of 4 ranks to divide"},
     {4, "parallel.zero=1 parallel.shard=3", "parallel.shard 3"},
     {2, "parallel.pipeline=4", "parallel.pipeline 4 needs more ranks than the 2 that run"},
+    {2, "parallel.expert=2", "parallel.expert is 2; it must divide the 2 ranks of replicate"},
 };
 
 #endif

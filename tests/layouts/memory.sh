@@ -32,5 +32,8 @@ if [ "${LOCKSTEP_TEST_ALL:-0}" = 1 ]; then
     within 4 parallel.pipeline=2 parallel.tensor=2
     within 4 parallel.zero=2 parallel.shard=2
     within 8 parallel.pipeline=2 parallel.tensor=2 parallel.zero=3
+    within 4 model.experts=4 model.expert_capacity=1.25 parallel.expert=2 parallel.zero=3
+    within 4 model.experts=4 parallel.expert=2 parallel.tensor=2
+    within 2 optim.name=adafactor parallel.tensor=2
 fi
 passed

@@ -174,14 +174,14 @@ static void compare(const outcome *found, const outcome *expected, const layout_
     }
 }
 
-/* Near one rank's training, or equal to it; with AdamW or with Adafactor. */
-typedef enum case_kind { NEAR, NEAR_ADAFACTOR, EXACT, EXACT_ADAFACTOR, KINDS } case_kind;
+/* Near one rank's training, or equal to it; with AdamW or another optimizer. */
+typedef enum case_kind { NEAR, NEAR_ADAFACTOR, NEAR_MUON, EXACT, EXACT_ADAFACTOR, KINDS } case_kind;
 static const char *const added_overrides[KINDS] = {
-    "", " optim.name=adafactor", " numerics.reduction=invariant",
+    "", " optim.name=adafactor", " optim.name=muon", " numerics.reduction=invariant",
     " numerics.reduction=invariant optim.name=adafactor"};
 
 static bool is_near(case_kind kind) {
-    return kind <= NEAR_ADAFACTOR;
+    return kind < EXACT;
 }
 
 static int steps_of(case_kind kind) {
@@ -360,6 +360,7 @@ static void test_all(void) {
     if (!wanted) {
         TABLE(near_cases, NEAR);
         TABLE(near_adafactor_cases, NEAR_ADAFACTOR);
+        TABLE(near_muon_cases, NEAR_MUON);
         TABLE(exact_cases, EXACT);
         TABLE(exact_adafactor_cases, EXACT_ADAFACTOR);
     }
