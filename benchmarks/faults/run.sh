@@ -1,5 +1,8 @@
 #!/bin/sh
-# run.sh [REPEATS]: how long a fault takes to be noticed, and to the next productive step, for every fault of
-# tests/faults; the worst of so many runs each (3). Deadlines are those of the defaults.
+# run.sh [REPEATS [OPTIONS]]: how long a fault takes to be noticed, and to the next productive step, for every
+# fault of tests/faults; the worst of so many runs each (3). Deadlines are those of the defaults. OPTIONS as
+# --only kill-rank,cut are faults.py's.
 here=$(cd "$(dirname "$0")" && pwd)
-exec "$here/../../tests/faults/faults.py" --repeat "${1:-3}"
+repeats=${1:-3}
+[ $# = 0 ] || shift
+exec "$here/../../tests/faults/faults.py" --repeat "$repeats" "$@"

@@ -69,25 +69,25 @@ fit_nodes() {
 }
 
 # Are the nodes fit to train together, and do they see the directory of the runs? Those that fail are
-# left out, and the others examined once more.
+# left out, and the others examined once more. Leaves those that are in $fit.
 preflight() {
-    local nodes report status bad try
+    local report status bad try
     mkdir -p "$RUN_DIR" || {
         say "cannot make '$RUN_DIR' on $(hostname); set RUN_DIR to a folder that all nodes share"
         return 3
     }
     for try in 1 2; do
-        nodes=$(fit_nodes)
-        [ "$(count "$nodes")" -ge "$MIN_NODES" ] || return 75
+        fit=$(fit_nodes)
+        [ "$(count "$fit")" -ge "$MIN_NODES" ] && [ -n "$fit" ] || return 75
         local ranks_a_node=1
-        make_step "$nodes" "$(count "$nodes")" --mpi=pmix
+        make_step "$fit" "$(count "$fit")" --mpi=pmix
         report=$("${step[@]}" "$LOCKSTEP" doctor --dir "$RUN_DIR")
         status=$?
         echo "$report"
         [ "$status" != 0 ] || return 0
         # Lines "FAIL  check  host: what"; of these checks, what is wrong is not the host's that tells it.
         bad=$(sed -n '/^FAIL  \(NVLink domains\|profile\) /d;s/^FAIL  .\{16\} \([^ ]*\): .*/\1/p' <<<"$report" | sort -u | xargs)
-        [ -n "$bad" ] && [ "$(count "$bad")" -lt "$(count "$nodes")" ] || return 3
+        [ -n "$bad" ] && [ "$(count "$bad")" -lt "$(count "$fit")" ] || return 3
         [ "$try" = 1 ] || return 3
         UNFIT="$UNFIT $bad"
     done
@@ -125,6 +125,8 @@ requeue() { # requeue [NODE ...]: on others than these
     (
         trap '' TERM # which the first of these sends to all processes of the job
         scontrol requeue "$SLURM_JOB_ID"
+        # Nodes that were lost count no more otherwise.
+        scontrol update JobId="$SLURM_JOB_ID" NumNodes="$SLURM_JOB_NUM_NODES"
         [ $# = 0 ] || scontrol update JobId="$SLURM_JOB_ID" ExcNodeList="$(tr ' ' , <<<"$*")"
     )
     return 75
@@ -139,6 +141,22 @@ requeue_elsewhere() {
     done
     say "too few nodes are fit: $(count "$fit"), and MIN_NODES is $MIN_NODES"
     requeue "${bad[@]}"
+}
+
+# With --no-kill, Slurm lets a job go on whose batch script was on a node that is lost. So up to three
+# other nodes look whether Slurm has taken that one from the job, and then queue it again.
+guard() {
+    local others ranks_a_node=1 SLURM_CPUS_PER_TASK=
+    others=$(grep -vxF -e "$SLURMD_NODENAME" <<<"$fit" | head -n 3)
+    [ -n "$others" ] || return 0
+    make_step "$others" "$(count "$others")" --no-kill --mpi=none --output=none --error=none --input=none
+    # shellcheck disable=SC2016 # of the node's own
+    exec "${step[@]}" bash -c 'trap "" TERM # of a requeue
+    while sleep 15; do
+        nodes=$(squeue --noheader --states=R --format=%N --jobs="$SLURM_JOB_ID" | head -n 1)
+        [ -z "$nodes" ] || scontrol show hostnames "$nodes" | grep -qxF -e "$0" || break
+    done
+    scontrol requeue "$SLURM_JOB_ID" && scontrol update JobId="$SLURM_JOB_ID" NumNodes="$1"' "$SLURMD_NODENAME" "$SLURM_JOB_NUM_NODES"
 }
 
 lockstep_job() {
@@ -167,6 +185,8 @@ lockstep_job() {
         say "the nodes are not fit for the job"
         return 3
     fi
+    guard >/dev/null 2>&1 &
+    guard=$!
     TOO_FEW=$(mktemp)
     export TOO_FEW
     "$launch/supervise" --restarts "$RESTARTS" --run "$RUN_DIR/$RUN_NAME" \
@@ -180,6 +200,7 @@ lockstep_job() {
     done
     job=
     end_asking
+    kill "$guard" 2>/dev/null
     few=$(cat "$TOO_FEW")
     rm -f "$TOO_FEW"
     say "ended with $status"

@@ -147,6 +147,25 @@ same_as_single
 "$root/tests/slurm/cluster.sh" node "$cluster" 2
 until_holds 30 'node n2 to be up' node_up
 
+# The node of the batch script lost: Slurm would let the job be, and another node queues it again when
+# Slurm misses that one, after most of a minute.
+if [ "${LOCKSTEP_TEST_ALL:-}" ]; then
+    settings="$settings run.steps=20000"
+    submit script
+    until_holds 60 'the step that guards the batch script' sh -c "squeue --noheader --steps --format=%j | grep -q bash"
+    until_holds 60 'a checkpoint' [ -d "$work/runs/script/checkpoints/step-00000025" ]
+    # shellcheck disable=SC2046
+    kill -9 $(all_of n1)
+    until_holds 120 'the job to be queued again' is_state "$job" PENDING
+    "$root/tests/slurm/cluster.sh" node "$cluster" 1
+    until_holds 60 'the requeued job' started_again
+    until_holds 60 'a later step' grep -q '"restarts":1' "$work/runs/script/train.jsonl"
+    logged 'on n\[.*\], start 2'
+    scancel "$job"
+    ended
+    settings=${settings% run.steps=20000}
+fi
+
 # A node that does not see the directory of the runs is left out; and of a job that needs as many nodes,
 # another one takes its place.
 on_n2() { nsenter -m -t "$(cat "$cluster/slurmd-n2.pid")" "$@"; }
