@@ -196,6 +196,7 @@ static ls_status prepare(ls_ckpt_saver *s, const ls_ckpt_save_options *options,
 void ls_ckpt_saver_start(ls_ckpt_saver *s, const ls_ckpt_save_options *options,
                          const ls_ckpt_tensor *tensors, int count, bool now) {
     s->start_ns = ls_clock_ns();
+    (void)ls_worker_done(&s->worker, true); /* it may still touch the snapshot */
     s->now = now || !s->worker.running;
     s->tensors = tensors;
     s->count = count;
@@ -290,6 +291,10 @@ static ls_status tables_create(ls_ckpt_saver *s) {
     return s->comm->ops->broadcast(s->comm, s->nonce, sizeof s->nonce, 0);
 }
 
+static void touch_snapshot(void *saver) {
+    ls_snapshot_touch(&((ls_ckpt_saver *)saver)->snapshot);
+}
+
 static ls_status create(ls_ckpt_saver *s, const ls_ckpt_saver_options *o) {
     LS_TRY(o->comm->ops->duplicate(o->comm, &s->comm));
     LS_TRY(tables_create(s));
@@ -297,7 +302,11 @@ static ls_status create(ls_ckpt_saver *s, const ls_ckpt_saver_options *o) {
         LS_TRY(ls_comm_agree(s->comm, ls_snapshot_create(&s->snapshot, s->comm, o->writer_per_host,
                                                          o->tensors, o->count)));
     }
-    return ls_comm_agree(s->comm, o->async ? ls_worker_start(&s->worker) : LS_OK);
+    LS_TRY(ls_comm_agree(s->comm, o->async ? ls_worker_start(&s->worker) : LS_OK));
+    if (o->async) { /* beside the first steps: zeroing GBs would keep a run from starting */
+        ls_worker_give(&s->worker, touch_snapshot, s);
+    }
+    return LS_OK;
 }
 
 ls_status ls_ckpt_saver_create(const ls_ckpt_saver_options *options, ls_ckpt_saver **saver) {

@@ -87,6 +87,31 @@ static ls_status no_memory(size_t bytes) {
                    bytes, strerror(errno));
 }
 
+/* Has the kernel find all pages, not many at a time: meanwhile nobody else can map memory. */
+static bool touch(const ls_snapshot_view *view) {
+    const size_t part = (size_t)16 << 20;
+    for (size_t at = 0; at < view->bytes; at += part) {
+        volatile char *bytes = (char *)view->base + at;
+        const size_t n = part < view->bytes - at ? part : view->bytes - at;
+        if (madvise((void *)bytes, n, MADV_POPULATE_WRITE) == 0) {
+            continue;
+        }
+        if (errno != EINVAL) {
+            return false;
+        }
+        for (size_t i = 0; i < n; i += 4096) { /* kernels before 5.14 do not know the call */
+            bytes[i] = bytes[i];
+        }
+    }
+    return true;
+}
+
+void ls_snapshot_touch(ls_snapshot *s) {
+    if (s->mine.base) {
+        (void)touch(&s->mine);
+    }
+}
+
 /* *fd: of the memory when it is shared, else -1. */
 static ls_status map_mine(ls_snapshot_view *view, bool shared, const ls_ckpt_tensor *tensors,
                           int count, int *fd) {
@@ -109,10 +134,9 @@ static ls_status map_mine(ls_snapshot_view *view, bool shared, const ls_ckpt_ten
     }
     view->base = base;
     (void)madvise(base, view->bytes, MADV_HUGEPAGE);
-    if (madvise(base, view->bytes, MADV_POPULATE_WRITE) != 0 && errno != EINVAL) {
+    if (shared && !touch(view)) { /* what is missing would be a SIGBUS later */
         return no_memory(view->bytes);
     }
-    memset(base, 0, view->bytes); /* kernels before 5.14 do not know the call above */
     header *h = base;
     row *rows = rows_of(view);
     sem_init(&h->filled, 1, 0);

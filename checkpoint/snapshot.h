@@ -37,12 +37,15 @@ typedef struct ls_snapshot {
     bool made;             /* mutex and condition are */
 } ls_snapshot;
 
-/* Memory for tensors [count], whose boxes may be empty; all of it is touched, so that no page is
- * missing later. shared: of all ranks of a host [collective then]. LS_E_MEMORY, LS_E_UNSUPPORTED
+/* Memory for tensors [count], whose boxes may be empty. shared: of all ranks of a host [collective
+ * then]. LS_E_MEMORY, LS_E_UNSUPPORTED
  * when ranks of a host cannot see each other's memory. */
 ls_status ls_snapshot_create(ls_snapshot *snapshot, ls_comm *comm, bool shared,
                              const ls_ckpt_tensor *tensors, int count);
 void ls_snapshot_release(ls_snapshot *snapshot);
+
+/* Touches all of its memory, so that no page is missing in a save; not beside another call. */
+void ls_snapshot_touch(ls_snapshot *snapshot);
 
 /* Begins to fill it. The tensors must be those of create but for their data: LS_E_SHAPE. so_far:
  * not LS_OK when there is nothing to fill it with, and returned then. With `fetch` it is filled on
