@@ -317,11 +317,13 @@ static void fill(const machine *m, const rates_of *v, ls_cluster *c) {
     set(c, LS_FIG_UNITS, 1);
     set(c, LS_FIG_HALF_SPEED_K, v->half_k);
     set(c, LS_FIG_HBM_GB_S, m->update_bytes_s * 1e-9);
-    /* No peak is known: the measured limit of large products stands for it, reached in full. */
-    set(c, bf16 ? LS_FIG_TFLOPS_BF16 : LS_FIG_TFLOPS_FP32, v->products * 1e-12);
-    set(c, bf16 ? LS_FIG_GEMM_BF16 : LS_FIG_GEMM_FP32, 1);
-    set(c, bf16 ? LS_FIG_ATTENTION_BF16 : LS_FIG_ATTENTION_FP32, v->attention / v->products);
-    set(c, bf16 ? LS_FIG_MEMORY_BF16 : LS_FIG_MEMORY_FP32, v->memory / m->update_bytes_s);
+    /* No peak is known: the faster of large products and attention stands for it. */
+    const double peak = fmax(v->products, v->attention);
+    set(c, bf16 ? LS_FIG_TFLOPS_BF16 : LS_FIG_TFLOPS_FP32, peak * 1e-12);
+    set(c, bf16 ? LS_FIG_GEMM_BF16 : LS_FIG_GEMM_FP32, v->products / peak);
+    set(c, bf16 ? LS_FIG_ATTENTION_BF16 : LS_FIG_ATTENTION_FP32, v->attention / peak);
+    set(c, bf16 ? LS_FIG_MEMORY_BF16 : LS_FIG_MEMORY_FP32,
+        fmin(v->memory / m->update_bytes_s, 1.5));
     set(c, bf16 ? LS_FIG_LINK_BF16 : LS_FIG_LINK_FP32, 1);
     set(c, bf16 ? LS_FIG_NETWORK_BF16 : LS_FIG_NETWORK_FP32, 1);
     set(c, LS_FIG_NODE_DEVICES, s->mesh.host_ranks);
