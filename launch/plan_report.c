@@ -24,17 +24,23 @@ static void print_heading(const ls_plan_question *q, const ls_plan_answer *a) {
            a->fits ? a->result.fitting : 0);
 }
 
+/* With two decimals, or so many that a small amount still shows. */
+static const char *amount(char buf[32], double x) {
+    snprintf(buf, 32, x != 0 && fabs(x) < 1 ? "%.3g" : "%.2f", x);
+    return buf;
+}
+
 /* Days, dollars and MWh follow from the step time in the same way for every layout. */
 static void print_layouts(const ls_plan_question *q, const ls_plan_answer *a) {
     const ls_plan_found *best = &a->result.found[0];
     printf("  %9s %9s %6s %9s %10s  %s\n", "step", "GB/device", "MFU", "days", "cost", "layout");
     for (int i = 0; i < a->result.count; i++) {
         const ls_plan_found *f = &a->result.found[i];
-        char layout[200], cost[32], step[32];
+        char layout[200], cost[32], step[32], days[32];
         const double ratio = f->cost.step_s / best->cost.step_s;
-        printf("%c %9s %9.1f %5.1f%% %9.2f %10s  %s\n", i ? ' ' : '*',
+        printf("%c %9s %9.1f %5.1f%% %9s %10s  %s\n", i ? ' ' : '*',
                ls_text_duration(step, sizeof step, f->cost.step_s), f->cost.bytes.total * 1e-9,
-               100 * f->cost.mfu_causal, a->bill.days * ratio,
+               100 * f->cost.mfu_causal, amount(days, a->bill.days * ratio),
                ls_text_usd(cost, sizeof cost, a->bill.usd * ratio),
                ls_plan_layout_text(&f->layout, layout, sizeof layout));
         if (i) {
@@ -94,7 +100,8 @@ static void print_bill(const ls_plan_answer *a) {
            ls_text_duration(t2, sizeof t2, b->save_interval_s),
            ls_text_duration(t3, sizeof t3, b->failures.stall_s),
            ls_text_duration(t4, sizeof t4, b->failures.commit_s), 100 * b->goodput);
-    printf("time: %.0f steps, %.2f days, %.0f device-hours\n", b->steps, b->days, b->device_hours);
+    printf("time: %.0f steps, %s days, %s device-hours\n", b->steps, amount(t1, b->days),
+           amount(t2, b->device_hours));
     printf("cost: %s", ls_text_usd(usd, sizeof usd, b->usd));
     if (!isnan(b->usd)) {
         printf(", %s a million tokens, at $%.4g a device-hour",
@@ -110,12 +117,12 @@ static void print_bill(const ls_plan_answer *a) {
         printf("\nenergy: unknown, for nobody has published the power of these devices\n");
         return;
     }
-    printf("\nenergy: %.1f MWh of the computers", b->it_mwh);
+    printf("\nenergy: %s MWh of the computers", amount(t1, b->it_mwh));
     if (!isnan(b->mwh)) {
-        printf(", %.1f MWh of the site (PUE %.2f)", b->mwh, c->figure[LS_FIG_PUE].value);
+        printf(", %s MWh of the site (PUE %.2f)", amount(t1, b->mwh), c->figure[LS_FIG_PUE].value);
     }
-    printf(", modelled from maximum power of %s; %.2f MW\n",
-           b->whole_nodes ? "whole nodes" : "the devices alone", b->power_w * 1e-6);
+    printf(", modelled from maximum power of %s; %s MW\n",
+           b->whole_nodes ? "whole nodes" : "the devices alone", amount(t1, b->power_w * 1e-6));
 }
 
 void ls_plan_print(const ls_plan_question *q, const ls_plan_answer *a) {
@@ -139,12 +146,12 @@ void ls_plan_print_row(const ls_plan_answer *a, const char *name, const char *fa
         return;
     }
     const ls_plan_found *f = &a->result.found[0];
-    char step[32], rate[32], usd[32], layout[200];
-    printf("%-22s %7d %9s %5.1f%% %10s %9.2f %11s %9.1f %7.1f%%  %s\n", name, a->devices,
+    char step[32], rate[32], usd[32], days[32], mwh[32], layout[200];
+    printf("%-22s %7d %9s %5.1f%% %10s %9s %11s %9s %7.1f%%  %s\n", name, a->devices,
            ls_text_duration(step, sizeof step, f->cost.step_s), 100 * f->cost.mfu_causal,
-           ls_text_count(rate, sizeof rate, f->cost.tokens_per_s), a->bill.days,
+           ls_text_count(rate, sizeof rate, f->cost.tokens_per_s), amount(days, a->bill.days),
            ls_text_usd(usd, sizeof usd, a->bill.usd),
-           isnan(a->bill.mwh) ? a->bill.it_mwh : a->bill.mwh, 100 * a->bill.goodput,
+           amount(mwh, isnan(a->bill.mwh) ? a->bill.it_mwh : a->bill.mwh), 100 * a->bill.goodput,
            ls_plan_layout_text(&f->layout, layout, sizeof layout));
 }
 

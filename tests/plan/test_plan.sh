@@ -29,6 +29,11 @@ gives 0 "$LOCKSTEP" plan -m llama3-8b -c dgx-h100 --sweep gpus=8..64 --svg s.svg
 prints 'dgx-h100  *64 '
 holds grep -q '</svg>' s.svg
 
+# Small amounts show.
+gives 0 "$LOCKSTEP" plan -m gpt2-124m -c dgx-h100 -n 64 --price 2
+prints '^time: .* 0[.]0*[1-9][0-9]* days'
+prints '^cost: [$][1-9].*, [$]0[.]00[0-9]*[1-9] a million tokens'
+
 gives 0 "$LOCKSTEP" plan -m llama3-8b -c aws-p5en --deadline 30 --tokens 1T --json
 prints '"days"'
 gives 1 "$LOCKSTEP" plan -m llama3-405b -c dgx-h100 -n 8
