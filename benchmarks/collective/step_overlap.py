@@ -50,7 +50,7 @@ def measure(options, work, tokens, first=3):
     on_hosts = [str(ROOT / "tests/hosts.sh"), "-r", f"{options.rate}mbit", "2", "2"]
     runs = work / f"runs-{tokens}"
     job = ["train", "model.preset=gpt2-10m", f"model.context={tokens}", f"data.dir={work}/data", f"run.dir={runs}",
-           f"run.steps={options.steps}", "run.threads=1", "batch.micro=1", "eval.every=0", "checkpoint.at_end=false",
+           f"run.steps={options.steps}", "run.threads=1", "batch.micro=1", "eval.every=0", "eval.batches=1", "checkpoint.at_end=false",
            "metrics.every=1", f"metrics.trace_steps={first}..{options.steps}", f"numerics.bucket_mib={options.bucket}"]
     run(*on_hosts, "sh", "-c", ALONE, "alone", LOCKSTEP, *job, "batch.sequences=1")
     run(*on_hosts, LOCKSTEP, *job, "batch.sequences=4", "run.name=together")
