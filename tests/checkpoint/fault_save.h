@@ -6,6 +6,8 @@
 #include "checkpoint/saver.h"
 #include "tests/checkpoint/ckpt_cases.h"
 
+#include <dirent.h>
+
 static ls_comm *comm;
 static char root[4096];
 
@@ -124,6 +126,18 @@ static inline int fault_end(void) {
     CHECK_OK(ls_dir_remove(root));
     comm->ops->destroy(comm);
     return test_end();
+}
+
+/* Saves under the root that have not ended. */
+static inline int fault_temporaries(void) {
+    int count = 0;
+    DIR *directory = opendir(root);
+    struct dirent *item;
+    while (directory && (item = readdir(directory))) {
+        count += strncmp(item->d_name, ".tmp-", 5) == 0;
+    }
+    closedir(directory);
+    return count;
 }
 
 static inline void fault_step_remove(int64_t step) {

@@ -5,7 +5,6 @@
 #include "tests/checkpoint/fault_calls.h"
 #include "tests/checkpoint/fault_save.h"
 
-#include <dirent.h>
 #include <errno.h>
 
 /* For LeakSanitizer: HDF5 1.10 keeps some bytes of its own when a write fails in a close. */
@@ -19,17 +18,6 @@ enum { SMALL = 5, CALLS_MAX = 5000 };
 static const char *const kind_names[FAULT_KINDS] = {"none", "EIO", "EINTR", "ENOSPC", "short"};
 static ls_status save(int64_t step) {
     return fault_save(step, SMALL, 1, 1, 1);
-}
-
-static int temporaries(void) {
-    int count = 0;
-    DIR *directory = opendir(root);
-    struct dirent *item;
-    while (directory && (item = readdir(directory))) {
-        count += strncmp(item->d_name, ".tmp-", 5) == 0;
-    }
-    closedir(directory);
-    return count;
 }
 
 /* Calls that go on after a signal; the others may fail. */
@@ -66,7 +54,7 @@ static long test_save(fault_kind kind, bool over, long stride) {
             if (text[kind]) {
                 CHECK_MESSAGE(text[kind]);
             }
-            CHECK_INT(temporaries(), 0);
+            CHECK_INT(fault_temporaries(), 0);
             if (test_failures) {
                 fprintf(stderr, "%s at call %ld (%s)\n", kind_names[kind], n, name);
             }

@@ -41,7 +41,7 @@ sources="$root/checkpoint/manifest_read.c $root/checkpoint/format.c $root/checkp
          $root/checkpoint/h5_driver.c $root/checkpoint/h5_output.c $root/checkpoint/h5_people.c $root/checkpoint/zstd_filter.c
          $root/checkpoint/manifest_write.c $root/runtime/base/log.c $root/runtime/mesh/layout.c
          $root/runtime/base/arena.c $root/runtime/base/dtype.c $root/runtime/base/file.c
-         $root/runtime/base/cpu.c $root/runtime/base/hash.c $root/runtime/base/status.c $root/runtime/base/text.c"
+         $root/runtime/base/cpu.c $root/runtime/base/hash.c $root/runtime/base/hash_leaves.c $root/runtime/base/status.c $root/runtime/base/text.c"
 if [ "$(uname -m)" = x86_64 ]; then
     # shellcheck disable=SC2086
     $cc $flags -mavx2 -c -o "$work/planes_avx2.o" "$root/checkpoint/planes_avx2.c"
