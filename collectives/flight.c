@@ -4,6 +4,7 @@
 
 #include "runtime/base/clock.h"
 #include "runtime/base/file.h"
+#include "runtime/device/cuda/nvtx.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -221,6 +222,7 @@ static void progress(uint64_t now_ns) {
 
 void ls_flight_mark(ls_flight_place place, int64_t index) {
     ls_trace_place(place, index);
+    ls_nvtx_range(ls_flight_place_text(place), index);
     if (own) {
         atomic_store_explicit(&own->place, (int32_t)place, memory_order_relaxed);
         atomic_store_explicit(&own->place_index, index, memory_order_relaxed);

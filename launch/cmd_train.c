@@ -269,6 +269,12 @@ static void summarise(const ls_train *train) {
                ls_text_bytes(peak, sizeof peak, (double)train->memory.peak_bytes),
                ls_text_bytes(planned, sizeof planned, (double)train->memory.planned_bytes));
     }
+    if (train->memory.device_bytes > 0) {
+        char taken[32], planned[32];
+        printf("GPU memory of rank %lld %s, %s planned\n", (long long)train->memory.rank,
+               ls_text_bytes(taken, sizeof taken, (double)train->memory.device_bytes),
+               ls_text_bytes(planned, sizeof planned, (double)train->memory.device_planned_bytes));
+    }
     if (train->last_ckpt[0]) {
         printf("checkpoint %s\n", train->last_ckpt);
     }

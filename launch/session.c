@@ -418,6 +418,7 @@ bool ls_session_stop_requested(void) {
 }
 
 ls_dtype ls_session_dtype(ls_compute compute, const ls_device *dev) {
-    bool bf16 = compute == LS_COMPUTE_BF16 || (compute == LS_COMPUTE_AUTO && dev->fast_bf16);
+    bool bf16 = compute == LS_COMPUTE_BF16 || compute == LS_COMPUTE_FP8 ||
+                (compute == LS_COMPUTE_AUTO && dev->fast_bf16);
     return bf16 ? LS_BF16 : dev->acc;
 }

@@ -27,6 +27,9 @@ typedef struct ls_memory_record {
     int64_t planned_bytes; /* that, training, and the copy for saves in the background */
     int64_t peak_bytes;
     int64_t rank;
+    /* Of its GPU, whose memory is all taken before step one: what was free before, what training
+     * has taken, and what was planned with the device's scratch; 0: no GPU. */
+    int64_t device_free_bytes, device_bytes, device_planned_bytes;
 } ls_memory_record;
 
 /* Of the job that the run belongs to; seconds of the monotonic clock, on rank 0. */

@@ -126,6 +126,8 @@ ls_model_options ls_layout_model(const ls_layout *l, int part, const ls_groups *
                               .batch = l->config->batch.micro,
                               .seq = l->seq,
                               .dtype = l->dtype,
+                              .fp8 = l->config->numerics.compute == LS_COMPUTE_FP8,
+                              .graphs = l->config->run.graphs,
                               .training = true,
                               .part = l->parts[part],
                               .tensor = groups ? groups->tensor : NULL,

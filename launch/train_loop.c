@@ -66,13 +66,46 @@ static void close_sinks(sinks *s) {
     }
 }
 
+/* Step and update. A device that decides by itself whether there is an update gets it behind the
+ * step, and is waited for once; else the update waits until the step was judged. */
+static ls_status compute_step(ls_train *train, const ls_step_options *options,
+                              ls_step_record *record, ls_step_result *result, ls_update *update) {
+    const int64_t place = train->step + train->data_offset;
+    if (!ls_optim_defers(train->optim)) {
+        return ls_step_run(options, place, result);
+    }
+    LS_TRY(ls_step_start(options, place, result));
+    ls_flight_mark(LS_FLIGHT_UPDATE, -1);
+    ls_train_save_settle(train);
+    ls_optim_losses losses = {.data = train->groups.data, .pipeline = train->groups.pipeline};
+    losses.losses = ls_step_losses(options, &losses.count);
+    losses.most =
+        ls_guard_most(&train->losses, train->config.faults.loss_spike) * (double)result->targets;
+    ls_device *dev = train->session.dev;
+    LS_TRY(dev->ops->mark(dev, LS_MARK_UPDATE));
+    LS_TRY(ls_optim_step_start(train->optim, ls_state_buffers_of(train->state).grads, record->lr,
+                               &losses));
+    LS_TRY(dev->ops->mark(dev, LS_MARK_UPDATED));
+    train->updating = true;
+    train->update_s = 0.0;
+    LS_TRY(ls_state_share(train->state));
+    LS_TRY(ls_step_finish(options, result));
+    update->decided = true;
+    return ls_optim_step_end(train->optim, &update->grad_norm, &update->made);
+}
+
 static ls_status update_weights(ls_train *train, const ls_step_options *options,
-                                ls_step_result *result, ls_step_record *record, ls_advice *advice) {
-    LS_TRY(ls_recover_judge(train, options, result, &record->grad_norm, advice));
+                                ls_step_result *result, ls_update *update, ls_step_record *record,
+                                ls_advice *advice) {
+    LS_TRY(ls_recover_judge(train, options, result, update, advice));
     record->loss = train->train_loss = result->loss;
+    record->grad_norm = update->grad_norm;
     record->skipped = *advice != LS_STEP_GOOD;
     if (record->skipped) {
         train->counters.skipped_steps++;
+        return LS_OK;
+    }
+    if (update->made) {
         return LS_OK;
     }
     const void *grads = ls_state_buffers_of(train->state).grads;
@@ -111,9 +144,12 @@ static double time_left(const ls_train *train, pace *p) {
 static ls_status run_step(ls_train *train, const ls_step_options *options, ls_step_record *record,
                           ls_advice *advice) {
     ls_step_result result;
+    ls_update update = {0};
     ls_comm_meter before[LS_COMM_AXIS_COUNT], updating[LS_COMM_AXIS_COUNT];
     ls_meters_read(before);
-    LS_TRY(ls_step_run(options, train->step + train->data_offset, &result));
+    record->lr = ls_schedule_lr(&train->config.schedule, train->config.optim.lr, train->step + 1,
+                                train->total_steps);
+    LS_TRY(compute_step(train, options, record, &result, &update));
     ls_flight_mark(LS_FLIGHT_UPDATE, -1);
     ls_train_account_step(train, &result, record->phase_seconds);
     ls_meters_read(updating);
@@ -122,11 +158,9 @@ static ls_status run_step(ls_train *train, const ls_step_options *options, ls_st
     train->step++;
     record->step = train->step;
     record->total_steps = train->total_steps;
-    record->lr = ls_schedule_lr(&train->config.schedule, train->config.optim.lr, train->step,
-                                train->total_steps);
     ls_train_save_settle(train);
     ls_train_account(train, LS_PHASE_CHECKPOINT, record->phase_seconds);
-    LS_TRY(update_weights(train, options, &result, record, advice));
+    LS_TRY(update_weights(train, options, &result, &update, record, advice));
     train->counters.steps = train->step;
     train->counters.tokens += result.targets;
     train->counters.flops += train->flops_per_token * (double)result.targets;

@@ -7,6 +7,10 @@
 /* Program, libraries, MPI and device: what there is before training takes anything. */
 ls_status ls_train_memory_begin(ls_train *train) {
     int64_t peak;
+    ls_device *dev = train->session.dev;
+    if (!dev->host_memory) {
+        LS_TRY(dev->ops->free_bytes(dev, &train->memory.device_free_bytes));
+    }
     return ls_memory_taken(&train->memory.program_bytes, &peak);
 }
 
@@ -29,13 +33,24 @@ static ls_memory_record worst_of(const ls_memory_record *all, int ranks) {
     return worst;
 }
 
+static ls_status take_figures(ls_train *train, ls_memory_record *mine) {
+    ls_device *dev = train->session.dev;
+    int64_t now;
+    mine->rank = train->session.comm->rank;
+    mine->planned_bytes = ls_train_memory_planned(train);
+    if (!dev->host_memory) {
+        LS_TRY(dev->ops->free_bytes(dev, &now));
+        mine->device_bytes = mine->device_free_bytes - now;
+        mine->device_planned_bytes =
+            (int64_t)(ls_layout_total(&train->planned) + dev->scratch_bytes);
+    }
+    return ls_memory_taken(&now, &mine->peak_bytes);
+}
+
 ls_status ls_train_memory_end(ls_train *train) {
     ls_comm *comm = train->session.comm;
-    int64_t now;
     ls_memory_record *mine = &train->memory, *all;
-    mine->rank = comm->rank;
-    mine->planned_bytes = ls_train_memory_planned(train);
-    LS_TRY(ls_session_agree(&train->session, ls_memory_taken(&now, &mine->peak_bytes)));
+    LS_TRY(ls_session_agree(&train->session, take_figures(train, mine)));
     LS_TRY(ls_session_agree(&train->session, ls_calloc((size_t)comm->size, sizeof *all, &all)));
     const ls_status status = comm->ops->all_gather(comm, mine, all, sizeof *mine);
     if (status == LS_OK) {

@@ -118,14 +118,17 @@ static ls_status act(ls_train *train, const ls_step_result *result, double grad_
 }
 
 ls_status ls_recover_judge(ls_train *train, const ls_step_options *options, ls_step_result *result,
-                           double *grad_norm, ls_advice *advice) {
+                           ls_update *update, ls_advice *advice) {
     *advice = LS_STEP_GOOD;
-    LS_TRY(take_norm(train, grad_norm));
-    look l = look_at(train, result, *grad_norm);
-    if ((!l.finite || l.spike) && train->config.faults.repeat_steps) {
-        LS_TRY(repeat(train, options, result, grad_norm, &l));
+    if (!update->decided) {
+        LS_TRY(take_norm(train, &update->grad_norm));
     }
-    return !l.finite || l.spike ? act(train, result, *grad_norm, &l, advice) : LS_OK;
+    look l = look_at(train, result, update->grad_norm);
+    l.spike = update->decided ? l.finite && !update->made : l.spike;
+    if ((!l.finite || l.spike) && train->config.faults.repeat_steps) {
+        LS_TRY(repeat(train, options, result, &update->grad_norm, &l));
+    }
+    return !l.finite || l.spike ? act(train, result, update->grad_norm, &l, advice) : LS_OK;
 }
 
 /* What was done since the checkpoint is lost; all time stays accounted for. */

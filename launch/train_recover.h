@@ -7,12 +7,20 @@
 
 typedef enum ls_advice { LS_STEP_GOOD, LS_STEP_SKIP, LS_STEP_RELOAD } ls_advice;
 
-/* Judges the step that has just run, whose gradient norm is taken here. In doubt it is run once
+/* The update that follows a step. On a device that decides by itself it was asked for before the
+ * step was judged: then `made` says whether the device made it, and the norm is known. */
+typedef struct ls_update {
+    double grad_norm;
+    bool decided, made;
+} ls_update;
+
+/* Judges the step that has just run, whose gradient norm is taken here if it is not known; what the
+ * device has not updated was bad. In doubt it is run once
  * more from the same data: other bits then are a fault of the machine, and the second result
  * stands. What stays bad is skipped, or asks for a reload, or ends the run (LS_E_DIVERGED), as
  * faults.on_nonfinite and faults.on_spike say. [collective] */
 ls_status ls_recover_judge(ls_train *train, const ls_step_options *options, ls_step_result *result,
-                           double *grad_norm, ls_advice *advice);
+                           ls_update *update, ls_advice *advice);
 
 /* Goes back to the newest checkpoint, and leaves out the data from there up to the bad step and
  * faults.skip_batches more (Chowdhery et al. 2022, PaLM, arXiv:2204.02311, section 5.1). A reload

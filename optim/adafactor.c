@@ -3,9 +3,9 @@
  * those of shard, then those of tensor (of experts apart: expert_shard, then experts). Of a matrix
  * whose rows tensor ranks split, each has the sums of its rows, and those of columns are added; of
  * one whose columns are split it is the other way round. */
-#include "optim/exact_sum.h"
 #include "optim/optim_internal.h"
 #include "runtime/base/arena.h"
+#include "runtime/base/exact_sum.h"
 
 #include <math.h>
 #include <stdlib.h>

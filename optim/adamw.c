@@ -17,7 +17,8 @@ ls_status ls_adamw_run(ls_optim *optim, const ls_optim_pass *pass, const ls_opti
                                                   .v = ls_run_state(optim, first_state + 1, run, 0),
                                                   .grad = ls_run_grads(optim, pass, run, 0),
                                                   .copy_dtype = o->copy_dtype,
-                                                  .copy = ls_run_copies(optim, run, 0)});
+                                                  .copy = ls_run_copies(optim, run, 0),
+                                                  .verdict = pass->verdict});
 }
 
 static ls_status adamw_step(ls_optim *optim, const ls_optim_pass *pass) {
@@ -36,5 +37,6 @@ const ls_optim_ops ls_optim_adamw = {
     .name = "adamw",
     .states = {"exp_avg", "exp_avg_sq"},
     .shape = adamw_shape,
+    .deferrable = true,
     .step = adamw_step,
 };

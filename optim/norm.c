@@ -1,6 +1,6 @@
 /* The global gradient norm. */
-#include "optim/exact_sum.h"
 #include "optim/optim_internal.h"
+#include "runtime/base/exact_sum.h"
 
 #include <math.h>
 

@@ -43,6 +43,7 @@ static ls_status take_states(ls_optim *optim) {
         size_t bytes = (size_t)optim->state_elems[i] * ls_dtype_bytes(o->dev->acc);
         LS_TRY(o->dev->ops->alloc(o->dev, bytes, &optim->states[i]));
     }
+    LS_TRY(ls_optim_deferred_take(optim));
     return optim->ops->prepare ? optim->ops->prepare(optim) : LS_OK;
 }
 
@@ -76,6 +77,9 @@ void ls_optim_destroy(ls_optim *optim) {
     for (int i = 0; i < optim->state_count; i++) {
         dev->ops->free(dev, optim->states[i]);
     }
+    if (optim->deferred_memory) {
+        dev->ops->free(dev, optim->deferred_memory);
+    }
     free(optim->squares);
     free(optim->terms);
     free(optim->runs);
@@ -85,7 +89,7 @@ void ls_optim_destroy(ls_optim *optim) {
 }
 
 size_t ls_optim_bytes(const ls_optim *optim) {
-    size_t bytes = optim->own_bytes;
+    size_t bytes = optim->own_bytes + optim->deferred_bytes;
     for (int i = 0; i < optim->state_count; i++) {
         bytes += (size_t)optim->state_elems[i] * ls_dtype_bytes(optim->options.dev->acc);
     }

@@ -127,4 +127,22 @@ ls_status ls_optim_grad_norm(ls_optim *optim, const void *grads, double *norm);
  * [collective over shard, tensor and pipeline] */
 ls_status ls_optim_step(ls_optim *optim, const void *grads, double norm, double lr);
 
+/* The same without a wait between gradients and update, on devices that go on when a call has
+ * returned (dev->async), of adamw, lion and sgd: clip factor and the verdict whether there is an
+ * update at all (the norm is finite, the losses too, and these add up to no more than `most`) stay
+ * on the device. The norm has the bits of ls_optim_grad_norm. */
+bool ls_optim_defers(const ls_optim *optim);
+typedef struct ls_optim_losses {
+    const double *losses; /* [count] device memory; summed over data and pipeline (NULL: alone) */
+    int64_t count;
+    double most;
+    ls_comm *data, *pipeline;
+} ls_optim_losses;
+/* losses NULL: they do not count. Enqueues. [collective as ls_optim_step, and over losses' groups]
+ */
+ls_status ls_optim_step_start(ls_optim *optim, const void *grads, double lr,
+                              const ls_optim_losses *losses);
+/* Waits, and says how it came out; without an update the step was not made. Not collective. */
+ls_status ls_optim_step_end(ls_optim *optim, double *norm, bool *updated);
+
 #endif

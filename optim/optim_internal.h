@@ -29,7 +29,8 @@ typedef struct ls_optim_term {
 typedef struct ls_optim_pass {
     const void *grads;
     double lr, grad_scale;
-    int64_t t; /* 1 for the first */
+    int64_t t;                        /* 1 for the first */
+    const ls_update_verdict *verdict; /* on the device, of a deferred step; NULL: none */
 } ls_optim_pass;
 
 /* The seam. A back end is a name, its states, and one step. */
@@ -37,7 +38,8 @@ typedef struct ls_optim_ops {
     const char *name;
     const char *states[LS_OPTIM_MAX_STATES]; /* names; NULL where there are fewer */
     ls_optim_shape (*shape)(const ls_config_optim *config, const ls_param *param, int state);
-    bool apart; /* a run is of one parameter */
+    bool apart;      /* a run is of one parameter */
+    bool deferrable; /* step heeds a verdict, and waits for nothing */
     /* What a step needs beside the states, in optim->own; NULL: nothing. [collective over shard] */
     ls_status (*prepare)(ls_optim *optim);
     void (*release)(ls_optim *optim); /* after prepare, whether it failed or not */
@@ -62,7 +64,9 @@ struct ls_optim {
     double scratch[LS_OPTIM_SCRATCH]; /* of ls_optim_sum_squares */
     int64_t updates;
     void *own;
-    size_t own_bytes; /* of device memory */
+    size_t own_bytes;      /* of device memory */
+    void *deferred_memory; /* deferred.c, on the device */
+    size_t deferred_bytes;
 };
 
 extern const ls_optim_ops ls_optim_adamw, ls_optim_lion, ls_optim_sgd, ls_optim_adafactor,
@@ -76,6 +80,8 @@ ls_status ls_optim_divide(ls_optim *optim);
 int64_t ls_optim_block_start(const ls_optim_options *options, int64_t flat);
 /* norm.c: sum of squares of n elements at x (dev->acc). */
 ls_status ls_optim_sum_squares(ls_optim *optim, const void *x, int64_t n, double *sum);
+/* deferred.c: memory for deferred steps, where there can be any. */
+ls_status ls_optim_deferred_take(ls_optim *optim);
 /* adamw.c: its update of a run, with states 0 and 1 unless told. */
 ls_status ls_adamw_run(ls_optim *optim, const ls_optim_pass *pass, const ls_optim_run *run,
                        int first_state);

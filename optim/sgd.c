@@ -15,7 +15,8 @@ static ls_status sgd_step(ls_optim *optim, const ls_optim_pass *pass) {
                                                   .m = ls_run_state(optim, 0, run, 0),
                                                   .grad = ls_run_grads(optim, pass, run, 0),
                                                   .copy_dtype = o->copy_dtype,
-                                                  .copy = ls_run_copies(optim, run, 0)}));
+                                                  .copy = ls_run_copies(optim, run, 0),
+                                                  .verdict = pass->verdict}));
     }
     return LS_OK;
 }
@@ -29,5 +30,6 @@ const ls_optim_ops ls_optim_sgd = {
     .name = "sgd",
     .states = {"momentum_buffer"},
     .shape = sgd_shape,
+    .deferrable = true,
     .step = sgd_step,
 };

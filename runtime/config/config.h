@@ -16,7 +16,12 @@
 #include <stdio.h>
 
 typedef enum ls_family { LS_FAMILY_GPT2, LS_FAMILY_LLAMA3 } ls_family;
-typedef enum ls_compute { LS_COMPUTE_AUTO, LS_COMPUTE_FP32, LS_COMPUTE_BF16 } ls_compute;
+typedef enum ls_compute {
+    LS_COMPUTE_AUTO,
+    LS_COMPUTE_FP32,
+    LS_COMPUTE_BF16,
+    LS_COMPUTE_FP8
+} ls_compute;
 typedef enum ls_cfg_reduction { LS_CFG_FAST, LS_CFG_INVARIANT } ls_cfg_reduction;
 /* In the order of ls_transport (collectives/comm_choose.h). */
 typedef enum ls_cfg_transport { LS_CFG_AUTO, LS_CFG_MPI, LS_CFG_SHM, LS_CFG_HIER } ls_cfg_transport;
@@ -50,6 +55,7 @@ typedef struct ls_config_run {
     int64_t steps;                 /* stop after this many optimizer steps; 0: by tokens */
     int64_t tokens;                /* stop after this many tokens; 0: by steps */
     ls_cfg_device device;          /* auto: a GPU where there is one, else the CPU */
+    bool graphs;                   /* a GPU gets each layer in one call */
     int64_t threads;               /* per rank; 0: the host's processors divided by its ranks */
     char init[512];                /* weights to begin with; "": drawn from the seed */
     char account[64], project[64]; /* who pays; statements of `lockstep cost` are grouped by them */

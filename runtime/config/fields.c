@@ -5,7 +5,7 @@
 #include <string.h>
 
 static const char *const families[] = {"gpt2", "llama3", NULL};
-static const char *const computes[] = {"auto", "fp32", "bf16", NULL};
+static const char *const computes[] = {"auto", "fp32", "bf16", "fp8", NULL};
 static const char *const reductions[] = {"fast", "invariant", NULL};
 static const char *const devices[] = {"auto", "cpu", "cuda", "emulated", NULL};
 static const char *const transports[] = {"auto", "mpi", "shm", "hier", NULL};
@@ -61,6 +61,8 @@ static const ls_field fields[] = {
     INT(run, tokens, "0", "tokens", 0, NO_LIMIT, FREE, "length of the run; 0: run.steps says"),
     ENUM(run, device, "auto", devices, FREE,
          "what computes: cpu, or cuda, a GPU for each rank; auto: a GPU where there is one"),
+    BOOL(run, graphs, "false", FREE,
+         "a GPU gets the operations of a layer in one call (CUDA graphs), where none communicates"),
     INT(run, threads, "0", "threads", 0, 4096, FREE, "of each rank; 0: the host's shared evenly"),
     STRING(run, init, "", FREE,
            "checkpoint or run whose weights a new run begins with; steps and optimizer begin anew"),
@@ -142,7 +144,8 @@ static const ls_field fields[] = {
     FLOAT(schedule, min_lr_ratio, "0.1", "", 0, 1, RUN, "last rate as a share of optim.lr"),
     INT(schedule, decay_steps, "0", "steps", 0, 1e12, RUN, "of wsd; 0: a fifth of the run"),
 
-    ENUM(numerics, compute, "auto", computes, RUN, "auto: bf16 where it is fast, else fp32"),
+    ENUM(numerics, compute, "auto", computes, RUN,
+         "auto: bf16 where it is fast, else fp32; fp8: bf16, and the layers' products in 8 bits"),
     ENUM(numerics, reduction, "fast", reductions, RUN, "invariant: same bits for any rank count"),
     FLOAT(numerics, bucket_mib, "25", "MiB", 0.001, 1 << 20, FREE, "gradients sent together"),
 

@@ -53,21 +53,32 @@ int ls_guard_slowest(const double *seconds, int count, double *factor) {
     return slowest;
 }
 
+/* False while too little is known. */
+static bool spread_of(const ls_guard_losses *l, double *mean, double *deviation) {
+    double variance = 0.0;
+    *mean = 0.0;
+    for (int i = 0; i < l->count; i++) {
+        *mean += l->ring[i] / l->count;
+    }
+    for (int i = 0; i < l->count; i++) {
+        variance += (l->ring[i] - *mean) * (l->ring[i] - *mean) / l->count;
+    }
+    *deviation = sqrt(variance);
+    return l->count >= LS_GUARD_LOSSES / 2 && variance > 0.0;
+}
+
 double ls_guard_spike(ls_guard_losses *l, double loss, double limit) {
-    double mean = 0.0, variance = 0.0, z = 0.0;
-    for (int i = 0; i < l->count; i++) {
-        mean += l->ring[i] / l->count;
-    }
-    for (int i = 0; i < l->count; i++) {
-        variance += (l->ring[i] - mean) * (l->ring[i] - mean) / l->count;
-    }
-    if (l->count >= LS_GUARD_LOSSES / 2 && variance > 0.0) {
-        z = (loss - mean) / sqrt(variance);
-    }
+    double mean, deviation;
+    const double z = spread_of(l, &mean, &deviation) ? (loss - mean) / deviation : 0.0;
     if (isfinite(loss) && (limit <= 0.0 || z <= limit)) {
         l->ring[l->next] = loss;
         l->next = (l->next + 1) % LS_GUARD_LOSSES;
         l->count += l->count < LS_GUARD_LOSSES;
     }
     return z;
+}
+
+double ls_guard_most(const ls_guard_losses *l, double limit) {
+    double mean, deviation;
+    return limit > 0.0 && spread_of(l, &mean, &deviation) ? mean + limit * deviation : INFINITY;
 }

@@ -29,5 +29,7 @@ typedef struct ls_guard_losses {
  * ring is filled. A loss above `limit` deviations is not taken into the ring, so that a spike does
  * not hide the next one; limit 0 takes all. */
 double ls_guard_spike(ls_guard_losses *losses, double loss, double limit);
+/* The largest loss that would not be out of line; infinity where there is no limit yet. */
+double ls_guard_most(const ls_guard_losses *losses, double limit);
 
 #endif

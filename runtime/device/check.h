@@ -25,6 +25,27 @@ static inline ls_status ls_check_size(const char *what, const char *name, int64_
     return LS_OK;
 }
 
+static inline ls_status ls_check_gemm_extras(const ls_device *dev, const ls_gemm *op) {
+    if (op->act != LS_ACT_NONE &&
+        (op->c_dtype != op->dtype || op->ldc != op->n || op->accumulate || op->residual ||
+         !op->pre || (op->act == LS_ACT_GELU_GRAD && op->bias))) {
+        return LS_FAIL(LS_E_SHAPE, "gemm: an activation wants C like A, ldc equal to n, a place "
+                                   "for what is before it, no old C, no residual, and backward no "
+                                   "bias");
+    }
+    if (op->fp8 != LS_FP8_NONE && !dev->has_fp8) {
+        return LS_FAIL(LS_E_UNSUPPORTED,
+                       "gemm: products in fp8 on device '%s'; they need a GPU of compute "
+                       "capability 8.9 or more",
+                       dev->describe);
+    }
+    if (op->fp8 != LS_FP8_NONE && op->n % 16 != 0) {
+        return LS_FAIL(LS_E_SHAPE, "gemm: n is %lld; products in fp8 want a multiple of 16",
+                       (long long)op->n);
+    }
+    return LS_OK;
+}
+
 static inline ls_status ls_check_gemm(const ls_device *dev, const ls_gemm *op) {
     LS_TRY(ls_check_dtype(dev, "gemm", op->dtype));
     if (op->c_dtype != op->dtype && op->c_dtype != dev->acc) {
@@ -43,7 +64,7 @@ static inline ls_status ls_check_gemm(const ls_device *dev, const ls_gemm *op) {
         LS_TRY(ls_check_size("gemm", "lda", op->lda, op->trans_a ? op->m : op->k));
         LS_TRY(ls_check_size("gemm", "ldb", op->ldb, op->trans_b ? op->k : op->n));
     }
-    return LS_OK;
+    return ls_check_gemm_extras(dev, op);
 }
 
 static inline ls_status ls_check_bias_grad(const ls_device *dev, const ls_bias_grad *op) {
@@ -173,6 +194,16 @@ static inline ls_status ls_check_copy_rows(const ls_device *dev, const ls_copy_r
     return ls_check_size("copy_rows", "ldy", op->ldy, op->cols);
 }
 
+/* verdict: on devices that have them. */
+static inline ls_status ls_check_verdict(const ls_device *dev, const char *what,
+                                         const ls_update_verdict *verdict) {
+    return !verdict || dev->async ? LS_OK
+                                  : LS_FAIL(LS_E_UNSUPPORTED,
+                                            "%s: a verdict on device %s, whose updates are over "
+                                            "when a call returns",
+                                            what, dev->ops->name);
+}
+
 static inline ls_status ls_check_update(const ls_device *dev, const char *what, int64_t n,
                                         const void *copy, ls_dtype copy_dtype) {
     if (copy) {
@@ -183,6 +214,7 @@ static inline ls_status ls_check_update(const ls_device *dev, const char *what, 
 
 static inline ls_status ls_check_adamw(const ls_device *dev, const ls_adamw *op) {
     LS_TRY(ls_check_update(dev, "adamw", op->n, op->copy, op->copy_dtype));
+    LS_TRY(ls_check_verdict(dev, "adamw", op->verdict));
     return ls_check_size("adamw", "t", op->t, 1);
 }
 

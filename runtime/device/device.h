@@ -40,14 +40,29 @@ typedef struct ls_device_limits {
     int64_t seq;      /* longest key/value length of attention */
     int64_t channels; /* widest row of a norm, activation or bias */
     int64_t heads, kv_heads, head_dim;
-    int64_t vocab; /* widest row of cross_entropy */
+    int64_t vocab;     /* widest row of cross_entropy */
+    int64_t fp8_elems; /* of both operands of a product in fp8, k padded to multiples of 16 */
 } ls_device_limits;
 
 /* C[M,N] = op(A)[M,K] * op(B)[K,N] (+ C if accumulate) (+ bias over rows) (+ residual).
  * A, B have dtype `dtype`; C has `c_dtype`: `dtype` or the device's acc. bias [N] acc, or NULL.
  * residual [M,N] c_dtype with leading dimension ldc, or NULL; may alias C. op transposes when
  * trans_x is set: A is then stored [K,M] with leading dimension lda. k == 0 contributes zero.
- * Products accumulate in fp32 (fp64 on the reference). */
+ * Products accumulate in fp32 (fp64 on the reference).
+ *
+ * `act`, with c_dtype = dtype, ldc = N and neither accumulate nor residual: what follows the
+ * product at once, of the sum before or after it is rounded. `pre` [M,N] dtype, beside C.
+ *   LS_ACT_GELU: pre = product + bias; C = gelu(pre)
+ *   LS_ACT_GELU_GRAD: C = product * gelu'(pre); dbias [N] acc (NULL: not wanted) += its column
+ *       sums, which may be rounded to dtype once. No bias.
+ *
+ * `fp8`, on devices that have it: A and B are rounded to 8 bits first (Micikevicius 2022, arXiv
+ * 2209.05433), each multiplied by a power of two that takes its largest magnitude close to the
+ * format's (runtime/base/fp8.h; current scaling: of these values, not of earlier ones), and what
+ * is rounded away is lost. N is a multiple of 16. Not finite operands give NaNs.
+ *   LS_FP8_VALUES: A and B in E4M3; LS_FP8_GRAD_A: A, a gradient, in E5M2 */
+typedef enum ls_act { LS_ACT_NONE, LS_ACT_GELU, LS_ACT_GELU_GRAD } ls_act;
+typedef enum ls_fp8_use { LS_FP8_NONE, LS_FP8_VALUES, LS_FP8_GRAD_A } ls_fp8_use;
 typedef struct ls_gemm {
     ls_dtype dtype, c_dtype;
     bool trans_a, trans_b, accumulate;
@@ -60,6 +75,9 @@ typedef struct ls_gemm {
     int64_t ldc;
     const void *bias;
     const void *residual;
+    ls_act act;
+    void *pre, *dbias;
+    ls_fp8_use fp8;
 } ls_gemm;
 
 /* dbias[cols] (acc) += column sums of dy [rows, cols] dtype. */
@@ -254,6 +272,50 @@ typedef struct ls_combine {
     void *dx, *dweights;
 } ls_combine;
 
+/* Whether an update is made, and what its gradient is multiplied with, decided where the gradients
+ * are: in device memory, so that the host need not wait for a norm before it can ask for the
+ * update. */
+typedef struct ls_update_verdict {
+    double norm;   /* of the gradients */
+    float factor;  /* beside grad_scale */
+    int32_t wrong; /* not 0: nothing is changed */
+} ls_update_verdict;
+
+/* The norm is the root of an exact sum of squares (runtime/base/exact_sum.h) over all ranks;
+ * factor = min(1, clip_norm / norm), 1 with clip_norm 0; wrong = the norm is not finite, or with
+ * losses, another such sum, these are not finite or more than `most`. All in device memory. */
+typedef struct ls_judge {
+    const int32_t *scale;
+    const int64_t *digits; /* [LS_EXACT_DIGITS] */
+    const int32_t *loss_scale;
+    const int64_t *loss_digits; /* NULL: no losses */
+    double most, clip_norm;
+    ls_update_verdict *verdict;
+} ls_judge;
+
+/* What was enqueued once, to be enqueued again in one call. */
+typedef struct ls_recording ls_recording;
+
+/* For devices whose operations go on when a call has returned: what the host would otherwise wait
+ * for stays on the device. Nothing here waits. Pointers are device memory. */
+typedef struct ls_device_async_ops {
+    /* What is enqueued between the two is kept and not executed; only operations that neither wait
+     * nor touch the host's memory, on memory and of shapes that were used before. Free ends what
+     * replay has enqueued. After a failure in between, record_end frees what there is. */
+    ls_status (*record_begin)(ls_device *dev);
+    ls_status (*record_end)(ls_device *dev, ls_recording **recording);
+    ls_status (*replay)(ls_device *dev, ls_recording *recording);
+    void (*recording_free)(ls_device *dev, ls_recording *recording);
+    /* As sum_squares. */
+    ls_status (*squares)(ls_device *dev, int64_t first, int64_t n, const void *x, double *sums);
+    /* *scale = the largest ls_exact_scale of x [n]. */
+    ls_status (*exact_scale)(ls_device *dev, int64_t n, const double *x, int32_t *scale);
+    /* digits [LS_EXACT_DIGITS] = what ls_exact_add makes of x [n]. */
+    ls_status (*exact_digits)(ls_device *dev, int64_t n, const double *x, const int32_t *scale,
+                              int64_t *digits);
+    ls_status (*judge)(ls_device *dev, const ls_judge *op);
+} ls_device_async_ops;
+
 /* AdamW (Loshchilov & Hutter 2017, arXiv 1711.05101), n elements, all acc but copy:
  *   g = grad_scale * grad; m = b1 m + (1-b1) g; v = b2 v + (1-b2) g^2;
  *   p -= lr * ((m / (1-b1^t)) / (sqrt(v / (1-b2^t)) + eps) + weight_decay * p)
@@ -265,6 +327,7 @@ typedef struct ls_adamw {
     const void *grad;
     ls_dtype copy_dtype;
     void *copy;
+    const ls_update_verdict *verdict; /* device memory, on devices with `async`; NULL: none */
 } ls_adamw;
 
 /* Lion (Chen 2023, arXiv 2302.06675), n elements, all acc but copy; sign(0) = 0:
@@ -277,6 +340,7 @@ typedef struct ls_lion {
     const void *grad;
     ls_dtype copy_dtype;
     void *copy; /* as in ls_adamw */
+    const ls_update_verdict *verdict;
 } ls_lion;
 
 /* SGD with momentum (Sutskever 2013, PMLR 28(3):1139), as torch.optim.SGD does it:
@@ -290,6 +354,7 @@ typedef struct ls_sgd {
     const void *grad;
     ls_dtype copy_dtype;
     void *copy; /* as in ls_adamw */
+    const ls_update_verdict *verdict;
 } ls_sgd;
 
 /* Elements [first, first + n) of a matrix with rows of `cols` elements, for Adafactor (Shazeer &
@@ -404,10 +469,13 @@ typedef struct ls_device_ops {
 } ls_device_ops;
 
 struct ls_device {
-    const ls_device_ops *ops; /* every slot is filled */
+    const ls_device_ops *ops;         /* every slot is filled */
+    const ls_device_async_ops *async; /* NULL: operations are over when a call returns */
     ls_dtype acc;
     bool host_memory;     /* device memory can be read and written by the host and by MPI */
     bool fast_bf16;       /* bf16 products run faster than fp32 ones */
+    bool fuses_gelu;      /* products with `act` save a pass over memory */
+    bool has_fp8;         /* products with `fp8` */
     int threads;          /* that work for this device on the host */
     uint64_t unit;        /* names a GPU on its host; 0: the host's processors, or none is shared */
     char describe[96];    /* "cpu: AMD EPYC 7763 (avx2), 2 threads, oneDNN 2.6.3" */

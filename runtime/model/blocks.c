@@ -4,6 +4,9 @@
 
 ls_status ls_pass_tick(const ls_pass *pass) {
     const ls_model_store *store = pass->model->options.store;
+    if (pass->model->recording) {
+        return LS_OK;
+    }
     if (store) {
         return store->progress ? store->progress(store->context) : LS_OK;
     }

@@ -105,6 +105,12 @@ ls_status ls_activation_run(const ls_pass *pass, int64_t rows, const ls_layer_ac
         m->dev, &(ls_gelu){.dtype = m->dtype, .n = rows * m->sizes.ffn, .x = a->up, .y = a->act});
 }
 
+/* Selective recomputation makes act again from up, as forward must have made it then. */
+static bool fuses_gelu(const ls_model *m, int layer) {
+    return m->dev->fuses_gelu && !m->sizes.traits.gated &&
+           ls_recompute_of(m, layer) != LS_RECOMPUTE_SELECTIVE;
+}
+
 static int block_of(const ls_model *m, int layer) {
     return ls_first_layer(m) + layer + 1;
 }
@@ -140,9 +146,11 @@ static ls_status run_to_activation(const ls_pass *pass, int layer, const ls_laye
     if (m->sizes.experts > 0) {
         return ls_moe_forward(pass, block, a);
     }
-    const ls_projection up = ls_projection_whole(m, block, LS_UP_W, LS_UP_B);
+    ls_projection up = ls_projection_whole(m, block, LS_UP_W, LS_UP_B);
+    up.act = fuses_gelu(m, layer) ? a->act : NULL;
+    up.act_of = a->up;
     LS_TRY(ls_column_forward(pass, up, a->norm2, a->up, m->sizes.up_width));
-    return ls_activation_run(pass, pass->rows, a);
+    return up.act ? LS_OK : ls_activation_run(pass, pass->rows, a);
 }
 
 ls_status ls_layer_run(ls_pass *pass, int layer) {
@@ -221,16 +229,25 @@ static ls_status attention_backward(const ls_pass *pass, const ls_layer_acts *a)
 }
 
 /* From the gradient of the layer's output in pass->dy to that of norm2 in m->dnarrow. */
-static ls_status mlp_backward(const ls_pass *pass, int block, const ls_layer_acts *a) {
+static ls_status mlp_backward(const ls_pass *pass, int layer, const ls_layer_acts *a) {
     const ls_model *m = pass->model;
+    const int block = block_of(m, layer);
     if (m->sizes.experts > 0) {
         return ls_moe_backward(pass, block, a, m->dnarrow);
     }
-    void *dup = NULL;
-    const ls_projection down = ls_projection_whole(m, block, LS_DOWN_W, LS_DOWN_B);
+    void *dup = m->dwide;
+    ls_projection down = ls_projection_whole(m, block, LS_DOWN_W, LS_DOWN_B);
+    ls_projection up = ls_projection_whole(m, block, LS_UP_W, LS_UP_B);
+    if (fuses_gelu(m, layer)) {
+        down.act = a->up;
+        down.act_of = m->dwide;
+        down.act_bias = ls_gradient(pass, block, LS_UP_B);
+        up.bias_done = true;
+    }
     LS_TRY(ls_row_backward(pass, down, a->act, pass->dy, m->dwide));
-    LS_TRY(ls_activation_backward(pass, pass->rows, a, m->dwide, &dup));
-    const ls_projection up = ls_projection_whole(m, block, LS_UP_W, LS_UP_B);
+    if (!down.act) {
+        LS_TRY(ls_activation_backward(pass, pass->rows, a, m->dwide, &dup));
+    }
     return ls_column_backward(pass, up, a->norm2, dup, m->dnarrow);
 }
 
@@ -240,7 +257,7 @@ ls_status ls_layer_backward(ls_pass *pass, int layer) {
     const int block = block_of(m, layer);
     void *dx = ls_dx_of(pass, block);
     LS_TRY(restore(pass, layer, a));
-    LS_TRY(mlp_backward(pass, block, a));
+    LS_TRY(mlp_backward(pass, layer, a));
     LS_TRY(ls_norm_backward_run(pass, block, LS_MLP_NORM_W, a->mid, a->mean2, a->rstd2, m->dnarrow,
                                 pass->dy, m->dx));
     const ls_projection proj = ls_projection_whole(m, block, LS_PROJ_W, LS_PROJ_B);

@@ -5,13 +5,65 @@
 #include "runtime/model/model_internal.h"
 
 ls_projection ls_projection_whole(const ls_model *m, int block, ls_row weight, ls_row bias) {
-    return (ls_projection){block, weight, bias, 0, ls_model_row(m, block, weight)->local_dims[0]};
+    return (ls_projection){.block = block,
+                           .weight = weight,
+                           .bias = bias,
+                           .count = ls_model_row(m, block, weight)->local_dims[0]};
 }
 
-/* y [rows, count] with leading dimension ldy = x W^T + bias + residual. */
+/* Products in fp8 give rows of multiples of 16. */
+ls_status ls_fp8_check(const ls_model *m) {
+    const ls_sizes *s = &m->sizes;
+    if (!m->options.fp8) {
+        return LS_OK;
+    }
+    if (!m->dev->has_fp8) {
+        return LS_FAIL(LS_E_CONFIG,
+                       "numerics.compute is fp8, which needs a GPU of compute capability 8.9 or "
+                       "more (Ada, Hopper, Blackwell); this is '%s': use bf16",
+                       m->dev->describe);
+    }
+    if (s->channels % 16 || s->q_width % 16 || s->qkv_width % 16 || s->ffn % 16) {
+        return LS_FAIL(LS_E_CONFIG,
+                       "numerics.compute is fp8, which needs multiples of 16 on each rank; there "
+                       "are %lld channels, %lld of all heads, %lld with keys and values, ffn %lld",
+                       (long long)s->channels, (long long)s->q_width, (long long)s->qkv_width,
+                       (long long)s->ffn);
+    }
+    return LS_OK;
+}
+
+/* Of both operands of the largest product: of rows and weights, or of two matrices of rows. */
+int64_t ls_fp8_elems(const ls_model *m, int64_t pass_rows) {
+    const ls_sizes *s = &m->sizes;
+    const int64_t rows = (pass_rows + 15) / 16 * 16, c = s->channels;
+    const int64_t shapes[][2] = {{c, s->qkv_width}, {s->q_width, c}, {c, s->up_width}, {s->ffn, c}};
+    int64_t most = 0;
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes && m->options.fp8; i++) {
+        const int64_t in = shapes[i][0], out = shapes[i][1];
+        const int64_t weights = in * out + rows * (in > out ? in : out), both = rows * (in + out);
+        most = weights > most ? weights : most;
+        most = both > most ? both : most;
+    }
+    return most;
+}
+
+/* The head stays in the type of the activations. */
+static ls_fp8_use fp8_of(const ls_model *m, ls_projection p, ls_fp8_use use) {
+    return m->options.fp8 && p.block < m->blocks - 1 ? use : LS_FP8_NONE;
+}
+
+/* Where the activation of what is made at y lies. */
+static void *act_beside(ls_projection p, void *y) {
+    return p.act ? (char *)p.act + ((char *)y - (char *)p.act_of) : NULL;
+}
+
+/* y [rows, count] with leading dimension ldy = x W^T + bias + residual; with p.act also its gelu.
+ */
 static ls_status project(const ls_model *m, int64_t rows, ls_projection p, const void *bias,
                          const void *x, void *y, int64_t ldy, const void *residual) {
     const int64_t in = ls_model_row(m, p.block, p.weight)->local_dims[1];
+    void *act = act_beside(p, y);
     return m->dev->ops->gemm(m->dev, &(ls_gemm){
                                          .dtype = m->dtype,
                                          .c_dtype = m->dtype,
@@ -23,10 +75,13 @@ static ls_status project(const ls_model *m, int64_t rows, ls_projection p, const
                                          .lda = in,
                                          .b = ls_matrix(m, p.block, p.weight, p.first),
                                          .ldb = in,
-                                         .c = y,
+                                         .c = act ? act : y,
                                          .ldc = ldy,
                                          .bias = bias,
                                          .residual = residual,
+                                         .act = act ? LS_ACT_GELU : LS_ACT_NONE,
+                                         .pre = act ? y : NULL,
+                                         .fp8 = fp8_of(m, p, LS_FP8_VALUES),
                                      });
 }
 
@@ -124,10 +179,11 @@ ls_status ls_row_forward(const ls_pass *pass, ls_projection p, const void *x, co
     return LS_OK;
 }
 
-ls_status ls_project_dx(const ls_pass *pass, int block, ls_row weight, int64_t rows, const void *dy,
+ls_status ls_project_dx(const ls_pass *pass, ls_projection p, int64_t rows, const void *dy,
                         void *dx) {
     const ls_model *m = pass->model;
-    const int64_t *dims = ls_model_row(m, block, weight)->local_dims;
+    const int64_t *dims = ls_model_row(m, p.block, p.weight)->local_dims;
+    void *act = act_beside(p, dx);
     LS_TRY(m->dev->ops->gemm(m->dev, &(ls_gemm){
                                          .dtype = m->dtype,
                                          .c_dtype = m->dtype,
@@ -136,10 +192,14 @@ ls_status ls_project_dx(const ls_pass *pass, int block, ls_row weight, int64_t r
                                          .k = dims[0],
                                          .a = dy,
                                          .lda = dims[0],
-                                         .b = ls_matrix(m, block, weight, 0),
+                                         .b = ls_matrix(m, p.block, p.weight, 0),
                                          .ldb = dims[1],
                                          .c = dx,
                                          .ldc = dims[1],
+                                         .act = act ? LS_ACT_GELU_GRAD : LS_ACT_NONE,
+                                         .pre = act,
+                                         .dbias = p.act_bias,
+                                         .fp8 = fp8_of(m, p, LS_FP8_GRAD_A),
                                      }));
     return ls_pass_tick(pass);
 }
@@ -163,6 +223,7 @@ static ls_status product_dw(const ls_pass *pass, ls_projection p, int64_t rows, 
                                          .ldb = dims[1],
                                          .c = dw,
                                          .ldc = dims[1],
+                                         .fp8 = fp8_of(m, p, LS_FP8_GRAD_A),
                                      }));
     return ls_pass_tick(pass);
 }
@@ -215,7 +276,7 @@ static ls_status weight_grads(const ls_pass *pass, ls_projection p, const void *
         return shared_qkv_grads(pass, p, x, dy);
     }
     LS_TRY(ls_project_dw(pass, p.block, p.weight, pass->rows, x, dy));
-    void *dbias = ls_gradient(pass, p.block, p.bias);
+    void *dbias = p.bias_done ? NULL : ls_gradient(pass, p.block, p.bias);
     return dbias ? bias_grad(pass, p, dy, dbias) : LS_OK;
 }
 
@@ -226,7 +287,7 @@ ls_status ls_column_backward(const ls_pass *pass, ls_projection p, const void *x
     void *partial = ls_rows_partial(pass, dx);
     LS_TRY(
         ls_rows_gather_start(pass, x, ls_all_rows, &all, &gather)); /* beside the product for dx */
-    LS_TRY(ls_project_dx(pass, p.block, p.weight, pass->rows, dy, partial));
+    LS_TRY(ls_project_dx(pass, p, pass->rows, dy, partial));
     LS_TRY(ls_tensor_wait(pass, gather));
     LS_TRY(ls_rows_sum_start(pass, ls_all_rows, partial, dx, &sum)); /* beside the product for dW */
     LS_TRY(weight_grads(pass, p, all, dy));
@@ -236,7 +297,7 @@ ls_status ls_column_backward(const ls_pass *pass, ls_projection p, const void *x
 static ls_status dx_rows(const ls_pass *pass, ls_projection p, int64_t rows, const void *dy,
                          void *dx, int64_t ldx) {
     (void)ldx; /* the width of dx */
-    return ls_project_dx(pass, p.block, p.weight, rows, dy, dx);
+    return ls_project_dx(pass, p, rows, dy, dx);
 }
 
 ls_status ls_row_backward(const ls_pass *pass, ls_projection p, const void *x, const void *dy,

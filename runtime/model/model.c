@@ -299,6 +299,7 @@ ls_status ls_model_lay_out(ls_model *m) {
 
 static ls_status check_options(const ls_model *m) {
     const ls_model_options *o = &m->options;
+    LS_TRY(ls_fp8_check(m));
     if (o->batch < 1 || o->seq < 1 || o->cache_len < 0) {
         return LS_FAIL(LS_E_SHAPE,
                        "a model for batch %lld, sequence %lld, cache %lld; batch and sequence must "
@@ -385,6 +386,7 @@ static ls_status describe(const ls_model_options *options, ls_model *m) {
     LS_TRY(
         ls_calloc((size_t)m->slots * (size_t)(m->part_layers + 1), sizeof *m->layers, &m->layers));
     LS_TRY(ls_calloc(2 * (size_t)m->blocks, sizeof *m->bases, &m->bases));
+    LS_TRY(ls_calloc((size_t)m->part_layers + 1, sizeof *m->replays, &m->replays));
     LS_TRY(ls_calloc(2 * (size_t)m->part.tensor_ranks, sizeof *m->row_offsets, &m->row_offsets));
     if (!options->store) {
         m->bytes.masters = (size_t)m->flat_elems * ls_dtype_bytes(m->dev->acc);
@@ -406,7 +408,8 @@ static ls_status reserve_scratch(const ls_model *m) {
                                      .heads = s->heads,
                                      .kv_heads = s->kv_heads,
                                      .head_dim = s->head_dim,
-                                     .vocab = s->vocab_rows};
+                                     .vocab = s->vocab_rows,
+                                     .fp8_elems = ls_fp8_elems(m, rows_of(m))};
     return m->dev->ops->reserve(m->dev, &limits);
 }
 
@@ -524,6 +527,7 @@ void ls_model_destroy(ls_model *m) {
     if (!m) {
         return;
     }
+    ls_replays_release(m);
     void *const device_pieces[] = {m->device_memory, m->masters, m->copies};
     for (int i = 0; i < 3; i++) {
         if (device_pieces[i]) {

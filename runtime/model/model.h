@@ -100,8 +100,10 @@ typedef struct ls_model_options {
     const ls_config_model *config; /* borrowed, outlives the model */
     ls_device *dev;                /* borrowed */
     int64_t batch, seq;            /* B, T of a micro-batch: whole sequences */
-    ls_dtype dtype;    /* activations and compute copies: LS_F32 or LS_BF16 (dev->acc: no copies) */
-    bool training;     /* activations for backward are kept */
+    ls_dtype dtype; /* activations and compute copies: LS_F32 or LS_BF16 (dev->acc: no copies) */
+    bool fp8;       /* products with the layers' matrices, but a mixture's, in 8 bits (device.h) */
+    bool graphs;   /* layers are enqueued from recordings, on devices that have them (dev->async) */
+    bool training; /* activations for backward are kept */
     int64_t cache_len; /* > 0: a key/value cache of this length for generation, batch 1 */
 
     /* The part of the model. Where a communicator is given, rank and ranks are taken from it;
@@ -117,8 +119,9 @@ typedef struct ls_model_options {
     int slots; /* micro-batches whose activations are alive at once; 0: 1 */
     /* What backward computes again instead of keeping it: selective: norms, attention and the
      * activation, from qkv and up (Korthikanti 2022); full: all of a layer, from its input (Chen
-     * 2016, arXiv 1604.06174). Gradients have the same bits either way. Counted over the layers of
-     * the whole model. */
+     * 2016, arXiv 1604.06174). Gradients have the same bits either way, but for selective in bf16
+     * on a device that fuses GELU, which then rounds what it is computed from. Counted over the
+     * layers of the whole model. */
     ls_config_recompute recompute;
     const ls_model_store *store; /* borrowed; NULL: the model owns masters and copies */
 } ls_model_options;

@@ -113,6 +113,8 @@ typedef struct ls_block_base {
     char *grads;
 } ls_block_base;
 
+typedef struct ls_replay ls_replay; /* replay.c */
+
 struct ls_model {
     ls_model_options options;
     ls_model_part part;
@@ -176,6 +178,8 @@ struct ls_model {
         int32_t *chosen, *slots, *slot_rows, *order, *back;
         void *balance;
     } moe_host;
+    ls_replay **replays; /* [part_layers] lists */
+    bool recording;      /* nothing may be asked of the device but to enqueue */
     void *cache; /* [layers of the part, cache_len, 2GD]: keys, then values, of each position */
     void
         *boundary[2]; /* generation in stages: [T, C] from the stage before, to the next; or NULL */
@@ -215,6 +219,12 @@ typedef struct ls_projection {
     int block;
     ls_row weight, bias;
     int64_t first, count;
+    /* Where the device makes the GELU beside the product. Forward by columns: gelu of y goes to
+     * act. Backward by rows: dx is that of what x is the gelu of, which lies in act, and act_bias
+     * (NULL: none) += its column sums; backward by columns is then told that its bias is done.
+     * act_of: all of y or dx, beside which act lies. */
+    void *act, *act_of, *act_bias;
+    bool bias_done;
 } ls_projection;
 ls_projection ls_projection_whole(const ls_model *m, int block, ls_row weight, ls_row bias);
 /* y [N, out] with leading dimension ldy = x W^T + bias: x [n, in] of all tensor ranks, outputs of
@@ -231,10 +241,15 @@ ls_status ls_column_backward(const ls_pass *pass, ls_projection p, const void *x
 ls_status ls_row_backward(const ls_pass *pass, ls_projection p, const void *x, const void *dy,
                           void *dx);
 /* dx [rows, in] = dy [rows, out] W; dW [out, in] += dy^T x. Of this rank alone. */
-ls_status ls_project_dx(const ls_pass *pass, int block, ls_row weight, int64_t rows, const void *dy,
+ls_status ls_project_dx(const ls_pass *pass, ls_projection p, int64_t rows, const void *dy,
                         void *dx);
 ls_status ls_project_dw(const ls_pass *pass, int block, ls_row weight, int64_t rows, const void *x,
                         const void *dy);
+
+/* LS_E_CONFIG where options.fp8 and this device or these sizes do not fit together. */
+ls_status ls_fp8_check(const ls_model *m);
+/* ls_device_limits.fp8_elems of passes of so many rows; 0 without options.fp8. */
+int64_t ls_fp8_elems(const ls_model *m, int64_t pass_rows);
 
 /* parallel.c: over the tensor ranks. Each does nothing, and gives its argument back, where there is
  * nothing to do. */
@@ -323,6 +338,9 @@ ls_status ls_embedding_run(ls_pass *pass);
 ls_status ls_embedding_backward(ls_pass *pass);
 ls_status ls_layer_run(ls_pass *pass, int layer);
 ls_status ls_layer_backward(ls_pass *pass, int layer);
+/* replay.c: either of the two, as the pass is; recorded and replayed where options.graphs. */
+ls_status ls_layer_replay(ls_pass *pass, int layer);
+void ls_replays_release(ls_model *m);
 /* Losses of all rows into model->losses; in backward also all gradients of the head. */
 ls_status ls_head_run(ls_pass *pass);
 /* Logits of the last row, into the first row of model->logits. */

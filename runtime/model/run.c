@@ -49,7 +49,7 @@ ls_status ls_forward_to_head(ls_pass *pass) {
     for (int l = 0; l < m->part_layers; l++) {
         const int block = ls_first_layer(m) + l + 1;
         LS_TRY(ls_block_begin(pass, block));
-        LS_TRY(ls_layer_run(pass, l));
+        LS_TRY(ls_layer_replay(pass, l));
         LS_TRY(ls_block_end(pass, block));
     }
     return LS_OK;
@@ -111,7 +111,7 @@ static ls_status backward_blocks(ls_pass *pass) {
     for (int l = m->part_layers - 1; l >= 0; l--) {
         const int block = ls_first_layer(m) + l + 1;
         LS_TRY(ls_block_begin(pass, block));
-        LS_TRY(ls_layer_backward(pass, l));
+        LS_TRY(ls_layer_replay(pass, l));
         LS_TRY(ls_block_end(pass, block));
     }
     if (ls_has_block(m, 0)) {

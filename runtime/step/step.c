@@ -113,22 +113,40 @@ static void add_metered(const ls_comm_meter *before, bool enqueued, ls_step_resu
     }
 }
 
-static ls_status run(work *w) {
+static ls_status check_targets(const ls_step_options *options, int64_t step, int64_t *targets) {
+    *targets = ls_dataset_count_targets(options->dataset, options->seed, step * options->batch,
+                                        options->batch);
+    if (*targets < 1) {
+        return LS_FAIL(LS_E_INPUT, "the batch of step %lld has no target; the data is too short",
+                       (long long)step);
+    }
+    return LS_OK;
+}
+
+ls_status ls_step_start(const ls_step_options *options, int64_t step, ls_step_result *result) {
+    *result = (ls_step_result){0};
+    LS_TRY(check_targets(options, step, &result->targets));
+    work w = {.options = options,
+              .runner = options->runner,
+              .loss_scale = 1.0 / (double)result->targets,
+              .result = result};
+    result->start_ns = ls_clock_ns();
+    ls_runner *r = w.runner;
+    const bool drives = r->stages > 1 && r->options.dev->host_memory;
+    r->comm_ns = 0;
+    ls_state_drive(options->state, drives ? ls_runner_progress : NULL, r);
+    ls_state_take_comm_ns(options->state, &(uint64_t){0});
+    ls_meters_read(result->before);
+    LS_TRY(ls_state_begin(options->state));
+    LS_TRY(run_passes(&w));
+    ls_flight_mark(LS_FLIGHT_GRADIENTS, -1);
+    return ls_state_finish(options->state);
+}
+
+static ls_status finish(work *w) {
     ls_step_result *result = w->result;
     ls_runner *r = w->runner;
-    ls_state *state = w->options->state;
-    const uint64_t start_ns = ls_clock_ns();
-    ls_comm_meter before[LS_COMM_AXIS_COUNT];
     double total;
-    r->comm_ns = 0;
-    const bool drives = r->stages > 1 && r->options.dev->host_memory;
-    ls_state_drive(state, drives ? ls_runner_progress : NULL, r);
-    ls_state_take_comm_ns(state, &(uint64_t){0});
-    ls_meters_read(before);
-    LS_TRY(ls_state_begin(state));
-    LS_TRY(run_passes(w));
-    ls_flight_mark(LS_FLIGHT_GRADIENTS, -1);
-    LS_TRY(ls_state_finish(state));
     LS_TRY(r->options.dev->ops->download(r->options.dev, w->losses, r->losses,
                                          (size_t)r->options.micros * sizeof *w->losses));
     const uint64_t sum_ns = ls_clock_ns();
@@ -136,11 +154,12 @@ static ls_status run(work *w) {
         result->own_loss += w->losses[m];
     }
     LS_TRY(sum_losses(w, &total));
-    const uint64_t end_ns = ls_clock_ns();
+    const uint64_t end_ns = ls_clock_ns(), start_ns = result->start_ns;
     uint64_t tied_ns, other_ns = result->data_ns;
-    result->comm_ns[LS_COMM_DATA] = ls_state_take_comm_ns(state, &tied_ns) + end_ns - sum_ns;
+    result->comm_ns[LS_COMM_DATA] =
+        ls_state_take_comm_ns(w->options->state, &tied_ns) + end_ns - sum_ns;
     result->comm_ns[LS_COMM_PIPELINE] = r->comm_ns + tied_ns;
-    add_metered(before, !r->options.dev->host_memory, result);
+    add_metered(result->before, !r->options.dev->host_memory, result);
     for (int a = 0; a < LS_COMM_AXIS_COUNT; a++) {
         other_ns += result->comm_ns[a];
     }
@@ -149,21 +168,21 @@ static ls_status run(work *w) {
     return LS_OK;
 }
 
-ls_status ls_step_run(const ls_step_options *options, int64_t step, ls_step_result *result) {
-    *result = (ls_step_result){0};
-    result->targets = ls_dataset_count_targets(options->dataset, options->seed,
-                                               step * options->batch, options->batch);
-    if (result->targets < 1) {
-        return LS_FAIL(LS_E_INPUT, "the batch of step %lld has no target; the data is too short",
-                       (long long)step);
-    }
-    work w = {.options = options,
-              .runner = options->runner,
-              .loss_scale = 1.0 / (double)result->targets,
-              .result = result};
+ls_status ls_step_finish(const ls_step_options *options, ls_step_result *result) {
+    work w = {.options = options, .runner = options->runner, .result = result};
     /* A few numbers, once a step. */
     LS_TRY(ls_calloc((size_t)options->runner->options.micros, sizeof *w.losses, &w.losses));
-    ls_status status = run(&w);
+    ls_status status = finish(&w);
     free(w.losses);
     return status;
+}
+
+ls_status ls_step_run(const ls_step_options *options, int64_t step, ls_step_result *result) {
+    LS_TRY(ls_step_start(options, step, result));
+    return ls_step_finish(options, result);
+}
+
+const double *ls_step_losses(const ls_step_options *options, int64_t *count) {
+    *count = options->runner->options.micros;
+    return options->runner->losses;
 }

@@ -57,11 +57,19 @@ typedef struct ls_step_result {
      * (tensor, expert, context), and all on devices without host memory, where folding is compute,
      * are known of recorded communicators only, else part of compute. */
     uint64_t comm_ns[LS_COMM_AXIS_COUNT];
+    uint64_t start_ns; /* of a step that is under way, as is what the meters had told before it */
+    ls_comm_meter before[LS_COMM_AXIS_COUNT];
 } ls_step_result;
 
 /* Step `step` (0-based: samples step*batch ...). The state's gradients are then the mean gradient
  * in what this rank keeps. The result is the same on all ranks. [collective] */
 ls_status ls_step_run(const ls_step_options *options, int64_t step, ls_step_result *result);
+/* The same in two parts. After the first a device may still be at work; what it is given then
+ * counts as part of the step. The second waits for it. [collective] */
+ls_status ls_step_start(const ls_step_options *options, int64_t step, ls_step_result *result);
+ls_status ls_step_finish(const ls_step_options *options, ls_step_result *result);
+/* In the device's memory: sums over the targets of this rank's micro-batches, in between. */
+const double *ls_step_losses(const ls_step_options *options, int64_t *count);
 
 /* Mean loss over a dataset (batches 0), or over `batches` micro-batches of all ranks together,
  * whose windows are spread evenly over it: its beginning alone would be a few documents.

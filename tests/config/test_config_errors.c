@@ -21,7 +21,7 @@ static void test_yaml(void) {
          "parallel, recompute, batch, optim, schedule, numerics, checkpoint, eval, metrics, cost, "
          "faults"},
         {"run: {every: 3}\n",
-         "the keys of 'run' are name, dir, seed, steps, tokens, device, threads"},
+         "the keys of 'run' are name, dir, seed, steps, tokens, device, graphs, threads"},
         /* duplicates */
         {"run:\n  steps: 4\n  seed: 1\n  steps: 5\n",
          "t.yaml:4: 'run.steps' was given before, on line 2; keep one of them"},
@@ -69,7 +69,8 @@ static void test_yaml(void) {
         {"schedule: {kind: cosin}\n",
          "schedule.kind is 'cosin'; expected constant, linear, cosine, wsd or inverse_sqrt; did "
          "you mean 'cosine'?"},
-        {"numerics: {compute: int8}\n", "numerics.compute is 'int8'; expected auto, fp32 or bf16"},
+        {"numerics: {compute: int8}\n",
+         "numerics.compute is 'int8'; expected auto, fp32, bf16 or fp8"},
         {"run: {name: \"a\\nb\"}\n",
          "run.name must be UTF-8 text without line breaks and control characters"},
         {"run: {name: \"a\\u2028b\"}\n", "run.name must be UTF-8 text without line breaks"},

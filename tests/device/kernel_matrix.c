@@ -23,7 +23,8 @@ static int plan_gemm(const kt_case *c, ls_dtype dtype, ls_dtype acc,
         {"residual", out, flags & RESIDUAL ? m * ldc : 0, KT_IN}, {"c", out, m * ldc, KT_INOUT});
 }
 
-static ls_status run_gemm(ls_device *dev, const kt_case *c, ls_dtype dtype, void *const *at) {
+static ls_status multiply(ls_device *dev, const kt_case *c, ls_dtype dtype, void *const *at,
+                          ls_fp8_use fp8) {
     const int64_t m = c->dim[0], n = c->dim[1], k = c->dim[2], flags = c->dim[3];
     return dev->ops->gemm(dev, &(ls_gemm){.dtype = dtype,
                                           .c_dtype = flags & C_ACC ? dev->acc : dtype,
@@ -40,13 +41,96 @@ static ls_status run_gemm(ls_device *dev, const kt_case *c, ls_dtype dtype, void
                                           .c = at[4],
                                           .ldc = gemm_ld(n, c),
                                           .bias = flags & BIAS ? at[2] : NULL,
-                                          .residual = flags & RESIDUAL ? at[3] : NULL});
+                                          .residual = flags & RESIDUAL ? at[3] : NULL,
+                                          .fp8 = fp8});
+}
+
+static ls_status run_gemm(ls_device *dev, const kt_case *c, ls_dtype dtype, void *const *at) {
+    return multiply(dev, c, dtype, at, LS_FP8_NONE);
 }
 
 const kt_op kt_gemm = {
     "gemm",       {3e-6, 5e-6},
     {5e-3, 6e-3}, "fp32 sums over k; a bias or an intermediate C rounded to bf16",
-    plan_gemm,    run_gemm};
+    plan_gemm,    run_gemm,
+    true};
+
+/* gemm with an activation: dim = m, n, k, flags (of BIAS: with one, or backward with its gradient).
+ * Forward by x W^T, backward by dy W, as a layer's products are. */
+static int plan_gemm_gelu(const kt_case *c, ls_dtype dtype, ls_dtype acc,
+                          kt_buffer buffers[KT_BUFFERS_MAX]) {
+    const int64_t m = c->dim[0], n = c->dim[1], k = c->dim[2];
+    return KT_PLAN({"a", dtype, m * k, KT_IN, .varied = true}, {"b", dtype, n * k, KT_IN},
+                   {"bias", acc, c->dim[3] & BIAS ? n : 0, KT_IN}, {"pre", dtype, m * n, KT_OUT},
+                   {"c", dtype, m * n, KT_OUT});
+}
+
+static ls_gemm gemm_act(const kt_case *c, ls_dtype dtype, void *const *at, ls_act act) {
+    const int64_t m = c->dim[0], n = c->dim[1], k = c->dim[2];
+    return (ls_gemm){.dtype = dtype,
+                     .c_dtype = dtype,
+                     .trans_b = act == LS_ACT_GELU,
+                     .m = m,
+                     .n = n,
+                     .k = k,
+                     .a = at[0],
+                     .lda = k,
+                     .b = at[1],
+                     .ldb = act == LS_ACT_GELU ? k : n,
+                     .c = at[4],
+                     .ldc = n,
+                     .act = act,
+                     .pre = at[3]};
+}
+
+static ls_status run_gemm_gelu(ls_device *dev, const kt_case *c, ls_dtype dtype, void *const *at) {
+    ls_gemm op = gemm_act(c, dtype, at, LS_ACT_GELU);
+    op.bias = c->dim[3] & BIAS ? at[2] : NULL;
+    return dev->ops->gemm(dev, &op);
+}
+
+static int plan_gemm_gelu_grad(const kt_case *c, ls_dtype dtype, ls_dtype acc,
+                               kt_buffer buffers[KT_BUFFERS_MAX]) {
+    const int64_t m = c->dim[0], n = c->dim[1], k = c->dim[2];
+    /* The sums of a column may be rounded to dtype, and cancel. */
+    return KT_PLAN({"a", dtype, m * k, KT_IN, .varied = true}, {"b", dtype, n * k, KT_IN},
+                   {"dbias", acc, c->dim[3] & BIAS ? n : 0, KT_INOUT,
+                    .slack = dtype == LS_BF16 ? 2000.0 : 4.0},
+                   {"pre", dtype, m * n, KT_IN}, {"c", dtype, m * n, KT_OUT});
+}
+
+static ls_status run_gemm_gelu_grad(ls_device *dev, const kt_case *c, ls_dtype dtype,
+                                    void *const *at) {
+    ls_gemm op = gemm_act(c, dtype, at, LS_ACT_GELU_GRAD);
+    op.dbias = c->dim[3] & BIAS ? at[2] : NULL;
+    return dev->ops->gemm(dev, &op);
+}
+
+/* gemm in fp8: the dims and flags of gemm, and GRAD_A. */
+enum { GRAD_A = 64 };
+
+static ls_status run_gemm_fp8(ls_device *dev, const kt_case *c, ls_dtype dtype, void *const *at) {
+    return multiply(dev, c, dtype, at, c->dim[3] & GRAD_A ? LS_FP8_GRAD_A : LS_FP8_VALUES);
+}
+
+const kt_op kt_gemm_gelu = {"gemm_gelu",
+                            {3e-6, 5e-6},
+                            {7e-3, 8e-3},
+                            "as gemm; the sum before the activation may be rounded to bf16",
+                            plan_gemm_gelu,
+                            run_gemm_gelu,
+                            true};
+const kt_op kt_gemm_gelu_grad = {
+    "gemm_gelu_grad",
+    {3e-6, 5e-6},
+    {7e-3, 8e-3},
+    "as gemm; the product may be rounded to bf16 before it is multiplied",
+    plan_gemm_gelu_grad,
+    run_gemm_gelu_grad,
+    true};
+const kt_op kt_gemm_fp8 = {
+    "gemm_fp8", {3e-6, 5e-6}, {5e-3, 6e-3}, "as gemm: operands are rounded to 8 bits alike",
+    plan_gemm,  run_gemm_fp8, true};
 
 /* attention: dim = batch, query length, key length, heads, key/value heads, D, gap. Keys and values
  * are two parts of one matrix; `gap` elements end every row. */

@@ -1,7 +1,11 @@
 /* Every operation of kernel_cases.c on a device (argument 1, cpu by default), the reference's own
  * gradients, the vector mathematics, and what the operations refuse. */
+#include "runtime/base/exact_sum.h"
+#include "runtime/base/rng.h"
 #include "tests/device/kernel_ops.h"
 #include "tests/test.h"
+
+#include <stdlib.h>
 
 static void test_refusals(const char *device) {
     ls_device *dev;
@@ -97,6 +101,104 @@ static void test_marks(const char *device) {
     ops->close(dev);
 }
 
+/* Squares, their exact sum, the verdict and an update that heeds it, on a device where they stay
+ * there: bit for bit what the host would come to. */
+static ls_update_verdict verdict_of(ls_device *dev, int64_t n, const float *x, double most,
+                                    double clip) {
+    const ls_device_ops *ops = dev->ops;
+    const int64_t first = 7, count = ls_squares_count(first, n);
+    const double loss = 3.5;
+    struct {
+        ls_update_verdict verdict;
+        int64_t digits[2][LS_EXACT_DIGITS];
+        double loss;
+        int32_t scale[2];
+    } * at;
+    void *memory, *on_device;
+    double *squares;
+    ls_update_verdict found = {0};
+    CHECK_OK(ops->alloc(dev, (size_t)n * sizeof *x, &on_device));
+    CHECK_OK(ops->alloc(dev, sizeof *at + (size_t)count * sizeof *squares, &memory));
+    at = memory;
+    squares = (double *)(at + 1);
+    CHECK_OK(ops->upload(dev, on_device, x, (size_t)n * sizeof *x));
+    CHECK_OK(ops->upload(dev, &at->loss, &loss, sizeof loss));
+    CHECK_OK(dev->async->squares(dev, first, n, on_device, squares));
+    CHECK_OK(dev->async->exact_scale(dev, count, squares, &at->scale[0]));
+    CHECK_OK(dev->async->exact_digits(dev, count, squares, &at->scale[0], at->digits[0]));
+    CHECK_OK(dev->async->exact_scale(dev, 1, &at->loss, &at->scale[1]));
+    CHECK_OK(dev->async->exact_digits(dev, 1, &at->loss, &at->scale[1], at->digits[1]));
+    CHECK_OK(dev->async->judge(dev, &(ls_judge){.scale = &at->scale[0],
+                                                .digits = at->digits[0],
+                                                .loss_scale = &at->scale[1],
+                                                .loss_digits = at->digits[1],
+                                                .most = most,
+                                                .clip_norm = clip,
+                                                .verdict = &at->verdict}));
+    CHECK_OK(ops->download(dev, &found, &at->verdict, sizeof found));
+    /* The host's way. */
+    double *sums = calloc((size_t)count, sizeof *sums);
+    CHECK_OK(ops->sum_squares(dev, first, n, on_device, sums));
+    int32_t scale = LS_EXACT_ZERO;
+    ls_exact_sum sum = {{0}};
+    for (int64_t i = 0; i < count; i++) {
+        scale = ls_exact_scale(sums[i]) > scale ? ls_exact_scale(sums[i]) : scale;
+    }
+    for (int64_t i = 0; i < count; i++) {
+        ls_exact_add(&sum, sums[i], scale);
+    }
+    const double norm = sqrt(ls_exact_value(&sum, scale));
+    CHECK(isnan(norm) ? isnan(found.norm) : memcmp(&norm, &found.norm, sizeof norm) == 0);
+    CHECK(isnan(norm) || found.factor == (norm > clip ? (float)(clip / norm) : 1.0f));
+    CHECK_INT(found.wrong, !(isfinite(norm) && loss <= most));
+
+    float p[2] = {1.0f, -2.0f}, grad[2] = {1.0f, 1.0f}, *params = on_device;
+    CHECK_OK(ops->upload(dev, params, p, sizeof p));
+    CHECK_OK(ops->upload(dev, params + 2, grad, sizeof grad));
+    CHECK_OK(ops->sgd(dev, &(ls_sgd){.n = 2,
+                                     .lr = 1.0,
+                                     .grad_scale = 1.0,
+                                     .p = params,
+                                     .grad = params + 2,
+                                     .verdict = &at->verdict}));
+    CHECK_OK(ops->download(dev, p, params, sizeof p));
+    CHECK(p[0] == (found.wrong ? 1.0f : 1.0f - found.factor));
+    free(sums);
+    ops->free(dev, memory);
+    ops->free(dev, on_device);
+    return found;
+}
+
+static void test_verdicts(const char *device) {
+    enum { ELEMS = 40000 };
+    ls_device *dev;
+    CHECK_OK(kt_open(device, 1, &dev));
+    if (!dev->async) {
+        float p[2] = {0};
+        CHECK_STATUS(dev->ops->sgd(dev, &(ls_sgd){.n = 2,
+                                                  .p = p,
+                                                  .grad = p,
+                                                  .verdict = &(ls_update_verdict){.factor = 1.0f}}),
+                     LS_E_UNSUPPORTED);
+        dev->ops->close(dev);
+        return;
+    }
+    float *x = calloc(ELEMS, sizeof *x);
+    CHECK_INT(verdict_of(dev, ELEMS, x, INFINITY, 1.0).wrong, 0);
+    for (int64_t i = 0; i < ELEMS; i++) {
+        x[i] = (float)(ls_rng_normal(1, 2, (uint64_t)i) * exp2((double)(i % 60) - 40.0));
+    }
+    CHECK(verdict_of(dev, ELEMS, x, 3.5, 1.0).factor < 1.0f);
+    CHECK_INT(verdict_of(dev, ELEMS, x, 3.4, 1.0).wrong, 1);
+    CHECK(verdict_of(dev, ELEMS, x, INFINITY, 1e30).factor == 1.0f);
+    x[ELEMS - 1] = INFINITY;
+    CHECK_INT(verdict_of(dev, ELEMS, x, INFINITY, 1.0).wrong, 1);
+    x[77] = NAN;
+    CHECK_INT(verdict_of(dev, ELEMS, x, INFINITY, 1.0).wrong, 1);
+    free(x);
+    dev->ops->close(dev);
+}
+
 int main(int argc, char **argv) {
     const char *device = argc > 1 ? argv[1] : "cpu";
     ls_device *dev;
@@ -106,15 +208,17 @@ int main(int argc, char **argv) {
         return status == LS_E_CONFIG || status == LS_E_UNSUPPORTED ? 77 : 1;
     }
     printf("%s\n", dev->describe);
+    const bool has_fp8 = dev->has_fp8;
     dev->ops->close(dev);
     CHECK_INT(kt_check_vec_math(), 0);
     CHECK_INT(kt_check_all_gradients(), 0);
-    const bool may_refuse = strcmp(device, "cpu") != 0;
     for (int c = 0; c < kt_case_count; c++) {
+        const bool may_refuse = kt_cases[c].op == &kt_gemm_fp8 && !has_fp8;
         CHECK_INT(kt_check(&kt_cases[c], device, may_refuse), 0);
     }
     test_refusals(device);
     test_reserve(device);
     test_marks(device);
+    test_verdicts(device);
     return test_end();
 }

@@ -16,6 +16,9 @@
  * Memory. Device memory is not accessible outside of kernels and copies: a host access is reported
  * with the allocation it hit. Pinned memory is closed to the host while a copy of it is queued. New
  * allocations hold NaNs.
+ * Waits of the host are counted ($LOCKSTEP_EMULATOR_WAITS).
+ * Graphs. A capture takes kernels, products, fills and copies on the device; whoever waits, asks,
+ * allocates or touches the host's memory meanwhile is reported.
  * NCCL. Calls travel over MPI with a header; ranks that disagree about what they call are named.
  *
  * A report is one line on stderr that begins with "emulator: ", then abort(). */
@@ -67,8 +70,12 @@ struct emu_op {
     void (*release)(emu_op *op); /* frees op */
 };
 
-/* Puts op at the end of a stream. */
+/* Puts op at the end of a stream, or of the graph that the stream is captured into. */
 void emu_stream_push(cudaStream_t stream, emu_op *op);
+/* emulator_graph.c: takes op when a capture is under way; false: there is none. The second reports
+ * what must not happen then: `what`. */
+bool emu_capture_take(cudaStream_t stream, emu_op *op);
+void emu_capture_forbids(const char *what);
 int emu_stream_id(cudaStream_t stream);
 /* The operation being executed, or NULL. */
 const emu_op *emu_current_op(void);

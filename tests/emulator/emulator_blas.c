@@ -1,9 +1,11 @@
 /* cuBLASLt of the emulated device: queued products, computed by the CPU device. */
 #include "tests/emulator/emulator.h"
 
+#include "runtime/base/fp8.h"
 #include "runtime/device/device.h"
 #include "tests/emulator/include/cublasLt.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -11,6 +13,8 @@ struct emu_blas {
     ls_device *cpu;
     float *bias; /* of the product being computed, widened */
     size_t bias_elems;
+    float *room[3]; /* operands in fp32 and the product, of products that are made in steps */
+    size_t room_elems[3];
 };
 
 struct emu_product {
@@ -18,6 +22,9 @@ struct emu_product {
     cublasLtEpilogue_t epilogue;
     const void *bias;
     cudaDataType_t bias_type;
+    void *aux;
+    int64_t aux_ld;
+    const float *a_scale, *b_scale;
 };
 
 struct emu_layout {
@@ -43,6 +50,9 @@ cublasStatus_t cublasLtDestroy(cublasLtHandle_t handle) {
     cudaDeviceSynchronize();
     handle->cpu->ops->close(handle->cpu);
     free(handle->bias);
+    for (int i = 0; i < 3; i++) {
+        free(handle->room[i]);
+    }
     free(handle);
     return CUBLAS_STATUS_SUCCESS;
 }
@@ -96,6 +106,14 @@ cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t product,
         FIELD(bias);
     case CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE:
         FIELD(bias_type);
+    case CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER:
+        FIELD(aux);
+    case CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD:
+        FIELD(aux_ld);
+    case CUBLASLT_MATMUL_DESC_A_SCALE_POINTER:
+        FIELD(a_scale);
+    case CUBLASLT_MATMUL_DESC_B_SCALE_POINTER:
+        FIELD(b_scale);
     }
 #undef FIELD
     if (!field || bytes != expected) {
@@ -147,6 +165,32 @@ cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t p
     return CUBLAS_STATUS_SUCCESS;
 }
 
+static bool is_fp8(cudaDataType_t type) {
+    return type == CUDA_R_8F_E4M3 || type == CUDA_R_8F_E5M2;
+}
+
+/* cuBLASLt documents of products in fp8: A is transposed and B is not, sizes and rows of multiples
+ * of 16, one operand at least in E4M3; of epilogues with a matrix of their own: its rows are
+ * multiples of 8 long. That a backward epilogue, or a bias of fp32, has no algorithm in fp8 is this
+ * device's choice. */
+static bool is_supported(const struct emu_product *p, const struct emu_layout *a,
+                         const struct emu_layout *b, const struct emu_layout *d) {
+    const bool backward =
+        p->epilogue == CUBLASLT_EPILOGUE_DGELU || p->epilogue == CUBLASLT_EPILOGUE_DGELU_BGRAD;
+    const bool has_aux = backward || p->epilogue == CUBLASLT_EPILOGUE_GELU_AUX ||
+                         p->epilogue == CUBLASLT_EPILOGUE_GELU_AUX_BIAS;
+    if (has_aux && (p->aux_ld % 8 != 0 || p->aux_ld < (int64_t)d->rows)) {
+        return false;
+    }
+    if (!is_fp8(a->type)) {
+        return true;
+    }
+    const bool wide_bias = p->epilogue == CUBLASLT_EPILOGUE_BIAS && d->type == CUDA_R_32F;
+    return !backward && !wide_bias && p->trans_a == CUBLAS_OP_T && p->trans_b == CUBLAS_OP_N &&
+           !(a->type == CUDA_R_8F_E5M2 && b->type == CUDA_R_8F_E5M2) && a->rows % 16 == 0 &&
+           a->cols % 16 == 0 && a->ld % 16 == 0 && b->ld % 16 == 0;
+}
+
 /* The algorithm remembers the alignments that it was asked for. */
 cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtMatmulDesc_t product,
                                               cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b,
@@ -155,9 +199,13 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
                                               cublasLtMatmulHeuristicResult_t *results,
                                               int *found) {
     (void)handle;
-    (void)product;
-    if (wanted < 1 || a->type != b->type || c->type != d->type || c->rows != d->rows) {
+    *found = 0;
+    if (wanted < 1 || is_fp8(a->type) != is_fp8(b->type) ||
+        (!is_fp8(a->type) && a->type != b->type) || c->type != d->type || c->rows != d->rows) {
         return CUBLAS_STATUS_INVALID_VALUE;
+    }
+    if (!is_supported(product, a, b, d)) {
+        return CUBLAS_STATUS_NOT_SUPPORTED;
     }
     if (preference->schemes & CUBLASLT_REDUCTION_SCHEME_INPLACE) {
         emu_report("a product is chosen that may add in any order (reduction scheme INPLACE)");
@@ -174,53 +222,191 @@ typedef struct blas_op {
     emu_op op;
     struct emu_blas *blas;
     ls_gemm gemm;
-    const void *c, *bias;
+    const void *c;
     float beta;
-    bool bias_is_bf16;
+    struct emu_product product; /* as it was when the call was made */
+    cudaDataType_t a_type, b_type;
 } blas_op;
 
-static void access_rows(const void *base, ls_dtype dtype, int64_t rows, int64_t cols, int64_t ld,
+static void access_rows(const void *base, size_t elem_bytes, int64_t rows, int64_t cols, int64_t ld,
                         bool write) {
-    const size_t elem_bytes = ls_dtype_bytes(dtype);
     for (int64_t r = 0; r < rows; r++) {
         emu_access_device((const char *)base + (size_t)(r * ld) * elem_bytes,
                           (size_t)cols * elem_bytes, write);
     }
 }
 
-static void widen_bias(blas_op *b) {
+static bool has_bias(const blas_op *b) {
+    return b->product.epilogue == CUBLASLT_EPILOGUE_BIAS ||
+           b->product.epilogue == CUBLASLT_EPILOGUE_GELU_AUX_BIAS;
+}
+
+static float element(cudaDataType_t type, const void *x, int64_t i) {
+    switch (type) {
+    case CUDA_R_32F:
+        return ((const float *)x)[i];
+    case CUDA_R_16BF:
+        return ls_bf16_to_f32(((const ls_bf16 *)x)[i]);
+    case CUDA_R_8F_E4M3:
+        return ls_fp8_to_f32(LS_E4M3, ((const uint8_t *)x)[i]);
+    case CUDA_R_8F_E5M2:
+        return ls_fp8_to_f32(LS_E5M2, ((const uint8_t *)x)[i]);
+    }
+    return NAN;
+}
+
+static void set_element(ls_dtype dtype, void *x, int64_t i, double value) {
+    if (dtype == LS_BF16) {
+        ((ls_bf16 *)x)[i] = ls_bf16_from_f32((float)value);
+    } else {
+        ((float *)x)[i] = (float)value;
+    }
+}
+
+static float *grow(float **memory, size_t *have, int64_t elems) {
+    if ((size_t)elems > *have) {
+        free(*memory);
+        *memory = calloc((size_t)elems, sizeof(float));
+        *have = (size_t)elems;
+    }
+    if (!*memory) {
+        emu_report("no memory for a product");
+    }
+    return *memory;
+}
+
+static size_t bias_bytes(const blas_op *b) {
+    return (size_t)b->gemm.n * (b->product.bias_type == CUDA_R_16BF ? 2 : 4);
+}
+
+static const float *widen_bias(blas_op *b) {
     struct emu_blas *blas = b->blas;
-    const size_t n = (size_t)b->gemm.n;
-    emu_access_device(b->bias, n * (b->bias_is_bf16 ? 2 : 4), false);
-    if (n > blas->bias_elems) {
-        free(blas->bias);
-        blas->bias = calloc(n, sizeof(float));
-        blas->bias_elems = n;
+    emu_access_device(b->product.bias, bias_bytes(b), false);
+    float *bias = grow(&blas->bias, &blas->bias_elems, b->gemm.n);
+    for (int64_t i = 0; i < b->gemm.n; i++) {
+        bias[i] = element(b->product.bias_type, b->product.bias, i);
     }
-    for (size_t i = 0; i < n; i++) {
-        blas->bias[i] = b->bias_is_bf16 ? ls_bf16_to_f32(((const ls_bf16 *)b->bias)[i])
-                                        : ((const float *)b->bias)[i];
+    return bias;
+}
+
+static void multiply(struct emu_blas *blas, const ls_gemm *gemm) {
+    if (blas->cpu->ops->gemm(blas->cpu, gemm) != LS_OK) {
+        emu_report("a product cannot be computed: %s", ls_error_last()->message);
     }
-    b->gemm.bias = blas->bias;
+}
+
+/* Operands as the CPU takes them, by rows without gaps. */
+static const float *widen(struct emu_blas *blas, int which, cudaDataType_t type, const void *x,
+                          int64_t rows, int64_t cols, int64_t ld) {
+    float *to = grow(&blas->room[which], &blas->room_elems[which], rows * cols);
+    for (int64_t i = 0; i < rows * cols; i++) {
+        to[i] = element(type, x, i / cols * ld + i % cols);
+    }
+    return to;
+}
+
+static double gelu_slope(double x) {
+    const double s = 0.79788456080286535588, t = tanh(s * (x + 0.044715 * x * x * x));
+    return 0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * s * (1.0 + 3.0 * 0.044715 * x * x);
+}
+
+/* What follows the product of one element; `aux` is read or written. */
+static double epilogue(const blas_op *b, double sum, int64_t row, int64_t col) {
+    const struct emu_product *p = &b->product;
+    const int64_t at = row * p->aux_ld + col;
+    if (p->epilogue == CUBLASLT_EPILOGUE_DGELU || p->epilogue == CUBLASLT_EPILOGUE_DGELU_BGRAD) {
+        return sum * gelu_slope(element(b->gemm.c_dtype == LS_BF16 ? CUDA_R_16BF : CUDA_R_32F,
+                                        p->aux, at));
+    }
+    if (p->epilogue == CUBLASLT_EPILOGUE_GELU_AUX ||
+        p->epilogue == CUBLASLT_EPILOGUE_GELU_AUX_BIAS) {
+        set_element(b->gemm.c_dtype, p->aux, at, sum);
+        return 0.5 * sum *
+               (1.0 + tanh(0.79788456080286535588 * (sum + 0.044715 * sum * sum * sum)));
+    }
+    return sum;
+}
+
+/* In fp32, then element by element: products in fp8, and those with an activation. */
+static void run_in_steps(blas_op *b) {
+    const ls_gemm *g = &b->gemm;
+    const struct emu_product *p = &b->product;
+    const bool keeps =
+        p->epilogue == CUBLASLT_EPILOGUE_GELU_AUX || p->epilogue == CUBLASLT_EPILOGUE_GELU_AUX_BIAS;
+    const bool reads =
+        p->epilogue == CUBLASLT_EPILOGUE_DGELU || p->epilogue == CUBLASLT_EPILOGUE_DGELU_BGRAD;
+    const float *bias = has_bias(b) ? widen_bias(b) : NULL;
+    float *sums = grow(&b->blas->room[2], &b->blas->room_elems[2], g->m * g->n), scale = 1.0f;
+    double *bias_grad = calloc((size_t)g->n, sizeof *bias_grad);
+    ls_gemm plain = {.dtype = LS_F32,
+                     .c_dtype = LS_F32,
+                     .trans_a = g->trans_a,
+                     .trans_b = g->trans_b,
+                     .m = g->m,
+                     .n = g->n,
+                     .k = g->k,
+                     .lda = g->trans_a ? g->m : g->k,
+                     .ldb = g->trans_b ? g->k : g->n,
+                     .c = sums,
+                     .ldc = g->n};
+    if (p->a_scale && p->b_scale) {
+        emu_access_device(p->a_scale, sizeof *p->a_scale, false);
+        emu_access_device(p->b_scale, sizeof *p->b_scale, false);
+        scale = *p->a_scale * *p->b_scale;
+    }
+    if (keeps || reads) {
+        access_rows(p->aux, ls_dtype_bytes(g->c_dtype), g->m, g->n, p->aux_ld, keeps);
+    }
+    plain.a = widen(b->blas, 0, b->b_type, g->a, g->trans_a ? g->k : g->m, g->trans_a ? g->m : g->k,
+                    g->lda);
+    plain.b = widen(b->blas, 1, b->a_type, g->b, g->trans_b ? g->n : g->k, g->trans_b ? g->k : g->n,
+                    g->ldb);
+    multiply(b->blas, &plain);
+    for (int64_t i = 0; i < g->m * g->n; i++) {
+        const int64_t row = i / g->n, col = i % g->n, at = row * g->ldc + col;
+        double sum = (double)sums[i] * (double)scale + (bias ? (double)bias[col] : 0.0);
+        if (b->beta != 0.0f) {
+            sum += (double)b->beta *
+                   (double)element(g->c_dtype == LS_BF16 ? CUDA_R_16BF : CUDA_R_32F, b->c, at);
+        }
+        sum = epilogue(b, sum, row, col);
+        set_element(g->c_dtype, g->c, at, sum);
+        bias_grad[col] += sum;
+    }
+    if (p->epilogue == CUBLASLT_EPILOGUE_DGELU_BGRAD) {
+        emu_access_device(p->bias, bias_bytes(b), true);
+        for (int64_t j = 0; j < g->n; j++) {
+            set_element(p->bias_type == CUDA_R_16BF ? LS_BF16 : LS_F32, (void *)(uintptr_t)p->bias,
+                        j, bias_grad[j]);
+        }
+    }
+    free(bias_grad);
+}
+
+static size_t operand_bytes(cudaDataType_t type) {
+    return type == CUDA_R_32F ? 4 : type == CUDA_R_16BF ? 2 : 1;
 }
 
 static bool run(emu_op *op) {
     blas_op *b = (blas_op *)op;
-    ls_gemm *g = &b->gemm;
-    access_rows(g->a, g->dtype, g->trans_a ? g->k : g->m, g->trans_a ? g->m : g->k, g->lda, false);
-    access_rows(g->b, g->dtype, g->trans_b ? g->n : g->k, g->trans_b ? g->k : g->n, g->ldb, false);
-    if (b->bias) {
-        widen_bias(b);
-    }
+    ls_gemm g = b->gemm;
+    access_rows(g.a, operand_bytes(b->b_type), g.trans_a ? g.k : g.m, g.trans_a ? g.m : g.k, g.lda,
+                false);
+    access_rows(g.b, operand_bytes(b->a_type), g.trans_b ? g.n : g.k, g.trans_b ? g.k : g.n, g.ldb,
+                false);
     if (b->beta != 0.0f) {
-        access_rows(b->c, g->c_dtype, g->m, g->n, g->ldc, false);
-        g->accumulate = b->c == g->c;
-        g->residual = b->c != g->c || b->beta == 2.0f ? b->c : NULL;
+        access_rows(b->c, ls_dtype_bytes(g.c_dtype), g.m, g.n, g.ldc, false);
+        g.accumulate = b->c == g.c;
+        g.residual = b->c != g.c || b->beta == 2.0f ? b->c : NULL;
     }
-    access_rows(g->c, g->c_dtype, g->m, g->n, g->ldc, true);
-    if (b->blas->cpu->ops->gemm(b->blas->cpu, g) != LS_OK) {
-        emu_report("a product cannot be computed: %s", ls_error_last()->message);
+    access_rows(g.c, ls_dtype_bytes(g.c_dtype), g.m, g.n, g.ldc, true);
+    if (is_fp8(b->a_type) || (b->product.epilogue != CUBLASLT_EPILOGUE_DEFAULT &&
+                              b->product.epilogue != CUBLASLT_EPILOGUE_BIAS)) {
+        run_in_steps(b);
+        return true;
     }
+    g.bias = has_bias(b) ? widen_bias(b) : NULL;
+    multiply(b->blas, &g);
     return true;
 }
 
@@ -286,8 +472,9 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t prod
                             .ldc = d_layout->ld},
                    .c = c,
                    .beta = keep,
-                   .bias = product->epilogue == CUBLASLT_EPILOGUE_BIAS ? product->bias : NULL,
-                   .bias_is_bf16 = product->bias_type == CUDA_R_16BF};
+                   .product = *product,
+                   .a_type = a_layout->type,
+                   .b_type = b_layout->type};
     emu_stream_push(stream, &o->op);
     return CUBLAS_STATUS_SUCCESS;
 }

@@ -2,6 +2,13 @@
 #include "tests/emulator/emulator.h"
 
 #include <stdio.h>
+#include <stdlib.h>
+
+/* Compute capability times 10: 90, or LOCKSTEP_EMULATOR_SM. */
+static int capability(void) {
+    const char *text = getenv("LOCKSTEP_EMULATOR_SM");
+    return text ? atoi(text) : 90;
+}
 
 cudaError_t cudaGetDeviceCount(int *count) {
     *count = 1;
@@ -20,7 +27,8 @@ cudaError_t cudaSetDevice(int device) {
 cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *properties, int device) {
     *properties = (struct cudaDeviceProp){.name = "emulated",
                                           .totalGlobalMem = (size_t)4 << 30,
-                                          .major = 9,
+                                          .major = capability() / 10,
+                                          .minor = capability() % 10,
                                           .multiProcessorCount = 2};
     return cudaSetDevice(device);
 }
@@ -31,10 +39,10 @@ cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr attribute, in
         *value = 2;
         break;
     case cudaDevAttrComputeCapabilityMajor:
-        *value = 9;
+        *value = capability() / 10;
         break;
     case cudaDevAttrComputeCapabilityMinor:
-        *value = 0;
+        *value = capability() % 10;
         break;
     case cudaDevAttrMaxSharedMemoryPerBlockOptin:
         *value = 227 * 1024;

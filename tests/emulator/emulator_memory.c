@@ -163,6 +163,7 @@ static int find_gap(size_t bytes, char **base) {
 }
 
 cudaError_t cudaMalloc(void **memory, size_t bytes) {
+    emu_capture_forbids("an allocation");
     start();
     if (bytes == 0) {
         *memory = NULL;
@@ -196,6 +197,7 @@ cudaError_t cudaFree(void *memory) {
     if (!memory) {
         return cudaSuccess;
     }
+    emu_capture_forbids("a release of memory");
     cudaDeviceSynchronize();
     if (!emu_device_find(memory, &found) || found.base != memory) {
         emu_report("cudaFree of %p, which is no allocation", memory);

@@ -22,6 +22,7 @@ struct emu_event {
     uint32_t time;
     emu_clock known;
     double at_s; /* when the record was executed */
+    bool asked;  /* since then, before it was */
     bool untimed;
 };
 
@@ -33,6 +34,19 @@ static emu_op *current;
 static void join(emu_clock *to, const emu_clock *from) {
     for (int i = 0; i < EMU_STREAMS_MAX; i++) {
         to->at[i] = to->at[i] > from->at[i] ? to->at[i] : from->at[i];
+    }
+}
+
+/* How often the host has waited for what was not yet executed, for the file that
+ * $LOCKSTEP_EMULATOR_WAITS names. */
+static long waits;
+
+__attribute__((destructor)) static void tell_waits(void) {
+    const char *path = getenv("LOCKSTEP_EMULATOR_WAITS");
+    FILE *out = path ? fopen(path, "w") : NULL;
+    if (out) {
+        fprintf(out, "%ld\n", waits);
+        fclose(out);
     }
 }
 
@@ -81,6 +95,9 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned int flags) 
 }
 
 void emu_stream_push(cudaStream_t stream, emu_op *op) {
+    if (emu_capture_take(stream, op)) {
+        return;
+    }
     op->stream = emu_stream_id(stream);
     op->time = ++stream->pushed;
     op->next = NULL;
@@ -123,6 +140,7 @@ static bool step(struct emu_stream *s) {
 
 static void run_until(struct emu_stream *s, uint32_t time) {
     double start_s = now_s();
+    waits += s->executed < time;
     emu_memory_open();
     while (s->executed < time) {
         if (step(s)) {
@@ -136,6 +154,7 @@ static void run_until(struct emu_stream *s, uint32_t time) {
 }
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+    emu_capture_forbids("a wait for a stream");
     emu_stream_id(stream);
     run_until(stream, stream->pushed);
     join(&host, &stream->known);
@@ -143,6 +162,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
 }
 
 cudaError_t cudaStreamQuery(cudaStream_t stream) {
+    emu_capture_forbids("a question about a stream");
     emu_stream_id(stream);
     step(stream);
     if (stream->executed < stream->pushed) {
@@ -215,17 +235,20 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 }
 
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+    emu_capture_forbids("an event");
     event_op *e = make_event_op("event record", event);
     e->op.run = run_record;
     emu_stream_push(stream, &e->op);
     event->stream = e->op.stream;
     event->time = e->op.time;
     event->known = e->op.known;
+    event->asked = false;
     return cudaSuccess;
 }
 
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned int flags) {
     (void)flags;
+    emu_capture_forbids("a wait for an event");
     event_op *e = make_event_op("event wait", event);
     if (!event->stream) {
         emu_report("stream %d waits for an event that was never recorded, which is no wait",
@@ -245,10 +268,13 @@ static bool reached(cudaEvent_t event) {
 }
 
 cudaError_t cudaEventQuery(cudaEvent_t event) {
+    emu_capture_forbids("a question about an event");
     if (!reached(event)) {
         step(streams[event->stream]);
     }
     if (!reached(event)) {
+        waits += !event->asked;
+        event->asked = true;
         return cudaErrorNotReady;
     }
     join(&host, &event->known);
@@ -256,6 +282,7 @@ cudaError_t cudaEventQuery(cudaEvent_t event) {
 }
 
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+    emu_capture_forbids("a wait for an event");
     if (!reached(event)) {
         run_until(streams[event->stream], event->time);
     }
@@ -332,6 +359,10 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaM
     if (bytes == 0) {
         free(c);
         return cudaSuccess;
+    }
+    if (c->from_host || c->to_host) {
+        emu_capture_forbids(
+            "a copy of the host's memory, which is read when the graph is launched");
     }
     if (!c->from_host) {
         check_device(from, "a copy from the device");

@@ -29,6 +29,13 @@ __global__ void fill_kernel(float *x, int n, float value) {
     }
 }
 
+__global__ void add_kernel(float *x, int n, float value) {
+    const int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n) {
+        x[i] += value;
+    }
+}
+
 __global__ void sum_kernel(const float *x, float *sum) {
     *sum = warp_sum(x[threadIdx.x]);
 }
@@ -49,6 +56,10 @@ extern "C" void planted_reverse(cudaStream_t stream, float *x, bool barrier, boo
 
 extern "C" void planted_fill(cudaStream_t stream, float *x, int n, float value) {
     LS_LAUNCH(fill_kernel, (unsigned int)(n + 31) / 32, 32, 0, stream, x, n, value);
+}
+
+extern "C" void planted_add(cudaStream_t stream, float *x, int n, float value) {
+    LS_LAUNCH(add_kernel, (unsigned int)(n + 31) / 32, 32, 0, stream, x, n, value);
 }
 
 extern "C" void planted_sum(cudaStream_t stream, const float *x, float *sum) {

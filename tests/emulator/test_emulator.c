@@ -114,6 +114,55 @@ static void parted(bool faulty) {
     cudaStreamSynchronize(stream);
 }
 
+/* A graph that is launched twice, behind a change of what it reads; host memory that it copies is
+ * that of the launch, and a wait in a capture ends the capture. */
+static void captured(bool faulty, void (*mistake)(void)) {
+    cudaGraph_t graph;
+    cudaGraphExec_t exec;
+    cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal);
+    planted_add(stream, x, 64, 1.0f);
+    if (faulty) {
+        mistake();
+    }
+    cudaStreamEndCapture(stream, &graph);
+    cudaGraphInstantiate(&exec, graph, 0);
+    cudaGraphDestroy(graph);
+    cudaGraphLaunch(exec, stream);
+    planted_add(stream, x, 64, 10.0f);
+    cudaGraphLaunch(exec, stream);
+    cudaMemcpyAsync(pinned, x, 64 * sizeof(float), cudaMemcpyDeviceToHost, stream);
+    cudaStreamSynchronize(stream);
+    cudaGraphExecDestroy(exec);
+    if (pinned[7] != 13.0f) {
+        _exit(4);
+    }
+}
+
+static void wait_here(void) {
+    cudaStreamSynchronize(stream);
+}
+
+static void copy_here(void) {
+    cudaMemcpyAsync(x, pinned, sizeof(float), cudaMemcpyHostToDevice, stream);
+}
+
+static void allocate_here(void) {
+    void *memory;
+    cudaMalloc(&memory, 256);
+}
+
+static void captured_wait(bool faulty) {
+    captured(faulty, wait_here);
+}
+
+static void captured_copy(bool faulty) {
+    captured(faulty, copy_here);
+}
+
+static void captured_allocation(bool faulty) {
+    captured(faulty, allocate_here);
+}
+
 static void default_stream(bool faulty) {
     planted_fill(faulty ? NULL : stream, x, 64, 2.0f);
     cudaStreamSynchronize(stream);
@@ -136,6 +185,9 @@ static const struct {
     {"copy_of_pageable", copy_of_pageable, "not pinned"},
     {"parted", parted, "deadlock"},
     {"default_stream", default_stream, "default stream"},
+    {"captured_wait", captured_wait, "a wait for a stream while a stream is captured"},
+    {"captured_copy", captured_copy, "a copy of the host's memory"},
+    {"captured_allocation", captured_allocation, "an allocation while a stream is captured"},
 };
 
 /* Exit status of a program's process (-1: a signal), and what it said. */

@@ -1,6 +1,6 @@
 /* Order-independent sums: the same bits for every order and division, exact where 128-bit integers
  * can say so, and the marks of zero, infinity and NaN. */
-#include "optim/exact_sum.h"
+#include "runtime/base/exact_sum.h"
 #include "runtime/base/rng.h"
 #include "tests/test.h"
 

@@ -111,11 +111,8 @@ ls_status ls_device_open_reference(const ls_device_options *options, ls_device *
     if (!*dev) {
         return LS_FAIL(LS_E_MEMORY, "no memory for a device");
     }
-    **dev = (ls_device){.ops = &reference_ops,
-                        .acc = LS_F64,
-                        .host_memory = true,
-                        .fast_bf16 = false,
-                        .threads = 1};
+    **dev = (ls_device){
+        .ops = &reference_ops, .acc = LS_F64, .host_memory = true, .has_fp8 = true, .threads = 1};
     snprintf((*dev)->describe, sizeof(*dev)->describe, "reference: float64 in plain loops");
     return LS_OK;
 }

@@ -8,29 +8,6 @@
 #include <math.h>
 #include <string.h>
 
-/* C[i,j] = sum_l op(A)[i,l] op(B)[l,j] + (accumulate) C[i,j] + bias[j] + residual[i,j] */
-ls_status ls_ref_gemm(ls_device *dev, const ls_gemm *op) {
-    LS_TRY(ls_check_gemm(dev, op));
-    const double *a = op->a, *b = op->b, *bias = op->bias, *residual = op->residual;
-    double *c = op->c;
-    for (int64_t i = 0; i < op->m; i++) {
-        for (int64_t j = 0; j < op->n; j++) {
-            double sum = 0.0;
-            for (int64_t l = 0; l < op->k; l++) {
-                double a_il = op->trans_a ? a[l * op->lda + i] : a[i * op->lda + l];
-                double b_lj = op->trans_b ? b[j * op->ldb + l] : b[l * op->ldb + j];
-                sum += a_il * b_lj;
-            }
-            int64_t ij = i * op->ldc + j;
-            sum += op->accumulate ? c[ij] : 0.0;
-            sum += bias ? bias[j] : 0.0;
-            sum += residual ? residual[ij] : 0.0;
-            c[ij] = sum;
-        }
-    }
-    return LS_OK;
-}
-
 /* dbias[j] += sum_i dy[i,j] */
 ls_status ls_ref_bias_grad(ls_device *dev, const ls_bias_grad *op) {
     LS_TRY(ls_check_bias_grad(dev, op));

@@ -25,6 +25,7 @@ ls_status ls_ref_adamw(ls_device *dev, const ls_adamw *op) {
 
 ls_status ls_ref_lion(ls_device *dev, const ls_lion *op) {
     LS_TRY(ls_check_update(dev, "lion", op->n, op->copy, op->copy_dtype));
+    LS_TRY(ls_check_verdict(dev, "lion", op->verdict));
     const double *grad = op->grad, b1 = op->beta1, b2 = op->beta2;
     double *p = op->p, *m = op->m, *copy = op->copy;
     for (int64_t i = 0; i < op->n; i++) {
@@ -42,6 +43,7 @@ ls_status ls_ref_lion(ls_device *dev, const ls_lion *op) {
 
 ls_status ls_ref_sgd(ls_device *dev, const ls_sgd *op) {
     LS_TRY(ls_check_update(dev, "sgd", op->n, op->copy, op->copy_dtype));
+    LS_TRY(ls_check_verdict(dev, "sgd", op->verdict));
     const double *grad = op->grad;
     double *p = op->p, *m = op->m, *copy = op->copy;
     for (int64_t i = 0; i < op->n; i++) {

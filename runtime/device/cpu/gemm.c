@@ -1,6 +1,8 @@
 /* Matrix products: checks, choice of the path, and the paths that take operands where they lie. */
 #include "runtime/device/cpu/gemm.h"
+#include "runtime/device/check.h"
 #include "runtime/device/cpu/device_cpu.h"
+#include "runtime/device/gemm_parts.h"
 
 #include <omp.h>
 #include <stdint.h>
@@ -76,7 +78,7 @@ static ls_status check(const ls_device *dev, const ls_gemm *op) {
                        (long long)op->lda, (long long)op->ldb, (long long)op->ldc,
                        (long long)least_a, (long long)least_b, (long long)op->n);
     }
-    return LS_OK;
+    return ls_check_gemm_extras(dev, op);
 }
 
 static ls_gemm_sink choose_sink(const ls_gemm *op, ls_gemm_path path) {
@@ -254,6 +256,11 @@ ls_status ls_cpu_gemm(ls_device *dev, const ls_gemm *op) {
     ls_cpu_device *cpu = (ls_cpu_device *)dev;
     if (op->m == 0 || op->n == 0) {
         return LS_OK;
+    }
+    if (op->act != LS_ACT_NONE) {
+        const ls_gemm product = ls_gemm_product_part(op);
+        LS_TRY(ls_cpu_gemm(dev, &product));
+        return ls_gemm_act_part(dev, op);
     }
     if (op->k == 0) {
         return run_empty(cpu, op);

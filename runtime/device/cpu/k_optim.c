@@ -89,6 +89,7 @@ LS_INLINE void lion_chunk(const ls_lion *op, const lion_factors *f, int64_t begi
 
 ls_status LS_ISA_NAME(ls_cpu_lion)(ls_device *dev, const ls_lion *op) {
     LS_TRY(ls_check_update(dev, "lion", op->n, op->copy, op->copy_dtype));
+    LS_TRY(ls_check_verdict(dev, "lion", op->verdict));
     const lion_factors factors = {
         .beta1 = (float)op->beta1,
         .rest1 = (float)(1.0 - op->beta1),
@@ -129,6 +130,7 @@ LS_INLINE void sgd_chunk(const ls_sgd *op, const sgd_factors *f, int64_t begin, 
 
 ls_status LS_ISA_NAME(ls_cpu_sgd)(ls_device *dev, const ls_sgd *op) {
     LS_TRY(ls_check_update(dev, "sgd", op->n, op->copy, op->copy_dtype));
+    LS_TRY(ls_check_verdict(dev, "sgd", op->verdict));
     const sgd_factors factors = {.lr = (float)op->lr,
                                  .momentum = (float)op->momentum,
                                  .weight_decay = (float)op->weight_decay,

@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { STAGE_BYTES = 4 << 20 };
+enum { STAGE_BYTES = 4 << 20, SMALL_BYTES = 128 << 10 };
 
 ls_status ls_cuda_check(cudaError_t error, const char *what, const char *file, int line) {
     if (error == cudaSuccess) {
@@ -136,12 +136,20 @@ static ls_status take_stage(ls_cuda_device *cuda, int *stage) {
     return ls_cuda_wait(cuda, cuda->stage[*stage].free);
 }
 
+/* Tokens of a micro-batch and the like: there are so many small stages that the host need not wait
+ * for the work before the copy. */
+static ls_status take_small_stage(ls_cuda_device *cuda, int *stage) {
+    *stage = LS_CUDA_STAGES + cuda->next_small;
+    cuda->next_small = (cuda->next_small + 1) % LS_CUDA_SMALL_STAGES;
+    return ls_cuda_wait(cuda, cuda->stage[*stage].free);
+}
+
 ls_status ls_cuda_upload(ls_device *dev, void *to_device, const void *from_host, size_t bytes) {
     ls_cuda_device *cuda = ls_cuda_of(dev);
     for (size_t at = 0; at < bytes; at += STAGE_BYTES) {
         const size_t count = bytes - at < STAGE_BYTES ? bytes - at : STAGE_BYTES;
         int s;
-        LS_TRY(take_stage(cuda, &s));
+        LS_TRY(bytes <= SMALL_BYTES ? take_small_stage(cuda, &s) : take_stage(cuda, &s));
         memcpy(cuda->stage[s].memory, (const char *)from_host + at, count);
         LS_CUDA_TRY(cudaMemcpyAsync((char *)to_device + at, cuda->stage[s].memory, count,
                                     cudaMemcpyHostToDevice, cuda->compute),
@@ -199,7 +207,7 @@ void ls_cuda_close(ls_device *dev) {
     ls_cuda_gemm_destroy(cuda);
     cudaFree(cuda->scratch);
     cudaFree(cuda->sum);
-    for (int s = 0; s < LS_CUDA_STAGES; s++) {
+    for (int s = 0; s < LS_CUDA_STAGES + LS_CUDA_SMALL_STAGES; s++) {
         if (cuda->stage[s].free) {
             cudaEventDestroy(cuda->stage[s].free);
         }
@@ -228,8 +236,10 @@ static ls_status take_resources(ls_cuda_device *cuda) {
         LS_CUDA_TRY(cudaEventCreateWithFlags(&cuda->marks[m], cudaEventDefault),
                     "creating an event");
     }
-    for (int s = 0; s < LS_CUDA_STAGES; s++) {
-        LS_CUDA_TRY(cudaMallocHost(&cuda->stage[s].memory, STAGE_BYTES), "pinning memory");
+    for (int s = 0; s < LS_CUDA_STAGES + LS_CUDA_SMALL_STAGES; s++) {
+        LS_CUDA_TRY(
+            cudaMallocHost(&cuda->stage[s].memory, s < LS_CUDA_STAGES ? STAGE_BYTES : SMALL_BYTES),
+            "pinning memory");
         LS_CUDA_TRY(cudaEventCreateWithFlags(&cuda->stage[s].free, cudaEventDisableTiming),
                     "creating an event");
     }
@@ -249,6 +259,7 @@ static ls_status describe(ls_cuda_device *cuda) {
                        "GPU %d is a %s of compute capability %d.%d; lockstep needs 8.0 or more",
                        cuda->ordinal, properties.name, properties.major, properties.minor);
     }
+    cuda->base.has_fp8 = 10 * properties.major + properties.minor >= 89;
     LS_CUDA_TRY(
         cudaDeviceGetPCIBusId(cuda->base.bus_id, (int)sizeof cuda->base.bus_id, cuda->ordinal),
         "asking for the PCI address");
@@ -281,7 +292,11 @@ ls_status ls_device_open_cuda(const ls_device_options *options, ls_device **dev)
     LS_CUDA_TRY(cudaSetDevice(ordinal), "choosing the device");
     ls_cuda_device *cuda;
     LS_TRY(ls_calloc(1, sizeof *cuda, &cuda));
-    cuda->base = (ls_device){.ops = &ls_cuda_ops, .acc = LS_F32, .fast_bf16 = true, .threads = 1};
+    cuda->base = (ls_device){.ops = &ls_cuda_ops,
+                             .async = &ls_cuda_async_ops,
+                             .acc = LS_F32,
+                             .fast_bf16 = true,
+                             .fuses_gelu = true};
     cuda->base.threads = options && options->threads > 0 ? options->threads : 1;
     cuda->ordinal = ordinal;
     ls_status status = describe(cuda);

@@ -10,7 +10,7 @@
 
 #include <cuda_runtime.h>
 
-enum { LS_CUDA_STAGES = 2 };
+enum { LS_CUDA_STAGES = 2, LS_CUDA_SMALL_STAGES = 32 };
 
 typedef struct ls_cuda_gemm ls_cuda_gemm; /* gemm_cublaslt.c */
 
@@ -22,8 +22,8 @@ typedef struct ls_cuda_device {
     struct {
         void *memory;
         cudaEvent_t free; /* recorded behind the last copy */
-    } stage[LS_CUDA_STAGES];
-    int next_stage;
+    } stage[LS_CUDA_STAGES + LS_CUDA_SMALL_STAGES];
+    int next_stage, next_small;
     cudaEvent_t awaited;
     cudaEvent_t marks[LS_DEVICE_MARKS]; /* timed */
     bool marked[LS_DEVICE_MARKS];
@@ -48,6 +48,7 @@ bool ls_device_is_cuda(const ls_device *dev);
 cudaError_t ls_cuda_query(cudaEvent_t event);
 /* Waits until an event has happened, polling. */
 ls_status ls_cuda_wait(ls_cuda_device *cuda, cudaEvent_t event);
+ls_status ls_cuda_sync(ls_device *dev);
 /* Device scratch of at least so many bytes, valid until the next call. */
 ls_status ls_cuda_scratch(ls_cuda_device *cuda, size_t bytes, void **memory);
 
@@ -57,5 +58,6 @@ void ls_cuda_gemm_destroy(ls_cuda_device *cuda);
 ls_status ls_cuda_gemm_run(ls_device *dev, const ls_gemm *op);
 
 extern const ls_device_ops ls_cuda_ops;
+extern const ls_device_async_ops ls_cuda_async_ops;
 
 #endif

@@ -26,7 +26,10 @@ struct lion_factors {
 template <class T>
 __global__ void __launch_bounds__(THREADS)
     lion_kernel(lion_factors k, int64_t n, float *p, float *m, const float *grad, T *copy,
-                bool wide) {
+                const ls_update_verdict *verdict, bool wide) {
+    if (!take_verdict(verdict, k.grad_scale)) {
+        return;
+    }
     update_all(n, p, copy, wide, [&](int64_t i, pack<float> &pp) {
         pack<float> mm = load_pack(m, i, n, wide);
         const pack<float> gg = load_pack(grad, i, n, wide);
@@ -50,7 +53,7 @@ template <class T> static void launch_lion(cudaStream_t stream, const ls_lion *o
     const float *grad = (const float *)op->grad;
     auto kernel = lion_kernel<T>;
     LS_LAUNCH(kernel, grid_for(op->n, 4, THREADS, GRID_MOST), THREADS, 0, stream, k, op->n, p, m,
-              grad, (T *)op->copy, is_aligned(p) && is_aligned(m) && is_aligned(grad));
+              grad, (T *)op->copy, op->verdict, is_aligned(p) && is_aligned(m) && is_aligned(grad));
 }
 
 extern "C" void ls_cuda_launch_lion(cudaStream_t stream, const ls_lion *op) {
@@ -63,8 +66,12 @@ struct sgd_factors {
 };
 
 template <class T>
-__global__ void __launch_bounds__(THREADS) sgd_kernel(sgd_factors k, int64_t n, float *p, float *m,
-                                                      const float *grad, T *copy, bool wide) {
+__global__ void __launch_bounds__(THREADS)
+    sgd_kernel(sgd_factors k, int64_t n, float *p, float *m, const float *grad, T *copy,
+               const ls_update_verdict *verdict, bool wide) {
+    if (!take_verdict(verdict, k.grad_scale)) {
+        return;
+    }
     update_all(n, p, copy, wide, [&](int64_t i, pack<float> &pp) {
         pack<float> mm = {};
         if (m) {
@@ -94,7 +101,7 @@ template <class T> static void launch_sgd(cudaStream_t stream, const ls_sgd *op)
     const float *grad = (const float *)op->grad;
     auto kernel = sgd_kernel<T>;
     LS_LAUNCH(kernel, grid_for(op->n, 4, THREADS, GRID_MOST), THREADS, 0, stream, k, op->n, p, m,
-              grad, (T *)op->copy, is_aligned(p) && is_aligned(m) && is_aligned(grad));
+              grad, (T *)op->copy, op->verdict, is_aligned(p) && is_aligned(m) && is_aligned(grad));
 }
 
 extern "C" void ls_cuda_launch_sgd(cudaStream_t stream, const ls_sgd *op) {

@@ -10,8 +10,11 @@ struct adamw_factors {
 template <class T>
 __global__ void __launch_bounds__(THREADS)
     adamw_kernel(adamw_factors k, int64_t n, float *p, float *m, float *v, const float *grad,
-                 T *copy, bool wide) {
+                 T *copy, const ls_update_verdict *verdict, bool wide) {
     const int64_t step = (int64_t)gridDim.x * blockDim.x * 4;
+    if (!take_verdict(verdict, k.grad_scale)) {
+        return;
+    }
     for (int64_t i = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) * 4; i < n; i += step) {
         pack<float> pp = load_pack(p, i, n, wide), mm = load_pack(m, i, n, wide);
         pack<float> vv = load_pack(v, i, n, wide);
@@ -56,7 +59,7 @@ template <class T> static void launch_adamw(cudaStream_t stream, const ls_adamw 
     const bool wide = is_aligned(p) && is_aligned(m) && is_aligned(v) && is_aligned(grad);
     auto kernel = adamw_kernel<T>;
     LS_LAUNCH(kernel, grid_for(op->n, 4, THREADS, GRID_MOST), THREADS, 0, stream, factors, op->n, p,
-              m, v, grad, (T *)op->copy, wide);
+              m, v, grad, (T *)op->copy, op->verdict, wide);
 }
 
 extern "C" void ls_cuda_launch_adamw(cudaStream_t stream, const ls_adamw *op) {

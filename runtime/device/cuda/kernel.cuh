@@ -151,6 +151,15 @@ template <class T, int WARPS> __device__ __forceinline__ T block_sum(T x, T *roo
     return sum;
 }
 
+/* What gradients are multiplied with; false: nothing is to be changed. */
+__device__ __forceinline__ bool take_verdict(const ls_update_verdict *verdict, float &grad_scale) {
+    if (verdict) {
+        grad_scale *= verdict->factor;
+        return verdict->wrong == 0;
+    }
+    return true;
+}
+
 /* Blocks of `threads` for n items in packs of `each`, at most `most`. */
 static inline unsigned int grid_for(int64_t n, int64_t each, int64_t threads, int64_t most) {
     const int64_t blocks = (n + each * threads - 1) / (each * threads);

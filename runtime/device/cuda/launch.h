@@ -5,6 +5,7 @@
 #ifndef LS_DEVICE_CUDA_LAUNCH_H
 #define LS_DEVICE_CUDA_LAUNCH_H
 
+#include "runtime/base/fp8.h"
 #include "runtime/device/device.h"
 
 #include <cuda_runtime.h>
@@ -32,6 +33,29 @@ void ls_cuda_launch_finish(cudaStream_t stream, const ls_gemm *op, bool keep_c);
 void ls_cuda_launch_sum_partials(cudaStream_t stream, int64_t count, const double *partial,
                                  double *sum);
 void ls_cuda_launch_copy_rows(cudaStream_t stream, const ls_copy_rows *op);
+
+/* k_fp8.cu: y [rows, padded] (device memory, aligned to 16 bytes) = x [rows, cols], or where it is
+ * `turned` x [cols, rows], times a power of two and rounded to 8 bits, zeros beyond cols; inverse
+ * [1]: of that power. partial: LS_CUDA_FP8_PARTS floats. padded: a multiple of 16. */
+enum { LS_CUDA_FP8_PARTS = 512 };
+typedef struct ls_cuda_fp8 {
+    ls_dtype dtype;
+    ls_fp8_format format;
+    bool turned;
+    int64_t rows, cols, ld, padded;
+    const void *x;
+    void *y;
+    float *partial, *inverse;
+} ls_cuda_fp8;
+void ls_cuda_launch_fp8(cudaStream_t stream, const ls_cuda_fp8 *op);
+/* Scratch of a product in fp8 (gemm_fp8.c). */
+size_t ls_cuda_fp8_scratch_bytes(int64_t m, int64_t n, int64_t k);
+
+/* k_verdict.cu: device.h has what they do. */
+void ls_cuda_launch_exact_scale(cudaStream_t stream, int64_t n, const double *x, int32_t *scale);
+void ls_cuda_launch_exact_digits(cudaStream_t stream, int64_t n, const double *x,
+                                 const int32_t *scale, int64_t *digits);
+void ls_cuda_launch_judge(cudaStream_t stream, const ls_judge *op);
 
 /* k_optim.cu */
 void ls_cuda_launch_lion(cudaStream_t stream, const ls_lion *op);

@@ -2,7 +2,7 @@
 #ifndef LS_DEVICE_CUDA_MEMORY_CUDA_H
 #define LS_DEVICE_CUDA_MEMORY_CUDA_H
 
-#include "runtime/device/device.h"
+#include "runtime/device/cuda/device_cuda.h"
 
 void ls_cuda_close(ls_device *dev);
 ls_status ls_cuda_alloc(ls_device *dev, size_t bytes, void **memory);
@@ -12,7 +12,6 @@ ls_status ls_cuda_upload(ls_device *dev, void *to_device, const void *from_host,
 ls_status ls_cuda_download(ls_device *dev, void *to_host, const void *from_device, size_t bytes);
 ls_status ls_cuda_copy(ls_device *dev, void *to, const void *from, size_t bytes);
 ls_status ls_cuda_zero(ls_device *dev, void *memory, size_t bytes);
-ls_status ls_cuda_sync(ls_device *dev);
 ls_status ls_cuda_mark(ls_device *dev, int which);
 ls_status ls_cuda_between(ls_device *dev, int from, int to, double *seconds);
 

@@ -3,6 +3,7 @@
 #include "runtime/device/cuda/device_cuda.h"
 #include "runtime/device/cuda/launch.h"
 #include "runtime/device/cuda/memory_cuda.h"
+#include "runtime/device/cuda/recording.h"
 
 /* A grid's first dimension; blocks of rows are one of its elements each. */
 #define GRID_MAX ((int64_t)0x7fffffff)
@@ -205,6 +206,7 @@ static ls_status copy_rows(ls_device *dev, const ls_copy_rows *op) {
 
 static ls_status lion(ls_device *dev, const ls_lion *op) {
     LS_TRY(ls_check_update(dev, "lion", op->n, op->copy, op->copy_dtype));
+    LS_TRY(ls_check_verdict(dev, "lion", op->verdict));
     if (op->n == 0) {
         return LS_OK;
     }
@@ -214,6 +216,7 @@ static ls_status lion(ls_device *dev, const ls_lion *op) {
 
 static ls_status sgd(ls_device *dev, const ls_sgd *op) {
     LS_TRY(ls_check_update(dev, "sgd", op->n, op->copy, op->copy_dtype));
+    LS_TRY(ls_check_verdict(dev, "sgd", op->verdict));
     if (op->n == 0) {
         return LS_OK;
     }
@@ -361,6 +364,44 @@ static ls_status sum_squares(ls_device *dev, int64_t first, int64_t n, const voi
     return ls_cuda_download(dev, sums, on_device, bytes);
 }
 
+static ls_status squares(ls_device *dev, int64_t first, int64_t n, const void *x, double *sums) {
+    LS_TRY(ls_check_sum_squares(first, n));
+    if (n == 0) {
+        return LS_OK;
+    }
+    ls_cuda_launch_squares(stream_of(dev), first, n, x, sums);
+    return launched("squares");
+}
+
+static ls_status exact_scale(ls_device *dev, int64_t n, const double *x, int32_t *scale) {
+    LS_TRY(ls_check_size("exact_scale", "n", n, 0));
+    ls_cuda_launch_exact_scale(stream_of(dev), n, x, scale);
+    return launched("the scale of a sum");
+}
+
+static ls_status exact_digits(ls_device *dev, int64_t n, const double *x, const int32_t *scale,
+                              int64_t *digits) {
+    LS_TRY(ls_check_size("exact_digits", "n", n, 0));
+    ls_cuda_launch_exact_digits(stream_of(dev), n, x, scale, digits);
+    return launched("the digits of a sum");
+}
+
+static ls_status judge(ls_device *dev, const ls_judge *op) {
+    ls_cuda_launch_judge(stream_of(dev), op);
+    return launched("a verdict");
+}
+
+const ls_device_async_ops ls_cuda_async_ops = {
+    .record_begin = ls_cuda_record_begin,
+    .record_end = ls_cuda_record_end,
+    .replay = ls_cuda_replay,
+    .recording_free = ls_cuda_recording_free,
+    .squares = squares,
+    .exact_scale = exact_scale,
+    .exact_digits = exact_digits,
+    .judge = judge,
+};
+
 static int64_t larger(int64_t a, int64_t b) {
     return a > b ? a : b;
 }
@@ -369,9 +410,14 @@ static ls_status reserve(ls_device *dev, const ls_device_limits *limits) {
     int64_t elems = ls_cuda_norm_scratch_elems(limits->rows, limits->channels);
     elems = larger(elems, ls_cuda_bias_scratch_elems(limits->rows, limits->channels));
     elems = larger(elems, limits->rows * limits->heads);
+    size_t bytes = (size_t)elems * sizeof(float);
+    if (limits->fp8_elems > 0) {
+        const size_t fp8_bytes = (size_t)limits->fp8_elems + ls_cuda_fp8_scratch_bytes(1, 1, 1);
+        bytes = fp8_bytes > bytes ? fp8_bytes : bytes;
+    }
     void *scratch;
     LS_TRY(ls_cuda_gemm_start(ls_cuda_of(dev)));
-    return ls_cuda_scratch(ls_cuda_of(dev), (size_t)elems * sizeof(float), &scratch);
+    return ls_cuda_scratch(ls_cuda_of(dev), bytes, &scratch);
 }
 
 const ls_device_ops ls_cuda_ops = {

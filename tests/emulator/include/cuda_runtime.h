@@ -31,6 +31,8 @@ typedef enum cudaError {
 
 typedef struct emu_stream *cudaStream_t;
 typedef struct emu_event *cudaEvent_t;
+typedef struct emu_graph *cudaGraph_t;
+typedef struct emu_graph *cudaGraphExec_t;
 
 enum cudaMemcpyKind {
     cudaMemcpyHostToHost = 0,
@@ -40,6 +42,11 @@ enum cudaMemcpyKind {
     cudaMemcpyDefault = 4
 };
 
+typedef enum cudaStreamCaptureMode {
+    cudaStreamCaptureModeGlobal = 0,
+    cudaStreamCaptureModeThreadLocal = 1,
+    cudaStreamCaptureModeRelaxed = 2
+} cudaStreamCaptureMode;
 enum { cudaStreamDefault = 0, cudaStreamNonBlocking = 1 };
 enum { cudaEventDefault = 0, cudaEventBlockingSync = 1, cudaEventDisableTiming = 2 };
 enum cudaDeviceAttr {
@@ -103,6 +110,13 @@ cudaError_t cudaEventQuery(cudaEvent_t event);
 cudaError_t cudaEventSynchronize(cudaEvent_t event);
 cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t from, cudaEvent_t to);
 cudaError_t cudaDeviceSynchronize(void);
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode);
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph);
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph,
+                                 unsigned long long flags);
+cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream);
+cudaError_t cudaGraphDestroy(cudaGraph_t graph);
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec);
 
 /* Inside a kernel: who am I. */
 uint3 emu_thread_index(void);
@@ -199,6 +213,13 @@ template <class T> __attribute__((no_sanitize("thread"))) T atomicAdd(T *at, T v
     emu_atomic_access(at, sizeof *at);
     const T before = *at;
     *at = before + value;
+    return before;
+}
+
+inline __attribute__((no_sanitize("thread"))) int atomicMax(int *at, int value) {
+    emu_atomic_access(at, sizeof *at);
+    const int before = *at;
+    *at = value > before ? value : before;
     return before;
 }
 
