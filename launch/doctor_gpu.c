@@ -2,6 +2,7 @@
 #include "launch/doctor.h"
 #include "runtime/device/cuda/nvml.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -55,6 +56,36 @@ static int check_reading(ls_findings *findings, const ls_nvml *nvml, int gpu) {
     return found;
 }
 
+/* "; GPU 0: SM 345 of 1980 MHz, 72 of 700 W, 31 C, 1.234 MJ so far"; what is not known is left out.
+ */
+static const char *describe(const ls_nvml *nvml, int gpu, char *text, size_t size) {
+    ls_nvml_reading r;
+    text[0] = '\0';
+    if (ls_nvml_read(nvml, gpu, &r) != LS_OK) {
+        return text;
+    }
+    const struct {
+        double value, of;
+        const char *name, *unit;
+    } figures[] = {{r.sm_mhz, r.sm_max_mhz, "SM ", "MHz"},
+                   {r.power_watts, r.power_limit_watts, "", "W"},
+                   {r.temperature_c, NAN, "", "C"},
+                   {1e-6 * r.energy_joules, NAN, "so far ", "MJ"}};
+    size_t used = 0;
+    for (size_t i = 0; i < sizeof figures / sizeof *figures; i++) {
+        if (isnan(figures[i].value)) {
+            continue;
+        }
+        used += (size_t)snprintf(text + used, size - used, "%s%s%.4g",
+                                 used ? ", " : "; GPU 0: ", figures[i].name, figures[i].value);
+        if (!isnan(figures[i].of)) {
+            used += (size_t)snprintf(text + used, size - used, " of %.4g", figures[i].of);
+        }
+        used += (size_t)snprintf(text + used, size - used, " %s", figures[i].unit);
+    }
+    return text;
+}
+
 static int check_fabric(ls_findings *findings, const ls_nvml *nvml, int gpu, int *in_domain) {
     ls_nvml_fabric f;
     char text[200];
@@ -80,6 +111,11 @@ static int check_fabric(ls_findings *findings, const ls_nvml *nvml, int gpu, int
         add(findings, nvml, gpu, LS_WARN,
             "its NVLink fabric is degraded or recovering: collectives will be slow");
         return 1;
+    }
+    if (memcmp(f.cluster, zeros, sizeof zeros) != 0) {
+        snprintf(text, sizeof text, "in NVLink domain %02x%02x%02x%02x..., clique %u, healthy",
+                 f.cluster[0], f.cluster[1], f.cluster[2], f.cluster[3], (unsigned)f.clique);
+        add(findings, nvml, gpu, LS_PASS, text);
     }
     return 0;
 }
@@ -126,9 +162,11 @@ void ls_doctor_gpus(ls_findings *findings) {
     check_imex(findings, in_domain);
     if (found == 0) {
         ls_nvml_gpu id = {.name = "?"};
+        char figures[160];
         (void)ls_nvml_identify(nvml, 0, &id);
-        ls_findings_add(findings, "gpu", LS_PASS, "%d x %s, driver %s: no errors, no throttling",
-                        count, id.name, ls_nvml_driver(nvml));
+        ls_findings_add(findings, "gpu", LS_PASS, "%d x %s, driver %s: no errors, no throttling%s",
+                        count, id.name, ls_nvml_driver(nvml),
+                        describe(nvml, 0, figures, sizeof figures));
     }
     ls_nvml_close(nvml);
 }

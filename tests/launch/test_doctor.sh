@@ -63,6 +63,8 @@ if [ -e "${TEST_NVML:-}" ]; then
     healthy='name 0 NVIDIA H100'
     gpus 0 "$healthy"
     prints '^PASS  gpu .*2 x NVIDIA H100.*no errors'
+    gpus 0 "$healthy" 'clock.1 0 345' 'max_clock.1 0 1980' 'power 0 72000' 'temperature.0 0 31' 'energy 0 12300000000'
+    prints '^PASS  gpu .*no throttling; GPU 0: SM 345 of 1980 MHz, 72 W, 31 C, so far 12.3 MJ'
     gpus 1 'ecc_uncorrected 1 3'
     prints '^FAIL  gpu .*GPU 1 .*3 uncorrectable memory errors'
     gpus 0 'throttle 0 64'
@@ -78,6 +80,7 @@ if [ "${TEST_NVML:-}" ]; then
         'fabric_cluster 0 00112233445566778899aabbccddeeff' 'fabric_clique 0 7' >"$EMULATED_NVML"
     ranks 2 "$LOCKSTEP" doctor >"$work/out" 2>&1 || true # other checks may find faults of the stand-in
     prints '^PASS  NVLink domains .*1 for 2 ranks; that of rank 0 has 2 of them'
+    prints '^PASS  gpu .*in NVLink domain 00112233..., clique 7, healthy'
     sed -i 's/fabric_state 0 3/fabric_state 0 2/' "$EMULATED_NVML"
     export NCCL_MNNVL_ENABLE=1
     gives 1 ranks 2 "$LOCKSTEP" doctor
