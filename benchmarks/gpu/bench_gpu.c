@@ -1,7 +1,9 @@
 /* The GPU device beside its floors, all in one run: operations that move memory beside a copy,
  * matrix products beside cuBLASLt called directly, attention beside the largest product's rate.
  *
- *   bench_gpu [repeats]     repeats 0: tiny sizes, once, to see that it works */
+ *   bench_gpu [repeats [FILE]]     repeats 0: tiny sizes, once, to see that it works
+ *
+ * FILE receives the figures beside what they should be, for tests/gpu/report.awk. */
 #include "runtime/base/clock.h"
 #include "runtime/device/cuda/device_cuda.h"
 #include "runtime/device/device.h"
@@ -17,7 +19,16 @@ typedef struct bench {
     char *memory; /* for all operands, `bytes` large */
     size_t bytes;
     double copy_gb_s, gemm_tflop_s;
+    FILE *figures; /* NULL: not wanted */
 } bench;
+
+/* A percentage that should be at least so much. */
+static void figure(const bench *b, const char *kind, const char *name, double percent,
+                   double least) {
+    if (b->figures) {
+        fprintf(b->figures, "%s %s, %%\t%.1f\tleast\t%g\n", kind, name, percent, least);
+    }
+}
 
 static void check(ls_status status) {
     if (status != LS_OK) {
@@ -60,60 +71,110 @@ static ls_status run_copy(const bench *b, void *context) {
 static void show_memory(const bench *b, const char *name, double bytes, double seconds) {
     const double gb_s = 1e-9 * bytes / seconds;
     printf("%-28s %9.1f GB/s   %5.1f %% of the copy\n", name, gb_s, 100.0 * gb_s / b->copy_gb_s);
+    figure(b, "of a copy:", name, 100.0 * gb_s / b->copy_gb_s, 85.0);
 }
 
-static ls_status run_norm(const bench *b, void *context) {
-    return b->dev->ops->norm_forward(b->dev, context);
+#define RUN(name, slot, type)                                                                      \
+    static ls_status run_##name(const bench *b, void *context) {                                   \
+        return b->dev->ops->slot(b->dev, (const type *)context);                                   \
+    }
+RUN(norm, norm_forward, ls_norm)
+RUN(norm_backward, norm_backward, ls_norm)
+RUN(gelu, gelu_forward, ls_gelu)
+RUN(gelu_backward, gelu_backward, ls_gelu)
+RUN(swiglu, swiglu_forward, ls_swiglu)
+RUN(swiglu_backward, swiglu_backward, ls_swiglu)
+RUN(rope, rope, ls_rope)
+RUN(bias_grad, bias_grad, ls_bias_grad)
+RUN(loss, cross_entropy, ls_cross_entropy)
+RUN(adamw, adamw, ls_adamw)
+RUN(lion, lion, ls_lion)
+
+static void bench_norms(const bench *b, int64_t rows, int64_t channels) {
+    const double matrix = 2.0 * (double)(rows * channels);
+    for (int kind = LS_LAYERNORM; kind <= LS_RMSNORM; kind++) {
+        const bool layer = kind == LS_LAYERNORM;
+        ls_norm norm = {.kind = (ls_norm_kind)kind,
+                        .dtype = LS_BF16,
+                        .rows = rows,
+                        .channels = channels,
+                        .eps = 1e-5,
+                        .x = operand(b, 0),
+                        .y = operand(b, 1),
+                        .w = operand(b, 2),
+                        .b = layer ? operand(b, 3) : NULL,
+                        .mean = layer ? operand(b, 4) : NULL,
+                        .rstd = operand(b, 5)};
+        show_memory(b, layer ? "LayerNorm forward" : "RMSNorm forward", 2 * matrix,
+                    seconds_of(b, run_norm, &norm));
+        norm.dy = operand(b, 1);
+        norm.dx = operand(b, 6);
+        norm.dw = operand(b, 7);
+        norm.db = layer ? (float *)operand(b, 7) + channels : NULL;
+        show_memory(b, layer ? "LayerNorm backward" : "RMSNorm backward", 3 * matrix,
+                    seconds_of(b, run_norm_backward, &norm));
+    }
 }
 
-static ls_status run_norm_backward(const bench *b, void *context) {
-    return b->dev->ops->norm_backward(b->dev, context);
-}
-
-static ls_status run_gelu(const bench *b, void *context) {
-    return b->dev->ops->gelu_forward(b->dev, context);
-}
-
-static ls_status run_swiglu(const bench *b, void *context) {
-    return b->dev->ops->swiglu_forward(b->dev, context);
-}
-
-static ls_status run_adamw(const bench *b, void *context) {
-    return b->dev->ops->adamw(b->dev, context);
-}
-
-static void bench_memory(bench *b) {
-    const size_t bytes = b->bytes / 8;
-    const int64_t channels = b->tiny ? 64 : 1600, rows = (int64_t)(bytes / 8) / channels;
-    const double matrix = 2.0 * (double)(rows * channels); /* bytes of a bf16 matrix */
-    b->copy_gb_s = 2e-9 * (double)bytes / seconds_of(b, run_copy, &(size_t){bytes});
-    printf("%-28s %9.1f GB/s\n", "copy, read and written", b->copy_gb_s);
-    ls_norm norm = {.kind = LS_LAYERNORM,
-                    .dtype = LS_BF16,
-                    .rows = rows,
-                    .channels = channels,
-                    .eps = 1e-5,
+static void bench_activations(const bench *b, int64_t rows, int64_t channels) {
+    const double matrix = 2.0 * (double)(rows * channels);
+    ls_gelu gelu = {.dtype = LS_BF16,
+                    .n = rows * channels,
                     .x = operand(b, 0),
                     .y = operand(b, 1),
-                    .w = operand(b, 2),
-                    .b = operand(b, 3),
-                    .mean = operand(b, 4),
-                    .rstd = operand(b, 5)};
-    show_memory(b, "LayerNorm forward", 2 * matrix, seconds_of(b, run_norm, &norm));
-    norm.dy = operand(b, 1);
-    norm.dx = operand(b, 6);
-    norm.dw = operand(b, 7);
-    norm.db = (float *)operand(b, 7) + channels;
-    show_memory(b, "LayerNorm backward", 3 * matrix, seconds_of(b, run_norm_backward, &norm));
-    ls_gelu gelu = {.dtype = LS_BF16, .n = rows * channels, .x = operand(b, 0), .y = operand(b, 1)};
+                    .dy = operand(b, 1),
+                    .dx = operand(b, 2)};
     show_memory(b, "GELU forward", 2 * matrix, seconds_of(b, run_gelu, &gelu));
+    show_memory(b, "GELU backward", 3 * matrix, seconds_of(b, run_gelu_backward, &gelu));
     ls_swiglu swiglu = {.dtype = LS_BF16,
                         .rows = rows / 2,
                         .ffn = channels,
                         .x = operand(b, 0),
-                        .y = operand(b, 1)};
+                        .y = operand(b, 1),
+                        .dy = operand(b, 1),
+                        .dx = operand(b, 2)};
     show_memory(b, "SwiGLU forward", 1.5 * matrix, seconds_of(b, run_swiglu, &swiglu));
-    ls_adamw adamw = {.n = rows * channels,
+    show_memory(b, "SwiGLU backward", 2.5 * matrix, seconds_of(b, run_swiglu_backward, &swiglu));
+    const int64_t head = 64, heads = channels / head;
+    ls_rope rope = {.dtype = LS_BF16,
+                    .rows = rows,
+                    .seq = 1024,
+                    .heads = heads,
+                    .head_dim = head,
+                    .row_stride = channels,
+                    .x = operand(b, 0),
+                    .cos = operand(b, 1),
+                    .sin = operand(b, 2)};
+    show_memory(b, "RoPE", 2 * matrix, seconds_of(b, run_rope, &rope));
+    ls_bias_grad bias = {.dtype = LS_BF16,
+                         .rows = rows,
+                         .cols = channels,
+                         .dy = operand(b, 0),
+                         .dbias = operand(b, 1)};
+    show_memory(b, "gradient of a bias", matrix, seconds_of(b, run_bias_grad, &bias));
+}
+
+/* Logits fp32, their gradient bf16, of 50304 columns: read once, or twice where they leave the
+ * cache between the sum and the gradient. */
+static void bench_loss(const bench *b) {
+    const int64_t vocab = b->tiny ? 100 : 50257, ld = b->tiny ? 128 : 50304;
+    const int64_t rows = (int64_t)(b->bytes / 8 / 4) / ld;
+    check(b->dev->ops->zero(b->dev, operand(b, 2), (size_t)rows * sizeof(int32_t)));
+    ls_cross_entropy loss = {.dtype = LS_BF16,
+                             .rows = rows,
+                             .vocab = vocab,
+                             .ld = ld,
+                             .logits = operand(b, 0),
+                             .targets = operand(b, 2),
+                             .losses = operand(b, 3),
+                             .dlogits = operand(b, 4),
+                             .grad_scale = 1.0};
+    show_memory(b, "cross-entropy and gradient", 6.0 * (double)(rows * ld),
+                seconds_of(b, run_loss, &loss));
+}
+
+static void bench_updates(const bench *b, int64_t n) {
+    ls_adamw adamw = {.n = n,
                       .t = 1,
                       .lr = 1e-6,
                       .beta1 = 0.9,
@@ -126,7 +187,29 @@ static void bench_memory(bench *b) {
                       .grad = operand(b, 3),
                       .copy_dtype = LS_BF16,
                       .copy = operand(b, 4)};
-    show_memory(b, "AdamW with bf16 copy", 15 * matrix, seconds_of(b, run_adamw, &adamw));
+    show_memory(b, "AdamW with bf16 copy", 30.0 * (double)n, seconds_of(b, run_adamw, &adamw));
+    ls_lion lion = {.n = n,
+                    .lr = 1e-6,
+                    .beta1 = 0.9,
+                    .beta2 = 0.99,
+                    .grad_scale = 1.0,
+                    .p = operand(b, 0),
+                    .m = operand(b, 1),
+                    .grad = operand(b, 3),
+                    .copy_dtype = LS_BF16,
+                    .copy = operand(b, 4)};
+    show_memory(b, "Lion with bf16 copy", 22.0 * (double)n, seconds_of(b, run_lion, &lion));
+}
+
+static void bench_memory(bench *b) {
+    const size_t bytes = b->bytes / 8;
+    const int64_t channels = b->tiny ? 64 : 1600, rows = (int64_t)(bytes / 8) / channels;
+    b->copy_gb_s = 2e-9 * (double)bytes / seconds_of(b, run_copy, &(size_t){bytes});
+    printf("%-28s %9.1f GB/s\n", "copy, read and written", b->copy_gb_s);
+    bench_norms(b, rows, channels);
+    bench_activations(b, rows, channels);
+    bench_loss(b);
+    bench_updates(b, rows * channels);
 }
 
 /* Products: C [m, n] = A [m, k] B [n, k]^T, bf16 in and out, as forward makes them. */
@@ -134,6 +217,8 @@ static void bench_memory(bench *b) {
 typedef struct product {
     const char *name;
     int64_t m, n, k;
+    ls_act act;     /* beside it: with its gelu, or with the bias's gradient */
+    ls_fp8_use fp8; /* operands rounded first */
     cublasLtHandle_t handle;
     cublasLtMatmulDesc_t description;
     cublasLtMatrixLayout_t a, b, c;
@@ -149,18 +234,23 @@ static void check_blas(cublasStatus_t status) {
 
 static ls_status run_product(const bench *b, void *context) {
     const product *p = context;
-    return b->dev->ops->gemm(b->dev, &(ls_gemm){.dtype = LS_BF16,
-                                                .c_dtype = LS_BF16,
-                                                .trans_b = true,
-                                                .m = p->m,
-                                                .n = p->n,
-                                                .k = p->k,
-                                                .a = operand(b, 0),
-                                                .lda = p->k,
-                                                .b = operand(b, 2),
-                                                .ldb = p->k,
-                                                .c = operand(b, 4),
-                                                .ldc = p->n});
+    return b->dev->ops->gemm(b->dev,
+                             &(ls_gemm){.dtype = LS_BF16,
+                                        .c_dtype = LS_BF16,
+                                        .trans_b = p->act != LS_ACT_GELU_GRAD,
+                                        .m = p->m,
+                                        .n = p->n,
+                                        .k = p->k,
+                                        .a = operand(b, 0),
+                                        .lda = p->k,
+                                        .b = operand(b, 2),
+                                        .ldb = p->act == LS_ACT_GELU_GRAD ? p->n : p->k,
+                                        .c = operand(b, 4),
+                                        .ldc = p->n,
+                                        .act = p->act,
+                                        .pre = operand(b, 5),
+                                        .dbias = p->act == LS_ACT_GELU_GRAD ? operand(b, 6) : NULL,
+                                        .fp8 = p->fp8});
 }
 
 /* By columns, as in gemm_cublaslt.c: C^T = B A^T. */
@@ -207,6 +297,22 @@ static void release_direct(product *p) {
     cublasLtMatmulDescDestroy(p->description);
 }
 
+/* The same product with what may be fused to it, and in fp8 with the rounding of both operands. */
+static void bench_variants(const bench *b, const product *plain, double tflop, double plain_s) {
+    static const char *const names[] = {"with GELU", "with GELU's gradient", "in fp8"};
+    for (int i = 0; i < 3; i++) {
+        product p = *plain;
+        p.act = i == 0 ? LS_ACT_GELU : i == 1 ? LS_ACT_GELU_GRAD : LS_ACT_NONE;
+        p.fp8 = i == 2 ? LS_FP8_VALUES : LS_FP8_NONE;
+        if (i == 2 && !b->dev->has_fp8) {
+            continue;
+        }
+        const double seconds = seconds_of(b, run_product, &p);
+        printf("   %-25s %9.1f TFLOP/s %5.2f times the product's time\n", names[i], tflop / seconds,
+               seconds / plain_s);
+    }
+}
+
 static void bench_products(bench *b) {
     product products[] = {{.name = "8192^3", .m = 8192, .n = 8192, .k = 8192},
                           {.name = "124M qkv", .m = 16384, .n = 2304, .k = 768},
@@ -229,7 +335,9 @@ static void bench_products(bench *b) {
         b->gemm_tflop_s = i == 0 ? tflop / own_s : b->gemm_tflop_s;
         printf("product %-20s %9.1f TFLOP/s %5.1f %% of cuBLASLt\n", p->name, tflop / own_s,
                100.0 * direct_s / own_s);
+        figure(b, "of cuBLASLt alone: product", p->name, 100.0 * direct_s / own_s, 97.0);
         release_direct(p);
+        bench_variants(b, p, tflop, own_s);
     }
     cublasLtDestroy(handle);
 }
@@ -275,6 +383,11 @@ static void bench_attention(const bench *b) {
     const double backward_s = seconds_of(b, run_attention_backward, &op);
     printf("attention %-18s %9.1f TFLOP/s %5.1f %% of the product 8192^3\n", "forward",
            tflop / forward_s, 100.0 * tflop / forward_s / b->gemm_tflop_s);
+    figure(b, "of a product's rate:", "attention forward, T=4096 D=128",
+           100.0 * tflop / forward_s / b->gemm_tflop_s, 70.0);
+    if (b->figures) {
+        fprintf(b->figures, "# product %.1f\n", b->gemm_tflop_s);
+    }
     printf("attention %-18s %9.1f TFLOP/s %5.1f %%\n", "backward", 2.5 * tflop / backward_s,
            250.0 * tflop / backward_s / b->gemm_tflop_s);
 }
@@ -290,11 +403,12 @@ int main(int argc, char **argv) {
     b.bytes = b.tiny ? (size_t)2 << 20 : (size_t)4 << 30;
     check(b.dev->ops->alloc(b.dev, b.bytes, &memory));
     b.memory = memory;
+    b.figures = argc > 2 ? fopen(argv[2], "w") : NULL;
     printf("%s\n", b.dev->describe);
     bench_memory(&b);
     bench_products(&b);
     bench_attention(&b);
     b.dev->ops->free(b.dev, memory);
     b.dev->ops->close(b.dev);
-    return 0;
+    return b.figures && fclose(b.figures) != 0 ? 3 : 0;
 }

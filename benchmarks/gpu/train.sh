@@ -1,21 +1,60 @@
 #!/bin/sh
-# train.sh LOCKSTEP DIR [STEPS]: tokens a second of lockstep train on one GPU: GPT-2 124M and 1558M, bf16,
-# T=1024, on made-up bytes in DIR; the median of the steps' records without the first five.
+# train.sh LOCKSTEP DIR [STEPS [FILE [PRODUCT]]]: tokens a second of lockstep train on one GPU: GPT-2 124M and 1558M, bf16,
+# T=1024, on made-up bytes in DIR; medians of the steps without the first five. Beside them, where these are given, torch.compile'd
+# PyTorch ($TORCH_PYTHON, the python of an environment that has it) and llm.c ($LLMC_DIR, a checkout with train_gpt2cu built).
+# FILE receives the figures for tests/gpu/report.awk; PRODUCT: TFLOP/s of a matrix product, for the share of it. $MODELS is a list
+# of preset:micro-batch:heads:layers:channels; $DEVICE the device (cuda); $MODEL_SETTINGS more settings of lockstep.
 set -eu
-lockstep=$1 dir=$2 steps=${3:-30}
+here=$(cd "$(dirname "$0")" && pwd)
+lockstep=$1 dir=$2 steps=${3:-30} figures=${4:-/dev/null} product=${5:-}
 mkdir -p "$dir"
 [ -d "$dir/data" ] || {
     head -c 40000000 /dev/urandom | base64 >"$dir/bytes.txt"
     "$lockstep" prep "$dir/bytes.txt" -o "$dir/data" >/dev/null 2>&1
 }
-for model in gpt2-124m:16 gpt2-1558m:8; do
-    preset=${model%:*} micro=${model#*:}
+
+figure() { # figure NAME VALUE least|most LIMIT
+    printf '%s\t%s\t%s\t%s\n' "$@" >>"$figures"
+}
+median() { # of the lines but the first five: column 1, beside column 2 of the same line
+    sed 1,5d | sort -g | awk '{ t[NR] = $1; f[NR] = $2 } END { if (NR) print t[int((NR + 1) / 2)], f[int((NR + 1) / 2)] }'
+}
+ratio() { # ratio A B: A/B, or nothing
+    awk -v a="${1:-0}" -v b="${2:-0}" 'BEGIN { if (a > 0 && b > 0) printf "%.3f", a / b }'
+}
+# beside NAME COMMAND...: tokens a second of a peer, and lockstep's share of them.
+beside() {
+    name=$1
+    shift
+    theirs=$("$@" 2>"$dir/peer.err" | sed -n 's/^tokens_per_second //p') || theirs=
+    [ "$theirs" ] || {
+        echo "train.sh: $name gave no figure:" >&2
+        tail -5 "$dir/peer.err" >&2
+    }
+    printf '   %-22s %10s tokens/s\n' "$name" "${theirs:--}"
+    figure "$preset: tokens/s, times those of $name" "$(ratio "$tokens" "$theirs")" least 1.1
+}
+
+for model in ${MODELS:-gpt2-124m:16:12:12:768 gpt2-1558m:8:25:48:1600}; do
+    IFS=: read -r preset micro heads layers channels <<ROW
+$model
+ROW
     rm -rf "$dir/runs/$preset"
-    "$lockstep" train model.preset="$preset" model.vocab=50257 data.dir="$dir/data" run.device=cuda run.dir="$dir/runs" \
+    # shellcheck disable=SC2086 # words
+    "$lockstep" train model.preset="$preset" data.dir="$dir/data" run.device="${DEVICE:-cuda}" run.dir="$dir/runs" \
         run.name="$preset" run.steps="$steps" batch.micro="$micro" batch.sequences="$((micro * 4))" checkpoint.every=0 \
-        checkpoint.at_end=false >/dev/null
-    sed -n 's/.*"tokens_per_second": *\([0-9.e+]*\),.*"flops_per_second": *\([0-9.e+]*\).*/\1 \2/p' \
-        "$dir/runs/$preset/train.jsonl" | sed 1,5d | sort -g |
-        awk -v name="$preset" '{ t[NR] = $1; f[NR] = $2 }
-            END { printf "%-12s %10.0f tokens/s %8.1f TFLOP/s of the model\n", name, t[int((NR + 1) / 2)], f[int((NR + 1) / 2)] * 1e-12 }'
+        checkpoint.at_end=false checkpoint.async=false metrics.every=1 ${MODEL_SETTINGS-model.vocab=50257} >/dev/null
+    # shellcheck disable=SC2046 # two words
+    set -- $(sed -n 's/.*"tokens_per_second": *\([0-9.e+]*\),.*"flops_per_second": *\([0-9.e+]*\).*/\1 \2/p' \
+        "$dir/runs/$preset/train.jsonl" | median)
+    tokens=${1:-0} tflops=$(awk -v f="${2:-0}" 'BEGIN { printf "%.1f", f * 1e-12 }')
+    memory=$(sed -n 's/.*"\(device[a-z_]*bytes\)": *\([0-9]*\).*/\1 \2/p' "$dir/runs/$preset/ledger.json" |
+        awk '{ m[$1] = $2 } END { p = m["device_planned_bytes"]; if (p > 0) { d = m["device_bytes"] / p - 1; printf "%.2f", 100 * (d < 0 ? -d : d) } }')
+    printf '%-25s %10.0f tokens/s %8s TFLOP/s of the model, memory within %s %% of the plan\n' "$preset" "$tokens" "$tflops" "$memory"
+    figure "$preset: device memory beside its plan, % off" "$memory" most 3
+    [ -z "$product" ] || figure "$preset: model FLOP/s beside a product's, %" \
+        "$(awk -v r="$(ratio "$tflops" "$product")" 'BEGIN { if (r > 0) printf "%.1f", 100 * r }')" least "$([ "$layers" = 48 ] && echo 60 || echo 0)"
+    [ -z "${TORCH_PYTHON:-}" ] || beside "torch.compile" "$TORCH_PYTHON" "$here/torch_gpu.py" "$layers" "$heads" "$channels" \
+        "$micro" 1024 4 "$steps" "${DEVICE:-cuda}"
+    [ -z "${LLMC_DIR:-}" ] || beside "llm.c" "$here/llmc.sh" "$LLMC_DIR" "$dir" "d$layers" "$micro" "$((micro * 4096))" "$steps"
 done
