@@ -122,17 +122,15 @@ if [ "$device" = emulated ]; then
     # shellcheck disable=SC2016 # expanded by the shell of each rank
     in_racks='export EMULATED_NVML=$1-$((OMPI_COMM_WORLD_RANK / 2)); shift; exec "$@"'
     export LOCKSTEP_NVML="$3"
-    wide="$small run.steps=2 model.channels=64 model.ffn=256 numerics.bucket_mib=1 checkpoint.every=0 checkpoint.at_end=false"
+    wide="$small run.steps=2 model.channels=64 model.ffn=256 model.heads=4 numerics.bucket_mib=1 checkpoint.every=0 checkpoint.at_end=false"
     gives 0 "$LOCKSTEP" train $wide run.name=wide run.device=cpu
-    for transport in auto hier; do
-        gives 0 ranks 4 sh -c "$in_racks" racks "$work/rack" "$program" train $wide run.name=racks-$transport $gpu \
-            parallel.transport=$transport faults.check_collectives=true
+    for run in "auto parallel.tensor=4" "hier faults.check_collectives=true"; do
+        gives 0 ranks 4 sh -c "$in_racks" racks "$work/rack" "$program" train $wide "run.name=racks-${run%% *}" $gpu \
+            parallel.transport=$run
         says "1 host, 2 NVLink domains"
-        near racks-$transport wide
+        case $run in auto*) says "tensor ranks 0 to 3 lie in several NVLink domains" ;; esac
+        near "racks-${run%% *}" wide
     done
-    gives 0 ranks 4 sh -c "$in_racks" racks "$work/rack" "$program" train $wide run.name=across $gpu \
-        run.steps=1 parallel.tensor=4 model.heads=4
-    says "tensor ranks 0 to 3 lie in several NVLink domains"
     gives 2 ranks 3 sh -c "$in_racks" racks "$work/rack" "$program" train $wide run.name=uneven $gpu batch.sequences=3 \
         parallel.transport=hier
     says "2 NVLink domains of 1 to 2 ranks"
