@@ -52,6 +52,29 @@ starts 2
 gives 0 "$supervise" --run "$work/run" "$work/masked" "$work/run" '' 1
 starts 2
 
+# A stop that the launcher made of a host's loss is a fault; one that the ranks have found reason for is not,
+# whatever the launcher makes of it.
+gives 0 "$supervise" --run "$work/run" "$work/masked" "$work/run" '75 rank 0 on n1: stopped on request (a signal)' 205
+says 'the launcher ended with 205, nobody asked it to'
+starts 2
+gives 75 "$supervise" --run "$work/run" "$work/masked" "$work/run" '75 rank 0 on n1: stopped on request (the time limit)' 143
+starts 1
+
+# A launcher that does not end after the ranks' word of a fault is ended.
+cat >"$work/hangs" <<'JOB'
+#!/bin/sh
+echo start >>"$STARTS"
+[ "$(wc -l <"$STARTS")" = 1 ] || exit 0
+trap '' TERM
+echo '3 rank 0 on a: rank 1 on host b is silent; its host does not answer' >"$1/outcome"
+while :; do sleep 0.1; done
+JOB
+chmod +x "$work/hangs"
+gives 0 "$supervise" --run "$work/run" "$work/hangs" "$work/run"
+says 'its host does not answer'
+starts 2
+holds [ ! -e "$work/run/excluded-hosts" ]
+
 # Wasted starts count from the last new checkpoint on.
 cat >"$work/progress" <<'JOB'
 #!/bin/sh
