@@ -6,7 +6,8 @@
 #
 # RUN_DIR, RUN_NAME, MAX_REQUEUES, RESTARTS, NODES, MIN_NODES, SRUN_OPTIONS: see the sbatch files. LOCKSTEP
 # names another binary than the one that belongs to these files, NODE_ANSWER_S how long a node may take
-# to answer (20). A function node_check, where an sbatch file defines one, is run on every node.
+# to answer (20), PREFLIGHT_S how long the doctor may take (180). A function node_check, where an sbatch
+# file defines one, is run on every node.
 # `bash job.sh TRAIN-ARGUMENTS...` is one start, for the supervisor.
 
 launch=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -81,10 +82,11 @@ preflight() {
         [ "$(count "$fit")" -ge "$MIN_NODES" ] && [ -n "$fit" ] || return 75
         local ranks_a_node=1
         make_step "$fit" "$(count "$fit")" --mpi=pmix
-        report=$("${step[@]}" "$LOCKSTEP" doctor --dir "$RUN_DIR")
+        report=$(timeout -k 5 "${PREFLIGHT_S:-180}" "${step[@]}" "$LOCKSTEP" doctor --dir "$RUN_DIR")
         status=$?
         echo "$report"
         [ "$status" != 0 ] || return 0
+        [ "$status" -lt 124 ] || [ "$try" = 2 ] || continue # crashed, or hung
         # Lines "FAIL  check  host: what"; of these checks, what is wrong is not the host's that tells it.
         bad=$(sed -n '/^FAIL  \(NVLink domains\|profile\) /d;s/^FAIL  .\{16\} \([^ ]*\): .*/\1/p' <<<"$report" | sort -u | xargs)
         [ -n "$bad" ] && [ "$(count "$bad")" -lt "$(count "$fit")" ] || return 3

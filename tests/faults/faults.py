@@ -129,8 +129,8 @@ class Bench:
             run.until("word of it", lambda: not words or run.text().count(words) > seen, seconds)
             noticed = noticed or time.monotonic() - began
             step = run.records()[-1]["step"]
-            if run.process.poll() != 0:  # it may have come to its end meanwhile
-                run.until("the next step", lambda: run.records()[-1]["step"] > step, seconds)
+            run.until("the next step, or the end that it may have come to",
+                      lambda: run.records()[-1]["step"] > step or run.process.poll() == 0, seconds)
             return {"fault": name, "noticed": noticed, "productive": time.monotonic() - began, "lost": 0}
         if noticed is None:
             run.until("word of it", lambda: outcome.exists() or run.text().count("supervise: restart") > told, seconds)

@@ -76,8 +76,11 @@ class Run:
 
     def until(self, what, holds, seconds=60):
         end = time.monotonic() + seconds
-        while not holds():
-            if self.over():
+        while True:
+            over = self.over()
+            if holds():
+                return
+            if over:
                 raise Failed(f"the run ended with {self.process.returncode} before {what}")
             if time.monotonic() > end:
                 raise Failed(f"waited {seconds} s in vain for {what}")

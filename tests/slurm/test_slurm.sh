@@ -13,7 +13,7 @@ cluster=$work/cluster
 export SLURM_CONF="$cluster/slurm.conf"
 trap 'scancel --user=root --signal=KILL 2>/dev/null || true; "$root/tests/slurm/cluster.sh" stop "$cluster"; rm -rf "$work"' EXIT
 "$root/tests/slurm/cluster.sh" start "$cluster" 3
-export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 LOCKSTEP RUN_DIR="$work/runs"
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 LOCKSTEP RUN_DIR="$work/runs" PREFLIGHT_S=30
 
 make_corpus
 kind=cpu
