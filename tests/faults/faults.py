@@ -73,6 +73,15 @@ class Bench:
                         made.rmdir()
         return None
 
+    def remove_cgroup(self):
+        """A shell's last sleep may still end."""
+        for _ in range(50):
+            try:
+                return self.cgroup.rmdir()
+            except OSError:
+                time.sleep(0.1)
+        raise Failed(f"processes are left in {self.cgroup}")
+
     def name(self, kind):
         self.count += 1
         return f"{kind}-{self.count}-{os.getpid()}"
@@ -251,7 +260,7 @@ def main():
         return 1
     finally:
         if bench and bench.cgroup:
-            bench.cgroup.rmdir()
+            bench.remove_cgroup()
         if bench and bench.shared_memory:
             subprocess.run(["umount", "--lazy", bench.runs])
         shutil.rmtree(work, ignore_errors=True)
