@@ -201,7 +201,7 @@ static void test_copies(void) {
     for (int i = 0; i < 4; i++) { /* none of them begins or ends where a part does; one is empty */
         const int64_t elems = i == 1 ? 0 : i == 3 ? BYTES - first : 1500007;
         parts[i] = (ls_ckpt_tensor){
-            .name = "abcd" + i, .dtype = LS_U8, .ndim = 1, .dims = {BYTES}, .data = values + first};
+            .name = &"abcd"[i], .dtype = LS_U8, .ndim = 1, .dims = {BYTES}, .data = values + first};
         parts[i].box = (ls_box){.ndim = 1, .start = {first}, .extent = {elems}};
         first += elems;
     }
