@@ -224,7 +224,7 @@ IMEX
 exec $(command -v scontrol) "\$@"
 SCONTROL
     chmod +x "$work/bin"/*
-    printf '%s\n' 'gpus 0 1' 'driver 0 570.86.15' 'name 0 NVIDIA GB200' 'fabric_state 0 3' \
+    printf '%s\n' 'gpus 0 1' 'driver 0 570.86.15' 'name 0 NVIDIA GB200' 'bus_id 0 00000000:00:00.0' 'fabric_state 0 3' \
         'fabric_cluster 0 00112233445566778899aabbccddeeff' 'fabric_clique 0 7' >"$work/gpus"
     settings="model.family=gpt2 model.layers=2 model.channels=16 model.heads=2 model.ffn=32 model.context=16 data.dir=$data
               batch.sequences=4 batch.micro=1 numerics.compute=fp32 run.steps=1 run.device=emulated eval.every=0 eval.batches=1"
