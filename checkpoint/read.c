@@ -157,12 +157,14 @@ static ls_status prepare(reader *r, const ls_ckpt_tensor *tensors, int count) {
     if (r->chunk_count > 0) {
         qsort(r->chunks, (size_t)r->chunk_count, sizeof *r->chunks, by_place);
     }
-    r->threads = ls_ckpt_threads(omp_get_max_threads(), r->chunk_count, r->bytes);
+    const int decoders = ls_ckpt_threads(omp_get_max_threads(), r->chunk_count, r->bytes),
+              lanes = (decoders + LANE_THREADS - 1) / LANE_THREADS;
+    /* One more for each lane, of whose threads one waits for the disk. */
+    r->threads = ls_ckpt_threads(decoders + lanes, r->chunk_count, r->bytes);
     LS_TRY(ls_calloc((size_t)r->threads, sizeof *r->codecs, &r->codecs));
     for (int i = 0; i < r->threads; i++) {
         LS_TRY(ls_ckpt_codec_init(&r->codecs[i], 1));
     }
-    const int lanes = (r->threads + LANE_THREADS - 1) / LANE_THREADS;
     LS_TRY(ls_calloc((size_t)lanes, sizeof *r->lanes, &r->lanes));
     for (; r->lane_count < lanes; r->lane_count++) {
         r->lanes[r->lane_count] = (lane){.next = r->chunk_count * r->lane_count / lanes,
