@@ -261,8 +261,9 @@ static int next_number(int n, int node) {
 /* What the numbers that were tried reach: least dollars, days and watts, each by itself. */
 typedef struct reach {
     double usd, days, watts;
-    int usd_at, days_at, watts_at, answered;
-    char refusal[1024]; /* of the largest number without an answer */
+    int usd_at, days_at, watts_at, answered; /* answered: the largest with an answer */
+    int refused;                             /* and the largest without */
+    char refusal[1024];                      /* why */
 } reach;
 
 static void note_least(double value, int n, double *least, int *at) {
@@ -289,8 +290,11 @@ static ls_status cannot_keep(const plan *p, const char *cluster, const reach *r)
         snprintf(power, sizeof power, "; the least power is %.3g MW, of %d devices",
                  r->watts * 1e-6, r->watts_at);
     }
-    return LS_FAIL(LS_E_NO, "no number of devices up to %d keeps these limits for %s on '%s'%s%s%s",
-                   MAX_TRIED, p->question.model.name, cluster, usd, days, power);
+    const bool ends_early = r->refused > r->answered;
+    return LS_FAIL(LS_E_NO,
+                   "no number of devices up to %d keeps these limits for %s on '%s'%s%s%s%s%.400s",
+                   ends_early ? r->answered : MAX_TRIED, p->question.model.name, cluster, usd, days,
+                   power, ends_early ? "; with more: " : "", ends_early ? r->refusal : "");
 }
 
 /* Whether an answer keeps the limits. */
@@ -324,12 +328,13 @@ static ls_status invert(const plan *p, const char *cluster, ls_plan_answer *a, i
     ls_log_progress(false, "trying numbers of devices of %s", cluster);
     for (int n = 1; n <= MAX_TRIED; n = next_number(n, node)) {
         if (ls_plan_answer_for(&p->question, n, a) != LS_OK) {
+            r.refused = n;
             snprintf(r.refusal, sizeof r.refusal, "%s", ls_error_last()->message);
             ls_error_clear();
             continue;
         }
         const ls_bill *b = &a->bill;
-        r.answered++;
+        r.answered = n;
         note_least(b->usd, n, &r.usd, &r.usd_at);
         note_least(b->days, n, &r.days, &r.days_at);
         note_least(b->power_w, n, &r.watts, &r.watts_at);

@@ -184,7 +184,7 @@ def soak(bench, names, seconds, rng):
     """Runs of so many steps that a few faults fit, one after another until the time is up and every fault
     has come; those that need hosts of their own each in a run of its own."""
     end = time.monotonic() + seconds
-    steps, count, todo = 600, 0, []
+    steps, count, left = 600, 0, []
     apart = [name for name in names if FAULTS[name].needs == "hosts"]
     names = [name for name in names if name not in apart]
     plain = bench.plain(steps)
@@ -203,8 +203,8 @@ def soak(bench, names, seconds, rng):
                 if time.monotonic() > end and count >= len(names):
                     break
                 time.sleep(rng.random() * 0.2)
-                todo = todo or rng.sample(names, len(names))
-                happened.append(todo.pop())
+                left = left or rng.sample(names, len(names))
+                happened.append(left.pop())
                 bench.strike(run, happened[-1], rng)
                 count += 1
             status = run.wait(300)

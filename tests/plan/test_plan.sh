@@ -43,6 +43,9 @@ says 'no number of devices'
 says 'the least cost is [$][0-9]*, of [0-9]* devices'
 gives 2 "$LOCKSTEP" plan -m llama3-8b -c aws-p5 --deadline 30 -n 8
 says 'leave one out'
+# Where more devices would be needed than the profile knows of, it says what is missing.
+gives 1 "$LOCKSTEP" plan -m llama3-70b -c coreweave-gb300 --deadline 30 --tokens 1T
+says "by 72 devices; with more: the profile of .coreweave-gb300. does not know network.gbit_s"
 gives 0 "$LOCKSTEP" plan -m llama3-8b --compare aws-p5,aws-p6e-gb200-x72 --deadline 30 --tokens 1T
 prints 'aws-p5  *[1-9][0-9]* '
 prints 'aws-p6e-gb200-x72  *[1-9][0-9]* '
