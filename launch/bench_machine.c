@@ -15,7 +15,6 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 /* What is run: small models of different widths, so that an inner dimension, a head and a long
@@ -292,23 +291,18 @@ static void fit_products(const machine *m, rates_of *v) {
 }
 
 static void set(ls_cluster *c, ls_figure_id id, double value) {
-    ls_figure *f = &c->figure[id];
-    const time_t now = time(NULL);
-    *f = (ls_figure){.value = value, .source = "machine", .given = true};
-    strftime(f->date, sizeof f->date, "%Y-%m-%d", gmtime(&now));
+    ls_cluster_set(c, id, value, "machine");
 }
 
 static void fill(const machine *m, const rates_of *v, ls_cluster *c) {
     const ls_session *s = m->session;
     const bool bf16 = m->dtype == LS_BF16;
-    char host[64] = "";
+    char host[64] = "", source[320];
     gethostname(host, sizeof host - 1);
-    ls_source *source = &c->sources[c->source_count < LS_MAX_SOURCES ? c->source_count++ : 0];
-    snprintf(source->key, sizeof source->key, "machine");
-    snprintf(source->text, sizeof source->text,
+    snprintf(source, sizeof source,
              "lockstep bench machine: %d ranks of %d threads at once, %.180s", s->comm->size,
              s->threads, s->dev->describe);
-    snprintf(c->text[LS_CLUSTER_NAME], sizeof c->text[0], "local");
+    ls_cluster_cite(c, "machine", source);
     snprintf(c->text[LS_CLUSTER_TITLE], sizeof c->text[0], "%s", host);
     snprintf(c->text[LS_CLUSTER_KIND], sizeof c->text[0], "CPU, %d threads", s->threads);
     set(c, LS_FIG_MEMORY_GB,
@@ -330,23 +324,6 @@ static void fill(const machine *m, const rates_of *v, ls_cluster *c) {
     set(c, LS_FIG_DOMAIN_DEVICES, s->mesh.host_ranks);
 }
 
-/* Links that `bench collective --profile` found there before are kept. */
-static ls_status write_profile(const machine *m, const rates_of *v, const char *path) {
-    static ls_cluster c;
-    if (ls_path_exists(path)) {
-        char *text;
-        size_t bytes;
-        LS_TRY(ls_file_read(path, 1 << 20, &text, &bytes));
-        ls_status status = ls_device_load_text(path, text, bytes, &c);
-        free(text);
-        LS_TRY(status);
-    } else {
-        LS_TRY(ls_device_load_text(path, "", 0, &c));
-    }
-    fill(m, v, &c);
-    return ls_cluster_write(&c, path);
-}
-
 static void print_trials(const machine *m, const rates_of *v) {
     char t1[32], t2[32];
     printf("%-12s %6s %6s %10s %10s %7s\n", "model", "batch", "seq", "measured", "fitted", "error");
@@ -364,6 +341,10 @@ static void print_trials(const machine *m, const rates_of *v) {
 }
 
 static ls_status measure(machine *m, const char *path) {
+    static ls_cluster profile;
+    LS_TRY(ls_session_agree(m->session, path && m->session->comm->rank == 0
+                                            ? ls_cluster_begin(path, &profile)
+                                            : LS_OK));
     for (int t = 0; t < TRIALS; t++) {
         LS_TRY(ls_session_agree(m->session, run_trial(m, t)));
     }
@@ -380,7 +361,8 @@ static ls_status measure(machine *m, const char *path) {
     if (!path) {
         return LS_OK;
     }
-    LS_TRY(write_profile(m, &v, path));
+    fill(m, &v, &profile);
+    LS_TRY(ls_cluster_write(&profile, path));
     printf("wrote %s\n", path);
     return LS_OK;
 }

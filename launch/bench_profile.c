@@ -5,14 +5,13 @@
 #include "launch/session.h"
 #include "runtime/base/arena.h"
 #include "runtime/base/clock.h"
-#include "runtime/base/file.h"
+#include "runtime/plan/cluster.h"
 
 #include <jansson.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 static const ls_coll colls[] = {LS_COLL_ALL_REDUCE, LS_COLL_REDUCE_SCATTER, LS_COLL_ALL_GATHER,
@@ -109,61 +108,37 @@ static ls_status measure_level(ls_comm *world, level *l) {
 
 /* Output */
 
-static void put_figure(FILE *f, const char *key, double value, const char *date) {
-    fprintf(f, "  %s: {value: %.6g, source: measured, date: %s}\n", key, value, date);
-}
-
-static void put_table(FILE *f, const level *l) {
+static void print_table(const level *l) {
     for (int c = 0; c < COLLS && l->comm; c++) {
-        fprintf(f, "#   %-6s  %-5s  %-15s %10.2f  %8.3f\n", l->name, l->comm->ops->name,
-                ls_coll_name(colls[c]), 1e6 * l->links[c].latency_s,
-                1e-9 * l->links[c].bytes_per_s);
+        printf("%-6s  %-5s  %-15s %10.2f  %8.3f\n", l->name, l->comm->ops->name,
+               ls_coll_name(colls[c]), 1e6 * l->links[c].latency_s, 1e-9 * l->links[c].bytes_per_s);
     }
 }
 
-static void put_profile(FILE *f, const level *inside, const level *across, int hosts, int local) {
-    char date[16], host[64] = "";
-    const time_t now = time(NULL);
-    strftime(date, sizeof date, "%Y-%m-%d", gmtime(&now));
-    gethostname(host, sizeof host - 1);
-    fprintf(f,
-            "# Links as `lockstep bench collective --profile` found them with fp32 collectives of"
-            " 1 KiB to 32 MiB.\n# level   back   operation        alpha (us)  beta (GB/s)\n");
-    put_table(f, inside);
-    put_table(f, across);
-    fprintf(f, "sources:\n  measured: 'lockstep bench collective, %d ranks on %d hosts, %s'\n",
-            hosts * local, hosts, ls_comm_mpi_version());
-    fprintf(f, "cluster:\n  name: measured\n  title: '%s, %d hosts'\n", host, hosts);
-    if (inside->comm) {
-        fprintf(f, "device:\n");
-        put_figure(f, "link_gb_s", 1e-9 * inside->links[0].bytes_per_s, date);
+/* What `bench machine --profile` found before is kept. */
+static void fill(ls_cluster *c, const level *inside, const level *across, int hosts, int local) {
+    static const char key[] = "collectives";
+    char source[320];
+    snprintf(source, sizeof source,
+             "lockstep bench collective: fp32, 1 KiB to 32 MiB, %d ranks on "
+             "%d hosts, %.180s",
+             hosts * local, hosts, ls_comm_mpi_version());
+    ls_cluster_cite(c, key, source);
+    if (!c->text[LS_CLUSTER_TITLE][0]) {
+        char host[64] = "";
+        gethostname(host, sizeof host - 1);
+        snprintf(c->text[LS_CLUSTER_TITLE], sizeof c->text[0], "%s, %d hosts", host, hosts);
     }
-    fprintf(f, "node:\n");
-    put_figure(f, "devices", local, date);
-    put_figure(f, "domain_devices", local, date);
+    ls_cluster_set(c, LS_FIG_NODE_DEVICES, local, key);
+    ls_cluster_set(c, LS_FIG_DOMAIN_DEVICES, local, key);
     if (inside->comm) {
-        put_figure(f, "link_latency_us", 1e6 * inside->links[0].latency_s, date);
+        ls_cluster_set(c, LS_FIG_LINK_GB_S, 1e-9 * inside->links[0].bytes_per_s, key);
+        ls_cluster_set(c, LS_FIG_LINK_LATENCY_US, 1e6 * inside->links[0].latency_s, key);
     }
     if (across->comm) {
-        fprintf(f, "network:\n");
-        put_figure(f, "gbit_s", 8e-9 * across->links[0].bytes_per_s, date);
-        put_figure(f, "latency_us", 1e6 * across->links[0].latency_s, date);
+        ls_cluster_set(c, LS_FIG_NETWORK_GBIT_S, 8e-9 * across->links[0].bytes_per_s, key);
+        ls_cluster_set(c, LS_FIG_NETWORK_LATENCY_US, 1e6 * across->links[0].latency_s, key);
     }
-}
-
-static ls_status write_profile(const char *path, const level *inside, const level *across,
-                               int hosts, int local) {
-    char *text = NULL;
-    size_t bytes = 0;
-    FILE *f = open_memstream(&text, &bytes);
-    if (!f) {
-        return LS_FAIL(LS_E_MEMORY, "no memory for a profile");
-    }
-    put_profile(f, inside, across, hosts, local);
-    fclose(f);
-    ls_status status = ls_file_replace(path, text, bytes);
-    free(text);
-    return status;
 }
 
 /* What was measured, and the fit by which ls_wire_time_s tells it: an object a level and operation.
@@ -240,6 +215,7 @@ static ls_status split_levels(ls_comm *world, level *inside, level *across, int 
 }
 
 ls_status ls_bench_profile(const char *path, bool json) {
+    static ls_cluster profile;
     ls_session session;
     level inside = {.name = "inside"}, across = {.name = "across"};
     int hosts = 1;
@@ -249,6 +225,7 @@ ls_status ls_bench_profile(const char *path, bool json) {
         return LS_FAIL(LS_E_USAGE, "a profile of the links of one rank; start several: mpirun -n 2 "
                                    "lockstep bench collective --profile FILE");
     }
+    LS_TRY(ls_session_agree(&session, world->rank == 0 ? ls_cluster_begin(path, &profile) : LS_OK));
     LS_TRY(ls_session_agree(&session, split_levels(world, &inside, &across, &hosts)));
     level *levels[] = {&inside, &across};
     for (int i = 0; i < 2; i++) {
@@ -259,9 +236,15 @@ ls_status ls_bench_profile(const char *path, bool json) {
     const int local = world->size / hosts;
     ls_status status = LS_OK;
     if (world->rank == 0) {
-        status = write_profile(path, &inside, &across, hosts, local);
+        fill(&profile, &inside, &across, hosts, local);
+        status = ls_cluster_write(&profile, path);
         if (status == LS_OK && json) {
             status = print_json(&inside, &across, hosts, local);
+        } else if (status == LS_OK) {
+            puts("level   back   operation        alpha (us)  beta (GB/s)");
+            print_table(&inside);
+            print_table(&across);
+            printf("wrote %s\n", path);
         }
     }
     LS_TRY(ls_session_agree(&session, status));

@@ -8,8 +8,13 @@
 #include <string.h>
 #include <unistd.h>
 
+/* Nobody reads the file more often, and replacing it takes longer than all other records. */
+static const double LEAST_SECONDS = 1.0;
+
 typedef struct prometheus {
     int64_t every;
+    double written_s;       /* wall time of the record that the file has */
+    ls_step_record waiting; /* the newest one, when the file does not have it; else its step is 0 */
     char path[1024], run[256]; /* run: as a label's value */
 } prometheus;
 
@@ -123,12 +128,8 @@ static void write_metrics(FILE *f, const prometheus *s, const ls_step_record *r)
            r->wall_time_s);
 }
 
-static ls_status prometheus_step(void *state, const ls_step_record *r) {
-    const prometheus *s = state;
-    if (r->step % s->every != 0 && r->step != r->total_steps) {
-        return LS_OK;
-    }
-    /* Replaced at once, and not synced: it is worth nothing after a crash. */
+/* Replaced at once, and not synced: it is worth nothing after a crash. */
+static ls_status write_file(prometheus *s, const ls_step_record *r) {
     char temporary[1040];
     snprintf(temporary, sizeof temporary, "%s.tmp", s->path);
     FILE *f = fopen(temporary, "w");
@@ -140,11 +141,30 @@ static ls_status prometheus_step(void *state, const ls_step_record *r) {
         unlink(temporary);
         return status;
     }
+    s->written_s = r->wall_time_s;
+    s->waiting.step = 0;
     return LS_OK;
 }
 
+static ls_status prometheus_step(void *state, const ls_step_record *r) {
+    prometheus *s = state;
+    const bool last = r->step == r->total_steps;
+    if (r->step % s->every != 0 && !last) {
+        return LS_OK;
+    }
+    if (!last && fabs(r->wall_time_s - s->written_s) < LEAST_SECONDS) {
+        s->waiting = *r;
+        return LS_OK;
+    }
+    return write_file(s, r);
+}
+
 static void prometheus_close(void *state) {
-    free(state);
+    prometheus *s = state;
+    if (s->waiting.step > 0) {
+        (void)write_file(s, &s->waiting);
+    }
+    free(s);
 }
 
 const ls_sink_ops ls_sink_prometheus = {.name = "prometheus",

@@ -10,6 +10,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 enum { MAX_FILE_BYTES = 1 << 20 };
 
@@ -209,4 +210,38 @@ ls_status ls_cluster_write(const ls_cluster *cluster, const char *path) {
     ls_status status = ls_file_replace(path, text, bytes);
     free(text);
     return status;
+}
+
+ls_status ls_cluster_begin(const char *path, ls_cluster *cluster) {
+    char *text = NULL;
+    size_t bytes = 0;
+    const bool there = ls_path_exists(path);
+    if (there) {
+        LS_TRY(ls_file_read(path, MAX_FILE_BYTES, &text, &bytes));
+    }
+    ls_status status = ls_device_load_text(path, there ? text : "", bytes, cluster);
+    free(text);
+    if (status == LS_OK && !cluster->text[LS_CLUSTER_NAME][0]) {
+        snprintf(cluster->text[LS_CLUSTER_NAME], sizeof cluster->text[0], "local");
+    }
+    return status;
+}
+
+void ls_cluster_cite(ls_cluster *cluster, const char *key, const char *text) {
+    int s = 0;
+    while (s < cluster->source_count && strcmp(cluster->sources[s].key, key) != 0) {
+        s++;
+    }
+    s = s < LS_MAX_SOURCES ? s : 0;
+    cluster->source_count = s < cluster->source_count ? cluster->source_count : s + 1;
+    snprintf(cluster->sources[s].key, sizeof cluster->sources[s].key, "%s", key);
+    snprintf(cluster->sources[s].text, sizeof cluster->sources[s].text, "%s", text);
+}
+
+void ls_cluster_set(ls_cluster *cluster, ls_figure_id id, double value, const char *key) {
+    ls_figure *f = &cluster->figure[id];
+    const time_t now = time(NULL);
+    *f = (ls_figure){.value = value, .given = true};
+    snprintf(f->source, sizeof f->source, "%s", key);
+    strftime(f->date, sizeof f->date, "%Y-%m-%d", gmtime(&now));
 }

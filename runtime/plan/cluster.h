@@ -128,6 +128,14 @@ double ls_cluster_value(const ls_cluster *cluster, ls_figure_id id, double fallb
 /* Are its devices processors, whose memory is the host's? Their kind begins with "CPU". */
 bool ls_cluster_on_host(const ls_cluster *cluster);
 
+/* For measurements, which add to the profile at `path`: reads it, as ls_device_load_text does; when
+ * there is none, *cluster is an empty one that is named "local". LS_E_CONFIG, LS_E_IO. */
+ls_status ls_cluster_begin(const char *path, ls_cluster *cluster);
+/* Adds a source; one of that key gets this text. */
+void ls_cluster_cite(ls_cluster *cluster, const char *key, const char *text);
+/* A figure that was measured today, by the source of that key. */
+void ls_cluster_set(ls_cluster *cluster, ls_figure_id id, double value, const char *key);
+
 /* Writes the profile as YAML that ls_cluster_load_text reads back (a device file's figures
  * included). LS_E_IO. */
 ls_status ls_cluster_write(const ls_cluster *cluster, const char *path);

@@ -29,8 +29,9 @@ for operation in all_reduce all_gather reduce_scatter; do
 done
 bench --overlap --minbytes 1000 -e 1000
 grep -q '^ *1000 .*%' "$out" || { echo "overlap:" && cat "$out" && exit 1; }
-profile=$(mktemp --suffix=.yaml)
-trap 'rm -f "$out" "$profile"' EXIT
+folder=$(mktemp -d)
+profile=$folder/here.yaml
+trap 'rm -rf "$out" "$folder"' EXIT
 bench --profile "$profile" --json
 for line in '"measures": "links"' '"hosts": 1' '"ranks_per_host": 2' '"operation": "broadcast"'; do
     grep -q "$line" "$out" || { echo "JSON without $line:" && cat "$out" && exit 1; }
@@ -38,13 +39,19 @@ done
 for key in alpha_s beta_bytes_per_s; do # of each of six operations
     [ "$(grep -c "\"$key\": [0-9]" "$out")" = 6 ] || { echo "no six $key:" && cat "$out" && exit 1; }
 done
-for line in 'link_gb_s: {value: [0-9.e+]*, source: measured' 'link_latency_us: {value' 'devices: {value: 2,' 'inside  shm    all_to_all'; do
+for line in 'link_gb_s: {value: [0-9.e+]*, source: collectives' 'link_latency_us: {value' 'devices: {value: 2,'; do
     grep -q "$line" "$profile" || { echo "profile without $line:" && cat "$profile" && exit 1; }
 done
 # The planner reads the links together with what one machine does.
 sh "$here/../mpirun.sh" 2 "$LOCKSTEP" bench machine --threads 1 --repeat 1 --profile "$profile" >"$out" 2>&1 ||
     { cat "$out" && exit 1; }
 grep -q 'link_latency_us' "$profile" || { echo "links are gone:" && cat "$profile" && exit 1; }
+bench --profile "$profile" # again: a table, and the devices stay
+for line in '^inside  shm    all_to_all  *[0-9.]*  *[0-9.]*$' "^wrote $profile"; do
+    grep -q "$line" "$out" || { echo "no line $line:" && cat "$out" && exit 1; }
+done
+grep -q 'half_speed_k' "$profile" || { echo "devices are gone:" && cat "$profile" && exit 1; }
+[ "$(grep -c '^  collectives:' "$profile")" = 1 ] || { echo "a source twice:" && cat "$profile" && exit 1; }
 precision=$(grep -q fp32_tflops "$profile" && echo fp32 || echo bf16)
 "$LOCKSTEP" plan -m gpt2-3m -c "$profile" -n 2 -p "$precision" --batch 8 --vocab 512 --json >"$out" 2>&1 || { cat "$out" && exit 1; }
 grep -q '"step_seconds": [0-9]' "$out" || { echo "no plan:" && cat "$out" && exit 1; }
@@ -60,3 +67,5 @@ refuses --dtype float7
 refuses --redop product
 refuses --backend carrier_pigeon
 refuses --profile "$profile" # the links of one rank
+echo 'device: {colour: blue}' >"$profile" # before anything is measured
+! bench --profile "$profile" 2>/dev/null && grep -q 'colour' "$out" || { cat "$out" && exit 1; }

@@ -64,6 +64,42 @@ static void test_prometheus(void) {
     unlink(path);
 }
 
+static bool file_has(const char *path, const char *what) {
+    size_t bytes;
+    char *text = read_all(path, &bytes);
+    const bool has = strstr(text, what) != NULL;
+    free(text);
+    return has;
+}
+
+/* Not more than once a second, by the records' own times; at the end the newest. */
+static void test_prometheus_pace(void) {
+    void *state;
+    char path[128];
+    snprintf(path, sizeof path, "%s/metrics.prom", folder);
+    CHECK_OK(ls_sink_prometheus.open(folder, 1, &state));
+    const double later_s[] = {0.0, 0.25, 0.75, 1.25, 1.5};
+    const char *const last_written[] = {"20", "20", "20", "23", "23"};
+    ls_step_record r = sample;
+    for (int i = 0; i < 5; i++) {
+        char line[32];
+        r.step = sample.step + i;
+        r.wall_time_s = sample.wall_time_s + later_s[i];
+        CHECK_OK(ls_sink_prometheus.step(state, &r));
+        snprintf(line, sizeof line, "\"} %s\n# HELP lockstep_tokens", last_written[i]);
+        CHECK(file_has(path, line));
+    }
+    ls_sink_prometheus.close(state);
+    CHECK(file_has(path, "\"} 24\n# HELP lockstep_tokens"));
+    CHECK_OK(ls_sink_prometheus.open(folder, 1, &state));
+    CHECK_OK(ls_sink_prometheus.step(state, &r));
+    r.step = r.total_steps; /* the last one does not wait */
+    CHECK_OK(ls_sink_prometheus.step(state, &r));
+    CHECK(file_has(path, "\"} 40\n# HELP lockstep_tokens"));
+    ls_sink_prometheus.close(state);
+    unlink(path);
+}
+
 static uint64_t little_endian(const uint8_t *p, int bytes) {
     uint64_t value = 0;
     for (int i = bytes - 1; i >= 0; i--) {
@@ -188,6 +224,7 @@ static void test_mlperf(void) {
 int main(void) {
     CHECK(mkdtemp(folder) != NULL);
     test_prometheus();
+    test_prometheus_pace();
     test_tensorboard();
     test_mlperf();
     CHECK_INT(rmdir(folder), 0);
