@@ -27,11 +27,31 @@ typedef struct pace {
     int64_t first_step;
 } pace;
 
+static ls_sink_options sink_options(const ls_train *train) {
+    const ls_config *config = &train->config;
+    const int64_t wanted = config->eval.batches * config->batch.micro,
+                  there = train->val_data ? ls_dataset_describe(train->val_data)->windows : 0;
+    return (ls_sink_options){
+        .run_dir = train->run_dir,
+        .every = config->metrics.every,
+        .config = config,
+        .steps_done = train->step,
+        .total_steps = train->total_steps,
+        .batch = train->layout.batch,
+        .accumulation = train->layout.rank_micros,
+        .seq = train->layout.seq,
+        .train_sequences = ls_dataset_describe(train->train_data)->windows,
+        .eval_sequences = wanted > 0 && wanted < there ? wanted : there,
+        .startup_s = ls_session_age_s(),
+    };
+}
+
 static ls_status open_sinks(ls_train *train, sinks *out) {
     *out = (sinks){0};
     ls_status status = LS_OK;
     if (train->session.comm->rank == 0) {
         const ls_config_metrics *metrics = &train->config.metrics;
+        const ls_sink_options options = sink_options(train);
         const struct {
             const ls_sink_ops *ops;
             bool wanted;
@@ -43,7 +63,7 @@ static ls_status open_sinks(ls_train *train, sinks *out) {
         for (int i = 0; i < MAX_SINKS && status == LS_OK; i++) {
             if (all[i].wanted) {
                 out->ops[out->count] = all[i].ops;
-                status = all[i].ops->open(train->run_dir, metrics->every, &out->state[out->count]);
+                status = all[i].ops->open(&options, &out->state[out->count]);
                 out->count += status == LS_OK;
             }
         }

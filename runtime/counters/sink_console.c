@@ -10,13 +10,12 @@ typedef struct console {
     int64_t every;
 } console;
 
-static ls_status console_open(const char *run_dir, int64_t every, void **state) {
-    (void)run_dir;
+static ls_status console_open(const ls_sink_options *options, void **state) {
     console *s = calloc(1, sizeof *s);
     if (!s) {
         return LS_FAIL(LS_E_MEMORY, "no memory for the console");
     }
-    s->every = every > 0 ? every : 1;
+    s->every = options->every > 0 ? options->every : 1;
     *state = s;
     return LS_OK;
 }

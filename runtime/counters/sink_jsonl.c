@@ -13,13 +13,12 @@ typedef struct jsonl {
     char path[1024];
 } jsonl;
 
-static ls_status jsonl_open(const char *run_dir, int64_t every, void **state) {
-    (void)every; /* every step has its record */
+static ls_status jsonl_open(const ls_sink_options *options, void **state) {
     jsonl *s = calloc(1, sizeof *s);
     if (!s) {
         return LS_FAIL(LS_E_MEMORY, "no memory for the metrics file");
     }
-    ls_status status = ls_path_join(s->path, sizeof s->path, run_dir, "train.jsonl");
+    ls_status status = ls_path_join(s->path, sizeof s->path, options->run_dir, "train.jsonl");
     if (status != LS_OK) {
         free(s);
         return status;

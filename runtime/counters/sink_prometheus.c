@@ -30,15 +30,15 @@ static void escape(char *to, size_t size, const char *from) {
     to[n] = '\0';
 }
 
-static ls_status prometheus_open(const char *run_dir, int64_t every, void **state) {
+static ls_status prometheus_open(const ls_sink_options *options, void **state) {
     prometheus *s = calloc(1, sizeof *s);
     if (!s) {
         return LS_FAIL(LS_E_MEMORY, "no memory for the Prometheus file");
     }
-    s->every = every > 0 ? every : 1;
-    const char *slash = strrchr(run_dir, '/');
-    escape(s->run, sizeof s->run, slash ? slash + 1 : run_dir);
-    ls_status status = ls_path_join(s->path, sizeof s->path, run_dir, "metrics.prom");
+    s->every = options->every > 0 ? options->every : 1;
+    const char *slash = strrchr(options->run_dir, '/');
+    escape(s->run, sizeof s->run, slash ? slash + 1 : options->run_dir);
+    ls_status status = ls_path_join(s->path, sizeof s->path, options->run_dir, "metrics.prom");
     if (status != LS_OK) {
         free(s);
         return status;

@@ -103,8 +103,7 @@ static ls_status write_event(const tensorboard *s, const message *event) {
     return ls_file_write_all(s->fd, record.data, record.bytes, s->path);
 }
 
-static ls_status tensorboard_open(const char *run_dir, int64_t every, void **state) {
-    (void)every; /* every step */
+static ls_status tensorboard_open(const ls_sink_options *options, void **state) {
     tensorboard *s = calloc(1, sizeof *s);
     if (!s) {
         return LS_FAIL(LS_E_MEMORY, "no memory for the event file");
@@ -114,7 +113,7 @@ static ls_status tensorboard_open(const char *run_dir, int64_t every, void **sta
     double now_s = ls_clock_wall_s();
     snprintf(name, sizeof name, "events.out.tfevents.%lld.%s.%d", (long long)now_s, host,
              (int)getpid());
-    ls_status status = ls_path_join(s->path, sizeof s->path, run_dir, name);
+    ls_status status = ls_path_join(s->path, sizeof s->path, options->run_dir, name);
     if (status == LS_OK) {
         s->fd = open(s->path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
         status =

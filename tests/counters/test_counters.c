@@ -86,7 +86,7 @@ static void test_jsonl(void) {
     r.bus_bytes_per_second[0] = 1e9;
     for (int i = 0; i < 2; i++) { /* a second run appends */
         void *state;
-        CHECK_OK(ls_sink_jsonl.open(dir, 1, &state));
+        CHECK_OK(ls_sink_jsonl.open(&(ls_sink_options){.run_dir = dir}, &state));
         CHECK_OK(ls_sink_jsonl.step(state, &r));
         ls_sink_jsonl.close(state);
         r.loss = 2.5;
@@ -137,7 +137,7 @@ static void test_jsonl(void) {
     unlink(path);
     rmdir(dir);
     void *state;
-    CHECK_STATUS(ls_sink_jsonl.open(dir, 1, &state), LS_E_IO);
+    CHECK_STATUS(ls_sink_jsonl.open(&(ls_sink_options){.run_dir = dir}, &state), LS_E_IO);
     CHECK_MESSAGE(dir);
 }
 
@@ -151,7 +151,7 @@ static void test_full_device(void) {
     CHECK_INT(symlink("/dev/full", path), 0);
     void *state;
     ls_step_record r = {.step = 1};
-    CHECK_OK(ls_sink_jsonl.open(dir, 1, &state));
+    CHECK_OK(ls_sink_jsonl.open(&(ls_sink_options){.run_dir = dir}, &state));
     CHECK_STATUS(ls_sink_jsonl.step(state, &r), LS_E_IO);
     ls_sink_jsonl.close(state);
     unlink(path);

@@ -29,6 +29,27 @@ static const ls_step_record sample = {.step = 20,
                                       .goodput = 0.875,
                                       .devices = 4};
 
+static const ls_sink_options *at_detail(int64_t every) {
+    static ls_config config;
+    static ls_sink_options options;
+    config.run.seed = 7;
+    snprintf(config.optim.name, sizeof config.optim.name, "adamw");
+    config.optim.lr = 1e-3;
+    config.schedule =
+        (ls_config_schedule){.kind = LS_SCHEDULE_COSINE, .warmup_steps = 10, .min_lr_ratio = 0.125};
+    options = (ls_sink_options){.run_dir = folder,
+                                .every = every,
+                                .config = &config,
+                                .steps_done = 19,
+                                .total_steps = 40,
+                                .batch = 8,
+                                .accumulation = 2,
+                                .seq = 128,
+                                .train_sequences = 80,
+                                .eval_sequences = 6};
+    return &options;
+}
+
 static char *read_all(const char *path, size_t *bytes) {
     FILE *f = fopen(path, "rb");
     CHECK(f != NULL);
@@ -44,7 +65,7 @@ static void test_prometheus(void) {
     void *state;
     char path[128];
     snprintf(path, sizeof path, "%s/metrics.prom", folder);
-    CHECK_OK(ls_sink_prometheus.open(folder, 20, &state));
+    CHECK_OK(ls_sink_prometheus.open(at_detail(20), &state));
     ls_step_record r = sample;
     r.step = 19; /* not due */
     CHECK_OK(ls_sink_prometheus.step(state, &r));
@@ -77,7 +98,7 @@ static void test_prometheus_pace(void) {
     void *state;
     char path[128];
     snprintf(path, sizeof path, "%s/metrics.prom", folder);
-    CHECK_OK(ls_sink_prometheus.open(folder, 1, &state));
+    CHECK_OK(ls_sink_prometheus.open(at_detail(1), &state));
     const double later_s[] = {0.0, 0.25, 0.75, 1.25, 1.5};
     const char *const last_written[] = {"20", "20", "20", "23", "23"};
     ls_step_record r = sample;
@@ -91,7 +112,7 @@ static void test_prometheus_pace(void) {
     }
     ls_sink_prometheus.close(state);
     CHECK(file_has(path, "\"} 24\n# HELP lockstep_tokens"));
-    CHECK_OK(ls_sink_prometheus.open(folder, 1, &state));
+    CHECK_OK(ls_sink_prometheus.open(at_detail(1), &state));
     CHECK_OK(ls_sink_prometheus.step(state, &r));
     r.step = r.total_steps; /* the last one does not wait */
     CHECK_OK(ls_sink_prometheus.step(state, &r));
@@ -148,7 +169,7 @@ static float scalar(const uint8_t *event, size_t bytes, const char *tag) {
 static void test_tensorboard(void) {
     CHECK_INT(crc32c((const uint8_t *)"123456789", 9), 0xe3069283u); /* RFC 3720's check value */
     void *state;
-    CHECK_OK(ls_sink_tensorboard.open(folder, 1, &state));
+    CHECK_OK(ls_sink_tensorboard.open(at_detail(1), &state));
     CHECK_OK(ls_sink_tensorboard.step(state, &sample));
     ls_sink_tensorboard.close(state);
     char pattern[128];
@@ -188,28 +209,64 @@ static void test_mlperf(void) {
     void *state;
     char path[128];
     snprintf(path, sizeof path, "%s/mlperf.log", folder);
-    CHECK_OK(ls_sink_mlperf.open(folder, 1, &state));
+    CHECK_OK(ls_sink_mlperf.open(at_detail(1), &state));
     ls_step_record r = sample;
     CHECK_OK(ls_sink_mlperf.step(state, &r));
     r.step = r.total_steps;
     r.val_loss = 2.25;
     CHECK_OK(ls_sink_mlperf.step(state, &r));
     ls_sink_mlperf.close(state);
-    static const char *const keys[] = {"run_start",  "tracked_stats", "tracked_stats",
-                                       "eval_start", "eval_accuracy", "eval_stop",
-                                       "run_stop"};
+    static const struct {
+        const char *key;
+        double value; /* NAN: null, or not looked at */
+        int samples;  /* of the metadata; -1: none */
+    } lines[] = {
+        {"init_start", NAN, -1},
+        {"seed", 7, -1},
+        {"init_checkpoint_step", 19, -1},
+        {"train_samples", 80, -1},
+        {"eval_samples", 6, -1},
+        {"global_batch_size", 8, -1},
+        {"gradient_accumulation_steps", 2, -1},
+        {"max_sequence_length", 128, -1},
+        {"opt_name", NAN, -1},
+        {"opt_base_learning_rate", 1e-3, -1},
+        {"opt_end_learning_rate", 1.25e-4, -1},
+        {"opt_learning_rate_warmup_steps", 10, -1},
+        {"opt_learning_rate_decay_steps", 30, -1},
+        {"opt_learning_rate_decay_schedule", NAN, -1},
+        {"opt_gradient_clip_norm", 0, -1},
+        {"opt_adamw_beta_1", 0, -1},
+        {"opt_adamw_beta_2", 0, -1},
+        {"opt_adamw_epsilon", 0, -1},
+        {"opt_adamw_weight_decay", 0, -1},
+        {"init_stop", NAN, -1},
+        {"run_start", NAN, -1},
+        {"block_start", NAN, 152},
+        {"tracked_stats", NAN, 160},
+        {"tracked_stats", NAN, 320},
+        {"block_stop", NAN, 152},
+        {"eval_start", NAN, 320},
+        {"eval_accuracy", 2.25, 320},
+        {"eval_stop", NAN, 320},
+        {"run_stop", NAN, 320},
+    };
     FILE *f = fopen(path, "r");
     char line[2048];
     json_t *json = NULL;
-    for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
+    for (size_t i = 0; i < sizeof lines / sizeof lines[0]; i++) {
         CHECK(f && fgets(line, sizeof line, f));
         CHECK(strncmp(line, ":::MLLOG ", 9) == 0);
         json_decref(json);
         json = json_loads(line + 9, 0, NULL);
-        CHECK_STR(json_string_value(json_object_get(json, "key")), keys[i]);
-        if (strcmp(keys[i], "eval_accuracy") == 0) {
-            CHECK_NEAR(json_real_value(json_object_get(json, "value")), 2.25, 0, 0);
-        }
+        CHECK_STR(json_string_value(json_object_get(json, "key")), lines[i].key);
+        const json_t *value = json_object_get(json, "value"),
+                     *metadata = json_object_get(json, "metadata"),
+                     *samples = json_object_get(metadata, "samples_count");
+        CHECK(isnan(lines[i].value) || json_number_value(value) == lines[i].value);
+        CHECK_INT(samples ? json_integer_value(samples) : -1, lines[i].samples);
+        CHECK(!samples ||
+              json_number_value(json_object_get(metadata, "epoch_num")) == lines[i].samples / 80.0);
     }
     CHECK_STR(json_string_value(json_object_get(json_object_get(json, "metadata"), "status")),
               "success");
@@ -229,8 +286,8 @@ int main(void) {
     test_mlperf();
     CHECK_INT(rmdir(folder), 0);
     void *state;
-    CHECK_STATUS(ls_sink_tensorboard.open(folder, 1, &state), LS_E_IO);
-    CHECK_STATUS(ls_sink_mlperf.open(folder, 1, &state), LS_E_IO);
+    CHECK_STATUS(ls_sink_tensorboard.open(at_detail(1), &state), LS_E_IO);
+    CHECK_STATUS(ls_sink_mlperf.open(at_detail(1), &state), LS_E_IO);
     CHECK_MESSAGE("mlperf.log");
     return test_end();
 }
