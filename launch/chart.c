@@ -67,6 +67,12 @@ static double place_y(range r, double y) {
     return HEIGHT - BOTTOM - (y - r.low) / (r.high - r.low) * (HEIGHT - TOP - BOTTOM);
 }
 
+static void draw_title(FILE *out, const char *title) {
+    fprintf(out, "<text x=\"%d\" y=\"18\" font-weight=\"bold\">", LEFT);
+    ls_chart_text(out, title);
+    fputs("</text>\n", out);
+}
+
 static void draw_axes(FILE *out, const ls_chart *chart, range x, range y) {
     double step = tick_step(y, 5);
     for (double t = ceil(y.low / step) * step; t <= y.high * (1 + 1e-12); t += step) {
@@ -80,9 +86,7 @@ static void draw_axes(FILE *out, const ls_chart *chart, range x, range y) {
         fprintf(out, "<text x=\"%.1f\" y=\"%d\" text-anchor=\"middle\">%.6g</text>\n",
                 place_x(x, t), HEIGHT - BOTTOM + 16, t);
     }
-    fprintf(out, "<text x=\"%d\" y=\"18\" font-weight=\"bold\">", LEFT);
-    ls_chart_text(out, chart->title);
-    fprintf(out, "</text>\n<text x=\"%d\" y=\"%d\" text-anchor=\"middle\">",
+    fprintf(out, "<text x=\"%d\" y=\"%d\" text-anchor=\"middle\">",
             LEFT + (WIDTH - LEFT - RIGHT) / 2, HEIGHT - 8);
     ls_chart_text(out, chart->x_label);
     fprintf(out,
@@ -123,6 +127,7 @@ void ls_chart_svg(FILE *out, const ls_chart *chart) {
             }
         }
     }
+    const bool empty = !(y.low <= y.high);
     x = spread(x);
     y = spread(y);
     fprintf(out,
@@ -130,6 +135,13 @@ void ls_chart_svg(FILE *out, const ls_chart *chart) {
             "height=\"%d\" font-family=\"sans-serif\" font-size=\"12\" fill=\"#1f2328\">\n"
             "<rect width=\"%d\" height=\"%d\" fill=\"#ffffff\"/>\n",
             WIDTH, HEIGHT, WIDTH, HEIGHT, WIDTH, HEIGHT);
+    draw_title(out, chart->title);
+    if (empty) {
+        fprintf(out,
+                "<text x=\"%d\" y=\"%d\" text-anchor=\"middle\">no value is known</text>\n</svg>\n",
+                WIDTH / 2, HEIGHT / 2);
+        return;
+    }
     draw_axes(out, chart, x, y);
     double legend = WIDTH - RIGHT;
     for (int i = chart->series_count - 1; i >= 0; i--) {

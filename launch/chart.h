@@ -18,7 +18,7 @@ typedef struct ls_chart {
 } ls_chart;
 
 /* An <svg> element of 760 x 300, to stand alone or inside HTML. Long series are thinned to the
- * width. */
+ * width; without any point it says so. */
 void ls_chart_svg(FILE *out, const ls_chart *chart);
 
 /* Text with the characters that markup takes for itself escaped. */

@@ -247,11 +247,13 @@ static void receipt_prediction(FILE *out, bool html, const json_t *p) {
 /* The receipt of one run. html: rows of a table. */
 static void receipt(FILE *out, bool html, const ls_run_records *r) {
     const ls_counters *c = &r->counters;
-    char text[256], number[64];
+    char text[sizeof r->outcome + 32], number[64];
     snprintf(text, sizeof text, "%lld of %lld, %stokens", (long long)c->steps,
              (long long)r->planned_steps, ls_text_count(number, sizeof number, (double)c->tokens));
     ls_receipt_row(out, html, "steps", text);
-    ls_receipt_row(out, html, "how it ended", r->outcome[0] ? r->outcome : "no word of the end");
+    const int digits = (int)strspn(r->outcome, "0123456789");
+    snprintf(text, sizeof text, "exit status %.*s,%s", digits, r->outcome, r->outcome + digits);
+    ls_receipt_row(out, html, "how it ended", r->outcome[0] ? text : "no word of the end");
     snprintf(text, sizeof text, "%d, %lld steps lost", r->start_count, (long long)c->lost_steps);
     ls_receipt_row(out, html, "starts", text);
     ls_receipt_time(out, html, c);

@@ -4,6 +4,7 @@
 #include "runtime/base/text.h"
 
 #include <math.h>
+#include <string.h>
 
 const char *ls_receipt_real(char *buf, size_t size, const char *format, double x) {
     if (!isfinite(x)) {
@@ -21,7 +22,7 @@ void ls_receipt_row(FILE *out, bool html, const char *name, const char *value) {
         ls_chart_text(out, value);
         fputs("</td></tr>\n", out);
     } else {
-        fprintf(out, "  %-22s %s\n", name, value);
+        fprintf(out, "  %-30s %s\n", name, value);
     }
 }
 
@@ -63,13 +64,18 @@ void ls_receipt_money(FILE *out, bool html, const ls_counters *c) {
 }
 
 void ls_receipt_phases(FILE *out, bool html, const ls_counters *c) {
-    char name[40], text[96], number[32];
+    static const char exposed[] = "communication_";
+    const size_t skip = sizeof exposed - 1;
+    char name[64], text[96], number[32];
     for (int p = 0; p < LS_PHASE_COUNT; p++) {
         if (c->seconds[p] > 0.0) {
             snprintf(text, sizeof text, "%s (%.1f %%)",
                      ls_text_duration(number, sizeof number, c->seconds[p]),
                      100.0 * c->seconds[p] / ls_counters_wall(c));
-            snprintf(name, sizeof name, "time in %s", ls_phase_name((ls_phase)p));
+            const char *phase = ls_phase_name((ls_phase)p);
+            const bool talks = strncmp(phase, exposed, skip) == 0;
+            snprintf(name, sizeof name, "time in %s%s", talks ? "communication, " : "",
+                     talks ? phase + skip : phase);
             ls_receipt_row(out, html, name, text);
         }
     }

@@ -94,7 +94,8 @@ holds [ "$(field b lost_steps)" = 0 ]
 
 gives 0 "$LOCKSTEP" cost "$work/runs/a"
 prints 'starts  *3, [0-9]* steps lost'
-prints 'how it ended  *0 rank 0'
+prints 'how it ended  *exit status 0, rank 0'
+prints '^  time in communication, data  '
 prints 'cost  *\$[0-9]'
 prints 'energy, modelled'
 gives 0 "$LOCKSTEP" cost "$work/runs/a" "$work/runs/b" --by account --json
@@ -105,6 +106,7 @@ holds [ "$(awk -F, '{print NF}' "$work/out" | sort -u)" = 11 ]
 gives 0 "$LOCKSTEP" cost "$work/runs/a" --html "$work/report.html" --plot "$work/plot.svg"
 holds grep -q '</html>' "$work/report.html"
 holds grep -q '<polyline' "$work/plot.svg"
+holds [ "$(grep -c 'no value is known' "$work/plot.svg")" = 0 ]
 holds sh -c "! grep -q '<script\|http://[^w]\|https://' '$work/report.html'"
 gives 2 "$LOCKSTEP" cost
 says 'no run directory'
