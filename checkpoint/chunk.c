@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -39,9 +40,81 @@ static ls_status read_at(int fd, void *data, int64_t bytes, int64_t at) {
     return LS_OK;
 }
 
-ls_status ls_ckpt_chunk_read(int fd, const ls_ckpt_chunk *chunk, ls_ckpt_codec *codec) {
-    LS_TRY(ls_ckpt_codec_reserve(codec, (size_t)chunk->bytes));
-    return read_at(fd, codec->packed, chunk->bytes, chunk->at);
+/* Direct reads: of chunks that are worth a request of their own. */
+enum { PAGE = LS_CKPT_H5_ALIGNMENT, DIRECT_BYTES = 1 << 16 };
+
+ls_status ls_ckpt_source_open(const char *path, bool shared, ls_ckpt_source *source) {
+    *source = (ls_ckpt_source){.fd = open(path, O_RDONLY | O_CLOEXEC), .direct = -1};
+    bool opened = source->fd >= 0;
+    if (opened && !shared) {
+        source->direct = open(path, O_RDONLY | O_DIRECT | O_CLOEXEC);
+        opened = source->direct >= 0 || errno == EINVAL; /* that: the file system has no such way */
+    }
+    if (!opened) {
+        ls_status status = LS_FAIL(LS_E_IO, "it cannot be opened: %s", strerror(errno));
+        ls_ckpt_source_close(source);
+        return status;
+    }
+    return LS_OK;
+}
+
+void ls_ckpt_source_close(ls_ckpt_source *source) {
+    if (source->fd >= 0) {
+        close(source->fd);
+    }
+    if (source->direct >= 0) {
+        close(source->direct);
+    }
+    *source = (ls_ckpt_source){.fd = -1, .direct = -1};
+}
+
+/* Is most of the chunk's beginning in the page cache? Then it is there faster than on the disk. */
+static bool is_cached(int fd, const ls_ckpt_chunk *chunk) {
+    unsigned char resident[64];
+    const int64_t page = sysconf(_SC_PAGESIZE), from = chunk->at / page * page;
+    const size_t all = (size_t)((chunk->at + chunk->bytes - from + page - 1) / page);
+    const size_t pages = all < sizeof resident ? all : sizeof resident;
+    const size_t bytes = pages * (size_t)page;
+    size_t count = 0;
+    void *map = mmap(NULL, bytes, PROT_READ, MAP_SHARED, fd, from);
+    if (map == MAP_FAILED) {
+        return false;
+    }
+    const bool known = mincore(map, bytes, resident) == 0;
+    for (size_t i = 0; i < pages && known; i++) {
+        count += resident[i] & 1;
+    }
+    munmap(map, bytes);
+    return 2 * count > pages;
+}
+
+static size_t whole_pages(const ls_ckpt_chunk *chunk) {
+    return ((size_t)chunk->bytes + PAGE - 1) / PAGE * PAGE;
+}
+
+/* The page cache costs a copy, and memory that must be found: so whole pages are read past it.
+ * *done: bytes that are there then; the rest is for the page cache. */
+static ls_status read_direct(int direct, const ls_ckpt_chunk *chunk, void *packed, int64_t *done) {
+    ssize_t n;
+    do {
+        n = pread(direct, packed, whole_pages(chunk), (off_t)chunk->at);
+    } while (n < 0 && errno == EINTR);
+    if (n < 0 && errno != EINVAL) {
+        return LS_FAIL(LS_E_IO, "it cannot be read: %s", strerror(errno));
+    }
+    *done = n < 0 ? 0 : n < chunk->bytes ? n : chunk->bytes;
+    return LS_OK;
+}
+
+ls_status ls_ckpt_chunk_read(const ls_ckpt_source *source, const ls_ckpt_chunk *chunk,
+                             ls_ckpt_codec *codec) {
+    int64_t done = 0;
+    LS_TRY(ls_ckpt_codec_reserve(codec, whole_pages(chunk)));
+    if (source->direct >= 0 && chunk->bytes >= DIRECT_BYTES && chunk->at % PAGE == 0 &&
+        !is_cached(source->fd, chunk)) {
+        LS_TRY(read_direct(source->direct, chunk, codec->packed, &done));
+    }
+    return read_at(source->fd, codec->packed + done, chunk->bytes - done, chunk->at + done);
 }
 
 ls_status ls_ckpt_chunk_values(const ls_ckpt_piece *piece, const ls_ckpt_grid *grid, int64_t index,
@@ -56,10 +129,10 @@ ls_status ls_ckpt_chunk_values(const ls_ckpt_piece *piece, const ls_ckpt_grid *g
     return LS_OK;
 }
 
-ls_status ls_ckpt_chunk_load(int fd, const ls_ckpt_piece *piece, const ls_ckpt_grid *grid,
-                             int64_t index, bool compressed, ls_ckpt_codec *codec,
-                             const uint8_t **values) {
-    LS_TRY(ls_ckpt_chunk_read(fd, &piece->places[index], codec));
+ls_status ls_ckpt_chunk_load(const ls_ckpt_source *source, const ls_ckpt_piece *piece,
+                             const ls_ckpt_grid *grid, int64_t index, bool compressed,
+                             ls_ckpt_codec *codec, const uint8_t **values) {
+    LS_TRY(ls_ckpt_chunk_read(source, &piece->places[index], codec));
     return ls_ckpt_chunk_values(piece, grid, index, compressed, codec, values);
 }
 

@@ -113,6 +113,11 @@ ls_ckpt_info ls_ckpt_describe(const ls_ckpt *ckpt);
 const ls_ckpt_entry *ls_ckpt_entries(const ls_ckpt *ckpt, int *count);
 const ls_ckpt_entry *ls_ckpt_find(const ls_ckpt *ckpt, const char *name);
 
+/* Other processes of this host load the same tensors at about the same time: what one of them has
+ * read is to be found in memory by the others. Otherwise large chunks that the page cache does not
+ * hold are read past it. */
+void ls_ckpt_share(ls_ckpt *ckpt, bool shared);
+
 /* Fills tensors[i].data with the box that it asks for. Only the chunks that a box touches are read;
  * of each, the frame's checksum and the hash of its values must fit, else LS_E_CORRUPT names it.
  * Missing names, other dtypes or shapes: LS_E_SHAPE with both. Not collective. */

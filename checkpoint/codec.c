@@ -4,6 +4,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 static bool set(ZSTD_CCtx *compressor, ZSTD_cParameter parameter, int value) {
     return !ZSTD_isError(ZSTD_CCtx_setParameter(compressor, parameter, value));
@@ -58,6 +59,15 @@ void ls_ckpt_codec_release(ls_ckpt_codec *codec) {
     *codec = (ls_ckpt_codec){0};
 }
 
+uint8_t *ls_ckpt_buffer(size_t bytes) {
+    const size_t huge = (size_t)2 << 20, align = bytes < huge ? LS_CKPT_H5_ALIGNMENT : huge;
+    uint8_t *buffer = aligned_alloc(align, (bytes / align + 1) * align);
+    if (buffer && bytes >= huge) { /* what is left over would fill no huge page */
+        (void)madvise(buffer, bytes / huge * huge, MADV_HUGEPAGE);
+    }
+    return buffer;
+}
+
 /* Room for at least `bytes`; the content is lost. */
 static ls_status reserve(uint8_t **buf, size_t *capacity, size_t bytes) {
     if (bytes <= *capacity) {
@@ -65,7 +75,7 @@ static ls_status reserve(uint8_t **buf, size_t *capacity, size_t bytes) {
     }
     free(*buf);
     *capacity = 0;
-    *buf = malloc(bytes);
+    *buf = ls_ckpt_buffer(bytes);
     if (!*buf) {
         return LS_FAIL(LS_E_MEMORY, "no memory for a chunk of %zu bytes", bytes);
     }

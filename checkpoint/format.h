@@ -111,6 +111,9 @@ typedef struct ls_ckpt_codec {
     uint8_t *into; /* where the next chunk's elements may be put, without padding; NULL: nowhere */
 } ls_ckpt_codec;
 
+/* Memory for a chunk, fit for direct reads and writes: of huge pages where it is large, since disks
+ * take fewer and larger requests for these. NULL: there is none. Caller frees. */
+uint8_t *ls_ckpt_buffer(size_t bytes);
 /* level is used for encoding only; decoding takes `compressed`. */
 ls_status ls_ckpt_codec_init(ls_ckpt_codec *codec, int level);
 void ls_ckpt_codec_release(ls_ckpt_codec *codec);
@@ -144,7 +147,8 @@ void ls_ckpt_h5_fault(ls_ckpt_h5_output *output, int error);
 /* Nothing more is written after a failure. */
 void ls_ckpt_h5_write(ls_ckpt_h5_output *output, const void *data, size_t bytes, int64_t at);
 
-/* Large objects begin at multiples of this in files, so that they can be written directly. */
+/* Large objects begin at multiples of this in files, so that they can be read and written directly:
+ * on any disk memory and places must be such multiples for that. */
 #define LS_CKPT_H5_ALIGNMENT 4096
 /* Of so many threads that compress, one more waits for the disk. */
 #define LS_CKPT_PUTTER_WRITERS 4
@@ -221,8 +225,19 @@ ls_status ls_ckpt_h5_index_write(const char *path, const char *first_file, const
 
 /* ---- chunk.c: chunks at their places ---- */
 
+/* A data file that is read. */
+typedef struct ls_ckpt_source {
+    int fd;
+    int direct; /* the file past the page cache; -1: no such way */
+} ls_ckpt_source;
+
+/* shared: other processes of the host read the same chunks, so that the page cache is worth its
+ * time. Close takes a source that is closed, too. */
+ls_status ls_ckpt_source_open(const char *path, bool shared, ls_ckpt_source *source);
+void ls_ckpt_source_close(ls_ckpt_source *source);
 /* Reads a chunk as it is stored into codec->packed. LS_E_CORRUPT: the file ends before. */
-ls_status ls_ckpt_chunk_read(int fd, const ls_ckpt_chunk *chunk, ls_ckpt_codec *codec);
+ls_status ls_ckpt_chunk_read(const ls_ckpt_source *source, const ls_ckpt_chunk *chunk,
+                             ls_ckpt_codec *codec);
 /* The digest of a chunk as it is stored. */
 ls_status ls_ckpt_chunk_digest(const void *stored, size_t bytes, ls_sha256 *digest);
 /* The same of a file's. */
@@ -232,9 +247,9 @@ ls_status ls_ckpt_chunk_hash(int fd, const ls_ckpt_chunk *chunk, ls_sha256 *dige
 ls_status ls_ckpt_chunk_values(const ls_ckpt_piece *piece, const ls_ckpt_grid *grid, int64_t index,
                                bool compressed, ls_ckpt_codec *codec, const uint8_t **values);
 /* Reads it and decodes it. */
-ls_status ls_ckpt_chunk_load(int fd, const ls_ckpt_piece *piece, const ls_ckpt_grid *grid,
-                             int64_t index, bool compressed, ls_ckpt_codec *codec,
-                             const uint8_t **values);
+ls_status ls_ckpt_chunk_load(const ls_ckpt_source *source, const ls_ckpt_piece *piece,
+                             const ls_ckpt_grid *grid, int64_t index, bool compressed,
+                             ls_ckpt_codec *codec, const uint8_t **values);
 /* SHA-256 of a file without its chunks [count], which this sorts by place. LS_E_CORRUPT when two
  * overlap, or the file has other than `bytes` bytes. */
 ls_status ls_ckpt_gaps_hash(const char *path, int64_t bytes, ls_ckpt_chunk *chunks, int64_t count,
@@ -258,7 +273,7 @@ struct ls_ckpt {
     int64_t minor, step, tokens;
     const char *config;
     const json_t *run, *counters;
-    bool compressed;
+    bool compressed, shared; /* shared: see ls_ckpt_share */
     int64_t level;
     ls_ckpt_file *files;
     int file_count;

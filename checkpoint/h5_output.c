@@ -12,7 +12,6 @@
 #include <string.h>
 #include <unistd.h>
 
-/* What direct writes are multiples of, in memory and in the file, on any disk. */
 enum { PAGE = LS_CKPT_H5_ALIGNMENT };
 
 /* Less than this is not worth a thread. */
@@ -109,7 +108,7 @@ static ls_status blocks_make(ls_ckpt_putter *p, int count, size_t block_bytes) {
     LS_TRY(ls_calloc((size_t)count, sizeof *p->blocks, &p->blocks));
     for (; p->block_count < count; p->block_count++) {
         ls_ckpt_block *b = &p->blocks[p->block_count];
-        b->data = aligned_alloc(PAGE, (block_bytes / PAGE + 1) * PAGE);
+        b->data = ls_ckpt_buffer(block_bytes);
         if (!b->data) {
             return LS_FAIL(LS_E_MEMORY, "no memory for a chunk of %zu bytes", block_bytes);
         }

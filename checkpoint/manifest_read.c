@@ -477,6 +477,10 @@ void ls_ckpt_close(ls_ckpt *ckpt) {
     }
 }
 
+void ls_ckpt_share(ls_ckpt *ckpt, bool shared) {
+    ckpt->shared = shared;
+}
+
 const char *ls_ckpt_path(const ls_ckpt *ckpt) {
     return ckpt->path;
 }

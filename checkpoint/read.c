@@ -1,13 +1,10 @@
 #include "checkpoint/repair.h"
 #include "runtime/base/arena.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <omp.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 /* A piece that a wanted box touches. */
 typedef struct use {
@@ -22,14 +19,15 @@ typedef struct chunk_use {
 } chunk_use;
 
 /* Chunks [next, end) of the list, which are read one after the other by whichever thread is free,
- * while others decode what they have read: so the kernel sees one sequence of reads and keeps
- * reading ahead of it. LANE_THREADS decode faster than most disks read. */
+ * while others decode what they have read: one sequence of reads, as disks like it.
+ * LANE_THREADS decode faster than most disks read. */
 enum { LANE_THREADS = 4 };
 
 typedef struct lane {
     omp_lock_t lock;
     int64_t next, end;
-    int fd, file_index; /* the file that is open; fd -1: none */
+    int file_index; /* of source; fd -1: none */
+    ls_ckpt_source source;
 } lane;
 
 typedef struct reader {
@@ -169,29 +167,21 @@ static ls_status prepare(reader *r, const ls_ckpt_tensor *tensors, int count) {
     for (; r->lane_count < lanes; r->lane_count++) {
         r->lanes[r->lane_count] = (lane){.next = r->chunk_count * r->lane_count / lanes,
                                          .end = r->chunk_count * (r->lane_count + 1) / lanes,
-                                         .fd = -1};
+                                         .source = {.fd = -1, .direct = -1}};
         omp_init_lock(&r->lanes[r->lane_count].lock);
     }
     return LS_OK;
 }
 
-static void lane_close(lane *l) {
-    if (l->fd >= 0) {
-        close(l->fd);
-        l->fd = -1;
-    }
-}
-
 static ls_status lane_open(const reader *r, lane *l, int file_index) {
     char path[4096];
-    if (l->fd >= 0 && l->file_index == file_index) {
+    if (l->source.fd >= 0 && l->file_index == file_index) {
         return LS_OK;
     }
-    lane_close(l);
+    ls_ckpt_source_close(&l->source);
     LS_TRY(ls_ckpt_file_path(r->ckpt, file_index, path, sizeof path));
-    l->fd = open(path, O_RDONLY | O_CLOEXEC);
     l->file_index = file_index;
-    return l->fd >= 0 ? LS_OK : LS_FAIL(LS_E_IO, "it cannot be opened: %s", strerror(errno));
+    return ls_ckpt_source_open(path, r->ckpt->shared, &l->source);
 }
 
 /* The next chunk of a lane, read as it is stored; NULL: there is none. *status: of the reading. */
@@ -203,7 +193,8 @@ static const chunk_use *lane_take(const reader *r, lane *l, ls_ckpt_codec *codec
         c = &r->chunks[l->next++];
         *status = lane_open(r, l, c->file_index);
         if (*status == LS_OK) {
-            *status = ls_ckpt_chunk_read(l->fd, &r->uses[c->use].piece->places[c->index], codec);
+            *status =
+                ls_ckpt_chunk_read(&l->source, &r->uses[c->use].piece->places[c->index], codec);
         }
     }
     omp_unset_lock(&l->lock);
@@ -236,13 +227,11 @@ static ls_status chunk_load_again(reader *r, const chunk_use *c, ls_ckpt_codec *
     status = ls_ckpt_file_rebuild(r->ckpt, c->file_index);
     LS_TRY(status);
     LS_TRY(ls_ckpt_file_path(r->ckpt, c->file_index, path, sizeof path));
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) {
-        return LS_FAIL(LS_E_IO, "'%s' cannot be opened: %s", path, strerror(errno));
-    }
-    status =
-        ls_ckpt_chunk_load(fd, u->piece, &u->grid, c->index, r->ckpt->compressed, codec, values);
-    close(fd);
+    ls_ckpt_source source;
+    LS_TRY(ls_ckpt_source_open(path, true, &source));
+    status = ls_ckpt_chunk_load(&source, u->piece, &u->grid, c->index, r->ckpt->compressed, codec,
+                                values);
+    ls_ckpt_source_close(&source);
     return status;
 }
 
@@ -287,7 +276,7 @@ static void work(reader *r, int thread) {
 
 static void reader_release(reader *r) {
     for (int i = 0; i < r->lane_count; i++) {
-        lane_close(&r->lanes[i]);
+        ls_ckpt_source_close(&r->lanes[i].source);
         omp_destroy_lock(&r->lanes[i].lock);
     }
     free(r->lanes);

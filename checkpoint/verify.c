@@ -7,11 +7,9 @@
 
 #include <dirent.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <omp.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 typedef struct check {
     const ls_ckpt *ckpt;
@@ -29,7 +27,7 @@ typedef struct file_check {
     check *check;
     const ls_ckpt_file *file;
     char path[4096];
-    int fd;
+    ls_ckpt_source source;
     const ls_ckpt_piece **pieces; /* [piece_count] */
     int64_t piece_count, chunk_count;
     int64_t *first;      /* [piece_count + 1] a piece's first chunk among the file's */
@@ -70,7 +68,8 @@ static const ls_ckpt_entry *entry_of(const ls_ckpt *ckpt, const ls_ckpt_piece *p
 
 static ls_status file_open(file_check *f, check *c, int file_index) {
     const ls_ckpt *ckpt = c->ckpt;
-    *f = (file_check){.check = c, .file = &ckpt->files[file_index], .fd = -1};
+    *f = (file_check){.check = c, .file = &ckpt->files[file_index]};
+    f->source.fd = f->source.direct = -1;
     if (c->rebuilt && f->file->rebuilt) {
         LS_TRY(ls_ckpt_file_path(ckpt, file_index, f->path, sizeof f->path));
     } else {
@@ -98,15 +97,12 @@ static ls_status file_open(file_check *f, check *c, int file_index) {
         memcpy(f->room + f->first[i], f->pieces[i]->places,
                (size_t)f->pieces[i]->chunks * sizeof *f->room);
     }
-    f->fd = open(f->path, O_RDONLY | O_CLOEXEC);
-    return f->fd >= 0 ? LS_OK
-                      : LS_FAIL(LS_E_IO, "'%s' cannot be opened: %s", f->path, strerror(errno));
+    ls_status status = ls_ckpt_source_open(f->path, false, &f->source);
+    return status == LS_OK ? LS_OK : ls_error_prefix(status, "'%s'", f->path);
 }
 
 static void file_release(file_check *f) {
-    if (f->fd >= 0) {
-        close(f->fd);
-    }
+    ls_ckpt_source_close(&f->source);
     free(f->pieces);
     free(f->first);
     free(f->hashes);
@@ -134,7 +130,7 @@ static ls_status chunk_decode(const file_check *f, const ls_ckpt_piece *piece, i
     const uint8_t *values;
     ls_ckpt_piece_grid(entry_of(ckpt, piece), piece, &grid);
     ls_status status =
-        ls_ckpt_chunk_load(f->fd, piece, &grid, index, ckpt->compressed, codec, &values);
+        ls_ckpt_chunk_load(&f->source, piece, &grid, index, ckpt->compressed, codec, &values);
     return status == LS_OK ? LS_OK
                            : ls_error_prefix(status, "'%s': chunk %lld of '%s' at byte %lld",
                                              f->path, (long long)index, piece->dataset,
@@ -146,7 +142,7 @@ static ls_status chunk_check(const file_check *f, int64_t chunk, ls_ckpt_codec *
     const ls_ckpt_piece *piece = f->pieces[number];
     const ls_ckpt_chunk *place = &piece->places[index];
     if (!f->check->deep) {
-        return ls_ckpt_chunk_hash(f->fd, place, &f->hashes[chunk]);
+        return ls_ckpt_chunk_hash(f->source.fd, place, &f->hashes[chunk]);
     }
     LS_TRY(chunk_decode(f, piece, index, codec)); /* leaves what is stored in packed */
     return ls_ckpt_chunk_digest(codec->packed, (size_t)place->bytes, &f->hashes[chunk]);

@@ -55,8 +55,15 @@ static void load_losses(ls_train *train, const json_t *losses) {
     l->next = l->count % LS_GUARD_LOSSES;
 }
 
+/* Where several ranks hold the same state they read the same chunks. */
+static void choose_reading(const ls_train *train, ls_ckpt *ckpt) {
+    const ls_layout *l = &train->layout;
+    ls_ckpt_share(ckpt, ls_layout_data_size(l) > ls_layout_copy_size(l));
+}
+
 static ls_status load(ls_train *train, ls_ckpt *ckpt) {
     LS_TRY(check_identity(train, ckpt));
+    choose_reading(train, ckpt);
     ls_pieces pieces;
     ls_status status = ls_pieces_list(train, false, &pieces);
     if (status == LS_OK) {
@@ -144,6 +151,7 @@ static ls_status load_weights(ls_train *train, ls_ckpt **ckpt) {
     const char *given = train->config.run.init;
     LS_TRY(ls_path_join(root, sizeof root, given, "checkpoints"));
     LS_TRY(ls_ckpt_open_latest(ls_path_is_dir(root) ? root : given, ckpt));
+    choose_reading(train, *ckpt);
     ls_pieces pieces;
     ls_status status = ls_pieces_list(train, false, &pieces);
     const int all = pieces.count;
