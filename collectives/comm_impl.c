@@ -1,11 +1,16 @@
 #include "collectives/comm_impl.h"
 
 #include "runtime/base/arena.h"
+#include "runtime/base/clock.h"
 
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
 
 enum { MEMORY_ALIGN = 64, HUGE_PAGE = 2 << 20 };
 
@@ -13,8 +18,9 @@ enum { MEMORY_ALIGN = 64, HUGE_PAGE = 2 << 20 };
  * sends have ended for this process. */
 enum { IDLE_TURNS = 64 };
 
-/* Looks at the peers before the processor is offered to others. */
-enum { SPINS = 100 };
+/* Looks at the peers before the processor is offered to others; time after which those who may
+ * sleep between looks, and for how long. */
+enum { SPINS = 100, AWAKE_NS = 100000, NAP_NS = 50000, SLICE_NS = 100000 };
 
 ls_status ls_comm_check_count(int64_t count, const char *what) {
     if (count < 0) {
@@ -54,16 +60,56 @@ ls_status ls_comm_check_own(const ls_comm *comm, int64_t sent, int64_t expected)
     return LS_OK;
 }
 
-ls_status ls_comm_wait_by_test(ls_comm *comm, ls_comm_request *request) {
-    bool done = false;
-    for (int spins = 0; !done; spins++) {
-        if (spins == SPINS) {
-            sched_yield();
-            spins = 0;
-        }
-        LS_TRY(comm->ops->test(comm, request, &done));
+bool ls_waiting_may_nap;
+
+void ls_waiting_short_slices(bool wanted) {
+    const struct { /* as of version 0 of sched_setattr(2), whose header does not go with sched.h */
+        uint32_t size, policy;
+        uint64_t flags;
+        int32_t nice;
+        uint32_t priority;
+        uint64_t runtime, deadline, period;
+    } wish = {.size = sizeof wish,
+              .policy = SCHED_OTHER,
+              .nice = getpriority(PRIO_PROCESS, 0),
+              .runtime = wanted ? SLICE_NS : 0};
+    if (sched_getscheduler(0) == SCHED_OTHER) {
+        syscall(SYS_sched_setattr, 0, &wish, 0);
     }
-    return LS_OK;
+}
+
+void ls_waiting_look(ls_waiting *w) {
+    const struct timespec nap = {.tv_nsec = NAP_NS};
+    if (w->naps) {
+        nanosleep(&nap, NULL);
+    } else if (++w->looks % SPINS == 0) {
+        const uint64_t now_ns = ls_waiting_may_nap ? ls_clock_ns() : 0;
+        w->begin_ns = w->begin_ns > 0 ? w->begin_ns : now_ns;
+        w->naps = now_ns > w->begin_ns + AWAKE_NS;
+        if (w->naps) {
+            ls_waiting_short_slices(true);
+        } else {
+            sched_yield();
+        }
+    }
+}
+
+void ls_waiting_end(const ls_waiting *w) {
+    if (w->naps) {
+        ls_waiting_short_slices(false);
+    }
+}
+
+ls_status ls_comm_wait_by_test(ls_comm *comm, ls_comm_request *request) {
+    ls_waiting waiting = {0};
+    bool done = false;
+    ls_status status = comm->ops->test(comm, request, &done);
+    while (status == LS_OK && !done) {
+        ls_waiting_look(&waiting);
+        status = comm->ops->test(comm, request, &done);
+    }
+    ls_waiting_end(&waiting);
+    return status;
 }
 
 ls_status ls_comm_broadcast_by_start(ls_comm *comm, void *buf, int64_t bytes, int root) {

@@ -23,6 +23,23 @@ ls_status ls_comm_check_own(const ls_comm *comm, int64_t sent, int64_t expected)
 ls_status ls_comm_wait_by_test(ls_comm *comm, ls_comm_request *request);
 ls_status ls_comm_broadcast_by_start(ls_comm *comm, void *buf, int64_t bytes, int root);
 
+/* One that waits, after each look that found nothing; ls_waiting_end says that it waits no more.
+ * Where a thread moves operations on beside, hosts are several, and what is a while between them is
+ * long: it then sleeps between its looks and leaves the processor to ranks that compute. */
+typedef struct ls_waiting {
+    int looks;
+    uint64_t begin_ns;
+    bool naps;
+} ls_waiting;
+extern bool ls_waiting_may_nap;
+void ls_waiting_look(ls_waiting *w);
+void ls_waiting_end(const ls_waiting *w);
+/* Where all processors compute, a thread that wakes waits for whoever runs to use up its slice,
+ * some milliseconds, in which a link runs dry. One that asks for a short slice comes first
+ * (Linux 6.12; it gets no more of the processor for that); older kernels ignore the wish. Of the
+ * calling thread. */
+void ls_waiting_short_slices(bool wanted);
+
 /* The table of a back end whose functions have the names of the slots (wait: wait_for). */
 #define LS_COMM_OPS(text)                                                                          \
     {                                                                                              \

@@ -88,13 +88,16 @@ static ls_status host(ls_comm *comm, int *lowest) {
 
 /* Awaits a call of the library while all else moves on. */
 static ls_status finish(MPI_Request request, const char *what) {
-    int done = 0;
-    while (!done) {
-        MPI_TRY(what, MPI_Test(&request, &done, MPI_STATUS_IGNORE));
+    ls_waiting waiting = {0};
+    int done = 0, code;
+    while ((code = MPI_Test(&request, &done, MPI_STATUS_IGNORE)) == MPI_SUCCESS && !done) {
         ls_mpi_looked = true;
         ls_pump_all();
         ls_mpi_looked = false;
+        ls_waiting_look(&waiting);
     }
+    ls_waiting_end(&waiting);
+    MPI_TRY(what, code);
     return LS_OK;
 }
 

@@ -93,11 +93,7 @@ ls_status ls_mpi_test(ls_comm *comm, ls_comm_request *request, bool *done) {
 
 /* Not MPI_Waitall: that of Open MPI 4.1 never returns when a part has failed before the call. */
 ls_status ls_mpi_wait(ls_comm *comm, ls_comm_request *request) {
-    bool done = false;
-    while (!done) {
-        LS_TRY(ls_mpi_test(comm, request, &done));
-    }
-    return LS_OK;
+    return ls_comm_wait_by_test(comm, request);
 }
 
 ls_status ls_mpi_broadcast_start(ls_comm *comm, void *buf, int64_t bytes, int root,

@@ -33,6 +33,7 @@ static void look(void) {
 
 static void *run(void *unused) {
     (void)unused;
+    ls_waiting_short_slices(true);
     const struct timespec nap = {.tv_nsec = NAP_NS};
     ls_error_clear();
     pthread_mutex_lock(&progress.held);
@@ -72,7 +73,7 @@ ls_status ls_progress_start(void) {
     if (code != 0) {
         return LS_FAIL(LS_E_MEMORY, "no thread for communication: %s", strerror(code));
     }
-    progress.running = true;
+    progress.running = ls_waiting_may_nap = true;
     return LS_OK;
 }
 
@@ -85,7 +86,7 @@ void ls_progress_stop(void) {
     pthread_cond_signal(&progress.work);
     pthread_mutex_unlock(&progress.held);
     pthread_join(progress.thread, NULL);
-    progress.running = false;
+    progress.running = ls_waiting_may_nap = false;
 }
 
 void ls_progress_hold(void) {

@@ -63,6 +63,18 @@ ls_status ls_block_begin(ls_pass *pass, int block) {
     return uses_embedding(pass->model, block) ? acquire(pass, 0) : LS_OK;
 }
 
+ls_status ls_block_final_from(ls_pass *pass, int block, ls_row row) {
+    const ls_model *m = pass->model;
+    const ls_model_store *store = m->options.store;
+    if (m->recording) {
+        return LS_OK;
+    }
+    pass->first_elem = ls_model_row(m, block, row)->offset;
+    LS_TRY(store ? store->ready(store->context, block, pass->first_elem - ls_block_first(m, block))
+                 : LS_OK);
+    return ls_pass_tick(pass);
+}
+
 ls_status ls_block_end(ls_pass *pass, int block) {
     const ls_model *m = pass->model;
     if (uses_embedding(m, block)) {
@@ -77,8 +89,8 @@ ls_status ls_block_end(ls_pass *pass, int block) {
     pass->first_elem = ls_block_first(m, block);
     const ls_model_store *store = m->options.store;
     if (store) {
-        LS_TRY(experts >= 0 ? store->ready(store->context, experts) : LS_OK);
-        LS_TRY(store->ready(store->context, block));
+        LS_TRY(experts >= 0 ? store->ready(store->context, experts, 0) : LS_OK);
+        LS_TRY(store->ready(store->context, block, 0));
     }
     return ls_pass_tick(pass);
 }

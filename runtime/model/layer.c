@@ -229,7 +229,7 @@ static ls_status attention_backward(const ls_pass *pass, const ls_layer_acts *a)
 }
 
 /* From the gradient of the layer's output in pass->dy to that of norm2 in m->dnarrow. */
-static ls_status mlp_backward(const ls_pass *pass, int layer, const ls_layer_acts *a) {
+static ls_status mlp_backward(ls_pass *pass, int layer, const ls_layer_acts *a) {
     const ls_model *m = pass->model;
     const int block = block_of(m, layer);
     if (m->sizes.experts > 0) {
@@ -245,10 +245,12 @@ static ls_status mlp_backward(const ls_pass *pass, int layer, const ls_layer_act
         up.bias_done = true;
     }
     LS_TRY(ls_row_backward(pass, down, a->act, pass->dy, m->dwide));
+    LS_TRY(ls_block_final_from(pass, block, LS_DOWN_W));
     if (!down.act) {
         LS_TRY(ls_activation_backward(pass, pass->rows, a, m->dwide, &dup));
     }
-    return ls_column_backward(pass, up, a->norm2, dup, m->dnarrow);
+    LS_TRY(ls_column_backward(pass, up, a->norm2, dup, m->dnarrow));
+    return ls_block_final_from(pass, block, LS_UP_W);
 }
 
 ls_status ls_layer_backward(ls_pass *pass, int layer) {
@@ -262,6 +264,9 @@ ls_status ls_layer_backward(ls_pass *pass, int layer) {
                                 pass->dy, m->dx));
     const ls_projection proj = ls_projection_whole(m, block, LS_PROJ_W, LS_PROJ_B);
     LS_TRY(ls_row_backward(pass, proj, a->att, m->dx, m->dnarrow));
+    if (m->sizes.experts == 0 && !m->sequence) { /* which sums the norms' at the end */
+        LS_TRY(ls_block_final_from(pass, block, LS_PROJ_W));
+    }
     LS_TRY(attention_backward(pass, a));
     const ls_projection qkv = ls_projection_whole(m, block, LS_QKV_W, LS_QKV_B);
     LS_TRY(ls_column_backward(pass, qkv, a->norm1, m->dwide, m->dnarrow));

@@ -89,8 +89,9 @@ typedef struct ls_model_store {
      * once a use; the same memory until `ready`. With a tied head block 0 is asked for in the head
      * and again at the embedding. */
     ls_status (*grads)(void *context, int block, void **base);
-    /* The gradients of a block are final for this micro-batch. */
-    ls_status (*ready)(void *context, int block);
+    /* The gradients of the block's elements from `first` on are final for this micro-batch; last
+     * of all with first = 0. */
+    ls_status (*ready)(void *context, int block, int64_t first);
     /* Called between the operations of backward, so that communication can be driven; may be NULL.
      */
     ls_status (*progress)(void *context);

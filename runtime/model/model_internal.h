@@ -211,6 +211,8 @@ typedef struct ls_pass {
 /* blocks.c: a block's parameters come and go. In backward its gradients are final at the end. */
 ls_status ls_block_begin(ls_pass *pass, int block);
 ls_status ls_block_end(ls_pass *pass, int block);
+/* Already before, from this row of the block on. */
+ls_status ls_block_final_from(ls_pass *pass, int block, ls_row row);
 /* Between two operations of backward: lets communication move. */
 ls_status ls_pass_tick(const ls_pass *pass);
 

@@ -411,13 +411,16 @@ static ls_status grads(void *context, int block, void **base) {
     return LS_OK;
 }
 
-static ls_status ready(void *context, int block) {
+static ls_status ready(void *context, int block, int64_t first) {
     int b;
     state_part *part = part_of(context, block, &b);
     ls_state *s = part->state;
     const uint64_t start_ns = ls_clock_ns();
-    LS_TRY(part->reducer ? ls_reducer_ready(part->reducer, s->blocks[b].range.first - part->base)
-                         : ls_scatter_ready(part->scatter, b - part->first_block));
+    if (part->reducer) {
+        LS_TRY(ls_reducer_ready(part->reducer, s->blocks[b].range.first - part->base + first));
+    } else if (first == 0) { /* goes as a whole */
+        LS_TRY(ls_scatter_ready(part->scatter, b - part->first_block));
+    }
     s->comm_ns += ls_clock_ns() - start_ns;
     return LS_OK;
 }

@@ -16,7 +16,9 @@ typedef struct layout_store {
     char *masters, *copies, *grads; /* flat; grads is the test's */
     int64_t first[STORE_BLOCKS], elems[STORE_BLOCKS];
     char *given[STORE_BLOCKS][2];
-    int held[STORE_BLOCKS], ready[STORE_BLOCKS], last_ready;
+    int held[STORE_BLOCKS], ready[STORE_BLOCKS];
+    char *final_values[STORE_BLOCKS]; /* from final_first on */
+    int64_t final_first[STORE_BLOCKS];
 } layout_store;
 
 static inline void *ls_elems_of(const void *base, int64_t elems, ls_dtype dtype) {
@@ -87,10 +89,27 @@ static inline ls_status store_grads(void *context, int block, void **base) {
     return LS_OK;
 }
 
-static inline ls_status store_ready(void *context, int block) {
+/* What was called final stays as it was until the rest of the block is. */
+static inline ls_status store_ready(void *context, int block, int64_t first) {
     layout_store *s = context;
-    CHECK_INT(s->held[block], 0);
-    s->ready[block]++;
+    const int64_t at = s->first[block] + first, was = s->final_first[block];
+    CHECK_INT(s->held[block], first > 0);
+    CHECK(first >= 0 && first < s->elems[block]);
+    if (s->final_values[block]) {
+        const int64_t elems = s->first[block] + s->elems[block] - was;
+        CHECK(at < was);
+        CHECK(memcmp(s->final_values[block], ls_elems_of(s->grads, was, s->acc),
+                     (size_t)elems * ls_dtype_bytes(s->acc)) == 0);
+        free(s->final_values[block]);
+        s->final_values[block] = NULL;
+    }
+    if (first > 0) {
+        s->final_first[block] = at;
+        s->final_values[block] =
+            store_copy(ls_elems_of(s->grads, at, s->acc), s->elems[block] - first, s->acc);
+    } else {
+        s->ready[block]++;
+    }
     return LS_OK;
 }
 
@@ -107,6 +126,7 @@ static inline void layout_store_check(const layout_store *s, int micros) {
     for (int block = 0; block < STORE_BLOCKS; block++) {
         CHECK_INT(s->held[block], 0);
         CHECK_INT(s->ready[block], s->elems[block] > 0 ? micros : 0);
+        CHECK(s->final_values[block] == NULL);
     }
 }
 
