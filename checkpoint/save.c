@@ -291,10 +291,6 @@ static ls_status tables_create(ls_ckpt_saver *s) {
     return s->comm->ops->broadcast(s->comm, s->nonce, sizeof s->nonce, 0);
 }
 
-static void touch_snapshot(void *saver) {
-    ls_snapshot_touch(&((ls_ckpt_saver *)saver)->snapshot);
-}
-
 static ls_status create(ls_ckpt_saver *s, const ls_ckpt_saver_options *o) {
     LS_TRY(o->comm->ops->duplicate(o->comm, &s->comm));
     LS_TRY(tables_create(s));
@@ -303,9 +299,6 @@ static ls_status create(ls_ckpt_saver *s, const ls_ckpt_saver_options *o) {
                                                          o->tensors, o->count)));
     }
     LS_TRY(ls_comm_agree(s->comm, o->async ? ls_worker_start(&s->worker) : LS_OK));
-    if (o->async) { /* beside the first steps: zeroing GBs would keep a run from starting */
-        ls_worker_give(&s->worker, touch_snapshot, s);
-    }
     return LS_OK;
 }
 
@@ -340,6 +333,16 @@ void ls_ckpt_saver_destroy(ls_ckpt_saver *s) {
     free(s->reports);
     free(s->table);
     free(s);
+}
+
+static void touch_snapshot(void *saver) {
+    ls_snapshot_touch(&((ls_ckpt_saver *)saver)->snapshot);
+}
+
+void ls_ckpt_saver_touch(ls_ckpt_saver *s) {
+    if (s->stage == IDLE && s->worker.running) {
+        ls_worker_give(&s->worker, touch_snapshot, s);
+    }
 }
 
 int64_t ls_ckpt_saver_bytes(const ls_ckpt_saver *s) {

@@ -43,6 +43,10 @@ ls_status ls_ckpt_saver_create(const ls_ckpt_saver_options *options, ls_ckpt_sav
 /* Ends the jobs of this rank. A save that is under way is lost: end it with poll. Not collective
  * then; [collective] else. */
 void ls_ckpt_saver_destroy(ls_ckpt_saver *saver);
+/* Has all of that memory touched, in the background and once, for the first save to find its pages.
+ * Kernels zero memory that nobody had before, GBs of it: better not while a run starts. Not
+ * collective. */
+void ls_ckpt_saver_touch(ls_ckpt_saver *saver);
 /* Memory that this rank has reserved. */
 int64_t ls_ckpt_saver_bytes(const ls_ckpt_saver *saver);
 /* What writing with so many threads takes besides: for each a chunk as it is, shuffled and

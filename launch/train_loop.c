@@ -277,6 +277,7 @@ static ls_status loop(ls_train *train, const sinks *s) {
                                .zero = (int)train->config.parallel.zero};
     pace p = {0};
     int64_t skipped_in_a_row = 0;
+    bool touched = false;
     const char *stop;
     /* Asked before there was anything to train: what was resumed is saved already. */
     LS_TRY(ls_train_stop_agreed(train, &stop));
@@ -302,6 +303,10 @@ static ls_status loop(ls_train *train, const sinks *s) {
             continue;
         }
         LS_TRY(after_step(train, s, &p, stop != NULL, &record));
+        if (!touched && train->step < train->total_steps) {
+            ls_ckpt_saver_touch(train->saver);
+            touched = true;
+        }
         LS_TRY(ls_train_trace(train, train->step, true));
         skipped_in_a_row = record.skipped ? skipped_in_a_row + 1 : 0;
         if (skipped_in_a_row > train->config.faults.max_skipped) {

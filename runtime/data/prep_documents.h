@@ -2,7 +2,6 @@
 #ifndef LS_DATA_PREP_DOCUMENTS_H
 #define LS_DATA_PREP_DOCUMENTS_H
 
-#include <jansson.h>
 #include <stddef.h>
 
 #include "runtime/data/prep_sources.h"
@@ -28,11 +27,5 @@ void ls_prep_reader_release(ls_prep_reader *reader);
 /* Writes every document of source to the split. Errors name the file, and the line of a JSONL file.
  */
 ls_status ls_prep_read(ls_prep_reader *reader, const ls_prep_source *source);
-
-/* The text under `field` in one line of JSONL: *text points into *document, which the caller gives
- * back with json_decref; *document is NULL for a blank line. LS_E_INPUT says what is wrong with it.
- */
-ls_status ls_jsonl_text(const char *line, size_t bytes, const char *field, json_t **document,
-                        const char **text, size_t *text_bytes);
 
 #endif

@@ -40,7 +40,7 @@ static size_t good_text(uint8_t *out, int kind) {
         "\"separator\": 256, \"splits\": {\"train\": {\"shards\": [{\"file\": \"train-00000.tok\", "
         "\"tokens\": 10, \"documents\": 1, \"bytes\": 9, \"xxh3\": \"00112233aabbccdd\"}]}, "
         "\"val\": {\"shards\": []}}}",
-        "{\"meta\": [1, 2.5e3, true, null, {\"x\": []}], \"text\": \"a \\u00e9 \\ud83d\\ude00 b\"}",
+        "{\"meta\": [1, -2.5, true, null, {\"x\": []}], \"text\": \"a \\u00e9 \\ud83d\\ude00 b\"}",
         "{\"text\": \"\\u0000 line\\n \\\"quoted\\\" caf\xc3\xa9\"}",
     };
     size_t bytes = strlen(texts[kind]);

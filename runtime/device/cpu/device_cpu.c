@@ -56,6 +56,22 @@ static void select_kernels(ls_cpu_device *cpu, ls_isa isa) {
 #undef USE
 }
 
+static ls_status no_room(size_t bytes) {
+    char text[32];
+    return LS_FAIL(LS_E_MEMORY,
+                   "the cpu device found no room for %s; use a smaller model or batch.micro, or "
+                   "more ranks",
+                   ls_text_bytes(text, sizeof text, (double)bytes));
+}
+
+/* Asks for huge pages. Advice only: failing costs speed, nothing else. Not for the end, where a
+ * huge page would take more memory than was asked for. */
+static void advise(void *piece, size_t bytes) {
+    if (bytes >= HUGE_PAGE_BYTES) {
+        madvise(piece, bytes / HUGE_PAGE_BYTES * HUGE_PAGE_BYTES, MADV_HUGEPAGE);
+    }
+}
+
 /* Memory that is not zeroed or touched, so that each thread's first use places its pages. */
 static ls_status take(size_t bytes, void **memory) {
     *memory = NULL;
@@ -69,17 +85,9 @@ static ls_status take(size_t bytes, void **memory) {
     size_t padded = (bytes + align - 1) / align * align;
     void *taken = aligned_alloc(align, padded);
     if (!taken) {
-        char text[32];
-        return LS_FAIL(LS_E_MEMORY,
-                       "the cpu device found no room for %s; use a smaller model or "
-                       "batch.micro, or more ranks",
-                       ls_text_bytes(text, sizeof text, (double)bytes));
+        return no_room(bytes);
     }
-    if (align == HUGE_PAGE_BYTES) {
-        /* Advice only: failing costs speed, nothing else. Not for the end, where a huge page would
-         * take more memory than was asked for. */
-        madvise(taken, bytes / HUGE_PAGE_BYTES * HUGE_PAGE_BYTES, MADV_HUGEPAGE);
-    }
+    advise(taken, bytes);
     *memory = taken;
     return LS_OK;
 }
@@ -126,14 +134,30 @@ ls_status ls_cpu_shared(ls_device *dev, size_t bytes, void **memory) {
     return LS_OK;
 }
 
+/* Large pieces are zero without having been touched: calloc knows that what it maps is new. The
+ * start of the allocation lies before the piece.  */
 ls_status ls_cpu_alloc(ls_device *dev, size_t bytes, void **memory) {
-    LS_TRY(take(bytes, memory));
-    return ls_cpu_zero(dev, *memory, bytes);
+    (void)dev;
+    const size_t align = bytes >= HUGE_PAGE_BYTES ? HUGE_PAGE_BYTES : 64;
+    *memory = NULL;
+    void *start = bytes <= SIZE_MAX - 2 * align ? calloc(1, bytes + 2 * align) : NULL;
+    if (!start) {
+        return no_room(bytes);
+    }
+    char *piece = (char *)(((uintptr_t)start + sizeof start + align - 1) / align * align);
+    memcpy(piece - sizeof start, &start, sizeof start);
+    advise(piece, bytes);
+    *memory = piece;
+    return LS_OK;
 }
 
 void ls_cpu_free(ls_device *dev, void *memory) {
     (void)dev;
-    free(memory);
+    if (memory) {
+        void *start;
+        memcpy(&start, (char *)memory - sizeof start, sizeof start);
+        free(start);
+    }
 }
 
 ls_status ls_cpu_free_bytes(ls_device *dev, int64_t *bytes) {
