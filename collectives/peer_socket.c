@@ -14,8 +14,12 @@
 #include <sys/time.h>
 #include <unistd.h>
 
-/* Connections at once: far from the usual limit of 1024 descriptors. */
-enum { CALLS_AT_ONCE = 128, BACKLOG = 256 };
+/* An address of the contact, or loopback. TRIES connections of each call stay far from the usual
+ * limit of 1024 descriptors. */
+enum { TRIES = LS_PEER_ADDRESSES + 1, CALLS_AT_ONCE = 64, BACKLOG = 256 };
+
+/* Of an address, before the next one is tried. */
+#define START_NS 250000000u
 
 static socklen_t address_bytes(const ls_peer_address *a) {
     return a->any.sa_family == AF_INET ? sizeof a->v4 : sizeof a->v6;
@@ -126,146 +130,193 @@ bool ls_peer_receive(int fd, void *data, size_t bytes) {
 
 /* Calling */
 
-/* A call at one address. */
+/* A connection to one address. */
 typedef struct attempt {
-    ls_peer_call *call;
     int fd; /* -1: over */
     bool connected;
-    size_t received, expected;
+    size_t received;
     uint32_t yes; /* the answer to DISMISS */
+    ls_peer_reply *reply;
 } attempt;
 
-static void end_attempt(attempt *a, ls_peer_result result) {
-    close(a->fd);
+/* A call, and its addresses in their order: the next one is tried when those before have failed, or
+ * have had a start (RFC 8305), so that one that leads nowhere does not cost the others their time.
+ */
+typedef struct conversation {
+    ls_peer_call *call;
+    ls_peer_address addresses[TRIES];
+    attempt tries[TRIES];
+    int count, begun;
+    bool over;
+} conversation;
+
+static void close_attempt(attempt *a) {
+    if (a->fd >= 0) {
+        close(a->fd);
+    }
     a->fd = -1;
-    a->call->result = result;
-    if (result != LS_PEER_ANSWERED) {
-        free(a->call->reply);
-        a->call->reply = NULL;
-    }
+    free(a->reply);
+    a->reply = NULL;
 }
 
-/* The try-th address: loopback first on this host. False: there is none. */
-static bool address_of(const ls_peer_call *call, int try_number, ls_peer_address *address) {
-    int index = try_number - (call->here ? 1 : 0);
-    if (index < 0) {
-        *address = (ls_peer_address){.v4 = {.sin_family = AF_INET,
-                                            .sin_port = call->contact->port,
-                                            .sin_addr.s_addr = htonl(INADDR_LOOPBACK)}};
-        return true;
+static void end_attempt(conversation *c, attempt *a, ls_peer_result result) {
+    ls_peer_call *call = c->call;
+    if (result == LS_PEER_ANSWERED) {
+        call->reply = a->reply;
+        a->reply = NULL;
     }
-    if (index >= call->contact->address_count || index >= LS_PEER_ADDRESSES) {
-        return false;
-    }
-    *address = call->contact->addresses[index];
-    return true;
+    close_attempt(a);
+    call->result = result < call->result ? result : call->result;
+    /* Who is there and refuses does so at each address. But loopback may be that of a container. */
+    const bool loopback = call->here && a == c->tries;
+    c->over = c->over || result == LS_PEER_ANSWERED || (result == LS_PEER_REFUSED && !loopback);
 }
 
-static void begin_attempt(attempt *a, const ls_peer_address *address) {
-    a->fd = socket(address->any.sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (a->fd < 0) {
-        a->call->result = LS_PEER_UNREACHABLE;
-        return;
-    }
-    if (a->call->request.what == LS_PEER_RECORD) {
-        a->expected = sizeof *a->call->reply;
-        if (ls_calloc(1, sizeof *a->call->reply, &a->call->reply) != LS_OK) {
-            end_attempt(a, LS_PEER_UNREACHABLE);
-            return;
+static bool is_own(const ls_peer_contact *caller, const ls_peer_address *address) {
+    for (int i = 0; caller && i < caller->address_count && i < LS_PEER_ADDRESSES; i++) {
+        const ls_peer_address *own = &caller->addresses[i];
+        if (own->any.sa_family == address->any.sa_family &&
+            (own->any.sa_family == AF_INET
+                 ? own->v4.sin_addr.s_addr == address->v4.sin_addr.s_addr
+                 : IN6_ARE_ADDR_EQUAL(&own->v6.sin6_addr, &address->v6.sin6_addr))) {
+            return true;
         }
-    } else {
-        a->expected = sizeof a->yes;
     }
-    if (connect(a->fd, &address->any, address_bytes(address)) != 0 && errno != EINPROGRESS) {
-        end_attempt(a, errno == ECONNREFUSED ? LS_PEER_REFUSED : LS_PEER_UNREACHABLE);
+    return false;
+}
+
+static void open_conversation(conversation *c, ls_peer_call *call) {
+    const ls_peer_contact *contact = call->contact;
+    *c = (conversation){.call = call};
+    call->result = LS_PEER_UNREACHABLE;
+    if (call->here) { /* the others are for containers, whose loopbacks are their own */
+        c->addresses[c->count++] =
+            (ls_peer_address){.v4 = {.sin_family = AF_INET,
+                                     .sin_port = contact->port,
+                                     .sin_addr.s_addr = htonl(INADDR_LOOPBACK)}};
+    }
+    /* A bridge of containers has the same address on every host: there this host would answer. But
+     * hosts that share all their addresses are names of one. */
+    for (int own = 0; own < 2 && c->count == 0; own++) {
+        for (int i = 0; i < contact->address_count && i < LS_PEER_ADDRESSES; i++) {
+            if (own || !is_own(call->caller, &contact->addresses[i])) {
+                c->addresses[c->count++] = contact->addresses[i];
+            }
+        }
+    }
+    for (int i = 0; i < TRIES; i++) {
+        c->tries[i].fd = -1;
+    }
+}
+
+static void begin_attempt(conversation *c) {
+    const ls_peer_address *address = &c->addresses[c->begun];
+    attempt *a = &c->tries[c->begun++];
+    a->fd = socket(address->any.sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (a->fd < 0 || (c->call->request.what == LS_PEER_RECORD &&
+                      ls_calloc(1, sizeof *a->reply, &a->reply) != LS_OK)) {
+        end_attempt(c, a, LS_PEER_UNREACHABLE);
+    } else if (connect(a->fd, &address->any, address_bytes(address)) != 0 && errno != EINPROGRESS) {
+        end_attempt(c, a, errno == ECONNREFUSED ? LS_PEER_REFUSED : LS_PEER_UNREACHABLE);
     }
 }
 
 /* The socket can be written (connected or failed) or read. */
-static void continue_attempt(attempt *a) {
+static void continue_attempt(conversation *c, attempt *a) {
     if (!a->connected) {
         int error = 0;
         socklen_t bytes = sizeof error;
         getsockopt(a->fd, SOL_SOCKET, SO_ERROR, &error, &bytes);
         a->connected = error == 0;
         /* A fresh socket's buffer takes the few bytes of a request at once. */
-        if (error != 0 || !ls_peer_send(a->fd, &a->call->request, sizeof a->call->request)) {
-            end_attempt(a, error == ECONNREFUSED ? LS_PEER_REFUSED : LS_PEER_UNREACHABLE);
+        if (error != 0 || !ls_peer_send(a->fd, &c->call->request, sizeof c->call->request)) {
+            end_attempt(c, a, error == ECONNREFUSED ? LS_PEER_REFUSED : LS_PEER_UNREACHABLE);
         }
         return;
     }
-    char *to = a->call->reply ? (char *)a->call->reply : (char *)&a->yes;
-    ssize_t n = recv(a->fd, to + a->received, a->expected - a->received, 0);
+    char *to = a->reply ? (char *)a->reply : (char *)&a->yes;
+    const size_t expected = a->reply ? sizeof *a->reply : sizeof a->yes;
+    ssize_t n = recv(a->fd, to + a->received, expected - a->received, 0);
     if (n > 0) {
         a->received += (size_t)n;
-        if (a->received == a->expected) {
-            end_attempt(a, LS_PEER_ANSWERED);
+        if (a->received == expected) {
+            end_attempt(c, a, LS_PEER_ANSWERED);
         }
     } else if (n == 0 || (errno != EAGAIN && errno != EINTR)) {
-        end_attempt(a, LS_PEER_REFUSED);
+        end_attempt(c, a, LS_PEER_REFUSED);
     }
 }
 
-/* One address of up to CALLS_AT_ONCE calls. */
-static void run_attempts(attempt *attempts, int count, double timeout_s) {
-    const uint64_t end_ns = ls_clock_ns() + (uint64_t)(timeout_s * 1e9);
+/* Begins what is due `passed_ns` after the first address; the number of open connections. */
+static int proceed(conversation *c, uint64_t passed_ns, uint64_t start_ns) {
     for (;;) {
-        struct pollfd entries[CALLS_AT_ONCE];
-        attempt *whose[CALLS_AT_ONCE];
+        int open = 0;
+        bool connected = false;
+        for (int i = 0; i < c->begun; i++) {
+            open += c->tries[i].fd >= 0;
+            connected = connected || (c->tries[i].fd >= 0 && c->tries[i].connected);
+        }
+        const bool due = open == 0 || (!connected && passed_ns >= (uint64_t)c->begun * start_ns);
+        if (c->over || c->begun == c->count || !due) {
+            return c->over ? 0 : open;
+        }
+        begin_attempt(c);
+    }
+}
+
+static void run_conversations(conversation *all, int count, double timeout_s) {
+    const uint64_t begin_ns = ls_clock_ns(), limit_ns = (uint64_t)(timeout_s * 1e9);
+    const uint64_t most_ns = limit_ns / (2 * TRIES);
+    const uint64_t start_ns = most_ns < START_NS ? most_ns : START_NS;
+    for (;;) {
+        struct pollfd entries[CALLS_AT_ONCE * TRIES];
+        conversation *whose[CALLS_AT_ONCE * TRIES];
+        attempt *which[CALLS_AT_ONCE * TRIES];
         nfds_t open = 0;
+        const uint64_t passed_ns = ls_clock_ns() - begin_ns;
+        bool more = false;
         for (int i = 0; i < count; i++) {
-            if (attempts[i].fd >= 0) {
-                whose[open] = &attempts[i];
-                entries[open++] = (struct pollfd){
-                    .fd = attempts[i].fd, .events = attempts[i].connected ? POLLIN : POLLOUT};
+            const bool going = proceed(&all[i], passed_ns, start_ns) > 0;
+            more = more || (going && all[i].begun < all[i].count);
+            for (int t = 0; going && t < all[i].begun; t++) {
+                attempt *a = &all[i].tries[t];
+                if (a->fd >= 0) {
+                    whose[open] = &all[i];
+                    which[open] = a;
+                    entries[open++] =
+                        (struct pollfd){.fd = a->fd, .events = a->connected ? POLLIN : POLLOUT};
+                }
             }
         }
-        const uint64_t now_ns = ls_clock_ns();
-        if (open == 0 || now_ns >= end_ns) {
+        if (open == 0 || passed_ns >= limit_ns) {
             break;
         }
-        poll(entries, open, (int)((end_ns - now_ns) / 1000000) + 1);
+        const uint64_t left_ns = limit_ns - passed_ns;
+        poll(entries, open, (int)((more && start_ns < left_ns ? start_ns : left_ns) / 1000000) + 1);
         for (nfds_t i = 0; i < open; i++) {
-            if (entries[i].revents) {
-                continue_attempt(whose[i]);
+            if (entries[i].revents && !whose[i]->over) {
+                continue_attempt(whose[i], which[i]);
             }
         }
     }
-    for (int i = 0; i < count; i++) {
-        if (attempts[i].fd >= 0) {
-            end_attempt(&attempts[i], attempts[i].connected ? LS_PEER_SILENT : LS_PEER_UNREACHABLE);
-        }
-    }
-}
-
-/* Does another address of the contact promise more? Who is there and refuses, or is there and says
- * nothing, does so at each of them. */
-static bool try_next(const ls_peer_call *call, int try_number) {
-    return try_number == 0 || call->result == LS_PEER_UNREACHABLE ||
-           (call->result == LS_PEER_REFUSED && try_number == 1 && call->here);
 }
 
 void ls_peer_call_all(ls_peer_call *calls, int count, double timeout_s) {
     for (int first = 0; first < count; first += CALLS_AT_ONCE) {
-        for (int try_number = 0; try_number <= LS_PEER_ADDRESSES; try_number++) {
-            attempt attempts[CALLS_AT_ONCE];
-            int n = 0;
-            for (int i = first; i < count && i < first + CALLS_AT_ONCE; i++) {
-                ls_peer_address address;
-                if (!try_next(&calls[i], try_number)) {
-                    continue;
+        conversation all[CALLS_AT_ONCE];
+        const int n = count - first < CALLS_AT_ONCE ? count - first : CALLS_AT_ONCE;
+        for (int i = 0; i < n; i++) {
+            open_conversation(&all[i], &calls[first + i]);
+        }
+        run_conversations(all, n, timeout_s);
+        for (int i = 0; i < n; i++) {
+            for (int t = 0; t < all[i].begun; t++) {
+                attempt *a = &all[i].tries[t];
+                if (a->fd >= 0 && !all[i].over) {
+                    end_attempt(&all[i], a, a->connected ? LS_PEER_SILENT : LS_PEER_UNREACHABLE);
                 }
-                if (address_of(&calls[i], try_number, &address)) {
-                    attempts[n] = (attempt){.call = &calls[i], .fd = -1};
-                    begin_attempt(&attempts[n++], &address);
-                } else if (try_number == 0) {
-                    calls[i].result = LS_PEER_UNREACHABLE;
-                }
+                close_attempt(a);
             }
-            if (n == 0) {
-                break;
-            }
-            run_attempts(attempts, n, timeout_s);
         }
     }
 }

@@ -38,16 +38,19 @@ typedef struct ls_peer_reply {
     ls_flight_record record;
 } ls_peer_reply;
 
+/* Of several addresses the first of these that one of them gave. */
 typedef enum ls_peer_result {
     LS_PEER_ANSWERED,
-    LS_PEER_REFUSED, /* the host is there and nobody listens */
     LS_PEER_SILENT,  /* the connection is accepted, and nothing comes */
+    LS_PEER_REFUSED, /* the host is there and nobody listens */
     LS_PEER_UNREACHABLE
 } ls_peer_result;
 
 typedef struct ls_peer_call {
     const ls_peer_contact *contact; /* borrowed */
-    bool here;                      /* on this host: by loopback first */
+    const ls_peer_contact
+        *caller; /* borrowed; its addresses are left out as other hosts'; or NULL */
+    bool here;   /* on this host: by loopback first */
     ls_peer_request request;
     ls_peer_result result; /* filled in, as is */
     ls_peer_reply *reply;  /* with ANSWERED to RECORD; caller frees */
@@ -60,7 +63,8 @@ int ls_peer_accept(int listener, double wait_s);
 bool ls_peer_send(int fd, const void *data, size_t bytes);
 bool ls_peer_receive(int fd, void *data, size_t bytes);
 
-/* Makes all calls at once; for each address of a contact it waits timeout_s at most. */
+/* Makes all calls at once (64 at most), each at all addresses of its contact, and waits timeout_s
+ * at most for them. */
 void ls_peer_call_all(ls_peer_call *calls, int count, double timeout_s);
 
 #endif

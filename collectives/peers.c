@@ -228,6 +228,13 @@ static int neighbour_of(const ls_peers *p, const ls_rank_view *views, int rank) 
     return -1;
 }
 
+static ls_peer_call call_to(const ls_peers *p, int whom, ls_peer_what what, int rank) {
+    return (ls_peer_call){.contact = &p->contacts[whom],
+                          .caller = &p->contacts[p->rank],
+                          .here = p->hosts[whom] == p->hosts[p->rank],
+                          .request = {p->job.secret, what, rank}};
+}
+
 /* Asks ranks of other hosts; what does not answer is asked for at a neighbour of it. */
 static ls_status look_far(ls_peers *p, double stale_s, double answer_s, ls_rank_view *views) {
     ls_peer_call *calls;
@@ -237,9 +244,7 @@ static ls_status look_far(ls_peers *p, double stale_s, double answer_s, ls_rank_
         for (int r = 0; r < p->size; r++) {
             int whom = round == 0 ? r : neighbour_of(p, views, r);
             if (!views[r].record && whom >= 0) {
-                calls[count++] = (ls_peer_call){.contact = &p->contacts[whom],
-                                                .here = p->hosts[whom] == p->hosts[p->rank],
-                                                .request = {p->job.secret, LS_PEER_RECORD, r}};
+                calls[count++] = call_to(p, whom, LS_PEER_RECORD, r);
             }
         }
         ls_peer_call_all(calls, count, answer_s);
@@ -301,9 +306,7 @@ void ls_peers_dismiss(ls_peers *p) {
     int count = 0;
     for (int r = 0; r < p->size; r++) {
         if (r != p->rank) {
-            calls[count++] = (ls_peer_call){.contact = &p->contacts[r],
-                                            .here = p->hosts[r] == p->hosts[p->rank],
-                                            .request = {p->job.secret, LS_PEER_DISMISS, r}};
+            calls[count++] = call_to(p, r, LS_PEER_DISMISS, r);
         }
     }
     ls_peer_call_all(calls, count, 1.0);

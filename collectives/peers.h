@@ -24,7 +24,7 @@ ls_status ls_peers_open(const ls_peers_options *options, ls_peers **peers);
 void ls_peers_close(ls_peers *peers);
 
 /* The state of all ranks; a heart that has not beaten for stale_s has stopped, and a host that has
- * not answered after answer_s (for each of its addresses) is not reached. views [size]; free with
+ * not answered after answer_s is not reached. views [size]; free with
  * ls_peers_free_views. */
 ls_status ls_peers_look(ls_peers *peers, double stale_s, double answer_s, ls_rank_view **views);
 void ls_peers_free_views(ls_rank_view *views, int size);
