@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,7 +30,33 @@ ls_status ls_ckpt_place_name(ls_ckpt_place *place, const char *root, int64_t ste
     return ls_path_join(place->directory, sizeof place->directory, place->temporary, name);
 }
 
+/* Temporaries that could not be removed, as on a file system that had become read-only: they are
+ * tried again beside the next saves. More than a few are left to the next start of the run. */
+enum { LEFT_MOST = 8 };
+static char left[LEFT_MOST][sizeof((ls_ckpt_place *)0)->temporary];
+static int left_count;
+static pthread_mutex_t left_lock = PTHREAD_MUTEX_INITIALIZER;
+
+static void remove_left(void) {
+    pthread_mutex_lock(&left_lock);
+    for (int i = left_count - 1; i >= 0; i--) {
+        if (!ls_path_exists(left[i]) || ls_dir_remove(left[i]) == LS_OK) {
+            memmove(left[i], left[--left_count], sizeof *left);
+        }
+    }
+    pthread_mutex_unlock(&left_lock);
+}
+
+static void leave(const char *temporary) {
+    pthread_mutex_lock(&left_lock);
+    if (left_count < LEFT_MOST) {
+        snprintf(left[left_count++], sizeof *left, "%s", temporary);
+    }
+    pthread_mutex_unlock(&left_lock);
+}
+
 ls_status ls_ckpt_place_create(const ls_ckpt_place *place, bool owner) {
+    remove_left();
     LS_TRY(ls_dir_create(place->directory));
     if (!owner) {
         return LS_OK;
@@ -44,7 +71,8 @@ ls_status ls_ckpt_place_create(const ls_ckpt_place *place, bool owner) {
 void ls_ckpt_place_remove(const ls_ckpt_place *place) {
     ls_error error = *ls_error_last();
     if (ls_path_exists(place->temporary) && ls_dir_remove(place->temporary) != LS_OK) {
-        ls_log_warn("%s", ls_error_last()->message);
+        ls_log_warn("%s; it is tried again with the next save", ls_error_last()->message);
+        leave(place->temporary);
     }
     ls_error_set(error.code, error.file, error.line, "%s", error.message);
 }

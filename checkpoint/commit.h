@@ -22,7 +22,8 @@ ls_status ls_ckpt_place_name(ls_ckpt_place *place, const char *root, int64_t ste
                              const uint64_t random[2]);
 ls_status ls_ckpt_random(uint64_t random[2]);
 /* Makes place->directory with what is above it. owner: also says whose it is, and fails when that
- * is said already. Any number of writers may call it, at any time. */
+ * is said already. Any number of writers may call it, at any time. Before, what an earlier
+ * ls_ckpt_place_remove of this process could not remove is tried again. */
 ls_status ls_ckpt_place_create(const ls_ckpt_place *place, bool owner);
 /* Removes the temporary with what is in it; failures are warned about. The error record stays. */
 void ls_ckpt_place_remove(const ls_ckpt_place *place);

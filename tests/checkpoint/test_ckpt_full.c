@@ -1,5 +1,6 @@
 /* A full disk, a file size limit, a place that cannot be written: every rank is told why, the
  * temporary is gone, the checkpoint before is whole. */
+#include "checkpoint/commit.h"
 #include "runtime/base/log.h"
 #include "tests/checkpoint/ckpt_cases.h"
 
@@ -120,6 +121,36 @@ static void test_read_only(void) {
     check_kept(root, 1);
 }
 
+/* A file system that becomes read-only under a save: its temporary cannot be removed then, and is
+ * with the next save. */
+static void test_left_behind(void) {
+    char root[4200];
+    ls_ckpt_place first, second;
+    const uint64_t random[] = {1, 2}, others[] = {3, 4};
+    snprintf(root, sizeof root, "%s/left", base);
+    if (comm->rank == 0) {
+        CHECK_OK(ls_dir_create(root));
+        CHECK_OK(ls_ckpt_place_name(&first, root, 1, random));
+        CHECK_OK(ls_ckpt_place_name(&second, root, 2, others));
+        if (mount(root, root, NULL, MS_BIND, NULL) != 0) {
+            printf("skipped: no directory can be made read-only: %s\n", strerror(errno));
+            return;
+        }
+        CHECK_OK(ls_ckpt_place_create(&first, true));
+        CHECK(mount(NULL, root, NULL, MS_REMOUNT | MS_BIND | MS_RDONLY, NULL) == 0);
+        ls_ckpt_place_remove(&first);
+        CHECK(ls_path_exists(first.temporary));
+        CHECK(ls_ckpt_place_create(&second, true) != LS_OK);
+        CHECK(ls_path_exists(first.temporary));
+        CHECK(umount(root) == 0);
+        CHECK_OK(ls_ckpt_place_create(&second, true));
+        CHECK(!ls_path_exists(first.temporary));
+        CHECK(ls_path_exists(second.directory));
+        ls_ckpt_place_remove(&second);
+        CHECK(!ls_path_exists(second.temporary));
+    }
+}
+
 /* A real full file system, at many sizes: the fault hits every kind of write. */
 static void test_full_disk(void) {
     char root[4200];
@@ -177,6 +208,7 @@ int main(int argc, char **argv) {
     test_size_limit();
     test_no_directory();
     test_read_only();
+    test_left_behind();
     test_full_disk();
     cases_free(tensors, CASE_TENSORS);
     comm->ops->barrier(comm);
