@@ -60,7 +60,8 @@ static ls_status window_take(shm_comm *c, int64_t bytes, int64_t left, int64_t l
 }
 
 /* Would the ranks' shares of `bytes` fit the file system that windows lie in? Touching a page that
- * does not would end the process. In containers it is small (docker: 64 MiB unless --shm-size). */
+ * does not would end the process, and where the library itself finds no room on one rank (Open MPI
+ * 4.1) the others wait for ever. In containers it is small (docker: 64 MiB unless --shm-size). */
 static bool has_room(const shm_comm *c, int64_t bytes) {
     struct statvfs fs;
     const double needed = 1.05 * (double)(bytes + CACHE_LINE) * c->base.size;
@@ -430,6 +431,19 @@ static int processors(void) {
     return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : CPU_SETSIZE;
 }
 
+/* For the windows of messages, without which there is no communicator. */
+static ls_status check_room(const shm_comm *c, int64_t bytes) {
+    if (has_room(c, bytes)) {
+        return LS_OK;
+    }
+    return LS_FAIL(
+        LS_E_MEMORY,
+        "/dev/shm has no room for %d x %lld bytes, by which the ranks of this host talk; "
+        "enlarge it (docker: --shm-size), remove what old jobs have left there, or set "
+        "parallel.transport=mpi",
+        c->base.size, (long long)bytes);
+}
+
 /* Takes mpi over, also when it fails. memory: of the communicator that this is a duplicate of. */
 static ls_status wrap(ls_comm *mpi, shm_memory *memory, ls_comm **comm) {
     shm_comm *c = NULL;
@@ -453,6 +467,9 @@ static ls_status wrap(ls_comm *mpi, shm_memory *memory, ls_comm **comm) {
         c->mpi = mpi;
         c->pump.drive = ls_shm_drive;
         c->spins = processors() < mpi->size ? SPINS_SHARED : SPINS;
+        status = ls_comm_agree(mpi, check_room(c, shm_part_bytes(mpi->size)));
+    }
+    if (status == LS_OK) {
         /* Stages are written before they are read: not every communicator uses its own. */
         status = window_take(c, shm_part_bytes(mpi->size), offsetof(shm_part, in),
                              offsetof(shm_part, channels), &c->window);

@@ -22,8 +22,8 @@ static const ls_option options[] = {
 
 static const char *const verdicts[] = {"PASS", "WARN", "FAIL"};
 
-/* On rank 0: the findings of all ranks. */
-static int64_t print_findings(const ls_findings *all, int ranks, bool json) {
+/* On rank 0: the findings of all ranks, and whether one of them is a fault. */
+static ls_status print_findings(const ls_findings *all, int ranks, bool json, int32_t *unfit) {
     int64_t counts[3] = {0};
     json_t *list = json_array();
     for (int r = 0; r < ranks; r++) {
@@ -44,21 +44,43 @@ static int64_t print_findings(const ls_findings *all, int ranks, bool json) {
         json_t *report = json_pack("{s:s, s:i, s:b, s:O}", "schema", "lockstep-doctor", "version",
                                    1, "fit", counts[LS_FAULT] == 0, "findings", list);
         char *text = json_dumps(report, JSON_INDENT(2));
-        puts(text ? text : "");
+        const bool complete =
+            text &&
+            json_array_size(list) == (size_t)(counts[LS_PASS] + counts[LS_WARN] + counts[LS_FAULT]);
+        if (complete) {
+            puts(text);
+        }
         free(text);
         json_decref(report);
+        if (!complete) {
+            json_decref(list);
+            return LS_FAIL(LS_E_MEMORY, "no memory for the report; try without --json");
+        }
     } else {
         printf("%lld passed, %lld warned of, %lld failed\n", (long long)counts[LS_PASS],
                (long long)counts[LS_WARN], (long long)counts[LS_FAULT]);
     }
     json_decref(list);
-    return counts[LS_FAULT];
+    *unfit = counts[LS_FAULT] > 0;
+    return LS_OK;
+}
+
+/* Where the ranks cannot talk as a run's ranks would, the other checks are made over plain MPI. */
+static ls_status connect(ls_session *session, ls_findings *findings) {
+    if (ls_session_connect(session, LS_CFG_AUTO) == LS_OK) {
+        return LS_OK;
+    }
+    if (session->world->rank == 0) {
+        ls_findings_add(findings, "transport", LS_FAULT, "%.250s", ls_error_last()->message);
+    }
+    return ls_session_connect(session, LS_CFG_MPI);
 }
 
 static ls_status examine(ls_session *session, const char *dir, const ls_cluster *profile,
                          bool json) {
-    ls_comm *comm = session->comm;
     static ls_findings mine; /* large */
+    LS_TRY(connect(session, &mine));
+    ls_comm *comm = session->comm;
     if (session->mesh.host_rank == 0) {
         ls_doctor_node(&mine, dir);
     }
@@ -68,9 +90,10 @@ static ls_status examine(ls_session *session, const char *dir, const ls_cluster 
     ls_status status = comm->ops->all_gather(comm, &mine, all, sizeof mine);
     int32_t unfit = 0;
     if (status == LS_OK && comm->rank == 0) {
-        unfit = print_findings(all, comm->size, json) > 0;
+        status = print_findings(all, comm->size, json, &unfit);
     }
     free(all);
+    status = ls_session_agree(session, status);
     if (status == LS_OK) {
         status = comm->ops->broadcast(comm, &unfit, sizeof unfit, 0);
     }
@@ -105,7 +128,6 @@ static ls_status run_doctor(int argc, char **argv) {
     LS_TRY(session.comm->ops->broadcast(session.comm, &there, sizeof there, 0));
     dir = there ? "runs" : dir;
     LS_TRY(ls_session_open(&session, NULL, LS_CFG_DEVICE_CPU, threads));
-    LS_TRY(ls_session_connect(&session, LS_CFG_AUTO));
     status =
         examine(&session, dir, values[OPT_CLUSTER] ? &profile : NULL, values[OPT_JSON] != NULL);
     ls_session_close(&session);

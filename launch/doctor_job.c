@@ -6,7 +6,6 @@
 #include "runtime/base/clock.h"
 #include "runtime/base/file.h"
 #include "runtime/base/hash.h"
-#include "runtime/base/text.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -164,18 +163,15 @@ static ls_status check_speed(ls_session *session, ls_findings *findings) {
     if (status == LS_OK) {
         qsort(all, (size_t)comm->size, sizeof *all, compare);
         double median = all[comm->size / 2];
-        char text[32], middle[32];
-        ls_text_count(text, sizeof text, mine);
-        ls_text_count(middle, sizeof middle, median);
         if (mine < 0.7 * median) {
             ls_findings_add(findings, "speed", LS_WARN,
-                            "%sFLOP/s, while the median of the ranks is %sFLOP/s: every step will "
+                            "%.1f GFLOP/s, while the median of the ranks is %.1f: every step will "
                             "wait for this rank; look for other jobs and throttling, or leave the "
                             "node out",
-                            text, middle);
+                            1e-9 * mine, 1e-9 * median);
         } else if (comm->rank == 0) {
-            ls_findings_add(findings, "speed", LS_PASS, "median of the ranks %sFLOP/s in fp32",
-                            middle);
+            ls_findings_add(findings, "speed", LS_PASS, "median of the ranks %.1f GFLOP/s in fp32",
+                            1e-9 * median);
         }
     }
     free(all);

@@ -20,9 +20,10 @@
 
 void ls_findings_add(ls_findings *findings, const char *check, ls_verdict verdict, const char *fmt,
                      ...) {
-    if (findings->count == LS_FINDINGS_MAX) {
+    if (findings->count == LS_FINDINGS_MAX && verdict != LS_FAULT) {
         return;
     }
+    findings->count -= findings->count == LS_FINDINGS_MAX; /* a fault in place of the last one */
     ls_finding *f = &findings->list[findings->count++];
     *f = (ls_finding){.verdict = verdict, .rank = ls_error_rank() < 0 ? 0 : ls_error_rank()};
     snprintf(f->check, sizeof f->check, "%s", check);
@@ -70,8 +71,8 @@ static void check_shared_memory(ls_findings *findings) {
     double free_bytes = (double)fs.f_bavail * (double)fs.f_frsize;
     char text[32];
     ls_text_bytes(text, sizeof text, free_bytes);
-    if (free_bytes < 1.0 * GIB) {
-        ls_findings_add(findings, "shared memory", LS_WARN,
+    if (free_bytes < 1.0 * GIB) { /* without some MiB a rank nothing goes */
+        ls_findings_add(findings, "shared memory", free_bytes < GIB / 16 ? LS_FAULT : LS_WARN,
                         "%s are free in /dev/shm, where ranks of a node exchange data; give "
                         "containers more (docker run --shm-size=8g), and remove what old jobs left",
                         text);

@@ -97,8 +97,10 @@ static ls_status choose_threads(const ls_session *session, int64_t wanted, int *
         *threads = atoi(omp);
     } else if (available == online) { /* not bound: share the host */
         *threads = online / session->mesh.host_ranks;
-    } else { /* the launcher has given this rank its processors */
-        *threads = available;
+    } else { /* the launcher has given this rank its processors, or it shares them: those of a
+                socket */
+        *threads = available * session->mesh.host_ranks > online ? online / session->mesh.host_ranks
+                                                                 : available;
         if (session->comm->rank == 0 && available * session->mesh.host_ranks < online) {
             ls_log_warn("each rank is bound to %d of %d processors; use mpirun --bind-to none, or "
                         "--map-by slot:PE=%d, to use them all",
@@ -364,6 +366,24 @@ void ls_session_close(ls_session *session) {
     session->dev = NULL;
 }
 
+/* Ranks that a failure did not reach, as when memory was short while ranks agreed on it, do not
+ * come to the end of MPI: whoever has waited for them goes without, and the launcher ends them. */
+enum { END_LIMIT_S = 10 };
+static int failed_exit;
+
+static void on_end_limit(int signal_number) {
+    (void)signal_number;
+    _exit(failed_exit);
+}
+
+static void limit_end(int exit_status) {
+    struct sigaction action = {.sa_handler = on_end_limit};
+    failed_exit = exit_status;
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGALRM, &action, NULL);
+    alarm(END_LIMIT_S);
+}
+
 int ls_session_end(ls_status status) {
     int exit_status = ls_status_exit(status);
     if (ls_error_rank() <= 0 || (status != LS_OK && !failure_is_shared)) {
@@ -384,6 +404,9 @@ int ls_session_end(ls_status status) {
     ls_progress_stop();
     if (status != LS_OK && !failure_is_shared) {
         ls_comm_mpi_abort(exit_status);
+    }
+    if (status != LS_OK && status != LS_E_STOPPED) {
+        limit_end(exit_status);
     }
     ls_comm_mpi_finalize();
     return exit_status;

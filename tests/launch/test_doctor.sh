@@ -42,6 +42,8 @@ gives 2 "$LOCKSTEP" doctor --cluster "$work/no.yaml"
 gives 0 "$LOCKSTEP" doctor --json --dir "$work/runs"
 prints '"schema": "lockstep-doctor"'
 prints '"fit": true'
+gives 0 ranks 2 "$LOCKSTEP" doctor --json --dir "$work/runs"
+holds [ "$(grep -c '"check": "clock"' "$work/out")" = 1 ]
 gives 1 "$LOCKSTEP" doctor --dir "$work/missing"
 prints "^FAIL  disk .*cannot write 32 MiB in '$work/missing'"
 says 'not fit to train'
@@ -51,6 +53,14 @@ prints '"fit": false'
 (ulimit -n 256 && gives 0 "$LOCKSTEP" doctor && prints '^WARN  open files .*256')
 gives 2 "$LOCKSTEP" doctor here
 says "'here' is not an option"
+
+# A rank whose clock is an hour behind.
+if ! ldd "$LOCKSTEP" | grep -q libasan; then
+    mkdir "$work/plant"
+    : >"$work/plant/clock-1"
+    gives 0 ranks 2 env LD_PRELOAD="$TEST_PLANT" PLANT_DIR="$work/plant" "$LOCKSTEP" doctor
+    prints '^WARN  clock .*-3600.[0-9] s away from that of rank 0'
+fi
 
 # GPUs, as the driver's library tells of them.
 if [ -e "${TEST_NVML:-}" ]; then
@@ -86,6 +96,14 @@ if [ "${TEST_NVML:-}" ]; then
     gives 1 ranks 2 "$LOCKSTEP" doctor
     prints '^FAIL  NVLink domains .*asks for NVLink between hosts'
     unset NCCL_MNNVL_ENABLE LOCKSTEP_NVML EMULATED_NVML
+fi
+
+# Shared memory that has no room even for the ranks' messages, as in a container: Open MPI would hang there.
+if [ "$(id -u)" = 0 ] && unshare -m true 2>/dev/null; then
+    gives 1 unshare -m sh -c 'mount -t tmpfs -o size=1m none /dev/shm && exec "$@"' sh "$root/launch/mpirun/local.sh" 2 "$LOCKSTEP" doctor
+    prints '^FAIL  transport .*/dev/shm has no room for 2 x [0-9]* bytes'
+    prints '^FAIL  shared memory .* are free in /dev/shm'
+    prints '^PASS  all-reduce .*(mpi, 32 MiB)'
 fi
 
 # A rank that sees another directory under the same name, as on nodes without a shared file system.
