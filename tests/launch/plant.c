@@ -1,6 +1,7 @@
 /* Preloaded into a rank of a run to make its machine fail. PLANT_RANK names the rank:
  *   PLANT_FLIP=N    flips one bit of what the N-th hash of parameters or of optimizer states reads,
  *                   in memory, before it does
+ *   PLANT_WRONG=1   makes each matrix product of the library come out wrong in one number
  *   PLANT_SLOW=US   makes each matrix product of the library take so many microseconds longer
  * Or PLANT_DIR names a folder, where a file KIND-RANK is a fault that happens once, and then again
  * when the file is made again:
@@ -77,6 +78,7 @@ int dnnl_sgemm(char ta, char tb, int64_t m, int64_t n, int64_t k, float alpha, c
     }
     usleep((useconds_t)planted("PLANT_SLOW"));
     int status = real(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+    c[0] += planted("PLANT_WRONG") ? 0.25f : 0.0f;
     if (asked_for("compute")) {
         raise(SIGSTOP);
     }

@@ -27,6 +27,10 @@ gives 0 ranks 3 "$LOCKSTEP" train $settings batch.sequences=12 run.name=flip --r
 says 'resumed from'
 holds "$TEST_CKPT_EQUAL" "$work/runs/clean/checkpoints/step-00000040" "$work/runs/flip/checkpoints/step-00000040"
 
+# A rank whose processor computes wrongly, each time.
+gives 3 plant PLANT_FLIP=150 3 env PLANT_WRONG=1 "$LOCKSTEP" train $settings batch.sequences=12 run.name=wrong
+says 'silent corruption: after step [0-9]* rank 1 on host .*rank 1 goes wrong again'
+
 # Of two ranks nobody can say which is wrong; and with parameters divided among all, nobody can know.
 gives 3 plant PLANT_FLIP=150 2 "$LOCKSTEP" train $settings run.name=two
 says 'rank 0 on host .*, rank 1 on host .* hold parameters that should be equal and are not'
