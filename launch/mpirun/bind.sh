@@ -2,12 +2,21 @@
 # bind.sh PROGRAM ARGS...: started as one rank on a GPU node, keeps it on the processors of its GPU's NUMA
 # node and tells UCX and NCCL's users which network adapters are nearest; then runs the program.
 #
-# The GPU is that of the rank's number on its host; nvidia-smi gives its PCI address, the rest is in
-# /sys (LOCKSTEP_SYS names another root). What cannot be found out is left alone.
+# The GPU is the one that lockstep takes: of those that CUDA_VISIBLE_DEVICES leaves, that of the rank's number on
+# its host, or the only one. nvidia-smi gives its PCI address, the rest is in /sys (LOCKSTEP_SYS names another
+# root). What cannot be found out is left alone.
 set -u
 local_rank=${OMPI_COMM_WORLD_LOCAL_RANK:-${SLURM_LOCALID:-0}}
 sys=${LOCKSTEP_SYS:-/sys}
-address=$(nvidia-smi --query-gpu=pci.bus_id --format=csv,noheader 2>/dev/null | sed -n "$((local_rank + 1))p" | tr 'A-F' 'a-f')
+mine() { # of the lines on stdin
+    awk -v n="$((local_rank + 1))" '{ line[NR] = $1 } END { print NR == 1 ? line[1] : line[n] }'
+}
+addresses() { nvidia-smi "$@" --query-gpu=pci.bus_id --format=csv,noheader 2>/dev/null | tr 'A-F' 'a-f'; }
+if [ -n "${CUDA_VISIBLE_DEVICES-}" ]; then
+    address=$(addresses -i "$(echo "$CUDA_VISIBLE_DEVICES" | tr , '\n' | mine)")
+else
+    address=$(addresses | mine)
+fi
 # Eight digits of domain there, four in /sys.
 address=${address#0000}
 device=$sys/bus/pci/devices/$address

@@ -177,7 +177,8 @@ core) options="$options --map-by core --bind-to core" ;;
 *) options="$options --bind-to none" ;;
 esac
 [ -z "$list" ] || options="$options --map-by slot -H $(echo "$list" | awk '{ printf "%s%s:%s", (NR > 1 ? "," : ""), $1, $2 }')"
-[ "$agent" = ssh ] || options="$options --mca plm rsh --mca plm_rsh_agent $agent"
+# A command with options of its own is no word of mpirun's line.
+[ "$agent" = ssh ] || export OMPI_MCA_plm=rsh OMPI_MCA_plm_rsh_agent="$agent"
 [ -z "$interface" ] || options="$options --mca btl_tcp_if_include $interface --mca oob_tcp_if_include $interface"
 # In a container a process may not read another's memory.
 [ ! -e /.dockerenv ] && [ ! -e /run/.containerenv ] || options="$options --mca btl_vader_single_copy_mechanism none"
@@ -190,10 +191,20 @@ for name in $(env | sed -n 's/^\(\(LOCKSTEP\|OMP\|NCCL\|CUDA\|UCX\|FI\|HDF5\)_[A
     options="$options -x $name"
 done
 [ -z "$gpus" ] || set -- "$here/bind.sh" "$@"
+# Words as a shell would read them again.
+quoted() {
+    for word in "$@"; do
+        case "$word" in
+        '' | *[!A-Za-z0-9_./:=,+@%-]*) printf "'%s' " "$(printf %s "$word" | sed "s/'/'\\\\''/g")" ;;
+        *) printf '%s ' "$word" ;;
+        esac
+    done
+}
 if [ "$dry" = yes ]; then
-    # shellcheck disable=SC2086
-    for pair in $environment; do echo "${pair%%=*}=$(printenv "${pair%%=*}") \\"; done
-    echo "mpirun $options -n $ranks $*"
+    [ "$agent" = ssh ] || printf 'OMPI_MCA_plm=rsh OMPI_MCA_plm_rsh_agent=%s\\\n' "$(quoted "$agent")"
+    for pair in $environment; do printf '%s=%s\\\n' "${pair%%=*}" "$(quoted "$(printenv "${pair%%=*}")")"; done
+    line=$(quoted "$@")
+    printf '%s\n' "mpirun $options -n $ranks ${line% }"
     exit 0
 fi
 

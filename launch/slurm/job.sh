@@ -81,14 +81,18 @@ preflight() {
         fit=$(fit_nodes)
         [ "$(count "$fit")" -ge "$MIN_NODES" ] && [ -n "$fit" ] || return 75
         local ranks_a_node=1
-        make_step "$fit" "$(count "$fit")" --mpi=pmix
+        # --wait: for the others when one has crashed.
+        make_step "$fit" "$(count "$fit")" --mpi=pmix --wait=10
         report=$(timeout -k 5 "${PREFLIGHT_S:-180}" "${step[@]}" "$LOCKSTEP" doctor --dir "$RUN_DIR")
         status=$?
         echo "$report"
         [ "$status" != 0 ] || return 0
-        [ "$status" -lt 124 ] || [ "$try" = 2 ] || continue # crashed, or hung
+        if [ "$status" -ge 124 ] && [ "$try" = 1 ]; then # crashed, or hung
+            say "the examination of the nodes ended with $status; once more"
+            continue
+        fi
         # Lines "FAIL  check  host: what"; of these checks, what is wrong is not the host's that tells it.
-        bad=$(sed -n '/^FAIL  \(NVLink domains\|profile\) /d;s/^FAIL  .\{16\} \([^ ]*\): .*/\1/p' <<<"$report" | sort -u | xargs)
+        bad=$(sed -n '/^FAIL  \(NVLink domains\|profile\|transport\) /d;s/^FAIL  .\{16\} \([^ ]*\): .*/\1/p' <<<"$report" | sort -u | xargs)
         [ -n "$bad" ] && [ "$(count "$bad")" -lt "$(count "$fit")" ] || return 3
         [ "$try" = 1 ] || return 3
         UNFIT="$UNFIT $bad"
@@ -114,6 +118,7 @@ lockstep_start() {
     [ -z "$layout" ] || say "$ranks ranks on $(xargs <<<"$nodes"): ${settings[*]}"
     # shellcheck disable=SC2086 # SRUN_OPTIONS are words
     make_step "$nodes" "$ranks" --mpi=pmix --kill-on-bad-exit=1 --wait=60 --label $SRUN_OPTIONS
+    [ -z "${SLURM_GPUS_ON_NODE:-}" ] || step+=("$launch/mpirun/bind.sh")
     exec "${step[@]}" "$LOCKSTEP" train --resume "$@" "${settings[@]}"
 }
 

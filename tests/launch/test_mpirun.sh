@@ -16,6 +16,11 @@ prints '^NCCL_MNNVL_ENABLE=1'
 prints '^NCCL_DEBUG=INFO' # what was set counts
 prints '^NCCL_SOCKET_IFNAME=eth7'
 prints '-H a:4,b:4 .*-x NCCL_MNNVL_ENABLE .*-n 8 .*/bind.sh program$'
+gives 0 "$run" --dry-run --hosts a --agent 'ssh -p 22' sh -c "echo it's"
+prints "^OMPI_MCA_plm=rsh OMPI_MCA_plm_rsh_agent='ssh -p 22' "
+prints " sh -c 'echo it'"
+eval "set -- $(sed -n 's/^mpirun .* -n 1 //p' "$work/out")" # as a shell reads it
+holds [ "$3" = "echo it's" ]
 gives 2 "$run" program
 says 'how many ranks'
 gives 2 "$run" -n many program
@@ -40,13 +45,23 @@ for n in 0 1; do
 done
 cat >"$work/bin/nvidia-smi" <<'SMI'
 #!/bin/sh
-printf '00000000:01:00.0\n00000001:01:00.0\n'
+[ "$1" != -i ] || which=$2
+printf '00000000:01:00.0\n00000001:01:00.0\n' | sed -n "${which:+$((which + 1))}p"
 SMI
 chmod +x "$work/bin/nvidia-smi"
 gives 0 env PATH="$work/bin:$PATH" LOCKSTEP_SYS="$work/sys" "$run" -n 2 "$root/launch/mpirun/bind.sh" \
     sh -c 'echo "rank $OMPI_COMM_WORLD_RANK: $UCX_NET_DEVICES, $(taskset -cp $$ | sed "s/.*: //")"'
 prints '^rank 0: mlx5_0:1, 0$'
 prints '^rank 1: mlx5_1:1, 0$'
+# Of those that it may see, or the only one.
+for visible in 1,0 1; do
+    gives 0 env PATH="$work/bin:$PATH" LOCKSTEP_SYS="$work/sys" CUDA_VISIBLE_DEVICES=$visible "$run" -n 2 "$root/launch/mpirun/bind.sh" \
+        sh -c 'echo "$CUDA_VISIBLE_DEVICES: rank $OMPI_COMM_WORLD_RANK: $UCX_NET_DEVICES"'
+    cat "$work/out" >>"$work/near"
+done
+for line in '1,0: rank 0: mlx5_1:1' '1,0: rank 1: mlx5_0:1' '1: rank 0: mlx5_1:1' '1: rank 1: mlx5_1:1'; do
+    holds grep -qx "$line" "$work/near"
+done
 gives 0 env PATH="$work/bin:$PATH" "$run" -n 1 "$root/launch/mpirun/bind.sh" true # no such device in /sys
 
 # The layout for fewer ranks.
@@ -77,6 +92,7 @@ cat >"$work/agent" <<AGENT
 #!/bin/sh
 host=\$1
 shift
+[ "\$host" != --through ] || { host=\$1 && shift; } # an option of its own
 [ ! -e "$work/gone-\$host" ] || exit 255
 exec unshare -u sh -c "hostname \$host && \$*"
 AGENT
@@ -84,7 +100,7 @@ chmod +x "$work/agent"
 printf 'ha slots=2\nhb slots=2\n' >"$work/hosts"
 settings="$settings run.steps=120 checkpoint.every=10 parallel.transport=mpi faults.min_deadline_s=2 eval.every=0"
 gives 0 "$LOCKSTEP" train $settings run.name=plain
-"$root/launch/supervise" --run "$work/runs/elastic" "$run" --hostfile "$work/hosts" --elastic --agent "$work/agent" \
+"$root/launch/supervise" --run "$work/runs/elastic" "$run" --hostfile "$work/hosts" --elastic --agent "$work/agent --through" \
     "$LOCKSTEP" train $settings run.name=elastic --resume >"$work/out" 2>"$work/err" &
 job=$!
 until [ -d "$work/runs/elastic/checkpoints/step-00000010" ]; do

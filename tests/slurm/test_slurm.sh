@@ -98,6 +98,37 @@ until_holds 30 'its outcome' grep -q '^75 ' "$work/runs/cancelled/outcome"
 not_logged 'queued again'
 holds [ ! -f "$work/runs/cancelled/done" ]
 
+# Queued again so often, and no more.
+export MAX_REQUEUES=0
+submit capped
+unset MAX_REQUEUES
+until_holds 60 'step 5' has_step capped 5
+scancel --signal=USR1 --batch "$job"
+ended
+logged 'stopped on request'
+logged 'not queued again: it has been 0 times'
+holds [ "$(state "$job")" = FAILED ]
+
+# The examination of the nodes crashes on one of them, as where memory is short: it is made once more.
+cat >"$work/crashes" <<CRASH
+#!/bin/sh
+if [ "\$1 \$SLURM_PROCID" = 'doctor 1' ] && mkdir "$work/crashed" 2>/dev/null; then
+    kill -SEGV \$\$
+fi
+exec "$LOCKSTEP" "\$@"
+CRASH
+chmod +x "$work/crashes"
+(
+    export LOCKSTEP="$work/crashes"
+    submit crashed
+    echo "$job" >"$work/job"
+)
+name=crashed job=$(cat "$work/job")
+ended
+logged 'the examination of the nodes ended with 1[0-9]*; once more'
+logged '^PASS  all-reduce .* over 2 ranks on 2 hosts'
+same
+
 # A rank killed: the job starts it all again in place.
 submit killed
 until_holds 60 'a checkpoint' [ -d "$work/runs/killed/checkpoints/step-00000025" ]
@@ -187,15 +218,19 @@ same_as_single
 on_n2 umount "$work/runs"
 settings=$plain
 
-# A chain of short jobs, one after the other, each going on where the last one stopped.
+# A chain of short jobs, one after the other, each going on where the last one stopped: those of an array, after
+# the one of the same name before them.
 settings="$settings --until 100"
-submit chain --array=1-1%1
-until_holds 90 'the first link' grep -q '^75 ' "$work/runs/chain/outcome"
+submit chain --dependency=singleton
 settings=${settings% --until 100}
-submit chain --array=1-2%1
+first=$job
+submit chain --array=1-2%1 --dependency=singleton
+until_holds 10 'the array to wait' sh -c "squeue -h --name=chain --states=PENDING --format=%r | grep -q Dependency"
 until_holds 90 'the last link' [ -f "$work/runs/chain/done" ]
 until_holds 60 'the end of the array' sh -c '[ -z "$(squeue -h --name=chain)" ]'
 logged 'run chain is done'
+holds grep -q 'ended with 75' "$work/chain-$first.log"
+holds grep -q 'resumed from' "$work"/chain-*.log
 same
 
 # The file for GPU nodes asks for them and runs a rank for each: here on a device that is no GPU.
@@ -210,7 +245,7 @@ same
 if [ -x "${EMULATED:-}" ]; then
     kind=gb200
     mkdir -p "$work/bin" "$work/channels" "$work/launch"
-    cp -r "$root/launch/slurm" "$root/launch/supervise" "$root/launch/ask.sh" "$work/launch"
+    cp -r "$root/launch/slurm" "$root/launch/mpirun" "$root/launch/supervise" "$root/launch/ask.sh" "$work/launch"
     sed -i '/^#SBATCH --segment/d' "$work/launch/slurm/gb200.sbatch"
     : >"$work/channels/channel0"
     cat >"$work/bin/nvidia-imex-ctl" <<IMEX
@@ -223,6 +258,10 @@ IMEX
 [ "\$*" != 'show topology' ] || { echo 'BlockName=rack1 BlockIndex=0 Nodes=n[1-2] BlockSize=2'; exit; }
 exec $(command -v scontrol) "\$@"
 SCONTROL
+    cat >"$work/bin/nvidia-smi" <<SMI
+#!/bin/sh
+echo "\$SLURM_PROCID \$*" >>"$work/asked"
+SMI
     chmod +x "$work/bin"/*
     printf '%s\n' 'gpus 0 1' 'driver 0 570.86.15' 'name 0 NVIDIA GB200' 'bus_id 0 00000000:00:00.0' 'fabric_state 0 3' \
         'fabric_cluster 0 00112233445566778899aabbccddeeff' 'fabric_clique 0 7' >"$work/gpus"
@@ -244,6 +283,7 @@ SCONTROL
     logged '^2 nodes in block rack1'
     logged '^PASS  NVLink domains .*1 for 2 ranks'
     logged 'on 4 ranks of .*, 2 hosts'
+    holds [ "$(grep -c 'pci.bus_id' "$work/asked")" = 4 ] # by each rank, for what is near its GPU
     : >"$work/imex-down"
     rack imex
     logged "node n2: nvidia-imex-ctl -q says 'INITIALIZING', not READY"
