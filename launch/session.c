@@ -373,6 +373,10 @@ static int failed_exit;
 
 static void on_end_limit(int signal_number) {
     (void)signal_number;
+    const char *text = ls_error_last()->message;
+    if (write(STDERR_FILENO, text, strlen(text)) > 0) {
+        (void)!write(STDERR_FILENO, "\n", 1);
+    }
     _exit(failed_exit);
 }
 
