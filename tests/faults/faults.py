@@ -119,11 +119,12 @@ class Bench:
             run.end()
 
     def ready(self, run):
-        """Some steps after a new checkpoint of the present start."""
+        """Some steps after a new checkpoint of the present start, or the run's end: a fault that stops nothing,
+        such as a second job, lets it go on."""
         begun = len(run.records())
         saved = run.saved()[-1:]
-        run.until("a new checkpoint", lambda: run.saved()[-1:] != saved)
-        run.until("steps after it", lambda: len(run.records()) > begun + INTERVAL + 3)
+        run.until("a new checkpoint", lambda: run.saved()[-1:] != saved or run.process.poll() == 0)
+        run.until("steps after it", lambda: len(run.records()) > begun + INTERVAL + 3 or run.process.poll() == 0)
 
     def strike(self, run, name, rng, seconds=60):
         """One fault, and the way back to a productive step; seconds to notice it and to get there."""
@@ -198,7 +199,7 @@ def soak(bench, names, seconds, rng):
         try:
             while not run.over():
                 bench.ready(run)
-                if run.records()[-1]["step"] > steps - 8 * INTERVAL:
+                if run.over() or run.records()[-1]["step"] > steps - 8 * INTERVAL:
                     break
                 if time.monotonic() > end and count >= len(names):
                     break

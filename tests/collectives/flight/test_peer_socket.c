@@ -134,7 +134,7 @@ int main(void) {
     const ls_peer_address stopped[] = {gone, silent};
     contact = with(stopped, 2);
     CHECK_INT(call(&contact, NULL, 0.5).result, LS_PEER_SILENT);
-    contact = with(NULL, 0);
+    contact = with(cut, 0);
     CHECK_INT(call(&contact, NULL, FOREVER_S).result, LS_PEER_UNREACHABLE);
 
     /* An address that the caller has too is no way to another host, unless there is no other. */
