@@ -98,12 +98,12 @@ exec unshare -u sh -c "hostname \$host && \$*"
 AGENT
 chmod +x "$work/agent"
 printf 'ha slots=2\nhb slots=2\n' >"$work/hosts"
-settings="$settings run.steps=120 checkpoint.every=10 parallel.transport=mpi faults.min_deadline_s=2 eval.every=0"
+settings="$settings run.steps=800 checkpoint.every=50 parallel.transport=mpi faults.min_deadline_s=2 eval.every=0"
 gives 0 "$LOCKSTEP" train $settings run.name=plain
 "$root/launch/supervise" --run "$work/runs/elastic" "$run" --hostfile "$work/hosts" --elastic --agent "$work/agent --through" \
     "$LOCKSTEP" train $settings run.name=elastic --resume >"$work/out" 2>"$work/err" &
 job=$!
-until [ -d "$work/runs/elastic/checkpoints/step-00000010" ]; do
+until [ -d "$work/runs/elastic/checkpoints/step-00000050" ]; do
     kill -0 $job 2>/dev/null || fail 'the run ended early'
     sleep 0.02
 done
@@ -120,5 +120,5 @@ holds [ "$status" = 0 ]
 says 'host hb is left out: it does not answer'
 holds grep -q '"ranks":2,"hosts":1' "$work/runs/elastic/starts.jsonl"
 holds grep -q '"after":{"exit":[0-9]*,"outcome":"..*"}' "$work/runs/elastic/starts.jsonl"
-holds "$TEST_CKPT_EQUAL" "$work/runs/plain/checkpoints/step-00000120" "$work/runs/elastic/checkpoints/step-00000120"
+holds "$TEST_CKPT_EQUAL" "$work/runs/plain/checkpoints/step-00000800" "$work/runs/elastic/checkpoints/step-00000800"
 passed
