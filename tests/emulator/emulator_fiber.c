@@ -145,9 +145,26 @@ static void check_warp(int w) {
     p->epoch += sync;
 }
 
+/* cp.async: of each thread. */
+enum { COPIES_MAX = 256 };
+static struct {
+    struct {
+        void *to;
+        uint32_t bytes[4];
+    } copy[COPIES_MAX];
+    int count, next;
+} copies[THREADS_MAX];
+
+static bool copies_under_way(void) {
+    return copies[now->warp * WARP + now->lane].count > 0;
+}
+
 static void fiber_main(void) {
     kernel->call(kernel->closure);
     fiber *f = now;
+    if (copies_under_way()) {
+        emu_report("kernel %s: a thread ends without having waited for its copies", kernel->name);
+    }
     f->state = ENDED;
     live--;
     warps[f->warp].live &= ~(1u << f->lane);
@@ -367,6 +384,47 @@ void emu_mma_bf16_16x8x16(float *c, const uint32_t *a, const uint32_t *b) {
         }
         c[i] = sum;
     }
+}
+
+/* Matrix m's row r is that of lane 8 m + r. A lane gets of each row lane / 4, columns 2 (lane % 4)
+ * and the next; transposed: of rows 2 (lane % 4) and the next, column lane / 4. */
+void emu_share_matrices(uint32_t *r, const void *row, const uint32_t *bytes, int transposed) {
+    static uint16_t given[THREADS_MAX / WARP][2][WARP][8];
+    uint16_t(*rows)[8] = given[now->warp][now->exchanges++ & 1];
+    const int g = now->lane / 4, t = now->lane % 4;
+    if ((uintptr_t)row % 16 != 0) {
+        emu_report("kernel %s: ldmatrix of a row at %p, which is not aligned to 16 bytes",
+                   kernel->name, row);
+    }
+    memcpy(rows[now->lane], bytes, sizeof rows[0]);
+    warp_wait(0xffffffffu, false);
+    for (int m = 0; m < 4; m++) {
+        const uint16_t low = transposed ? rows[8 * m + 2 * t][g] : rows[8 * m + g][2 * t];
+        const uint16_t high = transposed ? rows[8 * m + 2 * t + 1][g] : rows[8 * m + g][2 * t + 1];
+        r[m] = (uint32_t)low | (uint32_t)high << 16;
+    }
+}
+
+void emu_copy_later(void *to, const uint32_t *bytes) {
+    const int thread = now->warp * WARP + now->lane;
+    if (copies[thread].count == COPIES_MAX) {
+        emu_report("kernel %s: a thread has more than %d copies under way", kernel->name,
+                   COPIES_MAX);
+    }
+    copies[thread].copy[copies[thread].count].to = to;
+    memcpy(copies[thread].copy[copies[thread].count++].bytes, bytes, 4 * sizeof *bytes);
+}
+
+int emu_copy_next(void **to, uint32_t *bytes) {
+    const int thread = now->warp * WARP + now->lane;
+    const int i = copies[thread].next++;
+    if (i >= copies[thread].count) {
+        copies[thread].count = copies[thread].next = 0;
+        return 0;
+    }
+    *to = copies[thread].copy[i].to;
+    memcpy(bytes, copies[thread].copy[i].bytes, 4 * sizeof *bytes);
+    return 1;
 }
 
 /* One piece for each declaration of a kernel; a declaration is told by its place. */

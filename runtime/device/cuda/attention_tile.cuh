@@ -15,6 +15,27 @@
 __device__ __forceinline__ void mma_bf16(float *c, const uint32_t *a, const uint32_t *b) {
     emu_mma_bf16_16x8x16(c, a, b);
 }
+
+template <bool TRANSPOSED>
+__device__ __forceinline__ void load_matrices(uint32_t *r, const void *row) {
+    emu_load_matrices(r, row, TRANSPOSED);
+}
+
+__device__ __forceinline__ void copy_async(void *to, const void *from, bool inside) {
+    emu_copy_async(to, from, inside);
+}
+
+__device__ __forceinline__ void copy_wait() {
+    emu_copy_wait();
+}
+
+__device__ __forceinline__ float exp2_of(float x) {
+    return exp2f(x);
+}
+
+__device__ __forceinline__ uint32_t two(float low, float high) {
+    return (uint32_t)from_float<bf16_t>(low).bits | (uint32_t)from_float<bf16_t>(high).bits << 16;
+}
 #else
 __device__ __forceinline__ void mma_bf16(float *c, const uint32_t *a, const uint32_t *b) {
     asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
@@ -22,42 +43,82 @@ __device__ __forceinline__ void mma_bf16(float *c, const uint32_t *a, const uint
                  : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
-#endif
 
-__device__ __forceinline__ uint32_t two(const bf16_t *p) {
-    return *reinterpret_cast<const uint32_t *>(p);
+/* Four 8 x 8 matrices, whose rows 0 to 7 lanes 8i to 8i + 7 point to, for mma_bf16. */
+template <bool TRANSPOSED>
+__device__ __forceinline__ void load_matrices(uint32_t *r, const void *row) {
+    const uint32_t at = (uint32_t)__cvta_generic_to_shared(row);
+    if (TRANSPOSED) {
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                     : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                     : "r"(at)
+                     : "memory");
+    } else {
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                     : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                     : "r"(at)
+                     : "memory");
+    }
 }
 
-__device__ __forceinline__ uint32_t two(bf16_t low, bf16_t high) {
-    return (uint32_t)low.bits | (uint32_t)high.bits << 16;
+/* 16 bytes to shared memory, or zeros where they are not inside; there after copy_wait. */
+__device__ __forceinline__ void copy_async(void *to, const void *from, bool inside) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(
+                     (uint32_t)__cvta_generic_to_shared(to)),
+                 "l"(from), "r"(inside ? 16 : 0)
+                 : "memory");
+}
+
+__device__ __forceinline__ void copy_wait() {
+    asm volatile("cp.async.wait_all;" ::: "memory");
+}
+
+/* 2^x; results below 2^-126 are 0. */
+__device__ __forceinline__ float exp2_of(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+__device__ __forceinline__ uint32_t two(float low, float high) {
+    const __nv_bfloat162 both = __floats2bfloat162_rn(low, high);
+    uint32_t bits;
+    memcpy(&bits, &both, sizeof bits);
+    return bits;
+}
+#endif
+
+/* c[i] and c[i + 1] += A B_i and A B_{i+1}, with A in registers and rows [d, d + 16) of B. */
+template <bool BY_ROWS>
+__device__ __forceinline__ void multiply_two(float (*c)[4], const uint32_t *af, const bf16_t *b,
+                                             int ldb, int i, int d) {
+    const int lane = threadIdx.x % 32, row = lane % 8, second = lane / 8 % 2, piece = lane / 16;
+    uint32_t bf[4];
+    if (BY_ROWS) {
+        load_matrices<false>(bf, b + (8 * (i + piece) + row) * ldb + d + 8 * second);
+    } else {
+        load_matrices<true>(bf, b + (d + 8 * second + row) * ldb + 8 * (i + piece));
+    }
+    mma_bf16(c[i], af, bf);
+    mma_bf16(c[i + 1], af, bf + 2);
 }
 
 /* c[i] (16 x 8) += A (16 x k) B_i, i < n / 8. A: rows of shared memory from `a`. B_i (k x 8):
  * BY_ROWS: its column j is row 8i + j of `b`; else its row j is row j of `b` from column 8i on.
- * k is a multiple of 16, n of 8. */
+ * k and n are multiples of 16. */
 template <bool BY_ROWS, int N_MAX>
 __device__ __forceinline__ void multiply(float (*c)[4], const bf16_t *a, int lda, const bf16_t *b,
                                          int ldb, int n, int k) {
-    const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+    const int lane = threadIdx.x % 32;
     for (int d = 0; d < k; d += 16) {
-        const bf16_t *low = a + g * lda + d + 2 * t, *high = low + 8 * lda;
-        const uint32_t af[4] = {two(low), two(high), two(low + 8), two(high + 8)};
+        uint32_t af[4];
+        load_matrices<false>(af, a + lane % 16 * lda + d + lane / 16 * 8);
 #pragma unroll
-        for (int i = 0; i < N_MAX / 8; i++) {
+        for (int i = 0; i < N_MAX / 8; i += 2) {
             if (i * 8 >= n) {
                 break;
             }
-            uint32_t bf[2];
-            if (BY_ROWS) {
-                const bf16_t *from = b + (8 * i + g) * ldb + d + 2 * t;
-                bf[0] = two(from);
-                bf[1] = two(from + 8);
-            } else {
-                const bf16_t *from = b + (d + 2 * t) * ldb + 8 * i + g;
-                bf[0] = two(from[0], from[ldb]);
-                bf[1] = two(from[8 * ldb], from[9 * ldb]);
-            }
-            mma_bf16(c[i], af, bf);
+            multiply_two<BY_ROWS>(c, af, b, ldb, i, d);
         }
     }
 }
@@ -92,6 +153,45 @@ template <int PIECES> __device__ __forceinline__ void clear(float (*c)[4]) {
     }
 }
 
+/* 16 rows of a warp, from piece registers to shared memory. */
+template <int PIECES>
+__device__ __forceinline__ void keep(float *tile, int ld, const float (*c)[4]) {
+    const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+#pragma unroll
+    for (int i = 0; i < 4 * PIECES; i++) {
+        const int j = i % 4;
+        tile[(g + 8 * (j / 2)) * ld + i / 4 * 8 + 2 * t + j % 2] = c[i / 4][j];
+    }
+}
+
+/* c += P B, as multiply<false> has it, with P (16 x 8 PIECES) in registers as products leave it,
+ * rounded to T. Pieces of bf16 are what mma takes as A; of fp32 they pass through `tile`. */
+template <int PIECES, int N_MAX>
+__device__ __forceinline__ void multiply_kept(float (*c)[4], const float (*p)[4], bf16_t *, int,
+                                              const bf16_t *b, int ldb, int n) {
+#pragma unroll
+    for (int k = 0; k < PIECES; k += 2) {
+        const uint32_t af[4] = {two(p[k][0], p[k][1]), two(p[k][2], p[k][3]),
+                                two(p[k + 1][0], p[k + 1][1]), two(p[k + 1][2], p[k + 1][3])};
+#pragma unroll
+        for (int i = 0; i < N_MAX / 8; i += 2) {
+            if (i * 8 >= n) {
+                break;
+            }
+            multiply_two<false>(c, af, b, ldb, i, 8 * k);
+        }
+    }
+}
+
+template <int PIECES, int N_MAX>
+__device__ __forceinline__ void multiply_kept(float (*c)[4], const float (*p)[4], float *tile,
+                                              int ldp, const float *b, int ldb, int n) {
+    __syncwarp(); /* `tile` has been read */
+    keep<PIECES>(tile, ldp, p);
+    __syncwarp();
+    multiply<false, N_MAX>(c, tile, ldp, b, ldb, n, 8 * PIECES);
+}
+
 /* Sum or maximum over the four lanes that share a row. */
 __device__ __forceinline__ float quad_sum(float x) {
     x += __shfl_xor_sync(LS_ALL_LANES, x, 1);
@@ -106,24 +206,26 @@ __device__ __forceinline__ float quad_max(float x) {
     return x;
 }
 
-/* Rows [first, first + tile) of a matrix whose row i is from + i * stride, D columns, into shared
- * memory with zeros where there is no row or column, up to `columns` (a multiple of 16). All
- * threads of the block. */
-template <class T>
+/* Rows [first, first + TILE) of a matrix whose row i is from + i * stride, D columns, into shared
+ * memory with zeros where there is no row or column, up to `columns` (a multiple of 16, at most
+ * D_MAX). All threads of the block; each then calls copy_wait. */
+template <int TILE, int D_MAX, class T>
 __device__ __forceinline__ void load_tile(T *to, int ld, const T *from, int64_t stride,
-                                          int64_t first, int64_t rows, int tile, int D, int columns,
+                                          int64_t first, int64_t rows, int D, int columns,
                                           bool wide) {
-    constexpr int P = pack<T>::size;
-    const int packs = columns / P;
-    for (int i = threadIdx.x; i < tile * packs; i += blockDim.x) {
-        const int r = i / packs, d = i % packs * P;
-        const T *row = from + (first + r) * stride;
-        if (wide && first + r < rows && d + P <= D) {
-            *reinterpret_cast<uint4 *>(to + r * ld + d) = *reinterpret_cast<const uint4 *>(row + d);
+    constexpr int P = pack<T>::size, PACKS = D_MAX / P;
+    for (int i = threadIdx.x; i < TILE * PACKS; i += 2 * TILE) {
+        const int r = i / PACKS, d = i % PACKS * P;
+        const bool inside = first + r < rows;
+        const T *row = from + (inside ? first + r : 0) * stride;
+        if (d >= columns) {
+            continue;
+        }
+        if (wide) {
+            copy_async(to + r * ld + d, row + (d < D ? d : 0), inside && d < D);
         } else {
             for (int j = 0; j < P; j++) {
-                to[r * ld + d + j] =
-                    first + r < rows && d + j < D ? row[d + j] : from_float<T>(0.0f);
+                to[r * ld + d + j] = inside && d + j < D ? row[d + j] : from_float<T>(0.0f);
             }
         }
     }
@@ -132,6 +234,13 @@ __device__ __forceinline__ void load_tile(T *to, int ld, const T *from, int64_t 
 template <class T> struct tile_of {
     static constexpr int pad = 16 / (int)sizeof(T); /* elements that end a row */
 };
+
+/* Elements of the tile for each warp that multiply_kept wants. */
+template <class T> __host__ __device__ constexpr int kept_elems(int ldp) {
+    return sizeof(T) == sizeof(float) ? 16 * ldp : 0;
+}
+
+#define LS_LOG2E 1.4426950408889634f
 
 struct attention_arguments {
     ls_attention op;
@@ -143,7 +252,13 @@ struct attention_arguments {
 
 /* Row i sees the keys below this. */
 __device__ __forceinline__ int64_t keys_of(const attention_arguments &o, int64_t row) {
-    return o.op.full ? o.op.kv_len : row + 1 + o.op.kv_len - o.op.q_len;
+    const int64_t keys = o.op.full ? o.op.kv_len : row + 1 + o.op.kv_len - o.op.q_len;
+    return keys < o.op.kv_len ? keys : o.op.kv_len;
+}
+
+/* How many of `tile` places from `begin` on are below `end`. */
+__device__ __forceinline__ int places_below(int64_t end, int64_t begin, int tile) {
+    return end <= begin ? 0 : end - begin < tile ? (int)(end - begin) : tile;
 }
 
 template <class T>

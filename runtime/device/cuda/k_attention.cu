@@ -6,41 +6,40 @@
 #include "runtime/device/cuda/attention_tile.cuh"
 
 /* What a warp keeps of its 16 rows while it goes over the keys: of rows g and g + 8 of a lane the
- * largest score and the sum of exp(score - largest). */
+ * largest score, in units of log2, and the sum of exp2(score - largest). */
 struct running_softmax {
     float max[2], sum[2];
 };
 
-/* Scores s [16 x 2 KEY_PIECES] of keys from `begin` on become probabilities relative to the new
- * largest score, in p_tile; shrink: what is summed of the keys before is multiplied with. */
-template <class T, int KEY_PIECES>
+/* Scores s [16 x 8 KEY_PIECES] of keys from `begin` on become probabilities relative to the new
+ * largest score; shrink: what is summed of the keys before is multiplied with. */
+template <int KEY_PIECES>
 __device__ __forceinline__ void add_scores(const attention_arguments &o, int64_t first_row,
-                                           int64_t begin, float (*s)[4], T *p_tile, int ldp,
-                                           running_softmax &running, float *shrink) {
+                                           int64_t begin, float (*s)[4], running_softmax &running,
+                                           float *shrink) {
     const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-    const float scale = (float)o.op.scale;
+    const float scale = (float)(o.op.scale * 1.4426950408889634);
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-        const int64_t sees = keys_of(o, first_row + g + 8 * half);
+        const int seen = places_below(keys_of(o, first_row + g + 8 * half), begin, 8 * KEY_PIECES);
         float largest = running.max[half];
 #pragma unroll
         for (int i = 0; i < 2 * KEY_PIECES; i++) {
             float *x = &s[i / 2][2 * half + i % 2];
-            const int64_t key = begin + i / 2 * 8 + 2 * t + i % 2;
-            *x = key < sees && key < o.op.kv_len ? *x * scale : LS_MASKED;
-            largest = *x > largest ? *x : largest;
+            *x = i / 2 * 8 + 2 * t + i % 2 < seen ? *x * scale : LS_MASKED;
+            largest = fmaxf(*x, largest); /* drops NaNs, which the sum gets */
         }
         largest = quad_max(largest);
-        /* Rows without a finite score so far: exp(x - 0) is 0 for -inf. */
+        /* Rows without a finite score so far: exp2(x - 0) is 0 for -inf. */
         const float base = largest == LS_MASKED ? 0.0f : largest;
-        shrink[half] = expf(running.max[half] - base);
+        shrink[half] = exp2_of(running.max[half] - base);
         running.max[half] = largest;
         float part = 0.0f;
 #pragma unroll
         for (int i = 0; i < 2 * KEY_PIECES; i++) {
-            const float p = expf(s[i / 2][2 * half + i % 2] - base);
-            part += p;
-            p_tile[(g + 8 * half) * ldp + i / 2 * 8 + 2 * t + i % 2] = from_float<T>(p);
+            float *x = &s[i / 2][2 * half + i % 2];
+            *x = exp2_of(*x - base);
+            part += *x;
         }
         running.sum[half] = running.sum[half] * shrink[half] + quad_sum(part);
     }
@@ -60,7 +59,7 @@ __device__ __forceinline__ void store_rows(const attention_arguments &o, int64_t
         }
         T *to = (T *)o.op.out + batch * o.o_batch + row * o.op.o_stride + head * D;
         float *lse = (float *)o.op.lse + (batch * o.op.heads + head) * o.lse_row + row;
-        const float part = running.max[half] + logf(running.sum[half]);
+        const float part = running.max[half] / LS_LOG2E + logf(running.sum[half]);
         float factor = 1.0f / running.sum[half], both = part, keep = 0.0f;
         if (o.op.merge) {
             const float old = *lse, most = old > part ? old : part;
@@ -90,7 +89,7 @@ __global__ void __launch_bounds__(ROWS * 2) attention_forward_kernel(attention_a
     const int D = (int)o.op.head_dim, ld = o.columns + PAD, ldp = ROWS + PAD;
     const int warp = threadIdx.x / 32;
     T *q_tile = tiles, *k_tile = q_tile + ROWS * ld, *v_tile = k_tile + ROWS * ld;
-    T *p_tile = v_tile + ROWS * ld + warp * 16 * ldp; /* of this warp */
+    T *p_tile = v_tile + ROWS * ld + warp * kept_elems<T>(ldp);
     const int64_t head = blockIdx.y, batch = blockIdx.z;
     const int64_t kv_head = head / (o.op.heads / o.op.kv_heads);
     /* The longest rows first: they have the most keys to go over. */
@@ -104,17 +103,24 @@ __global__ void __launch_bounds__(ROWS * 2) attention_forward_kernel(attention_a
     float out[HEAD_PIECES][4];
     running_softmax running = {{LS_MASKED, LS_MASKED}, {0.0f, 0.0f}};
     clear<HEAD_PIECES>(out);
-    load_tile(q_tile, ld, q, o.op.q_stride, first, o.op.q_len, ROWS, D, o.columns, o.wide);
+    load_tile<ROWS, D_MAX>(q_tile, ld, q, o.op.q_stride, first, o.op.q_len, D, o.columns, o.wide);
+    load_tile<ROWS, D_MAX>(k_tile, ld, k, o.op.kv_stride, 0, o.op.kv_len, D, o.columns, o.wide);
     for (int64_t begin = 0; begin < keys; begin += ROWS) {
-        __syncthreads(); /* the tiles before have been read */
-        load_tile(k_tile, ld, k, o.op.kv_stride, begin, o.op.kv_len, ROWS, D, o.columns, o.wide);
-        load_tile(v_tile, ld, v, o.op.kv_stride, begin, o.op.kv_len, ROWS, D, o.columns, o.wide);
-        __syncthreads();
+        /* v comes while the scores are made, the next keys while they are used. */
+        copy_wait();
+        __syncthreads(); /* the keys are there, v of the tile before has been read */
+        load_tile<ROWS, D_MAX>(v_tile, ld, v, o.op.kv_stride, begin, o.op.kv_len, D, o.columns,
+                               o.wide);
         float s[KEY_PIECES][4], shrink[2];
         clear<KEY_PIECES>(s);
         multiply<true, ROWS>(s, q_tile + warp * 16 * ld, ld, k_tile, ld, ROWS, o.columns);
-        add_scores<T, KEY_PIECES>(o, first + warp * 16, begin, s, p_tile, ldp, running, shrink);
-        __syncwarp();
+        copy_wait();
+        __syncthreads();
+        if (begin + ROWS < keys) {
+            load_tile<ROWS, D_MAX>(k_tile, ld, k, o.op.kv_stride, begin + ROWS, o.op.kv_len, D,
+                                   o.columns, o.wide);
+        }
+        add_scores<KEY_PIECES>(o, first + warp * 16, begin, s, running, shrink);
 #pragma unroll
         for (int i = 0; i < HEAD_PIECES; i++) {
 #pragma unroll
@@ -122,16 +128,16 @@ __global__ void __launch_bounds__(ROWS * 2) attention_forward_kernel(attention_a
                 out[i][j] *= shrink[j / 2];
             }
         }
-        multiply<false, D_MAX>(out, p_tile, ldp, v_tile, ld, o.columns, ROWS);
-        __syncwarp();
+        multiply_kept<KEY_PIECES, D_MAX>(out, s, p_tile, ldp, v_tile, ld, o.columns);
     }
+    copy_wait();
     store_rows<T, HEAD_PIECES>(o, first + warp * 16, out, running);
 }
 
 template <class T, int ROWS, int D_MAX>
 static void launch_tiles(cudaStream_t stream, const attention_arguments &o) {
     const int ld = o.columns + tile_of<T>::pad, ldp = ROWS + tile_of<T>::pad;
-    const int bytes = (3 * ROWS * ld + ROWS * ldp) * (int)sizeof(T);
+    const int bytes = (3 * ROWS * ld + ROWS / 16 * kept_elems<T>(ldp)) * (int)sizeof(T);
     auto kernel = attention_forward_kernel<T, ROWS, D_MAX>;
     cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
     const dim3 grid((unsigned int)((o.op.q_len + ROWS - 1) / ROWS), (unsigned int)o.op.heads,
@@ -147,14 +153,14 @@ extern "C" void ls_cuda_launch_attention_forward(cudaStream_t stream, const ls_a
         } else if (o.columns <= 128) {
             launch_tiles<bf16_t, 64, 128>(stream, o);
         } else {
-            launch_tiles<bf16_t, 64, 256>(stream, o);
+            launch_tiles<bf16_t, 32, 256>(stream, o);
         }
     } else {
         const attention_arguments o = attention_arguments_of<float>(op, NULL);
         if (o.columns <= 128) {
             launch_tiles<float, 32, 128>(stream, o);
         } else {
-            launch_tiles<float, 32, 256>(stream, o);
+            launch_tiles<float, 16, 256>(stream, o);
         }
     }
 }

@@ -25,17 +25,6 @@ template <class T> __global__ void __launch_bounds__(THREADS) delta_kernel(atten
     }
 }
 
-/* 16 rows of a warp, from piece registers to shared memory, in T. */
-template <class T, int PIECES>
-__device__ __forceinline__ void keep(T *tile, int ld, const float (*c)[4]) {
-    const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-#pragma unroll
-    for (int i = 0; i < 4 * PIECES; i++) {
-        const int j = i % 4;
-        tile[(g + 8 * (j / 2)) * ld + i / 4 * 8 + 2 * t + j % 2] = from_float<T>(c[i / 4][j]);
-    }
-}
-
 /* factor * 16 rows of a warp to memory, those below `rows`; or added to what is there. */
 template <class T, int PIECES>
 __device__ __forceinline__ void put(T *to, int64_t stride, int64_t first, int64_t rows, int D,
@@ -62,22 +51,23 @@ __global__ void __launch_bounds__(ROWS * 2) key_gradient_kernel(attention_argume
     const int D = (int)o.op.head_dim, ld = o.columns + PAD, ldp = ROWS + PAD;
     const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
     T *k_tile = tiles, *v_tile = k_tile + ROWS * ld, *q_tile = v_tile + ROWS * ld;
-    T *dout_tile = q_tile + ROWS * ld, *p_tile = dout_tile + ROWS * ld + warp * 16 * ldp;
+    T *dout_tile = q_tile + ROWS * ld;
+    T *p_tile = dout_tile + ROWS * ld + warp * kept_elems<T>(ldp);
     const int64_t kv_head = blockIdx.y, batch = blockIdx.z, first = (int64_t)blockIdx.x * ROWS;
     const int64_t len = o.op.q_len, kv_len = o.op.kv_len, group = o.op.heads / o.op.kv_heads;
     /* The first query that sees the first key. */
     const int64_t past = kv_len - len;
     const int64_t first_query = o.op.full || first <= past ? 0 : first - past;
     const int64_t kv_at = batch * o.op.kv_batch + kv_head * D;
-    const float scale = (float)o.op.scale;
+    const float scale = (float)o.op.scale, to_log2 = (float)(o.op.scale * 1.4426950408889634);
 
     float dk[HEAD_PIECES][4], dv[HEAD_PIECES][4];
     clear<HEAD_PIECES>(dk);
     clear<HEAD_PIECES>(dv);
-    load_tile(k_tile, ld, (const T *)o.op.k + kv_at, o.op.kv_stride, first, kv_len, ROWS, D,
-              o.columns, o.wide);
-    load_tile(v_tile, ld, (const T *)o.op.v + kv_at, o.op.kv_stride, first, kv_len, ROWS, D,
-              o.columns, o.wide);
+    load_tile<ROWS, D_MAX>(k_tile, ld, (const T *)o.op.k + kv_at, o.op.kv_stride, first, kv_len, D,
+                           o.columns, o.wide);
+    load_tile<ROWS, D_MAX>(v_tile, ld, (const T *)o.op.v + kv_at, o.op.kv_stride, first, kv_len, D,
+                           o.columns, o.wide);
     for (int64_t head = kv_head * group; head < (kv_head + 1) * group; head++) {
         const T *q = (const T *)o.op.q + batch * o.op.q_batch + head * D;
         const T *dout = (const T *)o.op.dout + batch * o.o_batch + head * D;
@@ -85,13 +75,15 @@ __global__ void __launch_bounds__(ROWS * 2) key_gradient_kernel(attention_argume
         const float *deltas = o.delta + (batch * o.op.heads + head) * len;
         for (int64_t begin = first_query; begin < len; begin += ROWS) {
             __syncthreads();
-            load_tile(q_tile, ld, q, o.op.q_stride, begin, len, ROWS, D, o.columns, o.wide);
-            load_tile(dout_tile, ld, dout, o.op.o_stride, begin, len, ROWS, D, o.columns, o.wide);
+            load_tile<ROWS, D_MAX>(q_tile, ld, q, o.op.q_stride, begin, len, D, o.columns, o.wide);
+            load_tile<ROWS, D_MAX>(dout_tile, ld, dout, o.op.o_stride, begin, len, D, o.columns,
+                                   o.wide);
             for (int i = threadIdx.x; i < ROWS; i += blockDim.x) {
                 const bool inside = begin + i < len;
-                lse[i] = inside ? lses[begin + i] : 0.0f;
+                lse[i] = inside ? lses[begin + i] * LS_LOG2E : 0.0f;
                 delta[i] = inside ? deltas[begin + i] : 0.0f;
             }
+            copy_wait();
             __syncthreads();
             /* Rows are keys, columns queries. */
             float p[PIECES][4], dp[PIECES][4];
@@ -99,25 +91,29 @@ __global__ void __launch_bounds__(ROWS * 2) key_gradient_kernel(attention_argume
             clear<PIECES>(dp);
             multiply<true, ROWS>(p, k_tile + warp * 16 * ld, ld, q_tile, ld, ROWS, o.columns);
             multiply<true, ROWS>(dp, v_tile + warp * 16 * ld, ld, dout_tile, ld, ROWS, o.columns);
+            /* Of the queries, [from, to) see a key. */
+            const int to = places_below(len, begin, ROWS);
+            int from[2];
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                const int64_t key = first + warp * 16 + g + 8 * half;
+                from[half] = key >= kv_len ? ROWS
+                             : o.op.full   ? 0
+                                           : places_below(key - past, begin, ROWS);
+            }
 #pragma unroll
             for (int i = 0; i < 4 * PIECES; i++) {
                 const int j = i % 4, column = i / 4 * 8 + 2 * t + j % 2;
-                const int64_t key = first + warp * 16 + g + 8 * (j / 2), query = begin + column;
-                const bool seen = key < keys_of(o, query) && query < len && key < kv_len;
-                const float x = p[i / 4][j] * scale;
-                p[i / 4][j] = seen ? expf(x - lse[column]) : 0.0f;
+                const bool seen = column >= from[j / 2] && column < to;
+                const float x = p[i / 4][j] * to_log2;
+                p[i / 4][j] = seen ? exp2_of(x - lse[column]) : 0.0f;
                 dp[i / 4][j] = seen ? p[i / 4][j] * (dp[i / 4][j] - delta[column]) : 0.0f;
             }
-            keep<T, PIECES>(p_tile, ldp, p);
-            __syncwarp();
-            multiply<false, D_MAX>(dv, p_tile, ldp, dout_tile, ld, o.columns, ROWS);
-            __syncwarp();
-            keep<T, PIECES>(p_tile, ldp, dp);
-            __syncwarp();
-            multiply<false, D_MAX>(dk, p_tile, ldp, q_tile, ld, o.columns, ROWS);
-            __syncwarp();
+            multiply_kept<PIECES, D_MAX>(dv, p, p_tile, ldp, dout_tile, ld, o.columns);
+            multiply_kept<PIECES, D_MAX>(dk, dp, p_tile, ldp, q_tile, ld, o.columns);
         }
     }
+    copy_wait(); /* where no query sees a key */
     put<T, HEAD_PIECES>((T *)o.op.dk + kv_at, o.op.kv_stride, first + warp * 16, kv_len, D, dk,
                         scale, o.op.add);
     put<T, HEAD_PIECES>((T *)o.op.dv + kv_at, o.op.kv_stride, first + warp * 16, kv_len, D, dv,
@@ -132,54 +128,58 @@ __global__ void __launch_bounds__(ROWS * 2) query_gradient_kernel(attention_argu
     const int D = (int)o.op.head_dim, ld = o.columns + PAD, ldp = ROWS + PAD;
     const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
     T *q_tile = tiles, *dout_tile = q_tile + ROWS * ld, *k_tile = dout_tile + ROWS * ld;
-    T *v_tile = k_tile + ROWS * ld, *ds_tile = v_tile + ROWS * ld + warp * 16 * ldp;
+    T *v_tile = k_tile + ROWS * ld;
+    T *ds_tile = v_tile + ROWS * ld + warp * kept_elems<T>(ldp);
     const int64_t head = blockIdx.y, batch = blockIdx.z, len = o.op.q_len;
     const int64_t first = ((int64_t)gridDim.x - 1 - blockIdx.x) * ROWS;
     const int64_t q_at = batch * o.op.q_batch + head * D;
     const int64_t kv_at = batch * o.op.kv_batch + head / (o.op.heads / o.op.kv_heads) * D;
     const int64_t end = keys_of(o, (first + ROWS < len ? first + ROWS : len) - 1);
-    const float scale = (float)o.op.scale;
+    const float scale = (float)o.op.scale, to_log2 = (float)(o.op.scale * 1.4426950408889634);
     float lse[2], delta[2];
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         const int64_t row = first + warp * 16 + g + 8 * half;
         const int64_t line = batch * o.op.heads + head;
-        lse[half] = row < len ? ((const float *)o.op.lse)[line * o.lse_row + row] : 0.0f;
+        lse[half] = row < len ? ((const float *)o.op.lse)[line * o.lse_row + row] * LS_LOG2E : 0.0f;
         delta[half] = row < len ? o.delta[line * len + row] : 0.0f;
     }
     float dq[HEAD_PIECES][4];
     clear<HEAD_PIECES>(dq);
-    load_tile(q_tile, ld, (const T *)o.op.q + q_at, o.op.q_stride, first, len, ROWS, D, o.columns,
-              o.wide);
-    load_tile(dout_tile, ld, (const T *)o.op.dout + batch * o.o_batch + head * D, o.op.o_stride,
-              first, len, ROWS, D, o.columns, o.wide);
+    load_tile<ROWS, D_MAX>(q_tile, ld, (const T *)o.op.q + q_at, o.op.q_stride, first, len, D,
+                           o.columns, o.wide);
+    load_tile<ROWS, D_MAX>(dout_tile, ld, (const T *)o.op.dout + batch * o.o_batch + head * D,
+                           o.op.o_stride, first, len, D, o.columns, o.wide);
     for (int64_t begin = 0; begin < end; begin += ROWS) {
         __syncthreads();
-        load_tile(k_tile, ld, (const T *)o.op.k + kv_at, o.op.kv_stride, begin, o.op.kv_len, ROWS,
-                  D, o.columns, o.wide);
-        load_tile(v_tile, ld, (const T *)o.op.v + kv_at, o.op.kv_stride, begin, o.op.kv_len, ROWS,
-                  D, o.columns, o.wide);
+        load_tile<ROWS, D_MAX>(k_tile, ld, (const T *)o.op.k + kv_at, o.op.kv_stride, begin,
+                               o.op.kv_len, D, o.columns, o.wide);
+        load_tile<ROWS, D_MAX>(v_tile, ld, (const T *)o.op.v + kv_at, o.op.kv_stride, begin,
+                               o.op.kv_len, D, o.columns, o.wide);
+        copy_wait();
         __syncthreads();
         float p[PIECES][4], dp[PIECES][4];
         clear<PIECES>(p);
         clear<PIECES>(dp);
         multiply<true, ROWS>(p, q_tile + warp * 16 * ld, ld, k_tile, ld, ROWS, o.columns);
         multiply<true, ROWS>(dp, dout_tile + warp * 16 * ld, ld, v_tile, ld, ROWS, o.columns);
+        int seen[2];
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const int64_t query = first + warp * 16 + g + 8 * half;
+            seen[half] = query < len ? places_below(keys_of(o, query), begin, ROWS) : 0;
+        }
 #pragma unroll
         for (int i = 0; i < 4 * PIECES; i++) {
             const int j = i % 4;
-            const int64_t key = begin + i / 4 * 8 + 2 * t + j % 2;
-            const int64_t query = first + warp * 16 + g + 8 * (j / 2);
-            const float x = p[i / 4][j] * scale;
-            dp[i / 4][j] = key < keys_of(o, query) && key < o.op.kv_len && query < len
-                               ? expf(x - lse[j / 2]) * (dp[i / 4][j] - delta[j / 2])
+            const float x = p[i / 4][j] * to_log2;
+            dp[i / 4][j] = i / 4 * 8 + 2 * t + j % 2 < seen[j / 2]
+                               ? exp2_of(x - lse[j / 2]) * (dp[i / 4][j] - delta[j / 2])
                                : 0.0f;
         }
-        keep<T, PIECES>(ds_tile, ldp, dp);
-        __syncwarp();
-        multiply<false, D_MAX>(dq, ds_tile, ldp, k_tile, ld, o.columns, ROWS);
-        __syncwarp();
+        multiply_kept<PIECES, D_MAX>(dq, dp, ds_tile, ldp, k_tile, ld, o.columns);
     }
+    copy_wait();
     put<T, HEAD_PIECES>((T *)o.op.dq + q_at, o.op.q_stride, first + warp * 16, len, D, dq, scale,
                         o.op.add);
 }
@@ -187,7 +187,7 @@ __global__ void __launch_bounds__(ROWS * 2) query_gradient_kernel(attention_argu
 template <class T, int ROWS, int D_MAX>
 static void launch_tiles(cudaStream_t stream, const attention_arguments &o) {
     const int ld = o.columns + tile_of<T>::pad, ldp = ROWS + tile_of<T>::pad;
-    const int bytes = (4 * ROWS * ld + ROWS * ldp) * (int)sizeof(T);
+    const int bytes = (4 * ROWS * ld + ROWS / 16 * kept_elems<T>(ldp)) * (int)sizeof(T);
     const unsigned int q_tiles = (unsigned int)((o.op.q_len + ROWS - 1) / ROWS);
     const unsigned int kv_tiles = (unsigned int)((o.op.kv_len + ROWS - 1) / ROWS);
     const unsigned int batch = (unsigned int)o.op.batch;
@@ -221,7 +221,7 @@ extern "C" void ls_cuda_launch_attention_backward(cudaStream_t stream, const ls_
         if (o.columns <= 128) {
             launch_tiles<float, 32, 128>(stream, o);
         } else {
-            launch_tiles<float, 32, 256>(stream, o);
+            launch_tiles<float, 16, 256>(stream, o);
         }
     }
 }

@@ -141,6 +141,13 @@ void *emu_shared_dynamic(void);
 void emu_atomic_access(void *at, size_t bytes);
 /* c += A B of one warp, in the register layout of mma.sync.m16n8k16 with bf16 operands. */
 void emu_mma_bf16_16x8x16(float *c, const uint32_t *a, const uint32_t *b);
+/* ldmatrix.x4 of 16-bit elements: each lane gives the 16 bytes of the row that it points to, and
+ * gets its elements of the four matrices. */
+void emu_share_matrices(uint32_t *r, const void *row, const uint32_t *bytes, int transposed);
+/* cp.async of 16 bytes: what was read, for when the thread waits for it. */
+void emu_copy_later(void *to, const uint32_t *bytes);
+/* The next of those copies, in order; 0: there is none. */
+int emu_copy_next(void **to, uint32_t *bytes);
 
 cudaError_t emu_enqueue_kernel(const char *name, dim3 grid, dim3 block, size_t shared_bytes,
                                cudaStream_t stream, void (*call)(void *), void *closure,
@@ -207,6 +214,32 @@ inline int __all_sync(unsigned int mask, int predicate) {
 }
 inline int __popc(unsigned int x) {
     return __builtin_popcount(x);
+}
+
+inline void emu_load_matrices(uint32_t *r, const void *row, bool transposed) {
+    const uint4 raw = *(const uint4 *)row;
+    uint32_t bytes[4];
+    __builtin_memcpy(bytes, &raw, sizeof bytes);
+    emu_share_matrices(r, row, bytes, transposed);
+}
+
+/* Until the thread has waited, what was there is gone and what comes is not there. */
+inline void emu_copy_async(void *to, const void *from, bool inside) {
+    uint4 raw = {0, 0, 0, 0};
+    if (inside) {
+        raw = *(const uint4 *)from;
+    }
+    *(uint4 *)to = uint4{~0u, ~0u, ~0u, ~0u};
+    uint32_t bytes[4];
+    __builtin_memcpy(bytes, &raw, sizeof bytes);
+    emu_copy_later(to, bytes);
+}
+inline void emu_copy_wait() {
+    void *to;
+    uint32_t bytes[4];
+    while (emu_copy_next(&to, bytes)) {
+        *(uint4 *)to = uint4{bytes[0], bytes[1], bytes[2], bytes[3]};
+    }
 }
 
 template <class T> __attribute__((no_sanitize("thread"))) T atomicAdd(T *at, T value) {
