@@ -233,7 +233,8 @@ typedef struct ls_copy_rows {
 /* Mixture of experts: token-choice routing (Shazeer 2017, arXiv 1701.06538; the gates of Jiang
  * 2024, arXiv 2401.04088). logits, probs [rows, experts] acc; chosen int32, gates acc [rows, each]:
  * probs = softmax(logits); chosen = the `each` largest, descending, the lower index first among
- * equals; gates = softmax over the chosen logits.
+ * equals and NaNs before all numbers; gates = softmax over the chosen logits. A row with a NaN or
+ * +infinity has NaNs in both, and different experts nevertheless.
  * Backward: dlogits [rows, experts] dtype from dgates [rows, each] acc and balance [experts] acc,
  * the gradient of every row's probabilities beside that of the gates:
  *   dlogits_e = p_e (balance_e - sum_f p_f balance_f) + (e chosen: g_e (dg_e - sum_j g_j dg_j)). */
@@ -281,40 +282,9 @@ typedef struct ls_update_verdict {
     int32_t wrong; /* not 0: nothing is changed */
 } ls_update_verdict;
 
-/* The norm is the root of an exact sum of squares (runtime/base/exact_sum.h) over all ranks;
- * factor = min(1, clip_norm / norm), 1 with clip_norm 0; wrong = the norm is not finite, or with
- * losses, another such sum, these are not finite or more than `most`. All in device memory. */
-typedef struct ls_judge {
-    const int32_t *scale;
-    const int64_t *digits; /* [LS_EXACT_DIGITS] */
-    const int32_t *loss_scale;
-    const int64_t *loss_digits; /* NULL: no losses */
-    double most, clip_norm;
-    ls_update_verdict *verdict;
-} ls_judge;
-
 /* What was enqueued once, to be enqueued again in one call. */
 typedef struct ls_recording ls_recording;
-
-/* For devices whose operations go on when a call has returned: what the host would otherwise wait
- * for stays on the device. Nothing here waits. Pointers are device memory. */
-typedef struct ls_device_async_ops {
-    /* What is enqueued between the two is kept and not executed; only operations that neither wait
-     * nor touch the host's memory, on memory and of shapes that were used before. Free ends what
-     * replay has enqueued. After a failure in between, record_end frees what there is. */
-    ls_status (*record_begin)(ls_device *dev);
-    ls_status (*record_end)(ls_device *dev, ls_recording **recording);
-    ls_status (*replay)(ls_device *dev, ls_recording *recording);
-    void (*recording_free)(ls_device *dev, ls_recording *recording);
-    /* As sum_squares. */
-    ls_status (*squares)(ls_device *dev, int64_t first, int64_t n, const void *x, double *sums);
-    /* *scale = the largest ls_exact_scale of x [n]. */
-    ls_status (*exact_scale)(ls_device *dev, int64_t n, const double *x, int32_t *scale);
-    /* digits [LS_EXACT_DIGITS] = what ls_exact_add makes of x [n]. */
-    ls_status (*exact_digits)(ls_device *dev, int64_t n, const double *x, const int32_t *scale,
-                              int64_t *digits);
-    ls_status (*judge)(ls_device *dev, const ls_judge *op);
-} ls_device_async_ops;
+typedef struct ls_device_async_ops ls_device_async_ops; /* device_async.h */
 
 /* AdamW (Loshchilov & Hutter 2017, arXiv 1711.05101), n elements, all acc but copy:
  *   g = grad_scale * grad; m = b1 m + (1-b1) g; v = b2 v + (1-b2) g^2;
@@ -367,7 +337,14 @@ typedef struct ls_sgd {
  *       same bits in every order (Rump 2008, doi:10.1137/050645671);
  *   u_i = g_i / sqrt(max(row[i / cols] * factor * col[i mod cols], 1e-30)), or with v_i;
  *   adafactor_norm: sums of u_i^2 as of sum_squares, element 0 at position `grid`; waits;
- *   adafactor_apply: p = keep * p - lr * u. */
+ *   adafactor_apply: p = keep * p - lr * u.
+ * On devices with `async`, split, factor and lr may be `terms` (device memory; NULL: not), and
+ * `verdict` decides as in ls_adamw. */
+typedef struct ls_adafactor_terms {
+    double split[2];
+    float factor, lr;
+} ls_adafactor_terms;
+
 typedef struct ls_adafactor {
     int64_t first, n, cols;
     double grad_scale, beta2, factor, keep, lr;
@@ -379,11 +356,19 @@ typedef struct ls_adafactor {
     void *p;
     ls_dtype copy_dtype;
     void *copy; /* as in ls_adamw */
+    const ls_adafactor_terms *terms;
+    const ls_update_verdict *verdict;
 } ls_adafactor;
+
+#ifdef __CUDACC__
+#define LS_ADAFACTOR_FUNCTION static inline __host__ __device__
+#else
+#define LS_ADAFACTOR_FUNCTION static inline
+#endif
 
 /* Splits for `count` squares of which no sum is more than `most`: what each part loses is below
  * 2^-52 of what it sums. */
-static inline void ls_adafactor_splits(double most, int64_t count, double split[2]) {
+LS_ADAFACTOR_FUNCTION void ls_adafactor_splits(double most, int64_t count, double split[2]) {
     int high, many;
     (void)frexp(most, &high);          /* most < 2^high */
     (void)frexp((double)count, &many); /* count < 2^many */

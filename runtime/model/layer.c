@@ -165,8 +165,7 @@ ls_status ls_layer_run(ls_pass *pass, int layer) {
 }
 
 static int64_t activation_rows(const ls_pass *pass, const ls_layer_acts *a) {
-    const ls_model *m = pass->model;
-    return m->sizes.experts > 0 ? ls_moe_received(m, &a->moe) : pass->rows;
+    return pass->model->sizes.experts > 0 ? ls_moe_received(pass, &a->moe) : pass->rows;
 }
 
 /* Makes again what the layer's policy did not keep, by the operations of forward: the same bits. */

@@ -39,39 +39,24 @@ static int64_t own_rows_of(const ls_model *m) {
                        : rows_of(m);
 }
 
-static ls_status take(ls_model *m, int64_t elems, ls_dtype dtype, void *piece_out) {
-    void *piece;
-    LS_TRY(ls_arena_take(&m->arena, (size_t)elems * ls_dtype_bytes(dtype), &piece));
-    memcpy(piece_out, &piece, sizeof piece);
-    return LS_OK;
-}
-
-/* Of the host's memory, for what it computes from tokens. */
-static ls_status take_host(ls_model *m, int64_t elems, ls_dtype dtype, void *piece_out) {
-    void *piece;
-    LS_TRY(ls_arena_take(&m->host_arena, (size_t)elems * ls_dtype_bytes(dtype), &piece));
-    memcpy(piece_out, &piece, sizeof piece);
-    return LS_OK;
-}
-
 static ls_status lay_out_tables(ls_model *m) {
     for (int i = 0; i < m->slots; i++) {
         if (ls_has_block(m, 0)) {
-            LS_TRY(take(m, rows_of(m), LS_I32, &m->slot[i].tokens));
+            LS_TRY(ls_take(m, rows_of(m), LS_I32, &m->slot[i].tokens));
         }
         if (ls_has_head(m)) {
-            LS_TRY(take(m, rows_of(m), LS_I32, &m->slot[i].targets));
+            LS_TRY(ls_take(m, rows_of(m), LS_I32, &m->slot[i].targets));
         }
     }
     if (!m->sizes.traits.learned_positions) {
         int64_t angles = table_rows(m) * m->sizes.head_dim / 2;
-        LS_TRY(take(m, angles, m->dev->acc, &m->rope_cos));
-        LS_TRY(take(m, angles, m->dev->acc, &m->rope_sin));
+        LS_TRY(ls_take(m, angles, m->dev->acc, &m->rope_cos));
+        LS_TRY(ls_take(m, angles, m->dev->acc, &m->rope_sin));
     }
     if (m->context_ranks > 1) {
-        LS_TRY(take(m, m->seq, LS_I32, &m->positions));
-        LS_TRY(take_host(m, rows_of(m), LS_I32, &m->own_ids));
-        LS_TRY(take_host(m, 3 * m->context_ranks, LS_I64, &m->ring_counts));
+        LS_TRY(ls_take(m, m->seq, LS_I32, &m->positions));
+        LS_TRY(ls_take_host(m, rows_of(m), LS_I32, &m->own_ids));
+        LS_TRY(ls_take_host(m, 3 * m->context_ranks, LS_I64, &m->ring_counts));
     }
     m->bytes.tables = m->arena.used_bytes + m->host_arena.used_bytes;
     return LS_OK;
@@ -86,44 +71,27 @@ static int64_t mlp_rows(const ls_model *m) {
 static ls_status lay_out_remade(ls_model *m, ls_layer_acts *a) {
     const int64_t rows = rows_of(m), own = own_rows_of(m);
     const ls_sizes *s = &m->sizes;
-    LS_TRY(take(m, own * s->channels, m->dtype, &a->norm1));
-    LS_TRY(take(m, rows * s->q_width, m->dtype, &a->att));
-    LS_TRY(take(m, rows * s->heads, m->dev->acc, &a->lse));
-    LS_TRY(take(m, own * s->channels, m->dtype, &a->norm2));
-    return take(m, mlp_rows(m) * s->ffn, m->dtype, &a->act);
-}
-
-/* Where the rows of a mixture of experts went, in and out of the experts. */
-static ls_status lay_out_moe(ls_model *m, ls_moe_acts *moe) {
-    const ls_sizes *s = &m->sizes;
-    const ls_moe_limits most = ls_moe_limits_of(m);
-    LS_TRY(take(m, most.rows * s->experts, m->dev->acc, &moe->probs));
-    LS_TRY(take(m, most.slots, m->dev->acc, &moe->gates));
-    LS_TRY(take(m, most.slots, LS_I32, &moe->chosen));
-    LS_TRY(take(m, most.slots, LS_I32, &moe->slots));
-    LS_TRY(take(m, most.slots, LS_I32, &moe->slot_rows));
-    LS_TRY(take(m, most.received, LS_I32, &moe->order));
-    LS_TRY(take(m, most.received, LS_I32, &moe->back));
-    LS_TRY(take_host(m, m->expert_ranks * s->experts, LS_I64, &moe->kept));
-    LS_TRY(take_host(m, s->experts, LS_I64, &moe->wanted));
-    LS_TRY(take(m, most.received * s->channels, m->dtype, &moe->in));
-    return take(m, most.slots * s->channels, m->dtype, &moe->out);
+    LS_TRY(ls_take(m, own * s->channels, m->dtype, &a->norm1));
+    LS_TRY(ls_take(m, rows * s->q_width, m->dtype, &a->att));
+    LS_TRY(ls_take(m, rows * s->heads, m->dev->acc, &a->lse));
+    LS_TRY(ls_take(m, own * s->channels, m->dtype, &a->norm2));
+    return ls_take(m, mlp_rows(m) * s->ffn, m->dtype, &a->act);
 }
 
 static ls_status lay_out_kept(ls_model *m, ls_layer_acts *a) {
     const int64_t rows = rows_of(m), own = own_rows_of(m);
     const ls_sizes *s = &m->sizes;
     const ls_dtype acc = m->dev->acc;
-    LS_TRY(take(m, own, acc, &a->mean1));
-    LS_TRY(take(m, own, acc, &a->rstd1));
-    LS_TRY(take(m, rows * s->qkv_width, m->dtype, &a->qkv));
-    LS_TRY(take(m, own * s->channels, m->dtype, &a->mid));
-    LS_TRY(take(m, own, acc, &a->mean2));
-    LS_TRY(take(m, own, acc, &a->rstd2));
+    LS_TRY(ls_take(m, own, acc, &a->mean1));
+    LS_TRY(ls_take(m, own, acc, &a->rstd1));
+    LS_TRY(ls_take(m, rows * s->qkv_width, m->dtype, &a->qkv));
+    LS_TRY(ls_take(m, own * s->channels, m->dtype, &a->mid));
+    LS_TRY(ls_take(m, own, acc, &a->mean2));
+    LS_TRY(ls_take(m, own, acc, &a->rstd2));
     if (s->experts > 0) {
-        LS_TRY(lay_out_moe(m, &a->moe));
+        LS_TRY(ls_moe_lay_out(m, &a->moe));
     }
-    return take(m, mlp_rows(m) * s->up_width, m->dtype, &a->up);
+    return ls_take(m, mlp_rows(m) * s->up_width, m->dtype, &a->up);
 }
 
 static bool any_recompute(const ls_model *m, ls_recompute_mode policy) {
@@ -146,7 +114,7 @@ static ls_status lay_out_shared(ls_model *m, ls_layer_acts *shared) {
         LS_TRY(lay_out_remade(m, shared));
     }
     if (!m->options.training) {
-        LS_TRY(take(m, own_rows_of(m) * m->sizes.channels, m->dtype, &shared->x));
+        LS_TRY(ls_take(m, own_rows_of(m) * m->sizes.channels, m->dtype, &shared->x));
     }
     return LS_OK;
 }
@@ -160,7 +128,7 @@ static ls_status lay_out_slot(ls_model *m, const ls_layer_acts *shared, ls_layer
         const bool callers =
             (l == 0 && !ls_has_block(m, 0)) || (l == m->part_layers && !ls_has_head(m));
         if (m->options.training && !callers) {
-            LS_TRY(take(m, elems, m->dtype, &layers[l].x));
+            LS_TRY(ls_take(m, elems, m->dtype, &layers[l].x));
         }
         const ls_recompute_mode policy =
             m->options.training ? ls_recompute_of(m, l) : LS_RECOMPUTE_FULL;
@@ -177,15 +145,15 @@ static ls_status lay_out_slot(ls_model *m, const ls_layer_acts *shared, ls_layer
 static ls_status lay_out_backward(ls_model *m) {
     const ls_sizes *s = &m->sizes;
     const int64_t rows = rows_of(m), c = s->channels;
-    LS_TRY(take(m, own_rows_of(m) * c, m->dtype, &m->dx));
-    LS_TRY(take(m, rows * max_of(c, s->q_width), m->dtype, &m->dnarrow));
+    LS_TRY(ls_take(m, own_rows_of(m) * c, m->dtype, &m->dx));
+    LS_TRY(ls_take(m, rows * max_of(c, s->q_width), m->dtype, &m->dnarrow));
     const int64_t wide = s->experts > 0 ? s->qkv_width : max_of(s->ffn, s->qkv_width);
-    LS_TRY(take(m, rows * wide, m->dtype, &m->dwide));
+    LS_TRY(ls_take(m, rows * wide, m->dtype, &m->dwide));
     if (m->sequence) {
-        LS_TRY(take(m, 4 * c, m->dev->acc, &m->norm_grads));
+        LS_TRY(ls_take(m, 4 * c, m->dev->acc, &m->norm_grads));
     }
     if (m->part.tensor_ranks > m->whole.kv_heads) {
-        LS_TRY(take(m, 2 * s->kv_width * c + s->qkv_width, m->dev->acc, &m->kv_grads));
+        LS_TRY(ls_take(m, 2 * s->kv_width * c + s->qkv_width, m->dev->acc, &m->kv_grads));
     }
     return LS_OK;
 }
@@ -202,58 +170,22 @@ static ls_status lay_out_head(ls_model *m) {
                               m->slot[0].mean_f, m->slot[0].rstd_f, false}
                   : *slot;
         if (i == 0) {
-            LS_TRY(take(m, own * s->channels, dtype, &slot->norm_f));
-            LS_TRY(take(m, own, acc, &slot->mean_f));
-            LS_TRY(take(m, own, acc, &slot->rstd_f));
+            LS_TRY(ls_take(m, own * s->channels, dtype, &slot->norm_f));
+            LS_TRY(ls_take(m, own, acc, &slot->mean_f));
+            LS_TRY(ls_take(m, own, acc, &slot->rstd_f));
         }
     }
-    LS_TRY(take(m, m->head_rows * s->vocab_rows, acc, &m->logits));
+    LS_TRY(ls_take(m, m->head_rows * s->vocab_rows, acc, &m->logits));
     m->dlogits = m->logits;
     if (dtype != acc && m->options.training) {
-        LS_TRY(take(m, m->head_rows * s->vocab_rows, dtype, &m->dlogits));
+        LS_TRY(ls_take(m, m->head_rows * s->vocab_rows, dtype, &m->dlogits));
     }
     if (ranks > 1) {
-        LS_TRY(take(m, m->head_rows * 3, acc, &m->stats));
-        LS_TRY(take(m, m->head_rows * 3 * ranks, acc, &m->all_stats));
+        LS_TRY(ls_take(m, m->head_rows * 3, acc, &m->stats));
+        LS_TRY(ls_take(m, m->head_rows * 3 * ranks, acc, &m->all_stats));
     }
-    LS_TRY(take(m, 1, LS_F64, &m->loss_sum));
-    return take(m, rows, acc, &m->losses);
-}
-
-/* The rows of experts on their way, and in backward their gradients. */
-static ls_status lay_out_moe_flight(ls_model *m) {
-    const ls_sizes *s = &m->sizes;
-    const ls_moe_limits most = ls_moe_limits_of(m);
-    const ls_dtype acc = m->dev->acc;
-    LS_TRY(take(m, most.rows * s->experts, acc, &m->moe_logits));
-    LS_TRY(take_host(m, s->experts, LS_I64, &m->moe_counts));
-    LS_TRY(take_host(m, most.own_counts, LS_I64, &m->moe_own));
-    LS_TRY(take_host(m, most.tensor_counts, LS_I64, &m->moe_tensor));
-    LS_TRY(take_host(m, most.all_counts, LS_I64, &m->moe_all));
-    LS_TRY(take_host(m, most.slots, LS_I32, &m->moe_host.chosen));
-    LS_TRY(take_host(m, most.slots, LS_I32, &m->moe_host.slots));
-    LS_TRY(take_host(m, most.slots, LS_I32, &m->moe_host.slot_rows));
-    LS_TRY(take_host(m, most.received, LS_I32, &m->moe_host.order));
-    LS_TRY(take_host(m, most.received, LS_I32, &m->moe_host.back));
-    if (m->expert_ranks > 1) {
-        LS_TRY(take(m, most.received * s->channels, m->dtype, &m->moe_arrived));
-        LS_TRY(take_host(m, 4 * m->expert_ranks, LS_I64, &m->moe_exchange));
-    }
-    if (m->part.tensor_ranks > 1) {
-        LS_TRY(take(m, s->experts * s->channels, acc, &m->moe_router_grad));
-    }
-    if (m->expert_ranks > 1 || m->options.training) {
-        LS_TRY(take(m, most.slots * s->channels, m->dtype, &m->moe_sent));
-        LS_TRY(take(m, most.received * s->channels, m->dtype, &m->moe_rows));
-    }
-    if (!m->options.training) {
-        return LS_OK;
-    }
-    LS_TRY(take(m, most.rows * s->experts, m->dtype, &m->moe_dlogits));
-    LS_TRY(take(m, most.slots, acc, &m->moe_dgates));
-    LS_TRY(take(m, s->experts, acc, &m->moe_balance));
-    LS_TRY(take_host(m, s->experts, acc, &m->moe_host.balance));
-    return take(m, most.received * s->ffn, m->dtype, &m->moe_dact);
+    LS_TRY(ls_take(m, 1, LS_F64, &m->loss_sum));
+    return ls_take(m, rows, acc, &m->losses);
 }
 
 ls_status ls_model_lay_out(ls_model *m) {
@@ -266,18 +198,18 @@ ls_status ls_model_lay_out(ls_model *m) {
         LS_TRY(lay_out_slot(m, &shared, m->slot[i].layers));
     }
     if (s->experts > 0 && m->part_layers > 0) {
-        LS_TRY(lay_out_moe_flight(m));
+        LS_TRY(ls_moe_lay_out_flight(m));
     }
     for (int i = 0; i < 2 && m->context_ranks > 1 && m->part_layers > 0; i++) {
         const int64_t elems = m->options.batch * m->seq_most * 2 * s->kv_width;
-        LS_TRY(take(m, elems, m->dtype, &m->ring_kv[i]));
+        LS_TRY(ls_take(m, elems, m->dtype, &m->ring_kv[i]));
         if (m->options.training) {
-            LS_TRY(take(m, elems, m->dtype, &m->ring_dkv[i]));
+            LS_TRY(ls_take(m, elems, m->dtype, &m->ring_dkv[i]));
         }
     }
     if (m->sequence) {
-        LS_TRY(take(m, rows_of(m) * s->channels, m->dtype, &m->gathered));
-        LS_TRY(take(m, rows_of(m) * s->channels, m->dtype, &m->partial));
+        LS_TRY(ls_take(m, rows_of(m) * s->channels, m->dtype, &m->gathered));
+        LS_TRY(ls_take(m, rows_of(m) * s->channels, m->dtype, &m->partial));
     }
     if (m->options.training) {
         LS_TRY(lay_out_backward(m));
@@ -287,11 +219,12 @@ ls_status ls_model_lay_out(ls_model *m) {
     }
     if (m->options.cache_len > 0) {
         const int64_t width = m->options.cache_len * 2 * s->kv_width, c = s->channels;
-        LS_TRY(take(m, m->part_layers * width, m->dtype, &m->cache));
-        LS_TRY(ls_has_block(m, 0) ? LS_OK : take(m, m->options.seq * c, m->dtype, &m->boundary[0]));
-        LS_TRY(ls_has_head(m) ? take_host(m, s->vocab_rows * (m->part.tensor_ranks + 1), LS_F32,
-                                          &m->own_logits)
-                              : take(m, m->options.seq * c, m->dtype, &m->boundary[1]));
+        LS_TRY(ls_take(m, m->part_layers * width, m->dtype, &m->cache));
+        LS_TRY(ls_has_block(m, 0) ? LS_OK
+                                  : ls_take(m, m->options.seq * c, m->dtype, &m->boundary[0]));
+        LS_TRY(ls_has_head(m) ? ls_take_host(m, s->vocab_rows * (m->part.tensor_ranks + 1), LS_F32,
+                                             &m->own_logits)
+                              : ls_take(m, m->options.seq * c, m->dtype, &m->boundary[1]));
     }
     m->bytes.activations = m->arena.used_bytes + m->host_arena.used_bytes - m->bytes.tables;
     return LS_OK;
@@ -375,6 +308,7 @@ static ls_status describe(const ls_model_options *options, ls_model *m) {
     LS_TRY(ls_sizes_split(&m->whole, &m->part, &m->sizes));
     LS_TRY(check_options(m));
     set_tokens(m);
+    m->moe_fixed = m->dev->async && options->config->expert_capacity > 0.0;
     m->sequence = options->sequence_parallel && m->part.tensor_ranks > 1;
     for (int block = 1; block < m->blocks - 1; block++) {
         m->part_layers += ls_has_block(m, block);

@@ -74,15 +74,17 @@ void ls_rope_frequencies(const ls_config_model *config, double *frequencies);
 
 /* Where the tokens of a mixture of experts went. r rows of this rank, each with `each` choices; S
  * slots: the choices that are kept, ordered by expert; M rows that this rank's experts have,
- * ordered by expert, then by the rank that they come from. */
+ * ordered by expert, then by the rank that they come from. With model.moe_fixed each expert has the
+ * same number of slots and of rows, some of them without a choice (index -1, zeros). */
 typedef struct ls_moe_acts {
     void *probs, *gates;   /* [r,E], [r,each] acc */
     int32_t *chosen;       /* [r,each] */
     int32_t *slots;        /* [r,each], -1: no room */
     int32_t *slot_rows;    /* [S] */
-    int32_t *order, *back; /* [M] place in the order of arrival, and the other way round */
+    int32_t *order, *back; /* [M] place in the order of arrival, and the other way round [A] */
     int64_t *kept;         /* [ranks, E] choices of each rank that are kept; on the host */
     int64_t *wanted;       /* [E] choices of all ranks; on the host */
+    void *wanted_here;     /* [E] acc, the same on the device, with moe_fixed instead of these */
     void *in, *out;        /* [M,C] inputs of the experts; [S,C] outputs, back on this rank */
 } ls_moe_acts;
 
@@ -178,8 +180,11 @@ struct ls_model {
         int32_t *chosen, *slots, *slot_rows, *order, *back;
         void *balance;
     } moe_host;
-    ls_replay **replays; /* [part_layers] lists */
-    bool recording;      /* nothing may be asked of the device but to enqueue */
+    bool moe_fixed; /* experts have fixed room, and the device places the rows (moe_place.c): */
+    int32_t *moe_places[5]; /* [segments,E], gathered over tensor and context ranks; places
+                               [3,segments,E]; kept of the tensor ranks and of the expert ranks */
+    ls_replay **replays;    /* [part_layers] lists */
+    bool recording;         /* nothing may be asked of the device but to enqueue */
     void *cache; /* [layers of the part, cache_len, 2GD]: keys, then values, of each position */
     void
         *boundary[2]; /* generation in stages: [T, C] from the stage before, to the next; or NULL */
@@ -189,6 +194,20 @@ struct ls_model {
 
 /* Sets the pieces of the arena; with a planning arena only counts. */
 ls_status ls_model_lay_out(ls_model *model);
+/* A piece of it, and of the host's memory, for what it computes from tokens: to the pointer that
+ * `piece` points to. */
+static inline ls_status ls_take(ls_model *m, int64_t elems, ls_dtype dtype, void *piece) {
+    void *taken;
+    LS_TRY(ls_arena_take(&m->arena, (size_t)elems * ls_dtype_bytes(dtype), &taken));
+    memcpy(piece, &taken, sizeof taken);
+    return LS_OK;
+}
+static inline ls_status ls_take_host(ls_model *m, int64_t elems, ls_dtype dtype, void *piece) {
+    void *taken;
+    LS_TRY(ls_arena_take(&m->host_arena, (size_t)elems * ls_dtype_bytes(dtype), &taken));
+    memcpy(piece, &taken, sizeof taken);
+    return LS_OK;
+}
 
 /* A pass over rows = batch * seq tokens that lie in slot->tokens. With `cached` the keys and
  * values are appended to the cache, whose first `offset` positions are filled. */
@@ -315,13 +334,35 @@ ls_status ls_norm_grads_sum(const ls_pass *pass, int block, const ls_row *weight
 ls_status ls_moe_forward(const ls_pass *pass, int block, const ls_layer_acts *a);
 ls_status ls_moe_combine(const ls_pass *pass, const ls_layer_acts *a, void *y);
 ls_status ls_moe_backward(const ls_pass *pass, int block, const ls_layer_acts *a, void *dx);
-/* Most rows r, slots S and rows of experts M of a pass; numbers of counts to take. */
+/* Most rows r, choices, slots S, rows of experts M and rows that arrive A of a pass; numbers of
+ * counts to take. */
 typedef struct ls_moe_limits {
-    int64_t rows, slots, received, own_counts, tensor_counts, all_counts;
+    int64_t rows, choices, slots, received, arrived, own_counts, tensor_counts, all_counts;
 } ls_moe_limits;
 ls_moe_limits ls_moe_limits_of(const ls_model *m);
 /* M of a pass that was routed. */
-int64_t ls_moe_received(const ls_model *m, const ls_moe_acts *moe);
+int64_t ls_moe_received(const ls_pass *pass, const ls_moe_acts *moe);
+/* With moe_fixed: what an expert takes of a micro-batch, its slots on each rank, its rows. */
+typedef struct ls_moe_rooms {
+    int64_t capacity, slots, rows;
+} ls_moe_rooms;
+ls_moe_rooms ls_moe_rooms_of(const ls_pass *pass);
+/* The rows that this rank routes. */
+typedef struct ls_moe_range {
+    int64_t first, rows;
+} ls_moe_range;
+ls_moe_range ls_moe_own(const ls_pass *pass);
+/* First expert of a rank; segments of a pass that choices are counted by. */
+int64_t ls_moe_expert_first(const ls_model *m, int rank);
+int64_t ls_moe_segments(const ls_model *m, int64_t batch);
+/* moe_memory.c: where the rows of a layer went, in and out of the experts; and what is on its way,
+ * in backward gradients too. */
+ls_status ls_moe_lay_out(ls_model *m, ls_moe_acts *moe);
+ls_status ls_moe_lay_out_flight(ls_model *m);
+/* moe_place.c: from chosen to slots and rows, and the gradient of the balance loss, scale * wanted
+ * in m->moe_balance, on the device alone. */
+ls_status ls_moe_place(const ls_pass *pass, const ls_moe_acts *moe);
+ls_status ls_moe_balance(const ls_pass *pass, const ls_moe_acts *moe, double scale);
 /* layer.c: act from up, of any number of rows; dup from the gradient of act in dact. */
 ls_status ls_activation_run(const ls_pass *pass, int64_t rows, const ls_layer_acts *a);
 ls_status ls_activation_backward(const ls_pass *pass, int64_t rows, const ls_layer_acts *a,

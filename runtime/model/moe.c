@@ -7,7 +7,9 @@
  * 2020, arXiv 2006.16668); the outputs come back the same way. Expert ranks have other
  * micro-batches or other tokens of the same one. Capacity counts the choices of a micro-batch's
  * whole sequences in order of their rows, so that what is dropped does not depend on the number of
- * ranks. The host places the rows: it waits for the choices of each layer.
+ * ranks. The host places the rows: it waits for the choices of each layer. Except where there is a
+ * capacity and the device goes on by itself (moe_place.c): each expert then has room for as many
+ * rows as it takes at most, those that are left being zeros, and nothing depends on a count.
  *
  * The balance loss adds loss_scale * rows * balance_loss * E * sum_e f_e P_e to the objective of a
  * micro-batch (of all context ranks), where f_e is the share of the choices that want expert e and
@@ -23,7 +25,7 @@ static int64_t ceil_div(int64_t a, int64_t b) {
     return (a + b - 1) / b;
 }
 
-static int64_t expert_first(const ls_model *m, int rank) {
+int64_t ls_moe_expert_first(const ls_model *m, int rank) {
     return ls_range_first(m->sizes.experts, m->expert_ranks, rank);
 }
 
@@ -45,7 +47,7 @@ static bool counts_segments(const ls_model *m) {
     return m->context_ranks > 1 && m->options.config->expert_capacity > 0.0;
 }
 
-static int64_t segments(const ls_model *m, int64_t batch) {
+int64_t ls_moe_segments(const ls_model *m, int64_t batch) {
     return counts_segments(m) ? 2 * batch : 1;
 }
 
@@ -57,6 +59,29 @@ static int64_t micros_of(int ranks, int contexts) {
     return min_of(ranks, ranks / contexts + 2);
 }
 
+static ls_moe_rooms rooms_of(const ls_model *m, int64_t batch, int64_t seq) {
+    const bool cut = m->context_ranks > 1;
+    const int64_t rows = batch * (cut && m->part.expert_ranks > 1 ? m->seq_most : seq);
+    const int64_t most = capacity(m, batch * (cut ? m->options.seq : seq));
+    const int64_t micros = micros_of(m->part.expert_ranks, m->context_ranks);
+    const int64_t slots = min_of(ceil_div(rows, m->part.tensor_ranks), most);
+    return (ls_moe_rooms){
+        .capacity = most, .slots = slots, .rows = min_of(m->expert_ranks * slots, micros * most)};
+}
+
+ls_moe_rooms ls_moe_rooms_of(const ls_pass *pass) {
+    return rooms_of(pass->model, pass->batch, pass->seq);
+}
+
+/* Choices, slots and rows of experts where all have their fixed room. */
+static void limit_by_rooms(const ls_model *m, ls_moe_limits *most) {
+    const int64_t local = ceil_div(m->sizes.experts, m->expert_ranks);
+    const ls_moe_rooms rooms = rooms_of(m, m->options.batch, m->seq);
+    most->slots = m->sizes.experts * rooms.slots;
+    most->received = local * rooms.rows;
+    most->arrived = m->expert_ranks * local * rooms.slots;
+}
+
 ls_moe_limits ls_moe_limits_of(const ls_model *m) {
     const ls_sizes *s = &m->sizes;
     const int64_t batch = m->options.batch, own = batch * m->seq, experts = m->part.expert_ranks;
@@ -64,36 +89,35 @@ ls_moe_limits ls_moe_limits_of(const ls_model *m) {
     const int64_t whole = batch * (m->context_ranks > 1 ? m->options.seq : m->seq);
     const int64_t local = ceil_div(s->experts, m->expert_ranks), tensor = m->part.tensor_ranks;
     ls_moe_limits most = {.rows = ceil_div(own, tensor)};
-    most.slots = most.rows * s->each;
+    most.choices = most.slots = most.rows * s->each;
     most.received = min_of(most_rows * min_of(s->each, local),
                            local * micros_of((int)experts, m->context_ranks) * capacity(m, whole));
-    most.own_counts = segments(m, batch) * s->experts;
+    most.arrived = most.received;
+    most.own_counts = ls_moe_segments(m, batch) * s->experts;
     most.tensor_counts = tensor * most.own_counts;
     most.all_counts = counts_segments(m) ? m->context_ranks * most.tensor_counts : 0;
+    if (m->moe_fixed) {
+        limit_by_rooms(m, &most);
+    }
     return most;
 }
 
-/* The rows that this rank routes. */
-typedef struct own_range {
-    int64_t first, rows;
-} own_range;
-
-static own_range own_of(const ls_pass *pass) {
+ls_moe_range ls_moe_own(const ls_pass *pass) {
     const int rank = pass->model->part.tensor_rank, ranks = pass->model->part.tensor_ranks;
     const int64_t first = ls_range_first(pass->rows, ranks, rank);
-    return (own_range){first, ls_range_first(pass->rows, ranks, rank + 1) - first};
+    return (ls_moe_range){first, ls_range_first(pass->rows, ranks, rank + 1) - first};
 }
 
 /* Those rows in a matrix [n,C] of norms or residuals. */
 static void *own_rows(const ls_pass *pass, const void *matrix) {
     const ls_model *m = pass->model;
-    const int64_t first = m->sequence ? 0 : own_of(pass).first;
+    const int64_t first = m->sequence ? 0 : ls_moe_own(pass).first;
     return ls_elems_at(matrix, first * m->sizes.channels, m->dtype);
 }
 
 /* The segment of one of the rows that this rank routes. */
 static int64_t segment_of(const ls_pass *pass, const ls_zigzag *z, int64_t row) {
-    row += own_of(pass).first;
+    row += ls_moe_own(pass).first;
     return 2 * (row / pass->seq) + (row % pass->seq >= z->low_count);
 }
 
@@ -101,9 +125,9 @@ static int64_t segment_of(const ls_pass *pass, const ls_zigzag *z, int64_t row) 
 static ls_status count_own(const ls_pass *pass, const ls_moe_acts *moe) {
     const ls_model *m = pass->model;
     const int64_t experts = m->sizes.experts, each = m->sizes.each;
-    const int64_t choices = own_of(pass).rows * each;
+    const int64_t choices = ls_moe_own(pass).rows * each;
     const ls_zigzag z = ls_zigzag_of(m->options.seq, m->context_rank, m->context_ranks);
-    memset(m->moe_own, 0, (size_t)(segments(m, pass->batch) * experts) * sizeof(int64_t));
+    memset(m->moe_own, 0, (size_t)(ls_moe_segments(m, pass->batch) * experts) * sizeof(int64_t));
     LS_TRY(m->dev->ops->download(m->dev, m->moe_host.chosen, moe->chosen,
                                  (size_t)choices * sizeof(int32_t)));
     for (int64_t i = 0; i < choices; i++) {
@@ -135,7 +159,7 @@ static void keep_some(int64_t *counts, int64_t stride, int ranks, int64_t *room)
  * order of their rows. */
 static void keep_in_order(const ls_pass *pass, int64_t *counts) {
     const ls_model *m = pass->model;
-    const int64_t experts = m->sizes.experts, parts = segments(m, pass->batch);
+    const int64_t experts = m->sizes.experts, parts = ls_moe_segments(m, pass->batch);
     const int64_t stride = parts * experts;
     const int ranks = m->part.tensor_ranks, contexts = counts_segments(m) ? m->context_ranks : 1;
     for (int64_t e = 0; e < experts; e++) {
@@ -153,7 +177,7 @@ static void keep_in_order(const ls_pass *pass, int64_t *counts) {
  * rank that shares the experts. */
 static ls_status count_choices(const ls_pass *pass, const ls_moe_acts *moe) {
     const ls_model *m = pass->model;
-    const int64_t experts = m->sizes.experts, own = segments(m, pass->batch) * experts;
+    const int64_t experts = m->sizes.experts, own = ls_moe_segments(m, pass->batch) * experts;
     const int64_t tensor = own * m->part.tensor_ranks;
     int64_t *counts = m->moe_tensor;
     LS_TRY(count_own(pass, moe));
@@ -195,7 +219,7 @@ static ls_status assign_slots(const ls_pass *pass, const ls_moe_acts *moe) {
         slots += kept[e];
     }
     int32_t *slot = m->moe_host.slots, *slot_rows = m->moe_host.slot_rows;
-    const int64_t choices = own_of(pass).rows * each;
+    const int64_t choices = ls_moe_own(pass).rows * each;
     for (int64_t i = 0; i < choices; i++) {
         const int32_t e = m->moe_host.chosen[i];
         const int64_t segment = counts_segments(m) ? segment_of(pass, &z, i / each) : 0;
@@ -210,48 +234,70 @@ static ls_status assign_slots(const ls_pass *pass, const ls_moe_acts *moe) {
     return upload_ids(m, moe->slot_rows, slot_rows, slots);
 }
 
-/* Choices that `from` keeps of the experts of `owner`. */
-static int64_t kept_of(const ls_model *m, const ls_moe_acts *moe, int from, int owner) {
+/* Slots of `from` with choices of the experts of `owner`. */
+static int64_t kept_of(const ls_pass *pass, const ls_moe_acts *moe, int from, int owner) {
+    const ls_model *m = pass->model;
     int64_t total = 0;
-    for (int64_t e = expert_first(m, owner); e < expert_first(m, owner + 1); e++) {
+    if (m->moe_fixed) {
+        return (ls_moe_expert_first(m, owner + 1) - ls_moe_expert_first(m, owner)) *
+               ls_moe_rooms_of(pass).slots;
+    }
+    for (int64_t e = ls_moe_expert_first(m, owner); e < ls_moe_expert_first(m, owner + 1); e++) {
         total += moe->kept[from * m->sizes.experts + e];
     }
     return total;
 }
 
-int64_t ls_moe_received(const ls_model *m, const ls_moe_acts *moe) {
-    int64_t total = 0;
+/* Rows that an expert of this rank works on. */
+static int64_t rows_of_expert(const ls_pass *pass, const ls_moe_acts *moe, int64_t e) {
+    const ls_model *m = pass->model;
+    int64_t rows = 0;
+    if (m->moe_fixed) {
+        return ls_moe_rooms_of(pass).rows;
+    }
     for (int r = 0; r < m->expert_ranks; r++) {
-        total += kept_of(m, moe, r, m->expert_rank);
+        rows += moe->kept[r * m->sizes.experts + e];
+    }
+    return rows;
+}
+
+int64_t ls_moe_received(const ls_pass *pass, const ls_moe_acts *moe) {
+    const ls_model *m = pass->model;
+    int64_t total = 0;
+    for (int64_t e = ls_moe_expert_first(m, m->expert_rank);
+         e < ls_moe_expert_first(m, m->expert_rank + 1); e++) {
+        total += rows_of_expert(pass, moe, e);
     }
     return total;
 }
 
-static int64_t sent_slots(const ls_model *m, const ls_moe_acts *moe) {
+static int64_t sent_slots(const ls_pass *pass, const ls_moe_acts *moe) {
+    const ls_model *m = pass->model;
     int64_t total = 0;
     for (int r = 0; r < m->expert_ranks; r++) {
-        total += kept_of(m, moe, m->expert_rank, r);
+        total += kept_of(pass, moe, m->expert_rank, r);
     }
     return total;
 }
 
 /* Rows arrive by rank, then expert; experts want them by expert, then rank. */
-static ls_status order_rows(const ls_model *m, const ls_moe_acts *moe) {
+static ls_status order_rows(const ls_pass *pass, const ls_moe_acts *moe) {
+    const ls_model *m = pass->model;
     const int64_t experts = m->sizes.experts;
     const int rank = m->expert_rank, ranks = m->expert_ranks;
     int64_t place = 0;
-    for (int64_t e = expert_first(m, rank); e < expert_first(m, rank + 1); e++) {
+    for (int64_t e = ls_moe_expert_first(m, rank); e < ls_moe_expert_first(m, rank + 1); e++) {
         int64_t before = 0; /* rows of the ranks before */
         for (int r = 0; r < ranks; r++) {
             int64_t arrived = before;
-            for (int64_t f = expert_first(m, rank); f < e; f++) {
+            for (int64_t f = ls_moe_expert_first(m, rank); f < e; f++) {
                 arrived += moe->kept[r * experts + f];
             }
             for (int64_t i = 0; i < moe->kept[r * experts + e]; i++, place++) {
                 m->moe_host.order[place] = (int32_t)(arrived + i);
                 m->moe_host.back[arrived + i] = (int32_t)place;
             }
-            before += kept_of(m, moe, r, rank);
+            before += kept_of(pass, moe, r, rank);
         }
     }
     LS_TRY(upload_ids(m, moe->order, m->moe_host.order, place));
@@ -266,7 +312,7 @@ static ls_status exchange(const ls_pass *pass, const ls_moe_acts *moe, const voi
     const int64_t row_bytes = m->sizes.channels * (int64_t)ls_dtype_bytes(m->dtype);
     int64_t *counts = m->moe_exchange, *offsets = counts + 2 * ranks, at[2] = {0, 0};
     for (int r = 0; r < ranks; r++) {
-        const int64_t slots = kept_of(m, moe, rank, r), rows = kept_of(m, moe, r, rank);
+        const int64_t slots = kept_of(pass, moe, rank, r), rows = kept_of(pass, moe, r, rank);
         counts[r] = (back ? rows : slots) * row_bytes;
         counts[ranks + r] = (back ? slots : rows) * row_bytes;
         for (int side = 0; side < 2; side++) {
@@ -290,18 +336,27 @@ static ls_status select_rows(const ls_model *m, int64_t rows, const int32_t *ind
                                                               .y = y});
 }
 
+static int64_t arrived_rows(const ls_pass *pass, const ls_moe_acts *moe) {
+    const ls_model *m = pass->model;
+    int64_t total = 0;
+    for (int r = 0; r < m->expert_ranks; r++) {
+        total += kept_of(pass, moe, r, m->expert_rank);
+    }
+    return total;
+}
+
 /* From slots to rows in the order of the experts, and back. */
 static ls_status to_experts(const ls_pass *pass, const ls_moe_acts *moe, const void *slots,
                             void *rows) {
     const ls_model *m = pass->model;
     LS_TRY(exchange(pass, moe, slots, m->moe_arrived, false));
-    return select_rows(m, ls_moe_received(m, moe), moe->order, m->moe_arrived, rows);
+    return select_rows(m, ls_moe_received(pass, moe), moe->order, m->moe_arrived, rows);
 }
 
 static ls_status from_experts(const ls_pass *pass, const ls_moe_acts *moe, const void *rows,
                               void *slots) {
     const ls_model *m = pass->model;
-    LS_TRY(select_rows(m, ls_moe_received(m, moe), moe->back, rows, m->moe_arrived));
+    LS_TRY(select_rows(m, arrived_rows(pass, moe), moe->back, rows, m->moe_arrived));
     return exchange(pass, moe, m->moe_arrived, slots, true);
 }
 
@@ -313,14 +368,11 @@ static ls_status expert_products(const ls_pass *pass, int block, const ls_moe_ac
                                  void *c) {
     const ls_model *m = pass->model;
     const int64_t *dims = ls_model_row(m, block, weight)->local_dims, out = dims[1], in = dims[2];
-    const int64_t first = expert_first(m, m->expert_rank);
-    const int64_t end = expert_first(m, m->expert_rank + 1);
+    const int64_t first = ls_moe_expert_first(m, m->expert_rank);
+    const int64_t end = ls_moe_expert_first(m, m->expert_rank + 1);
     int64_t at = 0;
     for (int64_t e = first; e < end; e++) {
-        int64_t rows = 0;
-        for (int r = 0; r < m->expert_ranks; r++) {
-            rows += moe->kept[r * m->sizes.experts + e];
-        }
+        const int64_t rows = rows_of_expert(pass, moe, e);
         const void *w =
             ls_elems_at(ls_matrix(m, block, weight, 0), (e - first) * out * in, m->dtype);
         ls_gemm op = {.dtype = m->dtype, .c_dtype = m->dtype, .m = rows, .b = w, .ldb = in};
@@ -353,7 +405,7 @@ static ls_status expert_products(const ls_pass *pass, int block, const ls_moe_ac
 static ls_route route_op(const ls_pass *pass, const ls_moe_acts *moe) {
     const ls_model *m = pass->model;
     return (ls_route){.dtype = m->dtype,
-                      .rows = own_of(pass).rows,
+                      .rows = ls_moe_own(pass).rows,
                       .experts = m->sizes.experts,
                       .each = m->sizes.each,
                       .logits = m->moe_logits,
@@ -368,7 +420,7 @@ static ls_status route(const ls_pass *pass, int block, const ls_layer_acts *a) {
     LS_TRY(m->dev->ops->gemm(m->dev, &(ls_gemm){.dtype = m->dtype,
                                                 .c_dtype = m->dev->acc,
                                                 .trans_b = true,
-                                                .m = own_of(pass).rows,
+                                                .m = ls_moe_own(pass).rows,
                                                 .n = experts,
                                                 .k = c,
                                                 .a = own_rows(pass, a->norm2),
@@ -379,9 +431,12 @@ static ls_status route(const ls_pass *pass, int block, const ls_layer_acts *a) {
                                                 .ldc = experts}));
     const ls_route op = route_op(pass, &a->moe);
     LS_TRY(m->dev->ops->route_forward(m->dev, &op));
+    if (m->moe_fixed) {
+        return ls_moe_place(pass, &a->moe);
+    }
     LS_TRY(count_choices(pass, &a->moe));
     LS_TRY(assign_slots(pass, &a->moe));
-    return order_rows(m, &a->moe);
+    return order_rows(pass, &a->moe);
 }
 
 ls_status ls_moe_forward(const ls_pass *pass, int block, const ls_layer_acts *a) {
@@ -389,13 +444,13 @@ ls_status ls_moe_forward(const ls_pass *pass, int block, const ls_layer_acts *a)
     const ls_moe_acts *moe = &a->moe;
     LS_TRY(route(pass, block, a));
     void *slots = m->experts ? m->moe_sent : moe->in;
-    LS_TRY(select_rows(m, sent_slots(m, moe), moe->slot_rows, own_rows(pass, a->norm2), slots));
+    LS_TRY(select_rows(m, sent_slots(pass, moe), moe->slot_rows, own_rows(pass, a->norm2), slots));
     if (m->experts) {
         LS_TRY(to_experts(pass, moe, slots, moe->in));
     }
     void *rows = m->experts ? m->moe_rows : moe->out;
     LS_TRY(expert_products(pass, block, moe, LS_EXPERT_UP_W, FORWARD, moe->in, NULL, a->up));
-    LS_TRY(ls_activation_run(pass, ls_moe_received(m, moe), a));
+    LS_TRY(ls_activation_run(pass, ls_moe_received(pass, moe), a));
     LS_TRY(expert_products(pass, block, moe, LS_EXPERT_DOWN_W, FORWARD, a->act, NULL, rows));
     return m->experts ? from_experts(pass, moe, rows, moe->out) : LS_OK;
 }
@@ -403,7 +458,7 @@ ls_status ls_moe_forward(const ls_pass *pass, int block, const ls_layer_acts *a)
 static ls_combine combine_op(const ls_pass *pass, const ls_moe_acts *moe) {
     const ls_model *m = pass->model;
     return (ls_combine){.dtype = m->dtype,
-                        .rows = own_of(pass).rows,
+                        .rows = ls_moe_own(pass).rows,
                         .cols = m->sizes.channels,
                         .each = m->sizes.each,
                         .index = moe->slots,
@@ -428,6 +483,9 @@ static ls_status set_balance(const ls_pass *pass, const ls_moe_acts *moe) {
     const double choices = (double)(whole_rows(pass) * m->sizes.each);
     const double weight = m->options.config->balance_loss;
     const double scale = pass->loss_scale * weight * (double)experts / choices;
+    if (m->moe_fixed) {
+        return ls_moe_balance(pass, moe, scale);
+    }
     for (int64_t e = 0; e < experts; e++) {
         ls_store(m->dev->acc, m->moe_host.balance, e, scale * (double)moe->wanted[e]);
     }
@@ -443,7 +501,7 @@ static ls_status set_balance(const ls_pass *pass, const ls_moe_acts *moe) {
 static ls_status router_backward(const ls_pass *pass, int block, const ls_layer_acts *a, void *dx) {
     const ls_model *m = pass->model;
     const ls_dtype acc = m->dev->acc;
-    const int64_t c = m->sizes.channels, experts = m->sizes.experts, rows = own_of(pass).rows;
+    const int64_t c = m->sizes.channels, experts = m->sizes.experts, rows = ls_moe_own(pass).rows;
     ls_route op = route_op(pass, &a->moe);
     op.dgates = m->moe_dgates;
     op.balance = m->moe_balance;
@@ -488,6 +546,10 @@ ls_status ls_moe_backward(const ls_pass *pass, int block, const ls_layer_acts *a
     const ls_moe_acts *moe = &a->moe;
     void *dup, *dout = m->moe_sent; /* [S,C], then of the rows [M,C] */
     ls_combine op = combine_op(pass, moe);
+    if (m->moe_fixed) { /* slots without a choice */
+        const size_t row_bytes = (size_t)m->sizes.channels * ls_dtype_bytes(m->dtype);
+        LS_TRY(m->dev->ops->zero(m->dev, dout, (size_t)sent_slots(pass, moe) * row_bytes));
+    }
     op.dy = own_rows(pass, pass->dy);
     op.dx = dout;
     op.dweights = m->moe_dgates;
@@ -500,7 +562,7 @@ ls_status ls_moe_backward(const ls_pass *pass, int block, const ls_layer_acts *a
     LS_TRY(expert_products(pass, block, moe, down, INPUT_GRAD, dout, NULL, m->moe_dact));
     LS_TRY(expert_products(pass, block, moe, down, WEIGHT_GRAD, dout, a->act,
                            ls_gradient(pass, block, down)));
-    LS_TRY(ls_activation_backward(pass, ls_moe_received(m, moe), a, m->moe_dact, &dup));
+    LS_TRY(ls_activation_backward(pass, ls_moe_received(pass, moe), a, m->moe_dact, &dup));
     LS_TRY(expert_products(pass, block, moe, up, INPUT_GRAD, dup, NULL, m->moe_rows));
     LS_TRY(expert_products(pass, block, moe, up, WEIGHT_GRAD, dup, moe->in,
                            ls_gradient(pass, block, up)));

@@ -3,6 +3,8 @@
  * the library choose its algorithms; the second time it is recorded. */
 #include "runtime/model/model_internal.h"
 
+#include "runtime/device/device_async.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -12,6 +14,7 @@ enum { RECORDINGS_MOST = 64 }; /* of a layer */
 typedef struct replay_key {
     const void *slot, *masters, *copies, *grads, *x, *next_x, *dy, *dx_in;
     int64_t rows, backward;
+    double loss_scale; /* of the balance loss */
 } replay_key;
 
 struct ls_replay {
@@ -24,7 +27,7 @@ struct ls_replay {
 static bool can_replay(const ls_pass *pass) {
     const ls_model *m = pass->model;
     return m->options.graphs && m->dev->async && m->options.training && !pass->cached &&
-           !m->tensor && !m->context && m->sizes.experts == 0;
+           !m->tensor && !m->context && (m->sizes.experts == 0 || (m->moe_fixed && !m->experts));
 }
 
 static ls_status run(ls_pass *pass, int layer) {
@@ -44,7 +47,8 @@ static ls_status find(const ls_pass *pass, int layer, ls_replay **found, bool *f
                             .dy = pass->dy,
                             .dx_in = pass->dx_in,
                             .rows = pass->rows,
-                            .backward = pass->backward};
+                            .backward = pass->backward,
+                            .loss_scale = pass->backward ? pass->loss_scale : 0.0};
     int count = 0;
     *fresh = false;
     for (*found = m->replays[layer]; *found; *found = (*found)->next) {

@@ -2,6 +2,7 @@
  * gradients, the vector mathematics, and what the operations refuse. */
 #include "runtime/base/exact_sum.h"
 #include "runtime/base/rng.h"
+#include "runtime/device/device_async.h"
 #include "tests/device/kernel_ops.h"
 #include "tests/test.h"
 
@@ -199,6 +200,148 @@ static void test_verdicts(const char *device) {
     dev->ops->close(dev);
 }
 
+/* Placing choices of experts: sequences of SEQ positions over two context ranks, of which the first
+ * has the first and last quarter, and two tensor ranks with half of the rows each. */
+enum { SEQ = 8, SEQUENCES = 3, EXPERTS = 5, EACH = 2, ROWS = SEQUENCES * SEQ / 4, CAPACITY = 7 };
+enum { RANKS = 4, SEGMENTS = 2 * SEQUENCES, ROOM = 6, COUNTS = SEGMENTS * EXPERTS };
+
+typedef struct placing {
+    int32_t chosen[RANKS][ROWS * EACH], counts[RANKS][COUNTS], places[3 * COUNTS];
+    int32_t kept[2][2][EXPERTS]; /* of context, tensor rank */
+    float wanted[2][EXPERTS];
+    int32_t slots[RANKS][ROWS * EACH], slot_rows[RANKS][EXPERTS * ROOM];
+    int32_t order[2 * CAPACITY], back[RANKS * ROOM];
+} placing;
+
+/* Who has a position of a sequence: the rank 2 context + tensor, and its row there. */
+static void owner_of(int sequence, int position, int *rank, int *row) {
+    const int context = position < SEQ / 4 || position >= 3 * SEQ / 4 ? 0 : 1;
+    const int local = context == 1         ? position - SEQ / 4
+                      : position < SEQ / 4 ? position
+                                           : position - SEQ / 2;
+    const int all = sequence * SEQ / 2 + local;
+    *rank = 2 * context + all / ROWS;
+    *row = all % ROWS;
+}
+
+/* What of them is kept: the first of each expert, in order of the positions. */
+static void expect_placing(placing *p, bool kept[RANKS][ROWS * EACH]) {
+    int taken[EXPERTS] = {0};
+    for (int i = 0; i < SEQUENCES * SEQ; i++) {
+        int rank, row;
+        owner_of(i / SEQ, i % SEQ, &rank, &row);
+        for (int j = row * EACH; j < (row + 1) * EACH; j++) {
+            const int32_t e = p->chosen[rank][j];
+            kept[rank][j] = taken[e]++ < CAPACITY;
+            p->kept[rank / 2][rank % 2][e] += kept[rank][j];
+            p->wanted[rank / 2][e] += 1.0f;
+        }
+    }
+    for (int rank = 0; rank < RANKS; rank++) {
+        int next[EXPERTS] = {0};
+        for (int i = 0; i < EXPERTS * ROOM; i++) {
+            p->slot_rows[rank][i] = -1;
+        }
+        for (int j = 0; j < ROWS * EACH; j++) {
+            const int32_t e = p->chosen[rank][j];
+            p->slots[rank][j] = kept[rank][j] ? e * ROOM + next[e]++ : -1;
+            if (kept[rank][j]) {
+                p->slot_rows[rank][p->slots[rank][j]] = j / EACH;
+            }
+        }
+    }
+}
+
+/* Experts 1 and 2 get the rows of two ranks; those behind the rows that came are nobody's. */
+static void expect_order(placing *p) {
+    for (int i = 0; i < 4 * ROOM; i++) {
+        p->back[i] = -1;
+    }
+    for (int e = 0; e < 2; e++) {
+        int at = e * CAPACITY;
+        for (int rank = 0; rank < 2; rank++) {
+            for (int i = 0; i < p->kept[0][rank][e + 1]; i++, at++) {
+                p->order[at] = (rank * 2 + e) * ROOM + i;
+                p->back[p->order[at]] = at;
+            }
+        }
+        while (at < (e + 1) * CAPACITY) {
+            p->order[at++] = -1;
+        }
+    }
+}
+
+static void place_all(ls_device *dev, placing *p) {
+    ls_place op[RANKS];
+    for (int rank = 0; rank < RANKS; rank++) {
+        op[rank] = (ls_place){.rows = ROWS,
+                              .each = EACH,
+                              .experts = EXPERTS,
+                              .segments = SEGMENTS,
+                              .first = rank % 2 * ROWS,
+                              .seq = SEQ / 2,
+                              .low = SEQ / 4,
+                              .chosen = p->chosen[rank],
+                              .counts = p->counts[rank],
+                              .all = p->counts[0],
+                              .contexts = 2,
+                              .tensors = 2,
+                              .context = rank / 2,
+                              .tensor = rank % 2,
+                              .capacity = CAPACITY,
+                              .room = ROOM,
+                              .kept = p->kept[rank / 2][0],
+                              .places = p->places,
+                              .slots = p->slots[rank],
+                              .slot_rows = p->slot_rows[rank],
+                              .wanted = p->wanted[rank / 2]};
+        CHECK_OK(dev->async->place_count(dev, &op[rank]));
+    }
+    for (int rank = 0; rank < RANKS; rank++) {
+        CHECK_OK(dev->async->place_keep(dev, &op[rank]));
+        CHECK_OK(dev->async->place_rows(dev, &op[rank]));
+    }
+    CHECK_OK(dev->async->place_order(dev, &(ls_place_order){.experts = EXPERTS,
+                                                            .first = 1,
+                                                            .local = 2,
+                                                            .room = ROOM,
+                                                            .each = CAPACITY,
+                                                            .ranks = 2,
+                                                            .kept = p->kept[0][0],
+                                                            .order = p->order,
+                                                            .back = p->back}));
+}
+
+static void test_placing(const char *device) {
+    static placing expected, found;
+    static bool kept[RANKS][ROWS * EACH];
+    ls_device *dev;
+    void *memory;
+    CHECK_OK(kt_open(device, 1, &dev));
+    for (uint64_t i = 0; dev->async && i < RANKS * ROWS; i++) {
+        const uint32_t a = ls_rng_draw(3, 4, i).v[0], b = ls_rng_draw(3, 4, i).v[1];
+        const int32_t first = a % 3 == 0 ? (int32_t)(a / 3 % EXPERTS) : 1;
+        expected.chosen[i / ROWS][i % ROWS * EACH] = first;
+        expected.chosen[i / ROWS][i % ROWS * EACH + 1] = (first + 1 + (int32_t)(b % 4)) % EXPERTS;
+    }
+    if (dev->async) {
+        CHECK_OK(dev->ops->alloc(dev, sizeof found, &memory));
+        CHECK_OK(dev->ops->upload(dev, memory, &expected, sizeof found));
+        place_all(dev, memory);
+        CHECK_OK(dev->ops->download(dev, &found, memory, sizeof found));
+        expect_placing(&expected, kept);
+        expect_order(&expected);
+        CHECK(memcmp(found.kept, expected.kept, sizeof found.kept) == 0);
+        CHECK(memcmp(found.wanted, expected.wanted, sizeof found.wanted) == 0);
+        CHECK(memcmp(found.slots, expected.slots, sizeof found.slots) == 0);
+        CHECK(memcmp(found.slot_rows, expected.slot_rows, sizeof found.slot_rows) == 0);
+        CHECK(memcmp(found.order, expected.order, sizeof found.order) == 0);
+        CHECK(memcmp(found.back, expected.back, 4 * ROOM * sizeof *found.back) == 0);
+        dev->ops->free(dev, memory);
+    }
+    dev->ops->close(dev);
+}
+
 int main(int argc, char **argv) {
     const char *device = argc > 1 ? argv[1] : "cpu";
     ls_device *dev;
@@ -220,5 +363,6 @@ int main(int argc, char **argv) {
     test_reserve(device);
     test_marks(device);
     test_verdicts(device);
+    test_placing(device);
     return test_end();
 }

@@ -19,11 +19,19 @@ static void softmax(const double *x, int64_t n, double *p) {
     }
 }
 
+/* A NaN comes before all numbers. */
+static bool comes_before(double a, int64_t e, double b, int64_t f) {
+    if (a == b || (isnan(a) && isnan(b))) {
+        return e < f;
+    }
+    return isnan(a) || a > b;
+}
+
 /* How many of the logits come before expert e in the order of choice. */
 static int64_t rank_of(const double *logits, int64_t experts, int64_t e) {
     int64_t rank = 0;
     for (int64_t f = 0; f < experts; f++) {
-        rank += logits[f] > logits[e] || (logits[f] == logits[e] && f < e);
+        rank += comes_before(logits[f], f, logits[e], e);
     }
     return rank;
 }

@@ -26,6 +26,11 @@ static bool is_chosen(const int32_t *chosen, int64_t count, int64_t expert) {
     return false;
 }
 
+/* Of experts in ascending order: is the later one to be chosen before the other? */
+static bool is_larger(float later, float other) {
+    return later > other || (isnan(later) && !isnan(other));
+}
+
 static void route_row(const ls_route *op, int64_t i) {
     const float *logits = (const float *)op->logits + i * op->experts;
     int32_t *chosen = op->chosen + i * op->each;
@@ -34,7 +39,7 @@ static void route_row(const ls_route *op, int64_t i) {
     for (int64_t j = 0; j < op->each; j++) {
         int64_t best = -1;
         for (int64_t e = 0; e < op->experts; e++) {
-            if (!is_chosen(chosen, j, e) && (best < 0 || logits[e] > logits[best])) {
+            if (!is_chosen(chosen, j, e) && (best < 0 || is_larger(logits[e], logits[best]))) {
                 best = e;
             }
         }

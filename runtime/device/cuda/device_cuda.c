@@ -186,15 +186,49 @@ ls_status ls_cuda_download(ls_device *dev, void *to_host, const void *from_devic
     return LS_OK;
 }
 
-ls_status ls_cuda_scratch(ls_cuda_device *cuda, size_t bytes, void **memory) {
-    if (bytes > cuda->scratch_capacity) {
-        void *grown;
-        LS_TRY(ls_cuda_alloc(&cuda->base, bytes, &grown));
-        cudaFree(cuda->scratch); /* waits for the work that uses it */
-        cuda->base.scratch_bytes += bytes - cuda->scratch_capacity;
-        cuda->scratch = grown;
-        cuda->scratch_capacity = bytes;
+struct ls_cuda_retired {
+    struct ls_cuda_retired *next;
+    void *memory;
+};
+
+void ls_cuda_free_retired(ls_cuda_device *cuda) {
+    while (cuda->retired) {
+        struct ls_cuda_retired *r = cuda->retired;
+        cuda->retired = r->next;
+        cudaFree(r->memory);
+        free(r);
     }
+}
+
+ls_status ls_cuda_grow(ls_cuda_device *cuda, size_t bytes, void **memory, size_t *capacity) {
+    struct ls_cuda_retired *r = NULL;
+    void *grown;
+    if (bytes <= *capacity) {
+        return LS_OK;
+    }
+    if (cuda->recordings > 0 && *memory) {
+        LS_TRY(ls_calloc(1, sizeof *r, &r));
+    }
+    ls_status status = ls_cuda_alloc(&cuda->base, bytes, &grown);
+    if (status != LS_OK) {
+        free(r);
+        return status;
+    }
+    if (r) {
+        *r = (struct ls_cuda_retired){cuda->retired, *memory};
+        cuda->retired = r;
+        cuda->base.scratch_bytes += bytes;
+    } else {
+        cudaFree(*memory); /* waits for the work that uses it */
+        cuda->base.scratch_bytes += bytes - *capacity;
+    }
+    *memory = grown;
+    *capacity = bytes;
+    return LS_OK;
+}
+
+ls_status ls_cuda_scratch(ls_cuda_device *cuda, size_t bytes, void **memory) {
+    LS_TRY(ls_cuda_grow(cuda, bytes, &cuda->scratch, &cuda->scratch_capacity));
     *memory = cuda->scratch;
     return LS_OK;
 }
@@ -205,6 +239,7 @@ void ls_cuda_close(ls_device *dev) {
         return;
     }
     ls_cuda_gemm_destroy(cuda);
+    ls_cuda_free_retired(cuda);
     cudaFree(cuda->scratch);
     cudaFree(cuda->sum);
     for (int s = 0; s < LS_CUDA_STAGES + LS_CUDA_SMALL_STAGES; s++) {

@@ -6,7 +6,7 @@
 #ifndef LS_DEVICE_CUDA_DEVICE_CUDA_H
 #define LS_DEVICE_CUDA_DEVICE_CUDA_H
 
-#include "runtime/device/device.h"
+#include "runtime/device/device_async.h"
 
 #include <cuda_runtime.h>
 
@@ -29,6 +29,8 @@ typedef struct ls_cuda_device {
     bool marked[LS_DEVICE_MARKS];
     void *scratch; /* device memory, grown by ls_cuda_scratch */
     size_t scratch_capacity;
+    int recordings; /* that there are: what they were recorded with must stay */
+    struct ls_cuda_retired *retired;
     double *sum; /* one number, on the device */
     ls_cuda_gemm *gemm;
     void (*idle)(bool over); /* again and again while a wait lasts, and once after it */
@@ -51,6 +53,10 @@ ls_status ls_cuda_wait(ls_cuda_device *cuda, cudaEvent_t event);
 ls_status ls_cuda_sync(ls_device *dev);
 /* Device scratch of at least so many bytes, valid until the next call. */
 ls_status ls_cuda_scratch(ls_cuda_device *cuda, size_t bytes, void **memory);
+/* Larger memory of the device's own in place of *memory [*capacity]. What was there is freed once
+ * no recording is left that may use it. */
+ls_status ls_cuda_grow(ls_cuda_device *cuda, size_t bytes, void **memory, size_t *capacity);
+void ls_cuda_free_retired(ls_cuda_device *cuda);
 
 /* Takes the library and its workspace; by reserve, or by the first product. */
 ls_status ls_cuda_gemm_start(ls_cuda_device *cuda);

@@ -32,15 +32,7 @@ static cublasLtEpilogue_t epilogue_of(const ls_gemm *op) {
 static ls_status bias_room(ls_cuda_device *cuda, const ls_gemm *op) {
     ls_cuda_gemm *g = cuda->gemm;
     const size_t bytes = (size_t)op->n * ls_dtype_bytes(op->c_dtype);
-    if (bytes > g->bias_bytes) {
-        void *grown;
-        LS_TRY(cuda->base.ops->alloc(&cuda->base, bytes, &grown));
-        cudaFree(g->bias);
-        cuda->base.scratch_bytes += bytes - g->bias_bytes;
-        g->bias = grown;
-        g->bias_bytes = bytes;
-    }
-    return LS_OK;
+    return ls_cuda_grow(cuda, bytes, &g->bias, &g->bias_bytes);
 }
 
 /* The vector of the epilogue: the bias in the type of C, or where its gradient is made. */

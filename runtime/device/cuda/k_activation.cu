@@ -120,7 +120,7 @@ template <class T>
 __global__ void __launch_bounds__(THREADS)
     rope_kernel(int64_t rows, int64_t seq, int64_t offset, int64_t heads, int64_t head_dim,
                 int64_t row_stride, T *x, const float *cosines, const float *sines, float sign,
-                bool wide) {
+                bool wide, bool wide_table) {
     constexpr int P = pack<T>::size;
     const int64_t half = head_dim / 2, packs = (half + P - 1) / P;
     const int64_t count = rows * heads * packs, step = (int64_t)gridDim.x * blockDim.x;
@@ -130,12 +130,14 @@ __global__ void __launch_bounds__(THREADS)
         const int64_t position = (offset + row % seq) * half;
         pack<T> a = load_pack(low, d, half, wide), b = load_pack(high, d, half, wide);
 #pragma unroll
-        for (int j = 0; j < P; j++) {
-            if (d + j < half) {
-                const float c = cosines[position + d + j], s = sign * sines[position + d + j];
-                const float u = a.v[j], v = b.v[j];
-                a.v[j] = u * c - v * s;
-                b.v[j] = v * c + u * s;
+        for (int k = 0; k < P; k += 4) {
+            const pack<float> c = load_pack(cosines + position, d + k, half, wide_table);
+            const pack<float> s = load_pack(sines + position, d + k, half, wide_table);
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+                const float u = a.v[k + j], v = b.v[k + j], angle = sign * s.v[j];
+                a.v[k + j] = u * c.v[j] - v * angle;
+                b.v[k + j] = v * c.v[j] + u * angle;
             }
         }
         store_pack(low, d, half, wide, a);
@@ -151,7 +153,9 @@ template <class T> static void launch_rope(cudaStream_t stream, const ls_rope *o
     LS_LAUNCH(kernel, grid_for(op->rows * op->heads * ((half + P - 1) / P), 1, THREADS, GRID_MOST),
               THREADS, 0, stream, op->rows, op->seq, op->offset, op->heads, op->head_dim,
               op->row_stride, (T *)op->x, (const float *)op->cos, (const float *)op->sin,
-              op->inverse ? -1.0f : 1.0f, wide);
+              op->inverse ? -1.0f : 1.0f, wide,
+              half % 4 == 0 && is_aligned((const float *)op->cos) &&
+                  is_aligned((const float *)op->sin));
 }
 
 extern "C" void ls_cuda_launch_rope(cudaStream_t stream, const ls_rope *op) {

@@ -54,12 +54,39 @@ __device__ __forceinline__ int64_t table_row(const ls_embedding &o, int64_t row)
     return POSITIONS ? position_row(o, row % o.seq) : token_row(o, row);
 }
 
+/* *sum += x[list[i] * C] for all i, in order. */
+template <class T>
+__device__ __forceinline__ void add_listed(const T *x, int64_t C, const int32_t *list, int count,
+                                           float *sum) {
+    float s = count > 0 ? *sum : 0.0f;
+    int i = 0;
+    for (; i + 4 <= count; i += 4) {
+        float y[4];
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            y[j] = to_float(x[list[i + j] * C]);
+        }
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            s += y[j];
+        }
+    }
+    for (; i < count; i++) {
+        s += to_float(x[list[i] * C]);
+    }
+    if (count > 0) {
+        *sum = s;
+    }
+}
+
 /* A block for each row. That of the first row with a token (or position) finds the others, 256 at a
  * time, and adds them in row order: no order is left to chance, as it would be with atomic
- * additions. The search reads rows^2 tokens in all, from the second cache. */
+ * additions. The search reads rows^2 tokens in all, from the second cache; rows that were found are
+ * fetched four at a time, so that a token that is in every tenth row does not hold up the rest. */
 template <class T, bool POSITIONS>
 __global__ void __launch_bounds__(THREADS) table_gradient_kernel(ls_embedding o) {
     LS_SHARED(int32_t, found, THREADS / 32);
+    LS_SHARED(int32_t, list, THREADS);
     const int64_t own = blockIdx.x, rows = o.rows, C = o.channels;
     const int64_t to = table_row<POSITIONS>(o, own);
     if (to < 0) {
@@ -92,16 +119,18 @@ __global__ void __launch_bounds__(THREADS) table_gradient_kernel(ls_embedding o)
             found[threadIdx.x / 32] = (int32_t)same;
         }
         __syncthreads();
+        int count = 0, place = __popc(same & ((1u << threadIdx.x % 32) - 1u));
         for (int w = 0; w < THREADS / 32; w++) {
-            unsigned int left = (unsigned int)found[w];
-            while (left) {
-                const unsigned int lowest = left & (0u - left);
-                const int64_t row = begin + w * 32 + __popc(lowest - 1u);
-                for (int64_t c = threadIdx.x; c < C; c += THREADS) {
-                    sums[c] += to_float(dout[row * C + c]);
-                }
-                left ^= lowest;
-            }
+            const int here = __popc((unsigned int)found[w]);
+            place += w < (int)threadIdx.x / 32 ? here : 0;
+            count += here;
+        }
+        if (same >> threadIdx.x % 32 & 1) {
+            list[place] = (int32_t)threadIdx.x;
+        }
+        __syncthreads();
+        for (int64_t c = threadIdx.x; c < C; c += THREADS) {
+            add_listed(dout + begin * C + c, C, list, count, &sums[c]);
         }
     }
 }

@@ -24,6 +24,14 @@ __device__ __forceinline__ void softmax_parts(const float *x, int64_t n, float *
     *sum = warp_sum(total);
 }
 
+/* Is expert e, with logit a, to be chosen before f with b? */
+__device__ __forceinline__ bool comes_before(float a, int64_t e, float b, int64_t f) {
+    if (a == b || (isnan(a) && isnan(b))) {
+        return e < f;
+    }
+    return isnan(a) || a > b;
+}
+
 __global__ void __launch_bounds__(32 * ROWS_A_BLOCK) route_kernel(ls_route o) {
     const int64_t row = own_row(), E = o.experts;
     const int lane = threadIdx.x % 32;
@@ -38,7 +46,7 @@ __global__ void __launch_bounds__(32 * ROWS_A_BLOCK) route_kernel(ls_route o) {
         ((float *)o.probs)[row * E + e] = expf(x[e] - max) / sum;
         int64_t before = 0; /* of the logits, in the order of choice */
         for (int64_t f = 0; f < E; f++) {
-            before += x[f] > x[e] || (x[f] == x[e] && f < e);
+            before += comes_before(x[f], f, x[e], e);
         }
         if (before < o.each) {
             o.chosen[row * o.each + before] = (int32_t)e;

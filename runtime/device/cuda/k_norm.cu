@@ -115,7 +115,19 @@ struct norm_backward_arguments {
     bool wide, wide_w;
 };
 
-/* Columns (threadIdx + k THREADS) P and following belong to a thread, k < PACKS. */
+/* Packs of a row that a thread has. */
+template <class T, int PACKS>
+__device__ __forceinline__ void load_row(pack<T> *a, const void *matrix, int64_t row, int64_t last,
+                                         int64_t C, bool wide) {
+#pragma unroll
+    for (int k = 0; k < PACKS; k++) {
+        const int64_t c = ((int64_t)k * THREADS + threadIdx.x) * pack<T>::size;
+        a[k] = load_pack((const T *)matrix + row * C, c, row < last ? C : 0, wide);
+    }
+}
+
+/* Columns (threadIdx + k THREADS) P and following belong to a thread, k < PACKS. Where registers
+ * allow it, a row is on its way while the one before is summed. */
 template <class T, bool CENTRED, int PACKS>
 __global__ void __launch_bounds__(THREADS) norm_backward_kernel(norm_backward_arguments o) {
     constexpr int P = pack<T>::size;
@@ -127,25 +139,47 @@ __global__ void __launch_bounds__(THREADS) norm_backward_kernel(norm_backward_ar
     }
     const int64_t first = (int64_t)blockIdx.x * o.run_rows;
     const int64_t last = first + o.run_rows < o.rows ? first + o.run_rows : o.rows;
+    constexpr bool AHEAD = PACKS * P <= 16;
+    pack<T> x[PACKS], dy[PACKS], residual[PACKS] = {};
+    float w[AHEAD ? PACKS * P : 1];
+    if (AHEAD) {
+        load_row<T, PACKS>(x, o.x, first, last, o.C, o.wide);
+        load_row<T, PACKS>(dy, o.dy, first, last, o.C, o.wide);
+    }
+#pragma unroll
+    for (int i = 0; AHEAD && i < PACKS * P; i++) {
+        const int64_t c = ((int64_t)(i / P) * THREADS + threadIdx.x) * P + i % P;
+        w[i] = c < o.C ? o.w[c] : 0.0f;
+    }
     for (int64_t row = first; row < last; row++) {
-        const T *x = (const T *)o.x + row * o.C, *dy = (const T *)o.dy + row * o.C;
         const float rstd = o.rstd[row], mean = CENTRED ? o.mean[row] : 0.0f;
         float xhat[PACKS * P], g[PACKS * P], sum_g = 0.0f, sum_gx = 0.0f;
+        if (!AHEAD) {
+            load_row<T, PACKS>(x, o.x, row, last, o.C, o.wide);
+            load_row<T, PACKS>(dy, o.dy, row, last, o.C, o.wide);
+        }
 #pragma unroll
         for (int k = 0; k < PACKS; k++) {
             const int64_t c = ((int64_t)k * THREADS + threadIdx.x) * P;
-            const pack<T> a = load_pack(x, c, o.C, o.wide), d = load_pack(dy, c, o.C, o.wide);
 #pragma unroll
             for (int j = 0; j < P; j++) {
                 const int i = k * P + j;
                 const bool inside = c + j < o.C;
-                xhat[i] = inside ? (a.v[j] - mean) * rstd : 0.0f;
-                g[i] = inside ? d.v[j] * o.w[c + j] : 0.0f;
-                dw[i] += d.v[j] * xhat[i];
-                db[i] += d.v[j];
+                const float d = dy[k].v[j];
+                xhat[i] = inside ? (x[k].v[j] - mean) * rstd : 0.0f;
+                g[i] = inside ? d * (AHEAD ? w[AHEAD ? i : 0] : o.w[c + j]) : 0.0f;
+                dw[i] += d * xhat[i];
+                db[i] += d;
                 sum_g += g[i];
                 sum_gx += g[i] * xhat[i];
             }
+        }
+        if (AHEAD) {
+            load_row<T, PACKS>(x, o.x, row + 1, last, o.C, o.wide);
+            load_row<T, PACKS>(dy, o.dy, row + 1, last, o.C, o.wide);
+        }
+        if (AHEAD && o.dresidual) {
+            load_row<T, PACKS>(residual, o.dresidual, row, last, o.C, o.wide);
         }
         float *here = room + (row % 2) * 2 * (THREADS / 32);
         sum_gx = block_sum<float, THREADS / 32>(sum_gx, here) / (float)o.C;
@@ -155,8 +189,8 @@ __global__ void __launch_bounds__(THREADS) norm_backward_kernel(norm_backward_ar
 #pragma unroll
         for (int k = 0; k < PACKS; k++) {
             const int64_t c = ((int64_t)k * THREADS + threadIdx.x) * P;
-            pack<T> out;
-            if (o.dresidual) {
+            pack<T> out = residual[k];
+            if (!AHEAD && o.dresidual) {
                 out = load_pack((const T *)o.dresidual + row * o.C, c, o.C, o.wide);
             }
 #pragma unroll
@@ -213,11 +247,12 @@ static void add_partials(cudaStream_t stream, int64_t count, int64_t C, const fl
 template <class T, bool CENTRED>
 static void launch_packs(cudaStream_t stream, const norm_backward_arguments &o) {
     const int64_t packs = (o.C + THREADS * pack<T>::size - 1) / (THREADS * pack<T>::size);
+    constexpr int LAST = LS_CUDA_NORM_CHANNELS_MAX / (THREADS * pack<T>::size);
     auto kernel = packs <= 1   ? norm_backward_kernel<T, CENTRED, 1>
                   : packs <= 2 ? norm_backward_kernel<T, CENTRED, 2>
                   : packs <= 4 ? norm_backward_kernel<T, CENTRED, 4>
                   : packs <= 8 ? norm_backward_kernel<T, CENTRED, 8>
-                               : norm_backward_kernel<T, CENTRED, 16>;
+                               : norm_backward_kernel<T, CENTRED, LAST>;
     LS_LAUNCH(kernel, (unsigned int)runs_of(o.rows), THREADS, 0, stream, o);
 }
 

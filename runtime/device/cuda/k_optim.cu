@@ -10,11 +10,8 @@ __device__ __forceinline__ void update_all(int64_t n, float *p, T *copy, bool wi
         pack<float> pp = load_pack(p, i, n, wide);
         each(i, pp);
         store_pack(p, i, n, wide, pp);
-#pragma unroll
-        for (int j = 0; j < 4; j++) {
-            if (copy && i + j < n) {
-                copy[i + j] = from_float<T>(pp.v[j]);
-            }
+        if (copy) {
+            store_four(copy, i, n, pp);
         }
     }
 }
@@ -109,8 +106,12 @@ extern "C" void ls_cuda_launch_sgd(cudaStream_t stream, const ls_sgd *op) {
 }
 
 __global__ void __launch_bounds__(THREADS)
-    blend_kernel(int64_t n, float a, const float *x, float b, float *y, bool wide) {
+    blend_kernel(int64_t n, float a, const float *x, float b, float *y,
+                 const ls_update_verdict *verdict, bool wide) {
     const int64_t step = (int64_t)gridDim.x * blockDim.x * 4;
+    if (!take_verdict(verdict, a)) {
+        return;
+    }
     for (int64_t i = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) * 4; i < n; i += step) {
         pack<float> xx = load_pack(x, i, n, wide), yy = {};
         if (b != 0.0f) {
@@ -124,10 +125,28 @@ __global__ void __launch_bounds__(THREADS)
     }
 }
 
-extern "C" void ls_cuda_launch_blend(cudaStream_t stream, int64_t n, double a, const float *x,
-                                     double b, float *y) {
+extern "C" void ls_cuda_launch_blend(cudaStream_t stream, const ls_update_verdict *verdict,
+                                     int64_t n, double a, const float *x, double b, float *y) {
     LS_LAUNCH(blend_kernel, grid_for(n, 4, THREADS, GRID_MOST), THREADS, 0, stream, n, (float)a, x,
-              (float)b, y, is_aligned(x) && is_aligned(y));
+              (float)b, y, verdict, is_aligned(x) && is_aligned(y));
+}
+
+__global__ void __launch_bounds__(THREADS)
+    divide_kernel(int64_t n, const double *squares, double eps, float *x) {
+    const int64_t step = (int64_t)gridDim.x * blockDim.x;
+    const float factor = (float)(1.0 / (sqrt(*squares) + eps));
+    for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += step) {
+        x[i] *= factor;
+    }
+}
+
+extern "C" void ls_cuda_launch_normalize(cudaStream_t stream, int64_t n, double eps, float *x,
+                                         double *squares) {
+    const int64_t count = ls_squares_count(0, n);
+    ls_cuda_launch_squares(stream, 0, n, x, squares);
+    ls_cuda_launch_sum_partials(stream, count, squares, squares + count);
+    LS_LAUNCH(divide_kernel, grid_for(n, 1, THREADS, GRID_MOST), THREADS, 0, stream, n,
+              squares + count, eps, x);
 }
 
 /* Adafactor. A matrix is seen as rows of `cols` elements, of which [first, end) are here. */
@@ -137,7 +156,20 @@ struct factor_arguments {
     const float *grad, *row, *col; /* grad[0] is element `first` */
     float *v, *p;
     double split[2];
+    const ls_adafactor_terms *terms;
+    const ls_update_verdict *verdict;
 };
+
+/* With what lies on the device filled in; false: nothing is to be changed. */
+__device__ __forceinline__ bool take_terms(factor_arguments &o) {
+    if (o.terms) {
+        o.split[0] = o.terms->split[0];
+        o.split[1] = o.terms->split[1];
+        o.factor = o.terms->factor;
+        o.lr = o.terms->lr;
+    }
+    return take_verdict(o.verdict, o.grad_scale);
+}
 
 /* A sum of squares in the parts that device.h says. */
 struct square_parts {
@@ -169,6 +201,8 @@ static factor_arguments factor_arguments_of(const ls_adafactor *op) {
     o.p = (float *)op->p;
     o.split[0] = op->split[0];
     o.split[1] = op->split[1];
+    o.terms = op->terms;
+    o.verdict = op->verdict;
     return o;
 }
 
@@ -176,6 +210,7 @@ static factor_arguments factor_arguments_of(const ls_adafactor *op) {
 __global__ void __launch_bounds__(THREADS) row_squares_kernel(factor_arguments o, double *sums) {
     LS_SHARED(double, high_room, THREADS / 32);
     LS_SHARED(double, low_room, THREADS / 32);
+    (void)take_terms(o);
     const int64_t row = o.first / o.cols + blockIdx.x, begin = row * o.cols;
     square_parts sum = {};
     for (int64_t c = threadIdx.x; c < o.cols; c += THREADS) {
@@ -199,6 +234,7 @@ __global__ void __launch_bounds__(THREADS)
     if (c >= o.cols) {
         return;
     }
+    (void)take_terms(o);
     square_parts sum = {};
     for (int64_t r = row; r < row + run_rows; r++) {
         const int64_t at = r * o.cols + c;
@@ -226,6 +262,9 @@ __global__ void __launch_bounds__(THREADS)
 
 __global__ void __launch_bounds__(THREADS) square_mean_kernel(factor_arguments o) {
     const int64_t step = (int64_t)gridDim.x * blockDim.x, n = o.end - o.first;
+    if (!take_terms(o)) {
+        return;
+    }
     for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += step) {
         const float g = o.grad_scale * o.grad[i];
         o.v[i] = o.beta2 * o.v[i] + o.rest2 * g * g;
@@ -282,6 +321,7 @@ __global__ void __launch_bounds__(THREADS)
     if (piece >= count) {
         return;
     }
+    (void)take_terms(o);
     double sum = 0.0;
     for (int i = lane; i < LS_SQUARES_ELEMS; i += 32) {
         const int64_t at = piece * LS_SQUARES_ELEMS + i - skipped;
@@ -305,6 +345,9 @@ extern "C" void ls_cuda_launch_adafactor_norm(cudaStream_t stream, const ls_adaf
 template <class T>
 __global__ void __launch_bounds__(THREADS) factor_update_kernel(factor_arguments o, T *copy) {
     const int64_t step = (int64_t)gridDim.x * blockDim.x, n = o.end - o.first;
+    if (!take_terms(o)) {
+        return;
+    }
     for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += step) {
         const float p = o.keep * o.p[i] - o.lr * direction(o, i);
         o.p[i] = p;

@@ -31,12 +31,7 @@ __global__ void __launch_bounds__(THREADS)
         store_pack(m, i, n, wide, mm);
         store_pack(v, i, n, wide, vv);
         if (copy) {
-#pragma unroll
-            for (int j = 0; j < 4; j++) {
-                if (i + j < n) {
-                    copy[i + j] = from_float<T>(pp.v[j]);
-                }
-            }
+            store_four(copy, i, n, pp);
         }
     }
 }

@@ -61,6 +61,10 @@ __global__ void judge_kernel(ls_judge op) {
         op.clip_norm > 0.0 && norm > op.clip_norm ? (float)(op.clip_norm / norm) : 1.0f;
     /* Not finite numbers compare false. */
     op.verdict->wrong = norm < INFINITY && loss < INFINITY && !(loss > op.most) ? 0 : 1;
+    if (op.gate) {
+        *op.gate = *op.verdict;
+        op.gate->factor = 1.0f;
+    }
 }
 
 extern "C" void ls_cuda_launch_exact_scale(cudaStream_t stream, int64_t n, const double *x,

@@ -6,7 +6,7 @@
 #define LS_DEVICE_CUDA_LAUNCH_H
 
 #include "runtime/base/fp8.h"
-#include "runtime/device/device.h"
+#include "runtime/device/device_async.h"
 
 #include <cuda_runtime.h>
 
@@ -60,13 +60,21 @@ void ls_cuda_launch_judge(cudaStream_t stream, const ls_judge *op);
 /* k_optim.cu */
 void ls_cuda_launch_lion(cudaStream_t stream, const ls_lion *op);
 void ls_cuda_launch_sgd(cudaStream_t stream, const ls_sgd *op);
-void ls_cuda_launch_blend(cudaStream_t stream, int64_t n, double a, const float *x, double b,
-                          float *y);
+void ls_cuda_launch_blend(cudaStream_t stream, const ls_update_verdict *verdict, int64_t n,
+                          double a, const float *x, double b, float *y); /* verdict: or NULL */
+void ls_cuda_launch_normalize(cudaStream_t stream, int64_t n, double eps, float *x,
+                              double *squares);
 int64_t ls_cuda_adafactor_scratch_elems(const ls_adafactor *op); /* doubles */
 void ls_cuda_launch_adafactor_squares(cudaStream_t stream, const ls_adafactor *op, double *partial);
 /* sums [ls_squares_count(grid, n)] on the device. */
 void ls_cuda_launch_adafactor_norm(cudaStream_t stream, const ls_adafactor *op, double *sums);
 void ls_cuda_launch_adafactor_apply(cudaStream_t stream, const ls_adafactor *op);
+/* k_adafactor.cu */
+void ls_cuda_launch_segment_scales(cudaStream_t stream, int64_t count, const int64_t *ends,
+                                   const double *x, int32_t *scales);
+void ls_cuda_launch_segment_digits(cudaStream_t stream, int64_t count, const int64_t *ends,
+                                   const double *x, const int32_t *scales, int64_t *digits);
+void ls_cuda_launch_adafactor_all(cudaStream_t stream, const ls_adafactor_all *op);
 
 /* k_activation.cu */
 void ls_cuda_launch_gelu_forward(cudaStream_t stream, const ls_gelu *op);
@@ -78,6 +86,8 @@ void ls_cuda_launch_rope(cudaStream_t stream, const ls_rope *op);
 /* k_norm.cu */
 void ls_cuda_launch_norm_forward(cudaStream_t stream, const ls_norm *op);
 void ls_cuda_launch_norm_backward(cudaStream_t stream, const ls_norm *op, float *partial);
+/* Columns that a block of the norms' backward keeps in registers. */
+enum { LS_CUDA_NORM_CHANNELS_MAX = 16384 };
 int64_t ls_cuda_norm_scratch_elems(int64_t rows, int64_t channels);
 void ls_cuda_launch_bias_grad(cudaStream_t stream, const ls_bias_grad *op, float *partial);
 int64_t ls_cuda_bias_scratch_elems(int64_t rows, int64_t cols);
@@ -92,6 +102,12 @@ void ls_cuda_launch_route_backward(cudaStream_t stream, const ls_route *op);
 void ls_cuda_launch_select_rows(cudaStream_t stream, const ls_select_rows *op);
 void ls_cuda_launch_combine_forward(cudaStream_t stream, const ls_combine *op);
 void ls_cuda_launch_combine_backward(cudaStream_t stream, const ls_combine *op);
+
+/* k_place.cu: device.h has what they do. */
+void ls_cuda_launch_place_count(cudaStream_t stream, const ls_place *op);
+void ls_cuda_launch_place_keep(cudaStream_t stream, const ls_place *op);
+void ls_cuda_launch_place_rows(cudaStream_t stream, const ls_place *op);
+void ls_cuda_launch_place_order(cudaStream_t stream, const ls_place_order *op);
 
 /* k_loss.cu */
 void ls_cuda_launch_cross_entropy(cudaStream_t stream, const ls_cross_entropy *op);

@@ -3,12 +3,9 @@
 #include "runtime/device/cuda/device_cuda.h"
 #include "runtime/device/cuda/launch.h"
 #include "runtime/device/cuda/memory_cuda.h"
-#include "runtime/device/cuda/recording.h"
 
 /* A grid's first dimension; blocks of rows are one of its elements each. */
 #define GRID_MAX ((int64_t)0x7fffffff)
-/* Columns that a block of the norms' backward keeps in registers. */
-enum { NORM_CHANNELS_MAX = 16384 };
 
 static ls_status launched(const char *what) {
     return ls_cuda_check(cudaGetLastError(), what, __FILE__, __LINE__);
@@ -38,9 +35,9 @@ static ls_status norm_forward(ls_device *dev, const ls_norm *op) {
 
 static ls_status norm_backward(ls_device *dev, const ls_norm *op) {
     LS_TRY(ls_check_norm(dev, op));
-    if (op->channels > NORM_CHANNELS_MAX) {
+    if (op->channels > LS_CUDA_NORM_CHANNELS_MAX) {
         return LS_FAIL(LS_E_UNSUPPORTED, "norm backward: %lld channels; a GPU serves up to %d",
-                       (long long)op->channels, NORM_CHANNELS_MAX);
+                       (long long)op->channels, LS_CUDA_NORM_CHANNELS_MAX);
     }
     if (op->rows == 0) {
         return LS_OK;
@@ -263,7 +260,7 @@ static ls_status blend(ls_device *dev, int64_t n, double a, const void *x, doubl
     if (n == 0) {
         return LS_OK;
     }
-    ls_cuda_launch_blend(stream_of(dev), n, a, x, b, y);
+    ls_cuda_launch_blend(stream_of(dev), NULL, n, a, x, b, y);
     return launched("blend");
 }
 
@@ -363,44 +360,6 @@ static ls_status sum_squares(ls_device *dev, int64_t first, int64_t n, const voi
     LS_TRY(launched("sum of squares"));
     return ls_cuda_download(dev, sums, on_device, bytes);
 }
-
-static ls_status squares(ls_device *dev, int64_t first, int64_t n, const void *x, double *sums) {
-    LS_TRY(ls_check_sum_squares(first, n));
-    if (n == 0) {
-        return LS_OK;
-    }
-    ls_cuda_launch_squares(stream_of(dev), first, n, x, sums);
-    return launched("squares");
-}
-
-static ls_status exact_scale(ls_device *dev, int64_t n, const double *x, int32_t *scale) {
-    LS_TRY(ls_check_size("exact_scale", "n", n, 0));
-    ls_cuda_launch_exact_scale(stream_of(dev), n, x, scale);
-    return launched("the scale of a sum");
-}
-
-static ls_status exact_digits(ls_device *dev, int64_t n, const double *x, const int32_t *scale,
-                              int64_t *digits) {
-    LS_TRY(ls_check_size("exact_digits", "n", n, 0));
-    ls_cuda_launch_exact_digits(stream_of(dev), n, x, scale, digits);
-    return launched("the digits of a sum");
-}
-
-static ls_status judge(ls_device *dev, const ls_judge *op) {
-    ls_cuda_launch_judge(stream_of(dev), op);
-    return launched("a verdict");
-}
-
-const ls_device_async_ops ls_cuda_async_ops = {
-    .record_begin = ls_cuda_record_begin,
-    .record_end = ls_cuda_record_end,
-    .replay = ls_cuda_replay,
-    .recording_free = ls_cuda_recording_free,
-    .squares = squares,
-    .exact_scale = exact_scale,
-    .exact_digits = exact_digits,
-    .judge = judge,
-};
 
 static int64_t larger(int64_t a, int64_t b) {
     return a > b ? a : b;

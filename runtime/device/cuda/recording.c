@@ -31,6 +31,7 @@ ls_status ls_cuda_record_end(ls_device *dev, ls_recording **recording) {
         }
     }
     cudaGraphDestroy(graph);
+    ls_cuda_of(dev)->recordings += status == LS_OK;
     *recording = status == LS_OK ? r : NULL;
     return status;
 }
@@ -45,5 +46,8 @@ void ls_cuda_recording_free(ls_device *dev, ls_recording *recording) {
         (void)ls_cuda_sync(dev);
         cudaGraphExecDestroy(recording->graph);
         free(recording);
+        if (--ls_cuda_of(dev)->recordings == 0) {
+            ls_cuda_free_retired(ls_cuda_of(dev));
+        }
     }
 }

@@ -1,0 +1,141 @@
+/* The table of what needs no host: checks, launch. */
+#include "runtime/device/check.h"
+#include "runtime/device/cuda/device_cuda.h"
+#include "runtime/device/cuda/launch.h"
+#include "runtime/device/cuda/recording.h"
+
+static ls_status launched(const char *what) {
+    return ls_cuda_check(cudaGetLastError(), what, __FILE__, __LINE__);
+}
+
+static cudaStream_t stream_of(ls_device *dev) {
+    return ls_cuda_of(dev)->compute;
+}
+
+static ls_status squares(ls_device *dev, int64_t first, int64_t n, const void *x, double *sums) {
+    LS_TRY(ls_check_sum_squares(first, n));
+    if (n == 0) {
+        return LS_OK;
+    }
+    ls_cuda_launch_squares(stream_of(dev), first, n, x, sums);
+    return launched("squares");
+}
+
+static ls_status exact_scale(ls_device *dev, int64_t n, const double *x, int32_t *scale) {
+    LS_TRY(ls_check_size("exact_scale", "n", n, 0));
+    ls_cuda_launch_exact_scale(stream_of(dev), n, x, scale);
+    return launched("the scale of a sum");
+}
+
+static ls_status exact_digits(ls_device *dev, int64_t n, const double *x, const int32_t *scale,
+                              int64_t *digits) {
+    LS_TRY(ls_check_size("exact_digits", "n", n, 0));
+    ls_cuda_launch_exact_digits(stream_of(dev), n, x, scale, digits);
+    return launched("the digits of a sum");
+}
+
+static ls_status judge(ls_device *dev, const ls_judge *op) {
+    ls_cuda_launch_judge(stream_of(dev), op);
+    return launched("a verdict");
+}
+
+static ls_status blend_by_verdict(ls_device *dev, const ls_update_verdict *verdict, int64_t n,
+                                  double a, const void *x, double b, void *y) {
+    LS_TRY(ls_check_size("blend", "n", n, 0));
+    if (n == 0) {
+        return LS_OK;
+    }
+    ls_cuda_launch_blend(stream_of(dev), verdict, n, a, x, b, y);
+    return launched("blend");
+}
+
+static ls_status normalize(ls_device *dev, int64_t n, double eps, void *x, double *squares) {
+    LS_TRY(ls_check_size("normalize", "n", n, 0));
+    if (n == 0) {
+        return LS_OK;
+    }
+    ls_cuda_launch_normalize(stream_of(dev), n, eps, x, squares);
+    return launched("normalizing");
+}
+
+static ls_status place_count(ls_device *dev, const ls_place *op) {
+    ls_cuda_launch_place_count(stream_of(dev), op);
+    return launched("counting choices of experts");
+}
+
+static ls_status place_keep(ls_device *dev, const ls_place *op) {
+    ls_cuda_launch_place_keep(stream_of(dev), op);
+    return launched("choices within the capacity");
+}
+
+static ls_status place_rows(ls_device *dev, const ls_place *op) {
+    ls_cuda_launch_place_rows(stream_of(dev), op);
+    return launched("placing choices of experts");
+}
+
+static ls_status place_order(ls_device *dev, const ls_place_order *op) {
+    if (op->local == 0) {
+        return LS_OK;
+    }
+    ls_cuda_launch_place_order(stream_of(dev), op);
+    return launched("ordering the rows of experts");
+}
+
+static ls_status segment_scales(ls_device *dev, int64_t count, const int64_t *ends, const double *x,
+                                int32_t *scales) {
+    LS_TRY(ls_check_size("segment_scales", "count", count, 0));
+    if (count == 0) {
+        return LS_OK;
+    }
+    ls_cuda_launch_segment_scales(stream_of(dev), count, ends, x, scales);
+    return launched("the scales of sums");
+}
+
+static ls_status segment_digits(ls_device *dev, int64_t count, const int64_t *ends, const double *x,
+                                const int32_t *scales, int64_t *digits) {
+    LS_TRY(ls_check_size("segment_digits", "count", count, 0));
+    if (count == 0) {
+        return LS_OK;
+    }
+    ls_cuda_launch_segment_digits(stream_of(dev), count, ends, x, scales, digits);
+    return launched("the digits of sums");
+}
+
+static ls_status adafactor_norm(ls_device *dev, const ls_adafactor *op, double *sums) {
+    LS_TRY(ls_check_adafactor(dev, op));
+    if (op->n == 0) {
+        return LS_OK;
+    }
+    ls_cuda_launch_adafactor_norm(stream_of(dev), op, sums);
+    return launched("Adafactor's norm");
+}
+
+static ls_status adafactor_all(ls_device *dev, const ls_adafactor_all *op) {
+    LS_TRY(ls_check_size("adafactor_all", "count", op->count, 0));
+    if (op->count == 0) {
+        return LS_OK;
+    }
+    ls_cuda_launch_adafactor_all(stream_of(dev), op);
+    return launched("Adafactor's statistics");
+}
+
+const ls_device_async_ops ls_cuda_async_ops = {
+    .record_begin = ls_cuda_record_begin,
+    .record_end = ls_cuda_record_end,
+    .replay = ls_cuda_replay,
+    .recording_free = ls_cuda_recording_free,
+    .squares = squares,
+    .exact_scale = exact_scale,
+    .exact_digits = exact_digits,
+    .judge = judge,
+    .segment_scales = segment_scales,
+    .segment_digits = segment_digits,
+    .adafactor_norm = adafactor_norm,
+    .adafactor_all = adafactor_all,
+    .blend = blend_by_verdict,
+    .normalize = normalize,
+    .place_count = place_count,
+    .place_keep = place_keep,
+    .place_rows = place_rows,
+    .place_order = place_order,
+};
