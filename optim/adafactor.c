@@ -3,43 +3,16 @@
  * those of shard, then those of tensor (of experts apart: expert_shard, then experts). Of a matrix
  * whose rows tensor ranks split, each has the sums of its rows, and those of columns are added; of
  * one whose columns are split it is the other way round. */
-#include "optim/optim_internal.h"
+#include "optim/adafactor_internal.h"
 #include "runtime/base/arena.h"
-#include "runtime/base/exact_sum.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define LEAST_SIZE 1e-3 /* of a parameter that updates are relative to (epsilon_2) */
-#define LEAST_MEAN 1e-30
-
-enum { VECTOR, ROWS, COLS };
-
-/* What a step sums over whole parameters, which several ranks may have parts of: exactly
- * (exact_sum.h, and device.h for rows and columns), so that it has the same bits however they are
- * divided. */
-typedef struct total {
-    int32_t *scales; /* [param_count], as all below */
-    ls_exact_sum *sums;
-    double *values;
-} total;
-
-typedef struct adafactor {
-    double *sums, *host_sums; /* device, host: pairs for rows of all matrices, then columns, in the
-                                 order of the states; on the device a last row for columns of what
-                                 another tensor rank counts */
-    void *host_states;        /* acc: those */
-    int64_t row_elems, elems;
-    double *shared;    /* pairs that are added over tensor ranks */
-    double *row_means; /* [param_count], of those with one matrix */
-    double **factors;  /* [param_count] of `count` matrices: 1 / mean of row states */
-    double *pieces;    /* sums of squares on the grid, in order of runs and matrices */
-    int64_t *ends;     /* [run_count]: behind the last piece of a run */
-    int64_t piece_count;
-    double (*splits)[2]; /* [param_count] */
-    total grads, params, updates;
-} adafactor;
+typedef ls_adafactor_total total;
+typedef ls_adafactor_own adafactor;
+enum { VECTOR = LS_ADAFACTOR_VECTOR, ROWS = LS_ADAFACTOR_ROWS, COLS = LS_ADAFACTOR_COLS };
 
 static ls_optim_shape shape(const ls_config_optim *config, const ls_param *param, int state) {
     (void)config;
@@ -65,8 +38,7 @@ static ls_matrices matrices_of(const ls_param *param) {
     return param->ndim >= 2 ? ls_matrices_of(param) : (ls_matrices){1, 1, param->elems};
 }
 
-/* Most pieces of the grid in this rank's runs, each matrix counted for itself. */
-static int64_t most_pieces(const ls_optim *optim) {
+int64_t ls_adafactor_most_pieces(const ls_optim *optim) {
     int64_t count = 0;
     for (int i = 0; i < optim->run_count; i++) {
         const ls_optim_run *run = &optim->runs[i];
@@ -77,35 +49,38 @@ static int64_t most_pieces(const ls_optim *optim) {
     return count;
 }
 
-/* The state of which tensor ranks have different parts to add up; -1: none. */
-static int shared_state(const ls_param *param) {
+int ls_adafactor_shared_state(const ls_param *param) {
     if (param->tp_ranks <= 1 || param->ndim < 2 || param->tp_axis < param->ndim - 2) {
         return -1;
     }
     return param->tp_axis == param->ndim - 2 ? COLS : ROWS;
 }
 
-static int64_t shared_elems(const ls_param *param) {
+int64_t ls_adafactor_shared_elems(const ls_param *param) {
     const ls_matrices m = ls_matrices_of(param);
-    const int state = shared_state(param);
+    const int state = ls_adafactor_shared_state(param);
     return state < 0 ? 0 : m.count * (state == ROWS ? m.rows : m.cols);
 }
 
 static ls_status take_host(ls_optim *optim, adafactor *own) {
     const ls_optim_options *o = &optim->options;
     const size_t count = (size_t)o->param_count;
+    LS_TRY(ls_calloc((size_t)optim->run_count, sizeof *own->ends, &own->ends));
+    LS_TRY(ls_calloc(count, sizeof *own->splits, &own->splits));
+    LS_TRY(ls_calloc(count, sizeof *own->factors, &own->factors));
+    LS_TRY(ls_calloc(count, sizeof *own->first_terms, &own->first_terms));
+    if (o->dev->async) {
+        return LS_OK;
+    }
     int64_t shared = 0;
     for (int i = 0; i < o->param_count; i++) {
-        shared += shared_elems(&o->params[i]);
+        shared += ls_adafactor_shared_elems(&o->params[i]);
     }
     LS_TRY(ls_calloc((size_t)shared + 1, 2 * sizeof *own->shared, &own->shared));
     LS_TRY(ls_calloc(count, sizeof *own->row_means, &own->row_means));
-    LS_TRY(ls_calloc((size_t)most_pieces(optim), sizeof *own->pieces, &own->pieces));
-    LS_TRY(ls_calloc((size_t)optim->run_count, sizeof *own->ends, &own->ends));
+    LS_TRY(ls_calloc((size_t)ls_adafactor_most_pieces(optim), sizeof *own->pieces, &own->pieces));
     LS_TRY(ls_calloc((size_t)own->elems, 2 * sizeof *own->host_sums, &own->host_sums));
     LS_TRY(ls_calloc((size_t)own->elems, ls_dtype_bytes(o->dev->acc), &own->host_states));
-    LS_TRY(ls_calloc(count, sizeof *own->splits, &own->splits));
-    LS_TRY(ls_calloc(count, sizeof *own->factors, &own->factors));
     LS_TRY(take_total(&own->grads, count));
     LS_TRY(take_total(&own->params, count));
     return take_total(&own->updates, count);
@@ -123,20 +98,22 @@ static ls_status prepare(ls_optim *optim) {
     for (int i = 0; i < o->param_count; i++) {
         const ls_param *param = &o->params[i];
         const ls_matrices m = ls_matrices_of(param);
-        if (param->ndim > 2 && shared_state(param) >= 0) {
+        if (param->ndim > 2 && ls_adafactor_shared_state(param) >= 0) {
             return LS_FAIL(LS_E_UNSUPPORTED,
                            "optim.name is adafactor, and the matrices of '%s' are split over %d "
                            "ranks; use adamw or lion, or fewer ranks along that axis",
                            param->name, param->tp_ranks);
         }
-        most_cols = shared_state(param) == COLS && m.cols > most_cols ? m.cols : most_cols;
+        most_cols =
+            ls_adafactor_shared_state(param) == COLS && m.cols > most_cols ? m.cols : most_cols;
         LS_TRY(ls_calloc((size_t)m.count, sizeof **own->factors, &own->factors[i]));
     }
     optim->own_bytes = 2 * (size_t)(own->elems + most_cols) * sizeof *own->sums;
+    own->sums_bytes = optim->own_bytes;
     void *sums = NULL;
-    LS_TRY(o->dev->ops->alloc(o->dev, optim->own_bytes, &sums));
+    LS_TRY(o->dev->ops->alloc(o->dev, own->sums_bytes, &sums));
     own->sums = sums;
-    return LS_OK;
+    return o->dev->async ? ls_adafactor_device_prepare(optim) : LS_OK;
 }
 
 static void release(ls_optim *optim) {
@@ -147,7 +124,12 @@ static void release(ls_optim *optim) {
     for (int i = 0; own->factors && i < optim->options.param_count; i++) {
         free(own->factors[i]);
     }
-    optim->options.dev->ops->free(optim->options.dev, own->sums);
+    ls_device *dev = optim->options.dev;
+    dev->ops->free(dev, own->sums);
+    if (dev->async) {
+        dev->ops->free(dev, own->memory);
+        own->shared = own->pieces = own->row_means = NULL; /* lay there */
+    }
     free_total(&own->grads);
     free_total(&own->params);
     free_total(&own->updates);
@@ -155,6 +137,7 @@ static void release(ls_optim *optim) {
     free(own->host_states);
     free(own->shared);
     free(own->row_means);
+    free(own->first_terms);
     free(own->splits);
     free(own->factors);
     free(own->pieces);
@@ -162,8 +145,7 @@ static void release(ls_optim *optim) {
     free(own);
 }
 
-/* The entry of a state's vector of a parameter among those of both states. */
-static int64_t entry_of(const ls_optim *optim, int state, int param) {
+int64_t ls_adafactor_entry(const ls_optim *optim, int state, int param) {
     const int64_t at = optim->vectors[state * optim->options.param_count + param];
     return state == COLS ? ((const adafactor *)optim->own)->row_elems + at : at;
 }
@@ -190,13 +172,9 @@ static bool is_counted(const ls_param *param, int64_t elem, int64_t *end) {
     return true;
 }
 
-typedef ls_status (*part_fn)(ls_optim *optim, const ls_optim_run *run, const ls_adafactor *op,
-                             bool counted);
-
-/* Calls fn for each matrix that a run lies in, or for a vector, cut where what is counted begins or
- * ends, with gradients, factors, parameters and copies filled in on top of `common`. */
-static ls_status each_part(ls_optim *optim, const ls_optim_pass *pass, const ls_optim_run *run,
-                           ls_adafactor common, part_fn fn) {
+ls_status ls_adafactor_each_part(ls_optim *optim, const ls_optim_pass *pass,
+                                 const ls_optim_run *run, ls_adafactor common,
+                                 ls_adafactor_part fn) {
     const ls_optim_options *o = &optim->options;
     const adafactor *own = optim->own;
     const ls_param *param = &o->params[run->param];
@@ -220,12 +198,16 @@ static ls_status each_part(ls_optim *optim, const ls_optim_pass *pass, const ls_
         if (matrix) {
             op.row = ls_elem_at(ls_optim_state_vector(optim, ROWS, run->param), i * m.rows, acc);
             op.col = ls_elem_at(ls_optim_state_vector(optim, COLS, run->param), i * m.cols, acc);
-            op.row_sums = own->sums + 2 * (entry_of(optim, ROWS, run->param) + i * m.rows);
-            op.col_sums = own->sums + 2 * (entry_of(optim, COLS, run->param) + i * m.cols);
+            op.row_sums =
+                own->sums + 2 * (ls_adafactor_entry(optim, ROWS, run->param) + i * m.rows);
+            op.col_sums =
+                own->sums + 2 * (ls_adafactor_entry(optim, COLS, run->param) + i * m.cols);
             op.split[0] = own->splits[run->param][0];
             op.split[1] = own->splits[run->param][1];
             op.factor = own->factors[run->param][i];
         }
+        op.terms =
+            own->memory ? own->all.terms + own->first_terms[run->param] + (matrix ? i : 0) : NULL;
         op.p = ls_run_masters(optim, run, begin - first);
         op.copy_dtype = o->copy_dtype;
         op.copy = ls_run_copies(optim, run, begin - first);
@@ -242,48 +224,62 @@ static int first_expert(const ls_optim_options *o) {
     return first;
 }
 
-static ls_status over(ls_comm *group, void *values, int64_t count, ls_dtype dtype, ls_reduce op) {
-    return group && group->size > 1 && count > 0
-               ? group->ops->all_reduce(group, values, count, dtype, op)
-               : LS_OK;
+ls_status ls_adafactor_over(const ls_optim *optim, ls_comm *group, void *values, int64_t count,
+                            ls_dtype dtype, ls_reduce op) {
+    if (!group || group->size == 1 || count == 0) {
+        return LS_OK;
+    }
+    return optim->options.dev->async ? ls_comm_all_reduce_by_start(group, values, count, dtype, op)
+                                     : group->ops->all_reduce(group, values, count, dtype, op);
 }
 
-/* `each` values for each parameter, over all ranks that have parts of it. */
-static ls_status over_parts(const ls_optim *optim, void *values, int64_t each, ls_dtype dtype,
-                            ls_reduce op) {
+ls_status ls_adafactor_over_parts(const ls_optim *optim, void *values, int64_t each, ls_dtype dtype,
+                                  ls_reduce op) {
     const ls_optim_options *o = &optim->options;
     const int64_t first = first_expert(o) * each, rest = o->param_count * each - first;
     void *experts = ls_elem_at(values, first, dtype);
-    LS_TRY(over(o->shard, values, first, dtype, op));
-    LS_TRY(over(o->tensor, values, first, dtype, op));
-    LS_TRY(over(o->expert_shard, experts, rest, dtype, op));
-    return over(o->experts, experts, rest, dtype, op);
+    LS_TRY(ls_adafactor_over(optim, o->shard, values, first, dtype, op));
+    LS_TRY(ls_adafactor_over(optim, o->tensor, values, first, dtype, op));
+    LS_TRY(ls_adafactor_over(optim, o->expert_shard, experts, rest, dtype, op));
+    return ls_adafactor_over(optim, o->experts, experts, rest, dtype, op);
 }
 
-/* The sums of rows and columns on the host. */
-static ls_status add_sums(const ls_optim *optim) {
+static ls_status copy(ls_device *dev, double *to, const double *from, int64_t count) {
+    if (dev->async) {
+        return dev->ops->copy(dev, to, from, (size_t)count * sizeof *to);
+    }
+    memcpy(to, from, (size_t)count * sizeof *to);
+    return LS_OK;
+}
+
+ls_status ls_adafactor_add_sums(const ls_optim *optim, double *all) {
     const ls_optim_options *o = &optim->options;
     const adafactor *own = optim->own;
     const int first = first_expert(o);
     for (int state = ROWS; state <= COLS; state++) {
         const int64_t begin = state == COLS ? own->row_elems : 0;
         const int64_t end = state == COLS ? own->elems : own->row_elems;
-        const int64_t middle = first < o->param_count ? entry_of(optim, state, first) : end;
-        LS_TRY(over(o->shard, own->host_sums + 2 * begin, 2 * (middle - begin), LS_F64, LS_SUM));
-        LS_TRY(
-            over(o->expert_shard, own->host_sums + 2 * middle, 2 * (end - middle), LS_F64, LS_SUM));
+        const int64_t middle =
+            first < o->param_count ? ls_adafactor_entry(optim, state, first) : end;
+        LS_TRY(ls_adafactor_over(optim, o->shard, all + 2 * begin, 2 * (middle - begin), LS_F64,
+                                 LS_SUM));
+        LS_TRY(ls_adafactor_over(optim, o->expert_shard, all + 2 * middle, 2 * (end - middle),
+                                 LS_F64, LS_SUM));
     }
     for (int back = 0; back < 2; back++) {
         double *at = own->shared;
         for (int i = 0; i < o->param_count; i++) {
-            const int64_t count = 2 * shared_elems(&o->params[i]);
+            const int64_t count = 2 * ls_adafactor_shared_elems(&o->params[i]);
             if (count > 0) {
-                double *sums = own->host_sums + 2 * entry_of(optim, shared_state(&o->params[i]), i);
-                memcpy(back ? sums : at, back ? at : sums, (size_t)count * sizeof *at);
+                double *sums = all + 2 * ls_adafactor_entry(
+                                             optim, ls_adafactor_shared_state(&o->params[i]), i);
+                LS_TRY(copy(o->dev, back ? sums : at, back ? at : sums, count));
                 at += count;
             }
         }
-        LS_TRY(back ? LS_OK : over(o->tensor, own->shared, at - own->shared, LS_F64, LS_SUM));
+        LS_TRY(back ? LS_OK
+                    : ls_adafactor_over(optim, o->tensor, own->shared, at - own->shared, LS_F64,
+                                        LS_SUM));
     }
     return LS_OK;
 }
@@ -319,7 +315,8 @@ ADD_PIECES(param_pieces)
 ADD_PIECES(update_pieces)
 
 /* The total of each parameter over all ranks. */
-static ls_status add_up(ls_optim *optim, const ls_optim_pass *pass, part_fn add, total *t) {
+static ls_status add_up(ls_optim *optim, const ls_optim_pass *pass, ls_adafactor_part add,
+                        total *t) {
     const int params = optim->options.param_count;
     adafactor *own = optim->own;
     own->piece_count = 0;
@@ -330,46 +327,45 @@ static ls_status add_up(ls_optim *optim, const ls_optim_pass *pass, part_fn add,
     for (int i = 0; i < optim->run_count; i++) {
         const int64_t first = own->piece_count;
         int32_t *scale = &t->scales[optim->runs[i].param];
-        LS_TRY(each_part(optim, pass, &optim->runs[i], (ls_adafactor){0}, add));
+        LS_TRY(ls_adafactor_each_part(optim, pass, &optim->runs[i], (ls_adafactor){0}, add));
         own->ends[i] = own->piece_count;
         for (int64_t p = first; p < own->piece_count; p++) {
             const int32_t piece = ls_exact_scale(own->pieces[p]);
             *scale = piece > *scale ? piece : *scale;
         }
     }
-    LS_TRY(over_parts(optim, t->scales, 1, LS_I32, LS_MAX));
+    LS_TRY(ls_adafactor_over_parts(optim, t->scales, 1, LS_I32, LS_MAX));
     for (int i = 0; i < optim->run_count; i++) {
         const int param = optim->runs[i].param;
         for (int64_t p = i > 0 ? own->ends[i - 1] : 0; p < own->ends[i]; p++) {
             ls_exact_add(&t->sums[param], own->pieces[p], t->scales[param]);
         }
     }
-    LS_TRY(over_parts(optim, t->sums, LS_EXACT_DIGITS, LS_I64, LS_SUM));
+    LS_TRY(ls_adafactor_over_parts(optim, t->sums, LS_EXACT_DIGITS, LS_I64, LS_SUM));
     for (int i = 0; i < params; i++) {
         t->values[i] = ls_exact_value(&t->sums[i], t->scales[i]);
     }
     return LS_OK;
 }
 
-static ls_status add_squares(ls_optim *optim, const ls_optim_run *run, const ls_adafactor *op,
-                             bool counted) {
+ls_status ls_adafactor_add_squares(ls_optim *optim, const ls_optim_run *run, const ls_adafactor *op,
+                                   bool counted) {
     const adafactor *own = optim->own;
     ls_adafactor part = *op;
-    if (!counted && shared_state(&optim->options.params[run->param]) == COLS) {
+    if (!counted && ls_adafactor_shared_state(&optim->options.params[run->param]) == COLS) {
         part.col_sums = own->sums + 2 * own->elems;
     }
     return optim->options.dev->ops->adafactor_squares(optim->options.dev, &part);
 }
 
-static ls_status apply(ls_optim *optim, const ls_optim_run *run, const ls_adafactor *op,
-                       bool counted) {
+ls_status ls_adafactor_apply(ls_optim *optim, const ls_optim_run *run, const ls_adafactor *op,
+                             bool counted) {
     (void)run;
     (void)counted;
     return optim->options.dev->ops->adafactor_apply(optim->options.dev, op);
 }
 
-/* Of the whole parameter, without padding. */
-static int64_t real_elems(const ls_param *param) {
+int64_t ls_adafactor_real_elems(const ls_param *param) {
     int64_t elems = param->valid_rows;
     for (int d = 1; d < param->ndim; d++) {
         elems *= param->dims[d];
@@ -398,26 +394,34 @@ static double row_state(const ls_optim *optim, int64_t entry) {
                                              : (double)((const float *)own->host_states)[entry];
 }
 
+bool ls_adafactor_counts_row(const ls_param *param, int64_t matrix, int64_t row) {
+    const ls_matrices m = ls_matrices_of(param);
+    int64_t end = INT64_MAX;
+    if (param->tp_axis < param->ndim - 2) {
+        return param->ndim > 2 || param->tp_rank == 0;
+    }
+    return ls_adafactor_shared_state(param) == ROWS
+               ? param->tp_rank == 0
+               : is_counted(param, (matrix * m.rows + row) * m.cols, &end);
+}
+
 /* row = b2 row + (1 - b2) mean of the squares in a row, col likewise; padding rows do not count.
  * The factors then are sums of the row states that this rank counts. */
 static void update_factors(ls_optim *optim, int index, double beta2) {
     const ls_param *param = &optim->options.params[index];
     const adafactor *own = optim->own;
     const ls_matrices m = ls_matrices_of(param);
-    const int64_t rows = entry_of(optim, ROWS, index), cols = param->dims[param->ndim - 1];
+    const int64_t rows = ls_adafactor_entry(optim, ROWS, index),
+                  cols = param->dims[param->ndim - 1];
     const int64_t matrices = param->ndim > 2 ? param->dims[0] : 1;
     blend(optim, rows, m.count * m.rows, beta2, (double)cols);
-    blend(optim, entry_of(optim, COLS, index), m.count * m.cols, beta2,
-          (double)real_elems(param) / (double)(matrices * cols));
+    blend(optim, ls_adafactor_entry(optim, COLS, index), m.count * m.cols, beta2,
+          (double)ls_adafactor_real_elems(param) / (double)(matrices * cols));
     for (int64_t i = 0; i < m.count; i++) {
         double sum = 0.0;
         for (int64_t r = 0; r < m.rows; r++) {
-            int64_t end = INT64_MAX;
-            const bool counts =
-                param->tp_axis < param->ndim - 2 ? param->ndim > 2 || param->tp_rank == 0
-                : shared_state(param) == ROWS    ? param->tp_rank == 0
-                                              : is_counted(param, (i * m.rows + r) * m.cols, &end);
-            sum += counts ? row_state(optim, rows + i * m.rows + r) : 0.0;
+            sum += ls_adafactor_counts_row(param, i, r) ? row_state(optim, rows + i * m.rows + r)
+                                                        : 0.0;
         }
         own->factors[index][i] = sum;
     }
@@ -430,15 +434,15 @@ static ls_status finish_factors(ls_optim *optim) {
     for (int i = 0; i < o->param_count; i++) {
         own->row_means[i] = o->params[i].ndim == 2 ? own->factors[i][0] : 0.0;
     }
-    LS_TRY(over(o->tensor, own->row_means, o->param_count, LS_F64, LS_SUM));
+    LS_TRY(ls_adafactor_over(optim, o->tensor, own->row_means, o->param_count, LS_F64, LS_SUM));
     for (int i = 0; i < o->param_count; i++) {
         const ls_param *param = &o->params[i];
         const int64_t matrices = param->ndim > 2 ? param->dims[0] : 1;
         for (int64_t k = 0; param->ndim >= 2 && k < ls_matrices_of(param).count; k++) {
             const double sum = param->ndim == 2 ? own->row_means[i] : own->factors[i][k];
-            const double rows =
-                (double)real_elems(param) / (double)(matrices * param->dims[param->ndim - 1]);
-            own->factors[i][k] = 1.0 / fmax(sum / rows, LEAST_MEAN);
+            const double rows = (double)ls_adafactor_real_elems(param) /
+                                (double)(matrices * param->dims[param->ndim - 1]);
+            own->factors[i][k] = 1.0 / fmax(sum / rows, LS_ADAFACTOR_LEAST_MEAN);
         }
     }
     return LS_OK;
@@ -458,8 +462,7 @@ static ls_status move_states(const ls_optim *optim, bool to_host) {
     return LS_OK;
 }
 
-/* Of all ranks together. */
-static int64_t padded_elems(const ls_param *param) {
+int64_t ls_adafactor_padded_elems(const ls_param *param) {
     return param->elems * (param->tp_ranks > 1 ? param->tp_ranks : 1);
 }
 
@@ -471,16 +474,16 @@ static ls_status update_statistics(ls_optim *optim, const ls_optim_pass *pass) {
     LS_TRY(add_up(optim, pass, add_grad_pieces, &own->grads));
     for (int i = 0; i < o->param_count; i++) { /* twice: the scaled gradients are rounded */
         const double most = 2.0 * own->grads.values[i] * pass->grad_scale * pass->grad_scale;
-        ls_adafactor_splits(most, padded_elems(&o->params[i]), own->splits[i]);
+        ls_adafactor_splits(most, ls_adafactor_padded_elems(&o->params[i]), own->splits[i]);
     }
     LS_TRY(dev->ops->zero(dev, own->sums, optim->own_bytes));
     for (int i = 0; i < optim->run_count; i++) {
-        LS_TRY(
-            each_part(optim, pass, &optim->runs[i], (ls_adafactor){.beta2 = beta2}, add_squares));
+        LS_TRY(ls_adafactor_each_part(optim, pass, &optim->runs[i], (ls_adafactor){.beta2 = beta2},
+                                      ls_adafactor_add_squares));
     }
     LS_TRY(dev->ops->download(dev, own->host_sums, own->sums,
                               2 * (size_t)own->elems * sizeof *own->sums));
-    LS_TRY(add_sums(optim));
+    LS_TRY(ls_adafactor_add_sums(optim, own->host_sums));
     LS_TRY(move_states(optim, true));
     for (int i = 0; i < o->param_count; i++) {
         if (o->params[i].ndim >= 2) {
@@ -494,17 +497,20 @@ static ls_status update_statistics(ls_optim *optim, const ls_optim_pass *pass) {
 }
 
 static ls_status step(ls_optim *optim, const ls_optim_pass *pass) {
+    if (optim->options.dev->async) {
+        return ls_adafactor_device_step(optim, pass);
+    }
     LS_TRY(update_statistics(optim, pass));
     const adafactor *own = optim->own;
     for (int i = 0; i < optim->run_count; i++) {
         const ls_optim_run *run = &optim->runs[i];
-        double n = (double)real_elems(&optim->options.params[run->param]);
+        double n = (double)ls_adafactor_real_elems(&optim->options.params[run->param]);
         double param = sqrt(own->params.values[run->param] / n);
         double update = sqrt(own->updates.values[run->param] / n);
         double lr = pass->lr * run->rule.lr_scale;
         ls_adafactor common = {.keep = 1.0 - lr * run->rule.weight_decay,
-                               .lr = fmax(LEAST_SIZE, param) * lr / fmax(1.0, update)};
-        LS_TRY(each_part(optim, pass, run, common, apply));
+                               .lr = fmax(LS_ADAFACTOR_LEAST_SIZE, param) * lr / fmax(1.0, update)};
+        LS_TRY(ls_adafactor_each_part(optim, pass, run, common, ls_adafactor_apply));
     }
     return LS_OK;
 }
@@ -514,6 +520,7 @@ const ls_optim_ops ls_optim_adafactor = {
     .states = {"exp_avg_sq", "exp_avg_sq_row", "exp_avg_sq_col"},
     .shape = shape,
     .apart = true,
+    .deferrable = true,
     .prepare = prepare,
     .release = release,
     .step = step,

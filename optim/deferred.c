@@ -12,7 +12,7 @@ typedef struct device_sum {
 /* What lies in deferred_memory, before the squares. */
 typedef struct deferred_head {
     device_sum norm, losses;
-    ls_update_verdict verdict;
+    ls_update_verdict verdict, gate;
 } deferred_head;
 
 bool ls_optim_defers(const ls_optim *optim) {
@@ -70,7 +70,8 @@ ls_status ls_optim_step_start(ls_optim *optim, const void *grads, double lr,
     ls_judge judge = {.scale = &head->norm.scale,
                       .digits = head->norm.digit,
                       .clip_norm = o->config->clip_norm,
-                      .verdict = &head->verdict};
+                      .verdict = &head->verdict,
+                      .gate = &head->gate};
     if (losses) {
         ls_comm *const over[] = {losses->data, losses->pipeline};
         LS_TRY(add_up(o->dev, over, 2, losses->count, losses->losses, &head->losses));
@@ -83,7 +84,8 @@ ls_status ls_optim_step_start(ls_optim *optim, const void *grads, double lr,
                                 .lr = lr,
                                 .grad_scale = 1.0,
                                 .t = ++optim->updates,
-                                .verdict = &head->verdict};
+                                .verdict = &head->verdict,
+                                .gate = &head->gate};
     return optim->ops->step(optim, &pass);
 }
 

@@ -155,6 +155,7 @@ static ls_status take_memory(ls_optim *optim, team *own) {
         most_parts = most_of(most_parts, split ? param->elems * param->tp_ranks : 0);
     }
     const size_t bytes = ls_dtype_bytes(dev->acc);
+    const int64_t doubles = dev->async ? ls_squares_count(0, most) + 1 : 0;
     const struct {
         void **place;
         int64_t elems;
@@ -165,7 +166,8 @@ static ls_status take_memory(ls_optim *optim, team *own) {
                    {&own->scratch.x, most},
                    {&own->scratch.y, most},
                    {&own->scratch.a, most_side * most_side},
-                   {&own->scratch.b, most_side * most_side}};
+                   {&own->scratch.b, most_side * most_side},
+                   {&own->scratch.squares, doubles * (int64_t)(sizeof(double) / bytes)}};
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) {
         LS_TRY(dev->ops->alloc(dev, (size_t)buffers[i].elems * bytes, buffers[i].place));
         optim->own_bytes += (size_t)buffers[i].elems * bytes;
@@ -196,8 +198,9 @@ static ls_status prepare(ls_optim *optim) {
 }
 
 static void release_team(ls_device *dev, team *own) {
-    void *const buffers[] = {own->send,      own->recv,      own->local,     own->scratch.x,
-                             own->scratch.y, own->scratch.a, own->scratch.b, own->scratch.parts};
+    const ls_muon_scratch *s = &own->scratch;
+    void *const buffers[] = {own->send, own->recv, own->local, s->x,      s->y,
+                             s->a,      s->b,      s->parts,   s->squares};
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) {
         dev->ops->free(dev, buffers[i]);
     }
@@ -219,6 +222,13 @@ static ls_status copy(ls_device *dev, int64_t n, const void *from, void *to) {
     return dev->ops->blend(dev, n, 1.0, from, 0.0, to);
 }
 
+/* Heeding the verdict of a deferred step. */
+static ls_status blend(ls_device *dev, const ls_optim_pass *pass, int64_t n, double a,
+                       const void *x, double b, void *y) {
+    return pass->verdict ? dev->async->blend(dev, pass->verdict, n, a, x, b, y)
+                         : dev->ops->blend(dev, n, a, x, b, y);
+}
+
 /* m = mu m + (1 - mu) g; u = m, or mu m + (1 - mu) g in Nesterov's form. */
 static ls_status momentum(ls_optim *optim, const ls_optim_pass *pass, const ls_optim_run *run,
                           int64_t at, int64_t n, void *u) {
@@ -227,11 +237,11 @@ static ls_status momentum(ls_optim *optim, const ls_optim_pass *pass, const ls_o
     const void *grads = ls_run_grads(optim, pass, run, at);
     void *m = ls_run_state(optim, MOMENTUM, run, at);
     const double mu = config->momentum, rest = (1.0 - mu) * pass->grad_scale;
-    LS_TRY(dev->ops->blend(dev, n, rest, grads, mu, m));
+    LS_TRY(blend(dev, pass, n, rest, grads, mu, m));
     if (!config->nesterov) {
         return copy(dev, n, m, u);
     }
-    LS_TRY(dev->ops->blend(dev, n, rest, grads, 0.0, u));
+    LS_TRY(blend(dev, pass, n, rest, grads, 0.0, u));
     return dev->ops->blend(dev, n, mu, m, 1.0, u);
 }
 
@@ -245,7 +255,8 @@ static ls_status apply(ls_optim *optim, const ls_optim_pass *pass, const ls_opti
                                               .p = ls_run_masters(optim, run, at),
                                               .grad = u,
                                               .copy_dtype = o->copy_dtype,
-                                              .copy = ls_run_copies(optim, run, at)});
+                                              .copy = ls_run_copies(optim, run, at),
+                                              .verdict = pass->gate});
 }
 
 typedef ls_status (*own_part_fn)(ls_optim *optim, const ls_optim_pass *pass,
@@ -379,6 +390,7 @@ const ls_optim_ops ls_optim_muon = {
     .states = {"momentum_buffer", "exp_avg", "exp_avg_sq"},
     .shape = shape,
     .apart = true,
+    .deferrable = true,
     .prepare = prepare,
     .release = release,
     .step = step,

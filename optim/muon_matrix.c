@@ -39,15 +39,24 @@ static ls_status iterate(ls_device *dev, const ls_muon_scratch *s, const void *x
     return dev->ops->blend(dev, rows * cols, A, x, 1.0, y);
 }
 
+static ls_status normalize(ls_optim *optim, const ls_muon_scratch *scratch, int64_t n, void *x) {
+    ls_device *dev = optim->options.dev;
+    const double eps = 1e-7;
+    double squares;
+    if (dev->async) {
+        return dev->async->normalize(dev, n, eps, x, scratch->squares);
+    }
+    LS_TRY(ls_optim_sum_squares(optim, x, n, &squares));
+    return dev->ops->blend(dev, n, 1.0 / (sqrt(squares) + eps), x, 0.0, x);
+}
+
 ls_status ls_muon_orthogonalise(ls_optim *optim, const ls_muon_scratch *scratch, int64_t at,
                                 int64_t rows, int64_t cols) {
     ls_device *dev = optim->options.dev;
     void *matrix = ls_elem_at(scratch->x, at, dev->acc);
     void *x = matrix, *y = scratch->y;
     const int64_t n = rows * cols;
-    double squares;
-    LS_TRY(ls_optim_sum_squares(optim, x, n, &squares));
-    LS_TRY(dev->ops->blend(dev, n, 1.0 / (sqrt(squares) + 1e-7), x, 0.0, x));
+    LS_TRY(normalize(optim, scratch, n, x));
     for (int i = 0; i < ITERATIONS; i++) {
         LS_TRY(iterate(dev, scratch, x, y, rows, cols));
         void *swap = x;

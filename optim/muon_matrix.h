@@ -5,9 +5,11 @@
 #include "optim/optim_internal.h"
 
 /* Device memory (dev->acc): x, y of the largest matrix; a, b of its smaller side squared; parts of
- * the largest that tensor ranks split, from all of them. */
+ * the largest that tensor ranks split, from all of them. squares: on devices with `async`, as
+ * normalize of device.h wants it for the largest. */
 typedef struct ls_muon_scratch {
     void *x, *y, *a, *b, *parts;
+    void *squares; /* doubles */
 } ls_muon_scratch;
 
 /* The matrix [rows, cols] at element `at` of scratch->x becomes 0.2 sqrt(max(rows, cols)) times an

@@ -128,7 +128,7 @@ ls_status ls_optim_grad_norm(ls_optim *optim, const void *grads, double *norm);
 ls_status ls_optim_step(ls_optim *optim, const void *grads, double norm, double lr);
 
 /* The same without a wait between gradients and update, on devices that go on when a call has
- * returned (dev->async), of adamw, lion and sgd: clip factor and the verdict whether there is an
+ * returned (dev->async), of all optimizers: clip factor and the verdict whether there is an
  * update at all (the norm is finite, the losses too, and these add up to no more than `most`) stay
  * on the device. The norm has the bits of ls_optim_grad_norm. */
 bool ls_optim_defers(const ls_optim *optim);

@@ -3,6 +3,7 @@
 #define LS_OPTIM_OPTIM_INTERNAL_H
 
 #include "optim/optim.h"
+#include "runtime/device/device_async.h"
 
 /* What groups say of a parameter. */
 typedef struct ls_optim_rule {
@@ -29,8 +30,9 @@ typedef struct ls_optim_term {
 typedef struct ls_optim_pass {
     const void *grads;
     double lr, grad_scale;
-    int64_t t;                        /* 1 for the first */
-    const ls_update_verdict *verdict; /* on the device, of a deferred step; NULL: none */
+    int64_t t; /* 1 for the first */
+    /* On the device, of a deferred step; NULL: none. gate: with factor 1. */
+    const ls_update_verdict *verdict, *gate;
 } ls_optim_pass;
 
 /* The seam. A back end is a name, its states, and one step. */

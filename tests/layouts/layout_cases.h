@@ -194,6 +194,14 @@ static const layout_case gpu_cases[] = {
      "parallel.tensor=2 parallel.sequence_parallel=true parallel.expert=2 parallel.zero=2"},
 };
 
+static const layout_case gpu_adafactor_cases[] = {
+    {4, LLAMA_TIED, "parallel.tensor=2 parallel.zero=2"},
+};
+
+static const layout_case gpu_muon_cases[] = {
+    {4, GPT2, "parallel.tensor=2 parallel.zero=2"},
+};
+
 /* Bit by bit on a GPU: with one GPU, with invariant reduction. */
 static const layout_case gpu_exact_cases[] = {
     {2, GPT2, "parallel.zero=3"},

@@ -69,6 +69,21 @@ static ls_status lay_out(ls_train *t, ls_comm *comm, ls_device *dev) {
     return ls_layout_plan(&t->layout, &t->planned);
 }
 
+/* As `lockstep train` does it. */
+static ls_status update(ls_train *t) {
+    const void *grads = ls_state_buffers_of(t->state).grads;
+    double norm;
+    bool updated;
+    if (!ls_optim_defers(t->optim)) {
+        LS_TRY(ls_optim_grad_norm(t->optim, grads, &norm));
+        return ls_optim_step(t->optim, grads, norm, t->config.optim.lr);
+    }
+    LS_TRY(ls_optim_step_start(t->optim, grads, t->config.optim.lr, NULL));
+    LS_TRY(ls_optim_step_end(t->optim, &norm, &updated));
+    CHECK(updated);
+    return LS_OK;
+}
+
 static ls_status train_steps(outcome *o, int steps) {
     ls_train *t = &o->train;
     const ls_loader_options loader = ls_layout_loader(&t->layout, data, 0);
@@ -82,11 +97,8 @@ static ls_status train_steps(outcome *o, int steps) {
                                      .zero = (int)t->config.parallel.zero};
     for (int step = 0; step < steps; step++) {
         ls_step_result result;
-        double norm;
-        const void *grads = ls_state_buffers_of(t->state).grads;
         LS_TRY(ls_step_run(&options, step, &result));
-        LS_TRY(ls_optim_grad_norm(t->optim, grads, &norm));
-        LS_TRY(ls_optim_step(t->optim, grads, norm, t->config.optim.lr));
+        LS_TRY(update(t));
         LS_TRY(ls_state_share(t->state));
         o->losses[step] = result.loss;
     }
@@ -382,10 +394,15 @@ static void test_all(void) {
 
 static void test_gpu(void) {
     TABLE(gpu_cases, NEAR);
+    TABLE(gpu_adafactor_cases, NEAR_ADAFACTOR);
+    TABLE(gpu_muon_cases, NEAR_MUON);
     TABLE(gpu_exact_cases, EXACT);
     if (getenv("LOCKSTEP_TEST_ALL")) {
         TABLE(near_cases, NEAR);
+        TABLE(near_adafactor_cases, NEAR_ADAFACTOR);
+        TABLE(near_muon_cases, NEAR_MUON);
         TABLE(exact_cases, EXACT);
+        TABLE(exact_adafactor_cases, EXACT_ADAFACTOR);
     }
 }
 
