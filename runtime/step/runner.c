@@ -51,6 +51,8 @@ static ls_status build(ls_runner *r) {
         void *losses;
         LS_TRY(take(r, (size_t)o->micros * sizeof *r->losses, &losses));
         r->losses = losses;
+        LS_TRY(ls_calloc((size_t)o->micros * (size_t)(1 + o->data->size), sizeof *r->host_losses,
+                         &r->host_losses));
         LS_TRY(ls_calloc((size_t)r->pass_count, sizeof *r->passes, &r->passes));
         LS_TRY(ls_pipeline_schedule(&shape, r->rank, r->passes));
         for (int p = 0; p < o->parts; p++) {
@@ -130,6 +132,7 @@ void ls_runner_destroy(ls_runner *r) {
     }
     free(r->inputs);
     free(r->alive);
+    free(r->host_losses);
     free(r->passes);
     free(r->models);
     free(r);

@@ -29,6 +29,7 @@ struct ls_runner {
     int64_t pass_count;
     int *alive;           /* [parts] */
     double *losses;       /* [micros] of a step; device memory, zeros but on the last stage */
+    double *host_losses;  /* [micros] the same in host memory, then [micros * data's size] of all */
     ls_comm *way[2][3];   /* forward, backward; of the messages that a rank sends: see way_of */
     int lanes;            /* of each */
     runner_ring *inputs;  /* [parts]: x_in, until backward is done; one more than alive */

@@ -2,17 +2,13 @@
 #include "runtime/step/step.h"
 
 #include "collectives/flight.h"
-#include "runtime/base/arena.h"
 #include "runtime/base/clock.h"
 #include "runtime/step/runner.h"
-
-#include <stdlib.h>
 
 typedef struct work {
     const ls_step_options *options;
     ls_runner *runner;
     double loss_scale;
-    double *losses; /* [micros] of this rank */
     int64_t dx_asked, dx_used;
     ls_step_result *result;
 } work;
@@ -76,15 +72,13 @@ static ls_status run_passes(work *w) {
 }
 
 /* The ranks' losses in order of micro-batch, then of context rank. */
-static ls_status sum_losses(work *w, double *total) {
+static ls_status sum_losses(const work *w, double *total) {
     ls_runner *r = w->runner;
     ls_comm *data = r->options.data, *pipeline = r->options.pipeline;
     const int64_t micros = r->options.micros;
     const int contexts = r->options.context_ranks;
-    double *all, sum = 0.0;
-    LS_TRY(ls_calloc((size_t)(micros * data->size), sizeof *all, &all));
-    ls_status status =
-        data->ops->all_gather(data, w->losses, all, micros * (int64_t)sizeof *w->losses);
+    double *own = r->host_losses, *all = own + micros, sum = 0.0;
+    LS_TRY(data->ops->all_gather(data, own, all, micros * (int64_t)sizeof *own));
     for (int64_t m = 0; m < micros * r->data_ranks; m++) {
         const bool runs = w->options->zero <= 1; /* the inverse of ls_state_micro */
         const int64_t rank = runs ? m / micros : m % r->data_ranks;
@@ -93,8 +87,6 @@ static ls_status sum_losses(work *w, double *total) {
             sum += all[(rank * contexts + c) * micros + local];
         }
     }
-    free(all);
-    LS_TRY(status);
     /* Only the last stage has losses. */
     LS_TRY(pipeline ? pipeline->ops->all_reduce(pipeline, &sum, 1, LS_F64, LS_SUM) : LS_OK);
     *total = sum;
@@ -143,15 +135,15 @@ ls_status ls_step_start(const ls_step_options *options, int64_t step, ls_step_re
     return ls_state_finish(options->state);
 }
 
-static ls_status finish(work *w) {
+static ls_status finish(const work *w) {
     ls_step_result *result = w->result;
     ls_runner *r = w->runner;
     double total;
-    LS_TRY(r->options.dev->ops->download(r->options.dev, w->losses, r->losses,
-                                         (size_t)r->options.micros * sizeof *w->losses));
+    LS_TRY(r->options.dev->ops->download(r->options.dev, r->host_losses, r->losses,
+                                         (size_t)r->options.micros * sizeof *r->losses));
     const uint64_t sum_ns = ls_clock_ns();
     for (int64_t m = 0; m < r->options.micros; m++) {
-        result->own_loss += w->losses[m];
+        result->own_loss += r->host_losses[m];
     }
     LS_TRY(sum_losses(w, &total));
     const uint64_t end_ns = ls_clock_ns(), start_ns = result->start_ns;
@@ -169,12 +161,7 @@ static ls_status finish(work *w) {
 }
 
 ls_status ls_step_finish(const ls_step_options *options, ls_step_result *result) {
-    work w = {.options = options, .runner = options->runner, .result = result};
-    /* A few numbers, once a step. */
-    LS_TRY(ls_calloc((size_t)options->runner->options.micros, sizeof *w.losses, &w.losses));
-    ls_status status = finish(&w);
-    free(w.losses);
-    return status;
+    return finish(&(work){.options = options, .runner = options->runner, .result = result});
 }
 
 ls_status ls_step_run(const ls_step_options *options, int64_t step, ls_step_result *result) {

@@ -8,11 +8,14 @@
 #include "runtime/step/step.h"
 #include "tests/test.h"
 
+#include <stdatomic.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
-#define SEQ   11
-#define STEPS 5
-#define SEED  42
+#define SEQ      11
+#define WIDE_SEQ 64
+#define STEPS    5
+#define SEED     42
 
 static const ls_config_model model_config = {.family = LS_FAMILY_GPT2,
                                              .vocab = 257,
@@ -27,6 +30,30 @@ static const ls_config_model model_config = {.family = LS_FAMILY_GPT2,
                                              .tied = true,
                                              .norm_eps = 1e-5,
                                              .init_std = 0.1};
+/* Products of this one are large enough for the packed kernels. */
+static const ls_config_model wide_config = {.family = LS_FAMILY_GPT2,
+                                            .vocab = 257,
+                                            .vocab_multiple = 64,
+                                            .layers = 2,
+                                            .channels = 128,
+                                            .heads = 2,
+                                            .kv_heads = 2,
+                                            .head_dim = 64,
+                                            .ffn = 512,
+                                            .context = WIDE_SEQ,
+                                            .tied = true,
+                                            .norm_eps = 1e-5,
+                                            .init_std = 0.1};
+
+typedef struct setting {
+    const ls_config_model *model;
+    int64_t seq;
+    ls_dtype dtype;
+    int threads;
+} setting;
+
+static const setting narrow = {&model_config, SEQ, LS_F32, 1}, *current = &narrow;
+
 static const ls_config_optim optim_config = {.name = "adamw",
                                              .beta1 = 0.9,
                                              .beta2 = 0.95,
@@ -78,10 +105,10 @@ static trainer start(ls_comm *comm, const ls_dataset *data, ls_reduction reducti
     trainer t = {.comm = comm};
     const int64_t rank_micros = batch / micro / comm->size;
     const ls_model_part whole = {0};
-    CHECK_OK(ls_device_open_cpu(&(ls_device_options){.threads = 1}, &t.dev));
-    const ls_state_options state = {.config = &model_config,
+    CHECK_OK(ls_device_open_cpu(&(ls_device_options){.threads = current->threads}, &t.dev));
+    const ls_state_options state = {.config = current->model,
                                     .dev = t.dev,
-                                    .dtype = LS_F32,
+                                    .dtype = current->dtype,
                                     .parts = &whole,
                                     .part_count = 1,
                                     .zero = zero,
@@ -96,11 +123,11 @@ static trainer start(ls_comm *comm, const ls_dataset *data, ls_reduction reducti
     CHECK_OK(ls_state_create(&state, &t.state));
     const ls_state_bytes taken = ls_state_memory(t.state);
     CHECK(memcmp(&taken, &planned, sizeof taken) == 0);
-    CHECK_OK(ls_model_create(&(ls_model_options){.config = &model_config,
+    CHECK_OK(ls_model_create(&(ls_model_options){.config = current->model,
                                                  .dev = t.dev,
                                                  .batch = micro,
-                                                 .seq = SEQ,
-                                                 .dtype = LS_F32,
+                                                 .seq = current->seq,
+                                                 .dtype = current->dtype,
                                                  .training = true,
                                                  .store = ls_state_store(t.state, 0)},
                              &t.model));
@@ -340,6 +367,102 @@ static void check_evaluate(ls_comm *world, ls_comm *self, const ls_dataset *data
     stop(&t);
 }
 
+/* What the process asks of its allocator, while it is counted. The C library's own functions are
+ * called, which the sanitizers would not see. */
+#if defined(__GLIBC__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) &&       \
+    !defined(__clang__)
+#define COUNTS_ALLOCATIONS true
+#define COUNTED            __attribute__((visibility("default")))
+
+void *__libc_malloc(size_t bytes);
+void *__libc_calloc(size_t count, size_t bytes);
+void *__libc_realloc(void *old, size_t bytes);
+void *__libc_memalign(size_t align, size_t bytes);
+
+static atomic_bool counting;
+static atomic_int allocations;
+
+static void count_allocation(void) {
+    allocations += counting;
+}
+
+COUNTED void *malloc(size_t bytes) {
+    count_allocation();
+    return __libc_malloc(bytes);
+}
+
+COUNTED void *calloc(size_t count, size_t bytes) {
+    count_allocation();
+    return __libc_calloc(count, bytes);
+}
+
+COUNTED void *realloc(void *old, size_t bytes) {
+    count_allocation();
+    return __libc_realloc(old, bytes);
+}
+
+COUNTED void *aligned_alloc(size_t align, size_t bytes) {
+    count_allocation();
+    return __libc_memalign(align, bytes);
+}
+#else
+#define COUNTS_ALLOCATIONS false
+static atomic_bool counting;
+static atomic_int allocations;
+#endif
+
+/* An allocation of a library that the program is linked to. */
+static void check_counts(void) {
+    if (COUNTS_ALLOCATIONS) {
+        counting = true;
+        free(strdup("counted"));
+        counting = false;
+        CHECK_INT(allocations, 1);
+        allocations = 0;
+    }
+}
+
+/* Of the threads that compute. The loader's has some for each batch: it lets the pages of the token
+ * shards go that it has read. */
+static long page_faults(int threads) {
+    long faults = 0;
+    int counted = 0;
+#pragma omp parallel num_threads(threads) reduction(+ : faults, counted)
+    {
+        struct rusage usage;
+        counted += getrusage(RUSAGE_THREAD, &usage) == 0;
+        faults += usage.ru_minflt + usage.ru_majflt;
+    }
+    CHECK_INT(counted, threads);
+    return faults;
+}
+
+/* Once a few steps have gone by, a step takes no memory: neither from the allocator nor, by
+ * touching pages that are new, from the kernel. */
+static void check_takes_nothing(ls_comm *self, const char *dir, const setting *how) {
+    enum { WARM_UP = 4 };
+    ls_dataset *data;
+    current = how;
+    CHECK_OK(ls_dataset_open(dir, LS_SPLIT_TRAIN, how->seq, true, &data));
+    check_counts();
+    trainer t = start(self, data, LS_REDUCTION_FAST, 0, 8, 4, 0);
+    int64_t step = 0;
+    while (step < WARM_UP) {
+        train_step(&t, step++);
+    }
+    const long faults = page_faults(how->threads);
+    counting = true;
+    while (step < WARM_UP + STEPS) {
+        train_step(&t, step++);
+    }
+    counting = false;
+    CHECK_INT(page_faults(how->threads) - faults, 0);
+    CHECK_INT(allocations, 0);
+    stop(&t);
+    ls_dataset_close(data);
+    current = &narrow;
+}
+
 /* A few documents of letters that follow each other by rule, so that there is something to learn.
  */
 static void make_data(ls_comm *world, char *dir, size_t size) {
@@ -391,6 +514,10 @@ int main(int argc, char **argv) {
     check_meaning(world, data);
     check_resume(world, data);
     check_evaluate(world, self, data);
+    if (world->size == 1) {
+        check_takes_nothing(self, out, &(setting){&wide_config, WIDE_SEQ, LS_F32, 2});
+        check_takes_nothing(self, out, &(setting){&wide_config, WIDE_SEQ, LS_BF16, 2});
+    }
     ls_dataset_close(data);
     CHECK_OK(world->ops->barrier(world));
     if (world->rank == 0) {
