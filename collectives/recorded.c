@@ -150,6 +150,7 @@ static ls_status enter(recorded *c, const ls_flight_call *call, int64_t bytes, b
     pending *p;
     LS_TRY(pending_take(c, &p));
     p->seq = ++c->seq;
+    p->peer = -1;
     p->id = ls_flight_enter(c->group, call, bytes, -1);
     meter_begin(c, p, call, bytes, started);
     *out = p;
@@ -161,6 +162,12 @@ static ls_status enter(recorded *c, const ls_flight_call *call, int64_t bytes, b
     return LS_HELD(c->check_comm->ops->all_to_all_start(
         c->check_comm, p->check.sent, c->notice_bytes, c->notice_offsets, p->check.received,
         c->notice_bytes, c->notice_offsets, &p->check.request));
+}
+
+/* The main thread returns from a call on an operation. */
+static void leave(ls_comm_axis axis, uint64_t id, int kind, bool waited, uint64_t called_ns) {
+    ls_meter_return(axis, called_ns);
+    ls_trace_call(id, kind, waited, called_ns);
 }
 
 /* Around a blocking operation. After a failure the pending is not used again. */
@@ -193,8 +200,9 @@ static ls_status finish(recorded *c, pending *p, ls_status status) {
         pending *p_;                                                                               \
         const uint64_t called_ns_ = ls_meter_call();                                               \
         LS_TRY(begin(c_, &call_, (bytes), &p_));                                                   \
+        const uint64_t id_ = p_->id;                                                               \
         ls_status status_ = finish(c_, p_, LS_HELD(c_->inner->ops->operation));                    \
-        ls_meter_return(c_->axis, called_ns_);                                                     \
+        leave(c_->axis, id_, call_.kind, true, called_ns_);                                        \
         return status_;                                                                            \
     } while (0)
 
@@ -246,7 +254,7 @@ static ls_status started(pending *p, uint64_t called_ns, ls_status status,
     if (p->by_device) {
         ls_recorded_device_add(p);
     } else {
-        ls_meter_return(p->axis, called_ns);
+        leave(p->axis, p->id, p->kind, false, called_ns);
     }
     *request = (ls_comm_request *)p;
     return LS_OK;
@@ -336,7 +344,9 @@ static ls_status enter_message(recorded *c, ls_flight_kind kind, int64_t bytes, 
     LS_TRY(ls_comm_check_peer(&c->base, peer, "a message between this rank and"));
     const ls_flight_call call = {(int32_t)kind, -1, -1, -1, bytes, 0};
     LS_TRY(pending_take(c, out));
-    (*out)->id = ls_flight_enter(c->group, &call, bytes, c->members[peer]);
+    (*out)->seq = 0;
+    (*out)->peer = c->members[peer];
+    (*out)->id = ls_flight_enter(c->group, &call, bytes, (*out)->peer);
     meter_begin(c, *out, &call, bytes, true);
     return LS_OK;
 }
@@ -376,7 +386,7 @@ static ls_status test(ls_comm *comm, ls_comm_request *request, bool *done) {
     }
     *done = checked && complete;
     if (!p->by_device) {
-        ls_meter_return(p->axis, called_ns);
+        leave(p->axis, p->id, p->kind, false, called_ns);
     }
     if (*done) {
         ls_recorded_note_end(c, p);
@@ -390,6 +400,8 @@ static ls_status wait_for(ls_comm *comm, ls_comm_request *request) {
     pending *p = (pending *)request;
     bool checked;
     const ls_comm_axis axis = p->axis;
+    const uint64_t id = p->id;
+    const int kind = p->kind;
     const uint64_t called_ns = ls_meter_call();
     ls_flight_wait(p->id);
     ls_status status = check_finish(c, p, true, &checked);
@@ -402,7 +414,7 @@ static ls_status wait_for(ls_comm *comm, ls_comm_request *request) {
         }
     }
     status = finish(c, p, status);
-    ls_meter_return(axis, called_ns);
+    leave(axis, id, kind, true, called_ns);
     return status;
 }
 
@@ -474,11 +486,11 @@ ls_status ls_comm_recorded(ls_comm *inner, const char *group, bool checks, ls_co
         ls_comm *host = inner->on_device ? inner->host_side : inner;
         LS_TRY_GOTO(LS_HELD(host->ops->duplicate(host, &c->check_comm)), failed);
     }
-    int32_t lowest = me;
+    c->lowest = me;
     for (int r = 0; r < inner->size; r++) {
-        lowest = c->members[r] < lowest ? c->members[r] : lowest;
+        c->lowest = c->members[r] < c->lowest ? c->members[r] : c->lowest;
     }
-    c->group = ls_flight_group_add(group, lowest, inner->size);
+    c->group = ls_flight_group_add(group, c->lowest, inner->size);
     snprintf(c->name, sizeof c->name, "%s", group);
     if (inner->orders) {
         inner->listener = &c->listener;

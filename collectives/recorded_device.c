@@ -16,7 +16,14 @@ void ls_recorded_note_end(const recorded *c, pending *p) {
     if (!p->by_device) {
         ls_meter_end(p->axis);
     }
-    ls_trace_operation(c->name, p->kind, p->bytes, p->begin_ns);
+    ls_trace_operation(&(ls_trace_op){.group = c->name,
+                                      .lowest = c->lowest,
+                                      .kind = p->kind,
+                                      .peer = p->peer,
+                                      .id = p->id,
+                                      .seq = p->seq,
+                                      .bytes = p->bytes,
+                                      .begin_ns = p->begin_ns});
 }
 
 void ls_recorded_device_add(pending *p) {

@@ -20,8 +20,8 @@ typedef struct call_check {
 /* An operation on its way; kept for reuse. */
 typedef struct pending {
     struct pending *next_all, *next_free, *next_on_device;
-    uint64_t id, seq, begin_ns;
-    int kind;
+    uint64_t id, seq, begin_ns; /* seq 0: a message */
+    int kind, peer;             /* peer: the other world rank of a message, else -1 */
     int64_t bytes;
     ls_comm_axis axis;
     ls_comm_request *request; /* the back end's; NULL: it is done */
@@ -35,7 +35,7 @@ typedef struct recorded {
     ls_comm_listener listener;
     ls_comm *inner, *check_comm; /* check_comm NULL: no checks */
     bool owns_inner;
-    int group;
+    int group, lowest; /* lowest: of members */
     ls_comm_axis axis;
     char name[48];
     uint64_t seq;

@@ -281,13 +281,14 @@ static ls_status build(const ls_reducer_options *options, ls_reducer *r) {
     return LS_OK;
 }
 
-ls_status ls_reducer_plan(const ls_reducer_options *options, size_t *bytes) {
+ls_status ls_reducer_plan(const ls_reducer_options *options, size_t *bytes, size_t *shared_bytes) {
     LS_TRY(check_options(options));
     ls_reducer *r;
     LS_TRY(ls_calloc(1, sizeof *r, &r));
     r->planning = true;
     ls_status status = build(options, r);
     *bytes = r->extra_bytes;
+    *shared_bytes = (size_t)buffer_bytes(r);
     ls_reducer_destroy(r);
     return status;
 }

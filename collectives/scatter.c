@@ -53,6 +53,7 @@ struct ls_scatter {
     char *scratch; /* [SLOTS][ranks - 1] slices */
     int64_t slice_elems;
     buffer buffers[MAX_BUFFERS]; /* the pool, the large one, block 0's */
+    void *memory; /* of the buffers; from exchange_comm, which reads it where it is */
 
     plan *plans; /* [micro_batches] */
     ls_tree_add *adds, *moves;
@@ -210,7 +211,36 @@ static ls_status plan_sums(ls_scatter *s) {
     return LS_OK;
 }
 
-static ls_status take_buffers(ls_scatter *s) {
+static int64_t buffer_bytes(const ls_scatter *s, int i) {
+    const int64_t align = 64, bytes = s->buffers[i].elems * s->elem_bytes;
+    return (bytes + align - 1) / align * align;
+}
+
+static int64_t buffers_bytes(const ls_scatter *s) {
+    int64_t bytes = 0;
+    for (int i = 0; i < MAX_BUFFERS; i++) {
+        bytes += buffer_bytes(s, i);
+    }
+    return bytes;
+}
+
+/* Counts it; once there is exchange_comm, takes it. */
+static ls_status take_buffer_memory(ls_scatter *s) {
+    const int64_t bytes = buffers_bytes(s);
+    if (!s->exchange_comm) {
+        s->bytes += (size_t)bytes;
+        return LS_OK;
+    }
+    LS_TRY(s->exchange_comm->ops->alloc(s->exchange_comm, bytes, &s->memory));
+    char *at = s->memory;
+    for (int i = 0; i < MAX_BUFFERS; i++) {
+        s->buffers[i].memory = at;
+        at += buffer_bytes(s, i);
+    }
+    return LS_OK;
+}
+
+static ls_status plan_buffers(ls_scatter *s) {
     const ls_scatter_options *o = &s->options;
     int64_t pool = 0, large = 0, units = 0;
     for (int b = o->first_held; b < o->block_count; b++) {
@@ -221,10 +251,8 @@ static ls_status take_buffers(ls_scatter *s) {
         pool, pool, large, o->first_held && o->block_count > 0 ? o->blocks[0].elems : 0};
     for (int i = 0; i < MAX_BUFFERS; i++) {
         s->buffers[i] = (buffer){.elems = elems[i], .block = -1};
-        if (elems[i] > 0) {
-            LS_TRY(take_device(s, elems[i], &s->buffers[i].memory));
-        }
     }
+    LS_TRY(take_buffer_memory(s));
     for (int b = 0; b < o->block_count; b++) {
         int64_t n = s->first_unit[b + 1] - s->first_unit[b];
         units = n > units ? n : units;
@@ -236,7 +264,7 @@ static ls_status take_buffers(ls_scatter *s) {
 static ls_status take_memory(ls_scatter *s) {
     LS_TRY(index_units(s));
     LS_TRY(plan_sums(s));
-    LS_TRY(take_buffers(s));
+    LS_TRY(plan_buffers(s));
     LS_TRY(take(s, s->levels, sizeof *s->sums, &s->sums));
     s->sums[0] = s->options.sums;
     int64_t kept = ls_partition_elems(s->options.partition, s->options.comm->rank % s->shards);
@@ -268,13 +296,14 @@ static ls_status build(const ls_scatter_options *options, ls_scatter *s) {
     return take_memory(s);
 }
 
-ls_status ls_scatter_plan(const ls_scatter_options *options, size_t *bytes) {
+ls_status ls_scatter_plan(const ls_scatter_options *options, size_t *bytes, size_t *shared_bytes) {
     LS_TRY(check_options(options));
     ls_scatter *s;
     LS_TRY(ls_calloc(1, sizeof *s, &s));
     s->planning = true;
     ls_status status = build(options, s);
     *bytes = s->bytes;
+    *shared_bytes = (size_t)buffers_bytes(s);
     ls_scatter_destroy(s);
     return status;
 }
@@ -291,6 +320,7 @@ ls_status ls_scatter_create(const ls_scatter_options *options, ls_scatter **scat
     LS_TRY_GOTO(ls_comm_agree(comm, status), failed);
     LS_TRY_GOTO(comm->ops->duplicate(comm, &s->exchange_comm), failed);
     LS_TRY_GOTO(comm->ops->split(comm, comm->rank % s->shards, &s->gather_comm), failed);
+    LS_TRY_GOTO(ls_comm_agree(comm, take_buffer_memory(s)), failed);
     ls_comm_name_group(s->exchange_comm, "gradients.scatter");
     ls_comm_name_group(s->gather_comm, "gradients.gather");
     *scatter = s;
@@ -313,10 +343,10 @@ void ls_scatter_destroy(ls_scatter *s) {
     for (int i = 1; s->sums && i < s->levels; i++) {
         free_device(s, s->sums[i]);
     }
-    for (int i = 0; i < MAX_BUFFERS; i++) {
-        free_device(s, s->buffers[i].memory);
-    }
     free_device(s, s->scratch);
+    if (s->exchange_comm) {
+        s->exchange_comm->ops->give_back(s->exchange_comm, s->memory);
+    }
     ls_comm *comms[] = {s->exchange_comm, s->gather_comm};
     for (int i = 0; i < 2; i++) {
         if (comms[i]) {

@@ -9,12 +9,16 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { MOST_EVENTS = 1 << 16 };
+enum { MOST_EVENTS = 1 << 17 };
+
+typedef enum event_of { PLACE, OPERATION, CALL, WAIT } event_of;
 
 typedef struct event {
-    uint64_t begin_ns, end_ns;
-    int64_t bytes, index; /* of an operation; of a block */
-    int place, kind;      /* kind -1: a place */
+    event_of of;
+    ls_trace_op op; /* begin_ns of all; id and kind of calls too */
+    uint64_t end_ns;
+    int64_t index; /* of a place: block */
+    int place;
     char group[48];
 } event;
 
@@ -38,13 +42,13 @@ ls_status ls_trace_begin(void) {
         return LS_OK;
     }
     trace.count = trace.dropped = 0;
-    trace.now = (event){.kind = -1};
+    trace.now = (event){.of = PLACE};
     trace.began_s = ls_clock_wall_s();
     return ls_calloc(MOST_EVENTS, sizeof *trace.events, &trace.events);
 }
 
 static void close_place(uint64_t now_ns) {
-    if (trace.now.begin_ns > 0) {
+    if (trace.now.op.begin_ns > 0) {
         trace.now.end_ns = now_ns;
         keep(&trace.now);
     }
@@ -54,23 +58,50 @@ void ls_trace_place(ls_flight_place place, int64_t index) {
     if (trace.events) {
         const uint64_t now_ns = ls_clock_ns();
         close_place(now_ns);
-        trace.now = (event){.begin_ns = now_ns, .index = index, .place = (int)place, .kind = -1};
+        trace.now = (event){.op.begin_ns = now_ns, .index = index, .place = (int)place};
     }
 }
 
-void ls_trace_operation(const char *group, int kind, int64_t bytes, uint64_t begin_ns) {
+void ls_trace_operation(const ls_trace_op *op) {
     if (trace.events) {
-        event e = {.begin_ns = begin_ns, .end_ns = ls_clock_ns(), .bytes = bytes, .kind = kind};
-        snprintf(e.group, sizeof e.group, "%s", group);
+        event e = {.of = OPERATION, .op = *op, .end_ns = ls_clock_ns()};
+        snprintf(e.group, sizeof e.group, "%s", op->group);
         keep(&e);
     }
 }
 
+void ls_trace_call(uint64_t id, int kind, bool waits, uint64_t called_ns) {
+    if (trace.events) {
+        keep(&(event){.of = waits ? WAIT : CALL,
+                      .op = {.id = id, .kind = kind, .begin_ns = called_ns},
+                      .end_ns = ls_clock_ns()});
+    }
+}
+
 /* Operations of a group may overlap: they are pairs of events with a number of their own. */
-static void write_event(FILE *f, const event *e, int rank, int64_t id, double to_us) {
-    const double begin = 1e-3 * (double)e->begin_ns + to_us, end = 1e-3 * (double)e->end_ns + to_us;
-    if (e->kind < 0) {
-        char block[32] = "";
+static void write_operation(FILE *f, const event *e, int rank, double begin, double end) {
+    const char *const name = ls_flight_kind_text(e->op.kind);
+    fprintf(f,
+            ",\n{\"ph\":\"b\",\"name\":\"%s\",\"cat\":\"%s\",\"id\":\"%d.%llu\",\"pid\":%d,"
+            "\"tid\":1,\"ts\":%.3f,\"args\":{\"bytes\":%lld,\"lowest\":%d,\"number\":%llu,"
+            "\"peer\":%d}}",
+            name, e->group, rank, (unsigned long long)e->op.id, rank, begin, (long long)e->op.bytes,
+            e->op.lowest, (unsigned long long)e->op.seq, e->op.peer);
+    fprintf(f,
+            ",\n{\"ph\":\"e\",\"name\":\"%s\",\"cat\":\"%s\",\"id\":\"%d.%llu\",\"pid\":%d,"
+            "\"tid\":1,\"ts\":%.3f}",
+            name, e->group, rank, (unsigned long long)e->op.id, rank, end);
+}
+
+static void write_event(FILE *f, const event *e, int rank, double to_us) {
+    const double begin = 1e-3 * (double)e->op.begin_ns + to_us;
+    const double end = 1e-3 * (double)e->end_ns + to_us;
+    char block[32] = "";
+    switch (e->of) {
+    case OPERATION:
+        write_operation(f, e, rank, begin, end);
+        break;
+    case PLACE:
         if (e->index >= 0) {
             snprintf(block, sizeof block, " %lld", (long long)e->index);
         }
@@ -78,17 +109,33 @@ static void write_event(FILE *f, const event *e, int rank, int64_t id, double to
                 ",\n{\"ph\":\"X\",\"name\":\"%s%s\",\"cat\":\"step\",\"pid\":%d,\"tid\":0,"
                 "\"ts\":%.3f,\"dur\":%.3f}",
                 ls_flight_place_text(e->place), block, rank, begin, end - begin);
-        return;
+        break;
+    case CALL:
+    case WAIT:
+        fprintf(f,
+                ",\n{\"ph\":\"X\",\"name\":\"%s\",\"cat\":\"%s\",\"pid\":%d,\"tid\":2,\"ts\":%.3f,"
+                "\"dur\":%.3f,\"args\":{\"operation\":\"%d.%llu\"}}",
+                ls_flight_kind_text(e->op.kind), e->of == WAIT ? "wait" : "call", rank, begin,
+                end - begin, rank, (unsigned long long)e->op.id);
+        break;
     }
-    const char *const name = ls_flight_kind_text(e->kind);
-    fprintf(f,
-            ",\n{\"ph\":\"b\",\"name\":\"%s\",\"cat\":\"%s\",\"id\":\"%d.%lld\",\"pid\":%d,"
-            "\"tid\":1,\"ts\":%.3f,\"args\":{\"bytes\":%lld}}",
-            name, e->group, rank, (long long)id, rank, begin, (long long)e->bytes);
-    fprintf(f,
-            ",\n{\"ph\":\"e\",\"name\":\"%s\",\"cat\":\"%s\",\"id\":\"%d.%lld\",\"pid\":%d,"
-            "\"tid\":1,\"ts\":%.3f}",
-            name, e->group, rank, (long long)id, rank, end);
+}
+
+/* Unix time of monotonic time 0: both clocks read closest to each other of some tries, so that
+ * ranks of a host agree within a microsecond. */
+static double wall_of_monotonic_s(void) {
+    uint64_t least_ns = UINT64_MAX;
+    double offset_s = 0.0;
+    for (int i = 0; i < 16; i++) {
+        const uint64_t before_ns = ls_clock_ns();
+        const double wall_s = ls_clock_wall_s();
+        const uint64_t took_ns = ls_clock_ns() - before_ns;
+        if (took_ns < least_ns) {
+            least_ns = took_ns;
+            offset_s = wall_s - 1e-9 * ((double)before_ns + 0.5 * (double)took_ns);
+        }
+    }
+    return offset_s;
 }
 
 /* This rank's events; the first one names the rank. Group names are ours and need no escapes. */
@@ -99,13 +146,13 @@ static ls_status write_own(int rank, double origin_s, char **text, size_t *bytes
     }
     char host[65] = "?";
     gethostname(host, sizeof host - 1);
-    const double to_us = 1e6 * (ls_clock_wall_s() - origin_s) - 1e-3 * (double)ls_clock_ns();
+    const double to_us = 1e6 * (wall_of_monotonic_s() - origin_s);
     fprintf(f,
             "{\"ph\":\"M\",\"name\":\"process_name\",\"pid\":%d,\"tid\":0,\"args\":{\"name\":"
             "\"rank %d on %s\",\"dropped\":%lld}}",
             rank, rank, host, (long long)trace.dropped);
     for (int64_t i = 0; i < trace.count; i++) {
-        write_event(f, &trace.events[i], rank, i, to_us);
+        write_event(f, &trace.events[i], rank, to_us);
     }
     return fclose(f) == 0 ? LS_OK : LS_FAIL(LS_E_MEMORY, "no memory for a trace");
 }

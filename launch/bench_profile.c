@@ -1,7 +1,7 @@
 /* Latency and bandwidth of the links between ranks, as the planner reads them. */
 #include "collectives/comm_choose.h"
 #include "launch/bench.h"
-#include "launch/bench_call.h"
+#include "launch/bench_links.h"
 #include "launch/session.h"
 #include "runtime/base/arena.h"
 #include "runtime/base/clock.h"
@@ -54,14 +54,14 @@ static ls_status time_call(ls_comm *world, const ls_bench_call *call, int64_t by
     return LS_OK;
 }
 
-/* The link that makes the relative errors of ls_wire_time_s least: time = a latency + b / rate,
- * each divided by what was measured. */
-static ls_wire_link fit(const ls_bench_call *call, const double *seconds) {
+/* time = a latency + b / rate, each divided by what was measured. */
+ls_wire_link ls_bench_fit(const ls_bench_call *call, const int64_t *tried, const double *seconds,
+                          int count) {
     const int ranks = call->comm->size;
     double aa = 0, ab = 0, bb = 0, a1 = 0, b1 = 0;
-    for (int i = 0; i < SIZES; i++) {
+    for (int i = 0; i < count; i++) {
         const ls_wire_link steps = {.latency_s = 1, .bytes_per_s = INFINITY};
-        const ls_bench_shape s = ls_bench_shape_of(call, sizes[i]);
+        const ls_bench_shape s = ls_bench_shape_of(call, tried[i]);
         const double bytes = (double)s.all * (double)ls_dtype_bytes(call->dtype);
         const double a = ls_wire_time_s(call->coll, ranks, bytes, steps) / seconds[i];
         const double b = ls_wire_bytes(call->coll, ranks, bytes) / seconds[i];
@@ -98,7 +98,7 @@ static ls_status measure_level(ls_comm *world, level *l) {
         for (int i = 0; i < SIZES; i++) {
             LS_TRY(time_call(world, &call, sizes[i], send, recv, &l->seconds[c][i]));
         }
-        l->links[c] = fit(&call, l->seconds[c]);
+        l->links[c] = ls_bench_fit(&call, sizes, l->seconds[c], SIZES);
     }
     comm->ops->give_back(comm, send);
     comm->ops->give_back(comm, recv);
@@ -115,8 +115,22 @@ static void print_table(const level *l) {
     }
 }
 
+static void fill_links(ls_cluster *c, const ls_bench_links *links, const char *key) {
+    for (int i = 0; i < 2 * LS_COLL_COUNT; i++) {
+        ls_figure_id us, gb_s;
+        const bool state = i >= LS_COLL_COUNT;
+        const ls_coll coll = (ls_coll)(i % LS_COLL_COUNT);
+        const ls_wire_link *link = &links->of[state][coll];
+        if (link->bytes_per_s > 0 && ls_link_figures(state, coll, &us, &gb_s)) {
+            ls_cluster_set(c, us, 1e6 * link->latency_s, key);
+            ls_cluster_set(c, gb_s, 1e-9 * link->bytes_per_s, key);
+        }
+    }
+}
+
 /* What `bench machine --profile` found before is kept. */
-static void fill(ls_cluster *c, const level *inside, const level *across, int hosts, int local) {
+static void fill(ls_cluster *c, const level *inside, const level *across, int hosts, int local,
+                 const ls_bench_links *links) {
     static const char key[] = "collectives";
     char source[320];
     snprintf(source, sizeof source,
@@ -134,6 +148,7 @@ static void fill(ls_cluster *c, const level *inside, const level *across, int ho
     if (inside->comm) {
         ls_cluster_set(c, LS_FIG_LINK_GB_S, 1e-9 * inside->links[0].bytes_per_s, key);
         ls_cluster_set(c, LS_FIG_LINK_LATENCY_US, 1e6 * inside->links[0].latency_s, key);
+        fill_links(c, links, key);
     }
     if (across->comm) {
         ls_cluster_set(c, LS_FIG_NETWORK_GBIT_S, 8e-9 * across->links[0].bytes_per_s, key);
@@ -233,10 +248,14 @@ ls_status ls_bench_profile(const char *path, bool json) {
             LS_TRY(ls_session_agree(&session, measure_level(world, levels[i])));
         }
     }
+    static ls_bench_links links;
+    if (inside.comm) {
+        LS_TRY(ls_session_agree(&session, ls_bench_links_measure(inside.comm, &links)));
+    }
     const int local = world->size / hosts;
     ls_status status = LS_OK;
     if (world->rank == 0) {
-        fill(&profile, &inside, &across, hosts, local);
+        fill(&profile, &inside, &across, hosts, local, &links);
         status = ls_cluster_write(&profile, path);
         if (status == LS_OK && json) {
             status = print_json(&inside, &across, hosts, local);

@@ -264,10 +264,13 @@ static void summarise(const ls_train *train) {
         printf("cost %s\n", ls_text_usd(usd, sizeof usd, train->counters.usd));
     }
     if (train->memory.peak_bytes > 0) {
-        char peak[32], planned[32];
-        printf("memory of rank %lld %s at most, %s planned\n", (long long)train->memory.rank,
+        char peak[32], planned[32], others[32];
+        printf("memory of rank %lld %s at most, %s planned; its resident set counts %s of other "
+               "ranks' too\n",
+               (long long)train->memory.rank,
                ls_text_bytes(peak, sizeof peak, (double)train->memory.peak_bytes),
-               ls_text_bytes(planned, sizeof planned, (double)train->memory.planned_bytes));
+               ls_text_bytes(planned, sizeof planned, (double)train->memory.planned_bytes),
+               ls_text_bytes(others, sizeof others, (double)train->memory.others_bytes));
     }
     if (train->memory.device_bytes > 0) {
         char taken[32], planned[32];

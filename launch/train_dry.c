@@ -166,14 +166,23 @@ static void print_row(const ls_layout *l, const ls_layout_bytes *b, int ranks) {
            bytes_text((double)ls_layout_total(b), t[7]), blocks);
 }
 
-/* What a process takes besides. */
-static void print_process(const ls_train *train, size_t saves) {
-    char copy[32], program[32];
+/* What a process takes besides, and what its resident set counts though others take it: of each
+ * buffer in which gradients are added up where they lie, the part that this rank adds. */
+static void print_process(const ls_train *train, size_t saves, size_t shared) {
+    const int ranks = ls_layout_data_size(&train->layout);
+    char copy[32], program[32], others[32];
     saves += ls_ckpt_writing_bytes(train->session.threads);
     printf("\nbesides, a rank takes up to %s for saves, and %s are program and libraries (measured "
            "in this process; MPI adds to it)\n",
            ls_text_bytes(copy, sizeof copy, (double)saves),
            ls_text_bytes(program, sizeof program, (double)train->memory.program_bytes));
+    if (ranks > 1 && shared > 0) {
+        const double read = (double)shared * (ranks - 1) / ranks;
+        printf(
+            "its resident set, as `top` shows it, counts up to %s more: gradients of other ranks "
+            "that it adds up where they lie, if all %d data-parallel ranks run on its host\n",
+            ls_text_bytes(others, sizeof others, read), ranks);
+    }
 }
 
 static void print_wire(const wire *w) {
@@ -204,7 +213,8 @@ static void take_most(wire *most, const wire *w) {
 
 /* The fullest rank of a pipeline coordinate. Ranks differ in their shards and tensor parts only by
  * what does not divide. */
-static ls_status plan_stage(ls_train *train, ls_mesh mesh, int stage, wire *most, size_t *saves) {
+static ls_status plan_stage(ls_train *train, ls_mesh mesh, int stage, wire *most, size_t *saves,
+                            size_t *shared) {
     const int ranks = mesh.world / mesh.size[LS_AXIS_PIPELINE];
     ls_layout_bytes fullest = {0};
     for (int r = 0; r < ranks; r++) {
@@ -220,6 +230,7 @@ static ls_status plan_stage(ls_train *train, ls_mesh mesh, int stage, wire *most
             fullest = bytes;
         }
         *saves = bytes.saves > *saves ? bytes.saves : *saves;
+        *shared = bytes.state.shared > *shared ? bytes.state.shared : *shared;
     }
     const wire w = wire_of(&train->layout);
     take_most(most, &w);
@@ -248,16 +259,16 @@ ls_status ls_train_dry_run(ls_train *train, int ranks) {
     uint64_t *hosts;
     ls_mesh mesh;
     wire most = {0};
-    size_t saves = 0;
+    size_t saves = 0, shared = 0;
     LS_TRY(ls_session_axes(&train->config.parallel, ranks, size));
     LS_TRY(ls_calloc((size_t)ranks, sizeof *hosts, &hosts));
     ls_status status = ls_mesh_init(&mesh, size, 0, ranks, hosts);
     free(hosts);
     for (int stage = 0; status == LS_OK && stage < mesh.size[LS_AXIS_PIPELINE]; stage++) {
-        status = plan_stage(train, mesh, stage, &most, &saves);
+        status = plan_stage(train, mesh, stage, &most, &saves, &shared);
     }
     if (status == LS_OK) {
-        print_process(train, saves);
+        print_process(train, saves, shared);
         print_wire(&most);
         status = print_bubble(&train->layout);
     }

@@ -237,7 +237,7 @@ static ls_status after_step(ls_train *train, const sinks *s, pace *p, bool stop,
     ls_train_account(train, LS_PHASE_OTHER, record->phase_seconds); /* the record ends here */
     record->wall_time_s = ls_clock_steady_wall_s();
     if (train->session.comm->rank == 0) {
-        LS_TRY(ls_memory_resident(&record->memory_bytes, &record->memory_peak_bytes));
+        LS_TRY(ls_memory_watched(&record->memory_bytes, &record->memory_peak_bytes));
         record->memory_planned_bytes = ls_train_memory_planned(train);
         record->restarts = train->counters.restarts;
         record->save = train->save;

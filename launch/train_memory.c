@@ -44,7 +44,9 @@ static ls_status take_figures(ls_train *train, ls_memory_record *mine) {
         mine->device_planned_bytes =
             (int64_t)(ls_layout_total(&train->planned) + dev->scratch_bytes);
     }
-    return ls_memory_taken(&now, &mine->peak_bytes);
+    LS_TRY(ls_memory_taken(&now, &mine->peak_bytes));
+    mine->others_bytes = ls_memory_others();
+    return LS_OK;
 }
 
 ls_status ls_train_memory_end(ls_train *train) {

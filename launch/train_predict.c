@@ -14,6 +14,7 @@ enum { SKIP = 1, STEPS = 5 };
 
 static struct {
     bool known;
+    double exposed_s; /* of communication, without waiting for slower ranks */
     double predicted_s[LS_PHASE_COUNT], measured_s[LS_PHASE_COUNT];
     int seen;
 } prediction;
@@ -84,6 +85,7 @@ static ls_status predict(ls_train *train) {
     }
     for (int t = 0; t < LS_TERM_COUNT; t++) {
         prediction.predicted_s[phases[t]] += cost.seconds[t];
+        prediction.exposed_s += ls_term_communicates((ls_term)t) ? cost.seconds[t] : 0.0;
     }
     prediction.known = true;
     return LS_OK;
@@ -156,9 +158,10 @@ json_t *ls_train_predict_json(void) {
             json_object_set_new(by_clock, name, json_real(prediction.measured_s[p] / STEPS));
         }
     }
-    return json_pack("{s:f, s:f, s:s, s:i, s:o, s:o}", "predicted_step_seconds", predicted,
-                     "measured_step_seconds", measured, "differs_most_in", ls_phase_name(blame),
-                     "steps", STEPS, "predicted_seconds", by_plan, "measured_seconds", by_clock);
+    return json_pack("{s:f, s:f, s:f, s:s, s:i, s:o, s:o}", "predicted_step_seconds", predicted,
+                     "measured_step_seconds", measured, "predicted_exposed_communication_seconds",
+                     prediction.exposed_s, "differs_most_in", ls_phase_name(blame), "steps", STEPS,
+                     "predicted_seconds", by_plan, "measured_seconds", by_clock);
 }
 
 void ls_train_predict_compare(const ls_step_record *record) {

@@ -160,20 +160,32 @@ static ls_status read_proc(const char *path, proc_value *values, int count) {
     return LS_OK;
 }
 
-ls_status ls_memory_resident(int64_t *now_bytes, int64_t *peak_bytes) {
-    proc_value values[] = {{"VmRSS", 0}, {"VmHWM", 0}};
-    LS_TRY(read_proc("/proc/self/status", values, 2));
-    *now_bytes = values[0].bytes;
-    *peak_bytes = values[1].bytes;
+/* What VmRSS and VmHWM count of other processes' parts of the pages that this one shares. */
+static struct {
+    int64_t shared_bytes, others_bytes; /* shared: RssShmem when others was read */
+} shares;
+
+static ls_status take_off_shares(bool again, int64_t *now_bytes, int64_t *peak_bytes) {
+    proc_value values[] = {{"VmRSS", 0}, {"VmHWM", 0}, {"RssShmem", 0}}, own = {"Pss_Shmem", 0};
+    LS_TRY(read_proc("/proc/self/status", values, 3));
+    if (again || values[2].bytes != shares.shared_bytes) {
+        LS_TRY(read_proc("/proc/self/smaps_rollup", &own, 1));
+        shares.shared_bytes = values[2].bytes;
+        shares.others_bytes = values[2].bytes - own.bytes;
+    }
+    *now_bytes = values[0].bytes - shares.others_bytes;
+    *peak_bytes = values[1].bytes - shares.others_bytes;
     return LS_OK;
 }
 
 ls_status ls_memory_taken(int64_t *now_bytes, int64_t *peak_bytes) {
-    proc_value shared = {"RssShmem", 0}, own = {"Pss_Shmem", 0};
-    LS_TRY(ls_memory_resident(now_bytes, peak_bytes));
-    LS_TRY(read_proc("/proc/self/status", &shared, 1));
-    LS_TRY(read_proc("/proc/self/smaps_rollup", &own, 1));
-    *now_bytes -= shared.bytes - own.bytes;
-    *peak_bytes -= shared.bytes - own.bytes;
-    return LS_OK;
+    return take_off_shares(true, now_bytes, peak_bytes);
+}
+
+ls_status ls_memory_watched(int64_t *now_bytes, int64_t *peak_bytes) {
+    return take_off_shares(false, now_bytes, peak_bytes);
+}
+
+int64_t ls_memory_others(void) {
+    return shares.others_bytes;
 }

@@ -124,7 +124,7 @@ typedef struct ls_step_record {
     double mfu, hfu, peak_flops_per_second;
     double
         bus_bytes_per_second[LS_PHASE_AXES]; /* of rank 0 while it communicates; NAN: it did not */
-    int64_t memory_bytes, memory_peak_bytes; /* resident set of rank 0 */
+    int64_t memory_bytes, memory_peak_bytes; /* of rank 0 (ls_memory_watched) */
     int64_t memory_planned_bytes;            /* of training, of a rank; 0: unknown */
     ls_lag_record lag;
     double val_loss; /* NAN: no evaluation at this step */
@@ -171,11 +171,14 @@ extern const ls_sink_ops ls_sink_tensorboard;
  * and submission_*. */
 extern const ls_sink_ops ls_sink_mlperf;
 
-/* Resident and peak resident set of this process in bytes. */
-ls_status ls_memory_resident(int64_t *now_bytes, int64_t *peak_bytes);
-/* The same, but pages that processes share in memory (windows of /dev/shm) count in equal parts for
- * each of them, as they are shared now: summed over the processes of a host it is what they take.
- */
+/* Resident and peak resident set of this process in bytes, but pages that processes share in memory
+ * (windows of /dev/shm) count in equal parts for each of them, as they are shared now: summed over
+ * the processes of a host it is what they take. */
 ls_status ls_memory_taken(int64_t *now_bytes, int64_t *peak_bytes);
+/* The same for every step: how pages are shared, which takes the kernel 20 ms a GiB to tell, is
+ * asked again only when more or fewer are. */
+ls_status ls_memory_watched(int64_t *now_bytes, int64_t *peak_bytes);
+/* What the resident set counted of other processes' parts when either was last asked. */
+int64_t ls_memory_others(void);
 
 #endif

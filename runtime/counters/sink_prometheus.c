@@ -98,9 +98,10 @@ static void write_metrics(FILE *f, const prometheus *s, const ls_step_record *r)
            "The same with recomputed layers counted.", r->hfu);
     metric(f, s, "device_peak_flops_per_second", "gauge", "The peak that the ratios refer to.",
            r->peak_flops_per_second);
-    metric(f, s, "resident_memory_bytes", "gauge", "Resident set of rank 0.",
-           (double)r->memory_bytes);
-    metric(f, s, "resident_memory_peak_bytes", "gauge", "Highest resident set of rank 0.",
+    metric(f, s, "resident_memory_bytes", "gauge",
+           "Resident set of rank 0; shared pages count in parts.", (double)r->memory_bytes);
+    metric(f, s, "resident_memory_peak_bytes", "gauge",
+           "Highest resident set of rank 0; shared pages count in parts.",
            (double)r->memory_peak_bytes);
     metric(f, s, "planned_memory_bytes", "gauge", "Memory that a rank was planned to take.",
            r->memory_planned_bytes > 0 ? (double)r->memory_planned_bytes : NAN);

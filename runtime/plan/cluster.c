@@ -149,6 +149,24 @@ static void write_figure(FILE *out, const ls_figure *f, const char *key) {
     fputs("}\n", out);
 }
 
+bool ls_link_figures(bool state, ls_coll coll, ls_figure_id *us, ls_figure_id *gb_s) {
+#define ROW(OP)                                                                                    \
+    case LS_COLL_##OP:                                                                             \
+        *us = state ? LS_FIG_STATE_##OP##_US : LS_FIG_ACTIVATIONS_##OP##_US;                       \
+        *gb_s = state ? LS_FIG_STATE_##OP##_GB_S : LS_FIG_ACTIVATIONS_##OP##_GB_S;                 \
+        return true
+    switch (coll) {
+        ROW(ALL_REDUCE);
+        ROW(REDUCE_SCATTER);
+        ROW(ALL_GATHER);
+        ROW(ALL_TO_ALL);
+        ROW(SEND_RECV);
+    default:
+        return false;
+    }
+#undef ROW
+}
+
 static void begin_section(FILE *out, const char *section, bool *begun) {
     if (!*begun) {
         fprintf(out, "%s:\n", section);
@@ -183,9 +201,9 @@ static void write_section(FILE *out, const ls_cluster *cluster, const char *sect
 
 static void write_body(FILE *out, const ls_cluster *cluster) {
     static const char *const sections[] = {
-        "cluster",         "device",         "node",          "network", "power",
-        "price",           "failures",       "storage",       "launch",  "efficiency_fp32",
-        "efficiency_bf16", "efficiency_fp8", "efficiency_fp4"};
+        "cluster",         "device",          "node",           "links",         "network",
+        "power",           "price",           "failures",       "storage",       "launch",
+        "efficiency_fp32", "efficiency_bf16", "efficiency_fp8", "efficiency_fp4"};
     fputs("sources:\n", out);
     for (int s = 0; s < cluster->source_count; s++) {
         write_text(out, cluster->sources[s].key, cluster->sources[s].text);

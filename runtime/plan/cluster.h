@@ -8,6 +8,7 @@
 #ifndef LS_PLAN_CLUSTER_H
 #define LS_PLAN_CLUSTER_H
 
+#include "collectives/wire_cost.h"
 #include "runtime/base/status.h"
 
 #include <stdbool.h>
@@ -21,6 +22,23 @@
     X(MEMORY_##P, efficiency_##p, memory, "of bandwidth", 0.01, 1.5, "memory-bound operations")    \
     X(LINK_##P, efficiency_##p, link, "of bandwidth", 0.01, 1, "collectives inside a domain")      \
     X(NETWORK_##P, efficiency_##p, network, "of bandwidth", 0.01, 1, "collectives across domains")
+/* Operations of a step on one host, by what they carry: activations lie in private memory and were
+ * just computed; of the state gradients lie in memory that ranks share, parameters in private. Both
+ * are found as a step has them, with caches that other work has gone through in between. */
+#define LS_LINK_ROW(X, USE, use, OP, op)                                                           \
+    X(USE##_##OP##_US, links, use##_##op##_us, "us", 0, 1e6, "of a step of the operation")         \
+    X(USE##_##OP##_GB_S, links, use##_##op##_gb_s, "GB/s", 1e-3, 1e6, "of its bytes on the wire")
+#define LS_LINK_LIST(X)                                                                            \
+    LS_LINK_ROW(X, ACTIVATIONS, activations, ALL_REDUCE, all_reduce)                               \
+    LS_LINK_ROW(X, ACTIVATIONS, activations, REDUCE_SCATTER, reduce_scatter)                       \
+    LS_LINK_ROW(X, ACTIVATIONS, activations, ALL_GATHER, all_gather)                               \
+    LS_LINK_ROW(X, ACTIVATIONS, activations, ALL_TO_ALL, all_to_all)                               \
+    LS_LINK_ROW(X, ACTIVATIONS, activations, SEND_RECV, send_recv)                                 \
+    LS_LINK_ROW(X, STATE, state, ALL_REDUCE, all_reduce)                                           \
+    LS_LINK_ROW(X, STATE, state, REDUCE_SCATTER, reduce_scatter)                                   \
+    LS_LINK_ROW(X, STATE, state, ALL_GATHER, all_gather)                                           \
+    LS_LINK_ROW(X, STATE, state, ALL_TO_ALL, all_to_all)                                           \
+    LS_LINK_ROW(X, STATE, state, SEND_RECV, send_recv)
 #define LS_FIGURE_LIST(X)                                                                          \
     X(MEMORY_GB, device, memory_gb, "GB", 0.001, 1e6, "memory of a device")                        \
     X(HBM_GB_S, device, hbm_gb_s, "GB/s", 0.1, 1e6, "its bandwidth")                               \
@@ -51,6 +69,7 @@
     X(PRICE_SPOT, price, spot, "USD/h", 0, 1e4, "of a device")                                     \
     X(MTBF_H, failures, mtbf_device_hours, "h", 1, 1e12, "device-hours between failures")          \
     X(RESTART_S, failures, restart_s, "s", 0, 1e6, "from a failure to the first new step")         \
+    LS_LINK_LIST(X)                                                                                \
     X(STORAGE_GB_S, storage, write_gb_s, "GB/s", 1e-3, 1e6, "of one node to checkpoints")          \
     LS_EFFICIENCY_LIST(X, FP32, fp32)                                                              \
     LS_EFFICIENCY_LIST(X, BF16, bf16)                                                              \
@@ -82,6 +101,9 @@ typedef enum ls_cluster_text_id {
 #undef X
         LS_CLUSTER_TEXT_COUNT
 } ls_cluster_text_id;
+
+/* The figures of an operation of that use; false: it has none. */
+bool ls_link_figures(bool state, ls_coll coll, ls_figure_id *us, ls_figure_id *gb_s);
 
 typedef struct ls_figure {
     double value; /* NAN: unknown */

@@ -49,6 +49,11 @@ const char *ls_term_name(ls_term term) {
     return term_names[term];
 }
 
+bool ls_term_communicates(ls_term term) {
+    return term == LS_TERM_TENSOR || term == LS_TERM_CONTEXT || term == LS_TERM_EXPERT ||
+           term == LS_TERM_SHARD || term == LS_TERM_PIPELINE || term == LS_TERM_DATA;
+}
+
 const char *ls_redo_name(int recompute) {
     static const char *const names[] = {"none", "selective", "alternate", "full"};
     return names[recompute];
@@ -434,6 +439,23 @@ static double cost_stage(const ls_plan_job *job, const ls_plan_layout *l, double
     return weights + (p.embedding + (l->pipeline > 1 ? 0 : p.head)) / l->tensor;
 }
 
+/* Messages between stages, and what stages wait for each other. */
+static void cost_pipeline(const ls_plan_job *job, const ls_plan_layout *l, double tokens,
+                          double repeats, double micro_s, double *s) {
+    const ls_plan_rates *r = job->rates;
+    const int stride = ls_plan_devices(l) / l->pipeline;
+    const ls_wire_link link = stride >= r->domain ? r->across : r->inside;
+    const double message = tokens * (double)job->model->channels / l->tensor *
+                           (job->precision == LS_PRECISION_FP32 ? 4 : 2);
+    const double hop = ls_wire_time_s(LS_COLL_SEND_RECV, 2, message, link);
+    s[LS_TERM_PIPELINE] =
+        2 * repeats * l->interleave * hop * exchange_shown(r) + 2 * (l->pipeline - 1) * hop;
+    /* Interleaved, groups of fewer micro-batches than ranks wait as long as full ones. */
+    const double full = l->interleave > 1 ? ceil(repeats / l->pipeline) * l->pipeline : repeats;
+    s[LS_TERM_BUBBLE] = (full - repeats) * micro_s +
+                        (l->pipeline - 1) * (micro_s - s[LS_TERM_HEAD] / repeats) / l->interleave;
+}
+
 void ls_plan_cost_of(const ls_plan_job *job, const ls_plan_layout *l, ls_plan_cost *cost) {
     *cost = (ls_plan_cost){0};
     const ls_plan_rates *r = job->rates;
@@ -442,26 +464,23 @@ void ls_plan_cost_of(const ls_plan_job *job, const ls_plan_layout *l, ls_plan_co
     const double tokens = (double)l->micro * (double)job->seq / l->context;
     double *s = cost->seconds;
     const double weights = cost_stage(job, l, tokens, repeats, cost);
-    double work = 0;
-    for (int t = 0; t < LS_TERM_COUNT; t++) {
+    double own[LS_TERM_COUNT], work = 0;
+    bool with_head;
+    const double layers = stage_layers(job->model, l, &with_head);
+    const bool known = ls_plan_operations(job, l, layers, with_head, own);
+    for (int t = 0; t < LS_TERM_COUNT; t++) { /* of micro-batches */
+        s[t] = known && ls_term_communicates((ls_term)t) && t < LS_TERM_PIPELINE ? own[t] : s[t];
         work += s[t];
     }
     const double micro_s = work / repeats;
     if (l->pipeline > 1) {
-        const int stride = ls_plan_devices(l) / l->pipeline;
-        const ls_wire_link link = stride >= r->domain ? r->across : r->inside;
-        const double message = tokens * (double)job->model->channels / l->tensor *
-                               (job->precision == LS_PRECISION_FP32 ? 4 : 2);
-        const double hop = ls_wire_time_s(LS_COLL_SEND_RECV, 2, message, link);
-        s[LS_TERM_PIPELINE] =
-            2 * repeats * l->interleave * hop * exchange_shown(r) + 2 * (l->pipeline - 1) * hop;
-        /* Interleaved, groups of fewer micro-batches than ranks wait as long as full ones. */
-        const double full = l->interleave > 1 ? ceil(repeats / l->pipeline) * l->pipeline : repeats;
-        s[LS_TERM_BUBBLE] = (full - repeats) * micro_s + (l->pipeline - 1) *
-                                                             (micro_s - s[LS_TERM_HEAD] / repeats) /
-                                                             l->interleave;
+        cost_pipeline(job, l, tokens, repeats, micro_s, s);
     }
     s[LS_TERM_DATA] = data_s(job, l, weights, micro_s);
+    if (known) {
+        s[LS_TERM_PIPELINE] = own[LS_TERM_PIPELINE];
+        s[LS_TERM_DATA] = own[LS_TERM_DATA];
+    }
     s[LS_TERM_OPTIMIZER] = optimizer_s(job, l, weights);
     for (int t = 0; t < LS_TERM_OTHER; t++) {
         cost->step_s += s[t];

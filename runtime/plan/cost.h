@@ -85,6 +85,8 @@ typedef struct ls_plan_rates {
     double operand_bytes; /* of an element in the products */
     int units, domain;
     ls_wire_link inside, across;
+    ls_wire_link links[2][LS_COLL_COUNT]; /* inside, as a step has them: of activations, of the
+                                             state; bytes_per_s 0: unknown */
     double launch_s;
     double half_k;      /* inner dimension at which a product has half its speed */
     bool shared_engine; /* processors compute or communicate: nothing hides (a CPU) */
@@ -130,6 +132,10 @@ typedef enum ls_term {
 } ls_term;
 const char *ls_term_name(ls_term term);
 
+/* Whether seconds of a term are communication: what a rank is in calls for that it would not be in
+ * with infinite links. Waiting for ranks that compute longer is not. */
+bool ls_term_communicates(ls_term term);
+
 typedef struct ls_plan_bytes {
     double weights, gradients, optimizer, activations, total; /* of the fullest device */
     double saves; /* host memory a device that saves in the background copy to; part of total where
@@ -149,6 +155,12 @@ const char *ls_plan_illegal(const ls_plan_job *job, const ls_plan_layout *layout
 
 /* Costs a layout without open members. Uneven layers are costed by the longest stage. */
 void ls_plan_cost_of(const ls_plan_job *job, const ls_plan_layout *layout, ls_plan_cost *cost);
+
+/* Where devices are processors and the profile knows `links`: sets the terms of communication to
+ * those of this program's operations, one by one, for a stage of so many layers. Otherwise false.
+ */
+bool ls_plan_operations(const ls_plan_job *job, const ls_plan_layout *layout, double layers,
+                        bool with_head, double seconds[LS_TERM_COUNT]);
 
 /* Bytes of the fullest device, by the layout of runtime/model (its activations, its flat buffers).
  */

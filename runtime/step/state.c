@@ -214,9 +214,10 @@ static ls_status make_reducer(ls_state *s, state_part *part, int64_t elems) {
         .buffer = !lends_grads(s) ? NULL
                   : s->planning   ? s
                                   : ls_state_at(s->grads, part->base, s->acc_bytes)};
-    size_t bytes;
-    LS_TRY(ls_reducer_plan(&reducer, &bytes));
+    size_t bytes, shared;
+    LS_TRY(ls_reducer_plan(&reducer, &bytes, &shared));
     s->bytes.reduction += bytes;
+    s->bytes.shared += shared;
     if (s->planning) {
         return LS_OK;
     }
@@ -246,10 +247,11 @@ static ls_status make_scatter(ls_state *s, state_part *part, int blocks) {
         .pool_elems = part->is_experts ? s->expert_elems : s->pool_elems,
         .first_held = o->config->tied && whole && !part->is_experts,
         .sums = s->planning ? s : ls_state_at(s->grads, part->places[0], s->acc_bytes)};
-    size_t bytes;
-    ls_status status = ls_scatter_plan(&scatter, &bytes);
+    size_t bytes, shared;
+    ls_status status = ls_scatter_plan(&scatter, &bytes, &shared);
     if (status == LS_OK) {
         s->bytes.reduction += bytes;
+        s->bytes.shared += shared;
         status = s->planning ? LS_OK : ls_scatter_create(&scatter, &part->scatter);
     }
     free(ranges);

@@ -47,9 +47,10 @@ typedef struct ls_state_options {
 } ls_state_options;
 
 /* Bytes by kind. gathered: windows of parameters that others keep, norms and biases; reduction:
- * gradients on their way. */
+ * gradients on their way. shared: of grads and reduction, what the ranks of a host that add up
+ * gradients read of each other where it lies; it is not taken besides. */
 typedef struct ls_state_bytes {
-    size_t masters, copies, grads, gathered, reduction;
+    size_t masters, copies, grads, gathered, reduction, shared;
 } ls_state_bytes;
 
 /* What create takes, by the same code. *state: one without memory, that only answers questions;

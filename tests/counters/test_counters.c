@@ -160,7 +160,7 @@ static void test_full_device(void) {
 
 static void test_memory(void) {
     int64_t now, peak;
-    CHECK_OK(ls_memory_resident(&now, &peak));
+    CHECK_OK(ls_memory_taken(&now, &peak));
     CHECK(now > 100000 && peak >= now);
     /* What two processes share counts half for each. */
     enum { BYTES = 32 << 20 };
@@ -169,8 +169,9 @@ static void test_memory(void) {
     char *shared = mmap(NULL, BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     CHECK(shared != MAP_FAILED);
     memset(shared, 1, BYTES);
-    CHECK_OK(ls_memory_taken(&after, &peak));
+    CHECK_OK(ls_memory_watched(&after, &peak));
     CHECK(llabs(after - before - BYTES) < BYTES / 8);
+    const int64_t others = ls_memory_others();
     int touched[2], end[2];
     CHECK_INT(pipe(touched) + pipe(end), 0);
     const pid_t child = fork();
@@ -185,6 +186,7 @@ static void test_memory(void) {
     CHECK_INT(read(touched[0], &byte, 1), 1);
     CHECK_OK(ls_memory_taken(&after, &peak));
     CHECK(llabs(after - before - BYTES / 2) < BYTES / 8);
+    CHECK(llabs(ls_memory_others() - others - BYTES / 2) < BYTES / 8);
     CHECK_INT(write(end[1], &byte, 1), 1);
     int status;
     CHECK_INT(waitpid(child, &status, 0), child);

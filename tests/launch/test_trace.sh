@@ -15,9 +15,12 @@ schema, trace = (json.load(open(path)) for path in sys.argv[1:])
 jsonschema.validate(trace, schema)
 events = [e for e in trace["traceEvents"] if e["ph"] == "X"]
 for rank in 0, 1:
-    own = sorted((e["ts"], e["ts"] + e["dur"]) for e in events if e["pid"] == rank)
-    assert len(own) > 8 and own[0][0] > -1e6
-    assert all(b[0] >= a[1] - 0.01 for a, b in zip(own, own[1:])), "places overlap"
+    for thread in 0, 2: # places; calls
+        own = sorted((e["ts"], e["ts"] + e["dur"]) for e in events if (e["pid"], e["tid"]) == (rank, thread))
+        assert len(own) > 8 and own[0][0] > -1e6
+        assert all(b[0] >= a[1] - 0.01 for a, b in zip(own, own[1:])), "places or calls overlap"
+operations = {e["id"] for e in trace["traceEvents"] if e["ph"] == "b"}
+assert operations & {e["args"]["operation"] for e in events if e["tid"] == 2}, "calls are on no operation"
 ' "$here/trace.schema.json" "$trace"
 else
     echo "skipped in part: python3-jsonschema is not installed"
