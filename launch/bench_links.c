@@ -9,15 +9,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* A step goes through SWEPT_BYTES of other memory between two operations. Sizes of activations,
- * then of a layer's gradients and weights. */
-enum { REPEATS = 15, SIZES = 4, SWEPT_BYTES = 16 << 20 };
-static const int64_t sizes[2][SIZES] = {{16 << 10, 128 << 10, 512 << 10, 2 << 20},
-                                        {1 << 20, 4 << 20, 12 << 20, 32 << 20}};
+/* A step goes through SWEPT_BYTES of other memory between two operations: a product's operands.
+ * Sizes of activations, then of a layer's gradients and weights. */
+enum { REPEATS = 31, SIZES = 4, SWEPT_BYTES = 4 << 20 };
+static const int64_t sizes[2][SIZES] = {{16 << 10, 128 << 10, 512 << 10, 1 << 20},
+                                        {1 << 20, 4 << 20, 8 << 20, 16 << 20}};
 
 typedef struct bench {
     ls_comm *comm;
-    char *shared[2], *own[2]; /* sent and received; shared: from comm */
+    char *shared, *own[2]; /* shared: from comm */
     char *swept;
 } bench;
 
@@ -34,35 +34,56 @@ static int ascending(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-/* Median of what a rank is in the call, mean of the ranks. */
+/* Ranks leave a barrier one after the other; this ends at the same time on all, awake. */
+static ls_status begin_together(ls_comm *comm, double *now_s) {
+    double begin_s = 1e-9 * (double)ls_clock_ns();
+    LS_TRY(comm->ops->all_reduce(comm, &begin_s, 1, LS_F64, LS_MAX));
+    do {
+        *now_s = 1e-9 * (double)ls_clock_ns();
+    } while (*now_s < begin_s + 1e-4);
+    return LS_OK;
+}
+
+/* What a rank is in the call for from when the last one has come (their clock is the host's), mean
+ * of the ranks, and of all times the one that a tenth are below: the rest of the machine only
+ * adds to them. */
 static ls_status time_call(const bench *b, const ls_bench_call *call, int64_t bytes, char *send,
                            char *recv, double *seconds) {
     ls_comm *comm = b->comm;
     const ls_bench_shape s = ls_bench_shape_of(call, bytes);
-    double times[REPEATS];
+    double begins[REPEATS], times[REPEATS];
     for (int i = 0; i < REPEATS; i++) {
         sweep(b->swept);
         memset(send, i, (size_t)s.send * ls_dtype_bytes(call->dtype)); /* just computed */
-        LS_TRY(comm->ops->barrier(comm));
-        const uint64_t start_ns = ls_clock_ns();
+        LS_TRY(begin_together(comm, &begins[i]));
         LS_TRY(ls_bench_call_run(call, s, send, recv));
-        times[i] = 1e-9 * (double)(ls_clock_ns() - start_ns) / comm->size;
+        times[i] = 1e-9 * (double)ls_clock_ns();
+    }
+    LS_TRY(comm->ops->all_reduce(comm, begins, REPEATS, LS_F64, LS_MAX));
+    for (int i = 0; i < REPEATS; i++) {
+        times[i] = fmax(0.0, times[i] - begins[i]) / comm->size;
     }
     LS_TRY(comm->ops->all_reduce(comm, times, REPEATS, LS_F64, LS_SUM));
     qsort(times, REPEATS, sizeof *times, ascending);
-    *seconds = times[REPEATS / 2];
+    *seconds = times[REPEATS / 10];
     return LS_OK;
 }
 
 /* Gradients are added up where they lie, in memory that ranks share; all else is private. */
 static ls_status measure_row(const bench *b, ls_bench_call *call, bool state, ls_wire_link *link) {
     const bool grads = state && call->coll != LS_COLL_ALL_GATHER && call->coll != LS_COLL_SEND_RECV;
-    const bool in_place = call->coll == LS_COLL_ALL_REDUCE;
-    char *const *memory = grads ? b->shared : b->own;
     double seconds[SIZES];
     for (int i = 0; i < SIZES; i++) {
-        LS_TRY(
-            time_call(b, call, sizes[state][i], memory[0], memory[in_place ? 0 : 1], &seconds[i]));
+        const int64_t block = sizes[state][i] / b->comm->size * b->comm->rank;
+        char *send = grads ? b->shared : b->own[0], *recv = b->own[1];
+        if (call->coll == LS_COLL_ALL_REDUCE) {
+            recv = send;
+        } else if (state && call->coll == LS_COLL_REDUCE_SCATTER) {
+            recv = send + block;
+        } else if (state && call->coll == LS_COLL_ALL_GATHER) {
+            send = recv + block;
+        }
+        LS_TRY(time_call(b, call, sizes[state][i], send, recv, &seconds[i]));
     }
     *link = ls_bench_fit(call, sizes[state], seconds, SIZES);
     return LS_OK;
@@ -96,17 +117,12 @@ ls_status ls_bench_links_measure(ls_comm *comm, ls_bench_links *links) {
     }
     status = status == LS_OK ? ls_calloc(SWEPT_BYTES, 1, &b.swept) : status;
     LS_TRY_GOTO(ls_comm_agree(comm, status), done);
-    for (int i = 0; i < 2; i++) {
-        void *memory;
-        LS_TRY_GOTO(comm->ops->alloc(comm, most, &memory), done);
-        b.shared[i] = memory;
-    }
+    LS_TRY_GOTO(comm->ops->alloc(comm, most, (void **)&b.shared), done);
     status = measure(&b, blocks, links);
 done:
-    for (int i = 0; i < 2; i++) {
-        comm->ops->give_back(comm, b.shared[i]);
-        free(b.own[i]);
-    }
+    comm->ops->give_back(comm, b.shared);
+    free(b.own[0]);
+    free(b.own[1]);
     free(b.swept);
     free(blocks);
     return status;

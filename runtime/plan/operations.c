@@ -131,14 +131,15 @@ static void add_state(const step *t) {
     t->s[LS_TERM_DATA] += AGREEMENTS * act_s(t, LS_COLL_ALL_REDUCE, ls_plan_devices(l), 8);
 }
 
-/* Activations and their gradients over a stage's ends; of a tied embedding, which first and last
- * stage have, the gradients. */
+/* Activations and their gradients over a stage's ends, of which a rank sends or receives each where
+ * the row does both; of a tied embedding, which first and last stage have, the gradients. */
 static void add_pipeline(const step *t) {
     const ls_plan_model *m = t->job->model;
     const ls_plan_layout *l = t->l;
     const double rows = t->tokens * (double)m->channels / l->tensor * t->act;
+    const double ends = l->pipeline > 2 || l->interleave > 1 ? 2 : 1;
     t->s[LS_TERM_PIPELINE] =
-        2 * t->micros * l->interleave * act_s(t, LS_COLL_SEND_RECV, l->pipeline, rows);
+        ends * t->micros * l->interleave * act_s(t, LS_COLL_SEND_RECV, l->pipeline, rows);
     if (m->tied) {
         t->s[LS_TERM_PIPELINE] += state_s(t, LS_COLL_SEND_RECV, 2,
                                           4.0 * (double)m->vocab * (double)m->channels / l->tensor);
