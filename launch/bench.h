@@ -29,9 +29,9 @@ ls_status ls_bench_overlap(const ls_bench_sizes *sizes, ls_transport transport, 
 
 /* Writes the cluster profile of the links between the ranks (runtime/plan/cluster.h): with several
  * ranks on a host device.link_gb_s and node.link_latency_us, with several hosts network.gbit_s (of
- * a rank, all of a host's sending at once) and network.latency_us, each of an all-reduce; what
- * was found for the other operations and the back ends as comments. json: prints alpha, beta and
- * what was measured for each level and operation, too. [collective] */
+ * a rank, all of a host's sending at once) and network.latency_us, each of an all-reduce; and of
+ * one host the section links (bench_links.h). Prints what was found for each level and operation;
+ * json: with what was measured. [collective] */
 ls_status ls_bench_profile(const char *path, bool json);
 
 typedef struct ls_bench_step_options {
