@@ -2,6 +2,7 @@
 #include "checkpoint/save_internal.h"
 #include "runtime/base/arena.h"
 #include "runtime/base/clock.h"
+#include "runtime/base/log.h"
 
 #include <omp.h>
 #include <stdio.h>
@@ -81,10 +82,52 @@ static void fail(ls_ckpt_saver *s, ls_status status) {
     give(s, CLEAN, ls_save_job_clean);
 }
 
+static char *fetched_values(const ls_ckpt_saver *s) {
+    return (char *)s->snapshot.mine.base + s->snapshot.mine.values_at;
+}
+
+/* Once, when the snapshot's memory has been touched: then it takes no time. */
+static void pin(ls_ckpt_saver *s) {
+    const size_t bytes = s->snapshot.mine.bytes - s->snapshot.mine.values_at;
+    if (!s->pin_tried && s->fetch->pin && s->worker.running && bytes > 0) {
+        s->pinned = s->fetch->pin(s->fetch_context, fetched_values(s), bytes) == LS_OK;
+        if (!s->pinned) {
+            ls_log_warn("training waits for copies of its state: %s", ls_error_last()->message);
+        }
+    }
+    s->pin_tried = true;
+}
+
+static void fetch_end(ls_ckpt_saver *s, ls_status status) {
+    if (s->mine.status == LS_OK) {
+        ls_save_report(&s->mine, status);
+    }
+    ls_snapshot_fetched(&s->snapshot, s->mine.status == LS_OK);
+    give(s, WRITE, ls_save_job_write);
+}
+
+/* From here on the copy goes on beside the caller, or is over. */
+static void fetch_begin(ls_ckpt_saver *s, ls_status status) {
+    const ls_snapshot_view *to = &s->snapshot.mine;
+    if (status == LS_OK) {
+        pin(s);
+        status = (s->pinned ? s->fetch->start : s->fetch->copy)(s->fetch_context, to->tensors,
+                                                                to->count);
+    }
+    if (status == LS_OK && s->pinned) {
+        s->stage = FETCH;
+    } else {
+        fetch_end(s, status);
+    }
+}
+
 /* What follows when the job or the request of the stage is done. */
 static ls_status next_stage(ls_ckpt_saver *s) {
     ls_status status;
     switch (s->stage) {
+    case FETCH:
+        fetch_end(s, LS_OK);
+        return LS_OK;
     case WRITE:
         return report_start(s);
     case REPORT:
@@ -137,7 +180,13 @@ static ls_status advance(ls_ckpt_saver *s, bool wait) {
     while (s->stage != IDLE && done) {
         bool in_job =
             s->stage == WRITE || s->stage == PARITY || s->stage == COMMIT || s->stage == CLEAN;
-        if (in_job) {
+        if (s->stage == FETCH) {
+            ls_status status = s->fetch->done(s->fetch_context, wait, &done);
+            if (status != LS_OK) {
+                fetch_end(s, status);
+                continue;
+            }
+        } else if (in_job) {
             done = s->now || ls_worker_done(&s->worker, wait);
         } else {
             LS_TRY(request_done(s, wait, &done));
@@ -208,17 +257,29 @@ void ls_ckpt_saver_start(ls_ckpt_saver *s, const ls_ckpt_save_options *options,
     ls_status status = prepare(s, options, tensors, count);
     s->copies = !s->now || s->per_host || s->fetch;
     if (s->copies) {
-        status =
-            ls_snapshot_begin(&s->snapshot, status, tensors, count, s->fetch, s->fetch_context);
+        status = ls_snapshot_begin(&s->snapshot, status, tensors, count, s->fetch != NULL);
         s->tensors = s->snapshot.mine.tensors;
     }
-    ls_save_report(&s->mine, status); /* here: the error record is this thread's */
-    give(s, WRITE, ls_save_job_write);
+    if (s->fetch) {
+        fetch_begin(s, status);
+    } else {
+        ls_save_report(&s->mine, status); /* here: the error record is this thread's */
+        give(s, WRITE, ls_save_job_write);
+    }
     s->stall_ns = ls_clock_ns() - s->start_ns;
 }
 
 void ls_ckpt_saver_settle(ls_ckpt_saver *s) {
-    if (s->stage != IDLE && s->copies) {
+    if (s->stage == FETCH) {
+        uint64_t start_ns = ls_clock_ns();
+        bool done;
+        ls_status status = s->fetch->hold(s->fetch_context);
+        if (status != LS_OK) {
+            (void)s->fetch->done(s->fetch_context, true, &done);
+            fetch_end(s, status);
+        }
+        s->stall_ns += ls_clock_ns() - start_ns;
+    } else if (s->stage != IDLE && s->copies) {
         uint64_t start_ns = ls_clock_ns();
         ls_snapshot_complete(&s->snapshot, omp_get_max_threads());
         s->stall_ns += ls_clock_ns() - start_ns;
@@ -327,6 +388,9 @@ void ls_ckpt_saver_destroy(ls_ckpt_saver *s) {
     ls_worker_stop(&s->worker);
     if (s->stage == IDLE && s->comm) {
         s->comm->ops->destroy(s->comm);
+    }
+    if (s->pinned) {
+        (void)s->fetch->unpin(s->fetch_context, fetched_values(s));
     }
     ls_snapshot_release(&s->snapshot);
     forget(s);

@@ -8,6 +8,7 @@
 
 typedef enum ls_save_stage {
     IDLE,
+    FETCH,
     WRITE,
     REPORT,
     PARITY,
@@ -50,8 +51,9 @@ struct ls_ckpt_saver {
     ls_comm *caller; /* for what blocks; NULL: comm is borrowed */
     bool per_host;   /* the lowest rank of a host writes for all of it */
     bool now;        /* the jobs of this save run on the calling thread */
-    ls_ckpt_fetch_fn fetch;
+    const ls_ckpt_fetch *fetch;
     void *fetch_context;
+    bool pin_tried, pinned; /* the snapshot's values are, for fetch->start */
     ls_snapshot snapshot;
     uint64_t nonce[2]; /* of the next save's name */
     ls_worker worker;

@@ -22,17 +22,27 @@
 
 typedef struct ls_ckpt_saver ls_ckpt_saver;
 
-/* Copies to host memory, while start runs, what the data of the index-th tensor to save points to.
- */
-typedef ls_status (*ls_ckpt_fetch_fn)(void *context, int index, void *host, const void *data,
-                                      size_t bytes);
+/* How tensors that do not lie in host memory get there. to [count]: where to put each of those to
+ * save. Called by the thread that calls the saver. */
+typedef struct ls_ckpt_fetch {
+    ls_status (*copy)(void *context, const ls_ckpt_tensor *to, int count);
+    /* Beside training, for a saver that is async; all NULL where there is no such way. `to` lies in
+     * memory that was pinned, once and for all; unpin waits for copies. start begins to copy; what
+     * the caller enqueues after hold may change the data; done says whether all is there. Where
+     * pin fails, copy is used. */
+    ls_status (*pin)(void *context, void *memory, size_t bytes);
+    ls_status (*unpin)(void *context, void *memory);
+    ls_status (*start)(void *context, const ls_ckpt_tensor *to, int count);
+    ls_status (*hold)(void *context);
+    ls_status (*done)(void *context, bool wait, bool *done);
+} ls_ckpt_fetch;
 
 typedef struct ls_ckpt_saver_options {
-    ls_comm *comm;          /* all its ranks call create, start and destroy alike; the stages run on
-                               a copy of it */
-    bool async;             /* false: start saves at once, and needs no copy with a writer a rank */
-    bool writer_per_host;   /* the lowest rank of a host writes for all of it */
-    ls_ckpt_fetch_fn fetch; /* NULL: tensors lie in host memory */
+    ls_comm *comm;        /* all its ranks call create, start and destroy alike; the stages run on
+                             a copy of it */
+    bool async;           /* false: start saves at once, and needs no copy with a writer a rank */
+    bool writer_per_host; /* the lowest rank of a host writes for all of it */
+    const ls_ckpt_fetch *fetch; /* NULL: tensors lie in host memory */
     void *fetch_context;
     const ls_ckpt_tensor *tensors; /* [count] what every save will have: boxes, no data needed */
     int count;

@@ -13,7 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { ALIGN = 64, PART_BYTES = 1 << 20 };
+enum { ALIGN = 64, PAGE = 4096, PART_BYTES = 1 << 20 };
 
 typedef struct row {
     char name[LS_CKPT_NAME_MAX + 1];
@@ -116,7 +116,8 @@ void ls_snapshot_touch(ls_snapshot *s) {
 static ls_status map_mine(ls_snapshot_view *view, bool shared, const ls_ckpt_tensor *tensors,
                           int count, int *fd) {
     size_t values = round_up(sizeof(header)) + round_up((size_t)count * sizeof(row));
-    view->bytes = values;
+    values = (values + PAGE - 1) / PAGE * PAGE;
+    view->values_at = view->bytes = values;
     for (int i = 0; i < count; i++) {
         view->bytes += round_up(tensor_bytes(&tensors[i]));
     }
@@ -286,23 +287,23 @@ static void tell_filled(ls_snapshot *s, bool good) {
 }
 
 ls_status ls_snapshot_begin(ls_snapshot *s, ls_status so_far, const ls_ckpt_tensor *tensors,
-                            int count, ls_ckpt_fetch_fn fetch, void *context) {
+                            int count, bool fetched) {
     ls_status status = so_far == LS_OK ? same_check(s, tensors, count) : so_far;
-    for (int i = 0; i < count && fetch && status == LS_OK; i++) {
-        size_t bytes = tensor_bytes(&tensors[i]);
-        status = bytes ? fetch(context, i, s->mine.tensors[i].data, tensors[i].data, bytes) : LS_OK;
-    }
-    for (int i = 0; i < count && !fetch && status == LS_OK; i++) {
+    for (int i = 0; i < count && !fetched && status == LS_OK; i++) {
         s->sources[i] = tensors[i].data;
     }
-    const size_t bytes = fetch || status != LS_OK ? 0 : s->starts[count];
+    const size_t bytes = fetched || status != LS_OK ? 0 : s->starts[count];
     s->parts = (int64_t)((bytes + PART_BYTES - 1) / PART_BYTES);
     s->copied = 0;
     atomic_store(&s->taken, 0);
-    if (s->parts == 0) {
+    if (s->parts == 0 && !fetched) {
         tell_filled(s, status == LS_OK);
     }
     return status;
+}
+
+void ls_snapshot_fetched(ls_snapshot *s, bool good) {
+    tell_filled(s, good);
 }
 
 /* Past the caches where the whole is large: it is read much later. */

@@ -15,8 +15,8 @@
 #include <stdatomic.h>
 
 typedef struct ls_snapshot_view {
-    void *base; /* mapped */
-    size_t bytes;
+    void *base;              /* mapped */
+    size_t bytes, values_at; /* where values begin: at a page; of the rank's own */
     ls_ckpt_tensor *tensors; /* [count]; data lies in the mapping, names in its rows */
     int count;
 } ls_snapshot_view;
@@ -48,10 +48,11 @@ void ls_snapshot_release(ls_snapshot *snapshot);
 void ls_snapshot_touch(ls_snapshot *snapshot);
 
 /* Begins to fill it. The tensors must be those of create but for their data: LS_E_SHAPE. so_far:
- * not LS_OK when there is nothing to fill it with, and returned then. With `fetch` it is filled on
- * return; else the data must stay as it is until ls_snapshot_complete has returned. */
+ * not LS_OK when there is nothing to fill it with, and returned then. The data must stay as it is
+ * until ls_snapshot_complete has returned. fetched: the caller fills it, and says so. */
 ls_status ls_snapshot_begin(ls_snapshot *snapshot, ls_status so_far, const ls_ckpt_tensor *tensors,
-                            int count, ls_ckpt_fetch_fn fetch, void *context);
+                            int count, bool fetched);
+void ls_snapshot_fetched(ls_snapshot *snapshot, bool good);
 /* Copies what nobody has begun to copy, with up to `threads` threads, and waits for the rest. Any
  * number of threads may call it at the same time. Once it is complete, or has failed, the lowest
  * rank of the host is told. */

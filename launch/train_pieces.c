@@ -5,6 +5,7 @@
 #include "launch/train_pieces.h"
 
 #include "runtime/base/arena.h"
+#include "runtime/device/device_async.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -309,13 +310,24 @@ ls_status ls_pieces_store(const ls_pieces *p) {
     return LS_OK;
 }
 
-ls_status ls_pieces_copy(const ls_pieces *p, int index, void *host, size_t bytes) {
-    const void *data = p->tensors[index].data;
-    if (p->places[index].own) {
-        memcpy(host, data, bytes);
-        return LS_OK;
+static size_t piece_bytes(const ls_ckpt_tensor *t) {
+    return (size_t)ls_box_elems(&t->box) * ls_dtype_bytes(t->dtype);
+}
+
+ls_status ls_pieces_copy(const ls_pieces *p, const ls_ckpt_tensor *to, bool beside) {
+    for (int i = 0; i < p->count; i++) { /* first: the host leaves memory alone that is copied to */
+        if (p->places[i].own) {
+            memcpy(to[i].data, p->tensors[i].data, piece_bytes(&p->tensors[i]));
+        }
     }
-    return p->dev->ops->download(p->dev, host, data, bytes);
+    for (int i = 0; i < p->count; i++) {
+        const size_t bytes = piece_bytes(&p->tensors[i]);
+        if (!p->places[i].own && bytes > 0) {
+            LS_TRY((beside ? p->dev->async->fetch
+                           : p->dev->ops->download)(p->dev, to[i].data, p->tensors[i].data, bytes));
+        }
+    }
+    return LS_OK;
 }
 
 void ls_pieces_release(ls_pieces *p) {

@@ -23,8 +23,9 @@ ls_status ls_pieces_list(const ls_train *train, bool to_save, ls_pieces *pieces)
  */
 ls_status ls_pieces_fetch(const ls_pieces *pieces, int index);
 ls_status ls_pieces_store(const ls_pieces *pieces);
-/* The index-th of a list to save, to the host: its data may lie in the device's memory. */
-ls_status ls_pieces_copy(const ls_pieces *pieces, int index, void *host, size_t bytes);
+/* All of a list to save to those of `to`, in the host's memory. beside: what lies in the device's
+ * is only begun to be copied (ls_device_async_ops, fetch). */
+ls_status ls_pieces_copy(const ls_pieces *pieces, const ls_ckpt_tensor *to, bool beside);
 void ls_pieces_release(ls_pieces *pieces);
 
 #endif

@@ -7,6 +7,7 @@
 #include "runtime/base/file.h"
 #include "runtime/base/log.h"
 #include "runtime/base/text.h"
+#include "runtime/device/device_async.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -43,11 +44,39 @@ static json_t *run_json(const ls_train *train) {
                      evaluated ? json_real(train->val_loss) : json_null());
 }
 
-static ls_status fetch(void *context, int index, void *host, const void *data, size_t bytes) {
-    const ls_train *train = context;
-    (void)data; /* the index-th's */
-    return ls_pieces_copy(train->saving, index, host, bytes);
+/* ---- state in a device's memory; the context is the run ---- */
+
+static ls_status copy(void *context, const ls_ckpt_tensor *to, int count) {
+    (void)count; /* all of the list */
+    return ls_pieces_copy(((const ls_train *)context)->saving, to, false);
 }
+
+static ls_status copy_start(void *context, const ls_ckpt_tensor *to, int count) {
+    (void)count;
+    return ls_pieces_copy(((const ls_train *)context)->saving, to, true);
+}
+
+static ls_status pin(void *context, void *memory, size_t bytes) {
+    ls_device *dev = ((const ls_train *)context)->session.dev;
+    return dev->async->pin(dev, memory, bytes);
+}
+
+static ls_status unpin(void *context, void *memory) {
+    ls_device *dev = ((const ls_train *)context)->session.dev;
+    return dev->async->unpin(dev, memory);
+}
+
+static ls_status hold(void *context) {
+    ls_device *dev = ((const ls_train *)context)->session.dev;
+    return dev->async->hold(dev);
+}
+
+static ls_status copy_done(void *context, bool wait, bool *done) {
+    ls_device *dev = ((const ls_train *)context)->session.dev;
+    return dev->async->fetched(dev, wait, done);
+}
+
+static const ls_ckpt_fetch fetch = {copy, pin, unpin, copy_start, hold, copy_done};
 
 /* A full disk stops no training, but it is better known before. Rank 0 looks; all give their share.
  */
@@ -93,7 +122,7 @@ ls_status ls_train_saver_open(ls_train *train) {
             .comm = train->session.comm,
             .async = config->async,
             .writer_per_host = config->writers == LS_CFG_WRITER_NODE,
-            .fetch = train->session.dev->host_memory ? NULL : fetch,
+            .fetch = train->session.dev->host_memory ? NULL : &fetch,
             .fetch_context = train,
             .tensors = p.tensors,
             .count = p.count};

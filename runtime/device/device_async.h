@@ -98,7 +98,7 @@ typedef struct ls_adafactor_all {
 } ls_adafactor_all;
 
 /* For devices whose operations go on when a call has returned: what the host would otherwise wait
- * for stays on the device. Nothing here waits. Pointers are device memory. */
+ * for stays on the device. Nothing here waits but fetched and unpin. Pointers are device memory. */
 struct ls_device_async_ops {
     /* What is enqueued between the two is kept and not executed; only operations that neither wait
      * nor touch the host's memory, on memory and of shapes that were used before. Free ends what
@@ -133,6 +133,15 @@ struct ls_device_async_ops {
     ls_status (*place_keep)(ls_device *dev, const ls_place *op);
     ls_status (*place_rows)(ls_device *dev, const ls_place *op);
     ls_status (*place_order)(ls_device *dev, const ls_place_order *op);
+    /* Copies to the host beside the operations, on a stream of their own. pin opens host memory for
+     * them, until unpin. fetch puts one behind what is enqueued so far; what is enqueued after hold
+     * comes after the copies, and may change what they read. fetched: are they over? wait: waits
+     * for it. */
+    ls_status (*pin)(ls_device *dev, void *host, size_t bytes);
+    ls_status (*unpin)(ls_device *dev, void *host);
+    ls_status (*fetch)(ls_device *dev, void *pinned, const void *from_device, size_t bytes);
+    ls_status (*hold)(ls_device *dev);
+    ls_status (*fetched)(ls_device *dev, bool wait, bool *over);
 };
 
 #endif

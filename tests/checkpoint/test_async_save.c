@@ -32,12 +32,15 @@ static void fill_all(void) {
     }
 }
 
+static size_t bytes_of(int i) {
+    return (size_t)ls_box_elems(&tensors[i].box) * ls_dtype_bytes(tensors[i].dtype);
+}
+
 /* What training does to the state while it is being saved. */
 static void change_all(void) {
     for (int i = 0; i < CASE_TENSORS; i++) {
-        size_t bytes = (size_t)ls_box_elems(&tensors[i].box) * ls_dtype_bytes(tensors[i].dtype);
-        if (bytes) {
-            memset(tensors[i].data, 0x77, bytes);
+        if (bytes_of(i)) {
+            memset(tensors[i].data, 0x77, bytes_of(i));
         }
     }
 }
@@ -84,7 +87,7 @@ static void check_no_temporaries(const char *where) {
     comm->ops->barrier(comm);
 }
 
-static ls_ckpt_saver *saver_make(bool async, bool per_host, ls_ckpt_fetch_fn fetch) {
+static ls_ckpt_saver *saver_make(bool async, bool per_host, const ls_ckpt_fetch *fetch) {
     ls_ckpt_saver *saver = NULL;
     const ls_ckpt_saver_options options = {.comm = comm,
                                            .async = async,
@@ -156,32 +159,96 @@ static void test_same_bytes(void) {
     ls_ckpt_saver_destroy(saver);
 }
 
-static ls_status fetch(void *context, int index, void *host, const void *data, size_t bytes) {
-    (void)index;
+/* A device whose memory has every byte inverted, and whose copies are made when they must be. */
+static struct {
+    const ls_ckpt_tensor *to; /* what is to be copied; NULL: nothing */
+    int asked;                /* whether it is over */
+    bool refuses, pinned;
+} device;
+
+static ls_status device_copy(void *context, const ls_ckpt_tensor *to, int count) {
     (void)context;
-    for (size_t i = 0; i < bytes; i++) { /* a device whose memory has every byte inverted */
-        ((uint8_t *)host)[i] = (uint8_t) ~((const uint8_t *)data)[i];
+    for (int i = 0; i < count; i++) {
+        for (size_t k = 0; k < bytes_of(i); k++) {
+            ((uint8_t *)to[i].data)[k] = (uint8_t) ~((const uint8_t *)tensors[i].data)[k];
+        }
     }
     return LS_OK;
 }
 
-static void test_fetch(void) {
-    for (int async = 0; async < 2; async++) {
-        ls_ckpt_saver *saver = saver_make(async, false, fetch);
-        fill_all();
-        for (int i = 0; i < CASE_TENSORS; i++) {
-            uint8_t *data = tensors[i].data;
-            size_t bytes = (size_t)ls_box_elems(&tensors[i].box) * ls_dtype_bytes(tensors[i].dtype);
-            for (size_t k = 0; k < bytes; k++) {
-                data[k] = (uint8_t)~data[k];
-            }
+static ls_status device_pin(void *context, void *memory, size_t bytes) {
+    (void)context;
+    memset(memory, 0, bytes);
+    device.pinned = !device.refuses;
+    return device.refuses ? LS_FAIL(LS_E_DEVICE, "no pinned memory is left") : LS_OK;
+}
+
+static ls_status device_unpin(void *context, void *memory) {
+    (void)context;
+    (void)memory;
+    CHECK(device.pinned && !device.to);
+    device.pinned = false;
+    return LS_OK;
+}
+
+static ls_status device_start(void *context, const ls_ckpt_tensor *to, int count) {
+    (void)context;
+    CHECK(device.pinned);
+    CHECK_INT(count, CASE_TENSORS);
+    device.to = to;
+    device.asked = 0;
+    return LS_OK;
+}
+
+static ls_status device_hold(void *context) {
+    if (device.to) {
+        LS_TRY(device_copy(context, device.to, CASE_TENSORS));
+        device.to = NULL;
+    }
+    return LS_OK;
+}
+
+static ls_status device_done(void *context, bool wait, bool *done) {
+    *done = wait || ++device.asked > 2;
+    return *done ? device_hold(context) : LS_OK;
+}
+
+static const ls_ckpt_fetch device_fetch = {device_copy,  device_pin,  device_unpin,
+                                           device_start, device_hold, device_done};
+
+static void invert_all(void) {
+    for (int i = 0; i < CASE_TENSORS; i++) {
+        uint8_t *data = tensors[i].data;
+        for (size_t k = 0; k < bytes_of(i); k++) {
+            data[k] = (uint8_t)~data[k];
         }
-        ls_ckpt_save_options options = options_of(root, 110 + async);
-        ls_ckpt_saver_start(saver, &options, tensors, CASE_TENSORS, async);
-        ls_ckpt_outcome outcome = finish(saver, true);
-        CHECK_STATUS(outcome.status, LS_OK);
-        check_saved(outcome.result.path, comm->size);
+    }
+}
+
+/* way 0: no thread; 1: beside training; 2: likewise where memory cannot be pinned. In the second
+ * save of each the data is changed once it may be, in the first it is looked at again and again. */
+static void test_fetch(void) {
+    for (int way = 0; way < 3; way++) {
+        ls_ckpt_saver *saver = saver_make(way > 0, false, &device_fetch);
+        device.refuses = way == 2;
+        for (int changes = 0; changes < 2; changes++) {
+            fill_all();
+            invert_all();
+            ls_ckpt_save_options options = options_of(root, 110 + 2 * way + changes);
+            ls_ckpt_saver_start(saver, &options, tensors, CASE_TENSORS, way == 0);
+            CHECK((device.to != NULL) == (way == 1));
+            if (changes) { /* a save of now may not be changed before it has ended */
+                ls_ckpt_saver_settle(saver);
+                if (way > 0) {
+                    change_all();
+                }
+            }
+            ls_ckpt_outcome outcome = finish(saver, changes || way == 0);
+            CHECK_STATUS(outcome.status, LS_OK);
+            check_saved(outcome.result.path, comm->size);
+        }
         ls_ckpt_saver_destroy(saver);
+        CHECK(!device.pinned);
     }
 }
 
@@ -209,7 +276,7 @@ static void test_copies(void) {
     for (int round = 0; round < ROUNDS; round++) {
         pthread_t other;
         memset(values, round, sizeof values);
-        CHECK_OK(ls_snapshot_begin(&snapshot, LS_OK, parts, 4, NULL, NULL));
+        CHECK_OK(ls_snapshot_begin(&snapshot, LS_OK, parts, 4, false));
         if (round == 0) { /* nothing is copied so far */
             CHECK(((uint8_t *)snapshot.mine.tensors[3].data)[7] == 0);
             memset(values, 7, sizeof values);

@@ -27,6 +27,7 @@ static int open_depth;
 typedef struct pinned {
     emu_range range;
     int readers, writers; /* queued copies */
+    bool registered;      /* the program's own memory */
 } pinned;
 static pinned pins[PINNED_MAX];
 static int pin_count;
@@ -245,10 +246,35 @@ cudaError_t cudaFreeHost(void *memory) {
     }
     cudaDeviceSynchronize();
     pinned *pin = pin_of(memory);
-    if (!pin || pin->range.base != memory) {
+    if (!pin || pin->range.base != memory || pin->registered) {
         emu_report("cudaFreeHost of %p, which is no pinned memory", memory);
     }
     munmap(memory, padded_bytes(pin));
+    *pin = pins[--pin_count];
+    return cudaSuccess;
+}
+
+/* Of whole pages, since they are closed while copies are queued. */
+cudaError_t cudaHostRegister(void *memory, size_t bytes, unsigned int flags) {
+    start();
+    if (pin_count == PINNED_MAX || bytes == 0 || flags != cudaHostRegisterDefault) {
+        return cudaErrorMemoryAllocation;
+    }
+    if ((uintptr_t)memory % PAGE_BYTES != 0 || pin_of(memory)) {
+        emu_report("cudaHostRegister of %p, which begins inside of a page, or is pinned", memory);
+    }
+    pins[pin_count++] = (pinned){.range = {memory, bytes}, .registered = true};
+    return cudaSuccess;
+}
+
+cudaError_t cudaHostUnregister(void *memory) {
+    pinned *pin = pin_of(memory);
+    if (!pin || pin->range.base != memory || !pin->registered) {
+        emu_report("cudaHostUnregister of %p, which was not registered", memory);
+    }
+    if (pin->readers || pin->writers) {
+        emu_report("cudaHostUnregister of %p while a copy of it is queued", memory);
+    }
     *pin = pins[--pin_count];
     return cudaSuccess;
 }

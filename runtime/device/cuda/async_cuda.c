@@ -2,6 +2,7 @@
 #include "runtime/device/check.h"
 #include "runtime/device/cuda/device_cuda.h"
 #include "runtime/device/cuda/launch.h"
+#include "runtime/device/cuda/memory_cuda.h"
 #include "runtime/device/cuda/recording.h"
 
 static ls_status launched(const char *what) {
@@ -138,4 +139,9 @@ const ls_device_async_ops ls_cuda_async_ops = {
     .place_keep = place_keep,
     .place_rows = place_rows,
     .place_order = place_order,
+    .pin = ls_cuda_pin,
+    .unpin = ls_cuda_unpin,
+    .fetch = ls_cuda_fetch,
+    .hold = ls_cuda_hold,
+    .fetched = ls_cuda_fetched,
 };

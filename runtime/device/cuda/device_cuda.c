@@ -186,6 +186,45 @@ ls_status ls_cuda_download(ls_device *dev, void *to_host, const void *from_devic
     return LS_OK;
 }
 
+ls_status ls_cuda_pin(ls_device *dev, void *host, size_t bytes) {
+    (void)dev;
+    LS_CUDA_TRY(cudaHostRegister(host, bytes, cudaHostRegisterDefault), "pinning memory");
+    return LS_OK;
+}
+
+ls_status ls_cuda_unpin(ls_device *dev, void *host) {
+    LS_CUDA_TRY(cudaStreamSynchronize(ls_cuda_of(dev)->copies), "waiting for copies");
+    LS_CUDA_TRY(cudaHostUnregister(host), "unpinning memory");
+    return LS_OK;
+}
+
+ls_status ls_cuda_fetch(ls_device *dev, void *pinned, const void *from_device, size_t bytes) {
+    ls_cuda_device *cuda = ls_cuda_of(dev);
+    LS_CUDA_TRY(cudaEventRecord(cuda->ready, cuda->compute), "recording an event");
+    LS_CUDA_TRY(cudaStreamWaitEvent(cuda->copies, cuda->ready, 0), "ordering a copy");
+    LS_CUDA_TRY(cudaMemcpyAsync(pinned, from_device, bytes, cudaMemcpyDeviceToHost, cuda->copies),
+                "copying from the device");
+    LS_CUDA_TRY(cudaEventRecord(cuda->fetched, cuda->copies), "recording an event");
+    return LS_OK;
+}
+
+ls_status ls_cuda_hold(ls_device *dev) {
+    ls_cuda_device *cuda = ls_cuda_of(dev);
+    LS_CUDA_TRY(cudaStreamWaitEvent(cuda->compute, cuda->fetched, 0), "ordering after copies");
+    return LS_OK;
+}
+
+ls_status ls_cuda_fetched(ls_device *dev, bool wait, bool *over) {
+    ls_cuda_device *cuda = ls_cuda_of(dev);
+    *over = true;
+    if (wait) {
+        return ls_cuda_wait(cuda, cuda->fetched);
+    }
+    const cudaError_t error = ls_cuda_query(cuda->fetched);
+    *over = error != cudaErrorNotReady;
+    return *over ? ls_cuda_check(error, "asking for copies", __FILE__, __LINE__) : LS_OK;
+}
+
 struct ls_cuda_retired {
     struct ls_cuda_retired *next;
     void *memory;
@@ -248,13 +287,19 @@ void ls_cuda_close(ls_device *dev) {
         }
         cudaFreeHost(cuda->stage[s].memory);
     }
-    if (cuda->awaited) {
-        cudaEventDestroy(cuda->awaited);
+    cudaEvent_t events[] = {cuda->awaited, cuda->ready, cuda->fetched};
+    for (size_t e = 0; e < sizeof events / sizeof *events; e++) {
+        if (events[e]) {
+            cudaEventDestroy(events[e]);
+        }
     }
     for (int m = 0; m < LS_DEVICE_MARKS; m++) {
         if (cuda->marks[m]) {
             cudaEventDestroy(cuda->marks[m]);
         }
+    }
+    if (cuda->copies) {
+        cudaStreamDestroy(cuda->copies);
     }
     if (cuda->compute) {
         cudaStreamDestroy(cuda->compute);
@@ -265,8 +310,13 @@ void ls_cuda_close(ls_device *dev) {
 static ls_status take_resources(ls_cuda_device *cuda) {
     LS_CUDA_TRY(cudaStreamCreateWithFlags(&cuda->compute, cudaStreamNonBlocking),
                 "creating a stream");
-    LS_CUDA_TRY(cudaEventCreateWithFlags(&cuda->awaited, cudaEventDisableTiming),
-                "creating an event");
+    LS_CUDA_TRY(cudaStreamCreateWithFlags(&cuda->copies, cudaStreamNonBlocking),
+                "creating a stream");
+    cudaEvent_t *events[] = {&cuda->awaited, &cuda->ready, &cuda->fetched};
+    for (size_t e = 0; e < sizeof events / sizeof *events; e++) {
+        LS_CUDA_TRY(cudaEventCreateWithFlags(events[e], cudaEventDisableTiming),
+                    "creating an event");
+    }
     for (int m = 0; m < LS_DEVICE_MARKS; m++) {
         LS_CUDA_TRY(cudaEventCreateWithFlags(&cuda->marks[m], cudaEventDefault),
                     "creating an event");

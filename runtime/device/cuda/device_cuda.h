@@ -17,7 +17,8 @@ typedef struct ls_cuda_gemm ls_cuda_gemm; /* gemm_cublaslt.c */
 typedef struct ls_cuda_device {
     ls_device base;
     int ordinal;
-    cudaStream_t compute;
+    cudaStream_t compute, copies; /* copies: of fetch */
+    cudaEvent_t ready, fetched;   /* what fetch waits for; behind the last copy */
     /* Pinned memory that uploads and downloads of any host memory pass through. */
     struct {
         void *memory;

@@ -12,6 +12,11 @@ ls_status ls_cuda_upload(ls_device *dev, void *to_device, const void *from_host,
 ls_status ls_cuda_download(ls_device *dev, void *to_host, const void *from_device, size_t bytes);
 ls_status ls_cuda_copy(ls_device *dev, void *to, const void *from, size_t bytes);
 ls_status ls_cuda_zero(ls_device *dev, void *memory, size_t bytes);
+ls_status ls_cuda_pin(ls_device *dev, void *host, size_t bytes);
+ls_status ls_cuda_unpin(ls_device *dev, void *host);
+ls_status ls_cuda_fetch(ls_device *dev, void *pinned, const void *from_device, size_t bytes);
+ls_status ls_cuda_hold(ls_device *dev);
+ls_status ls_cuda_fetched(ls_device *dev, bool wait, bool *over);
 ls_status ls_cuda_mark(ls_device *dev, int which);
 ls_status ls_cuda_between(ls_device *dev, int from, int to, double *seconds);
 
