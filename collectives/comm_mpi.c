@@ -225,6 +225,16 @@ static bool is_one_host(void) {
     return all && here && strcmp(all, here) == 0;
 }
 
+/* Over TCP, messages up to this long, such as the chunks that travel between hosts (comm_hier.c),
+ * are sent as they come: by default those above 64 KiB wait until both sides have looked at the
+ * library twice, while the link stands still. */
+static void send_chunks_at_once(void) {
+    static const char bytes[] = "327680";
+    setenv("OMPI_MCA_btl_tcp_eager_limit", bytes, 0);
+    setenv("OMPI_MCA_btl_tcp_rndv_eager_limit", bytes, 0);
+    setenv("OMPI_MCA_btl_tcp_max_send_size", bytes, 0);
+}
+
 /* Defaults of ours for Open MPI, where the user has set nothing (--mca, OMPI_MCA_...). */
 static void set_defaults(void) {
     /* Waiting ranks spin. Where others want the processor too (threads of this or another rank),
@@ -233,6 +243,9 @@ static void set_defaults(void) {
     /* Looking for fabrics takes a fifth of a second; within a host, messages go through memory. */
     if (is_one_host() && !getenv("OMPI_MCA_mtl")) {
         setenv("OMPI_MCA_pml", "ob1", 0);
+    }
+    if (!is_one_host()) {
+        send_chunks_at_once();
     }
     /* Without this, containers that forbid the call get a line "Read -1, expected ..." for each
      * message before the fallback takes over. */
