@@ -126,6 +126,23 @@ __device__ __forceinline__ void load_row(pack<T> *a, const void *matrix, int64_t
     }
 }
 
+/* A block's sums over its rows, of a thread's columns. */
+template <bool CENTRED, int P, int N>
+__device__ __forceinline__ void store_partials(const float (&dw)[N], const float (&db)[N],
+                                               const norm_backward_arguments &o) {
+    float *partial = o.partial + blockIdx.x * o.C, *partial_b = partial + gridDim.x * o.C;
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+        const int64_t c = ((int64_t)(i / P) * THREADS + threadIdx.x) * P + i % P;
+        if (c < o.C) {
+            partial[c] = dw[i];
+            if (CENTRED) {
+                partial_b[c] = db[i];
+            }
+        }
+    }
+}
+
 /* Columns (threadIdx + k THREADS) P and following belong to a thread, k < PACKS. Where registers
  * allow it, a row is on its way while the one before is summed. */
 template <class T, bool CENTRED, int PACKS>
@@ -203,17 +220,7 @@ __global__ void __launch_bounds__(THREADS) norm_backward_kernel(norm_backward_ar
             store_pack((T *)o.dx + row * o.C, c, o.C, o.wide, out);
         }
     }
-    float *partial = o.partial + blockIdx.x * o.C, *partial_b = partial + gridDim.x * o.C;
-#pragma unroll
-    for (int i = 0; i < PACKS * P; i++) {
-        const int64_t c = ((int64_t)(i / P) * THREADS + threadIdx.x) * P + i % P;
-        if (c < o.C) {
-            partial[c] = dw[i];
-            if (CENTRED) {
-                partial_b[c] = db[i];
-            }
-        }
-    }
+    store_partials<CENTRED, P>(dw, db, o);
 }
 
 /* sum[c] += the partial sums of column c: eight runs of them, and these in order. */
