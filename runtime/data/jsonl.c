@@ -61,7 +61,7 @@ static void skip_plain(scan *s) {
         s->at += 8;
     }
 #endif
-    while (s->at < s->end && *s->at != '"' && *s->at != '\\' && *s->at >= 0x20) {
+    while (s->at < s->end && *s->at != '"' && *s->at != '\\' && (signed char)*s->at >= 0x20) {
         s->at++;
     }
 }
