@@ -102,6 +102,7 @@ class Bench:
         passed = time.monotonic() - run.began
         if told > passed:
             raise Failed(f"the ledger tells of {told:.0f} s, and {passed:.0f} s have passed")
+        shutil.rmtree(run.dir)  # a long soak's disk has room for few
 
     def can(self, name):
         """Is there what the fault needs?"""
