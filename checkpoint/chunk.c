@@ -88,7 +88,7 @@ static bool is_cached(int fd, const ls_ckpt_chunk *chunk) {
     return 2 * count > pages;
 }
 
-static size_t whole_pages(const ls_ckpt_chunk *chunk) {
+size_t ls_ckpt_chunk_room(const ls_ckpt_chunk *chunk) {
     return ((size_t)chunk->bytes + PAGE - 1) / PAGE * PAGE;
 }
 
@@ -97,7 +97,7 @@ static size_t whole_pages(const ls_ckpt_chunk *chunk) {
 static ls_status read_direct(int direct, const ls_ckpt_chunk *chunk, void *packed, int64_t *done) {
     ssize_t n;
     do {
-        n = pread(direct, packed, whole_pages(chunk), (off_t)chunk->at);
+        n = pread(direct, packed, ls_ckpt_chunk_room(chunk), (off_t)chunk->at);
     } while (n < 0 && errno == EINTR);
     if (n < 0 && errno != EINVAL) {
         return LS_FAIL(LS_E_IO, "it cannot be read: %s", strerror(errno));
@@ -107,14 +107,14 @@ static ls_status read_direct(int direct, const ls_ckpt_chunk *chunk, void *packe
 }
 
 ls_status ls_ckpt_chunk_read(const ls_ckpt_source *source, const ls_ckpt_chunk *chunk,
-                             ls_ckpt_codec *codec) {
+                             uint8_t **packed, size_t *capacity) {
     int64_t done = 0;
-    LS_TRY(ls_ckpt_codec_reserve(codec, whole_pages(chunk)));
+    LS_TRY(ls_ckpt_buffer_reserve(packed, capacity, ls_ckpt_chunk_room(chunk)));
     if (source->direct >= 0 && chunk->bytes >= DIRECT_BYTES && chunk->at % PAGE == 0 &&
         !is_cached(source->fd, chunk)) {
-        LS_TRY(read_direct(source->direct, chunk, codec->packed, &done));
+        LS_TRY(read_direct(source->direct, chunk, *packed, &done));
     }
-    return read_at(source->fd, codec->packed + done, chunk->bytes - done, chunk->at + done);
+    return read_at(source->fd, *packed + done, chunk->bytes - done, chunk->at + done);
 }
 
 ls_status ls_ckpt_chunk_values(const ls_ckpt_piece *piece, const ls_ckpt_grid *grid, int64_t index,
@@ -132,7 +132,8 @@ ls_status ls_ckpt_chunk_values(const ls_ckpt_piece *piece, const ls_ckpt_grid *g
 ls_status ls_ckpt_chunk_load(const ls_ckpt_source *source, const ls_ckpt_piece *piece,
                              const ls_ckpt_grid *grid, int64_t index, bool compressed,
                              ls_ckpt_codec *codec, const uint8_t **values) {
-    LS_TRY(ls_ckpt_chunk_read(source, &piece->places[index], codec));
+    LS_TRY(
+        ls_ckpt_chunk_read(source, &piece->places[index], &codec->packed, &codec->packed_capacity));
     return ls_ckpt_chunk_values(piece, grid, index, compressed, codec, values);
 }
 

@@ -119,7 +119,7 @@ const ls_ckpt_entry *ls_ckpt_find(const ls_ckpt *ckpt, const char *name);
 void ls_ckpt_share(ls_ckpt *ckpt, bool shared);
 
 /* Fills tensors[i].data with the box that it asks for. Only the chunks that a box touches are read;
- * of each, the frame's checksum and the hash of its values must fit, else LS_E_CORRUPT names it.
+ * of each, the hash of its values must fit, else LS_E_CORRUPT names it.
  * Missing names, other dtypes or shapes: LS_E_SHAPE with both. Not collective. */
 ls_status ls_ckpt_load(ls_ckpt *ckpt, ls_ckpt_tensor *tensors, int count);
 

@@ -49,6 +49,12 @@ size_t ls_ckpt_writing_bytes(int threads) {
     return (size_t)(3 * threads + waiting + 1) * LS_CKPT_CHUNK_BYTES;
 }
 
+void ls_ckpt_codec_trust_frames(ls_ckpt_codec *codec) {
+    const int ignore = 1; /* a zstd without forceIgnoreChecksum, number 3 of those that may change,
+                             looks at them */
+    (void)ZSTD_DCtx_setParameter(codec->decompressor, ZSTD_d_experimentalParam3, ignore);
+}
+
 void ls_ckpt_codec_release(ls_ckpt_codec *codec) {
     ZSTD_freeCCtx(codec->compressor);
     ZSTD_freeCCtx(codec->entropy);
@@ -60,16 +66,17 @@ void ls_ckpt_codec_release(ls_ckpt_codec *codec) {
 }
 
 uint8_t *ls_ckpt_buffer(size_t bytes) {
-    const size_t huge = (size_t)2 << 20, align = bytes < huge ? LS_CKPT_H5_ALIGNMENT : huge;
+    /* An eighth of a huge page, or less, that is left over stays in small ones. */
+    const size_t huge = (size_t)2 << 20, whole = (bytes + huge - huge / 8 - 1) / huge * huge;
+    const size_t align = whole ? huge : LS_CKPT_H5_ALIGNMENT;
     uint8_t *buffer = aligned_alloc(align, (bytes / align + 1) * align);
-    if (buffer && bytes >= huge) { /* what is left over would fill no huge page */
-        (void)madvise(buffer, bytes / huge * huge, MADV_HUGEPAGE);
+    if (buffer && whole) {
+        (void)madvise(buffer, whole, MADV_HUGEPAGE);
     }
     return buffer;
 }
 
-/* Room for at least `bytes`; the content is lost. */
-static ls_status reserve(uint8_t **buf, size_t *capacity, size_t bytes) {
+ls_status ls_ckpt_buffer_reserve(uint8_t **buf, size_t *capacity, size_t bytes) {
     if (bytes <= *capacity) {
         return LS_OK;
     }
@@ -84,7 +91,7 @@ static ls_status reserve(uint8_t **buf, size_t *capacity, size_t bytes) {
 }
 
 ls_status ls_ckpt_codec_reserve(ls_ckpt_codec *codec, size_t bytes) {
-    return reserve(&codec->packed, &codec->packed_capacity, bytes);
+    return ls_ckpt_buffer_reserve(&codec->packed, &codec->packed_capacity, bytes);
 }
 
 /* Bytes of one sample of each byte plane. */
@@ -107,7 +114,7 @@ ls_status ls_ckpt_encode(ls_ckpt_codec *codec, const void *src, int64_t elems, i
     size_t bytes = (size_t)(elems * elem_bytes), chunk_bytes = (size_t)(chunk_elems * elem_bytes);
     const uint8_t *data = src;
     if (elems < chunk_elems) {
-        LS_TRY(reserve(&codec->raw, &codec->raw_capacity, chunk_bytes));
+        LS_TRY(ls_ckpt_buffer_reserve(&codec->raw, &codec->raw_capacity, chunk_bytes));
         memcpy(codec->raw, src, bytes);
         memset(codec->raw + bytes, 0, chunk_bytes - bytes);
         data = codec->raw;
@@ -117,7 +124,7 @@ ls_status ls_ckpt_encode(ls_ckpt_codec *codec, const void *src, int64_t elems, i
     if (codec->level == 0 || elem_bytes == 1) {
         *xxh3 = ls_planes()->hash(data, bytes);
     } else {
-        LS_TRY(reserve(&codec->shuffled, &codec->shuffled_capacity, chunk_bytes));
+        LS_TRY(ls_ckpt_buffer_reserve(&codec->shuffled, &codec->shuffled_capacity, chunk_bytes));
         *xxh3 = ls_planes()->split(codec->shuffled, data, (size_t)chunk_elems, (size_t)elem_bytes,
                                    (size_t)elems);
         data = codec->shuffled;
@@ -160,7 +167,7 @@ static ls_status frame_open(ls_ckpt_codec *codec, size_t stored_bytes, size_t ch
         return LS_FAIL(LS_E_CORRUPT, "its %zu bytes are not one whole zstd frame with a checksum",
                        stored_bytes);
     }
-    LS_TRY(reserve(&codec->raw, &codec->raw_capacity, chunk_bytes));
+    LS_TRY(ls_ckpt_buffer_reserve(&codec->raw, &codec->raw_capacity, chunk_bytes));
     size_t n = ZSTD_decompressDCtx(codec->decompressor, codec->raw, chunk_bytes, codec->packed,
                                    stored_bytes);
     if (ZSTD_isError(n) || n != chunk_bytes) {
@@ -188,7 +195,7 @@ ls_status ls_ckpt_decode(ls_ckpt_codec *codec, size_t stored_bytes, const ls_ckp
     }
     uint8_t *to = codec->into;
     if (!to) {
-        LS_TRY(reserve(&codec->shuffled, &codec->shuffled_capacity, chunk_bytes));
+        LS_TRY(ls_ckpt_buffer_reserve(&codec->shuffled, &codec->shuffled_capacity, chunk_bytes));
         to = codec->shuffled;
     }
     *xxh3 = planes->join(to, codec->raw, chunk_elems, width,

@@ -121,14 +121,19 @@ void ls_ckpt_codec_release(ls_ckpt_codec *codec);
  * elements. *out is owned by the codec or is src itself, until the next call. */
 ls_status ls_ckpt_encode(ls_ckpt_codec *codec, const void *src, int64_t elems, int64_t chunk_elems,
                          int64_t elem_bytes, const void **out, size_t *out_bytes, uint64_t *xxh3);
-/* Room for `bytes` of stored data in codec->packed. */
+/* The decoder passes over the checksums of frames, which take a fifth of its time: for who compares
+ * the hash of the values anyway. */
+void ls_ckpt_codec_trust_frames(ls_ckpt_codec *codec);
+/* Room for at least `bytes` in *buffer, of ls_ckpt_buffer; the content is lost when it grows. */
+ls_status ls_ckpt_buffer_reserve(uint8_t **buffer, size_t *capacity, size_t bytes);
+/* The same of codec->packed. */
 ls_status ls_ckpt_codec_reserve(ls_ckpt_codec *codec, size_t bytes);
 /* Largest stored size that decode accepts for a chunk. */
 size_t ls_ckpt_stored_max(size_t chunk_bytes, bool compressed);
 /* codec->packed [stored_bytes] as raw elements, of which the first `elems` are no padding; *xxh3 is
  * the XXH3-64 of those. *out is owned by the codec, or is codec->into, of which no more than elems
  * is written. Never writes more than chunk_bytes. LS_E_CORRUPT when the frame is not exactly one
- * chunk with a checksum that is right. */
+ * chunk with a checksum, which must be right unless frames are trusted. */
 ls_status ls_ckpt_decode(ls_ckpt_codec *codec, size_t stored_bytes, const ls_ckpt_grid *grid,
                          bool compressed, int64_t elems, const uint8_t **out, uint64_t *xxh3);
 
@@ -152,6 +157,11 @@ void ls_ckpt_h5_write(ls_ckpt_h5_output *output, const void *data, size_t bytes,
 #define LS_CKPT_H5_ALIGNMENT 4096
 /* Of so many threads that compress, one more waits for the disk. */
 #define LS_CKPT_PUTTER_WRITERS 4
+
+/* Starts up to `count` threads that take no signals; *started of them run. Returns errno of the one
+ * that did not start, or 0. */
+int ls_ckpt_threads_start(pthread_t *threads, int count, void *(*run)(void *), void *argument,
+                          int *started);
 
 /* Room for a chunk. */
 typedef struct ls_ckpt_block {
@@ -235,9 +245,12 @@ typedef struct ls_ckpt_source {
  * time. Close takes a source that is closed, too. */
 ls_status ls_ckpt_source_open(const char *path, bool shared, ls_ckpt_source *source);
 void ls_ckpt_source_close(ls_ckpt_source *source);
-/* Reads a chunk as it is stored into codec->packed. LS_E_CORRUPT: the file ends before. */
+/* Bytes of memory that reading a chunk takes. */
+size_t ls_ckpt_chunk_room(const ls_ckpt_chunk *chunk);
+/* Reads a chunk as it is stored into *packed, which gets room. LS_E_CORRUPT: the file ends before.
+ */
 ls_status ls_ckpt_chunk_read(const ls_ckpt_source *source, const ls_ckpt_chunk *chunk,
-                             ls_ckpt_codec *codec);
+                             uint8_t **packed, size_t *capacity);
 /* The digest of a chunk as it is stored. */
 ls_status ls_ckpt_chunk_digest(const void *stored, size_t bytes, ls_sha256 *digest);
 /* The same of a file's. */

@@ -118,19 +118,24 @@ static ls_status blocks_make(ls_ckpt_putter *p, int count, size_t block_bytes) {
     return LS_OK;
 }
 
-/* Without them, or with fewer, it goes slower. */
-static void threads_start(ls_ckpt_putter *p, int count) {
+int ls_ckpt_threads_start(pthread_t *threads, int count, void *(*main)(void *), void *argument,
+                          int *started) {
     sigset_t all, before;
-    if (count == 0 || ls_calloc((size_t)count, sizeof *p->threads, &p->threads) != LS_OK) {
-        return;
-    }
+    int error = 0;
     sigfillset(&all); /* signals are for the main thread */
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    while (p->thread_count < count &&
-           pthread_create(&p->threads[p->thread_count], NULL, run, p) == 0) {
-        p->thread_count++;
+    for (*started = 0; *started < count && error == 0; *started += error == 0) {
+        error = pthread_create(&threads[*started], NULL, main, argument);
     }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return error;
+}
+
+/* Without them, or with fewer, it goes slower. */
+static void threads_start(ls_ckpt_putter *p, int count) {
+    if (count > 0 && ls_calloc((size_t)count, sizeof *p->threads, &p->threads) == LS_OK) {
+        (void)ls_ckpt_threads_start(p->threads, count, run, p, &p->thread_count);
+    }
 }
 
 ls_status ls_ckpt_putter_start(ls_ckpt_putter *p, ls_ckpt_h5_output *output, const char *path,

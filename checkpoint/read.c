@@ -1,3 +1,4 @@
+#include "checkpoint/fetch.h"
 #include "checkpoint/repair.h"
 #include "runtime/base/arena.h"
 
@@ -13,36 +14,20 @@ typedef struct use {
     ls_ckpt_grid grid;
 } use;
 
-typedef struct chunk_use {
-    int64_t index, at;
-    int use, file_index;
-} chunk_use;
-
-/* Chunks [next, end) of the list, which are read one after the other by whichever thread is free,
- * while others decode what they have read: one sequence of reads, as disks like it.
- * LANE_THREADS decode faster than most disks read. */
-enum { LANE_THREADS = 4 };
-
-typedef struct lane {
-    omp_lock_t lock;
-    int64_t next, end;
-    int file_index; /* of source; fd -1: none */
-    ls_ckpt_source source;
-} lane;
-
 typedef struct reader {
     ls_ckpt *ckpt;
     use *uses;
-    chunk_use *chunks;
+    ls_ckpt_wanted *chunks;
     int64_t use_count, chunk_count, use_capacity, chunk_capacity, bytes;
-    lane *lanes;           /* [lane_count] */
+    ls_ckpt_fetcher fetcher;
     ls_ckpt_codec *codecs; /* [threads] */
-    int threads, lane_count;
+    int threads;
     atomic_bool failed;
     ls_error error;
 } reader;
 
 static void keep_error(reader *r) {
+    ls_ckpt_fetcher_stop(&r->fetcher);
 #pragma omp critical(ls_ckpt_read_error)
     if (!atomic_load(&r->failed)) {
         r->error = *ls_error_last();
@@ -127,10 +112,10 @@ static ls_status plan(reader *r, const ls_ckpt_tensor *t) {
             ls_box box = chunk_box(u, k);
             if (ls_box_intersect(&t->box, &box, &both)) {
                 LS_TRY(grow(&r->chunks, r->chunk_count, &r->chunk_capacity, sizeof *r->chunks));
-                r->chunks[r->chunk_count++] = (chunk_use){.index = k,
-                                                          .at = u->piece->places[k].at,
-                                                          .use = (int)r->use_count,
-                                                          .file_index = u->piece->file_index};
+                r->chunks[r->chunk_count++] = (ls_ckpt_wanted){.place = &u->piece->places[k],
+                                                               .index = k,
+                                                               .use = (int)r->use_count,
+                                                               .file_index = u->piece->file_index};
                 r->bytes += u->grid.chunk_bytes;
             }
         }
@@ -141,11 +126,11 @@ static ls_status plan(reader *r, const ls_ckpt_tensor *t) {
 
 /* File by file, each from its beginning to its end: as disks like it. */
 static int by_place(const void *a, const void *b) {
-    const chunk_use *x = a, *y = b;
+    const ls_ckpt_wanted *x = a, *y = b;
     if (x->file_index != y->file_index) {
         return x->file_index < y->file_index ? -1 : 1;
     }
-    return (x->at > y->at) - (x->at < y->at);
+    return (x->place->at > y->place->at) - (x->place->at < y->place->at);
 }
 
 static ls_status prepare(reader *r, const ls_ckpt_tensor *tensors, int count) {
@@ -155,50 +140,13 @@ static ls_status prepare(reader *r, const ls_ckpt_tensor *tensors, int count) {
     if (r->chunk_count > 0) {
         qsort(r->chunks, (size_t)r->chunk_count, sizeof *r->chunks, by_place);
     }
-    const int decoders = ls_ckpt_threads(omp_get_max_threads(), r->chunk_count, r->bytes),
-              lanes = (decoders + LANE_THREADS - 1) / LANE_THREADS;
-    /* One more for each lane, of whose threads one waits for the disk. */
-    r->threads = ls_ckpt_threads(decoders + lanes, r->chunk_count, r->bytes);
+    r->threads = ls_ckpt_threads(omp_get_max_threads(), r->chunk_count, r->bytes);
     LS_TRY(ls_calloc((size_t)r->threads, sizeof *r->codecs, &r->codecs));
     for (int i = 0; i < r->threads; i++) {
         LS_TRY(ls_ckpt_codec_init(&r->codecs[i], 1));
+        ls_ckpt_codec_trust_frames(&r->codecs[i]); /* ls_ckpt_chunk_values compares hashes */
     }
-    LS_TRY(ls_calloc((size_t)lanes, sizeof *r->lanes, &r->lanes));
-    for (; r->lane_count < lanes; r->lane_count++) {
-        r->lanes[r->lane_count] = (lane){.next = r->chunk_count * r->lane_count / lanes,
-                                         .end = r->chunk_count * (r->lane_count + 1) / lanes,
-                                         .source = {.fd = -1, .direct = -1}};
-        omp_init_lock(&r->lanes[r->lane_count].lock);
-    }
-    return LS_OK;
-}
-
-static ls_status lane_open(const reader *r, lane *l, int file_index) {
-    char path[4096];
-    if (l->source.fd >= 0 && l->file_index == file_index) {
-        return LS_OK;
-    }
-    ls_ckpt_source_close(&l->source);
-    LS_TRY(ls_ckpt_file_path(r->ckpt, file_index, path, sizeof path));
-    l->file_index = file_index;
-    return ls_ckpt_source_open(path, r->ckpt->shared, &l->source);
-}
-
-/* The next chunk of a lane, read as it is stored; NULL: there is none. *status: of the reading. */
-static const chunk_use *lane_take(const reader *r, lane *l, ls_ckpt_codec *codec,
-                                  ls_status *status) {
-    const chunk_use *c = NULL;
-    omp_set_lock(&l->lock);
-    if (l->next < l->end && !atomic_load(&r->failed)) {
-        c = &r->chunks[l->next++];
-        *status = lane_open(r, l, c->file_index);
-        if (*status == LS_OK) {
-            *status =
-                ls_ckpt_chunk_read(&l->source, &r->uses[c->use].piece->places[c->index], codec);
-        }
-    }
-    omp_unset_lock(&l->lock);
-    return c;
+    return ls_ckpt_fetcher_start(&r->fetcher, r->ckpt, r->chunks, r->chunk_count, r->threads);
 }
 
 /* Where a chunk's values belong when they are wanted all, and lie there without gaps; else NULL. */
@@ -218,7 +166,7 @@ static uint8_t *chunk_target(const use *u, const ls_box *box) {
 }
 
 /* A chunk that cannot be read as it should be: from its file, made again with the parity files. */
-static ls_status chunk_load_again(reader *r, const chunk_use *c, ls_ckpt_codec *codec,
+static ls_status chunk_load_again(reader *r, const ls_ckpt_wanted *c, ls_ckpt_codec *codec,
                                   const uint8_t **values) {
     const use *u = &r->uses[c->use];
     char path[4096];
@@ -236,7 +184,7 @@ static ls_status chunk_load_again(reader *r, const chunk_use *c, ls_ckpt_codec *
 }
 
 /* Puts the values of a chunk where they are wanted. status: of its reading. */
-static ls_status chunk_place(reader *r, const chunk_use *c, ls_ckpt_codec *codec,
+static ls_status chunk_place(reader *r, const ls_ckpt_wanted *c, ls_ckpt_codec *codec,
                              ls_status status) {
     const use *u = &r->uses[c->use];
     const uint8_t *values = NULL;
@@ -262,24 +210,17 @@ static ls_status chunk_place(reader *r, const chunk_use *c, ls_ckpt_codec *codec
 
 static void work(reader *r, int thread) {
     ls_ckpt_codec *codec = &r->codecs[thread];
-    for (int i = 0; i < r->lane_count; i++) { /* its own first, then what others have left */
-        lane *l = &r->lanes[(thread + i) % r->lane_count];
-        const chunk_use *c;
-        ls_status status;
-        while ((c = lane_take(r, l, codec, &status))) {
-            if (chunk_place(r, c, codec, status) != LS_OK) {
-                keep_error(r);
-            }
+    const ls_ckpt_wanted *c;
+    ls_status status;
+    while ((c = ls_ckpt_fetcher_take(&r->fetcher, codec, &status))) {
+        if (chunk_place(r, c, codec, status) != LS_OK) {
+            keep_error(r);
         }
     }
 }
 
 static void reader_release(reader *r) {
-    for (int i = 0; i < r->lane_count; i++) {
-        ls_ckpt_source_close(&r->lanes[i].source);
-        omp_destroy_lock(&r->lanes[i].lock);
-    }
-    free(r->lanes);
+    ls_ckpt_fetcher_end(&r->fetcher);
     for (int i = 0; i < r->threads && r->codecs; i++) {
         ls_ckpt_codec_release(&r->codecs[i]);
     }
