@@ -303,6 +303,13 @@ struct ls_ckpt {
 
 /* The manifest in text [bytes] (a NUL follows); `where` names it in messages. Touches no file. */
 ls_status ls_ckpt_manifest_parse(const char *text, size_t bytes, const char *where, ls_ckpt **ckpt);
+/* manifest_check.c: before anything is made of a manifest's text. Its size must go with what lies
+ * beside it in the checkpoint's directory (LS_E_CORRUPT before it is read), its hash must fit, and
+ * it must be one whose tables take memory in proportion to it. LS_E_VERSION: of a newer program. */
+ls_status ls_ckpt_manifest_read(const char *directory, const char *path, char **text,
+                                size_t *bytes);
+ls_status ls_ckpt_manifest_check(const char *text, size_t bytes);
+ls_status ls_ckpt_version_check(int64_t major, int64_t minor);
 /* The grid of a piece, checked when the manifest was parsed. */
 void ls_ckpt_piece_grid(const ls_ckpt_entry *entry, const ls_ckpt_piece *piece, ls_ckpt_grid *grid);
 /* Is the file there, with the manifest's size? */

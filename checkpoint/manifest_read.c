@@ -302,25 +302,6 @@ static ls_status tensors_parse(ls_ckpt *ckpt, const json_t *file_index) {
     return entries_index(ckpt);
 }
 
-/* The text ends in "sha256": "<hash of what is before the digits>". */
-static ls_status hash_check(const char *text, size_t bytes) {
-    static const char before[] = "\n\"sha256\": \"", after[] = "\"\n}\n";
-    const size_t tail = 64 + sizeof after - 1;
-    if (bytes < tail + sizeof before - 1 ||
-        memcmp(text + bytes - tail - (sizeof before - 1), before, sizeof before - 1) != 0 ||
-        memcmp(text + bytes - (sizeof after - 1), after, sizeof after - 1) != 0) {
-        return BAD("it does not end in its SHA-256: it is not complete");
-    }
-    ls_sha256 found;
-    char hex[65];
-    LS_TRY(ls_sha256_of(text, bytes - tail, &found));
-    ls_sha256_hex(&found, hex);
-    if (memcmp(text + bytes - tail, hex, 64) != 0) {
-        return BAD("it was changed: its SHA-256 does not fit");
-    }
-    return LS_OK;
-}
-
 static ls_status version_check(const json_t *root, int64_t *minor) {
     const char *format;
     int64_t major;
@@ -330,22 +311,17 @@ static ls_status version_check(const json_t *root, int64_t *minor) {
     }
     LS_TRY(get_int(root, "major", 1, &major));
     LS_TRY(get_int(root, "minor", 0, minor));
-    if (major != LS_CKPT_FORMAT_MAJOR) {
-        return LS_FAIL(LS_E_VERSION,
-                       "it has format version %lld.%lld; this program reads %d.x: use a newer one",
-                       (long long)major, (long long)*minor, LS_CKPT_FORMAT_MAJOR);
-    }
-    return LS_OK;
+    return ls_ckpt_version_check(major, *minor);
 }
 
 static ls_status root_parse(ls_ckpt *ckpt, const char *text, size_t bytes) {
     json_error_t error;
+    LS_TRY(ls_ckpt_manifest_check(text, bytes));
     ckpt->root = json_loadb(text, bytes, JSON_REJECT_DUPLICATES, &error);
     if (!json_is_object(ckpt->root)) {
         return BAD("it is no JSON object: line %d: %s", error.line, error.text);
     }
     LS_TRY(version_check(ckpt->root, &ckpt->minor));
-    LS_TRY(hash_check(text, bytes));
     LS_TRY(get_int(ckpt->root, "step", 0, &ckpt->step));
     LS_TRY(get_int(ckpt->root, "tokens", 0, &ckpt->tokens));
     LS_TRY(get_string(ckpt->root, "config", LS_CKPT_MANIFEST_MAX, &ckpt->config));
@@ -422,7 +398,7 @@ static ls_status manifest_open(const char *path, const char *name, ls_ckpt **ckp
     if (!ls_path_exists(manifest)) {
         return LS_FAIL(LS_E_INPUT, "'%s' is no checkpoint: it has no %s", path, name);
     }
-    LS_TRY(ls_file_read(manifest, LS_CKPT_MANIFEST_MAX, &text, &bytes));
+    LS_TRY(ls_ckpt_manifest_read(path, manifest, &text, &bytes));
     ls_status status = ls_ckpt_manifest_parse(text, bytes, manifest, ckpt);
     free(text);
     return status;

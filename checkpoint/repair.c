@@ -280,8 +280,8 @@ static ls_status text_repair(repair *r, const char *name, const char *text, size
     char path[4096], *found = NULL;
     size_t found_bytes = 0;
     LS_TRY(ls_path_join(path, sizeof path, r->ckpt->path, name));
-    bool same = ls_file_read(path, LS_CKPT_MANIFEST_MAX, &found, &found_bytes) == LS_OK &&
-                found_bytes == bytes && memcmp(found, text, bytes) == 0;
+    bool same = ls_file_read(path, bytes, &found, &found_bytes) == LS_OK && found_bytes == bytes &&
+                memcmp(found, text, bytes) == 0;
     free(found);
     if (same) {
         return LS_OK;

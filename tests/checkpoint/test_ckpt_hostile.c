@@ -16,6 +16,13 @@ static uint64_t draw(uint64_t below) {
     return ((uint64_t)b.v[0] << 32 | b.v[1]) % below;
 }
 
+/* Most memory that the process has had, in KiB. */
+static long peak_kib(void) {
+    struct rusage usage;
+    getrusage(RUSAGE_SELF, &usage);
+    return usage.ru_maxrss;
+}
+
 static ls_status parse_text(char *text, size_t bytes) {
     ls_ckpt *ckpt;
     damage_sign(text, bytes);
@@ -197,6 +204,41 @@ static void test_text(const char *good, size_t bytes) {
     CHECK_STATUS(ls_ckpt_manifest_parse("", 0, "m", &ckpt), LS_E_CORRUPT);
 }
 
+/* The hash is looked at before the text is, and what the text would take before it is parsed. */
+static void test_order(const char *good, size_t bytes) {
+    ls_ckpt *ckpt;
+    char *text = malloc(bytes + 1);
+    memcpy(text, good, bytes + 1);
+    memset(text + bytes / 2, '{', 9);
+    CHECK_STATUS(ls_ckpt_manifest_parse(text, bytes, "m", &ckpt), LS_E_CORRUPT);
+    CHECK_MESSAGE("SHA-256 does not fit");
+    CHECK_STATUS(ls_ckpt_manifest_parse(text, bytes / 2, "m", &ckpt), LS_E_CORRUPT);
+    CHECK_MESSAGE("not complete");
+    /* A later version may have no such hash. */
+    char *major = strstr(text, "\"major\": 1");
+    CHECK(major != NULL);
+    major[strlen("\"major\": ")] = '2';
+    CHECK_STATUS(ls_ckpt_manifest_parse(text, bytes, "m", &ckpt), LS_E_VERSION);
+    CHECK_STATUS(ls_ckpt_manifest_parse(text, bytes / 2, "m", &ckpt), LS_E_VERSION);
+    CHECK_MESSAGE("format version 2.0");
+    free(text);
+    /* A million empty objects take 100 times the memory of their text. */
+    static const char member[] = "\"novelty\": [{}", empty[] = ",{}";
+    const size_t count = 1 << 20, rest = strlen(good + 2);
+    const long before = peak_kib();
+    char *flood = malloc(bytes + sizeof member + count * strlen(empty) + 4), *to = flood;
+    to += sprintf(to, "{\n%s", member);
+    for (size_t i = 0; i < count; i++) {
+        to = stpcpy(to, empty);
+    }
+    to += sprintf(to, "],\n");
+    memcpy(to, good + 2, rest + 1);
+    CHECK_STATUS(parse_text(flood, (size_t)(to - flood) + rest), LS_E_CORRUPT);
+    CHECK_MESSAGE("of memory, at most");
+    CHECK(peak_kib() - before < 16 * 1024);
+    free(flood);
+}
+
 /* Random edits of a signed text, seeded: parsing ends with a status, whatever the text is. */
 static void test_mutations(const char *good, size_t bytes) {
     static const char *const tokens[] = {
@@ -287,13 +329,6 @@ static size_t frame_make(void *out, size_t room, size_t bytes, bool checksum, bo
     return n;
 }
 
-/* Most memory that the process has had, in KiB. */
-static long peak_kib(void) {
-    struct rusage usage;
-    getrusage(RUSAGE_SELF, &usage);
-    return usage.ru_maxrss;
-}
-
 static void test_chunks(const json_t *good) {
     const size_t chunk = 257 * 129 * 4, room = 1 << 18;
     size_t whole_bytes;
@@ -378,8 +413,11 @@ static void test_sizes(const json_t *good) {
     ls_ckpt *ckpt;
     const long before = peak_kib();
     CHECK(truncate(damage_path(path, LS_CKPT_MANIFEST), huge) == 0);
-    CHECK_STATUS(ls_ckpt_open(path, &ckpt), LS_E_INPUT);
-    CHECK_MESSAGE("manifest.json");
+    CHECK_STATUS(ls_ckpt_open(path, &ckpt), LS_E_CORRUPT);
+    CHECK_MESSAGE("manifest.json' has 4398046511104 bytes; beside ");
+    CHECK(truncate(damage_path(path, LS_CKPT_MANIFEST), 70 << 20) == 0);
+    CHECK_STATUS(ls_ckpt_open(path, &ckpt), LS_E_CORRUPT);
+    CHECK_MESSAGE("bytes of data at most");
     /* A data file with a hole: it can be loaded, of which the hole is no part. */
     json_t *root = json_deep_copy(good);
     json_t *file = json_array_get(json_object_get(root, "files"), 0);
@@ -432,6 +470,7 @@ int main(void) {
     test_members(good);
     test_pieces(good);
     test_text(text, bytes);
+    test_order(text, bytes);
     test_mutations(text, bytes);
     test_chunks(good);
     test_overlap(good);

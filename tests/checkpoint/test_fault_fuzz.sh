@@ -35,7 +35,7 @@ if ! $cc $flags -o "$work/try" "$work/try.c" $libraries >"$work/log" 2>&1; then
     exit 77
 fi
 
-sources="$root/checkpoint/manifest_read.c $root/checkpoint/format.c $root/checkpoint/codec.c
+sources="$root/checkpoint/manifest_read.c $root/checkpoint/manifest_check.c $root/checkpoint/format.c $root/checkpoint/codec.c
          $root/checkpoint/chunk.c $root/checkpoint/fetch.c $root/checkpoint/planes.c $root/checkpoint/read.c $root/checkpoint/repair.c
          $root/checkpoint/parity.c $root/checkpoint/verify.c $root/checkpoint/h5.c
          $root/checkpoint/h5_driver.c $root/checkpoint/h5_output.c $root/checkpoint/h5_people.c $root/checkpoint/zstd_filter.c
