@@ -1,14 +1,25 @@
-/* lockstep's matrix products against oneDNN called directly on the whole matrices with all threads.
+/* lockstep's matrix products, by its own micro-kernels and by oneDNN's, against oneDNN called
+ * directly on the whole matrices with all threads.
  *
  *   bench_gemm [PRESET [BATCH [SEQ [REPEAT [THREADS [fp32|bf16]]]]]]
  *
- * For every product of a training step the two run in turn, REPEAT times; medians and best times
- * are compared. lockstep also adds bias and residual; oneDNN only multiplies (adding to C where
- * lockstep does). A ratio of 1 means oneDNN's speed, above 1 faster. */
+ * For every product of a training step all of them run in turn, REPEAT times, and medians are
+ * compared:
+ *   default  what lockstep takes on this machine
+ *   packed   its own micro-kernels (LOCKSTEP_GEMM=packed)
+ *   library  its tiles by oneDNN (LOCKSTEP_GEMM=library)
+ *   oneDNN   called directly; it only multiplies (adding to C where lockstep does), while lockstep
+ *            also adds bias and residual
+ *   weights  the same with B in the layout that oneDNN likes best, brought into it beforehand: what
+ *            packing weights once a step could gain at most
+ * A ratio (of oneDNN to the default) of 1 means oneDNN's speed, above 1 faster. The last lines say
+ * which of packed and library is faster in sum, how to choose it, and how fast the micro-kernel is
+ * on operands in the first cache, which nothing can surpass. */
 #include "launch/gemm_shapes.h"
 #include "runtime/base/arena.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/log.h"
+#include "runtime/device/cpu/device_cpu.h"
 
 #include <dnnl.h>
 #include <omp.h>
@@ -23,6 +34,7 @@ typedef struct direct {
     dnnl_stream_t stream;
     dnnl_primitive_t primitive;
     dnnl_exec_arg_t args[3];
+    void *weights; /* B in oneDNN's layout; NULL: as it lies */
 } direct;
 
 typedef struct settings {
@@ -32,9 +44,11 @@ typedef struct settings {
     bool bf16;
 } settings;
 
+typedef enum bench_way { DEFAULT, PACKED, LIBRARY, DIRECT, WEIGHTS, WAYS } bench_way;
+
+/* Medians of one product, in seconds; 0: there is no such way here. */
 typedef struct result {
-    double lockstep_s, direct_s; /* of one product, median */
-    double lockstep_best_s, direct_best_s;
+    double seconds[WAYS];
 } result;
 
 static ls_status check(dnnl_status_t status) {
@@ -52,25 +66,56 @@ static dnnl_status_t matrix(direct *d, int arg, int64_t rows, int64_t cols, int6
     return s == dnnl_success ? dnnl_memory_create(&d->args[arg].memory, desc, d->engine, data) : s;
 }
 
-static ls_status open_direct(direct *d, const ls_gemm *op) {
+/* Brings B, described by `plain`, into the layout of `wanted`. */
+static ls_status pack_weights(direct *d, const dnnl_memory_desc_t *plain,
+                              const dnnl_memory_desc_t *wanted) {
+    dnnl_memory_t from, to;
+    dnnl_primitive_desc_t found;
+    dnnl_primitive_t reorder;
+    d->weights = aligned_alloc(64, (dnnl_memory_desc_get_size(wanted) + 63) / 64 * 64);
+    if (!d->weights) {
+        return LS_FAIL(LS_E_MEMORY, "no memory for packed weights");
+    }
+    LS_TRY(check(dnnl_memory_create(&from, plain, d->engine, (void *)d->op->b)));
+    LS_TRY(check(dnnl_memory_create(&to, wanted, d->engine, d->weights)));
+    LS_TRY(check(
+        dnnl_reorder_primitive_desc_create(&found, plain, d->engine, wanted, d->engine, NULL)));
+    LS_TRY(check(dnnl_primitive_create(&reorder, found)));
+    const dnnl_exec_arg_t args[2] = {{DNNL_ARG_FROM, from}, {DNNL_ARG_TO, to}};
+    LS_TRY(check(dnnl_primitive_execute(reorder, d->stream, 2, args)));
+    LS_TRY(check(dnnl_stream_wait(d->stream)));
+    dnnl_primitive_destroy(reorder);
+    dnnl_primitive_desc_destroy(found);
+    dnnl_memory_destroy(from);
+    dnnl_memory_destroy(d->args[1].memory);
+    d->args[1].memory = to;
+    return LS_OK;
+}
+
+static ls_status open_direct(direct *d, const ls_gemm *op, bool packed) {
     *d = (direct){.op = op};
     if (op->dtype == LS_F32) {
         return LS_OK;
     }
-    dnnl_memory_desc_t a, b, c;
+    dnnl_memory_desc_t a, b, c, any;
     LS_TRY(check(dnnl_engine_create(&d->engine, dnnl_cpu, 0)));
     LS_TRY(check(dnnl_stream_create(&d->stream, d->engine, dnnl_stream_default_flags)));
     LS_TRY(check(matrix(d, 0, op->m, op->k, op->lda, op->trans_a, op->dtype, (void *)op->a, &a)));
     LS_TRY(check(matrix(d, 1, op->k, op->n, op->ldb, op->trans_b, op->dtype, (void *)op->b, &b)));
     LS_TRY(check(matrix(d, 2, op->m, op->n, op->ldc, false, op->c_dtype, op->c, &c)));
+    const dnnl_dims_t dims = {op->k, op->n};
+    LS_TRY(check(dnnl_memory_desc_init_by_tag(&any, 2, dims, dnnl_bf16, dnnl_format_tag_any)));
     dnnl_matmul_desc_t desc;
-    LS_TRY(check(dnnl_matmul_desc_init(&desc, &a, &b, NULL, &c)));
+    LS_TRY(check(dnnl_matmul_desc_init(&desc, &a, packed ? &any : &b, NULL, &c)));
     dnnl_primitive_desc_t found;
     if (dnnl_primitive_desc_create(&found, &desc, NULL, d->engine, NULL) != dnnl_success) {
         return LS_FAIL(LS_E_UNSUPPORTED, "oneDNN has no bfloat16 product on this machine to "
                                          "compare with; use fp32");
     }
     ls_status status = check(dnnl_primitive_create(&d->primitive, found));
+    if (status == LS_OK && packed) {
+        status = pack_weights(d, &b, dnnl_primitive_desc_query_md(found, dnnl_query_weights_md, 0));
+    }
     dnnl_primitive_desc_destroy(found);
     return status;
 }
@@ -100,6 +145,7 @@ static void close_direct(direct *d) {
     if (d->engine) {
         dnnl_engine_destroy(d->engine);
     }
+    free(d->weights);
 }
 
 static int ascending(const void *a, const void *b) {
@@ -107,66 +153,145 @@ static int ascending(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-/* The two in turn; round 0 warms both and does not count. */
-static ls_status compete(ls_device *dev, const ls_gemm *op, const direct *d, int repeat,
-                         double *times, result *r) {
-    double *mine = times, *theirs = times + repeat;
+/* What a product needs to be run in each way. */
+typedef struct entrants {
+    ls_cpu_device *cpu;
+    ls_gemm op;
+    direct plain, packed;
+    bool has[WAYS];
+} entrants;
+
+static ls_status open_entrants(entrants *e, ls_device *dev, const ls_gemm *op) {
+    *e = (entrants){.cpu = (ls_cpu_device *)dev, .op = *op};
+    e->has[DEFAULT] = e->has[LIBRARY] = e->has[DIRECT] = true;
+    e->has[PACKED] = ls_gemm_tile_for(e->cpu, op->dtype) != NULL;
+    e->has[WEIGHTS] = op->dtype == LS_BF16;
+    LS_TRY(open_direct(&e->plain, &e->op, false));
+    return e->has[WEIGHTS] ? open_direct(&e->packed, &e->op, true) : LS_OK;
+}
+
+static ls_status run_way(entrants *e, bench_way way) {
+    if (way >= DIRECT) {
+        return run_direct(way == DIRECT ? &e->plain : &e->packed);
+    }
+    static const ls_gemm_preference preferences[] = {LS_GEMM_FASTEST, LS_GEMM_OWN, LS_GEMM_LIBRARY};
+    ls_gemm_preference own = e->cpu->preference;
+    e->cpu->preference = way == DEFAULT ? own : preferences[way];
+    ls_status status = e->cpu->base.ops->gemm(&e->cpu->base, &e->op);
+    e->cpu->preference = own;
+    return status;
+}
+
+/* All in turn; round 0 warms them and does not count. times: [WAYS][repeat]. */
+static ls_status compete(entrants *e, int repeat, double *times, result *r) {
     for (int i = -1; i < repeat; i++) {
-        uint64_t start = ls_clock_ns();
-        LS_TRY(dev->ops->gemm(dev, op));
-        uint64_t middle = ls_clock_ns();
-        LS_TRY(run_direct(d));
-        uint64_t end = ls_clock_ns();
-        if (i >= 0) {
-            mine[i] = (double)(middle - start) * 1e-9;
-            theirs[i] = (double)(end - middle) * 1e-9;
+        for (int way = 0; way < WAYS; way++) {
+            uint64_t start = ls_clock_ns();
+            if (e->has[way]) {
+                LS_TRY(run_way(e, (bench_way)way));
+            }
+            if (i >= 0) {
+                times[way * repeat + i] = (double)(ls_clock_ns() - start) * 1e-9;
+            }
         }
     }
-    qsort(mine, (size_t)repeat, sizeof *mine, ascending);
-    qsort(theirs, (size_t)repeat, sizeof *theirs, ascending);
-    *r = (result){mine[repeat / 2], theirs[repeat / 2], mine[0], theirs[0]};
+    for (int way = 0; way < WAYS; way++) {
+        qsort(times + way * repeat, (size_t)repeat, sizeof *times, ascending);
+        r->seconds[way] = e->has[way] ? times[way * repeat + repeat / 2] : 0.0;
+    }
     return LS_OK;
 }
 
-static void print_row(const char *name, double flops, result r) {
-    printf("%-18s %9.3f %9.3f %9.1f %7.2f %7.2f\n", name, 1e3 * r.lockstep_s, 1e3 * r.direct_s,
-           1e-9 * flops / r.lockstep_s, r.direct_s / r.lockstep_s,
-           r.direct_best_s / r.lockstep_best_s);
+static void print_row(const char *name, double flops, const result *r) {
+    printf("%-18s", name);
+    for (int way = 0; way < WAYS; way++) {
+        printf(r->seconds[way] > 0.0 ? " %9.3f" : "         -", 1e3 * r->seconds[way]);
+    }
+    printf(" %9.1f %7.2f\n", 1e-9 * flops / r->seconds[DEFAULT],
+           r->seconds[DIRECT] / r->seconds[DEFAULT]);
     fflush(stdout);
+}
+
+/* GFLOP/s of the micro-kernel on operands in the first cache, all threads; 0: there is none. */
+static double kernel_rate(ls_device *dev, ls_dtype dtype) {
+    enum { WORDS = 64, ROUNDS = 20000, ELEMS = 4096 };
+    const ls_gemm_tile *tile = ls_gemm_tile_for((ls_cpu_device *)dev, dtype);
+    if (!tile) {
+        return 0.0;
+    }
+    double slowest = 0.0;
+#pragma omp parallel num_threads(dev->threads) reduction(max : slowest)
+    {
+        _Alignas(64) uint32_t a[ELEMS] = {0}, b[ELEMS] = {0};
+        _Alignas(64) float c[ELEMS];
+        if (tile->begin) {
+            tile->begin();
+        }
+#pragma omp barrier
+        uint64_t start = ls_clock_ns();
+        for (int i = 0; i < ROUNDS; i++) {
+            tile->multiply(WORDS, a, b, NULL, 0, c, tile->cols);
+        }
+        slowest = (double)(ls_clock_ns() - start) * 1e-9;
+        if (tile->end) {
+            tile->end();
+        }
+    }
+    double elems = WORDS * (dtype == LS_BF16 ? 2 : 1);
+    return 2e-9 * (double)(tile->rows * tile->cols) * elems * ROUNDS * dev->threads / slowest;
+}
+
+static void print_verdict(ls_device *dev, ls_dtype dtype, double flops, const result *sum) {
+    const double packed = sum->seconds[PACKED], library = sum->seconds[LIBRARY];
+    if (packed > 0.0) {
+        const bool own = packed < library;
+        printf(
+            "\n%s is %.2f times as fast as %s in sum; LOCKSTEP_GEMM=%s takes it%s.\n",
+            own ? "packed" : "library", own ? library / packed : packed / library,
+            own ? "library" : "packed", own ? "packed" : "library",
+            ((ls_cpu_device *)dev)->isa == LS_ISA_AMX_BF16
+                ? ", and LIBRARY_FOR_AMX in runtime/device/cpu/gemm.c decides what is the default"
+                : "");
+        const double most = kernel_rate(dev, dtype);
+        printf(
+            "The micro-kernel on operands in the first cache: %.0f GFLOP/s; packed has %.0f %% of "
+            "it, library %.0f %%.\n",
+            most, 1e-7 * flops / packed / most, 1e-7 * flops / library / most);
+    }
 }
 
 static ls_status compare_shapes(const settings *s, ls_device *dev, const ls_gemm_shape *shapes,
                                 int count, const ls_gemm_operands *operands) {
     double *times;
-    LS_TRY(ls_calloc((size_t)s->repeat * 2, sizeof *times, &times));
-    printf("%s, %lld x %lld tokens, %s\n%s\n\n%-18s %9s %9s %9s %7s %7s\n", s->preset,
+    LS_TRY(ls_calloc((size_t)s->repeat * WAYS, sizeof *times, &times));
+    printf("%s, %lld x %lld tokens, %s; ms\n%s\n\n%-18s %9s %9s %9s %9s %9s %9s %7s\n", s->preset,
            (long long)s->batch, (long long)s->seq, s->bf16 ? "bf16" : "fp32", dev->describe,
-           "product", "ms", "oneDNN ms", "GFLOP/s", "ratio", "of best");
+           "product", "default", "packed", "library", "oneDNN", "weights", "GFLOP/s", "ratio");
     result sum = {0};
     double flops = 0.0;
     ls_status status = LS_OK;
     for (int i = 0; i < count && status == LS_OK; i++) {
         const ls_gemm op = ls_gemm_shape_op(&shapes[i], operands);
-        direct d;
+        entrants e;
         result r = {0};
-        status = open_direct(&d, &op);
+        status = open_entrants(&e, dev, &op);
         if (status == LS_OK) {
-            status = compete(dev, &op, &d, s->repeat, times, &r);
+            status = compete(&e, s->repeat, times, &r);
         }
-        close_direct(&d);
+        close_direct(&e.plain);
+        close_direct(&e.packed);
         if (status == LS_OK) {
-            double n = (double)shapes[i].count;
-            print_row(shapes[i].name, ls_gemm_shape_flops(&shapes[i]), r);
-            sum.lockstep_s += n * r.lockstep_s;
-            sum.direct_s += n * r.direct_s;
-            sum.lockstep_best_s += n * r.lockstep_best_s;
-            sum.direct_best_s += n * r.direct_best_s;
-            flops += n * ls_gemm_shape_flops(&shapes[i]);
+            print_row(shapes[i].name, ls_gemm_shape_flops(&shapes[i]), &r);
+            for (int way = 0; way < WAYS; way++) {
+                sum.seconds[way] += (double)shapes[i].count * r.seconds[way];
+            }
+            flops += (double)shapes[i].count * ls_gemm_shape_flops(&shapes[i]);
         }
     }
     free(times);
     LS_TRY(status);
-    print_row("all of a step", flops, sum);
+    print_row("all of a step", flops, &sum);
+    print_verdict(dev, s->bf16 ? LS_BF16 : LS_F32, flops, &sum);
     return LS_OK;
 }
 

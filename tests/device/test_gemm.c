@@ -149,12 +149,19 @@ static void compare(const gemm_case *t, double tolerance) {
     }
 }
 
+#ifdef LS_TEST_TILES /* micro-kernels apart from a level: those alone are tested */
+extern const ls_gemm_tiles LS_TEST_TILES;
+#endif
+
 static ls_device *open_device(int threads) {
     ls_device *dev = NULL;
     CHECK_OK(ls_device_open_cpu(&(ls_device_options){.threads = threads}, &dev));
     if (!dev) {
         exit(test_end());
     }
+#ifdef LS_TEST_TILES
+    ((ls_cpu_device *)dev)->gemm_tiles = &LS_TEST_TILES;
+#endif
     return dev;
 }
 
@@ -328,11 +335,11 @@ static void check_path(ls_device *dev, ls_dtype dtype, ls_dtype c_dtype, ls_gemm
     check_threads(dtype, c_dtype, path, (ls_gemm){.m = 1, .n = 1537, .k = 3333});
 }
 
-/* Sums that are kept in shared memory over stretches of K, for more than one block of rows: too
- * much for the plain loop, so that another path is the reference (exact too). */
-static void check_large(ls_device *dev, ls_dtype dtype) {
+/* Sums that are kept in shared memory over stretches of K, from 2017 rows on for more than one
+ * block: too much for the plain loop, so that another path is the reference (exact too). */
+static void check_large(ls_device *dev, ls_dtype dtype, int64_t rows) {
     const ls_gemm op = {
-        .dtype = dtype, .c_dtype = dtype, .m = 2030, .n = 768, .k = 6163, .accumulate = true};
+        .dtype = dtype, .c_dtype = dtype, .m = rows, .n = 768, .k = 6163, .accumulate = true};
     gemm_case t = make_case(op, 1, RESIDUAL_APART, true, true);
     size_t bytes = (size_t)(op.m * t.op.ldc) * ls_dtype_bytes(dtype);
     char *expected = malloc(bytes);
@@ -433,34 +440,79 @@ static void check_matmul_cache(ls_device *dev) {
 
 static void check_selection(void) {
     const int64_t big = 4096;
-    CHECK_INT(ls_gemm_path_select(LS_ISA_GENERIC, false, false, LS_F32, big, big), LS_GEMM_PANELS);
-    CHECK_INT(ls_gemm_path_select(LS_ISA_AMX_BF16, false, true, LS_F32, big, big), LS_GEMM_PANELS);
-    CHECK_INT(ls_gemm_path_select(LS_ISA_AVX2, false, false, LS_F32, 1, big), LS_GEMM_SGEMM);
-    CHECK_INT(ls_gemm_path_select(LS_ISA_AVX2, false, false, LS_F32, big, 3), LS_GEMM_SGEMM);
-    CHECK_INT(ls_gemm_path_select(LS_ISA_GENERIC, false, false, LS_BF16, 1, 1), LS_GEMM_PANELS);
-    CHECK_INT(ls_gemm_path_select(LS_ISA_AVX2, false, true, LS_BF16, big, big), LS_GEMM_PANELS);
-    CHECK_INT(ls_gemm_path_select(LS_ISA_AVX512, false, true, LS_BF16, big, big), LS_GEMM_PANELS);
-    CHECK_INT(ls_gemm_path_select(LS_ISA_AVX512_BF16, false, true, LS_BF16, 1, big),
-              LS_GEMM_MATMUL);
-    CHECK_INT(ls_gemm_path_select(LS_ISA_AVX512_BF16, false, false, LS_BF16, big, big),
+    CHECK_INT(ls_gemm_path_select(LS_GEMM_FASTEST, LS_ISA_GENERIC, false, false, LS_F32, big, big),
               LS_GEMM_PANELS);
-    CHECK_INT(ls_gemm_path_select(LS_ISA_AMX_BF16, false, true, LS_BF16, big, big), LS_GEMM_MATMUL);
-    CHECK_INT(ls_gemm_path_select(LS_ISA_AVX512_BF16, true, true, LS_BF16, 64, big),
-              LS_GEMM_PACKED);
-    CHECK_INT(ls_gemm_path_select(LS_ISA_AVX512_BF16, true, false, LS_BF16, big, big),
-              LS_GEMM_PACKED);
-    CHECK_INT(ls_gemm_path_select(LS_ISA_AVX512_BF16, true, true, LS_BF16, 63, big),
+    CHECK_INT(ls_gemm_path_select(LS_GEMM_FASTEST, LS_ISA_AMX_BF16, false, true, LS_F32, big, big),
+              LS_GEMM_PANELS);
+    CHECK_INT(ls_gemm_path_select(LS_GEMM_FASTEST, LS_ISA_AVX2, false, false, LS_F32, 1, big),
+              LS_GEMM_SGEMM);
+    CHECK_INT(ls_gemm_path_select(LS_GEMM_FASTEST, LS_ISA_AVX2, false, false, LS_F32, big, 3),
+              LS_GEMM_SGEMM);
+    CHECK_INT(ls_gemm_path_select(LS_GEMM_FASTEST, LS_ISA_GENERIC, false, false, LS_BF16, 1, 1),
+              LS_GEMM_PANELS);
+    CHECK_INT(ls_gemm_path_select(LS_GEMM_FASTEST, LS_ISA_AVX2, false, true, LS_BF16, big, big),
+              LS_GEMM_PANELS);
+    CHECK_INT(ls_gemm_path_select(LS_GEMM_FASTEST, LS_ISA_AVX512, false, true, LS_BF16, big, big),
+              LS_GEMM_PANELS);
+    CHECK_INT(
+        ls_gemm_path_select(LS_GEMM_FASTEST, LS_ISA_AVX512_BF16, false, true, LS_BF16, 1, big),
+        LS_GEMM_MATMUL);
+    CHECK_INT(
+        ls_gemm_path_select(LS_GEMM_FASTEST, LS_ISA_AVX512_BF16, false, false, LS_BF16, big, big),
+        LS_GEMM_PANELS);
+    CHECK_INT(ls_gemm_path_select(LS_GEMM_FASTEST, LS_ISA_AMX_BF16, false, true, LS_BF16, big, big),
               LS_GEMM_MATMUL);
-    CHECK_INT(ls_gemm_path_select(LS_ISA_AMX_BF16, true, true, LS_BF16, big, big), LS_GEMM_MATMUL);
-    CHECK_INT(ls_gemm_path_select(LS_ISA_AMX_BF16, true, false, LS_BF16, big, big), LS_GEMM_PACKED);
-    CHECK_INT(ls_gemm_path_select(LS_ISA_AMX_BF16, true, true, LS_F32, big, big), LS_GEMM_PACKED);
-    CHECK_INT(ls_gemm_path_select(LS_ISA_AVX2, true, false, LS_F32, big, 3), LS_GEMM_SGEMM);
+    CHECK_INT(
+        ls_gemm_path_select(LS_GEMM_FASTEST, LS_ISA_AVX512_BF16, true, true, LS_BF16, 64, big),
+        LS_GEMM_PACKED);
+    CHECK_INT(
+        ls_gemm_path_select(LS_GEMM_FASTEST, LS_ISA_AVX512_BF16, true, false, LS_BF16, big, big),
+        LS_GEMM_PACKED);
+    CHECK_INT(
+        ls_gemm_path_select(LS_GEMM_FASTEST, LS_ISA_AVX512_BF16, true, true, LS_BF16, 63, big),
+        LS_GEMM_MATMUL);
+    CHECK_INT(ls_gemm_path_select(LS_GEMM_FASTEST, LS_ISA_AMX_BF16, true, true, LS_BF16, big, big),
+              LS_GEMM_MATMUL);
+    CHECK_INT(ls_gemm_path_select(LS_GEMM_FASTEST, LS_ISA_AMX_BF16, true, false, LS_BF16, big, big),
+              LS_GEMM_PACKED);
+    CHECK_INT(ls_gemm_path_select(LS_GEMM_FASTEST, LS_ISA_AMX_BF16, true, true, LS_F32, big, big),
+              LS_GEMM_PACKED);
+    CHECK_INT(ls_gemm_path_select(LS_GEMM_OWN, LS_ISA_AMX_BF16, true, true, LS_BF16, big, big),
+              LS_GEMM_PACKED);
+    CHECK_INT(ls_gemm_path_select(LS_GEMM_OWN, LS_ISA_AMX_BF16, true, true, LS_BF16, big, 63),
+              LS_GEMM_MATMUL);
+    CHECK_INT(
+        ls_gemm_path_select(LS_GEMM_LIBRARY, LS_ISA_AVX512_BF16, true, true, LS_BF16, big, big),
+        LS_GEMM_MATMUL);
+    CHECK_INT(ls_gemm_path_select(LS_GEMM_LIBRARY, LS_ISA_AVX2, true, false, LS_F32, big, big),
+              LS_GEMM_PANELS);
+    CHECK_INT(ls_gemm_path_select(LS_GEMM_FASTEST, LS_ISA_AVX2, true, false, LS_F32, big, 3),
+              LS_GEMM_SGEMM);
     /* Pieces cover the whole, are not too large, and differ by less than a piece and a multiple. */
     for (int64_t size = 1; size < 5000; size += 7) {
         int64_t piece = ls_gemm_split(size, 384, 16), pieces = (size - 1) / piece + 1;
         CHECK(piece % 16 == 0 && piece <= 384);
         CHECK_INT(pieces, (size - 1) / 384 + 1);
     }
+}
+
+/* What LOCKSTEP_GEMM says reaches the device. */
+static void check_preference(void) {
+    static const struct {
+        const char *word;
+        ls_gemm_preference preference;
+    } words[] = {{"", LS_GEMM_FASTEST}, {"packed", LS_GEMM_OWN}, {"library", LS_GEMM_LIBRARY}};
+    for (int i = 0; i < 3; i++) {
+        setenv("LOCKSTEP_GEMM", words[i].word, 1);
+        ls_device *dev = open_device(1);
+        CHECK_INT(((ls_cpu_device *)dev)->preference, words[i].preference);
+        dev->ops->close(dev);
+    }
+    setenv("LOCKSTEP_GEMM", "mkl", 1);
+    ls_device *none;
+    CHECK_STATUS(ls_device_open_cpu(&(ls_device_options){.threads = 1}, &none), LS_E_CONFIG);
+    CHECK_MESSAGE("LOCKSTEP_GEMM is 'mkl'; use packed");
+    unsetenv("LOCKSTEP_GEMM");
 }
 
 /* Memory and scratch of the device. */
@@ -503,10 +555,25 @@ static void check_memory(ls_device *dev) {
 }
 
 int main(void) {
+    ls_isa isa;
+    if (ls_cpu_isa(&isa) != LS_OK) {
+        printf("skipped: %s\n", ls_error_last()->message);
+        return 77;
+    }
     ls_device *dev = open_device(2);
+#ifdef LS_TEST_TILES
+    check_path(dev, LS_BF16, LS_F32, LS_GEMM_PACKED);
+    check_path(dev, LS_BF16, LS_BF16, LS_GEMM_PACKED);
+    check_large(dev, LS_BF16, getenv("LOCKSTEP_TEST_ALL") ? 2030 : 70); /* a signal each 8 tiles */
+    check_parts(dev, LS_BF16, LS_F32);
+    check_parts(dev, LS_BF16, LS_BF16);
+    dev->ops->close(dev);
+    return test_end();
+#endif
     CHECK_INT(dev->threads, 2);
     CHECK(strstr(dev->describe, "2 threads") && strstr(dev->describe, "oneDNN"));
     check_selection();
+    check_preference();
     check_memory(dev);
     check_refusals(dev);
     check_path(dev, LS_F32, LS_F32, LS_GEMM_AUTO);
@@ -520,7 +587,7 @@ int main(void) {
         check_path(dev, LS_BF16, LS_F32, bf16_paths[i]);
         check_path(dev, LS_BF16, LS_BF16, bf16_paths[i]);
     }
-    check_large(dev, LS_BF16);
+    check_large(dev, LS_BF16, 2030);
     check_parts(dev, LS_F32, LS_F32);
     check_parts(dev, LS_BF16, LS_F32);
     check_parts(dev, LS_BF16, LS_BF16);

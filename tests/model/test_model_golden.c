@@ -1,6 +1,7 @@
 /* Loss and every gradient of a tiny GPT-2, Llama 3 and Mixtral against an independent float64 model
  * (golden/make_golden.py): odd vocabulary with padding, odd length, head size 12, ignored targets,
  * grouped queries, rotary scaling with all three of its branches. */
+#include "runtime/base/cpu.h"
 #include "tests/model/golden.h"
 #include "tests/reference/reference.h"
 
@@ -113,6 +114,13 @@ static void check_device(ls_device *dev, ls_dtype dtype, double limit) {
 }
 
 int main(void) {
+#ifndef NO_CPU
+    ls_isa isa;
+    if (ls_cpu_isa(&isa) != LS_OK) {
+        printf("skipped: %s\n", ls_error_last()->message);
+        return 77;
+    }
+#endif
     ls_device *dev;
     CHECK_OK(ls_device_open_reference(NULL, &dev));
     check_device(dev, LS_F64, LIMIT_REFERENCE);

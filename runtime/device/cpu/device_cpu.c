@@ -18,6 +18,8 @@
 /* X(level): the tables that runtime/device/CMakeLists.txt compiles. */
 #if defined(__x86_64__)
 #define LEVELS(X) X(generic) X(avx2) X(avx512) X(avx512_bf16)
+extern const ls_device_ops ls_cpu_ops_amx_bf16; /* a level of some of the files only */
+extern const ls_gemm_tiles ls_cpu_gemm_tiles_amx_bf16;
 #elif defined(__aarch64__)
 #define LEVELS(X) X(generic) X(sve)
 #else
@@ -41,6 +43,10 @@ static void select_kernels(ls_cpu_device *cpu, ls_isa isa) {
 #if defined(__x86_64__)
     if (isa == LS_ISA_AVX512_BF16 || isa == LS_ISA_AMX_BF16) {
         USE(avx512_bf16);
+        if (isa == LS_ISA_AMX_BF16) {
+            cpu->base.ops = &ls_cpu_ops_amx_bf16;
+            cpu->gemm_tiles = &ls_cpu_gemm_tiles_amx_bf16;
+        }
     } else if (isa == LS_ISA_AVX512) {
         USE(avx512);
     } else if (isa == LS_ISA_AVX2) {
@@ -220,6 +226,8 @@ ls_status ls_device_open_cpu(const ls_device_options *options, ls_device **dev) 
     *dev = NULL;
     ls_isa isa;
     LS_TRY(ls_cpu_isa(&isa));
+    ls_gemm_preference preference;
+    LS_TRY(ls_gemm_preference_read(&preference));
     int threads = options && options->threads ? options->threads : ls_cpu_available();
     if (threads < 1 || threads > MAX_THREADS) {
         return LS_FAIL(LS_E_INPUT,
@@ -235,6 +243,7 @@ ls_status ls_device_open_cpu(const ls_device_options *options, ls_device **dev) 
     cpu->base.host_memory = true;
     cpu->base.threads = threads;
     cpu->isa = isa;
+    cpu->preference = preference;
     cpu->library_has_bf16 = ls_isa_has_fast_bf16(isa) && ls_dnnl_has_fast_bf16();
     cpu->base.fast_bf16 = cpu->library_has_bf16;
     describe(cpu);

@@ -20,8 +20,9 @@ typedef struct ls_cpu_device {
     size_t shared_bytes;
     const ls_gemm_kernels *gemm_kernels;
     const ls_gemm_tiles *gemm_tiles;
-    bool library_has_bf16;    /* oneDNN multiplies bf16 fast at this level */
-    ls_gemm_path forced_path; /* LS_GEMM_AUTO but in tests */
+    bool library_has_bf16; /* oneDNN multiplies bf16 fast at this level */
+    ls_gemm_preference preference;
+    ls_gemm_path forced_path; /* LS_GEMM_AUTO but in tests and benchmarks */
     ls_matmul_cache *matmuls;
 } ls_cpu_device;
 

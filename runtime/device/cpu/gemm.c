@@ -6,6 +6,8 @@
 
 #include <omp.h>
 #include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
 
 /* Below this many rows or columns a copy of the other operand costs too much of the product. */
 #define PANELS_LEAST 64
@@ -41,15 +43,39 @@ static const char *at(const void *base, ls_dtype dtype, int64_t elems) {
     return (const char *)base + elems * (int64_t)ls_dtype_bytes(dtype);
 }
 
-ls_gemm_path ls_gemm_path_select(ls_isa isa, bool has_tile, bool library_has_bf16, ls_dtype dtype,
-                                 int64_t m, int64_t n) {
+ls_status ls_gemm_preference_read(ls_gemm_preference *preference) {
+    const char *word = getenv("LOCKSTEP_GEMM");
+    *preference = LS_GEMM_FASTEST;
+    if (!word || !word[0]) {
+        return LS_OK;
+    }
+    if (strcmp(word, "packed") == 0) {
+        *preference = LS_GEMM_OWN;
+    } else if (strcmp(word, "library") == 0) {
+        *preference = LS_GEMM_LIBRARY;
+    } else {
+        return LS_FAIL(LS_E_CONFIG,
+                       "LOCKSTEP_GEMM is '%s'; use packed (lockstep's own products), library "
+                       "(oneDNN's), or leave it out for what is fastest",
+                       word);
+    }
+    return LS_OK;
+}
+
+/* oneDNN's bf16 products at the AMX level, until ours have been measured beside them there:
+ * `bench_gemm gpt2-124m 4 1024 9 0 bf16` compares; where ours win, this becomes false. */
+#define LIBRARY_FOR_AMX true
+
+ls_gemm_path ls_gemm_path_select(ls_gemm_preference preference, ls_isa isa, bool has_tile,
+                                 bool library_has_bf16, ls_dtype dtype, int64_t m, int64_t n) {
     bool copied = min_i64(m, n) >= PANELS_LEAST;
-    bool tiled = copied && has_tile;
+    bool tiled = copied && has_tile && preference != LS_GEMM_LIBRARY;
     if (dtype == LS_F32) {
         return tiled ? LS_GEMM_PACKED : copied ? LS_GEMM_PANELS : LS_GEMM_SGEMM;
     }
     bool library = ls_isa_has_fast_bf16(isa) && library_has_bf16;
-    if (tiled && !(library && isa == LS_ISA_AMX_BF16)) { /* AMX tiles are for the library */
+    bool left_to_library = library && isa == LS_ISA_AMX_BF16 && LIBRARY_FOR_AMX;
+    if (tiled && (preference == LS_GEMM_OWN || !left_to_library)) {
         return LS_GEMM_PACKED;
     }
     return library ? LS_GEMM_MATMUL : LS_GEMM_PANELS;
@@ -267,8 +293,9 @@ ls_status ls_cpu_gemm(ls_device *dev, const ls_gemm *op) {
     }
     ls_gemm_path path = cpu->forced_path;
     if (path == LS_GEMM_AUTO) {
-        path = ls_gemm_path_select(cpu->isa, ls_gemm_tile_for(cpu, op->dtype) != NULL,
-                                   cpu->library_has_bf16, op->dtype, op->m, op->n);
+        path =
+            ls_gemm_path_select(cpu->preference, cpu->isa, ls_gemm_tile_for(cpu, op->dtype) != NULL,
+                                cpu->library_has_bf16, op->dtype, op->m, op->n);
     }
     if (path == LS_GEMM_PACKED) {
         return ls_gemm_tile_for(cpu, op->dtype)

@@ -25,11 +25,20 @@ typedef enum ls_gemm_path {
     LS_GEMM_MATMUL, /* oneDNN matmul primitives: bf16 where the processor multiplies it */
 } ls_gemm_path;
 
+/* Whose products are taken where there are several (LOCKSTEP_GEMM). */
+typedef enum ls_gemm_preference {
+    LS_GEMM_FASTEST, /* what was measured to be (README.md has the rows) */
+    LS_GEMM_OWN,     /* "packed": our micro-kernels wherever the level has one */
+    LS_GEMM_LIBRARY, /* "library": oneDNN's */
+} ls_gemm_preference;
+
 /* The path for op(A) [m, k] and op(B) [k, n] of dtype LS_F32 or LS_BF16. has_tile: the level has a
  * micro-kernel for dtype (ls_gemm_tile_for). library_has_bf16: oneDNN has an optimised bf16 matmul
  * at this level (ls_dnnl_has_fast_bf16). */
-ls_gemm_path ls_gemm_path_select(ls_isa isa, bool has_tile, bool library_has_bf16, ls_dtype dtype,
-                                 int64_t m, int64_t n);
+ls_gemm_path ls_gemm_path_select(ls_gemm_preference preference, ls_isa isa, bool has_tile,
+                                 bool library_has_bf16, ls_dtype dtype, int64_t m, int64_t n);
+/* What LOCKSTEP_GEMM says; LS_E_CONFIG when it is neither word. */
+ls_status ls_gemm_preference_read(ls_gemm_preference *preference);
 
 /* size > 0 cut into as few pieces of at most `most` as will do, nearly equal, multiples of
  * `multiple` (which divides most). Returns the size of a piece; the last one may be smaller. */
@@ -48,21 +57,27 @@ typedef struct ls_gemm_kernels {
                    const void *residual);
 } ls_gemm_kernels;
 
+/* Panels of `step` lanes each, panel_words apart, from src with k elements a lane: `rows`: lanes
+ * are rows of src, else columns. What a panel lacks of lanes is unspecified, of k is zero. */
+typedef void ls_gemm_pack(bool rows, const void *src, int64_t ld, int64_t lanes, int64_t k,
+                          int64_t step, int64_t width, uint32_t *dst, int64_t panel_words);
+
 /* A micro-kernel and the copies that it reads (k_gemm_tile.c). A word holds one fp32 element, or
  * two bf16 elements that are neighbours along k; a panel holds as many lanes (rows of A, columns of
- * B) as a tile has, [words][width]. */
+ * B) as a tile has, in [words][width] or in an order of the micro-kernel's own that has room in as
+ * many words when K is rounded up to 16 words. */
 typedef struct ls_gemm_tile {
     int64_t rows, cols;       /* of a tile of C; 0: the level has no such micro-kernel */
     int64_t a_width, b_width; /* words between steps of a panel: at least rows, cols */
-    /* Panels of `step` lanes each, panel_words apart, from src with k elements a lane: `rows`:
-     * lanes are rows of src, else columns. What a panel lacks of lanes is unspecified, of k is
-     * zero. */
-    void (*pack)(bool rows, const void *src, int64_t ld, int64_t lanes, int64_t k, int64_t step,
-                 int64_t width, uint32_t *dst, int64_t panel_words);
+    /* Blocking (gemm_packed.c): words of a piece of K at most, a multiple of 16; columns of a block
+     * at most, and when sums of a strip are kept between pieces; panels of A in a strip at most. */
+    int64_t piece_words, block_n, block_n_kept, strip_panels;
+    ls_gemm_pack *pack_a, *pack_b;
     /* product [rows, ld] = A B (+ add [rows, ld_add] unless NULL; may be product), whole tiles,
      * summed in the order of k. */
     void (*multiply)(int64_t words, const uint32_t *a, const uint32_t *b, const float *add,
                      int64_t ld_add, float *product, int64_t ld);
+    void (*begin)(void), (*end)(void); /* in each thread, around calls of multiply; or NULL */
 } ls_gemm_tile;
 
 typedef struct ls_gemm_tiles {

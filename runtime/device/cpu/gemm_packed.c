@@ -16,14 +16,11 @@
 #include "runtime/device/cpu/device_cpu.h"
 
 #include <omp.h>
+#include <string.h>
 
-#define PIECE_WORDS  384  /* of K: a panel of each operand fits the closest two caches */
-#define BLOCK_N      3072 /* columns */
-#define BLOCK_N_KEPT 768  /* when sums of a strip are kept between pieces of K */
-#define BLOCK_M_KEPT 2016 /* rows, when they are kept between stretches of K */
-#define STRIP_PANELS 12   /* of A, one piece of K deep: a third of a core's second cache */
-#define B_WORDS      ((int64_t)BLOCK_N * PIECE_WORDS * 2) /* of a stretch */
-#define TILE_ELEMS   512 /* at least rows x cols of every level's tile */
+#define BLOCK_M_KEPT 2016                      /* rows, when sums are kept between stretches of K */
+#define B_WORDS      ((int64_t)3072 * 384 * 2) /* of a stretch */
+#define TILE_ELEMS   1024                      /* at least rows x cols of every level's tile */
 
 typedef struct packed_run {
     ls_cpu_device *cpu;
@@ -49,7 +46,7 @@ typedef struct packed_block {
 typedef struct packed_strip {
     int64_t first, last, left, right;
     uint32_t *a;
-    float *sums; /* of the tile in panel `first` and column 0 */
+    float *sums; /* tiles of a panel of B one after the other: as they are multiplied */
 } packed_strip;
 
 static int64_t min_i64(int64_t a, int64_t b) {
@@ -79,8 +76,8 @@ static void pack_b(const packed_run *run, packed_block b, int64_t panel, int64_t
     int64_t row = k0 * run->per_word;
     int64_t corner = op->trans_b ? n0 * op->ldb + row : row * op->ldb + n0;
     uint32_t *to = run->b + (piece * pieces_of(b.n, t->cols) + panel) * run->panel_b;
-    t->pack(op->trans_b, at(op->b, op->dtype, corner), op->ldb, n, k, t->cols, t->b_width, to,
-            run->panel_b);
+    t->pack_b(op->trans_b, at(op->b, op->dtype, corner), op->ldb, n, k, t->cols, t->b_width, to,
+              run->panel_b);
 }
 
 /* The strip's rows of A, a piece of K. */
@@ -92,8 +89,8 @@ static void pack_a(const packed_run *run, packed_block b, const packed_strip *s,
     int64_t k = depth(run, k0, words), col = k0 * run->per_word;
     m0 += b.m0;
     int64_t corner = op->trans_a ? col * op->lda + m0 : m0 * op->lda + col;
-    t->pack(!op->trans_a, at(op->a, op->dtype, corner), op->lda, m, k, t->rows, t->a_width, s->a,
-            run->panel_a);
+    t->pack_a(!op->trans_a, at(op->a, op->dtype, corner), op->lda, m, k, t->rows, t->a_width, s->a,
+              run->panel_a);
 }
 
 /* One tile, one piece of K. first, last: of all pieces. */
@@ -122,8 +119,16 @@ static void run_tile(const packed_run *run, packed_block b, int64_t i, int64_t j
     for (int64_t row = 0; row < rows; row++) {
         __builtin_prefetch(at(c, op->c_dtype, row * op->ldc), 1);
     }
-    bool more = run->kept && !first;
-    t->multiply(words, panel_a, panel_b, more ? kept : NULL, t->cols, product, t->cols);
+    const float *add = run->kept && !first ? kept : NULL;
+    if (add_c && !finished && op->c_dtype == LS_F32) { /* added where whole tiles have it added */
+        for (int64_t row = 0; row < rows; row++) {
+            memcpy(product + row * t->cols, (float *)c + row * op->ldc,
+                   (size_t)cols * sizeof(float));
+        }
+        add = product;
+        add_c = false;
+    }
+    t->multiply(words, panel_a, panel_b, add, t->cols, product, t->cols);
     const float *bias = once && op->bias ? (const float *)op->bias + n0 : NULL;
     const void *residual = once && op->residual ? at(op->residual, op->c_dtype, corner) : NULL;
     run->cpu->gemm_kernels->finish(product, t->cols, rows, cols, op->c_dtype, c, op->ldc, add_c,
@@ -141,7 +146,7 @@ static void run_strip(const packed_run *run, packed_block b, const packed_strip 
             for (int64_t i = s->first; i < s->last; i++) {
                 int64_t local = i - s->first;
                 run_tile(run, b, i, j, s->a + local * run->panel_a, panels_b + j * run->panel_b,
-                         words, first, last, s->sums + (local * tiles_n + j) * tile);
+                         words, first, last, s->sums + (j * (s->last - s->first) + local) * tile);
             }
         }
     }
@@ -157,7 +162,7 @@ static void run_block(const packed_run *run, packed_block b, int64_t threads) {
         pack_b(run, b, i % tiles_n, i / tiles_n);
     }
     /* Equal shares for all threads; where rows are too few for that, columns are cut too. */
-    int64_t rounds = pieces_of(tiles_m, threads * STRIP_PANELS);
+    int64_t rounds = pieces_of(tiles_m, threads * t->strip_panels);
     int64_t strips = min_i64(tiles_m, rounds * threads);
     int64_t parts = min_i64(tiles_n, strips < threads ? pieces_of(threads, strips) : 1);
     char *scratch = ls_cpu_scratch(&run->cpu->base, omp_get_thread_num());
@@ -198,9 +203,9 @@ static void lay_out(packed_run *run) {
     const ls_gemm_tile *t = run->tile;
     run->per_word = op->dtype == LS_BF16 ? 2 : 1;
     run->words = pieces_of(op->k, run->per_word);
-    run->piece = ls_gemm_split(run->words, PIECE_WORDS, 16);
+    run->piece = ls_gemm_split(run->words, t->piece_words, 16);
     run->kept = op->c_dtype != LS_F32 && run->words > run->piece;
-    int64_t most_n = (run->kept ? BLOCK_N_KEPT : BLOCK_N) / t->cols * t->cols;
+    int64_t most_n = (run->kept ? t->block_n_kept : t->block_n) / t->cols * t->cols;
     run->block_n = ls_gemm_split(op->n, most_n, t->cols);
     int64_t pieces = B_WORDS / (run->block_n * run->piece);
     run->stretch = ls_gemm_split(run->words, pieces * run->piece, run->piece);
@@ -208,7 +213,7 @@ static void lay_out(packed_run *run) {
     run->block_m = run->kept_shared ? min_i64(BLOCK_M_KEPT / t->rows * t->rows, op->m) : op->m;
     run->panel_a = run->piece * t->a_width;
     run->panel_b = run->piece * t->b_width;
-    run->strip_a = STRIP_PANELS * run->panel_a;
+    run->strip_a = t->strip_panels * run->panel_a;
 }
 
 const ls_gemm_tile *ls_gemm_tile_for(const ls_cpu_device *cpu, ls_dtype dtype) {
@@ -220,14 +225,14 @@ void ls_gemm_packed_bytes(const ls_cpu_device *cpu, ls_dtype dtype, int64_t larg
                           size_t *shared_bytes, size_t *scratch_bytes) {
     const ls_gemm_tile *t = ls_gemm_tile_for(cpu, dtype);
     int64_t words = dtype == LS_BF16 ? pieces_of(largest, 2) : largest;
-    int64_t pieces = pieces_of(words, PIECE_WORDS), piece = min_i64(PIECE_WORDS, words + 15);
+    int64_t pieces = pieces_of(words, t->piece_words), piece = min_i64(t->piece_words, words + 15);
     int64_t b_words = (largest + t->cols) * (words + 16 * pieces), sums = 0, shared_sums = 0;
     if (dtype == LS_BF16 && pieces > 1) {
-        sums = min_i64(BLOCK_N_KEPT, largest + t->cols) * t->rows;
-        shared_sums = words > B_WORDS / BLOCK_N_KEPT / 2 ? BLOCK_M_KEPT * BLOCK_N_KEPT : 0;
+        sums = min_i64(t->block_n_kept, largest + t->cols) * t->rows;
+        shared_sums = words > B_WORDS / t->block_n_kept / 2 ? BLOCK_M_KEPT * t->block_n_kept : 0;
     }
     size_t shared = (size_t)(min_i64(b_words, B_WORDS) + shared_sums) * 4;
-    size_t scratch = (size_t)(STRIP_PANELS * (piece * t->a_width + sums)) * 4;
+    size_t scratch = (size_t)(t->strip_panels * (piece * t->a_width + sums)) * 4;
     *shared_bytes = shared > *shared_bytes ? shared : *shared_bytes;
     *scratch_bytes = scratch > *scratch_bytes ? scratch : *scratch_bytes;
 }
@@ -239,7 +244,7 @@ ls_status ls_gemm_run_packed(ls_cpu_device *cpu, const ls_gemm *op) {
     int64_t tile = t->rows * t->cols, tiles_n = pieces_of(run.block_n, t->cols);
     int64_t b_words = run.stretch / run.piece * tiles_n * run.panel_b;
     int64_t shared_sums = run.kept_shared ? pieces_of(run.block_m, t->rows) * tiles_n * tile : 0;
-    int64_t own_sums = run.kept && !run.kept_shared ? STRIP_PANELS * tiles_n * tile : 0;
+    int64_t own_sums = run.kept && !run.kept_shared ? t->strip_panels * tiles_n * tile : 0;
     void *memory;
     LS_TRY(ls_cpu_shared(&cpu->base, (size_t)(b_words + shared_sums) * 4, &memory));
     LS_TRY(ls_cpu_scratch_need(&cpu->base, (size_t)(run.strip_a + own_sums) * 4));
@@ -248,6 +253,14 @@ ls_status ls_gemm_run_packed(ls_cpu_device *cpu, const ls_gemm *op) {
     int64_t tiles = pieces_of(op->m, t->rows) * pieces_of(op->n, t->cols);
     int threads = ls_gemm_threads(&cpu->base, op, tiles);
 #pragma omp parallel num_threads(threads)
-    run_blocks(&run, omp_get_num_threads());
+    {
+        if (t->begin) {
+            t->begin();
+        }
+        run_blocks(&run, omp_get_num_threads());
+        if (t->end) {
+            t->end();
+        }
+    }
     return LS_OK;
 }

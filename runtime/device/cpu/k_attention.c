@@ -158,6 +158,7 @@ typedef struct forward_scratch_bf16 {
     float *out_t;     /* [D, TILE] */
     ls_bf16 *k;       /* [BLOCK, ld]: words along D */
     int32_t *v;       /* [BLOCK / 2, ld] words along keys */
+    int32_t *turned;  /* [ld, BLOCK / 2]: v for turn_keys */
     float *scores;    /* [BLOCK, TILE] of key and row, not scaled */
     int32_t *p;       /* [BLOCK / 2, TILE] words along keys */
     float *max, *sum; /* [TILE] */
@@ -176,6 +177,7 @@ static forward_scratch_bf16 forward_scratch_bf16_take(void *memory, int64_t d) {
         .out_t = take_floats(&piece, ld * TILE),
         .k = (ls_bf16 *)take_floats(&piece, BLOCK * ld / 2),
         .v = (int32_t *)take_floats(&piece, BLOCK / 2 * ld),
+        .turned = (int32_t *)take_floats(&piece, BLOCK / 2 * ld),
         .scores = take_floats(&piece, BLOCK * TILE),
         .p = (int32_t *)take_floats(&piece, BLOCK / 2 * TILE),
         .max = take_floats(&piece, TILE),
@@ -195,7 +197,7 @@ static void forward_begin_bf16(const ls_attention *op, const tile_rows *rows,
         copy_bf16((const ls_bf16 *)op->q + q_offset(op, rows, i), d, ld, s->rows + i * ld);
     }
     memset(s->rows + rows->count * ld, 0, (size_t)((TILE - rows->count) * ld) * sizeof *s->rows);
-    transpose_words((const int32_t *)s->rows, ld / 2, TILE, round_up((d + 1) / 2, 4), s->q_t, TILE);
+    transpose_words((const int32_t *)s->rows, ld / 2, TILE, depth_words(d), s->q_t, TILE);
     memset(s->out_t, 0, (size_t)(ld * TILE) * sizeof(float));
     for (int64_t i = 0; i < TILE; i++) {
         s->max[i] = -FLT_MAX;
@@ -290,32 +292,27 @@ static void forward_block_bf16(const ls_attention *op, const tile_rows *rows,
     pair_keys(op, op->v, rows, first_key, count, s->v);
     prefetch_keys(op, op->k, rows, first_key + BLOCK);
     prefetch_keys(op, op->v, rows, first_key + BLOCK);
-    const bool finite =
-        first_key + BLOCK <= rows->visible[0] || all_finite_bf16(s->v, round_up(count, STRIP) * ld);
+    const bool finite = first_key + BLOCK <= rows->visible[0] ||
+                        all_finite_bf16(s->v, round_up(count, KEY_UNIT) * ld);
+    const int32_t *v = turn_keys(s->v, d, count, s->turned);
     if (!finite) {
         pack_keys(op, op->v, rows->batch, rows->kv_head, first_key, count, s->v_odd);
     }
     for (int64_t col = 0, width; col < rows->count; col += width) {
         const int nv = product_width((rows->count - col + LANES - 1) / LANES);
         width = nv * LANES;
-        const int64_t keys = keys_seen(rows, col + width - 1, first_key);
+        const int64_t keys = keys_seen_bf16(rows, col + width - 1, first_key);
         const bool masked = first_key + keys > rows->visible[col];
         if (keys == 0) {
             continue;
         }
-        for (int64_t j = 0; j < keys; j += STRIP) {
-            pairs_rows(nv, false, (d + 1) / 2, k + j * ld_k, ld_k, s->q_t + col, TILE,
-                       s->scores + j * TILE + col, TILE);
-        }
+        multiply_depth(nv, d, keys, k, ld_k, s->q_t + col, s->scores + col);
         forward_softmax_bf16(nv, masked, !finite, op, rows, s, col, first_key, keys);
         if (masked && !finite) {
             add_visible_cols(rows, col, width, first_key, d, s->v_odd, ld, s->scores, s->out_t);
             continue;
         }
-        for (int64_t i = 0; i < d; i += STRIP) {
-            pairs_cols(nv, keys / 2, s->v + i, ld, s->p + col, TILE, s->out_t + i * TILE + col,
-                       TILE);
-        }
+        multiply_keys(nv, d, keys, v, s->p + col, s->out_t + col);
     }
 }
 
@@ -458,6 +455,20 @@ static void forward_few(const ls_attention *op, const tile_rows *rows, void *mem
     }
 }
 
+static void forward_task(const ls_attention *op, const tile_rows *rows, void *memory) {
+    if (op->q_len == 1 && rows->group <= FEW_ROWS) {
+        forward_few(op, rows, memory);
+        return;
+    }
+#if HAS_BF16_VECTORS
+    if (op->dtype == LS_BF16) {
+        forward_tile_bf16(op, rows, memory);
+        return;
+    }
+#endif
+    forward_tile(op, rows, memory);
+}
+
 ls_status LS_ISA_NAME(ls_cpu_attention_forward)(ls_device *dev, const ls_attention *op) {
     LS_TRY(check_attention(dev, op, false));
     const int64_t heads = op->batch * op->kv_heads, tiles = tile_count(op);
@@ -467,24 +478,19 @@ ls_status LS_ISA_NAME(ls_cpu_attention_forward)(ls_device *dev, const ls_attenti
     LS_TRY(ls_cpu_scratch_need(dev, ls_attention_scratch_bytes(op->head_dim, 0)));
     /* Head by head, whose keys then stay in the cache. The last tiles see the most keys: they go
      * first, so that the threads end together. */
-#pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1)
-    for (int64_t task = 0; task < heads * tiles; task++) {
+#pragma omp parallel num_threads(dev->threads)
+    {
         void *memory = ls_cpu_scratch(dev, omp_get_thread_num());
-        const int64_t head = task / tiles;
-        tile_rows rows;
-        tile_rows_init(&rows, op, head / op->kv_heads, head % op->kv_heads,
-                       tiles - 1 - task % tiles);
-        if (op->q_len == 1 && rows.group <= FEW_ROWS) {
-            forward_few(op, &rows, memory);
-            continue;
+        begin_products(op->dtype);
+#pragma omp for schedule(dynamic, 1)
+        for (int64_t task = 0; task < heads * tiles; task++) {
+            const int64_t head = task / tiles;
+            tile_rows rows;
+            tile_rows_init(&rows, op, head / op->kv_heads, head % op->kv_heads,
+                           tiles - 1 - task % tiles);
+            forward_task(op, &rows, memory);
         }
-#if HAS_BF16_VECTORS
-        if (op->dtype == LS_BF16) {
-            forward_tile_bf16(op, &rows, memory);
-            continue;
-        }
-#endif
-        forward_tile(op, &rows, memory);
+        end_products(op->dtype);
     }
     return LS_OK;
 }

@@ -204,6 +204,7 @@ typedef struct backward_scratch_bf16 {
     float *dq_t;           /* [D, TILE] */
     ls_bf16 *k1, *v1;      /* [BLOCK, ld]: words along D */
     int32_t *k;            /* [BLOCK / 2, ld] words along keys */
+    int32_t *turned;       /* [ld, BLOCK / 2]: k for turn_keys */
     float *s, *dp;         /* [BLOCK, TILE] of key and row: scores, not scaled; dp */
     ls_bf16 *p, *ds;       /* [BLOCK, TILE]: words along rows */
     int32_t *ds_pairs;     /* [BLOCK / 2, TILE] words along keys */
@@ -227,6 +228,7 @@ static backward_scratch_bf16 backward_scratch_bf16_take(void *memory, int64_t d,
         .k1 = (ls_bf16 *)take_floats(&piece, BLOCK * ld / 2),
         .v1 = (ls_bf16 *)take_floats(&piece, BLOCK * ld / 2),
         .k = (int32_t *)take_floats(&piece, BLOCK / 2 * ld),
+        .turned = (int32_t *)take_floats(&piece, BLOCK / 2 * ld),
         .s = take_floats(&piece, BLOCK * TILE),
         .dp = take_floats(&piece, BLOCK * TILE),
         .p = (ls_bf16 *)take_floats(&piece, BLOCK * TILE / 2),
@@ -247,8 +249,7 @@ static void pack_rows_bf16(const backward_scratch_bf16 *s, int64_t d, int64_t co
                            int32_t *along_d, int32_t *along_rows) {
     const int64_t ld = ls_attention_ld(d);
     memset(s->rows + count * ld, 0, (size_t)((TILE - count) * ld) * sizeof *s->rows);
-    transpose_words((const int32_t *)s->rows, ld / 2, TILE, round_up((d + 1) / 2, 4), along_d,
-                    TILE);
+    transpose_words((const int32_t *)s->rows, ld / 2, TILE, depth_words(d), along_d, TILE);
     for (int64_t i = 0; i < TILE; i += 2) {
         const ls_bf16 *row = s->rows + i * ld;
         pair_rows(row, row + ld, d, ld, along_rows + i / 2 * ld);
@@ -274,7 +275,7 @@ static void backward_begin_bf16(const ls_attention *op, const tile_rows *rows,
     for (int64_t i = rows->count; i < TILE; i++) {
         s->lse[i] = s->delta[i] = 0.0f;
     }
-    zero_floats(s->dq_t, round_up(d, STRIP) * TILE);
+    zero_floats(s->dq_t, round_up(d, 16) * TILE);
 }
 
 /* bf16 of two keys' vectors of rows: one below the other, words along rows. */
@@ -326,6 +327,7 @@ static NOINLINE void backward_softmax_bf16(bool masked, bool keep, const ls_atte
     }
 }
 
+/* `keys`: all rows that a product over rows reads have p and ds for them, masked or not. */
 static void backward_scores_bf16(const ls_attention *op, const tile_rows *rows,
                                  const backward_scratch_bf16 *s, int64_t first_key, int64_t count,
                                  bool want_dq, bool keys_finite, bool keep) {
@@ -333,17 +335,16 @@ static void backward_scores_bf16(const ls_attention *op, const tile_rows *rows,
     int64_t ld_k, ld_v;
     const word *k = keys_bf16(op, op->k, rows, first_key, count, s->k1, &ld_k);
     const word *v = keys_bf16(op, op->v, rows, first_key, count, s->v1, &ld_v);
-    for (int64_t col = 0, width; col < rows->count; col += width) {
-        const int nv = product_width((rows->count - col + LANES - 1) / LANES);
+    const int32_t *turned = want_dq ? turn_keys(s->k, d, count, s->turned) : NULL;
+    const int64_t end = round_up(rows->count, ROW_UNIT);
+    for (int64_t col = 0, width; col < end; col += width) {
+        const int nv = product_width((end - col + LANES - 1) / LANES);
         width = nv * LANES;
-        const int64_t keys = keys_seen(rows, col + width - 1, first_key);
+        const int64_t last = ROW_UNIT > 1 ? rows->count - 1 : col + width - 1;
+        const int64_t keys = keys_seen_bf16(rows, last, first_key);
         const bool masked = first_key + keys > rows->visible[col];
-        for (int64_t j = 0; j < keys; j += STRIP) {
-            pairs_rows(nv, false, (d + 1) / 2, k + j * ld_k, ld_k, s->q_t + col, TILE,
-                       s->s + j * TILE + col, TILE);
-            pairs_rows(nv, false, (d + 1) / 2, v + j * ld_v, ld_v, s->dout_t + col, TILE,
-                       s->dp + j * TILE + col, TILE);
-        }
+        multiply_depth(nv, d, keys, k, ld_k, s->q_t + col, s->s + col);
+        multiply_depth(nv, d, keys, v, ld_v, s->dout_t + col, s->dp + col);
         for (int n = 0; n < nv; n++) {
             backward_softmax_bf16(masked || keep, keep, op, rows, s, col + n * LANES, first_key,
                                   keys);
@@ -356,25 +357,16 @@ static void backward_scores_bf16(const ls_attention *op, const tile_rows *rows,
             add_visible_cols(rows, col, width, first_key, d, s->odd, ld, s->dp, s->dq_t);
             continue;
         }
-        for (int64_t i = 0; i < d; i += STRIP) {
-            pairs_cols(nv, keys / 2, s->k + i, ld, s->ds_pairs + col, TILE,
-                       s->dq_t + i * TILE + col, TILE);
-        }
+        multiply_keys(nv, d, keys, turned, s->ds_pairs + col, s->dq_t + col);
     }
 }
 
 /* out [keys, ld] += p^T b: the block's part of dv (p, dout) or dk (ds, q). */
 static void backward_keys_bf16(const ls_attention *op, const tile_rows *rows, int64_t first_key,
                                int64_t keys, const ls_bf16 *p, const int32_t *b, float *out) {
-    const int64_t d = op->head_dim, ld = ls_attention_ld(d);
-    for (int64_t col = 0, width; col < d; col += width) {
-        const int nv = product_width((d - col + LANES - 1) / LANES);
-        width = nv * LANES;
-        for (int64_t j = 0; j < keys; j += STRIP) {
-            const int64_t pair = first_row(rows, first_key + j) / 2;
-            pairs_rows(nv, true, (rows->count + 1) / 2 - pair, (const word *)(p + j * TILE) + pair,
-                       TILE / 2, b + pair * ld + col, ld, out + j * ld + col, ld);
-        }
+    for (int64_t j = 0; j < keys; j += KEY_UNIT) {
+        multiply_rows(op->head_dim, KEY_UNIT, first_row(rows, first_key + j), rows->count,
+                      p + j * TILE, b, out + j * ls_attention_ld(op->head_dim));
     }
 }
 
@@ -391,12 +383,12 @@ static void backward_block_bf16(const ls_attention *op, const tile_rows *rows,
                                 int64_t first_key) {
     const int64_t d = op->head_dim, ld = ls_attention_ld(d);
     const int64_t count = ls_min(BLOCK, op->kv_len - first_key);
-    const int64_t keys = keys_seen(rows, rows->count - 1, first_key);
+    const int64_t keys = keys_seen_bf16(rows, rows->count - 1, first_key);
     const bool diagonal = first_key + keys > rows->visible[0];
     pair_keys(op, op->k, rows, first_key, count, s->k);
     prefetch_keys(op, op->k, rows, first_key + BLOCK);
     prefetch_keys(op, op->v, rows, first_key + BLOCK);
-    const bool keys_finite = !diagonal || all_finite_bf16(s->k, round_up(count, STRIP) * ld);
+    const bool keys_finite = !diagonal || all_finite_bf16(s->k, round_up(count, KEY_UNIT) * ld);
     backward_scores_bf16(op, rows, s, first_key, count, range->want_dq, keys_finite,
                          !keys_finite || (diagonal && !s->rows_finite));
     if (!range->want_dkv) {
@@ -521,32 +513,37 @@ ls_status LS_ISA_NAME(ls_cpu_attention_backward)(ls_device *dev, const ls_attent
     const int64_t keys = whole ? op->kv_len : LS_ATTENTION_SPLIT;
     const int64_t pieces = whole ? 1 : (op->kv_len + keys - 1) / keys + tiles;
     LS_TRY(ls_cpu_scratch_need(dev, ls_attention_scratch_bytes(op->head_dim, keys)));
-#pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1)
-    for (int64_t task = 0; task < heads * pieces; task++) {
-        const int64_t head = task / pieces, piece = task % pieces;
-        backward_range range = {.batch = head / op->kv_heads,
-                                .kv_head = head % op->kv_heads,
-                                .end_tile = tiles,
-                                .end_key = op->kv_len,
-                                .want_dq = true,
-                                .want_dkv = true};
-        if (!whole && piece < pieces - tiles) { /* the first keys are seen by the most tiles */
-            range.first_key = piece * keys;
-            range.end_key = ls_min(range.first_key + keys, op->kv_len);
-            range.want_dq = false;
-        } else if (!whole) { /* the last tiles see the most keys */
-            range.first_tile = pieces - 1 - piece;
-            range.end_tile = range.first_tile + 1;
-            range.want_dkv = false;
-        }
+#pragma omp parallel num_threads(dev->threads)
+    {
         void *memory = ls_cpu_scratch(dev, omp_get_thread_num());
+        begin_products(op->dtype);
+#pragma omp for schedule(dynamic, 1)
+        for (int64_t task = 0; task < heads * pieces; task++) {
+            const int64_t head = task / pieces, piece = task % pieces;
+            backward_range range = {.batch = head / op->kv_heads,
+                                    .kv_head = head % op->kv_heads,
+                                    .end_tile = tiles,
+                                    .end_key = op->kv_len,
+                                    .want_dq = true,
+                                    .want_dkv = true};
+            if (!whole && piece < pieces - tiles) { /* the first keys are seen by the most tiles */
+                range.first_key = piece * keys;
+                range.end_key = ls_min(range.first_key + keys, op->kv_len);
+                range.want_dq = false;
+            } else if (!whole) { /* the last tiles see the most keys */
+                range.first_tile = pieces - 1 - piece;
+                range.end_tile = range.first_tile + 1;
+                range.want_dkv = false;
+            }
 #if HAS_BF16_VECTORS
-        if (op->dtype == LS_BF16) {
-            backward_task_bf16(op, &range, memory);
-            continue;
-        }
+            if (op->dtype == LS_BF16) {
+                backward_task_bf16(op, &range, memory);
+                continue;
+            }
 #endif
-        backward_task(op, &range, memory);
+            backward_task(op, &range, memory);
+        }
+        end_products(op->dtype);
     }
     return LS_OK;
 }

@@ -1,20 +1,31 @@
 /* Attention's products of bf16 matrices with fp32 sums, where the processor multiplies pairs of
- * bf16 (AVX512-BF16: vdpbf16ps). A word holds two elements that are neighbours along the summed
- * dimension; one operand enters as broadcast words, the other as vectors of them. Included by
+ * bf16 (AVX512-BF16: vdpbf16ps) or tiles of them (AMX). A word holds two elements that are
+ * neighbours along the summed dimension; one operand enters as broadcast words or as rows of tiles,
+ * the other as vectors of them, which are the rows of tiles too. Included by
  * k_attention*.c; empty at the levels without such an instruction, whose bf16 goes through the fp32
  * products of k_attention_tile.h. */
 #ifndef LS_DEVICE_CPU_K_ATTENTION_BF16_H
 #define LS_DEVICE_CPU_K_ATTENTION_BF16_H
 
+#include "runtime/device/cpu/k_amx.h"
 #include "runtime/device/cpu/k_attention_tile.h"
 #include "runtime/device/cpu/k_bf16.h"
+#include "runtime/device/cpu/quads.h"
 
 #if HAS_BF16_VECTORS
 
+/* Keys come in whole units, D in whole words or steps of tiles. With tiles, a unit is what a
+ * product over keys takes at a time, and so are rows of queries in one over rows. */
+#if HAS_AMX
+enum { KEY_UNIT = 32, ROW_UNIT = 32, DEPTH_UNIT = 32 };
+#else
+enum { KEY_UNIT = STRIP, ROW_UNIT = 1, DEPTH_UNIT = 2 };
+#endif
+
 /* Two neighbours of a bf16 matrix, wherever it lies. */
 typedef int32_t word __attribute__((aligned(2), may_alias));
-typedef int32_t quad_words __attribute__((vector_size(16), may_alias));
 
+#if !HAS_AMX
 /* C [STRIP, nv vectors] = (C if add) + sum over pairs k of A(m, k) B[k, :], with the word A(m, k)
  * at a[m * a_row + k * a_k]. b and c are aligned to vectors. */
 LS_INLINE void pairs_nv(const int nv, const bool add, int64_t count, const word *a, int64_t a_row,
@@ -85,6 +96,7 @@ static NOINLINE void pairs_cols(int nv, int64_t count, const word *a, int64_t ld
         pairs_nv(3, true, count, a, 1, lda, b, ldb, c, ldc);
     }
 }
+#endif
 
 /* Words of lanes of `first` and `second`, rounded to bf16: what is neighbours along the summed
  * dimension comes from two vectors. */
@@ -131,40 +143,29 @@ static NOINLINE void transpose_words(const int32_t *from, int64_t ld_from, int64
                                      int64_t cols, int32_t *to, int64_t ld_to) {
     for (int64_t i = 0; i < rows; i += 4) {
         for (int64_t j = 0; j < cols; j += 4) {
-            quad_words in[4];
-            for (int n = 0; n < 4; n++) {
-                memcpy(&in[n], from + (i + n) * ld_from + j, sizeof in[n]);
-            }
-            const quad_words low01 = __builtin_shufflevector(in[0], in[1], 0, 4, 1, 5);
-            const quad_words high01 = __builtin_shufflevector(in[0], in[1], 2, 6, 3, 7);
-            const quad_words low23 = __builtin_shufflevector(in[2], in[3], 0, 4, 1, 5);
-            const quad_words high23 = __builtin_shufflevector(in[2], in[3], 2, 6, 3, 7);
-            const quad_words out[4] = {__builtin_shufflevector(low01, low23, 0, 1, 4, 5),
-                                       __builtin_shufflevector(low01, low23, 2, 3, 6, 7),
-                                       __builtin_shufflevector(high01, high23, 0, 1, 4, 5),
-                                       __builtin_shufflevector(high01, high23, 2, 3, 6, 7)};
-            for (int n = 0; n < 4; n++) {
-                memcpy(to + (j + n) * ld_to + i, &out[n], sizeof out[n]);
-            }
+            const int32_t *at = from + i * ld_from + j;
+            ls_quads_transpose(ls_quad_load(at), ls_quad_load(at + ld_from),
+                               ls_quad_load(at + 2 * ld_from), ls_quad_load(at + 3 * ld_from),
+                               to + j * ld_to + i, ld_to);
         }
     }
 }
 
 /* Keys first .. first + count - 1 of k or v as words along D, and the words between two of them:
- * where they lie, or in `to` [BLOCK, ld] with zeros to the right of an odd D and in the rows that
- * complete the last strip. */
+ * where they lie, or in `to` [BLOCK, ld] with zeros to the right of D and in the rows that complete
+ * the last unit. */
 static inline const word *keys_bf16(const ls_attention *op, const void *from, const tile_rows *rows,
                                     int64_t first, int64_t count, ls_bf16 *to, int64_t *ld_words) {
     const int64_t d = op->head_dim, ld = ls_attention_ld(d);
     const ls_bf16 *at = (const ls_bf16 *)from + kv_offset(op, rows->batch, rows->kv_head, first);
-    if (count % STRIP == 0 && d % 2 == 0 && op->kv_stride % 2 == 0) {
+    if (count % KEY_UNIT == 0 && d % DEPTH_UNIT == 0 && op->kv_stride % 2 == 0) {
         *ld_words = op->kv_stride / 2;
         return (const word *)at;
     }
     for (int64_t j = 0; j < count; j++) {
         copy_bf16(at + j * op->kv_stride, d, ld, to + j * ld);
     }
-    memset(to + count * ld, 0, (size_t)((round_up(count, STRIP) - count) * ld) * sizeof *to);
+    memset(to + count * ld, 0, (size_t)((round_up(count, KEY_UNIT) - count) * ld) * sizeof *to);
     *ld_words = ld / 2;
     return (const word *)to;
 }
@@ -177,10 +178,162 @@ static inline void pair_keys(const ls_attention *op, const void *from, const til
     for (int64_t j = 0; j < even; j += 2, at += 2 * op->kv_stride) {
         pair_rows(at, at + op->kv_stride, d, ld, to + j / 2 * ld);
     }
-    memset(to + even / 2 * ld, 0, (size_t)((round_up(count, STRIP) - even) / 2 * ld) * sizeof *to);
+    memset(to + even / 2 * ld, 0,
+           (size_t)((round_up(count, KEY_UNIT) - even) / 2 * ld) * sizeof *to);
     for (int64_t c = 0; even < count && c < d; c++) {
         to[even / 2 * ld + c] = at[c];
     }
+}
+
+/* Keys of the block from first_key on that the row at column col sees, in whole units. */
+static inline int64_t keys_seen_bf16(const tile_rows *rows, int64_t col, int64_t first_key) {
+    return round_up(keys_seen(rows, col, first_key), KEY_UNIT);
+}
+
+/* Words along D of packed rows that products over D read. */
+static inline int64_t depth_words(int64_t d) {
+    return HAS_AMX ? round_up(d, DEPTH_UNIT) / 2 : round_up((d + 1) / 2, 4);
+}
+
+#if HAS_AMX
+/* C [high tiles, wide tiles] from blocks of 2 x 2. */
+static NOINLINE void tiles_multiply(int64_t high, int64_t wide, const ls_amx_block *whole) {
+    for (int64_t i = 0; i < high; i += 2) {
+        for (int64_t j = 0; j < wide; j += 2) {
+            ls_amx_block t = *whole;
+            t.a += i * t.a_tile;
+            t.b += j * 64;
+            t.c += i * LS_AMX_ROWS * t.c_row + j * 64;
+            t.add = t.add ? t.c : NULL;
+            switch (2 * (i + 1 < high) + (j + 1 < wide)) {
+            case 3:
+                ls_amx_multiply(2, 2, &t, 0);
+                break;
+            case 2:
+                ls_amx_multiply(2, 1, &t, 0);
+                break;
+            case 1:
+                ls_amx_multiply(1, 2, &t, 0);
+                break;
+            default:
+                ls_amx_multiply(1, 1, &t, 0);
+            }
+        }
+    }
+}
+#endif
+
+/* out [keys, nv vectors of rows] = the products over D of keys (words along D) and rows (words
+ * along D, [D / 2, TILE]). */
+static inline void multiply_depth(int nv, int64_t d, int64_t keys, const word *k, int64_t ld_k,
+                                  const int32_t *rows, float *out) {
+#if HAS_AMX
+    tiles_multiply(keys / LS_AMX_ROWS, nv,
+                   &(ls_amx_block){.a = (const char *)k,
+                                   .a_row = ld_k * 4,
+                                   .a_tile = LS_AMX_ROWS * ld_k * 4,
+                                   .a_k = 64,
+                                   .b = (const char *)rows,
+                                   .b_row = TILE * 4,
+                                   .b_k = LS_AMX_WORDS * TILE * 4,
+                                   .steps = depth_words(d) / LS_AMX_WORDS,
+                                   .c = (char *)out,
+                                   .c_row = TILE * 4});
+#else
+    for (int64_t j = 0; j < keys; j += STRIP) {
+        pairs_rows(nv, false, (d + 1) / 2, k + j * ld_k, ld_k, rows, TILE, out + j * TILE, TILE);
+    }
+#endif
+}
+
+/* out_t [D, nv vectors of rows] += the products over keys of k (as turn_keys left them) and p
+ * (words along keys, [keys / 2, TILE]). */
+static inline void multiply_keys(int nv, int64_t d, int64_t keys, const int32_t *k,
+                                 const int32_t *p, float *out_t) {
+#if HAS_AMX
+    tiles_multiply(round_up(d, LS_AMX_ROWS) / LS_AMX_ROWS, nv,
+                   &(ls_amx_block){.a = (const char *)k,
+                                   .a_row = BLOCK / 2 * 4,
+                                   .a_tile = LS_AMX_ROWS * BLOCK / 2 * 4,
+                                   .a_k = 64,
+                                   .b = (const char *)p,
+                                   .b_row = TILE * 4,
+                                   .b_k = LS_AMX_WORDS * TILE * 4,
+                                   .steps = keys / KEY_UNIT,
+                                   .add = (const char *)out_t,
+                                   .c = (char *)out_t,
+                                   .add_row = TILE * 4,
+                                   .c_row = TILE * 4});
+#else
+    for (int64_t i = 0; i < d; i += STRIP) {
+        pairs_cols(nv, keys / 2, k + i, ls_attention_ld(d), p, TILE, out_t + i * TILE, TILE);
+    }
+#endif
+}
+
+/* Keys as pair_keys left them, in the order that multiply_keys wants: with tiles, `turned`
+ * [D, BLOCK / 2], which is filled in. */
+static inline const int32_t *turn_keys(const int32_t *pairs, int64_t d, int64_t count,
+                                       int32_t *turned) {
+#if HAS_AMX
+    transpose_words(pairs, ls_attention_ld(d), round_up(count, KEY_UNIT) / 2,
+                    round_up(d, LS_AMX_ROWS), turned, BLOCK / 2);
+    return turned;
+#else
+    (void)d, (void)count, (void)turned;
+    return pairs;
+#endif
+}
+
+/* out [keys, ld] += the products over rows [first, end) of the tile of p (bf16 [keys, TILE]) and b
+ * (words along rows, [TILE / 2, ld]), for the `keys` keys of a strip or unit. */
+static inline void multiply_rows(int64_t d, int64_t keys, int64_t first, int64_t end,
+                                 const ls_bf16 *p, const int32_t *b, float *out) {
+    const int64_t ld = ls_attention_ld(d), pair = first / ROW_UNIT * ROW_UNIT / 2;
+#if HAS_AMX
+    tiles_multiply(keys / LS_AMX_ROWS, round_up(d, LS_AMX_ROWS) / LS_AMX_ROWS,
+                   &(ls_amx_block){.a = (const char *)(p + 2 * pair),
+                                   .a_row = TILE * 2,
+                                   .a_tile = LS_AMX_ROWS * TILE * 2,
+                                   .a_k = 64,
+                                   .b = (const char *)(b + pair * ld),
+                                   .b_row = ld * 4,
+                                   .b_k = LS_AMX_WORDS * ld * 4,
+                                   .steps = (round_up(end, ROW_UNIT) - 2 * pair) / ROW_UNIT,
+                                   .add = (const char *)out,
+                                   .c = (char *)out,
+                                   .add_row = ld * 4,
+                                   .c_row = ld * 4});
+#else
+    (void)keys;
+    for (int64_t col = 0, width; col < d; col += width) {
+        const int nv = product_width((d - col + LANES - 1) / LANES);
+        width = nv * LANES;
+        pairs_rows(nv, true, (end + 1) / 2 - pair, (const word *)p + pair, TILE / 2,
+                   b + pair * ld + col, ld, out + col, ld);
+    }
+#endif
+}
+
+/* Around products of bf16, in each thread. */
+static inline void begin_products(ls_dtype dtype) {
+#if HAS_AMX
+    if (dtype == LS_BF16) {
+        ls_amx_begin();
+    }
+#else
+    (void)dtype;
+#endif
+}
+
+static inline void end_products(ls_dtype dtype) {
+#if HAS_AMX
+    if (dtype == LS_BF16) {
+        ls_amx_end();
+    }
+#else
+    (void)dtype;
+#endif
 }
 
 static inline float dot_bf16(int64_t n, const ls_bf16 *x, const ls_bf16 *y) {
@@ -215,5 +368,13 @@ static inline bool all_finite_bf16(const void *x, int64_t n) {
     return !odd;
 }
 
+#else
+static inline void begin_products(ls_dtype dtype) {
+    (void)dtype;
+}
+
+static inline void end_products(ls_dtype dtype) {
+    (void)dtype;
+}
 #endif
 #endif

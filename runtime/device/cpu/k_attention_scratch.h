@@ -15,10 +15,11 @@ enum { LS_ATTENTION_SPLIT = 4 * LS_ATTENTION_BLOCK };
 /* Most bytes that a thread spends on the gradients of a whole key/value head. */
 #define LS_ATTENTION_HEAD_MAX_BYTES ((size_t)64 << 20)
 
-/* Floats between rows of a packed [rows, D] matrix: an odd number of 64-byte lines, since the rows
- * of an even number would fall into few sets of the first-level cache. */
+/* Floats between rows of a packed [rows, D] matrix: D rounded up to 32, which tiles of bf16 take at
+ * a time, and an odd number of 64-byte lines, since the rows of an even number would fall into few
+ * sets of the first-level cache. */
 static inline int64_t ls_attention_ld(int64_t head_dim) {
-    return ((head_dim + 15) / 16 | 1) * 16;
+    return ((head_dim + 31) / 32 * 2 | 1) * 16;
 }
 
 /* dk and dv of `keys` keys, in fp32. */
@@ -37,7 +38,7 @@ static inline bool ls_attention_head_fits(int64_t keys, int64_t head_dim) {
 static inline size_t ls_attention_scratch_bytes(int64_t head_dim, int64_t keys) {
     const int64_t ld = ls_attention_ld(head_dim), tile = LS_ATTENTION_TILE;
     /* [D, TILE] or [TILE, D], [BLOCK, D], [BLOCK, TILE], rows of TILE: in fp32 at most 5, 2, 2 and
-     * 4 of them, with products of bf16 4.5, 1.5, 3.5 and 2. */
+     * 4 of them, with products of bf16 4.5, 2, 3.5 and 2. */
     int64_t floats =
         5 * tile * ld + 2 * LS_ATTENTION_BLOCK * ld + 4 * LS_ATTENTION_BLOCK * tile + 4 * tile + ld;
     return sizeof(float) * (size_t)floats + ls_attention_kv_gradient_bytes(keys, head_dim);

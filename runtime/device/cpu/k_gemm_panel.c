@@ -1,34 +1,15 @@
 /* Copies of operands and finishing touches on tiles of a product; contracts in gemm.h. */
 #include "runtime/device/cpu/gemm.h"
+#include "runtime/device/cpu/quads.h"
 
 #include <string.h>
 
-typedef float quad __attribute__((vector_size(16)));
-
-static inline quad load_f32(const float *src) {
-    quad q;
-    memcpy(&q, src, sizeof q);
-    return q;
+static inline ls_quad load_f32(const float *src) {
+    return ls_quad_load(src);
 }
 
-static inline quad load_bf16(const ls_bf16 *src) {
-    return (quad){ls_bf16_to_f32(src[0]), ls_bf16_to_f32(src[1]), ls_bf16_to_f32(src[2]),
-                  ls_bf16_to_f32(src[3])};
-}
-
-/* dst [4, ld] = the transposed of four rows of four. */
-static inline void store_transposed(quad a, quad b, quad c, quad d, float *dst, int64_t ld) {
-    quad ab_low = __builtin_shufflevector(a, b, 0, 4, 1, 5);
-    quad ab_high = __builtin_shufflevector(a, b, 2, 6, 3, 7);
-    quad cd_low = __builtin_shufflevector(c, d, 0, 4, 1, 5);
-    quad cd_high = __builtin_shufflevector(c, d, 2, 6, 3, 7);
-    const quad columns[4] = {__builtin_shufflevector(ab_low, cd_low, 0, 1, 4, 5),
-                             __builtin_shufflevector(ab_low, cd_low, 2, 3, 6, 7),
-                             __builtin_shufflevector(ab_high, cd_high, 0, 1, 4, 5),
-                             __builtin_shufflevector(ab_high, cd_high, 2, 3, 6, 7)};
-    for (int i = 0; i < 4; i++) {
-        memcpy(dst + i * ld, &columns[i], sizeof columns[i]);
-    }
+static inline ls_quad load_bf16(const ls_bf16 *src) {
+    return (ls_quad){src[0], src[1], src[2], src[3]} << 16;
 }
 
 /* The two types differ in how four elements and one are read. */
@@ -39,8 +20,8 @@ static inline void store_transposed(quad a, quad b, quad c, quad d, float *dst, 
             const type *s = src + i * ld_src;                                                      \
             int64_t j = 0;                                                                         \
             for (; i + 4 <= rows && j + 4 <= cols; j += 4) {                                       \
-                store_transposed(load(s + j), load(s + ld_src + j), load(s + 2 * ld_src + j),      \
-                                 load(s + 3 * ld_src + j), dst + j * ld_dst + i, ld_dst);          \
+                ls_quads_transpose(load(s + j), load(s + ld_src + j), load(s + 2 * ld_src + j),    \
+                                   load(s + 3 * ld_src + j), dst + j * ld_dst + i, ld_dst);        \
             }                                                                                      \
             for (; j < cols; j++) {                                                                \
                 for (int64_t r = i; r < rows && r < i + 4; r++) {                                  \
