@@ -8,6 +8,7 @@
  *   - an access outside of the allocations (between them, after free, host memory) is reported;
  *   - two threads of a block that touch the same shared memory, one of them writing, without a
  *     barrier between them: reported as a race, in whatever order the fibers ran;
+ *   - what cp.async brings is touched before its thread has waited for it: reported;
  *   - a barrier or warp operation that not all threads reach is reported as a deadlock.
  * Streams. Work is queued and executed only when the host waits or asks for it, and then only what
  * that wait demands. Every stream and the host keep vector clocks; memory remembers who wrote and
@@ -84,6 +85,8 @@ const char *emu_op_name(int stream, uint32_t time);
 /* Accesses (emulator_access.c): of the operation being executed. */
 void emu_access_device(const void *address, size_t bytes, bool write);
 void emu_access_allocated(const emu_range *range, bool allocated);
+/* 16 bytes of shared memory are what a copy of thread - 1 brings, and not there; 0: they are. */
+void emu_access_pending(const void *address, int thread);
 
 /* Blocks and fibers (emulator_fiber.c). */
 typedef struct emu_thread_place {
@@ -108,6 +111,7 @@ bool emu_on_fiber_stack(const void *address);
 bool emu_is_argument(const void *address);
 /* Offset of address in the block's shared memory, or -1. */
 int64_t emu_shared_offset(const void *address);
+int64_t emu_shared_used(void); /* bytes that the kernel has of it */
 enum { EMU_SHARED_BYTES = 256 * 1024 };
 
 #endif

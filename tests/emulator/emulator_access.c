@@ -157,8 +157,37 @@ static void report_race(int64_t offset, bool write, const shared_touch *t, bool 
                t->thread, other_writes ? "writes" : "reads");
 }
 
+static uint16_t pending[EMU_SHARED_BYTES / 16]; /* thread + 1 */
+
+void emu_access_pending(const void *address, int thread) {
+    const int64_t offset = emu_shared_offset(address);
+    if (offset < 0) {
+        emu_report("cp.async to %p, which is no shared memory", address);
+    }
+    pending[offset / 16] = (uint16_t)thread;
+}
+
+static void report_shared(int64_t offset, size_t bytes, bool write) {
+    const int64_t last = offset + (int64_t)bytes - 1;
+    char who[96];
+    emu_describe_here(who, sizeof who);
+    if (last >= emu_shared_used()) {
+        emu_report("out of bounds: %s, %s, %s byte %lld of shared memory; the kernel has %lld",
+                   emu_current_op()->name, who, write ? "writes" : "reads", (long long)last,
+                   (long long)emu_shared_used());
+    }
+    emu_report("%s, %s, %s byte %lld of shared memory, which cp.async of thread %d of the block "
+               "brings, before that thread has waited for it",
+               emu_current_op()->name, who, write ? "writes" : "reads", (long long)offset,
+               (pending[offset / 16] ? pending[offset / 16] : pending[last / 16]) - 1);
+}
+
 static void access_shared(int64_t offset, size_t bytes, bool write) {
     const emu_thread_place here = emu_here();
+    const int64_t last = offset + (int64_t)bytes - 1;
+    if (last >= emu_shared_used() || pending[offset / 16] || pending[last / 16]) {
+        report_shared(offset, bytes, write);
+    }
     for (int64_t i = offset / 2; i <= (offset + (int64_t)bytes - 1) / 2; i++) {
         shared_word *word = &shared[i];
         if (concurrent(&word->write, &here)) {

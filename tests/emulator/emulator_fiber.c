@@ -295,6 +295,10 @@ int64_t emu_shared_offset(const void *address) {
     return a >= shared_memory && a < shared_memory + EMU_SHARED_BYTES ? a - shared_memory : -1;
 }
 
+int64_t emu_shared_used(void) {
+    return (int64_t)(kernel->shared_bytes + static_used);
+}
+
 uint3 emu_thread_index(void) {
     return now->index;
 }
@@ -386,16 +390,19 @@ void emu_mma_bf16_16x8x16(float *c, const uint32_t *a, const uint32_t *b) {
     }
 }
 
+void emu_check_aligned(const char *what, const void *address) {
+    if ((uintptr_t)address % 16 != 0) {
+        emu_report("kernel %s: %s at %p, which is not aligned to 16 bytes", kernel->name, what,
+                   address);
+    }
+}
+
 /* Matrix m's row r is that of lane 8 m + r. A lane gets of each row lane / 4, columns 2 (lane % 4)
  * and the next; transposed: of rows 2 (lane % 4) and the next, column lane / 4. */
-void emu_share_matrices(uint32_t *r, const void *row, const uint32_t *bytes, int transposed) {
+void emu_share_matrices(uint32_t *r, const uint32_t *bytes, int transposed) {
     static uint16_t given[THREADS_MAX / WARP][2][WARP][8];
     uint16_t(*rows)[8] = given[now->warp][now->exchanges++ & 1];
     const int g = now->lane / 4, t = now->lane % 4;
-    if ((uintptr_t)row % 16 != 0) {
-        emu_report("kernel %s: ldmatrix of a row at %p, which is not aligned to 16 bytes",
-                   kernel->name, row);
-    }
     memcpy(rows[now->lane], bytes, sizeof rows[0]);
     warp_wait(0xffffffffu, false);
     for (int m = 0; m < 4; m++) {
@@ -407,6 +414,7 @@ void emu_share_matrices(uint32_t *r, const void *row, const uint32_t *bytes, int
 
 void emu_copy_later(void *to, const uint32_t *bytes) {
     const int thread = now->warp * WARP + now->lane;
+    emu_access_pending(to, thread + 1);
     if (copies[thread].count == COPIES_MAX) {
         emu_report("kernel %s: a thread has more than %d copies under way", kernel->name,
                    COPIES_MAX);
@@ -423,6 +431,7 @@ int emu_copy_next(void **to, uint32_t *bytes) {
         return 0;
     }
     *to = copies[thread].copy[i].to;
+    emu_access_pending(*to, 0);
     memcpy(bytes, copies[thread].copy[i].bytes, 4 * sizeof *bytes);
     return 1;
 }

@@ -1,5 +1,5 @@
 /* Kernels with and without the faults that the emulated device must report. */
-#include "runtime/device/cuda/kernel.cuh"
+#include "runtime/device/cuda/attention_tile.cuh"
 #include "tests/emulator/planted.h"
 
 /* Reverses 64 numbers through shared memory; without the barrier it is a race. */
@@ -47,6 +47,35 @@ __global__ void parted_kernel(float *x) {
     } else {
         x[threadIdx.x] = __shfl_sync(LS_ALL_LANES, x[threadIdx.x], 20);
     }
+}
+
+/* The first half warp brings 16 rows of 16 bytes; the second warp reads them as matrices. */
+__global__ void matrix_kernel(float *x, planted_fault fault) {
+    LS_SHARED_DYNAMIC(bf16_t, rows);
+    const int past = fault == PLANTED_PAST_SOURCE, odd = fault == PLANTED_UNALIGNED;
+    if (threadIdx.x < 16) {
+        const bf16_t *from = (const bf16_t *)x + 8 * (threadIdx.x + past);
+        copy_async(rows + 8 * threadIdx.x, from + odd, true);
+        if (fault != PLANTED_NO_WAIT) {
+            copy_wait();
+        }
+    }
+    if (fault != PLANTED_NO_BARRIER) {
+        __syncthreads();
+    }
+    if (threadIdx.x >= 32) {
+        const int row = threadIdx.x % 16 + (fault == PLANTED_PAST_SHARED);
+        uint32_t r[4];
+        load_matrices<false>(r, rows + 8 * row + (fault == PLANTED_ODD_ROW));
+        x[threadIdx.x] = (float)r[0];
+    }
+    if (fault == PLANTED_NO_WAIT) {
+        copy_wait();
+    }
+}
+
+extern "C" void planted_matrix(cudaStream_t stream, float *x, planted_fault fault) {
+    LS_LAUNCH(matrix_kernel, 1, 64, 16 * 16, stream, x, fault);
 }
 
 extern "C" void planted_reverse(cudaStream_t stream, float *x, bool barrier, bool in_warp) {

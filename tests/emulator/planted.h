@@ -15,6 +15,18 @@ void planted_fill(cudaStream_t stream, float *x, int n, float value);
 void planted_sum(cudaStream_t stream, const float *x, float *sum); /* x [32] */
 void planted_parted(cudaStream_t stream, float *x);
 
+/* Of cp.async and ldmatrix. */
+typedef enum planted_fault {
+    PLANTED_NONE,
+    PLANTED_NO_WAIT,     /* a barrier, but no wait for the copy */
+    PLANTED_NO_BARRIER,  /* a wait, but no barrier before others read */
+    PLANTED_PAST_SOURCE, /* the last row lies behind the allocation */
+    PLANTED_PAST_SHARED, /* a row behind the block's shared memory */
+    PLANTED_UNALIGNED,   /* a source, and a row, not aligned to 16 bytes */
+    PLANTED_ODD_ROW
+} planted_fault;
+void planted_matrix(cudaStream_t stream, float *x, planted_fault fault); /* x [64] */
+
 #ifdef __cplusplus
 }
 #endif

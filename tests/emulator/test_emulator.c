@@ -163,6 +163,35 @@ static void captured_allocation(bool faulty) {
     captured(faulty, allocate_here);
 }
 
+static void run_matrix(planted_fault fault) {
+    planted_matrix(stream, x, fault);
+    cudaStreamSynchronize(stream);
+}
+
+static void copy_without_wait(bool faulty) {
+    run_matrix(faulty ? PLANTED_NO_WAIT : PLANTED_NONE);
+}
+
+static void copy_without_barrier(bool faulty) {
+    run_matrix(faulty ? PLANTED_NO_BARRIER : PLANTED_NONE);
+}
+
+static void copy_past_source(bool faulty) {
+    run_matrix(faulty ? PLANTED_PAST_SOURCE : PLANTED_NONE);
+}
+
+static void matrix_past_shared(bool faulty) {
+    run_matrix(faulty ? PLANTED_PAST_SHARED : PLANTED_NONE);
+}
+
+static void copy_unaligned(bool faulty) {
+    run_matrix(faulty ? PLANTED_UNALIGNED : PLANTED_NONE);
+}
+
+static void matrix_unaligned(bool faulty) {
+    run_matrix(faulty ? PLANTED_ODD_ROW : PLANTED_NONE);
+}
+
 static void default_stream(bool faulty) {
     planted_fill(faulty ? NULL : stream, x, 64, 2.0f);
     cudaStreamSynchronize(stream);
@@ -184,6 +213,12 @@ static const struct {
     {"early_read", early_read, "while a copy of it is queued"},
     {"copy_of_pageable", copy_of_pageable, "not pinned"},
     {"parted", parted, "deadlock"},
+    {"copy_without_wait", copy_without_wait, "before that thread has waited"},
+    {"copy_without_barrier", copy_without_barrier, "shared memory"},
+    {"copy_past_source", copy_past_source, "out of bounds"},
+    {"matrix_past_shared", matrix_past_shared, "out of bounds"},
+    {"copy_unaligned", copy_unaligned, "the source of cp.async"},
+    {"matrix_unaligned", matrix_unaligned, "a row of ldmatrix"},
     {"default_stream", default_stream, "default stream"},
     {"captured_wait", captured_wait, "a wait for a stream while a stream is captured"},
     {"captured_copy", captured_copy, "a copy of the host's memory"},

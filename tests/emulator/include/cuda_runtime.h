@@ -146,7 +146,9 @@ void emu_atomic_access(void *at, size_t bytes);
 void emu_mma_bf16_16x8x16(float *c, const uint32_t *a, const uint32_t *b);
 /* ldmatrix.x4 of 16-bit elements: each lane gives the 16 bytes of the row that it points to, and
  * gets its elements of the four matrices. */
-void emu_share_matrices(uint32_t *r, const void *row, const uint32_t *bytes, int transposed);
+void emu_share_matrices(uint32_t *r, const uint32_t *bytes, int transposed);
+/* 16-byte accesses, before they are made. */
+void emu_check_aligned(const char *what, const void *address);
 /* cp.async of 16 bytes: what was read, for when the thread waits for it. */
 void emu_copy_later(void *to, const uint32_t *bytes);
 /* The next of those copies, in order; 0: there is none. */
@@ -220,15 +222,18 @@ inline int __popc(unsigned int x) {
 }
 
 inline void emu_load_matrices(uint32_t *r, const void *row, bool transposed) {
+    emu_check_aligned("a row of ldmatrix", row);
     const uint4 raw = *(const uint4 *)row;
     uint32_t bytes[4];
     __builtin_memcpy(bytes, &raw, sizeof bytes);
-    emu_share_matrices(r, row, bytes, transposed);
+    emu_share_matrices(r, bytes, transposed);
 }
 
 /* Until the thread has waited, what was there is gone and what comes is not there. */
 inline void emu_copy_async(void *to, const void *from, bool inside) {
     uint4 raw = {0, 0, 0, 0};
+    emu_check_aligned("the source of cp.async", from);
+    emu_check_aligned("the target of cp.async", to);
     if (inside) {
         raw = *(const uint4 *)from;
     }
