@@ -88,10 +88,11 @@ __device__ __forceinline__ uint32_t two(float low, float high) {
 }
 #endif
 
-/* c[i] and c[i + 1] += A B_i and A B_{i+1}, with A in registers and rows [d, d + 16) of B. */
-template <bool BY_ROWS>
-__device__ __forceinline__ void multiply_two(float (*c)[4], const uint32_t *af, const bf16_t *b,
-                                             int ldb, int i, int d) {
+/* c[i] and c[i + 1] += A B_i and A B_{i+1}, with A in registers and rows [d, d + 16) of B; for each
+ * of M pieces of rows, whose c are N apart: what is read of B serves them all. */
+template <bool BY_ROWS, int M, int N>
+__device__ __forceinline__ void multiply_two(float (*c)[4], const uint32_t (*af)[4],
+                                             const bf16_t *b, int ldb, int i, int d) {
     const int lane = threadIdx.x % 32, row = lane % 8, second = lane / 8 % 2, piece = lane / 16;
     uint32_t bf[4];
     if (BY_ROWS) {
@@ -99,31 +100,38 @@ __device__ __forceinline__ void multiply_two(float (*c)[4], const uint32_t *af, 
     } else {
         load_matrices<true>(bf, b + (d + 8 * second + row) * ldb + 8 * (i + piece));
     }
-    mma_bf16(c[i], af, bf);
-    mma_bf16(c[i + 1], af, bf + 2);
+#pragma unroll
+    for (int m = 0; m < M; m++) {
+        mma_bf16(c[m * N + i], af[m], bf);
+        mma_bf16(c[m * N + i + 1], af[m], bf + 2);
+    }
 }
 
 /* c[i] (16 x 8) += A (16 x k) B_i, i < n / 8. A: rows of shared memory from `a`. B_i (k x 8):
  * BY_ROWS: its column j is row 8i + j of `b`; else its row j is row j of `b` from column 8i on.
- * k and n are multiples of 16. */
-template <bool BY_ROWS, int N_MAX>
+ * k and n are multiples of 16. With M > 1, of bf16, the same for the next rows of A, c N_MAX / 8
+ * further. */
+template <bool BY_ROWS, int N_MAX, int M = 1>
 __device__ __forceinline__ void multiply(float (*c)[4], const bf16_t *a, int lda, const bf16_t *b,
                                          int ldb, int n, int k) {
     const int lane = threadIdx.x % 32;
     for (int d = 0; d < k; d += 16) {
-        uint32_t af[4];
-        load_matrices<false>(af, a + lane % 16 * lda + d + lane / 16 * 8);
+        uint32_t af[M][4];
+#pragma unroll
+        for (int m = 0; m < M; m++) {
+            load_matrices<false>(af[m], a + (16 * m + lane % 16) * lda + d + lane / 16 * 8);
+        }
 #pragma unroll
         for (int i = 0; i < N_MAX / 8; i += 2) {
             if (i * 8 >= n) {
                 break;
             }
-            multiply_two<BY_ROWS>(c, af, b, ldb, i, d);
+            multiply_two<BY_ROWS, M, N_MAX / 8>(c, af, b, ldb, i, d);
         }
     }
 }
 
-template <bool BY_ROWS, int N_MAX>
+template <bool BY_ROWS, int N_MAX, int M = 1>
 __device__ __forceinline__ void multiply(float (*c)[4], const float *a, int lda, const float *b,
                                          int ldb, int n, int k) {
     const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
@@ -166,24 +174,31 @@ __device__ __forceinline__ void keep(float *tile, int ld, const float (*c)[4]) {
 
 /* c += P B, as multiply<false> has it, with P (16 x 8 PIECES) in registers as products leave it,
  * rounded to T. Pieces of bf16 are what mma takes as A; of fp32 they pass through `tile`. */
-template <int PIECES, int N_MAX>
+template <int PIECES, int N_MAX, int M = 1>
 __device__ __forceinline__ void multiply_kept(float (*c)[4], const float (*p)[4], bf16_t *, int,
                                               const bf16_t *b, int ldb, int n) {
 #pragma unroll
     for (int k = 0; k < PIECES; k += 2) {
-        const uint32_t af[4] = {two(p[k][0], p[k][1]), two(p[k][2], p[k][3]),
-                                two(p[k + 1][0], p[k + 1][1]), two(p[k + 1][2], p[k + 1][3])};
+        uint32_t af[M][4];
+#pragma unroll
+        for (int m = 0; m < M; m++) {
+            const float *low = p[m * PIECES + k], *high = p[m * PIECES + k + 1];
+            af[m][0] = two(low[0], low[1]);
+            af[m][1] = two(low[2], low[3]);
+            af[m][2] = two(high[0], high[1]);
+            af[m][3] = two(high[2], high[3]);
+        }
 #pragma unroll
         for (int i = 0; i < N_MAX / 8; i += 2) {
             if (i * 8 >= n) {
                 break;
             }
-            multiply_two<false>(c, af, b, ldb, i, 8 * k);
+            multiply_two<false, M, N_MAX / 8>(c, af, b, ldb, i, 8 * k);
         }
     }
 }
 
-template <int PIECES, int N_MAX>
+template <int PIECES, int N_MAX, int M = 1>
 __device__ __forceinline__ void multiply_kept(float (*c)[4], const float (*p)[4], float *tile,
                                               int ldp, const float *b, int ldb, int n) {
     __syncwarp(); /* `tile` has been read */
@@ -208,13 +223,13 @@ __device__ __forceinline__ float quad_max(float x) {
 
 /* Rows [first, first + TILE) of a matrix whose row i is from + i * stride, D columns, into shared
  * memory with zeros where there is no row or column, up to `columns` (a multiple of 16, at most
- * D_MAX). All threads of the block; each then calls copy_wait. */
-template <int TILE, int D_MAX, class T>
+ * D_MAX). All BLOCK threads of the block; each then calls copy_wait. */
+template <int TILE, int D_MAX, int BLOCK = 2 * TILE, class T>
 __device__ __forceinline__ void load_tile(T *to, int ld, const T *from, int64_t stride,
                                           int64_t first, int64_t rows, int D, int columns,
                                           bool wide) {
     constexpr int P = pack<T>::size, PACKS = D_MAX / P;
-    for (int i = threadIdx.x; i < TILE * PACKS; i += 2 * TILE) {
+    for (int i = threadIdx.x; i < TILE * PACKS; i += BLOCK) {
         const int r = i / PACKS, d = i % PACKS * P;
         const bool inside = first + r < rows;
         const T *row = from + (inside ? first + r : 0) * stride;

@@ -1,7 +1,8 @@
 /* Causal attention, forward: FlashAttention-2 (Dao 2023, arXiv 2307.08691). A block of threads has
- * ROWS queries of one head, 16 to a warp, and goes over the keys in tiles of ROWS. bf16 products
- * run on tensor cores and accumulate in fp32; probabilities are rounded to bf16 for the product
- * with v. A NaN or infinity in v may also reach queries of the same tile that do not see its key.
+ * M * KEYS queries of one head, 16 M to a warp, and goes over the keys in tiles of KEYS. bf16
+ * products run on tensor cores and accumulate in fp32; probabilities are rounded to bf16 for the
+ * product with v. A NaN or infinity in v may also reach queries of the same tile that do not see
+ * its key.
  */
 #include "runtime/device/cuda/attention_tile.cuh"
 
@@ -12,21 +13,23 @@ struct running_softmax {
 };
 
 /* Scores s [16 x 8 KEY_PIECES] of keys from `begin` on become probabilities relative to the new
- * largest score; shrink: what is summed of the keys before is multiplied with. */
+ * largest score; shrink: what is summed of the keys before is multiplied with. whole: each row sees
+ * all these keys. */
 template <int KEY_PIECES>
 __device__ __forceinline__ void add_scores(const attention_arguments &o, int64_t first_row,
-                                           int64_t begin, float (*s)[4], running_softmax &running,
-                                           float *shrink) {
+                                           int64_t begin, bool whole, float (*s)[4],
+                                           running_softmax &running, float *shrink) {
     const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
     const float scale = (float)(o.op.scale * 1.4426950408889634);
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-        const int seen = places_below(keys_of(o, first_row + g + 8 * half), begin, 8 * KEY_PIECES);
+        const int64_t keys = keys_of(o, first_row + g + 8 * half);
+        const int seen = whole ? 8 * KEY_PIECES : places_below(keys, begin, 8 * KEY_PIECES);
         float largest = running.max[half];
 #pragma unroll
         for (int i = 0; i < 2 * KEY_PIECES; i++) {
             float *x = &s[i / 2][2 * half + i % 2];
-            *x = i / 2 * 8 + 2 * t + i % 2 < seen ? *x * scale : LS_MASKED;
+            *x = whole || i / 2 * 8 + 2 * t + i % 2 < seen ? *x * scale : LS_MASKED;
             largest = fmaxf(*x, largest); /* drops NaNs, which the sum gets */
         }
         largest = quad_max(largest);
@@ -82,14 +85,15 @@ __device__ __forceinline__ void store_rows(const attention_arguments &o, int64_t
     }
 }
 
-template <class T, int ROWS, int D_MAX>
-__global__ void __launch_bounds__(ROWS * 2) attention_forward_kernel(attention_arguments o) {
+template <class T, int KEYS, int D_MAX, int M>
+__global__ void __launch_bounds__(KEYS * 2) attention_forward_kernel(attention_arguments o) {
     LS_SHARED_DYNAMIC(T, tiles);
-    constexpr int PAD = tile_of<T>::pad, KEY_PIECES = ROWS / 8, HEAD_PIECES = D_MAX / 8;
-    const int D = (int)o.op.head_dim, ld = o.columns + PAD, ldp = ROWS + PAD;
+    constexpr int PAD = tile_of<T>::pad, KEY_PIECES = KEYS / 8, HEAD_PIECES = D_MAX / 8;
+    constexpr int ROWS = M * KEYS, BLOCK = 2 * KEYS;
+    const int D = (int)o.op.head_dim, ld = o.columns + PAD, ldp = KEYS + PAD;
     const int warp = threadIdx.x / 32;
-    T *q_tile = tiles, *k_tile = q_tile + ROWS * ld, *v_tile = k_tile + ROWS * ld;
-    T *p_tile = v_tile + ROWS * ld + warp * kept_elems<T>(ldp);
+    T *q_tile = tiles, *k_tile = q_tile + ROWS * ld, *v_tile = k_tile + KEYS * ld;
+    T *p_tile = v_tile + KEYS * ld + warp * kept_elems<T>(ldp);
     const int64_t head = blockIdx.y, batch = blockIdx.z;
     const int64_t kv_head = head / (o.op.heads / o.op.kv_heads);
     /* The longest rows first: they have the most keys to go over. */
@@ -98,69 +102,80 @@ __global__ void __launch_bounds__(ROWS * 2) attention_forward_kernel(attention_a
     const T *k = (const T *)o.op.k + batch * o.op.kv_batch + kv_head * D;
     const T *v = (const T *)o.op.v + batch * o.op.kv_batch + kv_head * D;
     const int64_t last_row = (first + ROWS < o.op.q_len ? first + ROWS : o.op.q_len) - 1;
-    const int64_t keys = keys_of(o, last_row);
+    const int64_t keys = keys_of(o, last_row), own_first = first + warp * 16 * M;
+    const int64_t all_see = keys_of(o, own_first);
 
-    float out[HEAD_PIECES][4];
-    running_softmax running = {{LS_MASKED, LS_MASKED}, {0.0f, 0.0f}};
-    clear<HEAD_PIECES>(out);
-    load_tile<ROWS, D_MAX>(q_tile, ld, q, o.op.q_stride, first, o.op.q_len, D, o.columns, o.wide);
-    load_tile<ROWS, D_MAX>(k_tile, ld, k, o.op.kv_stride, 0, o.op.kv_len, D, o.columns, o.wide);
-    for (int64_t begin = 0; begin < keys; begin += ROWS) {
+    float out[M * HEAD_PIECES][4];
+    running_softmax running[M];
+    clear<M * HEAD_PIECES>(out);
+#pragma unroll
+    for (int m = 0; m < M; m++) {
+        running[m] = {{LS_MASKED, LS_MASKED}, {0.0f, 0.0f}};
+    }
+    load_tile<ROWS, D_MAX, BLOCK>(q_tile, ld, q, o.op.q_stride, first, o.op.q_len, D, o.columns,
+                                  o.wide);
+    load_tile<KEYS, D_MAX>(k_tile, ld, k, o.op.kv_stride, 0, o.op.kv_len, D, o.columns, o.wide);
+    for (int64_t begin = 0; begin < keys; begin += KEYS) {
         /* v comes while the scores are made, the next keys while they are used. */
         copy_wait();
         __syncthreads(); /* the keys are there, v of the tile before has been read */
-        load_tile<ROWS, D_MAX>(v_tile, ld, v, o.op.kv_stride, begin, o.op.kv_len, D, o.columns,
+        load_tile<KEYS, D_MAX>(v_tile, ld, v, o.op.kv_stride, begin, o.op.kv_len, D, o.columns,
                                o.wide);
-        float s[KEY_PIECES][4], shrink[2];
-        clear<KEY_PIECES>(s);
-        multiply<true, ROWS>(s, q_tile + warp * 16 * ld, ld, k_tile, ld, ROWS, o.columns);
+        float s[M * KEY_PIECES][4], shrink[2];
+        clear<M * KEY_PIECES>(s);
+        multiply<true, KEYS, M>(s, q_tile + warp * 16 * M * ld, ld, k_tile, ld, KEYS, o.columns);
         copy_wait();
         __syncthreads();
-        if (begin + ROWS < keys) {
-            load_tile<ROWS, D_MAX>(k_tile, ld, k, o.op.kv_stride, begin + ROWS, o.op.kv_len, D,
+        if (begin + KEYS < keys) {
+            load_tile<KEYS, D_MAX>(k_tile, ld, k, o.op.kv_stride, begin + KEYS, o.op.kv_len, D,
                                    o.columns, o.wide);
         }
-        add_scores<KEY_PIECES>(o, first + warp * 16, begin, s, running, shrink);
 #pragma unroll
-        for (int i = 0; i < HEAD_PIECES; i++) {
+        for (int m = 0; m < M; m++) {
+            add_scores<KEY_PIECES>(o, own_first + 16 * m, begin, begin + KEYS <= all_see,
+                                   s + m * KEY_PIECES, running[m], shrink);
 #pragma unroll
-            for (int j = 0; j < 4; j++) {
-                out[i][j] *= shrink[j / 2];
+            for (int i = 0; i < 4 * HEAD_PIECES; i++) {
+                out[m * HEAD_PIECES + i / 4][i % 4] *= shrink[i % 4 / 2];
             }
         }
-        multiply_kept<KEY_PIECES, D_MAX>(out, s, p_tile, ldp, v_tile, ld, o.columns);
+        multiply_kept<KEY_PIECES, D_MAX, M>(out, s, p_tile, ldp, v_tile, ld, o.columns);
     }
     copy_wait();
-    store_rows<T, HEAD_PIECES>(o, first + warp * 16, out, running);
+#pragma unroll
+    for (int m = 0; m < M; m++) {
+        store_rows<T, HEAD_PIECES>(o, own_first + 16 * m, out + m * HEAD_PIECES, running[m]);
+    }
 }
 
-template <class T, int ROWS, int D_MAX>
+template <class T, int KEYS, int D_MAX, int M>
 static void launch_tiles(cudaStream_t stream, const attention_arguments &o) {
-    const int ld = o.columns + tile_of<T>::pad, ldp = ROWS + tile_of<T>::pad;
-    const int bytes = (3 * ROWS * ld + ROWS / 16 * kept_elems<T>(ldp)) * (int)sizeof(T);
-    auto kernel = attention_forward_kernel<T, ROWS, D_MAX>;
+    constexpr int ROWS = M * KEYS;
+    const int ld = o.columns + tile_of<T>::pad, ldp = KEYS + tile_of<T>::pad;
+    const int bytes = ((ROWS + 2 * KEYS) * ld + KEYS / 16 * kept_elems<T>(ldp)) * (int)sizeof(T);
+    auto kernel = attention_forward_kernel<T, KEYS, D_MAX, M>;
     cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
     const dim3 grid((unsigned int)((o.op.q_len + ROWS - 1) / ROWS), (unsigned int)o.op.heads,
                     (unsigned int)o.op.batch);
-    LS_LAUNCH(kernel, grid, ROWS * 2, (size_t)bytes, stream, o);
+    LS_LAUNCH(kernel, grid, KEYS * 2, (size_t)bytes, stream, o);
 }
 
 extern "C" void ls_cuda_launch_attention_forward(cudaStream_t stream, const ls_attention *op) {
     if (op->dtype == LS_BF16) {
         const attention_arguments o = attention_arguments_of<bf16_t>(op, NULL);
         if (o.columns <= 64) {
-            launch_tiles<bf16_t, 64, 64>(stream, o);
+            launch_tiles<bf16_t, 64, 64, 2>(stream, o);
         } else if (o.columns <= 128) {
-            launch_tiles<bf16_t, 64, 128>(stream, o);
+            launch_tiles<bf16_t, 64, 128, 2>(stream, o);
         } else {
-            launch_tiles<bf16_t, 32, 256>(stream, o);
+            launch_tiles<bf16_t, 32, 256, 1>(stream, o);
         }
     } else {
         const attention_arguments o = attention_arguments_of<float>(op, NULL);
         if (o.columns <= 128) {
-            launch_tiles<float, 32, 128>(stream, o);
+            launch_tiles<float, 32, 128, 1>(stream, o);
         } else {
-            launch_tiles<float, 16, 256>(stream, o);
+            launch_tiles<float, 16, 256, 1>(stream, o);
         }
     }
 }
