@@ -128,6 +128,7 @@ static ls_status set_up(step_bench *b) {
     ls_session *s = &t->session;
     LS_TRY(ls_session_agree(s, make_data(b)));
     LS_TRY(ls_session_agree(s, load_config(b)));
+    s->attention = t->config.numerics.attention;
     LS_TRY(ls_session_open(s, &t->config.parallel, t->config.run.device, t->config.run.threads));
     LS_TRY(ls_session_connect(s, t->config.parallel.transport));
     ls_status status = ls_dataset_open(t->config.data.dir, LS_SPLIT_TRAIN, t->config.data.sequence,

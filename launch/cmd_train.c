@@ -202,6 +202,7 @@ static ls_status setup(ls_train *train, bool resume, int argc, char **argv, int 
     LS_TRY(check_run_dir(train, resume));
     LS_TRY(ls_session_agree(&train->session, ls_train_ledger_price(train)));
     LS_TRY(ls_session_tell_outcome(&train->session, train->run_dir, &train->earlier_outcome));
+    train->session.attention = config->numerics.attention;
     LS_TRY(ls_session_open(&train->session, &config->parallel, config->run.device,
                            config->run.threads));
     LS_TRY(ls_session_connect(&train->session, config->parallel.transport));

@@ -38,12 +38,13 @@ static ls_status check_kind(ls_cfg_device kind, bool emulator, bool found, const
     return LS_OK;
 }
 
-ls_status ls_device_choose(ls_cfg_device kind, int threads, int host_rank, ls_device **dev) {
+ls_status ls_device_choose(ls_cfg_device kind, ls_cfg_attention attention, int threads,
+                           int host_rank, ls_device **dev) {
     int count = 0;
     const char *how = "";
     const bool found = kind != LS_CFG_DEVICE_CPU && ls_device_has_cuda(&count, &how);
     const bool emulator = strcmp(how, "emulated GPU") == 0;
-    ls_device_options options = {.threads = threads};
+    ls_device_options options = {.threads = threads, .attention = (ls_attention_by)attention};
     LS_TRY(check_kind(kind, emulator, found, how));
     if (!found || (kind == LS_CFG_DEVICE_AUTO && emulator)) {
         return ls_device_open_cpu(&options, dev);

@@ -9,7 +9,8 @@
  * `host_rank` (from 0) takes the GPU of that number, counted round where a launcher shows each rank
  * fewer. LS_E_CONFIG for a device that the program does not have, LS_E_UNSUPPORTED for one that the
  * machine lacks. Not collective. */
-ls_status ls_device_choose(ls_cfg_device kind, int threads, int host_rank, ls_device **dev);
+ls_status ls_device_choose(ls_cfg_device kind, ls_cfg_attention attention, int threads,
+                           int host_rank, ls_device **dev);
 
 /* "auto", "cpu", "cuda", "emulated"; the value of an option --device. */
 ls_status ls_device_parse(const char *text, ls_cfg_device *kind);

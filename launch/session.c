@@ -171,8 +171,8 @@ static int host_rank_of(const ls_comm *comm, const uint64_t *hosts) {
 
 static ls_status open_device(ls_session *session, ls_cfg_device device, const uint64_t *hosts) {
     const int host_rank = host_rank_of(session->comm, hosts);
-    LS_TRY(ls_session_agree(session,
-                            ls_device_choose(device, session->threads, host_rank, &session->dev)));
+    LS_TRY(ls_session_agree(session, ls_device_choose(device, session->attention, session->threads,
+                                                      host_rank, &session->dev)));
     return ls_session_agree(session, check_shared_gpus(session, hosts));
 }
 

@@ -17,6 +17,7 @@ typedef struct ls_session {
     ls_spread domains; /* on GPUs, of NVLink; hosts 0: not looked for */
     ls_device *dev;
     int threads;
+    ls_cfg_attention attention; /* of a GPU; set before open, own otherwise */
 } ls_session;
 
 /* Joins the world, finds hosts and checks that all ranks run the same program. [collective] */

@@ -22,6 +22,12 @@ typedef enum ls_compute {
     LS_COMPUTE_BF16,
     LS_COMPUTE_FP8
 } ls_compute;
+/* In the order of ls_attention_by (runtime/device/device.h). */
+typedef enum ls_cfg_attention {
+    LS_CFG_ATTENTION_OWN,
+    LS_CFG_ATTENTION_AUTO,
+    LS_CFG_ATTENTION_CUDNN
+} ls_cfg_attention;
 typedef enum ls_cfg_reduction { LS_CFG_FAST, LS_CFG_INVARIANT } ls_cfg_reduction;
 /* In the order of ls_transport (collectives/comm_choose.h). */
 typedef enum ls_cfg_transport { LS_CFG_AUTO, LS_CFG_MPI, LS_CFG_SHM, LS_CFG_HIER } ls_cfg_transport;
@@ -137,7 +143,8 @@ typedef struct ls_config_schedule {
 typedef struct ls_config_numerics {
     ls_compute compute; /* auto: bf16 where the device is fast at it, else fp32 */
     ls_cfg_reduction reduction;
-    double bucket_mib; /* gradient bucket */
+    ls_cfg_attention attention; /* whose kernels a GPU's attention is */
+    double bucket_mib;          /* gradient bucket */
 } ls_config_numerics;
 
 typedef struct ls_config_checkpoint {

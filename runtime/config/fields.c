@@ -6,6 +6,7 @@
 
 static const char *const families[] = {"gpt2", "llama3", NULL};
 static const char *const computes[] = {"auto", "fp32", "bf16", "fp8", NULL};
+static const char *const attentions[] = {"own", "auto", "cudnn", NULL};
 static const char *const reductions[] = {"fast", "invariant", NULL};
 static const char *const devices[] = {"auto", "cpu", "cuda", "emulated", NULL};
 static const char *const transports[] = {"auto", "mpi", "shm", "hier", NULL};
@@ -147,6 +148,8 @@ static const ls_field fields[] = {
     ENUM(numerics, compute, "auto", computes, RUN,
          "auto: bf16 where it is fast, else fp32; fp8: bf16, and the layers' products in 8 bits"),
     ENUM(numerics, reduction, "fast", reductions, RUN, "invariant: same bits for any rank count"),
+    ENUM(numerics, attention, "own", attentions, FREE,
+         "of GPUs: lockstep's kernels; auto: cuDNN's where it is there; cudnn: it must be there"),
     FLOAT(numerics, bucket_mib, "25", "MiB", 0.001, 1 << 20, FREE, "gradients sent together"),
 
     INT(checkpoint, every, "1000", "steps", 0, 1e12, FREE, "between saves; 0: no regular saves"),

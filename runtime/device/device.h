@@ -40,8 +40,9 @@ typedef struct ls_device_limits {
     int64_t seq;      /* longest key/value length of attention */
     int64_t channels; /* widest row of a norm, activation or bias */
     int64_t heads, kv_heads, head_dim;
-    int64_t vocab;     /* widest row of cross_entropy */
-    int64_t fp8_elems; /* of both operands of a product in fp8, k padded to multiples of 16 */
+    int64_t vocab;      /* widest row of cross_entropy */
+    int64_t bf16_batch; /* sequences of `seq` tokens in training's attention in bf16; 0: none */
+    int64_t fp8_elems;  /* of both operands of a product in fp8, k padded to multiples of 16 */
 } ls_device_limits;
 
 /* C[M,N] = op(A)[M,K] * op(B)[K,N] (+ C if accumulate) (+ bias over rows) (+ residual).
@@ -469,9 +470,18 @@ struct ls_device {
     uint64_t marks_ns[LS_DEVICE_MARKS]; /* of devices that have finished when a call returns */
 };
 
+/* Whose kernels a GPU's attention is: lockstep's; cuDNN's where there is one (AUTO) or must be, and
+ * lockstep's for what cuDNN does not serve with the same bits in each run. */
+typedef enum ls_attention_by {
+    LS_ATTENTION_OWN,
+    LS_ATTENTION_AUTO,
+    LS_ATTENTION_CUDNN
+} ls_attention_by;
+
 typedef struct ls_device_options {
     int threads; /* of the cpu device; 0: all processors of the affinity mask */
     int ordinal; /* of the GPU, as CUDA counts those that this process may see */
+    ls_attention_by attention;
 } ls_device_options;
 
 /* Back ends. Each opens a device that its `ops->close` ends; options NULL: all defaults. */

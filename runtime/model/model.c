@@ -336,6 +336,7 @@ static ls_status describe(const ls_model_options *options, ls_model *m) {
 static ls_status reserve_scratch(const ls_model *m) {
     const ls_sizes *s = &m->sizes;
     int64_t widest = max_of(max_of(s->channels, s->qkv_width), max_of(s->up_width, s->q_width));
+    const bool attends = m->options.training && m->dtype == LS_BF16 && !m->context;
     const ls_device_limits limits = {.rows = rows_of(m),
                                      .seq = max_of(m->seq_most, m->options.cache_len),
                                      .channels = widest,
@@ -343,6 +344,7 @@ static ls_status reserve_scratch(const ls_model *m) {
                                      .kv_heads = s->kv_heads,
                                      .head_dim = s->head_dim,
                                      .vocab = s->vocab_rows,
+                                     .bf16_batch = attends ? m->options.batch : 0,
                                      .fp8_elems = ls_fp8_elems(m, rows_of(m))};
     return m->dev->ops->reserve(m->dev, &limits);
 }

@@ -89,7 +89,8 @@ struct kt_case {
     bool overlap; /* lay outputs on inputs where `on` allows */
 };
 
-/* Opens "cpu" or "reference" by name: the one list of devices for these tests. */
+/* Opens "cpu", "cuda", "cudnn" (cuda with attention by cuDNN) or "reference" by name: the one list
+ * of devices for these tests. */
 ls_status kt_open(const char *device, int threads, ls_device **dev);
 
 /* A case's buffers on one device. On the host each holds its first values, and after a checked run

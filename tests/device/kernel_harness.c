@@ -22,7 +22,11 @@ ls_status kt_open(const char *device, int threads, ls_device **dev) {
     if (strcmp(device, "cuda") == 0) {
         return ls_device_open_cuda(&options, dev);
     }
-    return LS_FAIL(LS_E_INPUT, "device '%s' is unknown; use cpu, cuda or reference", device);
+    if (strcmp(device, "cudnn") == 0) {
+        const ls_device_options by_cudnn = {.attention = LS_ATTENTION_CUDNN};
+        return ls_device_open_cuda(&by_cudnn, dev);
+    }
+    return LS_FAIL(LS_E_INPUT, "device '%s' is unknown; use cpu, cuda, cudnn or reference", device);
 }
 
 /* One element of any dtype as a double, and back with rounding. */
@@ -277,7 +281,7 @@ static ls_status check_dtype(const kt_case *c, const char *device, ls_dtype dtyp
     separate.overlap = false;
     kt_instance expected = {0}, first = {0};
     ls_status status = LS_OK;
-    const bool gpu = strcmp(device, "cuda") == 0;
+    const bool gpu = strncmp(device, "cu", 2) == 0;
     for (int k = 0; k < CONFIGURATION_COUNT && status == LS_OK; k++) {
         const bool shifted = CONFIGURATIONS[k].shift > 0, other = gpu && c->op->by_alignment;
         /* A GPU has no threads to vary; a second run is one with shifted buffers, if that counts.

@@ -45,12 +45,21 @@ losses plain >"$work/a"
 losses graphs >"$work/b"
 holds cmp "$work/a" "$work/b"
 near plain cpu
-if [ "$device" = emulated ]; then # a driver rounds the little that such a model takes
+# planned RUN: its memory of the GPU is what was planned
+planned() {
+    [ "$device" = emulated ] || return 0 # a driver rounds the little that such a model takes
     checks=$((checks + 1))
-    sed -n 's/.*"\(device[a-z_]*bytes\)": *\([0-9]*\).*/\1 \2/p' "$work/runs/plain/ledger.json" |
+    sed -n 's/.*"\(device[a-z_]*bytes\)": *\([0-9]*\).*/\1 \2/p' "$work/runs/$1/ledger.json" |
         awk '{ m[$1] = $2 } END { r = m["device_bytes"] / m["device_planned_bytes"]; exit !(r > 0.97 && r < 1.03) }' ||
-        fail "memory of the GPU: $(grep device "$work/runs/plain/ledger.json")"
-fi
+        fail "memory of the GPU: $(grep device "$work/runs/$1/ledger.json")"
+}
+planned plain
+# Attention by cuDNN, where there is one.
+gives 0 "$program" train $small run.name=own $gpu numerics.compute=bf16
+gives 0 "$program" train $small run.name=cudnn $gpu numerics.compute=bf16 numerics.attention=auto run.graphs=true
+[ "$device" != emulated ] || says "cuDNN 9.19.0"
+near cudnn own 1e-3
+planned cudnn
 gives 1 "$program" train $small run.name=wild $gpu optim.name=sgd optim.lr=1000 optim.clip_norm=0 run.steps=20 faults.max_skipped=0
 says "had a loss or gradient that is not finite"
 

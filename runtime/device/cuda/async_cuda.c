@@ -5,39 +5,31 @@
 #include "runtime/device/cuda/memory_cuda.h"
 #include "runtime/device/cuda/recording.h"
 
-static ls_status launched(const char *what) {
-    return ls_cuda_check(cudaGetLastError(), what, __FILE__, __LINE__);
-}
-
-static cudaStream_t stream_of(ls_device *dev) {
-    return ls_cuda_of(dev)->compute;
-}
-
 static ls_status squares(ls_device *dev, int64_t first, int64_t n, const void *x, double *sums) {
     LS_TRY(ls_check_sum_squares(first, n));
     if (n == 0) {
         return LS_OK;
     }
-    ls_cuda_launch_squares(stream_of(dev), first, n, x, sums);
-    return launched("squares");
+    ls_cuda_launch_squares(ls_cuda_stream(dev), first, n, x, sums);
+    return ls_cuda_launched("squares");
 }
 
 static ls_status exact_scale(ls_device *dev, int64_t n, const double *x, int32_t *scale) {
     LS_TRY(ls_check_size("exact_scale", "n", n, 0));
-    ls_cuda_launch_exact_scale(stream_of(dev), n, x, scale);
-    return launched("the scale of a sum");
+    ls_cuda_launch_exact_scale(ls_cuda_stream(dev), n, x, scale);
+    return ls_cuda_launched("the scale of a sum");
 }
 
 static ls_status exact_digits(ls_device *dev, int64_t n, const double *x, const int32_t *scale,
                               int64_t *digits) {
     LS_TRY(ls_check_size("exact_digits", "n", n, 0));
-    ls_cuda_launch_exact_digits(stream_of(dev), n, x, scale, digits);
-    return launched("the digits of a sum");
+    ls_cuda_launch_exact_digits(ls_cuda_stream(dev), n, x, scale, digits);
+    return ls_cuda_launched("the digits of a sum");
 }
 
 static ls_status judge(ls_device *dev, const ls_judge *op) {
-    ls_cuda_launch_judge(stream_of(dev), op);
-    return launched("a verdict");
+    ls_cuda_launch_judge(ls_cuda_stream(dev), op);
+    return ls_cuda_launched("a verdict");
 }
 
 static ls_status blend_by_verdict(ls_device *dev, const ls_update_verdict *verdict, int64_t n,
@@ -46,8 +38,8 @@ static ls_status blend_by_verdict(ls_device *dev, const ls_update_verdict *verdi
     if (n == 0) {
         return LS_OK;
     }
-    ls_cuda_launch_blend(stream_of(dev), verdict, n, a, x, b, y);
-    return launched("blend");
+    ls_cuda_launch_blend(ls_cuda_stream(dev), verdict, n, a, x, b, y);
+    return ls_cuda_launched("blend");
 }
 
 static ls_status normalize(ls_device *dev, int64_t n, double eps, void *x, double *squares) {
@@ -55,31 +47,31 @@ static ls_status normalize(ls_device *dev, int64_t n, double eps, void *x, doubl
     if (n == 0) {
         return LS_OK;
     }
-    ls_cuda_launch_normalize(stream_of(dev), n, eps, x, squares);
-    return launched("normalizing");
+    ls_cuda_launch_normalize(ls_cuda_stream(dev), n, eps, x, squares);
+    return ls_cuda_launched("normalizing");
 }
 
 static ls_status place_count(ls_device *dev, const ls_place *op) {
-    ls_cuda_launch_place_count(stream_of(dev), op);
-    return launched("counting choices of experts");
+    ls_cuda_launch_place_count(ls_cuda_stream(dev), op);
+    return ls_cuda_launched("counting choices of experts");
 }
 
 static ls_status place_keep(ls_device *dev, const ls_place *op) {
-    ls_cuda_launch_place_keep(stream_of(dev), op);
-    return launched("choices within the capacity");
+    ls_cuda_launch_place_keep(ls_cuda_stream(dev), op);
+    return ls_cuda_launched("choices within the capacity");
 }
 
 static ls_status place_rows(ls_device *dev, const ls_place *op) {
-    ls_cuda_launch_place_rows(stream_of(dev), op);
-    return launched("placing choices of experts");
+    ls_cuda_launch_place_rows(ls_cuda_stream(dev), op);
+    return ls_cuda_launched("placing choices of experts");
 }
 
 static ls_status place_order(ls_device *dev, const ls_place_order *op) {
     if (op->local == 0) {
         return LS_OK;
     }
-    ls_cuda_launch_place_order(stream_of(dev), op);
-    return launched("ordering the rows of experts");
+    ls_cuda_launch_place_order(ls_cuda_stream(dev), op);
+    return ls_cuda_launched("ordering the rows of experts");
 }
 
 static ls_status segment_scales(ls_device *dev, int64_t count, const int64_t *ends, const double *x,
@@ -88,8 +80,8 @@ static ls_status segment_scales(ls_device *dev, int64_t count, const int64_t *en
     if (count == 0) {
         return LS_OK;
     }
-    ls_cuda_launch_segment_scales(stream_of(dev), count, ends, x, scales);
-    return launched("the scales of sums");
+    ls_cuda_launch_segment_scales(ls_cuda_stream(dev), count, ends, x, scales);
+    return ls_cuda_launched("the scales of sums");
 }
 
 static ls_status segment_digits(ls_device *dev, int64_t count, const int64_t *ends, const double *x,
@@ -98,8 +90,8 @@ static ls_status segment_digits(ls_device *dev, int64_t count, const int64_t *en
     if (count == 0) {
         return LS_OK;
     }
-    ls_cuda_launch_segment_digits(stream_of(dev), count, ends, x, scales, digits);
-    return launched("the digits of sums");
+    ls_cuda_launch_segment_digits(ls_cuda_stream(dev), count, ends, x, scales, digits);
+    return ls_cuda_launched("the digits of sums");
 }
 
 static ls_status adafactor_norm(ls_device *dev, const ls_adafactor *op, double *sums) {
@@ -107,8 +99,8 @@ static ls_status adafactor_norm(ls_device *dev, const ls_adafactor *op, double *
     if (op->n == 0) {
         return LS_OK;
     }
-    ls_cuda_launch_adafactor_norm(stream_of(dev), op, sums);
-    return launched("Adafactor's norm");
+    ls_cuda_launch_adafactor_norm(ls_cuda_stream(dev), op, sums);
+    return ls_cuda_launched("Adafactor's norm");
 }
 
 static ls_status adafactor_all(ls_device *dev, const ls_adafactor_all *op) {
@@ -116,8 +108,8 @@ static ls_status adafactor_all(ls_device *dev, const ls_adafactor_all *op) {
     if (op->count == 0) {
         return LS_OK;
     }
-    ls_cuda_launch_adafactor_all(stream_of(dev), op);
-    return launched("Adafactor's statistics");
+    ls_cuda_launch_adafactor_all(ls_cuda_stream(dev), op);
+    return ls_cuda_launched("Adafactor's statistics");
 }
 
 const ls_device_async_ops ls_cuda_async_ops = {

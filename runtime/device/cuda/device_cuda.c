@@ -277,6 +277,7 @@ void ls_cuda_close(ls_device *dev) {
     if (!cuda) {
         return;
     }
+    ls_cuda_cudnn_end(cuda);
     ls_cuda_gemm_destroy(cuda);
     ls_cuda_free_retired(cuda);
     cudaFree(cuda->scratch);
@@ -387,6 +388,7 @@ ls_status ls_device_open_cuda(const ls_device_options *options, ls_device **dev)
     ls_status status = describe(cuda);
     LS_TRY_GOTO(status, fail);
     LS_TRY_GOTO(take_resources(cuda), fail);
+    LS_TRY_GOTO(ls_cuda_cudnn_start(cuda, options ? options->attention : LS_ATTENTION_OWN), fail);
     *dev = &cuda->base;
     return LS_OK;
 fail:

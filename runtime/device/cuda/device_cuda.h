@@ -34,7 +34,8 @@ typedef struct ls_cuda_device {
     struct ls_cuda_retired *retired;
     double *sum; /* one number, on the device */
     ls_cuda_gemm *gemm;
-    void (*idle)(bool over); /* again and again while a wait lasts, and once after it */
+    struct ls_cuda_cudnn *cudnn; /* NULL: not used */
+    void (*idle)(bool over);     /* again and again while a wait lasts, and once after it */
 } ls_cuda_device;
 
 /* LS_OK for cudaSuccess; else LS_E_MEMORY or LS_E_DEVICE with CUDA's words and what was done. */
@@ -43,6 +44,15 @@ ls_status ls_cuda_check(cudaError_t error, const char *what, const char *file, i
 
 static inline ls_cuda_device *ls_cuda_of(ls_device *dev) {
     return (ls_cuda_device *)dev;
+}
+
+/* Of a kernel that was just launched. */
+static inline ls_status ls_cuda_launched(const char *what) {
+    return ls_cuda_check(cudaGetLastError(), what, __FILE__, __LINE__);
+}
+
+static inline cudaStream_t ls_cuda_stream(ls_device *dev) {
+    return ls_cuda_of(dev)->compute;
 }
 
 /* True for devices that ls_device_open_cuda made. */
@@ -63,6 +73,18 @@ void ls_cuda_free_retired(ls_cuda_device *cuda);
 ls_status ls_cuda_gemm_start(ls_cuda_device *cuda);
 void ls_cuda_gemm_destroy(ls_cuda_device *cuda);
 ls_status ls_cuda_gemm_run(ls_device *dev, const ls_gemm *op);
+
+/* attention_cudnn.c: opens cuDNN for attention as the options ask; plans what limits foresee, with
+ * its workspace; and takes an operation, with delta the backward one, where cuDNN serves it
+ * (*done). */
+ls_status ls_cuda_cudnn_start(ls_cuda_device *cuda, ls_attention_by by);
+void ls_cuda_cudnn_end(ls_cuda_device *cuda);
+ls_status ls_cuda_cudnn_reserve(ls_cuda_device *cuda, const ls_device_limits *limits);
+ls_status ls_cuda_cudnn_attention(ls_cuda_device *cuda, const ls_attention *op, void *delta,
+                                  bool *done);
+
+/* How many plans of cuDNN's there are; -1: cuDNN is not used. */
+int ls_cuda_cudnn_plans(const ls_cuda_device *cuda);
 
 extern const ls_device_ops ls_cuda_ops;
 extern const ls_device_async_ops ls_cuda_async_ops;

@@ -7,10 +7,6 @@
 /* A grid's first dimension; blocks of rows are one of its elements each. */
 #define GRID_MAX ((int64_t)0x7fffffff)
 
-static ls_status launched(const char *what) {
-    return ls_cuda_check(cudaGetLastError(), what, __FILE__, __LINE__);
-}
-
 static ls_status check_rows(const char *what, int64_t rows) {
     if (rows > GRID_MAX) {
         return LS_FAIL(LS_E_UNSUPPORTED, "%s: %lld rows; a grid has at most %lld", what,
@@ -19,18 +15,14 @@ static ls_status check_rows(const char *what, int64_t rows) {
     return LS_OK;
 }
 
-static cudaStream_t stream_of(ls_device *dev) {
-    return ls_cuda_of(dev)->compute;
-}
-
 static ls_status norm_forward(ls_device *dev, const ls_norm *op) {
     LS_TRY(ls_check_norm(dev, op));
     LS_TRY(check_rows("norm", op->rows));
     if (op->rows == 0) {
         return LS_OK;
     }
-    ls_cuda_launch_norm_forward(stream_of(dev), op);
-    return launched("norm forward");
+    ls_cuda_launch_norm_forward(ls_cuda_stream(dev), op);
+    return ls_cuda_launched("norm forward");
 }
 
 static ls_status norm_backward(ls_device *dev, const ls_norm *op) {
@@ -45,8 +37,8 @@ static ls_status norm_backward(ls_device *dev, const ls_norm *op) {
     void *partial;
     const int64_t elems = ls_cuda_norm_scratch_elems(op->rows, op->channels);
     LS_TRY(ls_cuda_scratch(ls_cuda_of(dev), (size_t)elems * sizeof(float), &partial));
-    ls_cuda_launch_norm_backward(stream_of(dev), op, partial);
-    return launched("norm backward");
+    ls_cuda_launch_norm_backward(ls_cuda_stream(dev), op, partial);
+    return ls_cuda_launched("norm backward");
 }
 
 static ls_status bias_grad(ls_device *dev, const ls_bias_grad *op) {
@@ -57,8 +49,8 @@ static ls_status bias_grad(ls_device *dev, const ls_bias_grad *op) {
     void *partial;
     const int64_t elems = ls_cuda_bias_scratch_elems(op->rows, op->cols);
     LS_TRY(ls_cuda_scratch(ls_cuda_of(dev), (size_t)elems * sizeof(float), &partial));
-    ls_cuda_launch_bias_grad(stream_of(dev), op, partial);
-    return launched("bias gradient");
+    ls_cuda_launch_bias_grad(ls_cuda_stream(dev), op, partial);
+    return ls_cuda_launched("bias gradient");
 }
 
 static ls_status embedding_forward(ls_device *dev, const ls_embedding *op) {
@@ -66,8 +58,8 @@ static ls_status embedding_forward(ls_device *dev, const ls_embedding *op) {
     if (op->rows == 0) {
         return LS_OK;
     }
-    ls_cuda_launch_embedding_forward(stream_of(dev), op);
-    return launched("embedding forward");
+    ls_cuda_launch_embedding_forward(ls_cuda_stream(dev), op);
+    return ls_cuda_launched("embedding forward");
 }
 
 static ls_status embedding_backward(ls_device *dev, const ls_embedding *op) {
@@ -76,8 +68,8 @@ static ls_status embedding_backward(ls_device *dev, const ls_embedding *op) {
     if (op->rows == 0) {
         return LS_OK;
     }
-    ls_cuda_launch_embedding_backward(stream_of(dev), op);
-    return launched("embedding backward");
+    ls_cuda_launch_embedding_backward(ls_cuda_stream(dev), op);
+    return ls_cuda_launched("embedding backward");
 }
 
 static ls_status rope(ls_device *dev, const ls_rope *op) {
@@ -85,8 +77,8 @@ static ls_status rope(ls_device *dev, const ls_rope *op) {
     if (op->rows == 0 || op->heads == 0) {
         return LS_OK;
     }
-    ls_cuda_launch_rope(stream_of(dev), op);
-    return launched("rope");
+    ls_cuda_launch_rope(ls_cuda_stream(dev), op);
+    return ls_cuda_launched("rope");
 }
 
 static ls_status gelu_forward(ls_device *dev, const ls_gelu *op) {
@@ -94,8 +86,8 @@ static ls_status gelu_forward(ls_device *dev, const ls_gelu *op) {
     if (op->n == 0) {
         return LS_OK;
     }
-    ls_cuda_launch_gelu_forward(stream_of(dev), op);
-    return launched("gelu forward");
+    ls_cuda_launch_gelu_forward(ls_cuda_stream(dev), op);
+    return ls_cuda_launched("gelu forward");
 }
 
 static ls_status gelu_backward(ls_device *dev, const ls_gelu *op) {
@@ -103,8 +95,8 @@ static ls_status gelu_backward(ls_device *dev, const ls_gelu *op) {
     if (op->n == 0) {
         return LS_OK;
     }
-    ls_cuda_launch_gelu_backward(stream_of(dev), op);
-    return launched("gelu backward");
+    ls_cuda_launch_gelu_backward(ls_cuda_stream(dev), op);
+    return ls_cuda_launched("gelu backward");
 }
 
 static ls_status swiglu_forward(ls_device *dev, const ls_swiglu *op) {
@@ -112,8 +104,8 @@ static ls_status swiglu_forward(ls_device *dev, const ls_swiglu *op) {
     if (op->rows == 0 || op->ffn == 0) {
         return LS_OK;
     }
-    ls_cuda_launch_swiglu_forward(stream_of(dev), op);
-    return launched("swiglu forward");
+    ls_cuda_launch_swiglu_forward(ls_cuda_stream(dev), op);
+    return ls_cuda_launched("swiglu forward");
 }
 
 static ls_status swiglu_backward(ls_device *dev, const ls_swiglu *op) {
@@ -121,8 +113,8 @@ static ls_status swiglu_backward(ls_device *dev, const ls_swiglu *op) {
     if (op->rows == 0 || op->ffn == 0) {
         return LS_OK;
     }
-    ls_cuda_launch_swiglu_backward(stream_of(dev), op);
-    return launched("swiglu backward");
+    ls_cuda_launch_swiglu_backward(ls_cuda_stream(dev), op);
+    return ls_cuda_launched("swiglu backward");
 }
 
 static ls_status check_attention(ls_device *dev, const ls_attention *op, bool backward) {
@@ -142,12 +134,17 @@ static ls_status check_attention(ls_device *dev, const ls_attention *op, bool ba
 }
 
 static ls_status attention_forward(ls_device *dev, const ls_attention *op) {
+    bool done;
     LS_TRY(check_attention(dev, op, false));
     if (op->batch == 0 || op->q_len == 0) {
         return LS_OK;
     }
-    ls_cuda_launch_attention_forward(stream_of(dev), op);
-    return launched("attention forward");
+    LS_TRY(ls_cuda_cudnn_attention(ls_cuda_of(dev), op, NULL, &done));
+    if (done) {
+        return LS_OK;
+    }
+    ls_cuda_launch_attention_forward(ls_cuda_stream(dev), op);
+    return ls_cuda_launched("attention forward");
 }
 
 static ls_status attention_backward(ls_device *dev, const ls_attention *op) {
@@ -156,10 +153,15 @@ static ls_status attention_backward(ls_device *dev, const ls_attention *op) {
         return LS_OK;
     }
     void *delta;
+    bool done;
     const size_t elems = (size_t)(op->batch * op->heads * op->q_len);
     LS_TRY(ls_cuda_scratch(ls_cuda_of(dev), elems * sizeof(float), &delta));
-    ls_cuda_launch_attention_backward(stream_of(dev), op, delta);
-    return launched("attention backward");
+    LS_TRY(ls_cuda_cudnn_attention(ls_cuda_of(dev), op, delta, &done));
+    if (done) {
+        return LS_OK;
+    }
+    ls_cuda_launch_attention_backward(ls_cuda_stream(dev), op, delta);
+    return ls_cuda_launched("attention backward");
 }
 
 static ls_status cross_entropy(ls_device *dev, const ls_cross_entropy *op) {
@@ -168,8 +170,8 @@ static ls_status cross_entropy(ls_device *dev, const ls_cross_entropy *op) {
     if (op->rows == 0) {
         return LS_OK;
     }
-    ls_cuda_launch_cross_entropy(stream_of(dev), op);
-    return launched("cross-entropy");
+    ls_cuda_launch_cross_entropy(ls_cuda_stream(dev), op);
+    return ls_cuda_launched("cross-entropy");
 }
 
 static ls_status cross_entropy_share(ls_device *dev, const ls_cross_entropy *op) {
@@ -178,8 +180,8 @@ static ls_status cross_entropy_share(ls_device *dev, const ls_cross_entropy *op)
     if (op->rows == 0) {
         return LS_OK;
     }
-    ls_cuda_launch_cross_entropy_share(stream_of(dev), op);
-    return launched("cross-entropy of a part");
+    ls_cuda_launch_cross_entropy_share(ls_cuda_stream(dev), op);
+    return ls_cuda_launched("cross-entropy of a part");
 }
 
 static ls_status cross_entropy_merge(ls_device *dev, const ls_cross_entropy *op) {
@@ -188,8 +190,8 @@ static ls_status cross_entropy_merge(ls_device *dev, const ls_cross_entropy *op)
     if (op->rows == 0) {
         return LS_OK;
     }
-    ls_cuda_launch_cross_entropy_merge(stream_of(dev), op);
-    return launched("cross-entropy of parts");
+    ls_cuda_launch_cross_entropy_merge(ls_cuda_stream(dev), op);
+    return ls_cuda_launched("cross-entropy of parts");
 }
 
 static ls_status copy_rows(ls_device *dev, const ls_copy_rows *op) {
@@ -197,8 +199,8 @@ static ls_status copy_rows(ls_device *dev, const ls_copy_rows *op) {
     if (op->rows == 0 || op->cols == 0) {
         return LS_OK;
     }
-    ls_cuda_launch_copy_rows(stream_of(dev), op);
-    return launched("copy of rows");
+    ls_cuda_launch_copy_rows(ls_cuda_stream(dev), op);
+    return ls_cuda_launched("copy of rows");
 }
 
 static ls_status lion(ls_device *dev, const ls_lion *op) {
@@ -207,8 +209,8 @@ static ls_status lion(ls_device *dev, const ls_lion *op) {
     if (op->n == 0) {
         return LS_OK;
     }
-    ls_cuda_launch_lion(stream_of(dev), op);
-    return launched("Lion");
+    ls_cuda_launch_lion(ls_cuda_stream(dev), op);
+    return ls_cuda_launched("Lion");
 }
 
 static ls_status sgd(ls_device *dev, const ls_sgd *op) {
@@ -217,8 +219,8 @@ static ls_status sgd(ls_device *dev, const ls_sgd *op) {
     if (op->n == 0) {
         return LS_OK;
     }
-    ls_cuda_launch_sgd(stream_of(dev), op);
-    return launched("SGD");
+    ls_cuda_launch_sgd(ls_cuda_stream(dev), op);
+    return ls_cuda_launched("SGD");
 }
 
 static ls_status adafactor_squares(ls_device *dev, const ls_adafactor *op) {
@@ -229,8 +231,8 @@ static ls_status adafactor_squares(ls_device *dev, const ls_adafactor *op) {
     void *partial;
     const size_t elems = (size_t)ls_cuda_adafactor_scratch_elems(op);
     LS_TRY(ls_cuda_scratch(ls_cuda_of(dev), elems * sizeof(double), &partial));
-    ls_cuda_launch_adafactor_squares(stream_of(dev), op, partial);
-    return launched("Adafactor's squares");
+    ls_cuda_launch_adafactor_squares(ls_cuda_stream(dev), op, partial);
+    return ls_cuda_launched("Adafactor's squares");
 }
 
 static ls_status adafactor_norm(ls_device *dev, const ls_adafactor *op, double *sums) {
@@ -241,8 +243,8 @@ static ls_status adafactor_norm(ls_device *dev, const ls_adafactor *op, double *
     const size_t bytes = (size_t)ls_squares_count(op->grid, op->n) * sizeof(double);
     void *on_device;
     LS_TRY(ls_cuda_scratch(ls_cuda_of(dev), bytes, &on_device));
-    ls_cuda_launch_adafactor_norm(stream_of(dev), op, on_device);
-    LS_TRY(launched("Adafactor's norm"));
+    ls_cuda_launch_adafactor_norm(ls_cuda_stream(dev), op, on_device);
+    LS_TRY(ls_cuda_launched("Adafactor's norm"));
     return ls_cuda_download(dev, sums, on_device, bytes);
 }
 
@@ -251,8 +253,8 @@ static ls_status adafactor_apply(ls_device *dev, const ls_adafactor *op) {
     if (op->n == 0) {
         return LS_OK;
     }
-    ls_cuda_launch_adafactor_apply(stream_of(dev), op);
-    return launched("Adafactor");
+    ls_cuda_launch_adafactor_apply(ls_cuda_stream(dev), op);
+    return ls_cuda_launched("Adafactor");
 }
 
 static ls_status blend(ls_device *dev, int64_t n, double a, const void *x, double b, void *y) {
@@ -260,8 +262,8 @@ static ls_status blend(ls_device *dev, int64_t n, double a, const void *x, doubl
     if (n == 0) {
         return LS_OK;
     }
-    ls_cuda_launch_blend(stream_of(dev), NULL, n, a, x, b, y);
-    return launched("blend");
+    ls_cuda_launch_blend(ls_cuda_stream(dev), NULL, n, a, x, b, y);
+    return ls_cuda_launched("blend");
 }
 
 static ls_status route_forward(ls_device *dev, const ls_route *op) {
@@ -269,8 +271,8 @@ static ls_status route_forward(ls_device *dev, const ls_route *op) {
     if (op->rows == 0) {
         return LS_OK;
     }
-    ls_cuda_launch_route_forward(stream_of(dev), op);
-    return launched("routing");
+    ls_cuda_launch_route_forward(ls_cuda_stream(dev), op);
+    return ls_cuda_launched("routing");
 }
 
 static ls_status route_backward(ls_device *dev, const ls_route *op) {
@@ -278,8 +280,8 @@ static ls_status route_backward(ls_device *dev, const ls_route *op) {
     if (op->rows == 0) {
         return LS_OK;
     }
-    ls_cuda_launch_route_backward(stream_of(dev), op);
-    return launched("routing backward");
+    ls_cuda_launch_route_backward(ls_cuda_stream(dev), op);
+    return ls_cuda_launched("routing backward");
 }
 
 static ls_status select_rows(ls_device *dev, const ls_select_rows *op) {
@@ -287,8 +289,8 @@ static ls_status select_rows(ls_device *dev, const ls_select_rows *op) {
     if (op->rows == 0 || op->cols == 0) {
         return LS_OK;
     }
-    ls_cuda_launch_select_rows(stream_of(dev), op);
-    return launched("selection of rows");
+    ls_cuda_launch_select_rows(ls_cuda_stream(dev), op);
+    return ls_cuda_launched("selection of rows");
 }
 
 static ls_status combine_forward(ls_device *dev, const ls_combine *op) {
@@ -296,8 +298,8 @@ static ls_status combine_forward(ls_device *dev, const ls_combine *op) {
     if (op->rows == 0 || op->cols == 0) {
         return LS_OK;
     }
-    ls_cuda_launch_combine_forward(stream_of(dev), op);
-    return launched("combination");
+    ls_cuda_launch_combine_forward(ls_cuda_stream(dev), op);
+    return ls_cuda_launched("combination");
 }
 
 static ls_status combine_backward(ls_device *dev, const ls_combine *op) {
@@ -305,8 +307,8 @@ static ls_status combine_backward(ls_device *dev, const ls_combine *op) {
     if (op->rows == 0 || op->each == 0) {
         return LS_OK;
     }
-    ls_cuda_launch_combine_backward(stream_of(dev), op);
-    return launched("combination backward");
+    ls_cuda_launch_combine_backward(ls_cuda_stream(dev), op);
+    return ls_cuda_launched("combination backward");
 }
 
 static ls_status adamw(ls_device *dev, const ls_adamw *op) {
@@ -314,8 +316,8 @@ static ls_status adamw(ls_device *dev, const ls_adamw *op) {
     if (op->n == 0) {
         return LS_OK;
     }
-    ls_cuda_launch_adamw(stream_of(dev), op);
-    return launched("AdamW");
+    ls_cuda_launch_adamw(ls_cuda_stream(dev), op);
+    return ls_cuda_launched("AdamW");
 }
 
 static ls_status add(ls_device *dev, ls_dtype dtype, int64_t n, const void *x, void *y) {
@@ -324,8 +326,8 @@ static ls_status add(ls_device *dev, ls_dtype dtype, int64_t n, const void *x, v
     if (n == 0) {
         return LS_OK;
     }
-    ls_cuda_launch_add(stream_of(dev), dtype, n, x, y);
-    return launched("addition");
+    ls_cuda_launch_add(ls_cuda_stream(dev), dtype, n, x, y);
+    return ls_cuda_launched("addition");
 }
 
 static ls_status cast(ls_device *dev, ls_dtype dtype, int64_t n, const void *x, void *y) {
@@ -334,8 +336,8 @@ static ls_status cast(ls_device *dev, ls_dtype dtype, int64_t n, const void *x, 
     if (n == 0) {
         return LS_OK;
     }
-    ls_cuda_launch_cast(stream_of(dev), dtype, n, x, y);
-    return launched("conversion");
+    ls_cuda_launch_cast(ls_cuda_stream(dev), dtype, n, x, y);
+    return ls_cuda_launched("conversion");
 }
 
 static ls_status sum(ls_device *dev, int64_t n, const void *x, double *total) {
@@ -344,7 +346,7 @@ static ls_status sum(ls_device *dev, int64_t n, const void *x, double *total) {
     void *partial;
     LS_TRY(ls_cuda_scratch(cuda, (size_t)ls_cuda_sum_blocks(n) * sizeof(double), &partial));
     ls_cuda_launch_sum(cuda->compute, n, x, partial, total);
-    return launched("sum");
+    return ls_cuda_launched("sum");
 }
 
 static ls_status sum_squares(ls_device *dev, int64_t first, int64_t n, const void *x,
@@ -356,8 +358,8 @@ static ls_status sum_squares(ls_device *dev, int64_t first, int64_t n, const voi
     const size_t bytes = (size_t)ls_squares_count(first, n) * sizeof(double);
     void *on_device;
     LS_TRY(ls_cuda_scratch(ls_cuda_of(dev), bytes, &on_device));
-    ls_cuda_launch_squares(stream_of(dev), first, n, x, on_device);
-    LS_TRY(launched("sum of squares"));
+    ls_cuda_launch_squares(ls_cuda_stream(dev), first, n, x, on_device);
+    LS_TRY(ls_cuda_launched("sum of squares"));
     return ls_cuda_download(dev, sums, on_device, bytes);
 }
 
@@ -376,6 +378,7 @@ static ls_status reserve(ls_device *dev, const ls_device_limits *limits) {
     }
     void *scratch;
     LS_TRY(ls_cuda_gemm_start(ls_cuda_of(dev)));
+    LS_TRY(ls_cuda_cudnn_reserve(ls_cuda_of(dev), limits));
     return ls_cuda_scratch(ls_cuda_of(dev), bytes, &scratch);
 }
 

@@ -1,0 +1,153 @@
+/* Attention by cuDNN against the reference, what it is not asked for, and what it refuses. */
+#include "runtime/device/cuda/device_cuda.h"
+#include "tests/device/kernel_ops.h"
+#include "tests/test.h"
+
+#include <stdlib.h>
+
+/* dim = B, q_len, kv_len, H, G, D, padding of rows, as kernel_matrix.c has them. */
+static const struct {
+    int64_t dim[KT_DIMS];
+    int plans; /* that serve it, forward and backward */
+} shapes[] = {
+    {{2, 64, 64, 2, 2, 64, 0}, 2},  {{1, 65, 65, 4, 2, 80, 8}, 2},
+    {{1, 40, 40, 4, 1, 128, 0}, 2}, {{1, 33, 70, 2, 1, 64, 16}, 2},
+    {{2, 17, 17, 1, 1, 16, 8}, 2},  {{1, 9, 9, 1, 1, 200, 0}, 0}, /* refused */
+    {{1, 1, 30, 2, 2, 64, 0}, 0},                                 /* of sampling: not asked for */
+    {{1, 20, 20, 1, 1, 20, 0}, 0}                                 /* not aligned */
+};
+enum { SHAPES = sizeof shapes / sizeof *shapes };
+
+/* A library may choose other algorithms for shifted buffers: those go to the own kernels. */
+static void test_shapes(void) {
+    kt_op forward = kt_attention_forward, backward = kt_attention_backward;
+    forward.by_alignment = backward.by_alignment = true;
+    for (int i = 0; i < SHAPES; i++) {
+        kt_case c = {.op = &forward};
+        memcpy(c.dim, shapes[i].dim, sizeof c.dim);
+        CHECK_INT(kt_check(&c, "cudnn", false), 0);
+        if (c.dim[1] == c.dim[2]) {
+            c.op = &backward;
+            CHECK_INT(kt_check(&c, "cudnn", false), 0);
+        }
+    }
+}
+
+/* Without a mask, as ring attention has its parts. */
+static ls_attention op_of(const int64_t dim[KT_DIMS], char *memory) {
+    const int64_t width = (dim[3] + 2 * dim[4]) * dim[5], part = (int64_t)1 << 18;
+    return (ls_attention){.dtype = LS_BF16,
+                          .batch = dim[0],
+                          .q_len = dim[1],
+                          .kv_len = dim[2],
+                          .heads = dim[3],
+                          .kv_heads = dim[4],
+                          .head_dim = dim[5],
+                          .scale = 0.125,
+                          .q = memory,
+                          .k = memory + 2 * dim[3] * dim[5],
+                          .v = memory + 2 * (dim[3] + dim[4]) * dim[5],
+                          .q_stride = width,
+                          .kv_stride = width,
+                          .q_batch = dim[1] * width,
+                          .kv_batch = dim[2] * width,
+                          .out = memory + part,
+                          .o_stride = dim[3] * dim[5],
+                          .lse = memory + 2 * part,
+                          .dout = memory + 3 * part,
+                          .dq = memory + 4 * part,
+                          .dk = memory + 4 * part + 2 * dim[3] * dim[5],
+                          .dv = memory + 4 * part + 2 * (dim[3] + dim[4]) * dim[5]};
+}
+
+/* Who serves which shape, and that nothing more is planned or taken when it comes again. */
+static void test_plans(void) {
+    ls_device *dev;
+    void *memory;
+    int plans = 0;
+    CHECK_OK(kt_open("cudnn", 1, &dev));
+    const ls_device_ops *ops = dev->ops;
+    CHECK_OK(ops->alloc(dev, (size_t)5 << 18, &memory));
+    for (int i = 0; i < 2 * SHAPES; i++) {
+        const ls_attention op = op_of(shapes[i % SHAPES].dim, memory);
+        const size_t scratch_bytes = dev->scratch_bytes;
+        CHECK_OK(ops->attention_forward(dev, &op));
+        CHECK_OK(ops->attention_backward(dev, &op));
+        plans += i < SHAPES ? shapes[i].plans : 0;
+        CHECK_INT(ls_cuda_cudnn_plans(ls_cuda_of(dev)), plans);
+        CHECK(i < SHAPES || dev->scratch_bytes == scratch_bytes);
+    }
+    ls_attention part = op_of(shapes[0].dim, memory);
+    part.merge = true;
+    CHECK_OK(ops->attention_forward(dev, &part));
+    part.merge = false;
+    part.add = true;
+    CHECK_OK(ops->attention_backward(dev, &part));
+    CHECK_INT(ls_cuda_cudnn_plans(ls_cuda_of(dev)), plans);
+    part.add = false;
+    part.full = true;
+    CHECK_OK(ops->attention_forward(dev, &part));
+    CHECK_INT(ls_cuda_cudnn_plans(ls_cuda_of(dev)), plans + 1);
+    CHECK_OK(ops->sync(dev));
+    ops->free(dev, memory);
+    ops->close(dev);
+}
+
+/* What a micro-batch needs is planned, and its workspace taken, before the first step. */
+static void test_reserve(void) {
+    const int64_t dim[KT_DIMS] = {2, 64, 64, 2, 1, 64};
+    const ls_device_limits limits = {.rows = 128,
+                                     .seq = 64,
+                                     .channels = 128,
+                                     .heads = 2,
+                                     .kv_heads = 1,
+                                     .head_dim = 64,
+                                     .vocab = 64,
+                                     .bf16_batch = 2};
+    ls_device *dev;
+    void *memory;
+    CHECK_OK(kt_open("cudnn", 1, &dev));
+    CHECK_OK(dev->ops->alloc(dev, (size_t)5 << 18, &memory));
+    CHECK_OK(dev->ops->reserve(dev, &limits));
+    CHECK_INT(ls_cuda_cudnn_plans(ls_cuda_of(dev)), 2);
+    const size_t scratch_bytes = dev->scratch_bytes;
+    const ls_attention op = op_of(dim, memory);
+    CHECK_OK(dev->ops->attention_forward(dev, &op));
+    CHECK_OK(dev->ops->attention_backward(dev, &op));
+    CHECK_INT(ls_cuda_cudnn_plans(ls_cuda_of(dev)), 2);
+    CHECK_INT(dev->scratch_bytes, scratch_bytes);
+    dev->ops->free(dev, memory);
+    dev->ops->close(dev);
+}
+
+#ifdef LS_EMULATED_DEVICE
+static void test_absence(void) {
+    ls_device *dev;
+    CHECK(setenv("LOCKSTEP_EMULATOR_CUDNN", "absent", 1) == 0);
+    CHECK_STATUS(ls_device_open_cuda(&(ls_device_options){.attention = LS_ATTENTION_CUDNN}, &dev),
+                 LS_E_UNSUPPORTED);
+    CHECK_MESSAGE("no cuDNN that lockstep can use");
+    CHECK_OK(ls_device_open_cuda(&(ls_device_options){.attention = LS_ATTENTION_AUTO}, &dev));
+    CHECK(!strstr(dev->describe, "cuDNN"));
+    dev->ops->close(dev);
+    CHECK(unsetenv("LOCKSTEP_EMULATOR_CUDNN") == 0);
+}
+#endif
+
+int main(void) {
+    ls_device *dev;
+    if (kt_open("cudnn", 1, &dev) != LS_OK) {
+        printf("skipped: %s\n", ls_error_last()->message);
+        return 77;
+    }
+    CHECK(strstr(dev->describe, "cuDNN") != NULL);
+    printf("%s\n", dev->describe);
+    dev->ops->close(dev);
+    test_shapes();
+    test_plans();
+    test_reserve();
+#ifdef LS_EMULATED_DEVICE
+    test_absence();
+#endif
+    return test_end();
+}
