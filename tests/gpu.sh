@@ -5,6 +5,10 @@
 # comparisons. $PARTS: which of "tests benchmarks sanitizer" (all). To try the script: $GPU_SH_BUILD, a build that is there already,
 # $DEVICE (cuda), $REPEATS of operations, $MODELS.
 #
+# Where a machine is had for minutes at a time: LIMIT_S=540 RESUME=1 tests/gpu.sh, again until it ends with 0. No check begins after
+# LIMIT_S seconds; with RESUME=1 what has passed on the same commit and GPU is not run again. Results and figures lie in
+# build/gpu/results and the last call's tables have them all. A check that is cut off runs again: none takes 10 minutes.
+#
 # Several ranks share a GPU where there are fewer GPUs than ranks: that is for correctness only.
 set -u
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -31,15 +35,26 @@ done
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-results=$work/results figures=$work/figures
-: >"$results"
-: >"$figures"
-failures=0
+kept=$build/results
+results=$kept/table
+began=$(date +%s) failures=0 left=0
+state=$(git -C "$root" rev-parse HEAD 2>/dev/null; nvidia-smi --query-gpu=name,driver_version --format=csv,noheader)
+mkdir -p "$kept"
+if [ -z "${RESUME:-}" ] || [ "$state" != "$(cat "$kept/state" 2>/dev/null)" ]; then
+    rm -f "$kept"/*
+fi
+echo "$state" >"$kept/state"
+touch "$results"
 # check NAME COMMAND...: runs it, and keeps a line for the table.
 check() {
     name=$1
     shift
+    grep -qF "$(printf '%-56s passed' "$name")" "$results" && return
     start=$(date +%s)
+    if [ $((start - began)) -ge "${LIMIT_S:-1000000}" ]; then
+        left=$((left + 1))
+        return
+    fi
     "$@"
     status=$?
     case $status in
@@ -50,6 +65,8 @@ check() {
         failures=$((failures + 1))
         ;;
     esac
+    grep -vF "$(printf '%-56s ' "$name")" "$results" >"$work/others"
+    cp "$work/others" "$results"
     printf '%-56s %-12s %6d s\n' "$name" "$word" $(($(date +%s) - start)) | tee -a "$results"
 }
 wants() { # wants PART
@@ -70,20 +87,23 @@ report() {
     nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
     date -u '+%Y-%m-%d %H:%M UTC'
     cat "$results"
+    [ "$left" -eq 0 ] || echo "not begun within ${LIMIT_S:-} s: $left checks; the same call with RESUME=1 goes on"
     echo
-    awk -f "$root/tests/gpu/report.awk" "$figures"
+    cat "$kept"/figures.* 2>/dev/null | awk -f "$root/tests/gpu/report.awk"
 }
 
 ranks=$root/tests/gpu/ranks.sh
 
-[ "${GPU_SH_BUILD:-}" ] || check "build" configure
+# Always: it finds out for itself what is there.
+[ "${GPU_SH_BUILD:-}" ] || configure || failures=1
 if [ "$failures" -gt 0 ]; then
-    cat "$results"
+    echo "gpu.sh: the build failed" >&2
     exit 1
 fi
 tests=$build/tests
 if wants tests; then
     check "operations against the reference" "$tests/device/test_kernels" cuda
+    check "attention by cuDNN against the reference" "$tests/gpu/test_cudnn"
     check "NCCL on 1 rank" "$ranks" 1 "$tests/gpu/test_comm_nccl"
     check "NCCL on 2 ranks" "$ranks" 2 "$tests/gpu/test_comm_nccl"
     check "NCCL on 4 ranks" "$ranks" 4 "$tests/gpu/test_comm_nccl"
@@ -96,11 +116,13 @@ fi
 
 # On a GPU that does nothing else.
 if wants benchmarks; then
-    check "operations beside their floors" "$build/benchmarks/gpu/bench_gpu" "${REPEATS:-20}" "$figures"
-    product=$(sed -n 's/^# product //p' "$figures")
+    check "operations beside their floors" "$build/benchmarks/gpu/bench_gpu" "${REPEATS:-20}" "$kept/figures.operations"
+    product=$(sed -n 's/^# product //p' "$kept/figures.operations" 2>/dev/null)
     export TORCH_PYTHON="${TORCH_PYTHON:-}" LLMC_DIR="${LLMC_DIR:-}"
-    check "tokens/s of GPT-2 124M and 1558M" "$root/benchmarks/gpu/train.sh" "$build/bin/lockstep" "$work/train" 30 "$figures" \
-        "$product"
+    for model in ${MODELS:-gpt2-124m:16:12:12:768 gpt2-1558m:8:25:48:1600}; do
+        check "tokens/s of ${model%%:*}" env MODELS="$model" "$root/benchmarks/gpu/train.sh" "$build/bin/lockstep" "$work/train" 30 \
+            "$kept/figures.train.${model%%:*}" "$product"
+    done
 fi
 
 # Last, for it takes longest.
@@ -111,4 +133,4 @@ if wants sanitizer && command -v compute-sanitizer >/dev/null; then
     done
 fi
 report
-[ "$failures" -eq 0 ]
+[ "$failures" -eq 0 ] && [ "$left" -eq 0 ]

@@ -352,7 +352,8 @@ static ls_status run_attention_backward(const bench *b, void *context) {
     return b->dev->ops->attention_backward(b->dev, context);
 }
 
-static void bench_attention(const bench *b) {
+/* plans: of cuDNN's, that must serve it; -1: none. */
+static void bench_attention(const bench *b, const char *by, int plans) {
     const int64_t batch = 2, heads = b->tiny ? 1 : 16, len = b->tiny ? 64 : 4096, size = 128;
     const int64_t width = 3 * heads * size;
     char *qkv = operand(b, 0), *dqkv = operand(b, 3);
@@ -381,15 +382,30 @@ static void bench_attention(const bench *b) {
     const double tflop = 2e-12 * (double)(batch * heads * len * len * size);
     const double forward_s = seconds_of(b, run_attention, &op);
     const double backward_s = seconds_of(b, run_attention_backward, &op);
-    printf("attention %-18s %9.1f TFLOP/s %5.1f %% of the product 8192^3\n", "forward",
-           tflop / forward_s, 100.0 * tflop / forward_s / b->gemm_tflop_s);
-    figure(b, "of a product's rate:", "attention forward, T=4096 D=128",
-           100.0 * tflop / forward_s / b->gemm_tflop_s, 70.0);
-    if (b->figures) {
-        fprintf(b->figures, "# product %.1f\n", b->gemm_tflop_s);
+    char name[64];
+    if (plans >= 0 && ls_cuda_cudnn_plans(ls_cuda_of(b->dev)) != plans) {
+        printf("attention %-6s refused: lockstep's own would run\n", by);
+        return;
     }
-    printf("attention %-18s %9.1f TFLOP/s %5.1f %%\n", "backward", 2.5 * tflop / backward_s,
-           250.0 * tflop / backward_s / b->gemm_tflop_s);
+    snprintf(name, sizeof name, "attention %s forward, T=4096 D=128", by);
+    printf("attention %-6s %-11s %9.1f TFLOP/s %5.1f %% of the product 8192^3\n", by, "forward",
+           tflop / forward_s, 100.0 * tflop / forward_s / b->gemm_tflop_s);
+    figure(b, "of a product's rate:", name, 100.0 * tflop / forward_s / b->gemm_tflop_s, 70.0);
+    printf("attention %-6s %-11s %9.1f TFLOP/s %5.1f %%\n", by, "backward",
+           2.5 * tflop / backward_s, 250.0 * tflop / backward_s / b->gemm_tflop_s);
+}
+
+/* By lockstep's kernels and by cuDNN, on the same memory. */
+static void bench_attentions(const bench *b) {
+    bench other = *b;
+    const ls_device_options options = {.attention = LS_ATTENTION_CUDNN};
+    bench_attention(b, "own", -1);
+    if (ls_device_open_cuda(&options, &other.dev) != LS_OK) {
+        printf("attention cuDNN: %s\n", ls_error_last()->message);
+        return;
+    }
+    bench_attention(&other, "cuDNN", 2);
+    other.dev->ops->close(other.dev);
 }
 
 /* All memory becomes numbers between 1/8 and 2 of either sign, as bf16 and as fp32: a GPU that
@@ -428,7 +444,10 @@ int main(int argc, char **argv) {
     printf("%s\n", b.dev->describe);
     bench_memory(&b);
     bench_products(&b);
-    bench_attention(&b);
+    bench_attentions(&b);
+    if (b.figures) {
+        fprintf(b.figures, "# product %.1f\n", b.gemm_tflop_s);
+    }
     b.dev->ops->free(b.dev, memory);
     b.dev->ops->close(b.dev);
     return b.figures && fclose(b.figures) != 0 ? 3 : 0;

@@ -2,12 +2,14 @@
 # train.sh LOCKSTEP DIR [STEPS [FILE [PRODUCT]]]: tokens a second of lockstep train on one GPU: GPT-2 124M and 1558M, bf16,
 # T=1024, on made-up bytes in DIR; medians of the steps without the first five. Beside them, where these are given, torch.compile'd
 # PyTorch ($TORCH_PYTHON, the python of an environment that has it) and llm.c ($LLMC_DIR, a checkout with train_gpt2cu built).
-# FILE receives the figures for tests/gpu/report.awk; PRODUCT: TFLOP/s of a matrix product, for the share of it. $MODELS is a list
-# of preset:micro-batch:heads:layers:channels; $DEVICE the device (cuda); $MODEL_SETTINGS more settings of lockstep.
+# Each with lockstep's own attention and, where it is there, with cuDNN's; the rest is of the faster of the two. FILE receives the
+# figures for tests/gpu/report.awk; PRODUCT: TFLOP/s of a matrix product, for the share of it. $MODELS is a list of
+# preset:micro-batch:heads:layers:channels; $DEVICE the device (cuda); $MODEL_SETTINGS more settings of lockstep.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 lockstep=$1 dir=$2 steps=${3:-30} figures=${4:-/dev/null} product=${5:-}
 mkdir -p "$dir"
+: >"$figures"
 [ -d "$dir/data" ] || {
     head -c 40000000 /dev/urandom | base64 >"$dir/bytes.txt"
     "$lockstep" prep "$dir/bytes.txt" -o "$dir/data" >/dev/null 2>&1
@@ -39,18 +41,29 @@ for model in ${MODELS:-gpt2-124m:16:12:12:768 gpt2-1558m:8:25:48:1600}; do
     IFS=: read -r preset micro heads layers channels <<ROW
 $model
 ROW
-    rm -rf "$dir/runs/$preset"
-    # shellcheck disable=SC2086 # words
-    "$lockstep" train model.preset="$preset" data.dir="$dir/data" run.device="${DEVICE:-cuda}" run.dir="$dir/runs" \
-        run.name="$preset" run.steps="$steps" batch.micro="$micro" batch.sequences="$((micro * 4))" checkpoint.every=0 \
-        checkpoint.at_end=false checkpoint.async=false metrics.every=1 ${MODEL_SETTINGS-model.vocab=50257} >/dev/null
-    # shellcheck disable=SC2046 # two words
-    set -- $(sed -n 's/.*"tokens_per_second": *\([0-9.e+]*\),.*"flops_per_second": *\([0-9.e+]*\).*/\1 \2/p' \
-        "$dir/runs/$preset/train.jsonl" | median)
-    tokens=${1:-0} tflops=$(awk -v f="${2:-0}" 'BEGIN { printf "%.1f", f * 1e-12 }')
-    memory=$(sed -n 's/.*"\(device[a-z_]*bytes\)": *\([0-9]*\).*/\1 \2/p' "$dir/runs/$preset/ledger.json" |
-        awk '{ m[$1] = $2 } END { p = m["device_planned_bytes"]; if (p > 0) { d = m["device_bytes"] / p - 1; printf "%.2f", 100 * (d < 0 ? -d : d) } }')
-    printf '%-25s %10.0f tokens/s %8s TFLOP/s of the model, memory within %s %% of the plan\n' "$preset" "$tokens" "$tflops" "$memory"
+    tokens=0
+    for attention in ${ATTENTIONS:-own cudnn}; do
+        run=$preset-$attention
+        rm -rf "$dir/runs/$run"
+        # shellcheck disable=SC2086 # words
+        "$lockstep" train model.preset="$preset" data.dir="$dir/data" run.device="${DEVICE:-cuda}" run.dir="$dir/runs" \
+            run.name="$run" run.steps="$steps" batch.micro="$micro" batch.sequences="$((micro * 4))" checkpoint.every=0 \
+            checkpoint.at_end=false checkpoint.async=false metrics.every=1 numerics.attention="$attention" \
+            ${MODEL_SETTINGS-model.vocab=50257} >/dev/null 2>"$dir/$run.err" || {
+            tail -3 "$dir/$run.err" >&2
+            [ "$attention" = own ] && exit 1
+            continue
+        }
+        # shellcheck disable=SC2046 # two words
+        set -- $(sed -n 's/.*"tokens_per_second": *\([0-9.e+]*\),.*"flops_per_second": *\([0-9.e+]*\).*/\1 \2/p' \
+            "$dir/runs/$run/train.jsonl" | median)
+        off=$(sed -n 's/.*"\(device[a-z_]*bytes\)": *\([0-9]*\).*/\1 \2/p' "$dir/runs/$run/ledger.json" |
+            awk '{ m[$1] = $2 } END { p = m["device_planned_bytes"]; if (p > 0) { d = m["device_bytes"] / p - 1; printf "%.2f", 100 * (d < 0 ? -d : d) } }')
+        printf '%-25s %10.0f tokens/s %8.1f TFLOP/s of the model, memory within %s %% of the plan\n' "$run" "${1:-0}" \
+            "$(awk -v f="${2:-0}" 'BEGIN { print f * 1e-12 }')" "$off"
+        [ "$(ratio "${1:-0}" "$tokens" | awk '{ print ($1 == "" || $1 > 1) }')" = 0 ] && continue
+        tokens=${1:-0} tflops=$(awk -v f="${2:-0}" 'BEGIN { printf "%.1f", f * 1e-12 }') memory=$off
+    done
     figure "$preset: device memory beside its plan, % off" "$memory" most 3
     [ -z "$product" ] || figure "$preset: model FLOP/s beside a product's, %" \
         "$(awk -v r="$(ratio "$tflops" "$product")" 'BEGIN { if (r > 0) printf "%.1f", 100 * r }')" least "$([ "$layers" = 48 ] && echo 60 || echo 0)"
