@@ -48,4 +48,4 @@ sed -n 's/^int \(cu[A-Za-z0-9_]*\)(.*/\1/p' "$dir/libcuda.c" >"$dir/made"
 nm -D --defined-only "$stub" | awk '$2 == "T" { print $3 }' | grep -vxFf "$dir/made" |
     sed 's/.*/int &(void); int &(void) { return 34; }/' >>"$dir/libcuda.c" # CUDA_ERROR_STUB_LIBRARY
 ${CC:-cc} -shared -fPIC -w "$dir/libcuda.c" -Wl,-soname,libcuda.so.1 -o "$dir/libcuda.so.1"
-LD_LIBRARY_PATH="$dir:$(dirname "$(dirname "$stub")")${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" "$1"
+LD_LIBRARY_PATH="$dir:${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$(dirname "$(dirname "$stub")")" "$1"
