@@ -32,9 +32,10 @@ ls_status ls_combine_check(ls_dtype dtype) {
 }
 
 /* Results of LS_STREAM_BYTES, all places together, that lie elsewhere than the ranks' vectors go
- * past the caches: what a cache cannot hold need not be fetched before it is overwritten. PART:
- * what is read for several places at a time. */
-enum { ALIGN = 16, LINE = 64, PART = 128 << 10 };
+ * past the caches: what a cache cannot hold need not be fetched before it is overwritten. What is
+ * read for several places at a time stays in the first cache beside the buffers of what goes past
+ * them, or else in the second: CACHED_PART, since stores into caches like long runs. */
+enum { ALIGN = 16, LINE = 64, STREAM_PART = 4 << 10, CACHED_PART = 128 << 10 };
 
 #if defined(__SSE2__)
 /* Whole lines at once: those that are put together of four stores often leave half full, at several
@@ -114,15 +115,11 @@ static void copy_part(void *to, const void *from, int64_t bytes, bool stream) {
 }
 
 void ls_copy(void *to, const void *from, int64_t bytes, int64_t of_bytes) {
-    ls_copy_to_all(1, &to, from, bytes, of_bytes);
+    ls_copy_to_all(1, &to, from, bytes, of_bytes >= LS_STREAM_BYTES);
 }
 
-void ls_copy_to_all(int places, void *const *to, const void *from, int64_t bytes,
-                    int64_t of_bytes) {
-    const bool stream = of_bytes >= LS_STREAM_BYTES;
-    /* One place is written in one go; for several, a part of what is read stays in a near cache.
-     */
-    const int64_t part = places == 1 ? bytes : PART;
+void ls_copy_to_all(int places, void *const *to, const void *from, int64_t bytes, bool stream) {
+    const int64_t part = places == 1 ? bytes : stream ? STREAM_PART : CACHED_PART;
     for (int64_t at = 0; at < bytes; at += part) {
         const int64_t n = bytes - at < part ? bytes - at : part;
         for (int i = 0; i < places; i++) {

@@ -14,6 +14,10 @@
 #include "collectives/combine.h"
 #include "collectives/comm_shm_impl.h"
 
+/* Smaller results of a gather stay in the near cache of whoever writes them: it should be that of
+ * the rank that is to read them. */
+enum { PUSH_BYTES = 2 << 20 };
+
 int64_t ls_comm_shm_chunk_bytes = STAGE_BYTES;
 
 static int64_t clamp(int64_t n, int64_t most) {
@@ -106,7 +110,7 @@ static void read_plans(shm_comm *c, ls_comm_request *r) {
         r->first = carried || may_be_direct(r, n, rank) ? 1 : r->first;
     }
     r->direct = bytes > WHOLE_BYTES && (open || !staged);
-    r->pushes = r->direct && open && (staged || r->count >= LS_STREAM_BYTES);
+    r->pushes = r->direct && open && (staged || r->count >= PUSH_BYTES);
     r->whole = r->kind == SHM_REDUCE && r->count * shm_elem_bytes(r) <= WHOLE_BYTES;
     const bool copies_out = r->kind == SHM_REDUCE && !r->whole;
     r->last = r->direct ? 2 : r->first + r->chunks + (copies_out ? 1 : 0);
@@ -257,8 +261,7 @@ static void reduce_directly(shm_comm *c, const ls_comm_request *r) {
     ls_combine_ranks(r->dtype, r->op, size, c->from, places, c->to, end - first);
 }
 
-/* This rank's block into everybody's memory: read once, where each of them would read it. That is
- * for memory; caches rather keep lines where they were written, and read them from there. */
+/* This rank's block into everybody's memory: read once, where each of them would read it. */
 static void push(shm_comm *c, const ls_comm_request *r) {
     const int me = c->base.rank, size = c->base.size;
     for (int i = 0; i < size; i++) {
@@ -266,7 +269,8 @@ static void push(shm_comm *c, const ls_comm_request *r) {
         c->to[i] =
             mapped(c, plan_of(c, peer)->recv, peer) + shm_offsets_of(c, peer, c->steps - 1)[me];
     }
-    ls_copy_to_all(size, c->to, r->send, r->send_counts[me], size * r->send_counts[me]);
+    ls_copy_to_all(size, c->to, r->send, r->send_counts[me],
+                   (size + 1) * r->count > LS_CACHE_BYTES);
 }
 
 static void work_directly(shm_comm *c, const ls_comm_request *r) {

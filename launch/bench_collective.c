@@ -1,3 +1,4 @@
+#include "collectives/combine.h"
 #include "collectives/comm_choose.h"
 #include "launch/bench.h"
 #include "launch/bench_call.h"
@@ -16,9 +17,22 @@
  * them would count otherwise. */
 enum { SHORT_BYTES = 64 << 10, RUN = 20 };
 
-/* Who makes the operation, and where; COPY: every rank copies so many bytes at once, from ordinary
- * memory to ordinary memory, for comparison with what memory can do. */
-typedef enum way { OUT_OF_PLACE, IN_PLACE, PLAIN_MPI, COPY, WAYS } way;
+/* Who makes the operation, and where. COPY: every rank copies so many bytes at once, from ordinary
+ * memory to ordinary memory, for comparison with what memory can do. LEAST: likewise, every rank
+ * reads and writes what it must at least for the result out of place. */
+typedef enum way {
+    OUT_OF_PLACE,
+    IN_PLACE,
+    PLAIN_OUT_OF_PLACE,
+    PLAIN_IN_PLACE,
+    COPY,
+    LEAST,
+    WAYS
+} way;
+
+static bool is_mpi(way w) {
+    return w == PLAIN_OUT_OF_PLACE || w == PLAIN_IN_PLACE;
+}
 
 typedef struct bench {
     ls_comm *world;
@@ -29,6 +43,8 @@ typedef struct bench {
     bool private_buffers, json;
     char *send, *recv;         /* of ours */
     char *mpi_send, *mpi_recv; /* always the process's own */
+    const void **from;         /* [size], of LEAST */
+    void **to;                 /* [size] */
     double *times;             /* [iterations] */
     json_t *rows;
 } bench;
@@ -41,6 +57,15 @@ typedef struct result {
 
 static const char *const reductions[] = {
     [LS_SUM] = "sum", [LS_MAX] = "max", [LS_MIN] = "min", [LS_AVG] = "avg", [LS_SUM_TREE] = "tree"};
+
+static bool reduces(const bench *b) {
+    return b->call.coll == LS_COLL_ALL_REDUCE || b->call.coll == LS_COLL_REDUCE ||
+           b->call.coll == LS_COLL_REDUCE_SCATTER;
+}
+
+static const char *reduction_name(const bench *b) {
+    return reduces(b) ? reductions[b->call.op] : "none";
+}
 
 static ls_status parse_bytes(const char *name, const char *value, int64_t *bytes) {
     char *end;
@@ -176,9 +201,7 @@ static bool expected(const bench *b, ls_bench_shape s, int64_t i, int *n) {
 }
 
 static int64_t count_wrong(const bench *b, ls_bench_shape s, const char *recv) {
-    const bool sums = b->call.coll == LS_COLL_ALL_REDUCE || b->call.coll == LS_COLL_REDUCE ||
-                      b->call.coll == LS_COLL_REDUCE_SCATTER;
-    const int divisor = sums && b->call.op == LS_AVG ? b->call.comm->size : 1;
+    const int divisor = reduces(b) && b->call.op == LS_AVG ? b->call.comm->size : 1;
     const size_t bytes = ls_dtype_bytes(b->call.dtype);
     int64_t wrong = 0;
     for (int64_t i = 0; i < s.recv; i++) {
@@ -195,38 +218,43 @@ static int64_t count_wrong(const bench *b, ls_bench_shape s, const char *recv) {
 /* Operations */
 
 static bool has_way(const bench *b, way w) {
+    /* The library has no 16-bit floating-point types and no average. */
+    if (is_mpi(w) && (b->call.comm->size == 1 || b->call.dtype == LS_F16 ||
+                      b->call.dtype == LS_BF16 || (reduces(b) && b->call.op == LS_AVG))) {
+        return false;
+    }
     switch (w) {
     case OUT_OF_PLACE:
+    case PLAIN_OUT_OF_PLACE:
         return b->call.coll != LS_COLL_BROADCAST;
     case IN_PLACE:
+    case PLAIN_IN_PLACE:
         return b->call.coll != LS_COLL_ALL_TO_ALL && b->call.coll != LS_COLL_SEND_RECV;
-    case COPY:
+    default:
         return true;
-    default: /* the library has no 16-bit floating-point types and no average */
-        return b->call.comm->size > 1 && b->call.dtype != LS_F16 && b->call.dtype != LS_BF16 &&
-               b->call.op != LS_AVG;
     }
 }
 
 /* Where a way sends from and receives in. */
 static void places(const bench *b, way w, ls_bench_shape s, char **send, char **recv) {
     const int64_t own = b->call.comm->rank * s.block * (int64_t)ls_dtype_bytes(b->call.dtype);
-    const bool own_memory = w == PLAIN_MPI || w == COPY;
+    const bool own_memory = w > IN_PLACE;
     *send = own_memory ? b->mpi_send : b->send;
     *recv = own_memory ? b->mpi_recv : b->recv;
-    if (w == COPY) {
+    if (w != IN_PLACE && w != PLAIN_IN_PLACE) {
         return;
     }
-    if (b->call.coll == LS_COLL_BROADCAST) {
-        *recv = *send;
-    } else if (w == IN_PLACE && b->call.coll == LS_COLL_ALL_GATHER) {
+    if (b->call.coll == LS_COLL_ALL_GATHER) {
         *send = *recv + own;
-    } else if (w == IN_PLACE) {
-        *recv = b->call.coll == LS_COLL_REDUCE_SCATTER ? *send + own : *send;
+    } else if (b->call.coll == LS_COLL_REDUCE_SCATTER && w == IN_PLACE) {
+        *recv = *send + own;
+    } else { /* the library leaves a block of a reduce-scatter at the beginning */
+        *recv = *send;
     }
 }
 
-static ls_status run_mpi(const bench *b, ls_bench_shape s, const char *send, char *recv) {
+static ls_status run_mpi(const bench *b, ls_bench_shape s, const char *send, char *recv,
+                         bool in_place) {
     const MPI_Datatype type = b->call.dtype == LS_F32   ? MPI_FLOAT
                               : b->call.dtype == LS_F64 ? MPI_DOUBLE
                               : b->call.dtype == LS_I32 ? MPI_INT32_T
@@ -234,19 +262,20 @@ static ls_status run_mpi(const bench *b, ls_bench_shape s, const char *send, cha
     const MPI_Op op = b->call.op == LS_MAX ? MPI_MAX : b->call.op == LS_MIN ? MPI_MIN : MPI_SUM;
     const int n = (int)s.all, block = (int)s.block, size = b->call.comm->size,
               me = b->call.comm->rank;
+    const void *from = in_place ? MPI_IN_PLACE : send;
     int code;
     switch (b->call.coll) {
     case LS_COLL_ALL_REDUCE:
-        code = MPI_Allreduce(send, recv, n, type, op, MPI_COMM_WORLD);
+        code = MPI_Allreduce(from, recv, n, type, op, MPI_COMM_WORLD);
         break;
     case LS_COLL_REDUCE:
-        code = MPI_Reduce(send, recv, n, type, op, 0, MPI_COMM_WORLD);
+        code = MPI_Reduce(me == 0 ? from : send, recv, n, type, op, 0, MPI_COMM_WORLD);
         break;
     case LS_COLL_REDUCE_SCATTER:
-        code = MPI_Reduce_scatter_block(send, recv, block, type, op, MPI_COMM_WORLD);
+        code = MPI_Reduce_scatter_block(from, recv, block, type, op, MPI_COMM_WORLD);
         break;
     case LS_COLL_ALL_GATHER:
-        code = MPI_Allgather(send, block, type, recv, block, type, MPI_COMM_WORLD);
+        code = MPI_Allgather(from, block, type, recv, block, type, MPI_COMM_WORLD);
         break;
     case LS_COLL_ALL_TO_ALL:
         code = MPI_Alltoall(send, block, type, recv, block, type, MPI_COMM_WORLD);
@@ -262,12 +291,37 @@ static ls_status run_mpi(const bench *b, ls_bench_shape s, const char *send, cha
     return code == MPI_SUCCESS ? LS_OK : LS_FAIL(LS_E_COMM, "MPI gave error %d", code);
 }
 
+/* A rank's share of the bytes that ranks of one host read and write at least, each with a result of
+ * its own: those that are to be added are read once, and so is what several get. */
+static void run_least(bench *b, ls_bench_shape s, char *send, char *recv) {
+    const int64_t elem = (int64_t)ls_dtype_bytes(b->call.dtype);
+    const int64_t slice = s.all / b->call.comm->size, bytes = slice * elem;
+    const int size = b->call.comm->size;
+    for (int rank = 0; rank < size; rank++) {
+        b->from[rank] = send + rank * bytes;
+        b->to[rank] = recv + rank * bytes;
+    }
+    if (reduces(b)) {
+        const int places = b->call.coll == LS_COLL_ALL_REDUCE ? size : 1;
+        ls_combine_ranks(b->call.dtype, b->call.op, size, b->from, places, b->to, slice);
+    } else if (b->call.coll == LS_COLL_ALL_GATHER) {
+        ls_copy_to_all(size, b->to, send, bytes, (size + 1) * size * bytes > LS_CACHE_BYTES);
+    } else {
+        ls_copy(recv, send, s.all * elem, s.all * elem);
+    }
+}
+
 static ls_status run_way(bench *b, way w, ls_bench_shape s, const char *send, char *recv) {
     if (w == COPY) {
         memcpy(recv, send, (size_t)s.all * ls_dtype_bytes(b->call.dtype));
         return LS_OK;
     }
-    return w == PLAIN_MPI ? run_mpi(b, s, send, recv) : ls_bench_call_run(&b->call, s, send, recv);
+    if (w == LEAST) {
+        run_least(b, s, b->mpi_send, b->mpi_recv);
+        return LS_OK;
+    }
+    return is_mpi(w) ? run_mpi(b, s, send, recv, w == PLAIN_IN_PLACE)
+                     : ls_bench_call_run(&b->call, s, send, recv);
 }
 
 /* Measuring */
@@ -291,7 +345,7 @@ static ls_status time_way(bench *b, way w, ls_bench_shape s, int64_t bytes, doub
         for (int j = 0; j < run; j++) {
             LS_TRY(run_way(b, w, s, send, recv));
         }
-        if (w == COPY) { /* nothing else makes ranks that share a processor wait for each other */
+        if (w >= COPY) { /* nothing else makes ranks that share a processor wait for each other */
             LS_TRY(b->world->ops->barrier(b->world));
         }
         b->times[i] = 1e-9 * (double)(ls_clock_ns() - start_ns) / run;
@@ -319,11 +373,11 @@ static ls_status measure_size(bench *b, int64_t bytes, result *results) {
     const ls_bench_shape s = shape_of(b, bytes);
     for (int w = 0; w < WAYS; w++) {
         result *r = &results[w];
-        r->made = has_way(b, (way)w) && (w != PLAIN_MPI || s.all <= INT32_MAX);
+        r->made = has_way(b, (way)w) && (!is_mpi((way)w) || s.all <= INT32_MAX);
         if (r->made) {
-            memset(w == PLAIN_MPI ? b->mpi_send : b->send, 0, (size_t)bytes);
+            memset(is_mpi((way)w) ? b->mpi_send : b->send, 0, (size_t)bytes);
             LS_TRY(time_way(b, (way)w, s, bytes, &r->seconds));
-            if (w != COPY) {
+            if (w < COPY) {
                 LS_TRY(check_way(b, (way)w, s, &r->wrong));
             }
         }
@@ -338,16 +392,16 @@ static void print_heading(const bench *b) {
            b->call.comm->ops->name, b->call.comm->size, b->private_buffers ? "private" : "its own",
            " buffers", ls_comm_mpi_version());
     printf("%12s %12s %9s %5s", "size", "count", "type", "redop");
-    const char *const names[] = {"out of place", "in place", "plain MPI"};
+    const char *const names[] = {"out of place", "in place", "plain MPI", "in place"};
     for (int w = 0; w < COPY; w++) {
         printf(" | %-12s %7s %7s %6s", names[w], "algbw", "busbw", "#wrong");
     }
-    printf(" | %-12s %7s", "a copy", "");
+    printf(" | %-12s %7s | %12s", "a copy", "", "the least");
     printf("\n%12s %12s %9s %5s", "(B)", "(elements)", "", "");
     for (int w = 0; w < COPY; w++) {
         printf(" | %12s %7s %7s %6s", "time (us)", "(GB/s)", "(GB/s)", "");
     }
-    printf(" | %12s %7s\n", "time (us)", "(GB/s)");
+    printf(" | %12s %7s | %12s\n", "time (us)", "(GB/s)", "time (us)");
 }
 
 static json_t *result_json(const bench *b, const result *r, int64_t bytes) {
@@ -365,18 +419,19 @@ static void print_row(bench *b, int64_t bytes, const result *results) {
     const ls_bench_shape s = shape_of(b, bytes);
     bytes = s.all * (int64_t)ls_dtype_bytes(b->call.dtype);
     if (b->json) {
-        json_array_append_new(
-            b->rows, json_pack("{s:I, s:I, s:f, s:o, s:o, s:o, s:f}", "bytes", (json_int_t)bytes,
-                               "count", (json_int_t)s.all, "wire_bytes",
-                               ls_wire_bytes(b->call.coll, b->call.comm->size, (double)bytes),
-                               "out_of_place", result_json(b, &results[OUT_OF_PLACE], bytes),
-                               "in_place", result_json(b, &results[IN_PLACE], bytes), "plain_mpi",
-                               result_json(b, &results[PLAIN_MPI], bytes), "copy_seconds",
-                               results[COPY].seconds));
+        json_t *row = json_pack(
+            "{s:I, s:I, s:f, s:f, s:f}", "bytes", (json_int_t)bytes, "count", (json_int_t)s.all,
+            "wire_bytes", ls_wire_bytes(b->call.coll, b->call.comm->size, (double)bytes),
+            "copy_seconds", results[COPY].seconds, "least_seconds", results[LEAST].seconds);
+        const char *const names[] = {"out_of_place", "in_place", "plain_mpi", "plain_mpi_in_place"};
+        for (int w = 0; w < COPY; w++) {
+            json_object_set_new(row, names[w], result_json(b, &results[w], bytes));
+        }
+        json_array_append_new(b->rows, row);
         return;
     }
     printf("%12lld %12lld %9s %5s", (long long)bytes, (long long)s.all,
-           ls_dtype_name(b->call.dtype), reductions[b->call.op]);
+           ls_dtype_name(b->call.dtype), reduction_name(b));
     for (int w = 0; w < COPY; w++) {
         const double rate = 1e-9 * (double)bytes / results[w].seconds;
         if (results[w].made) {
@@ -387,8 +442,8 @@ static void print_row(bench *b, int64_t bytes, const result *results) {
             printf(" | %12s %7s %7s %6s", "-", "-", "-", "-");
         }
     }
-    printf(" | %12.2f %7.2f\n", 1e6 * results[COPY].seconds,
-           1e-9 * (double)bytes / results[COPY].seconds);
+    printf(" | %12.2f %7.2f | %12.2f\n", 1e6 * results[COPY].seconds,
+           1e-9 * (double)bytes / results[COPY].seconds, 1e6 * results[LEAST].seconds);
     fflush(stdout);
 }
 
@@ -397,7 +452,7 @@ static ls_status print_json(bench *b) {
         json_pack("{s:i, s:s, s:s, s:i, s:s, s:s, s:b, s:s, s:I, s:O}", "schema", 1, "operation",
                   ls_coll_name(b->call.coll), "backend", b->call.comm->ops->name, "ranks",
                   b->call.comm->size, "dtype", ls_dtype_name(b->call.dtype), "redop",
-                  reductions[b->call.op], "private_buffers", b->private_buffers, "mpi",
+                  reduction_name(b), "private_buffers", b->private_buffers, "mpi",
                   ls_comm_mpi_version(), "iterations", (json_int_t)b->iterations, "sizes", b->rows);
     char *text = json ? json_dumps(json, JSON_INDENT(2)) : NULL;
     json_decref(json);
@@ -441,6 +496,12 @@ static ls_status take_memory(bench *b) {
         status = ls_calloc(size, sizeof *b->call.offsets, &b->call.offsets);
     }
     if (status == LS_OK) {
+        status = ls_calloc(size, sizeof *b->from, &b->from);
+    }
+    if (status == LS_OK) {
+        status = ls_calloc(size, sizeof *b->to, &b->to);
+    }
+    if (status == LS_OK) {
         status = ls_calloc((size_t)b->iterations, sizeof *b->times, &b->times);
     }
     if (status == LS_OK && !(b->rows = json_array())) {
@@ -469,6 +530,8 @@ static void release(bench *b) {
     }
     free(b->call.counts);
     free(b->call.offsets);
+    free(b->from);
+    free(b->to);
     free(b->times);
     json_decref(b->rows);
 }
