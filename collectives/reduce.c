@@ -54,7 +54,7 @@ struct ls_reducer {
     ls_tree_add *tree_adds;
     int tree_add_count;
     char **places; /* [nodes], of what is being added */
-    char *scratch;
+    void *scratch; /* on a device in `memory`, since the library may have to know it */
 
     /* Buckets that backward has finished, and that have entered and left the stages. */
     int64_t ready, started, summed, done;
@@ -95,7 +95,7 @@ static char *node_slice(const ls_reducer *r, int64_t order, int node, ls_range s
     int foreign = r->first_node[r->comm->size] - node_count(r, me);
     int place = node < r->first_node[me] ? node : node - node_count(r, me);
     int64_t slot = order % SLOTS;
-    return r->scratch + (slot * foreign + place) * r->slice_elems * r->elem_bytes;
+    return (char *)r->scratch + (slot * foreign + place) * r->slice_elems * r->elem_bytes;
 }
 
 /* Creation */
@@ -170,16 +170,6 @@ static ls_status take(ls_reducer *r, int64_t count, size_t bytes, void *pointer_
     return ls_calloc((size_t)(count > 0 ? count : 1), bytes, pointer_out);
 }
 
-static ls_status take_device(ls_reducer *r, int64_t elems, void **memory) {
-    size_t bytes = (size_t)elems * (size_t)r->elem_bytes;
-    r->extra_bytes += bytes;
-    if (r->planning) {
-        *memory = NULL;
-        return LS_OK;
-    }
-    return r->dev->ops->alloc(r->dev, bytes > 0 ? bytes : 1, memory);
-}
-
 /* One node on each rank, no replicas of shards, and a communicator whose order of sums will do? */
 static bool is_one_call(const ls_reducer *r) {
     return r->most_nodes == 1 && (r->shards == 1 || r->replicas == 1) &&
@@ -220,13 +210,24 @@ static ls_status plan_tree(ls_reducer *r) {
     return LS_OK;
 }
 
+static ls_status take_device(ls_reducer *r, int64_t bytes, void **memory) {
+    r->extra_bytes += (size_t)bytes;
+    return r->planning ? LS_OK : r->dev->ops->alloc(r->dev, bytes > 0 ? (size_t)bytes : 1, memory);
+}
+
+/* In memory of a communicator as many on each rank. */
+static int64_t scratch_bytes(const ls_reducer *r) {
+    const int own = r->comm->on_device ? 0 : node_count(r, r->comm->rank);
+    const int64_t places = is_one_call(r) ? 0 : ls_min_i64(SLOTS, r->bucket_count);
+    return places * (r->first_node[r->comm->size] - own) * r->slice_elems * r->elem_bytes;
+}
+
 static ls_status take_memory(ls_reducer *r, void *buffer) {
     const int size = r->comm->size;
     LS_TRY(take(r, size + 1, sizeof *r->first_node, &r->first_node));
     LS_TRY(plan_tree(r));
-    const int nodes = r->first_node[size], foreign = nodes - node_count(r, r->comm->rank);
-    const int places = nodes > r->buffer_count ? nodes : r->buffer_count;
-    LS_TRY(take(r, places, sizeof *r->places, &r->places));
+    const int nodes = r->first_node[size], buffers = r->buffer_count;
+    LS_TRY(take(r, nodes > buffers ? nodes : buffers, sizeof *r->places, &r->places));
     LS_TRY(take(r, slots(r) * r->most_nodes, sizeof(ls_comm_request *), &r->exchanges));
     LS_TRY(take(r, r->bucket_count, sizeof(ls_comm_request *), &r->gathers));
     for (int i = 0; i < 2; i++) {
@@ -237,11 +238,7 @@ static ls_status take_memory(ls_reducer *r, void *buffer) {
     LS_TRY(take(r, r->buffer_count, sizeof(void *), &r->buffers));
     r->buffers[0] = buffer;
     r->lent_buffer = buffer != NULL;
-    const int64_t places_used = is_one_call(r) ? 0 : ls_min_i64(SLOTS, r->bucket_count);
-    void *scratch;
-    LS_TRY(take_device(r, places_used * foreign * r->slice_elems, &scratch));
-    r->scratch = scratch;
-    return LS_OK;
+    return r->comm->on_device ? LS_OK : take_device(r, scratch_bytes(r), &r->scratch);
 }
 
 /* Ranks may need different numbers of buffers, but take the same memory. */
@@ -250,7 +247,8 @@ static int64_t buffer_stride(const ls_reducer *r) {
 }
 
 static int64_t buffer_bytes(const ls_reducer *r) {
-    return (r->most_buffers - r->lent_buffer) * buffer_stride(r);
+    return (r->most_buffers - r->lent_buffer) * buffer_stride(r) +
+           (r->comm->on_device ? scratch_bytes(r) : 0);
 }
 
 static ls_status take_buffers(ls_reducer *r) {
@@ -259,6 +257,8 @@ static ls_status take_buffers(ls_reducer *r) {
     for (int i = r->lent_buffer; i < r->buffer_count; i++) {
         r->buffers[i] = (char *)r->memory + (i - r->lent_buffer) * buffer_stride(r);
     }
+    char *const end = (char *)r->memory + buffer_bytes(r);
+    r->scratch = comm->on_device ? end - scratch_bytes(r) : r->scratch;
     return LS_OK;
 }
 
@@ -319,7 +319,7 @@ void ls_reducer_destroy(ls_reducer *r) {
     if (!r || r->done < r->started) {
         return;
     }
-    if (r->scratch) {
+    if (r->scratch && !r->comm->on_device) {
         r->dev->ops->free(r->dev, r->scratch);
     }
     if (r->exchange_comm) {
@@ -408,8 +408,8 @@ static ls_status exchange_start(ls_reducer *r, int64_t order) {
             r->counts[0][rank] = sends ? s.elems * r->elem_bytes : 0;
             r->offsets[0][rank] = sends ? s.first * r->elem_bytes : 0;
             r->counts[1][rank] = receives ? own.elems * r->elem_bytes : 0;
-            r->offsets[1][rank] =
-                receives ? node_slice(r, order, r->first_node[rank] + i, own) - r->scratch : 0;
+            char *const to = node_slice(r, order, r->first_node[rank] + i, own);
+            r->offsets[1][rank] = receives ? to - (char *)r->scratch : 0;
         }
         const void *node = r->buffers[i < node_count(r, me) ? i : 0];
         ls_comm *comm = r->exchange_comm;

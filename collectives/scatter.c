@@ -50,7 +50,7 @@ struct ls_scatter {
 
     void **sums; /* [levels]; the first is the caller's */
     int levels;
-    char *scratch; /* [SLOTS][ranks - 1] slices */
+    void *scratch; /* [SLOTS][ranks - 1] slices */
     int64_t slice_elems;
     buffer buffers[MAX_BUFFERS]; /* the pool, the large one, block 0's */
     void *memory; /* of the buffers; from exchange_comm, which reads it where it is */
@@ -216,8 +216,13 @@ static int64_t buffer_bytes(const ls_scatter *s, int i) {
     return (bytes + align - 1) / align * align;
 }
 
+static int64_t scratch_elems(const ls_scatter *s) {
+    return SLOTS * (s->ranks - 1) * s->slice_elems;
+}
+
+/* And of the scratch memory, where what is received in may have to be known to the library too. */
 static int64_t buffers_bytes(const ls_scatter *s) {
-    int64_t bytes = 0;
+    int64_t bytes = s->options.comm->on_device ? scratch_elems(s) * s->elem_bytes : 0;
     for (int i = 0; i < MAX_BUFFERS; i++) {
         bytes += buffer_bytes(s, i);
     }
@@ -237,6 +242,7 @@ static ls_status take_buffer_memory(ls_scatter *s) {
         s->buffers[i].memory = at;
         at += buffer_bytes(s, i);
     }
+    s->scratch = s->options.comm->on_device ? at : s->scratch;
     return LS_OK;
 }
 
@@ -271,9 +277,7 @@ static ls_status take_memory(ls_scatter *s) {
     for (int i = 1; i < s->levels; i++) {
         LS_TRY(take_device(s, kept, &s->sums[i]));
     }
-    void *scratch;
-    LS_TRY(take_device(s, SLOTS * (s->ranks - 1) * s->slice_elems, &scratch));
-    s->scratch = scratch;
+    LS_TRY(s->options.comm->on_device ? LS_OK : take_device(s, scratch_elems(s), &s->scratch));
     for (int i = 0; i < 2; i++) {
         LS_TRY(take(s, s->ranks, sizeof(int64_t), &s->counts[i]));
         LS_TRY(take(s, s->ranks, sizeof(int64_t), &s->offsets[i]));
@@ -343,7 +347,7 @@ void ls_scatter_destroy(ls_scatter *s) {
     for (int i = 1; s->sums && i < s->levels; i++) {
         free_device(s, s->sums[i]);
     }
-    free_device(s, s->scratch);
+    free_device(s, s->options.comm->on_device ? NULL : s->scratch);
     if (s->exchange_comm) {
         s->exchange_comm->ops->give_back(s->exchange_comm, s->memory);
     }
@@ -376,7 +380,8 @@ size_t ls_scatter_bytes(const ls_scatter *s) {
 /* Where rank r's part of this rank's slice lies once it has arrived. */
 static char *arrived(const ls_scatter *s, int64_t order, int rank) {
     const int me = s->options.comm->rank, place = rank < me ? rank : rank - 1;
-    return s->scratch + ((order % SLOTS) * (s->ranks - 1) + place) * s->slice_elems * s->elem_bytes;
+    return (char *)s->scratch +
+           ((order % SLOTS) * (s->ranks - 1) + place) * s->slice_elems * s->elem_bytes;
 }
 
 static ls_range block_of(const ls_scatter *s, const job *j) {
@@ -392,7 +397,7 @@ static ls_status exchange_start(ls_scatter *s, int64_t order) {
         s->counts[0][r] = r == me ? 0 : part.elems * s->elem_bytes;
         s->offsets[0][r] = (part.first - block_of(s, j).first) * s->elem_bytes;
         s->counts[1][r] = r == me ? 0 : own.elems * s->elem_bytes;
-        s->offsets[1][r] = r == me ? 0 : arrived(s, order, r) - s->scratch;
+        s->offsets[1][r] = r == me ? 0 : arrived(s, order, r) - (char *)s->scratch;
     }
     ls_flight_set_bucket(order);
     ls_comm *comm = s->exchange_comm;

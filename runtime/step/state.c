@@ -13,6 +13,48 @@ ls_status ls_state_take(ls_state *s, size_t *kind, size_t bytes, void **memory) 
     return s->planning || bytes == 0 ? LS_OK : s->dev->ops->alloc(s->dev, bytes, memory);
 }
 
+void ls_state_take_sent(ls_state *s, state_sender sender, size_t *kind, size_t bytes,
+                        void **memory) {
+    enum { ALIGN = 64 };
+    *kind += bytes;
+    *memory = NULL;
+    if (bytes > 0) {
+        s->sent[s->sent_count++] =
+            (state_sent){.at = memory, .sender = sender, .offset = s->sent_bytes[sender]};
+        s->sent_bytes[sender] += (bytes + ALIGN - 1) / ALIGN * ALIGN;
+        s->bytes.shared += bytes;
+    }
+}
+
+void ls_state_free(ls_state *s, void **memory) {
+    for (int i = 0; i < s->sent_count; i++) {
+        if (s->sent[i].at == memory) {
+            return;
+        }
+    }
+    if (*memory) {
+        s->dev->ops->free(s->dev, *memory);
+    }
+}
+
+static ls_comm *comm_of(const ls_state *s, int sender) {
+    return sender == STATE_DATA ? s->options.data : s->gather_comm[sender - STATE_GATHER];
+}
+
+/* [collective] */
+static ls_status take_sent_memory(ls_state *s) {
+    for (int i = 0; i < STATE_SENDERS; i++) {
+        if (s->sent_bytes[i] > 0) {
+            ls_comm *comm = comm_of(s, i);
+            LS_TRY(comm->ops->alloc(comm, (int64_t)s->sent_bytes[i], &s->sent_memory[i]));
+        }
+    }
+    for (int i = 0; i < s->sent_count; i++) {
+        *s->sent[i].at = (char *)s->sent_memory[s->sent[i].sender] + s->sent[i].offset;
+    }
+    return LS_OK;
+}
+
 static ls_status check_options(const ls_state_options *o) {
     if (o->zero < 0 || o->zero > 3 || o->shards < 1 || (o->zero == 0 && o->shards > 1) ||
         o->data->size % o->shards != 0 ||
@@ -161,6 +203,12 @@ static ls_status list_owned(ls_state *s) {
     LS_TRY(ls_calloc((size_t)units, sizeof *s->owned, &s->owned));
     for (int p = 0; p < s->part_count; p++) {
         state_part *part = &s->parts[p];
+        int64_t most = 0;
+        for (int shard = 0; shard < part->shards; shard++) {
+            const int64_t elems = ls_partition_elems(&part->partition, shard);
+            most = elems > most ? elems : most;
+        }
+        s->most_owned += most;
         for (int u = 0; u < part->partition.unit_count; u++) {
             ls_range slice = ls_partition_slice(&part->partition, u, part->shard);
             part->places[u] = s->owned_elems;
@@ -184,20 +232,33 @@ static bool lends_grads(const ls_state *s) {
     return !s->full_grads || s->part_count > 1;
 }
 
+/* Elements of a buffer of all parameters or of those that this rank keeps. Whole ones are received
+ * in; a GPU's collectives also want to know the memory that they send from. */
+static ls_status take_elems(ls_state *s, state_sender sender, bool sent, bool whole,
+                            size_t elem_bytes, size_t *kind, void **memory) {
+    const bool on_device = s->options.data->on_device;
+    if (sent && (whole || on_device)) {
+        const int64_t elems = whole ? s->flat_elems : s->most_owned;
+        ls_state_take_sent(s, sender, kind, (size_t)elems * elem_bytes, memory);
+        return LS_OK;
+    }
+    const int64_t elems = whole ? s->flat_elems : s->owned_elems;
+    return ls_state_take(s, kind, (size_t)elems * elem_bytes, memory);
+}
+
 static ls_status take_buffers(ls_state *s) {
-    const size_t flat = (size_t)s->flat_elems, owned = (size_t)s->owned_elems;
-    LS_TRY(ls_state_take(s, &s->bytes.masters, s->acc_bytes * (s->full_masters ? flat : owned),
-                         &s->masters));
-    const size_t grads_bytes = s->acc_bytes * (s->full_grads ? flat : owned);
-    if (lends_grads(s)) {
-        LS_TRY(ls_state_take(s, &s->bytes.grads, grads_bytes, &s->grads));
-    } else {
-        s->bytes.grads = grads_bytes;
-    }
+    const bool gathers = s->options.zero > 0;
+    LS_TRY(take_elems(s, STATE_GATHER, gathers && !s->has_copies, s->full_masters, s->acc_bytes,
+                      &s->bytes.masters, &s->masters));
     if (s->has_copies) {
-        LS_TRY(ls_state_take(s, &s->bytes.copies, s->copy_bytes * (s->full_copies ? flat : owned),
-                             &s->copies));
+        LS_TRY(take_elems(s, STATE_GATHER, gathers, s->full_copies, s->copy_bytes, &s->bytes.copies,
+                          &s->copies));
     }
+    if (lends_grads(s)) {
+        return take_elems(s, STATE_DATA, true, s->full_grads, s->acc_bytes, &s->bytes.grads,
+                          &s->grads);
+    }
+    s->bytes.grads = s->acc_bytes * (size_t)s->flat_elems;
     return LS_OK;
 }
 
@@ -328,7 +389,6 @@ ls_status ls_state_create(const ls_state_options *options, ls_state **state) {
     }
     ls_comm *data = options->data;
     LS_TRY_GOTO(ls_comm_agree(data, status), failed);
-    LS_TRY_GOTO(make_reductions(s), failed);
     if (options->zero > 0) {
         LS_TRY_GOTO(split_shards(data, options->shards, &s->gather_comm[0]), failed);
     }
@@ -336,6 +396,8 @@ ls_status ls_state_create(const ls_state_options *options, ls_state **state) {
         LS_TRY_GOTO(split_shards(options->expert_data, options->expert_shards, &s->gather_comm[1]),
                     failed);
     }
+    LS_TRY_GOTO(ls_comm_agree(data, take_sent_memory(s)), failed);
+    LS_TRY_GOTO(make_reductions(s), failed);
     for (int p = 0; p < options->part_count; p++) {
         ls_state_set_store(&s->parts[p]);
     }
@@ -357,11 +419,19 @@ void ls_state_destroy(ls_state *s) {
         free(s->parts[p].places);
     }
     ls_state_release_gathers(s);
-    void *const device_pieces[] = {s->masters, s->copies, lends_grads(s) ? s->grads : NULL,
-                                   s->twin};
+    s->grads = lends_grads(s) ? s->grads : NULL;
+    void **const pieces[] = {&s->masters, &s->copies, &s->grads, &s->twin};
     for (int i = 0; i < 4; i++) {
-        if (device_pieces[i]) {
-            s->dev->ops->free(s->dev, device_pieces[i]);
+        ls_state_free(s, pieces[i]);
+    }
+    for (int i = 0; i < STATE_SENDERS; i++) {
+        if (s->sent_memory[i]) {
+            comm_of(s, i)->ops->give_back(comm_of(s, i), s->sent_memory[i]);
+        }
+    }
+    for (int i = 0; i < 2; i++) {
+        if (s->gather_comm[i]) {
+            s->gather_comm[i]->ops->destroy(s->gather_comm[i]);
         }
     }
     free(s->parts);

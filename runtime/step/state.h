@@ -47,8 +47,8 @@ typedef struct ls_state_options {
 } ls_state_options;
 
 /* Bytes by kind. gathered: windows of parameters that others keep, norms and biases; reduction:
- * gradients on their way. shared: of grads and reduction, what the ranks of a host that add up
- * gradients read of each other where it lies; it is not taken besides. */
+ * gradients on their way. shared: of these, what the ranks of a host read and write of each
+ * other where it lies; it is not taken besides. */
 typedef struct ls_state_bytes {
     size_t masters, copies, grads, gathered, reduction, shared;
 } ls_state_bytes;

@@ -50,11 +50,16 @@ static ls_status plan_windows(ls_state *s) {
     for (int i = 0; i < STATE_WINDOWS; i++) {
         state_window *w = &s->windows[i];
         w->block = -1;
-        LS_TRY(
-            ls_state_take(s, &s->bytes.gathered, (size_t)masters[i] * s->acc_bytes, &w->masters));
+        const state_sender sender = i < STATE_EXPERTS ? STATE_GATHER : STATE_EXPERT_GATHER;
+        const size_t bytes = (size_t)masters[i] * s->acc_bytes;
+        if (!s->has_copies) {
+            ls_state_take_sent(s, sender, &s->bytes.gathered, bytes, &w->masters);
+        } else {
+            LS_TRY(ls_state_take(s, &s->bytes.gathered, bytes, &w->masters));
+        }
         if (s->has_copies && gathers_blocks(s)) {
-            LS_TRY(ls_state_take(s, &s->bytes.gathered, (size_t)copies[i] * s->copy_bytes,
-                                 &w->copies));
+            ls_state_take_sent(s, sender, &s->bytes.gathered, (size_t)copies[i] * s->copy_bytes,
+                               &w->copies);
         }
         LS_TRY(ls_calloc((size_t)units + 1, sizeof(ls_comm_request *), &w->requests));
     }
@@ -109,11 +114,9 @@ static ls_status plan_vectors(ls_state *s) {
     for (int shard = 0; shard < s->options.shards; shard++) {
         s->vector_part_count += visit_vectors(s, shard, s->vector_parts + s->vector_part_count);
     }
-    void *memory;
-    LS_TRY(ls_state_take(s, &s->bytes.gathered, (size_t)elems * s->acc_bytes, &memory));
-    s->vectors = memory;
-    LS_TRY(ls_state_take(s, &s->bytes.gathered, (size_t)elems * s->acc_bytes, &memory));
-    s->packed = memory;
+    LS_TRY(ls_state_take(s, &s->bytes.gathered, (size_t)elems * s->acc_bytes, &s->vectors));
+    ls_state_take_sent(s, STATE_GATHER, &s->bytes.gathered, (size_t)elems * s->acc_bytes,
+                       &s->packed);
     return LS_OK;
 }
 
@@ -135,23 +138,12 @@ ls_status ls_state_plan_gathers(ls_state *s) {
 }
 
 void ls_state_release_gathers(ls_state *s) {
-    void *device_pieces[2 * STATE_WINDOWS + 2] = {s->vectors, s->packed};
+    ls_state_free(s, &s->vectors);
+    ls_state_free(s, &s->packed);
     for (int i = 0; i < STATE_WINDOWS; i++) {
-        device_pieces[2 * i + 2] = s->windows[i].masters;
-        device_pieces[2 * i + 3] = s->windows[i].copies;
-    }
-    for (size_t i = 0; i < sizeof device_pieces / sizeof *device_pieces; i++) {
-        if (device_pieces[i]) {
-            s->dev->ops->free(s->dev, device_pieces[i]);
-        }
-    }
-    for (int i = 0; i < STATE_WINDOWS; i++) {
+        ls_state_free(s, &s->windows[i].masters);
+        ls_state_free(s, &s->windows[i].copies);
         free(s->windows[i].requests);
-    }
-    for (int i = 0; i < 2; i++) {
-        if (s->gather_comm[i]) {
-            s->gather_comm[i]->ops->destroy(s->gather_comm[i]);
-        }
     }
     free(s->requests);
     free(s->counts);
@@ -187,23 +179,23 @@ static ls_status share_vectors(ls_state *s) {
             s->offsets[v->shard] = place;
         }
         if (v->shard == s->parts->shard) {
-            LS_TRY(s->dev->ops->copy(s->dev, s->packed + place, ls_state_master_at(s, v->elem),
-                                     (size_t)bytes));
+            LS_TRY(s->dev->ops->copy(s->dev, (char *)s->packed + place,
+                                     ls_state_master_at(s, v->elem), (size_t)bytes));
         }
         s->counts[v->shard] += bytes;
         place += bytes;
     }
     ls_comm *comm = s->gather_comm[0];
     ls_comm_request *request;
-    LS_TRY(comm->ops->all_gather_start(comm, s->packed + s->offsets[s->parts->shard], s->packed,
-                                       s->counts, s->offsets, &request));
+    LS_TRY(comm->ops->all_gather_start(comm, (char *)s->packed + s->offsets[s->parts->shard],
+                                       s->packed, s->counts, s->offsets, &request));
     LS_TRY(comm->ops->wait(comm, request));
     const char *from = s->packed;
     for (int i = 0; i < s->vector_part_count; i++) {
         const state_vector *v = &s->vector_parts[i];
         const size_t bytes = (size_t)v->elems * s->acc_bytes;
-        LS_TRY(
-            s->dev->ops->copy(s->dev, s->vectors + v->place * (int64_t)s->acc_bytes, from, bytes));
+        LS_TRY(s->dev->ops->copy(s->dev, ls_state_at(s->vectors, v->place, s->acc_bytes), from,
+                                 bytes));
         from += bytes;
     }
     return LS_OK;
@@ -310,7 +302,7 @@ static ls_status load_window(ls_state *s, state_window *w, int block) {
             v->offset < b->range.first + b->range.elems) {
             LS_TRY(s->dev->ops->copy(
                 s->dev, ls_state_at(w->masters, v->offset - b->range.first, s->acc_bytes),
-                s->vectors + s->vector_places[i] * (int64_t)s->acc_bytes,
+                ls_state_at(s->vectors, s->vector_places[i], s->acc_bytes),
                 (size_t)v->elems * s->acc_bytes));
         }
     }

@@ -44,6 +44,21 @@ typedef struct state_window {
 /* Windows for layers, one for larger blocks, and those for experts apart. */
 enum { STATE_POOL = 2, STATE_EXPERTS = STATE_POOL + 1, STATE_WINDOWS = STATE_EXPERTS + STATE_POOL };
 
+/* Memory that collectives send from or receive in, of a communicator that works on it where it
+ * lies. `at` gets it when there are communicators. */
+typedef enum state_sender {
+    STATE_DATA,
+    STATE_GATHER,
+    STATE_EXPERT_GATHER,
+    STATE_SENDERS
+} state_sender;
+typedef struct state_sent {
+    void **at;
+    state_sender sender;
+    size_t offset; /* in its memory */
+} state_sent;
+enum { STATE_SENT = 4 + STATE_WINDOWS };
+
 /* A part of a norm or bias that `shard` keeps. */
 typedef struct state_vector {
     int shard;
@@ -70,8 +85,13 @@ struct ls_state {
     ls_owned *owned;
     int owned_count;
     int64_t owned_elems;
+    int64_t most_owned; /* of any shard */
     void *masters, *copies, *grads;
     void *twin; /* gradients of a tied embedding from the other stage */
+    state_sent sent[STATE_SENT];
+    int sent_count;
+    size_t sent_bytes[STATE_SENDERS];
+    void *sent_memory[STATE_SENDERS];
 
     /* The ranks among which the space, and that of experts apart, is divided; NULL with zero 0. */
     ls_comm *gather_comm[2];
@@ -82,7 +102,7 @@ struct ls_state {
     state_vector *vector_parts; /* by shard */
     int vector_part_count;
     int64_t *vector_places; /* [param_count] */
-    char *vectors, *packed; /* all norms and biases; and by shard, as they travel */
+    void *vectors, *packed; /* all norms and biases; and by shard, as they travel */
     uint64_t comm_ns, tied_ns;
     ls_status (*drive)(void *context); /* NULL: none */
     void *drive_context;
@@ -90,6 +110,11 @@ struct ls_state {
 
 /* Zeroed device memory, or only its bytes when planning. */
 ls_status ls_state_take(ls_state *s, size_t *kind, size_t bytes, void **memory);
+/* Likewise, later, for collectives: as many bytes on all ranks of the communicator. */
+void ls_state_take_sent(ls_state *s, state_sender sender, size_t *kind, size_t bytes,
+                        void **memory);
+/* Gives back what either has taken, where it is not the communicator's. */
+void ls_state_free(ls_state *s, void **memory);
 /* state_gather.c: windows, norms and biases. */
 ls_status ls_state_plan_gathers(ls_state *s);
 void ls_state_release_gathers(ls_state *s);

@@ -4,7 +4,10 @@
  * header that tells what its sender called. A receiver compares it with its own call and names both
  * when they differ: kind, count, type, reduction, root and place in the communicator's order. Work
  * never blocks: it is asked again until its messages are there, as a GPU would go on by itself.
- * Sums begin with another rank each time, since NCCL promises no order. */
+ * Sums begin with another rank each time, since NCCL promises no order.
+ *
+ * EMULATED_NCCL_REGISTERED=N: calls over N or more elements, on memory that their communicator does
+ * not know, are reported. */
 #include "tests/emulator/emulator.h"
 
 #include "tests/emulator/nccl/emulator_comm.h"
@@ -71,6 +74,7 @@ ncclResult_t ncclMemAlloc(void **memory, size_t bytes) {
 /* Of memory with communicators; a place in the table is a handle. */
 static struct {
     void *memory; /* NULL: free */
+    size_t bytes;
     ncclComm_t comm;
 } registered[REGISTERED_MAX];
 
@@ -128,6 +132,7 @@ ncclResult_t ncclCommRegister(ncclComm_t comm, void *memory, size_t bytes, void 
         return ncclSystemError;
     }
     registered[i].memory = memory;
+    registered[i].bytes = bytes;
     registered[i].comm = comm;
     *handle = &registered[i];
     return ncclSuccess;
@@ -391,6 +396,30 @@ ncclResult_t ncclGroupEnd(void) {
     return ncclSuccess;
 }
 
+static void check_registered(const part *p, const void *at) {
+    for (int i = 0; i < REGISTERED_MAX; i++) {
+        const char *memory = registered[i].memory;
+        if (memory && registered[i].comm == p->comm && (const char *)at >= memory &&
+            (const char *)at < memory + registered[i].bytes) {
+            return;
+        }
+    }
+    emu_report("%s of %llu elements at %p, which are not registered with the communicator",
+               KINDS[p->kind], (unsigned long long)p->count, at);
+}
+
+static void check_memory(const part *p) {
+    const bool is_root = p->comm->members.rank == p->root;
+    const bool sends = p->kind != RECV && (p->kind != BROADCAST || is_root);
+    const bool receives = p->kind != SEND && (p->kind != REDUCE || is_root);
+    if (sends) {
+        check_registered(p, p->send);
+    }
+    if (receives) {
+        check_registered(p, p->recv);
+    }
+}
+
 static ncclResult_t call(part p, cudaStream_t stream) {
     emu_nccl_check_usable(p.comm, KINDS[p.kind]);
     const bool has_peer = p.kind == SEND || p.kind == RECV;
@@ -400,6 +429,10 @@ static ncclResult_t call(part p, cudaStream_t stream) {
     }
     if (group.count == PARTS_MAX) {
         return ncclInvalidUsage;
+    }
+    const char *registered_from = getenv("EMULATED_NCCL_REGISTERED");
+    if (p.count > 0 && registered_from && p.count >= (size_t)atoll(registered_from)) {
+        check_memory(&p);
     }
     if (group_depth > 0 && group.count > 0 && group.stream != stream) {
         emu_report("a group of NCCL calls on two streams, which lockstep does not do");
