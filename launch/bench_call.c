@@ -16,21 +16,19 @@ ls_bench_shape ls_bench_shape_of(const ls_bench_call *call, int64_t bytes) {
     return s;
 }
 
-static ls_status send_recv(ls_comm *comm, const char *send, char *recv, int64_t bytes) {
+static ls_status send_recv_start(ls_comm *comm, const char *send, char *recv, int64_t bytes,
+                                 ls_comm_request *requests[2]) {
     const int size = comm->size;
-    ls_comm_request *in, *out;
     if (size == 1) {
         memcpy(recv, send, (size_t)bytes);
         return LS_OK;
     }
-    LS_TRY(comm->ops->recv_start(comm, recv, bytes, (comm->rank + size - 1) % size, &in));
-    LS_TRY(comm->ops->send_start(comm, send, bytes, (comm->rank + 1) % size, &out));
-    LS_TRY(comm->ops->wait(comm, in));
-    return comm->ops->wait(comm, out);
+    LS_TRY(comm->ops->recv_start(comm, recv, bytes, (comm->rank + size - 1) % size, &requests[0]));
+    return comm->ops->send_start(comm, send, bytes, (comm->rank + 1) % size, &requests[1]);
 }
 
-ls_status ls_bench_call_run(const ls_bench_call *call, ls_bench_shape s, const char *send,
-                            char *recv) {
+ls_status ls_bench_call_start(const ls_bench_call *call, ls_bench_shape s, const char *send,
+                              char *recv, ls_comm_request *requests[2]) {
     ls_comm *c = call->comm;
     const int64_t elem = (int64_t)ls_dtype_bytes(call->dtype);
     const int64_t unit = call->coll == LS_COLL_REDUCE_SCATTER ? 1 : elem;
@@ -39,30 +37,42 @@ ls_status ls_bench_call_run(const ls_bench_call *call, ls_bench_shape s, const c
         counts[rank] = s.block * unit;
         offsets[rank] = rank * s.block * unit;
     }
-    ls_comm_request *r = NULL;
+    requests[0] = requests[1] = NULL;
     switch (call->coll) {
     case LS_COLL_ALL_REDUCE:
-        if (send == recv) {
-            return c->ops->all_reduce(c, recv, s.all, call->dtype, call->op);
-        }
-        LS_TRY(c->ops->all_reduce_start(c, send, recv, s.all, call->dtype, call->op, &r));
-        break;
+        return c->ops->all_reduce_start(c, send, recv, s.all, call->dtype, call->op, requests);
     case LS_COLL_REDUCE:
-        LS_TRY(c->ops->reduce_start(c, send, recv, s.all, call->dtype, call->op, 0, &r));
-        break;
+        return c->ops->reduce_start(c, send, recv, s.all, call->dtype, call->op, 0, requests);
     case LS_COLL_REDUCE_SCATTER:
-        LS_TRY(c->ops->reduce_scatter_start(c, send, recv, counts, call->dtype, call->op, &r));
-        break;
+        return c->ops->reduce_scatter_start(c, send, recv, counts, call->dtype, call->op, requests);
     case LS_COLL_ALL_GATHER:
-        LS_TRY(c->ops->all_gather_start(c, send, recv, counts, offsets, &r));
-        break;
+        return c->ops->all_gather_start(c, send, recv, counts, offsets, requests);
     case LS_COLL_ALL_TO_ALL:
-        LS_TRY(c->ops->all_to_all_start(c, send, counts, offsets, recv, counts, offsets, &r));
-        break;
-    case LS_COLL_BROADCAST:
-        return c->ops->broadcast(c, recv, s.all * elem, 0);
+        return c->ops->all_to_all_start(c, send, counts, offsets, recv, counts, offsets, requests);
     default:
-        return send_recv(c, send, recv, s.all * elem);
+        return send_recv_start(c, send, recv, s.all * elem, requests);
     }
-    return c->ops->wait(c, r);
+}
+
+ls_status ls_bench_call_wait(const ls_bench_call *call, ls_comm_request *requests[2]) {
+    for (int i = 0; i < 2; i++) {
+        if (requests[i]) {
+            LS_TRY(call->comm->ops->wait(call->comm, requests[i]));
+        }
+    }
+    return LS_OK;
+}
+
+ls_status ls_bench_call_run(const ls_bench_call *call, ls_bench_shape s, const char *send,
+                            char *recv) {
+    ls_comm *c = call->comm;
+    ls_comm_request *requests[2];
+    if (call->coll == LS_COLL_ALL_REDUCE && send == recv) {
+        return c->ops->all_reduce(c, recv, s.all, call->dtype, call->op);
+    }
+    if (call->coll == LS_COLL_BROADCAST) {
+        return c->ops->broadcast(c, recv, s.all * (int64_t)ls_dtype_bytes(call->dtype), 0);
+    }
+    LS_TRY(ls_bench_call_start(call, s, send, recv, requests));
+    return ls_bench_call_wait(call, requests);
 }

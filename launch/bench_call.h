@@ -26,4 +26,9 @@ ls_bench_shape ls_bench_shape_of(const ls_bench_call *call, int64_t bytes);
 ls_status ls_bench_call_run(const ls_bench_call *call, ls_bench_shape s, const char *send,
                             char *recv);
 
+/* In two parts: no broadcasts. requests[2]: set by start, given to wait. [collective] */
+ls_status ls_bench_call_start(const ls_bench_call *call, ls_bench_shape s, const char *send,
+                              char *recv, ls_comm_request *requests[2]);
+ls_status ls_bench_call_wait(const ls_bench_call *call, ls_comm_request *requests[2]);
+
 #endif

@@ -9,25 +9,141 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* A step goes through SWEPT_BYTES of other memory between two operations: a product's operands.
- * Sizes of activations, then of a layer's gradients and weights. */
-enum { REPEATS = 31, SIZES = 4, SWEPT_BYTES = 4 << 20 };
-static const int64_t sizes[2][SIZES] = {{16 << 10, 128 << 10, 512 << 10, 1 << 20},
-                                        {1 << 20, 4 << 20, 8 << 20, 16 << 20}};
+/* Products of ROWS tokens with a matrix of WIDTH x WIDTH stand for a step's: their weights come
+ * from memory that no cache holds all of, their results are what operations carry. A gradient of
+ * such a matrix has SLICE_BYTES. Sizes of activations; of gradients; and of a block's weights. */
+enum { REPEATS = 15, SIZES = 3, ROWS = 256, WIDTH = 512, WEIGHT_ELEMS = 32 << 20 };
+enum { SLICE_BYTES = 4 * WIDTH * WIDTH };
+static const int64_t sizes[LS_USE_COUNT][SIZES] = {
+    {16 << 10, 128 << 10, 1 << 20}, {2 << 20, 6 << 20, 18 << 20}, {1 << 20, 3 << 20, 9 << 20}};
 
 typedef struct bench {
     ls_comm *comm;
+    ls_device *dev;
+    ls_dtype dtype;
     char *shared, *own[2]; /* shared: from comm */
-    char *swept;
+    char *weights, *rows, *out;
+    int64_t place; /* of the next weights, in elements */
 } bench;
 
-/* What computation does to caches: reads and writes all of it. */
-static void sweep(char *memory) {
-    uint64_t *at = (uint64_t *)(void *)memory;
-    for (int64_t i = 0; i < SWEPT_BYTES / 8; i++) {
-        at[i] += 3;
+typedef struct row {
+    ls_link_use use;
+    ls_bench_call call;
+    char *send, *recv;
+} row;
+
+/* Products */
+
+static int64_t weight_bytes(const bench *b, int64_t elems) {
+    return elems * (int64_t)ls_dtype_bytes(b->dtype);
+}
+
+static char *next_weights(bench *b, int64_t elems) {
+    b->place = b->place + elems > WEIGHT_ELEMS ? 0 : b->place;
+    b->place += elems;
+    return b->weights + weight_bytes(b, b->place - elems);
+}
+
+/* y[rows, WIDTH] = activations times `weights`. */
+static ls_status product(const bench *b, int64_t rows, const void *weights, void *y) {
+    return b->dev->ops->gemm(b->dev, &(ls_gemm){.dtype = b->dtype,
+                                                .c_dtype = b->dtype,
+                                                .trans_b = true,
+                                                .m = rows,
+                                                .n = WIDTH,
+                                                .k = WIDTH,
+                                                .a = b->rows,
+                                                .lda = WIDTH,
+                                                .b = weights,
+                                                .ldb = WIDTH,
+                                                .c = y,
+                                                .ldc = WIDTH});
+}
+
+/* A layer's work between two operations. */
+static ls_status products(bench *b, int count) {
+    for (int i = 0; i < count; i++) {
+        LS_TRY(product(b, ROWS, next_weights(b, WIDTH * WIDTH), b->out));
+    }
+    return LS_OK;
+}
+
+/* The results of products, `bytes` of them. */
+static ls_status compute_rows(bench *b, char *to, int64_t bytes) {
+    const int64_t row_bytes = weight_bytes(b, WIDTH);
+    LS_TRY(products(b, 3));
+    for (int64_t done = 0, left = bytes / row_bytes; left > 0; left -= ROWS, done += ROWS) {
+        LS_TRY(product(b, left < ROWS ? left : ROWS, next_weights(b, WIDTH * WIDTH),
+                       to + done * row_bytes));
+    }
+    return LS_OK;
+}
+
+/* A backward pass: the gradient of the activations and that of the weights, matrix by matrix. */
+static ls_status compute_grads(bench *b, char *to, int64_t bytes) {
+    for (int64_t done = 0; done < bytes; done += SLICE_BYTES) {
+        LS_TRY(products(b, 1));
+        LS_TRY(b->dev->ops->gemm(b->dev, &(ls_gemm){.dtype = b->dtype,
+                                                    .c_dtype = LS_F32,
+                                                    .trans_a = true,
+                                                    .accumulate = true,
+                                                    .m = WIDTH,
+                                                    .n = WIDTH,
+                                                    .k = ROWS,
+                                                    .a = b->out,
+                                                    .lda = WIDTH,
+                                                    .b = b->rows,
+                                                    .ldb = WIDTH,
+                                                    .c = to + done,
+                                                    .ldc = WIDTH}));
+    }
+    return LS_OK;
+}
+
+/* What an update does to caches: reads and writes memory. */
+static void update(bench *b) {
+    uint64_t *at = (uint64_t *)(void *)b->weights;
+    const int64_t words = weight_bytes(b, WEIGHT_ELEMS) / 8;
+    for (int64_t i = 0; i < words; i++) {
+        at[i] ^= 1;
     }
 }
+
+/* Before the operation, whose buffers may be other ones each time; and while it is on its way. */
+static ls_status work_before(bench *b, row *r, const ls_bench_shape *s) {
+    const int64_t elem = (int64_t)ls_dtype_bytes(r->call.dtype);
+    if (r->use == LS_USE_ACTIVATIONS) {
+        return compute_rows(b, r->send, s->send * elem);
+    }
+    if (r->call.coll != LS_COLL_ALL_GATHER) {
+        return compute_grads(b, r->send, s->all * elem);
+    }
+    char *const place = next_weights(b, s->all);
+    if (r->use == LS_USE_BLOCKS) {
+        r->send = place;
+        r->recv = r->recv == b->own[0] ? b->own[1] : b->own[0];
+        return LS_OK;
+    }
+    update(b);
+    r->recv = place;
+    r->send = place + s->block * elem * b->comm->rank;
+    return LS_OK;
+}
+
+static ls_status work_beside(bench *b, const row *r, const ls_bench_shape *s) {
+    if (r->use == LS_USE_STATE && r->call.coll != LS_COLL_ALL_GATHER) {
+        return products(b, 2);
+    }
+    /* Of the block before, whose weights are in the other window. */
+    const char *used = r->recv == b->own[0] ? b->own[1] : b->own[0];
+    const int64_t step = (int64_t)WIDTH * WIDTH, end = r->use == LS_USE_BLOCKS ? s->all : 0;
+    for (int64_t at = 0; at < end; at += step) {
+        LS_TRY(product(b, ROWS, used + weight_bytes(b, at), b->out));
+    }
+    return LS_OK;
+}
+
+/* Measuring */
 
 static int ascending(const void *a, const void *b) {
     const double x = *(const double *)a, y = *(const double *)b;
@@ -35,87 +151,102 @@ static int ascending(const void *a, const void *b) {
 }
 
 /* Ranks leave a barrier one after the other; this ends at the same time on all, awake. */
-static ls_status begin_together(ls_comm *comm, double *now_s) {
-    double begin_s = 1e-9 * (double)ls_clock_ns();
+static ls_status begin_together(ls_comm *comm) {
+    double now_s, begin_s = 1e-9 * (double)ls_clock_ns();
     LS_TRY(comm->ops->all_reduce(comm, &begin_s, 1, LS_F64, LS_MAX));
     do {
-        *now_s = 1e-9 * (double)ls_clock_ns();
-    } while (*now_s < begin_s + 1e-4);
+        now_s = 1e-9 * (double)ls_clock_ns();
+    } while (now_s < begin_s + 1e-4);
     return LS_OK;
 }
 
-/* What a rank is in the call for from when the last one has come (their clock is the host's), mean
- * of the ranks, and of all times the one that a tenth are below: the rest of the machine only
- * adds to them. */
-static ls_status time_call(const bench *b, const ls_bench_call *call, int64_t bytes, char *send,
-                           char *recv, double *seconds) {
+/* What a rank is in calls for: starting the operation, and waiting for it from when the last one
+ * has come to wait (their clock is the host's). Mean of the ranks, median of the times. */
+static ls_status time_row(bench *b, row *r, int64_t bytes, double *seconds) {
     ls_comm *comm = b->comm;
-    const ls_bench_shape s = ls_bench_shape_of(call, bytes);
-    double begins[REPEATS], times[REPEATS];
+    const ls_bench_shape s = ls_bench_shape_of(&r->call, bytes);
+    double starts[REPEATS], waits[REPEATS], ends[REPEATS];
     for (int i = 0; i < REPEATS; i++) {
-        sweep(b->swept);
-        memset(send, i, (size_t)s.send * ls_dtype_bytes(call->dtype)); /* just computed */
-        LS_TRY(begin_together(comm, &begins[i]));
-        LS_TRY(ls_bench_call_run(call, s, send, recv));
-        times[i] = 1e-9 * (double)ls_clock_ns();
+        ls_comm_request *requests[2];
+        LS_TRY(work_before(b, r, &s));
+        LS_TRY(begin_together(comm));
+        const uint64_t start_ns = ls_clock_ns();
+        LS_TRY(ls_bench_call_start(&r->call, s, r->send, r->recv, requests));
+        starts[i] = 1e-9 * (double)(ls_clock_ns() - start_ns);
+        LS_TRY(work_beside(b, r, &s));
+        waits[i] = 1e-9 * (double)ls_clock_ns();
+        LS_TRY(ls_bench_call_wait(&r->call, requests));
+        ends[i] = 1e-9 * (double)ls_clock_ns();
     }
-    LS_TRY(comm->ops->all_reduce(comm, begins, REPEATS, LS_F64, LS_MAX));
+    LS_TRY(comm->ops->all_reduce(comm, waits, REPEATS, LS_F64, LS_MAX));
     for (int i = 0; i < REPEATS; i++) {
-        times[i] = fmax(0.0, times[i] - begins[i]) / comm->size;
+        ends[i] = (starts[i] + fmax(0.0, ends[i] - waits[i])) / comm->size;
     }
-    LS_TRY(comm->ops->all_reduce(comm, times, REPEATS, LS_F64, LS_SUM));
-    qsort(times, REPEATS, sizeof *times, ascending);
-    *seconds = times[REPEATS / 10];
+    LS_TRY(comm->ops->all_reduce(comm, ends, REPEATS, LS_F64, LS_SUM));
+    qsort(ends, REPEATS, sizeof *ends, ascending);
+    *seconds = ends[REPEATS / 2];
     return LS_OK;
 }
 
 /* Gradients are added up where they lie, in memory that ranks share; all else is private. */
-static ls_status measure_row(const bench *b, ls_bench_call *call, bool state, ls_wire_link *link) {
-    const bool grads = state && call->coll != LS_COLL_ALL_GATHER && call->coll != LS_COLL_SEND_RECV;
+static ls_status measure_row(bench *b, row *r, ls_wire_link *link) {
+    const bool state = r->use == LS_USE_STATE;
+    const bool grads = state && r->call.coll != LS_COLL_SEND_RECV;
     double seconds[SIZES];
     for (int i = 0; i < SIZES; i++) {
-        const int64_t block = sizes[state][i] / b->comm->size * b->comm->rank;
-        char *send = grads ? b->shared : b->own[0], *recv = b->own[1];
-        if (call->coll == LS_COLL_ALL_REDUCE) {
-            recv = send;
-        } else if (state && call->coll == LS_COLL_REDUCE_SCATTER) {
-            recv = send + block;
-        } else if (state && call->coll == LS_COLL_ALL_GATHER) {
-            send = recv + block;
+        const int64_t bytes = sizes[r->use][i], block = bytes / b->comm->size * b->comm->rank;
+        r->send = grads ? b->shared : b->own[0];
+        r->recv = b->own[1];
+        if (r->call.coll == LS_COLL_ALL_REDUCE) {
+            r->recv = r->send;
+        } else if (state && r->call.coll == LS_COLL_REDUCE_SCATTER) {
+            r->recv = r->send + block;
         }
-        LS_TRY(time_call(b, call, sizes[state][i], send, recv, &seconds[i]));
+        LS_TRY(time_row(b, r, bytes, &seconds[i]));
     }
-    *link = ls_bench_fit(call, sizes[state], seconds, SIZES);
+    *link = ls_bench_fit(&r->call, sizes[r->use], seconds, SIZES);
     return LS_OK;
 }
 
 static ls_status measure(bench *b, int64_t *blocks, ls_bench_links *links) {
-    static const ls_coll colls[] = {LS_COLL_ALL_REDUCE, LS_COLL_REDUCE_SCATTER, LS_COLL_ALL_GATHER,
-                                    LS_COLL_ALL_TO_ALL, LS_COLL_SEND_RECV};
-    for (int state = 0; state < 2; state++) {
-        for (size_t c = 0; c < sizeof colls / sizeof *colls; c++) {
-            ls_bench_call call = {.comm = b->comm,
-                                  .coll = colls[c],
-                                  .dtype = state ? LS_F32 : LS_BF16,
-                                  .op = LS_SUM,
-                                  .counts = blocks,
-                                  .offsets = blocks + b->comm->size};
-            LS_TRY(measure_row(b, &call, state, &links->of[state][colls[c]]));
+    for (int i = 0; i < LS_USE_COUNT * LS_COLL_COUNT; i++) {
+        ls_figure_id us, gb_s;
+        const ls_link_use use = (ls_link_use)(i / LS_COLL_COUNT);
+        const ls_coll coll = (ls_coll)(i % LS_COLL_COUNT);
+        const bool weights = use == LS_USE_ACTIVATIONS || coll == LS_COLL_ALL_GATHER;
+        row r = {.use = use,
+                 .call = {.comm = b->comm,
+                          .coll = coll,
+                          .dtype = weights ? b->dtype : LS_F32,
+                          .op = LS_SUM,
+                          .counts = blocks,
+                          .offsets = blocks + b->comm->size}};
+        if (ls_link_figures(use, coll, &us, &gb_s)) {
+            LS_TRY(measure_row(b, &r, &links->of[use][coll]));
         }
     }
     return LS_OK;
 }
 
-ls_status ls_bench_links_measure(ls_comm *comm, ls_bench_links *links) {
-    const int64_t most = sizes[1][SIZES - 1];
-    bench b = {.comm = comm};
+static ls_status take(bench *b, int64_t most, int64_t **blocks) {
+    const size_t elem = ls_dtype_bytes(b->dtype);
+    LS_TRY(ls_calloc(2 * (size_t)b->comm->size, sizeof **blocks, blocks));
+    LS_TRY(ls_calloc((size_t)most, 1, &b->own[0]));
+    LS_TRY(ls_calloc((size_t)most, 1, &b->own[1]));
+    LS_TRY(ls_calloc(WEIGHT_ELEMS, elem, &b->weights));
+    LS_TRY(ls_calloc((size_t)ROWS * WIDTH, elem, &b->rows));
+    LS_TRY(ls_calloc((size_t)ROWS * WIDTH, elem, &b->out));
+    const ls_device_limits limits = {.rows = ROWS, .channels = WIDTH};
+    return b->dev->ops->reserve(b->dev, &limits);
+}
+
+ls_status ls_bench_links_measure(ls_comm *comm, ls_device *dev, ls_dtype dtype,
+                                 ls_bench_links *links) {
+    const int64_t most = sizes[LS_USE_STATE][SIZES - 1];
+    bench b = {.comm = comm, .dev = dev, .dtype = dtype};
     int64_t *blocks = NULL;
     memset(links, 0, sizeof *links);
-    ls_status status = ls_calloc(2 * (size_t)comm->size, sizeof *blocks, &blocks);
-    for (int i = 0; i < 2 && status == LS_OK; i++) {
-        status = ls_calloc((size_t)most, 1, &b.own[i]);
-    }
-    status = status == LS_OK ? ls_calloc(SWEPT_BYTES, 1, &b.swept) : status;
+    ls_status status = take(&b, most, &blocks);
     LS_TRY_GOTO(ls_comm_agree(comm, status), done);
     LS_TRY_GOTO(comm->ops->alloc(comm, most, (void **)&b.shared), done);
     status = measure(&b, blocks, links);
@@ -123,7 +254,9 @@ done:
     comm->ops->give_back(comm, b.shared);
     free(b.own[0]);
     free(b.own[1]);
-    free(b.swept);
+    free(b.weights);
+    free(b.rows);
+    free(b.out);
     free(blocks);
     return status;
 }

@@ -54,7 +54,7 @@ static ls_status time_call(ls_comm *world, const ls_bench_call *call, int64_t by
     return LS_OK;
 }
 
-/* time = a latency + b / rate, each divided by what was measured. */
+/* time = a latency + b / rate, each divided by what was measured. Neither is negative. */
 ls_wire_link ls_bench_fit(const ls_bench_call *call, const int64_t *tried, const double *seconds,
                           int count) {
     const int ranks = call->comm->size;
@@ -72,10 +72,9 @@ ls_wire_link ls_bench_fit(const ls_bench_call *call, const int64_t *tried, const
         b1 += b;
     }
     const double det = aa * bb - ab * ab;
-    double latency = (a1 * bb - b1 * ab) / det, inverse = (b1 * aa - a1 * ab) / det;
-    if (!(latency >= 0)) {
-        latency = 0;
-        inverse = b1 / bb;
+    const double latency = (a1 * bb - b1 * ab) / det, inverse = (b1 * aa - a1 * ab) / det;
+    if (!(latency > 0) || !(inverse > 0)) { /* all by the bytes */
+        return (ls_wire_link){.latency_s = 0, .bytes_per_s = bb / b1};
     }
     return (ls_wire_link){.latency_s = latency, .bytes_per_s = 1 / inverse};
 }
@@ -116,12 +115,12 @@ static void print_table(const level *l) {
 }
 
 static void fill_links(ls_cluster *c, const ls_bench_links *links, const char *key) {
-    for (int i = 0; i < 2 * LS_COLL_COUNT; i++) {
+    for (int i = 0; i < LS_USE_COUNT * LS_COLL_COUNT; i++) {
         ls_figure_id us, gb_s;
-        const bool state = i >= LS_COLL_COUNT;
+        const ls_link_use use = (ls_link_use)(i / LS_COLL_COUNT);
         const ls_coll coll = (ls_coll)(i % LS_COLL_COUNT);
-        const ls_wire_link *link = &links->of[state][coll];
-        if (link->bytes_per_s > 0 && ls_link_figures(state, coll, &us, &gb_s)) {
+        const ls_wire_link *link = &links->of[use][coll];
+        if (link->bytes_per_s > 0 && ls_link_figures(use, coll, &us, &gb_s)) {
             ls_cluster_set(c, us, 1e6 * link->latency_s, key);
             ls_cluster_set(c, gb_s, 1e-9 * link->bytes_per_s, key);
         }
@@ -231,7 +230,7 @@ static ls_status split_levels(ls_comm *world, level *inside, level *across, int 
 
 ls_status ls_bench_profile(const char *path, bool json) {
     static ls_cluster profile;
-    ls_session session;
+    ls_session session = {0};
     level inside = {.name = "inside"}, across = {.name = "across"};
     int hosts = 1;
     LS_TRY(ls_session_begin(&session, NULL, NULL));
@@ -250,7 +249,10 @@ ls_status ls_bench_profile(const char *path, bool json) {
     }
     static ls_bench_links links;
     if (inside.comm) {
-        LS_TRY(ls_session_agree(&session, ls_bench_links_measure(inside.comm, &links)));
+        LS_TRY(ls_session_open(&session, NULL, LS_CFG_DEVICE_CPU, 0));
+        const ls_dtype dtype = ls_session_dtype(LS_COMPUTE_AUTO, session.dev);
+        LS_TRY(ls_session_agree(&session,
+                                ls_bench_links_measure(inside.comm, session.dev, dtype, &links)));
     }
     const int local = world->size / hosts;
     ls_status status = LS_OK;
@@ -272,5 +274,6 @@ ls_status ls_bench_profile(const char *path, bool json) {
             levels[i]->comm->ops->destroy(levels[i]->comm);
         }
     }
+    ls_session_close(&session);
     return LS_OK;
 }

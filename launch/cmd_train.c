@@ -190,7 +190,7 @@ static void announce(const ls_train *train) {
                 (long long)train->config.batch.micro, (long long)train->total_steps,
                 ls_text_count(tokens, sizeof tokens,
                               (double)ls_dataset_describe(train->train_data)->tokens),
-                ls_text_bytes(memory, sizeof memory, (double)ls_layout_total(&train->planned)),
+                ls_text_bytes(memory, sizeof memory, (double)ls_layout_used(&train->planned)),
                 snapshot > 0 ? ", and for saves in the background " : "",
                 snapshot > 0 ? ls_text_bytes(copy, sizeof copy, (double)snapshot) : "",
                 ls_text_bytes(all, sizeof all, (double)ls_train_memory_planned(train)));
@@ -265,12 +265,16 @@ static void summarise(const ls_train *train) {
         printf("cost %s\n", ls_text_usd(usd, sizeof usd, train->counters.usd));
     }
     if (train->memory.peak_bytes > 0) {
-        char peak[32], planned[32], others[32];
-        printf("memory of rank %lld %s at most, %s planned; its resident set counts %s of other "
+        char peak[32], planned[32], others[32], more[32], uneven[80] = "";
+        if (train->memory.uneven_bytes > 0) {
+            snprintf(uneven, sizeof uneven, " and %s for an uneven choice of experts",
+                     ls_text_bytes(more, sizeof more, (double)train->memory.uneven_bytes));
+        }
+        printf("memory of rank %lld %s at most, %s planned%s; its resident set counts %s of other "
                "ranks' too\n",
                (long long)train->memory.rank,
                ls_text_bytes(peak, sizeof peak, (double)train->memory.peak_bytes),
-               ls_text_bytes(planned, sizeof planned, (double)train->memory.planned_bytes),
+               ls_text_bytes(planned, sizeof planned, (double)train->memory.planned_bytes), uneven,
                ls_text_bytes(others, sizeof others, (double)train->memory.others_bytes));
     }
     if (train->memory.device_bytes > 0) {

@@ -25,6 +25,7 @@ typedef struct ls_straggler {
 typedef struct ls_memory_record {
     int64_t program_bytes; /* before training takes anything: program, libraries, MPI, device */
     int64_t planned_bytes; /* that, training, and the copy for saves in the background */
+    int64_t uneven_bytes;  /* more, for tokens that have not chosen their experts evenly */
     int64_t peak_bytes;
     int64_t others_bytes; /* that the resident set counts besides: other ranks' shared gradients */
     int64_t rank;
@@ -133,6 +134,7 @@ ls_status ls_train_memory_begin(ls_train *train);
  * warning when it is close. [collective] */
 ls_status ls_train_memory_check(ls_train *train);
 int64_t ls_train_memory_planned(const ls_train *train);
+int64_t ls_train_memory_uneven(const ls_train *train);
 ls_status ls_train_memory_end(ls_train *train);
 
 /* Runs until total_steps or until asked to stop (LS_E_STOPPED). [collective] */

@@ -10,6 +10,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* The most of any rank that is in no total. */
+typedef struct extras {
+    size_t saves, shared, spare;
+} extras;
+
 /* Bytes that a rank sends in a step, by the axis that they go over. */
 typedef struct wire {
     double gradients, parameters; /* replicate, shard and context together */
@@ -162,22 +167,28 @@ static void print_row(const ls_layout *l, const ls_layout_bytes *b, int ranks) {
            bytes_text((double)b->state.grads, t[2]), bytes_text((double)b->optim, t[3]),
            bytes_text((double)b->state.gathered, t[4]),
            bytes_text((double)b->state.reduction, t[5]),
-           bytes_text((double)(b->activations + b->tables + b->boundary), t[6]),
-           bytes_text((double)ls_layout_total(b), t[7]), blocks);
+           bytes_text((double)(b->activations - b->spare + b->tables + b->boundary), t[6]),
+           bytes_text((double)ls_layout_used(b), t[7]), blocks);
 }
 
 /* What a process takes besides, and what its resident set counts though others take it: of each
  * buffer in which gradients are added up where they lie, the part that this rank adds. */
-static void print_process(const ls_train *train, size_t saves, size_t shared) {
+static void print_process(const ls_train *train, const extras *more) {
     const int ranks = ls_layout_data_size(&train->layout);
+    const size_t saves = more->saves + ls_ckpt_writing_bytes(train->session.threads);
     char copy[32], program[32], others[32];
-    saves += ls_ckpt_writing_bytes(train->session.threads);
+    if (more->spare > 0) {
+        printf(
+            "\nactivations are those of tokens that choose the experts evenly; up to %s more are "
+            "reserved, and taken if all want those of one rank\n",
+            ls_text_bytes(copy, sizeof copy, (double)more->spare));
+    }
     printf("\nbesides, a rank takes up to %s for saves, and %s are program and libraries (measured "
            "in this process; MPI adds to it)\n",
            ls_text_bytes(copy, sizeof copy, (double)saves),
            ls_text_bytes(program, sizeof program, (double)train->memory.program_bytes));
-    if (ranks > 1 && shared > 0) {
-        const double read = (double)shared * (ranks - 1) / ranks;
+    if (ranks > 1 && more->shared > 0) {
+        const double read = (double)more->shared * (ranks - 1) / ranks;
         printf(
             "its resident set, as `top` shows it, counts up to %s more: gradients of other ranks "
             "that it adds up where they lie, if all %d data-parallel ranks run on its host\n",
@@ -213,8 +224,7 @@ static void take_most(wire *most, const wire *w) {
 
 /* The fullest rank of a pipeline coordinate. Ranks differ in their shards and tensor parts only by
  * what does not divide. */
-static ls_status plan_stage(ls_train *train, ls_mesh mesh, int stage, wire *most, size_t *saves,
-                            size_t *shared) {
+static ls_status plan_stage(ls_train *train, ls_mesh mesh, int stage, wire *most, extras *more) {
     const int ranks = mesh.world / mesh.size[LS_AXIS_PIPELINE];
     ls_layout_bytes fullest = {0};
     for (int r = 0; r < ranks; r++) {
@@ -226,11 +236,12 @@ static ls_status plan_stage(ls_train *train, ls_mesh mesh, int stage, wire *most
                               ls_session_dtype(train->config.numerics.compute, train->session.dev),
                               &mesh));
         LS_TRY(ls_layout_plan(&train->layout, &bytes));
-        if (ls_layout_total(&bytes) > ls_layout_total(&fullest)) {
+        if (ls_layout_used(&bytes) > ls_layout_used(&fullest)) {
             fullest = bytes;
         }
-        *saves = bytes.saves > *saves ? bytes.saves : *saves;
-        *shared = bytes.state.shared > *shared ? bytes.state.shared : *shared;
+        more->saves = bytes.saves > more->saves ? bytes.saves : more->saves;
+        more->shared = bytes.state.shared > more->shared ? bytes.state.shared : more->shared;
+        more->spare = bytes.spare > more->spare ? bytes.spare : more->spare;
     }
     const wire w = wire_of(&train->layout);
     take_most(most, &w);
@@ -259,16 +270,16 @@ ls_status ls_train_dry_run(ls_train *train, int ranks) {
     uint64_t *hosts;
     ls_mesh mesh;
     wire most = {0};
-    size_t saves = 0, shared = 0;
+    extras more = {0};
     LS_TRY(ls_session_axes(&train->config.parallel, ranks, size));
     LS_TRY(ls_calloc((size_t)ranks, sizeof *hosts, &hosts));
     ls_status status = ls_mesh_init(&mesh, size, 0, ranks, hosts);
     free(hosts);
     for (int stage = 0; status == LS_OK && stage < mesh.size[LS_AXIS_PIPELINE]; stage++) {
-        status = plan_stage(train, mesh, stage, &most, &saves, &shared);
+        status = plan_stage(train, mesh, stage, &most, &more);
     }
     if (status == LS_OK) {
-        print_process(train, saves, shared);
+        print_process(train, &more);
         print_wire(&most);
         status = print_bubble(&train->layout);
     }

@@ -353,6 +353,7 @@ ls_status ls_layout_plan(const ls_layout *l, ls_layout_bytes *bytes) {
         LS_TRY(ls_model_plan(&model, &b));
         bytes->activations += b.activations;
         bytes->tables += b.tables;
+        bytes->spare += b.spare;
     }
     ls_state_options state_options = ls_layout_state(l);
     state_options.data = &data;
@@ -372,4 +373,8 @@ size_t ls_layout_total(const ls_layout_bytes *b) {
     const ls_state_bytes *s = &b->state;
     return s->masters + s->copies + s->grads + s->gathered + s->reduction + b->optim +
            b->activations + b->tables + b->boundary;
+}
+
+size_t ls_layout_used(const ls_layout_bytes *b) {
+    return ls_layout_total(b) - b->spare;
 }

@@ -74,6 +74,7 @@ bool ls_layout_has_twin(const ls_layout *layout);
 typedef struct ls_layout_bytes {
     ls_state_bytes state;
     size_t optim, activations, tables, boundary;
+    size_t spare; /* of the activations (ls_model_bytes) */
     size_t saves; /* the copy that saves are written from, and what writing takes beside it; not in
                      the total of training */
 } ls_layout_bytes;
@@ -81,5 +82,7 @@ typedef struct ls_layout_bytes {
 /* Computed without taking any. */
 ls_status ls_layout_plan(const ls_layout *layout, ls_layout_bytes *bytes);
 size_t ls_layout_total(const ls_layout_bytes *bytes);
+/* The same without what an even choice of experts leaves untouched. */
+size_t ls_layout_used(const ls_layout_bytes *bytes);
 
 #endif

@@ -238,7 +238,8 @@ static ls_status after_step(ls_train *train, const sinks *s, pace *p, bool stop,
     record->wall_time_s = ls_clock_steady_wall_s();
     if (train->session.comm->rank == 0) {
         LS_TRY(ls_memory_watched(&record->memory_bytes, &record->memory_peak_bytes));
-        record->memory_planned_bytes = ls_train_memory_planned(train);
+        record->memory_planned_bytes =
+            ls_train_memory_planned(train) + ls_train_memory_uneven(train);
         record->restarts = train->counters.restarts;
         record->save = train->save;
         train->save = (ls_save_record){0};

@@ -17,18 +17,28 @@ ls_status ls_train_memory_begin(ls_train *train) {
 /* A GPU's memory is not the process's. */
 int64_t ls_train_memory_planned(const ls_train *train) {
     const size_t state =
-        train->session.dev->host_memory ? ls_layout_total(&train->planned) : (size_t)0;
+        train->session.dev->host_memory ? ls_layout_used(&train->planned) : (size_t)0;
     return train->memory.program_bytes + (int64_t)state + (int64_t)train->planned.saves;
+}
+
+/* What tokens beyond an even share have made of the memory that is reserved for them. */
+int64_t ls_train_memory_uneven(const ls_train *train) {
+    size_t bytes = 0;
+    for (int p = 0; p < train->layout.part_count; p++) {
+        bytes += ls_model_memory(train->models[p]).uneven;
+    }
+    return (int64_t)bytes;
+}
+
+static double beyond_plan(const ls_memory_record *m) {
+    return (double)m->peak_bytes / (double)(m->planned_bytes + m->uneven_bytes);
 }
 
 /* The rank that is furthest above its plan, or least below. */
 static ls_memory_record worst_of(const ls_memory_record *all, int ranks) {
     ls_memory_record worst = all[0];
     for (int r = 1; r < ranks; r++) {
-        const double found = (double)all[r].peak_bytes / (double)all[r].planned_bytes;
-        if (found > (double)worst.peak_bytes / (double)worst.planned_bytes) {
-            worst = all[r];
-        }
+        worst = beyond_plan(&all[r]) > beyond_plan(&worst) ? all[r] : worst;
     }
     return worst;
 }
@@ -38,6 +48,7 @@ static ls_status take_figures(ls_train *train, ls_memory_record *mine) {
     int64_t now;
     mine->rank = train->session.comm->rank;
     mine->planned_bytes = ls_train_memory_planned(train);
+    mine->uneven_bytes = ls_train_memory_uneven(train);
     if (!dev->host_memory) {
         LS_TRY(dev->ops->free_bytes(dev, &now));
         mine->device_bytes = mine->device_free_bytes - now;

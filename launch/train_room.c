@@ -15,7 +15,7 @@
 
 /* What a rank needs, and where from. */
 typedef struct demand {
-    int64_t host_bytes;                /* of the host's memory */
+    int64_t host_bytes, spare_bytes;   /* of the host's memory; more, if all want its experts */
     int64_t device_bytes, device_free; /* of the GPU's; device_free -1: there is none */
     int32_t host, count;               /* count of the pools */
     ls_memory_pool pools[LS_MEMORY_POOLS_MAX];
@@ -24,7 +24,7 @@ typedef struct demand {
 /* The pool, of a rank, that is asked for the most beyond what it has, or the closest to that. */
 typedef struct shortage {
     double ratio;
-    int64_t needed_bytes, free_bytes;
+    int64_t needed_bytes, free_bytes, spare_bytes;
     int rank, ranks; /* whose pool; how many take from it */
     const char *name;
 } shortage;
@@ -41,6 +41,7 @@ static void look_at_pool(const demand *all, int ranks, int rank, const ls_memory
         for (int p = 0; p < all[r].count && all[r].host == all[rank].host; p++) {
             if (all[r].pools[p].id == pool->id) {
                 found.needed_bytes += all[r].host_bytes;
+                found.spare_bytes += all[r].spare_bytes;
                 found.ranks++;
             }
         }
@@ -87,7 +88,7 @@ static ls_status needed_with(const ls_train *train, const ls_config *config, int
         status = ls_layout_plan(&layout, &bytes);
     }
     if (status == LS_OK) {
-        *needed = (int64_t)(ls_layout_total(&bytes) + bytes.saves);
+        *needed = (int64_t)(ls_layout_used(&bytes) + bytes.saves);
     }
     ls_layout_release(&layout);
     free(hosts);
@@ -123,7 +124,7 @@ enum { CHANGES = 4 };
 /* "; this rank would take 2 GiB with recompute.mode=full, ...", of what needs less. */
 static void advise(const ls_train *train, char *buf, size_t size) {
     static ls_config config; /* large */
-    const int64_t now = (int64_t)(ls_layout_total(&train->planned) + train->planned.saves);
+    const int64_t now = (int64_t)(ls_layout_used(&train->planned) + train->planned.saves);
     buf[0] = '\0';
     for (int i = 0; i < CHANGES; i++) {
         const char *text;
@@ -140,8 +141,9 @@ static void advise(const ls_train *train, char *buf, size_t size) {
 
 static ls_status demand_of(const ls_train *train, demand *mine) {
     ls_device *dev = train->session.dev;
-    const int64_t state = (int64_t)ls_layout_total(&train->planned);
+    const int64_t state = (int64_t)ls_layout_used(&train->planned);
     *mine = (demand){.host_bytes = (int64_t)train->planned.saves,
+                     .spare_bytes = (int64_t)train->planned.spare,
                      .host = train->session.mesh.host,
                      .device_free = -1};
     if (dev->host_memory) {
@@ -156,17 +158,23 @@ static ls_status demand_of(const ls_train *train, demand *mine) {
 
 /* All ranks come to the same answer; the first of the worst pool words it. */
 static ls_status judge(const ls_train *train, const shortage *worst) {
-    char needed[32], left[32], advice[400], text[900];
+    char needed[32], left[32], more[120] = "", advice[400], text[1000];
     const bool refused = worst->needed_bytes > worst->free_bytes;
-    if (worst->ratio <= CLOSE) {
+    const bool may_lack = worst->needed_bytes + worst->spare_bytes > worst->free_bytes;
+    if (worst->ratio <= CLOSE && !may_lack) {
         return LS_OK;
+    }
+    if (worst->spare_bytes > 0) {
+        char spare[32];
+        snprintf(more, sizeof more, ", up to %s more if all tokens want the same experts",
+                 ls_text_bytes(spare, sizeof spare, (double)worst->spare_bytes));
     }
     advise(train, advice, sizeof advice);
     snprintf(text, sizeof text,
-             "training would take %s of memory for %d rank%s (from rank %d on), and %s has %s "
+             "training would take %s of memory for %d rank%s (from rank %d on)%s, and %s has %s "
              "free%s%s",
              ls_text_bytes(needed, sizeof needed, (double)worst->needed_bytes), worst->ranks,
-             worst->ranks == 1 ? "" : "s", worst->rank, worst->name,
+             worst->ranks == 1 ? "" : "s", worst->rank, more, worst->name,
              ls_text_bytes(left, sizeof left, (double)worst->free_bytes), advice,
              refused ? "; or use more hosts, or a smaller model" : "");
     if (refused) {

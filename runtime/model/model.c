@@ -62,9 +62,10 @@ static ls_status lay_out_tables(ls_model *m) {
     return LS_OK;
 }
 
-/* Rows of the MLP's inner matrices. */
-static int64_t mlp_rows(const ls_model *m) {
-    return m->sizes.experts > 0 ? ls_moe_limits_of(m).received : rows_of(m);
+/* An inner matrix of the MLP. */
+static ls_status take_inner(ls_model *m, int64_t width, void *piece) {
+    return m->sizes.experts > 0 ? ls_take_received(m, width, m->dtype, piece)
+                                : ls_take(m, rows_of(m) * width, m->dtype, piece);
 }
 
 /* What each policy makes again: in memory of its own only when `policy` keeps it. */
@@ -75,7 +76,7 @@ static ls_status lay_out_remade(ls_model *m, ls_layer_acts *a) {
     LS_TRY(ls_take(m, rows * s->q_width, m->dtype, &a->att));
     LS_TRY(ls_take(m, rows * s->heads, m->dev->acc, &a->lse));
     LS_TRY(ls_take(m, own * s->channels, m->dtype, &a->norm2));
-    return ls_take(m, mlp_rows(m) * s->ffn, m->dtype, &a->act);
+    return take_inner(m, s->ffn, &a->act);
 }
 
 static ls_status lay_out_kept(ls_model *m, ls_layer_acts *a) {
@@ -91,7 +92,7 @@ static ls_status lay_out_kept(ls_model *m, ls_layer_acts *a) {
     if (s->experts > 0) {
         LS_TRY(ls_moe_lay_out(m, &a->moe));
     }
-    return ls_take(m, mlp_rows(m) * s->up_width, m->dtype, &a->up);
+    return take_inner(m, s->up_width, &a->up);
 }
 
 static bool any_recompute(const ls_model *m, ls_recompute_mode policy) {
@@ -132,6 +133,7 @@ static ls_status lay_out_slot(ls_model *m, const ls_layer_acts *shared, ls_layer
         }
         const ls_recompute_mode policy =
             m->options.training ? ls_recompute_of(m, l) : LS_RECOMPUTE_FULL;
+        m->moe_over_now = 1 + (int)(layers - m->layers) + l;
         if (l < m->part_layers && policy != LS_RECOMPUTE_FULL) {
             LS_TRY(lay_out_kept(m, &layers[l]));
         }
@@ -139,6 +141,7 @@ static ls_status lay_out_slot(ls_model *m, const ls_layer_acts *shared, ls_layer
             LS_TRY(lay_out_remade(m, &layers[l]));
         }
     }
+    m->moe_over_now = 0;
     return LS_OK;
 }
 
@@ -191,6 +194,10 @@ static ls_status lay_out_head(ls_model *m) {
 ls_status ls_model_lay_out(ls_model *m) {
     const ls_sizes *s = &m->sizes;
     ls_layer_acts shared;
+    m->bytes.spare = 0; /* of an earlier, planning call, as these */
+    for (int i = 0; i < 1 + m->slots * (m->part_layers + 1); i++) {
+        m->moe_over[i] = (ls_moe_over){0};
+    }
     LS_TRY(lay_out_tables(m));
     LS_TRY(lay_out_shared(m, &shared));
     for (int i = 0; i < m->slots; i++) {
@@ -319,6 +326,8 @@ static ls_status describe(const ls_model_options *options, ls_model *m) {
     LS_TRY(ls_calloc((size_t)m->slots, sizeof *m->slot, &m->slot));
     LS_TRY(
         ls_calloc((size_t)m->slots * (size_t)(m->part_layers + 1), sizeof *m->layers, &m->layers));
+    LS_TRY(ls_calloc((size_t)m->slots * (size_t)(m->part_layers + 1) + 1, sizeof *m->moe_over,
+                     &m->moe_over));
     LS_TRY(ls_calloc(2 * (size_t)m->blocks, sizeof *m->bases, &m->bases));
     LS_TRY(ls_calloc((size_t)m->part_layers + 1, sizeof *m->replays, &m->replays));
     LS_TRY(ls_calloc(2 * (size_t)m->part.tensor_ranks, sizeof *m->row_offsets, &m->row_offsets));
@@ -479,6 +488,7 @@ void ls_model_destroy(ls_model *m) {
     }
     free(m->layers);
     free(m->slot);
+    free(m->moe_over);
     free(m->bases);
     free(m->row_offsets);
     free(m->rows);
@@ -496,7 +506,9 @@ ls_status ls_model_plan(const ls_model_options *options, ls_model_bytes *bytes) 
 }
 
 ls_model_bytes ls_model_memory(const ls_model *m) {
-    return m->bytes;
+    ls_model_bytes bytes = m->bytes;
+    bytes.uneven = ls_moe_uneven_bytes(m);
+    return bytes;
 }
 
 const ls_param *ls_model_params(const ls_model *m, int *count) {

@@ -128,9 +128,12 @@ typedef struct ls_model_options {
 } ls_model_options;
 
 /* Bytes that ls_model_create takes, by kind: activations with the logits of a chunk of the head,
- * the gradients in flight and the cache; tables of tokens, targets and rotary angles. */
+ * the gradients in flight and the cache; tables of tokens, targets and rotary angles. spare: of the
+ * activations, what a mixture of experts reserves for tokens beyond an even share that want the
+ * experts of this rank. On the host that is memory only once they do; uneven: what they have made
+ * of it so far. */
 typedef struct ls_model_bytes {
-    size_t masters, copies, activations, tables;
+    size_t masters, copies, activations, tables, spare, uneven;
 } ls_model_bytes;
 
 /* The bytes, by the same layout code but without taking them. Errors as of ls_model_create. */

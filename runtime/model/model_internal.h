@@ -86,7 +86,14 @@ typedef struct ls_moe_acts {
     int64_t *wanted;       /* [E] choices of all ranks; on the host */
     void *wanted_here;     /* [E] acc, the same on the device, with moe_fixed instead of these */
     void *in, *out;        /* [M,C] inputs of the experts; [S,C] outputs, back on this rank */
+    int over;              /* in model->moe_over */
 } ls_moe_acts;
+
+/* Of memory with M rows: those beyond an even share that were used at most, and bytes of a row. */
+typedef struct ls_moe_over {
+    int64_t rows;
+    size_t row_bytes;
+} ls_moe_over;
 
 /* What a layer keeps for backward. N = B*T rows of the pass, n those that this rank's norms see
  * (fewer with sequence parallelism). Without training all layers share one; what is recomputed lies
@@ -176,6 +183,8 @@ struct ls_model {
      * rank, [segments, E], of the tensor ranks, and of all that have tokens of the micro-batch (see
      * moe.c); what becomes a ls_moe_acts' and balance. */
     int64_t *moe_counts, *moe_exchange, *moe_own, *moe_tensor, *moe_all;
+    ls_moe_over *moe_over; /* [1 + slots * (part_layers + 1)]: what layers share; layers' own */
+    int moe_over_now;      /* while memory is laid out */
     struct {
         int32_t *chosen, *slots, *slot_rows, *order, *back;
         void *balance;
@@ -335,11 +344,17 @@ ls_status ls_moe_forward(const ls_pass *pass, int block, const ls_layer_acts *a)
 ls_status ls_moe_combine(const ls_pass *pass, const ls_layer_acts *a, void *y);
 ls_status ls_moe_backward(const ls_pass *pass, int block, const ls_layer_acts *a, void *dx);
 /* Most rows r, choices, slots S, rows of experts M and rows that arrive A of a pass; numbers of
- * counts to take. */
+ * counts to take. spare: of `received`, what is beyond an even share of all choices. */
 typedef struct ls_moe_limits {
-    int64_t rows, choices, slots, received, arrived, own_counts, tensor_counts, all_counts;
+    int64_t rows, choices, slots, received, arrived, spare, own_counts, tensor_counts, all_counts;
 } ls_moe_limits;
 ls_moe_limits ls_moe_limits_of(const ls_model *m);
+/* ls_take, and ls_take_host, for `width` elements of each of the `received` (or arrived) rows. */
+ls_status ls_take_received(ls_model *m, int64_t width, ls_dtype dtype, void *piece);
+ls_status ls_take_received_host(ls_model *m, int64_t width, ls_dtype dtype, void *piece);
+/* Counts the rows of a pass that was routed in moe_over; the bytes that all such have taken. */
+void ls_moe_count_over(const ls_pass *pass, const ls_moe_acts *moe);
+size_t ls_moe_uneven_bytes(const ls_model *m);
 /* M of a pass that was routed. */
 int64_t ls_moe_received(const ls_pass *pass, const ls_moe_acts *moe);
 /* With moe_fixed: what an expert takes of a micro-batch, its slots on each rank, its rows. */

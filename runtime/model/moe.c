@@ -99,6 +99,8 @@ ls_moe_limits ls_moe_limits_of(const ls_model *m) {
     if (m->moe_fixed) {
         limit_by_rooms(m, &most);
     }
+    const int64_t even = ceil_div(most_rows * s->each * local, s->experts);
+    most.spare = most.received - min_of(even, most.received);
     return most;
 }
 
@@ -443,6 +445,7 @@ ls_status ls_moe_forward(const ls_pass *pass, int block, const ls_layer_acts *a)
     const ls_model *m = pass->model;
     const ls_moe_acts *moe = &a->moe;
     LS_TRY(route(pass, block, a));
+    ls_moe_count_over(pass, moe);
     void *slots = m->experts ? m->moe_sent : moe->in;
     LS_TRY(select_rows(m, sent_slots(pass, moe), moe->slot_rows, own_rows(pass, a->norm2), slots));
     if (m->experts) {

@@ -149,22 +149,23 @@ static void write_figure(FILE *out, const ls_figure *f, const char *key) {
     fputs("}\n", out);
 }
 
-bool ls_link_figures(bool state, ls_coll coll, ls_figure_id *us, ls_figure_id *gb_s) {
-#define ROW(OP)                                                                                    \
-    case LS_COLL_##OP:                                                                             \
-        *us = state ? LS_FIG_STATE_##OP##_US : LS_FIG_ACTIVATIONS_##OP##_US;                       \
-        *gb_s = state ? LS_FIG_STATE_##OP##_GB_S : LS_FIG_ACTIVATIONS_##OP##_GB_S;                 \
-        return true
-    switch (coll) {
-        ROW(ALL_REDUCE);
-        ROW(REDUCE_SCATTER);
-        ROW(ALL_GATHER);
-        ROW(ALL_TO_ALL);
-        ROW(SEND_RECV);
-    default:
-        return false;
+bool ls_link_figures(ls_link_use use, ls_coll coll, ls_figure_id *us, ls_figure_id *gb_s) {
+#define FIGURES(X, USE, use, OP, op)                                                               \
+    {LS_USE_##USE, LS_COLL_##OP, LS_FIG_##USE##_##OP##_US, LS_FIG_##USE##_##OP##_GB_S},
+    static const struct {
+        ls_link_use use;
+        ls_coll coll;
+        ls_figure_id us, gb_s;
+    } rows[] = {LS_LINK_ROWS(FIGURES, )};
+#undef FIGURES
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        if (rows[i].use == use && rows[i].coll == coll) {
+            *us = rows[i].us;
+            *gb_s = rows[i].gb_s;
+            return true;
+        }
     }
-#undef ROW
+    return false;
 }
 
 static void begin_section(FILE *out, const char *section, bool *begun) {

@@ -22,23 +22,27 @@
     X(MEMORY_##P, efficiency_##p, memory, "of bandwidth", 0.01, 1.5, "memory-bound operations")    \
     X(LINK_##P, efficiency_##p, link, "of bandwidth", 0.01, 1, "collectives inside a domain")      \
     X(NETWORK_##P, efficiency_##p, network, "of bandwidth", 0.01, 1, "collectives across domains")
-/* Operations of a step on one host, by what they carry: activations lie in private memory and were
- * just computed; of the state gradients lie in memory that ranks share, parameters in private. Both
- * are found as a step has them, with caches that other work has gone through in between. */
+/* Operations of a step on one host, by what they carry: activations were just computed; of the
+ * state gradients lie in memory that ranks share and were written in the course of a backward pass,
+ * parameters in private memory, gathered after an update; blocks are parameters gathered before
+ * their use (ZeRO 3). Each is found as a step has it, with caches that other work has gone through.
+ */
 #define LS_LINK_ROW(X, USE, use, OP, op)                                                           \
     X(USE##_##OP##_US, links, use##_##op##_us, "us", 0, 1e6, "of a step of the operation")         \
     X(USE##_##OP##_GB_S, links, use##_##op##_gb_s, "GB/s", 1e-3, 1e6, "of its bytes on the wire")
-#define LS_LINK_LIST(X)                                                                            \
-    LS_LINK_ROW(X, ACTIVATIONS, activations, ALL_REDUCE, all_reduce)                               \
-    LS_LINK_ROW(X, ACTIVATIONS, activations, REDUCE_SCATTER, reduce_scatter)                       \
-    LS_LINK_ROW(X, ACTIVATIONS, activations, ALL_GATHER, all_gather)                               \
-    LS_LINK_ROW(X, ACTIVATIONS, activations, ALL_TO_ALL, all_to_all)                               \
-    LS_LINK_ROW(X, ACTIVATIONS, activations, SEND_RECV, send_recv)                                 \
-    LS_LINK_ROW(X, STATE, state, ALL_REDUCE, all_reduce)                                           \
-    LS_LINK_ROW(X, STATE, state, REDUCE_SCATTER, reduce_scatter)                                   \
-    LS_LINK_ROW(X, STATE, state, ALL_GATHER, all_gather)                                           \
-    LS_LINK_ROW(X, STATE, state, ALL_TO_ALL, all_to_all)                                           \
-    LS_LINK_ROW(X, STATE, state, SEND_RECV, send_recv)
+/* R(X, USE, use, OP, op) */
+#define LS_LINK_ROWS(R, X)                                                                         \
+    R(X, ACTIVATIONS, activations, ALL_REDUCE, all_reduce)                                         \
+    R(X, ACTIVATIONS, activations, REDUCE_SCATTER, reduce_scatter)                                 \
+    R(X, ACTIVATIONS, activations, ALL_GATHER, all_gather)                                         \
+    R(X, ACTIVATIONS, activations, ALL_TO_ALL, all_to_all)                                         \
+    R(X, ACTIVATIONS, activations, SEND_RECV, send_recv)                                           \
+    R(X, STATE, state, ALL_REDUCE, all_reduce)                                                     \
+    R(X, STATE, state, REDUCE_SCATTER, reduce_scatter)                                             \
+    R(X, STATE, state, ALL_GATHER, all_gather)                                                     \
+    R(X, STATE, state, ALL_TO_ALL, all_to_all)                                                     \
+    R(X, STATE, state, SEND_RECV, send_recv)                                                       \
+    R(X, BLOCKS, blocks, ALL_GATHER, all_gather)
 #define LS_FIGURE_LIST(X)                                                                          \
     X(MEMORY_GB, device, memory_gb, "GB", 0.001, 1e6, "memory of a device")                        \
     X(HBM_GB_S, device, hbm_gb_s, "GB/s", 0.1, 1e6, "its bandwidth")                               \
@@ -69,7 +73,7 @@
     X(PRICE_SPOT, price, spot, "USD/h", 0, 1e4, "of a device")                                     \
     X(MTBF_H, failures, mtbf_device_hours, "h", 1, 1e12, "device-hours between failures")          \
     X(RESTART_S, failures, restart_s, "s", 0, 1e6, "from a failure to the first new step")         \
-    LS_LINK_LIST(X)                                                                                \
+    LS_LINK_ROWS(LS_LINK_ROW, X)                                                                   \
     X(STORAGE_GB_S, storage, write_gb_s, "GB/s", 1e-3, 1e6, "of one node to checkpoints")          \
     LS_EFFICIENCY_LIST(X, FP32, fp32)                                                              \
     LS_EFFICIENCY_LIST(X, BF16, bf16)                                                              \
@@ -102,8 +106,15 @@ typedef enum ls_cluster_text_id {
         LS_CLUSTER_TEXT_COUNT
 } ls_cluster_text_id;
 
+typedef enum ls_link_use {
+    LS_USE_ACTIVATIONS,
+    LS_USE_STATE,
+    LS_USE_BLOCKS,
+    LS_USE_COUNT
+} ls_link_use;
+
 /* The figures of an operation of that use; false: it has none. */
-bool ls_link_figures(bool state, ls_coll coll, ls_figure_id *us, ls_figure_id *gb_s);
+bool ls_link_figures(ls_link_use use, ls_coll coll, ls_figure_id *us, ls_figure_id *gb_s);
 
 typedef struct ls_figure {
     double value; /* NAN: unknown */

@@ -85,8 +85,8 @@ typedef struct ls_plan_rates {
     double operand_bytes; /* of an element in the products */
     int units, domain;
     ls_wire_link inside, across;
-    ls_wire_link links[2][LS_COLL_COUNT]; /* inside, as a step has them: of activations, of the
-                                             state; bytes_per_s 0: unknown */
+    /* Inside, as a step has them; bytes_per_s 0: unknown. */
+    ls_wire_link links[LS_USE_COUNT][LS_COLL_COUNT];
     double launch_s;
     double half_k;      /* inner dimension at which a product has half its speed */
     bool shared_engine; /* processors compute or communicate: nothing hides (a CPU) */

@@ -18,16 +18,20 @@ typedef struct step {
 } step;
 
 /* bytes: of the whole vector, or what a rank sends (wire_cost.h). */
-static double op_s(const step *t, bool state, ls_coll coll, int ranks, double bytes) {
-    return bytes > 0 ? ls_wire_time_s(coll, ranks, bytes, t->job->rates->links[state][coll]) : 0;
+static double op_s(const step *t, ls_link_use use, ls_coll coll, int ranks, double bytes) {
+    return bytes > 0 ? ls_wire_time_s(coll, ranks, bytes, t->job->rates->links[use][coll]) : 0;
 }
 
 static double act_s(const step *t, ls_coll coll, int ranks, double bytes) {
-    return op_s(t, false, coll, ranks, bytes);
+    return op_s(t, LS_USE_ACTIVATIONS, coll, ranks, bytes);
 }
 
 static double state_s(const step *t, ls_coll coll, int ranks, double bytes) {
-    return op_s(t, true, coll, ranks, bytes);
+    return op_s(t, LS_USE_STATE, coll, ranks, bytes);
+}
+
+static double block_s(const step *t, int ranks, double bytes) {
+    return op_s(t, LS_USE_BLOCKS, LS_COLL_ALL_GATHER, ranks, bytes);
 }
 
 /* `chunks` operations that carry as much as one. */
@@ -56,7 +60,7 @@ static void add_tensor(const step *t) {
         const double gather = act_s(t, LS_COLL_ALL_GATHER, ranks, rows);
         layer +=
             forward_passes(t) * 2 * chunked_s(t, LS_COLL_ALL_GATHER, chunks, rows) + 4 * gather;
-        layer += act_s(t, LS_COLL_ALL_REDUCE, ranks, 8 * c); /* gradients of norms */
+        layer += act_s(t, LS_COLL_ALL_REDUCE, ranks, 16 * c); /* gradients of norms */
         ends += (t->first + 2 * t->last) * gather;
     }
     ends += t->last * act_s(t, LS_COLL_ALL_GATHER, ranks, 12 * t->tokens * ranks);
@@ -108,9 +112,8 @@ static void add_data(const step *t, double layers, double ends, int ranks, int s
         return;
     }
     t->s[LS_TERM_SHARD] +=
-        layer_gathers(t) * state_s(t, LS_COLL_ALL_GATHER, shards, t->act * layers / t->layers) +
-        (t->job->model->tied ? 1 : t->micros) *
-            state_s(t, LS_COLL_ALL_GATHER, shards, t->act * ends);
+        layer_gathers(t) * block_s(t, shards, t->act * layers / t->layers) +
+        (t->job->model->tied ? 1 : t->micros) * block_s(t, shards, t->act * ends);
 }
 
 static void add_state(const step *t) {
@@ -146,11 +149,23 @@ static void add_pipeline(const step *t) {
     }
 }
 
+/* Profiles of earlier versions lack some. */
+static bool knows_links(const ls_plan_rates *r) {
+    bool all = true;
+    for (int i = 0; i < LS_USE_COUNT * LS_COLL_COUNT; i++) {
+        ls_figure_id us, gb_s;
+        const ls_link_use use = (ls_link_use)(i / LS_COLL_COUNT);
+        const ls_coll coll = (ls_coll)(i % LS_COLL_COUNT);
+        all =
+            all && (!ls_link_figures(use, coll, &us, &gb_s) || r->links[use][coll].bytes_per_s > 0);
+    }
+    return all;
+}
+
 bool ls_plan_operations(const ls_plan_job *job, const ls_plan_layout *l, double layers,
                         bool with_head, double seconds[LS_TERM_COUNT]) {
     const ls_plan_rates *r = job->rates;
-    if (!r->shared_engine || !(r->links[0][LS_COLL_ALL_REDUCE].bytes_per_s > 0) ||
-        ls_plan_devices(l) > r->domain) {
+    if (!r->shared_engine || !knows_links(r) || ls_plan_devices(l) > r->domain) {
         return false;
     }
     const double micros = (double)job->global_batch / ((double)l->shard * l->replicate * l->micro);

@@ -92,11 +92,12 @@ ls_status ls_plan_rates_of(const ls_cluster *c, ls_precision precision, ls_plan_
         .peak_flops = peak,
         .network_known = !isnan(network),
     };
-    for (int i = 0; i < 2 * LS_COLL_COUNT; i++) {
+    for (int i = 0; i < LS_USE_COUNT * LS_COLL_COUNT; i++) {
         ls_figure_id us, gb_s;
+        const ls_link_use use = (ls_link_use)(i / LS_COLL_COUNT);
         const ls_coll coll = (ls_coll)(i % LS_COLL_COUNT);
-        if (ls_link_figures(i >= LS_COLL_COUNT, coll, &us, &gb_s)) {
-            rates->links[i / LS_COLL_COUNT][coll] =
+        if (ls_link_figures(use, coll, &us, &gb_s)) {
+            rates->links[use][coll] =
                 (ls_wire_link){.latency_s = 1e-6 * ls_cluster_value(c, us, 0),
                                .bytes_per_s = 1e9 * ls_cluster_value(c, gb_s, 0)};
         }

@@ -72,6 +72,10 @@ gives 0 "$LOCKSTEP" train --dry-run $mixed batch.sequences=12 parallel.expert=3 
     --ranks 12
 prints 'experts    6 a layer over 3 ranks = expert 3 .* x tensor 1; 4 ranks have the same ones$'
 prints '^expert  *[0-9.]* [KM]iB'
+# What it reserves beyond an even choice of experts is not in the totals.
+gives 0 "$LOCKSTEP" train --dry-run $tiny model.family=llama3 model.experts=8 parallel.expert=4 --ranks 4 \
+    model.channels=256 model.context=1024 data.sequence=1024 batch.micro=4 batch.sequences=16
+prints 'choose the experts evenly; up to [0-9.]* MiB more are reserved'
 
 gives 0 "$LOCKSTEP" train --fit --ranks 6 $mixed batch.sequences=12 parallel.expert=4 parallel.zero=1
 prints '^6 parallel.tensor=1 parallel.context=1 parallel.pipeline=1 parallel.shard=6 .* parallel.expert=2$'
