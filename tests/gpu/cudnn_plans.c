@@ -48,33 +48,14 @@ static bool describe(const ls_cudnn *cudnn, int which, cudnnBackendDescriptor_t 
     return false;
 }
 
-static ls_attention_key key_of(const int64_t *shape, bool full, bool backward) {
-    const int64_t len = shape[1], heads = shape[2], kv_heads = shape[3], size = shape[4];
-    const int64_t width = (heads + 2 * kv_heads) * size;
-    return (ls_attention_key){.backward = backward,
-                              .full = full,
-                              .batch = shape[0],
-                              .q_len = len,
-                              .kv_len = len,
-                              .heads = heads,
-                              .kv_heads = kv_heads,
-                              .head_dim = size,
-                              .q_stride = width,
-                              .kv_stride = width,
-                              .o_stride = heads * size,
-                              .q_batch = len * width,
-                              .kv_batch = len * width,
-                              .o_batch = len * heads * size,
-                              .lse_row = len};
-}
-
 static int plan_all(const ls_cudnn *cudnn, int which, cudnnBackendDescriptor_t device) {
     static ls_attention_graph a;
     int failures = 0;
     for (size_t i = 0; i < 4 * sizeof shapes / sizeof *shapes; i++) {
         const bool backward = i % 2 != 0, full = i / 2 % 2 != 0;
         const int64_t *s = shapes[i / 4];
-        const ls_attention_key key = key_of(s, full, backward);
+        ls_attention_key key = ls_attention_key_fused(backward, s[0], s[1], s[2], s[3], s[4]);
+        key.full = full;
         const ls_status status = ls_attention_graph_make(&a, &key, cudnn, NULL, device);
         printf("%s B=%" PRId64 " T=%" PRId64 " H=%" PRId64 " G=%" PRId64 " D=%" PRId64 " %s %s: ",
                gpus[which].name, s[0], s[1], s[2], s[3], s[4], full ? "full" : "causal",

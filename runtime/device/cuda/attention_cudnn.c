@@ -160,28 +160,14 @@ ls_status ls_cuda_cudnn_attention(ls_cuda_device *cuda, const ls_attention *op, 
 }
 
 ls_status ls_cuda_cudnn_reserve(ls_cuda_device *cuda, const ls_device_limits *limits) {
-    const int64_t heads = limits->heads, kv_heads = limits->kv_heads, size = limits->head_dim;
-    const int64_t width = (heads + 2 * kv_heads) * size, len = limits->seq;
     if (!cuda->cudnn || limits->bf16_batch == 0) {
         return LS_OK;
     }
-    /* As one matrix holds q, k and v. */
     for (int backward = 0; backward <= 1; backward++) {
+        const ls_attention_key key =
+            ls_attention_key_fused(backward, limits->bf16_batch, limits->seq, limits->heads,
+                                   limits->kv_heads, limits->head_dim);
         plan *p;
-        const ls_attention_key key = {.backward = backward,
-                                      .batch = limits->bf16_batch,
-                                      .q_len = len,
-                                      .kv_len = len,
-                                      .heads = heads,
-                                      .kv_heads = kv_heads,
-                                      .head_dim = size,
-                                      .q_stride = width,
-                                      .kv_stride = width,
-                                      .o_stride = heads * size,
-                                      .q_batch = len * width,
-                                      .kv_batch = len * width,
-                                      .o_batch = len * heads * size,
-                                      .lse_row = len};
         LS_TRY(find_plan(cuda, &key, &p));
     }
     return LS_OK;

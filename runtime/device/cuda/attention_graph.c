@@ -27,6 +27,23 @@ ls_attention_key ls_attention_key_of(const ls_attention *op, bool backward) {
                               .lse_row = op->lse_row ? op->lse_row : op->q_len};
 }
 
+ls_attention_key ls_attention_key_fused(bool backward, int64_t batch, int64_t len, int64_t heads,
+                                        int64_t kv_heads, int64_t head_dim) {
+    const int64_t width = (heads + 2 * kv_heads) * head_dim;
+    const ls_attention op = {.batch = batch,
+                             .q_len = len,
+                             .kv_len = len,
+                             .heads = heads,
+                             .kv_heads = kv_heads,
+                             .head_dim = head_dim,
+                             .q_stride = width,
+                             .kv_stride = width,
+                             .o_stride = heads * head_dim,
+                             .q_batch = len * width,
+                             .kv_batch = len * width};
+    return ls_attention_key_of(&op, backward);
+}
+
 static ls_cudnn_shape rows_of(const ls_attention_key *key, int64_t batch, int64_t stride) {
     return (ls_cudnn_shape){{key->batch, key->heads, key->q_len, key->head_dim},
                             {batch, key->head_dim, stride, 1}};

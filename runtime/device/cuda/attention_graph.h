@@ -26,6 +26,9 @@ typedef struct ls_attention_graph {
 /* bf16 operands and results, fp32 lse. Backward: the operations' form whose sums have one order,
  * with dq made by a product instead of by additions in memory. */
 ls_attention_key ls_attention_key_of(const ls_attention *op, bool backward);
+/* Of sequences of len tokens whose q, k and v lie in one matrix, causal. */
+ls_attention_key ls_attention_key_fused(bool backward, int64_t batch, int64_t len, int64_t heads,
+                                        int64_t kv_heads, int64_t head_dim);
 /* Describes and plans; to be released by ls_cudnn_graph_release(&a->graph), also after a failure.
  * LS_E_UNSUPPORTED: cuDNN does not serve this shape on this GPU. */
 ls_status ls_attention_graph_make(ls_attention_graph *a, const ls_attention_key *key,
