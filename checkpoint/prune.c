@@ -42,6 +42,9 @@ static ls_status look(const char *root, ls_ckpt_verdict *v) {
     v->val_loss = json_is_number(loss) ? json_number_value(loss) : NAN;
     const ls_ckpt_info info = ls_ckpt_describe(ckpt);
     v->stored_bytes = info.stored_bytes + info.parity_bytes;
+    for (int i = 0; i < ckpt->file_count; i++) {
+        v->lost += ckpt->files[i].lost;
+    }
     ls_ckpt_close(ckpt);
     return LS_OK;
 }

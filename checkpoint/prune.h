@@ -21,6 +21,7 @@ typedef struct ls_ckpt_verdict {
     ls_ckpt_fate fate;
     int64_t stored_bytes; /* 0 when damaged */
     double val_loss;      /* NAN: unknown */
+    int lost;             /* files that parity files make up for */
     char fault[256];      /* "" unless damaged */
 } ls_ckpt_verdict;
 

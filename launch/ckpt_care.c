@@ -121,6 +121,13 @@ static ls_status examine(examination *e) {
     for (size_t i = 0; i < e->count; i++) {
         ls_ckpt_verdict *v = &e->plan[i];
         e->resume = e->resume < 0 && v->fate != LS_FATE_DAMAGED ? v->step : e->resume;
+        if (v->lost > 0) { /* it can be loaded, and resumed from, all the same */
+            v->fate = LS_FATE_DAMAGED;
+            snprintf(v->fault, sizeof v->fault,
+                     "%d of its files are lost or have another size; parity files make up for "
+                     "them: --repair makes them again",
+                     v->lost);
+        }
         if (e->full && v->fate != LS_FATE_DAMAGED) {
             char *path = ls_text_format("%s/step-%08lld", e->root, (long long)v->step);
             ls_ckpt *ckpt = NULL;

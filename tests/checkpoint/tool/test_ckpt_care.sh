@@ -46,6 +46,14 @@ json_is 'o["schema"], o["resume"], o["damaged"]' "('lockstep.ckpt.doctor/1', 4, 
 json_is '[c["ok"] for c in o["checkpoints"]]' '[False, True, True]'
 json_is 'o["unfinished"][0]["bytes"]' 5
 says '1 of 3 checkpoints'
+# What parity makes up for is told, and resume takes it all the same.
+gives 0 "$LOCKSTEP" ckpt reshard "$llama" -o "$work/par" --ranks 3 --parity 1
+rm "$work/par/step-00000006/rank-00001.h5"
+gives 1 "$LOCKSTEP" ckpt doctor "$work/par"
+prints '^BAD   step-00000006  1 of its files are lost .* --repair makes'
+prints 'resume takes step-00000006'
+gives 0 "$LOCKSTEP" ckpt doctor "$work/par" --repair
+prints '^ok    step-00000006'
 mkdir "$work/empty"
 gives 1 "$LOCKSTEP" ckpt doctor "$work/empty"
 says 'no checkpoint to resume from'
