@@ -137,14 +137,18 @@ ls_status ls_comm_self_on(struct ls_device *dev, ls_comm **comm);
  * gives the world; LS_E_UNSUPPORTED when the library offers less than MPI_THREAD_FUNNELED (all
  * calls from the main thread), LS_E_COMM the second time.
  * Before that it sets Open MPI's mpi_yield_when_idle, for several hosts the lengths of messages
- * that btl_tcp sends at once (for one, pml) and, in containers that forbid copies between
- * processes, btl_vader_single_copy_mechanism, unless the user has set them. finalize destroys the
- * world and ends MPI; safe when init was not called. Other communicators must be gone by then.
- * [collective] abort ends all ranks with the given exit status and does not return; not collective.
+ * that btl_tcp sends at once and as btl_tcp_if_exclude the interfaces that have no link (for one,
+ * pml) and, in containers that forbid copies between processes, btl_vader_single_copy_mechanism,
+ * unless the user has set them. finalize destroys the world and ends MPI; safe when init was not
+ * called. Other communicators must be gone by then. [collective] abort ends all ranks with the
+ * given exit status and does not return; not collective.
  */
 ls_status ls_comm_mpi_init(int *argc, char ***argv, ls_comm **world);
 void ls_comm_mpi_finalize(void);
 void ls_comm_mpi_abort(int exit_status) __attribute__((noreturn));
+/* Has a call of MPI failed on this rank? The others may wait for it for ever in that operation, and
+ * cannot be asked. */
+bool ls_comm_mpi_failed(void);
 /* Started by mpirun or srun, as one of the ranks of a job? Decided from the launcher's environment,
  * without touching MPI. A shell inside a Slurm allocation or step is not a launch. */
 bool ls_comm_launched(void);

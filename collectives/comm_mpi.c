@@ -9,17 +9,26 @@
 #include "runtime/base/arena.h"
 
 #include <ctype.h>
+#include <ifaddrs.h>
+#include <net/if.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
 int64_t ls_comm_mpi_chunk_bytes = 1 << 30;
 
 static ls_comm *world_comm;
+static bool has_failed;
+
+bool ls_comm_mpi_failed(void) {
+    return has_failed;
+}
 
 ls_status ls_mpi_fail(int code, const char *what) {
+    has_failed = true;
     char text[MPI_MAX_ERROR_STRING] = "";
     int length = 0;
     if (MPI_Error_string(code, text, &length) != MPI_SUCCESS) {
@@ -235,6 +244,29 @@ static void send_chunks_at_once(void) {
     setenv("OMPI_MCA_btl_tcp_max_send_size", bytes, 0);
 }
 
+/* Interfaces that are up and have no link: Open MPI would wait for ever for what it sends there.
+ * The value names its own default, too. */
+static void leave_out_dead_links(void) {
+    char names[1024] = "127.0.0.1/8,sppp";
+    struct ifaddrs *all = NULL;
+    bool found = false;
+    if (getenv("OMPI_MCA_btl_tcp_if_include") || getifaddrs(&all) != 0) {
+        return;
+    }
+    for (const struct ifaddrs *i = all; i; i = i->ifa_next) {
+        const size_t used = strlen(names);
+        if ((i->ifa_flags & (IFF_UP | IFF_RUNNING)) == IFF_UP && i->ifa_addr &&
+            i->ifa_addr->sa_family == AF_INET && used + strlen(i->ifa_name) + 2 < sizeof names) {
+            snprintf(names + used, sizeof names - used, ",%s", i->ifa_name);
+            found = true;
+        }
+    }
+    freeifaddrs(all);
+    if (found) {
+        setenv("OMPI_MCA_btl_tcp_if_exclude", names, 0);
+    }
+}
+
 /* Defaults of ours for Open MPI, where the user has set nothing (--mca, OMPI_MCA_...). */
 static void set_defaults(void) {
     /* Waiting ranks spin. Where others want the processor too (threads of this or another rank),
@@ -246,6 +278,7 @@ static void set_defaults(void) {
     }
     if (!is_one_host()) {
         send_chunks_at_once();
+        leave_out_dead_links();
     }
     /* Without this, containers that forbid the call get a line "Read -1, expected ..." for each
      * message before the fallback takes over. */

@@ -1,5 +1,18 @@
 # Sourced by the scripts that start jobs: asking one to stop, which is safe from its first moment on.
 
+# begin_launcher COMMAND...: as $job in the background, in a session of its own, so that a terminal's Ctrl-C reaches
+# this script only. mpirun and srun ignore SIGUSR1 then as long as they do not handle it: before that, and at their end, when they
+# do not any more. Not so a script, which could never handle it.
+begin_launcher() {
+    (
+        case "${1##*/}" in
+        mpirun | mpiexec | srun) trap '' USR1 ;;
+        esac
+        exec setsid "$@"
+    ) &
+    job=$!
+}
+
 # Does the process handle SIGUSR1 by now, or wait for it (srun blocks it, and asks)? Before that the signal
 # would kill it.
 handles_usr1() {

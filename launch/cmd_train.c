@@ -1,5 +1,6 @@
 #include "checkpoint/prune.h"
 #include "launch/cmd.h"
+#include "launch/session_limit.h"
 #include "launch/train.h"
 #include "launch/train_fit.h"
 #include "launch/train_ledger.h"
@@ -197,6 +198,7 @@ static void announce(const ls_train *train) {
 }
 
 static ls_status setup(ls_train *train, bool resume, int argc, char **argv, int first) {
+    ls_session_limit_start("to read the configuration"); /* until the ranks are connected */
     LS_TRY(load_config(train, false, argc, argv, first));
     const ls_config *config = &train->config;
     LS_TRY(check_run_dir(train, resume));

@@ -5,6 +5,7 @@
 #include "collectives/progress.h"
 #include "collectives/watch.h"
 #include "launch/devices.h"
+#include "launch/session_limit.h"
 #include "runtime/base/arena.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/cpu.h"
@@ -20,6 +21,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+/* Of open files: a training run of two ranks has 24 at once, each host more in its job a few more.
+ */
+enum { FILES_LEAST = 64, FILES_WANTED = 65536 };
 
 static bool mpi_running;
 static bool failure_is_shared;
@@ -37,6 +42,8 @@ static ls_status check_same_program(ls_comm *comm) {
 ls_status ls_session_begin(ls_session *session, int *argc, char ***argv) {
     *session = (ls_session){0};
     if (ls_comm_launched()) {
+        LS_TRY(ls_process_open_files(FILES_LEAST, FILES_WANTED));
+        ls_session_limit_start("the start of MPI");
         LS_TRY(ls_comm_mpi_init(argc, argv, &session->world));
         mpi_running = true;
     } else {
@@ -44,8 +51,10 @@ ls_status ls_session_begin(ls_session *session, int *argc, char ***argv) {
     }
     session->comm = session->world;
     ls_error_set_rank(session->comm->size > 1 ? session->comm->rank : -1);
+    ls_session_limit_start("the comparison of the ranks' programs");
     ls_status status = check_same_program(session->comm);
-    failure_is_shared = status != LS_OK;
+    failure_is_shared = status != LS_OK && !ls_comm_mpi_failed();
+    ls_session_limit_start(NULL);
     return status;
 }
 
@@ -77,11 +86,14 @@ ls_status ls_session_connect(ls_session *session, ls_cfg_transport transport) {
                              "parallel.transport is for the memory of hosts; GPUs talk by NCCL: "
                              "leave it auto, or hier, or set run.device=cpu"));
     }
+    ls_session_limit_start("to connect the ranks");
     LS_TRY(ls_session_agree(
         session, ls_comm_choose(session->world,
                                 on_gpus ? LS_TRANSPORT_AUTO : (ls_transport)transport, &comm)));
     session->comm = session->fabric = comm;
-    return on_gpus ? ls_session_agree(session, connect_gpus(session, levels)) : LS_OK;
+    LS_TRY(on_gpus ? ls_session_agree(session, connect_gpus(session, levels)) : LS_OK);
+    ls_session_limit_start(NULL);
+    return LS_OK;
 }
 
 bool ls_session_failure_shared(void) {
@@ -201,6 +213,10 @@ ls_status ls_session_open(ls_session *session, const ls_config_parallel *paralle
 }
 
 ls_status ls_session_agree(ls_session *session, ls_status mine) {
+    if (mine != LS_OK && ls_comm_mpi_failed()) { /* the others may wait in what has failed here */
+        failure_is_shared = false;
+        return mine;
+    }
     ls_status all = ls_comm_agree(session->comm, mine);
     failure_is_shared = all != LS_OK;
     return all;
@@ -238,7 +254,7 @@ ls_status ls_session_tell_outcome(ls_session *session, const char *run_dir, ls_o
 }
 
 /* The first word stands: O_EXCL. A failure to write it is not worth another error. */
-static void tell_outcome(int exit_status, const char *text) {
+void ls_session_write_outcome(int exit_status, const char *text) {
     int fd =
         outcome_path[0] ? open(outcome_path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666) : -1;
     if (fd < 0) {
@@ -290,7 +306,7 @@ static void report_hang(const char *cause) {
                      : "");
     LS_FAIL(LS_E_COMM, "%s", text);
     ls_log_error();
-    tell_outcome(ls_status_exit(LS_E_COMM), text);
+    ls_session_write_outcome(ls_status_exit(LS_E_COMM), text);
 }
 
 /* The main thread hangs in MPI, which cannot be asked any more. The launcher ends the ranks that
@@ -312,6 +328,7 @@ ls_status ls_session_watch(ls_session *session, const ls_config_faults *faults,
         return LS_OK;
     }
     kills_before = oom_kills();
+    ls_session_limit_start("to start the watchdog");
     const ls_watch_options options = {.comm = session->comm,
                                       .run_dir = run_dir,
                                       .min_deadline_s = faults->min_deadline_s,
@@ -325,6 +342,7 @@ ls_status ls_session_watch(ls_session *session, const ls_config_faults *faults,
         session, ls_comm_recorded(session->comm, "world", faults->check_collectives, &recorded)));
     session->unwatched = session->comm;
     session->comm = recorded;
+    ls_session_limit_start(NULL);
     if (session->fabric == session->unwatched) {
         session->fabric = recorded;
         return start_progress(session);
@@ -366,32 +384,11 @@ void ls_session_close(ls_session *session) {
     session->dev = NULL;
 }
 
-/* Ranks that a failure did not reach, as when memory was short while ranks agreed on it, do not
- * come to the end of MPI: whoever has waited for them goes without, and the launcher ends them. */
-enum { END_LIMIT_S = 10 };
-static int failed_exit;
-
-static void on_end_limit(int signal_number) {
-    (void)signal_number;
-    const char *text = ls_error_last()->message;
-    if (write(STDERR_FILENO, text, strlen(text)) > 0) {
-        (void)!write(STDERR_FILENO, "\n", 1);
-    }
-    _exit(failed_exit);
-}
-
-static void limit_end(int exit_status) {
-    struct sigaction action = {.sa_handler = on_end_limit};
-    failed_exit = exit_status;
-    sigemptyset(&action.sa_mask);
-    sigaction(SIGALRM, &action, NULL);
-    alarm(END_LIMIT_S);
-}
-
 int ls_session_end(ls_status status) {
     int exit_status = ls_status_exit(status);
+    ls_session_limit_start(NULL);
     if (ls_error_rank() <= 0 || (status != LS_OK && !failure_is_shared)) {
-        tell_outcome(exit_status, status == LS_OK ? "done" : ls_error_last()->message);
+        ls_session_write_outcome(exit_status, status == LS_OK ? "done" : ls_error_last()->message);
     }
     if (status == LS_E_STOPPED) {
         ls_log_info("%s", ls_error_last()->message);
@@ -410,7 +407,7 @@ int ls_session_end(ls_status status) {
         ls_comm_mpi_abort(exit_status);
     }
     if (status != LS_OK && status != LS_E_STOPPED) {
-        limit_end(exit_status);
+        ls_session_limit_end(exit_status);
     }
     ls_comm_mpi_finalize();
     return exit_status;

@@ -41,7 +41,8 @@ ls_status ls_session_connect(ls_session *session, ls_cfg_transport transport);
 ls_status ls_session_find_domains(ls_session *session);
 
 /* Did all ranks succeed? Marks the failure as one that every rank knows of, so that all of them
- * leave together. [collective] */
+ * leave together. A rank whose MPI has failed does not ask: it gets its own status back, and ends
+ * the others. [collective] */
 ls_status ls_session_agree(ls_session *session, ls_status mine);
 
 /* Keeps a flight record of what goes over session->comm from here on, and ends the job with a
@@ -67,6 +68,8 @@ typedef struct ls_outcome {
  * came first), so the rank that fails first writes it. The file of an earlier start is removed
  * here; *earlier is what it said, on rank 0. [collective] */
 ls_status ls_session_tell_outcome(ls_session *session, const char *run_dir, ls_outcome *earlier);
+/* Writes it, unless another rank or nobody has to. Not collective; a signal handler may call it. */
+void ls_session_write_outcome(int exit_status, const char *text);
 
 /* Prints the failure and gives the exit status. A failure that the other ranks do not know of ends
  * them too, because they may be waiting for this one. Call once, last, from main. */

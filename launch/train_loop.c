@@ -268,6 +268,18 @@ static ls_status stopped(ls_train *train, const char *why) {
                         (long long)train->step, why, train->last_ckpt));
 }
 
+/* A save that fails stops no training, but a run whose result is not there is not done. */
+static ls_status check_saved(ls_train *train) {
+    const bool saved = !train->config.checkpoint.at_end || train->saved_step == train->step;
+    return ls_session_agree(
+        &train->session,
+        saved ? LS_OK
+              : LS_FAIL(LS_E_IO,
+                        "trained to the end, step %lld, but its checkpoint could not be saved; the "
+                        "newest one is '%s': make room, and go on from there with --resume",
+                        (long long)train->step, train->last_ckpt[0] ? train->last_ckpt : "none"));
+}
+
 static ls_status loop(ls_train *train, const sinks *s) {
     ls_step_options options = {.runner = train->runner,
                                .state = train->state,
@@ -339,6 +351,9 @@ ls_status ls_train_loop(ls_train *train) {
         ls_status ended = ls_train_save_poll(train, true);
         if (ended == LS_OK && status != LS_E_DIVERGED) {
             ended = ls_train_memory_end(train);
+        }
+        if (ended == LS_OK && status == LS_OK) {
+            ended = check_saved(train);
         }
         if (ended != LS_OK) {
             status = ended;

@@ -1,17 +1,19 @@
 #!/bin/sh
-# hosts.sh [-r RATE] [-o] HOSTS RANKS COMMAND...: mpirun over several hosts on one machine, RANKS ranks on
+# hosts.sh [-r RATE] [-l LINKS] [-o] HOSTS RANKS COMMAND...: mpirun over several hosts on one machine, RANKS ranks on
 # each; with -o COMMAND itself, once, on the first host, with $HOSTS and $AGENT for run.sh's --hosts and
 # --agent. A host is a network namespace with a name of its own (host0, host1, ...), its own /dev/shm and
-# a link to a switch, which takes RATE (of tc, such as 1gbit; else what it can) each way. The hosts of
+# a link to a switch, which takes RATE (of tc, such as 1gbit; else what it can) each way; with -l several,
+# each to a switch of its own and with an address in its network. The hosts of
 # process N are the namespaces ls-N-0, ls-N-1, ...: `ip netns pids ls-N-1`.
 #
 # Exit status of mpirun; 77 and "skipped: why" where namespaces cannot be made. All is torn down at
 # the end, also after a signal, and what a killed run has left by the next.
 set -eu
-rate= once=
+rate= once= links=1
 while :; do
     case "${1:-}" in
     -r) rate=$2 && shift 2 ;;
+    -l) links=$2 && shift 2 ;;
     -o) once=yes && shift ;;
     *) break ;;
     esac
@@ -52,24 +54,32 @@ trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 work=$(mktemp -d)
 
+# connect HOST LINK: eth0 to port0 of switch0 for host 0, eth1 to port0-1 of switch1 for its second link.
+connect() {
+    ns=$id-$1 eth=eth$2 port=port$1
+    [ "$2" = 0 ] || port=$port-$2
+    ip link add "$eth" netns "$ns" type veth peer name "$port" netns "$id-s" || return
+    ip -n "$id-s" link set "$port" master "switch$2" up || return
+    ip -n "$ns" addr add "10.77.$2.$(($1 + 1))/24" dev "$eth" && ip -n "$ns" link set "$eth" up || return
+    if [ -n "$rate" ]; then
+        limit="root tbf rate $rate burst 128kb latency 20ms"
+        # shellcheck disable=SC2086
+        tc -n "$ns" qdisc add dev "$eth" $limit && tc -n "$id-s" qdisc add dev "$port" $limit || return
+    fi
+}
 make_hosts() {
-    ip netns add "$id-s" && ip -n "$id-s" link add switch type bridge || return
-    ip -n "$id-s" link set switch up || return
+    ip netns add "$id-s" || return
+    for link in $(seq 0 $((links - 1))); do
+        ip -n "$id-s" link add "switch$link" type bridge && ip -n "$id-s" link set "switch$link" up || return
+    done
     host=0
     while [ $host -lt "$hosts" ]; do
-        ns=$id-$host
-        ip netns add "$ns" || return
-        ip link add eth0 netns "$ns" type veth peer name "port$host" netns "$id-s" || return
-        ip -n "$id-s" link set "port$host" master switch up || return
-        ip -n "$ns" addr add "10.77.0.$((host + 1))/24" dev eth0 || return
-        ip -n "$ns" link set lo up && ip -n "$ns" link set eth0 up || return
+        ip netns add "$id-$host" && ip -n "$id-$host" link set lo up || return
+        for link in $(seq 0 $((links - 1))); do
+            connect "$host" "$link" || return
+        done
         # The same everywhere; what else a machine may have chosen needs exact times of its packets.
-        ip netns exec "$ns" sh -c 'echo cubic >/proc/sys/net/ipv4/tcp_congestion_control' 2>/dev/null || true
-        if [ -n "$rate" ]; then
-            limit="root tbf rate $rate burst 128kb latency 20ms"
-            # shellcheck disable=SC2086
-            tc -n "$ns" qdisc add dev eth0 $limit && tc -n "$id-s" qdisc add dev "port$host" $limit || return
-        fi
+        ip netns exec "$id-$host" sh -c 'echo cubic >/proc/sys/net/ipv4/tcp_congestion_control' 2>/dev/null || true
         host=$((host + 1))
     done
     unshare --uts --mount true

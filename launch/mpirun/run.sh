@@ -208,6 +208,14 @@ if [ "$dry" = yes ]; then
     exit 0
 fi
 
+# mpirun hangs when it cannot have some open for each rank of this machine and for itself.
+here_most=$(echo "$list" | awk -v n="$ranks" 'NF && $2 > most { most = $2 } END { print most ? most : n }')
+files=$((64 + 5 * here_most))
+if [ "$(ulimit -S -n)" != unlimited ] && [ "$(ulimit -S -n)" -lt "$files" ]; then
+    ulimit -S -n "$files" 2>/dev/null ||
+        refuse "$(ulimit -H -n) files may be open at once, and mpirun needs $files for $here_most ranks of a host: raise the hard limit (ulimit -n, or LimitNOFILE= of the service)"
+fi
+
 # Open MPI's files of this machine, in places of their own: a killed mpirun leaves them.
 for stale in "${TMPDIR:-/tmp}"/lockstep-mpirun.* /dev/shm/lockstep-mpirun.*; do
     kill -0 "${stale##*.}" 2>/dev/null || rm -rf "$stale"
@@ -244,10 +252,8 @@ stop() {
 }
 trap stop INT TERM
 trap 'asked=1; [ -z "$job" ] || ask_to_stop "$job"' USR1
-# In a session of its own, so that a terminal's Ctrl-C reaches this script only.
 # shellcheck disable=SC2086
-setsid mpirun $options -n "$ranks" "$@" &
-job=$!
+begin_launcher mpirun $options -n "$ranks" "$@"
 [ "$asked" = 0 ] || ask_to_stop "$job" # meanwhile
 while :; do
     wait "$job"

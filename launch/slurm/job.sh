@@ -119,6 +119,7 @@ lockstep_start() {
     # shellcheck disable=SC2086 # SRUN_OPTIONS are words
     make_step "$nodes" "$ranks" --mpi=pmix --kill-on-bad-exit=1 --wait=60 --label $SRUN_OPTIONS
     [ -z "${SLURM_GPUS_ON_NODE:-}" ] || step+=("$launch/mpirun/bind.sh")
+    trap '' USR1 # where srun does not handle it: at its end
     exec "${step[@]}" "$LOCKSTEP" train --resume "$@" "${settings[@]}"
 }
 

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 
 ls_status ls_process_start(int64_t pid, int64_t *start_ticks) {
     char path[64], text[1024];
@@ -45,5 +46,28 @@ ls_status ls_process_boot(char *boot, size_t size) {
     LS_TRY(ls_file_read("/proc/sys/kernel/random/boot_id", 256, &text, &bytes));
     snprintf(boot, size, "%.*s", (int)strcspn(text, "\n"), text);
     free(text);
+    return LS_OK;
+}
+
+ls_status ls_process_open_files(int64_t least, int64_t wanted) {
+    struct rlimit files;
+    if (getrlimit(RLIMIT_NOFILE, &files) != 0) {
+        return LS_FAIL(LS_E_IO, "the limit of open files cannot be read: %s", strerror(errno));
+    }
+    const rlim_t most = files.rlim_max < (rlim_t)wanted ? files.rlim_max : (rlim_t)wanted;
+    if (files.rlim_cur < most) {
+        files.rlim_cur = most;
+        if (setrlimit(RLIMIT_NOFILE, &files) != 0) {
+            return LS_FAIL(LS_E_IO, "the limit of open files cannot be raised to %llu: %s",
+                           (unsigned long long)most, strerror(errno));
+        }
+    }
+    if (files.rlim_cur < (rlim_t)least) {
+        return LS_FAIL(LS_E_CONFIG,
+                       "%llu files may be open at once, and no more by the hard limit; at least "
+                       "%lld are needed: ulimit -n 1024 before the job starts, or LimitNOFILE= of "
+                       "the service that starts it",
+                       (unsigned long long)files.rlim_cur, (long long)least);
+    }
     return LS_OK;
 }

@@ -16,4 +16,9 @@ ls_status ls_process_start(int64_t pid, int64_t *start_ticks);
  * LS_E_INPUT. */
 ls_status ls_process_boot(char *boot, size_t size);
 
+/* Raises the limit of files that this process may have open (getrlimit(2), RLIMIT_NOFILE) to
+ * `wanted`, or to what it may be raised to; a higher one stays. LS_E_CONFIG when that is less than
+ * `least`. */
+ls_status ls_process_open_files(int64_t least, int64_t wanted);
+
 #endif

@@ -5,7 +5,8 @@ with the parameters of an undisturbed one, to the last byte, and leave nothing b
   faults.py                       every fault once, each in a run of its own, and a table of times
   faults.py --only kill-rank,...  some of them
   faults.py --soak SECONDS        one run after another with faults in random order at random moments, all of
-                                  them once before any comes again; --seed N repeats the order
+                                  them once before any comes again; --seed N repeats the order; hours on a
+                                  busy machine: with --patience 300
   faults.py --list                the faults
 
 LOCKSTEP names the binary, TEST_CKPT_EQUAL and TEST_PLANT what the tests build. Exit status 0: all of it
@@ -31,7 +32,8 @@ ON_HOSTS = ["numerics.reduction=invariant"]
 
 
 class Bench:
-    def __init__(self, work, deadline_s):
+    def __init__(self, work, deadline_s, patience):
+        self.patience = patience
         self.work = pathlib.Path(work)
         self.runs = self.work / "runs"
         text = self.work / "text"
@@ -113,7 +115,7 @@ class Bench:
     def plain(self, steps, settings=()):
         run = Run(self, self.name("plain"), steps, settings)
         try:
-            if run.wait(300) != 0:
+            if run.wait(5) != 0:
                 raise Failed(f"the undisturbed run failed:\n{run.text()}")
             return run
         finally:
@@ -127,7 +129,7 @@ class Bench:
         run.until("a new checkpoint", lambda: run.saved()[-1:] != saved or run.process.poll() == 0)
         run.until("steps after it", lambda: len(run.records()) > begun + INTERVAL + 3 or run.process.poll() == 0)
 
-    def strike(self, run, name, rng, seconds=60):
+    def strike(self, run, name, rng):
         """One fault, and the way back to a productive step; seconds to notice it and to get there."""
         fault, words = FAULTS[name], FAULTS[name].words
         before = run.records()[-1]
@@ -137,16 +139,16 @@ class Bench:
         noticed = fault.harm(run, rng)
         began = time.monotonic() - (noticed or 0)
         if not fault.restarts:
-            run.until("word of it", lambda: not words or run.text().count(words) > seen, seconds)
+            run.until("word of it", lambda: not words or run.text().count(words) > seen)
             noticed = noticed or time.monotonic() - began
             step = run.records()[-1]["step"]
             run.until("the next step, or the end that it may have come to",
-                      lambda: run.records()[-1]["step"] > step or run.process.poll() == 0, seconds)
+                      lambda: run.records()[-1]["step"] > step or run.process.poll() == 0)
             return {"fault": name, "noticed": noticed, "productive": time.monotonic() - began, "lost": 0}
         if noticed is None:
-            run.until("word of it", lambda: outcome.exists() or run.text().count("supervise: restart") > told, seconds)
+            run.until("word of it", lambda: outcome.exists() or run.text().count("supervise: restart") > told)
             noticed = time.monotonic() - began
-        run.until("a step of the next start", lambda: run.records()[-1]["restarts"] > before["restarts"], seconds)
+        run.until("a step of the next start", lambda: run.records()[-1]["restarts"] > before["restarts"])
         productive = time.monotonic() - began
         if words and run.text().count(words) <= seen:
             raise Failed(f"the log lacks '{words}'")
@@ -157,14 +159,15 @@ class Bench:
 
     def single(self, name, plain, steps, rng):
         hosts = FAULTS[name].needs == "hosts"
-        run = Run(self, self.name(name), steps, ON_HOSTS if hosts else (), hosts)
+        run = Run(self, self.name(name), steps, ON_HOSTS if hosts else (), hosts, FAULTS[name].links)
         try:
             self.ready(run)
             result = self.strike(run, name, rng)
-            status = run.wait(120)
+            status = run.wait(2)
             if status != 0:
                 raise Failed(f"the run ended with {status}")
             self.check_end(run, steps, plain[hosts])
+            run.remove()
             return result
         except Failed as failure:
             raise Failed(f"{name}: {failure}\n{run.text()[-4000:]}") from None
@@ -209,10 +212,11 @@ def soak(bench, names, seconds, rng):
                 happened.append(left.pop())
                 bench.strike(run, happened[-1], rng)
                 count += 1
-            status = run.wait(300)
+            status = run.wait(5)
             if status != 0:
                 raise Failed(f"the run ended with {status}")
             bench.check_end(run, steps, plain)
+            run.remove()
         except Failed as failure:
             raise Failed(f"after {' '.join(happened)}: {failure}\n{run.text()[-6000:]}") from None
         finally:
@@ -238,9 +242,15 @@ def main():
     parser.add_argument("--steps", type=int, default=160, help="of a run")
     parser.add_argument("--soak", type=float, metavar="SECONDS")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--patience", type=float, default=60, metavar="SECONDS",
+                        help="to wait for each thing that must happen, and some times that for the end of a run: the more, the "
+                        "busier the machine")
     parser.add_argument("--deadline", type=float, default=5, help="faults.min_deadline_s")
     args = parser.parse_args()
     names = args.only.split(",") if args.only else list(FAULTS)
+    unknown = [name for name in names if name not in FAULTS]
+    if unknown:
+        parser.error(f"no fault is called {unknown[0]!r}; --list has them all")
     if args.list:
         for name, fault in FAULTS.items():
             print(f"{name:14} {fault.what}")
@@ -249,7 +259,7 @@ def main():
     rng = random.Random(args.seed)
     work, bench = tempfile.mkdtemp(), None
     try:
-        bench = Bench(work, args.deadline)
+        bench = Bench(work, args.deadline, args.patience)
         for name in [name for name in names if not bench.can(name)]:
             print(f"left out: {name}, for want of {FAULTS[name].needs}", file=sys.stderr)
             names.remove(name)

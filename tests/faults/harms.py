@@ -58,7 +58,7 @@ def damage_shard(run, rng):
     began = time.monotonic()
     run.kill_start(rng)
     run.go_on()
-    status = run.wait(60)
+    status = run.wait()
     noticed = time.monotonic() - began
     put(shard, good)
     if status != 1:
@@ -97,7 +97,7 @@ def throttle(run, _):
     rank, words = run.rank(1), FAULTS["throttle"].words
     seen = run.text().count(words)
     began = time.monotonic()
-    while run.text().count(words) <= seen and time.monotonic() < began + 60:
+    while run.text().count(words) <= seen and time.monotonic() < began + run.patience:
         os.kill(rank, signal.SIGSTOP)
         time.sleep(0.045)
         os.kill(rank, signal.SIGCONT)
@@ -140,7 +140,7 @@ def make_read_only(run, _):
 def end_and_begin(run, statuses=(75,)):
     """Waits for the end that was asked for; then the same line again."""
     began = time.monotonic()
-    status = run.wait(60)
+    status = run.wait()
     if status not in statuses:
         raise Failed(f"asked to end, the run ended with {status}")
     run.begin()
@@ -195,8 +195,13 @@ def wrong_binary(run, _):
     return noticed
 
 
-def cut_host(run, _):
-    subprocess.run(["ip", "-n", f"ls-{run.process.pid}-s", "link", "set", f"port{RANKS - 1}", "down"], check=True)
+def cut(*links):
+    """Takes links of the last host down, whose first is port2, the second port2-1."""
+    def harm(run, _):
+        for link in links:
+            port = f"port{RANKS - 1}" + (f"-{link}" if link else "")
+            subprocess.run(["ip", "-n", f"ls-{run.process.pid}-s", "link", "set", port, "down"], check=True)
+    return harm
 
 
 def kill_daemon(run, _):
@@ -204,10 +209,11 @@ def kill_daemon(run, _):
 
 
 class Fault:
-    """words: that the log must have then; restarts: the run has to be started again for it."""
+    """words: that the log must have then; restarts: the run has to be started again for it; links: of each
+    host, of those that the fault needs."""
 
-    def __init__(self, what, harm, words="", restarts=True, needs=""):
-        self.what, self.harm, self.words, self.restarts, self.needs = what, harm, words, restarts, needs
+    def __init__(self, what, harm, words="", restarts=True, needs="", links=1):
+        self.what, self.harm, self.words, self.restarts, self.needs, self.links = what, harm, words, restarts, needs, links
 
 
 FAULTS = {
@@ -215,7 +221,10 @@ FAULTS = {
     "kill-first": Fault("kill -9 of rank 0", kill_first, "restart 1 of"),
     "kill-launcher": Fault("kill -9 of mpirun", kill_launcher, "restart 1 of"),
     "kill-daemon": Fault("kill -9 of mpirun's daemon on a host", kill_daemon, "restart 1 of", needs="hosts"),
-    "cut": Fault("a host cut off: its link goes down", cut_host, "its host does not answer", needs="hosts"),
+    "cut": Fault("a host cut off: its link goes down", cut(0), "its host does not answer", needs="hosts"),
+    "cut-both": Fault("a host of two links cut off: both go down", cut(0, 1), "its host does not answer", needs="hosts",
+                      links=2),
+    "cut-one": Fault("one of a host's two links goes down", cut(1), "restart 1 of", needs="hosts", links=2),
     "stop-rank": Fault("SIGSTOP of a rank in a step", stop_rank, "its process is stopped"),
     "stop-compute": Fault("SIGSTOP of a rank in a matrix product", plant("compute"), "its process is stopped"),
     "stop-reduce": Fault("SIGSTOP of a rank in an all-reduce", plant("reduce"), "its process is stopped"),

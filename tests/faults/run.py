@@ -2,6 +2,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import time
@@ -21,7 +22,7 @@ class Failed(Exception):
 class Run:
     """A supervised run in runs/NAME; on emulated hosts of a rank each, or on this one."""
 
-    def __init__(self, bench, name, steps, settings=(), hosts=False):
+    def __init__(self, bench, name, steps, settings=(), hosts=False, links=1):
         self.dir = bench.runs / name
         self.plant = bench.work / f"plant-{name}"
         self.plant.mkdir()
@@ -32,7 +33,7 @@ class Run:
         self.train = [LOCKSTEP, "train", "--resume", *bench.settings, self.mark, f"run.steps={steps}", *settings]
         supervise = [ROOT / "launch/supervise", "--run", self.dir]
         if hosts:
-            command = [HOSTS, "-o", RANKS, 1, *supervise, "sh", "-c",
+            command = [HOSTS, "-l", links, "-o", RANKS, 1, *supervise, "sh", "-c",
                        'exec "$0" --elastic --hosts "$HOSTS" --agent "$AGENT" --answer 2 "$@"',
                        ROOT / "launch/mpirun/run.sh", *self.train]
         else:
@@ -42,6 +43,7 @@ class Run:
         self.command = [str(c) for c in command]
         self.env = dict(os.environ, LOCKSTEP_ISA="generic", PLANT_DIR=str(self.plant), OMP_NUM_THREADS="1",
                         TMPDIR=str(bench.temporaries))
+        self.patience = bench.patience
         self.began = time.monotonic()
         self.begin()
 
@@ -74,8 +76,8 @@ class Run:
     def saving(self):
         return list((self.dir / "checkpoints").glob(".tmp-*"))
 
-    def until(self, what, holds, seconds=60):
-        end = time.monotonic() + seconds
+    def until(self, what, holds):
+        end = time.monotonic() + self.patience
         while True:
             over = self.over()
             if holds():
@@ -83,7 +85,7 @@ class Run:
             if over:
                 raise Failed(f"the run ended with {self.process.returncode} before {what}")
             if time.monotonic() > end:
-                raise Failed(f"waited {seconds} s in vain for {what}")
+                raise Failed(f"waited {self.patience:g} s in vain for {what}")
             time.sleep(0.004)
 
     def rank(self, number):
@@ -119,14 +121,19 @@ class Run:
     def ask(self, kind, rank=1):
         (self.plant / f"{kind}-{rank}").touch()
 
-    def wait(self, seconds):
+    def wait(self, times=1):
+        """For its end, `times` as long as for anything else."""
         try:
-            return self.process.wait(seconds)
+            return self.process.wait(times * self.patience)
         except subprocess.TimeoutExpired:
-            raise Failed(f"the run did not end in {seconds} s") from None
+            raise Failed(f"the run did not end in {times * self.patience:g} s") from None
+
+    def remove(self):
+        """What it has written: hours of runs would fill the disk."""
+        shutil.rmtree(self.dir)
 
     def end(self):
-        """Whatever is left of it."""
+        """Whatever is left of its processes."""
         for pid, _ in processes(self.mark):
             os.kill(pid, signal.SIGKILL)
         self.process.wait()

@@ -2,7 +2,8 @@
  *   PLANT_FLIP=N    flips one bit of what the N-th hash of parameters or of optimizer states reads,
  *                   in memory, before it does
  *   PLANT_WRONG=1   makes each matrix product of the library come out wrong in one number
- *   PLANT_SLOW=US   makes each matrix product of the library take so many microseconds longer
+ *   PLANT_DUP=N     makes the N-th duplicate of a communicator fail on this rank alone, for want of
+ * memory PLANT_SLOW=US   makes each matrix product of the library take so many microseconds longer
  * Or PLANT_DIR names a folder, where a file KIND-RANK is a fault that happens once, and then again
  * when the file is made again:
  *   flip      as above, in the next hash, which is of weights
@@ -117,6 +118,17 @@ int MPI_Irecv(void *to, int count, void *type, int source, int tag, void *comm, 
         reduction = *request;
     }
     return status;
+}
+
+enum { OUT_OF_MEMORY = 17 }; /* what Open MPI gives then: MPI_ERR_INTERN */
+int MPI_Comm_dup(void *comm, void **copy);
+int MPI_Comm_dup(void *comm, void **copy) {
+    static int (*real)(void *, void **);
+    static long calls;
+    if (!real) {
+        *(void **)&real = real_function("MPI_Comm_dup");
+    }
+    return ++calls == planted("PLANT_DUP") ? OUT_OF_MEMORY : real(comm, copy);
 }
 
 static bool among(int count, void *const *requests) {

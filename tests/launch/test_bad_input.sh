@@ -93,13 +93,15 @@ echo file >"$work/file"
 gives 3 "$LOCKSTEP" train $tiny run.dir="$work/file" run.name=x
 says "$work/file"
 
-# The disk fills up during a save: training goes on, older checkpoints stay, nothing is left over.
+# The disk fills up during a save: training goes on, older checkpoints stay, nothing is left over. But a run
+# without its last checkpoint is not done.
 if mkdir "$work/full" && mount -t tmpfs -o size=2200k none "$work/full" 2>/dev/null; then
     trap 'umount "$work/full"; rm -rf "$work"' EXIT
-    gives 0 "$LOCKSTEP" train $tiny run.dir="$work/full" run.name=x checkpoint.every=1 eval.every=0
+    gives 3 "$LOCKSTEP" train $tiny run.dir="$work/full" run.name=x checkpoint.every=1 eval.every=0
     says 'are free for .* and a checkpoint takes up to'
     says 'was not saved'
     says 'No space left'
+    says "trained to the end, step 6, but its checkpoint could not be saved; the newest one is '$work/full/x/checkpoints/step-0000000"
     gives 0 "$LOCKSTEP" ckpt verify "$work/full/x" --full
     holds [ -z "$(find "$work/full" -name '.tmp*')" ]
 else

@@ -50,6 +50,10 @@ gives 1 "$LOCKSTEP" train $settings run.name=nan3 optim.name=sgd optim.lr=1000 o
     checkpoint.every=1 faults.max_reloads=2 schedule.warmup_steps=0
 says '2 reloads (faults.max_reloads) did not get past it\|there is no checkpoint before it'
 
+# A communicator that one rank has no memory for, at the start: that rank ends the others, which wait for it.
+gives 3 plant PLANT_DUP=2 2 "$LOCKSTEP" train $settings parallel.transport=mpi run.name=dup
+says '\[rank 1\] MPI communicator failed'
+
 # Losses out of line, of which a narrow limit makes many: their steps are left out, or the run goes back and leaves
 # their data out; a run that is stopped and resumed in between, on other ranks, ends with the same bytes.
 spikes="$settings run.steps=90 schedule.kind=constant numerics.reduction=invariant faults.loss_spike=1.2 faults.skip_batches=3 faults.max_reloads=1000

@@ -30,6 +30,14 @@ says "no cluster profile 'nowhere'"
 gives 2 "$run" --hostfile "$work/none" program
 gives 2 "$run" --frobnicate program
 
+# Too few files may be open: refused, where mpirun alone hangs; raised, where that is allowed. A rank sees to itself.
+gives 2 sh -c 'ulimit -n 32 && exec "$@"' sh "$run" -n 2 true
+says '^run.sh: 32 files may be open at once, and mpirun needs 74 for 2 ranks'
+gives 0 sh -c 'ulimit -S -n 32 && exec "$@"' sh "$run" -n 2 "$LOCKSTEP" doctor
+prints '^PASS  open files '
+gives 2 "$run" -n 2 sh -c 'ulimit -n 32 && exec "$@"' sh "$LOCKSTEP" doctor
+says '32 files may be open at once, and no more by the hard limit; at least 64 are needed'
+
 # A node of two GPUs on two sockets, each beside an adapter of its own.
 mkdir -p "$work/bin" "$work/sys/class/infiniband" "$work/sys/bus/pci/devices"
 for n in 0 1; do

@@ -68,6 +68,27 @@ until_true handled
 kill -TERM $pid
 ended 75
 
+# mpirun when its ranks have ended, by ones that do not heed the signal: it does not end it, either.
+. "$root/launch/ask.sh"
+export work OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+for _ in 1 2 3; do
+    rm -f "$work/deaf"
+    job=$(
+        begin_launcher mpirun --quiet --oversubscribe sh -c 'trap "" USR1 && : >"$work/deaf" && sleep 0.05'
+        until [ -e "$work/deaf" ]; do sleep 0.01; done
+        while kill -USR1 $job 2>/dev/null; do :; done &
+        wait $job
+        echo $?
+    )
+    holds [ "$job" = 0 ]
+done
+
+# A rank that does not begin: the others do not wait for it for ever.
+status=0
+LOCKSTEP_START_LIMIT_S=2 ranks 2 sh -c '[ "$OMPI_COMM_WORLD_RANK" = 0 ] || kill -STOP $$; exec "$@"' sh "$LOCKSTEP" doctor >"$work/out" 2>"$work/err" || status=$?
+holds [ "$status" = 3 ]
+says '\[rank 0\] the start of MPI has taken more than 2 s on host'
+
 # The file, on two ranks; it is gone when it has been obeyed.
 begin file "$root/tests/mpirun.sh" 2
 until_true grown file 3

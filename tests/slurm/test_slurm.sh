@@ -139,7 +139,14 @@ logged 'resumed from'
 holds [ "$(state "$job")" = COMPLETED ]
 same
 
-# A node set down, of a job that wants all of its nodes: Slurm queues it again, on nodes that are up.
+# From here on nodes are lost, and runs go on with fewer ranks, to the same bytes.
+plain=$settings
+settings="$settings numerics.reduction=invariant"
+# shellcheck disable=SC2086
+gives 0 "$LOCKSTEP" train $settings run.dir="$work/runs" run.name=single
+same_as_single() { holds "$TEST_CKPT_EQUAL" "$work/runs/single/$final" "$work/runs/$name/$final"; }
+# A node set down, of a job that wants all of its nodes: Slurm queues it again, on nodes that are up. (It may
+# kill what is left of the first start when the second is there, which the test does not let wait two minutes.)
 submit node --no-kill=off
 until_holds 60 'a checkpoint' [ -d "$work/runs/node/checkpoints/step-00000025" ]
 scontrol update nodename=n2 state=down reason=test
@@ -147,19 +154,14 @@ until_holds 60 'the job to leave the node' is_state "$job" 'PENDING|REQUEUED|CON
 until_holds 60 'the requeued job' started_again
 ended
 logged 'resumed from'
-same
+same_as_single
 node_up() { # it may have come back by itself
     scontrol update nodename=n2 state=resume 2>/dev/null || true
     [ "$(sinfo -h -n n2 -o %t)" = idle ]
 }
 until_holds 30 'node n2 to be up' node_up
 
-# A node lost, before Slurm misses it: the job goes on with the other one, to the same bytes.
-plain=$settings
-settings="$settings numerics.reduction=invariant"
-# shellcheck disable=SC2086
-gives 0 "$LOCKSTEP" train $settings run.dir="$work/runs" run.name=single
-same_as_single() { holds "$TEST_CKPT_EQUAL" "$work/runs/single/$final" "$work/runs/$name/$final"; }
+# A node lost, before Slurm misses it: the job goes on with the other one.
 submit lost
 until_holds 60 'a checkpoint' [ -d "$work/runs/lost/checkpoints/step-00000025" ]
 all_of() { # the processes of a node

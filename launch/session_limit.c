@@ -1,0 +1,74 @@
+#include "launch/session_limit.h"
+
+#include "collectives/comm.h"
+#include "launch/session.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { START_LIMIT_S = 300, END_LIMIT_S = 10 };
+
+/* What the handler says and does. The main thread may hang in MPI, with its locks. */
+static char text[1200];
+static int text_status;
+static bool starting;
+
+static void on_limit(int signal_number) {
+    (void)signal_number;
+    if (write(STDERR_FILENO, text, strlen(text)) > 0) {
+        (void)!write(STDERR_FILENO, "\n", 1);
+    }
+    if (starting) {
+        ls_session_write_outcome(text_status, text);
+    }
+    _exit(text_status);
+}
+
+static void limit(unsigned seconds) {
+    struct sigaction action = {.sa_handler = on_limit};
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGALRM, &action, NULL);
+    alarm(seconds);
+}
+
+/* As the launcher numbers it: MPI may not have begun. */
+static const char *rank_of_launcher(void) {
+    static const char *const names[] = {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK",
+                                        "SLURM_PROCID"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        const char *rank = getenv(names[i]);
+        if (rank) {
+            return rank;
+        }
+    }
+    return "?";
+}
+
+void ls_session_limit_start(const char *what) {
+    const char *wanted = getenv("LOCKSTEP_START_LIMIT_S");
+    const long seconds = wanted && *wanted ? strtol(wanted, NULL, 10) : START_LIMIT_S;
+    alarm(0);
+    if (!what || seconds <= 0 || !ls_comm_launched()) {
+        return;
+    }
+    char host[65] = "?";
+    gethostname(host, sizeof host - 1);
+    snprintf(text, sizeof text,
+             "lockstep: error: [rank %s] %s has taken more than %ld s on host %s: another rank has "
+             "not begun, hangs or cannot be reached; look for one that said something above, and "
+             "at the hosts with 'lockstep doctor' (LOCKSTEP_START_LIMIT_S allows more)",
+             rank_of_launcher(), what, seconds, host);
+    text_status = ls_status_exit(LS_E_COMM);
+    starting = true;
+    limit((unsigned)seconds);
+}
+
+void ls_session_limit_end(int exit_status) {
+    snprintf(text, sizeof text, "%s", ls_error_last()->message);
+    text_status = exit_status;
+    starting = false;
+    limit(END_LIMIT_S);
+}

@@ -1,0 +1,17 @@
+/* Limits in time where no watchdog looks: before it is started, and at the end. For session.c and
+ * the verbs. */
+#ifndef LS_LAUNCH_SESSION_LIMIT_H
+#define LS_LAUNCH_SESSION_LIMIT_H
+
+/* From here on the ranks of a job have LOCKSTEP_START_LIMIT_S seconds (300; 0: no limit) for
+ * `what`, static: then this one says so, writes it to the run's outcome and exits with 3, whereupon
+ * the launcher ends the others. NULL: it is over. Nothing for a process that no launcher started.
+ */
+void ls_session_limit_start(const char *what);
+
+/* Ranks that a failure did not reach, as when memory was short while ranks agreed on it, do not
+ * come to the end of MPI: whoever has waited for them for 10 s goes without, and the launcher ends
+ * them. */
+void ls_session_limit_end(int exit_status);
+
+#endif
