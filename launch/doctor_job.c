@@ -5,7 +5,6 @@
 #include "runtime/base/arena.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/file.h"
-#include "runtime/base/hash.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -38,21 +37,34 @@ static ls_status libraries(char **text) {
     return LS_OK;
 }
 
+/* The lines of `mine` that `first` lacks, on one line with commas. */
+static void tell_differences(char *mine, const char *first, char *out, size_t size) {
+    size_t used = 0;
+    out[0] = '\0';
+    for (char *rest, *line = strtok_r(mine, "\n", &rest); line;
+         line = strtok_r(NULL, "\n", &rest)) {
+        const char *there = strstr(first, line);
+        const size_t length = strlen(line);
+        const bool same = there && (there == first || there[-1] == '\n') &&
+                          (there[length] == '\n' || there[length] == '\0');
+        if (!same && used < size) {
+            used += (size_t)snprintf(out + used, size - used, "%s%s", used ? ", " : "", line);
+        }
+    }
+}
+
 static ls_status check_libraries(ls_session *session, ls_findings *findings) {
     ls_comm *comm = session->comm;
-    char *text = NULL;
+    char *text = NULL, first[1024] = "", differences[160];
     LS_TRY(ls_session_agree(session, libraries(&text)));
-    ls_sha256 mine, first;
-    LS_TRY(ls_session_agree(session, ls_sha256_of(text, strlen(text), &mine)));
-    first = mine;
-    ls_status status = comm->ops->broadcast(comm, &first, sizeof first, 0);
-    if (status == LS_OK && memcmp(&mine, &first, sizeof mine) != 0) {
-        for (char *p = text; *p; p++) {
-            *p = *p == '\n' ? ';' : *p;
-        }
+    snprintf(first, sizeof first, "%s", comm->rank == 0 ? text : "");
+    ls_status status = comm->ops->broadcast(comm, first, sizeof first, 0);
+    if (status == LS_OK && strncmp(text, first, sizeof first - 1) != 0) {
+        tell_differences(text, first, differences, sizeof differences);
         ls_findings_add(findings, "libraries", LS_FAULT,
-                        "not those of rank 0; install the same versions on all nodes. Here: %s",
-                        text);
+                        "not those of rank 0, which has not: %s; install the same versions on all "
+                        "nodes ('lockstep --version' shows them)",
+                        differences);
     } else if (status == LS_OK && comm->rank == 0) {
         ls_findings_add(findings, "libraries", LS_PASS, "lockstep " LS_VERSION ", %s",
                         ls_comm_mpi_version());

@@ -68,6 +68,13 @@ uint64_t XXH3_64bits_withSeed(const void *data, size_t bytes, uint64_t seed) {
     return real(data, bytes, seed);
 }
 
+const char *ZSTD_versionString(void);
+const char *ZSTD_versionString(void) {
+    const char *(*real)(void);
+    *(void **)&real = real_function("ZSTD_versionString");
+    return planted("PLANT_ZSTD") ? "9.9.9" : real();
+}
+
 int dnnl_sgemm(char ta, char tb, int64_t m, int64_t n, int64_t k, float alpha, const float *a,
                int64_t lda, const float *b, int64_t ldb, float beta, float *c, int64_t ldc);
 int dnnl_sgemm(char ta, char tb, int64_t m, int64_t n, int64_t k, float alpha, const float *a,
