@@ -167,7 +167,6 @@ class Bench:
             if status != 0:
                 raise Failed(f"the run ended with {status}")
             self.check_end(run, steps, plain[hosts])
-            run.remove()
             return result
         except Failed as failure:
             raise Failed(f"{name}: {failure}\n{run.text()[-4000:]}") from None
@@ -216,7 +215,6 @@ def soak(bench, names, seconds, rng):
             if status != 0:
                 raise Failed(f"the run ended with {status}")
             bench.check_end(run, steps, plain)
-            run.remove()
         except Failed as failure:
             raise Failed(f"after {' '.join(happened)}: {failure}\n{run.text()[-6000:]}") from None
         finally:

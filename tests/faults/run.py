@@ -2,7 +2,6 @@
 import json
 import os
 import pathlib
-import shutil
 import signal
 import subprocess
 import time
@@ -44,6 +43,7 @@ class Run:
         self.env = dict(os.environ, LOCKSTEP_ISA="generic", PLANT_DIR=str(self.plant), OMP_NUM_THREADS="1",
                         TMPDIR=str(bench.temporaries))
         self.patience = bench.patience
+        self.cgroup = bench.cgroup
         self.began = time.monotonic()
         self.begin()
 
@@ -128,14 +128,15 @@ class Run:
         except subprocess.TimeoutExpired:
             raise Failed(f"the run did not end in {times * self.patience:g} s") from None
 
-    def remove(self):
-        """What it has written: hours of runs would fill the disk."""
-        shutil.rmtree(self.dir)
-
     def end(self):
-        """Whatever is left of its processes."""
-        for pid, _ in processes(self.mark):
-            os.kill(pid, signal.SIGKILL)
+        """Whatever is left of it, and of what it has begun."""
+        left = [pid for pid, _ in processes(self.mark)]
+        left += map(int, (self.cgroup / "cgroup.procs").read_text().split()) if self.cgroup else []
+        for pid in set(left):
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
         self.process.wait()
 
 
