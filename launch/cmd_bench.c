@@ -35,7 +35,8 @@ enum {
 
 static const ls_option options[] = {
     [OPT_MODEL] = {"model", 'm', "NAME", "gpt2-124m", "model preset"},
-    [OPT_BATCH] = {"batch", 'b', "N", "4", "sequences of the micro-batch"},
+    [OPT_BATCH] = {"batch", 'b', "N", "4",
+                   "sequences of the micro-batch; collective: -b is --minbytes, as in nccl-tests"},
     [OPT_SEQ] = {"seq", 's', "N", NULL, "tokens of a sequence; default: the model's context"},
     [OPT_DTYPE] = {"dtype", 'd', "NAME", "auto",
                    "fp32, bf16, or auto: bf16 where the device is fast at it"},
@@ -299,6 +300,9 @@ static ls_status run_bench(int argc, char **argv) {
                 return LS_FAIL(LS_E_USAGE, "'bench %s' takes no operand, found '%s'", wanted,
                                argv[first + 1]);
             }
+            if (benches[i].run == bench_collective && !values[OPT_MIN]) {
+                values[OPT_MIN] = values[OPT_BATCH];
+            }
             for (int o = 0; o < OPT_COUNT; o++) {
                 values[o] = values[o] ? values[o] : options[o].fallback;
             }
@@ -335,7 +339,7 @@ const ls_verb ls_verb_bench = {
         "are those of nccl-tests: bytes over time, and that times the operation's bus factor.\n"
         "Results are compared with exact sums bit by bit; #wrong counts elements.\n"
         "\n"
-        "  mpirun -n 2 lockstep bench collective -o all_reduce --minbytes 1M -e 256M -f 4\n"
+        "  mpirun -n 2 lockstep bench collective -o all_reduce -b 1M -e 256M -f 4\n"
         "  mpirun -n 2 lockstep bench collective --overlap --minbytes 1M\n"
         "  mpirun lockstep bench collective --profile here.yaml\n"
         "\n"

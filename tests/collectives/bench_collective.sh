@@ -17,8 +17,8 @@ for backend in shm mpi; do
     done
 done
 for dtype in bf16 fp16 int64; do
-    bench --dtype "$dtype" --redop avg --minbytes 1000 -e 1000 --json
-    grep -q '"wrong": 0' "$out" || { echo "$dtype:" && cat "$out" && exit 1; }
+    bench --dtype "$dtype" --redop avg -b 1000 -e 1000 --json
+    grep -q "\"bytes\": 1000," "$out" && grep -q "\"wrong\": 0" "$out" || { echo "$dtype:" && cat "$out" && exit 1; }
 done
 # Results that ranks write for each other, and that go past the caches; blocks are not whole lines.
 for operation in all_reduce all_gather reduce_scatter; do
