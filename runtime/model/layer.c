@@ -232,7 +232,8 @@ static ls_status mlp_backward(ls_pass *pass, int layer, const ls_layer_acts *a) 
     const ls_model *m = pass->model;
     const int block = block_of(m, layer);
     if (m->sizes.experts > 0) {
-        return ls_moe_backward(pass, block, a, m->dnarrow);
+        LS_TRY(ls_moe_backward(pass, block, a, m->dnarrow));
+        return ls_block_final_from(pass, block, LS_ROUTER_W);
     }
     void *dup = m->dwide;
     ls_projection down = ls_projection_whole(m, block, LS_DOWN_W, LS_DOWN_B);
@@ -263,7 +264,7 @@ ls_status ls_layer_backward(ls_pass *pass, int layer) {
                                 pass->dy, m->dx));
     const ls_projection proj = ls_projection_whole(m, block, LS_PROJ_W, LS_PROJ_B);
     LS_TRY(ls_row_backward(pass, proj, a->att, m->dx, m->dnarrow));
-    if (m->sizes.experts == 0 && !m->sequence) { /* which sums the norms' at the end */
+    if (!m->sequence) { /* which sums the norms' at the end */
         LS_TRY(ls_block_final_from(pass, block, LS_PROJ_W));
     }
     LS_TRY(attention_backward(pass, a));
