@@ -11,7 +11,9 @@ trap 'rm -rf "$work"' EXIT
 "$lockstep" prep "$root/collectives" "$root/launch" -o "$work/data" --val 0.05 >"$work/out" 2>&1 || { cat "$work/out"; exit 1; }
 pair=0
 while [ $pair -lt "$pairs" ]; do
-    for checks in false true; do
+    order="false true"
+    [ $((pair % 2)) -eq 0 ] || order="true false" # what the machine does meanwhile falls on both
+    for checks in $order; do
         "$root/tests/mpirun.sh" 2 "$lockstep" train model.preset="$preset" data.dir="$work/data" run.dir="$work/runs" \
             run.name="$pair-$checks" run.steps="$steps" batch.sequences=4 batch.micro=1 model.context=128 eval.every=0 \
             checkpoint.at_end=false faults.check_collectives=$checks >"$work/out" 2>&1 || { cat "$work/out"; exit 1; }
