@@ -64,28 +64,46 @@ LS_INLINE __m512 gelu_exp(__m512 x, __m512 x2) {
     return exp2_bf16(_mm512_mul_ps(x, _mm512_fmadd_ps(b, x2, a)));
 }
 
+LS_INLINE __m512 gelu_of(__m512 x) {
+    return _mm512_mul_ps(x, sigmoid_of(gelu_exp(x, _mm512_mul_ps(x, x))));
+}
+
 static void gelu_forward_bf16(const ls_gelu *op, int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; i += BF16_LANES) {
+    const ls_bf16 *x = op->x;
+    ls_bf16 *y = op->y;
+    int64_t i = begin;
+    for (; i + BF16_LINE <= end; i += BF16_LINE) {
+        bf16_store_line(y + i, gelu_of(bf16_load_whole(x + i)),
+                        gelu_of(bf16_load_whole(x + i + BF16_LANES)));
+    }
+    for (; i < end; i += BF16_LANES) {
         const __mmask16 mask = bf16_mask(i, end);
-        const __m512 x = bf16_load((const ls_bf16 *)op->x + i, mask);
-        const __m512 s = sigmoid_of(gelu_exp(x, _mm512_mul_ps(x, x)));
-        bf16_store((ls_bf16 *)op->y + i, mask, _mm512_mul_ps(x, s));
+        bf16_store(y + i, mask, gelu_of(bf16_load(x + i, mask)));
     }
 }
 
-static void gelu_backward_bf16(const ls_gelu *op, int64_t begin, int64_t end) {
+LS_INLINE __m512 gelu_gradient_of(__m512 x, __m512 dy) {
     const __m512 a = _mm512_set1_ps(GELU_LINEAR), b3 = _mm512_set1_ps(3.0f * GELU_CUBIC);
     const __m512 limit = _mm512_set1_ps(9.5f), low = _mm512_set1_ps(-9.5f);
-    for (int64_t i = begin; i < end; i += BF16_LANES) {
+    x = _mm512_max_ps(low, _mm512_min_ps(limit, x)); /* of a NaN, the second operand */
+    const __m512 x2 = _mm512_mul_ps(x, x), e = gelu_exp(x, x2), s = sigmoid_of(e);
+    const __m512 slope = _mm512_mul_ps(x, _mm512_fmadd_ps(b3, x2, a));
+    /* s + s (1 - s) x z' */
+    return _mm512_mul_ps(dy, _mm512_fmadd_ps(_mm512_mul_ps(s, _mm512_mul_ps(e, s)), slope, s));
+}
+
+static void gelu_backward_bf16(const ls_gelu *op, int64_t begin, int64_t end) {
+    const ls_bf16 *x = op->x, *dy = op->dy;
+    ls_bf16 *dx = op->dx;
+    int64_t i = begin;
+    for (; i + BF16_LINE <= end; i += BF16_LINE) {
+        const int64_t k = i + BF16_LANES;
+        bf16_store_line(dx + i, gelu_gradient_of(bf16_load_whole(x + i), bf16_load_whole(dy + i)),
+                        gelu_gradient_of(bf16_load_whole(x + k), bf16_load_whole(dy + k)));
+    }
+    for (; i < end; i += BF16_LANES) {
         const __mmask16 mask = bf16_mask(i, end);
-        __m512 x = bf16_load((const ls_bf16 *)op->x + i, mask);
-        x = _mm512_max_ps(low, _mm512_min_ps(limit, x)); /* of a NaN, the second operand */
-        const __m512 x2 = _mm512_mul_ps(x, x), e = gelu_exp(x, x2), s = sigmoid_of(e);
-        const __m512 slope = _mm512_mul_ps(x, _mm512_fmadd_ps(b3, x2, a));
-        /* s + s (1 - s) x z' */
-        const __m512 derivative = _mm512_fmadd_ps(_mm512_mul_ps(s, _mm512_mul_ps(e, s)), slope, s);
-        const __m512 dy = bf16_load((const ls_bf16 *)op->dy + i, mask);
-        bf16_store((ls_bf16 *)op->dx + i, mask, _mm512_mul_ps(dy, derivative));
+        bf16_store(dx + i, mask, gelu_gradient_of(bf16_load(x + i, mask), bf16_load(dy + i, mask)));
     }
 }
 #define GELU_CHUNK(name, op, begin, end)                                                           \
@@ -153,15 +171,36 @@ LS_INLINE __m512 swiglu_exp(__m512 gate) {
     return exp2_bf16(_mm512_mul_ps(gate, _mm512_set1_ps(-(float)M_LOG2E)));
 }
 
+LS_INLINE __m512 swiglu_of(__m512 g, __m512 u) {
+    return _mm512_mul_ps(_mm512_mul_ps(g, u), sigmoid_of(swiglu_exp(g)));
+}
+
 static void swiglu_forward_bf16(const ls_swiglu *op, int64_t i) {
     const int64_t F = op->ffn;
     const ls_bf16 *gate = (const ls_bf16 *)op->x + i * 2 * F, *up = gate + F;
     ls_bf16 *y = (ls_bf16 *)op->y + i * F;
-    for (int64_t f = 0; f < F; f += BF16_LANES) {
-        const __mmask16 mask = bf16_mask(f, F);
-        const __m512 g = bf16_load(gate + f, mask), u = bf16_load(up + f, mask);
-        bf16_store(y + f, mask, _mm512_mul_ps(_mm512_mul_ps(g, u), sigmoid_of(swiglu_exp(g))));
+    int64_t f = 0;
+    for (; f + BF16_LINE <= F; f += BF16_LINE) {
+        const int64_t k = f + BF16_LANES;
+        bf16_store_line(y + f, swiglu_of(bf16_load_whole(gate + f), bf16_load_whole(up + f)),
+                        swiglu_of(bf16_load_whole(gate + k), bf16_load_whole(up + k)));
     }
+    for (; f < F; f += BF16_LANES) {
+        const __mmask16 mask = bf16_mask(f, F);
+        bf16_store(y + f, mask, swiglu_of(bf16_load(gate + f, mask), bf16_load(up + f, mask)));
+    }
+}
+
+typedef struct swiglu_gradient {
+    __m512 gate, up;
+} swiglu_gradient;
+
+LS_INLINE swiglu_gradient swiglu_gradient_of(__m512 g, __m512 u, __m512 dy) {
+    const __m512 one = _mm512_set1_ps(1.0f), s = sigmoid_of(swiglu_exp(g));
+    const __m512 dy_s = _mm512_mul_ps(dy, s);
+    const __m512 slope = _mm512_fmadd_ps(g, _mm512_sub_ps(one, s), one);
+    return (swiglu_gradient){.gate = _mm512_mul_ps(_mm512_mul_ps(dy_s, u), slope),
+                             .up = _mm512_mul_ps(dy_s, g)};
 }
 
 static void swiglu_backward_bf16(const ls_swiglu *op, int64_t i) {
@@ -169,15 +208,22 @@ static void swiglu_backward_bf16(const ls_swiglu *op, int64_t i) {
     const ls_bf16 *gate = (const ls_bf16 *)op->x + i * 2 * F, *up = gate + F;
     const ls_bf16 *dy = (const ls_bf16 *)op->dy + i * F;
     ls_bf16 *dgate = (ls_bf16 *)op->dx + i * 2 * F, *dup = dgate + F;
-    const __m512 one = _mm512_set1_ps(1.0f);
-    for (int64_t f = 0; f < F; f += BF16_LANES) {
+    int64_t f = 0;
+    for (; f + BF16_LINE <= F; f += BF16_LINE) {
+        const int64_t k = f + BF16_LANES;
+        const swiglu_gradient first = swiglu_gradient_of(
+            bf16_load_whole(gate + f), bf16_load_whole(up + f), bf16_load_whole(dy + f));
+        const swiglu_gradient second = swiglu_gradient_of(
+            bf16_load_whole(gate + k), bf16_load_whole(up + k), bf16_load_whole(dy + k));
+        bf16_store_line(dgate + f, first.gate, second.gate);
+        bf16_store_line(dup + f, first.up, second.up);
+    }
+    for (; f < F; f += BF16_LANES) {
         const __mmask16 mask = bf16_mask(f, F);
-        const __m512 g = bf16_load(gate + f, mask), u = bf16_load(up + f, mask);
-        const __m512 s = sigmoid_of(swiglu_exp(g));
-        const __m512 dy_s = _mm512_mul_ps(bf16_load(dy + f, mask), s);
-        const __m512 slope = _mm512_fmadd_ps(g, _mm512_sub_ps(one, s), one);
-        bf16_store(dgate + f, mask, _mm512_mul_ps(_mm512_mul_ps(dy_s, u), slope));
-        bf16_store(dup + f, mask, _mm512_mul_ps(dy_s, g));
+        const swiglu_gradient d = swiglu_gradient_of(
+            bf16_load(gate + f, mask), bf16_load(up + f, mask), bf16_load(dy + f, mask));
+        bf16_store(dgate + f, mask, d.gate);
+        bf16_store(dup + f, mask, d.up);
     }
 }
 #define SWIGLU_ROW(name, op, i)                                                                    \

@@ -133,7 +133,12 @@ static inline void pair_rows(const ls_bf16 *low, const ls_bf16 *high, int64_t n,
 
 /* to [n] = factor * from, rounded. */
 static inline void store_row_bf16(float factor, const float *from, int64_t n, ls_bf16 *to) {
-    for (int64_t c = 0; c < n; c += LANES) {
+    int64_t c = 0;
+    for (; c + BF16_LINE <= n; c += BF16_LINE) {
+        bf16_store_line(to + c, (__m512)(*(const vf_any *)(from + c) * factor),
+                        (__m512)(*(const vf_any *)(from + c + LANES) * factor));
+    }
+    for (; c < n; c += LANES) {
         bf16_store(to + c, bf16_mask(c, n), (__m512)(*(const vf_any *)(from + c) * factor));
     }
 }

@@ -48,7 +48,14 @@ LS_INLINE float block_sum_exp(const float *x, int64_t n, float max) {
 static void probabilities_bf16(const float *x, int64_t n, float max, float factor, ls_bf16 *to) {
     const __m512 log2_e = _mm512_set1_ps((float)M_LOG2E), top = _mm512_set1_ps(max);
     const __m512 scale = _mm512_set1_ps(factor);
-    for (int64_t v = 0; v < n; v += BF16_LANES) {
+    int64_t v = 0;
+    for (; v + BF16_LINE <= n; v += BF16_LINE) {
+        const __m512 a = _mm512_sub_ps(_mm512_loadu_ps(x + v), top);
+        const __m512 b = _mm512_sub_ps(_mm512_loadu_ps(x + v + BF16_LANES), top);
+        bf16_store_line(to + v, _mm512_mul_ps(exp2_bf16(_mm512_mul_ps(a, log2_e)), scale),
+                        _mm512_mul_ps(exp2_bf16(_mm512_mul_ps(b, log2_e)), scale));
+    }
+    for (; v < n; v += BF16_LANES) {
         const __mmask16 mask = bf16_mask(v, n);
         const __m512 a = _mm512_sub_ps(_mm512_maskz_loadu_ps(mask, x + v), top);
         bf16_store(to + v, mask, _mm512_mul_ps(exp2_bf16(_mm512_mul_ps(a, log2_e)), scale));
