@@ -37,6 +37,9 @@ ls_status ls_bench_call_start(const ls_bench_call *call, ls_bench_shape s, const
         counts[rank] = s.block * unit;
         offsets[rank] = rank * s.block * unit;
     }
+    if (call->others_only && call->coll == LS_COLL_ALL_TO_ALL) {
+        counts[c->rank] = 0;
+    }
     requests[0] = requests[1] = NULL;
     switch (call->coll) {
     case LS_COLL_ALL_REDUCE:

@@ -11,6 +11,7 @@ typedef struct ls_bench_call {
     ls_dtype dtype;
     ls_reduce op;
     int64_t *counts, *offsets; /* [size], to work with */
+    bool others_only;          /* an all-to-all leaves a rank's block for itself where it is */
 } ls_bench_call;
 
 /* Elements: of the whole vector, of a rank's block, of what a rank sends and receives. */

@@ -9,21 +9,23 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Products of ROWS tokens with a matrix of WIDTH x WIDTH stand for a step's: their weights come
- * from memory that no cache holds all of, their results are what operations carry. A gradient of
- * such a matrix has SLICE_BYTES. Sizes of activations; of gradients; and of a block's weights. */
+/* Products of ROWS tokens with a matrix of WIDTH x WIDTH stand for a step's: their weights, and in
+ * a backward pass activations, come from memory that no cache holds all of; their results are what
+ * operations carry. A gradient of such a matrix has SLICE_BYTES. Sizes of activations; of
+ * gradients; and of a block's weights. */
 enum { REPEATS = 15, SIZES = 3, ROWS = 256, WIDTH = 512, WEIGHT_ELEMS = 32 << 20 };
-enum { SLICE_BYTES = 4 * WIDTH * WIDTH };
+enum { SLICE_BYTES = 4 * WIDTH * WIDTH, GRAD_BYTES = 72 << 20, BESIDE = 8 };
 static const int64_t sizes[LS_USE_COUNT][SIZES] = {
-    {16 << 10, 128 << 10, 1 << 20}, {2 << 20, 6 << 20, 18 << 20}, {1 << 20, 3 << 20, 9 << 20}};
+    {16 << 10, 128 << 10, 1 << 20}, {6 << 20, 12 << 20, 18 << 20}, {1 << 20, 3 << 20, 9 << 20}};
 
 typedef struct bench {
     ls_comm *comm;
     ls_device *dev;
     ls_dtype dtype;
-    char *shared, *own[2]; /* shared: from comm */
-    char *weights, *rows, *out;
-    int64_t place; /* of the next weights, in elements */
+    char *grads, *weights, *windows[2]; /* from comm */
+    char *own[2], *rows, *out;
+    int64_t place;     /* of the next weights, in elements */
+    int64_t grads_end; /* of the last gradients, in bytes */
 } bench;
 
 typedef struct row {
@@ -44,15 +46,24 @@ static char *next_weights(bench *b, int64_t elems) {
     return b->weights + weight_bytes(b, b->place - elems);
 }
 
-/* y[rows, WIDTH] = activations times `weights`. */
-static ls_status product(const bench *b, int64_t rows, const void *weights, void *y) {
+/* Those of a whole model are more than caches hold, but those that are sent on at once (ZeRO 2 and
+ * 3) have two places by turns. */
+static char *next_grads(bench *b, ls_coll coll, int64_t bytes) {
+    const int64_t end = coll == LS_COLL_ALL_TO_ALL ? 2 * bytes : GRAD_BYTES;
+    b->grads_end = b->grads_end + bytes > end ? bytes : b->grads_end + bytes;
+    return b->grads + b->grads_end - bytes;
+}
+
+/* y[rows, WIDTH] = x times `weights`. */
+static ls_status product(const bench *b, int64_t rows, const void *x, const void *weights,
+                         void *y) {
     return b->dev->ops->gemm(b->dev, &(ls_gemm){.dtype = b->dtype,
                                                 .c_dtype = b->dtype,
                                                 .trans_b = true,
                                                 .m = rows,
                                                 .n = WIDTH,
                                                 .k = WIDTH,
-                                                .a = b->rows,
+                                                .a = x,
                                                 .lda = WIDTH,
                                                 .b = weights,
                                                 .ldb = WIDTH,
@@ -63,7 +74,7 @@ static ls_status product(const bench *b, int64_t rows, const void *weights, void
 /* A layer's work between two operations. */
 static ls_status products(bench *b, int count) {
     for (int i = 0; i < count; i++) {
-        LS_TRY(product(b, ROWS, next_weights(b, WIDTH * WIDTH), b->out));
+        LS_TRY(product(b, ROWS, b->rows, next_weights(b, WIDTH * WIDTH), b->out));
     }
     return LS_OK;
 }
@@ -73,16 +84,18 @@ static ls_status compute_rows(bench *b, char *to, int64_t bytes) {
     const int64_t row_bytes = weight_bytes(b, WIDTH);
     LS_TRY(products(b, 3));
     for (int64_t done = 0, left = bytes / row_bytes; left > 0; left -= ROWS, done += ROWS) {
-        LS_TRY(product(b, left < ROWS ? left : ROWS, next_weights(b, WIDTH * WIDTH),
+        LS_TRY(product(b, left < ROWS ? left : ROWS, b->rows, next_weights(b, WIDTH * WIDTH),
                        to + done * row_bytes));
     }
     return LS_OK;
 }
 
-/* A backward pass: the gradient of the activations and that of the weights, matrix by matrix. */
+/* A backward pass, matrix by matrix: the gradient of the activations and that of the weights, from
+ * activations that were kept since the forward pass. */
 static ls_status compute_grads(bench *b, char *to, int64_t bytes) {
     for (int64_t done = 0; done < bytes; done += SLICE_BYTES) {
-        LS_TRY(products(b, 1));
+        const char *dy = next_weights(b, ROWS * WIDTH), *x = next_weights(b, ROWS * WIDTH);
+        LS_TRY(product(b, ROWS, dy, next_weights(b, WIDTH * WIDTH), b->out));
         LS_TRY(b->dev->ops->gemm(b->dev, &(ls_gemm){.dtype = b->dtype,
                                                     .c_dtype = LS_F32,
                                                     .trans_a = true,
@@ -90,9 +103,9 @@ static ls_status compute_grads(bench *b, char *to, int64_t bytes) {
                                                     .m = WIDTH,
                                                     .n = WIDTH,
                                                     .k = ROWS,
-                                                    .a = b->out,
+                                                    .a = dy,
                                                     .lda = WIDTH,
-                                                    .b = b->rows,
+                                                    .b = x,
                                                     .ldb = WIDTH,
                                                     .c = to + done,
                                                     .ldc = WIDTH}));
@@ -102,10 +115,11 @@ static ls_status compute_grads(bench *b, char *to, int64_t bytes) {
 
 /* What an update does to caches: reads and writes memory. */
 static void update(bench *b) {
+    volatile uint64_t none = 0; /* they stay zero */
     uint64_t *at = (uint64_t *)(void *)b->weights;
-    const int64_t words = weight_bytes(b, WEIGHT_ELEMS) / 8;
-    for (int64_t i = 0; i < words; i++) {
-        at[i] ^= 1;
+    const uint64_t words = (uint64_t)weight_bytes(b, WEIGHT_ELEMS) / 8, added = none;
+    for (uint64_t i = 0; i < words; i++) {
+        at[i] += added;
     }
 }
 
@@ -116,12 +130,17 @@ static ls_status work_before(bench *b, row *r, const ls_bench_shape *s) {
         return compute_rows(b, r->send, s->send * elem);
     }
     if (r->call.coll != LS_COLL_ALL_GATHER) {
+        r->send = next_grads(b, r->call.coll, s->all * elem);
+        r->recv = r->call.coll == LS_COLL_ALL_REDUCE ? r->send
+                  : r->call.coll == LS_COLL_REDUCE_SCATTER
+                      ? r->send + s->block * elem * b->comm->rank
+                      : b->own[1];
         return compute_grads(b, r->send, s->all * elem);
     }
     char *const place = next_weights(b, s->all);
     if (r->use == LS_USE_BLOCKS) {
         r->send = place;
-        r->recv = r->recv == b->own[0] ? b->own[1] : b->own[0];
+        r->recv = r->recv == b->windows[0] ? b->windows[1] : b->windows[0];
         return LS_OK;
     }
     update(b);
@@ -130,15 +149,28 @@ static ls_status work_before(bench *b, row *r, const ls_bench_shape *s) {
     return LS_OK;
 }
 
-static ls_status work_beside(bench *b, const row *r, const ls_bench_shape *s) {
+/* What a step computes then; between products it looks after gradients on their way, which counts.
+ */
+static ls_status work_beside(bench *b, const row *r, const ls_bench_shape *s,
+                             ls_comm_request *requests[2], double *calls_s) {
     if (r->use == LS_USE_STATE && r->call.coll != LS_COLL_ALL_GATHER) {
-        return products(b, 2);
+        for (int i = 0; i < BESIDE; i++) {
+            LS_TRY(products(b, 1));
+            const uint64_t start_ns = ls_clock_ns();
+            for (int k = 0; k < 2; k++) {
+                bool done = false;
+                LS_TRY(requests[k] ? b->comm->ops->test(b->comm, requests[k], &done) : LS_OK);
+                requests[k] = done ? NULL : requests[k];
+            }
+            *calls_s += 1e-9 * (double)(ls_clock_ns() - start_ns);
+        }
+        return LS_OK;
     }
     /* Of the block before, whose weights are in the other window. */
-    const char *used = r->recv == b->own[0] ? b->own[1] : b->own[0];
+    const char *used = r->recv == b->windows[0] ? b->windows[1] : b->windows[0];
     const int64_t step = (int64_t)WIDTH * WIDTH, end = r->use == LS_USE_BLOCKS ? s->all : 0;
     for (int64_t at = 0; at < end; at += step) {
-        LS_TRY(product(b, ROWS, used + weight_bytes(b, at), b->out));
+        LS_TRY(product(b, ROWS, b->rows, used + weight_bytes(b, at), b->out));
     }
     return LS_OK;
 }
@@ -160,20 +192,21 @@ static ls_status begin_together(ls_comm *comm) {
     return LS_OK;
 }
 
-/* What a rank is in calls for: starting the operation, and waiting for it from when the last one
- * has come to wait (their clock is the host's). Mean of the ranks, median of the times. */
+/* What a rank is in calls for: starting the operation, looking after it, and waiting for it from
+ * when the last one has come to wait (their clock is the host's). Mean of the ranks, median of the
+ * times. */
 static ls_status time_row(bench *b, row *r, int64_t bytes, double *seconds) {
     ls_comm *comm = b->comm;
     const ls_bench_shape s = ls_bench_shape_of(&r->call, bytes);
     double starts[REPEATS], waits[REPEATS], ends[REPEATS];
     for (int i = 0; i < REPEATS; i++) {
         ls_comm_request *requests[2];
-        LS_TRY(work_before(b, r, &s));
         LS_TRY(begin_together(comm));
+        LS_TRY(work_before(b, r, &s));
         const uint64_t start_ns = ls_clock_ns();
         LS_TRY(ls_bench_call_start(&r->call, s, r->send, r->recv, requests));
         starts[i] = 1e-9 * (double)(ls_clock_ns() - start_ns);
-        LS_TRY(work_beside(b, r, &s));
+        LS_TRY(work_beside(b, r, &s, requests, &starts[i]));
         waits[i] = 1e-9 * (double)ls_clock_ns();
         LS_TRY(ls_bench_call_wait(&r->call, requests));
         ends[i] = 1e-9 * (double)ls_clock_ns();
@@ -188,21 +221,14 @@ static ls_status time_row(bench *b, row *r, int64_t bytes, double *seconds) {
     return LS_OK;
 }
 
-/* Gradients are added up where they lie, in memory that ranks share; all else is private. */
+/* Gradients and parameters lie in memory that ranks share (work_before says where), activations in
+ * private. */
 static ls_status measure_row(bench *b, row *r, ls_wire_link *link) {
-    const bool state = r->use == LS_USE_STATE;
-    const bool grads = state && r->call.coll != LS_COLL_SEND_RECV;
     double seconds[SIZES];
     for (int i = 0; i < SIZES; i++) {
-        const int64_t bytes = sizes[r->use][i], block = bytes / b->comm->size * b->comm->rank;
-        r->send = grads ? b->shared : b->own[0];
-        r->recv = b->own[1];
-        if (r->call.coll == LS_COLL_ALL_REDUCE) {
-            r->recv = r->send;
-        } else if (state && r->call.coll == LS_COLL_REDUCE_SCATTER) {
-            r->recv = r->send + block;
-        }
-        LS_TRY(time_row(b, r, bytes, &seconds[i]));
+        r->send = b->own[0];
+        r->recv = r->call.coll == LS_COLL_ALL_REDUCE ? b->own[0] : b->own[1];
+        LS_TRY(time_row(b, r, sizes[r->use][i], &seconds[i]));
     }
     *link = ls_bench_fit(&r->call, sizes[r->use], seconds, SIZES);
     return LS_OK;
@@ -219,6 +245,7 @@ static ls_status measure(bench *b, int64_t *blocks, ls_bench_links *links) {
                           .coll = coll,
                           .dtype = weights ? b->dtype : LS_F32,
                           .op = LS_SUM,
+                          .others_only = true,
                           .counts = blocks,
                           .offsets = blocks + b->comm->size}};
         if (ls_link_figures(use, coll, &us, &gb_s)) {
@@ -228,33 +255,55 @@ static ls_status measure(bench *b, int64_t *blocks, ls_bench_links *links) {
     return LS_OK;
 }
 
-static ls_status take(bench *b, int64_t most, int64_t **blocks) {
+static ls_status take(bench *b, int64_t **blocks) {
+    const size_t most = (size_t)sizes[LS_USE_STATE][SIZES - 1];
     const size_t elem = ls_dtype_bytes(b->dtype);
     LS_TRY(ls_calloc(2 * (size_t)b->comm->size, sizeof **blocks, blocks));
-    LS_TRY(ls_calloc((size_t)most, 1, &b->own[0]));
-    LS_TRY(ls_calloc((size_t)most, 1, &b->own[1]));
-    LS_TRY(ls_calloc(WEIGHT_ELEMS, elem, &b->weights));
+    LS_TRY(ls_calloc(most, 1, &b->own[0]));
+    LS_TRY(ls_calloc(most, 1, &b->own[1]));
     LS_TRY(ls_calloc((size_t)ROWS * WIDTH, elem, &b->rows));
     LS_TRY(ls_calloc((size_t)ROWS * WIDTH, elem, &b->out));
     const ls_device_limits limits = {.rows = ROWS, .channels = WIDTH};
     return b->dev->ops->reserve(b->dev, &limits);
 }
 
+/* [collective] */
+static ls_status take_shared(bench *b) {
+    ls_comm *comm = b->comm;
+    const int64_t window = sizes[LS_USE_BLOCKS][SIZES - 1];
+    const struct {
+        char **at;
+        int64_t bytes;
+    } pieces[] = {{&b->grads, GRAD_BYTES},
+                  {&b->weights, weight_bytes(b, WEIGHT_ELEMS)},
+                  {&b->windows[0], window},
+                  {&b->windows[1], window}};
+    for (size_t i = 0; i < sizeof pieces / sizeof *pieces; i++) {
+        void *memory;
+        LS_TRY(comm->ops->alloc(comm, pieces[i].bytes, &memory));
+        *pieces[i].at = memory;
+    }
+    return LS_OK;
+}
+
 ls_status ls_bench_links_measure(ls_comm *comm, ls_device *dev, ls_dtype dtype,
                                  ls_bench_links *links) {
-    const int64_t most = sizes[LS_USE_STATE][SIZES - 1];
     bench b = {.comm = comm, .dev = dev, .dtype = dtype};
     int64_t *blocks = NULL;
     memset(links, 0, sizeof *links);
-    ls_status status = take(&b, most, &blocks);
-    LS_TRY_GOTO(ls_comm_agree(comm, status), done);
-    LS_TRY_GOTO(comm->ops->alloc(comm, most, (void **)&b.shared), done);
+    ls_status status = ls_comm_agree(comm, take(&b, &blocks));
+    if (status == LS_OK) {
+        status = take_shared(&b);
+    }
+    LS_TRY_GOTO(status, done);
     status = measure(&b, blocks, links);
 done:
-    comm->ops->give_back(comm, b.shared);
+    comm->ops->give_back(comm, b.grads);
+    comm->ops->give_back(comm, b.weights);
+    comm->ops->give_back(comm, b.windows[0]);
+    comm->ops->give_back(comm, b.windows[1]);
     free(b.own[0]);
     free(b.own[1]);
-    free(b.weights);
     free(b.rows);
     free(b.out);
     free(blocks);

@@ -11,9 +11,9 @@ typedef struct ls_bench_links {
     ls_wire_link of[LS_USE_COUNT][LS_COLL_COUNT];
 } ls_bench_links;
 
-/* Each operation with buffers as training has them (private for activations and parameters, from
- * `comm` for gradients), written by products, and with other products where a step has some while
- * it is on its way. dtype: of activations and compute copies. [collective] */
+/* Each operation with buffers as training has them (private for activations, from `comm` for
+ * gradients and parameters), written by products, and with other products where a step has some
+ * while it is on its way. dtype: of activations and compute copies. [collective] */
 ls_status ls_bench_links_measure(ls_comm *comm, ls_device *dev, ls_dtype dtype,
                                  ls_bench_links *links);
 

@@ -22,11 +22,10 @@
     X(MEMORY_##P, efficiency_##p, memory, "of bandwidth", 0.01, 1.5, "memory-bound operations")    \
     X(LINK_##P, efficiency_##p, link, "of bandwidth", 0.01, 1, "collectives inside a domain")      \
     X(NETWORK_##P, efficiency_##p, network, "of bandwidth", 0.01, 1, "collectives across domains")
-/* Operations of a step on one host, by what they carry: activations were just computed; of the
- * state gradients lie in memory that ranks share and were written in the course of a backward pass,
- * parameters in private memory, gathered after an update; blocks are parameters gathered before
- * their use (ZeRO 3). Each is found as a step has it, with caches that other work has gone through.
- */
+/* Operations of a step on one host, by what they carry: activations, which were just computed; the
+ * state: gradients, written in the course of a backward pass, and parameters, gathered after an
+ * update; blocks: parameters gathered before their use (ZeRO 3). Each is found as a step has it,
+ * with caches that other work has gone through in between. */
 #define LS_LINK_ROW(X, USE, use, OP, op)                                                           \
     X(USE##_##OP##_US, links, use##_##op##_us, "us", 0, 1e6, "of a step of the operation")         \
     X(USE##_##OP##_GB_S, links, use##_##op##_gb_s, "GB/s", 1e-3, 1e6, "of its bytes on the wire")
