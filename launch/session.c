@@ -42,6 +42,7 @@ static ls_status check_same_program(ls_comm *comm) {
 ls_status ls_session_begin(ls_session *session, int *argc, char ***argv) {
     *session = (ls_session){0};
     if (ls_comm_launched()) {
+        LS_TRY(ls_session_limit_read());
         LS_TRY(ls_process_open_files(FILES_LEAST, FILES_WANTED));
         ls_session_limit_start("the start of MPI");
         LS_TRY(ls_comm_mpi_init(argc, argv, &session->world));

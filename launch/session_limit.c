@@ -3,6 +3,7 @@
 #include "collectives/comm.h"
 #include "launch/session.h"
 
+#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,6 +16,7 @@ enum { START_LIMIT_S = 300, END_LIMIT_S = 10 };
 static char text[1200];
 static int text_status;
 static bool starting;
+static long start_limit_s = START_LIMIT_S;
 
 static void on_limit(int signal_number) {
     (void)signal_number;
@@ -47,11 +49,25 @@ static const char *rank_of_launcher(void) {
     return "?";
 }
 
-void ls_session_limit_start(const char *what) {
+ls_status ls_session_limit_read(void) {
     const char *wanted = getenv("LOCKSTEP_START_LIMIT_S");
-    const long seconds = wanted && *wanted ? strtol(wanted, NULL, 10) : START_LIMIT_S;
+    char *end;
+    if (!wanted || !*wanted) {
+        return LS_OK;
+    }
+    start_limit_s = strtol(wanted, &end, 10);
+    if (*end || start_limit_s < 0 || start_limit_s > INT_MAX) {
+        return LS_FAIL(LS_E_CONFIG,
+                       "LOCKSTEP_START_LIMIT_S is '%s'; a whole number of seconds is needed, or 0 "
+                       "for no limit",
+                       wanted);
+    }
+    return LS_OK;
+}
+
+void ls_session_limit_start(const char *what) {
     alarm(0);
-    if (!what || seconds <= 0 || !ls_comm_launched()) {
+    if (!what || start_limit_s == 0 || !ls_comm_launched()) {
         return;
     }
     char host[65] = "?";
@@ -60,10 +76,10 @@ void ls_session_limit_start(const char *what) {
              "lockstep: error: [rank %s] %s has taken more than %ld s on host %s: another rank has "
              "not begun, hangs or cannot be reached; look for one that said something above, and "
              "at the hosts with 'lockstep doctor' (LOCKSTEP_START_LIMIT_S allows more)",
-             rank_of_launcher(), what, seconds, host);
+             rank_of_launcher(), what, start_limit_s, host);
     text_status = ls_status_exit(LS_E_COMM);
     starting = true;
-    limit((unsigned)seconds);
+    limit((unsigned)start_limit_s);
 }
 
 void ls_session_limit_end(int exit_status) {

@@ -3,6 +3,11 @@
 #ifndef LS_LAUNCH_SESSION_LIMIT_H
 #define LS_LAUNCH_SESSION_LIMIT_H
 
+#include "runtime/base/status.h"
+
+/* LS_E_CONFIG when LOCKSTEP_START_LIMIT_S is no number of seconds. Before the first start. */
+ls_status ls_session_limit_read(void);
+
 /* From here on the ranks of a job have LOCKSTEP_START_LIMIT_S seconds (300; 0: no limit) for
  * `what`, static: then this one says so, writes it to the run's outcome and exits with 3, whereupon
  * the launcher ends the others. NULL: it is over. Nothing for a process that no launcher started.

@@ -146,11 +146,12 @@ static void print_mesh(const ls_train *train, const ls_mesh *mesh) {
             ls_layout_data_size(&train->layout) / train->layout.experts,
             train->layout.expert_shards > 1 ? " and divide them" : "");
     }
-    printf("batch      %lld sequences x %lld tokens: %lld micro-batches of %lld on each of %d "
-           "data-parallel ranks\n",
-           (long long)train->layout.batch, (long long)train->layout.seq,
-           (long long)train->layout.rank_micros, (long long)c->batch.micro,
-           train->layout.data_ranks);
+    const long long micros = train->layout.rank_micros;
+    const int ranks = train->layout.data_ranks;
+    printf("batch      %lld sequences x %lld tokens: %lld micro-batch%s of %lld on each of %d "
+           "data-parallel rank%s\n",
+           (long long)train->layout.batch, (long long)train->layout.seq, micros,
+           micros == 1 ? "" : "es", (long long)c->batch.micro, ranks, ranks == 1 ? "" : "s");
 }
 
 static void print_header(void) {
@@ -259,9 +260,9 @@ static ls_status print_bubble(const ls_layout *l) {
     const ls_pipe_costs costs = {.forward_s = 1.0, .backward_s = 2.0};
     ls_pipe_time time;
     LS_TRY(ls_pipeline_simulate(&shape, &costs, &time));
-    printf("\npipeline   %d stages, %lld micro-batches: ranks are idle for %.1f%% of a step "
+    printf("\npipeline   %d stages, %lld micro-batch%s: ranks are idle for %.1f%% of a step "
            "(backward twice as long as forward, transfers hidden)\n",
-           l->stages, (long long)shape.micros, 100.0 * time.bubble);
+           l->stages, (long long)shape.micros, shape.micros == 1 ? "" : "es", 100.0 * time.bubble);
     return LS_OK;
 }
 

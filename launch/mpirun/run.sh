@@ -70,7 +70,7 @@ while [ $# -gt 0 ]; do
     esac
     shift
 done
-[ $# -gt 0 ] || usage 2 >&2
+[ $# -gt 0 ] || refuse "no program is given, such as: run.sh -n 2 lockstep train CONFIG.yaml; see run.sh --help"
 case "$bind" in
 none | numa | core) ;;
 *) refuse "--bind is '$bind'; none, numa or core" ;;
@@ -92,6 +92,8 @@ else
     list=$(echo "$hosts" | tr , '\n' | awk -F: 'NF { print $1, ($2 ? $2 : 1) }')
 fi
 [ -z "$hostfile$hosts" ] || [ -n "$list" ] || refuse "no host in '$hostfile$hosts'; a line is: HOST slots=N"
+wrong=$(echo "$list" | awk 'NF && $2 !~ /^[1-9][0-9]*$/ { print $1 " has \047" $2 "\047"; exit }')
+[ -z "$wrong" ] || refuse "host $wrong slots in '$hostfile$hosts'; a whole number from 1 is needed"
 [ -z "$gpus" ] || list=$(echo "${list:-localhost 0}" | awk -v n="$gpus" '{ print $1, n }')
 
 # The run directory, as the program will choose it from run.dir and run.name on its command line.

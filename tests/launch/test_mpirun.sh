@@ -29,6 +29,12 @@ gives 2 "$run" --cluster nowhere -n 1 program
 says "no cluster profile 'nowhere'"
 gives 2 "$run" --hostfile "$work/none" program
 gives 2 "$run" --frobnicate program
+gives 2 "$run" --hosts a:2,b:x program
+says "host b has 'x' slots"
+gives 2 "$run" -n 2
+says 'no program is given'
+gives 2 env LOCKSTEP_START_LIMIT_S=soon "$run" -n 2 "$LOCKSTEP" doctor
+says "LOCKSTEP_START_LIMIT_S is 'soon'; a whole number of seconds"
 
 # Too few files may be open: refused, where mpirun alone hangs; raised, where that is allowed. A rank sees to itself.
 gives 2 sh -c 'ulimit -n 32 && exec "$@"' sh "$run" -n 2 true
@@ -116,10 +122,9 @@ until [ -d "$work/runs/elastic/checkpoints/step-00000050" ]; do
     sleep 0.02
 done
 : >"$work/gone-hb"
-for stat in /proc/[0-9]*/environ; do # what of the run is on hb: its ranks, as killed as their host
-    case "$({ tr '\0' '\n' <"$stat"; } 2>/dev/null | grep '^OMPI_COMM_WORLD_RANK=')" in
-    *=2 | *=3) pid=${stat#/proc/} && pid=${pid%/environ} &&
-        grep -qsz '^run.name=elastic$' "/proc/$pid/cmdline" && kill -9 "$pid" 2>/dev/null || true ;;
+for pid in $(pgrep -f "$LOCKSTEP train .*run.name=elastic"); do # what of the run is on hb: its ranks, as killed as their host
+    case "$({ tr '\0' '\n' <"/proc/$pid/environ"; } 2>/dev/null | grep '^OMPI_COMM_WORLD_RANK=')" in
+    *=2 | *=3) kill -9 "$pid" 2>/dev/null || true ;;
     esac
 done
 status=0

@@ -29,6 +29,8 @@ says 'given up after 1 restarts'
 starts 2
 gives 2 "$supervise" --restarts many "$work/job" 0 0
 says "'many'; a whole number is needed"
+gives 2 "$supervise" "$work/none"
+says "there is no program '$work/none'"
 gives 2 "$supervise" --again 3 "$work/job"
 says "unknown option '--again'"
 gives 2 "$supervise"
