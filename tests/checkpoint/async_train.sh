@@ -48,11 +48,12 @@ gives 0 "$LOCKSTEP" train $tiny run.name=best checkpoint.every=1 eval.every=2 ch
 gives 0 "$LOCKSTEP" ckpt prune "$runs/best" --keep-best 1 --dry-run
 holds [ "$(ls "$runs/best/checkpoints" | wc -l)" -le 2 ]
 
-# A save that fails does not end the run.
+# A save that fails does not end the run; but where it is the last one, the run is not done.
 gives 0 "$LOCKSTEP" train $tiny run.name=fails checkpoint.every=2 checkpoint.busy=wait run.steps=1 --resume
 rm -r "$runs/fails/checkpoints"
 echo x >"$runs/fails/checkpoints"
-gives 0 "$LOCKSTEP" train $tiny run.name=fails checkpoint.every=2 checkpoint.busy=wait --resume
+gives 3 "$LOCKSTEP" train $tiny run.name=fails checkpoint.every=2 checkpoint.busy=wait --resume
+says 'trained to the end, step 6, but its checkpoint could not be saved'
 says 'the checkpoint of step 2 was not saved'
 says 'training goes on'
 holds sh -c "grep -q '\"failed\":true' '$runs/fails/train.jsonl'"
