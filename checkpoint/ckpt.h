@@ -134,6 +134,9 @@ typedef enum ls_ckpt_depth {
 /* Faults are passed to report (NULL: none) one by one; returns LS_E_CORRUPT when there was one. */
 ls_status ls_ckpt_verify(ls_ckpt *ckpt, ls_ckpt_depth depth,
                          void (*report)(void *context, const char *fault), void *context);
+/* Can all of it be loaded, as far as opening it and verifying it have shown? What was found lost or
+ * damaged can be where parity files make up for it. */
+bool ls_ckpt_is_loadable(const ls_ckpt *ckpt);
 
 /* Newest checkpoint under root (or root itself when it is one) whose quick verification passes;
  * skipped ones are warned about. LS_E_INPUT when there is none; *path caller frees. */

@@ -429,7 +429,7 @@ ls_status ls_ckpt_open(const char *path, ls_ckpt **out) {
     for (int i = 0; i < ckpt->file_count && status == LS_OK; i++) {
         status = ls_ckpt_file_size_check(ckpt, i);
         ckpt->files[i].lost = status != LS_OK;
-        status = status == LS_OK || ls_ckpt_can_rebuild(ckpt) ? LS_OK : status;
+        status = status == LS_OK || ls_ckpt_is_loadable(ckpt) ? LS_OK : status;
     }
     if (status != LS_OK) {
         ls_ckpt_close(ckpt);

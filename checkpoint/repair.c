@@ -99,7 +99,7 @@ void ls_ckpt_groups_free(ls_ckpt *ckpt) {
     ckpt->groups = NULL;
 }
 
-bool ls_ckpt_can_rebuild(const ls_ckpt *ckpt) {
+bool ls_ckpt_is_loadable(const ls_ckpt *ckpt) {
     for (int i = 0; i < ckpt->file_count; i++) {
         const ls_ckpt_file *file = &ckpt->files[i];
         int lost = 0;

@@ -12,8 +12,6 @@ char *ls_ckpt_manifest_copy(char *buf, size_t size, int number);
 /* The groups of the manifest's member "parity"; its files were parsed. */
 ls_status ls_ckpt_groups_parse(ls_ckpt *ckpt, const json_t *file_index);
 void ls_ckpt_groups_free(ls_ckpt *ckpt);
-/* Can the files that are marked as lost be made again? */
-bool ls_ckpt_can_rebuild(const ls_ckpt *ckpt);
 /* Makes file `index` again from the others of its group, in a file without a name that
  * ls_ckpt_file_path gives from then on, and warns about it. LS_E_CORRUPT when too much is lost. */
 ls_status ls_ckpt_file_rebuild(ls_ckpt *ckpt, int index);

@@ -17,6 +17,7 @@ typedef struct check {
     void (*report)(void *context, const char *fault);
     void *context;
     int faults;
+    bool *lost;        /* [file_count] had faults; NULL: nobody wants to know */
     ls_status machine; /* the first failure that is not the checkpoint's: LS_E_MEMORY, LS_E_IO */
     int threads;
     ls_ckpt_codec *codecs; /* [threads] */
@@ -282,7 +283,11 @@ static ls_status files_verify(check *c, int first, int end) {
         status = ls_ckpt_codec_init(&c->codecs[i], 1);
     }
     for (int i = first; i < end && status == LS_OK; i++) {
+        const int before = c->faults;
         file_verify(c, i);
+        if (c->lost) {
+            c->lost[i] = c->faults > before;
+        }
     }
     for (int i = 0; i < c->threads; i++) {
         ls_ckpt_codec_release(&c->codecs[i]);
@@ -302,7 +307,13 @@ ls_status ls_ckpt_verify(ls_ckpt *ckpt, ls_ckpt_depth depth,
         }
     }
     if (depth != LS_CKPT_VERIFY_QUICK) {
-        LS_TRY(files_verify(&c, 0, ckpt->file_count));
+        LS_TRY(ls_calloc((size_t)ckpt->file_count, sizeof *c.lost, &c.lost));
+        const ls_status status = files_verify(&c, 0, ckpt->file_count);
+        for (int i = 0; i < ckpt->file_count; i++) {
+            ckpt->files[i].lost = ckpt->files[i].lost || c.lost[i];
+        }
+        free(c.lost);
+        LS_TRY(status);
     }
     if (c.faults == 0) {
         return LS_OK;

@@ -112,7 +112,25 @@ static ls_status repair_all(examination *e) {
     return status;
 }
 
-/* full: every hash of the checkpoints that look right so far. */
+/* Every hash of a checkpoint that looks right so far. */
+static ls_status look_closely(const examination *e, ls_ckpt_verdict *v, bool *loadable) {
+    ls_ckpt *ckpt = NULL;
+    char *path = ls_text_format("%s/step-%08lld", e->root, (long long)v->step);
+    ls_status status =
+        path ? ls_ckpt_open(path, &ckpt) : LS_FAIL(LS_E_MEMORY, "no memory for a path");
+    if (status == LS_OK) {
+        status = ls_ckpt_verify(ckpt, LS_CKPT_VERIFY_FULL, NULL, NULL);
+    }
+    *loadable = ckpt && ls_ckpt_is_loadable(ckpt);
+    ls_ckpt_close(ckpt);
+    free(path);
+    if (status != LS_OK && (v->lost == 0 || !*loadable)) {
+        snprintf(v->fault, sizeof v->fault, "%.255s", ls_error_last()->message);
+    }
+    v->fate = status == LS_OK ? v->fate : LS_FATE_DAMAGED;
+    return status == LS_E_MEMORY ? status : LS_OK;
+}
+
 static ls_status examine(examination *e) {
     LS_TRY(e->repair ? repair_all(e) : LS_OK);
     LS_TRY(ls_ckpt_prune_plan(e->root, &(ls_ckpt_keep){0}, &e->plan, &e->count));
@@ -120,32 +138,18 @@ static ls_status examine(examination *e) {
     e->resume = -1;
     for (size_t i = 0; i < e->count; i++) {
         ls_ckpt_verdict *v = &e->plan[i];
-        e->resume = e->resume < 0 && v->fate != LS_FATE_DAMAGED ? v->step : e->resume;
-        if (v->lost > 0) { /* it can be loaded, and resumed from, all the same */
+        bool loadable = v->fate != LS_FATE_DAMAGED;
+        if (loadable && v->lost > 0) {
             v->fate = LS_FATE_DAMAGED;
             snprintf(v->fault, sizeof v->fault,
                      "%d of its files are lost or have another size; parity files make up for "
                      "them: --repair makes them again",
                      v->lost);
         }
-        if (e->full && v->fate != LS_FATE_DAMAGED) {
-            char *path = ls_text_format("%s/step-%08lld", e->root, (long long)v->step);
-            ls_ckpt *ckpt = NULL;
-            ls_status status =
-                path ? ls_ckpt_open(path, &ckpt) : LS_FAIL(LS_E_MEMORY, "no memory for a path");
-            if (status == LS_OK) {
-                status = ls_ckpt_verify(ckpt, LS_CKPT_VERIFY_FULL, NULL, NULL);
-            }
-            ls_ckpt_close(ckpt);
-            free(path);
-            if (status == LS_E_MEMORY) {
-                return status;
-            }
-            if (status != LS_OK) {
-                v->fate = LS_FATE_DAMAGED;
-                snprintf(v->fault, sizeof v->fault, "%.255s", ls_error_last()->message);
-            }
+        if (e->full && loadable) {
+            LS_TRY(look_closely(e, v, &loadable));
         }
+        e->resume = e->resume < 0 && loadable ? v->step : e->resume;
         e->damaged += v->fate == LS_FATE_DAMAGED;
     }
     return LS_OK;
@@ -201,7 +205,10 @@ static void examination_print(const examination *e) {
                "HDF5_PLUGIN_PATH names lib/hdf5/plugins of this installation\n");
     }
     if (e->resume >= 0) {
-        printf("resume takes step-%08lld\n", (long long)e->resume);
+        printf("resume takes step-%08lld%s\n", (long long)e->resume,
+               e->full
+                   ? ""
+                   : " (by what its files are called and how long they are; --full reads them)");
     } else {
         printf("resume finds nothing\n");
     }

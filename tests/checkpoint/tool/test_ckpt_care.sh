@@ -40,6 +40,11 @@ printf x | dd of="$gpt2/step-00000004/rank-00000.h5" bs=1 seek=5000 conv=notrunc
 gives 0 "$LOCKSTEP" ckpt doctor "$gpt2"
 gives 1 "$LOCKSTEP" ckpt doctor "$gpt2" --full
 prints '^BAD   step-00000004'
+prints 'resume takes step-00000006'
+printf x | dd of="$gpt2/step-00000006/rank-00000.h5" bs=1 seek=5000 conv=notrunc 2>/dev/null
+gives 1 "$LOCKSTEP" ckpt doctor "$gpt2" --full
+prints '^BAD   step-00000006'
+prints 'resume takes step-00000002'
 truncate -s 100 "$gpt2/step-00000006/rank-00000.h5"
 gives 1 "$LOCKSTEP" ckpt doctor "$gpt2" --json
 json_is 'o["schema"], o["resume"], o["damaged"]' "('lockstep.ckpt.doctor/1', 4, 1)"
@@ -51,6 +56,18 @@ gives 0 "$LOCKSTEP" ckpt reshard "$llama" -o "$work/par" --ranks 3 --parity 1
 rm "$work/par/step-00000006/rank-00001.h5"
 gives 1 "$LOCKSTEP" ckpt doctor "$work/par"
 prints '^BAD   step-00000006  1 of its files are lost .* --repair makes'
+prints 'resume takes step-00000006'
+printf x | dd of="$work/par/step-00000006/rank-00000.h5" bs=1 seek=5000 conv=notrunc 2>/dev/null
+gives 1 "$LOCKSTEP" ckpt doctor "$work/par" # which reads no data
+prints 'resume takes step-00000006'
+gives 1 "$LOCKSTEP" ckpt doctor "$work/par" --full # two lost, and one parity file
+prints '^BAD   step-00000006 .* 2 faults'
+prints 'resume finds nothing'
+rm -r "$work/par"
+gives 0 "$LOCKSTEP" ckpt reshard "$llama" -o "$work/par" --ranks 3 --parity 1
+printf x | dd of="$work/par/step-00000006/rank-00001.h5" bs=1 seek=5000 conv=notrunc 2>/dev/null
+gives 1 "$LOCKSTEP" ckpt doctor "$work/par" --full
+prints '^BAD   step-00000006 .*parity'
 prints 'resume takes step-00000006'
 gives 0 "$LOCKSTEP" ckpt doctor "$work/par" --repair
 prints '^ok    step-00000006'
