@@ -8,6 +8,7 @@
  * a bucket from stage to stage, where a ring would need two for each rank. */
 #include "collectives/reduce.h"
 
+#include "collectives/bucket.h"
 #include "collectives/comm_impl.h"
 #include "collectives/recorded.h"
 #include "collectives/sum_tree.h"
@@ -17,10 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Where a slice may start: a cache line or more, for full-speed additions. */
-#define SLICE_ALIGN_ELEMS    16
-#define DEFAULT_BUCKET_BYTES (INT64_C(25) << 20)
-#define SLOTS                4
+#define SLOTS 4
 struct ls_reducer {
     ls_comm *comm; /* the caller's */
     ls_comm *exchange_comm, *gather_comm;
@@ -64,22 +62,13 @@ struct ls_reducer {
     double *scalars;                 /* [micro_batches] */
 };
 
-static int64_t align_elems(int64_t elems) {
-    return ls_ceil_div(elems, SLICE_ALIGN_ELEMS) * SLICE_ALIGN_ELEMS;
-}
-
 /* The bucket that is the order-th to be sent. */
 static int unit_at(const ls_reducer *r, int64_t order) {
     return (int)(r->bucket_count - 1 - order);
 }
 
-/* The slice of a unit that `rank` adds up: its replica's part of what its shard keeps; empty for
- * the last ranks of a small one. */
 static ls_range slice_of(const ls_reducer *r, int unit, int rank) {
-    ls_range s = ls_partition_slice(r->partition, unit, rank % r->shards);
-    int64_t slice = align_elems(ls_ceil_div(s.elems, r->replicas));
-    int64_t offset = ls_min_i64(rank / r->shards * slice, s.elems);
-    return (ls_range){.first = s.first + offset, .elems = ls_min_i64(slice, s.elems - offset)};
+    return ls_bucket_slice(r->partition, unit, r->comm->size, rank);
 }
 
 static int node_count(const ls_reducer *r, int rank) {
@@ -111,12 +100,6 @@ ls_status ls_reducer_check_memory(const ls_comm *comm, const ls_device *dev) {
 }
 
 static ls_status check_options(const ls_reducer_options *o) {
-    if (o->elems < 0 || o->bucket_bytes < 0) {
-        return LS_FAIL(LS_E_SHAPE,
-                       "a reducer of %lld elements in buckets of %lld bytes; 0 is the "
-                       "least",
-                       (long long)o->elems, (long long)o->bucket_bytes);
-    }
     if (o->micro_batches < 1 || o->micro_batches % o->comm->size != 0) {
         return LS_FAIL(LS_E_SHAPE,
                        "%lld micro-batches on %d ranks; a positive multiple of the ranks is needed",
@@ -129,26 +112,11 @@ static ls_status check_options(const ls_reducer_options *o) {
     return ls_reducer_check_memory(o->comm, o->dev);
 }
 
-/* Our own. Those that become final last are ever smaller: nothing hides the very last one. */
-static ls_status cut_buckets(ls_reducer *r, int64_t elems) {
-    int64_t first[6] = {0};
-    int blocks = 0;
-    for (int shift = 4; shift > 0; shift--) {
-        const int64_t cut = (elems >> shift) / LS_CHUNK_ELEMS * LS_CHUNK_ELEMS;
-        if (cut > first[blocks] && cut < r->elems) {
-            first[++blocks] = cut;
-        }
-    }
-    first[blocks + 1] = r->elems;
-    return ls_partition_init(first, blocks + 1, 1, elems > 0 ? elems : 1, &r->own_partition);
-}
-
 /* Buckets are the units of the partition: the caller's, or one of our own. */
 static ls_status plan_buckets(ls_reducer *r, const ls_reducer_options *o) {
     r->partition = o->partition;
     if (!r->partition) {
-        const int64_t bytes = o->bucket_bytes > 0 ? o->bucket_bytes : DEFAULT_BUCKET_BYTES;
-        LS_TRY(cut_buckets(r, bytes / r->elem_bytes));
+        LS_TRY(ls_bucket_cut(o->elems, r->elem_bytes, o->bucket_bytes, &r->own_partition));
         r->partition = &r->own_partition;
     }
     r->bucket_count = r->partition->unit_count;
@@ -156,12 +124,7 @@ static ls_status plan_buckets(ls_reducer *r, const ls_reducer_options *o) {
     r->replicas = r->comm->size / r->shards;
     r->replica = r->comm->rank / r->shards;
     r->shard = r->comm->rank % r->shards;
-    for (int unit = 0; unit < r->bucket_count; unit++) {
-        for (int rank = 0; rank < r->comm->size; rank++) {
-            int64_t elems = align_elems(slice_of(r, unit, rank).elems);
-            r->slice_elems = elems > r->slice_elems ? elems : r->slice_elems;
-        }
-    }
+    r->slice_elems = ls_bucket_longest_slice(r->partition, r->comm->size);
     return LS_OK;
 }
 
@@ -243,7 +206,7 @@ static ls_status take_memory(ls_reducer *r, void *buffer) {
 
 /* Ranks may need different numbers of buffers, but take the same memory. */
 static int64_t buffer_stride(const ls_reducer *r) {
-    return align_elems(r->elems) * r->elem_bytes;
+    return ls_bucket_align(r->elems) * r->elem_bytes;
 }
 
 static int64_t buffer_bytes(const ls_reducer *r) {

@@ -4,6 +4,7 @@
  * gathered among the replicas. */
 #include "collectives/scatter.h"
 
+#include "collectives/bucket.h"
 #include "collectives/recorded.h"
 #include "collectives/sum_tree.h"
 #include "runtime/base/arena.h"
@@ -12,7 +13,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define SLICE_ALIGN_ELEMS 16
 enum { SLOTS = 2, POOL = 2, MAX_BUFFERS = POOL + 2 };
 
 /* What is done with the leaves of one micro-batch of all ranks. Ids below `levels` are places of
@@ -67,17 +67,8 @@ struct ls_scatter {
     int64_t *counts[2], *offsets[2];
 };
 
-static int64_t min_i64(int64_t a, int64_t b) {
-    return a < b ? a : b;
-}
-
-/* The part of a unit that `rank` adds up: its replica's part of what its shard keeps. */
 static ls_range slice_of(const ls_scatter *s, int unit, int rank) {
-    ls_range r = ls_partition_slice(s->options.partition, unit, rank % s->shards);
-    int64_t share = (r.elems + s->replicas - 1) / s->replicas;
-    share = (share + SLICE_ALIGN_ELEMS - 1) / SLICE_ALIGN_ELEMS * SLICE_ALIGN_ELEMS;
-    int64_t offset = min_i64(rank / s->shards * share, r.elems);
-    return (ls_range){.first = r.first + offset, .elems = min_i64(share, r.elems - offset)};
+    return ls_bucket_slice(s->options.partition, unit, s->ranks, rank);
 }
 
 /* Where an element of this rank's slice of a unit lies in the sums. */
@@ -136,15 +127,10 @@ static ls_status index_units(ls_scatter *s) {
             }
             s->places[unit] = place;
             place += ls_partition_slice(p, unit, o->comm->rank % s->shards).elems;
-            for (int rank = 0; rank < s->ranks; rank++) {
-                int64_t elems = slice_of(s, unit, rank).elems;
-                s->slice_elems = elems > s->slice_elems ? elems : s->slice_elems;
-            }
         }
     }
     s->first_unit[o->block_count] = unit;
-    s->slice_elems =
-        (s->slice_elems + SLICE_ALIGN_ELEMS - 1) / SLICE_ALIGN_ELEMS * SLICE_ALIGN_ELEMS;
+    s->slice_elems = ls_bucket_longest_slice(p, s->ranks);
     return LS_OK;
 }
 

@@ -1,0 +1,49 @@
+#include "collectives/bucket.h"
+
+#include "collectives/comm_impl.h"
+
+#define SLICE_ALIGN_ELEMS    16
+#define DEFAULT_BUCKET_BYTES (INT64_C(25) << 20)
+
+ls_status ls_bucket_cut(int64_t elems, int64_t elem_bytes, int64_t bucket_bytes,
+                        ls_partition *buckets) {
+    if (elems < 0 || bucket_bytes < 0) {
+        return LS_FAIL(LS_E_SHAPE,
+                       "gradients of %lld elements in buckets of %lld bytes; 0 is the least",
+                       (long long)elems, (long long)bucket_bytes);
+    }
+    const int64_t most = (bucket_bytes > 0 ? bucket_bytes : DEFAULT_BUCKET_BYTES) / elem_bytes;
+    int64_t first[6] = {0};
+    int blocks = 0;
+    for (int shift = 4; shift > 0; shift--) {
+        const int64_t cut = (most >> shift) / LS_CHUNK_ELEMS * LS_CHUNK_ELEMS;
+        if (cut > first[blocks] && cut < elems) {
+            first[++blocks] = cut;
+        }
+    }
+    first[blocks + 1] = elems;
+    return ls_partition_init(first, blocks + 1, 1, most > 0 ? most : 1, buckets);
+}
+
+int64_t ls_bucket_align(int64_t elems) {
+    return ls_ceil_div(elems, SLICE_ALIGN_ELEMS) * SLICE_ALIGN_ELEMS;
+}
+
+ls_range ls_bucket_slice(const ls_partition *buckets, int bucket, int ranks, int rank) {
+    const int shards = buckets->shards;
+    const ls_range kept = ls_partition_slice(buckets, bucket, rank % shards);
+    const int64_t part = ls_bucket_align(ls_ceil_div(kept.elems, ranks / shards));
+    const int64_t offset = ls_min_i64(rank / shards * part, kept.elems);
+    return (ls_range){.first = kept.first + offset, .elems = ls_min_i64(part, kept.elems - offset)};
+}
+
+int64_t ls_bucket_longest_slice(const ls_partition *buckets, int ranks) {
+    int64_t longest = 0;
+    for (int bucket = 0; bucket < buckets->unit_count; bucket++) {
+        for (int rank = 0; rank < ranks; rank++) {
+            const int64_t elems = ls_bucket_slice(buckets, bucket, ranks, rank).elems;
+            longest = elems > longest ? elems : longest;
+        }
+    }
+    return ls_bucket_align(longest);
+}

@@ -1,0 +1,24 @@
+/* Where gradients are cut: the flat buffer into buckets, which travel one after the other, and a
+ * bucket into slices, each added up by one rank. Functions of sizes alone, so that whoever predicts
+ * a step asks the same rule as those who send. */
+#ifndef LS_COLLECTIVES_BUCKET_H
+#define LS_COLLECTIVES_BUCKET_H
+
+#include "runtime/mesh/partition.h"
+
+/* Elements [0, elems) into buckets of at most bucket_bytes (0: 25 MiB), which are sent from the
+ * last to the first. Those at the front, final last, are ever smaller: a 16th, a 16th, an 8th, a
+ * 4th and a half of a bucket, since nothing hides the very last one. Release with
+ * ls_partition_release; LS_E_SHAPE below 0, LS_E_MEMORY. */
+ls_status ls_bucket_cut(int64_t elems, int64_t elem_bytes, int64_t bucket_bytes,
+                        ls_partition *buckets);
+
+/* A cache line or more, so that slices are added at full speed. */
+int64_t ls_bucket_align(int64_t elems);
+/* What `rank` of `ranks` (a multiple of the shards) adds up of a bucket: its replica's part of what
+ * its shard, rank mod shards, keeps. Empty for the last ranks of a small bucket. */
+ls_range ls_bucket_slice(const ls_partition *buckets, int bucket, int ranks, int rank);
+/* The longest slice of any rank and bucket, aligned. */
+int64_t ls_bucket_longest_slice(const ls_partition *buckets, int ranks);
+
+#endif
