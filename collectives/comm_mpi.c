@@ -9,13 +9,9 @@
 #include "runtime/base/arena.h"
 
 #include <ctype.h>
-#include <ifaddrs.h>
-#include <net/if.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <sys/uio.h>
 #include <unistd.h>
 
 int64_t ls_comm_mpi_chunk_bytes = 1 << 30;
@@ -219,81 +215,13 @@ static ls_status wrap(MPI_Comm handle, ls_comm **out) {
 
 /* The library */
 
-/* May this process read memory with process_vm_readv? A system call filter that forbids it for the
- * memory of others forbids it for its own. */
-static bool may_copy_between_processes(void) {
-    int from = 1, to = 0;
-    const struct iovec local = {.iov_base = &to, .iov_len = sizeof to};
-    const struct iovec remote = {.iov_base = &from, .iov_len = sizeof from};
-    return process_vm_readv(getpid(), &local, 1, &remote, 1, 0) == (ssize_t)sizeof to;
-}
-
-/* Has mpirun told that all ranks are on this host? */
-static bool is_one_host(void) {
-    const char *all = getenv("OMPI_COMM_WORLD_SIZE"), *here = getenv("OMPI_COMM_WORLD_LOCAL_SIZE");
-    return all && here && strcmp(all, here) == 0;
-}
-
-/* Over TCP, messages up to this long, such as the chunks that travel between hosts (comm_hier.c),
- * are sent as they come: by default those above 64 KiB wait until both sides have looked at the
- * library twice, while the link stands still. */
-static void send_chunks_at_once(void) {
-    static const char bytes[] = "327680";
-    setenv("OMPI_MCA_btl_tcp_eager_limit", bytes, 0);
-    setenv("OMPI_MCA_btl_tcp_rndv_eager_limit", bytes, 0);
-    setenv("OMPI_MCA_btl_tcp_max_send_size", bytes, 0);
-}
-
-/* Interfaces that are up and have no link: Open MPI would wait for ever for what it sends there.
- * The value names its own default, too. */
-static void leave_out_dead_links(void) {
-    char names[1024] = "127.0.0.1/8,sppp";
-    struct ifaddrs *all = NULL;
-    bool found = false;
-    if (getenv("OMPI_MCA_btl_tcp_if_include") || getifaddrs(&all) != 0) {
-        return;
-    }
-    for (const struct ifaddrs *i = all; i; i = i->ifa_next) {
-        const size_t used = strlen(names);
-        if ((i->ifa_flags & (IFF_UP | IFF_RUNNING)) == IFF_UP && i->ifa_addr &&
-            i->ifa_addr->sa_family == AF_INET && used + strlen(i->ifa_name) + 2 < sizeof names) {
-            snprintf(names + used, sizeof names - used, ",%s", i->ifa_name);
-            found = true;
-        }
-    }
-    freeifaddrs(all);
-    if (found) {
-        setenv("OMPI_MCA_btl_tcp_if_exclude", names, 0);
-    }
-}
-
-/* Defaults of ours for Open MPI, where the user has set nothing (--mca, OMPI_MCA_...). */
-static void set_defaults(void) {
-    /* Waiting ranks spin. Where others want the processor too (threads of this or another rank),
-     * yielding saves whole time slices; where nobody does, it is one system call for each turn. */
-    setenv("OMPI_MCA_mpi_yield_when_idle", "1", 0);
-    /* Looking for fabrics takes a fifth of a second; within a host, messages go through memory. */
-    if (is_one_host() && !getenv("OMPI_MCA_mtl")) {
-        setenv("OMPI_MCA_pml", "ob1", 0);
-    }
-    if (!is_one_host()) {
-        send_chunks_at_once();
-        leave_out_dead_links();
-    }
-    /* Without this, containers that forbid the call get a line "Read -1, expected ..." for each
-     * message before the fallback takes over. */
-    if (!may_copy_between_processes()) {
-        setenv("OMPI_MCA_btl_vader_single_copy_mechanism", "none", 0);
-    }
-}
-
 ls_status ls_comm_mpi_init(int *argc, char ***argv, ls_comm **world) {
     int initialized = 0;
     MPI_Initialized(&initialized);
     if (initialized) {
         return LS_FAIL(LS_E_COMM, "MPI was initialised before; a process can do that once");
     }
-    set_defaults();
+    ls_comm_mpi_set_defaults();
     int provided = MPI_THREAD_SINGLE;
     MPI_TRY("initialisation", MPI_Init_thread(argc, argv, MPI_THREAD_SERIALIZED, &provided));
     if (provided < MPI_THREAD_FUNNELED) {

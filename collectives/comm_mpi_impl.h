@@ -99,6 +99,8 @@ ls_status ls_mpi_reduce_scatter_start(ls_comm *comm, const void *send, void *rec
                                       ls_comm_request **request);
 ls_status ls_mpi_test(ls_comm *comm, ls_comm_request *request, bool *done);
 ls_status ls_mpi_wait(ls_comm *comm, ls_comm_request *request);
+/* Sets variables of Open MPI's in the environment, before it begins (comm_mpi_defaults.c). */
+void ls_comm_mpi_set_defaults(void);
 /* Moves the operations of a communicator on. */
 void ls_mpi_drive(ls_pump *pump);
 

@@ -10,6 +10,12 @@ on_hosts 2 2 "$program" 2 hier >"$work/out" 2>"$work/err" || status=$?
 [ $status != 77 ] || { cat "$work/out"; exit 77; }
 holds [ $status = 0 ]
 gives 0 on_hosts 2 1 "$program" 2 mpi # one rank on each
+# Hosts with an interface that has no link, beside an administrator's choice of interfaces, and without one.
+without_link='ip link add eth7 type veth peer name eth8 && ip addr add 10.78.0.$((OMPI_COMM_WORLD_RANK + 1))/24 dev eth7 &&
+    ip link set eth7 up && exec "$0" 2 mpi'
+gives 0 env OMPI_MCA_pml=ob1 "$root/tests/hosts.sh" 2 1 sh -c "$without_link" "$program"
+echo 'btl_tcp_if_include = eth0' >"$work/mca-params.conf"
+gives 0 env OMPI_MCA_pml=ob1 OMPI_MCA_mca_base_param_files="$work/mca-params.conf" "$root/tests/hosts.sh" 2 1 sh -c "$without_link" "$program"
 [ -z "$(ip netns list | grep "^ls-$$-" || true)" ] || fail "namespaces are left"
 
 make_corpus

@@ -187,7 +187,8 @@ def table(bench, names, steps, repeat, rng):
 def soak(bench, names, seconds, rng):
     """Runs of so many steps that a few faults fit, one after another until the time is up and every fault
     has come; those that need hosts of their own each in a run of its own."""
-    end = time.monotonic() + seconds
+    begun = time.monotonic()
+    end = begun + seconds
     steps, count, left = 600, 0, []
     apart = [name for name in names if FAULTS[name].needs == "hosts"]
     names = [name for name in names if name not in apart]
@@ -215,6 +216,7 @@ def soak(bench, names, seconds, rng):
             if status != 0:
                 raise Failed(f"the run ended with {status}")
             bench.check_end(run, steps, plain)
+            print(f"{time.monotonic() - begun:6.0f} s: {count + len(apart)} faults, the last {' '.join(happened)}", flush=True)
         except Failed as failure:
             raise Failed(f"after {' '.join(happened)}: {failure}\n{run.text()[-6000:]}") from None
         finally:
