@@ -1,5 +1,6 @@
 """The faults: what each does to a run."""
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -174,7 +175,8 @@ def ask_at_start(run, rng):
 def refuse(run, command, words):
     began = time.monotonic()
     other = subprocess.run([str(c) for c in command], env=run.env, capture_output=True, text=True)
-    if other.returncode == 0 and run.over():  # it came to its end first, and there was nothing left to do
+    # Or the run came to its end first, and there was nothing left to do.
+    if other.returncode == 0 and re.search(r"at step (\d+) of \1\n", other.stderr):
         return time.monotonic() - began
     if other.returncode != 2 or words not in other.stderr:
         raise Failed(f"a job that should have been refused ended with {other.returncode}: {other.stderr[-800:]}")
