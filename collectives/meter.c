@@ -4,6 +4,8 @@
 #include "collectives/progress.h"
 #include "runtime/base/clock.h"
 
+#include <string.h>
+
 typedef struct counting {
     ls_comm_meter total;
     int under_way;
@@ -11,6 +13,7 @@ typedef struct counting {
 } counting;
 
 static counting axes[LS_COMM_AXIS_COUNT];
+static ls_comm_count kinds[LS_COMM_AXIS_COUNT][LS_COLL_COUNT];
 
 const char *ls_comm_axis_name(ls_comm_axis axis) {
     static const char *const names[] = {
@@ -40,7 +43,15 @@ void ls_meter_return(ls_comm_axis axis, uint64_t called_ns) {
     axes[axis].total.exposed_ns += ls_clock_ns() - called_ns;
 }
 
-void ls_meter_count(ls_comm_axis axis, double wire_bytes) {
+void ls_meters_count(ls_comm_count counts[LS_COMM_AXIS_COUNT][LS_COLL_COUNT]) {
+    memcpy(counts, kinds, sizeof kinds);
+}
+
+void ls_meter_count(ls_comm_axis axis, ls_coll coll, double wire_bytes) {
+    if (coll < LS_COLL_COUNT) {
+        kinds[axis][coll].operations++;
+        kinds[axis][coll].wire_bytes += wire_bytes;
+    }
     axes[axis].total.operations++;
     axes[axis].total.wire_bytes += wire_bytes;
 }

@@ -4,6 +4,7 @@
 #define LS_COLLECTIVES_METER_H
 
 #include "collectives/comm.h"
+#include "collectives/wire_cost.h"
 
 /* X(code, name). All-to-alls of the tensor axis are the experts'; WORLD: agreements of all ranks.
  */
@@ -33,15 +34,23 @@ typedef struct ls_comm_meter {
 /* Calls that are not over count up to now; on a device, what it has come past. */
 void ls_meters_read(ls_comm_meter meters[LS_COMM_AXIS_COUNT]);
 
+/* By kind of operation; a message counts where it is sent, what one rank does with itself nowhere.
+ */
+typedef struct ls_comm_count {
+    int64_t operations;
+    double wire_bytes;
+} ls_comm_count;
+void ls_meters_count(ls_comm_count counts[LS_COMM_AXIS_COUNT][LS_COLL_COUNT]);
+
 /* The axis of a recorded communicator, and of what is split or duplicated from it afterwards; one
  * that was given none is the world's. Other communicators are not counted. Not collective. */
 void ls_comm_set_axis(ls_comm *comm, ls_comm_axis axis);
 
-/* For recorded.c: a call on an axis begins and ends; an operation is counted, is begun, and is
- * over; or was timed by the device. */
+/* For recorded.c: a call on an axis begins and ends; an operation is counted (LS_COLL_COUNT: under
+ * no kind), is begun, and is over; or was timed by the device. */
 uint64_t ls_meter_call(void);
 void ls_meter_return(ls_comm_axis axis, uint64_t called_ns);
-void ls_meter_count(ls_comm_axis axis, double wire_bytes);
+void ls_meter_count(ls_comm_axis axis, ls_coll coll, double wire_bytes);
 void ls_meter_begin(ls_comm_axis axis);
 void ls_meter_end(ls_comm_axis axis);
 void ls_meter_add(ls_comm_axis axis, uint64_t active_ns, uint64_t exposed_ns);

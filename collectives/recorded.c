@@ -119,8 +119,12 @@ static ls_coll coll_of(int32_t kind) {
 }
 
 /* All-gathers are entered with their own block; uneven ones are marked by a hash of the blocks, and
- * their count is the whole. */
-static double wire_bytes(const recorded *c, const ls_flight_call *call, int64_t bytes) {
+ * their count is the whole. sent: of an all-to-all, by rank. */
+static double wire_bytes(const recorded *c, const ls_flight_call *call, int64_t bytes,
+                         const int64_t *sent) {
+    if (sent) {
+        return (double)(bytes - sent[c->base.rank]);
+    }
     double whole = (double)bytes;
     if (call->kind == LS_FLIGHT_ALL_GATHER) {
         whole = call->blocks ? (double)call->count : whole * c->base.size;
@@ -130,10 +134,12 @@ static double wire_bytes(const recorded *c, const ls_flight_call *call, int64_t 
 
 /* started: not a blocking operation, which the host makes. */
 static void meter_begin(const recorded *c, pending *p, const ls_flight_call *call, int64_t bytes,
-                        bool started) {
+                        bool started, const int64_t *sent) {
     const bool experts = c->axis == LS_COMM_TENSOR && call->kind == LS_FLIGHT_ALL_TO_ALL;
     p->axis = experts ? LS_COMM_EXPERT : c->axis;
-    ls_meter_count(p->axis, wire_bytes(c, call, bytes));
+    const bool counts = c->base.size > 1 && call->kind != LS_FLIGHT_RECEIVE;
+    ls_meter_count(p->axis, counts ? coll_of(call->kind) : LS_COLL_COUNT,
+                   wire_bytes(c, call, bytes, sent));
     p->by_device = started && c->inner->orders;
     p->waited = p->ended = false;
     if (!p->by_device) {
@@ -152,7 +158,7 @@ static ls_status enter(recorded *c, const ls_flight_call *call, int64_t bytes, b
     p->seq = ++c->seq;
     p->peer = -1;
     p->id = ls_flight_enter(c->group, call, bytes, -1);
-    meter_begin(c, p, call, bytes, started);
+    meter_begin(c, p, call, bytes, started, send_counts);
     *out = p;
     if (!c->check_comm) {
         return LS_OK;
@@ -347,7 +353,7 @@ static ls_status enter_message(recorded *c, ls_flight_kind kind, int64_t bytes, 
     (*out)->seq = 0;
     (*out)->peer = c->members[peer];
     (*out)->id = ls_flight_enter(c->group, &call, bytes, (*out)->peer);
-    meter_begin(c, *out, &call, bytes, true);
+    meter_begin(c, *out, &call, bytes, true, NULL);
     return LS_OK;
 }
 

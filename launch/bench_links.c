@@ -29,7 +29,7 @@ typedef struct bench {
 } bench;
 
 typedef struct row {
-    ls_link_use use;
+    ls_comm_use use;
     ls_bench_call call;
     char *send, *recv;
 } row;
@@ -237,7 +237,7 @@ static ls_status measure_row(bench *b, row *r, ls_wire_link *link) {
 static ls_status measure(bench *b, int64_t *blocks, ls_bench_links *links) {
     for (int i = 0; i < LS_USE_COUNT * LS_COLL_COUNT; i++) {
         ls_figure_id us, gb_s;
-        const ls_link_use use = (ls_link_use)(i / LS_COLL_COUNT);
+        const ls_comm_use use = (ls_comm_use)(i / LS_COLL_COUNT);
         const ls_coll coll = (ls_coll)(i % LS_COLL_COUNT);
         const bool weights = use == LS_USE_ACTIVATIONS || coll == LS_COLL_ALL_GATHER;
         row r = {.use = use,

@@ -117,7 +117,7 @@ static void print_table(const level *l) {
 static void fill_links(ls_cluster *c, const ls_bench_links *links, const char *key) {
     for (int i = 0; i < LS_USE_COUNT * LS_COLL_COUNT; i++) {
         ls_figure_id us, gb_s;
-        const ls_link_use use = (ls_link_use)(i / LS_COLL_COUNT);
+        const ls_comm_use use = (ls_comm_use)(i / LS_COLL_COUNT);
         const ls_coll coll = (ls_coll)(i % LS_COLL_COUNT);
         const ls_wire_link *link = &links->of[use][coll];
         if (link->bytes_per_s > 0 && ls_link_figures(use, coll, &us, &gb_s)) {

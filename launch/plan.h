@@ -2,6 +2,7 @@
 #ifndef LS_LAUNCH_PLAN_H
 #define LS_LAUNCH_PLAN_H
 
+#include "runtime/device/device.h"
 #include "runtime/plan/bill.h"
 #include "runtime/plan/search.h"
 
@@ -44,6 +45,15 @@ ls_status ls_plan_answer_for(const ls_plan_question *q, int devices, ls_plan_ans
 bool ls_plan_trains(const ls_plan_model *model);
 ls_status ls_plan_own_bytes(const ls_plan_question *q, const ls_plan_answer *a,
                             const ls_plan_layout *l, ls_plan_bytes *bytes);
+
+/* For ls_plan_job.tell, of a model that `lockstep train` knows. */
+typedef struct ls_plan_own {
+    const ls_plan_question *question;
+    const ls_plan_answer *answer;
+    ls_device *dev;
+} ls_plan_own;
+ls_status ls_plan_own_operations(void *own, const ls_plan_layout *l, int stage,
+                                 const ls_comm_list *list);
 
 /* The layout as settings of `lockstep train`, without length and data of the run; caller frees
  * each. Returns how many; NULL ones: out of memory. */

@@ -65,7 +65,7 @@ static ls_status search(const ls_plan_question *q, const ls_plan_job *job, int d
     return LS_OK;
 }
 
-ls_status ls_plan_answer_for(const ls_plan_question *q, int devices, ls_plan_answer *a) {
+static ls_status answer(const ls_plan_question *q, int devices, ls_device *dev, ls_plan_answer *a) {
     a->devices = devices;
     a->batch = q->batch ? q->batch : usual_batch(q, &a->params);
     if (devices > a->rates.domain && !a->rates.network_known) {
@@ -76,13 +76,16 @@ ls_status ls_plan_answer_for(const ls_plan_question *q, int devices, ls_plan_ans
             a->cluster.text[LS_CLUSTER_NAME], devices);
     }
     static const ls_software ours = {.gradient_bytes = 4}; /* gradients travel in fp32 */
+    ls_plan_own own = {.question = q, .answer = a, .dev = dev};
     const ls_plan_job job = {.software = &ours,
                              .model = &q->model,
                              .rates = &a->rates,
                              .precision = q->precision,
                              .seq = q->seq,
                              .global_batch = a->batch,
-                             .on_host = ls_cluster_on_host(&a->cluster)};
+                             .on_host = ls_cluster_on_host(&a->cluster),
+                             .tell = ls_plan_trains(&q->model) ? ls_plan_own_operations : NULL,
+                             .teller = &own};
     const double memory = a->cluster.figure[LS_FIG_MEMORY_GB].value * 1e9 * q->memory_share;
     const ls_plan_layout *pattern = q->has_layout ? &q->layout : NULL;
     ls_status status = search(q, &job, devices, memory, a);
@@ -95,4 +98,12 @@ ls_status ls_plan_answer_for(const ls_plan_question *q, int devices, ls_plan_ans
     LS_TRY(status);
     return ls_bill_make(&a->cluster, &q->bill, devices, a->result.found[0].cost.tokens_per_s,
                         (double)(a->batch * q->seq), a->params.total * 12, &a->bill);
+}
+
+ls_status ls_plan_answer_for(const ls_plan_question *q, int devices, ls_plan_answer *a) {
+    ls_device *dev;
+    LS_TRY(ls_device_open_cpu(&(ls_device_options){.threads = 1}, &dev));
+    ls_status status = answer(q, devices, dev, a);
+    dev->ops->close(dev);
+    return status;
 }

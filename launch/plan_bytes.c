@@ -1,6 +1,7 @@
 /* The bytes that `lockstep train` itself would take in a planned layout, by the code that it plans
  * its own memory with. */
 #include "launch/plan.h"
+#include "launch/plan_tell.h"
 #include "launch/train_layout.h"
 #include "runtime/base/arena.h"
 #include "runtime/base/text.h"
@@ -67,23 +68,16 @@ static ls_status configure(const ls_plan_question *q, const ls_plan_answer *a,
     return status;
 }
 
+static ls_dtype dtype_of(const ls_plan_question *q) {
+    return q->precision == LS_PRECISION_FP32 ? LS_F32 : LS_BF16;
+}
+
 static ls_status bytes_of_rank(const ls_config *config, ls_device *dev, ls_dtype dtype,
-                               const ls_plan_layout *l, int rank, int world, bool on_host,
+                               const int size[LS_AXIS_COUNT], int rank, bool on_host,
                                ls_plan_bytes *bytes) {
-    const int size[LS_AXIS_COUNT] = {[LS_AXIS_PIPELINE] = l->pipeline,
-                                     [LS_AXIS_REPLICATE] = l->replicate,
-                                     [LS_AXIS_SHARD] = l->shard,
-                                     [LS_AXIS_CONTEXT] = l->context,
-                                     [LS_AXIS_TENSOR] = l->tensor};
-    uint64_t *hosts; /* all the same: bytes do not depend on them */
-    LS_TRY(ls_calloc((size_t)world, sizeof *hosts, &hosts));
-    ls_mesh mesh;
-    ls_layout layout = {0};
+    ls_layout layout;
     ls_layout_bytes b;
-    ls_status status = ls_mesh_init(&mesh, size, rank, world, hosts);
-    free(hosts);
-    LS_TRY(status);
-    status = ls_layout_init(&layout, config, dev, dtype, &mesh);
+    ls_status status = ls_layout_init_rank(&layout, config, dev, dtype, size, rank);
     if (status == LS_OK) {
         status = ls_layout_plan(&layout, &b);
     }
@@ -106,17 +100,28 @@ ls_status ls_plan_own_bytes(const ls_plan_question *q, const ls_plan_answer *a,
     ls_device *dev;
     LS_TRY(configure(q, a, l, &config));
     LS_TRY(ls_device_open_cpu(&(ls_device_options){.threads = 1}, &dev));
-    const ls_dtype dtype = q->precision == LS_PRECISION_FP32 ? LS_F32 : LS_BF16;
+    const ls_dtype dtype = dtype_of(q);
     const int world = a->devices, last = world - world / l->pipeline;
     const bool on_host = ls_cluster_on_host(&a->cluster);
-    ls_status status = bytes_of_rank(&config, dev, dtype, l, 0, world, on_host, bytes);
+    int size[LS_AXIS_COUNT];
+    ls_plan_axes(l, size);
+    ls_status status = bytes_of_rank(&config, dev, dtype, size, 0, on_host, bytes);
     if (status == LS_OK && last > 0) { /* the head's stage, if it is the fuller one */
         ls_plan_bytes other;
-        status = bytes_of_rank(&config, dev, dtype, l, last, world, on_host, &other);
+        status = bytes_of_rank(&config, dev, dtype, size, last, on_host, &other);
         if (status == LS_OK && other.total > bytes->total) {
             *bytes = other;
         }
     }
     dev->ops->close(dev);
     return status;
+}
+
+ls_status ls_plan_own_operations(void *context, const ls_plan_layout *l, int stage,
+                                 const ls_comm_list *list) {
+    static ls_config config;
+    const ls_plan_own *own = context;
+    LS_TRY(configure(own->question, own->answer, l, &config));
+    return ls_plan_tell(&(ls_plan_teller){&config, own->dev, dtype_of(own->question)}, l, stage,
+                        list);
 }

@@ -1,6 +1,5 @@
 /* `lockstep train --dry-run`: what each rank would hold, send and wait for, without training. Ranks
  * are planned one after the other by this process, so that any number of them can be asked for. */
-#include "collectives/wire_cost.h"
 #include "launch/train.h"
 #include "runtime/base/arena.h"
 #include "runtime/base/text.h"
@@ -15,95 +14,19 @@ typedef struct extras {
     size_t saves, shared, spare;
 } extras;
 
-/* Bytes that a rank sends in a step, by the axis that they go over. */
+/* What a rank sends in a step, in rows of the table below. */
 typedef struct wire {
-    double gradients, parameters; /* replicate, shard and context together */
-    double tensor, expert, context, pipeline;
+    double bytes, operations;
 } wire;
+enum { GRADIENTS = LS_COMM_AXIS_COUNT, PARAMETERS, WIRES }; /* first the axes */
 
-/* Elements of a part, or of its experts apart. */
-static int64_t elems_of(const ls_layout *l, const ls_model_part *part, bool experts,
-                        int64_t *matrices) {
-    ls_param *params = NULL;
-    int count;
-    int64_t flat, elems = 0;
-    *matrices = 0;
-    if (ls_model_table_part(&l->config->model, part, &params, &count, &flat) == LS_OK) {
-        for (int i = 0; i < count; i++) {
-            const int64_t own = params[i].expert == experts ? params[i].elems : 0;
-            elems += own;
-            *matrices += params[i].matrix ? own : 0;
-        }
-    }
-    free(params);
-    return elems;
-}
-
-/* Gradients: each rank sends the others what they add up (once, or with zero 2 and 3 for each
- * micro-batch), then the replicas of a shard gather it. Parameters: after an update, or with zero 3
- * before each forward and backward pass of a block. */
-static void add_data_wire(const ls_layout *l, const ls_model_part *part, bool experts, wire *w) {
-    const int zero = (int)l->config->parallel.zero;
-    const int ranks = ls_layout_data_size(l) / (experts ? l->experts : 1);
-    const int shards = experts ? l->expert_shards : l->shards, replicas = ranks / shards;
-    int64_t matrices;
-    const int64_t elems = elems_of(l, part, experts, &matrices);
-    const double acc_bytes = (double)ls_dtype_bytes(l->dev->acc);
-    const double grads = (double)elems * acc_bytes, exchanges = zero <= 1 ? 1 : l->rank_micros;
-    w->gradients += exchanges * ls_wire_bytes(LS_COLL_REDUCE_SCATTER, ranks, grads) +
-                    ls_wire_bytes(LS_COLL_ALL_GATHER, replicas, grads / shards);
-    const double params = (double)matrices * (double)ls_dtype_bytes(l->dtype) +
-                          (double)(elems - matrices) * acc_bytes;
-    const double gathers = zero == 0 ? 0 : zero <= 2 ? 1 : 2 * l->rank_micros;
-    w->parameters += gathers * ls_wire_bytes(LS_COLL_ALL_GATHER, shards, params);
-}
-
-static bool recomputes(const ls_layout *l, int layer) {
-    const ls_config_recompute *r = &l->config->recompute;
-    return r->mode != LS_RECOMPUTE_NONE && layer % r->every == 0;
-}
-
-/* Activations of a micro-batch: with tensor ranks a sum over rows after attention and after the
- * MLP, forward and backward, and one for the embedding; sequence parallelism gathers and scatters
- * the same bytes. Rows go to their experts and back forward, their gradients backward, evenly
- * spread over the ranks. Around the context ranks go keys and values forward, with their gradients
- * backward. */
-static void add_activation_wire(const ls_layout *l, const ls_model_part *part, wire *w) {
-    const ls_config_model *m = &l->config->model;
-    const int tensor = l->mesh.size[LS_AXIS_TENSOR], context = l->mesh.size[LS_AXIS_CONTEXT];
-    const double elem_bytes = (double)ls_dtype_bytes(l->dtype);
-    const double rows = (double)(l->config->batch.micro * l->seq) / context;
-    const double sum =
-        ls_wire_bytes(LS_COLL_ALL_REDUCE, tensor, rows * (double)m->channels * elem_bytes);
-    const double sent = rows / tensor * (double)(m->experts > 0 ? m->experts_per_token : 0);
-    const double exchange = ls_wire_bytes(LS_COLL_ALL_TO_ALL, tensor * l->experts,
-                                          sent * (double)m->channels * elem_bytes);
-    const double kv = rows * 2.0 * (double)(m->kv_heads * m->head_dim) / tensor * elem_bytes;
-    const int end = part->first_block + part->block_count;
-    for (int block = part->first_block; block < end; block++) {
-        const bool is_layer = block > 0 && block <= m->layers;
-        const bool again = is_layer && recomputes(l, block - 1);
-        const bool sums_again = again && l->config->recompute.mode == LS_RECOMPUTE_FULL;
-        w->tensor += (double)l->rank_micros * sum * (is_layer ? sums_again ? 6 : 4 : 1);
-        if (is_layer) {
-            w->context += (double)l->rank_micros * (context - 1) * kv * (again ? 4 : 3);
-            w->expert += (double)l->rank_micros * exchange * (sums_again ? 6 : 4);
-        }
-    }
-}
-
-static wire wire_of(const ls_layout *l) {
-    wire w = {0};
-    const int ranks = l->mesh.size[LS_AXIS_PIPELINE], rank = l->mesh.coord[LS_AXIS_PIPELINE];
-    for (int p = 0; p < l->part_count; p++) {
-        add_data_wire(l, &l->parts[p], false, &w);
-        add_data_wire(l, &l->parts[p], true, &w);
-        add_activation_wire(l, &l->parts[p], &w);
-        const int stage = p * ranks + rank;
-        w.pipeline += (double)l->rank_micros * (double)ls_layout_boundary_bytes(l) *
-                      ((stage > 0) + (stage < l->stages - 1));
-    }
-    return w;
+static void add_wire(void *context, const ls_comm_operation *o) {
+    const bool gathered = o->use == LS_USE_PARAMETERS || o->use == LS_USE_BLOCKS;
+    wire *w = &((wire *)context)[gathered                  ? PARAMETERS
+                                 : o->axis == LS_COMM_DATA ? GRADIENTS
+                                                           : (int)o->axis];
+    w->operations += o->count;
+    w->bytes += o->count * ls_wire_bytes(o->coll, o->ranks, o->bytes);
 }
 
 /* Text */
@@ -197,35 +120,39 @@ static void print_process(const ls_train *train, const extras *more) {
     }
 }
 
-static void print_wire(const wire *w) {
-    const struct {
+static void print_wire(const wire w[WIRES]) {
+    static const struct {
         const char *axis, *what;
-        double bytes;
-    } rows[] = {{"data", "gradients (replicate, shard, context)", w->gradients},
-                {"shard", "parameters", w->parameters},
-                {"tensor", "activations", w->tensor},
-                {"expert", "rows to experts and back, if they are evenly chosen", w->expert},
-                {"context", "keys, values and their gradients", w->context},
-                {"pipeline", "activations between stages", w->pipeline}};
-    printf("\nbytes sent in a step by the rank that sends most\n");
+        int row;
+    } rows[] = {{"data", "gradients (replicate, shard, context), losses, norms", GRADIENTS},
+                {"shard", "parameters", PARAMETERS},
+                {"tensor", "activations", LS_COMM_TENSOR},
+                {"expert", "rows to experts and back, if they are evenly chosen", LS_COMM_EXPERT},
+                {"context", "keys, values and their gradients", LS_COMM_CONTEXT},
+                {"pipeline", "activations between stages", LS_COMM_PIPELINE}};
+    printf("\nsent in a step by the rank that sends most\n");
+    printf("%-10s %10s %10s\n", "axis", "bytes", "operations");
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-        char text[32];
-        printf("%-10s %10s  %s\n", rows[i].axis, bytes_text(rows[i].bytes, text), rows[i].what);
+        const wire *row = &w[rows[i].row];
+        char text[32], count[32] = "-";
+        if (row->operations > 0) {
+            snprintf(count, sizeof count, "%.0f", row->operations);
+        }
+        printf("%-10s %10s %10s  %s\n", rows[i].axis, bytes_text(row->bytes, text), count,
+               rows[i].what);
     }
 }
 
-static void take_most(wire *most, const wire *w) {
-    most->gradients = fmax(most->gradients, w->gradients);
-    most->parameters = fmax(most->parameters, w->parameters);
-    most->tensor = fmax(most->tensor, w->tensor);
-    most->expert = fmax(most->expert, w->expert);
-    most->context = fmax(most->context, w->context);
-    most->pipeline = fmax(most->pipeline, w->pipeline);
+static void take_most(wire most[WIRES], const wire w[WIRES]) {
+    for (int i = 0; i < WIRES; i++) {
+        most[i] = w[i].bytes > most[i].bytes ? w[i] : most[i];
+    }
 }
 
 /* The fullest rank of a pipeline coordinate. Ranks differ in their shards and tensor parts only by
  * what does not divide. */
-static ls_status plan_stage(ls_train *train, ls_mesh mesh, int stage, wire *most, extras *more) {
+static ls_status plan_stage(ls_train *train, ls_mesh mesh, int stage, wire most[WIRES],
+                            extras *more) {
     const int ranks = mesh.world / mesh.size[LS_AXIS_PIPELINE];
     ls_layout_bytes fullest = {0};
     for (int r = 0; r < ranks; r++) {
@@ -244,8 +171,9 @@ static ls_status plan_stage(ls_train *train, ls_mesh mesh, int stage, wire *most
         more->shared = bytes.state.shared > more->shared ? bytes.state.shared : more->shared;
         more->spare = bytes.spare > more->spare ? bytes.spare : more->spare;
     }
-    const wire w = wire_of(&train->layout);
-    take_most(most, &w);
+    wire sent[WIRES] = {{0}};
+    LS_TRY(ls_layout_tell(&train->layout, &(ls_comm_list){.add = add_wire, .context = sent}));
+    take_most(most, sent);
     if (stage == 0) {
         print_mesh(train, &mesh);
         print_header();
@@ -270,18 +198,18 @@ ls_status ls_train_dry_run(ls_train *train, int ranks) {
     int size[LS_AXIS_COUNT];
     uint64_t *hosts;
     ls_mesh mesh;
-    wire most = {0};
+    wire most[WIRES] = {{0}};
     extras more = {0};
     LS_TRY(ls_session_axes(&train->config.parallel, ranks, size));
     LS_TRY(ls_calloc((size_t)ranks, sizeof *hosts, &hosts));
     ls_status status = ls_mesh_init(&mesh, size, 0, ranks, hosts);
     free(hosts);
     for (int stage = 0; status == LS_OK && stage < mesh.size[LS_AXIS_PIPELINE]; stage++) {
-        status = plan_stage(train, mesh, stage, &most, &more);
+        status = plan_stage(train, mesh, stage, most, &more);
     }
     if (status == LS_OK) {
         print_process(train, &more);
-        print_wire(&most);
+        print_wire(most);
         status = print_bubble(&train->layout);
     }
     return status;

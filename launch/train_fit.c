@@ -31,27 +31,20 @@ static int product(const int size[LS_AXIS_COUNT]) {
 
 /* Would train take it? As on its first and last rank. */
 static ls_status works(ls_train *train, const int size[LS_AXIS_COUNT]) {
-    const int ranks = product(size);
-    uint64_t *hosts;
-    LS_TRY(ls_calloc((size_t)ranks, sizeof *hosts, &hosts));
-    const int at[] = {0, ranks - 1};
+    const int at[] = {0, product(size) - 1};
+    ls_device *dev = train->session.dev;
     ls_status status = LS_OK;
     for (int i = 0; i < 2 && status == LS_OK; i++) {
-        ls_mesh mesh;
-        ls_layout layout = {0};
+        ls_layout layout;
         ls_layout_bytes bytes;
-        status = ls_mesh_init(&mesh, size, at[i], ranks, hosts);
-        if (status == LS_OK) {
-            ls_device *dev = train->session.dev;
-            status = ls_layout_init(&layout, &train->config, dev,
-                                    ls_session_dtype(train->config.numerics.compute, dev), &mesh);
-        }
+        status =
+            ls_layout_init_rank(&layout, &train->config, dev,
+                                ls_session_dtype(train->config.numerics.compute, dev), size, at[i]);
         if (status == LS_OK) {
             status = ls_layout_plan(&layout, &bytes);
         }
         ls_layout_release(&layout);
     }
-    free(hosts);
     return status;
 }
 
@@ -59,10 +52,7 @@ static ls_status works(ls_train *train, const int size[LS_AXIS_COUNT]) {
 static ls_status seconds_of(const ls_train *train, const int size[LS_AXIS_COUNT], double *seconds) {
     *seconds = 1.0 / product(size);
     return train->config.cost.cluster[0]
-               ? ls_train_predict_layout(
-                     &train->config,
-                     ls_session_dtype(train->config.numerics.compute, train->session.dev), size,
-                     seconds)
+               ? ls_train_predict_layout(&train->config, train->session.dev, size, seconds)
                : LS_OK;
 }
 

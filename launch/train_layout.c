@@ -79,25 +79,37 @@ static ls_status divide_experts(ls_layout *l) {
                    l->mesh.size[LS_AXIS_TENSOR], (long long)experts, (long long)below, higher);
 }
 
+static ls_pipe_shape shape_of(const ls_layout *l) {
+    return (ls_pipe_shape){.ranks = l->mesh.size[LS_AXIS_PIPELINE],
+                           .parts = (int)l->config->parallel.interleave,
+                           .micros = l->rank_micros};
+}
+
+/* The caller frees them. */
+static ls_status make_passes(const ls_layout *l, const ls_pipe_shape *shape,
+                             ls_pipe_pass **passes) {
+    LS_TRY(ls_calloc((size_t)ls_pipeline_passes(shape), sizeof **passes, passes));
+    ls_status status = ls_pipeline_schedule(shape, l->mesh.coord[LS_AXIS_PIPELINE], *passes);
+    if (status != LS_OK) {
+        free(*passes);
+    }
+    return status;
+}
+
 static ls_status divide_model(ls_layout *l) {
-    const ls_config_parallel *p = &l->config->parallel;
-    const ls_pipe_shape shape = {.ranks = l->mesh.size[LS_AXIS_PIPELINE],
-                                 .parts = (int)p->interleave,
-                                 .micros = l->rank_micros};
+    const ls_pipe_shape shape = shape_of(l);
     l->part_count = shape.parts;
     l->stages = shape.ranks * shape.parts;
     LS_TRY(ls_calloc((size_t)shape.parts, sizeof *l->parts, &l->parts));
     LS_TRY(ls_calloc((size_t)shape.parts, sizeof *l->alive, &l->alive));
     ls_pipe_pass *passes;
-    LS_TRY(ls_calloc((size_t)ls_pipeline_passes(&shape), sizeof *passes, &passes));
-    const int rank = l->mesh.coord[LS_AXIS_PIPELINE];
-    ls_status status = ls_pipeline_schedule(&shape, rank, passes);
-    for (int i = 0; status == LS_OK && i < shape.parts; i++) {
-        l->parts[i] = part_of_stage(l, i * shape.ranks + rank);
+    LS_TRY(make_passes(l, &shape, &passes));
+    for (int i = 0; i < shape.parts; i++) {
+        l->parts[i] = part_of_stage(l, i * shape.ranks + l->mesh.coord[LS_AXIS_PIPELINE]);
         l->alive[i] = ls_pipeline_alive(&shape, passes, i);
     }
     free(passes);
-    return status;
+    return LS_OK;
 }
 
 ls_status ls_layout_init(ls_layout *l, const ls_config *config, ls_device *dev, ls_dtype dtype,
@@ -109,6 +121,22 @@ ls_status ls_layout_init(ls_layout *l, const ls_config *config, ls_device *dev, 
     LS_TRY(divide_batch(l));
     LS_TRY(divide_experts(l));
     return divide_model(l);
+}
+
+ls_status ls_layout_init_rank(ls_layout *l, const ls_config *config, ls_device *dev, ls_dtype dtype,
+                              const int size[LS_AXIS_COUNT], int rank) {
+    int ranks = 1;
+    uint64_t *hosts;
+    ls_mesh mesh;
+    *l = (ls_layout){0};
+    for (int a = 0; a < LS_AXIS_COUNT; a++) {
+        ranks *= size[a];
+    }
+    LS_TRY(ls_calloc((size_t)ranks, sizeof *hosts, &hosts));
+    ls_status status = ls_mesh_init(&mesh, size, rank, ranks, hosts);
+    free(hosts);
+    LS_TRY(status);
+    return ls_layout_init(l, config, dev, dtype, &mesh);
 }
 
 void ls_layout_release(ls_layout *l) {
@@ -308,7 +336,20 @@ static size_t snapshot_bytes(const ls_layout *l, const ls_state *state, const ls
     return (size_t)shares * ls_dtype_bytes(l->dev->acc);
 }
 
-static ls_status plan_optim(const ls_layout *l, const ls_state *state, ls_layout_bytes *bytes) {
+static void tell_optim(const ls_layout *l, const ls_optim *optim, const ls_comm_list *list) {
+    const int shards = l->config->parallel.zero > 0 ? l->shards : 1, own = ls_layout_data_rank(l);
+    const ls_optim_ranks ranks = {.copy = l->experts > 1 ? ls_layout_copy_size(l) : shards,
+                                  .tensor = l->mesh.size[LS_AXIS_TENSOR],
+                                  .pipeline = l->mesh.size[LS_AXIS_PIPELINE],
+                                  .shard = shards,
+                                  .shard_rank = own % shards,
+                                  .expert_shard = l->expert_shards,
+                                  .expert_shard_rank = own / l->experts % l->expert_shards};
+    ls_optim_tell(optim, &ranks, list);
+}
+
+static ls_status plan_optim(const ls_layout *l, const ls_state *state, ls_layout_bytes *bytes,
+                            const ls_comm_list *list) {
     ls_device_ops ops = *l->dev->ops;
     ls_device dev = *l->dev;
     ops.alloc = count_alloc;
@@ -330,13 +371,39 @@ static ls_status plan_optim(const ls_layout *l, const ls_state *state, ls_layout
     if (status == LS_OK && (saves->async || saves->writers == LS_CFG_WRITER_NODE)) {
         bytes->saves = snapshot_bytes(l, state, optim);
     }
+    if (status == LS_OK && list) {
+        tell_optim(l, optim, list);
+    }
     ls_optim_destroy(optim);
     free(owned);
     free(not_counted);
     return status;
 }
 
-ls_status ls_layout_plan(const ls_layout *l, ls_layout_bytes *bytes) {
+static ls_status plan_models(const ls_layout *l, ls_layout_bytes *bytes, const ls_comm_list *list) {
+    for (int p = 0; p < l->part_count; p++) {
+        const ls_model_options model = ls_layout_model(l, p, NULL);
+        ls_model_bytes b;
+        LS_TRY(ls_model_plan(&model, &b));
+        bytes->activations += b.activations;
+        bytes->tables += b.tables;
+        bytes->spare += b.spare;
+        LS_TRY(list ? ls_model_tell(&model, l->rank_micros, list) : LS_OK);
+    }
+    return LS_OK;
+}
+
+static ls_status tell_state(const ls_layout *l, ls_state *state, const ls_comm_list *list) {
+    const ls_pipe_shape shape = shape_of(l);
+    ls_pipe_pass *passes;
+    LS_TRY(make_passes(l, &shape, &passes));
+    ls_status status = ls_state_tell(state, passes, ls_pipeline_passes(&shape), list);
+    free(passes);
+    return status;
+}
+
+/* list: NULL, or what hears of the operations. */
+static ls_status plan(const ls_layout *l, ls_layout_bytes *bytes, const ls_comm_list *list) {
     *bytes = (ls_layout_bytes){0};
     ls_comm data = {.rank = ls_layout_data_rank(l),
                     .size = ls_layout_data_size(l),
@@ -347,26 +414,33 @@ ls_status ls_layout_plan(const ls_layout *l, ls_layout_bytes *bytes) {
     ls_comm pipeline = {.rank = l->mesh.coord[LS_AXIS_PIPELINE],
                         .size = l->mesh.size[LS_AXIS_PIPELINE]};
     ls_runner_options runner = ls_layout_runner(l);
-    for (int p = 0; p < l->part_count; p++) {
-        const ls_model_options model = ls_layout_model(l, p, NULL);
-        ls_model_bytes b;
-        LS_TRY(ls_model_plan(&model, &b));
-        bytes->activations += b.activations;
-        bytes->tables += b.tables;
-        bytes->spare += b.spare;
-    }
+    LS_TRY(plan_models(l, bytes, list));
     ls_state_options state_options = ls_layout_state(l);
     state_options.data = &data;
     state_options.expert_data = l->experts > 1 ? &expert_data : NULL;
     state_options.tied = ls_layout_has_twin(l) ? &pipeline : NULL;
     ls_state *state;
     LS_TRY(ls_state_plan(&state_options, &bytes->state, &state));
-    ls_status status = plan_optim(l, state, bytes);
+    ls_status status = plan_optim(l, state, bytes, list);
+    if (status == LS_OK && list) {
+        status = tell_state(l, state, list);
+    }
     ls_state_destroy(state);
     LS_TRY(status);
     runner.data = &data;
     runner.pipeline = &pipeline;
+    if (list) {
+        ls_runner_tell(&runner, list);
+    }
     return ls_runner_plan(&runner, &bytes->boundary);
+}
+
+ls_status ls_layout_plan(const ls_layout *l, ls_layout_bytes *bytes) {
+    return plan(l, bytes, NULL);
+}
+
+ls_status ls_layout_tell(const ls_layout *l, const ls_comm_list *list) {
+    return plan(l, &(ls_layout_bytes){0}, list);
 }
 
 size_t ls_layout_total(const ls_layout_bytes *b) {

@@ -41,6 +41,10 @@ typedef struct ls_groups {
  * is taken. */
 ls_status ls_layout_init(ls_layout *layout, const ls_config *config, ls_device *dev, ls_dtype dtype,
                          const ls_mesh *mesh);
+/* Of a rank of a mesh of these sizes, planned without the others: as if all had one host. Release
+ * it, after a failure too. */
+ls_status ls_layout_init_rank(ls_layout *layout, const ls_config *config, ls_device *dev,
+                              ls_dtype dtype, const int size[LS_AXIS_COUNT], int rank);
 void ls_layout_release(ls_layout *layout);
 
 /* Ranks of replicate, shard and context together, and which of them this one is. */
@@ -81,6 +85,9 @@ typedef struct ls_layout_bytes {
 
 /* Computed without taking any. */
 ls_status ls_layout_plan(const ls_layout *layout, ls_layout_bytes *bytes);
+/* The operations of a step on a device whose memory is the host's, agreements of the training loop
+ * left out. Rows that go to experts are those of an even choice. */
+ls_status ls_layout_tell(const ls_layout *layout, const ls_comm_list *list);
 size_t ls_layout_total(const ls_layout_bytes *bytes);
 /* The same without what an even choice of experts leaves untouched. */
 size_t ls_layout_used(const ls_layout_bytes *bytes);

@@ -1,5 +1,6 @@
 #include "launch/train_predict.h"
 
+#include "launch/plan_tell.h"
 #include "runtime/base/log.h"
 #include "runtime/base/text.h"
 #include "runtime/plan/cost.h"
@@ -30,7 +31,7 @@ static const ls_phase phases[LS_TERM_COUNT] = {
     [LS_TERM_OTHER] = LS_PHASE_GRADS,
 };
 
-static ls_status cost_of(const ls_config *config, ls_dtype dtype, const int size[LS_AXIS_COUNT],
+static ls_status cost_of(const ls_config *config, ls_device *dev, const int size[LS_AXIS_COUNT],
                          double *peak_flops, ls_plan_cost *cost) {
     static ls_cluster cluster;
     const ls_config_parallel *p = &config->parallel;
@@ -38,11 +39,15 @@ static ls_status cost_of(const ls_config *config, ls_dtype dtype, const int size
     ls_plan_rates rates;
     LS_TRY(ls_cluster_load(config->cost.cluster, &cluster));
     LS_TRY(ls_plan_model_of(&config->model, &model));
+    const ls_dtype dtype = ls_session_dtype(config->numerics.compute, dev);
     const ls_precision precision = dtype == LS_BF16 ? LS_PRECISION_BF16 : LS_PRECISION_FP32;
     LS_TRY(ls_plan_rates_of(&cluster, precision, &rates));
     const ls_software software = {
         .gradient_bytes = 4, .repeated_norms = size[LS_AXIS_TENSOR] > 1 && !p->sequence_parallel};
+    ls_plan_teller teller = {.config = config, .dev = dev, .dtype = dtype};
     const ls_plan_job job = {.model = &model,
+                             .tell = dev->host_memory ? ls_plan_tell : NULL,
+                             .teller = &teller,
                              .rates = &rates,
                              .software = &software,
                              .precision = precision,
@@ -66,11 +71,11 @@ static ls_status cost_of(const ls_config *config, ls_dtype dtype, const int size
     return LS_OK;
 }
 
-ls_status ls_train_predict_layout(const ls_config *config, ls_dtype dtype,
+ls_status ls_train_predict_layout(const ls_config *config, ls_device *dev,
                                   const int size[LS_AXIS_COUNT], double *seconds) {
     ls_plan_cost cost;
     double peak_flops;
-    LS_TRY(cost_of(config, dtype, size, &peak_flops, &cost));
+    LS_TRY(cost_of(config, dev, size, &peak_flops, &cost));
     *seconds = cost.step_s;
     return LS_OK;
 }
@@ -79,7 +84,7 @@ static ls_status predict(ls_train *train) {
     ls_plan_cost cost;
     double peak_flops;
     LS_TRY(
-        cost_of(&train->config, train->layout.dtype, train->session.mesh.size, &peak_flops, &cost));
+        cost_of(&train->config, train->session.dev, train->session.mesh.size, &peak_flops, &cost));
     if (isnan(train->peak_flops_per_s)) {
         train->peak_flops_per_s = peak_flops;
     }

@@ -16,7 +16,7 @@ void ls_train_predict_compare(const ls_step_record *record);
 json_t *ls_train_predict_json(void);
 
 /* Seconds of a step of the configuration on cost.cluster in a mesh of these sizes. */
-ls_status ls_train_predict_layout(const ls_config *config, ls_dtype dtype,
+ls_status ls_train_predict_layout(const ls_config *config, ls_device *dev,
                                   const int size[LS_AXIS_COUNT], double *seconds);
 
 #endif

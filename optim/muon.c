@@ -385,6 +385,37 @@ static ls_status step(ls_optim *optim, const ls_optim_pass *pass) {
     return LS_OK;
 }
 
+/* A planned team knows its own ranges only. */
+static void tell_team(const ls_optim *optim, const team *own, int rank, const ls_optim_ranks *ranks,
+                      const ls_comm_list *list) {
+    const double bytes = (double)ls_dtype_bytes(optim->options.dev->acc);
+    for (int first = 0; first < own->work_count; first += own->shards) {
+        const work *mine = work_of(own, first, rank);
+        int64_t there = 0, back = mine ? mine->m.rows * mine->m.cols - owned_of(own, 0, mine) : 0;
+        for (int s = 0; s < own->shards && work_of(own, first, s); s++) {
+            there += s == rank ? 0 : owned_of(own, 0, work_of(own, first, s));
+        }
+        const int64_t sent[] = {there, back};
+        for (int i = 0; i < 2; i++) {
+            ls_comm_tell(list, (ls_comm_operation){
+                                   LS_COMM_DATA, LS_USE_STATE, LS_COLL_ALL_TO_ALL, own->shards,
+                                   ls_comm_exchanged((double)sent[i] * bytes, own->shards), 1});
+        }
+        const ls_param *param = mine ? &optim->options.params[mine->param] : NULL;
+        if (param && ls_muon_is_split(param)) {
+            const double whole = (double)(param->elems * param->tp_ranks) * bytes;
+            ls_comm_tell(list, (ls_comm_operation){LS_COMM_TENSOR, LS_USE_STATE, LS_COLL_ALL_GATHER,
+                                                   ranks->tensor, whole, 1});
+        }
+    }
+}
+
+static void tell(const ls_optim *optim, const ls_optim_ranks *ranks, const ls_comm_list *list) {
+    const team *teams = optim->own;
+    tell_team(optim, &teams[0], ranks->shard_rank, ranks, list);
+    tell_team(optim, &teams[1], ranks->expert_shard_rank, ranks, list);
+}
+
 const ls_optim_ops ls_optim_muon = {
     .name = "muon",
     .states = {"momentum_buffer", "exp_avg", "exp_avg_sq"},
@@ -394,4 +425,5 @@ const ls_optim_ops ls_optim_muon = {
     .prepare = prepare,
     .release = release,
     .step = step,
+    .tell = tell,
 };

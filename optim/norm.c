@@ -62,3 +62,16 @@ ls_status ls_optim_grad_norm(ls_optim *optim, const void *grads, double *norm) {
     *norm = sqrt(ls_exact_value(&sum, scale));
     return LS_OK;
 }
+
+void ls_optim_tell(const ls_optim *optim, const ls_optim_ranks *ranks, const ls_comm_list *list) {
+    const int sizes[] = {ranks->copy, ranks->tensor, ranks->pipeline};
+    static const ls_comm_axis axes[] = {LS_COMM_DATA, LS_COMM_TENSOR, LS_COMM_PIPELINE};
+    static const double bytes[] = {sizeof(int32_t), sizeof(ls_exact_sum)};
+    for (int i = 0; i < 2 * 3; i++) {
+        ls_comm_tell(list, (ls_comm_operation){axes[i % 3], LS_USE_ACTIVATIONS, LS_COLL_ALL_REDUCE,
+                                               sizes[i % 3], bytes[i / 3], 1});
+    }
+    if (optim->ops->tell) {
+        optim->ops->tell(optim, ranks, list);
+    }
+}

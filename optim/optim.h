@@ -4,6 +4,7 @@
 #define LS_OPTIM_OPTIM_H
 
 #include "collectives/comm.h"
+#include "collectives/operation.h"
 #include "runtime/config/config.h"
 #include "runtime/device/device.h"
 #include "runtime/mesh/layout.h"
@@ -91,6 +92,17 @@ ls_status ls_optim_create(const ls_optim_options *options, ls_optim **optim);
 void ls_optim_destroy(ls_optim *optim);
 /* Of device memory for states and what a step needs beside them. */
 size_t ls_optim_bytes(const ls_optim *optim);
+
+/* The sizes of the groups that options name, 1 where there is none, and this rank's place in those
+ * that divide the state. */
+typedef struct ls_optim_ranks {
+    int copy, tensor, pipeline; /* that together hold one copy of the model */
+    int shard, shard_rank, expert_shard, expert_shard_rank;
+} ls_optim_ranks;
+/* The operations of the gradient norm and of a step of a planned optimizer, on a device whose
+ * memory is the host's. Those of adafactor's statistics, a few numbers a parameter, are not told.
+ */
+void ls_optim_tell(const ls_optim *optim, const ls_optim_ranks *ranks, const ls_comm_list *list);
 
 /* States. Their number and names ("exp_avg", "exp_avg_sq") are the same on all ranks; a parameter
  * need not have all of them. */

@@ -46,6 +46,8 @@ typedef struct ls_optim_ops {
     ls_status (*prepare)(ls_optim *optim);
     void (*release)(ls_optim *optim); /* after prepare, whether it failed or not */
     ls_status (*step)(ls_optim *optim, const ls_optim_pass *pass);
+    /* The operations of step; NULL: none. */
+    void (*tell)(const ls_optim *optim, const ls_optim_ranks *ranks, const ls_comm_list *list);
 } ls_optim_ops;
 
 enum { LS_OPTIM_SCRATCH = 1024 };

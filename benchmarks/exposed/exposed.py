@@ -73,8 +73,8 @@ def groups(path):
         if 0 < step < len(updates[op["rank"]]):
             steps[op["rank"], op["group"], op["name"], op["bytes"]][step].append((op["exposed"], op["waiting"]))
     result = {}
-    for (_, *kind), by_step in steps.items():
-        each = list(by_step.values())
+    for (rank, *kind), by_step in steps.items():
+        each = list(by_step.values()) + [[]] * (len(updates[rank]) - 1 - len(by_step))
         count = statistics.median_low([len(s) for s in each])
         n, exposed, waiting = result.get(tuple(kind), (0, 0.0, 0.0))
         for i in range(count):

@@ -294,8 +294,7 @@ static void set_tokens(ls_model *m) {
     }
 }
 
-/* Everything but memory that depends on the machine: sizes, table, planned bytes. */
-static ls_status describe(const ls_model_options *options, ls_model *m) {
+ls_status ls_model_describe(const ls_model_options *options, ls_model *m) {
     m->options = *options;
     m->dev = options->dev;
     m->dtype = options->dtype;
@@ -381,7 +380,7 @@ static ls_status join(ls_model *m) {
     const bool apart = m->part.expert_ranks > 1;
     LS_TRY(join_axis(m, "expert", m->expert_ranks, apart ? m->options.experts : m->tensor,
                      &m->experts));
-    const int sharers = m->part.tensor_ranks / (int)m->whole.kv_heads;
+    const int sharers = ls_kv_sharers(m);
     return sharers <= 1
                ? LS_OK
                : m->tensor->ops->split(m->tensor, m->tensor->rank / sharers, &m->kv_sharers);
@@ -438,7 +437,7 @@ static ls_status fill_positions(ls_model *m) {
 }
 
 static ls_status build(const ls_model_options *options, ls_model *m) {
-    LS_TRY(describe(options, m));
+    LS_TRY(ls_model_describe(options, m));
     LS_TRY(join(m));
     LS_TRY(reserve_scratch(m));
     LS_TRY(take_arena(m, m->arena.used_bytes));
@@ -499,7 +498,7 @@ void ls_model_destroy(ls_model *m) {
 ls_status ls_model_plan(const ls_model_options *options, ls_model_bytes *bytes) {
     ls_model *m;
     LS_TRY(ls_calloc(1, sizeof *m, &m));
-    ls_status status = describe(options, m);
+    ls_status status = ls_model_describe(options, m);
     *bytes = m->bytes;
     ls_model_destroy(m);
     return status;

@@ -30,6 +30,7 @@
 #define LS_MODEL_MODEL_H
 
 #include "collectives/comm.h"
+#include "collectives/operation.h"
 #include "runtime/config/config.h"
 #include "runtime/device/device.h"
 #include "runtime/mesh/layout.h"
@@ -138,6 +139,10 @@ typedef struct ls_model_bytes {
 
 /* The bytes, by the same layout code but without taking them. Errors as of ls_model_create. */
 ls_status ls_model_plan(const ls_model_options *options, ls_model_bytes *bytes);
+/* The operations of so many micro-batches, forward and backward, by the sizes of the part; no
+ * communicators are needed. Rows that go to experts are those of an even choice. On a device that
+ * works on its own (dev->async) a mixture makes others. Errors as of ls_model_create. */
+ls_status ls_model_tell(const ls_model_options *options, int64_t micros, const ls_comm_list *list);
 
 /* Takes masters (zero), compute copies, activations. Collective over options.tensor when the model
  * is split over it, else not. With a store no masters and copies are taken. LS_E_CONFIG, before any

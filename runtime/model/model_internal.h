@@ -201,6 +201,8 @@ struct ls_model {
     int64_t cache_used;
 };
 
+/* Everything but memory that depends on the machine: sizes, table, planned bytes. */
+ls_status ls_model_describe(const ls_model_options *options, ls_model *model);
 /* Sets the pieces of the arena; with a planning arena only counts. */
 ls_status ls_model_lay_out(ls_model *model);
 /* A piece of it, and of the host's memory, for what it computes from tokens: to the pointer that
@@ -370,6 +372,9 @@ ls_moe_range ls_moe_own(const ls_pass *pass);
 /* First expert of a rank; segments of a pass that choices are counted by. */
 int64_t ls_moe_expert_first(const ls_model *m, int rank);
 int64_t ls_moe_segments(const ls_model *m, int64_t batch);
+/* Does what an expert takes depend on tokens of other context ranks? Then the choices are counted
+ * by the runs of positions in which the context ranks have them, two for each sequence. */
+bool ls_moe_counts_segments(const ls_model *m);
 /* moe_memory.c: where the rows of a layer went, in and out of the experts; and what is on its way,
  * in backward gradients too. */
 ls_status ls_moe_lay_out(ls_model *m, ls_moe_acts *moe);
@@ -414,6 +419,11 @@ static inline bool ls_has_block(const ls_model *m, int block) {
 
 static inline bool ls_has_head(const ls_model *m) {
     return ls_has_block(m, m->blocks - 1);
+}
+
+/* Tensor ranks that have the same key/value head; 0 or 1: none have. */
+static inline int ls_kv_sharers(const ls_model *m) {
+    return m->part.tensor_ranks / (int)m->whole.kv_heads;
 }
 
 /* What backward makes again of a layer of the part. */

@@ -41,14 +41,12 @@ static int64_t whole_rows(const ls_pass *pass) {
     return pass->batch * (pass->model->context_ranks > 1 ? pass->model->options.seq : pass->seq);
 }
 
-/* Does what an expert takes depend on tokens of other context ranks? Then the choices are counted
- * by the runs of positions in which the context ranks have them, two for each sequence. */
-static bool counts_segments(const ls_model *m) {
+bool ls_moe_counts_segments(const ls_model *m) {
     return m->context_ranks > 1 && m->options.config->expert_capacity > 0.0;
 }
 
 int64_t ls_moe_segments(const ls_model *m, int64_t batch) {
-    return counts_segments(m) ? 2 * batch : 1;
+    return ls_moe_counts_segments(m) ? 2 * batch : 1;
 }
 
 /* Most micro-batches of which neighbouring data ranks, context ranks innermost, have tokens. */
@@ -95,7 +93,7 @@ ls_moe_limits ls_moe_limits_of(const ls_model *m) {
     most.arrived = most.received;
     most.own_counts = ls_moe_segments(m, batch) * s->experts;
     most.tensor_counts = tensor * most.own_counts;
-    most.all_counts = counts_segments(m) ? m->context_ranks * most.tensor_counts : 0;
+    most.all_counts = ls_moe_counts_segments(m) ? m->context_ranks * most.tensor_counts : 0;
     if (m->moe_fixed) {
         limit_by_rooms(m, &most);
     }
@@ -133,7 +131,7 @@ static ls_status count_own(const ls_pass *pass, const ls_moe_acts *moe) {
     LS_TRY(m->dev->ops->download(m->dev, m->moe_host.chosen, moe->chosen,
                                  (size_t)choices * sizeof(int32_t)));
     for (int64_t i = 0; i < choices; i++) {
-        const int64_t segment = counts_segments(m) ? segment_of(pass, &z, i / each) : 0;
+        const int64_t segment = ls_moe_counts_segments(m) ? segment_of(pass, &z, i / each) : 0;
         m->moe_own[segment * experts + m->moe_host.chosen[i]]++;
     }
     return LS_OK;
@@ -163,7 +161,8 @@ static void keep_in_order(const ls_pass *pass, int64_t *counts) {
     const ls_model *m = pass->model;
     const int64_t experts = m->sizes.experts, parts = ls_moe_segments(m, pass->batch);
     const int64_t stride = parts * experts;
-    const int ranks = m->part.tensor_ranks, contexts = counts_segments(m) ? m->context_ranks : 1;
+    const int ranks = m->part.tensor_ranks,
+              contexts = ls_moe_counts_segments(m) ? m->context_ranks : 1;
     for (int64_t e = 0; e < experts; e++) {
         int64_t room = capacity(m, whole_rows(pass));
         for (int64_t run = 0; run < parts * contexts; run++) {
@@ -188,12 +187,12 @@ static ls_status count_choices(const ls_pass *pass, const ls_moe_acts *moe) {
     for (int64_t i = 0; i < tensor; i++) {
         moe->wanted[i % experts] += counts[i];
     }
-    if (counts_segments(m)) {
+    if (ls_moe_counts_segments(m)) {
         LS_TRY(gather_counts(m->context, m->moe_tensor, m->moe_all, tensor));
         counts = m->moe_all;
     }
     keep_in_order(pass, counts);
-    counts += counts_segments(m) ? m->context_rank * tensor : 0;
+    counts += ls_moe_counts_segments(m) ? m->context_rank * tensor : 0;
     memcpy(m->moe_own, counts + m->part.tensor_rank * own, (size_t)own * sizeof *counts);
     /* Of the tensor ranks it is known already. */
     const bool apart = m->part.expert_ranks > 1;
@@ -224,7 +223,7 @@ static ls_status assign_slots(const ls_pass *pass, const ls_moe_acts *moe) {
     const int64_t choices = ls_moe_own(pass).rows * each;
     for (int64_t i = 0; i < choices; i++) {
         const int32_t e = m->moe_host.chosen[i];
-        const int64_t segment = counts_segments(m) ? segment_of(pass, &z, i / each) : 0;
+        const int64_t segment = ls_moe_counts_segments(m) ? segment_of(pass, &z, i / each) : 0;
         slot[i] = -1;
         if (m->moe_own[segment * experts + e] > 0) {
             m->moe_own[segment * experts + e]--;

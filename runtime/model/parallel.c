@@ -11,7 +11,8 @@ ls_status ls_tensor_wait(const ls_pass *pass, ls_comm_request *request) {
 int ls_rows_chunks(const ls_pass *pass) {
     enum { LEAST_ROWS = 96 }; /* of a product; fewer lose more than they hide */
     const ls_model *m = pass->model;
-    const int64_t fit = m->tensor ? pass->rows / m->tensor->size / LEAST_ROWS : 1;
+    const int ranks = m->part.tensor_ranks;
+    const int64_t fit = ranks > 1 ? pass->rows / ranks / LEAST_ROWS : 1;
     return fit < 1 ? 1 : fit < LS_ROW_CHUNKS ? (int)fit : LS_ROW_CHUNKS;
 }
 

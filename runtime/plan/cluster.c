@@ -149,11 +149,11 @@ static void write_figure(FILE *out, const ls_figure *f, const char *key) {
     fputs("}\n", out);
 }
 
-bool ls_link_figures(ls_link_use use, ls_coll coll, ls_figure_id *us, ls_figure_id *gb_s) {
+bool ls_link_figures(ls_comm_use use, ls_coll coll, ls_figure_id *us, ls_figure_id *gb_s) {
 #define FIGURES(X, USE, use, OP, op)                                                               \
     {LS_USE_##USE, LS_COLL_##OP, LS_FIG_##USE##_##OP##_US, LS_FIG_##USE##_##OP##_GB_S},
     static const struct {
-        ls_link_use use;
+        ls_comm_use use;
         ls_coll coll;
         ls_figure_id us, gb_s;
     } rows[] = {LS_LINK_ROWS(FIGURES, )};

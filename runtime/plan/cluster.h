@@ -8,7 +8,7 @@
 #ifndef LS_PLAN_CLUSTER_H
 #define LS_PLAN_CLUSTER_H
 
-#include "collectives/wire_cost.h"
+#include "collectives/operation.h"
 #include "runtime/base/status.h"
 
 #include <stdbool.h>
@@ -22,10 +22,8 @@
     X(MEMORY_##P, efficiency_##p, memory, "of bandwidth", 0.01, 1.5, "memory-bound operations")    \
     X(LINK_##P, efficiency_##p, link, "of bandwidth", 0.01, 1, "collectives inside a domain")      \
     X(NETWORK_##P, efficiency_##p, network, "of bandwidth", 0.01, 1, "collectives across domains")
-/* Operations of a step on one host, by what they carry: activations, which were just computed; the
- * state: gradients, written in the course of a backward pass, and parameters, gathered after an
- * update; blocks: parameters gathered before their use (ZeRO 3). Each is found as a step has it,
- * with caches that other work has gone through in between. */
+/* Operations of a step on one host, by what they carry (ls_comm_use). Each is found as a step has
+ * it, with caches that other work has gone through in between. */
 #define LS_LINK_ROW(X, USE, use, OP, op)                                                           \
     X(USE##_##OP##_US, links, use##_##op##_us, "us", 0, 1e6, "of a step of the operation")         \
     X(USE##_##OP##_GB_S, links, use##_##op##_gb_s, "GB/s", 1e-3, 1e6, "of its bytes on the wire")
@@ -105,15 +103,8 @@ typedef enum ls_cluster_text_id {
         LS_CLUSTER_TEXT_COUNT
 } ls_cluster_text_id;
 
-typedef enum ls_link_use {
-    LS_USE_ACTIVATIONS,
-    LS_USE_STATE,
-    LS_USE_BLOCKS,
-    LS_USE_COUNT
-} ls_link_use;
-
 /* The figures of an operation of that use; false: it has none. */
-bool ls_link_figures(ls_link_use use, ls_coll coll, ls_figure_id *us, ls_figure_id *gb_s);
+bool ls_link_figures(ls_comm_use use, ls_coll coll, ls_figure_id *us, ls_figure_id *gb_s);
 
 typedef struct ls_figure {
     double value; /* NAN: unknown */

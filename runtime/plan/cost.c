@@ -401,9 +401,10 @@ static double optimizer_s(const ls_plan_job *job, const ls_plan_layout *l, doubl
     return weights / parts * LS_PLAN_UPDATE_BYTES / (r->shared_engine ? r->hbm : r->memory);
 }
 
-/* One micro-batch over all layers of the longest stage into cost->seconds; returns the weights. */
+/* One micro-batch over all layers of the longest stage into cost->seconds; returns the weights.
+ * told: operations are, those of recomputation with the others. */
 static double cost_stage(const ls_plan_job *job, const ls_plan_layout *l, double tokens,
-                         double repeats, ls_plan_cost *cost) {
+                         double repeats, bool told, ls_plan_cost *cost) {
     const ls_plan_model *m = job->model;
     bool with_head;
     const double layers = stage_layers(m, l, &with_head);
@@ -421,7 +422,7 @@ static double cost_stage(const ls_plan_job *job, const ls_plan_layout *l, double
         s[LS_TERM_PRODUCTS] += count * (y.products + y.products_back);
         s[LS_TERM_ATTENTION] += count * (y.attention + y.attention_back);
         s[LS_TERM_MEMORY] += count * (y.memory + y.memory_back);
-        s[LS_TERM_RECOMPUTE] += count * (y.recompute + y.recompute_tensor);
+        s[LS_TERM_RECOMPUTE] += count * (y.recompute + (told ? 0 : y.recompute_tensor));
         s[LS_TERM_TENSOR] += count * (y.tensor + y.tensor_back);
         s[LS_TERM_CONTEXT] += count * (y.context + y.context_back);
         s[LS_TERM_EXPERT] += count * (y.expert + y.expert_back);
@@ -463,11 +464,12 @@ void ls_plan_cost_of(const ls_plan_job *job, const ls_plan_layout *l, ls_plan_co
     const double repeats = fmax(1, (double)job->global_batch / (width * l->micro));
     const double tokens = (double)l->micro * (double)job->seq / l->context;
     double *s = cost->seconds;
-    const double weights = cost_stage(job, l, tokens, repeats, cost);
     double own[LS_TERM_COUNT], work = 0;
     bool with_head;
-    const double layers = stage_layers(job->model, l, &with_head);
-    const bool known = ls_plan_operations(job, l, layers, with_head, own);
+    (void)stage_layers(job->model, l, &with_head);
+    const int stage = with_head ? l->pipeline - 1 : l->pipeline > 2;
+    const bool known = ls_plan_operations(job, l, stage, own);
+    const double weights = cost_stage(job, l, tokens, repeats, known, cost);
     for (int t = 0; t < LS_TERM_COUNT; t++) { /* of micro-batches */
         s[t] = known && ls_term_communicates((ls_term)t) && t < LS_TERM_PIPELINE ? own[t] : s[t];
         work += s[t];

@@ -104,6 +104,12 @@ typedef struct ls_plan_job {
     ls_precision precision;
     int64_t seq, global_batch; /* tokens of a sequence, sequences of a step */
     bool on_host;              /* devices are processors: their memory is the host's */
+    /* The operations of a step that the program makes on a rank of that pipeline coordinate. They
+     * count where devices are processors and the profile knows the links; NULL: formulas for any
+     * program do, as where it fails. */
+    ls_status (*tell)(void *teller, const ls_plan_layout *layout, int stage,
+                      const ls_comm_list *list);
+    void *teller;
 } ls_plan_job;
 
 /* X(code, name): seconds of a step; they sum to it. */
@@ -156,11 +162,10 @@ const char *ls_plan_illegal(const ls_plan_job *job, const ls_plan_layout *layout
 /* Costs a layout without open members. Uneven layers are costed by the longest stage. */
 void ls_plan_cost_of(const ls_plan_job *job, const ls_plan_layout *layout, ls_plan_cost *cost);
 
-/* Where devices are processors and the profile knows `links`: sets the terms of communication to
- * those of this program's operations, one by one, for a stage of so many layers. Otherwise false.
- */
-bool ls_plan_operations(const ls_plan_job *job, const ls_plan_layout *layout, double layers,
-                        bool with_head, double seconds[LS_TERM_COUNT]);
+/* Sets the terms of communication to the times of the operations that job->tell tells of a stage,
+ * one by one. False: nobody tells, or the profile does not know all links. */
+bool ls_plan_operations(const ls_plan_job *job, const ls_plan_layout *layout, int stage,
+                        double seconds[LS_TERM_COUNT]);
 
 /* Bytes of the fullest device, by the layout of runtime/model (its activations, its flat buffers).
  */

@@ -94,7 +94,7 @@ ls_status ls_plan_rates_of(const ls_cluster *c, ls_precision precision, ls_plan_
     };
     for (int i = 0; i < LS_USE_COUNT * LS_COLL_COUNT; i++) {
         ls_figure_id us, gb_s;
-        const ls_link_use use = (ls_link_use)(i / LS_COLL_COUNT);
+        const ls_comm_use use = (ls_comm_use)(i / LS_COLL_COUNT);
         const ls_coll coll = (ls_coll)(i % LS_COLL_COUNT);
         if (ls_link_figures(use, coll, &us, &gb_s)) {
             rates->links[use][coll] =

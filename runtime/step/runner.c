@@ -104,6 +104,23 @@ failed:
     return status;
 }
 
+void ls_runner_tell(const ls_runner_options *o, const ls_comm_list *list) {
+    const int ranks = o->pipeline ? o->pipeline->size : 1,
+              rank = o->pipeline ? o->pipeline->rank : 0;
+    const double micros = (double)o->micros, loss_bytes = sizeof(double);
+    for (int part = 0; part < o->parts; part++) {
+        const int stage = part * ranks + rank;
+        const int neighbours = (stage > 0) + (stage < ranks * o->parts - 1);
+        ls_comm_tell(list,
+                     (ls_comm_operation){LS_COMM_PIPELINE, LS_USE_ACTIVATIONS, LS_COLL_SEND_RECV,
+                                         ranks, (double)o->boundary_bytes, neighbours * micros});
+    }
+    ls_comm_tell(list, (ls_comm_operation){LS_COMM_DATA, LS_USE_ACTIVATIONS, LS_COLL_ALL_GATHER,
+                                           o->data->size, o->data->size * micros * loss_bytes, 1});
+    ls_comm_tell(list, (ls_comm_operation){LS_COMM_PIPELINE, LS_USE_ACTIVATIONS, LS_COLL_ALL_REDUCE,
+                                           ranks, loss_bytes, 1});
+}
+
 static void release_ring(ls_runner *r, runner_ring *ring) {
     if (ring->memory) {
         r->options.dev->ops->free(r->options.dev, ring->memory);

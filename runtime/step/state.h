@@ -20,6 +20,7 @@
 #include "collectives/reduce.h"
 #include "runtime/mesh/partition.h"
 #include "runtime/model/model.h"
+#include "runtime/step/pipeline.h"
 
 typedef struct ls_state ls_state;
 
@@ -56,6 +57,10 @@ typedef struct ls_state_bytes {
 /* What create takes, by the same code. *state: one without memory, that only answers questions;
  * destroy it. Not collective. */
 ls_status ls_state_plan(const ls_state_options *options, ls_state_bytes *bytes, ls_state **state);
+/* The operations of a planned state in a step of these passes, on a device whose memory is the
+ * host's: gradients, parameters after the update, with zero 3 blocks before their use. Once. */
+ls_status ls_state_tell(ls_state *state, const ls_pipe_pass *passes, int64_t count,
+                        const ls_comm_list *list);
 /* Takes all memory, zeroed. The same status on all ranks of `data`. [collective over data and
  * expert_data] */
 ls_status ls_state_create(const ls_state_options *options, ls_state **state);

@@ -287,6 +287,10 @@ static ls_status load_window(ls_state *s, state_window *w, int block) {
     LS_TRY(window_wait(s, w)); /* of a block that was not used after all */
     w->block = block;
     w->used_at = s->uses++;
+    if (s->planning) {
+        ls_state_tell_units(s, part, b->first_unit, b->units, LS_USE_BLOCKS);
+        return LS_OK;
+    }
     for (int u = b->first_unit; gathers_blocks(s) && u < b->first_unit + b->units; u++) {
         const size_t bytes = s->has_copies ? s->copy_bytes : s->acc_bytes;
         const int64_t at = part->base + part->partition.units[u].range.first - b->range.first;
@@ -377,6 +381,16 @@ static ls_status acquire(void *context, int block, bool backward, const void **m
     if (s->has_copies) {
         *copies = s->full_copies ? ls_state_at(s->copies, first, s->copy_bytes) : w->copies;
     }
+    return LS_OK;
+}
+
+ls_status ls_state_plan_use(state_part *context, int block, bool backward, bool begins) {
+    int b;
+    ls_state *s = part_of(context, block, &b)->state;
+    if (begins) {
+        return use_window(s, b, backward, &(state_window *){NULL});
+    }
+    find_window(s, b)->users--;
     return LS_OK;
 }
 

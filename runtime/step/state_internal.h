@@ -104,6 +104,7 @@ struct ls_state {
     int64_t *vector_places; /* [param_count] */
     void *vectors, *packed; /* all norms and biases; and by shard, as they travel */
     uint64_t comm_ns, tied_ns;
+    const ls_comm_list *told;          /* while operations of a planned state are listed */
     ls_status (*drive)(void *context); /* NULL: none */
     void *drive_context;
 };
@@ -119,9 +120,17 @@ void ls_state_free(ls_state *s, void **memory);
 ls_status ls_state_plan_gathers(ls_state *s);
 void ls_state_release_gathers(ls_state *s);
 void ls_state_set_store(state_part *part);
+/* A planned state's windows: the model's use of a block (numbered as in ls_model_store) begins or
+ * ends. Gathers are told. */
+ls_status ls_state_plan_use(state_part *part, int block, bool backward, bool begins);
+/* state_tell.c: gathers of units of a part, to s->told. */
+void ls_state_tell_units(const ls_state *s, const state_part *part, int first, int count,
+                         ls_comm_use use);
 /* state_tied.c: adds up the gradients of an embedding that two stages hold. */
 ls_status ls_state_plan_tied(ls_state *s);
 ls_status ls_state_add_tied(ls_state *s);
+/* The part and the units of the tied embedding on this rank; false: it has none. */
+bool ls_state_find_tied(const ls_state *s, const state_part **part, int *first, int *end);
 
 static inline void *ls_state_at(const void *base, int64_t elem, size_t elem_bytes) {
     return (char *)base + elem * (int64_t)elem_bytes;

@@ -4,8 +4,7 @@
 
 #include <string.h>
 
-/* The part and the units of the tied embedding on this rank; false: it has none. */
-static bool find_tied(const ls_state *s, const state_part **part, int *first, int *end) {
+bool ls_state_find_tied(const ls_state *s, const state_part **part, int *first, int *end) {
     for (int i = 0; i < s->param_count; i++) {
         const ls_param *row = &s->params[i];
         if (strcmp(row->name, "tok_embed.weight") != 0) {
@@ -34,7 +33,7 @@ ls_status ls_state_plan_tied(ls_state *s) {
     const state_part *part;
     int unit, end;
     int64_t most = 0;
-    if (!s->options.tied || !find_tied(s, &part, &unit, &end)) {
+    if (!s->options.tied || !ls_state_find_tied(s, &part, &unit, &end)) {
         return LS_OK;
     }
     for (; unit < end; unit++) {
@@ -48,7 +47,7 @@ ls_status ls_state_add_tied(ls_state *s) {
     ls_comm *comm = s->options.tied;
     const state_part *part;
     int unit, end;
-    if (!find_tied(s, &part, &unit, &end)) {
+    if (!ls_state_find_tied(s, &part, &unit, &end)) {
         return LS_OK; /* a stage in between */
     }
     const int other = comm->rank == 0 ? comm->size - 1 : 0;

@@ -34,6 +34,9 @@ void ls_runner_destroy(ls_runner *runner);
  * size). */
 ls_status ls_runner_plan(const ls_runner_options *options, size_t *bytes);
 size_t ls_runner_bytes(const ls_runner *runner);
+/* The operations of a step that are the runner's own: messages between stages, losses. Of `data`
+ * and `pipeline` rank and size are read, of `models` nothing. */
+void ls_runner_tell(const ls_runner_options *options, const ls_comm_list *list);
 
 typedef struct ls_step_options {
     ls_runner *runner; /* borrowed, as all below */

@@ -1,7 +1,8 @@
 /* Layouts against one rank. Each layout trains a tiny model for some steps on the first ranks of
  * the world; then every rank compares what it holds, by the boxes that it would load from a
  * checkpoint, with the same boxes of one rank's training: parameters and moments of the gradients,
- * and the losses. And what it would save covers each element once.
+ * and the losses. And what it would save covers each element once, and the operations that a rank
+ * makes in a step are those that the layout tells ahead.
  *
  * And of layouts drawn from the seed LS_LAYOUTS_SEED LS_LAYOUTS_RANDOM, and these alone; else 8, or
  * 300 with LOCKSTEP_TEST_ALL=1.
@@ -9,8 +10,10 @@
  * `test_layouts gpu` trains on GPUs, or on the emulated one where that is linked: a few layouts, or
  * with LOCKSTEP_TEST_ALL=1 all that are for so many ranks. */
 #include "tests/layouts/layout_cases.h"
+#include "tests/layouts/layout_operations.h"
 
 #include "collectives/nccl/comm_nccl.h"
+#include "collectives/recorded.h"
 #include "launch/train_pieces.h"
 #include "runtime/base/arena.h"
 #include "runtime/base/file.h"
@@ -31,7 +34,7 @@
 
 enum { SEQ = 16, NEAR_STEPS = 3, EXACT_STEPS = 20, GPU_STEPS = 2, MAX_OVERRIDES = 64, WORLD = 8 };
 
-static ls_comm *world;
+static ls_comm *world; /* recorded */
 static const ls_dataset *data;
 static ls_device *cpu, *gpu; /* gpu NULL: not wanted */
 
@@ -84,7 +87,7 @@ static ls_status update(ls_train *t) {
     return LS_OK;
 }
 
-static ls_status train_steps(outcome *o, int steps) {
+static ls_status train_steps(outcome *o, int steps, const char *overrides) {
     ls_train *t = &o->train;
     const ls_loader_options loader = ls_layout_loader(&t->layout, data, 0);
     LS_TRY(ls_loader_create(&loader, &t->loader));
@@ -97,9 +100,15 @@ static ls_status train_steps(outcome *o, int steps) {
                                      .zero = (int)t->config.parallel.zero};
     for (int step = 0; step < steps; step++) {
         ls_step_result result;
+        operation_counts before, after;
+        ls_meters_count(before);
         LS_TRY(ls_step_run(&options, step, &result));
         LS_TRY(update(t));
         LS_TRY(ls_state_share(t->state));
+        ls_meters_count(after);
+        if (step == 1 && t->session.dev == cpu && t->session.comm->size > 1) {
+            compare_operations(&t->layout, before, after, overrides);
+        }
         o->losses[step] = result.loss;
     }
     return LS_OK;
@@ -114,7 +123,7 @@ static ls_status run(outcome *o, ls_comm *comm, ls_comm *fabric, ls_device *dev,
     LS_TRY(lay_out(&o->train, comm, dev));
     LS_TRY(ls_train_build(&o->train));
     LS_TRY(ls_state_init(o->train.state, (uint64_t)o->train.config.run.seed));
-    LS_TRY(train_steps(o, steps));
+    LS_TRY(train_steps(o, steps, overrides));
     LS_TRY(ls_pieces_list(&o->train, true, &o->pieces));
     for (int i = 0; i < o->pieces.count; i++) {
         o->elems += ls_box_elems(&o->pieces.tensors[i].box);
@@ -410,7 +419,9 @@ int main(int argc, char **argv) {
     const bool on_gpu = argc > 1 && strcmp(argv[1], "gpu") == 0;
     ls_dataset *dataset;
     char dir[64] = "", out[128];
-    CHECK_OK(ls_comm_mpi_init(&argc, &argv, &world));
+    ls_comm *mpi;
+    CHECK_OK(ls_comm_mpi_init(&argc, &argv, &mpi));
+    CHECK_OK(ls_comm_recorded(mpi, "world", false, &world));
     ls_error_set_rank(world->rank);
     CHECK_OK(ls_device_open_cpu(&(ls_device_options){.threads = 1}, &cpu));
     if (on_gpu && ls_device_open_cuda(NULL, &gpu) != LS_OK) {
@@ -434,6 +445,7 @@ int main(int argc, char **argv) {
     }
     cpu->ops->close(cpu);
     int status = test_end();
+    world->ops->destroy(world);
     ls_comm_mpi_finalize();
     return status;
 }

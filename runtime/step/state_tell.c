@@ -1,0 +1,188 @@
+/* The operations of a planned state in a step. */
+#include "collectives/bucket.h"
+#include "collectives/sum_tree.h"
+#include "runtime/step/state_internal.h"
+
+static double slice_bytes(const ls_state *s, const ls_partition *p, int unit, int ranks, int rank) {
+    return (double)(ls_bucket_slice(p, unit, ranks, rank).elems * (int64_t)s->acc_bytes);
+}
+
+static void tell(const ls_state *s, ls_coll coll, int ranks, double bytes) {
+    ls_comm_tell(s->told, (ls_comm_operation){LS_COMM_DATA, LS_USE_STATE, coll, ranks, bytes, 1});
+}
+
+/* Each rank sends the others their slices of a unit. */
+static void tell_exchange(const ls_state *s, const state_part *part, const ls_partition *p, int u) {
+    const int ranks = part->data->size;
+    double sent = 0;
+    for (int r = 0; r < ranks; r++) {
+        sent += r == part->data->rank ? 0 : slice_bytes(s, p, u, ranks, r);
+    }
+    tell(s, LS_COLL_ALL_TO_ALL, ranks, ls_comm_exchanged(sent, ranks));
+}
+
+/* The replicas of a shard gather what they have added up. */
+static void tell_replicas(const ls_state *s, const state_part *part, const ls_partition *p, int u) {
+    const int64_t elems = ls_partition_slice(p, u, part->data->rank % p->shards).elems;
+    tell(s, LS_COLL_ALL_GATHER, part->data->size / p->shards, (double)elems * (double)s->acc_bytes);
+}
+
+/* Nodes of the tree of sums that this rank has, and the most of any. */
+static int count_nodes(const ls_state *s, const state_part *part, int *most) {
+    const bool invariant = s->options.reduction == LS_REDUCTION_INVARIANT;
+    const int64_t local = invariant ? s->options.rank_micros : 1;
+    int own = 0;
+    ls_tree_stack range;
+    *most = 0;
+    for (int r = 0; r < part->data->size; r++) {
+        ls_tree_fold_range(&range, local * part->data->size, r * local, local);
+        own = r == part->data->rank ? range.depth : own;
+        *most = range.depth > *most ? range.depth : *most;
+    }
+    return own;
+}
+
+static void tell_bucket(const ls_state *s, const state_part *part, const ls_partition *p, int u,
+                        int nodes, int most) {
+    const int ranks = part->data->size;
+    const double bytes = (double)(p->units[u].range.elems * (int64_t)s->acc_bytes);
+    if (most == 1 && p->shards == 1) {
+        tell(s, LS_COLL_ALL_REDUCE, ranks, bytes);
+    } else if (most == 1 && p->shards == ranks) {
+        tell(s, LS_COLL_REDUCE_SCATTER, ranks, bytes);
+    } else {
+        for (int i = 0; i < most; i++) {
+            if (i < nodes) {
+                tell_exchange(s, part, p, u);
+            } else { /* it only receives */
+                tell(s, LS_COLL_ALL_TO_ALL, ranks, 0);
+            }
+        }
+        tell_replicas(s, part, p, u);
+    }
+}
+
+static ls_status tell_reducer(const ls_state *s, const state_part *part, int64_t elems) {
+    ls_partition buckets = {0};
+    const ls_partition *p = &part->partition;
+    int most, nodes = count_nodes(s, part, &most);
+    if (s->options.zero == 0) {
+        LS_TRY(ls_bucket_cut(elems, (int64_t)s->acc_bytes, s->options.bucket_bytes, &buckets));
+        p = &buckets;
+    }
+    for (int u = 0; u < p->unit_count; u++) {
+        tell_bucket(s, part, p, u, nodes, most);
+    }
+    ls_partition_release(&buckets);
+    return LS_OK;
+}
+
+static void tell_scatter(const ls_state *s, const state_part *part) {
+    const ls_partition *p = &part->partition;
+    for (int u = 0; u < p->unit_count; u++) {
+        for (int64_t micro = 0; micro < s->options.rank_micros; micro++) {
+            tell_exchange(s, part, p, u);
+        }
+        tell_replicas(s, part, p, u);
+    }
+}
+
+static ls_status tell_gradients(const ls_state *s) {
+    for (int p = 0; p < s->part_count; p++) {
+        const state_part *part = &s->parts[p];
+        const int64_t end = p + 1 < s->part_count ? s->parts[p + 1].base : s->flat_elems;
+        if (s->options.zero > 1) {
+            tell_scatter(s, part);
+        } else {
+            LS_TRY(tell_reducer(s, part, end - part->base));
+        }
+    }
+    return LS_OK;
+}
+
+/* Each end of the pipeline sends the other what it keeps of the embedding's gradient. */
+static void tell_tied(const ls_state *s) {
+    const state_part *part;
+    int unit, end;
+    if (!s->options.tied || !ls_state_find_tied(s, &part, &unit, &end)) {
+        return;
+    }
+    for (; unit < end; unit++) {
+        const int64_t elems = ls_partition_slice(&part->partition, unit, part->shard).elems;
+        ls_comm_tell(s->told, (ls_comm_operation){LS_COMM_PIPELINE, LS_USE_STATE, LS_COLL_SEND_RECV,
+                                                  2, (double)elems * (double)s->acc_bytes, 1});
+    }
+}
+
+void ls_state_tell_units(const ls_state *s, const state_part *part, int first, int count,
+                         ls_comm_use use) {
+    const size_t elem_bytes = s->has_copies ? s->copy_bytes : s->acc_bytes;
+    for (int u = first; u < first + count; u++) {
+        const double elems = (double)part->partition.units[u].range.elems;
+        ls_comm_tell(s->told, (ls_comm_operation){LS_COMM_DATA, use, LS_COLL_ALL_GATHER,
+                                                  part->shards, elems * (double)elem_bytes, 1});
+    }
+}
+
+/* After an update. */
+static void tell_share(const ls_state *s) {
+    for (int p = 0; p < s->part_count && s->options.zero < 3; p++) {
+        ls_state_tell_units(s, &s->parts[p], 0, s->parts[p].partition.unit_count,
+                            LS_USE_PARAMETERS);
+    }
+    int64_t elems = 0;
+    for (int i = 0; i < s->param_count; i++) {
+        elems += s->params[i].matrix ? 0 : s->params[i].elems;
+    }
+    if (s->has_copies) {
+        ls_comm_tell(s->told, (ls_comm_operation){LS_COMM_DATA, LS_USE_PARAMETERS,
+                                                  LS_COLL_ALL_GATHER, s->options.shards,
+                                                  (double)elems * (double)s->acc_bytes, 1});
+    }
+}
+
+/* A part's blocks in the order in which ls_model_store says that they are asked for. */
+static ls_status use(state_part *part, int block, bool backward) {
+    const ls_config_model *config = part->state->options.config;
+    const int head = (int)config->layers + 1;
+    int used[2] = {block}, count = 1;
+    if (block == head && config->tied && part->model.first_block == 0) {
+        used[count++] = 0;
+    }
+    if (part->experts && block > 0 && block < head) {
+        used[count++] = head + block;
+    }
+    for (int i = 0; i < count; i++) {
+        LS_TRY(ls_state_plan_use(part, used[i], backward, true));
+    }
+    for (int i = count - 1; i >= 0; i--) {
+        LS_TRY(ls_state_plan_use(part, used[i], backward, false));
+    }
+    return LS_OK;
+}
+
+static ls_status tell_pass(state_part *part, bool backward) {
+    const int head = (int)part->state->options.config->layers + 1;
+    const int first = part->model.first_block, end = first + part->model.block_count;
+    for (int i = 0; i < end - first; i++) {
+        const int block = backward ? end - 1 - i : first + i;
+        if (backward || block < head) { /* the head runs in backward */
+            LS_TRY(use(part, block, backward));
+        }
+    }
+    return LS_OK;
+}
+
+ls_status ls_state_tell(ls_state *s, const ls_pipe_pass *passes, int64_t count,
+                        const ls_comm_list *list) {
+    s->told = list;
+    LS_TRY(tell_gradients(s));
+    tell_tied(s);
+    if (s->options.zero > 0) {
+        tell_share(s);
+    }
+    for (int64_t i = 0; i < count && s->options.zero == 3; i++) {
+        LS_TRY(tell_pass(&s->parts[passes[i].part], passes[i].backward));
+    }
+    return LS_OK;
+}
