@@ -487,17 +487,17 @@ ls_status ls_reducer_begin(ls_reducer *r) {
     return LS_OK;
 }
 
-ls_status ls_reducer_micro_begin(ls_reducer *r, int64_t local, void **grads) {
+ls_status ls_reducer_micro_begin(ls_reducer *r, int64_t local, void **grads, bool *fresh) {
     if (r->in_batch || local != r->next_batch || local >= r->local_batches) {
         return wrong_order("micro_begin");
     }
     r->in_batch = true;
     int buffer = 0;
-    if (local < r->local_leaves) {
+    *fresh = local < r->local_leaves;
+    if (*fresh) {
         buffer = r->stack.depth;
         const ls_tree_node leaf = {.index = r->comm->rank * r->local_leaves + local, .id = buffer};
         r->add_count = ls_tree_push(&r->stack, leaf, r->adds);
-        LS_TRY(r->dev->ops->zero(r->dev, r->buffers[buffer], (size_t)(r->elems * r->elem_bytes)));
     }
     *grads = r->buffers[buffer];
     return LS_OK;

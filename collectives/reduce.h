@@ -75,9 +75,9 @@ size_t ls_reducer_bytes(const ls_reducer *reducer);
  * LS_E_SHAPE for another order. */
 ls_status ls_reducer_begin(ls_reducer *reducer);
 /* Where the backward pass of this rank's micro-batch `local` (0 .. M/R-1, in order) must add its
- * gradients: buffer [elems], zeroed when it must be. With `fast` it is the same buffer each time.
- */
-ls_status ls_reducer_micro_begin(ls_reducer *reducer, int64_t local, void **grads);
+ * gradients: buffer [elems]. With `fast` it is the same buffer each time. *fresh: it may hold
+ * anything and must be written first. */
+ls_status ls_reducer_micro_begin(ls_reducer *reducer, int64_t local, void **grads, bool *fresh);
 /* Gradients of elements >= first_elem of the current micro-batch are final. Does nothing before
  * the last local micro-batch; then starts the buckets that have become final. Ranks may call it at
  * different places and as often as they like. */

@@ -532,24 +532,26 @@ static ls_status find_buffer(ls_scatter *s, int block, buffer **out) {
     }
 }
 
-ls_status ls_scatter_block(ls_scatter *s, int block, void **grads) {
+ls_status ls_scatter_block(ls_scatter *s, int block, void **grads, bool *fresh) {
     if (!s->in_batch || s->micro < 0 || block < 0 || block >= s->options.block_count) {
         return wrong_order("block");
     }
     buffer *b;
     LS_TRY(find_buffer(s, block, &b));
-    if (b->block < 0) {
-        b->block = block;
-        LS_TRY(s->dev->ops->zero(s->dev, b->memory,
-                                 (size_t)(s->options.blocks[block].elems * s->elem_bytes)));
-    }
+    *fresh = b->block < 0;
+    b->block = block;
     *grads = b->memory;
     return LS_OK;
 }
 
 ls_status ls_scatter_ready(ls_scatter *s, int block) {
-    void *grads; /* of a block without gradients: zeros */
-    LS_TRY(ls_scatter_block(s, block, &grads));
+    void *grads = NULL;
+    bool fresh = false;
+    LS_TRY(ls_scatter_block(s, block, &grads, &fresh));
+    if (fresh) { /* a block without gradients */
+        const size_t bytes = (size_t)(s->options.blocks[block].elems * s->elem_bytes);
+        LS_TRY(s->dev->ops->zero(s->dev, grads, bytes));
+    }
     buffer *b;
     LS_TRY(find_buffer(s, block, &b));
     if (++s->blocks_ready > s->options.block_count) {

@@ -47,9 +47,9 @@ size_t ls_scatter_bytes(const ls_scatter *scatter);
  * anywhere; every rank makes each block ready once a micro-batch and in the same order. */
 ls_status ls_scatter_begin(ls_scatter *scatter);
 ls_status ls_scatter_micro_begin(ls_scatter *scatter);
-/* *grads [elements of the block]: where to add its gradients, zero at first, the same until ready.
- * Waits when all buffers are under way. */
-ls_status ls_scatter_block(ls_scatter *scatter, int block, void **grads);
+/* *grads [elements of the block]: where to add its gradients, the same until ready. *fresh: it may
+ * hold anything and must be written first. Waits when all buffers are under way. */
+ls_status ls_scatter_block(ls_scatter *scatter, int block, void **grads, bool *fresh);
 /* The block's gradients of this micro-batch are final: starts to exchange them. */
 ls_status ls_scatter_ready(ls_scatter *scatter, int block);
 /* Not collective. */

@@ -27,12 +27,13 @@ static ls_status run_once(ls_comm *comm, way *w, float *flat, int64_t elems, dou
     LS_TRY(comm->ops->barrier(comm));
     uint64_t start_ns = ls_clock_ns(), wait_ns = 0;
     void *grads = NULL;
+    bool fresh;
     if (w->leaves == 0) {
         LS_TRY(comm->ops->all_reduce(comm, flat, elems, LS_F32, LS_SUM));
     } else {
         LS_TRY(ls_reducer_begin(w->reducer));
         for (int64_t local = 0; local < w->leaves; local++) {
-            LS_TRY(ls_reducer_micro_begin(w->reducer, local, &grads));
+            LS_TRY(ls_reducer_micro_begin(w->reducer, local, &grads, &fresh));
             /* The last micro-batch's reduction is measured, with the folding that it does. */
             start_ns = ls_clock_ns();
             LS_TRY(ls_reducer_micro_end(w->reducer));

@@ -2,8 +2,6 @@
 
 #include <string.h>
 
-enum { OFFSET_ALIGN_ELEMS = 16 };
-
 static int ranks_of(const ls_param *p) {
     return p->tp_ranks < 1 ? 1 : p->tp_ranks;
 }
@@ -59,7 +57,7 @@ void ls_layout_assign(ls_param *params, int count, int64_t *flat_elems) {
             p->elems *= p->local_dims[d];
         }
         p->offset = offset;
-        offset += (p->elems + OFFSET_ALIGN_ELEMS - 1) / OFFSET_ALIGN_ELEMS * OFFSET_ALIGN_ELEMS;
+        offset += ls_param_room(p->elems);
     }
     *flat_elems = offset;
 }

@@ -88,8 +88,13 @@ static inline int64_t ls_range_first(int64_t n, int64_t parts, int64_t i) {
     return (int64_t)((__int128)n * i / parts);
 }
 
-/* Fills in local_dims, elems and offset in order of the rows, for the tp_rank of each; each offset
- * is rounded up to 16 elements (64 bytes of fp32). *flat_elems = length of the flat buffer. */
+/* What a row takes of the flat buffer: its elements, rounded up to 16 (64 bytes of fp32). */
+static inline int64_t ls_param_room(int64_t elems) {
+    return (elems + 15) / 16 * 16;
+}
+
+/* Fills in local_dims, elems and offset in order of the rows, for the tp_rank of each.
+ * *flat_elems = length of the flat buffer. */
 void ls_layout_assign(ls_param *params, int count, int64_t *flat_elems);
 
 /* Can `ranks` split a group? */

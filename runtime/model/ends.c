@@ -110,7 +110,8 @@ static ls_status head_chunk(ls_pass *pass, const void *norm_f, void *dnorm_f, in
     void *dx = ls_elems_at(dnorm_f, first * s->channels, m->dtype);
     LS_TRY(
         ls_project_dx(pass, ls_projection_whole(m, block, weight, weight), rows, m->dlogits, dx));
-    return ls_project_dw(pass, block, weight, rows, x, m->dlogits);
+    const bool add = first > 0 || !m->bases[block].fresh;
+    return ls_project_dw(pass, block, weight, rows, x, m->dlogits, add);
 }
 
 ls_status ls_head_run(ls_pass *pass) {

@@ -229,9 +229,9 @@ static ls_status product_dw(const ls_pass *pass, ls_projection p, int64_t rows, 
 }
 
 ls_status ls_project_dw(const ls_pass *pass, int block, ls_row weight, int64_t rows, const void *x,
-                        const void *dy) {
+                        const void *dy, bool add) {
     return product_dw(pass, ls_projection_whole(pass->model, block, weight, weight), rows, x, dy,
-                      true, ls_gradient(pass, block, weight));
+                      add, ls_gradient(pass, block, weight));
 }
 
 static ls_status bias_grad(const ls_pass *pass, ls_projection p, const void *dy, void *dbias) {
@@ -275,7 +275,8 @@ static ls_status weight_grads(const ls_pass *pass, ls_projection p, const void *
     if (pass->model->kv_sharers && p.weight == LS_QKV_W) {
         return shared_qkv_grads(pass, p, x, dy);
     }
-    LS_TRY(ls_project_dw(pass, p.block, p.weight, pass->rows, x, dy));
+    const bool add = !pass->model->bases[p.block].fresh;
+    LS_TRY(ls_project_dw(pass, p.block, p.weight, pass->rows, x, dy, add));
     void *dbias = p.bias_done ? NULL : ls_gradient(pass, p.block, p.bias);
     return dbias ? bias_grad(pass, p, dy, dbias) : LS_OK;
 }

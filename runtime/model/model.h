@@ -88,8 +88,9 @@ typedef struct ls_model_store {
     ls_status (*release)(void *context, int block, bool backward);
     /* Where backward adds the gradients of a block (dev->acc): *base is its flat range. Asked for
      * once a use; the same memory until `ready`. With a tied head block 0 is asked for in the head
-     * and again at the embedding. */
-    ls_status (*grads)(void *context, int block, void **base);
+     * and again at the embedding. *fresh: nothing was added so far and the memory may hold
+     * anything; backward writes all of it. */
+    ls_status (*grads)(void *context, int block, void **base, bool *fresh);
     /* The gradients of the block's elements from `first` on are final for this micro-batch; last
      * of all with first = 0. */
     ls_status (*ready)(void *context, int block, int64_t first);

@@ -120,6 +120,7 @@ typedef struct ls_slot {
 typedef struct ls_block_base {
     const char *masters, *copies;
     char *grads;
+    bool fresh; /* nothing was added to grads before this use */
 } ls_block_base;
 
 typedef struct ls_replay ls_replay; /* replay.c */
@@ -272,11 +273,12 @@ ls_status ls_column_backward(const ls_pass *pass, ls_projection p, const void *x
                              void *dx);
 ls_status ls_row_backward(const ls_pass *pass, ls_projection p, const void *x, const void *dy,
                           void *dx);
-/* dx [rows, in] = dy [rows, out] W; dW [out, in] += dy^T x. Of this rank alone. */
+/* dx [rows, in] = dy [rows, out] W; dW [out, in] += dy^T x, or = without `add`. Of this rank alone.
+ */
 ls_status ls_project_dx(const ls_pass *pass, ls_projection p, int64_t rows, const void *dy,
                         void *dx);
 ls_status ls_project_dw(const ls_pass *pass, int block, ls_row weight, int64_t rows, const void *x,
-                        const void *dy);
+                        const void *dy, bool add);
 
 /* LS_E_CONFIG where options.fp8 and this device or these sizes do not fit together. */
 ls_status ls_fp8_check(const ls_model *m);

@@ -13,7 +13,7 @@ enum { RECORDINGS_MOST = 64 }; /* of a layer */
 /* All that decides what a layer's operations touch. */
 typedef struct replay_key {
     const void *slot, *masters, *copies, *grads, *x, *next_x, *dy, *dx_in;
-    int64_t rows, backward;
+    int64_t rows, backward, fresh;
     double loss_scale; /* of the balance loss */
 } replay_key;
 
@@ -48,6 +48,7 @@ static ls_status find(const ls_pass *pass, int layer, ls_replay **found, bool *f
                             .dx_in = pass->dx_in,
                             .rows = pass->rows,
                             .backward = pass->backward,
+                            .fresh = base->fresh,
                             .loss_scale = pass->backward ? pass->loss_scale : 0.0};
     int count = 0;
     *fresh = false;

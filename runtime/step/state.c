@@ -508,7 +508,9 @@ ls_status ls_state_begin(ls_state *s) {
 
 ls_status ls_state_micro_begin(ls_state *s, int p, int64_t local) {
     for (state_part *part = &s->parts[p]; part; part = part->experts) {
-        LS_TRY(part->reducer ? ls_reducer_micro_begin(part->reducer, local, &part->micro_grads)
+        part->micros++;
+        LS_TRY(part->reducer ? ls_reducer_micro_begin(part->reducer, local, &part->micro_grads,
+                                                      &part->micro_fresh)
                              : ls_scatter_micro_begin(part->scatter));
     }
     return LS_OK;

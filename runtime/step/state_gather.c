@@ -403,16 +403,18 @@ static ls_status release(void *context, int block, bool backward) {
     return backward ? LS_OK : drive_others(s);
 }
 
-static ls_status grads(void *context, int block, void **base) {
+static ls_status grads(void *context, int block, void **base, bool *fresh) {
     int b;
     state_part *part = part_of(context, block, &b);
     ls_state *s = part->state;
     if (part->reducer) {
+        *fresh = part->micro_fresh && s->blocks[b].grads_micro < part->micros;
+        s->blocks[b].grads_micro = part->micros;
         *base = ls_state_at(part->micro_grads, s->blocks[b].range.first - part->base, s->acc_bytes);
         return LS_OK;
     }
     const uint64_t start_ns = ls_clock_ns();
-    LS_TRY(ls_scatter_block(part->scatter, b - part->first_block, base));
+    LS_TRY(ls_scatter_block(part->scatter, b - part->first_block, base, fresh));
     s->comm_ns += ls_clock_ns() - start_ns;
     return LS_OK;
 }

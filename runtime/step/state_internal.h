@@ -12,6 +12,7 @@ typedef struct state_block {
     int part;
     int first_unit, units; /* of the part's partition */
     int64_t vector_elems;  /* up to the end of its last norm or bias */
+    int64_t grads_micro;   /* the last of its part's micro-batches that asked for its gradients */
 } state_block;
 
 typedef struct state_part {
@@ -27,6 +28,8 @@ typedef struct state_part {
     int64_t *places;        /* [units]: of this rank's slices in compact buffers */
     ls_reducer *reducer;    /* zero 0 and 1 */
     void *micro_grads;      /* of the micro-batch under way; zero 0 and 1 */
+    bool micro_fresh;       /* they must be written first */
+    int64_t micros;         /* begun so far */
     ls_scatter *scatter;    /* above */
     ls_model_store store;
 } state_part;

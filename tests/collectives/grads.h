@@ -80,6 +80,12 @@ static double get(const void *grads, ls_dtype acc, int64_t i) {
     return acc == LS_F32 ? (double)((const float *)grads)[i] : ((const double *)grads)[i];
 }
 
+static inline void clear_fresh(void *grads, ls_dtype acc, int64_t elems, bool fresh) {
+    if (fresh) {
+        memset(grads, 0, (size_t)elems * ls_dtype_bytes(acc));
+    }
+}
+
 static void add_to(void *grads, ls_dtype acc, int64_t i, double value) {
     if (acc == LS_F32) {
         ((float *)grads)[i] += (float)value;

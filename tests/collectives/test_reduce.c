@@ -32,7 +32,10 @@ static void run_batch(ls_reducer *r, ls_comm *comm, const shape *s, uint64_t bat
     CHECK_OK(ls_reducer_begin(r));
     for (int64_t local = 0; local < local_leaves; local++) {
         void *grads = NULL;
-        CHECK_OK(ls_reducer_micro_begin(r, local, &grads));
+        bool fresh;
+        CHECK_OK(ls_reducer_micro_begin(r, local, &grads, &fresh));
+        CHECK(fresh == (local == 0 || s->reduction == LS_REDUCTION_INVARIANT));
+        clear_fresh(grads, s->acc, s->elems, fresh);
         run_backward(r, s, batch, comm->rank * local_leaves + local, grads);
         CHECK_OK(ls_reducer_micro_end(r));
     }
@@ -181,11 +184,13 @@ static void test_nan(ls_comm *comm, ls_reduction reduction) {
                                         .bucket_bytes = 128};
     ls_reducer *r = NULL;
     void *grads = NULL;
+    bool fresh;
     uint64_t wait_ns = 0;
     CHECK_OK(ls_reducer_create(&options, &r));
     CHECK_OK(ls_reducer_begin(r));
     for (int64_t local = 0; local < 12 / comm->size; local++) {
-        CHECK_OK(ls_reducer_micro_begin(r, local, &grads));
+        CHECK_OK(ls_reducer_micro_begin(r, local, &grads, &fresh));
+        clear_fresh(grads, LS_F32, 100, fresh);
         if (comm->rank * 12 / comm->size + local == 7) {
             ((float *)grads)[41] = NAN;
         }
@@ -238,25 +243,26 @@ static void test_refused(ls_comm *comm) {
     ls_reducer_destroy(NULL);
 
     void *grads = NULL;
+    bool fresh;
     uint64_t wait_ns = 0;
     CHECK_OK(ls_reducer_create(&good, &r));
-    CHECK_STATUS(ls_reducer_micro_begin(r, 0, &grads), LS_E_SHAPE);
+    CHECK_STATUS(ls_reducer_micro_begin(r, 0, &grads, &fresh), LS_E_SHAPE);
     CHECK_STATUS(ls_reducer_finish(r, &grads, &wait_ns), LS_E_SHAPE);
     CHECK_OK(ls_reducer_begin(r));
     CHECK_STATUS(ls_reducer_begin(r), LS_E_SHAPE);
     CHECK_STATUS(ls_reducer_ready(r, 0), LS_E_SHAPE);
     CHECK_STATUS(ls_reducer_micro_end(r), LS_E_SHAPE);
-    CHECK_STATUS(ls_reducer_micro_begin(r, 1, &grads), LS_E_SHAPE);
-    CHECK_OK(ls_reducer_micro_begin(r, 0, &grads));
-    CHECK_STATUS(ls_reducer_micro_begin(r, 1, &grads), LS_E_SHAPE);
+    CHECK_STATUS(ls_reducer_micro_begin(r, 1, &grads, &fresh), LS_E_SHAPE);
+    CHECK_OK(ls_reducer_micro_begin(r, 0, &grads, &fresh));
+    CHECK_STATUS(ls_reducer_micro_begin(r, 1, &grads, &fresh), LS_E_SHAPE);
     CHECK_STATUS(ls_reducer_ready(r, 101), LS_E_SHAPE);
     CHECK_STATUS(ls_reducer_ready(r, -1), LS_E_SHAPE);
     CHECK_OK(ls_reducer_micro_end(r));
     CHECK_STATUS(ls_reducer_finish(r, &grads, &wait_ns), LS_E_SHAPE);
     CHECK_MESSAGE("finish");
-    CHECK_OK(ls_reducer_micro_begin(r, 1, &grads));
+    CHECK_OK(ls_reducer_micro_begin(r, 1, &grads, &fresh));
     CHECK_OK(ls_reducer_micro_end(r));
-    CHECK_STATUS(ls_reducer_micro_begin(r, 2, &grads), LS_E_SHAPE);
+    CHECK_STATUS(ls_reducer_micro_begin(r, 2, &grads, &fresh), LS_E_SHAPE);
     CHECK_OK(ls_reducer_finish(r, &grads, &wait_ns));
     ls_reducer_destroy(r);
 }

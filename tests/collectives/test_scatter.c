@@ -14,9 +14,14 @@ static void run_micro(ls_scatter *sc, const shape *s, ls_comm *comm, uint64_t ba
     const bool exact = s->reduction == LS_REDUCTION_FAST;
     CHECK_OK(ls_scatter_micro_begin(sc));
     void *held, *grads;
-    CHECK_OK(ls_scatter_block(sc, 0, &held));
+    bool fresh;
+    CHECK_OK(ls_scatter_block(sc, 0, &held, &fresh));
+    CHECK(fresh);
+    clear_fresh(held, s->acc, first[1], fresh);
     for (int b = BLOCKS - 1; b >= 0; b--) {
-        CHECK_OK(ls_scatter_block(sc, b, &grads));
+        CHECK_OK(ls_scatter_block(sc, b, &grads, &fresh));
+        CHECK(fresh == (b > 0));
+        clear_fresh(grads, s->acc, first[b + 1] - first[b], fresh);
         for (int64_t i = first[b]; i < first[b + 1]; i++) {
             add_to(grads, s->acc, i - first[b], draw_grad(batch, leaf, i, exact));
         }
@@ -141,13 +146,14 @@ static void test_refused(ls_comm *comm) {
     CHECK_INT(allocations_live, 0);
     ls_scatter_destroy(NULL);
     void *grads;
+    bool fresh;
     CHECK_OK(ls_scatter_create(&good, &sc));
-    CHECK_STATUS(ls_scatter_block(sc, 0, &grads), LS_E_SHAPE);
+    CHECK_STATUS(ls_scatter_block(sc, 0, &grads, &fresh), LS_E_SHAPE);
     CHECK_STATUS(ls_scatter_micro_begin(sc), LS_E_SHAPE);
     CHECK_OK(ls_scatter_begin(sc));
     CHECK_STATUS(ls_scatter_begin(sc), LS_E_SHAPE);
     CHECK_MESSAGE("begin");
-    CHECK_STATUS(ls_scatter_block(sc, 0, &grads), LS_E_SHAPE);
+    CHECK_STATUS(ls_scatter_block(sc, 0, &grads, &fresh), LS_E_SHAPE);
     ls_scatter_destroy(sc);
     ls_partition_release(&p);
     ls_partition_release(&odd);

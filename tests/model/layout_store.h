@@ -17,6 +17,7 @@ typedef struct layout_store {
     int64_t first[STORE_BLOCKS], elems[STORE_BLOCKS];
     char *given[STORE_BLOCKS][2];
     int held[STORE_BLOCKS], ready[STORE_BLOCKS];
+    bool has_grads[STORE_BLOCKS];
     char *final_values[STORE_BLOCKS]; /* from final_first on */
     int64_t final_first[STORE_BLOCKS];
 } layout_store;
@@ -46,7 +47,7 @@ static inline void layout_store_init(layout_store *s, const ls_model *model, con
     for (int p = count - 1; p >= 0; p--) {
         const int block = params[p].block;
         const int64_t end = s->elems[block] > 0 ? s->first[block] + s->elems[block]
-                                                : params[p].offset + params[p].elems;
+                                                : params[p].offset + ls_param_room(params[p].elems);
         s->first[block] = params[p].offset;
         s->elems[block] = end - params[p].offset;
     }
@@ -82,10 +83,16 @@ static inline ls_status store_release(void *context, int block, bool backward) {
     return LS_OK;
 }
 
-static inline ls_status store_grads(void *context, int block, void **base) {
+/* NaNs at first: all of them must be overwritten. */
+static inline ls_status store_grads(void *context, int block, void **base, bool *fresh) {
     layout_store *s = context;
     CHECK_INT(s->held[block], 1);
     *base = ls_elems_of(s->grads, s->first[block], s->acc);
+    *fresh = !s->has_grads[block];
+    s->has_grads[block] = true;
+    if (*fresh) {
+        memset(*base, 0xff, (size_t)s->elems[block] * ls_dtype_bytes(s->acc));
+    }
     return LS_OK;
 }
 

@@ -338,6 +338,14 @@ static void check_param(const setting *s, const ls_param *local, const void *fla
     CHECK_INT(once, whole->elems);
 }
 
+/* Behind a row that does not fill its room. */
+static void check_gap(const ls_param *p, const void *flat, ls_dtype acc) {
+    const char zeros[16 * sizeof(double)] = {0};
+    const int64_t gap = ls_param_room(p->elems) - p->elems;
+    CHECK(memcmp(ls_elems_of(flat, p->offset + p->elems, acc), zeros,
+                 (size_t)gap * ls_dtype_bytes(acc)) == 0);
+}
+
 static void check_stage(const setting *s, const stage *st, const expected *e) {
     int count;
     const ls_param *params = ls_model_params(st->model, &count);
@@ -346,6 +354,7 @@ static void check_stage(const setting *s, const stage *st, const expected *e) {
         CHECK(whole != NULL);
         CHECK(memcmp(whole->dims, params[p].dims, sizeof whole->dims) == 0);
         check_param(s, &params[p], st->grads, whole, e->grads, "gradient");
+        check_gap(&params[p], st->grads, s->dev->acc);
         setting exact = *s;
         exact.limit = 0.0;
         const void *masters = s->layout->store ? st->store.masters : ls_model_masters(st->model);
