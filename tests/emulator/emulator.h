@@ -29,6 +29,7 @@
 #include "tests/emulator/include/cuda_runtime.h"
 
 #include <stdbool.h>
+#include <stdint.h>
 
 void emu_report(const char *fmt, ...) __attribute__((format(printf, 1, 2), noreturn));
 
@@ -41,10 +42,16 @@ typedef struct emu_range {
 /* The allocation that holds address; false: none does. Nearest gives the one below, for messages.
  */
 bool emu_device_find(const void *address, emu_range *found);
-bool emu_device_holds(const void *address); /* anywhere in the device's address range */
+extern char *emu_device_base; /* of the device's address range; NULL: no memory was taken yet */
+#define EMU_DEVICE_BYTES ((size_t)4 << 30)
+static inline bool emu_device_holds(const void *address) { /* anywhere in that range */
+    return emu_device_base &&
+           (uintptr_t)address - (uintptr_t)emu_device_base < (uintptr_t)EMU_DEVICE_BYTES;
+}
 bool emu_pinned_find(const void *address, emu_range *found);
-/* Device memory is open between these; nested calls count. */
+/* Device memory is open between these, from the first touch on; nested calls count. */
 void emu_memory_open(void);
+void emu_memory_touch(void);
 void emu_memory_close(void);
 /* Closes pinned memory to the host while a copy is queued (+1), and opens it again (-1). A copy
  * that only reads leaves it readable. */
@@ -104,10 +111,16 @@ typedef struct emu_kernel {
 } emu_kernel;
 
 void emu_kernel_run(const emu_kernel *kernel);
-bool emu_in_kernel(void);
+enum { EMU_STACK_BYTES = 128 * 1024 };
+extern char *emu_stack; /* of the thread that runs; NULL: no kernel does */
+static inline bool emu_in_kernel(void) {
+    return emu_stack != NULL;
+}
+static inline bool emu_on_stack(const void *address) {
+    return (uintptr_t)address - (uintptr_t)emu_stack < (uintptr_t)EMU_STACK_BYTES;
+}
 emu_thread_place emu_here(void);
 void emu_describe_here(char *text, size_t size); /* "block (0,0,0) thread (3,0,0)" */
-bool emu_on_fiber_stack(const void *address);
 bool emu_is_argument(const void *address);
 /* Offset of address in the block's shared memory, or -1. */
 int64_t emu_shared_offset(const void *address);

@@ -90,6 +90,7 @@ void emu_access_device(const void *address, size_t bytes, bool write) {
     if (!op) {
         emu_report("device memory at %p is touched outside of any queued work", address);
     }
+    emu_memory_touch();
     const size_t first = (size_t)((const char *)address - shadow_base) / 4;
     const size_t last = (size_t)((const char *)address + bytes - 1 - shadow_base) / 4;
     const uint32_t word = ((uint32_t)op->stream << TIME_BITS) | op->time;
@@ -214,7 +215,7 @@ static void access(const void *address, size_t bytes, bool write) {
     if (!emu_in_kernel()) {
         return; /* the host part of a .cu file */
     }
-    if (emu_on_fiber_stack(address)) {
+    if (emu_on_stack(address)) {
         return;
     }
     if (emu_device_holds(address)) {

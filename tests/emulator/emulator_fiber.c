@@ -10,7 +10,7 @@
 #include <ucontext.h>
 #endif
 
-enum { THREADS_MAX = 1024, WARP = 32, STACK_BYTES = 128 * 1024, GUARD_BYTES = 4096 };
+enum { THREADS_MAX = 1024, WARP = 32, GUARD_BYTES = 4096 };
 enum { STATIC_SHARED_MAX = 32, DYNAMIC_ALIGN = 128 };
 
 typedef enum fiber_state { READY, AT_BARRIER, AT_WARP, ENDED } fiber_state;
@@ -39,6 +39,7 @@ static fiber fibers[THREADS_MAX];
 static warp warps[THREADS_MAX / WARP];
 static fiber *now;
 static char *stacks;
+char *emu_stack;
 static int threads, live, arrived;
 static uint32_t block_epoch;
 static uint3 block_index;
@@ -80,14 +81,14 @@ static void to_fiber(fiber *f) {
 #endif
 
 static char *stack_of(int thread) {
-    return stacks + (size_t)thread * (STACK_BYTES + GUARD_BYTES) + GUARD_BYTES;
+    return stacks + (size_t)thread * (EMU_STACK_BYTES + GUARD_BYTES) + GUARD_BYTES;
 }
 
 static void start(void) {
     if (stacks) {
         return;
     }
-    const size_t bytes = (size_t)THREADS_MAX * (STACK_BYTES + GUARD_BYTES);
+    const size_t bytes = (size_t)THREADS_MAX * (EMU_STACK_BYTES + GUARD_BYTES);
     stacks = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
                   -1, 0);
     shared_memory =
@@ -181,7 +182,7 @@ static void prepare(int t) {
     *f = (fiber){.state = READY, .warp = t / WARP, .lane = t % WARP};
     f->index = (uint3){i % size.x, i / size.x % size.y, i / size.x / size.y};
 #if defined(__x86_64__)
-    void **top = (void **)(void *)(stack_of(t) + STACK_BYTES);
+    void **top = (void **)(void *)(stack_of(t) + EMU_STACK_BYTES);
     *--top = NULL; /* no return address: fiber_main begins with the stack as after a call */
     *--top = (void *)fiber_main;
     top -= 6;
@@ -190,7 +191,7 @@ static void prepare(int t) {
 #else
     getcontext(&f->context);
     f->context.uc_stack.ss_sp = stack_of(t);
-    f->context.uc_stack.ss_size = STACK_BYTES;
+    f->context.uc_stack.ss_size = EMU_STACK_BYTES;
     f->context.uc_link = NULL;
     makecontext(&f->context, fiber_main, 0);
 #endif
@@ -234,8 +235,10 @@ static void run_block(void) {
             if (f->state == READY) {
                 moved = true;
                 now = f;
+                emu_stack = stack_of((int)(f - fibers));
                 to_fiber(f);
                 now = NULL;
+                emu_stack = NULL;
             }
         }
         if (!moved) {
@@ -264,10 +267,6 @@ void emu_kernel_run(const emu_kernel *k) {
     kernel = NULL;
 }
 
-bool emu_in_kernel(void) {
-    return now != NULL;
-}
-
 emu_thread_place emu_here(void) {
     return (emu_thread_place){.thread = now->warp * WARP + now->lane,
                               .warp = now->warp,
@@ -278,11 +277,6 @@ emu_thread_place emu_here(void) {
 void emu_describe_here(char *text, size_t size) {
     snprintf(text, size, "block (%u,%u,%u) thread (%u,%u,%u)", block_index.x, block_index.y,
              block_index.z, now->index.x, now->index.y, now->index.z);
-}
-
-bool emu_on_fiber_stack(const void *address) {
-    const char *stack = stack_of(now->warp * WARP + now->lane);
-    return (const char *)address >= stack && (const char *)address < stack + STACK_BYTES;
 }
 
 bool emu_is_argument(const void *address) {

@@ -11,18 +11,19 @@
 
 /* One range of addresses, of which allocations take pieces with a gap after each. The search goes
  * on from the last piece until RECYCLE_BYTES, so that freed memory stays unused for a while. */
-#define DEVICE_BYTES  ((size_t)4 << 30)
 #define RECYCLE_BYTES ((size_t)256 << 20)
 #define GAP_BYTES     ((size_t)1024)
 #define ALIGN_BYTES   ((size_t)256)
 #define PAGE_BYTES    ((size_t)4096)
+#define HUGE_BYTES    ((size_t)2 << 20)
 enum { PIECES_MAX = 4096, PINNED_MAX = 256, POISON = 0xff };
 
-static char *device_base;
+char *emu_device_base;
 static emu_range pieces[PIECES_MAX]; /* by address */
 static int piece_count;
 static size_t cursor;
 static int open_depth;
+static bool is_open; /* opened by the first access of a window, since closing costs a walk */
 
 typedef struct pinned {
     emu_range range;
@@ -49,11 +50,6 @@ static void *map(size_t bytes, int protection) {
         emu_report("no address range of %zu bytes", bytes);
     }
     return memory;
-}
-
-bool emu_device_holds(const void *address) {
-    return device_base && (const char *)address >= device_base &&
-           (const char *)address < device_base + DEVICE_BYTES;
 }
 
 bool emu_device_find(const void *address, emu_range *found) {
@@ -110,10 +106,13 @@ static void on_fault(int signal_number, siginfo_t *info, void *context) {
 }
 
 static void start(void) {
-    if (device_base) {
+    if (emu_device_base) {
         return;
     }
-    device_base = map(DEVICE_BYTES, PROT_NONE);
+    /* In huge pages, where there are such: opening and closing walks over them. */
+    emu_device_base = map(EMU_DEVICE_BYTES + HUGE_BYTES, PROT_NONE);
+    emu_device_base += HUGE_BYTES - (uintptr_t)emu_device_base % HUGE_BYTES;
+    madvise(emu_device_base, EMU_DEVICE_BYTES, MADV_HUGEPAGE);
     struct sigaction action = {.sa_sigaction = on_fault, .sa_flags = SA_SIGINFO};
     sigemptyset(&action.sa_mask);
     sigaction(SIGSEGV, &action, NULL);
@@ -129,28 +128,36 @@ static void protect_device(int protection) {
     if (piece_count == 0) {
         return;
     }
-    char *first = page_of(pieces[0].base);
     const emu_range *last = &pieces[piece_count - 1];
-    mprotect(first, (size_t)(last->base + last->bytes - first), protection);
+    const size_t first = (size_t)(pieces[0].base - emu_device_base) / HUGE_BYTES * HUGE_BYTES;
+    const size_t end = (size_t)(last->base + last->bytes - emu_device_base);
+    mprotect(emu_device_base + first, (end + HUGE_BYTES - 1) / HUGE_BYTES * HUGE_BYTES - first,
+             protection);
 }
 
 void emu_memory_open(void) {
-    if (open_depth++ == 0) {
+    open_depth++;
+}
+
+void emu_memory_touch(void) {
+    if (!is_open && open_depth > 0) {
+        is_open = true;
         protect_device(PROT_READ | PROT_WRITE);
     }
 }
 
 void emu_memory_close(void) {
-    if (--open_depth == 0) {
+    if (--open_depth == 0 && is_open) {
+        is_open = false;
         protect_device(PROT_NONE);
     }
 }
 
 /* Finds room for bytes behind `cursor`; returns the index in pieces, or -1. */
 static int find_gap(size_t bytes, char **base) {
-    char *from = device_base + cursor;
+    char *from = emu_device_base + cursor;
     for (int i = 0; i <= piece_count; i++) {
-        char *end = i < piece_count ? pieces[i].base : device_base + DEVICE_BYTES;
+        char *end = i < piece_count ? pieces[i].base : emu_device_base + EMU_DEVICE_BYTES;
         if (end >= from + bytes && (size_t)(end - from) >= bytes) {
             *base = from;
             return i;
@@ -170,7 +177,7 @@ cudaError_t cudaMalloc(void **memory, size_t bytes) {
         *memory = NULL;
         return cudaSuccess;
     }
-    if (bytes > DEVICE_BYTES / 2 || piece_count == PIECES_MAX) {
+    if (bytes > EMU_DEVICE_BYTES / 2 || piece_count == PIECES_MAX) {
         return cudaErrorMemoryAllocation;
     }
     if (cursor > RECYCLE_BYTES) {
@@ -184,9 +191,11 @@ cudaError_t cudaMalloc(void **memory, size_t bytes) {
     memmove(&pieces[at + 1], &pieces[at], (size_t)(piece_count - at) * sizeof *pieces);
     pieces[at] = (emu_range){base, bytes};
     piece_count++;
-    cursor = (size_t)(base + bytes - device_base + GAP_BYTES + ALIGN_BYTES) & ~(ALIGN_BYTES - 1);
+    cursor =
+        (size_t)(base + bytes - emu_device_base + GAP_BYTES + ALIGN_BYTES) & ~(ALIGN_BYTES - 1);
     emu_access_allocated(&pieces[at], true);
     emu_memory_open();
+    emu_memory_touch();
     memset(base, POISON, bytes);
     emu_memory_close();
     *memory = base;
@@ -224,8 +233,8 @@ cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total_bytes) {
     for (int i = 0; i < piece_count; i++) {
         used += pieces[i].bytes;
     }
-    *total_bytes = DEVICE_BYTES;
-    *free_bytes = DEVICE_BYTES - used;
+    *total_bytes = EMU_DEVICE_BYTES;
+    *free_bytes = EMU_DEVICE_BYTES - used;
     return cudaSuccess;
 }
 

@@ -138,6 +138,15 @@ static bool step(struct emu_stream *s) {
     return true;
 }
 
+/* A question about work gets on with it, and opens memory once for some of it. */
+static void advance(struct emu_stream *s, uint32_t time) {
+    enum { STEPS = 64 };
+    emu_memory_open();
+    for (int i = 0; i < STEPS && s->executed < time && step(s); i++) {
+    }
+    emu_memory_close();
+}
+
 static void run_until(struct emu_stream *s, uint32_t time) {
     double start_s = now_s();
     waits += s->executed < time;
@@ -164,7 +173,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
 cudaError_t cudaStreamQuery(cudaStream_t stream) {
     emu_capture_forbids("a question about a stream");
     emu_stream_id(stream);
-    step(stream);
+    advance(stream, stream->pushed);
     if (stream->executed < stream->pushed) {
         return cudaErrorNotReady;
     }
@@ -275,6 +284,9 @@ cudaError_t cudaEventQuery(cudaEvent_t event) {
     if (!reached(event)) {
         waits += !event->asked;
         event->asked = true;
+        advance(streams[event->stream], event->time);
+    }
+    if (!reached(event)) {
         return cudaErrorNotReady;
     }
     join(&host, &event->known);

@@ -7,8 +7,8 @@
  * And of layouts drawn from the seed LS_LAYOUTS_SEED LS_LAYOUTS_RANDOM, and these alone; else 8, or
  * 300 with LOCKSTEP_TEST_ALL=1.
  *
- * `test_layouts gpu` trains on GPUs, or on the emulated one where that is linked: a few layouts, or
- * with LOCKSTEP_TEST_ALL=1 all that are for so many ranks. */
+ * `test_layouts gpu` trains on GPUs, or on the emulated one where that is linked: a few layouts and
+ * every sixth of the tables, or with LOCKSTEP_TEST_ALL=1 all that are for so many ranks. */
 #include "tests/layouts/layout_cases.h"
 #include "tests/layouts/layout_operations.h"
 
@@ -28,11 +28,8 @@
     "batch.sequences=24 batch.micro=2 numerics.compute=fp32 numerics.bucket_mib=0.05 "             \
     "schedule.kind=constant schedule.warmup_steps=0 optim.lr=1e-2 optim.eps=1e-2"
 
-/* An emulated GPU is slow: smaller, but for the tables of LOCKSTEP_TEST_ALL, which want it whole.
- */
-#define GPU_BASE " batch.sequences=4 batch.micro=1 model.layers=2"
-
 enum { SEQ = 16, NEAR_STEPS = 3, EXACT_STEPS = 20, GPU_STEPS = 2, MAX_OVERRIDES = 64, WORLD = 8 };
+enum { SMALL_BYTES = 96, REFERENCES_MAX = 128, SAMPLED = 6 };
 
 static ls_comm *world; /* recorded */
 static const ls_dataset *data;
@@ -50,9 +47,7 @@ static ls_status load_config(ls_config *config, model_case model, const char *ov
     char text[1024];
     const char *list[MAX_OVERRIDES];
     int count = 0;
-    const bool small = gpu && !getenv("LOCKSTEP_TEST_ALL");
-    snprintf(text, sizeof text, "%s %s%s %s", BASE, model_overrides[model], small ? GPU_BASE : "",
-             overrides);
+    snprintf(text, sizeof text, "%s %s %s", BASE, model_overrides[model], overrides);
     for (char *word = strtok(text, " "); word; word = strtok(NULL, " ")) {
         list[count++] = word;
     }
@@ -211,23 +206,56 @@ static int steps_of(case_kind kind) {
     return gpu ? GPU_STEPS : is_near(kind) ? NEAR_STEPS : EXACT_STEPS;
 }
 
-/* One rank's training, of each model that has been asked for; every rank computes it. On a GPU only
- * what must have the same bits. */
-static const outcome *reference(model_case model, case_kind kind, int micro) {
-    enum { MICROS = 25 };
-    static outcome *known[KINDS][MODELS][MICROS];
-    outcome **o = &known[kind][model][micro];
-    if (!*o) {
-        char overrides[128];
+static int setting(const layout_case *c, const char *name, int otherwise) {
+    const char *found = strstr(c->overrides, name);
+    return found ? atoi(found + strlen(name)) : otherwise;
+}
+
+/* An emulated GPU is slow: there no more layers, micro-batches and sequences than what the case is
+ * about needs. Cases that are compared bit by bit have the same batch, and so the same reference.
+ */
+static void make_small(const layout_case *c, case_kind kind, char text[SMALL_BYTES]) {
+    const int pipeline = setting(c, "parallel.pipeline=", 1);
+    const int stages = pipeline * setting(c, "parallel.interleave=", 1);
+    const int width = setting(c, "parallel.tensor=", 1) * setting(c, "parallel.context=", 1);
+    const int micro = setting(c, "batch.micro=", 1);
+    const int each = stages > pipeline ? pipeline : micro < 4 ? 2 : 1; /* micro-batches of a rank */
+    text[0] = '\0';
+    if (gpu) {
+        snprintf(text, SMALL_BYTES, "model.layers=%d batch.micro=1 batch.sequences=%d ",
+                 stages > 2 ? stages : 2,
+                 is_near(kind) ? c->ranks / width / pipeline * micro * each : 12);
+    }
+}
+
+/* One rank's training, of each model and batch that has been asked for; every rank computes it. On
+ * a GPU only what must have the same bits. */
+static const outcome *reference(model_case model, case_kind kind, const char *small, int micro) {
+    static struct {
+        model_case model;
+        char overrides[256];
+        outcome *outcome;
+    } known[REFERENCES_MAX];
+    char overrides[256];
+    int i = 0;
+    snprintf(overrides, sizeof overrides, "%sbatch.micro=%d%s", small, micro,
+             added_overrides[kind]);
+    while (known[i].outcome &&
+           (known[i].model != model || strcmp(known[i].overrides, overrides) != 0)) {
+        i++;
+    }
+    if (!known[i].outcome) {
         ls_device *dev = gpu && !is_near(kind) ? gpu : cpu;
         ls_comm *self, *fabric;
-        snprintf(overrides, sizeof overrides, "batch.micro=%d%s", micro, added_overrides[kind]);
-        *o = calloc(1, sizeof **o);
+        CHECK(i + 1 < REFERENCES_MAX);
+        known[i].model = model;
+        memcpy(known[i].overrides, overrides, sizeof overrides);
+        known[i].outcome = calloc(1, sizeof *known[i].outcome);
         CHECK_OK(ls_comm_self(&self)); /* both stay, as the outcome does */
         CHECK_OK(ls_comm_self_on(dev, &fabric));
-        CHECK_OK(run(*o, self, fabric, dev, model, overrides, steps_of(kind)));
+        CHECK_OK(run(known[i].outcome, self, fabric, dev, model, overrides, steps_of(kind)));
     }
-    return *o;
+    return known[i].outcome;
 }
 
 static ls_status open_fabric(ls_comm *comm, ls_comm **fabric) {
@@ -242,11 +270,12 @@ static ls_status open_fabric(ls_comm *comm, ls_comm **fabric) {
 
 static void check_on(const layout_case *c, case_kind kind, ls_comm *comm) {
     static outcome o;
-    char overrides[512];
+    char overrides[512], small[SMALL_BYTES];
     ls_comm *fabric;
     const int steps = steps_of(kind);
     CHECK_OK(open_fabric(comm, &fabric));
-    snprintf(overrides, sizeof overrides, "%s%s", c->overrides, added_overrides[kind]);
+    make_small(c, kind, small);
+    snprintf(overrides, sizeof overrides, "%s%s%s", small, c->overrides, added_overrides[kind]);
     ls_status status = run(&o, comm, fabric, gpu ? gpu : cpu, c->model, overrides, steps);
     test_checks++;
     if (status != LS_OK) {
@@ -254,7 +283,8 @@ static void check_on(const layout_case *c, case_kind kind, ls_comm *comm) {
     } else {
         const int micro = (int)o.train.config.batch.micro;
         const double near = c->model == LLAMA_BF16 ? 2e-2 : gpu ? 1e-4 : 1e-5;
-        compare(&o, reference(c->model, kind, micro), c, steps, is_near(kind) ? near : 0.0, comm);
+        compare(&o, reference(c->model, kind, small, micro), c, steps, is_near(kind) ? near : 0.0,
+                comm);
     }
     end(&o);
     if (fabric != comm) {
@@ -365,10 +395,11 @@ static void make_data(char *dir, size_t size) {
 }
 
 /* Long tables in pieces: LS_LAYOUTS_PART=2/5 is every fifth case, from the third on. */
+static int sampled = 1; /* and without it every so many-th */
 static bool is_in_part(void) {
     static int next;
     const char *text = getenv("LS_LAYOUTS_PART");
-    int part = 0, parts = 1;
+    int part = 0, parts = sampled;
     if (text && (sscanf(text, "%d/%d", &part, &parts) != 2 || parts < 1)) {
         TEST_FAIL_("LS_LAYOUTS_PART is '%s'; 2/5 is the form", text);
     }
@@ -385,6 +416,14 @@ static void test_table(const layout_case *cases, size_t count, case_kind kind) {
 
 #define TABLE(cases, kind) test_table((cases), sizeof(cases) / sizeof *(cases), (kind))
 
+static void test_tables(void) {
+    TABLE(near_cases, NEAR);
+    TABLE(near_adafactor_cases, NEAR_ADAFACTOR);
+    TABLE(near_muon_cases, NEAR_MUON);
+    TABLE(exact_cases, EXACT);
+    TABLE(exact_adafactor_cases, EXACT_ADAFACTOR);
+}
+
 static void test_all(void) {
     const char *wanted = getenv("LS_LAYOUTS_RANDOM"), *seed = getenv("LS_LAYOUTS_SEED");
     const char *all = getenv("LOCKSTEP_TEST_ALL");
@@ -392,11 +431,7 @@ static void test_all(void) {
     CHECK_INT(world->size, WORLD);
     test_refusals();
     if (!wanted) {
-        TABLE(near_cases, NEAR);
-        TABLE(near_adafactor_cases, NEAR_ADAFACTOR);
-        TABLE(near_muon_cases, NEAR_MUON);
-        TABLE(exact_cases, EXACT);
-        TABLE(exact_adafactor_cases, EXACT_ADAFACTOR);
+        test_tables();
     }
     test_random(wanted ? atoi(wanted) : drawn, seed ? strtoull(seed, NULL, 10) : 1);
 }
@@ -406,13 +441,8 @@ static void test_gpu(void) {
     TABLE(gpu_adafactor_cases, NEAR_ADAFACTOR);
     TABLE(gpu_muon_cases, NEAR_MUON);
     TABLE(gpu_exact_cases, EXACT);
-    if (getenv("LOCKSTEP_TEST_ALL")) {
-        TABLE(near_cases, NEAR);
-        TABLE(near_adafactor_cases, NEAR_ADAFACTOR);
-        TABLE(near_muon_cases, NEAR_MUON);
-        TABLE(exact_cases, EXACT);
-        TABLE(exact_adafactor_cases, EXACT_ADAFACTOR);
-    }
+    sampled = getenv("LOCKSTEP_TEST_ALL") ? 1 : SAMPLED;
+    test_tables();
 }
 
 int main(int argc, char **argv) {
