@@ -55,6 +55,7 @@ typedef struct ls_train {
     ls_model **models; /* of the parts */
     ls_optim *optim;
     ls_runner *runner;
+    char attention[48]; /* on GPUs whose it is, on all ranks: "own", "cuDNN 9.19.0"; else empty */
     ls_loader *loader;
     int64_t step, total_steps;   /* done, of how many */
     int64_t data_offset;         /* batches of data left out so far: step s reads batch s + this */
@@ -120,6 +121,13 @@ ls_status ls_train_load_weights(ls_train *train);
  * groups to layout. [collective] */
 ls_status ls_train_build(ls_train *train);
 void ls_train_release(ls_train *train);
+/* For build, when the models have reserved what they need: cuDNN does attention when all ranks
+ * offer the same, else lockstep; and it is said which, and why. [collective] */
+ls_status ls_train_settle_attention(ls_train *train);
+/* train->attention for records; null where there is none. */
+struct json_t *ls_train_attention_json(const ls_train *train);
+/* At resume: a warning when the checkpoint, whose run record is given, was trained with another. */
+void ls_train_compare_attention(const ls_train *train, const struct json_t *run);
 
 /* Prints what `ranks` ranks would hold and send, from the configuration; nothing of the run but
  * train->config and the device is needed or changed. LS_E_CONFIG for what cannot work. Not

@@ -161,6 +161,7 @@ ls_status ls_train_build(ls_train *train) {
     LS_TRY(ls_session_agree(session, make_groups(train)));
     LS_TRY(make_state(train));
     LS_TRY(ls_session_agree(session, make_models(train)));
+    LS_TRY(ls_train_settle_attention(train));
     LS_TRY(ls_session_agree(session, make_optim(train)));
     LS_TRY(make_runner(train));
     return ls_session_agree(session, check_plan(train));

@@ -105,13 +105,14 @@ static ls_status write_start(const ls_train *train, int64_t number, double start
     json_t *after = earlier->exit_status < 0 ? json_null()
                                              : json_pack("{s:i, s:s}", "exit", earlier->exit_status,
                                                          "outcome", earlier->text);
-    json_t *line = json_pack(
-        "{s:I, s:f, s:s, s:f, s:I, s:s, s:s, s:i, s:i, s:s, s:s, s:s, s:o, s:o}", "start",
-        (json_int_t)number, "time", start_s, "boot", boot, "uptime",
-        ls_clock_boot_s() - ls_session_age_s(), "step", (json_int_t)train->step, "job", job_id(),
-        "host", host, "ranks", session->comm->size, "hosts", session->mesh.hosts, "device",
-        session->dev->describe, "account", train->config.run.account, "project",
-        train->config.run.project, "price", price_json(train), "after", after);
+    json_t *line =
+        json_pack("{s:I, s:f, s:s, s:f, s:I, s:s, s:s, s:i, s:i, s:s, s:o, s:s, s:s, s:o, s:o}",
+                  "start", (json_int_t)number, "time", start_s, "boot", boot, "uptime",
+                  ls_clock_boot_s() - ls_session_age_s(), "step", (json_int_t)train->step, "job",
+                  job_id(), "host", host, "ranks", session->comm->size, "hosts",
+                  session->mesh.hosts, "device", session->dev->describe, "attention",
+                  ls_train_attention_json(train), "account", train->config.run.account, "project",
+                  train->config.run.project, "price", price_json(train), "after", after);
     char *text = line ? json_dumps(line, JSON_COMPACT | JSON_REAL_PRECISION(16)) : NULL;
     json_decref(line);
     int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);

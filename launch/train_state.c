@@ -63,6 +63,7 @@ static void choose_reading(const ls_train *train, ls_ckpt *ckpt) {
 
 static ls_status load(ls_train *train, ls_ckpt *ckpt) {
     LS_TRY(check_identity(train, ckpt));
+    ls_train_compare_attention(train, ls_ckpt_run(ckpt));
     choose_reading(train, ckpt);
     ls_pieces pieces;
     ls_status status = ls_pieces_list(train, false, &pieces);

@@ -2,9 +2,9 @@
 # train.sh LOCKSTEP DIR [STEPS [FILE [PRODUCT]]]: tokens a second of lockstep train on one GPU: GPT-2 124M and 1558M, bf16,
 # T=1024, on made-up bytes in DIR; medians of the steps without the first five. Beside them, where these are given, torch.compile'd
 # PyTorch ($TORCH_PYTHON, the python of an environment that has it) and llm.c ($LLMC_DIR, a checkout with train_gpt2cu built).
-# Each with lockstep's own attention and, where it is there, with cuDNN's; the rest is of the faster of the two. FILE receives the
-# figures for tests/gpu/report.awk; PRODUCT: TFLOP/s of a matrix product, for the share of it. $MODELS is a list of
-# preset:micro-batch:heads:layers:channels; $DEVICE the device (cuda); $MODEL_SETTINGS more settings of lockstep.
+# Each with lockstep's own attention and with what numerics.attention=auto takes, cuDNN's where it serves; the rest is of the faster
+# of the two. FILE receives the figures for tests/gpu/report.awk; PRODUCT: TFLOP/s of a matrix product, for the share of it. $MODELS
+# is a list of preset:micro-batch:heads:layers:channels; $DEVICE the device (cuda); $MODEL_SETTINGS more settings of lockstep.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 lockstep=$1 dir=$2 steps=${3:-30} figures=${4:-/dev/null} product=${5:-}
@@ -42,7 +42,7 @@ for model in ${MODELS:-gpt2-124m:16:12:12:768 gpt2-1558m:8:25:48:1600}; do
 $model
 ROW
     tokens=0
-    for attention in ${ATTENTIONS:-own cudnn}; do
+    for attention in ${ATTENTIONS:-own auto}; do
         run=$preset-$attention
         rm -rf "$dir/runs/$run"
         # shellcheck disable=SC2086 # words
@@ -59,8 +59,9 @@ ROW
             "$dir/runs/$run/train.jsonl" | median)
         off=$(sed -n 's/.*"\(device[a-z_]*bytes\)": *\([0-9]*\).*/\1 \2/p' "$dir/runs/$run/ledger.json" |
             awk '{ m[$1] = $2 } END { p = m["device_planned_bytes"]; if (p > 0) { d = m["device_bytes"] / p - 1; printf "%.2f", 100 * (d < 0 ? -d : d) } }')
-        printf '%-25s %10.0f tokens/s %8.1f TFLOP/s of the model, memory within %s %% of the plan\n' "$run" "${1:-0}" \
-            "$(awk -v f="${2:-0}" 'BEGIN { print f * 1e-12 }')" "$off"
+        by=$(sed -n 's/.*"attention":"\([^"]*\)".*/\1/p' "$dir/runs/$run/starts.jsonl")
+        printf '%-25s %10.0f tokens/s %8.1f TFLOP/s of the model, memory within %s %% of the plan, attention by %s\n' "$run" "${1:-0}" \
+            "$(awk -v f="${2:-0}" 'BEGIN { print f * 1e-12 }')" "$off" "${by:-?}"
         [ "$(ratio "${1:-0}" "$tokens" | awk '{ print ($1 == "" || $1 > 1) }')" = 0 ] && continue
         tokens=${1:-0} tflops=$(awk -v f="${2:-0}" 'BEGIN { printf "%.1f", f * 1e-12 }') memory=$off
     done

@@ -148,8 +148,8 @@ static const ls_field fields[] = {
     ENUM(numerics, compute, "auto", computes, RUN,
          "auto: bf16 where it is fast, else fp32; fp8: bf16, and the layers' products in 8 bits"),
     ENUM(numerics, reduction, "fast", reductions, RUN, "invariant: same bits for any rank count"),
-    ENUM(numerics, attention, "own", attentions, FREE,
-         "of GPUs: lockstep's kernels; auto: cuDNN's where it is there; cudnn: it must be there"),
+    ENUM(numerics, attention, "auto", attentions, FREE,
+         "of GPUs: cuDNN's where all ranks have the same, else own kernels; cudnn: must be there"),
     FLOAT(numerics, bucket_mib, "25", "MiB", 0.001, 1 << 20, FREE, "gradients sent together"),
 
     INT(checkpoint, every, "1000", "steps", 0, 1e12, FREE, "between saves; 0: no regular saves"),

@@ -470,8 +470,9 @@ struct ls_device {
     uint64_t marks_ns[LS_DEVICE_MARKS]; /* of devices that have finished when a call returns */
 };
 
-/* Whose kernels a GPU's attention is: lockstep's; cuDNN's where there is one (AUTO) or must be, and
- * lockstep's for what cuDNN does not serve with the same bits in each run. */
+/* Whose kernels a GPU's attention is: lockstep's; cuDNN's where it offers to and is accepted (AUTO;
+ * device_async.h); or cuDNN's, which must be there, and lockstep's for what it does not serve with
+ * the same bits in each run. */
 typedef enum ls_attention_by {
     LS_ATTENTION_OWN,
     LS_ATTENTION_AUTO,

@@ -97,6 +97,13 @@ typedef struct ls_adafactor_all {
     const ls_update_verdict *verdict;
 } ls_adafactor_all;
 
+/* What another library than lockstep would do of the attention that was reserved. Devices whose
+ * offers have the same number round alike. */
+typedef struct ls_attention_offer {
+    int64_t number; /* 0: nothing; -1: and nothing was asked for */
+    char text[256]; /* the library, or why it does not */
+} ls_attention_offer;
+
 /* For devices whose operations go on when a call has returned: what the host would otherwise wait
  * for stays on the device. Nothing here waits but fetched and unpin. Pointers are device memory. */
 struct ls_device_async_ops {
@@ -142,6 +149,10 @@ struct ls_device_async_ops {
     ls_status (*fetch)(ls_device *dev, void *pinned, const void *from_device, size_t bytes);
     ls_status (*hold)(ls_device *dev);
     ls_status (*fetched)(ls_device *dev, bool wait, bool *over);
+    /* After reserve, with LS_ATTENTION_AUTO: offer says who could do attention, settle whether it
+     * does. Until then, and of shapes that were not reserved, attention is lockstep's. */
+    ls_status (*attention_offer)(ls_device *dev, ls_attention_offer *offer);
+    void (*attention_settle)(ls_device *dev, bool accept);
 };
 
 #endif

@@ -178,6 +178,12 @@ static cudnnStatus_t set(cudnnBackendDescriptor_t d, cudnnBackendAttributeName_t
     return CUDNN_STATUS_BAD_PARAM;
 }
 
+/* How $LOCKSTEP_EMULATOR_CUDNN wants it: a word, or a version. */
+static bool is_to_be(const char *word) {
+    const char *how = getenv("LOCKSTEP_EMULATOR_CUDNN");
+    return how && strcmp(how, word) == 0;
+}
+
 /* Graphs */
 
 /* The index of a tensor in the copy, which gets it when it is new. */
@@ -331,7 +337,7 @@ static cudnnStatus_t get(cudnnBackendDescriptor_t d, cudnnBackendAttributeName_t
         *count = wanted < 2 ? wanted : 2;
         for (int64_t i = 0; i < *count; i++) {
             take_graph(made[i], part_of(d, CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH),
-                       i == 0 ? CHANGING : SOUND);
+                       i == 0 || is_to_be("changing") ? CHANGING : SOUND);
         }
         return CUDNN_STATUS_SUCCESS;
     case CUDNN_ATTR_ENGINECFG_ENGINE:
@@ -402,6 +408,7 @@ static void take_pointers(const struct emu_descriptor *pack, const emu_graph_cop
 
 static cudnnStatus_t execute(cudnnHandle_t handle, cudnnBackendDescriptor_t plan,
                              cudnnBackendDescriptor_t pack) {
+    static int runs;
     emu_pointers pointers = {0};
     emu_range range;
     int64_t count;
@@ -420,6 +427,9 @@ static cudnnStatus_t execute(cudnnHandle_t handle, cudnnBackendDescriptor_t plan
                    (long long)bytes);
     }
     pointers.workspace = *workspace;
+    pointers.factor = is_to_be("wrong")      ? -1.0
+                      : is_to_be("unsteady") ? 1.0 + runs++ / 2 / 64.0
+                                             : 1.0;
     emu_graph_enqueue(handle->stream, plan->graph, &pointers);
     return CUDNN_STATUS_SUCCESS;
 }
@@ -441,7 +451,9 @@ static cudnnStatus_t set_stream(cudnnHandle_t handle, cudaStream_t stream) {
 }
 
 static size_t version(void) {
-    return 91900;
+    const char *how = getenv("LOCKSTEP_EMULATOR_CUDNN");
+    const size_t wanted = how ? strtoul(how, NULL, 10) : 0;
+    return wanted > 0 ? wanted : 91900;
 }
 
 static const char *error_text(cudnnStatus_t status) {
@@ -454,7 +466,8 @@ static void last_error(char *words, size_t size) {
     snprintf(words, size, "%s", "");
 }
 
-/* In place of cudnn_load.c. $LOCKSTEP_EMULATOR_CUDNN=absent: as where there is none. */
+/* In place of cudnn_load.c. $LOCKSTEP_EMULATOR_CUDNN: absent, as where there is none; changing,
+ * only engines that say so; wrong or unsteady, results that are; or a version, as 91000. */
 ls_status ls_cudnn_load(const ls_cudnn **calls) {
     static const ls_cudnn emulated = {.version = version,
                                       .error_text = error_text,
@@ -468,9 +481,8 @@ ls_status ls_cudnn_load(const ls_cudnn **calls) {
                                       .get = get,
                                       .finalize = finalize,
                                       .execute = execute};
-    const char *how = getenv("LOCKSTEP_EMULATOR_CUDNN");
     *calls = &emulated;
-    if (how && strcmp(how, "absent") == 0) {
+    if (is_to_be("absent")) {
         return LS_FAIL(LS_E_UNSUPPORTED, "no cuDNN that lockstep can use: it is to be absent");
     }
     return LS_OK;

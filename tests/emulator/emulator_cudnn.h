@@ -34,6 +34,7 @@ typedef struct emu_pointers {
     void *at[3 * EMU_OPS_MAX];
     double value[3 * EMU_OPS_MAX];
     void *workspace;
+    double factor; /* of results in bf16; not 1 is an error of the library's */
 } emu_pointers;
 
 /* emulator_cudnn_run.c: queues the graph; takes one use of it. */

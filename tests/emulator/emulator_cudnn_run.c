@@ -116,7 +116,7 @@ static void finish(graph_op *g, int which) {
             char *to = (char *)g->pointers.at[which] + at * (int64_t)bytes_of(t->type);
             emu_access_device(to, bytes_of(t->type), true);
             if (t->type == CUDNN_DATA_BFLOAT16) {
-                *(ls_bf16 *)to = ls_bf16_from_f32((float)x[i]);
+                *(ls_bf16 *)to = ls_bf16_from_f32((float)(x[i] * g->pointers.factor));
             } else {
                 *(float *)to = (float)x[i];
             }

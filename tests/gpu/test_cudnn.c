@@ -93,17 +93,18 @@ static void test_plans(void) {
     ops->close(dev);
 }
 
+static const int64_t reserved_dim[KT_DIMS] = {2, 64, 64, 2, 1, 64};
+static const ls_device_limits limits = {.rows = 128,
+                                        .seq = 64,
+                                        .channels = 128,
+                                        .heads = 2,
+                                        .kv_heads = 1,
+                                        .head_dim = 64,
+                                        .vocab = 64,
+                                        .bf16_batch = 2};
+
 /* What a micro-batch needs is planned, and its workspace taken, before the first step. */
 static void test_reserve(void) {
-    const int64_t dim[KT_DIMS] = {2, 64, 64, 2, 1, 64};
-    const ls_device_limits limits = {.rows = 128,
-                                     .seq = 64,
-                                     .channels = 128,
-                                     .heads = 2,
-                                     .kv_heads = 1,
-                                     .head_dim = 64,
-                                     .vocab = 64,
-                                     .bf16_batch = 2};
     ls_device *dev;
     void *memory;
     CHECK_OK(kt_open("cudnn", 1, &dev));
@@ -111,7 +112,7 @@ static void test_reserve(void) {
     CHECK_OK(dev->ops->reserve(dev, &limits));
     CHECK_INT(ls_cuda_cudnn_plans(ls_cuda_of(dev)), 2);
     const size_t scratch_bytes = dev->scratch_bytes;
-    const ls_attention op = op_of(dim, memory);
+    const ls_attention op = op_of(reserved_dim, memory);
     CHECK_OK(dev->ops->attention_forward(dev, &op));
     CHECK_OK(dev->ops->attention_backward(dev, &op));
     CHECK_INT(ls_cuda_cudnn_plans(ls_cuda_of(dev)), 2);
@@ -120,16 +121,96 @@ static void test_reserve(void) {
     dev->ops->close(dev);
 }
 
-#ifdef LS_EMULATED_DEVICE
-static void test_absence(void) {
+/* Forward of a shape on fixed operands. */
+enum { OUT_BYTES = 1 << 14 };
+static void run_forward(ls_device *dev, const int64_t dim[KT_DIMS], char out[OUT_BYTES]) {
+    const int64_t elems = dim[0] * dim[1] * (dim[3] + 2 * dim[4]) * dim[5];
+    ls_bf16 *host = calloc((size_t)elems, sizeof *host);
+    void *memory;
+    for (int64_t i = 0; i < elems; i++) {
+        host[i] = ls_bf16_from_f32((float)(i * i % 199) / 50.0f - 2.0f);
+    }
+    CHECK_OK(dev->ops->alloc(dev, (size_t)5 << 18, &memory));
+    CHECK_OK(dev->ops->upload(dev, memory, host, (size_t)elems * sizeof *host));
+    const ls_attention op = op_of(dim, memory);
+    CHECK_OK(dev->ops->attention_forward(dev, &op));
+    CHECK_OK(dev->ops->download(dev, out, op.out, OUT_BYTES));
+    dev->ops->free(dev, memory);
+    free(host);
+}
+
+static ls_device *open_auto(void) {
     ls_device *dev;
+    CHECK_OK(ls_device_open_cuda(&(ls_device_options){.attention = LS_ATTENTION_AUTO}, &dev));
+    CHECK(!strstr(dev->describe, "cuDNN"));
+    return dev;
+}
+
+/* Left open: an offer, after trials; lockstep's own kernels until it is accepted, and of other
+ * shapes after that too; nothing is left of cuDNN when it is not. */
+static void test_offer(void) {
+    static char own[2][OUT_BYTES], found[OUT_BYTES];
+    const int64_t other_dim[KT_DIMS] = {1, 64, 64, 2, 2, 64};
+    const int64_t *const dims[] = {reserved_dim, other_dim};
+    ls_attention_offer offer;
+    ls_device *dev;
+    CHECK_OK(ls_device_open_cuda(NULL, &dev));
+    for (int i = 0; i < 2; i++) {
+        run_forward(dev, dims[i], own[i]);
+    }
+    dev->ops->close(dev);
+    dev = open_auto();
+    CHECK_OK(dev->async->attention_offer(dev, &offer));
+    CHECK_INT(offer.number, -1);
+    CHECK_OK(dev->ops->reserve(dev, &limits));
+    CHECK_OK(dev->ops->reserve(dev, &limits));
+    CHECK_INT(ls_cuda_cudnn_plans(ls_cuda_of(dev)), 2);
+    CHECK_OK(dev->async->attention_offer(dev, &offer));
+    CHECK(offer.number > 0);
+    CHECK(strstr(offer.text, "cuDNN 9.") == offer.text);
+    run_forward(dev, reserved_dim, found);
+    CHECK(memcmp(found, own[0], OUT_BYTES) == 0);
+    dev->async->attention_settle(dev, true);
+    run_forward(dev, reserved_dim, found);
+    CHECK(memcmp(found, own[0], OUT_BYTES) != 0);
+    run_forward(dev, other_dim, found);
+    CHECK(memcmp(found, own[1], OUT_BYTES) == 0);
+    CHECK_INT(ls_cuda_cudnn_plans(ls_cuda_of(dev)), 2);
+    const size_t scratch_bytes = dev->scratch_bytes;
+    dev->async->attention_settle(dev, false);
+    CHECK(dev->scratch_bytes < scratch_bytes);
+    CHECK_INT(ls_cuda_cudnn_plans(ls_cuda_of(dev)), -1);
+    run_forward(dev, reserved_dim, found);
+    CHECK(memcmp(found, own[0], OUT_BYTES) == 0);
+    dev->ops->close(dev);
+}
+
+#ifdef LS_EMULATED_DEVICE
+/* Why it makes no offer. */
+static void test_refusals(void) {
+    static const struct {
+        const char *how, *why;
+    } refusals[] = {{"absent", "no cuDNN that lockstep can use"},
+                    {"changing", "no engine for attention forward whose results are the same"},
+                    {"wrong", "cuDNN's attention differs from lockstep's by 2"},
+                    {"unsteady", "cuDNN's attention gave other bits when tried a second time"}};
+    ls_attention_offer offer;
+    for (size_t i = 0; i < sizeof refusals / sizeof *refusals; i++) {
+        CHECK(setenv("LOCKSTEP_EMULATOR_CUDNN", refusals[i].how, 1) == 0);
+        ls_device *dev = open_auto();
+        CHECK_OK(dev->ops->reserve(dev, &limits));
+        CHECK_OK(dev->async->attention_offer(dev, &offer));
+        CHECK_INT(offer.number, 0);
+        if (!strstr(offer.text, refusals[i].why)) {
+            TEST_FAIL_("%s: '%s'", refusals[i].how, offer.text);
+        }
+        dev->ops->close(dev);
+    }
     CHECK(setenv("LOCKSTEP_EMULATOR_CUDNN", "absent", 1) == 0);
+    ls_device *dev;
     CHECK_STATUS(ls_device_open_cuda(&(ls_device_options){.attention = LS_ATTENTION_CUDNN}, &dev),
                  LS_E_UNSUPPORTED);
     CHECK_MESSAGE("no cuDNN that lockstep can use");
-    CHECK_OK(ls_device_open_cuda(&(ls_device_options){.attention = LS_ATTENTION_AUTO}, &dev));
-    CHECK(!strstr(dev->describe, "cuDNN"));
-    dev->ops->close(dev);
     CHECK(unsetenv("LOCKSTEP_EMULATOR_CUDNN") == 0);
 }
 #endif
@@ -146,8 +227,9 @@ int main(void) {
     test_shapes();
     test_plans();
     test_reserve();
+    test_offer();
 #ifdef LS_EMULATED_DEVICE
-    test_absence();
+    test_refusals();
 #endif
     return test_end();
 }

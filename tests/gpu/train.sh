@@ -57,12 +57,41 @@ planned() {
         fail "memory of the GPU: $(grep device "$work/runs/$1/ledger.json")"
 }
 planned plain
-# Attention by cuDNN, where there is one.
-gives 0 "$program" train $small run.name=own $gpu numerics.compute=bf16
-gives 0 "$program" train $small run.name=cudnn $gpu numerics.compute=bf16 numerics.attention=auto run.graphs=true
-[ "$device" != emulated ] || says "cuDNN 9.19.0"
+# Attention by cuDNN, where there is one: on all ranks or on none, and records tell which.
+gives 0 "$program" train $small run.name=own $gpu numerics.compute=bf16 numerics.attention=own
+gives 0 "$program" train $small run.name=cudnn $gpu numerics.compute=bf16 run.graphs=true
 near cudnn own 1e-3
 planned cudnn
+if [ "$device" = emulated ]; then
+    says "attention by cuDNN 9.19.0"
+    # planted HOW: rank 1's cuDNN is like that
+    planted() {
+        how=$1
+        shift
+        # shellcheck disable=SC2016 # expanded by the shell of each rank
+        ranks 2 sh -c '[ "$OMPI_COMM_WORLD_RANK" != 1 ] || export LOCKSTEP_EMULATOR_CUDNN=$0; exec "$@"' "$how" \
+            "$program" train $small $gpu numerics.compute=bf16 "$@"
+    }
+    gives 0 planted 91900 run.name=two-own numerics.attention=own
+    losses two-own >"$work/a"
+    gives 75 planted 91900 run.name=two --until 2
+    says "attention by cuDNN 9.19.0"
+    for how in absent 91000; do
+        gives 0 planted $how run.name=two-$how
+        says "attention by lockstep's own kernels on all ranks; rank . on host .*: .*cuDNN"
+        losses two-$how >"$work/b"
+        holds cmp "$work/a" "$work/b"
+    done
+    gives 75 planted 91900 run.name=two --resume --until 3
+    holds [ -z "$(grep 'attention was by' "$work/err")" ]
+    gives 0 planted absent run.name=two --resume
+    says "attention was by cuDNN 9.19.0 up to the checkpoint and is by own from here on"
+    holds [ "$(sed 's/.*"attention":"\([^"]*\)".*/\1/' "$work/runs/two/starts.jsonl" | tr '\n' ,)" = "cuDNN 9.19.0,cuDNN 9.19.0,own," ]
+    gives 0 planted 91000 run.name=two-cudnn numerics.attention=cudnn run.steps=1
+    says "attention is not rounded in the same way on all ranks"
+    gives 3 planted absent run.name=no numerics.attention=cudnn
+    says "no cuDNN that lockstep can use"
+fi
 gives 1 "$program" train $small run.name=wild $gpu optim.name=sgd optim.lr=1000 optim.clip_norm=0 run.steps=20 faults.max_skipped=0
 says "had a loss or gradient that is not finite"
 

@@ -136,4 +136,6 @@ const ls_device_async_ops ls_cuda_async_ops = {
     .fetch = ls_cuda_fetch,
     .hold = ls_cuda_hold,
     .fetched = ls_cuda_fetched,
+    .attention_offer = ls_cuda_attention_offer,
+    .attention_settle = ls_cuda_attention_settle,
 };

@@ -1,9 +1,12 @@
-/* Attention by cuDNN where it serves the shape: plans are kept, one a shape and direction. */
+/* Attention by cuDNN where it serves the shape: plans are kept, one a shape and direction. Left
+ * open (LS_ATTENTION_AUTO), the plans are made by reserve alone and tried (attention_trial.c), and
+ * serve once they have been accepted. */
 #include "runtime/base/arena.h"
 #include "runtime/base/log.h"
 #include "runtime/base/text.h"
-#include "runtime/device/cuda/attention_graph.h"
+#include "runtime/device/cuda/attention_trial.h"
 #include "runtime/device/cuda/device_cuda.h"
+#include "runtime/device/cuda/memory_cuda.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -28,15 +31,7 @@ struct ls_cuda_cudnn {
     int count;
 };
 
-ls_status ls_cuda_cudnn_start(ls_cuda_device *cuda, ls_attention_by by) {
-    const ls_cudnn *calls;
-    if (by == LS_ATTENTION_OWN) {
-        return LS_OK;
-    }
-    const ls_status found = ls_cudnn_load(&calls);
-    if (found != LS_OK) {
-        return by == LS_ATTENTION_AUTO ? LS_OK : found;
-    }
+static ls_status start(ls_cuda_device *cuda, const ls_cudnn *calls) {
     LS_TRY(ls_calloc(1, sizeof *cuda->cudnn, &cuda->cudnn));
     cuda->cudnn->calls = calls;
     cudnnStatus_t status = calls->start(&cuda->cudnn->handle);
@@ -47,9 +42,42 @@ ls_status ls_cuda_cudnn_start(ls_cuda_device *cuda, ls_attention_by by) {
         return LS_FAIL(LS_E_DEVICE, "starting cuDNN %zu: %s; set numerics.attention to own",
                        calls->version(), calls->error_text(status));
     }
-    const size_t version = calls->version(), used = strlen(cuda->base.describe);
-    snprintf(cuda->base.describe + used, sizeof cuda->base.describe - used, ", cuDNN %zu.%zu.%zu",
-             version / 10000, version / 100 % 100, version % 100);
+    return LS_OK;
+}
+
+static void name(const ls_cudnn *calls, char *text, size_t size) {
+    const size_t version = calls->version();
+    snprintf(text, size, "cuDNN %zu.%zu.%zu", version / 10000, version / 100 % 100, version % 100);
+}
+
+static void refuse(ls_cuda_device *cuda, const char *why) {
+    if (!cuda->attention.refusal[0]) {
+        snprintf(cuda->attention.refusal, sizeof cuda->attention.refusal, "%.239s", why);
+    }
+}
+
+ls_status ls_cuda_cudnn_start(ls_cuda_device *cuda, ls_attention_by by) {
+    const ls_cudnn *calls;
+    char words[48];
+    if (by == LS_ATTENTION_OWN) {
+        return LS_OK;
+    }
+    cuda->attention.left_open = by == LS_ATTENTION_AUTO;
+    ls_status status = ls_cudnn_load(&calls);
+    if (status == LS_OK) {
+        status = start(cuda, calls);
+    }
+    if (status != LS_OK && cuda->attention.left_open) {
+        refuse(cuda, ls_error_last()->message);
+        ls_cuda_cudnn_end(cuda);
+        return LS_OK;
+    }
+    LS_TRY(status);
+    if (by == LS_ATTENTION_CUDNN) {
+        const size_t used = strlen(cuda->base.describe);
+        name(calls, words, sizeof words);
+        snprintf(cuda->base.describe + used, sizeof cuda->base.describe - used, ", %s", words);
+    }
     return LS_OK;
 }
 
@@ -78,34 +106,46 @@ static void tell(const ls_attention_key *key) {
         (long long)key->head_dim, ls_error_last()->message);
 }
 
-static ls_status refuse_workspace(int64_t bytes) {
+/* As much as may be asked for without the rest of training lacking it. */
+static ls_status check_workspace(ls_cuda_device *cuda, int64_t bytes) {
     char wanted[32], most[32];
-    return LS_FAIL(LS_E_UNSUPPORTED, "cuDNN wants %s of workspace for it; at most %s are given",
-                   ls_text_bytes(wanted, sizeof wanted, (double)bytes),
-                   ls_text_bytes(most, sizeof most, (double)WORKSPACE_MAX_BYTES));
+    int64_t limit = WORKSPACE_MAX_BYTES, free_bytes;
+    if (cuda->attention.left_open && bytes > (int64_t)cuda->cudnn->workspace_bytes) {
+        LS_TRY(ls_cuda_free_bytes(&cuda->base, &free_bytes));
+        limit = free_bytes / 4 < limit ? free_bytes / 4 : limit;
+    }
+    if (bytes > limit) {
+        return LS_FAIL(LS_E_UNSUPPORTED, "cuDNN wants %s of workspace for it; at most %s are given",
+                       ls_text_bytes(wanted, sizeof wanted, (double)bytes),
+                       ls_text_bytes(most, sizeof most, (double)limit));
+    }
+    return LS_OK;
 }
 
-/* The plan of a key, with its workspace; NULL: cuDNN does not serve it. */
-static ls_status find_plan(ls_cuda_device *cuda, const ls_attention_key *key, plan **found) {
-    struct ls_cuda_cudnn *c = cuda->cudnn;
-    *found = NULL;
+static plan *find_plan(const struct ls_cuda_cudnn *c, const ls_attention_key *key) {
     for (int i = 0; i < c->count; i++) {
         if (memcmp(&c->plans[i]->key, key, sizeof *key) == 0) {
-            *found = c->plans[i]->refused ? NULL : c->plans[i];
-            return LS_OK;
+            return c->plans[i];
         }
     }
+    return NULL;
+}
+
+/* The plan of a key, with its workspace; NULL: there are too many. */
+static ls_status make_plan(ls_cuda_device *cuda, const ls_attention_key *key, plan **made) {
+    struct ls_cuda_cudnn *c = cuda->cudnn;
+    plan *p;
+    *made = NULL;
     if (c->count == PLANS_MAX) {
         return LS_OK;
     }
-    plan *p;
     LS_TRY(ls_calloc(1, sizeof *p, &p));
     p->key = *key;
-    c->plans[c->count++] = p;
+    c->plans[c->count++] = *made = p;
     ls_status status = ls_attention_graph_make(&p->attention, key, c->calls, c->handle, NULL);
     const int64_t bytes = p->attention.graph.workspace_bytes;
-    if (status == LS_OK && bytes > WORKSPACE_MAX_BYTES) {
-        status = refuse_workspace(bytes);
+    if (status == LS_OK) {
+        status = check_workspace(cuda, bytes);
     }
     if (status == LS_OK) {
         status = ls_cuda_grow(cuda, (size_t)bytes, &c->workspace, &c->workspace_bytes);
@@ -114,12 +154,10 @@ static ls_status find_plan(ls_cuda_device *cuda, const ls_attention_key *key, pl
     if (p->refused) {
         ls_cudnn_graph_release(&p->attention.graph);
     }
-    if (status == LS_E_UNSUPPORTED) {
+    if (status == LS_E_UNSUPPORTED && !cuda->attention.left_open) {
         tell(key);
-        return LS_OK;
     }
-    *found = p->refused ? NULL : p;
-    return status;
+    return status == LS_E_UNSUPPORTED ? LS_OK : status;
 }
 
 static bool aligned(const void *p) {
@@ -145,32 +183,96 @@ static bool may_serve(const ls_attention *op, bool backward) {
 
 ls_status ls_cuda_cudnn_attention(ls_cuda_device *cuda, const ls_attention *op, void *delta,
                                   bool *done) {
-    plan *p;
+    const bool closed = cuda->attention.left_open && !cuda->attention.accepted;
     *done = false;
-    if (!cuda->cudnn || !may_serve(op, delta != NULL)) {
+    if (!cuda->cudnn || closed || !may_serve(op, delta != NULL)) {
         return LS_OK;
     }
     const ls_attention_key key = ls_attention_key_of(op, delta != NULL);
-    LS_TRY(find_plan(cuda, &key, &p));
-    if (!p) {
+    plan *p = find_plan(cuda->cudnn, &key);
+    if (!p && !cuda->attention.left_open) {
+        LS_TRY(make_plan(cuda, &key, &p));
+    }
+    if (!p || p->refused) {
         return LS_OK;
     }
     *done = true;
     return ls_attention_graph_run(&p->attention, op, delta, cuda->cudnn->workspace);
 }
 
-ls_status ls_cuda_cudnn_reserve(ls_cuda_device *cuda, const ls_device_limits *limits) {
-    if (!cuda->cudnn || limits->bf16_batch == 0) {
+/* Plans both directions, and tries them before they are offered. */
+static ls_status plan_for_offer(ls_cuda_device *cuda, const ls_attention_key *forward,
+                                const ls_attention_key *backward) {
+    plan *p, *q;
+    ls_status status = make_plan(cuda, forward, &p);
+    if (status == LS_OK && p && !p->refused) {
+        status = make_plan(cuda, backward, &q);
+        if (status == LS_OK && q && !q->refused) {
+            status = ls_cuda_attention_trial(cuda, forward, &p->attention, &q->attention,
+                                             cuda->cudnn->workspace);
+            if (status == LS_OK) {
+                return LS_OK;
+            }
+        }
+    }
+    /* Where memory does not suffice for it lockstep's own kernels may still fit. */
+    if (status == LS_OK || status == LS_E_UNSUPPORTED || status == LS_E_MEMORY) {
+        refuse(cuda, ls_error_last()->message);
         return LS_OK;
     }
+    return status;
+}
+
+ls_status ls_cuda_cudnn_reserve(ls_cuda_device *cuda, const ls_device_limits *limits) {
+    ls_attention_key keys[2];
+    plan *p;
+    if (limits->bf16_batch == 0) {
+        return LS_OK;
+    }
+    cuda->attention.reserved = true;
     for (int backward = 0; backward <= 1; backward++) {
-        const ls_attention_key key =
-            ls_attention_key_fused(backward, limits->bf16_batch, limits->seq, limits->heads,
-                                   limits->kv_heads, limits->head_dim);
-        plan *p;
-        LS_TRY(find_plan(cuda, &key, &p));
+        keys[backward] = ls_attention_key_fused(backward, limits->bf16_batch, limits->seq,
+                                                limits->heads, limits->kv_heads, limits->head_dim);
+        if (cuda->cudnn && !cuda->attention.left_open && !find_plan(cuda->cudnn, &keys[backward])) {
+            LS_TRY(make_plan(cuda, &keys[backward], &p));
+        }
+    }
+    if (!cuda->cudnn || !cuda->attention.left_open || cuda->attention.refusal[0] ||
+        find_plan(cuda->cudnn, &keys[1])) {
+        return LS_OK;
+    }
+    if (limits->head_dim % 8 != 0) {
+        refuse(cuda, "heads are no multiple of 8 elements wide");
+        return LS_OK;
+    }
+    return plan_for_offer(cuda, &keys[0], &keys[1]);
+}
+
+ls_status ls_cuda_attention_offer(ls_device *dev, ls_attention_offer *offer) {
+    const ls_cuda_device *cuda = ls_cuda_of(dev);
+    struct cudaDeviceProp gpu;
+    *offer = (ls_attention_offer){.number = cuda->attention.reserved ? 0 : -1};
+    if (!cuda->cudnn || cuda->attention.refusal[0]) {
+        snprintf(offer->text, sizeof offer->text, "%s",
+                 cuda->attention.refusal[0] ? cuda->attention.refusal : "cuDNN is not asked for");
+        return LS_OK;
+    }
+    name(cuda->cudnn->calls, offer->text, sizeof offer->text);
+    if (cuda->attention.reserved) {
+        LS_CUDA_TRY(cudaGetDeviceProperties(&gpu, cuda->ordinal), "asking for properties");
+        offer->number = (int64_t)cuda->cudnn->calls->version() * 1000000 +
+                        (10 * gpu.major + gpu.minor) * 1000 + gpu.multiProcessorCount;
     }
     return LS_OK;
+}
+
+void ls_cuda_attention_settle(ls_device *dev, bool accept) {
+    ls_cuda_device *cuda = ls_cuda_of(dev);
+    cuda->attention.accepted = accept;
+    if (!accept && cuda->attention.left_open && cuda->cudnn) {
+        dev->scratch_bytes -= cuda->cudnn->workspace_bytes;
+        ls_cuda_cudnn_end(cuda);
+    }
 }
 
 int ls_cuda_cudnn_plans(const ls_cuda_device *cuda) {

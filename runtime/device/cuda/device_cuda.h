@@ -35,7 +35,13 @@ typedef struct ls_cuda_device {
     double *sum; /* one number, on the device */
     ls_cuda_gemm *gemm;
     struct ls_cuda_cudnn *cudnn; /* NULL: not used */
-    void (*idle)(bool over);     /* again and again while a wait lasts, and once after it */
+    struct {
+        bool left_open;    /* LS_ATTENTION_AUTO: cuDNN's where it is accepted */
+        bool accepted;     /* by settle */
+        bool reserved;     /* in bf16, for training */
+        char refusal[240]; /* why cuDNN does not do what was reserved; empty: it would */
+    } attention;
+    void (*idle)(bool over); /* again and again while a wait lasts, and once after it */
 } ls_cuda_device;
 
 /* LS_OK for cudaSuccess; else LS_E_MEMORY or LS_E_DEVICE with CUDA's words and what was done. */
@@ -76,12 +82,17 @@ ls_status ls_cuda_gemm_run(ls_device *dev, const ls_gemm *op);
 
 /* attention_cudnn.c: opens cuDNN for attention as the options ask; plans what limits foresee, with
  * its workspace; and takes an operation, with delta the backward one, where cuDNN serves it
- * (*done). */
+ * (*done). With LS_ATTENTION_AUTO it serves what was reserved and accepted and nothing else, so
+ * that ranks agree. */
 ls_status ls_cuda_cudnn_start(ls_cuda_device *cuda, ls_attention_by by);
 void ls_cuda_cudnn_end(ls_cuda_device *cuda);
 ls_status ls_cuda_cudnn_reserve(ls_cuda_device *cuda, const ls_device_limits *limits);
 ls_status ls_cuda_cudnn_attention(ls_cuda_device *cuda, const ls_attention *op, void *delta,
                                   bool *done);
+
+/* As ls_device_async_ops has them. */
+ls_status ls_cuda_attention_offer(ls_device *dev, ls_attention_offer *offer);
+void ls_cuda_attention_settle(ls_device *dev, bool accept);
 
 /* How many plans of cuDNN's there are; -1: cuDNN is not used. */
 int ls_cuda_cudnn_plans(const ls_cuda_device *cuda);
