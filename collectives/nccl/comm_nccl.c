@@ -327,6 +327,7 @@ static ls_status nccl_barrier(ls_comm *comm) {
     nccl_comm *c = (nccl_comm *)comm;
     LS_CUDA_TRY(cudaEventRecord(c->ready, c->stream), "recording an event");
     LS_TRY(ls_cuda_wait(c->cuda, c->ready));
+    LS_TRY(ls_nccl_poll(c));
     return c->host->ops->barrier(c->host);
 }
 

@@ -105,7 +105,8 @@ ls_status ls_nccl_test(ls_comm *comm, ls_comm_request *request, bool *done) {
         ls_nccl_note_end(c, request);
         ls_nccl_note_passed(c, request, 0.0f);
     }
-    return ls_cuda_check(error, "a collective", __FILE__, __LINE__);
+    LS_TRY(ls_cuda_check(error, "a collective", __FILE__, __LINE__));
+    return ls_nccl_poll(c); /* what was aborted ends too */
 }
 
 ls_status ls_nccl_wait(ls_comm *comm, ls_comm_request *request) {
