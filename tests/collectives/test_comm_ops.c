@@ -10,7 +10,8 @@
 
 #include "runtime/base/rng.h"
 
-enum { MOST_RANKS = 8, GUARD = 64 };
+/* MORE: elements beyond count / ranks each that blocks of uneven sizes may take. */
+enum { MOST_RANKS = 8, GUARD = 64, MORE = MOST_RANKS * MOST_RANKS };
 static const int64_t sizes[] = {0, 1, 37, 4099, 70001};
 enum { SIZES = sizeof sizes / sizeof *sizes };
 static const ls_dtype dtypes[] = {LS_F32, LS_F64, LS_F16, LS_BF16, LS_I32, LS_I64, LS_U64};
@@ -21,6 +22,10 @@ static bool all_of_them;
 typedef struct memory {
     unsigned char *shared[2], *own[2], *expected, *all;
     int64_t bytes;
+    /* In `all`: stride_bytes of each rank's numbers, which several cases start from. */
+    ls_dtype dtype;
+    int64_t count, stride_bytes;
+    bool whole;
 } memory;
 
 static memory take(ls_comm *comm, int64_t bytes) {
@@ -74,6 +79,22 @@ static void set_elem(unsigned char *buf, ls_dtype dtype, int64_t i, int rank, ui
     default:
         ((uint64_t *)buf)[i] = n;
         break;
+    }
+}
+
+/* All ranks' numbers for reductions of up to count + MORE elements. */
+static void set_all(const ls_comm *comm, memory *m, ls_dtype dtype, int64_t count, bool whole) {
+    if (m->stride_bytes > 0 && m->dtype == dtype && m->count == count && m->whole == whole) {
+        return;
+    }
+    m->dtype = dtype;
+    m->count = count;
+    m->whole = whole;
+    m->stride_bytes = (count + MORE) * (int64_t)ls_dtype_bytes(dtype);
+    for (int rank = 0; rank < comm->size; rank++) {
+        for (int64_t i = 0; i < count + MORE; i++) {
+            set_elem(m->all + rank * m->stride_bytes, dtype, i, rank, (uint64_t)count, whole);
+        }
     }
 }
 
@@ -152,19 +173,14 @@ static void check_reduce(ls_comm *comm, memory *m, ls_dtype dtype, ls_reduce op,
     const int64_t bytes = count * (int64_t)ls_dtype_bytes(dtype);
     unsigned char **buf = variant & SHARED ? m->shared : m->own;
     unsigned char *send = buf[0], *recv = buf[variant & IN_PLACE ? 0 : 1];
-    const bool whole = !is_exact(comm, dtype, op);
-    for (int rank = 0; rank < comm->size; rank++) {
-        for (int64_t i = 0; i < count; i++) {
-            set_elem(m->all + rank * bytes, dtype, i, rank, (uint64_t)count, whole);
-        }
-    }
+    set_all(comm, m, dtype, count, !is_exact(comm, dtype, op));
     for (int64_t i = 0; i < count; i++) {
-        plain(m->expected, m->all, bytes, comm->size, dtype, op, i);
+        plain(m->expected, m->all, m->stride_bytes, comm->size, dtype, op, i);
     }
     for (int root = -1; root < comm->size; root++) {
         ls_comm_request *request = NULL;
         memset(recv, 0x77, (size_t)bytes + GUARD);
-        memcpy(send, m->all + comm->rank * bytes, (size_t)bytes);
+        memcpy(send, m->all + comm->rank * m->stride_bytes, (size_t)bytes);
         if (root < 0) {
             CHECK_OK(comm->ops->all_reduce_start(comm, send, recv, count, dtype, op, &request));
         } else {
@@ -191,26 +207,21 @@ static void check_reduce_scatter(ls_comm *comm, memory *m, ls_dtype dtype, ls_re
     const int64_t elem = (int64_t)ls_dtype_bytes(dtype);
     int64_t counts[MOST_RANKS], total = 0, first = 0;
     for (int rank = 0; rank < comm->size; rank++) {
-        counts[rank] = block(count, rank, uneven);
+        counts[rank] = block(count / comm->size, rank, uneven);
         first = rank == comm->rank ? total : first;
         total += counts[rank];
     }
     const int64_t own = counts[comm->rank];
-    for (int rank = 0; rank < comm->size; rank++) {
-        for (int64_t i = 0; i < total; i++) {
-            set_elem(m->all + rank * total * elem, dtype, i, rank, (uint64_t)count + 7,
-                     !is_exact(comm, dtype, op));
-        }
-    }
+    set_all(comm, m, dtype, count, !is_exact(comm, dtype, op));
     unsigned char **buf = variant & SHARED ? m->shared : m->own;
     unsigned char *send = buf[0], *recv = variant & IN_PLACE ? send + first * elem : buf[1];
     memset(recv, 0x77, (size_t)(own * elem) + GUARD);
-    memcpy(send, m->all + comm->rank * total * elem, (size_t)(total * elem));
+    memcpy(send, m->all + comm->rank * m->stride_bytes, (size_t)(total * elem));
     ls_comm_request *request = NULL;
     CHECK_OK(comm->ops->reduce_scatter_start(comm, send, recv, counts, dtype, op, &request));
     finish(comm, request, variant & BY_TEST);
     for (int64_t i = first; i < first + own; i++) {
-        plain(m->expected, m->all, total * elem, comm->size, dtype, op, i);
+        plain(m->expected, m->all, m->stride_bytes, comm->size, dtype, op, i);
     }
     CHECK(memcmp(recv, m->expected + first * elem, (size_t)(own * elem)) == 0);
     if (!(variant & IN_PLACE)) {
@@ -342,8 +353,7 @@ static void check_sizes(ls_comm *comm, memory *m, int64_t count, int variant) {
             check_reduce(comm, m, dtypes[d], (ls_reduce)op, count, variant);
             for (int uneven = 0; uneven < 2; uneven++) {
                 if (all_of_them || uneven == d % 2) {
-                    check_reduce_scatter(comm, m, dtypes[d], (ls_reduce)op, count / comm->size,
-                                         variant, uneven);
+                    check_reduce_scatter(comm, m, dtypes[d], (ls_reduce)op, count, variant, uneven);
                 }
             }
         }
@@ -362,7 +372,7 @@ static void check_sizes(ls_comm *comm, memory *m, int64_t count, int variant) {
 static void check_backend(ls_comm *comm) {
     const int64_t most = sizes[SIZES - 1];
     memory m = take(comm, (most * 8 > most * 3 * comm->size ? most * 8 : most * 3 * comm->size) +
-                              8 * MOST_RANKS * MOST_RANKS);
+                              8 * MORE);
     for (int s = 0; s < SIZES; s++) {
         for (int variant = 0; variant < VARIANTS; variant++) {
             const bool few = !all_of_them && (sizes[s] >= 10000 || comm->size > 4 ||
