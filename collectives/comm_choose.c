@@ -77,6 +77,13 @@ ls_status ls_comm_choose(ls_comm *mpi, ls_transport transport, ls_comm **comm) {
     }
     const ls_spread s = ls_spread_of(hosts, mpi->rank, mpi->size);
     free(hosts);
+    if (transport == LS_TRANSPORT_SHM && s.hosts > 1) {
+        return LS_FAIL(
+            LS_E_CONFIG,
+            "the ranks lie on %d hosts, and the back end shm serves those of one; choose "
+            "auto, mpi or, with as many ranks on each host, hier",
+            s.hosts);
+    }
     if (transport == LS_TRANSPORT_SHM || (transport == LS_TRANSPORT_AUTO && s.hosts == 1)) {
         return ls_comm_shm(mpi, comm);
     }
@@ -84,10 +91,12 @@ ls_status ls_comm_choose(ls_comm *mpi, ls_transport transport, ls_comm **comm) {
         return make_hier(mpi, s.first, s.inside, comm);
     }
     if (transport == LS_TRANSPORT_HIER) {
-        return LS_FAIL(LS_E_UNSUPPORTED,
-                       "two levels over %d hosts with %d to %d ranks each; several hosts with the "
-                       "same number of ranks, 2 or more, are needed",
-                       s.hosts, s.least, s.most);
+        return LS_FAIL(LS_E_CONFIG,
+                       "found %d to %d ranks on each of %d host%s; the back end hier needs several "
+                       "hosts with the same number of ranks, 2 or more: start them so, or choose "
+                       "auto%s",
+                       s.least, s.most, s.hosts, s.hosts == 1 ? "" : "s",
+                       s.hosts == 1 ? ", mpi or shm" : " or mpi");
     }
     return mpi->ops->duplicate(mpi, comm);
 }

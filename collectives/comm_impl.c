@@ -83,13 +83,13 @@ void ls_waiting_look(ls_waiting *w) {
     if (w->naps) {
         nanosleep(&nap, NULL);
     } else if (++w->looks % SPINS == 0) {
-        const uint64_t now_ns = ls_waiting_may_nap ? ls_clock_ns() : 0;
+        sched_yield();
+    } else if (ls_waiting_may_nap) { /* a look may have been long: it offers the processor, too */
+        const uint64_t now_ns = ls_clock_ns();
         w->begin_ns = w->begin_ns > 0 ? w->begin_ns : now_ns;
         w->naps = now_ns > w->begin_ns + AWAKE_NS;
         if (w->naps) {
             ls_waiting_short_slices(true);
-        } else {
-            sched_yield();
         }
     }
 }

@@ -37,7 +37,7 @@ typedef struct mpi_comm {
     /* Requests are kept for reuse. One that met an error stays out of `free`, as MPI may still be
      * using its parts. */
     ls_comm_request *all, *free;
-    ls_comm_request *active; /* reductions under way */
+    ls_comm_request *active; /* reductions under way, the oldest first */
     uint32_t sequence;       /* of exchanges; the same on all ranks */
     ls_pump pump;            /* pending: requests taken */
     const void **from;       /* [size], of one addition */

@@ -96,12 +96,17 @@ void ls_mpi_drive(ls_pump *pump) {
         int flag;
         MPI_Iprobe(MPI_ANY_SOURCE, PROBE_TAG, c->handle, &flag, MPI_STATUS_IGNORE);
     }
+    /* Where the oldest in a stage waits, so do those behind it: only the oldest are asked for, as
+     * each question is a look at all of the library's connections and an offer of the processor. */
+    bool waits[2] = {false};
     for (ls_comm_request **at = &c->active; *at;) {
         ls_comm_request *request = *at;
-        if (advance(c, request)) {
+        const bool stage = request->reduction.gathering;
+        if (!waits[stage] && advance(c, request)) {
             *at = request->next_active;
             request->reduction.active = false;
         } else {
+            waits[stage] = waits[stage] || request->reduction.gathering == stage;
             at = &request->next_active;
         }
     }
@@ -158,8 +163,12 @@ static ls_status launch(mpi_comm *c, ls_comm_request *request) {
     r->tag = ls_mpi_next_tag(c);
     LS_TRY(exchange(c, request));
     r->active = true;
-    request->next_active = c->active;
-    c->active = request;
+    request->next_active = NULL;
+    ls_comm_request **at = &c->active;
+    while (*at) {
+        at = &(*at)->next_active;
+    }
+    *at = request;
     return LS_OK;
 }
 

@@ -80,7 +80,7 @@ static ls_status parse_bytes(const char *name, const char *value, int64_t *bytes
     return LS_OK;
 }
 
-static ls_status parse(bench *b, const ls_bench_collective_options *o) {
+static ls_status parse_operation(bench *b, const ls_bench_collective_options *o) {
     b->call.coll = ls_coll_parse(o->operation);
     if (b->call.coll == LS_COLL_COUNT || b->call.coll == LS_COLL_BARRIER) {
         return LS_FAIL(LS_E_USAGE,
@@ -109,6 +109,26 @@ static ls_status parse(bench *b, const ls_bench_collective_options *o) {
                        o->reduction);
     }
     b->call.op = (ls_reduce)op;
+    if (op != LS_SUM && !reduces(b)) {
+        return LS_FAIL(
+            LS_E_USAGE,
+            "--redop is '%s' for %s, which reduces nothing; all_reduce, reduce_scatter or "
+            "reduce is needed",
+            o->reduction, o->operation);
+    }
+    if (o->overlap &&
+        (b->call.coll != LS_COLL_ALL_REDUCE || op != LS_SUM || b->call.dtype != LS_F32)) {
+        return LS_FAIL(
+            LS_E_USAGE,
+            "--overlap is of an all_reduce of fp32 sums; found --operation %s --redop %s "
+            "--dtype %s",
+            o->operation, o->reduction, o->dtype);
+    }
+    return LS_OK;
+}
+
+static ls_status parse(bench *b, const ls_bench_collective_options *o) {
+    LS_TRY(parse_operation(b, o));
     if (!ls_transport_parse(o->backend, &b->transport)) {
         return LS_FAIL(LS_E_USAGE, "--backend is '%s'; auto, mpi, shm or hier is needed",
                        o->backend);

@@ -79,7 +79,9 @@ make_hosts() {
             connect "$host" "$link" || return
         done
         # The same everywhere; what else a machine may have chosen needs exact times of its packets.
-        ip netns exec "$id-$host" sh -c 'echo cubic >/proc/sys/net/ipv4/tcp_congestion_control' 2>/dev/null || true
+        for control in cubic reno; do # a namespace may set those that the machine allows
+            ip netns exec "$id-$host" sh -c "echo $control >/proc/sys/net/ipv4/tcp_congestion_control" 2>/dev/null && break
+        done
         host=$((host + 1))
     done
     unshare --uts --mount true

@@ -65,7 +65,12 @@ refuses --minbytes 8X
 refuses --minbytes 16 -e 8
 refuses --dtype float7
 refuses --redop product
+refuses --redop max -o all_gather
+refuses --overlap -o reduce
 refuses --backend carrier_pigeon
+status=0
+bench --backend hier -e 8 || status=$? # on one host
+[ "$status" = 2 ] && grep -q 'choose auto, mpi or shm' "$out" || { cat "$out" && exit 1; }
 refuses --profile "$profile" # the links of one rank
 echo 'device: {colour: blue}' >"$profile" # before anything is measured
 ! bench --profile "$profile" 2>/dev/null && grep -q 'colour' "$out" || { cat "$out" && exit 1; }

@@ -16,6 +16,8 @@ without_link='ip link add eth7 type veth peer name eth8 && ip addr add 10.78.0.$
 gives 0 env OMPI_MCA_pml=ob1 "$root/tests/hosts.sh" 2 1 sh -c "$without_link" "$program"
 echo 'btl_tcp_if_include = eth0' >"$work/mca-params.conf"
 gives 0 env OMPI_MCA_pml=ob1 OMPI_MCA_mca_base_param_files="$work/mca-params.conf" "$root/tests/hosts.sh" 2 1 sh -c "$without_link" "$program"
+gives 2 on_hosts 2 1 "$LOCKSTEP" bench collective --backend shm -e 8
+says 'lie on 2 hosts, and the back end shm serves those of one'
 [ -z "$(ip netns list | grep "^ls-$$-" || true)" ] || fail "namespaces are left"
 
 make_corpus

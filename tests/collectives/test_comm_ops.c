@@ -546,8 +546,8 @@ static void check_choice(ls_comm *world) {
     }
     ls_comm *comm = NULL;
     if (world->size > 1) {
-        CHECK_STATUS(ls_comm_choose(world, LS_TRANSPORT_HIER, &comm), LS_E_UNSUPPORTED);
-        CHECK_MESSAGE("over 1 hosts");
+        CHECK_STATUS(ls_comm_choose(world, LS_TRANSPORT_HIER, &comm), LS_E_CONFIG);
+        CHECK_MESSAGE("on each of 1 host;");
     }
 }
 
