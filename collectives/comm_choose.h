@@ -20,8 +20,8 @@ typedef struct ls_spread {
 ls_spread ls_spread_of(const uint64_t *hosts, int rank, int size);
 
 /* AUTO: self for one rank, shm for those of one host, hier for several hosts with the same number,
- * 2 or more, of ranks each, else mpi. Others: that back end, LS_E_CONFIG on all ranks where the ranks
- * lie otherwise. mpi: of the back end mpi or self; borrowed, and not used after the call.
+ * 2 or more, of ranks each, else mpi. Others: that back end, LS_E_CONFIG on all ranks where the
+ * ranks lie otherwise. mpi: of the back end mpi or self; borrowed, and not used after the call.
  * [collective] */
 ls_status ls_comm_choose(ls_comm *mpi, ls_transport transport, ls_comm **comm);
 

@@ -91,7 +91,7 @@ static ls_status measure_level(ls_comm *world, level *l) {
         const ls_bench_call call = {.comm = comm,
                                     .coll = colls[c],
                                     .dtype = LS_F32,
-                                    .op = LS_SUM,
+                                    .op = LS_SUM_TREE, /* as gradients are added */
                                     .counts = blocks,
                                     .offsets = blocks + comm->size};
         for (int i = 0; i < SIZES; i++) {
