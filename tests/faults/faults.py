@@ -186,10 +186,12 @@ def table(bench, names, steps, repeat, rng):
 
 def soak(bench, names, seconds, rng):
     """Runs of so many steps that a few faults fit, one after another until the time is up and every fault
-    has come; those that need hosts of their own each in a run of its own."""
+    has come; those that need hosts of their own each in a run of its own. No fault is begun so near the end
+    that the run may be over before it acts."""
     begun = time.monotonic()
     end = begun + seconds
-    steps, count, left = 600, 0, []
+    last = int(8 * INTERVAL * max(1, bench.patience / 60))
+    steps, count, left = 440 + last, 0, []
     apart = [name for name in names if FAULTS[name].needs == "hosts"]
     names = [name for name in names if name not in apart]
     plain = bench.plain(steps)
@@ -203,7 +205,7 @@ def soak(bench, names, seconds, rng):
         try:
             while not run.over():
                 bench.ready(run)
-                if run.over() or run.records()[-1]["step"] > steps - 8 * INTERVAL:
+                if run.over() or run.records()[-1]["step"] > steps - last:
                     break
                 if time.monotonic() > end and count >= len(names):
                     break
