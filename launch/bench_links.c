@@ -14,9 +14,20 @@
  * operations carry. A gradient of such a matrix has SLICE_BYTES. Sizes of activations; of
  * gradients; and of a block's weights. */
 enum { REPEATS = 15, SIZES = 3, ROWS = 256, WIDTH = 512, WEIGHT_ELEMS = 32 << 20 };
-enum { SLICE_BYTES = 4 * WIDTH * WIDTH, GRAD_BYTES = 72 << 20, BESIDE = 8 };
-static const int64_t sizes[LS_USE_COUNT][SIZES] = {
-    {16 << 10, 128 << 10, 1 << 20}, {6 << 20, 12 << 20, 18 << 20}, {1 << 20, 3 << 20, 9 << 20}};
+enum {
+    SLICE_BYTES = 4 * WIDTH * WIDTH,
+    GRAD_BYTES = 72 << 20,
+    BESIDE = 8,
+    ROWS_BESIDE = 3,
+    KEPT_BYTES = 64 << 20
+};
+#define ACTIVATION_SIZES                                                                           \
+    { 16 << 10, 128 << 10, 1 << 20 }
+static const int64_t sizes[LS_USE_COUNT][SIZES] = {[LS_USE_ACTIVATIONS] = ACTIVATION_SIZES,
+                                                   [LS_USE_BESIDE] = ACTIVATION_SIZES,
+                                                   [LS_USE_KEPT] = ACTIVATION_SIZES,
+                                                   [LS_USE_STATE] = {6 << 20, 12 << 20, 18 << 20},
+                                                   [LS_USE_BLOCKS] = {1 << 20, 3 << 20, 9 << 20}};
 
 typedef struct bench {
     ls_comm *comm;
@@ -24,6 +35,8 @@ typedef struct bench {
     ls_dtype dtype;
     char *grads, *weights, *windows[2]; /* from comm */
     char *own[2], *rows, *out;
+    char *kept;        /* KEPT_BYTES, private as activations and sums of gradients are */
+    int64_t kept_end;  /* of what was used of it last */
     int64_t place;     /* of the next weights, in elements */
     int64_t grads_end; /* of the last gradients, in bytes */
 } bench;
@@ -33,6 +46,10 @@ typedef struct row {
     ls_bench_call call;
     char *send, *recv;
 } row;
+
+static bool carries_rows(ls_comm_use use) {
+    return use == LS_USE_ACTIVATIONS || use == LS_USE_BESIDE || use == LS_USE_KEPT;
+}
 
 /* Products */
 
@@ -52,6 +69,12 @@ static char *next_grads(bench *b, ls_coll coll, int64_t bytes) {
     const int64_t end = coll == LS_COLL_ALL_TO_ALL ? 2 * bytes : GRAD_BYTES;
     b->grads_end = b->grads_end + bytes > end ? bytes : b->grads_end + bytes;
     return b->grads + b->grads_end - bytes;
+}
+
+/* What no cache holds any more. */
+static char *next_kept(bench *b, int64_t bytes) {
+    b->kept_end = b->kept_end + bytes > KEPT_BYTES ? bytes : b->kept_end + bytes;
+    return b->kept + b->kept_end - bytes;
 }
 
 /* y[rows, WIDTH] = x times `weights`. */
@@ -126,7 +149,11 @@ static void update(bench *b) {
 /* Before the operation, whose buffers may be other ones each time; and while it is on its way. */
 static ls_status work_before(bench *b, row *r, const ls_bench_shape *s) {
     const int64_t elem = (int64_t)ls_dtype_bytes(r->call.dtype);
-    if (r->use == LS_USE_ACTIVATIONS) {
+    if (r->use == LS_USE_KEPT) {
+        r->send = next_kept(b, s->send * elem);
+        return products(b, ROWS_BESIDE);
+    }
+    if (carries_rows(r->use)) {
         return compute_rows(b, r->send, s->send * elem);
     }
     if (r->call.coll != LS_COLL_ALL_GATHER) {
@@ -149,22 +176,31 @@ static ls_status work_before(bench *b, row *r, const ls_bench_shape *s) {
     return LS_OK;
 }
 
-/* What a step computes then; between products it looks after gradients on their way, which counts.
- */
+/* Products between which what is on its way is looked after, which counts. */
+static ls_status look_after(bench *b, int count, ls_comm_request *requests[2], double *calls_s) {
+    for (int i = 0; i < count; i++) {
+        LS_TRY(products(b, 1));
+        const uint64_t start_ns = ls_clock_ns();
+        for (int k = 0; k < 2; k++) {
+            bool done = false;
+            LS_TRY(requests[k] ? b->comm->ops->test(b->comm, requests[k], &done) : LS_OK);
+            requests[k] = done ? NULL : requests[k];
+        }
+        *calls_s += 1e-9 * (double)(ls_clock_ns() - start_ns);
+    }
+    return LS_OK;
+}
+
+/* What a step computes then. It looks after gradients and messages to other stages; rows of tensor
+ * and context ranks it only waits for. */
 static ls_status work_beside(bench *b, const row *r, const ls_bench_shape *s,
                              ls_comm_request *requests[2], double *calls_s) {
     if (r->use == LS_USE_STATE && r->call.coll != LS_COLL_ALL_GATHER) {
-        for (int i = 0; i < BESIDE; i++) {
-            LS_TRY(products(b, 1));
-            const uint64_t start_ns = ls_clock_ns();
-            for (int k = 0; k < 2; k++) {
-                bool done = false;
-                LS_TRY(requests[k] ? b->comm->ops->test(b->comm, requests[k], &done) : LS_OK);
-                requests[k] = done ? NULL : requests[k];
-            }
-            *calls_s += 1e-9 * (double)(ls_clock_ns() - start_ns);
-        }
-        return LS_OK;
+        return look_after(b, BESIDE, requests, calls_s);
+    }
+    if (r->use == LS_USE_BESIDE || r->use == LS_USE_KEPT) {
+        return r->call.coll == LS_COLL_SEND_RECV ? look_after(b, ROWS_BESIDE, requests, calls_s)
+                                                 : products(b, ROWS_BESIDE);
     }
     /* Of the block before, whose weights are in the other window. */
     const char *used = r->recv == b->windows[0] ? b->windows[1] : b->windows[0];
@@ -173,6 +209,18 @@ static ls_status work_beside(bench *b, const row *r, const ls_bench_shape *s,
         LS_TRY(product(b, ROWS, b->rows, used + weight_bytes(b, at), b->out));
     }
     return LS_OK;
+}
+
+/* Gradients that have arrived are added up: to the rank's own, then to sums that wait in memory. */
+static ls_status work_after(bench *b, const row *r, const ls_bench_shape *s) {
+    if (r->use != LS_USE_STATE || r->call.coll != LS_COLL_ALL_TO_ALL) {
+        return LS_OK;
+    }
+    const int64_t bytes = s->block * (int64_t)ls_dtype_bytes(r->call.dtype);
+    const int rank = b->comm->rank, other = (rank + 1) % b->comm->size;
+    char *const own = r->send + rank * bytes;
+    LS_TRY(b->dev->ops->add(b->dev, r->call.dtype, s->block, r->recv + other * bytes, own));
+    return b->dev->ops->add(b->dev, r->call.dtype, s->block, own, next_kept(b, bytes));
 }
 
 /* Measuring */
@@ -210,6 +258,7 @@ static ls_status time_row(bench *b, row *r, int64_t bytes, double *seconds) {
         waits[i] = 1e-9 * (double)ls_clock_ns();
         LS_TRY(ls_bench_call_wait(&r->call, requests));
         ends[i] = 1e-9 * (double)ls_clock_ns();
+        LS_TRY(work_after(b, r, &s));
     }
     LS_TRY(comm->ops->all_reduce(comm, waits, REPEATS, LS_F64, LS_MAX));
     for (int i = 0; i < REPEATS; i++) {
@@ -239,7 +288,7 @@ static ls_status measure(bench *b, int64_t *blocks, ls_bench_links *links) {
         ls_figure_id us, gb_s;
         const ls_comm_use use = (ls_comm_use)(i / LS_COLL_COUNT);
         const ls_coll coll = (ls_coll)(i % LS_COLL_COUNT);
-        const bool weights = use == LS_USE_ACTIVATIONS || coll == LS_COLL_ALL_GATHER;
+        const bool weights = carries_rows(use) || coll == LS_COLL_ALL_GATHER;
         row r = {.use = use,
                  .call = {.comm = b->comm,
                           .coll = coll,
@@ -261,6 +310,8 @@ static ls_status take(bench *b, int64_t **blocks) {
     LS_TRY(ls_calloc(2 * (size_t)b->comm->size, sizeof **blocks, blocks));
     LS_TRY(ls_calloc(most, 1, &b->own[0]));
     LS_TRY(ls_calloc(most, 1, &b->own[1]));
+    LS_TRY(ls_calloc(KEPT_BYTES, 1, &b->kept));
+    memset(b->kept, 0, KEPT_BYTES); /* not the page of zeros */
     LS_TRY(ls_calloc((size_t)ROWS * WIDTH, elem, &b->rows));
     LS_TRY(ls_calloc((size_t)ROWS * WIDTH, elem, &b->out));
     const ls_device_limits limits = {.rows = ROWS, .channels = WIDTH};
@@ -304,6 +355,7 @@ done:
     comm->ops->give_back(comm, b.windows[1]);
     free(b.own[0]);
     free(b.own[1]);
+    free(b.kept);
     free(b.rows);
     free(b.out);
     free(blocks);

@@ -38,6 +38,10 @@ static ls_status load_config(ls_train *train, bool dry, int argc, char **argv, i
     ls_status status =
         ls_config_load(&train->config, path, (const char *const *)argv + first, argc - first);
     const bool needs_data = !dry || train->config.model.vocab == 0;
+    if (status == LS_OK && !dry && train->config.run.steps == 0 && train->config.run.tokens == 0) {
+        status = LS_FAIL(LS_E_CONFIG, "neither run.steps nor run.tokens is given; set one of them, "
+                                      "such as run.steps=1000");
+    }
     if (status == LS_OK && needs_data && !train->config.data.dir[0]) {
         status =
             LS_FAIL(LS_E_CONFIG, "data.dir is not given; make one with 'lockstep prep INPUT -o "

@@ -13,12 +13,31 @@
 enum { SKIP = 1, STEPS = 5 };
 #define FAR 0.2
 
+typedef struct told {
+    double count, wire_bytes, seconds;
+} told;
+
 static struct {
     bool known;
     double exposed_s; /* of communication, without waiting for slower ranks */
     double predicted_s[LS_PHASE_COUNT], measured_s[LS_PHASE_COUNT];
     int seen;
+    ls_plan_rates rates;
+    told operations[LS_COMM_AXIS_COUNT][LS_USE_COUNT][LS_COLL_COUNT]; /* of this rank */
 } prediction;
+
+static const char *const uses[LS_USE_COUNT] = {
+    [LS_USE_ACTIVATIONS] = "activations", [LS_USE_BESIDE] = "activations, beside other work",
+    [LS_USE_KEPT] = "kept activations",   [LS_USE_STATE] = "gradients",
+    [LS_USE_PARAMETERS] = "parameters",   [LS_USE_BLOCKS] = "parameters of a block"};
+
+static void note_operation(void *context, const ls_comm_operation *o) {
+    (void)context;
+    told *t = &prediction.operations[o->axis][o->use][o->coll];
+    t->count += o->count;
+    t->wire_bytes += o->count * ls_wire_bytes(o->coll, o->ranks, o->bytes);
+    t->seconds += ls_plan_operation_s(&prediction.rates, o);
+}
 
 static const ls_phase phases[LS_TERM_COUNT] = {
     [LS_TERM_PRODUCTS] = LS_PHASE_COMPUTE,  [LS_TERM_ATTENTION] = LS_PHASE_COMPUTE,
@@ -32,23 +51,22 @@ static const ls_phase phases[LS_TERM_COUNT] = {
 };
 
 static ls_status cost_of(const ls_config *config, ls_device *dev, const int size[LS_AXIS_COUNT],
-                         double *peak_flops, ls_plan_cost *cost) {
+                         ls_plan_rates *rates, ls_plan_cost *cost) {
     static ls_cluster cluster;
     const ls_config_parallel *p = &config->parallel;
     ls_plan_model model;
-    ls_plan_rates rates;
     LS_TRY(ls_cluster_load(config->cost.cluster, &cluster));
     LS_TRY(ls_plan_model_of(&config->model, &model));
     const ls_dtype dtype = ls_session_dtype(config->numerics.compute, dev);
     const ls_precision precision = dtype == LS_BF16 ? LS_PRECISION_BF16 : LS_PRECISION_FP32;
-    LS_TRY(ls_plan_rates_of(&cluster, precision, &rates));
+    LS_TRY(ls_plan_rates_of(&cluster, precision, rates));
     const ls_software software = {
         .gradient_bytes = 4, .repeated_norms = size[LS_AXIS_TENSOR] > 1 && !p->sequence_parallel};
     ls_plan_teller teller = {.config = config, .dev = dev, .dtype = dtype};
     const ls_plan_job job = {.model = &model,
                              .tell = dev->host_memory ? ls_plan_tell : NULL,
                              .teller = &teller,
-                             .rates = &rates,
+                             .rates = rates,
                              .software = &software,
                              .precision = precision,
                              .seq = config->data.sequence,
@@ -66,7 +84,6 @@ static ls_status cost_of(const ls_config *config, ls_device *dev, const int size
         .recompute = config->recompute.mode == LS_RECOMPUTE_FULL        ? LS_REDO_FULL
                      : config->recompute.mode == LS_RECOMPUTE_SELECTIVE ? LS_REDO_SELECTIVE
                                                                         : LS_REDO_NONE};
-    *peak_flops = rates.peak_flops;
     ls_plan_cost_of(&job, &layout, cost);
     return LS_OK;
 }
@@ -74,19 +91,21 @@ static ls_status cost_of(const ls_config *config, ls_device *dev, const int size
 ls_status ls_train_predict_layout(const ls_config *config, ls_device *dev,
                                   const int size[LS_AXIS_COUNT], double *seconds) {
     ls_plan_cost cost;
-    double peak_flops;
-    LS_TRY(cost_of(config, dev, size, &peak_flops, &cost));
+    ls_plan_rates rates;
+    LS_TRY(cost_of(config, dev, size, &rates, &cost));
     *seconds = cost.step_s;
     return LS_OK;
 }
 
 static ls_status predict(ls_train *train) {
     ls_plan_cost cost;
-    double peak_flops;
-    LS_TRY(
-        cost_of(&train->config, train->session.dev, train->session.mesh.size, &peak_flops, &cost));
+    ls_plan_rates *rates = &prediction.rates;
+    LS_TRY(cost_of(&train->config, train->session.dev, train->session.mesh.size, rates, &cost));
     if (isnan(train->peak_flops_per_s)) {
-        train->peak_flops_per_s = peak_flops;
+        train->peak_flops_per_s = rates->peak_flops;
+    }
+    if (cost.told) {
+        LS_TRY(ls_layout_tell(&train->layout, &(ls_comm_list){.add = note_operation}));
     }
     for (int t = 0; t < LS_TERM_COUNT; t++) {
         prediction.predicted_s[phases[t]] += cost.seconds[t];
@@ -149,6 +168,26 @@ static void tell(void) {
     }
 }
 
+/* NULL where operations were not told. */
+static json_t *operations_json(void) {
+    json_t *rows = NULL;
+    const told *all = &prediction.operations[0][0][0];
+    for (int i = 0; i < LS_COMM_AXIS_COUNT * LS_USE_COUNT * LS_COLL_COUNT; i++) {
+        const int coll = i % LS_COLL_COUNT, use = i / LS_COLL_COUNT % LS_USE_COUNT;
+        const int axis = i / LS_COLL_COUNT / LS_USE_COUNT;
+        if (all[i].count > 0) {
+            rows = rows ? rows : json_array();
+            json_array_append_new(rows,
+                                  json_pack("{s:s, s:s, s:s, s:f, s:f, s:f}", "axis",
+                                            ls_comm_axis_name((ls_comm_axis)axis), "operation",
+                                            ls_coll_name((ls_coll)coll), "carries", uses[use],
+                                            "count", all[i].count, "bytes", all[i].wire_bytes,
+                                            "predicted_seconds", all[i].seconds));
+        }
+    }
+    return rows;
+}
+
 json_t *ls_train_predict_json(void) {
     if (!prediction.known || prediction.seen < SKIP + STEPS) {
         return json_null();
@@ -163,10 +202,12 @@ json_t *ls_train_predict_json(void) {
             json_object_set_new(by_clock, name, json_real(prediction.measured_s[p] / STEPS));
         }
     }
-    return json_pack("{s:f, s:f, s:f, s:s, s:i, s:o, s:o}", "predicted_step_seconds", predicted,
-                     "measured_step_seconds", measured, "predicted_exposed_communication_seconds",
-                     prediction.exposed_s, "differs_most_in", ls_phase_name(blame), "steps", STEPS,
-                     "predicted_seconds", by_plan, "measured_seconds", by_clock);
+    return json_pack("{s:f, s:f, s:f, s:s, s:i, s:o, s:o, s:o*}", "predicted_step_seconds",
+                     predicted, "measured_step_seconds", measured,
+                     "predicted_exposed_communication_seconds", prediction.exposed_s,
+                     "differs_most_in", ls_phase_name(blame), "steps", STEPS, "predicted_seconds",
+                     by_plan, "measured_seconds", by_clock, "operations_of_rank_0",
+                     operations_json());
 }
 
 void ls_train_predict_compare(const ls_step_record *record) {

@@ -93,6 +93,9 @@ def main(run, name):
     print(f"{name:46} {predicted:12.2f} {exposed:12.2f} {exposed / predicted:8.2f} {waiting:12.2f}")
     if os.environ.get("DETAILS"):
         print(f"    a step predicted {1e3 * plan['predicted_step_seconds']:.1f}, measured {1e3 * plan['measured_step_seconds']:.1f} ms")
+        for o in plan.get("operations_of_rank_0", []):
+            print(f"    predicted: {o['axis']:9} {o['operation']:16} {o['count']:6.1f} x {o['bytes'] / o['count'] / 1024:9.1f} KiB"
+                  f" sent  exposed {1e3 * o['predicted_seconds']:8.3f} ms  {o['carries']}")
         for (group, operation, size), (n, shown, waited) in sorted(found.items()):
             print(f"    {group:20} {operation:16} {n:6.1f} x {size / 1024:9.1f} KiB  exposed {shown:8.3f} ms"
                   f"  waiting {waited:8.3f} ms")

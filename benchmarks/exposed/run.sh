@@ -2,9 +2,10 @@
 # run.sh [FOLDER [LAYOUT ...]]: the communication that a step of training exposes on this machine, predicted by its profile
 # (collectives/wire_cost.h, runtime/plan/operations.c) and measured, for layouts of 2 ranks. exposed.py defines what counts.
 #
-# FOLDER (default: a new one, removed at the end) keeps the profile local.yaml: it is measured when it is missing. LAYOUT:
-# settings of one layout, such as "parallel.zero=3"; default: 8 of them. STEPS: so many are looked at (10). DETAILS=1: each
-# group's operations. LOCKSTEP names the binary (default: build/release/bin/lockstep of this tree).
+# FOLDER (default: a new one, removed at the end) keeps the profile local.yaml: it is measured when it is missing, its links
+# again before each layout, as the speed of virtual machines drifts (AGAIN=0: only then). LAYOUT: settings of one layout, such
+# as "parallel.zero=3"; default: 8 of them. STEPS: so many are looked at (10). DETAILS=1: what is predicted of each kind of
+# operation, and each group's operations. LOCKSTEP names the binary (default: build/release/bin/lockstep of this tree).
 set -eu
 root=$(cd "$(dirname "$0")/../.." && pwd)
 lockstep=${LOCKSTEP:-$root/build/release/bin/lockstep}
@@ -20,8 +21,12 @@ fi
     "parallel.tensor=2 parallel.sequence_parallel=true" parallel.context=2 parallel.pipeline=2
 ranks() { "$root/launch/mpirun/local.sh" 2 "$@"; }
 
+links() {
+    ranks "$lockstep" bench collective --profile "$work/local.yaml" >"$work/collective.log" 2>&1 ||
+        { cat "$work/collective.log" >&2; exit 1; }
+}
 if [ ! -e "$work/local.yaml" ]; then
-    ranks "$lockstep" bench collective --profile "$work/local.yaml" >"$work/collective.log" 2>&1
+    links
     ranks "$lockstep" bench machine --profile "$work/local.yaml" >"$work/machine.log" 2>&1
 fi
 [ -e "$work/data/data.json" ] || "$lockstep" prep "$root/runtime" "$root/launch" -o "$work/data" >/dev/null 2>&1
@@ -34,6 +39,7 @@ model="model.family=llama3 model.layers=6 model.channels=512 model.heads=8 model
 printf '%-46s %12s %12s %8s %12s\n' layout 'predicted ms' 'measured ms' ratio 'waiting ms'
 for layout; do
     rm -rf "$work/runs"
+    [ "${AGAIN:-1}" = 0 ] || links
     # shellcheck disable=SC2086 # words
     ranks "$lockstep" train $model $layout >"$work/train.log" 2>&1 || { cat "$work/train.log" >&2; exit 1; }
     python3 "$root/benchmarks/exposed/exposed.py" "$work/runs/exposed" "$layout"

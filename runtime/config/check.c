@@ -16,10 +16,6 @@ static ls_status check_run(const ls_config_run *run) {
     if (!run->dir[0]) {
         return LS_FAIL(LS_E_CONFIG, "run.dir is empty; give a directory, such as runs");
     }
-    if (run->steps == 0 && run->tokens == 0) {
-        return LS_FAIL(LS_E_CONFIG, "neither run.steps nor run.tokens is given; set one of them, "
-                                    "such as run.steps=1000");
-    }
     if (run->steps && run->tokens) {
         return LS_FAIL(LS_E_CONFIG,
                        "run.steps is %lld and run.tokens is %lld; keep one and set the other to 0",

@@ -11,9 +11,13 @@ typedef struct telling {
     const ls_comm_list *list;
 } telling;
 
+static void tell_use(const telling *t, ls_comm_axis axis, ls_coll coll, int ranks, double bytes,
+                     ls_comm_use use) {
+    ls_comm_tell(t->list, (ls_comm_operation){axis, use, coll, ranks, bytes, t->micros});
+}
+
 static void tell(const telling *t, ls_comm_axis axis, ls_coll coll, int ranks, double bytes) {
-    ls_comm_tell(t->list,
-                 (ls_comm_operation){axis, LS_USE_ACTIVATIONS, coll, ranks, bytes, t->micros});
+    tell_use(t, axis, coll, ranks, bytes, LS_USE_ACTIVATIONS);
 }
 
 static double row_bytes(const telling *t) {
@@ -29,7 +33,9 @@ static void sum_elems(const telling *t, int ranks, int64_t elems) {
     tell(t, LS_COMM_TENSOR, LS_COLL_ALL_REDUCE, ranks, (double)elems * acc_bytes(t));
 }
 
-static void move_rows(const telling *t, ls_coll coll, int chunks) {
+/* `use` is that of all chunks but the last. */
+static void move_rows(const telling *t, ls_coll coll, int chunks, ls_comm_use use,
+                      ls_comm_use last) {
     const int ranks = t->m->part.tensor_ranks;
     for (int i = 0; i < chunks; i++) {
         int64_t rows = 0;
@@ -40,46 +46,58 @@ static void move_rows(const telling *t, ls_coll coll, int chunks) {
             rows = ls_range_first(t->pass.rows, chunks, i + 1) -
                    ls_range_first(t->pass.rows, chunks, i);
         }
-        tell(t, LS_COMM_TENSOR, coll, ranks, (double)rows * row_bytes(t));
+        tell_use(t, LS_COMM_TENSOR, coll, ranks, (double)rows * row_bytes(t),
+                 i + 1 < chunks ? use : last);
     }
 }
 
-static void rows_gather(const telling *t, int chunks) {
+static void rows_gather(const telling *t, int chunks, ls_comm_use use) {
     if (t->m->sequence) {
-        move_rows(t, LS_COLL_ALL_GATHER, chunks);
+        move_rows(t, LS_COLL_ALL_GATHER, chunks, use, use);
     }
 }
 
-static void rows_sum(const telling *t, int chunks) {
-    move_rows(t, t->m->sequence ? LS_COLL_REDUCE_SCATTER : LS_COLL_ALL_REDUCE, chunks);
+static void rows_sum(const telling *t, int chunks, ls_comm_use last) {
+    move_rows(t, t->m->sequence ? LS_COLL_REDUCE_SCATTER : LS_COLL_ALL_REDUCE, chunks,
+              LS_USE_BESIDE, last);
 }
 
 static void rows_share(const telling *t) {
     if (!t->m->sequence) {
-        move_rows(t, LS_COLL_ALL_GATHER, 1);
+        move_rows(t, LS_COLL_ALL_GATHER, 1, LS_USE_ACTIVATIONS, LS_USE_ACTIVATIONS);
     }
 }
 
+/* Before a product, the own rows of which are computed meanwhile; behind one, but for its last
+ * chunk. */
+static void gather_beside(const telling *t) {
+    rows_gather(t, ls_rows_chunks(&t->pass), LS_USE_BESIDE);
+}
+
+static void row_forward(const telling *t) {
+    rows_sum(t, ls_rows_chunks(&t->pass), LS_USE_ACTIVATIONS);
+}
+
 /* From a rank to the next one of the ring. */
-static void pass_on(const telling *t, int step) {
+static void pass_on(const telling *t, int step, ls_comm_use use) {
     const ls_model *m = t->m;
     const int size = m->context_ranks, owner = (m->context_rank + size - step % size) % size;
     const ls_zigzag z = ls_zigzag_of(m->options.seq, owner, size);
     const double rows = (double)(t->pass.batch * (z.low_count + z.high_count));
     const double bytes = rows * 2.0 * (double)m->sizes.kv_width * (double)ls_dtype_bytes(m->dtype);
-    tell(t, LS_COMM_CONTEXT, LS_COLL_ALL_TO_ALL, 2, ls_comm_exchanged(bytes, 2));
+    tell_use(t, LS_COMM_CONTEXT, LS_COLL_ALL_TO_ALL, 2, ls_comm_exchanged(bytes, 2), use);
 }
 
 static void ring_forward(const telling *t) {
     for (int step = 0; step + 1 < t->m->context_ranks; step++) {
-        pass_on(t, step);
+        pass_on(t, step, LS_USE_BESIDE);
     }
 }
 
 static void ring_backward(const telling *t) {
     ring_forward(t);
     for (int step = 1; step < t->m->context_ranks; step++) {
-        pass_on(t, step);
+        pass_on(t, step, LS_USE_ACTIVATIONS);
     }
 }
 
@@ -111,16 +129,15 @@ static void count_choices(const telling *t) {
 }
 
 static void run_to_activation(const telling *t) {
-    const int chunks = ls_rows_chunks(&t->pass);
-    rows_gather(t, chunks);
+    gather_beside(t);
     ring_forward(t);
-    rows_sum(t, chunks);
+    row_forward(t);
     if (t->m->sizes.experts > 0) {
         count_choices(t);
         exchange(t);
         exchange(t);
     } else {
-        rows_gather(t, chunks);
+        gather_beside(t);
     }
 }
 
@@ -129,7 +146,7 @@ static void layer_run(const telling *t) {
     if (t->m->sizes.experts > 0) {
         rows_share(t);
     } else {
-        rows_sum(t, ls_rows_chunks(&t->pass));
+        row_forward(t);
     }
 }
 
@@ -147,8 +164,8 @@ static void restore(const telling *t, int layer) {
 }
 
 static void column_backward(const telling *t) {
-    rows_gather(t, 1);
-    rows_sum(t, 1);
+    rows_gather(t, 1, LS_USE_KEPT);
+    rows_sum(t, 1, LS_USE_BESIDE);
 }
 
 static void moe_backward(const telling *t) {
@@ -172,15 +189,15 @@ static void norm_grads_sum(const telling *t, int norms) {
 static void layer_backward(const telling *t, int layer) {
     const ls_model *m = t->m;
     const ls_sizes *s = &m->sizes;
-    const int chunks = ls_rows_chunks(&t->pass), sharers = ls_kv_sharers(m);
+    const int sharers = ls_kv_sharers(m);
     restore(t, layer);
     if (s->experts > 0) {
         moe_backward(t);
     } else {
-        rows_gather(t, chunks);
+        gather_beside(t);
         column_backward(t);
     }
-    rows_gather(t, chunks);
+    gather_beside(t);
     ring_backward(t);
     column_backward(t);
     sum_elems(t, sharers, 2 * s->kv_width * s->channels);
@@ -193,21 +210,21 @@ static void layer_backward(const telling *t, int layer) {
 static void head_run(const telling *t) {
     const ls_model *m = t->m;
     const int ranks = m->part.tensor_ranks;
-    rows_gather(t, 1);
+    rows_gather(t, 1, LS_USE_ACTIVATIONS);
     for (int64_t first = 0; first < t->pass.rows; first += m->head_rows) {
         const int64_t left = t->pass.rows - first, rows = left < m->head_rows ? left : m->head_rows;
         tell(t, LS_COMM_TENSOR, LS_COLL_ALL_GATHER, ranks,
              (double)(3 * rows * ranks) * acc_bytes(t));
     }
-    rows_sum(t, 1);
+    rows_sum(t, 1, LS_USE_ACTIVATIONS);
     norm_grads_sum(t, 1);
 }
 
 static void tell_all(const telling *t) {
     const ls_model *m = t->m;
     if (ls_has_block(m, 0)) { /* embedding, forward and backward */
-        rows_sum(t, 1);
-        rows_gather(t, 1);
+        rows_sum(t, 1, LS_USE_ACTIVATIONS);
+        rows_gather(t, 1, LS_USE_ACTIVATIONS);
     }
     for (int layer = 0; layer < m->part_layers; layer++) {
         layer_run(t);

@@ -34,6 +34,12 @@
     R(X, ACTIVATIONS, activations, ALL_GATHER, all_gather)                                         \
     R(X, ACTIVATIONS, activations, ALL_TO_ALL, all_to_all)                                         \
     R(X, ACTIVATIONS, activations, SEND_RECV, send_recv)                                           \
+    R(X, BESIDE, beside, ALL_REDUCE, all_reduce)                                                   \
+    R(X, BESIDE, beside, REDUCE_SCATTER, reduce_scatter)                                           \
+    R(X, BESIDE, beside, ALL_GATHER, all_gather)                                                   \
+    R(X, BESIDE, beside, ALL_TO_ALL, all_to_all)                                                   \
+    R(X, BESIDE, beside, SEND_RECV, send_recv)                                                     \
+    R(X, KEPT, kept, ALL_GATHER, all_gather)                                                       \
     R(X, STATE, state, ALL_REDUCE, all_reduce)                                                     \
     R(X, STATE, state, REDUCE_SCATTER, reduce_scatter)                                             \
     R(X, STATE, state, ALL_GATHER, all_gather)                                                     \

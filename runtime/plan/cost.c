@@ -468,7 +468,7 @@ void ls_plan_cost_of(const ls_plan_job *job, const ls_plan_layout *l, ls_plan_co
     bool with_head;
     (void)stage_layers(job->model, l, &with_head);
     const int stage = with_head ? l->pipeline - 1 : l->pipeline > 2;
-    const bool known = ls_plan_operations(job, l, stage, own);
+    const bool known = cost->told = ls_plan_operations(job, l, stage, own);
     const double weights = cost_stage(job, l, tokens, repeats, known, cost);
     for (int t = 0; t < LS_TERM_COUNT; t++) { /* of micro-batches */
         s[t] = known && ls_term_communicates((ls_term)t) && t < LS_TERM_PIPELINE ? own[t] : s[t];

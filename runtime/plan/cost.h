@@ -150,7 +150,8 @@ typedef struct ls_plan_bytes {
 
 typedef struct ls_plan_cost {
     double seconds[LS_TERM_COUNT], step_s;
-    double tokens_per_s;         /* of all devices */
+    bool told;           /* communication is the sum of the operations that job->tell has told */
+    double tokens_per_s; /* of all devices */
     double mfu_causal, mfu_full; /* of the precision's peak, by either convention */
     ls_plan_bytes bytes;
 } ls_plan_cost;
@@ -166,6 +167,9 @@ void ls_plan_cost_of(const ls_plan_job *job, const ls_plan_layout *layout, ls_pl
  * one by one. False: nobody tells, or the profile does not know all links. */
 bool ls_plan_operations(const ls_plan_job *job, const ls_plan_layout *layout, int stage,
                         double seconds[LS_TERM_COUNT]);
+
+/* Seconds that a rank is in all calls for an operation (count times), by the profile's links. */
+double ls_plan_operation_s(const ls_plan_rates *rates, const ls_comm_operation *operation);
 
 /* Bytes of the fullest device, by the layout of runtime/model (its activations, its flat buffers).
  */

@@ -16,12 +16,14 @@ static ls_term term_of(const ls_comm_operation *o) {
 }
 
 /* A rank that sends a message also receives one: the profile's time is of both. */
+double ls_plan_operation_s(const ls_plan_rates *rates, const ls_comm_operation *o) {
+    const ls_comm_use use = o->use == LS_USE_PARAMETERS ? LS_USE_STATE : o->use;
+    return o->count * ls_wire_time_s(o->coll, o->ranks, o->bytes, rates->links[use][o->coll]);
+}
+
 static void add(void *context, const ls_comm_operation *o) {
     const sum *s = context;
-    const double times = o->coll == LS_COLL_SEND_RECV ? 0.5 * o->count : o->count;
-    const ls_comm_use use = o->use == LS_USE_PARAMETERS ? LS_USE_STATE : o->use;
-    s->seconds[term_of(o)] +=
-        times * ls_wire_time_s(o->coll, o->ranks, o->bytes, s->rates->links[use][o->coll]);
+    s->seconds[term_of(o)] += ls_plan_operation_s(s->rates, o);
 }
 
 /* Profiles of earlier versions lack some. */

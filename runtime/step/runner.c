@@ -112,8 +112,8 @@ void ls_runner_tell(const ls_runner_options *o, const ls_comm_list *list) {
         const int stage = part * ranks + rank;
         const int neighbours = (stage > 0) + (stage < ranks * o->parts - 1);
         ls_comm_tell(list,
-                     (ls_comm_operation){LS_COMM_PIPELINE, LS_USE_ACTIVATIONS, LS_COLL_SEND_RECV,
-                                         ranks, (double)o->boundary_bytes, neighbours * micros});
+                     (ls_comm_operation){LS_COMM_PIPELINE, LS_USE_BESIDE, LS_COLL_SEND_RECV, ranks,
+                                         (double)o->boundary_bytes, neighbours * micros});
     }
     ls_comm_tell(list, (ls_comm_operation){LS_COMM_DATA, LS_USE_ACTIVATIONS, LS_COLL_ALL_GATHER,
                                            o->data->size, o->data->size * micros * loss_bytes, 1});

@@ -93,7 +93,6 @@ static void test_cross_checks(void) {
     static const struct {
         const char *overrides[4], *message;
     } cases[] = {
-        {{"run.steps=0"}, "t.yaml: neither run.steps nor run.tokens is given"},
         {{"run.tokens=10"}, "run.steps is 1 and run.tokens is 10; keep one"},
         {{"run.name="}, "run.name is ''; the name of a directory"},
         {{"run.name=a/b"}, "run.name is 'a/b'"},

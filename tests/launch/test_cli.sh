@@ -27,7 +27,7 @@ says "'many'"
 gives 2 "$LOCKSTEP" train --until
 says 'needs a value'
 gives 2 "$LOCKSTEP" train
-says 'run.steps'
+says 'model.layers is not given'
 
 status=0
 "$LOCKSTEP" --help >/dev/full 2>"$work/err" || status=$?

@@ -13,13 +13,14 @@ close_to() { # close_to RUN RUN: equal losses, but for rounding
         fail "losses of $1 and $2 differ: $(paste "$work/one" "$work/many")"
 }
 
-# A dry run needs neither the ranks nor the data when the vocabulary is known, and leaves nothing.
-gives 0 "$LOCKSTEP" train --dry-run --ranks 64 model.preset=llama3-8b model.vocab=128256 run.steps=1 \
+# A dry run needs neither the ranks nor the run's length, nor the data when the vocabulary is known, and leaves nothing.
+gives 0 "$LOCKSTEP" train --dry-run --ranks 64 model.preset=llama3-8b model.vocab=128256 \
     batch.sequences=512 parallel.tensor=8 parallel.sequence_parallel=true parallel.pipeline=2 parallel.zero=3
 prints 'mesh       64 ranks = pipeline 2 x replicate 1 x shard 4 x context 1 x tensor 8; zero 3'
 prints '^32 .* embedding, layers 0-15$'
 prints '^32 .* layers 16-31, head$'
 prints 'ranks are idle for 0.8% of a step'
+prints '^tensor  .* [1-9][0-9]*  activations$'
 holds [ ! -e runs ]
 
 # Its total is what the run says that it takes.
@@ -106,6 +107,8 @@ gives 2 "$LOCKSTEP" train --dry-run --ranks 8 $tiny parallel.tensor=3
 says '8 ranks run, and parallel.tensor 3 takes a multiple of 3; start 6 or 9 ranks'
 gives 2 "$LOCKSTEP" train --dry-run --ranks 5 $tiny
 says 'the nearest that do are 5 and 10'
+gives 2 "$LOCKSTEP" train $tiny run.steps=0
+says 'neither run.steps nor run.tokens is given'
 gives 2 "$LOCKSTEP" train --ranks 8 $tiny
 says 'ranks is for --dry-run'
 passed
