@@ -18,8 +18,8 @@
  * where stated, SUM and AVG have that order too. All ranks get the same bits in any case. The MAX
  * or MIN of a NaN is the back end's.
  *
- * duplicate, split, alloc, give_back and destroy block without driving other operations: complete
- * what is under way on any communicator of the process before calling them.
+ * duplicate, split, alloc, alloc_common, give_back and destroy block without driving other
+ * operations: complete what is under way on any communicator of the process before calling them.
  *
  * Errors: LS_E_COMM when the library reports a fault (the communicator is then good for nothing but
  * to be destroyed), LS_E_UNSUPPORTED when a back end does not offer an operation or dtype (never a
@@ -49,8 +49,13 @@ typedef struct ls_comm_ops {
     ls_status (*split)(ls_comm *comm, int color, ls_comm **part);
     /* Zeroed memory, aligned to 64 bytes, that this communicator's operations use without copies
      * where the back end can. Every rank gives the same number of bytes; give_back takes a pointer
-     * from alloc, NULL included; it must come before destroy. [collective] */
+     * from either alloc, NULL included; it must come before destroy. [collective] */
     ls_status (*alloc)(ls_comm *comm, int64_t bytes, void **memory);
+    /* Likewise, but the ranks of one host have it in common: what one of them writes all read, so
+     * that a result need not be there once for each. An all-gather may receive in it (below); other
+     * operations only send from it. LS_E_UNSUPPORTED on all ranks where they share no memory or the
+     * host has no room for it. [collective] */
+    ls_status (*alloc_common)(ls_comm *comm, int64_t bytes, void **memory);
     void (*give_back)(ls_comm *comm, void *memory);
     /* *lowest: the lowest rank that shares memory with this one. [collective] */
     ls_status (*host)(ls_comm *comm, int *lowest);
@@ -79,7 +84,9 @@ typedef struct ls_comm_ops {
                                       const int64_t *counts, ls_dtype dtype, ls_reduce op,
                                       ls_comm_request **request);
     /* recv: block r is counts[r] bytes at offsets[r]; send is this rank's block (may be in place:
-     * send == recv + offsets[rank]). */
+     * send == recv + offsets[rank]). In memory of alloc_common recv is the same place on all ranks
+     * (else LS_E_SHAPE), and is written when all have begun: who begins needs what was there no
+     * more, but for its own block in place, of which nothing moves. */
     ls_status (*all_gather_start)(ls_comm *comm, const void *send, void *recv,
                                   const int64_t *counts, const int64_t *offsets,
                                   ls_comm_request **request);

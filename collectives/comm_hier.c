@@ -346,6 +346,10 @@ static ls_status alloc(ls_comm *comm, int64_t bytes, void **memory) {
     return LS_OK;
 }
 
+static ls_status alloc_common(ls_comm *comm, int64_t bytes, void **memory) {
+    return ls_comm_no_common(comm, bytes, memory);
+}
+
 static void give_back(ls_comm *comm, void *memory) {
     ls_comm *inside = ((hier_comm *)comm)->inside;
     inside->ops->give_back(inside, memory);

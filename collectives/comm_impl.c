@@ -162,6 +162,13 @@ void ls_comm_host_give_back(ls_comm *comm, void *memory) {
     free(memory);
 }
 
+ls_status ls_comm_no_common(ls_comm *comm, int64_t bytes, void **memory) {
+    (void)bytes;
+    *memory = NULL;
+    return LS_FAIL(LS_E_UNSUPPORTED, "memory in common with the back end '%s'; shm is needed",
+                   comm->ops->name);
+}
+
 static ls_pump *pumps;
 static bool driving;
 

@@ -14,6 +14,8 @@ ls_status ls_comm_check_color(int color);
 /* alloc and give_back of back ends whose memory is the process's own. */
 ls_status ls_comm_host_alloc(ls_comm *comm, int64_t bytes, void **memory);
 void ls_comm_host_give_back(ls_comm *comm, void *memory);
+/* alloc_common of back ends whose ranks share no memory. */
+ls_status ls_comm_no_common(ls_comm *comm, int64_t bytes, void **memory);
 
 /* A rank's block for itself is as long as it expects. */
 ls_status ls_comm_check_own(const ls_comm *comm, int64_t sent, int64_t expected);
@@ -44,12 +46,13 @@ void ls_waiting_short_slices(bool wanted);
 #define LS_COMM_OPS(text)                                                                          \
     {                                                                                              \
         .name = (text), .destroy = destroy, .duplicate = duplicate, .split = split,                \
-        .alloc = alloc, .give_back = give_back, .host = host, .barrier = barrier,                  \
-        .broadcast = broadcast, .all_reduce = all_reduce, .all_gather = all_gather,                \
-        .broadcast_start = broadcast_start, .all_reduce_start = all_reduce_start,                  \
-        .reduce_start = reduce_start, .reduce_scatter_start = reduce_scatter_start,                \
-        .all_gather_start = all_gather_start, .all_to_all_start = all_to_all_start,                \
-        .send_start = send_start, .recv_start = recv_start, .test = test, .wait = wait_for,        \
+        .alloc = alloc, .alloc_common = alloc_common, .give_back = give_back, .host = host,        \
+        .barrier = barrier, .broadcast = broadcast, .all_reduce = all_reduce,                      \
+        .all_gather = all_gather, .broadcast_start = broadcast_start,                              \
+        .all_reduce_start = all_reduce_start, .reduce_start = reduce_start,                        \
+        .reduce_scatter_start = reduce_scatter_start, .all_gather_start = all_gather_start,        \
+        .all_to_all_start = all_to_all_start, .send_start = send_start, .recv_start = recv_start,  \
+        .test = test, .wait = wait_for,                                                            \
     }
 
 static inline int64_t ls_min_i64(int64_t a, int64_t b) {

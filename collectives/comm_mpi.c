@@ -172,6 +172,7 @@ static const ls_comm_ops mpi_ops = {
     .duplicate = duplicate,
     .split = split,
     .alloc = ls_comm_host_alloc,
+    .alloc_common = ls_comm_no_common,
     .give_back = ls_comm_host_give_back,
     .host = host,
     .barrier = barrier,

@@ -133,6 +133,10 @@ static ls_status alloc(ls_comm *comm, int64_t bytes, void **memory) {
                : ls_comm_host_alloc(comm, bytes, memory);
 }
 
+static ls_status alloc_common(ls_comm *comm, int64_t bytes, void **memory) {
+    return alloc(comm, bytes, memory);
+}
+
 static void give_back(ls_comm *comm, void *memory) {
     ls_device *dev = device_of(comm);
     if (!dev) {

@@ -27,10 +27,9 @@ static void window_free(shm_window *w) {
     }
 }
 
-/* Every rank's part on pages of its own, which it touches first, so that they come to lie in its
- * memory node; all but [left, left_end) of it. */
-static ls_status window_take(shm_comm *c, int64_t bytes, int64_t left, int64_t left_end,
-                             shm_window *w) {
+/* Every rank's part on pages of its own, or with `common` one for all, which is the lowest rank's.
+ * Pages come to lie in the memory node of who touches them first. */
+static ls_status window_take(shm_comm *c, int64_t bytes, bool common, shm_window *w) {
     const MPI_Comm handle = ls_mpi_handle(c->mpi);
     char **bases = NULL;
     LS_TRY(ls_comm_agree(c->mpi, ls_calloc((size_t)c->base.size, sizeof *bases, &bases)));
@@ -38,8 +37,8 @@ static ls_status window_take(shm_comm *c, int64_t bytes, int64_t left, int64_t l
     MPI_Info_create(&info);
     MPI_Info_set(info, "alloc_shared_noncontig", "true");
     void *mine = NULL;
-    int code =
-        MPI_Win_allocate_shared((MPI_Aint)(bytes + CACHE_LINE), 1, info, handle, &mine, &w->handle);
+    const MPI_Aint taken = common && c->base.rank > 0 ? 0 : (MPI_Aint)(bytes + CACHE_LINE);
+    int code = MPI_Win_allocate_shared(taken, 1, info, handle, &mine, &w->handle);
     MPI_Info_free(&info);
     if (code != MPI_SUCCESS) {
         free(bases);
@@ -49,41 +48,48 @@ static ls_status window_take(shm_comm *c, int64_t bytes, int64_t left, int64_t l
         MPI_Aint size;
         int unit;
         void *base = NULL;
-        MPI_Win_shared_query(w->handle, rank, &size, &unit, &base);
+        MPI_Win_shared_query(w->handle, common ? 0 : rank, &size, &unit, &base);
         /* The same offset in every process, since mappings begin at pages. */
         bases[rank] = (char *)base + (CACHE_LINE - (uintptr_t)base % CACHE_LINE) % CACHE_LINE;
     }
     w->bases = bases;
-    memset(bases[c->base.rank], 0, (size_t)left);
-    memset(bases[c->base.rank] + left_end, 0, (size_t)(bytes - left_end));
-    return c->mpi->ops->barrier(c->mpi);
+    return LS_OK;
 }
 
-/* Would the ranks' shares of `bytes` fit the file system that windows lie in? Touching a page that
+/* Would `shares` of `bytes` fit the file system that windows lie in? Touching a page that
  * does not would end the process, and where the library itself finds no room on one rank (Open MPI
  * 4.1) the others wait for ever. In containers it is small (docker: 64 MiB unless --shm-size). */
-static bool has_room(const shm_comm *c, int64_t bytes) {
+static bool has_room(int shares, int64_t bytes) {
     struct statvfs fs;
-    const double needed = 1.05 * (double)(bytes + CACHE_LINE) * c->base.size;
+    const double needed = 1.05 * (double)(bytes + CACHE_LINE) * shares;
     return statvfs("/dev/shm", &fs) != 0 || needed <= (double)fs.f_bavail * (double)fs.f_frsize;
 }
 
-static ls_status alloc(ls_comm *comm, int64_t bytes, void **memory) {
-    shm_comm *c = (shm_comm *)comm;
+/* Says so where there is none. */
+static ls_status find_room(shm_comm *c, int shares, int64_t bytes, const char *instead,
+                           int32_t *room) {
     LS_TRY(ls_comm_check_count(bytes, "memory"));
-    int32_t room = has_room(c, bytes);
-    LS_TRY(c->mpi->ops->all_reduce(c->mpi, &room, 1, LS_I32, LS_MIN));
-    if (!room) {
-        if (comm->rank == 0) {
-            ls_log_warn("/dev/shm has no room for %d x %lld bytes: they are private, and "
-                        "collectives over them copy; enlarge it (docker: --shm-size)",
-                        comm->size, (long long)bytes);
-        }
-        return ls_comm_agree(c->mpi, ls_comm_host_alloc(comm, bytes, memory));
+    *room = has_room(shares, bytes);
+    LS_TRY(c->mpi->ops->all_reduce(c->mpi, room, 1, LS_I32, LS_MIN));
+    if (!*room && c->base.rank == 0) {
+        ls_log_warn("/dev/shm has no room for %d x %lld bytes: %s; enlarge it (docker: --shm-size)",
+                    shares, (long long)bytes, instead);
     }
+    return LS_OK;
+}
+
+/* A rank's memory, or its part of what all have in common, is zeroed by it. */
+static ls_status take_region(shm_comm *c, int64_t bytes, bool common, void **memory) {
+    const int me = c->base.rank, size = c->base.size;
+    const int64_t first = common ? ls_slice_first(bytes, size, me) : 0;
+    const int64_t end = common ? ls_slice_first(bytes, size, me + 1) : bytes;
     shm_region *region = NULL;
     LS_TRY(ls_comm_agree(c->mpi, ls_calloc(1, sizeof *region, &region)));
-    ls_status status = window_take(c, bytes, bytes, bytes, &region->window);
+    ls_status status = window_take(c, bytes, common, &region->window);
+    if (status == LS_OK) {
+        memset(region->window.bases[me] + first, 0, (size_t)(end - first));
+        status = c->mpi->ops->barrier(c->mpi);
+    }
     if (status != LS_OK) {
         window_free(&region->window);
         free(region);
@@ -91,10 +97,29 @@ static ls_status alloc(ls_comm *comm, int64_t bytes, void **memory) {
     }
     region->id = c->memory->next_id++;
     region->bytes = bytes;
+    region->common = common;
     region->next = c->memory->regions;
     c->memory->regions = region;
-    *memory = region->window.bases[comm->rank];
+    *memory = region->window.bases[me];
     return LS_OK;
+}
+
+static ls_status alloc(ls_comm *comm, int64_t bytes, void **memory) {
+    shm_comm *c = (shm_comm *)comm;
+    int32_t room;
+    LS_TRY(
+        find_room(c, comm->size, bytes, "they are private, and collectives over them copy", &room));
+    return room ? take_region(c, bytes, false, memory)
+                : ls_comm_agree(c->mpi, ls_comm_host_alloc(comm, bytes, memory));
+}
+
+static ls_status alloc_common(ls_comm *comm, int64_t bytes, void **memory) {
+    shm_comm *c = (shm_comm *)comm;
+    int32_t room;
+    LS_TRY(find_room(c, 1, bytes, "the ranks do not have them in common", &room));
+    return room ? take_region(c, bytes, true, memory)
+                : LS_FAIL(LS_E_UNSUPPORTED, "/dev/shm has no room for %lld bytes in common",
+                          (long long)bytes);
 }
 
 static void give_back(ls_comm *comm, void *memory) {
@@ -141,7 +166,7 @@ static ls_status request_take(shm_comm *c, shm_kind kind, ls_comm_request **out)
     r->recv = NULL;
     r->count = r->step = 0;
     r->heard = 0;
-    r->announced = r->done = r->pushes = r->owes = false;
+    r->announced = r->done = r->pushes = r->owes = r->common = false;
     r->message = NULL;
     *out = r;
     return LS_OK;
@@ -433,7 +458,7 @@ static int processors(void) {
 
 /* For the windows of messages, without which there is no communicator. */
 static ls_status check_room(const shm_comm *c, int64_t bytes) {
-    if (has_room(c, bytes)) {
+    if (has_room(c->base.size, bytes)) {
         return LS_OK;
     }
     return LS_FAIL(
@@ -470,9 +495,15 @@ static ls_status wrap(ls_comm *mpi, shm_memory *memory, ls_comm **comm) {
         status = ls_comm_agree(mpi, check_room(c, shm_part_bytes(mpi->size)));
     }
     if (status == LS_OK) {
+        status = window_take(c, shm_part_bytes(mpi->size), false, &c->window);
+    }
+    if (status == LS_OK) {
         /* Stages are written before they are read: not every communicator uses its own. */
-        status = window_take(c, shm_part_bytes(mpi->size), offsetof(shm_part, in),
-                             offsetof(shm_part, channels), &c->window);
+        shm_part *part = shm_part_of(c, mpi->rank);
+        const size_t first = offsetof(shm_part, channels);
+        memset(part, 0, offsetof(shm_part, in));
+        memset(part->channels, 0, (size_t)shm_part_bytes(mpi->size) - first);
+        status = mpi->ops->barrier(mpi);
     }
     if (status != LS_OK) {
         if (c) {

@@ -100,10 +100,12 @@ typedef struct shm_window {
     char **bases; /* [size] */
 } shm_window;
 
-/* Memory from alloc. Regions have the same numbers on all ranks. */
+/* Memory from alloc. Regions have the same numbers on all ranks. common: of all ranks, from
+ * alloc_common; each has the same place of it at the same offset. */
 typedef struct shm_region {
     struct shm_region *next;
     int64_t id, bytes;
+    bool common;
     shm_window window;
 } shm_region;
 
@@ -129,6 +131,7 @@ struct ls_comm_request {
     int64_t *send_counts, *send_offsets, *recv_counts, *recv_offsets;
     bool announced, carried, done, direct, whole;
     bool pushes, owes;     /* a gather: into the others' memory; its own block is not copied yet */
+    bool common;           /* a gather's result is memory in common */
     int heard;             /* of the others' notices, in the order of neighbours */
     int64_t step, last;    /* of this operation; the notice is step 0 */
     int64_t chunks, first; /* first: the step in which chunk 0 is copied in */
@@ -197,7 +200,7 @@ const shm_notice *ls_shm_notice_of(const shm_comm *c, int rank);
 void ls_shm_take_carried(shm_comm *c, const ls_comm_request *r);
 
 /* comm_shm_step.c: copies this rank's block of a gather, unless all may write into each other's
- * memory, which reads it once for all. */
+ * memory, which reads it once for all, or have the result in common, which others still read. */
 void ls_shm_copy_own(shm_comm *c, ls_comm_request *r);
 /* Fills in a plan, and puts the first chunk into the stage. */
 void ls_shm_plan(shm_comm *c, const ls_comm_request *r);

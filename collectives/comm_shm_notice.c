@@ -94,9 +94,9 @@ bool ls_shm_announce(shm_comm *c, ls_comm_request *r) {
     shm_notice *n = notice_at(c, c->base.rank);
     int64_t stride;
     const int64_t bytes = carried_bytes(c, r, &stride);
-    r->carried = bytes <= CARRIED_BYTES;
-    n->what = (uint32_t)r->kind << 24 | (uint32_t)r->dtype << 16 | (uint32_t)r->op << 8 |
-              ((uint32_t)r->root & 0xff);
+    r->carried = bytes <= CARRIED_BYTES && !r->common;
+    n->what = (uint32_t)r->kind << 24 | (uint32_t)r->dtype << 16 | (uint32_t)r->common << 15 |
+              (uint32_t)r->op << 8 | ((uint32_t)r->root & 0xff);
     n->count = r->count;
     n->stride = r->carried ? (uint32_t)stride : MUCH;
     if (r->carried) {

@@ -7,7 +7,8 @@
  *
  * The first step is the notice, beside which every rank tells where its buffers lie and how many
  * chunks it has. Where all buffers lie in memory from alloc, the second step reads and writes them
- * directly, and the third makes sure that all have done so. Otherwise chunks go through stages: in
+ * directly, and the third makes sure that all have done so; of a gather in place in memory that
+ * the ranks have in common the notices are all. Otherwise chunks go through stages: in
  * one step chunk k is copied in, this rank's slice of chunk k - 1 is reduced from all stages, and
  * chunk k - 2 is copied out. The last step of an operation writes nothing that others read, so the
  * first of the next one is the same step: it takes notices only to go from one to the other. */
@@ -57,14 +58,20 @@ static int64_t own_elems(const shm_comm *c, const ls_comm_request *r) {
 
 /* Plans */
 
-static shm_place place_of(const shm_comm *c, const char *at) {
-    for (const shm_region *region = c->memory->regions; at && region; region = region->next) {
-        const char *base = region->window.bases[c->base.rank];
-        if (at >= base && at <= base + region->bytes) {
-            return (shm_place){.region = region->id, .offset = at - base};
-        }
+static const shm_region *region_at(const shm_comm *c, const char *at) {
+    const shm_region *region = c->memory->regions;
+    while (region && (at < region->window.bases[c->base.rank] ||
+                      at > region->window.bases[c->base.rank] + region->bytes)) {
+        region = region->next;
     }
-    return (shm_place){.region = NOWHERE};
+    return at ? region : NULL;
+}
+
+static shm_place place_of(const shm_comm *c, const char *at) {
+    const shm_region *region = region_at(c, at);
+    return region ? (shm_place){.region = region->id,
+                                .offset = at - region->window.bases[c->base.rank]}
+                  : (shm_place){.region = NOWHERE};
 }
 
 /* The place of another rank, as it is mapped here. */
@@ -91,12 +98,34 @@ static bool is_open(const ls_comm_request *r, const shm_plan *n) {
 
 /* Small operations are not worth the third step. */
 static bool may_be_direct(const ls_comm_request *r, const shm_plan *n, int rank) {
-    return n->bytes > WHOLE_BYTES && (is_shared(r, n, rank) || is_open(r, n));
+    return r->common || (n->bytes > WHOLE_BYTES && (is_shared(r, n, rank) || is_open(r, n)));
+}
+
+/* Memory in common: is a rank's block of the gather in its place? */
+static bool lies_there(const ls_comm_request *r, const shm_plan *n, int rank) {
+    return r->send_counts[rank] == 0 || (n->send.region == n->recv.region &&
+                                         n->send.offset == n->recv.offset + r->recv_offsets[rank]);
+}
+
+/* All name the same place, or all find one that names another. */
+static ls_status check_common(const shm_comm *c) {
+    const shm_plan *mine = plan_of(c, c->base.rank);
+    for (int rank = 0; rank < c->base.size; rank++) {
+        const shm_plan *n = plan_of(c, rank);
+        if (n->recv.region != mine->recv.region || n->recv.offset != mine->recv.offset) {
+            return LS_FAIL(LS_E_SHAPE,
+                           "ranks %d and %d gather into different places of their common memory "
+                           "(%lld and %lld); one result takes the same place",
+                           c->base.rank, rank, (long long)mine->recv.offset,
+                           (long long)n->recv.offset);
+        }
+    }
+    return LS_OK;
 }
 
 /* Every rank draws the same conclusions from all plans. */
 static void read_plans(shm_comm *c, ls_comm_request *r) {
-    bool staged = false, open = true;
+    bool staged = false, open = true, in_place = r->common;
     int64_t bytes = 0;
     r->chunks = 0;
     r->first = 0;
@@ -106,14 +135,16 @@ static void read_plans(shm_comm *c, ls_comm_request *r) {
         bytes = n->bytes > bytes ? n->bytes : bytes;
         staged = staged || !is_shared(r, n, rank);
         open = open && is_open(r, n);
+        in_place = in_place && lies_there(r, n, rank);
         const bool carried = ls_shm_notice_of(c, rank)->stride != MUCH;
         r->first = carried || may_be_direct(r, n, rank) ? 1 : r->first;
     }
-    r->direct = bytes > WHOLE_BYTES && (open || !staged);
-    r->pushes = r->direct && open && (staged || r->count >= PUSH_BYTES);
+    r->direct = r->common || (bytes > WHOLE_BYTES && (open || !staged));
+    r->pushes = r->direct && open && (r->common || staged || r->count >= PUSH_BYTES);
     r->whole = r->kind == SHM_REDUCE && r->count * shm_elem_bytes(r) <= WHOLE_BYTES;
     const bool copies_out = r->kind == SHM_REDUCE && !r->whole;
-    r->last = r->direct ? 2 : r->first + r->chunks + (copies_out ? 1 : 0);
+    r->status = r->common ? check_common(c) : LS_OK;
+    r->last = in_place ? 1 : r->direct ? 2 : r->first + r->chunks + (copies_out ? 1 : 0);
 }
 
 /* A gather's own block */
@@ -125,7 +156,9 @@ static void copy_own(const shm_comm *c, ls_comm_request *r) {
 }
 
 void ls_shm_copy_own(shm_comm *c, ls_comm_request *r) {
-    r->owes = own_elems(c, r) > WHOLE_BYTES && place_of(c, r->recv).region != NOWHERE;
+    const shm_region *region = region_at(c, r->recv);
+    r->common = region && region->common;
+    r->owes = region && (r->common || own_elems(c, r) > WHOLE_BYTES);
     if (!r->owes) {
         copy_own(c, r);
     }
@@ -261,9 +294,14 @@ static void reduce_directly(shm_comm *c, const ls_comm_request *r) {
     ls_combine_ranks(r->dtype, r->op, size, c->from, places, c->to, end - first);
 }
 
-/* This rank's block into everybody's memory: read once, where each of them would read it. */
-static void push(shm_comm *c, const ls_comm_request *r) {
+/* This rank's block into everybody's memory: read once, where each of them would read it. Memory
+ * in common has but one place for it. */
+static void push(shm_comm *c, ls_comm_request *r) {
     const int me = c->base.rank, size = c->base.size;
+    if (r->common) {
+        copy_own(c, r);
+        return;
+    }
     for (int i = 0; i < size; i++) {
         const int peer = (me + i) % size;
         c->to[i] =
@@ -273,7 +311,7 @@ static void push(shm_comm *c, const ls_comm_request *r) {
                    (size + 1) * r->count > LS_CACHE_BYTES);
 }
 
-static void work_directly(shm_comm *c, const ls_comm_request *r) {
+static void work_directly(shm_comm *c, ls_comm_request *r) {
     const int me = c->base.rank, size = c->base.size;
     if (r->pushes) {
         push(c, r);
@@ -340,6 +378,9 @@ bool ls_shm_step(shm_comm *c, ls_comm_request *r) {
         r->step = 1;
         c->steps++;
         read_plans(c, r);
+        if (r->status != LS_OK) {
+            return true;
+        }
         if (r->owes && !r->pushes) {
             copy_own(c, r);
         }

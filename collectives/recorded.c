@@ -220,6 +220,11 @@ static ls_status alloc(ls_comm *comm, int64_t bytes, void **memory) {
     BLOCKING(comm, bytes, alloc(c_->inner, bytes, memory), LS_FLIGHT_ALLOC, -1, -1, -1, bytes, 0);
 }
 
+static ls_status alloc_common(ls_comm *comm, int64_t bytes, void **memory) {
+    BLOCKING(comm, bytes, alloc_common(c_->inner, bytes, memory), LS_FLIGHT_ALLOC, -1, -1, -1,
+             bytes, 0);
+}
+
 static void give_back(ls_comm *comm, void *memory) {
     recorded *c = (recorded *)comm;
     const ls_flight_call call = {LS_FLIGHT_GIVE_BACK, -1, -1, -1, -1, 0};

@@ -356,6 +356,7 @@ static const ls_comm_ops NCCL_OPS = {
     .duplicate = nccl_duplicate,
     .split = nccl_split,
     .alloc = nccl_alloc,
+    .alloc_common = ls_comm_no_common,
     .give_back = nccl_give_back,
     .host = nccl_host,
     .barrier = nccl_barrier,
