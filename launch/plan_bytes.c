@@ -72,12 +72,15 @@ static ls_dtype dtype_of(const ls_plan_question *q) {
     return q->precision == LS_PRECISION_FP32 ? LS_F32 : LS_BF16;
 }
 
+/* host_ranks: that share a host's memory; 0: it is a GPU's. */
 static ls_status bytes_of_rank(const ls_config *config, ls_device *dev, ls_dtype dtype,
-                               const int size[LS_AXIS_COUNT], int rank, bool on_host,
+                               const int size[LS_AXIS_COUNT], int rank, int host_ranks,
                                ls_plan_bytes *bytes) {
+    const bool on_host = host_ranks > 0;
     ls_layout layout;
     ls_layout_bytes b;
-    ls_status status = ls_layout_init_rank(&layout, config, dev, dtype, size, rank);
+    ls_status status =
+        ls_layout_init_rank(&layout, config, dev, dtype, size, rank, on_host ? host_ranks : 1);
     if (status == LS_OK) {
         status = ls_layout_plan(&layout, &b);
     }
@@ -102,13 +105,15 @@ ls_status ls_plan_own_bytes(const ls_plan_question *q, const ls_plan_answer *a,
     LS_TRY(ls_device_open_cpu(&(ls_device_options){.threads = 1}, &dev));
     const ls_dtype dtype = dtype_of(q);
     const int world = a->devices, last = world - world / l->pipeline;
-    const bool on_host = ls_cluster_on_host(&a->cluster);
+    const int host_ranks = ls_cluster_on_host(&a->cluster)
+                               ? (int)ls_cluster_value(&a->cluster, LS_FIG_NODE_DEVICES, 1)
+                               : 0;
     int size[LS_AXIS_COUNT];
     ls_plan_axes(l, size);
-    ls_status status = bytes_of_rank(&config, dev, dtype, size, 0, on_host, bytes);
+    ls_status status = bytes_of_rank(&config, dev, dtype, size, 0, host_ranks, bytes);
     if (status == LS_OK && last > 0) { /* the head's stage, if it is the fuller one */
         ls_plan_bytes other;
-        status = bytes_of_rank(&config, dev, dtype, size, last, on_host, &other);
+        status = bytes_of_rank(&config, dev, dtype, size, last, host_ranks, &other);
         if (status == LS_OK && other.total > bytes->total) {
             *bytes = other;
         }

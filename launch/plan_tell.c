@@ -14,8 +14,9 @@ ls_status ls_plan_tell(void *context, const ls_plan_layout *l, int stage,
     int size[LS_AXIS_COUNT];
     ls_layout layout;
     ls_plan_axes(l, size);
-    const int first = stage * (ls_plan_devices(l) / l->pipeline);
-    ls_status status = ls_layout_init_rank(&layout, t->config, t->dev, t->dtype, size, first);
+    const int ranks = ls_plan_devices(l), first = stage * (ranks / l->pipeline);
+    ls_status status =
+        ls_layout_init_rank(&layout, t->config, t->dev, t->dtype, size, first, ranks);
     if (status == LS_OK) {
         status = ls_layout_tell(&layout, list);
     }

@@ -11,7 +11,7 @@
 
 /* The most of any rank that is in no total. */
 typedef struct extras {
-    size_t saves, shared, spare;
+    size_t saves, shared, others, spare;
 } extras;
 
 /* What a rank sends in a step, in rows of the table below. */
@@ -118,6 +118,13 @@ static void print_process(const ls_train *train, const extras *more) {
             "that it adds up where they lie, if all %d data-parallel ranks run on its host\n",
             ls_text_bytes(others, sizeof others, read), ranks);
     }
+    if (more->others > 0) {
+        printf(
+            "parameters are there once for the %d ranks that divide them, which are taken to "
+            "share a host; the resident set counts the others' %s too. On several hosts, or with "
+            "parallel.transport=mpi, each rank gathers blocks of its own\n",
+            train->layout.shards, ls_text_bytes(others, sizeof others, (double)more->others));
+    }
 }
 
 static void print_wire(const wire w[WIRES]) {
@@ -169,6 +176,7 @@ static ls_status plan_stage(ls_train *train, ls_mesh mesh, int stage, wire most[
         }
         more->saves = bytes.saves > more->saves ? bytes.saves : more->saves;
         more->shared = bytes.state.shared > more->shared ? bytes.state.shared : more->shared;
+        more->others = bytes.state.others > more->others ? bytes.state.others : more->others;
         more->spare = bytes.spare > more->spare ? bytes.spare : more->spare;
     }
     wire sent[WIRES] = {{0}};

@@ -33,13 +33,14 @@ static int product(const int size[LS_AXIS_COUNT]) {
 static ls_status works(ls_train *train, const int size[LS_AXIS_COUNT]) {
     const int at[] = {0, product(size) - 1};
     ls_device *dev = train->session.dev;
+    const int host_ranks = train->session.mesh.hosts > 1 ? 1 : product(size);
     ls_status status = LS_OK;
     for (int i = 0; i < 2 && status == LS_OK; i++) {
         ls_layout layout;
         ls_layout_bytes bytes;
-        status =
-            ls_layout_init_rank(&layout, &train->config, dev,
-                                ls_session_dtype(train->config.numerics.compute, dev), size, at[i]);
+        status = ls_layout_init_rank(&layout, &train->config, dev,
+                                     ls_session_dtype(train->config.numerics.compute, dev), size,
+                                     at[i], host_ranks);
         if (status == LS_OK) {
             status = ls_layout_plan(&layout, &bytes);
         }

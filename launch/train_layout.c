@@ -120,11 +120,14 @@ ls_status ls_layout_init(ls_layout *l, const ls_config *config, ls_device *dev, 
         config->parallel.zero > 0 ? mesh->size[LS_AXIS_SHARD] * mesh->size[LS_AXIS_CONTEXT] : 1;
     LS_TRY(divide_batch(l));
     LS_TRY(divide_experts(l));
+    l->common = config->parallel.zero == 3 && l->shards > 1 && l->experts == 1 &&
+                dev->host_memory && mesh->shards_on_host &&
+                config->parallel.transport != LS_CFG_MPI;
     return divide_model(l);
 }
 
 ls_status ls_layout_init_rank(ls_layout *l, const ls_config *config, ls_device *dev, ls_dtype dtype,
-                              const int size[LS_AXIS_COUNT], int rank) {
+                              const int size[LS_AXIS_COUNT], int rank, int host_ranks) {
     int ranks = 1;
     uint64_t *hosts;
     ls_mesh mesh;
@@ -133,6 +136,9 @@ ls_status ls_layout_init_rank(ls_layout *l, const ls_config *config, ls_device *
         ranks *= size[a];
     }
     LS_TRY(ls_calloc((size_t)ranks, sizeof *hosts, &hosts));
+    for (int r = 0; r < ranks; r++) {
+        hosts[r] = (uint64_t)(r / host_ranks);
+    }
     ls_status status = ls_mesh_init(&mesh, size, rank, ranks, hosts);
     free(hosts);
     LS_TRY(status);
@@ -182,6 +188,7 @@ ls_state_options ls_layout_state(const ls_layout *l) {
                                                : LS_REDUCTION_FAST,
                               .rank_micros = l->rank_micros,
                               .bucket_bytes = (int64_t)(numerics->bucket_mib * 1048576.0),
+                              .common = l->common,
                               .shards = l->shards,
                               .expert_shards = l->expert_shards};
 }

@@ -20,6 +20,7 @@ typedef struct ls_layout {
      * `experts` ranks, which lie inside the groups of `shards` or consist of whole ones. The ranks
      * with the same experts divide them among expert_shards. */
     int experts, expert_shards;
+    bool common;    /* do the ranks of `shards` have their parameters in common (step/state.h)? */
     int part_count; /* of the model, on this rank */
     int stages;     /* of the pipeline, of all ranks */
     ls_model_part *parts;
@@ -41,10 +42,11 @@ typedef struct ls_groups {
  * is taken. */
 ls_status ls_layout_init(ls_layout *layout, const ls_config *config, ls_device *dev, ls_dtype dtype,
                          const ls_mesh *mesh);
-/* Of a rank of a mesh of these sizes, planned without the others: as if all had one host. Release
- * it, after a failure too. */
+/* Of a rank of a mesh of these sizes, planned without the others: as if each host_ranks of them had
+ * a host. Release it, after a failure too. */
 ls_status ls_layout_init_rank(ls_layout *layout, const ls_config *config, ls_device *dev,
-                              ls_dtype dtype, const int size[LS_AXIS_COUNT], int rank);
+                              ls_dtype dtype, const int size[LS_AXIS_COUNT], int rank,
+                              int host_ranks);
 void ls_layout_release(ls_layout *layout);
 
 /* Ranks of replicate, shard and context together, and which of them this one is. */

@@ -80,6 +80,9 @@ static ls_status needed_with(const ls_train *train, const ls_config *config, int
     ls_layout_bytes bytes;
     LS_TRY(ls_session_axes(&config->parallel, comm->size, size));
     LS_TRY(ls_calloc((size_t)comm->size, sizeof *hosts, &hosts));
+    for (int r = 0; r < comm->size; r++) { /* of several hosts, any group may lie on two */
+        hosts[r] = train->session.mesh.hosts > 1 ? (uint64_t)r : 0;
+    }
     ls_status status = ls_mesh_init(&mesh, size, comm->rank, comm->size, hosts);
     if (status == LS_OK) {
         status = ls_layout_init(&layout, config, train->session.dev, train->layout.dtype, &mesh);

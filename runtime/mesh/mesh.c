@@ -85,6 +85,18 @@ static void number_hosts(ls_mesh *mesh, const uint64_t *hosts) {
     }
 }
 
+/* Compares each rank with the first of those that divide a state with it. */
+static bool divide_on_hosts(const ls_mesh *mesh, const uint64_t *hosts) {
+    bool all = true;
+    for (int r = 0; r < mesh->world && all; r++) {
+        int coord[LS_AXIS_COUNT];
+        ls_mesh_coords(mesh, r, coord);
+        coord[LS_AXIS_SHARD] = coord[LS_AXIS_CONTEXT] = 0;
+        all = hosts[ls_mesh_rank(mesh, coord)] == hosts[r];
+    }
+    return all;
+}
+
 ls_status ls_mesh_init(ls_mesh *mesh, const int size[LS_AXIS_COUNT], int rank, int world,
                        const uint64_t *hosts) {
     if (world < 1 || rank < 0 || rank >= world) {
@@ -94,6 +106,7 @@ ls_status ls_mesh_init(ls_mesh *mesh, const int size[LS_AXIS_COUNT], int rank, i
     LS_TRY(fit_sizes(mesh, size));
     ls_mesh_coords(mesh, rank, mesh->coord);
     number_hosts(mesh, hosts);
+    mesh->shards_on_host = divide_on_hosts(mesh, hosts);
     return LS_OK;
 }
 

@@ -15,10 +15,12 @@ static ls_term term_of(const ls_comm_operation *o) {
     return o->use == LS_USE_BLOCKS ? LS_TERM_SHARD : terms[o->axis];
 }
 
-/* A rank that sends a message also receives one: the profile's time is of both. */
+/* A rank that sends a message also receives one: the profile's time is of both. A barrier is an
+ * all-reduce of nothing. */
 double ls_plan_operation_s(const ls_plan_rates *rates, const ls_comm_operation *o) {
+    const ls_coll coll = o->coll == LS_COLL_BARRIER ? LS_COLL_ALL_REDUCE : o->coll;
     const ls_comm_use use = o->use == LS_USE_PARAMETERS ? LS_USE_STATE : o->use;
-    return o->count * ls_wire_time_s(o->coll, o->ranks, o->bytes, rates->links[use][o->coll]);
+    return o->count * ls_wire_time_s(coll, o->ranks, o->bytes, rates->links[use][coll]);
 }
 
 static void add(void *context, const ls_comm_operation *o) {

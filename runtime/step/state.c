@@ -16,13 +16,17 @@ ls_status ls_state_take(ls_state *s, size_t *kind, size_t bytes, void **memory) 
 void ls_state_take_sent(ls_state *s, state_sender sender, size_t *kind, size_t bytes,
                         void **memory) {
     enum { ALIGN = 64 };
-    *kind += bytes;
+    const size_t share = sender == STATE_COMMON
+                             ? (bytes + (size_t)s->options.shards - 1) / (size_t)s->options.shards
+                             : bytes;
+    *kind += share;
     *memory = NULL;
     if (bytes > 0) {
         s->sent[s->sent_count++] =
             (state_sent){.at = memory, .sender = sender, .offset = s->sent_bytes[sender]};
         s->sent_bytes[sender] += (bytes + ALIGN - 1) / ALIGN * ALIGN;
-        s->bytes.shared += bytes;
+        s->bytes.shared += sender == STATE_COMMON ? 0 : bytes;
+        s->bytes.others += bytes - share;
     }
 }
 
@@ -38,7 +42,9 @@ void ls_state_free(ls_state *s, void **memory) {
 }
 
 static ls_comm *comm_of(const ls_state *s, int sender) {
-    return sender == STATE_DATA ? s->options.data : s->gather_comm[sender - STATE_GATHER];
+    return sender == STATE_DATA     ? s->options.data
+           : sender == STATE_COMMON ? s->gather_comm[0]
+                                    : s->gather_comm[sender - STATE_GATHER];
 }
 
 /* [collective] */
@@ -46,7 +52,9 @@ static ls_status take_sent_memory(ls_state *s) {
     for (int i = 0; i < STATE_SENDERS; i++) {
         if (s->sent_bytes[i] > 0) {
             ls_comm *comm = comm_of(s, i);
-            LS_TRY(comm->ops->alloc(comm, (int64_t)s->sent_bytes[i], &s->sent_memory[i]));
+            const int64_t bytes = (int64_t)s->sent_bytes[i];
+            LS_TRY(i == STATE_COMMON ? comm->ops->alloc_common(comm, bytes, &s->sent_memory[i])
+                                     : comm->ops->alloc(comm, bytes, &s->sent_memory[i]));
         }
     }
     for (int i = 0; i < s->sent_count; i++) {
@@ -233,7 +241,7 @@ static bool lends_grads(const ls_state *s) {
 }
 
 /* Elements of a buffer of all parameters or of those that this rank keeps. Whole ones are received
- * in; a GPU's collectives also want to know the memory that they send from. */
+ * in, or in common; a GPU's collectives also want to know the memory that they send from. */
 static ls_status take_elems(ls_state *s, state_sender sender, bool sent, bool whole,
                             size_t elem_bytes, size_t *kind, void **memory) {
     const bool on_device = s->options.data->on_device;
@@ -248,10 +256,11 @@ static ls_status take_elems(ls_state *s, state_sender sender, bool sent, bool wh
 
 static ls_status take_buffers(ls_state *s) {
     const bool gathers = s->options.zero > 0;
-    LS_TRY(take_elems(s, STATE_GATHER, gathers && !s->has_copies, s->full_masters, s->acc_bytes,
+    const state_sender sender = s->common ? STATE_COMMON : STATE_GATHER;
+    LS_TRY(take_elems(s, sender, gathers && !s->has_copies, s->full_masters, s->acc_bytes,
                       &s->bytes.masters, &s->masters));
     if (s->has_copies) {
-        LS_TRY(take_elems(s, STATE_GATHER, gathers, s->full_copies, s->copy_bytes, &s->bytes.copies,
+        LS_TRY(take_elems(s, sender, gathers, s->full_copies, s->copy_bytes, &s->bytes.copies,
                           &s->copies));
     }
     if (lends_grads(s)) {
@@ -337,10 +346,11 @@ static ls_status build(ls_state *s) {
     s->acc_bytes = ls_dtype_bytes(o->dev->acc);
     s->copy_bytes = ls_dtype_bytes(o->dtype);
     s->has_copies = o->dtype != o->dev->acc;
+    s->common = o->common && o->zero == 3 && o->shards > 1 && !o->expert_data;
     s->full_grads = o->zero <= 1;
-    s->full_copies = o->zero <= 2;
-    s->full_masters = o->zero == 0 || (!s->has_copies && o->zero <= 2);
-    s->windowed = o->zero == 3 || (s->has_copies && o->zero > 0);
+    s->full_copies = o->zero <= 2 || s->common;
+    s->full_masters = o->zero == 0 || (!s->has_copies && s->full_copies);
+    s->windowed = !s->full_copies || (s->has_copies && o->zero > 0);
     LS_TRY(build_tables(s));
     give_units(s);
     LS_TRY(list_owned(s));
@@ -376,7 +386,7 @@ static ls_status split_shards(ls_comm *data, int shards, ls_comm **comm) {
     return LS_OK;
 }
 
-ls_status ls_state_create(const ls_state_options *options, ls_state **state) {
+static ls_status create(const ls_state_options *options, ls_state **state) {
     *state = NULL;
     ls_state *s = NULL;
     ls_status status = check_options(options);
@@ -406,6 +416,13 @@ ls_status ls_state_create(const ls_state_options *options, ls_state **state) {
 failed:
     ls_state_destroy(s);
     return status;
+}
+
+ls_status ls_state_create(const ls_state_options *options, ls_state **state) {
+    ls_state_options own = *options;
+    const ls_status status = create(options, state);
+    own.common = false;
+    return status == LS_E_UNSUPPORTED && options->common ? create(&own, state) : status;
 }
 
 void ls_state_destroy(ls_state *s) {
@@ -445,6 +462,10 @@ void ls_state_destroy(ls_state *s) {
 
 ls_state_bytes ls_state_memory(const ls_state *s) {
     return s->bytes;
+}
+
+bool ls_state_is_common(const ls_state *s) {
+    return s->common;
 }
 
 const ls_model_store *ls_state_store(ls_state *s, int part) {
@@ -533,6 +554,9 @@ ls_status ls_state_finish(ls_state *s) {
         uint64_t wait_ns;
         LS_TRY(part->reducer ? ls_reducer_finish(part->reducer, &grads, &wait_ns)
                              : ls_scatter_finish(part->scatter, &wait_ns));
+    }
+    if (s->common) { /* all have read */
+        LS_TRY(s->gather_comm[0]->ops->barrier(s->gather_comm[0]));
     }
     const uint64_t tied_ns = ls_clock_ns();
     s->comm_ns += tied_ns - start_ns;

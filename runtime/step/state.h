@@ -7,6 +7,12 @@
  *   2     and of gradients                         parameters after each update
  *   3     and of parameters                        each block before its use, again in backward
  *
+ * Ranks of one host need not copy what another one keeps: with zero 3 and `common` the parameters
+ * lie once in memory that all of them have, each updates its shard there, and the others read it
+ * where it lies. Nothing is gathered then; all wait for each other when the last has read, in
+ * ls_state_finish, and when the last has written, in ls_state_share. Between the two, and before
+ * the first use, the owner may write.
+ *
  * Masters and gradients are dev->acc. Where the compute copies have another dtype they are what
  * travels, and norms and biases, which have no copy, are gathered once after each update; else the
  * masters travel, and with zero 1 and 2 every rank has all of them. Several parts of a model
@@ -34,6 +40,9 @@ typedef struct ls_state_options {
     ls_reduction reduction;
     int64_t rank_micros;  /* micro-batches of this rank in a global batch */
     int64_t bucket_bytes; /* of gradients sent together */
+    /* With zero 3: the ranks that divide parameters share a host. Where their communicator has no
+     * memory in common, or experts are apart, each gathers what it uses; see ls_state_is_common. */
+    bool common;
     /* The ranks that hold the same parts, for the device's memory: rank r keeps shard r mod shards.
      * For ls_state_plan only rank, size and on_device are read. */
     ls_comm *data;
@@ -48,10 +57,11 @@ typedef struct ls_state_options {
 } ls_state_options;
 
 /* Bytes by kind. gathered: windows of parameters that others keep, norms and biases; reduction:
- * gradients on their way. shared: of these, what the ranks of a host read and write of each
- * other where it lies; it is not taken besides. */
+ * gradients on their way. Of what lies once for several ranks each counts an equal part. shared: of
+ * these, what the ranks of a host read and write of each other where it lies; it is not taken
+ * besides. others: what other ranks count of memory in common. */
 typedef struct ls_state_bytes {
-    size_t masters, copies, grads, gathered, reduction, shared;
+    size_t masters, copies, grads, gathered, reduction, shared, others;
 } ls_state_bytes;
 
 /* What create takes, by the same code. *state: one without memory, that only answers questions;
@@ -66,6 +76,8 @@ ls_status ls_state_tell(ls_state *state, const ls_pipe_pass *passes, int64_t cou
 ls_status ls_state_create(const ls_state_options *options, ls_state **state);
 void ls_state_destroy(ls_state *state); /* [collective over data] */
 ls_state_bytes ls_state_memory(const ls_state *state);
+/* Do the ranks have their parameters in common, as was asked? The same on all. */
+bool ls_state_is_common(const ls_state *state);
 
 /* For ls_model_options.store of a part. Owned by the state. */
 const ls_model_store *ls_state_store(ls_state *state, int part);
@@ -93,7 +105,8 @@ ls_state_buffers ls_state_buffers_of(const ls_state *state);
 /* The master of an owned element; what follows it in its range follows it in memory. */
 void *ls_state_master_at(const ls_state *state, int64_t elem);
 
-/* Initial values of what is owned (ls_model_init_values), then ls_state_refresh. */
+/* Initial values of what is owned (ls_model_init_values), then ls_state_refresh. No rank of `data`
+ * may be in a call of the model any more. */
 ls_status ls_state_init(ls_state *state, uint64_t seed);
 /* Rounds copies of owned masters that came from elsewhere, then ls_state_share. */
 ls_status ls_state_refresh(ls_state *state);

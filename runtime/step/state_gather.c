@@ -2,9 +2,10 @@
  *
  * Windows hold the parameters of a block while it is used and until the memory is needed for
  * another one. With zero 3 a block is gathered into a window; the next block in the order of the
- * work is started at once, so that it travels while this one is computed. With zero 1 and 2 and
- * compute copies, a window holds a block's norms and biases only. Which window a block gets follows
- * from the order of calls, which is the same on all ranks of the group. */
+ * work is started at once, so that it travels while this one is computed. With zero 1 and 2, or
+ * parameters in common, and compute copies, a window holds a block's norms and biases only. Which
+ * window a block gets follows from the order of calls, which is the same on all ranks of the group.
+ */
 #include "runtime/step/state_internal.h"
 
 #include "collectives/flight.h"
@@ -20,7 +21,7 @@ static int64_t max_i64(int64_t a, int64_t b) {
 }
 
 static bool gathers_blocks(const ls_state *s) {
-    return s->options.zero == 3;
+    return s->options.zero == 3 && !s->common;
 }
 
 /* Elements of a block that a window holds as masters: all, or up to the last norm or bias. */
@@ -241,7 +242,11 @@ ls_status ls_state_share(ls_state *s) {
         LS_TRY(window_wait(s, &s->windows[i]));
         s->windows[i].block = -1;
     }
-    LS_TRY(gathers_blocks(s) ? LS_OK : share_units(s));
+    if (s->common) { /* all have written */
+        LS_TRY(s->gather_comm[0]->ops->barrier(s->gather_comm[0]));
+    } else if (!gathers_blocks(s)) {
+        LS_TRY(share_units(s));
+    }
     return s->has_copies ? share_vectors(s) : LS_OK;
 }
 

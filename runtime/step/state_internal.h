@@ -53,6 +53,7 @@ typedef enum state_sender {
     STATE_DATA,
     STATE_GATHER,
     STATE_EXPERT_GATHER,
+    STATE_COMMON, /* of the ranks of STATE_GATHER */
     STATE_SENDERS
 } state_sender;
 typedef struct state_sent {
@@ -74,6 +75,7 @@ struct ls_state {
     ls_device *dev;
     bool planning;
     ls_state_bytes bytes;
+    bool common; /* see state.h */
     bool has_copies, full_masters, full_copies, full_grads, windowed;
     size_t acc_bytes, copy_bytes; /* of an element */
     state_part *parts;            /* [part_count]: of the model, then those of experts apart */
@@ -114,7 +116,7 @@ struct ls_state {
 
 /* Zeroed device memory, or only its bytes when planning. */
 ls_status ls_state_take(ls_state *s, size_t *kind, size_t bytes, void **memory);
-/* Likewise, later, for collectives: as many bytes on all ranks of the communicator. */
+/* Likewise, later, for collectives: as many bytes on all ranks of the communicator, or in all. */
 void ls_state_take_sent(ls_state *s, state_sender sender, size_t *kind, size_t bytes,
                         void **memory);
 /* Gives back what either has taken, where it is not the communicator's. */

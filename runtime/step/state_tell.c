@@ -124,8 +124,12 @@ void ls_state_tell_units(const ls_state *s, const state_part *part, int first, i
     }
 }
 
-/* After an update. */
+/* After an update; of parameters in common, around it. */
 static void tell_share(const ls_state *s) {
+    if (s->common) {
+        ls_comm_tell(s->told, (ls_comm_operation){LS_COMM_DATA, LS_USE_PARAMETERS, LS_COLL_BARRIER,
+                                                  s->options.shards, 0, 2});
+    }
     for (int p = 0; p < s->part_count && s->options.zero < 3; p++) {
         ls_state_tell_units(s, &s->parts[p], 0, s->parts[p].partition.unit_count,
                             LS_USE_PARAMETERS);
@@ -181,7 +185,7 @@ ls_status ls_state_tell(ls_state *s, const ls_pipe_pass *passes, int64_t count,
     if (s->options.zero > 0) {
         tell_share(s);
     }
-    for (int64_t i = 0; i < count && s->options.zero == 3; i++) {
+    for (int64_t i = 0; i < count && s->options.zero == 3 && !s->common; i++) {
         LS_TRY(tell_pass(&s->parts[passes[i].part], passes[i].backward));
     }
     return LS_OK;
