@@ -17,12 +17,16 @@
  * them would count otherwise. */
 enum { SHORT_BYTES = 64 << 10, RUN = 20 };
 
-/* Who makes the operation, and where. COPY: every rank copies so many bytes at once, from ordinary
- * memory to ordinary memory, for comparison with what memory can do. LEAST: likewise, every rank
- * reads and writes what it must at least for the result out of place. */
+/* Who makes the operation, and where. ONE_RESULT: into memory that all ranks have in common, from a
+ * buffer of a rank's own or (ONE_IN_PLACE) from the rank's block of it, where it was made. COPY:
+ * every rank copies so many bytes at once, from ordinary memory to ordinary memory, for comparison
+ * with what memory can do. LEAST: likewise, every rank reads and writes what it must at least for
+ * the result out of place. */
 typedef enum way {
     OUT_OF_PLACE,
     IN_PLACE,
+    ONE_RESULT,
+    ONE_IN_PLACE,
     PLAIN_OUT_OF_PLACE,
     PLAIN_IN_PLACE,
     COPY,
@@ -34,6 +38,10 @@ static bool is_mpi(way w) {
     return w == PLAIN_OUT_OF_PLACE || w == PLAIN_IN_PLACE;
 }
 
+static bool is_one(way w) {
+    return w == ONE_RESULT || w == ONE_IN_PLACE;
+}
+
 typedef struct bench {
     ls_comm *world;
     ls_transport transport;
@@ -42,6 +50,7 @@ typedef struct bench {
     long long factor, iterations, warmup;
     bool private_buffers, json;
     char *send, *recv;         /* of ours */
+    char *one;                 /* the ranks' in common; NULL: not of this operation or back end */
     char *mpi_send, *mpi_recv; /* always the process's own */
     const void **from;         /* [size], of LEAST */
     void **to;                 /* [size] */
@@ -244,6 +253,9 @@ static bool has_way(const bench *b, way w) {
         return false;
     }
     switch (w) {
+    case ONE_RESULT:
+    case ONE_IN_PLACE:
+        return b->one;
     case OUT_OF_PLACE:
     case PLAIN_OUT_OF_PLACE:
         return b->call.coll != LS_COLL_BROADCAST;
@@ -258,10 +270,10 @@ static bool has_way(const bench *b, way w) {
 /* Where a way sends from and receives in. */
 static void places(const bench *b, way w, ls_bench_shape s, char **send, char **recv) {
     const int64_t own = b->call.comm->rank * s.block * (int64_t)ls_dtype_bytes(b->call.dtype);
-    const bool own_memory = w > IN_PLACE;
+    const bool own_memory = w > ONE_IN_PLACE;
     *send = own_memory ? b->mpi_send : b->send;
-    *recv = own_memory ? b->mpi_recv : b->recv;
-    if (w != IN_PLACE && w != PLAIN_IN_PLACE) {
+    *recv = own_memory ? b->mpi_recv : is_one(w) ? b->one : b->recv;
+    if (w != IN_PLACE && w != ONE_IN_PLACE && w != PLAIN_IN_PLACE) {
         return;
     }
     if (b->call.coll == LS_COLL_ALL_GATHER) {
@@ -378,8 +390,10 @@ static ls_status time_way(bench *b, way w, ls_bench_shape s, int64_t bytes, doub
 
 static ls_status check_way(bench *b, way w, ls_bench_shape s, int64_t *wrong) {
     char *send, *recv;
+    const int64_t elem = (int64_t)ls_dtype_bytes(b->call.dtype);
     places(b, w, s, &send, &recv);
-    memset(recv, 0x77, (size_t)s.recv * ls_dtype_bytes(b->call.dtype));
+    const int64_t own = is_one(w) ? b->call.comm->rank * s.block : 0; /* the rest is the others' */
+    memset(recv + own * elem, 0x77, (size_t)((is_one(w) ? s.block : s.recv) * elem));
     for (int64_t i = 0; i < s.send; i++) {
         set(b, send, i, value(b->call.comm->rank, i), 1);
     }
@@ -407,19 +421,29 @@ static ls_status measure_size(bench *b, int64_t bytes, result *results) {
 
 /* Output, by rank 0 */
 
+/* Of a row; what a size does not have is a dash there. */
+static bool has_column(const bench *b, int w) {
+    return !is_one((way)w) || b->one;
+}
+
 static void print_heading(const bench *b) {
     printf("# %s, back end %s on %d ranks, %s%s; plain MPI is %s\n", ls_coll_name(b->call.coll),
            b->call.comm->ops->name, b->call.comm->size, b->private_buffers ? "private" : "its own",
            " buffers", ls_comm_mpi_version());
     printf("%12s %12s %9s %5s", "size", "count", "type", "redop");
-    const char *const names[] = {"out of place", "in place", "plain MPI", "in place"};
+    const char *const names[] = {"out of place", "in place",  "one result",
+                                 "one in place", "plain MPI", "in place"};
     for (int w = 0; w < COPY; w++) {
-        printf(" | %-12s %7s %7s %6s", names[w], "algbw", "busbw", "#wrong");
+        if (has_column(b, w)) {
+            printf(" | %-12s %7s %7s %6s", names[w], "algbw", "busbw", "#wrong");
+        }
     }
     printf(" | %-12s %7s | %12s", "a copy", "", "the least");
     printf("\n%12s %12s %9s %5s", "(B)", "(elements)", "", "");
     for (int w = 0; w < COPY; w++) {
-        printf(" | %12s %7s %7s %6s", "time (us)", "(GB/s)", "(GB/s)", "");
+        if (has_column(b, w)) {
+            printf(" | %12s %7s %7s %6s", "time (us)", "(GB/s)", "(GB/s)", "");
+        }
     }
     printf(" | %12s %7s | %12s\n", "time (us)", "(GB/s)", "time (us)");
 }
@@ -443,9 +467,12 @@ static void print_row(bench *b, int64_t bytes, const result *results) {
             "{s:I, s:I, s:f, s:f, s:f}", "bytes", (json_int_t)bytes, "count", (json_int_t)s.all,
             "wire_bytes", ls_wire_bytes(b->call.coll, b->call.comm->size, (double)bytes),
             "copy_seconds", results[COPY].seconds, "least_seconds", results[LEAST].seconds);
-        const char *const names[] = {"out_of_place", "in_place", "plain_mpi", "plain_mpi_in_place"};
+        const char *const names[] = {"out_of_place",        "in_place",  "one_result",
+                                     "one_result_in_place", "plain_mpi", "plain_mpi_in_place"};
         for (int w = 0; w < COPY; w++) {
-            json_object_set_new(row, names[w], result_json(b, &results[w], bytes));
+            if (has_column(b, w)) {
+                json_object_set_new(row, names[w], result_json(b, &results[w], bytes));
+            }
         }
         json_array_append_new(b->rows, row);
         return;
@@ -458,7 +485,7 @@ static void print_row(bench *b, int64_t bytes, const result *results) {
             printf(" | %12.2f %7.2f %7.2f %6lld", 1e6 * results[w].seconds, rate,
                    rate * ls_wire_bus_factor(b->call.coll, b->call.comm->size),
                    (long long)results[w].wrong);
-        } else {
+        } else if (has_column(b, w)) {
             printf(" | %12s %7s %7s %6s", "-", "-", "-", "-");
         }
     }
@@ -493,7 +520,9 @@ static ls_status measure(bench *b) {
     for (int64_t bytes = b->min_bytes; bytes <= b->max_bytes; bytes *= b->factor) {
         result results[WAYS] = {0};
         LS_TRY(measure_size(b, bytes, results));
-        wrong += results[OUT_OF_PLACE].wrong + results[IN_PLACE].wrong;
+        for (int w = 0; w < PLAIN_OUT_OF_PLACE; w++) {
+            wrong += results[w].wrong;
+        }
         if (speaks) {
             print_row(b, bytes, results);
         }
@@ -506,11 +535,23 @@ static ls_status measure(bench *b) {
                : LS_FAIL(LS_E_NO, "%lld elements of the results are wrong", (long long)wrong);
 }
 
+/* Where the back end has it. */
+static ls_status take_common(bench *b, int64_t bytes) {
+    ls_comm *comm = b->call.comm;
+    void *memory = NULL;
+    if (b->call.coll != LS_COLL_ALL_GATHER || b->private_buffers || comm->size == 1) {
+        return LS_OK;
+    }
+    const ls_status status = ls_comm_agree(b->world, comm->ops->alloc_common(comm, bytes, &memory));
+    b->one = memory;
+    return status == LS_E_UNSUPPORTED ? LS_OK : status;
+}
+
 static ls_status take_memory(bench *b) {
     const int64_t bytes = b->max_bytes;
     const size_t size = (size_t)b->world->size;
     ls_comm *from = b->private_buffers ? b->world : b->call.comm;
-    void *memory[4] = {NULL};
+    char **const buffers[] = {&b->send, &b->recv, &b->mpi_send, &b->mpi_recv};
     ls_status status = ls_calloc(size, sizeof *b->call.counts, &b->call.counts);
     if (status == LS_OK) {
         status = ls_calloc(size, sizeof *b->call.offsets, &b->call.offsets);
@@ -530,19 +571,18 @@ static ls_status take_memory(bench *b) {
     LS_TRY(ls_comm_agree(b->world, status));
     for (int i = 0; i < 4; i++) {
         ls_comm *owner = i < 2 ? from : b->world;
-        LS_TRY(ls_comm_agree(b->world, owner->ops->alloc(owner, bytes, &memory[i])));
-        (i == 0   ? &b->send
-         : i == 1 ? &b->recv
-         : i == 2 ? &b->mpi_send
-                  : &b->mpi_recv)[0] = memory[i];
+        void *memory = NULL;
+        LS_TRY(ls_comm_agree(b->world, owner->ops->alloc(owner, bytes, &memory)));
+        *buffers[i] = memory;
     }
-    return LS_OK;
+    return take_common(b, bytes);
 }
 
 static void release(bench *b) {
     ls_comm *from = b->private_buffers ? b->world : b->call.comm;
     from->ops->give_back(from, b->send);
     from->ops->give_back(from, b->recv);
+    b->call.comm->ops->give_back(b->call.comm, b->one);
     b->world->ops->give_back(b->world, b->mpi_send);
     b->world->ops->give_back(b->world, b->mpi_recv);
     if (b->call.comm != b->world) {
