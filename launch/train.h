@@ -27,7 +27,7 @@ typedef struct ls_memory_record {
     int64_t planned_bytes; /* that, training, and the copy for saves in the background */
     int64_t uneven_bytes;  /* more, for tokens that have not chosen their experts evenly */
     int64_t peak_bytes;
-    int64_t others_bytes; /* that the resident set counts besides: other ranks' shared gradients */
+    int64_t others_bytes; /* that the resident set counts besides: other ranks' shared memory */
     int64_t rank;
     /* Of its GPU, whose memory is all taken before step one: what was free before, what training
      * has taken, and what was planned with the device's scratch; 0: no GPU. */

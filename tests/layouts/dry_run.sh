@@ -23,8 +23,17 @@ prints 'ranks are idle for 0.8% of a step'
 prints '^tensor  .* [1-9][0-9]*  activations$'
 holds [ ! -e runs ]
 
+# What the ranks of a host have once is not gathered, and counted in equal parts; elsewhere it is.
+gives 0 "$LOCKSTEP" train --dry-run --ranks 4 $tiny parallel.zero=3
+prints 'parameters are there once for the 4 ranks .* others. [0-9.]* [KM]iB too'
+prints '^4 .* - .* embedding' # gathered
+prints '^shard  *-  parameters$'
+gives 0 "$LOCKSTEP" train --dry-run --ranks 4 $tiny parallel.zero=3 parallel.transport=mpi
+! grep -q 'parameters are there once' "$work/out" || fail "parameters in common without shared memory"
+prints '^shard  *[0-9.]* [KM]iB  parameters$'
+
 # Its total is what the run says that it takes.
-for layout in parallel.zero=1 'parallel.zero=3 numerics.compute=bf16' 'parallel.pipeline=2 parallel.tensor=2' \
+for layout in parallel.zero=1 'parallel.zero=3 numerics.compute=bf16' 'parallel.zero=3 parallel.transport=mpi' 'parallel.pipeline=2 parallel.tensor=2' \
     'parallel.pipeline=2 parallel.zero=2 parallel.interleave=2'; do
     # shellcheck disable=SC2086 # words
     gives 0 "$LOCKSTEP" train --dry-run --ranks 4 $tiny $layout

@@ -104,10 +104,34 @@ static void test_hosts(void) {
     }
 }
 
+/* Ranks that divide a state: neighbours along shard and context. */
+static void test_shards_on_host(void) {
+    static const uint64_t halves[] = {1, 1, 1, 1, 2, 2, 2, 2}, turns[] = {1, 2, 1, 2, 1, 2, 1, 2};
+    static const struct {
+        int size[LS_AXIS_COUNT]; /* pipeline, replicate, shard, context, tensor */
+        bool by_halves, by_turns;
+    } cases[] = {{{1, 8, 1, 1, 1}, true, true},   {{1, 2, 4, 1, 1}, true, false},
+                 {{1, 1, 8, 1, 1}, false, false}, {{1, 2, 2, 2, 1}, true, false},
+                 {{1, 1, 2, 2, 2}, false, true},  {{2, 1, 1, 4, 1}, true, false},
+                 {{1, 1, 4, 1, 2}, false, true},  {{4, 1, 2, 1, 1}, true, false}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        for (int rank = 0; rank < 8; rank++) { /* all say the same */
+            ls_mesh mesh;
+            CHECK_OK(ls_mesh_init(&mesh, cases[i].size, rank, 8, halves));
+            CHECK(mesh.shards_on_host == cases[i].by_halves);
+            CHECK_OK(ls_mesh_init(&mesh, cases[i].size, rank, 8, turns));
+            CHECK(mesh.shards_on_host == cases[i].by_turns);
+            CHECK_OK(ls_mesh_init(&mesh, cases[i].size, rank, 8, one_host));
+            CHECK(mesh.shards_on_host);
+        }
+    }
+}
+
 int main(void) {
     test_all_factorizations();
     test_replicate_fits();
     test_refusals();
     test_hosts();
+    test_shards_on_host();
     return test_end();
 }
