@@ -152,7 +152,9 @@ static void print_wire(const wire w[WIRES]) {
 
 static void take_most(wire most[WIRES], const wire w[WIRES]) {
     for (int i = 0; i < WIRES; i++) {
-        most[i] = w[i].bytes > most[i].bytes ? w[i] : most[i];
+        const bool more = w[i].bytes != most[i].bytes ? w[i].bytes > most[i].bytes
+                                                      : w[i].operations > most[i].operations;
+        most[i] = more ? w[i] : most[i];
     }
 }
 

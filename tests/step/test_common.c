@@ -50,8 +50,10 @@ static void pass(ls_state *state) {
     CHECK_OK(ls_state_micro_begin(state, 0, 0));
     for (int block = BLOCKS - 1; block >= 0; block--) {
         void *grads;
+        bool fresh;
         read_block(store, block);
-        CHECK_OK(store->grads(store->context, block, &grads));
+        CHECK_OK(store->grads(store->context, block, &grads, &fresh));
+        memset(grads, 0, (size_t)state->blocks[block].range.elems * sizeof(float));
         CHECK_OK(store->ready(store->context, block, 0));
     }
     CHECK_OK(ls_state_micro_end(state, 0));
