@@ -1,5 +1,6 @@
 #include "launch/bench_call.h"
 
+#include <mpi.h>
 #include <string.h>
 
 ls_bench_shape ls_bench_shape_of(const ls_bench_call *call, int64_t bytes) {
@@ -78,4 +79,41 @@ ls_status ls_bench_call_run(const ls_bench_call *call, ls_bench_shape s, const c
     }
     LS_TRY(ls_bench_call_start(call, s, send, recv, requests));
     return ls_bench_call_wait(call, requests);
+}
+
+ls_status ls_bench_call_run_mpi(const ls_bench_call *c, ls_bench_shape s, const char *send,
+                                char *recv, bool in_place) {
+    const MPI_Datatype type = c->dtype == LS_F32   ? MPI_FLOAT
+                              : c->dtype == LS_F64 ? MPI_DOUBLE
+                              : c->dtype == LS_I32 ? MPI_INT32_T
+                                                   : MPI_INT64_T;
+    const MPI_Op op = c->op == LS_MAX ? MPI_MAX : c->op == LS_MIN ? MPI_MIN : MPI_SUM;
+    const int n = (int)s.all, block = (int)s.block, size = c->comm->size, me = c->comm->rank;
+    const void *from = in_place ? MPI_IN_PLACE : send;
+    int code;
+    switch (c->coll) {
+    case LS_COLL_ALL_REDUCE:
+        code = MPI_Allreduce(from, recv, n, type, op, MPI_COMM_WORLD);
+        break;
+    case LS_COLL_REDUCE:
+        code = MPI_Reduce(me == 0 ? from : send, recv, n, type, op, 0, MPI_COMM_WORLD);
+        break;
+    case LS_COLL_REDUCE_SCATTER:
+        code = MPI_Reduce_scatter_block(from, recv, block, type, op, MPI_COMM_WORLD);
+        break;
+    case LS_COLL_ALL_GATHER:
+        code = MPI_Allgather(from, block, type, recv, block, type, MPI_COMM_WORLD);
+        break;
+    case LS_COLL_ALL_TO_ALL:
+        code = MPI_Alltoall(send, block, type, recv, block, type, MPI_COMM_WORLD);
+        break;
+    case LS_COLL_BROADCAST:
+        code = MPI_Bcast(recv, n, type, 0, MPI_COMM_WORLD);
+        break;
+    default:
+        code = MPI_Sendrecv(send, n, type, (me + 1) % size, 0, recv, n, type,
+                            (me + size - 1) % size, 0, MPI_COMM_WORLD, MPI_STATUS_IGNORE);
+        break;
+    }
+    return code == MPI_SUCCESS ? LS_OK : LS_FAIL(LS_E_COMM, "MPI gave error %d", code);
 }

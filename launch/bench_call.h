@@ -32,4 +32,10 @@ ls_status ls_bench_call_start(const ls_bench_call *call, ls_bench_shape s, const
                               char *recv, ls_comm_request *requests[2]);
 ls_status ls_bench_call_wait(const ls_bench_call *call, ls_comm_request *requests[2]);
 
+/* The library's own call on all ranks of the world, of types and reductions that it has: at most
+ * INT32_MAX elements; a block of a reduce-scatter in place is left at the beginning. [collective]
+ */
+ls_status ls_bench_call_run_mpi(const ls_bench_call *call, ls_bench_shape s, const char *send,
+                                char *recv, bool in_place);
+
 #endif

@@ -8,7 +8,6 @@
 #include "runtime/base/clock.h"
 
 #include <jansson.h>
-#include <mpi.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -285,44 +284,6 @@ static void places(const bench *b, way w, ls_bench_shape s, char **send, char **
     }
 }
 
-static ls_status run_mpi(const bench *b, ls_bench_shape s, const char *send, char *recv,
-                         bool in_place) {
-    const MPI_Datatype type = b->call.dtype == LS_F32   ? MPI_FLOAT
-                              : b->call.dtype == LS_F64 ? MPI_DOUBLE
-                              : b->call.dtype == LS_I32 ? MPI_INT32_T
-                                                        : MPI_INT64_T;
-    const MPI_Op op = b->call.op == LS_MAX ? MPI_MAX : b->call.op == LS_MIN ? MPI_MIN : MPI_SUM;
-    const int n = (int)s.all, block = (int)s.block, size = b->call.comm->size,
-              me = b->call.comm->rank;
-    const void *from = in_place ? MPI_IN_PLACE : send;
-    int code;
-    switch (b->call.coll) {
-    case LS_COLL_ALL_REDUCE:
-        code = MPI_Allreduce(from, recv, n, type, op, MPI_COMM_WORLD);
-        break;
-    case LS_COLL_REDUCE:
-        code = MPI_Reduce(me == 0 ? from : send, recv, n, type, op, 0, MPI_COMM_WORLD);
-        break;
-    case LS_COLL_REDUCE_SCATTER:
-        code = MPI_Reduce_scatter_block(from, recv, block, type, op, MPI_COMM_WORLD);
-        break;
-    case LS_COLL_ALL_GATHER:
-        code = MPI_Allgather(from, block, type, recv, block, type, MPI_COMM_WORLD);
-        break;
-    case LS_COLL_ALL_TO_ALL:
-        code = MPI_Alltoall(send, block, type, recv, block, type, MPI_COMM_WORLD);
-        break;
-    case LS_COLL_BROADCAST:
-        code = MPI_Bcast(recv, n, type, 0, MPI_COMM_WORLD);
-        break;
-    default:
-        code = MPI_Sendrecv(send, n, type, (me + 1) % size, 0, recv, n, type,
-                            (me + size - 1) % size, 0, MPI_COMM_WORLD, MPI_STATUS_IGNORE);
-        break;
-    }
-    return code == MPI_SUCCESS ? LS_OK : LS_FAIL(LS_E_COMM, "MPI gave error %d", code);
-}
-
 /* A rank's share of the bytes that ranks of one host read and write at least, each with a result of
  * its own: those that are to be added are read once, and so is what several get. */
 static void run_least(bench *b, ls_bench_shape s, char *send, char *recv) {
@@ -352,7 +313,7 @@ static ls_status run_way(bench *b, way w, ls_bench_shape s, const char *send, ch
         run_least(b, s, b->mpi_send, b->mpi_recv);
         return LS_OK;
     }
-    return is_mpi(w) ? run_mpi(b, s, send, recv, w == PLAIN_IN_PLACE)
+    return is_mpi(w) ? ls_bench_call_run_mpi(&b->call, s, send, recv, w == PLAIN_IN_PLACE)
                      : ls_bench_call_run(&b->call, s, send, recv);
 }
 
@@ -421,7 +382,6 @@ static ls_status measure_size(bench *b, int64_t bytes, result *results) {
 
 /* Output, by rank 0 */
 
-/* Of a row; what a size does not have is a dash there. */
 static bool has_column(const bench *b, int w) {
     return !is_one((way)w) || b->one;
 }
