@@ -19,8 +19,10 @@ enum { MEMORY_ALIGN = 64, HUGE_PAGE = 2 << 20 };
 enum { IDLE_TURNS = 64 };
 
 /* Looks at the peers before the processor is offered to others; time after which those who may
- * sleep between looks, and for how long. */
-enum { SPINS = 100, AWAKE_NS = 100000, NAP_NS = 50000, SLICE_NS = 100000 };
+ * sleep between looks, and for how long: an eighth of what they have waited, since a look costs
+ * what ranks that still compute could use. */
+enum { SPINS = 100, AWAKE_NS = 100000, LEAST_NAP_NS = 50000, MOST_NAP_NS = 300000 };
+enum { SLICE_NS = 100000 };
 
 ls_status ls_comm_check_count(int64_t count, const char *what) {
     if (count < 0) {
@@ -78,19 +80,29 @@ void ls_waiting_short_slices(bool wanted) {
     }
 }
 
+static void nap(uint64_t waited_ns) {
+    const int64_t wish_ns = ls_min_i64((int64_t)waited_ns / 8, MOST_NAP_NS);
+    const struct timespec time = {.tv_nsec = wish_ns > LEAST_NAP_NS ? wish_ns : LEAST_NAP_NS};
+    nanosleep(&time, NULL);
+}
+
 void ls_waiting_look(ls_waiting *w) {
-    const struct timespec nap = {.tv_nsec = NAP_NS};
-    if (w->naps) {
-        nanosleep(&nap, NULL);
-    } else if (++w->looks % SPINS == 0) {
-        sched_yield();
-    } else if (ls_waiting_may_nap) { /* a look may have been long: it offers the processor, too */
-        const uint64_t now_ns = ls_clock_ns();
-        w->begin_ns = w->begin_ns > 0 ? w->begin_ns : now_ns;
-        w->naps = now_ns > w->begin_ns + AWAKE_NS;
-        if (w->naps) {
+    if (!ls_waiting_may_nap) {
+        if (++w->looks % SPINS == 0) {
+            sched_yield();
+        }
+        return;
+    }
+    const uint64_t now_ns = ls_clock_ns();
+    w->begin_ns = w->begin_ns > 0 ? w->begin_ns : now_ns;
+    if (now_ns > w->begin_ns + AWAKE_NS) {
+        if (!w->naps) {
             ls_waiting_short_slices(true);
         }
+        w->naps = true;
+        nap(now_ns - w->begin_ns);
+    } else if (++w->looks % SPINS == 0) {
+        sched_yield();
     }
 }
 
