@@ -7,9 +7,9 @@ of a rank's micro-batch:
   - the communication alone: an all-reduce of as many bytes as the gradients have, by the same back end;
   - the step of the ranks together.
 Exposed is what the last takes beyond the first; max(0, communication - backward) of it nothing can hide. With more
-ranks than processors, what moves the data takes its time from what computes, too.
+ranks than processors, what moves the data takes its time from what computes, too: the last line tells how much a step.
 """
-import argparse, json, os, pathlib, statistics, subprocess, sys, tempfile
+import argparse, json, os, pathlib, resource, statistics, subprocess, sys, tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 LOCKSTEP = os.environ.get("LOCKSTEP", str(ROOT / "build/release/bin/lockstep"))
@@ -24,6 +24,14 @@ def run(*command):
     if done.returncode != 0:
         sys.exit(f"step_overlap: {' '.join(command)}: status {done.returncode}\n{done.stdout}{done.stderr}")
     return done.stdout
+
+
+def run_ranks(*command):
+    """Processor seconds of the first host's ranks, and how often they offered or had to leave the processor."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    run(*command)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, after.ru_nivcsw - before.ru_nivcsw)
 
 
 def step_s(folder, first):
@@ -54,12 +62,13 @@ def measure(options, work, tokens, first=3):
     job = ["train", "model.preset=gpt2-10m", f"model.context={tokens}", f"data.dir={work}/data", f"run.dir={runs}",
            f"run.steps={options.steps}", "run.threads=1", "batch.micro=1", "eval.every=0", "eval.batches=1", "checkpoint.at_end=false", "checkpoint.async=false",
            "metrics.every=1", f"metrics.trace_steps={first}..{options.steps}", f"numerics.bucket_mib={options.bucket}"]
-    run(*on_hosts, "sh", "-c", ALONE, "alone", LOCKSTEP, *job, "batch.sequences=1")
-    run(*on_hosts, LOCKSTEP, *job, f"batch.sequences={ranks}", "run.name=together")
+    alone_use = run_ranks(*on_hosts, "sh", "-c", ALONE, "alone", LOCKSTEP, *job, "batch.sequences=1")
+    use = run_ranks(*on_hosts, LOCKSTEP, *job, f"batch.sequences={ranks}", "run.name=together")
+    cost_s, switches = ((u - a) / options.steps for u, a in zip(use, alone_use))
     reductions = [e for e in trace_of(runs / "together") if e["ph"] == "b" and e["cat"] == "gradients"]
     size = sum(e["args"]["bytes"] for e in reductions) // (options.steps - first + 1)
     bench = json.loads(run(*on_hosts, LOCKSTEP, "bench", "collective", "--json", "--minbytes", str(size), "-e", str(size),
-                           "-n", str(options.iterations), "-w", "1"))
+                           "-n", str(options.iterations), "-w", "1", "--redop", "tree"))
     alone = statistics.median(step_s(runs / f"alone-{r}", first) for r in range(ranks))
     backward = statistics.median(backward_s(trace_of(runs / f"alone-{r}")) for r in range(ranks))
     comm, together = bench["sizes"][0]["in_place"]["seconds"], step_s(runs / "together", first)
@@ -68,7 +77,8 @@ def measure(options, work, tokens, first=3):
     print(f"{tokens} tokens a rank: step alone {alone:.3f} s, its backward {backward:.3f} s; all-reduce of "
           f"{size / 2**20:.1f} MiB ({bench['backend']}) alone {comm:.3f} s, {comm / limit:.2f} x the link's limit")
     print(f"  together {together:.3f} s: exposed {exposed:.3f} s, of which nothing hides {least:.3f} s; "
-          f"the rest is {100 * (exposed - least) / comm:+.1f} % of the communication", flush=True)
+          f"the rest is {100 * (exposed - least) / comm:+.1f} % of the communication")
+    print(f"  the first host's ranks beyond those alone: {cost_s:.3f} s of processor time, {switches:.0f} switches a step", flush=True)
 
 
 def main():
