@@ -20,7 +20,8 @@ typedef struct ls_judge {
 
 /* Which slot each choice of a mixture's routing takes, on the device: expert e has the slots
  * [e * room, (e + 1) * room), filled from the first on in order of the choices; -1 is a choice
- * without a slot, and the row of a slot without a choice. All in device memory.
+ * without a slot, and the row of a slot without a choice. With room 0 its slots follow those of the
+ * expert before, as many as are kept. All in device memory.
  *
  * What is kept of an expert's choices depends on those of other ranks, in segments: rows of a
  * sequence in a row on one of `contexts` ranks, low ones, then high ones (seq elements, of which
@@ -30,7 +31,7 @@ typedef struct ls_judge {
  *   place_keep: from all [contexts, tensors, segments, experts], the counts of all: kept [tensors,
  *       experts], that ranks of this context keep; wanted [experts] acc, all their choices; and
  *       places [3, segments, experts] of this rank: kept, choices before, kept before
- *   place_rows: slots [rows, each] and slot_rows [experts, room] */
+ *   place_rows: slots [rows, each] and slot_rows [experts, room], or as many as are kept */
 typedef struct ls_place {
     int64_t rows, each, experts, segments, first, seq, low; /* first: row 0 of this tensor rank */
     const int32_t *chosen;                                  /* [rows, each] */
@@ -44,7 +45,8 @@ typedef struct ls_place {
 
 /* Rows of experts [first, first + local) that arrive in the slots of `ranks` ranks, [ranks, local,
  * room], to rows [local, each], by rank; kept [ranks, experts]. order [local, each]: where a row
- * arrives, -1: nowhere; back [ranks, local, room]: the other way round. */
+ * arrives, -1: nowhere; back [ranks, local, room]: the other way round. With room and each 0 both
+ * have as many as are kept, one behind another. */
 typedef struct ls_place_order {
     int64_t experts, first, local, room, each;
     int ranks;
@@ -105,7 +107,8 @@ typedef struct ls_attention_offer {
 } ls_attention_offer;
 
 /* For devices whose operations go on when a call has returned: what the host would otherwise wait
- * for stays on the device. Nothing here waits but fetched and unpin. Pointers are device memory. */
+ * for stays on the device. Nothing here waits but fetched, peeked and unpin. Pointers are device
+ * memory. */
 struct ls_device_async_ops {
     /* What is enqueued between the two is kept and not executed; only operations that neither wait
      * nor touch the host's memory, on memory and of shapes that were used before. Free ends what
@@ -149,6 +152,10 @@ struct ls_device_async_ops {
     ls_status (*fetch)(ls_device *dev, void *pinned, const void *from_device, size_t bytes);
     ls_status (*hold)(ls_device *dev);
     ls_status (*fetched)(ls_device *dev, bool wait, bool *over);
+    /* A small result for the host, which goes on enqueuing: peek copies it beside what is enqueued
+     * after it, peeked waits for the newest peek, of as many bytes, and hands it over. */
+    ls_status (*peek)(ls_device *dev, const void *from_device, size_t bytes);
+    ls_status (*peeked)(ls_device *dev, void *to_host, size_t bytes);
     /* After reserve, with LS_ATTENTION_AUTO: offer says who could do attention, settle whether it
      * does. Until then, and of shapes that were not reserved, attention is lockstep's. */
     ls_status (*attention_offer)(ls_device *dev, ls_attention_offer *offer);

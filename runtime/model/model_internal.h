@@ -82,9 +82,10 @@ typedef struct ls_moe_acts {
     int32_t *slots;        /* [r,each], -1: no room */
     int32_t *slot_rows;    /* [S] */
     int32_t *order, *back; /* [M] place in the order of arrival, and the other way round [A] */
-    int64_t *kept;         /* [ranks, E] choices of each rank that are kept; on the host */
+    int64_t *kept;         /* [ranks, E] choices of each rank that are kept, but with moe_fixed;
+                              on the host */
     int64_t *wanted;       /* [E] choices of all ranks; on the host */
-    void *wanted_here;     /* [E] acc, the same on the device, with moe_fixed instead of these */
+    void *wanted_here;     /* [E] acc, the same on the device, with moe_placed instead */
     void *in, *out;        /* [M,C] inputs of the experts; [S,C] outputs, back on this rank */
     int over;              /* in model->moe_over */
 } ls_moe_acts;
@@ -188,9 +189,11 @@ struct ls_model {
     int moe_over_now;      /* while memory is laid out */
     struct {
         int32_t *chosen, *slots, *slot_rows, *order, *back;
+        int32_t *kept; /* [ranks, E], of what the device has placed */
         void *balance;
     } moe_host;
-    bool moe_fixed; /* experts have fixed room, and the device places the rows (moe_place.c): */
+    bool moe_placed;        /* the device places the rows (moe_place.c); */
+    bool moe_fixed;         /* and experts have fixed room */
     int32_t *moe_places[5]; /* [segments,E], gathered over tensor and context ranks; places
                                [3,segments,E]; kept of the tensor ranks and of the expert ranks */
     ls_replay **replays;    /* [part_layers] lists */
@@ -382,8 +385,10 @@ bool ls_moe_counts_segments(const ls_model *m);
 ls_status ls_moe_lay_out(ls_model *m, ls_moe_acts *moe);
 ls_status ls_moe_lay_out_flight(ls_model *m);
 /* moe_place.c: from chosen to slots and rows, and the gradient of the balance loss, scale * wanted
- * in m->moe_balance, on the device alone. */
+ * in m->moe_balance, on the device alone; without moe_fixed, after place, moe->kept, for which it
+ * waits. */
 ls_status ls_moe_place(const ls_pass *pass, const ls_moe_acts *moe);
+ls_status ls_moe_learn_kept(const ls_pass *pass, const ls_moe_acts *moe);
 ls_status ls_moe_balance(const ls_pass *pass, const ls_moe_acts *moe, double scale);
 /* layer.c: act from up, of any number of rows; dup from the gradient of act in dact. */
 ls_status ls_activation_run(const ls_pass *pass, int64_t rows, const ls_layer_acts *a);

@@ -7,9 +7,10 @@
  * 2020, arXiv 2006.16668); the outputs come back the same way. Expert ranks have other
  * micro-batches or other tokens of the same one. Capacity counts the choices of a micro-batch's
  * whole sequences in order of their rows, so that what is dropped does not depend on the number of
- * ranks. The host places the rows: it waits for the choices of each layer. Except where there is a
- * capacity and the device goes on by itself (moe_place.c): each expert then has room for as many
- * rows as it takes at most, those that are left being zeros, and nothing depends on a count.
+ * ranks. The host places the rows, or a device that goes on by itself does (moe_place.c). Products
+ * and messages have the sizes of what was chosen, for which the host then waits once a layer;
+ * except where there is a capacity: there each expert has room for as many rows as it takes at
+ * most, those that are left being zeros, and nothing depends on a count.
  *
  * The balance loss adds loss_scale * rows * balance_loss * E * sum_e f_e P_e to the objective of a
  * micro-batch (of all context ranks), where f_e is the share of the choices that want expert e and
@@ -432,7 +433,7 @@ static ls_status route(const ls_pass *pass, int block, const ls_layer_acts *a) {
                                                 .ldc = experts}));
     const ls_route op = route_op(pass, &a->moe);
     LS_TRY(m->dev->ops->route_forward(m->dev, &op));
-    if (m->moe_fixed) {
+    if (m->moe_placed) {
         return ls_moe_place(pass, &a->moe);
     }
     LS_TRY(count_choices(pass, &a->moe));
@@ -443,10 +444,16 @@ static ls_status route(const ls_pass *pass, int block, const ls_layer_acts *a) {
 ls_status ls_moe_forward(const ls_pass *pass, int block, const ls_layer_acts *a) {
     const ls_model *m = pass->model;
     const ls_moe_acts *moe = &a->moe;
+    /* Without a capacity all choices are kept: they are gathered while the host learns of them. */
+    const bool learns = m->moe_placed && !m->moe_fixed;
     LS_TRY(route(pass, block, a));
-    ls_moe_count_over(pass, moe);
+    const int64_t sent = learns ? ls_moe_own(pass).rows * m->sizes.each : sent_slots(pass, moe);
     void *slots = m->experts ? m->moe_sent : moe->in;
-    LS_TRY(select_rows(m, sent_slots(pass, moe), moe->slot_rows, own_rows(pass, a->norm2), slots));
+    LS_TRY(select_rows(m, sent, moe->slot_rows, own_rows(pass, a->norm2), slots));
+    if (learns) {
+        LS_TRY(ls_moe_learn_kept(pass, moe));
+    }
+    ls_moe_count_over(pass, moe);
     if (m->experts) {
         LS_TRY(to_experts(pass, moe, slots, moe->in));
     }
@@ -485,7 +492,7 @@ static ls_status set_balance(const ls_pass *pass, const ls_moe_acts *moe) {
     const double choices = (double)(whole_rows(pass) * m->sizes.each);
     const double weight = m->options.config->balance_loss;
     const double scale = pass->loss_scale * weight * (double)experts / choices;
-    if (m->moe_fixed) {
+    if (m->moe_placed) {
         return ls_moe_balance(pass, moe, scale);
     }
     for (int64_t e = 0; e < experts; e++) {

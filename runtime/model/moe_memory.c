@@ -59,10 +59,10 @@ ls_status ls_moe_lay_out(ls_model *m, ls_moe_acts *moe) {
     LS_TRY(ls_take(m, most.slots, LS_I32, &moe->slot_rows));
     LS_TRY(ls_take_received(m, 1, LS_I32, &moe->order));
     LS_TRY(ls_take(m, most.arrived, LS_I32, &moe->back));
-    const int64_t on_host = m->moe_fixed ? 0 : s->experts, here = s->experts - on_host;
+    const int64_t here = m->moe_placed ? s->experts : 0, kept = m->moe_fixed ? 0 : s->experts;
     LS_TRY(ls_take(m, here, m->dev->acc, &moe->wanted_here));
-    LS_TRY(ls_take_host(m, m->expert_ranks * on_host, LS_I64, &moe->kept));
-    LS_TRY(ls_take_host(m, on_host, LS_I64, &moe->wanted));
+    LS_TRY(ls_take_host(m, m->expert_ranks * kept, LS_I64, &moe->kept));
+    LS_TRY(ls_take_host(m, s->experts - here, LS_I64, &moe->wanted));
     LS_TRY(ls_take_received(m, s->channels, m->dtype, &moe->in));
     return ls_take(m, most.slots * s->channels, m->dtype, &moe->out);
 }
@@ -70,14 +70,15 @@ ls_status ls_moe_lay_out(ls_model *m, ls_moe_acts *moe) {
 /* What the rows are placed with, by the device or by the host. */
 static ls_status lay_out_placing(ls_model *m, const ls_moe_limits *most) {
     const int64_t experts = m->sizes.experts;
-    if (m->moe_fixed) {
+    if (m->moe_placed) {
         const int64_t elems[] = {
             most->own_counts, m->part.tensor_ranks > 1 ? most->tensor_counts : 0, most->all_counts,
             3 * most->own_counts, (m->part.tensor_ranks + m->expert_ranks) * experts};
         for (size_t i = 0; i < sizeof elems / sizeof *elems; i++) {
             LS_TRY(ls_take(m, elems[i], LS_I32, &m->moe_places[i]));
         }
-        return LS_OK;
+        return ls_take_host(m, m->moe_fixed ? 0 : m->expert_ranks * experts, LS_I32,
+                            &m->moe_host.kept);
     }
     LS_TRY(ls_take_host(m, experts, LS_I64, &m->moe_counts));
     LS_TRY(ls_take_host(m, most->own_counts, LS_I64, &m->moe_own));
@@ -114,6 +115,6 @@ ls_status ls_moe_lay_out_flight(ls_model *m) {
     LS_TRY(ls_take(m, most.rows * s->experts, m->dtype, &m->moe_dlogits));
     LS_TRY(ls_take(m, most.choices, acc, &m->moe_dgates));
     LS_TRY(ls_take(m, s->experts, acc, &m->moe_balance));
-    LS_TRY(m->moe_fixed ? LS_OK : ls_take_host(m, s->experts, acc, &m->moe_host.balance));
+    LS_TRY(m->moe_placed ? LS_OK : ls_take_host(m, s->experts, acc, &m->moe_host.balance));
     return ls_take_received(m, s->ffn, m->dtype, &m->moe_dact);
 }

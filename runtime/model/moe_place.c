@@ -1,5 +1,6 @@
-/* A mixture's rows, placed by the device: nothing here waits. The host's way, whose results these
- * are, is in moe.c. */
+/* A mixture's rows, placed by the device. Where they have no fixed room, the host learns how many
+ * each expert has, since products and messages have these sizes, while the device gathers them. The
+ * host's way, whose results these are, is in moe.c. */
 #include "runtime/model/model_internal.h"
 
 #include "runtime/device/device_async.h"
@@ -24,26 +25,36 @@ static ls_status gather_counts(const ls_model *m, ls_place *op) {
     return LS_OK;
 }
 
-/* Rows arrive by rank, then expert; experts want them by expert, then rank. */
-static ls_status order_rows(const ls_pass *pass, const ls_moe_acts *moe, const ls_place *op) {
-    const ls_model *m = pass->model;
-    const int32_t *kept = op->kept;
-    const int64_t first = ls_moe_expert_first(m, m->expert_rank);
+/* What is kept of all ranks that share the experts: of the tensor ranks it is known already. */
+static ls_status gather_kept(const ls_model *m, const ls_place *op, const int32_t **kept) {
+    int32_t *all = op->kept + op->tensors * op->experts;
+    *kept = op->kept;
     if (m->part.expert_ranks > 1) {
-        int32_t *all = op->kept + op->tensors * op->experts;
         LS_TRY(gather(m->experts, op->kept + op->tensor * op->experts, op->experts, all));
-        kept = all;
+        *kept = all;
     }
+    return LS_OK;
+}
+
+/* Rows arrive by rank, then expert; experts want them by expert, then rank. */
+static ls_status order_rows(const ls_pass *pass, const ls_moe_acts *moe, const ls_place *op,
+                            const int32_t *kept) {
+    const ls_model *m = pass->model;
+    const int64_t first = ls_moe_expert_first(m, m->expert_rank);
     return m->dev->async->place_order(
         m->dev, &(ls_place_order){.experts = op->experts,
                                   .first = first,
                                   .local = ls_moe_expert_first(m, m->expert_rank + 1) - first,
                                   .room = op->room,
-                                  .each = ls_moe_rooms_of(pass).rows,
+                                  .each = m->moe_fixed ? ls_moe_rooms_of(pass).rows : 0,
                                   .ranks = m->expert_ranks,
                                   .kept = kept,
                                   .order = moe->order,
                                   .back = moe->back});
+}
+
+static size_t kept_bytes(const ls_model *m) {
+    return (size_t)(m->expert_ranks * m->sizes.experts) * sizeof(int32_t);
 }
 
 ls_status ls_moe_place(const ls_pass *pass, const ls_moe_acts *moe) {
@@ -52,7 +63,8 @@ ls_status ls_moe_place(const ls_pass *pass, const ls_moe_acts *moe) {
     const ls_moe_range own = ls_moe_own(pass);
     const ls_moe_rooms rooms = ls_moe_rooms_of(pass);
     const ls_zigzag z = ls_zigzag_of(m->options.seq, m->context_rank, m->context_ranks);
-    const bool cut = m->context_ranks > 1;
+    const bool cut = ls_moe_counts_segments(m);
+    const int32_t *kept;
     ls_place op = {.rows = own.rows,
                    .each = m->sizes.each,
                    .experts = m->sizes.experts,
@@ -62,12 +74,12 @@ ls_status ls_moe_place(const ls_pass *pass, const ls_moe_acts *moe) {
                    .low = z.low_count,
                    .chosen = moe->chosen,
                    .counts = m->moe_places[0],
-                   .contexts = m->context_ranks,
+                   .contexts = cut ? m->context_ranks : 1,
                    .tensors = m->part.tensor_ranks,
                    .context = cut ? m->context_rank : 0,
                    .tensor = m->part.tensor_rank,
                    .capacity = rooms.capacity,
-                   .room = rooms.slots,
+                   .room = m->moe_fixed ? rooms.slots : 0,
                    .places = m->moe_places[3],
                    .kept = m->moe_places[4],
                    .slots = moe->slots,
@@ -77,7 +89,20 @@ ls_status ls_moe_place(const ls_pass *pass, const ls_moe_acts *moe) {
     LS_TRY(gather_counts(m, &op));
     LS_TRY(async->place_keep(m->dev, &op));
     LS_TRY(async->place_rows(m->dev, &op));
-    return m->experts ? order_rows(pass, moe, &op) : LS_OK;
+    LS_TRY(gather_kept(m, &op, &kept));
+    if (!m->moe_fixed) {
+        LS_TRY(async->peek(m->dev, kept, kept_bytes(m)));
+    }
+    return m->experts ? order_rows(pass, moe, &op, kept) : LS_OK;
+}
+
+ls_status ls_moe_learn_kept(const ls_pass *pass, const ls_moe_acts *moe) {
+    const ls_model *m = pass->model;
+    LS_TRY(m->dev->async->peeked(m->dev, m->moe_host.kept, kept_bytes(m)));
+    for (int64_t i = 0; i < m->expert_ranks * m->sizes.experts; i++) {
+        moe->kept[i] = m->moe_host.kept[i];
+    }
+    return LS_OK;
 }
 
 ls_status ls_moe_balance(const ls_pass *pass, const ls_moe_acts *moe, double scale) {

@@ -342,6 +342,108 @@ static void test_placing(const char *device) {
     dev->ops->close(dev);
 }
 
+/* Without room of their own: two tensor ranks, all choices are kept, nobody chooses the last
+ * expert, and the experts' rows lie one behind another. */
+enum { CHOICES = ROWS * EACH };
+typedef struct packing {
+    int32_t chosen[2][CHOICES], counts[2][EXPERTS], places[3 * EXPERTS], kept[2][EXPERTS];
+    float wanted[EXPERTS];
+    int32_t slots[2][CHOICES], slot_rows[2][CHOICES], order[2 * CHOICES], back[2 * CHOICES];
+} packing;
+
+static void expect_packing(packing *p) {
+    int arrives[2][2], at = 0;
+    for (int rank = 0; rank < 2; rank++) {
+        int next[EXPERTS] = {0};
+        for (int e = 1, before = 0; e < EXPERTS; e++) {
+            before += p->kept[rank][e - 1];
+            next[e] = before;
+        }
+        for (int j = 0; j < CHOICES; j++) {
+            p->slots[rank][j] = next[p->chosen[rank][j]]++;
+            p->slot_rows[rank][p->slots[rank][j]] = j / EACH;
+        }
+    }
+    for (int i = 0; i < 4; i++) { /* by rank, then expert */
+        arrives[i % 2][i / 2] = at;
+        at += p->kept[i / 2][1 + i % 2];
+    }
+    for (int i = 0, place = 0; i < 4; i++) { /* by expert, then rank */
+        for (int k = 0; k < p->kept[i % 2][1 + i / 2]; k++, place++) {
+            p->order[place] = arrives[i / 2][i % 2] + k;
+            p->back[p->order[place]] = place;
+        }
+    }
+}
+
+static void pack_all(ls_device *dev, packing *p) {
+    ls_place op[2];
+    for (int rank = 0; rank < 2; rank++) {
+        op[rank] = (ls_place){.rows = ROWS,
+                              .each = EACH,
+                              .experts = EXPERTS,
+                              .segments = 1,
+                              .first = rank * ROWS,
+                              .chosen = p->chosen[rank],
+                              .counts = p->counts[rank],
+                              .all = p->counts[0],
+                              .contexts = 1,
+                              .tensors = 2,
+                              .tensor = rank,
+                              .capacity = 2 * ROWS,
+                              .kept = p->kept[0],
+                              .places = p->places,
+                              .slots = p->slots[rank],
+                              .slot_rows = p->slot_rows[rank],
+                              .wanted = p->wanted};
+        CHECK_OK(dev->async->place_count(dev, &op[rank]));
+    }
+    for (int rank = 0; rank < 2; rank++) {
+        CHECK_OK(dev->async->place_keep(dev, &op[rank]));
+        CHECK_OK(dev->async->place_rows(dev, &op[rank]));
+    }
+    CHECK_OK(dev->async->place_order(dev, &(ls_place_order){.experts = EXPERTS,
+                                                            .first = 1,
+                                                            .local = 2,
+                                                            .ranks = 2,
+                                                            .kept = p->kept[0],
+                                                            .order = p->order,
+                                                            .back = p->back}));
+}
+
+static void test_packing(const char *device) {
+    static packing expected, found;
+    ls_device *dev;
+    void *memory;
+    CHECK_OK(kt_open(device, 1, &dev));
+    for (int i = 0; dev->async && i < 2 * CHOICES; i++) {
+        const uint32_t drawn = ls_rng_draw(3, 5, (uint64_t)i).v[0];
+        const int e = (int)(drawn % (uint32_t)(EXPERTS - 1));
+        expected.chosen[i / CHOICES][i % CHOICES] = e;
+        expected.kept[i / CHOICES][e]++;
+        expected.wanted[e] += 1.0f;
+    }
+    if (dev->async) {
+        int32_t kept[2][EXPERTS];
+        CHECK_OK(dev->ops->alloc(dev, sizeof found, &memory));
+        CHECK_OK(dev->ops->upload(dev, memory, &expected, sizeof found));
+        pack_all(dev, memory);
+        CHECK_OK(dev->async->peek(dev, ((packing *)memory)->kept, sizeof kept));
+        CHECK_OK(dev->async->peeked(dev, kept, sizeof kept));
+        CHECK_OK(dev->ops->download(dev, &found, memory, sizeof found));
+        expect_packing(&expected);
+        CHECK(memcmp(kept, expected.kept, sizeof kept) == 0);
+        CHECK(memcmp(found.kept, expected.kept, sizeof kept) == 0);
+        CHECK(memcmp(found.wanted, expected.wanted, sizeof found.wanted) == 0);
+        CHECK(memcmp(found.slots, expected.slots, sizeof found.slots) == 0);
+        CHECK(memcmp(found.slot_rows, expected.slot_rows, sizeof found.slot_rows) == 0);
+        CHECK(memcmp(found.order, expected.order, sizeof found.order) == 0);
+        CHECK(memcmp(found.back, expected.back, sizeof found.back) == 0);
+        dev->ops->free(dev, memory);
+    }
+    dev->ops->close(dev);
+}
+
 int main(int argc, char **argv) {
     const char *device = argc > 1 ? argv[1] : "cpu";
     ls_device *dev;
@@ -364,5 +466,6 @@ int main(int argc, char **argv) {
     test_marks(device);
     test_verdicts(device);
     test_placing(device);
+    test_packing(device);
     return test_end();
 }

@@ -95,16 +95,20 @@ fi
 gives 1 "$program" train $small run.name=wild $gpu optim.name=sgd optim.lr=1000 optim.clip_norm=0 run.steps=20 faults.max_skipped=0
 says "had a loss or gradient that is not finite"
 
-# The host waits for the GPU at the end of a step, for the losses and for the verdict, and never inside it.
+# The host waits for the GPU at the end of a step, for the losses and for the verdict, and never inside it; but without a capacity,
+# for the sizes of the experts' products, once for each of the 2 layers of 4 micro-batches.
 if [ "$device" = emulated ]; then
-    mixture="model.family=llama3 model.experts=3 model.expert_capacity=1.5 model.balance_loss=0.1"
-    for setting in optim.name=adamw "optim.name=muon $mixture" "optim.name=adafactor $mixture run.graphs=true"; do
+    dropless="model.family=llama3 model.experts=3 model.balance_loss=0.1"
+    mixture="$dropless model.expert_capacity=1.5"
+    for setting in optim.name=adamw "optim.name=muon $mixture" "optim.name=adafactor $mixture run.graphs=true" "optim.name=sgd $dropless"; do
+        wanted=6
+        [ "$setting" != "optim.name=sgd $dropless" ] || wanted=$((6 + 3 * 4 * 2))
         for steps in 2 5; do
             gives 0 env LOCKSTEP_EMULATOR_WAITS="$work/waits$steps" "$program" train $small run.name=waits$steps $gpu \
                 run.steps=$steps checkpoint.every=0 checkpoint.at_end=false eval.every=0 $setting
         done
         checks=$((checks + 1))
-        [ $(($(cat "$work/waits5") - $(cat "$work/waits2"))) -eq 6 ] ||
+        [ $(($(cat "$work/waits5") - $(cat "$work/waits2"))) -eq $wanted ] ||
             fail "3 steps of 4 micro-batches with $setting waited for the device $(cat "$work/waits2" "$work/waits5" | tr '\n' ' ')"
         rm -r "$work/runs/waits2" "$work/runs/waits5"
     done

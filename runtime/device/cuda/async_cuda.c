@@ -5,6 +5,8 @@
 #include "runtime/device/cuda/memory_cuda.h"
 #include "runtime/device/cuda/recording.h"
 
+#include <string.h>
+
 static ls_status squares(ls_device *dev, int64_t first, int64_t n, const void *x, double *sums) {
     LS_TRY(ls_check_sum_squares(first, n));
     if (n == 0) {
@@ -112,6 +114,57 @@ static ls_status adafactor_all(ls_device *dev, const ls_adafactor_all *op) {
     return ls_cuda_launched("Adafactor's statistics");
 }
 
+static ls_status peek_start(ls_cuda_device *cuda, size_t bytes) {
+    if (!cuda->peek.stream) {
+        LS_CUDA_TRY(cudaStreamCreateWithFlags(&cuda->peek.stream, cudaStreamNonBlocking),
+                    "creating a stream");
+        LS_CUDA_TRY(cudaEventCreateWithFlags(&cuda->peek.ready, cudaEventDisableTiming),
+                    "creating an event");
+        LS_CUDA_TRY(cudaEventCreateWithFlags(&cuda->peek.over, cudaEventDisableTiming),
+                    "creating an event");
+    }
+    if (bytes > cuda->peek.bytes) {
+        void *memory;
+        LS_CUDA_TRY(cudaMallocHost(&memory, bytes), "pinning memory");
+        cudaFreeHost(cuda->peek.memory);
+        cuda->peek.memory = memory;
+        cuda->peek.bytes = bytes;
+    }
+    return LS_OK;
+}
+
+void ls_cuda_peek_end(ls_cuda_device *cuda) {
+    const cudaEvent_t events[] = {cuda->peek.ready, cuda->peek.over};
+    for (int e = 0; e < 2; e++) {
+        if (events[e]) {
+            cudaEventDestroy(events[e]);
+        }
+    }
+    if (cuda->peek.stream) {
+        cudaStreamDestroy(cuda->peek.stream);
+    }
+    cudaFreeHost(cuda->peek.memory);
+}
+
+static ls_status peek(ls_device *dev, const void *from_device, size_t bytes) {
+    ls_cuda_device *cuda = ls_cuda_of(dev);
+    LS_TRY(peek_start(cuda, bytes));
+    LS_CUDA_TRY(cudaEventRecord(cuda->peek.ready, cuda->compute), "recording an event");
+    LS_CUDA_TRY(cudaStreamWaitEvent(cuda->peek.stream, cuda->peek.ready, 0), "ordering a copy");
+    LS_CUDA_TRY(cudaMemcpyAsync(cuda->peek.memory, from_device, bytes, cudaMemcpyDeviceToHost,
+                                cuda->peek.stream),
+                "copying from the device");
+    LS_CUDA_TRY(cudaEventRecord(cuda->peek.over, cuda->peek.stream), "recording an event");
+    return LS_OK;
+}
+
+static ls_status peeked(ls_device *dev, void *to_host, size_t bytes) {
+    ls_cuda_device *cuda = ls_cuda_of(dev);
+    LS_TRY(ls_cuda_wait(cuda, cuda->peek.over));
+    memcpy(to_host, cuda->peek.memory, bytes);
+    return LS_OK;
+}
+
 const ls_device_async_ops ls_cuda_async_ops = {
     .record_begin = ls_cuda_record_begin,
     .record_end = ls_cuda_record_end,
@@ -136,6 +189,8 @@ const ls_device_async_ops ls_cuda_async_ops = {
     .fetch = ls_cuda_fetch,
     .hold = ls_cuda_hold,
     .fetched = ls_cuda_fetched,
+    .peek = peek,
+    .peeked = peeked,
     .attention_offer = ls_cuda_attention_offer,
     .attention_settle = ls_cuda_attention_settle,
 };

@@ -279,6 +279,7 @@ void ls_cuda_close(ls_device *dev) {
     }
     ls_cuda_cudnn_end(cuda);
     ls_cuda_gemm_destroy(cuda);
+    ls_cuda_peek_end(cuda);
     ls_cuda_free_retired(cuda);
     cudaFree(cuda->scratch);
     cudaFree(cuda->sum);

@@ -36,6 +36,12 @@ typedef struct ls_cuda_device {
     ls_cuda_gemm *gemm;
     struct ls_cuda_cudnn *cudnn; /* NULL: not used */
     struct {
+        cudaStream_t stream; /* NULL: nothing was peeked at yet */
+        cudaEvent_t ready, over;
+        void *memory; /* pinned */
+        size_t bytes;
+    } peek;
+    struct {
         bool left_open;    /* LS_ATTENTION_AUTO: cuDNN's where it is accepted */
         bool accepted;     /* by settle */
         bool reserved;     /* in bf16, for training */

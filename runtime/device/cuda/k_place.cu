@@ -61,6 +61,15 @@ __global__ void __launch_bounds__(THREADS) place_keep_kernel(ls_place o) {
     ((float *)o.wanted)[e] = wanted;
 }
 
+/* Choices that are kept of experts [first, end) on one rank. */
+__device__ __forceinline__ int64_t sum_kept(const int32_t *kept, int64_t first, int64_t end) {
+    int64_t sum = 0;
+    for (int64_t e = first; e < end; e++) {
+        sum += kept[e];
+    }
+    return sum;
+}
+
 /* A block for each expert goes over the choices, as many at a time as it has threads. */
 __global__ void __launch_bounds__(THREADS) place_rows_kernel(ls_place o) {
     LS_SHARED(uint32_t, same, THREADS / 32);
@@ -68,6 +77,7 @@ __global__ void __launch_bounds__(THREADS) place_rows_kernel(ls_place o) {
     const int32_t *kept = o.places + e, *before = kept + part_elems;
     const int32_t *kept_before = before + part_elems;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const int64_t first = o.room > 0 ? e * o.room : sum_kept(o.kept + o.tensor * E, 0, e);
     int32_t seen = 0;
     for (int64_t begin = 0; begin < o.rows * o.each; begin += THREADS) {
         const int64_t i = begin + threadIdx.x;
@@ -87,7 +97,7 @@ __global__ void __launch_bounds__(THREADS) place_rows_kernel(ls_place o) {
         if (mine) {
             const int64_t at = segment_of(o, i / o.each) * E;
             const int32_t inside = place - before[at];
-            const int64_t slot = e * o.room + kept_before[at] + inside;
+            const int64_t slot = first + kept_before[at] + inside;
             const bool fits = inside < kept[at];
             o.slots[i] = fits ? (int32_t)slot : -1;
             if (fits) {
@@ -97,18 +107,25 @@ __global__ void __launch_bounds__(THREADS) place_rows_kernel(ls_place o) {
     }
     const int32_t filled = o.kept[o.tensor * E + e];
     for (int64_t i = filled + (int64_t)threadIdx.x; i < o.room; i += THREADS) {
-        o.slot_rows[e * o.room + i] = -1;
+        o.slot_rows[first + i] = -1;
     }
 }
 
 /* A block for each expert here. */
 __global__ void __launch_bounds__(THREADS) place_order_kernel(ls_place_order o) {
-    const int64_t e = blockIdx.x, rows = e * o.each;
-    int64_t at = 0;
+    const int64_t e = blockIdx.x, end = o.first + o.local;
+    const bool fixed = o.room > 0;
+    int64_t at = 0, rows = e * o.each, before = 0; /* what ranks before have sent */
+    for (int r = 0; !fixed && r < o.ranks; r++) {
+        rows += sum_kept(o.kept + r * o.experts, o.first, o.first + e);
+    }
     for (int r = 0; r < o.ranks; r++) {
-        const int64_t arrives = (r * o.local + e) * o.room;
-        const int64_t count = o.kept[r * o.experts + o.first + e];
-        for (int64_t i = threadIdx.x; i < o.room; i += THREADS) {
+        const int32_t *kept = o.kept + r * o.experts;
+        const int64_t count = kept[o.first + e];
+        const int64_t arrives =
+            fixed ? (r * o.local + e) * o.room : before + sum_kept(kept, o.first, o.first + e);
+        before += fixed ? 0 : sum_kept(kept, o.first, end);
+        for (int64_t i = threadIdx.x; i < (fixed ? o.room : count); i += THREADS) {
             o.back[arrives + i] = i < count ? (int32_t)(rows + at + i) : -1;
             if (i < count) {
                 o.order[rows + at + i] = (int32_t)(arrives + i);

@@ -7,6 +7,7 @@
 void ls_cuda_close(ls_device *dev);
 ls_status ls_cuda_alloc(ls_device *dev, size_t bytes, void **memory);
 void ls_cuda_free(ls_device *dev, void *memory);
+void ls_cuda_peek_end(ls_cuda_device *cuda);
 ls_status ls_cuda_free_bytes(ls_device *dev, int64_t *bytes);
 ls_status ls_cuda_upload(ls_device *dev, void *to_device, const void *from_host, size_t bytes);
 ls_status ls_cuda_download(ls_device *dev, void *to_host, const void *from_device, size_t bytes);
