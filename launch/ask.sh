@@ -1,4 +1,5 @@
-# Sourced by the scripts that start jobs: asking one to stop, which is safe from its first moment on.
+# Sourced by the scripts that start jobs: asking one to stop, which is safe from its first moment on; and why it was
+# killed.
 
 # begin_launcher COMMAND...: as $job in the background, in a session of its own, so that a terminal's Ctrl-C reaches
 # this script only. mpirun and srun ignore SIGUSR1 then as long as they do not handle it: before that, and at their end, when they
@@ -45,4 +46,19 @@ ask_to_stop() {
 # When the process has ended.
 end_asking() {
     [ -z "$asker" ] || kill "$asker" 2>/dev/null
+}
+
+# How many processes of this one's memory cgroup the kernel has killed for lack of memory so far.
+oom_kills() {
+    while IFS=: read -r _ controllers path; do
+        case "$controllers" in
+        memory) sed -n 's/^oom_kill //p' "/sys/fs/cgroup/memory$path/memory.oom_control" ;;
+        '') sed -n 's/^oom_kill //p' "/sys/fs/cgroup$path/memory.events" ;;
+        esac
+    done </proc/self/cgroup 2>/dev/null | awk '{ n += $1 } END { print n + 0 }'
+}
+# lack_of_memory BEFORE: what there is to say when it has killed one since; else nothing.
+lack_of_memory() {
+    [ "$(oom_kills)" -le "$1" ] ||
+        echo "the kernel has killed a process of this job for lack of memory: lower batch.micro, use parallel.zero or recompute.mode, or raise the job's memory limit"
 }

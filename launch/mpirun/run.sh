@@ -254,6 +254,7 @@ stop() {
 }
 trap stop INT TERM
 trap 'asked=1; [ -z "$job" ] || ask_to_stop "$job"' USR1
+killed=$(oom_kills)
 # shellcheck disable=SC2086
 begin_launcher mpirun $options -n "$ranks" "$@"
 [ "$asked" = 0 ] || ask_to_stop "$job" # meanwhile
@@ -264,5 +265,8 @@ while :; do
 done
 end_asking
 end_session
+lack=
+[ "$status" = 0 ] || lack=$(lack_of_memory "$killed")
+[ -z "$lack" ] || echo "run.sh: $lack" >&2
 rm -rf "$session" "$shared"
 exit "$status"
