@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 int64_t ls_comm_mpi_chunk_bytes = 1 << 30;
+int64_t ls_comm_mpi_message_bytes = 1 << 30;
 
 static ls_comm *world_comm;
 static bool has_failed;

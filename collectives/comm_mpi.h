@@ -9,4 +9,9 @@
  * ranks; change it only while no operation is under way. */
 extern int64_t ls_comm_mpi_chunk_bytes;
 
+/* Messages are cut into at most this many bytes, too: with several hosts into what TCP sends at
+ * once (comm_mpi_defaults.c), since longer ones wait until both sides have looked at the library
+ * twice. Likewise. */
+extern int64_t ls_comm_mpi_message_bytes;
+
 #endif

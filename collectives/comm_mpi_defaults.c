@@ -153,6 +153,7 @@ void ls_comm_mpi_set_defaults(void) {
         set_default("pml", "ob1");
     }
     if (!is_one_host()) {
+        ls_comm_mpi_message_bytes = 256 << 10;
         send_chunks_at_once();
         leave_out_dead_links();
     }

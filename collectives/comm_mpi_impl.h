@@ -66,7 +66,7 @@ void ls_mpi_request_give_back(mpi_comm *c, ls_comm_request *request);
 ls_status ls_mpi_request_fail(const ls_comm_request *request, int code);
 
 /* MPI calls for a message of `bytes`. */
-int64_t ls_mpi_chunks(int64_t bytes);
+int64_t ls_mpi_messages(int64_t bytes);
 ls_status ls_mpi_receive(mpi_comm *c, ls_comm_request *r, char *to, int64_t bytes, int peer,
                          int tag);
 ls_status ls_mpi_send(mpi_comm *c, ls_comm_request *r, const char *from, int64_t bytes, int peer,

@@ -116,7 +116,7 @@ void ls_mpi_drive(ls_pump *pump) {
 static int64_t most_parts(const mpi_reduction *r, int rank, int size) {
     int64_t parts = 0;
     for (int peer = 0; peer < size; peer++) {
-        parts += ls_mpi_chunks(slice_bytes(r, peer)) + ls_mpi_chunks(slice_bytes(r, rank));
+        parts += ls_mpi_messages(slice_bytes(r, peer)) + ls_mpi_messages(slice_bytes(r, rank));
     }
     return parts;
 }

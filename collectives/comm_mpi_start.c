@@ -21,8 +21,12 @@ int ls_mpi_next_tag(mpi_comm *c) {
     return FIRST_TAG + 2 * (int)(c->sequence++ % TAG_PAIRS);
 }
 
-int64_t ls_mpi_chunks(int64_t bytes) {
-    return (bytes + ls_comm_mpi_chunk_bytes - 1) / ls_comm_mpi_chunk_bytes;
+static int64_t message_bytes(void) {
+    return ls_min_i64(ls_comm_mpi_message_bytes, ls_comm_mpi_chunk_bytes);
+}
+
+int64_t ls_mpi_messages(int64_t bytes) {
+    return ls_ceil_div(bytes, message_bytes());
 }
 
 ls_status ls_mpi_request_take(mpi_comm *c, int64_t parts, ls_comm_request **out) {
@@ -102,7 +106,7 @@ ls_status ls_mpi_broadcast_start(ls_comm *comm, void *buf, int64_t bytes, int ro
     LS_TRY(ls_comm_check_count(bytes, "broadcast"));
     LS_TRY(ls_comm_check_rank(comm, root, "a broadcast from"));
     ls_comm_request *r;
-    LS_TRY(ls_mpi_request_take(c, ls_mpi_chunks(bytes), &r));
+    LS_TRY(ls_mpi_request_take(c, ls_ceil_div(bytes, ls_comm_mpi_chunk_bytes), &r));
     for (int64_t at = 0; at < bytes; at += ls_comm_mpi_chunk_bytes) {
         int n = (int)ls_min_i64(ls_comm_mpi_chunk_bytes, bytes - at);
         MPI_TRY("broadcast",
@@ -115,8 +119,9 @@ ls_status ls_mpi_broadcast_start(ls_comm *comm, void *buf, int64_t bytes, int ro
 
 ls_status ls_mpi_receive(mpi_comm *c, ls_comm_request *r, char *to, int64_t bytes, int peer,
                          int tag) {
-    for (int64_t at = 0; at < bytes; at += ls_comm_mpi_chunk_bytes) {
-        int n = (int)ls_min_i64(ls_comm_mpi_chunk_bytes, bytes - at);
+    const int64_t most = message_bytes();
+    for (int64_t at = 0; at < bytes; at += most) {
+        int n = (int)ls_min_i64(most, bytes - at);
         MPI_TRY("receive",
                 MPI_Irecv(to + at, n, MPI_BYTE, peer, tag, c->handle, &r->parts[r->count]));
         r->count++;
@@ -126,8 +131,9 @@ ls_status ls_mpi_receive(mpi_comm *c, ls_comm_request *r, char *to, int64_t byte
 
 ls_status ls_mpi_send(mpi_comm *c, ls_comm_request *r, const char *from, int64_t bytes, int peer,
                       int tag) {
-    for (int64_t at = 0; at < bytes; at += ls_comm_mpi_chunk_bytes) {
-        int n = (int)ls_min_i64(ls_comm_mpi_chunk_bytes, bytes - at);
+    const int64_t most = message_bytes();
+    for (int64_t at = 0; at < bytes; at += most) {
+        int n = (int)ls_min_i64(most, bytes - at);
         MPI_TRY("send",
                 MPI_Isend(from + at, n, MPI_BYTE, peer, tag, c->handle, &r->parts[r->count]));
         r->count++;
@@ -139,7 +145,7 @@ ls_status ls_mpi_send_start(ls_comm *comm, const void *buf, int64_t bytes, int t
                             ls_comm_request **request) {
     LS_TRY(ls_comm_check_count(bytes, "message"));
     LS_TRY(ls_comm_check_peer(comm, to, "a message to"));
-    LS_TRY(ls_mpi_request_take((mpi_comm *)comm, ls_mpi_chunks(bytes), request));
+    LS_TRY(ls_mpi_request_take((mpi_comm *)comm, ls_mpi_messages(bytes), request));
     return ls_mpi_send((mpi_comm *)comm, *request, buf, bytes, to, MESSAGE_TAG);
 }
 
@@ -147,7 +153,7 @@ ls_status ls_mpi_recv_start(ls_comm *comm, void *buf, int64_t bytes, int from,
                             ls_comm_request **request) {
     LS_TRY(ls_comm_check_count(bytes, "message"));
     LS_TRY(ls_comm_check_peer(comm, from, "a message from"));
-    LS_TRY(ls_mpi_request_take((mpi_comm *)comm, ls_mpi_chunks(bytes), request));
+    LS_TRY(ls_mpi_request_take((mpi_comm *)comm, ls_mpi_messages(bytes), request));
     return ls_mpi_receive((mpi_comm *)comm, *request, buf, bytes, from, MESSAGE_TAG);
 }
 
@@ -173,8 +179,8 @@ static ls_status exchange_start(mpi_comm *c, const blocks *send, const blocks *r
     for (int peer = 0; peer < size; peer++) {
         LS_TRY(ls_comm_check_count(send_bytes(send, rank, peer), "exchange"));
         LS_TRY(ls_comm_check_count(recv->counts[peer], "exchange"));
-        parts += peer == rank ? 0 : ls_mpi_chunks(send_bytes(send, rank, peer));
-        parts += peer == rank ? 0 : ls_mpi_chunks(recv->counts[peer]);
+        parts += peer == rank ? 0 : ls_mpi_messages(send_bytes(send, rank, peer));
+        parts += peer == rank ? 0 : ls_mpi_messages(recv->counts[peer]);
     }
     const int64_t own = recv->counts[rank];
     LS_TRY(ls_comm_check_own(&c->base, send_bytes(send, rank, rank), own));
