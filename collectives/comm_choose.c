@@ -90,13 +90,17 @@ ls_status ls_comm_choose(ls_comm *mpi, ls_transport transport, ls_comm **comm) {
     if (s.even) {
         return make_hier(mpi, s.first, s.inside, comm);
     }
+    if (transport == LS_TRANSPORT_HIER && s.hosts == 1) {
+        return LS_FAIL(LS_E_CONFIG,
+                       "all %d ranks lie on one host, and the back end hier serves several hosts; "
+                       "choose auto, mpi or shm",
+                       mpi->size);
+    }
     if (transport == LS_TRANSPORT_HIER) {
         return LS_FAIL(LS_E_CONFIG,
-                       "found %d to %d ranks on each of %d host%s; the back end hier needs several "
-                       "hosts with the same number of ranks, 2 or more: start them so, or choose "
-                       "auto%s",
-                       s.least, s.most, s.hosts, s.hosts == 1 ? "" : "s",
-                       s.hosts == 1 ? ", mpi or shm" : " or mpi");
+                       "%d to %d ranks lie on each of %d hosts, and the back end hier needs the "
+                       "same number on each, 2 or more: start them so, or choose auto or mpi",
+                       s.least, s.most, s.hosts);
     }
     return mpi->ops->duplicate(mpi, comm);
 }

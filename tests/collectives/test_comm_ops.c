@@ -547,7 +547,7 @@ static void check_choice(ls_comm *world) {
     ls_comm *comm = NULL;
     if (world->size > 1) {
         CHECK_STATUS(ls_comm_choose(world, LS_TRANSPORT_HIER, &comm), LS_E_CONFIG);
-        CHECK_MESSAGE("on each of 1 host;");
+        CHECK_MESSAGE("ranks lie on one host, and the back end hier");
     }
 }
 
