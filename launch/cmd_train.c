@@ -14,7 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { OPT_RESUME, OPT_UNTIL, OPT_QUIET, OPT_DRY, OPT_RANKS, OPT_FIT, OPT_COUNT };
+enum { OPT_RESUME, OPT_UNTIL, OPT_QUIET, OPT_DRY, OPT_RANKS, OPT_FIT, OPT_RUN_DIR, OPT_COUNT };
 
 static const ls_option options[] = {
     [OPT_RESUME] = {"resume", 'r', NULL, NULL,
@@ -28,6 +28,7 @@ static const ls_option options[] = {
     [OPT_RANKS] = {"ranks", 0, "N", NULL, "plan a dry run for N ranks; default: those that run"},
     [OPT_FIT] = {"fit", 0, NULL, NULL,
                  "print the best layout for --ranks N or fewer, as settings; train nothing"},
+    [OPT_RUN_DIR] = {"run-dir", 0, NULL, NULL, "print the run's directory; train nothing"},
     {NULL, 0, NULL, NULL, NULL}};
 
 static ls_status load_config(ls_train *train, bool dry, int argc, char **argv, int first) {
@@ -115,12 +116,16 @@ static ls_status own_run_dir(ls_train *train) {
     return ls_ckpt_stale_sweep(train->ckpt_root, true);
 }
 
+static ls_status name_run_dir(ls_train *train) {
+    return ls_path_join(train->run_dir, sizeof train->run_dir, train->config.run.dir,
+                        train->config.run.name);
+}
+
 /* Refuses a run directory that exists before any work is done, or that another job works in; it is
  * made after everything else has succeeded, so that a run that could not begin leaves nothing
  * behind. */
 static ls_status check_run_dir(ls_train *train, bool resume) {
-    ls_status status = ls_path_join(train->run_dir, sizeof train->run_dir, train->config.run.dir,
-                                    train->config.run.name);
+    ls_status status = name_run_dir(train);
     if (status == LS_OK) {
         status =
             ls_path_join(train->ckpt_root, sizeof train->ckpt_root, train->run_dir, "checkpoints");
@@ -247,6 +252,15 @@ static ls_status dry_run(ls_train *train, bool fit, long long ranks, int argc, c
     return ls_session_agree(&train->session, status);
 }
 
+static ls_status print_run_dir(ls_train *train, int argc, char **argv, int first) {
+    LS_TRY(load_config(train, true, argc, argv, first));
+    LS_TRY(ls_session_agree(&train->session, name_run_dir(train)));
+    if (train->session.comm->rank == 0) {
+        puts(train->run_dir);
+    }
+    return LS_OK;
+}
+
 static void summarise(const ls_train *train) {
     char tokens[32], seconds[32];
     double wall = ls_counters_wall(&train->counters);
@@ -347,9 +361,11 @@ static ls_status run_train(int argc, char **argv) {
     if (values[OPT_RANKS]) {
         LS_TRY(ls_session_agree(&train.session, parse_ranks(values, &ranks)));
     }
-    const bool fit = values[OPT_FIT] != NULL, dry = fit || values[OPT_DRY] != NULL;
-    ls_status status = dry ? dry_run(&train, fit, ranks, argc, argv, first)
-                           : setup(&train, values[OPT_RESUME] != NULL, argc, argv, first);
+    const bool where = values[OPT_RUN_DIR] != NULL, fit = values[OPT_FIT] != NULL;
+    const bool dry = where || fit || values[OPT_DRY] != NULL;
+    ls_status status = where ? print_run_dir(&train, argc, argv, first)
+                       : dry ? dry_run(&train, fit, ranks, argc, argv, first)
+                             : setup(&train, values[OPT_RESUME] != NULL, argc, argv, first);
     if (status == LS_OK && !dry) {
         status = ls_train_loop(&train);
         if ((status == LS_OK || status == LS_E_STOPPED) && train.session.comm->rank == 0) {

@@ -48,10 +48,22 @@ static void check_processor(ls_findings *findings) {
 static void check_memory(ls_findings *findings) {
     const double total = (double)ls_meminfo_bytes("MemTotal");
     const double available = (double)ls_meminfo_bytes("MemAvailable");
+    ls_memory_pool pools[LS_MEMORY_POOLS_MAX], *least = pools;
+    const int count = ls_memory_pools(pools);
+    for (int i = 1; i < count; i++) {
+        least = pools[i].free_bytes < least->free_bytes ? &pools[i] : least;
+    }
     char a[32], b[32];
     ls_text_bytes(a, sizeof a, available);
     ls_text_bytes(b, sizeof b, total);
-    if (available < 0.5 * total) {
+    if (count > 0 && (double)least->free_bytes < 0.5 * available) {
+        char left[32];
+        ls_text_bytes(left, sizeof left, (double)least->free_bytes);
+        ls_findings_add(findings, "memory", LS_WARN,
+                        "%s has %s free, of %s free on the host: ask for more (sbatch --mem=0, "
+                        "docker run --memory)",
+                        least->name, left, a);
+    } else if (available < 0.5 * total) {
         ls_findings_add(findings, "memory", LS_WARN,
                         "%s of %s are free: something else runs here; find it with 'ps aux "
                         "--sort=-rss'",
@@ -168,5 +180,9 @@ void ls_doctor_node(ls_findings *findings, const char *dir) {
     ls_doctor_gpus(findings);
     if (dir) {
         check_disk(findings, dir);
+    } else {
+        ls_findings_add(findings, "disk", LS_WARN,
+                        "not examined: there is no directory 'runs' here; say where runs are to be "
+                        "kept: --dir DIR");
     }
 }

@@ -70,6 +70,9 @@ while [ $# -gt 0 ]; do
     esac
     shift
 done
+need() { # need COMMAND WHY
+    command -v "$1" >/dev/null || refuse "there is no program '$1'$2"
+}
 [ $# -gt 0 ] || refuse "no program is given, such as: run.sh -n 2 lockstep train CONFIG.yaml; see run.sh --help"
 case "$bind" in
 none | numa | core) ;;
@@ -94,19 +97,10 @@ fi
 [ -z "$hostfile$hosts" ] || [ -n "$list" ] || refuse "no host in '$hostfile$hosts'; a line is: HOST slots=N"
 wrong=$(echo "$list" | awk 'NF && $2 !~ /^[1-9][0-9]*$/ { print $1 " has \047" $2 "\047"; exit }')
 [ -z "$wrong" ] || refuse "host $wrong slots in '$hostfile$hosts'; a whole number from 1 is needed"
+wrong=$(echo "$list" | awk '$1 ~ /:/ { print $1; exit }')
+[ -z "$wrong" ] || refuse "'$wrong' in '$hostfile' is no host's name; a line is: HOST slots=N"
 [ -z "$gpus" ] || list=$(echo "${list:-localhost 0}" | awk -v n="$gpus" '{ print $1, n }')
 
-# The run directory, as the program will choose it from run.dir and run.name on its command line.
-run_dir() {
-    dir=runs name=run
-    for word in "$@"; do
-        case "$word" in
-        run.dir=*) dir=${word#*=} ;;
-        run.name=*) name=${word#*=} ;;
-        esac
-    done
-    echo "$dir/$name"
-}
 # The lines on stdin of hosts that answer, which mpirun would wait for, or fail; all are asked at once.
 answering() {
     found=$(mktemp) || exit 3
@@ -139,8 +133,10 @@ leave_out() { # of the lines on stdin
         fi
     done | answering
 }
+[ "$elastic" = no ] || need "$1" "; give its path, or install it"
 if [ "$elastic" = yes ] && [ -n "$list" ]; then
-    list=$(echo "$list" | leave_out "$(run_dir "$@")")
+    directory=$("$@" --run-dir) || exit
+    list=$(echo "$list" | leave_out "$directory")
     [ -n "$list" ] || { echo "run.sh: no host is left" >&2 && exit 3; }
 fi
 slots=$(echo "$list" | awk '{ n += $2 } END { print n + 0 }')
@@ -210,6 +206,20 @@ if [ "$dry" = yes ]; then
     exit 0
 fi
 
+# What mpirun would end on, without a word when it is quiet.
+remote=$(echo "$list" | awk -v here="$(hostname)" 'NF && $1 != "localhost" && $1 != here' | head -n 1)
+if [ -z "$remote" ]; then
+    need "$1" "; give its path, or install it"
+else
+    need "${agent%% *}" ", which reaches other hosts; install it, or give --agent"
+fi
+for network in $(echo "$interface" | tr , ' '); do
+    case "$network" in
+    */*) ! command -v ip >/dev/null || [ -n "$(ip -o address show to "$network" 2>/dev/null)" ] ;;
+    *) [ -e "/sys/class/net/$network" ] ;;
+    esac || refuse "--interface: this machine is not on '$network'; it has $(ls /sys/class/net | xargs)"
+done
+
 # mpirun hangs when it cannot have some open for each rank of this machine and for itself.
 here_most=$(echo "$list" | awk -v n="$ranks" 'NF && $2 > most { most = $2 } END { print most ? most : n }')
 files=$((64 + 5 * here_most))
@@ -222,7 +232,6 @@ fi
 for stale in "${TMPDIR:-/tmp}"/lockstep-mpirun.* /dev/shm/lockstep-mpirun.*; do
     kill -0 "${stale##*.}" 2>/dev/null || rm -rf "$stale"
 done
-remote=$(echo "$list" | awk -v here="$(hostname)" 'NF && $1 != "localhost" && $1 != here' | head -n 1)
 session="${TMPDIR:-/tmp}/lockstep-mpirun.$$" shared=/dev/shm/lockstep-mpirun.$$
 mkdir -m 700 "$session" "$shared" || exit 3
 if [ -z "$remote" ]; then
@@ -268,5 +277,9 @@ end_session
 lack=
 [ "$status" = 0 ] || lack=$(lack_of_memory "$killed")
 [ -z "$lack" ] || echo "run.sh: $lack" >&2
+case "$status" in # of the program, or of a signal; others are mpirun's
+[0-3] | 75 | 1[2-5][0-9]) ;;
+*) echo "run.sh: mpirun has ended with $status; its line (--dry-run) tells more without --quiet" >&2 ;;
+esac
 rm -rf "$session" "$shared"
 exit "$status"

@@ -51,6 +51,7 @@ gives 1 "$LOCKSTEP" doctor --json --dir /proc
 prints '"fit": false'
 (ulimit -s unlimited 2>/dev/null && gives 0 "$LOCKSTEP" doctor && prints '^WARN  stack .*ulimit -s 8192')
 (ulimit -n 256 && gives 0 "$LOCKSTEP" doctor && prints '^WARN  open files .*256')
+(cd "$work/runs" && gives 0 "$LOCKSTEP" doctor && prints '^WARN  disk .*not examined: .*--dir DIR')
 gives 2 "$LOCKSTEP" doctor here
 says "'here' is not an option"
 

@@ -33,6 +33,16 @@ gives 2 "$run" --hosts a:2,b:x program
 says "host b has 'x' slots"
 gives 2 "$run" -n 2
 says 'no program is given'
+printf 'a\nb:3\n' >"$work/colon"
+gives 2 "$run" --hostfile "$work/colon" program
+says "'b:3' in '$work/colon' is no host's name"
+# What mpirun would end on without a word.
+gives 2 "$run" -n 2 "$work/none"
+says "there is no program '$work/none'"
+gives 2 "$run" --hosts a:2 --agent "$work/none -p 22" program
+says "'$work/none', which reaches other hosts"
+gives 2 "$run" -n 2 --interface none0 true
+says "this machine is not on 'none0'; it has "
 gives 2 env LOCKSTEP_START_LIMIT_S=soon "$run" -n 2 "$LOCKSTEP" doctor
 says "LOCKSTEP_START_LIMIT_S is 'soon'; a whole number of seconds"
 
@@ -112,6 +122,13 @@ exec unshare -u sh -c "hostname \$host && \$*"
 AGENT
 chmod +x "$work/agent"
 printf 'ha slots=2\nhb slots=2\n' >"$work/hosts"
+# One that is named in the run's directory, wherever its name is said, is left out.
+printf 'run: {name: named, dir: %s}\n' "$work/runs" >"$work/named.yaml"
+mkdir -p "$work/runs/named"
+echo hb >"$work/runs/named/excluded-hosts"
+gives 0 "$run" --dry-run --hostfile "$work/hosts" --elastic --agent "$work/agent" "$LOCKSTEP" train "$work/named.yaml" ${settings%run.dir=*}
+says "host hb is left out: $work/runs/named/excluded-hosts names it"
+prints '-H ha:2 .*-n 2 .* parallel.replicate=2$'
 settings="$settings run.steps=800 checkpoint.every=50 parallel.transport=mpi faults.min_deadline_s=2 eval.every=0"
 gives 0 "$LOCKSTEP" train $settings run.name=plain
 "$root/launch/supervise" --run "$work/runs/elastic" "$run" --hostfile "$work/hosts" --elastic --agent "$work/agent --through" \

@@ -46,8 +46,10 @@ if [ "$group" ] && mkdir "$group" 2>/dev/null; then
         gives 3 sh -c 'echo $$ >"$0/cgroup.procs" && exec "$@"' "$group" \
             "$LOCKSTEP" train $big run.name=group model.channels=1024 model.ffn=4096
         says 'and the limit of cgroup .*lockstep-test-[0-9]* has [0-9.]* MiB free'
-        # One that is killed says nothing itself.
         inside() { sh -c 'echo $$ >"$0/cgroup.procs" && exec "$@"' "$group" "$@"; }
+        gives 0 inside "$LOCKSTEP" doctor
+        prints '^WARN  memory .*the limit of cgroup .*lockstep-test-[0-9]* has [0-9.]* MiB free, of .* on the host: ask for more'
+        # One that is killed says nothing itself.
         takes_much='head -c 1G /dev/zero | tail >/dev/null'
         gives 3 inside "$root/launch/supervise" --restarts 0 sh -c "$takes_much"
         says 'given up .*exit status 137; the kernel has killed a process of this job for lack of memory: lower batch.micro'

@@ -77,6 +77,29 @@ says 'its host does not answer'
 starts 2
 holds [ ! -e "$work/run/excluded-hosts" ]
 
+# A host that is to blame twice in a row is named for the starts that follow, one that computes wrongly again at once.
+cat >"$work/blames" <<'JOB'
+#!/bin/sh
+echo start >>"$STARTS"
+shift "$(wc -l <"$STARTS")"
+[ $# -gt 0 ] || exit 0
+echo "3 rank 0 on a: $1" >"$RUN/outcome"
+exit 3
+JOB
+chmod +x "$work/blames"
+export RUN="$work/run"
+lost='rank 3 on host b never entered all-reduce #7'
+gives 0 "$supervise" --run "$RUN" "$work/blames" - "$lost" 'rank 4 on host c is stopped' "$lost"
+starts 4
+holds [ ! -e "$RUN/excluded-hosts" ]
+gives 0 "$supervise" --run "$RUN" "$work/blames" - "$lost" "$lost" 'rank 4 on host c: rank 4 goes wrong again'
+says 'host b is to blame, and named in'
+starts 4
+holds [ "$(xargs <"$RUN/excluded-hosts")" = 'b c' ]
+gives 0 "$supervise" --run "$work/other" "$work/job" 1 3
+says "$work/other is not there: does --run name"
+starts 2
+
 # Wasted starts count from the last new checkpoint on.
 cat >"$work/progress" <<'JOB'
 #!/bin/sh
