@@ -316,7 +316,7 @@ static void tear_down(ls_train *train) {
         const ls_error failure = *ls_error_last();
         (void)ls_train_save_poll(train, true);
         if (failure.code != LS_OK) {
-            ls_error_set(failure.code, failure.file, failure.line, "%s", failure.message);
+            ls_error_restore(&failure);
         }
     }
     ls_train_saver_close(train);

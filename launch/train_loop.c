@@ -13,11 +13,14 @@
 #include <string.h>
 
 enum { MAX_SINKS = 5 };
+#define WARN_AGAIN_NS UINT64_C(60000000000)
 
 typedef struct sinks {
     const ls_sink_ops *ops[MAX_SINKS];
     void *state[MAX_SINKS];
     int count;
+    int64_t lost[MAX_SINKS]; /* records */
+    uint64_t warned_ns[MAX_SINKS];
 } sinks;
 
 /* Optimizer steps since the loop began, for the time left. The first one is left out: it pays for
@@ -71,11 +74,19 @@ static ls_status open_sinks(ls_train *train, sinks *out) {
     return ls_session_agree(&train->session, status);
 }
 
-/* A full disk must not stop the run: records are lost with a warning. */
-static void give_record(const sinks *s, const ls_step_record *record) {
+/* A full disk must not stop the run: records are lost with a warning, but one a minute, as a log
+ * may lie on that disk. */
+static void give_record(sinks *s, const ls_step_record *record) {
     for (int i = 0; i < s->count; i++) {
-        if (s->ops[i]->step(s->state[i], record) != LS_OK) {
-            ls_log_warn("step %lld: %s", (long long)record->step, ls_error_last()->message);
+        if (s->ops[i]->step(s->state[i], record) == LS_OK) {
+            continue;
+        }
+        const uint64_t now = ls_clock_ns();
+        s->lost[i]++;
+        if (s->lost[i] == 1 || now - s->warned_ns[i] >= WARN_AGAIN_NS) {
+            s->warned_ns[i] = now;
+            ls_log_warn("step %lld: %s; records lost there so far: %lld", (long long)record->step,
+                        ls_error_last()->message, (long long)s->lost[i]);
         }
     }
 }
@@ -201,8 +212,7 @@ static ls_status run_step(ls_train *train, const ls_step_options *options, ls_st
 }
 
 /* Evaluation and checkpoint after a step, then its record. */
-static ls_status after_step(ls_train *train, const sinks *s, pace *p, bool stop,
-                            ls_step_record *record) {
+static ls_status after_step(ls_train *train, sinks *s, pace *p, bool stop, ls_step_record *record) {
     const bool last = train->step == train->total_steps;
     const bool evaluates = train->val_data && due(train->step, train->config.eval.every, last);
     const bool now = stop || (last && train->config.checkpoint.at_end);
@@ -280,7 +290,7 @@ static ls_status check_saved(ls_train *train) {
                         (long long)train->step, train->last_ckpt[0] ? train->last_ckpt : "none"));
 }
 
-static ls_status loop(ls_train *train, const sinks *s) {
+static ls_status loop(ls_train *train, sinks *s) {
     ls_step_options options = {.runner = train->runner,
                                .state = train->state,
                                .loader = train->loader,
@@ -358,12 +368,13 @@ ls_status ls_train_loop(ls_train *train) {
         if (ended != LS_OK) {
             status = ended;
         } else if (status != LS_OK) { /* what has gone well meanwhile is not how the run ended */
-            ls_error_set(status, error.file, error.line, "%s", error.message);
+            ls_error_restore(&error);
             status = ls_session_agree(&train->session, status);
         }
     }
+    const ls_error ending = *ls_error_last();
     ls_flight_mark(LS_FLIGHT_END, -1);
     ls_train_ledger_write(train);
     close_sinks(&s);
-    return status;
+    return status == LS_OK ? LS_OK : ls_error_restore(&ending);
 }

@@ -1,10 +1,8 @@
 #include "runtime/base/process.h"
 
-#include "runtime/base/file.h"
-
 #include <errno.h>
+#include <stdbool.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 
@@ -41,12 +39,14 @@ ls_status ls_process_start(int64_t pid, int64_t *start_ticks) {
 }
 
 ls_status ls_process_boot(char *boot, size_t size) {
-    char *text;
-    size_t bytes;
-    LS_TRY(ls_file_read("/proc/sys/kernel/random/boot_id", 256, &text, &bytes));
-    snprintf(boot, size, "%.*s", (int)strcspn(text, "\n"), text);
-    free(text);
-    return LS_OK;
+    static const char path[] = "/proc/sys/kernel/random/boot_id";
+    FILE *f = fopen(path, "re"); /* whose size reads as 0 */
+    const bool found = f && fgets(boot, (int)size, f);
+    if (f) {
+        fclose(f);
+    }
+    boot[found ? strcspn(boot, "\n") : 0] = '\0';
+    return boot[0] ? LS_OK : LS_FAIL(LS_E_IO, "'%s' cannot be read: is /proc mounted?", path);
 }
 
 ls_status ls_process_open_files(int64_t least, int64_t wanted) {

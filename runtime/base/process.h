@@ -12,8 +12,8 @@
  * as none). */
 ls_status ls_process_start(int64_t pid, int64_t *start_ticks);
 
-/* What tells one start of the host from another (random(4), boot_id); 37 bytes and more. LS_E_IO,
- * LS_E_INPUT. */
+/* What tells one start of the host from another (random(4), boot_id); 37 bytes and more, never
+ * empty. LS_E_IO. */
 ls_status ls_process_boot(char *boot, size_t size);
 
 /* Raises the limit of files that this process may have open (getrlimit(2), RLIMIT_NOFILE) to

@@ -60,6 +60,11 @@ ls_status ls_error_set(ls_status code, const char *file, int line, const char *f
     return code;
 }
 
+ls_status ls_error_restore(const ls_error *error) {
+    last = *error;
+    return last.code;
+}
+
 ls_status ls_error_prefix(ls_status code, const char *fmt, ...) {
     char message[sizeof last.message];
     va_list args;

@@ -59,6 +59,10 @@ int ls_error_rank(void);
 ls_status ls_error_set(ls_status code, const char *file, int line, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
 
+/* Puts back a record that was copied before other work, which may have failed in its turn; returns
+ * its code. */
+ls_status ls_error_restore(const ls_error *error);
+
 /* Puts "text: " before the recorded message, to say in what work the failure happened. */
 ls_status ls_error_prefix(ls_status code, const char *fmt, ...)
     __attribute__((format(printf, 2, 3)));

@@ -104,6 +104,13 @@ if mkdir "$work/full" && mount -t tmpfs -o size=2200k none "$work/full" 2>/dev/n
     says "trained to the end, step 6, but its checkpoint could not be saved; the newest one is '$work/full/x/checkpoints/step-0000000"
     gives 0 "$LOCKSTEP" ckpt verify "$work/full/x" --full
     holds [ -z "$(find "$work/full" -name '.tmp*')" ]
+    # Nor does it fill the log, whose disk that may be; and the reason of the end is told, not that its metrics were lost.
+    rm -rf "$work/full/x"
+    head -c 1900k /dev/zero >"$work/full/filler"
+    gives 3 "$LOCKSTEP" train $tiny run.dir="$work/full" run.name=x run.steps=400 eval.every=0
+    says 'train.jsonl.* No space left .*; records lost there so far: 1$'
+    holds [ "$(grep -c 'records lost' "$work/err")" -le 4 ]
+    holds [ "$(grep -c 'error: trained to the end, step 400' "$work/err")" = 1 ]
 else
     echo "skipped: the full disk, because a tmpfs cannot be mounted here" >&2
 fi
