@@ -237,18 +237,25 @@ static ls_status report_odd(ls_train *train, const ls_guard_vote *votes, const i
         free(all);
         return status;
     }
+    char repeated[80]; /* launch/supervise looks for "rank N goes wrong again" */
+    if (undecided) {
+        snprintf(repeated, sizeof repeated, "%s",
+                 again ? "they differ again" : "they agree: it did not repeat");
+    } else {
+        snprintf(repeated, sizeof repeated, "rank %d %s", odd[0],
+                 again ? "goes wrong again" : "computes what they do: it did not repeat");
+    }
     status = LS_FAIL(
         LS_E_DEVICE,
         "silent corruption: after step %lld %s %s, first in %s; %s. Run again on its data beside "
-        "the others, rank %d %s. Nothing was saved from them: go on from the last checkpoint, and "
-        "have the memory and processors of the host%s tested",
+        "the others, %s. Nothing was saved from them: go on from the last checkpoint, and have the "
+        "memory and processors of the host%s tested",
         (long long)train->step, who,
         undecided ? "hold parameters that should be equal and are not"
                   : "holds parameters or optimizer states that differ from those of its replicas",
         param,
         undecided ? "which of them is wrong cannot be told" : "the others agree with each other",
-        odd[0], again ? "goes wrong again" : "computes what they do: it did not repeat",
-        count == 1 ? "" : "s");
+        repeated, count == 1 ? "" : "s");
     free(all);
     return status;
 }

@@ -34,6 +34,9 @@ says 'silent corruption: after step [0-9]* rank 1 on host .*rank 1 goes wrong ag
 # Of two ranks nobody can say which is wrong; and with parameters divided among all, nobody can know.
 gives 3 plant PLANT_FLIP=150 2 "$LOCKSTEP" train $settings run.name=two
 says 'rank 0 on host .*, rank 1 on host .* hold parameters that should be equal and are not'
+says 'cannot be told. Run again .*, they agree: it did not repeat'
+gives 3 plant PLANT_FLIP=150 2 env PLANT_WRONG=1 "$LOCKSTEP" train $settings run.name=both
+says 'they differ again'
 gives 0 ranks 2 "$LOCKSTEP" train $settings run.name=off faults.compare_every=0 checkpoint.every=0
 
 # A rank whose matrix products take longer.

@@ -91,6 +91,9 @@ export RUN="$work/run"
 lost='rank 3 on host b never entered all-reduce #7'
 gives 0 "$supervise" --run "$RUN" "$work/blames" - "$lost" 'rank 4 on host c is stopped' "$lost"
 starts 4
+pair='rank 0 on host a, rank 1 on host b hold parameters that should be equal and are not; which of them is wrong cannot be told'
+gives 0 "$supervise" --run "$RUN" "$work/blames" - "$pair" "$pair"
+starts 3
 holds [ ! -e "$RUN/excluded-hosts" ]
 gives 0 "$supervise" --run "$RUN" "$work/blames" - "$lost" "$lost" 'rank 4 on host c: rank 4 goes wrong again'
 says 'host b is to blame, and named in'
