@@ -31,10 +31,9 @@ ls_status ls_combine_check(ls_dtype dtype) {
     }
 }
 
-/* Results of LS_STREAM_BYTES, all places together, that lie elsewhere than the ranks' vectors go
- * past the caches: what a cache cannot hold need not be fetched before it is overwritten. What is
- * read for several places at a time stays in the first cache beside the buffers of what goes past
- * them, or else in the second: CACHED_PART, since stores into caches like long runs. */
+/* Past the caches: what they cannot hold need not be fetched before it is overwritten. What is read
+ * for several places at a time stays in the first cache beside the buffers of what goes past them,
+ * or else in the second: CACHED_PART, since stores into caches like long runs. */
 enum { ALIGN = 16, LINE = 64, STREAM_PART = 4 << 10, CACHED_PART = 128 << 10 };
 
 #if defined(__SSE2__)
@@ -76,11 +75,8 @@ static void put(void *to, const void *from, size_t bytes, bool stream) {
     memcpy(to, from, bytes);
 }
 
-static bool may_stream(int ranks, const void *const *from, int places, void *const *to,
-                       int64_t bytes) {
-    if (places * bytes < LS_STREAM_BYTES) {
-        return false;
-    }
+/* In place, what is written is in a cache already. */
+static bool is_elsewhere(int ranks, const void *const *from, int places, void *const *to) {
     for (int i = 0; i < ranks; i++) {
         for (int j = 0; j < places; j++) {
             if (from[i] == to[j]) {
@@ -191,9 +187,8 @@ static int left_leaves(int leaves) {
         }                                                                                          \
     }                                                                                              \
     static void name(ls_reduce op, int ranks, const void *const *from, int places,                 \
-                     void *const *to, int64_t count) {                                             \
+                     void *const *to, int64_t count, bool stream) {                                \
         elem node[BLOCK];                                                                          \
-        const bool stream = may_stream(ranks, from, places, to, count * (int64_t)sizeof *node);    \
         for (int64_t at = 0; at < count; at += BLOCK) {                                            \
             const int n = (int)(count - at < BLOCK ? count - at : BLOCK);                          \
             name##_block(op, ranks, from, at, n, node);                                            \
@@ -201,7 +196,6 @@ static int left_leaves(int leaves) {
                 put((elem *)to[j] + at, node, (size_t)n * sizeof *node, stream);                   \
             }                                                                                      \
         }                                                                                          \
-        end_stream(stream);                                                                        \
     }
 
 DEFINE_TYPE(combine_f32, float, SUM)
@@ -237,42 +231,46 @@ static void half_node(const ls_half_ops *half, ls_reduce op, int ranks, const vo
 }
 
 static void combine_half(ls_dtype dtype, ls_reduce op, int ranks, const void *const *from,
-                         int places, void *const *to, int64_t count) {
+                         int places, void *const *to, int64_t count, bool stream) {
     const ls_half_ops *half = ls_half_ops_of(dtype);
     float node[BLOCK];
+    uint16_t narrow[BLOCK];
     for (int64_t at = 0; at < count; at += BLOCK) {
         const int n = (int)(count - at < BLOCK ? count - at : BLOCK);
         half_node(half, op, ranks, from, at, n, node);
         for (int i = 0; op == LS_AVG && i < n; i++) {
             node[i] = node[i] / (float)ranks;
         }
+        half->narrow(node, n, narrow);
         for (int j = 0; j < places; j++) {
-            half->narrow(node, n, (uint16_t *)to[j] + at);
+            put((uint16_t *)to[j] + at, narrow, (size_t)n * sizeof *narrow, stream);
         }
     }
 }
 
 void ls_combine_ranks(ls_dtype dtype, ls_reduce op, int ranks, const void *const *from, int places,
-                      void *const *to, int64_t count) {
+                      void *const *to, int64_t count, bool stream) {
+    stream = stream && is_elsewhere(ranks, from, places, to);
     switch (dtype) {
     case LS_F32:
-        combine_f32(op, ranks, from, places, to, count);
+        combine_f32(op, ranks, from, places, to, count, stream);
         break;
     case LS_F64:
-        combine_f64(op, ranks, from, places, to, count);
+        combine_f64(op, ranks, from, places, to, count, stream);
         break;
     case LS_BF16:
     case LS_F16:
-        combine_half(dtype, op, ranks, from, places, to, count);
+        combine_half(dtype, op, ranks, from, places, to, count, stream);
         break;
     case LS_I32:
-        combine_i32(op, ranks, from, places, to, count);
+        combine_i32(op, ranks, from, places, to, count, stream);
         break;
     case LS_I64:
-        combine_i64(op, ranks, from, places, to, count);
+        combine_i64(op, ranks, from, places, to, count, stream);
         break;
     default:
-        combine_u64(op, ranks, from, places, to, count);
+        combine_u64(op, ranks, from, places, to, count, stream);
         break;
     }
+    end_stream(stream);
 }

@@ -11,14 +11,17 @@
 ls_status ls_combine_check(ls_dtype dtype);
 
 /* to[j] [count], j < places, all get from[0 .. ranks-1] [count] reduced. Any of `to` may be any of
- * `from`; otherwise nothing overlaps. dtype has passed the check. */
+ * `from`; otherwise nothing overlaps. dtype has passed the check. stream: results that lie
+ * elsewhere than all of `from` go past the caches. */
 void ls_combine_ranks(ls_dtype dtype, ls_reduce op, int ranks, const void *const *from, int places,
-                      void *const *to, int64_t count);
+                      void *const *to, int64_t count, bool stream);
 
-/* Copies bytes > 0 where to != from. of_bytes: that the caller copies in all; from LS_STREAM_BYTES
- * on the copy goes past the caches. LS_CACHE_BYTES: of the last-level cache, for what all ranks of
- * a host read and write. (What the processor tells of its cache a virtual machine may share.) */
+/* Past the caches goes what they would not hold until it is read. Who knows what all ranks of a
+ * host read and write together compares that with LS_CACHE_BYTES, of the last-level cache (what the
+ * processor tells of it a virtual machine may share), and who knows only what it writes itself with
+ * LS_STREAM_BYTES. */
 enum { LS_STREAM_BYTES = 8 << 20, LS_CACHE_BYTES = 24 << 20 };
+/* Copies bytes > 0 where to != from. of_bytes: that the caller copies in all. */
 void ls_copy(void *to, const void *from, int64_t bytes, int64_t of_bytes);
 /* Likewise to each of `places`, from memory that is read once; stream: past the caches. */
 void ls_copy_to_all(int places, void *const *to, const void *from, int64_t bytes, bool stream);

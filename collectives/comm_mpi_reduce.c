@@ -51,7 +51,8 @@ static void add_up(mpi_comm *c, mpi_reduction *r) {
     }
     void *const to[] = {r->sum};
     ls_combine_ranks(r->dtype, r->op, c->base.size, c->from, 1, to,
-                     r->bounds[rank + 1] - r->bounds[rank]);
+                     r->bounds[rank + 1] - r->bounds[rank],
+                     slice_bytes(r, rank) >= LS_STREAM_BYTES);
 }
 
 static ls_status gather(mpi_comm *c, ls_comm_request *request) {

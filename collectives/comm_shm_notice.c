@@ -163,7 +163,7 @@ void ls_shm_take_carried(shm_comm *c, const ls_comm_request *r) {
         }
         c->to[0] = r->recv;
         ls_combine_ranks(r->dtype, r->op, size, c->from, 1, c->to,
-                         block ? r->send_counts[me] : r->count);
+                         block ? r->send_counts[me] : r->count, false);
     } else if (r->kind == SHM_BROADCAST && me != r->root) {
         shm_copy(r->recv, carried_at(c, r->root, bytes), bytes);
     } else if (r->kind == SHM_GATHER || r->kind == SHM_EXCHANGE) {

@@ -212,7 +212,8 @@ static void reduce_chunk(shm_comm *c, const ls_comm_request *r, int64_t k) {
     if (shm_receives(c, r)) {
         c->to[places++] = r->recv + (at + first) * bytes;
     }
-    ls_combine_ranks(r->dtype, r->op, size, c->from, places, c->to, places > 0 ? end - first : 0);
+    ls_combine_ranks(r->dtype, r->op, size, c->from, places, c->to, places > 0 ? end - first : 0,
+                     false);
 }
 
 static void copy_out(shm_comm *c, const ls_comm_request *r, int64_t k) {
@@ -243,7 +244,7 @@ static void take_chunk(shm_comm *c, const ls_comm_request *r, int64_t k) {
         }
         c->to[0] = r->recv + at * bytes;
         ls_combine_ranks(r->dtype, r->op, size, c->from, 1, c->to,
-                         clamp(r->send_counts[me] - at, most));
+                         clamp(r->send_counts[me] - at, most), false);
         return;
     }
     for (int i = 1; i < size; i++) {
@@ -274,6 +275,11 @@ static void pass_stages(shm_comm *c, const ls_comm_request *r) {
 
 /* All at once */
 
+/* Do the ranks together read and write more than their cache holds, so many times the whole? */
+static bool is_beyond_cache(const ls_comm_request *r, int times) {
+    return times * r->count * shm_elem_bytes(r) > LS_CACHE_BYTES;
+}
+
 static char *peer_send(const shm_comm *c, int rank) {
     return mapped(c, plan_of(c, rank)->send, rank);
 }
@@ -291,7 +297,8 @@ static void reduce_directly(shm_comm *c, const ls_comm_request *r) {
             c->to[places++] = mapped(c, plan_of(c, peer)->recv, peer) + first * bytes;
         }
     }
-    ls_combine_ranks(r->dtype, r->op, size, c->from, places, c->to, end - first);
+    ls_combine_ranks(r->dtype, r->op, size, c->from, places, c->to, end - first,
+                     is_beyond_cache(r, size + places));
 }
 
 /* This rank's block into everybody's memory: read once, where each of them would read it. Memory
@@ -307,8 +314,7 @@ static void push(shm_comm *c, ls_comm_request *r) {
         c->to[i] =
             mapped(c, plan_of(c, peer)->recv, peer) + shm_offsets_of(c, peer, c->steps - 1)[me];
     }
-    ls_copy_to_all(size, c->to, r->send, r->send_counts[me],
-                   (size + 1) * r->count > LS_CACHE_BYTES);
+    ls_copy_to_all(size, c->to, r->send, r->send_counts[me], is_beyond_cache(r, 1 + size));
 }
 
 static void work_directly(shm_comm *c, ls_comm_request *r) {
@@ -326,7 +332,8 @@ static void work_directly(shm_comm *c, ls_comm_request *r) {
             c->from[peer] = peer_send(c, peer) + r->send_offsets[me] * shm_elem_bytes(r);
         }
         c->to[0] = r->recv;
-        ls_combine_ranks(r->dtype, r->op, size, c->from, 1, c->to, r->send_counts[me]);
+        ls_combine_ranks(r->dtype, r->op, size, c->from, 1, c->to, r->send_counts[me],
+                         is_beyond_cache(r, size + 1));
         break;
     case SHM_BROADCAST:
         if (me != r->root) {

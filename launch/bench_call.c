@@ -1,5 +1,8 @@
 #include "launch/bench_call.h"
 
+#include "launch/shortage.h"
+#include "runtime/base/text.h"
+
 #include <mpi.h>
 #include <string.h>
 
@@ -15,6 +18,29 @@ ls_bench_shape ls_bench_shape_of(const ls_bench_call *call, int64_t bytes) {
         s.recv = call->coll == LS_COLL_REDUCE_SCATTER ? s.block : s.all;
     }
     return s;
+}
+
+ls_status ls_bench_check_room(ls_comm *world, int64_t rank_bytes, int64_t max_bytes) {
+    ls_shortage worst;
+    int host = 0;
+    char size[32], needed[32], left[32];
+    LS_TRY(world->ops->host(world, &host));
+    const ls_demand mine = {.host_bytes = rank_bytes, .device_free = -1};
+    LS_TRY(ls_shortage_find(world, host, mine, &worst));
+    if (worst.needed_bytes <= worst.free_bytes) {
+        return LS_OK;
+    }
+    const long long fits_kib = (long long)((double)max_bytes / worst.ratio) >> 10;
+    return LS_FAIL(
+        LS_E_MEMORY,
+        "operations of %s take %s of memory for the buffers of %d rank%s (from rank %d on), and %s "
+        "has %s free; sizes up to %lld%c fit: lower --minbytes and --maxbytes, or start fewer "
+        "ranks",
+        ls_text_bytes(size, sizeof size, (double)max_bytes),
+        ls_text_bytes(needed, sizeof needed, (double)worst.needed_bytes), worst.ranks,
+        worst.ranks == 1 ? "" : "s", worst.rank, worst.name,
+        ls_text_bytes(left, sizeof left, (double)worst.free_bytes),
+        fits_kib < 1024 ? fits_kib : fits_kib >> 10, fits_kib < 1024 ? 'K' : 'M');
 }
 
 static ls_status send_recv_start(ls_comm *comm, const char *send, char *recv, int64_t bytes,

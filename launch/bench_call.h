@@ -22,6 +22,10 @@ typedef struct ls_bench_shape {
 /* Of an operation of at most so many bytes, as nccl-tests counts them (wire_cost.h). */
 ls_bench_shape ls_bench_shape_of(const ls_bench_call *call, int64_t bytes);
 
+/* Refuses with LS_E_MEMORY, on all ranks, what their hosts have no room for: so many bytes of a
+ * rank for operations of up to max_bytes. Before any are taken. [collective] */
+ls_status ls_bench_check_room(ls_comm *world, int64_t rank_bytes, int64_t max_bytes);
+
 /* Makes the operation and awaits it; send_recv goes to the next rank and comes from the one before,
  * roots are rank 0. [collective] */
 ls_status ls_bench_call_run(const ls_bench_call *call, ls_bench_shape s, const char *send,

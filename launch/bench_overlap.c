@@ -1,6 +1,7 @@
 /* How much of a collective this process's own computation hides. */
 #include "collectives/comm_choose.h"
 #include "launch/bench.h"
+#include "launch/bench_call.h"
 #include "launch/session.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/text.h"
@@ -183,6 +184,8 @@ ls_status ls_bench_overlap(const ls_bench_sizes *sizes, ls_transport transport, 
     o.world = session.comm;
     LS_TRY(ls_session_agree(&session, ls_comm_choose(o.world, transport, &o.comm)));
     void *send, *recv;
+    LS_TRY(ls_session_agree(&session,
+                            ls_bench_check_room(o.world, 2 * sizes->max_bytes, sizes->max_bytes)));
     LS_TRY(ls_session_agree(&session, o.comm->ops->alloc(o.comm, sizes->max_bytes, &send)));
     LS_TRY(ls_session_agree(&session, o.comm->ops->alloc(o.comm, sizes->max_bytes, &recv)));
     o.rounds = rounds_of_slice();

@@ -1,6 +1,5 @@
-/* Is there room for what training will take? Asked before it takes any, since the kernel's answer
- * afterwards is to kill a rank. */
-#include "launch/host_memory.h"
+/* Is there room for what training will take? */
+#include "launch/shortage.h"
 #include "launch/train.h"
 #include "runtime/base/arena.h"
 #include "runtime/base/log.h"
@@ -12,63 +11,6 @@
 
 /* Of what is free: from there on the run is warned. */
 #define CLOSE 0.9
-
-/* What a rank needs, and where from. */
-typedef struct demand {
-    int64_t host_bytes, spare_bytes;   /* of the host's memory; more, if all want its experts */
-    int64_t device_bytes, device_free; /* of the GPU's; device_free -1: there is none */
-    int32_t host, count;               /* count of the pools */
-    ls_memory_pool pools[LS_MEMORY_POOLS_MAX];
-} demand;
-
-/* The pool, of a rank, that is asked for the most beyond what it has, or the closest to that. */
-typedef struct shortage {
-    double ratio;
-    int64_t needed_bytes, free_bytes, spare_bytes;
-    int rank, ranks; /* whose pool; how many take from it */
-    const char *name;
-} shortage;
-
-static void worse(shortage *worst, const shortage *found) {
-    *worst = found->ratio > worst->ratio ? *found : *worst;
-}
-
-/* Of the ranks on the same host, those that take from the pool. */
-static void look_at_pool(const demand *all, int ranks, int rank, const ls_memory_pool *pool,
-                         shortage *worst) {
-    shortage found = {.free_bytes = pool->free_bytes, .rank = rank, .name = pool->name};
-    for (int r = 0; r < ranks; r++) {
-        for (int p = 0; p < all[r].count && all[r].host == all[rank].host; p++) {
-            if (all[r].pools[p].id == pool->id) {
-                found.needed_bytes += all[r].host_bytes;
-                found.spare_bytes += all[r].spare_bytes;
-                found.ranks++;
-            }
-        }
-    }
-    found.ratio = (double)found.needed_bytes / ((double)found.free_bytes + 1.0);
-    worse(worst, &found);
-}
-
-static shortage worst_of(const demand *all, int ranks) {
-    shortage worst = {.ratio = -1.0};
-    for (int r = 0; r < ranks; r++) {
-        for (int p = 0; p < all[r].count; p++) {
-            look_at_pool(all, ranks, r, &all[r].pools[p], &worst);
-        }
-        if (all[r].device_free >= 0) {
-            const shortage gpu = {.ratio = (double)all[r].device_bytes /
-                                           ((double)all[r].device_free + 1.0),
-                                  .needed_bytes = all[r].device_bytes,
-                                  .free_bytes = all[r].device_free,
-                                  .rank = r,
-                                  .ranks = 1,
-                                  .name = "the GPU"};
-            worse(&worst, &gpu);
-        }
-    }
-    return worst;
-}
 
 /* Bytes that this rank would need with other settings. A failure is no news: they do not work. */
 static ls_status needed_with(const ls_train *train, const ls_config *config, int64_t *needed) {
@@ -142,25 +84,22 @@ static void advise(const ls_train *train, char *buf, size_t size) {
     }
 }
 
-static ls_status demand_of(const ls_train *train, demand *mine) {
+static ls_status demand_of(const ls_train *train, ls_demand *mine) {
     ls_device *dev = train->session.dev;
     const int64_t state = (int64_t)ls_layout_used(&train->planned);
-    *mine = (demand){.host_bytes = (int64_t)train->planned.saves,
-                     .spare_bytes = (int64_t)train->planned.spare,
-                     .host = train->session.mesh.host,
-                     .device_free = -1};
+    *mine = (ls_demand){.host_bytes = (int64_t)train->planned.saves,
+                        .spare_bytes = (int64_t)train->planned.spare,
+                        .device_free = -1};
     if (dev->host_memory) {
         mine->host_bytes += state;
-    } else {
-        mine->device_bytes = state;
-        LS_TRY(dev->ops->free_bytes(dev, &mine->device_free));
+        return LS_OK;
     }
-    mine->count = ls_memory_pools(mine->pools);
-    return LS_OK;
+    mine->device_bytes = state;
+    return dev->ops->free_bytes(dev, &mine->device_free);
 }
 
 /* All ranks come to the same answer; the first of the worst pool words it. */
-static ls_status judge(const ls_train *train, const shortage *worst) {
+static ls_status judge(const ls_train *train, const ls_shortage *worst) {
     char needed[32], left[32], more[120] = "", advice[400], text[1000];
     const bool refused = worst->needed_bytes > worst->free_bytes;
     const bool may_lack = worst->needed_bytes + worst->spare_bytes > worst->free_bytes;
@@ -190,15 +129,13 @@ static ls_status judge(const ls_train *train, const shortage *worst) {
 }
 
 ls_status ls_train_memory_check(ls_train *train) {
-    ls_comm *comm = train->session.comm;
-    demand mine, *all;
+    const ls_session *session = &train->session;
+    ls_demand mine;
+    ls_shortage worst;
     LS_TRY(ls_session_agree(&train->session, demand_of(train, &mine)));
-    LS_TRY(ls_session_agree(&train->session, ls_calloc((size_t)comm->size, sizeof *all, &all)));
-    ls_status status = comm->ops->all_gather(comm, &mine, all, sizeof mine);
+    ls_status status = ls_shortage_find(session->comm, session->mesh.host, mine, &worst);
     if (status == LS_OK) {
-        const shortage worst = worst_of(all, comm->size);
         status = judge(train, &worst);
     }
-    free(all);
     return ls_session_agree(&train->session, status);
 }

@@ -29,6 +29,8 @@ for operation in all_reduce all_gather reduce_scatter; do
         echo "$operation of 4 and 40 MB:" && cat "$out" && exit 1
     fi
 done
+bench --dtype bf16 --backend shm -b 20000006 -e 20000006 --json
+[ "$(grep -c '"wrong": 0' "$out")" = 2 ] || { echo "bf16 past the caches:" && cat "$out" && exit 1; }
 bench --overlap --minbytes 1000 -e 1000
 grep -q '^ *1000 .*%' "$out" || { echo "overlap:" && cat "$out" && exit 1; }
 folder=$(mktemp -d)
@@ -73,6 +75,11 @@ refuses --backend carrier_pigeon
 status=0
 bench --backend hier -e 8 || status=$? # on one host
 [ "$status" = 2 ] && grep -q 'choose auto, mpi or shm' "$out" || { cat "$out" && exit 1; }
+for way in "" --overlap; do # more than the memory of any host, and none taken
+    status=0
+    bench -b 8 -e 1024G $way || status=$?
+    [ "$status" = 3 ] && grep -q 'for the buffers of 2 ranks .* free; sizes up to [1-9][0-9]*M fit' "$out" || { cat "$out" && exit 1; }
+done
 refuses --profile "$profile" # the links of one rank
 echo 'device: {colour: blue}' >"$profile" # before anything is measured
 ! bench --profile "$profile" 2>/dev/null && grep -q 'colour' "$out" || { cat "$out" && exit 1; }
