@@ -318,6 +318,15 @@ static ls_status take(bench *b, int64_t **blocks) {
     return b->dev->ops->reserve(b->dev, &limits);
 }
 
+/* A rank's first look at a page of another's memory is the kernel's work, which training has behind
+ * it after its first step. [collective] */
+static ls_status map_everywhere(ls_comm *comm, void *memory, int64_t bytes) {
+    for (int root = 0; root < comm->size; root++) {
+        LS_TRY(comm->ops->broadcast(comm, memory, bytes, root));
+    }
+    return LS_OK;
+}
+
 /* [collective] */
 static ls_status take_shared(bench *b) {
     ls_comm *comm = b->comm;
@@ -333,6 +342,7 @@ static ls_status take_shared(bench *b) {
         void *memory;
         LS_TRY(comm->ops->alloc(comm, pieces[i].bytes, &memory));
         *pieces[i].at = memory;
+        LS_TRY(map_everywhere(comm, memory, pieces[i].bytes));
     }
     return LS_OK;
 }

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""exposed.py RUN [NAME]: the communication that a step exposes, predicted and measured, out of a run's ledger and its
-trace of several steps.
+"""exposed.py NAME RUN...: the communication that a step exposes, predicted and measured, out of the ledgers of runs of one
+layout and their traces of several steps: medians of the runs, and between what their ratios lie.
 
 Exposed is the time that a rank's main thread is in calls on operations, for computation hides what happens
 meanwhile. Where it waits, the time counts from when the last rank has come to wait for the same operation, or
@@ -85,21 +85,37 @@ def groups(path):
     return result
 
 
-def main(run, name):
-    found = groups(f"{run}/trace.json")
-    exposed, waiting = (sum(row[i] for row in found.values()) for i in (1, 2))
-    plan = json.load(open(f"{run}/ledger.json"))["prediction"]
-    predicted = 1e3 * plan["predicted_exposed_communication_seconds"]
-    print(f"{name:46} {predicted:12.2f} {exposed:12.2f} {exposed / predicted:8.2f} {waiting:12.2f}")
+def median_rows(runs):
+    """The median of each of the three figures of rows {key: figures}; 0 where a run has none."""
+    keys = sorted({key for run in runs for key in run})
+    zeros = (0.0,) * 3
+    return {key: [statistics.median(run.get(key, zeros)[i] for run in runs) for i in range(3)] for key in keys}
+
+
+def details(found, plans):
+    step = [1e3 * statistics.median(p[f"{kind}_step_seconds"] for p in plans) for kind in ("predicted", "measured")]
+    print(f"    a step predicted {step[0]:.1f}, measured {step[1]:.1f} ms")
+    told = median_rows([{(o["axis"], o["operation"], o["carries"]): (o["count"], o["bytes"], o["predicted_seconds"])
+                         for o in p.get("operations_of_rank_0", [])} for p in plans])
+    for (axis, operation, carries), (count, size, seconds) in told.items():
+        print(f"    predicted: {axis:9} {operation:16} {count:6.1f} x {size / count / 1024:9.1f} KiB"
+              f" sent  exposed {1e3 * seconds:8.3f} ms  {carries}")
+    for (group, operation, size), (n, shown, waited) in median_rows(found).items():
+        print(f"    {group:20} {operation:16} {n:6.1f} x {size / 1024:9.1f} KiB  exposed {shown:8.3f} ms"
+              f"  waiting {waited:8.3f} ms")
+
+
+def main(name, runs):
+    found = [groups(f"{run}/trace.json") for run in runs]
+    plans = [json.load(open(f"{run}/ledger.json"))["prediction"] for run in runs]
+    exposed, waiting = ([sum(row[i] for row in rows.values()) for rows in found] for i in (1, 2))
+    predicted = [1e3 * plan["predicted_exposed_communication_seconds"] for plan in plans]
+    ratios = [e / p for e, p in zip(exposed, predicted)]
+    shown, planned, waited = (statistics.median(each) for each in (exposed, predicted, waiting))
+    print(f"{name:46} {planned:12.2f} {shown:12.2f} {shown / planned:8.2f}  {min(ratios):5.2f}..{max(ratios):5.2f} {waited:12.2f}")
     if os.environ.get("DETAILS"):
-        print(f"    a step predicted {1e3 * plan['predicted_step_seconds']:.1f}, measured {1e3 * plan['measured_step_seconds']:.1f} ms")
-        for o in plan.get("operations_of_rank_0", []):
-            print(f"    predicted: {o['axis']:9} {o['operation']:16} {o['count']:6.1f} x {o['bytes'] / o['count'] / 1024:9.1f} KiB"
-                  f" sent  exposed {1e3 * o['predicted_seconds']:8.3f} ms  {o['carries']}")
-        for (group, operation, size), (n, shown, waited) in sorted(found.items()):
-            print(f"    {group:20} {operation:16} {n:6.1f} x {size / 1024:9.1f} KiB  exposed {shown:8.3f} ms"
-                  f"  waiting {waited:8.3f} ms")
+        details(found, plans)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else sys.argv[1])
+    main(sys.argv[1], sys.argv[2:])

@@ -2,10 +2,13 @@
 # run.sh [FOLDER [LAYOUT ...]]: the communication that a step of training exposes on this machine, predicted by its profile
 # (collectives/wire_cost.h, runtime/plan/operations.c) and measured, for layouts of 2 ranks. exposed.py defines what counts.
 #
-# FOLDER (default: a new one, removed at the end) keeps the profile local.yaml: it is measured when it is missing, its links
-# again before each layout, as the speed of virtual machines drifts (AGAIN=0: only then). LAYOUT: settings of one layout, such
-# as "parallel.zero=3"; default: 8 of them. STEPS: so many are looked at (10). DETAILS=1: what is predicted of each kind of
-# operation, and each group's operations. LOCKSTEP names the binary (default: build/release/bin/lockstep of this tree).
+# The speed of a virtual machine's memory drifts by more than a plan errs: so the layouts are gone through ROUNDS times (3),
+# the links are measured again before each run (AGAIN=0: only once), and medians of the rounds are compared.
+#
+# FOLDER (default: a new one, removed at the end) keeps the profile local.yaml, which is measured when it is missing, and each
+# run's trace and ledger. LAYOUT: settings of one layout, such as "parallel.zero=3"; default: 8 of them. STEPS: so many of a
+# run are looked at (8). DETAILS=1: what is predicted of each kind of operation, and each group's operations. LOCKSTEP names the
+# binary (default: build/release/bin/lockstep of this tree).
 set -eu
 root=$(cd "$(dirname "$0")/../.." && pwd)
 lockstep=${LOCKSTEP:-$root/build/release/bin/lockstep}
@@ -31,16 +34,27 @@ if [ ! -e "$work/local.yaml" ]; then
 fi
 [ -e "$work/data/data.json" ] || "$lockstep" prep "$root/runtime" "$root/launch" -o "$work/data" >/dev/null 2>&1
 
-steps=${STEPS:-10}
+steps=${STEPS:-8} rounds=${ROUNDS:-3}
 model="model.family=llama3 model.layers=6 model.channels=512 model.heads=8 model.kv_heads=4 model.ffn=1536
        model.context=256 model.vocab=8192 data.dir=$work/data batch.sequences=8 batch.micro=1 run.steps=$((steps + 3))
-       checkpoint.at_end=false checkpoint.async=false eval.every=1000 run.threads=1 run.dir=$work/runs run.name=exposed
+       checkpoint.at_end=false checkpoint.async=false eval.every=1000 run.threads=1 run.dir=$work/runs
        metrics.trace_steps=2..$((steps + 2)) cost.cluster=$work/local.yaml"
-printf '%-46s %12s %12s %8s %12s\n' layout 'predicted ms' 'measured ms' ratio 'waiting ms'
+rm -rf "$work/runs"
+round=1
+while [ "$round" -le "$rounds" ]; do
+    n=0
+    for layout; do
+        n=$((n + 1))
+        [ "${AGAIN:-1}" = 0 ] || links
+        # shellcheck disable=SC2086 # words
+        ranks "$lockstep" train $model run.name="$n-$round" $layout >"$work/train.log" 2>&1 ||
+            { cat "$work/train.log" >&2; exit 1; }
+    done
+    round=$((round + 1))
+done
+printf '%-46s %12s %12s %8s %13s %12s\n' layout 'predicted ms' 'measured ms' ratio 'of the rounds' 'waiting ms'
+n=0
 for layout; do
-    rm -rf "$work/runs"
-    [ "${AGAIN:-1}" = 0 ] || links
-    # shellcheck disable=SC2086 # words
-    ranks "$lockstep" train $model $layout >"$work/train.log" 2>&1 || { cat "$work/train.log" >&2; exit 1; }
-    python3 "$root/benchmarks/exposed/exposed.py" "$work/runs/exposed" "$layout"
+    n=$((n + 1))
+    python3 "$root/benchmarks/exposed/exposed.py" "$layout" "$work/runs/$n-"*
 done
