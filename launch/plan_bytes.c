@@ -91,7 +91,8 @@ static ls_status bytes_of_rank(const ls_config *config, ls_device *dev, ls_dtype
         .gradients = (double)(b.state.grads + b.state.reduction),
         .optimizer = (double)(b.state.masters + b.optim),
         .activations = (double)(b.activations - (on_host ? b.spare : 0) + b.tables + b.boundary),
-        .total = on_host ? (double)(ls_layout_used(&b) + b.saves) : (double)ls_layout_total(&b),
+        .total = on_host ? (double)(ls_layout_used(&b) + b.scratch + b.saves)
+                         : (double)ls_layout_total(&b),
         .saves = (double)b.saves,
     };
     return LS_OK;

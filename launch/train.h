@@ -24,7 +24,7 @@ typedef struct ls_straggler {
 /* Memory of a rank's process; what is shared in memory counts in equal parts. */
 typedef struct ls_memory_record {
     int64_t program_bytes; /* before training takes anything: program, libraries, MPI, device */
-    int64_t planned_bytes; /* that, training, and the copy for saves in the background */
+    int64_t planned_bytes; /* that, training, and what the saves take that there were */
     int64_t uneven_bytes;  /* more, for tokens that have not chosen their experts evenly */
     int64_t peak_bytes;
     int64_t others_bytes; /* that the resident set counts besides: other ranks' shared memory */
@@ -86,6 +86,7 @@ typedef struct ls_train {
     ls_ckpt_saver *saver;
     struct ls_pieces *saving; /* what a save that has begun copies (train_pieces.h) */
     ls_save_record save;      /* that has ended since the last record */
+    bool has_saved;           /* a save has begun since the start */
 } ls_train;
 
 /* Reserves what saves need. [collective] */

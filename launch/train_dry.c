@@ -11,7 +11,7 @@
 
 /* The most of any rank that is in no total. */
 typedef struct extras {
-    size_t saves, shared, others, spare;
+    size_t saves, scratch, shared, others, spare;
 } extras;
 
 /* What a rank sends in a step, in rows of the table below. */
@@ -100,16 +100,17 @@ static void print_row(const ls_layout *l, const ls_layout_bytes *b, int ranks) {
 static void print_process(const ls_train *train, const extras *more) {
     const int ranks = ls_layout_data_size(&train->layout);
     const size_t saves = more->saves + ls_ckpt_writing_bytes(train->session.threads);
-    char copy[32], program[32], others[32];
+    char copy[32], scratch[32], program[32], others[32];
     if (more->spare > 0) {
         printf(
             "\nactivations are those of tokens that choose the experts evenly; up to %s more are "
             "reserved, and taken if all want those of one rank\n",
             ls_text_bytes(copy, sizeof copy, (double)more->spare));
     }
-    printf("\nbesides, a rank takes up to %s for saves, and %s are program and libraries (measured "
-           "in this process; MPI adds to it)\n",
+    printf("\nbesides, a rank takes up to %s for saves and %s as scratch memory of operations, and "
+           "%s are program and libraries (measured in this process; MPI adds to it)\n",
            ls_text_bytes(copy, sizeof copy, (double)saves),
+           ls_text_bytes(scratch, sizeof scratch, (double)more->scratch),
            ls_text_bytes(program, sizeof program, (double)train->memory.program_bytes));
     if (ranks > 1 && more->shared > 0) {
         const double read = (double)more->shared * (ranks - 1) / ranks;
@@ -177,6 +178,7 @@ static ls_status plan_stage(ls_train *train, ls_mesh mesh, int stage, wire most[
             fullest = bytes;
         }
         more->saves = bytes.saves > more->saves ? bytes.saves : more->saves;
+        more->scratch = bytes.scratch > more->scratch ? bytes.scratch : more->scratch;
         more->shared = bytes.state.shared > more->shared ? bytes.state.shared : more->shared;
         more->others = bytes.state.others > more->others ? bytes.state.others : more->others;
         more->spare = bytes.spare > more->spare ? bytes.spare : more->spare;

@@ -307,12 +307,20 @@ ls_status ls_layout_optim(const ls_layout *l, const ls_state *state, ls_optim_op
 }
 
 /* The bytes of an optimizer are those that it asks a device for that only counts. */
-static size_t counted_bytes;
+static size_t counted_bytes, counted_scratch;
+static const ls_device *counted_for; /* which knows its scratch memory */
 
 static ls_status count_alloc(ls_device *dev, size_t bytes, void **memory) {
     (void)dev;
     counted_bytes += bytes;
     *memory = NULL;
+    return LS_OK;
+}
+
+static ls_status count_reserve(ls_device *dev, const ls_device_limits *limits) {
+    (void)dev;
+    counted_scratch =
+        counted_for->ops->scratch ? counted_for->ops->scratch(counted_for, limits) : 0;
     return LS_OK;
 }
 
@@ -345,13 +353,15 @@ static size_t snapshot_bytes(const ls_layout *l, const ls_state *state, const ls
 
 static void tell_optim(const ls_layout *l, const ls_optim *optim, const ls_comm_list *list) {
     const int shards = l->config->parallel.zero > 0 ? l->shards : 1, own = ls_layout_data_rank(l);
-    const ls_optim_ranks ranks = {.copy = l->experts > 1 ? ls_layout_copy_size(l) : shards,
-                                  .tensor = l->mesh.size[LS_AXIS_TENSOR],
-                                  .pipeline = l->mesh.size[LS_AXIS_PIPELINE],
-                                  .shard = shards,
-                                  .shard_rank = own % shards,
-                                  .expert_shard = l->expert_shards,
-                                  .expert_shard_rank = own / l->experts % l->expert_shards};
+    const ls_optim_ranks ranks = {
+        .copy = l->experts > 1 ? ls_layout_copy_size(l) : shards,
+        .tensor = l->mesh.size[LS_AXIS_TENSOR],
+        .pipeline = l->mesh.size[LS_AXIS_PIPELINE],
+        .shard = shards,
+        .shard_rank = own % shards,
+        .expert_shard = l->expert_shards,
+        .expert_shard_rank = own / l->experts % l->expert_shards,
+        .experts = l->experts > 1 ? l->experts * l->mesh.size[LS_AXIS_TENSOR] : 1};
     ls_optim_tell(optim, &ranks, list);
 }
 
@@ -361,11 +371,13 @@ static ls_status plan_optim(const ls_layout *l, const ls_state *state, ls_layout
     ls_device dev = *l->dev;
     ops.alloc = count_alloc;
     ops.free = count_free;
+    ops.reserve = count_reserve;
     dev.ops = &ops;
     ls_optim_options options;
     ls_optim_range *owned = NULL, *not_counted = NULL;
     ls_optim *optim = NULL;
-    counted_bytes = 0;
+    counted_bytes = counted_scratch = 0;
+    counted_for = l->dev;
     ls_status status = ls_layout_optim(l, state, &options, &owned, &not_counted);
     options.dev = &dev;
     options.planned_shards = l->shards;
@@ -374,6 +386,7 @@ static ls_status plan_optim(const ls_layout *l, const ls_state *state, ls_layout
         status = ls_optim_create(&options, &optim);
     }
     bytes->optim = counted_bytes;
+    bytes->scratch = counted_scratch > bytes->scratch ? counted_scratch : bytes->scratch;
     const ls_config_checkpoint *saves = &l->config->checkpoint;
     if (status == LS_OK && (saves->async || saves->writers == LS_CFG_WRITER_NODE)) {
         bytes->saves = snapshot_bytes(l, state, optim);
@@ -395,6 +408,7 @@ static ls_status plan_models(const ls_layout *l, ls_layout_bytes *bytes, const l
         bytes->activations += b.activations;
         bytes->tables += b.tables;
         bytes->spare += b.spare;
+        bytes->scratch = b.scratch > bytes->scratch ? b.scratch : bytes->scratch;
         LS_TRY(list ? ls_model_tell(&model, l->rank_micros, list) : LS_OK);
     }
     return LS_OK;

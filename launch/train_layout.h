@@ -81,8 +81,9 @@ typedef struct ls_layout_bytes {
     ls_state_bytes state;
     size_t optim, activations, tables, boundary;
     size_t spare; /* of the activations (ls_model_bytes) */
-    size_t saves; /* the copy that saves are written from, and what writing takes beside it; not in
-                     the total of training */
+    /* Not in the total of training: of the device's operations, where that is known before; the
+     * copy that saves are written from, and what writing takes beside it. */
+    size_t scratch, saves;
 } ls_layout_bytes;
 
 /* Computed without taking any. */

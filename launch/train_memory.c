@@ -16,8 +16,9 @@ ls_status ls_train_memory_begin(ls_train *train) {
 
 /* A GPU's memory is not the process's. */
 int64_t ls_train_memory_planned(const ls_train *train) {
-    const size_t state =
-        train->session.dev->host_memory ? ls_layout_used(&train->planned) : (size_t)0;
+    const size_t state = train->session.dev->host_memory
+                             ? ls_layout_used(&train->planned) + train->planned.scratch
+                             : (size_t)0;
     return train->memory.program_bytes + (int64_t)state + (int64_t)train->planned.saves;
 }
 
@@ -43,11 +44,16 @@ static ls_memory_record worst_of(const ls_memory_record *all, int ranks) {
     return worst;
 }
 
+/* What writing takes, of a run that has not saved anything. */
+static int64_t never_written(const ls_train *train) {
+    return train->has_saved ? 0 : (int64_t)ls_ckpt_writing_bytes(train->session.threads);
+}
+
 static ls_status take_figures(ls_train *train, ls_memory_record *mine) {
     ls_device *dev = train->session.dev;
     int64_t now;
     mine->rank = train->session.comm->rank;
-    mine->planned_bytes = ls_train_memory_planned(train);
+    mine->planned_bytes = ls_train_memory_planned(train) - never_written(train);
     mine->uneven_bytes = ls_train_memory_uneven(train);
     if (!dev->host_memory) {
         LS_TRY(dev->ops->free_bytes(dev, &now));

@@ -33,7 +33,7 @@ static ls_status needed_with(const ls_train *train, const ls_config *config, int
         status = ls_layout_plan(&layout, &bytes);
     }
     if (status == LS_OK) {
-        *needed = (int64_t)(ls_layout_used(&bytes) + bytes.saves);
+        *needed = (int64_t)(ls_layout_used(&bytes) + bytes.scratch + bytes.saves);
     }
     ls_layout_release(&layout);
     free(hosts);
@@ -69,7 +69,8 @@ enum { CHANGES = 4 };
 /* "; this rank would take 2 GiB with recompute.mode=full, ...", of what needs less. */
 static void advise(const ls_train *train, char *buf, size_t size) {
     static ls_config config; /* large */
-    const int64_t now = (int64_t)(ls_layout_used(&train->planned) + train->planned.saves);
+    const ls_layout_bytes *b = &train->planned;
+    const int64_t now = (int64_t)(ls_layout_used(b) + b->scratch + b->saves);
     buf[0] = '\0';
     for (int i = 0; i < CHANGES; i++) {
         const char *text;
@@ -86,7 +87,7 @@ static void advise(const ls_train *train, char *buf, size_t size) {
 
 static ls_status demand_of(const ls_train *train, ls_demand *mine) {
     ls_device *dev = train->session.dev;
-    const int64_t state = (int64_t)ls_layout_used(&train->planned);
+    const int64_t state = (int64_t)(ls_layout_used(&train->planned) + train->planned.scratch);
     *mine = (ls_demand){.host_bytes = (int64_t)train->planned.saves,
                         .spare_bytes = (int64_t)train->planned.spare,
                         .device_free = -1};

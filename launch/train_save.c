@@ -157,6 +157,7 @@ static ls_status start(ls_train *train, bool now) {
         ls_clock_steady_wall_s() - 1e-9 * (double)(ls_clock_ns() - train->last_ns);
     json_t *run = run_json(train), *counters = ls_counters_json(&train->counters);
     ls_status status = ls_pieces_list(train, true, &p);
+    train->has_saved = true;
     if (status == LS_OK) {
         status = ls_config_text(&train->config, false, &config_text);
     }

@@ -515,6 +515,55 @@ static ls_status step(ls_optim *optim, const ls_optim_pass *pass) {
     return LS_OK;
 }
 
+static void tell_over(const ls_comm_list *list, ls_comm_axis axis, int ranks, int64_t count,
+                      size_t bytes) {
+    if (count > 0) {
+        ls_comm_tell(list, (ls_comm_operation){axis, LS_USE_ACTIVATIONS, LS_COLL_ALL_REDUCE, ranks,
+                                               (double)count * (double)bytes, 1});
+    }
+}
+
+/* ls_adafactor_over_parts */
+static void tell_over_parts(const ls_optim *optim, const ls_optim_ranks *ranks,
+                            const ls_comm_list *list, size_t bytes) {
+    const int64_t first = first_expert(&optim->options), rest = optim->options.param_count - first;
+    tell_over(list, LS_COMM_DATA, ranks->shard, first, bytes);
+    tell_over(list, LS_COMM_TENSOR, ranks->tensor, first, bytes);
+    tell_over(list, LS_COMM_DATA, ranks->expert_shard, rest, bytes);
+    tell_over(list, LS_COMM_EXPERT, ranks->experts, rest, bytes);
+}
+
+/* ls_adafactor_add_sums */
+static void tell_sums(const ls_optim *optim, const ls_optim_ranks *ranks,
+                      const ls_comm_list *list) {
+    const ls_optim_options *o = &optim->options;
+    const adafactor *own = optim->own;
+    const size_t pair = 2 * sizeof(double);
+    const int first = first_expert(o);
+    const int64_t ends[] = {own->row_elems, own->elems};
+    int64_t shared = 0, begin = 0;
+    for (int i = 0; i < 2; i++) {
+        const int64_t middle =
+            first < o->param_count ? ls_adafactor_entry(optim, ROWS + i, first) : ends[i];
+        tell_over(list, LS_COMM_DATA, ranks->shard, middle - begin, pair);
+        tell_over(list, LS_COMM_DATA, ranks->expert_shard, ends[i] - middle, pair);
+        begin = ends[i];
+    }
+    for (int i = 0; i < o->param_count; i++) {
+        shared += ls_adafactor_shared_elems(&o->params[i]);
+    }
+    tell_over(list, LS_COMM_TENSOR, ranks->tensor, shared, pair);
+}
+
+static void tell(const ls_optim *optim, const ls_optim_ranks *ranks, const ls_comm_list *list) {
+    tell_sums(optim, ranks, list);
+    tell_over(list, LS_COMM_TENSOR, ranks->tensor, optim->options.param_count, sizeof(double));
+    for (int i = 0; i < 3; i++) { /* squares of gradients, parameters and updates */
+        tell_over_parts(optim, ranks, list, sizeof(int32_t));
+        tell_over_parts(optim, ranks, list, sizeof(ls_exact_sum));
+    }
+}
+
 const ls_optim_ops ls_optim_adafactor = {
     .name = "adafactor",
     .states = {"exp_avg_sq", "exp_avg_sq_row", "exp_avg_sq_col"},
@@ -524,4 +573,5 @@ const ls_optim_ops ls_optim_adafactor = {
     .prepare = prepare,
     .release = release,
     .step = step,
+    .tell = tell,
 };

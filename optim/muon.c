@@ -141,7 +141,7 @@ static ls_status take_memory(ls_optim *optim, team *own) {
         }
         most_send = most_of(most_send, send);
     }
-    int64_t most_local = 0, most_parts = 0;
+    int64_t most_local = 0, most_parts = 0, most_wide = 0;
     for (int i = 0; i < own->work_count; i++) {
         const ls_param *param = &optim->options.params[own->list[i].param];
         const bool split = ls_muon_is_split(param);
@@ -152,6 +152,7 @@ static ls_status take_memory(ls_optim *optim, team *own) {
         most_local = most_of(most_local, m.rows * m.cols);
         most = most_of(most, rows * cols);
         most_side = most_of(most_side, side);
+        most_wide = most_of(most_wide, most_of(rows, cols));
         most_parts = most_of(most_parts, split ? param->elems * param->tp_ranks : 0);
     }
     const size_t bytes = ls_dtype_bytes(dev->acc);
@@ -172,7 +173,8 @@ static ls_status take_memory(ls_optim *optim, team *own) {
         LS_TRY(dev->ops->alloc(dev, (size_t)buffers[i].elems * bytes, buffers[i].place));
         optim->own_bytes += (size_t)buffers[i].elems * bytes;
     }
-    return LS_OK;
+    const ls_device_limits limits = {.channels = most_wide, .inner = most_side};
+    return dev->host_memory && most > 0 ? dev->ops->reserve(dev, &limits) : LS_OK;
 }
 
 static ls_status prepare_team(ls_optim *optim, team *own, ls_comm *shard, int planned) {

@@ -97,11 +97,10 @@ size_t ls_optim_bytes(const ls_optim *optim);
  * that divide the state. */
 typedef struct ls_optim_ranks {
     int copy, tensor, pipeline; /* that together hold one copy of the model */
-    int shard, shard_rank, expert_shard, expert_shard_rank;
+    int shard, shard_rank, expert_shard, expert_shard_rank, experts;
 } ls_optim_ranks;
 /* The operations of the gradient norm and of a step of a planned optimizer, on a device whose
- * memory is the host's. Those of adafactor's statistics, a few numbers a parameter, are not told.
- */
+ * memory is the host's. */
 void ls_optim_tell(const ls_optim *optim, const ls_optim_ranks *ranks, const ls_comm_list *list);
 
 /* States. Their number and names ("exp_avg", "exp_avg_sq") are the same on all ranks; a parameter

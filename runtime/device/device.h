@@ -38,7 +38,9 @@ typedef struct ls_device ls_device;
 typedef struct ls_device_limits {
     int64_t rows;     /* N of a micro-batch */
     int64_t seq;      /* longest key/value length of attention */
-    int64_t channels; /* widest row of a norm, activation or bias */
+    int64_t channels; /* widest row of a norm, activation or bias; widest side of a matrix */
+    int64_t inner;    /* widest of the narrower sides of matrices; 0: as channels */
+    bool bf16;        /* operands of products are all bf16 */
     int64_t heads, kv_heads, head_dim;
     int64_t vocab;      /* widest row of cross_entropy */
     int64_t bf16_batch; /* sequences of `seq` tokens in training's attention in bf16; 0: none */
@@ -391,6 +393,9 @@ typedef struct ls_device_ops {
     /* Grows the device's scratch memory to what the limits need. Call before step one; an
      * operation beyond the limits may grow it again. */
     ls_status (*reserve)(ls_device *dev, const ls_device_limits *limits);
+    /* Bytes of scratch memory with which reserve leaves a device that had none or less; NULL: not
+     * known before. */
+    size_t (*scratch)(const ls_device *dev, const ls_device_limits *limits);
     /* Zeroed memory, aligned to 64 bytes or more; freed by free. Not for use inside a step. */
     ls_status (*alloc)(ls_device *dev, size_t bytes, void **memory);
     void (*free)(ls_device *dev, void *memory);

@@ -294,6 +294,23 @@ static void set_tokens(ls_model *m) {
     }
 }
 
+static ls_device_limits limits_of(const ls_model *m) {
+    const ls_sizes *s = &m->sizes;
+    int64_t widest = max_of(max_of(s->channels, s->qkv_width), max_of(s->up_width, s->q_width));
+    const bool attends = m->options.training && m->dtype == LS_BF16 && !m->context;
+    return (ls_device_limits){.rows = rows_of(m),
+                              .seq = max_of(m->seq_most, m->options.cache_len),
+                              .channels = widest,
+                              .inner = s->channels,
+                              .bf16 = m->dtype == LS_BF16,
+                              .heads = s->heads,
+                              .kv_heads = s->kv_heads,
+                              .head_dim = s->head_dim,
+                              .vocab = ls_has_head(m) ? s->vocab_rows : 0,
+                              .bf16_batch = attends ? m->options.batch : 0,
+                              .fp8_elems = ls_fp8_elems(m, rows_of(m))};
+}
+
 ls_status ls_model_describe(const ls_model_options *options, ls_model *m) {
     m->options = *options;
     m->dev = options->dev;
@@ -337,25 +354,11 @@ ls_status ls_model_describe(const ls_model_options *options, ls_model *m) {
     if (!options->store && m->dtype != m->dev->acc) {
         m->bytes.copies = (size_t)m->flat_elems * ls_dtype_bytes(m->dtype);
     }
+    const ls_device_limits limits = limits_of(m);
+    m->bytes.scratch = m->dev->ops->scratch ? m->dev->ops->scratch(m->dev, &limits) : 0;
     ls_arena_init_planning(&m->arena, "the model's activations");
     ls_arena_init_planning(&m->host_arena, "the model's tables on the host");
     return ls_model_lay_out(m);
-}
-
-static ls_status reserve_scratch(const ls_model *m) {
-    const ls_sizes *s = &m->sizes;
-    int64_t widest = max_of(max_of(s->channels, s->qkv_width), max_of(s->up_width, s->q_width));
-    const bool attends = m->options.training && m->dtype == LS_BF16 && !m->context;
-    const ls_device_limits limits = {.rows = rows_of(m),
-                                     .seq = max_of(m->seq_most, m->options.cache_len),
-                                     .channels = widest,
-                                     .heads = s->heads,
-                                     .kv_heads = s->kv_heads,
-                                     .head_dim = s->head_dim,
-                                     .vocab = s->vocab_rows,
-                                     .bf16_batch = attends ? m->options.batch : 0,
-                                     .fp8_elems = ls_fp8_elems(m, rows_of(m))};
-    return m->dev->ops->reserve(m->dev, &limits);
 }
 
 /* An axis with more than one rank needs its communicator, and memory that it can send from. */
@@ -440,7 +443,8 @@ static ls_status fill_positions(ls_model *m) {
 static ls_status build(const ls_model_options *options, ls_model *m) {
     LS_TRY(ls_model_describe(options, m));
     LS_TRY(join(m));
-    LS_TRY(reserve_scratch(m));
+    const ls_device_limits limits = limits_of(m);
+    LS_TRY(m->dev->ops->reserve(m->dev, &limits));
     LS_TRY(take_arena(m, m->arena.used_bytes));
     if (m->host_arena.used_bytes > 0) {
         LS_TRY(ls_arena_init(&m->host_arena, m->host_arena.name, m->host_arena.used_bytes));

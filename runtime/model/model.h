@@ -133,9 +133,10 @@ typedef struct ls_model_options {
  * the gradients in flight and the cache; tables of tokens, targets and rotary angles. spare: of the
  * activations, what a mixture of experts reserves for tokens beyond an even share that want the
  * experts of this rank. On the host that is memory only once they do; uneven: what they have made
- * of it so far. */
+ * of it so far. scratch: of the device, once for all its parts (ls_device_ops.scratch; 0: not known
+ * before). */
 typedef struct ls_model_bytes {
-    size_t masters, copies, activations, tables, spare, uneven;
+    size_t masters, copies, activations, tables, spare, uneven, scratch;
 } ls_model_bytes;
 
 /* The bytes, by the same layout code but without taking them. Errors as of ls_model_create. */

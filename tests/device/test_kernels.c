@@ -1,5 +1,6 @@
 /* Every operation of kernel_cases.c on a device (argument 1, cpu by default), the reference's own
  * gradients, the vector mathematics, and what the operations refuse. */
+#include "runtime/base/cpu.h"
 #include "runtime/base/exact_sum.h"
 #include "runtime/base/rng.h"
 #include "runtime/device/device_async.h"
@@ -69,6 +70,50 @@ static void test_reserve(const char *device) {
     CHECK_OK(c.op->run(dev, &c, LS_F32, in.at));
     CHECK_INT(dev->scratch_bytes, reserved_bytes);
     kt_instance_release(dev, &in);
+    dev->ops->close(dev);
+}
+
+/* And for the products of a model of such sizes, as much as a plan is told before. A library of
+ * products (AMX) takes more when it knows them. */
+static void test_reserve_products(const char *device, ls_dtype dtype) {
+    enum { ROWS = 70, WIDE = 700, INNER = 200, VOCAB = 5000, MOST = VOCAB * WIDE };
+    static const int64_t shapes[][3] = {
+        {ROWS, WIDE, INNER},  {ROWS, INNER, WIDE},  {WIDE, INNER, ROWS},  {INNER, WIDE, ROWS},
+        {ROWS, VOCAB, INNER}, {ROWS, INNER, VOCAB}, {VOCAB, INNER, ROWS}, {INNER, VOCAB, ROWS}};
+    const ls_device_limits limits = {.rows = ROWS,
+                                     .seq = ROWS,
+                                     .channels = WIDE,
+                                     .inner = INNER,
+                                     .heads = 4,
+                                     .kv_heads = 4,
+                                     .head_dim = INNER / 4,
+                                     .vocab = VOCAB,
+                                     .bf16 = dtype == LS_BF16};
+    ls_isa isa;
+    ls_device *dev;
+    CHECK_OK(kt_open(device, 2, &dev));
+    if (dev->ops->scratch && ls_cpu_isa(&isa) == LS_OK && isa != LS_ISA_AMX_BF16) {
+        char *memory = calloc(MOST, 3 * sizeof(float));
+        CHECK_OK(dev->ops->reserve(dev, &limits));
+        const size_t reserved_bytes = dev->scratch_bytes;
+        CHECK_INT(reserved_bytes, dev->ops->scratch(dev, &limits));
+        for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+            const int64_t *s = shapes[i];
+            CHECK_OK(dev->ops->gemm(dev, &(ls_gemm){.dtype = dtype,
+                                                    .c_dtype = s[2] == ROWS ? LS_F32 : dtype,
+                                                    .m = s[0],
+                                                    .n = s[1],
+                                                    .k = s[2],
+                                                    .a = memory,
+                                                    .lda = s[2],
+                                                    .b = memory + MOST * sizeof(float),
+                                                    .ldb = s[1],
+                                                    .c = memory + 2 * MOST * sizeof(float),
+                                                    .ldc = s[1]}));
+            CHECK_INT(dev->scratch_bytes, reserved_bytes);
+        }
+        free(memory);
+    }
     dev->ops->close(dev);
 }
 
@@ -463,6 +508,8 @@ int main(int argc, char **argv) {
     }
     test_refusals(device);
     test_reserve(device);
+    test_reserve_products(device, LS_F32);
+    test_reserve_products(device, LS_BF16);
     test_marks(device);
     test_verdicts(device);
     test_placing(device);

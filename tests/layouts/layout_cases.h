@@ -11,6 +11,7 @@ typedef enum model_case {
     LLAMA_BF16,
     MIXTURE,
     MIXTURE_DROPLESS,
+    MIXTURE_EVEN, /* all tokens want all experts */
     MODELS
 } model_case;
 
@@ -32,6 +33,9 @@ static const char *const model_overrides[MODELS] = {
     [MIXTURE_DROPLESS] = "model.family=llama3 model.tied=false model.layers=3 model.channels=24 "
                          "model.heads=4 model.kv_heads=2 model.ffn=20 model.experts=5 "
                          "model.balance_loss=0.1",
+    [MIXTURE_EVEN] = "model.family=llama3 model.tied=false model.layers=2 model.channels=24 "
+                     "model.heads=4 model.kv_heads=2 model.ffn=20 model.experts=4 "
+                     "model.experts_per_token=4",
 };
 
 typedef struct layout_case {
@@ -116,6 +120,8 @@ static const layout_case near_cases[] = {
     {4, MIXTURE, "parallel.expert=2 parallel.context=2 parallel.zero=2 batch.micro=4"},
     {8, MIXTURE, "parallel.expert=4 parallel.context=2 parallel.zero=3 recompute.mode=selective"},
     {6, MIXTURE, "parallel.expert=3 batch.micro=4"},
+    {2, MIXTURE_EVEN, "parallel.expert=2 recompute.mode=full"},
+    {4, MIXTURE_EVEN, "parallel.expert=2 parallel.tensor=2 parallel.sequence_parallel=true"},
     {2, MIXTURE, "parallel.context=2"},
     {8, MIXTURE, "parallel.context=4 parallel.tensor=2 batch.micro=4"},
     {2, MIXTURE_DROPLESS, "parallel.context=2"},

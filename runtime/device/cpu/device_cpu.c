@@ -103,6 +103,11 @@ void *ls_cpu_scratch(ls_device *dev, int thread) {
     return cpu->scratch + (size_t)thread * cpu->scratch_stride;
 }
 
+/* Whole pages, so that no two threads share one. */
+static size_t stride_of(size_t bytes_per_thread) {
+    return (bytes_per_thread + 4095) / 4096 * 4096;
+}
+
 ls_status ls_cpu_scratch_need(ls_device *dev, size_t bytes_per_thread) {
     ls_cpu_device *cpu = (ls_cpu_device *)dev;
     if (bytes_per_thread <= cpu->scratch_stride) {
@@ -113,8 +118,7 @@ ls_status ls_cpu_scratch_need(ls_device *dev, size_t bytes_per_thread) {
         return LS_FAIL(LS_E_MEMORY, "%zu bytes of scratch for each of %zu threads were asked for",
                        bytes_per_thread, threads);
     }
-    /* Whole pages, so that no two threads share one. */
-    size_t stride = (bytes_per_thread + 4095) / 4096 * 4096;
+    const size_t stride = stride_of(bytes_per_thread);
     void *grown;
     LS_TRY(take(stride * threads, &grown));
     free(cpu->scratch);
@@ -205,13 +209,28 @@ void ls_cpu_close(ls_device *dev) {
     }
 }
 
-ls_status ls_cpu_reserve(ls_device *dev, const ls_device_limits *limits) {
+/* Of all threads in common, and of each. */
+static void needs(const ls_device *dev, const ls_device_limits *limits, size_t *shared,
+                  size_t *scratch) {
     /* Two partial sums, for dw and db of a norm, are the most that a sum over rows takes. */
     const int64_t partials = 2 * ls_row_blocks_of(limits->rows).count * limits->channels;
+    *shared = (size_t)partials * sizeof(float);
+    *scratch = ls_attention_scratch_limit(limits);
+    ls_cpu_gemm_needs(dev, limits, shared, scratch);
+}
+
+ls_status ls_cpu_reserve(ls_device *dev, const ls_device_limits *limits) {
+    size_t shared_bytes, scratch_bytes;
     void *shared;
-    LS_TRY(ls_cpu_shared(dev, (size_t)partials * sizeof(float), &shared));
-    LS_TRY(ls_cpu_scratch_need(dev, ls_attention_scratch_limit(limits)));
-    return ls_cpu_gemm_reserve(dev, limits);
+    needs(dev, limits, &shared_bytes, &scratch_bytes);
+    LS_TRY(ls_cpu_shared(dev, shared_bytes, &shared));
+    return ls_cpu_scratch_need(dev, scratch_bytes);
+}
+
+size_t ls_cpu_scratch_planned(const ls_device *dev, const ls_device_limits *limits) {
+    size_t shared, scratch;
+    needs(dev, limits, &shared, &scratch);
+    return shared + stride_of(scratch) * (size_t)dev->threads;
 }
 
 static void describe(ls_cpu_device *cpu) {

@@ -45,6 +45,7 @@ ls_status ls_cpu_shared(ls_device *dev, size_t bytes, void **memory);
 /* Operations that are compiled once, for all levels. */
 void ls_cpu_close(ls_device *dev);
 ls_status ls_cpu_reserve(ls_device *dev, const ls_device_limits *limits);
+size_t ls_cpu_scratch_planned(const ls_device *dev, const ls_device_limits *limits);
 ls_status ls_cpu_alloc(ls_device *dev, size_t bytes, void **memory);
 void ls_cpu_free(ls_device *dev, void *memory);
 ls_status ls_cpu_free_bytes(ls_device *dev, int64_t *bytes);
@@ -52,7 +53,8 @@ ls_status ls_cpu_copy(ls_device *dev, void *to, const void *from, size_t bytes);
 ls_status ls_cpu_zero(ls_device *dev, void *memory, size_t bytes);
 ls_status ls_cpu_sync(ls_device *dev);
 ls_status ls_cpu_gemm(ls_device *dev, const ls_gemm *op);
-/* Takes the scratch memory that products need. */
-ls_status ls_cpu_gemm_reserve(ls_device *dev, const ls_device_limits *limits);
+/* Raises both to what products need, shared and in each thread. */
+void ls_cpu_gemm_needs(const ls_device *dev, const ls_device_limits *limits, size_t *shared_bytes,
+                       size_t *scratch_bytes);
 
 #endif

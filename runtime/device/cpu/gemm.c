@@ -248,33 +248,34 @@ static ls_status run_empty(ls_cpu_device *cpu, const ls_gemm *op) {
     return LS_OK;
 }
 
-ls_status ls_cpu_gemm_reserve(ls_device *dev, const ls_device_limits *limits) {
-    ls_cpu_device *cpu = (ls_cpu_device *)dev;
+void ls_cpu_gemm_needs(const ls_device *dev, const ls_device_limits *limits, size_t *shared_bytes,
+                       size_t *scratch_bytes) {
+    const ls_cpu_device *cpu = (const ls_cpu_device *)dev;
     int64_t largest = 1;
     const int64_t sizes[] = {limits->rows, limits->channels, limits->vocab};
     for (int i = 0; i < 3; i++) {
         largest = sizes[i] > largest ? sizes[i] : largest;
     }
-    bool tiles_f32 = ls_gemm_tile_for(cpu, LS_F32), tiles_bf16 = ls_gemm_tile_for(cpu, LS_BF16);
-    size_t shared_bytes = 0, scratch_bytes = 0;
-    if (tiles_f32) {
-        ls_gemm_packed_bytes(cpu, LS_F32, largest, &shared_bytes, &scratch_bytes);
+    const bool tiles_f32 = ls_gemm_tile_for(cpu, LS_F32),
+               tiles_bf16 = ls_gemm_tile_for(cpu, LS_BF16);
+    if (tiles_f32 && !(limits->bf16 && tiles_bf16)) {
+        ls_gemm_packed_bytes(cpu, LS_F32, limits, shared_bytes, scratch_bytes);
     }
     if (tiles_bf16) {
-        ls_gemm_packed_bytes(cpu, LS_BF16, largest, &shared_bytes, &scratch_bytes);
+        ls_gemm_packed_bytes(cpu, LS_BF16, limits, shared_bytes, scratch_bytes);
     }
-    bool panels_bf16 = !tiles_bf16 && !cpu->library_has_bf16; /* made apart */
+    const bool panels_bf16 = !tiles_bf16 && !cpu->library_has_bf16; /* made apart */
     if (!tiles_f32 || panels_bf16) {
-        size_t bytes = ls_gemm_panels_bytes(!panels_bf16, largest);
-        shared_bytes = bytes > shared_bytes ? bytes : shared_bytes;
+        const size_t bytes = ls_gemm_panels_bytes(!panels_bf16, largest);
+        *shared_bytes = bytes > *shared_bytes ? bytes : *shared_bytes;
     }
     if (cpu->library_has_bf16) { /* the library's own scratch comes on top when it is known */
-        size_t bytes = DIRECT_M * (DIRECT_N + PAD) * sizeof(float);
-        scratch_bytes = bytes > scratch_bytes ? bytes : scratch_bytes;
+        const ls_gemm_path large = ls_gemm_path_select(cpu->preference, cpu->isa, tiles_bf16, true,
+                                                       LS_BF16, DIRECT_M, DIRECT_N);
+        const int64_t most_m = large == LS_GEMM_MATMUL ? DIRECT_M : PANELS_LEAST;
+        const size_t bytes = (size_t)(most_m * (DIRECT_N + PAD)) * sizeof(float);
+        *scratch_bytes = bytes > *scratch_bytes ? bytes : *scratch_bytes;
     }
-    LS_TRY(ls_cpu_scratch_need(dev, scratch_bytes));
-    void *memory;
-    return ls_cpu_shared(dev, shared_bytes, &memory);
 }
 
 ls_status ls_cpu_gemm(ls_device *dev, const ls_gemm *op) {

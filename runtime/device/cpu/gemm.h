@@ -105,10 +105,10 @@ size_t ls_gemm_panels_bytes(bool in_place, int64_t largest);
 
 /* gemm_packed.c: the tile of the device's level, NULL where it has none for dtype. */
 const ls_gemm_tile *ls_gemm_tile_for(const struct ls_cpu_device *cpu, ls_dtype dtype);
-/* Raises both to what products of a dtype that has a tile need, shared and in each thread, with no
- * size above `largest` > 0. */
-void ls_gemm_packed_bytes(const struct ls_cpu_device *cpu, ls_dtype dtype, int64_t largest,
-                          size_t *shared_bytes, size_t *scratch_bytes);
+/* Raises both to what products of a dtype that has a tile need, shared and in each thread. */
+void ls_gemm_packed_bytes(const struct ls_cpu_device *cpu, ls_dtype dtype,
+                          const ls_device_limits *limits, size_t *shared_bytes,
+                          size_t *scratch_bytes);
 /* Checked operations with m, n, k > 0 of a dtype that has a tile. */
 ls_status ls_gemm_run_packed(struct ls_cpu_device *cpu, const ls_gemm *op);
 

@@ -221,20 +221,48 @@ const ls_gemm_tile *ls_gemm_tile_for(const ls_cpu_device *cpu, ls_dtype dtype) {
     return tile->rows > 0 ? tile : NULL;
 }
 
-void ls_gemm_packed_bytes(const ls_cpu_device *cpu, ls_dtype dtype, int64_t largest,
+static size_t most(size_t a, size_t b) {
+    return a > b ? a : b;
+}
+
+/* Raises both to what products with C[m,n] over k need. */
+static void add_shape(const ls_gemm_tile *t, ls_dtype dtype, int64_t m, int64_t n, int64_t k,
+                      size_t *shared_bytes, size_t *scratch_bytes) {
+    if (m < 1 || n < 1 || k < 1) {
+        return;
+    }
+    const int64_t words = dtype == LS_BF16 ? pieces_of(k, 2) : k;
+    const int64_t pieces = pieces_of(words, t->piece_words);
+    const int64_t piece = min_i64(t->piece_words, words + 15);
+    const int64_t block_n = min_i64(n, t->block_n) + t->cols;
+    const int64_t b_words = min_i64(block_n * (words + 16 * pieces), B_WORDS);
+    int64_t sums = 0, shared_sums = 0;
+    if (dtype == LS_BF16 && pieces > 1) { /* kept, if C is bf16 too */
+        const int64_t kept_n = min_i64(t->block_n_kept, n + t->cols);
+        sums = kept_n * t->rows;
+        shared_sums =
+            words > B_WORDS / t->block_n_kept / 2 ? min_i64(BLOCK_M_KEPT, m + t->rows) * kept_n : 0;
+    }
+    *shared_bytes = most(*shared_bytes, (size_t)(b_words + shared_sums) * 4);
+    *scratch_bytes =
+        most(*scratch_bytes, (size_t)(t->strip_panels * (piece * t->a_width + sums)) * 4);
+}
+
+/* Matrices of wide x inner, and of the vocabulary, with rows of activations, forward, backward and
+ * for gradients; and with each other (Muon). Experts may get more rows than there are, but not than
+ * a block has. */
+void ls_gemm_packed_bytes(const ls_cpu_device *cpu, ls_dtype dtype, const ls_device_limits *limits,
                           size_t *shared_bytes, size_t *scratch_bytes) {
     const ls_gemm_tile *t = ls_gemm_tile_for(cpu, dtype);
-    int64_t words = dtype == LS_BF16 ? pieces_of(largest, 2) : largest;
-    int64_t pieces = pieces_of(words, t->piece_words), piece = min_i64(t->piece_words, words + 15);
-    int64_t b_words = (largest + t->cols) * (words + 16 * pieces), sums = 0, shared_sums = 0;
-    if (dtype == LS_BF16 && pieces > 1) {
-        sums = min_i64(t->block_n_kept, largest + t->cols) * t->rows;
-        shared_sums = words > B_WORDS / t->block_n_kept / 2 ? BLOCK_M_KEPT * t->block_n_kept : 0;
+    const int64_t rows = limits->rows, wide = limits->channels, vocab = limits->vocab;
+    const int64_t inner = limits->inner > 0 ? limits->inner : wide;
+    const int64_t shapes[][3] = {{BLOCK_M_KEPT, wide, inner}, {BLOCK_M_KEPT, inner, wide},
+                                 {wide, inner, rows},         {inner, wide, rows},
+                                 {rows, vocab, inner},        {rows, inner, vocab},
+                                 {vocab, inner, rows},        {inner, vocab, rows}};
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        add_shape(t, dtype, shapes[i][0], shapes[i][1], shapes[i][2], shared_bytes, scratch_bytes);
     }
-    size_t shared = (size_t)(min_i64(b_words, B_WORDS) + shared_sums) * 4;
-    size_t scratch = (size_t)(t->strip_panels * (piece * t->a_width + sums)) * 4;
-    *shared_bytes = shared > *shared_bytes ? shared : *shared_bytes;
-    *scratch_bytes = scratch > *scratch_bytes ? scratch : *scratch_bytes;
 }
 
 ls_status ls_gemm_run_packed(ls_cpu_device *cpu, const ls_gemm *op) {

@@ -7,6 +7,7 @@ const ls_device_ops LS_ISA_NAME(ls_cpu_ops) = {
     .name = "cpu",
     .close = ls_cpu_close,
     .reserve = ls_cpu_reserve,
+    .scratch = ls_cpu_scratch_planned,
     .alloc = ls_cpu_alloc,
     .free = ls_cpu_free,
     .free_bytes = ls_cpu_free_bytes,
