@@ -101,7 +101,7 @@ ls_status ls_bench_call_run(const ls_bench_call *call, ls_bench_shape s, const c
         return c->ops->all_reduce(c, recv, s.all, call->dtype, call->op);
     }
     if (call->coll == LS_COLL_BROADCAST) {
-        return c->ops->broadcast(c, recv, s.all * (int64_t)ls_dtype_bytes(call->dtype), 0);
+        return c->ops->broadcast(c, recv, s.all * (int64_t)ls_dtype_bytes(call->dtype), call->root);
     }
     LS_TRY(ls_bench_call_start(call, s, send, recv, requests));
     return ls_bench_call_wait(call, requests);

@@ -12,6 +12,7 @@ typedef struct ls_bench_call {
     ls_reduce op;
     int64_t *counts, *offsets; /* [size], to work with */
     bool others_only;          /* an all-to-all leaves a rank's block for itself where it is */
+    int root;                  /* of a broadcast by ours */
 } ls_bench_call;
 
 /* Elements: of the whole vector, of a rank's block, of what a rank sends and receives. */
@@ -27,7 +28,7 @@ ls_bench_shape ls_bench_shape_of(const ls_bench_call *call, int64_t bytes);
 ls_status ls_bench_check_room(ls_comm *world, int64_t rank_bytes, int64_t max_bytes);
 
 /* Makes the operation and awaits it; send_recv goes to the next rank and comes from the one before,
- * roots are rank 0. [collective] */
+ * the root of a reduction is rank 0. [collective] */
 ls_status ls_bench_call_run(const ls_bench_call *call, ls_bench_shape s, const char *send,
                             char *recv);
 

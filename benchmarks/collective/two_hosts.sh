@@ -16,6 +16,7 @@ on_hosts() {
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
+trap 'exit 130' INT
 for backend in hier mpi; do
     on_hosts --backend $backend >"$work/$backend.json" || { cat "$work/$backend.json"; exit 1; }
     on_hosts --backend $backend --overlap >"$work/$backend-overlap.json"

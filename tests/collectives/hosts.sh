@@ -18,7 +18,17 @@ echo 'btl_tcp_if_include = eth0' >"$work/mca-params.conf"
 gives 0 env OMPI_MCA_pml=ob1 OMPI_MCA_mca_base_param_files="$work/mca-params.conf" "$root/tests/hosts.sh" 2 1 sh -c "$without_link" "$program"
 gives 2 on_hosts 2 1 "$LOCKSTEP" bench collective --backend shm -e 8
 says 'lie on 2 hosts, and the back end shm serves those of one'
-[ -z "$(ip netns list | grep "^ls-$$-" || true)" ] || fail "namespaces are left"
+# Ctrl-C while ranks run.
+env --default-signal=INT "$root/tests/hosts.sh" 2 1 sleep 1000 >"$work/out" 2>"$work/err" &
+pid=$!
+until ip netns pids "ls-$pid-1" 2>/dev/null | xargs -r ps -o comm= -p | grep -q sleep; do
+    kill -0 "$pid" 2>/dev/null || fail "no ranks"
+done
+kill -INT "$pid"
+status=0
+wait "$pid" || status=$?
+holds [ $status = 130 ]
+[ -z "$(ip netns list | grep "^ls-$pid-" || true)" ] || fail "namespaces are left"
 
 make_corpus
 here=$root/tests/launch

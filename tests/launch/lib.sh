@@ -5,6 +5,8 @@ root=$(cd "$here/../.." && pwd)
 work=$(mktemp -d)
 checks=0
 trap 'rm -rf "$work"' EXIT
+trap 'exit 130' INT # a shell that dies of a signal runs no EXIT trap
+trap 'exit 143' TERM HUP
 export OMP_NUM_THREADS=1
 [ -x "${LOCKSTEP:-}" ] || { echo "LOCKSTEP does not name the binary" >&2; exit 1; }
 
