@@ -1,5 +1,7 @@
 #include "launch/devices.h"
 
+#include "runtime/base/log.h"
+
 #include <string.h>
 
 ls_status ls_device_parse(const char *text, ls_cfg_device *kind) {
@@ -46,6 +48,9 @@ ls_status ls_device_choose(ls_cfg_device kind, ls_cfg_attention attention, int t
     const bool emulator = strcmp(how, "emulated GPU") == 0;
     ls_device_options options = {.threads = threads, .attention = (ls_attention_by)attention};
     LS_TRY(check_kind(kind, emulator, found, how));
+    if (kind == LS_CFG_DEVICE_AUTO && count < 0 && host_rank == 0) {
+        ls_log_warn("run.device is auto and the CPU is taken: %s", how);
+    }
     if (!found || (kind == LS_CFG_DEVICE_AUTO && emulator)) {
         return ls_device_open_cpu(&options, dev);
     }

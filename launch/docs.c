@@ -67,7 +67,8 @@ void ls_docs_version(FILE *out) {
     int gpus;
     const char *how;
     const bool found = ls_device_has_cuda(&gpus, &how);
-    fprintf(out, "CUDA       %.0d%s%s%s\n", gpus, found ? " " : "", how, gpus > 1 ? "s" : "");
+    fprintf(out, "CUDA       %.0d%s%s%s\n", found ? gpus : 0, found ? " " : "", how,
+            gpus > 1 ? "s" : "");
     fprintf(out, "           %s\n", ls_comm_nccl_version(nccl, sizeof nccl));
 }
 

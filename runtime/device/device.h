@@ -495,7 +495,8 @@ ls_status ls_device_open_cpu(const ls_device_options *options, ls_device **dev);
 /* LS_E_UNSUPPORTED where lockstep was built without CUDA, or no GPU is found. */
 ls_status ls_device_open_cuda(const ls_device_options *options, ls_device **dev);
 /* Is there a GPU that open_cuda can open, and how many? *how is static: "GPU", "emulated GPU" in
- * programs that were linked with the emulated device of the tests, or why there is none. */
+ * programs that were linked with the emulated device of the tests, or why there is none; then
+ * *count is -1 where there is a driver and CUDA cannot work with it, else 0. */
 bool ls_device_has_cuda(int *count, const char **how);
 
 #endif

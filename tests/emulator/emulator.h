@@ -5,11 +5,14 @@
  * shuffles (LOCKSTEP_EMULATOR_SEED). The .cu files are compiled with the compiler's instrumentation
  * of memory accesses (-fsanitize=thread) but linked with the hooks of emulator_access.c, so each
  * load and store of a kernel is seen:
- *   - an access outside of the allocations (between them, after free, host memory) is reported;
+ *   - an access outside of the allocations (between them, after free, host memory) is reported, and
+ *     one whose address is no multiple of its size;
  *   - two threads of a block that touch the same shared memory, one of them writing, without a
  *     barrier between them: reported as a race, in whatever order the fibers ran;
  *   - what cp.async brings is touched before its thread has waited for it: reported;
- *   - a barrier or warp operation that not all threads reach is reported as a deadlock.
+ *   - a barrier or warp operation that not all threads reach is reported as a deadlock;
+ *   - shared memory beyond 48 KiB that was not asked for with cudaFuncSetAttribute, or beyond what
+ *     the smallest of the GPUs served has (99 KiB, compute capability 8.6), is reported at launch.
  * Streams. Work is queued and executed only when the host waits or asks for it, and then only what
  * that wait demands. Every stream and the host keep vector clocks; memory remembers who wrote and
  * who read it last. Work on one stream that meets memory of another without an event or a wait in
@@ -32,6 +35,9 @@
 #include <stdint.h>
 
 void emu_report(const char *fmt, ...) __attribute__((format(printf, 1, 2), noreturn));
+
+/* What calls that may report a fault of earlier work say from now on; cudaSuccess: nothing. */
+extern cudaError_t emu_fault;
 
 /* Memory (emulator_memory.c). */
 typedef struct emu_range {
@@ -125,6 +131,6 @@ bool emu_is_argument(const void *address);
 /* Offset of address in the block's shared memory, or -1. */
 int64_t emu_shared_offset(const void *address);
 int64_t emu_shared_used(void); /* bytes that the kernel has of it */
-enum { EMU_SHARED_BYTES = 256 * 1024 };
+enum { EMU_SHARED_BYTES = 256 * 1024, EMU_SHARED_OPTIN_BYTES = 99 * 1024 };
 
 #endif

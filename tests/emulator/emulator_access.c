@@ -246,6 +246,17 @@ void emu_atomic_access(void *at, size_t bytes) {
     }
 }
 
+/* A GPU faults where the address of an access in one piece is no multiple of its size. */
+static void access_whole(const void *address, size_t bytes, bool write) {
+    if ((uintptr_t)address % bytes != 0 && emu_in_kernel() && !emu_on_stack(address)) {
+        char who[96];
+        emu_describe_here(who, sizeof who);
+        emu_report("kernel %s, %s, %s %zu bytes at once at %p, which is not aligned to that",
+                   emu_current_op()->name, who, write ? "writes" : "reads", bytes, address);
+    }
+    access(address, bytes, write);
+}
+
 /* The interface of ThreadSanitizer's instrumentation. */
 #define HOOKS(n)                                                                                   \
     void __tsan_read##n(void *at);                                                                 \
@@ -255,10 +266,10 @@ void emu_atomic_access(void *at, size_t bytes) {
     void __tsan_volatile_read##n(void *at);                                                        \
     void __tsan_volatile_write##n(void *at);                                                       \
     void __tsan_read##n(void *at) {                                                                \
-        access(at, n, false);                                                                      \
+        access_whole(at, n, false);                                                                \
     }                                                                                              \
     void __tsan_write##n(void *at) {                                                               \
-        access(at, n, true);                                                                       \
+        access_whole(at, n, true);                                                                 \
     }                                                                                              \
     void __tsan_unaligned_read##n(void *at) {                                                      \
         access(at, n, false);                                                                      \

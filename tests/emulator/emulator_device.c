@@ -10,9 +10,17 @@ static int capability(void) {
     return text ? atoi(text) : 90;
 }
 
+cudaError_t emu_fault;
+
+/* The newest CUDA that the driver serves: this one, or $LOCKSTEP_EMULATOR_DRIVER, 12040 for 12.4. */
+static int driver_version(void) {
+    const char *text = getenv("LOCKSTEP_EMULATOR_DRIVER");
+    return text ? atoi(text) : CUDART_VERSION;
+}
+
 cudaError_t cudaGetDeviceCount(int *count) {
-    *count = 1;
-    return cudaSuccess;
+    *count = driver_version() / 1000 >= CUDART_VERSION / 1000;
+    return *count ? cudaSuccess : cudaErrorInsufficientDriver;
 }
 
 cudaError_t cudaGetDevice(int *device) {
@@ -45,7 +53,7 @@ cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr attribute, in
         *value = capability() % 10;
         break;
     case cudaDevAttrMaxSharedMemoryPerBlockOptin:
-        *value = 227 * 1024;
+        *value = EMU_SHARED_OPTIN_BYTES;
         break;
     }
     return cudaSetDevice(device);
@@ -57,7 +65,7 @@ cudaError_t cudaDeviceGetPCIBusId(char *text, int size, int device) {
 }
 
 cudaError_t cudaDriverGetVersion(int *version) {
-    *version = CUDART_VERSION;
+    *version = driver_version();
     return cudaSuccess;
 }
 
@@ -80,6 +88,8 @@ const char *cudaGetErrorString(cudaError_t error) {
         return "device not ready";
     case cudaErrorInvalidDevice:
         return "invalid device ordinal";
+    case cudaErrorIllegalAddress:
+        return "an illegal memory access was encountered";
     default:
         return "emulated error";
     }

@@ -384,10 +384,10 @@ void emu_mma_bf16_16x8x16(float *c, const uint32_t *a, const uint32_t *b) {
     }
 }
 
-void emu_check_aligned(const char *what, const void *address) {
-    if ((uintptr_t)address % 16 != 0) {
-        emu_report("kernel %s: %s at %p, which is not aligned to 16 bytes", kernel->name, what,
-                   address);
+void emu_check_aligned(const char *what, const void *address, size_t bytes) {
+    if ((uintptr_t)address % bytes != 0) {
+        emu_report("kernel %s: %s at %p, which is not aligned to %zu bytes", kernel->name, what,
+                   address, bytes);
     }
 }
 
@@ -439,10 +439,10 @@ void *emu_shared(const char *file, int line, size_t bytes) {
         }
     }
     const size_t offset = kernel->shared_bytes + static_used;
-    if (static_count == STATIC_SHARED_MAX || offset + bytes > EMU_SHARED_BYTES ||
+    if (static_count == STATIC_SHARED_MAX || offset + bytes > EMU_SHARED_OPTIN_BYTES ||
         static_used + bytes > 48 * 1024) {
-        emu_report("kernel %s declares too much shared memory (%zu bytes and %zu more)",
-                   kernel->name, static_used, bytes);
+        emu_report("kernel %s has too much shared memory (%zu bytes and %zu more, of %d)",
+                   kernel->name, offset, bytes, EMU_SHARED_OPTIN_BYTES);
     }
     statics[static_count].file = file;
     statics[static_count].line = line;

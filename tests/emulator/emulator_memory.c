@@ -172,6 +172,9 @@ static int find_gap(size_t bytes, char **base) {
 
 cudaError_t cudaMalloc(void **memory, size_t bytes) {
     emu_capture_forbids("an allocation");
+    if (emu_fault != cudaSuccess) {
+        return emu_fault;
+    }
     start();
     if (bytes == 0) {
         *memory = NULL;
@@ -239,6 +242,7 @@ cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total_bytes) {
 }
 
 cudaError_t cudaMallocHost(void **memory, size_t bytes) {
+    emu_capture_forbids("an allocation of pinned memory");
     start();
     if (pin_count == PINNED_MAX || bytes == 0) {
         return cudaErrorMemoryAllocation;
@@ -253,6 +257,7 @@ cudaError_t cudaFreeHost(void *memory) {
     if (!memory) {
         return cudaSuccess;
     }
+    emu_capture_forbids("a release of pinned memory");
     cudaDeviceSynchronize();
     pinned *pin = pin_of(memory);
     if (!pin || pin->range.base != memory || pin->registered) {
@@ -265,6 +270,7 @@ cudaError_t cudaFreeHost(void *memory) {
 
 /* Of whole pages, since they are closed while copies are queued. */
 cudaError_t cudaHostRegister(void *memory, size_t bytes, unsigned int flags) {
+    emu_capture_forbids("pinning memory");
     start();
     if (pin_count == PINNED_MAX || bytes == 0 || flags != cudaHostRegisterDefault) {
         return cudaErrorMemoryAllocation;

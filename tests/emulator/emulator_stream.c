@@ -278,6 +278,9 @@ static bool reached(cudaEvent_t event) {
 
 cudaError_t cudaEventQuery(cudaEvent_t event) {
     emu_capture_forbids("a question about an event");
+    if (emu_fault != cudaSuccess) {
+        return emu_fault;
+    }
     if (!reached(event)) {
         step(streams[event->stream]);
     }
@@ -423,15 +426,52 @@ static void release_kernel(emu_op *op) {
     free(k);
 }
 
-cudaError_t emu_enqueue_kernel(const char *name, dim3 grid, dim3 block, size_t shared_bytes,
-                               cudaStream_t stream, void (*call)(void *), void *closure,
-                               size_t closure_bytes, void (*release)(void *)) {
+/* Kernels that asked for more shared memory. */
+enum { ALLOWED_MAX = 64, SHARED_BYTES = 48 * 1024 };
+static struct {
+    emu_code code;
+    int bytes;
+} allowed[ALLOWED_MAX];
+static int allowed_count;
+
+cudaError_t emu_allow_shared(emu_code code, int bytes) {
+    int i = 0;
+    while (i < allowed_count && allowed[i].code != code) {
+        i++;
+    }
+    if (i == ALLOWED_MAX) {
+        emu_report("more than %d kernels ask for shared memory", ALLOWED_MAX);
+    }
+    if (bytes > EMU_SHARED_OPTIN_BYTES) {
+        emu_report("a kernel asks for %d bytes of shared memory; compute capability 8.6 has %d",
+                   bytes, EMU_SHARED_OPTIN_BYTES);
+    }
+    allowed_count += i == allowed_count;
+    allowed[i].code = code;
+    allowed[i].bytes = bytes;
+    return cudaSuccess;
+}
+
+static size_t shared_limit(emu_code code) {
+    for (int i = 0; i < allowed_count; i++) {
+        if (allowed[i].code == code && allowed[i].bytes > SHARED_BYTES) {
+            return (size_t)allowed[i].bytes;
+        }
+    }
+    return SHARED_BYTES;
+}
+
+cudaError_t emu_enqueue_kernel(const char *name, emu_code code, dim3 grid, dim3 block,
+                               size_t shared_bytes, cudaStream_t stream, void (*call)(void *),
+                               void *closure, size_t closure_bytes, void (*release)(void *)) {
     const uint64_t threads = (uint64_t)block.x * block.y * block.z;
-    if (threads < 1 || threads > 1024 || grid.x < 1 || grid.x > 0x7fffffffu || grid.y < 1 ||
-        grid.y > 65535 || grid.z < 1 || grid.z > 65535 || shared_bytes > 227 * 1024) {
+    if (threads < 1 || threads > 1024 || block.z > 64 || grid.x < 1 || grid.x > 0x7fffffffu ||
+        grid.y < 1 || grid.y > 65535 || grid.z < 1 || grid.z > 65535 ||
+        shared_bytes > shared_limit(code)) {
         emu_report("kernel %s cannot be launched: grid (%u,%u,%u), block (%u,%u,%u), %zu bytes of "
-                   "shared memory",
-                   name, grid.x, grid.y, grid.z, block.x, block.y, block.z, shared_bytes);
+                   "shared memory, of which it may have %zu",
+                   name, grid.x, grid.y, grid.z, block.x, block.y, block.z, shared_bytes,
+                   shared_limit(code));
     }
     kernel_op *k = calloc(1, sizeof *k);
     if (!k) {

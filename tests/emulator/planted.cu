@@ -49,6 +49,17 @@ __global__ void parted_kernel(float *x) {
     }
 }
 
+__global__ void four_kernel(float *x, int first) {
+    const uint4 four = load_whole<uint4>(x + first);
+    store_whole<uint4>(x + first, &four);
+}
+
+__global__ void large_kernel(float *x) {
+    LS_SHARED_DYNAMIC(float, room);
+    room[threadIdx.x] = 1.0f;
+    x[threadIdx.x] = room[threadIdx.x];
+}
+
 /* The first half warp brings 16 rows of 16 bytes; the second warp reads them as matrices. */
 __global__ void matrix_kernel(float *x, planted_fault fault) {
     LS_SHARED_DYNAMIC(bf16_t, rows);
@@ -97,4 +108,15 @@ extern "C" void planted_sum(cudaStream_t stream, const float *x, float *sum) {
 
 extern "C" void planted_parted(cudaStream_t stream, float *x) {
     LS_LAUNCH(parted_kernel, 1, 64, 0, stream, x);
+}
+
+extern "C" void planted_four(cudaStream_t stream, float *x, int first) {
+    LS_LAUNCH(four_kernel, 1, 1, 0, stream, x, first);
+}
+
+extern "C" void planted_large(cudaStream_t stream, float *x, int bytes, bool asked_for) {
+    if (asked_for) {
+        cudaFuncSetAttribute(large_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+    }
+    LS_LAUNCH(large_kernel, 1, 32, (size_t)bytes, stream, x);
 }

@@ -1,5 +1,7 @@
 /* The emulated device reports planted faults, and nothing about the same programs without them.
  * Each program runs in a process of its own, which a report ends. */
+#include "runtime/device/device.h"
+#include "tests/emulator/emulator.h"
 #include "tests/emulator/planted.h"
 #include "tests/test.h"
 
@@ -163,6 +165,30 @@ static void captured_allocation(bool faulty) {
     captured(faulty, allocate_here);
 }
 
+static void pin_here(void) {
+    void *memory;
+    cudaMallocHost(&memory, 256);
+}
+
+static void captured_pinning(bool faulty) {
+    captured(faulty, pin_here);
+}
+
+static void unaligned(bool faulty) {
+    planted_four(stream, x, faulty ? 2 : 4);
+    cudaStreamSynchronize(stream);
+}
+
+static void shared_not_asked_for(bool faulty) {
+    planted_large(stream, x, 64 << 10, !faulty);
+    cudaStreamSynchronize(stream);
+}
+
+static void shared_of_few_gpus(bool faulty) {
+    planted_large(stream, x, faulty ? 100 << 10 : 99 << 10, true);
+    cudaStreamSynchronize(stream);
+}
+
 static void run_matrix(planted_fault fault) {
     planted_matrix(stream, x, fault);
     cudaStreamSynchronize(stream);
@@ -223,6 +249,10 @@ static const struct {
     {"captured_wait", captured_wait, "a wait for a stream while a stream is captured"},
     {"captured_copy", captured_copy, "a copy of the host's memory"},
     {"captured_allocation", captured_allocation, "an allocation while a stream is captured"},
+    {"captured_pinning", captured_pinning, "an allocation of pinned memory while a stream"},
+    {"unaligned", unaligned, "which is not aligned to 16 bytes"},
+    {"shared_not_asked_for", shared_not_asked_for, "of which it may have 49152"},
+    {"shared_of_few_gpus", shared_of_few_gpus, "compute capability 8.6 has"},
 };
 
 /* Exit status of a program's process (-1: a signal), and what it said. */
@@ -253,6 +283,27 @@ static int run_apart(program *run, bool faulty, char *said, size_t size) {
     return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
+/* What the device says of a driver that is too old, and of a fault of work before a call. */
+static void test_words(void) {
+    ls_device *dev;
+    void *memory;
+    int count;
+    const char *how;
+    CHECK(setenv("LOCKSTEP_EMULATOR_DRIVER", "12040", 1) == 0);
+    CHECK(!ls_device_has_cuda(&count, &how) && count == -1);
+    CHECK_STATUS(ls_device_open_cuda(NULL, &dev), LS_E_UNSUPPORTED);
+    CHECK_MESSAGE("the driver serves CUDA up to 12.4 and this lockstep was built with 13.0");
+    CHECK(unsetenv("LOCKSTEP_EMULATOR_DRIVER") == 0);
+    CHECK_OK(ls_device_open_cuda(NULL, &dev));
+    CHECK_STATUS(dev->ops->alloc(dev, (size_t)1 << 40, &memory), LS_E_MEMORY);
+    emu_fault = cudaErrorIllegalAddress;
+    CHECK_STATUS(dev->ops->alloc(dev, 64, &memory), LS_E_DEVICE);
+    CHECK_MESSAGE("an illegal memory access was encountered");
+    CHECK_STATUS(dev->ops->sync(dev), LS_E_DEVICE);
+    emu_fault = cudaSuccess;
+    dev->ops->close(dev);
+}
+
 int main(void) {
     for (size_t i = 0; i < sizeof programs / sizeof *programs; i++) {
         char said[1024];
@@ -271,5 +322,6 @@ int main(void) {
         }
         CHECK(reported);
     }
+    test_words();
     return test_end();
 }

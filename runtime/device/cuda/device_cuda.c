@@ -86,7 +86,8 @@ ls_status ls_cuda_alloc(ls_device *dev, size_t bytes, void **memory) {
     if (bytes == 0) {
         bytes = 1;
     }
-    if (cudaMalloc(memory, bytes) != cudaSuccess) {
+    const cudaError_t error = cudaMalloc(memory, bytes);
+    if (error == cudaErrorMemoryAllocation) {
         cudaGetLastError(); /* it is dealt with here */
         size_t free_bytes = 0, total_bytes = 0;
         cudaMemGetInfo(&free_bytes, &total_bytes);
@@ -97,6 +98,7 @@ ls_status ls_cuda_alloc(ls_device *dev, size_t bytes, void **memory) {
                        ls_text_bytes(wanted, sizeof wanted, (double)bytes),
                        ls_text_bytes(left, sizeof left, (double)free_bytes));
     }
+    LS_CUDA_TRY(error, "taking memory, or work before it");
     return ls_cuda_zero(dev, *memory, bytes);
 }
 
@@ -354,9 +356,8 @@ static ls_status describe(ls_cuda_device *cuda) {
              properties.name, properties.major, properties.minor, driver / 1000,
              driver % 1000 / 10);
 #ifndef LS_EMULATED_DEVICE
-    char place[32];
-    LS_CUDA_TRY(cudaDeviceGetPCIBusId(place, sizeof place, cuda->ordinal), "asking for its place");
-    cuda->base.unit = ls_xxh64(place, strlen(place), 0) | 1;
+    /* Parts of a GPU (MIG) have one address and UUIDs of their own. */
+    cuda->base.unit = ls_xxh64(properties.uuid.bytes, sizeof properties.uuid.bytes, 0) | 1;
 #endif
     return LS_OK;
 }
@@ -365,12 +366,9 @@ ls_status ls_device_open_cuda(const ls_device_options *options, ls_device **dev)
     *dev = NULL;
     int count = 0;
     const int ordinal = options ? options->ordinal : 0;
-    if (cudaGetDeviceCount(&count) != cudaSuccess || count == 0) {
-        cudaGetLastError();
-        return LS_FAIL(LS_E_UNSUPPORTED,
-                       "no GPU was found: cudaGetDeviceCount gives %d; check "
-                       "nvidia-smi, or set run.device to cpu",
-                       count);
+    const char *how;
+    if (!ls_device_has_cuda(&count, &how)) {
+        return LS_FAIL(LS_E_UNSUPPORTED, "%s; check nvidia-smi, or set run.device to cpu", how);
     }
     if (ordinal < 0 || ordinal >= count) {
         return LS_FAIL(LS_E_INPUT, "GPU %d was asked for; this host has 0 to %d", ordinal,
@@ -397,14 +395,41 @@ fail:
     return status;
 }
 
+/* The runtime that is linked in also answers 'insufficient driver' where there is none at all. */
+static const char *why_no_gpu(cudaError_t error, bool *driver_found) {
+    static char text[200];
+    int driver = 0, built = 0;
+    cudaDriverGetVersion(&driver);
+    cudaRuntimeGetVersion(&built);
+    *driver_found = driver > 0 && error != cudaSuccess && error != cudaErrorNoDevice;
+    if (*driver_found && error == cudaErrorInsufficientDriver) {
+        snprintf(text, sizeof text,
+                 "no GPU can be used: the driver serves CUDA up to %d.%d and this lockstep was "
+                 "built with %d.%d; install a newer driver, or build with an older CUDA Toolkit",
+                 driver / 1000, driver % 1000 / 10, built / 1000, built % 1000 / 10);
+    } else if (*driver_found) {
+        snprintf(text, sizeof text, "no GPU can be used: CUDA says '%s' (error %d)",
+                 cudaGetErrorString(error), (int)error);
+    } else {
+        snprintf(text, sizeof text, "no GPU was found");
+    }
+    return text;
+}
+
 bool ls_device_has_cuda(int *count, const char **how) {
     *count = 0;
-    const bool found = cudaGetDeviceCount(count) == cudaSuccess && *count > 0;
+    bool driver_found = false;
+    const cudaError_t error = cudaGetDeviceCount(count);
+    const bool found = error == cudaSuccess && *count > 0;
     cudaGetLastError();
 #ifdef LS_EMULATED_DEVICE
     *how = "emulated GPU";
 #else
-    *how = found ? "GPU" : "no GPU was found";
+    *how = "GPU";
 #endif
+    if (!found) {
+        *how = why_no_gpu(error, &driver_found);
+        *count = driver_found ? -1 : 0;
+    }
     return found;
 }

@@ -87,9 +87,7 @@ __global__ void __launch_bounds__(THREADS)
                 out[j + k] = to_fp8(format, a.v[k] * scale);
             }
         }
-        uint4 raw;
-        memcpy(&raw, out, sizeof raw);
-        *reinterpret_cast<uint4 *>(y + row * padded + col) = raw;
+        store_whole<uint4>(y + row * padded + col, out);
     }
 }
 
@@ -123,9 +121,7 @@ __global__ void __launch_bounds__(THREADS)
         for (int j = 0; j < PIECE; j++) {
             out[j] = tile[(at + j) * (TILE + 4) + line];
         }
-        uint4 raw;
-        memcpy(&raw, out, sizeof raw);
-        *reinterpret_cast<uint4 *>(y + (first_row + line) * padded + first_col + at) = raw;
+        store_whole<uint4>(y + (first_row + line) * padded + first_col + at, out);
     }
 }
 

@@ -19,6 +19,7 @@
 #define LS_SHARED(type, name, count)                                                               \
     type *name = (type *)emu_shared(__FILE__, __LINE__, sizeof(type) * (count))
 #define LS_SHARED_DYNAMIC(type, name) type *name = (type *)emu_shared_dynamic()
+#define LS_ALIGNED_TO(bytes, at)      emu_check_aligned("an access", at, bytes)
 #else
 #include <cuda_bf16.h>
 #define LS_LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                                  \
@@ -27,6 +28,7 @@
 #define LS_SHARED_DYNAMIC(type, name)                                                              \
     extern __shared__ __align__(128) unsigned char ls_dynamic_shared[];                            \
     type *name = reinterpret_cast<type *>(ls_dynamic_shared)
+#define LS_ALIGNED_TO(bytes, at) ((void)0)
 #endif
 
 #define LS_ALL_LANES 0xffffffffu
@@ -74,12 +76,25 @@ template <class T> __host__ __device__ inline bool is_aligned(const T *p) {
     return ((uintptr_t)p & 15) == 0;
 }
 
+/* sizeof(V) bytes, a multiple of which `at` is, in one access. */
+template <class V> __device__ __forceinline__ V load_whole(const void *at) {
+    LS_ALIGNED_TO(sizeof(V), at);
+    return *reinterpret_cast<const V *>(at);
+}
+
+template <class V> __device__ __forceinline__ void store_whole(void *at, const void *from) {
+    V raw;
+    memcpy(&raw, from, sizeof raw);
+    LS_ALIGNED_TO(sizeof(V), at);
+    *reinterpret_cast<V *>(at) = raw;
+}
+
 /* Elements [i, i + size) of p, those from n on as 0. wide: p + i is aligned to 16 bytes. */
 template <class T>
 __device__ __forceinline__ pack<T> load_pack(const T *p, int64_t i, int64_t n, bool wide) {
     pack<T> y;
     if (wide && i + pack<T>::size <= n) {
-        uint4 raw = *reinterpret_cast<const uint4 *>(p + i);
+        const uint4 raw = load_whole<uint4>(p + i);
         T x[pack<T>::size];
         memcpy(x, &raw, sizeof raw);
 #pragma unroll
@@ -104,9 +119,7 @@ __device__ __forceinline__ void store_pack(T *p, int64_t i, int64_t n, bool wide
         for (int k = 0; k < pack<T>::size; k++) {
             x[k] = from_float<T>(y.v[k]);
         }
-        uint4 raw;
-        memcpy(&raw, x, sizeof raw);
-        *reinterpret_cast<uint4 *>(p + i) = raw;
+        store_whole<uint4>(p + i, x);
     } else {
 #pragma unroll
         for (int k = 0; k < pack<T>::size; k++) {
@@ -126,14 +139,10 @@ __device__ __forceinline__ void store_four(T *p, int64_t i, int64_t n, const pac
         x[k] = from_float<T>(y.v[k]);
     }
     if (i + 4 <= n && ((uintptr_t)(p + i) & (sizeof x - 1)) == 0) {
-        if (sizeof x == sizeof(uint2)) {
-            uint2 raw;
-            memcpy(&raw, x, sizeof raw);
-            *reinterpret_cast<uint2 *>(p + i) = raw;
+        if constexpr (sizeof x == sizeof(uint2)) {
+            store_whole<uint2>(p + i, x);
         } else {
-            uint4 raw;
-            memcpy(&raw, x, sizeof raw < sizeof x ? sizeof raw : sizeof x);
-            *reinterpret_cast<uint4 *>(p + i) = raw;
+            store_whole<uint4>(p + i, x);
         }
         return;
     }

@@ -20,6 +20,7 @@ typedef enum cudaError {
     cudaErrorInvalidValue = 1,
     cudaErrorMemoryAllocation = 2,
     cudaErrorInvalidConfiguration = 9,
+    cudaErrorInsufficientDriver = 35,
     cudaErrorNoDevice = 100,
     cudaErrorInvalidDevice = 101,
     cudaErrorInvalidResourceHandle = 400,
@@ -147,16 +148,19 @@ void emu_mma_bf16_16x8x16(float *c, const uint32_t *a, const uint32_t *b);
 /* ldmatrix.x4 of 16-bit elements: each lane gives the 16 bytes of the row that it points to, and
  * gets its elements of the four matrices. */
 void emu_share_matrices(uint32_t *r, const uint32_t *bytes, int transposed);
-/* 16-byte accesses, before they are made. */
-void emu_check_aligned(const char *what, const void *address);
+/* Accesses of so many bytes in one piece, before they are made. */
+void emu_check_aligned(const char *what, const void *address, size_t bytes);
 /* cp.async of 16 bytes: what was read, for when the thread waits for it. */
 void emu_copy_later(void *to, const uint32_t *bytes);
 /* The next of those copies, in order; 0: there is none. */
 int emu_copy_next(void **to, uint32_t *bytes);
 
-cudaError_t emu_enqueue_kernel(const char *name, dim3 grid, dim3 block, size_t shared_bytes,
-                               cudaStream_t stream, void (*call)(void *), void *closure,
-                               size_t closure_bytes, void (*release)(void *));
+typedef void (*emu_code)(void); /* names a kernel */
+cudaError_t emu_enqueue_kernel(const char *name, emu_code code, dim3 grid, dim3 block,
+                               size_t shared_bytes, cudaStream_t stream, void (*call)(void *),
+                               void *closure, size_t closure_bytes, void (*release)(void *));
+/* Dynamic shared memory that a kernel may have; 48 KiB until then. */
+cudaError_t emu_allow_shared(emu_code code, int bytes);
 
 #ifdef __cplusplus
 } /* extern "C" */
@@ -222,7 +226,7 @@ inline int __popc(unsigned int x) {
 }
 
 inline void emu_load_matrices(uint32_t *r, const void *row, bool transposed) {
-    emu_check_aligned("a row of ldmatrix", row);
+    emu_check_aligned("a row of ldmatrix", row, 16);
     const uint4 raw = *(const uint4 *)row;
     uint32_t bytes[4];
     __builtin_memcpy(bytes, &raw, sizeof bytes);
@@ -232,8 +236,8 @@ inline void emu_load_matrices(uint32_t *r, const void *row, bool transposed) {
 /* Until the thread has waited, what was there is gone and what comes is not there. */
 inline void emu_copy_async(void *to, const void *from, bool inside) {
     uint4 raw = {0, 0, 0, 0};
-    emu_check_aligned("the source of cp.async", from);
-    emu_check_aligned("the target of cp.async", to);
+    emu_check_aligned("the source of cp.async", from, 16);
+    emu_check_aligned("the target of cp.async", to, 16);
     if (inside) {
         raw = *(const uint4 *)from;
     }
@@ -274,13 +278,13 @@ inline cudaError_t emu_launch(const char *name, void (*kernel)(P...), dim3 grid,
     };
     closure *c = new closure{kernel, std::tuple<P...>(arguments...)};
     return emu_enqueue_kernel(
-        name, grid, block, shared_bytes, stream,
+        name, (emu_code)kernel, grid, block, shared_bytes, stream,
         [](void *p) { std::apply(((closure *)p)->kernel, ((closure *)p)->arguments); }, c,
         sizeof *c, [](void *p) { delete (closure *)p; });
 }
 
-template <class K> inline cudaError_t cudaFuncSetAttribute(K, cudaFuncAttribute, int bytes) {
-    return bytes <= 227 * 1024 ? cudaSuccess : cudaErrorInvalidValue;
+template <class K> inline cudaError_t cudaFuncSetAttribute(K kernel, cudaFuncAttribute, int bytes) {
+    return emu_allow_shared((emu_code)kernel, bytes);
 }
 #endif
 
