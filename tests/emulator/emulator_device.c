@@ -12,7 +12,8 @@ static int capability(void) {
 
 cudaError_t emu_fault;
 
-/* The newest CUDA that the driver serves: this one, or $LOCKSTEP_EMULATOR_DRIVER, 12040 for 12.4. */
+/* The newest CUDA that the driver serves: this one, or $LOCKSTEP_EMULATOR_DRIVER, 12040 for 12.4.
+ */
 static int driver_version(void) {
     const char *text = getenv("LOCKSTEP_EMULATOR_DRIVER");
     return text ? atoi(text) : CUDART_VERSION;

@@ -11,6 +11,13 @@
 
 #define LS_MASKED (-INFINITY)
 
+/* Of products by two pieces of rows: what else is unrolled does not fit sm_100's registers. */
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+#define LS_UNROLL_WIDE 1
+#else
+#define LS_UNROLL_WIDE 2
+#endif
+
 #ifdef LS_EMULATED_DEVICE
 __device__ __forceinline__ void mma_bf16(float *c, const uint32_t *a, const uint32_t *b) {
     emu_mma_bf16_16x8x16(c, a, b);
@@ -115,6 +122,8 @@ template <bool BY_ROWS, int N_MAX, int M = 1>
 __device__ __forceinline__ void multiply(float (*c)[4], const bf16_t *a, int lda, const bf16_t *b,
                                          int ldb, int n, int k) {
     const int lane = threadIdx.x % 32;
+    [[maybe_unused]] constexpr int TIMES = M > 1 ? LS_UNROLL_WIDE : 2;
+#pragma unroll TIMES
     for (int d = 0; d < k; d += 16) {
         uint32_t af[M][4];
 #pragma unroll
@@ -225,9 +234,8 @@ __device__ __forceinline__ float quad_max(float x) {
  * memory with zeros where there is no row or column, up to `columns` (a multiple of 16, at most
  * D_MAX). All BLOCK threads of the block; each then calls copy_wait. */
 template <int TILE, int D_MAX, int BLOCK = 2 * TILE, class T>
-__device__ __forceinline__ void load_tile(T *to, int ld, const T *from, int64_t stride,
-                                          int64_t first, int64_t rows, int D, int columns,
-                                          bool wide) {
+__device__ __forceinline__ void load_tile(T *to, int ld, const T *from, int64_t stride, int first,
+                                          int rows, int D, int columns, bool wide) {
     constexpr int P = pack<T>::size, PACKS = D_MAX / P;
     for (int i = threadIdx.x; i < TILE * PACKS; i += BLOCK) {
         const int r = i / PACKS, d = i % PACKS * P;

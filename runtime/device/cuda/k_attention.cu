@@ -7,7 +7,7 @@
 #include "runtime/device/cuda/attention_tile.cuh"
 
 /* What a warp keeps of its 16 rows while it goes over the keys: of rows g and g + 8 of a lane the
- * largest score, in units of log2, and the sum of exp2(score - largest). */
+ * largest score, in units of log2, and this lane's share of the sum of exp2(score - largest). */
 struct running_softmax {
     float max[2], sum[2];
 };
@@ -16,14 +16,14 @@ struct running_softmax {
  * largest score; shrink: what is summed of the keys before is multiplied with. whole: each row sees
  * all these keys. */
 template <int KEY_PIECES>
-__device__ __forceinline__ void add_scores(const attention_arguments &o, int64_t first_row,
-                                           int64_t begin, bool whole, float (*s)[4],
-                                           running_softmax &running, float *shrink) {
+__device__ __forceinline__ void add_scores(const attention_arguments &o, int first_row, int begin,
+                                           bool whole, float (*s)[4], running_softmax &running,
+                                           float *shrink) {
     const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
     const float scale = (float)(o.op.scale * 1.4426950408889634);
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-        const int64_t keys = keys_of(o, first_row + g + 8 * half);
+        const int keys = (int)keys_of(o, first_row + g + 8 * half);
         const int seen = whole ? 8 * KEY_PIECES : places_below(keys, begin, 8 * KEY_PIECES);
         float largest = running.max[half];
 #pragma unroll
@@ -44,7 +44,7 @@ __device__ __forceinline__ void add_scores(const attention_arguments &o, int64_t
             *x = exp2_of(*x - base);
             part += *x;
         }
-        running.sum[half] = running.sum[half] * shrink[half] + quad_sum(part);
+        running.sum[half] = running.sum[half] * shrink[half] + part;
     }
 }
 
@@ -57,13 +57,14 @@ __device__ __forceinline__ void store_rows(const attention_arguments &o, int64_t
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         const int64_t row = first_row + g + 8 * half;
+        const float sum = quad_sum(running.sum[half]);
         if (row >= o.op.q_len) {
             continue;
         }
         T *to = (T *)o.op.out + batch * o.o_batch + row * o.op.o_stride + head * D;
         float *lse = (float *)o.op.lse + (batch * o.op.heads + head) * o.lse_row + row;
-        const float part = running.max[half] / LS_LOG2E + logf(running.sum[half]);
-        float factor = 1.0f / running.sum[half], both = part, keep = 0.0f;
+        const float part = running.max[half] / LS_LOG2E + logf(sum);
+        float factor = 1.0f / sum, both = part, keep = 0.0f;
         if (o.op.merge) {
             const float old = *lse, most = old > part ? old : part;
             both = logf(expf(old - most) + expf(part - most)) + most;
@@ -97,13 +98,13 @@ __global__ void __launch_bounds__(KEYS * 2) attention_forward_kernel(attention_a
     const int64_t head = blockIdx.y, batch = blockIdx.z;
     const int64_t kv_head = head / (o.op.heads / o.op.kv_heads);
     /* The longest rows first: they have the most keys to go over. */
-    const int64_t first = ((int64_t)gridDim.x - 1 - blockIdx.x) * ROWS;
+    const int first = ((int)gridDim.x - 1 - (int)blockIdx.x) * ROWS;
     const T *q = (const T *)o.op.q + batch * o.op.q_batch + head * D;
-    const T *k = (const T *)o.op.k + batch * o.op.kv_batch + kv_head * D;
-    const T *v = (const T *)o.op.v + batch * o.op.kv_batch + kv_head * D;
-    const int64_t last_row = (first + ROWS < o.op.q_len ? first + ROWS : o.op.q_len) - 1;
-    const int64_t keys = keys_of(o, last_row), own_first = first + warp * 16 * M;
-    const int64_t all_see = keys_of(o, own_first);
+    const int64_t kv_at = batch * o.op.kv_batch + kv_head * D;
+    const int last_row = (first + ROWS < (int)o.op.q_len ? first + ROWS : (int)o.op.q_len) - 1;
+    const int own_first = first + warp * 16 * M;
+    /* int: registers are short, and lengths below 2^30 (ops_cuda.c). */
+    const int keys = (int)keys_of(o, last_row), all_see = (int)keys_of(o, own_first);
 
     float out[M * HEAD_PIECES][4];
     running_softmax running[M];
@@ -114,21 +115,22 @@ __global__ void __launch_bounds__(KEYS * 2) attention_forward_kernel(attention_a
     }
     load_tile<ROWS, D_MAX, BLOCK>(q_tile, ld, q, o.op.q_stride, first, o.op.q_len, D, o.columns,
                                   o.wide);
-    load_tile<KEYS, D_MAX>(k_tile, ld, k, o.op.kv_stride, 0, o.op.kv_len, D, o.columns, o.wide);
-    for (int64_t begin = 0; begin < keys; begin += KEYS) {
+    load_tile<KEYS, D_MAX>(k_tile, ld, (const T *)o.op.k + kv_at, o.op.kv_stride, 0, o.op.kv_len, D,
+                           o.columns, o.wide);
+    for (int begin = 0; begin < keys; begin += KEYS) {
         /* v comes while the scores are made, the next keys while they are used. */
         copy_wait();
         __syncthreads(); /* the keys are there, v of the tile before has been read */
-        load_tile<KEYS, D_MAX>(v_tile, ld, v, o.op.kv_stride, begin, o.op.kv_len, D, o.columns,
-                               o.wide);
+        load_tile<KEYS, D_MAX>(v_tile, ld, (const T *)o.op.v + kv_at, o.op.kv_stride, begin,
+                               o.op.kv_len, D, o.columns, o.wide);
         float s[M * KEY_PIECES][4], shrink[2];
         clear<M * KEY_PIECES>(s);
         multiply<true, KEYS, M>(s, q_tile + warp * 16 * M * ld, ld, k_tile, ld, KEYS, o.columns);
         copy_wait();
         __syncthreads();
         if (begin + KEYS < keys) {
-            load_tile<KEYS, D_MAX>(k_tile, ld, k, o.op.kv_stride, begin + KEYS, o.op.kv_len, D,
-                                   o.columns, o.wide);
+            load_tile<KEYS, D_MAX>(k_tile, ld, (const T *)o.op.k + kv_at, o.op.kv_stride,
+                                   begin + KEYS, o.op.kv_len, D, o.columns, o.wide);
         }
 #pragma unroll
         for (int m = 0; m < M; m++) {

@@ -41,8 +41,9 @@ __device__ __forceinline__ void put(T *to, int64_t stride, int64_t first, int64_
     }
 }
 
-/* A block has ROWS keys, 16 to a warp, and goes over the queries that see them. */
-template <class T, int ROWS, int D_MAX>
+/* A block has ROWS keys, 16 to a warp, and goes over the queries that see them; makes dk, dv or
+ * both: registers do not hold both of wide heads. */
+template <class T, int ROWS, int D_MAX, bool DK, bool DV>
 __global__ void __launch_bounds__(ROWS * 2) key_gradient_kernel(attention_arguments o) {
     LS_SHARED_DYNAMIC(T, tiles);
     LS_SHARED(float, lse, ROWS);
@@ -61,9 +62,9 @@ __global__ void __launch_bounds__(ROWS * 2) key_gradient_kernel(attention_argume
     const int64_t kv_at = batch * o.op.kv_batch + kv_head * D;
     const float scale = (float)o.op.scale, to_log2 = (float)(o.op.scale * 1.4426950408889634);
 
-    float dk[HEAD_PIECES][4], dv[HEAD_PIECES][4];
-    clear<HEAD_PIECES>(dk);
-    clear<HEAD_PIECES>(dv);
+    float dk[DK ? HEAD_PIECES : 1][4], dv[DV ? HEAD_PIECES : 1][4];
+    clear<DK ? HEAD_PIECES : 1>(dk);
+    clear<DV ? HEAD_PIECES : 1>(dv);
     load_tile<ROWS, D_MAX>(k_tile, ld, (const T *)o.op.k + kv_at, o.op.kv_stride, first, kv_len, D,
                            o.columns, o.wide);
     load_tile<ROWS, D_MAX>(v_tile, ld, (const T *)o.op.v + kv_at, o.op.kv_stride, first, kv_len, D,
@@ -90,7 +91,10 @@ __global__ void __launch_bounds__(ROWS * 2) key_gradient_kernel(attention_argume
             clear<PIECES>(p);
             clear<PIECES>(dp);
             multiply<true, ROWS>(p, k_tile + warp * 16 * ld, ld, q_tile, ld, ROWS, o.columns);
-            multiply<true, ROWS>(dp, v_tile + warp * 16 * ld, ld, dout_tile, ld, ROWS, o.columns);
+            if constexpr (DK) {
+                multiply<true, ROWS>(dp, v_tile + warp * 16 * ld, ld, dout_tile, ld, ROWS,
+                                     o.columns);
+            }
             /* Of the queries, [from, to) see a key. */
             const int to = places_below(len, begin, ROWS);
             int from[2];
@@ -109,15 +113,23 @@ __global__ void __launch_bounds__(ROWS * 2) key_gradient_kernel(attention_argume
                 p[i / 4][j] = seen ? exp2_of(x - lse[column]) : 0.0f;
                 dp[i / 4][j] = seen ? p[i / 4][j] * (dp[i / 4][j] - delta[column]) : 0.0f;
             }
-            multiply_kept<PIECES, D_MAX>(dv, p, p_tile, ldp, dout_tile, ld, o.columns);
-            multiply_kept<PIECES, D_MAX>(dk, dp, p_tile, ldp, q_tile, ld, o.columns);
+            if constexpr (DV) {
+                multiply_kept<PIECES, D_MAX>(dv, p, p_tile, ldp, dout_tile, ld, o.columns);
+            }
+            if constexpr (DK) {
+                multiply_kept<PIECES, D_MAX>(dk, dp, p_tile, ldp, q_tile, ld, o.columns);
+            }
         }
     }
     copy_wait(); /* where no query sees a key */
-    put<T, HEAD_PIECES>((T *)o.op.dk + kv_at, o.op.kv_stride, first + warp * 16, kv_len, D, dk,
-                        scale, o.op.add);
-    put<T, HEAD_PIECES>((T *)o.op.dv + kv_at, o.op.kv_stride, first + warp * 16, kv_len, D, dv,
-                        1.0f, o.op.add);
+    if constexpr (DK) {
+        put<T, HEAD_PIECES>((T *)o.op.dk + kv_at, o.op.kv_stride, first + warp * 16, kv_len, D, dk,
+                            scale, o.op.add);
+    }
+    if constexpr (DV) {
+        put<T, HEAD_PIECES>((T *)o.op.dv + kv_at, o.op.kv_stride, first + warp * 16, kv_len, D, dv,
+                            1.0f, o.op.add);
+    }
 }
 
 /* A block has ROWS queries, 16 to a warp, and goes over the keys that they see. */
@@ -184,23 +196,33 @@ __global__ void __launch_bounds__(ROWS * 2) query_gradient_kernel(attention_argu
                         o.op.add);
 }
 
+template <class T, int ROWS, int D_MAX, bool DK, bool DV>
+static void launch_keys(cudaStream_t stream, const attention_arguments &o, int bytes) {
+    const unsigned int tiles = (unsigned int)((o.op.kv_len + ROWS - 1) / ROWS);
+    auto keys = key_gradient_kernel<T, ROWS, D_MAX, DK, DV>;
+    cudaFuncSetAttribute(keys, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+    LS_LAUNCH(keys, dim3(tiles, (unsigned int)o.op.kv_heads, (unsigned int)o.op.batch), ROWS * 2,
+              (size_t)bytes, stream, o);
+}
+
 template <class T, int ROWS, int D_MAX>
 static void launch_tiles(cudaStream_t stream, const attention_arguments &o) {
     const int ld = o.columns + tile_of<T>::pad, ldp = ROWS + tile_of<T>::pad;
     const int bytes = (4 * ROWS * ld + ROWS / 16 * kept_elems<T>(ldp)) * (int)sizeof(T);
     const unsigned int q_tiles = (unsigned int)((o.op.q_len + ROWS - 1) / ROWS);
-    const unsigned int kv_tiles = (unsigned int)((o.op.kv_len + ROWS - 1) / ROWS);
     const unsigned int batch = (unsigned int)o.op.batch;
     const int64_t rows = o.op.batch * o.op.heads * o.op.q_len;
     auto deltas = delta_kernel<T>;
-    auto keys = key_gradient_kernel<T, ROWS, D_MAX>;
     auto queries = query_gradient_kernel<T, ROWS, D_MAX>;
-    cudaFuncSetAttribute(keys, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
     cudaFuncSetAttribute(queries, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
     LS_LAUNCH(deltas, (unsigned int)((rows + THREADS / 32 - 1) / (THREADS / 32)), THREADS, 0,
               stream, o);
-    LS_LAUNCH(keys, dim3(kv_tiles, (unsigned int)o.op.kv_heads, batch), ROWS * 2, (size_t)bytes,
-              stream, o);
+    if constexpr (D_MAX > 128) {
+        launch_keys<T, ROWS, D_MAX, true, false>(stream, o, bytes);
+        launch_keys<T, ROWS, D_MAX, false, true>(stream, o, bytes);
+    } else {
+        launch_keys<T, ROWS, D_MAX, true, true>(stream, o, bytes);
+    }
     LS_LAUNCH(queries, dim3(q_tiles, (unsigned int)o.op.heads, batch), ROWS * 2, (size_t)bytes,
               stream, o);
 }

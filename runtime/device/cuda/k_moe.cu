@@ -44,13 +44,14 @@ __global__ void __launch_bounds__(32 * ROWS_A_BLOCK) route_kernel(ls_route o) {
     softmax_parts(x, E, &max, &sum);
     for (int64_t e = lane; e < E; e += 32) {
         ((float *)o.probs)[row * E + e] = expf(x[e] - max) / sum;
-        int64_t before = 0; /* of the logits, in the order of choice */
-        for (int64_t f = 0; f < E; f++) {
-            before += comes_before(x[f], f, x[e], e);
+        const float own = x[e];
+        int before = 0; /* of the logits, in the order of choice */
+        for (int f = 0; f < (int)E; f++) {
+            before += comes_before(x[f], f, own, e);
         }
         if (before < o.each) {
             o.chosen[row * o.each + before] = (int32_t)e;
-            gates[before] = x[e];
+            gates[before] = own;
         }
     }
     __syncwarp();

@@ -126,6 +126,15 @@ __device__ __forceinline__ void load_row(pack<T> *a, const void *matrix, int64_t
     }
 }
 
+/* A thread's k-th pack of a row of x and dy. */
+template <class T>
+__device__ __forceinline__ void load_packs(pack<T> *x, pack<T> *dy,
+                                           const norm_backward_arguments &o, int64_t row, int k) {
+    const int64_t c = ((int64_t)k * THREADS + threadIdx.x) * pack<T>::size;
+    x[0] = load_pack((const T *)o.x + row * o.C, c, o.C, o.wide);
+    dy[0] = load_pack((const T *)o.dy + row * o.C, c, o.C, o.wide);
+}
+
 /* A block's sums over its rows, of a thread's columns. */
 template <bool CENTRED, int P, int N>
 __device__ __forceinline__ void store_partials(const float (&dw)[N], const float (&db)[N],
@@ -143,60 +152,77 @@ __device__ __forceinline__ void store_partials(const float (&dw)[N], const float
     }
 }
 
+/* xhat and g = dy w of a thread's k-th pack; kept [its P columns]: w, or NULL to read it. */
+template <class T>
+__device__ __forceinline__ void norm_terms(const norm_backward_arguments &o, const pack<T> &x,
+                                           const pack<T> &dy, int k, float mean, float rstd,
+                                           const float *kept, float *xhat, float *g) {
+    constexpr int P = pack<T>::size;
+    const int64_t c = ((int64_t)k * THREADS + threadIdx.x) * P;
+#pragma unroll
+    for (int j = 0; j < P; j++) {
+        const bool inside = c + j < o.C;
+        xhat[j] = inside ? (x.v[j] - mean) * rstd : 0.0f;
+        g[j] = inside ? dy.v[j] * (kept ? kept[j] : o.w[c + j]) : 0.0f;
+    }
+}
+
 /* Columns (threadIdx + k THREADS) P and following belong to a thread, k < PACKS. Where registers
- * allow it, a row is on its way while the one before is summed. */
+ * allow it, a row is on its way while the one before is summed; where they do not suffice for a
+ * row, it is read again, from the caches, once its sums are known. */
 template <class T, bool CENTRED, int PACKS>
 __global__ void __launch_bounds__(THREADS) norm_backward_kernel(norm_backward_arguments o) {
-    constexpr int P = pack<T>::size;
+    constexpr int P = pack<T>::size, N = PACKS * P;
+    constexpr bool AHEAD = N <= 16, AGAIN = N > 32;
+    constexpr int HELD = AGAIN ? 1 : PACKS; /* packs of a row in registers */
     LS_SHARED(float, room, 2 * 2 * (THREADS / 32));
-    float dw[PACKS * P], db[PACKS * P];
+    float dw[N], db[N];
 #pragma unroll
-    for (int i = 0; i < PACKS * P; i++) {
+    for (int i = 0; i < N; i++) {
         dw[i] = db[i] = 0.0f;
     }
     const int64_t first = (int64_t)blockIdx.x * o.run_rows;
     const int64_t last = first + o.run_rows < o.rows ? first + o.run_rows : o.rows;
-    constexpr bool AHEAD = PACKS * P <= 16;
-    pack<T> x[PACKS], dy[PACKS], residual[PACKS] = {};
-    float w[AHEAD ? PACKS * P : 1];
+    pack<T> x[HELD], dy[HELD], residual[AHEAD ? PACKS : 1] = {};
+    float w[AHEAD ? N : 1];
     if (AHEAD) {
-        load_row<T, PACKS>(x, o.x, first, last, o.C, o.wide);
-        load_row<T, PACKS>(dy, o.dy, first, last, o.C, o.wide);
+        load_row<T, HELD>(x, o.x, first, last, o.C, o.wide);
+        load_row<T, HELD>(dy, o.dy, first, last, o.C, o.wide);
     }
 #pragma unroll
-    for (int i = 0; AHEAD && i < PACKS * P; i++) {
+    for (int i = 0; AHEAD && i < N; i++) {
         const int64_t c = ((int64_t)(i / P) * THREADS + threadIdx.x) * P + i % P;
         w[i] = c < o.C ? o.w[c] : 0.0f;
     }
     for (int64_t row = first; row < last; row++) {
         const float rstd = o.rstd[row], mean = CENTRED ? o.mean[row] : 0.0f;
-        float xhat[PACKS * P], g[PACKS * P], sum_g = 0.0f, sum_gx = 0.0f;
-        if (!AHEAD) {
-            load_row<T, PACKS>(x, o.x, row, last, o.C, o.wide);
-            load_row<T, PACKS>(dy, o.dy, row, last, o.C, o.wide);
+        float xhat[HELD * P], g[HELD * P], sum_g = 0.0f, sum_gx = 0.0f;
+        if (!AHEAD && !AGAIN) {
+            load_row<T, HELD>(x, o.x, row, last, o.C, o.wide);
+            load_row<T, HELD>(dy, o.dy, row, last, o.C, o.wide);
         }
 #pragma unroll
         for (int k = 0; k < PACKS; k++) {
-            const int64_t c = ((int64_t)k * THREADS + threadIdx.x) * P;
+            const int at = AGAIN ? 0 : k;
+            if (AGAIN) {
+                load_packs(x, dy, o, row, k);
+            }
+            norm_terms(o, x[at], dy[at], k, mean, rstd, AHEAD ? w + at * P : NULL, xhat + at * P,
+                       g + at * P);
 #pragma unroll
             for (int j = 0; j < P; j++) {
-                const int i = k * P + j;
-                const bool inside = c + j < o.C;
-                const float d = dy[k].v[j];
-                xhat[i] = inside ? (x[k].v[j] - mean) * rstd : 0.0f;
-                g[i] = inside ? d * (AHEAD ? w[AHEAD ? i : 0] : o.w[c + j]) : 0.0f;
-                dw[i] += d * xhat[i];
-                db[i] += d;
-                sum_g += g[i];
-                sum_gx += g[i] * xhat[i];
+                dw[k * P + j] += dy[at].v[j] * xhat[at * P + j];
+                db[k * P + j] += dy[at].v[j];
+                sum_g += g[at * P + j];
+                sum_gx += g[at * P + j] * xhat[at * P + j];
             }
         }
         if (AHEAD) {
-            load_row<T, PACKS>(x, o.x, row + 1, last, o.C, o.wide);
-            load_row<T, PACKS>(dy, o.dy, row + 1, last, o.C, o.wide);
+            load_row<T, HELD>(x, o.x, row + 1, last, o.C, o.wide);
+            load_row<T, HELD>(dy, o.dy, row + 1, last, o.C, o.wide);
         }
         if (AHEAD && o.dresidual) {
-            load_row<T, PACKS>(residual, o.dresidual, row, last, o.C, o.wide);
+            load_row<T, AHEAD ? PACKS : 1>(residual, o.dresidual, row, last, o.C, o.wide);
         }
         float *here = room + (row % 2) * 2 * (THREADS / 32);
         sum_gx = block_sum<float, THREADS / 32>(sum_gx, here) / (float)o.C;
@@ -205,14 +231,19 @@ __global__ void __launch_bounds__(THREADS) norm_backward_kernel(norm_backward_ar
         }
 #pragma unroll
         for (int k = 0; k < PACKS; k++) {
+            const int at = AGAIN ? 0 : k;
             const int64_t c = ((int64_t)k * THREADS + threadIdx.x) * P;
-            pack<T> out = residual[k];
+            pack<T> out = residual[AHEAD ? k : 0];
+            if (AGAIN) {
+                load_packs(x, dy, o, row, k);
+                norm_terms(o, x[0], dy[0], k, mean, rstd, NULL, xhat, g);
+            }
             if (!AHEAD && o.dresidual) {
                 out = load_pack((const T *)o.dresidual + row * o.C, c, o.C, o.wide);
             }
 #pragma unroll
             for (int j = 0; j < P; j++) {
-                const int i = k * P + j;
+                const int i = at * P + j;
                 const float centre = CENTRED ? sum_g : 0.0f;
                 const float dx = rstd * (g[i] - centre - xhat[i] * sum_gx);
                 out.v[j] = o.dresidual ? out.v[j] + dx : dx;

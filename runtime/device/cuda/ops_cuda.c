@@ -6,6 +6,8 @@
 
 /* A grid's first dimension; blocks of rows are one of its elements each. */
 #define GRID_MAX ((int64_t)0x7fffffff)
+/* Keys and queries: the attention kernels count them in int, tiles further than they go. */
+#define LENGTH_MAX ((int64_t)1 << 30)
 
 static ls_status check_rows(const char *what, int64_t rows) {
     if (rows > GRID_MAX) {
@@ -123,12 +125,14 @@ static ls_status check_attention(ls_device *dev, const ls_attention *op, bool ba
         return LS_FAIL(LS_E_UNSUPPORTED, "attention: head_dim is %lld; a GPU serves up to %d",
                        (long long)op->head_dim, LS_CUDA_HEAD_DIM_MAX);
     }
-    if (op->kv_len > GRID_MAX || op->batch > 65535 || op->heads > 65535) {
-        return LS_FAIL(LS_E_UNSUPPORTED,
-                       "attention: kv_len %lld, batch %lld, heads %lld; a grid has at most %lld, "
-                       "65535 and 65535",
-                       (long long)op->kv_len, (long long)op->batch, (long long)op->heads,
-                       (long long)GRID_MAX);
+    if (op->kv_len > LENGTH_MAX || op->q_len > LENGTH_MAX || op->batch > 65535 ||
+        op->heads > 65535) {
+        return LS_FAIL(
+            LS_E_UNSUPPORTED,
+            "attention: q_len %lld, kv_len %lld, batch %lld, heads %lld; a GPU serves up "
+            "to %lld, as many, 65535 and 65535",
+            (long long)op->q_len, (long long)op->kv_len, (long long)op->batch, (long long)op->heads,
+            (long long)LENGTH_MAX);
     }
     return LS_OK;
 }
