@@ -7,7 +7,9 @@
 #
 # Where a machine is had for minutes at a time: LIMIT_S=540 RESUME=1 tests/gpu.sh, again until it ends with 0. No check begins after
 # LIMIT_S seconds; with RESUME=1 what has passed on the same commit and GPU is not run again. Results and figures lie in
-# build/gpu/results and the last call's tables have them all. A check that is cut off runs again: none takes 10 minutes.
+# build/gpu/results and the last call's tables have them all. A check is ended after CHECK_S seconds (420) and has failed then.
+#
+# Where nothing can be built: `tests/gpu/pack.sh BUILD FILE` elsewhere, FILE unpacked into this tree and `. packed/env.sh` before.
 #
 # Several ranks share a GPU where there are fewer GPUs than ranks: that is for correctness only.
 set -u
@@ -55,11 +57,12 @@ check() {
         left=$((left + 1))
         return
     fi
-    "$@"
+    timeout -k 20 "${CHECK_S:-420}" "$@"
     status=$?
     case $status in
     0) word=passed ;;
     77) word=skipped ;;
+    124 | 137) word="CUT OFF" failures=$((failures + 1)) ;;
     *)
         word="FAILED ($status)"
         failures=$((failures + 1))
@@ -89,7 +92,8 @@ report() {
     cat "$results"
     [ "$left" -eq 0 ] || echo "not begun within ${LIMIT_S:-} s: $left checks; the same call with RESUME=1 goes on"
     echo
-    cat "$kept"/figures.* 2>/dev/null | awk -f "$root/tests/gpu/report.awk"
+    cat "$kept"/figures.* 2>/dev/null | awk -v date="$(date -u +%F)" -v gpu="$(nvidia-smi \
+        --query-gpu=name,driver_version --format=csv,noheader | head -n 1)" -f "$root/tests/gpu/report.awk"
 }
 
 ranks=$root/tests/gpu/ranks.sh
@@ -126,10 +130,9 @@ if wants benchmarks; then
 fi
 
 # Last, for it takes longest.
-if wants sanitizer && command -v compute-sanitizer >/dev/null; then
+if wants sanitizer; then
     for tool in memcheck racecheck synccheck; do
-        check "compute-sanitizer $tool" compute-sanitizer --tool "$tool" --error-exitcode 1 \
-            "$tests/device/test_kernels" cuda
+        check "compute-sanitizer $tool" "$root/tests/gpu/sanitizer.sh" "$tool" "$tests/device/test_kernels" cuda
     done
 fi
 report

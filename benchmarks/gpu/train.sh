@@ -24,15 +24,21 @@ median() { # of the lines but the first five: column 1, beside column 2 of the s
 ratio() { # ratio A B: A/B, or nothing
     awk -v a="${1:-0}" -v b="${2:-0}" 'BEGIN { if (a > 0 && b > 0) printf "%.3f", a / b }'
 }
-# beside NAME COMMAND...: tokens a second of a peer, and lockstep's share of them.
+# beside NAME VARIABLE WHERE COMMAND...: tokens a second of a peer, and lockstep's share of them; skipped where the variable's
+# value WHERE is empty.
 beside() {
-    name=$1
-    shift
-    theirs=$("$@" 2>"$dir/peer.err" | sed -n 's/^tokens_per_second //p') || theirs=
-    [ "$theirs" ] || {
-        echo "train.sh: $name gave no figure:" >&2
-        tail -5 "$dir/peer.err" >&2
-    }
+    name=$1 variable=$2 where=$3
+    shift 3
+    theirs=
+    if [ -z "$where" ]; then
+        printf '   %-22s skipped: %s is not set\n' "$name" "$variable"
+    else
+        theirs=$("$@" 2>"$dir/peer.err" | sed -n 's/^tokens_per_second //p') || theirs=
+        [ "$theirs" ] || {
+            echo "train.sh: $name gave no figure:" >&2
+            tail -5 "$dir/peer.err" >&2
+        }
+    fi
     printf '   %-22s %10s tokens/s\n' "$name" "${theirs:--}"
     figure "$preset: tokens/s, times those of $name" "$(ratio "$tokens" "$theirs")" least 1.1
 }
@@ -68,7 +74,8 @@ ROW
     figure "$preset: device memory beside its plan, % off" "$memory" most 3
     [ -z "$product" ] || figure "$preset: model FLOP/s beside a product's, %" \
         "$(awk -v r="$(ratio "$tflops" "$product")" 'BEGIN { if (r > 0) printf "%.1f", 100 * r }')" least "$([ "$layers" = 48 ] && echo 60 || echo 0)"
-    [ -z "${TORCH_PYTHON:-}" ] || beside "torch.compile" "$TORCH_PYTHON" "$here/torch_gpu.py" "$layers" "$heads" "$channels" \
+    echo "# tokens $preset $(printf %.0f "$tokens")" >>"$figures"
+    beside torch.compile TORCH_PYTHON "${TORCH_PYTHON:-}" "${TORCH_PYTHON:-}" "$here/torch_gpu.py" "$layers" "$heads" "$channels" \
         "$micro" 1024 4 "$steps" "${DEVICE:-cuda}"
-    [ -z "${LLMC_DIR:-}" ] || beside "llm.c" "$here/llmc.sh" "$LLMC_DIR" "$dir" "d$layers" "$micro" "$((micro * 4096))" "$steps"
+    beside llm.c LLMC_DIR "${LLMC_DIR:-}" "$here/llmc.sh" "${LLMC_DIR:-}" "$dir" "d$layers" "$micro" "$((micro * 4096))" "$steps"
 done

@@ -107,11 +107,11 @@ static ls_status add_bias_after(ls_cuda_device *cuda, const ls_cuda_product *pro
     return LS_OK;
 }
 
-static ls_status no_algorithm(const ls_gemm *op) {
+static ls_status no_algorithm(const ls_gemm *op, cublasStatus_t why) {
     return LS_FAIL(LS_E_UNSUPPORTED,
-                   "cuBLASLt has no algorithm for a product of m %lld, n %lld, k %lld of %s%s",
+                   "cuBLASLt has no algorithm for a product of m %lld, n %lld, k %lld of %s%s (%s)",
                    (long long)op->m, (long long)op->n, (long long)op->k, ls_dtype_name(op->dtype),
-                   op->fp8 != LS_FP8_NONE ? " in fp8" : "");
+                   op->fp8 != LS_FP8_NONE ? " in fp8" : "", cublasLtGetStatusName(why));
 }
 
 /* dbias += what the epilogue has left beside the product. */
@@ -145,7 +145,7 @@ ls_status ls_cuda_multiply(ls_cuda_device *cuda, const ls_cuda_product *product)
     if (p->absent) {
         return op->act != LS_ACT_NONE ? multiply_in_parts(cuda, product)
                : op->bias             ? add_bias_after(cuda, product)
-                                      : no_algorithm(op);
+                                      : no_algorithm(op, p->why);
     }
     LS_TRY(ls_cublas_check(cublasLtMatmul(cuda->gemm->handle, p->product, &one, op->b, p->a, op->a,
                                           p->b, &beta, added, p->c, op->c, p->d, &p->algorithm,

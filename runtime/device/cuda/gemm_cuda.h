@@ -31,6 +31,7 @@ typedef struct ls_gemm_plan {
     cublasLtMatrixLayout_t a, b, c, d;
     cublasLtMatmulAlgo_t algorithm;
     bool chosen, absent; /* absent: cuBLASLt has no algorithm */
+    cublasStatus_t why;  /* it is absent */
 } ls_gemm_plan;
 
 enum { LS_GEMM_PLANS_MAX = 256 };

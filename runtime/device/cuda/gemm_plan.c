@@ -130,7 +130,7 @@ static ls_status set_wishes(const ls_gemm_key *k, cublasLtMatmulPreference_t wis
 
 ls_status ls_gemm_choose(ls_cuda_gemm *g, ls_gemm_plan *p) {
     cublasLtMatmulPreference_t wish = NULL;
-    cublasLtMatmulHeuristicResult_t found;
+    cublasLtMatmulHeuristicResult_t found = {.state = CUBLAS_STATUS_NOT_SUPPORTED};
     int count = 0;
     if (p->chosen) {
         return LS_OK;
@@ -140,7 +140,12 @@ ls_status ls_gemm_choose(ls_cuda_gemm *g, ls_gemm_plan *p) {
     if (status == LS_OK) {
         const cublasStatus_t chosen = cublasLtMatmulAlgoGetHeuristic(
             g->handle, p->product, p->a, p->b, p->c, p->d, wish, 1, &found, &count);
-        p->absent = chosen == CUBLAS_STATUS_NOT_SUPPORTED || count == 0;
+        /* NOT_SUPPORTED by the documentation; versions differ in what they call a value they do
+         * not take, of an epilogue or of fp8. */
+        p->absent = chosen == CUBLAS_STATUS_NOT_SUPPORTED ||
+                    chosen == CUBLAS_STATUS_INVALID_VALUE || count == 0 ||
+                    (chosen == CUBLAS_STATUS_SUCCESS && found.state != CUBLAS_STATUS_SUCCESS);
+        p->why = chosen == CUBLAS_STATUS_SUCCESS && count > 0 ? found.state : chosen;
         status = p->absent ? LS_OK : ls_cublas_check(chosen, "choosing an algorithm");
     }
     if (status == LS_OK && !p->absent) {
