@@ -38,8 +38,8 @@ beside() {
             echo "train.sh: $name gave no figure:" >&2
             tail -5 "$dir/peer.err" >&2
         }
+        printf '   %-22s %10s tokens/s\n' "$name" "${theirs:--}"
     fi
-    printf '   %-22s %10s tokens/s\n' "$name" "${theirs:--}"
     figure "$preset: tokens/s, times those of $name" "$(ratio "$tokens" "$theirs")" least 1.1
 }
 
