@@ -6,17 +6,21 @@
 #define DEFAULT_BUCKET_BYTES (INT64_C(25) << 20)
 
 ls_status ls_bucket_cut(int64_t elems, int64_t elem_bytes, int64_t bucket_bytes,
-                        ls_partition *buckets) {
+                        int64_t front_elems, ls_partition *buckets) {
     if (elems < 0 || bucket_bytes < 0) {
         return LS_FAIL(LS_E_SHAPE,
                        "gradients of %lld elements in buckets of %lld bytes; 0 is the least",
                        (long long)elems, (long long)bucket_bytes);
     }
     const int64_t most = (bucket_bytes > 0 ? bucket_bytes : DEFAULT_BUCKET_BYTES) / elem_bytes;
-    int64_t first[6] = {0};
+    int64_t first[7] = {0};
     int blocks = 0;
-    for (int shift = 4; shift > 0; shift--) {
-        const int64_t cut = (most >> shift) / LS_CHUNK_ELEMS * LS_CHUNK_ELEMS;
+    for (int shift = 4; shift >= 0; shift--) {
+        const int64_t cut =
+            shift > 0 ? (most >> shift) / LS_CHUNK_ELEMS * LS_CHUNK_ELEMS : INT64_MAX;
+        if (front_elems > first[blocks] && front_elems < ls_min_i64(cut, elems)) {
+            first[++blocks] = front_elems;
+        }
         if (cut > first[blocks] && cut < elems) {
             first[++blocks] = cut;
         }

@@ -249,8 +249,7 @@ static ls_status mlp_backward(ls_pass *pass, int layer, const ls_layer_acts *a) 
     if (!down.act) {
         LS_TRY(ls_activation_backward(pass, pass->rows, a, m->dwide, &dup));
     }
-    LS_TRY(ls_column_backward(pass, up, a->norm2, dup, m->dnarrow));
-    return ls_block_final_from(pass, block, LS_UP_W);
+    return ls_column_backward(pass, up, a->norm2, dup, m->dnarrow);
 }
 
 ls_status ls_layer_backward(ls_pass *pass, int layer) {

@@ -281,10 +281,15 @@ static ls_status weight_grads(const ls_pass *pass, ls_projection p, const void *
     return dbias ? bias_grad(pass, p, dy, dbias) : LS_OK;
 }
 
-ls_status ls_column_backward(const ls_pass *pass, ls_projection p, const void *x, const void *dy,
+ls_status ls_column_backward(ls_pass *pass, ls_projection p, const void *x, const void *dy,
                              void *dx) {
     const void *all;
     ls_comm_request *gather, *sum;
+    if (!pass->model->tensor) { /* what is sent may leave beside the product for dx */
+        LS_TRY(weight_grads(pass, p, x, dy));
+        LS_TRY(ls_block_final_from(pass, p.block, p.weight));
+        return ls_project_dx(pass, p, pass->rows, dy, dx);
+    }
     void *partial = ls_rows_partial(pass, dx);
     LS_TRY(
         ls_rows_gather_start(pass, x, ls_all_rows, &all, &gather)); /* beside the product for dx */
@@ -292,7 +297,11 @@ ls_status ls_column_backward(const ls_pass *pass, ls_projection p, const void *x
     LS_TRY(ls_tensor_wait(pass, gather));
     LS_TRY(ls_rows_sum_start(pass, ls_all_rows, partial, dx, &sum)); /* beside the product for dW */
     LS_TRY(weight_grads(pass, p, all, dy));
-    return ls_tensor_wait(pass, sum);
+    LS_TRY(ls_tensor_wait(pass, sum));
+    /* Of a sequence in parts the norms behind q, k, v are summed at the end. */
+    return pass->model->sequence && p.weight == LS_QKV_W
+               ? LS_OK
+               : ls_block_final_from(pass, p.block, p.weight);
 }
 
 static ls_status dx_rows(const ls_pass *pass, ls_projection p, int64_t rows, const void *dy,

@@ -271,8 +271,8 @@ ls_status ls_column_forward(const ls_pass *pass, ls_projection p, const void *x,
 ls_status ls_row_forward(const ls_pass *pass, ls_projection p, const void *x, const void *residual,
                          void *y);
 /* All gradients: dx [n, in] from dy [N, out] and x [n, in]; and dx [N, in] from dy [n, out] and
- * x [N, in]. */
-ls_status ls_column_backward(const ls_pass *pass, ls_projection p, const void *x, const void *dy,
+ * x [N, in]. The first tells when the weight's gradient is final and all behind it in the block. */
+ls_status ls_column_backward(ls_pass *pass, ls_projection p, const void *x, const void *dy,
                              void *dx);
 ls_status ls_row_backward(const ls_pass *pass, ls_projection p, const void *x, const void *dy,
                           void *dx);

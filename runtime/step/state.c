@@ -280,6 +280,7 @@ static ls_status make_reducer(ls_state *s, state_part *part, int64_t elems) {
         .elems = elems,
         .micro_batches = o->rank_micros * part->data->size,
         .bucket_bytes = o->bucket_bytes,
+        .front_elems = s->blocks[part->first_block].range.elems,
         .partition = o->zero > 0 ? &part->partition : NULL,
         .buffer = !lends_grads(s) ? NULL
                   : s->planning   ? s

@@ -67,7 +67,8 @@ static ls_status tell_reducer(const ls_state *s, const state_part *part, int64_t
     const ls_partition *p = &part->partition;
     int most, nodes = count_nodes(s, part, &most);
     if (s->options.zero == 0) {
-        LS_TRY(ls_bucket_cut(elems, (int64_t)s->acc_bytes, s->options.bucket_bytes, &buckets));
+        LS_TRY(ls_bucket_cut(elems, (int64_t)s->acc_bytes, s->options.bucket_bytes,
+                             s->blocks[part->first_block].range.elems, &buckets));
         p = &buckets;
     }
     for (int u = 0; u < p->unit_count; u++) {

@@ -15,14 +15,18 @@
 #define LIMIT_BF16      0.05
 
 typedef struct ready_log {
-    int64_t last, elems;
+    int64_t last, elem_bytes;
     int calls, changes;
+    const char *grads;
+    char *told; /* as they were when they were told to be final */
 } ready_log;
 
 static ls_status on_ready(void *context, int64_t first_elem) {
     ready_log *log = context;
     CHECK(first_elem <= log->last);
     log->changes += first_elem < log->last;
+    const int64_t at = first_elem * log->elem_bytes;
+    memcpy(log->told + at, log->grads + at, (size_t)((log->last - first_elem) * log->elem_bytes));
     log->last = first_elem;
     log->calls++;
     return LS_OK;
@@ -84,15 +88,21 @@ static void check_family(const char *name, ls_device *dev, ls_dtype dtype, doubl
     const int64_t elems = ls_model_flat_elems(model);
     void *grads;
     CHECK_OK(dev->ops->alloc(dev, (size_t)elems * ls_dtype_bytes(dev->acc), &grads));
-    ready_log log = {.last = elems};
+    const int64_t elem_bytes = (int64_t)ls_dtype_bytes(dev->acc);
+    ready_log log = {.last = elems,
+                     .elem_bytes = elem_bytes,
+                     .grads = grads,
+                     .told = malloc((size_t)(elems * elem_bytes))};
     double sum = 0.0, half;
     /* Two halves accumulate to the whole. */
     CHECK_OK(ls_model_forward_backward(model, b.tokens, b.targets, 0.5 / (double)b.valid, grads,
                                        on_ready, &log, &sum));
     CHECK_INT(log.last, 0);
-    /* A layer in four parts, one with experts in three. */
-    CHECK_INT(log.changes, ls_model_blocks(model) + (config.experts > 0 ? 2 : 3) * config.layers);
+    /* A layer in five parts, one with experts in four. */
+    CHECK_INT(log.changes, ls_model_blocks(model) + (config.experts > 0 ? 3 : 4) * config.layers);
     CHECK(log.calls > 20);
+    CHECK(memcmp(log.told, grads, (size_t)(elems * elem_bytes)) == 0);
+    free(log.told);
     CHECK_OK(ls_model_forward_backward(model, b.tokens, b.targets, 0.5 / (double)b.valid, grads,
                                        NULL, NULL, &half));
     CHECK(half == sum);
