@@ -25,7 +25,7 @@ ratio() { # ratio A B: A/B, or nothing
     awk -v a="${1:-0}" -v b="${2:-0}" 'BEGIN { if (a > 0 && b > 0) printf "%.3f", a / b }'
 }
 # beside NAME VARIABLE WHERE COMMAND...: tokens a second of a peer, and lockstep's share of them; skipped where the variable's
-# value WHERE is empty.
+# value WHERE is empty. $PEER_LIBRARY_PATH: its LD_LIBRARY_PATH, where lockstep's brings libraries of its own.
 beside() {
     name=$1 variable=$2 where=$3
     shift 3
@@ -33,7 +33,7 @@ beside() {
     if [ -z "$where" ]; then
         printf '   %-22s skipped: %s is not set\n' "$name" "$variable"
     else
-        theirs=$("$@" 2>"$dir/peer.err" | sed -n 's/^tokens_per_second //p') || theirs=
+        theirs=$(LD_LIBRARY_PATH="${PEER_LIBRARY_PATH-${LD_LIBRARY_PATH:-}}" "$@" 2>"$dir/peer.err" | sed -n 's/^tokens_per_second //p') || theirs=
         [ "$theirs" ] || {
             echo "train.sh: $name gave no figure:" >&2
             tail -5 "$dir/peer.err" >&2
@@ -54,7 +54,7 @@ ROW
         # shellcheck disable=SC2086 # words
         "$lockstep" train model.preset="$preset" data.dir="$dir/data" run.device="${DEVICE:-cuda}" run.dir="$dir/runs" \
             run.name="$run" run.steps="$steps" batch.micro="$micro" batch.sequences="$((micro * 4))" checkpoint.every=0 \
-            checkpoint.at_end=false checkpoint.async=false metrics.every=1 numerics.attention="$attention" \
+            checkpoint.at_end=false checkpoint.async=false eval.batches=1 metrics.every=1 numerics.attention="$attention" \
             ${MODEL_SETTINGS-model.vocab=50257} >/dev/null 2>"$dir/$run.err" || {
             tail -3 "$dir/$run.err" >&2
             [ "$attention" = own ] && exit 1

@@ -43,6 +43,7 @@ find "$to" -type f \( -perm -u+x -o -name '*.so*' \) -exec ldd {} + 2>/dev/null 
     awk '$2 == "=>" && $3 ~ /^\// { print $3 }' | sort -u | while read -r library; do
     case ${library##*/} in
     ld-linux* | libc.so* | libm.so* | libpthread.so* | libdl.so* | librt.so* | libresolv.so* | libutil.so* | libcuda.so*) continue ;;
+    libcurl*) ;;
     libnccl* | libcu* | libnv*) [ "${NVIDIA:-}" = 1 ] || continue ;;
     esac
     cp -L "$library" "$to/lib/"
@@ -51,7 +52,7 @@ strip --strip-unneeded "$to"/lib/*.so* "$to"/mpi/*.so "$to"/pmix/*.so 2>/dev/nul
 cat >"$to/env.sh" <<'ENV'
 # To be sourced in the directory that holds `packed`.
 packed=$PWD/packed
-export GPU_SH_BUILD="$packed/build" PATH="$packed/bin:$PATH"
+export GPU_SH_BUILD="$packed/build" PATH="$packed/bin:$PATH" PEER_LIBRARY_PATH="${LD_LIBRARY_PATH:-}"
 for dir in /usr/local/cuda/lib64 $(python3 -c 'import glob, sysconfig
 print(" ".join(glob.glob(sysconfig.get_paths()["purelib"] + "/nvidia/*/lib")))' 2>/dev/null); do
     [ -d "$dir" ] && LD_LIBRARY_PATH="${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$dir"

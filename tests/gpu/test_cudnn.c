@@ -8,7 +8,7 @@
 /* dim = B, q_len, kv_len, H, G, D, padding of rows, as kernel_matrix.c has them. */
 static const struct {
     int64_t dim[KT_DIMS];
-    int plans; /* that serve it, forward and backward */
+    int plans; /* that serve it on the emulated GPU, forward and backward; a real one's differ */
 } shapes[] = {
     {{2, 64, 64, 2, 2, 64, 0}, 2},  {{1, 65, 65, 4, 2, 80, 8}, 2},
     {{1, 40, 40, 4, 1, 128, 0}, 2}, {{1, 33, 70, 2, 1, 64, 16}, 2},
@@ -60,6 +60,27 @@ static ls_attention op_of(const int64_t dim[KT_DIMS], char *memory) {
                           .dv = memory + 4 * part + 2 * (dim[3] + dim[4]) * dim[5]};
 }
 
+#ifdef LS_EMULATED_DEVICE
+#define EMULATED true
+#else
+#define EMULATED false
+#endif
+
+/* Plans that a shape has added: as many as it says, or on a real GPU as many as cuDNN's version
+ * and the chip give, none for what is not asked for. */
+static void check_added(int shape, int added) {
+    const int64_t *dim = shapes[shape].dim;
+    const bool asked = dim[1] > 1 && dim[5] % 8 == 0;
+    if (EMULATED) {
+        CHECK_INT(added, shapes[shape].plans);
+    } else {
+        CHECK(added >= 0 && added <= (asked ? 2 : 0));
+        printf("%lld rows, %lld keys, %lld and %lld heads of %lld: %d plans of cuDNN's\n",
+               (long long)dim[1], (long long)dim[2], (long long)dim[3], (long long)dim[4],
+               (long long)dim[5], added);
+    }
+}
+
 /* Who serves which shape, and that nothing more is planned or taken when it comes again. */
 static void test_plans(void) {
     ls_device *dev;
@@ -73,8 +94,12 @@ static void test_plans(void) {
         const size_t scratch_bytes = dev->scratch_bytes;
         CHECK_OK(ops->attention_forward(dev, &op));
         CHECK_OK(ops->attention_backward(dev, &op));
-        plans += i < SHAPES ? shapes[i].plans : 0;
-        CHECK_INT(ls_cuda_cudnn_plans(ls_cuda_of(dev)), plans);
+        const int now = ls_cuda_cudnn_plans(ls_cuda_of(dev));
+        if (i < SHAPES) {
+            check_added(i, now - plans);
+            plans = now;
+        }
+        CHECK_INT(now, plans);
         CHECK(i < SHAPES || dev->scratch_bytes == scratch_bytes);
     }
     ls_attention part = op_of(shapes[0].dim, memory);
@@ -87,7 +112,9 @@ static void test_plans(void) {
     part.add = false;
     part.full = true;
     CHECK_OK(ops->attention_forward(dev, &part));
-    CHECK_INT(ls_cuda_cudnn_plans(ls_cuda_of(dev)), plans + 1);
+    if (EMULATED) {
+        CHECK_INT(ls_cuda_cudnn_plans(ls_cuda_of(dev)), plans + 1);
+    }
     CHECK_OK(ops->sync(dev));
     ops->free(dev, memory);
     ops->close(dev);
@@ -110,12 +137,13 @@ static void test_reserve(void) {
     CHECK_OK(kt_open("cudnn", 1, &dev));
     CHECK_OK(dev->ops->alloc(dev, (size_t)5 << 18, &memory));
     CHECK_OK(dev->ops->reserve(dev, &limits));
-    CHECK_INT(ls_cuda_cudnn_plans(ls_cuda_of(dev)), 2);
+    const int plans = ls_cuda_cudnn_plans(ls_cuda_of(dev));
+    CHECK(plans == 2 || !EMULATED);
     const size_t scratch_bytes = dev->scratch_bytes;
     const ls_attention op = op_of(reserved_dim, memory);
     CHECK_OK(dev->ops->attention_forward(dev, &op));
     CHECK_OK(dev->ops->attention_backward(dev, &op));
-    CHECK_INT(ls_cuda_cudnn_plans(ls_cuda_of(dev)), 2);
+    CHECK_INT(ls_cuda_cudnn_plans(ls_cuda_of(dev)), plans);
     CHECK_INT(dev->scratch_bytes, scratch_bytes);
     dev->ops->free(dev, memory);
     dev->ops->close(dev);
@@ -163,6 +191,12 @@ static void test_offer(void) {
     CHECK_OK(dev->async->attention_offer(dev, &offer));
     CHECK_INT(offer.number, -1);
     CHECK_OK(dev->ops->reserve(dev, &limits));
+    CHECK_OK(dev->async->attention_offer(dev, &offer));
+    if (!EMULATED && offer.number == 0) { /* its right: lockstep's own kernels serve */
+        printf("cuDNN makes no offer on this GPU: %s\n", offer.text);
+        dev->ops->close(dev);
+        return;
+    }
     CHECK_OK(dev->ops->reserve(dev, &limits));
     CHECK_INT(ls_cuda_cudnn_plans(ls_cuda_of(dev)), 2);
     CHECK_OK(dev->async->attention_offer(dev, &offer));

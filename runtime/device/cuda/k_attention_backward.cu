@@ -41,6 +41,34 @@ __device__ __forceinline__ void put(T *to, int64_t stride, int64_t first, int64_
     }
 }
 
+/* p [16 keys from first_key, ROWS queries from `begin`]: of scores, to probabilities; dp: of
+ * dout . v, to the gradient of the scores. lse, in units of log2, and delta: of these queries. */
+template <int PIECES, int ROWS>
+__device__ __forceinline__ void key_scores(const attention_arguments &o, int64_t first_key,
+                                           int64_t begin, const float *lse, const float *delta,
+                                           float (*p)[4], float (*dp)[4]) {
+    const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+    const float to_log2 = (float)(o.op.scale * 1.4426950408889634);
+    /* Of the queries, [from, to) see a key. */
+    const int to = places_below(o.op.q_len, begin, ROWS);
+    int from[2];
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        const int64_t key = first_key + g + 8 * half;
+        from[half] = key >= o.op.kv_len ? ROWS
+                     : o.op.full        ? 0
+                                 : places_below(key - (o.op.kv_len - o.op.q_len), begin, ROWS);
+    }
+#pragma unroll
+    for (int i = 0; i < 4 * PIECES; i++) {
+        const int j = i % 4, column = i / 4 * 8 + 2 * t + j % 2;
+        const bool seen = column >= from[j / 2] && column < to;
+        const float x = p[i / 4][j] * to_log2;
+        p[i / 4][j] = seen ? exp2_of(x - lse[column]) : 0.0f;
+        dp[i / 4][j] = seen ? p[i / 4][j] * (dp[i / 4][j] - delta[column]) : 0.0f;
+    }
+}
+
 /* A block has ROWS keys, 16 to a warp, and goes over the queries that see them; makes dk, dv or
  * both: registers do not hold both of wide heads. */
 template <class T, int ROWS, int D_MAX, bool DK, bool DV>
@@ -50,7 +78,7 @@ __global__ void __launch_bounds__(ROWS * 2) key_gradient_kernel(attention_argume
     LS_SHARED(float, delta, ROWS);
     constexpr int PAD = tile_of<T>::pad, PIECES = ROWS / 8, HEAD_PIECES = D_MAX / 8;
     const int D = (int)o.op.head_dim, ld = o.columns + PAD, ldp = ROWS + PAD;
-    const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+    const int warp = threadIdx.x / 32;
     T *k_tile = tiles, *v_tile = k_tile + ROWS * ld, *q_tile = v_tile + ROWS * ld;
     T *dout_tile = q_tile + ROWS * ld;
     T *p_tile = dout_tile + ROWS * ld + warp * kept_elems<T>(ldp);
@@ -60,7 +88,6 @@ __global__ void __launch_bounds__(ROWS * 2) key_gradient_kernel(attention_argume
     const int64_t past = kv_len - len;
     const int64_t first_query = o.op.full || first <= past ? 0 : first - past;
     const int64_t kv_at = batch * o.op.kv_batch + kv_head * D;
-    const float scale = (float)o.op.scale, to_log2 = (float)(o.op.scale * 1.4426950408889634);
 
     float dk[DK ? HEAD_PIECES : 1][4], dv[DV ? HEAD_PIECES : 1][4];
     clear<DK ? HEAD_PIECES : 1>(dk);
@@ -95,24 +122,7 @@ __global__ void __launch_bounds__(ROWS * 2) key_gradient_kernel(attention_argume
                 multiply<true, ROWS>(dp, v_tile + warp * 16 * ld, ld, dout_tile, ld, ROWS,
                                      o.columns);
             }
-            /* Of the queries, [from, to) see a key. */
-            const int to = places_below(len, begin, ROWS);
-            int from[2];
-#pragma unroll
-            for (int half = 0; half < 2; half++) {
-                const int64_t key = first + warp * 16 + g + 8 * half;
-                from[half] = key >= kv_len ? ROWS
-                             : o.op.full   ? 0
-                                           : places_below(key - past, begin, ROWS);
-            }
-#pragma unroll
-            for (int i = 0; i < 4 * PIECES; i++) {
-                const int j = i % 4, column = i / 4 * 8 + 2 * t + j % 2;
-                const bool seen = column >= from[j / 2] && column < to;
-                const float x = p[i / 4][j] * to_log2;
-                p[i / 4][j] = seen ? exp2_of(x - lse[column]) : 0.0f;
-                dp[i / 4][j] = seen ? p[i / 4][j] * (dp[i / 4][j] - delta[column]) : 0.0f;
-            }
+            key_scores<PIECES, ROWS>(o, first + warp * 16, begin, lse, delta, p, dp);
             if constexpr (DV) {
                 multiply_kept<PIECES, D_MAX>(dv, p, p_tile, ldp, dout_tile, ld, o.columns);
             }
@@ -124,7 +134,7 @@ __global__ void __launch_bounds__(ROWS * 2) key_gradient_kernel(attention_argume
     copy_wait(); /* where no query sees a key */
     if constexpr (DK) {
         put<T, HEAD_PIECES>((T *)o.op.dk + kv_at, o.op.kv_stride, first + warp * 16, kv_len, D, dk,
-                            scale, o.op.add);
+                            (float)o.op.scale, o.op.add);
     }
     if constexpr (DV) {
         put<T, HEAD_PIECES>((T *)o.op.dv + kv_at, o.op.kv_stride, first + warp * 16, kv_len, D, dv,

@@ -167,6 +167,15 @@ __device__ __forceinline__ void norm_terms(const norm_backward_arguments &o, con
     }
 }
 
+template <int N, int P>
+__device__ __forceinline__ void keep_weights(float *w, const norm_backward_arguments &o) {
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+        const int64_t c = ((int64_t)(i / P) * THREADS + threadIdx.x) * P + i % P;
+        w[i] = c < o.C ? o.w[c] : 0.0f;
+    }
+}
+
 /* Columns (threadIdx + k THREADS) P and following belong to a thread, k < PACKS. Where registers
  * allow it, a row is on its way while the one before is summed; where they do not suffice for a
  * row, it is read again, from the caches, once its sums are known. */
@@ -189,11 +198,7 @@ __global__ void __launch_bounds__(THREADS) norm_backward_kernel(norm_backward_ar
         load_row<T, HELD>(x, o.x, first, last, o.C, o.wide);
         load_row<T, HELD>(dy, o.dy, first, last, o.C, o.wide);
     }
-#pragma unroll
-    for (int i = 0; AHEAD && i < N; i++) {
-        const int64_t c = ((int64_t)(i / P) * THREADS + threadIdx.x) * P + i % P;
-        w[i] = c < o.C ? o.w[c] : 0.0f;
-    }
+    keep_weights<AHEAD ? N : 0, P>(w, o);
     for (int64_t row = first; row < last; row++) {
         const float rstd = o.rstd[row], mean = CENTRED ? o.mean[row] : 0.0f;
         float xhat[HELD * P], g[HELD * P], sum_g = 0.0f, sum_gx = 0.0f;
