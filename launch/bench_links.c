@@ -18,6 +18,7 @@ enum {
     SLICE_BYTES = 4 * WIDTH * WIDTH,
     GRAD_BYTES = 72 << 20,
     BESIDE = 8,
+    CALLS = BESIDE + 2,
     ROWS_BESIDE = 3,
     KEPT_BYTES = 64 << 20
 };
@@ -29,6 +30,12 @@ static const int64_t sizes[LS_USE_COUNT][SIZES] = {[LS_USE_ACTIVATIONS] = ACTIVA
                                                    [LS_USE_STATE] = {6 << 20, 12 << 20, 18 << 20},
                                                    [LS_USE_BLOCKS] = {1 << 20, 3 << 20, 9 << 20}};
 
+/* A rank's main thread is in a call for the operation from begin to end, in seconds of the host's
+ * clock. */
+typedef struct call {
+    double begin_s, end_s;
+} call;
+
 typedef struct bench {
     ls_comm *comm;
     ls_device *dev;
@@ -39,6 +46,7 @@ typedef struct bench {
     int64_t kept_end;  /* of what was used of it last */
     int64_t place;     /* of the next weights, in elements */
     int64_t grads_end; /* of the last gradients, in bytes */
+    call *calls;       /* [ranks][REPEATS][CALLS]: the start, looks, and the wait last */
 } bench;
 
 typedef struct row {
@@ -176,17 +184,21 @@ static ls_status work_before(bench *b, row *r, const ls_bench_shape *s) {
     return LS_OK;
 }
 
-/* Products between which what is on its way is looked after, which counts. */
-static ls_status look_after(bench *b, int count, ls_comm_request *requests[2], double *calls_s) {
+static double now_s(void) {
+    return 1e-9 * (double)ls_clock_ns();
+}
+
+/* Products between which what is on its way is looked after. */
+static ls_status look_after(bench *b, int count, ls_comm_request *requests[2], call *looks) {
     for (int i = 0; i < count; i++) {
         LS_TRY(products(b, 1));
-        const uint64_t start_ns = ls_clock_ns();
+        looks[i].begin_s = now_s();
         for (int k = 0; k < 2; k++) {
             bool done = false;
             LS_TRY(requests[k] ? b->comm->ops->test(b->comm, requests[k], &done) : LS_OK);
             requests[k] = done ? NULL : requests[k];
         }
-        *calls_s += 1e-9 * (double)(ls_clock_ns() - start_ns);
+        looks[i].end_s = now_s();
     }
     return LS_OK;
 }
@@ -194,12 +206,12 @@ static ls_status look_after(bench *b, int count, ls_comm_request *requests[2], d
 /* What a step computes then. It looks after gradients and messages to other stages; rows of tensor
  * and context ranks it only waits for. */
 static ls_status work_beside(bench *b, const row *r, const ls_bench_shape *s,
-                             ls_comm_request *requests[2], double *calls_s) {
+                             ls_comm_request *requests[2], call *looks) {
     if (r->use == LS_USE_STATE && r->call.coll != LS_COLL_ALL_GATHER) {
-        return look_after(b, BESIDE, requests, calls_s);
+        return look_after(b, BESIDE, requests, looks);
     }
     if (r->use == LS_USE_BESIDE || r->use == LS_USE_KEPT) {
-        return r->call.coll == LS_COLL_SEND_RECV ? look_after(b, ROWS_BESIDE, requests, calls_s)
+        return r->call.coll == LS_COLL_SEND_RECV ? look_after(b, ROWS_BESIDE, requests, looks)
                                                  : products(b, ROWS_BESIDE);
     }
     /* Of the block before, whose weights are in the other window. */
@@ -232,41 +244,62 @@ static int ascending(const void *a, const void *b) {
 
 /* Ranks leave a barrier one after the other; this ends at the same time on all, awake. */
 static ls_status begin_together(ls_comm *comm) {
-    double now_s, begin_s = 1e-9 * (double)ls_clock_ns();
+    double begin_s = now_s();
     LS_TRY(comm->ops->all_reduce(comm, &begin_s, 1, LS_F64, LS_MAX));
-    do {
-        now_s = 1e-9 * (double)ls_clock_ns();
-    } while (now_s < begin_s + 1e-4);
+    while (now_s() < begin_s + 1e-4) {
+    }
     return LS_OK;
 }
 
-/* What a rank is in calls for: starting the operation, looking after it, and waiting for it from
- * when the last one has come to wait (their clock is the host's). Mean of the ranks, median of the
- * times. */
+static double common_s(call a, call b) {
+    return fmax(0.0, fmin(a.end_s, b.end_s) - fmax(a.begin_s, b.begin_s));
+}
+
+static const call *calls_of(const bench *b, int rank, int repeat) {
+    return b->calls + (rank * REPEATS + repeat) * CALLS;
+}
+
+/* What a rank is in calls for; of its waiting, what the rank that came last to wait is in calls for
+ * too, or has ended: before that it waits for that one's computation. */
+static double exposed_s(const bench *b, int rank, int repeat) {
+    const call *own = calls_of(b, rank, repeat), *last = own;
+    const call wait = own[CALLS - 1];
+    double sum = 0;
+    for (int r = 0; r < b->comm->size; r++) {
+        const call *other = calls_of(b, r, repeat);
+        last = other[CALLS - 1].begin_s > last[CALLS - 1].begin_s ? other : last;
+    }
+    for (int i = 0; i < CALLS - 1; i++) {
+        sum += own[i].end_s - own[i].begin_s + common_s(wait, last[i]);
+    }
+    return sum + common_s(wait, (call){last[CALLS - 1].begin_s, wait.end_s});
+}
+
+/* Mean of the ranks, median of the times. */
 static ls_status time_row(bench *b, row *r, int64_t bytes, double *seconds) {
     ls_comm *comm = b->comm;
     const ls_bench_shape s = ls_bench_shape_of(&r->call, bytes);
-    double starts[REPEATS], waits[REPEATS], ends[REPEATS];
+    call own[REPEATS][CALLS] = {{{0}}};
+    double times[REPEATS] = {0};
     for (int i = 0; i < REPEATS; i++) {
         ls_comm_request *requests[2];
         LS_TRY(begin_together(comm));
         LS_TRY(work_before(b, r, &s));
-        const uint64_t start_ns = ls_clock_ns();
+        own[i][0].begin_s = now_s();
         LS_TRY(ls_bench_call_start(&r->call, s, r->send, r->recv, requests));
-        starts[i] = 1e-9 * (double)(ls_clock_ns() - start_ns);
-        LS_TRY(work_beside(b, r, &s, requests, &starts[i]));
-        waits[i] = 1e-9 * (double)ls_clock_ns();
+        own[i][0].end_s = now_s();
+        LS_TRY(work_beside(b, r, &s, requests, &own[i][1]));
+        own[i][CALLS - 1].begin_s = now_s();
         LS_TRY(ls_bench_call_wait(&r->call, requests));
-        ends[i] = 1e-9 * (double)ls_clock_ns();
+        own[i][CALLS - 1].end_s = now_s();
         LS_TRY(work_after(b, r, &s));
     }
-    LS_TRY(comm->ops->all_reduce(comm, waits, REPEATS, LS_F64, LS_MAX));
-    for (int i = 0; i < REPEATS; i++) {
-        ends[i] = (starts[i] + fmax(0.0, ends[i] - waits[i])) / comm->size;
+    LS_TRY(comm->ops->all_gather(comm, own, b->calls, sizeof own));
+    for (int i = 0; i < REPEATS * comm->size; i++) {
+        times[i % REPEATS] += exposed_s(b, i / REPEATS, i % REPEATS) / comm->size;
     }
-    LS_TRY(comm->ops->all_reduce(comm, ends, REPEATS, LS_F64, LS_SUM));
-    qsort(ends, REPEATS, sizeof *ends, ascending);
-    *seconds = ends[REPEATS / 2];
+    qsort(times, REPEATS, sizeof *times, ascending);
+    *seconds = times[REPEATS / 2];
     return LS_OK;
 }
 
@@ -307,7 +340,9 @@ static ls_status measure(bench *b, int64_t *blocks, ls_bench_links *links) {
 static ls_status take(bench *b, int64_t **blocks) {
     const size_t most = (size_t)sizes[LS_USE_STATE][SIZES - 1];
     const size_t elem = ls_dtype_bytes(b->dtype);
-    LS_TRY(ls_calloc(2 * (size_t)b->comm->size, sizeof **blocks, blocks));
+    const size_t ranks = (size_t)b->comm->size;
+    LS_TRY(ls_calloc(2 * ranks, sizeof **blocks, blocks));
+    LS_TRY(ls_calloc(ranks * REPEATS * CALLS, sizeof *b->calls, &b->calls));
     LS_TRY(ls_calloc(most, 1, &b->own[0]));
     LS_TRY(ls_calloc(most, 1, &b->own[1]));
     LS_TRY(ls_calloc(KEPT_BYTES, 1, &b->kept));
@@ -368,6 +403,7 @@ done:
     free(b.kept);
     free(b.rows);
     free(b.out);
+    free(b.calls);
     free(blocks);
     return status;
 }

@@ -3,9 +3,10 @@
 layout and their traces of several steps: medians of the runs, and between what their ratios lie.
 
 Exposed is the time that a rank's main thread is in calls on operations, for computation hides what happens
-meanwhile. Where it waits, the time counts from when the last rank has come to wait for the same operation, or
-has its part of it: before that the rank waits for slower computation (skew, a pipeline's bubble), not for the
-wire. Mean of the ranks; of each operation of a step the median of the steps.
+meanwhile. Where it waits, time counts while the rank that comes last to wait for the same operation, or to have
+its part of it, is in calls on it too (launch/bench_links.c measures the same): else the rank waits for slower
+computation (skew, a pipeline's bubble), not for the wire. Mean of the ranks; of each operation of a step the
+median of the steps.
 """
 import json
 import os
@@ -47,16 +48,22 @@ def split(operations, calls):
     for op in operations.values():
         op["came"] = op.get("end", op["begin"])
         op["exposed"] = op["waiting"] = 0.0
+        op["calls"] = []
     calls = [c for c in calls if c[0] in operations]
-    for i, begin, _, waits in calls:
-        if waits:
-            operations[i]["came"] = min(operations[i]["came"], begin)
-    last = defaultdict(float)
-    for op in operations.values():
-        last[op["key"]] = max(last[op["key"]], op["came"])
     for i, begin, end, waits in calls:
         op = operations[i]
-        shown = max(0.0, end - max(begin, last[op["key"]])) if waits else end - begin
+        op["came"] = min(op["came"], begin) if waits else op["came"]
+        op["calls"].append((begin, end))
+    last = {}
+    for op in operations.values():
+        if op["key"] not in last or op["came"] > last[op["key"]]["came"]:
+            last[op["key"]] = op
+    for i, begin, end, waits in calls:
+        op, other = operations[i], last[operations[i]["key"]]
+        shown = end - begin
+        if waits and op is not other:
+            there = [c for c in other["calls"] if c[0] < other["came"]] + [(other["came"], end)]
+            shown = sum(max(0.0, min(end, e) - max(begin, b)) for b, e in there)
         op["exposed"] += 1e-3 * shown
         op["waiting"] += 1e-3 * (end - begin - shown)
 

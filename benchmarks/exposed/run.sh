@@ -2,14 +2,16 @@
 # run.sh [FOLDER [LAYOUT ...]]: the communication that a step of training exposes on this machine, predicted by its profile
 # (collectives/wire_cost.h, runtime/plan/operations.c) and measured, for layouts of 2 ranks. exposed.py defines what counts.
 #
-# The speed of a virtual machine's memory drifts by more than a plan errs: so the layouts are gone through ROUNDS times (3),
-# the links are measured again before each run (AGAIN=0: only once), and medians of the rounds are compared.
+# The speed of a virtual machine's memory drifts by more than a plan errs: so the layouts are gone through ROUNDS times (3;
+# LIMIT_S: fewer where another would end more than so many seconds after the start), the links are measured again before each
+# run (AGAIN=0: only once), and medians of the rounds are compared.
 #
 # FOLDER (default: a new one, removed at the end) keeps the profile local.yaml, which is measured when it is missing, and each
 # run's trace and ledger. LAYOUT: settings of one layout, such as "parallel.zero=3"; default: 8 of them. STEPS: so many of a
 # run are looked at (8). DETAILS=1: what is predicted of each kind of operation, and each group's operations. LOCKSTEP names the
 # binary (default: build/release/bin/lockstep of this tree).
 set -eu
+began=$(date +%s)
 root=$(cd "$(dirname "$0")/../.." && pwd)
 lockstep=${LOCKSTEP:-$root/build/release/bin/lockstep}
 if [ $# -gt 0 ]; then
@@ -50,6 +52,8 @@ while [ "$round" -le "$rounds" ]; do
         ranks "$lockstep" train $model run.name="$n-$round" $layout >"$work/train.log" 2>&1 ||
             { cat "$work/train.log" >&2; exit 1; }
     done
+    took=$(($(date +%s) - began))
+    [ $((took + took / round)) -le "${LIMIT_S:-$((took * 2))}" ] || break
     round=$((round + 1))
 done
 printf '%-46s %12s %12s %8s %13s %12s\n' layout 'predicted ms' 'measured ms' ratio 'of the rounds' 'waiting ms'
