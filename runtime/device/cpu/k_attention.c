@@ -161,7 +161,7 @@ typedef struct forward_scratch_bf16 {
     int32_t *turned;  /* [ld, BLOCK / 2]: v for turn_keys */
     float *scores;    /* [BLOCK, TILE] of key and row, not scaled */
     int32_t *p;       /* [BLOCK / 2, TILE] words along keys */
-    float *max, *sum; /* [TILE] */
+    float *max, *sum; /* [TILE] running maximum, or less by SLACK at most; sum of exponentials */
     float *weights;   /* [TILE] sum of the words of p: what out is divided by, so that the rounded
                          weights of a row's values add up to 1 */
     ls_bf16 *rows;    /* [TILE, ld] */
@@ -205,6 +205,14 @@ static void forward_begin_bf16(const ls_attention *op, const tile_rows *rows,
     }
 }
 
+/* A maximum only keeps exponentials in range, so it follows the scores when it is 8 powers of two
+ * behind: most blocks then leave sums and out as they are. */
+#define SLACK 8.0f
+
+LS_INLINE vf weight_vf(vf x) {
+    return (vf)exp2_bf16((__m512)x);
+}
+
 LS_INLINE vf scaled_score(const float *score, vf scale, const bool masked, vi visible, int64_t j) {
     const vf x = *(const vf *)score * scale;
     return masked ? select_vf(visible > (int32_t)j, x, splat(-INFINITY)) : x;
@@ -233,12 +241,17 @@ LS_INLINE void softmax_nv(const int nv, const bool masked, const bool keep, cons
             top[v] = max_vf(scaled_score(score + v * LANES, scale, masked, visible[v], j), top[v]);
         }
     }
+    for (int v = 0; v < nv; v++) {
+        const vf before = *(const vf *)(s->max + col + v * LANES);
+        top[v] = select_vf(top[v] > before + splat(SLACK), top[v], before);
+    }
     for (int64_t j = 0; j < keys; j += 2) {
         float *score = s->scores + j * TILE + col;
 #pragma GCC unroll 3
         for (int v = 0; v < nv; v++, score += LANES) {
-            vf p0 = exp2_vf(scaled_score(score, scale, masked, visible[v], j) - top[v]);
-            vf p1 = exp2_vf(scaled_score(score + TILE, scale, masked, visible[v], j + 1) - top[v]);
+            vf p0 = weight_vf(scaled_score(score, scale, masked, visible[v], j) - top[v]);
+            vf p1 =
+                weight_vf(scaled_score(score + TILE, scale, masked, visible[v], j + 1) - top[v]);
             added[v] += p0 + p1;
             const __m512i words = pairs_of(p0, p1);
             weights[v] = _mm512_dpbf16_ps(weights[v], (__m512bh)words, ones);

@@ -121,13 +121,24 @@ LS_INLINE vf exp2_vf(vf x) {
 /* to [ld] = words of low [n] and high [n], then zeros. */
 static inline void pair_rows(const ls_bf16 *low, const ls_bf16 *high, int64_t n, int64_t ld,
                              int32_t *to) {
-    for (int64_t c = 0; c < ld; c += LANES) {
-        const __mmask16 mask = c + LANES <= n ? 0xffff
-                               : c < n        ? (__mmask16)((1u << (n - c)) - 1)
-                                              : 0;
+    const __m512i first =
+        _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6,
+                         37, 5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
+    const __m512i second = _mm512_add_epi16(first, _mm512_set1_epi16(LANES));
+    int64_t c = 0;
+    for (; c + 2 * LANES <= n; c += 2 * LANES) { /* unmasked: much faster from outside the cache */
+        const __m512i a = _mm512_loadu_si512(low + c), b = _mm512_loadu_si512(high + c);
+        _mm512_store_si512(to + c, _mm512_permutex2var_epi16(a, first, b));
+        _mm512_store_si512(to + c + LANES, _mm512_permutex2var_epi16(a, second, b));
+    }
+    for (; c < n; c += LANES) {
+        const __mmask16 mask = bf16_mask(c, n);
         const __m512i a = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, low + c));
         const __m512i b = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, high + c));
         _mm512_store_si512(to + c, _mm512_or_si512(a, _mm512_slli_epi32(b, 16)));
+    }
+    for (; c < ld; c += LANES) {
+        _mm512_store_si512(to + c, _mm512_setzero_si512());
     }
 }
 
