@@ -9,6 +9,9 @@
 
 /* A block of logits stays in the first cache between its maximum and its sum. */
 enum { BLOCK_ELEMS = 2048 };
+/* Gradients of more bytes are written past the caches, which do not hold them until they are read.
+ */
+enum { STREAM_BYTES = 16 << 20 };
 
 #if HAS_BF16_VECTORS
 /* The largest of x, NaNs disregarded (maxps gives its second operand for a NaN). */
@@ -26,6 +29,7 @@ LS_INLINE float block_max(const float *x, int64_t n) {
     return _mm512_reduce_max_ps(_mm512_max_ps(m0, m1));
 }
 
+/* Meanwhile the next block comes nearer. */
 LS_INLINE float block_sum_exp(const float *x, int64_t n, float max) {
     const __m512 log2_e = _mm512_set1_ps((float)M_LOG2E), top = _mm512_set1_ps(max);
     __m512 s0 = _mm512_setzero_ps(), s1 = s0;
@@ -33,6 +37,8 @@ LS_INLINE float block_sum_exp(const float *x, int64_t n, float max) {
     for (; i + 2 * BF16_LANES <= n; i += 2 * BF16_LANES) {
         const __m512 a = _mm512_sub_ps(_mm512_loadu_ps(x + i), top);
         const __m512 b = _mm512_sub_ps(_mm512_loadu_ps(x + i + BF16_LANES), top);
+        __builtin_prefetch(x + i + BLOCK_ELEMS);
+        __builtin_prefetch(x + i + BLOCK_ELEMS + BF16_LANES);
         s0 = _mm512_add_ps(s0, exp2_fp32(_mm512_mul_ps(a, log2_e)));
         s1 = _mm512_add_ps(s1, exp2_fp32(_mm512_mul_ps(b, log2_e)));
     }
@@ -44,21 +50,43 @@ LS_INLINE float block_sum_exp(const float *x, int64_t n, float max) {
     return _mm512_reduce_add_ps(_mm512_add_ps(s0, s1));
 }
 
-/* to[v] = exp(x[v] - max) factor. to may be x: an element is read before its place is written. */
-static void probabilities_bf16(const float *x, int64_t n, float max, float factor, ls_bf16 *to) {
+/* to[v] = exp(x[v] - max) factor. to may be x: an element is read before its place is written.
+ * Meanwhile the row `next` comes into the second cache. */
+LS_INLINE void probabilities_lines(const bool stream, const float *x, const float *next, int64_t n,
+                                   float max, float factor, ls_bf16 *to) {
     const __m512 log2_e = _mm512_set1_ps((float)M_LOG2E), top = _mm512_set1_ps(max);
     const __m512 scale = _mm512_set1_ps(factor);
     int64_t v = 0;
     for (; v + BF16_LINE <= n; v += BF16_LINE) {
         const __m512 a = _mm512_sub_ps(_mm512_loadu_ps(x + v), top);
         const __m512 b = _mm512_sub_ps(_mm512_loadu_ps(x + v + BF16_LANES), top);
-        bf16_store_line(to + v, _mm512_mul_ps(exp2_bf16(_mm512_mul_ps(a, log2_e)), scale),
-                        _mm512_mul_ps(exp2_bf16(_mm512_mul_ps(b, log2_e)), scale));
+        _mm_prefetch((const char *)(next + v), _MM_HINT_T1);
+        _mm_prefetch((const char *)(next + v + BF16_LANES), _MM_HINT_T1);
+        const __m512 p = _mm512_mul_ps(exp2_bf16(_mm512_mul_ps(a, log2_e)), scale);
+        const __m512 q = _mm512_mul_ps(exp2_bf16(_mm512_mul_ps(b, log2_e)), scale);
+        if (stream) {
+            _mm512_stream_si512((__m512i *)(to + v), (__m512i)_mm512_cvtne2ps_pbh(q, p));
+        } else {
+            bf16_store_line(to + v, p, q);
+        }
     }
     for (; v < n; v += BF16_LANES) {
         const __mmask16 mask = bf16_mask(v, n);
         const __m512 a = _mm512_sub_ps(_mm512_maskz_loadu_ps(mask, x + v), top);
         bf16_store(to + v, mask, _mm512_mul_ps(exp2_bf16(_mm512_mul_ps(a, log2_e)), scale));
+    }
+    if (stream) {
+        _mm_sfence();
+    }
+}
+
+static void probabilities_bf16(const ls_cross_entropy *op, const float *x, float max, float factor,
+                               ls_bf16 *to) {
+    const bool large = op->rows * op->ld * (int64_t)sizeof *to > STREAM_BYTES;
+    if (large && (uintptr_t)to % 64 == 0) {
+        probabilities_lines(true, x, x + op->ld, op->vocab, max, factor, to);
+    } else {
+        probabilities_lines(false, x, x + op->ld, op->vocab, max, factor, to);
     }
 }
 #else
@@ -134,7 +162,7 @@ LS_INLINE void gradient_row(const ls_cross_entropy *op, int64_t i, float max, fl
     const float x_target = target < 0 ? 0.0f : x[target];
 #if HAS_BF16_VECTORS
     if (dtype == LS_BF16) {
-        probabilities_bf16(x, op->vocab, max, factor, dlogits);
+        probabilities_bf16(op, x, max, factor, dlogits);
     }
     const int64_t first = dtype == LS_BF16 ? op->vocab : 0;
 #else
