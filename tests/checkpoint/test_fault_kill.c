@@ -8,8 +8,10 @@
 #include <errno.h>
 #include <omp.h>
 #include <signal.h>
+#include <sys/mman.h>
 #include <sys/ptrace.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 enum { SWEEP_EVERY = 16 };
 
@@ -47,12 +49,19 @@ static void save_and_exit(const scenario *s) {
     _exit(0);
 }
 
+/* LLVM's OpenMP leaves this behind where a process was killed or has used _exit. */
+static void remove_openmp_segment(pid_t child) {
+    char name[64];
+    snprintf(name, sizeof name, "/__KMP_REGISTERED_LIB_%d_%d", (int)child, (int)getuid());
+    (void)shm_unlink(name);
+}
+
 /* Waits for all threads of a child that was killed or has ended. */
 static void reap(pid_t child) {
     int state;
     while (waitpid(-1, &state, __WALL) > 0 || errno == EINTR) {
     }
-    (void)child;
+    remove_openmp_segment(child);
 }
 
 /* As fault_whole_check, by another process: loading may use threads of OpenMP, and a child of a
@@ -68,6 +77,7 @@ static int64_t whole_check(void) {
     }
     int state;
     CHECK(waitpid(child, &state, 0) == child);
+    remove_openmp_segment(child);
     CHECK(WIFEXITED(state) && WEXITSTATUS(state) != 255);
     return WIFEXITED(state) ? WEXITSTATUS(state) : -1;
 }
