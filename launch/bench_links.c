@@ -16,7 +16,7 @@
 enum { REPEATS = 15, SIZES = 3, ROWS = 256, WIDTH = 512, WEIGHT_ELEMS = 32 << 20 };
 enum {
     SLICE_BYTES = 4 * WIDTH * WIDTH,
-    GRAD_BYTES = 72 << 20,
+    GRAD_BYTES = 96 << 20,
     BESIDE = 8,
     CALLS = BESIDE + 2,
     ROWS_BESIDE = 3,
@@ -27,7 +27,7 @@ enum {
 static const int64_t sizes[LS_USE_COUNT][SIZES] = {[LS_USE_ACTIVATIONS] = ACTIVATION_SIZES,
                                                    [LS_USE_BESIDE] = ACTIVATION_SIZES,
                                                    [LS_USE_KEPT] = ACTIVATION_SIZES,
-                                                   [LS_USE_STATE] = {6 << 20, 12 << 20, 18 << 20},
+                                                   [LS_USE_STATE] = {6 << 20, 12 << 20, 24 << 20},
                                                    [LS_USE_BLOCKS] = {1 << 20, 3 << 20, 9 << 20}};
 
 /* A rank's main thread is in a call for the operation from begin to end, in seconds of the host's
