@@ -59,8 +59,8 @@ CONF
 node() {
     mkdir -p "$dir/spool/n$1" "$dir/tmp/n$1"
     # A host name of its own: Open MPI takes ranks of one host name for neighbours in memory. And mounts of
-    # its own, so that a test can take its file systems away.
-    SLURM_CONF="$dir/slurm.conf" unshare -u -m sh -c "hostname n$1 && exec slurmd -N n$1"
+    # its own, so that a test can take its file systems away; and memory in common, which goes with it.
+    SLURM_CONF="$dir/slurm.conf" unshare -u -m sh -c "mount -t tmpfs none /dev/shm; hostname n$1 && exec slurmd -N n$1"
 }
 
 start() {
