@@ -74,7 +74,7 @@ void ls_ckpt_place_remove(const ls_ckpt_place *place) {
         ls_log_warn("%s; it is tried again with the next save", ls_error_last()->message);
         leave(place->temporary);
     }
-    ls_error_set(error.code, error.file, error.line, "%s", error.message);
+    (void)ls_error_restore(&error);
 }
 
 ls_status ls_ckpt_manifest_create(const ls_ckpt_save_options *options, json_t **root) {

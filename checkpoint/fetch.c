@@ -120,9 +120,7 @@ const ls_ckpt_wanted *ls_ckpt_fetcher_take(ls_ckpt_fetcher *f, ls_ckpt_codec *co
         }
     }
     pthread_mutex_unlock(&f->mutex);
-    *status = error.code == LS_OK
-                  ? LS_OK
-                  : ls_error_set(error.code, error.file, error.line, "%s", error.message);
+    *status = error.code == LS_OK ? LS_OK : ls_error_restore(&error);
     return wanted;
 }
 

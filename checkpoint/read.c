@@ -39,7 +39,7 @@ static ls_status kept_error(const reader *r) {
     if (!atomic_load(&r->failed)) {
         return LS_OK;
     }
-    return ls_error_set(r->error.code, r->error.file, r->error.line, "%s", r->error.message);
+    return ls_error_restore(&r->error);
 }
 
 /* Room for one more element of a growing table. */

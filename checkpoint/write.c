@@ -55,7 +55,7 @@ static ls_status kept_error(const writer *w) {
     if (!atomic_load(&w->failed)) {
         return LS_OK;
     }
-    return ls_error_set(w->error.code, w->error.file, w->error.line, "%s", w->error.message);
+    return ls_error_restore(&w->error);
 }
 
 static ls_status pieces_init(writer *w, const ls_ckpt_tensor *tensors, int count) {

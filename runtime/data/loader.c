@@ -190,7 +190,7 @@ ls_status ls_loader_next(ls_loader *loader, const int32_t **tokens, const int32_
     const int32_t *slot = loader->ring + loader->consumed % loader->slots * loader->slot_elems;
     pthread_mutex_unlock(&loader->lock);
     if (!ready) {
-        return ls_error_set(error.code, error.file, error.line, "%s", error.message);
+        return ls_error_restore(&error);
     }
     *tokens = slot;
     *targets = slot + loader->options.micro * loader->seq;

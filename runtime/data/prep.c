@@ -252,7 +252,7 @@ ls_status ls_prep_run(const ls_prep_options *options, ls_prep_result *result) {
     if (status != LS_OK) {
         const ls_error error = *ls_error_last();
         ls_dir_remove(to.temp); /* the first failure is the one to tell */
-        return ls_error_set(error.code, error.file, error.line, "%s", error.message);
+        return ls_error_restore(&error);
     }
     result->seconds = 1e-9 * (double)(ls_clock_ns() - begin_ns);
     char bytes[32], time[32];
