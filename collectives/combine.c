@@ -1,5 +1,6 @@
 #include "collectives/combine.h"
 
+#include "collectives/combine_fold.h"
 #include "collectives/combine_half.h"
 #include "runtime/base/cpu.h"
 
@@ -8,10 +9,6 @@
 #if defined(__SSE2__)
 #include <immintrin.h>
 #endif
-
-/* Elements that are reduced at a time: what the stack of partial sums holds stays in the first
- * cache. */
-enum { BLOCK = 512 };
 
 ls_status ls_combine_check(ls_dtype dtype) {
     switch (dtype) {
@@ -127,117 +124,52 @@ void ls_copy_to_all(int places, void *const *to, const void *from, int64_t bytes
     end_stream(stream);
 }
 
-/* Leaves of the left child of a node with `leaves` of them: the largest power of two below. */
-static int left_leaves(int leaves) {
-    int left = 1;
-    while (2 * left < leaves) {
-        left *= 2;
+/* What more than two places get, and what goes past the caches, is put together first. */
+static void combine_plain(ls_dtype dtype, ls_reduce op, int ranks, const void *const *from,
+                          int places, void *const *to, int64_t count, bool stream) {
+    ls_fold_fn *const fold = ls_fold_of(dtype);
+    const size_t bytes = ls_dtype_bytes(dtype);
+    uint64_t node[LS_FOLD_ELEMS];
+    void *const whole[] = {node};
+    for (int64_t at = 0; at < count; at += LS_FOLD_ELEMS) {
+        const int n = (int)(count - at < LS_FOLD_ELEMS ? count - at : LS_FOLD_ELEMS);
+        const size_t first = (size_t)at * bytes;
+        if (!stream && places <= 2) {
+            void *const there[] = {(char *)to[0] + first, (char *)to[places - 1] + first};
+            fold(op, ranks, from, at, n, places, there);
+            continue;
+        }
+        fold(op, ranks, from, at, n, 1, whole);
+        for (int j = 0; j < places; j++) {
+            put((char *)to[j] + first, node, (size_t)n * bytes, stream);
+        }
     }
-    return left;
 }
-
-#define SUM(a, b)         ((a) + (b))
-#define SUM_WRAP_32(a, b) ((int32_t)((uint32_t)(a) + (uint32_t)(b)))
-#define SUM_WRAP_64(a, b) ((int64_t)((uint64_t)(a) + (uint64_t)(b)))
-#define MAX(a, b)         ((a) > (b) ? (a) : (b))
-#define MIN(a, b)         ((a) < (b) ? (a) : (b))
-
-/* out[n] = the node over from[0 .. ranks-1] at elements [at, at + n): two leaves at once, so that
- * two ranks cost one pass. */
-#define DEFINE_NODE(name, op_name, elem, OP)                                                       \
-    static void name##_##op_name(int ranks, const void *const *from, int64_t at, int n,            \
-                                 elem *restrict out) {                                             \
-        const elem *a = (const elem *)from[0] + at;                                                \
-        if (ranks == 1) {                                                                          \
-            memcpy(out, a, (size_t)n * sizeof *a);                                                 \
-            return;                                                                                \
-        }                                                                                          \
-        const elem *b = (const elem *)from[1] + at;                                                \
-        if (ranks == 2) {                                                                          \
-            for (int i = 0; i < n; i++) {                                                          \
-                out[i] = OP(a[i], b[i]);                                                           \
-            }                                                                                      \
-            return;                                                                                \
-        }                                                                                          \
-        elem right[BLOCK];                                                                         \
-        const int left = left_leaves(ranks);                                                       \
-        name##_##op_name(left, from, at, n, out);                                                  \
-        name##_##op_name(ranks - left, from + left, at, n, right);                                 \
-        for (int i = 0; i < n; i++) {                                                              \
-            out[i] = OP(out[i], right[i]);                                                         \
-        }                                                                                          \
-    }
-
-/* node[n], averaged where that is asked for. */
-#define DEFINE_TYPE(name, elem, ADD)                                                               \
-    DEFINE_NODE(name, sum, elem, ADD)                                                              \
-    DEFINE_NODE(name, max, elem, MAX)                                                              \
-    DEFINE_NODE(name, min, elem, MIN)                                                              \
-    static void name##_block(ls_reduce op, int ranks, const void *const *from, int64_t at, int n,  \
-                             elem *node) {                                                         \
-        if (op == LS_MAX) {                                                                        \
-            name##_max(ranks, from, at, n, node);                                                  \
-        } else if (op == LS_MIN) {                                                                 \
-            name##_min(ranks, from, at, n, node);                                                  \
-        } else {                                                                                   \
-            name##_sum(ranks, from, at, n, node);                                                  \
-        }                                                                                          \
-        for (int i = 0; op == LS_AVG && i < n; i++) {                                              \
-            node[i] = node[i] / (elem)ranks;                                                       \
-        }                                                                                          \
-    }                                                                                              \
-    static void name(ls_reduce op, int ranks, const void *const *from, int places,                 \
-                     void *const *to, int64_t count, bool stream) {                                \
-        elem node[BLOCK];                                                                          \
-        for (int64_t at = 0; at < count; at += BLOCK) {                                            \
-            const int n = (int)(count - at < BLOCK ? count - at : BLOCK);                          \
-            name##_block(op, ranks, from, at, n, node);                                            \
-            for (int j = 0; j < places; j++) {                                                     \
-                put((elem *)to[j] + at, node, (size_t)n * sizeof *node, stream);                   \
-            }                                                                                      \
-        }                                                                                          \
-    }
-
-DEFINE_TYPE(combine_f32, float, SUM)
-DEFINE_TYPE(combine_f64, double, SUM)
-DEFINE_TYPE(combine_i32, int32_t, SUM_WRAP_32)
-DEFINE_TYPE(combine_i64, int64_t, SUM_WRAP_64)
-DEFINE_TYPE(combine_u64, uint64_t, SUM)
 
 /* 16-bit types: the ranks' blocks are widened as the tree is walked. */
 static void half_node(const ls_half_ops *half, ls_reduce op, int ranks, const void *const *from,
-                      int64_t at, int n, float *restrict out) {
+                      int64_t at, int n, float *out) {
     if (ranks == 1) {
         half->widen((const uint16_t *)from[0] + at, n, out);
         return;
     }
-    float right[BLOCK];
-    const int left = left_leaves(ranks);
+    float right[LS_FOLD_ELEMS];
+    const void *const children[] = {out, right};
+    void *const node[] = {out};
+    const int left = ls_left_leaves(ranks);
     half_node(half, op, left, from, at, n, out);
     half_node(half, op, ranks - left, from + left, at, n, right);
-    if (op == LS_MAX) {
-        for (int i = 0; i < n; i++) {
-            out[i] = MAX(out[i], right[i]);
-        }
-    } else if (op == LS_MIN) {
-        for (int i = 0; i < n; i++) {
-            out[i] = MIN(out[i], right[i]);
-        }
-    } else {
-        for (int i = 0; i < n; i++) {
-            out[i] = SUM(out[i], right[i]);
-        }
-    }
+    ls_fold_of(LS_F32)(op, 2, children, 0, n, 1, node);
 }
 
 static void combine_half(ls_dtype dtype, ls_reduce op, int ranks, const void *const *from,
                          int places, void *const *to, int64_t count, bool stream) {
     const ls_half_ops *half = ls_half_ops_of(dtype);
-    float node[BLOCK];
-    uint16_t narrow[BLOCK];
-    for (int64_t at = 0; at < count; at += BLOCK) {
-        const int n = (int)(count - at < BLOCK ? count - at : BLOCK);
-        half_node(half, op, ranks, from, at, n, node);
+    float node[LS_FOLD_ELEMS];
+    uint16_t narrow[LS_FOLD_ELEMS];
+    for (int64_t at = 0; at < count; at += LS_FOLD_ELEMS) {
+        const int n = (int)(count - at < LS_FOLD_ELEMS ? count - at : LS_FOLD_ELEMS);
+        half_node(half, op == LS_AVG ? LS_SUM : op, ranks, from, at, n, node);
         for (int i = 0; op == LS_AVG && i < n; i++) {
             node[i] = node[i] / (float)ranks;
         }
@@ -251,26 +183,12 @@ static void combine_half(ls_dtype dtype, ls_reduce op, int ranks, const void *co
 void ls_combine_ranks(ls_dtype dtype, ls_reduce op, int ranks, const void *const *from, int places,
                       void *const *to, int64_t count, bool stream) {
     stream = stream && is_elsewhere(ranks, from, places, to);
-    switch (dtype) {
-    case LS_F32:
-        combine_f32(op, ranks, from, places, to, count, stream);
-        break;
-    case LS_F64:
-        combine_f64(op, ranks, from, places, to, count, stream);
-        break;
-    case LS_BF16:
-    case LS_F16:
+    if (ranks == 1) {
+        ls_copy_to_all(places, to, from[0], count * (int64_t)ls_dtype_bytes(dtype), stream);
+    } else if (dtype == LS_BF16 || dtype == LS_F16) {
         combine_half(dtype, op, ranks, from, places, to, count, stream);
-        break;
-    case LS_I32:
-        combine_i32(op, ranks, from, places, to, count, stream);
-        break;
-    case LS_I64:
-        combine_i64(op, ranks, from, places, to, count, stream);
-        break;
-    default:
-        combine_u64(op, ranks, from, places, to, count, stream);
-        break;
+    } else {
+        combine_plain(dtype, op, ranks, from, places, to, count, stream);
     }
     end_stream(stream);
 }
