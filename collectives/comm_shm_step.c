@@ -302,7 +302,8 @@ static void reduce_directly(shm_comm *c, const ls_comm_request *r) {
 }
 
 /* This rank's block into everybody's memory: read once, where each of them would read it. Memory
- * in common has but one place for it. */
+ * in common has but one place for it. In place, caches keep enough of what was written last time to
+ * be the faster way at any size. */
 static void push(shm_comm *c, ls_comm_request *r) {
     const int me = c->base.rank, size = c->base.size;
     if (r->common) {
@@ -314,7 +315,8 @@ static void push(shm_comm *c, ls_comm_request *r) {
         c->to[i] =
             mapped(c, plan_of(c, peer)->recv, peer) + shm_offsets_of(c, peer, c->steps - 1)[me];
     }
-    ls_copy_to_all(size, c->to, r->send, r->send_counts[me], is_beyond_cache(r, 1 + size));
+    ls_copy_to_all(size, c->to, r->send, r->send_counts[me],
+                   c->to[0] != r->send && is_beyond_cache(r, 1 + size));
 }
 
 static void work_directly(shm_comm *c, ls_comm_request *r) {
