@@ -43,8 +43,9 @@ typedef struct ls_bench_step_options {
 } ls_bench_step_options;
 
 /* Training steps of a model and layout on random bytes, their time by operation, and beside it the
- * least time that the best rates of the same run allow: operations over that of a product, bytes
- * over that of a pass over memory, whichever is more. [collective] */
+ * least time that the best rates of the same run allow: operations over that of a product and
+ * exponentials over that of a softmax, or bytes over that of a pass over memory, whichever is more.
+ * [collective] */
 ls_status ls_bench_step(const ls_bench_step_options *options);
 
 typedef struct ls_bench_machine_options {

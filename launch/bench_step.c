@@ -20,7 +20,8 @@
 
 /* Best rates seen in this run. */
 typedef struct rates {
-    double flops_per_s, bytes_per_s;
+    double flops_per_s, exps_per_s, bytes_per_s;
+    bool products_apart; /* exponentials can be made while products run */
 } rates;
 
 typedef struct step_bench {
@@ -160,39 +161,75 @@ static void tear_down(step_bench *b) {
 
 /* --- Measuring --- */
 
+enum { SIDE = 1536, STREAM_ELEMS = 32 << 20, SOFTMAX_COLS = 8192, TIMES = 5 };
+
 /* A square product in the step's dtype, and a pass over memory. */
-static ls_status measure_rates(step_bench *b) {
-    enum { SIDE = 1536, STREAM_ELEMS = 32 << 20, TIMES = 5 };
+static ls_status measure_products_and_memory(step_bench *b, void *x, void *y) {
     ls_device *dev = b->train.session.dev;
-    const size_t square = (size_t)SIDE * SIDE * ls_dtype_bytes(LS_F32);
-    const size_t stream = (size_t)STREAM_ELEMS * ls_dtype_bytes(dev->acc);
-    void *x = NULL, *y = NULL;
-    LS_TRY(dev->ops->alloc(dev, 2 * square > stream ? 2 * square : stream, &x));
-    ls_status status = dev->ops->alloc(dev, square > stream ? square : stream, &y);
-    const ls_gemm op = {.dtype = b->train.layout.dtype,
-                        .c_dtype = b->train.layout.dtype,
+    const ls_dtype dtype = b->train.layout.dtype;
+    const ls_gemm op = {.dtype = dtype,
+                        .c_dtype = dtype,
                         .trans_b = true,
                         .m = SIDE,
                         .n = SIDE,
                         .k = SIDE,
                         .a = x,
                         .lda = SIDE,
-                        .b = (char *)x + square,
+                        .b = (char *)x + (size_t)SIDE * SIDE * sizeof(float),
                         .ldb = SIDE,
                         .c = y,
                         .ldc = SIDE};
-    for (int i = 0; i < TIMES && status == LS_OK; i++) {
-        uint64_t start = ls_clock_ns();
-        LS_TRY_GOTO(dev->ops->gemm(dev, &op), out);
-        LS_TRY_GOTO(dev->ops->sync(dev), out);
-        uint64_t middle = ls_clock_ns();
-        LS_TRY_GOTO(dev->ops->blend(dev, STREAM_ELEMS, 0.5, x, 0.5, y), out);
-        LS_TRY_GOTO(dev->ops->sync(dev), out);
-        double flops = 2e9 * SIDE * SIDE * SIDE / (double)(middle - start);
-        double bytes = 3e9 * (double)stream / (double)(ls_clock_ns() - middle);
+    for (int i = 0; i < TIMES; i++) {
+        const uint64_t start = ls_clock_ns();
+        LS_TRY(dev->ops->gemm(dev, &op));
+        LS_TRY(dev->ops->sync(dev));
+        const uint64_t middle = ls_clock_ns();
+        LS_TRY(dev->ops->blend(dev, STREAM_ELEMS, 0.5, x, 0.5, y));
+        LS_TRY(dev->ops->sync(dev));
+        const double flops = 2e9 * SIDE * SIDE * SIDE / (double)(middle - start);
+        const double bytes = 3e9 * STREAM_ELEMS * (double)ls_dtype_bytes(dev->acc) /
+                             (double)(ls_clock_ns() - middle);
         b->best.flops_per_s = fmax(b->best.flops_per_s, flops);
         b->best.bytes_per_s = fmax(b->best.bytes_per_s, bytes);
     }
+    return LS_OK;
+}
+
+/* Losses of rows that stay in the caches: for each logit an exponential, and a softmax's part in a
+ * maximum and a sum. y is zero, and so are the targets in it. */
+static ls_status measure_exponentials(step_bench *b, void *x, void *y) {
+    ls_device *dev = b->train.session.dev;
+    const int64_t rows = dev->host_memory ? 16 * dev->threads : 1024;
+    const ls_cross_entropy op = {.dtype = b->train.layout.dtype,
+                                 .rows = rows,
+                                 .vocab = SOFTMAX_COLS,
+                                 .ld = SOFTMAX_COLS,
+                                 .logits = x,
+                                 .targets = y,
+                                 .losses = (char *)y + (size_t)rows * sizeof(int32_t)};
+    for (int i = 0; i < 10 * TIMES; i++) {
+        const uint64_t start = ls_clock_ns();
+        LS_TRY(dev->ops->cross_entropy(dev, &op));
+        LS_TRY(dev->ops->sync(dev));
+        const double exps = 1e9 * SOFTMAX_COLS * (double)rows / (double)(ls_clock_ns() - start);
+        b->best.exps_per_s = fmax(b->best.exps_per_s, exps);
+    }
+    return LS_OK;
+}
+
+/* Memory is written first: what was never touched may be one page of zeros, and in the cache. */
+static ls_status measure_rates(step_bench *b) {
+    ls_device *dev = b->train.session.dev;
+    const size_t bytes = (size_t)STREAM_ELEMS * ls_dtype_bytes(dev->acc);
+    void *x = NULL, *y = NULL;
+    ls_status status = dev->ops->alloc(dev, bytes, &x);
+    LS_TRY_GOTO(status, out);
+    LS_TRY_GOTO(dev->ops->alloc(dev, bytes, &y), out);
+    LS_TRY_GOTO(dev->ops->zero(dev, x, bytes), out);
+    LS_TRY_GOTO(dev->ops->zero(dev, y, bytes), out);
+    b->best.products_apart = dev->products_apart && b->train.layout.dtype == LS_BF16;
+    LS_TRY_GOTO(measure_exponentials(b, x, y), out);
+    status = measure_products_and_memory(b, x, y);
 out:
     dev->ops->free(dev, x);
     dev->ops->free(dev, y);
@@ -255,9 +292,12 @@ static int by_time(const void *a, const void *b) {
     return (x < y) - (x > y);
 }
 
-/* The least time of all calls at the best rates. */
+/* The least time of all calls at the best rates. Products and exponentials take turns on the same
+ * units, unless the device has others for products. */
 static double floor_of(const ls_op_time *row, rates best) {
-    return fmax(row->flops / best.flops_per_s, row->bytes / best.bytes_per_s);
+    const double products = row->flops / best.flops_per_s, exps = row->exps / best.exps_per_s;
+    const double arithmetic = best.products_apart ? fmax(products, exps) : products + exps;
+    return fmax(arithmetic, row->bytes / best.bytes_per_s);
 }
 
 /* Rows sorted by time, of one step. Caller frees. */
@@ -273,6 +313,7 @@ static ls_status sort_rows(step_bench *b, ls_op_time **sorted, int *count) {
                                   : b->best.flops_per_s;
         row->seconds /= steps;
         row->flops /= steps;
+        row->exps /= steps;
         row->bytes /= steps;
         row->calls /= b->options->repeat;
     }
@@ -301,10 +342,12 @@ static void print_table(const step_bench *b, const ls_op_time *rows, int count, 
            (long long)b->train.config.batch.micro, ls_dtype_name(l->dtype),
            b->train.config.optim.name, b->train.session.comm->size,
            b->train.session.comm->size == 1 ? "" : "s", b->train.session.dev->describe);
-    printf("step %s, %s tokens/s; products at best %.1f GFLOP/s, memory %.1f GB/s\n\n",
-           ls_text_duration(time, sizeof time, b->seconds),
-           ls_text_count(rate, sizeof rate, (double)(l->batch * l->seq) / b->seconds),
-           b->best.flops_per_s * 1e-9, b->best.bytes_per_s * 1e-9);
+    printf(
+        "step %s, %s tokens/s; at best products %.1f GFLOP/s, exponentials %.1f G/s, memory %.1f "
+        "GB/s\n\n",
+        ls_text_duration(time, sizeof time, b->seconds),
+        ls_text_count(rate, sizeof rate, (double)(l->batch * l->seq) / b->seconds),
+        b->best.flops_per_s * 1e-9, b->best.exps_per_s * 1e-9, b->best.bytes_per_s * 1e-9);
     printf("%-34s %6s %9s %7s %9s %8s\n", "operation", "calls", "time", "step", "floor",
            "achieved");
     for (int i = 0; i < count; i++) {
@@ -323,20 +366,22 @@ static ls_status print_json(const step_bench *b, const ls_op_time *rows, int cou
     json_t *list = json_array();
     for (int i = 0; i < count; i++) {
         const ls_op_time *r = &rows[i];
-        json_array_append_new(
-            list, json_pack("{s:s, s:s, s:I, s:f, s:f, s:f, s:f}", "name", r->name, "group",
-                            r->group, "calls", (json_int_t)r->calls, "seconds", r->seconds, "flops",
-                            r->flops, "bytes", r->bytes, "floor_seconds", floor_of(r, b->best)));
+        json_array_append_new(list,
+                              json_pack("{s:s, s:s, s:I, s:f, s:f, s:f, s:f, s:f}", "name", r->name,
+                                        "group", r->group, "calls", (json_int_t)r->calls, "seconds",
+                                        r->seconds, "flops", r->flops, "exps", r->exps, "bytes",
+                                        r->bytes, "floor_seconds", floor_of(r, b->best)));
     }
     json_t *json = json_pack(
-        "{s:i, s:s, s:s, s:s, s:s, s:i, s:i, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:o}",
+        "{s:i, s:s, s:s, s:s, s:s, s:i, s:i, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, "
+        "s:o}",
         "schema", 1, "model", b->options->model, "device", b->train.session.dev->describe, "dtype",
         ls_dtype_name(l->dtype), "optimizer", b->train.config.optim.name, "ranks",
         b->train.session.comm->size, "threads", b->train.session.threads, "batch",
         (json_int_t)l->batch, "seq", (json_int_t)l->seq, "seconds", b->seconds, "comm_seconds",
         b->comm_seconds, "data_seconds", b->data_seconds, "operation_seconds", inside,
-        "floor_seconds", floor_seconds, "best_flops_per_s", b->best.flops_per_s, "bytes_per_s",
-        b->best.bytes_per_s, "operations", list);
+        "floor_seconds", floor_seconds, "best_flops_per_s", b->best.flops_per_s, "exps_per_s",
+        b->best.exps_per_s, "bytes_per_s", b->best.bytes_per_s, "operations", list);
     char *text = json ? json_dumps(json, JSON_INDENT(2)) : NULL;
     json_decref(json);
     if (!text) {

@@ -28,8 +28,8 @@ static ls_op_time *find_row(const char *group, const char *name) {
     return row;
 }
 
-static ls_status count(ls_status status, ls_device *dev, uint64_t start, const char *group,
-                       const char *name, double flops, double bytes) {
+static ls_status count_exps(ls_status status, ls_device *dev, uint64_t start, const char *group,
+                            const char *name, double flops, double exps, double bytes) {
     if (status == LS_OK) {
         status = real->sync(dev);
     }
@@ -37,19 +37,27 @@ static ls_status count(ls_status status, ls_device *dev, uint64_t start, const c
     row->seconds += 1e-9 * (double)(ls_clock_ns() - start);
     row->calls++;
     row->flops += flops;
+    row->exps += exps;
     row->bytes += bytes;
     return status;
 }
 
+static ls_status count(ls_status status, ls_device *dev, uint64_t start, const char *group,
+                       const char *name, double flops, double bytes) {
+    return count_exps(status, dev, start, group, name, flops, 0.0, bytes);
+}
+
 /* An operation with one structure; `elem` and `acc` are the bytes of op->dtype and of dev->acc. */
-#define TIMED_BY_DTYPE(slot, type, group, name, flops, bytes)                                      \
+#define TIMED_EXPS(slot, type, group, name, flops, exps, bytes)                                    \
     static ls_status timed_##slot(ls_device *dev, const type *op) {                                \
         const double elem = (double)ls_dtype_bytes(op->dtype);                                     \
         const double acc = (double)ls_dtype_bytes(dev->acc);                                       \
         const uint64_t start = ls_clock_ns();                                                      \
         (void)elem, (void)acc;                                                                     \
-        return count(real->slot(dev, op), dev, start, group, name, flops, bytes);                  \
+        return count_exps(real->slot(dev, op), dev, start, group, name, flops, exps, bytes);       \
     }
+#define TIMED_BY_DTYPE(slot, type, group, name, flops, bytes)                                      \
+    TIMED_EXPS(slot, type, group, name, flops, 0.0, bytes)
 /* Of acc, with a rounded copy perhaps; `moved` numbers of acc for each of n elements. */
 #define TIMED_UPDATE(slot, type, name, moved, copies)                                              \
     static ls_status timed_##slot(ls_device *dev, const type *op) {                                \
@@ -96,8 +104,16 @@ static double embedding_bytes(const ls_embedding *op, double each) {
     return (double)op->rows * (double)op->channels * each;
 }
 
+static double gates(const ls_swiglu *op) {
+    return (double)op->rows * (double)op->ffn;
+}
+
+static double logits(const ls_cross_entropy *op) {
+    return (double)op->rows * (double)op->vocab;
+}
+
 static double logits_bytes(const ls_cross_entropy *op, double elem, double acc) {
-    return (double)op->rows * (double)op->vocab * (acc + (op->dlogits ? elem : 0.0));
+    return logits(op) * (acc + (op->dlogits ? elem : 0.0));
 }
 
 /* Rows of the experts' outputs (or their gradients), and the sums; backward reads the former too.
@@ -119,23 +135,26 @@ TIMED_BY_DTYPE(norm_backward, ls_norm, "norm", "norm backward", 0.0,
                norm_bytes(op, op->dresidual ? 4.0 : 3.0, elem))
 TIMED_BY_DTYPE(rope, ls_rope, "activation", "rope", 0.0,
                2.0 * elem * (double)op->rows * (double)(op->heads * op->head_dim))
-TIMED_BY_DTYPE(gelu_forward, ls_gelu, "activation", "gelu forward", 0.0, 2.0 * elem * (double)op->n)
-TIMED_BY_DTYPE(gelu_backward, ls_gelu, "activation", "gelu backward", 0.0,
-               3.0 * elem * (double)op->n)
-TIMED_BY_DTYPE(swiglu_forward, ls_swiglu, "activation", "swiglu forward", 0.0,
-               3.0 * elem * (double)op->rows * (double)op->ffn)
-TIMED_BY_DTYPE(swiglu_backward, ls_swiglu, "activation", "swiglu backward", 0.0,
-               5.0 * elem * (double)op->rows * (double)op->ffn)
-TIMED_BY_DTYPE(attention_forward, ls_attention, "attention", "attention forward",
-               4.0 * visible_pairs(op) * (double)op->head_dim, attention_bytes(op, 2.0, elem))
-TIMED_BY_DTYPE(attention_backward, ls_attention, "attention", "attention backward",
-               10.0 * visible_pairs(op) * (double)op->head_dim, attention_bytes(op, 4.0, elem))
-TIMED_BY_DTYPE(cross_entropy, ls_cross_entropy, "loss", "cross-entropy", 0.0,
-               logits_bytes(op, elem, acc))
-TIMED_BY_DTYPE(cross_entropy_share, ls_cross_entropy, "loss", "cross-entropy share", 0.0,
-               acc *(double)op->rows *(double)op->vocab)
-TIMED_BY_DTYPE(cross_entropy_merge, ls_cross_entropy, "loss", "cross-entropy merge", 0.0,
-               logits_bytes(op, elem, acc))
+TIMED_EXPS(gelu_forward, ls_gelu, "activation", "gelu forward", 0.0, (double)op->n,
+           2.0 * elem * (double)op->n)
+TIMED_EXPS(gelu_backward, ls_gelu, "activation", "gelu backward", 0.0, (double)op->n,
+           3.0 * elem * (double)op->n)
+TIMED_EXPS(swiglu_forward, ls_swiglu, "activation", "swiglu forward", 0.0, gates(op),
+           3.0 * elem * gates(op))
+TIMED_EXPS(swiglu_backward, ls_swiglu, "activation", "swiglu backward", 0.0, gates(op),
+           5.0 * elem * gates(op))
+TIMED_EXPS(attention_forward, ls_attention, "attention", "attention forward",
+           4.0 * visible_pairs(op) * (double)op->head_dim, visible_pairs(op),
+           attention_bytes(op, 2.0, elem))
+TIMED_EXPS(attention_backward, ls_attention, "attention", "attention backward",
+           10.0 * visible_pairs(op) * (double)op->head_dim, visible_pairs(op),
+           attention_bytes(op, 4.0, elem))
+TIMED_EXPS(cross_entropy, ls_cross_entropy, "loss", "cross-entropy", 0.0, logits(op),
+           logits_bytes(op, elem, acc))
+TIMED_EXPS(cross_entropy_share, ls_cross_entropy, "loss", "cross-entropy share", 0.0, logits(op),
+           acc *logits(op))
+TIMED_EXPS(cross_entropy_merge, ls_cross_entropy, "loss", "cross-entropy merge", 0.0, logits(op),
+           logits_bytes(op, elem, acc))
 TIMED_BY_DTYPE(copy_rows, ls_copy_rows, "copies", "copy of rows", 0.0,
                (op->add ? 3.0 : 2.0) * elem * (double)op->rows * (double)op->cols)
 TIMED_BY_DTYPE(route_forward, ls_route, "mixture", "route forward", 0.0,

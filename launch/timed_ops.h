@@ -7,12 +7,13 @@
 #include "runtime/device/device.h"
 
 /* All calls of one kind; products by shape and form. bytes: what must be moved at least, inputs
- * read and outputs written once. flops: of products and attention (what is visible), else 0. */
+ * read and outputs written once. flops: of products and attention (what is visible), else 0. exps:
+ * exponentials, of attention one for each score that is visible. */
 typedef struct ls_op_time {
     char name[48];     /* "gemm forward 4096x768x3072" (m x n x k) */
     const char *group; /* "gemm", "attention", "norm", ... */
     int64_t calls;
-    double seconds, flops, bytes;
+    double seconds, flops, exps, bytes;
 } ls_op_time;
 
 void ls_timed_ops_begin(ls_device *dev);

@@ -467,6 +467,7 @@ struct ls_device {
     bool fast_bf16;       /* bf16 products run faster than fp32 ones */
     bool fuses_gelu;      /* products with `act` save a pass over memory */
     bool has_fp8;         /* products with `fp8` */
+    bool products_apart;  /* bf16 products run on units of their own, beside vectors' work */
     int threads;          /* that work for this device on the host */
     uint64_t unit;        /* names a GPU on its host; 0: the host's processors, or none is shared */
     char describe[96];    /* "cpu: AMD EPYC 7763 (avx2), 2 threads, oneDNN 2.6.3" */

@@ -30,6 +30,13 @@ awk -F'[:,]' '
     /^      "seconds"/ { sum += $2; rows++ }
     END { exit !(rows > 10 && sum > 0.999 * inside && sum < 1.001 * inside && inside <= step) }
 ' "$work/out" || fails "the operations' seconds do not add up"
+# Exponentials of 2 layers' 4 heads with 136 pairs of tokens, of 257 logits and of 176 gates a token, are in the floors.
+awk -F'[:,]' '
+    /^  "exps_per_s"/ { rate = $2 }
+    /^      "exps"/ { exps = $2; seen[exps + 0]++ }
+    /^      "floor_seconds"/ && $2 < 0.999 * exps / rate { exit 1 }
+    END { exit !(rate > 0 && seen[1088] == 2 && seen[4112] == 1 && seen[5632] == 2) }
+' "$work/out" || fails "the floors lack exponentials"
 has '"optimizer": "muon"'
 has '"name": "swiglu forward"'
 has '"name": "sgd"' # Muon's last pass

@@ -265,6 +265,7 @@ ls_status ls_device_open_cpu(const ls_device_options *options, ls_device **dev) 
     cpu->preference = preference;
     cpu->library_has_bf16 = ls_isa_has_fast_bf16(isa) && ls_dnnl_has_fast_bf16();
     cpu->base.fast_bf16 = cpu->library_has_bf16;
+    cpu->base.products_apart = isa == LS_ISA_AMX_BF16;
     describe(cpu);
     ls_status status;
     LS_TRY_GOTO(ls_matmul_cache_create(&cpu->matmuls), fail);

@@ -55,23 +55,13 @@ static inline int64_t round_up(int64_t x, int64_t unit) {
     return (x + unit - 1) / unit * unit;
 }
 
-/* exp(x) for x <= 88, within 3 ulp for x in [-10, 10]; NaN stays NaN; where the result would be
- * subnormal it is exactly 0. Half the work of ls_vec_exp, whose range softmax does not need: the
- * error of x log2(e), |x| 2^-24, counts only where the result vanishes beside the row's 1. */
+/* ls_vec_exp_softmax of each lane. */
 LS_INLINE vf exp_vf(vf x) {
-    const vf log2_e = splat(1.44269504088896341f);
-    const vf shift = splat(12582912.0f + 127.0f); /* 1.5 * 2^23: rounds to integer, biased */
-    const vf least = splat(-88.0296919f);         /* -127 ln 2: scales by 2^-127, taken as 0 */
-    x = max_vf(least, x);
-    vf biased = x * log2_e + shift;
-    vf f = x * log2_e - (biased - shift); /* in [-1/2, 1/2]; 2^f by its minimax polynomial */
-    vf p = f * 1.535336188e-4f + 1.339887440e-3f;
-    p = p * f + 9.618437358e-3f;
-    p = p * f + 5.550332471e-2f;
-    p = p * f + 2.402264791e-1f;
-    p = p * f + 6.931472029e-1f;
-    p = p * f + 1.0f;
-    return p * (vf)((vi)biased << 23);
+    const vf shift = splat(LS_EXPONENT_SHIFT);
+    x = max_vf(splat(LS_SOFTMAX_LEAST), x);
+    const vf biased = x * LS_LOG2_E + shift;
+    const vf f = x * LS_LOG2_E - (biased - shift);
+    return LS_EXP2_POLYNOMIAL(f) * (vf)((vi)biased << 23);
 }
 
 /* C [STRIP, nv vectors] = (C if add) + sum_k A(m, k) B[k, :], with A(m, k) at

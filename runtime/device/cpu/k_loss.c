@@ -120,11 +120,11 @@ LS_INLINE float block_sum_exp(const float *x, int64_t n, float max) {
     float s0 = 0.0f, s1 = 0.0f;
 #pragma omp simd reduction(+ : s0, s1)
     for (int64_t i = 0; i < half; i++) {
-        s0 += ls_vec_exp(x[i] - max);
-        s1 += ls_vec_exp(x[i + half] - max);
+        s0 += ls_vec_exp_softmax(x[i] - max);
+        s1 += ls_vec_exp_softmax(x[i + half] - max);
     }
     if (n % 2 != 0) {
-        s0 += ls_vec_exp(x[n - 1] - max);
+        s0 += ls_vec_exp_softmax(x[n - 1] - max);
     }
     return s0 + s1;
 }
@@ -170,10 +170,10 @@ LS_INLINE void gradient_row(const ls_cross_entropy *op, int64_t i, float max, fl
 #endif
 #pragma omp simd
     for (int64_t v = first; v < op->vocab; v++) {
-        ls_store(dtype, dlogits, v, ls_vec_exp(x[v] - max) * factor);
+        ls_store(dtype, dlogits, v, ls_vec_exp_softmax(x[v] - max) * factor);
     }
     if (target >= 0) {
-        const float p_target = ls_vec_exp(x_target - max) * factor;
+        const float p_target = ls_vec_exp_softmax(x_target - max) * factor;
         ls_store(dtype, dlogits, target, p_target - (float)op->grad_scale);
     }
     for (int64_t v = op->vocab; v < op->ld; v++) {

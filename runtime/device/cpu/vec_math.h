@@ -51,6 +51,34 @@ LS_INLINE float ls_vec_exp(float x) {
     return p * ls_vec_from_bits(one + half) * ls_vec_from_bits(one + (whole - half));
 }
 
+/* 2^f for f in [-1/2, 1/2] by its minimax polynomial, of floats or of vectors of them. */
+#define LS_EXP2_POLYNOMIAL(f)                                                                      \
+    (((((((f)*1.535336188e-4f + 1.339887440e-3f) * (f) + 9.618437358e-3f) * (f) +                  \
+        5.550332471e-2f) *                                                                         \
+           (f) +                                                                                   \
+       2.402264791e-1f) *                                                                          \
+          (f) +                                                                                    \
+      6.931472029e-1f) *                                                                           \
+         (f) +                                                                                     \
+     1.0f)
+
+#define LS_LOG2_E 1.44269504088896341f
+/* Added, it rounds to an integer and puts that, with the bias of an exponent, in the low bits. */
+#define LS_EXPONENT_SHIFT (0x1.8p23f + 127.0f)
+#define LS_SOFTMAX_LEAST  -88.0296919f /* -127 ln 2: scales by 2^-127, taken as 0 */
+
+/* e^x for x <= 88, within 3 ulp for x in [-10, 10]; NaN stays NaN; where the result would be
+ * subnormal it is exactly 0. Half the work of ls_vec_exp, whose range softmax does not need: the
+ * error of x log2(e), |x| 2^-24, counts only where the result vanishes beside the row's 1. */
+LS_INLINE float ls_vec_exp_softmax(float x) {
+    x = x < LS_SOFTMAX_LEAST ? LS_SOFTMAX_LEAST : x;
+    const float biased = x * LS_LOG2_E + LS_EXPONENT_SHIFT;
+    const float f = x * LS_LOG2_E - (biased - LS_EXPONENT_SHIFT);
+    uint32_t bits;
+    memcpy(&bits, &biased, sizeof bits);
+    return LS_EXP2_POLYNOMIAL(f) * ls_vec_from_bits(bits << 23);
+}
+
 /* 1 / (1 + e^-x), within 3 ulp; 0 below about -88.7, where e^-x overflows. */
 LS_INLINE float ls_vec_sigmoid(float x) {
     return 1.0f / (1.0f + ls_vec_exp(-x));

@@ -381,7 +381,8 @@ ls_status ls_device_open_cuda(const ls_device_options *options, ls_device **dev)
                              .async = &ls_cuda_async_ops,
                              .acc = LS_F32,
                              .fast_bf16 = true,
-                             .fuses_gelu = true};
+                             .fuses_gelu = true,
+                             .products_apart = true};
     cuda->base.threads = options && options->threads > 0 ? options->threads : 1;
     cuda->ordinal = ordinal;
     ls_status status = describe(cuda);
