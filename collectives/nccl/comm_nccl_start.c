@@ -16,8 +16,8 @@ static ls_status type_of(ls_dtype dtype, ncclDataType_t *type) {
     case LS_F16:
         *type = ncclFloat16;
         return LS_OK;
-    case LS_BF16:
-        *type = ncclBfloat16;
+    case LS_BF16: /* ncclBfloat16, which nccl.h shows C++ alone before CUDA 13 */
+        *type = (ncclDataType_t)9;
         return LS_OK;
     case LS_I32:
         *type = ncclInt32;

@@ -152,8 +152,10 @@ static struct {
     struct {
         void *to;
         uint32_t bytes[4];
+        int group;
     } copy[COPIES_MAX];
-    int count, next;
+    int first, count; /* a ring */
+    int groups;       /* that are complete */
 } copies[THREADS_MAX];
 
 static bool copies_under_way(void) {
@@ -413,17 +415,24 @@ void emu_copy_later(void *to, const uint32_t *bytes) {
         emu_report("kernel %s: a thread has more than %d copies under way", kernel->name,
                    COPIES_MAX);
     }
-    copies[thread].copy[copies[thread].count].to = to;
-    memcpy(copies[thread].copy[copies[thread].count++].bytes, bytes, 4 * sizeof *bytes);
+    const int i = (copies[thread].first + copies[thread].count++) % COPIES_MAX;
+    copies[thread].copy[i].to = to;
+    copies[thread].copy[i].group = copies[thread].groups;
+    memcpy(copies[thread].copy[i].bytes, bytes, 4 * sizeof *bytes);
 }
 
-int emu_copy_next(void **to, uint32_t *bytes) {
-    const int thread = now->warp * WARP + now->lane;
-    const int i = copies[thread].next++;
-    if (i >= copies[thread].count) {
-        copies[thread].count = copies[thread].next = 0;
+void emu_copy_commit(void) {
+    copies[now->warp * WARP + now->lane].groups++;
+}
+
+int emu_copy_next(int but, void **to, uint32_t *bytes) {
+    const int thread = now->warp * WARP + now->lane, i = copies[thread].first;
+    if (copies[thread].count == 0 ||
+        (but >= 0 && copies[thread].copy[i].group >= copies[thread].groups - but)) {
         return 0;
     }
+    copies[thread].first = (i + 1) % COPIES_MAX;
+    copies[thread].count--;
     *to = copies[thread].copy[i].to;
     emu_access_pending(*to, 0);
     memcpy(bytes, copies[thread].copy[i].bytes, 4 * sizeof *bytes);

@@ -1,88 +1,129 @@
-/* LayerNorm and RMSNorm. Forward: a warp for each row, which it reads once from memory and then
- * from the first cache. Backward: a block goes over a run of rows, makes dx, and keeps the sums for
- * dw and db of its columns in registers; partial sums of the runs are then added in order. */
-#include "runtime/device/cuda/kernel.cuh"
+/* LayerNorm and RMSNorm. Forward: a warp, or a block, for each row, which it holds in registers.
+ * Backward: a block goes over a run of rows, makes dx, and keeps the sums for dw and db of its
+ * columns in registers; partial sums of the runs are then added in order. */
+#include "runtime/device/cuda/warp_matrix.cuh"
 
 enum { ROWS_A_BLOCK = 4 };
 
-/* Row sums of d = x - shift and of d^2. */
-template <class T>
-__device__ __forceinline__ void row_moments(const T *x, int64_t C, int lane, float shift, bool wide,
-                                            float *sum, float *squares) {
-    constexpr int P = pack<T>::size;
-    float s = 0.0f, q = 0.0f;
-    for (int64_t c = (int64_t)lane * P; c < C; c += 32 * P) {
-        const pack<T> a = load_pack(x, c, C, wide);
-#pragma unroll
-        for (int j = 0; j < P; j++) {
-            const float d = c + j < C ? a.v[j] - shift : 0.0f;
-            s += d;
-            q += d * d;
-        }
-    }
-    *sum = warp_sum(s);
-    *squares = warp_sum(q);
-}
+struct norm_forward_arguments {
+    int64_t rows;
+    int C;
+    float eps;
+    const void *x;
+    const float *w, *b;
+    void *y;
+    float *mean, *rstd;
+    bool wide, wide_w;
+};
 
 /* The variance is the corrected two-pass sum (Chan, Golub, LeVeque 1983, doi:10.2307/2683386), and
  * y is taken from x - shift - rest, so that a row far from zero loses nothing to the rounded mean.
- */
-template <class T, bool CENTRED>
-__global__ void __launch_bounds__(32 * ROWS_A_BLOCK)
-    norm_forward_kernel(int64_t rows, int64_t C, float eps, const T *x_all, const float *w,
-                        const float *b, T *y_all, float *mean, float *rstd_all, bool wide,
-                        bool wide_w) {
-    constexpr int P = pack<T>::size;
-    const int lane = threadIdx.x % 32;
-    const int64_t row = (int64_t)blockIdx.x * ROWS_A_BLOCK + threadIdx.x / 32;
-    if (row >= rows) {
+ * WHOLE: all threads of a block share a row, else those of a warp; a thread has PACKS packs. */
+template <class T, bool CENTRED, bool WHOLE, int PACKS>
+__global__ void __launch_bounds__(WHOLE ? THREADS : 32 * ROWS_A_BLOCK)
+    norm_forward_kernel(norm_forward_arguments o) {
+    constexpr int P = pack<T>::size, EACH = WHOLE ? THREADS : 32;
+    LS_SHARED(float, room, 3 * THREADS / 32);
+    const int place = threadIdx.x % EACH;
+    const int64_t row =
+        WHOLE ? (int64_t)blockIdx.x : (int64_t)blockIdx.x * ROWS_A_BLOCK + threadIdx.x / 32;
+    if (row >= o.rows) {
         return;
     }
-    const T *x = x_all + row * C;
-    float shift = 0.0f, rest = 0.0f, squares;
-    if (CENTRED) {
-        row_moments(x, C, lane, 0.0f, wide, &shift, &squares);
-        shift /= (float)C;
+    const auto sum_of = [&](float part, int which) {
+        return WHOLE ? block_sum<float, THREADS / 32>(part, room + which * (THREADS / 32))
+                     : warp_sum(part);
+    };
+    uint4 raw[PACKS];
+    pack<T> a[PACKS];
+#pragma unroll
+    for (int k = 0; k < PACKS; k++) {
+        raw[k] = load_raw((const T *)o.x + row * o.C, (k * EACH + place) * P, o.C, o.wide);
     }
-    row_moments(x, C, lane, shift, wide, &rest, &squares);
-    rest = CENTRED ? rest / (float)C : 0.0f;
-    const float variance = squares / (float)C - rest * rest; /* rounding may leave it below zero */
-    const float rstd = 1.0f / sqrtf((variance < 0.0f ? 0.0f : variance) + eps);
-    if (lane == 0) {
-        rstd_all[row] = rstd;
-        if (CENTRED) {
-            mean[row] = shift + rest;
+    float sum = 0.0f, off = 0.0f, squares = 0.0f;
+#pragma unroll
+    for (int k = 0; k < PACKS; k++) {
+        a[k] = unpack<T>(raw[k]);
+#pragma unroll
+        for (int j = 0; CENTRED && j < P; j++) {
+            sum += a[k].v[j];
         }
     }
-    for (int64_t c = (int64_t)lane * P; c < C; c += 32 * P) {
-        pack<T> a = load_pack(x, c, C, wide);
+    const float shift = CENTRED ? sum_of(sum, 0) / (float)o.C : 0.0f;
 #pragma unroll
-        for (int k = 0; k < P; k += 4) {
-            const pack<float> wk = load_pack(w, c + k, C, wide_w);
-            pack<float> bk;
+    for (int i = 0; i < PACKS * P; i++) {
+        const bool inside = (i / P * EACH + place) * P + i % P < o.C;
+        const float d = inside ? a[i / P].v[i % P] - shift : 0.0f;
+        off += d;
+        squares += d * d;
+    }
+    squares = sum_of(squares, 1);
+    const float rest = CENTRED ? sum_of(off, 2) / (float)o.C : 0.0f;
+    const float variance =
+        squares / (float)o.C - rest * rest; /* rounding may leave it below zero */
+    const float rstd = 1.0f / sqrtf((variance < 0.0f ? 0.0f : variance) + o.eps);
+    if (place == 0) {
+        o.rstd[row] = rstd;
+        if (CENTRED) {
+            o.mean[row] = shift + rest;
+        }
+    }
+#pragma unroll
+    for (int k = 0; k < PACKS; k++) {
+        const int c = (k * EACH + place) * P;
+#pragma unroll
+        for (int i = 0; i < P; i += 4) {
+            const pack<float> w = load_pack(o.w, c + i, o.C, o.wide_w);
+            pack<float> b = {};
             if (CENTRED) {
-                bk = load_pack(b, c + k, C, wide_w);
+                b = load_pack(o.b, c + i, o.C, o.wide_w);
             }
 #pragma unroll
             for (int j = 0; j < 4; j++) {
-                const float d = CENTRED ? a.v[k + j] - shift - rest : a.v[k + j];
-                a.v[k + j] = CENTRED ? d * rstd * wk.v[j] + bk.v[j] : d * rstd * wk.v[j];
+                const float d = CENTRED ? a[k].v[i + j] - shift - rest : a[k].v[i + j];
+                a[k].v[i + j] = CENTRED ? d * rstd * w.v[j] + b.v[j] : d * rstd * w.v[j];
             }
         }
-        store_pack(y_all + row * C, c, C, wide, a);
+        store_pack((T *)o.y + row * o.C, c, o.C, o.wide, a[k]);
     }
+}
+
+template <class T, bool CENTRED>
+static void launch_forward_packs(cudaStream_t stream, const norm_forward_arguments &o) {
+    constexpr int LAST = LS_CUDA_NORM_CHANNELS_MAX / (THREADS * pack<T>::size);
+    const int64_t packs = (o.C + pack<T>::size - 1) / pack<T>::size;
+    const bool whole = packs > 8 * 32;
+    auto kernel = packs <= 2 * 32        ? norm_forward_kernel<T, CENTRED, false, 2>
+                  : packs <= 4 * 32      ? norm_forward_kernel<T, CENTRED, false, 4>
+                  : !whole               ? norm_forward_kernel<T, CENTRED, false, 8>
+                  : packs <= 2 * THREADS ? norm_forward_kernel<T, CENTRED, true, 2>
+                  : packs <= 4 * THREADS ? norm_forward_kernel<T, CENTRED, true, 4>
+                  : packs <= 8 * THREADS ? norm_forward_kernel<T, CENTRED, true, 8>
+                                         : norm_forward_kernel<T, CENTRED, true, LAST>;
+    const int64_t each = whole ? 1 : ROWS_A_BLOCK;
+    LS_LAUNCH(kernel, (unsigned int)((o.rows + each - 1) / each),
+              whole ? THREADS : 32 * ROWS_A_BLOCK, 0, stream, o);
 }
 
 template <class T> static void launch_forward(cudaStream_t stream, const ls_norm *op) {
     const bool centred = op->kind == LS_LAYERNORM;
-    const T *x = (const T *)op->x;
-    const float *w = (const float *)op->w, *b = (const float *)op->b;
-    const bool wide = op->channels % pack<T>::size == 0 && is_aligned(x) && is_aligned((T *)op->y);
-    auto kernel = centred ? norm_forward_kernel<T, true> : norm_forward_kernel<T, false>;
-    LS_LAUNCH(kernel, (unsigned int)((op->rows + ROWS_A_BLOCK - 1) / ROWS_A_BLOCK),
-              32 * ROWS_A_BLOCK, 0, stream, op->rows, op->channels, (float)op->eps, x, w, b,
-              (T *)op->y, (float *)op->mean, (float *)op->rstd, wide,
-              is_aligned(w) && (!centred || is_aligned(b)));
+    norm_forward_arguments o = {};
+    o.rows = op->rows;
+    o.C = (int)op->channels;
+    o.eps = (float)op->eps;
+    o.x = op->x;
+    o.w = (const float *)op->w;
+    o.b = (const float *)op->b;
+    o.y = op->y;
+    o.mean = (float *)op->mean;
+    o.rstd = (float *)op->rstd;
+    o.wide = o.C % pack<T>::size == 0 && is_aligned((const T *)o.x) && is_aligned((T *)o.y);
+    o.wide_w = is_aligned(o.w) && (!centred || is_aligned(o.b));
+    if (centred) {
+        launch_forward_packs<T, true>(stream, o);
+    } else {
+        launch_forward_packs<T, false>(stream, o);
+    }
 }
 
 extern "C" void ls_cuda_launch_norm_forward(cudaStream_t stream, const ls_norm *op) {
@@ -106,168 +147,277 @@ extern "C" int64_t ls_cuda_norm_scratch_elems(int64_t rows, int64_t channels) {
     return 2 * runs_of(rows) * channels;
 }
 
+/* A block's threads are teams; a team has a row at a time, its warps' sums meet in shared memory.
+ * What a thread needs of the rows to come it copies to a ring of its own there, so that as much is
+ * under way as the memory wants and only sums have to wait for other threads: of `held` of the
+ * matrices x, dy and dresidual, `stages` batches of rows. Others are read where they are used. */
 struct norm_backward_arguments {
-    int64_t rows, run_rows, C;
+    int64_t rows;
+    int run_rows, C;
     const void *x, *dy, *dresidual;
     const float *w, *mean, *rstd;
     void *dx;
     float *partial; /* [2][runs][C] */
+    int team_threads, held, stages;
     bool wide, wide_w;
 };
 
-/* Packs of a row that a thread has. */
-template <class T, int PACKS>
-__device__ __forceinline__ void load_row(pack<T> *a, const void *matrix, int64_t row, int64_t last,
-                                         int64_t C, bool wide) {
-#pragma unroll
-    for (int k = 0; k < PACKS; k++) {
-        const int64_t c = ((int64_t)k * THREADS + threadIdx.x) * pack<T>::size;
-        a[k] = load_pack((const T *)matrix + row * C, c, row < last ? C : 0, wide);
+enum { TEAMS_MAX = THREADS / 32 };
+
+template <class T, int PACKS> struct norm_backward_shape {
+    static constexpr int P = pack<T>::size, N = PACKS * P; /* columns of a thread */
+    static constexpr int BATCH = N <= 8 ? 2 : 1;           /* rows of a team between two barriers */
+    static constexpr bool KEEPS = N <= 16;                 /* xhat and g, in registers */
+};
+
+template <class T, int PACKS> struct norm_backward_thread {
+    typedef norm_backward_shape<T, PACKS> shape;
+    const norm_backward_arguments &o;
+    uint4 *ring;         /* [stages][BATCH][held][PACKS][threads], from this thread on */
+    int place;           /* in the team */
+    int row, step, last; /* of the run: the first row of this batch; to its next row; their end */
+
+    __device__ __forceinline__ int column(int k) const {
+        return (k * o.team_threads + place) * shape::P;
     }
-}
 
-/* A thread's k-th pack of a row of x and dy. */
-template <class T>
-__device__ __forceinline__ void load_packs(pack<T> *x, pack<T> *dy,
-                                           const norm_backward_arguments &o, int64_t row, int k) {
-    const int64_t c = ((int64_t)k * THREADS + threadIdx.x) * pack<T>::size;
-    x[0] = load_pack((const T *)o.x + row * o.C, c, o.C, o.wide);
-    dy[0] = load_pack((const T *)o.dy + row * o.C, c, o.C, o.wide);
-}
+    __device__ __forceinline__ uint4 *slot(int stage, int b, int matrix, int k) const {
+        return ring +
+               (((stage * shape::BATCH + b) * o.held + matrix) * PACKS + k) * (int)blockDim.x;
+    }
 
-/* A block's sums over its rows, of a thread's columns. */
-template <bool CENTRED, int P, int N>
-__device__ __forceinline__ void store_partials(const float (&dw)[N], const float (&db)[N],
-                                               const norm_backward_arguments &o) {
-    float *partial = o.partial + blockIdx.x * o.C, *partial_b = partial + gridDim.x * o.C;
-#pragma unroll
-    for (int i = 0; i < N; i++) {
-        const int64_t c = ((int64_t)(i / P) * THREADS + threadIdx.x) * P + i % P;
-        if (c < o.C) {
-            partial[c] = dw[i];
-            if (CENTRED) {
-                partial_b[c] = db[i];
+    /* Where that row of the run begins in a matrix. */
+    __device__ __forceinline__ const T *begin(const void *matrix, int from) const {
+        return (const T *)matrix + ((int64_t)blockIdx.x * o.run_rows + from) * o.C;
+    }
+
+    __device__ __forceinline__ void fetch_row(const void *matrix, int which, int from, int stage,
+                                              int b) const {
+        const T *x = begin(matrix, from);
+#pragma unroll 1
+        for (int k = 0; k < PACKS; k++) {
+            if (column(k) >= o.C) {
+                break;
+            }
+            if (o.wide) {
+                copy_async(slot(stage, b, which, k), x + column(k), true);
+            } else {
+                *slot(stage, b, which, k) = load_raw(x, column(k), o.C, false);
             }
         }
     }
-}
 
-/* xhat and g = dy w of a thread's k-th pack; kept [its P columns]: w, or NULL to read it. */
-template <class T>
-__device__ __forceinline__ void norm_terms(const norm_backward_arguments &o, const pack<T> &x,
-                                           const pack<T> &dy, int k, float mean, float rstd,
-                                           const float *kept, float *xhat, float *g) {
-    constexpr int P = pack<T>::size;
-    const int64_t c = ((int64_t)k * THREADS + threadIdx.x) * P;
+    /* Batch `ahead` from now on its way. */
+    __device__ __forceinline__ void fetch(int ahead, int stage) const {
 #pragma unroll
-    for (int j = 0; j < P; j++) {
-        const bool inside = c + j < o.C;
-        xhat[j] = inside ? (x.v[j] - mean) * rstd : 0.0f;
-        g[j] = inside ? dy.v[j] * (kept ? kept[j] : o.w[c + j]) : 0.0f;
+        for (int b = 0; b < shape::BATCH; b++) {
+            const int from = row + (ahead * shape::BATCH + b) * step;
+            if (from < last) {
+                fetch_row(o.x, 0, from, stage, b);
+                fetch_row(o.dy, 1, from, stage, b);
+                if (o.held > 2) {
+                    fetch_row(o.dresidual, 2, from, stage, b);
+                }
+            }
+        }
+        copy_commit();
+    }
+
+    __device__ __forceinline__ uint4 take(int stage, int b, const void *matrix, int which,
+                                          int k) const {
+        const int from = row + b * step;
+        if (from >= last || column(k) >= o.C) {
+            return uint4{0, 0, 0, 0};
+        }
+        return which < o.held ? load_whole<uint4>(slot(stage, b, which, k))
+                              : load_raw(begin(matrix, from), column(k), o.C, o.wide);
+    }
+
+    /* xhat and g = dy w of a pack; beyond the columns x, dy and w are zeros. */
+    __device__ __forceinline__ void terms(int stage, int b, int k, float mean, float rstd,
+                                          pack<T> *dy, float *xhat, float *g) const {
+        const pack<T> x = unpack<T>(take(stage, b, o.x, 0, k));
+        *dy = unpack<T>(take(stage, b, o.dy, 1, k));
+#pragma unroll
+        for (int i = 0; i < shape::P; i += 4) {
+            const pack<float> w = load_pack(o.w, column(k) + i, o.C, o.wide_w);
+#pragma unroll
+            for (int j = i; j < i + 4; j++) {
+                xhat[j] = (x.v[j] - mean) * rstd;
+                g[j] = dy->v[j] * w.v[j - i];
+            }
+        }
+    }
+};
+
+__device__ __forceinline__ void wait_for_stage(int stages) {
+    if (stages == 4) {
+        copy_wait_but<3>();
+    } else if (stages == 2) {
+        copy_wait_but<1>();
+    } else {
+        copy_wait();
     }
 }
 
-template <int N, int P>
-__device__ __forceinline__ void keep_weights(float *w, const norm_backward_arguments &o) {
+/* Sums of each of N values over a team, for all its threads; room [TEAMS_MAX][N][TEAMS_MAX], where
+ * warps that a team does not have left zeros. */
+template <int N>
+__device__ __forceinline__ void team_sums(float *x, float *room, int team_threads) {
+    const int lane = threadIdx.x % 32, team = threadIdx.x / team_threads;
+    const int warp = threadIdx.x % team_threads / 32;
+    float *own = room + team * N * TEAMS_MAX;
+    const float sum = warp_sums<N>(x);
+    if (lane % (32 / N) == 0) {
+        own[lane / (32 / N) * TEAMS_MAX + warp] = sum;
+    }
+    __syncthreads();
+    float whole = own[lane % (N * TEAMS_MAX)];
+#pragma unroll
+    for (int step = TEAMS_MAX / 2; step > 0; step /= 2) {
+        whole += __shfl_xor_sync(LS_ALL_LANES, whole, step);
+    }
 #pragma unroll
     for (int i = 0; i < N; i++) {
-        const int64_t c = ((int64_t)(i / P) * THREADS + threadIdx.x) * P + i % P;
-        w[i] = c < o.C ? o.w[c] : 0.0f;
+        x[i] = __shfl_sync(LS_ALL_LANES, whole, i * TEAMS_MAX);
     }
 }
 
-/* Columns (threadIdx + k THREADS) P and following belong to a thread, k < PACKS. Where registers
- * allow it, a row is on its way while the one before is summed; where they do not suffice for a
- * row, it is read again, from the caches, once its sums are known. */
+/* The sums of a block over its rows, of a team's columns: of all teams, in order. */
 template <class T, bool CENTRED, int PACKS>
-__global__ void __launch_bounds__(THREADS) norm_backward_kernel(norm_backward_arguments o) {
-    constexpr int P = pack<T>::size, N = PACKS * P;
-    constexpr bool AHEAD = N <= 16, AGAIN = N > 32;
-    constexpr int HELD = AGAIN ? 1 : PACKS; /* packs of a row in registers */
-    LS_SHARED(float, room, 2 * 2 * (THREADS / 32));
-    float dw[N], db[N];
+__device__ __forceinline__ void store_partials(const norm_backward_thread<T, PACKS> &t,
+                                               const float *dw, const float *db) {
+    constexpr int P = pack<T>::size;
+    const int threads = t.o.team_threads, team = threadIdx.x / threads;
+    float *partial = t.o.partial + (int64_t)blockIdx.x * t.o.C;
+    float *partial_b = partial + (int64_t)gridDim.x * t.o.C;
+#pragma unroll 1
+    for (int now = 0; now < (int)blockDim.x / threads; now++) {
 #pragma unroll
-    for (int i = 0; i < N; i++) {
-        dw[i] = db[i] = 0.0f;
+        for (int i = 0; i < PACKS * P; i++) {
+            const int c = t.column(i / P) + i % P;
+            if (team == now && c < t.o.C) {
+                partial[c] = (now > 0 ? partial[c] : 0.0f) + dw[i];
+                if (CENTRED) {
+                    partial_b[c] = (now > 0 ? partial_b[c] : 0.0f) + db[i];
+                }
+            }
+        }
+        __syncthreads();
     }
+}
+
+template <class T, bool CENTRED, int PACKS>
+__global__ void __launch_bounds__(THREADS, norm_backward_shape<T, PACKS>::N <= 16 ? 2 : 1)
+    norm_backward_kernel(norm_backward_arguments o) {
+    typedef norm_backward_shape<T, PACKS> shape;
+    constexpr int P = shape::P, N = shape::N, BATCH = shape::BATCH;
+    constexpr int SUMS = BATCH * (CENTRED ? 2 : 1), ROOM = TEAMS_MAX * SUMS * TEAMS_MAX;
+    constexpr bool KEEPS = shape::KEEPS;
+    constexpr int KEPT = KEEPS ? BATCH * N : P;
+    LS_SHARED_DYNAMIC(uint4, ring);
+    LS_SHARED(float, room, 2 * ROOM);
+    const int team = threadIdx.x / o.team_threads, teams = blockDim.x / o.team_threads;
     const int64_t first = (int64_t)blockIdx.x * o.run_rows;
-    const int64_t last = first + o.run_rows < o.rows ? first + o.run_rows : o.rows;
-    pack<T> x[HELD], dy[HELD], residual[AHEAD ? PACKS : 1] = {};
-    float w[AHEAD ? N : 1];
-    if (AHEAD) {
-        load_row<T, HELD>(x, o.x, first, last, o.C, o.wide);
-        load_row<T, HELD>(dy, o.dy, first, last, o.C, o.wide);
+    const int last = first + o.run_rows < o.rows ? o.run_rows : (int)(o.rows - first);
+    norm_backward_thread<T, PACKS> t = {
+        o, ring + threadIdx.x, (int)threadIdx.x % o.team_threads, team, teams, last};
+#pragma unroll 1
+    for (int i = 0; i < o.stages; i++) {
+        t.fetch(i, i);
     }
-    keep_weights<AHEAD ? N : 0, P>(w, o);
-    for (int64_t row = first; row < last; row++) {
-        const float rstd = o.rstd[row], mean = CENTRED ? o.mean[row] : 0.0f;
-        float xhat[HELD * P], g[HELD * P], sum_g = 0.0f, sum_gx = 0.0f;
-        if (!AHEAD && !AGAIN) {
-            load_row<T, HELD>(x, o.x, row, last, o.C, o.wide);
-            load_row<T, HELD>(dy, o.dy, row, last, o.C, o.wide);
-        }
+    float dw[N] = {}, db[N] = {}, mean[BATCH], rstd[BATCH];
 #pragma unroll
-        for (int k = 0; k < PACKS; k++) {
-            const int at = AGAIN ? 0 : k;
-            if (AGAIN) {
-                load_packs(x, dy, o, row, k);
-            }
-            norm_terms(o, x[at], dy[at], k, mean, rstd, AHEAD ? w + at * P : NULL, xhat + at * P,
-                       g + at * P);
+    for (int b = 0; b < BATCH; b++) {
+        const int row = t.row + b * teams;
+        rstd[b] = row < last ? o.rstd[first + row] : 0.0f;
+        mean[b] = CENTRED && row < last ? o.mean[first + row] : 0.0f;
+    }
+    for (int i = threadIdx.x; i < 2 * ROOM; i += blockDim.x) {
+        room[i] = 0.0f;
+    }
+    __syncthreads();
+    int stage = 0, parity = 0;
+    for (int begin = 0; begin < last; begin += teams * BATCH) {
+        float xhat[KEPT], g[KEPT], sums[SUMS] = {}, next_rstd[BATCH], next_mean[BATCH];
+        wait_for_stage(o.stages);
 #pragma unroll
-            for (int j = 0; j < P; j++) {
-                dw[k * P + j] += dy[at].v[j] * xhat[at * P + j];
-                db[k * P + j] += dy[at].v[j];
-                sum_g += g[at * P + j];
-                sum_gx += g[at * P + j] * xhat[at * P + j];
+        for (int i = 0; i < BATCH * PACKS; i++) {
+            const int b = i / PACKS, k = i % PACKS, at = KEEPS ? i * P : 0;
+            pack<T> dy;
+            if (!KEEPS) {
+                __syncwarp(); /* registers are short: packs are not to be loaded all at once */
             }
-        }
-        if (AHEAD) {
-            load_row<T, HELD>(x, o.x, row + 1, last, o.C, o.wide);
-            load_row<T, HELD>(dy, o.dy, row + 1, last, o.C, o.wide);
-        }
-        if (AHEAD && o.dresidual) {
-            load_row<T, AHEAD ? PACKS : 1>(residual, o.dresidual, row, last, o.C, o.wide);
-        }
-        float *here = room + (row % 2) * 2 * (THREADS / 32);
-        sum_gx = block_sum<float, THREADS / 32>(sum_gx, here) / (float)o.C;
-        if (CENTRED) {
-            sum_g = block_sum<float, THREADS / 32>(sum_g, here + THREADS / 32) / (float)o.C;
-        }
-#pragma unroll
-        for (int k = 0; k < PACKS; k++) {
-            const int at = AGAIN ? 0 : k;
-            const int64_t c = ((int64_t)k * THREADS + threadIdx.x) * P;
-            pack<T> out = residual[AHEAD ? k : 0];
-            if (AGAIN) {
-                load_packs(x, dy, o, row, k);
-                norm_terms(o, x[0], dy[0], k, mean, rstd, NULL, xhat, g);
-            }
-            if (!AHEAD && o.dresidual) {
-                out = load_pack((const T *)o.dresidual + row * o.C, c, o.C, o.wide);
-            }
+            t.terms(stage, b, k, mean[b], rstd[b], &dy, xhat + at, g + at);
 #pragma unroll
             for (int j = 0; j < P; j++) {
-                const int i = at * P + j;
-                const float centre = CENTRED ? sum_g : 0.0f;
-                const float dx = rstd * (g[i] - centre - xhat[i] * sum_gx);
+                dw[k * P + j] += dy.v[j] * xhat[at + j];
+                db[k * P + j] += dy.v[j];
+                sums[b] += g[at + j] * xhat[at + j];
+                if (CENTRED) {
+                    sums[SUMS - BATCH + b] += g[at + j];
+                }
+            }
+        }
+#pragma unroll
+        for (int b = 0; b < BATCH; b++) {
+            const int row = t.row + (BATCH + b) * teams;
+            next_rstd[b] = row < last ? o.rstd[first + row] : 0.0f;
+            next_mean[b] = CENTRED && row < last ? o.mean[first + row] : 0.0f;
+        }
+        team_sums<SUMS>(sums, room + parity * ROOM, o.team_threads);
+#pragma unroll
+        for (int i = 0; i < BATCH * PACKS; i++) {
+            const int b = i / PACKS, k = i % PACKS, at = KEEPS ? i * P : 0;
+            const float mean_gx = sums[b] / (float)o.C;
+            const float mean_g = CENTRED ? sums[SUMS - BATCH + b] / (float)o.C : 0.0f;
+            pack<T> out = {}, dy;
+            if (!KEEPS) {
+                __syncwarp();
+                t.terms(stage, b, k, mean[b], rstd[b], &dy, xhat, g);
+            }
+            if (o.dresidual) {
+                out = unpack<T>(t.take(stage, b, o.dresidual, 2, k));
+            }
+#pragma unroll
+            for (int j = 0; j < P; j++) {
+                const float dx = rstd[b] * (g[at + j] - mean_g - xhat[at + j] * mean_gx);
                 out.v[j] = o.dresidual ? out.v[j] + dx : dx;
             }
-            store_pack((T *)o.dx + row * o.C, c, o.C, o.wide, out);
+            if (t.row + b * teams < last) {
+                store_pack((T *)o.dx + (first + t.row + b * teams) * o.C, t.column(k), o.C, o.wide,
+                           out);
+            }
+        }
+        if (o.stages > 0) {
+            t.fetch(o.stages, stage);
+            stage = stage + 1 < o.stages ? stage + 1 : 0;
+        }
+        t.row += BATCH * teams;
+        parity ^= 1;
+#pragma unroll
+        for (int b = 0; b < BATCH; b++) {
+            rstd[b] = next_rstd[b];
+            mean[b] = next_mean[b];
         }
     }
-    store_partials<CENTRED, P>(dw, db, o);
+    copy_wait();
+    store_partials<T, CENTRED, PACKS>(t, dw, db);
 }
 
-/* sum[c] += the partial sums of column c: eight runs of them, and these in order. */
+/* sum[c] += the partial sums of column c: eight runs of them, and these in order. The grid's second
+ * dimension: dw and its partial sums, db and its. */
 __global__ void __launch_bounds__(256)
-    add_partials_kernel(int64_t count, int64_t C, const float *partial, float *sum) {
+    add_partials_kernel(int64_t count, int64_t C, const float *partial, float *dw, float *db) {
     LS_SHARED(float, room, 256);
     const int64_t c = (int64_t)blockIdx.x * 32 + threadIdx.x % 32;
     const int part = threadIdx.x / 32;
     const int64_t each = (count + 7) / 8, first = part * each;
     const int64_t last = first + each < count ? first + each : count;
+    float *sum = blockIdx.y == 0 ? dw : db;
     float s = 0.0f;
+    partial += (int64_t)blockIdx.y * count * C;
+#pragma unroll 8
     for (int64_t i = first; i < last && c < C; i++) {
         s += partial[i * C + c];
     }
@@ -281,22 +431,67 @@ __global__ void __launch_bounds__(256)
     }
 }
 
+/* db: or NULL */
 static void add_partials(cudaStream_t stream, int64_t count, int64_t C, const float *partial,
-                         void *sum) {
-    LS_LAUNCH(add_partials_kernel, (unsigned int)((C + 31) / 32), 256, 0, stream, count, C, partial,
-              (float *)sum);
+                         void *dw, void *db) {
+    LS_LAUNCH(add_partials_kernel, dim3((unsigned int)((C + 31) / 32), db ? 2 : 1), 256, 0, stream,
+              count, C, partial, (float *)dw, (float *)db);
+}
+
+/* Two blocks share a multiprocessor's shared memory; what is wanted is two stages at least of what
+ * is held, and of all matrices rather than more stages. */
+static void plan_ring(norm_backward_arguments *o, int matrices, int64_t matrix_bytes) {
+    enum { WANTED_BYTES = 80 * 1024, LEFT_BYTES = 8 * 1024 };
+    int device = 0, most = 0;
+    if (cudaGetDevice(&device) != cudaSuccess ||
+        cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) !=
+            cudaSuccess) {
+        return; /* reported by the launch */
+    }
+    most -= LEFT_BYTES; /* static shared memory */
+    const int64_t bytes[] = {WANTED_BYTES < most ? WANTED_BYTES : most, most};
+    for (int stages = 4; stages > 0; stages /= 2) {
+        for (int held = matrices; held >= 2; held--) {
+            /* A stage alone hides nothing, but for what other blocks do. */
+            if (stages * held * matrix_bytes <= bytes[stages < 4]) {
+                o->stages = stages;
+                o->held = held;
+                return;
+            }
+        }
+    }
+}
+
+template <class T, bool CENTRED, int PACKS>
+static void launch_backward_packs(cudaStream_t stream, norm_backward_arguments o) {
+    typedef norm_backward_shape<T, PACKS> shape;
+    const int64_t packs = (o.C + shape::P - 1) / shape::P;
+    o.team_threads = (int)((packs + 32 * PACKS - 1) / (32 * PACKS)) * 32;
+    const int threads = THREADS / o.team_threads * o.team_threads;
+    const int64_t matrix_bytes = (int64_t)shape::BATCH * PACKS * threads * (int64_t)sizeof(uint4);
+    plan_ring(&o, o.dresidual ? 3 : 2, matrix_bytes);
+    const int64_t bytes = o.stages * o.held * matrix_bytes;
+    auto kernel = norm_backward_kernel<T, CENTRED, PACKS>;
+    cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
+    LS_LAUNCH(kernel, (unsigned int)runs_of(o.rows), (unsigned int)threads, (size_t)bytes, stream,
+              o);
 }
 
 template <class T, bool CENTRED>
 static void launch_packs(cudaStream_t stream, const norm_backward_arguments &o) {
     const int64_t packs = (o.C + THREADS * pack<T>::size - 1) / (THREADS * pack<T>::size);
     constexpr int LAST = LS_CUDA_NORM_CHANNELS_MAX / (THREADS * pack<T>::size);
-    auto kernel = packs <= 1   ? norm_backward_kernel<T, CENTRED, 1>
-                  : packs <= 2 ? norm_backward_kernel<T, CENTRED, 2>
-                  : packs <= 4 ? norm_backward_kernel<T, CENTRED, 4>
-                  : packs <= 8 ? norm_backward_kernel<T, CENTRED, 8>
-                               : norm_backward_kernel<T, CENTRED, LAST>;
-    LS_LAUNCH(kernel, (unsigned int)runs_of(o.rows), THREADS, 0, stream, o);
+    if (packs <= 1) {
+        launch_backward_packs<T, CENTRED, 1>(stream, o);
+    } else if (packs <= 2) {
+        launch_backward_packs<T, CENTRED, 2>(stream, o);
+    } else if (packs <= 4) {
+        launch_backward_packs<T, CENTRED, 4>(stream, o);
+    } else if (packs <= 8) {
+        launch_backward_packs<T, CENTRED, 8>(stream, o);
+    } else {
+        launch_backward_packs<T, CENTRED, LAST>(stream, o);
+    }
 }
 
 template <class T>
@@ -304,8 +499,8 @@ static void launch_backward(cudaStream_t stream, const ls_norm *op, float *parti
     const bool centred = op->kind == LS_LAYERNORM;
     norm_backward_arguments o = {};
     o.rows = op->rows;
-    o.run_rows = run_rows_of(op->rows);
-    o.C = op->channels;
+    o.run_rows = (int)run_rows_of(op->rows);
+    o.C = (int)op->channels;
     o.x = op->x;
     o.dy = op->dy;
     o.dresidual = op->dresidual;
@@ -314,19 +509,16 @@ static void launch_backward(cudaStream_t stream, const ls_norm *op, float *parti
     o.rstd = (const float *)op->rstd;
     o.dx = op->dx;
     o.partial = partial;
-    o.wide = o.C % pack<T>::size == 0 && is_aligned((const T *)o.x) &&
-             is_aligned((const T *)o.dy) && is_aligned((const T *)o.dresidual) &&
+    o.wide = o.C % pack<T>::size == 0 && is_aligned((const T *)op->x) &&
+             is_aligned((const T *)op->dy) && is_aligned((const T *)op->dresidual) &&
              is_aligned((T *)o.dx);
+    o.wide_w = is_aligned(o.w);
     if (centred) {
         launch_packs<T, true>(stream, o);
     } else {
         launch_packs<T, false>(stream, o);
     }
-    const int64_t runs = runs_of(o.rows);
-    add_partials(stream, runs, o.C, partial, op->dw);
-    if (centred) {
-        add_partials(stream, runs, o.C, partial + runs * o.C, op->db);
-    }
+    add_partials(stream, runs_of(o.rows), o.C, partial, op->dw, centred ? op->db : NULL);
 }
 
 extern "C" void ls_cuda_launch_norm_backward(cudaStream_t stream, const ls_norm *op,
@@ -385,7 +577,7 @@ static void launch_bias_grad(cudaStream_t stream, const ls_bias_grad *op, float 
     auto kernel = column_sums_kernel<T>;
     LS_LAUNCH(kernel, grid, 256, 0, stream, op->rows, run_rows_of(op->rows), op->cols, dy, partial,
               op->cols % P == 0 && is_aligned(dy));
-    add_partials(stream, runs, op->cols, partial, op->dbias);
+    add_partials(stream, runs, op->cols, partial, op->dbias, NULL);
 }
 
 extern "C" void ls_cuda_launch_bias_grad(cudaStream_t stream, const ls_bias_grad *op,

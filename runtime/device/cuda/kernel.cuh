@@ -89,25 +89,38 @@ template <class V> __device__ __forceinline__ void store_whole(void *at, const v
     *reinterpret_cast<V *>(at) = raw;
 }
 
-/* Elements [i, i + size) of p, those from n on as 0. wide: p + i is aligned to 16 bytes. */
-template <class T>
-__device__ __forceinline__ pack<T> load_pack(const T *p, int64_t i, int64_t n, bool wide) {
+template <class T> __device__ __forceinline__ pack<T> unpack(const uint4 &raw) {
     pack<T> y;
-    if (wide && i + pack<T>::size <= n) {
-        const uint4 raw = load_whole<uint4>(p + i);
-        T x[pack<T>::size];
-        memcpy(x, &raw, sizeof raw);
+    T x[pack<T>::size];
+    memcpy(x, &raw, sizeof raw);
 #pragma unroll
-        for (int k = 0; k < pack<T>::size; k++) {
-            y.v[k] = to_float(x[k]);
-        }
-    } else {
-#pragma unroll
-        for (int k = 0; k < pack<T>::size; k++) {
-            y.v[k] = i + k < n ? to_float(p[i + k]) : 0.0f;
-        }
+    for (int k = 0; k < pack<T>::size; k++) {
+        y.v[k] = to_float(x[k]);
     }
     return y;
+}
+
+/* Elements [i, i + size) of p as they lie there, those from n on as 0. wide: p + i is aligned to 16
+ * bytes. What is loaded is not looked at here, so that several loads are under way at once. */
+template <class T>
+__device__ __forceinline__ uint4 load_raw(const T *p, int64_t i, int64_t n, bool wide) {
+    uint4 raw;
+    if (wide && i + pack<T>::size <= n) {
+        raw = load_whole<uint4>(p + i);
+    } else {
+        T x[pack<T>::size];
+#pragma unroll
+        for (int k = 0; k < pack<T>::size; k++) {
+            x[k] = i + k < n ? p[i + k] : from_float<T>(0.0f);
+        }
+        memcpy(&raw, x, sizeof raw);
+    }
+    return raw;
+}
+
+template <class T>
+__device__ __forceinline__ pack<T> load_pack(const T *p, int64_t i, int64_t n, bool wide) {
+    return unpack<T>(load_raw(p, i, n, wide));
 }
 
 template <class T>
@@ -184,6 +197,27 @@ template <class T, int WARPS> __device__ __forceinline__ T block_sum(T x, T *roo
 #pragma unroll
     for (int w = 1; w < WARPS; w++) {
         sum += room[w];
+    }
+    return sum;
+}
+
+/* A sum over the warp of each of N values, a power of two: that of x[i] in lanes 32 / N i and on.
+ */
+template <int N> __device__ __forceinline__ float warp_sums(float *x) {
+    int step = 16;
+#pragma unroll
+    for (int half = N / 2; half > 0; half /= 2, step /= 2) {
+        const bool upper = threadIdx.x & (unsigned int)step;
+#pragma unroll
+        for (int i = 0; i < half; i++) {
+            const float own = upper ? x[i + half] : x[i], other = upper ? x[i] : x[i + half];
+            x[i] = own + __shfl_xor_sync(LS_ALL_LANES, other, step);
+        }
+    }
+    float sum = x[0];
+#pragma unroll
+    for (; step > 0; step /= 2) {
+        sum += __shfl_xor_sync(LS_ALL_LANES, sum, step);
     }
     return sum;
 }

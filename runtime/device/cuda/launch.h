@@ -86,7 +86,7 @@ void ls_cuda_launch_rope(cudaStream_t stream, const ls_rope *op);
 /* k_norm.cu */
 void ls_cuda_launch_norm_forward(cudaStream_t stream, const ls_norm *op);
 void ls_cuda_launch_norm_backward(cudaStream_t stream, const ls_norm *op, float *partial);
-/* Columns that a block of the norms' backward keeps in registers. */
+/* Columns that a block of the norms keeps in registers. */
 enum { LS_CUDA_NORM_CHANNELS_MAX = 16384 };
 int64_t ls_cuda_norm_scratch_elems(int64_t rows, int64_t channels);
 void ls_cuda_launch_bias_grad(cudaStream_t stream, const ls_bias_grad *op, float *partial);

@@ -17,9 +17,17 @@ static ls_status check_rows(const char *what, int64_t rows) {
     return LS_OK;
 }
 
-static ls_status norm_forward(ls_device *dev, const ls_norm *op) {
+static ls_status check_norm(ls_device *dev, const ls_norm *op) {
     LS_TRY(ls_check_norm(dev, op));
-    LS_TRY(check_rows("norm", op->rows));
+    if (op->channels > LS_CUDA_NORM_CHANNELS_MAX) {
+        return LS_FAIL(LS_E_UNSUPPORTED, "norm: %lld channels; a GPU serves up to %d",
+                       (long long)op->channels, LS_CUDA_NORM_CHANNELS_MAX);
+    }
+    return check_rows("norm", op->rows);
+}
+
+static ls_status norm_forward(ls_device *dev, const ls_norm *op) {
+    LS_TRY(check_norm(dev, op));
     if (op->rows == 0) {
         return LS_OK;
     }
@@ -28,11 +36,7 @@ static ls_status norm_forward(ls_device *dev, const ls_norm *op) {
 }
 
 static ls_status norm_backward(ls_device *dev, const ls_norm *op) {
-    LS_TRY(ls_check_norm(dev, op));
-    if (op->channels > LS_CUDA_NORM_CHANNELS_MAX) {
-        return LS_FAIL(LS_E_UNSUPPORTED, "norm backward: %lld channels; a GPU serves up to %d",
-                       (long long)op->channels, LS_CUDA_NORM_CHANNELS_MAX);
-    }
+    LS_TRY(check_norm(dev, op));
     if (op->rows == 0) {
         return LS_OK;
     }

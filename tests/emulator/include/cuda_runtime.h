@@ -152,8 +152,11 @@ void emu_share_matrices(uint32_t *r, const uint32_t *bytes, int transposed);
 void emu_check_aligned(const char *what, const void *address, size_t bytes);
 /* cp.async of 16 bytes: what was read, for when the thread waits for it. */
 void emu_copy_later(void *to, const uint32_t *bytes);
-/* The next of those copies, in order; 0: there is none. */
-int emu_copy_next(void **to, uint32_t *bytes);
+/* Those since the last call are a group. */
+void emu_copy_commit(void);
+/* The next of those copies, in order, that is not in one of the last `but` groups; with -1 of all
+ * of them. 0: there is none. */
+int emu_copy_next(int but, void **to, uint32_t *bytes);
 
 typedef void (*emu_code)(void); /* names a kernel */
 cudaError_t emu_enqueue_kernel(const char *name, emu_code code, dim3 grid, dim3 block,
@@ -246,12 +249,15 @@ inline void emu_copy_async(void *to, const void *from, bool inside) {
     __builtin_memcpy(bytes, &raw, sizeof bytes);
     emu_copy_later(to, bytes);
 }
-inline void emu_copy_wait() {
+inline void emu_copy_wait_but(int groups) {
     void *to;
     uint32_t bytes[4];
-    while (emu_copy_next(&to, bytes)) {
+    while (emu_copy_next(groups, &to, bytes)) {
         *(uint4 *)to = uint4{bytes[0], bytes[1], bytes[2], bytes[3]};
     }
+}
+inline void emu_copy_wait() {
+    emu_copy_wait_but(-1);
 }
 
 template <class T> __attribute__((no_sanitize("thread"))) T atomicAdd(T *at, T value) {
