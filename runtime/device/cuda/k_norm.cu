@@ -149,16 +149,15 @@ extern "C" int64_t ls_cuda_norm_scratch_elems(int64_t rows, int64_t channels) {
 
 /* A block's threads are teams; a team has a row at a time, its warps' sums meet in shared memory.
  * What a thread needs of the rows to come it copies to a ring of its own there, so that as much is
- * under way as the memory wants and only sums have to wait for other threads: of `held` of the
- * matrices x, dy and dresidual, `stages` batches of rows. Others are read where they are used. */
+ * under way as the memory wants and only sums have to wait for other threads. */
 struct norm_backward_arguments {
     int64_t rows;
     int run_rows, C;
-    const void *x, *dy, *dresidual;
+    const void *matrix[3]; /* x, dy, dresidual or NULL */
     const float *w, *mean, *rstd;
     void *dx;
     float *partial; /* [2][runs][C] */
-    int team_threads, held, stages;
+    int team_threads, stages;
     bool wide, wide_w;
 };
 
@@ -167,13 +166,15 @@ enum { TEAMS_MAX = THREADS / 32 };
 template <class T, int PACKS> struct norm_backward_shape {
     static constexpr int P = pack<T>::size, N = PACKS * P; /* columns of a thread */
     static constexpr int BATCH = N <= 8 ? 2 : 1;           /* rows of a team between two barriers */
+    static constexpr int EACH = BATCH * PACKS;             /* packs of a matrix in a stage */
     static constexpr bool KEEPS = N <= 16;                 /* xhat and g, in registers */
+    static constexpr bool RINGS = PACKS <= 8; /* larger rows are read where they are used */
 };
 
 template <class T, int PACKS> struct norm_backward_thread {
     typedef norm_backward_shape<T, PACKS> shape;
     const norm_backward_arguments &o;
-    uint4 *ring;         /* [stages][BATCH][held][PACKS][threads], from this thread on */
+    uint4 *ring;         /* [matrices][stages][BATCH][PACKS][threads], from this thread on */
     int place;           /* in the team */
     int row, step, last; /* of the run: the first row of this batch; to its next row; their end */
 
@@ -181,71 +182,72 @@ template <class T, int PACKS> struct norm_backward_thread {
         return (k * o.team_threads + place) * shape::P;
     }
 
-    __device__ __forceinline__ uint4 *slot(int stage, int b, int matrix, int k) const {
-        return ring +
-               (((stage * shape::BATCH + b) * o.held + matrix) * PACKS + k) * (int)blockDim.x;
+    __device__ __forceinline__ uint4 *slot(int matrix, int stage, int i) const {
+        return ring + ((matrix * o.stages + stage) * shape::EACH + i) * (int)blockDim.x;
     }
 
     /* Where that row of the run begins in a matrix. */
-    __device__ __forceinline__ const T *begin(const void *matrix, int from) const {
-        return (const T *)matrix + ((int64_t)blockIdx.x * o.run_rows + from) * o.C;
+    __device__ __forceinline__ int64_t begin(int from) const {
+        return ((int64_t)blockIdx.x * o.run_rows + from) * o.C;
     }
 
-    __device__ __forceinline__ void fetch_row(const void *matrix, int which, int from, int stage,
-                                              int b) const {
-        const T *x = begin(matrix, from);
-#pragma unroll 1
-        for (int k = 0; k < PACKS; k++) {
-            if (column(k) >= o.C) {
-                break;
-            }
-            if (o.wide) {
-                copy_async(slot(stage, b, which, k), x + column(k), true);
-            } else {
-                *slot(stage, b, which, k) = load_raw(x, column(k), o.C, false);
-            }
-        }
-    }
-
-    /* Batch `ahead` from now on its way. */
+    /* Batch `ahead` from now on its way; zeros where there is no row or column. */
     __device__ __forceinline__ void fetch(int ahead, int stage) const {
 #pragma unroll
         for (int b = 0; b < shape::BATCH; b++) {
             const int from = row + (ahead * shape::BATCH + b) * step;
-            if (from < last) {
-                fetch_row(o.x, 0, from, stage, b);
-                fetch_row(o.dy, 1, from, stage, b);
-                if (o.held > 2) {
-                    fetch_row(o.dresidual, 2, from, stage, b);
+            const int64_t at = from < last ? begin(from) : 0;
+            const int end = from < last ? o.C : 0;
+#pragma unroll
+            for (int matrix = 0; matrix < 3; matrix++) {
+                const T *x = (const T *)o.matrix[matrix];
+                if (matrix == 2 && !x) {
+                    break;
+                }
+#pragma unroll 2
+                for (int k = 0; k < PACKS; k++) {
+                    uint4 *to = slot(matrix, stage, b * PACKS + k);
+                    const int c = column(k);
+                    if (o.wide) {
+                        copy_async(to, x + at + (c < end ? c : 0), c < end);
+                    } else {
+                        *to = load_raw(x + at, c, end, false);
+                    }
                 }
             }
         }
         copy_commit();
     }
 
-    __device__ __forceinline__ uint4 take(int stage, int b, const void *matrix, int which,
-                                          int k) const {
+    __device__ __forceinline__ pack<T> take(int matrix, int stage, int b, int k) const {
         const int from = row + b * step;
-        if (from >= last || column(k) >= o.C) {
-            return uint4{0, 0, 0, 0};
+        if (shape::RINGS) {
+            return unpack<T>(load_whole<uint4>(slot(matrix, stage, b * PACKS + k)));
         }
-        return which < o.held ? load_whole<uint4>(slot(stage, b, which, k))
-                              : load_raw(begin(matrix, from), column(k), o.C, o.wide);
+        return load_pack((const T *)o.matrix[matrix] + (from < last ? begin(from) : 0), column(k),
+                         from < last ? o.C : 0, o.wide);
+    }
+
+    __device__ __forceinline__ void weights(int k, float *w) const {
+#pragma unroll
+        for (int i = 0; i < shape::P; i += 4) {
+            const pack<float> four = load_pack(o.w, column(k) + i, o.C, o.wide_w);
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+                w[i + j] = four.v[j];
+            }
+        }
     }
 
     /* xhat and g = dy w of a pack; beyond the columns x, dy and w are zeros. */
-    __device__ __forceinline__ void terms(int stage, int b, int k, float mean, float rstd,
-                                          pack<T> *dy, float *xhat, float *g) const {
-        const pack<T> x = unpack<T>(take(stage, b, o.x, 0, k));
-        *dy = unpack<T>(take(stage, b, o.dy, 1, k));
+    __device__ __forceinline__ void terms(int stage, int b, int k, const float *w, float mean,
+                                          float rstd, pack<T> *dy, float *xhat, float *g) const {
+        const pack<T> x = take(0, stage, b, k);
+        *dy = take(1, stage, b, k);
 #pragma unroll
-        for (int i = 0; i < shape::P; i += 4) {
-            const pack<float> w = load_pack(o.w, column(k) + i, o.C, o.wide_w);
-#pragma unroll
-            for (int j = i; j < i + 4; j++) {
-                xhat[j] = (x.v[j] - mean) * rstd;
-                g[j] = dy->v[j] * w.v[j - i];
-            }
+        for (int j = 0; j < shape::P; j++) {
+            xhat[j] = (x.v[j] - mean) * rstd;
+            g[j] = dy->v[j] * w[j];
         }
     }
 };
@@ -307,6 +309,20 @@ __device__ __forceinline__ void store_partials(const norm_backward_thread<T, PAC
     }
 }
 
+/* Means and 1 / standard deviations of the rows of a batch, `ahead` of this one. */
+template <class T, bool CENTRED, int PACKS>
+__device__ __forceinline__ void load_moments(const norm_backward_thread<T, PACKS> &t, int ahead,
+                                             float *mean, float *rstd) {
+    constexpr int BATCH = norm_backward_shape<T, PACKS>::BATCH;
+#pragma unroll
+    for (int b = 0; b < BATCH; b++) {
+        const int row = t.row + (ahead * BATCH + b) * t.step;
+        const int64_t at = (int64_t)blockIdx.x * t.o.run_rows + row;
+        rstd[b] = row < t.last ? t.o.rstd[at] : 0.0f;
+        mean[b] = CENTRED && row < t.last ? t.o.mean[at] : 0.0f;
+    }
+}
+
 template <class T, bool CENTRED, int PACKS>
 __global__ void __launch_bounds__(THREADS, norm_backward_shape<T, PACKS>::N <= 16 ? 2 : 1)
     norm_backward_kernel(norm_backward_arguments o) {
@@ -317,38 +333,41 @@ __global__ void __launch_bounds__(THREADS, norm_backward_shape<T, PACKS>::N <= 1
     constexpr int KEPT = KEEPS ? BATCH * N : P;
     LS_SHARED_DYNAMIC(uint4, ring);
     LS_SHARED(float, room, 2 * ROOM);
-    const int team = threadIdx.x / o.team_threads, teams = blockDim.x / o.team_threads;
+    const int teams = (int)blockDim.x / o.team_threads;
     const int64_t first = (int64_t)blockIdx.x * o.run_rows;
     const int last = first + o.run_rows < o.rows ? o.run_rows : (int)(o.rows - first);
-    norm_backward_thread<T, PACKS> t = {
-        o, ring + threadIdx.x, (int)threadIdx.x % o.team_threads, team, teams, last};
+    norm_backward_thread<T, PACKS> t = {o,
+                                        ring + threadIdx.x,
+                                        (int)threadIdx.x % o.team_threads,
+                                        (int)threadIdx.x / o.team_threads,
+                                        teams,
+                                        last};
 #pragma unroll 1
     for (int i = 0; i < o.stages; i++) {
         t.fetch(i, i);
     }
+    const float inverse = 1.0f / (float)o.C;
     float dw[N] = {}, db[N] = {}, mean[BATCH], rstd[BATCH];
-#pragma unroll
-    for (int b = 0; b < BATCH; b++) {
-        const int row = t.row + b * teams;
-        rstd[b] = row < last ? o.rstd[first + row] : 0.0f;
-        mean[b] = CENTRED && row < last ? o.mean[first + row] : 0.0f;
-    }
+    load_moments<T, CENTRED, PACKS>(t, 0, mean, rstd);
     for (int i = threadIdx.x; i < 2 * ROOM; i += blockDim.x) {
         room[i] = 0.0f;
     }
     __syncthreads();
     int stage = 0, parity = 0;
     for (int begin = 0; begin < last; begin += teams * BATCH) {
-        float xhat[KEPT], g[KEPT], sums[SUMS] = {}, next_rstd[BATCH], next_mean[BATCH];
+        float xhat[KEPT], g[KEPT], w[P], sums[SUMS] = {}, next_rstd[BATCH], next_mean[BATCH];
         wait_for_stage(o.stages);
 #pragma unroll
         for (int i = 0; i < BATCH * PACKS; i++) {
-            const int b = i / PACKS, k = i % PACKS, at = KEEPS ? i * P : 0;
+            const int k = i / BATCH, b = i % BATCH, at = KEEPS ? i * P : 0;
             pack<T> dy;
             if (!KEEPS) {
                 __syncwarp(); /* registers are short: packs are not to be loaded all at once */
             }
-            t.terms(stage, b, k, mean[b], rstd[b], &dy, xhat + at, g + at);
+            if (b == 0) {
+                t.weights(k, w);
+            }
+            t.terms(stage, b, k, w, mean[b], rstd[b], &dy, xhat + at, g + at);
 #pragma unroll
             for (int j = 0; j < P; j++) {
                 dw[k * P + j] += dy.v[j] * xhat[at + j];
@@ -359,34 +378,29 @@ __global__ void __launch_bounds__(THREADS, norm_backward_shape<T, PACKS>::N <= 1
                 }
             }
         }
-#pragma unroll
-        for (int b = 0; b < BATCH; b++) {
-            const int row = t.row + (BATCH + b) * teams;
-            next_rstd[b] = row < last ? o.rstd[first + row] : 0.0f;
-            next_mean[b] = CENTRED && row < last ? o.mean[first + row] : 0.0f;
-        }
+        load_moments<T, CENTRED, PACKS>(t, 1, next_mean, next_rstd);
         team_sums<SUMS>(sums, room + parity * ROOM, o.team_threads);
 #pragma unroll
         for (int i = 0; i < BATCH * PACKS; i++) {
-            const int b = i / PACKS, k = i % PACKS, at = KEEPS ? i * P : 0;
-            const float mean_gx = sums[b] / (float)o.C;
-            const float mean_g = CENTRED ? sums[SUMS - BATCH + b] / (float)o.C : 0.0f;
+            const int k = i / BATCH, b = i % BATCH, at = KEEPS ? i * P : 0;
+            const float of_xhat = rstd[b] * (sums[b] * inverse);
+            const float of_all = CENTRED ? rstd[b] * (sums[SUMS - BATCH + b] * inverse) : 0.0f;
             pack<T> out = {}, dy;
             if (!KEEPS) {
                 __syncwarp();
-                t.terms(stage, b, k, mean[b], rstd[b], &dy, xhat, g);
+                t.weights(k, w);
+                t.terms(stage, b, k, w, mean[b], rstd[b], &dy, xhat, g);
             }
-            if (o.dresidual) {
-                out = unpack<T>(t.take(stage, b, o.dresidual, 2, k));
+            if (o.matrix[2]) {
+                out = t.take(2, stage, b, k);
             }
 #pragma unroll
             for (int j = 0; j < P; j++) {
-                const float dx = rstd[b] * (g[at + j] - mean_g - xhat[at + j] * mean_gx);
-                out.v[j] = o.dresidual ? out.v[j] + dx : dx;
+                out.v[j] += rstd[b] * g[at + j] - (xhat[at + j] * of_xhat + of_all);
             }
-            if (t.row + b * teams < last) {
-                store_pack((T *)o.dx + (first + t.row + b * teams) * o.C, t.column(k), o.C, o.wide,
-                           out);
+            const int row = t.row + b * teams;
+            if (row < last) {
+                store_pack((T *)o.dx + t.begin(row), t.column(k), o.C, o.wide, out);
             }
         }
         if (o.stages > 0) {
@@ -438,28 +452,19 @@ static void add_partials(cudaStream_t stream, int64_t count, int64_t C, const fl
               count, C, partial, (float *)dw, (float *)db);
 }
 
-/* Two blocks share a multiprocessor's shared memory; what is wanted is two stages at least of what
- * is held, and of all matrices rather than more stages. */
-static void plan_ring(norm_backward_arguments *o, int matrices, int64_t matrix_bytes) {
-    enum { WANTED_BYTES = 80 * 1024, LEFT_BYTES = 8 * 1024 };
+/* As many stages of the ring as leave room for a second block, or else for one. */
+static int stages_for(int64_t stage_bytes) {
+    enum { WANTED_BYTES = 80 * 1024, LEFT_BYTES = 3 * 1024 /* static shared memory */ };
     int device = 0, most = 0;
     if (cudaGetDevice(&device) != cudaSuccess ||
         cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) !=
             cudaSuccess) {
-        return; /* reported by the launch */
+        return 1; /* reported by the launch */
     }
-    most -= LEFT_BYTES; /* static shared memory */
-    const int64_t bytes[] = {WANTED_BYTES < most ? WANTED_BYTES : most, most};
-    for (int stages = 4; stages > 0; stages /= 2) {
-        for (int held = matrices; held >= 2; held--) {
-            /* A stage alone hides nothing, but for what other blocks do. */
-            if (stages * held * matrix_bytes <= bytes[stages < 4]) {
-                o->stages = stages;
-                o->held = held;
-                return;
-            }
-        }
-    }
+    most -= LEFT_BYTES;
+    return 4 * stage_bytes <= (most < WANTED_BYTES ? most : WANTED_BYTES) ? 4
+           : 2 * stage_bytes <= most                                      ? 2
+                                                                          : 1;
 }
 
 template <class T, bool CENTRED, int PACKS>
@@ -468,9 +473,10 @@ static void launch_backward_packs(cudaStream_t stream, norm_backward_arguments o
     const int64_t packs = (o.C + shape::P - 1) / shape::P;
     o.team_threads = (int)((packs + 32 * PACKS - 1) / (32 * PACKS)) * 32;
     const int threads = THREADS / o.team_threads * o.team_threads;
-    const int64_t matrix_bytes = (int64_t)shape::BATCH * PACKS * threads * (int64_t)sizeof(uint4);
-    plan_ring(&o, o.dresidual ? 3 : 2, matrix_bytes);
-    const int64_t bytes = o.stages * o.held * matrix_bytes;
+    const int64_t stage_bytes =
+        (o.matrix[2] ? 3 : 2) * (int64_t)shape::EACH * threads * (int64_t)sizeof(uint4);
+    o.stages = shape::RINGS ? stages_for(stage_bytes) : 0;
+    const int64_t bytes = o.stages * stage_bytes;
     auto kernel = norm_backward_kernel<T, CENTRED, PACKS>;
     cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
     LS_LAUNCH(kernel, (unsigned int)runs_of(o.rows), (unsigned int)threads, (size_t)bytes, stream,
@@ -501,9 +507,9 @@ static void launch_backward(cudaStream_t stream, const ls_norm *op, float *parti
     o.rows = op->rows;
     o.run_rows = (int)run_rows_of(op->rows);
     o.C = (int)op->channels;
-    o.x = op->x;
-    o.dy = op->dy;
-    o.dresidual = op->dresidual;
+    o.matrix[0] = op->x;
+    o.matrix[1] = op->dy;
+    o.matrix[2] = op->dresidual;
     o.w = (const float *)op->w;
     o.mean = (const float *)op->mean;
     o.rstd = (const float *)op->rstd;
