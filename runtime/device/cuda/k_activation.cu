@@ -2,7 +2,7 @@
 #include "runtime/device/cuda/kernel.cuh"
 
 __device__ __forceinline__ float sigmoid(float x) {
-    return 1.0f / (1.0f + expf(-x));
+    return reciprocal(1.0f + expf(-x));
 }
 
 /* 2 sqrt(2/pi) and its product with 0.044715: (1 + tanh(u)) / 2 = sigmoid(2u), which keeps the
@@ -18,26 +18,31 @@ __device__ __forceinline__ float gelu(float x) {
  * is 0 or 1 in fp32 and e^-z would overflow; the clamp keeps a NaN. */
 __device__ __forceinline__ float gelu_slope(float x) {
     x = fabsf(x) > 9.5f ? copysignf(9.5f, x) : x;
-    const float e = expf(-x * (GELU_LINEAR + GELU_CUBIC * x * x)), s = 1.0f / (1.0f + e);
+    const float e = expf(-x * (GELU_LINEAR + GELU_CUBIC * x * x)), s = reciprocal(1.0f + e);
     return s + x * s * (e * s) * (GELU_LINEAR + 3.0f * GELU_CUBIC * x * x);
 }
 
 template <class T, bool BACKWARD>
 __global__ void __launch_bounds__(THREADS)
     gelu_kernel(int64_t n, const T *x, const T *dy, T *out, bool wide) {
-    constexpr int P = pack<T>::size;
+    constexpr int P = pack<T>::size, LOADS = 2; /* under way of each thread */
+    constexpr int64_t AT_ONCE = BACKWARD ? 1 : 2;
     const int64_t step = (int64_t)gridDim.x * blockDim.x * P;
-    for (int64_t i = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) * P; i < n; i += step) {
-        pack<T> a = load_pack(x, i, n, wide);
-        pack<T> d;
-        if (BACKWARD) {
-            d = load_pack(dy, i, n, wide);
-        }
+    for (int64_t i = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) * P; i < n;
+         i += AT_ONCE * step) {
+        uint4 raw[LOADS];
+        raw[0] = load_raw(x, i, n, wide);
+        raw[1] = BACKWARD ? load_raw(dy, i, n, wide) : load_raw(x, i + step, n, wide);
 #pragma unroll
-        for (int j = 0; j < P; j++) {
-            a.v[j] = BACKWARD ? d.v[j] * gelu_slope(a.v[j]) : gelu(a.v[j]);
+        for (int u = 0; u < AT_ONCE; u++) {
+            pack<T> a = unpack<T>(raw[u]);
+            const pack<T> d = unpack<T>(raw[1]);
+#pragma unroll
+            for (int j = 0; j < P; j++) {
+                a.v[j] = BACKWARD ? d.v[j] * gelu_slope(a.v[j]) : gelu(a.v[j]);
+            }
+            store_pack(out, i + u * step, n, wide, a);
         }
-        store_pack(out, i, n, wide, a);
     }
 }
 

@@ -97,6 +97,18 @@ __global__ void __launch_bounds__(32 * ROWS_A_BLOCK) route_backward_kernel(ls_ro
     }
 }
 
+/* Packs of a row that a lane has on their way at once. */
+enum { AT_ONCE = 4 };
+
+template <class T>
+__device__ __forceinline__ void load_packs(uint4 *raw, const T *row, int64_t c, int64_t cols,
+                                           bool wide) {
+#pragma unroll
+    for (int u = 0; u < AT_ONCE; u++) {
+        raw[u] = load_raw(row, c + u * 32 * pack<T>::size, cols, wide);
+    }
+}
+
 template <class T>
 __global__ void __launch_bounds__(32 * ROWS_A_BLOCK) select_kernel(ls_select_rows o, bool wide) {
     constexpr int P = pack<T>::size;
@@ -105,12 +117,15 @@ __global__ void __launch_bounds__(32 * ROWS_A_BLOCK) select_kernel(ls_select_row
         return;
     }
     const int64_t from = o.index[row];
-    for (int64_t c = (int64_t)(threadIdx.x % 32) * P; c < o.cols; c += 32 * P) {
-        pack<T> a = {};
+    for (int64_t c = (int64_t)(threadIdx.x % 32) * P; c < o.cols; c += AT_ONCE * 32 * P) {
+        uint4 raw[AT_ONCE] = {};
         if (from >= 0) {
-            a = load_pack((const T *)o.x + from * o.cols, c, o.cols, wide);
+            load_packs(raw, (const T *)o.x + from * o.cols, c, o.cols, wide);
         }
-        store_pack((T *)o.y + row * o.cols, c, o.cols, wide, a);
+#pragma unroll
+        for (int u = 0; u < AT_ONCE; u++) {
+            store_pack((T *)o.y + row * o.cols, c + u * 32 * P, o.cols, wide, unpack<T>(raw[u]));
+        }
     }
 }
 
@@ -125,23 +140,31 @@ __global__ void __launch_bounds__(32 * ROWS_A_BLOCK) combine_kernel(ls_combine o
     if (row >= o.rows) {
         return;
     }
-    for (int64_t c = (int64_t)(threadIdx.x % 32) * P; c < o.cols; c += 32 * P) {
-        pack<T> sum = {};
+    for (int64_t c = (int64_t)(threadIdx.x % 32) * P; c < o.cols; c += AT_ONCE * 32 * P) {
+        uint4 raw[AT_ONCE] = {};
+        pack<T> sum[AT_ONCE];
         if (o.residual) {
-            sum = load_pack((const T *)o.residual + row * o.cols, c, o.cols, wide);
+            load_packs(raw, (const T *)o.residual + row * o.cols, c, o.cols, wide);
+        }
+#pragma unroll
+        for (int u = 0; u < AT_ONCE; u++) {
+            sum[u] = unpack<T>(raw[u]);
         }
         for (int64_t t = row * o.each; t < (row + 1) * o.each; t++) {
             if (o.index[t] < 0) {
                 continue;
             }
             const float weight = weight_of(o, t);
-            const pack<T> a = load_pack((const T *)o.x + o.index[t] * o.cols, c, o.cols, wide);
+            load_packs(raw, (const T *)o.x + o.index[t] * o.cols, c, o.cols, wide);
 #pragma unroll
-            for (int j = 0; j < P; j++) {
-                sum.v[j] += weight * a.v[j];
+            for (int i = 0; i < AT_ONCE * P; i++) {
+                sum[i / P].v[i % P] += weight * unpack<T>(raw[i / P]).v[i % P];
             }
         }
-        store_pack((T *)o.y + row * o.cols, c, o.cols, wide, sum);
+#pragma unroll
+        for (int u = 0; u < AT_ONCE; u++) {
+            store_pack((T *)o.y + row * o.cols, c + u * 32 * P, o.cols, wide, sum[u]);
+        }
     }
 }
 
@@ -157,15 +180,22 @@ __global__ void __launch_bounds__(32 * ROWS_A_BLOCK)
     const int64_t to = o.index[term];
     const float weight = weight_of(o, term);
     float dot = 0.0f;
-    for (int64_t c = (int64_t)(threadIdx.x % 32) * P; to >= 0 && c < o.cols; c += 32 * P) {
-        const pack<T> a = load_pack((const T *)o.x + to * o.cols, c, o.cols, wide);
-        pack<T> d = load_pack((const T *)o.dy + term / o.each * o.cols, c, o.cols, wide);
+    for (int64_t c = (int64_t)(threadIdx.x % 32) * P; to >= 0 && c < o.cols;
+         c += AT_ONCE * 32 * P) {
+        uint4 x[AT_ONCE], dy[AT_ONCE];
+        load_packs(x, (const T *)o.x + to * o.cols, c, o.cols, wide);
+        load_packs(dy, (const T *)o.dy + term / o.each * o.cols, c, o.cols, wide);
 #pragma unroll
-        for (int j = 0; j < P; j++) {
-            dot += c + j < o.cols ? a.v[j] * d.v[j] : 0.0f;
-            d.v[j] *= weight;
+        for (int u = 0; u < AT_ONCE; u++) {
+            const pack<T> a = unpack<T>(x[u]);
+            pack<T> d = unpack<T>(dy[u]);
+#pragma unroll
+            for (int j = 0; j < P; j++) {
+                dot += a.v[j] * d.v[j]; /* both are zeros beyond the columns */
+                d.v[j] *= weight;
+            }
+            store_pack((T *)o.dx + to * o.cols, c + u * 32 * P, o.cols, wide, d);
         }
-        store_pack((T *)o.dx + to * o.cols, c, o.cols, wide, d);
     }
     dot = warp_sum(dot);
     if (threadIdx.x % 32 == 0 && o.dweights) {

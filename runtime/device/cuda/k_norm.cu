@@ -543,18 +543,23 @@ template <class T>
 __global__ void __launch_bounds__(256)
     column_sums_kernel(int64_t rows, int64_t run_rows, int64_t cols, const T *dy, float *partial,
                        bool wide) {
-    constexpr int P = pack<T>::size;
+    constexpr int P = pack<T>::size, AT_ONCE = 4; /* rows */
     LS_SHARED(float, room, 8 * 32 * P);
     const int lane = threadIdx.x % 32, part = threadIdx.x / 32;
     const int64_t c = ((int64_t)blockIdx.x * 32 + lane) * P;
     const int64_t first = (int64_t)blockIdx.y * run_rows;
     const int64_t last = first + run_rows < rows ? first + run_rows : rows;
     float sum[P] = {};
-    for (int64_t row = first + part; row < last && c < cols; row += 8) {
-        const pack<T> a = load_pack(dy + row * cols, c, cols, wide);
+    for (int64_t row = first + part; row < last && c < cols; row += AT_ONCE * 8) {
+        uint4 raw[AT_ONCE];
 #pragma unroll
-        for (int j = 0; j < P; j++) {
-            sum[j] += a.v[j];
+        for (int u = 0; u < AT_ONCE; u++) {
+            const bool inside = row + u * 8 < last;
+            raw[u] = load_raw(dy + (inside ? row + u * 8 : 0) * cols, c, inside ? cols : 0, wide);
+        }
+#pragma unroll
+        for (int i = 0; i < AT_ONCE * P; i++) {
+            sum[i % P] += unpack<T>(raw[i / P]).v[i % P];
         }
     }
 #pragma unroll

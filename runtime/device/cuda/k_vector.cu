@@ -128,6 +128,7 @@ __global__ void __launch_bounds__(THREADS)
     const int64_t begin = (int64_t)blockIdx.x * SUM_BLOCK_ELEMS;
     const int64_t end = begin + SUM_BLOCK_ELEMS < n ? begin + SUM_BLOCK_ELEMS : n;
     double sum = 0.0;
+#pragma unroll 4 /* loads under way at once */
     for (int64_t i = begin + threadIdx.x * 4; i < end; i += THREADS * 4) {
         const pack<float> a = load_pack(x, i, end, wide);
 #pragma unroll
