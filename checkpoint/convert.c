@@ -241,7 +241,7 @@ ls_status ls_convert_to_hf(ls_ckpt *ckpt, const ls_config_model *model, const ls
         if (ls_dir_remove(temporary) != LS_OK) {
             ls_log_warn("%s", ls_error_last()->message);
         }
-        return ls_error_set(status, error.file, error.line, "%s", error.message);
+        return ls_error_restore(&error);
     }
     return LS_OK;
 }

@@ -416,8 +416,7 @@ static ls_status manifest_find(const char *path, ls_ckpt **ckpt) {
             return LS_OK;
         }
     }
-    return status == LS_OK ? LS_OK
-                           : ls_error_set(status, error.file, error.line, "%s", error.message);
+    return status == LS_OK ? LS_OK : ls_error_restore(&error);
 }
 
 ls_status ls_ckpt_open(const char *path, ls_ckpt **out) {

@@ -350,7 +350,7 @@ ls_status ls_ckpt_list(const char *root, int64_t **steps, size_t *count) {
     *count = 0;
     DIR *directory = opendir(root);
     if (!directory) {
-        return LS_FAIL(LS_E_INPUT, "cannot list '%s': %s", root, strerror(errno));
+        return LS_FAIL(LS_E_INPUT, "'%s' is no checkpoint and no run: %s", root, strerror(errno));
     }
     struct dirent *item;
     while ((item = readdir(directory))) {

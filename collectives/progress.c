@@ -106,5 +106,5 @@ ls_status ls_progress_released(ls_status status) {
         pthread_cond_signal(&progress.work);
     }
     pthread_mutex_unlock(&progress.held);
-    return told ? ls_error_set(status, error.file, error.line, "%s", error.message) : status;
+    return told ? ls_error_restore(&error) : status;
 }

@@ -42,12 +42,14 @@ static int compare_ratios(const void *a, const void *b) { /* best first */
     return x != y ? (x < y) - (x > y) : compare_names(a, b);
 }
 
-/* Prints "  label value" for a counter that is a number. */
+/* Prints "  value unit" for a counter that is a number; NULL: of FLOP/s. */
 static void print_counter(const ls_ckpt *ckpt, const char *key, const char *unit) {
     const json_t *value = json_object_get(ls_ckpt_counters(ckpt), key);
     char text[32];
-    if (json_is_number(value)) {
+    if (json_is_number(value) && unit) {
         printf("   %s %s", ls_text_count(text, sizeof text, json_number_value(value)), unit);
+    } else if (json_is_number(value)) {
+        printf("   %s", ls_text_flops(text, sizeof text, json_number_value(value)));
     }
 }
 
@@ -62,7 +64,7 @@ static void print_heading(const ls_ckpt *ckpt, const ls_ckpt_info *info) {
     printf("step %lld   %s tokens", (long long)ls_ckpt_step(ckpt),
            ls_text_count(tokens, sizeof tokens, (double)ls_ckpt_tokens(ckpt)));
     print_counter(ckpt, "tokens_per_second", "tokens/s");
-    print_counter(ckpt, "flops_per_second", "FLOP/s");
+    print_counter(ckpt, "flops_per_second", NULL);
     print_counter(ckpt, "device_seconds", "device s");
     print_counter(ckpt, "restarts", "restarts");
     printf("\n%d tensors   %s in %s (%.2fx)%s   %d writer%s   zstd level %d   format %d.%d\n\n",
@@ -265,7 +267,7 @@ static void print_counters(const json_t *counters, const char *prefix) {
             printf("%-32s ", ls_ckpt_safe(name ? name : key, &safe));
             free(safe);
             if (json_is_real(value)) {
-                printf("%.9g", json_real_value(value));
+                printf("%.12g", json_real_value(value));
             } else if (json_is_string(value)) {
                 printf("%s", ls_ckpt_safe(json_string_value(value), &safe));
                 free(safe);

@@ -97,6 +97,5 @@ ls_status ls_ckpt_run_verify(int argc, char **argv, const char **values) {
     json_t *object = json_pack("{s:s,s:s,s:o}", "schema", "lockstep.ckpt.verify/1", "mode",
                                mode_names[depth], "checkpoints", list);
     LS_TRY(ls_ckpt_print_json(object));
-    return status == LS_OK ? LS_OK
-                           : ls_error_set(status, error.file, error.line, "%s", error.message);
+    return status == LS_OK ? LS_OK : ls_error_restore(&error);
 }

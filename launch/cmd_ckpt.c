@@ -227,8 +227,9 @@ static ls_status run(int argc, char **argv) {
         return status;
     }
     const char *near = ls_text_nearest(word, names, ACTION_COUNT);
-    return LS_FAIL(LS_E_USAGE, "'lockstep ckpt %s': one of " ACTIONS " is needed%s%s%s", word,
-                   near ? "; did you mean '" : "", near ? near : "", near ? "'?" : "");
+    return LS_FAIL(LS_E_USAGE, "'lockstep ckpt%s%s': one of " ACTIONS " is needed%s%s%s",
+                   *word ? " " : "", word, near ? "; did you mean '" : "", near ? near : "",
+                   near ? "'?" : "");
 }
 
 const ls_verb ls_verb_ckpt = {

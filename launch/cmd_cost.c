@@ -248,7 +248,7 @@ static void receipt_prediction(FILE *out, bool html, const json_t *p) {
 static void receipt(FILE *out, bool html, const ls_run_records *r) {
     const ls_counters *c = &r->counters;
     char text[sizeof r->outcome + 32], number[64];
-    snprintf(text, sizeof text, "%lld of %lld, %stokens", (long long)c->steps,
+    snprintf(text, sizeof text, "%lld of %lld, %s tokens", (long long)c->steps,
              (long long)r->planned_steps, ls_text_count(number, sizeof number, (double)c->tokens));
     ls_receipt_row(out, html, "steps", text);
     const int digits = (int)strspn(r->outcome, "0123456789");
@@ -389,6 +389,9 @@ static ls_status run_cost(int argc, char **argv) {
     const char *by = c.values[OPT_BY];
     if (by && strcmp(by, "account") != 0 && strcmp(by, "project") != 0) {
         return LS_FAIL(LS_E_USAGE, "--by is '%s'; account or project is needed", by);
+    }
+    if (c.values[OPT_CSV] && c.values[OPT_JSON]) {
+        return LS_FAIL(LS_E_USAGE, "--csv and --json exclude each other");
     }
     if (first == argc) {
         return LS_FAIL(LS_E_USAGE, "no run directory was given; usage: lockstep cost %s",

@@ -1,6 +1,7 @@
 #include "launch/cmd.h"
 #include "launch/devices.h"
 #include "launch/weights.h"
+#include "runtime/base/file.h"
 #include "runtime/base/log.h"
 #include "runtime/data/data.h"
 #include "runtime/step/step.h"
@@ -61,6 +62,9 @@ static ls_status load(eval *e, const char *path) {
     e->micro = e->micro ? e->micro : config->batch.micro;
     ls_status status =
         ls_dataset_open(e->data, e->split, config->data.sequence, false, &e->dataset);
+    if (status != LS_OK && e->data == config->data.dir && !ls_path_is_dir(e->data)) {
+        ls_error_prefix(status, "the run's own data (--data names another directory)");
+    }
     if (status == LS_OK && ls_dataset_describe(e->dataset)->vocab > config->model.vocab) {
         status = LS_FAIL(LS_E_INPUT,
                          "the tokens in '%s' go up to %lld, but the model's vocabulary is %lld",

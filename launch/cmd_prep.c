@@ -50,8 +50,9 @@ static void catch_signals(void) {
 
 static void print_text(const ls_prep_options *o, const ls_prep_result *r) {
     char bytes[32], tokens[32], val[32], time[32], rate[32];
-    printf("%" PRId64 " documents (%s) from %" PRId64 " files", r->documents,
-           ls_text_bytes(bytes, sizeof bytes, (double)r->bytes), r->files);
+    printf("%" PRId64 " document%s (%s) from %" PRId64 " file%s", r->documents,
+           r->documents == 1 ? "" : "s", ls_text_bytes(bytes, sizeof bytes, (double)r->bytes),
+           r->files, r->files == 1 ? "" : "s");
     if (r->skipped_files) {
         printf(", %" PRId64 " skipped (binary)", r->skipped_files);
     }

@@ -175,6 +175,11 @@ static ls_status begin_or_resume(ls_train *train, bool resuming) {
     }
     ls_log_info("resumed from %s at step %lld of %lld", path, (long long)train->step,
                 (long long)train->total_steps);
+    if (train->step > train->total_steps && train->session.comm->rank == 0) {
+        ls_log_warn("the run has gone beyond its %lld steps, to step %lld: nothing is left to "
+                    "train; raise run.steps (or run.tokens) to go on",
+                    (long long)train->total_steps, (long long)train->step);
+    }
     return LS_OK;
 }
 
@@ -188,22 +193,30 @@ static void announce(const ls_train *train) {
         snprintf(domains, sizeof domains, ", %d NVLink domain%s", count_of_domains,
                  count_of_domains == 1 ? "" : "s");
     }
-    ls_log_info("%s: %sparameters, %s, %s on %d rank%s of %d thread%s, %d host%s%s",
+    ls_log_info("%s: %s parameters, %s, %s on %d rank%s of %d thread%s, %d host%s%s",
                 train->config.run.name, ls_text_count(params, sizeof params, (double)count),
                 ls_dtype_name(train->layout.dtype), train->session.dev->describe,
                 train->session.comm->size, train->session.comm->size == 1 ? "" : "s",
                 train->session.threads, train->session.threads == 1 ? "" : "s",
                 train->session.mesh.hosts, train->session.mesh.hosts == 1 ? "" : "s", domains);
-    ls_log_info("batch of %lld sequences x %lld tokens in micro-batches of %lld; %lld steps over %s"
-                "tokens of data; %s a rank%s%s, %s with program and libraries",
-                (long long)train->layout.batch, (long long)train->layout.seq,
-                (long long)train->config.batch.micro, (long long)train->total_steps,
-                ls_text_count(tokens, sizeof tokens,
-                              (double)ls_dataset_describe(train->train_data)->tokens),
-                ls_text_bytes(memory, sizeof memory, (double)ls_layout_used(&train->planned)),
-                snapshot > 0 ? ", and for saves in the background " : "",
-                snapshot > 0 ? ls_text_bytes(copy, sizeof copy, (double)snapshot) : "",
-                ls_text_bytes(all, sizeof all, (double)ls_train_memory_planned(train)));
+    ls_log_info(
+        "batch of %lld sequences x %lld tokens in micro-batches of %lld; %lld steps over %s "
+        "tokens of data; %s a rank%s%s, %s with program and libraries",
+        (long long)train->layout.batch, (long long)train->layout.seq,
+        (long long)train->config.batch.micro, (long long)train->total_steps,
+        ls_text_count(tokens, sizeof tokens,
+                      (double)ls_dataset_describe(train->train_data)->tokens),
+        ls_text_bytes(memory, sizeof memory, (double)ls_layout_used(&train->planned)),
+        snapshot > 0 ? ", and for saves in the background " : "",
+        snapshot > 0 ? ls_text_bytes(copy, sizeof copy, (double)snapshot) : "",
+        ls_text_bytes(all, sizeof all, (double)ls_train_memory_planned(train)));
+    int64_t first = 0, last;
+    if (ls_config_trace_steps(&train->config.metrics, &first, &last) == LS_OK &&
+        first > train->total_steps && train->session.comm->rank == 0) {
+        ls_log_warn("metrics.trace_steps is '%s', and the run ends with step %lld: nothing is "
+                    "traced",
+                    train->config.metrics.trace_steps, (long long)train->total_steps);
+    }
 }
 
 static ls_status setup(ls_train *train, bool resume, int argc, char **argv, int first) {
@@ -264,7 +277,7 @@ static ls_status print_run_dir(ls_train *train, int argc, char **argv, int first
 static void summarise(const ls_train *train) {
     char tokens[32], seconds[32];
     double wall = ls_counters_wall(&train->counters);
-    printf("%s: step %lld of %lld, %stokens in %s\n", train->config.run.name,
+    printf("%s: step %lld of %lld, %s tokens in %s\n", train->config.run.name,
            (long long)train->step, (long long)train->total_steps,
            ls_text_count(tokens, sizeof tokens, (double)train->counters.tokens),
            ls_text_duration(seconds, sizeof seconds, wall));
@@ -290,12 +303,14 @@ static void summarise(const ls_train *train) {
             snprintf(uneven, sizeof uneven, " and %s for an uneven choice of experts",
                      ls_text_bytes(more, sizeof more, (double)train->memory.uneven_bytes));
         }
-        printf("memory of rank %lld %s at most, %s planned%s; its resident set counts %s of other "
-               "ranks' too\n",
-               (long long)train->memory.rank,
+        printf("memory of rank %lld %s at most, %s planned%s", (long long)train->memory.rank,
                ls_text_bytes(peak, sizeof peak, (double)train->memory.peak_bytes),
-               ls_text_bytes(planned, sizeof planned, (double)train->memory.planned_bytes), uneven,
-               ls_text_bytes(others, sizeof others, (double)train->memory.others_bytes));
+               ls_text_bytes(planned, sizeof planned, (double)train->memory.planned_bytes), uneven);
+        if (train->session.comm->size > 1) {
+            printf("; its resident set counts %s of other ranks' too",
+                   ls_text_bytes(others, sizeof others, (double)train->memory.others_bytes));
+        }
+        printf("\n");
     }
     if (train->memory.device_bytes > 0) {
         char taken[32], planned[32];

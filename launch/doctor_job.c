@@ -316,6 +316,9 @@ ls_status ls_doctor_job(ls_session *session, ls_findings *findings, const char *
         if (dir) {
             LS_TRY(check_shared_dir(session, findings, dir));
         }
+    } else if (profile) {
+        ls_findings_add(findings, "profile", LS_WARN,
+                        "not compared: one rank has no links; start doctor under mpirun or srun");
     }
     return LS_OK;
 }

@@ -5,11 +5,38 @@
 # a small byte-level transformer on 2 ranks, writes checkpoints, inspects one, resumes from it and
 # prints a sample. Can be run again; works from any directory; everything it makes is in build/ and
 # runs/quickstart* of the checkout. Arguments override launch/recipes/quickstart.yaml.
-# Environment: RANKS (2), TEXT (a directory with other text).
+# Environment: RANKS (2; more want batch.sequences=, a multiple of 2 x RANKS), TEXT (a directory with other text).
 set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
-cd "$root"
 ranks=${RANKS:-2}
+case $ranks in
+'' | *[!0-9]* | 0)
+    echo "quickstart: RANKS is '$ranks'; a whole number from 1 is needed" >&2
+    exit 2
+    ;;
+esac
+for word in "$@"; do
+    case $word in
+    -h | --help)
+        sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p;}' "$0"
+        exit 0
+        ;;
+    run.name=* | data.dir=*)
+        echo "quickstart: '$word' is for lockstep train; the name of this run and its data are fixed" >&2
+        exit 2
+        ;;
+    *.*=*) ;;
+    *)
+        echo "quickstart: '$word' is no setting; section.key=value is expected, such as run.steps=100" >&2
+        exit 2
+        ;;
+    esac
+done
+if [ -n "${TEXT:-}" ] && ! TEXT=$(realpath -e -- "$TEXT"); then
+    echo "quickstart: TEXT is to name a directory with text" >&2
+    exit 2
+fi
+cd "$root"
 lockstep=$root/build/release/bin/lockstep
 runs=runs
 for word in "$@"; do

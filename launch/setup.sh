@@ -13,9 +13,18 @@ test_packages="hdf5-tools python3-h5py python3-jsonschema clang libclang-rt-14-d
                iproute2"
 # x86 only; elsewhere checkpoints are hashed more slowly.
 [ "$(uname -m)" != x86_64 ] || packages="$packages libipsec-mb-dev"
-if [ "${1:-}" = --tests ]; then
-    packages="$packages $test_packages"
-fi
+case "$*" in
+'') ;;
+--tests) packages="$packages $test_packages" ;;
+-h | --help)
+    sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p;}' "$0"
+    exit 0
+    ;;
+*)
+    echo "setup: '$*' is unknown; --tests is what there is" >&2
+    exit 2
+    ;;
+esac
 
 missing_packages() {
     for package in $packages; do
@@ -71,9 +80,8 @@ else
 fi
 
 cd "$root"
-cmake --preset release -G Ninja ${LS_CMAKE_ARGS:-} >build.log 2>&1 || {
-    cat build.log >&2
+log=$(cmake --preset release -G Ninja ${LS_CMAKE_ARGS:-} 2>&1) || {
+    printf '%s\n' "$log" >&2
     exit 3
 }
-rm -f build.log
 cmake --build --preset release >&2

@@ -123,24 +123,19 @@ void ls_train_account_flops(const ls_train *train, ls_step_record *record) {
     record->hfu = record->mfu * (1.0 + recomputed_share(&train->config, &flops));
 }
 
-ls_status ls_train_trace(ls_train *train, int64_t step, bool after) {
-    const char *text = train->config.metrics.trace_steps;
-    long long first = 0, last = 0;
-    char rest;
-    if (!text[0]) {
-        return LS_OK;
-    }
-    if (sscanf(text, "%lld..%lld%c", &first, &last, &rest) != 2 || first < 1 || last < first) {
-        return ls_session_agree(&train->session,
-                                LS_FAIL(LS_E_CONFIG,
-                                        "metrics.trace_steps is '%s'; the first and the last step "
-                                        "are expected, as in 10..12",
-                                        text));
-    }
-    if (!after) {
-        return step == first ? ls_session_agree(&train->session, ls_trace_begin()) : LS_OK;
-    }
-    if (step != last) {
+ls_status ls_train_trace_step(ls_train *train) {
+    int64_t first, last;
+    LS_TRY(ls_config_trace_steps(&train->config.metrics, &first, &last));
+    const int64_t step = train->step + 1;
+    return first > 0 && step >= first && step <= last
+               ? ls_session_agree(&train->session, ls_trace_begin())
+               : LS_OK;
+}
+
+ls_status ls_train_trace_end(ls_train *train, bool ends) {
+    int64_t first, last;
+    LS_TRY(ls_config_trace_steps(&train->config.metrics, &first, &last));
+    if (first == 0 || (train->step != last && !ends)) {
         return LS_OK;
     }
     char path[1024];

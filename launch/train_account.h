@@ -19,8 +19,10 @@ void ls_train_account_bandwidth(const ls_comm_meter *since, ls_step_record *reco
 /* Fills in MFU and HFU from record->flops_per_second. */
 void ls_train_account_flops(const ls_train *train, ls_step_record *record);
 
-/* Begins the trace before its first step, and writes it after its last (after: the step is done). A
- * file that cannot be written is a warning; LS_E_CONFIG for metrics.trace_steps. [collective] */
-ls_status ls_train_trace(ls_train *train, int64_t step, bool after);
+/* Before a step: the trace is on for those of metrics.trace_steps. [collective] */
+ls_status ls_train_trace_step(ls_train *train);
+/* After a step: writes the trace when that was its last; at the end of a start (ends) whatever
+ * there is of it. A file that cannot be written is a warning. [collective] */
+ls_status ls_train_trace_end(ls_train *train, bool ends);
 
 #endif

@@ -312,7 +312,7 @@ static ls_status loop(ls_train *train, sinks *s) {
         ls_watch_begin_step();
         ls_advice advice;
         options.loader = train->loader; /* a repeated step or a reload has made another */
-        LS_TRY(ls_train_trace(train, train->step + 1, false));
+        LS_TRY(ls_train_trace_step(train));
         LS_TRY(run_step(train, &options, &record, &advice));
         LS_TRY(ls_train_stop_agreed(train, &stop));
         ls_train_account(train, LS_PHASE_WORLD, record.phase_seconds);
@@ -330,7 +330,7 @@ static ls_status loop(ls_train *train, sinks *s) {
             ls_ckpt_saver_touch(train->saver);
             touched = true;
         }
-        LS_TRY(ls_train_trace(train, train->step, true));
+        LS_TRY(ls_train_trace_end(train, false));
         skipped_in_a_row = record.skipped ? skipped_in_a_row + 1 : 0;
         if (skipped_in_a_row > train->config.faults.max_skipped) {
             return ls_session_agree(
@@ -359,6 +359,9 @@ ls_status ls_train_loop(ls_train *train) {
         const ls_error error = *ls_error_last();
         ls_flight_mark(LS_FLIGHT_CHECKPOINT, -1);
         ls_status ended = ls_train_save_poll(train, true);
+        if (ended == LS_OK) {
+            ended = ls_train_trace_end(train, true);
+        }
         if (ended == LS_OK && status != LS_E_DIVERGED) {
             ended = ls_train_memory_end(train);
         }

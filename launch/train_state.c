@@ -128,7 +128,7 @@ ls_status ls_train_resume(ls_train *train, char path[1024]) {
         below = ls_ckpt_step_parse(name ? name + 1 : path);
         LS_TRY(find_checkpoint(train, below, path));
         if (!path[0]) { /* no run begins anew over what was there */
-            return ls_error_set(status, error.file, error.line, "%s", error.message);
+            return ls_error_restore(&error);
         }
         if (train->session.comm->rank == 0) {
             ls_log_warn("the checkpoint of step %lld is skipped: %s", (long long)below,
@@ -151,10 +151,13 @@ static ls_status load_weights(ls_train *train, ls_ckpt **ckpt) {
     char root[1024];
     const char *given = train->config.run.init;
     LS_TRY(ls_path_join(root, sizeof root, given, "checkpoints"));
-    LS_TRY(ls_ckpt_open_latest(ls_path_is_dir(root) ? root : given, ckpt));
+    ls_status status = ls_ckpt_open_latest(ls_path_is_dir(root) ? root : given, ckpt);
+    if (status != LS_OK) {
+        return ls_error_prefix(status, "run.init");
+    }
     choose_reading(train, *ckpt);
     ls_pieces pieces;
-    ls_status status = ls_pieces_list(train, false, &pieces);
+    status = ls_pieces_list(train, false, &pieces);
     const int all = pieces.count;
     pieces.count = count_masters(&pieces);
     if (status == LS_OK) {

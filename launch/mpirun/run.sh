@@ -41,7 +41,7 @@ refuse() {
 }
 whole() { # whole OPTION VALUE
     case "$2" in
-    '' | *[!0-9]* | 0) refuse "$1 is '$2'; a whole number is needed" ;;
+    '' | *[!0-9]* | 0) refuse "$1 is '$2'; a whole number from 1 is needed" ;;
     esac
 }
 while [ $# -gt 0 ]; do
@@ -233,9 +233,13 @@ for stale in "${TMPDIR:-/tmp}"/lockstep-mpirun.* /dev/shm/lockstep-mpirun.*; do
     kill -0 "${stale##*.}" 2>/dev/null || rm -rf "$stale"
 done
 session="${TMPDIR:-/tmp}/lockstep-mpirun.$$" shared=/dev/shm/lockstep-mpirun.$$
-mkdir -m 700 "$session" "$shared" || exit 3
-if [ -z "$remote" ]; then
-    options="$options --mca orte_tmpdir_base $session --mca btl_vader_backing_directory $shared"
+mkdir -m 700 "$session" "$shared" || {
+    rm -rf "$session" "$shared"
+    echo "run.sh: Open MPI's files have no place; TMPDIR names another directory" >&2
+    exit 3
+}
+if [ -z "$remote" ]; then # by variables: the name of a directory may have spaces
+    export OMPI_MCA_orte_tmpdir_base="$session" OMPI_MCA_btl_vader_backing_directory="$shared"
 else # other hosts do not have them
     export TMPDIR="$session"
 fi

@@ -16,7 +16,8 @@ static bool progress_shown; /* the terminal's last line is a progress line */
 static const char *const RED = "\033[31m", *const YELLOW = "\033[33m";
 
 bool ls_log_tty(void) {
-    return isatty(STDERR_FILENO) == 1;
+    const char *term = getenv("TERM");
+    return isatty(STDERR_FILENO) == 1 && term && strcmp(term, "dumb") != 0;
 }
 
 bool ls_log_color(void) {

@@ -37,6 +37,12 @@ char *ls_text_count(char *buf, size_t size, double n) {
     return scaled(buf, size, n, 1000, units, 5);
 }
 
+char *ls_text_flops(char *buf, size_t size, double rate) {
+    static const char *const units[] = {" FLOP/s",  " kFLOP/s", " MFLOP/s",
+                                        " GFLOP/s", " TFLOP/s", " PFLOP/s"};
+    return scaled(buf, size, rate, 1000, units, 6);
+}
+
 char *ls_text_duration(char *buf, size_t size, double seconds) {
     if (!isfinite(seconds) || seconds < 0 || seconds > 1e12) {
         snprintf(buf, size, "unknown");

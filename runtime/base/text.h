@@ -8,6 +8,7 @@
 /* Each writes into buf and returns buf; "unknown" for what is not finite (or a negative time). */
 char *ls_text_bytes(char *buf, size_t size, double bytes); /* "1.50 MiB" */
 char *ls_text_count(char *buf, size_t size, double n);     /* "12.3 M" (decimal) */
+char *ls_text_flops(char *buf, size_t size, double rate);  /* "12.3 GFLOP/s" */
 /* "850 ms", "12.3 s", "4m05s", "2h10m", "3d04h" */
 char *ls_text_duration(char *buf, size_t size, double seconds);
 

@@ -1,6 +1,8 @@
 /* What follows from several values together. */
 #include "runtime/config/internal.h"
 
+#include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 #define LL(x) ((long long)(x))
@@ -187,7 +189,23 @@ static ls_status check_parallel(const ls_config_parallel *p, int64_t layers, int
     return LS_OK;
 }
 
+ls_status ls_config_trace_steps(const ls_config_metrics *metrics, int64_t *first, int64_t *last) {
+    const char *text = metrics->trace_steps;
+    char rest;
+    *first = *last = 0;
+    if (text[0] && (sscanf(text, "%" SCNd64 "..%" SCNd64 "%c", first, last, &rest) != 2 ||
+                    *first < 1 || *last < *first)) {
+        return LS_FAIL(LS_E_CONFIG,
+                       "metrics.trace_steps is '%s'; the first and the last step are expected, as "
+                       "in 10..12",
+                       text);
+    }
+    return LS_OK;
+}
+
 ls_status ls_config_check(ls_config *config) {
+    int64_t first, last;
+    LS_TRY(ls_config_trace_steps(&config->metrics, &first, &last));
     LS_TRY(check_run(&config->run));
     LS_TRY(check_model(&config->model));
     LS_TRY(check_sequence(config));

@@ -55,10 +55,10 @@ static ls_status console_step(void *state, const ls_step_record *r) {
     const bool keep = r->step == 1 || r->step == r->total_steps || r->step % s->every == 0 ||
                       r->skipped || !isnan(r->val_loss);
     snprintf(text, sizeof text,
-             "%sstep %lld/%lld  loss %.4f%s  norm %.2f  lr %.2e  %stok/s  %sFLOP/s%s%s%s",
+             "%sstep %lld/%lld  loss %.4f%s  norm %.2f  lr %.2e  %s tok/s  %s%s%s%s",
              keep ? "" : draw_bar(bar, r), (long long)r->step, (long long)r->total_steps, r->loss,
              val, r->grad_norm, r->lr, ls_text_count(rate, sizeof rate, r->tokens_per_second),
-             ls_text_count(flops, sizeof flops, r->flops_per_second), left, money,
+             ls_text_flops(flops, sizeof flops, r->flops_per_second), left, money,
              r->skipped ? "  SKIPPED: not finite" : "");
     ls_log_progress(keep, "%s", text);
     return LS_OK;

@@ -32,6 +32,8 @@ static void test_count(void) {
     CHECK_STR(ls_text_count(buf, sizeof buf, 12.3e6), "12.3 M");
     CHECK_STR(ls_text_count(buf, sizeof buf, 124.4e6), "124 M");
     CHECK_STR(ls_text_count(buf, sizeof buf, 15e12), "15.0 T");
+    CHECK_STR(ls_text_flops(buf, sizeof buf, 12.34e9), "12.3 GFLOP/s");
+    CHECK_STR(ls_text_flops(buf, sizeof buf, 7), "7 FLOP/s");
 }
 
 static void test_duration(void) {

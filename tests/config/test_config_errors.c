@@ -5,10 +5,21 @@
 #define COUNT(a) ((int)(sizeof(a) / sizeof(a)[0]))
 #define BASE     "run: {steps: 1}\nbatch: {sequences: 4}\nmodel: {preset: gpt2-tiny}\n"
 
-static void test_yaml(void) {
-    static const struct {
-        const char *yaml, *message;
-    } cases[] = {
+typedef struct {
+    const char *yaml, *message;
+} yaml_case;
+
+static void refuse(const yaml_case *cases, int count) {
+    for (int i = 0; i < count; i++) {
+        ls_config c;
+        const char *yaml = cases[i].yaml;
+        CHECK_STATUS(ls_config_load_text(&c, "t.yaml", yaml, strlen(yaml), NULL, 0), LS_E_CONFIG);
+        CHECK_MESSAGE(cases[i].message);
+    }
+}
+
+static void test_names(void) {
+    static const yaml_case cases[] = {
         /* unknown names */
         {"run:\n  stesp: 4\n", "t.yaml:2: unknown key 'run.stesp'; did you mean 'run.steps'?"},
         {"run:\n  lr: 4\n", "t.yaml:2: unknown key 'run.lr'; did you mean 'optim.lr'?"},
@@ -28,7 +39,13 @@ static void test_yaml(void) {
         {"run: {steps: 1}\nmodel:\nrun: {seed: 2}\n",
          "t.yaml:3: section 'run' was given before, on line 1; join them"},
         {"model:\nmodel:\n", "t.yaml:2: section 'model' was given before, on line 1"},
-        /* what YAML can say beyond the two levels */
+    };
+    refuse(cases, COUNT(cases));
+}
+
+/* What YAML can say beyond the two levels. */
+static void test_structure(void) {
+    static const yaml_case cases[] = {
         {"run: &a {steps: 4}\n", "t.yaml:1: anchors and aliases"},
         {"run:\n  steps: &n 4\n", "t.yaml:2: anchors and aliases"},
         {"run:\n  steps: 4\n  seed: *n\n", "t.yaml:3: anchors and aliases"},
@@ -50,7 +67,12 @@ static void test_yaml(void) {
         {"run:\n\tsteps: 4\n", "t.yaml:2: not valid YAML: "},
         {"run:\n  name: \"a\xff\"\n", "t.yaml:2: not valid YAML: invalid leading UTF-8 octet"},
         {"run: {name: \"a\\0b\"}\n", "t.yaml:1: a NUL character is not expected"},
-        /* values */
+    };
+    refuse(cases, COUNT(cases));
+}
+
+static void test_values(void) {
+    static const yaml_case cases[] = {
         {"run:\n  steps: many\n", "t.yaml:2: run.steps is 'many'; expected an integer, at least 0"},
         {"run: {steps: 4.5}\n", "run.steps is '4.5'; expected an integer"},
         {"run: {steps: }\n", "run.steps is ''; expected an integer"},
@@ -80,12 +102,7 @@ static void test_yaml(void) {
          "t.yaml:2: unknown model.preset 'gpt2-124'; did you mean 'gpt2-124m'?"},
         {"model: {preset: mamba}\n", "the presets are gpt2-124m, gpt2-350m"},
     };
-    for (int i = 0; i < COUNT(cases); i++) {
-        ls_config c;
-        const char *yaml = cases[i].yaml;
-        CHECK_STATUS(ls_config_load_text(&c, "t.yaml", yaml, strlen(yaml), NULL, 0), LS_E_CONFIG);
-        CHECK_MESSAGE(cases[i].message);
-    }
+    refuse(cases, COUNT(cases));
 }
 
 /* Fields that do not go together. */
@@ -177,7 +194,9 @@ static void test_long_names(void) {
 }
 
 int main(void) {
-    test_yaml();
+    test_names();
+    test_structure();
+    test_values();
     test_cross_checks();
     test_long_names();
     return test_end();

@@ -119,4 +119,10 @@ fi
 gives 2 "$LOCKSTEP" sample "$work/empty"
 gives 2 "$LOCKSTEP" eval "$work/runs/first" --data "$work/empty"
 says "$work/empty"
+mv "$data" "$data.away"
+gives 2 "$LOCKSTEP" eval "$work/runs/first"
+says "the run's own data (--data names another directory): data directory '$data' does not exist"
+mv "$data.away" "$data"
+gives 2 "$LOCKSTEP" train $tiny run.name=none run.init="$work/none"
+says "run.init: '$work/none' is no checkpoint and no run"
 passed

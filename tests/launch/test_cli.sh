@@ -6,7 +6,7 @@ gives 0 "$LOCKSTEP" --help
 prints 'train'
 gives 0 "$LOCKSTEP" --version
 for library in MPI oneDNN HDF5 zstd; do prints "$library  *.*[0-9]"; done
-for verb in train prep ckpt sample eval bench; do
+for verb in train prep ckpt sample eval plan cost bench doctor; do
     gives 0 "$LOCKSTEP" "$verb" --help
     prints "usage: lockstep $verb"
     gives 2 "$LOCKSTEP" "$verb" --no-such-option
@@ -28,6 +28,22 @@ gives 2 "$LOCKSTEP" train --until
 says 'needs a value'
 gives 2 "$LOCKSTEP" train
 says 'model.layers is not given'
+gives 2 "$LOCKSTEP" ckpt
+says "'lockstep ckpt': one of ls|show"
+gives 2 "$LOCKSTEP" cost x --csv --json
+says 'exclude each other'
+
+# Colour is for terminals that know it, and for readers that want it.
+if command -v script >/dev/null; then
+    terminal() { # terminal LINES VARIABLE=VALUE...: the coloured lines on it
+        lines=$1
+        shift
+        holds [ "$(script -qec "env $* '$LOCKSTEP' trian" /dev/null | grep -c "$(printf '\033')")" = "$lines" ]
+    }
+    terminal 1 TERM=xterm
+    terminal 0 TERM=xterm NO_COLOR=1
+    terminal 0 TERM=dumb
+fi
 
 status=0
 "$LOCKSTEP" --help >/dev/full 2>"$work/err" || status=$?

@@ -38,6 +38,8 @@ gives 1 ranks 3 "$LOCKSTEP" doctor --cluster "$work/links.yaml"
 prints "^FAIL  profile .*GB/s all-reduce bandwidth, 0.[0-9]*% of the 10000.00 GB/s of 'planted'"
 gives 0 ranks 2 "$LOCKSTEP" doctor --cluster dgx-h100
 prints "^WARN  profile .*'dgx-h100' is of GPUs"
+gives 0 "$LOCKSTEP" doctor --cluster dgx-h100
+prints '^WARN  profile .*one rank has no links'
 gives 2 "$LOCKSTEP" doctor --cluster "$work/no.yaml"
 gives 0 "$LOCKSTEP" doctor --json --dir "$work/runs"
 prints '"schema": "lockstep-doctor"'

@@ -46,6 +46,15 @@ says "this machine is not on 'none0'; it has "
 gives 2 env LOCKSTEP_START_LIMIT_S=soon "$run" -n 2 "$LOCKSTEP" doctor
 says "LOCKSTEP_START_LIMIT_S is 'soon'; a whole number of seconds"
 
+# Open MPI's files lie where TMPDIR says, and nothing of them stays.
+mkdir "$work/a place"
+gives 0 env TMPDIR="$work/a place" "$run" -n 2 "$LOCKSTEP" doctor
+prints '^PASS  all-reduce .* over 2 ranks'
+holds [ -z "$(ls -A "$work/a place")" ]
+gives 3 env TMPDIR="$work/none" sh -c 'echo $$ >"$1"/pid; shift; exec "$@"' sh "$work" "$run" -n 2 true
+says 'TMPDIR names another directory'
+holds [ ! -e "/dev/shm/lockstep-mpirun.$(cat "$work/pid")" ]
+
 # Too few files may be open: refused, where mpirun alone hangs; raised, where that is allowed. A rank sees to itself.
 gives 2 sh -c 'ulimit -n 32 && exec "$@"' sh "$run" -n 2 true
 says '^run.sh: 32 files may be open at once, and mpirun needs 74 for 2 ranks'

@@ -27,6 +27,14 @@ else
 fi
 gives 0 ranks 2 "$LOCKSTEP" train $tiny run.name=b run.steps=2
 holds [ ! -e "$work/runs/b/trace.json" ]
+gives 0 "$LOCKSTEP" train $tiny run.name=b run.steps=2 --resume metrics.trace_steps=3..4
+says "metrics.trace_steps is '3..4', and the run ends with step 2: nothing is traced"
 gives 2 "$LOCKSTEP" train $tiny run.name=c metrics.trace_steps=4..3
 says "metrics.trace_steps is '4..3'"
+holds [ ! -e "$work/runs/c" ]
+# A start that ends, or begins, inside of them writes those that it made.
+gives 75 "$LOCKSTEP" train $tiny run.name=c metrics.trace_steps=3..5 --until 4
+holds [ "$(grep -c '"name":"update of weights"' "$work/runs/c/trace.json")" = 2 ]
+gives 0 "$LOCKSTEP" train $tiny run.name=c metrics.trace_steps=3..5 --resume
+holds [ "$(grep -c '"name":"update of weights"' "$work/runs/c/trace.json")" = 1 ]
 passed

@@ -34,6 +34,8 @@ holds "$TEST_CKPT_EQUAL" "$work/runs/c/checkpoints/step-00000006" "$work/runs/d/
 # A finished run resumed has nothing to do, and says what it has.
 gives 0 "$LOCKSTEP" train $tiny run.name=b --resume
 prints 'step 6 of 6'
+gives 0 "$LOCKSTEP" train $tiny run.name=b run.steps=4 --resume
+says 'gone beyond its 4 steps, to step 6'
 
 # What only reading finds: the newest checkpoint's values are damaged, and the one before it is taken.
 damage() {

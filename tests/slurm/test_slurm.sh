@@ -16,6 +16,8 @@ trap 'scancel --user=root --signal=KILL 2>/dev/null || true; "$root/tests/slurm/
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 LOCKSTEP RUN_DIR="$work/runs" PREFLIGHT_S=30
 
 make_corpus
+ln -s "$root" "$work/a checkout" # Slurm names it with its space
+root="$work/a checkout"
 kind=cpu
 settings="model.preset=llama3-tiny model.context=32 data.dir=$data batch.sequences=8 batch.micro=2 schedule.warmup_steps=2
           eval.every=0 optim.lr=1e-3 run.steps=200 run.threads=1 checkpoint.every=25 faults.min_deadline_s=20"
