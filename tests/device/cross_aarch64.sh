@@ -1,7 +1,8 @@
 #!/bin/sh
 # Cross-compiles base and the CPU device for aarch64, every kernel at each level, with warnings as
-# errors; then runs the tests of the kernels under emulation, with plain loops in the place of
-# oneDNN. EMULATE=all runs those of attention too, and both at every level, which takes minutes.
+# errors; then runs the tests of the kernels and of the micro-kernels of products under emulation,
+# with plain loops in the place of oneDNN. EMULATE=all runs those of attention too, and all at every
+# level and in full, which takes minutes.
 set -eu
 cc=${AARCH64_CC:-aarch64-linux-gnu-gcc}
 command -v "$cc" >/dev/null || { echo "skipped: $cc is not installed"; exit 77; }
@@ -28,6 +29,9 @@ for source in runtime/device/cpu/k_*.c runtime/device/cpu/ops_table.c; do
     # shellcheck disable=SC2086
     compile "$name.sve" "$source" -DLS_KERNEL_ISA=sve -march=armv8.2-a+sve $kernel
 done
+tile=runtime/device/cpu/k_gemm_tile.c
+# shellcheck disable=SC2086
+compile k_gemm_tile.sve_bf16 $tile -DLS_KERNEL_ISA=sve_bf16 -march=armv8.2-a+sve+bf16 $kernel
 for source in runtime/base/*.c runtime/device/cpu/*.c tests/reference/*.c tests/device/plain_dnnl.c \
     tests/device/kernel_*.c; do
     case $source in
@@ -36,13 +40,18 @@ for source in runtime/base/*.c runtime/device/cpu/*.c tests/reference/*.c tests/
     esac
     compile "$(basename "$source" .c)" "$source"
 done
-echo "compiled for aarch64: generic, sve"
+echo "compiled for aarch64: generic, sve, sve_bf16"
 
 command -v qemu-aarch64 >/dev/null || { echo "not run: qemu-aarch64 is not installed"; exit 0; }
-tests=kernels levels=sve
+tests=kernels levels=sve_bf16 share=11
 if [ "${EMULATE:-}" = all ]; then
-    tests="kernels attention" levels="generic sve"
+    tests="kernels attention" levels="generic sve sve_bf16" share=1
 fi
+# shellcheck disable=SC2086
+"$cc" $flags -DLS_TEST_TILES=ls_cpu_gemm_tiles_sve_bf16 -static -Wl,--no-warnings \
+    tests/device/test_gemm.c "$work"/*.o -lm -o "$work/test_gemm"
+LS_TEST_SHARE=$share qemu-aarch64 -cpu max "$work/test_gemm"
+echo "passed under emulation: micro-kernels, sve_bf16"
 for test in $tests; do
     # shellcheck disable=SC2086
     "$cc" $flags -static -Wl,--no-warnings "tests/device/test_$test.c" "$work"/*.o -lm \

@@ -22,6 +22,7 @@ extern const ls_device_ops ls_cpu_ops_amx_bf16; /* a level of some of the files 
 extern const ls_gemm_tiles ls_cpu_gemm_tiles_amx_bf16;
 #elif defined(__aarch64__)
 #define LEVELS(X) X(generic) X(sve)
+extern const ls_gemm_tiles ls_cpu_gemm_tiles_sve_bf16;
 #else
 #define LEVELS(X) X(generic)
 #endif
@@ -55,6 +56,9 @@ static void select_kernels(ls_cpu_device *cpu, ls_isa isa) {
 #elif defined(__aarch64__)
     if (isa == LS_ISA_SVE || isa == LS_ISA_SVE_BF16) {
         USE(sve);
+    }
+    if (isa == LS_ISA_SVE_BF16) {
+        cpu->gemm_tiles = &ls_cpu_gemm_tiles_sve_bf16;
     }
 #else
     (void)isa;
@@ -264,7 +268,8 @@ ls_status ls_device_open_cpu(const ls_device_options *options, ls_device **dev) 
     cpu->isa = isa;
     cpu->preference = preference;
     cpu->library_has_bf16 = ls_isa_has_fast_bf16(isa) && ls_dnnl_has_fast_bf16();
-    cpu->base.fast_bf16 = cpu->library_has_bf16;
+    cpu->base.fast_bf16 =
+        ls_isa_has_fast_bf16(isa) && (cpu->library_has_bf16 || ls_gemm_tile_for(cpu, LS_BF16));
     cpu->base.products_apart = isa == LS_ISA_AMX_BF16;
     describe(cpu);
     ls_status status;

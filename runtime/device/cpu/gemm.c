@@ -264,7 +264,8 @@ void ls_cpu_gemm_needs(const ls_device *dev, const ls_device_limits *limits, siz
     if (tiles_bf16) {
         ls_gemm_packed_bytes(cpu, LS_BF16, limits, shared_bytes, scratch_bytes);
     }
-    const bool panels_bf16 = !tiles_bf16 && !cpu->library_has_bf16; /* made apart */
+    /* Made apart; where there is a micro-kernel, only if they are small. */
+    const bool panels_bf16 = !cpu->library_has_bf16 && (!tiles_bf16 || limits->bf16);
     if (!tiles_f32 || panels_bf16) {
         const size_t bytes = ls_gemm_panels_bytes(!panels_bf16, largest);
         *shared_bytes = bytes > *shared_bytes ? bytes : *shared_bytes;

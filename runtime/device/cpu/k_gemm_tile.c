@@ -1,17 +1,24 @@
 /* The micro-kernels of packed products: a tile of C in registers, and the copies of operands that
- * it reads; contracts in gemm.h. Levels without fused multiply-adds on wide vectors have none. */
+ * it reads; contracts in gemm.h. x86 levels without fused multiply-adds have none. */
 #include "runtime/device/cpu/gemm.h"
 #include "runtime/device/cpu/k_gemm_amx.h"
 
 #if defined(__AVX512F__) || (defined(__AVX2__) && defined(__FMA__))
-#include "runtime/device/cpu/k_gemm_pack.h"
+#define HAS_TILE 1
 #include "runtime/device/cpu/k_gemm_tile.h"
+#elif defined(__aarch64__)
+#define HAS_TILE 1
+#include "runtime/device/cpu/k_gemm_neon.h"
+#endif
+
+#if HAS_TILE
+#include "runtime/device/cpu/k_gemm_pack.h"
 
 /* A panel of each operand fits the closest two caches, a strip's of A a third of a core's second
  * one. */
 #define TILE_OF(type)                                                                              \
     {                                                                                              \
-        .rows = LS_TILE_ROWS, .cols = LS_TILE_COLS, .a_width = LS_TILE_LANES,                      \
+        .rows = LS_TILE_ROWS, .cols = LS_TILE_COLS, .a_width = LS_TILE_A_WIDTH,                    \
         .b_width = LS_TILE_COLS, .piece_words = 384, .block_n = 3072, .block_n_kept = 768,         \
         .strip_panels = 12, .pack_a = pack_##type, .pack_b = pack_##type,                          \
         .multiply = multiply_##type                                                                \
@@ -30,7 +37,7 @@
 
 DEFINE_TILE(f32, false)
 #define TILE_F32 TILE_OF(f32)
-#if defined(__AVX512BF16__) && !HAS_AMX
+#if (defined(__AVX512BF16__) && !HAS_AMX) || defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
 DEFINE_TILE(bf16, true)
 #define TILE_BF16 TILE_OF(bf16)
 #endif

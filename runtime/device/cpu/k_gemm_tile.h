@@ -29,7 +29,8 @@ typedef __m256 ls_tile_vec;
 #define LS_TILE_STORE(p, v)  _mm256_storeu_ps(p, v)
 #define LS_TILE_FMA(a, b, c) _mm256_fmadd_ps(a, b, c)
 #endif
-#define LS_TILE_COLS (2 * LS_TILE_LANES)
+#define LS_TILE_COLS    (2 * LS_TILE_LANES)
+#define LS_TILE_A_WIDTH LS_TILE_LANES
 
 #ifdef __AVX512BF16__
 #define LS_TILE_PAIRS(a, b, c) _mm512_dpbf16_ps(c, (__m512bh)(a), (__m512bh)(b))
