@@ -37,6 +37,12 @@ static const ls_flight_op *waits_in(const ls_rank_view *v, const ls_flight_group
     return *group ? op : NULL;
 }
 
+/* Also where its record does not say in what: the ring has lost it, or it has no group. */
+static bool is_waiting(const ls_rank_view *v) {
+    return v->state != LS_RANK_LEFT && v->state != LS_RANK_DEAD && v->record &&
+           v->record->inside != 0;
+}
+
 /* A living group before one that is gone. */
 static const ls_flight_group *same_group(const ls_flight_record *r, const ls_flight_group *group) {
     const ls_flight_group *found = NULL;
@@ -119,8 +125,8 @@ static void put_state(writer *w, const ls_rank_view *v) {
 
 static const ls_flight_op *with_seq(const ls_flight_record *r, const ls_flight_group *group,
                                     uint64_t seq) {
-    for (int i = 0; i < LS_FLIGHT_OPS; i++) {
-        const ls_flight_op *op = &r->ops[i];
+    for (int i = 0; i <= LS_FLIGHT_OPS; i++) {
+        const ls_flight_op *op = i < LS_FLIGHT_OPS ? &r->ops[i] : &r->waited;
         if (op->id && op->seq == seq && ls_flight_group_of(r, op) == group) {
             return op;
         }
@@ -169,9 +175,7 @@ static bool is_lost(const ls_rank_view *v) {
 
 /* Do others wait for `rank`, which does not wait itself? */
 static bool is_missing(const ls_rank_view *views, int size, int rank) {
-    const ls_flight_group *group;
-    return !is_lost(&views[rank]) && !waits_in(&views[rank], &group) &&
-           find_hold(views, size, rank).op;
+    return !is_lost(&views[rank]) && !is_waiting(&views[rank]) && find_hold(views, size, rank).op;
 }
 
 static void put_culprit(writer *w, const ls_rank_view *views, int size, int rank) {
@@ -246,6 +250,9 @@ static void put_deadlock(writer *w, const ls_rank_view *views, int size) {
             put(w, "%srank %d on host %s in ", told++ ? "; " : "", r, views[r].host);
             put_call(w, op, group);
             put(w, " for %.1f s", idle_s(views[r].record));
+        } else if (is_waiting(&views[r])) {
+            put(w, "%srank %d on host %s in an operation that its record does not name",
+                told++ ? "; " : "", r, views[r].host);
         }
     }
 }
@@ -255,8 +262,7 @@ ls_verdict ls_diagnose(const ls_rank_view *views, int size, char *text, size_t t
     text[0] = '\0';
     int culprits = 0, waiting = 0, patient = 0, slow = -1;
     for (int r = 0; r < size; r++) {
-        const ls_flight_group *group;
-        const bool waits = waits_in(&views[r], &group) != NULL && views[r].state == LS_RANK_ALIVE;
+        const bool waits = is_waiting(&views[r]) && views[r].state == LS_RANK_ALIVE;
         const bool missing = is_missing(views, size, r);
         waiting += waits;
         patient += waits && !overdue(views[r].record);

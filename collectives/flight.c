@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -22,6 +23,14 @@
 static ls_flight_record *own;
 static ls_flight_peer own_file = {.fd = -1};
 static int64_t next_bucket = -1;
+
+/* Operations that the ring has lost before their end, the oldest first: a device may be given more
+ * than the ring holds before anybody waits for the first. */
+enum { MOST_LOST = 1 << 16 };
+static struct {
+    ls_flight_op *ops;
+    int64_t count, capacity;
+} lost;
 
 const char *ls_flight_kind_text(int kind) {
     static const char *const texts[] = {
@@ -170,6 +179,8 @@ void ls_flight_close(void) {
     ls_flight_forget();
     own = NULL;
     ls_flight_peer_close(&own_file);
+    free(lost.ops);
+    memset(&lost, 0, sizeof lost);
 }
 
 ls_flight_record *ls_flight_own(void) {
@@ -298,6 +309,39 @@ static ls_flight_op *op_at(uint64_t id) {
     return op && op->id == id ? op : NULL;
 }
 
+/* One without memory is lost for good. */
+static void keep_lost(const ls_flight_op *op) {
+    if (lost.count == lost.capacity && lost.capacity < MOST_LOST) {
+        const int64_t capacity = lost.capacity > 0 ? 2 * lost.capacity : LS_FLIGHT_OPS;
+        ls_flight_op *grown = realloc(lost.ops, (size_t)capacity * sizeof *grown);
+        lost.capacity = grown ? capacity : lost.capacity;
+        lost.ops = grown ? grown : lost.ops;
+    }
+    if (lost.count < lost.capacity) {
+        lost.ops[lost.count++] = *op;
+    }
+}
+
+/* lost.count: none. */
+static int64_t find_lost(uint64_t id) {
+    int64_t at = 0;
+    while (at < lost.count && lost.ops[at].id != id) {
+        at++;
+    }
+    return at;
+}
+
+static void end_lost(uint64_t id, uint64_t now_ns) {
+    const int64_t at = find_lost(id);
+    if (at < lost.count) {
+        lost.count--;
+        memmove(lost.ops + at, lost.ops + at + 1, (size_t)(lost.count - at) * sizeof *lost.ops);
+    }
+    if (own->waited.id == id) {
+        own->waited.end_ns = now_ns;
+    }
+}
+
 uint64_t ls_flight_enter(int group, const ls_flight_call *call, int64_t bytes, int peer) {
     if (!own) {
         return 0;
@@ -305,6 +349,9 @@ uint64_t ls_flight_enter(int group, const ls_flight_call *call, int64_t bytes, i
     const uint64_t now_ns = ls_clock_ns();
     const uint64_t id = atomic_load_explicit(&own->last_id, memory_order_relaxed) + 1;
     ls_flight_op *op = &own->ops[(id - 1) % LS_FLIGHT_OPS];
+    if (op->id && !op->end_ns) {
+        keep_lost(op);
+    }
     *op = (ls_flight_op){.id = id,
                          .seq = group >= 0 && peer < 0 ? ++own->groups[group].entered : 0,
                          .call = *call,
@@ -334,6 +381,8 @@ void ls_flight_end(uint64_t id) {
     ls_flight_op *op = op_at(id);
     if (op) {
         op->end_ns = now_ns;
+    } else if (own && id) {
+        end_lost(id, now_ns);
     }
     if (own) {
         progress(now_ns);
@@ -341,14 +390,23 @@ void ls_flight_end(uint64_t id) {
 }
 
 void ls_flight_wait(uint64_t id) {
-    if (own) {
-        atomic_store_explicit(&own->inside, id, memory_order_release);
+    if (!own) {
+        return;
     }
+    if (id && !op_at(id)) {
+        const int64_t at = find_lost(id);
+        own->waited = at < lost.count ? lost.ops[at] : own->waited;
+    }
+    atomic_store_explicit(&own->inside, id, memory_order_release);
 }
 
 const ls_flight_op *ls_flight_find(const ls_flight_record *record, uint64_t id) {
-    const ls_flight_op *op = id ? &record->ops[(id - 1) % LS_FLIGHT_OPS] : NULL;
-    return op && op->id == id ? op : NULL;
+    if (id == 0) {
+        return NULL;
+    }
+    const ls_flight_op *op = &record->ops[(id - 1) % LS_FLIGHT_OPS];
+    op = op->id == id ? op : &record->waited;
+    return op->id == id ? op : NULL;
 }
 
 const ls_flight_group *ls_flight_group_of(const ls_flight_record *record, const ls_flight_op *op) {

@@ -111,6 +111,7 @@ typedef struct ls_flight_record {
     _Atomic uint64_t last_id;
     ls_flight_group groups[LS_FLIGHT_GROUPS];
     ls_flight_op ops[LS_FLIGHT_OPS]; /* id is at (id - 1) % LS_FLIGHT_OPS */
+    ls_flight_op waited; /* that was last waited for after the ring had lost it; id 0: none */
 } ls_flight_record;
 
 typedef struct ls_flight_options {
@@ -151,7 +152,7 @@ void ls_flight_end(uint64_t id);
 /* The main thread begins to wait for an operation; 0: it does no more. */
 void ls_flight_wait(uint64_t id);
 
-/* The operation of a record; NULL when the ring has lost it. */
+/* The operation of a record; NULL when the ring has lost it and nobody waits for it. */
 const ls_flight_op *ls_flight_find(const ls_flight_record *record, uint64_t id);
 /* The group of an operation; NULL when it has or had none that still lives. */
 const ls_flight_group *ls_flight_group_of(const ls_flight_record *record, const ls_flight_op *op);

@@ -18,6 +18,9 @@
  * limit of 1024 descriptors. */
 enum { TRIES = LS_PEER_ADDRESSES + 1, CALLS_AT_ONCE = 64, BACKLOG = 256 };
 
+/* For a read or write of an accepted connection, and for all of a message. */
+#define PATIENCE_S 1u
+
 /* Of an address, before the next one is tried. */
 #define START_NS 250000000u
 
@@ -98,7 +101,7 @@ int ls_peer_accept(int listener, double wait_s) {
         return -1;
     }
     int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
-    const struct timeval patience = {.tv_sec = 1};
+    const struct timeval patience = {.tv_sec = PATIENCE_S};
     if (fd >= 0) {
         setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
         setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
@@ -117,13 +120,18 @@ bool ls_peer_send(int fd, const void *data, size_t bytes) {
     return true;
 }
 
+/* Whoever sends byte by byte does not keep the thread that answers from its heartbeats. */
 bool ls_peer_receive(int fd, void *data, size_t bytes) {
+    const uint64_t begin_ns = ls_clock_ns();
     for (size_t done = 0; done < bytes;) {
         ssize_t n = recv(fd, (char *)data + done, bytes - done, 0);
         if (n <= 0) {
             return false;
         }
         done += (size_t)n;
+        if (done < bytes && ls_clock_ns() - begin_ns > PATIENCE_S * 1000000000u) {
+            return false;
+        }
     }
     return true;
 }

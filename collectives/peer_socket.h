@@ -61,6 +61,7 @@ ls_status ls_peer_listen(int *listener, ls_peer_contact *contact);
 /* A connection whose reads and writes give up after a second; -1 when none came in wait_s. */
 int ls_peer_accept(int listener, double wait_s);
 bool ls_peer_send(int fd, const void *data, size_t bytes);
+/* False also when all has not come after a second and what one more read waits for. */
 bool ls_peer_receive(int fd, void *data, size_t bytes);
 
 /* Makes all calls at once (64 at most), each at all addresses of its contact, and waits timeout_s

@@ -146,7 +146,7 @@ static void check(void) {
         look(op, false);
         return;
     }
-    if (!op) {
+    if (atomic_load(&own->inside) == 0) {
         return;
     }
     const uint64_t now_ns = ls_clock_ns(), progress_ns = atomic_load(&own->progress_ns);

@@ -33,6 +33,9 @@ static ls_status settle(nccl_comm *c, double deadline_s, const char *what) {
             return fail(c, result, what);
         }
         ls_pump_all();
+        if (c->broken) { /* a fault of what was under way, that was seen there */
+            return ls_nccl_poll(c);
+        }
         if (deadline_s > 0.0 && (double)(ls_clock_ns() - start_ns) > 1e9 * deadline_s) {
             fail(c, ncclInProgress, what);
             return LS_FAIL(

@@ -1,6 +1,7 @@
 /* Faults of NCCL communicators, on the emulated device: test_nccl_faults WAY, under mpirun.
  *   absent: a rank does not come to the creation: refused by all at the deadline
- *   fault:  NCCL reports a fault of its own: told once, and again by every later call
+ *   fault:  NCCL reports a fault of its own: told once, and again by every later call; also while
+ *           a later one is handed over
  *   memory: that is used by several communicators is registered with each, until one of them ends
  *   killed: half of the ranks, each in the middle of another operation; the others learn of it
  *           (mpirun --enable-recovery, which lets them live) */
@@ -66,6 +67,25 @@ static void fault(void) {
     unsetenv("EMULATED_NCCL_FAULT");
     CHECK_OK(create(0, &comm)); /* the device is none the worse for it */
     CHECK_OK(reduce_once(comm, x));
+    comm->ops->destroy(comm);
+    dev->ops->free(dev, x);
+}
+
+/* Of an operation under way, noticed while another one is handed over. */
+static void late(void) {
+    ls_comm *comm;
+    ls_comm_request *first, *second;
+    void *x;
+    CHECK_OK(create(0, &comm));
+    CHECK_OK(dev->ops->alloc(dev, 2 * sizeof(float), &x));
+    float *y = (float *)x + 1;
+    setenv("EMULATED_NCCL_LATE", "1", 1);
+    setenv("EMULATED_NCCL_FAULT", "2", 1);
+    CHECK_OK(comm->ops->all_reduce_start(comm, x, x, 1, LS_F32, LS_MAX, &first));
+    CHECK_STATUS(comm->ops->all_reduce_start(comm, y, y, 1, LS_F32, LS_MAX, &second), LS_E_COMM);
+    CHECK_MESSAGE("emulated error");
+    unsetenv("EMULATED_NCCL_LATE");
+    unsetenv("EMULATED_NCCL_FAULT");
     comm->ops->destroy(comm);
     dev->ops->free(dev, x);
 }
@@ -162,6 +182,7 @@ int main(int argc, char **argv) {
         absent();
     } else if (strcmp(way, "fault") == 0) {
         fault();
+        late();
     } else if (strcmp(way, "memory") == 0) {
         memory();
     } else {

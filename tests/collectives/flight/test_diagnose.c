@@ -109,6 +109,21 @@ static void test_others(void) {
     expect(LS_VERDICT_HANG, "rank 1 on host h1 did not finish all-reduce #5");
     records[1].ops[0].end_ns = 1;
     expect(LS_VERDICT_HANG, "all ranks wait");
+    records[1].ops[0].end_ns = 0;
+    records[1].inside = 77; /* it waits, too, if nobody knows in what */
+    expect(LS_VERDICT_HANG,
+           "all ranks wait, and none goes on: rank 0 on host h0 in all-reduce #5 of group world, "
+           "bucket 4 for 10.0 s; rank 1 on host h1 in an operation that its record does not name");
+    reset();
+    for (int r = 0; r < 3; r++) { /* one that the ring has lost */
+        records[r].waited = records[r].ops[0];
+        records[r].ops[0].id = 1 + LS_FLIGHT_OPS;
+        records[r].ops[0].seq = 1000;
+    }
+    never_entered(2);
+    expect(LS_VERDICT_HANG, "rank 2 on host h2 never entered all-reduce #5 of group world");
+    reset();
+    records[1].inside = 0;
     for (int r = 0; r < 3; r++) {
         records[r].inside = 0;
     }

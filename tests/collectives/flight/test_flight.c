@@ -38,6 +38,31 @@ static void test_closed(void) {
     CHECK_MESSAGE("/nonexistent");
 }
 
+/* More operations than the ring holds, and then the wait for the first: others can see which. */
+static void test_lost(const ls_flight_record *r, int world) {
+    uint64_t first = 0, second = 0;
+    for (int i = 0; i < 3 * LS_FLIGHT_OPS; i++) {
+        ls_flight_set_bucket(i);
+        const uint64_t id = ls_flight_enter(world, &sum_call, 400, -1);
+        first = i == 0 ? id : first;
+        second = i == 1 ? id : second;
+    }
+    CHECK(ls_flight_find(r, first) == NULL);
+    const uint64_t ids[] = {first, second};
+    for (int i = 0; i < 2; i++) {
+        ls_flight_wait(ids[i]);
+        const ls_flight_op *op = ls_flight_find(r, ids[i]);
+        CHECK(op && op->bucket == i && op->end_ns == 0);
+        CHECK(op && ls_flight_group_of(r, op) == &r->groups[world]);
+        ls_flight_wait(0);
+        ls_flight_end(ids[i]);
+        CHECK(op && op->end_ns > 0);
+    }
+    ls_flight_wait(first); /* which is over */
+    CHECK(ls_flight_find(r, first) == NULL);
+    ls_flight_wait(0);
+}
+
 static void test_ring(void) {
     const ls_flight_options options = {.dir = dir, .token = 7, .rank = 3, .size = 4};
     CHECK_OK(ls_flight_open(&options));
@@ -66,6 +91,8 @@ static void test_ring(void) {
     CHECK_INT(op->seq, 0); /* a message has no number */
     CHECK_INT(op->bucket, -1);
     CHECK_INT(r->groups[world].entered, LS_FLIGHT_OPS + 10);
+    test_lost(r, world);
+    op = ls_flight_find(r, ls_flight_enter(world, &sum_call, 400, 2));
     ls_flight_group_remove(world);
     CHECK(ls_flight_group_of(r, op) == &r->groups[world]);
     CHECK_INT(ls_flight_group_add("later", 1, 2), world);

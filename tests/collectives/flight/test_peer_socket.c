@@ -111,6 +111,28 @@ static void test_many(const ls_peer_address *closed, const ls_peer_address *live
     }
 }
 
+static void *trickle(void *fd) {
+    const char byte = 0;
+    const struct timespec nap = {.tv_nsec = 20000000};
+    while (send(*(int *)fd, &byte, 1, MSG_NOSIGNAL) == 1) {
+        nanosleep(&nap, NULL);
+    }
+    return NULL;
+}
+
+/* Something always comes, and it is never all. */
+static void test_trickle(void) {
+    static char much[1 << 20];
+    int ends[2];
+    pthread_t thread;
+    CHECK_INT(socketpair(AF_UNIX, SOCK_STREAM, 0, ends), 0);
+    CHECK_INT(pthread_create(&thread, NULL, trickle, &ends[1]), 0);
+    CHECK(!ls_peer_receive(ends[0], much, sizeof much)); /* ctest does not wait for all of it */
+    close(ends[0]);
+    pthread_join(thread, NULL);
+    close(ends[1]);
+}
+
 int main(void) {
     ls_peer_address live, silent;
     int listener = listen_at("127.0.0.1", 64, &live);
@@ -146,6 +168,7 @@ int main(void) {
     contact = with(&closed, 1);
     CHECK_INT(call(&contact, &caller, FOREVER_S).result, LS_PEER_REFUSED);
 
+    test_trickle();
     test_many(&closed, &live);
     contact = with(&live, 1);
     ls_peer_call dismiss = {.contact = &contact, .request = {.what = LS_PEER_DISMISS}};

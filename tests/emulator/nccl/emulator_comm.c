@@ -4,7 +4,8 @@
  * same color. NCCL's own way to learn of a dead rank is its sockets; here it is the process id.
  *
  * EMULATED_NCCL_ABSENT=RANK: that rank does not come to creations of communicators from an id.
- * EMULATED_NCCL_FAULT=N: each communicator has a fault from its N-th call on. */
+ * EMULATED_NCCL_FAULT=N: each communicator has a fault from its N-th call on.
+ * EMULATED_NCCL_LATE=1: calls are on their way when they return, and at the first look after. */
 #include "tests/emulator/nccl/emulator_comm.h"
 
 #include <errno.h>
@@ -242,7 +243,11 @@ ncclResult_t ncclCommGetAsyncError(ncclComm_t c, ncclResult_t *error) {
     if (fault && c->calls >= (uint32_t)atoi(fault)) {
         c->fault = ncclSystemError;
     }
-    *error = c->fault != ncclSuccess ? c->fault : c->ready ? ncclSuccess : ncclInProgress;
+    *error = c->late                   ? ncclInProgress
+             : c->fault != ncclSuccess ? c->fault
+             : c->ready                ? ncclSuccess
+                                       : ncclInProgress;
+    c->late = false;
     return ncclSuccess;
 }
 

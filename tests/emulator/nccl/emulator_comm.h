@@ -31,6 +31,7 @@ struct emu_nccl {
     int asking, color, key;  /* ranks that create with it; of split */
     struct hello *hellos;    /* [asking], of the root */
     bool ready, hello_sent, aborted;
+    bool late; /* the next look says that the last call is still on its way */
     ncclResult_t fault;
     int heard, polls;
     uint32_t calls;

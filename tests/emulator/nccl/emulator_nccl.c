@@ -444,7 +444,9 @@ static ncclResult_t call(part p, cudaStream_t stream) {
     ncclGroupStart();
     group.stream = stream;
     group.parts[group.count++] = p;
-    return ncclGroupEnd();
+    const ncclResult_t result = ncclGroupEnd();
+    p.comm->late = getenv("EMULATED_NCCL_LATE") != NULL;
+    return result == ncclSuccess && p.comm->late ? ncclInProgress : result;
 }
 
 ncclResult_t ncclAllReduce(const void *send, void *recv, size_t count, ncclDataType_t type,
