@@ -190,12 +190,21 @@ static ls_status begin(recorded *c, const ls_flight_call *call, int64_t bytes, p
     return LS_OK;
 }
 
+/* What a back end refuses is over; what failed stays in the record as it is, for whoever asks why
+ * others wait. */
+static void note_refused(const recorded *c, pending *p, ls_status status) {
+    if (status != LS_OK && status != LS_E_COMM) {
+        ls_recorded_note_end(c, p);
+    }
+}
+
 static ls_status finish(recorded *c, pending *p, ls_status status) {
     ls_flight_wait(0);
     if (status == LS_OK) {
         ls_recorded_note_end(c, p);
         ls_recorded_give_back(c, p);
     }
+    note_refused(c, p, status);
     return status;
 }
 
@@ -258,8 +267,9 @@ static ls_status all_gather(ls_comm *comm, const void *send, void *recv, int64_t
 }
 
 /* After the back end's start: the caller's request is ours. */
-static ls_status started(pending *p, uint64_t called_ns, ls_status status,
+static ls_status started(const recorded *c, pending *p, uint64_t called_ns, ls_status status,
                          ls_comm_request **request) {
+    note_refused(c, p, status);
     LS_TRY(status);
     ls_flight_start(p->id);
     if (p->by_device) {
@@ -278,7 +288,7 @@ static ls_status started(pending *p, uint64_t called_ns, ls_status status,
         pending *p_;                                                                               \
         const uint64_t called_ns_ = ls_meter_call();                                               \
         LS_TRY(enter(c_, &call_, (bytes), true, NULL, NULL, &p_));                                 \
-        return started(p_, called_ns_, LS_HELD(c_->inner->ops->operation), request);               \
+        return started(c_, p_, called_ns_, LS_HELD(c_->inner->ops->operation), request);           \
     } while (0)
 
 static ls_status broadcast_start(ls_comm *comm, void *buf, int64_t bytes, int root,
@@ -343,7 +353,7 @@ static ls_status all_to_all_start(ls_comm *comm, const void *send, const int64_t
     const uint64_t called_ns = ls_meter_call();
     LS_TRY(enter(c, &call, bytes, true, send_counts, recv_counts, &p));
     return started(
-        p, called_ns,
+        c, p, called_ns,
         LS_HELD(c->inner->ops->all_to_all_start(c->inner, send, send_counts, send_offsets, recv,
                                                 recv_counts, recv_offsets, &p->request)),
         request);
@@ -368,7 +378,7 @@ static ls_status send_start(ls_comm *comm, const void *buf, int64_t bytes, int t
     pending *p;
     const uint64_t called_ns = ls_meter_call();
     LS_TRY(enter_message(c, LS_FLIGHT_SEND, bytes, to, &p));
-    return started(p, called_ns,
+    return started(c, p, called_ns,
                    LS_HELD(c->inner->ops->send_start(c->inner, buf, bytes, to, &p->request)),
                    request);
 }
@@ -379,7 +389,7 @@ static ls_status recv_start(ls_comm *comm, void *buf, int64_t bytes, int from,
     pending *p;
     const uint64_t called_ns = ls_meter_call();
     LS_TRY(enter_message(c, LS_FLIGHT_RECEIVE, bytes, from, &p));
-    return started(p, called_ns,
+    return started(c, p, called_ns,
                    LS_HELD(c->inner->ops->recv_start(c->inner, buf, bytes, from, &p->request)),
                    request);
 }

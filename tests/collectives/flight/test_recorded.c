@@ -164,6 +164,24 @@ static void measure_comm(ls_comm *comm, const char *what) {
     }
 }
 
+/* What the back end refuses is over: it is not under way until the run ends. */
+static void test_refused(ls_comm *comm) {
+    ls_comm_meter before[LS_COMM_AXIS_COUNT], now[LS_COMM_AXIS_COUNT];
+    ls_comm_request *request;
+    void *memory;
+    unsigned char byte = 0;
+    CHECK_STATUS(comm->ops->alloc_common(comm, 100, &memory), LS_E_UNSUPPORTED);
+    CHECK(last_op()->end_ns > 0);
+    CHECK_INT(record->inside, 0);
+    CHECK_STATUS(comm->ops->all_reduce_start(comm, &byte, &byte, 1, LS_U8, LS_SUM, &request),
+                 LS_E_UNSUPPORTED);
+    CHECK(last_op()->end_ns > 0);
+    CHECK_OK(comm->ops->barrier(comm));
+    ls_meters_read(before);
+    ls_meters_read(now);
+    CHECK_INT(now[LS_COMM_WORLD].active_ns, before[LS_COMM_WORLD].active_ns);
+}
+
 /* Bytes on the wire by the rows of wire_cost.h, on the axis that the group was given; time that a
  * call takes is exposed, and an operation that is under way is active. */
 static void test_meter(ls_comm *comm) {
@@ -225,6 +243,7 @@ int main(int argc, char **argv) {
     for (int i = 0; i < 2; i++) {
         test_blocking(both[i]);
         test_started(both[i]);
+        test_refused(both[i]);
         test_groups(both[i], names[i]);
         test_meter(both[i]);
     }
