@@ -162,6 +162,7 @@ ls_model_options ls_layout_model(const ls_layout *l, int part, const ls_groups *
                               .dtype = l->dtype,
                               .fp8 = l->config->numerics.compute == LS_COMPUTE_FP8,
                               .graphs = l->config->run.graphs,
+                              .experts_by = (ls_experts_by)l->config->numerics.experts,
                               .training = true,
                               .part = l->parts[part],
                               .tensor = groups ? groups->tensor : NULL,

@@ -28,6 +28,12 @@ typedef enum ls_cfg_attention {
     LS_CFG_ATTENTION_AUTO,
     LS_CFG_ATTENTION_CUDNN
 } ls_cfg_attention;
+/* In the order of ls_experts_by (runtime/model/model.h). */
+typedef enum ls_cfg_experts {
+    LS_CFG_EXPERTS_AUTO,
+    LS_CFG_EXPERTS_APART,
+    LS_CFG_EXPERTS_GROUPED
+} ls_cfg_experts;
 typedef enum ls_cfg_reduction { LS_CFG_FAST, LS_CFG_INVARIANT } ls_cfg_reduction;
 /* In the order of ls_transport (collectives/comm_choose.h). */
 typedef enum ls_cfg_transport { LS_CFG_AUTO, LS_CFG_MPI, LS_CFG_SHM, LS_CFG_HIER } ls_cfg_transport;
@@ -144,6 +150,7 @@ typedef struct ls_config_numerics {
     ls_compute compute; /* auto: bf16 where the device is fast at it, else fp32 */
     ls_cfg_reduction reduction;
     ls_cfg_attention attention; /* whose kernels a GPU's attention is */
+    ls_cfg_experts experts;     /* how a GPU multiplies a mixture's experts */
     double bucket_mib;          /* gradient bucket */
 } ls_config_numerics;
 

@@ -7,6 +7,7 @@
 static const char *const families[] = {"gpt2", "llama3", NULL};
 static const char *const computes[] = {"auto", "fp32", "bf16", "fp8", NULL};
 static const char *const attentions[] = {"own", "auto", "cudnn", NULL};
+static const char *const experts_by[] = {"auto", "apart", "grouped", NULL};
 static const char *const reductions[] = {"fast", "invariant", NULL};
 static const char *const devices[] = {"auto", "cpu", "cuda", "emulated", NULL};
 static const char *const transports[] = {"auto", "mpi", "shm", "hier", NULL};
@@ -150,6 +151,9 @@ static const ls_field fields[] = {
     ENUM(numerics, reduction, "fast", reductions, RUN, "invariant: same bits for any rank count"),
     ENUM(numerics, attention, "auto", attentions, FREE,
          "of GPUs: cuDNN's where all ranks have the same, else own kernels; cudnn: must be there"),
+    ENUM(numerics, experts, "auto", experts_by, FREE,
+         "GPUs' products of experts: one each, or one launch for all of a rank; auto: by their "
+         "rows"),
     FLOAT(numerics, bucket_mib, "25", "MiB", 0.001, 1 << 20, FREE, "gradients sent together"),
 
     INT(checkpoint, every, "1000", "steps", 0, 1e12, FREE, "between saves; 0: no regular saves"),

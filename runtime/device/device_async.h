@@ -31,7 +31,8 @@ typedef struct ls_judge {
  *   place_keep: from all [contexts, tensors, segments, experts], the counts of all: kept [tensors,
  *       experts], that ranks of this context keep; wanted [experts] acc, all their choices; and
  *       places [3, segments, experts] of this rank: kept, choices before, kept before
- *   place_rows: slots [rows, each] and slot_rows [experts, room], or as many as are kept */
+ *   place_rows: slots [rows, each] and slot_rows [experts, room], or as many as are kept; with room
+ *       0 and if wanted bounds [experts + 1], the first slot of each expert and the end */
 typedef struct ls_place {
     int64_t rows, each, experts, segments, first, seq, low; /* first: row 0 of this tensor rank */
     const int32_t *chosen;                                  /* [rows, each] */
@@ -41,6 +42,7 @@ typedef struct ls_place {
     int64_t capacity, room;
     int32_t *kept, *places, *slots, *slot_rows;
     void *wanted;
+    int32_t *bounds; /* NULL: not wanted */
 } ls_place;
 
 /* Rows of experts [first, first + local) that arrive in the slots of `ranks` ranks, [ranks, local,
@@ -53,6 +55,25 @@ typedef struct ls_place_order {
     const int32_t *kept;
     int32_t *order, *back;
 } ls_place_order;
+
+/* Products of experts, expert e's with rows [bounds[e], bounds[e + 1]) of `rows`: without the host,
+ * which may not know how many these are. Weights w [experts, out, in].
+ *   FORWARD: c [rows, out] = a [rows, in] w^T, b = w
+ *   INPUT_GRAD: c [rows, in] = a [rows, out] w, b = w
+ *   WEIGHT_GRAD: c [experts, out, in] acc += a^T b, a [rows, out], b [rows, in] */
+typedef enum ls_expert_product {
+    LS_EXPERT_FORWARD,
+    LS_EXPERT_INPUT_GRAD,
+    LS_EXPERT_WEIGHT_GRAD
+} ls_expert_product;
+typedef struct ls_expert_products {
+    ls_expert_product what;
+    ls_dtype dtype; /* of all but the gradient of weights */
+    int64_t experts, rows, out, in;
+    const int32_t *bounds;
+    const void *a, *b;
+    void *c;
+} ls_expert_products;
 
 /* Of all parameters of an optimizer at once, with what is summed over them as exact sums (sizes: of
  * their squares, updates: of those of u). Of a parameter's matrices or, without matrices, of itself
@@ -143,6 +164,7 @@ struct ls_device_async_ops {
     ls_status (*place_keep)(ls_device *dev, const ls_place *op);
     ls_status (*place_rows)(ls_device *dev, const ls_place *op);
     ls_status (*place_order)(ls_device *dev, const ls_place_order *op);
+    ls_status (*expert_products)(ls_device *dev, const ls_expert_products *op);
     /* Copies to the host beside the operations, on a stream of their own. pin opens host memory for
      * them, until unpin. fetch puts one behind what is enqueued so far; what is enqueued after hold
      * comes after the copies, and may change what they read. fetched: are they over? wait: waits

@@ -333,6 +333,7 @@ ls_status ls_model_describe(const ls_model_options *options, ls_model *m) {
     set_tokens(m);
     m->moe_placed = m->dev->async != NULL;
     m->moe_fixed = m->moe_placed && options->config->expert_capacity > 0.0;
+    m->moe_grouped = m->moe_placed && !m->moe_fixed && ls_moe_groups(m);
     m->sequence = options->sequence_parallel && m->part.tensor_ranks > 1;
     for (int block = 1; block < m->blocks - 1; block++) {
         m->part_layers += ls_has_block(m, block);

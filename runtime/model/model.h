@@ -99,12 +99,19 @@ typedef struct ls_model_store {
     ls_status (*progress)(void *context);
 } ls_model_store;
 
+/* How a mixture's experts are multiplied, on devices that go on by themselves, where a rank has
+ * them all and there is no capacity: each apart, as many rows as it has, for which the host waits
+ * once a layer; or all in one launch, without the host. auto: grouped where an even share of a
+ * micro-batch's choices is at most 512 rows an expert. */
+typedef enum ls_experts_by { LS_EXPERTS_AUTO, LS_EXPERTS_APART, LS_EXPERTS_GROUPED } ls_experts_by;
+
 typedef struct ls_model_options {
     const ls_config_model *config; /* borrowed, outlives the model */
     ls_device *dev;                /* borrowed */
     int64_t batch, seq;            /* B, T of a micro-batch: whole sequences */
     ls_dtype dtype; /* activations and compute copies: LS_F32 or LS_BF16 (dev->acc: no copies) */
     bool fp8;       /* products with the layers' matrices, but a mixture's, in 8 bits (device.h) */
+    ls_experts_by experts_by;
     bool graphs;   /* layers are enqueued from recordings, on devices that have them (dev->async) */
     bool training; /* activations for backward are kept */
     int64_t cache_len; /* > 0: a key/value cache of this length for generation, batch 1 */

@@ -3,6 +3,7 @@
 #define LS_MODEL_MODEL_INTERNAL_H
 
 #include "runtime/base/arena.h"
+#include "runtime/device/device_async.h"
 #include "runtime/mesh/partition.h"
 #include "runtime/model/model.h"
 
@@ -82,8 +83,9 @@ typedef struct ls_moe_acts {
     int32_t *slots;        /* [r,each], -1: no room */
     int32_t *slot_rows;    /* [S] */
     int32_t *order, *back; /* [M] place in the order of arrival, and the other way round [A] */
-    int64_t *kept;         /* [ranks, E] choices of each rank that are kept, but with moe_fixed;
-                              on the host */
+    int64_t *kept;         /* [ranks, E] choices of each rank that are kept, but with moe_fixed or
+                              moe_grouped; on the host */
+    int32_t *bounds;       /* [E + 1] with moe_grouped: first row of each expert, their end */
     int64_t *wanted;       /* [E] choices of all ranks; on the host */
     void *wanted_here;     /* [E] acc, the same on the device, with moe_placed instead */
     void *in, *out;        /* [M,C] inputs of the experts; [S,C] outputs, back on this rank */
@@ -194,6 +196,7 @@ struct ls_model {
     } moe_host;
     bool moe_placed;        /* the device places the rows (moe_place.c); */
     bool moe_fixed;         /* and experts have fixed room */
+    bool moe_grouped;       /* or one product serves them all, whose sizes the device alone knows */
     int32_t *moe_places[5]; /* [segments,E], gathered over tensor and context ranks; places
                                [3,segments,E]; kept of the tensor ranks and of the expert ranks */
     ls_replay **replays;    /* [part_layers] lists */
@@ -374,6 +377,8 @@ typedef struct ls_moe_range {
     int64_t first, rows;
 } ls_moe_range;
 ls_moe_range ls_moe_own(const ls_pass *pass);
+/* Is one product for all experts of this rank wanted, and can it be? */
+bool ls_moe_groups(const ls_model *m);
 /* First expert of a rank; segments of a pass that choices are counted by. */
 int64_t ls_moe_expert_first(const ls_model *m, int rank);
 int64_t ls_moe_segments(const ls_model *m, int64_t batch);
@@ -386,9 +391,12 @@ ls_status ls_moe_lay_out(ls_model *m, ls_moe_acts *moe);
 ls_status ls_moe_lay_out_flight(ls_model *m);
 /* moe_place.c: from chosen to slots and rows, and the gradient of the balance loss, scale * wanted
  * in m->moe_balance, on the device alone; without moe_fixed, after place, moe->kept, for which it
- * waits. */
+ * waits, but with moe_grouped. */
 ls_status ls_moe_place(const ls_pass *pass, const ls_moe_acts *moe);
 ls_status ls_moe_learn_kept(const ls_pass *pass, const ls_moe_acts *moe);
+/* With moe_grouped: as products_apart in moe.c. */
+ls_status ls_moe_grouped(const ls_pass *pass, int block, const ls_moe_acts *moe, ls_row weight,
+                         ls_expert_product what, const void *a, const void *b, void *c);
 ls_status ls_moe_balance(const ls_pass *pass, const ls_moe_acts *moe, double scale);
 /* layer.c: act from up, of any number of rows; dup from the gradient of act in dact. */
 ls_status ls_activation_run(const ls_pass *pass, int64_t rows, const ls_layer_acts *a);

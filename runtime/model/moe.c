@@ -8,9 +8,15 @@
  * micro-batches or other tokens of the same one. Capacity counts the choices of a micro-batch's
  * whole sequences in order of their rows, so that what is dropped does not depend on the number of
  * ranks. The host places the rows, or a device that goes on by itself does (moe_place.c). Products
- * and messages have the sizes of what was chosen, for which the host then waits once a layer;
- * except where there is a capacity: there each expert has room for as many rows as it takes at
- * most, those that are left being zeros, and nothing depends on a count.
+ * and messages have the sizes of what was chosen, for which the host then waits once a layer, while
+ * the device gathers the rows; except where
+ * - there is a capacity: there each expert has room for as many rows as it takes at most, those
+ * that are left being zeros, and nothing depends on a count;
+ * - a rank has all experts, and one launch serves them all (moe_grouped): it reads on the device
+ *   where each expert's rows begin. How many rows all have together is known: nothing is dropped.
+ * Without a capacity several expert ranks cannot do without: NCCL wants the sizes of its messages
+ * from the host, and the largest they can be, all rows to each rank, are as many times what is
+ * sent as there are ranks.
  *
  * The balance loss adds loss_scale * rows * balance_loss * E * sum_e f_e P_e to the objective of a
  * micro-batch (of all context ranks), where f_e is the share of the choices that want expert e and
@@ -266,6 +272,9 @@ static int64_t rows_of_expert(const ls_pass *pass, const ls_moe_acts *moe, int64
 int64_t ls_moe_received(const ls_pass *pass, const ls_moe_acts *moe) {
     const ls_model *m = pass->model;
     int64_t total = 0;
+    if (m->moe_grouped) {
+        return ls_moe_own(pass).rows * m->sizes.each;
+    }
     for (int64_t e = ls_moe_expert_first(m, m->expert_rank);
          e < ls_moe_expert_first(m, m->expert_rank + 1); e++) {
         total += rows_of_expert(pass, moe, e);
@@ -363,11 +372,9 @@ static ls_status from_experts(const ls_pass *pass, const ls_moe_acts *moe, const
 }
 
 /* A product for each expert with its rows: y = x W^T (forward), dx = dy W, or dW += dy^T x. */
-typedef enum product { FORWARD, INPUT_GRAD, WEIGHT_GRAD } product;
-
-static ls_status expert_products(const ls_pass *pass, int block, const ls_moe_acts *moe,
-                                 ls_row weight, product kind, const void *a, const void *b,
-                                 void *c) {
+static ls_status products_apart(const ls_pass *pass, int block, const ls_moe_acts *moe,
+                                ls_row weight, ls_expert_product kind, const void *a, const void *b,
+                                void *c) {
     const ls_model *m = pass->model;
     const int64_t *dims = ls_model_row(m, block, weight)->local_dims, out = dims[1], in = dims[2];
     const int64_t first = ls_moe_expert_first(m, m->expert_rank);
@@ -378,7 +385,7 @@ static ls_status expert_products(const ls_pass *pass, int block, const ls_moe_ac
         const void *w =
             ls_elems_at(ls_matrix(m, block, weight, 0), (e - first) * out * in, m->dtype);
         ls_gemm op = {.dtype = m->dtype, .c_dtype = m->dtype, .m = rows, .b = w, .ldb = in};
-        if (kind == FORWARD) {
+        if (kind == LS_EXPERT_FORWARD) {
             op.trans_b = true;
             op.n = op.ldc = out;
             op.k = op.lda = in;
@@ -387,8 +394,8 @@ static ls_status expert_products(const ls_pass *pass, int block, const ls_moe_ac
             op.k = op.lda = out;
         }
         op.a = ls_elems_at(a, at * op.lda, m->dtype);
-        op.c = kind == WEIGHT_GRAD ? NULL : ls_elems_at(c, at * op.ldc, m->dtype);
-        if (kind == WEIGHT_GRAD) {
+        op.c = kind == LS_EXPERT_WEIGHT_GRAD ? NULL : ls_elems_at(c, at * op.ldc, m->dtype);
+        if (kind == LS_EXPERT_WEIGHT_GRAD) {
             op.c_dtype = m->dev->acc;
             op.trans_a = op.accumulate = true;
             op.m = out;
@@ -401,6 +408,14 @@ static ls_status expert_products(const ls_pass *pass, int block, const ls_moe_ac
         }
         at += rows;
     }
+    return LS_OK;
+}
+
+static ls_status expert_products(const ls_pass *pass, int block, const ls_moe_acts *moe,
+                                 ls_row weight, ls_expert_product kind, const void *a,
+                                 const void *b, void *c) {
+    LS_TRY((pass->model->moe_grouped ? ls_moe_grouped : products_apart)(pass, block, moe, weight,
+                                                                        kind, a, b, c));
     return pass->backward ? ls_pass_tick(pass) : LS_OK;
 }
 
@@ -445,12 +460,12 @@ ls_status ls_moe_forward(const ls_pass *pass, int block, const ls_layer_acts *a)
     const ls_model *m = pass->model;
     const ls_moe_acts *moe = &a->moe;
     /* Without a capacity all choices are kept: they are gathered while the host learns of them. */
-    const bool learns = m->moe_placed && !m->moe_fixed;
+    const bool keeps_all = m->moe_placed && !m->moe_fixed;
     LS_TRY(route(pass, block, a));
-    const int64_t sent = learns ? ls_moe_own(pass).rows * m->sizes.each : sent_slots(pass, moe);
+    const int64_t sent = keeps_all ? ls_moe_own(pass).rows * m->sizes.each : sent_slots(pass, moe);
     void *slots = m->experts ? m->moe_sent : moe->in;
     LS_TRY(select_rows(m, sent, moe->slot_rows, own_rows(pass, a->norm2), slots));
-    if (learns) {
+    if (keeps_all && !m->moe_grouped) {
         LS_TRY(ls_moe_learn_kept(pass, moe));
     }
     ls_moe_count_over(pass, moe);
@@ -458,9 +473,11 @@ ls_status ls_moe_forward(const ls_pass *pass, int block, const ls_layer_acts *a)
         LS_TRY(to_experts(pass, moe, slots, moe->in));
     }
     void *rows = m->experts ? m->moe_rows : moe->out;
-    LS_TRY(expert_products(pass, block, moe, LS_EXPERT_UP_W, FORWARD, moe->in, NULL, a->up));
+    LS_TRY(
+        expert_products(pass, block, moe, LS_EXPERT_UP_W, LS_EXPERT_FORWARD, moe->in, NULL, a->up));
     LS_TRY(ls_activation_run(pass, ls_moe_received(pass, moe), a));
-    LS_TRY(expert_products(pass, block, moe, LS_EXPERT_DOWN_W, FORWARD, a->act, NULL, rows));
+    LS_TRY(
+        expert_products(pass, block, moe, LS_EXPERT_DOWN_W, LS_EXPERT_FORWARD, a->act, NULL, rows));
     return m->experts ? from_experts(pass, moe, rows, moe->out) : LS_OK;
 }
 
@@ -568,12 +585,12 @@ ls_status ls_moe_backward(const ls_pass *pass, int block, const ls_layer_acts *a
         dout = m->moe_rows;
     }
     const ls_row up = LS_EXPERT_UP_W, down = LS_EXPERT_DOWN_W;
-    LS_TRY(expert_products(pass, block, moe, down, INPUT_GRAD, dout, NULL, m->moe_dact));
-    LS_TRY(expert_products(pass, block, moe, down, WEIGHT_GRAD, dout, a->act,
+    LS_TRY(expert_products(pass, block, moe, down, LS_EXPERT_INPUT_GRAD, dout, NULL, m->moe_dact));
+    LS_TRY(expert_products(pass, block, moe, down, LS_EXPERT_WEIGHT_GRAD, dout, a->act,
                            ls_gradient(pass, block, down)));
     LS_TRY(ls_activation_backward(pass, ls_moe_received(pass, moe), a, m->moe_dact, &dup));
-    LS_TRY(expert_products(pass, block, moe, up, INPUT_GRAD, dup, NULL, m->moe_rows));
-    LS_TRY(expert_products(pass, block, moe, up, WEIGHT_GRAD, dup, moe->in,
+    LS_TRY(expert_products(pass, block, moe, up, LS_EXPERT_INPUT_GRAD, dup, NULL, m->moe_rows));
+    LS_TRY(expert_products(pass, block, moe, up, LS_EXPERT_WEIGHT_GRAD, dup, moe->in,
                            ls_gradient(pass, block, up)));
     void *din = m->moe_rows;
     if (m->experts) {

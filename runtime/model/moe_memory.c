@@ -59,8 +59,10 @@ ls_status ls_moe_lay_out(ls_model *m, ls_moe_acts *moe) {
     LS_TRY(ls_take(m, most.slots, LS_I32, &moe->slot_rows));
     LS_TRY(ls_take_received(m, 1, LS_I32, &moe->order));
     LS_TRY(ls_take(m, most.arrived, LS_I32, &moe->back));
-    const int64_t here = m->moe_placed ? s->experts : 0, kept = m->moe_fixed ? 0 : s->experts;
+    const int64_t here = m->moe_placed ? s->experts : 0;
+    const int64_t kept = m->moe_fixed || m->moe_grouped ? 0 : s->experts;
     LS_TRY(ls_take(m, here, m->dev->acc, &moe->wanted_here));
+    LS_TRY(ls_take(m, m->moe_grouped ? s->experts + 1 : 0, LS_I32, &moe->bounds));
     LS_TRY(ls_take_host(m, m->expert_ranks * kept, LS_I64, &moe->kept));
     LS_TRY(ls_take_host(m, s->experts - here, LS_I64, &moe->wanted));
     LS_TRY(ls_take_received(m, s->channels, m->dtype, &moe->in));
@@ -77,8 +79,8 @@ static ls_status lay_out_placing(ls_model *m, const ls_moe_limits *most) {
         for (size_t i = 0; i < sizeof elems / sizeof *elems; i++) {
             LS_TRY(ls_take(m, elems[i], LS_I32, &m->moe_places[i]));
         }
-        return ls_take_host(m, m->moe_fixed ? 0 : m->expert_ranks * experts, LS_I32,
-                            &m->moe_host.kept);
+        return ls_take_host(m, m->moe_fixed || m->moe_grouped ? 0 : m->expert_ranks * experts,
+                            LS_I32, &m->moe_host.kept);
     }
     LS_TRY(ls_take_host(m, experts, LS_I64, &m->moe_counts));
     LS_TRY(ls_take_host(m, most->own_counts, LS_I64, &m->moe_own));

@@ -1,9 +1,8 @@
 /* A mixture's rows, placed by the device. Where they have no fixed room, the host learns how many
- * each expert has, since products and messages have these sizes, while the device gathers them. The
- * host's way, whose results these are, is in moe.c. */
+ * each expert has, since products and messages have these sizes, while the device gathers them;
+ * except where one product serves all experts (moe_grouped). The host's way, whose results these
+ * are, is in moe.c. */
 #include "runtime/model/model_internal.h"
-
-#include "runtime/device/device_async.h"
 
 static ls_status gather(ls_comm *comm, const int32_t *own, int64_t elems, int32_t *all) {
     return ls_comm_all_gather_by_start(comm, own, all, elems * (int64_t)sizeof *own);
@@ -84,13 +83,14 @@ ls_status ls_moe_place(const ls_pass *pass, const ls_moe_acts *moe) {
                    .kept = m->moe_places[4],
                    .slots = moe->slots,
                    .slot_rows = moe->slot_rows,
-                   .wanted = moe->wanted_here};
+                   .wanted = moe->wanted_here,
+                   .bounds = m->moe_grouped ? moe->bounds : NULL};
     LS_TRY(async->place_count(m->dev, &op));
     LS_TRY(gather_counts(m, &op));
     LS_TRY(async->place_keep(m->dev, &op));
     LS_TRY(async->place_rows(m->dev, &op));
     LS_TRY(gather_kept(m, &op, &kept));
-    if (!m->moe_fixed) {
+    if (!m->moe_fixed && !m->moe_grouped) {
         LS_TRY(async->peek(m->dev, kept, kept_bytes(m)));
     }
     return m->experts ? order_rows(pass, moe, &op, kept) : LS_OK;
@@ -103,6 +103,32 @@ ls_status ls_moe_learn_kept(const ls_pass *pass, const ls_moe_acts *moe) {
         moe->kept[i] = m->moe_host.kept[i];
     }
     return LS_OK;
+}
+
+bool ls_moe_groups(const ls_model *m) {
+    /* So few rows leave most of a GPU idle in a product of their own. */
+    const int64_t rows_few = 512;
+    const int64_t choices = m->options.batch * m->options.seq * m->sizes.each;
+    return m->sizes.experts > 0 && m->expert_ranks == 1 &&
+           (m->options.experts_by == LS_EXPERTS_GROUPED ||
+            (m->options.experts_by == LS_EXPERTS_AUTO && choices <= rows_few * m->sizes.experts));
+}
+
+ls_status ls_moe_grouped(const ls_pass *pass, int block, const ls_moe_acts *moe, ls_row weight,
+                         ls_expert_product what, const void *a, const void *b, void *c) {
+    const ls_model *m = pass->model;
+    const int64_t *dims = ls_model_row(m, block, weight)->local_dims;
+    return m->dev->async->expert_products(
+        m->dev, &(ls_expert_products){.what = what,
+                                      .dtype = m->dtype,
+                                      .experts = m->sizes.experts,
+                                      .rows = ls_moe_received(pass, moe),
+                                      .out = dims[1],
+                                      .in = dims[2],
+                                      .bounds = moe->bounds,
+                                      .a = a,
+                                      .b = b ? b : ls_matrix(m, block, weight, 0),
+                                      .c = c});
 }
 
 ls_status ls_moe_balance(const ls_pass *pass, const ls_moe_acts *moe, double scale) {

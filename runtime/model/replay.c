@@ -3,8 +3,6 @@
  * the library choose its algorithms; the second time it is recorded. */
 #include "runtime/model/model_internal.h"
 
-#include "runtime/device/device_async.h"
-
 #include <stdlib.h>
 #include <string.h>
 
@@ -27,7 +25,8 @@ struct ls_replay {
 static bool can_replay(const ls_pass *pass) {
     const ls_model *m = pass->model;
     return m->options.graphs && m->dev->async && m->options.training && !pass->cached &&
-           !m->tensor && !m->context && (m->sizes.experts == 0 || (m->moe_fixed && !m->experts));
+           !m->tensor && !m->context &&
+           (m->sizes.experts == 0 || ((m->moe_fixed || m->moe_grouped) && !m->experts));
 }
 
 static ls_status run(ls_pass *pass, int layer) {

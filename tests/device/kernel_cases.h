@@ -127,5 +127,7 @@ int kt_check_all_gradients(void);
 
 /* kernel_math.c: ls_vec_exp and ls_vec_sigmoid against double. Returns the number of failures. */
 int kt_check_vec_math(void);
+/* kernel_experts.c: the number of failures. */
+int kt_check_experts(const char *device);
 
 #endif

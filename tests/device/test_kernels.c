@@ -393,6 +393,7 @@ enum { CHOICES = ROWS * EACH };
 typedef struct packing {
     int32_t chosen[2][CHOICES], counts[2][EXPERTS], places[3 * EXPERTS], kept[2][EXPERTS];
     float wanted[EXPERTS];
+    int32_t bounds[2][EXPERTS + 1];
     int32_t slots[2][CHOICES], slot_rows[2][CHOICES], order[2 * CHOICES], back[2 * CHOICES];
 } packing;
 
@@ -404,6 +405,8 @@ static void expect_packing(packing *p) {
             before += p->kept[rank][e - 1];
             next[e] = before;
         }
+        memcpy(p->bounds[rank], next, sizeof next);
+        p->bounds[rank][EXPERTS] = CHOICES;
         for (int j = 0; j < CHOICES; j++) {
             p->slots[rank][j] = next[p->chosen[rank][j]]++;
             p->slot_rows[rank][p->slots[rank][j]] = j / EACH;
@@ -440,7 +443,8 @@ static void pack_all(ls_device *dev, packing *p) {
                               .places = p->places,
                               .slots = p->slots[rank],
                               .slot_rows = p->slot_rows[rank],
-                              .wanted = p->wanted};
+                              .wanted = p->wanted,
+                              .bounds = p->bounds[rank]};
         CHECK_OK(dev->async->place_count(dev, &op[rank]));
     }
     for (int rank = 0; rank < 2; rank++) {
@@ -484,6 +488,7 @@ static void test_packing(const char *device) {
         CHECK(memcmp(found.slot_rows, expected.slot_rows, sizeof found.slot_rows) == 0);
         CHECK(memcmp(found.order, expected.order, sizeof found.order) == 0);
         CHECK(memcmp(found.back, expected.back, sizeof found.back) == 0);
+        CHECK(memcmp(found.bounds, expected.bounds, sizeof found.bounds) == 0);
         dev->ops->free(dev, memory);
     }
     dev->ops->close(dev);
@@ -519,5 +524,6 @@ int main(int argc, char **argv) {
     test_verdicts(device);
     test_placing(device);
     test_packing(device);
+    CHECK_INT(kt_check_experts(device), 0);
     return test_end();
 }

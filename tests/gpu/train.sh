@@ -95,14 +95,15 @@ fi
 gives 1 "$program" train $small run.name=wild $gpu optim.name=sgd optim.lr=1000 optim.clip_norm=0 run.steps=20 faults.max_skipped=0
 says "had a loss or gradient that is not finite"
 
-# The host waits for the GPU at the end of a step, for the losses and for the verdict, and never inside it; but without a capacity,
-# for the sizes of the experts' products, once for each of the 2 layers of 4 micro-batches.
+# The host waits for the GPU at the end of a step, for the losses and for the verdict, and never inside it; but without a capacity
+# and with a product for each expert, for the sizes of these, once for each of the 2 layers of 4 micro-batches.
 if [ "$device" = emulated ]; then
     dropless="model.family=llama3 model.experts=3 model.balance_loss=0.1"
     mixture="$dropless model.expert_capacity=1.5"
-    for setting in optim.name=adamw "optim.name=muon $mixture" "optim.name=adafactor $mixture run.graphs=true" "optim.name=sgd $dropless"; do
+    for setting in optim.name=adamw "optim.name=muon $mixture" "optim.name=adafactor $mixture run.graphs=true" "optim.name=sgd $dropless" \
+        "optim.name=sgd $dropless run.graphs=true" "optim.name=sgd $dropless numerics.experts=apart"; do
         wanted=6
-        [ "$setting" != "optim.name=sgd $dropless" ] || wanted=$((6 + 3 * 4 * 2))
+        [ "$setting" = "${setting%experts=apart}" ] || wanted=$((6 + 3 * 4 * 2))
         for steps in 2 5; do
             gives 0 env LOCKSTEP_EMULATOR_WAITS="$work/waits$steps" "$program" train $small run.name=waits$steps $gpu \
                 run.steps=$steps checkpoint.every=0 checkpoint.at_end=false eval.every=0 $setting
@@ -113,6 +114,14 @@ if [ "$device" = emulated ]; then
         rm -r "$work/runs/waits2" "$work/runs/waits5"
     done
 fi
+
+# A mixture that drops nothing: with a launch for all experts and with a product for each, as on the CPU.
+mixture="model.family=llama3 model.experts=3 model.balance_loss=0.1"
+gives 0 "$LOCKSTEP" train $small run.name=mixture-cpu run.device=cpu $mixture
+for by in grouped apart; do
+    gives 0 "$program" train $small run.name=mixture-$by $gpu $mixture numerics.experts=$by run.graphs=true
+    near mixture-$by mixture-cpu
+done
 
 # Products in 8 bits, where the device has them.
 gives 2 "$LOCKSTEP" train $small run.name=no run.device=cpu numerics.compute=fp8

@@ -76,6 +76,23 @@ static ls_status place_order(ls_device *dev, const ls_place_order *op) {
     return ls_cuda_launched("ordering the rows of experts");
 }
 
+static ls_status expert_products(ls_device *dev, const ls_expert_products *op) {
+    const int64_t most = INT32_MAX;
+    LS_TRY(ls_check_size("expert_products", "rows", op->rows, 0));
+    if (op->rows > most || op->in > most || op->out > most || op->experts > 65535) {
+        return LS_FAIL(LS_E_UNSUPPORTED,
+                       "products of %lld experts with %lld rows, %lld x %lld weights; a GPU serves "
+                       "up to 65535 and %lld",
+                       (long long)op->experts, (long long)op->rows, (long long)op->out,
+                       (long long)op->in, (long long)most);
+    }
+    if (op->rows == 0 || op->experts == 0 || op->in == 0 || op->out == 0) {
+        return LS_OK;
+    }
+    ls_cuda_launch_expert_products(ls_cuda_stream(dev), op);
+    return ls_cuda_launched("products of experts");
+}
+
 static ls_status segment_scales(ls_device *dev, int64_t count, const int64_t *ends, const double *x,
                                 int32_t *scales) {
     LS_TRY(ls_check_size("segment_scales", "count", count, 0));
@@ -184,6 +201,7 @@ const ls_device_async_ops ls_cuda_async_ops = {
     .place_keep = place_keep,
     .place_rows = place_rows,
     .place_order = place_order,
+    .expert_products = expert_products,
     .pin = ls_cuda_pin,
     .unpin = ls_cuda_unpin,
     .fetch = ls_cuda_fetch,

@@ -106,6 +106,12 @@ __global__ void __launch_bounds__(THREADS) place_rows_kernel(ls_place o) {
         }
     }
     const int32_t filled = o.kept[o.tensor * E + e];
+    if (o.bounds && threadIdx.x == 0) {
+        o.bounds[e] = (int32_t)first;
+        if (e == E - 1) {
+            o.bounds[E] = (int32_t)first + filled;
+        }
+    }
     for (int64_t i = filled + (int64_t)threadIdx.x; i < o.room; i += THREADS) {
         o.slot_rows[first + i] = -1;
     }

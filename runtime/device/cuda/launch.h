@@ -109,6 +109,9 @@ void ls_cuda_launch_place_keep(cudaStream_t stream, const ls_place *op);
 void ls_cuda_launch_place_rows(cudaStream_t stream, const ls_place *op);
 void ls_cuda_launch_place_order(cudaStream_t stream, const ls_place_order *op);
 
+/* k_experts.cu */
+void ls_cuda_launch_expert_products(cudaStream_t stream, const ls_expert_products *op);
+
 /* k_loss.cu */
 void ls_cuda_launch_cross_entropy(cudaStream_t stream, const ls_cross_entropy *op);
 void ls_cuda_launch_cross_entropy_share(cudaStream_t stream, const ls_cross_entropy *op);
