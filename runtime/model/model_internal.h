@@ -394,7 +394,7 @@ ls_status ls_moe_lay_out_flight(ls_model *m);
  * waits, but with moe_grouped. */
 ls_status ls_moe_place(const ls_pass *pass, const ls_moe_acts *moe);
 ls_status ls_moe_learn_kept(const ls_pass *pass, const ls_moe_acts *moe);
-/* With moe_grouped: as products_apart in moe.c. */
+/* With moe_grouped: as expert_products in moe.c. */
 ls_status ls_moe_grouped(const ls_pass *pass, int block, const ls_moe_acts *moe, ls_row weight,
                          ls_expert_product what, const void *a, const void *b, void *c);
 ls_status ls_moe_balance(const ls_pass *pass, const ls_moe_acts *moe, double scale);

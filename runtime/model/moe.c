@@ -9,14 +9,11 @@
  * whole sequences in order of their rows, so that what is dropped does not depend on the number of
  * ranks. The host places the rows, or a device that goes on by itself does (moe_place.c). Products
  * and messages have the sizes of what was chosen, for which the host then waits once a layer, while
- * the device gathers the rows; except where
- * - there is a capacity: there each expert has room for as many rows as it takes at most, those
- * that are left being zeros, and nothing depends on a count;
- * - a rank has all experts, and one launch serves them all (moe_grouped): it reads on the device
- *   where each expert's rows begin. How many rows all have together is known: nothing is dropped.
- * Without a capacity several expert ranks cannot do without: NCCL wants the sizes of its messages
- * from the host, and the largest they can be, all rows to each rank, are as many times what is
- * sent as there are ranks.
+ * the device gathers the rows. With a capacity nothing depends on a count: each expert has room for
+ * as many rows as it takes at most, those that are left being zeros. Where a rank has all experts
+ * nothing need either (moe_grouped): one launch for all of them reads on the device where each
+ * one's rows begin. Several ranks must wait: NCCL wants the sizes of messages from the host, and
+ * the largest that they can be are as many times what is sent as there are ranks.
  *
  * The balance loss adds loss_scale * rows * balance_loss * E * sum_e f_e P_e to the objective of a
  * micro-batch (of all context ranks), where f_e is the share of the choices that want expert e and
@@ -372,15 +369,18 @@ static ls_status from_experts(const ls_pass *pass, const ls_moe_acts *moe, const
 }
 
 /* A product for each expert with its rows: y = x W^T (forward), dx = dy W, or dW += dy^T x. */
-static ls_status products_apart(const ls_pass *pass, int block, const ls_moe_acts *moe,
-                                ls_row weight, ls_expert_product kind, const void *a, const void *b,
-                                void *c) {
+static ls_status expert_products(const ls_pass *pass, int block, const ls_moe_acts *moe,
+                                 ls_row weight, ls_expert_product kind, const void *a,
+                                 const void *b, void *c) {
     const ls_model *m = pass->model;
     const int64_t *dims = ls_model_row(m, block, weight)->local_dims, out = dims[1], in = dims[2];
     const int64_t first = ls_moe_expert_first(m, m->expert_rank);
     const int64_t end = ls_moe_expert_first(m, m->expert_rank + 1);
     int64_t at = 0;
-    for (int64_t e = first; e < end; e++) {
+    if (m->moe_grouped) {
+        LS_TRY(ls_moe_grouped(pass, block, moe, weight, kind, a, b, c));
+    }
+    for (int64_t e = first; e < end && !m->moe_grouped; e++) {
         const int64_t rows = rows_of_expert(pass, moe, e);
         const void *w =
             ls_elems_at(ls_matrix(m, block, weight, 0), (e - first) * out * in, m->dtype);
@@ -408,14 +408,6 @@ static ls_status products_apart(const ls_pass *pass, int block, const ls_moe_act
         }
         at += rows;
     }
-    return LS_OK;
-}
-
-static ls_status expert_products(const ls_pass *pass, int block, const ls_moe_acts *moe,
-                                 ls_row weight, ls_expert_product kind, const void *a,
-                                 const void *b, void *c) {
-    LS_TRY((pass->model->moe_grouped ? ls_moe_grouped : products_apart)(pass, block, moe, weight,
-                                                                        kind, a, b, c));
     return pass->backward ? ls_pass_tick(pass) : LS_OK;
 }
 
