@@ -153,6 +153,10 @@ static void half_node(const ls_half_ops *half, ls_reduce op, int ranks, const vo
         half->widen((const uint16_t *)from[0] + at, n, out);
         return;
     }
+    if (ranks == 2 && op == LS_SUM) {
+        half->sum((const uint16_t *)from[0] + at, (const uint16_t *)from[1] + at, n, out);
+        return;
+    }
     float right[LS_FOLD_ELEMS];
     const void *const children[] = {out, right};
     void *const node[] = {out};

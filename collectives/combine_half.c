@@ -4,13 +4,20 @@
 
 #if defined(__x86_64__)
 #include <immintrin.h>
-#define AVX2 __attribute__((target("avx2,f16c")))
+#define AVX2   __attribute__((target("avx2,f16c")))
+#define AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl")))
 #endif
 
 #define DEFINE_LOOPS(name, attribute, TO_F32, FROM_F32)                                            \
     attribute static void widen_##name(const uint16_t *from, int64_t count, float *to) {           \
         for (int64_t i = 0; i < count; i++) {                                                      \
             to[i] = TO_F32(from[i]);                                                               \
+        }                                                                                          \
+    }                                                                                              \
+    attribute static void sum_##name(const uint16_t *a, const uint16_t *b, int64_t count,          \
+                                     float *to) {                                                  \
+        for (int64_t i = 0; i < count; i++) {                                                      \
+            to[i] = TO_F32(a[i]) + TO_F32(b[i]);                                                   \
         }                                                                                          \
     }                                                                                              \
     attribute static void narrow_##name(const float *from, int64_t count, uint16_t *to) {          \
@@ -23,11 +30,46 @@ DEFINE_LOOPS(bf16, , ls_bf16_to_f32, ls_bf16_from_f32)
 DEFINE_LOOPS(f16, , ls_f16_to_f32, ls_f16_from_f32)
 
 #if defined(__x86_64__)
-AVX2 static void widen_bf16_avx2(const uint16_t *from, int64_t count, float *to) {
-    for (int64_t i = 0; i < count; i++) {
-        to[i] = ls_bf16_to_f32(from[i]);
+/* Sixteen (AVX-512) or eight numbers at a time, and the rest one by one. */
+#define DEFINE_WIDE(name, isa, attribute, LANES, TO_F32, STORE, ADD)                               \
+    attribute static void widen_##name##_##isa(const uint16_t *from, int64_t count, float *to) {   \
+        int64_t i = 0;                                                                             \
+        for (; i + LANES <= count; i += LANES) {                                                   \
+            STORE(to + i, TO_F32(from + i));                                                       \
+        }                                                                                          \
+        widen_##name(from + i, count - i, to + i);                                                 \
+    }                                                                                              \
+    attribute static void sum_##name##_##isa(const uint16_t *a, const uint16_t *b, int64_t count,  \
+                                             float *to) {                                          \
+        int64_t i = 0;                                                                             \
+        for (; i + LANES <= count; i += LANES) {                                                   \
+            STORE(to + i, ADD(TO_F32(a + i), TO_F32(b + i)));                                      \
+        }                                                                                          \
+        sum_##name(a + i, b + i, count - i, to + i);                                               \
     }
+
+AVX2 static inline __m256 f32_of_bf16_avx2(const uint16_t *from) {
+    const __m256i bits = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)from));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(bits, 16));
 }
+
+AVX2 static inline __m256 f32_of_f16_avx2(const uint16_t *from) {
+    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)from));
+}
+
+AVX512 static inline __m512 f32_of_bf16_avx512(const uint16_t *from) {
+    const __m512i bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)from));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
+}
+
+AVX512 static inline __m512 f32_of_f16_avx512(const uint16_t *from) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)from));
+}
+
+DEFINE_WIDE(bf16, avx2, AVX2, 8, f32_of_bf16_avx2, _mm256_storeu_ps, _mm256_add_ps)
+DEFINE_WIDE(f16, avx2, AVX2, 8, f32_of_f16_avx2, _mm256_storeu_ps, _mm256_add_ps)
+DEFINE_WIDE(bf16, avx512, AVX512, 16, f32_of_bf16_avx512, _mm512_storeu_ps, _mm512_add_ps)
+DEFINE_WIDE(f16, avx512, AVX512, 16, f32_of_f16_avx512, _mm512_storeu_ps, _mm512_add_ps)
 
 /* Bits of 8 numbers, rounded into the lower halves. */
 AVX2 static __m256i round_bf16(__m256 x) {
@@ -51,12 +93,22 @@ AVX2 static void narrow_bf16_avx2(const float *from, int64_t count, uint16_t *to
     narrow_bf16(from + i, count - i, to + i);
 }
 
-AVX2 static void widen_f16_avx2(const uint16_t *from, int64_t count, float *to) {
+AVX512 static void narrow_bf16_avx512(const float *from, int64_t count, uint16_t *to) {
+    const __m512i half = _mm512_set1_epi32(0x7fff), one = _mm512_set1_epi32(1);
     int64_t i = 0;
-    for (; i + 8 <= count; i += 8) {
-        _mm256_storeu_ps(to + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(from + i))));
+    for (; i + 16 <= count; i += 16) {
+        const __m512 x = _mm512_loadu_ps(from + i);
+        if (_mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q) == 0) {
+            const __m512i bits = _mm512_castps_si512(x);
+            const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), one);
+            const __m512i up = _mm512_add_epi32(bits, _mm512_add_epi32(odd, half));
+            _mm256_storeu_si256((__m256i *)(to + i),
+                                _mm512_cvtepi32_epi16(_mm512_srli_epi32(up, 16)));
+        } else {
+            narrow_bf16(from + i, 16, to + i);
+        }
     }
-    widen_f16(from + i, count - i, to + i);
+    narrow_bf16(from + i, count - i, to + i);
 }
 
 AVX2 static void narrow_f16_avx2(const float *from, int64_t count, uint16_t *to) {
@@ -74,13 +126,16 @@ AVX2 static void narrow_f16_avx2(const float *from, int64_t count, uint16_t *to)
 #endif
 
 const ls_half_ops *ls_half_ops_of(ls_dtype dtype) {
-    static const ls_half_ops plain[] = {{widen_bf16, narrow_bf16}, {widen_f16, narrow_f16}};
+    static const ls_half_ops plain[] = {{widen_bf16, sum_bf16, narrow_bf16},
+                                        {widen_f16, sum_f16, narrow_f16}};
 #if defined(__x86_64__)
-    static const ls_half_ops avx2[] = {{widen_bf16_avx2, narrow_bf16_avx2},
-                                       {widen_f16_avx2, narrow_f16_avx2}};
+    static const ls_half_ops avx2[] = {{widen_bf16_avx2, sum_bf16_avx2, narrow_bf16_avx2},
+                                       {widen_f16_avx2, sum_f16_avx2, narrow_f16_avx2}};
+    static const ls_half_ops avx512[] = {{widen_bf16_avx512, sum_bf16_avx512, narrow_bf16_avx512},
+                                         {widen_f16_avx512, sum_f16_avx512, narrow_f16_avx2}};
     ls_isa isa;
     if (ls_cpu_isa(&isa) == LS_OK && isa >= LS_ISA_AVX2) {
-        return &avx2[dtype == LS_F16];
+        return &(isa >= LS_ISA_AVX512 ? avx512 : avx2)[dtype == LS_F16];
     }
 #endif
     return &plain[dtype == LS_F16];

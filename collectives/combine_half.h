@@ -7,6 +7,7 @@
 /* The functions of a type on this machine; the same bits on every one. */
 typedef struct ls_half_ops {
     void (*widen)(const uint16_t *from, int64_t count, float *to);
+    void (*sum)(const uint16_t *a, const uint16_t *b, int64_t count, float *to); /* in fp32 */
     void (*narrow)(const float *from, int64_t count, uint16_t *to); /* to nearest even */
 } ls_half_ops;
 
