@@ -22,9 +22,10 @@ static const ls_option options[] = {
     [OPT_UNTIL] = {"until", 'u', "STEP", NULL,
                    "save, stop and exit with 75 after this step, as if asked to by a signal"},
     [OPT_QUIET] = {"quiet", 'q', NULL, NULL, "no progress on stderr, warnings and errors only"},
-    [OPT_DRY] = {"dry-run", 'n', NULL, NULL,
-                 "print the mesh, what each rank would hold and send, and the pipeline's idle "
-                 "time; train nothing"},
+    [OPT_DRY] =
+        {"dry-run", 'n', NULL, NULL,
+         "print the mesh, what each rank would hold and send, the pipeline's idle time and, "
+         "with cost.cluster, how long a step would take; train nothing"},
     [OPT_RANKS] = {"ranks", 0, "N", NULL, "plan a dry run for N ranks; default: those that run"},
     [OPT_FIT] = {"fit", 0, NULL, NULL,
                  "print the best layout for --ranks N or fewer, as settings; train nothing"},

@@ -1,6 +1,7 @@
 /* `lockstep train --dry-run`: what each rank would hold, send and wait for, without training. Ranks
  * are planned one after the other by this process, so that any number of them can be asked for. */
 #include "launch/train.h"
+#include "launch/train_predict.h"
 #include "runtime/base/arena.h"
 #include "runtime/base/text.h"
 
@@ -206,6 +207,20 @@ static ls_status print_bubble(const ls_layout *l) {
     return LS_OK;
 }
 
+/* Where there is a cluster profile. */
+static ls_status print_prediction(const ls_train *train, const int size[LS_AXIS_COUNT]) {
+    ls_train_prediction found;
+    char step[32], exposed[32];
+    if (!train->config.cost.cluster[0]) {
+        return LS_OK;
+    }
+    LS_TRY(ls_train_predict_layout(&train->config, train->session.dev, size, &found));
+    printf("predicted  %s a step by '%s', %s of it in communication that nothing hides\n",
+           ls_text_duration(step, sizeof step, found.step_s), train->config.cost.cluster,
+           ls_text_duration(exposed, sizeof exposed, found.exposed_s));
+    return LS_OK;
+}
+
 ls_status ls_train_dry_run(ls_train *train, int ranks) {
     int size[LS_AXIS_COUNT];
     uint64_t *hosts;
@@ -223,6 +238,9 @@ ls_status ls_train_dry_run(ls_train *train, int ranks) {
         print_process(train, &more);
         print_wire(most);
         status = print_bubble(&train->layout);
+    }
+    if (status == LS_OK) {
+        status = print_prediction(train, mesh.size);
     }
     return status;
 }

@@ -51,10 +51,12 @@ static ls_status works(ls_train *train, const int size[LS_AXIS_COUNT]) {
 
 /* Without a cluster profile the layout of most ranks counts as the fastest. */
 static ls_status seconds_of(const ls_train *train, const int size[LS_AXIS_COUNT], double *seconds) {
-    *seconds = 1.0 / product(size);
-    return train->config.cost.cluster[0]
-               ? ls_train_predict_layout(&train->config, train->session.dev, size, seconds)
-               : LS_OK;
+    ls_train_prediction found = {.step_s = 1.0 / product(size)};
+    if (train->config.cost.cluster[0]) {
+        LS_TRY(ls_train_predict_layout(&train->config, train->session.dev, size, &found));
+    }
+    *seconds = found.step_s;
+    return LS_OK;
 }
 
 static ls_status try(search *s, const int size[LS_AXIS_COUNT]) {

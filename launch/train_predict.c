@@ -88,12 +88,20 @@ static ls_status cost_of(const ls_config *config, ls_device *dev, const int size
     return LS_OK;
 }
 
+static double exposed_s(const ls_plan_cost *cost) {
+    double sum = 0;
+    for (int t = 0; t < LS_TERM_COUNT; t++) {
+        sum += ls_term_communicates((ls_term)t) ? cost->seconds[t] : 0.0;
+    }
+    return sum;
+}
+
 ls_status ls_train_predict_layout(const ls_config *config, ls_device *dev,
-                                  const int size[LS_AXIS_COUNT], double *seconds) {
+                                  const int size[LS_AXIS_COUNT], ls_train_prediction *found) {
     ls_plan_cost cost;
     ls_plan_rates rates;
     LS_TRY(cost_of(config, dev, size, &rates, &cost));
-    *seconds = cost.step_s;
+    *found = (ls_train_prediction){.step_s = cost.step_s, .exposed_s = exposed_s(&cost)};
     return LS_OK;
 }
 
@@ -109,8 +117,8 @@ static ls_status predict(ls_train *train) {
     }
     for (int t = 0; t < LS_TERM_COUNT; t++) {
         prediction.predicted_s[phases[t]] += cost.seconds[t];
-        prediction.exposed_s += ls_term_communicates((ls_term)t) ? cost.seconds[t] : 0.0;
     }
+    prediction.exposed_s = exposed_s(&cost);
     prediction.known = true;
     return LS_OK;
 }

@@ -15,8 +15,14 @@ void ls_train_predict_compare(const ls_step_record *record);
 /* What it found, by phase, for the ledger: null before. Caller owns. */
 json_t *ls_train_predict_json(void);
 
-/* Seconds of a step of the configuration on cost.cluster in a mesh of these sizes. */
+/* Of a step, in seconds. */
+typedef struct ls_train_prediction {
+    double step_s;
+    double exposed_s; /* of it in communication that computation does not hide */
+} ls_train_prediction;
+
+/* A step of the configuration on cost.cluster in a mesh of these sizes. */
 ls_status ls_train_predict_layout(const ls_config *config, ls_device *dev,
-                                  const int size[LS_AXIS_COUNT], double *seconds);
+                                  const int size[LS_AXIS_COUNT], ls_train_prediction *found);
 
 #endif

@@ -2,6 +2,10 @@
 """exposed.py NAME RUN...: the communication that a step exposes, predicted and measured, out of the ledgers of runs of one
 layout and their traces of several steps: medians of the runs, and between what their ratios lie.
 
+A run counts where the prediction that it made itself, from the links as they were before it, and that of its
+plan_after.txt (train --dry-run, from the links after it) differ by at most STEADY times (1.15); its prediction
+is their mean. What the run took has no say in that. Where none counts, all do, with a warning.
+
 Exposed is the time that a rank's main thread is in calls on operations, for computation hides what happens
 meanwhile. Where it waits, time counts while the rank that comes last to wait for the same operation, or to have
 its part of it, is in calls on it too (launch/bench_links.c measures the same): else the rank waits for slower
@@ -10,6 +14,7 @@ median of the steps.
 """
 import json
 import os
+import re
 import statistics
 import sys
 from bisect import bisect
@@ -112,15 +117,31 @@ def details(found, plans):
               f"  waiting {waited:8.3f} ms")
 
 
+def predictions(run):
+    """The ledger's prediction, and what is exposed by the links as they were before and after, in ms."""
+    plan = json.load(open(f"{run}/ledger.json"))["prediction"]
+    after = re.search(r", ([0-9.]+) (us|ms|s) of it in communication", open(f"{run}/plan_after.txt").read())
+    unit = {"us": 1e-3, "ms": 1.0, "s": 1e3}[after[2]]
+    return plan, 1e3 * plan["predicted_exposed_communication_seconds"], float(after[1]) * unit
+
+
 def main(name, runs):
-    found = [groups(f"{run}/trace.json") for run in runs]
-    plans = [json.load(open(f"{run}/ledger.json"))["prediction"] for run in runs]
+    told = [predictions(run) for run in runs]
+    limit = float(os.environ.get("STEADY", "1.15"))
+    steady = [i for i, (_, before, after) in enumerate(told) if max(before, after) <= limit * min(before, after)]
+    taken = steady or range(len(runs))
+    found = [groups(f"{runs[i]}/trace.json") for i in taken]
+    plans = [told[i][0] for i in taken]
+    predicted = [(told[i][1] + told[i][2]) / 2 for i in taken]
     exposed, waiting = ([sum(row[i] for row in rows.values()) for rows in found] for i in (1, 2))
-    predicted = [1e3 * plan["predicted_exposed_communication_seconds"] for plan in plans]
     ratios = [e / p for e, p in zip(exposed, predicted)]
     shown, planned, waited = (statistics.median(each) for each in (exposed, predicted, waiting))
-    print(f"{name:46} {planned:12.2f} {shown:12.2f} {shown / planned:8.2f}  {min(ratios):5.2f}..{max(ratios):5.2f} {waited:12.2f}")
+    print(f"{name:46} {planned:12.2f} {shown:12.2f} {shown / planned:8.2f}  {min(ratios):5.2f}..{max(ratios):5.2f} {waited:12.2f}"
+          f" {len(steady):3}/{len(runs)}" + ("" if steady else "  (the links changed in all of them)"))
     if os.environ.get("DETAILS"):
+        for (_, before, after), run in zip(told, runs):
+            rows = groups(f"{run}/trace.json")
+            print(f"    {os.path.basename(run)}: {before:.2f} before, {after:.2f} after, measured {sum(r[1] for r in rows.values()):.2f}")
         details(found, plans)
 
 

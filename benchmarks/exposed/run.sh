@@ -2,9 +2,10 @@
 # run.sh [FOLDER [LAYOUT ...]]: the communication that a step of training exposes on this machine, predicted by its profile
 # (collectives/wire_cost.h, runtime/plan/operations.c) and measured, for layouts of 2 ranks. exposed.py defines what counts.
 #
-# The speed of a virtual machine's memory drifts by more than a plan errs: so the layouts are gone through ROUNDS times (3;
-# LIMIT_S: fewer where another would end more than so many seconds after the start), the links are measured again before each
-# run (AGAIN=0: only once), and medians of the rounds are compared.
+# The links of a virtual machine change by 2 or 3 times from one second to another, as its processors are moved: so they are
+# measured before and after each run, and a round counts only where both give nearly the same prediction (exposed.py, STEADY).
+# The layouts are gone through ROUNDS times (3; LIMIT_S: fewer where another would end more than so many seconds after the
+# start), and medians of the rounds that count are compared.
 #
 # FOLDER (default: a new one, removed at the end) keeps the profile local.yaml, which is measured when it is missing, and each
 # run's trace and ledger. LAYOUT: settings of one layout, such as "parallel.zero=3"; default: 8 of them. STEPS: so many of a
@@ -41,22 +42,26 @@ model="model.family=llama3 model.layers=6 model.channels=512 model.heads=8 model
        model.context=256 model.vocab=8192 data.dir=$work/data batch.sequences=8 batch.micro=1 run.steps=$((steps + 3))
        checkpoint.at_end=false checkpoint.async=false eval.every=1000 run.threads=1 run.dir=$work/runs
        metrics.trace_steps=2..$((steps + 2)) cost.cluster=$work/local.yaml"
-rm -rf "$work/runs"
+rm -rf "$work/runs" # of an earlier call
 round=1
 while [ "$round" -le "$rounds" ]; do
     n=0
+    links
     for layout; do
         n=$((n + 1))
-        [ "${AGAIN:-1}" = 0 ] || links
+        run=$work/runs/$n-$round
         # shellcheck disable=SC2086 # words
         ranks "$lockstep" train $model run.name="$n-$round" $layout >"$work/train.log" 2>&1 ||
             { cat "$work/train.log" >&2; exit 1; }
+        links
+        # shellcheck disable=SC2086
+        "$lockstep" train --dry-run --ranks 2 $model $layout >"$run/plan_after.txt"
     done
     took=$(($(date +%s) - began))
     [ $((took + took / round)) -le "${LIMIT_S:-$((took * 2))}" ] || break
     round=$((round + 1))
 done
-printf '%-46s %12s %12s %8s %13s %12s\n' layout 'predicted ms' 'measured ms' ratio 'of the rounds' 'waiting ms'
+printf '%-46s %12s %12s %8s %13s %12s %7s\n' layout 'predicted ms' 'measured ms' ratio 'of the rounds' 'waiting ms' rounds
 n=0
 for layout; do
     n=$((n + 1))
