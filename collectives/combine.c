@@ -153,7 +153,7 @@ static void half_node(const ls_half_ops *half, ls_reduce op, int ranks, const vo
         half->widen((const uint16_t *)from[0] + at, n, out);
         return;
     }
-    if (ranks == 2 && op == LS_SUM) {
+    if (ranks == 2 && op != LS_MAX && op != LS_MIN) {
         half->sum((const uint16_t *)from[0] + at, (const uint16_t *)from[1] + at, n, out);
         return;
     }

@@ -13,7 +13,7 @@
  * a backward pass activations, come from memory that no cache holds all of; their results are what
  * operations carry. A gradient of such a matrix has SLICE_BYTES. Sizes of activations; of
  * gradients; and of a block's weights. */
-enum { REPEATS = 15, SIZES = 3, ROWS = 256, WIDTH = 512, WEIGHT_ELEMS = 32 << 20 };
+enum { SIZES = 3, ROWS = 256, WIDTH = 512, WEIGHT_ELEMS = 32 << 20 };
 enum {
     SLICE_BYTES = 4 * WIDTH * WIDTH,
     GRAD_BYTES = 96 << 20,
@@ -29,6 +29,10 @@ static const int64_t sizes[LS_USE_COUNT][SIZES] = {[LS_USE_ACTIVATIONS] = ACTIVA
                                                    [LS_USE_KEPT] = ACTIVATION_SIZES,
                                                    [LS_USE_STATE] = {6 << 20, 12 << 20, 24 << 20},
                                                    [LS_USE_BLOCKS] = {1 << 20, 3 << 20, 9 << 20}};
+
+/* All are gone through PASSES times, since a machine is faster in one second than in the next: so
+ * every figure is of all of them. The first of a pass has what it uses brought into caches. */
+enum { PASSES = 4, REPEATS = 5, TIMES = PASSES * (REPEATS - 1) };
 
 /* A rank's main thread is in a call for the operation from begin to end, in seconds of the host's
  * clock. */
@@ -53,6 +57,7 @@ typedef struct row {
     ls_comm_use use;
     ls_bench_call call;
     char *send, *recv;
+    double seconds[SIZES][TIMES];
 } row;
 
 static bool carries_rows(ls_comm_use use) {
@@ -242,6 +247,17 @@ static int ascending(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
+/* The mean of the half in the middle: of one that is mostly of two values, more steady than their
+ * median. Sorts them. */
+static double middle_mean(double times[TIMES]) {
+    double sum = 0;
+    qsort(times, TIMES, sizeof *times, ascending);
+    for (int i = TIMES / 4; i < TIMES - TIMES / 4; i++) {
+        sum += times[i];
+    }
+    return sum / (TIMES - 2 * (TIMES / 4));
+}
+
 /* Ranks leave a barrier one after the other; this ends at the same time on all, awake. */
 static ls_status begin_together(ls_comm *comm) {
     double begin_s = now_s();
@@ -275,12 +291,11 @@ static double exposed_s(const bench *b, int rank, int repeat) {
     return sum + common_s(wait, (call){last[CALLS - 1].begin_s, wait.end_s});
 }
 
-/* Mean of the ranks, median of the times. */
-static ls_status time_row(bench *b, row *r, int64_t bytes, double *seconds) {
+/* A pass: of each time but the first the mean of the ranks. */
+static ls_status time_row(bench *b, row *r, int64_t bytes, double times[REPEATS - 1]) {
     ls_comm *comm = b->comm;
     const ls_bench_shape s = ls_bench_shape_of(&r->call, bytes);
     call own[REPEATS][CALLS] = {{{0}}};
-    double times[REPEATS] = {0};
     for (int i = 0; i < REPEATS; i++) {
         ls_comm_request *requests[2];
         LS_TRY(begin_together(comm));
@@ -295,44 +310,55 @@ static ls_status time_row(bench *b, row *r, int64_t bytes, double *seconds) {
         LS_TRY(work_after(b, r, &s));
     }
     LS_TRY(comm->ops->all_gather(comm, own, b->calls, sizeof own));
-    for (int i = 0; i < REPEATS * comm->size; i++) {
-        times[i % REPEATS] += exposed_s(b, i / REPEATS, i % REPEATS) / comm->size;
+    for (int i = 1; i < REPEATS; i++) {
+        times[i - 1] = 0;
+        for (int rank = 0; rank < comm->size; rank++) {
+            times[i - 1] += exposed_s(b, rank, i) / comm->size;
+        }
     }
-    qsort(times, REPEATS, sizeof *times, ascending);
-    *seconds = times[REPEATS / 2];
     return LS_OK;
 }
 
 /* Gradients and parameters lie in memory that ranks share (work_before says where), activations in
  * private. */
-static ls_status measure_row(bench *b, row *r, ls_wire_link *link) {
-    double seconds[SIZES];
+static ls_status time_sizes(bench *b, row *r, int pass) {
     for (int i = 0; i < SIZES; i++) {
         r->send = b->own[0];
         r->recv = r->call.coll == LS_COLL_ALL_REDUCE ? b->own[0] : b->own[1];
-        LS_TRY(time_row(b, r, sizes[r->use][i], &seconds[i]));
+        LS_TRY(time_row(b, r, sizes[r->use][i], r->seconds[i] + (ptrdiff_t)pass * (REPEATS - 1)));
     }
-    *link = ls_bench_fit(&r->call, sizes[r->use], seconds, SIZES);
     return LS_OK;
 }
 
 static ls_status measure(bench *b, int64_t *blocks, ls_bench_links *links) {
+    static row rows[LS_USE_COUNT * LS_COLL_COUNT];
+    int count = 0;
     for (int i = 0; i < LS_USE_COUNT * LS_COLL_COUNT; i++) {
         ls_figure_id us, gb_s;
         const ls_comm_use use = (ls_comm_use)(i / LS_COLL_COUNT);
         const ls_coll coll = (ls_coll)(i % LS_COLL_COUNT);
         const bool weights = carries_rows(use) || coll == LS_COLL_ALL_GATHER;
-        row r = {.use = use,
-                 .call = {.comm = b->comm,
-                          .coll = coll,
-                          .dtype = weights ? b->dtype : LS_F32,
-                          .op = LS_SUM,
-                          .others_only = true,
-                          .counts = blocks,
-                          .offsets = blocks + b->comm->size}};
         if (ls_link_figures(use, coll, &us, &gb_s)) {
-            LS_TRY(measure_row(b, &r, &links->of[use][coll]));
+            rows[count++] = (row){.use = use,
+                                  .call = {.comm = b->comm,
+                                           .coll = coll,
+                                           .dtype = weights ? b->dtype : LS_F32,
+                                           .op = LS_SUM,
+                                           .others_only = true,
+                                           .counts = blocks,
+                                           .offsets = blocks + b->comm->size}};
         }
+    }
+    for (int i = 0; i < PASSES * count; i++) {
+        LS_TRY(time_sizes(b, &rows[i % count], i / count));
+    }
+    for (int i = 0; i < count; i++) {
+        double seconds[SIZES];
+        row *r = &rows[i];
+        for (int size = 0; size < SIZES; size++) {
+            seconds[size] = middle_mean(r->seconds[size]);
+        }
+        links->of[r->use][r->call.coll] = ls_bench_fit(&r->call, sizes[r->use], seconds, SIZES);
     }
     return LS_OK;
 }
