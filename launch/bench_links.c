@@ -169,6 +169,11 @@ static ls_status work_before(bench *b, row *r, const ls_bench_shape *s) {
     if (carries_rows(r->use)) {
         return compute_rows(b, r->send, s->send * elem);
     }
+    if (r->call.coll == LS_COLL_SEND_RECV) { /* a whole step's, of a tied embedding */
+        r->send = next_grads(b, r->call.coll, s->send * elem);
+        r->recv = next_kept(b, s->recv * elem);
+        return products(b, ROWS_BESIDE);
+    }
     if (r->call.coll != LS_COLL_ALL_GATHER) {
         r->send = next_grads(b, r->call.coll, s->all * elem);
         r->recv = r->call.coll == LS_COLL_ALL_REDUCE ? r->send
@@ -209,10 +214,11 @@ static ls_status look_after(bench *b, int count, ls_comm_request *requests[2], c
 }
 
 /* What a step computes then. It looks after gradients and messages to other stages; rows of tensor
- * and context ranks it only waits for. */
+ * and context ranks it only waits for, and gradients that two stages exchange at once. */
 static ls_status work_beside(bench *b, const row *r, const ls_bench_shape *s,
                              ls_comm_request *requests[2], call *looks) {
-    if (r->use == LS_USE_STATE && r->call.coll != LS_COLL_ALL_GATHER) {
+    if (r->use == LS_USE_STATE && r->call.coll != LS_COLL_ALL_GATHER &&
+        r->call.coll != LS_COLL_SEND_RECV) {
         return look_after(b, BESIDE, requests, looks);
     }
     if (r->use == LS_USE_BESIDE || r->use == LS_USE_KEPT) {
