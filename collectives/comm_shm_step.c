@@ -56,6 +56,11 @@ static int64_t own_elems(const shm_comm *c, const ls_comm_request *r) {
     return most;
 }
 
+/* Is every rank to reduce all of the vector? */
+static bool is_whole(const ls_comm_request *r) {
+    return r->count * shm_elem_bytes(r) <= WHOLE_BYTES;
+}
+
 /* Plans */
 
 static const shm_region *region_at(const shm_comm *c, const char *at) {
@@ -141,7 +146,7 @@ static void read_plans(shm_comm *c, ls_comm_request *r) {
     }
     r->direct = r->common || (bytes > WHOLE_BYTES && (open || !staged));
     r->pushes = r->direct && open && (r->common || staged || r->count >= PUSH_BYTES);
-    r->whole = r->kind == SHM_REDUCE && r->count * shm_elem_bytes(r) <= WHOLE_BYTES;
+    r->whole = r->kind == SHM_REDUCE && is_whole(r);
     const bool copies_out = r->kind == SHM_REDUCE && !r->whole;
     r->status = r->common ? check_common(c) : LS_OK;
     r->last = in_place ? 1 : r->direct ? 2 : r->first + r->chunks + (copies_out ? 1 : 0);
@@ -166,12 +171,23 @@ void ls_shm_copy_own(shm_comm *c, ls_comm_request *r) {
 
 /* Chunks through stages */
 
+/* Of n elements from `at` on those that other ranks reduce. */
+static void copy_in_slices(const shm_comm *c, const ls_comm_request *r, char *to, int64_t at,
+                           int64_t n) {
+    const int rank = c->base.rank, size = c->base.size;
+    const int64_t bytes = shm_elem_bytes(r);
+    const int64_t first = is_whole(r) ? n : ls_slice_first(n, size, rank);
+    const int64_t end = is_whole(r) ? n : ls_slice_first(n, size, rank + 1);
+    shm_copy(to, r->send + at * bytes, first * bytes);
+    shm_copy(to + end * bytes, r->send + (at + end) * bytes, (n - end) * bytes);
+}
+
 static void copy_in(shm_comm *c, const ls_comm_request *r, int64_t k) {
     char *to = stage_in(c, c->base.rank, c->steps);
     const int64_t bytes = shm_elem_bytes(r), most = chunk_elems(c, r), at = k * most;
     switch (r->kind) {
     case SHM_REDUCE:
-        shm_copy(to, r->send + at * bytes, clamp(r->count - at, most) * bytes);
+        copy_in_slices(c, r, to, at, clamp(r->count - at, most));
         break;
     case SHM_BROADCAST:
         if (c->base.rank == r->root) {
@@ -184,7 +200,7 @@ static void copy_in(shm_comm *c, const ls_comm_request *r, int64_t k) {
     case SHM_SCATTER:
     case SHM_EXCHANGE:
         for (int rank = 0; rank < c->base.size; rank++) {
-            if (r->kind == SHM_SCATTER || rank != c->base.rank) {
+            if (rank != c->base.rank) {
                 shm_copy(to + rank * most * bytes, r->send + (r->send_offsets[rank] + at) * bytes,
                          clamp(r->send_counts[rank] - at, most) * bytes);
             }
@@ -203,17 +219,18 @@ static void reduce_chunk(shm_comm *c, const ls_comm_request *r, int64_t k) {
     const int64_t first = r->whole ? 0 : ls_slice_first(n, size, rank);
     const int64_t end = r->whole ? n : ls_slice_first(n, size, rank + 1);
     for (int peer = 0; peer < size; peer++) {
-        c->from[peer] = stage_in(c, peer, c->steps - 1) + first * bytes;
+        c->from[peer] =
+            (peer == rank && !r->whole ? r->send + at * bytes : stage_in(c, peer, c->steps - 1)) +
+            first * bytes;
     }
-    int places = 0;
-    if (!r->whole) {
-        c->to[places++] = stage_out(c, rank, c->steps);
-    }
-    if (shm_receives(c, r)) {
-        c->to[places++] = r->recv + (at + first) * bytes;
-    }
-    ls_combine_ranks(r->dtype, r->op, size, c->from, places, c->to, places > 0 ? end - first : 0,
+    char *const stage = stage_out(c, rank, c->steps);
+    char *const own = shm_receives(c, r) ? r->recv + (at + first) * bytes : NULL;
+    c->to[0] = own ? own : stage;
+    ls_combine_ranks(r->dtype, r->op, size, c->from, 1, c->to, own || !r->whole ? end - first : 0,
                      false);
+    if (own && !r->whole) { /* a copy need not fetch first what it overwrites; a sum would */
+        shm_copy(stage, own, (end - first) * bytes);
+    }
 }
 
 static void copy_out(shm_comm *c, const ls_comm_request *r, int64_t k) {
@@ -242,6 +259,7 @@ static void take_chunk(shm_comm *c, const ls_comm_request *r, int64_t k) {
         for (int peer = 0; peer < size; peer++) {
             c->from[peer] = stage_in(c, peer, c->steps - 1) + me * most * bytes;
         }
+        c->from[me] = r->send + (r->send_offsets[me] + at) * bytes;
         c->to[0] = r->recv + at * bytes;
         ls_combine_ranks(r->dtype, r->op, size, c->from, 1, c->to,
                          clamp(r->send_counts[me] - at, most), false);

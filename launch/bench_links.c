@@ -167,6 +167,9 @@ static ls_status work_before(bench *b, row *r, const ls_bench_shape *s) {
         return products(b, ROWS_BESIDE);
     }
     if (carries_rows(r->use)) {
+        if (r->call.coll == LS_COLL_ALL_TO_ALL) { /* keys of before another layer's attention */
+            r->recv = next_kept(b, s->recv * elem);
+        }
         return compute_rows(b, r->send, s->send * elem);
     }
     if (r->call.coll == LS_COLL_SEND_RECV) { /* a whole step's, of a tied embedding */

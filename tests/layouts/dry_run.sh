@@ -21,7 +21,15 @@ prints '^32 .* embedding, layers 0-15$'
 prints '^32 .* layers 16-31, head$'
 prints 'ranks are idle for 0.8% of a step'
 prints '^tensor  .* [1-9][0-9]*  activations$'
+! grep -q '^predicted' "$work/out" || fail "a prediction without a cluster"
 holds [ ! -e runs ]
+
+# With a cluster's profile it tells the step's time there, of the axes as they come out.
+gives 0 "$LOCKSTEP" train --dry-run --ranks 8 model.preset=llama3-8b model.vocab=128256 batch.sequences=8 \
+    model.context=8192 parallel.tensor=8 cost.cluster=aws-p5
+prints "^predicted  [1-9][0-9.]* s a step by 'aws-p5', [0-9.]* m*s of it in communication that nothing hides$"
+gives 2 "$LOCKSTEP" train --dry-run --ranks 8 $tiny cost.cluster=nowhere
+says "unknown cluster 'nowhere'"
 
 # What the ranks of a host have once is not gathered, and counted in equal parts; elsewhere it is.
 gives 0 "$LOCKSTEP" train --dry-run --ranks 4 $tiny parallel.zero=3
