@@ -357,10 +357,6 @@ void ls_scatter_destroy(ls_scatter *s) {
     free(s);
 }
 
-size_t ls_scatter_bytes(const ls_scatter *s) {
-    return s->bytes;
-}
-
 /* Stages */
 
 /* Where rank r's part of this rank's slice lies once it has arrived. */

@@ -35,13 +35,12 @@ typedef struct ls_scatter_options {
 
 /* Takes all memory. Errors as of ls_reducer_create. [collective] */
 ls_status ls_scatter_create(const ls_scatter_options *options, ls_scatter **scatter);
-/* ls_scatter_bytes of what create would make, and the bytes of buffers in memory that other ranks
+/* Bytes of what create would take, and the bytes of buffers in memory that other ranks
  * read where it lies; of options.comm rank, size and on_device are read. */
 ls_status ls_scatter_plan(const ls_scatter_options *options, size_t *bytes, size_t *shared_bytes);
 /* Safe on NULL. After a failure while operations were under way the memory is not freed.
  * [collective] */
 void ls_scatter_destroy(ls_scatter *scatter);
-size_t ls_scatter_bytes(const ls_scatter *scatter);
 
 /* The calls of a global batch: begin { micro_begin { block, ready }... }... finish, with progress
  * anywhere; every rank makes each block ready once a micro-batch and in the same order. */

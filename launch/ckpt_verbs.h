@@ -57,7 +57,6 @@ ls_status ls_ckpt_print_config(const ls_ckpt *ckpt, bool json);
 const char *ls_ckpt_value(const char **values, int option);
 
 /* A checkpoint itself, or the newest valid one of a run directory or of a checkpoints/ folder. */
-ls_status ls_ckpt_find_path(const char *given, char **path);
 ls_status ls_ckpt_open_found(const char *given, ls_ckpt **ckpt);
 /* The folder that holds a run's checkpoints: GIVEN/checkpoints when it is there, else GIVEN. */
 ls_status ls_ckpt_root(const char *given, char *root, size_t size);

@@ -116,7 +116,7 @@ ls_status ls_ckpt_root(const char *given, char *root, size_t size) {
     return LS_OK;
 }
 
-ls_status ls_ckpt_find_path(const char *given, char **path) {
+static ls_status find_path(const char *given, char **path) {
     char root[4096];
     LS_TRY(ls_ckpt_root(given, root, sizeof root));
     return ls_ckpt_latest(root, path);
@@ -148,7 +148,7 @@ static ls_status run_latest(int argc, char **argv, const char **values) {
     (void)argc;
     if (!values[LS_CKPT_JSON]) {
         char *path, *safe;
-        LS_TRY(ls_ckpt_find_path(argv[0], &path));
+        LS_TRY(find_path(argv[0], &path));
         printf("%s\n", ls_ckpt_safe(path, &safe));
         free(safe);
         free(path);

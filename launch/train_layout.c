@@ -194,22 +194,23 @@ ls_state_options ls_layout_state(const ls_layout *l) {
                               .expert_shards = l->expert_shards};
 }
 
-ls_runner_options ls_layout_runner(const ls_layout *l) {
-    return (ls_runner_options){.dev = l->dev,
-                               .parts = l->part_count,
-                               .context_ranks = l->mesh.size[LS_AXIS_CONTEXT],
-                               .gathers = l->config->parallel.zero == 3 || l->experts > 1,
-                               .micros = l->rank_micros,
-                               .boundary_bytes = ls_layout_boundary_bytes(l)};
-}
-
-size_t ls_layout_boundary_bytes(const ls_layout *l) {
+/* Bytes of what stages hand on for a micro-batch. */
+static size_t boundary_bytes(const ls_layout *l) {
     const int ranks = l->mesh.size[LS_AXIS_TENSOR], rank = l->mesh.coord[LS_AXIS_TENSOR];
     int64_t rows = l->config->batch.micro * l->seq / l->mesh.size[LS_AXIS_CONTEXT];
     if (l->config->parallel.sequence_parallel) {
         rows = ls_range_first(rows, ranks, rank + 1) - ls_range_first(rows, ranks, rank);
     }
     return (size_t)(rows * l->config->model.channels) * ls_dtype_bytes(l->dtype);
+}
+
+ls_runner_options ls_layout_runner(const ls_layout *l) {
+    return (ls_runner_options){.dev = l->dev,
+                               .parts = l->part_count,
+                               .context_ranks = l->mesh.size[LS_AXIS_CONTEXT],
+                               .gathers = l->config->parallel.zero == 3 || l->experts > 1,
+                               .micros = l->rank_micros,
+                               .boundary_bytes = boundary_bytes(l)};
 }
 
 ls_loader_options ls_layout_loader(const ls_layout *l, const ls_dataset *dataset,

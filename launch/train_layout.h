@@ -71,8 +71,6 @@ ls_loader_options ls_layout_loader(const ls_layout *layout, const ls_dataset *da
 ls_status ls_layout_optim(const ls_layout *layout, const ls_state *state, ls_optim_options *options,
                           ls_optim_range **owned, ls_optim_range **not_counted);
 
-/* Bytes of what stages hand on for a micro-batch. */
-size_t ls_layout_boundary_bytes(const ls_layout *layout);
 /* Does the rank's pipeline end hold a tied embedding that another one holds too? */
 bool ls_layout_has_twin(const ls_layout *layout);
 

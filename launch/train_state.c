@@ -86,7 +86,9 @@ static ls_status load(ls_train *train, ls_ckpt *ckpt) {
     return LS_OK;
 }
 
-ls_status ls_train_load(ls_train *train, const char *path) {
+/* Checks that configuration and data are those of the run, fills in masters, optimizer state, step
+ * and counters. [collective] */
+static ls_status load_run(ls_train *train, const char *path) {
     ls_ckpt *ckpt = NULL;
     ls_status status = ls_ckpt_open(path, &ckpt);
     if (status == LS_OK) {
@@ -119,7 +121,7 @@ ls_status ls_train_resume(ls_train *train, char path[1024]) {
     int64_t below = INT64_MAX;
     LS_TRY(find_checkpoint(train, below, path));
     while (path[0]) {
-        ls_status status = ls_train_load(train, path);
+        ls_status status = load_run(train, path);
         if (status != LS_E_CORRUPT) {
             return status;
         }

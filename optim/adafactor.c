@@ -49,7 +49,8 @@ int64_t ls_adafactor_most_pieces(const ls_optim *optim) {
     return count;
 }
 
-int ls_adafactor_shared_state(const ls_param *param) {
+/* The state of which tensor ranks have different parts to add up; -1: none. */
+static int shared_state(const ls_param *param) {
     if (param->tp_ranks <= 1 || param->ndim < 2 || param->tp_axis < param->ndim - 2) {
         return -1;
     }
@@ -58,7 +59,7 @@ int ls_adafactor_shared_state(const ls_param *param) {
 
 int64_t ls_adafactor_shared_elems(const ls_param *param) {
     const ls_matrices m = ls_matrices_of(param);
-    const int state = ls_adafactor_shared_state(param);
+    const int state = shared_state(param);
     return state < 0 ? 0 : m.count * (state == ROWS ? m.rows : m.cols);
 }
 
@@ -98,14 +99,13 @@ static ls_status prepare(ls_optim *optim) {
     for (int i = 0; i < o->param_count; i++) {
         const ls_param *param = &o->params[i];
         const ls_matrices m = ls_matrices_of(param);
-        if (param->ndim > 2 && ls_adafactor_shared_state(param) >= 0) {
+        if (param->ndim > 2 && shared_state(param) >= 0) {
             return LS_FAIL(LS_E_UNSUPPORTED,
                            "optim.name is adafactor, and the matrices of '%s' are split over %d "
                            "ranks; use adamw or lion, or fewer ranks along that axis",
                            param->name, param->tp_ranks);
         }
-        most_cols =
-            ls_adafactor_shared_state(param) == COLS && m.cols > most_cols ? m.cols : most_cols;
+        most_cols = shared_state(param) == COLS && m.cols > most_cols ? m.cols : most_cols;
         LS_TRY(ls_calloc((size_t)m.count, sizeof **own->factors, &own->factors[i]));
     }
     optim->own_bytes = 2 * (size_t)(own->elems + most_cols) * sizeof *own->sums;
@@ -271,8 +271,7 @@ ls_status ls_adafactor_add_sums(const ls_optim *optim, double *all) {
         for (int i = 0; i < o->param_count; i++) {
             const int64_t count = 2 * ls_adafactor_shared_elems(&o->params[i]);
             if (count > 0) {
-                double *sums = all + 2 * ls_adafactor_entry(
-                                             optim, ls_adafactor_shared_state(&o->params[i]), i);
+                double *sums = all + 2 * ls_adafactor_entry(optim, shared_state(&o->params[i]), i);
                 LS_TRY(copy(o->dev, back ? sums : at, back ? at : sums, count));
                 at += count;
             }
@@ -352,7 +351,7 @@ ls_status ls_adafactor_add_squares(ls_optim *optim, const ls_optim_run *run, con
                                    bool counted) {
     const adafactor *own = optim->own;
     ls_adafactor part = *op;
-    if (!counted && ls_adafactor_shared_state(&optim->options.params[run->param]) == COLS) {
+    if (!counted && shared_state(&optim->options.params[run->param]) == COLS) {
         part.col_sums = own->sums + 2 * own->elems;
     }
     return optim->options.dev->ops->adafactor_squares(optim->options.dev, &part);
@@ -400,9 +399,8 @@ bool ls_adafactor_counts_row(const ls_param *param, int64_t matrix, int64_t row)
     if (param->tp_axis < param->ndim - 2) {
         return param->ndim > 2 || param->tp_rank == 0;
     }
-    return ls_adafactor_shared_state(param) == ROWS
-               ? param->tp_rank == 0
-               : is_counted(param, (matrix * m.rows + row) * m.cols, &end);
+    return shared_state(param) == ROWS ? param->tp_rank == 0
+                                       : is_counted(param, (matrix * m.rows + row) * m.cols, &end);
 }
 
 /* row = b2 row + (1 - b2) mean of the squares in a row, col likewise; padding rows do not count.

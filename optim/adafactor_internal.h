@@ -54,8 +54,7 @@ ls_status ls_adafactor_each_part(ls_optim *optim, const ls_optim_pass *pass,
                                  ls_adafactor_part fn);
 /* Most pieces of the grid in this rank's runs, each matrix counted for itself. */
 int64_t ls_adafactor_most_pieces(const ls_optim *optim);
-/* The state of which tensor ranks have different parts to add up, -1: none, and its elements. */
-int ls_adafactor_shared_state(const ls_param *param);
+/* Elements of the state of which tensor ranks have different parts to add up. */
 int64_t ls_adafactor_shared_elems(const ls_param *param);
 /* The entry of a state's vector of a parameter among those of both states. */
 int64_t ls_adafactor_entry(const ls_optim *optim, int state, int param);

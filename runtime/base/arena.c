@@ -91,13 +91,6 @@ ls_status ls_arena_take(ls_arena *arena, size_t bytes, void **piece) {
     return LS_OK;
 }
 
-void ls_arena_clear(ls_arena *arena) {
-    arena->used_bytes = 0;
-    if (arena->base) {
-        POISON(arena->base, arena->capacity_bytes);
-    }
-}
-
 void ls_arena_release(ls_arena *arena) {
     if (arena->base) {
         UNPOISON(arena->base, arena->capacity_bytes);

@@ -35,9 +35,6 @@ ls_status ls_arena_init(ls_arena *arena, const char *name, size_t capacity_bytes
 /* A piece of bytes, aligned. LS_E_MEMORY when it does not fit. The arena owns it. */
 ls_status ls_arena_take(ls_arena *arena, size_t bytes, void **piece);
 
-/* Forgets all pieces; memory stays mapped (not zeroed again). */
-void ls_arena_clear(ls_arena *arena);
-
 /* Unmaps. Safe on a zeroed struct. */
 void ls_arena_release(ls_arena *arena);
 

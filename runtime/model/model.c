@@ -191,7 +191,8 @@ static ls_status lay_out_head(ls_model *m) {
     return ls_take(m, rows, acc, &m->losses);
 }
 
-ls_status ls_model_lay_out(ls_model *m) {
+/* Sets the pieces of the arena; with a planning arena only counts. */
+static ls_status lay_out(ls_model *m) {
     const ls_sizes *s = &m->sizes;
     ls_layer_acts shared;
     m->bytes.spare = 0; /* of an earlier, planning call, as these */
@@ -359,7 +360,7 @@ ls_status ls_model_describe(const ls_model_options *options, ls_model *m) {
     m->bytes.scratch = m->dev->ops->scratch ? m->dev->ops->scratch(m->dev, &limits) : 0;
     ls_arena_init_planning(&m->arena, "the model's activations");
     ls_arena_init_planning(&m->host_arena, "the model's tables on the host");
-    return ls_model_lay_out(m);
+    return lay_out(m);
 }
 
 /* An axis with more than one rank needs its communicator, and memory that it can send from. */
@@ -450,7 +451,7 @@ static ls_status build(const ls_model_options *options, ls_model *m) {
     if (m->host_arena.used_bytes > 0) {
         LS_TRY(ls_arena_init(&m->host_arena, m->host_arena.name, m->host_arena.used_bytes));
     }
-    LS_TRY(ls_model_lay_out(m));
+    LS_TRY(lay_out(m));
     if (m->bytes.masters > 0) {
         LS_TRY(m->dev->ops->alloc(m->dev, m->bytes.masters, &m->masters));
     }

@@ -210,8 +210,6 @@ struct ls_model {
 
 /* Everything but memory that depends on the machine: sizes, table, planned bytes. */
 ls_status ls_model_describe(const ls_model_options *options, ls_model *model);
-/* Sets the pieces of the arena; with a planning arena only counts. */
-ls_status ls_model_lay_out(ls_model *model);
 /* A piece of it, and of the host's memory, for what it computes from tokens: to the pointer that
  * `piece` points to. */
 static inline ls_status ls_take(ls_model *m, int64_t elems, ls_dtype dtype, void *piece) {
@@ -359,9 +357,8 @@ typedef struct ls_moe_limits {
     int64_t rows, choices, slots, received, arrived, spare, own_counts, tensor_counts, all_counts;
 } ls_moe_limits;
 ls_moe_limits ls_moe_limits_of(const ls_model *m);
-/* ls_take, and ls_take_host, for `width` elements of each of the `received` (or arrived) rows. */
+/* ls_take for `width` elements of each of the `received` (or arrived) rows. */
 ls_status ls_take_received(ls_model *m, int64_t width, ls_dtype dtype, void *piece);
-ls_status ls_take_received_host(ls_model *m, int64_t width, ls_dtype dtype, void *piece);
 /* Counts the rows of a pass that was routed in moe_over; the bytes that all such have taken. */
 void ls_moe_count_over(const ls_pass *pass, const ls_moe_acts *moe);
 size_t ls_moe_uneven_bytes(const ls_model *m);

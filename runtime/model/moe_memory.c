@@ -42,7 +42,8 @@ ls_status ls_take_received(ls_model *m, int64_t width, ls_dtype dtype, void *pie
     return ls_take(m, most.received * width, dtype, piece);
 }
 
-ls_status ls_take_received_host(ls_model *m, int64_t width, ls_dtype dtype, void *piece) {
+/* The same of the host's memory. */
+static ls_status take_received_host(ls_model *m, int64_t width, ls_dtype dtype, void *piece) {
     const ls_moe_limits most = ls_moe_limits_of(m);
     count_spare(m, &most, width, dtype);
     return ls_take_host(m, most.received * width, dtype, piece);
@@ -89,8 +90,8 @@ static ls_status lay_out_placing(ls_model *m, const ls_moe_limits *most) {
     LS_TRY(ls_take_host(m, most->choices, LS_I32, &m->moe_host.chosen));
     LS_TRY(ls_take_host(m, most->choices, LS_I32, &m->moe_host.slots));
     LS_TRY(ls_take_host(m, most->slots, LS_I32, &m->moe_host.slot_rows));
-    LS_TRY(ls_take_received_host(m, 1, LS_I32, &m->moe_host.order));
-    return ls_take_received_host(m, 1, LS_I32, &m->moe_host.back);
+    LS_TRY(take_received_host(m, 1, LS_I32, &m->moe_host.order));
+    return take_received_host(m, 1, LS_I32, &m->moe_host.back);
 }
 
 ls_status ls_moe_lay_out_flight(ls_model *m) {

@@ -133,7 +133,6 @@ typedef struct ls_cluster {
 
 const char *ls_figure_section(ls_figure_id id);
 const char *ls_figure_key(ls_figure_id id);
-const char *ls_figure_unit(ls_figure_id id);
 
 /* The folder with the profiles: $LOCKSTEP_CLUSTERS, else the nearest share/lockstep/clusters in a
  * folder above the program's. LS_E_INPUT when there is none. */

@@ -35,10 +35,6 @@ const char *ls_figure_key(ls_figure_id id) {
     return rows[id].key;
 }
 
-const char *ls_figure_unit(ls_figure_id id) {
-    return rows[id].unit;
-}
-
 /* LS_E_CONFIG unless the key exists: of a figure or of a text (the other one is -1). */
 static ls_status find(const ls_yaml_reader *r, const char *section, const char *key, int *figure,
                       int *text) {
