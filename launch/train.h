@@ -102,7 +102,6 @@ void ls_train_save_settle(ls_train *train);
 /* Moves on what is being saved; wait: to its end. [collective] */
 ls_status ls_train_save_poll(ls_train *train, bool wait);
 
-
 /* Loads the newest checkpoint of the run. What was found at first sight may turn out to be damaged
  * when it is read: then the one before it is taken. *path is empty when there is no checkpoint.
  * [collective] */

@@ -2,10 +2,12 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stddef.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/types.h>
@@ -29,6 +31,37 @@ bool fault_disarm(const char **name) {
     atomic_store(&armed_kind, FAULT_NONE);
     *name = atomic_load(&reached);
     return *name != NULL;
+}
+
+static pthread_mutex_t trail_lock = PTHREAD_MUTEX_INITIALIZER;
+static char trail[1 << 16];
+static bool trailing;
+
+void fault_trail_begin(void) {
+    trail[0] = '\0';
+    trailing = true;
+}
+
+const char *fault_trail_end(void) {
+    trailing = false;
+    return trail;
+}
+
+static void note(const char *what, const char *path) {
+    pthread_mutex_lock(&trail_lock);
+    if (trailing) {
+        const size_t used = strlen(trail);
+        snprintf(trail + used, sizeof trail - used, "%s %s\n", what, path);
+    }
+    pthread_mutex_unlock(&trail_lock);
+}
+
+static void note_synced(int fd) {
+    char link[64], path[4096] = "";
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    if (readlink(link, path, sizeof path - 1) > 0) {
+        note("sync", path);
+    }
 }
 
 /* The errno that this call is to fail with, 0: none; needs: SPACE, HALVES. *half: halve it. */
@@ -99,6 +132,7 @@ EXPORT ssize_t read(int fd, void *buffer, size_t count) {
 
 EXPORT int fsync(int fd) {
     FAIL_IF_ARMED(FAULT_WRITES, SPACE); /* delayed allocation finds a full disk here */
+    note_synced(fd);
     return (int)syscall(SYS_fsync, fd);
 }
 EXPORT int fdatasync(int fd) {
@@ -115,10 +149,12 @@ EXPORT int ftruncate64(int fd, off_t length) {
 }
 EXPORT int rename(const char *from, const char *to) {
     FAIL_IF_ARMED(FAULT_WRITES, SPACE);
+    note("rename", to);
     return (int)syscall(SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to, 0);
 }
 EXPORT int renameat2(int from_fd, const char *from, int to_fd, const char *to, unsigned flags) {
     FAIL_IF_ARMED(FAULT_WRITES, SPACE);
+    note("rename", to);
     return (int)syscall(SYS_renameat2, from_fd, from, to_fd, to, flags);
 }
 EXPORT int mkdir(const char *path, mode_t mode) {

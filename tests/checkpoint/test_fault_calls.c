@@ -94,10 +94,36 @@ static void test_read(fault_kind kind) {
     CHECK_INT(fault_whole_check(), 1);
 }
 
+/* What a power failure must find on disk is synced before what names it: the files, then the
+ * manifest and the directory that has them, and after the checkpoint's name the one that has it. */
+static void test_order_on_disk(void) {
+    char named[9000];
+    snprintf(named, sizeof named, "rename %s/step-00000002\nsync %s\n", root, root);
+    const char *const order[] = {"/step-00000002/rank-00000.h5\n",
+                                 "/step-00000002/index.h5\n",
+                                 "/step-00000002/manifest.json.tmp-",
+                                 "/step-00000002/manifest.json\nsync ",
+                                 "/step-00000002\n",
+                                 named};
+    fault_trail_begin();
+    CHECK_OK(save(2));
+    const char *const trail = fault_trail_end(), *at = trail;
+    for (size_t i = 0; i < sizeof order / sizeof *order && at; i++) {
+        at = strstr(at, order[i]);
+        if (!at) {
+            fprintf(stderr, "no '%s' in its place in\n%s", order[i], trail);
+        }
+        CHECK(at != NULL);
+        at += at ? strlen(order[i]) : 0;
+    }
+    fault_step_remove(2);
+}
+
 int main(void) {
     ls_log_set_quiet(true);
     fault_begin();
     CHECK_OK(save(1));
+    test_order_on_disk();
     bool all = getenv("LOCKSTEP_TEST_ALL") != NULL;
     long calls = 0, background_calls = 0;
     for (fault_kind kind = FAULT_EIO; kind < FAULT_KINDS; kind++) {

@@ -47,8 +47,12 @@ static void test_spike(void) {
             ls_guard_spike(&l, 5.0 - 0.001 * i + 0.05 * ((i * 7919) % 13 - 6) / 6.0, 6.0) > 6.0;
     }
     CHECK_INT(alarms, 0);
-    CHECK(ls_guard_spike(&l, 6.5, 6.0) > 6.0);
-    CHECK(ls_guard_spike(&l, 6.5, 6.0) > 6.0); /* the first one did not widen the spread */
+    const double first = ls_guard_spike(&l, 6.5, 6.0);
+    CHECK(first > 6.0);
+    CHECK(ls_guard_spike(&l, 6.5, 6.0) == first); /* the first one did not widen the spread */
+    ls_guard_losses all = l;
+    CHECK(ls_guard_spike(&all, 6.5, 0.0) == first);
+    CHECK(ls_guard_spike(&all, 6.5, 0.0) < first); /* without a limit it does */
     CHECK(ls_guard_spike(&l, 4.5, 6.0) < 6.0);
     CHECK(!(ls_guard_spike(&l, NAN, 6.0) > 6.0));
     CHECK(ls_guard_spike(&l, 4.5, 6.0) < 6.0); /* nor did what is no number harm it */

@@ -69,7 +69,12 @@ for way in skip reload; do
     holds "$TEST_CKPT_EQUAL" "$work/runs/$way/checkpoints/step-00000090" "$work/runs/$way.2/checkpoints/step-00000090"
 done
 says 'back to step [0-9]*; the batches [0-9]* to [0-9]* of the data are left out'
-holds grep -q '"event":"reload".*"batches_left_out":' "$work/runs/reload/events.jsonl"
+# The first time up to the bad step's, and faults.skip_batches more.
+sed -n '1s/.*"event":"reload".*"bad_step":\([0-9]*\),"to_step":\([0-9]*\),"batches_left_out":\[\([0-9]*\),\([0-9]*\)\].*/\1 \2 \3 \4/p' \
+    "$work/runs/reload/events.jsonl" >"$work/left_out"
+read -r bad to first end <"$work/left_out"
+holds [ "$first" = "$to" ]
+holds [ "$end" = $((bad + 3)) ]
 gives 1 "$LOCKSTEP" train $spikes run.name=stop faults.on_spike=stop
 says 'standard deviations above'
 passed

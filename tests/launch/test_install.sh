@@ -9,6 +9,7 @@ prints 'lockstep'
 holds [ -s "$work/moved/share/man/man1/lockstep.1" ]
 holds [ -s "$work/moved/share/bash-completion/completions/lockstep" ]
 holds [ -f "$work/moved/share/lockstep/recipes/quickstart.yaml" ]
+holds [ -s "$work/moved/share/doc/lockstep/LICENSE" ]
 LOCKSTEP=$work/moved/bin/lockstep
 make_corpus
 gives 0 "$LOCKSTEP" train $tiny run.name=a

@@ -11,10 +11,10 @@ else
 fi
 extra=$(ls | grep -v -x -E 'CMakeLists.txt|CMakePresets.json|LICENSE|README.md|runtime|collectives|optim|checkpoint|launch|tests|benchmarks|build.*|runs' || true)
 [ -z "$extra" ] || fail "top-level entries outside the layout: $extra"
-for script in launch/quickstart.sh launch/setup.sh tests/run.sh .ci/run; do
+for script in launch/quickstart.sh launch/setup.sh launch/supervise launch/mpirun/*.sh tests/run.sh .ci/run; do
     holds [ -x "$script" ]
 done
-for script in $(find launch tests -name '*.sh'); do
+for script in launch/supervise $(find launch tests benchmarks -name '*.sh' -o -name '*.sbatch'); do
     shell=sh
     head -n 1 "$script" | grep -q bash && shell=bash
     gives 0 $shell -n "$script"

@@ -87,6 +87,15 @@ static void test_best(void) {
     CHECK(simulate(&f, best, 1e8) > simulate(&f, best * 4, 1e8));
     const ls_failures slow = {.mtbf_s = 10, .stall_s = 100};
     CHECK_NEAR(ls_failures_best_interval_s(&slow), 10, 0, 0);
+    /* What a save takes to be safe is lost work, of every failure; no more than there is. */
+    ls_failures late = f, lost = f;
+    late.commit_s = 120;
+    lost.restart_s += 120;
+    CHECK_NEAR(ls_failures_goodput(&late, best), ls_failures_goodput(&lost, best), 1e-12, 0);
+    CHECK(ls_failures_goodput(&late, best) < ls_failures_goodput(&f, best) * 0.99);
+    late.commit_s = 1e6;
+    lost.restart_s = f.restart_s + best;
+    CHECK_NEAR(ls_failures_goodput(&late, best), ls_failures_goodput(&lost, best), 1e-12, 0);
     const ls_failures never = {.mtbf_s = HUGE_VAL, .stall_s = 1};
     CHECK_NEAR(ls_failures_goodput(&never, 99), 0.99, 1e-12, 0);
 }
