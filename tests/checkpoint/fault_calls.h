@@ -22,7 +22,8 @@ void fault_arm(fault_side side, fault_kind kind, long first);
 /* Ends that. Was call number `first` reached? *name: which function it was. */
 bool fault_disarm(const char **name);
 
-/* What is synced and renamed from now on, in order, a line each: "sync PATH", "rename PATH" (to). */
+/* What is synced and renamed from now on, in order, a line each: "sync PATH", "rename PATH" (to).
+ */
 void fault_trail_begin(void);
 const char *fault_trail_end(void);
 

@@ -56,7 +56,8 @@ def dry_run(line, words, work):
     """The configuration of a `lockstep train`, on the ranks that the line starts."""
     ranks = re.search(r"(?:-n|local\.sh|--ranks) (\d+)", line)
     gpus = re.search(r"--gpus (\d+)", line)
-    kept = [word for word in words if "=" in word and not word.startswith(("data.dir=", "run.device=", "run.init="))]
+    missing = ("data.dir=", "run.device=", "run.init=", "cost.cluster=local.yaml")  # made by lines before, or a GPU
+    kept = [word for word in words if "=" in word and not word.startswith(missing)]
     base = [] if any("preset=" in word for word in kept) else ["model.layers=8", "model.channels=128", "model.heads=8"]
     recipe = [str(ROOT / word) for word in words if word.startswith("launch/recipes/")]
     batch = [] if recipe or any(word.startswith("batch.sequences") for word in kept) else ["batch.sequences=128"]
