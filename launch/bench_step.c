@@ -199,7 +199,10 @@ static ls_status measure_products_and_memory(step_bench *b, void *x, void *y) {
  * maximum and a sum. y is zero, and so are the targets in it. */
 static ls_status measure_exponentials(step_bench *b, void *x, void *y) {
     ls_device *dev = b->train.session.dev;
-    const int64_t rows = dev->host_memory ? 16 * dev->threads : 1024;
+    const int64_t most = STREAM_ELEMS / SOFTMAX_COLS;
+    const int64_t rows = !dev->host_memory          ? 1024
+                         : dev->threads < most / 16 ? 16 * dev->threads
+                                                    : most;
     const ls_cross_entropy op = {.dtype = b->train.layout.dtype,
                                  .rows = rows,
                                  .vocab = SOFTMAX_COLS,

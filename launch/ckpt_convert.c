@@ -28,7 +28,7 @@ static ls_status write_options(const char **values, ls_ckpt_save_options *option
     LS_TRY(ls_option_int("ranks", ls_ckpt_value(values, LS_CKPT_RANKS), 1, 100000, ranks));
     LS_TRY(ls_option_int("level", ls_ckpt_value(values, LS_CKPT_LEVEL), 0, 19, &level));
     *options = (ls_ckpt_save_options){
-        .root = values[LS_CKPT_OUTPUT], .level = (int)level, .threads = ls_cpu_available()};
+        .root = values[LS_CKPT_OUTPUT], .level = (int)level, .threads = ls_cpu_usable()};
     return LS_OK;
 }
 

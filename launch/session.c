@@ -101,6 +101,21 @@ bool ls_session_failure_shared(void) {
     return failure_is_shared;
 }
 
+/* What a rank may have of a quota that all ranks of the host share, if that is less than *threads.
+ */
+static void apply_quota(const ls_session *session, int *threads) {
+    const int quota = ls_cpu_quota(), ranks = session->mesh.host_ranks;
+    const int share = quota > ranks ? quota / ranks : 1;
+    if (quota > 0 && *threads > share) {
+        if (session->comm->rank == 0) {
+            ls_log_warn("the cgroup's quota is %d of %d processors: %d thread%s a rank and not %d, "
+                        "which would stand still for most of each period; run.threads overrides",
+                        quota, ls_cpu_online(), share, share == 1 ? "" : "s", *threads);
+        }
+        *threads = share;
+    }
+}
+
 static ls_status choose_threads(const ls_session *session, int64_t wanted, int *threads) {
     int available = ls_cpu_available(), online = ls_cpu_online();
     const char *omp = getenv("OMP_NUM_THREADS");
@@ -122,6 +137,9 @@ static ls_status choose_threads(const ls_session *session, int64_t wanted, int *
     }
     if (*threads < 1) {
         *threads = 1;
+    }
+    if (wanted <= 0 && !(omp && atoi(omp) > 0)) {
+        apply_quota(session, threads);
     }
     return LS_OK;
 }

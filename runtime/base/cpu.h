@@ -44,4 +44,14 @@ void ls_cpu_unbind_thread(void);
 /* Processors of the machine that are online. */
 int ls_cpu_online(void);
 
+/* Processors' worth of time that the CPU quota of this process's cgroup (version 1 or 2) and of
+ * those above it allow, rounded up, for all processes in there: what containers are limited to. 0:
+ * there is none. More threads than that stand still together for most of each period. */
+int ls_cpu_quota(void);
+/* The same by other files: in the place of /proc/self/cgroup and of what is mounted at
+ * /sys/fs/cgroup. */
+int ls_cpu_quota_in(const char *cgroups, const char *mount);
+/* Processors that a process alone in its cgroup can use: those available, or its quota. */
+int ls_cpu_usable(void);
+
 #endif

@@ -486,7 +486,7 @@ typedef enum ls_attention_by {
 } ls_attention_by;
 
 typedef struct ls_device_options {
-    int threads; /* of the cpu device; 0: all processors of the affinity mask */
+    int threads; /* of the cpu device; 0: all processors that it may use (ls_cpu_usable) */
     int ordinal; /* of the GPU, as CUDA counts those that this process may see */
     ls_attention_by attention;
 } ls_device_options;

@@ -75,8 +75,49 @@ static void test_processors(void) {
     CHECK_INT(ls_cpu_available(), 1);
 }
 
+static void write_file(const char *dir, const char *name, const char *text) {
+    char path[300];
+    snprintf(path, sizeof path, "%s/%s", dir, name);
+    FILE *f = fopen(path, "w");
+    CHECK(f && fputs(text, f) >= 0 && fclose(f) == 0);
+}
+
+/* A hierarchy of cgroups in a folder: a quota in one of them, in the one above, or in none. */
+static void check_quota(const char *cgroups, const char *above, const char *own, const char *file,
+                        const char *text, int expected) {
+    char top[] = "/tmp/lockstep-cgroup-XXXXXX", path[200], command[300];
+    CHECK(mkdtemp(top) != NULL);
+    snprintf(command, sizeof command, "mkdir -p '%s/%s'", top, own);
+    CHECK_INT(system(command), 0);
+    write_file(top, "cgroup", cgroups);
+    snprintf(path, sizeof path, "%s/%s", top, above);
+    write_file(path, file, text);
+    if (strcmp(file, "cpu.cfs_quota_us") == 0) {
+        write_file(path, "cpu.cfs_period_us", "100000\n");
+    }
+    snprintf(path, sizeof path, "%s/cgroup", top);
+    CHECK_INT(ls_cpu_quota_in(path, top), expected);
+    snprintf(command, sizeof command, "rm -r '%s'", top);
+    CHECK_INT(system(command), 0);
+}
+
+static void test_quota(void) {
+    check_quota("0::/a/b\n", "a/b", "a/b", "cpu.max", "150000 100000\n", 2);
+    check_quota("0::/a/b\n", "a", "a/b", "cpu.max", "400000 100000\n", 4);
+    check_quota("0::/\n", "", "a/b", "cpu.max", "5000 100000\n", 1);
+    check_quota("0::/a/b\n", "a/b", "a/b", "cpu.max", "max 100000\n", 0);
+    check_quota("0::/host/path\n", "", "a", "cpu.max", "250000 50000\n", 5);
+    check_quota("3:cpuset:/a\n4:cpu,cpuacct:/a\n0::/\n", "cpu,cpuacct/a", "cpu,cpuacct/a",
+                "cpu.cfs_quota_us", "350000\n", 4);
+    check_quota("4:cpu:/a\n", "cpu/a", "cpu/a", "cpu.cfs_quota_us", "-1\n", 0);
+    check_quota("4:cpuacct:/a\n", "cpuacct/a", "cpuacct/a", "cpu.cfs_quota_us", "100000\n", 0);
+    CHECK_INT(ls_cpu_quota_in("/no/such/file", "/no/such"), 0);
+    CHECK(ls_cpu_usable() >= 1 && ls_cpu_usable() <= ls_cpu_available());
+}
+
 int main(void) {
     test_isa();
+    test_quota();
     test_processors();
     return test_end();
 }

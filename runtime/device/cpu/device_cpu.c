@@ -251,11 +251,11 @@ ls_status ls_device_open_cpu(const ls_device_options *options, ls_device **dev) 
     LS_TRY(ls_cpu_isa(&isa));
     ls_gemm_preference preference;
     LS_TRY(ls_gemm_preference_read(&preference));
-    int threads = options && options->threads ? options->threads : ls_cpu_available();
+    int threads = options && options->threads ? options->threads : ls_cpu_usable();
     if (threads < 1 || threads > MAX_THREADS) {
         return LS_FAIL(LS_E_INPUT,
                        "the cpu device was asked for %d threads; use 1 to %d, or 0 for "
-                       "all processors of the affinity mask",
+                       "all processors of the affinity mask, or the cgroup's quota of them",
                        threads, MAX_THREADS);
     }
     LS_TRY(ls_dnnl_limit_isa(isa));
