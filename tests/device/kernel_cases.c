@@ -13,7 +13,7 @@ const kt_case kt_cases[] = {
     {&kt_norm_forward, {149, 257, LN}},
     {&kt_norm_forward, {3, 4099, LN}},
     {&kt_norm_forward, {5, 1030, LN}},
-    {&kt_norm_forward, {2, 16384, LN}},
+    {&kt_norm_forward, {3, 16384, LN}},
     {&kt_norm_forward, {9, 97, LN}, KT_LARGE},
     {&kt_norm_forward, {9, 97, LN}, KT_SHIFTED},
     {&kt_norm_forward, {9, 100, LN}, KT_CONSTANT},
