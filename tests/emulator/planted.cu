@@ -67,8 +67,11 @@ __global__ void matrix_kernel(float *x, planted_fault fault) {
     if (threadIdx.x < 16) {
         const bf16_t *from = (const bf16_t *)x + 8 * (threadIdx.x + past);
         copy_async(rows + 8 * threadIdx.x, from + odd, true);
-        if (fault != PLANTED_NO_WAIT) {
-            copy_wait();
+        copy_commit();
+        if (fault == PLANTED_LAST_GROUP) {
+            copy_wait_but<1>();
+        } else if (fault != PLANTED_NO_WAIT) {
+            copy_wait_but<0>();
         }
     }
     if (fault != PLANTED_NO_BARRIER) {
@@ -80,7 +83,7 @@ __global__ void matrix_kernel(float *x, planted_fault fault) {
         load_matrices<false>(r, rows + 8 * row + (fault == PLANTED_ODD_ROW));
         x[threadIdx.x] = (float)r[0];
     }
-    if (fault == PLANTED_NO_WAIT) {
+    if (fault == PLANTED_NO_WAIT || fault == PLANTED_LAST_GROUP) {
         copy_wait();
     }
 }

@@ -22,6 +22,7 @@ void planted_large(cudaStream_t stream, float *x, int bytes, bool asked_for);
 typedef enum planted_fault {
     PLANTED_NONE,
     PLANTED_NO_WAIT,     /* a barrier, but no wait for the copy */
+    PLANTED_LAST_GROUP,  /* a wait for all groups of copies but this one */
     PLANTED_NO_BARRIER,  /* a wait, but no barrier before others read */
     PLANTED_PAST_SOURCE, /* the last row lies behind the allocation */
     PLANTED_PAST_SHARED, /* a row behind the block's shared memory */

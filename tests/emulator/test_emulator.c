@@ -198,6 +198,10 @@ static void copy_without_wait(bool faulty) {
     run_matrix(faulty ? PLANTED_NO_WAIT : PLANTED_NONE);
 }
 
+static void copy_of_last_group(bool faulty) {
+    run_matrix(faulty ? PLANTED_LAST_GROUP : PLANTED_NONE);
+}
+
 static void copy_without_barrier(bool faulty) {
     run_matrix(faulty ? PLANTED_NO_BARRIER : PLANTED_NONE);
 }
@@ -240,6 +244,7 @@ static const struct {
     {"copy_of_pageable", copy_of_pageable, "not pinned"},
     {"parted", parted, "deadlock"},
     {"copy_without_wait", copy_without_wait, "before that thread has waited"},
+    {"copy_of_last_group", copy_of_last_group, "before that thread has waited"},
     {"copy_without_barrier", copy_without_barrier, "shared memory"},
     {"copy_past_source", copy_past_source, "out of bounds"},
     {"matrix_past_shared", matrix_past_shared, "out of bounds"},

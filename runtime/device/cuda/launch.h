@@ -85,6 +85,7 @@ void ls_cuda_launch_rope(cudaStream_t stream, const ls_rope *op);
 
 /* k_norm.cu */
 void ls_cuda_launch_norm_forward(cudaStream_t stream, const ls_norm *op);
+/* k_norm_backward.cu */
 void ls_cuda_launch_norm_backward(cudaStream_t stream, const ls_norm *op, float *partial);
 /* Columns that a block of the norms keeps in registers. */
 enum { LS_CUDA_NORM_CHANNELS_MAX = 16384 };
