@@ -17,7 +17,7 @@ within() { # within RANKS LAYOUT: 5% of the plan, on the rank that is furthest a
         $1 == "planned_bytes" || $1 == "uneven_bytes" { planned += $2 } $1 == "peak_bytes" { peak = $2 }
         END { printf "%s: %.0f MiB at most, %.0f planned, %+.1f%%\n", layout, peak / 1048576, planned / 1048576,
                   100 * (peak / planned - 1)
-              exit planned < 2e8 || peak < 0.95 * planned || peak > 1.05 * planned }' || fail "more or less than planned"
+              exit planned < 1.5e8 || peak < 0.95 * planned || peak > 1.05 * planned }' || fail "more or less than planned"
     checks=$((checks + 1))
 }
 
