@@ -1,5 +1,6 @@
 /* Latency and bandwidth of the links between ranks, as the planner reads them. */
 #include "collectives/comm_choose.h"
+#include "collectives/recorded.h"
 #include "launch/bench.h"
 #include "launch/bench_links.h"
 #include "launch/session.h"
@@ -253,8 +254,12 @@ ls_status ls_bench_profile(const char *path, bool json) {
     if (inside.comm) {
         LS_TRY(ls_session_open(&session, NULL, LS_CFG_DEVICE_CPU, 0));
         const ls_dtype dtype = ls_session_dtype(LS_COMPUTE_AUTO, session.dev);
-        LS_TRY(ls_session_agree(&session,
-                                ls_bench_links_measure(inside.comm, session.dev, dtype, &links)));
+        ls_comm *recorded; /* as in a run */
+        LS_TRY(
+            ls_session_agree(&session, ls_comm_recorded(inside.comm, "links", false, &recorded)));
+        ls_status status = ls_bench_links_measure(recorded, session.dev, dtype, &links);
+        recorded->ops->destroy(recorded);
+        LS_TRY(ls_session_agree(&session, status));
     }
     const int local = world->size / hosts;
     ls_status status = LS_OK;
