@@ -129,7 +129,7 @@ struct ls_comm_request {
         count; /* elements of reduce, bytes of broadcast and message; else those of all blocks */
     /* [size] each, by rank; elements of scatter, else bytes. */
     int64_t *send_counts, *send_offsets, *recv_counts, *recv_offsets;
-    bool announced, carried, done, direct, whole;
+    bool announced, carried, done, direct;
     bool pushes, owes;     /* a gather: into the others' memory; its own block is not copied yet */
     bool common;           /* a gather's result is memory in common */
     int heard;             /* of the others' notices, in the order of neighbours */

@@ -9,9 +9,10 @@
  * chunks it has. Where all buffers lie in memory from alloc, the second step reads and writes them
  * directly, and the third makes sure that all have done so; of a gather in place in memory that
  * the ranks have in common the notices are all. Otherwise chunks go through stages: in
- * one step chunk k is copied in, this rank's slice of chunk k - 1 is reduced from all stages, and
- * chunk k - 2 is copied out. The last step of an operation writes nothing that others read, so the
- * first of the next one is the same step: it takes notices only to go from one to the other. */
+ * one step the others' slices of chunk k are copied in, this rank's of chunk k - 1 is reduced from
+ * its own buffer and the others' stages, and chunk k - 2 is copied out. The last step of an
+ * operation writes nothing that others read, so the first of the next one is the same step: it
+ * takes notices only to go from one to the other. */
 #include "collectives/combine.h"
 #include "collectives/comm_shm_impl.h"
 
@@ -56,7 +57,7 @@ static int64_t own_elems(const shm_comm *c, const ls_comm_request *r) {
     return most;
 }
 
-/* Is every rank to reduce all of the vector? */
+/* Of a reduction: is every rank to reduce all of the vector? */
 static bool is_whole(const ls_comm_request *r) {
     return r->count * shm_elem_bytes(r) <= WHOLE_BYTES;
 }
@@ -146,8 +147,7 @@ static void read_plans(shm_comm *c, ls_comm_request *r) {
     }
     r->direct = r->common || (bytes > WHOLE_BYTES && (open || !staged));
     r->pushes = r->direct && open && (r->common || staged || r->count >= PUSH_BYTES);
-    r->whole = r->kind == SHM_REDUCE && is_whole(r);
-    const bool copies_out = r->kind == SHM_REDUCE && !r->whole;
+    const bool copies_out = r->kind == SHM_REDUCE && !is_whole(r);
     r->status = r->common ? check_common(c) : LS_OK;
     r->last = in_place ? 1 : r->direct ? 2 : r->first + r->chunks + (copies_out ? 1 : 0);
 }
@@ -174,10 +174,11 @@ void ls_shm_copy_own(shm_comm *c, ls_comm_request *r) {
 /* Of n elements from `at` on those that other ranks reduce. */
 static void copy_in_slices(const shm_comm *c, const ls_comm_request *r, char *to, int64_t at,
                            int64_t n) {
+    const bool whole = is_whole(r);
     const int rank = c->base.rank, size = c->base.size;
     const int64_t bytes = shm_elem_bytes(r);
-    const int64_t first = is_whole(r) ? n : ls_slice_first(n, size, rank);
-    const int64_t end = is_whole(r) ? n : ls_slice_first(n, size, rank + 1);
+    const int64_t first = whole ? n : ls_slice_first(n, size, rank);
+    const int64_t end = whole ? n : ls_slice_first(n, size, rank + 1);
     shm_copy(to, r->send + at * bytes, first * bytes);
     shm_copy(to + end * bytes, r->send + (at + end) * bytes, (n - end) * bytes);
 }
@@ -216,19 +217,21 @@ static void reduce_chunk(shm_comm *c, const ls_comm_request *r, int64_t k) {
     const int rank = c->base.rank, size = c->base.size;
     const int64_t bytes = shm_elem_bytes(r), most = chunk_elems(c, r), at = k * most;
     const int64_t n = clamp(r->count - at, most);
-    const int64_t first = r->whole ? 0 : ls_slice_first(n, size, rank);
-    const int64_t end = r->whole ? n : ls_slice_first(n, size, rank + 1);
+    const bool whole = is_whole(r);
+    const int64_t first = whole ? 0 : ls_slice_first(n, size, rank);
+    const int64_t end = whole ? n : ls_slice_first(n, size, rank + 1);
     for (int peer = 0; peer < size; peer++) {
-        c->from[peer] =
-            (peer == rank && !r->whole ? r->send + at * bytes : stage_in(c, peer, c->steps - 1)) +
-            first * bytes;
+        c->from[peer] = stage_in(c, peer, c->steps - 1) + first * bytes;
+    }
+    if (!whole) {
+        c->from[rank] = r->send + (at + first) * bytes;
     }
     char *const stage = stage_out(c, rank, c->steps);
     char *const own = shm_receives(c, r) ? r->recv + (at + first) * bytes : NULL;
     c->to[0] = own ? own : stage;
-    ls_combine_ranks(r->dtype, r->op, size, c->from, 1, c->to, own || !r->whole ? end - first : 0,
+    ls_combine_ranks(r->dtype, r->op, size, c->from, 1, c->to, own || !whole ? end - first : 0,
                      false);
-    if (own && !r->whole) { /* a copy need not fetch first what it overwrites; a sum would */
+    if (own && !whole) { /* a copy need not fetch first what it overwrites; a sum would */
         shm_copy(stage, own, (end - first) * bytes);
     }
 }
@@ -286,7 +289,7 @@ static void pass_stages(shm_comm *c, const ls_comm_request *r) {
             take_chunk(c, r, k - 1);
         }
     }
-    if (r->kind == SHM_REDUCE && !r->whole && k >= 2 && k - 2 < r->chunks) {
+    if (r->kind == SHM_REDUCE && !is_whole(r) && k >= 2 && k - 2 < r->chunks) {
         copy_out(c, r, k - 2);
     }
 }

@@ -130,7 +130,8 @@ def main(name, runs):
     limit = float(os.environ.get("STEADY", "1.15"))
     steady = [i for i, (_, before, after) in enumerate(told) if max(before, after) <= limit * min(before, after)]
     taken = steady or range(len(runs))
-    found = [groups(f"{runs[i]}/trace.json") for i in taken]
+    traced = [groups(f"{run}/trace.json") for run in runs]
+    found = [traced[i] for i in taken]
     plans = [told[i][0] for i in taken]
     predicted = [(told[i][1] + told[i][2]) / 2 for i in taken]
     exposed, waiting = ([sum(row[i] for row in rows.values()) for rows in found] for i in (1, 2))
@@ -139,8 +140,7 @@ def main(name, runs):
     print(f"{name:46} {planned:12.2f} {shown:12.2f} {shown / planned:8.2f}  {min(ratios):5.2f}..{max(ratios):5.2f} {waited:12.2f}"
           f" {len(steady):3}/{len(runs)}" + ("" if steady else "  (the links changed in all of them)"))
     if os.environ.get("DETAILS"):
-        for (_, before, after), run in zip(told, runs):
-            rows = groups(f"{run}/trace.json")
+        for (_, before, after), run, rows in zip(told, runs, traced):
             print(f"    {os.path.basename(run)}: {before:.2f} before, {after:.2f} after, measured {sum(r[1] for r in rows.values()):.2f}")
         details(found, plans)
 

@@ -42,7 +42,7 @@ model="model.family=llama3 model.layers=6 model.channels=512 model.heads=8 model
        model.context=256 model.vocab=8192 data.dir=$work/data batch.sequences=8 batch.micro=1 run.steps=$((steps + 3))
        checkpoint.at_end=false checkpoint.async=false eval.every=1000 run.threads=1 run.dir=$work/runs
        metrics.trace_steps=2..$((steps + 2)) cost.cluster=$work/local.yaml"
-rm -rf "$work/runs" # of an earlier call
+rm -rf "$work/runs"
 round=1
 while [ "$round" -le "$rounds" ]; do
     n=0
