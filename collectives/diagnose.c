@@ -48,8 +48,8 @@ static const ls_flight_group *same_group(const ls_flight_record *r, const ls_fli
     const ls_flight_group *found = NULL;
     for (int g = 0; r && g < LS_FLIGHT_GROUPS; g++) {
         const ls_flight_group *one = &r->groups[g];
-        if (one->lowest == group->lowest && strcmp(one->name, group->name) == 0 &&
-            (!found || one->live)) {
+        if (one->lowest == group->lowest && one->name[0] == group->name[0] &&
+            strcmp(one->name, group->name) == 0 && (!found || one->live)) {
             found = one;
         }
     }
@@ -125,8 +125,9 @@ static void put_state(writer *w, const ls_rank_view *v) {
 
 static const ls_flight_op *with_seq(const ls_flight_record *r, const ls_flight_group *group,
                                     uint64_t seq) {
-    for (int i = 0; i <= LS_FLIGHT_OPS; i++) {
-        const ls_flight_op *op = i < LS_FLIGHT_OPS ? &r->ops[i] : &r->waited;
+    for (uint64_t i = 0; i <= LS_FLIGHT_OPS; i++) { /* the last ones first, which others wait in */
+        const uint64_t at = (r->last_id - 1 - i) % LS_FLIGHT_OPS;
+        const ls_flight_op *op = i < LS_FLIGHT_OPS ? &r->ops[at] : &r->waited;
         if (op->id && op->seq == seq && ls_flight_group_of(r, op) == group) {
             return op;
         }
@@ -143,29 +144,36 @@ typedef struct hold {
     int waiting, first; /* ranks; the lowest of them */
 } hold;
 
-static hold find_hold(const ls_rank_view *views, int size, int rank) {
-    hold h = {0};
-    for (int r = 0; r < size; r++) {
-        const ls_flight_group *group;
-        const ls_flight_op *op = r == rank ? NULL : waits_in(&views[r], &group);
-        const ls_flight_group *theirs = op ? same_group(views[rank].record, group) : NULL;
-        if (!theirs || (op->peer >= 0 && op->peer != rank)) {
-            continue;
-        }
-        const bool entered = op->peer < 0 && theirs->entered >= op->seq;
-        const ls_flight_op *own = entered ? with_seq(views[rank].record, theirs, op->seq) : NULL;
-        if (entered && (!own || own->end_ns)) {
-            continue;
-        }
-        h.waiting++;
-        if (!h.op || (h.entered && !entered)) {
-            h.op = op;
-            h.first = r;
-            h.group = group;
-            h.entered = entered;
-        }
+/* The operation that rank r waits in for `rank`; op NULL: none. */
+static hold hold_of(const ls_rank_view *views, int rank, int r) {
+    hold h = {.waiting = 1, .first = r};
+    const ls_flight_group *group;
+    const ls_flight_op *op = r == rank ? NULL : waits_in(&views[r], &group);
+    const ls_flight_group *theirs = op ? same_group(views[rank].record, group) : NULL;
+    if (!theirs || (op->peer >= 0 && op->peer != rank)) {
+        return (hold){0};
     }
+    h.entered = op->peer < 0 && theirs->entered >= op->seq;
+    const ls_flight_op *own = h.entered ? with_seq(views[rank].record, theirs, op->seq) : NULL;
+    if (h.entered && (!own || own->end_ns)) {
+        return (hold){0};
+    }
+    h.op = op;
+    h.group = group;
     return h;
+}
+
+static hold find_hold(const ls_rank_view *views, int size, int rank) {
+    hold found = {0};
+    for (int r = 0; r < size; r++) {
+        const hold h = hold_of(views, rank, r);
+        const int waiting = found.waiting + h.waiting;
+        if (h.op && (!found.op || (found.entered && !h.entered))) {
+            found = h;
+        }
+        found.waiting = waiting;
+    }
+    return found;
 }
 
 static bool is_lost(const ls_rank_view *v) {
@@ -175,7 +183,15 @@ static bool is_lost(const ls_rank_view *v) {
 
 /* Do others wait for `rank`, which does not wait itself? */
 static bool is_missing(const ls_rank_view *views, int size, int rank) {
-    return !is_lost(&views[rank]) && !is_waiting(&views[rank]) && find_hold(views, size, rank).op;
+    if (is_lost(&views[rank]) || is_waiting(&views[rank])) {
+        return false;
+    }
+    for (int r = 0; r < size; r++) {
+        if (hold_of(views, rank, r).op) {
+            return true;
+        }
+    }
+    return false;
 }
 
 static void put_culprit(writer *w, const ls_rank_view *views, int size, int rank) {
@@ -217,11 +233,28 @@ static bool calls_fit(const ls_flight_call *a, const ls_flight_call *b) {
            a->root == b->root && (a->count == b->count || a->kind == LS_FLIGHT_ALL_TO_ALL);
 }
 
+/* Does a rank below wait in the same operation, for too long too? Its comparison is this one's. */
+static bool is_compared(const ls_rank_view *views, int rank, const ls_flight_op *op,
+                        const ls_flight_group *group) {
+    for (int r = 0; r < rank; r++) {
+        const ls_flight_group *theirs;
+        const ls_flight_op *other = waits_in(&views[r], &theirs);
+        if (other && other->seq == op->seq && theirs->lowest == group->lowest &&
+            strcmp(theirs->name, group->name) == 0 && overdue(views[r].record)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* Compares the operation that `rank` waits in with the others' of that number. */
 static bool put_mismatch(writer *w, const ls_rank_view *views, int size, int rank) {
     const ls_flight_group *group;
     const ls_flight_op *op = waits_in(&views[rank], &group);
-    for (int r = 0; op && op->seq && r < size; r++) {
+    if (!op || !op->seq || is_compared(views, rank, op, group)) {
+        return false;
+    }
+    for (int r = 0; r < size; r++) {
         const ls_flight_group *theirs = same_group(views[r].record, group);
         const ls_flight_op *other =
             theirs && r != rank ? with_seq(views[r].record, theirs, op->seq) : NULL;

@@ -2,6 +2,8 @@
 #include "collectives/diagnose.h"
 #include "tests/test.h"
 
+#include <time.h>
+
 static ls_flight_record records[3];
 static ls_rank_view views[3];
 static char text[1000];
@@ -161,11 +163,48 @@ static void test_message(void) {
     CHECK_INT(strlen(small), 19);
 }
 
+/* A large job, whose full rings are alike. Verdicts over all pairs of ranks would take minutes. */
+static void test_many(void) {
+    enum { MANY = 10000, CULPRIT = 6000 };
+    static ls_rank_view many[MANY];
+    reset();
+    for (int r = 0; r < 2; r++) {
+        ls_flight_record *x = &records[r];
+        x->groups[0].size = MANY;
+        x->groups[0].entered = LS_FLIGHT_OPS - (unsigned)r;
+        for (int i = 0; i < LS_FLIGHT_OPS - r; i++) {
+            x->ops[i] = records[2].ops[0];
+            x->ops[i].id = x->ops[i].seq = (uint64_t)i + 1;
+            x->ops[i].end_ns = i + 1 < LS_FLIGHT_OPS;
+        }
+        x->last_id = (uint64_t)LS_FLIGHT_OPS - (unsigned)r;
+        x->inside = r == 0 ? LS_FLIGHT_OPS : 0;
+    }
+    for (int r = 0; r < MANY; r++) {
+        many[r] = (ls_rank_view){.record = &records[r == CULPRIT], .host = "h"};
+    }
+    const clock_t begin = clock();
+    CHECK_INT(ls_diagnose(many, MANY, text, sizeof text), LS_VERDICT_HANG);
+    CHECK(strstr(text, "rank 6000 on host h never entered all-reduce #512 of group world") == text);
+    CHECK(strstr(text, "; 9999 ranks wait for it") != NULL);
+    for (int r = 0; r < MANY; r++) { /* half of them compute, and nobody waits for those */
+        many[r].record = &records[r % 2];
+    }
+    records[1].groups[0].entered = LS_FLIGHT_OPS;
+    records[1].ops[LS_FLIGHT_OPS - 1] = records[0].ops[LS_FLIGHT_OPS - 1];
+    records[1].ops[LS_FLIGHT_OPS - 1].end_ns = 1;
+    records[1].last_id = LS_FLIGHT_OPS;
+    CHECK_INT(ls_diagnose(many, MANY, text, sizeof text), LS_VERDICT_HANG);
+    CHECK(strstr(text, "all ranks wait, and none goes on: rank 0 on host h in all-reduce") == text);
+    CHECK(clock() - begin < 10 * CLOCKS_PER_SEC);
+}
+
 int main(void) {
     test_missing();
     test_chain();
     test_others();
     test_mismatch();
     test_message();
+    test_many();
     return test_end();
 }
