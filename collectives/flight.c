@@ -257,6 +257,10 @@ void ls_flight_beat(void) {
     }
 }
 
+void ls_flight_asked(ls_flight_record *record) {
+    atomic_store_explicit(&record->asked_ns, ls_clock_ns(), memory_order_release);
+}
+
 /* Groups and operations */
 
 static bool name_lives(const char *name, int lowest, int except) {

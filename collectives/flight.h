@@ -8,9 +8,9 @@
  *   /dev/shm/lockstep-TOKEN-RANK
  *   | who, where, heartbeat | groups: operations entered | ring: the last LS_FLIGHT_OPS |
  *
- * There is one record a process. All functions but ls_flight_copy, ls_flight_beat and those on
- * peers are called by the main thread; without an open record they do nothing. Times are of
- * CLOCK_MONOTONIC of the writer's host. */
+ * There is one record a process. All functions but ls_flight_copy, ls_flight_beat, ls_flight_asked
+ * and those on peers are called by the main thread; without an open record they do nothing. Times
+ * are of CLOCK_MONOTONIC of the writer's host. */
 #ifndef LS_COLLECTIVES_FLIGHT_H
 #define LS_COLLECTIVES_FLIGHT_H
 
@@ -104,6 +104,7 @@ typedef struct ls_flight_record {
     _Atomic uint64_t beat_ns;     /* the watchdog's last sign of life; 0: there is none */
     _Atomic uint64_t progress_ns; /* the main thread's last mark, or begin or end of an operation */
     _Atomic uint64_t deadline_ns; /* for progress, at this place */
+    _Atomic uint64_t asked_ns;    /* when the watchdog of another rank read it, as it does all */
     _Atomic int64_t step;         /* -1 before the first */
     _Atomic int32_t place, left;  /* left: closed in order */
     _Atomic int64_t place_index;  /* block, or -1 */
@@ -136,8 +137,9 @@ void ls_flight_mark(ls_flight_place place, int64_t index);
 void ls_flight_set_step(int64_t step);
 /* Bucket of the next operation that is entered. */
 void ls_flight_set_bucket(int64_t bucket);
-/* For the watchdog's thread. */
+/* For the watchdog's threads: of this rank; and of one who looks at this record. */
 void ls_flight_beat(void);
+void ls_flight_asked(ls_flight_record *record);
 
 /* Communicators and their operations. add gives the group's place, -1 when all are taken (its
  * operations are then recorded without a group); a name that lives already on the same lowest rank

@@ -196,7 +196,6 @@ static bool is_own(const ls_peer_contact *caller, const ls_peer_address *address
 static void open_conversation(conversation *c, ls_peer_call *call) {
     const ls_peer_contact *contact = call->contact;
     *c = (conversation){.call = call};
-    call->result = LS_PEER_UNREACHABLE;
     if (call->here) { /* the others are for containers, whose loopbacks are their own */
         c->addresses[c->count++] =
             (ls_peer_address){.v4 = {.sin_family = AF_INET,
@@ -215,18 +214,28 @@ static void open_conversation(conversation *c, ls_peer_call *call) {
     for (int i = 0; i < TRIES; i++) {
         c->tries[i].fd = -1;
     }
+    call->result = c->count > 0 ? LS_PEER_UNASKED : LS_PEER_UNREACHABLE;
 }
 
-static void begin_attempt(conversation *c) {
+/* False: this process has no descriptor or memory left for it, which says nothing of the other; it
+ * may have once another connection is closed. */
+static bool begin_attempt(conversation *c) {
     const ls_peer_address *address = &c->addresses[c->begun];
-    attempt *a = &c->tries[c->begun++];
+    attempt *a = &c->tries[c->begun];
     a->fd = socket(address->any.sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (a->fd < 0 || (c->call->request.what == LS_PEER_RECORD &&
-                      ls_calloc(1, sizeof *a->reply, &a->reply) != LS_OK)) {
+    const bool kindless = a->fd < 0 && errno == EAFNOSUPPORT;
+    if ((a->fd < 0 && !kindless) || (c->call->request.what == LS_PEER_RECORD &&
+                                     ls_calloc(1, sizeof *a->reply, &a->reply) != LS_OK)) {
+        close_attempt(a);
+        return false;
+    }
+    c->begun++;
+    if (kindless) {
         end_attempt(c, a, LS_PEER_UNREACHABLE);
     } else if (connect(a->fd, &address->any, address_bytes(address)) != 0 && errno != EINPROGRESS) {
         end_attempt(c, a, errno == ECONNREFUSED ? LS_PEER_REFUSED : LS_PEER_UNREACHABLE);
     }
+    return true;
 }
 
 /* The socket can be written (connected or failed) or read. */
@@ -265,10 +274,9 @@ static int proceed(conversation *c, uint64_t passed_ns, uint64_t start_ns) {
             connected = connected || (c->tries[i].fd >= 0 && c->tries[i].connected);
         }
         const bool due = open == 0 || (!connected && passed_ns >= (uint64_t)c->begun * start_ns);
-        if (c->over || c->begun == c->count || !due) {
+        if (c->over || c->begun == c->count || !due || !begin_attempt(c)) {
             return c->over ? 0 : open;
         }
-        begin_attempt(c);
     }
 }
 
@@ -309,22 +317,38 @@ static void run_conversations(conversation *all, int count, double timeout_s) {
     }
 }
 
-void ls_peer_call_all(ls_peer_call *calls, int count, double timeout_s) {
-    for (int first = 0; first < count; first += CALLS_AT_ONCE) {
-        conversation all[CALLS_AT_ONCE];
-        const int n = count - first < CALLS_AT_ONCE ? count - first : CALLS_AT_ONCE;
-        for (int i = 0; i < n; i++) {
-            open_conversation(&all[i], &calls[first + i]);
-        }
-        run_conversations(all, n, timeout_s);
-        for (int i = 0; i < n; i++) {
-            for (int t = 0; t < all[i].begun; t++) {
-                attempt *a = &all[i].tries[t];
-                if (a->fd >= 0 && !all[i].over) {
-                    end_attempt(&all[i], a, a->connected ? LS_PEER_SILENT : LS_PEER_UNREACHABLE);
-                }
-                close_attempt(a);
+/* False: one of them has had no answer. */
+static bool call_some(ls_peer_call *calls, int count, double timeout_s) {
+    conversation all[CALLS_AT_ONCE];
+    bool answered = true;
+    for (int i = 0; i < count; i++) {
+        open_conversation(&all[i], &calls[i]);
+    }
+    run_conversations(all, count, timeout_s);
+    for (int i = 0; i < count; i++) {
+        for (int t = 0; t < all[i].begun; t++) {
+            attempt *a = &all[i].tries[t];
+            if (a->fd >= 0 && !all[i].over) {
+                end_attempt(&all[i], a, a->connected ? LS_PEER_SILENT : LS_PEER_UNREACHABLE);
             }
+            close_attempt(a);
         }
+        answered = answered && calls[i].result == LS_PEER_ANSWERED;
+    }
+    return answered;
+}
+
+void ls_peer_call_all(ls_peer_call *calls, int count, double timeout_s, bool enough) {
+    const uint64_t begin_ns = ls_clock_ns();
+    bool answered = true;
+    for (int first = 0; first < count; first += CALLS_AT_ONCE) {
+        const int n = count - first < CALLS_AT_ONCE ? count - first : CALLS_AT_ONCE;
+        if (enough && !answered && 1e-9 * (double)(ls_clock_ns() - begin_ns) >= timeout_s) {
+            for (int i = first; i < count; i++) {
+                calls[i].result = LS_PEER_UNASKED;
+            }
+            return;
+        }
+        answered = call_some(calls + first, n, timeout_s) && answered;
     }
 }

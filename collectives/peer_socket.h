@@ -43,7 +43,8 @@ typedef enum ls_peer_result {
     LS_PEER_ANSWERED,
     LS_PEER_SILENT,  /* the connection is accepted, and nothing comes */
     LS_PEER_REFUSED, /* the host is there and nobody listens */
-    LS_PEER_UNREACHABLE
+    LS_PEER_UNREACHABLE,
+    LS_PEER_UNASKED /* this process had no descriptor or memory for the call, or enough was known */
 } ls_peer_result;
 
 typedef struct ls_peer_call {
@@ -65,7 +66,8 @@ bool ls_peer_send(int fd, const void *data, size_t bytes);
 bool ls_peer_receive(int fd, void *data, size_t bytes);
 
 /* Makes all calls at once (64 at most), each at all addresses of its contact, and waits timeout_s
- * at most for them. */
-void ls_peer_call_all(ls_peer_call *calls, int count, double timeout_s);
+ * at most for them. enough: once that time has passed and a call has had no answer, the rest is
+ * left UNASKED: a large part of a job that does not answer would take so many times as long. */
+void ls_peer_call_all(ls_peer_call *calls, int count, double timeout_s, bool enough);
 
 #endif

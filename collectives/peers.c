@@ -55,6 +55,9 @@ static void answer(ls_peers *p, int fd) {
     const ls_flight_peer *peer = &p->here[request.rank];
     const ls_flight_record *record = request.rank == p->rank ? ls_flight_own() : peer->record;
     reply->known = record != NULL;
+    if (request.rank == p->rank) {
+        ls_flight_asked(ls_flight_own());
+    }
     if (record) {
         ls_flight_copy(record, &reply->record);
         reply->dead = request.rank != p->rank && ls_flight_peer_dead(peer);
@@ -196,6 +199,9 @@ static ls_rank_state state_of(const ls_flight_record *copy, bool dead, double st
 static ls_status look_here(const ls_peers *p, double stale_s, int r, ls_rank_view *view) {
     const ls_flight_peer *peer = &p->here[r];
     LS_TRY(ls_calloc(1, sizeof *view->record, &view->record));
+    if (r != p->rank) {
+        ls_flight_asked(peer->record);
+    }
     ls_flight_copy(r == p->rank ? ls_flight_own() : peer->record, view->record);
     view->state =
         r == p->rank ? LS_RANK_ALIVE : state_of(view->record, ls_flight_peer_dead(peer), stale_s);
@@ -211,7 +217,7 @@ static void take_reply(ls_peer_call *call, ls_rank_view *view, double stale_s) {
             view->record = record;
             view->state = state_of(record, call->reply->dead, stale_s);
         }
-    } else if (call->result != LS_PEER_ANSWERED) {
+    } else if (call->result != LS_PEER_ANSWERED && call->result != LS_PEER_UNASKED) {
         view->state = call->result == LS_PEER_REFUSED  ? LS_RANK_DEAD
                       : call->result == LS_PEER_SILENT ? LS_RANK_STOPPED
                                                        : LS_RANK_UNREACHABLE;
@@ -247,7 +253,7 @@ static ls_status look_far(ls_peers *p, double stale_s, double answer_s, ls_rank_
                 calls[count++] = call_to(p, whom, LS_PEER_RECORD, r);
             }
         }
-        ls_peer_call_all(calls, count, answer_s);
+        ls_peer_call_all(calls, count, answer_s, true);
         for (int i = 0; i < count; i++) {
             if (round == 0 || calls[i].result == LS_PEER_ANSWERED) {
                 take_reply(&calls[i], &views[calls[i].request.rank], stale_s);
@@ -309,7 +315,7 @@ void ls_peers_dismiss(ls_peers *p) {
             calls[count++] = call_to(p, r, LS_PEER_DISMISS, r);
         }
     }
-    ls_peer_call_all(calls, count, 1.0);
+    ls_peer_call_all(calls, count, 1.0, false);
     free(calls);
 }
 

@@ -150,13 +150,16 @@ static void check(void) {
         return;
     }
     const uint64_t now_ns = ls_clock_ns(), progress_ns = atomic_load(&own->progress_ns);
-    const uint64_t late_ns = progress_ns + deadline_ns + turn_ns();
-    const bool late = now_ns >= late_ns;
+    const uint64_t over_ns = progress_ns + deadline_ns;
+    const bool late = now_ns >= over_ns + turn_ns();
     /* Others may have begun to wait later, and have time left. */
     const bool often = late && deadline_ns < ns_of(2 * the.min_deadline_s);
+    /* Who looks asks all: looks of thousands of ranks that wait would be millions of questions. */
+    const uint64_t asked_ns = atomic_load(&own->asked_ns);
+    const uint64_t looked_ns = asked_ns > the.last_look_ns ? asked_ns : the.last_look_ns;
     if (is_due(now_ns, progress_ns, ns_of(stale_s()) + turn_ns()) &&
-        ((late && the.last_look_ns < late_ns) ||
-         is_due(now_ns, the.last_look_ns, ns_of(often ? the.tick_s : stale_s())))) {
+        ((late && looked_ns < over_ns) ||
+         is_due(now_ns, looked_ns, ns_of(often ? the.tick_s : stale_s()) + turn_ns()))) {
         look(op, late);
         the.last_look_ns = ls_clock_ns();
     }

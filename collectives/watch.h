@@ -10,7 +10,8 @@
  * ones, at least min_deadline_s. Before two steps have passed, and outside of training steps
  * (setup, evaluation, checkpoints), patience_s is allowed; but stopped and unreachable ranks are
  * found within min_deadline_s everywhere: whoever has waited for half of it asks whether all are
- * still there. A process that was itself stopped and continued starts anew.
+ * still there, unless another rank has asked meanwhile. A process that was itself stopped and
+ * continued starts anew.
  *
  * All functions are called by the main thread. */
 #ifndef LS_COLLECTIVES_WATCH_H

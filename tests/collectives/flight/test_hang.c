@@ -3,10 +3,14 @@
 #include "collectives/comm_choose.h"
 #include "collectives/comm_hier.h"
 #include "collectives/watch.h"
+#include "runtime/base/clock.h"
 #include "tests/test.h"
 
+#include <sched.h>
 #include <signal.h>
 #include <unistd.h>
+
+enum { MIN_DEADLINE_S = 1, PATIENCE_S = 60 };
 
 static void report(const char *text) {
     fprintf(stderr, "REPORT %s\n", text);
@@ -93,6 +97,42 @@ static ls_status operate_long(ls_comm *comm, int signal_number) {
     return comm->ops->barrier(comm);
 }
 
+/* All wait for the highest rank, which takes its time and says so: one of them looks for all. */
+static ls_status take_time(ls_comm *comm) {
+    const ls_flight_record *own = ls_flight_own();
+    const double stale_s = 0.5 * MIN_DEADLINE_S;
+    const uint64_t begin_ns = ls_clock_ns();
+    uint64_t asked_ns = 0;
+    double passed_s = 0;
+    int looks = 0;
+    ls_flight_mark(LS_FLIGHT_CHECKPOINT, -1);
+    while (comm->rank == comm->size - 1 && looks < 6) {
+        looks += own->asked_ns != asked_ns;
+        asked_ns = own->asked_ns;
+        passed_s = 1e-9 * (double)(ls_clock_ns() - begin_ns);
+        ls_flight_mark(LS_FLIGHT_CHECKPOINT, -1);
+        sched_yield();
+    }
+    if (looks > 0 && passed_s < 0.8 * looks * stale_s) {
+        return LS_FAIL(LS_E_COMM, "asked %d times in %.1f s", looks, passed_s);
+    }
+    return comm->ops->barrier(comm);
+}
+
+/* Short steps do not make a short deadline. */
+static ls_status check_deadline(void) {
+    const ls_flight_record *own = ls_flight_own();
+    const double patience_s = PATIENCE_S, least_s = MIN_DEADLINE_S;
+    uint64_t deadline_ns = 0;
+    while (deadline_ns == 0 || 1e-9 * (double)deadline_ns >= patience_s) {
+        sched_yield();
+        deadline_ns = own->deadline_ns;
+    }
+    return 1e-9 * (double)deadline_ns >= least_s
+               ? LS_OK
+               : LS_FAIL(LS_E_COMM, "a deadline of %.3f s", 1e-9 * (double)deadline_ns);
+}
+
 static ls_status run(const char *way, ls_comm *comm) {
     int64_t value[2] = {1, 1};
     for (int i = 1; i < 6; i++) {
@@ -101,6 +141,12 @@ static ls_status run(const char *way, ls_comm *comm) {
         ls_watch_end_step(i);
     }
     ls_flight_mark(LS_FLIGHT_BACKWARD, 7);
+    if (strcmp(way, "fine") == 0) {
+        LS_TRY(check_deadline());
+    }
+    if (strcmp(way, "slow") == 0) {
+        return take_time(comm);
+    }
     const bool culprit = comm->rank == comm->size - 1;
     if (strcmp(way, "in") == 0) { /* stopped after it has entered */
         return operate_long(comm, culprit ? SIGSTOP : 0);
@@ -152,9 +198,9 @@ int main(int argc, char **argv) {
     const ls_watch_options options = {.comm = world,
                                       .run_dir = argv[2],
                                       .flight_dir = flight_dir,
-                                      .min_deadline_s = 1,
+                                      .min_deadline_s = MIN_DEADLINE_S,
                                       .deadline_factor = 3,
-                                      .patience_s = 60,
+                                      .patience_s = PATIENCE_S,
                                       .report = report,
                                       .end = end};
     const bool checks = argc > 4;

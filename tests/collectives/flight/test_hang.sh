@@ -5,7 +5,7 @@ program=$1
 root=$(cd "$(dirname "$0")/../../.." && pwd)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-mkdir -p "$work/shm/0" "$work/shm/1" "$work/shm/2"
+mkdir -p "$work/shm/0" "$work/shm/1" "$work/shm/2" "$work/shm/3"
 
 fail() {
     echo "FAILED: $* ${TEST_BACKEND:-} ${TEST_OPERATION:-}" >&2
@@ -47,6 +47,7 @@ records() { # records RANKS: a record of each, and every rank's last operation i
 job 0 3 fine
 [ ! -e "$work/run" ] || fail "an orderly run wrote records"
 job 0 2 fine checks
+job 0 4 slow
 
 never='REPORT rank 2 on host .* never entered all-reduce #6 of group world, bucket 4; last seen in backward of block 7, step 5'
 for way in stop loop; do
@@ -106,6 +107,7 @@ records 3
 
 # The same between ranks that see no memory of each other; a stopped one can say nothing then.
 export TEST_APART=1
+job 0 4 slow
 job 3 3 loop
 says "$never; it still runs"
 records 3

@@ -6,7 +6,9 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 /* Longer than ctest waits: an address that has to run into it fails the test. */
@@ -84,7 +86,7 @@ static ls_peer_call call(const ls_peer_contact *contact, const ls_peer_contact *
                       .caller = caller,
                       .request = {.what = LS_PEER_RECORD, .rank = 5},
                       .reply = NULL};
-    ls_peer_call_all(&c, 1, timeout_s);
+    ls_peer_call_all(&c, 1, timeout_s, true);
     CHECK_INT(c.reply != NULL, c.result == LS_PEER_ANSWERED);
     if (c.reply) {
         CHECK_INT(c.reply->record.rank, 5);
@@ -103,12 +105,70 @@ static void test_many(const ls_peer_address *closed, const ls_peer_address *live
         calls[i] = (ls_peer_call){.contact = i % 3 ? &here : &dead,
                                   .request = {.what = LS_PEER_RECORD, .rank = i}};
     }
-    ls_peer_call_all(calls, MANY, FOREVER_S);
+    ls_peer_call_all(calls, MANY, FOREVER_S, true);
     for (int i = 0; i < MANY; i++) {
         CHECK_INT(calls[i].result, i % 3 ? LS_PEER_ANSWERED : LS_PEER_REFUSED);
         CHECK(!calls[i].reply || calls[i].reply->record.rank == i);
         free(calls[i].reply);
     }
+}
+
+/* Of a large part of a job that does not answer, what answers in the time of one is enough, unless
+ * all are to be told. */
+static void test_enough(const ls_peer_address *gone, const ls_peer_address *live) {
+    enum { MANY = 130 };
+    static ls_peer_call calls[MANY];
+    const ls_peer_contact here = with(live, 1), cut = with(gone, 1);
+    for (int enough = 0; enough < 2; enough++) {
+        for (int i = 0; i < MANY; i++) {
+            calls[i] = (ls_peer_call){.contact = i == 5 ? &cut : &here,
+                                      .request = {.what = LS_PEER_RECORD, .rank = i}};
+        }
+        ls_peer_call_all(calls, MANY, 0.5, enough);
+        CHECK_INT(calls[5].result, LS_PEER_UNREACHABLE);
+        CHECK_INT(calls[6].result, LS_PEER_ANSWERED);
+        CHECK_INT(calls[MANY - 1].result, enough ? LS_PEER_UNASKED : LS_PEER_ANSWERED);
+        for (int i = 0; i < MANY; i++) {
+            free(calls[i].reply);
+        }
+    }
+}
+
+/* Want of descriptors is no word about the others: they are asked one after another, or not. */
+static void test_few_descriptors(void) {
+    enum { MANY = 40 };
+    static ls_peer_call calls[MANY];
+    ls_peer_address at;
+    int listener = listen_at("127.0.0.1", 64, &at);
+    const pid_t other = fork();
+    if (other == 0) {
+        answer(&listener);
+        _exit(0);
+    }
+    const ls_peer_contact contact = with(&at, 1);
+    const int lowest = dup(listener);
+    close(lowest);
+    struct rlimit before;
+    getrlimit(RLIMIT_NOFILE, &before);
+    for (int left = 0; left <= 4; left += 4) {
+        const struct rlimit few = {.rlim_cur = (rlim_t)(lowest + left),
+                                   .rlim_max = before.rlim_max};
+        for (int i = 0; i < MANY; i++) {
+            calls[i] =
+                (ls_peer_call){.contact = &contact, .request = {.what = LS_PEER_RECORD, .rank = i}};
+        }
+        CHECK_INT(setrlimit(RLIMIT_NOFILE, &few), 0);
+        ls_peer_call_all(calls, MANY, FOREVER_S, true);
+        CHECK_INT(setrlimit(RLIMIT_NOFILE, &before), 0);
+        for (int i = 0; i < MANY; i++) {
+            CHECK_INT(calls[i].result, left ? LS_PEER_ANSWERED : LS_PEER_UNASKED);
+            free(calls[i].reply);
+        }
+    }
+    ls_peer_call dismiss = {.contact = &contact, .request = {.what = LS_PEER_DISMISS}};
+    ls_peer_call_all(&dismiss, 1, FOREVER_S, false);
+    CHECK_INT(waitpid(other, NULL, 0), other);
+    close(listener);
 }
 
 static void *trickle(void *fd) {
@@ -134,6 +194,7 @@ static void test_trickle(void) {
 }
 
 int main(void) {
+    test_few_descriptors();
     ls_peer_address live, silent;
     int listener = listen_at("127.0.0.1", 64, &live);
     listen_at("127.0.0.1", 64, &silent);
@@ -170,9 +231,10 @@ int main(void) {
 
     test_trickle();
     test_many(&closed, &live);
+    test_enough(&gone, &live);
     contact = with(&live, 1);
     ls_peer_call dismiss = {.contact = &contact, .request = {.what = LS_PEER_DISMISS}};
-    ls_peer_call_all(&dismiss, 1, FOREVER_S);
+    ls_peer_call_all(&dismiss, 1, FOREVER_S, false);
     CHECK_INT(dismiss.result, LS_PEER_ANSWERED);
     pthread_join(thread, NULL);
     return test_end();
