@@ -55,10 +55,18 @@ static ls_status make_hier(ls_comm *mpi, int host, int inside, ls_comm **comm) {
     LS_TRY(mpi->ops->split(mpi, host, &mine));
     ls_status status = ls_comm_agree(mpi, ls_comm_shm(mine, &shared));
     mine->ops->destroy(mine);
-    LS_TRY(status);
-    LS_TRY(mpi->ops->split(mpi, inside, &across));
-    LS_TRY(mpi->ops->duplicate(mpi, &flat));
+    LS_TRY_GOTO(status, failed); /* on another host, maybe */
+    LS_TRY_GOTO(mpi->ops->split(mpi, inside, &across), failed);
+    LS_TRY_GOTO(mpi->ops->duplicate(mpi, &flat), failed);
     return ls_comm_hier(flat, shared, across, comm);
+failed:
+    if (across) {
+        across->ops->destroy(across);
+    }
+    if (shared) {
+        shared->ops->destroy(shared);
+    }
+    return status;
 }
 
 ls_status ls_comm_choose(ls_comm *mpi, ls_transport transport, ls_comm **comm) {

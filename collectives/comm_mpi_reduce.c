@@ -127,14 +127,30 @@ static ls_status prepare(mpi_comm *c, ls_dtype dtype, ls_reduce op, ls_comm_requ
     ls_comm_request *request;
     LS_TRY(ls_mpi_request_take(c, 0, &request));
     mpi_reduction *r = &request->reduction;
-    if (!r->bounds) {
-        LS_TRY(ls_calloc((size_t)c->base.size + 1, sizeof *r->bounds, &r->bounds));
+    ls_status status =
+        r->bounds ? LS_OK : ls_calloc((size_t)c->base.size + 1, sizeof *r->bounds, &r->bounds);
+    if (status != LS_OK) {
+        ls_mpi_request_give_back(c, request);
+        return status;
     }
     r->dtype = dtype;
     r->op = op;
     r->status = LS_OK;
     r->gathering = false;
     *out = request;
+    return LS_OK;
+}
+
+static ls_status scratch_take(mpi_comm *c, mpi_reduction *r, int64_t bytes) {
+    if (bytes > r->scratch_bytes) {
+        ls_comm_host_give_back(&c->base, r->scratch);
+        r->scratch = NULL;
+        r->scratch_bytes = 0;
+        void *scratch;
+        LS_TRY(ls_comm_host_alloc(&c->base, bytes, &scratch));
+        r->scratch = scratch;
+        r->scratch_bytes = bytes;
+    }
     return LS_OK;
 }
 
@@ -145,14 +161,10 @@ static ls_status launch(mpi_comm *c, ls_comm_request *request) {
     /* Taking it again with room for the parts gives the same request. */
     ls_mpi_request_give_back(c, request);
     LS_TRY(ls_mpi_request_take(c, most_parts(r, rank, size), &request));
-    const int64_t needed = (size + 1) * slice_bytes(r, rank);
-    if (needed > r->scratch_bytes) {
-        ls_comm_host_give_back(&c->base, r->scratch);
-        r->scratch_bytes = 0;
-        void *scratch = NULL;
-        LS_TRY(ls_comm_host_alloc(&c->base, needed, &scratch));
-        r->scratch = scratch;
-        r->scratch_bytes = needed;
+    ls_status status = scratch_take(c, r, (size + 1) * slice_bytes(r, rank));
+    if (status != LS_OK) {
+        ls_mpi_request_give_back(c, request);
+        return status;
     }
     if (r->root == NOBODY) {
         r->sum = r->recv;

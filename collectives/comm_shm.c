@@ -32,7 +32,12 @@ static void window_free(shm_window *w) {
 static ls_status window_take(shm_comm *c, int64_t bytes, bool common, shm_window *w) {
     const MPI_Comm handle = ls_mpi_handle(c->mpi);
     char **bases = NULL;
-    LS_TRY(ls_comm_agree(c->mpi, ls_calloc((size_t)c->base.size, sizeof *bases, &bases)));
+    ls_status status =
+        ls_comm_agree(c->mpi, ls_calloc((size_t)c->base.size, sizeof *bases, &bases));
+    if (status != LS_OK) {
+        free(bases);
+        return status;
+    }
     MPI_Info info;
     MPI_Info_create(&info);
     MPI_Info_set(info, "alloc_shared_noncontig", "true");
@@ -84,14 +89,18 @@ static ls_status take_region(shm_comm *c, int64_t bytes, bool common, void **mem
     const int64_t first = common ? ls_slice_first(bytes, size, me) : 0;
     const int64_t end = common ? ls_slice_first(bytes, size, me + 1) : bytes;
     shm_region *region = NULL;
-    LS_TRY(ls_comm_agree(c->mpi, ls_calloc(1, sizeof *region, &region)));
-    ls_status status = window_take(c, bytes, common, &region->window);
+    ls_status status = ls_comm_agree(c->mpi, ls_calloc(1, sizeof *region, &region));
+    if (status == LS_OK) {
+        status = window_take(c, bytes, common, &region->window);
+    }
     if (status == LS_OK) {
         memset(region->window.bases[me] + first, 0, (size_t)(end - first));
         status = c->mpi->ops->barrier(c->mpi);
     }
     if (status != LS_OK) {
-        window_free(&region->window);
+        if (region) {
+            window_free(&region->window);
+        }
         free(region);
         return status;
     }

@@ -323,6 +323,32 @@ static void test_library_error(ls_comm *world) {
     comm->ops->destroy(comm);
 }
 
+/* A reduction that finds no memory leaves the communicator as it was. */
+static void test_no_memory(ls_comm *world) {
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) /* which end the process */
+    enum { ELEMS = 1 << 20 };
+    const int64_t too_many = INT64_C(1) << 48; /* more than there are addresses for */
+    static float x[ELEMS];
+    ls_comm *comm = NULL;
+    ls_comm_request *request = NULL;
+    CHECK_OK(world->ops->duplicate(world, &comm));
+    for (int turn = 0; turn < 2; turn++) {
+        for (int i = 0; i < ELEMS; i++) {
+            x[i] = (float)(comm->rank + i % 100);
+        }
+        CHECK_OK(comm->ops->all_reduce_start(comm, x, x, ELEMS, LS_F32, LS_SUM_TREE, &request));
+        CHECK_OK(comm->ops->wait(comm, request));
+        CHECK(x[70] == (float)(comm->size * (comm->size - 1) / 2 + 70 * comm->size));
+        CHECK_STATUS(
+            comm->ops->all_reduce_start(comm, x, x, too_many, LS_F32, LS_SUM_TREE, &request),
+            LS_E_MEMORY);
+    }
+    comm->ops->destroy(comm);
+#else
+    (void)world;
+#endif
+}
+
 int main(int argc, char **argv) {
     ls_comm *world = NULL, *copy = NULL;
     CHECK_OK(ls_comm_mpi_init(&argc, &argv, &world));
@@ -346,6 +372,7 @@ int main(int argc, char **argv) {
         test_large(shm);
         shm->ops->destroy(shm);
     }
+    test_no_memory(world);
     if (world->size > 1) {
         test_library_error(world);
     }
