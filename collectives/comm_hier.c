@@ -342,8 +342,7 @@ static ls_status host(ls_comm *comm, int *lowest) {
 
 static ls_status alloc(ls_comm *comm, int64_t bytes, void **memory) {
     ls_comm *inside = ((hier_comm *)comm)->inside;
-    LS_TRY(inside->ops->alloc(inside, bytes, memory));
-    return LS_OK;
+    return inside->ops->alloc(inside, bytes, memory);
 }
 
 static ls_status alloc_common(ls_comm *comm, int64_t bytes, void **memory) {

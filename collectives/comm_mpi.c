@@ -1,6 +1,6 @@
 /* The MPI back end: the library, its communicators and the blocking operations.
  *
- * Those are the library's non-blocking ones, awaited: in a blocking call of the library this rank
+ * Those are non-blocking ones, awaited: in a blocking call of the library this rank
  * would not move on what it has started and others wait for, and whether it has is not the same on
  * all ranks, who must not mix the two forms. */
 #include "collectives/comm_mpi_impl.h"
@@ -13,6 +13,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+/* Results of an all-gather up to here travel in few messages. */
+enum { SMALL_BYTES = 4 << 20 };
 
 int64_t ls_comm_mpi_chunk_bytes = 1 << 30;
 int64_t ls_comm_mpi_message_bytes = 1 << 30;
@@ -64,6 +67,7 @@ static void destroy(ls_comm *comm) {
         world_comm = NULL;
     }
     free(c->from);
+    free(c->gathered);
     free(c);
 }
 
@@ -157,8 +161,44 @@ static ls_status all_gather_chunk(mpi_comm *c, const char *send, char *recv, int
     return finish(request, "all-gather");
 }
 
+static ls_status take_gathered(mpi_comm *c, int64_t bytes) {
+    if (bytes > c->gathered_bytes) {
+        free(c->gathered);
+        c->gathered_bytes = 0;
+        LS_TRY(ls_calloc((size_t)bytes, 1, &c->gathered));
+        c->gathered_bytes = bytes;
+    }
+    return LS_OK;
+}
+
+/* In log2(ranks) steps, in each of which a rank sends all that it has (Bruck et al. 1997,
+ * doi:10.1109/71.642949): thousands of ranks need no connections from each to each, which the
+ * library's own would make. */
+static ls_status all_gather_small(mpi_comm *c, const char *send, char *recv, int64_t bytes) {
+    const int rank = c->base.rank, size = c->base.size, tag = ls_mpi_next_tag(c);
+    LS_TRY(take_gathered(c, size * bytes));
+    memcpy(c->gathered, send, (size_t)bytes); /* block i is of rank (rank + i) % size */
+    for (int64_t have = 1, n; have < size; have += n) {
+        n = ls_min_i64(have, size - have);
+        ls_comm_request *request;
+        LS_TRY(ls_mpi_request_take(c, 2 * ls_mpi_messages(n * bytes), &request));
+        LS_TRY(ls_mpi_receive(c, request, c->gathered + have * bytes, n * bytes,
+                              (int)((rank + have) % size), tag));
+        LS_TRY(ls_mpi_send(c, request, c->gathered, n * bytes, (int)((rank + size - have) % size),
+                           tag));
+        LS_TRY(ls_mpi_wait(&c->base, request));
+    }
+    const int64_t behind = (size - rank) * bytes; /* of the blocks from this rank's to the last */
+    memcpy(recv + rank * bytes, c->gathered, (size_t)behind);
+    memcpy(recv, c->gathered + behind, (size_t)(rank * bytes));
+    return LS_OK;
+}
+
 static ls_status all_gather(ls_comm *comm, const void *send, void *recv, int64_t bytes) {
     LS_TRY(ls_comm_check_count(bytes, "all-gather"));
+    if (bytes > 0 && bytes <= ls_min_i64(SMALL_BYTES / comm->size, ls_comm_mpi_chunk_bytes)) {
+        return all_gather_small((mpi_comm *)comm, send, recv, bytes);
+    }
     for (int64_t at = 0; at < bytes; at += ls_comm_mpi_chunk_bytes) {
         int n = (int)ls_min_i64(ls_comm_mpi_chunk_bytes, bytes - at);
         LS_TRY(all_gather_chunk((mpi_comm *)comm, (const char *)send + at, (char *)recv + at, n,

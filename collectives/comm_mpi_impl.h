@@ -41,6 +41,8 @@ typedef struct mpi_comm {
     uint32_t sequence;       /* of exchanges; the same on all ranks */
     ls_pump pump;            /* pending: requests taken */
     const void **from;       /* [size], of one addition */
+    char *gathered;          /* of a small all-gather */
+    int64_t gathered_bytes;
 } mpi_comm;
 
 #define MPI_TRY(what, call)                                                                        \

@@ -240,10 +240,7 @@ ls_status ls_nccl_all_to_all_start(ls_comm *comm, const void *send, const int64_
         LS_TRY(ls_comm_check_count(send_counts[r], "exchange"));
         LS_TRY(ls_comm_check_count(recv_counts[r], "exchange"));
     }
-    if (send_counts[comm->rank] != recv_counts[comm->rank]) {
-        return LS_FAIL(LS_E_SHAPE, "rank %d sends itself %lld bytes and expects %lld", comm->rank,
-                       (long long)send_counts[comm->rank], (long long)recv_counts[comm->rank]);
-    }
+    LS_TRY(ls_comm_check_own(comm, send_counts[comm->rank], recv_counts[comm->rank]));
     LS_TRY(begin(c, send, recv, request));
     ncclResult_t result = ncclGroupStart();
     for (int r = 0; r < comm->size; r++) {

@@ -7,6 +7,7 @@
 #include "tests/test.h"
 
 #include <limits.h>
+#include <mpi.h>
 
 static const int64_t sizes[] = {0, 1, 7, 64, 1000, 4099};
 #define SIZES (sizeof sizes / sizeof *sizes)
@@ -323,6 +324,37 @@ static void test_library_error(ls_comm *world) {
     comm->ops->destroy(comm);
 }
 
+/* Messages that the back end sends, counted on their way into the library. */
+static int sent;
+
+int MPI_Isend(const void *buf, int count, MPI_Datatype type, int to, int tag, MPI_Comm handle,
+              MPI_Request *request) {
+    sent++;
+    return PMPI_Isend(buf, count, type, to, tag, handle, request);
+}
+
+/* A few bytes of every rank take as few messages as they can, so that connections stay few. */
+static void test_small_gather(ls_comm *comm) {
+    int64_t all[8], steps = 0;
+    for (int have = 1; have < comm->size; have *= 2) {
+        steps++;
+    }
+    for (int turn = 0; turn < 2; turn++) {
+        const int64_t mine = 1000 * turn + comm->rank;
+        sent = 0;
+        CHECK_OK(comm->ops->all_gather(comm, &mine, all, sizeof mine));
+        CHECK_INT(sent, steps);
+        for (int rank = 0; rank < comm->size; rank++) {
+            CHECK_INT(all[rank], 1000 * turn + rank);
+        }
+        all[comm->rank] = -mine; /* in place */
+        CHECK_OK(comm->ops->all_gather(comm, &all[comm->rank], all, sizeof mine));
+        for (int rank = 0; rank < comm->size; rank++) {
+            CHECK_INT(all[rank], -1000 * turn - rank);
+        }
+    }
+}
+
 /* A reduction that finds no memory leaves the communicator as it was. */
 static void test_no_memory(ls_comm *world) {
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) /* which end the process */
@@ -372,6 +404,7 @@ int main(int argc, char **argv) {
         test_large(shm);
         shm->ops->destroy(shm);
     }
+    test_small_gather(world);
     test_no_memory(world);
     if (world->size > 1) {
         test_library_error(world);
