@@ -2,7 +2,8 @@
  * itself, and has made no progress for its own deadline. So blame goes along chains (0 waits for 1,
  * which waits for 2 in another group) to their end. Calls of the same number in the same group that
  * differ explain everything and are told first. Without a culprit, when all have waited for longer
- * than they should, the ranks wait for each other, or the transfer itself does not come to its end.
+ * than they should, the ranks wait for each other, or the transfer itself does not come to its end;
+ * but not where one of them could not be asked, for whom they may wait.
  */
 #include "collectives/diagnose.h"
 
@@ -293,11 +294,12 @@ static void put_deadlock(writer *w, const ls_rank_view *views, int size) {
 ls_verdict ls_diagnose(const ls_rank_view *views, int size, char *text, size_t text_size) {
     writer w = {text, text_size, 0};
     text[0] = '\0';
-    int culprits = 0, waiting = 0, patient = 0, slow = -1;
+    int culprits = 0, waiting = 0, patient = 0, unknown = 0, slow = -1;
     for (int r = 0; r < size; r++) {
         const bool waits = is_waiting(&views[r]) && views[r].state == LS_RANK_ALIVE;
         const bool missing = is_missing(views, size, r);
         waiting += waits;
+        unknown += views[r].state == LS_RANK_ALIVE && !views[r].record;
         patient += waits && !overdue(views[r].record);
         slow = missing && slow < 0 ? r : slow;
         const bool left = views[r].state == LS_RANK_LEFT;
@@ -325,7 +327,7 @@ ls_verdict ls_diagnose(const ls_rank_view *views, int size, char *text, size_t t
         put_culprit(&w, views, size, slow);
         return LS_VERDICT_SLOW;
     }
-    if (waiting > 0 && patient == 0) {
+    if (waiting > 0 && patient == 0 && unknown == 0) {
         put_deadlock(&w, views, size);
         return LS_VERDICT_HANG;
     }
