@@ -381,6 +381,20 @@ static void test_no_memory(ls_comm *world) {
 #endif
 }
 
+/* Where ranks lie on hosts, as the choice of a back end needs it. */
+static void test_spread(void) {
+    const uint64_t pairs[] = {7, 3, 7, 3}, lone[] = {4, 5, 6}, uneven[] = {1, 1, 2};
+    const ls_spread two = ls_spread_of(pairs, 3, 4);
+    CHECK(two.even && two.hosts == 2 && two.least == 2 && two.most == 2);
+    CHECK_INT(two.first, 1);
+    CHECK_INT(two.inside, 1);
+    const ls_spread one = ls_spread_of(lone, 1, 3); /* levels of one rank gain nothing */
+    CHECK(!one.even && one.hosts == 3 && one.least == 1 && one.most == 1);
+    const ls_spread odd = ls_spread_of(uneven, 0, 3);
+    CHECK(!odd.even && odd.hosts == 2 && odd.least == 1 && odd.most == 2);
+    CHECK(!ls_spread_of(uneven, 0, 2).even); /* one host */
+}
+
 int main(int argc, char **argv) {
     ls_comm *world = NULL, *copy = NULL;
     CHECK_OK(ls_comm_mpi_init(&argc, &argv, &world));
@@ -404,6 +418,7 @@ int main(int argc, char **argv) {
         test_large(shm);
         shm->ops->destroy(shm);
     }
+    test_spread();
     test_small_gather(world);
     test_no_memory(world);
     if (world->size > 1) {

@@ -55,11 +55,13 @@ int main(int argc, char **argv) {
     const gpu racks[] = {{3, RACK_A, 1}, {3, RACK_B, 1}, {3, RACK_A, 1}, {3, RACK_B, 1}};
     const gpu cliques[] = {{3, RACK_A, 1}, {3, RACK_A, 2}, {3, RACK_A, 2}, {3, RACK_A, 1}};
     const gpu lone[] = {{3, RACK_A, 1}, {3, RACK_B, 1}, {3, RACK_A, 1}, {1, RACK_B, 1}};
+    const gpu second[] = {{3, RACK_A, 1}, {1, RACK_B, 1}, {3, RACK_A, 1}, {3, RACK_B, 1}};
     const gpu zeros[] = {{3, ZEROS, 1}, {3, ZEROS, 1}, {3, ZEROS, 1}, {3, ZEROS, 1}};
     uint64_t domains[4];
     check(racks, 0, 1, 0, 1);
     check(cliques, 0, 1, 1, 0);
     check(lone, 0, 0, 0, 0); /* not every fabric is complete: one host */
+    check(second, 0, 0, 0, 0);
     check(zeros, 0, 0, 0, 0);
     CHECK_OK(ls_comm_domains(world, NULL, 0, domains)); /* no GPUs */
     CHECK_INT(domains[3], 0);
