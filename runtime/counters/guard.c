@@ -4,30 +4,55 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* By group, then by hash: equal votes are neighbours. */
+static int compare_votes(const void *a, const void *b, void *context) {
+    const ls_guard_vote *votes = context, *x = &votes[*(const int *)a], *y = &votes[*(const int *)b];
+    if (x->group != y->group) {
+        return x->group < y->group ? -1 : 1;
+    }
+    return x->hash < y->hash ? -1 : x->hash > y->hash;
+}
+
+static int compare_ints(const void *a, const void *b) {
+    return *(const int *)a - *(const int *)b;
+}
+
+/* Where the run of equal votes (or, with whole, of the same group) that begins at `from` ends. */
+static int end_of_run(const ls_guard_vote *votes, const int *order, int count, int from,
+                      bool whole) {
+    const ls_guard_vote *first = &votes[order[from]];
+    int to = from + 1;
+    while (to < count && votes[order[to]].group == first->group &&
+           (whole || votes[order[to]].hash == first->hash)) {
+        to++;
+    }
+    return to;
+}
+
 int ls_guard_odd(const ls_guard_vote *votes, int count, int *odd, bool *undecided) {
     int found = 0;
     *undecided = false;
     for (int i = 0; i < count; i++) {
-        int mine = 0, best = 0; /* ranks with this hash; with the most frequent other one */
-        for (int j = 0; j < count; j++) {
-            if (votes[j].group != votes[i].group) {
-                continue;
-            }
-            int same = 0;
-            for (int k = 0; k < count; k++) {
-                same += votes[k].group == votes[j].group && votes[k].hash == votes[j].hash;
-            }
-            if (votes[j].hash == votes[i].hash) {
-                mine = same;
-            } else {
-                best = same > best ? same : best;
-            }
+        odd[i] = i;
+    }
+    qsort_r(odd, (size_t)count, sizeof *odd, compare_votes, (void *)votes);
+    for (int begin = 0, end; begin < count; begin = end) {
+        int most = 0, winners = 0;
+        end = end_of_run(votes, odd, count, begin, true);
+        for (int at = begin, next; at < end; at = next) {
+            next = end_of_run(votes, odd, end, at, false);
+            winners = next - at > most ? 1 : winners + (next - at == most);
+            most = next - at > most ? next - at : most;
         }
-        if (best >= mine) {
-            odd[found++] = i;
-            *undecided = *undecided || best == mine;
+        *undecided = *undecided || winners > 1;
+        for (int at = begin, next; at < end; at = next) {
+            next = end_of_run(votes, odd, end, at, false);
+            for (int i = at; i < next && (winners > 1 || next - at < most); i++) {
+                odd[found++] = odd[i]; /* never beyond i */
+            }
         }
     }
+    qsort(odd, (size_t)found, sizeof *odd, compare_ints);
     return found;
 }
 

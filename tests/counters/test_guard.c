@@ -21,6 +21,27 @@ static void test_odd(void) {
     const ls_guard_vote groups[] = {{1, 5}, {1, 5}, {1, 6}, {2, 5}, {2, 6}, {2, 6}};
     CHECK_INT(ls_guard_odd(groups, COUNT(groups), odd, &undecided), 2);
     CHECK(odd[0] == 2 && odd[1] == 3 && !undecided);
+    const ls_guard_vote second[] = {{1, 5}, {1, 5}, {1, 6}, {1, 6}, {1, 7}, {2, 8}};
+    CHECK_INT(ls_guard_odd(second, COUNT(second), odd, &undecided), 5); /* nobody is right */
+    CHECK(odd[0] == 0 && odd[4] == 4 && undecided);
+}
+
+/* As many ranks as the largest runs have, all replicas: in no time. */
+static void test_many(void) {
+    enum { MANY = 16384 };
+    static ls_guard_vote votes[MANY];
+    static int odd[MANY];
+    bool undecided;
+    for (int i = 0; i < MANY; i++) {
+        votes[i] = (ls_guard_vote){7, i == 12345 ? 1 : 2};
+    }
+    CHECK_INT(ls_guard_odd(votes, MANY, odd, &undecided), 1);
+    CHECK(odd[0] == 12345 && !undecided);
+    for (int i = 0; i < MANY; i++) { /* pairs, of which each differs */
+        votes[i] = (ls_guard_vote){(uint64_t)(i / 2), (uint64_t)i};
+    }
+    CHECK_INT(ls_guard_odd(votes, MANY, odd, &undecided), MANY);
+    CHECK(odd[0] == 0 && odd[MANY - 1] == MANY - 1 && undecided);
 }
 
 static void test_slowest(void) {
@@ -63,6 +84,7 @@ static void test_spike(void) {
 
 int main(void) {
     test_odd();
+    test_many();
     test_slowest();
     test_spike();
     return test_end();
