@@ -38,7 +38,7 @@ ls_status ls_owner_self(ls_owner *owner) {
     LS_TRY(ls_process_start(owner->pid, &owner->start_ticks));
     const char *restart = getenv("SLURM_RESTART_COUNT");
     copy_text(owner->cluster, sizeof owner->cluster, getenv("SLURM_CLUSTER_NAME"));
-    copy_text(owner->job, sizeof owner->job, getenv("SLURM_JOB_ID"));
+    ls_process_slurm_job(owner->job, sizeof owner->job);
     copy_text(owner->step, sizeof owner->step, getenv("SLURM_STEP_ID"));
     owner->restart = restart ? strtoll(restart, NULL, 10) : 0;
     return LS_OK;
@@ -53,11 +53,7 @@ static bool squeue(const char *job, bool steps, char *out, size_t size) {
         return false;
     }
     snprintf(jobs, sizeof jobs, "--jobs=%s", job);
-    char *const argv[] = {"squeue",
-                          "--noheader",
-                          jobs,
-                          steps ? "--format=%i" : "--format=%A",
-                          steps ? "--steps" : NULL,
+    char *const argv[] = {"squeue", "--noheader", jobs, "--format=%i", steps ? "--steps" : NULL,
                           NULL};
     posix_spawn_file_actions_t actions;
     posix_spawn_file_actions_init(&actions);
@@ -108,7 +104,8 @@ static ls_owner_state look_in_slurm(const ls_owner *owner, const ls_owner *self)
          (owner->step[0] && strcmp(owner->step, self->step) == 0))) {
         return LS_OWNER_GONE; /* an earlier start of this job, or of this step */
     }
-    if (!squeue(owner->job, owner->step[0] != '\0', out, sizeof out)) {
+    if (!squeue(owner->job, owner->step[0] != '\0', out, sizeof out) ||
+        strchr(out, '+')) { /* parts of heterogeneous jobs have names of their own */
         return LS_OWNER_UNKNOWN;
     }
     snprintf(name, sizeof name, owner->step[0] ? "%s.%s" : "%s", owner->job, owner->step);

@@ -3,6 +3,7 @@
 #include "runtime/base/clock.h"
 #include "runtime/base/file.h"
 #include "runtime/base/log.h"
+#include "runtime/base/process.h"
 #include "runtime/base/text.h"
 
 #include <ctype.h>
@@ -45,12 +46,11 @@ static double parse_left(const char *text) {
 /* When the job ends, on the monotonic clock: an administrator may change it while it runs. NAN: no
  * job, no limit, or nobody answers. */
 static double ask_slurm(void) {
-    const char *job = getenv("SLURM_JOB_ID");
-    if (!job || !job[0] || job[strspn(job, "0123456789")]) {
+    char job[32], command[128], line[64] = "";
+    if (!ls_process_slurm_job(job, sizeof job)[0]) {
         return NAN;
     }
-    char command[128], line[64] = "";
-    snprintf(command, sizeof command, "timeout 10 squeue -h -o %%L -j %.20s 2>/dev/null", job);
+    snprintf(command, sizeof command, "timeout 10 squeue -h -o %%L -j %s 2>/dev/null", job);
     FILE *answer = popen(command, "r");
     if (answer) {
         if (!fgets(line, sizeof line, answer)) {

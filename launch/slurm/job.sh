@@ -23,12 +23,15 @@ done
 eval "${NODE_CHECK:-}" # through the supervisor, whose shell passes no functions on
 declare -F node_check >/dev/null || node_check() { :; }
 NODE_CHECK=$(declare -f node_check)
+# The last task of an array has the array's number as its own job's, which would mean all of them.
+job_name=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
+job_name=${job_name:-$SLURM_JOB_ID}
 ranks_a_node=${SLURM_NTASKS_PER_NODE:-$((SLURM_NTASKS / SLURM_JOB_NUM_NODES))}
 UNFIT=${UNFIT:-}
 export LOCKSTEP RUN_DIR RUN_NAME NODES MIN_NODES SRUN_OPTIONS UNFIT NODE_CHECK
 export -f node_check
 
-say() { echo "$(date '+%F %T') job $SLURM_JOB_ID: $*"; }
+say() { echo "$(date '+%F %T') job $job_name: $*"; }
 count() { wc -w <<<"$*"; }
 
 # make_step "NODE ..." RANKS OPTIONS...: the words of its srun in $step. --overlap, because a step that
@@ -52,7 +55,7 @@ ask_nodes() {
 # Of the nodes that the job has now (Slurm takes away those that it misses), one a line, all that are fit.
 fit_nodes() {
     local all answered node
-    all=$(scontrol show hostnames "$(squeue --noheader --states=R --format=%N --jobs="$SLURM_JOB_ID" | head -n 1)")
+    all=$(scontrol show hostnames "$(squeue --noheader --states=R --format=%N --jobs="$job_name" | head -n 1)")
     answered=$(ask_nodes "$all")
     # One that is gone may keep others from answering: each by itself, then.
     [ "$(count "$answered")" = "$(count "$all")" ] || answered=$(for node in $all; do ask_nodes "$node" & done; wait)
@@ -130,12 +133,14 @@ requeue() { # requeue [NODE ...]: on others than these
         return 75
     fi
     say "queued again${1:+ on others than $*}"
+    local excluded # before: sbatch --exclude, and those of an earlier start
+    excluded=$(scontrol show job "$job_name" | sed -n 's/.* ExcNodeList=\([^ (]*\).*/\1/p' | head -n 1)
     (
         trap '' TERM # which the first of these sends to all processes of the job
-        scontrol requeue "$SLURM_JOB_ID"
+        scontrol requeue "$job_name"
         # Nodes that were lost count no more otherwise.
-        scontrol update JobId="$SLURM_JOB_ID" NumNodes="$SLURM_JOB_NUM_NODES"
-        [ $# = 0 ] || scontrol update JobId="$SLURM_JOB_ID" ExcNodeList="$(tr ' ' , <<<"$*")"
+        scontrol update JobId="$job_name" NumNodes="$SLURM_JOB_NUM_NODES"
+        [ $# = 0 ] || scontrol update JobId="$job_name" ExcNodeList="${excluded:+$excluded,}$(tr ' ' , <<<"$*")"
     )
     return 75
 }
@@ -161,10 +166,10 @@ guard() {
     # shellcheck disable=SC2016 # of the node's own
     exec "${step[@]}" bash -c 'trap "" TERM # of a requeue
     while sleep 15; do
-        nodes=$(squeue --noheader --states=R --format=%N --jobs="$SLURM_JOB_ID" | head -n 1)
+        nodes=$(squeue --noheader --states=R --format=%N --jobs="$2" | head -n 1)
         [ -z "$nodes" ] || scontrol show hostnames "$nodes" | grep -qxF -e "$0" || break
     done
-    scontrol requeue "$SLURM_JOB_ID" && scontrol update JobId="$SLURM_JOB_ID" NumNodes="$1"' "$SLURMD_NODENAME" "$SLURM_JOB_NUM_NODES"
+    scontrol requeue "$2" && scontrol update JobId="$2" NumNodes="$1"' "$SLURMD_NODENAME" "$SLURM_JOB_NUM_NODES" "$job_name"
 }
 
 lockstep_job() {

@@ -1,8 +1,9 @@
 #include "runtime/base/process.h"
 
 #include <errno.h>
-#include <stdbool.h>
+#include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 
@@ -11,8 +12,9 @@ ls_status ls_process_start(int64_t pid, int64_t *start_ticks) {
     snprintf(path, sizeof path, "/proc/%lld/stat", (long long)pid);
     FILE *f = fopen(path, "re");
     if (!f) {
-        return LS_FAIL(errno == ENOENT ? LS_E_NO : LS_E_IO, "cannot open '%s': %s", path,
-                       strerror(errno));
+        const int error = errno;
+        const bool gone = error == ENOENT && kill((pid_t)pid, 0) != 0 && errno == ESRCH;
+        return LS_FAIL(gone ? LS_E_NO : LS_E_IO, "cannot open '%s': %s", path, strerror(error));
     }
     size_t bytes = fread(text, 1, sizeof text - 1, f);
     bool read_failed = ferror(f);
@@ -36,6 +38,21 @@ ls_status ls_process_start(int64_t pid, int64_t *start_ticks) {
     *start_ticks = ticks;
     return state == 'Z' || state == 'X' ? LS_FAIL(LS_E_NO, "process %lld has ended", (long long)pid)
                                         : LS_OK;
+}
+
+static bool is_number(const char *text) {
+    return text && text[0] && strspn(text, "0123456789") == strlen(text);
+}
+
+char *ls_process_slurm_job(char *job, size_t size) {
+    const char *id = getenv("SLURM_JOB_ID"), *array = getenv("SLURM_ARRAY_JOB_ID"),
+               *task = getenv("SLURM_ARRAY_TASK_ID");
+    if (is_number(id) && is_number(array) && is_number(task)) {
+        snprintf(job, size, "%s_%s", array, task);
+    } else {
+        snprintf(job, size, "%s", is_number(id) ? id : "");
+    }
+    return job;
 }
 
 ls_status ls_process_boot(char *boot, size_t size) {

@@ -4,13 +4,19 @@
 
 #include "runtime/base/status.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 /* When process `pid` was started, in clock ticks since boot (proc(5), starttime): with the number,
  * and within a boot, it names one process. LS_E_NO when there is no such process (a zombie counts
- * as none). */
+ * as none); LS_E_IO where /proc hides it (hidepid), as processes of other users. */
 ls_status ls_process_start(int64_t pid, int64_t *start_ticks);
+
+/* The Slurm job of this process as squeue and scontrol name it; "" outside of one, and for what is no
+ * number. A task of an array is "12_3": the number of its own, that SLURM_JOB_ID has, is the whole
+ * array's for the last one. Returns job. */
+char *ls_process_slurm_job(char *job, size_t size);
 
 /* What tells one start of the host from another (random(4), boot_id); 37 bytes and more, never
  * empty. LS_E_IO. */

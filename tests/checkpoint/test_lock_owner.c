@@ -36,6 +36,9 @@ static void test_process(void) {
     CHECK_OK(ls_owner_self(&self));
     CHECK_INT(strspn(self.boot, "0123456789abcdef-"), 36); /* or all hosts would be this one */
     CHECK_INT(ls_owner_look(&self), LS_OWNER_SELF);
+    self.start_ticks--; /* an earlier process that had this one's number */
+    CHECK_INT(ls_owner_look(&self), LS_OWNER_GONE);
+    self.start_ticks++;
     snprintf(path, sizeof path, "%s/owner.json", root);
     CHECK_OK(ls_owner_write(&self, path));
     CHECK_STATUS(ls_owner_write(&self, path), LS_E_EXISTS);
@@ -119,6 +122,26 @@ static void test_slurm(void) {
     CHECK(asked("--steps"));
     squeue_make("17.30\n17.4", 0);
     CHECK_INT(ls_owner_look(&o), LS_OWNER_GONE);
+
+    squeue_make("16+1.3", 0); /* of a heterogeneous job */
+    CHECK_INT(ls_owner_look(&o), LS_OWNER_UNKNOWN);
+
+    ls_owner task; /* of an array, whose steps squeue names by its number */
+    setenv("SLURM_JOB_ID", "19", 1);
+    setenv("SLURM_ARRAY_JOB_ID", "17", 1);
+    setenv("SLURM_ARRAY_TASK_ID", "2", 1);
+    setenv("SLURM_STEP_ID", "3", 1);
+    CHECK_OK(ls_owner_self(&task));
+    CHECK_STR(task.job, "17_2");
+    unsetenv("SLURM_ARRAY_JOB_ID");
+    unsetenv("SLURM_ARRAY_TASK_ID");
+    unsetenv("SLURM_STEP_ID");
+    snprintf(task.boot, sizeof task.boot, "another boot, another host");
+    squeue_make("17_2.batch\n17_2.3", 0);
+    CHECK_INT(ls_owner_look(&task), LS_OWNER_ALIVE);
+    CHECK(asked("--jobs=17_2 --format=%i --steps"));
+    squeue_make("17_1.3", 0);
+    CHECK_INT(ls_owner_look(&task), LS_OWNER_GONE);
 
     squeue_make("17.3", 0);
     setenv("SLURM_JOB_ID", "17", 1);

@@ -100,7 +100,7 @@ holds [ ! -e "$work/runs/file/stop" ]
 mkdir "$work/bin"
 cat >"$work/bin/squeue" <<'SQUEUE'
 #!/bin/sh
-[ "$*" = "-h -o %L -j 7" ] && cat "$LEFT"
+case "$*" in '-h -o %L -j 7' | '-h -o %L -j 9_4') cat "$LEFT" ;; esac
 SQUEUE
 chmod +x "$work/bin/squeue"
 export LEFT="$work/left"
@@ -115,6 +115,30 @@ for left in 59 0:30 00:00:01; do
     stopped
     holds grep -q "time limit is near" "$work/runs/limit/outcome"
 done
+# As long before as is asked for; and of an array's task, whose job may have the number of the whole array.
+usual=$settings
+echo 1:30 >"$LEFT"
+settings="$usual faults.stop_before_s=120"
+begin limit env PATH="$work/bin:$PATH" SLURM_JOB_ID=7
+stopped
+holds grep -q "time limit is near" "$work/runs/limit/outcome"
+settings="$usual faults.stop_before_s=30"
+begin limit env PATH="$work/bin:$PATH" SLURM_JOB_ID=7
+until_true grown limit $(($(records limit) + 3))
+kill -TERM $pid
+stopped
+holds grep -q "(a signal)" "$work/runs/limit/outcome"
+settings="$usual faults.stop_before_s=0"
+echo 1 >"$LEFT"
+begin limit env PATH="$work/bin:$PATH" SLURM_JOB_ID=7
+until_true grown limit $(($(records limit) + 3))
+kill -TERM $pid
+stopped
+holds grep -q "(a signal)" "$work/runs/limit/outcome"
+settings=$usual
+begin limit env PATH="$work/bin:$PATH" SLURM_JOB_ID=9 SLURM_ARRAY_JOB_ID=9 SLURM_ARRAY_TASK_ID=4
+stopped
+holds grep -q "time limit is near" "$work/runs/limit/outcome"
 echo UNLIMITED >"$LEFT"
 begin unlimited env PATH="$work/bin:$PATH" SLURM_JOB_ID=7
 until_true grown unlimited 3

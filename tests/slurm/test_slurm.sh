@@ -1,5 +1,5 @@
 #!/bin/sh
-# The batch files on a real Slurm of two nodes: a run to its end, and runs that are stopped, killed and
+# The batch files on a real Slurm of four nodes, of which jobs use two: a run to its end, and runs that are stopped, killed and
 # moved in the middle, whose parameters must end as those of the undisturbed one.
 . "$(dirname "$0")/../launch/lib.sh"
 for tool in slurmctld slurmd sbatch munged; do
@@ -12,7 +12,7 @@ done
 cluster=$work/cluster
 export SLURM_CONF="$cluster/slurm.conf"
 trap 'scancel --user=root --signal=KILL 2>/dev/null || true; "$root/tests/slurm/cluster.sh" stop "$cluster"; rm -rf "$work"' EXIT
-"$root/tests/slurm/cluster.sh" start "$cluster" 3
+"$root/tests/slurm/cluster.sh" start "$cluster" 4
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 LOCKSTEP RUN_DIR="$work/runs" PREFLIGHT_S=30
 
 make_corpus
@@ -212,8 +212,9 @@ logged 'node n2 is left out: it is not fit'
 logged '2 ranks on n1: '
 same_as_single
 export MIN_NODES=2
-submit elsewhere
+submit elsewhere --exclude=n4
 until_holds 60 'the requeued job' started_again
+holds sh -c "scontrol show job $job | grep -q 'ExcNodeList=n.2,4.'" # sbatch's stay
 ended
 unset MIN_NODES
 logged 'queued again on others than n2'
@@ -235,6 +236,21 @@ until_holds 60 'the end of the array' sh -c '[ -z "$(squeue -h --name=chain)" ]'
 logged 'run chain is done'
 holds grep -q 'ended with 75' "$work/chain-$first.log"
 holds grep -q 'resumed from' "$work"/chain-*.log
+same
+
+# A task of an array is stopped and queued again by itself, also the last one, whose job has the array's number.
+submit tasks --array=1-2%1
+array=$job
+until_holds 60 'step 5' has_step tasks 5
+scancel "${array}_1"
+job=${array}_2
+until_holds 90 'the second task to train' sh -c "grep -q 'resumed from' '$work'/tasks-*.log"
+scancel --signal=USR1 --batch "$job"
+until_holds 60 'the task to be queued again' is_state "$job" PENDING
+holds [ "$(state "${array}_1")" != PENDING ]
+until_holds 60 'the requeued task' started_again
+ended
+holds [ "$(state "$job")" = COMPLETED ]
 same
 
 # The file for GPU nodes asks for them and runs a rank for each: here on a device that is no GPU.
