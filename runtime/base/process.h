@@ -13,9 +13,9 @@
  * as none); LS_E_IO where /proc hides it (hidepid), as processes of other users. */
 ls_status ls_process_start(int64_t pid, int64_t *start_ticks);
 
-/* The Slurm job of this process as squeue and scontrol name it; "" outside of one, and for what is no
- * number. A task of an array is "12_3": the number of its own, that SLURM_JOB_ID has, is the whole
- * array's for the last one. Returns job. */
+/* The Slurm job of this process as squeue and scontrol name it; "" outside of one, and for what is
+ * no number. A task of an array is "12_3": the number of its own, that SLURM_JOB_ID has, is the
+ * whole array's for the last one. Returns job. */
 char *ls_process_slurm_job(char *job, size_t size);
 
 /* What tells one start of the host from another (random(4), boot_id); 37 bytes and more, never

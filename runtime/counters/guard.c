@@ -6,7 +6,8 @@
 
 /* By group, then by hash: equal votes are neighbours. */
 static int compare_votes(const void *a, const void *b, void *context) {
-    const ls_guard_vote *votes = context, *x = &votes[*(const int *)a], *y = &votes[*(const int *)b];
+    const ls_guard_vote *votes = context, *x = &votes[*(const int *)a],
+                        *y = &votes[*(const int *)b];
     if (x->group != y->group) {
         return x->group < y->group ? -1 : 1;
     }
