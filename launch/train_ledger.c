@@ -9,7 +9,6 @@
 #include "runtime/plan/cluster.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -115,18 +114,8 @@ static ls_status write_start(const ls_train *train, int64_t number, double start
                   train->config.run.project, "price", price_json(train), "after", after);
     char *text = line ? json_dumps(line, JSON_COMPACT | JSON_REAL_PRECISION(16)) : NULL;
     json_decref(line);
-    int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
-    ls_status status = LS_OK;
-    if (!text || fd < 0) {
-        status = LS_FAIL(LS_E_IO, "cannot append to '%s': %s", path, strerror(errno));
-    } else {
-        size_t bytes = strlen(text);
-        text[bytes] = '\n';
-        status = ls_file_write_all(fd, text, bytes + 1, path);
-    }
-    if (fd >= 0) {
-        close(fd);
-    }
+    ls_status status = text ? ls_file_append_line(path, text)
+                            : LS_FAIL(LS_E_MEMORY, "no memory for a line of '%s'", path);
     free(text);
     return status;
 }
@@ -263,13 +252,19 @@ ls_status ls_train_ledger_begin(ls_train *train) {
     return LS_OK;
 }
 
+/* A counter that fails ends no run: from there on nobody knows the whole. */
 static ls_status read_energy(ls_train *train) {
     ls_comm *comm = train->session.comm;
-    double joules = 0.0;
-    ls_status status = train->energy ? ls_energy_joules(train->energy, &joules) : LS_OK;
-    LS_TRY(ls_session_agree(&train->session, status));
-    LS_TRY(comm->ops->all_reduce(comm, &joules, 1, LS_F64, LS_SUM));
-    train->counters.measured_joules = train->energy_before_j + joules;
+    double found[2] = {0.0, 0.0}; /* joules; ranks that could not read theirs */
+    if (train->energy && ls_energy_joules(train->energy, &found[0]) != LS_OK) {
+        ls_log_warn("%s; energy is not measured any more", ls_error_last()->message);
+        ls_error_clear();
+        found[1] = 1.0;
+    }
+    LS_TRY(comm->ops->all_reduce(comm, found, 2, LS_F64, LS_SUM));
+    train->energy_measured = found[1] == 0.0;
+    train->counters.measured_joules =
+        train->energy_measured ? train->energy_before_j + found[0] : NAN;
     return LS_OK;
 }
 

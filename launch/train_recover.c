@@ -8,7 +8,6 @@
 #include "runtime/base/file.h"
 #include "runtime/base/log.h"
 
-#include <fcntl.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -153,15 +152,9 @@ static ls_status write_event(const ls_train *train, int64_t bad_step, int64_t fi
     LS_TRY(ls_path_join(path, sizeof path, train->run_dir, "events.jsonl"));
     snprintf(line, sizeof line,
              "{\"event\":\"reload\",\"time\":%.3f,\"bad_step\":%" PRId64 ",\"to_step\":%" PRId64
-             ",\"batches_left_out\":[%" PRId64 ",%" PRId64 "]}\n",
+             ",\"batches_left_out\":[%" PRId64 ",%" PRId64 "]}",
              ls_clock_steady_wall_s(), bad_step, train->step, first_batch, end_batch);
-    int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
-    ls_status status = fd < 0 ? LS_FAIL(LS_E_IO, "cannot append to '%s'", path)
-                              : ls_file_write_all(fd, line, strlen(line), path);
-    if (fd >= 0) {
-        close(fd);
-    }
-    return status;
+    return ls_file_append_line(path, line);
 }
 
 static ls_status no_way_back(ls_train *train, int64_t bad_step, const char *why) {

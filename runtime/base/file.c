@@ -86,6 +86,44 @@ ls_status ls_file_write_all(int fd, const void *data, size_t bytes, const char *
     return LS_OK;
 }
 
+ls_status ls_file_open_lines(const char *path, int *fd_out) {
+    *fd_out = -1;
+    int fd = open(path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+    if (fd < 0) {
+        return LS_FAIL(LS_E_IO, "cannot open '%s': %s", path, strerror(errno));
+    }
+    char last = '\n';
+    const off_t end = lseek(fd, 0, SEEK_END);
+    ls_status status = LS_OK;
+    if (end > 0 && pread(fd, &last, 1, end - 1) == 1 && last != '\n') {
+        status = ls_file_write_all(fd, "\n", 1, path);
+    }
+    if (status != LS_OK) {
+        close(fd);
+        return status;
+    }
+    *fd_out = fd;
+    return LS_OK;
+}
+
+ls_status ls_file_append_line(const char *path, const char *text) {
+    int fd;
+    const size_t bytes = strlen(text);
+    char *line = malloc(bytes + 1);
+    if (!line) {
+        return LS_FAIL(LS_E_MEMORY, "no memory for a line of '%s'", path);
+    }
+    memcpy(line, text, bytes);
+    line[bytes] = '\n';
+    ls_status status = ls_file_open_lines(path, &fd);
+    if (status == LS_OK) {
+        status = ls_file_write_all(fd, line, bytes + 1, path);
+        close(fd);
+    }
+    free(line);
+    return status;
+}
+
 ls_status ls_file_sync_fd(int fd, const char *path) {
     int failed;
     do {
@@ -124,12 +162,32 @@ static ls_status write_file(const char *path, const void *data, size_t bytes) {
     return status;
 }
 
+static ls_status name_temporary(const char *path, char temporary[PATH_MAX]) {
+    int n = snprintf(temporary, PATH_MAX, "%s.tmp-%ld", path, (long)getpid());
+    return n >= 0 && n < PATH_MAX
+               ? LS_OK
+               : LS_FAIL(LS_E_INPUT, "path is longer than %d characters: '%.60s...'", PATH_MAX,
+                         path);
+}
+
+ls_status ls_file_replace_check(const char *path) {
+    char temporary[PATH_MAX];
+    LS_TRY(name_temporary(path, temporary));
+    if (ls_path_is_dir(path)) {
+        return LS_FAIL(LS_E_IO, "'%s' cannot be written: it is a directory", path);
+    }
+    int fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0666);
+    if (fd < 0) {
+        return LS_FAIL(LS_E_IO, "'%s' cannot be written: %s", path, strerror(errno));
+    }
+    close(fd);
+    unlink(temporary);
+    return LS_OK;
+}
+
 ls_status ls_file_replace(const char *path, const void *data, size_t bytes) {
     char temporary[PATH_MAX], parent[PATH_MAX];
-    int n = snprintf(temporary, sizeof temporary, "%s.tmp-%ld", path, (long)getpid());
-    if (n < 0 || (size_t)n >= sizeof temporary) {
-        return LS_FAIL(LS_E_INPUT, "path is longer than %d characters: '%.60s...'", PATH_MAX, path);
-    }
+    LS_TRY(name_temporary(path, temporary));
     ls_status status = write_file(temporary, data, bytes);
     if (status == LS_OK && rename(temporary, path) != 0) {
         status = LS_FAIL(LS_E_IO, "'%s' cannot be renamed to '%s': %s", temporary, path,

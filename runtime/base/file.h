@@ -18,8 +18,17 @@ ls_status ls_file_read(const char *path, size_t max_bytes, char **data, size_t *
  * removed. */
 ls_status ls_file_replace(const char *path, const void *data, size_t bytes);
 
+/* Could it be written so? Makes the temporary and removes it; path is left alone. */
+ls_status ls_file_replace_check(const char *path);
+
 /* write() until done; EINTR and short writes handled. */
 ls_status ls_file_write_all(int fd, const void *data, size_t bytes, const char *path);
+
+/* A file of lines, open to append to them: what a process that was killed, or a full disk, has left
+ * without its end is a line of its own. *fd is -1 after a failure. */
+ls_status ls_file_open_lines(const char *path, int *fd);
+/* Appends text and a newline, in one write. */
+ls_status ls_file_append_line(const char *path, const char *text);
 
 /* fsync of an existing file or directory. */
 ls_status ls_file_sync(const char *path);

@@ -1,8 +1,6 @@
 #include "runtime/base/file.h"
 #include "runtime/counters/counters.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,28 +17,15 @@ static ls_status jsonl_open(const ls_sink_options *options, void **state) {
         return LS_FAIL(LS_E_MEMORY, "no memory for the metrics file");
     }
     ls_status status = ls_path_join(s->path, sizeof s->path, options->run_dir, "train.jsonl");
+    if (status == LS_OK) {
+        status = ls_file_open_lines(s->path, &s->fd);
+    }
     if (status != LS_OK) {
         free(s);
         return status;
     }
-    s->fd = open(s->path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
-    if (s->fd < 0) {
-        status = LS_FAIL(LS_E_IO, "cannot open '%s': %s", s->path, strerror(errno));
-        free(s);
-        return status;
-    }
-    /* A start that was killed may have left a line without its end. */
-    char last = '\n';
-    off_t end = lseek(s->fd, 0, SEEK_END);
-    if (end > 0) {
-        int fd = open(s->path, O_RDONLY | O_CLOEXEC);
-        if (fd >= 0) {
-            (void)!pread(fd, &last, 1, end - 1);
-            close(fd);
-        }
-    }
     *state = s;
-    return last == '\n' ? LS_OK : ls_file_write_all(s->fd, "\n", 1, s->path);
+    return LS_OK;
 }
 
 /* JSON has no NaN and no infinity: what is not a number is null. */

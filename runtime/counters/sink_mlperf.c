@@ -2,8 +2,6 @@
 #include "runtime/base/file.h"
 #include "runtime/counters/counters.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -119,12 +117,17 @@ static ls_status mlperf_open(const ls_sink_options *options, void **state) {
                   .batch = options->batch,
                   .train_sequences = options->train_sequences};
     ls_status status = ls_path_join(s->path, sizeof s->path, options->run_dir, "mlperf.log");
+    s->fd = -1;
     if (status == LS_OK) {
-        s->fd = open(s->path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
-        status = s->fd >= 0 ? say_start(s, options)
-                            : LS_FAIL(LS_E_IO, "cannot open '%s': %s", s->path, strerror(errno));
+        status = ls_file_open_lines(s->path, &s->fd);
+    }
+    if (status == LS_OK) {
+        status = say_start(s, options);
     }
     if (status != LS_OK) {
+        if (s->fd >= 0) {
+            close(s->fd);
+        }
         free(s);
         return status;
     }

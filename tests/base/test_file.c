@@ -148,7 +148,37 @@ static void test_paths(void) {
     }
 }
 
+static void test_replace_check(void) {
+    char path[96];
+    snprintf(path, sizeof path, "/tmp/ls-check-%d", (int)getpid());
+    CHECK_OK(ls_file_replace_check(path));
+    CHECK(!ls_path_exists(path));
+    CHECK_STATUS(ls_file_replace_check("/tmp"), LS_E_IO);
+    CHECK_MESSAGE("'/tmp' cannot be written: it is a directory");
+    CHECK_STATUS(ls_file_replace_check("/proc/none"), LS_E_IO);
+    CHECK_MESSAGE("'/proc/none' cannot be written");
+}
+
+/* Lines that a start adds stay apart from one that an earlier start could not end. */
+static void test_lines(void) {
+    char path[96], *text;
+    size_t bytes;
+    snprintf(path, sizeof path, "/tmp/ls-lines-%d", (int)getpid());
+    CHECK_OK(ls_file_append_line(path, "one"));
+    CHECK_OK(ls_file_append_line(path, "two"));
+    FILE *f = fopen(path, "a");
+    CHECK(f && fputs("tor", f) >= 0 && fclose(f) == 0);
+    CHECK_OK(ls_file_append_line(path, "three"));
+    CHECK_OK(ls_file_read(path, 100, &text, &bytes));
+    CHECK_STR(text, "one\ntwo\ntor\nthree\n");
+    free(text);
+    unlink(path);
+    CHECK_STATUS(ls_file_append_line("/proc/none", "x"), LS_E_IO);
+}
+
 int main(void) {
+    test_lines();
+    test_replace_check();
     CHECK(mkdtemp(root) != NULL);
     test_read_and_replace();
     test_replace_failure();
