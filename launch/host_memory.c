@@ -24,7 +24,7 @@ int64_t ls_meminfo_bytes(const char *key) {
 
 /* The number of a one-number file of a cgroup; -1: there is none, or "max". */
 static int64_t number_in(const char *dir, const char *file) {
-    char path[700];
+    char path[1300];
     long long n = -1;
     snprintf(path, sizeof path, "%s/%s", dir, file);
     FILE *f = fopen(path, "r");
@@ -39,7 +39,7 @@ static int64_t number_in(const char *dir, const char *file) {
 
 /* File pages that the kernel drops before it kills anybody. */
 static int64_t reclaimable(const char *dir, const char *wanted) {
-    char path[700], key[64];
+    char path[1300], key[64];
     long long n, found = 0;
     snprintf(path, sizeof path, "%s/memory.stat", dir);
     FILE *f = fopen(path, "r");
@@ -72,7 +72,7 @@ static bool pool_of(const char *dir, bool v1, ls_memory_pool *pool) {
  * the host that do not exist inside. */
 static int pools_above(const char *top, const char *path, bool v1, ls_memory_pool *pools,
                        int room) {
-    char dir[640];
+    char dir[1200];
     int count = 0;
     snprintf(dir, sizeof dir, "%s%s", top, strcmp(path, "/") == 0 ? "" : path);
     while (count < room) {
@@ -86,24 +86,30 @@ static int pools_above(const char *top, const char *path, bool v1, ls_memory_poo
     return count;
 }
 
-int ls_memory_pools(ls_memory_pool pools[LS_MEMORY_POOLS_MAX]) {
+int ls_memory_cgroups_in(const char *cgroups, const char *mount, ls_memory_pool *pools, int room) {
     int count = 0;
-    const int64_t available = ls_meminfo_bytes("MemAvailable");
-    if (available >= 0) {
-        pools[count++] = (ls_memory_pool){.free_bytes = available, .name = "the host"};
-    }
-    FILE *f = fopen("/proc/self/cgroup", "r");
-    char line[512];
+    FILE *f = fopen(cgroups, "r");
+    char line[512], top[600];
     while (f && fgets(line, sizeof line, f)) {
         line[strcspn(line, "\n")] = '\0';
         const char *v1 = strstr(line, ":memory:"), *v2 = strncmp(line, "0::", 3) ? NULL : line + 3;
         if (v1 || v2) {
-            count += pools_above(v1 ? "/sys/fs/cgroup/memory" : "/sys/fs/cgroup", v1 ? v1 + 8 : v2,
-                                 v1 != NULL, pools + count, LS_MEMORY_POOLS_MAX - count);
+            snprintf(top, sizeof top, "%s%s", mount, v1 ? "/memory" : "");
+            count += pools_above(top, v1 ? v1 + 8 : v2, v1 != NULL, pools + count, room - count);
         }
     }
     if (f) {
         fclose(f);
     }
     return count;
+}
+
+int ls_memory_pools(ls_memory_pool pools[LS_MEMORY_POOLS_MAX]) {
+    int count = 0;
+    const int64_t available = ls_meminfo_bytes("MemAvailable");
+    if (available >= 0) {
+        pools[count++] = (ls_memory_pool){.free_bytes = available, .name = "the host"};
+    }
+    return count + ls_memory_cgroups_in("/proc/self/cgroup", "/sys/fs/cgroup", pools + count,
+                                        LS_MEMORY_POOLS_MAX - count);
 }

@@ -18,6 +18,9 @@ enum { LS_MEMORY_POOLS_MAX = 8 };
  * cgroup and of those above it (version 1 or 2). Returns how many; what the kernel does not tell is
  * left out. Not collective. */
 int ls_memory_pools(ls_memory_pool pools[LS_MEMORY_POOLS_MAX]);
+/* The limits of cgroups alone, by other files: in the place of /proc/self/cgroup and of what is
+ * mounted at /sys/fs/cgroup. */
+int ls_memory_cgroups_in(const char *cgroups, const char *mount, ls_memory_pool *pools, int room);
 
 /* A line of /proc/meminfo, such as "MemTotal"; -1: it is not there. */
 int64_t ls_meminfo_bytes(const char *key);
