@@ -77,8 +77,9 @@ static void write_bus(FILE *f, const prometheus *s, const ls_step_record *r) {
 }
 
 static void write_metrics(FILE *f, const prometheus *s, const ls_step_record *r) {
-    metric(f, s, "steps_total", "counter", "Optimizer steps done.", (double)r->step);
-    metric(f, s, "tokens_total", "counter", "Tokens trained on.", (double)r->tokens);
+    /* No counters: a start from an earlier checkpoint goes back. */
+    metric(f, s, "step", "gauge", "Optimizer steps that the weights have had.", (double)r->step);
+    metric(f, s, "trained_tokens", "gauge", "Tokens in these steps.", (double)r->tokens);
     metric(f, s, "restarts_total", "counter", "Starts after the first one.", (double)r->restarts);
     metric(f, s, "planned_steps", "gauge", "Optimizer steps that the run is to have.",
            (double)r->total_steps);

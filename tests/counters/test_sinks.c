@@ -75,8 +75,8 @@ static void test_prometheus(void) {
     ls_sink_prometheus.close(state);
     size_t bytes;
     char *text = read_all(path, &bytes);
-    CHECK(strstr(text, "# TYPE lockstep_tokens_total counter\n"));
-    CHECK(strstr(text, "lockstep_tokens_total{run=\"lockstep-si\\\"nks-"));
+    CHECK(strstr(text, "# TYPE lockstep_trained_tokens gauge\n"));
+    CHECK(strstr(text, "lockstep_trained_tokens{run=\"lockstep-si\\\"nks-"));
     CHECK(strstr(text, "phase=\"compute\"} 0.375\n"));
     CHECK(strstr(text, "\"} 12.25\n"));
     CHECK(!strstr(text, "energy_joules_total")); /* unknown: left out */
@@ -103,20 +103,20 @@ static void test_prometheus_pace(void) {
     const char *const last_written[] = {"20", "20", "20", "23", "23"};
     ls_step_record r = sample;
     for (int i = 0; i < 5; i++) {
-        char line[32];
+        char line[64];
         r.step = sample.step + i;
         r.wall_time_s = sample.wall_time_s + later_s[i];
         CHECK_OK(ls_sink_prometheus.step(state, &r));
-        snprintf(line, sizeof line, "\"} %s\n# HELP lockstep_tokens", last_written[i]);
+        snprintf(line, sizeof line, "\"} %s\n# HELP lockstep_trained_tokens", last_written[i]);
         CHECK(file_has(path, line));
     }
     ls_sink_prometheus.close(state);
-    CHECK(file_has(path, "\"} 24\n# HELP lockstep_tokens"));
+    CHECK(file_has(path, "\"} 24\n# HELP lockstep_trained_tokens"));
     CHECK_OK(ls_sink_prometheus.open(at_detail(1), &state));
     CHECK_OK(ls_sink_prometheus.step(state, &r));
     r.step = r.total_steps; /* the last one does not wait */
     CHECK_OK(ls_sink_prometheus.step(state, &r));
-    CHECK(file_has(path, "\"} 40\n# HELP lockstep_tokens"));
+    CHECK(file_has(path, "\"} 40\n# HELP lockstep_trained_tokens"));
     ls_sink_prometheus.close(state);
     unlink(path);
 }
