@@ -219,8 +219,8 @@ lockstep_job() {
     say "ended with $status"
     # What the ranks have found out by themselves when Slurm sent no signal (faults.stop_before_s).
     grep -q '^75 .*time limit is near' "$RUN_DIR/$RUN_NAME/outcome" 2>/dev/null && again=yes
-    if [ "$status" = 0 ]; then
-        date >"$RUN_DIR/$RUN_NAME/done"
+    if [ "$status" = 0 ]; then # of a run, not of train --dry-run or --help
+        ! grep -qs '^0 ' "$RUN_DIR/$RUN_NAME/outcome" || date >"$RUN_DIR/$RUN_NAME/done"
     elif [ "$few" ] && [ "$asked" = no ]; then
         requeue_elsewhere
         return

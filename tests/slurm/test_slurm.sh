@@ -110,6 +110,13 @@ ended
 logged 'stopped on request'
 logged 'not queued again: it has been 0 times'
 holds [ "$(state "$job")" = FAILED ]
+# A look at its plan does not make the run one that is done.
+settings="$settings --dry-run"
+submit capped
+ended
+logged 'pipeline  *1 stages'
+holds [ ! -e "$work/runs/capped/done" ]
+settings=${settings% --dry-run}
 
 # The examination of the nodes crashes on one of them, as where memory is short: it is made once more.
 cat >"$work/crashes" <<CRASH
@@ -205,6 +212,7 @@ fi
 # another one takes its place.
 on_n2() { nsenter -m -t "$(cat "$cluster/slurmd-n2.pid")" "$@"; }
 on_n2 mount -t tmpfs none "$work/runs"
+on_n2 touch "$work/runs/.lockstep-doctor" # as of an examination that was killed
 submit unfit
 ended
 logged '^FAIL  shared directory n2: '
@@ -214,7 +222,7 @@ same_as_single
 export MIN_NODES=2
 submit elsewhere --exclude=n4
 until_holds 60 'the requeued job' started_again
-holds sh -c "scontrol show job $job | grep -q 'ExcNodeList=n.2,4.'" # sbatch's stay
+holds sh -c "scontrol show job $job | grep -q 'ExcNodeList=n4,n2'" # sbatch's stay
 ended
 unset MIN_NODES
 logged 'queued again on others than n2'
