@@ -228,14 +228,16 @@ if [ "$(ulimit -S -n)" != unlimited ] && [ "$(ulimit -S -n)" -lt "$files" ]; the
         refuse "$(ulimit -H -n) files may be open at once, and mpirun needs $files for $here_most ranks of a host: raise the hard limit (ulimit -n, or LimitNOFILE= of the service)"
 fi
 
-# Open MPI's files of this machine, in places of their own: a killed mpirun leaves them.
-for stale in "${TMPDIR:-/tmp}"/lockstep-mpirun.* /dev/shm/lockstep-mpirun.*; do
-    kill -0 "${stale##*.}" 2>/dev/null || rm -rf "$stale"
+# Open MPI's files of this machine, in places of their own: a killed mpirun leaves them. TMPDIR may be one that other
+# machines and users have too.
+session="${TMPDIR:-/tmp}/lockstep-mpirun.$(hostname)" shared=/dev/shm/lockstep-mpirun.$(hostname)
+for stale in "$session".* "$shared".*; do
+    [ ! -O "$stale" ] || kill -0 "${stale##*.}" 2>/dev/null || rm -rf "$stale"
 done
-session="${TMPDIR:-/tmp}/lockstep-mpirun.$$" shared=/dev/shm/lockstep-mpirun.$$
+session=$session.$$ shared=$shared.$$
 mkdir -m 700 "$session" "$shared" || {
     rm -rf "$session" "$shared"
-    echo "run.sh: Open MPI's files have no place; TMPDIR names another directory" >&2
+    echo "run.sh: Open MPI's files have no place in ${TMPDIR:-/tmp} and /dev/shm: make them writable; TMPDIR names another directory than the first" >&2
     exit 3
 }
 if [ -z "$remote" ]; then # by variables: the name of a directory may have spaces

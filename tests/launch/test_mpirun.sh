@@ -53,7 +53,12 @@ prints '^PASS  all-reduce .* over 2 ranks'
 holds [ -z "$(ls -A "$work/a place")" ]
 gives 3 env TMPDIR="$work/none" sh -c 'echo $$ >"$1"/pid; shift; exec "$@"' sh "$work" "$run" -n 2 true
 says 'TMPDIR names another directory'
-holds [ ! -e "/dev/shm/lockstep-mpirun.$(cat "$work/pid")" ]
+holds [ ! -e "/dev/shm/lockstep-mpirun.$(hostname).$(cat "$work/pid")" ]
+# What a killed one has left is removed, but not a session of another machine that has the same directory.
+mkdir "$work/shared"
+mkdir "$work/shared/lockstep-mpirun.$(hostname).999999999" "$work/shared/lockstep-mpirun.elsewhere.999999999"
+gives 0 env TMPDIR="$work/shared" "$root/launch/mpirun/run.sh" -n 1 true
+holds [ "$(ls "$work/shared")" = lockstep-mpirun.elsewhere.999999999 ]
 
 # Too few files may be open: refused, where mpirun alone hangs; raised, where that is allowed. A rank sees to itself.
 gives 2 sh -c 'ulimit -n 32 && exec "$@"' sh "$run" -n 2 true
