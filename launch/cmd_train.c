@@ -32,9 +32,15 @@ static const ls_option options[] = {
     [OPT_RUN_DIR] = {"run-dir", 0, NULL, NULL, "print the run's directory; train nothing"},
     {NULL, 0, NULL, NULL, NULL}};
 
+/* A setting is section.key=value; a path may have a '=' too, behind a '/'. */
+static bool is_path(const char *word) {
+    const size_t key = strcspn(word, "=");
+    return word[key] == '\0' || memchr(word, '/', key) != NULL;
+}
+
 static ls_status load_config(ls_train *train, bool dry, int argc, char **argv, int first) {
     const char *path = NULL;
-    if (first < argc && !strchr(argv[first], '=')) {
+    if (first < argc && is_path(argv[first])) {
         path = argv[first++];
     }
     ls_status status =

@@ -144,15 +144,15 @@ static ls_status choose_threads(const ls_session *session, int64_t wanted, int *
     return LS_OK;
 }
 
-/* With zero, parallel.shard 0 takes all
- * data-parallel ranks, or what parallel.replicate leaves of them. */
+/* With zero, parallel.shard 0 takes all data-parallel ranks, or what parallel.replicate leaves. */
 ls_status ls_session_axes(const ls_config_parallel *p, int64_t world, int size[LS_AXIS_COUNT]) {
     int64_t shard = p->shard, replicate = p->replicate;
     if (p->zero == 0) {
         shard = 1;
     } else if (shard == 0) {
         replicate = replicate ? replicate : 1;
-        shard = world / (p->pipeline * p->context * p->tensor * replicate);
+        shard =
+            world / p->pipeline / p->context / p->tensor / replicate; /* whose product may wrap */
         shard = shard ? shard : 1;
         if (shard == 1 && replicate > 1) {
             return LS_FAIL(LS_E_CONFIG,

@@ -32,6 +32,14 @@ says 'bad.yaml:3'
 says 'layers'
 gives 2 "$LOCKSTEP" train "$work/absent.yaml"
 says 'absent.yaml'
+gives 2 "$LOCKSTEP" train "$work/lr=3e-4/absent.yaml" # a path, not a setting
+says "lr=3e-4/absent.yaml' cannot be opened"
+gives 2 "$LOCKSTEP" train lr=3e-4
+says "override 'lr=3e-4': section.key=value is expected"
+# Axes whose product is more than a number holds.
+gives 2 "$LOCKSTEP" train $tiny model.layers=256 parallel.pipeline=256 parallel.tensor=65536 parallel.context=65536 \
+    data.sequence=131072 model.context=131072 parallel.replicate=16777216 parallel.zero=1
+says 'leaves 1 of 1 ranks'
 gives 2 "$LOCKSTEP" train $tiny model.vocab=100
 says 'vocab'
 gives 2 "$LOCKSTEP" train $tiny data.dir="$work/absent"
