@@ -294,17 +294,19 @@ static void set(ls_cluster *c, ls_figure_id id, double value) {
     ls_cluster_set(c, id, value, "machine");
 }
 
-static void fill(const machine *m, const rates_of *v, ls_cluster *c) {
+static ls_status fill(const machine *m, const rates_of *v, ls_cluster *c) {
     const ls_session *s = m->session;
     const bool bf16 = m->dtype == LS_BF16;
     char host[64] = "", source[320];
     gethostname(host, sizeof host - 1);
     snprintf(source, sizeof source,
-             "lockstep bench machine: %d ranks of %d threads at once, %.180s", s->comm->size,
-             s->threads, s->dev->describe);
-    ls_cluster_cite(c, "machine", source);
+             "lockstep bench machine: %d rank%s of %d thread%s at once, %.180s", s->comm->size,
+             s->comm->size == 1 ? "" : "s", s->threads, s->threads == 1 ? "" : "s",
+             s->dev->describe);
+    LS_TRY(ls_cluster_cite(c, "machine", source));
     snprintf(c->text[LS_CLUSTER_TITLE], sizeof c->text[0], "%s", host);
-    snprintf(c->text[LS_CLUSTER_KIND], sizeof c->text[0], "CPU, %d threads", s->threads);
+    snprintf(c->text[LS_CLUSTER_KIND], sizeof c->text[0], "CPU, %d thread%s", s->threads,
+             s->threads == 1 ? "" : "s");
     set(c, LS_FIG_MEMORY_GB,
         (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE) * 1e-9 /
             s->mesh.host_ranks);
@@ -322,6 +324,7 @@ static void fill(const machine *m, const rates_of *v, ls_cluster *c) {
     set(c, bf16 ? LS_FIG_NETWORK_BF16 : LS_FIG_NETWORK_FP32, 1);
     set(c, LS_FIG_NODE_DEVICES, s->mesh.host_ranks);
     set(c, LS_FIG_DOMAIN_DEVICES, s->mesh.host_ranks);
+    return LS_OK;
 }
 
 static void print_trials(const machine *m, const rates_of *v) {
@@ -361,7 +364,7 @@ static ls_status measure(machine *m, const char *path) {
     if (!path) {
         return LS_OK;
     }
-    fill(m, &v, &profile);
+    LS_TRY(fill(m, &v, &profile));
     LS_TRY(ls_cluster_write(&profile, path));
     printf("wrote %s\n", path);
     return LS_OK;

@@ -131,19 +131,19 @@ static void fill_links(ls_cluster *c, const ls_bench_links *links, const char *k
 }
 
 /* What `bench machine --profile` found before is kept. */
-static void fill(ls_cluster *c, const level *inside, const level *across, int hosts, int local,
-                 const ls_bench_links *links) {
+static ls_status fill(ls_cluster *c, const level *inside, const level *across, int hosts, int local,
+                      const ls_bench_links *links) {
     static const char key[] = "collectives";
     char source[320];
     snprintf(source, sizeof source,
-             "lockstep bench collective: fp32, 1 KiB to 32 MiB, %d ranks on "
-             "%d hosts, %.180s",
-             hosts * local, hosts, ls_comm_mpi_version());
-    ls_cluster_cite(c, key, source);
+             "lockstep bench collective: fp32, 1 KiB to 32 MiB, %d ranks on %d host%s, %.180s",
+             hosts * local, hosts, hosts == 1 ? "" : "s", ls_comm_mpi_version());
+    LS_TRY(ls_cluster_cite(c, key, source));
     if (!c->text[LS_CLUSTER_TITLE][0]) {
         char host[64] = "";
         gethostname(host, sizeof host - 1);
-        snprintf(c->text[LS_CLUSTER_TITLE], sizeof c->text[0], "%s, %d hosts", host, hosts);
+        snprintf(c->text[LS_CLUSTER_TITLE], sizeof c->text[0], "%s, %d host%s", host, hosts,
+                 hosts == 1 ? "" : "s");
     }
     ls_cluster_set(c, LS_FIG_NODE_DEVICES, local, key);
     ls_cluster_set(c, LS_FIG_DOMAIN_DEVICES, local, key);
@@ -156,6 +156,7 @@ static void fill(ls_cluster *c, const level *inside, const level *across, int ho
         ls_cluster_set(c, LS_FIG_NETWORK_GBIT_S, 8e-9 * across->links[0].bytes_per_s, key);
         ls_cluster_set(c, LS_FIG_NETWORK_LATENCY_US, 1e6 * across->links[0].latency_s, key);
     }
+    return LS_OK;
 }
 
 /* What was measured, and the fit by which ls_wire_time_s tells it: an object a level and operation.
@@ -264,8 +265,10 @@ ls_status ls_bench_profile(const char *path, bool json) {
     const int local = world->size / hosts;
     ls_status status = LS_OK;
     if (world->rank == 0) {
-        fill(&profile, &inside, &across, hosts, local, &links);
-        status = ls_cluster_write(&profile, path);
+        status = fill(&profile, &inside, &across, hosts, local, &links);
+        if (status == LS_OK) {
+            status = ls_cluster_write(&profile, path);
+        }
         if (status == LS_OK && json) {
             status = print_json(&inside, &across, hosts, local);
         } else if (status == LS_OK) {

@@ -33,6 +33,16 @@ enum {
     OPT_COUNT
 };
 
+#define BIT(option) (1u << (option))
+#define MODEL                                                                                      \
+    (BIT(OPT_MODEL) | BIT(OPT_BATCH) | BIT(OPT_SEQ) | BIT(OPT_DTYPE) | BIT(OPT_THREADS) |          \
+     BIT(OPT_REPEAT) | BIT(OPT_JSON))
+#define MACHINE (BIT(OPT_DTYPE) | BIT(OPT_THREADS) | BIT(OPT_REPEAT) | BIT(OPT_PROFILE))
+#define COLLECTIVE                                                                                 \
+    (BIT(OPT_DTYPE) | BIT(OPT_JSON) | BIT(OPT_OPERATION) | BIT(OPT_BACKEND) | BIT(OPT_REDOP) |     \
+     BIT(OPT_MIN) | BIT(OPT_MAX) | BIT(OPT_FACTOR) | BIT(OPT_ITERS) | BIT(OPT_WARMUP) |            \
+     BIT(OPT_PRIVATE) | BIT(OPT_OVERLAP) | BIT(OPT_PROFILE))
+
 static const ls_option options[] = {
     [OPT_MODEL] = {"model", 'm', "NAME", "gpt2-124m", "model preset"},
     [OPT_BATCH] = {"batch", 'b', "N", "4",
@@ -81,14 +91,17 @@ static int ascending(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
+static ls_status check_dtype(const char *name) {
+    return strcmp(name, "auto") == 0 || strcmp(name, "fp32") == 0 || strcmp(name, "bf16") == 0
+               ? LS_OK
+               : LS_FAIL(LS_E_USAGE, "--dtype is '%s'; auto, fp32 or bf16 is needed", name);
+}
+
 static ls_status parse(gemm_bench *b, const char **values) {
     b->model = values[OPT_MODEL];
     b->dtype_name = values[OPT_DTYPE];
     b->json = values[OPT_JSON] != NULL;
-    if (strcmp(b->dtype_name, "auto") != 0 && strcmp(b->dtype_name, "fp32") != 0 &&
-        strcmp(b->dtype_name, "bf16") != 0) {
-        return LS_FAIL(LS_E_USAGE, "--dtype is '%s'; auto, fp32 or bf16 is needed", b->dtype_name);
-    }
+    LS_TRY(check_dtype(b->dtype_name));
     LS_TRY(ls_option_int("batch", values[OPT_BATCH], 1, 1 << 20, &b->batch));
     LS_TRY(ls_option_int("threads", values[OPT_THREADS], 0, 4096, &b->threads));
     LS_TRY(ls_option_int("repeat", values[OPT_REPEAT], 1, 1000000, &b->repeat));
@@ -268,6 +281,7 @@ static ls_status bench_machine(const char **values, const char *const *settings,
     (void)settings, (void)count;
     ls_bench_machine_options o = {.profile = values[OPT_PROFILE]};
     const char *dtype = values[OPT_DTYPE];
+    LS_TRY(check_dtype(dtype));
     LS_TRY(ls_option_int("threads", values[OPT_THREADS], 0, 4096, &o.threads));
     LS_TRY(ls_option_int("repeat", values[OPT_REPEAT], 1, 1000000, &o.repeat));
     o.compute = strcmp(dtype, "fp32") == 0   ? LS_COMPUTE_FP32
@@ -279,14 +293,32 @@ static ls_status bench_machine(const char **values, const char *const *settings,
 /* What can be measured. */
 static const struct {
     const char *name;
-    bool settings; /* takes section.key=value */
+    bool settings;    /* takes section.key=value */
+    unsigned options; /* that mean something to it */
     ls_status (*run)(const char **values, const char *const *settings, int count);
-} benches[] = {{"gemm", false, bench_gemm},
-               {"step", true, bench_step},
-               {"collective", false, bench_collective},
-               {"machine", false, bench_machine}};
+} benches[] = {{"gemm", false, MODEL, bench_gemm},
+               {"step", true, MODEL, bench_step},
+               {"collective", false, COLLECTIVE, bench_collective},
+               {"machine", false, MACHINE, bench_machine}};
 
 enum { BENCH_COUNT = sizeof benches / sizeof benches[0] };
+
+static ls_status check_options(const char *bench, unsigned known, const char *const *values) {
+    for (int o = 0; o < OPT_COUNT; o++) {
+        if (values[o] && !(known & BIT(o))) {
+            char others[64] = "";
+            for (int i = 0; i < BENCH_COUNT; i++) {
+                const size_t used = strlen(others);
+                snprintf(others + used, sizeof others - used, "%s%s",
+                         benches[i].options & BIT(o) && used ? ", " : "",
+                         benches[i].options & BIT(o) ? benches[i].name : "");
+            }
+            return LS_FAIL(LS_E_USAGE, "--%s means nothing to 'bench %s'; it is for: %s",
+                           options[o].name, bench, others);
+        }
+    }
+    return LS_OK;
+}
 
 static ls_status run_bench(int argc, char **argv) {
     const char *values[OPT_COUNT];
@@ -302,7 +334,9 @@ static ls_status run_bench(int argc, char **argv) {
             }
             if (benches[i].run == bench_collective && !values[OPT_MIN]) {
                 values[OPT_MIN] = values[OPT_BATCH];
+                values[OPT_BATCH] = NULL;
             }
+            LS_TRY(check_options(wanted, benches[i].options, values));
             for (int o = 0; o < OPT_COUNT; o++) {
                 values[o] = values[o] ? values[o] : options[o].fallback;
             }

@@ -184,7 +184,14 @@ static ls_status parse(plan *p, const char **values) {
     } else if (p->question.has_layout && !limited(p)) { /* as many as the axes that are named */
         ls_plan_layout whole = p->question.layout;
         ls_plan_layout_fill(&whole);
-        p->gpus = ls_plan_devices(&whole);
+        const double devices =
+            (double)whole.tensor * whole.context * whole.shard * whole.replicate * whole.pipeline;
+        if (devices > MAX_DEVICES) {
+            return LS_FAIL(LS_E_USAGE,
+                           "--layout: the axes make %.0f devices; at most %d are served", devices,
+                           MAX_DEVICES);
+        }
+        p->gpus = (long long)devices;
     }
     if (p->gpus && limited(p)) {
         return LS_FAIL(LS_E_USAGE, "--budget, --deadline and --max-power ask for the number of "
@@ -197,6 +204,11 @@ static ls_status parse(plan *p, const char **values) {
     }
     if (p->svg && !p->sweep) {
         return LS_FAIL(LS_E_USAGE, "--svg draws a sweep; give --sweep gpus=8..1024");
+    }
+    if (p->sweep && (p->compare || values[OPT_GPUS] || values[OPT_EMIT] || limited(p))) {
+        return LS_FAIL(LS_E_USAGE, "--sweep tries numbers of devices of one --cluster; leave out "
+                                   "--gpus, --compare, --emit, --budget, --deadline and "
+                                   "--max-power");
     }
     return LS_OK;
 }
@@ -346,14 +358,33 @@ static ls_status invert(const plan *p, const char *cluster, ls_plan_answer *a, i
     return *devices ? LS_OK : cannot_keep(p, cluster, &r);
 }
 
+/* A wrong name is no answer: none is given then. */
+static ls_status check_names(const char *compare, ls_cluster *cluster) {
+    char *names = strdup(compare), *rest = NULL;
+    ls_status status = names ? LS_OK : LS_FAIL(LS_E_MEMORY, "no memory for the clusters");
+    int count = 0;
+    for (char *name = names ? strtok_r(names, ",", &rest) : NULL; name && status == LS_OK;
+         name = strtok_r(NULL, ",", &rest)) {
+        status = ls_cluster_load(name, cluster);
+        count++;
+    }
+    free(names);
+    return status != LS_OK || count > 0
+               ? status
+               : LS_FAIL(LS_E_USAGE,
+                         "--compare is '%s'; names of clusters are needed, such as "
+                         "aws-p5,dgx-h100",
+                         compare);
+}
+
 static ls_status compare(plan *p, ls_plan_answer *a) {
+    LS_TRY(check_names(p->compare, &a->cluster));
     char *names = strdup(p->compare), *rest = NULL;
     json_t *list = json_array();
     ls_status status = names && list ? LS_OK : LS_FAIL(LS_E_MEMORY, "no memory for the clusters");
     begin_table(p);
     for (char *name = names ? strtok_r(names, ",", &rest) : NULL; name && status == LS_OK;
          name = strtok_r(NULL, ",", &rest)) {
-        LS_TRY_GOTO(ls_cluster_load(name, &a->cluster), done); /* a wrong name is no answer */
         int devices = (int)p->gpus;
         status = devices ? ls_plan_open(&p->question, name, a) : invert(p, name, a, &devices);
         if (status == LS_OK) {
@@ -361,7 +392,6 @@ static ls_status compare(plan *p, ls_plan_answer *a) {
         }
         status = add_row(p, name, devices, status, a, list);
     }
-done:
     free(names);
     return end_table(p, status, list);
 }
@@ -460,7 +490,7 @@ static ls_status run_plan(int argc, char **argv) {
     }
     const int keep = p.question.keep;
     p.question.keep = 1; /* of tables and of numbers that are tried */
-    if (p.sweep && p.cluster) {
+    if (p.sweep) {
         return sweep(&p, &answer);
     }
     if (p.gpus == 0 && !limited(&p)) {
@@ -479,7 +509,7 @@ static ls_status run_plan(int argc, char **argv) {
     if (values[OPT_EMIT]) {
         LS_TRY(ls_plan_open(&p.question, p.cluster, &answer));
         LS_TRY(ls_plan_answer_for(&p.question, (int)p.gpus, &answer));
-        return ls_plan_emit_sbatch(&p.question, &answer);
+        return ls_plan_emit_sbatch(&p.question, &answer, p.cluster);
     }
     return one(&p, &answer);
 }

@@ -62,9 +62,10 @@ int ls_plan_settings(const ls_plan_question *q, const ls_plan_answer *a, const l
                      char *set[LS_PLAN_SETTINGS]);
 
 /* Prints a script that submits the best layout with the sbatch file of launch/slurm that fits the
- * cluster's nodes. LS_E_UNSUPPORTED for what `lockstep train` cannot do, LS_E_USAGE when the
- * devices are no whole nodes. */
-ls_status ls_plan_emit_sbatch(const ls_plan_question *q, const ls_plan_answer *a);
+ * nodes of the cluster, a name or a file. LS_E_UNSUPPORTED for what `lockstep train` cannot do,
+ * LS_E_USAGE when the devices are no whole nodes. */
+ls_status ls_plan_emit_sbatch(const ls_plan_question *q, const ls_plan_answer *a,
+                              const char *cluster);
 
 void ls_plan_print(const ls_plan_question *q, const ls_plan_answer *a);
 /* Owned by the caller; NULL: out of memory. */

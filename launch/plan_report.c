@@ -31,7 +31,7 @@ static const char *amount(char buf[32], double x) {
 }
 
 /* Days, dollars and MWh follow from the step time in the same way for every layout. */
-static void print_layouts(const ls_plan_question *q, const ls_plan_answer *a) {
+static void print_layouts(const ls_plan_answer *a) {
     const ls_plan_found *best = &a->result.found[0];
     printf("  %9s %9s %6s %9s %10s  %s\n", "step", "GB/device", "MFU", "days", "cost", "layout");
     for (int i = 0; i < a->result.count; i++) {
@@ -56,7 +56,6 @@ static void print_layouts(const ls_plan_question *q, const ls_plan_answer *a) {
                ls_text_duration(step, sizeof step, n->cost.step_s),
                ls_plan_layout_text(&n->layout, layout, sizeof layout), n->cost.bytes.total * 1e-9);
     }
-    (void)q;
 }
 
 static void print_terms(const ls_plan_answer *a) {
@@ -127,7 +126,7 @@ static void print_bill(const ls_plan_answer *a) {
 
 void ls_plan_print(const ls_plan_question *q, const ls_plan_answer *a) {
     print_heading(q, a);
-    print_layouts(q, a);
+    print_layouts(a);
     print_terms(a);
     print_bill(a);
     if (a->cluster.text[LS_CLUSTER_NOTE][0]) {

@@ -62,7 +62,6 @@ char *ls_text_duration(char *buf, size_t size, double seconds) {
     return buf;
 }
 
-/* Optimal string alignment with three rows of the table. */
 char *ls_text_usd(char *buf, size_t size, double usd) {
     if (!isfinite(usd)) {
         snprintf(buf, size, "unknown");
@@ -77,6 +76,7 @@ char *ls_text_usd(char *buf, size_t size, double usd) {
     return buf;
 }
 
+/* Optimal string alignment with three rows of the table. */
 int ls_text_distance(const char *a, const char *b) {
     enum { MAX_CHARS = 128 };
     size_t a_len = strlen(a), b_len = strlen(b);

@@ -11,6 +11,7 @@
  * rest happens in the background. */
 #define SNAPSHOT_BYTES_S 10e9
 #define AGREE_S          1.0
+#define LEAST_GOODPUT    1e-3
 
 static ls_status find_price(const ls_cluster *c, const ls_bill_options *o, ls_bill *bill) {
     bill->price = LS_FIG_COUNT;
@@ -68,6 +69,14 @@ ls_status ls_bill_make(const ls_cluster *c, const ls_bill_options *o, int device
     *b = (ls_bill){0};
     LS_TRY(find_price(c, o, b));
     set_failures(c, o, devices, checkpoint_bytes, b);
+    if (!(b->goodput > LEAST_GOODPUT)) {
+        return LS_FAIL(
+            LS_E_NO,
+            "%d devices would not get anywhere: one of them fails every %.3g s, and from "
+            "there to the next step it takes %.3g s; take fewer devices, or give --mtbf "
+            "and --restart",
+            devices, b->failures.mtbf_s, b->failures.restart_s);
+    }
     const double seconds = o->tokens / tokens_per_s / b->goodput, hours = seconds / 3600;
     b->steps = ceil(o->tokens / tokens_per_step);
     b->days = hours / 24;

@@ -29,7 +29,7 @@ typedef struct ls_bill {
 } ls_bill;
 
 /* checkpoint_bytes: weights and optimizer of the whole model. LS_E_CONFIG for an unknown price
- * kind, naming those that the profile has. */
+ * kind, naming those that the profile has; LS_E_NO when failures leave hardly any time to train. */
 ls_status ls_bill_make(const ls_cluster *cluster, const ls_bill_options *options, int devices,
                        double tokens_per_s, double tokens_per_step, double checkpoint_bytes,
                        ls_bill *bill);

@@ -40,14 +40,14 @@ static int by_name(const void *a, const void *b) {
     return strcmp(*(char *const *)a, *(char *const *)b);
 }
 
-static bool is_profile(const char *name) {
+static bool is_file(const char *name) {
     size_t n = strlen(name);
-    return n > 5 && name[0] != '.' && strcmp(name + n - 5, ".yaml") == 0;
+    return n > 5 && strcmp(name + n - 5, ".yaml") == 0;
 }
 
 static ls_status list_dir(DIR *dir, char ***names, int *count) {
     for (const struct dirent *e; (e = readdir(dir)) != NULL;) {
-        if (!is_profile(e->d_name)) {
+        if (!is_file(e->d_name) || e->d_name[0] == '.') {
             continue;
         }
         char **more = realloc(*names, ((size_t)*count + 1) * sizeof *more);
@@ -96,7 +96,7 @@ static ls_status unknown(const char *name, const char *dir) {
 
 ls_status ls_cluster_load(const char *name, ls_cluster *cluster) {
     char path[1200], dir[1024];
-    if (is_profile(name)) {
+    if (is_file(name)) {
         dir[0] = '\0';
         if (ls_cluster_dir(dir, sizeof dir) != LS_OK) {
             ls_error_clear(); /* needed only where the file names a device */
@@ -126,12 +126,34 @@ bool ls_cluster_on_host(const ls_cluster *cluster) {
     return strncmp(cluster->text[LS_CLUSTER_KIND], "CPU", 3) == 0;
 }
 
-static void write_text(FILE *out, const char *key, const char *value) {
-    fprintf(out, "  %s: '", key);
-    for (const char *c = value; *c; c++) {
-        fprintf(out, *c == '\'' ? "''" : "%c", *c);
+/* In double quotes, the one form of YAML that takes every character. */
+static void write_quoted(FILE *out, const char *text) {
+    fputc('"', out);
+    for (const char *c = text; *c; c++) {
+        if (*c == '\n') {
+            fputs("\\n", out);
+        } else {
+            fprintf(out, *c == '"' || *c == '\\' ? "\\%c" : "%c", *c);
+        }
     }
-    fputs("'\n", out);
+    fputc('"', out);
+}
+
+/* A key or date as it is, anything else in quotes. */
+static void write_word(FILE *out, const char *text) {
+    const size_t plain =
+        strspn(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-");
+    if (plain > 0 && text[plain] == '\0' && text[0] != '-') {
+        fputs(text, out);
+    } else {
+        write_quoted(out, text);
+    }
+}
+
+static void write_text(FILE *out, const char *key, const char *value) {
+    fprintf(out, "  %s: ", key);
+    write_quoted(out, value);
+    fputc('\n', out);
 }
 
 static void write_figure(FILE *out, const ls_figure *f, const char *key) {
@@ -139,12 +161,15 @@ static void write_figure(FILE *out, const ls_figure *f, const char *key) {
         fprintf(out, "  %s: null\n", key);
         return;
     }
-    fprintf(out, "  %s: {value: %.6g, source: %s", key, f->value, f->source);
-    if (f->date[0]) {
-        fprintf(out, ", date: %s", f->date);
-    }
-    if (f->note[0]) {
-        fprintf(out, ", note: \"%s\"", f->note);
+    const struct {
+        const char *name, *text;
+    } parts[] = {{"source", f->source}, {"date", f->date}, {"note", f->note}};
+    fprintf(out, "  %s: {value: %.6g", key, f->value);
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+        if (parts[i].text[0]) {
+            fprintf(out, ", %s: ", parts[i].name);
+            write_word(out, parts[i].text);
+        }
     }
     fputs("}\n", out);
 }
@@ -207,7 +232,11 @@ static void write_body(FILE *out, const ls_cluster *cluster) {
         "efficiency_fp32", "efficiency_bf16", "efficiency_fp8", "efficiency_fp4"};
     fputs("sources:\n", out);
     for (int s = 0; s < cluster->source_count; s++) {
-        write_text(out, cluster->sources[s].key, cluster->sources[s].text);
+        fputs("  ", out);
+        write_word(out, cluster->sources[s].key);
+        fputs(": ", out);
+        write_quoted(out, cluster->sources[s].text);
+        fputc('\n', out);
     }
     for (size_t i = 0; i < sizeof sections / sizeof sections[0]; i++) {
         write_section(out, cluster, sections[i]);
@@ -235,6 +264,7 @@ ls_status ls_cluster_begin(const char *path, ls_cluster *cluster) {
     char *text = NULL;
     size_t bytes = 0;
     const bool there = ls_path_exists(path);
+    LS_TRY(ls_file_replace_check(path));
     if (there) {
         LS_TRY(ls_file_read(path, MAX_FILE_BYTES, &text, &bytes));
     }
@@ -246,15 +276,21 @@ ls_status ls_cluster_begin(const char *path, ls_cluster *cluster) {
     return status;
 }
 
-void ls_cluster_cite(ls_cluster *cluster, const char *key, const char *text) {
+ls_status ls_cluster_cite(ls_cluster *cluster, const char *key, const char *text) {
     int s = 0;
     while (s < cluster->source_count && strcmp(cluster->sources[s].key, key) != 0) {
         s++;
     }
-    s = s < LS_MAX_SOURCES ? s : 0;
+    if (s == LS_MAX_SOURCES) {
+        return LS_FAIL(LS_E_CONFIG,
+                       "the profile has %d sources, the most there can be, and none called '%s'; "
+                       "join some of them",
+                       s, key);
+    }
     cluster->source_count = s < cluster->source_count ? cluster->source_count : s + 1;
     snprintf(cluster->sources[s].key, sizeof cluster->sources[s].key, "%s", key);
     snprintf(cluster->sources[s].text, sizeof cluster->sources[s].text, "%s", text);
+    return LS_OK;
 }
 
 void ls_cluster_set(ls_cluster *cluster, ls_figure_id id, double value, const char *key) {

@@ -157,10 +157,11 @@ double ls_cluster_value(const ls_cluster *cluster, ls_figure_id id, double fallb
 bool ls_cluster_on_host(const ls_cluster *cluster);
 
 /* For measurements, which add to the profile at `path`: reads it, as ls_device_load_text does; when
- * there is none, *cluster is an empty one that is named "local". LS_E_CONFIG, LS_E_IO. */
+ * there is none, *cluster is an empty one that is named "local". LS_E_CONFIG; LS_E_IO, also when it
+ * cannot be written there afterwards. */
 ls_status ls_cluster_begin(const char *path, ls_cluster *cluster);
-/* Adds a source; one of that key gets this text. */
-void ls_cluster_cite(ls_cluster *cluster, const char *key, const char *text);
+/* Adds a source; one of that key gets this text. LS_E_CONFIG when there is no room for another. */
+ls_status ls_cluster_cite(ls_cluster *cluster, const char *key, const char *text);
 /* A figure that was measured today, by the source of that key. */
 void ls_cluster_set(ls_cluster *cluster, ls_figure_id id, double value, const char *key);
 

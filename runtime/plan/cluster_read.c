@@ -130,6 +130,10 @@ static ls_status read_parts(ls_yaml_reader *r, int id, ls_figure *f) {
 
 static ls_status read_figure(ls_yaml_reader *r, int id, ls_cluster *c) {
     ls_figure f = {.value = NAN, .given = true};
+    if (c->figure[id].given) {
+        return LS_FAIL(LS_E_CONFIG, "%s: %s.%s was given before; keep one of them", r->origin,
+                       rows[id].section, rows[id].key);
+    }
     char origin[sizeof r->origin];
     memcpy(origin, r->origin, sizeof origin);
     if (r->event.type == YAML_MAPPING_START_EVENT) {
@@ -157,14 +161,16 @@ static ls_status read_source(ls_yaml_reader *r, ls_cluster *c) {
     }
     ls_source *s = &c->sources[c->source_count];
     LS_TRY(copy(r, "the source's key", ls_yaml_scalar(r), s->key, sizeof s->key));
+    if (has_source(c, s->key)) {
+        return LS_FAIL(LS_E_CONFIG, "%s: the source '%s' was given before; keep one of them",
+                       r->origin, s->key);
+    }
     LS_TRY(ls_yaml_next(r));
     if (r->event.type != YAML_SCALAR_EVENT) {
         return LS_FAIL(LS_E_CONFIG, "%s: sources.%s must be one text", r->origin, s->key);
     }
     LS_TRY(copy(r, "the source", ls_yaml_scalar(r), s->text, sizeof s->text));
-    if (!has_source(c, s->key)) {
-        c->source_count++;
-    }
+    c->source_count++;
     return LS_OK;
 }
 

@@ -71,7 +71,15 @@ gives 0 "$LOCKSTEP" ckpt convert "$work/runs/a" --to safetensors -o "$work/hf"
 gives 0 "$LOCKSTEP" ckpt convert --from safetensors "$work/hf" --tokenizer other -o "$work/back"
 holds grep -q '"tokenizer": *"other"' "$work/back/step-00000000/manifest.json"
 
-# The benchmark's.
+# The benchmark's. What means nothing to one of them is refused.
+for wrong in 'gemm --minbytes 8' 'gemm --overlap' 'step --profile x.yaml' 'machine --model gpt2-3m' 'machine --json' \
+    'collective --seq 8' 'collective -b 8 --minbytes 8' 'collective --repeat 3'; do
+    # shellcheck disable=SC2086
+    gives 2 "$LOCKSTEP" bench $wrong
+    says "means nothing to 'bench ${wrong%% *}'; it is for: [a-z]"
+done
+gives 2 "$LOCKSTEP" bench machine --dtype fp16
+says "dtype is 'fp16'; auto, fp32 or bf16"
 gives 0 ranks 2 "$LOCKSTEP" bench collective --private --operation all_gather --minbytes 1K --maxbytes 4K --stepfactor 4 --iters 2 --warmup 1
 prints '^# all_gather, back end shm on 2 ranks, private buffers'
 holds [ "$(awk '$1 == 1024 || $1 == 4096' "$work/out" | wc -l)" = 2 ]

@@ -64,6 +64,23 @@ says 'one of --cluster and --compare'
 gives 1 "$LOCKSTEP" plan -m llama3-8b -c aws-p5 --layout tensor=8,pipeline=33
 says 'too few for 33'
 
+gives 2 "$LOCKSTEP" plan -m llama3-8b -c aws-p5 --layout tensor=1048576,pipeline=1048576,shard=16777216
+says 'the axes make 1.*[0-9]\{19,\} devices; at most 1048576'
+gives 2 "$LOCKSTEP" plan -m llama3-8b --compare aws-p5,aws-p55 -n 64
+says "did you mean 'aws-p5'"
+holds [ ! -s "$work/out" ] # no table for a wrong name
+gives 2 "$LOCKSTEP" plan -m llama3-8b --compare , -n 64
+says 'names of clusters are needed'
+for other in '-n 8' '--budget 1000' '--emit sbatch'; do
+    # shellcheck disable=SC2086
+    gives 2 "$LOCKSTEP" plan -m llama3-8b -c dgx-h100 --sweep gpus=8..64 $other
+    says 'leave out --gpus'
+done
+# Failures that leave no time to train.
+gives 1 "$LOCKSTEP" plan -m llama3-8b -c aws-p5 -n 64 --mtbf 1 --json
+says '64 devices would not get anywhere: one of them fails every 56.2 s'
+gives 1 "$LOCKSTEP" plan -m llama3-8b -c aws-p5 -n 64 --mtbf 0
+
 # A script that submits a plan: what sbatch is asked for, and a file of ours that exists.
 gives 0 "$LOCKSTEP" plan -m llama3-70b -c aws-p6e-gb200-x72 -n 288 --emit sbatch
 cp "$work/out" "$work/submit.sh"
@@ -72,6 +89,9 @@ printf '#!/bin/sh\nfor word; do echo "$word"; done\n' >"$work/bin/sbatch"
 chmod +x "$work/bin/sbatch"
 PATH=$work/bin:$PATH gives 0 sh "$work/submit.sh" big.yaml data.dir=/shared/data
 prints '^--nodes=72$'
+prints '^--ntasks-per-node=4$'
+prints '^--gpus-per-node=4$'
+prints '^numerics.compute=bf16$'
 prints '^--segment=18$'
 prints '^model.preset=llama3-70b$'
 prints '^cost.cluster=aws-p6e-gb200-x72$'
@@ -95,8 +115,24 @@ precision=$(grep -q fp32_tflops local.yaml && echo fp32 || echo bf16)
 gives 0 "$LOCKSTEP" plan -m gpt2-3m -c local.yaml -n 1 -p "$precision" --batch 8 --vocab 512 --json
 prints '"usd": null'
 prints '"bytes_as_train_counts": true'
+# A profile may lie anywhere, also where a shell would take its name apart; a script that submits has its whole path.
+mkdir "it's here"
+cp local.yaml "it's here/my cluster.yaml"
+gives 0 "$LOCKSTEP" plan -m gpt2-3m -c "./it's here/my cluster.yaml" -n 1 -p "$precision" --batch 8 --vocab 512 --emit sbatch
+cp "$work/out" "$work/submit.sh"
+PATH=$work/bin:$PATH gives 0 sh "$work/submit.sh"
+prints "^cost.cluster=$work/it's here/my cluster.yaml$"
+prints '^--ntasks-per-node=1$'
+prints "^numerics.compute=$precision$"
+holds [ -f "$(grep 'cpu.sbatch$' "$work/out")" ]
+gives 0 "$LOCKSTEP" plan -m gpt2-3m -c ../"${work##*/}"/local.yaml -n 1 -p "$precision" --batch 8 --vocab 512
+grep -q ' 1 thread at once' local.yaml || fail "local.yaml counts in another way: $(grep threads local.yaml)"
+# One that cannot be written is refused before anything is measured.
+gives 3 "$LOCKSTEP" bench machine --threads 1 --repeat 1 --profile /proc/local.yaml
+says "'/proc/local.yaml' cannot be written"
+holds [ ! -s "$work/out" ]
 make_corpus
-gives 0 "$LOCKSTEP" train $tiny run.name=told run.steps=7 cost.cluster=local.yaml run.threads=1
+gives 0 "$LOCKSTEP" train $tiny run.name=told run.steps=7 cost.cluster=./local.yaml run.threads=1
 says 'a step was predicted to take .* and takes '
 says 'optimizer .* and '
 gives 2 "$LOCKSTEP" train $tiny run.name=b cost.cluster=absent.yaml

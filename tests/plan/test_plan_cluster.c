@@ -80,6 +80,8 @@ static void test_refusals(void) {
         {HEAD "node:\n  devices: {value: 2, source: s, when: x}\n",
          "has 'when'; value, source, date"},
         {HEAD "node:\n  devices: {value: [2], source: s}\n", "one value is expected for 'value'"},
+        {HEAD DEVICE DEVICE, "device.memory_gb was given before"},
+        {"sources: {s: a page, s: another}\n", "the source 's' was given before"},
         {HEAD "node: 3\n", "section 'node' must hold 'key: value' lines"},
         {"- 1\n", "sections are expected"},
         {HEAD NODE, "device.memory_gb is unknown; no plan can be made without it"},
@@ -96,6 +98,8 @@ static void test_refusals(void) {
     CHECK_MESSAGE("did you mean 'aws-p5'?");
     CHECK_STATUS(ls_cluster_load("../aws-p5", &c), LS_E_CONFIG);
     CHECK_STATUS(ls_cluster_load("absent.yaml", &c), LS_E_INPUT);
+    CHECK_STATUS(ls_cluster_load("./absent.yaml", &c), LS_E_INPUT); /* a file, too */
+    CHECK_MESSAGE("'./absent.yaml' cannot be opened");
 }
 
 static void test_writing(void) {
@@ -117,11 +121,47 @@ static void test_writing(void) {
     unlink(path);
 }
 
+/* Texts of any kind come back as they were. */
+static void test_texts(void) {
+    static const char odd[] = "it's \"here\": {a, b} # c:\\d \n- e";
+    char path[64];
+    snprintf(path, sizeof path, "/tmp/ls-cluster-%d.yaml", (int)getpid());
+    CHECK_OK(read_profile(HEAD DEVICE NODE));
+    snprintf(c.text[LS_CLUSTER_NOTE], sizeof c.text[0], "%s", odd);
+    CHECK_OK(ls_cluster_cite(&c, odd, odd));
+    ls_cluster_set(&c, LS_FIG_PUE, 1.25, odd);
+    snprintf(c.figure[LS_FIG_PUE].note, sizeof c.figure[0].note, "%s", odd);
+    CHECK_OK(ls_cluster_write(&c, path));
+    CHECK_OK(ls_cluster_load(path, &c));
+    CHECK_STR(c.text[LS_CLUSTER_NOTE], odd);
+    CHECK_STR(c.sources[1].key, odd);
+    CHECK_STR(c.sources[1].text, odd);
+    CHECK_STR(c.figure[LS_FIG_PUE].source, odd);
+    CHECK_STR(c.figure[LS_FIG_PUE].note, odd);
+    unlink(path);
+}
+
+/* The source that there is no room for takes the place of none. */
+static void test_sources(void) {
+    char key[16];
+    CHECK_OK(read_profile(HEAD DEVICE NODE));
+    for (int s = 1; s < LS_MAX_SOURCES; s++) {
+        snprintf(key, sizeof key, "s%d", s);
+        CHECK_OK(ls_cluster_cite(&c, key, "a page"));
+    }
+    CHECK_OK(ls_cluster_cite(&c, "s3", "another page"));
+    CHECK_STATUS(ls_cluster_cite(&c, "more", "a page"), LS_E_CONFIG);
+    CHECK_MESSAGE("32 sources");
+    CHECK_STR(c.sources[0].key, "s");
+}
+
 int main(void) {
     test_shipped();
     test_known_figures();
     test_reading();
     test_refusals();
     test_writing();
+    test_texts();
+    test_sources();
     return test_end();
 }
