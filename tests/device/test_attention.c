@@ -282,7 +282,8 @@ static void test_cache(void) {
     static const shape shapes[] = {{1, 1, 2, 1, 1, 64},    {2, 1, 200, 4, 4, 64},
                                    {3, 1, 333, 14, 2, 80}, {1, 5, 64, 6, 2, 96},
                                    {2, 33, 129, 4, 1, 3},  {1, 64, 65, 2, 2, 128},
-                                   {1, 1, 1000, 3, 3, 16}, {1, 199, 200, 7, 1, 16}};
+                                   {1, 1, 1000, 3, 3, 16}, {1, 199, 200, 7, 1, 16},
+                                   {1, 1, 70, 4, 1, 1},    {2, 1, 9, 6, 2, 2}};
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         check_shape(shapes[i], 1000 + 10 * i);
     }
@@ -343,13 +344,12 @@ static void spoil(problem *p, const char *which, int64_t token, double bad) {
 static void test_not_finite(void) {
     static const char *const which[] = {"q", "k", "v", "dout"};
     static const int64_t tokens[] = {70, 0, 100, 129};
-    for (int w = 0; w < 4; w++) {
-        for (int t = 0; t < 4; t++) {
-            problem p = problem_create(LS_F32, (shape){1, 130, 130, 4, 2, 16}, 4000);
-            spoil(&p, which[w], tokens[t], t % 2 ? (double)NAN : (double)INFINITY);
-            check_case(&p, 1.0);
-            problem_release(&p);
-        }
+    for (int i = share > 1 ? 16 : 0; i < 32; i++) {
+        const ls_dtype dtype = i < 16 ? LS_F32 : LS_BF16;
+        problem p = problem_create(dtype, (shape){1, 130, 130, 4, 2, 16}, 4000);
+        spoil(&p, which[i / 4 % 4], tokens[i % 4], i % 2 ? (double)NAN : (double)INFINITY);
+        check_case(&p, 1.0);
+        problem_release(&p);
     }
 }
 

@@ -9,8 +9,8 @@
 #include <omp.h>
 
 typedef struct forward_scratch {
-    float *q_t;       /* [D, TILE] scaled queries */
-    float *out_t;     /* [D, TILE] sums of probability times value */
+    float *q_t;       /* [D, TILE] scaled queries; of forward_few [FEW_ROWS, ld] */
+    float *out_t;     /* [D, TILE] sums of probability times value; likewise */
     float *k, *v;     /* [BLOCK, ld] */
     float *scores;    /* [BLOCK, TILE] of key and row, then probabilities */
     float *max, *sum; /* [TILE] running maximum of the scores, sum of exp(score - max) */
@@ -21,7 +21,7 @@ static forward_scratch forward_scratch_take(void *memory, int64_t d) {
     float *piece = memory;
     const int64_t ld = ls_attention_ld(d);
     return (forward_scratch){
-        .q_t = take_floats(&piece, d * TILE),
+        .q_t = take_floats(&piece, round_up(d, STRIP) * TILE),
         .out_t = take_floats(&piece, round_up(d, STRIP) * TILE),
         .k = take_floats(&piece, BLOCK * ld),
         .v = take_floats(&piece, BLOCK * ld),
