@@ -1,8 +1,8 @@
 #!/bin/sh
 # Cross-compiles base and the CPU device for aarch64, every kernel at each level, with warnings as
-# errors; then runs the tests of the kernels and of the micro-kernels of products under emulation,
-# with plain loops in the place of oneDNN. EMULATE=all runs those of attention too, and all at every
-# level and in full, which takes minutes.
+# errors; then runs tests under emulation, with plain loops in the place of oneDNN: of the
+# micro-kernels of products and a share of attention at the best level, of the kernels at both of
+# SVE's. EMULATE=all runs all of them at every level and in full, which takes minutes.
 set -eu
 cc=${AARCH64_CC:-aarch64-linux-gnu-gcc}
 command -v "$cc" >/dev/null || { echo "skipped: $cc is not installed"; exit 77; }
@@ -24,6 +24,9 @@ compile() { # OBJECT SOURCE FLAGS...
 for source in runtime/device/cpu/k_*.c runtime/device/cpu/ops_table.c; do
     name=$(basename "$source" .c)
     kernel="-fno-math-errno -fno-trapping-math"
+    case $name in
+    k_optim | k_adafactor) kernel="$kernel -ffp-contract=off" ;; # as in CMakeLists.txt
+    esac
     # shellcheck disable=SC2086
     compile "$name.generic" "$source" -DLS_KERNEL_ISA=generic $kernel
     # shellcheck disable=SC2086

@@ -6,8 +6,8 @@
  * only, beside sve. Every symbol they export goes through LS_ISA_NAME, so that ls_cpu_norm_forward
  * becomes ls_cpu_norm_forward_avx2. Kernels are plain C written for the vectoriser (or GCC vector
  * types); they differ between levels by flags only, except for products in registers, which are
- * intrinsics (k_attention_bf16.h, k_gemm_tile.h, k_gemm_neon.h). All other files of the folder are
- * compiled once, for the baseline. */
+ * intrinsics (k_attention_bf16.h and the k_gemm_*.h of an instruction). All other files of the
+ * folder are compiled once, for the baseline. */
 #ifndef LS_DEVICE_CPU_ISA_H
 #define LS_DEVICE_CPU_ISA_H
 

@@ -1,6 +1,6 @@
-/* The inner loop of packed products on aarch64: LS_TILE_ROWS x LS_TILE_COLS sums in registers, 24
- * of 32. Words of A come four to a vector, of which a multiply-add takes one: there are five loads
- * for 24 of them. With `pairs` (FEAT_BF16) BFDOT multiplies two bf16 elements a word. */
+/* The inner loop of packed fp32 products on aarch64: LS_TILE_ROWS x LS_TILE_COLS sums in registers,
+ * 24 of 32. Words of A come four to a vector, of which a multiply-add takes one: there are five
+ * loads for 24 of them. */
 #ifndef LS_DEVICE_CPU_K_GEMM_NEON_H
 #define LS_DEVICE_CPU_K_GEMM_NEON_H
 
@@ -15,25 +15,19 @@
 #define LS_TILE_COLS    (2 * LS_TILE_LANES)
 #define LS_TILE_A_WIDTH LS_TILE_ROWS
 
-#ifdef __ARM_FEATURE_BF16_VECTOR_ARITHMETIC
-#define LS_TILE_PAIRS(sum, b, a, lane)                                                             \
-    vbfdotq_laneq_f32(sum, vreinterpretq_bf16_u32(b), vreinterpretq_bf16_u32(a), lane)
-#else
-#define LS_TILE_PAIRS(sum, b, a, lane) (sum)
-#endif
-
 /* Lane `lane` of a, a row of the tile, times both vectors of b. */
 #define LS_TILE_ROW(row, a, lane)                                                                  \
     for (int v = 0; v < 2; v++) {                                                                  \
-        sum[row][v] = pairs ? LS_TILE_PAIRS(sum[row][v], b[v], a, lane)                            \
-                            : vfmaq_laneq_f32(sum[row][v], vreinterpretq_f32_u32(b[v]),            \
-                                              vreinterpretq_f32_u32(a), lane);                     \
+        sum[row][v] = vfmaq_laneq_f32(sum[row][v], vreinterpretq_f32_u32(b[v]),                    \
+                                      vreinterpretq_f32_u32(a), lane);                             \
     }
 
-/* The contract of k_gemm_tile.h's; A is [words, LS_TILE_ROWS]. */
+/* The contract of k_gemm_tile.h's, without pairs, which k_gemm_mmla.h multiplies; A is [words,
+ * LS_TILE_ROWS]. */
 __attribute__((always_inline)) static inline void
 ls_tile_multiply(const bool pairs, int64_t words, const uint32_t *a, const uint32_t *b_words,
                  const float *add, int64_t ld_add, float *product, int64_t ld) {
+    (void)pairs;
     float32x4_t sum[LS_TILE_ROWS][2];
 #pragma GCC unroll 16
     for (int i = 0; i < LS_TILE_ROWS; i++) {

@@ -10,6 +10,10 @@
 #define HAS_TILE 1
 #include "runtime/device/cpu/k_gemm_neon.h"
 #endif
+#ifdef __ARM_FEATURE_BF16_VECTOR_ARITHMETIC
+#include "runtime/device/cpu/k_gemm_mmla.h"
+#define TILE_BF16 TILE_MMLA
+#endif
 
 #if HAS_TILE
 #include "runtime/device/cpu/k_gemm_pack.h"
@@ -37,7 +41,7 @@
 
 DEFINE_TILE(f32, false)
 #define TILE_F32 TILE_OF(f32)
-#if (defined(__AVX512BF16__) && !HAS_AMX) || defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+#if defined(__AVX512BF16__) && !HAS_AMX
 DEFINE_TILE(bf16, true)
 #define TILE_BF16 TILE_OF(bf16)
 #endif
