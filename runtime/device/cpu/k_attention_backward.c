@@ -499,7 +499,7 @@ static void backward_task_bf16(const ls_attention *op, const backward_range *ran
  * share the threads evenly. Decides speed and memory only, never a bit of the result. */
 static bool whole_heads(const ls_device *dev, const ls_attention *op, int64_t heads) {
     const int64_t rounds = (heads + dev->threads - 1) / dev->threads;
-    return ls_attention_head_fits(op->kv_len, op->head_dim) &&
+    return op->kv_len <= ls_attention_head_keys(op->head_dim) &&
            5 * rounds * dev->threads <= 7 * heads;
 }
 

@@ -28,9 +28,10 @@ static inline size_t ls_attention_kv_gradient_bytes(int64_t keys, int64_t head_d
     return 2 * sizeof(float) * (size_t)(rows * ls_attention_ld(head_dim));
 }
 
-/* True when one task can hold the gradients of a whole key/value head. */
-static inline bool ls_attention_head_fits(int64_t keys, int64_t head_dim) {
-    return ls_attention_kv_gradient_bytes(keys, head_dim) <= LS_ATTENTION_HEAD_MAX_BYTES;
+/* The most keys of which one task can hold the gradients of a whole key/value head. */
+static inline int64_t ls_attention_head_keys(int64_t head_dim) {
+    const size_t block = ls_attention_kv_gradient_bytes(LS_ATTENTION_BLOCK, head_dim);
+    return (int64_t)(LS_ATTENTION_HEAD_MAX_BYTES / block) * LS_ATTENTION_BLOCK;
 }
 
 /* Bytes of scratch that a thread needs for tiles of this head size and, in the backward pass,
@@ -44,14 +45,13 @@ static inline size_t ls_attention_scratch_bytes(int64_t head_dim, int64_t keys) 
     return sizeof(float) * (size_t)floats + ls_attention_kv_gradient_bytes(keys, head_dim);
 }
 
-/* What the limits of ls_device_ops.reserve can need. */
+/* What the limits of ls_device_ops.reserve can need: of sequences that are too long for a whole
+ * head the shorter ones, and parts, may have as many keys as it takes. */
 static inline size_t ls_attention_scratch_limit(const ls_device_limits *limits) {
-    const int64_t d = limits->head_dim;
-    int64_t keys = limits->seq;
-    if (keys < LS_ATTENTION_SPLIT || !ls_attention_head_fits(keys, d)) {
-        keys = LS_ATTENTION_SPLIT;
-    }
-    return ls_attention_scratch_bytes(d, keys);
+    const int64_t whole = ls_attention_head_keys(limits->head_dim);
+    const int64_t keys = limits->seq < whole ? limits->seq : whole;
+    return ls_attention_scratch_bytes(limits->head_dim,
+                                      keys > LS_ATTENTION_SPLIT ? keys : LS_ATTENTION_SPLIT);
 }
 
 #endif
