@@ -61,7 +61,9 @@ typedef enum kt_variant {
     KT_SHIFTED,  /* 1e3 added: a mean far larger than the deviation */
     KT_CONSTANT, /* one value everywhere */
     KT_NAN,      /* one NaN */
-    KT_INFINITE  /* +inf in one place, -inf in another */
+    KT_INFINITE, /* +inf in one place, -inf in another */
+    KT_NANS,     /* a NaN in every third place */
+    KT_FAR       /* 1e6 added: a mean whose rounding is no longer small beside the deviation */
 } kt_variant;
 
 typedef struct kt_case kt_case;

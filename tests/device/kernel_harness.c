@@ -97,6 +97,10 @@ static double vary(const kt_buffer *b, kt_variant variant, int64_t i, double val
             return INFINITY;
         }
         return i == b->elems - 1 ? -INFINITY : value;
+    case KT_NANS:
+        return i % 3 == 1 ? NAN : value;
+    case KT_FAR:
+        return 1e6 + value;
     case KT_PLAIN:
         break;
     }
