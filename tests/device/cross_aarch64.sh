@@ -1,8 +1,8 @@
 #!/bin/sh
 # Cross-compiles base and the CPU device for aarch64, every kernel at each level, with warnings as
-# errors; then runs tests under emulation, with plain loops in the place of oneDNN: of the
-# micro-kernels of products and a share of attention at the best level, of the kernels at both of
-# SVE's. EMULATE=all runs all of them at every level and in full, which takes minutes.
+# errors; then runs tests under emulation, with plain loops in the place of oneDNN: the kernels at
+# the best level, shares of those of the micro-kernels of products and of attention. EMULATE=all
+# runs all of them at every level and in full, which takes minutes.
 set -eu
 cc=${AARCH64_CC:-aarch64-linux-gnu-gcc}
 command -v "$cc" >/dev/null || { echo "skipped: $cc is not installed"; exit 77; }
@@ -32,9 +32,11 @@ for source in runtime/device/cpu/k_*.c runtime/device/cpu/ops_table.c; do
     # shellcheck disable=SC2086
     compile "$name.sve" "$source" -DLS_KERNEL_ISA=sve -march=armv8.2-a+sve $kernel
 done
-tile=runtime/device/cpu/k_gemm_tile.c
-# shellcheck disable=SC2086
-compile k_gemm_tile.sve_bf16 $tile -DLS_KERNEL_ISA=sve_bf16 -march=armv8.2-a+sve+bf16 $kernel
+for name in k_gemm_tile k_attention k_attention_backward ops_table; do
+    # shellcheck disable=SC2086
+    compile "$name.sve_bf16" "runtime/device/cpu/$name.c" -DLS_KERNEL_ISA=sve_bf16 \
+        -DLS_KERNEL_BASE=sve -march=armv8.2-a+sve+bf16 -fno-math-errno -fno-trapping-math
+done
 for source in runtime/base/*.c runtime/device/cpu/*.c tests/reference/*.c tests/device/plain_dnnl.c \
     tests/device/kernel_*.c; do
     case $source in
@@ -46,21 +48,28 @@ done
 echo "compiled for aarch64: generic, sve, sve_bf16"
 
 command -v qemu-aarch64 >/dev/null || { echo "not run: qemu-aarch64 is not installed"; exit 0; }
-tests=kernels levels=sve_bf16 share=11
+kernel_levels=sve_bf16 attention_levels="sve sve_bf16" share=11
 if [ "${EMULATE:-}" = all ]; then
-    tests="kernels attention" levels="generic sve sve_bf16" share=1
+    kernel_levels="generic sve sve_bf16" attention_levels="generic sve sve_bf16" share=1
 fi
-# shellcheck disable=SC2086
-"$cc" $flags -DLS_TEST_TILES=ls_cpu_gemm_tiles_sve_bf16 -static -Wl,--no-warnings \
-    tests/device/test_gemm.c "$work"/*.o -lm -o "$work/test_gemm"
-LS_TEST_SHARE=$share qemu-aarch64 -cpu max "$work/test_gemm"
-echo "passed under emulation: micro-kernels, sve_bf16"
-for test in $tests; do
+link() { # TEST FLAGS...
+    source=tests/device/$1.c program=$work/$1
+    shift
     # shellcheck disable=SC2086
-    "$cc" $flags -static -Wl,--no-warnings "tests/device/test_$test.c" "$work"/*.o -lm \
-        -o "$work/test_$test"
-    for isa in $levels; do
-        LOCKSTEP_ISA=$isa qemu-aarch64 -cpu max "$work/test_$test"
-        echo "passed under emulation: $test, $isa"
-    done
+    "$cc" $flags "$@" -static -Wl,--no-warnings "$source" "$work"/*.o -lm -o "$program"
+}
+emulate() { # TEST LEVEL
+    LOCKSTEP_ISA=$2 LS_TEST_SHARE=$share qemu-aarch64 -cpu max "$work/$1"
+    echo "passed under emulation: $1, $2"
+}
+
+link test_gemm -DLS_TEST_TILES=ls_cpu_gemm_tiles_sve_bf16
+emulate test_gemm sve_bf16
+link test_kernels
+for level in $kernel_levels; do
+    emulate test_kernels "$level"
+done
+link test_attention
+for level in $attention_levels; do
+    emulate test_attention "$level"
 done

@@ -22,6 +22,7 @@ extern const ls_device_ops ls_cpu_ops_amx_bf16; /* a level of some of the files 
 extern const ls_gemm_tiles ls_cpu_gemm_tiles_amx_bf16;
 #elif defined(__aarch64__)
 #define LEVELS(X) X(generic) X(sve)
+extern const ls_device_ops ls_cpu_ops_sve_bf16;
 extern const ls_gemm_tiles ls_cpu_gemm_tiles_sve_bf16;
 #else
 #define LEVELS(X) X(generic)
@@ -58,6 +59,7 @@ static void select_kernels(ls_cpu_device *cpu, ls_isa isa) {
         USE(sve);
     }
     if (isa == LS_ISA_SVE_BF16) {
+        cpu->base.ops = &ls_cpu_ops_sve_bf16;
         cpu->gemm_tiles = &ls_cpu_gemm_tiles_sve_bf16;
     }
 #else

@@ -152,7 +152,7 @@ static void forward_tile(const ls_attention *op, const tile_rows *rows, void *me
     }
 }
 
-#if HAS_BF16_VECTORS
+#if HAS_BF16_PAIRS
 typedef struct forward_scratch_bf16 {
     int32_t *q_t;     /* [ceil(D / 2), TILE] words along D */
     float *out_t;     /* [D, TILE] */
@@ -209,10 +209,6 @@ static void forward_begin_bf16(const ls_attention *op, const tile_rows *rows,
  * behind: most blocks then leave sums and out as they are. */
 #define SLACK 8.0f
 
-LS_INLINE vf weight_vf(vf x) {
-    return (vf)exp2_bf16((__m512)x);
-}
-
 LS_INLINE vf scaled_score(const float *score, vf scale, const bool masked, vi visible, int64_t j) {
     const vf x = *(const vf *)score * scale;
     return masked ? select_vf(visible > (int32_t)j, x, splat(-INFINITY)) : x;
@@ -225,14 +221,12 @@ LS_INLINE void softmax_nv(const int nv, const bool masked, const bool keep, cons
                           int64_t first_key, int64_t keys) {
     const vf scale = splat((float)(op->scale * M_LOG2E));
     vi visible[WIDE];
-    vf top[WIDE], added[WIDE], shrink[WIDE];
-    __m512 weights[WIDE];
-    const __m512bh ones = (__m512bh)_mm512_set1_epi16(0x3f80);
+    vf top[WIDE], added[WIDE], shrink[WIDE], weights[WIDE];
+    const pair_factor ones = factor_of(0x3f803f80);
     for (int v = 0; v < nv; v++) {
         visible[v] = *(const vi *)(rows->visible + col + v * LANES) - (int32_t)first_key;
         top[v] = *(const vf *)(s->max + col + v * LANES);
-        added[v] = (vf){0};
-        weights[v] = _mm512_setzero_ps();
+        added[v] = weights[v] = (vf){0};
     }
     for (int64_t j = 0; j < keys; j++) {
         const float *score = s->scores + j * TILE + col;
@@ -253,24 +247,24 @@ LS_INLINE void softmax_nv(const int nv, const bool masked, const bool keep, cons
             vf p1 =
                 weight_vf(scaled_score(score + TILE, scale, masked, visible[v], j + 1) - top[v]);
             added[v] += p0 + p1;
-            const __m512i words = pairs_of(p0, p1);
-            weights[v] = _mm512_dpbf16_ps(weights[v], (__m512bh)words, ones);
-            *(__m512i *)(s->p + j / 2 * TILE + col + v * LANES) = words;
+            const vi words = pairs_of(p0, p1);
+            weights[v] = add_pairs(weights[v], ones, words);
+            *(vi *)(s->p + j / 2 * TILE + col + v * LANES) = words;
             if (keep) {
                 *(vf *)score = p0;
                 *(vf *)(score + TILE) = p1;
             }
         }
     }
-    int changed = 0;
+    bool changed = false;
     for (int v = 0; v < nv; v++) {
         vf *max = (vf *)(s->max + col + v * LANES), *sum = (vf *)(s->sum + col + v * LANES);
         shrink[v] = exp2_vf(*max - top[v]);
         vf *total = (vf *)(s->weights + col + v * LANES);
         *sum = *sum * shrink[v] + added[v];
-        *total = *total * shrink[v] + (vf)weights[v];
+        *total = *total * shrink[v] + weights[v];
         *max = top[v];
-        changed |= _mm512_cmp_ps_mask((__m512)shrink[v], _mm512_set1_ps(1.0f), _CMP_NEQ_UQ);
+        changed |= !all_ones(shrink[v]);
     }
     for (int64_t i = 0; changed && i < op->head_dim; i++) {
 #pragma GCC unroll 3
@@ -473,7 +467,7 @@ static void forward_task(const ls_attention *op, const tile_rows *rows, void *me
         forward_few(op, rows, memory);
         return;
     }
-#if HAS_BF16_VECTORS
+#if HAS_BF16_PAIRS
     if (op->dtype == LS_BF16) {
         forward_tile_bf16(op, rows, memory);
         return;

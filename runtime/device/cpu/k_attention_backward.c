@@ -196,7 +196,7 @@ static void backward_block(const ls_attention *op, const tile_rows *rows, const 
     backward_keys(op, rows, first_key, keys, s->ds, s->q, dk);
 }
 
-#if HAS_BF16_VECTORS
+#if HAS_BF16_PAIRS
 /* Queries are not scaled here: scores, dq and dk are. */
 typedef struct backward_scratch_bf16 {
     int32_t *q_t, *dout_t; /* [ceil(D / 2), TILE] words along D */
@@ -280,8 +280,8 @@ static void backward_begin_bf16(const ls_attention *op, const tile_rows *rows,
 
 /* bf16 of two keys' vectors of rows: one below the other, words along rows. */
 LS_INLINE void store_two_keys(vf first, vf second, ls_bf16 *to) {
-    _mm256_store_si256((__m256i *)to, (__m256i)_mm512_cvtneps_pbh((__m512)first));
-    _mm256_store_si256((__m256i *)(to + TILE), (__m256i)_mm512_cvtneps_pbh((__m512)second));
+    store_lanes(first, to);
+    store_lanes(second, to + TILE);
 }
 
 /* As backward_softmax, from scores that are not scaled, into words; with `keep`, the scores become
@@ -311,7 +311,7 @@ LS_INLINE void backward_softmax_keys(const bool masked, const bool keep, const l
         }
         store_two_keys(p[0], p[1], s->p + j * TILE + col);
         store_two_keys(ds[0], ds[1], s->ds + j * TILE + col);
-        *(__m512i *)(s->ds_pairs + j / 2 * TILE + col) = pairs_of(ds[0], ds[1]);
+        *(vi *)(s->ds_pairs + j / 2 * TILE + col) = pairs_of(ds[0], ds[1]);
     }
 }
 
@@ -463,7 +463,7 @@ static void backward_task(const ls_attention *op, const backward_range *range, v
     }
 }
 
-#if HAS_BF16_VECTORS
+#if HAS_BF16_PAIRS
 static void backward_task_bf16(const ls_attention *op, const backward_range *range, void *memory) {
     const int64_t d = op->head_dim, ld = ls_attention_ld(d);
     const int64_t keys = range->want_dkv ? range->end_key - range->first_key : 0;
@@ -535,7 +535,7 @@ ls_status LS_ISA_NAME(ls_cpu_attention_backward)(ls_device *dev, const ls_attent
                 range.end_tile = range.first_tile + 1;
                 range.want_dkv = false;
             }
-#if HAS_BF16_VECTORS
+#if HAS_BF16_PAIRS
             if (op->dtype == LS_BF16) {
                 backward_task_bf16(op, &range, memory);
                 continue;

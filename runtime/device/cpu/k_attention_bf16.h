@@ -1,5 +1,5 @@
 /* Attention's products of bf16 matrices with fp32 sums, where the processor multiplies pairs of
- * bf16 (AVX512-BF16: vdpbf16ps) or tiles of them (AMX). A word holds two elements that are
+ * bf16 (k_attention_pairs.h) or tiles of them (AMX). A word holds two elements that are
  * neighbours along the summed dimension; one operand enters as broadcast words or as rows of tiles,
  * the other as vectors of them, which are the rows of tiles too. Included by
  * k_attention*.c; empty at the levels without such an instruction, whose bf16 goes through the fp32
@@ -8,11 +8,10 @@
 #define LS_DEVICE_CPU_K_ATTENTION_BF16_H
 
 #include "runtime/device/cpu/k_amx.h"
-#include "runtime/device/cpu/k_attention_tile.h"
-#include "runtime/device/cpu/k_bf16.h"
+#include "runtime/device/cpu/k_attention_pairs.h"
 #include "runtime/device/cpu/quads.h"
 
-#if HAS_BF16_VECTORS
+#if HAS_BF16_PAIRS
 
 /* Keys come in whole units, D in whole words or steps of tiles. With tiles, a unit is what a
  * product over keys takes at a time, and so are rows of queries in one over rows. */
@@ -30,22 +29,22 @@ typedef int32_t word __attribute__((aligned(2), may_alias));
  * at a[m * a_row + k * a_k]. b and c are aligned to vectors. */
 LS_INLINE void pairs_nv(const int nv, const bool add, int64_t count, const word *a, int64_t a_row,
                         int64_t a_k, const int32_t *b, int64_t b_k, float *c, int64_t c_row) {
-    __m512 sum[STRIP][WIDE];
+    vf sum[STRIP][WIDE];
 #pragma GCC unroll 8
     for (int m = 0; m < STRIP; m++) {
 #pragma GCC unroll 3
         for (int v = 0; v < nv; v++) {
-            sum[m][v] = add ? _mm512_load_ps(c + m * c_row + v * LANES) : _mm512_setzero_ps();
+            sum[m][v] = add ? ((const vf *)(c + m * c_row))[v] : (vf){0};
         }
     }
     for (int64_t k = 0; k < count; k++) {
-        const __m512i *bk = (const __m512i *)(b + k * b_k);
+        const vi *bk = (const vi *)(b + k * b_k);
 #pragma GCC unroll 8
         for (int m = 0; m < STRIP; m++) {
-            const __m512bh am = (__m512bh)_mm512_set1_epi32(a[m * a_row + k * a_k]);
+            const pair_factor am = factor_of(a[m * a_row + k * a_k]);
 #pragma GCC unroll 3
             for (int v = 0; v < nv; v++) {
-                sum[m][v] = _mm512_dpbf16_ps(sum[m][v], am, (__m512bh)bk[v]);
+                sum[m][v] = add_pairs(sum[m][v], am, bk[v]);
             }
         }
     }
@@ -53,7 +52,7 @@ LS_INLINE void pairs_nv(const int nv, const bool add, int64_t count, const word 
     for (int m = 0; m < STRIP; m++) {
 #pragma GCC unroll 3
         for (int v = 0; v < nv; v++) {
-            _mm512_store_ps(c + m * c_row + v * LANES, sum[m][v]);
+            ((vf *)(c + m * c_row))[v] = sum[m][v];
         }
     }
 }
@@ -98,60 +97,10 @@ static NOINLINE void pairs_cols(int nv, int64_t count, const word *a, int64_t ld
 }
 #endif
 
-/* Words of lanes of `first` and `second`, rounded to bf16: what is neighbours along the summed
- * dimension comes from two vectors. */
-LS_INLINE __m512i pairs_of(vf first, vf second) {
-    const __m512i interleave =
-        _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
-                         21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
-    const __m512bh both = _mm512_cvtne2ps_pbh((__m512)second, (__m512)first);
-    return _mm512_permutexvar_epi16(interleave, (__m512i)both);
-}
-
 /* to [ld] = n elements, then zeros. */
 static inline void copy_bf16(const ls_bf16 *from, int64_t n, int64_t ld, ls_bf16 *to) {
     memcpy(to, from, (size_t)n * sizeof *to);
     memset(to + n, 0, (size_t)(ld - n) * sizeof *to);
-}
-
-LS_INLINE vf exp2_vf(vf x) {
-    return (vf)exp2_fp32((__m512)x);
-}
-
-/* to [ld] = words of low [n] and high [n], then zeros. */
-static inline void pair_rows(const ls_bf16 *low, const ls_bf16 *high, int64_t n, int64_t ld,
-                             int32_t *to) {
-    const __m512i first =
-        _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6,
-                         37, 5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
-    const __m512i second = _mm512_add_epi16(first, _mm512_set1_epi16(LANES));
-    int64_t c = 0;
-    for (; c + 2 * LANES <= n; c += 2 * LANES) { /* unmasked: much faster from outside the cache */
-        const __m512i a = _mm512_loadu_si512(low + c), b = _mm512_loadu_si512(high + c);
-        _mm512_store_si512(to + c, _mm512_permutex2var_epi16(a, first, b));
-        _mm512_store_si512(to + c + LANES, _mm512_permutex2var_epi16(a, second, b));
-    }
-    for (; c < n; c += LANES) {
-        const __mmask16 mask = bf16_mask(c, n);
-        const __m512i a = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, low + c));
-        const __m512i b = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, high + c));
-        _mm512_store_si512(to + c, _mm512_or_si512(a, _mm512_slli_epi32(b, 16)));
-    }
-    for (; c < ld; c += LANES) {
-        _mm512_store_si512(to + c, _mm512_setzero_si512());
-    }
-}
-
-/* to [n] = factor * from, rounded. */
-static inline void store_row_bf16(float factor, const float *from, int64_t n, ls_bf16 *to) {
-    int64_t c = 0;
-    for (; c + BF16_LINE <= n; c += BF16_LINE) {
-        bf16_store_line(to + c, (__m512)(*(const vf_any *)(from + c) * factor),
-                        (__m512)(*(const vf_any *)(from + c + LANES) * factor));
-    }
-    for (; c < n; c += LANES) {
-        bf16_store(to + c, bf16_mask(c, n), (__m512)(*(const vf_any *)(from + c) * factor));
-    }
 }
 
 /* to [cols, ld_to] = from [rows, ld_from] transposed; rows and cols are multiples of 4. */
@@ -350,16 +299,6 @@ static inline void end_products(ls_dtype dtype) {
 #else
     (void)dtype;
 #endif
-}
-
-static inline float dot_bf16(int64_t n, const ls_bf16 *x, const ls_bf16 *y) {
-    __m512 sum = _mm512_setzero_ps();
-    for (int64_t c = 0; c < n; c += 2 * LANES) {
-        const __mmask32 mask = c + 2 * LANES <= n ? ~0u : (1u << (n - c)) - 1;
-        sum = _mm512_dpbf16_ps(sum, (__m512bh)_mm512_maskz_loadu_epi16(mask, x + c),
-                               (__m512bh)_mm512_maskz_loadu_epi16(mask, y + c));
-    }
-    return _mm512_reduce_add_ps(sum);
 }
 
 /* The keys of the block from `first` on, which lie far apart, come nearer. */
