@@ -35,7 +35,9 @@ static ls_status bias_room(ls_cuda_device *cuda, const ls_gemm *op) {
     return ls_cuda_grow(cuda, bytes, &g->bias, &g->bias_bytes);
 }
 
-/* The vector of the epilogue: the bias in the type of C, or where its gradient is made. */
+/* The vector of the epilogue: the bias in the type of C, as cuBLASLt wants it of bf16 (cublasLt.h,
+ * CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE), or where its gradient is made. It is rounded for each
+ * product: the device does not know when an update has changed it. */
 static ls_status vector_of(ls_cuda_device *cuda, const ls_gemm *op, const void **vector) {
     *vector = op->bias;
     if (op->dbias || (op->bias && op->c_dtype != LS_F32)) {
