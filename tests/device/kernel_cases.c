@@ -257,7 +257,8 @@ const kt_case kt_cases[] = {
     {&kt_sum, {200003}},
     {&kt_sum, {70000}, KT_NAN},
     {&kt_sum, {70000}, KT_INFINITE},
-    /* m, n, k, flags (kernel_matrix.c: 1 A^T, 2 B^T, 4 + C, 8 bias, 16 residual, 32 C acc), gap */
+    /* m, n, k, flags (kernel_matrix.c: 1 A^T, 2 B^T, 4 + C, 8 bias, 16 residual, 32 C acc, 128 C is
+     * the residual), gap */
     {&kt_gemm, {0, 5, 3, 0, 0}},
     {&kt_gemm, {1, 1, 1, 0, 0}},
     {&kt_gemm, {7, 5, 0, 4 + 8 + 16, 1}},
@@ -269,6 +270,10 @@ const kt_case kt_cases[] = {
     {&kt_gemm, {64, 48, 32, 1 + 2 + 16 + 32, 3}},
     {&kt_gemm, {31, 9, 65, 3 + 4 + 8 + 16, 5}},
     {&kt_gemm, {31, 9, 65, 4 + 8 + 16 + 32, 0}},
+    {&kt_gemm, {33, 70, 129, 128, 1}},
+    {&kt_gemm, {31, 9, 65, 8 + 128, 0}},
+    {&kt_gemm, {33, 70, 129, 4 + 32 + 128, 1}},
+    {&kt_gemm, {31, 9, 65, 4 + 8 + 128, 0}},
     {&kt_gemm, {9, 33, 17, 2, 0}, KT_LARGE},
     {&kt_gemm, {9, 33, 17, 2 + 8, 0}, KT_NAN},
     {&kt_gemm, {9, 33, 17, 0, 0}, KT_INFINITE},
@@ -320,5 +325,8 @@ const kt_case kt_cases[] = {
     {&kt_attention_backward, {1, 40, 40, 2, 1, 128, 1}},
     {&kt_attention_backward, {1, 33, 33, 1, 1, 200, 0}},
     {&kt_attention_backward, {1, 1, 5, 2, 1, 64, 0}, KT_NAN},
+    {&kt_attention_parts, {2, 37, 37, 4, 2, 64, 3}},
+    {&kt_attention_parts, {1, 130, 130, 2, 1, 16, 8}},
+    {&kt_attention_parts, {3, 9, 9, 3, 3, 128, 0}},
 };
 const int kt_case_count = sizeof kt_cases / sizeof *kt_cases;

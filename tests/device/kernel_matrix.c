@@ -5,6 +5,7 @@
 
 /* gemm: dim = m, n, k, flags, elements between rows beyond their length */
 enum { TRANS_A = 1, TRANS_B = 2, ACCUMULATE = 4, BIAS = 8, RESIDUAL = 16, C_ACC = 32 };
+enum { RESIDUAL_IS_C = 128 };
 
 static int64_t gemm_ld(int64_t cols, const kt_case *c) {
     return cols + c->dim[4];
@@ -41,7 +42,9 @@ static ls_status multiply(ls_device *dev, const kt_case *c, ls_dtype dtype, void
                                           .c = at[4],
                                           .ldc = gemm_ld(n, c),
                                           .bias = flags & BIAS ? at[2] : NULL,
-                                          .residual = flags & RESIDUAL ? at[3] : NULL,
+                                          .residual = flags & RESIDUAL        ? at[3]
+                                                      : flags & RESIDUAL_IS_C ? at[4]
+                                                                              : NULL,
                                           .fp8 = fp8});
 }
 
@@ -209,6 +212,62 @@ static ls_status run_attention_backward(ls_device *dev, const kt_case *c, ls_dty
     return dev->ops->attention_backward(dev, &op);
 }
 
+/* Rows by rows and keys of four chunks, as ring attention has them; the reference does the whole at
+ * once. dim[1] is dim[2], 8 at least. Gradients are added to what is there. */
+static ls_status run_attention_chunks(ls_device *dev, const kt_case *c, ls_attention whole,
+                                      bool backward) {
+    const int64_t n = c->dim[1], cut[] = {0, n / 4, n / 4 + 1, n / 2 + 1, n};
+    const int64_t elem = (int64_t)ls_dtype_bytes(whole.dtype);
+    for (int a = 0; a < 4; a++) {
+        for (int b = a; b >= 0; b--) {
+            const int64_t q = cut[a] * whole.q_stride * elem, o = cut[a] * whole.o_stride * elem;
+            const int64_t kv = cut[b] * whole.kv_stride * elem;
+            ls_attention op = whole;
+            op.q_len = cut[a + 1] - cut[a];
+            op.kv_len = cut[b + 1] - cut[b];
+            op.full = b < a;
+            op.merge = !backward && b < a;
+            op.add = backward;
+            op.o_batch = n * whole.o_stride;
+            op.lse_row = n;
+            op.q = (const char *)whole.q + q;
+            op.k = (const char *)whole.k + kv;
+            op.v = (const char *)whole.v + kv;
+            op.out = (char *)whole.out + o;
+            op.lse = (char *)whole.lse + cut[a] * (int64_t)ls_dtype_bytes(dev->acc);
+            op.dout = (const char *)whole.dout + o;
+            op.dq = (char *)whole.dq + q;
+            op.dk = (char *)whole.dk + kv;
+            op.dv = (char *)whole.dv + kv;
+            LS_TRY(backward ? dev->ops->attention_backward(dev, &op)
+                            : dev->ops->attention_forward(dev, &op));
+        }
+    }
+    return LS_OK;
+}
+
+static ls_status run_attention_parts(ls_device *dev, const kt_case *c, ls_dtype dtype,
+                                     void *const *at) {
+    ls_attention op = attention_op(c, dtype, at[0], at[1]);
+    op.out = at[3];
+    op.lse = at[4];
+    op.dout = at[2];
+    op.dq = at[5];
+    op.dk = at[6];
+    op.dv = (char *)at[6] + (size_t)(c->dim[4] * c->dim[5]) * ls_dtype_bytes(dtype);
+    if (dev->acc != LS_F64) {
+        LS_TRY(run_attention_chunks(dev, c, op, false));
+        return run_attention_chunks(dev, c, op, true);
+    }
+    LS_TRY(dev->ops->attention_forward(dev, &op));
+    op.add = true;
+    return dev->ops->attention_backward(dev, &op);
+}
+
+const kt_op kt_attention_parts = {
+    "attention_parts",       {4e-6, 8e-6},
+    {1.5e-2, 2e-2},          "as whole; out and gradients are rounded once a part",
+    plan_attention_backward, run_attention_parts};
 const kt_op kt_attention_forward = {
     "attention_forward",    {2e-6, 4e-6},
     {6e-3, 8e-3},           "fp32 sums over keys; probabilities may be rounded to bf16",

@@ -18,6 +18,6 @@ extern const kt_op kt_adamw, kt_lion, kt_sgd, kt_adafactor_squares, kt_adafactor
 extern const kt_op kt_add, kt_cast, kt_sum_squares, kt_sum;
 
 extern const kt_op kt_gemm, kt_gemm_gelu, kt_gemm_gelu_grad, kt_gemm_fp8, kt_attention_forward,
-    kt_attention_backward; /* kernel_matrix.c */
+    kt_attention_backward, kt_attention_parts; /* kernel_matrix.c */
 
 #endif
