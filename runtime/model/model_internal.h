@@ -364,7 +364,8 @@ void ls_moe_count_over(const ls_pass *pass, const ls_moe_acts *moe);
 size_t ls_moe_uneven_bytes(const ls_model *m);
 /* M of a pass that was routed. */
 int64_t ls_moe_received(const ls_pass *pass, const ls_moe_acts *moe);
-/* With moe_fixed: what an expert takes of a micro-batch, its slots on each rank, its rows. */
+/* What an expert takes of the pass's micro-batch; with moe_fixed its slots on each rank and its
+ * rows, as many in short micro-batches as in full ones. */
 typedef struct ls_moe_rooms {
     int64_t capacity, slots, rows;
 } ls_moe_rooms;

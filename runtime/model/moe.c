@@ -61,24 +61,26 @@ static int64_t micros_of(int ranks, int contexts) {
     return min_of(ranks, ranks / contexts + 2);
 }
 
-static ls_moe_rooms rooms_of(const ls_model *m, int64_t batch, int64_t seq) {
+/* Of a full micro-batch, but for capacity: ranks with a shorter one send and expect as much. */
+static ls_moe_rooms rooms_of(const ls_model *m, int64_t seq) {
     const bool cut = m->context_ranks > 1;
-    const int64_t rows = batch * (cut && m->part.expert_ranks > 1 ? m->seq_most : seq);
-    const int64_t most = capacity(m, batch * (cut ? m->options.seq : seq));
+    const int64_t rows = m->options.batch * (cut && m->part.expert_ranks > 1 ? m->seq_most : seq);
+    const int64_t most = capacity(m, m->options.batch * (cut ? m->options.seq : seq));
     const int64_t micros = micros_of(m->part.expert_ranks, m->context_ranks);
     const int64_t slots = min_of(ceil_div(rows, m->part.tensor_ranks), most);
-    return (ls_moe_rooms){
-        .capacity = most, .slots = slots, .rows = min_of(m->expert_ranks * slots, micros * most)};
+    return (ls_moe_rooms){.slots = slots, .rows = min_of(m->expert_ranks * slots, micros * most)};
 }
 
 ls_moe_rooms ls_moe_rooms_of(const ls_pass *pass) {
-    return rooms_of(pass->model, pass->batch, pass->seq);
+    ls_moe_rooms rooms = rooms_of(pass->model, pass->seq);
+    rooms.capacity = capacity(pass->model, whole_rows(pass));
+    return rooms;
 }
 
 /* Choices, slots and rows of experts where all have their fixed room. */
 static void limit_by_rooms(const ls_model *m, ls_moe_limits *most) {
     const int64_t local = ceil_div(m->sizes.experts, m->expert_ranks);
-    const ls_moe_rooms rooms = rooms_of(m, m->options.batch, m->seq);
+    const ls_moe_rooms rooms = rooms_of(m, m->seq);
     most->slots = m->sizes.experts * rooms.slots;
     most->received = local * rooms.rows;
     most->arrived = m->expert_ranks * local * rooms.slots;
@@ -280,10 +282,9 @@ int64_t ls_moe_received(const ls_pass *pass, const ls_moe_acts *moe) {
 }
 
 static int64_t sent_slots(const ls_pass *pass, const ls_moe_acts *moe) {
-    const ls_model *m = pass->model;
     int64_t total = 0;
-    for (int r = 0; r < m->expert_ranks; r++) {
-        total += kept_of(pass, moe, m->expert_rank, r);
+    for (int r = 0; r < pass->model->expert_ranks; r++) {
+        total += kept_of(pass, moe, pass->model->expert_rank, r);
     }
     return total;
 }
@@ -345,10 +346,9 @@ static ls_status select_rows(const ls_model *m, int64_t rows, const int32_t *ind
 }
 
 static int64_t arrived_rows(const ls_pass *pass, const ls_moe_acts *moe) {
-    const ls_model *m = pass->model;
     int64_t total = 0;
-    for (int r = 0; r < m->expert_ranks; r++) {
-        total += kept_of(pass, moe, r, m->expert_rank);
+    for (int r = 0; r < pass->model->expert_ranks; r++) {
+        total += kept_of(pass, moe, r, pass->model->expert_rank);
     }
     return total;
 }

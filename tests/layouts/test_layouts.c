@@ -1,8 +1,8 @@
 /* Layouts against one rank. Each layout trains a tiny model for some steps on the first ranks of
  * the world; then every rank compares what it holds, by the boxes that it would load from a
  * checkpoint, with the same boxes of one rank's training: parameters and moments of the gradients,
- * and the losses. And what it would save covers each element once, and the operations that a rank
- * makes in a step are those that the layout tells ahead.
+ * and the losses, of steps and of an evaluation. And what it would save covers each element once,
+ * and the operations that a rank makes in a step are those that the layout tells ahead.
  *
  * And of layouts drawn from the seed LS_LAYOUTS_SEED LS_LAYOUTS_RANDOM, and these alone; else 8, or
  * 300 with LOCKSTEP_TEST_ALL=1.
@@ -33,7 +33,7 @@ enum { SEQ = 16, NEAR_STEPS = 3, EXACT_STEPS = 20, GPU_STEPS = 2, MAX_OVERRIDES 
 enum { SMALL_BYTES = 96, REFERENCES_MAX = 128, SAMPLED = 6 };
 
 static ls_comm *mpi, *world; /* world: recorded */
-static const ls_dataset *data;
+static const ls_dataset *data, *val_data;
 static ls_device *cpu, *gpu; /* gpu NULL: not wanted */
 
 /* What one rank has after training, by the tensors that it would save. */
@@ -41,7 +41,7 @@ typedef struct outcome {
     ls_train train;
     ls_pieces pieces;
     int64_t elems;
-    double losses[EXACT_STEPS];
+    double losses[EXACT_STEPS + 1]; /* of the steps, then of an evaluation */
 } outcome;
 
 static ls_status load_config(ls_config *config, model_case model, const char *overrides) {
@@ -107,6 +107,9 @@ static ls_status train_steps(outcome *o, int steps, const char *overrides) {
         }
         o->losses[step] = result.loss;
     }
+    ls_eval_result result;
+    LS_TRY(ls_step_evaluate(t->runner, val_data, t->config.batch.micro, 0, &result));
+    o->losses[steps] = result.loss;
     return LS_OK;
 }
 
@@ -179,7 +182,7 @@ static void compare(const outcome *found, const outcome *expected, const layout_
         where = d > worst ? part->name : where;
         worst = fmax(worst, d);
     }
-    for (int step = 0; step < steps; step++) {
+    for (int step = 0; step <= steps; step++) {
         const double e = expected->losses[step];
         worst_loss = fmax(worst_loss, fabs(found->losses[step] - e) / fabs(e));
     }
@@ -403,6 +406,7 @@ static void make_data(char *dir, size_t size) {
                                                 .input_count = 1,
                                                 .out_dir = out,
                                                 .jsonl_field = "text",
+                                                .val_fraction = 0.012,
                                                 .shard_tokens = 10000},
                              &result);
     }
@@ -463,7 +467,7 @@ static void test_gpu(void) {
 
 int main(int argc, char **argv) {
     const bool on_gpu = argc > 1 && strcmp(argv[1], "gpu") == 0;
-    ls_dataset *dataset;
+    ls_dataset *dataset, *val_dataset;
     char dir[64] = "", out[128];
     CHECK_OK(ls_comm_mpi_init(&argc, &argv, &mpi));
     CHECK_OK(ls_comm_recorded(mpi, "world", false, &world));
@@ -478,11 +482,15 @@ int main(int argc, char **argv) {
     snprintf(out, sizeof out, "%s/data", dir);
     CHECK_OK(ls_dataset_open(out, LS_SPLIT_TRAIN, SEQ, true, &dataset));
     data = dataset;
+    CHECK_OK(ls_dataset_open(out, LS_SPLIT_VAL, SEQ, false, &val_dataset));
+    val_data = val_dataset;
+    CHECK_INT(ls_dataset_describe(val_data)->windows, 7); /* a short micro-batch, if not of 1 */
     if (gpu) {
         test_gpu();
     } else {
         test_all();
     }
+    ls_dataset_close(val_dataset);
     ls_dataset_close(dataset);
     CHECK_OK(world->ops->barrier(world));
     if (world->rank == 0) {
