@@ -112,6 +112,17 @@ static ls_status divide_model(ls_layout *l) {
     return LS_OK;
 }
 
+/* By the whole model: a stage need not hold what a group names. */
+static ls_status check_groups(const ls_config *config) {
+    ls_param *params;
+    int count;
+    int64_t elems;
+    LS_TRY(ls_model_table(&config->model, &params, &count, &elems));
+    ls_status status = ls_optim_check_groups(&config->optim, params, count);
+    free(params);
+    return status;
+}
+
 ls_status ls_layout_init(ls_layout *l, const ls_config *config, ls_device *dev, ls_dtype dtype,
                          const ls_mesh *mesh) {
     *l = (ls_layout){.config = config, .dev = dev, .dtype = dtype, .mesh = *mesh};
@@ -120,6 +131,7 @@ ls_status ls_layout_init(ls_layout *l, const ls_config *config, ls_device *dev, 
         config->parallel.zero > 0 ? mesh->size[LS_AXIS_SHARD] * mesh->size[LS_AXIS_CONTEXT] : 1;
     LS_TRY(divide_batch(l));
     LS_TRY(divide_experts(l));
+    LS_TRY(check_groups(config));
     l->common = config->parallel.zero == 3 && l->shards > 1 && l->experts == 1 &&
                 dev->host_memory && mesh->shards_on_host &&
                 config->parallel.transport != LS_CFG_MPI;

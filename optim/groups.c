@@ -35,17 +35,34 @@ static ls_status read_entry(char *text, const char *all, entry *out) {
     return LS_OK;
 }
 
-static int apply_entry(const entry *e, const ls_optim_options *o, ls_optim_rule *rules) {
-    int matched = 0;
-    for (int i = 0; i < o->param_count; i++) {
-        if (fnmatch(e->pattern, o->params[i].name, 0) == 0) {
+static bool matches(const entry *e, const ls_param *param) {
+    return e->pattern && fnmatch(e->pattern, param->name, 0) == 0;
+}
+
+/* Calls visit for each entry. */
+typedef ls_status (*entry_fn)(const entry *e, const ls_param *params, int count, void *context);
+static ls_status each_entry(const ls_config_optim *config, const ls_param *params, int count,
+                            entry_fn visit, void *context) {
+    char text[sizeof config->groups], *rest = NULL;
+    memcpy(text, config->groups, sizeof text);
+    for (char *part = strtok_r(text, ";", &rest); part; part = strtok_r(NULL, ";", &rest)) {
+        entry e;
+        LS_TRY(read_entry(part, config->groups, &e));
+        LS_TRY(visit(&e, params, count, context));
+    }
+    return LS_OK;
+}
+
+static ls_status apply_entry(const entry *e, const ls_param *params, int count, void *context) {
+    ls_optim_rule *rules = context;
+    for (int i = 0; i < count; i++) {
+        if (matches(e, &params[i])) {
             rules[i].lr_scale = isnan(e->lr_scale) ? rules[i].lr_scale : e->lr_scale;
             rules[i].weight_decay =
                 isnan(e->weight_decay) ? rules[i].weight_decay : e->weight_decay;
-            matched++;
         }
     }
-    return matched;
+    return LS_OK;
 }
 
 ls_status ls_optim_read_rules(const ls_optim_options *o, ls_optim_rule *rules) {
@@ -53,19 +70,22 @@ ls_status ls_optim_read_rules(const ls_optim_options *o, ls_optim_rule *rules) {
         rules[i] = (ls_optim_rule){
             .lr_scale = 1.0, .weight_decay = o->params[i].decay ? o->config->weight_decay : 0.0};
     }
-    const char *all = o->config->groups;
-    char text[sizeof o->config->groups], *rest = NULL;
-    memcpy(text, all, sizeof text);
-    for (char *part = strtok_r(text, ";", &rest); part; part = strtok_r(NULL, ";", &rest)) {
-        entry e;
-        LS_TRY(read_entry(part, all, &e));
-        bool whole_model = !o->pipeline || o->pipeline->size == 1;
-        if (e.pattern && apply_entry(&e, o, rules) == 0 && whole_model) {
-            return LS_FAIL(LS_E_CONFIG,
+    return each_entry(o->config, o->params, o->param_count, apply_entry, rules);
+}
+
+static ls_status check_entry(const entry *e, const ls_param *params, int count, void *context) {
+    (void)context;
+    bool found = !e->pattern;
+    for (int i = 0; i < count && !found; i++) {
+        found = matches(e, &params[i]);
+    }
+    return found ? LS_OK
+                 : LS_FAIL(LS_E_CONFIG,
                            "optim.groups: '%s' matches no parameter; their names are such as '%s' "
                            "and '%s'",
-                           e.pattern, o->params[0].name, o->params[o->param_count - 1].name);
-        }
-    }
-    return LS_OK;
+                           e->pattern, params[0].name, params[count - 1].name);
+}
+
+ls_status ls_optim_check_groups(const ls_config_optim *config, const ls_param *params, int count) {
+    return each_entry(config, params, count, check_entry, NULL);
 }

@@ -82,14 +82,18 @@ typedef struct ls_optim_options {
  * Parameter groups. config->groups is a list "PATTERN [lr=SCALE] [decay=VALUE]; ..." (patterns of
  * fnmatch(3)); the learning rate of parameters whose name matches is multiplied by SCALE, and VALUE
  * takes the place of config->weight_decay, also where the table says that nothing decays. Of
- * several entries the last counts. LS_E_CONFIG for one that matches no parameter.
+ * several entries the last counts. One may match none of the parameters that a rank holds; see
+ * ls_optim_check_groups.
  *
  * create takes the states of owned elements, zeroed. LS_E_CONFIG for an unknown name, listing the
- * known ones; LS_E_SHAPE for ranges that overlap, are out of order or off the grid;
- * LS_E_UNSUPPORTED for adafactor and muon where ranks split the matrices of a list of them.
- * [collective over shard] */
+ * known ones, and for groups of another form; LS_E_SHAPE for ranges that overlap, are out of order
+ * or off the grid; LS_E_UNSUPPORTED for adafactor and muon where ranks split the matrices of a list
+ * of them. [collective over shard] */
 ls_status ls_optim_create(const ls_optim_options *options, ls_optim **optim);
 void ls_optim_destroy(ls_optim *optim);
+/* LS_E_CONFIG for an entry of config->groups that has another form, or that matches none of the
+ * parameters of the whole model. */
+ls_status ls_optim_check_groups(const ls_config_optim *config, const ls_param *params, int count);
 /* Of device memory for states and what a step needs beside them. */
 size_t ls_optim_bytes(const ls_optim *optim);
 

@@ -20,8 +20,10 @@ static const char *const model_overrides[MODELS] = {
              "model.ffn=52",
     [GPT2_UNTIED] = "model.family=gpt2 model.tied=false model.layers=4 model.channels=20 "
                     "model.heads=4 model.ffn=50",
+    /* with groups, one of which names what the last stage alone has */
     [LLAMA] = "model.family=llama3 model.tied=false model.layers=4 model.channels=24 "
-              "model.heads=4 model.kv_heads=2 model.ffn=44",
+              "model.heads=4 model.kv_heads=2 model.ffn=44 "
+              "optim.groups=head.*~lr=0.5;layers.1.*~lr=2~decay=0.5",
     [LLAMA_TIED] = "model.family=llama3 model.tied=true model.layers=3 model.channels=32 "
                    "model.heads=8 model.kv_heads=4 model.ffn=44",
     [LLAMA_BF16] = "model.family=llama3 model.tied=false model.layers=4 model.channels=24 "
@@ -230,6 +232,7 @@ static const struct {
      "parallel.replicate 4 leaves 1 of 4 ranks to divide"},
     {4, "parallel.zero=1 parallel.shard=3", "parallel.shard 3"},
     {2, "parallel.pipeline=4", "parallel.pipeline 4 needs more ranks than the 2 that run"},
+    {2, "parallel.pipeline=2 optim.groups=layer.*~lr=2", "'layer.*' matches no parameter"},
     {2, "parallel.expert=2", "parallel.expert is 2; it must divide the 2 ranks of replicate"},
 };
 

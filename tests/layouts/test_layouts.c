@@ -51,6 +51,9 @@ static ls_status load_config(ls_config *config, model_case model, const char *ov
     snprintf(text, sizeof text, "%s %s %s", BASE, model_overrides[model], overrides);
     for (char *word = strtok(text, " "); word; word = strtok(NULL, " ")) {
         list[count++] = word;
+        for (char *space = word; (space = strchr(space, '~'));) { /* stands for one in a value */
+            *space = ' ';
+        }
     }
     return ls_config_load(config, NULL, list, count);
 }

@@ -134,7 +134,12 @@ static void check_refused(ls_device *dev, const char *groups, const char *messag
 }
 
 static void check_errors(ls_device *dev) {
-    check_refused(dev, "layer.* lr=1", "'layer.*' matches no parameter; their names are such as");
+    ls_config_optim stray = config_of(&cases[0]);
+    snprintf(stray.groups, sizeof stray.groups, "layer*.0.* lr=1; ; layer.* lr=1");
+    CHECK_STATUS(ls_optim_check_groups(&stray, params, PARAMS), LS_E_CONFIG);
+    CHECK_MESSAGE("'layer.*' matches no parameter; their names are such as 'tok_embed.weight'");
+    stray.groups[16] = '\0';
+    CHECK_OK(ls_optim_check_groups(&stray, params, PARAMS));
     check_refused(dev, "layers.* lr=x", "'lr=x' in 'layers.* lr=x'; expected 'PATTERN lr=SCALE");
     check_refused(dev, "layers.* lr=-1", "'lr=-1'");
     check_refused(dev, "layers.* speed=1", "'speed=1'");
