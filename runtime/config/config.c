@@ -59,6 +59,18 @@ static ls_status apply_preset(ls_config *config, const char *name, const ls_yaml
     return preset[0] ? ls_preset_apply(origin, preset, &config->model) : LS_OK;
 }
 
+/* Sequences and tokens both say how large a batch is, and a resolved file has both: where overrides
+ * change one of them, the other goes. */
+static void settle_batch(ls_config_batch *batch, const ls_config_batch *file) {
+    const bool sequences = batch->sequences != file->sequences;
+    const bool tokens = batch->tokens != file->tokens;
+    if (sequences && !tokens && batch->sequences > 0) {
+        batch->tokens = 0;
+    } else if (tokens && !sequences && batch->tokens > 0) {
+        batch->sequences = 0;
+    }
+}
+
 static ls_status resolve(ls_config *config, const char *name, const ls_yaml_values *file,
                          const char *const *overrides, int override_count) {
     size_t count;
@@ -73,10 +85,12 @@ static ls_status resolve(ls_config *config, const char *name, const ls_yaml_valu
             LS_TRY(ls_field_set(&fields[i], config, origin, file->value[i]));
         }
     }
+    const ls_config_batch file_batch = config->batch;
     for (int i = 0; i < override_count; i++) {
         LS_TRY(split_override(overrides[i], origin, sizeof origin, &field, &value));
         LS_TRY(ls_field_set(field, config, origin, value));
     }
+    settle_batch(&config->batch, &file_batch);
     ls_status status = ls_config_check(config);
     return status == LS_OK ? LS_OK : ls_error_prefix(status, "%s", name);
 }

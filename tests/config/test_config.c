@@ -49,6 +49,16 @@ static void test_derived(void) {
     CHECK_INT(c.run.tokens, 2500000000);
     CHECK_INT(c.batch.sequences, 20);
 
+    /* A file that says both, as resolved ones do: an override changes either. */
+    static const char both[] = "run: {steps: 1}\nmodel: {preset: gpt2-tiny}\n"
+                               "batch: {sequences: 4, tokens: 256}\n";
+    CHECK_OK(load(&c, both, (const char *const[]){"batch.sequences=6"}, 1));
+    CHECK_INT(c.batch.tokens, 384);
+    CHECK_OK(load(&c, both, (const char *const[]){"batch.tokens=128"}, 1));
+    CHECK_INT(c.batch.sequences, 2);
+    CHECK_OK(load(&c, both, (const char *const[]){"batch.tokens=0"}, 1));
+    CHECK_INT(c.batch.sequences, 4);
+
     const char *const wide_heads[] = {"model.layers=1", "model.channels=100",
                                       "model.heads=3",  "model.head_dim=96",
                                       "run.steps=1",    "batch.sequences=1"};

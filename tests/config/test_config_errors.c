@@ -140,8 +140,8 @@ static void test_cross_checks(void) {
         {{"batch.sequences=0"}, "neither batch.sequences nor batch.tokens is given"},
         {{"batch.sequences=0", "batch.tokens=100"},
          "batch.tokens is 100; a multiple of data.sequence (64) is expected, such as 128"},
-        {{"batch.tokens=128"},
-         "batch.tokens is 128, but batch.sequences 4 of 64 tokens are 256; keep one"},
+        {{"batch.sequences=3", "batch.tokens=128"},
+         "batch.tokens is 128, but batch.sequences 3 of 64 tokens are 192; keep one"},
         {{"batch.micro=3"},
          "batch.sequences is 4; a multiple of batch.micro (3) is expected, such "
          "as 6"},
