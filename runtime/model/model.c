@@ -434,10 +434,13 @@ done:
 }
 
 static ls_status fill_positions(ls_model *m) {
-    const ls_zigzag z = ls_zigzag_of(m->options.seq, m->context_rank, m->context_ranks);
-    for (int64_t t = 0; m->context && t < m->seq; t++) {
-        const int32_t position = (int32_t)ls_zigzag_position(&z, t);
-        LS_TRY(m->dev->ops->upload(m->dev, m->positions + t, &position, sizeof position));
+    if (m->context) {
+        const ls_zigzag z = ls_zigzag_of(m->options.seq, m->context_rank, m->context_ranks);
+        for (int64_t t = 0; t < m->seq; t++) {
+            m->own_ids[t] = (int32_t)ls_zigzag_position(&z, t);
+        }
+        LS_TRY(m->dev->ops->upload(m->dev, m->positions, m->own_ids,
+                                   (size_t)m->seq * sizeof *m->own_ids));
     }
     return fill_rope(m);
 }

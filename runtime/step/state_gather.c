@@ -173,6 +173,7 @@ static ls_status gather_unit(ls_state *s, const state_part *part, int unit, cons
 static ls_status share_vectors(ls_state *s) {
     int64_t place = 0;
     memset(s->counts, 0, (size_t)s->options.shards * sizeof *s->counts);
+    memset(s->offsets, 0, (size_t)s->options.shards * sizeof *s->offsets);
     for (int i = 0; i < s->vector_part_count; i++) {
         const state_vector *v = &s->vector_parts[i];
         const int64_t bytes = v->elems * (int64_t)s->acc_bytes;
