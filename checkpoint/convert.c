@@ -19,6 +19,7 @@ enum { COLUMN_ELEMS = 4096 }; /* of a transposed tensor, written at once */
 
 typedef struct copy {
     ls_dtype dtype;
+    int64_t matrix_rows; /* of each expert; 0 without */
     const ls_convert_target *targets;
     int target_count;
     char *buffer;
@@ -77,6 +78,23 @@ static ls_status block_put(const ls_convert_target *t, int64_t row, int64_t rows
     return LS_OK;
 }
 
+/* Rows [begin, end) and columns from `col` on, `cols` of them, to the parts that they lie in. */
+static ls_status rows_copy(const copy *c, int64_t begin, int64_t end, int64_t col, int64_t cols,
+                           const char *data) {
+    for (int i = 0; i < c->target_count; i++) {
+        const ls_convert_target *t = &c->targets[i];
+        int64_t low = begin > t->first_row ? begin : t->first_row;
+        int64_t high = end < t->first_row + t->rows ? end : t->first_row + t->rows;
+        if (low >= high) {
+            continue;
+        }
+        const char *src = data + (size_t)((low - begin) * cols) * ls_dtype_bytes(c->dtype);
+        LS_TRY(ls_values_convert(c->buffer, t->dtype, src, c->dtype, (high - low) * cols));
+        LS_TRY(block_put(t, low - t->first_row, high - low, col, cols, c->buffer));
+    }
+    return LS_OK;
+}
+
 static ls_status slab_copy(void *context, int piece, const ls_box *box, const void *data) {
     (void)piece;
     copy *c = context;
@@ -89,19 +107,14 @@ static ls_status slab_copy(void *context, int piece, const ls_box *box, const vo
             return LS_FAIL(LS_E_MEMORY, "no memory for %zu bytes", wanted);
         }
     }
-    int64_t cols = box->ndim > 1 ? box->extent[1] : 1, col = box->ndim > 1 ? box->start[1] : 0;
-    int64_t begin = box->start[0], end = begin + box->extent[0];
-    for (int i = 0; i < c->target_count; i++) {
-        const ls_convert_target *t = &c->targets[i];
-        int64_t low = begin > t->first_row ? begin : t->first_row;
-        int64_t high = end < t->first_row + t->rows ? end : t->first_row + t->rows;
-        if (low >= high) {
-            continue;
-        }
-        const char *src =
-            (const char *)data + (size_t)((low - begin) * cols) * ls_dtype_bytes(c->dtype);
-        LS_TRY(ls_values_convert(c->buffer, t->dtype, src, c->dtype, (high - low) * cols));
-        LS_TRY(block_put(t, low - t->first_row, high - low, col, cols, c->buffer));
+    const int row = box->ndim > 2 ? 1 : 0, last = box->ndim - 1; /* dimensions of a matrix */
+    const int64_t cols = box->ndim > 1 ? box->extent[last] : 1;
+    const int64_t col = box->ndim > 1 ? box->start[last] : 0;
+    const int64_t rows = box->extent[row], matrices = box->ndim > 2 ? box->extent[0] : 1;
+    for (int64_t m = 0; m < matrices; m++) {
+        const int64_t begin = box->start[row] + (box->start[0] + m) * c->matrix_rows;
+        const size_t at = (size_t)(m * rows * cols) * ls_dtype_bytes(c->dtype);
+        LS_TRY(rows_copy(c, begin, begin + rows, col, cols, (const char *)data + at));
     }
     return LS_OK;
 }
@@ -110,14 +123,18 @@ ls_status ls_convert_copy(ls_ckpt *ckpt, const ls_param *param, const ls_convert
                           int count) {
     const ls_ckpt_entry *entry = ls_ckpt_find(ckpt, param->name);
     bool same = entry && entry->ndim == param->ndim && entry->dims[0] == param->valid_rows &&
-                (param->ndim < 2 || entry->dims[1] == param->dims[1]);
+                memcmp(entry->dims + 1, param->dims + 1,
+                       (size_t)(param->ndim - 1) * sizeof *param->dims) == 0;
     if (!same) {
         return LS_FAIL(LS_E_SHAPE,
                        "checkpoint '%s' has no tensor '%s' of the shape that its configuration "
                        "gives",
                        ls_ckpt_path(ckpt), param->name);
     }
-    copy c = {.dtype = entry->dtype, .targets = targets, .target_count = count};
+    copy c = {.dtype = entry->dtype,
+              .matrix_rows = param->ndim > 2 ? param->dims[1] : 0,
+              .targets = targets,
+              .target_count = count};
     ls_status status = ls_ckpt_stream(ckpt, entry, slab_copy, &c);
     free(c.buffer);
     return status;
@@ -126,24 +143,28 @@ ls_status ls_convert_copy(ls_ckpt *ckpt, const ls_param *param, const ls_convert
 /* ---- to Hugging Face ---- */
 
 typedef struct plan {
-    ls_hf_part *parts;     /* [count * LS_HF_MAX_PARTS] */
-    ls_st_tensor *tensors; /* of the parts, in order */
-    int *first;            /* [count + 1] first part of each parameter */
+    int *first; /* [count + 1] first part of each parameter */
+    ls_hf_part *parts;
+    ls_st_tensor *tensors; /* of the parts, in order, as all below */
+    ls_convert_target *targets;
 } plan;
 
 static ls_status plan_make(ls_family family, const ls_param *params, int count, ls_dtype dtype,
                            plan *p) {
-    size_t most = (size_t)count * LS_HF_MAX_PARTS;
-    LS_TRY(ls_calloc(most + 1, sizeof *p->parts, &p->parts));
-    LS_TRY(ls_calloc(most + 1, sizeof *p->tensors, &p->tensors));
     LS_TRY(ls_calloc((size_t)count + 1, sizeof *p->first, &p->first));
     for (int i = 0; i < count; i++) {
-        int n = 0;
-        LS_TRY(ls_hf_parts(family, &params[i], p->parts + p->first[i], &n));
+        int n;
+        LS_TRY(ls_hf_part_count(family, &params[i], &n));
         p->first[i + 1] = p->first[i] + n;
     }
-    for (int i = 0; i < p->first[count]; i++) {
-        const ls_hf_part *part = &p->parts[i];
+    const size_t all = (size_t)p->first[count] + 1;
+    LS_TRY(ls_calloc(all, sizeof *p->parts, &p->parts));
+    LS_TRY(ls_calloc(all, sizeof *p->tensors, &p->tensors));
+    LS_TRY(ls_calloc(all, sizeof *p->targets, &p->targets));
+    for (int i = 0, of = 0; i < p->first[count]; i++) {
+        ls_hf_part *part = &p->parts[i];
+        of += i == p->first[of + 1];
+        LS_TRY(ls_hf_part_at(family, &params[of], i - p->first[of], part));
         p->tensors[i] = (ls_st_tensor){.name = part->name, .dtype = dtype, .ndim = part->ndim};
         memcpy(p->tensors[i].dims, part->dims, sizeof part->dims);
     }
@@ -153,25 +174,25 @@ static ls_status plan_make(ls_family family, const ls_param *params, int count, 
 static void plan_release(plan *p) {
     free(p->parts);
     free(p->tensors);
+    free(p->targets);
     free(p->first);
 }
 
 static ls_status weights_write(ls_ckpt *ckpt, const ls_param *params, int count, const plan *p,
                                ls_dtype dtype, const ls_st_writer *writer) {
     for (int i = 0; i < count; i++) {
-        ls_convert_target targets[LS_HF_MAX_PARTS];
-        int n = p->first[i + 1] - p->first[i];
-        for (int k = 0; k < n; k++) {
-            const ls_hf_part *part = &p->parts[p->first[i] + k];
-            ls_convert_target *t = &targets[k];
+        for (int k = p->first[i]; k < p->first[i + 1]; k++) {
+            const ls_hf_part *part = &p->parts[k];
+            ls_convert_target *t = &p->targets[k];
             *t = (ls_convert_target){.first_row = part->first_row,
                                      .rows = part->rows,
                                      .cols = part->cols,
                                      .dtype = dtype,
                                      .transposed = part->transposed};
-            ls_st_writer_place(writer, p->first[i] + k, &t->fd, &t->path, &t->offset);
+            ls_st_writer_place(writer, k, &t->fd, &t->path, &t->offset);
         }
-        LS_TRY(ls_convert_copy(ckpt, &params[i], targets, n));
+        LS_TRY(ls_convert_copy(ckpt, &params[i], p->targets + p->first[i],
+                               p->first[i + 1] - p->first[i]));
     }
     return LS_OK;
 }
@@ -321,7 +342,7 @@ static ls_status part_read(const ls_safetensors *st, const ls_hf_part *part, int
     return status;
 }
 
-/* Boxes are whole rows: ls_ckpt_assign cuts along dimension 0. */
+/* Boxes are whole rows, or experts: ls_ckpt_assign cuts along dimension 0. */
 static ls_status fill_from_parts(void *context, ls_ckpt_tensor *tensors, int count) {
     const import *m = context;
     for (int i = 0; i < count; i++) {
@@ -330,17 +351,18 @@ static ls_status fill_from_parts(void *context, ls_ckpt_tensor *tensors, int cou
         while (strcmp(param->name, t->name) != 0) {
             param++;
         }
-        ls_hf_part parts[LS_HF_MAX_PARTS];
         int n;
-        LS_TRY(ls_hf_parts(m->model->family, param, parts, &n));
-        int64_t begin = t->box.start[0], end = begin + t->box.extent[0];
+        LS_TRY(ls_hf_part_count(m->model->family, param, &n));
+        const int64_t each = param->ndim > 2 ? param->dims[1] : 1;
+        const int64_t begin = t->box.start[0] * each, end = begin + t->box.extent[0] * each;
         for (int k = 0; k < n; k++) {
-            int64_t low = begin > parts[k].first_row ? begin : parts[k].first_row;
-            int64_t stop = parts[k].first_row + parts[k].rows, high = end < stop ? end : stop;
+            ls_hf_part part;
+            LS_TRY(ls_hf_part_at(m->model->family, param, k, &part));
+            int64_t low = begin > part.first_row ? begin : part.first_row;
+            int64_t stop = part.first_row + part.rows, high = end < stop ? end : stop;
             if (low < high) {
-                float *out = (float *)t->data + (low - begin) * parts[k].cols;
-                LS_TRY(part_read(m->st, &parts[k], low - parts[k].first_row,
-                                 high - parts[k].first_row, out));
+                float *out = (float *)t->data + (low - begin) * part.cols;
+                LS_TRY(part_read(m->st, &part, low - part.first_row, high - part.first_row, out));
             }
         }
     }
@@ -355,11 +377,12 @@ static ls_status all_known(const import *m) {
     LS_TRY(ls_calloc((size_t)count + 1, sizeof *known, &known));
     ls_status status = LS_OK;
     for (int i = 0; i < m->count && status == LS_OK; i++) {
-        ls_hf_part parts[LS_HF_MAX_PARTS];
         int n = 0;
-        status = ls_hf_parts(m->model->family, &m->params[i], parts, &n);
+        status = ls_hf_part_count(m->model->family, &m->params[i], &n);
         for (int k = 0; k < n && status == LS_OK; k++) {
-            status = part_find(m->st, &parts[k], &found);
+            ls_hf_part part;
+            status = ls_hf_part_at(m->model->family, &m->params[i], k, &part);
+            status = status == LS_OK ? part_find(m->st, &part, &found) : status;
             if (status == LS_OK) {
                 known[found - all] = true;
                 used++;

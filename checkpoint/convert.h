@@ -1,5 +1,5 @@
-/* Checkpoints to and from the files of other programs: Hugging Face models of GPT-2 and Llama, and
- * llm.c's GPT-2. Weights only; tensors stream, memory is bounded.
+/* Checkpoints to and from the files of other programs: Hugging Face models of GPT-2, Llama
+ * and Mixtral, and llm.c's GPT-2. Weights only; tensors stream, memory is bounded.
  *
  * params [count] is ls_model_table's table of the configuration `model`; every function takes it,
  * so that this room needs nothing of the model's. */
@@ -13,7 +13,8 @@
 /* ---- hf_names.c: which tensor is which ---- */
 
 /* A tensor of the Hugging Face model: rows [first_row, first_row + rows) of one of ours, which is
- * [out, in]; transposed: there it is [in, out] (GPT-2's Conv1D). */
+ * [out, in], or with experts [experts, out, in], its rows counted on; transposed: there it is
+ * [in, out] (GPT-2's Conv1D). */
 typedef struct ls_hf_part {
     char name[128];
     int64_t first_row, rows, cols; /* cols 1 for vectors */
@@ -22,11 +23,10 @@ typedef struct ls_hf_part {
     int64_t dims[2]; /* as it is there */
 } ls_hf_part;
 
-enum { LS_HF_MAX_PARTS = 3 };
-
-/* The parts of a parameter, *count of them. LS_E_UNSUPPORTED: the family has no name for it. */
-ls_status ls_hf_parts(ls_family family, const ls_param *param, ls_hf_part parts[LS_HF_MAX_PARTS],
-                      int *count);
+/* Of how many parts a parameter consists, and one of them. LS_E_UNSUPPORTED: the family has no name
+ * for it. */
+ls_status ls_hf_part_count(ls_family family, const ls_param *param, int *count);
+ls_status ls_hf_part_at(ls_family family, const ls_param *param, int index, ls_hf_part *part);
 /* Is this a tensor that carries no weights of the model: masks, rotary tables, a tied head? */
 bool ls_hf_ignored(const ls_config_model *model, const char *name);
 

@@ -1,4 +1,4 @@
-/* config.json of Hugging Face transformers: GPT2Config and LlamaConfig. */
+/* config.json of Hugging Face transformers: GPT2Config, LlamaConfig and MixtralConfig. */
 #include "checkpoint/convert.h"
 
 #include <math.h>
@@ -8,6 +8,12 @@
 #define INT(x) json_integer((json_int_t)(x))
 
 static ls_status gpt2_check(const ls_config_model *m) {
+    if (m->experts > 0) {
+        return LS_FAIL(LS_E_UNSUPPORTED,
+                       "a mixture of %lld experts of family gpt2 has no equal among Hugging Face's "
+                       "models; of family llama3 it is a Mixtral",
+                       (long long)m->experts);
+    }
     if (m->kv_heads != m->heads || m->head_dim * m->heads != m->channels) {
         return LS_FAIL(LS_E_UNSUPPORTED,
                        "%lld heads of %lld with %lld key/value heads and %lld channels: Hugging "
@@ -47,6 +53,15 @@ static json_t *llama_make(const ls_config_model *m) {
         "attention_bias", 0, "mlp_bias", 0, "attention_dropout", 0.0);
 }
 
+static bool mixtral_set(const ls_config_model *m, json_t *config) {
+    return json_object_set_new(config, "model_type", json_string("mixtral")) == 0 &&
+           json_object_set_new(config, "architectures", json_pack("[s]", "MixtralForCausalLM")) ==
+               0 &&
+           json_object_set_new(config, "num_local_experts", INT(m->experts)) == 0 &&
+           json_object_set_new(config, "num_experts_per_tok", INT(m->experts_per_token)) == 0 &&
+           json_object_set_new(config, "sliding_window", json_null()) == 0;
+}
+
 ls_status ls_hf_config_make(const ls_config_model *model, ls_dtype dtype, const json_t *run,
                             json_t **config) {
     bool gpt2 = model->family == LS_FAMILY_GPT2;
@@ -57,6 +72,7 @@ ls_status ls_hf_config_make(const ls_config_model *model, ls_dtype dtype, const 
     json_t *separator = json_object_get(run, "separator");
     json_t *tokenizer = json_object_get(run, "tokenizer");
     bool failed = !*config;
+    failed = failed || (model->experts > 0 && !mixtral_set(model, *config));
     failed = failed || json_object_set_new(*config, "vocab_size", INT(model->vocab)) != 0;
     failed = failed ||
              json_object_set_new(*config, "tie_word_embeddings", json_boolean(model->tied)) != 0;
@@ -222,6 +238,16 @@ static void llama_parse(reader *r, ls_config_model *m) {
     demand_absent(r, "sliding_window");
 }
 
+/* Mixtral is Llama with experts in place of the MLP. The weight of the balance loss is not taken
+ * over: transformers takes its mean over the layers, and its share of choices is not one. */
+static void mixtral_parse(reader *r, ls_config_model *m) {
+    m->experts = 8; /* MixtralConfig's defaults */
+    m->experts_per_token = 2;
+    llama_parse(r, m);
+    read_int(r, "num_local_experts", false, &m->experts);
+    read_int(r, "num_experts_per_tok", false, &m->experts_per_token);
+}
+
 ls_status ls_hf_config_parse(const json_t *config, const char *where, ls_config_model *model) {
     reader r = {.config = config, .where = where, .status = LS_OK};
     const char *type = json_string_value(json_object_get(config, "model_type"));
@@ -230,9 +256,12 @@ ls_status ls_hf_config_parse(const json_t *config, const char *where, ls_config_
         gpt2_parse(&r, model);
     } else if (type && strcmp(type, "llama") == 0) {
         llama_parse(&r, model);
+    } else if (type && strcmp(type, "mixtral") == 0) {
+        mixtral_parse(&r, model);
     } else {
-        return LS_FAIL(LS_E_UNSUPPORTED, "%s: \"model_type\" is '%.40s'; gpt2 and llama are known",
-                       where, type ? type : "(not given)");
+        return LS_FAIL(LS_E_UNSUPPORTED,
+                       "%s: \"model_type\" is '%.40s'; gpt2, llama and mixtral are known", where,
+                       type ? type : "(not given)");
     }
     read_int(&r, "vocab_size", true, &model->vocab);
     read_bool(&r, "tie_word_embeddings", &model->tied);

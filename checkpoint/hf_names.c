@@ -6,7 +6,7 @@
 
 typedef struct name_row {
     const char *ours;
-    const char *theirs[LS_HF_MAX_PARTS]; /* one, or one for each group of a fused tensor */
+    const char *theirs[LS_MAX_GROUPS]; /* one, or one for each group of a fused tensor */
     bool transposed;
 } name_row;
 
@@ -34,6 +34,7 @@ static const name_row gpt2_rows[] = {
 #undef H
 
 #define L "model.layers.%d."
+#define E L "block_sparse_moe.experts.%d."
 static const name_row llama_rows[] = {
     {"tok_embed.weight", {"model.embed_tokens.weight"}, false},
     {"attn_norm.weight", {L "input_layernorm.weight"}, false},
@@ -44,11 +45,15 @@ static const name_row llama_rows[] = {
     {"mlp_norm.weight", {L "post_attention_layernorm.weight"}, false},
     {"mlp.up.weight", {L "mlp.gate_proj.weight", L "mlp.up_proj.weight"}, false},
     {"mlp.down.weight", {L "mlp.down_proj.weight"}, false},
+    {"moe.router.weight", {L "block_sparse_moe.gate.weight"}, false},
+    {"moe.up.weight", {E "w1.weight", E "w3.weight"}, false},
+    {"moe.down.weight", {E "w2.weight"}, false},
     {"final_norm.weight", {"model.norm.weight"}, false},
     {"head.weight", {"lm_head.weight"}, false},
     {0},
 };
 #undef L
+#undef E
 
 static const name_row *const families[] = {
     [LS_FAMILY_GPT2] = gpt2_rows, [LS_FAMILY_LLAMA3] = llama_rows};
@@ -64,44 +69,67 @@ static const char *name_split(const char *name, int *layer) {
     return *rest == '.' ? rest + 1 : name;
 }
 
-/* The rows' patterns come from the tables above: "%d" stands for the layer. */
-static void pattern_fill(char *out, size_t size, const char *pattern, int layer) {
-    const char *place = strstr(pattern, "%d");
-    if (place) {
-        snprintf(out, size, "%.*s%d%s", (int)(place - pattern), pattern, layer, place + 2);
-    } else {
-        snprintf(out, size, "%s", pattern);
+/* The rows' patterns come from the tables above: "%d" stands for the layer, then for the expert. */
+static void pattern_fill(char *out, size_t size, const char *pattern, int layer, int64_t expert) {
+    int64_t number = layer;
+    size_t used = 0;
+    for (const char *place; (place = strstr(pattern, "%d")); pattern = place + 2) {
+        used += (size_t)snprintf(out + used, size - used, "%.*s%lld", (int)(place - pattern),
+                                 pattern, (long long)number);
+        number = expert;
     }
+    snprintf(out + used, size - used, "%s", pattern);
 }
 
-ls_status ls_hf_parts(ls_family family, const ls_param *param, ls_hf_part parts[LS_HF_MAX_PARTS],
-                      int *count) {
+static ls_status row_find(ls_family family, const ls_param *param, const name_row **row,
+                          int *layer) {
+    const char *name = name_split(param->name, layer);
+    *row = families[family];
+    while ((*row)->ours && strcmp((*row)->ours, name) != 0) {
+        (*row)++;
+    }
+    return (*row)->ours ? LS_OK
+                        : LS_FAIL(LS_E_UNSUPPORTED, "'%s' has no name in the Hugging Face model",
+                                  param->name);
+}
+
+static int names_of(const name_row *row) {
+    int names = 0;
+    while (names < LS_MAX_GROUPS && row->theirs[names]) {
+        names++;
+    }
+    return names;
+}
+
+ls_status ls_hf_part_count(ls_family family, const ls_param *param, int *count) {
+    const name_row *row;
     int layer;
-    const char *name = name_split(param->name, &layer);
-    const name_row *row = families[family];
-    while (row->ours && strcmp(row->ours, name) != 0) {
-        row++;
+    LS_TRY(row_find(family, param, &row, &layer));
+    *count = names_of(row) * (param->ndim > 2 ? (int)param->dims[0] : 1);
+    return LS_OK;
+}
+
+ls_status ls_hf_part_at(ls_family family, const ls_param *param, int index, ls_hf_part *part) {
+    const name_row *row;
+    int layer;
+    LS_TRY(row_find(family, param, &row, &layer));
+    const int names = names_of(row), name = index % names;
+    const int64_t expert = index / names, cols = param->ndim > 1 ? param->dims[param->ndim - 1] : 1;
+    int64_t first = 0, rows = names > 1 ? param->tp_group[name].size : param->valid_rows;
+    if (param->ndim > 2) { /* equal parts of each expert's matrix */
+        rows = param->dims[1] / names;
+        first = expert * param->dims[1] + name * rows;
     }
-    if (!row->ours) {
-        return LS_FAIL(LS_E_UNSUPPORTED, "'%s' has no name in the Hugging Face model", param->name);
+    for (int n = 0; n < name && param->ndim <= 2; n++) {
+        first += param->tp_group[n].size;
     }
-    int n = 0;
-    int64_t first = 0;
-    for (; n < LS_HF_MAX_PARTS && row->theirs[n]; n++) {
-        ls_hf_part *p = &parts[n];
-        bool fused = row->theirs[1] != NULL;
-        int64_t rows = fused ? param->tp_group[n].size : param->valid_rows;
-        int64_t cols = param->ndim > 1 ? param->dims[1] : 1;
-        *p = (ls_hf_part){.first_row = first,
-                          .rows = rows,
-                          .cols = cols,
-                          .transposed = row->transposed,
-                          .ndim = param->ndim,
-                          .dims = {row->transposed ? cols : rows, row->transposed ? rows : cols}};
-        pattern_fill(p->name, sizeof p->name, row->theirs[n], layer);
-        first += rows;
-    }
-    *count = n;
+    *part = (ls_hf_part){.first_row = first,
+                         .rows = rows,
+                         .cols = cols,
+                         .transposed = row->transposed,
+                         .ndim = param->ndim > 1 ? 2 : 1,
+                         .dims = {row->transposed ? cols : rows, row->transposed ? rows : cols}};
+    pattern_fill(part->name, sizeof part->name, row->theirs[name], layer, expert);
     return LS_OK;
 }
 

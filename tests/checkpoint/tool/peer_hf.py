@@ -1,5 +1,5 @@
 """compare DIR LOGITS TOKEN...: the model in DIR gives the logits that the file LOGITS holds.
-make DIR gpt2|llama: a model with random weights, saved by transformers in several files."""
+make DIR gpt2|llama|mixtral: a model with random weights, saved by transformers in several files."""
 import sys
 
 import torch
@@ -11,6 +11,11 @@ def make(directory, family):
     if family == "gpt2":
         config = transformers.GPT2Config(vocab_size=259, n_positions=48, n_embd=36, n_layer=3, n_head=3,
                                          bos_token_id=256, eos_token_id=256)
+    elif family == "mixtral":
+        config = transformers.MixtralConfig(
+            vocab_size=261, hidden_size=40, intermediate_size=24, num_hidden_layers=3, num_attention_heads=4,
+            num_key_value_heads=2, max_position_embeddings=128, num_local_experts=5, num_experts_per_tok=2,
+            bos_token_id=256, eos_token_id=256)
     else:
         config = transformers.LlamaConfig(
             vocab_size=261, hidden_size=40, intermediate_size=72, num_hidden_layers=3,
@@ -30,6 +35,8 @@ def compare(directory, logits_file, tokens):
         directory, torch_dtype=torch.float32, output_loading_info=True)
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         assert not info[kind], (kind, info[kind])
+    if hasattr(model, "set_experts_implementation"):
+        model.set_experts_implementation("eager")  # the others know no float64
     ids = torch.tensor([[int(t) for t in tokens]])
     with torch.no_grad():
         theirs = model.double()(ids).logits[0]

@@ -53,6 +53,14 @@ static const ls_config_model llama = {.family = LS_FAMILY_LLAMA3,
                                       .rope_high_freq_factor = 4,
                                       .rope_original_context = 8192};
 
+/* The same with experts: Mixtral. */
+static ls_config_model mixtral_of(const ls_config_model *model) {
+    ls_config_model m = *model;
+    m.experts = 3;
+    m.experts_per_token = 2;
+    return m;
+}
+
 static int param_index(const fixture *f, const char *name) {
     for (int i = 0; i < f->count; i++) {
         if (strcmp(f->params[i].name, name) == 0) {
@@ -67,7 +75,16 @@ static float value(int param, int64_t row, int64_t col) {
     return (float)param + (float)row / 128.0f + (float)col / 16384.0f;
 }
 
-/* As by two tensor ranks that split columns, or by rows when there are none. */
+/* The row, counted on over experts, of element k of a box. */
+static int64_t row_of(const ls_ckpt_tensor *t, int64_t k) {
+    const ls_box *b = &t->box;
+    const int64_t row = t->ndim > 1 ? k / b->extent[t->ndim - 1] : k;
+    return t->ndim > 2 ? row / b->extent[1] * t->dims[1] + b->start[1] + row % b->extent[1]
+                       : b->start[0] + row;
+}
+
+/* As by two tensor ranks that split columns, or by rows when there are none; of experts the longer
+ * side. */
 static fixture fixture_make(const ls_config_model *model, int64_t step) {
     fixture f = {.model = *model};
     int64_t flat;
@@ -80,14 +97,15 @@ static fixture fixture_make(const ls_config_model *model, int64_t step) {
         memcpy(t->dims, p->dims, sizeof t->dims);
         t->dims[0] = p->valid_rows;
         t->box = ls_box_whole(t->ndim, t->dims);
-        int axis = t->ndim - 1;
+        int axis = t->ndim > 2 && t->dims[1] > t->dims[2] ? 1 : t->ndim - 1;
         int64_t half = t->dims[axis] / 3;
         t->box.start[axis] = i % 2 ? half : 0;
         t->box.extent[axis] = i % 2 ? t->dims[axis] - half : half;
         float *data = malloc((size_t)ls_box_elems(&t->box) * sizeof *data);
-        int64_t cols = t->ndim > 1 ? t->box.extent[1] : 1, at = t->ndim > 1 ? t->box.start[1] : 0;
+        const int last = t->ndim - 1;
+        int64_t cols = last > 0 ? t->box.extent[last] : 1, at = last > 0 ? t->box.start[last] : 0;
         for (int64_t k = 0; k < ls_box_elems(&t->box); k++) {
-            data[k] = value(i / 2, t->box.start[0] + k / cols, at + k % cols);
+            data[k] = value(i / 2, row_of(t, k), at + k % cols);
         }
         t->data = data;
     }
@@ -173,6 +191,27 @@ static void check_llama(const fixture *f, const ls_safetensors *st) {
     check_tensor(f, st, "lm_head.weight", "head.weight", 0, false, 2, 37, 8);
 }
 
+static void check_mixtral(const fixture *f, const ls_safetensors *st) {
+    int count;
+    ls_safetensors_tensors(st, &count);
+    CHECK_INT(count, 1 + 2 * (2 + 4 + 1 + 3 * 3) + 2);
+    check_tensor(f, st, "model.layers.1.block_sparse_moe.gate.weight", "layers.1.moe.router.weight",
+                 0, false, 2, 3, 8);
+    for (int e = 0; e < 3; e++) {
+        char name[3][80];
+        for (int w = 1; w <= 3; w++) {
+            snprintf(name[w - 1], sizeof name[0],
+                     "model.layers.1.block_sparse_moe.experts.%d.w%d.weight", e, w);
+        }
+        check_tensor(f, st, name[0], "layers.1.moe.up.weight", 22 * e, false, 2, 11, 8);
+        check_tensor(f, st, name[2], "layers.1.moe.up.weight", 22 * e + 11, false, 2, 11, 8);
+        check_tensor(f, st, name[1], "layers.1.moe.down.weight", 8 * e, false, 2, 8, 11);
+    }
+    check_tensor(f, st, "model.layers.0.self_attn.v_proj.weight", "layers.0.attn.qkv.weight", 36,
+                 false, 2, 12, 8);
+    check_tensor(f, st, "lm_head.weight", "head.weight", 0, false, 2, 37, 8);
+}
+
 static json_t *config_of(const char *directory) {
     char path[512];
     snprintf(path, sizeof path, "%s/config.json", directory);
@@ -190,6 +229,7 @@ static void check_config(const fixture *f, const char *directory) {
     CHECK(m.family == o->family && m.vocab == o->vocab && m.layers == o->layers);
     CHECK(m.channels == o->channels && m.heads == o->heads && m.ffn == o->ffn);
     CHECK(m.context == o->context && m.tied == o->tied && m.norm_eps == o->norm_eps);
+    CHECK(m.experts == o->experts && m.experts_per_token == o->experts_per_token);
     if (o->family == LS_FAMILY_LLAMA3) {
         CHECK(m.kv_heads == o->kv_heads && m.head_dim == o->head_dim);
         CHECK(m.rope_theta == o->rope_theta && m.rope_scaling == o->rope_scaling);
@@ -207,7 +247,7 @@ static void check_back(const fixture *f, const char *directory, int writers) {
     ls_ckpt_save_result result;
     ls_ckpt *back = NULL;
     json_t *empty = json_object();
-    snprintf(target, sizeof target, "%s/back-%d-%d", root, (int)f->model.family, writers);
+    snprintf(target, sizeof target, "%s/back-%d-%d", root, (int)ls_ckpt_step(f->ckpt), writers);
     ls_ckpt_save_options options = {
         .root = target, .level = 1, .threads = 1, .config_text = "", .run = empty};
     options.counters = empty;
@@ -220,7 +260,7 @@ static void check_back(const fixture *f, const char *directory, int writers) {
         float *data = malloc((size_t)ls_box_elems(&t.box) * sizeof *data);
         t.data = data;
         CHECK_OK(ls_ckpt_load(back, &t, 1));
-        int64_t cols = t.ndim > 1 ? t.dims[1] : 1;
+        int64_t cols = t.ndim > 1 ? t.dims[t.ndim - 1] : 1;
         int wrong = 0;
         for (int64_t k = 0; k < ls_box_elems(&t.box); k++) {
             wrong += data[k] != value(i, k / cols, k % cols);
@@ -245,7 +285,7 @@ static void converts(const ls_config_model *model, int64_t step,
         char directory[300];
         ls_convert_result result;
         ls_safetensors *st;
-        snprintf(directory, sizeof directory, "%s/hf-%d-%zu", root, (int)model->family, i);
+        snprintf(directory, sizeof directory, "%s/hf-%d-%zu", root, (int)step, i);
         CHECK_OK(ls_convert_to_hf(f.ckpt, &f.model, f.params, f.count, ways[i].dtype,
                                   ways[i].shard_bytes, directory, &result));
         CHECK(result.files >= ways[i].least_files);
@@ -275,6 +315,11 @@ static void refuses_other_models(void) {
         LS_E_UNSUPPORTED);
     CHECK_MESSAGE("key/value heads");
     CHECK(!ls_path_exists(directory));
+    other = mixtral_of(&gpt2);
+    CHECK_STATUS(
+        ls_convert_to_hf(f.ckpt, &other, f.params, f.count, LS_F32, 1 << 30, directory, &result),
+        LS_E_UNSUPPORTED);
+    CHECK_MESSAGE("3 experts of family gpt2");
     CHECK_STATUS(
         ls_convert_to_llmc(f.ckpt, &f.model, f.params, f.count, LS_F32, directory, &result),
         LS_E_UNSUPPORTED);
@@ -355,15 +400,15 @@ static void imports_others_files(void) {
         ls_st_tensor tensors[64];
         parts = 0;
         for (int i = 0; i < count; i++) {
-            ls_hf_part part[LS_HF_MAX_PARTS];
+            ls_hf_part part;
             int n;
-            CHECK_OK(ls_hf_parts(m.family, &params[i], part, &n));
+            CHECK_OK(ls_hf_part_count(m.family, &params[i], &n));
             CHECK_INT(n, 1);
-            snprintf(names[parts], sizeof names[0], "%.100s",
-                     part[0].name + strlen("transformer."));
+            CHECK_OK(ls_hf_part_at(m.family, &params[i], 0, &part));
+            snprintf(names[parts], sizeof names[0], "%.100s", part.name + strlen("transformer."));
             tensors[parts] = (ls_st_tensor){.name = names[parts], .dtype = LS_F16};
-            tensors[parts].ndim = part[0].ndim;
-            memcpy(tensors[parts++].dims, part[0].dims, sizeof part[0].dims);
+            tensors[parts].ndim = part.ndim;
+            memcpy(tensors[parts++].dims, part.dims, sizeof part.dims);
         }
         tensors[parts++] = (ls_st_tensor){
             .name = "h.0.attn.bias", .dtype = LS_U8, .ndim = 4, .dims = {1, 1, 10, 10}};
@@ -479,6 +524,8 @@ int main(void) {
     CHECK_OK(ls_comm_self(&comm));
     converts(&gpt2, 1, check_gpt2);
     converts(&llama, 2, check_llama);
+    const ls_config_model mixtral = mixtral_of(&llama);
+    converts(&mixtral, 4, check_mixtral);
     refuses_other_models();
     refuses_other_configs();
     imports_others_files();
