@@ -177,16 +177,15 @@ static ls_status take_memory(ls_optim *optim, team *own) {
     return dev->host_memory && most > 0 ? dev->ops->reserve(dev, &limits) : LS_OK;
 }
 
-static ls_status prepare_team(ls_optim *optim, team *own, ls_comm *shard, int planned) {
+/* All that needs no others, but for memory. */
+static ls_status set_team(ls_optim *optim, team *own, ls_comm *shard, int planned) {
     const ls_optim_options *o = &optim->options;
     own->shard = shard;
     own->shards = shard ? shard->size : planned > 0 ? planned : 1;
     own->rank = shard ? shard->rank : 0;
     LS_TRY(list_work(o, own));
-    LS_TRY(gather_ranges(o, own));
     LS_TRY(ls_calloc(2 * (size_t)own->shards, sizeof *own->counts, &own->counts));
-    LS_TRY(ls_calloc(2 * (size_t)own->shards, sizeof *own->offsets, &own->offsets));
-    return take_memory(optim, own);
+    return ls_calloc(2 * (size_t)own->shards, sizeof *own->offsets, &own->offsets);
 }
 
 static ls_status prepare(ls_optim *optim) {
@@ -195,8 +194,15 @@ static ls_status prepare(ls_optim *optim) {
     LS_TRY(ls_calloc(TEAMS, sizeof *teams, &teams));
     optim->own = teams;
     teams[1].experts = true;
-    LS_TRY(prepare_team(optim, &teams[0], o->shard, o->planned_shards));
-    return prepare_team(optim, &teams[1], o->expert_shard, o->planned_expert_shards);
+    LS_TRY(set_team(optim, &teams[0], o->shard, o->planned_shards));
+    LS_TRY(set_team(optim, &teams[1], o->expert_shard, o->planned_expert_shards));
+    for (int i = 0; i < TEAMS; i++) {
+        LS_TRY(gather_ranges(o, &teams[i]));
+    }
+    for (int i = 0; i < TEAMS; i++) {
+        LS_TRY(take_memory(optim, &teams[i]));
+    }
+    return LS_OK;
 }
 
 static void release_team(ls_device *dev, team *own) {

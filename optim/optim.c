@@ -43,8 +43,17 @@ static ls_status take_states(ls_optim *optim) {
         size_t bytes = (size_t)optim->state_elems[i] * ls_dtype_bytes(o->dev->acc);
         LS_TRY(o->dev->ops->alloc(o->dev, bytes, &optim->states[i]));
     }
-    LS_TRY(ls_optim_deferred_take(optim));
-    return optim->ops->prepare ? optim->ops->prepare(optim) : LS_OK;
+    return ls_optim_deferred_take(optim);
+}
+
+/* What the ranks prepare together comes behind what one of them can fail in alone. */
+static ls_status prepare(ls_optim *optim, ls_status taken) {
+    ls_comm *shard = optim->options.shard;
+    if (!optim->ops->prepare) {
+        return taken;
+    }
+    LS_TRY(shard && shard->size > 1 ? ls_comm_agree(shard, taken) : taken);
+    return optim->ops->prepare(optim);
 }
 
 ls_status ls_optim_create(const ls_optim_options *options, ls_optim **optim) {
@@ -55,9 +64,9 @@ ls_status ls_optim_create(const ls_optim_options *options, ls_optim **optim) {
     LS_TRY(ls_calloc(1, sizeof *o, &o));
     o->options = *options;
     o->ops = ops;
-    ls_status status;
-    LS_TRY_GOTO(take_tables(o), fail);
-    LS_TRY_GOTO(take_states(o), fail);
+    ls_status status = take_tables(o);
+    status = status == LS_OK ? take_states(o) : status;
+    LS_TRY_GOTO(prepare(o, status), fail);
     o->options.owned = o->options.not_counted = NULL;
     *optim = o;
     return LS_OK;

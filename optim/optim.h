@@ -88,7 +88,8 @@ typedef struct ls_optim_options {
  * create takes the states of owned elements, zeroed. LS_E_CONFIG for an unknown name, listing the
  * known ones, and for groups of another form; LS_E_SHAPE for ranges that overlap, are out of order
  * or off the grid; LS_E_UNSUPPORTED for adafactor and muon where ranks split the matrices of a list
- * of them. [collective over shard] */
+ * of them. What one rank of shard fails in alone before they work together is the status of all.
+ * [collective over shard] */
 ls_status ls_optim_create(const ls_optim_options *options, ls_optim **optim);
 void ls_optim_destroy(ls_optim *optim);
 /* LS_E_CONFIG for an entry of config->groups that has another form, or that matches none of the

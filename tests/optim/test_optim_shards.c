@@ -348,6 +348,38 @@ static void check_tensor(void) {
     free(flat);
 }
 
+static ls_status alloc_fails(ls_device *device, size_t bytes, void **memory) {
+    (void)device;
+    *memory = NULL;
+    return LS_FAIL(LS_E_MEMORY, "no memory for %zu bytes, as planted", bytes);
+}
+
+/* The last rank has no memory for its states: none of the others waits for it. */
+static void check_agreed(void) {
+    const ls_device_ops *ops = dev->ops;
+    ls_device_ops poor = *ops;
+    float *masters;
+    ls_optim *optim;
+    poor.alloc = alloc_fails;
+    dev->ops = world->rank == world->size - 1 ? &poor : ops;
+    CHECK_OK(ls_calloc((size_t)flat_elems, sizeof *masters, &masters));
+    CHECK_STATUS(
+        ls_optim_create(&(ls_optim_options){.config = &config,
+                                            .dev = dev,
+                                            .params = params,
+                                            .param_count = PARAMS,
+                                            .flat_elems = flat_elems,
+                                            .owned = world->rank == 0 ? NULL : &(ls_optim_range){0},
+                                            .owned_count = 1,
+                                            .masters = masters,
+                                            .shard = world},
+                        &optim),
+        LS_E_MEMORY);
+    CHECK(optim == NULL);
+    dev->ops = ops;
+    free(masters);
+}
+
 static void check_refused(const ls_optim_range *ranges, int count, const char *message) {
     ls_optim *optim;
     CHECK_STATUS(ls_optim_create(&(ls_optim_options){.config = &config,
@@ -391,6 +423,7 @@ int main(int argc, char **argv) {
     check_counted_once();
     snprintf(config.name, sizeof config.name, "muon");
     check_tensor();
+    check_agreed();
     snprintf(config.name, sizeof config.name, "adamw");
     check_errors();
     dev->ops->close(dev);
