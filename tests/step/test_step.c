@@ -343,6 +343,21 @@ static void check_not_finite(ls_comm *world, const ls_dataset *data, ls_reductio
     stop(&t);
 }
 
+/* The mean loss over `rows` windows that are spread evenly over the data. */
+static double mean_of_windows(const trainer *t, const ls_dataset *data, int64_t rows) {
+    const int64_t windows = ls_dataset_describe(data)->windows;
+    double sum = 0.0, loss;
+    int64_t targets = 0, valid;
+    for (int64_t row = 0; row < rows; row++) {
+        int32_t tokens[SEQ], wanted[SEQ];
+        CHECK_OK(ls_dataset_window(data, row * windows / rows, tokens, wanted, &valid));
+        CHECK_OK(ls_model_loss(t->model, tokens, wanted, 1, &loss));
+        sum += loss;
+        targets += valid;
+    }
+    return sum / (double)targets;
+}
+
 /* Of a whole model, and of one whose blocks are gathered. */
 static void check_evaluate(ls_comm *world, ls_comm *self, const ls_dataset *data) {
     trainer t = start(self, data, LS_REDUCTION_FAST, 0, 12, 3, 0);
@@ -359,6 +374,8 @@ static void check_evaluate(ls_comm *world, ls_comm *self, const ls_dataset *data
     CHECK_NEAR(single.loss, all.loss, 1e-6, 0.0);
     CHECK_OK(ls_step_evaluate(sharded.runner, data, 3, 5, &some));
     CHECK_INT(some.targets, 5 * 3 * SEQ);
+    CHECK(info->windows > 2 * 5 * 3);
+    CHECK_NEAR(some.loss, mean_of_windows(&t, data, 5 * 3), 1e-6, 0.0);
     CHECK_OK(ls_step_evaluate(sharded.runner, data, 3, 1000000, &some));
     CHECK(some.loss == all.loss);
     CHECK_STATUS(ls_step_evaluate(t.runner, data, 0, 0, &some), LS_E_SHAPE);
