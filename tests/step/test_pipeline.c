@@ -2,6 +2,7 @@
  * order in which they are awaited; and the bubbles that the paper gives. */
 #include "runtime/step/pipeline.h"
 
+#include "tests/step/zero_bubble.h"
 #include "tests/test.h"
 
 enum { MAX_RANKS = 6, MAX_PARTS = 3, MAX_MICROS = 14, MAX_PASSES = 2 * MAX_PARTS * MAX_MICROS };
@@ -114,16 +115,16 @@ static void test_tries(void) {
  * passes take equally long, and of 4 better, also when each message takes a 50th of a stage's pass.
  */
 static void test_zero_bubble(void) {
-    const ls_pipe_split_costs costs[] = {{1, 1, 1, 0}, {1, 1.2, 0.8, 0}, {1, 1, 1, 0.02}};
+    const split_costs costs[] = {{1, 1, 1, 0}, {1, 1.2, 0.8, 0}, {1, 1, 1, 0.02}};
     for (int ranks = 2; ranks <= 8; ranks++) {
         for (int64_t micros = ranks; micros <= 4 * ranks; micros += ranks) {
             for (int i = 0; i < 3; i++) {
-                const ls_pipe_split_costs *c = &costs[i];
+                const split_costs *c = &costs[i];
                 const double f = c->forward_s, b = c->input_s + c->weight_s, t = c->transfer_s;
                 const double work = (double)micros * (f + b);
-                ls_pipe_split_time split;
+                split_time split;
                 ls_pipe_time plain, three, four;
-                CHECK_OK(ls_pipeline_simulate_split(ranks, micros, c, &split));
+                CHECK_OK(zero_bubble_play(ranks, micros, c, &split));
                 CHECK_OK(ls_pipeline_simulate(&(ls_pipe_shape){ranks, 1, micros},
                                               &(ls_pipe_costs){f, b, t}, &plain));
                 CHECK_OK(ls_pipeline_simulate(&(ls_pipe_shape){ranks, 3, micros},

@@ -1,6 +1,6 @@
-/* The zero-bubble schedule ZB-H1, to be compared with those that run. */
+#include "tests/step/zero_bubble.h"
+
 #include "runtime/base/arena.h"
-#include "runtime/step/pipeline.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -36,7 +36,7 @@ static void list_passes(int ranks, int64_t micros, int rank, pass *passes) {
 }
 
 typedef struct play {
-    const ls_pipe_split_costs *costs;
+    const split_costs *costs;
     int ranks;
     int64_t micros;
     pass *passes; /* [ranks][KINDS * micros] */
@@ -79,7 +79,7 @@ static double run(const play *p, double *free_at, int64_t *next) {
     return last;
 }
 
-static void count_kept(const play *p, ls_pipe_split_time *time) {
+static void count_kept(const play *p, split_time *time) {
     for (int rank = 0; rank < p->ranks; rank++) {
         int64_t done[KINDS] = {0};
         for (int64_t i = 0; i < KINDS * p->micros; i++) {
@@ -92,12 +92,11 @@ static void count_kept(const play *p, ls_pipe_split_time *time) {
     }
 }
 
-ls_status ls_pipeline_simulate_split(int ranks, int64_t micros, const ls_pipe_split_costs *costs,
-                                     ls_pipe_split_time *time) {
+ls_status zero_bubble_play(int ranks, int64_t micros, const split_costs *costs, split_time *time) {
     play p = {.costs = costs, .ranks = ranks, .micros = micros};
     double *free_at = NULL;
     int64_t *next = NULL;
-    *time = (ls_pipe_split_time){0};
+    *time = (split_time){0};
     if (ranks < 1 || micros < 1) {
         return LS_FAIL(LS_E_SHAPE,
                        "a pipeline of %d ranks with %lld micro-batches; at least 1 of "
