@@ -320,6 +320,9 @@ static void refuses_other_models(void) {
         ls_convert_to_hf(f.ckpt, &other, f.params, f.count, LS_F32, 1 << 30, directory, &result),
         LS_E_UNSUPPORTED);
     CHECK_MESSAGE("3 experts of family gpt2");
+    CHECK_STATUS(ls_convert_to_llmc(f.ckpt, &other, f.params, f.count, LS_F32, directory, &result),
+                 LS_E_UNSUPPORTED);
+    CHECK_MESSAGE("no experts");
     CHECK_STATUS(
         ls_convert_to_llmc(f.ckpt, &f.model, f.params, f.count, LS_F32, directory, &result),
         LS_E_UNSUPPORTED);
