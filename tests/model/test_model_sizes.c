@@ -1,6 +1,8 @@
 /* Sizes that hardware dislikes: each runs on the CPU device in fp32 and on the reference, and must
- * agree in the loss and in the gradient as a whole. */
+ * agree in the loss and in the gradient as a whole; and comes to the same numbers where gradients
+ * are written to memory that may hold anything, as a store gives it. */
 #include "tests/model/golden.h"
+#include "tests/model/layout_store.h"
 #include "tests/reference/reference.h"
 
 #include "runtime/base/rng.h"
@@ -43,7 +45,17 @@ typedef struct outcome {
     double *grads;
 } outcome;
 
-static outcome run(const size_case *c, ls_device *dev) {
+/* The model's values from a store. */
+static void move_to_store(ls_model_options *options, layout_store *store, ls_model_store *seam,
+                          ls_model **model) {
+    layout_store_init(store, *model, options->dev, options->dtype);
+    ls_model_destroy(*model);
+    *seam = layout_store_seam(store);
+    options->store = seam;
+    CHECK_OK(ls_model_create(options, model));
+}
+
+static outcome run(const size_case *c, ls_device *dev, bool stored) {
     const int64_t n = c->batch * c->seq;
     int32_t *tokens = calloc((size_t)n, sizeof *tokens),
             *targets = calloc((size_t)n, sizeof *targets);
@@ -54,17 +66,23 @@ static outcome run(const size_case *c, ls_device *dev) {
     }
     tokens[0] = (int32_t)c->config.vocab - 1;
     ls_model *model;
-    CHECK_OK(ls_model_create(&(ls_model_options){.config = &c->config,
-                                                 .dev = dev,
-                                                 .batch = c->batch,
-                                                 .seq = c->seq,
-                                                 .dtype = dev->acc,
-                                                 .training = true},
-                             &model));
+    layout_store store = {0};
+    ls_model_store seam;
+    ls_model_options options = {.config = &c->config,
+                                .dev = dev,
+                                .batch = c->batch,
+                                .seq = c->seq,
+                                .dtype = dev->acc,
+                                .training = true};
+    CHECK_OK(ls_model_create(&options, &model));
     CHECK_OK(ls_model_init(model, 5));
+    if (stored) {
+        move_to_store(&options, &store, &seam, &model);
+    }
     outcome out = {.elems = ls_model_flat_elems(model)};
     void *grads;
     CHECK_OK(dev->ops->alloc(dev, (size_t)out.elems * ls_dtype_bytes(dev->acc), &grads));
+    store.grads = grads;
     CHECK_OK(ls_model_forward_backward(model, tokens, targets, 1.0 / (double)n, grads, NULL, NULL,
                                        &out.loss));
     out.grads = calloc((size_t)out.elems, sizeof *out.grads);
@@ -73,19 +91,23 @@ static outcome run(const size_case *c, ls_device *dev) {
     }
     dev->ops->free(dev, grads);
     ls_model_destroy(model);
+    layout_store_release(&store);
     free(tokens);
     free(targets);
     return out;
 }
 
 static void check_case(const size_case *c, ls_device *cpu, ls_device *ref) {
-    outcome a = run(c, cpu), b = run(c, ref);
+    outcome a = run(c, cpu, false), b = run(c, ref, false), stored = run(c, cpu, true);
+    int64_t others = stored.loss != a.loss;
     double difference = 0.0, size = 0.0;
     CHECK_INT(a.elems, b.elems);
     for (int64_t i = 0; i < b.elems; i++) {
         difference += (a.grads[i] - b.grads[i]) * (a.grads[i] - b.grads[i]);
         size += b.grads[i] * b.grads[i];
+        others += stored.grads[i] != a.grads[i];
     }
+    CHECK_INT(others, 0);
     double error = sqrt(difference / size);
     CHECK_NEAR(a.loss, b.loss, 1e-5, 0.0);
     CHECK(error <= 1e-5);
@@ -94,6 +116,7 @@ static void check_case(const size_case *c, ls_device *cpu, ls_device *ref) {
     }
     free(a.grads);
     free(b.grads);
+    free(stored.grads);
 }
 
 int main(void) {
