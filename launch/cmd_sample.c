@@ -185,9 +185,11 @@ static ls_status open_weights(sampler *s, const char *path, int32_t *separator) 
     const json_t *run = ls_ckpt_run(s->weights.ckpt);
     const char *tokenizer = json_string_value(json_object_get(run, "tokenizer"));
     if (!tokenizer || strcmp(tokenizer, "bytes") != 0) {
-        return LS_FAIL(LS_E_UNSUPPORTED,
-                       "the checkpoint's tokenizer is '%s'; this version samples from 'bytes'",
-                       tokenizer ? tokenizer : "(not recorded)");
+        return LS_FAIL(
+            LS_E_UNSUPPORTED,
+            "the checkpoint's tokenizer is '%s'; this version samples from 'bytes' (where "
+            "it is that, `lockstep ckpt convert --from ... --tokenizer bytes` says so)",
+            tokenizer ? tokenizer : "(not recorded)");
     }
     if (s->pipeline > s->weights.config.model.layers) {
         return LS_FAIL(LS_E_USAGE, "--pipeline is %lld; the model has %lld layers", s->pipeline,

@@ -16,6 +16,13 @@ make_runs() {
     llama=$runs/llama/checkpoints
 }
 
+# And $runs/mixtral, for those who convert.
+make_mixtral() {
+    # shellcheck disable=SC2086 # one word a setting
+    "$LOCKSTEP" train $tiny model.preset=llama3-tiny model.experts=4 run.name=mixtral checkpoint.every=2 \
+        >"$work/out" 2>"$work/err" || fail "training mixtral"
+}
+
 # json EXPRESSION: of the object on stdout in $work/out; python3 reads it where there is one.
 json() {
     python3 -c 'import json, sys; o = json.load(open(sys.argv[1])); print(eval(sys.argv[2]))' \

@@ -2,8 +2,9 @@
 # ckpt convert: to Hugging Face and llm.c, back, and what sample and eval make of it.
 . "$(dirname "$0")/lib.sh"
 make_runs
+make_mixtral
 
-for family in gpt2 llama; do
+for family in gpt2 llama mixtral; do
     hf=$work/hf-$family
     back=$work/back-$family
     gives 0 "$LOCKSTEP" ckpt convert --to safetensors "$runs/$family" -o "$hf"
@@ -37,9 +38,11 @@ for family in gpt2 llama; do
     # Training begins with its weights (a rate of 0 changes none), on any ranks; optimizer and step anew.
     preset=$family-tiny
     [ $family = gpt2 ] || preset=llama3-tiny
+    experts=0
+    [ $family != mixtral ] || experts=4
     # shellcheck disable=SC2086 # one word a setting
-    gives 0 ranks 2 "$LOCKSTEP" train $tiny model.preset=$preset run.name=tuned-$family run.init="$back" \
-        optim.lr=0 run.steps=1
+    gives 0 ranks 2 "$LOCKSTEP" train $tiny model.preset=$preset model.experts=$experts run.name=tuned-$family \
+        run.init="$back" optim.lr=0 run.steps=1
     says 'begun with the weights of .*step-00000000 (step 0)'
     gives 0 "$LOCKSTEP" ckpt diff "$back" "$runs/tuned-$family" '[!o]*'
 
@@ -50,6 +53,15 @@ for family in gpt2 llama; do
     gives 1 "$LOCKSTEP" ckpt diff "$back" "$back-bf16"
     gives 0 "$LOCKSTEP" ckpt diff "$back" "$back-bf16" --rtol 0.00390625
 done
+
+# Of others' models nothing tells the tokenizer.
+sed 's/"tokenizer"/"other"/' "$work/hf-gpt2/config.json" >"$work/config.json"
+mv "$work/config.json" "$work/hf-gpt2/config.json"
+gives 0 "$LOCKSTEP" ckpt convert --from safetensors "$work/hf-gpt2" -o "$work/unsaid"
+gives 3 "$LOCKSTEP" sample "$work/unsaid" --prompt ab --tokens 8
+says 'ckpt convert --from ... --tokenizer bytes'
+gives 0 "$LOCKSTEP" ckpt convert --from safetensors "$work/hf-gpt2" -o "$work/said-so" --tokenizer bytes
+gives 0 "$LOCKSTEP" sample "$work/said-so" --prompt ab --tokens 8
 
 gives 0 "$LOCKSTEP" ckpt convert --to llmc "$runs/gpt2" -o "$work/gpt2.bin"
 holds [ "$(od -An -t d4 -N 32 "$work/gpt2.bin" | tr -s ' \n' ' ')" = ' 20240326 3 32 257 2 2 32 384 ' ]
