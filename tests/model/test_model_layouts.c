@@ -18,7 +18,7 @@ enum { MICROS = 2, MAX_STAGES = 4, SEED = 5 };
     }
 
 /* Nothing divides anything: vocabulary, heads, ffn, rows. */
-enum { ODD, TIED, GROUPED, ONE_KV, MIXTURE, SWITCH, CAPPED };
+enum { ODD, TIED, GROUPED, ONE_KV, BIASED, MIXTURE, SWITCH, CAPPED };
 static const ls_config_model configs[] = {
     [ODD] = GPT2(.vocab = 13, .vocab_multiple = 7, .layers = 2, .channels = 15, .heads = 5,
                  .kv_heads = 5, .head_dim = 3, .ffn = 17, .context = 11),
@@ -28,6 +28,8 @@ static const ls_config_model configs[] = {
                       .kv_heads = 3, .head_dim = 4, .ffn = 20, .context = 11),
     [ONE_KV] = LLAMA(.vocab = 37, .vocab_multiple = 8, .layers = 2, .channels = 20, .heads = 12,
                      .kv_heads = 1, .head_dim = 6, .ffn = 19, .context = 11, .tied = true),
+    [BIASED] = GPT2(.vocab = 13, .vocab_multiple = 7, .layers = 2, .channels = 15, .heads = 4,
+                    .kv_heads = 2, .head_dim = 3, .ffn = 17, .context = 11),
     [MIXTURE] = LLAMA(.vocab = 31, .vocab_multiple = 1, .layers = 2, .channels = 24, .heads = 6,
                       .kv_heads = 3, .head_dim = 4, .ffn = 10, .context = 11, .experts = 7,
                       .experts_per_token = 3, .balance_loss = 0.5),
@@ -85,6 +87,8 @@ static const layout layouts[] = {
     {TIED, 4, 1, 1, true, LS_RECOMPUTE_NONE, 1, false},
     {ONE_KV, 4, 1, 1, false, LS_RECOMPUTE_FULL, 1, false},
     {ONE_KV, 4, 1, 2, true, LS_RECOMPUTE_NONE, 1, true},
+    {BIASED, 4, 1, 1, false, LS_RECOMPUTE_NONE, 1, true},
+    {BIASED, 4, 1, 2, true, LS_RECOMPUTE_FULL, 1, false},
     {ODD, 1, 2, 1, false, LS_RECOMPUTE_NONE, 1, false},
     {GROUPED, 1, 2, 2, false, LS_RECOMPUTE_SELECTIVE, 1, true},
     {TIED, 1, 3, 1, false, LS_RECOMPUTE_FULL, 1, false},
