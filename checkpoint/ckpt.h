@@ -139,14 +139,16 @@ ls_status ls_ckpt_verify(ls_ckpt *ckpt, ls_ckpt_depth depth,
 bool ls_ckpt_is_loadable(const ls_ckpt *ckpt);
 
 /* Newest checkpoint under root (or root itself when it is one) whose quick verification passes;
- * skipped ones are warned about. LS_E_INPUT when there is none; *path caller frees. */
+ * skipped ones are warned about. LS_E_INPUT when there is none at all, LS_E_CORRUPT when none of
+ * those that are there is valid, LS_E_IO when nobody can tell; *path caller frees. */
 ls_status ls_ckpt_latest(const char *root, char **path);
 /* The same, opened. */
 ls_status ls_ckpt_open_latest(const char *root, ls_ckpt **ckpt);
 /* Of those below a step. */
 ls_status ls_ckpt_open_below(const char *root, int64_t below, ls_ckpt **ckpt);
 
-/* Steps of the directories step-* in root, newest first, valid or not. Caller frees *steps. */
+/* Steps of the directories step-* in root, newest first, valid or not. LS_E_INPUT when there is no
+ * root, LS_E_IO when it cannot be read. Caller frees *steps. */
 ls_status ls_ckpt_list(const char *root, int64_t **steps, size_t *count);
 /* Step of "step-00001200", or -1. */
 int64_t ls_ckpt_step_parse(const char *directory_name);

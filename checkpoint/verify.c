@@ -350,10 +350,13 @@ ls_status ls_ckpt_list(const char *root, int64_t **steps, size_t *count) {
     *count = 0;
     DIR *directory = opendir(root);
     if (!directory) {
-        return LS_FAIL(LS_E_INPUT, "'%s' is no checkpoint and no run: %s", root, strerror(errno));
+        return errno == ENOENT || errno == ENOTDIR
+                   ? LS_FAIL(LS_E_INPUT, "'%s' is no checkpoint and no run: %s", root,
+                             strerror(errno))
+                   : LS_FAIL(LS_E_IO, "cannot list '%s': %s", root, strerror(errno));
     }
     struct dirent *item;
-    while ((item = readdir(directory))) {
+    while (errno = 0, (item = readdir(directory))) {
         int64_t step = ls_ckpt_step_parse(item->d_name);
         if (step < 0) {
             continue;
@@ -368,7 +371,13 @@ ls_status ls_ckpt_list(const char *root, int64_t **steps, size_t *count) {
         *steps = larger;
         larger[(*count)++] = step;
     }
+    const int error = errno;
     closedir(directory);
+    if (error) {
+        free(*steps);
+        *steps = NULL;
+        return LS_FAIL(LS_E_IO, "cannot list '%s': %s", root, strerror(error));
+    }
     if (*count > 0) {
         qsort(*steps, *count, sizeof **steps, newest_first);
     }
@@ -377,13 +386,14 @@ ls_status ls_ckpt_list(const char *root, int64_t **steps, size_t *count) {
 
 ls_status ls_ckpt_open_below(const char *root, int64_t below, ls_ckpt **ckpt) {
     int64_t *steps;
-    size_t count;
+    size_t count, skipped = 0;
     *ckpt = NULL;
     ls_status status = ls_ckpt_list(root, &steps, &count);
     for (size_t i = 0; i < count && status == LS_OK && !*ckpt; i++) {
         if (steps[i] >= below) {
             continue;
         }
+        skipped++;
         char *candidate = ls_text_format("%s/step-%08lld", root, (long long)steps[i]);
         if (!candidate) {
             status = LS_FAIL(LS_E_MEMORY, "no memory for a path");
@@ -395,8 +405,9 @@ ls_status ls_ckpt_open_below(const char *root, int64_t below, ls_ckpt **ckpt) {
     free(steps);
     LS_TRY(status);
     if (!*ckpt) {
-        return LS_FAIL(LS_E_INPUT, "'%s' holds no valid checkpoint (%zu directories named step-*)",
-                       root, count);
+        return LS_FAIL(skipped > 0 ? LS_E_CORRUPT : LS_E_INPUT,
+                       "'%s' holds no valid checkpoint (%zu directories named step-*)", root,
+                       count);
     }
     return LS_OK;
 }

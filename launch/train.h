@@ -103,8 +103,8 @@ void ls_train_save_settle(ls_train *train);
 ls_status ls_train_save_poll(ls_train *train, bool wait);
 
 /* Loads the newest checkpoint of the run. What was found at first sight may turn out to be damaged
- * when it is read: then the one before it is taken. *path is empty when there is no checkpoint.
- * [collective] */
+ * when it is read: then the one before it is taken. *path is empty when there is no checkpoint;
+ * LS_E_CORRUPT when there are some, none of which can be loaded. [collective] */
 ls_status ls_train_resume(ls_train *train, char path[1024]);
 
 /* (Re)starts the loader at a batch of the data. [collective] */

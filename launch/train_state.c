@@ -99,17 +99,24 @@ static ls_status load_run(ls_train *train, const char *path) {
     return ls_session_agree(&train->session, ls_state_refresh(train->state));
 }
 
-/* Rank 0 looks for the newest checkpoint; the others take its word. */
+/* Rank 0 looks for the newest checkpoint; the others take its word. *path is empty when there is
+ * none; LS_E_CORRUPT when there are some and none is valid. [collective] */
 static ls_status find_checkpoint(ls_train *train, int64_t below, char path[1024]) {
     path[0] = '\0';
     ls_status status = LS_OK;
-    if (train->session.comm->rank == 0 && ls_path_is_dir(train->ckpt_root)) {
+    if (train->session.comm->rank == 0) {
         ls_ckpt *found = NULL;
         status = ls_ckpt_open_below(train->ckpt_root, below, &found);
         if (status == LS_OK) {
             snprintf(path, 1024, "%s", ls_ckpt_path(found));
         } else if (status == LS_E_INPUT) {
             status = LS_OK;
+        } else if (status == LS_E_CORRUPT) {
+            status = LS_FAIL(status,
+                             "%s: no run begins anew over checkpoints that are there; 'lockstep "
+                             "ckpt doctor' says what is wrong with them; move them away to begin "
+                             "anew",
+                             ls_error_last()->message);
         }
         ls_ckpt_close(found);
     }
@@ -128,7 +135,10 @@ ls_status ls_train_resume(ls_train *train, char path[1024]) {
         const ls_error error = *ls_error_last();
         const char *name = strrchr(path, '/');
         below = ls_ckpt_step_parse(name ? name + 1 : path);
-        LS_TRY(find_checkpoint(train, below, path));
+        status = find_checkpoint(train, below, path);
+        if (status != LS_OK && status != LS_E_CORRUPT) {
+            return status;
+        }
         if (!path[0]) { /* no run begins anew over what was there */
             return ls_error_restore(&error);
         }

@@ -5,6 +5,8 @@
 #include "tests/checkpoint/ckpt_cases.h"
 #include "tests/checkpoint/ckpt_damage.h"
 
+#include <sys/stat.h>
+
 /* Of every file; ten thousand when LOCKSTEP_TEST_ALL is set. */
 enum { SMALL = 5, FLIPS = 200, FLIPS_ALL = 10000, FLIPS_HIDDEN = 300, CUTS = 60 };
 
@@ -258,9 +260,17 @@ static void test_latest(void) {
     free(path);
     CHECK_STATUS(ls_ckpt_latest(second, &path), LS_E_CORRUPT);
     CHECK(unlink(damage_path(first, files[0])) == 0);
-    CHECK_STATUS(ls_ckpt_latest(root, &path), LS_E_INPUT);
+    CHECK_STATUS(ls_ckpt_latest(root, &path), LS_E_CORRUPT);
     CHECK_MESSAGE("no valid checkpoint (2 directories");
     CHECK(path == NULL);
+    ls_ckpt *none;
+    CHECK_STATUS(ls_ckpt_open_below(root, 10, &none), LS_E_INPUT); /* there never was one */
+    if (geteuid() == 0) {                                          /* root lists every directory */
+        CHECK(chmod(root, 0) == 0 && seteuid(65534) == 0);
+        CHECK_STATUS(ls_ckpt_latest(root, &path), LS_E_IO);
+        CHECK_MESSAGE("Permission denied");
+        CHECK(seteuid(0) == 0 && chmod(root, 0700) == 0);
+    }
 }
 
 int main(void) {

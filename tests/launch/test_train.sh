@@ -52,6 +52,13 @@ damage step-00000003
 gives 1 ranks 2 "$LOCKSTEP" train $tiny run.name=d --resume
 says 'chunk'
 
+# A run whose checkpoints are there, but all cut short, does not begin anew over them.
+for step in 3 6; do
+    truncate -s -7 "$work/runs/a2/checkpoints/step-0000000$step/rank-00000.h5"
+done
+gives 1 "$LOCKSTEP" train $tiny run.name=a2 --resume
+says 'holds no valid checkpoint (2 directories.*: no run begins anew over checkpoints that are there'
+
 # --resume on a run that does not exist begins it.
 gives 0 "$LOCKSTEP" train $tiny run.name=fresh run.steps=1 --resume
 
