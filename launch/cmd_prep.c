@@ -1,11 +1,13 @@
 /* lockstep prep: text to token shards. */
 #include <inttypes.h>
 #include <jansson.h>
+#include <math.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "launch/cmd.h"
+#include "runtime/base/log.h"
 #include "runtime/base/text.h"
 #include "runtime/data/prep.h"
 
@@ -28,7 +30,7 @@ static const ls_option options[] = {
     [OPT_INCLUDE] = {"include", 0, "PATTERNS", NULL,
                      "names to read inside folders, such as '*.c,*.h'; otherwise all text files"},
     [OPT_SHARD_TOKENS] = {"shard-tokens", 0, "N", "134217728",
-                          "most tokens of a shard (2 bytes each)"},
+                          "most tokens of a shard (2 bytes each), at least 4096"},
     [OPT_FORCE] = {"force", 0, NULL, NULL, "replace an existing data directory"},
     [OPT_JSON] = {"json", 0, NULL, NULL, "print the result as JSON"},
     [OPT_COUNT] = {0},
@@ -82,6 +84,19 @@ static ls_status print_json(const ls_prep_options *o, const ls_prep_result *r) {
     return failed ? LS_FAIL(LS_E_IO, "cannot print the result as JSON") : LS_OK;
 }
 
+/* Few documents, or a few large ones among many, cannot be parted as was asked. */
+static void check_share(const ls_prep_options *o, const ls_prep_result *r) {
+    const double wanted = o->val_fraction;
+    const double share = (double)r->val_tokens / (double)(r->train_tokens + r->val_tokens);
+    const double most_off = fmax(0.5 * wanted, 0.02);
+    if (wanted > 0 && (fabs(share - wanted) > most_off || r->val_tokens == 0)) {
+        ls_log_warn("%.3g %% of the tokens are for validation, asked for are %.3g %%: documents "
+                    "are not parted, and %" PRId64 " of such sizes come no closer; give more and "
+                    "smaller ones (each line of a *.jsonl file is one)",
+                    100 * share, 100 * wanted, r->documents);
+    }
+}
+
 static ls_status run_prep(int argc, char **argv) {
     const char *values[OPT_COUNT];
     int first;
@@ -105,11 +120,12 @@ static ls_status run_prep(int argc, char **argv) {
     };
     long long shard_tokens;
     LS_TRY(ls_option_float("val", values[OPT_VAL], 0, 0.99, &o.val_fraction));
-    LS_TRY(ls_option_int("shard-tokens", values[OPT_SHARD_TOKENS], 1, 1LL << 40, &shard_tokens));
+    LS_TRY(ls_option_int("shard-tokens", values[OPT_SHARD_TOKENS], 4096, 1LL << 40, &shard_tokens));
     o.shard_tokens = shard_tokens;
     catch_signals();
     ls_prep_result result;
     LS_TRY(ls_prep_run(&o, &result));
+    check_share(&o, &result);
     if (values[OPT_JSON]) {
         return print_json(&o, &result);
     }
@@ -127,7 +143,9 @@ const ls_verb ls_verb_prep = {
         "document; a *.jsonl file, or a stream that starts with '{', holds one document a line.\n"
         "Tokens are bytes; token 256 follows each document. Binary files are skipped, and a file\n"
         "that is reached twice is read once. The hash of a document decides whether it is for\n"
-        "validation; of a single document the end is. The directory appears when all is written.\n"
+        "validation; of a single document the end is. Where few or large documents give "
+        "validation\n"
+        "another share than --val, a warning says so. The directory appears when all is written.\n"
         "\n"
         "  lockstep prep /usr/include --include '*.h' -o data\n"
         "  lockstep prep books/*.txt -o data --val 0.02\n"

@@ -7,6 +7,7 @@
 #include <inttypes.h>
 #include <limits.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -22,6 +23,10 @@
 typedef struct output_paths {
     char out[PATH_MAX], parent[PATH_MAX], temp[PATH_MAX];
 } output_paths;
+
+/* A process maps every shard, those of both splits at once, and Linux lets it have 65,530 mappings
+ * (vm.max_map_count). */
+enum { SHARDS_MAX = 30000 };
 
 static ls_status options_check(const ls_prep_options *o) {
     if (o->input_count < 1) {
@@ -39,12 +44,32 @@ static ls_status options_check(const ls_prep_options *o) {
     return LS_OK;
 }
 
+/* A link cannot be replaced by the new directory; what it leads to can. */
+static ls_status link_follow(char path[PATH_MAX]) {
+    struct stat st;
+    char real[PATH_MAX];
+    if (lstat(path, &st) != 0 || !S_ISLNK(st.st_mode)) {
+        return LS_OK;
+    }
+    if (!realpath(path, real)) {
+        return LS_FAIL(LS_E_INPUT,
+                       "output directory '%s' is a link that leads nowhere: %s; make the directory "
+                       "that it names, or remove it",
+                       path, strerror(errno));
+    }
+    memcpy(path, real, PATH_MAX);
+    return LS_OK;
+}
+
 static ls_status output_init(output_paths *to, const char *dir) {
     size_t length = strlen(dir);
     while (length > 1 && dir[length - 1] == '/') {
         length--;
     }
     int out = snprintf(to->out, PATH_MAX, "%.*s", (int)length, dir);
+    if (out < PATH_MAX) {
+        LS_TRY(link_follow(to->out));
+    }
     const char *slash = strrchr(to->out, '/');
     const char *base = slash ? slash + 1 : to->out;
     if (length == 0 || strcmp(base, "") == 0 || strcmp(base, ".") == 0 || strcmp(base, "..") == 0) {
@@ -117,43 +142,70 @@ static ls_status output_check(const output_paths *to, bool force) {
     return folder_check(to->out, force);
 }
 
+/* Puts the new directory in place of `out`, whose content is in *old then. Where the file system
+ * cannot exchange names, the old one steps aside first, and comes back when the new one cannot take
+ * its place. */
+static bool output_exchange(const output_paths *to, char old[PATH_MAX + 8]) {
+    snprintf(old, PATH_MAX + 8, "%s", to->temp);
+    if (renameat2(AT_FDCWD, to->temp, AT_FDCWD, to->out, RENAME_EXCHANGE) == 0) {
+        return true;
+    }
+    if (errno != EINVAL && errno != ENOSYS) {
+        return false;
+    }
+    snprintf(old, PATH_MAX + 8, "%s.old", to->temp);
+    if (rename(to->out, old) != 0) {
+        return false;
+    }
+    if (rename(to->temp, to->out) == 0) {
+        return true;
+    }
+    const int reason = errno;
+    if (rename(old, to->out) != 0) {
+        ls_log_warn("what was '%s' is '%s' now: %s", to->out, old, strerror(errno));
+    }
+    errno = reason;
+    return false;
+}
+
 /* The new directory takes its name; one that had it goes away afterwards. */
 static ls_status output_publish(const output_paths *to, bool force) {
+    char old[PATH_MAX + 8] = "";
     LS_TRY(ls_file_sync(to->temp));
-    bool renamed = rename(to->temp, to->out) == 0; /* the name is free, or an empty folder's */
-    bool replaced = false;
-    if (!renamed && (errno == ENOTEMPTY || errno == EEXIST)) {
+    bool named = rename(to->temp, to->out) == 0; /* the name is free, or an empty folder's */
+    if (!named && (errno == ENOTEMPTY || errno == EEXIST)) {
         LS_TRY(folder_check(to->out, force));
-        replaced = renameat2(AT_FDCWD, to->temp, AT_FDCWD, to->out, RENAME_EXCHANGE) == 0;
-        if (!replaced && (errno == EINVAL || errno == ENOSYS)) { /* not on this file system */
-            LS_TRY(ls_dir_remove(to->out));
-            renamed = rename(to->temp, to->out) == 0;
-        }
+        named = output_exchange(to, old);
     }
-    if (!renamed && !replaced) {
+    if (!named) {
         return LS_FAIL(LS_E_IO, "cannot rename '%s' to '%s': %s", to->temp, to->out,
                        strerror(errno));
     }
     LS_TRY(ls_file_sync(to->parent));
-    return replaced ? ls_dir_remove(to->temp) : LS_OK;
+    return old[0] ? ls_dir_remove(old) : LS_OK;
+}
+
+/* What the user typed may be in any encoding. */
+static json_t *given_text(const char *text) {
+    json_t *string = text ? json_string(text) : json_null();
+    return string ? string : json_string("(not UTF-8)");
 }
 
 /* How the data was made, for data.json. NULL when out of memory. */
 static json_t *describe_source(const ls_prep_options *o, const ls_prep_result *result) {
     json_t *inputs = json_array();
     for (int i = 0; i < o->input_count; i++) {
-        json_t *input = json_string(o->inputs[i]);
-        if (json_array_append_new(inputs, input ? input : json_string("(not UTF-8)")) != 0) {
+        if (json_array_append_new(inputs, given_text(o->inputs[i])) != 0) {
             json_decref(inputs);
             return NULL;
         }
     }
-    return json_pack("{s:s, s:o, s:s, s:s?, s:f, s:I, s:I, s:I, s:I}", "made_by",
-                     "lockstep " LS_VERSION, "inputs", inputs, "field", o->jsonl_field, "include",
-                     o->include, "val_fraction", o->val_fraction, "shard_tokens",
-                     (json_int_t)o->shard_tokens, "files", (json_int_t)result->files,
-                     "skipped_files", (json_int_t)result->skipped_files, "duplicate_files",
-                     (json_int_t)result->duplicate_files);
+    return json_pack("{s:s, s:o, s:o, s:o, s:f, s:I, s:I, s:I, s:I}", "made_by",
+                     "lockstep " LS_VERSION, "inputs", inputs, "field", given_text(o->jsonl_field),
+                     "include", given_text(o->include), "val_fraction", o->val_fraction,
+                     "shard_tokens", (json_int_t)o->shard_tokens, "files",
+                     (json_int_t)result->files, "skipped_files", (json_int_t)result->skipped_files,
+                     "duplicate_files", (json_int_t)result->duplicate_files);
 }
 
 static ls_status finish(const ls_prep_options *options, const char *temp_dir, ls_prep_split *split,
@@ -183,6 +235,20 @@ static ls_status finish(const ls_prep_options *options, const char *temp_dir, ls
     ls_status status = ls_data_manifest_write(temp_dir, &manifest, source);
     json_decref(source);
     return status;
+}
+
+/* The inputs have at most a token a byte, and one for each document: a line of JSONL has more bytes
+ * than its text. */
+static ls_status shards_check(const ls_prep_options *o, const ls_prep_sources *sources) {
+    const int64_t tokens = sources->bytes + sources->count;
+    if (tokens / o->shard_tokens < SHARDS_MAX) {
+        return LS_OK;
+    }
+    return LS_FAIL(LS_E_USAGE,
+                   "%" PRId64 " bytes of input may give %" PRId64 " shards of %" PRId64
+                   " tokens; at most %d can be used: give --shard-tokens %" PRId64 " or more",
+                   sources->bytes, tokens / o->shard_tokens + 1, o->shard_tokens, SHARDS_MAX,
+                   tokens / SHARDS_MAX + 1);
 }
 
 static ls_status read_all(const ls_prep_options *options, const ls_prep_sources *sources,
@@ -242,6 +308,9 @@ ls_status ls_prep_run(const ls_prep_options *options, ls_prep_result *result) {
     }
     ls_prep_sources sources;
     ls_status status = ls_prep_sources_init(&sources, options, to.temp);
+    if (status == LS_OK) {
+        status = shards_check(options, &sources);
+    }
     if (status == LS_OK) {
         status = write_shards(options, &sources, to.temp, result);
     }

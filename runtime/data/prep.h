@@ -41,9 +41,10 @@ typedef struct ls_prep_result {
  * is for validation.
  *
  * Files appear under out_dir only when all of them are complete and synced; a failure leaves
- * nothing behind. Shows progress with rate and time left. Not collective. LS_E_EXISTS: out_dir
- * exists (and force is unset, or it holds other files); LS_E_INPUT: missing, empty or malformed
- * input, named with its line; LS_E_IO: unreadable input, unwritable output, full disk. */
+ * nothing behind. A link is followed. Shows progress with rate and time left. Not collective.
+ * LS_E_EXISTS: out_dir exists (and force is unset, or it holds other files); LS_E_INPUT: missing,
+ * empty or malformed input, named with its line; LS_E_USAGE: more shards than can be mapped;
+ * LS_E_IO: unreadable input, unwritable output, full disk. */
 ls_status ls_prep_run(const ls_prep_options *options, ls_prep_result *result);
 
 #endif

@@ -161,6 +161,20 @@ static int name_visible(const struct dirent *entry) {
 static ls_status path_add(ls_prep_sources *sources, const char *path, bool named,
                           const ls_prep_options *options, const char *temp_dir);
 
+/* The path lies on the heap: folders may be nested some 2000 deep. */
+static ls_status entry_add(ls_prep_sources *sources, const char *folder, const char *name,
+                           const ls_prep_options *options, const char *temp_dir) {
+    const size_t size = strlen(folder) + strlen(name) + 2;
+    char *path;
+    LS_TRY(ls_calloc(size, 1, &path));
+    ls_status status = ls_path_join(path, size, folder, name);
+    if (status == LS_OK) {
+        status = path_add(sources, path, false, options, temp_dir);
+    }
+    free(path);
+    return status;
+}
+
 static ls_status folder_add(ls_prep_sources *sources, const char *folder,
                             const ls_prep_options *options, const char *temp_dir) {
     struct dirent **entries;
@@ -170,12 +184,8 @@ static ls_status folder_add(ls_prep_sources *sources, const char *folder,
     }
     ls_status status = LS_OK;
     for (int i = 0; i < count; i++) {
-        char path[PATH_MAX];
         if (status == LS_OK) {
-            status = ls_path_join(path, sizeof path, folder, entries[i]->d_name);
-        }
-        if (status == LS_OK) {
-            status = path_add(sources, path, false, options, temp_dir);
+            status = entry_add(sources, folder, entries[i]->d_name, options, temp_dir);
         }
         free(entries[i]);
     }

@@ -435,43 +435,46 @@ static void test_deterministic(void) {
     CHECK_INT(files, 1 + result.val_shards + result.train_shards);
 }
 
-static ls_status prep_to(const char *out, bool force) {
-    const char *input = fixture_path("tree");
-    ls_prep_options options = prep_defaults(&input, 1, out);
-    options.force = force;
-    return prep_options(&options);
+/* Folders as deep as a path can name. */
+static void test_deep_folders(void) {
+    enum { DEPTH = 1900 };
+    char *deep = calloc(1, PATH_MAX);
+    size_t length = (size_t)snprintf(deep, PATH_MAX, "%s", fixture_path("pit"));
+    for (int i = 0; i < DEPTH; i++) {
+        CHECK_INT(mkdir(deep, 0755), 0);
+        length += (size_t)snprintf(deep + length, PATH_MAX - length, "/d");
+    }
+    write_text(deep, "bottom");
+    free(deep);
+    CHECK_OK(prep(fixture_path("pit"), "out"));
+    CHECK_STREAM("out", LS_SPLIT_TRAIN, "bottom|");
 }
 
-static void test_output(void) {
-    const char *out = fixture_path("existing");
-    CHECK_OK(ls_dir_create(out)); /* empty: free */
-    CHECK_OK(prep_to(out, false));
-    CHECK_STATUS(prep_to(out, false), LS_E_EXISTS);
-    CHECK_MESSAGE("existing' exists");
-    CHECK_MESSAGE("--force");
-    write_text(fixture_path("existing/val-00007.tok"), "left over");
-    CHECK_OK(prep_to(out, true));
-    CHECK(!ls_path_exists(fixture_path("existing/val-00007.tok")));
-    write_text(fixture_path("existing/thesis.txt"), "precious");
-    CHECK_STATUS(prep_to(out, true), LS_E_EXISTS);
-    CHECK_MESSAGE("it holds thesis.txt");
-    CHECK(ls_path_exists(fixture_path("existing/thesis.txt")));
-    CHECK_INT(unlink(fixture_path("existing/thesis.txt")), 0);
-    CHECK_INT(unlink(fixture_path("existing/data.json")), 0);
-    CHECK_STATUS(prep_to(out, true), LS_E_EXISTS);
-    CHECK_MESSAGE("it holds no data.json");
-    CHECK_STATUS(prep_to(fixture_path("tree/z.c"), true), LS_E_EXISTS);
-    CHECK_MESSAGE("is no directory");
-    CHECK_STATUS(prep_to(fixture_path("tree/z.c/out"), true), LS_E_IO);
-    CHECK_STATUS(prep_to("", false), LS_E_USAGE);
-    CHECK_STATUS(prep_to("/", false), LS_E_USAGE);
-    CHECK_STATUS(prep_to("..", false), LS_E_USAGE);
-    /* A folder that is prepared into itself does not eat its own output. */
-    CHECK_OK(prep_to(fixture_path("tree/data"), false));
-    int64_t bytes = result.bytes;
-    CHECK_OK(prep_to(fixture_path("tree/data"), true));
-    CHECK_INT(result.bytes, bytes);
-    CHECK_OK(ls_dir_remove(fixture_path("tree/data")));
+/* What the user typed need not be UTF-8. */
+static void test_other_encodings(void) {
+    write_text(fixture_path("caf\xe9.txt"), "latin");
+    const char *input = fixture_path("caf\xe9.txt");
+    ls_prep_options options = prep_defaults(&input, 1, fixture_path("latin"));
+    options.include = "*.caf\xe9";
+    options.jsonl_field = "caf\xe9";
+    CHECK_OK(prep_options(&options));
+    CHECK_STREAM("latin", LS_SPLIT_TRAIN, "latin|");
+}
+
+/* More shards than a process can map are refused before any is written. */
+static void test_shard_limit(void) {
+    char *text = random_text(6, 60100);
+    write_bytes(fixture_path("limit.txt"), text, 60000);
+    const char *input = fixture_path("limit.txt");
+    ls_prep_options options = prep_defaults(&input, 1, fixture_path("limit"));
+    options.shard_tokens = 2;
+    CHECK_STATUS(prep_options(&options), LS_E_USAGE);
+    CHECK_MESSAGE("60000 bytes of input may give 30001 shards of 2 tokens");
+    CHECK_MESSAGE("--shard-tokens 3 or more");
+    write_bytes(fixture_path("limit.txt"), text, 600);
+    CHECK_OK(prep_options(&options));
+    CHECK_INT(result.train_shards, 301);
+    free(text);
 }
 
 static void test_options(void) {
@@ -551,7 +554,9 @@ int main(void) {
     test_val_tail();
     test_shards();
     test_deterministic();
-    test_output();
+    test_deep_folders();
+    test_other_encodings();
+    test_shard_limit();
     test_options();
     test_full_disk();
     test_unreadable();

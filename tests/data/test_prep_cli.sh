@@ -13,12 +13,25 @@ prints '^train: .* tokens in 1 shard$'
 prints '^val: .* tokens in 1 shard$'
 prints 'Next: lockstep train CONFIG.yaml data.dir=data'
 holds test -s data/train-00000.tok
-gives 0 "$LOCKSTEP" prep --json text -o data --force --include '*.c' --val 0 --shard-tokens 10
+gives 0 "$LOCKSTEP" prep --json text -o data --force --include '*.c' --val 0 --shard-tokens 4096
 prints '"documents": 1,'
-prints '"shards": 2'
+prints '"shards": 1'
 holds test ! -e data/val-00000.tok
 gives 2 "$LOCKSTEP" prep text -o data
 says "'data' exists; choose another directory, or replace it with --force"
+
+# What cannot be parted as was asked is told, and what can be is not.
+mkdir uneven
+for i in 1 2 3; do
+    head -c $((i * 5000)) /dev/zero | tr '\0' "$i" >uneven/$i.txt
+done
+gives 0 "$LOCKSTEP" prep uneven -o uneven-data --val 0.01
+says '[1-5][0-9.]* % of the tokens are for validation, asked for are 1 %: .* and 3 of such sizes come no closer'
+gives 0 "$LOCKSTEP" prep uneven -o uneven-data --val 0 --force
+holds sh -c '! grep -q warning err'
+seq 20000 | sed 's/.*/{"text": "document &"}/' >even.jsonl
+gives 0 "$LOCKSTEP" prep even.jsonl -o even-data --val 0.1
+holds sh -c '! grep -q warning err'
 
 printf '{"body": "one"}\n{"body": "two"}\n' >lines
 gives 0 "$LOCKSTEP" prep - -o from-stdin --field body <lines
@@ -32,8 +45,8 @@ gives 2 "$LOCKSTEP" prep -o other
 says 'no input is given'
 gives 2 "$LOCKSTEP" prep text -o other --val 2
 says "a number from 0 to 0.99"
-gives 2 "$LOCKSTEP" prep text -o other --shard-tokens 0
-says 'whole number from 1'
+gives 2 "$LOCKSTEP" prep text -o other --shard-tokens 5
+says 'whole number from 4096'
 gives 2 "$LOCKSTEP" prep text -o other --outptu x
 says 'did you mean --output'
 holds test ! -e other

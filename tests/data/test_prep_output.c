@@ -1,0 +1,131 @@
+/* prep: where its output goes, and what of it is there after a failure. */
+#include <dirent.h>
+#include <errno.h>
+#include <fnmatch.h>
+#include <sys/syscall.h>
+
+#include "tests/data/data_fixture.h"
+
+/* The C library's, but for a file system that cannot exchange names, and one call that fails. */
+static bool no_exchange;
+static int renames_until_failure = -1; /* -1: none fails */
+
+int renameat2(int from_fd, const char *from, int to_fd, const char *to, unsigned flags) {
+    if (no_exchange && flags) {
+        errno = EINVAL;
+        return -1;
+    }
+    return (int)syscall(SYS_renameat2, from_fd, from, to_fd, to, flags);
+}
+
+int rename(const char *from, const char *to) {
+    if (renames_until_failure >= 0 && renames_until_failure-- == 0) {
+        errno = EIO;
+        return -1;
+    }
+    return (int)syscall(SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to, 0);
+}
+
+static ls_prep_result result;
+
+static ls_status prep_options(const ls_prep_options *options) {
+    ls_error_clear();
+    ls_status status = ls_prep_run(options, &result);
+    /* Nothing temporary is ever left. */
+    DIR *folder = opendir(fixture_dir);
+    for (struct dirent *entry; folder && (entry = readdir(folder));) {
+        CHECK(fnmatch("*.tmp-*", entry->d_name, 0) != 0);
+    }
+    closedir(folder);
+    return status;
+}
+
+static ls_status prep_to(const char *out, bool force) {
+    const char *input = fixture_path("tree");
+    ls_prep_options options = prep_defaults(&input, 1, out);
+    options.force = force;
+    return prep_options(&options);
+}
+
+static void test_output(void) {
+    const char *out = fixture_path("existing");
+    CHECK_OK(ls_dir_create(out)); /* empty: free */
+    CHECK_OK(prep_to(out, false));
+    CHECK_STATUS(prep_to(out, false), LS_E_EXISTS);
+    CHECK_MESSAGE("existing' exists");
+    CHECK_MESSAGE("--force");
+    write_text(fixture_path("existing/val-00007.tok"), "left over");
+    CHECK_OK(prep_to(out, true));
+    CHECK(!ls_path_exists(fixture_path("existing/val-00007.tok")));
+    write_text(fixture_path("existing/thesis.txt"), "precious");
+    CHECK_STATUS(prep_to(out, true), LS_E_EXISTS);
+    CHECK_MESSAGE("it holds thesis.txt");
+    CHECK(ls_path_exists(fixture_path("existing/thesis.txt")));
+    CHECK_INT(unlink(fixture_path("existing/thesis.txt")), 0);
+    CHECK_INT(unlink(fixture_path("existing/data.json")), 0);
+    CHECK_STATUS(prep_to(out, true), LS_E_EXISTS);
+    CHECK_MESSAGE("it holds no data.json");
+    CHECK_STATUS(prep_to(fixture_path("tree/z.c"), true), LS_E_EXISTS);
+    CHECK_MESSAGE("is no directory");
+    CHECK_STATUS(prep_to(fixture_path("tree/z.c/out"), true), LS_E_IO);
+    CHECK_STATUS(prep_to("", false), LS_E_USAGE);
+    CHECK_STATUS(prep_to("/", false), LS_E_USAGE);
+    CHECK_STATUS(prep_to("..", false), LS_E_USAGE);
+    /* A folder that is prepared into itself does not eat its own output. */
+    CHECK_OK(prep_to(fixture_path("tree/data"), false));
+    int64_t bytes = result.bytes;
+    CHECK_OK(prep_to(fixture_path("tree/data"), true));
+    CHECK_INT(result.bytes, bytes);
+    CHECK_OK(ls_dir_remove(fixture_path("tree/data")));
+}
+
+/* A link to a directory is followed, and stays. */
+static void test_output_link(void) {
+    CHECK_OK(ls_dir_create(fixture_path("disk/real")));
+    CHECK_INT(symlink("disk/real", fixture_path("link")), 0);
+    CHECK_OK(prep_to(fixture_path("link"), false));
+    CHECK(ls_path_exists(fixture_path("disk/real/data.json")));
+    CHECK_STATUS(prep_to(fixture_path("link"), false), LS_E_EXISTS);
+    write_text(fixture_path("disk/real/val-00007.tok"), "left over");
+    CHECK_OK(prep_to(fixture_path("link/"), true));
+    CHECK(!ls_path_exists(fixture_path("disk/real/val-00007.tok")));
+    struct stat st;
+    CHECK(lstat(fixture_path("link"), &st) == 0 && S_ISLNK(st.st_mode));
+    CHECK_OK(ls_dir_remove(fixture_path("disk")));
+    CHECK_STATUS(prep_to(fixture_path("link"), true), LS_E_INPUT);
+    CHECK_MESSAGE("link that leads nowhere");
+    CHECK_INT(unlink(fixture_path("link")), 0);
+}
+
+/* Where names cannot be exchanged, what was there comes back when the new data cannot take its
+ * place. */
+static void test_output_by_turns(void) {
+    const char *out = fixture_path("turns");
+    no_exchange = true;
+    CHECK_OK(prep_to(out, false));
+    write_text(fixture_path("turns/val-00007.tok"), "left over");
+    for (int failing = 2; failing >= 1; failing--) {
+        /* The first finds the name taken; data.json takes one before. */
+        renames_until_failure = 1 + failing;
+        CHECK_STATUS(prep_to(out, true), LS_E_IO);
+        CHECK_MESSAGE("Input/output error");
+        CHECK(ls_path_exists(fixture_path("turns/data.json")));
+        CHECK(ls_path_exists(fixture_path("turns/val-00007.tok")));
+        renames_until_failure = -1;
+    }
+    CHECK_OK(prep_to(out, true));
+    CHECK(!ls_path_exists(fixture_path("turns/val-00007.tok")));
+    no_exchange = false;
+}
+
+int main(void) {
+    ls_log_set_quiet(true);
+    fixture_begin();
+    CHECK_OK(ls_dir_create(fixture_path("tree")));
+    write_text(fixture_path("tree/z.c"), "zed");
+    write_text(fixture_path("tree/a.c"), "ay");
+    test_output();
+    test_output_link();
+    test_output_by_turns();
+    return fixture_end();
+}
