@@ -152,8 +152,14 @@ static ls_status next_stage(ls_ckpt_saver *s) {
         return tell_start(s);
     case COMMIT:
         return tell_start(s);
-    case CLEAN:
     case TELL:
+        if (s->verdict.said.status != LS_OK && s->comm->rank != 0) {
+            give(s, CLEAN, ls_save_job_clean); /* rank 0 has, of what it sees */
+            return LS_OK;
+        }
+        s->stage = IDLE;
+        return LS_OK;
+    case CLEAN:
     case IDLE:
         s->stage = IDLE;
     }
@@ -393,6 +399,9 @@ void ls_ckpt_saver_destroy(ls_ckpt_saver *s) {
         (void)s->fetch->unpin(s->fetch_context, fetched_values(s));
     }
     ls_snapshot_release(&s->snapshot);
+    if (s->request) { /* other ranks' messages may still arrive in what it holds */
+        return;
+    }
     forget(s);
     free(s->reports);
     free(s->table);

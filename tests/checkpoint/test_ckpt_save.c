@@ -191,6 +191,23 @@ static void test_refusals(void) {
     free(path);
 }
 
+/* Each rank has a directory of its own, as where hosts share none: the save fails on all, and none
+ * of them keeps its part. */
+static void test_not_shared(void) {
+    char mine[4200];
+    ls_ckpt_tensor tensors[CASE_TENSORS];
+    ls_ckpt_save_result result;
+    snprintf(mine, sizeof mine, "%s/host-%d", root, comm->rank);
+    cases_make(tensors, CASE_TENSORS, comm->rank, comm->size);
+    ls_status status = case_save(comm, mine, 97, 1, 1, tensors, CASE_TENSORS, &result);
+    cases_free(tensors, CASE_TENSORS);
+    CHECK_STATUS(status, comm->size > 1 ? LS_E_IO : LS_OK);
+    if (comm->size > 1) {
+        CHECK_MESSAGE("of another writer is not seen here; checkpoints need a directory that all");
+        CHECK_INT(rmdir(mine), 0); /* it is empty */
+    }
+}
+
 /* What load refuses, on a checkpoint made above. */
 static void test_load_refusals(void) {
     char *path = NULL;
@@ -251,6 +268,7 @@ int main(int argc, char **argv) {
     test_same_bytes();
     test_same_step();
     test_refusals();
+    test_not_shared();
     test_load_refusals();
     comm->ops->barrier(comm);
     test_nothing_left();
