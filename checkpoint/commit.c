@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+#include <unistd.h>
 
 ls_status ls_ckpt_random(uint64_t random[2]) {
     return getrandom(random, 2 * sizeof *random, 0) == (ssize_t)(2 * sizeof *random)
@@ -98,7 +99,6 @@ static ls_status index_add(const ls_ckpt_place *place, json_t *root) {
     LS_TRY(ls_ckpt_h5_index_write(
         path, json_string_value(json_object_get(json_array_get(files, 0), "name")),
         json_object_get(root, "tensors")));
-    LS_TRY(ls_file_sync(path));
     LS_TRY(ls_ckpt_h5_open(path, &file)); /* finds what a full disk lost */
     LS_TRY(ls_ckpt_h5_close(file, path));
     return ls_ckpt_file_row(path, LS_CKPT_INDEX, files);
@@ -192,6 +192,15 @@ static ls_status manifest_put(const ls_ckpt_place *place, const json_t *root) {
     return status;
 }
 
+/* The root may be as new as what is in it; where its parent cannot be read, it was not made here.
+ */
+static ls_status root_sync(const char *root) {
+    char parent[1100];
+    LS_TRY(ls_file_sync(root));
+    LS_TRY(ls_path_join(parent, sizeof parent, root, ".."));
+    return access(parent, R_OK) == 0 ? ls_file_sync(parent) : LS_OK;
+}
+
 ls_status ls_ckpt_commit(const ls_ckpt_place *place, json_t *root, bool replace,
                          ls_ckpt_totals *totals) {
     LS_TRY(ls_ckpt_h5_init());
@@ -199,7 +208,7 @@ ls_status ls_ckpt_commit(const ls_ckpt_place *place, json_t *root, bool replace,
     LS_TRY(index_add(place, root));
     LS_TRY(manifest_put(place, root));
     LS_TRY(make_final(place, replace));
-    LS_TRY(ls_file_sync(place->root));
+    LS_TRY(root_sync(place->root));
     ls_ckpt_place_remove(place);
     return LS_OK;
 }

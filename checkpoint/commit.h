@@ -4,7 +4,8 @@
  *   root/.tmp-00001200-UUID/        made first, removed last
  *     owner.json                    whose it is: what lets others remove it when that one has died
  *     step-00001200/                files are written, synced and hashed here, the manifest last;
- *                                   one rename to root/step-00001200, then root is synced */
+ *                                   one rename to root/step-00001200, then root is synced,
+ *                                 and its parent */
 #ifndef LS_CHECKPOINT_COMMIT_H
 #define LS_CHECKPOINT_COMMIT_H
 
@@ -37,7 +38,7 @@ typedef struct ls_ckpt_totals {
 
 /* Checks that the pieces cover every tensor and that the files are there, adds index and manifest,
  * and renames. replace: a checkpoint of the same step gives way, so that there is one at every
- * instant; else LS_E_EXISTS. */
+ * instant where the file system can exchange names; else LS_E_EXISTS. */
 ls_status ls_ckpt_commit(const ls_ckpt_place *place, json_t *root, bool replace,
                          ls_ckpt_totals *totals);
 

@@ -257,6 +257,9 @@ ls_status ls_convert_to_hf(ls_ckpt *ckpt, const ls_config_model *model, const ls
         status =
             LS_FAIL(LS_E_IO, "cannot rename '%s' to '%s': %s", temporary, final, strerror(errno));
     }
+    if (status == LS_OK) {
+        status = ls_file_sync_parent(final);
+    }
     if (status != LS_OK) {
         ls_error error = *ls_error_last();
         if (ls_dir_remove(temporary) != LS_OK) {

@@ -212,7 +212,7 @@ ls_status ls_ckpt_h5_driver_set(hid_t fapl, ls_ckpt_h5_output *output);
 
 /* Fails when the file exists. Failed writes show in *output, and when the file is completed. */
 ls_status ls_ckpt_h5_create(const char *path, ls_ckpt_h5_output *output, hid_t *file);
-/* Closes a file that was created. LS_E_IO when any write to it failed. */
+/* Syncs and closes a file that was created. LS_E_IO when that or any write to it failed. */
 ls_status ls_ckpt_h5_complete(hid_t file, const ls_ckpt_h5_output *output, const char *path);
 ls_status ls_ckpt_h5_open(const char *path, hid_t *file); /* read only */
 ls_status ls_ckpt_h5_close(hid_t file, const char *path);

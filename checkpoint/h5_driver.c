@@ -5,7 +5,7 @@
  * not write, fails to close the file, holds its descriptor (so that the disk stays full even after
  * the file is removed) and may crash when the process ends. Here a failure is remembered outside
  * the file, the file is emptied, and everything after it succeeds without being written: HDF5
- * closes the file as usual and ls_ckpt_h5_complete reports the failure.
+ * closes the file as usual and ls_ckpt_h5_complete reports the failure. Closing syncs the file.
  *
  * Chunks are put into the file past HDF5, which allows for one thread at a time: it is asked to
  * write a chunk, and the driver keeps the place. */
@@ -59,8 +59,17 @@ static H5FD_t *driver_open(const char *name, unsigned flags, hid_t fapl, haddr_t
     return &f->base;
 }
 
+/* Syncs here, by the descriptor that wrote: a later one may not be told of what the kernel could
+ * not write meanwhile. */
 static herr_t driver_close(H5FD_t *file) {
     driver_file *f = (driver_file *)file;
+    int failed = 0;
+    do {
+        failed = !f->output->error && fsync(f->fd) != 0;
+    } while (failed && errno == EINTR);
+    if (failed && errno != EINVAL) {
+        ls_ckpt_h5_fault(f->output, errno);
+    }
     if (close(f->fd) != 0 && !f->output->error) {
         f->output->error = errno;
     }

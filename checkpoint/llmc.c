@@ -113,6 +113,9 @@ ls_status ls_convert_to_llmc(ls_ckpt *ckpt, const ls_config_model *model, const 
         status =
             LS_FAIL(LS_E_IO, "cannot rename '%s' to '%s': %s", temporary, file, strerror(errno));
     }
+    if (status == LS_OK) {
+        status = ls_file_sync_parent(file);
+    }
     if (status != LS_OK) {
         unlink(temporary);
     }

@@ -369,9 +369,6 @@ ls_status ls_ckpt_file_write(const char *directory, const char *name, bool first
         status = file_fill(&w, first, options);
     }
     if (status == LS_OK && needed) {
-        status = ls_file_sync(path);
-    }
-    if (status == LS_OK && needed) {
         status = file_check(&w, first);
     }
     if (status == LS_OK) {

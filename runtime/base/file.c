@@ -146,6 +146,22 @@ ls_status ls_file_sync(const char *path) {
     return status;
 }
 
+ls_status ls_file_sync_parent(const char *path) {
+    char parent[PATH_MAX];
+    size_t length = strlen(path);
+    while (length > 1 && path[length - 1] == '/') {
+        length--;
+    }
+    if (snprintf(parent, sizeof parent, "%.*s", (int)length, path) >= (int)sizeof parent) {
+        return LS_FAIL(LS_E_INPUT, "path is longer than %d characters: '%.60s...'", PATH_MAX, path);
+    }
+    char *slash = strrchr(parent, '/');
+    if (slash) {
+        slash[slash == parent] = '\0';
+    }
+    return ls_file_sync(slash ? parent : ".");
+}
+
 /* Writes and syncs a new file. */
 static ls_status write_file(const char *path, const void *data, size_t bytes) {
     int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0666);
@@ -186,7 +202,7 @@ ls_status ls_file_replace_check(const char *path) {
 }
 
 ls_status ls_file_replace(const char *path, const void *data, size_t bytes) {
-    char temporary[PATH_MAX], parent[PATH_MAX];
+    char temporary[PATH_MAX];
     LS_TRY(name_temporary(path, temporary));
     ls_status status = write_file(temporary, data, bytes);
     if (status == LS_OK && rename(temporary, path) != 0) {
@@ -197,12 +213,7 @@ ls_status ls_file_replace(const char *path, const void *data, size_t bytes) {
         unlink(temporary);
         return status;
     }
-    snprintf(parent, sizeof parent, "%s", path);
-    char *slash = strrchr(parent, '/');
-    if (slash) {
-        slash[slash == parent] = '\0';
-    }
-    return ls_file_sync(slash ? parent : ".");
+    return ls_file_sync_parent(path);
 }
 
 /* mkdir that accepts a directory that is there. */

@@ -32,6 +32,8 @@ ls_status ls_file_append_line(const char *path, const char *text);
 
 /* fsync of an existing file or directory. */
 ls_status ls_file_sync(const char *path);
+/* fsync of the directory that holds path, a slash at whose end counts for nothing. */
+ls_status ls_file_sync_parent(const char *path);
 /* Of an open one; path names it in messages. */
 ls_status ls_file_sync_fd(int fd, const char *path);
 

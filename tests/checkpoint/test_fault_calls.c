@@ -95,10 +95,13 @@ static void test_read(fault_kind kind) {
 }
 
 /* What a power failure must find on disk is synced before what names it: the files, then the
- * manifest and the directory that has them, and after the checkpoint's name the one that has it. */
+ * manifest and the directory that has them, and after the checkpoint's name the one that has it,
+ * and the one that has that. */
 static void test_order_on_disk(void) {
-    char named[9000];
-    snprintf(named, sizeof named, "rename %s/step-00000002\nsync %s\n", root, root);
+    char named[16000];
+    const int parent_length = (int)(strrchr(root, '/') - root);
+    snprintf(named, sizeof named, "rename %s/step-00000002\nsync %s\nsync %.*s\n", root, root,
+             parent_length, root);
     const char *const order[] = {"/step-00000002/rank-00000.h5\n",
                                  "/step-00000002/index.h5\n",
                                  "/step-00000002/manifest.json.tmp-",
