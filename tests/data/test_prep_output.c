@@ -10,6 +10,23 @@
 static bool no_exchange;
 static int renames_until_failure = -1; /* -1: none fails */
 
+/* What is synced and renamed, in order, by the last part of its path. */
+static char trail[4096];
+
+static void note(const char *what, const char *path) {
+    const char *slash = strrchr(path, '/');
+    const size_t used = strlen(trail);
+    snprintf(trail + used, sizeof trail - used, "%s %s\n", what, slash ? slash + 1 : path);
+}
+
+int fsync(int fd) {
+    char link[64], path[PATH_MAX] = "";
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    CHECK(readlink(link, path, sizeof path - 1) > 0);
+    note("sync", path);
+    return (int)syscall(SYS_fsync, fd);
+}
+
 int renameat2(int from_fd, const char *from, int to_fd, const char *to, unsigned flags) {
     if (no_exchange && flags) {
         errno = EINVAL;
@@ -23,6 +40,7 @@ int rename(const char *from, const char *to) {
         errno = EIO;
         return -1;
     }
+    note("rename", to);
     return (int)syscall(SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to, 0);
 }
 
@@ -79,6 +97,27 @@ static void test_output(void) {
     CHECK_OK(ls_dir_remove(fixture_path("tree/data")));
 }
 
+/* What a power failure must find is synced before it gets its name, and the name after it. */
+static void test_output_order(void) {
+    const char *const order[] = {"sync train-00000.tok\n",     "sync val-00000.tok\n",
+                                 "sync data.json.tmp-",        "rename data.json\n",
+                                 "sync .ordered.tmp-",         "rename ordered\n",
+                                 strrchr(fixture_dir, '/') + 1};
+    const char *input = fixture_path("tree"), *at = trail;
+    ls_prep_options options = prep_defaults(&input, 1, fixture_path("ordered"));
+    options.val_fraction = 0.5;
+    trail[0] = '\0';
+    CHECK_OK(prep_options(&options));
+    for (size_t i = 0; i < sizeof order / sizeof *order && at; i++) {
+        at = strstr(at, order[i]);
+        if (!at) {
+            fprintf(stderr, "no '%s' in its place in\n%s", order[i], trail);
+        }
+        CHECK(at != NULL);
+        at += at ? strlen(order[i]) : 0;
+    }
+}
+
 /* A link to a directory is followed, and stays. */
 static void test_output_link(void) {
     CHECK_OK(ls_dir_create(fixture_path("disk/real")));
@@ -125,6 +164,7 @@ int main(void) {
     write_text(fixture_path("tree/z.c"), "zed");
     write_text(fixture_path("tree/a.c"), "ay");
     test_output();
+    test_output_order();
     test_output_link();
     test_output_by_turns();
     return fixture_end();
