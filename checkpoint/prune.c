@@ -127,12 +127,14 @@ static ls_status remove_step(const char *root, int64_t step) {
 }
 
 ls_status ls_ckpt_prune_carry_out(const char *root, const ls_ckpt_verdict *verdicts, size_t count) {
+    ls_error first = {.code = LS_OK};
     for (size_t i = count; i-- > 0;) {
-        if (verdicts[i].fate == LS_FATE_REMOVE) {
-            LS_TRY(remove_step(root, verdicts[i].step));
+        if (verdicts[i].fate == LS_FATE_REMOVE && remove_step(root, verdicts[i].step) != LS_OK &&
+            first.code == LS_OK) {
+            first = *ls_error_last();
         }
     }
-    return LS_OK;
+    return first.code == LS_OK ? LS_OK : ls_error_restore(&first);
 }
 
 ls_status ls_ckpt_prune(const char *root, const ls_ckpt_keep *keep) {

@@ -29,7 +29,9 @@ typedef struct ls_ckpt_verdict {
  * Manifests and sizes are checked (ls_ckpt_open). Caller frees *verdicts. */
 ls_status ls_ckpt_prune_plan(const char *root, const ls_ckpt_keep *keep, ls_ckpt_verdict **verdicts,
                              size_t *count);
-/* Removes what a plan says, oldest first: what is left after an interruption is the newer part. */
+/* Removes what a plan says, oldest first: what is left after an interruption is the newer part.
+ * One that cannot be removed, such as a link to another disk, keeps no other from it; the first
+ * failure is returned then. */
 ls_status ls_ckpt_prune_carry_out(const char *root, const ls_ckpt_verdict *verdicts, size_t count);
 /* Both; does nothing when *keep is all zeros. */
 ls_status ls_ckpt_prune(const char *root, const ls_ckpt_keep *keep);

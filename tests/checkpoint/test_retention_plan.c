@@ -110,6 +110,21 @@ static void test_with_saves(void) {
     check_there("130,80,50,");
 }
 
+/* An old checkpoint was moved to another disk, with a link in its place: it stays, and keeps none
+ * of the others. */
+static void test_link(void) {
+    char place[400], disk[400];
+    snprintf(place, sizeof place, "%s/step-00000200", root);
+    snprintf(disk, sizeof disk, "%s/disk", root);
+    for (int64_t step = 200; step <= 220; step += 10) {
+        save(step, -1, NULL);
+    }
+    CHECK(rename(place, disk) == 0 && symlink("disk", place) == 0);
+    CHECK_STATUS(ls_ckpt_prune(root, &(ls_ckpt_keep){.last = 1}), LS_E_IO);
+    CHECK_MESSAGE("step-00000200' to remove it");
+    check_there("220,200,80,50,");
+}
+
 int main(void) {
     ls_log_set_quiet(true);
     CHECK_OK(ls_comm_self(&comm));
@@ -117,6 +132,7 @@ int main(void) {
     test_plan();
     test_carry_out();
     test_with_saves();
+    test_link();
     CHECK_OK(ls_dir_remove(root));
     comm->ops->destroy(comm);
     return test_end();
