@@ -304,7 +304,12 @@ ls_status ls_prep_run(const ls_prep_options *options, ls_prep_result *result) {
     LS_TRY(output_check(&to, options->force));
     LS_TRY(ls_dir_create(to.parent));
     if (mkdir(to.temp, 0777) != 0) {
-        return LS_FAIL(LS_E_IO, "cannot create '%s': %s", to.temp, strerror(errno));
+        return errno == EEXIST
+                   ? LS_FAIL(LS_E_EXISTS,
+                             "'%s' exists: it is what a prep that was killed has left, or another "
+                             "works there; if none does, remove it",
+                             to.temp)
+                   : LS_FAIL(LS_E_IO, "cannot create '%s': %s", to.temp, strerror(errno));
     }
     ls_prep_sources sources;
     ls_status status = ls_prep_sources_init(&sources, options, to.temp);

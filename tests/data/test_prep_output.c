@@ -118,6 +118,19 @@ static void test_output_order(void) {
     }
 }
 
+/* In a container process numbers come again: what a killed one left is told, and stays. */
+static void test_output_left(void) {
+    char left[64];
+    snprintf(left, sizeof left, ".again.tmp-%ld", (long)getpid());
+    CHECK_OK(ls_dir_create(fixture_path(left)));
+    const char *input = fixture_path("tree");
+    const ls_prep_options options = prep_defaults(&input, 1, fixture_path("again"));
+    CHECK_STATUS(ls_prep_run(&options, &result), LS_E_EXISTS);
+    CHECK_MESSAGE("a prep that was killed has left");
+    CHECK_INT(rmdir(fixture_path(left)), 0);
+    CHECK_OK(prep_to(fixture_path("again"), false));
+}
+
 /* A link to a directory is followed, and stays. */
 static void test_output_link(void) {
     CHECK_OK(ls_dir_create(fixture_path("disk/real")));
@@ -165,6 +178,7 @@ int main(void) {
     write_text(fixture_path("tree/a.c"), "ay");
     test_output();
     test_output_order();
+    test_output_left();
     test_output_link();
     test_output_by_turns();
     return fixture_end();
