@@ -5,7 +5,7 @@
  *     owner.json                    whose it is: what lets others remove it when that one has died
  *     step-00001200/                files are written, synced and hashed here, the manifest last;
  *                                   one rename to root/step-00001200, then root is synced,
- *                                 and its parent */
+ *                                   and its parent */
 #ifndef LS_CHECKPOINT_COMMIT_H
 #define LS_CHECKPOINT_COMMIT_H
 

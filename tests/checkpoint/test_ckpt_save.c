@@ -182,7 +182,11 @@ static void test_refusals(void) {
         t.box = box;
         CHECK_STATUS(case_save(comm, root, 95, 1, 1, &t, 1, NULL), LS_E_SHAPE);
         CHECK_MESSAGE("two pieces hold the element at [0, 0]");
-        CHECK(case_save(comm, root, comm->rank, 1, 1, &good, 1, NULL) != LS_OK);
+        CHECK_STATUS(case_save(comm, root, comm->rank, 1, 1, &good, 1, NULL), LS_E_CONFIG);
+        CHECK_STATUS(case_save(comm, root, 95, comm->rank == 0, 1, &good, 1, NULL), LS_E_CONFIG);
+        CHECK_MESSAGE(
+            "rank 1 saves step 95, tokens 95000, level 0, parity 0; rank 0 saves step 95, "
+            "tokens 95000, level 1, parity 0");
     }
     free(good.data);
     char *path = NULL;

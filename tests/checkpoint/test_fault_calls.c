@@ -122,11 +122,28 @@ static void test_order_on_disk(void) {
     fault_step_remove(2);
 }
 
+/* With parity: its files and the copies of the manifest are there before the manifest. */
+static void test_order_with_parity(void) {
+    way = (fault_way){.parity = 2};
+    fault_trail_begin();
+    CHECK_OK(save(2));
+    const char *const trail = fault_trail_end(), *manifest = strstr(trail, "/manifest.json\n");
+    const char *const before[] = {"parity-00000-0.rs\n", "parity-00000-1.rs\n",
+                                  "/manifest-copy-1.json\n", "/manifest-copy-2.json\n"};
+    for (size_t i = 0; i < sizeof before / sizeof *before; i++) {
+        const char *at = strstr(trail, before[i]);
+        CHECK(at && manifest && at < manifest);
+    }
+    way = (fault_way){0};
+    fault_step_remove(2);
+}
+
 int main(void) {
     ls_log_set_quiet(true);
     fault_begin();
     CHECK_OK(save(1));
     test_order_on_disk();
+    test_order_with_parity();
     bool all = getenv("LOCKSTEP_TEST_ALL") != NULL;
     long calls = 0, background_calls = 0;
     for (fault_kind kind = FAULT_EIO; kind < FAULT_KINDS; kind++) {

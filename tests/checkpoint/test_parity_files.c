@@ -89,6 +89,27 @@ static void test_group(int data, int parity, int64_t bytes, unsigned stride) {
     }
 }
 
+/* A shorter file counts as if zeros followed, over all blocks: the parity of one that has them is
+ * the same. */
+static void test_zeros(void) {
+    enum { LONG = 2100007, SHORT = 1500000 };
+    ls_parity group = {
+        .data = 2, .parity = 1, .names = {"long", "short", "as-if.rs"}, .bytes = {LONG, SHORT}};
+    char path[800];
+    file_make("long", 1, LONG);
+    file_make("short", 2, SHORT);
+    CHECK_OK(ls_parity_write(root, &group));
+    snprintf(path, sizeof path, "%s/short", root);
+    CHECK(truncate(path, LONG) == 0);
+    group.names[2] = "zeros.rs";
+    group.bytes[1] = LONG;
+    CHECK_OK(ls_parity_write(root, &group));
+    snprintf(path, sizeof path, "%s/zeros.rs", root);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    CHECK(same("as-if.rs", fd));
+    close(fd);
+}
+
 static void test_ranges(void) {
     char name[32];
     CHECK_STR(ls_parity_name(name, sizeof name, 12, 3), "parity-00012-3.rs");
@@ -108,6 +129,7 @@ static void test_ranges(void) {
 int main(void) {
     snprintf(root, sizeof root, "%s", case_directory());
     test_ranges();
+    test_zeros();
     test_group(1, 1, 100, 1);
     test_group(1, 3, 1, 1);
     test_group(2, 2, 1048577, 1); /* a byte more than a block */

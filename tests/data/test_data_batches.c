@@ -105,19 +105,22 @@ static void test_count_targets(void) {
 }
 
 /* Sequences [batch, 2 T] of steps [first, first + steps), put together from the loaders of `ranks`
- * ranks. */
-static void collect(const ls_dataset *dataset, int ranks, int64_t micro, int64_t first,
+ * ranks. dealt: micro-batches go round the ranks, instead of a run of them to each. */
+static void collect(const ls_dataset *dataset, int ranks, int64_t micro, bool dealt, int64_t first,
                     int64_t steps, int depth, int32_t *out) {
     enum { BATCH = 12 };
     const int64_t seq = ls_dataset_seq(dataset), share = BATCH / ranks;
+    const int64_t stride = dealt ? ranks * micro : micro;
     for (int rank = 0; rank < ranks; rank++) {
+        const int64_t rank_first = rank * (dealt ? micro : share);
         ls_loader *loader;
         const ls_loader_options options = {.dataset = dataset,
                                            .seed = 99,
                                            .batch = BATCH,
                                            .micro = micro,
-                                           .rank_first = rank * share,
+                                           .rank_first = rank_first,
                                            .rank_micros = share / micro,
+                                           .stride = dealt ? stride : 0,
                                            .first_step = first,
                                            .depth = depth};
         CHECK_OK(ls_loader_create(&options, &loader));
@@ -127,7 +130,7 @@ static void collect(const ls_dataset *dataset, int ranks, int64_t micro, int64_t
             CHECK_OK(ls_loader_next(loader, &tokens, &targets, &wait_ns));
             int64_t step = i / (share / micro), local = i % (share / micro);
             for (int64_t m = 0; m < micro; m++) {
-                int64_t row = step * BATCH + rank * share + local * micro + m;
+                int64_t row = step * BATCH + rank_first + local * stride + m;
                 memcpy(out + row * 2 * seq, tokens + m * seq, (size_t)seq * 4);
                 memcpy(out + row * 2 * seq + seq, targets + m * seq, (size_t)seq * 4);
             }
@@ -153,20 +156,20 @@ static void test_loader_layouts(void) {
         for (int64_t micro = 1; micro <= 3; micro++) {
             for (int depth = 0; BATCH / ranks % micro == 0 && depth < 7; depth += 3) {
                 memset(found, 0x55, sizeof found);
-                collect(dataset, ranks, micro, 0, STEPS, depth, found);
+                collect(dataset, ranks, micro, depth == 3, 0, STEPS, depth, found);
                 CHECK(memcmp(found, expected, sizeof found) == 0);
             }
         }
     }
     for (int64_t step = 0; step < STEPS; step++) {
         memset(found, 0x55, sizeof found);
-        collect(dataset, 2, 2, step, STEPS - step, 2, found);
+        collect(dataset, 2, 2, false, step, STEPS - step, 2, found);
         CHECK(memcmp(found, expected + step * BATCH * ROW,
                      (size_t)((STEPS - step) * BATCH * ROW) * 4) == 0);
     }
     /* A step far ahead costs no more than the first. */
     const int64_t far = (int64_t)1 << 50;
-    collect(dataset, 1, 3, far, 1, 1, found);
+    collect(dataset, 1, 3, false, far, 1, 1, found);
     for (int64_t k = 0; k < BATCH; k++) {
         int32_t row[ROW];
         int64_t valid;
