@@ -59,9 +59,10 @@ void ls_ckpt_saver_destroy(ls_ckpt_saver *saver);
 void ls_ckpt_saver_touch(ls_ckpt_saver *saver);
 /* Memory that this rank has reserved. */
 int64_t ls_ckpt_saver_bytes(const ls_ckpt_saver *saver);
-/* What writing with so many threads takes besides: for each a chunk as it is, shuffled and
- * compressed, and some compressed ones that wait for the disk. */
-size_t ls_ckpt_writing_bytes(int threads);
+/* What writing with so many threads takes besides, the largest piece having so many bytes: for each
+ * thread a chunk as it is, shuffled and compressed, some compressed ones that wait for the disk,
+ * and what the libraries take for themselves (HDF5, zstd, hashes). */
+size_t ls_ckpt_writing_bytes(int threads, size_t piece_bytes);
 
 /* How a save ended. */
 typedef struct ls_ckpt_outcome {

@@ -129,21 +129,23 @@ void ls_docs_man(FILE *out) {
                     fields[i].unit);
         }
     }
-    fputs(
-        ".SH EXIT STATUS\n.TP\n.B 0\ndone\n.TP\n.B 1\nthe answer is no: corrupt, different, "
-        "diverged\n.TP\n.B 2\nusage, configuration or input\n.TP\n.B 3\na fault of the machine: "
-        "I/O, memory, a lost rank\n.TP\n.B 75\nstopped on request with a checkpoint written\n"
-        ".SH ENVIRONMENT\n.TP\n.B LOCKSTEP_ISA\nUse a lower instruction set level than the "
-        "processor has (generic, avx2, ...).\n.TP\n.B LOCKSTEP_GEMM\nMatrix products on the CPU: "
-        "packed (lockstep's own) or library (oneDNN's); without it, what is fastest.\n.TP\n.B "
-        "LOCKSTEP_START_LIMIT_S\nSeconds that ranks wait for each other in each part of a start "
-        "(300; 0: no limit).\n.TP\n.B LOCKSTEP_CUDNN\nThe cuDNN library to open, in place of that "
-        "which the loader finds.\n.TP\n.B "
-        "LOCKSTEP_DEBUG\nShow file and line of "
-        "errors.\n.TP\n.B OMP_NUM_THREADS\nThreads of each rank when run.threads is 0.\n"
-        ".TP\n.B NO_COLOR\nNo colour on the terminal.\n.TP\n.B HDF5_PLUGIN_PATH\nWhere HDF5 "
-        "tools find the zstd filter that lockstep installs.\n",
-        out);
+    fputs(".SH EXIT STATUS\n.TP\n.B 0\ndone\n.TP\n.B 1\nthe answer is no: corrupt, different, "
+          "diverged\n.TP\n.B 2\nusage, configuration or input\n.TP\n.B 3\na fault of the machine: "
+          "I/O, memory, a lost rank\n.TP\n.B 75\nstopped on request with a checkpoint written\n"
+          ".SH ENVIRONMENT\n.TP\n.B LOCKSTEP_ISA\nUse a lower instruction set level than the "
+          "processor has (generic, avx2, ...).\n.TP\n.B LOCKSTEP_GEMM\nMatrix products on the CPU: "
+          "packed (lockstep's own) or library (oneDNN's); without it, what is fastest.\n.TP\n.B "
+          "LOCKSTEP_START_LIMIT_S\nSeconds that ranks wait for each other in each part of a start "
+          "(300; 0: no limit).\n.TP\n.B LOCKSTEP_CLUSTERS\nThe folder with cluster profiles, in "
+          "place "
+          "of share/lockstep/clusters above the program.\n.TP\n.B LOCKSTEP_CUDNN\nThe cuDNN "
+          "library to open, in place of that "
+          "which the loader finds.\n.TP\n.B "
+          "LOCKSTEP_DEBUG\nShow file and line of "
+          "errors.\n.TP\n.B OMP_NUM_THREADS\nThreads of each rank when run.threads is 0.\n"
+          ".TP\n.B NO_COLOR\nNo colour on the terminal.\n.TP\n.B HDF5_PLUGIN_PATH\nWhere HDF5 "
+          "tools find the zstd filter that lockstep installs.\n",
+          out);
 }
 
 void ls_docs_completion(FILE *out) {

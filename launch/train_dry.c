@@ -12,7 +12,7 @@
 
 /* The most of any rank that is in no total. */
 typedef struct extras {
-    size_t saves, scratch, shared, others, spare;
+    size_t saves, scratch, shared, others, spare, piece;
 } extras;
 
 /* What a rank sends in a step, in rows of the table below. */
@@ -100,7 +100,7 @@ static void print_row(const ls_layout *l, const ls_layout_bytes *b, int ranks) {
  * buffer in which gradients are added up where they lie, the part that this rank adds. */
 static void print_process(const ls_train *train, const extras *more) {
     const int ranks = ls_layout_data_size(&train->layout);
-    const size_t saves = more->saves + ls_ckpt_writing_bytes(train->session.threads);
+    const size_t saves = more->saves + ls_ckpt_writing_bytes(train->session.threads, more->piece);
     char copy[32], scratch[32], program[32], others[32];
     if (more->spare > 0) {
         printf(
@@ -182,6 +182,7 @@ static ls_status plan_stage(ls_train *train, ls_mesh mesh, int stage, wire most[
         more->scratch = bytes.scratch > more->scratch ? bytes.scratch : more->scratch;
         more->shared = bytes.state.shared > more->shared ? bytes.state.shared : more->shared;
         more->others = bytes.state.others > more->others ? bytes.state.others : more->others;
+        more->piece = bytes.piece > more->piece ? bytes.piece : more->piece;
         more->spare = bytes.spare > more->spare ? bytes.spare : more->spare;
     }
     wire sent[WIRES] = {{0}};

@@ -365,6 +365,21 @@ static size_t snapshot_bytes(const ls_layout *l, const ls_state *state, const ls
     return (size_t)shares * ls_dtype_bytes(l->dev->acc);
 }
 
+static size_t largest_piece(const ls_layout *l, const ls_state *state) {
+    int owned_count, row_count;
+    int64_t most = 0;
+    const ls_owned *own = ls_state_owned(state, &owned_count);
+    const ls_param *rows = ls_state_params(state, &row_count);
+    for (int i = 0; i < row_count; i++) {
+        const ls_range row = {rows[i].offset, rows[i].elems};
+        for (int o = 0; o < owned_count; o++) {
+            const int64_t elems = ls_range_common(row, own[o].range).elems;
+            most = elems > most ? elems : most;
+        }
+    }
+    return (size_t)most * ls_dtype_bytes(l->dev->acc);
+}
+
 static void tell_optim(const ls_layout *l, const ls_optim *optim, const ls_comm_list *list) {
     const int shards = l->config->parallel.zero > 0 ? l->shards : 1, own = ls_layout_data_rank(l);
     const ls_optim_ranks ranks = {
@@ -456,6 +471,7 @@ static ls_status plan(const ls_layout *l, ls_layout_bytes *bytes, const ls_comm_
     state_options.tied = ls_layout_has_twin(l) ? &pipeline : NULL;
     ls_state *state;
     LS_TRY(ls_state_plan(&state_options, &bytes->state, &state));
+    bytes->piece = largest_piece(l, state);
     ls_status status = plan_optim(l, state, bytes, list);
     if (status == LS_OK && list) {
         status = tell_state(l, state, list);

@@ -82,6 +82,7 @@ typedef struct ls_layout_bytes {
     /* Not in the total of training: of the device's operations, where that is known before; the
      * copy that saves are written from, and what writing takes beside it. */
     size_t scratch, saves;
+    size_t piece; /* the largest that a save writes of a tensor */
 } ls_layout_bytes;
 
 /* Computed without taking any. */

@@ -46,7 +46,9 @@ static ls_memory_record worst_of(const ls_memory_record *all, int ranks) {
 
 /* What writing takes, of a run that has not saved anything. */
 static int64_t never_written(const ls_train *train) {
-    return train->has_saved ? 0 : (int64_t)ls_ckpt_writing_bytes(train->session.threads);
+    return train->has_saved
+               ? 0
+               : (int64_t)ls_ckpt_writing_bytes(train->session.threads, train->planned.piece);
 }
 
 static ls_status take_figures(ls_train *train, ls_memory_record *mine) {

@@ -21,6 +21,14 @@ within() { # within RANKS LAYOUT: 5% of the plan, on the rank that is furthest a
     checks=$((checks + 1))
 }
 
+# Of a tiny model nearly all is program, libraries and what a save takes, whose chunks are as small as the tensors.
+rm -rf "$work/runs"
+gives 0 "$LOCKSTEP" train $tiny run.threads=4 run.name=tiny
+tr -d ' ,"' <"$work/runs/tiny/ledger.json" | awk -F: '$1 == "planned_bytes" { planned = $2 } $1 == "peak_bytes" { peak = $2 }
+    END { printf "tiny: %.1f MiB at most, %.1f planned\n", peak / 1048576, planned / 1048576
+          exit peak < 0.88 * planned || peak > 1.12 * planned }' || fail "more or less than planned"
+checks=$((checks + 1))
+
 within 2
 # Quicker; the copy for saves in the background is not all found by the kernel in so few steps.
 model="$model eval.every=100 checkpoint.at_end=false checkpoint.async=false"
