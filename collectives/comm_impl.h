@@ -70,6 +70,9 @@ static inline int64_t ls_slice_first(int64_t count, int size, int r) {
     return ls_min_i64(r * slice, count);
 }
 
+/* That this process has spent on moving operations of shm on: copying and adding up. */
+extern uint64_t ls_moved_ns;
+
 /* Operations of several stages move on only when this process looks at them. Whoever waits for
  * anything drives all of them, on every communicator, since other ranks may be waiting for this
  * one there. A pump belongs to a communicator that has such operations. */

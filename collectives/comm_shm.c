@@ -175,7 +175,7 @@ static ls_status request_take(shm_comm *c, shm_kind kind, ls_comm_request **out)
     r->recv = NULL;
     r->count = r->step = 0;
     r->heard = 0;
-    r->announced = r->done = r->pushes = r->owes = r->common = false;
+    r->announced = r->done = r->pushes = r->owes = r->common = r->yields = false;
     r->message = NULL;
     *out = r;
     return LS_OK;
@@ -221,6 +221,7 @@ static ls_status wait_for(ls_comm *comm, ls_comm_request *r) {
         LS_TRY(c->mpi->ops->wait(c->mpi, r->message));
         return end(c, r);
     }
+    c->waits = true;
     for (int looks = 1; !r->done; looks++) {
         ls_shm_drive(&c->pump);
         if (looks % c->spins == 0 && !r->done) {
@@ -228,6 +229,7 @@ static ls_status wait_for(ls_comm *comm, ls_comm_request *r) {
             sched_yield();
         }
     }
+    c->waits = false;
     return end(c, r);
 }
 

@@ -83,7 +83,8 @@ typedef struct shm_channel {
 /* A rank's part of the window. Notices are by number of the operation, plans, stages and offsets by
  * parity of the step. */
 typedef struct shm_part {
-    _Alignas(CACHE_LINE) _Atomic uint64_t made;     /* steps */
+    _Alignas(CACHE_LINE) _Atomic uint64_t made; /* steps */
+    _Atomic bool moves;                         /* much data, in a call that does not wait for it */
     _Alignas(CACHE_LINE) _Atomic uint64_t finished; /* operations */
     shm_notice notices[NOTICES];
     char bodies[NOTICES][CARRIED_BYTES];
@@ -132,6 +133,7 @@ struct ls_comm_request {
     bool announced, carried, done, direct;
     bool pushes, owes;     /* a gather: into the others' memory; its own block is not copied yet */
     bool common;           /* a gather's result is memory in common */
+    bool yields;           /* in step 1, while its neighbour moves data */
     int heard;             /* of the others' notices, in the order of neighbours */
     int64_t step, last;    /* of this operation; the notice is step 0 */
     int64_t chunks, first; /* first: the step in which chunk 0 is copied in */
@@ -155,6 +157,7 @@ typedef struct shm_comm {
     ls_comm_request *head, *tail; /* operations other than messages, in order */
     shm_mail *mail;               /* [size] */
     int letters;                  /* messages that are not done */
+    bool waits;                   /* the caller, for an operation of this communicator */
     ls_comm_request *all, *free;
     shm_memory *memory;
     ls_pump pump;

@@ -15,6 +15,7 @@
  * takes notices only to go from one to the other. */
 #include "collectives/combine.h"
 #include "collectives/comm_shm_impl.h"
+#include "runtime/base/clock.h"
 
 /* Smaller results of a gather stay in the near cache of whoever writes them: it should be that of
  * the rank that is to read them. */
@@ -363,16 +364,34 @@ static void work_directly(shm_comm *c, ls_comm_request *r) {
             ls_copy(r->recv, peer_send(c, r->root), r->count, r->count);
         }
         break;
-    default: /* gather, exchange */
+    default: /* gather; exchange, whose results wait until others that are on their way are added */
         for (int i = 1; i < size; i++) {
+            const bool exchange = r->kind == SHM_EXCHANGE;
             const int peer = (me + i) % size;
             const int64_t *offsets = shm_offsets_of(c, peer, c->steps - 1);
             ls_copy(r->recv + r->recv_offsets[peer],
-                    peer_send(c, peer) + (r->kind == SHM_EXCHANGE ? offsets[me] : 0),
-                    r->recv_counts[peer], (size - 1) * r->recv_counts[peer]);
+                    peer_send(c, peer) + (exchange ? offsets[me] : 0), r->recv_counts[peer],
+                    (size - 1) * (exchange ? size : 1) * r->recv_counts[peer]);
         }
         break;
     }
+}
+
+/* Where memory serves but a few ranks at their full speed, two that move data at the same time take
+ * nearly twice as long each. So of a rank and its neighbour the second to come computes on, unless
+ * one of them waits for the result. That is soon over: no rank has more to move before its
+ * neighbour has had its turn. */
+static bool yields(const shm_comm *c, const ls_comm_request *r) {
+    const int neighbour = c->base.rank ^ 1;
+    return r->step == 1 && r->direct && r->last > 1 && !c->waits && neighbour < c->base.size &&
+           atomic_load_explicit(&shm_part_of(c, neighbour)->moves, memory_order_relaxed);
+}
+
+static void take_turn(shm_comm *c, ls_comm_request *r) {
+    _Atomic bool *const moves = &shm_part_of(c, c->base.rank)->moves;
+    atomic_store_explicit(moves, !c->waits, memory_order_relaxed);
+    work_directly(c, r);
+    atomic_store_explicit(moves, false, memory_order_relaxed);
 }
 
 /* Progress */
@@ -403,7 +422,8 @@ void ls_shm_plan(shm_comm *c, const ls_comm_request *r) {
     }
 }
 
-bool ls_shm_step(shm_comm *c, ls_comm_request *r) {
+/* After a look that found that it can. */
+static bool go_on(shm_comm *c, ls_comm_request *r) {
     if (r->step == 0) { /* all have given notice, which is as good as having counted it */
         r->step = 1;
         c->steps++;
@@ -414,14 +434,16 @@ bool ls_shm_step(shm_comm *c, ls_comm_request *r) {
         if (r->owes && !r->pushes) {
             copy_own(c, r);
         }
-    } else if (!may_step(c)) {
+    }
+    r->yields = yields(c, r);
+    if (r->yields) {
         return false;
     }
     for (;;) {
         if (!r->direct) {
             pass_stages(c, r);
         } else if (r->step == 1) {
-            work_directly(c, r);
+            take_turn(c, r);
         }
         if (r->step == r->last) {
             return true;
@@ -433,6 +455,16 @@ bool ls_shm_step(shm_comm *c, ls_comm_request *r) {
             return false;
         }
     }
+}
+
+bool ls_shm_step(shm_comm *c, ls_comm_request *r) {
+    if (r->step > 0 && !r->yields && !may_step(c)) {
+        return false;
+    }
+    const uint64_t begin_ns = ls_clock_ns();
+    const bool done = go_on(c, r);
+    ls_moved_ns += ls_clock_ns() - begin_ns;
+    return done;
 }
 
 /* Moves an operation on; true when it is done. */

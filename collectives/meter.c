@@ -35,12 +35,16 @@ void ls_meters_read(ls_comm_meter meters[LS_COMM_AXIS_COUNT]) {
     }
 }
 
-uint64_t ls_meter_call(void) {
-    return ls_clock_ns();
+uint64_t ls_meter_moved_ns(void) {
+    return ls_moved_ns;
 }
 
-void ls_meter_return(ls_comm_axis axis, uint64_t called_ns) {
-    axes[axis].total.exposed_ns += ls_clock_ns() - called_ns;
+ls_meter_moment ls_meter_call(void) {
+    return (ls_meter_moment){.ns = ls_clock_ns(), .moved_ns = ls_moved_ns};
+}
+
+void ls_meter_return(ls_comm_axis axis, ls_meter_moment called) {
+    axes[axis].total.exposed_ns += ls_clock_ns() - called.ns;
 }
 
 void ls_meters_count(ls_comm_count counts[LS_COMM_AXIS_COUNT][LS_COLL_COUNT]) {

@@ -46,10 +46,17 @@ void ls_meters_count(ls_comm_count counts[LS_COMM_AXIS_COUNT][LS_COLL_COUNT]);
  * that was given none is the world's. Other communicators are not counted. Not collective. */
 void ls_comm_set_axis(ls_comm *comm, ls_comm_axis axis);
 
+/* That ranks who share memory have spent so far on copying and adding up what operations carry; 0
+ * with other back ends. */
+uint64_t ls_meter_moved_ns(void);
+
 /* For recorded.c: a call on an axis begins and ends; an operation is counted (LS_COLL_COUNT: under
  * no kind), is begun, and is over; or was timed by the device. */
-uint64_t ls_meter_call(void);
-void ls_meter_return(ls_comm_axis axis, uint64_t called_ns);
+typedef struct ls_meter_moment {
+    uint64_t ns, moved_ns;
+} ls_meter_moment;
+ls_meter_moment ls_meter_call(void);
+void ls_meter_return(ls_comm_axis axis, ls_meter_moment called);
 void ls_meter_count(ls_comm_axis axis, ls_coll coll, double wire_bytes);
 void ls_meter_begin(ls_comm_axis axis);
 void ls_meter_end(ls_comm_axis axis);

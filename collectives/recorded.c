@@ -171,9 +171,9 @@ static ls_status enter(recorded *c, const ls_flight_call *call, int64_t bytes, b
 }
 
 /* The main thread returns from a call on an operation. */
-static void leave(ls_comm_axis axis, uint64_t id, int kind, bool waited, uint64_t called_ns) {
-    ls_meter_return(axis, called_ns);
-    ls_trace_call(id, kind, waited, called_ns);
+static void leave(ls_comm_axis axis, uint64_t id, int kind, bool waited, ls_meter_moment called) {
+    ls_meter_return(axis, called);
+    ls_trace_call(id, kind, waited, called);
 }
 
 /* Around a blocking operation. After a failure the pending is not used again. */
@@ -213,11 +213,11 @@ static ls_status finish(recorded *c, pending *p, ls_status status) {
         recorded *c_ = (recorded *)(comm);                                                         \
         const ls_flight_call call_ = {__VA_ARGS__};                                                \
         pending *p_;                                                                               \
-        const uint64_t called_ns_ = ls_meter_call();                                               \
+        const ls_meter_moment called_ = ls_meter_call();                                           \
         LS_TRY(begin(c_, &call_, (bytes), &p_));                                                   \
         const uint64_t id_ = p_->id;                                                               \
         ls_status status_ = finish(c_, p_, LS_HELD(c_->inner->ops->operation));                    \
-        leave(c_->axis, id_, call_.kind, true, called_ns_);                                        \
+        leave(c_->axis, id_, call_.kind, true, called_);                                           \
         return status_;                                                                            \
     } while (0)
 
@@ -267,7 +267,7 @@ static ls_status all_gather(ls_comm *comm, const void *send, void *recv, int64_t
 }
 
 /* After the back end's start: the caller's request is ours. */
-static ls_status started(const recorded *c, pending *p, uint64_t called_ns, ls_status status,
+static ls_status started(const recorded *c, pending *p, ls_meter_moment called, ls_status status,
                          ls_comm_request **request) {
     note_refused(c, p, status);
     LS_TRY(status);
@@ -275,7 +275,7 @@ static ls_status started(const recorded *c, pending *p, uint64_t called_ns, ls_s
     if (p->by_device) {
         ls_recorded_device_add(p);
     } else {
-        leave(p->axis, p->id, p->kind, false, called_ns);
+        leave(p->axis, p->id, p->kind, false, called);
     }
     *request = (ls_comm_request *)p;
     return LS_OK;
@@ -286,9 +286,9 @@ static ls_status started(const recorded *c, pending *p, uint64_t called_ns, ls_s
         recorded *c_ = (recorded *)(comm);                                                         \
         const ls_flight_call call_ = {__VA_ARGS__};                                                \
         pending *p_;                                                                               \
-        const uint64_t called_ns_ = ls_meter_call();                                               \
+        const ls_meter_moment called_ = ls_meter_call();                                           \
         LS_TRY(enter(c_, &call_, (bytes), true, NULL, NULL, &p_));                                 \
-        return started(c_, p_, called_ns_, LS_HELD(c_->inner->ops->operation), request);           \
+        return started(c_, p_, called_, LS_HELD(c_->inner->ops->operation), request);              \
     } while (0)
 
 static ls_status broadcast_start(ls_comm *comm, void *buf, int64_t bytes, int root,
@@ -350,10 +350,10 @@ static ls_status all_to_all_start(ls_comm *comm, const void *send, const int64_t
     const int64_t bytes = sum(send_counts, comm->size);
     const ls_flight_call call = {LS_FLIGHT_ALL_TO_ALL, -1, -1, -1, bytes, 0};
     pending *p;
-    const uint64_t called_ns = ls_meter_call();
+    const ls_meter_moment called = ls_meter_call();
     LS_TRY(enter(c, &call, bytes, true, send_counts, recv_counts, &p));
     return started(
-        c, p, called_ns,
+        c, p, called,
         LS_HELD(c->inner->ops->all_to_all_start(c->inner, send, send_counts, send_offsets, recv,
                                                 recv_counts, recv_offsets, &p->request)),
         request);
@@ -376,9 +376,9 @@ static ls_status send_start(ls_comm *comm, const void *buf, int64_t bytes, int t
                             ls_comm_request **request) {
     recorded *c = (recorded *)comm;
     pending *p;
-    const uint64_t called_ns = ls_meter_call();
+    const ls_meter_moment called = ls_meter_call();
     LS_TRY(enter_message(c, LS_FLIGHT_SEND, bytes, to, &p));
-    return started(c, p, called_ns,
+    return started(c, p, called,
                    LS_HELD(c->inner->ops->send_start(c->inner, buf, bytes, to, &p->request)),
                    request);
 }
@@ -387,9 +387,9 @@ static ls_status recv_start(ls_comm *comm, void *buf, int64_t bytes, int from,
                             ls_comm_request **request) {
     recorded *c = (recorded *)comm;
     pending *p;
-    const uint64_t called_ns = ls_meter_call();
+    const ls_meter_moment called = ls_meter_call();
     LS_TRY(enter_message(c, LS_FLIGHT_RECEIVE, bytes, from, &p));
-    return started(c, p, called_ns,
+    return started(c, p, called,
                    LS_HELD(c->inner->ops->recv_start(c->inner, buf, bytes, from, &p->request)),
                    request);
 }
@@ -399,7 +399,7 @@ static ls_status test(ls_comm *comm, ls_comm_request *request, bool *done) {
     recorded *c = (recorded *)comm;
     pending *p = (pending *)request;
     bool checked, complete = p->request == NULL;
-    const uint64_t called_ns = ls_meter_call();
+    const ls_meter_moment called = ls_meter_call();
     LS_TRY(check_finish(c, p, false, &checked));
     if (!complete) {
         LS_TRY(LS_HELD(c->inner->ops->test(c->inner, p->request, &complete)));
@@ -407,7 +407,7 @@ static ls_status test(ls_comm *comm, ls_comm_request *request, bool *done) {
     }
     *done = checked && complete;
     if (!p->by_device) {
-        leave(p->axis, p->id, p->kind, false, called_ns);
+        leave(p->axis, p->id, p->kind, false, called);
     }
     if (*done) {
         ls_recorded_note_end(c, p);
@@ -423,7 +423,7 @@ static ls_status wait_for(ls_comm *comm, ls_comm_request *request) {
     const ls_comm_axis axis = p->axis;
     const uint64_t id = p->id;
     const int kind = p->kind;
-    const uint64_t called_ns = ls_meter_call();
+    const ls_meter_moment called = ls_meter_call();
     ls_flight_wait(p->id);
     ls_status status = check_finish(c, p, true, &checked);
     if (status == LS_OK && p->request) {
@@ -435,7 +435,7 @@ static ls_status wait_for(ls_comm *comm, ls_comm_request *request) {
         }
     }
     status = finish(c, p, status);
-    leave(axis, id, kind, true, called_ns);
+    leave(axis, id, kind, true, called);
     return status;
 }
 

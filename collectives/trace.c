@@ -17,7 +17,8 @@ typedef struct event {
     event_of of;
     ls_trace_op op; /* begin_ns of all; id and kind of calls too */
     uint64_t end_ns;
-    int64_t index; /* of a place: block */
+    uint64_t moved_ns; /* of calls */
+    int64_t index;     /* of a place: block */
     int place;
     char group[48];
 } event;
@@ -70,10 +71,11 @@ void ls_trace_operation(const ls_trace_op *op) {
     }
 }
 
-void ls_trace_call(uint64_t id, int kind, bool waits, uint64_t called_ns) {
+void ls_trace_call(uint64_t id, int kind, bool waits, ls_meter_moment called) {
     if (trace.events) {
         keep(&(event){.of = waits ? WAIT : CALL,
-                      .op = {.id = id, .kind = kind, .begin_ns = called_ns},
+                      .op = {.id = id, .kind = kind, .begin_ns = called.ns},
+                      .moved_ns = ls_meter_moved_ns() - called.moved_ns,
                       .end_ns = ls_clock_ns()});
     }
 }
@@ -114,9 +116,9 @@ static void write_event(FILE *f, const event *e, int rank, double to_us) {
     case WAIT:
         fprintf(f,
                 ",\n{\"ph\":\"X\",\"name\":\"%s\",\"cat\":\"%s\",\"pid\":%d,\"tid\":2,\"ts\":%.3f,"
-                "\"dur\":%.3f,\"args\":{\"operation\":\"%d.%llu\"}}",
+                "\"dur\":%.3f,\"args\":{\"operation\":\"%d.%llu\",\"moving_us\":%.3f}}",
                 ls_flight_kind_text(e->op.kind), e->of == WAIT ? "wait" : "call", rank, begin,
-                end - begin, rank, (unsigned long long)e->op.id);
+                end - begin, rank, (unsigned long long)e->op.id, 1e-3 * (double)e->moved_ns);
         break;
     }
 }

@@ -6,6 +6,7 @@
 
 #include "collectives/comm.h"
 #include "collectives/flight.h"
+#include "collectives/meter.h"
 
 /* Takes memory and starts to listen; what does not fit is counted. One that is on (steps
  * are done again) goes on. LS_E_MEMORY. */
@@ -27,6 +28,6 @@ typedef struct ls_trace_op {
 void ls_trace_operation(const ls_trace_op *op);
 /* The main thread returns from a call on it. waits: until the operation, or its part of it, ends.
  */
-void ls_trace_call(uint64_t id, int kind, bool waits, uint64_t called_ns);
+void ls_trace_call(uint64_t id, int kind, bool waits, ls_meter_moment called);
 
 #endif

@@ -1,6 +1,7 @@
 /* Operations of one host as a step makes them. */
 #include "launch/bench_links.h"
 
+#include "collectives/meter.h"
 #include "launch/bench_call.h"
 #include "runtime/base/arena.h"
 #include "runtime/base/clock.h"
@@ -38,9 +39,9 @@ static const int64_t bucket_sizes[SIZES] = {16 << 20, 20 << 20, 24 << 20};
 enum { PASSES = 4, REPEATS = 5, TIMES = PASSES * (REPEATS - 1) };
 
 /* A rank's main thread is in a call for the operation from begin to end, in seconds of the host's
- * clock. */
+ * clock; of a wait, in moved_s of them it moves data. */
 typedef struct call {
-    double begin_s, end_s;
+    double begin_s, end_s, moved_s;
 } call;
 
 typedef struct bench {
@@ -209,6 +210,10 @@ static double now_s(void) {
     return 1e-9 * (double)ls_clock_ns();
 }
 
+static double moved_s(void) {
+    return 1e-9 * (double)ls_meter_moved_ns();
+}
+
 /* Products between which what is on its way is looked after. */
 static ls_status look_after(bench *b, int count, ls_comm_request *requests[2], call *looks) {
     for (int i = 0; i < count; i++) {
@@ -293,19 +298,22 @@ static const call *calls_of(const bench *b, int rank, int repeat) {
 }
 
 /* What a rank is in calls for; of its waiting, what the rank that came last to wait is in calls for
- * too, or has ended: before that it waits for that one's computation. */
+ * too, or has ended, for before that it waits for that one's computation, or what it moves in it,
+ * if that is more. */
 static double exposed_s(const bench *b, int rank, int repeat) {
     const call *own = calls_of(b, rank, repeat), *last = own;
     const call wait = own[CALLS - 1];
-    double sum = 0;
+    double looks = 0, waits = 0;
     for (int r = 0; r < b->comm->size; r++) {
         const call *other = calls_of(b, r, repeat);
         last = other[CALLS - 1].begin_s > last[CALLS - 1].begin_s ? other : last;
     }
     for (int i = 0; i < CALLS - 1; i++) {
-        sum += own[i].end_s - own[i].begin_s + common_s(wait, last[i]);
+        looks += own[i].end_s - own[i].begin_s;
+        waits += common_s(wait, last[i]);
     }
-    return sum + common_s(wait, (call){last[CALLS - 1].begin_s, wait.end_s});
+    waits += common_s(wait, (call){.begin_s = last[CALLS - 1].begin_s, .end_s = wait.end_s});
+    return looks + fmax(waits, wait.moved_s);
 }
 
 /* A pass: of each time but the first the mean of the ranks. */
@@ -321,9 +329,10 @@ static ls_status time_row(bench *b, row *r, int64_t bytes, double times[REPEATS 
         LS_TRY(ls_bench_call_start(&r->call, s, r->send, r->recv, requests));
         own[i][0].end_s = now_s();
         LS_TRY(work_beside(b, r, &s, requests, &own[i][1]));
-        own[i][CALLS - 1].begin_s = now_s();
+        own[i][CALLS - 1] = (call){.begin_s = now_s(), .moved_s = moved_s()};
         LS_TRY(ls_bench_call_wait(&r->call, requests));
         own[i][CALLS - 1].end_s = now_s();
+        own[i][CALLS - 1].moved_s = moved_s() - own[i][CALLS - 1].moved_s;
         LS_TRY(work_after(b, r, &s));
     }
     LS_TRY(comm->ops->all_gather(comm, own, b->calls, sizeof own));

@@ -8,8 +8,8 @@ is their mean. What the run took has no say in that. Where none counts, all do, 
 
 Exposed is the time that a rank's main thread is in calls on operations, for computation hides what happens
 meanwhile. Where it waits, time counts while the rank that comes last to wait for the same operation, or to have
-its part of it, is in calls on it too (launch/bench_links.c measures the same): else the rank waits for slower
-computation (skew, a pipeline's bubble), not for the wire. Mean of the ranks; of each operation of a step the
+its part of it, is in calls on it too, or that in which it moves data itself, if that is more (launch/bench_links.c
+measures the same): else the rank waits for slower computation (skew, a pipeline's bubble), not for the wire. Mean of the ranks; of each operation of a step the
 median of the steps.
 """
 import json
@@ -22,7 +22,7 @@ from collections import defaultdict
 
 
 def read(path):
-    """Operations {id: ...}, calls [(operation, begin, end, waits)], and where each rank's steps begin, in us."""
+    """Operations {id: ...}, calls [(operation, begin, end, waits, moving)], and where each rank's steps begin, in us."""
     operations, calls, counts = {}, [], defaultdict(int)
     updates = defaultdict(list)
     for e in json.load(open(path))["traceEvents"]:
@@ -34,7 +34,7 @@ def read(path):
         elif e["ph"] == "e":
             operations[e["id"]]["end"] = e["ts"]
         elif e["ph"] == "X" and e["tid"] == 2:
-            calls.append((e["args"]["operation"], e["ts"], e["ts"] + e["dur"], e["cat"] == "wait"))
+            calls.append((e["args"]["operation"], e["ts"], e["ts"] + e["dur"], e["cat"] == "wait", e["args"]["moving_us"]))
         elif e["ph"] == "X" and e["name"] == "update of weights":
             updates[rank].append(e["ts"])
     for op in sorted(operations.values(), key=lambda o: o["begin"]):
@@ -55,7 +55,7 @@ def split(operations, calls):
         op["exposed"] = op["waiting"] = 0.0
         op["calls"] = []
     calls = [c for c in calls if c[0] in operations]
-    for i, begin, end, waits in calls:
+    for i, begin, end, waits, _ in calls:
         op = operations[i]
         op["came"] = min(op["came"], begin) if waits else op["came"]
         op["calls"].append((begin, end))
@@ -63,12 +63,12 @@ def split(operations, calls):
     for op in operations.values():
         if op["key"] not in last or op["came"] > last[op["key"]]["came"]:
             last[op["key"]] = op
-    for i, begin, end, waits in calls:
+    for i, begin, end, waits, moving in calls:
         op, other = operations[i], last[operations[i]["key"]]
         shown = end - begin
         if waits and op is not other:
             there = [c for c in other["calls"] if c[0] < other["came"]] + [(other["came"], end)]
-            shown = sum(max(0.0, min(end, e) - max(begin, b)) for b, e in there)
+            shown = max(moving, sum(max(0.0, min(end, e) - max(begin, b)) for b, e in there))
         op["exposed"] += 1e-3 * shown
         op["waiting"] += 1e-3 * (end - begin - shown)
 

@@ -20,7 +20,12 @@ for rank in 0, 1:
         assert len(own) > 8 and own[0][0] > -1e6
         assert all(b[0] >= a[1] - 0.01 for a, b in zip(own, own[1:])), "places or calls overlap"
 operations = {e["id"] for e in trace["traceEvents"] if e["ph"] == "b"}
-assert operations & {e["args"]["operation"] for e in events if e["tid"] == 2}, "calls are on no operation"
+calls = [e for e in events if e["tid"] == 2]
+assert operations & {e["args"]["operation"] for e in calls}, "calls are on no operation"
+for rank in 0, 1: # they share memory, and move the data themselves
+    own = [e for e in calls if e["pid"] == rank]
+    assert all(0 <= e["args"]["moving_us"] <= e["dur"] + 0.01 for e in own), "data moves longer than a call"
+    assert sum(e["args"]["moving_us"] for e in own) > 0, "no data moves"
 ' "$here/trace.schema.json" "$trace"
 else
     echo "skipped in part: python3-jsonschema is not installed"
