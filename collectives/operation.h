@@ -10,12 +10,14 @@
 /* What an operation carries: activations, which were just computed and are waited for at once, or
  * beside other work; those kept since the forward pass, beside other work; the state: gradients,
  * written in the course of a backward pass, and parameters, gathered after an update (which a
- * profile does not tell apart); blocks: parameters gathered before their use (ZeRO 3). */
+ * profile does not tell apart); last: gradients that the end of the pass leaves, which are waited
+ * for at once; blocks: parameters gathered before their use (ZeRO 3). */
 typedef enum ls_comm_use {
     LS_USE_ACTIVATIONS,
     LS_USE_BESIDE,
     LS_USE_KEPT,
     LS_USE_STATE,
+    LS_USE_LAST,
     LS_USE_BLOCKS,
     LS_USE_PARAMETERS,
     LS_USE_COUNT

@@ -29,6 +29,7 @@ static const int64_t sizes[LS_USE_COUNT][SIZES] = {[LS_USE_ACTIVATIONS] = ACTIVA
                                                    [LS_USE_BESIDE] = ACTIVATION_SIZES,
                                                    [LS_USE_KEPT] = ACTIVATION_SIZES,
                                                    [LS_USE_STATE] = {6 << 20, 12 << 20, 24 << 20},
+                                                   [LS_USE_LAST] = {2 << 20, 6 << 20, 24 << 20},
                                                    [LS_USE_BLOCKS] = {1 << 20, 3 << 20, 9 << 20}};
 /* Gradients of which every rank gets all travel in full buckets, which no cache holds as it holds
  * smaller ones. */
@@ -214,10 +215,13 @@ static double moved_s(void) {
     return 1e-9 * (double)ls_meter_moved_ns();
 }
 
-/* Products between which what is on its way is looked after. */
-static ls_status look_after(bench *b, int count, ls_comm_request *requests[2], call *looks) {
+/* Products between which what is on its way is looked after: with gradients, another matrix's of
+ * the backward pass, which take their part of the memory's bandwidth. */
+static ls_status look_after(bench *b, ls_comm_use use, int count, ls_comm_request *requests[2],
+                            call *looks) {
     for (int i = 0; i < count; i++) {
-        LS_TRY(products(b, 1));
+        LS_TRY(use == LS_USE_STATE ? compute_grads(b, next_kept(b, SLICE_BYTES), SLICE_BYTES)
+                                   : products(b, 1));
         looks[i].begin_s = now_s();
         for (int k = 0; k < 2; k++) {
             bool done = false;
@@ -235,11 +239,12 @@ static ls_status work_beside(bench *b, const row *r, const ls_bench_shape *s,
                              ls_comm_request *requests[2], call *looks) {
     if (r->use == LS_USE_STATE && r->call.coll != LS_COLL_ALL_GATHER &&
         r->call.coll != LS_COLL_SEND_RECV) {
-        return look_after(b, BESIDE, requests, looks);
+        return look_after(b, r->use, BESIDE, requests, looks);
     }
     if (r->use == LS_USE_BESIDE || r->use == LS_USE_KEPT) {
-        return r->call.coll == LS_COLL_SEND_RECV ? look_after(b, ROWS_BESIDE, requests, looks)
-                                                 : products(b, ROWS_BESIDE);
+        return r->call.coll == LS_COLL_SEND_RECV
+                   ? look_after(b, r->use, ROWS_BESIDE, requests, looks)
+                   : products(b, ROWS_BESIDE);
     }
     /* Of the block before, whose weights are in the other window. */
     const char *used = r->recv == b->windows[0] ? b->windows[1] : b->windows[0];

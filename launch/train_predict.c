@@ -27,9 +27,10 @@ static struct {
 } prediction;
 
 static const char *const uses[LS_USE_COUNT] = {
-    [LS_USE_ACTIVATIONS] = "activations", [LS_USE_BESIDE] = "activations, beside other work",
-    [LS_USE_KEPT] = "kept activations",   [LS_USE_STATE] = "gradients",
-    [LS_USE_PARAMETERS] = "parameters",   [LS_USE_BLOCKS] = "parameters of a block"};
+    [LS_USE_ACTIVATIONS] = "activations",     [LS_USE_BESIDE] = "activations, beside other work",
+    [LS_USE_KEPT] = "kept activations",       [LS_USE_STATE] = "gradients",
+    [LS_USE_LAST] = "last gradients",         [LS_USE_PARAMETERS] = "parameters",
+    [LS_USE_BLOCKS] = "parameters of a block"};
 
 static void note_operation(void *context, const ls_comm_operation *o) {
     (void)context;

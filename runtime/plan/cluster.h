@@ -45,6 +45,8 @@
     R(X, STATE, state, ALL_GATHER, all_gather)                                                     \
     R(X, STATE, state, ALL_TO_ALL, all_to_all)                                                     \
     R(X, STATE, state, SEND_RECV, send_recv)                                                       \
+    R(X, LAST, last, ALL_REDUCE, all_reduce)                                                       \
+    R(X, LAST, last, REDUCE_SCATTER, reduce_scatter)                                               \
     R(X, BLOCKS, blocks, ALL_GATHER, all_gather)
 #define LS_FIGURE_LIST(X)                                                                          \
     X(MEMORY_GB, device, memory_gb, "GB", 0.001, 1e6, "memory of a device")                        \

@@ -7,8 +7,20 @@ static double slice_bytes(const ls_state *s, const ls_partition *p, int unit, in
     return (double)(ls_bucket_slice(p, unit, ranks, rank).elems * (int64_t)s->acc_bytes);
 }
 
+static void tell_use(const ls_state *s, ls_comm_use use, ls_coll coll, int ranks, double bytes) {
+    ls_comm_tell(s->told, (ls_comm_operation){LS_COMM_DATA, use, coll, ranks, bytes, 1});
+}
+
 static void tell(const ls_state *s, ls_coll coll, int ranks, double bytes) {
-    ls_comm_tell(s->told, (ls_comm_operation){LS_COMM_DATA, LS_USE_STATE, coll, ranks, bytes, 1});
+    tell_use(s, LS_USE_STATE, coll, ranks, bytes);
+}
+
+/* Of gradients that are complete with the first layer's or later, nothing is left to compute beside
+ * but the embedding's, which is little. */
+static ls_comm_use use_of(const ls_state *s, const state_part *part, ls_range gradients) {
+    const bool embeds = !part->is_experts && part->model.first_block == 0;
+    const int64_t layers = embeds ? s->blocks[part->first_block].range.elems : 0;
+    return gradients.first <= layers ? LS_USE_LAST : LS_USE_STATE;
 }
 
 /* Each rank sends the others their slices of a unit. */
@@ -47,9 +59,9 @@ static void tell_bucket(const ls_state *s, const state_part *part, const ls_part
     const int ranks = part->data->size;
     const double bytes = (double)(p->units[u].range.elems * (int64_t)s->acc_bytes);
     if (most == 1 && p->shards == 1) {
-        tell(s, LS_COLL_ALL_REDUCE, ranks, bytes);
+        tell_use(s, use_of(s, part, p->units[u].range), LS_COLL_ALL_REDUCE, ranks, bytes);
     } else if (most == 1 && p->shards == ranks) {
-        tell(s, LS_COLL_REDUCE_SCATTER, ranks, bytes);
+        tell_use(s, use_of(s, part, p->units[u].range), LS_COLL_REDUCE_SCATTER, ranks, bytes);
     } else {
         for (int i = 0; i < most; i++) {
             if (i < nodes) {
