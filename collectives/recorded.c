@@ -84,13 +84,18 @@ static ls_status pending_take(recorded *c, pending **out) {
     if (!c->free) {
         pending *fresh;
         LS_TRY(ls_calloc(1, sizeof *fresh, &fresh));
+        if (c->check_comm) {
+            const size_t size = (size_t)c->base.size;
+            const ls_status status = ls_calloc(3 * size, sizeof(notice), &fresh->check.sent);
+            if (status != LS_OK) {
+                free(fresh);
+                return status;
+            }
+            fresh->check.received = fresh->check.sent + size;
+            fresh->check.expected = fresh->check.received + size;
+        }
         fresh->next_all = c->all;
         c->all = c->free = fresh;
-        if (c->check_comm) {
-            LS_TRY(ls_calloc((size_t)c->base.size, sizeof(notice), &fresh->check.sent));
-            LS_TRY(ls_calloc((size_t)c->base.size, sizeof(notice), &fresh->check.received));
-            LS_TRY(ls_calloc((size_t)c->base.size, sizeof(notice), &fresh->check.expected));
-        }
     }
     *out = c->free;
     c->free = (*out)->next_free;
@@ -462,8 +467,6 @@ static void destroy(ls_comm *comm) {
         next = p->next_all;
         ls_recorded_device_forget(p);
         free(p->check.sent);
-        free(p->check.received);
-        free(p->check.expected);
         free(p);
     }
     free(c->members);

@@ -13,7 +13,7 @@ typedef struct notice {
 
 /* A check on its way: notices to and from each rank, and what should come. */
 typedef struct call_check {
-    notice *sent, *received, *expected; /* [ranks] */
+    notice *sent, *received, *expected; /* [ranks], one after the other */
     ls_comm_request *request;
 } call_check;
 

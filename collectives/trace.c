@@ -159,36 +159,32 @@ static ls_status write_own(int rank, double origin_s, char **text, size_t *bytes
     return fclose(f) == 0 ? LS_OK : LS_FAIL(LS_E_MEMORY, "no memory for a trace");
 }
 
-/* On rank 0: one rank's text after the other. A file that cannot be written is found out later. */
-static ls_status collect(ls_comm *comm, FILE *f, const char *own, const int64_t *sizes) {
+/* On rank 0: one rank's text after the other, in `text`. A file that cannot be written is found out
+ * later. */
+static ls_status collect(ls_comm *comm, FILE *f, const char *own, char *text,
+                         const int64_t *sizes) {
     if (f) {
         fwrite(own, 1, (size_t)sizes[0], f);
     }
     for (int r = 1; r < comm->size; r++) {
         ls_comm_request *request;
-        char *text;
-        LS_TRY(ls_calloc((size_t)sizes[r], 1, &text));
-        ls_status status = comm->ops->recv_start(comm, text, sizes[r], r, &request);
-        if (status == LS_OK) {
-            status = comm->ops->wait(comm, request);
-        }
-        if (f && status == LS_OK) {
+        LS_TRY(comm->ops->recv_start(comm, text, sizes[r], r, &request));
+        LS_TRY(comm->ops->wait(comm, request));
+        if (f) {
             fputs(",\n", f);
             fwrite(text, 1, (size_t)sizes[r], f);
         }
-        free(text);
-        LS_TRY(status);
     }
     return LS_OK;
 }
 
-static ls_status write_file(ls_comm *comm, const char *path, const char *own,
+static ls_status write_file(ls_comm *comm, const char *path, const char *own, char *text,
                             const int64_t *sizes) {
     FILE *f = fopen(path, "w");
     if (f) {
         fputs("{\"displayTimeUnit\":\"ms\",\"traceEvents\":[\n", f);
     }
-    ls_status status = collect(comm, f, own, sizes);
+    ls_status status = collect(comm, f, own, text, sizes);
     const bool failed = !f || fputs("\n]}\n", f) < 0 || ferror(f);
     if (f && fclose(f) != 0) {
         return LS_FAIL(LS_E_IO, "cannot write '%s': %s", path, strerror(errno));
@@ -204,9 +200,9 @@ static ls_status send_own(ls_comm *comm, const char *own, int64_t bytes) {
 }
 
 ls_status ls_trace_end(ls_comm *comm, const char *path) {
-    char *own = NULL;
+    char *own = NULL, *text = NULL;
     size_t bytes = 0;
-    int64_t *sizes = NULL, mine;
+    int64_t *sizes = NULL, mine, most = 1;
     double origin_s = trace.began_s;
     if (!trace.events) { /* on no rank */
         return LS_OK;
@@ -223,10 +219,16 @@ ls_status ls_trace_end(ls_comm *comm, const char *path) {
     LS_TRY_GOTO(ls_comm_agree(comm, status), out);
     mine = (int64_t)bytes;
     LS_TRY_GOTO(comm->ops->all_gather(comm, &mine, sizes, sizeof mine), out);
-    status = comm->rank == 0 ? write_file(comm, path, own, sizes) : send_own(comm, own, mine);
+    for (int r = 1; r < comm->size; r++) {
+        most = sizes[r] > most ? sizes[r] : most;
+    }
+    status = comm->rank == 0 ? ls_calloc((size_t)most, 1, &text) : LS_OK;
+    LS_TRY_GOTO(ls_comm_agree(comm, status), out);
+    status = comm->rank == 0 ? write_file(comm, path, own, text, sizes) : send_own(comm, own, mine);
     status = ls_comm_agree(comm, status);
 out:
     free(own);
+    free(text);
     free(sizes);
     return status;
 }
