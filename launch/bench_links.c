@@ -193,8 +193,7 @@ static ls_status work_before(bench *b, row *r, const ls_bench_shape *s) {
                   : r->call.coll == LS_COLL_REDUCE_SCATTER
                       ? r->send + s->block * elem * b->comm->rank
                       : b->own[1];
-        /* The last are mostly the embedding's, which no cache holds: few of its rows change then.
-         */
+        /* The last are mostly an embedding's, few of whose rows a cache holds then. */
         return r->use == LS_USE_LAST ? compute_grads(b, next_kept(b, SLICE_BYTES), SLICE_BYTES)
                                      : compute_grads(b, r->send, s->all * elem);
     }

@@ -78,6 +78,19 @@ static long test_checks;
         }                                                                                          \
     } while (0)
 
+/* Each of the pieces stands in the text, behind the one before. */
+static inline void check_order(const char *text, const char *const *pieces, size_t count) {
+    const char *at = text;
+    for (size_t i = 0; i < count && at; i++) {
+        at = strstr(at, pieces[i]);
+        if (!at) {
+            fprintf(stderr, "no '%s' in its place in\n%s", pieces[i], text);
+        }
+        CHECK(at != NULL);
+        at += at ? strlen(pieces[i]) : 0;
+    }
+}
+
 /* Ends main. A test that checked nothing fails. */
 static inline int test_end(void) {
     if (test_checks == 0) {

@@ -110,15 +110,8 @@ static void test_order_on_disk(void) {
                                  named};
     fault_trail_begin();
     CHECK_OK(save(2));
-    const char *const trail = fault_trail_end(), *at = trail;
-    for (size_t i = 0; i < sizeof order / sizeof *order && at; i++) {
-        at = strstr(at, order[i]);
-        if (!at) {
-            fprintf(stderr, "no '%s' in its place in\n%s", order[i], trail);
-        }
-        CHECK(at != NULL);
-        at += at ? strlen(order[i]) : 0;
-    }
+    const char *const trail = fault_trail_end();
+    check_order(trail, order, sizeof order / sizeof *order);
     fault_step_remove(2);
 }
 

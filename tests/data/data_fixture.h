@@ -2,7 +2,9 @@
 #ifndef LS_TESTS_DATA_FIXTURE_H
 #define LS_TESTS_DATA_FIXTURE_H
 
+#include <dirent.h>
 #include <fcntl.h>
+#include <fnmatch.h>
 #include <limits.h>
 #include <sched.h>
 #include <sys/stat.h>
@@ -44,6 +46,18 @@ static inline const char *fixture_path(const char *name) {
         i++;
     }
     return strcpy(paths[i], path);
+}
+
+/* ls_prep_run, after which nothing temporary is ever left in the fixture. */
+static inline ls_status fixture_prep(const ls_prep_options *options, ls_prep_result *result) {
+    ls_error_clear();
+    ls_status status = ls_prep_run(options, result);
+    DIR *folder = opendir(fixture_dir);
+    for (struct dirent *entry; folder && (entry = readdir(folder));) {
+        CHECK(fnmatch("*.tmp-*", entry->d_name, 0) != 0);
+    }
+    closedir(folder);
+    return status;
 }
 
 static inline void write_bytes(const char *path, const void *data, size_t bytes) {

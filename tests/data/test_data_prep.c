@@ -1,6 +1,4 @@
 /* prep: what it reads, what it writes, and what it refuses. */
-#include <dirent.h>
-#include <fnmatch.h>
 #include <sys/resource.h>
 
 #include "tests/data/data_fixture.h"
@@ -8,15 +6,7 @@
 static ls_prep_result result;
 
 static ls_status prep_options(const ls_prep_options *options) {
-    ls_error_clear();
-    ls_status status = ls_prep_run(options, &result);
-    /* Nothing temporary is ever left. */
-    DIR *folder = opendir(fixture_dir);
-    for (struct dirent *entry; folder && (entry = readdir(folder));) {
-        CHECK(fnmatch("*.tmp-*", entry->d_name, 0) != 0);
-    }
-    closedir(folder);
-    return status;
+    return fixture_prep(options, &result);
 }
 
 /* Prepares one input as `out`, replacing what was there. */

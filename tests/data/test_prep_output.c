@@ -1,7 +1,5 @@
 /* prep: where its output goes, and what of it is there after a failure. */
-#include <dirent.h>
 #include <errno.h>
-#include <fnmatch.h>
 #include <sys/syscall.h>
 
 #include "tests/data/data_fixture.h"
@@ -47,15 +45,7 @@ int rename(const char *from, const char *to) {
 static ls_prep_result result;
 
 static ls_status prep_options(const ls_prep_options *options) {
-    ls_error_clear();
-    ls_status status = ls_prep_run(options, &result);
-    /* Nothing temporary is ever left. */
-    DIR *folder = opendir(fixture_dir);
-    for (struct dirent *entry; folder && (entry = readdir(folder));) {
-        CHECK(fnmatch("*.tmp-*", entry->d_name, 0) != 0);
-    }
-    closedir(folder);
-    return status;
+    return fixture_prep(options, &result);
 }
 
 static ls_status prep_to(const char *out, bool force) {
@@ -103,19 +93,12 @@ static void test_output_order(void) {
                                  "sync data.json.tmp-",        "rename data.json\n",
                                  "sync .ordered.tmp-",         "rename ordered\n",
                                  strrchr(fixture_dir, '/') + 1};
-    const char *input = fixture_path("tree"), *at = trail;
+    const char *input = fixture_path("tree");
     ls_prep_options options = prep_defaults(&input, 1, fixture_path("ordered"));
     options.val_fraction = 0.5;
     trail[0] = '\0';
     CHECK_OK(prep_options(&options));
-    for (size_t i = 0; i < sizeof order / sizeof *order && at; i++) {
-        at = strstr(at, order[i]);
-        if (!at) {
-            fprintf(stderr, "no '%s' in its place in\n%s", order[i], trail);
-        }
-        CHECK(at != NULL);
-        at += at ? strlen(order[i]) : 0;
-    }
+    check_order(trail, order, sizeof order / sizeof *order);
 }
 
 /* In a container process numbers come again: what a killed one left is told, and stays. */
