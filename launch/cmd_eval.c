@@ -12,7 +12,17 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { OPT_DATA, OPT_SPLIT, OPT_BATCHES, OPT_MICRO, OPT_DEVICE, OPT_THREADS, OPT_JSON, OPT_COUNT };
+enum {
+    OPT_DATA,
+    OPT_SPLIT,
+    OPT_BATCHES,
+    OPT_MICRO,
+    OPT_COMPUTE,
+    OPT_DEVICE,
+    OPT_THREADS,
+    OPT_JSON,
+    OPT_COUNT
+};
 
 static const ls_option options[] = {
     [OPT_DATA] = {"data", 'd', "DIR", NULL, "token shards; default: those of the run"},
@@ -20,6 +30,7 @@ static const ls_option options[] = {
     [OPT_BATCHES] = {"batches", 'n', "N", "0",
                      "micro-batches, spread evenly over the split; 0: all of it"},
     [OPT_MICRO] = {"micro", 'b', "N", NULL, "sequences of a micro-batch; default: the run's"},
+    [OPT_COMPUTE] = {"compute", 0, "TYPE", NULL, "auto, fp32 or bf16; default: the run's"},
     [OPT_DEVICE] = {"device", 0, "NAME", "auto", "cpu or cuda; auto: a GPU where there is one"},
     [OPT_THREADS] = {"threads", 0, "N", "0",
                      "threads of a rank; 0: the host's divided by its ranks"},
@@ -33,9 +44,23 @@ typedef struct eval {
     long long batches, micro, threads;
     ls_split split;
     ls_cfg_device device;
+    ls_compute compute;
     const char *data;
     bool json;
 } eval;
+
+/* LS_COMPUTE_COUNT: not given. */
+static ls_status parse_compute(const char *text, ls_compute *compute) {
+    static const char *const names[] = {
+        [LS_COMPUTE_AUTO] = "auto", [LS_COMPUTE_FP32] = "fp32", [LS_COMPUTE_BF16] = "bf16"};
+    *compute = LS_COMPUTE_COUNT;
+    for (size_t i = 0; text && i < sizeof names / sizeof *names; i++) {
+        *compute = strcmp(text, names[i]) == 0 ? (ls_compute)i : *compute;
+    }
+    return !text || *compute != LS_COMPUTE_COUNT
+               ? LS_OK
+               : LS_FAIL(LS_E_USAGE, "--compute is '%s'; auto, fp32 or bf16 is needed", text);
+}
 
 static ls_status parse(eval *e, const char **values) {
     for (int i = 0; i < OPT_COUNT; i++) {
@@ -48,6 +73,7 @@ static ls_status parse(eval *e, const char **values) {
     }
     e->split = strcmp(values[OPT_SPLIT], "train") == 0 ? LS_SPLIT_TRAIN : LS_SPLIT_VAL;
     LS_TRY(ls_device_parse(values[OPT_DEVICE], &e->device));
+    LS_TRY(parse_compute(values[OPT_COMPUTE], &e->compute));
     LS_TRY(ls_option_int("batches", values[OPT_BATCHES], 0, INT64_MAX, &e->batches));
     LS_TRY(ls_option_int("threads", values[OPT_THREADS], 0, 4096, &e->threads));
     return values[OPT_MICRO] ? ls_option_int("micro", values[OPT_MICRO], 1, 1 << 20, &e->micro)
@@ -60,6 +86,9 @@ static ls_status load(eval *e, const char *path) {
     const ls_config *config = &e->weights.config;
     e->data = e->data ? e->data : config->data.dir;
     e->micro = e->micro ? e->micro : config->batch.micro;
+    if (e->compute != LS_COMPUTE_COUNT) {
+        e->weights.config.numerics.compute = e->compute;
+    }
     ls_status status =
         ls_dataset_open(e->data, e->split, config->data.sequence, false, &e->dataset);
     if (status != LS_OK && e->data == config->data.dir && !ls_path_is_dir(e->data)) {
@@ -76,31 +105,51 @@ static ls_status load(eval *e, const char *path) {
     return ls_session_agree(&e->session, ls_weights_load(&e->weights, e->session.dev, model));
 }
 
+static json_t *real_or_null(double x) {
+    return isfinite(x) ? json_real(x) : json_null();
+}
+
+/* What is not finite is null. */
+static ls_status print_json(const eval *e, const ls_eval_result *r, const char *dtype,
+                            double bits) {
+    json_t *json =
+        json_pack("{s:i, s:s, s:s, s:s, s:I, s:o, s:o, s:o}", "schema", 1, "checkpoint",
+                  ls_ckpt_path(e->weights.ckpt), "data", e->data, "compute", dtype, "targets",
+                  (json_int_t)r->targets, "loss", real_or_null(r->loss), "perplexity",
+                  real_or_null(exp(r->loss)), "bits_per_byte", real_or_null(bits));
+    char *text = json_dumps(json, JSON_INDENT(2));
+    json_decref(json);
+    if (!text) {
+        return LS_FAIL(LS_E_MEMORY, "no memory for the result");
+    }
+    puts(text);
+    free(text);
+    return LS_OK;
+}
+
 static ls_status print_result(const eval *e, const ls_eval_result *r) {
     const ls_dataset_info *info = ls_dataset_describe(e->dataset);
-    double bits = r->loss / log(2.0) * (double)info->tokens / (double)info->bytes;
+    const char *dtype =
+        ls_dtype_name(ls_session_dtype(e->weights.config.numerics.compute, e->session.dev));
+    const double bits =
+        info->bytes ? r->loss / log(2.0) * (double)info->tokens / (double)info->bytes : NAN;
     if (e->json) {
-        json_t *json =
-            json_pack("{s:i, s:s, s:s, s:I, s:f, s:f, s:o}", "schema", 1, "checkpoint",
-                      ls_ckpt_path(e->weights.ckpt), "data", e->data, "targets",
-                      (json_int_t)r->targets, "loss", r->loss, "perplexity", exp(r->loss),
-                      "bits_per_byte", info->bytes ? json_real(bits) : json_null());
-        char *text = json_dumps(json, JSON_INDENT(2));
-        json_decref(json);
-        if (!text) {
-            return LS_FAIL(LS_E_MEMORY, "no memory for the result");
+        LS_TRY(print_json(e, r, dtype, bits));
+    } else {
+        printf("%s\n%lld targets of '%s', computed in %s\nloss %.6f, perplexity %.4f",
+               ls_ckpt_path(e->weights.ckpt), (long long)r->targets, e->data, dtype, r->loss,
+               exp(r->loss));
+        if (info->bytes) {
+            printf(", %.4f bits per byte", bits);
         }
-        puts(text);
-        free(text);
-        return LS_OK;
+        printf("\n");
     }
-    printf("%s\n%lld targets of '%s'\nloss %.6f, perplexity %.4f", ls_ckpt_path(e->weights.ckpt),
-           (long long)r->targets, e->data, r->loss, exp(r->loss));
-    if (info->bytes) {
-        printf(", %.4f bits per byte", bits);
-    }
-    printf("\n");
-    return LS_OK;
+    return isfinite(r->loss)
+               ? LS_OK
+               : LS_FAIL(LS_E_DIVERGED,
+                         "the loss is %g, not finite: weights of '%s' are not (see `lockstep ckpt "
+                         "stats`), or values overflow on the way (--compute fp32 tells)",
+                         r->loss, ls_ckpt_path(e->weights.ckpt));
 }
 
 static ls_status evaluate(eval *e, ls_eval_result *result) {
@@ -132,8 +181,9 @@ static ls_status run_eval(int argc, char **argv) {
     if (status == LS_OK) {
         ls_eval_result result;
         status = evaluate(&e, &result);
-        if (status == LS_OK && e.session.comm->rank == 0) {
-            status = print_result(&e, &result);
+        if (status == LS_OK) {
+            const bool first_rank = e.session.comm->rank == 0;
+            status = ls_session_agree(&e.session, first_rank ? print_result(&e, &result) : LS_OK);
         }
     }
     ls_weights_close(&e.weights);

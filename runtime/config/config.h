@@ -20,7 +20,8 @@ typedef enum ls_compute {
     LS_COMPUTE_AUTO,
     LS_COMPUTE_FP32,
     LS_COMPUTE_BF16,
-    LS_COMPUTE_FP8
+    LS_COMPUTE_FP8,
+    LS_COMPUTE_COUNT
 } ls_compute;
 /* In the order of ls_attention_by (runtime/device/device.h). */
 typedef enum ls_cfg_attention {

@@ -41,6 +41,11 @@ holds() {
     "$@" || fail "not true: $*"
 }
 
+fails() {
+    checks=$((checks + 1))
+    ! "$@" || fail "true: $*"
+}
+
 ranks() { # ranks N COMMAND...
     "$root/tests/mpirun.sh" "$@"
 }

@@ -96,6 +96,38 @@ cp "$work/out" "$work/eval1"
 gives 0 ranks 2 "$LOCKSTEP" eval "$work/runs/a" --batches 2 --json
 holds cmp "$work/out" "$work/eval1"
 gives 0 "$LOCKSTEP" train $tiny run.name=bf16 numerics.compute=bf16
+
+# Of what type the numbers are that it computes with: the run's, or another one.
+loss_in() { # loss_in TYPE OPTION...: of the bf16 run
+    type=$1
+    shift
+    gives 0 "$LOCKSTEP" eval "$work/runs/bf16" --batches 2 --json "$@"
+    prints "\"compute\": \"$type\""
+    sed -n 's/.*"loss": \([0-9.]*\),/\1/p' "$work/out" >"$work/loss.$type"
+}
+loss_in bfloat16
+loss_in float32 --compute fp32
+fails cmp -s "$work/loss.bfloat16" "$work/loss.float32"
+holds awk 'NR == 1 { x = $1 } NR == 2 { d = x - $1; exit !(d * d < 1e-3 * x * x) }' "$work/loss.bfloat16" "$work/loss.float32"
+gives 2 "$LOCKSTEP" eval "$work/runs/bf16" --compute fp64
+says "compute is 'fp64'; auto, fp32 or bf16"
+
+# A loss that is no number is told as such, on all ranks, and is no success.
+gives 0 "$LOCKSTEP" ckpt convert "$work/runs/a" --to safetensors -o "$work/hf"
+python3 - "$work/hf/model.safetensors" <<'PYTHON'
+import struct, sys
+with open(sys.argv[1], "r+b") as f:
+    f.seek(-4, 2)
+    f.write(struct.pack("<f", float("nan")))
+PYTHON
+gives 0 "$LOCKSTEP" ckpt convert "$work/hf" --from safetensors --tokenizer bytes -o "$work/nan"
+for n in 1 2; do
+    gives 1 ranks $n "$LOCKSTEP" eval "$work/nan" --data "$data" --batches 2 --json
+    says 'the loss is -*nan, not finite'
+    prints '"loss": null'
+done
+gives 1 "$LOCKSTEP" eval "$work/nan" --data "$data" --batches 2
+says 'the loss is -*nan, not finite'
 gives 0 "$LOCKSTEP" train $tiny run.name=gpt model.preset=gpt2-tiny batch.micro=1
 gives 0 "$LOCKSTEP" train $tiny run.name=tokens run.steps=0 run.tokens=1000
 holds [ "$(wc -l <"$work/runs/tokens/train.jsonl")" = 4 ]
