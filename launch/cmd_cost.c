@@ -390,6 +390,9 @@ static ls_status run_cost(int argc, char **argv) {
     if (by && strcmp(by, "account") != 0 && strcmp(by, "project") != 0) {
         return LS_FAIL(LS_E_USAGE, "--by is '%s'; account or project is needed", by);
     }
+    if (by && c.values[OPT_LINES]) {
+        return LS_FAIL(LS_E_USAGE, "--by sums the runs and --lines shows each start: give one");
+    }
     if (c.values[OPT_CSV] && c.values[OPT_JSON]) {
         return LS_FAIL(LS_E_USAGE, "--csv and --json exclude each other");
     }
@@ -420,7 +423,7 @@ const ls_verb ls_verb_cost = {
     .text =
         "One run directory gives its receipt: tokens, device-hours, energy, dollars, goodput, and\n"
         "where the time went, over all its starts. Several give a line each, --by account or\n"
-        "project their sums, --lines a line for each start, as a usage log for charge-back has\n"
+        "project their sums, or --lines a line for each start, as a usage log for charge-back has\n"
         "them. What was not measured or not given is unknown; nothing is assumed.\n"
         "\n"
         "  lockstep cost runs/first\n"

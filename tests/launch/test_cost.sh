@@ -114,6 +114,8 @@ gives 2 "$LOCKSTEP" cost "$work"
 says 'has no readable ledger.json'
 gives 2 "$LOCKSTEP" cost "$work/runs/a" --by planet
 says "account or project is needed"
+gives 2 "$LOCKSTEP" cost "$work/runs/a" "$work/runs/b" --by account --lines
+says "by sums the runs and --lines shows each start: give one"
 gives 2 "$LOCKSTEP" train $tiny run.name=bad cost.kind=contract
 says 'cost.contract_usd is 0'
 
