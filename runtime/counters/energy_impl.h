@@ -27,7 +27,7 @@ struct ls_energy {
     char path[320];
     /* Slurm */
     char step[64];
-    uint64_t asked_ns;
+    uint64_t asked_ns, ask_every_ns;
     /* RAPL */
     energy_zone zones[ENERGY_ZONES];
     int zone_count;

@@ -1,4 +1,5 @@
 /* Prices, energy counters, and what a restart finds in the records of the starts before it. */
+#include "runtime/base/clock.h"
 #include "runtime/counters/cost.h"
 #include "runtime/counters/energy_impl.h"
 #include "tests/test.h"
@@ -185,6 +186,19 @@ static void test_slurm(void) {
     CHECK_OK(ls_energy_joules(e, &joules));
     CHECK_NEAR(joules, 3600.0, 0, 0);
     CHECK_STR(ls_energy_scope(e), "Slurm: job step 1234.7");
+    /* A database that hangs takes seconds, not the run, and is asked less often. */
+    const uint64_t every_ns = e->ask_every_ns, began_ns = ls_clock_ns();
+    put(root, "sstat", "#!/bin/sh\nexec sleep 600\n");
+    e->asked_ns = 0;
+    CHECK_OK(ls_energy_joules(e, &joules));
+    CHECK_NEAR(joules, 3600.0, 0, 0);
+    CHECK(ls_clock_ns() - began_ns < 60000000000u);
+    CHECK(e->ask_every_ns == 2 * every_ns);
+    put(root, "sstat", "#!/bin/sh\necho 93600\n");
+    e->asked_ns = 0;
+    CHECK_OK(ls_energy_joules(e, &joules));
+    CHECK_NEAR(joules, 7200.0, 0, 0);
+    CHECK(e->ask_every_ns == every_ns);
     ls_energy_close(e);
     char command[128];
     snprintf(command, sizeof command, "rm -r %s", root);
