@@ -1,6 +1,7 @@
 /* `lockstep train --dry-run`: what each rank would hold, send and wait for, without training. Ranks
  * are planned one after the other by this process, so that any number of them can be asked for. */
 #include "launch/train.h"
+#include "launch/train_dry_roles.h"
 #include "launch/train_predict.h"
 #include "runtime/base/arena.h"
 #include "runtime/base/text.h"
@@ -160,31 +161,54 @@ static void take_most(wire most[WIRES], const wire w[WIRES]) {
     }
 }
 
+static void take_larger(size_t *most, size_t bytes) {
+    *most = bytes > *most ? bytes : *most;
+}
+
+static ls_status init_layout(ls_train *train, ls_mesh *mesh, int rank) {
+    ls_layout_release(&train->layout);
+    mesh->rank = rank;
+    ls_mesh_coords(mesh, rank, mesh->coord);
+    return ls_layout_init(&train->layout, &train->config, train->session.dev,
+                          ls_session_dtype(train->config.numerics.compute, train->session.dev),
+                          mesh);
+}
+
+static ls_status plan_rank(ls_train *train, ls_mesh *mesh, int rank, ls_layout_bytes *fullest,
+                           extras *more) {
+    ls_layout_bytes bytes;
+    LS_TRY(init_layout(train, mesh, rank));
+    LS_TRY(ls_layout_plan(&train->layout, &bytes));
+    if (ls_layout_used(&bytes) > ls_layout_used(fullest)) {
+        *fullest = bytes;
+    }
+    take_larger(&more->saves, bytes.saves);
+    take_larger(&more->scratch, bytes.scratch);
+    take_larger(&more->shared, bytes.state.shared);
+    take_larger(&more->others, bytes.state.others);
+    take_larger(&more->piece, bytes.piece);
+    take_larger(&more->spare, bytes.spare);
+    return LS_OK;
+}
+
 /* The fullest rank of a pipeline coordinate. Ranks differ in their shards and tensor parts only by
- * what does not divide. */
+ * what does not divide; those that differ in nothing are planned once. */
 static ls_status plan_stage(ls_train *train, ls_mesh mesh, int stage, wire most[WIRES],
                             extras *more) {
-    const int ranks = mesh.world / mesh.size[LS_AXIS_PIPELINE];
+    const int ranks = mesh.world / mesh.size[LS_AXIS_PIPELINE], first = stage * ranks;
+    const int tensor = mesh.size[LS_AXIS_TENSOR];
     ls_layout_bytes fullest = {0};
-    for (int r = 0; r < ranks; r++) {
-        ls_layout_bytes bytes;
-        ls_layout_release(&train->layout);
-        mesh.rank = stage * ranks + r;
-        ls_mesh_coords(&mesh, mesh.rank, mesh.coord);
-        LS_TRY(ls_layout_init(&train->layout, &train->config, train->session.dev,
-                              ls_session_dtype(train->config.numerics.compute, train->session.dev),
-                              &mesh));
-        LS_TRY(ls_layout_plan(&train->layout, &bytes));
-        if (ls_layout_used(&bytes) > ls_layout_used(&fullest)) {
-            fullest = bytes;
+    ls_dry_roles roles;
+    LS_TRY(init_layout(train, &mesh, first));
+    ls_status status = ls_dry_roles_init(&train->layout, &roles);
+    for (int r = 0; r < ranks && status == LS_OK; r++) {
+        if (ls_dry_roles_is_new(&roles, r / tensor, r % tensor)) {
+            status = plan_rank(train, &mesh, first + r, &fullest, more);
         }
-        more->saves = bytes.saves > more->saves ? bytes.saves : more->saves;
-        more->scratch = bytes.scratch > more->scratch ? bytes.scratch : more->scratch;
-        more->shared = bytes.state.shared > more->shared ? bytes.state.shared : more->shared;
-        more->others = bytes.state.others > more->others ? bytes.state.others : more->others;
-        more->piece = bytes.piece > more->piece ? bytes.piece : more->piece;
-        more->spare = bytes.spare > more->spare ? bytes.spare : more->spare;
     }
+    ls_dry_roles_release(&roles);
+    LS_TRY(status);
+    LS_TRY(init_layout(train, &mesh, first + ranks - 1));
     wire sent[WIRES] = {{0}};
     LS_TRY(ls_layout_tell(&train->layout, &(ls_comm_list){.add = add_wire, .context = sent}));
     take_most(most, sent);

@@ -212,7 +212,7 @@ static ls_status list_owned(ls_state *s) {
     for (int p = 0; p < s->part_count; p++) {
         state_part *part = &s->parts[p];
         int64_t most = 0;
-        for (int shard = 0; shard < part->shards; shard++) {
+        for (int shard = 0; s->options.data->on_device && shard < part->shards; shard++) {
             const int64_t elems = ls_partition_elems(&part->partition, shard);
             most = elems > most ? elems : most;
         }

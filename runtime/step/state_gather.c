@@ -67,7 +67,7 @@ static ls_status plan_windows(ls_state *s) {
     return LS_OK;
 }
 
-/* Calls visit for the parts of norms and biases that `shard` keeps. */
+/* The parts of norms and biases that `shard` keeps; returns how many. out: NULL, or where to. */
 static int visit_vectors(const ls_state *s, int shard, state_vector *out) {
     int count = 0, row = 0;
     for (int p = 0; p < s->options.part_count; p++) {
@@ -100,13 +100,7 @@ static int visit_vectors(const ls_state *s, int shard, state_vector *out) {
     return count;
 }
 
-static ls_status plan_vectors(ls_state *s) {
-    LS_TRY(ls_calloc((size_t)s->param_count, sizeof *s->vector_places, &s->vector_places));
-    int64_t elems = 0;
-    for (int i = 0; i < s->param_count; i++) {
-        s->vector_places[i] = elems;
-        elems += s->params[i].matrix ? 0 : s->params[i].elems;
-    }
+static ls_status list_vectors(ls_state *s) {
     int count = 0;
     for (int shard = 0; shard < s->options.shards; shard++) {
         count += visit_vectors(s, shard, NULL);
@@ -115,6 +109,17 @@ static ls_status plan_vectors(ls_state *s) {
     for (int shard = 0; shard < s->options.shards; shard++) {
         s->vector_part_count += visit_vectors(s, shard, s->vector_parts + s->vector_part_count);
     }
+    return LS_OK;
+}
+
+static ls_status plan_vectors(ls_state *s) {
+    LS_TRY(ls_calloc((size_t)s->param_count, sizeof *s->vector_places, &s->vector_places));
+    int64_t elems = 0;
+    for (int i = 0; i < s->param_count; i++) {
+        s->vector_places[i] = elems;
+        elems += s->params[i].matrix ? 0 : s->params[i].elems;
+    }
+    LS_TRY(s->planning ? LS_OK : list_vectors(s));
     LS_TRY(ls_state_take(s, &s->bytes.gathered, (size_t)elems * s->acc_bytes, &s->vectors));
     ls_state_take_sent(s, STATE_GATHER, &s->bytes.gathered, (size_t)elems * s->acc_bytes,
                        &s->packed);

@@ -90,7 +90,7 @@ struct ls_state {
     ls_owned *owned;
     int owned_count;
     int64_t owned_elems;
-    int64_t most_owned; /* of any shard */
+    int64_t most_owned; /* of any shard; on a GPU only */
     void *masters, *copies, *grads;
     void *twin; /* gradients of a tied embedding from the other stage */
     state_sent sent[STATE_SENT];
