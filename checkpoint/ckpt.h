@@ -93,6 +93,10 @@ typedef struct ls_ckpt_entry {
 /* Reads and checks the manifest of a checkpoint directory: sizes with overflow checks, boxes that
  * cover each tensor without gap or overlap, files present with the right size. */
 ls_status ls_ckpt_open(const char *path, ls_ckpt **ckpt);
+/* Gives the checkpoint that rank 0 has opened to all ranks, of which the others look at no file for
+ * it: *ckpt is filled in there, NULL where rank 0 has NULL. Once for each that is opened. Close it
+ * on each rank, after a failure too. [collective] */
+ls_status ls_ckpt_spread(ls_comm *comm, ls_ckpt **ckpt);
 void ls_ckpt_close(ls_ckpt *ckpt);
 const char *ls_ckpt_path(const ls_ckpt *ckpt);
 int64_t ls_ckpt_step(const ls_ckpt *ckpt);

@@ -111,7 +111,7 @@ static ls_status pieces_check(const ls_ckpt_place *place, const json_t *root,
     char *text;
     size_t bytes;
     ls_ckpt *ckpt;
-    LS_TRY(ls_ckpt_manifest_text(root, &text, &bytes));
+    LS_TRY(ls_ckpt_manifest_text(root, LS_CKPT_MANIFEST_MAX, &text, &bytes));
     ls_status status = ls_ckpt_manifest_parse(text, bytes, "the tensors to save", &ckpt);
     free(text);
     if (status != LS_OK) {
@@ -179,7 +179,7 @@ static ls_status manifest_put(const ls_ckpt_place *place, const json_t *root) {
     size_t bytes;
     const json_t *group = json_array_get(json_object_get(root, "parity"), 0);
     int copies = (int)json_array_size(json_object_get(group, "parity"));
-    LS_TRY(ls_ckpt_manifest_text(root, &text, &bytes));
+    LS_TRY(ls_ckpt_manifest_text(root, LS_CKPT_MANIFEST_MAX, &text, &bytes));
     ls_status status = LS_OK;
     for (int i = copies; i >= 0 && status == LS_OK; i--) {
         ls_ckpt_manifest_copy(name, sizeof name, i);

@@ -273,15 +273,18 @@ ls_status ls_ckpt_gaps_hash(const char *path, int64_t bytes, ls_ckpt_chunk *chun
 typedef struct ls_ckpt_file {
     const char *name;
     int64_t bytes;
-    ls_sha256 sha256;    /* without chunks */
-    bool lost;           /* not there, or not what it was */
-    bool verified;       /* found to be what it was */
-    int group, place;    /* in a parity group; group -1: in none */
-    _Atomic int rebuilt; /* descriptor of its content made again, plus 1; 0: none */
+    ls_sha256 sha256;                 /* without chunks */
+    bool lost;                        /* not there, or not what it was */
+    bool verified;                    /* found to be what it was */
+    int64_t first_piece, piece_count; /* in by_file */
+    int group, place;                 /* in a parity group; group -1: in none */
+    _Atomic int rebuilt;              /* descriptor of its content made again, plus 1; 0: none */
 } ls_ckpt_file;
 
 struct ls_ckpt {
     char *path;
+    char *text; /* as it was read, for ls_ckpt_spread; NULL: not from a file, or spread */
+    size_t text_bytes;
     json_t *root; /* owns all strings */
     int64_t minor, step, tokens;
     const char *config;
@@ -294,7 +297,8 @@ struct ls_ckpt {
     int entry_count;
     ls_ckpt_piece *pieces;
     int64_t piece_count;
-    ls_ckpt_chunk *chunks; /* of all pieces */
+    const ls_ckpt_piece **by_file; /* [piece_count] the pieces of each file, in their order above */
+    ls_ckpt_chunk *chunks;         /* of all pieces */
     int64_t chunk_count;
     const ls_ckpt_entry **by_name; /* sorted */
     struct ls_parity *groups;
@@ -327,8 +331,9 @@ ls_status ls_ckpt_file_row(const char *path, const char *name, json_t *files);
  * missing, to those of the manifest `root`. Tensors
  * come together by name; index is an object name -> position in tensors. Takes no reference. */
 ls_status ls_ckpt_manifest_merge(json_t *root, json_t *index, const json_t *record);
-/* Text of the manifest with its hash. Caller frees. */
-ls_status ls_ckpt_manifest_text(const json_t *root, char **text, size_t *bytes);
+/* Text of the manifest with its hash. Caller frees. LS_E_UNSUPPORTED when it has more than `most`
+ * bytes: LS_CKPT_MANIFEST_MAX, what readers take. */
+ls_status ls_ckpt_manifest_text(const json_t *root, size_t most, char **text, size_t *bytes);
 
 /* ---- write.c ---- */
 

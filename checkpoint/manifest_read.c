@@ -268,6 +268,24 @@ static ls_status entries_index(ls_ckpt *ckpt) {
     return LS_OK;
 }
 
+static ls_status pieces_by_file(ls_ckpt *ckpt) {
+    LS_TRY(ls_calloc((size_t)ckpt->piece_count + 1, sizeof *ckpt->by_file, &ckpt->by_file));
+    for (int64_t i = 0; i < ckpt->piece_count; i++) {
+        ckpt->files[ckpt->pieces[i].file_index].piece_count++;
+    }
+    int64_t first = 0;
+    for (int f = 0; f < ckpt->file_count; f++) {
+        ckpt->files[f].first_piece = first;
+        first += ckpt->files[f].piece_count;
+        ckpt->files[f].piece_count = 0; /* counted again as they come */
+    }
+    for (int64_t i = 0; i < ckpt->piece_count; i++) {
+        ls_ckpt_file *file = &ckpt->files[ckpt->pieces[i].file_index];
+        ckpt->by_file[file->first_piece + file->piece_count++] = &ckpt->pieces[i];
+    }
+    return LS_OK;
+}
+
 static ls_status tensors_parse(ls_ckpt *ckpt, const json_t *file_index) {
     const json_t *tensors;
     LS_TRY(get_array(ckpt->root, "tensors", 0, TENSORS_MAX, &tensors));
@@ -299,6 +317,7 @@ static ls_status tensors_parse(ls_ckpt *ckpt, const json_t *file_index) {
         pieces += entry->piece_count;
         ckpt->entry_count++;
     }
+    LS_TRY(pieces_by_file(ckpt));
     return entries_index(ckpt);
 }
 
@@ -400,8 +419,13 @@ static ls_status manifest_open(const char *path, const char *name, ls_ckpt **ckp
     }
     LS_TRY(ls_ckpt_manifest_read(path, manifest, &text, &bytes));
     ls_status status = ls_ckpt_manifest_parse(text, bytes, manifest, ckpt);
-    free(text);
-    return status;
+    if (status != LS_OK) {
+        free(text);
+        return status;
+    }
+    (*ckpt)->text = text;
+    (*ckpt)->text_bytes = bytes;
+    return LS_OK;
 }
 
 /* The manifest, or a copy of it where there are some. */
@@ -441,11 +465,13 @@ ls_status ls_ckpt_open(const char *path, ls_ckpt **out) {
 void ls_ckpt_close(ls_ckpt *ckpt) {
     if (ckpt) {
         free(ckpt->path);
+        free(ckpt->text);
         json_decref(ckpt->root);
         ls_ckpt_groups_free(ckpt);
         free(ckpt->files);
         free(ckpt->entries);
         free(ckpt->pieces);
+        free(ckpt->by_file);
         free(ckpt->chunks);
         free(ckpt->by_name);
         free(ckpt);

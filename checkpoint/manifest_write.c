@@ -80,7 +80,7 @@ static bool text_write(FILE *out, const json_t *root) {
     return good && fputs("\"sha256\": \"", out) >= 0;
 }
 
-ls_status ls_ckpt_manifest_text(const json_t *root, char **text, size_t *bytes) {
+ls_status ls_ckpt_manifest_text(const json_t *root, size_t most, char **text, size_t *bytes) {
     *text = NULL;
     FILE *out = open_memstream(text, bytes);
     bool good = out && text_write(out, root) && fflush(out) == 0;
@@ -95,6 +95,12 @@ ls_status ls_ckpt_manifest_text(const json_t *root, char **text, size_t *bytes) 
     good = out && fclose(out) == 0 && good;
     if (status == LS_OK && !good) {
         status = LS_FAIL(LS_E_MEMORY, "no memory for the text of the manifest");
+    }
+    if (status == LS_OK && *bytes > most) {
+        status = LS_FAIL(LS_E_UNSUPPORTED,
+                         "the manifest has %zu bytes, at most %zu can be read: let fewer "
+                         "ranks divide the tensors (parallel.shard, parallel.tensor)",
+                         *bytes, most);
     }
     if (status != LS_OK) {
         free(*text);

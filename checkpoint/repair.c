@@ -296,7 +296,7 @@ static ls_status manifests_repair(repair *r) {
     char *text, name[64];
     size_t bytes;
     json_object_del(r->ckpt->root, "sha256");
-    LS_TRY(ls_ckpt_manifest_text(r->ckpt->root, &text, &bytes));
+    LS_TRY(ls_ckpt_manifest_text(r->ckpt->root, LS_CKPT_MANIFEST_MAX, &text, &bytes));
     ls_status status = text_repair(r, LS_CKPT_MANIFEST, text, bytes);
     int copies = r->ckpt->group_count > 0 ? r->ckpt->groups[0].parity : 0;
     for (int i = 1; i <= copies && status == LS_OK; i++) {

@@ -29,7 +29,7 @@ typedef struct file_check {
     const ls_ckpt_file *file;
     char path[4096];
     ls_ckpt_source source;
-    const ls_ckpt_piece **pieces; /* [piece_count] */
+    const ls_ckpt_piece *const *pieces; /* [piece_count] */
     int64_t piece_count, chunk_count;
     int64_t *first;      /* [piece_count + 1] a piece's first chunk among the file's */
     ls_sha256 *hashes;   /* [chunk_count] */
@@ -77,24 +77,17 @@ static ls_status file_open(file_check *f, check *c, int file_index) {
         LS_TRY(ls_ckpt_file_size_check(ckpt, file_index));
         LS_TRY(ls_path_join(f->path, sizeof f->path, ckpt->path, f->file->name));
     }
-    for (int64_t i = 0; i < ckpt->piece_count; i++) {
-        f->piece_count += ckpt->pieces[i].file_index == file_index;
-    }
-    LS_TRY(ls_calloc((size_t)f->piece_count + 1, sizeof *f->pieces, &f->pieces));
+    f->pieces = ckpt->by_file + f->file->first_piece;
+    f->piece_count = f->file->piece_count;
     LS_TRY(ls_calloc((size_t)f->piece_count + 1, sizeof *f->first, &f->first));
     LS_TRY(ls_calloc((size_t)f->piece_count + 1, sizeof *f->failed, &f->failed));
-    int64_t n = 0;
-    for (int64_t i = 0; i < ckpt->piece_count; i++) {
-        if (ckpt->pieces[i].file_index == file_index) {
-            f->pieces[n] = &ckpt->pieces[i];
-            f->first[n + 1] = f->first[n] + ckpt->pieces[i].chunks;
-            n++;
-        }
+    for (int64_t i = 0; i < f->piece_count; i++) {
+        f->first[i + 1] = f->first[i] + f->pieces[i]->chunks;
     }
-    f->chunk_count = f->first[n];
+    f->chunk_count = f->first[f->piece_count];
     LS_TRY(ls_calloc((size_t)f->chunk_count + 1, sizeof *f->hashes, &f->hashes));
     LS_TRY(ls_calloc((size_t)f->chunk_count + 1, sizeof *f->room, &f->room));
-    for (int64_t i = 0; i < n; i++) {
+    for (int64_t i = 0; i < f->piece_count; i++) {
         memcpy(f->room + f->first[i], f->pieces[i]->places,
                (size_t)f->pieces[i]->chunks * sizeof *f->room);
     }
@@ -104,7 +97,6 @@ static ls_status file_open(file_check *f, check *c, int file_index) {
 
 static void file_release(file_check *f) {
     ls_ckpt_source_close(&f->source);
-    free(f->pieces);
     free(f->first);
     free(f->hashes);
     free(f->room);
@@ -275,8 +267,11 @@ static void file_verify(check *c, int file_index) {
 }
 
 static ls_status files_verify(check *c, int first, int end) {
-    c->threads =
-        ls_ckpt_threads(omp_get_max_threads(), INT64_MAX, ls_ckpt_describe(c->ckpt).stored_bytes);
+    int64_t bytes = 0;
+    for (int i = first; i < end; i++) {
+        bytes += c->ckpt->files[i].bytes;
+    }
+    c->threads = ls_ckpt_threads(omp_get_max_threads(), INT64_MAX, bytes);
     LS_TRY(ls_calloc((size_t)c->threads, sizeof *c->codecs, &c->codecs));
     ls_status status = LS_OK;
     for (int i = 0; i < c->threads && status == LS_OK; i++) {

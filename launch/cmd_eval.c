@@ -1,5 +1,6 @@
 #include "launch/cmd.h"
 #include "launch/devices.h"
+#include "launch/json_text.h"
 #include "launch/weights.h"
 #include "runtime/base/file.h"
 #include "runtime/base/log.h"
@@ -81,7 +82,7 @@ static ls_status parse(eval *e, const char **values) {
 }
 
 static ls_status load(eval *e, const char *path) {
-    LS_TRY(ls_session_agree(&e->session, ls_weights_open(path, &e->weights)));
+    LS_TRY(ls_weights_open(&e->session, path, &e->weights));
     LS_TRY(ls_session_open(&e->session, NULL, e->device, e->threads));
     const ls_config *config = &e->weights.config;
     e->data = e->data ? e->data : config->data.dir;
@@ -112,11 +113,11 @@ static json_t *real_or_null(double x) {
 /* What is not finite is null. */
 static ls_status print_json(const eval *e, const ls_eval_result *r, const char *dtype,
                             double bits) {
-    json_t *json =
-        json_pack("{s:i, s:s, s:s, s:s, s:I, s:o, s:o, s:o}", "schema", 1, "checkpoint",
-                  ls_ckpt_path(e->weights.ckpt), "data", e->data, "compute", dtype, "targets",
-                  (json_int_t)r->targets, "loss", real_or_null(r->loss), "perplexity",
-                  real_or_null(exp(r->loss)), "bits_per_byte", real_or_null(bits));
+    json_t *json = json_pack("{s:i, s:o, s:o, s:s, s:I, s:o, s:o, s:o}", "schema", 1, "checkpoint",
+                             ls_json_text(ls_ckpt_path(e->weights.ckpt)), "data",
+                             ls_json_text(e->data), "compute", dtype, "targets",
+                             (json_int_t)r->targets, "loss", real_or_null(r->loss), "perplexity",
+                             real_or_null(exp(r->loss)), "bits_per_byte", real_or_null(bits));
     char *text = json_dumps(json, JSON_INDENT(2));
     json_decref(json);
     if (!text) {

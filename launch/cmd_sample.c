@@ -180,8 +180,7 @@ static ls_status parse(const char **values, sampler *s) {
     return ls_device_parse(values[OPT_DEVICE], &s->device);
 }
 
-static ls_status open_weights(sampler *s, const char *path, int32_t *separator) {
-    LS_TRY(ls_weights_open(path, &s->weights));
+static ls_status check_weights(const sampler *s, int32_t *separator) {
     const json_t *run = ls_ckpt_run(s->weights.ckpt);
     const char *tokenizer = json_string_value(json_object_get(run, "tokenizer"));
     if (!tokenizer || strcmp(tokenizer, "bytes") != 0) {
@@ -244,7 +243,8 @@ static ls_status load(sampler *s) {
 
 static ls_status sample(sampler *s, const char *path, const char *prompt) {
     int32_t separator = 0;
-    LS_TRY(ls_session_agree(&s->session, open_weights(s, path, &separator)));
+    LS_TRY(ls_weights_open(&s->session, path, &s->weights));
+    LS_TRY(ls_session_agree(&s->session, check_weights(s, &separator)));
     LS_TRY(spread(s));
     LS_TRY(ls_session_agree(&s->session, load(s)));
     LS_TRY(make_tokens(s, prompt, separator));

@@ -1,4 +1,5 @@
 #include "launch/train_pieces.h"
+#include "launch/weights.h"
 #include "runtime/base/arena.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/file.h"
@@ -88,58 +89,55 @@ static ls_status load(ls_train *train, ls_ckpt *ckpt) {
 
 /* Checks that configuration and data are those of the run, fills in masters, optimizer state, step
  * and counters. [collective] */
-static ls_status load_run(ls_train *train, const char *path) {
-    ls_ckpt *ckpt = NULL;
-    ls_status status = ls_ckpt_open(path, &ckpt);
-    if (status == LS_OK) {
-        status = load(train, ckpt);
-    }
-    ls_ckpt_close(ckpt);
-    LS_TRY(ls_session_agree(&train->session, status));
+static ls_status load_run(ls_train *train, ls_ckpt *ckpt) {
+    LS_TRY(ls_session_agree(&train->session, load(train, ckpt)));
     return ls_session_agree(&train->session, ls_state_refresh(train->state));
 }
 
-/* Rank 0 looks for the newest checkpoint; the others take its word. *path is empty when there is
- * none; LS_E_CORRUPT when there are some and none is valid. [collective] */
-static ls_status find_checkpoint(ls_train *train, int64_t below, char path[1024]) {
-    path[0] = '\0';
-    ls_status status = LS_OK;
-    if (train->session.comm->rank == 0) {
-        ls_ckpt *found = NULL;
-        status = ls_ckpt_open_below(train->ckpt_root, below, &found);
-        if (status == LS_OK) {
-            snprintf(path, 1024, "%s", ls_ckpt_path(found));
-        } else if (status == LS_E_INPUT) {
-            status = LS_OK;
-        } else if (status == LS_E_CORRUPT) {
-            status = LS_FAIL(status,
-                             "%s: no run begins anew over checkpoints that are there; 'lockstep "
-                             "ckpt doctor' says what is wrong with them; move them away to begin "
-                             "anew",
-                             ls_error_last()->message);
-        }
-        ls_ckpt_close(found);
+/* On rank 0. *found is NULL when there is none. */
+static ls_status look_below(ls_train *train, int64_t below, ls_ckpt **found) {
+    const ls_status status = ls_ckpt_open_below(train->ckpt_root, below, found);
+    if (status == LS_E_CORRUPT) {
+        return LS_FAIL(status,
+                       "%s: no run begins anew over checkpoints that are there; 'lockstep ckpt "
+                       "doctor' says what is wrong with them; move them away to begin anew",
+                       ls_error_last()->message);
     }
-    LS_TRY(ls_session_agree(&train->session, status));
-    return train->session.comm->ops->broadcast(train->session.comm, path, 1024, 0);
+    return status == LS_E_INPUT ? LS_OK : status;
 }
 
-ls_status ls_train_resume(ls_train *train, char path[1024]) {
-    int64_t below = INT64_MAX;
-    LS_TRY(find_checkpoint(train, below, path));
-    while (path[0]) {
-        ls_status status = load_run(train, path);
+/* Rank 0 looks for the newest checkpoint below a step, for all. *found is NULL when there is none;
+ * LS_E_CORRUPT when there are some and none is valid. [collective] */
+static ls_status find_checkpoint(ls_train *train, int64_t below, ls_ckpt **found) {
+    const bool reader = train->session.comm->rank == 0;
+    *found = NULL;
+    LS_TRY(ls_session_agree(&train->session, reader ? look_below(train, below, found) : LS_OK));
+    const ls_status status =
+        ls_session_agree(&train->session, ls_ckpt_spread(train->session.comm, found));
+    if (status != LS_OK) {
+        ls_ckpt_close(*found);
+        *found = NULL;
+    }
+    return status;
+}
+
+/* The newest checkpoint whose chunks are what they were. */
+static ls_status load_newest(ls_train *train, ls_ckpt **ckpt) {
+    LS_TRY(find_checkpoint(train, INT64_MAX, ckpt));
+    while (*ckpt) {
+        ls_status status = load_run(train, *ckpt);
         if (status != LS_E_CORRUPT) {
             return status;
         }
         const ls_error error = *ls_error_last();
-        const char *name = strrchr(path, '/');
-        below = ls_ckpt_step_parse(name ? name + 1 : path);
-        status = find_checkpoint(train, below, path);
+        const char *path = ls_ckpt_path(*ckpt), *name = strrchr(path, '/');
+        const int64_t below = ls_ckpt_step_parse(name ? name + 1 : path);
+        ls_ckpt_close(*ckpt);
+        status = find_checkpoint(train, below, ckpt);
         if (status != LS_OK && status != LS_E_CORRUPT) {
             return status;
         }
-        if (!path[0]) { /* no run begins anew over what was there */
+        if (!*ckpt) { /* no run begins anew over what was there */
             return ls_error_restore(&error);
         }
         if (train->session.comm->rank == 0) {
@@ -148,6 +146,14 @@ ls_status ls_train_resume(ls_train *train, char path[1024]) {
         }
     }
     return LS_OK;
+}
+
+ls_status ls_train_resume(ls_train *train, char path[1024]) {
+    ls_ckpt *ckpt = NULL;
+    const ls_status status = load_newest(train, &ckpt);
+    snprintf(path, 1024, "%s", ckpt ? ls_ckpt_path(ckpt) : "");
+    ls_ckpt_close(ckpt);
+    return status;
 }
 
 /* Masters come first in the list; what follows is the optimizer's. */
@@ -159,38 +165,36 @@ static int count_masters(const ls_pieces *pieces) {
     return count;
 }
 
-static ls_status load_weights(ls_train *train, ls_ckpt **ckpt) {
-    char root[1024];
-    const char *given = train->config.run.init;
-    LS_TRY(ls_path_join(root, sizeof root, given, "checkpoints"));
-    ls_status status = ls_ckpt_open_latest(ls_path_is_dir(root) ? root : given, ckpt);
-    if (status != LS_OK) {
-        return ls_error_prefix(status, "run.init");
-    }
-    choose_reading(train, *ckpt);
+static ls_status load_weights(ls_train *train, ls_ckpt *ckpt) {
+    choose_reading(train, ckpt);
     ls_pieces pieces;
-    status = ls_pieces_list(train, false, &pieces);
+    ls_status status = ls_pieces_list(train, false, &pieces);
     const int all = pieces.count;
     pieces.count = count_masters(&pieces);
     if (status == LS_OK) {
-        status = ls_ckpt_load(*ckpt, pieces.tensors, pieces.count);
+        status = ls_ckpt_load(ckpt, pieces.tensors, pieces.count);
     }
     if (status == LS_OK) {
         status = ls_pieces_store(&pieces);
     }
     pieces.count = all;
     ls_pieces_release(&pieces);
-    return status == LS_OK ? LS_OK : ls_error_prefix(status, "run.init");
+    return status;
 }
 
 ls_status ls_train_load_weights(ls_train *train) {
-    ls_ckpt *ckpt = NULL;
-    ls_status status = load_weights(train, &ckpt);
+    ls_ckpt *ckpt;
+    ls_status status = ls_weights_find(&train->session, train->config.run.init, &ckpt);
+    if (status == LS_OK) {
+        status = ls_session_agree(&train->session, load_weights(train, ckpt));
+    }
     if (status == LS_OK) {
         ls_log_info("begun with the weights of %s (step %lld)", ls_ckpt_path(ckpt),
                     (long long)ls_ckpt_step(ckpt));
     }
     ls_ckpt_close(ckpt);
-    LS_TRY(ls_session_agree(&train->session, status));
+    if (status != LS_OK) {
+        return ls_error_prefix(status, "run.init");
+    }
     return ls_session_agree(&train->session, ls_state_refresh(train->state));
 }

@@ -5,14 +5,26 @@
 #include <stdlib.h>
 #include <string.h>
 
-ls_status ls_weights_open(const char *path, ls_weights *weights) {
-    *weights = (ls_weights){0};
+static ls_status open_latest(const char *path, ls_ckpt **ckpt) {
     char root[1024];
     LS_TRY(ls_path_join(root, sizeof root, path, "checkpoints"));
-    LS_TRY(ls_ckpt_open_latest(ls_path_is_dir(root) ? root : path, &weights->ckpt));
+    return ls_ckpt_open_latest(ls_path_is_dir(root) ? root : path, ckpt);
+}
+
+ls_status ls_weights_find(ls_session *session, const char *path, ls_ckpt **ckpt) {
+    *ckpt = NULL;
+    const bool reader = session->comm->rank == 0;
+    LS_TRY(ls_session_agree(session, reader ? open_latest(path, ckpt) : LS_OK));
+    return ls_session_agree(session, ls_ckpt_spread(session->comm, ckpt));
+}
+
+ls_status ls_weights_open(ls_session *session, const char *path, ls_weights *weights) {
+    *weights = (ls_weights){0};
+    LS_TRY(ls_weights_find(session, path, &weights->ckpt));
     const char *text = ls_ckpt_config(weights->ckpt);
-    return ls_config_load_text(&weights->config, ls_ckpt_path(weights->ckpt), text, strlen(text),
-                               NULL, 0);
+    return ls_session_agree(session,
+                            ls_config_load_text(&weights->config, ls_ckpt_path(weights->ckpt), text,
+                                                strlen(text), NULL, 0));
 }
 
 /* A piece of a row as the checkpoint is asked for it; *own: memory of its own, where it is not one

@@ -12,8 +12,11 @@ typedef struct ls_weights {
     ls_model *model;
 } ls_weights;
 
-/* path: a checkpoint, or a run directory or its checkpoints/ (then the newest valid one). */
-ls_status ls_weights_open(const char *path, ls_weights *weights);
+/* path: a checkpoint, or a run directory or its checkpoints/ (then the newest valid one). Rank 0
+ * looks for it and reads its manifest for all. [collective] */
+ls_status ls_weights_find(ls_session *session, const char *path, ls_ckpt **ckpt);
+/* The same, with the configuration of the run that wrote it. [collective] */
+ls_status ls_weights_open(ls_session *session, const char *path, ls_weights *weights);
 /* Creates the model of options (config and dev are filled in here; perhaps a part of it) and reads
  * its parameters. Collective as ls_model_create is. */
 ls_status ls_weights_load(ls_weights *weights, ls_device *dev, ls_model_options options);

@@ -59,7 +59,7 @@ static inline json_t *damage_manifest(const char *directory) {
 static inline void damage_manifest_write(const char *directory, const json_t *root) {
     char *text;
     size_t bytes;
-    CHECK_OK(ls_ckpt_manifest_text(root, &text, &bytes));
+    CHECK_OK(ls_ckpt_manifest_text(root, LS_CKPT_MANIFEST_MAX, &text, &bytes));
     damage_write(directory, LS_CKPT_MANIFEST, text, bytes);
     free(text);
 }

@@ -52,7 +52,7 @@ static ls_status with(const json_t *good, const char *where, const char *key, co
     }
     char *text;
     size_t bytes;
-    CHECK_OK(ls_ckpt_manifest_text(root, &text, &bytes));
+    CHECK_OK(ls_ckpt_manifest_text(root, LS_CKPT_MANIFEST_MAX, &text, &bytes));
     ls_status status = parse_text(text, bytes);
     free(text);
     json_decref(root);
@@ -157,7 +157,7 @@ static void test_pieces(const json_t *good) {
     json_array_append_new(pieces, json_deep_copy(json_array_get(pieces, 0)));
     char *text;
     size_t bytes;
-    CHECK_OK(ls_ckpt_manifest_text(root, &text, &bytes));
+    CHECK_OK(ls_ckpt_manifest_text(root, LS_CKPT_MANIFEST_MAX, &text, &bytes));
     CHECK_STATUS(parse_text(text, bytes), LS_E_CORRUPT);
     CHECK_MESSAGE("two pieces hold the element at [0, 0]");
     free(text);
@@ -222,6 +222,17 @@ static void test_order(const char *good, size_t bytes) {
     CHECK_STATUS(ls_ckpt_manifest_parse(text, bytes / 2, "m", &ckpt), LS_E_VERSION);
     CHECK_MESSAGE("format version 2.0");
     free(text);
+    /* What no reader would take is not written. */
+    json_t *root = json_loads(good, 0, NULL);
+    size_t written;
+    CHECK(json_object_del(root, "sha256") == 0);
+    CHECK_OK(ls_ckpt_manifest_text(root, bytes, &text, &written));
+    CHECK_INT(written, bytes);
+    free(text);
+    CHECK_STATUS(ls_ckpt_manifest_text(root, bytes - 1, &text, &written), LS_E_UNSUPPORTED);
+    CHECK_MESSAGE("can be read: let fewer ranks divide");
+    CHECK(text == NULL);
+    json_decref(root);
     /* A million empty objects take 100 times the memory of their text. */
     static const char member[] = "\"novelty\": [{}", empty[] = ",{}";
     const size_t count = 1 << 20, rest = strlen(good + 2);

@@ -3,7 +3,10 @@
  *                   in memory, before it does
  *   PLANT_WRONG=1   makes each matrix product of the library come out wrong in one number
  *   PLANT_DUP=N     makes the N-th duplicate of a communicator fail on this rank alone, for want of
- * memory PLANT_SLOW=US   makes each matrix product of the library take so many microseconds longer
+ * memory
+ *   PLANT_BLIND=1   fails whenever this rank opens a manifest.json, or asks for the state of a file
+ *                   of a finished checkpoint by name
+ *   PLANT_SLOW=US   makes each matrix product of the library take so many microseconds longer
  * Or PLANT_DIR names a folder, where a file KIND-RANK is a fault that happens once, and then again
  * when the file is made again:
  *   flip      as above, in the next hash, which is of weights
@@ -15,13 +18,17 @@
  *   memory    takes memory until there is none, at most 4 GiB
  *   clock     moves the clock of the day back by an hour, from there on */
 #include <dlfcn.h>
+#include <errno.h>
 #include <math.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -125,6 +132,40 @@ int MPI_Irecv(void *to, int count, void *type, int source, int tag, void *comm, 
         reduction = *request;
     }
     return status;
+}
+
+static bool hidden(const char *path) {
+    return strstr(path, "/step-") && !strstr(path, ".tmp-") && planted("PLANT_BLIND");
+}
+
+int open(const char *path, int flags, ...);
+int open(const char *path, int flags, ...) {
+    static int (*real)(const char *, int, ...);
+    va_list more;
+    if (!real) {
+        *(void **)&real = real_function("open");
+    }
+    va_start(more, flags);
+    const unsigned mode = va_arg(more, unsigned);
+    va_end(more);
+    if (strstr(path, "manifest") && hidden(path)) {
+        errno = EIO;
+        return -1;
+    }
+    return real(path, flags, mode);
+}
+
+int stat(const char *path, struct stat *info);
+int stat(const char *path, struct stat *info) {
+    static int (*real)(const char *, struct stat *);
+    if (!real) {
+        *(void **)&real = real_function("stat");
+    }
+    if (hidden(path)) {
+        errno = EIO;
+        return -1;
+    }
+    return real(path, info);
 }
 
 enum { OUT_OF_MEMORY = 17 }; /* what Open MPI gives then: MPI_ERR_INTERN */

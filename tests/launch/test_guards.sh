@@ -77,4 +77,10 @@ holds [ "$first" = "$to" ]
 holds [ "$end" = $((bad + 3)) ]
 gives 1 "$LOCKSTEP" train $spikes run.name=stop faults.on_spike=stop
 says 'standard deviations above'
+# One rank reads manifests and looks at files for all: another one that could do neither goes on, begins and evaluates.
+gives 75 ranks 2 "$LOCKSTEP" train $settings run.name=blind --until 20
+gives 0 plant PLANT_BLIND=1 2 "$LOCKSTEP" train $settings run.name=blind --resume
+says 'resumed from .*step-00000020'
+gives 0 plant PLANT_BLIND=1 2 "$LOCKSTEP" train $settings run.name=init run.init="$work/runs/blind" run.steps=2
+gives 0 plant PLANT_BLIND=1 2 "$LOCKSTEP" eval "$work/runs/blind" --batches 2
 passed

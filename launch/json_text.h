@@ -1,0 +1,11 @@
+/* Text from outside, which may be no UTF-8, in JSON. */
+#ifndef LS_LAUNCH_JSON_TEXT_H
+#define LS_LAUNCH_JSON_TEXT_H
+
+#include <jansson.h>
+
+/* A string: of paths and messages with paths, bytes that are no UTF-8 are \xNN (and written with
+ * another backslash before it in the JSON text). NULL: out of memory. */
+json_t *ls_json_text(const char *text);
+
+#endif
