@@ -3,6 +3,7 @@
 #include "checkpoint/repair.h"
 #include "launch/ckpt_verbs.h"
 #include "launch/cmd.h"
+#include "launch/json_text.h"
 #include "runtime/base/text.h"
 
 #include <stdio.h>
@@ -37,9 +38,9 @@ static ls_status plan_print(const char *root, const ls_ckpt_verdict *plan, size_
         }
     }
     if (json) {
-        return ls_ckpt_print_json(json_pack("{s:s,s:s,s:b,s:i,s:I,s:o}", "schema",
-                                            "lockstep.ckpt.prune/1", "root", root, "dry_run", dry,
-                                            "removed", removed, "removed_bytes",
+        return ls_ckpt_print_json(json_pack("{s:s,s:o,s:b,s:i,s:I,s:o}", "schema",
+                                            "lockstep.ckpt.prune/1", "root", ls_json_text(root),
+                                            "dry_run", dry, "removed", removed, "removed_bytes",
                                             (json_int_t)removed_bytes, "checkpoints", list));
     }
     printf("%d checkpoint%s, %s%s\n", removed, removed == 1 ? "" : "s",
@@ -163,19 +164,20 @@ static ls_status examination_json(const examination *e) {
         json_array_append_new(checkpoints,
                               json_pack("{s:I,s:b,s:I,s:o}", "step", (json_int_t)v->step, "ok", ok,
                                         "stored_bytes", (json_int_t)v->stored_bytes, "fault",
-                                        ok ? json_null() : json_string(v->fault)));
+                                        ok ? json_null() : ls_json_text(v->fault)));
     }
     for (size_t i = 0; i < e->stale_count; i++) {
         const ls_ckpt_stale *s = &e->stale[i];
-        json_array_append_new(stale, json_pack("{s:s,s:I,s:f,s:s,s:b}", "name", s->name, "bytes",
-                                               (json_int_t)s->bytes, "age_s", s->age_s, "owner",
-                                               s->owner, "owner_gone", s->state == LS_OWNER_GONE));
+        json_array_append_new(stale, json_pack("{s:o,s:I,s:f,s:o,s:b}", "name",
+                                               ls_json_text(s->name), "bytes", (json_int_t)s->bytes,
+                                               "age_s", s->age_s, "owner", ls_json_text(s->owner),
+                                               "owner_gone", s->state == LS_OWNER_GONE));
     }
     return ls_ckpt_print_json(json_pack(
-        "{s:s,s:s,s:s,s:b,s:i,s:o,s:i,s:o,s:o}", "schema", "lockstep.ckpt.doctor/1", "root",
-        e->root, "mode", e->full ? "full" : "quick", "plugin", e->plugin, "repaired", e->repaired,
-        "resume", e->resume < 0 ? json_null() : json_integer(e->resume), "damaged", e->damaged,
-        "checkpoints", checkpoints, "unfinished", stale));
+        "{s:s,s:o,s:s,s:b,s:i,s:o,s:i,s:o,s:o}", "schema", "lockstep.ckpt.doctor/1", "root",
+        ls_json_text(e->root), "mode", e->full ? "full" : "quick", "plugin", e->plugin, "repaired",
+        e->repaired, "resume", e->resume < 0 ? json_null() : json_integer(e->resume), "damaged",
+        e->damaged, "checkpoints", checkpoints, "unfinished", stale));
 }
 
 static void examination_print(const examination *e) {

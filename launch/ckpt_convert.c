@@ -3,6 +3,7 @@
 #include "checkpoint/rewrite.h"
 #include "launch/ckpt_verbs.h"
 #include "launch/cmd.h"
+#include "launch/json_text.h"
 #include "runtime/base/cpu.h"
 #include "runtime/base/file.h"
 #include "runtime/base/text.h"
@@ -36,10 +37,10 @@ static ls_status written_print(const char *schema, const ls_ckpt_save_result *re
                                long long ranks, bool json) {
     char raw[32], stored[32], *safe;
     if (json) {
-        return ls_ckpt_print_json(json_pack("{s:s,s:s,s:I,s:I,s:I}", "schema", schema, "path",
-                                            result->path, "writers", (json_int_t)ranks, "raw_bytes",
-                                            (json_int_t)result->raw_bytes, "stored_bytes",
-                                            (json_int_t)result->stored_bytes));
+        return ls_ckpt_print_json(
+            json_pack("{s:s,s:o,s:I,s:I,s:I}", "schema", schema, "path", ls_json_text(result->path),
+                      "writers", (json_int_t)ranks, "raw_bytes", (json_int_t)result->raw_bytes,
+                      "stored_bytes", (json_int_t)result->stored_bytes));
     }
     printf("%s  %s in %s, %lld writer%s\n", ls_ckpt_safe(result->path, &safe),
            ls_text_bytes(raw, sizeof raw, (double)result->raw_bytes),
@@ -125,9 +126,9 @@ static ls_status run_export(int argc, char **argv, const char **values) {
     LS_TRY(status);
     if (values[LS_CKPT_JSON]) {
         return ls_ckpt_print_json(
-            json_pack("{s:s,s:s,s:s,s:I,s:i,s:I}", "schema", "lockstep.ckpt.convert/1", "format",
-                      format, "path", values[LS_CKPT_OUTPUT], "step", (json_int_t)step, "files",
-                      result.files, "bytes", (json_int_t)result.bytes));
+            json_pack("{s:s,s:s,s:o,s:I,s:i,s:I}", "schema", "lockstep.ckpt.convert/1", "format",
+                      format, "path", ls_json_text(values[LS_CKPT_OUTPUT]), "step",
+                      (json_int_t)step, "files", result.files, "bytes", (json_int_t)result.bytes));
     }
     printf("%s  %d file%s, %s\n", ls_ckpt_safe(values[LS_CKPT_OUTPUT], &safe), result.files,
            result.files == 1 ? "" : "s", ls_text_bytes(bytes, sizeof bytes, (double)result.bytes));

@@ -3,6 +3,7 @@
 #include "checkpoint/diff.h"
 #include "launch/ckpt_verbs.h"
 #include "launch/cmd.h"
+#include "launch/json_text.h"
 #include "launch/receipt.h"
 #include "runtime/base/text.h"
 
@@ -180,11 +181,11 @@ static ls_status results_print(const comparison *c) {
     int64_t to_step = a_step < b_step ? b_step : a_step;
     bool stretch = stretch_find(c, &between);
     if (c->tensors) {
-        return ls_ckpt_print_json(
-            json_pack("{s:s,s:s,s:s,s:f,s:i,s:i,s:O,s:o}", "schema", "lockstep.ckpt.diff/1", "a",
-                      ls_ckpt_path(c->a), "b", ls_ckpt_path(c->b), "rtol", c->rtol, "compared",
-                      c->compared, "differing", c->differing, "tensors", c->tensors, "stretch",
-                      stretch ? stretch_json(&between, from_step, to_step) : json_null()));
+        return ls_ckpt_print_json(json_pack(
+            "{s:s,s:o,s:o,s:f,s:i,s:i,s:O,s:o}", "schema", "lockstep.ckpt.diff/1", "a",
+            ls_json_text(ls_ckpt_path(c->a)), "b", ls_json_text(ls_ckpt_path(c->b)), "rtol",
+            c->rtol, "compared", c->compared, "differing", c->differing, "tensors", c->tensors,
+            "stretch", stretch ? stretch_json(&between, from_step, to_step) : json_null()));
     }
     printf("%d of %d tensors differ\n", c->differing, c->compared);
     if (stretch) {

@@ -1,5 +1,6 @@
 /* `ckpt ls`, and what show prints of a manifest. */
 #include "launch/ckpt_verbs.h"
+#include "launch/json_text.h"
 #include "runtime/base/arena.h"
 #include "runtime/base/text.h"
 
@@ -192,8 +193,8 @@ static ls_status print_json(const ls_ckpt *ckpt, const item *items, int count, b
         json_array_append_new(tensors, item_json(&items[i], pieces));
     }
     return ls_ckpt_print_json(
-        json_pack("{s:s,s:s,s:I,s:I,s:[i,i],s:i,s:i,s:I,s:I,s:I,s:O,s:o}", "schema",
-                  "lockstep.ckpt.ls/1", "path", ls_ckpt_path(ckpt), "step",
+        json_pack("{s:s,s:o,s:I,s:I,s:[i,i],s:i,s:i,s:I,s:I,s:I,s:O,s:o}", "schema",
+                  "lockstep.ckpt.ls/1", "path", ls_json_text(ls_ckpt_path(ckpt)), "step",
                   (json_int_t)ls_ckpt_step(ckpt), "tokens", (json_int_t)ls_ckpt_tokens(ckpt),
                   "format", LS_CKPT_FORMAT_MAJOR, info.minor, "level", info.level, "writers",
                   info.writers, "raw_bytes", (json_int_t)info.raw_bytes, "stored_bytes",
@@ -282,9 +283,10 @@ static void print_counters(const json_t *counters, const char *prefix) {
 
 ls_status ls_ckpt_print_counters(const ls_ckpt *ckpt, bool json) {
     if (json) {
-        return ls_ckpt_print_json(json_pack(
-            "{s:s,s:s,s:I,s:O}", "schema", "lockstep.ckpt.counters/1", "path", ls_ckpt_path(ckpt),
-            "step", (json_int_t)ls_ckpt_step(ckpt), "counters", (json_t *)ls_ckpt_counters(ckpt)));
+        return ls_ckpt_print_json(
+            json_pack("{s:s,s:o,s:I,s:O}", "schema", "lockstep.ckpt.counters/1", "path",
+                      ls_json_text(ls_ckpt_path(ckpt)), "step", (json_int_t)ls_ckpt_step(ckpt),
+                      "counters", (json_t *)ls_ckpt_counters(ckpt)));
     }
     print_counters(ls_ckpt_counters(ckpt), "");
     return LS_OK;
@@ -292,9 +294,10 @@ ls_status ls_ckpt_print_counters(const ls_ckpt *ckpt, bool json) {
 
 ls_status ls_ckpt_print_config(const ls_ckpt *ckpt, bool json) {
     if (json) {
-        return ls_ckpt_print_json(json_pack(
-            "{s:s,s:s,s:I,s:s}", "schema", "lockstep.ckpt.config/1", "path", ls_ckpt_path(ckpt),
-            "step", (json_int_t)ls_ckpt_step(ckpt), "config", ls_ckpt_config(ckpt)));
+        return ls_ckpt_print_json(json_pack("{s:s,s:o,s:I,s:s}", "schema", "lockstep.ckpt.config/1",
+                                            "path", ls_json_text(ls_ckpt_path(ckpt)), "step",
+                                            (json_int_t)ls_ckpt_step(ckpt), "config",
+                                            ls_ckpt_config(ckpt)));
     }
     char *text = ls_ckpt_printable(ls_ckpt_config(ckpt), true);
     if (!text) {

@@ -1,6 +1,7 @@
 /* `ckpt stats`. */
 #include "checkpoint/stats.h"
 #include "launch/ckpt_verbs.h"
+#include "launch/json_text.h"
 #include "runtime/base/text.h"
 
 #include <stdio.h>
@@ -142,8 +143,8 @@ static ls_status stats_print(ls_ckpt *ckpt, const char *glob, const char **value
         ls_ckpt_stats_release(&s);
     }
     if (status == LS_OK && list) {
-        return ls_ckpt_print_json(json_pack("{s:s,s:s,s:I,s:o}", "schema", "lockstep.ckpt.stats/1",
-                                            "path", ls_ckpt_path(ckpt), "step",
+        return ls_ckpt_print_json(json_pack("{s:s,s:o,s:I,s:o}", "schema", "lockstep.ckpt.stats/1",
+                                            "path", ls_json_text(ls_ckpt_path(ckpt)), "step",
                                             (json_int_t)ls_ckpt_step(ckpt), "tensors", list));
     }
     json_decref(list);

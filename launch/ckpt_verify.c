@@ -1,5 +1,6 @@
 /* `ckpt verify`: one checkpoint, or all of a run. */
 #include "launch/ckpt_verbs.h"
+#include "launch/json_text.h"
 #include "runtime/base/text.h"
 
 #include <stdio.h>
@@ -10,7 +11,7 @@ static const char *const mode_names[] = {[LS_CKPT_VERIFY_QUICK] = "quick",
                                          [LS_CKPT_VERIFY_DEEP] = "deep"};
 
 static void note_fault(void *faults, const char *fault) {
-    json_array_append_new(faults, json_string(fault));
+    json_array_append_new(faults, ls_json_text(fault));
 }
 
 /* Verifies one checkpoint and prints its line, or adds its object to list. */
@@ -25,8 +26,8 @@ static ls_status verify_one(const char *path, ls_ckpt_depth depth, json_t *list)
     }
     ls_ckpt_info info = ckpt ? ls_ckpt_describe(ckpt) : (ls_ckpt_info){0};
     if (list) {
-        json_array_append_new(list, json_pack("{s:s,s:b,s:O}", "path", path, "ok", status == LS_OK,
-                                              "faults", faults));
+        json_array_append_new(list, json_pack("{s:o,s:b,s:O}", "path", ls_json_text(path), "ok",
+                                              status == LS_OK, "faults", faults));
     } else {
         char size[32], *safe;
         printf("%-4s %s", status == LS_OK ? "OK" : "FAIL", ls_ckpt_safe(path, &safe));

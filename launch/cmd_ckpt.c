@@ -1,5 +1,6 @@
 #include "launch/ckpt_verbs.h"
 #include "launch/cmd.h"
+#include "launch/json_text.h"
 #include "runtime/base/file.h"
 #include "runtime/base/text.h"
 
@@ -156,9 +157,10 @@ static ls_status run_latest(int argc, char **argv, const char **values) {
     }
     ls_ckpt *ckpt;
     LS_TRY(ls_ckpt_open_found(argv[0], &ckpt));
-    json_t *object = json_pack("{s:s,s:s,s:I,s:I}", "schema", "lockstep.ckpt.latest/1", "path",
-                               ls_ckpt_path(ckpt), "step", (json_int_t)ls_ckpt_step(ckpt), "tokens",
-                               (json_int_t)ls_ckpt_tokens(ckpt));
+    json_t *object =
+        json_pack("{s:s,s:o,s:I,s:I}", "schema", "lockstep.ckpt.latest/1", "path",
+                  ls_json_text(ls_ckpt_path(ckpt)), "step", (json_int_t)ls_ckpt_step(ckpt),
+                  "tokens", (json_int_t)ls_ckpt_tokens(ckpt));
     ls_ckpt_close(ckpt);
     return ls_ckpt_print_json(object);
 }

@@ -1,5 +1,6 @@
 #include "launch/chart.h"
 #include "launch/cmd.h"
+#include "launch/json_text.h"
 #include "launch/receipt.h"
 #include "launch/run_records.h"
 #include "launch/session.h"
@@ -134,12 +135,12 @@ static json_t *real_or_null(double x) {
 }
 
 static json_t *line_json(const line *l) {
-    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:o, s:o, s:o, s:o, s:o}", "time", l->time,
-                     "account", l->account, "project", l->project, "run", l->run, "job", l->job,
-                     "tokens", (json_int_t)l->tokens, "device_hours", real_or_null(l->device_hours),
-                     "kwh", real_or_null(l->kwh), "usd", real_or_null(l->usd), "usd_per_mtoken",
-                     real_or_null(l->usd / ((double)l->tokens * 1e-6)), "goodput",
-                     real_or_null(l->goodput));
+    return json_pack(
+        "{s:s, s:s, s:s, s:o, s:s, s:I, s:o, s:o, s:o, s:o, s:o}", "time", l->time, "account",
+        l->account, "project", l->project, "run", ls_json_text(l->run), "job", l->job, "tokens",
+        (json_int_t)l->tokens, "device_hours", real_or_null(l->device_hours), "kwh",
+        real_or_null(l->kwh), "usd", real_or_null(l->usd), "usd_per_mtoken",
+        real_or_null(l->usd / ((double)l->tokens * 1e-6)), "goodput", real_or_null(l->goodput));
 }
 
 static ls_status print_json(const cost *c, const line *lines, int count) {
@@ -149,10 +150,10 @@ static ls_status print_json(const cost *c, const line *lines, int count) {
     }
     for (int i = 0; i < c->count; i++) {
         const ls_run_records *r = &c->runs[i];
-        json_array_append_new(runs, json_pack("{s:s, s:i, s:s, s:o, s:O?}", "run", r->name,
-                                              "starts", r->start_count, "outcome", r->outcome,
-                                              "counters", ls_counters_json(&r->counters),
-                                              "prediction", r->prediction));
+        json_array_append_new(
+            runs, json_pack("{s:o, s:i, s:s, s:o, s:O?}", "run", ls_json_text(r->name), "starts",
+                            r->start_count, "outcome", r->outcome, "counters",
+                            ls_counters_json(&r->counters), "prediction", r->prediction));
     }
     json_t *all = json_pack("{s:s, s:i, s:o, s:o}", "schema", "lockstep-cost", "version", 1,
                             "lines", statement, "runs", runs);

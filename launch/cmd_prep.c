@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "launch/cmd.h"
+#include "launch/json_text.h"
 #include "runtime/base/log.h"
 #include "runtime/base/text.h"
 #include "runtime/data/prep.h"
@@ -72,8 +73,8 @@ static void print_text(const ls_prep_options *o, const ls_prep_result *r) {
 
 static ls_status print_json(const ls_prep_options *o, const ls_prep_result *r) {
     json_t *root =
-        json_pack("{s:s%, s:I, s:I, s:I, s:I, s:I, s:{s:I, s:i}, s:{s:I, s:i}, s:f}", "dir",
-                  o->out_dir, strlen(o->out_dir), "files", (json_int_t)r->files, "skipped_files",
+        json_pack("{s:o, s:I, s:I, s:I, s:I, s:I, s:{s:I, s:i}, s:{s:I, s:i}, s:f}", "dir",
+                  ls_json_text(o->out_dir), "files", (json_int_t)r->files, "skipped_files",
                   (json_int_t)r->skipped_files, "duplicate_files", (json_int_t)r->duplicate_files,
                   "documents", (json_int_t)r->documents, "bytes", (json_int_t)r->bytes, "train",
                   "tokens", (json_int_t)r->train_tokens, "shards", r->train_shards, "val", "tokens",

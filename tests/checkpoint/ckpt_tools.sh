@@ -165,6 +165,16 @@ prints '^OK .*step-00000007'
 says '1 of 2 checkpoints'
 gives 1 "$LOCKSTEP" ckpt verify "$ckpt" --json
 prints '"schema":"lockstep.ckpt.verify/1","mode":"full".*"ok":false'
+# A name that is no UTF-8 stands in JSON with its odd bytes escaped, in each answer that has a path.
+odd=$work/$(printf 'a\377\303\251')
+cp -r "$ckpt" "$odd"
+escaped=$(printf '%b' 'a\\\\\\\\xff\303\251') # a backslash as JSON writes it, for grep
+gives 1 "$LOCKSTEP" ckpt verify "$odd" --json
+prints "\"path\":\"[^\"]*/$escaped\",\"ok\":false,\"faults\":\[\"[^\"]*/$escaped/rank-00000.h5"
+for verb in latest ls; do
+    gives 0 "$LOCKSTEP" ckpt $verb "$odd" --json
+    prints "\"path\":\"[^\"]*/$escaped\""
+done
 gives 1 "$LOCKSTEP" ckpt stats "$ckpt"
 says 'rank-00000.h5.*chunk'
 gives 0 "$LOCKSTEP" ckpt latest "$run"
