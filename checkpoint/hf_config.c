@@ -53,12 +53,22 @@ static json_t *llama_make(const ls_config_model *m) {
         "attention_bias", 0, "mlp_bias", 0, "attention_dropout", 0.0);
 }
 
+/* What a weight of our balance loss, one for each layer, is of transformers'. Theirs counts each of
+ * a token's choices, so that evenly chosen experts give experts_per_token where ours gives 1, and
+ * is one loss, of the means over the layers, where ours is their sum. The same when layers choose
+ * alike. */
+static double theirs_of_ours(const ls_config_model *m) {
+    return (double)m->layers / (double)m->experts_per_token;
+}
+
 static bool mixtral_set(const ls_config_model *m, json_t *config) {
     return json_object_set_new(config, "model_type", json_string("mixtral")) == 0 &&
            json_object_set_new(config, "architectures", json_pack("[s]", "MixtralForCausalLM")) ==
                0 &&
            json_object_set_new(config, "num_local_experts", INT(m->experts)) == 0 &&
            json_object_set_new(config, "num_experts_per_tok", INT(m->experts_per_token)) == 0 &&
+           json_object_set_new(config, "router_aux_loss_coef",
+                               json_real(m->balance_loss * theirs_of_ours(m))) == 0 &&
            json_object_set_new(config, "sliding_window", json_null()) == 0;
 }
 
@@ -238,14 +248,29 @@ static void llama_parse(reader *r, ls_config_model *m) {
     demand_absent(r, "sliding_window");
 }
 
-/* Mixtral is Llama with experts in place of the MLP. The weight of the balance loss is not taken
- * over: transformers takes its mean over the layers, and its share of choices is not one. */
+/* The weight of the balance loss, 0 or more; MixtralConfig's default where none is given. */
+static void balance_parse(reader *r, ls_config_model *m) {
+    const json_t *value = json_object_get(r->config, "router_aux_loss_coef");
+    const double weight = present(value) ? json_number_value(value) : 0.001;
+    if (r->status != LS_OK) {
+        return;
+    }
+    m->balance_loss = weight / theirs_of_ours(m);
+    if ((present(value) && !json_is_number(value)) || !(weight >= 0.0 && m->balance_loss <= 1e3)) {
+        r->status =
+            LS_FAIL(LS_E_INPUT, "%s: \"router_aux_loss_coef\" must be a number from 0 to %g",
+                    r->where, 1e3 * theirs_of_ours(m));
+    }
+}
+
+/* Mixtral is Llama with experts in place of the MLP. */
 static void mixtral_parse(reader *r, ls_config_model *m) {
     m->experts = 8; /* MixtralConfig's defaults */
     m->experts_per_token = 2;
     llama_parse(r, m);
     read_int(r, "num_local_experts", false, &m->experts);
     read_int(r, "num_experts_per_tok", false, &m->experts_per_token);
+    balance_parse(r, m);
 }
 
 ls_status ls_hf_config_parse(const json_t *config, const char *where, ls_config_model *model) {

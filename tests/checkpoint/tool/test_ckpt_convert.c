@@ -57,7 +57,8 @@ static const ls_config_model llama = {.family = LS_FAMILY_LLAMA3,
 static ls_config_model mixtral_of(const ls_config_model *model) {
     ls_config_model m = *model;
     m.experts = 3;
-    m.experts_per_token = 2;
+    m.experts_per_token = 1;
+    m.balance_loss = 0.03;
     return m;
 }
 
@@ -230,6 +231,7 @@ static void check_config(const fixture *f, const char *directory) {
     CHECK(m.channels == o->channels && m.heads == o->heads && m.ffn == o->ffn);
     CHECK(m.context == o->context && m.tied == o->tied && m.norm_eps == o->norm_eps);
     CHECK(m.experts == o->experts && m.experts_per_token == o->experts_per_token);
+    CHECK(m.balance_loss == o->balance_loss);
     if (o->family == LS_FAMILY_LLAMA3) {
         CHECK(m.kv_heads == o->kv_heads && m.head_dim == o->head_dim);
         CHECK(m.rope_theta == o->rope_theta && m.rope_scaling == o->rope_scaling);
@@ -389,6 +391,33 @@ static void refuses_other_configs(void) {
     json_decref(config);
 }
 
+/* transformers' one loss of all layers, 1 for each choice of a token, and ours of 2 layers. */
+static void takes_balance_loss(void) {
+    const ls_config_model mixtral = mixtral_of(&llama);
+    ls_config_model m = {0};
+    json_t *config;
+    CHECK_OK(ls_hf_config_make(&mixtral, LS_F32, NULL, &config));
+    CHECK_NEAR(json_real_value(json_object_get(config, "router_aux_loss_coef")), 0.06, 1e-12, 0);
+    json_object_set_new(config, "num_experts_per_tok", json_integer(3));
+    json_object_set_new(config, "router_aux_loss_coef", json_integer(0));
+    CHECK_OK(ls_hf_config_parse(config, "config.json", &m));
+    CHECK(m.balance_loss == 0.0);
+    json_object_set_new(config, "router_aux_loss_coef", json_real(0.02));
+    CHECK_OK(ls_hf_config_parse(config, "config.json", &m));
+    CHECK_NEAR(m.balance_loss, 0.03, 1e-12, 0);
+    static const char *const bad[] = {"-1e-3", "1e9", "\"0.1\"", "[]"};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        json_object_set_new(config, "router_aux_loss_coef",
+                            json_loads(bad[i], JSON_DECODE_ANY, NULL));
+        CHECK_STATUS(ls_hf_config_parse(config, "config.json", &m), LS_E_INPUT);
+        CHECK_MESSAGE("must be a number from 0 to 666.667");
+    }
+    json_object_del(config, "router_aux_loss_coef");
+    CHECK_OK(ls_hf_config_parse(config, "config.json", &m));
+    CHECK_NEAR(m.balance_loss, 0.001 * 3 / 2, 1e-12, 0); /* MixtralConfig's default */
+    json_decref(config);
+}
+
 /* Files of others: names without their first word, buffers that hold no weights, 16-bit types; a
  * tensor that is missing, misshapen or of no known use. */
 static void imports_others_files(void) {
@@ -531,6 +560,7 @@ int main(void) {
     converts(&mixtral, 4, check_mixtral);
     refuses_other_models();
     refuses_other_configs();
+    takes_balance_loss();
     imports_others_files();
     writes_llmc();
     CHECK_OK(ls_dir_remove(root));
