@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <jansson.h>
+#include <math.h>
 #include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -133,9 +134,10 @@ ls_owner_state ls_owner_look(const ls_owner *owner) {
 
 char *ls_owner_text(const ls_owner *owner, char *buf, size_t size) {
     char since[32] = "?", job[80] = "";
-    time_t seconds = (time_t)owner->since_s;
+    const bool sane = fabs(owner->since_s) < 1e15; /* fits what C counts seconds in */
+    const time_t seconds = sane ? (time_t)owner->since_s : 0;
     struct tm utc;
-    if (gmtime_r(&seconds, &utc)) {
+    if (sane && gmtime_r(&seconds, &utc)) {
         strftime(since, sizeof since, "%Y-%m-%d %H:%M:%S", &utc);
     }
     if (owner->job[0]) {
@@ -176,12 +178,8 @@ ls_status ls_owner_write(const ls_owner *o, const char *path) {
     return status;
 }
 
-ls_status ls_owner_read(const char *path, ls_owner *owner) {
-    char *text;
-    size_t bytes;
-    LS_TRY(ls_file_read(path, MAX_BYTES, &text, &bytes));
+ls_status ls_owner_parse(const char *text, size_t bytes, const char *where, ls_owner *owner) {
     json_t *object = json_loadb(text, bytes, 0, NULL);
-    free(text);
     const char *schema = "", *host, *boot, *space, *cluster, *job, *step;
     json_int_t restart, pid, start_ticks;
     bool good =
@@ -203,7 +201,16 @@ ls_status ls_owner_read(const char *path, ls_owner *owner) {
         good = false;
     }
     json_decref(object);
-    return good ? LS_OK : LS_FAIL(LS_E_CORRUPT, "'%s' does not say whose it is", path);
+    return good ? LS_OK : LS_FAIL(LS_E_CORRUPT, "'%s' does not say whose it is", where);
+}
+
+ls_status ls_owner_read(const char *path, ls_owner *owner) {
+    char *text;
+    size_t bytes;
+    LS_TRY(ls_file_read(path, MAX_BYTES, &text, &bytes));
+    ls_status status = ls_owner_parse(text, bytes, path, owner);
+    free(text);
+    return status;
 }
 
 /* ---- locks ---- */

@@ -35,6 +35,8 @@ char *ls_owner_text(const ls_owner *owner, char *buf, size_t size);
 
 /* As a new file, synced. LS_E_EXISTS when there is one; LS_E_IO. */
 ls_status ls_owner_write(const ls_owner *owner, const char *path);
+/* The text of such a file; `where` names it in messages. */
+ls_status ls_owner_parse(const char *text, size_t bytes, const char *where, ls_owner *owner);
 /* LS_E_CORRUPT when the file is not one of these, LS_E_INPUT when it is not there. */
 ls_status ls_owner_read(const char *path, ls_owner *owner);
 

@@ -47,6 +47,8 @@ static void test_process(void) {
     CHECK_STR(back.host, self.host);
     CHECK(unlink(path) == 0);
     CHECK_STATUS(ls_owner_read(path, &back), LS_E_INPUT);
+    back.since_s = 1e300; /* no year has a name for it */
+    CHECK(strstr(ls_owner_text(&back, text, sizeof text), ", since ? UTC") != NULL);
     CHECK_OK(ls_file_replace(path, "{\"schema\": 7}", 13));
     CHECK_STATUS(ls_owner_read(path, &back), LS_E_CORRUPT);
     CHECK_MESSAGE(path);
