@@ -43,6 +43,12 @@ enum {
      BIT(OPT_MIN) | BIT(OPT_MAX) | BIT(OPT_FACTOR) | BIT(OPT_ITERS) | BIT(OPT_WARMUP) |            \
      BIT(OPT_PRIVATE) | BIT(OPT_OVERLAP) | BIT(OPT_PROFILE))
 
+/* Of those, what two of its ways take beside themselves; the others do not read it. */
+#define WITH_PROFILE (BIT(OPT_PROFILE) | BIT(OPT_JSON))
+#define WITH_OVERLAP                                                                               \
+    (BIT(OPT_OVERLAP) | BIT(OPT_JSON) | BIT(OPT_OPERATION) | BIT(OPT_BACKEND) | BIT(OPT_MIN) |     \
+     BIT(OPT_MAX) | BIT(OPT_FACTOR) | BIT(OPT_ITERS))
+
 static const ls_option options[] = {
     [OPT_MODEL] = {"model", 'm', "NAME", "gpt2-124m", "model preset"},
     [OPT_BATCH] = {"batch", 'b', "N", "4",
@@ -320,6 +326,17 @@ static ls_status check_options(const char *bench, unsigned known, const char *co
     return LS_OK;
 }
 
+/* `way` is given, and does not read all that a collective has. */
+static ls_status check_way(int way, unsigned known, const char *const *values) {
+    for (int o = 0; values[way] && o < OPT_COUNT; o++) {
+        if (values[o] && !(known & BIT(o))) {
+            return LS_FAIL(LS_E_USAGE, "--%s means nothing beside --%s, which does without it",
+                           options[o].name, options[way].name);
+        }
+    }
+    return LS_OK;
+}
+
 static ls_status run_bench(int argc, char **argv) {
     const char *values[OPT_COUNT];
     int first;
@@ -337,6 +354,10 @@ static ls_status run_bench(int argc, char **argv) {
                 values[OPT_BATCH] = NULL;
             }
             LS_TRY(check_options(wanted, benches[i].options, values));
+            if (benches[i].run == bench_collective) {
+                LS_TRY(check_way(OPT_PROFILE, WITH_PROFILE, values));
+                LS_TRY(check_way(OPT_OVERLAP, WITH_OVERLAP, values));
+            }
             for (int o = 0; o < OPT_COUNT; o++) {
                 values[o] = values[o] ? values[o] : options[o].fallback;
             }

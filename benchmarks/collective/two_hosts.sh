@@ -11,14 +11,14 @@ lockstep=${LOCKSTEP:-$root/build/release/bin/lockstep}
 command -v python3 >/dev/null || { echo "two_hosts: python3 is needed" >&2; exit 3; }
 on_hosts() {
     "$root/tests/hosts.sh" -r "${rate_mbit}mbit" 2 2 "$lockstep" bench collective --json --minbytes 64M -e 64M \
-        -n "$iterations" -w 1 "$@"
+        -n "$iterations" "$@"
 }
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 trap 'exit 130' INT
 for backend in hier mpi; do
-    on_hosts --backend $backend >"$work/$backend.json" || { cat "$work/$backend.json"; exit 1; }
+    on_hosts -w 1 --backend $backend >"$work/$backend.json" || { cat "$work/$backend.json"; exit 1; }
     on_hosts --backend $backend --overlap >"$work/$backend-overlap.json"
 done
 python3 - "$work" "$rate_mbit" <<'END'

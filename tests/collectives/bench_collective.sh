@@ -5,8 +5,11 @@ here=$(dirname "$0")
 out=$(mktemp)
 trap 'rm -f "$out"' EXIT
 
+on_two() {
+    sh "$here/../mpirun.sh" 2 "$LOCKSTEP" bench collective "$@" >"$out" 2>&1
+}
 bench() {
-    sh "$here/../mpirun.sh" 2 "$LOCKSTEP" bench collective -n 1 -w 0 "$@" >"$out" 2>&1
+    on_two -n 1 -w 0 "$@"
 }
 for backend in shm mpi; do
     for operation in all_reduce reduce_scatter all_gather all_to_all broadcast reduce send_recv; do
@@ -31,12 +34,12 @@ for operation in all_reduce all_gather reduce_scatter; do
 done
 bench --dtype bf16 --backend shm -b 20000006 -e 20000006 --json
 [ "$(grep -c '"wrong": 0' "$out")" = 2 ] || { echo "bf16 past the caches:" && cat "$out" && exit 1; }
-bench --overlap --minbytes 1000 -e 1000
+on_two -n 1 --overlap --minbytes 1000 -e 1000
 grep -q '^ *1000 .*%' "$out" || { echo "overlap:" && cat "$out" && exit 1; }
 folder=$(mktemp -d)
 profile=$folder/here.yaml
 trap 'rm -rf "$out" "$folder"' EXIT
-bench --profile "$profile" --json
+on_two --profile "$profile" --json
 for line in '"measures": "links"' '"hosts": 1' '"ranks_per_host": 2' '"operation": "broadcast"'; do
     grep -q "$line" "$out" || { echo "JSON without $line:" && cat "$out" && exit 1; }
 done
@@ -50,7 +53,7 @@ done
 sh "$here/../mpirun.sh" 2 "$LOCKSTEP" bench machine --threads 1 --repeat 1 --profile "$profile" >"$out" 2>&1 ||
     { cat "$out" && exit 1; }
 grep -q 'link_latency_us' "$profile" || { echo "links are gone:" && cat "$profile" && exit 1; }
-bench --profile "$profile" # again: a table, and the devices stay
+on_two --profile "$profile" # again: a table, and the devices stay
 for line in '^inside  shm    all_to_all  *[0-9.]*  *[0-9.]*$' "^wrote $profile"; do
     grep -q "$line" "$out" || { echo "no line $line:" && cat "$out" && exit 1; }
 done
@@ -72,14 +75,20 @@ refuses --redop product
 refuses --redop max -o all_gather
 refuses --overlap -o reduce
 refuses --backend carrier_pigeon
+for option in '-b 8' '-e 1M' '-f 4' '-n 3' '--overlap' '-o reduce' '--private'; do # measured in its own way
+    refuses --profile "$profile" $option
+    grep -q 'means nothing beside --profile' "$out" || { cat "$out" && exit 1; }
+done
+refuses --overlap --private
+grep -q 'private means nothing beside --overlap' "$out" || { cat "$out" && exit 1; }
 status=0
 bench --backend hier -e 8 || status=$? # on one host
 [ "$status" = 2 ] && grep -q 'choose auto, mpi or shm' "$out" || { cat "$out" && exit 1; }
 for way in "" --overlap; do # more than the memory of any host, and none taken
     status=0
-    bench -b 8 -e 1024G $way || status=$?
+    on_two -b 8 -e 1024G $way || status=$?
     [ "$status" = 3 ] && grep -q 'for the buffers of 2 ranks .* free; sizes up to [1-9][0-9]*M fit' "$out" || { cat "$out" && exit 1; }
 done
 refuses --profile "$profile" # the links of one rank
 echo 'device: {colour: blue}' >"$profile" # before anything is measured
-! bench --profile "$profile" 2>/dev/null && grep -q 'colour' "$out" || { cat "$out" && exit 1; }
+! on_two --profile "$profile" 2>/dev/null && grep -q 'colour' "$out" || { cat "$out" && exit 1; }
