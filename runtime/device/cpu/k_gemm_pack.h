@@ -7,6 +7,9 @@
 
 #include <stdbool.h>
 
+#ifdef __AVX512BW__
+#include "runtime/device/cpu/k_gemm_pack512.h"
+#else
 /* A panel whose lanes are rows of src, `bytes` of each: whole words, and with half a word more the
  * rest is zero. Lanes from `lanes` on repeat the last one; nobody looks at their sums. */
 static void pack_rows(const char *src, int64_t row_bytes, int64_t lanes, int64_t bytes,
@@ -95,6 +98,7 @@ static inline void pack_columns(const int group, bool pairs, const char *src, in
         }
     }
 }
+#endif
 
 /* ls_gemm_pack for words [words][width]; lanes that are columns are taken `group` at a time. */
 static inline void pack_words(const int group, bool pairs, bool rows, const void *src, int64_t ld,
