@@ -57,24 +57,33 @@ LS_INLINE void gelu_backward_chunk(const ls_gelu *op, int64_t begin, int64_t end
 }
 
 #if HAS_BF16_VECTORS
-/* e^-z, z = x (a + b x^2) as above. */
-LS_INLINE __m512 gelu_exp(__m512 x, __m512 x2) {
+/* -z log2(e), z = x (a + b x^2) as above. */
+LS_INLINE __m512 gelu_power(__m512 x, __m512 x2) {
     const __m512 a = _mm512_set1_ps(-(float)M_LOG2E * GELU_LINEAR);
     const __m512 b = _mm512_set1_ps(-(float)M_LOG2E * GELU_CUBIC);
-    return exp2_bf16(_mm512_mul_ps(x, _mm512_fmadd_ps(b, x2, a)));
+    return _mm512_mul_ps(x, _mm512_fmadd_ps(b, x2, a));
 }
 
 LS_INLINE __m512 gelu_of(__m512 x) {
-    return _mm512_mul_ps(x, sigmoid_of(gelu_exp(x, _mm512_mul_ps(x, x))));
+    return _mm512_mul_ps(x, sigmoid_of(exp2_bf16(gelu_power(x, _mm512_mul_ps(x, x)))));
+}
+
+LS_INLINE void gelu_forward_each(const ls_bf16 *from, ls_bf16 *to) {
+    __m512 x[BF16_AT_ONCE], e[BF16_AT_ONCE];
+    bf16_load_each(from, x);
+    BF16_EACH(v, e[v] = _mm512_mul_ps(x[v], x[v]));
+    BF16_EACH(v, e[v] = gelu_power(x[v], e[v]));
+    exp2_bf16_each(e);
+    BF16_EACH(v, x[v] = _mm512_mul_ps(x[v], sigmoid_of(e[v])));
+    bf16_store_each(to, x);
 }
 
 static void gelu_forward_bf16(const ls_gelu *op, int64_t begin, int64_t end) {
     const ls_bf16 *x = op->x;
     ls_bf16 *y = op->y;
     int64_t i = begin;
-    for (; i + BF16_LINE <= end; i += BF16_LINE) {
-        bf16_store_line(y + i, gelu_of(bf16_load_whole(x + i)),
-                        gelu_of(bf16_load_whole(x + i + BF16_LANES)));
+    for (; i + BF16_STRETCH <= end; i += BF16_STRETCH) {
+        gelu_forward_each(x + i, y + i);
     }
     for (; i < end; i += BF16_LANES) {
         const __mmask16 mask = bf16_mask(i, end);
@@ -82,24 +91,48 @@ static void gelu_forward_bf16(const ls_gelu *op, int64_t begin, int64_t end) {
     }
 }
 
-LS_INLINE __m512 gelu_gradient_of(__m512 x, __m512 dy) {
-    const __m512 a = _mm512_set1_ps(GELU_LINEAR), b3 = _mm512_set1_ps(3.0f * GELU_CUBIC);
+LS_INLINE __m512 gelu_clamp(__m512 x) {
     const __m512 limit = _mm512_set1_ps(9.5f), low = _mm512_set1_ps(-9.5f);
-    x = _mm512_max_ps(low, _mm512_min_ps(limit, x)); /* of a NaN, the second operand */
-    const __m512 x2 = _mm512_mul_ps(x, x), e = gelu_exp(x, x2), s = sigmoid_of(e);
-    const __m512 slope = _mm512_mul_ps(x, _mm512_fmadd_ps(b3, x2, a));
-    /* s + s (1 - s) x z' */
-    return _mm512_mul_ps(dy, _mm512_fmadd_ps(_mm512_mul_ps(s, _mm512_mul_ps(e, s)), slope, s));
+    return _mm512_max_ps(low, _mm512_min_ps(limit, x)); /* of a NaN, the second operand */
+}
+
+/* x z' */
+LS_INLINE __m512 gelu_slope(__m512 x, __m512 x2) {
+    const __m512 a = _mm512_set1_ps(GELU_LINEAR), b3 = _mm512_set1_ps(3.0f * GELU_CUBIC);
+    return _mm512_mul_ps(x, _mm512_fmadd_ps(b3, x2, a));
+}
+
+/* y' = s + s (1 - s) x z', of e = e^-z. */
+LS_INLINE __m512 gelu_derivative(__m512 e, __m512 s, __m512 slope) {
+    return _mm512_fmadd_ps(_mm512_mul_ps(s, _mm512_mul_ps(e, s)), slope, s);
+}
+
+LS_INLINE __m512 gelu_gradient_of(__m512 x, __m512 dy) {
+    x = gelu_clamp(x);
+    const __m512 x2 = _mm512_mul_ps(x, x), e = exp2_bf16(gelu_power(x, x2));
+    return _mm512_mul_ps(dy, gelu_derivative(e, sigmoid_of(e), gelu_slope(x, x2)));
+}
+
+LS_INLINE void gelu_backward_each(const ls_bf16 *from, const ls_bf16 *dy, ls_bf16 *to) {
+    __m512 x[BF16_AT_ONCE], e[BF16_AT_ONCE], s[BF16_AT_ONCE];
+    bf16_load_each(from, x);
+    BF16_EACH(v, x[v] = gelu_clamp(x[v]));
+    BF16_EACH(v, s[v] = _mm512_mul_ps(x[v], x[v]));
+    BF16_EACH(v, e[v] = gelu_power(x[v], s[v]));
+    BF16_EACH(v, x[v] = gelu_slope(x[v], s[v]));
+    exp2_bf16_each(e);
+    BF16_EACH(v, s[v] = sigmoid_of(e[v]));
+    BF16_EACH(v, e[v] = gelu_derivative(e[v], s[v], x[v]));
+    BF16_EACH(v, e[v] = _mm512_mul_ps(e[v], bf16_load_whole(dy + v * BF16_LANES)));
+    bf16_store_each(to, e);
 }
 
 static void gelu_backward_bf16(const ls_gelu *op, int64_t begin, int64_t end) {
     const ls_bf16 *x = op->x, *dy = op->dy;
     ls_bf16 *dx = op->dx;
     int64_t i = begin;
-    for (; i + BF16_LINE <= end; i += BF16_LINE) {
-        const int64_t k = i + BF16_LANES;
-        bf16_store_line(dx + i, gelu_gradient_of(bf16_load_whole(x + i), bf16_load_whole(dy + i)),
-                        gelu_gradient_of(bf16_load_whole(x + k), bf16_load_whole(dy + k)));
+    for (; i + BF16_STRETCH <= end; i += BF16_STRETCH) {
+        gelu_backward_each(x + i, dy + i, dx + i);
     }
     for (; i < end; i += BF16_LANES) {
         const __mmask16 mask = bf16_mask(i, end);
@@ -167,12 +200,32 @@ LS_INLINE void swiglu_backward_row(const ls_swiglu *op, int64_t i, ls_dtype dtyp
 }
 
 #if HAS_BF16_VECTORS
-LS_INLINE __m512 swiglu_exp(__m512 gate) {
-    return exp2_bf16(_mm512_mul_ps(gate, _mm512_set1_ps(-(float)M_LOG2E)));
+/* The power of two that is e^-gate. */
+LS_INLINE __m512 swiglu_power(__m512 gate) {
+    return _mm512_mul_ps(gate, _mm512_set1_ps(-(float)M_LOG2E));
 }
 
 LS_INLINE __m512 swiglu_of(__m512 g, __m512 u) {
-    return _mm512_mul_ps(_mm512_mul_ps(g, u), sigmoid_of(swiglu_exp(g)));
+    return _mm512_mul_ps(_mm512_mul_ps(g, u), sigmoid_of(exp2_bf16(swiglu_power(g))));
+}
+
+/* The same place of the next row comes nearer: rows of two halves are too short for the processor
+ * to see what follows. */
+LS_INLINE void prefetch_stretch(const ls_bf16 *x) {
+#pragma GCC unroll 4
+    for (int at = 0; at < BF16_STRETCH; at += BF16_LINE) {
+        __builtin_prefetch(x + at);
+    }
+}
+
+LS_INLINE void swiglu_forward_each(const ls_bf16 *gate, const ls_bf16 *up, ls_bf16 *y) {
+    __m512 g[BF16_AT_ONCE], e[BF16_AT_ONCE];
+    bf16_load_each(gate, g);
+    BF16_EACH(v, e[v] = swiglu_power(g[v]));
+    exp2_bf16_each(e);
+    BF16_EACH(v, g[v] = _mm512_mul_ps(g[v], bf16_load_whole(up + v * BF16_LANES)));
+    BF16_EACH(v, g[v] = _mm512_mul_ps(g[v], sigmoid_of(e[v])));
+    bf16_store_each(y, g);
 }
 
 static void swiglu_forward_bf16(const ls_swiglu *op, int64_t i) {
@@ -180,10 +233,10 @@ static void swiglu_forward_bf16(const ls_swiglu *op, int64_t i) {
     const ls_bf16 *gate = (const ls_bf16 *)op->x + i * 2 * F, *up = gate + F;
     ls_bf16 *y = (ls_bf16 *)op->y + i * F;
     int64_t f = 0;
-    for (; f + BF16_LINE <= F; f += BF16_LINE) {
-        const int64_t k = f + BF16_LANES;
-        bf16_store_line(y + f, swiglu_of(bf16_load_whole(gate + f), bf16_load_whole(up + f)),
-                        swiglu_of(bf16_load_whole(gate + k), bf16_load_whole(up + k)));
+    for (; f + BF16_STRETCH <= F; f += BF16_STRETCH) {
+        prefetch_stretch(gate + f + 2 * F);
+        prefetch_stretch(up + f + 2 * F);
+        swiglu_forward_each(gate + f, up + f, y + f);
     }
     for (; f < F; f += BF16_LANES) {
         const __mmask16 mask = bf16_mask(f, F);
@@ -195,12 +248,29 @@ typedef struct swiglu_gradient {
     __m512 gate, up;
 } swiglu_gradient;
 
-LS_INLINE swiglu_gradient swiglu_gradient_of(__m512 g, __m512 u, __m512 dy) {
-    const __m512 one = _mm512_set1_ps(1.0f), s = sigmoid_of(swiglu_exp(g));
-    const __m512 dy_s = _mm512_mul_ps(dy, s);
+/* s = sigmoid(g) */
+LS_INLINE swiglu_gradient swiglu_gradient_of(__m512 g, __m512 u, __m512 dy, __m512 s) {
+    const __m512 one = _mm512_set1_ps(1.0f), dy_s = _mm512_mul_ps(dy, s);
     const __m512 slope = _mm512_fmadd_ps(g, _mm512_sub_ps(one, s), one);
     return (swiglu_gradient){.gate = _mm512_mul_ps(_mm512_mul_ps(dy_s, u), slope),
                              .up = _mm512_mul_ps(dy_s, g)};
+}
+
+LS_INLINE void swiglu_backward_each(const ls_bf16 *gate, const ls_bf16 *up, const ls_bf16 *dy,
+                                    ls_bf16 *dgate, ls_bf16 *dup) {
+    __m512 g[BF16_AT_ONCE], e[BF16_AT_ONCE];
+    bf16_load_each(gate, g);
+    BF16_EACH(v, e[v] = swiglu_power(g[v]));
+    exp2_bf16_each(e);
+    BF16_EACH(v, {
+        const int64_t at = v * BF16_LANES;
+        const swiglu_gradient d = swiglu_gradient_of(g[v], bf16_load_whole(up + at),
+                                                     bf16_load_whole(dy + at), sigmoid_of(e[v]));
+        e[v] = d.gate;
+        g[v] = d.up;
+    });
+    bf16_store_each(dgate, e);
+    bf16_store_each(dup, g);
 }
 
 static void swiglu_backward_bf16(const ls_swiglu *op, int64_t i) {
@@ -209,19 +279,17 @@ static void swiglu_backward_bf16(const ls_swiglu *op, int64_t i) {
     const ls_bf16 *dy = (const ls_bf16 *)op->dy + i * F;
     ls_bf16 *dgate = (ls_bf16 *)op->dx + i * 2 * F, *dup = dgate + F;
     int64_t f = 0;
-    for (; f + BF16_LINE <= F; f += BF16_LINE) {
-        const int64_t k = f + BF16_LANES;
-        const swiglu_gradient first = swiglu_gradient_of(
-            bf16_load_whole(gate + f), bf16_load_whole(up + f), bf16_load_whole(dy + f));
-        const swiglu_gradient second = swiglu_gradient_of(
-            bf16_load_whole(gate + k), bf16_load_whole(up + k), bf16_load_whole(dy + k));
-        bf16_store_line(dgate + f, first.gate, second.gate);
-        bf16_store_line(dup + f, first.up, second.up);
+    for (; f + BF16_STRETCH <= F; f += BF16_STRETCH) {
+        prefetch_stretch(gate + f + 2 * F);
+        prefetch_stretch(up + f + 2 * F);
+        swiglu_backward_each(gate + f, up + f, dy + f, dgate + f, dup + f);
     }
     for (; f < F; f += BF16_LANES) {
         const __mmask16 mask = bf16_mask(f, F);
-        const swiglu_gradient d = swiglu_gradient_of(
-            bf16_load(gate + f, mask), bf16_load(up + f, mask), bf16_load(dy + f, mask));
+        const __m512 g = bf16_load(gate + f, mask);
+        const swiglu_gradient d =
+            swiglu_gradient_of(g, bf16_load(up + f, mask), bf16_load(dy + f, mask),
+                               sigmoid_of(exp2_bf16(swiglu_power(g))));
         bf16_store(dgate + f, mask, d.gate);
         bf16_store(dup + f, mask, d.up);
     }

@@ -16,6 +16,13 @@
  * accesses alone move what is not in the cache at less than half the speed. */
 enum { BF16_LANES = 16, BF16_LINE = 32 };
 
+/* Vectors that go through a longer computation together, and a statement for each of them. */
+enum { BF16_AT_ONCE = 8, BF16_STRETCH = BF16_AT_ONCE * BF16_LANES };
+#define BF16_EACH(v, statement)                                                                    \
+    _Pragma("GCC unroll 8") for (int v = 0; v < BF16_AT_ONCE; v++) {                               \
+        statement;                                                                                 \
+    }
+
 /* Lanes of the vector from element i on that lie before end. */
 LS_INLINE __mmask16 bf16_mask(int64_t i, int64_t end) {
     return i + BF16_LANES <= end ? 0xffff : (__mmask16)((1u << (end - i)) - 1);
@@ -39,6 +46,18 @@ LS_INLINE void bf16_store_line(ls_bf16 *y, __m512 first, __m512 second) {
     _mm512_storeu_si512(y, (__m512i)_mm512_cvtne2ps_pbh(second, first));
 }
 
+/* BF16_STRETCH elements, and back. */
+LS_INLINE void bf16_load_each(const ls_bf16 *from, __m512 x[BF16_AT_ONCE]) {
+    BF16_EACH(v, x[v] = bf16_load_whole(from + v * BF16_LANES));
+}
+
+LS_INLINE void bf16_store_each(ls_bf16 *to, const __m512 x[BF16_AT_ONCE]) {
+#pragma GCC unroll 4
+    for (int v = 0; v < BF16_AT_ONCE; v += 2) {
+        bf16_store_line(to + v * BF16_LANES, x[v], x[v + 1]);
+    }
+}
+
 /* p times 2^n, n the integer nearest to x: what _mm512_reduce_ps leaves of x is in [-1/2, 1/2], 0
  * of an infinity, and p is its minimax polynomial. */
 LS_INLINE __m512 exp2_scaled(__m512 x, __m512 p) {
@@ -56,13 +75,32 @@ LS_INLINE __m512 exp2_fp32(__m512 x) {
     return exp2_scaled(x, _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f)));
 }
 
+/* The polynomial of exp2_bf16. */
+#define EXP2_4 9.58285e-3f
+#define EXP2_3 5.590642e-2f
+#define EXP2_2 2.4024099e-1f
+#define EXP2_1 6.9312419e-1f
+
 /* 2^x within 2^-18, for what becomes bf16. */
 LS_INLINE __m512 exp2_bf16(__m512 x) {
     const __m512 f = _mm512_reduce_ps(x, 0);
-    __m512 p = _mm512_fmadd_ps(f, _mm512_set1_ps(9.58285e-3f), _mm512_set1_ps(5.590642e-2f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(2.4024099e-1f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(6.9312419e-1f));
+    __m512 p = _mm512_fmadd_ps(f, _mm512_set1_ps(EXP2_4), _mm512_set1_ps(EXP2_3));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(EXP2_2));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(EXP2_1));
     return exp2_scaled(x, _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f)));
+}
+
+/* x[v] = 2^x[v] of BF16_AT_ONCE vectors, as exp2_bf16. Stage by stage: chains of operations one
+ * after the other fill the processor's schedulers before they keep its units busy. */
+LS_INLINE void exp2_bf16_each(__m512 x[BF16_AT_ONCE]) {
+    __m512 f[BF16_AT_ONCE], p[BF16_AT_ONCE];
+    BF16_EACH(v, f[v] = _mm512_reduce_ps(x[v], 0));
+    BF16_EACH(v, x[v] = _mm512_roundscale_ps(x[v], 0));
+    BF16_EACH(v, p[v] = _mm512_fmadd_ps(f[v], _mm512_set1_ps(EXP2_4), _mm512_set1_ps(EXP2_3)));
+    BF16_EACH(v, p[v] = _mm512_fmadd_ps(p[v], f[v], _mm512_set1_ps(EXP2_2)));
+    BF16_EACH(v, p[v] = _mm512_fmadd_ps(p[v], f[v], _mm512_set1_ps(EXP2_1)));
+    BF16_EACH(v, p[v] = _mm512_fmadd_ps(p[v], f[v], _mm512_set1_ps(1.0f)));
+    BF16_EACH(v, x[v] = _mm512_scalef_ps(p[v], x[v]));
 }
 
 /* 1 / (1 + e) for e >= 0, within 2^-13, for what becomes bf16. */
