@@ -1,6 +1,6 @@
 /* LayerNorm and RMSNorm: one pass over memory; the passes within a row find it in the first cache.
  */
-#include "runtime/device/cpu/kernel.h"
+#include "runtime/device/cpu/k_bf16.h"
 
 #include <math.h>
 
@@ -74,12 +74,113 @@ LS_INLINE void forward_row(const ls_norm *op, int64_t i, ls_dtype dtype) {
     }
 }
 
+#if HAS_BF16_VECTORS
+/* A row of x in fp32, for rows that fit: then each element is converted once. */
+enum { ROW_ELEMS = 8192 };
+
+/* to [channels] = x, and the sum of x. */
+LS_INLINE float widen_row(const ls_bf16 *x, int64_t channels, float *to) {
+    __m512 sum[4] = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(),
+                     _mm512_setzero_ps()};
+    int64_t c = 0;
+    for (; c + 4 * BF16_LANES <= channels; c += 4 * BF16_LANES) {
+#pragma GCC unroll 4
+        for (int n = 0; n < 4; n++) {
+            const __m512 v = bf16_load_whole(x + c + n * BF16_LANES);
+            _mm512_store_ps(to + c + n * BF16_LANES, v);
+            sum[n] = _mm512_add_ps(sum[n], v);
+        }
+    }
+    for (; c < channels; c += BF16_LANES) {
+        const __m512 v = bf16_load(x + c, bf16_mask(c, channels));
+        _mm512_store_ps(to + c, v);
+        sum[0] = _mm512_add_ps(sum[0], v);
+    }
+    return _mm512_reduce_add_ps(
+        _mm512_add_ps(_mm512_add_ps(sum[0], sum[1]), _mm512_add_ps(sum[2], sum[3])));
+}
+
+/* d = x - shift in x's place, and the sums of d and d^2; lanes past the end stay out of them. */
+LS_INLINE void moments_row(float *x, int64_t channels, float shift, float *total, float *squares) {
+    const __m512 by = _mm512_set1_ps(shift);
+    __m512 s[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()}, q[2] = {s[0], s[0]};
+    int64_t c = 0;
+    for (; c + 2 * BF16_LANES <= channels; c += 2 * BF16_LANES) {
+#pragma GCC unroll 2
+        for (int n = 0; n < 2; n++) {
+            const __m512 d = _mm512_sub_ps(_mm512_load_ps(x + c + n * BF16_LANES), by);
+            _mm512_store_ps(x + c + n * BF16_LANES, d);
+            s[n] = _mm512_add_ps(s[n], d);
+            q[n] = _mm512_fmadd_ps(d, d, q[n]);
+        }
+    }
+    for (; c < channels; c += BF16_LANES) {
+        const __m512 d = _mm512_maskz_sub_ps(bf16_mask(c, channels), _mm512_load_ps(x + c), by);
+        _mm512_store_ps(x + c, d);
+        s[0] = _mm512_add_ps(s[0], d);
+        q[0] = _mm512_fmadd_ps(d, d, q[0]);
+    }
+    *total = _mm512_reduce_add_ps(_mm512_add_ps(s[0], s[1]));
+    *squares = _mm512_reduce_add_ps(_mm512_add_ps(q[0], q[1]));
+}
+
+/* (d - rest) rstd w + b; b NULL: + 0. */
+LS_INLINE __m512 normal_of(const float *d, __mmask16 mask, __m512 rest, __m512 rstd, const float *w,
+                           const float *b) {
+    const __m512 n = _mm512_mul_ps(_mm512_sub_ps(_mm512_load_ps(d), rest), rstd);
+    const __m512 weight = _mm512_maskz_loadu_ps(mask, w);
+    return b ? _mm512_fmadd_ps(n, weight, _mm512_maskz_loadu_ps(mask, b))
+             : _mm512_mul_ps(n, weight);
+}
+
+/* As forward_row. */
+static void forward_row_bf16(const ls_norm *op, int64_t i) {
+    _Alignas(64) float d[ROW_ELEMS];
+    const int64_t C = op->channels;
+    const bool centred = op->kind == LS_LAYERNORM;
+    const float sum = widen_row((const ls_bf16 *)op->x + i * C, C, d);
+    const float shift = centred ? sum / (float)C : 0.0f;
+    float total, squares;
+    moments_row(d, C, shift, &total, &squares);
+    const float mean = centred ? total / (float)C : 0.0f;
+    const float variance = squares / (float)C - mean * mean;
+    const float factor = 1.0f / sqrtf((variance < 0.0f ? 0.0f : variance) + (float)op->eps);
+    ((float *)op->rstd)[i] = factor;
+    if (centred) {
+        ((float *)op->mean)[i] = shift + mean;
+    }
+    const __m512 rest = _mm512_set1_ps(mean), rstd = _mm512_set1_ps(factor);
+    const float *w = op->w, *b = centred ? op->b : NULL;
+    ls_bf16 *y = (ls_bf16 *)op->y + i * C;
+    int64_t c = 0;
+    for (; c + BF16_LINE <= C; c += BF16_LINE) {
+        const int64_t k = c + BF16_LANES;
+        bf16_store_line(y + c, normal_of(d + c, 0xffff, rest, rstd, w + c, b ? b + c : NULL),
+                        normal_of(d + k, 0xffff, rest, rstd, w + k, b ? b + k : NULL));
+    }
+    for (; c < C; c += BF16_LANES) {
+        const __mmask16 mask = bf16_mask(c, C);
+        bf16_store(y + c, mask, normal_of(d + c, mask, rest, rstd, w + c, b ? b + c : NULL));
+    }
+}
+#endif
+
+static void forward_row_of(const ls_norm *op, int64_t i) {
+#if HAS_BF16_VECTORS
+    if (op->dtype == LS_BF16 && op->channels <= ROW_ELEMS) {
+        forward_row_bf16(op, i);
+        return;
+    }
+#endif
+    LS_BY_DTYPE(op->dtype, forward_row, op, i);
+}
+
 ls_status LS_ISA_NAME(ls_cpu_norm_forward)(ls_device *dev, const ls_norm *op) {
     LS_TRY(ls_check_norm(dev, op));
     const int threads = ls_threads_for(dev, op->rows * op->channels);
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t i = 0; i < op->rows; i++) {
-        LS_BY_DTYPE(op->dtype, forward_row, op, i);
+        forward_row_of(op, i);
     }
     return LS_OK;
 }
