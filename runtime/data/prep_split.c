@@ -2,6 +2,9 @@
 
 #include "runtime/base/hash.h"
 
+#include <math.h>
+#include <stdlib.h>
+
 ls_status ls_prep_split_init(ls_prep_split *split, const char *dir, int64_t shard_tokens,
                              double val_fraction) {
     *split = (ls_prep_split){.limit = (uint64_t)(val_fraction * 0x1p53), .min = UINT64_MAX};
@@ -24,6 +27,9 @@ void ls_prep_split_begin(ls_prep_split *split, const char *text, int64_t total_b
     uint64_t hash = ls_xxh64(text, hashed_bytes, (uint64_t)total_bytes) >> 11;
     split->min = hash < split->min ? hash : split->min;
     split->max = hash > split->max ? hash : split->max;
+    if (split->documents < LS_PREP_FEW_DOCUMENTS) {
+        split->hashes[split->documents] = hash;
+    }
     split->documents++;
     split->side = hash < split->limit ? LS_SPLIT_VAL : LS_SPLIT_TRAIN;
     split->until_cut = 0;
@@ -54,15 +60,40 @@ ls_status ls_prep_split_end(ls_prep_split *split) {
     return ls_shard_writer_end_document(&split->writers[split->side]);
 }
 
+static int ascending(const void *a, const void *b) {
+    const uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return (x > y) - (x < y);
+}
+
+/* The limit below which the wanted number of few documents have their hashes, at least one and not
+ * all; copies of a document stay on one side. Their hashes differ. */
+static uint64_t limit_of_few(ls_prep_split *split, double val_fraction) {
+    const int64_t count = split->documents;
+    int64_t wanted = llround(val_fraction * (double)count);
+    wanted = wanted < 1 ? 1 : wanted > count - 1 ? count - 1 : wanted;
+    qsort(split->hashes, (size_t)count, sizeof *split->hashes, ascending);
+    const uint64_t limit = split->hashes[wanted];
+    return limit > split->min ? limit : limit + 1;
+}
+
+/* Of few documents. */
+static int64_t below(const ls_prep_split *split, uint64_t limit) {
+    int64_t count = 0;
+    for (int64_t i = 0; i < split->documents; i++) {
+        count += split->hashes[i] < limit;
+    }
+    return count;
+}
+
 ls_status ls_prep_split_review(ls_prep_split *split, double val_fraction, bool *again) {
     const int64_t train = split->writers[LS_SPLIT_TRAIN].documents;
     const int64_t val = split->writers[LS_SPLIT_VAL].documents;
     *again = false;
-    if (val_fraction <= 0 || split->documents == 0 || (train > 0 && val > 0)) {
+    if (val_fraction <= 0 || split->documents == 0) {
         return LS_OK;
     }
     if (split->documents == 1) {
-        if (split->tail > 0) { /* a single byte has no tail */
+        if (split->tail > 0) { /* done, or a single byte, which has no tail */
             return LS_OK;
         }
         split->tail = val_fraction;
@@ -71,6 +102,14 @@ ls_status ls_prep_split_review(ls_prep_split *split, double val_fraction, bool *
             return LS_OK;
         }
         split->limit = 0;
+    } else if (split->documents <= LS_PREP_FEW_DOCUMENTS) {
+        const uint64_t limit = limit_of_few(split, val_fraction);
+        if (below(split, limit) == val) {
+            return LS_OK;
+        }
+        split->limit = limit;
+    } else if (train > 0 && val > 0) {
+        return LS_OK;
     } else {
         split->limit = val == 0 ? split->min + 1 : split->max;
     }

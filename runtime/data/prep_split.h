@@ -8,12 +8,17 @@
  * one is read once. */
 #define LS_PREP_HASHED_BYTES ((size_t)1 << 20)
 
+/* Of so many documents at most the hashes are kept, so that the share of those for validation is
+ * what was asked for; of more it comes close by itself. */
+#define LS_PREP_FEW_DOCUMENTS 1024
+
 typedef struct ls_prep_split {
     ls_shard_writer writers[2]; /* by ls_split */
     uint64_t limit;             /* hashes below it are for validation */
     double tail;                /* above 0: so much of the only document's end is for validation */
     uint64_t min, max;          /* hashes seen */
     int64_t documents;
+    uint64_t hashes[LS_PREP_FEW_DOCUMENTS]; /* of the first documents */
     /* The document being written. */
     ls_split side;
     int64_t until_cut; /* bytes up to the tail */
@@ -28,8 +33,9 @@ void ls_prep_split_begin(ls_prep_split *split, const char *text, int64_t total_b
 ls_status ls_prep_split_append(ls_prep_split *split, const char *text, size_t bytes);
 ls_status ls_prep_split_end(ls_prep_split *split);
 
-/* After all documents: when a side that should have documents has none, sets the rule that gives it
- * some, forgets what was written and asks for all documents *again. */
+/* After all documents: when a side that should have documents has none, or of few documents the
+ * wrong share is for validation, sets the rule that mends it, forgets what was written and asks for
+ * all documents *again. */
 ls_status ls_prep_split_review(ls_prep_split *split, double val_fraction, bool *again);
 
 #endif

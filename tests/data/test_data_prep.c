@@ -282,15 +282,45 @@ static ls_status prep_val(const char *input, double val) {
     return prep_options(&options);
 }
 
+/* Documents for validation of what was prepared last. */
+static int64_t val_documents(void) {
+    ls_dataset *dataset;
+    CHECK_OK(ls_dataset_open(fixture_path("val"), LS_SPLIT_VAL, 0, true, &dataset));
+    const int64_t documents = ls_dataset_describe(dataset)->documents;
+    ls_dataset_close(dataset);
+    return documents;
+}
+
+/* Of few documents as many as were asked for, at least one and not all. */
+static void test_val_of_few(void) {
+    static const struct {
+        int documents, expected;
+        double val;
+    } asked[] = {{8, 1, 0.01},   {8, 1, 0.1},     {8, 2, 0.25},     {8, 7, 0.99},   {30, 3, 0.1},
+                 {100, 10, 0.1}, {1024, 1, 1e-9}, {1024, 102, 0.1}, {1000, 5, 5e-3}};
+    const char *path = fixture_path("docs.jsonl");
+    for (size_t i = 0; i < sizeof asked / sizeof *asked; i++) {
+        write_documents(path, asked[i].documents, asked[i].documents);
+        CHECK_OK(prep_val(path, asked[i].val));
+        CHECK_INT(result.documents, asked[i].documents);
+        CHECK_INT(val_documents(), asked[i].expected);
+    }
+    write_documents(path, 40, 4); /* copies stay together */
+    CHECK_OK(prep_val(path, 0.25));
+    CHECK_INT(val_documents(), 10);
+    CHECK_OK(prep_val(path, 0.1));
+    CHECK_INT(val_documents(), 10);
+    write_documents(path, 1025, 1025); /* many: some */
+    CHECK_OK(prep_val(path, 1e-9));
+    CHECK_INT(val_documents(), 1);
+}
+
 static void test_val_split(void) {
     const char *path = fixture_path("docs.jsonl");
     write_documents(path, 4000, 4000);
     CHECK_OK(prep_val(path, 0.1));
-    ls_dataset *dataset;
-    CHECK_OK(ls_dataset_open(fixture_path("val"), LS_SPLIT_VAL, 0, true, &dataset));
-    int64_t documents = ls_dataset_describe(dataset)->documents;
+    const int64_t documents = val_documents();
     CHECK(documents > 320 && documents < 480); /* 400 +- 4 standard deviations */
-    ls_dataset_close(dataset);
 
     /* Copies land on one side: no document is on both. */
     write_documents(path, 600, 60);
@@ -541,6 +571,7 @@ int main(void) {
     test_many_lines();
     test_streams();
     test_val_split();
+    test_val_of_few();
     test_val_tail();
     test_shards();
     test_deterministic();
