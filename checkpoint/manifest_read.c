@@ -185,7 +185,8 @@ static ls_status places_parse(const ls_ckpt *ckpt, const json_t *item, const ls_
                        (long long)place->bytes, (long long)place->at, (long long)file_bytes);
         }
         if (place->bytes > piece->stored_bytes - sum) {
-            break;
+            return BAD("its chunks have more than %lld stored bytes",
+                       (long long)piece->stored_bytes);
         }
         sum += place->bytes;
     }

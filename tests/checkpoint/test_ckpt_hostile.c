@@ -204,6 +204,39 @@ static void test_text(const char *good, size_t bytes) {
     CHECK_STATUS(ls_ckpt_manifest_parse("", 0, "m", &ckpt), LS_E_CORRUPT);
 }
 
+/* Of a piece that is cut into two chunks: {at, bytes, stored_bytes, message}, and of one that ends
+ * beyond its file. */
+static void test_chunk_sums(const json_t *good) {
+    static const char *const bad[][4] = {
+        {"[2048, 2048]", "[100, 1]", "100", "more than 100 stored bytes"},
+        {"[2048, 2048]", "[1, 100]", "100", "more than 100 stored bytes"},
+        {"[2048, 2048]", "[50, 49]", "100", "do not have 100 stored bytes"},
+        {"[0, 0]", "[9223372036854775807, 9223372036854775807]", "9223372036854775807",
+         "more than 9223372036854775807"},
+    };
+    static const char *const members[] = {"at", "bytes", "stored_bytes"};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        json_t *root = json_deep_copy(good);
+        json_t *tensor = json_array_get(json_object_get(root, "tensors"), 2);
+        json_t *piece = json_array_get(json_object_get(tensor, "pieces"), 0);
+        json_object_set_new(piece, "chunk", json_pack("[i,i]", 129, 129));
+        json_object_set_new(piece, "chunks", json_integer(2));
+        json_object_set_new(piece, "xxh3", json_string("0123456789abcdef0123456789abcdef"));
+        for (int m = 0; m < 3; m++) {
+            json_object_set_new(piece, members[m], json_loads(bad[i][m], JSON_DECODE_ANY, NULL));
+        }
+        CHECK_STATUS(with(root, "files.0", "bytes", "9223372036854775807"), LS_E_CORRUPT);
+        CHECK_MESSAGE(bad[i][3]);
+        json_decref(root);
+    }
+    char at[32];
+    const json_t *file = json_array_get(json_object_get(good, "files"), 0);
+    snprintf(at, sizeof at, "[%lld]",
+             (long long)json_integer_value(json_object_get(file, "bytes")) - 1);
+    CHECK_STATUS(with(good, P, "at", at), LS_E_CORRUPT);
+    CHECK_MESSAGE("of a file of");
+}
+
 /* The hash is looked at before the text is, and what the text would take before it is parsed. */
 static void test_order(const char *good, size_t bytes) {
     ls_ckpt *ckpt;
@@ -483,6 +516,7 @@ int main(void) {
     test_text(text, bytes);
     test_order(text, bytes);
     test_mutations(text, bytes);
+    test_chunk_sums(good);
     test_chunks(good);
     test_overlap(good);
     test_sizes(good);

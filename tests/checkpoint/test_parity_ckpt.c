@@ -143,6 +143,7 @@ static void test_limits(void) {
     CHECK_STATUS(ls_ckpt_verify(ckpt, LS_CKPT_VERIFY_FULL, count_fault, first), LS_E_CORRUPT);
     CHECK_MESSAGE("--repair");
     CHECK(faults > 0);
+    CHECK(ls_ckpt_is_loadable(ckpt)); /* the files behind it are what they were */
     ls_ckpt_close(ckpt);
     CHECK(unlink(place("rank-00002.h5")) == 0);
     CHECK_OK(ls_ckpt_open(path, &ckpt));
