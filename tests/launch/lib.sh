@@ -4,7 +4,15 @@ here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
 work=$(mktemp -d)
 checks=0
-trap 'rm -rf "$work"' EXIT
+# What a test that fails has left running would go on for ever.
+end() {
+    jobs -p >"$work/jobs"
+    while read -r job; do
+        kill -9 "$job" 2>/dev/null || true
+    done <"$work/jobs"
+    rm -rf "$work"
+}
+trap end EXIT
 trap 'exit 130' INT # a shell that dies of a signal runs no EXIT trap
 trap 'exit 143' TERM HUP
 export OMP_NUM_THREADS=1
