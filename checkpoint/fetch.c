@@ -61,7 +61,6 @@ static void *run(void *argument) {
         f->last = &b->next;
         pthread_cond_signal(&f->full);
     }
-    pthread_cond_broadcast(&f->freed); /* the others have nothing to wait for either */
     pthread_mutex_unlock(&f->mutex);
     ls_ckpt_source_close(&r.source);
     return NULL;

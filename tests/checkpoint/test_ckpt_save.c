@@ -146,6 +146,26 @@ static void test_same_step(void) {
     free(path);
 }
 
+/* A file where the checkpoint is to be is nobody's to replace: the disk is at fault, not the user.
+ */
+static void test_taken_name(void) {
+    ls_ckpt_tensor tensors[1];
+    ls_ckpt_save_result result = {0};
+    char name[sizeof root + 32];
+    snprintf(name, sizeof name, "%s/step-00000095", root);
+    if (comm->rank == 0) {
+        CHECK_OK(ls_file_replace(name, "mine", 4));
+    }
+    cases_make(tensors, 1, comm->rank, comm->size);
+    CHECK_STATUS(case_save(comm, root, 95, 1, 1, tensors, 1, &result), LS_E_IO);
+    CHECK_MESSAGE("cannot rename");
+    cases_free(tensors, 1);
+    comm->ops->barrier(comm);
+    if (comm->rank == 0) {
+        CHECK_INT(unlink(name), 0);
+    }
+}
+
 static void test_refusals(void) {
     ls_box box = ls_box_whole(cases[2].ndim, cases[2].dims);
     ls_ckpt_tensor good = case_tensor(2, &box), t = good;
@@ -271,6 +291,7 @@ int main(int argc, char **argv) {
     test_boxes();
     test_same_bytes();
     test_same_step();
+    test_taken_name();
     test_refusals();
     test_not_shared();
     test_load_refusals();
