@@ -150,6 +150,20 @@ static ls_status check_run_dir(ls_train *train, bool resume) {
     return ls_session_agree(&train->session, status);
 }
 
+/* Only the job that owns the directory tells there how it ends: another's word would be taken for
+ * that of the job that runs. */
+static ls_status tell_outcome(ls_train *train) {
+    bool owned = train->lock.path[0] != '\0'; /* on rank 0, which takes it */
+    ls_comm *comm = train->session.comm;
+    LS_TRY(ls_session_agree(&train->session,
+                            comm->ops->broadcast(comm, &owned, (int64_t)sizeof owned, 0)));
+    if (!owned || train->tells_outcome) {
+        return LS_OK;
+    }
+    train->tells_outcome = true;
+    return ls_session_tell_outcome(&train->session, train->run_dir, &train->earlier_outcome);
+}
+
 static ls_status write_run_dir(ls_train *train) {
     LS_TRY(ls_dir_create(train->run_dir));
     LS_TRY(train->lock.path[0] ? LS_OK : own_run_dir(train));
@@ -232,7 +246,7 @@ static ls_status setup(ls_train *train, bool resume, int argc, char **argv, int 
     const ls_config *config = &train->config;
     LS_TRY(check_run_dir(train, resume));
     LS_TRY(ls_session_agree(&train->session, ls_train_ledger_price(train)));
-    LS_TRY(ls_session_tell_outcome(&train->session, train->run_dir, &train->earlier_outcome));
+    LS_TRY(tell_outcome(train));
     train->session.attention = config->numerics.attention;
     LS_TRY(ls_session_open(&train->session, &config->parallel, config->run.device,
                            config->run.threads));
@@ -246,6 +260,7 @@ static ls_status setup(ls_train *train, bool resume, int argc, char **argv, int 
     LS_TRY(begin_or_resume(train, resume));
     LS_TRY(ls_train_saver_open(train));
     LS_TRY(make_run_dir(train));
+    LS_TRY(tell_outcome(train)); /* of a new directory */
     LS_TRY(ls_train_start_loader(train, train->step + train->data_offset));
     ls_model_flops flops;
     ls_model_count_flops(&config->model, train->layout.seq, &flops);

@@ -68,6 +68,7 @@ typedef struct ls_train {
     bool energy_measured;       /* on any host */
     double energy_before_j;     /* of earlier starts */
     ls_outcome earlier_outcome; /* of the start before this; rank 0 */
+    bool tells_outcome;         /* how it ends, in the run directory */
     uint64_t compute_ns;        /* of this rank, since stragglers were looked for */
     ls_straggler straggler;
     ls_guard_losses losses;

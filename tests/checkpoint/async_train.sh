@@ -3,6 +3,11 @@
 # retention, parity, one writer for a host; and a lock that outlives its holder.
 . "$(dirname "$0")/../launch/lib.sh"
 equal=$1
+holder=
+first=
+late=
+# shellcheck disable=SC2086 # those that have begun
+trap 'kill -9 $holder $first $late 2>/dev/null || true; rm -rf "$work"' EXIT
 make_corpus
 runs=$work/runs
 ckpt() { echo "$runs/$1/checkpoints/step-0000000$2"; }
@@ -71,7 +76,40 @@ gives 2 "$LOCKSTEP" train $tiny run.name=lock --resume
 says "process $holder on host .* works in this directory"
 kill -9 $holder
 wait $holder 2>/dev/null || true
+holder=
 gives 75 "$LOCKSTEP" train $tiny run.name=lock run.steps=1000000 --resume --until 1
 says 'its lock is taken over'
 holds sh -c "! ls -A '$runs/lock/checkpoints' | grep tmp"
+
+# Nor does a second that began before the directory was there: what it says of its own end is not the run's.
+until_true() {
+    tries=0
+    until "$@" || [ $tries -gt 600 ]; do
+        tries=$((tries + 1))
+        sleep 0.1
+    done
+    holds "$@"
+}
+stands() { grep -qs '^State:.*T (stopped)' "/proc/$1/status"; }
+: >"$work/data-0"
+OMPI_COMM_WORLD_RANK=0 PLANT_DIR=$work LD_PRELOAD=$TEST_PLANT \
+    "$LOCKSTEP" train $tiny run.name=late --resume >"$work/late.out" 2>&1 &
+late=$!
+until_true stands $late
+"$LOCKSTEP" train $tiny run.name=late run.steps=1000000 >/dev/null 2>&1 &
+first=$!
+until_true [ -f "$runs/late/lock.json" ]
+kill -CONT $late
+refused=0
+wait $late || refused=$?
+holds [ $refused = 2 ]
+holds grep -q "process $first on host .* works in this directory" "$work/late.out"
+holds [ ! -e "$runs/late/outcome" ]
+kill -TERM $first
+stopped=0
+wait $first || stopped=$?
+holds [ $stopped = 75 ]
+holds grep -q '^75 .*(a signal)' "$runs/late/outcome"
+first=
+late=
 passed
