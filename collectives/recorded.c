@@ -155,6 +155,14 @@ static void meter_begin(const recorded *c, pending *p, const ls_flight_call *cal
     p->bytes = bytes;
 }
 
+/* While the host hands an operation over to the device's back end, which may wait for other ranks:
+ * a group's first operation connects them. */
+static void hand_over(const pending *p, bool begins) {
+    if (p->by_device) {
+        ls_flight_wait(begins ? p->id : 0);
+    }
+}
+
 /* Enters an operation in the record and starts its check. */
 static ls_status enter(recorded *c, const ls_flight_call *call, int64_t bytes, bool started,
                        const int64_t *send_counts, const int64_t *recv_counts, pending **out) {
@@ -165,14 +173,15 @@ static ls_status enter(recorded *c, const ls_flight_call *call, int64_t bytes, b
     p->id = ls_flight_enter(c->group, call, bytes, -1);
     meter_begin(c, p, call, bytes, started, send_counts);
     *out = p;
-    if (!c->check_comm) {
-        return LS_OK;
+    if (c->check_comm) {
+        fill_notices(c, p, call, send_counts, p->check.sent);
+        fill_notices(c, p, call, recv_counts, p->check.expected);
+        LS_TRY(LS_HELD(c->check_comm->ops->all_to_all_start(
+            c->check_comm, p->check.sent, c->notice_bytes, c->notice_offsets, p->check.received,
+            c->notice_bytes, c->notice_offsets, &p->check.request)));
     }
-    fill_notices(c, p, call, send_counts, p->check.sent);
-    fill_notices(c, p, call, recv_counts, p->check.expected);
-    return LS_HELD(c->check_comm->ops->all_to_all_start(
-        c->check_comm, p->check.sent, c->notice_bytes, c->notice_offsets, p->check.received,
-        c->notice_bytes, c->notice_offsets, &p->check.request));
+    hand_over(p, true);
+    return LS_OK;
 }
 
 /* The main thread returns from a call on an operation. */
@@ -274,6 +283,7 @@ static ls_status all_gather(ls_comm *comm, const void *send, void *recv, int64_t
 /* After the back end's start: the caller's request is ours. */
 static ls_status started(const recorded *c, pending *p, ls_meter_moment called, ls_status status,
                          ls_comm_request **request) {
+    hand_over(p, false);
     note_refused(c, p, status);
     LS_TRY(status);
     ls_flight_start(p->id);
@@ -374,6 +384,7 @@ static ls_status enter_message(recorded *c, ls_flight_kind kind, int64_t bytes, 
     (*out)->peer = c->members[peer];
     (*out)->id = ls_flight_enter(c->group, &call, bytes, (*out)->peer);
     meter_begin(c, *out, &call, bytes, true, NULL);
+    hand_over(*out, true);
     return LS_OK;
 }
 

@@ -61,7 +61,10 @@ ls_status ls_session_begin(ls_session *session, int *argc, char ***argv) {
 
 /* NCCL finds its own way over NVLink domains, unless it is asked for two levels of them. */
 static ls_status connect_gpus(ls_session *session, bool levels) {
-    const ls_comm_nccl_options nccl = {.host = session->world, .dev = session->dev};
+    const ls_comm_nccl_options nccl = {
+        .host = session->world,
+        .dev = session->dev,
+        .deadline_s = 0.8 * ls_session_limit_s()}; /* before that limit: NCCL's word says more */
     if (session->world->size == 1) {
         return ls_comm_self_on(session->dev, &session->fabric);
     }

@@ -4,6 +4,7 @@
 #include "launch/session.h"
 
 #include <limits.h>
+#include <math.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -80,6 +81,10 @@ void ls_session_limit_start(const char *what) {
     text_status = ls_status_exit(LS_E_COMM);
     starting = true;
     limit((unsigned)start_limit_s);
+}
+
+double ls_session_limit_s(void) {
+    return start_limit_s > 0 ? (double)start_limit_s : INFINITY;
 }
 
 void ls_session_limit_end(int exit_status) {

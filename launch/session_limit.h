@@ -14,6 +14,9 @@ ls_status ls_session_limit_read(void);
  */
 void ls_session_limit_start(const char *what);
 
+/* The seconds of that limit; INFINITY: none. */
+double ls_session_limit_s(void);
+
 /* Ranks that a failure did not reach, as when memory was short while ranks agreed on it, do not
  * come to the end of MPI: whoever has waited for them for 10 s goes without, and the launcher ends
  * them. */

@@ -1,6 +1,7 @@
 /* Creation and end of NCCL communicators, their memory, and the blocking operations. */
 #include "collectives/nccl/comm_nccl.h"
 
+#include "collectives/flight.h"
 #include "collectives/nccl/comm_nccl_impl.h"
 #include "collectives/recorded.h"
 #include "runtime/base/arena.h"
@@ -12,19 +13,27 @@
 
 static const ls_comm_ops NCCL_OPS;
 
+/* So that no kernel waits for ranks that do not come. A half-made communicator ends so too: to
+ * destroy it may wait for them. */
+static void give_up(nccl_comm *c) {
+    if (c->handle && !c->broken) {
+        c->broken = true;
+        ncclCommAbort(c->handle);
+    }
+}
+
 static ls_status fail(nccl_comm *c, ncclResult_t result, const char *what) {
     ls_status status = LS_FAIL(LS_E_COMM, "NCCL, %s: %s (%s)", what, ncclGetErrorString(result),
                                c->handle ? ncclGetLastError(c->handle) : "");
     if (c->handle && !c->broken) {
-        c->broken = true;
         snprintf(c->fault, sizeof c->fault, "%.250s", ls_error_last()->message);
-        ncclCommAbort(c->handle); /* so that no kernel waits for ranks that do not come */
+        give_up(c);
     }
     return status;
 }
 
 /* A non-blocking communicator says ncclInProgress until it has done its part on the host. */
-static ls_status settle(nccl_comm *c, double deadline_s, const char *what) {
+static ls_status settle(nccl_comm *c, double deadline_s /* 0: none */, const char *what) {
     const uint64_t start_ns = ls_clock_ns();
     ncclResult_t state = ncclInProgress;
     while (state == ncclInProgress) {
@@ -53,7 +62,12 @@ ls_status ls_nccl_check(nccl_comm *c, ncclResult_t result, const char *what) {
     if (result == ncclSuccess) {
         return LS_OK;
     }
-    return result == ncclInProgress ? settle(c, c->deadline_s, what) : fail(c, result, what);
+    if (result != ncclInProgress) {
+        return fail(c, result, what);
+    }
+    /* Where a flight record is kept a watchdog looks (watch.h): it knows who has time left, and can
+     * say who is missing. */
+    return settle(c, ls_flight_own() ? 0.0 : c->deadline_s, what);
 }
 
 ls_status ls_nccl_poll(nccl_comm *c) {
@@ -252,6 +266,7 @@ static ls_status create(ls_comm *host, ls_cuda_device *cuda, double deadline_s, 
     ls_pump_add(&c->pump);
     status = whole ? open_part(c, whole, color) : open_comm(c);
     if (status != LS_OK) {
+        give_up(c); /* complete here, perhaps, and not elsewhere */
         release(c);
         return status;
     }

@@ -16,9 +16,12 @@
 #include "runtime/device/device.h"
 
 typedef struct ls_comm_nccl_options {
-    ls_comm *host;     /* the same ranks over MPI; duplicated, so it may be used meanwhile */
-    ls_device *dev;    /* made by ls_device_open_cuda; borrowed */
-    double deadline_s; /* for creation, which waits for all ranks; 0: 120 */
+    ls_comm *host;  /* the same ranks over MPI; duplicated, so it may be used meanwhile */
+    ls_device *dev; /* made by ls_device_open_cuda; borrowed */
+    /* For what waits for all ranks while no flight record is kept (flight.h), without which no
+     * watchdog looks: creation, parts, and an operation until NCCL has taken it over. 0: 120;
+     * INFINITY: none. */
+    double deadline_s;
 } ls_comm_nccl_options;
 
 /* LS_E_UNSUPPORTED when the device is no GPU or lockstep was built without CUDA, LS_E_COMM when

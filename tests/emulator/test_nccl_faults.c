@@ -2,9 +2,12 @@
  *   absent: a rank does not come to the creation: refused by all at the deadline
  *   fault:  NCCL reports a fault of its own: told once, and again by every later call; also while
  *           a later one is handed over
+ *   partial: a creation, or split, that fails on one rank leaves nothing behind on the others
+ *   patience: an operation that is handed over late is given up, unless a flight record is kept
  *   memory: that is used by several communicators is registered with each, until one of them ends
  *   killed: half of the ranks, each in the middle of another operation; the others learn of it
  *           (mpirun --enable-recovery, which lets them live) */
+#include "collectives/flight.h"
 #include "collectives/nccl/comm_nccl.h"
 #include "tests/emulator/nccl/emulator_comm.h"
 #include "tests/test.h"
@@ -79,7 +82,7 @@ static void late(void) {
     CHECK_OK(create(0, &comm));
     CHECK_OK(dev->ops->alloc(dev, 2 * sizeof(float), &x));
     float *y = (float *)x + 1;
-    setenv("EMULATED_NCCL_LATE", "1", 1);
+    setenv("EMULATED_NCCL_LATE", "0", 1);
     setenv("EMULATED_NCCL_FAULT", "2", 1);
     CHECK_OK(comm->ops->all_reduce_start(comm, x, x, 1, LS_F32, LS_MAX, &first));
     CHECK_STATUS(comm->ops->all_reduce_start(comm, y, y, 1, LS_F32, LS_MAX, &second), LS_E_COMM);
@@ -87,6 +90,46 @@ static void late(void) {
     unsetenv("EMULATED_NCCL_LATE");
     unsetenv("EMULATED_NCCL_FAULT");
     comm->ops->destroy(comm);
+    dev->ops->free(dev, x);
+}
+
+/* A half-made communicator is aborted: to destroy it may wait for the others. */
+static void partial(void) {
+    ls_comm *comm, *part;
+    if (world->rank == 1) {
+        setenv("EMULATED_NCCL_FAULT", "0", 1);
+    }
+    CHECK_STATUS(create(0, &comm), LS_E_COMM);
+    CHECK(comm == NULL);
+    CHECK_INT(emu_nccl_aborted(), 1);
+    unsetenv("EMULATED_NCCL_FAULT");
+    CHECK_OK(create(0, &comm));
+    if (world->rank == 1) {
+        setenv("EMULATED_NCCL_FAULT", "0", 1);
+    }
+    CHECK_STATUS(comm->ops->duplicate(comm, &part), LS_E_COMM);
+    CHECK(part == NULL);
+    unsetenv("EMULATED_NCCL_FAULT");
+    CHECK_INT(emu_nccl_destroyed(), 0);
+    comm->ops->destroy(comm);
+}
+
+static void patience(void) {
+    ls_comm *comm;
+    void *x;
+    CHECK_OK(dev->ops->alloc(dev, sizeof(float), &x));
+    CHECK_OK(create(0.2, &comm));
+    setenv("EMULATED_NCCL_LATE", "0.6", 1);
+    CHECK_STATUS(reduce_once(comm, x), LS_E_COMM);
+    CHECK_MESSAGE("not all of 2 ranks have come within 0 s");
+    comm->ops->destroy(comm);
+    CHECK_OK(ls_flight_open(
+        &(ls_flight_options){.token = (uint64_t)getppid(), .rank = world->rank, .size = 2}));
+    CHECK_OK(create(0.2, &comm));
+    CHECK_OK(reduce_once(comm, x));
+    comm->ops->destroy(comm);
+    ls_flight_close();
+    unsetenv("EMULATED_NCCL_LATE");
     dev->ops->free(dev, x);
 }
 
@@ -183,6 +226,10 @@ int main(int argc, char **argv) {
     } else if (strcmp(way, "fault") == 0) {
         fault();
         late();
+    } else if (strcmp(way, "partial") == 0) {
+        partial();
+    } else if (strcmp(way, "patience") == 0) {
+        patience();
     } else if (strcmp(way, "memory") == 0) {
         memory();
     } else {

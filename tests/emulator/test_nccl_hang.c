@@ -1,6 +1,7 @@
 /* A rank that never enters an all-reduce which another one's device waits for, on the emulated
  * device: the watchdog names it. Before that, what the device tells of operations that end.
- * test_nccl_hang DIR, under mpirun with two ranks; ends with 3. */
+ * test_nccl_hang DIR [late], under mpirun with two ranks; ends with 3. late: NCCL does not come to
+ * an end with taking the operation over, so that it is the host that waits. */
 #include "collectives/meter.h"
 #include "collectives/nccl/comm_nccl.h"
 #include "collectives/recorded.h"
@@ -71,6 +72,9 @@ int main(int argc, char **argv) {
         ls_flight_mark(LS_FLIGHT_BACKWARD, 7);
         for (volatile int i = 0;; i = i + 1) {
         }
+    }
+    if (argc > 2) {
+        setenv("EMULATED_NCCL_LATE", "1000", 1);
     }
     CHECK_OK(reduce(comm, dev, x)); /* does not come back */
     return test_end();

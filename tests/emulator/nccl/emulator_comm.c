@@ -4,9 +4,12 @@
  * same color. NCCL's own way to learn of a dead rank is its sockets; here it is the process id.
  *
  * EMULATED_NCCL_ABSENT=RANK: that rank does not come to creations of communicators from an id.
- * EMULATED_NCCL_FAULT=N: each communicator has a fault from its N-th call on.
- * EMULATED_NCCL_LATE=1: calls are on their way when they return, and at the first look after. */
+ * EMULATED_NCCL_FAULT=N: each communicator has a fault from its N-th call on; 0: from its creation
+ * on. EMULATED_NCCL_LATE=SECONDS: calls are on their way when they return, at the first look after
+ * and for so long. */
 #include "tests/emulator/nccl/emulator_comm.h"
+
+#include "runtime/base/clock.h"
 
 #include <errno.h>
 #include <mpi.h>
@@ -240,14 +243,14 @@ ncclResult_t ncclCommGetAsyncError(ncclComm_t c, ncclResult_t *error) {
     if (!c->ready && c->polls++ > 0) { /* the first answer is always "not yet" */
         advance(c);
     }
-    if (fault && c->calls >= (uint32_t)atoi(fault)) {
+    if (fault && c->ready && c->calls >= (uint32_t)atoi(fault)) {
         c->fault = ncclSystemError;
     }
     *error = c->late                   ? ncclInProgress
              : c->fault != ncclSuccess ? c->fault
              : c->ready                ? ncclSuccess
                                        : ncclInProgress;
-    c->late = false;
+    c->late = c->late && ls_clock_ns() < c->late_until_ns;
     return ncclSuccess;
 }
 
@@ -257,7 +260,18 @@ ncclResult_t ncclCommFinalize(ncclComm_t comm) {
     return ncclSuccess;
 }
 
+static int destroyed, aborted;
+
+int emu_nccl_destroyed(void) {
+    return destroyed;
+}
+
+int emu_nccl_aborted(void) {
+    return aborted;
+}
+
 ncclResult_t ncclCommDestroy(ncclComm_t comm) {
+    destroyed++;
     emu_nccl_check_usable(comm, "ncclCommDestroy");
     emu_nccl_check_unregistered(NULL, comm, "ncclCommDestroy");
     free(comm);
@@ -266,6 +280,7 @@ ncclResult_t ncclCommDestroy(ncclComm_t comm) {
 
 /* Its queued work ends at the next look; the memory stays, so that later calls can be reported. */
 ncclResult_t ncclCommAbort(ncclComm_t comm) {
+    aborted++;
     comm->aborted = true;
     emu_nccl_forget(comm);
     return ncclSuccess;

@@ -31,7 +31,8 @@ struct emu_nccl {
     int asking, color, key;  /* ranks that create with it; of split */
     struct hello *hellos;    /* [asking], of the root */
     bool ready, hello_sent, aborted;
-    bool late; /* the next look says that the last call is still on its way */
+    bool late; /* looks before late_until_ns, one at least, say that a call is still on its way */
+    uint64_t late_until_ns;
     ncclResult_t fault;
     int heard, polls;
     uint32_t calls;
@@ -47,6 +48,9 @@ void emu_nccl_check_unregistered(const void *memory, const struct emu_nccl *comm
 void emu_nccl_forget(const struct emu_nccl *comm);
 /* Pairs of memory and communicator. */
 int emu_nccl_registrations(void);
+/* Communicators that were destroyed, or aborted. */
+int emu_nccl_destroyed(void);
+int emu_nccl_aborted(void);
 /* The communicator has a fault from when a rank's process is gone. */
 void emu_nccl_look_for_life(struct emu_nccl *comm);
 

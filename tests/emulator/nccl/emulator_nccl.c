@@ -10,6 +10,7 @@
  * not know, are reported. */
 #include "tests/emulator/emulator.h"
 
+#include "runtime/base/clock.h"
 #include "tests/emulator/nccl/emulator_comm.h"
 #include "tests/emulator/nccl/reduce.h"
 
@@ -445,7 +446,9 @@ static ncclResult_t call(part p, cudaStream_t stream) {
     group.stream = stream;
     group.parts[group.count++] = p;
     const ncclResult_t result = ncclGroupEnd();
-    p.comm->late = getenv("EMULATED_NCCL_LATE") != NULL;
+    const char *late_s = getenv("EMULATED_NCCL_LATE");
+    p.comm->late = late_s != NULL;
+    p.comm->late_until_ns = ls_clock_ns() + (late_s ? (uint64_t)(1e9 * atof(late_s)) : 0);
     return result == ncclSuccess && p.comm->late ? ncclInProgress : result;
 }
 
