@@ -48,8 +48,9 @@ typedef struct ls_comm_ops {
     /* The ranks that give the same color >= 0, in order of rank. [collective] */
     ls_status (*split)(ls_comm *comm, int color, ls_comm **part);
     /* Zeroed memory, aligned to 64 bytes, that this communicator's operations use without copies
-     * where the back end can. Every rank gives the same number of bytes; give_back takes a pointer
-     * from either alloc, NULL included; it must come before destroy. [collective] */
+     * where the back end can. Every rank gives the same number of bytes (shm: else LS_E_SHAPE on
+     * all of them); give_back takes a pointer from either alloc, NULL included; it must come before
+     * destroy. [collective] */
     ls_status (*alloc)(ls_comm *comm, int64_t bytes, void **memory);
     /* Likewise, but the ranks of one host have it in common: what one of them writes all read, so
      * that a result need not be there once for each. An all-gather may receive in it (below); other

@@ -70,12 +70,21 @@ static bool has_room(int shares, int64_t bytes) {
     return statvfs("/dev/shm", &fs) != 0 || needed <= (double)fs.f_bavail * (double)fs.f_frsize;
 }
 
-/* Says so where there is none. */
+/* Says so where there is none. All ranks must want the same: plans name regions by their number. */
 static ls_status find_room(shm_comm *c, int shares, int64_t bytes, const char *instead,
-                           int32_t *room) {
-    LS_TRY(ls_comm_check_count(bytes, "memory"));
-    *room = has_room(shares, bytes);
-    LS_TRY(c->mpi->ops->all_reduce(c->mpi, room, 1, LS_I32, LS_MIN));
+                           bool *room) {
+    const int64_t which = 2 * c->memory->next_id + (shares == 1);
+    int64_t least[] = {has_room(shares, bytes), bytes, -bytes, which, -which};
+    LS_TRY(c->mpi->ops->all_reduce(c->mpi, least, sizeof least / sizeof *least, LS_I64, LS_MIN));
+    LS_TRY(ls_comm_check_count(least[1], "memory"));
+    if (least[1] != -least[2] || least[3] != -least[4]) {
+        return LS_FAIL(LS_E_SHAPE,
+                       "the ranks allocate different memory: %lld to %lld bytes%s; all must make "
+                       "the same calls with the same size",
+                       (long long)least[1], (long long)-least[2],
+                       least[3] == -least[4] ? "" : ", in common only on some or one more often");
+    }
+    *room = least[0];
     if (!*room && c->base.rank == 0) {
         ls_log_warn("/dev/shm has no room for %d x %lld bytes: %s; enlarge it (docker: --shm-size)",
                     shares, (long long)bytes, instead);
@@ -115,7 +124,7 @@ static ls_status take_region(shm_comm *c, int64_t bytes, bool common, void **mem
 
 static ls_status alloc(ls_comm *comm, int64_t bytes, void **memory) {
     shm_comm *c = (shm_comm *)comm;
-    int32_t room;
+    bool room;
     LS_TRY(
         find_room(c, comm->size, bytes, "they are private, and collectives over them copy", &room));
     return room ? take_region(c, bytes, false, memory)
@@ -124,7 +133,7 @@ static ls_status alloc(ls_comm *comm, int64_t bytes, void **memory) {
 
 static ls_status alloc_common(ls_comm *comm, int64_t bytes, void **memory) {
     shm_comm *c = (shm_comm *)comm;
-    int32_t room;
+    bool room;
     LS_TRY(find_room(c, 1, bytes, "the ranks do not have them in common", &room));
     return room ? take_region(c, bytes, true, memory)
                 : LS_FAIL(LS_E_UNSUPPORTED, "/dev/shm has no room for %lld bytes in common",
@@ -358,8 +367,9 @@ static ls_status send_start(ls_comm *comm, const void *buf, int64_t bytes, int t
     shm_comm *c = (shm_comm *)comm;
     LS_TRY(ls_comm_check_count(bytes, "message"));
     LS_TRY(ls_comm_check_peer(comm, to, "a message to"));
-    LS_TRY(request_take(c, bytes <= LETTER_BYTES ? SHM_SEND : SHM_MESSAGE, request));
-    if (bytes > LETTER_BYTES) {
+    const bool letter = bytes <= LETTER_BYTES && c->mail[to].out;
+    LS_TRY(request_take(c, letter ? SHM_SEND : SHM_MESSAGE, request));
+    if (!letter) {
         return c->mpi->ops->send_start(c->mpi, buf, bytes, to, &(*request)->message);
     }
     (*request)->send = buf;
@@ -373,8 +383,9 @@ static ls_status recv_start(ls_comm *comm, void *buf, int64_t bytes, int from,
     shm_comm *c = (shm_comm *)comm;
     LS_TRY(ls_comm_check_count(bytes, "message"));
     LS_TRY(ls_comm_check_peer(comm, from, "a message from"));
-    LS_TRY(request_take(c, bytes <= LETTER_BYTES ? SHM_RECV : SHM_MESSAGE, request));
-    if (bytes > LETTER_BYTES) {
+    const bool letter = bytes <= LETTER_BYTES && c->mail[from].in;
+    LS_TRY(request_take(c, letter ? SHM_RECV : SHM_MESSAGE, request));
+    if (!letter) {
         return c->mpi->ops->recv_start(c->mpi, buf, bytes, from, &(*request)->message);
     }
     (*request)->recv = buf;
@@ -502,6 +513,7 @@ static ls_status wrap(ls_comm *mpi, shm_memory *memory, ls_comm **comm) {
         c->base = (ls_comm){.ops = &shm_ops, .rank = mpi->rank, .size = mpi->size};
         c->mpi = mpi;
         c->pump.drive = ls_shm_drive;
+        c->channels = shm_channels(mpi->size);
         c->spins = processors() < mpi->size ? SPINS_SHARED : SPINS;
         status = ls_comm_agree(mpi, check_room(c, shm_part_bytes(mpi->size)));
     }
@@ -514,6 +526,7 @@ static ls_status wrap(ls_comm *mpi, shm_memory *memory, ls_comm **comm) {
         const size_t first = offsetof(shm_part, channels);
         memset(part, 0, offsetof(shm_part, in));
         memset(part->channels, 0, (size_t)shm_part_bytes(mpi->size) - first);
+        ls_shm_open_channels(c);
         status = mpi->ops->barrier(mpi);
     }
     if (status != LS_OK) {

@@ -2,8 +2,9 @@
  *
  * Sums, of F32 too, are the balanced tree over the ranks of comm.h. Buffers from alloc are used
  * where they lie; others pass through stages in the window. Up to 4 KiB travel with the notice of
- * the operation itself, messages up to 2 KiB through rings between each two ranks; longer messages
- * are MPI's. A rank may be 32 small operations ahead of those that it needs nothing from. */
+ * the operation itself, messages up to 2 KiB through rings between each two ranks that are at most
+ * 8 apart (the last one and the first are neighbours); other messages are MPI's. A rank may be 32
+ * small operations ahead of those that it needs nothing from. */
 #ifndef LS_COLLECTIVES_COMM_SHM_H
 #define LS_COLLECTIVES_COMM_SHM_H
 

@@ -16,7 +16,10 @@
  * CARRIED_BYTES: what goes with the notice of an operation, which saves the stages.
  * NOTICES: operations by which a rank may be ahead of the slowest.
  * LETTERS, LETTER_BYTES: messages on their way from one rank to another, and the longest of them;
- * longer ones are left to MPI. */
+ * longer ones are left to MPI.
+ * REACH: ranks before and after, in a ring, that a rank has channels to: those of pipelines and
+ * rings. Messages to others are left to MPI: channels between all would take the square of the
+ * ranks. */
 enum {
     STAGE_BYTES = 512 << 10,
     WHOLE_BYTES = 32 << 10,
@@ -24,12 +27,15 @@ enum {
     NOTICES = 32,
     LETTERS = 8,
     LETTER_BYTES = 2 << 10,
+    REACH = 8,
     CACHE_LINE = 64
 };
 
 /* Bytes of a chunk: STAGE_BYTES, which is the most, unless a test lowers it, on all ranks and while
  * no operation is under way. */
 extern int64_t ls_comm_shm_chunk_bytes;
+/* REACH, unless a test lowers it, on all ranks: of communicators made afterwards. */
+extern int ls_comm_shm_reach;
 
 typedef enum shm_kind {
     SHM_REDUCE, /* and all-reduce */
@@ -91,8 +97,9 @@ typedef struct shm_part {
     _Alignas(CACHE_LINE) shm_plan plans[2];
     _Alignas(CACHE_LINE) char in[2][STAGE_BYTES];
     char out[2][STAGE_BYTES];
-    shm_channel channels[]; /* [size], by receiver; behind them int64_t [2][size]: of an exchange's
-                             * blocks in the sender's buffer, of a gather's in the receiver's */
+    shm_channel channels[]; /* [shm_channels], by receiver; behind them int64_t [2][size]: of an
+                             * exchange's blocks in the sender's buffer, of a gather's in the
+                             * receiver's */
 } shm_part;
 
 /* A window of MPI, and where each rank's memory in it lies here. */
@@ -142,14 +149,16 @@ struct ls_comm_request {
 
 /* What this rank knows of its messages with another. */
 typedef struct shm_mail {
+    shm_channel *out, *in;          /* to and from it; NULL: beyond reach */
     uint64_t sent, taken, received; /* taken: by the other, when last looked at */
     ls_comm_request *sends, *recvs; /* not done, in order */
 } shm_mail;
 
 typedef struct shm_comm {
     ls_comm base;
-    ls_comm *mpi; /* long messages and groups */
+    ls_comm *mpi; /* long and far messages, and groups */
     shm_window window;
+    int channels;                 /* of a part */
     int spins;                    /* looks at the others before the processor is offered to them */
     uint64_t turn;                /* operations that this rank has finished */
     uint64_t behind;              /* those that all had, when last looked at */
@@ -169,12 +178,19 @@ static inline shm_part *shm_part_of(const shm_comm *c, int rank) {
     return (shm_part *)c->window.bases[rank];
 }
 
+/* To all ranks within reach, oneself counted too. */
+static inline int shm_channels(int size) {
+    const int most = 2 * ls_comm_shm_reach + 1;
+    return size < most ? size : most;
+}
+
 static inline int64_t shm_part_bytes(int size) {
-    return (int64_t)sizeof(shm_part) + size * (int64_t)(sizeof(shm_channel) + 2 * sizeof(int64_t));
+    return (int64_t)sizeof(shm_part) + shm_channels(size) * (int64_t)sizeof(shm_channel) +
+           size * 2 * (int64_t)sizeof(int64_t);
 }
 
 static inline int64_t *shm_offsets_of(const shm_comm *c, int rank, uint64_t step) {
-    return (int64_t *)(void *)&shm_part_of(c, rank)->channels[c->base.size] +
+    return (int64_t *)(void *)&shm_part_of(c, rank)->channels[c->channels] +
            (int64_t)(step % 2) * c->base.size;
 }
 
@@ -210,7 +226,9 @@ void ls_shm_plan(shm_comm *c, const ls_comm_request *r);
 /* Goes through the steps that it can; true when the operation is done. */
 bool ls_shm_step(shm_comm *c, ls_comm_request *r);
 
-/* comm_shm_letter.c: sends and receives what it can. */
+/* comm_shm_letter.c: finds the channels, once the window is there. */
+void ls_shm_open_channels(shm_comm *c);
+/* Sends and receives what it can. */
 void ls_shm_deliver(shm_comm *c);
 
 /* Moves on what it can. */

@@ -1,10 +1,25 @@
-/* Short messages between two ranks in shared memory: a ring from each to each, in the sender's part
- * of the window. A message is on its way when its number is in its letter, which the receiver looks
- * at; both know its length, so that long ones can go through MPI without a word about it. */
+/* Short messages between two ranks in shared memory: a ring from each to each that is near, in the
+ * sender's part of the window. A message is on its way when its number is in its letter, which the
+ * receiver looks at; both know its length, so that long ones can go through MPI without a word
+ * about it. */
 #include "collectives/comm_shm_impl.h"
 
+int ls_comm_shm_reach = REACH;
+
+/* Those ahead in the ring come first, those behind last; NULL: too far. */
 static shm_channel *channel(const shm_comm *c, int from, int to) {
-    return &shm_part_of(c, from)->channels[to];
+    const int size = c->base.size, ahead = (to - from + size) % size, behind = size - ahead;
+    shm_channel *channels = shm_part_of(c, from)->channels;
+    return ahead < c->channels - c->channels / 2 ? &channels[ahead]
+           : behind <= c->channels / 2           ? &channels[c->channels - behind]
+                                                 : NULL;
+}
+
+void ls_shm_open_channels(shm_comm *c) {
+    for (int rank = 0; rank < c->base.size; rank++) {
+        c->mail[rank].out = channel(c, c->base.rank, rank);
+        c->mail[rank].in = channel(c, rank, c->base.rank);
+    }
 }
 
 static char *data_of(shm_channel *ch, uint64_t number, int64_t bytes) {
@@ -14,7 +29,7 @@ static char *data_of(shm_channel *ch, uint64_t number, int64_t bytes) {
 
 static bool try_send(shm_comm *c, ls_comm_request *r) {
     shm_mail *mail = &c->mail[r->root];
-    shm_channel *ch = channel(c, c->base.rank, r->root);
+    shm_channel *ch = mail->out;
     if (mail->sent == mail->taken + LETTERS) {
         mail->taken = atomic_load_explicit(&ch->taken, memory_order_acquire);
     }
@@ -31,7 +46,7 @@ static bool try_send(shm_comm *c, ls_comm_request *r) {
 
 static bool try_receive(shm_comm *c, ls_comm_request *r) {
     shm_mail *mail = &c->mail[r->root];
-    shm_channel *ch = channel(c, r->root, c->base.rank);
+    shm_channel *ch = mail->in;
     const uint64_t turn =
         atomic_load_explicit(&ch->letters[mail->received % LETTERS].turn, memory_order_acquire);
     if (turn != mail->received + 1) {

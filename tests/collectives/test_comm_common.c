@@ -138,6 +138,28 @@ static void check_refused(ls_comm *world, bool private) {
     comm->ops->destroy(comm); /* with what it has given */
 }
 
+/* Ranks that want memory of different sizes or kinds are told, all of them, and none is taken. */
+static void check_agreement(ls_comm *world) {
+    enum { BYTES = 100000 };
+    ls_comm *comm;
+    void *memory = NULL;
+    CHECK_OK(ls_comm_shm(world, &comm));
+    const bool odd = comm->rank == comm->size - 1;
+    CHECK_STATUS(comm->ops->alloc_common(comm, odd ? 2 * BYTES : BYTES, &memory), LS_E_SHAPE);
+    CHECK_MESSAGE("different memory: 100000 to 200000 bytes; all must");
+    CHECK_STATUS(comm->ops->alloc(comm, odd ? 64 : BYTES, &memory), LS_E_SHAPE);
+    CHECK_MESSAGE("different memory: 64 to 100000 bytes; all must");
+    CHECK_STATUS(odd ? comm->ops->alloc_common(comm, BYTES, &memory)
+                     : comm->ops->alloc(comm, BYTES, &memory),
+                 LS_E_SHAPE);
+    CHECK_MESSAGE("in common only on some");
+    CHECK_STATUS(comm->ops->alloc(comm, odd ? -1 : BYTES, &memory), LS_E_SHAPE);
+    CHECK_MESSAGE("-1");
+    CHECK_OK(comm->ops->alloc(comm, BYTES, &memory));
+    comm->ops->give_back(comm, memory);
+    comm->ops->destroy(comm);
+}
+
 int main(int argc, char **argv) {
     ls_comm *world, *comm;
     void *memory;
@@ -161,6 +183,7 @@ int main(int argc, char **argv) {
     if (world->size > 1) {
         check_refused(world, false);
         check_refused(world, true);
+        check_agreement(world);
     }
     int status = test_end();
     ls_comm_mpi_finalize();
