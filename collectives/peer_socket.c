@@ -11,15 +11,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/time.h>
 #include <unistd.h>
 
 /* An address of the contact, or loopback. TRIES connections of each call stay far from the usual
  * limit of 1024 descriptors. */
 enum { TRIES = LS_PEER_ADDRESSES + 1, CALLS_AT_ONCE = 64, BACKLOG = 256 };
-
-/* For a read or write of an accepted connection, and for all of a message. */
-#define PATIENCE_S 1u
 
 /* Of an address, before the next one is tried. */
 #define START_NS 250000000u
@@ -36,7 +32,8 @@ static int bind_any(ls_peer_address *bound) {
         {.v6 = {.sin6_family = AF_INET6, .sin6_addr = IN6ADDR_ANY_INIT}},
         {.v4 = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_ANY)}}};
     for (int i = 0; i < 2; i++) {
-        int off = 0, fd = socket(anys[i].any.sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        int off = 0,
+            fd = socket(anys[i].any.sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
         if (fd < 0) {
             continue;
         }
@@ -93,47 +90,6 @@ ls_status ls_peer_listen(int *listener, ls_peer_contact *contact) {
         add_addresses(contact, AF_INET6);
     }
     return LS_OK;
-}
-
-int ls_peer_accept(int listener, double wait_s) {
-    struct pollfd entry = {.fd = listener, .events = POLLIN};
-    if (poll(&entry, 1, (int)(wait_s * 1e3)) <= 0) {
-        return -1;
-    }
-    int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
-    const struct timeval patience = {.tv_sec = PATIENCE_S};
-    if (fd >= 0) {
-        setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
-        setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
-    }
-    return fd;
-}
-
-bool ls_peer_send(int fd, const void *data, size_t bytes) {
-    for (size_t done = 0; done < bytes;) {
-        ssize_t n = send(fd, (const char *)data + done, bytes - done, MSG_NOSIGNAL);
-        if (n <= 0) {
-            return false;
-        }
-        done += (size_t)n;
-    }
-    return true;
-}
-
-/* Whoever sends byte by byte does not keep the thread that answers from its heartbeats. */
-bool ls_peer_receive(int fd, void *data, size_t bytes) {
-    const uint64_t begin_ns = ls_clock_ns();
-    for (size_t done = 0; done < bytes;) {
-        ssize_t n = recv(fd, (char *)data + done, bytes - done, 0);
-        if (n <= 0) {
-            return false;
-        }
-        done += (size_t)n;
-        if (done < bytes && ls_clock_ns() - begin_ns > PATIENCE_S * 1000000000u) {
-            return false;
-        }
-    }
-    return true;
 }
 
 /* Calling */
@@ -246,7 +202,9 @@ static void continue_attempt(conversation *c, attempt *a) {
         getsockopt(a->fd, SOL_SOCKET, SO_ERROR, &error, &bytes);
         a->connected = error == 0;
         /* A fresh socket's buffer takes the few bytes of a request at once. */
-        if (error != 0 || !ls_peer_send(a->fd, &c->call->request, sizeof c->call->request)) {
+        const ls_peer_request *request = &c->call->request;
+        if (error != 0 ||
+            send(a->fd, request, sizeof *request, MSG_NOSIGNAL) != (ssize_t)sizeof *request) {
             end_attempt(c, a, error == ECONNREFUSED ? LS_PEER_REFUSED : LS_PEER_UNREACHABLE);
         }
         return;
@@ -260,7 +218,7 @@ static void continue_attempt(conversation *c, attempt *a) {
             end_attempt(c, a, LS_PEER_ANSWERED);
         }
     } else if (n == 0 || (errno != EAGAIN && errno != EINTR)) {
-        end_attempt(c, a, LS_PEER_REFUSED);
+        end_attempt(c, a, LS_PEER_UNASKED); /* it ends, or cannot answer: the next look will tell */
     }
 }
 

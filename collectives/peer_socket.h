@@ -1,4 +1,4 @@
-/* Questions between watchdogs of different processes, over TCP. */
+/* Questions between watchdogs of different processes, over TCP; peer_desk.h answers. */
 #ifndef LS_COLLECTIVES_PEER_SOCKET_H
 #define LS_COLLECTIVES_PEER_SOCKET_H
 
@@ -44,7 +44,9 @@ typedef enum ls_peer_result {
     LS_PEER_SILENT,  /* the connection is accepted, and nothing comes */
     LS_PEER_REFUSED, /* the host is there and nobody listens */
     LS_PEER_UNREACHABLE,
-    LS_PEER_UNASKED /* this process had no descriptor or memory for the call, or enough was known */
+    /* This process had no descriptor or memory for the call, the other closed it without an answer,
+     * or enough was known. */
+    LS_PEER_UNASKED
 } ls_peer_result;
 
 typedef struct ls_peer_call {
@@ -57,13 +59,8 @@ typedef struct ls_peer_call {
     ls_peer_reply *reply;  /* with ANSWERED to RECORD; caller frees */
 } ls_peer_call;
 
-/* A listening socket on all addresses of this host. */
+/* A listening socket on all addresses of this host; accept does not block. */
 ls_status ls_peer_listen(int *listener, ls_peer_contact *contact);
-/* A connection whose reads and writes give up after a second; -1 when none came in wait_s. */
-int ls_peer_accept(int listener, double wait_s);
-bool ls_peer_send(int fd, const void *data, size_t bytes);
-/* False also when all has not come after a second and what one more read waits for. */
-bool ls_peer_receive(int fd, void *data, size_t bytes);
 
 /* Makes all calls at once (64 at most), each at all addresses of its contact, and waits timeout_s
  * at most for them. enough: once that time has passed and a call has had no answer, the rest is

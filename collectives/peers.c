@@ -1,6 +1,6 @@
 #include "collectives/peers.h"
 
-#include "collectives/peer_socket.h"
+#include "collectives/peer_desk.h"
 #include "runtime/base/arena.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/cpu.h"
@@ -26,6 +26,7 @@ struct ls_peers {
     double beat_s;
     void (*dismissed)(void);
     int listener;
+    ls_peer_desk *desk;
     pthread_t thread;
     bool thread_runs;
     _Atomic bool stop;
@@ -36,34 +37,47 @@ struct ls_peers {
 
 /* Answering */
 
-static void answer(ls_peers *p, int fd) {
-    ls_peer_request request;
-    if (!ls_peer_receive(fd, &request, sizeof request) ||
-        memcmp(&request.secret, &p->job.secret, sizeof request.secret) != 0) {
-        return;
-    }
-    if (request.what == LS_PEER_DISMISS) {
-        const uint32_t yes = 1;
-        ls_peer_send(fd, &yes, sizeof yes);
-        p->dismissed();
-        return;
-    }
+/* What others can know of a rank here; NULL: no memory for it. */
+static ls_peer_reply *record_of(ls_peers *p, int rank) {
     ls_peer_reply *reply;
-    if (request.rank < 0 || request.rank >= p->size || ls_calloc(1, sizeof *reply, &reply)) {
-        return;
+    if (ls_calloc(1, sizeof *reply, &reply) != LS_OK) {
+        return NULL;
     }
-    const ls_flight_peer *peer = &p->here[request.rank];
-    const ls_flight_record *record = request.rank == p->rank ? ls_flight_own() : peer->record;
+    const ls_flight_peer *peer = &p->here[rank];
+    const ls_flight_record *record = rank == p->rank ? ls_flight_own() : peer->record;
     reply->known = record != NULL;
-    if (request.rank == p->rank) {
+    if (rank == p->rank) {
         ls_flight_asked(ls_flight_own());
     }
     if (record) {
         ls_flight_copy(record, &reply->record);
-        reply->dead = request.rank != p->rank && ls_flight_peer_dead(peer);
+        reply->dead = rank != p->rank && ls_flight_peer_dead(peer);
     }
-    ls_peer_send(fd, reply, sizeof *reply);
-    free(reply);
+    return reply;
+}
+
+static void *answer(void *context, const ls_peer_request *request, size_t *bytes) {
+    ls_peers *p = context;
+    if (memcmp(&request->secret, &p->job.secret, sizeof request->secret) != 0) {
+        return NULL;
+    }
+    if (request->what == LS_PEER_DISMISS) {
+        uint32_t *yes;
+        *bytes = sizeof *yes;
+        if (ls_calloc(1, sizeof *yes, &yes) != LS_OK) {
+            return NULL;
+        }
+        *yes = 1;
+        return yes;
+    }
+    *bytes = sizeof(ls_peer_reply);
+    return request->rank < 0 || request->rank >= p->size ? NULL : record_of(p, request->rank);
+}
+
+static void answered(void *context, const ls_peer_request *request) {
+    if (request->what == LS_PEER_DISMISS) {
+        ((ls_peers *)context)->dismissed();
+    }
 }
 
 static void *answer_all(void *context) {
@@ -71,11 +85,7 @@ static void *answer_all(void *context) {
     ls_cpu_unbind_thread();
     while (!atomic_load(&p->stop)) {
         ls_flight_beat();
-        int fd = ls_peer_accept(p->listener, p->beat_s);
-        if (fd >= 0) {
-            answer(p, fd);
-            close(fd);
-        }
+        ls_peer_desk_serve(p->desk, p->beat_s);
     }
     return NULL;
 }
@@ -106,7 +116,13 @@ static ls_status draw(identity *job) {
 static ls_status open_own(ls_peers *p, const ls_flight_options *flight) {
     LS_TRY(ls_flight_open(flight));
     ls_flight_beat();
-    return ls_peer_listen(&p->listener, &p->contacts[p->rank]);
+    LS_TRY(ls_peer_listen(&p->listener, &p->contacts[p->rank]));
+    const ls_peer_desk_options desk = {.listener = p->listener,
+                                       .patience_s = 10,
+                                       /* a loaded host may be late */ .context = p,
+                                       .answer = answer,
+                                       .answered = answered};
+    return ls_peer_desk_open(&desk, &p->desk);
 }
 
 static ls_status take(ls_peers *p) {
@@ -173,6 +189,7 @@ void ls_peers_close(ls_peers *p) {
         atomic_store(&p->stop, true);
         pthread_join(p->thread, NULL);
     }
+    ls_peer_desk_close(p->desk);
     if (p->listener >= 0) {
         close(p->listener);
     }

@@ -1,5 +1,5 @@
 /* Calls to ranks whose hosts have several addresses, some of which lead nowhere. */
-#include "collectives/peer_socket.h"
+#include "collectives/peer_desk.h"
 #include "tests/test.h"
 
 #include <arpa/inet.h>
@@ -52,26 +52,35 @@ static ls_peer_address nobody(const char *ip) {
     return at;
 }
 
+static void *give(void *context, const ls_peer_request *request, size_t *bytes) {
+    (void)context;
+    ls_peer_reply *reply = calloc(1, sizeof *reply);
+    *reply = (ls_peer_reply){.known = 1, .record = {.rank = request->rank, .pid = 77}};
+    *bytes = request->what == LS_PEER_DISMISS ? sizeof(uint32_t) : sizeof *reply;
+    return request->what == LS_PEER_DISMISS || request->what == LS_PEER_RECORD
+               ? reply
+               : (free(reply), NULL);
+}
+
+static void given(void *context, const ls_peer_request *request) {
+    *(bool *)context = request->what == LS_PEER_DISMISS;
+}
+
 /* Answers requests for records until it is asked to dismiss. */
 static void *answer(void *listener) {
-    for (;;) {
-        int fd = accept(*(int *)listener, NULL, NULL);
-        ls_peer_request request;
-        if (!ls_peer_receive(fd, &request, sizeof request)) {
-            close(fd);
-            continue;
-        }
-        if (request.what == LS_PEER_DISMISS) {
-            const uint32_t yes = 1;
-            ls_peer_send(fd, &yes, sizeof yes);
-            close(fd);
-            return NULL;
-        }
-        static ls_peer_reply reply;
-        reply = (ls_peer_reply){.known = 1, .record = {.rank = request.rank, .pid = 77}};
-        ls_peer_send(fd, &reply, sizeof reply);
-        close(fd);
+    bool dismissed = false;
+    ls_peer_desk *desk;
+    CHECK_OK(ls_peer_desk_open(&(ls_peer_desk_options){.listener = *(int *)listener,
+                                                       .patience_s = 1,
+                                                       .context = &dismissed,
+                                                       .answer = give,
+                                                       .answered = given},
+                               &desk));
+    while (!dismissed) {
+        ls_peer_desk_serve(desk, 0.2);
     }
+    ls_peer_desk_close(desk);
+    return NULL;
 }
 
 static ls_peer_contact with(const ls_peer_address *addresses, int count) {
@@ -171,26 +180,75 @@ static void test_few_descriptors(void) {
     close(listener);
 }
 
+static int connect_to(const ls_peer_address *at) {
+    const int fd = socket(AF_INET, SOCK_STREAM, 0);
+    CHECK_INT(connect(fd, &at->any, sizeof at->v4), 0);
+    return fd;
+}
+
+/* Has the other end closed it, without an answer? Waits for that, and ctest not for ever. */
+static bool is_closed(int fd) {
+    char byte;
+    const ssize_t n = recv(fd, &byte, 1, 0);
+    close(fd);
+    return n <= 0;
+}
+
+/* Callers that say nothing, a byte now and then, or nonsense, and such as do not take their answer:
+ * others do not wait for any of them, and none is borne for long. */
+static void test_silent(const ls_peer_address *live) {
+    enum { SILENT = 100, SLOW = 5 };
+    int fds[SILENT];
+    const ls_peer_contact here = with(live, 1);
+    for (int round = 0; round < 2; round++) {
+        for (int i = 0; i < SILENT; i++) {
+            fds[i] = connect_to(live);
+        }
+        for (int i = SILENT - SLOW; i < SILENT; i++) {
+            const ls_peer_request deaf = {.what = round ? 99 : LS_PEER_RECORD};
+            CHECK(send(fds[i], &deaf, round ? sizeof deaf : 1, MSG_NOSIGNAL) > 0);
+        }
+        for (int i = 0; i < 20; i++) {
+            CHECK_INT(call(&here, NULL, 5).result, LS_PEER_ANSWERED);
+        }
+        for (int i = 0; i < SILENT; i++) {
+            CHECK(is_closed(fds[i]));
+        }
+    }
+    const ls_peer_request request = {.what = LS_PEER_RECORD, .rank = 5};
+    const int least = 1; /* the kernel rounds it up; an answer does not fit */
+    const int fd = socket(AF_INET, SOCK_STREAM, 0);
+    ls_peer_call turned_away = {.contact = &here, .request = {.what = 99}};
+    ls_peer_call_all(&turned_away, 1, 5, true);
+    CHECK_INT(turned_away.result, LS_PEER_UNASKED); /* which is no word of its death */
+    setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &least, sizeof least);
+    CHECK_INT(connect(fd, &live->any, sizeof live->v4), 0);
+    CHECK(send(fd, &request, sizeof request, MSG_NOSIGNAL) == (ssize_t)sizeof request);
+    CHECK_INT(call(&here, NULL, 5).result, LS_PEER_ANSWERED);
+    close(fd);
+}
+
 static void *trickle(void *fd) {
     const char byte = 0;
-    const struct timespec nap = {.tv_nsec = 20000000};
-    while (send(*(int *)fd, &byte, 1, MSG_NOSIGNAL) == 1) {
+    const struct timespec nap = {.tv_nsec = 100000000};
+    for (size_t sent = 1; sent < sizeof(ls_peer_request); sent++) {
+        if (send(*(int *)fd, &byte, 1, MSG_NOSIGNAL) != 1) {
+            break;
+        }
         nanosleep(&nap, NULL);
     }
     return NULL;
 }
 
-/* Something always comes, and it is never all. */
-static void test_trickle(void) {
-    static char much[1 << 20];
-    int ends[2];
+/* Something always comes, and it is not all within a second. */
+static void test_trickle(const ls_peer_address *live) {
     pthread_t thread;
-    CHECK_INT(socketpair(AF_UNIX, SOCK_STREAM, 0, ends), 0);
-    CHECK_INT(pthread_create(&thread, NULL, trickle, &ends[1]), 0);
-    CHECK(!ls_peer_receive(ends[0], much, sizeof much)); /* ctest does not wait for all of it */
-    close(ends[0]);
+    int fd = connect_to(live);
+    CHECK_INT(pthread_create(&thread, NULL, trickle, &fd), 0);
+    struct pollfd entry = {.fd = fd, .events = POLLIN};
+    CHECK_INT(poll(&entry, 1, 1700), 1); /* the end, long before the last byte */
     pthread_join(thread, NULL);
-    close(ends[1]);
+    close(fd);
 }
 
 int main(void) {
@@ -229,7 +287,8 @@ int main(void) {
     contact = with(&closed, 1);
     CHECK_INT(call(&contact, &caller, FOREVER_S).result, LS_PEER_REFUSED);
 
-    test_trickle();
+    test_silent(&live);
+    test_trickle(&live);
     test_many(&closed, &live);
     test_enough(&gone, &live);
     contact = with(&live, 1);
