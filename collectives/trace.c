@@ -9,7 +9,8 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { MOST_EVENTS = 1 << 17 };
+/* PIECES of PIECE_BYTES: what rank 0 receives at a time. */
+enum { MOST_EVENTS = 1 << 17, PIECES = 16, PIECE_BYTES = 1 << 20 };
 
 typedef enum event_of { PLACE, OPERATION, CALL, WAIT } event_of;
 
@@ -159,32 +160,85 @@ static ls_status write_own(int rank, double origin_s, char **text, size_t *bytes
     return fclose(f) == 0 ? LS_OK : LS_FAIL(LS_E_MEMORY, "no memory for a trace");
 }
 
-/* On rank 0: one rank's text after the other, in `text`. A file that cannot be written is found out
- * later. */
-static ls_status collect(ls_comm *comm, FILE *f, const char *own, char *text,
-                         const int64_t *sizes) {
-    if (f) {
-        fwrite(own, 1, (size_t)sizes[0], f);
-    }
-    for (int r = 1; r < comm->size; r++) {
+/* Texts on their way to rank 0: pieces in the order of the file, of which PIECES are asked for at a
+ * time. A rank sends when rank 0 has room for its first piece, as small texts that come before they
+ * are wanted would lie in the library's memory, those of all ranks. */
+typedef struct gathering {
+    int rank; /* of the piece that is asked for next, and where it begins */
+    int64_t at;
+    int first, count; /* of the pieces under way */
+    struct {
+        int rank;
+        int64_t at, bytes;
         ls_comm_request *request;
-        LS_TRY(comm->ops->recv_start(comm, text, sizes[r], r, &request));
+    } pieces[PIECES];
+    char (*memory)[PIECE_BYTES]; /* [PIECES] */
+} gathering;
+
+static ls_status send_all(ls_comm *comm, const char *data, int64_t bytes, int to) {
+    for (int64_t at = 0; at < bytes; at += PIECE_BYTES) {
+        const int64_t left = bytes - at;
+        ls_comm_request *request;
+        LS_TRY(comm->ops->send_start(comm, data + at, left < PIECE_BYTES ? left : PIECE_BYTES, to,
+                                     &request));
         LS_TRY(comm->ops->wait(comm, request));
-        if (f) {
-            fputs(",\n", f);
-            fwrite(text, 1, (size_t)sizes[r], f);
-        }
     }
     return LS_OK;
 }
 
-static ls_status write_file(ls_comm *comm, const char *path, const char *own, char *text,
+static ls_status ask(ls_comm *comm, gathering *g, const int64_t *sizes) {
+    static const char yours = 1;
+    const int which = (g->first + g->count) % PIECES;
+    const int64_t left = sizes[g->rank] - g->at;
+    const int64_t bytes = left < PIECE_BYTES ? left : PIECE_BYTES;
+    g->pieces[which].rank = g->rank;
+    g->pieces[which].at = g->at;
+    g->pieces[which].bytes = bytes;
+    LS_TRY(
+        comm->ops->recv_start(comm, g->memory[which], bytes, g->rank, &g->pieces[which].request));
+    if (g->at == 0) {
+        LS_TRY(send_all(comm, &yours, sizeof yours, g->rank));
+    }
+    g->count++;
+    g->at += bytes;
+    if (g->at == sizes[g->rank]) {
+        g->rank++;
+        g->at = 0;
+    }
+    return LS_OK;
+}
+
+/* On rank 0: one rank's text after the other. A file that cannot be written is found out later. */
+static ls_status collect(ls_comm *comm, FILE *f, const char *own, gathering *g,
+                         const int64_t *sizes) {
+    g->rank = 1;
+    if (f) {
+        fwrite(own, 1, (size_t)sizes[0], f);
+    }
+    for (;;) {
+        while (g->count < PIECES && g->rank < comm->size) {
+            LS_TRY(ask(comm, g, sizes));
+        }
+        if (g->count == 0) {
+            return LS_OK;
+        }
+        LS_TRY(comm->ops->wait(comm, g->pieces[g->first].request));
+        if (f) {
+            fputs(g->pieces[g->first].at == 0 ? ",\n" : "", f);
+            fwrite(g->memory[g->first], 1, (size_t)g->pieces[g->first].bytes, f);
+        }
+        g->first = (g->first + 1) % PIECES;
+        g->count--;
+    }
+}
+
+static ls_status write_file(ls_comm *comm, const char *path, const char *own, gathering *g,
                             const int64_t *sizes) {
     FILE *f = fopen(path, "w");
     if (f) {
         fputs("{\"displayTimeUnit\":\"ms\",\"traceEvents\":[\n", f);
     }
-    ls_status status = collect(comm, f, own, text, sizes);
+    ls_status status = collect(comm, f, own, g, sizes);
     const bool failed = !f || fputs("\n]}\n", f) < 0 || ferror(f);
     if (f && fclose(f) != 0) {
         return LS_FAIL(LS_E_IO, "cannot write '%s': %s", path, strerror(errno));
@@ -194,15 +248,18 @@ static ls_status write_file(ls_comm *comm, const char *path, const char *own, ch
 }
 
 static ls_status send_own(ls_comm *comm, const char *own, int64_t bytes) {
+    char wanted;
     ls_comm_request *request;
-    LS_TRY(comm->ops->send_start(comm, own, bytes, 0, &request));
-    return comm->ops->wait(comm, request);
+    LS_TRY(comm->ops->recv_start(comm, &wanted, sizeof wanted, 0, &request));
+    LS_TRY(comm->ops->wait(comm, request));
+    return send_all(comm, own, bytes, 0);
 }
 
 ls_status ls_trace_end(ls_comm *comm, const char *path) {
-    char *own = NULL, *text = NULL;
+    char *own = NULL;
     size_t bytes = 0;
-    int64_t *sizes = NULL, mine, most = 1;
+    int64_t *sizes = NULL, mine;
+    gathering g = {0};
     double origin_s = trace.began_s;
     if (!trace.events) { /* on no rank */
         return LS_OK;
@@ -216,19 +273,17 @@ ls_status ls_trace_end(ls_comm *comm, const char *path) {
     if (status == LS_OK) {
         status = ls_calloc((size_t)comm->size, sizeof *sizes, &sizes);
     }
+    if (status == LS_OK && comm->rank == 0) {
+        status = ls_calloc(PIECES, sizeof *g.memory, &g.memory);
+    }
     LS_TRY_GOTO(ls_comm_agree(comm, status), out);
     mine = (int64_t)bytes;
     LS_TRY_GOTO(comm->ops->all_gather(comm, &mine, sizes, sizeof mine), out);
-    for (int r = 1; r < comm->size; r++) {
-        most = sizes[r] > most ? sizes[r] : most;
-    }
-    status = comm->rank == 0 ? ls_calloc((size_t)most, 1, &text) : LS_OK;
-    LS_TRY_GOTO(ls_comm_agree(comm, status), out);
-    status = comm->rank == 0 ? write_file(comm, path, own, text, sizes) : send_own(comm, own, mine);
+    status = comm->rank == 0 ? write_file(comm, path, own, &g, sizes) : send_own(comm, own, mine);
     status = ls_comm_agree(comm, status);
 out:
     free(own);
-    free(text);
+    free(g.memory);
     free(sizes);
     return status;
 }

@@ -11,8 +11,9 @@
 /* Takes memory and starts to listen; what does not fit is counted. One that is on (steps
  * are done again) goes on. LS_E_MEMORY. */
 ls_status ls_trace_begin(void);
-/* Ends it and writes one file from rank 0, rank by rank; forgets all. Without
- * one that is on (a run that was resumed beyond its beginning) nothing happens. [collective] */
+/* Ends it and writes one file from rank 0, which takes 16 MiB whatever the number of ranks; forgets
+ * all. Without one that is on (a run that was resumed beyond its beginning) nothing happens.
+ * [collective] */
 ls_status ls_trace_end(ls_comm *comm, const char *path);
 
 /* For flight.c and recorded.c; nothing happens unless a trace is on. */
