@@ -134,9 +134,11 @@ static void check(void) {
     ls_flight_record *own = ls_flight_own();
     const bool in_step = ls_flight_place_in_step(atomic_load(&own->place));
     const uint64_t learnt_ns = atomic_load(&the.step_deadline_ns);
-    const uint64_t deadline_ns = in_step && learnt_ns ? learnt_ns : ns_of(the.patience_s);
-    atomic_store(&own->deadline_ns, deadline_ns);
     const ls_flight_op *op = ls_flight_find(own, atomic_load(&own->inside));
+    const bool connects = op && op->seq == 1; /* the group's ranks, which steps do not do */
+    const uint64_t deadline_ns =
+        in_step && learnt_ns && !connects ? learnt_ns : ns_of(the.patience_s);
+    atomic_store(&own->deadline_ns, deadline_ns);
     if (ls_peers_dead_here(the.peers) < 0) {
         the.dead_since_ns = 0;
     } else if (the.dead_since_ns == 0) {

@@ -7,11 +7,11 @@
  * host whose process disappears is reported at once.
  *
  * The deadline follows the measured time of a step: deadline_factor times the longest of the last
- * ones, at least min_deadline_s. Before two steps have passed, and outside of training steps
- * (setup, evaluation, checkpoints), patience_s is allowed; but stopped and unreachable ranks are
- * found within min_deadline_s everywhere: whoever has waited for half of it asks whether all are
- * still there, unless another rank has asked meanwhile. A process that was itself stopped and
- * continued starts anew.
+ * ones, at least min_deadline_s. Before two steps have passed, outside of training steps (setup,
+ * evaluation, checkpoints) and in a group's first operation, patience_s is allowed; but stopped and
+ * unreachable ranks are found within min_deadline_s everywhere: whoever has waited for half of it
+ * asks whether all are still there, unless another rank has asked meanwhile. A process that was
+ * itself stopped and continued starts anew.
  *
  * All functions are called by the main thread. */
 #ifndef LS_COLLECTIVES_WATCH_H

@@ -216,7 +216,7 @@ static const ls_field fields[] = {
           "a rank that keeps others waiting for longer hangs"),
     FLOAT(faults, min_deadline_s, "5", "seconds", 0.1, 1e9, FREE, "the shortest such deadline"),
     FLOAT(faults, patience_s, "600", "seconds", 0.1, 1e9, FREE,
-          "the deadline in the first steps, and outside of steps"),
+          "the deadline in the first steps, outside of steps, and in a group's first operation"),
     BOOL(faults, check_collectives, "false", FREE, "compare the ranks' calls (debugging)"),
     INT(faults, compare_every, "100", "steps", 0, 1e12, FREE,
         "between comparisons of the parameters of replicas, which saves make too; 0: never"),

@@ -1,7 +1,8 @@
 /* A rank that never enters an all-reduce which another one's device waits for, on the emulated
  * device: the watchdog names it. Before that, what the device tells of operations that end.
- * test_nccl_hang DIR [late], under mpirun with two ranks; ends with 3. late: NCCL does not come to
- * an end with taking the operation over, so that it is the host that waits. */
+ * test_nccl_hang DIR [late | first], under mpirun with two ranks; ends with 3. late: NCCL does not
+ * come to an end with taking the operation over, so that it is the host that waits. first: nor soon
+ * in a group's first operation, for which there is patience: ends with 0. */
 #include "collectives/meter.h"
 #include "collectives/nccl/comm_nccl.h"
 #include "collectives/recorded.h"
@@ -48,7 +49,24 @@ static void two_that_end(ls_comm *comm, ls_device *dev, float *x) {
     }
 }
 
+/* Takes longer than steps of which the deadline has been learnt. */
+static void first_of_group(ls_comm *comm, ls_device *dev, float *x) {
+    ls_comm *part;
+    ls_flight_mark(LS_FLIGHT_BACKWARD, 7);
+    for (int step = 0; step < 3; step++) {
+        ls_watch_begin_step();
+        CHECK_OK(reduce(comm, dev, x));
+        ls_watch_end_step(step);
+    }
+    CHECK_OK(comm->ops->split(comm, 0, &part));
+    setenv("EMULATED_NCCL_LATE", "2.5", 1);
+    CHECK_OK(reduce(part, dev, x));
+    unsetenv("EMULATED_NCCL_LATE");
+    part->ops->destroy(part);
+}
+
 int main(int argc, char **argv) {
+    const char *way = argc > 2 ? argv[2] : "";
     ls_comm *world, *backend, *comm;
     ls_device *dev;
     void *x;
@@ -60,7 +78,7 @@ int main(int argc, char **argv) {
                                       .flight_dir = argv[1],
                                       .min_deadline_s = 1,
                                       .deadline_factor = 3,
-                                      .patience_s = 2,
+                                      .patience_s = *way == 'f' ? 60 : 2,
                                       .report = report,
                                       .end = end};
     CHECK_OK(ls_watch_start(&options));
@@ -68,12 +86,22 @@ int main(int argc, char **argv) {
     CHECK_OK(ls_comm_recorded(backend, "data", false, &comm));
     ls_comm_set_axis(comm, LS_COMM_DATA);
     two_that_end(comm, dev, x);
+    if (*way == 'f') {
+        first_of_group(comm, dev, x);
+        comm->ops->destroy(comm);
+        backend->ops->destroy(backend);
+        ls_watch_stop();
+        dev->ops->free(dev, x);
+        dev->ops->close(dev);
+        ls_comm_mpi_finalize();
+        return test_end();
+    }
     if (world->rank == 1) {
         ls_flight_mark(LS_FLIGHT_BACKWARD, 7);
         for (volatile int i = 0;; i = i + 1) {
         }
     }
-    if (argc > 2) {
+    if (*way == 'l') {
         setenv("EMULATED_NCCL_LATE", "1000", 1);
     }
     CHECK_OK(reduce(comm, dev, x)); /* does not come back */
