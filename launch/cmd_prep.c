@@ -16,6 +16,8 @@ enum {
     OPT_OUTPUT,
     OPT_VAL,
     OPT_FIELD,
+    OPT_VOCAB,
+    OPT_SEPARATOR,
     OPT_INCLUDE,
     OPT_SHARD_TOKENS,
     OPT_FORCE,
@@ -28,10 +30,16 @@ static const ls_option options[] = {
     [OPT_VAL] = {"val", 0, "FRACTION", "0.01",
                  "part of the documents kept for validation, at least one; 0: none"},
     [OPT_FIELD] = {"field", 0, "NAME", "text", "field of JSONL lines that holds the text"},
+    [OPT_VOCAB] = {"vocab", 0, "N", NULL,
+                   "the field holds an array of tokens of another tokenizer, all below N"},
+    [OPT_SEPARATOR] = {"separator", 0, "TOKEN", NULL,
+                       "with --vocab: follows each document, unless it is its last token"},
     [OPT_INCLUDE] = {"include", 0, "PATTERNS", NULL,
                      "names to read inside folders, such as '*.c,*.h'; otherwise all text files"},
-    [OPT_SHARD_TOKENS] = {"shard-tokens", 0, "N", "134217728",
-                          "most tokens of a shard (2 bytes each), at least 4096"},
+    [OPT_SHARD_TOKENS] =
+        {"shard-tokens", 0, "N", "134217728",
+         "most tokens of a shard (2 bytes each, 4 above a vocabulary of 65536), at least "
+         "4096"},
     [OPT_FORCE] = {"force", 0, NULL, NULL, "replace an existing data directory"},
     [OPT_JSON] = {"json", 0, NULL, NULL, "print the result as JSON"},
     [OPT_COUNT] = {0},
@@ -53,9 +61,11 @@ static void catch_signals(void) {
 
 static void print_text(const ls_prep_options *o, const ls_prep_result *r) {
     char bytes[32], tokens[32], val[32], time[32], rate[32];
-    printf("%" PRId64 " document%s (%s) from %" PRId64 " file%s", r->documents,
-           r->documents == 1 ? "" : "s", ls_text_bytes(bytes, sizeof bytes, (double)r->bytes),
-           r->files, r->files == 1 ? "" : "s");
+    printf("%" PRId64 " document%s", r->documents, r->documents == 1 ? "" : "s");
+    if (o->vocab == 0) {
+        printf(" (%s)", ls_text_bytes(bytes, sizeof bytes, (double)r->bytes));
+    }
+    printf(" from %" PRId64 " file%s", r->files, r->files == 1 ? "" : "s");
     if (r->skipped_files) {
         printf(", %" PRId64 " skipped (binary)", r->skipped_files);
     }
@@ -66,9 +76,11 @@ static void print_text(const ls_prep_options *o, const ls_prep_result *r) {
            ls_text_count(tokens, sizeof tokens, (double)r->train_tokens), r->train_shards,
            r->train_shards == 1 ? "" : "s", ls_text_count(val, sizeof val, (double)r->val_tokens),
            r->val_shards, r->val_shards == 1 ? "" : "s");
-    printf("%s, %s/s\n\nNext: lockstep train CONFIG.yaml data.dir=%s\n",
-           ls_text_duration(time, sizeof time, r->seconds),
-           ls_text_bytes(rate, sizeof rate, (double)r->bytes / r->seconds), o->out_dir);
+    printf("%s", ls_text_duration(time, sizeof time, r->seconds));
+    if (o->vocab == 0) {
+        printf(", %s/s", ls_text_bytes(rate, sizeof rate, (double)r->bytes / r->seconds));
+    }
+    printf("\n\nNext: lockstep train CONFIG.yaml data.dir=%s\n", o->out_dir);
 }
 
 static ls_status print_json(const ls_prep_options *o, const ls_prep_result *r) {
@@ -91,11 +103,31 @@ static void check_share(const ls_prep_options *o, const ls_prep_result *r) {
     const double share = (double)r->val_tokens / (double)(r->train_tokens + r->val_tokens);
     const double most_off = fmax(0.5 * wanted, 0.02);
     if (wanted > 0 && (fabs(share - wanted) > most_off || r->val_tokens == 0)) {
-        ls_log_warn("%.3g %% of the tokens are for validation, asked for are %.3g %%: documents "
-                    "are not parted, and %" PRId64 " of such sizes come no closer; give more and "
+        ls_log_warn("%.3g %% of the tokens are for validation, asked for are %.3g %%: each of the "
+                    "%" PRId64
+                    " documents goes whole to the side that its hash says; give more and "
                     "smaller ones (each line of a *.jsonl file is one)",
                     100 * share, 100 * wanted, r->documents);
     }
+}
+
+static ls_status take_vocabulary(const char *const values[OPT_COUNT], ls_prep_options *o) {
+    if (!values[OPT_VOCAB] != !values[OPT_SEPARATOR]) {
+        return LS_FAIL(LS_E_USAGE,
+                       "--%s is given without --%s; tokens need both, such as --vocab "
+                       "50257 --separator 50256 for those of GPT-2",
+                       values[OPT_VOCAB] ? "vocab" : "separator",
+                       values[OPT_VOCAB] ? "separator" : "vocab");
+    }
+    if (!values[OPT_VOCAB]) {
+        return LS_OK;
+    }
+    long long vocab, separator;
+    LS_TRY(ls_option_int("vocab", values[OPT_VOCAB], 2, INT32_MAX, &vocab));
+    LS_TRY(ls_option_int("separator", values[OPT_SEPARATOR], 0, vocab - 1, &separator));
+    o->vocab = vocab;
+    o->separator = separator;
+    return LS_OK;
 }
 
 static ls_status run_prep(int argc, char **argv) {
@@ -123,6 +155,7 @@ static ls_status run_prep(int argc, char **argv) {
     LS_TRY(ls_option_float("val", values[OPT_VAL], 0, 0.99, &o.val_fraction));
     LS_TRY(ls_option_int("shard-tokens", values[OPT_SHARD_TOKENS], 4096, 1LL << 40, &shard_tokens));
     o.shard_tokens = shard_tokens;
+    LS_TRY(take_vocabulary(values, &o));
     catch_signals();
     ls_prep_result result;
     LS_TRY(ls_prep_run(&o, &result));
@@ -142,15 +175,18 @@ const ls_verb ls_verb_prep = {
         "Reads files, folders (walked in order of names, without hidden entries), patterns and -\n"
         "for standard input, and writes token shards for training and validation. A file is one\n"
         "document; a *.jsonl file, or a stream that starts with '{', holds one document a line.\n"
-        "Tokens are bytes; token 256 follows each document. Binary files are skipped, and a file\n"
-        "that is reached twice is read once. The hash of a document decides whether it is for\n"
-        "validation: of up to 1024 documents those with the lowest ones are, of more those below\n"
-        "a limit; of a single document the end is. Where few or large documents give validation\n"
-        "another share than --val, a warning says so. The directory appears when all is written.\n"
+        "Tokens are bytes; token 256 follows each document. With --vocab and --separator the\n"
+        "field holds an array of tokens, such as a Hugging Face tokenizer makes. Binary files\n"
+        "are skipped, and a file that is reached twice is read once. The hash of a document\n"
+        "decides whether it is for validation: of up to 1024 documents those with the lowest\n"
+        "ones are, of more those below a limit; of a single document the end is. Where few or\n"
+        "large documents give validation another share than --val, a warning says so. The\n"
+        "directory appears when all is written.\n"
         "\n"
         "  lockstep prep /usr/include --include '*.h' -o data\n"
         "  lockstep prep books/*.txt -o data --val 0.02\n"
-        "  zstdcat corpus.jsonl.zst | lockstep prep - --field content -o data",
+        "  zstdcat corpus.jsonl.zst | lockstep prep - --field content -o data\n"
+        "  lockstep prep ids.jsonl --field input_ids --vocab 50257 --separator 50256 -o data",
     .options = options,
     .run = run_prep,
 };

@@ -3,7 +3,10 @@
 #include "runtime/data/jsonl.h"
 
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
+
+#include "runtime/base/arena.h"
 
 enum { MAX_NAMES = 32, MAX_DEPTH = 8, MAX_DIGITS = 17 };
 
@@ -319,26 +322,96 @@ bool ls_jsonl_scan(char *line, size_t bytes, const char *field, ls_jsonl *found)
     return true;
 }
 
+/* The value of the field, borrowed from *root, which is the caller's on LS_OK. */
+static ls_status find(const char *line, size_t bytes, const char *field, const char *usual,
+                      json_t **root, const json_t **value) {
+    json_error_t error;
+    *root = json_loadb(line, bytes, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &error);
+    if (!*root) {
+        return LS_FAIL(LS_E_INPUT, "not valid JSON: %s (column %d)", error.text, error.column);
+    }
+    *value = json_object_get(*root, field);
+    if (*value) {
+        return LS_OK;
+    }
+    ls_status status =
+        !json_is_object(*root)
+            ? LS_FAIL(LS_E_INPUT, "expected an object, {\"%s\": %s}", field, usual)
+            : LS_FAIL(LS_E_INPUT, "no field '%s' (the first field is '%s'); choose with --field",
+                      field,
+                      json_object_iter(*root) ? json_object_iter_key(json_object_iter(*root)) : "");
+    json_decref(*root);
+    return status;
+}
+
+/* The array's numbers into to, and how many there are. */
+static ls_status read_tokens(const json_t *array, const char *field, int64_t vocab,
+                             int64_t separator, int token_bytes, char *to, size_t *count) {
+    size_t i;
+    const json_t *item;
+    json_array_foreach(array, i, item) {
+        const json_int_t token = json_is_integer(item) ? json_integer_value(item) : -1;
+        if (token < 0 || token >= vocab) {
+            return json_is_integer(item)
+                       ? LS_FAIL(
+                             LS_E_INPUT,
+                             "token %lld of field '%s' is %lld; at most %lld is expected: raise "
+                             "--vocab, or was it made with another tokenizer?",
+                             (long long)i, field, (long long)json_integer_value(item),
+                             (long long)vocab - 1)
+                       : LS_FAIL(LS_E_INPUT, "item %lld of field '%s' is no whole number",
+                                 (long long)i, field);
+        }
+        const uint32_t number = (uint32_t)token; /* little-endian, as shards are */
+        memcpy(to + i * (size_t)token_bytes, &number, (size_t)token_bytes);
+    }
+    *count = json_array_size(array);
+    const json_t *last = *count > 0 ? json_array_get(array, *count - 1) : NULL;
+    *count -= last && json_integer_value(last) == separator;
+    return LS_OK;
+}
+
+ls_status ls_jsonl_parse_tokens(const char *line, size_t bytes, const char *field, int64_t vocab,
+                                int64_t separator, int token_bytes, ls_jsonl *found) {
+    *found = (ls_jsonl){0};
+    if (blank(line, bytes)) {
+        return LS_OK;
+    }
+    json_t *root;
+    const json_t *value;
+    LS_TRY(find(line, bytes, field, "[1, 2, ...]", &root, &value));
+    size_t count = 0;
+    ls_status status =
+        json_is_array(value)
+            ? ls_calloc(json_array_size(value) + 1, (size_t)token_bytes, &found->tokens)
+            : LS_FAIL(LS_E_INPUT, "field '%s' is no array of tokens%s", field,
+                      json_is_string(value) ? "; leave out --vocab to take its text" : "");
+    if (status == LS_OK) {
+        status = read_tokens(value, field, vocab, separator, token_bytes, found->tokens, &count);
+    }
+    json_decref(root);
+    if (status != LS_OK) {
+        free(found->tokens);
+        *found = (ls_jsonl){0};
+        return status;
+    }
+    found->text = found->tokens;
+    found->bytes = count * (size_t)token_bytes;
+    return LS_OK;
+}
+
 ls_status ls_jsonl_parse(const char *line, size_t bytes, const char *field, ls_jsonl *found) {
     *found = (ls_jsonl){0};
     if (blank(line, bytes)) {
         return LS_OK;
     }
-    json_error_t error;
-    json_t *root = json_loadb(line, bytes, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &error);
-    if (!root) {
-        return LS_FAIL(LS_E_INPUT, "not valid JSON: %s (column %d)", error.text, error.column);
-    }
-    const json_t *value = json_object_get(root, field);
+    json_t *root;
+    const json_t *value;
+    LS_TRY(find(line, bytes, field, "\"...\"", &root, &value));
     if (!json_is_string(value)) {
         ls_status status =
-            !json_is_object(root)
-                ? LS_FAIL(LS_E_INPUT, "expected an object, {\"%s\": \"...\"}", field)
-            : value ? LS_FAIL(LS_E_INPUT, "field '%s' is no string", field)
-                    : LS_FAIL(LS_E_INPUT,
-                              "no field '%s' (the first field is '%s'); choose with --field", field,
-                              json_object_iter(root) ? json_object_iter_key(json_object_iter(root))
-                                                     : "");
+            LS_FAIL(LS_E_INPUT, "field '%s' is no string%s", field,
+                    json_is_array(value) ? "; --vocab and --separator take arrays of tokens" : "");
         json_decref(root);
         return status;
     }

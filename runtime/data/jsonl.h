@@ -1,4 +1,4 @@
-/* A document a line: the text of one line of JSONL. */
+/* A document a line: the text, or the tokens, of one line of JSONL. */
 #ifndef LS_DATA_JSONL_H
 #define LS_DATA_JSONL_H
 
@@ -12,15 +12,21 @@ typedef struct ls_jsonl {
     const char *text; /* UTF-8, zero bytes possible, no zero at the end; NULL: a blank line */
     size_t bytes;
     json_t *document; /* holds the text, for json_decref; NULL: the line does */
+    char *tokens;     /* where they are what was asked for: heap; text points to them */
 } ls_jsonl;
 
 /* The text under `field` of the object in line [bytes]. Repeated names are refused. LS_E_INPUT says
  * what is wrong with the line. By the JSON library. */
 ls_status ls_jsonl_parse(const char *line, size_t bytes, const char *field, ls_jsonl *found);
 
-/* The same in one pass and without copies, for usual lines: escapes of the text are replaced where
- * they stand. False when it leaves the line to the library (whatever that will say of it), and then
- * the line is as it was. */
+/* The same of an array of tokens below vocab: as many little-endian numbers of token_bytes (2 or 4)
+ * in found->text, without a last one that is the separator. */
+ls_status ls_jsonl_parse_tokens(const char *line, size_t bytes, const char *field, int64_t vocab,
+                                int64_t separator, int token_bytes, ls_jsonl *found);
+
+/* What ls_jsonl_parse does in one pass and without copies, for usual lines: escapes of the text are
+ * replaced where they stand. False when it leaves the line to the library (whatever that will say
+ * of it), and then the line is as it was. */
 bool ls_jsonl_scan(char *line, size_t bytes, const char *field, ls_jsonl *found);
 
 #endif

@@ -37,6 +37,13 @@ static ls_status options_check(const ls_prep_options *o) {
         return LS_FAIL(LS_E_USAGE, "the validation fraction is %g, allowed is 0 to below 1",
                        o->val_fraction);
     }
+    if (o->vocab != 0 &&
+        !(o->vocab > 0 && o->vocab <= INT32_MAX && o->separator >= 0 && o->separator < o->vocab)) {
+        return LS_FAIL(LS_E_USAGE,
+                       "the separator is %" PRId64 " and the vocabulary %" PRId64
+                       "; tokens are numbers from 0 to below the vocabulary, at most %d",
+                       o->separator, o->vocab, INT32_MAX);
+    }
     if (o->shard_tokens < 1) {
         return LS_FAIL(LS_E_USAGE, "a shard holds %" PRId64 " tokens, at least 1 is needed",
                        o->shard_tokens);
@@ -210,8 +217,9 @@ static json_t *describe_source(const ls_prep_options *o, const ls_prep_result *r
 
 static ls_status finish(const ls_prep_options *options, const char *temp_dir, ls_prep_split *split,
                         ls_prep_result *result) {
-    ls_data_manifest manifest = {
-        .tokenizer = "bytes", .vocab = LS_BYTES_VOCAB, .separator = LS_BYTES_SEPARATOR};
+    const ls_vocabulary *vocabulary = &split->writers[LS_SPLIT_TRAIN].vocabulary;
+    ls_data_manifest manifest = {.vocab = vocabulary->size, .separator = vocabulary->separator};
+    memcpy(manifest.tokenizer, vocabulary->tokenizer, sizeof manifest.tokenizer);
     int64_t tokens[2] = {0};
     for (int side = 0; side < 2; side++) {
         ls_shard_writer *writer = &split->writers[side];
@@ -255,6 +263,7 @@ static ls_status read_all(const ls_prep_options *options, const ls_prep_sources 
                           ls_prep_split *split, ls_prep_result *result) {
     ls_prep_reader reader;
     ls_status status = ls_prep_reader_init(&reader, options, split, sources->bytes);
+    reader.told = result->skipped_files > 0; /* when all was read before */
     for (int64_t i = 0; status == LS_OK && i < sources->count; i++) {
         status = ls_prep_read(&reader, &sources->list[i]);
     }
@@ -269,8 +278,9 @@ static ls_status write_shards(const ls_prep_options *options, const ls_prep_sour
                               const char *temp_dir, ls_prep_result *result) {
     ls_prep_split split;
     bool again = true;
-    ls_status status =
-        ls_prep_split_init(&split, temp_dir, options->shard_tokens, options->val_fraction);
+    const ls_vocabulary tokens = {options->vocab, options->separator, "tokens"};
+    ls_status status = ls_prep_split_init(&split, temp_dir, options->shard_tokens,
+                                          options->val_fraction, options->vocab ? &tokens : NULL);
     if (sources->count == 1 && !sources->list[0].jsonl) {
         split.tail = options->val_fraction; /* known to be the only document */
     }
@@ -329,9 +339,13 @@ ls_status ls_prep_run(const ls_prep_options *options, ls_prep_result *result) {
         return ls_error_restore(&error);
     }
     result->seconds = 1e-9 * (double)(ls_clock_ns() - begin_ns);
-    char bytes[32], time[32];
-    ls_log_progress(true, "prep: %s of text in %s",
-                    ls_text_bytes(bytes, sizeof bytes, (double)result->bytes),
-                    ls_text_duration(time, sizeof time, result->seconds));
+    char done[32], time[32];
+    ls_log_progress(
+        true, "prep: %s %s in %s",
+        options->vocab > 0
+            ? ls_text_count(done, sizeof done, (double)(result->train_tokens + result->val_tokens))
+            : ls_text_bytes(done, sizeof done, (double)result->bytes),
+        options->vocab > 0 ? "tokens" : "of text",
+        ls_text_duration(time, sizeof time, result->seconds));
     return LS_OK;
 }

@@ -12,11 +12,12 @@ typedef struct ls_prep_options {
     const char *const *inputs; /* files, folders (walked), glob patterns, "-" for standard input */
     int input_count;
     const char *out_dir;
-    const char *jsonl_field; /* text field of *.jsonl lines: "text" */
-    const char *include;     /* file name patterns inside folders ("*.c,*.h"); NULL: all */
-    double val_fraction;     /* of documents, chosen by hash of their content; in [0, 1) */
-    int64_t shard_tokens;    /* most tokens of a shard */
-    bool force;              /* replace an existing data directory made by prep */
+    const char *jsonl_field;  /* text field of *.jsonl lines: "text" */
+    int64_t vocab, separator; /* of documents that are arrays of tokens in that field; 0: text */
+    const char *include;      /* file name patterns inside folders ("*.c,*.h"); NULL: all */
+    double val_fraction;      /* of documents, chosen by hash of their content; in [0, 1) */
+    int64_t shard_tokens;     /* most tokens of a shard */
+    bool force;               /* replace an existing data directory made by prep */
     const volatile sig_atomic_t *stop; /* when it becomes 1: LS_E_STOPPED; may be NULL */
 } ls_prep_options;
 
@@ -32,8 +33,10 @@ typedef struct ls_prep_result {
 
 /* A document is a file, or a line of a *.jsonl file (or of a stream that starts with '{'); empty
  * ones are left out. Byte-level tokens 0..255; token 256 separates documents (it follows each);
- * vocabulary 257. Folders are walked in byte order of names; hidden entries and out_dir are left
- * out, links are followed once. Same inputs give the same bytes.
+ * vocabulary 257. With a vocab above 0, tokens are those of another tokenizer, below it, and all
+ * documents lines of JSONL; the separator follows each that does not end with it. Folders are
+ * walked in byte order of names; hidden entries and out_dir are left out, links are followed once.
+ * Same inputs give the same bytes.
  *
  * A document is for validation when the hash of its first MiB and its length falls below
  * val_fraction, so that copies land on one side. Where that leaves a side empty, the document with

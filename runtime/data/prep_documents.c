@@ -102,7 +102,12 @@ static ls_status read_text(ls_prep_reader *reader, const ls_prep_source *source,
 }
 
 static void parse_line(const ls_prep_reader *reader, ls_prep_line *l) {
-    l->status = ls_jsonl_parse(l->line, l->bytes, reader->options->jsonl_field, &l->found);
+    const ls_prep_options *o = reader->options;
+    const ls_shard_writer *writer = &reader->split->writers[LS_SPLIT_TRAIN];
+    l->status = writer->as_tokens
+                    ? ls_jsonl_parse_tokens(l->line, l->bytes, o->jsonl_field, o->vocab,
+                                            o->separator, writer->token_bytes, &l->found)
+                    : ls_jsonl_parse(l->line, l->bytes, o->jsonl_field, &l->found);
 }
 
 /* Scans the lines, and parses those that the scan leaves: on all threads if they are many, for that
@@ -111,7 +116,8 @@ static void read_lines(ls_prep_reader *reader, int count) {
     int left = 0;
     for (int i = 0; i < count; i++) {
         ls_prep_line *l = &reader->lines[i];
-        l->scanned = ls_jsonl_scan(l->line, l->bytes, reader->options->jsonl_field, &l->found);
+        l->scanned = reader->options->vocab == 0 &&
+                     ls_jsonl_scan(l->line, l->bytes, reader->options->jsonl_field, &l->found);
         left += !l->scanned;
     }
     if (left == 0) {
@@ -147,6 +153,7 @@ static ls_status write_lines(ls_prep_reader *reader, const char *path, int count
             }
         }
         json_decref(found->document);
+        free(found->tokens);
     }
     return status;
 }
@@ -210,6 +217,31 @@ static ls_status read_jsonl(ls_prep_reader *reader, const ls_prep_source *source
     return LS_OK;
 }
 
+/* Says of a file that holds text after all how to give that; once. */
+static void tell_binary(ls_prep_reader *reader, const char *path) {
+    static const struct {
+        const char *magic;
+        size_t bytes;
+        const char *is, *instead;
+    } kinds[] = {
+        {"\x1F\x8B", 2, "compressed by gzip", "zcat FILE | lockstep prep - ..."},
+        {"\x28\xB5\x2F\xFD", 4, "compressed by zstd", "zstdcat FILE | lockstep prep - ..."},
+        {"\xFD"
+         "7zXZ",
+         5, "compressed by xz", "xzcat FILE | lockstep prep - ..."},
+        {"PAR1", 4, "Parquet", "write its rows as JSONL, an object a line"},
+        {"\xFF\xFE", 2, "text in UTF-16", "iconv -f UTF-16 -t UTF-8 FILE | lockstep prep - ..."},
+        {"\xFE\xFF", 2, "text in UTF-16", "iconv -f UTF-16 -t UTF-8 FILE | lockstep prep - ..."},
+    };
+    for (size_t i = 0; !reader->told && i < sizeof kinds / sizeof *kinds; i++) {
+        if (memcmp(reader->buffer, kinds[i].magic, kinds[i].bytes) == 0) {
+            ls_log_warn("'%s' is skipped, and others like it: it is %s; %s", path, kinds[i].is,
+                        kinds[i].instead);
+            reader->told = true;
+        }
+    }
+}
+
 ls_status ls_prep_read(ls_prep_reader *reader, const ls_prep_source *source) {
     int fd = source->spool_fd;
     if (fd < 0) {
@@ -226,7 +258,15 @@ ls_status ls_prep_read(ls_prep_reader *reader, const ls_prep_source *source) {
     }
     if (memchr(reader->buffer, '\0', probe)) {
         reader->binary_files++;
+        tell_binary(reader, source->path);
         status = progress(reader, source->bytes);
+        goto close;
+    }
+    if (reader->options->vocab > 0 && !source->jsonl) {
+        status = LS_FAIL(LS_E_INPUT,
+                         "input '%s' is text; with --vocab the documents are arrays of tokens, "
+                         "lines of *.jsonl files",
+                         source->path);
         goto close;
     }
     reader->files++;

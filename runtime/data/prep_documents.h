@@ -13,6 +13,7 @@ typedef struct ls_prep_reader {
     const ls_prep_options *options;
     ls_prep_split *split;
     int64_t files, binary_files;
+    bool told;                       /* why a binary file is left out */
     int64_t total_bytes, done_bytes; /* of input, for progress */
     uint64_t begin_ns, shown_ns;
     char *buffer; /* at least LS_PREP_HASHED_BYTES; grows to hold the longest line */

@@ -6,11 +6,12 @@
 #include <stdlib.h>
 
 ls_status ls_prep_split_init(ls_prep_split *split, const char *dir, int64_t shard_tokens,
-                             double val_fraction) {
+                             double val_fraction, const ls_vocabulary *tokens) {
     *split = (ls_prep_split){.limit = (uint64_t)(val_fraction * 0x1p53), .min = UINT64_MAX};
-    LS_TRY(
-        ls_shard_writer_init(&split->writers[LS_SPLIT_TRAIN], dir, LS_SPLIT_TRAIN, shard_tokens));
-    return ls_shard_writer_init(&split->writers[LS_SPLIT_VAL], dir, LS_SPLIT_VAL, shard_tokens);
+    LS_TRY(ls_shard_writer_init(&split->writers[LS_SPLIT_TRAIN], dir, LS_SPLIT_TRAIN, shard_tokens,
+                                tokens));
+    return ls_shard_writer_init(&split->writers[LS_SPLIT_VAL], dir, LS_SPLIT_VAL, shard_tokens,
+                                tokens);
 }
 
 void ls_prep_split_release(ls_prep_split *split) {
@@ -34,8 +35,10 @@ void ls_prep_split_begin(ls_prep_split *split, const char *text, int64_t total_b
     split->side = hash < split->limit ? LS_SPLIT_VAL : LS_SPLIT_TRAIN;
     split->until_cut = 0;
     if (split->tail > 0) {
-        int64_t tail_bytes = (int64_t)(split->tail * (double)total_bytes);
-        split->until_cut = total_bytes - (tail_bytes > 0 ? tail_bytes : 1);
+        const ls_shard_writer *writer = &split->writers[LS_SPLIT_TRAIN];
+        const int64_t unit = writer->as_tokens ? writer->token_bytes : 1;
+        int64_t tail = (int64_t)(split->tail * (double)(total_bytes / unit));
+        split->until_cut = total_bytes - (tail > 0 ? tail : 1) * unit;
         split->side = LS_SPLIT_TRAIN;
     }
 }

@@ -24,8 +24,9 @@ typedef struct ls_prep_split {
     int64_t until_cut; /* bytes up to the tail */
 } ls_prep_split;
 
+/* tokens: see ls_shard_writer_init. */
 ls_status ls_prep_split_init(ls_prep_split *split, const char *dir, int64_t shard_tokens,
-                             double val_fraction);
+                             double val_fraction, const ls_vocabulary *tokens);
 void ls_prep_split_release(ls_prep_split *split);
 
 /* A document of total_bytes > 0, whose first min(total_bytes, LS_PREP_HASHED_BYTES) are at text. */

@@ -14,13 +14,20 @@
 enum { BUFFER_TOKENS = 1 << 17 }; /* 256 KiB: in cache between widening, hash and write */
 
 ls_status ls_shard_writer_init(ls_shard_writer *writer, const char *dir, ls_split split,
-                               int64_t shard_tokens) {
-    *writer = (ls_shard_writer){.dir = dir, .split = split, .shard_tokens = shard_tokens, .fd = -1};
+                               int64_t shard_tokens, const ls_vocabulary *tokens) {
+    const ls_vocabulary bytes = {LS_BYTES_VOCAB, LS_BYTES_SEPARATOR, "bytes"};
+    *writer = (ls_shard_writer){.dir = dir,
+                                .split = split,
+                                .shard_tokens = shard_tokens,
+                                .vocabulary = tokens ? *tokens : bytes,
+                                .as_tokens = tokens != NULL,
+                                .fd = -1};
+    writer->token_bytes = ls_vocabulary_token_bytes(&writer->vocabulary);
     writer->hash = XXH3_createState();
     if (!writer->hash) {
         return LS_FAIL(LS_E_MEMORY, "no memory to write shards");
     }
-    return ls_calloc(BUFFER_TOKENS, sizeof *writer->buffer, &writer->buffer);
+    return ls_calloc(BUFFER_TOKENS, (size_t)writer->token_bytes, &writer->buffer);
 }
 
 void ls_shard_writer_release(ls_shard_writer *writer) {
@@ -55,14 +62,15 @@ static ls_status shard_begin(ls_shard_writer *writer) {
     if (writer->fd < 0) {
         return LS_FAIL(LS_E_IO, "cannot create '%s': %s", path, strerror(errno));
     }
-    writer->shards[writer->count] = (ls_shard_header){
-        .token_bytes = sizeof(uint16_t),
+    ls_shard_header *header = &writer->shards[writer->count];
+    *header = (ls_shard_header){
+        .token_bytes = writer->token_bytes,
         .split = writer->split,
         .index = writer->count,
-        .vocab = LS_BYTES_VOCAB,
-        .separator = LS_BYTES_SEPARATOR,
-        .tokenizer = "bytes",
+        .vocab = writer->vocabulary.size,
+        .separator = writer->vocabulary.separator,
     };
+    memcpy(header->tokenizer, writer->vocabulary.tokenizer, sizeof header->tokenizer);
     writer->count++;
     XXH3_64bits_reset(writer->hash);
     /* Zeros until all is known: a shard that was cut short has no magic. */
@@ -73,7 +81,7 @@ static ls_status shard_begin(ls_shard_writer *writer) {
 static ls_status flush(ls_shard_writer *writer) {
     char path[PATH_MAX];
     LS_TRY(shard_path(writer, writer->count - 1, path));
-    size_t bytes = (size_t)writer->buffered * sizeof *writer->buffer;
+    size_t bytes = (size_t)(writer->buffered * writer->token_bytes);
     writer->buffered = 0;
     XXH3_64bits_update(writer->hash, writer->buffer, bytes);
     return ls_file_write_all(writer->fd, writer->buffer, bytes, path);
@@ -112,22 +120,31 @@ static ls_status make_room(ls_shard_writer *writer, ls_shard_header **shard, int
     return LS_OK;
 }
 
-ls_status ls_shard_writer_append(ls_shard_writer *writer, const void *text, size_t bytes) {
-    const uint8_t *from = text;
-    while (bytes > 0) {
+static void widen(const uint8_t *restrict from, uint16_t *restrict to, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        to[i] = from[i];
+    }
+}
+
+ls_status ls_shard_writer_append(ls_shard_writer *writer, const void *from, size_t bytes) {
+    const size_t width = writer->as_tokens ? (size_t)writer->token_bytes : 1;
+    const uint8_t *next = from;
+    for (size_t left = bytes / width; left > 0;) {
         ls_shard_header *shard;
         int64_t room;
         LS_TRY(make_room(writer, &shard, &room));
-        size_t n = bytes < (size_t)room ? bytes : (size_t)room;
-        uint16_t *restrict to = writer->buffer + writer->buffered;
-        for (size_t i = 0; i < n; i++) {
-            to[i] = from[i];
+        const size_t n = left < (size_t)room ? left : (size_t)room;
+        uint8_t *to = writer->buffer + writer->buffered * writer->token_bytes;
+        if (writer->as_tokens) {
+            memcpy(to, next, n * width);
+        } else {
+            widen(next, (uint16_t *)(void *)to, n);
+            shard->bytes += (int64_t)n;
         }
         writer->buffered += (int64_t)n;
         shard->tokens += (int64_t)n;
-        shard->bytes += (int64_t)n;
-        from += n;
-        bytes -= n;
+        next += n * width;
+        left -= n;
     }
     return LS_OK;
 }
@@ -136,7 +153,11 @@ ls_status ls_shard_writer_end_document(ls_shard_writer *writer) {
     ls_shard_header *shard;
     int64_t room;
     LS_TRY(make_room(writer, &shard, &room));
-    writer->buffer[writer->buffered++] = LS_BYTES_SEPARATOR;
+    const uint32_t separator =
+        (uint32_t)writer->vocabulary.separator; /* little-endian, as shards are */
+    memcpy(writer->buffer + writer->buffered * writer->token_bytes, &separator,
+           (size_t)writer->token_bytes);
+    writer->buffered++;
     shard->tokens++;
     shard->documents++;
     writer->documents++;

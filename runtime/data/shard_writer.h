@@ -1,5 +1,5 @@
-/* Writes one split as shards: bytes in, uint16 tokens out. Headers are completed at the end, when
- * the number of shards is known. Not thread-safe. */
+/* Writes one split as shards: text in, a uint16 token for each byte out; or tokens as they are.
+ * Headers are completed at the end, when the number of shards is known. Not thread-safe. */
 #ifndef LS_DATA_SHARD_WRITER_H
 #define LS_DATA_SHARD_WRITER_H
 
@@ -9,26 +9,41 @@
 
 enum { LS_BYTES_SEPARATOR = 256, LS_BYTES_VOCAB = 257 };
 
+typedef struct ls_vocabulary {
+    int64_t size, separator;
+    char tokenizer[16];
+} ls_vocabulary;
+
+/* Of a token in a shard: 2, or 4 where 2 do not hold all. */
+static inline int ls_vocabulary_token_bytes(const ls_vocabulary *vocabulary) {
+    return vocabulary->size <= 1 << 16 ? 2 : 4;
+}
+
 typedef struct ls_shard_writer {
     const char *dir; /* borrowed */
     ls_split split;
     int64_t shard_tokens; /* most tokens of a shard */
+    ls_vocabulary vocabulary;
+    int token_bytes;
+    bool as_tokens; /* what is appended; else text */
     ls_shard_header *shards;
     int count, capacity;
     int64_t documents;
     int fd; /* of the last shard; -1 when it is complete */
-    uint16_t *buffer;
+    uint8_t *buffer;
     int64_t buffered; /* tokens not yet written */
     XXH3_state_t *hash;
 } ls_shard_writer;
 
+/* tokens: the vocabulary of documents that are tokens already, of the bytes that it needs; NULL: of
+ * text, each byte of which is a token. */
 ls_status ls_shard_writer_init(ls_shard_writer *writer, const char *dir, ls_split split,
-                               int64_t shard_tokens);
+                               int64_t shard_tokens, const ls_vocabulary *tokens);
 /* Closes; files stay. Safe on a zeroed struct. */
 void ls_shard_writer_release(ls_shard_writer *writer);
 
-/* Part of a document. LS_E_IO names the file. */
-ls_status ls_shard_writer_append(ls_shard_writer *writer, const void *text, size_t bytes);
+/* Part of a document: text, or whole tokens. LS_E_IO names the file. */
+ls_status ls_shard_writer_append(ls_shard_writer *writer, const void *from, size_t bytes);
 /* The separator after a document. */
 ls_status ls_shard_writer_end_document(ls_shard_writer *writer);
 

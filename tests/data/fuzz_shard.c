@@ -63,6 +63,10 @@ static void jsonl(const uint8_t *data, size_t size) {
         (void)ls_jsonl_parse(line, size, "text", &parsed);
     }
     json_decref(parsed.document);
+    if (ls_jsonl_parse_tokens((const char *)data, size, "text", 70000, 3, 4, &parsed) == LS_OK) {
+        require(parsed.bytes % 4 == 0 && (parsed.bytes == 0 || parsed.text));
+        free(parsed.tokens);
+    }
     free(line);
 }
 

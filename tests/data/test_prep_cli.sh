@@ -26,7 +26,7 @@ for i in 1 2 3; do
     head -c $((i * 5000)) /dev/zero | tr '\0' "$i" >uneven/$i.txt
 done
 gives 0 "$LOCKSTEP" prep uneven -o uneven-data --val 0.01
-says '[1-5][0-9.]* % of the tokens are for validation, asked for are 1 %: .* and 3 of such sizes come no closer'
+says '[1-5][0-9.]* % of the tokens are for validation, asked for are 1 %: each of the 3 documents goes whole'
 gives 0 "$LOCKSTEP" prep uneven -o uneven-data --val 0 --force
 holds sh -c '! grep -q warning err'
 seq 20000 | sed 's/.*/{"text": "document &"}/' >even.jsonl
@@ -38,6 +38,39 @@ gives 0 "$LOCKSTEP" prep - -o from-stdin --field body <lines
 prints '^2 documents (6 B)'
 gives 2 "$LOCKSTEP" prep - -o other <lines
 says "'standard input', line 1: no field 'text' (the first field is 'body'); choose with --field"
+
+# Tokens of another tokenizer: as they are, two bytes each or four, the separator once after each document.
+stored() { od -An -v -tu"$1" -j256 "$2" | xargs; }
+printf '{"n": 3, "ids": [5, 6, 9]}\n\n{"ids": [7]}\n{"ids": []}\n{"ids": [9]}\n' >ids.jsonl
+gives 0 "$LOCKSTEP" prep ids.jsonl --field ids --vocab 10 --separator 9 --val 0 -o ids
+prints '^2 documents from 1 file$'
+prints '^train: 5 tokens'
+holds test "$(stored 2 ids/train-00000.tok)" = '5 6 9 7 9'
+holds grep -q '"vocab": 10' ids/data.json
+holds grep -q '"separator": 9' ids/data.json
+printf '{"ids": [0, 69998, 2, 3, 4, 5, 6, 65536, 8, 9]}\n' >long.jsonl
+gives 0 "$LOCKSTEP" prep - --field ids --vocab 70000 --separator 69999 --val 0.2 -o wide <long.jsonl
+holds test "$(stored 4 wide/train-00000.tok)" = '0 69998 2 3 4 5 6 65536 69999'
+holds test "$(stored 4 wide/val-00000.tok)" = '8 9 69999'
+gives 0 "$LOCKSTEP" train model.preset=gpt2-tiny model.context=4 data.dir=wide run.name=wide run.steps=2 batch.sequences=2
+holds grep -q 'vocab: 70000' runs/wide/config.yaml
+gives 2 "$LOCKSTEP" prep ids.jsonl --field ids --vocab 10 -o other
+says '.*--vocab is given without --separator'
+gives 2 "$LOCKSTEP" prep ids.jsonl --field ids --vocab 9 --separator 8 -o other
+says "'ids.jsonl', line 1: token 2 of field 'ids' is 9; at most 8 is expected"
+gives 2 "$LOCKSTEP" prep ids.jsonl --field ids -o other
+says "'ids.jsonl', line 1: field 'ids' is no string; --vocab and --separator take arrays"
+gives 2 "$LOCKSTEP" prep even.jsonl --vocab 10 --separator 9 -o other
+says "line 1: field 'text' is no array of tokens; leave out --vocab"
+echo '{"ids": [1, 2.5]}' | gives 2 "$LOCKSTEP" prep - --field ids --vocab 10 --separator 9 -o other
+says "item 1 of field 'ids' is no whole number"
+gives 2 "$LOCKSTEP" prep text --vocab 10 --separator 9 -o other
+says "is text; with --vocab the documents are arrays of tokens"
+
+# Of text that is there in another form, it says how to give it.
+gzip -kn even.jsonl
+gives 2 "$LOCKSTEP" prep even.jsonl.gz -o other
+says "'even.jsonl.gz' is skipped.*compressed by gzip; zcat FILE | lockstep prep -"
 
 gives 2 "$LOCKSTEP" prep text
 says 'no data directory is given (-o DIR)'
