@@ -204,6 +204,36 @@ static ls_status begin_or_resume(ls_train *train, bool resuming) {
     return LS_OK;
 }
 
+/* Settings that do not do what they say, for the sake of others. Rank 0 only. */
+static void warn_of_idle_settings(const ls_train *train) {
+    const ls_config *c = &train->config;
+    const long long steps = (long long)train->total_steps;
+    int64_t first = 0, last;
+    if (ls_config_trace_steps(&c->metrics, &first, &last) == LS_OK && first > train->total_steps) {
+        ls_log_warn("metrics.trace_steps is '%s', and the run ends with step %lld: nothing is "
+                    "traced",
+                    c->metrics.trace_steps, steps);
+    }
+    if (c->schedule.warmup_steps > train->total_steps) {
+        ls_log_warn("schedule.warmup_steps is %lld, and the run ends with step %lld: the learning "
+                    "rate never comes to optim.lr, %g; lower schedule.warmup_steps",
+                    (long long)c->schedule.warmup_steps, steps, c->optim.lr);
+    }
+    if (c->checkpoint.keep_best > 0 && c->eval.every == 0) {
+        ls_log_warn("checkpoint.keep_best is %lld, but only the last step is evaluated; set "
+                    "eval.every to the steps between saves (%lld)",
+                    (long long)c->checkpoint.keep_best, (long long)c->checkpoint.every);
+    }
+    const ls_dataset_info *data = ls_dataset_describe(train->train_data);
+    if (c->run.init[0] && data->vocab <= c->model.vocab / 2) {
+        ls_log_warn("the weights of run.init have a vocabulary of %lld, and the tokens of '%s' "
+                    "('%s') are below %lld: were they made by the tokenizer of these weights? See "
+                    "`lockstep prep --help`, --vocab",
+                    (long long)c->model.vocab, c->data.dir, data->tokenizer,
+                    (long long)data->vocab);
+    }
+}
+
 static void announce(const ls_train *train) {
     char params[32], memory[32], tokens[32], copy[32], all[32];
     const int64_t snapshot = ls_ckpt_saver_bytes(train->saver);
@@ -231,12 +261,8 @@ static void announce(const ls_train *train) {
         snapshot > 0 ? ", and for saves in the background " : "",
         snapshot > 0 ? ls_text_bytes(copy, sizeof copy, (double)snapshot) : "",
         ls_text_bytes(all, sizeof all, (double)ls_train_memory_planned(train)));
-    int64_t first = 0, last;
-    if (ls_config_trace_steps(&train->config.metrics, &first, &last) == LS_OK &&
-        first > train->total_steps && train->session.comm->rank == 0) {
-        ls_log_warn("metrics.trace_steps is '%s', and the run ends with step %lld: nothing is "
-                    "traced",
-                    train->config.metrics.trace_steps, (long long)train->total_steps);
+    if (train->session.comm->rank == 0) {
+        warn_of_idle_settings(train);
     }
 }
 
@@ -328,7 +354,7 @@ static void summarise(const ls_train *train) {
         printf("memory of rank %lld %s at most, %s planned%s", (long long)train->memory.rank,
                ls_text_bytes(peak, sizeof peak, (double)train->memory.peak_bytes),
                ls_text_bytes(planned, sizeof planned, (double)train->memory.planned_bytes), uneven);
-        if (train->session.comm->size > 1) {
+        if (train->memory.others_bytes > 0) {
             printf("; its resident set counts %s of other ranks' too",
                    ls_text_bytes(others, sizeof others, (double)train->memory.others_bytes));
         }

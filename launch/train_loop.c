@@ -262,6 +262,10 @@ static ls_status after_step(ls_train *train, sinks *s, pace *p, bool stop, ls_st
     return LS_OK;
 }
 
+static const char *newest(const ls_train *train) {
+    return train->last_ckpt[0] ? train->last_ckpt : "none";
+}
+
 static ls_status stopped(ls_train *train, const char *why) {
     bool saved = train->saved_step == train->step;
     if (saved) {
@@ -274,8 +278,8 @@ static ls_status stopped(ls_train *train, const char *why) {
                         (long long)train->step, (long long)train->total_steps, why)
               : LS_FAIL(LS_E_IO,
                         "stopped on request after step %lld (%s), but its checkpoint could not be "
-                        "saved; the newest one is '%s'",
-                        (long long)train->step, why, train->last_ckpt));
+                        "saved; the newest one is %s",
+                        (long long)train->step, why, newest(train)));
 }
 
 /* A save that fails stops no training, but a run whose result is not there is not done. */
@@ -286,8 +290,8 @@ static ls_status check_saved(ls_train *train) {
         saved ? LS_OK
               : LS_FAIL(LS_E_IO,
                         "trained to the end, step %lld, but its checkpoint could not be saved; the "
-                        "newest one is '%s': make room, and go on from there with --resume",
-                        (long long)train->step, train->last_ckpt[0] ? train->last_ckpt : "none"));
+                        "newest one is %s: make room, and go on from there with --resume",
+                        (long long)train->step, newest(train)));
 }
 
 static ls_status loop(ls_train *train, sinks *s) {

@@ -109,7 +109,7 @@ if mkdir "$work/full" && mount -t tmpfs -o size=2200k none "$work/full" 2>/dev/n
     says 'are free for .* and a checkpoint takes up to'
     says 'was not saved'
     says 'No space left'
-    says "trained to the end, step 6, but its checkpoint could not be saved; the newest one is '$work/full/x/checkpoints/step-0000000"
+    says "trained to the end, step 6, but its checkpoint could not be saved; the newest one is $work/full/x/checkpoints/step-0000000"
     gives 0 "$LOCKSTEP" ckpt verify "$work/full/x" --full
     holds [ -z "$(find "$work/full" -name '.tmp*')" ]
     # Nor does it fill the log, whose disk that may be; and the reason of the end is told, not that its metrics were lost.
