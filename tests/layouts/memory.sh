@@ -17,7 +17,7 @@ within() { # within RANKS LAYOUT: 5% of the plan, on the rank that is furthest a
         $1 == "planned_bytes" || $1 == "uneven_bytes" { planned += $2 } $1 == "peak_bytes" { peak = $2 }
         END { printf "%s: %.0f MiB at most, %.0f planned, %+.1f%%\n", layout, peak / 1048576, planned / 1048576,
                   100 * (peak / planned - 1)
-              exit planned < 1.5e8 || peak < 0.95 * planned || peak > 1.05 * planned }' || fail "more or less than planned"
+              exit planned < 1.2e8 || peak < 0.95 * planned || peak > 1.05 * planned }' || fail "more or less than planned"
     checks=$((checks + 1))
 }
 
@@ -30,6 +30,12 @@ tr -d ' ,"' <"$work/runs/tiny/ledger.json" | awk -F: '$1 == "planned_bytes" { pl
 checks=$((checks + 1))
 
 within 2
+# Saves in the background leave nothing behind for the last one, which the main thread writes.
+large=$model
+model="$root/launch/recipes/quickstart.yaml data.dir=$data run.dir=$work/runs run.name=memory run.steps=12
+       schedule.warmup_steps=2 eval.batches=1 checkpoint.every=4"
+within 2
+model=$large
 # Quicker; the copy for saves in the background is not all found by the kernel in so few steps.
 model="$model eval.every=100 checkpoint.at_end=false checkpoint.async=false"
 within 2 parallel.tensor=2 parallel.sequence_parallel=true
