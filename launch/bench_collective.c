@@ -2,6 +2,7 @@
 #include "collectives/comm_choose.h"
 #include "launch/bench.h"
 #include "launch/bench_call.h"
+#include "launch/bench_fill.h"
 #include "launch/cmd.h"
 #include "launch/session.h"
 #include "runtime/base/arena.h"
@@ -373,7 +374,7 @@ static ls_status measure_size(bench *b, int64_t bytes, result *results) {
         result *r = &results[w];
         r->made = has_way(b, (way)w) && (!is_mpi((way)w) || s.all <= INT32_MAX);
         if (r->made) {
-            memset(is_mpi((way)w) ? b->mpi_send : b->send, 0, (size_t)bytes);
+            ls_bench_fill(b->call.dtype, is_mpi((way)w) ? b->mpi_send : b->send, (size_t)bytes);
             LS_TRY(time_way(b, (way)w, s, bytes, &r->seconds));
             if (w < COPY) {
                 LS_TRY(check_way(b, (way)w, s, &r->wrong));

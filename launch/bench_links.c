@@ -3,6 +3,7 @@
 
 #include "collectives/meter.h"
 #include "launch/bench_call.h"
+#include "launch/bench_fill.h"
 #include "runtime/base/arena.h"
 #include "runtime/base/clock.h"
 
@@ -161,7 +162,7 @@ static ls_status compute_grads(bench *b, char *to, int64_t bytes) {
 
 /* What an update does to caches: reads and writes memory. */
 static void update(bench *b) {
-    volatile uint64_t none = 0; /* they stay zero */
+    volatile uint64_t none = 0; /* they stay what they are */
     uint64_t *at = (uint64_t *)(void *)b->weights;
     const uint64_t words = (uint64_t)weight_bytes(b, WEIGHT_ELEMS) / 8, added = none;
     for (uint64_t i = 0; i < words; i++) {
@@ -405,8 +406,10 @@ static ls_status take(bench *b, int64_t **blocks) {
     LS_TRY(ls_calloc(most, 1, &b->own[0]));
     LS_TRY(ls_calloc(most, 1, &b->own[1]));
     LS_TRY(ls_calloc(KEPT_BYTES, 1, &b->kept));
-    memset(b->kept, 0, KEPT_BYTES); /* not the page of zeros */
     LS_TRY(ls_calloc((size_t)ROWS * WIDTH, elem, &b->rows));
+    ls_bench_fill(LS_F32, b->own[0], most);
+    ls_bench_fill(b->dtype, b->kept, KEPT_BYTES);
+    ls_bench_fill(b->dtype, b->rows, (size_t)ROWS * WIDTH * elem);
     LS_TRY(ls_calloc((size_t)ROWS * WIDTH, elem, &b->out));
     const ls_device_limits limits = {.rows = ROWS, .channels = WIDTH};
     return b->dev->ops->reserve(b->dev, &limits);
@@ -438,6 +441,8 @@ static ls_status take_shared(bench *b) {
         *pieces[i].at = memory;
         LS_TRY(map_everywhere(comm, memory, pieces[i].bytes));
     }
+    ls_bench_fill(LS_F32, b->grads, GRAD_BYTES);
+    ls_bench_fill(b->dtype, b->weights, (size_t)weight_bytes(b, WEIGHT_ELEMS));
     return LS_OK;
 }
 

@@ -1,6 +1,7 @@
 /* This machine's profile for the planner: products, attention and memory-bound operations by their
  * times inside whole training steps, and an update of the weights. */
 #include "launch/bench.h"
+#include "launch/bench_fill.h"
 #include "launch/session.h"
 #include "launch/timed_ops.h"
 #include "runtime/base/arena.h"
@@ -143,11 +144,16 @@ static ls_status time_steps(machine *m, ls_model *model, int trial, void *grads)
 static ls_status time_update(machine *m) {
     ls_device *dev = m->session->dev;
     const int64_t n = UPDATED_ELEMS;
+    const size_t bytes = (size_t)n * ls_dtype_bytes(dev->acc);
     void *at[5] = {NULL}; /* weights, two moments, gradients, copies */
     timed_step steps[MAX_REPEATS + 1];
     ls_status status = LS_OK;
     for (int i = 0; i < 5 && status == LS_OK; i++) {
-        status = dev->ops->alloc(dev, (size_t)n * ls_dtype_bytes(dev->acc), &at[i]);
+        status = dev->ops->alloc(dev, bytes, &at[i]);
+        if (status == LS_OK &&
+            i != 2) { /* squares are positive: the first update's, which is not counted */
+            status = ls_bench_fill_device(dev, dev->acc, at[i], bytes);
+        }
     }
     for (int r = 0; r <= m->repeats && status == LS_OK; r++) {
         const uint64_t start = ls_clock_ns();

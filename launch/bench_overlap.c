@@ -2,6 +2,7 @@
 #include "collectives/comm_choose.h"
 #include "launch/bench.h"
 #include "launch/bench_call.h"
+#include "launch/bench_fill.h"
 #include "launch/session.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/text.h"
@@ -188,6 +189,7 @@ ls_status ls_bench_overlap(const ls_bench_sizes *sizes, ls_transport transport, 
                             ls_bench_check_room(o.world, 2 * sizes->max_bytes, sizes->max_bytes)));
     LS_TRY(ls_session_agree(&session, o.comm->ops->alloc(o.comm, sizes->max_bytes, &send)));
     LS_TRY(ls_session_agree(&session, o.comm->ops->alloc(o.comm, sizes->max_bytes, &recv)));
+    ls_bench_fill(LS_F32, send, (size_t)sizes->max_bytes);
     o.rounds = rounds_of_slice();
     o.send = send;
     o.recv = recv;

@@ -2,6 +2,7 @@
 #include "collectives/comm_choose.h"
 #include "collectives/recorded.h"
 #include "launch/bench.h"
+#include "launch/bench_fill.h"
 #include "launch/bench_links.h"
 #include "launch/session.h"
 #include "runtime/base/arena.h"
@@ -90,6 +91,7 @@ static ls_status measure_level(ls_comm *world, level *l) {
     LS_TRY(ls_comm_agree(world, ls_calloc(2 * (size_t)comm->size, sizeof *blocks, &blocks)));
     LS_TRY(comm->ops->alloc(comm, most, &send));
     LS_TRY(comm->ops->alloc(comm, most, &recv));
+    ls_bench_fill(LS_F32, send, (size_t)most);
     for (int c = 0; c < COLLS; c++) {
         const ls_bench_call call = {.comm = comm,
                                     .coll = colls[c],

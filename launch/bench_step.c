@@ -1,5 +1,6 @@
 /* lockstep bench step: where the time of a training step goes, beside the least it could take. */
 #include "launch/bench.h"
+#include "launch/bench_fill.h"
 #include "launch/timed_ops.h"
 #include "launch/train.h"
 #include "runtime/base/arena.h"
@@ -232,6 +233,10 @@ static ls_status measure_rates(step_bench *b) {
     LS_TRY_GOTO(dev->ops->zero(dev, y, bytes), out);
     b->best.products_apart = dev->products_apart && b->train.layout.dtype == LS_BF16;
     LS_TRY_GOTO(measure_exponentials(b, x, y), out);
+    LS_TRY_GOTO(ls_bench_fill_device(dev, dev->acc, y, bytes), out);
+    LS_TRY_GOTO(ls_bench_fill_device(dev, dev->acc, x, bytes), out);
+    LS_TRY_GOTO(
+        ls_bench_fill_device(dev, b->train.layout.dtype, x, 2 * sizeof(float) * SIDE * SIDE), out);
     status = measure_products_and_memory(b, x, y);
 out:
     dev->ops->free(dev, x);

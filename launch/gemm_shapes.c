@@ -1,6 +1,7 @@
 #include "launch/gemm_shapes.h"
+
+#include "launch/bench_fill.h"
 #include "runtime/base/arena.h"
-#include "runtime/base/rng.h"
 #include "runtime/model/model.h"
 
 #include <stdio.h>
@@ -127,23 +128,6 @@ static size_t at_least(size_t a, int64_t elems, ls_dtype dtype) {
     return a > b ? a : b;
 }
 
-/* Fills `bytes` of host memory with numbers of dtype. */
-static void fill(void *memory, size_t bytes, ls_dtype dtype, uint64_t stream) {
-    size_t elems = bytes / ls_dtype_bytes(dtype);
-    for (size_t i = 0; i < elems; i++) {
-        static _Thread_local ls_rng_block block;
-        if (i % 4 == 0) {
-            block = ls_rng_draw(1, stream, i / 4);
-        }
-        float value = (float)block.v[i % 4] * 0x1p-31f - 1.0f;
-        if (dtype == LS_BF16) {
-            ((ls_bf16 *)memory)[i] = ls_bf16_from_f32(value);
-        } else {
-            ((float *)memory)[i] = value;
-        }
-    }
-}
-
 ls_status ls_gemm_operands_create(ls_device *dev, const ls_gemm_shape *shapes, int count,
                                   ls_gemm_operands *operands) {
     ls_gemm_operands *o = operands;
@@ -161,9 +145,9 @@ ls_status ls_gemm_operands_create(ls_device *dev, const ls_gemm_shape *shapes, i
     LS_TRY_GOTO(dev->ops->alloc(dev, o->c_bytes, &o->c), fail);
     LS_TRY_GOTO(dev->ops->alloc(dev, o->bias_bytes, &o->bias), fail);
     if (count > 0) {
-        fill(o->a, o->a_bytes, shapes[0].op.dtype, 0);
-        fill(o->b, o->b_bytes, shapes[0].op.dtype, 1);
-        fill(o->bias, o->bias_bytes, dev->acc, 2);
+        ls_bench_fill(shapes[0].op.dtype, o->a, o->a_bytes);
+        ls_bench_fill(shapes[0].op.dtype, o->b, o->b_bytes);
+        ls_bench_fill(dev->acc, o->bias, o->bias_bytes);
     }
     return LS_OK;
 fail:

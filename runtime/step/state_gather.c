@@ -405,13 +405,26 @@ ls_status ls_state_plan_use(state_part *context, int block, bool backward, bool 
     return LS_OK;
 }
 
+/* Looks after gradients that are on their way. */
+static ls_status progress(void *context) {
+    state_part *part = context;
+    ls_state *s = part->state;
+    const uint64_t start_ns = ls_clock_ns();
+    for (int p = 0; p < s->part_count; p++) {
+        LS_TRY(part->reducer ? ls_reducer_progress(s->parts[p].reducer)
+                             : ls_scatter_progress(s->parts[p].scatter));
+    }
+    s->comm_ns += ls_clock_ns() - start_ns;
+    return drive_others(s);
+}
+
 static ls_status release(void *context, int block, bool backward) {
     int b;
-    ls_state *s = part_of(context, block, &b)->state;
-    if (s->windowed) {
-        find_window(s, b)->users--;
+    state_part *part = part_of(context, block, &b);
+    if (part->state->windowed) {
+        find_window(part->state, b)->users--;
     }
-    return backward ? LS_OK : drive_others(s);
+    return backward ? LS_OK : progress(part); /* of the micro-batch before */
 }
 
 static ls_status grads(void *context, int block, void **base, bool *fresh) {
@@ -442,18 +455,6 @@ static ls_status ready(void *context, int block, int64_t first) {
     }
     s->comm_ns += ls_clock_ns() - start_ns;
     return LS_OK;
-}
-
-static ls_status progress(void *context) {
-    state_part *part = context;
-    ls_state *s = part->state;
-    const uint64_t start_ns = ls_clock_ns();
-    for (int p = 0; p < s->part_count; p++) {
-        LS_TRY(part->reducer ? ls_reducer_progress(s->parts[p].reducer)
-                             : ls_scatter_progress(s->parts[p].scatter));
-    }
-    s->comm_ns += ls_clock_ns() - start_ns;
-    return drive_others(s);
 }
 
 void ls_state_set_store(state_part *part) {
