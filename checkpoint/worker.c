@@ -25,7 +25,8 @@ static void *run(void *argument) {
         }
         pthread_mutex_unlock(&w->mutex);
         w->job(w->context);
-        (void)malloc_trim(0); /* this thread's free memory serves no other; a save of the caller's comes beside it */
+        (void)malloc_trim(0); /* this thread's free memory serves no other; a save of the caller's
+                                 comes beside it */
         pthread_mutex_lock(&w->mutex);
         w->job = NULL;
         pthread_cond_broadcast(&w->changed);

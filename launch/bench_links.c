@@ -126,10 +126,11 @@ static ls_status products(bench *b, int count) {
     return LS_OK;
 }
 
-/* The results of products, `bytes` of them. */
+/* The results of products, `bytes` of them, after about as many as a layer's passes forward and
+ * backward have between two sums over tensor ranks. */
 static ls_status compute_rows(bench *b, char *to, int64_t bytes) {
     const int64_t row_bytes = weight_bytes(b, WIDTH);
-    LS_TRY(products(b, 3));
+    LS_TRY(products(b, 5));
     for (int64_t done = 0, left = bytes / row_bytes; left > 0; left -= ROWS, done += ROWS) {
         LS_TRY(product(b, left < ROWS ? left : ROWS, b->rows, next_weights(b, WIDTH * WIDTH),
                        to + done * row_bytes));
