@@ -11,6 +11,10 @@
 int64_t ls_comm_hier_chunk_bytes = 512 << 10;
 int64_t ls_comm_hier_least_bytes = 64 << 10;
 
+/* Of a block of an all-gather travels at least so much at a time: a chunk's share of a thousand
+ * ranks would be messages of 500 bytes, as many as ranks times chunks. */
+enum { LEAST_PIECE_BYTES = 16 << 10 };
+
 /* Requests */
 
 static ls_status request_take(hier_comm *c, hier_kind kind, ls_comm_request **out) {
@@ -257,10 +261,12 @@ static ls_status all_gather_start(ls_comm *comm, const void *send, void *recv,
     LS_TRY(request_take(c, HIER_ALL_GATHER, &r));
     r->send = send;
     r->recv = recv;
+    r->count = most;
     r->unit = 1;
     memcpy(r->counts, counts, (size_t)comm->size * sizeof *counts);
     memcpy(r->offsets, offsets, (size_t)comm->size * sizeof *offsets);
-    ls_hier_plan(c, r, ls_ceil_div(most, ls_ceil_div(chunk_bytes(c), comm->size)));
+    const int64_t share = ls_ceil_div(chunk_bytes(c), comm->size);
+    ls_hier_plan(c, r, ls_ceil_div(most, share > LEAST_PIECE_BYTES ? share : LEAST_PIECE_BYTES));
     return enqueue(c, r, request);
 }
 

@@ -39,7 +39,8 @@ struct ls_comm_request {
     bool done;
     const char *send;
     char *recv;
-    int64_t count, unit;       /* elements, and bytes of one */
+    /* Elements, of an all-gather those of the largest block; and bytes of one. */
+    int64_t count, unit;
     int64_t *counts, *offsets; /* [size] */
     char *scratch;
     int64_t scratch_bytes;

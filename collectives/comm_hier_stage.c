@@ -133,12 +133,8 @@ static ls_status all_gather_op(hier_comm *c, ls_comm_request *r, hier_stage *s, 
     ls_comm *comm = comm_of(c, s->way);
     const int size = c->inside->size, hosts = c->across->size;
     const int64_t k = i / s->each, host = i % s->each;
-    int64_t most = 0;
-    for (int rank = 0; rank < c->base.size; rank++) {
-        most = r->counts[rank] > most ? r->counts[rank] : most;
-    }
     /* Whole cache lines, as far as the blocks allow it. */
-    const int64_t piece = (ls_ceil_div(most, r->chunks) + 63) / 64 * 64, at = k * piece;
+    const int64_t piece = (ls_ceil_div(r->count, r->chunks) + 63) / 64 * 64, at = k * piece;
     for (int j = 0; j < (s->way == WAY_UP ? size : hosts); j++) {
         const int64_t rank =
             s->way == WAY_UP ? c->rank_of[host * size + j] : c->rank_of[j * size + c->inside->rank];
