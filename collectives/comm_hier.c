@@ -10,10 +10,7 @@
 
 int64_t ls_comm_hier_chunk_bytes = 512 << 10;
 int64_t ls_comm_hier_least_bytes = 64 << 10;
-
-/* Of a block of an all-gather travels at least so much at a time: a chunk's share of a thousand
- * ranks would be messages of 500 bytes, as many as ranks times chunks. */
-enum { LEAST_PIECE_BYTES = 16 << 10 };
+int64_t ls_comm_hier_piece_bytes = 16 << 10;
 
 /* Requests */
 
@@ -266,7 +263,9 @@ static ls_status all_gather_start(ls_comm *comm, const void *send, void *recv,
     memcpy(r->counts, counts, (size_t)comm->size * sizeof *counts);
     memcpy(r->offsets, offsets, (size_t)comm->size * sizeof *offsets);
     const int64_t share = ls_ceil_div(chunk_bytes(c), comm->size);
-    ls_hier_plan(c, r, ls_ceil_div(most, share > LEAST_PIECE_BYTES ? share : LEAST_PIECE_BYTES));
+    ls_hier_plan(
+        c, r,
+        ls_ceil_div(most, share > ls_comm_hier_piece_bytes ? share : ls_comm_hier_piece_bytes));
     return enqueue(c, r, request);
 }
 

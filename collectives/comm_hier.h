@@ -15,9 +15,11 @@
 
 #include "collectives/comm.h"
 
-/* Bytes of a chunk (on a device: of 1/32 of one), and those from which on vectors are not left to
- * the flat back end; equal on all ranks; change them only while no operation is under way. */
-extern int64_t ls_comm_hier_chunk_bytes, ls_comm_hier_least_bytes;
+/* Bytes of a chunk (on a device: of 1/32 of one), those from which on vectors are not left to the
+ * flat back end, and those of a block that an all-gather sends at least at a time: of a chunk that
+ * thousands of ranks share, each would send a few hundred to every host. Equal on all ranks; change
+ * them only while no operation is under way. */
+extern int64_t ls_comm_hier_chunk_bytes, ls_comm_hier_least_bytes, ls_comm_hier_piece_bytes;
 
 /* flat: of all ranks, of the back end mpi; inside: of this host's ranks; across: of the ranks with
  * this one's rank inside, one a host, in the same order everywhere. All three are taken over, also

@@ -354,6 +354,7 @@ static void test_levels(void) {
     in_levels = true;
     ls_comm_hier_least_bytes = 0;
     ls_comm_hier_chunk_bytes = 32;
+    ls_comm_hier_piece_bytes = 1;
     for (int i = 0; i < 2; i++) {
         CHECK_OK(ls_comm_nccl_levels(&options, (uint64_t)(i ? world->rank % 2 : world->rank / 2),
                                      &comm));
