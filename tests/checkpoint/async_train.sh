@@ -63,6 +63,15 @@ says 'the checkpoint of step 2 was not saved'
 says 'training goes on'
 holds sh -c "grep -q '\"failed\":true' '$runs/fails/train.jsonl'"
 
+# A checkpoint has the validation loss of its own step, or none.
+gives 0 "$LOCKSTEP" train $tiny run.name=judged eval.every=2 checkpoint.every=1
+for step in 2 4 6; do
+    holds grep -q '"val_loss":[0-9]' "$(ckpt judged $step)/manifest.json"
+done
+for step in 1 3 5; do
+    holds grep -q '"val_loss":null' "$(ckpt judged $step)/manifest.json"
+done
+
 # Two jobs, one directory: the second is refused while the first lives, and takes over when not.
 # shellcheck disable=SC2086 # one word a setting
 "$LOCKSTEP" train $tiny run.name=lock run.steps=1000000 checkpoint.every=1 >/dev/null 2>&1 &

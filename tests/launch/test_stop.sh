@@ -100,6 +100,7 @@ holds [ ! -e "$work/runs/file/stop" ]
 mkdir "$work/bin"
 cat >"$work/bin/squeue" <<'SQUEUE'
 #!/bin/sh
+echo asked >>"$LEFT.asked"
 case "$*" in '-h -o %L -j 7' | '-h -o %L -j 9_4') cat "$LEFT" ;; esac
 SQUEUE
 chmod +x "$work/bin/squeue"
@@ -111,9 +112,11 @@ kill -TERM $pid
 stopped
 for left in 59 0:30 00:00:01; do
     echo $left >"$LEFT"
+    rm -f "$LEFT.asked"
     begin limit env PATH="$work/bin:$PATH" SLURM_JOB_ID=7
     stopped
     holds grep -q "time limit is near" "$work/runs/limit/outcome"
+    holds [ "$(wc -l <"$LEFT.asked")" = 1 ] # what it said 30 s ago or less counts
 done
 # As long before as is asked for; and of an array's task, whose job may have the number of the whole array.
 usual=$settings
