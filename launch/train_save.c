@@ -145,7 +145,7 @@ void ls_train_saver_close(ls_train *train) {
 /* now: training waits, so that all threads are free for it. */
 static int writing_threads(const ls_train *train, bool now) {
     int64_t given = train->config.checkpoint.threads, all = train->session.threads;
-    return (int)(now ? all : given > 0 ? given : all / 4 > 0 ? all / 4 : 1);
+    return (int)(now ? all : given > 0 ? given : all / 4); /* 0: one */
 }
 
 static ls_status start(ls_train *train, bool now) {
