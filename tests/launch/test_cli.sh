@@ -20,6 +20,10 @@ gives 2 "$LOCKSTEP" trian
 says "did you mean 'train'"
 gives 2 "$LOCKSTEP" train --resumee
 says 'did you mean --resume'
+for length in 62 63 64 65 300; do # about as long as the room for a name, and longer
+    gives 2 "$LOCKSTEP" train "--$(printf "%${length}s" | tr ' ' x)"
+    says "unknown option '--xxxx"
+done
 gives 2 "$LOCKSTEP" sample
 says 'usage: lockstep sample'
 gives 2 "$LOCKSTEP" sample --tokens=many x

@@ -100,6 +100,14 @@ prints 'cost  *\$[0-9]'
 prints 'energy, modelled'
 gives 0 "$LOCKSTEP" cost "$work/runs/a" "$work/runs/b" --by account --json
 holds [ "$(grep -c '"account": "lab"' "$work/out")" = 1 ]
+gives 0 "$LOCKSTEP" cost "$work/runs/a" --csv
+began=$(sed -n 's/^"\([^"]*\)".*/\1/p' "$work/out")
+for runs in 'a b' 'b a'; do # a sum's time is when the first of them began
+    # shellcheck disable=SC2086 # two
+    set -- $runs
+    gives 0 "$LOCKSTEP" cost "$work/runs/$1" "$work/runs/$2" --by account --csv
+    prints "^\"$began\",\"lab\""
+done
 gives 0 "$LOCKSTEP" cost "$work/runs/a" "$work/runs/b" --lines --csv
 holds [ "$(wc -l <"$work/out")" = 6 ]
 holds [ "$(awk -F, '{print NF}' "$work/out" | sort -u)" = 11 ]
