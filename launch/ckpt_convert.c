@@ -249,5 +249,12 @@ ls_status ls_ckpt_run_convert(int argc, char **argv, const char **values) {
     if (!values[LS_CKPT_TO] == !values[LS_CKPT_FROM]) {
         return LS_FAIL(LS_E_USAGE, "either --to or --from is needed: safetensors or llmc");
     }
-    return values[LS_CKPT_TO] ? run_export(argc, argv, values) : run_import(argc, argv, values);
+    ls_status status =
+        values[LS_CKPT_TO] ? run_export(argc, argv, values) : run_import(argc, argv, values);
+    if (status == LS_E_UNSUPPORTED) { /* the model's fault, not this machine's */
+        ls_error error = *ls_error_last();
+        error.code = LS_E_INPUT;
+        status = ls_error_restore(&error);
+    }
+    return status;
 }

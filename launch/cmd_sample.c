@@ -185,7 +185,7 @@ static ls_status check_weights(const sampler *s, int32_t *separator) {
     const char *tokenizer = json_string_value(json_object_get(run, "tokenizer"));
     if (!tokenizer || strcmp(tokenizer, "bytes") != 0) {
         return LS_FAIL(
-            LS_E_UNSUPPORTED,
+            LS_E_INPUT,
             "the checkpoint's tokenizer is '%s'; this version samples from 'bytes' (where "
             "it is that, `lockstep ckpt convert --from ... --tokenizer bytes` says so)",
             tokenizer ? tokenizer : "(not recorded)");

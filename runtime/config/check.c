@@ -54,7 +54,8 @@ static ls_status check_model(ls_config_model *m) {
             return LS_FAIL(
                 LS_E_CONFIG,
                 "model.%s is not given; set model.layers, model.channels and model.heads, "
-                "or a model.preset such as gpt2-124m",
+                "or a model.preset such as gpt2-124m; those of a run that is there are in its "
+                "config.yaml: lockstep train runs/NAME/config.yaml --resume",
                 sizes[i].key);
         }
     }
