@@ -208,7 +208,8 @@ static void run_exact(ls_device *dev, ls_gemm op, int64_t extra_ld, residual_kin
 
 /* Every combination of the flags, at sizes with and without remainders. */
 static void check_flags(ls_device *dev, ls_dtype dtype, ls_dtype c_dtype) {
-    static const int64_t sizes[][3] = {{1, 1, 1}, {5, 3, 7}, {64, 32, 96}, {33, 70, 129}};
+    static const int64_t sizes[][3] = {
+        {1, 1, 1}, {5, 3, 7}, {64, 32, 96}, {33, 70, 129}, {1, 131, 97}};
     for (int flags = 0; flags < 16 * 3; flags++) {
         ls_gemm op = {.dtype = dtype,
                       .c_dtype = c_dtype,
@@ -575,6 +576,10 @@ int main(void) {
     check_preference();
     check_memory(dev);
     check_refusals(dev);
+    check_flags(dev, LS_BF16, LS_F32);
+    check_flags(dev, LS_BF16, LS_BF16);
+    const ls_gemm row = {.m = 1, .n = 1537, .k = 3333, .trans_b = true};
+    check_threads(LS_BF16, LS_BF16, LS_GEMM_AUTO, row);
     check_path(dev, LS_F32, LS_F32, LS_GEMM_AUTO);
     check_path(dev, LS_F32, LS_F32, LS_GEMM_PANELS);
     check_path(dev, LS_F32, LS_F32, LS_GEMM_PACKED);

@@ -237,6 +237,30 @@ static ls_status run_direct(ls_cpu_device *cpu, const ls_gemm *op, ls_gemm_sink 
     return ls_dnnl_check(failed, "matrix product");
 }
 
+/* Columns of a task of run_dots. */
+#define DOT_COLS 64
+
+static bool dots_suit(const ls_cpu_device *cpu, const ls_gemm *op) {
+    return cpu->gemm_kernels->dots && cpu->preference != LS_GEMM_LIBRARY && op->dtype == LS_BF16 &&
+           op->m == 1 && op->trans_b && !op->trans_a;
+}
+
+static void run_dots(const ls_cpu_device *cpu, const ls_gemm *op) {
+    const ls_gemm_kernels *kernels = cpu->gemm_kernels;
+    const int64_t pieces = (op->n - 1) / DOT_COLS + 1;
+    const int threads = ls_gemm_threads(&cpu->base, op, pieces);
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t n0 = 0; n0 < op->n; n0 += DOT_COLS) {
+        float product[DOT_COLS];
+        const int64_t n = min_i64(DOT_COLS, op->n - n0);
+        kernels->dots(n, op->k, op->a, (const ls_bf16 *)op->b + n0 * op->ldb, op->ldb, product);
+        const void *residual = op->residual ? at(op->residual, op->c_dtype, n0) : NULL;
+        kernels->finish(product, DOT_COLS, 1, n, op->c_dtype, (void *)at(op->c, op->c_dtype, n0),
+                        op->ldc, op->accumulate, op->bias ? (const float *)op->bias + n0 : NULL,
+                        residual);
+    }
+}
+
 /* k == 0: nothing is multiplied, but C, bias and residual are still added up. */
 static ls_status run_empty(ls_cpu_device *cpu, const ls_gemm *op) {
     size_t row_bytes = (size_t)op->n * sizeof(float);
@@ -294,6 +318,10 @@ ls_status ls_cpu_gemm(ls_device *dev, const ls_gemm *op) {
         return run_empty(cpu, op);
     }
     ls_gemm_path path = cpu->forced_path;
+    if (path == LS_GEMM_AUTO && dots_suit(cpu, op)) {
+        run_dots(cpu, op);
+        return LS_OK;
+    }
     if (path == LS_GEMM_AUTO) {
         path =
             ls_gemm_path_select(cpu->preference, cpu->isa, ls_gemm_tile_for(cpu, op->dtype) != NULL,

@@ -1,5 +1,6 @@
 /* Copies of operands and finishing touches on tiles of a product; contracts in gemm.h. */
 #include "runtime/device/cpu/gemm.h"
+#include "runtime/device/cpu/k_bf16.h"
 #include "runtime/device/cpu/quads.h"
 
 #include <string.h>
@@ -102,4 +103,39 @@ static void finish(const float *product, int64_t ld_product, int64_t rows, int64
     }
 }
 
-const ls_gemm_kernels LS_ISA_NAME(ls_cpu_gemm_kernels) = {.pack = pack, .finish = finish};
+#if HAS_BF16_VECTORS
+/* Rows of b at once, so that several lines are under way and a's is loaded once for them. */
+enum { DOT_ROWS = 4 };
+
+static void dots(int64_t cols, int64_t k, const ls_bf16 *a, const ls_bf16 *b, int64_t ldb,
+                 float *product) {
+    for (int64_t j = 0; j < cols; j += DOT_ROWS) {
+        const ls_bf16 *row[DOT_ROWS];
+        __m512 sum[DOT_ROWS];
+#pragma GCC unroll 4
+        for (int r = 0; r < DOT_ROWS; r++) {
+            row[r] = b + (j + r < cols ? j + r : cols - 1) * ldb;
+            sum[r] = _mm512_setzero_ps();
+        }
+        for (int64_t c = 0; c < k; c += BF16_LINE) {
+            const __mmask32 mask = k - c < BF16_LINE ? (1u << (k - c)) - 1 : ~0u;
+            const __m512bh at = (__m512bh)_mm512_maskz_loadu_epi16(mask, a + c);
+#pragma GCC unroll 4
+            for (int r = 0; r < DOT_ROWS; r++) {
+                const __m512i words = k - c < BF16_LINE ? _mm512_maskz_loadu_epi16(mask, row[r] + c)
+                                                        : _mm512_loadu_si512(row[r] + c);
+                sum[r] = _mm512_dpbf16_ps(sum[r], at, (__m512bh)words);
+            }
+        }
+        for (int r = 0; r < DOT_ROWS && j + r < cols; r++) {
+            product[j + r] = _mm512_reduce_add_ps(sum[r]);
+        }
+    }
+}
+#define DOTS dots
+#else
+#define DOTS NULL
+#endif
+
+const ls_gemm_kernels LS_ISA_NAME(ls_cpu_gemm_kernels) = {
+    .pack = pack, .finish = finish, .dots = DOTS};
