@@ -18,9 +18,9 @@ void ls_combine_ranks(ls_dtype dtype, ls_reduce op, int ranks, const void *const
 
 /* Past the caches goes what they would not hold until it is read. Who knows what all ranks of a
  * host read and write together compares that with LS_CACHE_BYTES, of the last-level cache (what the
- * processor tells of it a virtual machine may share), and who knows only what it writes itself with
- * LS_STREAM_BYTES. */
-enum { LS_STREAM_BYTES = 8 << 20, LS_CACHE_BYTES = 24 << 20 };
+ * processor tells of it a virtual machine may share), or where it is only copied with
+ * LS_COPIED_BYTES; who knows only what it writes itself with LS_STREAM_BYTES. */
+enum { LS_STREAM_BYTES = 16 << 20, LS_CACHE_BYTES = 24 << 20, LS_COPIED_BYTES = 48 << 20 };
 /* Copies bytes > 0 where to != from. of_bytes: that the caller copies in all. */
 void ls_copy(void *to, const void *from, int64_t bytes, int64_t of_bytes);
 /* Likewise to each of `places`, from memory that is read once; stream: past the caches. */

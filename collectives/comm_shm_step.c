@@ -297,9 +297,9 @@ static void pass_stages(shm_comm *c, const ls_comm_request *r) {
 
 /* All at once */
 
-/* Do the ranks together read and write more than their cache holds, so many times the whole? */
-static bool is_beyond_cache(const ls_comm_request *r, int times) {
-    return times * r->count * shm_elem_bytes(r) > LS_CACHE_BYTES;
+/* What the ranks together read and write, so many times the whole. */
+static int64_t used_bytes(const ls_comm_request *r, int times) {
+    return times * r->count * shm_elem_bytes(r);
 }
 
 static char *peer_send(const shm_comm *c, int rank) {
@@ -320,7 +320,7 @@ static void reduce_directly(shm_comm *c, const ls_comm_request *r) {
         }
     }
     ls_combine_ranks(r->dtype, r->op, size, c->from, places, c->to, end - first,
-                     is_beyond_cache(r, size + places));
+                     used_bytes(r, size + places) > LS_CACHE_BYTES);
 }
 
 /* This rank's block into everybody's memory: read once, where each of them would read it. Memory
@@ -338,7 +338,7 @@ static void push(shm_comm *c, ls_comm_request *r) {
             mapped(c, plan_of(c, peer)->recv, peer) + shm_offsets_of(c, peer, c->steps - 1)[me];
     }
     ls_copy_to_all(size, c->to, r->send, r->send_counts[me],
-                   c->to[0] != r->send && is_beyond_cache(r, 1 + size));
+                   c->to[0] != r->send && used_bytes(r, 1 + size) > LS_COPIED_BYTES);
 }
 
 static void work_directly(shm_comm *c, ls_comm_request *r) {
@@ -357,7 +357,7 @@ static void work_directly(shm_comm *c, ls_comm_request *r) {
         }
         c->to[0] = r->recv;
         ls_combine_ranks(r->dtype, r->op, size, c->from, 1, c->to, r->send_counts[me],
-                         is_beyond_cache(r, size + 1));
+                         used_bytes(r, size + 1) > LS_CACHE_BYTES);
         break;
     case SHM_BROADCAST:
         if (me != r->root) {
@@ -371,7 +371,7 @@ static void work_directly(shm_comm *c, ls_comm_request *r) {
             const int64_t *offsets = shm_offsets_of(c, peer, c->steps - 1);
             ls_copy(r->recv + r->recv_offsets[peer],
                     peer_send(c, peer) + (exchange ? offsets[me] : 0), r->recv_counts[peer],
-                    (size - 1) * (exchange ? size : 1) * r->recv_counts[peer]);
+                    (size - 1) * (exchange ? 2 * size : 1) * r->recv_counts[peer]);
         }
         break;
     }

@@ -298,11 +298,11 @@ static void run_least(bench *b, ls_bench_shape s, char *send, char *recv) {
         b->to[rank] = recv + rank * bytes;
     }
     const int places = b->call.coll == LS_COLL_ALL_REDUCE ? size : 1;
-    const bool stream = (size + places) * s.all * elem > LS_CACHE_BYTES;
     if (reduces(b)) {
-        ls_combine_ranks(b->call.dtype, b->call.op, size, b->from, places, b->to, slice, stream);
+        ls_combine_ranks(b->call.dtype, b->call.op, size, b->from, places, b->to, slice,
+                         (size + places) * s.all * elem > LS_CACHE_BYTES);
     } else if (b->call.coll == LS_COLL_ALL_GATHER) {
-        ls_copy_to_all(size, b->to, send, bytes, stream);
+        ls_copy_to_all(size, b->to, send, bytes, (1 + size) * s.all * elem > LS_COPIED_BYTES);
     } else {
         ls_copy(recv, send, s.all * elem, s.all * elem);
     }
