@@ -36,6 +36,15 @@ static const int64_t sizes[LS_USE_COUNT][SIZES] = {[LS_USE_ACTIVATIONS] = ACTIVA
  * smaller ones. */
 static const int64_t bucket_sizes[SIZES] = {16 << 20, 20 << 20, 24 << 20};
 
+/* About so many products lie between two operations on a layer's activations: sums over tensor
+ * ranks, the gathers and scatters that take their place with sequence-sharded norms, exchanges of
+ * keys among context ranks, messages to the next stage. */
+static const int between[LS_COLL_COUNT] = {[LS_COLL_ALL_REDUCE] = 5,
+                                           [LS_COLL_REDUCE_SCATTER] = 3,
+                                           [LS_COLL_ALL_GATHER] = 3,
+                                           [LS_COLL_ALL_TO_ALL] = 10,
+                                           [LS_COLL_SEND_RECV] = 3};
+
 /* All are gone through PASSES times, since a machine is faster in one second than in the next: so
  * every figure is of all of them. The first of a pass has what it uses brought into caches. */
 enum { PASSES = 4, REPEATS = 5, TIMES = PASSES * (REPEATS - 1) };
@@ -126,11 +135,10 @@ static ls_status products(bench *b, int count) {
     return LS_OK;
 }
 
-/* The results of products, `bytes` of them, after about as many as a layer's passes forward and
- * backward have between two sums over tensor ranks. */
-static ls_status compute_rows(bench *b, char *to, int64_t bytes) {
+/* The results of products, `bytes` of them, after those before the operation. */
+static ls_status compute_rows(bench *b, ls_coll coll, char *to, int64_t bytes) {
     const int64_t row_bytes = weight_bytes(b, WIDTH);
-    LS_TRY(products(b, 5));
+    LS_TRY(products(b, between[coll]));
     for (int64_t done = 0, left = bytes / row_bytes; left > 0; left -= ROWS, done += ROWS) {
         LS_TRY(product(b, left < ROWS ? left : ROWS, b->rows, next_weights(b, WIDTH * WIDTH),
                        to + done * row_bytes));
@@ -138,11 +146,20 @@ static ls_status compute_rows(bench *b, char *to, int64_t bytes) {
     return LS_OK;
 }
 
+/* What a layer computes element by element for each SLICE_BYTES of gradients reads and writes about
+ * as much as this. */
+static ls_status elementwise(bench *b) {
+    const int64_t elems = SLICE_BYTES / 16;
+    return b->dev->ops->add(b->dev, LS_F32, elems, next_kept(b, 4 * elems),
+                            next_kept(b, 4 * elems));
+}
+
 /* A backward pass, matrix by matrix: the gradient of the activations and that of the weights, from
  * activations that were kept since the forward pass. */
 static ls_status compute_grads(bench *b, char *to, int64_t bytes) {
     for (int64_t done = 0; done < bytes; done += SLICE_BYTES) {
         const char *dy = next_weights(b, ROWS * WIDTH), *x = next_weights(b, ROWS * WIDTH);
+        LS_TRY(elementwise(b));
         LS_TRY(product(b, ROWS, dy, next_weights(b, WIDTH * WIDTH), b->out));
         LS_TRY(b->dev->ops->gemm(b->dev, &(ls_gemm){.dtype = b->dtype,
                                                     .c_dtype = LS_F32,
@@ -182,7 +199,7 @@ static ls_status work_before(bench *b, row *r, const ls_bench_shape *s) {
         if (r->call.coll == LS_COLL_ALL_TO_ALL) { /* keys of before another layer's attention */
             r->recv = next_kept(b, s->recv * elem);
         }
-        return compute_rows(b, r->send, s->send * elem);
+        return compute_rows(b, r->call.coll, r->send, s->send * elem);
     }
     if (r->call.coll == LS_COLL_SEND_RECV) { /* a whole step's, of a tied embedding */
         r->send = next_grads(b, r->call.coll, s->send * elem);
