@@ -39,9 +39,9 @@ static const int64_t bucket_sizes[SIZES] = {16 << 20, 20 << 20, 24 << 20};
 /* About so many products lie between two operations on a layer's activations: sums over tensor
  * ranks, the gathers and scatters that take their place with sequence-sharded norms, exchanges of
  * keys among context ranks, messages to the next stage. */
-static const int between[LS_COLL_COUNT] = {[LS_COLL_ALL_REDUCE] = 5,
+static const int between[LS_COLL_COUNT] = {[LS_COLL_ALL_REDUCE] = 4,
                                            [LS_COLL_REDUCE_SCATTER] = 3,
-                                           [LS_COLL_ALL_GATHER] = 3,
+                                           [LS_COLL_ALL_GATHER] = 1,
                                            [LS_COLL_ALL_TO_ALL] = 10,
                                            [LS_COLL_SEND_RECV] = 3};
 
