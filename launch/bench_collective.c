@@ -4,6 +4,7 @@
 #include "launch/bench_call.h"
 #include "launch/bench_fill.h"
 #include "launch/cmd.h"
+#include "launch/json_text.h"
 #include "launch/session.h"
 #include "runtime/base/arena.h"
 #include "runtime/base/clock.h"
@@ -465,14 +466,7 @@ static ls_status print_json(bench *b) {
                   b->call.comm->size, "dtype", ls_dtype_name(b->call.dtype), "redop",
                   reduction_name(b), "private_buffers", b->private_buffers, "mpi",
                   ls_comm_mpi_version(), "iterations", (json_int_t)b->iterations, "sizes", b->rows);
-    char *text = json ? json_dumps(json, JSON_INDENT(2)) : NULL;
-    json_decref(json);
-    if (!text) {
-        return LS_FAIL(LS_E_MEMORY, "no memory for the result");
-    }
-    puts(text);
-    free(text);
-    return LS_OK;
+    return ls_json_print(json);
 }
 
 static ls_status measure(bench *b) {

@@ -3,6 +3,7 @@
 #include "launch/bench.h"
 #include "launch/bench_call.h"
 #include "launch/bench_fill.h"
+#include "launch/json_text.h"
 #include "launch/session.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/text.h"
@@ -151,6 +152,7 @@ static void print_heading(const overlap *o) {
 }
 
 static ls_status measure_all(overlap *o, const ls_bench_sizes *sizes, bool json) {
+    ls_status status = LS_OK;
     const bool speaks = o->comm->rank == 0;
     json_t *rows = json ? json_array() : NULL;
     if (speaks && !json) {
@@ -168,13 +170,10 @@ static ls_status measure_all(overlap *o, const ls_bench_sizes *sizes, bool json)
         json_t *all =
             json_pack("{s:i, s:s, s:s, s:i, s:O}", "schema", 1, "measures", "overlap", "backend",
                       o->comm->ops->name, "ranks", o->comm->size, "sizes", rows);
-        char *text = all ? json_dumps(all, JSON_INDENT(2)) : NULL;
-        puts(text ? text : "null");
-        free(text);
-        json_decref(all);
+        status = ls_json_print(all);
     }
     json_decref(rows);
-    return LS_OK;
+    return status;
 }
 
 ls_status ls_bench_overlap(const ls_bench_sizes *sizes, ls_transport transport, bool json) {

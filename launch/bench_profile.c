@@ -4,6 +4,7 @@
 #include "launch/bench.h"
 #include "launch/bench_fill.h"
 #include "launch/bench_links.h"
+#include "launch/json_text.h"
 #include "launch/session.h"
 #include "runtime/base/arena.h"
 #include "runtime/base/clock.h"
@@ -190,14 +191,7 @@ static ls_status print_json(const level *inside, const level *across, int hosts,
     json_t *all = json_pack("{s:i, s:s, s:s, s:i, s:i, s:o}", "schema", 1, "measures", "links",
                             "mpi", ls_comm_mpi_version(), "hosts", hosts, "ranks_per_host", local,
                             "operations", rows);
-    char *text = all ? json_dumps(all, JSON_INDENT(2)) : NULL;
-    json_decref(all);
-    if (!text) {
-        return LS_FAIL(LS_E_MEMORY, "no memory for the result");
-    }
-    puts(text);
-    free(text);
-    return LS_OK;
+    return ls_json_print(all);
 }
 
 /* Groups inside and across hosts; comm stays NULL where a level has one rank only. */

@@ -1,6 +1,7 @@
 /* lockstep bench step: where the time of a training step goes, beside the least it could take. */
 #include "launch/bench.h"
 #include "launch/bench_fill.h"
+#include "launch/json_text.h"
 #include "launch/timed_ops.h"
 #include "launch/train.h"
 #include "runtime/base/arena.h"
@@ -390,14 +391,7 @@ static ls_status print_json(const step_bench *b, const ls_op_time *rows, int cou
         b->comm_seconds, "data_seconds", b->data_seconds, "operation_seconds", inside,
         "floor_seconds", floor_seconds, "best_flops_per_s", b->best.flops_per_s, "exps_per_s",
         b->best.exps_per_s, "bytes_per_s", b->best.bytes_per_s, "operations", list);
-    char *text = json ? json_dumps(json, JSON_INDENT(2)) : NULL;
-    json_decref(json);
-    if (!text) {
-        return LS_FAIL(LS_E_MEMORY, "no memory for the result");
-    }
-    puts(text);
-    free(text);
-    return LS_OK;
+    return ls_json_print(json);
 }
 
 static ls_status report(step_bench *b) {

@@ -1,6 +1,7 @@
 #include "launch/bench.h"
 #include "launch/cmd.h"
 #include "launch/gemm_shapes.h"
+#include "launch/json_text.h"
 #include "runtime/base/arena.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/log.h"
@@ -209,14 +210,7 @@ static ls_status print_json(const gemm_bench *b, totals t) {
         "device", b->dev->describe, "dtype", ls_dtype_name(b->shapes[0].op.dtype), "threads",
         b->dev->threads, "batch", (json_int_t)b->batch, "seq", (json_int_t)b->seq, "seconds",
         t.seconds, "flops", t.flops, "best_flops_per_s", t.best_flops_per_s, "products", list);
-    char *text = json ? json_dumps(json, JSON_INDENT(2)) : NULL;
-    json_decref(json);
-    if (!text) {
-        return LS_FAIL(LS_E_MEMORY, "no memory for the result");
-    }
-    puts(text);
-    free(text);
-    return LS_OK;
+    return ls_json_print(json);
 }
 
 static ls_status bench_shapes(gemm_bench *b) {

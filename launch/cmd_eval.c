@@ -118,14 +118,7 @@ static ls_status print_json(const eval *e, const ls_eval_result *r, const char *
                              ls_json_text(e->data), "compute", dtype, "targets",
                              (json_int_t)r->targets, "loss", real_or_null(r->loss), "perplexity",
                              real_or_null(exp(r->loss)), "bits_per_byte", real_or_null(bits));
-    char *text = json_dumps(json, JSON_INDENT(2));
-    json_decref(json);
-    if (!text) {
-        return LS_FAIL(LS_E_MEMORY, "no memory for the result");
-    }
-    puts(text);
-    free(text);
-    return LS_OK;
+    return ls_json_print(json);
 }
 
 static ls_status print_result(const eval *e, const ls_eval_result *r) {

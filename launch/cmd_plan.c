@@ -1,4 +1,5 @@
 #include "launch/cmd.h"
+#include "launch/json_text.h"
 #include "launch/plan.h"
 #include "runtime/base/log.h"
 #include "runtime/base/text.h"
@@ -213,17 +214,6 @@ static ls_status parse(plan *p, const char **values) {
     return LS_OK;
 }
 
-static ls_status print_json(json_t *json) {
-    char *text = json ? json_dumps(json, JSON_INDENT(2)) : NULL;
-    json_decref(json);
-    if (!text) {
-        return LS_FAIL(LS_E_MEMORY, "no memory for the plan");
-    }
-    puts(text);
-    free(text);
-    return LS_OK;
-}
-
 /* A row of a table, or an object of a list. LS_E_NO and LS_E_CONFIG are an answer too. */
 static ls_status add_row(const plan *p, const char *name, int devices, ls_status status,
                          ls_plan_answer *a, json_t *list) {
@@ -253,7 +243,7 @@ static void begin_table(const plan *p) {
 
 static ls_status end_table(const plan *p, ls_status status, json_t *list) {
     if (status == LS_OK && p->json) {
-        return print_json(list);
+        return ls_json_print(list);
     }
     json_decref(list);
     return status;
@@ -432,7 +422,7 @@ static ls_status one(plan *p, ls_plan_answer *a) {
     LS_TRY(ls_plan_open(&p->question, p->cluster, a));
     LS_TRY(ls_plan_answer_for(&p->question, (int)p->gpus, a));
     if (p->json) {
-        return print_json(ls_plan_json(&p->question, a));
+        return ls_json_print(ls_plan_json(&p->question, a));
     }
     ls_plan_print(&p->question, a);
     return LS_OK;

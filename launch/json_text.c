@@ -36,3 +36,14 @@ json_t *ls_json_text(const char *text) {
     free(escaped);
     return json;
 }
+
+ls_status ls_json_print(json_t *json) {
+    char *text = json ? json_dumps(json, JSON_INDENT(2)) : NULL;
+    json_decref(json);
+    if (!text) {
+        return LS_FAIL(LS_E_MEMORY, "no memory for the result");
+    }
+    puts(text);
+    free(text);
+    return LS_OK;
+}
