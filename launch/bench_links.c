@@ -13,19 +13,21 @@
 
 /* Products of ROWS tokens with a matrix of WIDTH x WIDTH stand for a step's: their weights, and in
  * a backward pass activations, come from memory that no cache holds all of; their results are what
- * operations carry. A gradient of such a matrix has SLICE_BYTES. Sizes of activations; of
- * gradients; and of a block's weights. */
-enum { SIZES = 3, ROWS = 256, WIDTH = 512, WEIGHT_ELEMS = 32 << 20 };
+ * operations carry. A gradient of such a matrix has SLICE_BYTES. Sizes of activations, from small
+ * sums to rows of many tokens; of gradients; and of a block's weights; 0 where there are no more.
+ */
+enum { SIZES = 5, ROWS = 256, WIDTH = 512, WEIGHT_ELEMS = 32 << 20 };
 enum {
     SLICE_BYTES = 4 * WIDTH * WIDTH,
     GRAD_BYTES = 96 << 20,
     BESIDE = 8,
+    APART = 4,
     CALLS = BESIDE + 2,
-    ROWS_BESIDE = 3,
-    KEPT_BYTES = 64 << 20
+    KEPT_BYTES = 64 << 20,
+    SUMS_BYTES = 4 << 20
 };
 #define ACTIVATION_SIZES                                                                           \
-    { 16 << 10, 128 << 10, 1 << 20 }
+    { 4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20 }
 static const int64_t sizes[LS_USE_COUNT][SIZES] = {[LS_USE_ACTIVATIONS] = ACTIVATION_SIZES,
                                                    [LS_USE_BESIDE] = ACTIVATION_SIZES,
                                                    [LS_USE_KEPT] = ACTIVATION_SIZES,
@@ -45,6 +47,14 @@ static const int between[LS_COLL_COUNT] = {[LS_COLL_ALL_REDUCE] = 4,
                                            [LS_COLL_ALL_TO_ALL] = 10,
                                            [LS_COLL_SEND_RECV] = 3};
 
+/* And so many beside one that they hide, or between looks at it, or before it where others follow.
+ */
+static const int beside[LS_COLL_COUNT] = {[LS_COLL_ALL_REDUCE] = 3,
+                                          [LS_COLL_REDUCE_SCATTER] = 2,
+                                          [LS_COLL_ALL_GATHER] = 2,
+                                          [LS_COLL_ALL_TO_ALL] = 3,
+                                          [LS_COLL_SEND_RECV] = 3};
+
 /* All are gone through PASSES times, since a machine is faster in one second than in the next: so
  * every figure is of all of them. The first of a pass has what it uses brought into caches. */
 enum { PASSES = 4, REPEATS = 5, TIMES = PASSES * (REPEATS - 1) };
@@ -60,10 +70,12 @@ typedef struct bench {
     ls_device *dev;
     ls_dtype dtype;
     char *grads, *weights, *windows[2]; /* from comm */
-    char *own[2], *rows, *out;
-    char *kept;        /* KEPT_BYTES, private as activations and sums of gradients are */
-    int64_t kept_end;  /* of what was used of it last */
-    int64_t place;     /* of the next weights, in elements */
+    ls_arena private;
+    char *own[2], *rows, *out; /* private, as activations and sums of gradients are */
+    char *kept;                /* KEPT_BYTES, private */
+    int64_t kept_end;          /* of what was used of it last */
+    int64_t place;             /* of the next weights, in elements */
+    int64_t sums_end;
     int64_t grads_end; /* of the last gradients, in bytes */
     call *calls;       /* [ranks][REPEATS][CALLS]: the start, looks, and the wait last */
 } bench;
@@ -78,6 +90,18 @@ typedef struct row {
 static const int64_t *sizes_of(const row *r) {
     return r->use == LS_USE_STATE && r->call.coll == LS_COLL_ALL_REDUCE ? bucket_sizes
                                                                         : sizes[r->use];
+}
+
+static int count_of(const int64_t of[SIZES]) {
+    int count = 0;
+    while (count < SIZES && of[count] > 0) {
+        count++;
+    }
+    return count;
+}
+
+static int64_t largest(ls_comm_use use) {
+    return sizes[use][count_of(sizes[use]) - 1];
 }
 
 static bool carries_rows(ls_comm_use use) {
@@ -108,6 +132,12 @@ static char *next_grads(bench *b, ls_coll coll, int64_t bytes) {
 static char *next_kept(bench *b, int64_t bytes) {
     b->kept_end = b->kept_end + bytes > KEPT_BYTES ? bytes : b->kept_end + bytes;
     return b->kept + b->kept_end - bytes;
+}
+
+/* Each layer of a forward pass keeps its own. */
+static char *next_sums(bench *b, int64_t bytes) {
+    b->sums_end = b->sums_end + bytes > SUMS_BYTES ? bytes : b->sums_end + bytes;
+    return b->own[1] + b->sums_end - bytes;
 }
 
 /* y[rows, WIDTH] = x times `weights`. */
@@ -178,6 +208,14 @@ static ls_status compute_grads(bench *b, char *to, int64_t bytes) {
     return LS_OK;
 }
 
+/* Of other matrices. */
+static ls_status compute_other_grads(bench *b, int slices) {
+    for (int i = 0; i < slices; i++) {
+        LS_TRY(compute_grads(b, next_kept(b, SLICE_BYTES), SLICE_BYTES));
+    }
+    return LS_OK;
+}
+
 /* What an update does to caches: reads and writes memory. */
 static void update(bench *b) {
     volatile uint64_t none = 0; /* they stay what they are */
@@ -193,18 +231,21 @@ static ls_status work_before(bench *b, row *r, const ls_bench_shape *s) {
     const int64_t elem = (int64_t)ls_dtype_bytes(r->call.dtype);
     if (r->use == LS_USE_KEPT) {
         r->send = next_kept(b, s->send * elem);
-        return products(b, ROWS_BESIDE);
+        return products(b, beside[r->call.coll]);
     }
     if (carries_rows(r->use)) {
         if (r->call.coll == LS_COLL_ALL_TO_ALL) { /* keys of before another layer's attention */
             r->recv = next_kept(b, s->recv * elem);
+        }
+        if (r->call.coll == LS_COLL_REDUCE_SCATTER && r->use == LS_USE_ACTIVATIONS) {
+            r->recv = next_sums(b, s->recv * elem);
         }
         return compute_rows(b, r->call.coll, r->send, s->send * elem);
     }
     if (r->call.coll == LS_COLL_SEND_RECV) { /* a whole step's, of a tied embedding */
         r->send = next_grads(b, r->call.coll, s->send * elem);
         r->recv = next_kept(b, s->recv * elem);
-        return products(b, ROWS_BESIDE);
+        return products(b, beside[r->call.coll]);
     }
     if (r->call.coll != LS_COLL_ALL_GATHER) {
         r->send = next_grads(b, r->call.coll, s->all * elem);
@@ -213,8 +254,13 @@ static ls_status work_before(bench *b, row *r, const ls_bench_shape *s) {
                       ? r->send + s->block * elem * b->comm->rank
                       : b->own[1];
         /* The last are mostly an embedding's, few of whose rows a cache holds then. */
-        return r->use == LS_USE_LAST ? compute_grads(b, next_kept(b, SLICE_BYTES), SLICE_BYTES)
-                                     : compute_grads(b, r->send, s->all * elem);
+        if (r->use == LS_USE_LAST) {
+            return compute_other_grads(b, 1);
+        }
+        /* Ranks of a step are some ms apart: what one reads of the other, no cache holds any more.
+         */
+        LS_TRY(compute_grads(b, r->send, s->all * elem));
+        return compute_other_grads(b, b->comm->rank % 2 == 1 ? APART : 0);
     }
     char *const place = next_weights(b, s->all);
     if (r->use == LS_USE_BLOCKS) {
@@ -241,8 +287,7 @@ static double moved_s(void) {
 static ls_status look_after(bench *b, ls_comm_use use, int count, ls_comm_request *requests[2],
                             call *looks) {
     for (int i = 0; i < count; i++) {
-        LS_TRY(use == LS_USE_STATE ? compute_grads(b, next_kept(b, SLICE_BYTES), SLICE_BYTES)
-                                   : products(b, 1));
+        LS_TRY(use == LS_USE_STATE ? compute_other_grads(b, 1) : products(b, 1));
         looks[i].begin_s = now_s();
         for (int k = 0; k < 2; k++) {
             bool done = false;
@@ -264,8 +309,8 @@ static ls_status work_beside(bench *b, const row *r, const ls_bench_shape *s,
     }
     if (r->use == LS_USE_BESIDE || r->use == LS_USE_KEPT) {
         return r->call.coll == LS_COLL_SEND_RECV
-                   ? look_after(b, r->use, ROWS_BESIDE, requests, looks)
-                   : products(b, ROWS_BESIDE);
+                   ? look_after(b, r->use, beside[r->call.coll], requests, looks)
+                   : products(b, beside[r->call.coll]);
     }
     /* Of the block before, whose weights are in the other window. */
     const char *used = r->recv == b->windows[0] ? b->windows[1] : b->windows[0];
@@ -374,10 +419,11 @@ static ls_status time_row(bench *b, row *r, int64_t bytes, double times[REPEATS 
 /* Gradients and parameters lie in memory that ranks share (work_before says where), activations in
  * private. */
 static ls_status time_sizes(bench *b, row *r, int pass) {
-    for (int i = 0; i < SIZES; i++) {
+    const int64_t *of = sizes_of(r);
+    for (int i = 0; i < count_of(of); i++) {
         r->send = b->own[0];
         r->recv = r->call.coll == LS_COLL_ALL_REDUCE ? b->own[0] : b->own[1];
-        LS_TRY(time_row(b, r, sizes_of(r)[i], r->seconds[i] + (ptrdiff_t)pass * (REPEATS - 1)));
+        LS_TRY(time_row(b, r, of[i], r->seconds[i] + (ptrdiff_t)pass * (REPEATS - 1)));
     }
     return LS_OK;
 }
@@ -407,28 +453,46 @@ static ls_status measure(bench *b, int64_t *blocks, ls_bench_links *links) {
     for (int i = 0; i < count; i++) {
         double seconds[SIZES];
         row *r = &rows[i];
-        for (int size = 0; size < SIZES; size++) {
+        const int64_t *of = sizes_of(r);
+        const int sizes_tried = count_of(of);
+        for (int size = 0; size < sizes_tried; size++) {
             seconds[size] = middle_mean(r->seconds[size]);
         }
-        links->of[r->use][r->call.coll] = ls_bench_fit(&r->call, sizes_of(r), seconds, SIZES);
+        links->of[r->use][r->call.coll] = ls_bench_fit(&r->call, of, seconds, sizes_tried);
+    }
+    return LS_OK;
+}
+
+/* In one mapping with huge pages, as a step's activations are. */
+static ls_status take_private(bench *b) {
+    const size_t most = (size_t)largest(LS_USE_STATE);
+    const size_t rows = (size_t)ROWS * WIDTH * ls_dtype_bytes(b->dtype);
+    const struct {
+        char **at;
+        size_t bytes;
+        ls_dtype dtype; /* of what fills it */
+    } pieces[] = {{&b->own[0], most, LS_F32},
+                  {&b->own[1], most, LS_F32},
+                  {&b->kept, KEPT_BYTES, b->dtype},
+                  {&b->rows, rows, b->dtype},
+                  {&b->out, rows, b->dtype}};
+    const size_t count = sizeof pieces / sizeof *pieces;
+    LS_TRY(ls_arena_init(&b->private, "benchmark",
+                         count * LS_ARENA_ALIGN + 2 * most + KEPT_BYTES + 2 * rows));
+    for (size_t i = 0; i < count; i++) {
+        void *memory;
+        LS_TRY(ls_arena_take(&b->private, pieces[i].bytes, &memory));
+        ls_bench_fill(pieces[i].dtype, memory, pieces[i].bytes);
+        *pieces[i].at = memory;
     }
     return LS_OK;
 }
 
 static ls_status take(bench *b, int64_t **blocks) {
-    const size_t most = (size_t)sizes[LS_USE_STATE][SIZES - 1];
-    const size_t elem = ls_dtype_bytes(b->dtype);
     const size_t ranks = (size_t)b->comm->size;
     LS_TRY(ls_calloc(2 * ranks, sizeof **blocks, blocks));
     LS_TRY(ls_calloc(ranks * REPEATS * CALLS, sizeof *b->calls, &b->calls));
-    LS_TRY(ls_calloc(most, 1, &b->own[0]));
-    LS_TRY(ls_calloc(most, 1, &b->own[1]));
-    LS_TRY(ls_calloc(KEPT_BYTES, 1, &b->kept));
-    LS_TRY(ls_calloc((size_t)ROWS * WIDTH, elem, &b->rows));
-    ls_bench_fill(LS_F32, b->own[0], most);
-    ls_bench_fill(b->dtype, b->kept, KEPT_BYTES);
-    ls_bench_fill(b->dtype, b->rows, (size_t)ROWS * WIDTH * elem);
-    LS_TRY(ls_calloc((size_t)ROWS * WIDTH, elem, &b->out));
+    LS_TRY(take_private(b));
     const ls_device_limits limits = {.rows = ROWS, .channels = WIDTH};
     return b->dev->ops->reserve(b->dev, &limits);
 }
@@ -445,7 +509,7 @@ static ls_status map_everywhere(ls_comm *comm, void *memory, int64_t bytes) {
 /* [collective] */
 static ls_status take_shared(bench *b) {
     ls_comm *comm = b->comm;
-    const int64_t window = sizes[LS_USE_BLOCKS][SIZES - 1];
+    const int64_t window = largest(LS_USE_BLOCKS);
     const struct {
         char **at;
         int64_t bytes;
@@ -480,11 +544,7 @@ done:
     comm->ops->give_back(comm, b.weights);
     comm->ops->give_back(comm, b.windows[0]);
     comm->ops->give_back(comm, b.windows[1]);
-    free(b.own[0]);
-    free(b.own[1]);
-    free(b.kept);
-    free(b.rows);
-    free(b.out);
+    ls_arena_release(&b.private);
     free(b.calls);
     free(blocks);
     return status;

@@ -10,8 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-static _Atomic int test_failures; /* threads count too */
-static _Atomic long test_checks;
+static int test_failures;
+static long test_checks;
 
 #define TEST_FAIL_(...)                                                                            \
     do {                                                                                           \

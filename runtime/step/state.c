@@ -436,9 +436,6 @@ void ls_state_destroy(ls_state *s) {
         ls_partition_release(&s->parts[p].partition);
         free(s->parts[p].places);
     }
-    if (ls_state_awaits_gathers(s)) { /* after a failure: it may still arrive in the windows */
-        return;
-    }
     ls_state_release_gathers(s);
     s->grads = lends_grads(s) ? s->grads : NULL;
     void **const pieces[] = {&s->masters, &s->copies, &s->grads, &s->twin};

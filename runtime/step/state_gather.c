@@ -143,15 +143,6 @@ ls_status ls_state_plan_gathers(ls_state *s) {
     return s->has_copies ? plan_vectors(s) : LS_OK;
 }
 
-bool ls_state_awaits_gathers(const ls_state *s) {
-    for (int i = 0; i < STATE_WINDOWS; i++) {
-        if (s->windows[i].pending > 0) {
-            return true;
-        }
-    }
-    return false;
-}
-
 void ls_state_release_gathers(ls_state *s) {
     ls_state_free(s, &s->vectors);
     ls_state_free(s, &s->packed);
@@ -333,26 +324,11 @@ static ls_status load_window(ls_state *s, state_window *w, int block) {
     return LS_OK;
 }
 
-/* Is another block of the same part in use, as the head is beside the embedding that it is tied to?
- */
-static bool is_beside(const ls_state *s, int block) {
-    for (int i = 0; i < STATE_WINDOWS; i++) {
-        const state_window *w = &s->windows[i];
-        if (w->users > 0 && w->block != block &&
-            s->blocks[w->block].part == s->blocks[block].part) {
-            return true;
-        }
-    }
-    return false;
-}
-
-/* The block that will be asked for next, if there is a window for it. Not one that nobody may ask
- * for: what is on its way at the end of the work would arrive in memory that is given back. */
+/* The block that will be asked for next, if there is a window for it. */
 static ls_status prefetch(ls_state *s, int block, bool backward) {
     const int next = backward ? block - 1 : block + 1;
     if (!gathers_blocks(s) || next < 0 || next >= s->block_count ||
-        s->blocks[next].part != s->blocks[block].part || find_window(s, next) ||
-        is_beside(s, block)) {
+        s->blocks[next].part != s->blocks[block].part || find_window(s, next)) {
         return LS_OK;
     }
     state_window *w = free_window(s, next);

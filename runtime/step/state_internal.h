@@ -124,8 +124,6 @@ void ls_state_free(ls_state *s, void **memory);
 /* state_gather.c: windows, norms and biases. */
 ls_status ls_state_plan_gathers(ls_state *s);
 void ls_state_release_gathers(ls_state *s);
-/* Is a block on its way into a window? */
-bool ls_state_awaits_gathers(const ls_state *s);
 void ls_state_set_store(state_part *part);
 /* A planned state's windows: the model's use of a block (numbered as in ls_model_store) begins or
  * ends. Gathers are told. */
