@@ -93,15 +93,8 @@ typedef struct plan {
 
 /* A number with K, M, G or B, T for thousands, millions ... */
 static ls_status parse_amount(const char *name, const char *value, double max, double *out) {
-    char *end;
-    double x = strtod(value, &end);
-    static const char suffixes[] = "KMGT";
-    const char *at = *end ? strchr(suffixes, *end == 'B' ? 'G' : *end) : NULL;
-    if (at) {
-        x *= pow(1000, (double)(at - suffixes) + 1);
-        end++;
-    }
-    if (end == value || *end || !(x > 0 && x <= max)) {
+    double x;
+    if (!ls_config_number(value, true, &x) || !(x > 0 && x <= max)) {
         return LS_FAIL(LS_E_USAGE,
                        "--%s is '%s'; a number up to %g is needed, such as 300e9, 300B or 15.6T",
                        name, value, max);

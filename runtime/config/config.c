@@ -59,15 +59,13 @@ static ls_status apply_preset(ls_config *config, const char *name, const ls_yaml
     return preset[0] ? ls_preset_apply(origin, preset, &config->model) : LS_OK;
 }
 
-/* Sequences and tokens both say how large a batch is, and a resolved file has both: where overrides
- * change one of them, the other goes. */
-static void settle_batch(ls_config_batch *batch, const ls_config_batch *file) {
-    const bool sequences = batch->sequences != file->sequences;
-    const bool tokens = batch->tokens != file->tokens;
-    if (sequences && !tokens && batch->sequences > 0) {
-        batch->tokens = 0;
-    } else if (tokens && !sequences && batch->tokens > 0) {
-        batch->sequences = 0;
+/* Two settings that say the same: where overrides change one of them, the other goes. */
+static void settle(int64_t *a, int64_t file_a, int64_t *b, int64_t file_b) {
+    const bool a_is_new = *a != file_a, b_is_new = *b != file_b;
+    if (a_is_new && !b_is_new && *a > 0) {
+        *b = 0;
+    } else if (b_is_new && !a_is_new && *b > 0) {
+        *a = 0;
     }
 }
 
@@ -85,12 +83,14 @@ static ls_status resolve(ls_config *config, const char *name, const ls_yaml_valu
             LS_TRY(ls_field_set(&fields[i], config, origin, file->value[i]));
         }
     }
-    const ls_config_batch file_batch = config->batch;
+    const ls_config_batch batch = config->batch;
+    const ls_config_run run = config->run;
     for (int i = 0; i < override_count; i++) {
         LS_TRY(split_override(overrides[i], origin, sizeof origin, &field, &value));
         LS_TRY(ls_field_set(field, config, origin, value));
     }
-    settle_batch(&config->batch, &file_batch);
+    settle(&config->batch.sequences, batch.sequences, &config->batch.tokens, batch.tokens);
+    settle(&config->run.steps, run.steps, &config->run.tokens, run.tokens);
     ls_status status = ls_config_check(config);
     return status == LS_OK ? LS_OK : ls_error_prefix(status, "%s", name);
 }

@@ -284,6 +284,10 @@ ls_status ls_config_load(ls_config *config, const char *path, const char *const 
 /* The same from YAML text held in memory (a checkpoint's); `name` stands for the file. */
 ls_status ls_config_load_text(ls_config *config, const char *name, const char *text, size_t bytes,
                               const char *const *overrides, int override_count);
+/* A decimal number; '_' may part its digits. With suffixes an end of K (k), M, B (G) or T
+ * multiplies it by a power of 1000: "15T", "0.5B". */
+bool ls_config_number(const char *text, bool suffixes, double *x);
+
 /* The first and last step of metrics.trace_steps, 0 and 0 when it is empty; LS_E_CONFIG. */
 ls_status ls_config_trace_steps(const ls_config_metrics *metrics, int64_t *first, int64_t *last);
 /* The whole resolved configuration as YAML that ls_config_load_text reads back to equal values;

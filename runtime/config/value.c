@@ -6,6 +6,36 @@
 #include <stdlib.h>
 #include <string.h>
 
+bool ls_config_number(const char *text, bool suffixes, double *x) {
+    static const char letters[] = "KMBT";
+    char digits[64];
+    size_t n = 0, length = strlen(text);
+    const char last = length > 1 && suffixes ? text[length - 1] : '\0';
+    const char *unit = last ? strchr(letters, last == 'k' ? 'K' : last == 'G' ? 'B' : last) : NULL;
+    length -= unit != NULL;
+    for (size_t i = 0; i < length; i++) {
+        if (text[i] == '_' && i > 0 && i + 1 < length) {
+            continue;
+        }
+        if (!strchr("0123456789+-.eE", text[i]) || n + sizeof "e12" == sizeof digits) {
+            return false;
+        }
+        digits[n++] = text[i];
+    }
+    digits[n] = '\0';
+    if (unit) { /* read with the digits: 4.35T is a whole number */
+        snprintf(digits + n, sizeof digits - n, "e%d", 3 * (int)(unit - letters) + 3);
+    }
+    char *end = digits;
+    *x = strtod(digits, &end);
+    return n > 0 && *end == '\0' && isfinite(*x);
+}
+
+/* Numbers of steps and tokens that have no bound by nature: what people write as 10B. */
+static bool takes_suffix(const ls_field *field) {
+    return field->type == LS_FIELD_INT && field->unit[0] && field->max >= 1e12;
+}
+
 static ls_status fail_value(const ls_field *field, const char *origin, const char *text) {
     char allowed[256], near_miss[80] = "";
     const char *type = field->type == LS_FIELD_INT     ? "an integer, "
@@ -21,28 +51,9 @@ static ls_status fail_value(const ls_field *field, const char *origin, const cha
             snprintf(near_miss, sizeof near_miss, "; did you mean '%s'?", nearest);
         }
     }
-    return LS_FAIL(LS_E_CONFIG, "%s: %s.%s is '%.80s'; expected %s%s%s", origin, field->section,
+    return LS_FAIL(LS_E_CONFIG, "%s: %s.%s is '%.80s'; expected %s%s%s%s", origin, field->section,
                    field->key, text, type, ls_field_allowed(field, allowed, sizeof allowed),
-                   near_miss);
-}
-
-/* A decimal number; '_' may part its digits. */
-static bool parse_number(const char *text, double *x) {
-    char digits[64];
-    size_t n = 0;
-    for (const char *p = text; *p; p++) {
-        if (*p == '_' && p > text && p[1]) {
-            continue;
-        }
-        if (!strchr("0123456789+-.eE", *p) || n + 1 == sizeof digits) {
-            return false;
-        }
-        digits[n++] = *p;
-    }
-    digits[n] = '\0';
-    char *end = digits;
-    *x = strtod(digits, &end);
-    return n > 0 && *end == '\0' && isfinite(*x);
+                   takes_suffix(field) ? ", such as 500, 20k or 10B" : "", near_miss);
 }
 
 /* Names and paths: UTF-8 without control characters, so that they print and can be quoted. */
@@ -102,11 +113,12 @@ ls_status ls_field_set(const ls_field *field, ls_config *config, const char *ori
         good = *(bool *)place || strcmp(text, "false") == 0;
         break;
     case LS_FIELD_INT:
-        good = parse_number(text, &x) && x == floor(x) && x >= field->min && x <= field->max;
+        good = ls_config_number(text, takes_suffix(field), &x) && x == floor(x) &&
+               x >= field->min && x <= field->max;
         *(int64_t *)place = good ? (int64_t)x : 0;
         break;
     case LS_FIELD_FLOAT:
-        good = parse_number(text, &x) && x >= field->min && x <= field->max;
+        good = ls_config_number(text, false, &x) && x >= field->min && x <= field->max;
         *(double *)place = x + 0.0; /* no negative zero */
         break;
     case LS_FIELD_ENUM:

@@ -48,6 +48,27 @@ static void test_derived(void) {
     CHECK_OK(ls_config_load(&c, NULL, by_tokens, COUNT(by_tokens)));
     CHECK_INT(c.run.tokens, 2500000000);
     CHECK_INT(c.batch.sequences, 20);
+    static const struct {
+        const char *text;
+        int64_t tokens;
+    } lengths[] = {{"10B", 10000000000}, {"4.35T", 4350000000000},
+                   {"300M", 300000000},  {"1_500k", 1500000},
+                   {"2G", 2000000000},   {"7K", 7000},
+                   {"0.0005k", -1},      {"B", -1},
+                   {"1e3k", -1},         {"10 B", -1},
+                   {"10BB", -1},         {"10b", -1},
+                   {"10Bn", -1},         {"10000T", -1}};
+    for (size_t i = 0; i < COUNT(lengths); i++) {
+        char length[40];
+        snprintf(length, sizeof length, "run.tokens=%s", lengths[i].text);
+        const char *const settings[] = {tiny[0], tiny[2], length};
+        if (lengths[i].tokens < 0) {
+            CHECK_STATUS(ls_config_load(&c, NULL, settings, COUNT(settings)), LS_E_CONFIG);
+        } else {
+            CHECK_OK(ls_config_load(&c, NULL, settings, COUNT(settings)));
+            CHECK_INT(c.run.tokens, lengths[i].tokens);
+        }
+    }
 
     /* A file that says both, as resolved ones do: an override changes either. */
     static const char both[] = "run: {steps: 1}\nmodel: {preset: gpt2-tiny}\n"
@@ -58,6 +79,10 @@ static void test_derived(void) {
     CHECK_INT(c.batch.sequences, 2);
     CHECK_OK(load(&c, both, (const char *const[]){"batch.tokens=0"}, 1));
     CHECK_INT(c.batch.sequences, 4);
+    CHECK_OK(load(&c, both, (const char *const[]){"run.tokens=1M"}, 1));
+    CHECK_INT(c.run.steps, 0);
+    CHECK_STATUS(load(&c, both, (const char *const[]){"run.tokens=1M", "run.steps=2"}, 2),
+                 LS_E_CONFIG);
 
     const char *const wide_heads[] = {"model.layers=1", "model.channels=100",
                                       "model.heads=3",  "model.head_dim=96",

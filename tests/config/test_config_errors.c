@@ -81,6 +81,10 @@ static void test_values(void) {
         {"run: {steps: 99999999999999999999}\n", "run.steps is '99999999999999999999'"},
         {"run: {steps: 0x10}\n", "run.steps is '0x10'; expected an integer"},
         {"run: {steps: 4_}\n", "run.steps is '4_'; expected an integer"},
+        {"run: {tokens: 10Q}\n",
+         "run.tokens is '10Q'; expected an integer, at least 0, such as 500, 20k or 10B"},
+        {"run: {seed: 1k}\n", "run.seed is '1k'; expected an integer, at least 0"},
+        {"data: {sequence: 4K}\n", "data.sequence is '4K'; expected an integer, 0 to"},
         {"checkpoint: {level: 20}\n", "checkpoint.level is '20'; expected an integer, 0 to 19"},
         {"optim: {lr: fast}\n", "t.yaml:1: optim.lr is 'fast'; expected a number, 0 to 1000"},
         {"optim: {lr: nan}\n", "optim.lr is 'nan'; expected a number"},
@@ -110,7 +114,7 @@ static void test_cross_checks(void) {
     static const struct {
         const char *overrides[4], *message;
     } cases[] = {
-        {{"run.tokens=10"}, "run.steps is 1 and run.tokens is 10; keep one"},
+        {{"run.tokens=10", "run.steps=2"}, "run.steps is 2 and run.tokens is 10; keep one"},
         {{"run.name="}, "run.name is ''; the name of a directory"},
         {{"run.name=a/b"}, "run.name is 'a/b'"},
         {{"run.name=.."}, "run.name is '..'"},
