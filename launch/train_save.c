@@ -20,9 +20,8 @@
 static json_t *losses_json(const ls_train *train) {
     const ls_guard_losses *l = &train->losses;
     json_t *list = json_array();
-    const int first = l->count < LS_GUARD_LOSSES ? 0 : l->next;
     for (int i = 0; i < l->count && train->config.faults.on_spike != LS_CFG_BAD_WARN; i++) {
-        json_array_append_new(list, json_real(l->ring[(first + i) % LS_GUARD_LOSSES]));
+        json_array_append_new(list, json_real(ls_guard_loss(l, i)));
     }
     return list;
 }

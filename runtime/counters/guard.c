@@ -79,15 +79,21 @@ int ls_guard_slowest(const double *seconds, int count, double *factor) {
     return slowest;
 }
 
+double ls_guard_loss(const ls_guard_losses *l, int i) {
+    const int oldest = l->count < LS_GUARD_LOSSES ? 0 : l->next;
+    return l->ring[(oldest + i) % LS_GUARD_LOSSES];
+}
+
 /* False while too little is known. */
 static bool spread_of(const ls_guard_losses *l, double *mean, double *deviation) {
     double variance = 0.0;
     *mean = 0.0;
-    for (int i = 0; i < l->count; i++) {
-        *mean += l->ring[i] / l->count;
+    for (int i = 0; i < l->count; i++) { /* in the order in which a resumed run has them too */
+        *mean += ls_guard_loss(l, i) / l->count;
     }
     for (int i = 0; i < l->count; i++) {
-        variance += (l->ring[i] - *mean) * (l->ring[i] - *mean) / l->count;
+        const double off = ls_guard_loss(l, i) - *mean;
+        variance += off * off / l->count;
     }
     *deviation = sqrt(variance);
     return l->count >= LS_GUARD_LOSSES / 2 && variance > 0.0;

@@ -25,6 +25,8 @@ typedef struct ls_guard_losses {
     int count, next;
 } ls_guard_losses;
 
+/* The i-th of `count`, oldest first. */
+double ls_guard_loss(const ls_guard_losses *losses, int i);
 /* How many standard deviations the loss lies above the mean of those of late; 0 until half of the
  * ring is filled. A loss above `limit` deviations is not taken into the ring, so that a spike does
  * not hide the next one; limit 0 takes all. */

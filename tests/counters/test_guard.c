@@ -77,6 +77,16 @@ static void test_spike(void) {
     CHECK(ls_guard_spike(&l, 4.5, 6.0) < 6.0);
     CHECK(!(ls_guard_spike(&l, NAN, 6.0) > 6.0));
     CHECK(ls_guard_spike(&l, 4.5, 6.0) < 6.0); /* nor did what is no number harm it */
+    /* Put down oldest first, and taken up again: the same verdicts, to the bit. */
+    for (int from = 0; from < 40; from++) {
+        ls_guard_losses again = {.count = LS_GUARD_LOSSES};
+        for (int i = 0; i < LS_GUARD_LOSSES; i++) {
+            again.ring[i] = ls_guard_loss(&l, i);
+        }
+        CHECK(ls_guard_most(&again, 6.0) == ls_guard_most(&l, 6.0));
+        CHECK(again.ring[LS_GUARD_LOSSES - 1] == (from ? 4.4 + 0.01 * (from - 1) : 4.5));
+        ls_guard_spike(&l, 4.4 + 0.01 * from, 6.0);
+    }
     ls_guard_losses few = {0};
     ls_guard_spike(&few, 1.0, 6.0);
     CHECK_NEAR(ls_guard_spike(&few, 100.0, 6.0), 0.0, 0, 0); /* too few to judge */
