@@ -254,7 +254,7 @@ static ls_status one_step(ls_train *t, ls_step_result *result) {
                                      .batch = t->layout.batch,
                                      .zero = (int)t->config.parallel.zero};
     double norm;
-    LS_TRY(ls_step_run(&options, t->step++, result));
+    LS_TRY(ls_step_run(&options, t->step++ * t->layout.batch, result));
     const void *grads = ls_state_buffers_of(t->state).grads;
     LS_TRY(ls_optim_grad_norm(t->optim, grads, &norm));
     LS_TRY(ls_optim_step(t->optim, grads, norm, t->config.optim.lr));

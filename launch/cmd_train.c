@@ -14,11 +14,24 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { OPT_RESUME, OPT_UNTIL, OPT_QUIET, OPT_DRY, OPT_RANKS, OPT_FIT, OPT_RUN_DIR, OPT_COUNT };
+enum {
+    OPT_RESUME,
+    OPT_CHANGE,
+    OPT_UNTIL,
+    OPT_QUIET,
+    OPT_DRY,
+    OPT_RANKS,
+    OPT_FIT,
+    OPT_RUN_DIR,
+    OPT_COUNT
+};
 
 static const ls_option options[] = {
     [OPT_RESUME] = {"resume", 'r', NULL, NULL,
                     "continue the run from its newest valid checkpoint; begin it if there is none"},
+    [OPT_CHANGE] = {"change", 0, NULL, NULL,
+                    "with --resume: go on with a batch, optimizer settings, schedule, precision or "
+                    "data that are not the checkpoint's; what changes is told and recorded"},
     [OPT_UNTIL] = {"until", 'u', "STEP", NULL,
                    "save, stop and exit with 75 after this step, as if asked to by a signal"},
     [OPT_QUIET] = {"quiet", 'q', NULL, NULL, "no progress on stderr, warnings and errors only"},
@@ -94,17 +107,6 @@ static ls_status open_data(ls_train *train) {
     return ls_session_agree(&train->session, status);
 }
 
-static void count_steps(ls_train *train) {
-    const int64_t step_tokens = train->layout.batch * train->layout.seq;
-    int64_t by_tokens = INT64_MAX;
-    if (train->config.run.tokens > 0) {
-        by_tokens = (train->config.run.tokens + step_tokens - 1) / step_tokens;
-    }
-    train->total_steps = train->config.run.steps > 0 && train->config.run.steps < by_tokens
-                             ? train->config.run.steps
-                             : by_tokens;
-}
-
 /* Before any memory is taken. */
 static ls_status lay_out(ls_train *train) {
     ls_device *dev = train->session.dev;
@@ -112,7 +114,7 @@ static ls_status lay_out(ls_train *train) {
     LS_TRY(ls_layout_init(&train->layout, &train->config, dev, dtype, &train->session.mesh));
     LS_TRY(ls_layout_plan(&train->layout, &train->planned));
     train->planned.saves += ls_ckpt_writing_bytes(train->session.threads, train->planned.piece);
-    count_steps(train);
+    ls_train_count_steps(train);
     return LS_OK;
 }
 
@@ -205,6 +207,7 @@ static ls_status begin_or_resume(ls_train *train, bool resuming) {
 }
 
 /* Settings that do not do what they say, for the sake of others. Rank 0 only. */
+        LS_TRY(ls_session_agree(&train->session, ls_train_check_schedule(train, 0)));
 static void warn_of_idle_settings(const ls_train *train) {
     const ls_config *c = &train->config;
     const long long steps = (long long)train->total_steps;
@@ -214,7 +217,7 @@ static void warn_of_idle_settings(const ls_train *train) {
                     "traced",
                     c->metrics.trace_steps, steps);
     }
-    if (c->schedule.warmup_steps > train->total_steps) {
+    if (c->schedule.warmup_steps > train->total_steps - c->schedule.first_step) {
         ls_log_warn("schedule.warmup_steps is %lld, and the run ends with step %lld: the learning "
                     "rate never comes to optim.lr, %g; lower schedule.warmup_steps",
                     (long long)c->schedule.warmup_steps, steps, c->optim.lr);
@@ -287,7 +290,7 @@ static ls_status setup(ls_train *train, bool resume, int argc, char **argv, int 
     LS_TRY(ls_train_saver_open(train));
     LS_TRY(make_run_dir(train));
     LS_TRY(tell_outcome(train)); /* of a new directory */
-    LS_TRY(ls_train_start_loader(train, train->step + train->data_offset));
+    LS_TRY(ls_train_start_loader(train));
     ls_model_flops flops;
     ls_model_count_flops(&config->model, train->layout.seq, &flops);
     train->flops_per_token = flops.matmul_per_token + flops.attention_causal_per_token;
@@ -459,3 +462,9 @@ const ls_verb ls_verb_train = {
     .options = options,
     .run = run_train,
 };
+    train.may_change = values[OPT_CHANGE] != NULL;
+    if (train.may_change && !values[OPT_RESUME]) {
+        return ls_session_agree(&train.session,
+                                LS_FAIL(LS_E_USAGE, "--change is for runs that are resumed: add "
+                                                    "--resume"));
+    }

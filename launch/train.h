@@ -58,9 +58,11 @@ typedef struct ls_train {
     char attention[48]; /* on GPUs whose it is, on all ranks: "own", "cuDNN 9.19.0"; else empty */
     ls_loader *loader;
     int64_t step, total_steps;   /* done, of how many */
-    int64_t data_offset;         /* batches of data left out so far: step s reads batch s + this */
+    int64_t next_sample;         /* of the data's order: what the next step begins with */
+    int64_t sequences;           /* in the batches of the steps done */
     int64_t worst_step, reloads; /* the latest bad step, and reloads for its sake */
     int64_t until_step;          /* stop after this one, as if asked to */
+    bool may_change;             /* what the checkpoint was trained with, see LS_RESUME_CHANGE */
     int64_t saved_step;          /* -1: none */
     ls_counters counters;
     double usd_per_device_hour; /* NAN: unknown */
@@ -103,13 +105,18 @@ void ls_train_save_settle(ls_train *train);
 /* Moves on what is being saved; wait: to its end. [collective] */
 ls_status ls_train_save_poll(ls_train *train, bool wait);
 
-/* Loads the newest checkpoint of the run. What was found at first sight may turn out to be damaged
- * when it is read: then the one before it is taken. *path is empty when there is no checkpoint;
- * LS_E_CORRUPT when there are some, none of which can be loaded. [collective] */
+/* Loads the newest checkpoint of the run. With train->may_change the settings that fit its state
+ * may be others than there, which is told and recorded. What was found at first sight may turn out
+ * to be damaged when it is read: then the one before it is taken. *path is empty when there is no
+ * checkpoint; LS_E_CORRUPT when there are some, none of which can be loaded. [collective] */
 ls_status ls_train_resume(ls_train *train, char path[1024]);
 
-/* (Re)starts the loader at a batch of the data. [collective] */
-ls_status ls_train_start_loader(ls_train *train, int64_t batch);
+/* (Re)starts the loader at next_sample. [collective] */
+ls_status ls_train_start_loader(ls_train *train);
+/* LS_E_CONFIG when the schedule begins later than the run goes on, after `step`. */
+ls_status ls_train_check_schedule(const ls_train *train, int64_t step);
+/* total_steps, of the steps that are done and what is still to be trained. */
+void ls_train_count_steps(ls_train *train);
 
 /* Fills in the masters alone, from run.init; the initial values of the rest are there already.
  * [collective] */

@@ -156,10 +156,11 @@ static ls_status check_plan(const ls_train *train) {
     return LS_OK;
 }
 
-ls_status ls_train_start_loader(ls_train *train, int64_t batch) {
+ls_status ls_train_start_loader(ls_train *train) {
     ls_loader_destroy(train->loader);
     train->loader = NULL;
-    const ls_loader_options loader = ls_layout_loader(&train->layout, train->train_data, batch);
+    const ls_loader_options loader =
+        ls_layout_loader(&train->layout, train->train_data, train->next_sample);
     return ls_session_agree(&train->session, ls_loader_create(&loader, &train->loader));
 }
 

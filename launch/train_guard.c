@@ -177,8 +177,8 @@ static ls_status probe(ls_train *train, int suspect, bool *again) {
     ls_mesh_coords(&train->session.mesh, suspect, coord);
     other.mesh.coord[LS_AXIS_REPLICATE] = coord[LS_AXIS_REPLICATE];
     other.mesh.coord[LS_AXIS_SHARD] = coord[LS_AXIS_SHARD];
-    const int64_t batch = train->step + train->data_offset;
-    const ls_loader_options options = ls_layout_loader(&other, train->train_data, batch);
+    const ls_loader_options options =
+        ls_layout_loader(&other, train->train_data, train->next_sample);
     ls_loader_destroy(train->loader);
     train->loader = NULL;
     LS_TRY(ls_session_agree(&train->session, ls_loader_create(&options, &train->loader)));
@@ -192,7 +192,7 @@ static ls_status probe(ls_train *train, int suspect, bool *again) {
                                   .batch = train->layout.batch,
                                   .zero = (int)train->config.parallel.zero};
     ls_step_result result;
-    LS_TRY(ls_step_run(&step, batch, &result));
+    LS_TRY(ls_step_run(&step, train->next_sample, &result));
     const int *at = train->session.mesh.coord;
     const int32_t same[] = {at[LS_AXIS_TENSOR], at[LS_AXIS_PIPELINE], at[LS_AXIS_CONTEXT]};
     ls_guard_vote mine = {.group = XXH3_64bits(same, sizeof same)}, *votes = NULL;

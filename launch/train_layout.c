@@ -225,21 +225,20 @@ ls_runner_options ls_layout_runner(const ls_layout *l) {
                                .boundary_bytes = boundary_bytes(l)};
 }
 
-ls_loader_options ls_layout_loader(const ls_layout *l, const ls_dataset *dataset,
-                                   int64_t first_step) {
+ls_loader_options ls_layout_loader(const ls_layout *l, const ls_dataset *dataset, int64_t first) {
     const int *coord = l->mesh.coord, zero = (int)l->config->parallel.zero;
     const int rank = coord[LS_AXIS_REPLICATE] * l->mesh.size[LS_AXIS_SHARD] + coord[LS_AXIS_SHARD];
     const int64_t micro = l->config->batch.micro;
-    const int64_t first = ls_state_micro(zero, l->rank_micros, l->data_ranks, rank, 0);
+    const int64_t mine = ls_state_micro(zero, l->rank_micros, l->data_ranks, rank, 0);
     const int64_t next = ls_state_micro(zero, l->rank_micros, l->data_ranks, rank, 1);
     return (ls_loader_options){.dataset = dataset,
                                .seed = (uint64_t)l->config->run.seed,
                                .batch = l->batch,
                                .micro = micro,
-                               .rank_first = first * micro,
+                               .rank_first = mine * micro,
                                .rank_micros = l->rank_micros,
-                               .stride = (next - first) * micro,
-                               .first_step = first_step};
+                               .stride = (next - mine) * micro,
+                               .first_sample = first};
 }
 
 bool ls_layout_has_twin(const ls_layout *l) {

@@ -64,9 +64,9 @@ ls_model_options ls_layout_model(const ls_layout *layout, int part, const ls_gro
 /* Without communicators. */
 ls_state_options ls_layout_state(const ls_layout *layout);
 ls_runner_options ls_layout_runner(const ls_layout *layout);
-/* Of this rank's micro-batches from step `first_step` on. */
+/* Of this rank's micro-batches from the batch on that begins with sample `first`. */
 ls_loader_options ls_layout_loader(const ls_layout *layout, const ls_dataset *dataset,
-                                   int64_t first_step);
+                                   int64_t first);
 /* Of the optimizer over a state. *owned and *not_counted: caller frees after ls_optim_create. */
 ls_status ls_layout_optim(const ls_layout *layout, const ls_state *state, ls_optim_options *options,
                           ls_optim_range **owned, ls_optim_range **not_counted);

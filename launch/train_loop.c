@@ -39,6 +39,7 @@ static ls_sink_options sink_options(const ls_train *train) {
         .every = config->metrics.every,
         .config = config,
         .steps_done = train->step,
+        .sequences_done = train->sequences,
         .total_steps = train->total_steps,
         .batch = train->layout.batch,
         .accumulation = train->layout.rank_micros,
@@ -101,11 +102,11 @@ static void close_sinks(sinks *s) {
  * step, and is waited for once; else the update waits until the step was judged. */
 static ls_status compute_step(ls_train *train, const ls_step_options *options,
                               ls_step_record *record, ls_step_result *result, ls_update *update) {
-    const int64_t place = train->step + train->data_offset;
+    const int64_t first = train->next_sample;
     if (!ls_optim_defers(train->optim)) {
-        return ls_step_run(options, place, result);
+        return ls_step_run(options, first, result);
     }
-    LS_TRY(ls_step_start(options, place, result));
+    LS_TRY(ls_step_start(options, first, result));
     ls_flight_mark(LS_FLIGHT_UPDATE, -1);
     ls_train_save_settle(train);
     ls_optim_losses losses = {.data = train->groups.data, .pipeline = train->groups.pipeline};
@@ -187,6 +188,8 @@ static ls_status run_step(ls_train *train, const ls_step_options *options, ls_st
     train->compute_ns += result.compute_ns;
     train->lag_steps++;
     train->step++;
+    train->next_sample += train->layout.batch;
+    train->sequences += train->layout.batch;
     record->step = train->step;
     record->total_steps = train->total_steps;
     ls_train_save_settle(train);

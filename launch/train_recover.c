@@ -37,11 +37,14 @@ static ls_status take_norm(ls_train *train, double *grad_norm) {
 /* train->step is done already: the step in doubt is the one before. */
 static ls_status run_again(ls_train *train, const ls_step_options *options,
                            ls_step_result *result) {
-    const int64_t place = train->step - 1 + train->data_offset;
-    LS_TRY(ls_train_start_loader(train, place));
+    const int64_t batch = train->layout.batch;
+    train->next_sample -= batch;
+    LS_TRY(ls_train_start_loader(train));
     ls_step_options again = *options;
     again.loader = train->loader;
-    return ls_step_run(&again, place, result);
+    LS_TRY(ls_step_run(&again, train->next_sample, result));
+    train->next_sample += batch;
+    return LS_OK;
 }
 
 /* Which rank's own part came out differently? */
@@ -146,14 +149,13 @@ static void lose_steps(ls_counters *c, const ls_counters *now) {
     c->flops = saved.flops;
 }
 
-static ls_status write_event(const ls_train *train, int64_t bad_step, int64_t first_batch,
-                             int64_t end_batch) {
+static ls_status write_event(const ls_train *train, int64_t bad_step, int64_t first) {
     char path[1024], line[320];
     LS_TRY(ls_path_join(path, sizeof path, train->run_dir, "events.jsonl"));
     snprintf(line, sizeof line,
              "{\"event\":\"reload\",\"time\":%.3f,\"bad_step\":%" PRId64 ",\"to_step\":%" PRId64
-             ",\"batches_left_out\":[%" PRId64 ",%" PRId64 "]}",
-             ls_clock_steady_wall_s(), bad_step, train->step, first_batch, end_batch);
+             ",\"sequences_left_out\":[%" PRId64 ",%" PRId64 "]}",
+             ls_clock_steady_wall_s(), bad_step, train->step, first, train->next_sample);
     return ls_file_append_line(path, line);
 }
 
@@ -171,7 +173,7 @@ ls_status ls_recover_reload(ls_train *train) {
     ls_flight_mark(LS_FLIGHT_CHECKPOINT, -1);
     LS_TRY(ls_train_save_poll(train, true));
     const ls_counters now = train->counters;
-    const int64_t offset = train->data_offset;
+    const int64_t after_bad = train->next_sample;
     train->reloads = bad_step > train->worst_step ? 1 : train->reloads + 1;
     train->worst_step = bad_step > train->worst_step ? bad_step : train->worst_step;
     if (train->reloads > train->config.faults.max_reloads) {
@@ -185,15 +187,14 @@ ls_status ls_recover_reload(ls_train *train) {
         return no_way_back(train, bad_step, "there is no checkpoint before it");
     }
     lose_steps(&train->counters, &now);
-    const int64_t first = train->step + offset;
-    train->data_offset = offset + bad_step - train->step + train->config.faults.skip_batches;
-    LS_TRY(ls_train_start_loader(train, train->step + train->data_offset));
+    const int64_t first = train->next_sample;
+    train->next_sample = after_bad + train->config.faults.skip_batches * train->layout.batch;
+    LS_TRY(ls_train_start_loader(train));
     ls_train_account(train, LS_PHASE_LOST, NULL);
     if (train->session.comm->rank == 0) {
-        ls_log_info("back to step %lld; the batches %lld to %lld of the data are left out",
-                    (long long)train->step, (long long)first,
-                    (long long)(train->step + train->data_offset - 1));
-        if (write_event(train, bad_step, first, train->step + train->data_offset) != LS_OK) {
+        ls_log_info("back to step %lld; the sequences %lld to %lld of the data are left out",
+                    (long long)train->step, (long long)first, (long long)(train->next_sample - 1));
+        if (write_event(train, bad_step, first) != LS_OK) {
             ls_log_warn("%s", ls_error_last()->message);
         }
     }

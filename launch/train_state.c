@@ -11,38 +11,129 @@
 #include <stdlib.h>
 #include <string.h>
 
-static ls_status check_identity(const ls_train *train, ls_ckpt *ckpt) {
-    const char *text = ls_ckpt_config(ckpt);
+/* What a checkpoint was trained with, beside this run. */
+typedef struct differences {
+    ls_config saved;
+    char *never, *change; /* lines, of values that cannot be others, and of those that can */
+    int never_count, change_count;
+    char fingerprint[24], saved_fingerprint[24]; /* of the training data */
+    bool other_data;
+} differences;
+
+static void release_differences(differences *d) {
+    free(d->never);
+    free(d->change);
+}
+
+static ls_status compare(const ls_train *train, ls_ckpt *ckpt, differences *d) {
+    const char *text = ls_ckpt_config(ckpt), *then = "in the checkpoint", *now = "in this run";
     char where[1100];
     snprintf(where, sizeof where, "the configuration in %s", ls_ckpt_path(ckpt));
-    ls_config saved;
-    LS_TRY(ls_config_load_text(&saved, where, text, strlen(text), NULL, 0));
-    char *differences = NULL;
-    int count = 0;
-    LS_TRY(ls_config_compare(&train->config, "this run", &saved, "the checkpoint", &differences,
-                             &count));
-    ls_status status = LS_OK;
-    if (count > 0) {
-        status = LS_FAIL(LS_E_CONFIG,
-                         "%s was written by another configuration:\n%sgive the run its old values, "
-                         "or start a new one with another run.name",
-                         ls_ckpt_path(ckpt), differences);
-    }
-    free(differences);
-    LS_TRY(status);
-    char fingerprint[24];
-    snprintf(fingerprint, sizeof fingerprint, "%016" PRIx64,
+    LS_TRY(ls_config_load_text(&d->saved, where, text, strlen(text), NULL, 0));
+    LS_TRY(ls_config_compare(LS_RESUME_SAME, &d->saved, then, &train->config, now, &d->never,
+                             &d->never_count));
+    LS_TRY(ls_config_compare(LS_RESUME_CHANGE, &d->saved, then, &train->config, now, &d->change,
+                             &d->change_count));
+    snprintf(d->fingerprint, sizeof d->fingerprint, "%016" PRIx64,
              ls_dataset_describe(train->train_data)->fingerprint);
-    const char *saved_print =
-        json_string_value(json_object_get(ls_ckpt_run(ckpt), "data_fingerprint"));
-    if (saved_print && strcmp(saved_print, fingerprint) != 0) {
-        return LS_FAIL(
-            LS_E_INPUT,
-            "the training data in '%s' has fingerprint %s, but %s was trained on %s; give "
-            "data.dir the data that the run began with",
-            train->config.data.dir, fingerprint, ls_ckpt_path(ckpt), saved_print);
-    }
+    const char *saved = json_string_value(json_object_get(ls_ckpt_run(ckpt), "data_fingerprint"));
+    snprintf(d->saved_fingerprint, sizeof d->saved_fingerprint, "%s",
+             saved ? saved : d->fingerprint);
+    d->other_data = strcmp(d->saved_fingerprint, d->fingerprint) != 0;
     return LS_OK;
+}
+
+static ls_status check_differences(const ls_train *train, ls_ckpt *ckpt, const differences *d) {
+    const char *path = ls_ckpt_path(ckpt);
+    if (d->never_count > 0) {
+        return LS_FAIL(
+            LS_E_CONFIG,
+            "%s was written by another configuration:\n%sgive the run its old values, or "
+            "begin a new one with its weights: run.name=OTHER run.init=%s",
+            path, d->never, path);
+    }
+    if (d->change_count > 0 && !train->may_change) {
+        return LS_FAIL(LS_E_CONFIG,
+                       "%s was trained otherwise:\n%sgive the run its old values, or add --change "
+                       "to go on with the new ones from step %lld",
+                       path, d->change, (long long)ls_ckpt_step(ckpt));
+    }
+    if (d->other_data && !train->may_change) {
+        return LS_FAIL(LS_E_INPUT,
+                       "the training data in '%s' has fingerprint %s, but %s was trained on %s; "
+                       "give data.dir the data that the run began with, or add --change to go on "
+                       "with this data, from its beginning",
+                       train->config.data.dir, d->fingerprint, path, d->saved_fingerprint);
+    }
+    return ls_train_check_schedule(train, ls_ckpt_step(ckpt));
+}
+
+ls_status ls_train_check_schedule(const ls_train *train, int64_t step) {
+    const int64_t first = train->config.schedule.first_step;
+    return first <= step
+               ? LS_OK
+               : LS_FAIL(LS_E_CONFIG,
+                         "schedule.first_step is %lld, and the run goes on from step %lld: the "
+                         "steps between them have no learning rate; lower schedule.first_step",
+                         (long long)first, (long long)step);
+}
+
+/* A line of events.jsonl, and one a difference on the console. Rank 0 only. */
+static ls_status tell_changes(const ls_train *train, const differences *d) {
+    json_t *changes = json_array();
+    for (const char *line = d->change; *line; line = strchr(line, '\n') + 1) {
+        json_array_append_new(changes, json_stringn(line, strcspn(line, "\n")));
+    }
+    if (d->other_data) {
+        char *text = ls_text_format("training data: fingerprint %s in the checkpoint, %s in this "
+                                    "run, which begins with it at its beginning",
+                                    d->saved_fingerprint, d->fingerprint);
+        json_array_append_new(changes, text ? json_string(text) : NULL);
+        free(text);
+    }
+    size_t i;
+    const json_t *change;
+    json_array_foreach(changes, i, change) {
+        ls_log_info("from step %lld on: %s", (long long)train->step + 1, json_string_value(change));
+    }
+    char path[1024];
+    LS_TRY(ls_path_join(path, sizeof path, train->run_dir, "events.jsonl"));
+    json_t *event =
+        json_pack("{s:s, s:f, s:I, s:o}", "event", "change", "time", ls_clock_steady_wall_s(),
+                  "after_step", (json_int_t)train->step, "changes", changes);
+    char *text = event ? json_dumps(event, JSON_COMPACT | JSON_REAL_PRECISION(16)) : NULL;
+    json_decref(event);
+    const ls_status status =
+        text ? ls_file_append_line(path, text) : LS_FAIL(LS_E_MEMORY, "no memory for '%s'", path);
+    free(text);
+    return status;
+}
+
+/* A number of the run's record; of checkpoints that do not have it yet, what it was by then. */
+static int64_t run_number(ls_ckpt *ckpt, const char *key, int64_t otherwise) {
+    const json_t *number = json_object_get(ls_ckpt_run(ckpt), key);
+    return json_is_integer(number) ? json_integer_value(number) : otherwise;
+}
+
+/* Sequences that were read stay read, whatever a batch has been and is now. */
+static void take_place(ls_train *train, ls_ckpt *ckpt, const differences *d) {
+    const int64_t batches = ls_ckpt_step(ckpt) * d->saved.batch.sequences;
+    train->step = train->saved_step = ls_ckpt_step(ckpt);
+    train->sequences = run_number(ckpt, "sequences", batches);
+    train->next_sample = d->other_data ? 0 : run_number(ckpt, "samples", batches);
+    ls_train_count_steps(train);
+}
+
+void ls_train_count_steps(ls_train *train) {
+    const int64_t step_tokens = train->layout.batch * train->layout.seq;
+    int64_t by_tokens = INT64_MAX;
+    if (train->config.run.tokens > 0) {
+        const int64_t left = train->config.run.tokens - train->sequences * train->layout.seq;
+        by_tokens = train->step + (left + (left > 0 ? step_tokens - 1 : 0)) / step_tokens;
+    }
+    train->total_steps = train->config.run.steps > 0 && train->config.run.steps < by_tokens
+                             ? train->config.run.steps
+                             : by_tokens;
 }
 
 /* The losses of late, so that a resumed run sees the same spikes. */
@@ -62,8 +153,7 @@ static void choose_reading(const ls_train *train, ls_ckpt *ckpt) {
     ls_ckpt_share(ckpt, ls_layout_data_size(l) > ls_layout_copy_size(l));
 }
 
-static ls_status load(ls_train *train, ls_ckpt *ckpt) {
-    LS_TRY(check_identity(train, ckpt));
+static ls_status load_state(ls_train *train, ls_ckpt *ckpt) {
     ls_train_compare_attention(train, ls_ckpt_run(ckpt));
     choose_reading(train, ckpt);
     ls_pieces pieces;
@@ -78,13 +168,24 @@ static ls_status load(ls_train *train, ls_ckpt *ckpt) {
     LS_TRY(status);
     LS_TRY(ls_counters_parse(ls_ckpt_counters(ckpt), &train->counters));
     train->counters.tokens = ls_ckpt_tokens(ckpt);
-    train->step = train->saved_step = ls_ckpt_step(ckpt);
-    train->data_offset = json_integer_value(json_object_get(ls_ckpt_run(ckpt), "data_offset"));
     load_losses(train, json_object_get(ls_ckpt_run(ckpt), "losses"));
-    ls_optim_set_updates(
-        train->optim, json_integer_value(json_object_get(ls_ckpt_run(ckpt), "optimizer_updates")));
+    ls_optim_set_updates(train->optim, run_number(ckpt, "optimizer_updates", 0));
     snprintf(train->last_ckpt, sizeof train->last_ckpt, "%s", ls_ckpt_path(ckpt));
     return LS_OK;
+}
+
+static ls_status load(ls_train *train, ls_ckpt *ckpt) {
+    differences d = {.never = NULL};
+    ls_status status = compare(train, ckpt, &d);
+    status = status == LS_OK ? check_differences(train, ckpt, &d) : status;
+    status = status == LS_OK ? load_state(train, ckpt) : status;
+    if (status == LS_OK) {
+        take_place(train, ckpt, &d);
+        const bool changes = d.change_count > 0 || d.other_data;
+        status = changes && train->session.comm->rank == 0 ? tell_changes(train, &d) : LS_OK;
+    }
+    release_differences(&d);
+    return status;
 }
 
 /* Checks that configuration and data are those of the run, fills in masters, optimizer state, step

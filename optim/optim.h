@@ -13,7 +13,8 @@
  * lr. After it: constant; linear and cosine (Loshchilov & Hutter 2016, arXiv 1608.03983) to
  * lr*min_lr_ratio at `total`; wsd (Hu 2024, arXiv 2404.06395) constant, then linear over
  * decay_steps to lr*min_lr_ratio; inverse_sqrt (Vaswani 2017, arXiv 1706.03762)
- * lr*sqrt(max(warmup,1)/step). */
+ * lr*sqrt(max(warmup,1)/step). Steps and total count from schedule->first_step, before which there
+ * is no rate. */
 double ls_schedule_lr(const ls_config_schedule *schedule, double lr, int64_t step, int64_t total);
 
 /* Part of the flat buffer: elements [flat_offset, flat_offset + elems). In buffers that hold owned

@@ -13,6 +13,8 @@ static double progress(int64_t step, int64_t first, int64_t last) {
 
 double ls_schedule_lr(const ls_config_schedule *schedule, double lr, int64_t step, int64_t total) {
     const int64_t warmup = schedule->warmup_steps;
+    step -= schedule->first_step;
+    total -= schedule->first_step;
     const double floor_lr = lr * schedule->min_lr_ratio;
     if (step <= warmup) {
         return lr * (double)step / (double)warmup;

@@ -190,6 +190,21 @@ static ls_status check_parallel(const ls_config_parallel *p, int64_t layers, int
     return LS_OK;
 }
 
+static ls_status check_schedule(const ls_config_schedule *s, int64_t steps) {
+    if (steps && s->first_step >= steps) {
+        return LS_FAIL(LS_E_CONFIG,
+                       "schedule.first_step is %lld; the run ends with step %lld (run.steps)",
+                       LL(s->first_step), LL(steps));
+    }
+    if (s->kind == LS_SCHEDULE_WSD && steps && s->decay_steps > steps - s->first_step) {
+        return LS_FAIL(LS_E_CONFIG,
+                       "schedule.decay_steps is %lld; the schedule has %lld steps (run.steps less "
+                       "schedule.first_step)",
+                       LL(s->decay_steps), LL(steps - s->first_step));
+    }
+    return LS_OK;
+}
+
 ls_status ls_config_trace_steps(const ls_config_metrics *metrics, int64_t *first, int64_t *last) {
     const char *text = metrics->trace_steps;
     char rest;
@@ -212,11 +227,5 @@ ls_status ls_config_check(ls_config *config) {
     LS_TRY(check_sequence(config));
     LS_TRY(check_parallel(&config->parallel, config->model.layers, config->data.sequence));
     LS_TRY(check_batch(&config->batch, config->data.sequence));
-    int64_t steps = config->run.steps, decay = config->schedule.decay_steps;
-    if (config->schedule.kind == LS_SCHEDULE_WSD && steps && decay > steps) {
-        return LS_FAIL(LS_E_CONFIG,
-                       "schedule.decay_steps is %lld; the run has %lld steps (run.steps)",
-                       LL(decay), LL(steps));
-    }
-    return LS_OK;
+    return check_schedule(&config->schedule, config->run.steps);
 }

@@ -144,7 +144,8 @@ typedef struct ls_config_schedule {
     ls_schedule_kind kind;
     int64_t warmup_steps;
     double min_lr_ratio; /* the end, as a share of lr (linear, cosine, wsd) */
-    int64_t decay_steps; /* wsd: length of the decay; 0: a fifth of the run */
+    int64_t decay_steps; /* wsd: length of the decay; 0: a fifth of the schedule */
+    int64_t first_step;  /* the schedule is that of the steps after it */
 } ls_config_schedule;
 
 typedef struct ls_config_numerics {
@@ -238,6 +239,13 @@ typedef struct ls_config {
     ls_config_faults faults;
 } ls_config;
 
+/* What becomes of a value that is another one when a run is resumed. */
+typedef enum ls_field_resume {
+    LS_RESUME_FREE,   /* it decides no number of the training */
+    LS_RESUME_CHANGE, /* the state fits it too, and what follows is other: only if that is meant */
+    LS_RESUME_SAME    /* the state, or the order of the data, is not that of the other value */
+} ls_field_resume;
+
 /* One row of the table. */
 typedef enum ls_field_type {
     LS_FIELD_BOOL,
@@ -256,8 +264,7 @@ typedef struct ls_field {
     double min, max;          /* of numbers, inclusive */
     const char *const *names; /* of LS_FIELD_ENUM, NULL-terminated, in order of the values */
     const char *help;
-    bool
-        identity; /* part of what a run is: must be equal on resume (model, data, batch, seed...) */
+    ls_field_resume resume;
 } ls_field;
 
 /* Rows of a section are neighbours. Static, like all tables here. */
@@ -277,6 +284,10 @@ char *ls_field_allowed(const ls_field *field, char *buf, size_t size);
 /* NULL-terminated names of model presets. */
 const char *const *ls_config_presets(void);
 
+/* A decimal number; '_' may part its digits. With suffixes an end of K (k), M, B (G) or T
+ * multiplies it by a power of 1000: "15T", "0.5B". */
+bool ls_config_number(const char *text, bool suffixes, double *x);
+
 /* Defaults, file (NULL: none), overrides ("section.key=value" [count]), checks. Errors name file,
  * line, what was found, what is allowed and the nearest key. */
 ls_status ls_config_load(ls_config *config, const char *path, const char *const *overrides,
@@ -284,10 +295,6 @@ ls_status ls_config_load(ls_config *config, const char *path, const char *const 
 /* The same from YAML text held in memory (a checkpoint's); `name` stands for the file. */
 ls_status ls_config_load_text(ls_config *config, const char *name, const char *text, size_t bytes,
                               const char *const *overrides, int override_count);
-/* A decimal number; '_' may part its digits. With suffixes an end of K (k), M, B (G) or T
- * multiplies it by a power of 1000: "15T", "0.5B". */
-bool ls_config_number(const char *text, bool suffixes, double *x);
-
 /* The first and last step of metrics.trace_steps, 0 and 0 when it is empty; LS_E_CONFIG. */
 ls_status ls_config_trace_steps(const ls_config_metrics *metrics, int64_t *first, int64_t *last);
 /* The whole resolved configuration as YAML that ls_config_load_text reads back to equal values;
@@ -295,11 +302,11 @@ ls_status ls_config_trace_steps(const ls_config_metrics *metrics, int64_t *first
 ls_status ls_config_text(const ls_config *config, bool comments, char **text);
 /* SHA-256 of the resolved text. */
 ls_status ls_config_hash(const ls_config *config, ls_sha256 *hash);
-/* Differences of identity fields, one "section.key: 3 in A_NAME, 4 in B_NAME" a line; caller frees
+/* Differences of fields of one kind, one "section.key: 3 A_NAME, 4 B_NAME" a line; caller frees
  * *text. *differences = how many there are. Neither configuration may still have a model.vocab of 0
  * that the other one has replaced by what the data says. */
-ls_status ls_config_compare(const ls_config *a, const char *a_name, const ls_config *b,
-                            const char *b_name, char **text, int *differences);
+ls_status ls_config_compare(ls_field_resume kind, const ls_config *a, const char *a_name,
+                            const ls_config *b, const char *b_name, char **text, int *differences);
 /* Sections with their fields, aligned: key, type, default, help with unit and what is allowed. */
 void ls_config_print_help(FILE *out);
 

@@ -39,26 +39,27 @@ static const ls_section sections[] = {
 };
 
 #define NO_LIMIT 0x1p53 /* every integer up to here is a double too */
-#define RUN      true   /* part of what the run is: the same when it is resumed */
-#define FREE     false  /* may be another when the run is resumed */
+#define SAME     LS_RESUME_SAME
+#define CHANGE   LS_RESUME_CHANGE
+#define FREE     LS_RESUME_FREE
 
 #define PLACE(s, k) #s, #k
 #define WHERE(s, k) offsetof(ls_config, s.k), sizeof(((ls_config *)0)->s.k)
-#define INT(s, k, value, unit, min, max, identity, help)                                           \
-    { PLACE(s, k), LS_FIELD_INT, WHERE(s, k), value, unit, min, max, NULL, help, identity }
-#define FLOAT(s, k, value, unit, min, max, identity, help)                                         \
-    { PLACE(s, k), LS_FIELD_FLOAT, WHERE(s, k), value, unit, min, max, NULL, help, identity }
-#define BOOL(s, k, value, identity, help)                                                          \
-    { PLACE(s, k), LS_FIELD_BOOL, WHERE(s, k), value, "", 0, 0, NULL, help, identity }
-#define STRING(s, k, value, identity, help)                                                        \
-    { PLACE(s, k), LS_FIELD_STRING, WHERE(s, k), value, "", 0, 0, NULL, help, identity }
-#define ENUM(s, k, value, names, identity, help)                                                   \
-    { PLACE(s, k), LS_FIELD_ENUM, WHERE(s, k), value, "", 0, 0, names, help, identity }
+#define INT(s, k, value, unit, min, max, resume, help)                                             \
+    { PLACE(s, k), LS_FIELD_INT, WHERE(s, k), value, unit, min, max, NULL, help, resume }
+#define FLOAT(s, k, value, unit, min, max, resume, help)                                           \
+    { PLACE(s, k), LS_FIELD_FLOAT, WHERE(s, k), value, unit, min, max, NULL, help, resume }
+#define BOOL(s, k, value, resume, help)                                                            \
+    { PLACE(s, k), LS_FIELD_BOOL, WHERE(s, k), value, "", 0, 0, NULL, help, resume }
+#define STRING(s, k, value, resume, help)                                                          \
+    { PLACE(s, k), LS_FIELD_STRING, WHERE(s, k), value, "", 0, 0, NULL, help, resume }
+#define ENUM(s, k, value, names, resume, help)                                                     \
+    { PLACE(s, k), LS_FIELD_ENUM, WHERE(s, k), value, "", 0, 0, names, help, resume }
 
 static const ls_field fields[] = {
     STRING(run, name, "run", FREE, "directory of the run, inside run.dir"),
     STRING(run, dir, "runs", FREE, "where the directories of runs are"),
-    INT(run, seed, "1", "", 0, NO_LIMIT, RUN, "of initial weights and sample order"),
+    INT(run, seed, "1", "", 0, NO_LIMIT, SAME, "of initial weights and sample order"),
     INT(run, steps, "0", "steps", 0, 1e12, FREE, "length of the run; 0: run.tokens says"),
     INT(run, tokens, "0", "tokens", 0, NO_LIMIT, FREE, "length of the run; 0: run.steps says"),
     ENUM(run, device, "auto", devices, FREE,
@@ -73,37 +74,38 @@ static const ls_field fields[] = {
     STRING(run, project, "", FREE, "what for; likewise"),
 
     STRING(model, preset, "", FREE, "known sizes, which other keys of the section may change"),
-    ENUM(model, family, "gpt2", families, RUN, "kind of transformer"),
-    INT(model, vocab, "0", "tokens", 0, 1 << 24, RUN,
+    ENUM(model, family, "gpt2", families, SAME, "kind of transformer"),
+    INT(model, vocab, "0", "tokens", 0, 1 << 24, SAME,
         "size of the vocabulary; 0: what the data says"),
-    INT(model, vocab_multiple, "64", "rows", 1, 1 << 16, RUN, "embedding rows are padded to this"),
-    INT(model, layers, "0", "layers", 0, 1 << 14, RUN, "transformer layers"),
-    INT(model, channels, "0", "channels", 0, 1 << 20, RUN, "width of the residual stream"),
-    INT(model, heads, "0", "heads", 0, 1 << 16, RUN, "attention heads"),
-    INT(model, kv_heads, "0", "heads", 0, 1 << 16, RUN, "key and value heads; 0: model.heads"),
-    INT(model, head_dim, "0", "channels", 0, LS_CONFIG_MAX_HEAD_DIM, RUN,
+    INT(model, vocab_multiple, "64", "rows", 1, 1 << 16, SAME, "embedding rows are padded to this"),
+    INT(model, layers, "0", "layers", 0, 1 << 14, SAME, "transformer layers"),
+    INT(model, channels, "0", "channels", 0, 1 << 20, SAME, "width of the residual stream"),
+    INT(model, heads, "0", "heads", 0, 1 << 16, SAME, "attention heads"),
+    INT(model, kv_heads, "0", "heads", 0, 1 << 16, SAME, "key and value heads; 0: model.heads"),
+    INT(model, head_dim, "0", "channels", 0, LS_CONFIG_MAX_HEAD_DIM, SAME,
         "of one head; 0: channels / heads"),
-    INT(model, ffn, "0", "channels", 0, 1 << 24, RUN,
+    INT(model, ffn, "0", "channels", 0, 1 << 24, SAME,
         "inside the MLP; 0: 4 x channels (gpt2 only)"),
-    INT(model, context, "1024", "tokens", 1, 1 << 27, RUN, "most positions"),
-    BOOL(model, tied, "true", RUN, "the output shares the token embedding"),
-    FLOAT(model, norm_eps, "1e-5", "", 1e-30, 1, RUN, "added to the variance in norms"),
-    FLOAT(model, init_std, "0.02", "", 0, 10, RUN, "standard deviation of initial weights"),
-    FLOAT(model, rope_theta, "500000", "", 1, 1e12, RUN, "base of rotary positions (llama3)"),
-    ENUM(model, rope_scaling, "none", rope_scalings, RUN, "stretch rotary positions (llama3)"),
-    FLOAT(model, rope_factor, "8", "", 1, 1e6, RUN, "how far to stretch low frequencies"),
-    FLOAT(model, rope_low_freq_factor, "1", "", 1e-3, 1e6, RUN, "below it all is stretched"),
-    FLOAT(model, rope_high_freq_factor, "4", "", 1e-3, 1e6, RUN, "above it nothing is stretched"),
-    INT(model, rope_original_context, "8192", "tokens", 1, 1 << 27, RUN,
+    INT(model, context, "1024", "tokens", 1, 1 << 27, SAME, "most positions"),
+    BOOL(model, tied, "true", SAME, "the output shares the token embedding"),
+    FLOAT(model, norm_eps, "1e-5", "", 1e-30, 1, SAME, "added to the variance in norms"),
+    FLOAT(model, init_std, "0.02", "", 0, 10, SAME, "standard deviation of initial weights"),
+    FLOAT(model, rope_theta, "500000", "", 1, 1e12, SAME, "base of rotary positions (llama3)"),
+    ENUM(model, rope_scaling, "none", rope_scalings, SAME, "stretch rotary positions (llama3)"),
+    FLOAT(model, rope_factor, "8", "", 1, 1e6, SAME, "how far to stretch low frequencies"),
+    FLOAT(model, rope_low_freq_factor, "1", "", 1e-3, 1e6, SAME, "below it all is stretched"),
+    FLOAT(model, rope_high_freq_factor, "4", "", 1e-3, 1e6, SAME, "above it nothing is stretched"),
+    INT(model, rope_original_context, "8192", "tokens", 1, 1 << 27, SAME,
         "context before stretching"),
-    INT(model, experts, "0", "experts", 0, 1 << 12, RUN, "of each layer's MLP; 0: dense"),
-    INT(model, experts_per_token, "2", "experts", 1, 1 << 6, RUN, "that a token goes to"),
-    FLOAT(model, expert_capacity, "0", "fair shares", 0, 1e6, RUN,
+    INT(model, experts, "0", "experts", 0, 1 << 12, SAME, "of each layer's MLP; 0: dense"),
+    INT(model, experts_per_token, "2", "experts", 1, 1 << 6, SAME, "that a token goes to"),
+    FLOAT(model, expert_capacity, "0", "fair shares", 0, 1e6, CHANGE,
           "most tokens of an expert, others skip it; 0: no limit"),
-    FLOAT(model, balance_loss, "0.01", "", 0, 1e3, RUN, "weight of the experts' load balance"),
+    FLOAT(model, balance_loss, "0.01", "", 0, 1e3, CHANGE,
+          "weight of each layer's load-balance loss"),
 
     STRING(data, dir, "", FREE, "token shards that `lockstep prep` wrote"),
-    INT(data, sequence, "0", "tokens", 0, 1 << 27, RUN, "length of a sample; 0: model.context"),
+    INT(data, sequence, "0", "tokens", 0, 1 << 27, SAME, "length of a sample; 0: model.context"),
     BOOL(data, verify, "true", FREE, "check the shards' checksums before step one"),
 
     INT(parallel, tensor, "1", "ranks", 1, 1 << 16, FREE, "split each layer's matrices"),
@@ -127,29 +129,32 @@ static const ls_field fields[] = {
     ENUM(recompute, mode, "none", recomputes, FREE, "selective: norms and attention"),
     INT(recompute, every, "1", "layers", 1, 1 << 14, FREE, "one layer in so many does it"),
 
-    INT(batch, sequences, "0", "sequences", 0, 1 << 30, RUN, "in a step; 0: batch.tokens says"),
-    INT(batch, tokens, "0", "tokens", 0, NO_LIMIT, RUN, "in a step; 0: batch.sequences says"),
-    INT(batch, micro, "1", "sequences", 1, 1 << 20, RUN, "computed at once on a rank"),
+    INT(batch, sequences, "0", "sequences", 0, 1 << 30, CHANGE, "in a step; 0: batch.tokens says"),
+    INT(batch, tokens, "0", "tokens", 0, NO_LIMIT, CHANGE, "in a step; 0: batch.sequences says"),
+    INT(batch, micro, "1", "sequences", 1, 1 << 20, CHANGE, "computed at once on a rank"),
 
-    STRING(optim, name, "adamw", RUN, "adamw, lion, sgd, adafactor or muon"),
-    FLOAT(optim, lr, "3e-4", "", 0, 1e3, RUN, "highest learning rate"),
-    FLOAT(optim, beta1, "0.9", "", 0, 0.999999, RUN, "decay of the first moment"),
-    FLOAT(optim, beta2, "0.95", "", 0, 0.9999999, RUN, "decay of the second moment"),
-    FLOAT(optim, eps, "1e-8", "", 1e-30, 1, RUN, "added to the denominator"),
-    FLOAT(optim, weight_decay, "0.1", "", 0, 1e3, RUN, "times the learning rate and the weight"),
-    FLOAT(optim, clip_norm, "1", "", 0, 1e30, RUN, "largest global gradient norm; 0: any"),
-    FLOAT(optim, momentum, "0.95", "", 0, 0.999999, RUN, "of sgd and of muon's matrices"),
-    BOOL(optim, nesterov, "true", RUN, "momentum in Nesterov's form (sgd, muon)"),
-    STRING(optim, groups, "", RUN, "'PATTERN lr=SCALE decay=VALUE; ...' by name of parameter"),
+    STRING(optim, name, "adamw", SAME, "adamw, lion, sgd, adafactor or muon"),
+    FLOAT(optim, lr, "3e-4", "", 0, 1e3, CHANGE, "highest learning rate"),
+    FLOAT(optim, beta1, "0.9", "", 0, 0.999999, CHANGE, "decay of the first moment"),
+    FLOAT(optim, beta2, "0.95", "", 0, 0.9999999, CHANGE, "decay of the second moment"),
+    FLOAT(optim, eps, "1e-8", "", 1e-30, 1, CHANGE, "added to the denominator"),
+    FLOAT(optim, weight_decay, "0.1", "", 0, 1e3, CHANGE, "times the learning rate and the weight"),
+    FLOAT(optim, clip_norm, "1", "", 0, 1e30, CHANGE, "largest global gradient norm; 0: any"),
+    FLOAT(optim, momentum, "0.95", "", 0, 0.999999, CHANGE, "of sgd and of muon's matrices"),
+    BOOL(optim, nesterov, "true", CHANGE, "momentum in Nesterov's form (sgd, muon)"),
+    STRING(optim, groups, "", CHANGE, "'PATTERN lr=SCALE decay=VALUE; ...' by name of parameter"),
 
-    ENUM(schedule, kind, "cosine", schedules, RUN, "shape after the warm-up"),
-    INT(schedule, warmup_steps, "100", "steps", 0, 1e12, RUN, "linear rise from 0"),
-    FLOAT(schedule, min_lr_ratio, "0.1", "", 0, 1, RUN, "last rate as a share of optim.lr"),
-    INT(schedule, decay_steps, "0", "steps", 0, 1e12, RUN, "of wsd; 0: a fifth of the run"),
+    ENUM(schedule, kind, "cosine", schedules, CHANGE, "shape after the warm-up"),
+    INT(schedule, warmup_steps, "100", "steps", 0, 1e12, CHANGE, "linear rise from 0"),
+    FLOAT(schedule, min_lr_ratio, "0.1", "", 0, 1, CHANGE, "last rate as a share of optim.lr"),
+    INT(schedule, decay_steps, "0", "steps", 0, 1e12, CHANGE, "of wsd; 0: a fifth of the schedule"),
+    INT(schedule, first_step, "0", "steps", 0, 1e12, CHANGE,
+        "of the run, after which the schedule begins, warm-up and all; for runs that are resumed"),
 
-    ENUM(numerics, compute, "auto", computes, RUN,
+    ENUM(numerics, compute, "auto", computes, CHANGE,
          "auto: bf16 where it is fast, else fp32; fp8: bf16, and the layers' products in 8 bits"),
-    ENUM(numerics, reduction, "fast", reductions, RUN, "invariant: same bits for any rank count"),
+    ENUM(numerics, reduction, "fast", reductions, CHANGE,
+         "invariant: same bits for any rank count"),
     ENUM(numerics, attention, "auto", attentions, FREE,
          "of GPUs: cuDNN's where all ranks have the same, else own kernels; cudnn: must be there"),
     ENUM(numerics, experts, "auto", experts_by, FREE,

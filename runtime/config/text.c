@@ -72,19 +72,20 @@ ls_status ls_config_hash(const ls_config *config, ls_sha256 *hash) {
     return status;
 }
 
-static ls_status print_differences(FILE *out, const ls_config *a, const char *a_name,
-                                   const ls_config *b, const char *b_name, int *differences) {
+static ls_status print_differences(FILE *out, ls_field_resume kind, const ls_config *a,
+                                   const char *a_name, const ls_config *b, const char *b_name,
+                                   int *differences) {
     size_t count;
     const ls_field *fields = ls_config_fields(&count);
     for (size_t i = 0; i < count; i++) {
-        if (!fields[i].identity) {
+        if (fields[i].resume != kind) {
             continue;
         }
         char *in_a = ls_field_get(&fields[i], a), *in_b = ls_field_get(&fields[i], b);
         bool failed = !in_a || !in_b;
         if (!failed && strcmp(in_a, in_b) != 0) {
-            fprintf(out, "%s.%s: %s in %s, %s in %s\n", fields[i].section, fields[i].key, in_a,
-                    a_name, in_b, b_name);
+            fprintf(out, "%s.%s: %s %s, %s %s\n", fields[i].section, fields[i].key, in_a, a_name,
+                    in_b, b_name);
             ++*differences;
         }
         free(in_a);
@@ -96,8 +97,8 @@ static ls_status print_differences(FILE *out, const ls_config *a, const char *a_
     return LS_OK;
 }
 
-ls_status ls_config_compare(const ls_config *a, const char *a_name, const ls_config *b,
-                            const char *b_name, char **text, int *differences) {
+ls_status ls_config_compare(ls_field_resume kind, const ls_config *a, const char *a_name,
+                            const ls_config *b, const char *b_name, char **text, int *differences) {
     size_t bytes;
     *text = NULL;
     *differences = 0;
@@ -105,7 +106,7 @@ ls_status ls_config_compare(const ls_config *a, const char *a_name, const ls_con
     if (!out) {
         return fail_memory();
     }
-    ls_status status = print_differences(out, a, a_name, b, b_name, differences);
+    ls_status status = print_differences(out, kind, a, a_name, b, b_name, differences);
     if (fclose(out) != 0 && status == LS_OK) {
         status = fail_memory();
     }

@@ -144,6 +144,7 @@ typedef struct ls_sink_options {
     /* What MLPerf asks of a run; the others do not look at it. */
     const ls_config *config;
     int64_t steps_done, total_steps;
+    int64_t sequences_done;
     int64_t batch;                           /* sequences of the global batch */
     int64_t accumulation;                    /* micro-batches of a rank in it */
     int64_t seq;                             /* tokens of a sequence */

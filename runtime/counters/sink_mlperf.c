@@ -12,6 +12,7 @@ typedef struct mlperf {
     char path[1024];
     int64_t step, total_steps, block_step; /* where the interval between evaluations began */
     int64_t batch, train_sequences;        /* of a step, and of an epoch */
+    int64_t before; /* sequences of the steps before this start, less steps x batch */
 } mlperf;
 
 /* One line: value and metadata are stolen. */
@@ -43,7 +44,7 @@ static ls_status say(const mlperf *s, const char *type, const char *key, double 
 
 /* Where the run is: steps are lockstep's, the rest is how MLPerf counts. */
 static json_t *place(const mlperf *s, int64_t step) {
-    const int64_t samples = step * s->batch;
+    const int64_t samples = s->before + step * s->batch;
     json_t *json =
         json_pack("{s:I, s:I}", "step_num", (json_int_t)step, "samples_count", (json_int_t)samples);
     if (s->train_sequences > 0) {
@@ -61,11 +62,10 @@ static json_t *figures(const ls_sink_options *o) {
     const ls_config_schedule *schedule = &o->config->schedule;
     const bool ends = schedule->kind == LS_SCHEDULE_LINEAR ||
                       schedule->kind == LS_SCHEDULE_COSINE || schedule->kind == LS_SCHEDULE_WSD;
-    const int64_t fifth = o->total_steps / 5,
-                  decay_steps = schedule->kind != LS_SCHEDULE_WSD
-                                    ? o->total_steps - schedule->warmup_steps
-                                : schedule->decay_steps > 0 ? schedule->decay_steps
-                                                            : fifth;
+    const int64_t steps = o->total_steps - schedule->first_step, fifth = steps / 5,
+                  decay_steps = schedule->kind != LS_SCHEDULE_WSD ? steps - schedule->warmup_steps
+                                : schedule->decay_steps > 0       ? schedule->decay_steps
+                                                                  : fifth;
     char decay[64];
     snprintf(decay, sizeof decay, "%s with linear warmup", schedules[schedule->kind]);
     json_t *json = json_pack(
@@ -115,6 +115,7 @@ static ls_status mlperf_open(const ls_sink_options *options, void **state) {
     *s = (mlperf){.step = options->steps_done,
                   .block_step = options->steps_done,
                   .batch = options->batch,
+                  .before = options->sequences_done - options->steps_done * options->batch,
                   .train_sequences = options->train_sequences};
     ls_status status = ls_path_join(s->path, sizeof s->path, options->run_dir, "mlperf.log");
     s->fd = -1;

@@ -65,19 +65,19 @@ int64_t ls_dataset_count_targets(const ls_dataset *dataset, uint64_t seed, int64
                                  int64_t count);
 
 /* Loader: one thread that fills micro-batches ahead of use.
- * Micro-batch (step, local) of a rank holds samples
- *   step * batch + rank_first + local * stride + [0, micro). */
+ * Micro-batch (step, local) of a rank, counted from where the loader starts, holds samples
+ *   first_sample + step * batch + rank_first + local * stride + [0, micro). */
 typedef struct ls_loader ls_loader;
 typedef struct ls_loader_options {
     const ls_dataset *dataset; /* borrowed */
     uint64_t seed;
-    int64_t batch;       /* sequences of the global batch */
-    int64_t micro;       /* sequences of a micro-batch */
-    int64_t rank_first;  /* first sequence of this rank inside the global batch */
-    int64_t rank_micros; /* micro-batches of this rank per step */
-    int64_t stride;      /* sequences from one micro-batch of this rank to its next; 0: micro */
-    int64_t first_step;  /* 0-based step to start with */
-    int depth;           /* micro-batches kept ready; 0: 4 */
+    int64_t batch;        /* sequences of the global batch */
+    int64_t micro;        /* sequences of a micro-batch */
+    int64_t rank_first;   /* first sequence of this rank inside the global batch */
+    int64_t rank_micros;  /* micro-batches of this rank per step */
+    int64_t stride;       /* sequences from one micro-batch of this rank to its next; 0: micro */
+    int64_t first_sample; /* of the first global batch, 0-based */
+    int depth;            /* micro-batches kept ready; 0: 4 */
 } ls_loader_options;
 
 ls_status ls_loader_create(const ls_loader_options *options, ls_loader **loader);

@@ -32,8 +32,8 @@ struct ls_loader {
 
 /* First sample of micro-batch number `index` of this loader. */
 static int64_t micro_first(const ls_loader_options *o, int64_t index) {
-    int64_t step = o->first_step + index / o->rank_micros, local = index % o->rank_micros;
-    return step * o->batch + o->rank_first + local * o->stride;
+    int64_t step = index / o->rank_micros, local = index % o->rank_micros;
+    return o->first_sample + step * o->batch + o->rank_first + local * o->stride;
 }
 
 static void micro_prefetch(const ls_loader *loader, int64_t index) {
@@ -87,14 +87,15 @@ static void *loader_main(void *argument) {
 
 static ls_status options_check(const ls_loader_options *o) {
     if (o->batch < 1 || o->micro < 1 || o->rank_micros < 1 || o->rank_first < 0 ||
-        o->first_step < 0 || o->depth < 1 || o->stride < o->micro ||
+        o->first_sample < 0 || o->depth < 1 || o->stride < o->micro ||
         o->rank_first > o->batch - o->micro ||
         o->rank_micros - 1 > (o->batch - o->micro - o->rank_first) / o->stride) {
         return LS_FAIL(LS_E_SHAPE,
                        "a rank that takes %" PRId64 " micro-batches of %" PRId64
-                       " sequences from sequence %" PRId64 " (step %" PRId64
+                       " sequences from sequence %" PRId64 " (sample %" PRId64
                        ", %d ready) does not fit a batch of %" PRId64 " sequences",
-                       o->rank_micros, o->micro, o->rank_first, o->first_step, o->depth, o->batch);
+                       o->rank_micros, o->micro, o->rank_first, o->first_sample, o->depth,
+                       o->batch);
     }
     return LS_OK;
 }

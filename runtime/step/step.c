@@ -105,19 +105,19 @@ static void add_metered(const ls_comm_meter *before, bool enqueued, ls_step_resu
     }
 }
 
-static ls_status check_targets(const ls_step_options *options, int64_t step, int64_t *targets) {
-    *targets = ls_dataset_count_targets(options->dataset, options->seed, step * options->batch,
-                                        options->batch);
+static ls_status check_targets(const ls_step_options *options, int64_t first, int64_t *targets) {
+    *targets = ls_dataset_count_targets(options->dataset, options->seed, first, options->batch);
     if (*targets < 1) {
-        return LS_FAIL(LS_E_INPUT, "the batch of step %lld has no target; the data is too short",
-                       (long long)step);
+        return LS_FAIL(LS_E_INPUT,
+                       "the batch from sample %lld on has no target; the data is too short",
+                       (long long)first);
     }
     return LS_OK;
 }
 
-ls_status ls_step_start(const ls_step_options *options, int64_t step, ls_step_result *result) {
+ls_status ls_step_start(const ls_step_options *options, int64_t first, ls_step_result *result) {
     *result = (ls_step_result){0};
-    LS_TRY(check_targets(options, step, &result->targets));
+    LS_TRY(check_targets(options, first, &result->targets));
     work w = {.options = options,
               .runner = options->runner,
               .loss_scale = 1.0 / (double)result->targets,
@@ -164,8 +164,8 @@ ls_status ls_step_finish(const ls_step_options *options, ls_step_result *result)
     return finish(&(work){.options = options, .runner = options->runner, .result = result});
 }
 
-ls_status ls_step_run(const ls_step_options *options, int64_t step, ls_step_result *result) {
-    LS_TRY(ls_step_start(options, step, result));
+ls_status ls_step_run(const ls_step_options *options, int64_t first, ls_step_result *result) {
+    LS_TRY(ls_step_start(options, first, result));
     return ls_step_finish(options, result);
 }
 

@@ -64,12 +64,12 @@ typedef struct ls_step_result {
     ls_comm_meter before[LS_COMM_AXIS_COUNT];
 } ls_step_result;
 
-/* Step `step` (0-based: samples step*batch ...). The state's gradients are then the mean gradient
- * in what this rank keeps. The result is the same on all ranks. [collective] */
-ls_status ls_step_run(const ls_step_options *options, int64_t step, ls_step_result *result);
+/* A step over the batch that begins with sample `first` (data.h). The state's gradients are then
+ * the mean gradient in what this rank keeps. The result is the same on all ranks. [collective] */
+ls_status ls_step_run(const ls_step_options *options, int64_t first, ls_step_result *result);
 /* The same in two parts. After the first a device may still be at work; what it is given then
  * counts as part of the step. The second waits for it. [collective] */
-ls_status ls_step_start(const ls_step_options *options, int64_t step, ls_step_result *result);
+ls_status ls_step_start(const ls_step_options *options, int64_t first, ls_step_result *result);
 ls_status ls_step_finish(const ls_step_options *options, ls_step_result *result);
 /* In the device's memory: sums over the targets of this rank's micro-batches, in between. */
 const double *ls_step_losses(const ls_step_options *options, int64_t *count);

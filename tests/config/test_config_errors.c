@@ -150,7 +150,7 @@ static void test_cross_checks(void) {
          "batch.sequences is 4; a multiple of batch.micro (3) is expected, such "
          "as 6"},
         {{"schedule.kind=wsd", "schedule.decay_steps=2"},
-         "schedule.decay_steps is 2; the run has 1 steps"},
+         "schedule.decay_steps is 2; the schedule has 1 steps"},
         {{"run.steps"}, "override 'run.steps': section.key=value is expected"},
         {{"steps=3"}, "override 'steps=3': section.key=value is expected"},
         {{"name=a.b"}, "override 'name=a.b': section.key=value is expected"},

@@ -136,13 +136,16 @@ static void test_hash_and_compare(void) {
     CHECK(memcmp(&hash_a, &hash_b, sizeof hash_a) != 0);
     char *text;
     int differences;
-    CHECK_OK(ls_config_compare(&a, "the checkpoint", &b, "b.yaml", &text, &differences));
-    CHECK_INT(differences, 3);
-    CHECK_STR(text, "model.layers: 2 in the checkpoint, 3 in b.yaml\n"
-                    "optim.lr: 0.0003 in the checkpoint, 0.01 in b.yaml\n"
-                    "schedule.kind: cosine in the checkpoint, wsd in b.yaml\n");
+    CHECK_OK(ls_config_compare(LS_RESUME_SAME, &a, "then", &b, "in b.yaml", &text, &differences));
+    CHECK_INT(differences, 1);
+    CHECK_STR(text, "model.layers: 2 then, 3 in b.yaml\n");
     free(text);
-    CHECK_OK(ls_config_compare(&a, "a", &a, "a", &text, &differences));
+    CHECK_OK(ls_config_compare(LS_RESUME_CHANGE, &a, "then", &b, "now", &text, &differences));
+    CHECK_INT(differences, 2);
+    CHECK_STR(text, "optim.lr: 0.0003 then, 0.01 now\n"
+                    "schedule.kind: cosine then, wsd now\n");
+    free(text);
+    CHECK_OK(ls_config_compare(LS_RESUME_SAME, &a, "a", &a, "a", &text, &differences));
     CHECK_INT(differences, 0);
     CHECK_STR(text, "");
     free(text);

@@ -104,8 +104,8 @@ static void test_count_targets(void) {
     }
 }
 
-/* Sequences [batch, 2 T] of steps [first, first + steps), put together from the loaders of `ranks`
- * ranks. dealt: micro-batches go round the ranks, instead of a run of them to each. */
+/* Sequences [batch, 2 T] of `steps` batches from sample `first` on, put together from the loaders
+ * of `ranks` ranks. dealt: micro-batches go round the ranks, instead of a run of them to each. */
 static void collect(const ls_dataset *dataset, int ranks, int64_t micro, bool dealt, int64_t first,
                     int64_t steps, int depth, int32_t *out) {
     enum { BATCH = 12 };
@@ -121,7 +121,7 @@ static void collect(const ls_dataset *dataset, int ranks, int64_t micro, bool de
                                            .rank_first = rank_first,
                                            .rank_micros = share / micro,
                                            .stride = dealt ? stride : 0,
-                                           .first_step = first,
+                                           .first_sample = first,
                                            .depth = depth};
         CHECK_OK(ls_loader_create(&options, &loader));
         for (int64_t i = 0; loader && i < steps * (share / micro); i++) {
@@ -161,20 +161,20 @@ static void test_loader_layouts(void) {
             }
         }
     }
-    for (int64_t step = 0; step < STEPS; step++) {
+    for (int64_t first = 0; first <= (STEPS - 1) * BATCH; first += 4) { /* whatever was read */
+        const int64_t steps = STEPS - (first + BATCH - 1) / BATCH;
         memset(found, 0x55, sizeof found);
-        collect(dataset, 2, 2, false, step, STEPS - step, 2, found);
-        CHECK(memcmp(found, expected + step * BATCH * ROW,
-                     (size_t)((STEPS - step) * BATCH * ROW) * 4) == 0);
+        collect(dataset, 2, 2, false, first, steps, 2, found);
+        CHECK(memcmp(found, expected + first * ROW, (size_t)(steps * BATCH * ROW) * 4) == 0);
     }
     /* A step far ahead costs no more than the first. */
-    const int64_t far = (int64_t)1 << 50;
+    const int64_t far = (INT64_C(1) << 50) * BATCH;
     collect(dataset, 1, 3, false, far, 1, 1, found);
     for (int64_t k = 0; k < BATCH; k++) {
         int32_t row[ROW];
         int64_t valid;
-        CHECK_OK(ls_dataset_window(dataset, ls_sample_window(99, far * BATCH + k, windows), row,
-                                   row + SEQ, &valid));
+        CHECK_OK(ls_dataset_window(dataset, ls_sample_window(99, far + k, windows), row, row + SEQ,
+                                   &valid));
         CHECK(memcmp(row, found + k * ROW, sizeof row) == 0);
     }
     ls_dataset_close(dataset);
@@ -226,7 +226,7 @@ static void test_loader_options(void) {
     bad[3].rank_first = 2;
     bad[4].rank_first = -1;
     bad[5].rank_micros = 0;
-    bad[6].first_step = -1;
+    bad[6].first_sample = -1;
     bad[7].depth = -1;
     bad[8].dataset = unsized;
     bad[9].stride = 1;

@@ -69,14 +69,36 @@ for way in skip reload; do
     gives 75 ranks 2 "$LOCKSTEP" train $spikes run.name=$way.2 faults.on_spike=$way --until $until
     gives 0 "$LOCKSTEP" train $spikes run.name=$way.2 faults.on_spike=$way --resume
     holds "$TEST_CKPT_EQUAL" "$work/runs/$way/checkpoints/step-00000090" "$work/runs/$way.2/checkpoints/step-00000090"
+    for run in $way $way.2; do # the last losses, oldest first
+        python3 - "$work/runs/$run" "$work/losses.$run" <<'PYTHON'
+import json, sys
+kept = json.load(open(sys.argv[1] + "/checkpoints/step-00000090/manifest.json"))["run"]["losses"]
+good = {r["step"]: r["loss"] for r in map(json.loads, open(sys.argv[1] + "/train.jsonl")) if not r["skipped"]}
+last = [good[step] for step in sorted(good)][-len(kept):]
+assert len(kept) > 40 and all(abs(a - b) < 1e-12 for a, b in zip(kept, last)), (kept, last)
+json.dump(kept, open(sys.argv[2], "w"))
+PYTHON
+    done
+    holds cmp "$work/losses.$way" "$work/losses.$way.2"
 done
-says 'back to step [0-9]*; the batches [0-9]* to [0-9]* of the data are left out'
+says 'back to step [0-9]*; the sequences [0-9]* to [0-9]* of the data are left out'
 # The first time up to the bad step's, and faults.skip_batches more.
-sed -n '1s/.*"event":"reload".*"bad_step":\([0-9]*\),"to_step":\([0-9]*\),"batches_left_out":\[\([0-9]*\),\([0-9]*\)\].*/\1 \2 \3 \4/p' \
+sed -n '1s/.*"event":"reload".*"bad_step":\([0-9]*\),"to_step":\([0-9]*\),"sequences_left_out":\[\([0-9]*\),\([0-9]*\)\].*/\1 \2 \3 \4/p' \
     "$work/runs/reload/events.jsonl" >"$work/left_out"
 read -r bad to first end <"$work/left_out"
-holds [ "$first" = "$to" ]
-holds [ "$end" = $((bad + 3)) ]
+holds [ "$first" = $((to * 8)) ]
+holds [ "$end" = $(((bad + 3) * 8)) ]
+# What was made again counts once, and what was lost for it is told.
+python3 - "$work/runs/reload" 8 32 <<'PYTHON'
+import json, sys
+run, batch, sequence = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+counters = json.load(open(run + "/ledger.json"))["counters"]
+lost = sum(e["bad_step"] - e["to_step"] for e in map(json.loads, open(run + "/events.jsonl")))
+assert lost > 0 and counters["lost_steps"] == lost, (lost, counters)
+assert counters["steps"] == 90 and 0.9 * 90 * batch * sequence < counters["tokens"] <= 90 * batch * sequence, counters
+assert counters["phase_seconds"]["lost"] > 0.0, counters
+PYTHON
+checks=$((checks + 1))
 gives 1 "$LOCKSTEP" train $spikes run.name=stop faults.on_spike=stop
 says 'standard deviations above'
 # One rank reads manifests and looks at files for all: another one that could do neither goes on, begins and evaluates.

@@ -101,7 +101,7 @@ static ls_status train_steps(outcome *o, int steps, const char *overrides) {
         ls_step_result result;
         operation_counts before, after;
         ls_meters_count(before);
-        LS_TRY(ls_step_run(&options, step, &result));
+        LS_TRY(ls_step_run(&options, step * t->layout.batch, &result));
         LS_TRY(update(t));
         LS_TRY(ls_state_share(t->state));
         ls_meters_count(after);

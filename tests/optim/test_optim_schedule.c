@@ -80,9 +80,20 @@ static void check_inverse_sqrt(void) {
     CHECK_LR(4, 1000, LR / 2);
 }
 
+/* From its first step on a schedule is what it would be in a run that begins there. */
+static void check_first_step(ls_schedule_kind kind) {
+    const ls_config_schedule whole = {.kind = kind, .warmup_steps = 8, .min_lr_ratio = 0.1};
+    ls_config_schedule later = whole;
+    later.first_step = 1000;
+    for (int64_t step = 1; step <= 60; step++) {
+        CHECK(at(&later, 1000 + step, 1060) == at(&whole, step, 60));
+    }
+}
+
 int main(void) {
     for (int kind = LS_SCHEDULE_CONSTANT; kind <= LS_SCHEDULE_INVERSE_SQRT; kind++) {
         check_warmup((ls_schedule_kind)kind);
+        check_first_step((ls_schedule_kind)kind);
     }
     check_constant();
     check_linear();

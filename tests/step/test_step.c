@@ -148,7 +148,7 @@ static trainer start(ls_comm *comm, const ls_dataset *data, ls_reduction reducti
                                                    .rank_first = first * micro,
                                                    .stride = (next - first) * micro,
                                                    .rank_micros = rank_micros,
-                                                   .first_step = first_step},
+                                                   .first_sample = first_step * batch},
                               &t.loader));
     t.step = (ls_step_options){.runner = t.runner,
                                .state = t.state,
@@ -172,7 +172,7 @@ static void stop(trainer *t) {
 
 static void train_step(trainer *t, int64_t step) {
     const void *grads = ls_state_buffers_of(t->state).grads;
-    CHECK_OK(ls_step_run(&t->step, step, &t->result));
+    CHECK_OK(ls_step_run(&t->step, step * t->step.batch, &t->result));
     CHECK_OK(ls_optim_grad_norm(t->optim, grads, &t->norm));
     CHECK(isfinite(t->result.loss) && isfinite(t->norm));
     CHECK(t->result.compute_ns > 0);
@@ -250,7 +250,7 @@ static void check_curve(ls_comm *world, ls_comm *self, const ls_dataset *data,
 static void check_meaning(ls_comm *world, const ls_dataset *data) {
     const int64_t batch = 12, step = 3, windows = ls_dataset_describe(data)->windows;
     trainer t = start(world, data, LS_REDUCTION_INVARIANT, 0, batch, 1, step);
-    CHECK_OK(ls_step_run(&t.step, step, &t.result));
+    CHECK_OK(ls_step_run(&t.step, step * t.step.batch, &t.result));
     ls_model *model;
     CHECK_OK(ls_model_create(&(ls_model_options){.config = &model_config,
                                                  .dev = t.dev,
@@ -333,7 +333,7 @@ static void check_not_finite(ls_comm *world, const ls_dataset *data, ls_reductio
     if (world->rank == world->size - 1) {
         *value = poison;
     }
-    CHECK_OK(ls_step_run(&t.step, 1, &t.result));
+    CHECK_OK(ls_step_run(&t.step, t.step.batch, &t.result));
     CHECK_OK(ls_optim_grad_norm(t.optim, ls_state_buffers_of(t.state).grads, &t.norm));
     CHECK(!isfinite(t.result.loss));
     CHECK(!isfinite(t.norm));
