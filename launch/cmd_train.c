@@ -130,6 +130,19 @@ static ls_status name_run_dir(ls_train *train) {
                         train->config.run.name);
 }
 
+static ls_status check_names(const ls_train *train) {
+    const char *const paths[] = {train->config.run.dir, train->run_dir};
+    for (int i = 0; i < 2; i++) {
+        if (ls_path_exists(paths[i]) && !ls_path_is_dir(paths[i])) {
+            return LS_FAIL(LS_E_CONFIG,
+                           "'%s' is no directory; choose another run.dir or run.name: the run's "
+                           "files go to '%s'",
+                           paths[i], train->run_dir);
+        }
+    }
+    return LS_OK;
+}
+
 /* Refuses a run directory that exists before any work is done, or that another job works in; it is
  * made after everything else has succeeded, so that a run that could not begin leaves nothing
  * behind. */
@@ -139,6 +152,7 @@ static ls_status check_run_dir(ls_train *train, bool resume) {
         status =
             ls_path_join(train->ckpt_root, sizeof train->ckpt_root, train->run_dir, "checkpoints");
     }
+    status = status == LS_OK && train->session.comm->rank == 0 ? check_names(train) : status;
     if (status == LS_OK && train->session.comm->rank == 0 && !resume &&
         ls_path_exists(train->run_dir)) {
         status = LS_FAIL(LS_E_EXISTS,
@@ -193,6 +207,7 @@ static ls_status begin_or_resume(ls_train *train, bool resuming) {
         if (resuming && train->session.comm->rank == 0) {
             ls_log_info("no checkpoint in %s: the run begins anew", train->ckpt_root);
         }
+        LS_TRY(ls_session_agree(&train->session, ls_train_check_schedule(train, 0)));
         LS_TRY(ls_session_agree(&train->session, ls_state_init(train->state, (uint64_t)run->seed)));
         return run->init[0] ? ls_train_load_weights(train) : LS_OK;
     }
@@ -206,12 +221,38 @@ static ls_status begin_or_resume(ls_train *train, bool resuming) {
     return LS_OK;
 }
 
+/* Settings that the model or another setting makes none. Rank 0 only. */
+static void warn_of_unused_settings(const ls_config *c) {
+    const bool llama = c->model.family == LS_FAMILY_LLAMA3;
+    if (!llama && (c->model.rope_theta != 500000.0 || c->model.rope_scaling)) {
+        ls_log_warn("model.rope_%s is set, and family gpt2 has learned positions: it has no effect",
+                    c->model.rope_scaling ? "scaling" : "theta");
+    }
+    if (c->model.expert_capacity > 0.0 && c->model.experts == 0) {
+        ls_log_warn("model.expert_capacity is %g, and model.experts is 0: it has no effect",
+                    c->model.expert_capacity);
+    }
+    if (c->schedule.decay_steps > 0 && c->schedule.kind != LS_SCHEDULE_WSD) {
+        ls_log_warn("schedule.decay_steps is %lld, and schedule.kind is not wsd: it has no effect",
+                    (long long)c->schedule.decay_steps);
+    }
+    if (c->recompute.every > 1 && c->recompute.mode == LS_RECOMPUTE_NONE) {
+        ls_log_warn("recompute.every is %lld, and recompute.mode is none: nothing is recomputed",
+                    (long long)c->recompute.every);
+    } else if (c->recompute.every > c->model.layers) {
+        ls_log_warn(
+            "recompute.every is %lld, and the model has %lld layers: the first one alone is "
+            "recomputed",
+            (long long)c->recompute.every, (long long)c->model.layers);
+    }
+}
+
 /* Settings that do not do what they say, for the sake of others. Rank 0 only. */
-        LS_TRY(ls_session_agree(&train->session, ls_train_check_schedule(train, 0)));
 static void warn_of_idle_settings(const ls_train *train) {
     const ls_config *c = &train->config;
     const long long steps = (long long)train->total_steps;
     int64_t first = 0, last;
+    warn_of_unused_settings(c);
     if (ls_config_trace_steps(&c->metrics, &first, &last) == LS_OK && first > train->total_steps) {
         ls_log_warn("metrics.trace_steps is '%s', and the run ends with step %lld: nothing is "
                     "traced",
@@ -423,6 +464,12 @@ static ls_status run_train(int argc, char **argv) {
                                 ls_option_int("until", values[OPT_UNTIL], 1, INT64_MAX, &until)));
     }
     train.until_step = until;
+    train.may_change = values[OPT_CHANGE] != NULL;
+    if (train.may_change && !values[OPT_RESUME]) {
+        return ls_session_agree(&train.session,
+                                LS_FAIL(LS_E_USAGE, "--change is for runs that are resumed: add "
+                                                    "--resume"));
+    }
     long long ranks = train.session.comm->size;
     if (values[OPT_RANKS]) {
         LS_TRY(ls_session_agree(&train.session, parse_ranks(values, &ranks)));
@@ -462,9 +509,3 @@ const ls_verb ls_verb_train = {
     .options = options,
     .run = run_train,
 };
-    train.may_change = values[OPT_CHANGE] != NULL;
-    if (train.may_change && !values[OPT_RESUME]) {
-        return ls_session_agree(&train.session,
-                                LS_FAIL(LS_E_USAGE, "--change is for runs that are resumed: add "
-                                                    "--resume"));
-    }

@@ -98,8 +98,10 @@ holds [ ! -e "$work/runs/mpmd" ]
 
 # Not a directory to write to.
 echo file >"$work/file"
-gives 3 "$LOCKSTEP" train $tiny run.dir="$work/file" run.name=x
-says "$work/file"
+gives 2 "$LOCKSTEP" train $tiny run.dir="$work/file" run.name=x
+says "'$work/file' is no directory; choose another run.dir or run.name"
+gives 2 "$LOCKSTEP" train $tiny run.dir="$work" run.name=file --resume
+says "'$work/file' is no directory; choose another run.dir or run.name"
 
 # The disk fills up during a save: training goes on, older checkpoints stay, nothing is left over. But a run
 # without its last checkpoint is not done.
