@@ -6,18 +6,20 @@
 #include "runtime/base/arena.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/log.h"
-#include "runtime/base/rng.h"
+#include "runtime/model/pick.h"
 
-#include <math.h>
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 enum {
     OPT_PROMPT,
+    OPT_IDS,
     OPT_TOKENS,
     OPT_TEMPERATURE,
     OPT_TOP_K,
+    OPT_TOP_P,
     OPT_SEED,
     OPT_DEVICE,
     OPT_THREADS,
@@ -29,9 +31,15 @@ enum {
 static const ls_option options[] = {
     [OPT_PROMPT] = {"prompt", 'p', "TEXT", "",
                     "text to continue; '-' reads it from standard input"},
+    [OPT_IDS] = {"ids", 'i', "LIST", "",
+                 "token ids to continue, such as '11 7 42', and ids instead of text on standard "
+                 "output: for models whose tokenizer is another program; '-' reads them from "
+                 "standard input"},
     [OPT_TOKENS] = {"tokens", 'n', "N", "256", "tokens to generate at most"},
     [OPT_TEMPERATURE] = {"temperature", 't', "X", "0.8", "0 always takes the likeliest token"},
     [OPT_TOP_K] = {"top-k", 'k', "N", "0", "choose among the N likeliest tokens; 0: all"},
+    [OPT_TOP_P] = {"top-p", 0, "X", "1",
+                   "and of these the fewest that together have this probability (nucleus)"},
     [OPT_SEED] = {"seed", 's', "N", "1", "the same seed gives the same text"},
     [OPT_DEVICE] = {"device", 0, "NAME", "auto", "cpu or cuda; auto: a GPU where there is one"},
     [OPT_THREADS] = {"threads", 0, "N", "0", "threads of a rank; 0: its share of the processors"},
@@ -41,52 +49,20 @@ static const ls_option options[] = {
     {NULL, 0, NULL, NULL, NULL}};
 
 typedef struct sampler {
-    double temperature;
-    long long tokens, top_k, seed, threads, tensor, pipeline;
+    ls_pick_options pick;
+    long long tokens, threads, tensor, pipeline;
     ls_cfg_device device;
     ls_session session;
     ls_comm *tensor_ranks, *pipeline_ranks; /* NULL: this rank alone */
     ls_weights weights;
-    int32_t *history; /* prompt, then what is generated */
-    int64_t vocab, count;
-    float *logits, *sorted;
+    bool ids;                    /* numbers for tokens, in and out; else bytes */
+    int32_t separator;           /* between documents; -1: none */
+    int32_t *history;            /* prompt, then what is generated */
+    int64_t vocab, count, shown; /* shown: what is printed begins there */
+    float *logits, *scratch;
 } sampler;
 
-static int descending(const void *a, const void *b) {
-    float x = *(const float *)a, y = *(const float *)b;
-    return (x < y) - (x > y);
-}
-
-/* The token that draw number `index` picks. */
-static int32_t pick(const sampler *s, uint64_t index) {
-    float *logits = s->logits;
-    int64_t best = 0;
-    for (int64_t i = 1; i < s->vocab; i++) {
-        best = logits[i] > logits[best] ? i : best;
-    }
-    if (s->temperature == 0.0) {
-        return (int32_t)best;
-    }
-    float floor = -INFINITY;
-    if (s->top_k > 0 && s->top_k < s->vocab) {
-        memcpy(s->sorted, logits, (size_t)s->vocab * sizeof *logits);
-        qsort(s->sorted, (size_t)s->vocab, sizeof *logits, descending);
-        floor = s->sorted[s->top_k - 1];
-    }
-    double top = logits[best], total = 0.0;
-    for (int64_t i = 0; i < s->vocab; i++) {
-        total += logits[i] >= floor ? exp((logits[i] - top) / s->temperature) : 0.0;
-    }
-    double left = ls_rng_uniform((uint64_t)s->seed, 0, index) * total;
-    for (int64_t i = 0; i < s->vocab; i++) {
-        left -= logits[i] >= floor ? exp((logits[i] - top) / s->temperature) : 0.0;
-        if (left < 0.0) {
-            return (int32_t)i;
-        }
-    }
-    return (int32_t)best; /* rounding left a crumb */
-}
-
+/* What an option says, or '-': standard input. NULL: nothing. */
 static ls_status read_prompt(const char *value, char **text, size_t *bytes) {
     if (value && strcmp(value, "-") != 0) {
         *bytes = strlen(value);
@@ -94,27 +70,78 @@ static ls_status read_prompt(const char *value, char **text, size_t *bytes) {
         return *text ? LS_OK : LS_FAIL(LS_E_MEMORY, "no memory for the prompt");
     }
     enum { MAX_PROMPT = 1 << 20 };
-    LS_TRY(ls_calloc(MAX_PROMPT, 1, text));
-    *bytes = value ? fread(*text, 1, MAX_PROMPT, stdin) : 0;
+    LS_TRY(ls_calloc(MAX_PROMPT + 1, 1, text));
+    *bytes = value ? fread(*text, 1, MAX_PROMPT + 1, stdin) : 0;
+    return *bytes <= MAX_PROMPT
+               ? LS_OK
+               : LS_FAIL(LS_E_INPUT, "the prompt on standard input is longer than %d bytes",
+                         MAX_PROMPT);
+}
+
+/* Numbers between white space, commas and brackets: what tokenizers print. One or more of text's
+ * bytes make one, so that there is room. */
+static ls_status parse_ids(const char *text, int64_t vocab, int32_t *ids, int64_t *count) {
+    static const char between[] = " \t\r\n,[]";
+    *count = 0;
+    for (text += strspn(text, between); *text; text += strspn(text, between)) {
+        const size_t length = strcspn(text, between);
+        char *end;
+        errno = 0;
+        const long long id = strtoll(text, &end, 10);
+        if (end != text + length || errno || id < 0 || id >= vocab) {
+            return LS_FAIL(LS_E_USAGE,
+                           "--ids has '%.*s' behind %lld others; whole numbers from 0 to %lld, the "
+                           "model's vocabulary, are needed, as in --ids '11 7 42'",
+                           (int)(length < 40 ? length : 40), text, (long long)*count,
+                           (long long)vocab - 1);
+        }
+        ids[(*count)++] = (int32_t)id;
+        text += length;
+    }
     return LS_OK;
 }
 
-/* Byte-level prompt behind a separator, which stands between documents: a text begins here. Read by
- * the first rank, and given to the others. */
-static ls_status make_tokens(sampler *s, const char *value, int32_t separator) {
+/* The prompt's tokens in s->history. Without ids bytes, behind a separator, which stands between
+ * documents: a text begins here. */
+static ls_status set_prompt(sampler *s, const char *text, size_t bytes) {
+    s->history[0] = s->separator;
+    s->count = s->shown = 1;
+    if (!s->ids) {
+        for (size_t i = 0; i < bytes; i++) {
+            s->history[s->count++] = (unsigned char)text[i];
+        }
+        return LS_OK;
+    }
+    int64_t given;
+    LS_TRY(parse_ids(text, s->vocab, s->history, &given));
+    if (given > 0) {
+        s->count = given;
+        s->shown = 0;
+        return LS_OK;
+    }
+    s->history[0] = s->separator;
+    return s->separator >= 0
+               ? LS_OK
+               : LS_FAIL(LS_E_USAGE, "--ids is empty, and the checkpoint does not say "
+                                     "which token texts begin with; give one at "
+                                     "least");
+}
+
+/* Read by the first rank, and given to the others. */
+static ls_status make_tokens(sampler *s, const char *value) {
     ls_comm *comm = s->session.comm;
     char *text = NULL;
-    size_t bytes = 0;
-    ls_status status = comm->rank == 0 ? read_prompt(value, &text, &bytes) : LS_OK;
-    s->count = (int64_t)bytes + 1;
+    int64_t bytes = 0;
+    size_t length = 0;
+    ls_status status = comm->rank == 0 ? read_prompt(value, &text, &length) : LS_OK;
+    bytes = (int64_t)length;
+    LS_TRY_GOTO(ls_session_agree(&s->session, status), done);
+    LS_TRY_GOTO(comm->ops->broadcast(comm, &bytes, sizeof bytes, 0), done);
+    status = ls_calloc((size_t)(bytes + 1 + s->tokens), sizeof *s->history, &s->history);
+    LS_TRY_GOTO(ls_session_agree(&s->session, status), done);
+    status = comm->rank == 0 ? set_prompt(s, text, length) : LS_OK;
     LS_TRY_GOTO(ls_session_agree(&s->session, status), done);
     LS_TRY_GOTO(comm->ops->broadcast(comm, &s->count, sizeof s->count, 0), done);
-    status = ls_calloc((size_t)(s->count + s->tokens), sizeof *s->history, &s->history);
-    LS_TRY_GOTO(ls_session_agree(&s->session, status), done);
-    s->history[0] = separator;
-    for (size_t i = 0; i < bytes; i++) {
-        s->history[1 + i] = (unsigned char)text[i];
-    }
     status = comm->ops->broadcast(comm, s->history, s->count * (int64_t)sizeof *s->history, 0);
 done:
     free(text);
@@ -134,32 +161,43 @@ static ls_status feed(ls_model *model, const int32_t *history, int64_t *fed, int
 }
 
 /* The first rank prints; the others draw the same tokens from the same logits. */
-static void print_token(const sampler *s, int32_t token) {
-    if (s->session.comm->rank == 0) {
-        putchar(token);
-        fflush(stdout);
+static void print_token(const sampler *s, int64_t place) {
+    if (s->session.comm->rank != 0) {
+        return;
     }
+    if (s->ids) {
+        printf(place > s->shown ? " %d" : "%d", s->history[place]);
+    } else {
+        putchar(s->history[place]);
+    }
+    fflush(stdout);
 }
 
-static ls_status generate(sampler *s, int32_t separator) {
+static ls_status generate(sampler *s) {
     const int64_t context = s->weights.config.model.context;
     int64_t fed = 0;
-    for (int64_t i = 1; i < s->count; i++) {
-        print_token(s, s->history[i]);
+    for (int64_t i = s->shown; i < s->count; i++) {
+        print_token(s, i);
     }
     uint64_t start = ls_clock_ns();
     long long made = 0;
     for (; made < s->tokens; made++) {
         LS_TRY(feed(s->weights.model, s->history, &fed, s->count, context, s->logits));
-        int32_t token = pick(s, (uint64_t)made);
-        if (token == separator) {
+        int32_t token;
+        const ls_status status =
+            ls_pick(&s->pick, s->logits, s->vocab, s->scratch, (uint64_t)made, &token);
+        if (status != LS_OK) { /* on all ranks: the logits are the same */
+            return ls_session_agree(&s->session, status);
+        }
+        if (token == s->separator) {
             break; /* the text is finished */
         }
         s->history[s->count++] = token;
-        print_token(s, token);
+        print_token(s, s->count - 1);
     }
-    print_token(s, '\n'); /* before the line on stderr */
     if (s->session.comm->rank == 0) {
+        putchar('\n'); /* before the line on stderr */
+        fflush(stdout);
         ls_log_info("%lld tokens, %.0f a second", made,
                     (double)made / (1e-9 * (double)(ls_clock_ns() - start)));
     }
@@ -168,33 +206,46 @@ static ls_status generate(sampler *s, int32_t separator) {
 
 static ls_status parse(const char **values, sampler *s) {
     for (int i = 0; i < OPT_COUNT; i++) {
-        values[i] = values[i] || i == OPT_PROMPT ? values[i] : options[i].fallback;
+        const bool prompt = i == OPT_PROMPT || i == OPT_IDS;
+        values[i] = values[i] || prompt ? values[i] : options[i].fallback;
     }
     LS_TRY(ls_option_int("tokens", values[OPT_TOKENS], 1, 100000000, &s->tokens));
-    LS_TRY(ls_option_float("temperature", values[OPT_TEMPERATURE], 0.0, 100.0, &s->temperature));
-    LS_TRY(ls_option_int("top-k", values[OPT_TOP_K], 0, 1 << 30, &s->top_k));
-    LS_TRY(ls_option_int("seed", values[OPT_SEED], 0, INT64_MAX, &s->seed));
+    LS_TRY(
+        ls_option_float("temperature", values[OPT_TEMPERATURE], 0.0, 100.0, &s->pick.temperature));
+    long long top_k, seed;
+    LS_TRY(ls_option_int("top-k", values[OPT_TOP_K], 0, 1 << 30, &top_k));
+    LS_TRY(ls_option_float("top-p", values[OPT_TOP_P], 0.0, 1.0, &s->pick.top_p));
+    LS_TRY(ls_option_int("seed", values[OPT_SEED], 0, INT64_MAX, &seed));
+    s->pick.top_k = top_k;
+    s->pick.seed = (uint64_t)seed;
+    s->ids = values[OPT_IDS] != NULL;
+    if (s->ids && values[OPT_PROMPT]) {
+        return LS_FAIL(LS_E_USAGE, "--prompt is text, and --ids are tokens; give one of them");
+    }
     LS_TRY(ls_option_int("threads", values[OPT_THREADS], 0, 4096, &s->threads));
     LS_TRY(ls_option_int("tensor", values[OPT_TENSOR], 0, 1 << 16, &s->tensor));
     LS_TRY(ls_option_int("pipeline", values[OPT_PIPELINE], 1, 1 << 16, &s->pipeline));
     return ls_device_parse(values[OPT_DEVICE], &s->device);
 }
 
-static ls_status check_weights(const sampler *s, int32_t *separator) {
+static ls_status check_weights(sampler *s) {
     const json_t *run = ls_ckpt_run(s->weights.ckpt);
     const char *tokenizer = json_string_value(json_object_get(run, "tokenizer"));
-    if (!tokenizer || strcmp(tokenizer, "bytes") != 0) {
+    if (!s->ids && (!tokenizer || strcmp(tokenizer, "bytes") != 0)) {
         return LS_FAIL(
             LS_E_INPUT,
-            "the checkpoint's tokenizer is '%s'; this version samples from 'bytes' (where "
-            "it is that, `lockstep ckpt convert --from ... --tokenizer bytes` says so)",
+            "the checkpoint's tokenizer is '%s', and text is of 'bytes'; give its tokens with "
+            "--ids '11 7 42', or '-' for standard input, and get tokens (where it is bytes, "
+            "`lockstep ckpt convert --from ... --tokenizer bytes` says so)",
             tokenizer ? tokenizer : "(not recorded)");
     }
     if (s->pipeline > s->weights.config.model.layers) {
         return LS_FAIL(LS_E_USAGE, "--pipeline is %lld; the model has %lld layers", s->pipeline,
                        (long long)s->weights.config.model.layers);
     }
-    *separator = (int32_t)json_integer_value(json_object_get(run, "separator"));
+    const json_t *separator = json_object_get(run, "separator");
+    const json_int_t token = json_is_integer(separator) ? json_integer_value(separator) : -1;
+    s->separator = token < s->weights.config.model.vocab ? (int32_t)token : -1;
     return LS_OK;
 }
 
@@ -230,7 +281,7 @@ static ls_status load(sampler *s) {
         (int)ls_range_first(model->layers, stages, stage + 1) + (stage == stages - 1 ? 2 : 1);
     s->vocab = model->vocab;
     LS_TRY(ls_calloc((size_t)s->vocab * 2, sizeof *s->logits, &s->logits));
-    s->sorted = s->logits + s->vocab;
+    s->scratch = s->logits + s->vocab;
     return ls_weights_load(
         &s->weights, s->session.dev,
         (ls_model_options){.batch = 1,
@@ -242,13 +293,12 @@ static ls_status load(sampler *s) {
 }
 
 static ls_status sample(sampler *s, const char *path, const char *prompt) {
-    int32_t separator = 0;
     LS_TRY(ls_weights_open(&s->session, path, &s->weights));
-    LS_TRY(ls_session_agree(&s->session, check_weights(s, &separator)));
+    LS_TRY(ls_session_agree(&s->session, check_weights(s)));
     LS_TRY(spread(s));
     LS_TRY(ls_session_agree(&s->session, load(s)));
-    LS_TRY(make_tokens(s, prompt, separator));
-    return generate(s, separator);
+    LS_TRY(make_tokens(s, prompt));
+    return generate(s);
 }
 
 static ls_status run_sample(int argc, char **argv) {
@@ -264,7 +314,7 @@ static ls_status run_sample(int argc, char **argv) {
     }
     status = status == LS_OK ? parse(values, &s) : status;
     LS_TRY(ls_session_agree(&s.session, status));
-    status = sample(&s, argv[first], values[OPT_PROMPT]);
+    status = sample(&s, argv[first], values[s.ids ? OPT_IDS : OPT_PROMPT]);
     if (status != LS_OK && !ls_session_failure_shared()) {
         return status;
     }
@@ -291,7 +341,8 @@ const ls_verb ls_verb_sample = {
         "the ranks split the model among them, for one that is too large for a single rank; the\n"
         "text is the same but for rounding.\n"
         "\n"
-        "  lockstep sample runs/first --prompt 'static int ' --tokens 400\n"
+        "  lockstep sample runs/first --prompt 'static int ' --tokens 400 --top-p 0.9\n"
+        "  tokenize <prompt.txt | lockstep sample runs/ids --ids - | detokenize\n"
         "  mpirun -n 4 lockstep sample runs/big --pipeline 2",
     .options = options,
     .run = run_sample,

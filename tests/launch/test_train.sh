@@ -31,9 +31,12 @@ gives 75 ranks 2 "$LOCKSTEP" train $tiny run.name=d --until 3
 gives 0 ranks 2 "$LOCKSTEP" train $tiny run.name=d --resume
 holds "$TEST_CKPT_EQUAL" "$work/runs/c/checkpoints/step-00000006" "$work/runs/d/checkpoints/step-00000006"
 
-# A finished run resumed has nothing to do, and says what it has.
+# A finished run resumed has nothing to do, and says what it has; what a save that nobody knows left is removed by who has
+# the run's lock.
+mkdir "$work/runs/b/checkpoints/.tmp-00000009-dead"
 gives 0 "$LOCKSTEP" train $tiny run.name=b --resume
 prints 'step 6 of 6'
+holds [ ! -e "$work/runs/b/checkpoints/.tmp-00000009-dead" ]
 gives 0 "$LOCKSTEP" train $tiny run.name=b run.steps=4 --resume
 says 'gone beyond its 4 steps, to step 6'
 
@@ -141,6 +144,67 @@ holds cmp "$work/out" "$work/sample1"
 printf 'xyz' >"$work/prompt"
 gives 0 "$LOCKSTEP" sample "$work/runs/a" --prompt - --tokens 5 --temperature 0 <"$work/prompt"
 prints '^xyz'
+
+# Tokens for those whose tokenizer is another program: the bytes of a text, in and out, are its ids.
+bytes() { od -An -v -tu1 | xargs; }
+gives 0 "$LOCKSTEP" sample "$work/runs/a" --prompt 'abc' --tokens 30 --seed 7 --top-p 0.9
+head -c -1 "$work/out" | bytes >"$work/ids"
+fails cmp -s "$work/out" "$work/sample1"
+gives 0 "$LOCKSTEP" sample "$work/runs/a" --ids '256 97 98 99' --tokens 30 --seed 7 --top-p 0.9
+holds [ "$(cat "$work/out")" = "256 $(cat "$work/ids")" ]
+gives 0 ranks 2 "$LOCKSTEP" sample "$work/runs/a" --ids '256 97 98 99' --tokens 30 --seed 7 --top-p 0.9
+holds [ "$(wc -w <"$work/out")" = 34 ]
+printf '[256,\n 97, 98,99]\n' >"$work/prompt"
+gives 0 "$LOCKSTEP" sample "$work/runs/a" --ids - --tokens 1 --temperature 0 <"$work/prompt"
+prints '^256 97 98 99 [0-9]*$'
+gives 0 "$LOCKSTEP" sample "$work/runs/a" --tokens 4 --top-k 1
+head -c -1 "$work/out" | bytes >"$work/ids"
+gives 0 "$LOCKSTEP" sample "$work/runs/a" --ids '' --tokens 4 --top-p 0 # from the beginning of a text
+holds [ "$(cat "$work/out")" = "$(cat "$work/ids")" ]
+for wrong in '97 x' '97 257' '-1' '1.5' '99999999999999999999'; do
+    gives 2 "$LOCKSTEP" sample "$work/runs/a" --ids "$wrong"
+    says "${wrong##* }' behind [01] others; whole numbers from 0 to 256, the model's vocabulary, are needed"
+done
+gives 2 "$LOCKSTEP" sample "$work/runs/a" --ids 1 --prompt a
+says 'give one of them'
+gives 2 "$LOCKSTEP" sample "$work/runs/a" --top-p 1.5
+says "top-p is '1.5'"
+gives 1 ranks 2 "$LOCKSTEP" sample "$work/nan" --prompt a
+says 'the logit of token [0-9]* is -*nan: the weights are not sound'
+# A model of tokens that are no bytes.
+seq 60 | awk '{ printf "{\"ids\": ["; for (i = 0; i < 40; i++) printf "%s%d", i ? ", " : "", ($1 * 7 + i * 3) % 300; print "]}" }' >"$work/ids.jsonl"
+gives 0 "$LOCKSTEP" prep "$work/ids.jsonl" --field ids --vocab 400 --separator 399 -o "$work/of-ids" --val 0.1
+gives 0 "$LOCKSTEP" train $tiny data.dir="$work/of-ids" run.name=ids run.steps=2
+gives 2 "$LOCKSTEP" sample "$work/runs/ids" --prompt abc
+says "tokenizer is 'tokens', and text is of 'bytes'; give its tokens with --ids"
+gives 0 "$LOCKSTEP" sample "$work/runs/ids" --ids '399 300 5' --tokens 8
+prints '^399 300 5\( [0-9]*\)*$'
+
+# A text longer than the context goes on with its newer half: what comes next is what comes behind that half alone, until
+# the context is full again.
+gives 0 "$LOCKSTEP" train $tiny run.name=wild model.init_std=1 optim.lr=0 run.steps=1
+seq 3 7 240 | xargs >"$work/prompt"
+gives 0 "$LOCKSTEP" sample "$work/runs/wild" --ids - --tokens 60 --temperature 0 <"$work/prompt"
+cp "$work/out" "$work/long"
+place=$(wc -w <"$work/prompt") # 35 tokens, of which a context of 32 takes the last 16
+while [ $((place + 17)) -le "$(wc -w <"$work/long")" ]; do
+    cut -d ' ' -f $((place - 15))-$place "$work/long" >"$work/half"
+    gives 0 "$LOCKSTEP" sample "$work/runs/wild" --ids - --tokens 17 --temperature 0 <"$work/half"
+    holds [ "$(cat "$work/out")" = "$(cut -d ' ' -f $((place - 15))-$((place + 17)) "$work/long")" ]
+    place=$((place + 17))
+done
+holds [ "$(cut -d ' ' -f 36- "$work/long" | tr ' ' '\n' | sort -u | wc -l)" -gt 10 ]
+
+# Settings without effect are told.
+gives 0 "$LOCKSTEP" train $tiny run.name=unused run.steps=1 model.preset=gpt2-tiny model.rope_theta=10000 \
+    model.expert_capacity=2 schedule.decay_steps=3 recompute.every=2
+says 'model.rope_theta is set, and family gpt2 has learned positions: it has no effect'
+says 'model.expert_capacity is 2, and model.experts is 0: it has no effect'
+says 'schedule.decay_steps is 3, and schedule.kind is not wsd: it has no effect'
+says 'recompute.every is 2, and recompute.mode is none: nothing is recomputed'
+gives 0 "$LOCKSTEP" train $tiny run.name=unused2 run.steps=1 model.rope_theta=10000 recompute.mode=full recompute.every=3
+says 'recompute.every is 3, and the model has 2 layers: the first one alone is recomputed'
+fails grep -q 'no effect' "$work/err"
 
 # Asked to stop: each signal finishes the step, saves and exits with 75; through the launch script too.
 wait_for_step() { # wait_for_step RUN: until its first record is there
