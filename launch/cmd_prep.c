@@ -20,6 +20,7 @@ enum {
     OPT_SEPARATOR,
     OPT_INCLUDE,
     OPT_SHARD_TOKENS,
+    OPT_SKIP_BAD,
     OPT_FORCE,
     OPT_JSON,
     OPT_COUNT
@@ -40,6 +41,9 @@ static const ls_option options[] = {
         {"shard-tokens", 0, "N", "134217728",
          "most tokens of a shard (2 bytes each, 4 above a vocabulary of 65536), at least "
          "4096"},
+    [OPT_SKIP_BAD] = {"skip-bad", 0, NULL, NULL,
+                      "leave out JSONL lines that hold no document instead of stopping at the "
+                      "first; they are counted, and the first ones named"},
     [OPT_FORCE] = {"force", 0, NULL, NULL, "replace an existing data directory"},
     [OPT_JSON] = {"json", 0, NULL, NULL, "print the result as JSON"},
     [OPT_COUNT] = {0},
@@ -69,6 +73,10 @@ static void print_text(const ls_prep_options *o, const ls_prep_result *r) {
     if (r->skipped_files) {
         printf(", %" PRId64 " skipped (binary)", r->skipped_files);
     }
+    if (r->bad_lines) {
+        printf(", %" PRId64 " line%s left out (no documents)", r->bad_lines,
+               r->bad_lines == 1 ? "" : "s");
+    }
     if (r->duplicate_files) {
         printf(", %" PRId64 " left out (reached twice)", r->duplicate_files);
     }
@@ -85,12 +93,13 @@ static void print_text(const ls_prep_options *o, const ls_prep_result *r) {
 
 static ls_status print_json(const ls_prep_options *o, const ls_prep_result *r) {
     json_t *root =
-        json_pack("{s:o, s:I, s:I, s:I, s:I, s:I, s:{s:I, s:i}, s:{s:I, s:i}, s:f}", "dir",
+        json_pack("{s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:{s:I, s:i}, s:{s:I, s:i}, s:f}", "dir",
                   ls_json_text(o->out_dir), "files", (json_int_t)r->files, "skipped_files",
                   (json_int_t)r->skipped_files, "duplicate_files", (json_int_t)r->duplicate_files,
-                  "documents", (json_int_t)r->documents, "bytes", (json_int_t)r->bytes, "train",
-                  "tokens", (json_int_t)r->train_tokens, "shards", r->train_shards, "val", "tokens",
-                  (json_int_t)r->val_tokens, "shards", r->val_shards, "seconds", r->seconds);
+                  "bad_lines", (json_int_t)r->bad_lines, "documents", (json_int_t)r->documents,
+                  "bytes", (json_int_t)r->bytes, "train", "tokens", (json_int_t)r->train_tokens,
+                  "shards", r->train_shards, "val", "tokens", (json_int_t)r->val_tokens, "shards",
+                  r->val_shards, "seconds", r->seconds);
     int failed = !root || json_dumpf(root, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(6)) != 0;
     json_decref(root);
     putchar('\n');
@@ -148,6 +157,7 @@ static ls_status run_prep(int argc, char **argv) {
         .out_dir = values[OPT_OUTPUT],
         .jsonl_field = values[OPT_FIELD],
         .include = values[OPT_INCLUDE],
+        .skip_bad = values[OPT_SKIP_BAD] != NULL,
         .force = values[OPT_FORCE] != NULL,
         .stop = &stop,
     };
@@ -160,6 +170,12 @@ static ls_status run_prep(int argc, char **argv) {
     ls_prep_result result;
     LS_TRY(ls_prep_run(&o, &result));
     check_share(&o, &result);
+    if (result.bad_lines > 0) {
+        ls_log_warn("%" PRId64 " line%s held no document and %s left out; there are %" PRId64
+                    " documents",
+                    result.bad_lines, result.bad_lines == 1 ? "" : "s",
+                    result.bad_lines == 1 ? "is" : "are", result.documents);
+    }
     if (values[OPT_JSON]) {
         return print_json(&o, &result);
     }

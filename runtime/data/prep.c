@@ -207,12 +207,13 @@ static json_t *describe_source(const ls_prep_options *o, const ls_prep_result *r
             return NULL;
         }
     }
-    return json_pack("{s:s, s:o, s:o, s:o, s:f, s:I, s:I, s:I, s:I}", "made_by",
+    return json_pack("{s:s, s:o, s:o, s:o, s:f, s:I, s:I, s:I, s:I, s:I}", "made_by",
                      "lockstep " LS_VERSION, "inputs", inputs, "field", given_text(o->jsonl_field),
                      "include", given_text(o->include), "val_fraction", o->val_fraction,
                      "shard_tokens", (json_int_t)o->shard_tokens, "files",
                      (json_int_t)result->files, "skipped_files", (json_int_t)result->skipped_files,
-                     "duplicate_files", (json_int_t)result->duplicate_files);
+                     "duplicate_files", (json_int_t)result->duplicate_files, "bad_lines",
+                     (json_int_t)result->bad_lines);
 }
 
 static ls_status finish(const ls_prep_options *options, const char *temp_dir, ls_prep_split *split,
@@ -264,12 +265,14 @@ static ls_status read_all(const ls_prep_options *options, const ls_prep_sources 
     ls_prep_reader reader;
     ls_status status = ls_prep_reader_init(&reader, options, split, sources->bytes);
     reader.told = result->skipped_files > 0; /* when all was read before */
+    reader.bad_told = result->bad_lines;
     for (int64_t i = 0; status == LS_OK && i < sources->count; i++) {
         status = ls_prep_read(&reader, &sources->list[i]);
     }
     result->files = reader.files;
     result->skipped_files = reader.binary_files + sources->other;
     result->duplicate_files = sources->duplicates;
+    result->bad_lines = reader.bad_lines;
     ls_prep_reader_release(&reader);
     return status;
 }
@@ -293,8 +296,8 @@ static ls_status write_shards(const ls_prep_options *options, const ls_prep_sour
     if (status == LS_OK && split.documents == 0) {
         status = LS_FAIL(LS_E_INPUT,
                          "the corpus is empty: %" PRId64 " text files without any text, %" PRId64
-                         " skipped as binary%s%s",
-                         result->files, result->skipped_files,
+                         " skipped as binary, %" PRId64 " lines that are no documents%s%s",
+                         result->files, result->skipped_files, result->bad_lines,
                          options->include ? ", only names matching " : "",
                          options->include ? options->include : "");
     }

@@ -17,6 +17,7 @@ typedef struct ls_prep_options {
     const char *include;      /* file name patterns inside folders ("*.c,*.h"); NULL: all */
     double val_fraction;      /* of documents, chosen by hash of their content; in [0, 1) */
     int64_t shard_tokens;     /* most tokens of a shard */
+    bool skip_bad;            /* leave out lines of JSONL that hold no document, and count them */
     bool force;               /* replace an existing data directory made by prep */
     const volatile sig_atomic_t *stop; /* when it becomes 1: LS_E_STOPPED; may be NULL */
 } ls_prep_options;
@@ -25,6 +26,7 @@ typedef struct ls_prep_result {
     int64_t files;           /* read as text */
     int64_t skipped_files;   /* binary (a NUL in the first 8 KiB), sockets, links to nothing */
     int64_t duplicate_files; /* reached before, by another input or link */
+    int64_t bad_lines;       /* left out, with skip_bad */
     int64_t documents, bytes;
     int64_t train_tokens, val_tokens;
     int train_shards, val_shards;
@@ -46,8 +48,8 @@ typedef struct ls_prep_result {
  * Files appear under out_dir only when all of them are complete and synced; a failure leaves
  * nothing behind. A link is followed. Shows progress with rate and time left. Not collective.
  * LS_E_EXISTS: out_dir exists (and force is unset, or it holds other files); LS_E_INPUT: missing,
- * empty or malformed input, named with its line; LS_E_USAGE: more shards than can be mapped;
- * LS_E_IO: unreadable input, unwritable output, full disk. */
+ * empty or malformed input, named with its line (with skip_bad: when no line is sound); LS_E_USAGE:
+ * more shards than can be mapped; LS_E_IO: unreadable input, unwritable output, full disk. */
 ls_status ls_prep_run(const ls_prep_options *options, ls_prep_result *result);
 
 #endif

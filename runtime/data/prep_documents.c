@@ -13,7 +13,7 @@
 #include "runtime/base/text.h"
 #include "runtime/data/jsonl.h"
 
-enum { BINARY_PROBE_BYTES = 8192, BUFFER_BYTES = 4 << 20, BATCH_LINES = 4096 };
+enum { BINARY_PROBE_BYTES = 8192, BUFFER_BYTES = 4 << 20, BATCH_LINES = 4096, BAD_TOLD = 5 };
 
 struct ls_prep_line {
     char *line; /* in the buffer */
@@ -131,6 +131,29 @@ static void read_lines(ls_prep_reader *reader, int count) {
     }
 }
 
+/* Why a line holds no document, in this thread's error record; LS_OK when it is left out for that.
+ */
+static ls_status judge_bad(ls_prep_reader *reader, ls_prep_line *l, const char *path,
+                           int64_t number) {
+    parse_line(reader, l);
+    if (l->status != LS_E_INPUT) {
+        return l->status;
+    }
+    ls_error_prefix(l->status, "'%s', line %" PRId64, path, number);
+    if (!reader->options->skip_bad) {
+        return l->status;
+    }
+    reader->bad_lines++;
+    if (reader->bad_told < BAD_TOLD) {
+        reader->bad_told++;
+        ls_log_warn("left out: %s%s", ls_error_last()->message,
+                    reader->bad_told == BAD_TOLD ? "; of others there will be the number alone"
+                                                 : "");
+    }
+    ls_error_clear();
+    return LS_OK;
+}
+
 /* Writes the documents of lines in order. number: of the first line. */
 static ls_status write_lines(ls_prep_reader *reader, const char *path, int count, int64_t number) {
     read_lines(reader, count);
@@ -138,11 +161,7 @@ static ls_status write_lines(ls_prep_reader *reader, const char *path, int count
     for (int i = 0; i < count; i++) {
         ls_prep_line *l = &reader->lines[i];
         if (status == LS_OK && l->status != LS_OK) {
-            parse_line(reader, l); /* again, for the error record of this thread */
-            status = l->status;
-            if (status == LS_E_INPUT) {
-                ls_error_prefix(status, "'%s', line %" PRId64, path, number + i);
-            }
+            status = judge_bad(reader, l, path, number + i);
         }
         const ls_jsonl *found = &l->found;
         if (status == LS_OK && found->bytes > 0) {

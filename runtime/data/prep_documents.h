@@ -12,8 +12,9 @@ typedef struct ls_prep_line ls_prep_line;
 typedef struct ls_prep_reader {
     const ls_prep_options *options;
     ls_prep_split *split;
-    int64_t files, binary_files;
+    int64_t files, binary_files, bad_lines;
     bool told;                       /* why a binary file is left out */
+    int64_t bad_told;                /* lines of which it was told why they are left out */
     int64_t total_bytes, done_bytes; /* of input, for progress */
     uint64_t begin_ns, shown_ns;
     char *buffer; /* at least LS_PREP_HASHED_BYTES; grows to hold the longest line */

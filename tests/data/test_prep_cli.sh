@@ -67,6 +67,36 @@ says "item 1 of field 'ids' is no whole number"
 gives 2 "$LOCKSTEP" prep text --vocab 10 --separator 9 -o other
 says "is text; with --vocab the documents are arrays of tokens"
 
+# Lines that hold no document: the first one ends the work, or they are left out, counted, and the first ones named.
+{ seq 3000 | sed 's/.*/{"text": "document &"}/'; } >sound.jsonl
+awk '{ print } NR % 500 == 0 { print "{\"text\": \"cut off" } NR == 700 { print "{\"body\": 3}\n[1]\n{\"text\": 5}" }' sound.jsonl >partly.jsonl
+gives 2 "$LOCKSTEP" prep partly.jsonl -o partly --val 0.1
+says "'partly.jsonl', line 501: not valid JSON"
+gives 0 "$LOCKSTEP" prep sound.jsonl -o sound --val 0.1
+gives 0 "$LOCKSTEP" prep partly.jsonl -o partly --val 0.1 --skip-bad
+prints '^3000 documents .* from 1 file, 9 lines left out (no documents)$'
+says "warning: left out: 'partly.jsonl', line 501: not valid JSON"
+says "warning: left out: 'partly.jsonl', line 702: no field 'text' (the first field is 'body')"
+holds [ "$(grep -c 'left out: ' err)" = 5 ]
+says '9 lines held no document and are left out; there are 3000 documents'
+holds grep -q '"bad_lines": 9' partly/data.json
+for shard in train-00000.tok val-00000.tok; do
+    holds cmp "sound/$shard" "partly/$shard"
+done
+gives 0 "$LOCKSTEP" prep --json partly.jsonl -o partly --skip-bad --force
+prints '"bad_lines": 9,'
+gives 0 "$LOCKSTEP" prep --json sound.jsonl -o sound --skip-bad --force
+prints '"bad_lines": 0,'
+fails grep -q warning err
+gives 0 "$LOCKSTEP" prep - --field ids --vocab 10 --separator 9 --val 0 -o some --skip-bad <<'JSONL'
+{"ids": [1, 2, 30]}
+{"ids": [4, 5]}
+JSONL
+holds test "$(stored 2 some/train-00000.tok)" = '4 5 9'
+gives 2 "$LOCKSTEP" prep partly.jsonl --field other -o none --skip-bad
+says 'the corpus is empty: .*3009 lines that are no documents'
+holds [ ! -e none ]
+
 # Of text that is there in another form, it says how to give it.
 gzip -kn even.jsonl
 gives 2 "$LOCKSTEP" prep even.jsonl.gz -o other
