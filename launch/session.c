@@ -244,26 +244,18 @@ ls_status ls_session_agree(ls_session *session, ls_status mine) {
     return all;
 }
 
-/* A supervisor has moved it aside, to see what the next start leaves. */
 static ls_status take_earlier_outcome(ls_outcome *earlier) {
-    char aside[sizeof outcome_path + 8];
-    snprintf(aside, sizeof aside, "%s.before", outcome_path);
-    const char *paths[] = {outcome_path, aside};
-    for (int i = 0; i < 2; i++) {
-        FILE *f = fopen(paths[i], "r");
-        if (!f) {
-            continue;
-        }
-        if (earlier->exit_status < 0 &&
-            fscanf(f, "%d %255[^\n]", &earlier->exit_status, earlier->text) < 1) {
-            earlier->exit_status = -1;
-        }
-        fclose(f);
-        if (unlink(paths[i]) != 0) {
-            return LS_FAIL(LS_E_IO, "cannot remove '%s': %s", paths[i], strerror(errno));
-        }
+    FILE *f = fopen(outcome_path, "r");
+    if (!f) {
+        return LS_OK;
     }
-    return LS_OK;
+    if (fscanf(f, "%d %255[^\n]", &earlier->exit_status, earlier->text) < 1) {
+        earlier->exit_status = -1;
+    }
+    fclose(f);
+    return unlink(outcome_path) == 0
+               ? LS_OK
+               : LS_FAIL(LS_E_IO, "cannot remove '%s': %s", outcome_path, strerror(errno));
 }
 
 ls_status ls_session_tell_outcome(ls_session *session, const char *run_dir, ls_outcome *earlier) {

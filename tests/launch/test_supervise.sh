@@ -62,6 +62,44 @@ starts 2
 gives 75 "$supervise" --run "$work/run" "$work/masked" "$work/run" '75 rank 0 on n1: stopped on request (the time limit)' 143
 starts 1
 
+# Another job works in the run's directory: its word stays where it is and is not taken for this one's, nor is a word left
+# in its place while it has none. A job that came to own the directory (whose lock is its) leaves one by its supervisor.
+echo '75 rank 0 on n1: of another job' >"$work/run/outcome"
+echo 'of another job' >"$work/run/lock.json"
+gives 2 "$supervise" --run "$work/run" "$work/job" 1 2
+starts 1
+holds grep -q 'of another job' "$work/run/outcome"
+gives 0 "$supervise" --run "$work/run" "$work/job" 1 137
+starts 2
+holds grep -q 'of another job' "$work/run/outcome"
+rm "$work/run/outcome"
+gives 0 "$supervise" --run "$work/run" "$work/job" 1 137
+starts 2
+holds [ ! -e "$work/run/outcome" ]
+cat >"$work/ends" <<'JOB'
+#!/bin/sh
+echo start >>"$STARTS"
+[ "$(wc -l <"$STARTS")" = 1 ] || exit 0
+echo '0 rank 0 on n1: done, of another job, meanwhile' >"$1/outcome"
+exit 2
+JOB
+chmod +x "$work/ends"
+gives 2 "$supervise" --run "$work/run" "$work/ends" "$work/run" # refused, while the other one came to its end
+starts 1
+rm "$work/run/outcome"
+cat >"$work/owns" <<'JOB'
+#!/bin/sh
+echo start >>"$STARTS"
+[ "$(wc -l <"$STARTS")" = 1 ] || exit 0
+echo mine >"$1/lock" && mv "$1/lock" "$1/lock.json"
+exit 137
+JOB
+chmod +x "$work/owns"
+gives 0 "$supervise" --run "$work/run" "$work/owns" "$work/run"
+starts 2
+holds grep -q '^137 the ranks left no word; the launcher gave exit status 137' "$work/run/outcome"
+rm "$work/run/lock.json" "$work/run/outcome"
+
 # A launcher that does not end after the ranks' word of a fault is ended.
 cat >"$work/hangs" <<'JOB'
 #!/bin/sh
