@@ -1,8 +1,9 @@
 /* Known sizes. GPT-2: Radford 2019, table 2 (with the parameter counts of the released weights).
  * Llama 3: Grattafiori 2024, arXiv 2407.21783, table 3, with the rotary scaling of the 3.1
  * release. Mixtral: Jiang 2024, arXiv 2401.04088, table 1, with the released model's context,
- * rotary base and router weight. The names with -tiny, -3m, -10m and -30m are ours, for bytes as
- * tokens. */
+ * rotary base and router weight: its router_aux_loss_coef, 0.02, counts each of the 2 choices, and
+ * all 32 layers as one; balance_loss each layer, as Switch Transformers do. The names with -tiny,
+ * -3m, -10m and -30m are ours, for bytes as tokens. */
 #include "runtime/base/text.h"
 #include "runtime/config/internal.h"
 
@@ -26,7 +27,7 @@
     .family = LS_FAMILY_LLAMA3, .vocab = 32000, .vocab_multiple = 64, .norm_eps = 1e-5,            \
     .init_std = 0.02, .context = 32768, .kv_heads = 8, .rope_theta = 1e6, .rope_factor = 8,        \
     .rope_low_freq_factor = 1, .rope_high_freq_factor = 4, .rope_original_context = 8192,          \
-    .experts = 8, .experts_per_token = 2, .balance_loss = 0.02
+    .experts = 8, .experts_per_token = 2, .balance_loss = 0.02 * 2 / 32
 
 #define SIZES(layers_, channels_, heads_) .layers = layers_, .channels = channels_, .heads = heads_
 

@@ -393,6 +393,14 @@ static void refuses_other_configs(void) {
 
 /* transformers' one loss of all layers, 1 for each choice of a token, and ours of 2 layers. */
 static void takes_balance_loss(void) {
+    const char *const released[] = {"model.preset=mixtral-8x7b", "run.steps=1",
+                                    "batch.sequences=1"};
+    ls_config preset;
+    json_t *published;
+    CHECK_OK(ls_config_load(&preset, NULL, released, 3));
+    CHECK_OK(ls_hf_config_make(&preset.model, LS_BF16, NULL, &published));
+    CHECK_NEAR(json_real_value(json_object_get(published, "router_aux_loss_coef")), 0.02, 1e-12, 0);
+    json_decref(published);
     const ls_config_model mixtral = mixtral_of(&llama);
     ls_config_model m = {0};
     json_t *config;
