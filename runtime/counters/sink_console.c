@@ -59,7 +59,9 @@ static ls_status console_step(void *state, const ls_step_record *r) {
              keep ? "" : draw_bar(bar, r), (long long)r->step, (long long)r->total_steps, r->loss,
              val, r->grad_norm, r->lr, ls_text_count(rate, sizeof rate, r->tokens_per_second),
              ls_text_flops(flops, sizeof flops, r->flops_per_second), left, money,
-             r->skipped ? "  SKIPPED: not finite" : "");
+             !r->skipped                                   ? ""
+             : isfinite(r->loss) && isfinite(r->grad_norm) ? "  SKIPPED: out of line"
+                                                           : "  SKIPPED: not finite");
     ls_log_progress(keep, "%s", text);
     return LS_OK;
 }
