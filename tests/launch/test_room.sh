@@ -28,6 +28,18 @@ if [ "$(id -u)" = 0 ] && unshare -m true 2>/dev/null; then
     # Just enough: a warning.
     gives 0 with_available $(((need + 1) * 1040)) "$LOCKSTEP" train $big run.name=close
     says 'warning: .*what else runs there may take it'
+    # Parameters that ranks would have in common, and a /dev/shm that they do not fit in: each rank gathers its own, and
+    # the plan is that of these.
+    common="$tiny model.layers=8 model.channels=512 model.ffn=1408 batch.sequences=4 batch.micro=1 run.steps=2 parallel.zero=3"
+    with_shm() { unshare -m sh -c 'mount -t tmpfs -o size="$0" tmpfs /dev/shm && exec "$@"' "$@"; }
+    planned() { sed -n 's/.* data; \([0-9]*\)[0-9.]* MiB a rank.*/\1/p' "$work/err"; }
+    gives 0 with_shm 128m "$root/tests/mpirun.sh" 2 "$LOCKSTEP" train $common run.name=common
+    fails grep -q '/dev/shm has no room' "$work/err"
+    planned >"$work/common"
+    gives 0 with_shm 32m "$root/tests/mpirun.sh" 2 "$LOCKSTEP" train $common run.name=apart
+    says '/dev/shm has no room for 1 x [0-9]* bytes: the ranks do not have them in common'
+    holds [ "$(planned)" -gt "$(cat "$work/common")" ]
+    gives 0 "$LOCKSTEP" ckpt diff "$work/runs/common" "$work/runs/apart"
 else
     echo "skipped in part: another /proc/meminfo needs root"
 fi

@@ -46,6 +46,8 @@ gives 1 "$LOCKSTEP" ckpt doctor "$gpt2" --full
 prints '^BAD   step-00000006'
 prints 'resume takes step-00000002'
 truncate -s 100 "$gpt2/step-00000006/rank-00000.h5"
+gives 1 "$LOCKSTEP" ckpt doctor "$gpt2" --repair
+holds [ -d "$gpt2/.tmp-00000007-dead" ] # whose save it is, only who holds the lock of the run can tell
 gives 1 "$LOCKSTEP" ckpt doctor "$gpt2" --json
 json_is 'o["schema"], o["resume"], o["damaged"]' "('lockstep.ckpt.doctor/1', 4, 1)"
 json_is '[c["ok"] for c in o["checkpoints"]]' '[False, True, True]'
