@@ -57,7 +57,12 @@ static ls_status load_config(ls_train *train, bool dry, int argc, char **argv, i
         path = argv[first++];
     }
     ls_status status =
-        ls_config_load(&train->config, path, (const char *const *)argv + first, argc - first);
+        path && ls_path_is_dir(path)
+            ? LS_FAIL(LS_E_USAGE,
+                      "'%s' is a directory; give a configuration, such as a run's: lockstep train "
+                      "%s/config.yaml --resume",
+                      path, path)
+            : ls_config_load(&train->config, path, (const char *const *)argv + first, argc - first);
     const bool needs_data = !dry || train->config.model.vocab == 0;
     if (status == LS_OK && !dry && train->config.run.steps == 0 && train->config.run.tokens == 0) {
         status = LS_FAIL(LS_E_CONFIG, "neither run.steps nor run.tokens is given; set one of them, "

@@ -294,10 +294,15 @@ static ls_status write_shards(const ls_prep_options *options, const ls_prep_sour
         }
     }
     if (status == LS_OK && split.documents == 0) {
+        char bad[64] = "";
+        if (result->bad_lines > 0) {
+            snprintf(bad, sizeof bad, ", %" PRId64 " lines that are no documents",
+                     result->bad_lines);
+        }
         status = LS_FAIL(LS_E_INPUT,
                          "the corpus is empty: %" PRId64 " text files without any text, %" PRId64
-                         " skipped as binary, %" PRId64 " lines that are no documents%s%s",
-                         result->files, result->skipped_files, result->bad_lines,
+                         " skipped as binary%s%s%s",
+                         result->files, result->skipped_files, bad,
                          options->include ? ", only names matching " : "",
                          options->include ? options->include : "");
     }

@@ -58,8 +58,13 @@ static ls_status set(const char *key, const char *value, ls_plan_layout *layout)
     names[MEMBERS] = "recompute";
     if (strcmp(key, "recompute") != 0) {
         const char *near = ls_text_nearest(key, names, MEMBERS + 1);
-        return LS_FAIL(LS_E_USAGE, "--layout: unknown '%s'%s%s%s", key,
-                       near ? "; did you mean '" : "", near ? near : "", near ? "'?" : "");
+        char list[160] = "";
+        for (int i = 0; i <= MEMBERS; i++) {
+            const size_t n = strlen(list);
+            snprintf(list + n, sizeof list - n, "%s%s", i ? ", " : "", names[i]);
+        }
+        return near ? LS_FAIL(LS_E_USAGE, "--layout: unknown '%s'; did you mean '%s'?", key, near)
+                    : LS_FAIL(LS_E_USAGE, "--layout: unknown '%s'; there are %s", key, list);
     }
     for (int r = LS_REDO_NONE; r <= LS_REDO_FULL; r++) {
         if (strcmp(value, ls_redo_name(r)) == 0) {

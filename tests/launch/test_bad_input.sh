@@ -96,6 +96,10 @@ gives 2 mpmd "$LOCKSTEP" train $tiny run.name=mpmd : -n 1 "$work/lockstep2" trai
 says 'executable'
 holds [ ! -e "$work/runs/mpmd" ]
 
+# A run for its configuration.
+gives 2 "$LOCKSTEP" train "$work/runs/first" --resume
+says "is a directory; give a configuration, .*: lockstep train $work/runs/first/config.yaml --resume"
+
 # Not a directory to write to.
 echo file >"$work/file"
 gives 2 "$LOCKSTEP" train $tiny run.dir="$work/file" run.name=x
