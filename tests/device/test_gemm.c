@@ -349,8 +349,8 @@ static void check_path(ls_device *dev, ls_dtype dtype, ls_dtype c_dtype, ls_gemm
     check_empty(dev, dtype, c_dtype);
     check_non_finite(dev, dtype);
     check_threads(dtype, c_dtype, path, (ls_gemm){.m = 900, .n = 801, .k = 60, .trans_b = true});
-    check_threads(dtype, c_dtype, path, (ls_gemm){.m = 70, .n = 90, .k = 2000, .trans_a = true});
     check_threads(dtype, c_dtype, path, (ls_gemm){.m = 1, .n = 1537, .k = 3333});
+    check_threads(dtype, c_dtype, path, (ls_gemm){.m = 33, .n = 6500, .k = 1600, .trans_a = true});
 }
 
 /* Sums that are kept in shared memory over stretches of K, from 2017 rows on for more than one

@@ -10,7 +10,11 @@
  *           +-----+-----+-----+-----+
  *
  * (Goto & van de Geijn 2008, doi 10.1145/1356052.1356053; Van Zee & van de Geijn 2015, doi
- * 10.1145/2764454.) Pieces of K depend on K alone, and an element of C is the sum of its pieces,
+ * 10.1145/2764454.) What the threads pack together they fetch from each other's caches. Where C has
+ * columns enough, each thread therefore takes a part of them for itself, with its own B: it packs
+ * all of A, but waits for nobody.
+ *
+ * Pieces of K depend on K alone, and an element of C is the sum of its pieces,
  * each summed in the order of K: so the rest of the blocking, which looks at the number of threads
  * too, cannot change a bit of it, and neither can other rows and columns. */
 #include "runtime/device/cpu/device_cpu.h"
@@ -29,11 +33,12 @@ typedef struct packed_run {
     int64_t per_word;              /* elements along K in a word */
     int64_t words, piece, stretch; /* K in words; piece: one of equal ones; stretch: of pieces */
     int64_t block_m, block_n;
+    int64_t parts;    /* of C's columns, each of which a thread has for itself; 1: none has */
     bool kept;        /* sums are kept in fp32 apart from C, which is bf16, between pieces */
     bool kept_shared; /* and between stretches, in shared memory, else in the thread's scratch */
     int64_t panel_a, panel_b; /* words of one panel, one piece deep */
     int64_t strip_a;          /* words of a strip's panels, one piece deep */
-    uint32_t *b;              /* [pieces of a stretch][panels of block_n] panels */
+    uint32_t *b;              /* [pieces of a stretch][panels of block_n] panels; of each part */
     float *sums;              /* [tiles of a block] tiles */
 } packed_run;
 
@@ -152,6 +157,22 @@ static void run_strip(const packed_run *run, packed_block b, const packed_strip 
     }
 }
 
+/* Strip `strip` of `strips`, part `part` of `parts` of its columns. */
+static void run_part_of_strip(const packed_run *run, packed_block b, int64_t strip, int64_t strips,
+                              int64_t part, int64_t parts) {
+    const ls_gemm_tile *t = run->tile;
+    int64_t tiles_m = pieces_of(b.m, t->rows), tiles_n = pieces_of(b.n, t->cols);
+    char *scratch = ls_cpu_scratch(&run->cpu->base, omp_get_thread_num());
+    packed_strip s = {.first = tiles_m * strip / strips,
+                      .last = tiles_m * (strip + 1) / strips,
+                      .left = tiles_n * part / parts,
+                      .right = tiles_n * (part + 1) / parts,
+                      .a = (uint32_t *)(void *)scratch};
+    s.sums = run->kept_shared ? run->sums + s.first * tiles_n * t->rows * t->cols
+                              : (float *)(void *)(s.a + run->strip_a);
+    run_strip(run, b, &s);
+}
+
 /* One thread's share of a block; all threads of the region call it. */
 static void run_block(const packed_run *run, packed_block b, int64_t threads) {
     const ls_gemm_tile *t = run->tile;
@@ -165,49 +186,82 @@ static void run_block(const packed_run *run, packed_block b, int64_t threads) {
     int64_t rounds = pieces_of(tiles_m, threads * t->strip_panels);
     int64_t strips = min_i64(tiles_m, rounds * threads);
     int64_t parts = min_i64(tiles_n, strips < threads ? pieces_of(threads, strips) : 1);
-    char *scratch = ls_cpu_scratch(&run->cpu->base, omp_get_thread_num());
 #pragma omp for schedule(dynamic, 1)
     for (int64_t i = 0; i < strips * parts; i++) {
-        int64_t strip = i / parts, part = i % parts;
-        packed_strip s = {.first = tiles_m * strip / strips,
-                          .last = tiles_m * (strip + 1) / strips,
-                          .left = tiles_n * part / parts,
-                          .right = tiles_n * (part + 1) / parts,
-                          .a = (uint32_t *)(void *)scratch};
-        s.sums = run->kept_shared ? run->sums + s.first * tiles_n * t->rows * t->cols
-                                  : (float *)(void *)(s.a + run->strip_a);
-        run_strip(run, b, &s);
+        run_part_of_strip(run, b, i / parts, strips, i % parts, parts);
     }
 }
 
-static void run_blocks(const packed_run *run, int64_t threads) {
+/* A block in a part of the columns: all of it by the thread that calls. */
+static void run_own_block(const packed_run *run, packed_block b) {
+    int64_t tiles_m = pieces_of(b.m, run->tile->rows), tiles_n = pieces_of(b.n, run->tile->cols);
+    for (int64_t i = 0; i < tiles_n * pieces_of(b.k, run->piece); i++) {
+        pack_b(run, b, i % tiles_n, i / tiles_n);
+    }
+    int64_t strips = pieces_of(tiles_m, run->tile->strip_panels);
+    for (int64_t strip = 0; strip < strips; strip++) {
+        run_part_of_strip(run, b, strip, strips, 0, 1);
+    }
+}
+
+/* Columns [left, right) of C. */
+static void run_blocks(const packed_run *run, int64_t threads, int64_t left, int64_t right) {
     const ls_gemm *op = run->op;
-    for (int64_t n0 = 0; n0 < op->n; n0 += run->block_n) {
+    for (int64_t n0 = left; n0 < right; n0 += run->block_n) {
         for (int64_t m0 = 0; m0 < op->m; m0 += run->block_m) {
             for (int64_t k0 = 0; k0 < run->words; k0 += run->stretch) {
                 const packed_block block = {.m0 = m0,
                                             .n0 = n0,
                                             .k0 = k0,
                                             .m = min_i64(run->block_m, op->m - m0),
-                                            .n = min_i64(run->block_n, op->n - n0),
+                                            .n = min_i64(run->block_n, right - n0),
                                             .k = min_i64(run->stretch, run->words - k0)};
-                run_block(run, block, threads);
+                if (run->parts > 1) {
+                    run_own_block(run, block);
+                } else {
+                    run_block(run, block, threads);
+                }
             }
         }
     }
 }
 
-/* Sizes of all but the strips, from the shape alone. */
-static void lay_out(packed_run *run) {
+/* The parts that fall to a thread: one, unless the region has fewer threads than parts. */
+static void run_parts(const packed_run *run, int64_t b_words) {
+    const int64_t cols = run->tile->cols, tiles_n = pieces_of(run->op->n, cols);
+    for (int64_t part = omp_get_thread_num(); part < run->parts; part += omp_get_num_threads()) {
+        packed_run own = *run;
+        own.b += part * b_words;
+        run_blocks(&own, 1, tiles_n * part / run->parts * cols,
+                   min_i64(tiles_n * (part + 1) / run->parts * cols, run->op->n));
+    }
+}
+
+/* Threads have columns to themselves where the copies of A that each then makes are no more than
+ * its share of the copies of B: 2 threads for C[768,3072], not for C[3072,768]. Sums that are kept
+ * apart from C may be for all threads. */
+static int64_t parts_of(const packed_run *run, int64_t threads) {
+    const ls_gemm *op = run->op;
+    const int64_t tiles_n = pieces_of(op->n, run->tile->cols);
+    const bool fits = B_WORDS / threads >= run->piece * run->tile->cols;
+    const bool wide = op->n >= (threads - 1) * op->m && tiles_n >= threads;
+    return wide && fits && !run->kept ? threads : 1;
+}
+
+/* Sizes of all but the strips, from the shape and, for B, the threads. */
+static void lay_out(packed_run *run, int64_t threads) {
     const ls_gemm *op = run->op;
     const ls_gemm_tile *t = run->tile;
     run->per_word = op->dtype == LS_BF16 ? 2 : 1;
     run->words = pieces_of(op->k, run->per_word);
     run->piece = ls_gemm_split(run->words, t->piece_words, 16);
     run->kept = op->c_dtype != LS_F32 && run->words > run->piece;
-    int64_t most_n = (run->kept ? t->block_n_kept : t->block_n) / t->cols * t->cols;
-    run->block_n = ls_gemm_split(op->n, most_n, t->cols);
-    int64_t pieces = B_WORDS / (run->block_n * run->piece);
+    run->parts = parts_of(run, threads);
+    const int64_t b_words = B_WORDS / run->parts;
+    const int64_t part_n = pieces_of(pieces_of(op->n, t->cols), run->parts) * t->cols;
+    int64_t most_n = min_i64(run->kept ? t->block_n_kept : t->block_n, b_words / run->piece);
+    run->block_n = ls_gemm_split(min_i64(part_n, op->n), most_n / t->cols * t->cols, t->cols);
+    int64_t pieces = b_words / (run->block_n * run->piece);
     run->stretch = ls_gemm_split(run->words, pieces * run->piece, run->piece);
     run->kept_shared = run->kept && run->stretch < run->words;
     run->block_m = run->kept_shared ? min_i64(BLOCK_M_KEPT / t->rows * t->rows, op->m) : op->m;
@@ -225,16 +279,16 @@ static size_t most(size_t a, size_t b) {
     return a > b ? a : b;
 }
 
-/* Raises both to what products with C[m,n] over k need. */
-static void add_shape(const ls_gemm_tile *t, ls_dtype dtype, int64_t m, int64_t n, int64_t k,
-                      size_t *shared_bytes, size_t *scratch_bytes) {
+/* Raises both to what products with C[m,n] over k need, in parts of the columns or without. */
+static void add_shape(const ls_gemm_tile *t, ls_dtype dtype, int64_t threads, int64_t m, int64_t n,
+                      int64_t k, size_t *shared_bytes, size_t *scratch_bytes) {
     if (m < 1 || n < 1 || k < 1) {
         return;
     }
     const int64_t words = dtype == LS_BF16 ? pieces_of(k, 2) : k;
     const int64_t pieces = pieces_of(words, t->piece_words);
     const int64_t piece = min_i64(t->piece_words, words + 15);
-    const int64_t block_n = min_i64(n, t->block_n) + t->cols;
+    const int64_t block_n = min_i64(n, threads * t->block_n) + threads * t->cols;
     const int64_t b_words = min_i64(block_n * (words + 16 * pieces), B_WORDS);
     int64_t sums = 0, shared_sums = 0;
     if (dtype == LS_BF16 && pieces > 1) { /* kept, if C is bf16 too */
@@ -261,31 +315,36 @@ void ls_gemm_packed_bytes(const ls_cpu_device *cpu, ls_dtype dtype, const ls_dev
                                  {rows, vocab, inner},        {rows, inner, vocab},
                                  {vocab, inner, rows},        {inner, vocab, rows}};
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
-        add_shape(t, dtype, shapes[i][0], shapes[i][1], shapes[i][2], shared_bytes, scratch_bytes);
+        add_shape(t, dtype, cpu->base.threads, shapes[i][0], shapes[i][1], shapes[i][2],
+                  shared_bytes, scratch_bytes);
     }
 }
 
 ls_status ls_gemm_run_packed(ls_cpu_device *cpu, const ls_gemm *op) {
     packed_run run = {.cpu = cpu, .op = op, .tile = ls_gemm_tile_for(cpu, op->dtype)};
-    lay_out(&run);
     const ls_gemm_tile *t = run.tile;
+    int64_t tiles = pieces_of(op->m, t->rows) * pieces_of(op->n, t->cols);
+    int threads = ls_gemm_threads(&cpu->base, op, tiles);
+    lay_out(&run, threads);
     int64_t tile = t->rows * t->cols, tiles_n = pieces_of(run.block_n, t->cols);
-    int64_t b_words = run.stretch / run.piece * tiles_n * run.panel_b;
+    int64_t b_words = run.stretch / run.piece * tiles_n * run.panel_b; /* of a part */
     int64_t shared_sums = run.kept_shared ? pieces_of(run.block_m, t->rows) * tiles_n * tile : 0;
     int64_t own_sums = run.kept && !run.kept_shared ? t->strip_panels * tiles_n * tile : 0;
     void *memory;
-    LS_TRY(ls_cpu_shared(&cpu->base, (size_t)(b_words + shared_sums) * 4, &memory));
+    LS_TRY(ls_cpu_shared(&cpu->base, (size_t)(run.parts * b_words + shared_sums) * 4, &memory));
     LS_TRY(ls_cpu_scratch_need(&cpu->base, (size_t)(run.strip_a + own_sums) * 4));
     run.b = memory;
-    run.sums = (float *)memory + b_words;
-    int64_t tiles = pieces_of(op->m, t->rows) * pieces_of(op->n, t->cols);
-    int threads = ls_gemm_threads(&cpu->base, op, tiles);
+    run.sums = (float *)memory + run.parts * b_words;
 #pragma omp parallel num_threads(threads)
     {
         if (t->begin) {
             t->begin();
         }
-        run_blocks(&run, omp_get_num_threads());
+        if (run.parts > 1) {
+            run_parts(&run, b_words);
+        } else {
+            run_blocks(&run, omp_get_num_threads(), 0, op->n);
+        }
         if (t->end) {
             t->end();
         }
