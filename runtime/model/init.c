@@ -100,13 +100,19 @@ static void fill(const ls_param *param, uint64_t seed, int64_t first, int64_t n,
 #pragma omp parallel for num_threads(threads) schedule(static) if (n > BLOCK)
     for (int64_t at = even; at < first + n; at += BLOCK) {
         float block[BLOCK];
-        for (int64_t i = 0; i < BLOCK; i++) {
+        const int64_t pairs = (first + n - at + 1) / 2;
+        const bool inside = at >= first && at + BLOCK <= first + n && at + BLOCK <= valid;
+        const bool in_place = inside && acc == LS_F32 && param->init == LS_INIT_NORMAL;
+        float *to = in_place ? (float *)host + at - first : block;
+        for (int64_t i = 0; !in_place && i < BLOCK; i++) {
             block[i] = one;
         }
         if (param->init == LS_INIT_NORMAL) {
-            const int64_t pairs = (first + n - at + 1) / 2;
             make(seed, stream, (uint64_t)at / 2, pairs < BLOCK / 2 ? (int)pairs : BLOCK / 2,
-                 (float)param->init_std, block);
+                 (float)param->init_std, to);
+        }
+        if (in_place) {
+            continue;
         }
         for (int64_t i = at < first ? 1 : 0; i < BLOCK && at + i < first + n; i++) {
             ls_store(acc, host, at + i - first, at + i < valid ? block[i] : 0.0);

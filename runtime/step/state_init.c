@@ -5,15 +5,18 @@
 
 #define CHUNK_ELEMS ((int64_t)1 << 20)
 
-/* Elements [from, to) of the flat space, all of one row. */
+/* Elements [from, to) of the flat space, all of one row: made where they belong, or in `host` where
+ * the device's memory is its own. */
 static ls_status fill(ls_state *s, const ls_param *row, uint64_t seed, int64_t from, int64_t to,
                       void *host) {
     for (int64_t at = from; at < to; at += CHUNK_ELEMS) {
         const int64_t n = to - at < CHUNK_ELEMS ? to - at : CHUNK_ELEMS;
+        void *master = ls_state_master_at(s, at), *made = s->dev->host_memory ? master : host;
         LS_TRY(ls_model_init_values(row, seed, at - row->offset, n, s->dev->acc, s->dev->threads,
-                                    host));
-        LS_TRY(
-            s->dev->ops->upload(s->dev, ls_state_master_at(s, at), host, (size_t)n * s->acc_bytes));
+                                    made));
+        if (made == host) {
+            LS_TRY(s->dev->ops->upload(s->dev, master, host, (size_t)n * s->acc_bytes));
+        }
     }
     return LS_OK;
 }
