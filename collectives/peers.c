@@ -169,16 +169,16 @@ ls_status ls_peers_open(const ls_peers_options *options, ls_peers **peers) {
         p->listener = -1;
         status = take(p);
     }
+    *peers = p;
     status = ls_comm_agree(options->comm, status);
     if (status == LS_OK) {
         status = join(p, options);
     }
     if (status != LS_OK) {
         ls_peers_close(p);
-        return status;
+        *peers = NULL;
     }
-    *peers = p;
-    return LS_OK;
+    return status;
 }
 
 void ls_peers_close(ls_peers *p) {

@@ -17,8 +17,8 @@ typedef struct ls_peers_options {
     void (*dismissed)(void); /* another rank ends the job; called on the answering thread */
 } ls_peers_options;
 
-/* Opens this rank's flight record, exchanges addresses and starts to answer. LS_E_IO, LS_E_COMM,
- * the same on all ranks. [collective] */
+/* Opens this rank's flight record, exchanges addresses and starts to answer; *peers is there before
+ * `dismissed` can be called. LS_E_IO, LS_E_COMM, the same on all ranks. [collective] */
 ls_status ls_peers_open(const ls_peers_options *options, ls_peers **peers);
 /* Stops answering and closes the record. Safe on NULL. Not collective. */
 void ls_peers_close(ls_peers *peers);
