@@ -388,6 +388,7 @@ void ls_session_close(ls_session *session) {
         session->unwatched = NULL;
     }
     ls_watch_stop();
+    ls_session_limit_start("the end of the ranks' connections");
     if (session->comm != session->world) {
         session->comm->ops->destroy(session->comm);
         session->comm = session->world;
@@ -422,8 +423,11 @@ int ls_session_end(ls_status status) {
     }
     if (status != LS_OK && status != LS_E_STOPPED) {
         ls_session_limit_end(exit_status);
+    } else {
+        ls_session_limit_start("the end of MPI");
     }
     ls_comm_mpi_finalize();
+    ls_session_limit_start(NULL);
     return exit_status;
 }
 

@@ -75,7 +75,7 @@ void ls_session_limit_start(const char *what) {
     gethostname(host, sizeof host - 1);
     snprintf(text, sizeof text,
              "lockstep: error: [rank %s] %s has taken more than %ld s on host %s: another rank has "
-             "not begun, hangs or cannot be reached; look for one that said something above, and "
+             "not come, hangs or cannot be reached; look for one that said something above, and "
              "at the hosts with 'lockstep doctor' (LOCKSTEP_START_LIMIT_S allows more)",
              rank_of_launcher(), what, start_limit_s, host);
     text_status = ls_status_exit(LS_E_COMM);

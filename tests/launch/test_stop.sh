@@ -88,6 +88,14 @@ LOCKSTEP_START_LIMIT_S=2 ranks 2 sh -c '[ "$OMPI_COMM_WORLD_RANK" = 0 ] || kill 
 holds [ "$status" = 3 ]
 says '\[rank 0\] the start of MPI has taken more than 2 s on host'
 
+# And one that does not come to the end.
+mkdir "$work/plant"
+: >"$work/plant/end-1"
+status=0
+LOCKSTEP_START_LIMIT_S=2 ranks 2 env LD_PRELOAD="$TEST_PLANT" PLANT_DIR="$work/plant" "$LOCKSTEP" doctor >"$work/out" 2>"$work/err" || status=$?
+holds [ "$status" = 3 ]
+says '\[rank 0\] the end of MPI has taken more than 2 s on host'
+
 # The file, on two ranks; it is gone when it has been obeyed.
 begin file "$root/tests/mpirun.sh" 2
 until_true grown file 3
