@@ -41,7 +41,8 @@ model="$model eval.every=100 checkpoint.at_end=false checkpoint.async=false"
 within 2 parallel.tensor=2 parallel.sequence_parallel=true
 within 4 parallel.pipeline=2 parallel.zero=1
 within 4 parallel.context=2 parallel.zero=3
-within 2 model.experts=8 parallel.expert=2 batch.micro=4 batch.sequences=16 recompute.mode=full
+within 2 model.experts=8 parallel.expert=2 batch.micro=4 batch.sequences=16 model.context=512 model.channels=256 \
+    model.heads=4 model.ffn=1024 model.vocab=4096 model.layers=2 parallel.zero=1
 if [ "${LOCKSTEP_TEST_ALL:-0}" = 1 ]; then
     within 1
     within 2 numerics.reduction=invariant
@@ -51,6 +52,7 @@ if [ "${LOCKSTEP_TEST_ALL:-0}" = 1 ]; then
     within 4 model.experts=4 model.expert_capacity=1.25 parallel.expert=2 parallel.zero=3
     within 4 model.experts=4 parallel.expert=2 parallel.tensor=2
     within 4 model.experts=8 parallel.expert=4 batch.micro=4 batch.sequences=16 model.context=512
+    within 2 model.experts=8 parallel.expert=2 batch.micro=4 batch.sequences=16 recompute.mode=full
     within 2 optim.name=adafactor parallel.tensor=2
 fi
 passed
