@@ -389,14 +389,19 @@ static void destroy(ls_comm *comm) {
 
 static ls_status duplicate(ls_comm *comm, ls_comm **copy) {
     const hier_comm *c = (const hier_comm *)comm;
-    ls_comm *flat, *inside, *across;
+    ls_comm *flat = NULL, *inside = NULL, *across = NULL;
+    ls_status status;
     LS_TRY(c->flat->ops->duplicate(c->flat, &flat));
     if (comm->on_device) {
         return c->order.compose(c->order.context, flat, copy);
     }
-    LS_TRY(c->inside->ops->duplicate(c->inside, &inside));
-    LS_TRY(c->across->ops->duplicate(c->across, &across));
+    LS_TRY_GOTO(c->inside->ops->duplicate(c->inside, &inside), failed);
+    LS_TRY_GOTO(c->across->ops->duplicate(c->across, &across), failed);
     return ls_comm_hier(flat, inside, across, copy);
+failed:
+    release(inside);
+    release(flat);
+    return status;
 }
 
 static ls_status split(ls_comm *comm, int color, ls_comm **part) {
