@@ -215,11 +215,10 @@ void ls_pump_all(void) {
     driving = false;
 }
 
-bool ls_pump_pending(void) {
+int ls_pump_pending(void) {
+    int pending = 0;
     for (const ls_pump *p = pumps; p; p = p->next) {
-        if (p->pending > 0) {
-            return true;
-        }
+        pending += p->pending;
     }
-    return false;
+    return pending;
 }

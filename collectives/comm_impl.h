@@ -86,7 +86,7 @@ void ls_pump_add(ls_pump *pump);
 void ls_pump_remove(ls_pump *pump);
 /* Drives all; does nothing when called from a drive. */
 void ls_pump_all(void);
-/* Is anything under way? */
-bool ls_pump_pending(void);
+/* Operations under way, of all. */
+int ls_pump_pending(void);
 
 #endif

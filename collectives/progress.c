@@ -9,8 +9,11 @@
 #include <string.h>
 #include <time.h>
 
-/* Between two looks: what a link of 10 Gbit/s carries meanwhile fits a socket's buffers. */
-enum { NAP_NS = 300000 };
+/* Between two looks. The least: what a link of 10 Gbit/s carries meanwhile fits a socket's buffers.
+ * Each look takes the processor from what computes, with what its caches hold: naps grow while
+ * nothing new is started, as long as looks take less than a SHARE-th of them, so that what arrives
+ * meanwhile is little, too. */
+enum { LEAST_NAP_NS = 300000, MOST_NAP_NS = 2000000, SHARE = 8 };
 
 static struct {
     bool running, ends, idle;
@@ -31,23 +34,50 @@ static void look(void) {
     }
 }
 
+static int64_t thread_ns(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+static int64_t longer(int64_t nap_ns) {
+    return ls_min_i64(2 * nap_ns, MOST_NAP_NS);
+}
+
+static int64_t shorter(int64_t nap_ns) {
+    return nap_ns / 2 > LEAST_NAP_NS ? nap_ns / 2 : LEAST_NAP_NS;
+}
+
+static void sleep_for(int64_t nap_ns) {
+    const struct timespec nap = {.tv_nsec = nap_ns};
+    nanosleep(&nap, NULL);
+}
+
 static void *run(void *unused) {
     (void)unused;
     ls_waiting_short_slices(true);
-    const struct timespec nap = {.tv_nsec = NAP_NS};
+    int64_t nap_ns = LEAST_NAP_NS;
+    int left = 0; /* under way after the last look */
     ls_error_clear();
     pthread_mutex_lock(&progress.held);
     while (!progress.ends) {
-        if (ls_pump_pending()) {
+        const int pending = ls_pump_pending();
+        if (pending > 0) {
+            const int64_t begin_ns = thread_ns();
             look();
+            const bool heavy = (thread_ns() - begin_ns) * SHARE > nap_ns;
+            nap_ns = pending > left ? LEAST_NAP_NS : heavy ? shorter(nap_ns) : longer(nap_ns);
+            left = ls_pump_pending();
         } else {
+            left = 0;
+            nap_ns = LEAST_NAP_NS;
             progress.idle = true;
             pthread_cond_wait(&progress.work, &progress.held);
             progress.idle = false;
         }
         pthread_mutex_unlock(&progress.held);
         do { /* while the main thread is in a call, it moves all on itself */
-            nanosleep(&nap, NULL);
+            sleep_for(nap_ns);
         } while (pthread_mutex_trylock(&progress.held) != 0);
     }
     pthread_mutex_unlock(&progress.held);

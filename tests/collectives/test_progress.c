@@ -1,7 +1,7 @@
 /* The thread that moves operations on: an all-reduce of several stages ends although the main
  * thread makes no call, with the right sums; blocking calls beside it; a start after a stop.
- * Beneath: which pumps are driven, that the thread wakes for what is started, and that the main
- * thread hears of its faults once. */
+ * Beneath: which pumps are driven, that the thread wakes for what is started, how long it sleeps
+ * between looks, and that the main thread hears of its faults once. */
 #include "collectives/comm_impl.h"
 #include "collectives/progress.h"
 #include "collectives/recorded.h"
@@ -107,6 +107,76 @@ static void check_wakes(void) {
     ls_pump_remove(&p.pump);
 }
 
+/* A pump whose operations do not end, and how soon after a look the next one came, at least. */
+typedef struct slow_probe {
+    ls_pump pump;
+    _Atomic int looks;
+    uint64_t work_ns, last_ns, least_ns;
+} slow_probe;
+
+static void look_slowly(ls_pump *pump) {
+    slow_probe *p = (slow_probe *)pump;
+    const uint64_t begin_ns = ls_clock_ns();
+    p->least_ns = begin_ns - p->last_ns < p->least_ns ? begin_ns - p->last_ns : p->least_ns;
+    while (ls_clock_ns() - begin_ns < p->work_ns) {
+    }
+    p->last_ns = ls_clock_ns();
+    p->looks++;
+}
+
+/* The least time between `looks` looks, from a start of so many operations on; looks take work_ns.
+ */
+static uint64_t least_between(slow_probe *p, int started, uint64_t work_ns, int looks) {
+    const struct timespec nap = {.tv_nsec = 200000};
+    ls_progress_hold();
+    p->pump.pending += started;
+    p->work_ns = work_ns;
+    p->least_ns = UINT64_MAX;
+    p->looks = 0;
+    CHECK_OK(ls_progress_released(LS_OK));
+    const uint64_t begin_ns = ls_clock_ns();
+    while (p->looks < looks && ls_clock_ns() - begin_ns < 20000000000u) {
+        nanosleep(&nap, NULL);
+    }
+    ls_progress_hold();
+    CHECK(p->looks >= looks);
+    const uint64_t least_ns = p->least_ns;
+    CHECK_OK(ls_progress_released(LS_OK));
+    return least_ns;
+}
+
+enum { LONG_NS = 1900000 };
+
+/* Whether it ever looks again sooner than that: a busy host may make it late many times over. */
+static bool looks_soon(slow_probe *p, int started, uint64_t work_ns) {
+    const uint64_t begin_ns = ls_clock_ns();
+    while (ls_clock_ns() - begin_ns < 20000000000u) {
+        if (least_between(p, started, work_ns, 3) < LONG_NS) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Looks come more seldom while nothing new is started and they take little, and soon again after a
+ * start, or where they take much. */
+static void check_naps(void) {
+    slow_probe p = {.pump.drive = look_slowly};
+    ls_pump_add(&p.pump);
+    CHECK_OK(ls_progress_start());
+    CHECK(looks_soon(&p, 1, 0));
+    least_between(&p, 0, 0, 8);
+    CHECK(least_between(&p, 0, 0, 8) > LONG_NS);
+    CHECK(looks_soon(&p, 1, 0));
+    least_between(&p, 0, 0, 8);
+    CHECK(looks_soon(&p, 0, 1000000));
+    ls_progress_hold();
+    p.pump.pending = 0;
+    CHECK_OK(ls_progress_released(LS_OK));
+    ls_progress_stop();
+    ls_pump_remove(&p.pump);
+}
+
 /* Of a fault that the thread has met; the next one is the main thread's own. */
 static void check_fault(void) {
     probe p = {.pump.drive = drive, .fails = true};
@@ -133,6 +203,7 @@ int main(int argc, char **argv) {
     CHECK_OK(ls_comm_mpi_init(&argc, &argv, &world));
     check_pumps();
     check_wakes();
+    check_naps();
     check_fault();
     CHECK_OK(ls_comm_recorded(world, "world", true, &comm));
     CHECK_OK(comm->ops->duplicate(comm, &other));
