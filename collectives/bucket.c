@@ -5,14 +5,26 @@
 #define SLICE_ALIGN_ELEMS    16
 #define DEFAULT_BUCKET_BYTES (INT64_C(25) << 20)
 
+/* Of small models: so many buckets, unless slices or buckets are shorter than these. */
+#define LEAST_BUCKETS      32
+#define LEAST_BUCKET_BYTES (INT64_C(1) << 20)
+#define LEAST_SLICE_BYTES  (INT64_C(64) << 10)
+
+static int64_t most_elems(int64_t elems, int64_t elem_bytes, int64_t bucket_bytes, int ranks) {
+    const int64_t slices = ranks * LEAST_SLICE_BYTES, share = elems * elem_bytes / LEAST_BUCKETS;
+    int64_t most = LEAST_BUCKET_BYTES > slices ? LEAST_BUCKET_BYTES : slices;
+    most = share > most ? share : most;
+    return ls_min_i64(most, bucket_bytes > 0 ? bucket_bytes : DEFAULT_BUCKET_BYTES) / elem_bytes;
+}
+
 ls_status ls_bucket_cut(int64_t elems, int64_t elem_bytes, int64_t bucket_bytes,
-                        int64_t front_elems, ls_partition *buckets) {
+                        int64_t front_elems, int ranks, ls_partition *buckets) {
     if (elems < 0 || bucket_bytes < 0) {
         return LS_FAIL(LS_E_SHAPE,
                        "gradients of %lld elements in buckets of %lld bytes; 0 is the least",
                        (long long)elems, (long long)bucket_bytes);
     }
-    const int64_t most = (bucket_bytes > 0 ? bucket_bytes : DEFAULT_BUCKET_BYTES) / elem_bytes;
+    const int64_t most = most_elems(elems, elem_bytes, bucket_bytes, ranks);
     int64_t first[7] = {0};
     int blocks = 0;
     for (int shift = 4; shift >= 0; shift--) {

@@ -160,7 +160,8 @@ static const ls_field fields[] = {
     ENUM(numerics, experts, "auto", experts_by, FREE,
          "GPUs' products of experts: one each, or one launch for all of a rank; auto: by their "
          "rows"),
-    FLOAT(numerics, bucket_mib, "25", "MiB", 0.001, 1 << 20, FREE, "gradients sent together"),
+    FLOAT(numerics, bucket_mib, "25", "MiB", 0.001, 1 << 20, FREE,
+          "gradients sent together, at most"),
 
     INT(checkpoint, every, "1000", "steps", 0, 1e12, FREE, "between saves; 0: no regular saves"),
     BOOL(checkpoint, at_end, "true", FREE, "save when the run ends"),

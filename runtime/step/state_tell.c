@@ -80,7 +80,7 @@ static ls_status tell_reducer(const ls_state *s, const state_part *part, int64_t
     int most, nodes = count_nodes(s, part, &most);
     if (s->options.zero == 0) {
         LS_TRY(ls_bucket_cut(elems, (int64_t)s->acc_bytes, s->options.bucket_bytes,
-                             s->blocks[part->first_block].range.elems, &buckets));
+                             s->blocks[part->first_block].range.elems, part->data->size, &buckets));
         p = &buckets;
     }
     for (int u = 0; u < p->unit_count; u++) {

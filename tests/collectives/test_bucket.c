@@ -24,7 +24,7 @@ static void test_cut(void) {
     enum { MIB = 1 << 18 };
     const int64_t ends[] = {MIB / 16, MIB / 8, MIB / 4, MIB / 2};
     ls_partition p;
-    CHECK_OK(ls_bucket_cut(3 * MIB + 5, 4, 1 << 20, 0, &p));
+    CHECK_OK(ls_bucket_cut(3 * MIB + 5, 4, 1 << 20, 0, 2, &p));
     CHECK_INT(p.unit_count, 7);
     for (int b = 0; b < 4; b++) {
         CHECK_INT(p.units[b].range.first + p.units[b].range.elems, ends[b]);
@@ -50,7 +50,7 @@ static void test_front(void) {
     for (int i = 0; i < 6; i++) {
         int at_front = 0, at_half = 0;
         ls_partition p;
-        CHECK_OK(ls_bucket_cut(3 * MIB, 4, 1 << 20, fronts[i], &p));
+        CHECK_OK(ls_bucket_cut(3 * MIB, 4, 1 << 20, fronts[i], 2, &p));
         for (int b = 0; b < p.unit_count; b++) {
             const ls_range r = p.units[b].range;
             CHECK(r.elems > 0 && r.elems <= MIB);
@@ -63,29 +63,60 @@ static void test_front(void) {
         ls_partition_release(&p);
     }
     ls_partition p;
-    CHECK_OK(ls_bucket_cut(MIB / 4, 4, 1 << 20, MIB / 4, &p)); /* all of it */
+    CHECK_OK(ls_bucket_cut(MIB / 4, 4, 1 << 20, MIB / 4, 2, &p)); /* all of it */
     CHECK_INT(p.unit_count, 3);
     ls_partition_release(&p);
 }
 
+static int64_t longest(int64_t elems, int64_t bucket_bytes, int ranks) {
+    int64_t most = 0;
+    ls_partition p;
+    CHECK_OK(ls_bucket_cut(elems, 4, bucket_bytes, 0, ranks, &p));
+    for (int b = 0; b < p.unit_count; b++) {
+        most = p.units[b].range.elems > most ? p.units[b].range.elems : most;
+    }
+    ls_partition_release(&p);
+    return 4 * most;
+}
+
+/* Small models have more buckets than there are of 25 MiB, as long as slices are worth a message.
+ */
+static void test_small_model(void) {
+    enum { MIB = 1 << 20, ELEMS = 64 * MIB / 4 };
+    const struct {
+        int64_t elems, bucket_bytes;
+        int ranks;
+        int64_t most;
+    } cases[] = {{ELEMS, 0, 2, 2 * MIB},       {ELEMS, 25 * MIB, 2, 2 * MIB},
+                 {ELEMS, 0, 64, 4 * MIB},      {ELEMS, 0, 1000, 25 * MIB},
+                 {ELEMS, MIB / 2, 2, MIB / 2}, {ELEMS / 8, 0, 2, MIB},
+                 {ELEMS * 16, 0, 2, 25 * MIB}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const int64_t found = longest(cases[i].elems, cases[i].bucket_bytes, cases[i].ranks);
+        CHECK(found <= cases[i].most && found > cases[i].most / 2);
+    }
+}
+
 static void test_extremes(void) {
     ls_partition p;
-    CHECK_OK(ls_bucket_cut(0, 4, 0, 0, &p));
+    CHECK_OK(ls_bucket_cut(0, 4, 0, 0, 2, &p));
     CHECK_INT(p.unit_count, 0);
     CHECK_INT(ls_bucket_longest_slice(&p, 4), 0);
     ls_partition_release(&p);
-    CHECK_OK(ls_bucket_cut(5000, 4, 1, 0, &p)); /* none is shorter than a chunk, but for the last */
+    CHECK_OK(
+        ls_bucket_cut(5000, 4, 1, 0, 2, &p)); /* none is shorter than a chunk, but for the last */
     CHECK_INT(p.unit_count, 5);
     ls_partition_release(&p);
-    CHECK_STATUS(ls_bucket_cut(-1, 4, 0, 0, &p), LS_E_SHAPE);
+    CHECK_STATUS(ls_bucket_cut(-1, 4, 0, 0, 2, &p), LS_E_SHAPE);
     CHECK_MESSAGE("-1 elements");
-    CHECK_STATUS(ls_bucket_cut(1, 4, -2, 0, &p), LS_E_SHAPE);
+    CHECK_STATUS(ls_bucket_cut(1, 4, -2, 0, 2, &p), LS_E_SHAPE);
     CHECK_MESSAGE("-2 bytes");
 }
 
 int main(void) {
     test_cut();
     test_front();
+    test_small_model();
     test_extremes();
     return test_end();
 }
