@@ -28,15 +28,16 @@ enum {
 };
 #define ACTIVATION_SIZES                                                                           \
     { 4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20 }
-static const int64_t sizes[LS_USE_COUNT][SIZES] = {[LS_USE_ACTIVATIONS] = ACTIVATION_SIZES,
-                                                   [LS_USE_BESIDE] = ACTIVATION_SIZES,
-                                                   [LS_USE_KEPT] = ACTIVATION_SIZES,
-                                                   [LS_USE_STATE] = {6 << 20, 12 << 20, 24 << 20},
-                                                   [LS_USE_LAST] = {2 << 20, 6 << 20, 24 << 20},
-                                                   [LS_USE_BLOCKS] = {1 << 20, 3 << 20, 9 << 20}};
-/* Gradients of which every rank gets all travel in full buckets, which no cache holds as it holds
- * smaller ones. */
-static const int64_t bucket_sizes[SIZES] = {16 << 20, 20 << 20, 24 << 20};
+static const int64_t sizes[LS_USE_COUNT][SIZES] = {
+    [LS_USE_ACTIVATIONS] = ACTIVATION_SIZES,
+    [LS_USE_BESIDE] = ACTIVATION_SIZES,
+    [LS_USE_KEPT] = ACTIVATION_SIZES,
+    [LS_USE_STATE] = {3 << 20, 6 << 20, 12 << 20, 24 << 20},
+    [LS_USE_LAST] = {2 << 20, 6 << 20, 24 << 20},
+    [LS_USE_BLOCKS] = {1 << 20, 3 << 20, 9 << 20}};
+/* Gradients of which every rank gets all travel in buckets, which no cache holds where they are
+ * full. */
+static const int64_t bucket_sizes[SIZES] = {2 << 20, 6 << 20, 24 << 20};
 
 /* About so many products lie between two operations on a layer's activations: sums over tensor
  * ranks, the gathers and scatters that take their place with sequence-sharded norms, exchanges of
