@@ -14,8 +14,7 @@
 /* Products of ROWS tokens with a matrix of WIDTH x WIDTH stand for a step's: their weights, and in
  * a backward pass activations, come from memory that no cache holds all of; their results are what
  * operations carry. A gradient of such a matrix has SLICE_BYTES. Sizes of activations, from small
- * sums to rows of many tokens; of gradients; and of a block's weights; 0 where there are no more.
- */
+ * sums to rows of many tokens; of gradients; and of a block's weights; 0: no more. */
 enum { SIZES = 5, ROWS = 256, WIDTH = 512, WEIGHT_ELEMS = 32 << 20 };
 enum {
     SLICE_BYTES = 4 * WIDTH * WIDTH,
@@ -48,8 +47,7 @@ static const int between[LS_COLL_COUNT] = {[LS_COLL_ALL_REDUCE] = 4,
                                            [LS_COLL_ALL_TO_ALL] = 10,
                                            [LS_COLL_SEND_RECV] = 3};
 
-/* And so many beside one that they hide, or between looks at it, or before it where others follow.
- */
+/* And so many beside one that they hide, or between looks at it. */
 static const int beside[LS_COLL_COUNT] = {[LS_COLL_ALL_REDUCE] = 3,
                                           [LS_COLL_REDUCE_SCATTER] = 2,
                                           [LS_COLL_ALL_GATHER] = 2,
@@ -258,8 +256,7 @@ static ls_status work_before(bench *b, row *r, const ls_bench_shape *s) {
         if (r->use == LS_USE_LAST) {
             return compute_other_grads(b, 1);
         }
-        /* Ranks of a step are some ms apart: what one reads of the other, no cache holds any more.
-         */
+        /* Ranks of a step are some ms apart: no cache holds what one reads of the other. */
         LS_TRY(compute_grads(b, r->send, s->all * elem));
         return compute_other_grads(b, b->comm->rank % 2 == 1 ? APART : 0);
     }
