@@ -466,7 +466,7 @@ static ls_status print_json(bench *b) {
                   b->call.comm->size, "dtype", ls_dtype_name(b->call.dtype), "redop",
                   reduction_name(b), "private_buffers", b->private_buffers, "mpi",
                   ls_comm_mpi_version(), "iterations", (json_int_t)b->iterations, "sizes", b->rows);
-    return ls_json_print(json);
+    return ls_json_print(json, LS_JSON_ALL_DIGITS);
 }
 
 static ls_status measure(bench *b) {

@@ -170,7 +170,7 @@ static ls_status measure_all(overlap *o, const ls_bench_sizes *sizes, bool json)
         json_t *all =
             json_pack("{s:i, s:s, s:s, s:i, s:O}", "schema", 1, "measures", "overlap", "backend",
                       o->comm->ops->name, "ranks", o->comm->size, "sizes", rows);
-        status = ls_json_print(all);
+        status = ls_json_print(all, LS_JSON_ALL_DIGITS);
     }
     json_decref(rows);
     return status;

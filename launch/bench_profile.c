@@ -191,7 +191,7 @@ static ls_status print_json(const level *inside, const level *across, int hosts,
     json_t *all = json_pack("{s:i, s:s, s:s, s:i, s:i, s:o}", "schema", 1, "measures", "links",
                             "mpi", ls_comm_mpi_version(), "hosts", hosts, "ranks_per_host", local,
                             "operations", rows);
-    return ls_json_print(all);
+    return ls_json_print(all, LS_JSON_ALL_DIGITS);
 }
 
 /* Groups inside and across hosts; comm stays NULL where a level has one rank only. */

@@ -391,7 +391,7 @@ static ls_status print_json(const step_bench *b, const ls_op_time *rows, int cou
         b->comm_seconds, "data_seconds", b->data_seconds, "operation_seconds", inside,
         "floor_seconds", floor_seconds, "best_flops_per_s", b->best.flops_per_s, "exps_per_s",
         b->best.exps_per_s, "bytes_per_s", b->best.bytes_per_s, "operations", list);
-    return ls_json_print(json);
+    return ls_json_print(json, LS_JSON_ALL_DIGITS);
 }
 
 static ls_status report(step_bench *b) {

@@ -210,7 +210,7 @@ static ls_status print_json(const gemm_bench *b, totals t) {
         "device", b->dev->describe, "dtype", ls_dtype_name(b->shapes[0].op.dtype), "threads",
         b->dev->threads, "batch", (json_int_t)b->batch, "seq", (json_int_t)b->seq, "seconds",
         t.seconds, "flops", t.flops, "best_flops_per_s", t.best_flops_per_s, "products", list);
-    return ls_json_print(json);
+    return ls_json_print(json, LS_JSON_ALL_DIGITS);
 }
 
 static ls_status bench_shapes(gemm_bench *b) {

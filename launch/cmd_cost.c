@@ -157,14 +157,7 @@ static ls_status print_json(const cost *c, const line *lines, int count) {
     }
     json_t *all = json_pack("{s:s, s:i, s:o, s:o}", "schema", "lockstep-cost", "version", 1,
                             "lines", statement, "runs", runs);
-    char *text = json_dumps(all, JSON_INDENT(2) | JSON_REAL_PRECISION(12));
-    json_decref(all);
-    if (!text) {
-        return LS_FAIL(LS_E_MEMORY, "no memory for the statement");
-    }
-    puts(text);
-    free(text);
-    return LS_OK;
+    return ls_json_print(all, 12);
 }
 
 /* RFC 4180: quoted, quotes doubled; unknown numbers are empty. */

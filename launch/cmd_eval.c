@@ -118,7 +118,7 @@ static ls_status print_json(const eval *e, const ls_eval_result *r, const char *
                              ls_json_text(e->data), "compute", dtype, "targets",
                              (json_int_t)r->targets, "loss", real_or_null(r->loss), "perplexity",
                              real_or_null(exp(r->loss)), "bits_per_byte", real_or_null(bits));
-    return ls_json_print(json);
+    return ls_json_print(json, LS_JSON_ALL_DIGITS);
 }
 
 static ls_status print_result(const eval *e, const ls_eval_result *r) {

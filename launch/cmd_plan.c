@@ -236,7 +236,7 @@ static void begin_table(const plan *p) {
 
 static ls_status end_table(const plan *p, ls_status status, json_t *list) {
     if (status == LS_OK && p->json) {
-        return ls_json_print(list);
+        return ls_json_print(list, LS_JSON_ALL_DIGITS);
     }
     json_decref(list);
     return status;
@@ -415,7 +415,7 @@ static ls_status one(plan *p, ls_plan_answer *a) {
     LS_TRY(ls_plan_open(&p->question, p->cluster, a));
     LS_TRY(ls_plan_answer_for(&p->question, (int)p->gpus, a));
     if (p->json) {
-        return ls_json_print(ls_plan_json(&p->question, a));
+        return ls_json_print(ls_plan_json(&p->question, a), LS_JSON_ALL_DIGITS);
     }
     ls_plan_print(&p->question, a);
     return LS_OK;

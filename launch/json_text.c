@@ -37,8 +37,9 @@ json_t *ls_json_text(const char *text) {
     return json;
 }
 
-ls_status ls_json_print(json_t *json) {
-    char *text = json ? json_dumps(json, JSON_INDENT(2)) : NULL;
+ls_status ls_json_print(json_t *json, int digits) {
+    const size_t flags = JSON_INDENT(2) | JSON_REAL_PRECISION((size_t)digits);
+    char *text = json ? json_dumps(json, flags) : NULL;
     json_decref(json);
     if (!text) {
         return LS_FAIL(LS_E_MEMORY, "no memory for the result");

@@ -10,7 +10,11 @@
  * another backslash before it in the JSON text). NULL: out of memory. */
 json_t *ls_json_text(const char *text);
 
-/* Prints it and lets it go. json NULL, or no memory for its text: LS_E_MEMORY. */
-ls_status ls_json_print(json_t *json);
+/* As many as tell one double from the next. */
+#define LS_JSON_ALL_DIGITS 17
+
+/* Prints it, reals with so many digits, and lets it go. json NULL, or no memory for its text:
+ * LS_E_MEMORY. */
+ls_status ls_json_print(json_t *json, int digits);
 
 #endif
