@@ -256,9 +256,10 @@ static ls_status work_before(bench *b, row *r, const ls_bench_shape *s) {
         if (r->use == LS_USE_LAST) {
             return compute_other_grads(b, 1);
         }
-        /* Ranks of a step are some ms apart: no cache holds what one reads of the other. */
-        LS_TRY(compute_grads(b, r->send, s->all * elem));
-        return compute_other_grads(b, b->comm->rank % 2 == 1 ? APART : 0);
+        /* Ranks of a step are some ms apart: no cache holds what one reads of the other, but the
+         * rank's own it has just computed. */
+        LS_TRY(compute_other_grads(b, b->comm->rank % 2 == 1 ? APART : 0));
+        return compute_grads(b, r->send, s->all * elem);
     }
     char *const place = next_weights(b, s->all);
     if (r->use == LS_USE_BLOCKS) {
