@@ -59,7 +59,6 @@ struct ls_reducer {
     ls_comm_request **exchanges;     /* [slots][most_nodes] */
     ls_comm_request **gathers;       /* [bucket_count] */
     int64_t *counts[2], *offsets[2]; /* [ranks], of sends and receives; in bytes */
-    double *scalars;                 /* [micro_batches] */
 };
 
 /* The bucket that is the order-th to be sent. */
@@ -198,7 +197,6 @@ static ls_status take_memory(ls_reducer *r, void *buffer) {
         LS_TRY(take(r, size, sizeof(int64_t), &r->counts[i]));
         LS_TRY(take(r, size, sizeof(int64_t), &r->offsets[i]));
     }
-    LS_TRY(take(r, r->micro_batches, sizeof *r->scalars, &r->scalars));
     LS_TRY(take(r, r->buffer_count, sizeof(void *), &r->buffers));
     r->buffers[0] = buffer;
     r->lent_buffer = buffer != NULL;
@@ -303,7 +301,6 @@ void ls_reducer_destroy(ls_reducer *r) {
         free(r->counts[i]);
         free(r->offsets[i]);
     }
-    free(r->scalars);
     ls_partition_release(&r->own_partition);
     free(r);
 }
@@ -549,16 +546,5 @@ ls_status ls_reducer_finish(ls_reducer *r, void **grads, uint64_t *wait_ns) {
     *grads = r->buffers[0];
     *wait_ns = ls_clock_ns() - start_ns;
     r->next_batch++;
-    return LS_OK;
-}
-
-ls_status ls_reducer_sum_scalar(ls_reducer *r, const double *values, double *total) {
-    LS_TRY(r->comm->ops->all_gather(r->comm, values, r->scalars,
-                                    r->local_batches * (int64_t)sizeof *values));
-    double sum = 0;
-    for (int64_t i = 0; i < r->micro_batches; i++) {
-        sum += r->scalars[i];
-    }
-    *total = sum;
     return LS_OK;
 }

@@ -93,9 +93,4 @@ ls_status ls_reducer_progress(ls_reducer *reducer);
  * the communication that was not hidden. [collective] */
 ls_status ls_reducer_finish(ls_reducer *reducer, void **grads, uint64_t *wait_ns);
 
-/* values[M/R] of this rank, in order of micro-batch; *total = their sum over all ranks, added in
- * order of micro-batch in double: the same bits for every number of ranks. At any time, on
- * options.comm. [collective] */
-ls_status ls_reducer_sum_scalar(ls_reducer *reducer, const double *values, double *total);
-
 #endif

@@ -155,24 +155,6 @@ static void test_bytes(ls_comm *comm) {
     }
 }
 
-static void test_scalars(ls_comm *comm) {
-    ls_device dev = {.ops = &device_ops, .acc = LS_F32, .host_memory = true, .describe = "test"};
-    const ls_reducer_options options = {
-        .comm = comm, .dev = &dev, .reduction = LS_REDUCTION_FAST, .elems = 3, .micro_batches = 12};
-    ls_reducer *r = NULL;
-    CHECK_OK(ls_reducer_create(&options, &r));
-    for (uint64_t batch = 0; batch < 20; batch++) {
-        double all[12], expected = 0, found = 0;
-        for (int64_t leaf = 0; leaf < 12; leaf++) {
-            all[leaf] = draw_grad(batch, leaf, 0, false);
-            expected += all[leaf];
-        }
-        CHECK_OK(ls_reducer_sum_scalar(r, all + 12 / comm->size * comm->rank, &found));
-        CHECK(memcmp(&found, &expected, sizeof found) == 0);
-    }
-    ls_reducer_destroy(r);
-}
-
 /* A NaN of one micro-batch reaches every rank, and only its element. */
 static void test_nan(ls_comm *comm, ls_reduction reduction) {
     ls_device dev = {.ops = &device_ops, .acc = LS_F32, .host_memory = true, .describe = "test"};
@@ -275,7 +257,6 @@ int main(int argc, char **argv) {
     test_shapes(comm);
     test_partitions(comm);
     test_bytes(comm);
-    test_scalars(comm);
     test_nan(comm, LS_REDUCTION_FAST);
     test_nan(comm, LS_REDUCTION_INVARIANT);
     test_refused(comm);
