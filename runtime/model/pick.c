@@ -4,6 +4,7 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 static int descending(const void *a, const void *b) {
     const float x = *(const float *)a, y = *(const float *)b;
@@ -59,6 +60,36 @@ static float nucleus(const draw *d, float floor, double top_p, float *sorted) {
     return sorted[count - 1];
 }
 
+/* The k-th largest of x, which comes into another order (Hoare 1961, doi:10.1145/366622.366647). */
+static float kth_largest(float *x, int64_t count, int64_t k) {
+    int64_t low = 0, high = count - 1;
+    while (low < high) {
+        const float pivot = x[low + (high - low) / 2];
+        int64_t i = low, j = high;
+        while (i <= j) {
+            while (x[i] > pivot) {
+                i++;
+            }
+            while (x[j] < pivot) {
+                j--;
+            }
+            if (i <= j) {
+                const float swapped = x[i];
+                x[i++] = x[j];
+                x[j--] = swapped;
+            }
+        }
+        if (k - 1 <= j) {
+            high = j;
+        } else if (k - 1 >= i) {
+            low = i;
+        } else {
+            break; /* between them all are the pivot */
+        }
+    }
+    return x[k - 1];
+}
+
 static int64_t largest(const float *logits, int64_t vocab) {
     int64_t best = 0;
     for (int64_t i = 0; i < vocab; i++) {
@@ -84,8 +115,8 @@ ls_status ls_pick(const ls_pick_options *options, const float *logits, int64_t v
     const draw d = {logits, vocab, options->temperature, logits[best]};
     float floor = -INFINITY;
     if (options->top_k > 0 && options->top_k < vocab) {
-        sort_from(&d, -INFINITY, scratch);
-        floor = scratch[options->top_k - 1];
+        memcpy(scratch, logits, (size_t)vocab * sizeof *scratch);
+        floor = kth_largest(scratch, vocab, options->top_k);
     }
     floor = options->top_p < 1.0 ? nucleus(&d, floor, options->top_p, scratch) : floor;
     double left = ls_rng_uniform(options->seed, 0, index) * weight_from(&d, floor);
