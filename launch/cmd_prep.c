@@ -32,7 +32,8 @@ static const ls_option options[] = {
                  "part of the documents kept for validation, at least one; 0: none"},
     [OPT_FIELD] = {"field", 0, "NAME", "text", "field of JSONL lines that holds the text"},
     [OPT_VOCAB] = {"vocab", 0, "N", NULL,
-                   "the field holds an array of tokens of another tokenizer, all below N"},
+                   "documents are tokens of another tokenizer, all below N: the field's array, or "
+                   "packed in *.bin files"},
     [OPT_SEPARATOR] = {"separator", 0, "TOKEN", NULL,
                        "with --vocab: follows each document, unless it is its last token"},
     [OPT_INCLUDE] = {"include", 0, "PATTERNS", NULL,
@@ -192,17 +193,19 @@ const ls_verb ls_verb_prep = {
         "for standard input, and writes token shards for training and validation. A file is one\n"
         "document; a *.jsonl file, or a stream that starts with '{', holds one document a line.\n"
         "Tokens are bytes; token 256 follows each document. With --vocab and --separator the\n"
-        "field holds an array of tokens, such as a Hugging Face tokenizer makes. Binary files\n"
-        "are skipped, and a file that is reached twice is read once. The hash of a document\n"
-        "decides whether it is for validation: of up to 1024 documents those with the lowest\n"
-        "ones are, of more those below a limit; of a single document the end is. Where few or\n"
-        "large documents give validation another share than --val, a warning says so. The\n"
-        "directory appears when all is written.\n"
+        "field holds an array of tokens, such as a Hugging Face tokenizer makes, and *.bin files\n"
+        "are packed tokens (2 bytes each, 4 above a vocabulary of 65536), as nanoGPT, Megatron-LM\n"
+        "and llm.c, whose header is known, write them. Binary files are skipped, and a file that\n"
+        "is reached twice is read once. The hash of a document decides whether it is for\n"
+        "validation: of up to 1024 documents those with the lowest ones are, of more those below\n"
+        "a limit; of a single document the end is. Where few or large documents give validation\n"
+        "another share than --val, a warning says so. The directory appears when all is written.\n"
         "\n"
         "  lockstep prep /usr/include --include '*.h' -o data\n"
         "  lockstep prep books/*.txt -o data --val 0.02\n"
         "  zstdcat corpus.jsonl.zst | lockstep prep - --field content -o data\n"
-        "  lockstep prep ids.jsonl --field input_ids --vocab 50257 --separator 50256 -o data",
+        "  lockstep prep ids.jsonl --field input_ids --vocab 50257 --separator 50256 -o data\n"
+        "  lockstep prep fineweb10B/*.bin --vocab 50257 --separator 50256 -o data",
     .options = options,
     .run = run_prep,
 };

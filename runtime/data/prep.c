@@ -284,7 +284,7 @@ static ls_status write_shards(const ls_prep_options *options, const ls_prep_sour
     const ls_vocabulary tokens = {options->vocab, options->separator, "tokens"};
     ls_status status = ls_prep_split_init(&split, temp_dir, options->shard_tokens,
                                           options->val_fraction, options->vocab ? &tokens : NULL);
-    if (sources->count == 1 && !sources->list[0].jsonl) {
+    if (sources->count == 1 && sources->list[0].kind == LS_PREP_TEXT) {
         split.tail = options->val_fraction; /* known to be the only document */
     }
     while (status == LS_OK && again) {

@@ -36,9 +36,10 @@ typedef struct ls_prep_result {
 /* A document is a file, or a line of a *.jsonl file (or of a stream that starts with '{'); empty
  * ones are left out. Byte-level tokens 0..255; token 256 separates documents (it follows each);
  * vocabulary 257. With a vocab above 0, tokens are those of another tokenizer, below it, and all
- * documents lines of JSONL; the separator follows each that does not end with it. Folders are
- * walked in byte order of names; hidden entries and out_dir are left out, links are followed once.
- * Same inputs give the same bytes.
+ * documents lines of JSONL, or what lies between separators in *.bin files of packed tokens; the
+ * separator follows each that does not end with it. Folders are walked in byte order of names;
+ * hidden entries and out_dir are left out, links are followed once. Same inputs give the same
+ * bytes.
  *
  * A document is for validation when the hash of its first MiB and its length falls below
  * val_fraction, so that copies land on one side. Where that leaves a side empty, the document with

@@ -12,6 +12,7 @@
 #include "runtime/base/log.h"
 #include "runtime/base/text.h"
 #include "runtime/data/jsonl.h"
+#include "runtime/data/prep_packed.h"
 
 enum { BINARY_PROBE_BYTES = 8192, BUFFER_BYTES = 4 << 20, BATCH_LINES = 4096, BAD_TOLD = 5 };
 
@@ -236,6 +237,33 @@ static ls_status read_jsonl(ls_prep_reader *reader, const ls_prep_source *source
     return LS_OK;
 }
 
+/* Writes a document of tokens that are in memory, in parts, between which the work can be ended. */
+static ls_status write_tokens(ls_prep_reader *reader, const char *tokens, int64_t bytes) {
+    ls_prep_split_begin(reader->split, tokens, bytes);
+    for (int64_t done = 0, part; done < bytes; done += part) {
+        part = bytes - done < BUFFER_BYTES ? bytes - done : BUFFER_BYTES;
+        LS_TRY(ls_prep_split_append(reader->split, tokens + done, (size_t)part));
+        LS_TRY(progress(reader, part));
+    }
+    return ls_prep_split_end(reader->split);
+}
+
+/* What lies between separators is a document. */
+static ls_status read_packed(ls_prep_reader *reader, const ls_prep_source *source, int fd) {
+    const ls_prep_options *o = reader->options;
+    ls_prep_packed packed;
+    ls_status status = ls_prep_packed_open(source, fd, o->vocab, &packed);
+    for (int64_t from = 0, end; status == LS_OK && from < packed.count; from = end + 1) {
+        status = ls_prep_packed_document(&packed, source->path, from, o->vocab, o->separator, &end);
+        if (status == LS_OK && end > from) {
+            status = write_tokens(reader, packed.tokens + from * packed.token_bytes,
+                                  (end - from) * packed.token_bytes);
+        }
+    }
+    ls_prep_packed_close(&packed);
+    return status;
+}
+
 /* Says of a file that holds text after all how to give that; once. */
 static void tell_binary(ls_prep_reader *reader, const char *path) {
     static const struct {
@@ -259,6 +287,13 @@ static void tell_binary(ls_prep_reader *reader, const char *path) {
             reader->told = true;
         }
     }
+    const char *dot = strrchr(path, '.');
+    if (!reader->told && dot && strcmp(dot, ".bin") == 0) {
+        ls_log_warn("'%s' is skipped, and others like it: if it is packed tokens, as of llm.c, "
+                    "nanoGPT or Megatron-LM, give --vocab and --separator",
+                    path);
+        reader->told = true;
+    }
 }
 
 ls_status ls_prep_read(ls_prep_reader *reader, const ls_prep_source *source) {
@@ -275,23 +310,28 @@ ls_status ls_prep_read(ls_prep_reader *reader, const ls_prep_source *source) {
     if (status != LS_OK) {
         goto close;
     }
+    if (source->kind == LS_PREP_PACKED) {
+        reader->files++;
+        status = read_packed(reader, source, fd);
+        goto close;
+    }
     if (memchr(reader->buffer, '\0', probe)) {
         reader->binary_files++;
         tell_binary(reader, source->path);
         status = progress(reader, source->bytes);
         goto close;
     }
-    if (reader->options->vocab > 0 && !source->jsonl) {
+    if (reader->options->vocab > 0 && source->kind == LS_PREP_TEXT) {
         status = LS_FAIL(LS_E_INPUT,
                          "input '%s' is text; with --vocab the documents are arrays of tokens, "
-                         "lines of *.jsonl files",
+                         "lines of *.jsonl files, or packed tokens in *.bin files",
                          source->path);
         goto close;
     }
     reader->files++;
     if (have > 0) {
-        status = source->jsonl ? read_jsonl(reader, source, fd, have)
-                               : read_text(reader, source, fd, have);
+        status = source->kind == LS_PREP_JSONL ? read_jsonl(reader, source, fd, have)
+                                               : read_text(reader, source, fd, have);
     }
     if (status == LS_OK && lseek(fd, 0, SEEK_END) != source->bytes) {
         status = LS_FAIL(LS_E_INPUT, "input '%s' changed while it was read; run prep again",

@@ -54,8 +54,20 @@ static ls_status see(ls_prep_sources *sources, const struct stat *st, bool *firs
     return node ? LS_OK : LS_FAIL(LS_E_MEMORY, "no memory to list the inputs");
 }
 
-static ls_status source_add(ls_prep_sources *sources, const char *path, int64_t bytes,
-                            int spool_fd) {
+static ls_prep_kind kind_of(const char *path, int spool_fd, const ls_prep_options *options) {
+    const char *dot = strrchr(path, '.');
+    char first;
+    if (spool_fd >= 0) {
+        return pread(spool_fd, &first, 1, 0) == 1 && first == '{' ? LS_PREP_JSONL : LS_PREP_TEXT;
+    }
+    if (dot && strcmp(dot, ".jsonl") == 0) {
+        return LS_PREP_JSONL;
+    }
+    return dot && strcmp(dot, ".bin") == 0 && options->vocab > 0 ? LS_PREP_PACKED : LS_PREP_TEXT;
+}
+
+static ls_status source_add(ls_prep_sources *sources, const char *path, int64_t bytes, int spool_fd,
+                            const ls_prep_options *options) {
     if (sources->count == sources->capacity) {
         int64_t capacity = sources->capacity ? 2 * sources->capacity : 64;
         void *grown = realloc(sources->list, (size_t)capacity * sizeof *sources->list);
@@ -69,14 +81,10 @@ static ls_status source_add(ls_prep_sources *sources, const char *path, int64_t 
     if (!copy) {
         return LS_FAIL(LS_E_MEMORY, "no memory to list the inputs");
     }
-    size_t length = strlen(path);
-    bool jsonl = length >= 6 && strcmp(path + length - 6, ".jsonl") == 0;
-    char first;
-    if (spool_fd >= 0) {
-        jsonl = pread(spool_fd, &first, 1, 0) == 1 && first == '{';
-    }
-    sources->list[sources->count++] =
-        (ls_prep_source){.path = copy, .bytes = bytes, .spool_fd = spool_fd, .jsonl = jsonl};
+    sources->list[sources->count++] = (ls_prep_source){.path = copy,
+                                                       .bytes = bytes,
+                                                       .spool_fd = spool_fd,
+                                                       .kind = kind_of(path, spool_fd, options)};
     sources->bytes += bytes;
     return LS_OK;
 }
@@ -128,7 +136,7 @@ static ls_status stream_add(ls_prep_sources *sources, int fd, const char *name,
     int64_t bytes;
     ls_status status = spool_copy(fd, spool, name, options, &bytes);
     if (status == LS_OK) {
-        status = source_add(sources, name, bytes, spool);
+        status = source_add(sources, name, bytes, spool, options);
     }
     if (status != LS_OK) {
         close(spool);
@@ -231,7 +239,7 @@ static ls_status path_add(ls_prep_sources *sources, const char *path, bool named
         return LS_OK;
     }
     return folder ? folder_add(sources, path, options, temp_dir)
-                  : source_add(sources, path, st.st_size, -1);
+                  : source_add(sources, path, st.st_size, -1, options);
 }
 
 static int string_order(const void *a, const void *b) {

@@ -6,11 +6,17 @@
 
 #include "runtime/data/prep.h"
 
+typedef enum ls_prep_kind {
+    LS_PREP_TEXT,  /* one document */
+    LS_PREP_JSONL, /* a document a line: named *.jsonl, or a stream that starts with '{' */
+    LS_PREP_PACKED /* tokens: named *.bin, where a vocabulary is given */
+} ls_prep_kind;
+
 typedef struct ls_prep_source {
     char *path;    /* heap; "standard input" for "-" */
     int64_t bytes; /* size when it was listed */
     int spool_fd;  /* copy of a stream, already unlinked; -1: open path */
-    bool jsonl;    /* a document a line: named *.jsonl, or a stream that starts with '{' */
+    ls_prep_kind kind;
 } ls_prep_source;
 
 typedef struct ls_prep_sources {

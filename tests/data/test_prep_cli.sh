@@ -67,6 +67,37 @@ says "item 1 of field 'ids' is no whole number"
 gives 2 "$LOCKSTEP" prep text --vocab 10 --separator 9 -o other
 says "is text; with --vocab the documents are arrays of tokens"
 
+# Packed tokens: documents lie between separators, behind one (llm.c, with its header) or before one (nanoGPT, Megatron-LM).
+pack() { # pack FORMAT NUMBER...: as Python's struct has it
+    python3 -c 'import struct, sys; sys.stdout.buffer.write(struct.pack("<%d%s" % (len(sys.argv) - 2, sys.argv[1]), *map(int, sys.argv[2:])))' "$@"
+}
+header() { pack i "$@" && head -c 1012 /dev/zero; } # header MAGIC VERSION COUNT
+{ header 20240520 1 9 && pack H 9 5 6 9 7 9 9 1 2; } >llmc.bin
+gives 0 "$LOCKSTEP" prep llmc.bin --vocab 10 --separator 9 --val 0 -o packed
+prints '^3 documents from 1 file$'
+holds test "$(stored 2 packed/train-00000.tok)" = '5 6 9 7 9 1 2 9'
+mkdir nano && pack H 5 6 9 7 9 9 1 2 9 >nano/train.bin
+gives 0 "$LOCKSTEP" prep nano --vocab 10 --separator 9 --val 0 -o packed --force
+holds test "$(stored 2 packed/train-00000.tok)" = '5 6 9 7 9 1 2 9'
+{ header 20240801 7 5 && pack I 69999 5 69998 69999 3; } >llama.bin
+gives 0 "$LOCKSTEP" prep llama.bin --vocab 70000 --separator 69999 --val 0 -o packed --force
+holds test "$(stored 4 packed/train-00000.tok)" = '5 69998 69999 3 69999'
+pack H 1 2 3 4 5 6 7 8 1 2 >single.bin
+gives 0 "$LOCKSTEP" prep single.bin --vocab 10 --separator 9 --val 0.2 -o packed --force
+holds test "$(stored 2 packed/train-00000.tok) / $(stored 2 packed/val-00000.tok)" = '1 2 3 4 5 6 7 8 9 / 1 2 9'
+gives 2 "$LOCKSTEP" prep nano --vocab 9 --separator 8 -o other
+says "'nano/train.bin': token 2 is 9; at most 8 is expected"
+gives 2 "$LOCKSTEP" prep llama.bin --vocab 10 --separator 9 -o other
+says "'llama.bin' has tokens of 4 bytes by its header, a --vocab of 10 has them of 2"
+head -c 1032 llmc.bin >short.bin
+gives 2 "$LOCKSTEP" prep short.bin --vocab 10 --separator 9 -o other
+says "'short.bin' has 9 tokens by its header, and 4 behind it"
+head -c 5 nano/train.bin >odd.bin
+gives 2 "$LOCKSTEP" prep odd.bin --vocab 10 --separator 9 -o other
+says "'odd.bin' has 5 bytes, which are no whole number of tokens of 2 bytes"
+gives 2 "$LOCKSTEP" prep llmc.bin -o other
+says "'llmc.bin' is skipped.*packed tokens, .* give --vocab and --separator"
+
 # Lines that hold no document: the first one ends the work, or they are left out, counted, and the first ones named.
 { seq 3000 | sed 's/.*/{"text": "document &"}/'; } >sound.jsonl
 awk '{ print } NR % 500 == 0 { print "{\"text\": \"cut off" } NR == 700 { print "{\"body\": 3}\n[1]\n{\"text\": 5}" }' sound.jsonl >partly.jsonl
