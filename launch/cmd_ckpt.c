@@ -4,6 +4,7 @@
 #include "runtime/base/file.h"
 #include "runtime/base/text.h"
 
+#include <dirent.h>
 #include <fnmatch.h>
 #include <math.h>
 #include <stdio.h>
@@ -109,11 +110,36 @@ ls_status ls_ckpt_count_matches(const ls_ckpt *ckpt, const char *glob, int *foun
     return LS_OK;
 }
 
+/* A folder of runs holds no checkpoint itself: names the first of them in `run`; empty: none. */
+static ls_status find_run(const char *folder, char *run, size_t size) {
+    char name[256] = "", path[4096];
+    DIR *dir = opendir(folder);
+    const struct dirent *entry;
+    while (dir && (entry = readdir(dir))) {
+        snprintf(path, sizeof path, "%s/%s/checkpoints", folder, entry->d_name);
+        if (entry->d_name[0] != '.' && ls_path_is_dir(path) &&
+            (!name[0] || strcmp(entry->d_name, name) < 0)) {
+            snprintf(name, sizeof name, "%s", entry->d_name);
+        }
+    }
+    if (dir) {
+        closedir(dir);
+    }
+    run[0] = '\0';
+    return name[0] ? ls_path_join(run, size, folder, name) : LS_OK;
+}
+
 ls_status ls_ckpt_root(const char *given, char *root, size_t size) {
     LS_TRY(ls_path_join(root, size, given, "checkpoints"));
-    if (!ls_path_is_dir(root)) {
-        snprintf(root, size, "%s", given); /* shorter than what fitted */
+    if (ls_path_is_dir(root)) {
+        return LS_OK;
     }
+    LS_TRY(find_run(given, root, size));
+    if (root[0]) {
+        return LS_FAIL(LS_E_INPUT, "'%s' is a folder of runs; give one of them, such as '%s'",
+                       given, root);
+    }
+    snprintf(root, size, "%s", given); /* shorter than what fitted */
     return LS_OK;
 }
 

@@ -1,20 +1,14 @@
 #include "launch/weights.h"
+#include "launch/ckpt_verbs.h"
 #include "runtime/base/arena.h"
-#include "runtime/base/file.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-static ls_status open_latest(const char *path, ls_ckpt **ckpt) {
-    char root[1024];
-    LS_TRY(ls_path_join(root, sizeof root, path, "checkpoints"));
-    return ls_ckpt_open_latest(ls_path_is_dir(root) ? root : path, ckpt);
-}
-
 ls_status ls_weights_find(ls_session *session, const char *path, ls_ckpt **ckpt) {
     *ckpt = NULL;
     const bool reader = session->comm->rank == 0;
-    LS_TRY(ls_session_agree(session, reader ? open_latest(path, ckpt) : LS_OK));
+    LS_TRY(ls_session_agree(session, reader ? ls_ckpt_open_found(path, ckpt) : LS_OK));
     return ls_session_agree(session, ls_ckpt_spread(session->comm, ckpt));
 }
 

@@ -121,6 +121,9 @@ const char *ls_text_nearest(const char *word, const char *const *candidates, siz
             limit = distance - 1;
         }
     }
+    for (size_t i = 0; i < count && !nearest && length >= 3; i++) {
+        nearest = strncmp(word, candidates[i], (size_t)length) == 0 ? candidates[i] : NULL;
+    }
     return nearest;
 }
 

@@ -18,7 +18,8 @@ char *ls_text_usd(char *buf, size_t size, double usd);
 /* Edits between two words: insert, delete, replace, swap of neighbours (optimal string alignment).
  * Of strings over 128 characters only the longer one's length is told. */
 int ls_text_distance(const char *a, const char *b);
-/* Closest candidate within max(2, length/3) edits, fewer than the word has characters; or NULL. */
+/* Closest candidate within max(2, length/3) edits, fewer than the word has characters, or else the
+ * first that begins with the word, of three characters or more; or NULL. */
 const char *ls_text_nearest(const char *word, const char *const *candidates, size_t count);
 
 /* printf to a fresh heap string; NULL when out of memory. Caller frees. */

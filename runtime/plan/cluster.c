@@ -85,8 +85,8 @@ static ls_status unknown(const char *name, const char *dir) {
     LS_TRY(ls_cluster_list(&names, &count));
     const char *near = ls_text_nearest(name, (const char *const *)names, (size_t)count);
     ls_status status =
-        LS_FAIL(LS_E_CONFIG, "unknown cluster '%s'%s%s%s; `lockstep plan --list` shows those in %s",
-                name, near ? "; did you mean '" : "", near ? near : "", near ? "'?" : "", dir);
+        LS_FAIL(LS_E_CONFIG, "unknown cluster '%s'; %s%s%s`lockstep plan --list` shows those in %s",
+                name, near ? "did you mean '" : "", near ? near : "", near ? "'? " : "", dir);
     for (int i = 0; i < count; i++) {
         free(names[i]);
     }

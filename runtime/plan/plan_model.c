@@ -183,8 +183,8 @@ ls_status ls_plan_model_find(const char *name, ls_plan_model *model) {
         }
     }
     const char *near = ls_text_nearest(name, names, count);
-    return LS_FAIL(LS_E_CONFIG, "unknown model '%s'%s%s%s; `lockstep plan --list` shows all", name,
-                   near ? "; did you mean '" : "", near ? near : "", near ? "'?" : "");
+    return LS_FAIL(LS_E_CONFIG, "unknown model '%s'; %s%s%s`lockstep plan --list` shows all", name,
+                   near ? "did you mean '" : "", near ? near : "", near ? "'? " : "");
 }
 
 ls_status ls_plan_model_check(const ls_plan_model *m) {

@@ -68,6 +68,8 @@ static void test_nearest(void) {
     CHECK_STR(ls_text_nearest("step", words, 4), "steps");
     CHECK_STR(ls_text_nearest("treads", words, 4), "threads");
     CHECK_STR(ls_text_nearest("lrr", words, 4), "lr");
+    CHECK_STR(ls_text_nearest("tok", words, 4), "tokens"); /* its beginning */
+    CHECK(ls_text_nearest("to", words, 4) == NULL);
     CHECK(ls_text_nearest("zz", words, 4) == NULL); /* two edits turn it into lr, or anything */
     CHECK(ls_text_nearest("checkpoint", words, 4) == NULL);
     CHECK(ls_text_nearest("", words, 4) == NULL);

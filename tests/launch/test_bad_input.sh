@@ -131,6 +131,11 @@ fi
 
 # A checkpoint that is not one.
 gives 2 "$LOCKSTEP" sample "$work/empty"
+says "'$work/empty' holds no valid checkpoint"
+gives 2 "$LOCKSTEP" sample "$work/runs"
+says "'$work/runs' is a folder of runs; give one of them, such as '$work/runs/first'"
+gives 2 "$LOCKSTEP" ckpt ls "$work/runs"
+says "'$work/runs' is a folder of runs"
 gives 2 "$LOCKSTEP" eval "$work/runs/first" --data "$work/empty"
 says "$work/empty"
 mv "$data" "$data.away"
