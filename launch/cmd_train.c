@@ -30,8 +30,9 @@ static const ls_option options[] = {
     [OPT_RESUME] = {"resume", 'r', NULL, NULL,
                     "continue the run from its newest valid checkpoint; begin it if there is none"},
     [OPT_CHANGE] = {"change", 0, NULL, NULL,
-                    "with --resume: go on with a batch, optimizer settings, schedule, precision or "
-                    "data that are not the checkpoint's; what changes is told and recorded"},
+                    "with --resume: go on with a batch, length of samples, optimizer settings, "
+                    "schedule, precision or data that are not the checkpoint's; what changes is "
+                    "told and recorded"},
     [OPT_UNTIL] = {"until", 'u', "STEP", NULL,
                    "save, stop and exit with 75 after this step, as if asked to by a signal"},
     [OPT_QUIET] = {"quiet", 'q', NULL, NULL, "no progress on stderr, warnings and errors only"},
@@ -437,6 +438,7 @@ static void tear_down(ls_train *train) {
     ls_train_release(train);
     ls_dataset_close(train->train_data);
     ls_dataset_close(train->val_data);
+    json_decref(train->places);
     ls_train_ledger_end(train);
     ls_session_close(&train->session);
 }

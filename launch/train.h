@@ -60,6 +60,8 @@ typedef struct ls_train {
     int64_t step, total_steps;   /* done, of how many */
     int64_t next_sample;         /* of the data's order: what the next step begins with */
     int64_t sequences;           /* in the batches of the steps done */
+    int64_t positions;           /* of those sequences: what run.tokens counts */
+    struct json_t *places;       /* where the run left other data; NULL: there is none */
     int64_t worst_step, reloads; /* the latest bad step, and reloads for its sake */
     int64_t until_step;          /* stop after this one, as if asked to */
     bool may_change;             /* what the checkpoint was trained with, see LS_RESUME_CHANGE */

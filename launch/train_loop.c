@@ -190,6 +190,7 @@ static ls_status run_step(ls_train *train, const ls_step_options *options, ls_st
     train->step++;
     train->next_sample += train->layout.batch;
     train->sequences += train->layout.batch;
+    train->positions += train->layout.batch * train->layout.seq;
     record->step = train->step;
     record->total_steps = train->total_steps;
     ls_train_save_settle(train);

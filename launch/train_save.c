@@ -33,10 +33,11 @@ static json_t *run_json(const ls_train *train) {
     char fingerprint[24];
     snprintf(fingerprint, sizeof fingerprint, "%016" PRIx64, data->fingerprint);
     return json_pack(
-        "{s:I, s:I, s:I, s:o, s:s, s:s, s:I, s:I, s:I, s:o, s:o}", "seed",
+        "{s:I, s:I, s:I, s:I, s:O*, s:o, s:s, s:s, s:I, s:I, s:I, s:o, s:o}", "seed",
         (json_int_t)train->config.run.seed, "samples", (json_int_t)train->next_sample, "sequences",
-        (json_int_t)train->sequences, "losses", losses_json(train), "data_fingerprint", fingerprint,
-        "tokenizer", data->tokenizer, "separator", (json_int_t)data->separator, "optimizer_updates",
+        (json_int_t)train->sequences, "positions", (json_int_t)train->positions, "places",
+        train->places, "losses", losses_json(train), "data_fingerprint", fingerprint, "tokenizer",
+        data->tokenizer, "separator", (json_int_t)data->separator, "optimizer_updates",
         (json_int_t)ls_optim_updates(train->optim), "data_parallel",
         (json_int_t)train->layout.data_ranks, "attention", ls_train_attention_json(train),
         "val_loss", evaluated ? json_real(train->val_loss) : json_null());

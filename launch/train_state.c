@@ -18,6 +18,7 @@ typedef struct differences {
     int never_count, change_count;
     char fingerprint[24], saved_fingerprint[24]; /* of the training data */
     bool other_data;
+    bool other_samples; /* of other data, or of another length */
 } differences;
 
 static void release_differences(differences *d) {
@@ -40,6 +41,7 @@ static ls_status compare(const ls_train *train, ls_ckpt *ckpt, differences *d) {
     snprintf(d->saved_fingerprint, sizeof d->saved_fingerprint, "%s",
              saved ? saved : d->fingerprint);
     d->other_data = strcmp(d->saved_fingerprint, d->fingerprint) != 0;
+    d->other_samples = d->other_data || d->saved.data.sequence != train->config.data.sequence;
     return LS_OK;
 }
 
@@ -62,7 +64,7 @@ static ls_status check_differences(const ls_train *train, ls_ckpt *ckpt, const d
         return LS_FAIL(LS_E_INPUT,
                        "the training data in '%s' has fingerprint %s, but %s was trained on %s; "
                        "give data.dir the data that the run began with, or add --change to go on "
-                       "with this data, from its beginning",
+                       "with this data",
                        train->config.data.dir, d->fingerprint, path, d->saved_fingerprint);
     }
     return ls_train_check_schedule(train, ls_ckpt_step(ckpt));
@@ -78,6 +80,11 @@ ls_status ls_train_check_schedule(const ls_train *train, int64_t step) {
                          (long long)first, (long long)step);
 }
 
+static void append_text(json_t *list, char *text) {
+    json_array_append_new(list, text ? json_string(text) : NULL);
+    free(text);
+}
+
 /* A line of events.jsonl, and one a difference on the console. Rank 0 only. */
 static ls_status tell_changes(const ls_train *train, const differences *d) {
     json_t *changes = json_array();
@@ -85,11 +92,19 @@ static ls_status tell_changes(const ls_train *train, const differences *d) {
         json_array_append_new(changes, json_stringn(line, strcspn(line, "\n")));
     }
     if (d->other_data) {
-        char *text = ls_text_format("training data: fingerprint %s in the checkpoint, %s in this "
-                                    "run, which begins with it at its beginning",
-                                    d->saved_fingerprint, d->fingerprint);
-        json_array_append_new(changes, text ? json_string(text) : NULL);
-        free(text);
+        append_text(changes, ls_text_format("training data: fingerprint %s in the checkpoint, %s "
+                                            "in this run",
+                                            d->saved_fingerprint, d->fingerprint));
+    }
+    if (d->other_samples) {
+        append_text(changes,
+                    train->next_sample > 0
+                        ? ls_text_format("training data: read on from sample %lld, where the run "
+                                         "left it",
+                                         (long long)train->next_sample)
+                        : ls_text_format("training data: read from its beginning, in samples of "
+                                         "%lld tokens",
+                                         (long long)train->layout.seq));
     }
     size_t i;
     const json_t *change;
@@ -115,20 +130,40 @@ static int64_t run_number(ls_ckpt *ckpt, const char *key, int64_t otherwise) {
     return json_is_integer(number) ? json_integer_value(number) : otherwise;
 }
 
+/* Data cut into samples of another length is other samples in another order: what was read of it
+ * before the run changed to others, by "FINGERPRINT/LENGTH". */
+static ls_status change_place(ls_train *train, const differences *d) {
+    char left[48], entered[48];
+    snprintf(left, sizeof left, "%s/%" PRId64, d->saved_fingerprint, d->saved.data.sequence);
+    snprintf(entered, sizeof entered, "%s/%" PRId64, d->fingerprint, train->config.data.sequence);
+    train->places = train->places ? train->places : json_object();
+    if (json_object_set_new(train->places, left, json_integer(train->next_sample)) != 0) {
+        return LS_FAIL(LS_E_MEMORY, "no memory for the run's places in its data");
+    }
+    train->next_sample = json_integer_value(json_object_get(train->places, entered));
+    json_object_del(train->places, entered);
+    return LS_OK;
+}
+
 /* Sequences that were read stay read, whatever a batch has been and is now. */
-static void take_place(ls_train *train, ls_ckpt *ckpt, const differences *d) {
+static ls_status take_place(ls_train *train, ls_ckpt *ckpt, const differences *d) {
     const int64_t batches = ls_ckpt_step(ckpt) * d->saved.batch.sequences;
     train->step = train->saved_step = ls_ckpt_step(ckpt);
     train->sequences = run_number(ckpt, "sequences", batches);
-    train->next_sample = d->other_data ? 0 : run_number(ckpt, "samples", batches);
+    train->positions = run_number(ckpt, "positions", train->sequences * d->saved.data.sequence);
+    train->next_sample = run_number(ckpt, "samples", batches);
+    json_decref(train->places);
+    train->places = json_deep_copy(json_object_get(ls_ckpt_run(ckpt), "places"));
+    LS_TRY(d->other_samples ? change_place(train, d) : LS_OK);
     ls_train_count_steps(train);
+    return LS_OK;
 }
 
 void ls_train_count_steps(ls_train *train) {
     const int64_t step_tokens = train->layout.batch * train->layout.seq;
     int64_t by_tokens = INT64_MAX;
     if (train->config.run.tokens > 0) {
-        const int64_t left = train->config.run.tokens - train->sequences * train->layout.seq;
+        const int64_t left = train->config.run.tokens - train->positions;
         by_tokens = train->step + (left + (left > 0 ? step_tokens - 1 : 0)) / step_tokens;
     }
     train->total_steps = train->config.run.steps > 0 && train->config.run.steps < by_tokens
@@ -180,9 +215,11 @@ static ls_status load(ls_train *train, ls_ckpt *ckpt) {
     status = status == LS_OK ? check_differences(train, ckpt, &d) : status;
     status = status == LS_OK ? load_state(train, ckpt) : status;
     if (status == LS_OK) {
-        take_place(train, ckpt, &d);
-        const bool changes = d.change_count > 0 || d.other_data;
-        status = changes && train->session.comm->rank == 0 ? tell_changes(train, &d) : LS_OK;
+        status = take_place(train, ckpt, &d);
+    }
+    const bool changes = d.change_count > 0 || d.other_data;
+    if (status == LS_OK && changes && train->session.comm->rank == 0) {
+        status = tell_changes(train, &d);
     }
     release_differences(&d);
     return status;

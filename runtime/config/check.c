@@ -120,7 +120,7 @@ static ls_status check_batch(ls_config_batch *b, int64_t sequence) {
         return LS_FAIL(
             LS_E_CONFIG,
             "batch.tokens is %lld, but batch.sequences %lld of %lld tokens are %lld; keep "
-            "one and set the other to 0",
+            "one: given on the command line, it replaces the other",
             LL(b->tokens), LL(b->sequences), LL(sequence), LL(b->sequences * sequence));
     }
     b->sequences = b->sequences ? b->sequences : b->tokens / sequence;

@@ -59,12 +59,24 @@ static ls_status apply_preset(ls_config *config, const char *name, const ls_yaml
     return preset[0] ? ls_preset_apply(origin, preset, &config->model) : LS_OK;
 }
 
-/* Two settings that say the same: where overrides change one of them, the other goes. */
-static void settle(int64_t *a, int64_t file_a, int64_t *b, int64_t file_b) {
-    const bool a_is_new = *a != file_a, b_is_new = *b != file_b;
-    if (a_is_new && !b_is_new && *a > 0) {
+static bool is_given(const char *key, const char *const *overrides, int override_count) {
+    const size_t length = strlen(key);
+    for (int i = 0; i < override_count; i++) {
+        if (strncmp(overrides[i], key, length) == 0 && overrides[i][length] == '=') {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Two settings that say the same: where overrides give one of them alone, the other goes. */
+static void settle(int64_t *a, const char *a_key, int64_t *b, const char *b_key,
+                   const char *const *overrides, int override_count) {
+    const bool a_given = is_given(a_key, overrides, override_count),
+               b_given = is_given(b_key, overrides, override_count);
+    if (a_given && !b_given && *a > 0) {
         *b = 0;
-    } else if (b_is_new && !a_is_new && *b > 0) {
+    } else if (b_given && !a_given && *b > 0) {
         *a = 0;
     }
 }
@@ -83,14 +95,14 @@ static ls_status resolve(ls_config *config, const char *name, const ls_yaml_valu
             LS_TRY(ls_field_set(&fields[i], config, origin, file->value[i]));
         }
     }
-    const ls_config_batch batch = config->batch;
-    const ls_config_run run = config->run;
     for (int i = 0; i < override_count; i++) {
         LS_TRY(split_override(overrides[i], origin, sizeof origin, &field, &value));
         LS_TRY(ls_field_set(field, config, origin, value));
     }
-    settle(&config->batch.sequences, batch.sequences, &config->batch.tokens, batch.tokens);
-    settle(&config->run.steps, run.steps, &config->run.tokens, run.tokens);
+    settle(&config->batch.sequences, "batch.sequences", &config->batch.tokens, "batch.tokens",
+           overrides, override_count);
+    settle(&config->run.steps, "run.steps", &config->run.tokens, "run.tokens", overrides,
+           override_count);
     ls_status status = ls_config_check(config);
     return status == LS_OK ? LS_OK : ls_error_prefix(status, "%s", name);
 }

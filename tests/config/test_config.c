@@ -79,6 +79,10 @@ static void test_derived(void) {
     CHECK_INT(c.batch.sequences, 2);
     CHECK_OK(load(&c, both, (const char *const[]){"batch.tokens=0"}, 1));
     CHECK_INT(c.batch.sequences, 4);
+    CHECK_OK(load(&c, both, (const char *const[]){"data.sequence=32", "batch.tokens=256"}, 2));
+    CHECK_INT(c.batch.sequences, 8);
+    CHECK_OK(load(&c, both, (const char *const[]){"data.sequence=32", "batch.sequences=4"}, 2));
+    CHECK_INT(c.batch.tokens, 128);
     CHECK_OK(load(&c, both, (const char *const[]){"run.tokens=1M"}, 1));
     CHECK_INT(c.run.steps, 0);
     CHECK_STATUS(load(&c, both, (const char *const[]){"run.tokens=1M", "run.steps=2"}, 2),

@@ -22,7 +22,7 @@ says '^model.layers: 2 in the checkpoint, 3 in this run$'
 says 'run.name=OTHER run.init=.*step-00000003$'
 gives 2 "$LOCKSTEP" train $tiny run.name=a --resume --change run.seed=2
 says '^run.seed: 1 in the checkpoint, 2 in this run$'
-gives 2 "$LOCKSTEP" train $tiny run.name=a --resume --change data.sequence=16
+gives 2 "$LOCKSTEP" train $tiny run.name=a --resume data.sequence=16
 says '^data.sequence: 32 in the checkpoint, 16 in this run$'
 gives 2 "$LOCKSTEP" train $tiny run.name=a --resume --change optim.name=lion
 says '^optim.name: "adamw" in the checkpoint, "lion" in this run$'
@@ -94,9 +94,10 @@ says 'has gone beyond its [0-9]* steps, to step 6'
 # Other data, from its beginning.
 "$LOCKSTEP" prep "$work/text" -o "$work/other" --val 0.5 >/dev/null 2>&1
 gives 2 "$LOCKSTEP" train $still run.name=fours run.steps=10 batch.sequences=4 data.dir="$work/other" --resume
-says 'or add --change to go on with this data, from its beginning'
+says 'or add --change to go on with this data$'
 gives 0 "$LOCKSTEP" train $still run.name=fours run.steps=10 batch.sequences=4 data.dir="$work/other" --resume --change
-says 'from step 9 on: training data: fingerprint [0-9a-f]* in the checkpoint, [0-9a-f]* in this run'
+says 'from step 9 on: training data: fingerprint [0-9a-f]* in the checkpoint, [0-9a-f]* in this run$'
+says 'from step 9 on: training data: read from its beginning, in samples of 32 tokens$'
 gives 0 "$LOCKSTEP" train $still run.name=there run.steps=3 batch.sequences=4 data.dir="$work/other" run.init="$work/runs/fours"
 losses fours | tail -n 2 >"$work/found"
 losses there | head -n 2 >"$work/expected"
@@ -105,6 +106,41 @@ gives 0 "$LOCKSTEP" train $still run.name=fours run.steps=11 batch.sequences=4 d
 losses fours | tail -n 1 >"$work/found"
 losses there | tail -n 1 >"$work/expected"
 holds cmp "$work/expected" "$work/found"
+
+# Back to the data before, where the run left it; and again to the other one.
+gives 0 "$LOCKSTEP" train $still run.name=fours run.steps=12 batch.sequences=4 --resume --change
+says 'from step 12 on: training data: read on from sample 32, where the run left it$'
+gives 0 "$LOCKSTEP" train $still run.name=nines batch.sequences=4 run.steps=9
+losses fours | tail -n 1 >"$work/found"
+losses nines | tail -n 1 >"$work/expected"
+holds cmp "$work/expected" "$work/found"
+gives 0 "$LOCKSTEP" train $still run.name=fours run.steps=13 batch.sequences=4 data.dir="$work/other" --resume --change
+says 'from step 13 on: training data: read on from sample 12, where the run left it$'
+
+# Samples of another length: data in another order, which begins; the length of the run counts what each step took.
+gives 75 "$LOCKSTEP" train $still run.name=warm batch.sequences=4 data.sequence=16 run.steps=0 run.tokens=512 --until 4
+gives 2 "$LOCKSTEP" train "$work/runs/warm/config.yaml" --resume --change data.sequence=32
+says 'batch.tokens is 64, but batch.sequences 4 of 32 tokens are 128; keep one: given on the command line'
+gives 0 "$LOCKSTEP" train "$work/runs/warm/config.yaml" --resume --change data.sequence=32 batch.sequences=4
+says 'from step 5 on: data.sequence: 16 in the checkpoint, 32 in this run$'
+says 'from step 5 on: training data: read from its beginning, in samples of 32 tokens$'
+prints 'step 6 of 6, 512 tokens'
+losses warm | tail -n 2 >"$work/found"
+losses fours | head -n 2 >"$work/expected"
+holds cmp "$work/expected" "$work/found"
+gives 0 "$LOCKSTEP" train "$work/runs/warm/config.yaml" --resume --change data.sequence=16 run.steps=7 batch.tokens=64
+says 'read on from sample 16, where the run left it$'
+
+# Rotary positions may become more, and other; learned ones are weights.
+gpt2="$tiny model.preset=gpt2-tiny run.name=learned"
+gives 0 "$LOCKSTEP" train $gpt2 run.steps=2
+gives 2 "$LOCKSTEP" train $gpt2 run.steps=3 --resume --change model.context=64
+says "'pos_embed.weight'"
+gives 0 "$LOCKSTEP" train $tiny run.name=rope model.family=llama3 model.ffn=64 run.steps=2
+gives 0 "$LOCKSTEP" train $tiny run.name=rope model.family=llama3 model.ffn=64 run.steps=3 model.context=64 \
+    model.rope_theta=1e6 data.sequence=64 --resume --change
+says 'from step 3 on: model.context: 32 in the checkpoint, 64 in this run$'
+says 'from step 3 on: model.rope_theta: 500000.0 in the checkpoint, 1000000.0 in this run$'
 
 # A state that the new settings need and the checkpoint lacks.
 gives 0 "$LOCKSTEP" train $tiny run.name=sgd optim.name=sgd optim.momentum=0 optim.nesterov=false run.steps=2
