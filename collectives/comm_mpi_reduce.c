@@ -26,6 +26,12 @@ static bool receives(const mpi_reduction *r, int rank) {
     return r->root == EVERYBODY || r->root == rank;
 }
 
+/* Where `peer`'s piece of this rank's slice arrives. */
+static char *piece_of(const mpi_comm *c, const mpi_reduction *r, int peer) {
+    const int rank = c->base.rank;
+    return r->scratch + (peer < rank ? peer : peer - 1) * slice_bytes(r, rank);
+}
+
 /* Sends each rank its slice; the others' pieces of this rank's slice arrive in scratch. */
 static ls_status exchange(mpi_comm *c, ls_comm_request *request) {
     const mpi_reduction *r = &request->reduction;
@@ -33,7 +39,7 @@ static ls_status exchange(mpi_comm *c, ls_comm_request *request) {
     const int64_t own = slice_bytes(r, rank);
     for (int i = 1; i < size; i++) {
         int peer = (rank + size - i) % size;
-        LS_TRY(ls_mpi_receive(c, request, r->scratch + peer * own, own, peer, r->tag));
+        LS_TRY(ls_mpi_receive(c, request, piece_of(c, r, peer), own, peer, r->tag));
     }
     for (int i = 1; i < size; i++) {
         int peer = (rank + i) % size;
@@ -46,8 +52,7 @@ static ls_status exchange(mpi_comm *c, ls_comm_request *request) {
 static void add_up(mpi_comm *c, mpi_reduction *r) {
     const int rank = c->base.rank;
     for (int peer = 0; peer < c->base.size; peer++) {
-        c->from[peer] =
-            peer == rank ? r->send + slice_at(r, rank) : r->scratch + peer * slice_bytes(r, rank);
+        c->from[peer] = peer == rank ? r->send + slice_at(r, rank) : piece_of(c, r, peer);
     }
     void *const to[] = {r->sum};
     ls_combine_ranks(r->dtype, r->op, c->base.size, c->from, 1, to,
@@ -161,17 +166,16 @@ static ls_status launch(mpi_comm *c, ls_comm_request *request) {
     /* Taking it again with room for the parts gives the same request. */
     ls_mpi_request_give_back(c, request);
     LS_TRY(ls_mpi_request_take(c, most_parts(r, rank, size), &request));
-    ls_status status = scratch_take(c, r, (size + 1) * slice_bytes(r, rank));
+    const bool keeps = r->root == NOBODY || receives(r, rank);
+    ls_status status = scratch_take(c, r, (keeps ? size - 1 : size) * slice_bytes(r, rank));
     if (status != LS_OK) {
         ls_mpi_request_give_back(c, request);
         return status;
     }
-    if (r->root == NOBODY) {
-        r->sum = r->recv;
-    } else if (receives(r, rank)) {
-        r->sum = r->recv + slice_at(r, rank);
+    if (!keeps) { /* behind the pieces */
+        r->sum = r->scratch + (size - 1) * slice_bytes(r, rank);
     } else {
-        r->sum = r->scratch + size * slice_bytes(r, rank);
+        r->sum = r->root == NOBODY ? r->recv : r->recv + slice_at(r, rank);
     }
     r->tag = ls_mpi_next_tag(c);
     LS_TRY(exchange(c, request));

@@ -18,7 +18,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define SLOTS 4
+enum { SLOTS = 4, MOST_SLOTS = 16, FILL_BYTES = 32 << 20 };
+
 struct ls_reducer {
     ls_comm *comm; /* the caller's */
     ls_comm *exchange_comm, *gather_comm;
@@ -140,10 +141,12 @@ static bool is_one_call(const ls_reducer *r) {
 }
 
 /* Buckets that may be on their way at once: one is added up while others travel. Those of one call
- * need no memory: enough small ones to fill a link, and on a device, where nobody would want to
- * wait for one, all. */
+ * may be more, small ones to fill a link, which take no memory here, but over MPI as much as they
+ * are; on a device, where nobody would want to wait for one, all. */
 static int64_t slots(const ls_reducer *r) {
-    const int64_t most = r->comm->on_device ? r->bucket_count : 4 * SLOTS;
+    const int64_t longest = r->slice_elems * r->comm->size * r->elem_bytes;
+    const int64_t fill = ls_min_i64(MOST_SLOTS, longest > 0 ? FILL_BYTES / longest : 0);
+    const int64_t most = r->comm->on_device ? r->bucket_count : fill;
     return is_one_call(r) && most > SLOTS ? most : SLOTS;
 }
 

@@ -371,9 +371,11 @@ static void test_no_memory(ls_comm *world) {
         CHECK_OK(comm->ops->all_reduce_start(comm, x, x, ELEMS, LS_F32, LS_SUM_TREE, &request));
         CHECK_OK(comm->ops->wait(comm, request));
         CHECK(x[70] == (float)(comm->size * (comm->size - 1) / 2 + 70 * comm->size));
-        CHECK_STATUS(
-            comm->ops->all_reduce_start(comm, x, x, too_many, LS_F32, LS_SUM_TREE, &request),
-            LS_E_MEMORY);
+        if (comm->size > 1) { /* one rank needs none */
+            CHECK_STATUS(
+                comm->ops->all_reduce_start(comm, x, x, too_many, LS_F32, LS_SUM_TREE, &request),
+                LS_E_MEMORY);
+        }
     }
     comm->ops->destroy(comm);
 #else
