@@ -198,6 +198,10 @@ void ls_ckpt_putter_end(ls_ckpt_putter *putter);
 
 /* ---- h5.c: HDF5 files ---- */
 
+/* Held for what is set up once a process. Not OpenMP's critical: threads that are not OpenMP's
+ * write files too, and with a tool that listens libomp 14 fails there once its first thread has
+ * ended. */
+extern pthread_mutex_t ls_ckpt_h5_mutex;
 /* Registers the filter and stops HDF5 from printing; call first in every thread that uses HDF5. */
 ls_status ls_ckpt_h5_init(void);
 /* LS_FAIL with HDF5's innermost reason ("errno = 28, error message = 'No space left on device'").

@@ -5,14 +5,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+pthread_mutex_t ls_ckpt_h5_mutex = PTHREAD_MUTEX_INITIALIZER;
+
 ls_status ls_ckpt_h5_init(void) {
-    herr_t done;
+    pthread_mutex_lock(&ls_ckpt_h5_mutex);
     /* The error printer belongs to the thread in thread-safe builds of HDF5. */
-#pragma omp critical(ls_hdf5)
-    {
-        H5Eset_auto2(H5E_DEFAULT, NULL, NULL);
-        done = H5Zregister(&ls_h5z_zstd);
-    }
+    H5Eset_auto2(H5E_DEFAULT, NULL, NULL);
+    const herr_t done = H5Zregister(&ls_h5z_zstd);
+    pthread_mutex_unlock(&ls_ckpt_h5_mutex);
     if (done < 0) {
         return LS_H5_FAIL(LS_E_UNSUPPORTED, "HDF5 refuses the zstd filter");
     }

@@ -192,14 +192,13 @@ ls_status ls_ckpt_h5_driver_set(hid_t fapl, ls_ckpt_h5_output *output) {
     *output = (ls_ckpt_h5_output){.fd = -1};
     const driver_info info = {.output = output};
     herr_t done = -1;
-#pragma omp critical(ls_hdf5)
-    {
-        if (driver < 0) {
-            driver = H5FDregister(&driver_class);
-        }
-        if (driver >= 0) {
-            done = H5Pset_driver(fapl, driver, &info);
-        }
+    pthread_mutex_lock(&ls_ckpt_h5_mutex);
+    if (driver < 0) {
+        driver = H5FDregister(&driver_class);
     }
+    if (driver >= 0) {
+        done = H5Pset_driver(fapl, driver, &info);
+    }
+    pthread_mutex_unlock(&ls_ckpt_h5_mutex);
     return done >= 0 ? LS_OK : LS_H5_FAIL(LS_E_UNSUPPORTED, "HDF5 refuses the file driver");
 }

@@ -193,6 +193,7 @@ static void chunks_write(writer *w) {
     if (ls_ckpt_h5_init() != LS_OK) {
         keep_error(w);
     }
+#pragma omp barrier /* nobody is in HDF5 any more when the first chunk enters */
     for (;;) {
         ls_ckpt_block *b = ls_ckpt_putter_take(&w->putter);
         const int64_t chunk = atomic_fetch_add(&w->taken, 1);

@@ -181,7 +181,7 @@ ls_status ls_comm_no_common(ls_comm *comm, int64_t bytes, void **memory) {
                    comm->ops->name);
 }
 
-uint64_t ls_moved_ns;
+_Atomic uint64_t ls_moved_ns;
 
 static ls_pump *pumps;
 static bool driving;

@@ -4,6 +4,8 @@
 
 #include "collectives/comm.h"
 
+#include <stdatomic.h>
+
 /* LS_E_SHAPE for a negative count, or a rank that the communicator does not have. */
 ls_status ls_comm_check_count(int64_t count, const char *what);
 ls_status ls_comm_check_rank(const ls_comm *comm, int rank, const char *what);
@@ -70,8 +72,9 @@ static inline int64_t ls_slice_first(int64_t count, int size, int r) {
     return ls_min_i64(r * slice, count);
 }
 
-/* That this process has spent on moving operations of shm on: copying and adding up. */
-extern uint64_t ls_moved_ns;
+/* That this process has spent on moving operations of shm on: copying and adding up. The main
+ * thread reads it while another moves. */
+extern _Atomic uint64_t ls_moved_ns;
 
 /* Operations of several stages move on only when this process looks at them. Whoever waits for
  * anything drives all of them, on every communicator, since other ranks may be waiting for this

@@ -463,7 +463,7 @@ bool ls_shm_step(shm_comm *c, ls_comm_request *r) {
     }
     const uint64_t begin_ns = ls_clock_ns();
     const bool done = go_on(c, r);
-    ls_moved_ns += ls_clock_ns() - begin_ns;
+    atomic_fetch_add_explicit(&ls_moved_ns, ls_clock_ns() - begin_ns, memory_order_relaxed);
     return done;
 }
 

@@ -36,11 +36,11 @@ void ls_meters_read(ls_comm_meter meters[LS_COMM_AXIS_COUNT]) {
 }
 
 uint64_t ls_meter_moved_ns(void) {
-    return ls_moved_ns;
+    return atomic_load_explicit(&ls_moved_ns, memory_order_relaxed);
 }
 
 ls_meter_moment ls_meter_call(void) {
-    return (ls_meter_moment){.ns = ls_clock_ns(), .moved_ns = ls_moved_ns};
+    return (ls_meter_moment){.ns = ls_clock_ns(), .moved_ns = ls_meter_moved_ns()};
 }
 
 void ls_meter_return(ls_comm_axis axis, ls_meter_moment called) {
