@@ -27,6 +27,7 @@ struct ls_reducer {
     int64_t elem_bytes, elems;
     int64_t micro_batches, local_batches; /* M, M/R */
     int64_t leaves, local_leaves;         /* of the tree: the same, or with fast R, 1 */
+    int context_ranks;                    /* 1 where leaves come in order of rank */
     int shards, shard, replica, replicas; /* rank = replica * shards + shard */
     bool invariant;
     ls_partition own_partition; /* without one of the caller's */
@@ -105,6 +106,10 @@ static ls_status check_options(const ls_reducer_options *o) {
                        "%lld micro-batches on %d ranks; a positive multiple of the ranks is needed",
                        (long long)o->micro_batches, o->comm->size);
     }
+    if (o->context_ranks < 0 || (o->context_ranks > 0 && o->comm->size % o->context_ranks != 0)) {
+        return LS_FAIL(LS_E_SHAPE, "%d ranks, %d of which share micro-batches; a divisor is needed",
+                       o->comm->size, o->context_ranks);
+    }
     if (o->partition && o->comm->size % o->partition->shards != 0) {
         return LS_FAIL(LS_E_SHAPE, "%d ranks for a partition into %d shards; a multiple is needed",
                        o->comm->size, o->partition->shards);
@@ -136,7 +141,7 @@ static ls_status take(ls_reducer *r, int64_t count, size_t bytes, void *pointer_
 
 /* One node on each rank, no replicas of shards, and a communicator whose order of sums will do? */
 static bool is_one_call(const ls_reducer *r) {
-    return r->most_nodes == 1 && (r->shards == 1 || r->replicas == 1) &&
+    return r->most_nodes == 1 && (r->shards == 1 || r->replicas == 1) && r->context_ranks == 1 &&
            (!r->invariant || !r->comm->on_device || r->comm->size == 1);
 }
 
@@ -150,22 +155,26 @@ static int64_t slots(const ls_reducer *r) {
     return is_one_call(r) && most > SLOTS ? most : SLOTS;
 }
 
+static int64_t first_leaf(const ls_reducer *r, int rank) {
+    return ls_reducer_place(rank, r->comm->size, r->context_ranks) * r->local_leaves;
+}
+
 /* Folds every rank's range of leaves, then their nodes: what is held where, and the owner's sum. */
 static ls_status plan_tree(ls_reducer *r) {
     const int size = r->comm->size;
     ls_tree_stack range, whole = {.leaves = r->leaves};
     ls_tree_add adds[LS_TREE_MAX_ADDS];
     for (int rank = 0; rank < size; rank++) {
-        int deepest =
-            ls_tree_fold_range(&range, r->leaves, rank * r->local_leaves, r->local_leaves);
+        int deepest = ls_tree_fold_range(&range, r->leaves, first_leaf(r, rank), r->local_leaves);
         r->buffer_count = rank == r->comm->rank ? deepest : r->buffer_count;
         r->most_buffers = deepest > r->most_buffers ? deepest : r->most_buffers;
         r->most_nodes = range.depth > r->most_nodes ? range.depth : r->most_nodes;
         r->first_node[rank + 1] = r->first_node[rank] + range.depth;
     }
     LS_TRY(take(r, r->first_node[size], sizeof *r->tree_adds, &r->tree_adds));
-    for (int rank = 0; rank < size; rank++) {
-        ls_tree_fold_range(&range, r->leaves, rank * r->local_leaves, r->local_leaves);
+    for (int place = 0; place < size; place++) {
+        const int rank = ls_reducer_place(place, size, size / r->context_ranks); /* the inverse */
+        ls_tree_fold_range(&range, r->leaves, first_leaf(r, rank), r->local_leaves);
         for (int i = 0; i < range.depth; i++) {
             range.nodes[i].id = r->first_node[rank] + i;
             int n = ls_tree_push(&whole, range.nodes[i], adds);
@@ -239,6 +248,8 @@ static ls_status build(const ls_reducer_options *options, ls_reducer *r) {
     r->invariant = options->reduction == LS_REDUCTION_INVARIANT;
     r->leaves = r->invariant ? r->micro_batches : options->comm->size;
     r->local_leaves = r->invariant ? r->local_batches : 1;
+    const bool reorders = r->invariant && options->context_ranks < options->comm->size;
+    r->context_ranks = reorders && options->context_ranks > 0 ? options->context_ranks : 1;
     LS_TRY(plan_buckets(r, options));
     LS_TRY(take_memory(r, options->buffer));
     r->extra_bytes += (size_t)buffer_bytes(r);
@@ -497,7 +508,7 @@ ls_status ls_reducer_micro_begin(ls_reducer *r, int64_t local, void **grads, boo
     *fresh = local < r->local_leaves;
     if (*fresh) {
         buffer = r->stack.depth;
-        const ls_tree_node leaf = {.index = r->comm->rank * r->local_leaves + local, .id = buffer};
+        const ls_tree_node leaf = {.index = first_leaf(r, r->comm->rank) + local, .id = buffer};
         r->add_count = ls_tree_push(&r->stack, leaf, r->adds);
     }
     *grads = r->buffers[buffer];

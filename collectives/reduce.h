@@ -14,7 +14,9 @@
  * leaves [i 2^l, (i+1) 2^l) and is node (l-1, 2i) + node (l-1, 2i+1), or its left child alone where
  * the right one lies beyond M. Rank r computes leaves [r M/R, (r+1) M/R) and folds them into the
  * largest nodes that lie inside that range (at most 2 log2(M/R) + 1; exactly one where M/R is a
- * power of two).
+ * power of two). Of ranks that share each micro-batch, a part of the sequences each, the first
+ * ones' leaves come before the second ones', so that the result does not depend on how many others
+ * there are: ls_reducer_place takes the place of r.
  *
  * Either way the owner of each slice of a bucket receives the ranks' nodes for it and adds them in
  * tree order, and the slices are gathered: 2 (R-1)/R of the buffer are sent by each rank, as by a
@@ -46,12 +48,17 @@ typedef struct ls_reducer_options {
     int64_t micro_batches; /* M over all ranks; a multiple of comm->size */
     int64_t bucket_bytes;  /* of a bucket, at most; the last ones to become final are smaller; 0: 25
                               MiB; not used with a partition */
+    int context_ranks;     /* ranks next to each other that share each micro-batch; 0: 1 */
     int64_t front_elems;   /* final together after all others (bucket.h); not with a partition */
     /* NULL: every rank gets the whole sum. Otherwise (borrowed) its units are the buckets, and rank
      * r gets what shard r mod shards keeps; the ranks of a shard are its replicas. */
     const ls_partition *partition;
     void *buffer; /* the gradient buffer, borrowed; NULL: taken here */
 } ls_reducer_options;
+
+static inline int ls_reducer_place(int rank, int ranks, int context_ranks) {
+    return rank % context_ranks * (ranks / context_ranks) + rank / context_ranks;
+}
 
 /* Takes all memory the reduction needs: the gradient buffer itself, with `invariant` as many more
  * as the tree needs (log2(M/R) where M/R is a power of two) and, on several ranks, scratch for a

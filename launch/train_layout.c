@@ -200,6 +200,7 @@ ls_state_options ls_layout_state(const ls_layout *l) {
                                                ? LS_REDUCTION_INVARIANT
                                                : LS_REDUCTION_FAST,
                               .rank_micros = l->rank_micros,
+                              .context_ranks = l->mesh.size[LS_AXIS_CONTEXT],
                               .bucket_bytes = (int64_t)(numerics->bucket_mib * 1048576.0),
                               .common = l->common,
                               .shards = l->shards,

@@ -279,6 +279,7 @@ static ls_status make_reducer(ls_state *s, state_part *part, int64_t elems) {
         .reduction = o->reduction,
         .elems = elems,
         .micro_batches = o->rank_micros * part->data->size,
+        .context_ranks = o->expert_data ? 1 : o->context_ranks, /* experts' ranks lie otherwise */
         .bucket_bytes = o->bucket_bytes,
         .front_elems = s->blocks[part->first_block].range.elems,
         .partition = o->zero > 0 ? &part->partition : NULL,

@@ -39,6 +39,7 @@ typedef struct ls_state_options {
     int zero;
     ls_reduction reduction;
     int64_t rank_micros;  /* micro-batches of this rank in a global batch */
+    int context_ranks;    /* ranks next to each other in data that have the same ones; 0: 1 */
     int64_t bucket_bytes; /* of gradients sent together */
     /* With zero 3: the ranks that divide parameters share a host. Where their communicator has no
      * memory in common, or experts are apart, each gathers what it uses; see ls_state_is_common. */

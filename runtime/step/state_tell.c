@@ -39,15 +39,26 @@ static void tell_replicas(const ls_state *s, const state_part *part, const ls_pa
     tell(s, LS_COLL_ALL_GATHER, part->data->size / p->shards, (double)elems * (double)s->acc_bytes);
 }
 
+/* Of an invariant sum of a part: ranks that share micro-batches with others; 1: leaves come in
+ * order of rank, and whole buckets can be reduced in one call. */
+static int context_ranks(const ls_state *s, const state_part *part) {
+    const ls_state_options *o = &s->options;
+    const bool reorders = o->reduction == LS_REDUCTION_INVARIANT && !o->expert_data &&
+                          o->context_ranks < part->data->size;
+    return reorders && o->context_ranks > 0 ? o->context_ranks : 1;
+}
+
 /* Nodes of the tree of sums that this rank has, and the most of any. */
 static int count_nodes(const ls_state *s, const state_part *part, int *most) {
     const bool invariant = s->options.reduction == LS_REDUCTION_INVARIANT;
     const int64_t local = invariant ? s->options.rank_micros : 1;
+    const int ranks = part->data->size;
     int own = 0;
     ls_tree_stack range;
     *most = 0;
-    for (int r = 0; r < part->data->size; r++) {
-        ls_tree_fold_range(&range, local * part->data->size, r * local, local);
+    for (int r = 0; r < ranks; r++) {
+        const int place = ls_reducer_place(r, ranks, context_ranks(s, part));
+        ls_tree_fold_range(&range, local * ranks, place * local, local);
         own = r == part->data->rank ? range.depth : own;
         *most = range.depth > *most ? range.depth : *most;
     }
@@ -58,9 +69,10 @@ static void tell_bucket(const ls_state *s, const state_part *part, const ls_part
                         int nodes, int most) {
     const int ranks = part->data->size;
     const double bytes = (double)(p->units[u].range.elems * (int64_t)s->acc_bytes);
-    if (most == 1 && p->shards == 1) {
+    const bool at_once = most == 1 && context_ranks(s, part) == 1;
+    if (at_once && p->shards == 1) {
         tell_use(s, use_of(s, part, p->units[u].range), LS_COLL_ALL_REDUCE, ranks, bytes);
-    } else if (most == 1 && p->shards == ranks) {
+    } else if (at_once && p->shards == ranks) {
         tell_use(s, use_of(s, part, p->units[u].range), LS_COLL_REDUCE_SCATTER, ranks, bytes);
     } else {
         for (int i = 0; i < most; i++) {

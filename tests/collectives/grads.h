@@ -114,6 +114,7 @@ typedef struct shape {
     ls_dtype acc;
     int64_t elems, leaves, bucket_bytes;
     const ls_partition *partition; /* NULL: none */
+    int contexts;                  /* ranks that share each micro-batch; 0: 1 */
 } shape;
 
 static double expected_grad(const shape *s, uint64_t batch, int64_t i) {

@@ -29,6 +29,8 @@ static void run_backward(ls_reducer *r, const shape *s, uint64_t batch, int64_t 
 
 static void run_batch(ls_reducer *r, ls_comm *comm, const shape *s, uint64_t batch) {
     const int64_t local_leaves = s->leaves / comm->size;
+    const int contexts = s->contexts > 0 ? s->contexts : 1;
+    const int place = comm->rank % contexts * (comm->size / contexts) + comm->rank / contexts;
     CHECK_OK(ls_reducer_begin(r));
     for (int64_t local = 0; local < local_leaves; local++) {
         void *grads = NULL;
@@ -36,7 +38,7 @@ static void run_batch(ls_reducer *r, ls_comm *comm, const shape *s, uint64_t bat
         CHECK_OK(ls_reducer_micro_begin(r, local, &grads, &fresh));
         CHECK(fresh == (local == 0 || s->reduction == LS_REDUCTION_INVARIANT));
         clear_fresh(grads, s->acc, s->elems, fresh);
-        run_backward(r, s, batch, comm->rank * local_leaves + local, grads);
+        run_backward(r, s, batch, place * local_leaves + local, grads);
         CHECK_OK(ls_reducer_micro_end(r));
     }
     int64_t one = 1; /* the caller's own use of the communicator meanwhile */
@@ -72,6 +74,7 @@ static void check_shape(ls_comm *comm, const shape *s) {
                                         .elems = s->elems,
                                         .micro_batches = s->leaves,
                                         .bucket_bytes = s->bucket_bytes,
+                                        .context_ranks = s->contexts,
                                         .partition = s->partition};
     ls_reducer *r = NULL;
     CHECK_OK(ls_reducer_create(&options, &r));
@@ -100,15 +103,32 @@ static void test_shapes(ls_comm *comm) {
         }
     }
     /* The same micro-batches on 1, 2, 3 and 4 ranks; and many of them. */
-    shape s = {LS_REDUCTION_INVARIANT, LS_F32, 5000, 12, 3000, NULL};
+    shape s = {LS_REDUCTION_INVARIANT, LS_F32, 5000, 12, 3000, NULL, 0};
     check_shape(comm, &s);
-    s = (shape){LS_REDUCTION_INVARIANT, LS_F32, 33, 24 * 25, 0, NULL};
+    s = (shape){LS_REDUCTION_INVARIANT, LS_F32, 33, 24 * 25, 0, NULL, 0};
     check_shape(comm, &s);
     /* Buckets that become smaller towards the beginning. */
-    s = (shape){LS_REDUCTION_INVARIANT, LS_F32, 9001, 12, 17000, NULL};
+    s = (shape){LS_REDUCTION_INVARIANT, LS_F32, 9001, 12, 17000, NULL, 0};
     check_shape(comm, &s);
     s.reduction = LS_REDUCTION_FAST;
     check_shape(comm, &s);
+}
+
+/* Ranks that share micro-batches: their parts' leaves come one part after the other, however many
+ * ranks share each; a power of two of leaves each or not, with and without shards. */
+static void test_contexts(ls_comm *comm) {
+    for (int contexts = 1; contexts <= comm->size; contexts++) {
+        for (int share = 1; share <= 4 && comm->size % contexts == 0; share++) {
+            shape s = {
+                LS_REDUCTION_INVARIANT, LS_F32, 2050, share * comm->size, 1000, NULL, contexts};
+            check_shape(comm, &s);
+            ls_partition p;
+            CHECK_OK(ls_partition_init((const int64_t[]){0, 2050}, 1, comm->size, 256, &p));
+            s.partition = &p;
+            check_shape(comm, &s);
+            ls_partition_release(&p);
+        }
+    }
 }
 
 /* Each shard gets its part, each replica of it the same. */
@@ -121,7 +141,7 @@ static void test_partitions(ls_comm *comm) {
         for (int64_t unit_elems = 1; unit_elems <= 8192; unit_elems *= 64) {
             ls_partition p;
             CHECK_OK(ls_partition_init(first, 4, shards, unit_elems, &p));
-            shape s = {LS_REDUCTION_INVARIANT, LS_F32, first[4], 3 * comm->size, 0, &p};
+            shape s = {LS_REDUCTION_INVARIANT, LS_F32, first[4], 3 * comm->size, 0, &p, 0};
             check_shape(comm, &s);
             s.reduction = LS_REDUCTION_FAST;
             check_shape(comm, &s);
@@ -208,6 +228,10 @@ static void test_refused(ls_comm *comm) {
     bad.partition = &p;
     CHECK_STATUS(ls_reducer_create(&bad, &r), LS_E_SHAPE);
     CHECK_MESSAGE("shards; a multiple is needed");
+    bad = good;
+    bad.context_ranks = comm->size + 1;
+    CHECK_STATUS(ls_reducer_create(&bad, &r), LS_E_SHAPE);
+    CHECK_MESSAGE("share micro-batches; a divisor is needed");
     ls_partition_release(&p);
     bad = good;
     bad.elems = -1;
@@ -255,6 +279,7 @@ int main(int argc, char **argv) {
     const bool launched = ls_comm_launched();
     CHECK_OK(launched ? ls_comm_mpi_init(&argc, &argv, &comm) : ls_comm_self(&comm));
     test_shapes(comm);
+    test_contexts(comm);
     test_partitions(comm);
     test_bytes(comm);
     test_nan(comm, LS_REDUCTION_FAST);

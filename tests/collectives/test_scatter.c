@@ -101,7 +101,8 @@ static void test_shapes(ls_comm *comm) {
                            first[BLOCKS],
                            micros[i] * comm->size,
                            0,
-                           &p};
+                           &p,
+                           0};
                 check_shape(comm, &s);
                 s.reduction = LS_REDUCTION_FAST;
                 check_shape(comm, &s);

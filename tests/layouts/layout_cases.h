@@ -91,6 +91,8 @@ static const layout_case near_cases[] = {
     {8, LLAMA_TIED, "parallel.context=8"},
     {4, LLAMA, "parallel.context=2 parallel.replicate=2"},
     {4, GPT2, "parallel.context=2 parallel.zero=1"},
+    {4, LLAMA, "parallel.context=2 batch.micro=3 numerics.reduction=invariant"},
+    {4, GPT2, "parallel.context=2 parallel.zero=1 batch.micro=4 numerics.reduction=invariant"},
     {4, GPT2_UNTIED, "parallel.context=2 parallel.zero=3"},
     {4, LLAMA, "parallel.context=2 parallel.tensor=2 parallel.sequence_parallel=true"},
     {4, GPT2, "parallel.context=2 parallel.pipeline=2 batch.micro=4"},
