@@ -1,5 +1,6 @@
 /* config.json of Hugging Face transformers: GPT2Config, LlamaConfig and MixtralConfig. */
 #include "checkpoint/convert.h"
+#include "runtime/base/log.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -77,6 +78,12 @@ ls_status ls_hf_config_make(const ls_config_model *model, ls_dtype dtype, const 
     bool gpt2 = model->family == LS_FAMILY_GPT2;
     if (gpt2) {
         LS_TRY(gpt2_check(model));
+    }
+    if (model->experts > 0 && model->expert_capacity > 0.0) {
+        ls_log_warn(
+            "model.expert_capacity is %g; transformers' Mixtral has no such limit: its results "
+            "differ where this model's experts leave tokens out",
+            model->expert_capacity);
     }
     *config = gpt2 ? gpt2_make(model) : llama_make(model);
     json_t *separator = json_object_get(run, "separator");

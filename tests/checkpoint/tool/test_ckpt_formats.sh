@@ -9,6 +9,7 @@ for family in gpt2 llama mixtral; do
     back=$work/back-$family
     gives 0 "$LOCKSTEP" ckpt convert --to safetensors "$runs/$family" -o "$hf"
     prints '1 file'
+    fails grep -q expert_capacity "$work/err"
     holds [ -s "$hf/config.json" ]
     gives 0 "$LOCKSTEP" ckpt convert --from safetensors "$hf" -o "$back" batch.sequences=2 batch.micro=2
     prints 'step-00000000'
@@ -53,6 +54,11 @@ for family in gpt2 llama mixtral; do
     gives 1 "$LOCKSTEP" ckpt diff "$back" "$back-bf16"
     gives 0 "$LOCKSTEP" ckpt diff "$back" "$back-bf16" --rtol 0.00390625
 done
+
+# What theirs cannot say is told.
+gives 0 "$LOCKSTEP" ckpt convert --from safetensors "$work/hf-mixtral" -o "$work/capacity" model.expert_capacity=1.25
+gives 0 "$LOCKSTEP" ckpt convert --to safetensors "$work/capacity" -o "$work/hf-capacity"
+says "model.expert_capacity is 1.25; transformers' Mixtral has no such limit"
 
 # Of others' models nothing tells the tokenizer.
 sed 's/"tokenizer"/"other"/' "$work/hf-gpt2/config.json" >"$work/config.json"
