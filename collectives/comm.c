@@ -18,11 +18,19 @@ bool ls_comm_launched(void) {
             return true;
         }
     }
-    /* Slurm without any of those: batch scripts and interactive shells have a SLURM_PROCID too, but
-     * only the processes of a parallel step are several. They must never run as so many single
-     * ranks over the same files: MPI_Init then says what is wrong. */
+    return false;
+}
+
+/* Batch scripts and interactive shells have a SLURM_PROCID too, but only the processes of a
+ * parallel step are several. */
+ls_status ls_comm_check_alone(void) {
     const char *tasks = getenv("SLURM_STEP_NUM_TASKS");
-    return getenv("SLURM_PROCID") && tasks && strtol(tasks, NULL, 10) > 1;
+    return getenv("SLURM_PROCID") && tasks && strtol(tasks, NULL, 10) > 1
+               ? LS_FAIL(LS_E_USAGE,
+                         "srun has started %s tasks that know nothing of each other; use srun "
+                         "--mpi=pmix (srun --mpi=list shows what this Slurm has), or mpirun",
+                         tasks)
+               : LS_OK;
 }
 
 ls_status ls_comm_hosts(ls_comm *comm, uint64_t *hosts) {

@@ -161,6 +161,9 @@ bool ls_comm_mpi_failed(void);
 /* Started by mpirun or srun, as one of the ranks of a job? Decided from the launcher's environment,
  * without touching MPI. A shell inside a Slurm allocation or step is not a launch. */
 bool ls_comm_launched(void);
+/* Of a process that was not launched: LS_E_USAGE when it is one of several tasks of srun, which
+ * must never run as so many single ranks over the same files. Not collective. */
+ls_status ls_comm_check_alone(void);
 /* "Open MPI 4.1.4"; static. */
 const char *ls_comm_mpi_version(void);
 

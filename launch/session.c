@@ -39,6 +39,17 @@ static ls_status check_same_program(ls_comm *comm) {
     return ls_comm_check_same(comm, "lockstep executable", &hash, sizeof hash);
 }
 
+/* All tasks of an srun without PMIx fail alike: the first one tells. */
+static ls_status begin_alone(ls_session *session) {
+    const ls_status status = ls_comm_check_alone();
+    if (status != LS_OK) {
+        ls_error_set_rank(atoi(getenv("SLURM_PROCID")));
+        failure_is_shared = true;
+        return status;
+    }
+    return ls_comm_self(&session->world);
+}
+
 ls_status ls_session_begin(ls_session *session, int *argc, char ***argv) {
     *session = (ls_session){0};
     if (ls_comm_launched()) {
@@ -48,7 +59,7 @@ ls_status ls_session_begin(ls_session *session, int *argc, char ***argv) {
         LS_TRY(ls_comm_mpi_init(argc, argv, &session->world));
         mpi_running = true;
     } else {
-        LS_TRY(ls_comm_self(&session->world));
+        LS_TRY(begin_alone(session));
     }
     session->comm = session->world;
     ls_error_set_rank(session->comm->size > 1 ? session->comm->rank : -1);

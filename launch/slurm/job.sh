@@ -19,6 +19,10 @@ done
     echo "no lockstep binary beside $launch or on the PATH: build it with launch/setup.sh, or set LOCKSTEP" >&2
     exit 2
 }
+[ -n "${SLURM_JOB_ID:-}" ] || {
+    echo "this is for sbatch: sbatch --job-name=NAME ${0##*/} CONFIG.yaml ..." >&2
+    exit 2
+}
 . "$launch/ask.sh"
 eval "${NODE_CHECK:-}" # through the supervisor, whose shell passes no functions on
 declare -F node_check >/dev/null || node_check() { :; }
@@ -185,6 +189,8 @@ lockstep_job() {
     # scancel: Slurm has signalled the ranks itself.
     trap 'say "asked to end"; asked=yes; [ -z "$job" ] || ask_to_stop "$job"' TERM
     say "run $RUN_NAME on $SLURM_JOB_NODELIST, start $((${SLURM_RESTART_COUNT:-0} + 1))"
+    [ "$SLURM_NTASKS" = $((ranks_a_node * SLURM_JOB_NUM_NODES)) ] ||
+        say "--ntasks=$SLURM_NTASKS has no effect: $ranks_a_node ranks start on each node; give --ntasks-per-node"
     preflight
     status=$?
     if [ "$asked" = yes ]; then

@@ -21,13 +21,15 @@ static void test_launched(void) {
         clear_environment();
     }
     setenv("SLURM_PROCID", "0", 1); /* a batch script */
-    CHECK(!ls_comm_launched());
+    CHECK_OK(ls_comm_check_alone());
     setenv("SLURM_STEP_NUM_TASKS", "1", 1); /* an interactive shell in a step */
-    CHECK(!ls_comm_launched());
+    CHECK_OK(ls_comm_check_alone());
     setenv("SLURM_STEP_NUM_TASKS", "2", 1); /* srun -n 2 */
-    CHECK(ls_comm_launched());
-    unsetenv("SLURM_PROCID");
     CHECK(!ls_comm_launched());
+    CHECK_STATUS(ls_comm_check_alone(), LS_E_USAGE);
+    CHECK_MESSAGE("srun has started 2 tasks that know nothing of each other; use srun --mpi=pmix");
+    unsetenv("SLURM_PROCID");
+    CHECK_OK(ls_comm_check_alone());
     clear_environment();
 }
 

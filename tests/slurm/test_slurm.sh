@@ -320,6 +320,16 @@ SMI
 fi
 kind=cpu settings=$plain
 
+# What is started in another way than it must be says how.
+gives 2 srun -n 2 "$LOCKSTEP" train model.preset=llama3-tiny
+says 'srun has started 2 tasks that know nothing of each other; use srun --mpi=pmix'
+holds [ "$(grep -c 'lockstep: error' "$work/err")" = 1 ]
+for kind in cpu h100 gb200; do
+    gives 2 env -u SLURM_CONF bash "$root/launch/slurm/$kind.sbatch" CONFIG.yaml
+    says "this is for sbatch: sbatch --job-name=NAME $kind.sbatch CONFIG.yaml"
+done
+kind=cpu
+
 # A fault that would come again is not repeated.
 settings="$settings optim.lr=wrong"
 submit wrong
