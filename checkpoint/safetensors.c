@@ -328,7 +328,11 @@ static ls_status files_find(const char *path, json_t **names, const char **direc
     }
     LS_TRY(ls_path_join(file, sizeof file, path, SINGLE));
     if (!ls_path_exists(file)) {
-        return LS_FAIL(LS_E_INPUT, "'%s' has neither " SINGLE " nor " INDEX, path);
+        return LS_FAIL(LS_E_INPUT,
+                       "'%s' has neither " SINGLE " nor " INDEX
+                       "; of a model in another format, transformers' "
+                       "save_pretrained() writes them",
+                       path);
     }
     *names = json_pack("{s:b}", SINGLE, 1);
     return LS_OK;

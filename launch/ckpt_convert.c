@@ -141,6 +141,12 @@ static ls_status hf_config_load(const char *source, char *path, size_t size, jso
     char directory[4096], *text;
     size_t bytes;
     json_error_t error;
+    if (!ls_path_exists(source)) {
+        return LS_FAIL(LS_E_INPUT,
+                       "'%s' does not exist; the folder of a model is needed, with config.json and "
+                       "*.safetensors",
+                       source);
+    }
     if (snprintf(directory, sizeof directory, "%s", source) >= (int)sizeof directory) {
         return LS_FAIL(LS_E_INPUT, "'%.60s...' is too long for a path", source);
     }

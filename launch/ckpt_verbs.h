@@ -59,7 +59,7 @@ const char *ls_ckpt_value(const char **values, int option);
 /* A checkpoint itself, or the newest valid one of a run directory or of a checkpoints/ folder. */
 ls_status ls_ckpt_open_found(const char *given, ls_ckpt **ckpt);
 /* The folder that holds a run's checkpoints: GIVEN/checkpoints when it is there, else GIVEN.
- * LS_E_INPUT where that is a folder of runs. */
+ * LS_E_INPUT where that is a folder of runs, or a model of transformers. */
 ls_status ls_ckpt_root(const char *given, char *root, size_t size);
 /* Does the name match (NULL: every name does)? */
 bool ls_ckpt_matches(const ls_ckpt_entry *entry, const char *glob);

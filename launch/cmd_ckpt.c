@@ -139,6 +139,13 @@ ls_status ls_ckpt_root(const char *given, char *root, size_t size) {
         return LS_FAIL(LS_E_INPUT, "'%s' is a folder of runs; give one of them, such as '%s'",
                        given, root);
     }
+    LS_TRY(ls_path_join(root, size, given, "config.json"));
+    if (ls_path_exists(root)) {
+        return LS_FAIL(LS_E_INPUT,
+                       "'%s' is a model of transformers; make a checkpoint of it: lockstep ckpt "
+                       "convert --from safetensors %s -o DIR",
+                       given, given);
+    }
     snprintf(root, size, "%s", given); /* shorter than what fitted */
     return LS_OK;
 }
@@ -254,10 +261,10 @@ static ls_status run(int argc, char **argv) {
         }
         return status;
     }
-    const char *near = ls_text_nearest(word, names, ACTION_COUNT);
-    return LS_FAIL(LS_E_USAGE, "'lockstep ckpt%s%s': one of " ACTIONS " is needed%s%s%s",
-                   *word ? " " : "", word, near ? "; did you mean '" : "", near ? near : "",
-                   near ? "'?" : "");
+    char hint[96];
+    return LS_FAIL(LS_E_USAGE, "'lockstep ckpt%s%s': one of " ACTIONS " is needed%s",
+                   *word ? " " : "", word,
+                   ls_text_suggest(hint, sizeof hint, word, names, ACTION_COUNT));
 }
 
 const ls_verb ls_verb_ckpt = {

@@ -21,15 +21,34 @@ static const ls_verb *find_verb(const char *name) {
     return NULL;
 }
 
+/* What is done by a verb of another name. */
+static const struct {
+    const char *name, *by;
+} tasks[] = {{"resume", "train --resume"},
+             {"finetune", "train run.init=CKPT"},
+             {"generate", "sample"},
+             {"export", "ckpt convert --to"},
+             {"import", "ckpt convert --from"},
+             {"convert", "ckpt convert"},
+             {"ls", "ckpt ls"},
+             {"show", "ckpt show"},
+             {"diff", "ckpt diff"},
+             {"verify", "ckpt verify"}};
+
 static ls_status unknown_verb(const char *name) {
     const char *names[32];
+    char hint[96];
     size_t count = 0;
     for (const ls_verb *const *v = ls_verbs; *v; v++) {
         names[count++] = (*v)->name;
     }
-    const char *near = ls_text_nearest(name, names, count);
-    return LS_FAIL(LS_E_USAGE, "unknown verb '%s'%s%s%s; 'lockstep --help' lists them", name,
-                   near ? "; did you mean '" : "", near ? near : "", near ? "'?" : "");
+    ls_text_suggest(hint, sizeof hint, name, names, count);
+    for (size_t i = 0; i < sizeof tasks / sizeof *tasks; i++) {
+        if (strcmp(name, tasks[i].name) == 0) {
+            snprintf(hint, sizeof hint, "; did you mean '%s'?", tasks[i].by);
+        }
+    }
+    return LS_FAIL(LS_E_USAGE, "unknown verb '%s'; 'lockstep --help' lists them%s", name, hint);
 }
 
 static bool wants_help(int argc, char **argv) {

@@ -128,8 +128,8 @@ static ls_status read_ledger(const char *run_dir, ls_run_records *r) {
     if (!ledger) {
         return LS_FAIL(LS_E_INPUT,
                        "'%s' has no readable ledger.json (%s); give the directory of a run that "
-                       "has saved a checkpoint or ended",
-                       run_dir, error.text);
+                       "has saved a checkpoint or ended, or %s/* for all in a folder",
+                       run_dir, error.text, run_dir);
     }
     ls_status status = LS_OK;
     if (integer(ledger, "version") != 1) {

@@ -127,6 +127,13 @@ const char *ls_text_nearest(const char *word, const char *const *candidates, siz
     return nearest;
 }
 
+char *ls_text_suggest(char *buf, size_t size, const char *word, const char *const *candidates,
+                      size_t count) {
+    const char *nearest = ls_text_nearest(word, candidates, count);
+    snprintf(buf, size, nearest ? "; did you mean '%s'?" : "", nearest);
+    return buf;
+}
+
 char *ls_text_format(const char *fmt, ...) {
     char *text = NULL;
     va_list args;

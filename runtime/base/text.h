@@ -22,6 +22,10 @@ int ls_text_distance(const char *a, const char *b);
  * first that begins with the word, of three characters or more; or NULL. */
 const char *ls_text_nearest(const char *word, const char *const *candidates, size_t count);
 
+/* "; did you mean 'X'?" for the nearest one X, or "". Returns buf. */
+char *ls_text_suggest(char *buf, size_t size, const char *word, const char *const *candidates,
+                      size_t count);
+
 /* printf to a fresh heap string; NULL when out of memory. Caller frees. */
 char *ls_text_format(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 

@@ -46,10 +46,7 @@ static ls_status fail_value(const ls_field *field, const char *origin, const cha
         while (field->names[count]) {
             count++;
         }
-        const char *nearest = ls_text_nearest(text, field->names, count);
-        if (nearest) {
-            snprintf(near_miss, sizeof near_miss, "; did you mean '%s'?", nearest);
-        }
+        ls_text_suggest(near_miss, sizeof near_miss, text, field->names, count);
     }
     return LS_FAIL(LS_E_CONFIG, "%s: %s.%s is '%.80s'; expected %s%s%s%s", origin, field->section,
                    field->key, text, type, ls_field_allowed(field, allowed, sizeof allowed),

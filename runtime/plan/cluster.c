@@ -83,10 +83,11 @@ static ls_status unknown(const char *name, const char *dir) {
     char **names;
     int count;
     LS_TRY(ls_cluster_list(&names, &count));
-    const char *near = ls_text_nearest(name, (const char *const *)names, (size_t)count);
+    char hint[96];
+    ls_text_suggest(hint, sizeof hint, name, (const char *const *)names, (size_t)count);
     ls_status status =
-        LS_FAIL(LS_E_CONFIG, "unknown cluster '%s'; %s%s%s`lockstep plan --list` shows those in %s",
-                name, near ? "did you mean '" : "", near ? near : "", near ? "'? " : "", dir);
+        LS_FAIL(LS_E_CONFIG, "unknown cluster '%s'; `lockstep plan --list` shows those in %s%s",
+                name, dir, hint);
     for (int i = 0; i < count; i++) {
         free(names[i]);
     }

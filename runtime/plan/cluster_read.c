@@ -56,9 +56,9 @@ static ls_status find(const ls_yaml_reader *r, const char *section, const char *
     if (*figure >= 0 || *text >= 0) {
         return LS_OK;
     }
-    const char *nearest = ls_text_nearest(key, near, count);
-    return LS_FAIL(LS_E_CONFIG, "%s: unknown key '%s.%s'%s%s%s", r->origin, section, key,
-                   nearest ? "; did you mean '" : "", nearest ? nearest : "", nearest ? "'?" : "");
+    char hint[96];
+    return LS_FAIL(LS_E_CONFIG, "%s: unknown key '%s.%s'%s", r->origin, section, key,
+                   ls_text_suggest(hint, sizeof hint, key, near, count));
 }
 
 static ls_status copy(const ls_yaml_reader *r, const char *what, const char *from, char *to,

@@ -182,9 +182,9 @@ ls_status ls_plan_model_find(const char *name, ls_plan_model *model) {
             return from_config(name, model);
         }
     }
-    const char *near = ls_text_nearest(name, names, count);
-    return LS_FAIL(LS_E_CONFIG, "unknown model '%s'; %s%s%s`lockstep plan --list` shows all", name,
-                   near ? "did you mean '" : "", near ? near : "", near ? "'? " : "");
+    char hint[96];
+    return LS_FAIL(LS_E_CONFIG, "unknown model '%s'; `lockstep plan --list` shows all%s", name,
+                   ls_text_suggest(hint, sizeof hint, name, names, count));
 }
 
 ls_status ls_plan_model_check(const ls_plan_model *m) {

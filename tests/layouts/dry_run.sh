@@ -36,7 +36,7 @@ prints "^predicted  [1-9][0-9.]* s a step by 'aws-p5', [0-9.]* m*s of it in comm
 gives 2 "$LOCKSTEP" train --dry-run --ranks 8 $tiny cost.cluster=nowhere
 says "unknown cluster 'nowhere'; .lockstep plan --list. shows"
 gives 2 "$LOCKSTEP" plan -m llama -c aws-p5 -n 8
-says "unknown model 'llama'; did you mean 'llama3-8b'? .lockstep plan --list. shows"
+says "unknown model 'llama'; .lockstep plan --list. shows all; did you mean 'llama3-8b'?"
 
 # What the ranks of a host have once is not gathered, and counted in equal parts; elsewhere it is.
 gives 0 "$LOCKSTEP" train --dry-run --ranks 4 $tiny parallel.zero=3

@@ -100,6 +100,15 @@ gives 2 "$LOCKSTEP" ckpt convert --to llmc "$runs/gpt2" -o "$work/x" --dtype fp8
 says "'fp8'"
 gives 2 "$LOCKSTEP" ckpt convert --to safetensors "$runs/gpt2" -o "$work/x" --ranks 2
 says 'with --from only'
+gives 2 "$LOCKSTEP" ckpt convert --from safetensors "$work/nowhere" -o "$work/x"
+says "'$work/nowhere' does not exist; the folder of a model is needed, with config.json"
+mkdir "$work/pickled" && cp "$work/hf-gpt2/config.json" "$work/pickled"
+gives 2 "$LOCKSTEP" ckpt convert --from safetensors "$work/pickled" -o "$work/x"
+says "has neither .*; of a model in another format, transformers' save_pretrained() writes them"
+for use in "sample" "ckpt ls" "eval"; do
+    gives 2 "$LOCKSTEP" $use "$work/hf-gpt2"
+    says "'$work/hf-gpt2' is a model of transformers; make a checkpoint of it: lockstep ckpt convert --from safetensors $work/hf-gpt2"
+done
 gives 2 "$LOCKSTEP" ckpt convert --from safetensors "$work/hf-gpt2" -o "$work/x" --dtype bf16
 says 'with --to only'
 gives 2 "$LOCKSTEP" ckpt convert --from safetensors "$work/hf-gpt2" -o "$work/x" model.colour=3
