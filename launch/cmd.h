@@ -22,6 +22,7 @@ typedef struct ls_verb {
     const char *summary;  /* one line */
     const char *text;     /* paragraphs for --help and the man page */
     const ls_option *options;
+    bool settings;                           /* its operands are section.key=value */
     ls_status (*run)(int argc, char **argv); /* argv[0] is the verb */
 } ls_verb;
 

@@ -514,5 +514,6 @@ const ls_verb ls_verb_train = {
             "  mpirun -n 8 lockstep train gpt2.yaml optim.lr=6e-4 --resume\n"
             "  lockstep train big.yaml parallel.tensor=8 parallel.zero=3 --dry-run --ranks 64",
     .options = options,
+    .settings = true,
     .run = run_train,
 };

@@ -1,5 +1,6 @@
 #include "launch/cmd.h"
 #include "runtime/base/text.h"
+#include "runtime/config/config.h"
 
 #include <errno.h>
 #include <getopt.h>
@@ -22,6 +23,17 @@ static ls_status unknown_option(const ls_verb *verb, const char *found) {
     }
     memcpy(word, found + skip, length);
     word[length] = '\0';
+    char meant[64];
+    if (verb->settings && strcmp(word, "config") == 0) {
+        return LS_FAIL(LS_E_USAGE,
+                       "unknown option '%s'; the configuration stands alone: lockstep "
+                       "%s CONFIG.yaml",
+                       found, verb->name);
+    }
+    if (verb->settings && ls_config_meant(word, length, meant)) {
+        return LS_FAIL(LS_E_USAGE, "unknown option '%s'; settings are given as %s=VALUE", found,
+                       meant);
+    }
     const char *near = ls_text_nearest(word, names, count);
     if (near) {
         return LS_FAIL(LS_E_USAGE,

@@ -17,8 +17,10 @@ static ls_status split_override(const char *text, char *origin, size_t origin_si
     const char *equals = strchr(text, '=');
     const char *dot = equals ? memchr(text, '.', (size_t)(equals - text)) : NULL;
     if (!dot) {
-        return LS_FAIL(LS_E_CONFIG, "%s: section.key=value is expected, such as optim.lr=3e-4",
-                       origin);
+        char meant[64] = "optim.lr";
+        const bool known = ls_config_meant(text, strcspn(text, "="), meant);
+        return LS_FAIL(LS_E_CONFIG, "%s: section.key=value is expected, %s%s=...", origin,
+                       known ? "perhaps " : "such as ", meant);
     }
     snprintf(name, sizeof name, "%.*s", (int)(equals - text), text);
     char *key = strchr(name, '.');

@@ -284,6 +284,10 @@ char *ls_field_allowed(const ls_field *field, char *buf, size_t size);
 /* NULL-terminated names of model presets. */
 const char *const *ls_config_presets(void);
 
+/* The key, as "section.key", that a word means: one of this name that is in one section alone, or
+ * what another program calls so ("n_layer", "hidden-size"). */
+bool ls_config_meant(const char *word, size_t length, char meant[64]);
+
 /* A decimal number; '_' may part its digits. With suffixes an end of K (k), M, B (G) or T
  * multiplies it by a power of 1000: "15T", "0.5B". */
 bool ls_config_number(const char *text, bool suffixes, double *x);

@@ -296,6 +296,11 @@ static ls_status fail_section(const char *origin, const char *section) {
         size_t n = strlen(list);
         snprintf(list + n, sizeof list - n, "%s%s", i ? ", " : "", names[i]);
     }
+    char meant[64];
+    if (ls_config_meant(section, strlen(section), meant)) {
+        return LS_FAIL(LS_E_CONFIG, "%s: unknown section '%s'; did you mean the key '%s'?", origin,
+                       section, meant);
+    }
     const char *nearest = ls_text_nearest(section, names, SECTION_COUNT);
     if (nearest) {
         return LS_FAIL(LS_E_CONFIG, "%s: unknown section '%s'; did you mean '%s'?", origin, section,
@@ -305,26 +310,26 @@ static ls_status fail_section(const char *origin, const char *section) {
                    list);
 }
 
-/* The key that is meant: a near one of the section, the same one of another, or what there is. */
+/* The key that is meant: a near one of the section, one that is called so elsewhere, or what there
+ * is. */
 static ls_status fail_key(const char *origin, const char *section, const char *key) {
-    const char *names[FIELD_COUNT], *elsewhere = NULL;
-    char list[512] = "";
+    const char *names[FIELD_COUNT];
+    char list[512] = "", meant[64];
     size_t count = 0;
-    int elsewhere_count = 0;
     for (int i = 0; i < FIELD_COUNT; i++) {
         if (strcmp(fields[i].section, section) == 0) {
             size_t n = strlen(list);
             snprintf(list + n, sizeof list - n, "%s%s", count ? ", " : "", fields[i].key);
             names[count++] = fields[i].key;
-        } else if (strcmp(fields[i].key, key) == 0) {
-            elsewhere = fields[i].section;
-            elsewhere_count++;
         }
     }
     const char *nearest = ls_text_nearest(key, names, count);
-    if (nearest || elsewhere_count == 1) {
-        return LS_FAIL(LS_E_CONFIG, "%s: unknown key '%s.%s'; did you mean '%s.%s'?", origin,
-                       section, key, nearest ? section : elsewhere, nearest ? nearest : key);
+    if (nearest) {
+        snprintf(meant, sizeof meant, "%s.%s", section, nearest);
+    }
+    if (nearest || ls_config_meant(key, strlen(key), meant)) {
+        return LS_FAIL(LS_E_CONFIG, "%s: unknown key '%s.%s'; did you mean '%s'?", origin, section,
+                       key, meant);
     }
     return LS_FAIL(LS_E_CONFIG, "%s: unknown key '%s.%.60s'; the keys of '%s' are %s", origin,
                    section, key, section, list);

@@ -27,6 +27,8 @@ static void test_names(void) {
          "t.yaml:3: unknown key 'optim.momentum_decay'; the keys of 'optim' are name, lr, beta1, "
          "beta2, eps, weight_decay, clip_norm"},
         {"optm: {lr: 1}\n", "t.yaml:1: unknown section 'optm'; did you mean 'optim'?"},
+        {"hidden_size: 768\n",
+         "t.yaml:1: unknown section 'hidden_size'; did you mean the key 'model.channels'?"},
         {"hyperparameters: {lr: 1}\n",
          "t.yaml:1: unknown section 'hyperparameters'; the sections are run, model, data, "
          "parallel, recompute, batch, optim, schedule, numerics, checkpoint, eval, metrics, cost, "
@@ -152,7 +154,13 @@ static void test_cross_checks(void) {
         {{"schedule.kind=wsd", "schedule.decay_steps=2"},
          "schedule.decay_steps is 2; the schedule has 1 steps"},
         {{"run.steps"}, "override 'run.steps': section.key=value is expected"},
-        {{"steps=3"}, "override 'steps=3': section.key=value is expected"},
+        {{"steps=3"}, "override 'steps=3': section.key=value is expected, perhaps run.steps=..."},
+        {{"n_layer=3"}, "section.key=value is expected, perhaps model.layers=..."},
+        {{"every=3"}, "section.key=value is expected, such as optim.lr=..."},
+        {{"model.hidden-size=3"},
+         "unknown key 'model.hidden-size'; did you mean 'model.channels'?"},
+        {{"optim.warmup_iters=3"}, "did you mean 'schedule.warmup_steps'?"},
+        {{"model.famil=3"}, "did you mean 'model.family'?"},
         {{"name=a.b"}, "override 'name=a.b': section.key=value is expected"},
         {{".=3"}, "unknown section ''"},
         {{"run.=3"}, "unknown key 'run.'; the keys of 'run' are"},

@@ -24,6 +24,16 @@ for length in 62 63 64 65 300; do # about as long as the room for a name, and lo
     gives 2 "$LOCKSTEP" train "--$(printf "%${length}s" | tr ' ' x)"
     says "unknown option '--xxxx"
 done
+gives 2 "$LOCKSTEP" resume runs/a
+says "unknown verb 'resume'; .*did you mean 'train --resume'?"
+gives 2 "$LOCKSTEP" verify runs/a
+says "did you mean 'ckpt verify'?"
+gives 2 "$LOCKSTEP" train --config c.yaml
+says "the configuration stands alone: lockstep train CONFIG.yaml"
+gives 2 "$LOCKSTEP" train --n_layer=12
+says "unknown option '--n_layer=12'; settings are given as model.layers=VALUE"
+gives 2 "$LOCKSTEP" train --learning-rate 3e-4
+says 'settings are given as optim.lr=VALUE'
 gives 2 "$LOCKSTEP" sample
 says 'usage: lockstep sample'
 gives 2 "$LOCKSTEP" sample --tokens=many x
