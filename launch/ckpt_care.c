@@ -5,6 +5,7 @@
 #include "launch/cmd.h"
 #include "launch/json_text.h"
 #include "runtime/base/text.h"
+#include "runtime/config/config.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -49,24 +50,49 @@ static ls_status plan_print(const char *root, const ls_ckpt_verdict *plan, size_
     return LS_OK;
 }
 
+/* What the run that wrote the newest checkpoint is set to keep. */
+static ls_status keep_of_run(const char *root, ls_ckpt_keep *keep) {
+    ls_ckpt *ckpt;
+    ls_config config;
+    LS_TRY(ls_ckpt_open_latest(root, &ckpt));
+    const char *text = ls_ckpt_config(ckpt);
+    const ls_status status =
+        ls_config_load_text(&config, ls_ckpt_path(ckpt), text, strlen(text), NULL, 0);
+    ls_ckpt_close(ckpt);
+    LS_TRY(status);
+    const ls_config_checkpoint *set = &config.checkpoint;
+    *keep = (ls_ckpt_keep){set->keep_last, set->keep_every, set->keep_best};
+    return keep->last || keep->every || keep->best
+               ? LS_OK
+               : LS_FAIL(LS_E_USAGE,
+                         "the run in '%s' is set to keep all checkpoints (checkpoint.keep_...); "
+                         "give --keep-last N, --keep-every M, --keep-best K or several",
+                         root);
+}
+
+static ls_status read_keep(const char *root, const char **values, ls_ckpt_keep *keep) {
+    const int given[] = {LS_CKPT_KEEP_LAST, LS_CKPT_KEEP_EVERY, LS_CKPT_KEEP_BEST};
+    static const char *const names[] = {"keep-last", "keep-every", "keep-best"};
+    long long numbers[3] = {0};
+    bool any = false;
+    for (int i = 0; i < 3; i++) {
+        const char *value = values[given[i]];
+        any = any || value;
+        LS_TRY(value ? ls_option_int(names[i], value, 1, INT64_MAX, &numbers[i]) : LS_OK);
+    }
+    *keep = (ls_ckpt_keep){numbers[0], numbers[1], numbers[2]};
+    return any ? LS_OK : keep_of_run(root, keep);
+}
+
 ls_status ls_ckpt_run_prune(int argc, char **argv, const char **values) {
     (void)argc;
-    const char *last = values[LS_CKPT_KEEP_LAST], *every = values[LS_CKPT_KEEP_EVERY],
-               *best = values[LS_CKPT_KEEP_BEST];
-    long long keep_last = 0, keep_every = 0, keep_best = 0;
     char root[4096];
+    ls_ckpt_keep keep;
     ls_ckpt_verdict *plan;
     size_t count;
-    if (!last && !every && !best) {
-        return LS_FAIL(LS_E_USAGE,
-                       "--keep-last N, --keep-every M, --keep-best K or several are needed");
-    }
-    LS_TRY(last ? ls_option_int("keep-last", last, 1, INT64_MAX, &keep_last) : LS_OK);
-    LS_TRY(every ? ls_option_int("keep-every", every, 1, INT64_MAX, &keep_every) : LS_OK);
-    LS_TRY(best ? ls_option_int("keep-best", best, 1, INT64_MAX, &keep_best) : LS_OK);
-    const ls_ckpt_keep keep = {.last = keep_last, .every = keep_every, .best = keep_best};
     bool dry = values[LS_CKPT_DRY_RUN] != NULL;
     LS_TRY(ls_ckpt_root(argv[0], root, sizeof root));
+    LS_TRY(read_keep(root, values, &keep));
     LS_TRY(ls_ckpt_prune_plan(root, &keep, &plan, &count));
     ls_status status = dry ? LS_OK : ls_ckpt_prune_carry_out(root, plan, count);
     if (status == LS_OK) {

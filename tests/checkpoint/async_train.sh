@@ -51,6 +51,10 @@ holds "$equal" "$(ckpt three 6)" "$work/more/step-00000006"
 gives 0 "$LOCKSTEP" train $tiny run.name=best checkpoint.every=1 eval.every=2 checkpoint.busy=wait \
     checkpoint.keep_best=1 checkpoint.keep_last=1
 gives 0 "$LOCKSTEP" ckpt prune "$runs/best" --keep-best 1 --dry-run
+gives 0 "$LOCKSTEP" ckpt prune "$runs/best" --keep-best 1 --keep-last 1 --dry-run
+cp "$work/out" "$work/asked"
+gives 0 "$LOCKSTEP" ckpt prune "$runs/best" --dry-run # by the run's own settings
+holds cmp "$work/out" "$work/asked"
 holds [ "$(ls "$runs/best/checkpoints" | wc -l)" -le 2 ]
 
 # A save that fails does not end the run; but where it is the last one, the run is not done.

@@ -80,7 +80,7 @@ gives 2 "$LOCKSTEP" ckpt doctor "$work/nowhere"
 
 # prune: the newest valid one (step 4: 6 is damaged) stays, whatever is asked.
 gives 2 "$LOCKSTEP" ckpt prune "$gpt2"
-says '--keep-last N'
+says 'is set to keep all checkpoints (checkpoint.keep_...); give --keep-last N'
 gives 2 "$LOCKSTEP" ckpt prune "$gpt2" --keep-last 0
 gives 0 "$LOCKSTEP" ckpt prune "$runs/gpt2" --keep-last 1 --dry-run
 prints '^left .*step-00000006  damaged'
