@@ -28,7 +28,7 @@ struct ls_reducer {
     int64_t micro_batches, local_batches; /* M, M/R */
     int64_t leaves, local_leaves;         /* of the tree: the same, or with fast R, 1 */
     int context_ranks;                    /* 1 where leaves come in order of rank */
-    int shards, shard, replica, replicas; /* rank = replica * shards + shard */
+    int shards, shard, replicas;          /* rank = replica * shards + shard */
     bool invariant;
     ls_partition own_partition; /* without one of the caller's */
     const ls_partition *partition;
@@ -128,7 +128,6 @@ static ls_status plan_buckets(ls_reducer *r, const ls_reducer_options *o) {
     r->bucket_count = r->partition->unit_count;
     r->shards = r->partition->shards;
     r->replicas = r->comm->size / r->shards;
-    r->replica = r->comm->rank / r->shards;
     r->shard = r->comm->rank % r->shards;
     r->slice_elems = ls_bucket_longest_slice(r->partition, r->comm->size);
     return LS_OK;

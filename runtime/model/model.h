@@ -221,10 +221,6 @@ ls_status ls_model_forward_backward(ls_model *model, const int32_t *tokens, cons
 ls_status ls_model_evaluate(ls_model *model, const int32_t *tokens, const int32_t *targets,
                             int64_t rows, const void *x_in, void *x_out, double *loss_sum);
 
-/* The same of a whole model. */
-ls_status ls_model_loss(ls_model *model, const int32_t *tokens, const int32_t *targets,
-                        int64_t rows, double *loss_sum);
-
 /* Generation: feeds count tokens at the cache's end; logits [vocab] (host, float) of the last one,
  * on every rank. LS_E_SHAPE when the cache is full. clear empties the cache. [collective over
  * tensor, experts and pipeline] */

@@ -178,8 +178,3 @@ ls_status ls_model_evaluate(ls_model *m, const int32_t *tokens, const int32_t *t
     }
     return LS_OK;
 }
-
-ls_status ls_model_loss(ls_model *m, const int32_t *tokens, const int32_t *targets, int64_t rows,
-                        double *loss_sum) {
-    return ls_model_evaluate(m, tokens, targets, rows, NULL, NULL, loss_sum);
-}

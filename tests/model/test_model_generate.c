@@ -46,7 +46,7 @@ static double loss_at(ls_model *full, const context *c, int64_t t, int32_t targe
         targets[i] = i == t ? target : -1;
     }
     double loss = NAN;
-    CHECK_OK(ls_model_loss(full, c->b.tokens, targets, 1, &loss));
+    CHECK_OK(ls_model_evaluate(full, c->b.tokens, targets, 1, NULL, NULL, &loss));
     return loss;
 }
 

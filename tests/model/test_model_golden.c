@@ -59,12 +59,13 @@ static void check_forward_only(const golden *g, const ls_model_options *options,
     double loss, first;
     CHECK_OK(ls_model_create(&forward, &model));
     golden_init(g, options->dev, model);
-    CHECK_OK(ls_model_loss(model, b.tokens, b.targets, b.batch, &loss));
+    CHECK_OK(ls_model_evaluate(model, b.tokens, b.targets, b.batch, NULL, NULL, &loss));
     CHECK(loss == expected);
-    CHECK_OK(ls_model_loss(model, b.tokens, b.targets, 1, &first));
-    CHECK_OK(ls_model_loss(model, b.tokens + b.seq, b.targets + b.seq, 1, &loss));
+    CHECK_OK(ls_model_evaluate(model, b.tokens, b.targets, 1, NULL, NULL, &first));
+    CHECK_OK(ls_model_evaluate(model, b.tokens + b.seq, b.targets + b.seq, 1, NULL, NULL, &loss));
     CHECK_NEAR(first + loss, expected, 1e-3, 0.0);
-    CHECK_STATUS(ls_model_loss(model, b.tokens, b.targets, b.batch + 1, &loss), LS_E_SHAPE);
+    CHECK_STATUS(ls_model_evaluate(model, b.tokens, b.targets, b.batch + 1, NULL, NULL, &loss),
+                 LS_E_SHAPE);
     CHECK_MESSAGE("3 sequences for a model made for 2");
     CHECK_STATUS(
         ls_model_forward_backward(model, b.tokens, b.targets, 1.0, NULL, NULL, NULL, &loss),
@@ -108,7 +109,7 @@ static void check_family(const char *name, ls_device *dev, ls_dtype dtype, doubl
     CHECK(half == sum);
     CHECK_NEAR(sum / (double)b.valid, golden_number(&g, "loss"), limit, 0.0);
     check_gradients(&g, dev, model, grads, limit);
-    CHECK_OK(ls_model_loss(model, b.tokens, b.targets, b.batch, &half));
+    CHECK_OK(ls_model_evaluate(model, b.tokens, b.targets, b.batch, NULL, NULL, &half));
     CHECK(half == sum);
     check_forward_only(&g, &options, sum);
     dev->ops->free(dev, grads);

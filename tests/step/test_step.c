@@ -351,7 +351,7 @@ static double mean_of_windows(const trainer *t, const ls_dataset *data, int64_t 
     for (int64_t row = 0; row < rows; row++) {
         int32_t tokens[SEQ], wanted[SEQ];
         CHECK_OK(ls_dataset_window(data, row * windows / rows, tokens, wanted, &valid));
-        CHECK_OK(ls_model_loss(t->model, tokens, wanted, 1, &loss));
+        CHECK_OK(ls_model_evaluate(t->model, tokens, wanted, 1, NULL, NULL, &loss));
         sum += loss;
         targets += valid;
     }

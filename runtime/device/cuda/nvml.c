@@ -29,7 +29,7 @@ enum { /* nvmlReturn_t */
 enum { FIELD_NVLINKS = 91, FIELD_POWER_INSTANT = 186, FIELD_ENERGY = 191 };
 enum { SCOPE_GPU = 0, SCOPE_MODULE = 1 };
 enum { VALUE_DOUBLE, VALUE_UINT, VALUE_ULONG, VALUE_ULL, VALUE_LL, VALUE_INT, VALUE_USHORT };
-enum { CLOCK_SM = 1, CLOCK_MEMORY = 2 };
+enum { CLOCK_SM = 1 };
 enum { EVENT_XID = 8 };
 
 /* X(member, symbol, parameters). A call that the library does not have is NULL. */
@@ -363,9 +363,6 @@ static ls_status read_clocks(const ls_nvml *n, int gpu, ls_nvml_reading *r) {
     LS_TRY(optional(n, gpu, "reading its highest clock", CALL(n, max_clock, d, CLOCK_SM, &mhz),
                     &known));
     r->sm_max_mhz = known ? mhz : NAN;
-    LS_TRY(optional(n, gpu, "reading its memory clock", CALL(n, clock, d, CLOCK_MEMORY, &mhz),
-                    &known));
-    r->memory_mhz = known ? mhz : NAN;
     unsigned long long reasons;
     int error = CALL(n, throttle, d, &reasons);
     if (error == FUNCTION_NOT_FOUND) { /* its name before driver 535 */

@@ -67,7 +67,7 @@ typedef struct ls_nvml_reading {
     double power_watts, power_limit_watts;
     ls_nvml_scope power_scope;
     double temperature_c;
-    double sm_mhz, sm_max_mhz, memory_mhz;
+    double sm_mhz, sm_max_mhz;
     int64_t throttle; /* ls_nvml_throttle bits; -1: unknown */
     int64_t memory_used_bytes, memory_total_bytes;
     int64_t ecc_corrected, ecc_uncorrected; /* memory errors since the driver was loaded */
