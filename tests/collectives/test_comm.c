@@ -389,12 +389,16 @@ static void test_spread(void) {
     const ls_spread two = ls_spread_of(pairs, 3, 4);
     CHECK(two.even && two.hosts == 2 && two.least == 2 && two.most == 2);
     CHECK_INT(two.first, 1);
+    CHECK_INT(ls_spread_of(pairs, 2, 4).first, 0);
     CHECK_INT(two.inside, 1);
     const ls_spread one = ls_spread_of(lone, 1, 3); /* levels of one rank gain nothing */
     CHECK(!one.even && one.hosts == 3 && one.least == 1 && one.most == 1);
     const ls_spread odd = ls_spread_of(uneven, 0, 3);
     CHECK(!odd.even && odd.hosts == 2 && odd.least == 1 && odd.most == 2);
     CHECK(!ls_spread_of(uneven, 0, 2).even); /* one host */
+    const uint64_t most[] = {1, 1, 2, 2, 2};
+    const ls_spread more = ls_spread_of(most, 4, 5);
+    CHECK(!more.even && more.hosts == 2 && more.least == 2 && more.most == 3);
 }
 
 int main(int argc, char **argv) {

@@ -98,6 +98,36 @@ static void test_chain(void) {
     CHECK(!strstr(text, "rank 1 on host"));
 }
 
+/* Rank 2 has begun what 0 waits in, and never entered what 1 waits in: that is what it lacks. */
+static void test_begun(void) {
+    reset();
+    records[2].inside = 0;
+    for (int r = 1; r < 3; r++) {
+        records[r].groups[1] =
+            (ls_flight_group){.name = "shard", .live = 1, .lowest = 1, .size = 2, .entered = 9};
+    }
+    records[2].groups[1].entered = 8;
+    records[1].ops[1] = (ls_flight_op){.id = 2,
+                                       .seq = 9,
+                                       .group = 1,
+                                       .call = {LS_FLIGHT_ALL_GATHER, -1, -1, -1, 10, 0},
+                                       .bucket = -1,
+                                       .peer = -1};
+    records[1].inside = 2;
+    expect(LS_VERDICT_HANG, "rank 2 on host h2 never entered all-gather #9 of group shard;");
+    CHECK(strstr(text, "2 ranks wait for it") != NULL);
+}
+
+/* A group that is gone had the name before the one that lives: its operations say nothing. */
+static void test_gone(void) {
+    reset();
+    never_entered(2);
+    records[2].groups[1] = records[2].groups[0];
+    records[2].groups[0].live = 0;
+    records[2].groups[0].entered = 100;
+    expect(LS_VERDICT_HANG, "rank 2 on host h2 never entered all-reduce #5 of group world");
+}
+
 static void test_others(void) {
     reset(); /* all have entered */
     expect(LS_VERDICT_HANG, "all ranks wait, and none goes on: rank 0 on host h0 in all-reduce #5");
@@ -204,6 +234,8 @@ static void test_many(void) {
 int main(void) {
     test_missing();
     test_chain();
+    test_begun();
+    test_gone();
     test_others();
     test_mismatch();
     test_message();
