@@ -166,6 +166,12 @@ static void test_others(void) {
 }
 
 static void test_mismatch(void) {
+    reset(); /* of an all-to-all each rank has counts of its own */
+    for (int r = 0; r < 3; r++) {
+        records[r].ops[0].call.kind = LS_FLIGHT_ALL_TO_ALL;
+        records[r].ops[0].call.count = 10 + r;
+    }
+    expect(LS_VERDICT_HANG, "all ranks wait, and none goes on: rank 0 on host h0 in all-to-all #5");
     reset();
     records[2].ops[0].call.count = 11;
     expect(LS_VERDICT_HANG, "calls do not fit: rank 0 on host h0 calls all-reduce #5 of group "
