@@ -256,14 +256,23 @@ static ls_status build(const ls_reducer_options *options, ls_reducer *r) {
     return LS_OK;
 }
 
-ls_status ls_reducer_plan(const ls_reducer_options *options, size_t *bytes, size_t *shared_bytes) {
+/* Of each bucket under way all slices but the rank's own, in an operation of the back end; half of
+ * them come before they are asked for, as measured. Of an exchange, whose slices lie in scratch
+ * memory of the reducer's, all are counted to come early. */
+static int64_t between_hosts_bytes(const ls_reducer *r) {
+    const int64_t slices = ls_min_i64(slots(r), r->bucket_count) * (r->comm->size - 1);
+    const int64_t bytes = slices * r->slice_elems * r->elem_bytes;
+    return r->comm->on_device ? 0 : is_one_call(r) ? bytes + bytes / 2 : bytes;
+}
+
+ls_status ls_reducer_plan(const ls_reducer_options *options, ls_reduction_bytes *bytes) {
     LS_TRY(check_options(options));
     ls_reducer *r;
     LS_TRY(ls_calloc(1, sizeof *r, &r));
     r->planning = true;
     ls_status status = build(options, r);
-    *bytes = r->extra_bytes;
-    *shared_bytes = (size_t)buffer_bytes(r);
+    *bytes = (ls_reduction_bytes){r->extra_bytes, (size_t)buffer_bytes(r),
+                                  (size_t)between_hosts_bytes(r)};
     ls_reducer_destroy(r);
     return status;
 }

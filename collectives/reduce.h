@@ -65,9 +65,15 @@ static inline int ls_reducer_place(int rank, int ranks, int context_ranks) {
  * few buckets. LS_E_SHAPE for sizes that do not fit together, LS_E_UNSUPPORTED for a communicator
  * that is not for the device's memory, LS_E_MEMORY; the same on all ranks. [collective] */
 ls_status ls_reducer_create(const ls_reducer_options *options, ls_reducer **reducer);
-/* ls_reducer_bytes of what create would make, and the bytes of buffers in memory that other ranks
- * read where it lies; of options.comm rank, size and on_device are read. */
-ls_status ls_reducer_plan(const ls_reducer_options *options, size_t *bytes, size_t *shared_bytes);
+/* Bytes. taken: by create, as ls_reducer_bytes says. shared: of these, what other ranks read where
+ * it lies. between_hosts: what back ends take besides of buckets on their way, where ranks lie on
+ * several hosts: the others' pieces of a sum, and what comes before it is asked for. */
+typedef struct ls_reduction_bytes {
+    size_t taken, shared, between_hosts;
+} ls_reduction_bytes;
+
+/* What create would take; of options.comm rank, size and on_device are read. */
+ls_status ls_reducer_plan(const ls_reducer_options *options, ls_reduction_bytes *bytes);
 /* LS_E_UNSUPPORTED when comm is for other memory than the device's. */
 ls_status ls_reducer_check_memory(const ls_comm *comm, const ls_device *dev);
 /* Safe on NULL. After a failure between begin and finish the memory is not freed, since the library

@@ -286,14 +286,14 @@ static ls_status build(const ls_scatter_options *options, ls_scatter *s) {
     return take_memory(s);
 }
 
-ls_status ls_scatter_plan(const ls_scatter_options *options, size_t *bytes, size_t *shared_bytes) {
+ls_status ls_scatter_plan(const ls_scatter_options *options, ls_reduction_bytes *bytes) {
     LS_TRY(check_options(options));
     ls_scatter *s;
     LS_TRY(ls_calloc(1, sizeof *s, &s));
     s->planning = true;
     ls_status status = build(options, s);
-    *bytes = s->bytes;
-    *shared_bytes = (size_t)buffers_bytes(s);
+    *bytes = (ls_reduction_bytes){s->bytes, (size_t)buffers_bytes(s),
+                                  (size_t)(scratch_elems(s) * s->elem_bytes)};
     ls_scatter_destroy(s);
     return status;
 }

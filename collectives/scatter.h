@@ -35,9 +35,8 @@ typedef struct ls_scatter_options {
 
 /* Takes all memory. Errors as of ls_reducer_create. [collective] */
 ls_status ls_scatter_create(const ls_scatter_options *options, ls_scatter **scatter);
-/* Bytes of what create would take, and the bytes of buffers in memory that other ranks
- * read where it lies; of options.comm rank, size and on_device are read. */
-ls_status ls_scatter_plan(const ls_scatter_options *options, size_t *bytes, size_t *shared_bytes);
+/* What create would take; of options.comm rank, size and on_device are read. */
+ls_status ls_scatter_plan(const ls_scatter_options *options, ls_reduction_bytes *bytes);
 /* Safe on NULL. After a failure while operations were under way the memory is not freed.
  * [collective] */
 void ls_scatter_destroy(ls_scatter *scatter);

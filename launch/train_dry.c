@@ -13,7 +13,7 @@
 
 /* The most of any rank that is in no total. */
 typedef struct extras {
-    size_t saves, scratch, shared, others, spare, piece;
+    size_t saves, scratch, shared, others, between_hosts, spare, piece;
 } extras;
 
 /* What a rank sends in a step, in rows of the table below. */
@@ -121,6 +121,12 @@ static void print_process(const ls_train *train, const extras *more) {
             "that it adds up where they lie, if all %d data-parallel ranks run on its host\n",
             ls_text_bytes(others, sizeof others, read), ranks);
     }
+    if (more->between_hosts > 0) {
+        printf("gradients on their way between hosts take up to %s more, if data-parallel ranks "
+               "lie on "
+               "several\n",
+               ls_text_bytes(others, sizeof others, (double)more->between_hosts));
+    }
     if (more->others > 0) {
         printf(
             "parameters are there once for the %d ranks that divide them, which are taken to "
@@ -186,6 +192,7 @@ static ls_status plan_rank(ls_train *train, ls_mesh *mesh, int rank, ls_layout_b
     take_larger(&more->scratch, bytes.scratch);
     take_larger(&more->shared, bytes.state.shared);
     take_larger(&more->others, bytes.state.others);
+    take_larger(&more->between_hosts, bytes.state.between_hosts);
     take_larger(&more->piece, bytes.piece);
     take_larger(&more->spare, bytes.spare);
     return LS_OK;

@@ -471,6 +471,7 @@ static ls_status plan(const ls_layout *l, ls_layout_bytes *bytes, const ls_comm_
     state_options.tied = ls_layout_has_twin(l) ? &pipeline : NULL;
     ls_state *state;
     LS_TRY(ls_state_plan(&state_options, &bytes->state, &state));
+    bytes->scratch += l->mesh.hosts > 1 ? bytes->state.between_hosts : 0;
     bytes->piece = largest_piece(l, state);
     ls_status status = plan_optim(l, state, bytes, list);
     if (status == LS_OK && list) {

@@ -79,8 +79,9 @@ typedef struct ls_layout_bytes {
     ls_state_bytes state;
     size_t optim, activations, tables, boundary;
     size_t spare; /* of the activations (ls_model_bytes) */
-    /* Not in the total of training: of the device's operations, where that is known before; the
-     * copy that saves are written from, and what writing takes beside it. */
+    /* Not in the total of training: of the device's operations, where that is known before, and of
+     * gradients on their way between several hosts; the copy that saves are written from, and what
+     * writing takes beside it. */
     size_t scratch, saves;
     size_t piece; /* the largest that a save writes of a tensor */
 } ls_layout_bytes;

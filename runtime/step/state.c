@@ -271,6 +271,12 @@ static ls_status take_buffers(ls_state *s) {
     return LS_OK;
 }
 
+static void count_reduction(ls_state *s, ls_reduction_bytes bytes) {
+    s->bytes.reduction += bytes.taken;
+    s->bytes.shared += bytes.shared;
+    s->bytes.between_hosts += bytes.between_hosts;
+}
+
 static ls_status make_reducer(ls_state *s, state_part *part, int64_t elems) {
     const ls_state_options *o = &s->options;
     const ls_reducer_options reducer = {
@@ -286,10 +292,9 @@ static ls_status make_reducer(ls_state *s, state_part *part, int64_t elems) {
         .buffer = !lends_grads(s) ? NULL
                   : s->planning   ? s
                                   : ls_state_at(s->grads, part->base, s->acc_bytes)};
-    size_t bytes, shared;
-    LS_TRY(ls_reducer_plan(&reducer, &bytes, &shared));
-    s->bytes.reduction += bytes;
-    s->bytes.shared += shared;
+    ls_reduction_bytes bytes;
+    LS_TRY(ls_reducer_plan(&reducer, &bytes));
+    count_reduction(s, bytes);
     if (s->planning) {
         return LS_OK;
     }
@@ -319,11 +324,10 @@ static ls_status make_scatter(ls_state *s, state_part *part, int blocks) {
         .pool_elems = part->is_experts ? s->expert_elems : s->pool_elems,
         .first_held = o->config->tied && whole && !part->is_experts,
         .sums = s->planning ? s : ls_state_at(s->grads, part->places[0], s->acc_bytes)};
-    size_t bytes, shared;
-    ls_status status = ls_scatter_plan(&scatter, &bytes, &shared);
+    ls_reduction_bytes bytes;
+    ls_status status = ls_scatter_plan(&scatter, &bytes);
     if (status == LS_OK) {
-        s->bytes.reduction += bytes;
-        s->bytes.shared += shared;
+        count_reduction(s, bytes);
         status = s->planning ? LS_OK : ls_scatter_create(&scatter, &part->scatter);
     }
     free(ranges);

@@ -60,9 +60,10 @@ typedef struct ls_state_options {
 /* Bytes by kind. gathered: windows of parameters that others keep, norms and biases; reduction:
  * gradients on their way. Of what lies once for several ranks each counts an equal part. shared: of
  * these, what the ranks of a host read and write of each other where it lies; it is not taken
- * besides. others: what other ranks count of memory in common. */
+ * besides. others: what other ranks count of memory in common. between_hosts: what comes to it
+ * where the ranks of a reduction lie on several hosts (collectives/reduce.h). */
 typedef struct ls_state_bytes {
-    size_t masters, copies, grads, gathered, reduction, shared, others;
+    size_t masters, copies, grads, gathered, reduction, shared, others, between_hosts;
 } ls_state_bytes;
 
 /* What create takes, by the same code. *state: one without memory, that only answers questions;
