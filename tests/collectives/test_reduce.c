@@ -107,7 +107,7 @@ static void test_shapes(ls_comm *comm) {
     check_shape(comm, &s);
     s = (shape){LS_REDUCTION_INVARIANT, LS_F32, 33, 24 * 25, 0, NULL, 0};
     check_shape(comm, &s);
-    /* So large a bucket in one call that the library, for itself, would add it up in a ring. */
+    /* A large bucket in one call. */
     s = (shape){LS_REDUCTION_INVARIANT, LS_F32, 200000, comm->size, 0, NULL, 0};
     check_shape(comm, &s);
     /* Buckets that become smaller towards the beginning. */
