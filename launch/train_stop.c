@@ -68,10 +68,15 @@ void ls_train_stop_begin(ls_train *train) {
     }
     train->limit.end_s = ask_slurm();
     train->limit.asked_s = 1e-9 * (double)ls_clock_ns();
-    if (isfinite(train->limit.end_s)) {
-        char left[32];
-        ls_log_info("the job may run for %s more; the run stops and saves before that",
-                    ls_text_duration(left, sizeof left, train->limit.end_s - train->limit.asked_s));
+    const double left_s = train->limit.end_s - train->limit.asked_s;
+    char left[32];
+    ls_text_duration(left, sizeof left, left_s);
+    if (left_s <= train->config.faults.stop_before_s) {
+        ls_log_warn("the job may run for %s more, and faults.stop_before_s is %g: the run stops "
+                    "after its first step; give the job more time, or lower that",
+                    left, train->config.faults.stop_before_s);
+    } else if (isfinite(left_s)) {
+        ls_log_info("the job may run for %s more; the run stops and saves before that", left);
     }
 }
 

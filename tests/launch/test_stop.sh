@@ -9,7 +9,7 @@ begin() { # begin NAME COMMAND...: in the background, as $pid
     name=$1
     shift
     # shellcheck disable=SC2086
-    "$@" "$LOCKSTEP" train $settings run.name="$name" --resume >"$work/out" 2>"$work/err" &
+    "$@" "$LOCKSTEP" train $settings run.name="$name" --resume >"$work/out" 2>"$work/told" &
     pid=$!
 }
 until_true() { # until_true COMMAND...: while the run is there
@@ -124,6 +124,7 @@ for left in 59 0:30 00:00:01; do
     begin limit env PATH="$work/bin:$PATH" SLURM_JOB_ID=7
     stopped
     holds grep -q "time limit is near" "$work/runs/limit/outcome"
+    holds grep -q 'may run for .* more, and faults.stop_before_s is 60: the run stops after its first step' "$work/told"
     holds [ "$(wc -l <"$LEFT.asked")" = 1 ] # what it said 30 s ago or less counts
 done
 # As long before as is asked for; and of an array's task, whose job may have the number of the whole array.
