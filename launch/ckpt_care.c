@@ -6,6 +6,7 @@
 #include "launch/json_text.h"
 #include "runtime/base/text.h"
 #include "runtime/config/config.h"
+#include "runtime/counters/counters.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,7 +28,7 @@ static ls_status plan_print(const char *root, const ls_ckpt_verdict *plan, size_
                                   json_pack("{s:I,s:b,s:s,s:I,s:o}", "step", (json_int_t)v->step,
                                             "removed", remove, "why", ls_ckpt_fate_name(v->fate),
                                             "stored_bytes", (json_int_t)v->stored_bytes, "val_loss",
-                                            ls_ckpt_real(v->val_loss)));
+                                            ls_json_real(v->val_loss)));
         } else if (v->fate == LS_FATE_DAMAGED) {
             printf("left     step-%08lld  damaged: %s\n", (long long)v->step,
                    ls_ckpt_safe(v->fault, &safe));

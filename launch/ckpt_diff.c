@@ -6,6 +6,7 @@
 #include "launch/json_text.h"
 #include "launch/receipt.h"
 #include "runtime/base/text.h"
+#include "runtime/counters/counters.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -71,9 +72,9 @@ static void report_values(comparison *c, const ls_ckpt_entry *a, const ls_differ
     add(c,
         json_pack("{s:s,s:s,s:I,s:I,s:I,s:o,s:I,s:o,s:o,s:o}", "name", a->name, "change", "changed",
                   "elements", (json_int_t)d->elems, "differing", (json_int_t)d->differing,
-                  "nan_on_one_side", (json_int_t)d->nans, "max_abs", ls_ckpt_real(d->max_abs),
+                  "nan_on_one_side", (json_int_t)d->nans, "max_abs", ls_json_real(d->max_abs),
                   "max_ulp", (json_int_t)ulps, "first", ls_ckpt_dims_json(a->ndim, d->first), "a",
-                  ls_ckpt_real(d->a), "b", ls_ckpt_real(d->b)));
+                  ls_json_real(d->a), "b", ls_json_real(d->b)));
 }
 
 static ls_status compare_entry(comparison *c, const ls_ckpt_entry *a, const ls_ckpt_entry *b) {

@@ -3,6 +3,7 @@
 #include "launch/ckpt_verbs.h"
 #include "launch/json_text.h"
 #include "runtime/base/text.h"
+#include "runtime/counters/counters.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -70,9 +71,9 @@ static void print_pieces(const ls_ckpt_entry *entry, const ls_stats *s, bool all
 static json_t *moments_json(const ls_moments *m) {
     return json_pack("{s:I,s:I,s:I,s:I,s:o,s:o,s:o,s:o}", "elements", (json_int_t)m->elems, "zeros",
                      (json_int_t)m->zeros, "nan", (json_int_t)m->nans, "infinite",
-                     (json_int_t)m->infinities, "min", ls_ckpt_real(m->min), "max",
-                     ls_ckpt_real(m->max), "mean", ls_ckpt_real(m->mean), "std",
-                     ls_ckpt_real(m->std));
+                     (json_int_t)m->infinities, "min", ls_json_real(m->min), "max",
+                     ls_json_real(m->max), "mean", ls_json_real(m->mean), "std",
+                     ls_json_real(m->std));
 }
 
 static json_t *stats_json(const ls_ckpt_entry *entry, const ls_stats *s) {
@@ -81,7 +82,7 @@ static json_t *stats_json(const ls_ckpt_entry *entry, const ls_stats *s) {
     for (int i = 0; i < LS_STATS_PERCENTILES; i++) {
         char key[16];
         snprintf(key, sizeof key, "%g", ls_stats_percents[i]);
-        json_object_set_new(percentiles, key, ls_ckpt_real(s->percentiles[i]));
+        json_object_set_new(percentiles, key, ls_json_real(s->percentiles[i]));
     }
     for (int i = 0; i < LS_STATS_BUCKETS; i++) {
         json_array_append_new(buckets, json_integer(s->buckets[i]));

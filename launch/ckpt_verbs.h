@@ -71,8 +71,6 @@ char *ls_ckpt_shape(char text[LS_CKPT_SHAPE_TEXT], int ndim, const int64_t *dims
 json_t *ls_ckpt_dims_json(int ndim, const int64_t *dims);
 /* Prints the object as one line and drops the reference; NULL: LS_E_MEMORY. */
 ls_status ls_ckpt_print_json(json_t *object);
-/* A number, or null when it is none that JSON knows. */
-json_t *ls_ckpt_real(double x);
 /* Escaped text without lines. Caller frees. Never NULL: ends with "?" when memory is short. */
 const char *ls_ckpt_safe(const char *text, char **buffer);
 

@@ -65,10 +65,6 @@ const char *ls_ckpt_value(const char **values, int option) {
     return values[option] ? values[option] : options[option].fallback;
 }
 
-json_t *ls_ckpt_real(double x) {
-    return isfinite(x) ? json_real(x) : json_null();
-}
-
 const char *ls_ckpt_safe(const char *text, char **buffer) {
     *buffer = ls_ckpt_printable(text, false);
     return *buffer ? *buffer : "?";

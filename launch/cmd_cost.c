@@ -130,17 +130,13 @@ static ls_status make_lines(const cost *c, line **lines, int *count) {
     return LS_OK;
 }
 
-static json_t *real_or_null(double x) {
-    return isfinite(x) ? json_real(x) : json_null();
-}
-
 static json_t *line_json(const line *l) {
     return json_pack(
         "{s:s, s:s, s:s, s:o, s:s, s:I, s:o, s:o, s:o, s:o, s:o}", "time", l->time, "account",
         l->account, "project", l->project, "run", ls_json_text(l->run), "job", l->job, "tokens",
-        (json_int_t)l->tokens, "device_hours", real_or_null(l->device_hours), "kwh",
-        real_or_null(l->kwh), "usd", real_or_null(l->usd), "usd_per_mtoken",
-        real_or_null(l->usd / ((double)l->tokens * 1e-6)), "goodput", real_or_null(l->goodput));
+        (json_int_t)l->tokens, "device_hours", ls_json_real(l->device_hours), "kwh",
+        ls_json_real(l->kwh), "usd", ls_json_real(l->usd), "usd_per_mtoken",
+        ls_json_real(l->usd / ((double)l->tokens * 1e-6)), "goodput", ls_json_real(l->goodput));
 }
 
 static ls_status print_json(const cost *c, const line *lines, int count) {

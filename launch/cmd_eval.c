@@ -4,6 +4,7 @@
 #include "launch/weights.h"
 #include "runtime/base/file.h"
 #include "runtime/base/log.h"
+#include "runtime/counters/counters.h"
 #include "runtime/data/data.h"
 #include "runtime/step/step.h"
 
@@ -106,18 +107,14 @@ static ls_status load(eval *e, const char *path) {
     return ls_session_agree(&e->session, ls_weights_load(&e->weights, e->session.dev, model));
 }
 
-static json_t *real_or_null(double x) {
-    return isfinite(x) ? json_real(x) : json_null();
-}
-
 /* What is not finite is null. */
 static ls_status print_json(const eval *e, const ls_eval_result *r, const char *dtype,
                             double bits) {
     json_t *json = json_pack("{s:i, s:o, s:o, s:s, s:I, s:o, s:o, s:o}", "schema", 1, "checkpoint",
                              ls_json_text(ls_ckpt_path(e->weights.ckpt)), "data",
                              ls_json_text(e->data), "compute", dtype, "targets",
-                             (json_int_t)r->targets, "loss", real_or_null(r->loss), "perplexity",
-                             real_or_null(exp(r->loss)), "bits_per_byte", real_or_null(bits));
+                             (json_int_t)r->targets, "loss", ls_json_real(r->loss), "perplexity",
+                             ls_json_real(exp(r->loss)), "bits_per_byte", ls_json_real(bits));
     return ls_json_print(json, LS_JSON_ALL_DIGITS);
 }
 

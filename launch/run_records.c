@@ -14,11 +14,6 @@ static void copy_text(char *to, size_t size, const json_t *json, const char *key
     snprintf(to, size, "%s", text ? text : "");
 }
 
-static double real(const json_t *json, const char *key) {
-    const json_t *value = json_object_get(json, key);
-    return json_is_number(value) ? json_number_value(value) : NAN;
-}
-
 static int64_t integer(const json_t *json, const char *key) {
     return json_integer_value(json_object_get(json, key));
 }
@@ -67,7 +62,7 @@ static ls_status grow(void *array, int64_t count, size_t elem_bytes) {
 static ls_status take_start(ls_run_records *r, const json_t *line) {
     LS_TRY(grow(&r->starts, r->start_count, sizeof *r->starts));
     ls_run_start *s = &r->starts[r->start_count++];
-    *s = (ls_run_start){.begin_s = real(line, "time"),
+    *s = (ls_run_start){.begin_s = ls_json_number(line, "time"),
                         .ranks = integer(line, "ranks"),
                         .hosts = integer(line, "hosts"),
                         .usd = NAN};
@@ -90,11 +85,11 @@ static ls_status take_step(ls_run_records *r, const json_t *line) {
     ls_run_step *s = &r->steps[r->step_count++];
     *s = (ls_run_step){.step = step,
                        .tokens = integer(line, "tokens"),
-                       .seconds = real(line, "seconds"),
-                       .loss = real(line, "loss"),
-                       .val_loss = real(line, "val_loss"),
-                       .tokens_per_second = real(line, "tokens_per_second"),
-                       .usd = real(line, "usd")};
+                       .seconds = ls_json_number(line, "seconds"),
+                       .loss = ls_json_number(line, "loss"),
+                       .val_loss = ls_json_number(line, "val_loss"),
+                       .tokens_per_second = ls_json_number(line, "tokens_per_second"),
+                       .usd = ls_json_number(line, "usd")};
     const json_t *phases = json_object_get(line, "phase_seconds");
     for (int p = 0; p < LS_PHASE_COUNT; p++) {
         s->phase_seconds[p] =
@@ -102,7 +97,7 @@ static ls_status take_step(ls_run_records *r, const json_t *line) {
     }
     if (start >= 0 && start < r->start_count) {
         ls_run_start *of = &r->starts[start];
-        of->end_s = real(line, "time");
+        of->end_s = ls_json_number(line, "time");
         of->steps++;
         of->tokens += integer(line, "step_tokens");
         of->usd = s->usd;
@@ -142,7 +137,7 @@ static ls_status read_ledger(const char *run_dir, ls_run_records *r) {
     const json_t *price = json_object_get(ledger, "price");
     copy_text(r->price_kind, sizeof r->price_kind, price, "kind");
     copy_text(r->price_date, sizeof r->price_date, price, "date");
-    r->usd_per_device_hour = real(price, "usd_per_device_hour");
+    r->usd_per_device_hour = ls_json_number(price, "usd_per_device_hour");
     r->planned_steps = integer(ledger, "planned_steps");
     if (status == LS_OK) {
         status = ls_counters_parse(json_object_get(ledger, "counters"), &r->counters);

@@ -152,6 +152,9 @@ int64_t ls_train_memory_planned(const ls_train *train);
 int64_t ls_train_memory_uneven(const ls_train *train);
 ls_status ls_train_memory_end(ls_train *train);
 
+/* Of the run's steps, with the loader as it is now. */
+ls_step_options ls_train_step_options(const ls_train *train);
+
 /* Runs until total_steps or until asked to stop (LS_E_STOPPED). [collective] */
 ls_status ls_train_loop(ls_train *train);
 

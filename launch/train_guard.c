@@ -184,13 +184,7 @@ static ls_status probe(ls_train *train, int suspect, bool *again) {
     LS_TRY(ls_session_agree(&train->session, ls_loader_create(&options, &train->loader)));
     LS_TRY(ls_session_agree(&train->session,
                             ls_state_init(train->state, (uint64_t)train->config.run.seed)));
-    const ls_step_options step = {.runner = train->runner,
-                                  .state = train->state,
-                                  .loader = train->loader,
-                                  .dataset = train->train_data,
-                                  .seed = (uint64_t)train->config.run.seed,
-                                  .batch = train->layout.batch,
-                                  .zero = (int)train->config.parallel.zero};
+    const ls_step_options step = ls_train_step_options(train);
     ls_step_result result;
     LS_TRY(ls_step_run(&step, train->next_sample, &result));
     const int *at = train->session.mesh.coord;

@@ -83,14 +83,10 @@ static const char *price_kind(const ls_config_cost *cost) {
     return kinds[cost->kind];
 }
 
-static json_t *real_or_null(double x) {
-    return isfinite(x) ? json_real(x) : json_null();
-}
-
 static json_t *price_json(const ls_train *train) {
     const ls_config_cost *cost = &train->config.cost;
     return json_pack("{s:o, s:s, s:s}", "usd_per_device_hour",
-                     real_or_null(train->usd_per_device_hour), "kind", price_kind(cost), "date",
+                     ls_json_real(train->usd_per_device_hour), "kind", price_kind(cost), "date",
                      cost->price_date);
 }
 
@@ -311,8 +307,8 @@ static ls_status write_ledger(const ls_train *train) {
         json_pack("{s:s, s:i, s:s, s:s, s:s, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "schema",
                   "lockstep-ledger", "version", 1, "run", train->config.run.name, "account",
                   train->config.run.account, "project", train->config.run.project, "planned_steps",
-                  (json_int_t)train->total_steps, "training_loss", real_or_null(train->train_loss),
-                  "validation_loss", real_or_null(train->val_loss), "price", price_json(train),
+                  (json_int_t)train->total_steps, "training_loss", ls_json_real(train->train_loss),
+                  "validation_loss", ls_json_real(train->val_loss), "price", price_json(train),
                   "energy", energy, "counters", ls_counters_json(&train->counters), "memory",
                   memory_json(&train->memory), "prediction", ls_train_predict_json());
     char *text = ledger ? json_dumps(ledger, JSON_INDENT(2) | JSON_REAL_PRECISION(12)) : NULL;

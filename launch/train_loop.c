@@ -98,19 +98,30 @@ static void close_sinks(sinks *s) {
     }
 }
 
+ls_step_options ls_train_step_options(const ls_train *train) {
+    return (ls_step_options){.runner = train->runner,
+                             .state = train->state,
+                             .loader = train->loader,
+                             .dataset = train->train_data,
+                             .seed = (uint64_t)train->config.run.seed,
+                             .batch = train->layout.batch,
+                             .zero = (int)train->config.parallel.zero};
+}
+
 /* Step and update. A device that decides by itself whether there is an update gets it behind the
  * step, and is waited for once; else the update waits until the step was judged. */
-static ls_status compute_step(ls_train *train, const ls_step_options *options,
-                              ls_step_record *record, ls_step_result *result, ls_update *update) {
+static ls_status compute_step(ls_train *train, ls_step_record *record, ls_step_result *result,
+                              ls_update *update) {
+    const ls_step_options options = ls_train_step_options(train);
     const int64_t first = train->next_sample;
     if (!ls_optim_defers(train->optim)) {
-        return ls_step_run(options, first, result);
+        return ls_step_run(&options, first, result);
     }
-    LS_TRY(ls_step_start(options, first, result));
+    LS_TRY(ls_step_start(&options, first, result));
     ls_flight_mark(LS_FLIGHT_UPDATE, -1);
     ls_train_save_settle(train);
     ls_optim_losses losses = {.data = train->groups.data, .pipeline = train->groups.pipeline};
-    losses.losses = ls_step_losses(options, &losses.count);
+    losses.losses = ls_step_losses(&options, &losses.count);
     losses.most =
         ls_guard_most(&train->losses, train->config.faults.loss_spike) * (double)result->targets;
     ls_device *dev = train->session.dev;
@@ -121,15 +132,14 @@ static ls_status compute_step(ls_train *train, const ls_step_options *options,
     train->updating = true;
     train->update_s = 0.0;
     LS_TRY(ls_state_share(train->state));
-    LS_TRY(ls_step_finish(options, result));
+    LS_TRY(ls_step_finish(&options, result));
     update->decided = true;
     return ls_optim_step_end(train->optim, &update->grad_norm, &update->made);
 }
 
-static ls_status update_weights(ls_train *train, const ls_step_options *options,
-                                ls_step_result *result, ls_update *update, ls_step_record *record,
-                                ls_advice *advice) {
-    LS_TRY(ls_recover_judge(train, options, result, update, advice));
+static ls_status update_weights(ls_train *train, ls_step_result *result, ls_update *update,
+                                ls_step_record *record, ls_advice *advice) {
+    LS_TRY(ls_recover_judge(train, result, update, advice));
     record->loss = train->train_loss = result->loss;
     record->grad_norm = update->grad_norm;
     record->skipped = *advice != LS_STEP_GOOD;
@@ -173,15 +183,14 @@ static double time_left(const ls_train *train, pace *p) {
     return per_step * (double)(train->total_steps - train->step);
 }
 
-static ls_status run_step(ls_train *train, const ls_step_options *options, ls_step_record *record,
-                          ls_advice *advice) {
+static ls_status run_step(ls_train *train, ls_step_record *record, ls_advice *advice) {
     ls_step_result result;
     ls_update update = {0};
     ls_comm_meter before[LS_COMM_AXIS_COUNT], updating[LS_COMM_AXIS_COUNT];
     ls_meters_read(before);
     record->lr = ls_schedule_lr(&train->config.schedule, train->config.optim.lr, train->step + 1,
                                 train->total_steps);
-    LS_TRY(compute_step(train, options, record, &result, &update));
+    LS_TRY(compute_step(train, record, &result, &update));
     ls_flight_mark(LS_FLIGHT_UPDATE, -1);
     ls_train_account_step(train, &result, record->phase_seconds);
     ls_meters_read(updating);
@@ -195,7 +204,7 @@ static ls_status run_step(ls_train *train, const ls_step_options *options, ls_st
     record->total_steps = train->total_steps;
     ls_train_save_settle(train);
     ls_train_account(train, LS_PHASE_CHECKPOINT, record->phase_seconds);
-    LS_TRY(update_weights(train, options, &result, &update, record, advice));
+    LS_TRY(update_weights(train, &result, &update, record, advice));
     train->counters.steps = train->step;
     train->counters.tokens += result.targets;
     train->counters.flops += train->flops_per_token * (double)result.targets;
@@ -299,13 +308,6 @@ static ls_status check_saved(ls_train *train) {
 }
 
 static ls_status loop(ls_train *train, sinks *s) {
-    ls_step_options options = {.runner = train->runner,
-                               .state = train->state,
-                               .loader = train->loader,
-                               .dataset = train->train_data,
-                               .seed = (uint64_t)train->config.run.seed,
-                               .batch = train->layout.batch,
-                               .zero = (int)train->config.parallel.zero};
     pace p = {0};
     int64_t skipped_in_a_row = 0;
     bool touched = false;
@@ -319,9 +321,8 @@ static ls_status loop(ls_train *train, sinks *s) {
         ls_step_record record = {0};
         ls_watch_begin_step();
         ls_advice advice;
-        options.loader = train->loader; /* a repeated step or a reload has made another */
         LS_TRY(ls_train_trace_step(train));
-        LS_TRY(run_step(train, &options, &record, &advice));
+        LS_TRY(run_step(train, &record, &advice));
         LS_TRY(ls_train_stop_agreed(train, &stop));
         ls_train_account(train, LS_PHASE_WORLD, record.phase_seconds);
         ls_watch_end_step(train->step);

@@ -35,13 +35,11 @@ static ls_status take_norm(ls_train *train, double *grad_norm) {
 }
 
 /* train->step is done already: the step in doubt is the one before. */
-static ls_status run_again(ls_train *train, const ls_step_options *options,
-                           ls_step_result *result) {
+static ls_status run_again(ls_train *train, ls_step_result *result) {
     const int64_t batch = train->layout.batch;
     train->next_sample -= batch;
     LS_TRY(ls_train_start_loader(train));
-    ls_step_options again = *options;
-    again.loader = train->loader;
+    const ls_step_options again = ls_train_step_options(train);
     LS_TRY(ls_step_run(&again, train->next_sample, result));
     train->next_sample += batch;
     return LS_OK;
@@ -75,11 +73,10 @@ static ls_status tell_repeat(ls_train *train, const ls_step_result *before,
     return status;
 }
 
-static ls_status repeat(ls_train *train, const ls_step_options *options, ls_step_result *result,
-                        double *grad_norm, look *l) {
+static ls_status repeat(ls_train *train, ls_step_result *result, double *grad_norm, look *l) {
     const ls_step_result before = *result;
     const double norm_before = *grad_norm;
-    LS_TRY(run_again(train, options, result));
+    LS_TRY(run_again(train, result));
     LS_TRY(take_norm(train, grad_norm));
     /* Of ranks that each hold a part of the norm and the loss, all have the same. */
     const bool same = memcmp(&before.loss, &result->loss, sizeof before.loss) == 0 &&
@@ -119,8 +116,8 @@ static ls_status act(ls_train *train, const ls_step_result *result, double grad_
     return LS_OK;
 }
 
-ls_status ls_recover_judge(ls_train *train, const ls_step_options *options, ls_step_result *result,
-                           ls_update *update, ls_advice *advice) {
+ls_status ls_recover_judge(ls_train *train, ls_step_result *result, ls_update *update,
+                           ls_advice *advice) {
     *advice = LS_STEP_GOOD;
     if (!update->decided) {
         LS_TRY(take_norm(train, &update->grad_norm));
@@ -128,7 +125,7 @@ ls_status ls_recover_judge(ls_train *train, const ls_step_options *options, ls_s
     look l = look_at(train, result, update->grad_norm);
     l.spike = update->decided ? l.finite && !update->made : l.spike;
     if ((!l.finite || l.spike) && train->config.faults.repeat_steps) {
-        LS_TRY(repeat(train, options, result, &update->grad_norm, &l));
+        LS_TRY(repeat(train, result, &update->grad_norm, &l));
     }
     return !l.finite || l.spike ? act(train, result, update->grad_norm, &l, advice) : LS_OK;
 }

@@ -19,8 +19,8 @@ typedef struct ls_update {
  * more from the same data: other bits then are a fault of the machine, and the second result
  * stands. What stays bad is skipped, or asks for a reload, or ends the run (LS_E_DIVERGED), as
  * faults.on_nonfinite and faults.on_spike say. [collective] */
-ls_status ls_recover_judge(ls_train *train, const ls_step_options *options, ls_step_result *result,
-                           ls_update *update, ls_advice *advice);
+ls_status ls_recover_judge(ls_train *train, ls_step_result *result, ls_update *update,
+                           ls_advice *advice);
 
 /* Goes back to the newest checkpoint, and leaves out the data from there up to the bad step and
  * faults.skip_batches more (Chowdhery et al. 2022, PaLM, arXiv:2204.02311, section 5.1). A reload

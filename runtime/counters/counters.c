@@ -13,7 +13,7 @@ const char *ls_phase_name(ls_phase phase) {
     return names[phase];
 }
 
-static json_t *real_or_null(double x) {
+json_t *ls_json_real(double x) {
     return isfinite(x) ? json_real(x) : json_null();
 }
 
@@ -77,7 +77,7 @@ json_t *ls_counters_json(const ls_counters *c) {
         json_pack("{s:I, s:I, s:I, s:I, s:o, s:f}", "done", (json_int_t)c->saves, "failed",
                   (json_int_t)c->failed_saves, "raw_bytes", (json_int_t)c->save_raw_bytes,
                   "stored_bytes", (json_int_t)c->save_stored_bytes, "ratio",
-                  real_or_null((double)c->save_raw_bytes / (double)c->save_stored_bytes),
+                  ls_json_real((double)c->save_raw_bytes / (double)c->save_stored_bytes),
                   "stall_seconds", c->save_stall_seconds);
     return json_pack(
         "{s:I, s:I, s:I, s:I, s:I, s:o, s:f, s:f, s:f, s:o, s:f, s:o, s:o, s:s, s:o, s:o, s:o, "
@@ -88,20 +88,20 @@ json_t *ls_counters_json(const ls_counters *c) {
         (json_int_t)c->skipped_steps, "restarts", (json_int_t)c->restarts, "lost_steps",
         (json_int_t)c->lost_steps, "saves", saves, "as_of", c->as_of_s, "device_seconds",
         c->device_seconds, "flops", c->flops, "phase_seconds", phases, "wall_seconds",
-        ls_counters_wall(c), "tokens_per_second", real_or_null((double)c->tokens / seconds),
-        "flops_per_second", real_or_null(c->flops / seconds), "flops_convention",
+        ls_counters_wall(c), "tokens_per_second", ls_json_real((double)c->tokens / seconds),
+        "flops_per_second", ls_json_real(c->flops / seconds), "flops_convention",
         "6N + 6 L H D T per token (causal attention)", "goodput",
-        real_or_null(ls_counters_goodput(c)), "measured_joules", real_or_null(c->measured_joules),
-        "modelled_joules", real_or_null(c->modelled_joules), "carbon_g", real_or_null(c->carbon_g),
-        "usd", real_or_null(c->usd), "usd_per_mtoken",
-        real_or_null(c->usd / ((double)c->tokens * 1e-6)));
+        ls_json_real(ls_counters_goodput(c)), "measured_joules", ls_json_real(c->measured_joules),
+        "modelled_joules", ls_json_real(c->modelled_joules), "carbon_g", ls_json_real(c->carbon_g),
+        "usd", ls_json_real(c->usd), "usd_per_mtoken",
+        ls_json_real(c->usd / ((double)c->tokens * 1e-6)));
 }
 
 static int64_t get_int(const json_t *json, const char *key) {
     return json_integer_value(json_object_get(json, key));
 }
 
-static double get_real(const json_t *json, const char *key) {
+double ls_json_number(const json_t *json, const char *key) {
     const json_t *value = json_object_get(json, key);
     return json_is_number(value) ? json_number_value(value) : NAN;
 }
@@ -125,10 +125,10 @@ ls_status ls_counters_parse(const json_t *json, ls_counters *c) {
     c->save_stall_seconds = json_number_value(json_object_get(saves, "stall_seconds"));
     c->device_seconds = json_number_value(json_object_get(json, "device_seconds"));
     c->flops = json_number_value(json_object_get(json, "flops"));
-    c->measured_joules = get_real(json, "measured_joules");
-    c->modelled_joules = get_real(json, "modelled_joules");
-    c->carbon_g = get_real(json, "carbon_g");
-    c->usd = get_real(json, "usd");
+    c->measured_joules = ls_json_number(json, "measured_joules");
+    c->modelled_joules = ls_json_number(json, "modelled_joules");
+    c->carbon_g = ls_json_number(json, "carbon_g");
+    c->usd = ls_json_number(json, "usd");
     const json_t *phases = json_object_get(json, "phase_seconds");
     for (int p = 0; p < LS_PHASE_COUNT; p++) {
         c->seconds[p] = json_number_value(json_object_get(phases, ls_phase_name((ls_phase)p)));

@@ -89,6 +89,9 @@ ls_status ls_history_since(const char *run_dir, int64_t step, double as_of_s, do
 json_t *ls_counters_json(const ls_counters *counters);
 /* Reads back the totals; missing members stay zero or NAN. */
 ls_status ls_counters_parse(const json_t *json, ls_counters *counters);
+/* Numbers in records: null for one that is not finite, NAN for one that is not there. */
+json_t *ls_json_real(double x);
+double ls_json_number(const json_t *object, const char *key);
 
 /* A save that has ended since the last record. */
 typedef struct ls_save_record {

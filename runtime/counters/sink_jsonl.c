@@ -29,10 +29,6 @@ static ls_status jsonl_open(const ls_sink_options *options, void **state) {
 }
 
 /* JSON has no NaN and no infinity: what is not a number is null. */
-static json_t *real_or_null(double x) {
-    return isfinite(x) ? json_real(x) : json_null();
-}
-
 /* Null when no save has ended. */
 static json_t *save_json(const ls_save_record *s) {
     if (s->step == 0) {
@@ -42,7 +38,7 @@ static json_t *save_json(const ls_save_record *s) {
                      (int)s->failed, "seconds", s->seconds, "stall_ms", 1e3 * s->stall_seconds,
                      "raw_bytes", (json_int_t)s->raw_bytes, "stored_bytes",
                      (json_int_t)s->stored_bytes, "ratio",
-                     real_or_null((double)s->raw_bytes / (double)s->stored_bytes));
+                     ls_json_real((double)s->raw_bytes / (double)s->stored_bytes));
 }
 
 static json_t *bus_json(const ls_step_record *r) {
@@ -75,21 +71,21 @@ static ls_status jsonl_step(void *state, const ls_step_record *r) {
     jsonl *s = state;
     json_t *phases = json_object();
     for (int p = 0; p < LS_PHASE_COUNT; p++) {
-        json_object_set_new(phases, ls_phase_name((ls_phase)p), real_or_null(r->phase_seconds[p]));
+        json_object_set_new(phases, ls_phase_name((ls_phase)p), ls_json_real(r->phase_seconds[p]));
     }
     json_t *line = json_pack(
         "{s:I, s:I, s:I, s:I, s:f, s:o, s:o, s:o, s:b, s:f, s:o, s:o, s:o, s:o, s:o, s:o, s:o, "
         "s:o, s:o, s:o, s:o, s:o, s:o, s:o}",
         "step", (json_int_t)r->step, "tokens", (json_int_t)r->tokens, "step_tokens",
         (json_int_t)r->step_tokens, "restarts", (json_int_t)r->restarts, "time", r->wall_time_s,
-        "loss", real_or_null(r->loss), "grad_norm", real_or_null(r->grad_norm), "lr",
-        real_or_null(r->lr), "skipped", (int)r->skipped, "seconds", r->seconds, "phase_seconds",
-        phases, "tokens_per_second", real_or_null(r->tokens_per_second), "flops_per_second",
-        real_or_null(r->flops_per_second), "mfu", real_or_null(r->mfu), "hfu", real_or_null(r->hfu),
-        "peak_flops_per_second", real_or_null(r->peak_flops_per_second), "bus_bytes_per_second",
+        "loss", ls_json_real(r->loss), "grad_norm", ls_json_real(r->grad_norm), "lr",
+        ls_json_real(r->lr), "skipped", (int)r->skipped, "seconds", r->seconds, "phase_seconds",
+        phases, "tokens_per_second", ls_json_real(r->tokens_per_second), "flops_per_second",
+        ls_json_real(r->flops_per_second), "mfu", ls_json_real(r->mfu), "hfu", ls_json_real(r->hfu),
+        "peak_flops_per_second", ls_json_real(r->peak_flops_per_second), "bus_bytes_per_second",
         bus_json(r), "memory_bytes", memory_json(r), "slowest", lag_json(&r->lag), "val_loss",
-        real_or_null(r->val_loss), "usd", real_or_null(r->usd), "measured_joules",
-        real_or_null(r->measured_joules), "goodput", real_or_null(r->goodput), "save",
+        ls_json_real(r->val_loss), "usd", ls_json_real(r->usd), "measured_joules",
+        ls_json_real(r->measured_joules), "goodput", ls_json_real(r->goodput), "save",
         save_json(&r->save));
     char *text = line ? json_dumps(line, JSON_COMPACT | JSON_REAL_PRECISION(16)) : NULL;
     json_decref(line);
