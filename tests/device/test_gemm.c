@@ -446,70 +446,6 @@ static void check_matmul_cache(ls_device *dev) {
     CHECK(force(dev, LS_F32, LS_GEMM_AUTO));
 }
 
-static void check_selection(void) {
-    enum { BIG = 4096 };
-    static const struct {
-        ls_gemm_preference preference;
-        ls_isa isa;
-        bool has_tile, library;
-        ls_dtype dtype;
-        int64_t m, n;
-        ls_gemm_path path;
-    } cases[] = {
-        {LS_GEMM_FASTEST, LS_ISA_GENERIC, false, false, LS_F32, BIG, BIG, LS_GEMM_PANELS},
-        {LS_GEMM_FASTEST, LS_ISA_AMX_BF16, false, true, LS_F32, BIG, BIG, LS_GEMM_PANELS},
-        {LS_GEMM_FASTEST, LS_ISA_AVX2, false, false, LS_F32, 1, BIG, LS_GEMM_SGEMM},
-        {LS_GEMM_FASTEST, LS_ISA_AVX2, false, false, LS_F32, BIG, 3, LS_GEMM_SGEMM},
-        {LS_GEMM_FASTEST, LS_ISA_GENERIC, false, false, LS_BF16, 1, 1, LS_GEMM_PANELS},
-        {LS_GEMM_FASTEST, LS_ISA_AVX2, false, true, LS_BF16, BIG, BIG, LS_GEMM_PANELS},
-        {LS_GEMM_FASTEST, LS_ISA_AVX512, false, true, LS_BF16, BIG, BIG, LS_GEMM_PANELS},
-        {LS_GEMM_FASTEST, LS_ISA_AVX512_BF16, false, true, LS_BF16, 1, BIG, LS_GEMM_MATMUL},
-        {LS_GEMM_FASTEST, LS_ISA_AVX512_BF16, false, false, LS_BF16, BIG, BIG, LS_GEMM_PANELS},
-        {LS_GEMM_FASTEST, LS_ISA_AMX_BF16, false, true, LS_BF16, BIG, BIG, LS_GEMM_MATMUL},
-        {LS_GEMM_FASTEST, LS_ISA_AVX512_BF16, true, true, LS_BF16, 64, BIG, LS_GEMM_PACKED},
-        {LS_GEMM_FASTEST, LS_ISA_AVX512_BF16, true, false, LS_BF16, BIG, BIG, LS_GEMM_PACKED},
-        {LS_GEMM_FASTEST, LS_ISA_AVX512_BF16, true, true, LS_BF16, 63, BIG, LS_GEMM_MATMUL},
-        {LS_GEMM_FASTEST, LS_ISA_AMX_BF16, true, true, LS_BF16, BIG, BIG, LS_GEMM_MATMUL},
-        {LS_GEMM_FASTEST, LS_ISA_AMX_BF16, true, false, LS_BF16, BIG, BIG, LS_GEMM_PACKED},
-        {LS_GEMM_FASTEST, LS_ISA_AMX_BF16, true, true, LS_F32, BIG, BIG, LS_GEMM_PACKED},
-        {LS_GEMM_OWN, LS_ISA_AMX_BF16, true, true, LS_BF16, BIG, BIG, LS_GEMM_PACKED},
-        {LS_GEMM_OWN, LS_ISA_AMX_BF16, true, true, LS_BF16, BIG, 63, LS_GEMM_MATMUL},
-        {LS_GEMM_LIBRARY, LS_ISA_AVX512_BF16, true, true, LS_BF16, BIG, BIG, LS_GEMM_MATMUL},
-        {LS_GEMM_LIBRARY, LS_ISA_AVX2, true, false, LS_F32, BIG, BIG, LS_GEMM_PANELS},
-        {LS_GEMM_FASTEST, LS_ISA_AVX2, true, false, LS_F32, BIG, 3, LS_GEMM_SGEMM},
-    };
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        CHECK_INT(ls_gemm_path_select(cases[i].preference, cases[i].isa, cases[i].has_tile,
-                                      cases[i].library, cases[i].dtype, cases[i].m, cases[i].n),
-                  cases[i].path);
-    }
-    /* Pieces cover the whole, are not too large, and differ by less than a piece and a multiple. */
-    for (int64_t size = 1; size < 5000; size += 7) {
-        int64_t piece = ls_gemm_split(size, 384, 16), pieces = (size - 1) / piece + 1;
-        CHECK(piece % 16 == 0 && piece <= 384);
-        CHECK_INT(pieces, (size - 1) / 384 + 1);
-    }
-}
-
-/* What LOCKSTEP_GEMM says reaches the device. */
-static void check_preference(void) {
-    static const struct {
-        const char *word;
-        ls_gemm_preference preference;
-    } words[] = {{"", LS_GEMM_FASTEST}, {"packed", LS_GEMM_OWN}, {"library", LS_GEMM_LIBRARY}};
-    for (int i = 0; i < 3; i++) {
-        setenv("LOCKSTEP_GEMM", words[i].word, 1);
-        ls_device *dev = open_device(1);
-        CHECK_INT(((ls_cpu_device *)dev)->preference, words[i].preference);
-        dev->ops->close(dev);
-    }
-    setenv("LOCKSTEP_GEMM", "mkl", 1);
-    ls_device *none;
-    CHECK_STATUS(ls_device_open_cpu(&(ls_device_options){.threads = 1}, &none), LS_E_CONFIG);
-    CHECK_MESSAGE("LOCKSTEP_GEMM is 'mkl'; use packed");
-    unsetenv("LOCKSTEP_GEMM");
-}
-
 /* Memory and scratch of the device. */
 static void check_memory(ls_device *dev) {
     const size_t sizes[] = {0, 1, 63, 4097, 5000000};
@@ -572,8 +508,6 @@ int main(void) {
 #endif
     CHECK_INT(dev->threads, 2);
     CHECK(strstr(dev->describe, "2 threads") && strstr(dev->describe, "oneDNN"));
-    check_selection();
-    check_preference();
     check_memory(dev);
     check_refusals(dev);
     check_flags(dev, LS_BF16, LS_F32);

@@ -11,6 +11,10 @@
 
 /* Below this many rows or columns a copy of the other operand costs too much of the product. */
 #define PANELS_LEAST 64
+/* Unless that one is so small, in elements, that copying it takes less than all that a primitive of
+ * oneDNN's costs: about 80 KiB and a millisecond for each shape, of which experts with few tokens
+ * have another in every step. */
+#define COPIED_SMALL (1 << 17)
 
 /* Tiles of operands as they lie are large, but not so large that threads run out of them. */
 #define DIRECT_M     512
@@ -67,9 +71,11 @@ ls_status ls_gemm_preference_read(ls_gemm_preference *preference) {
 #define LIBRARY_FOR_AMX true
 
 ls_gemm_path ls_gemm_path_select(ls_gemm_preference preference, ls_isa isa, bool has_tile,
-                                 bool library_has_bf16, ls_dtype dtype, int64_t m, int64_t n) {
+                                 bool library_has_bf16, ls_dtype dtype, int64_t m, int64_t n,
+                                 int64_t k) {
     bool copied = min_i64(m, n) >= PANELS_LEAST;
-    bool tiled = copied && has_tile && preference != LS_GEMM_LIBRARY;
+    bool small = dtype == LS_BF16 && (m > n ? m : n) <= COPIED_SMALL / k;
+    bool tiled = (copied || small) && has_tile && preference != LS_GEMM_LIBRARY;
     if (dtype == LS_F32) {
         return tiled ? LS_GEMM_PACKED : copied ? LS_GEMM_PANELS : LS_GEMM_SGEMM;
     }
@@ -296,7 +302,7 @@ void ls_cpu_gemm_needs(const ls_device *dev, const ls_device_limits *limits, siz
     }
     if (cpu->library_has_bf16) { /* the library's own scratch comes on top when it is known */
         const ls_gemm_path large = ls_gemm_path_select(cpu->preference, cpu->isa, tiles_bf16, true,
-                                                       LS_BF16, DIRECT_M, DIRECT_N);
+                                                       LS_BF16, DIRECT_M, DIRECT_N, DIRECT_M);
         const int64_t most_m = large == LS_GEMM_MATMUL ? DIRECT_M : PANELS_LEAST;
         const size_t bytes = (size_t)(most_m * (DIRECT_N + PAD)) * sizeof(float);
         *scratch_bytes = bytes > *scratch_bytes ? bytes : *scratch_bytes;
@@ -325,7 +331,7 @@ ls_status ls_cpu_gemm(ls_device *dev, const ls_gemm *op) {
     if (path == LS_GEMM_AUTO) {
         path =
             ls_gemm_path_select(cpu->preference, cpu->isa, ls_gemm_tile_for(cpu, op->dtype) != NULL,
-                                cpu->library_has_bf16, op->dtype, op->m, op->n);
+                                cpu->library_has_bf16, op->dtype, op->m, op->n, op->k);
     }
     if (path == LS_GEMM_PACKED) {
         return ls_gemm_tile_for(cpu, op->dtype)

@@ -33,11 +33,12 @@ typedef enum ls_gemm_preference {
     LS_GEMM_LIBRARY, /* "library": oneDNN's */
 } ls_gemm_preference;
 
-/* The path for op(A) [m, k] and op(B) [k, n] of dtype LS_F32 or LS_BF16. has_tile: the level has a
- * micro-kernel for dtype (ls_gemm_tile_for). library_has_bf16: oneDNN has an optimised bf16 matmul
- * at this level (ls_dnnl_has_fast_bf16). */
+/* The path for op(A) [m, k] and op(B) [k, n], k > 0, of dtype LS_F32 or LS_BF16. has_tile: the
+ * level has a micro-kernel for dtype (ls_gemm_tile_for). library_has_bf16: oneDNN has an optimised
+ * bf16 matmul at this level (ls_dnnl_has_fast_bf16). */
 ls_gemm_path ls_gemm_path_select(ls_gemm_preference preference, ls_isa isa, bool has_tile,
-                                 bool library_has_bf16, ls_dtype dtype, int64_t m, int64_t n);
+                                 bool library_has_bf16, ls_dtype dtype, int64_t m, int64_t n,
+                                 int64_t k);
 /* What LOCKSTEP_GEMM says; LS_E_CONFIG when it is neither word. */
 ls_status ls_gemm_preference_read(ls_gemm_preference *preference);
 
