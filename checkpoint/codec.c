@@ -46,9 +46,9 @@ ls_status ls_ckpt_codec_init(ls_ckpt_codec *codec, int level) {
     return LS_OK;
 }
 
-/* In huge pages, but for a part of one that stays in small ones. */
+/* In huge pages: those that are filled, or nearly. */
 static size_t huge_bytes(size_t bytes) {
-    return (bytes + HUGE_BYTES - HUGE_BYTES / 8 - 1) / HUGE_BYTES * HUGE_BYTES;
+    return (bytes + HUGE_BYTES / 8) / HUGE_BYTES * HUGE_BYTES;
 }
 
 size_t ls_ckpt_writing_bytes(int threads, size_t piece_bytes) {

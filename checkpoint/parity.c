@@ -10,7 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { MOST = LS_PARITY_GROUP + LS_PARITY_MAX, BLOCK_BYTES = 1 << 20, TABLE_BYTES = 32 };
+enum { MOST = LS_PARITY_GROUP + LS_PARITY_MAX, BLOCK_BYTES = 256 << 10, TABLE_BYTES = 32 };
 
 /* Bytes of the sources at one offset, and what is made of them. */
 typedef struct coder {
@@ -67,6 +67,10 @@ static ls_status block_read(const coder *c, int i, int64_t offset, int64_t bytes
     }
     memset(block + there, 0, (size_t)(bytes - there));
     return LS_OK;
+}
+
+size_t ls_parity_bytes(int files, int k) {
+    return (size_t)((files < LS_PARITY_GROUP ? files : LS_PARITY_GROUP) + k) * BLOCK_BYTES;
 }
 
 static ls_status code(coder *c, const ls_parity *group, const int *names, int64_t total_bytes) {

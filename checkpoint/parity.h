@@ -36,6 +36,10 @@ bool ls_parity_made(const ls_ckpt *ckpt, int file_index);
 ls_status ls_ckpt_parity_add(const char *directory, const char *const *names, const int64_t *bytes,
                              int files, int g, int k, json_t *record);
 
+/* Memory that either takes for a group of `files` data files, k parity files or files to rebuild.
+ */
+size_t ls_parity_bytes(int files, int k);
+
 /* Makes the parity files, which must not exist, and syncs them. LS_E_IO. */
 ls_status ls_parity_write(const char *directory, const ls_parity *group);
 /* Writes each file i with fds[i] >= 0 to it, from those that are not lost; at least as many as

@@ -24,6 +24,9 @@ ls_status ls_sha256_of(const void *data, size_t bytes, ls_sha256 *out);
  * once. Thread-safe. */
 enum { LS_SHA256_LEAF = 32768 };
 ls_status ls_sha256_leaves(const void *data, size_t bytes, ls_sha256 *leaves);
+/* What the library that does takes for itself, pages of its code among it, once `threads` threads
+ * have made leaves of `bytes` each; 0 where there is none, or too little to do for it. */
+size_t ls_sha256_leaves_memory(int threads, size_t bytes);
 /* Hash of a whole file; bytes_out may be NULL. */
 ls_status ls_sha256_file(const char *path, ls_sha256 *out, uint64_t *bytes_out);
 

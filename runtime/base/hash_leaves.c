@@ -17,6 +17,11 @@ typedef struct manager {
     IMB_MGR *lanes;
 } manager;
 
+/* Half the lanes of the widest registers; for fewer the library is not worth its memory. */
+#define WORTHWHILE ((size_t)8 * LS_SHA256_LEAF)
+/* Of its code, nearly all of which is that of self-tests when a manager is made (version 1.3). */
+#define CODE_BYTES ((size_t)3400 << 10)
+
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static manager *idle;
 
@@ -64,7 +69,7 @@ static void job_fill(IMB_JOB *job, const uint8_t *data, size_t bytes, ls_sha256 
 
 /* Were all of them made? */
 static bool leaves_at_once(const uint8_t *data, size_t bytes, ls_sha256 *leaves) {
-    manager *m = manager_take();
+    manager *m = bytes < WORTHWHILE ? NULL : manager_take();
     if (!m) {
         return false;
     }
@@ -83,6 +88,10 @@ static bool leaves_at_once(const uint8_t *data, size_t bytes, ls_sha256 *leaves)
     manager_give(m);
     return good;
 }
+
+size_t ls_sha256_leaves_memory(int threads, size_t bytes) {
+    return bytes < WORTHWHILE ? 0 : CODE_BYTES + (size_t)threads * imb_get_mb_mgr_size();
+}
 #else
 static bool leaves_at_once(const uint8_t *data, size_t bytes, ls_sha256 *leaves) {
     (void)data;
@@ -90,10 +99,16 @@ static bool leaves_at_once(const uint8_t *data, size_t bytes, ls_sha256 *leaves)
     (void)leaves;
     return false;
 }
+
+size_t ls_sha256_leaves_memory(int threads, size_t bytes) {
+    (void)threads;
+    (void)bytes;
+    return 0;
+}
 #endif
 
 ls_status ls_sha256_leaves(const void *data, size_t bytes, ls_sha256 *leaves) {
-    if (bytes > LS_SHA256_LEAF && leaves_at_once(data, bytes, leaves)) {
+    if (leaves_at_once(data, bytes, leaves)) {
         return LS_OK;
     }
     for (size_t at = 0; at < bytes; at += LS_SHA256_LEAF) {
