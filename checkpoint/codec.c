@@ -51,12 +51,15 @@ static size_t huge_bytes(size_t bytes) {
     return (bytes + HUGE_BYTES / 8) / HUGE_BYTES * HUGE_BYTES;
 }
 
-size_t ls_ckpt_writing_bytes(int threads, size_t piece_bytes) {
-    const size_t libraries = (size_t)9 << 20; /* measured, with 1 to 4 threads */
-    const int waiting = ls_ckpt_putter_threads(threads, INT64_MAX);
-    size_t chunk = piece_bytes < LS_CKPT_CHUNK_BYTES ? piece_bytes : LS_CKPT_CHUNK_BYTES;
+size_t ls_ckpt_writing_bytes(const ls_ckpt_writing *w) {
+    enum { LIBRARIES_KIB = 2048, FIRST_KIB = 1024, BACKGROUND_KIB = 640 }; /* measured */
+    const int kib = LIBRARIES_KIB + w->first * FIRST_KIB + w->background * BACKGROUND_KIB;
+    const int waiting = ls_ckpt_putter_threads(w->threads, INT64_MAX);
+    size_t chunk = w->piece_bytes < LS_CKPT_CHUNK_BYTES ? w->piece_bytes : LS_CKPT_CHUNK_BYTES;
+    const size_t hashes = ls_sha256_leaves_memory(w->threads, chunk);
     chunk = huge_bytes(chunk) > chunk ? huge_bytes(chunk) : chunk;
-    return libraries + (size_t)(3 * threads + waiting + 1) * chunk;
+    const size_t chunks = (size_t)(3 * w->threads + waiting + 1) * chunk;
+    return ((size_t)kib << 10) + hashes + (chunks > w->parity_bytes ? chunks : w->parity_bytes);
 }
 
 void ls_ckpt_codec_trust_frames(ls_ckpt_codec *codec) {

@@ -59,10 +59,19 @@ void ls_ckpt_saver_destroy(ls_ckpt_saver *saver);
 void ls_ckpt_saver_touch(ls_ckpt_saver *saver);
 /* Memory that this rank has reserved. */
 int64_t ls_ckpt_saver_bytes(const ls_ckpt_saver *saver);
-/* What writing with so many threads takes besides, the largest piece having so many bytes: for each
- * thread a chunk as it is, shuffled and compressed, some compressed ones that wait for the disk,
- * and what the libraries take for themselves (HDF5, zstd, hashes). */
-size_t ls_ckpt_writing_bytes(int threads, size_t piece_bytes);
+/* Who writes what. */
+typedef struct ls_ckpt_writing {
+    int threads;
+    size_t piece_bytes;  /* of a tensor, the largest */
+    size_t parity_bytes; /* ls_parity_bytes, which are taken once the chunks are written */
+    bool first;          /* makes manifest and index too */
+    bool background;     /* on a thread with a heap of its own; the last save is the caller's */
+} ls_ckpt_writing;
+
+/* What writing takes besides: for each thread a chunk as it is, shuffled and compressed, some
+ * compressed ones that wait for the disk, and what the libraries take for themselves (HDF5, zstd,
+ * hashes), but for their code. */
+size_t ls_ckpt_writing_bytes(const ls_ckpt_writing *writing);
 
 /* How a save ended. */
 typedef struct ls_ckpt_outcome {

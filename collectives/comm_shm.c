@@ -27,6 +27,10 @@ static void window_free(shm_window *w) {
     }
 }
 
+size_t ls_comm_shm_bytes(void) {
+    return offsetof(shm_part, in);
+}
+
 /* Every rank's part on pages of its own, or with `common` one for all, which is the lowest rank's.
  * Pages come to lie in the memory node of who touches them first. */
 static ls_status window_take(shm_comm *c, int64_t bytes, bool common, shm_window *w) {

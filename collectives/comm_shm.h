@@ -14,4 +14,8 @@
  * when it is of another back end or its ranks do not all share memory. [collective] */
 ls_status ls_comm_shm(ls_comm *mpi, ls_comm **comm);
 
+/* What a rank's part of a communicator takes once it has been in use for a while, but for the
+ * stages, which become memory as far as data goes through them. */
+size_t ls_comm_shm_bytes(void);
+
 #endif

@@ -119,7 +119,6 @@ static ls_status lay_out(ls_train *train) {
     const ls_dtype dtype = ls_session_dtype(train->config.numerics.compute, dev);
     LS_TRY(ls_layout_init(&train->layout, &train->config, dev, dtype, &train->session.mesh));
     LS_TRY(ls_layout_plan(&train->layout, &train->planned));
-    train->planned.saves += ls_ckpt_writing_bytes(train->session.threads, train->planned.piece);
     ls_train_count_steps(train);
     return LS_OK;
 }

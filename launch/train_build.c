@@ -83,10 +83,8 @@ static ls_status make_state(ls_train *train) {
     options.tied = ls_layout_has_twin(&train->layout) ? train->groups.pipeline : NULL;
     LS_TRY(ls_session_agree(&train->session, ls_state_create(&options, &train->state)));
     if (options.common && !ls_state_is_common(train->state)) { /* the host had no room for it */
-        const size_t writing = train->planned.saves;
         train->layout.common = false;
         LS_TRY(ls_layout_plan(&train->layout, &train->planned));
-        train->planned.saves = writing;
     }
     return LS_OK;
 }

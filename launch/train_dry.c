@@ -13,7 +13,7 @@
 
 /* The most of any rank that is in no total. */
 typedef struct extras {
-    size_t saves, scratch, shared, others, between_hosts, spare, piece;
+    size_t saves, scratch, shared, others, between_hosts, spare;
 } extras;
 
 /* What a rank sends in a step, in rows of the table below. */
@@ -101,7 +101,6 @@ static void print_row(const ls_layout *l, const ls_layout_bytes *b, int ranks) {
  * buffer in which gradients are added up where they lie, the part that this rank adds. */
 static void print_process(const ls_train *train, const extras *more) {
     const int ranks = ls_layout_data_size(&train->layout);
-    const size_t saves = more->saves + ls_ckpt_writing_bytes(train->session.threads, more->piece);
     char copy[32], scratch[32], program[32], others[32];
     if (more->spare > 0) {
         printf(
@@ -111,7 +110,7 @@ static void print_process(const ls_train *train, const extras *more) {
     }
     printf("\nbesides, a rank takes up to %s for saves and %s as scratch memory of operations, and "
            "%s are program and libraries (measured in this process; MPI adds to it)\n",
-           ls_text_bytes(copy, sizeof copy, (double)saves),
+           ls_text_bytes(copy, sizeof copy, (double)more->saves),
            ls_text_bytes(scratch, sizeof scratch, (double)more->scratch),
            ls_text_bytes(program, sizeof program, (double)train->memory.program_bytes));
     if (ranks > 1 && more->shared > 0) {
@@ -188,12 +187,11 @@ static ls_status plan_rank(ls_train *train, ls_mesh *mesh, int rank, ls_layout_b
     if (ls_layout_used(&bytes) > ls_layout_used(fullest)) {
         *fullest = bytes;
     }
-    take_larger(&more->saves, bytes.saves);
+    take_larger(&more->saves, bytes.saves + bytes.writing);
     take_larger(&more->scratch, bytes.scratch);
     take_larger(&more->shared, bytes.state.shared);
     take_larger(&more->others, bytes.state.others);
     take_larger(&more->between_hosts, bytes.state.between_hosts);
-    take_larger(&more->piece, bytes.piece);
     take_larger(&more->spare, bytes.spare);
     return LS_OK;
 }

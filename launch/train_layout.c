@@ -1,5 +1,8 @@
 #include "launch/train_layout.h"
 
+#include "checkpoint/parity.h"
+#include "checkpoint/saver.h"
+#include "collectives/comm_shm.h"
 #include "runtime/base/arena.h"
 
 #include <stdio.h>
@@ -380,6 +383,55 @@ static size_t largest_piece(const ls_layout *l, const ls_state *state) {
     return (size_t)most * ls_dtype_bytes(l->dev->acc);
 }
 
+/* What this rank's groups take, that of saves among them. */
+static size_t groups_bytes(const ls_layout *l) {
+    const int *size = l->mesh.size, data = ls_layout_data_size(l);
+    const int sizes[] = {l->mesh.world,
+                         data,
+                         l->shards,
+                         size[LS_AXIS_TENSOR],
+                         size[LS_AXIS_CONTEXT],
+                         size[LS_AXIS_PIPELINE],
+                         l->experts > 1 ? l->experts * size[LS_AXIS_TENSOR] : 1,
+                         l->experts > 1 ? data / l->experts : 1,
+                         l->expert_shards,
+                         l->experts > 1 ? ls_layout_copy_size(l) : 1};
+    size_t bytes = 0;
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        bytes += sizes[i] > 1 ? ls_comm_shm_bytes() : 0;
+    }
+    return bytes;
+}
+
+/* Of the parity files that this writer makes, if it is the first of a group. */
+static size_t parity_bytes(const ls_layout *l, int writer, int writers) {
+    const int k = (int)l->config->checkpoint.parity;
+    return k > 0 && writer % LS_PARITY_GROUP == 0 ? ls_parity_bytes(writers - writer, k) : 0;
+}
+
+static void plan_saves(const ls_layout *l, const ls_state *state, const ls_optim *optim,
+                       ls_layout_bytes *bytes) {
+    const ls_config_checkpoint *c = &l->config->checkpoint;
+    const int64_t steps = l->config->run.steps;
+    const bool by_host = c->writers == LS_CFG_WRITER_NODE;
+    const ls_mesh *mesh = &l->mesh;
+    if (c->async || by_host) {
+        bytes->saves = snapshot_bytes(l, state, optim);
+    }
+    if (by_host && mesh->host_rank > 0) {
+        bytes->saves /= 2;
+        return;
+    }
+    bytes->saves += by_host ? bytes->saves / 2 * (size_t)(mesh->host_ranks - 1) : 0;
+    bytes->writing = ls_ckpt_writing_bytes(&(ls_ckpt_writing){
+        .threads = l->dev->threads,
+        .piece_bytes = largest_piece(l, state),
+        .parity_bytes = by_host ? parity_bytes(l, mesh->host, mesh->hosts)
+                                : parity_bytes(l, mesh->rank, mesh->world),
+        .first = mesh->rank == 0,
+        .background = c->async && c->every > 0 && (steps == 0 || c->every < steps)});
+}
+
 static void tell_optim(const ls_layout *l, const ls_optim *optim, const ls_comm_list *list) {
     const int shards = l->config->parallel.zero > 0 ? l->shards : 1, own = ls_layout_data_rank(l);
     const ls_optim_ranks ranks = {
@@ -416,9 +468,8 @@ static ls_status plan_optim(const ls_layout *l, const ls_state *state, ls_layout
     }
     bytes->optim = counted_bytes;
     bytes->scratch = counted_scratch > bytes->scratch ? counted_scratch : bytes->scratch;
-    const ls_config_checkpoint *saves = &l->config->checkpoint;
-    if (status == LS_OK && (saves->async || saves->writers == LS_CFG_WRITER_NODE)) {
-        bytes->saves = snapshot_bytes(l, state, optim);
+    if (status == LS_OK) {
+        plan_saves(l, state, optim, bytes);
     }
     if (status == LS_OK && list) {
         tell_optim(l, optim, list);
@@ -471,9 +522,9 @@ static ls_status plan(const ls_layout *l, ls_layout_bytes *bytes, const ls_comm_
     state_options.tied = ls_layout_has_twin(l) ? &pipeline : NULL;
     ls_state *state;
     LS_TRY(ls_state_plan(&state_options, &bytes->state, &state));
-    bytes->scratch += l->mesh.hosts > 1 ? bytes->state.between_hosts : 0;
-    bytes->piece = largest_piece(l, state);
     ls_status status = plan_optim(l, state, bytes, list);
+    bytes->scratch += l->mesh.hosts > 1 ? bytes->state.between_hosts : 0;
+    bytes->scratch += l->dev->host_memory ? groups_bytes(l) : 0;
     if (status == LS_OK && list) {
         status = tell_state(l, state, list);
     }

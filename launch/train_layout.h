@@ -79,11 +79,11 @@ typedef struct ls_layout_bytes {
     ls_state_bytes state;
     size_t optim, activations, tables, boundary;
     size_t spare; /* of the activations (ls_model_bytes) */
-    /* Not in the total of training: of the device's operations, where that is known before, and of
-     * gradients on their way between several hosts; the copy that saves are written from, and what
-     * writing takes beside it. */
-    size_t scratch, saves;
-    size_t piece; /* the largest that a save writes of a tensor */
+    /* Not in the total of training: of operations, the device's and those among ranks, gradients on
+     * their way between several hosts with them, where that is known before; the copy that saves
+     * are written from, and what writing takes beside it, from the first save on. Where one rank
+     * writes for its host, it counts half of the others' copies, which it reads. */
+    size_t scratch, saves, writing;
 } ls_layout_bytes;
 
 /* Computed without taking any. */
@@ -94,5 +94,9 @@ ls_status ls_layout_tell(const ls_layout *layout, const ls_comm_list *list);
 size_t ls_layout_total(const ls_layout_bytes *bytes);
 /* The same without what an even choice of experts leaves untouched. */
 size_t ls_layout_used(const ls_layout_bytes *bytes);
+/* That, scratch and saves: of a process whose device's memory is the host's. */
+static inline size_t ls_layout_process(const ls_layout_bytes *bytes) {
+    return ls_layout_used(bytes) + bytes->scratch + bytes->saves + bytes->writing;
+}
 
 #endif

@@ -33,7 +33,7 @@ static ls_status needed_with(const ls_train *train, const ls_config *config, int
         status = ls_layout_plan(&layout, &bytes);
     }
     if (status == LS_OK) {
-        *needed = (int64_t)(ls_layout_used(&bytes) + bytes.scratch + bytes.saves);
+        *needed = (int64_t)ls_layout_process(&bytes);
     }
     ls_layout_release(&layout);
     free(hosts);
@@ -70,7 +70,7 @@ enum { CHANGES = 4 };
 static void advise(const ls_train *train, char *buf, size_t size) {
     static ls_config config; /* large */
     const ls_layout_bytes *b = &train->planned;
-    const int64_t now = (int64_t)(ls_layout_used(b) + b->scratch + b->saves);
+    const int64_t now = (int64_t)ls_layout_process(b);
     buf[0] = '\0';
     for (int i = 0; i < CHANGES; i++) {
         const char *text;
@@ -88,7 +88,7 @@ static void advise(const ls_train *train, char *buf, size_t size) {
 static ls_status demand_of(const ls_train *train, ls_demand *mine) {
     ls_device *dev = train->session.dev;
     const int64_t state = (int64_t)(ls_layout_used(&train->planned) + train->planned.scratch);
-    *mine = (ls_demand){.host_bytes = (int64_t)train->planned.saves,
+    *mine = (ls_demand){.host_bytes = (int64_t)(train->planned.saves + train->planned.writing),
                         .spare_bytes = (int64_t)train->planned.spare,
                         .device_free = -1};
     if (dev->host_memory) {

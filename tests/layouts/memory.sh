@@ -22,13 +22,26 @@ within() { # within RANKS LAYOUT: 5% of the plan, on the rank that is furthest a
     checks=$((checks + 1))
 }
 
-# Of a tiny model nearly all is program, libraries and what a save takes, whose chunks are as small as the tensors.
-rm -rf "$work/runs"
-gives 0 "$LOCKSTEP" train $tiny run.threads=4 run.name=tiny
-tr -d ' ,"' <"$work/runs/tiny/ledger.json" | awk -F: '$1 == "planned_bytes" { planned = $2 } $1 == "peak_bytes" { peak = $2 }
-    END { printf "tiny: %.1f MiB at most, %.1f planned\n", peak / 1048576, planned / 1048576
-          exit peak < 0.88 * planned || peak > 1.12 * planned }' || fail "more or less than planned"
-checks=$((checks + 1))
+# Of a tiny model nearly all is program, libraries, what ranks talk through and what a save takes, whose chunks are
+# as small as the tensors. What is touched too late to be planned by measuring it shows here.
+tiny() { # tiny RANKS SETTINGS
+    n=$1
+    shift
+    rm -rf "$work/runs"
+    # shellcheck disable=SC2086 # words
+    gives 0 ranks "$n" "$LOCKSTEP" train $tiny run.name=tiny "$@"
+    tr -d ' ,"' <"$work/runs/tiny/ledger.json" | awk -F: -v layout="tiny, $n ranks $*" '
+        $1 == "planned_bytes" || $1 == "uneven_bytes" { planned += $2 } $1 == "peak_bytes" { peak = $2 }
+        END { printf "%s: %.1f MiB at most, %.1f planned, %+.1f%%\n", layout, peak / 1048576, planned / 1048576,
+                  100 * (peak / planned - 1)
+              exit planned < 1e7 || peak < 0.93 * planned || peak > 1.07 * planned }' || fail "more or less than planned"
+    checks=$((checks + 1))
+}
+tiny 1 run.threads=4
+tiny 1 model.preset=gpt2-tiny checkpoint.async=false checkpoint.at_end=false # products of few rows
+tiny 1 model.preset=mixtral-tiny                                             # with other sizes in every step
+tiny 2 parallel.zero=2 checkpoint.every=2
+tiny 2 checkpoint.every=2 checkpoint.writers=node checkpoint.parity=1 # of the rank that writes for both
 
 within 2
 # Saves in the background leave nothing behind for the last one, which the main thread writes.
