@@ -100,16 +100,21 @@ ls_status ls_reducer_check_memory(const ls_comm *comm, const ls_device *dev) {
     return LS_OK;
 }
 
+ls_status ls_reducer_check_contexts(int ranks, int context_ranks) {
+    return context_ranks == 0 || (context_ranks > 0 && ranks % context_ranks == 0)
+               ? LS_OK
+               : LS_FAIL(LS_E_SHAPE,
+                         "%d ranks, %d of which share micro-batches; a divisor is needed", ranks,
+                         context_ranks);
+}
+
 static ls_status check_options(const ls_reducer_options *o) {
     if (o->micro_batches < 1 || o->micro_batches % o->comm->size != 0) {
         return LS_FAIL(LS_E_SHAPE,
                        "%lld micro-batches on %d ranks; a positive multiple of the ranks is needed",
                        (long long)o->micro_batches, o->comm->size);
     }
-    if (o->context_ranks < 0 || (o->context_ranks > 0 && o->comm->size % o->context_ranks != 0)) {
-        return LS_FAIL(LS_E_SHAPE, "%d ranks, %d of which share micro-batches; a divisor is needed",
-                       o->comm->size, o->context_ranks);
-    }
+    LS_TRY(ls_reducer_check_contexts(o->comm->size, o->context_ranks));
     if (o->partition && o->comm->size % o->partition->shards != 0) {
         return LS_FAIL(LS_E_SHAPE, "%d ranks for a partition into %d shards; a multiple is needed",
                        o->comm->size, o->partition->shards);

@@ -74,6 +74,8 @@ typedef struct ls_reduction_bytes {
 
 /* What create would take; of options.comm rank, size and on_device are read. */
 ls_status ls_reducer_plan(const ls_reducer_options *options, ls_reduction_bytes *bytes);
+/* LS_E_SHAPE when so many ranks do not consist of groups of context_ranks. */
+ls_status ls_reducer_check_contexts(int ranks, int context_ranks);
 /* LS_E_UNSUPPORTED when comm is for other memory than the device's. */
 ls_status ls_reducer_check_memory(const ls_comm *comm, const ls_device *dev);
 /* Safe on NULL. After a failure between begin and finish the memory is not freed, since the library

@@ -101,6 +101,7 @@ static ls_status check_options(const ls_scatter_options *o) {
                        "%lld micro-batches and %d blocks; at least 1 and 0 are expected",
                        (long long)o->micro_batches, o->block_count);
     }
+    LS_TRY(ls_reducer_check_contexts(o->comm->size, o->context_ranks));
     if (o->comm->size % o->partition->shards != 0) {
         return LS_FAIL(LS_E_SHAPE, "%d ranks for a partition into %d shards; a multiple is needed",
                        o->comm->size, o->partition->shards);
@@ -134,66 +135,114 @@ static ls_status index_units(ls_scatter *s) {
     return LS_OK;
 }
 
-/* The additions of micro-batch j, pushed onto the tree as it stands after the ones before. Leaves
- * have ids from `leaf_id` on; the node at position p of the stack lies in the sums' level p. */
-static void plan_micro(const ls_scatter *s, int64_t j, ls_tree_stack *stack, int leaf_id, plan *out,
+/* Each of the ranks that share micro-batches has a stack, of a range of leaves; the node at
+ * position p of stack c lies in the sums' level c * depth + p. */
+typedef struct stacks {
+    int count, depth; /* depth: that any of them has between micro-batches, at most */
+    ls_tree_stack *of;
+} stacks;
+
+/* Pushes the leaves of micro-batch j, whose ids begin with leaf_id. Returns the additions that this
+ * allows, in order. */
+static int push_micro(const ls_scatter *s, int64_t j, int leaf_id, stacks *t, ls_tree_add *adds) {
+    const int each = s->ranks / t->count;
+    int count = 0;
+    for (int c = 0; c < t->count; c++) {
+        for (int d = 0; d < each; d++) {
+            const int64_t index = (c * s->options.micro_batches + j) * each + d;
+            const ls_tree_node leaf = {.index = index, .id = leaf_id + d * t->count + c};
+            count += ls_tree_push(&t->of[c], leaf, adds + count);
+        }
+    }
+    return count;
+}
+
+/* All that the stacks hold becomes one node, in the first. */
+static int join(stacks *t, ls_tree_add *adds) {
+    ls_tree_stack whole = {.leaves = t->of[0].leaves};
+    int count = 0;
+    for (int c = 0; c < t->count; c++) {
+        for (int p = 0; p < t->of[c].depth; p++) {
+            count += ls_tree_push(&whole, t->of[c].nodes[p], adds + count);
+        }
+        t->of[c].depth = 0;
+    }
+    t->of[0] = whole;
+    return count;
+}
+
+/* The additions of micro-batch j, and where what still lies in a leaf goes then. */
+static void plan_micro(const ls_scatter *s, int64_t j, bool last, stacks *t, plan *out,
                        int *add_count, int *move_count) {
     out->first_add = *add_count;
     out->first_move = *move_count;
-    for (int r = 0; r < s->ranks; r++) {
-        const ls_tree_node leaf = {.index = j * s->ranks + r, .id = leaf_id + r};
-        ls_tree_add adds[LS_TREE_MAX_ADDS];
-        int n = ls_tree_push(stack, leaf, adds);
-        memcpy(s->adds + *add_count, adds, (size_t)n * sizeof *adds);
-        *add_count += n;
-    }
-    for (int p = 0; p < stack->depth; p++) {
-        if (stack->nodes[p].id >= leaf_id) {
-            s->moves[(*move_count)++] = (ls_tree_add){.to = p, .from = stack->nodes[p].id};
-            stack->nodes[p].id = p;
+    *add_count += push_micro(s, j, s->levels, t, s->adds + *add_count);
+    *add_count += last ? join(t, s->adds + *add_count) : 0;
+    for (int c = 0; c < t->count; c++) {
+        for (int p = 0; p < t->of[c].depth; p++) {
+            ls_tree_node *node = &t->of[c].nodes[p];
+            if (node->id >= s->levels) {
+                const int level = c * t->depth + p;
+                s->moves[(*move_count)++] = (ls_tree_add){.to = level, .from = node->id};
+                node->id = level;
+            }
         }
     }
     out->adds = *add_count - out->first_add;
     out->moves = *move_count - out->first_move;
 }
 
-/* Greatest depth of the stack between micro-batches. */
-static int count_levels(const ls_scatter *s, int64_t leaves) {
-    ls_tree_stack stack = {.leaves = leaves};
-    ls_tree_add adds[LS_TREE_MAX_ADDS];
-    int deepest = 1;
-    for (int64_t leaf = 0; leaf < leaves; leaf++) {
-        ls_tree_push(&stack, (ls_tree_node){.index = leaf}, adds);
-        if ((leaf + 1) % s->ranks == 0 && stack.depth > deepest) {
-            deepest = stack.depth;
+/* Greatest depth of a stack between micro-batches; uses room for additions. */
+static int count_depth(const ls_scatter *s, stacks *t, ls_tree_add *adds) {
+    int deepest = 0;
+    for (int64_t j = 0; j + 1 < s->options.micro_batches; j++) {
+        push_micro(s, j, 0, t, adds);
+        for (int c = 0; c < t->count; c++) {
+            deepest = t->of[c].depth > deepest ? t->of[c].depth : deepest;
         }
+    }
+    for (int c = 0; c < t->count; c++) {
+        t->of[c].depth = 0;
     }
     return deepest;
 }
 
-static ls_status plan_sums(ls_scatter *s) {
-    const int64_t micros = s->options.micro_batches, leaves = micros * s->ranks;
+static void plan_each(ls_scatter *s, stacks *t) {
     const bool invariant = s->options.reduction == LS_REDUCTION_INVARIANT;
-    ls_tree_stack stack = {.leaves = invariant ? leaves : s->ranks};
+    const int64_t micros = s->options.micro_batches;
     int adds = 0, moves = 0;
-    s->levels = invariant ? count_levels(s, leaves) : 1;
-    LS_TRY(take(s, micros, sizeof *s->plans, &s->plans));
-    LS_TRY(
-        take(s, leaves + micros, sizeof *s->adds, &s->adds)); /* a tree has one less than leaves */
-    LS_TRY(take(s, micros * s->levels, sizeof *s->moves, &s->moves));
+    t->depth = invariant ? count_depth(s, t, s->adds) : 1;
+    s->levels = t->depth > 0 ? t->count * t->depth : 1;
     for (int64_t j = 0; j < micros; j++) {
         if (invariant) {
-            plan_micro(s, j, &stack, s->levels, &s->plans[j], &adds, &moves);
+            plan_micro(s, j, j + 1 == micros, t, &s->plans[j], &adds, &moves);
             continue;
         }
-        stack.depth = 0; /* one tree for each; all but the first are added to the sum so far */
-        plan_micro(s, 0, &stack, s->levels, &s->plans[j], &adds, &moves);
+        t->of[0].depth = 0; /* one tree for each; all but the first are added to the sum so far */
+        plan_micro(s, 0, true, t, &s->plans[j], &adds, &moves);
         if (j > 0) {
             s->adds[adds++] = s->moves[--moves];
             s->plans[j].adds++;
             s->plans[j].moves = 0;
         }
     }
+}
+
+static ls_status plan_sums(ls_scatter *s) {
+    const int64_t micros = s->options.micro_batches, leaves = micros * s->ranks;
+    const bool invariant = s->options.reduction == LS_REDUCTION_INVARIANT;
+    const int contexts = s->options.context_ranks;
+    stacks t = {.count = invariant && contexts > 0 ? contexts : 1};
+    LS_TRY(take(s, micros, sizeof *s->plans, &s->plans));
+    LS_TRY(
+        take(s, leaves + micros, sizeof *s->adds, &s->adds)); /* a tree has one less than leaves */
+    LS_TRY(take(s, leaves, sizeof *s->moves, &s->moves));
+    LS_TRY(ls_calloc((size_t)t.count, sizeof *t.of, &t.of));
+    for (int c = 0; c < t.count; c++) {
+        t.of[c].leaves = invariant ? leaves : s->ranks;
+    }
+    plan_each(s, &t);
+    free(t.of);
     return LS_OK;
 }
 

@@ -7,8 +7,10 @@
  *
  * The order of additions is that of reduce.h, with other leaves: micro-batch `local` of rank r is
  * leaf local * R + r, so that the ranks' leaves of one exchange are neighbours in the tree and the
- * sums of one exchange fold into few nodes: a rank keeps log2(M/R) + 1 of them. For the same M the
- * sums have the same bits as there when the ranks take the same samples for the same leaves.
+ * sums of one exchange fold into few nodes: a rank keeps log2(M/R) + 1 of them. Of C ranks that
+ * share each micro-batch, the first ones' leaves, so numbered among R/C ranks, come before the
+ * second ones': C times as many nodes. For the same M the sums have the same bits as there when the
+ * ranks take the same samples for the same leaves.
  * fast: the R leaves of an exchange are added in the tree, the exchanges one after the other. */
 #ifndef LS_COLLECTIVES_SCATTER_H
 #define LS_COLLECTIVES_SCATTER_H
@@ -23,6 +25,7 @@ typedef struct ls_scatter_options {
     ls_device *dev; /* borrowed; comm is for its memory */
     ls_reduction reduction;
     int64_t micro_batches;         /* of a rank: M/R */
+    int context_ranks;             /* as in reduce.h */
     const ls_partition *partition; /* borrowed; no unit reaches over the end of a block */
     const ls_range *blocks;        /* [block_count], read by create */
     int block_count;

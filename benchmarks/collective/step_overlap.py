@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What a data-parallel training step (of gpt2-10m) on 2 hosts leaves exposed of its all-reduce.
+"""What a data-parallel training step on 2 hosts leaves exposed of its all-reduce.
 
 The hosts are network namespaces joined by a link of --rate Mbit/s (tests/hosts.sh; as root). For each number of tokens
 of a rank's micro-batch:
@@ -59,7 +59,7 @@ def measure(options, work, tokens, first=3):
     on_hosts = [str(ROOT / "tests/hosts.sh"), "-r", f"{options.rate}mbit", "2", str(options.ranks)]
     runs = work / f"runs-{tokens}"
     ranks = 2 * options.ranks
-    job = ["train", "model.preset=gpt2-10m", f"model.context={tokens}", f"data.dir={work}/data", f"run.dir={runs}",
+    job = ["train", f"model.preset={options.model}", f"model.context={tokens}", f"data.dir={work}/data", f"run.dir={runs}",
            f"run.steps={options.steps}", "run.threads=1", "batch.micro=1", "eval.every=0", "eval.batches=1", "checkpoint.at_end=false", "checkpoint.async=false",
            "metrics.every=1", f"metrics.trace_steps={first}..{options.steps}"]
     job += [f"numerics.bucket_mib={options.bucket}"] if options.bucket else []
@@ -86,6 +86,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tokens", type=int, nargs="*", default=[512, 128], help="of a micro-batch (512 128)")
     parser.add_argument("--ranks", type=int, default=2, help="of each host (2)")
+    parser.add_argument("--model", default="gpt2-10m", help="a preset (gpt2-10m)")
     parser.add_argument("--rate", type=int, default=1000, help="Mbit/s of the link (1000)")
     parser.add_argument("--steps", type=int, default=12, help="of each run; the first two do not count (12)")
     parser.add_argument("--bucket", type=float, help="numerics.bucket_mib (its default)")

@@ -189,7 +189,7 @@ lockstep_job() {
     # scancel: Slurm has signalled the ranks itself.
     trap 'say "asked to end"; asked=yes; [ -z "$job" ] || ask_to_stop "$job"' TERM
     say "run $RUN_NAME on $SLURM_JOB_NODELIST, start $((${SLURM_RESTART_COUNT:-0} + 1))"
-    [ "$SLURM_NTASKS" = $((ranks_a_node * SLURM_JOB_NUM_NODES)) ] ||
+    [ "${SLURM_NTASKS:-$((ranks_a_node * SLURM_JOB_NUM_NODES))}" = $((ranks_a_node * SLURM_JOB_NUM_NODES)) ] ||
         say "--ntasks=$SLURM_NTASKS has no effect: $ranks_a_node ranks start on each node; give --ntasks-per-node"
     preflight
     status=$?

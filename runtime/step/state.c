@@ -318,6 +318,7 @@ static ls_status make_scatter(ls_state *s, state_part *part, int blocks) {
         .dev = s->dev,
         .reduction = o->reduction,
         .micro_batches = o->rank_micros,
+        .context_ranks = o->expert_data ? 1 : o->context_ranks,
         .partition = &part->partition,
         .blocks = ranges,
         .block_count = blocks,

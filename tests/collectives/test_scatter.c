@@ -10,7 +10,9 @@ static const int64_t first[BLOCKS + 1] = {0, 4000, 4016, 4016, 9552, 14000};
  * are. */
 static void run_micro(ls_scatter *sc, const shape *s, ls_comm *comm, uint64_t batch,
                       int64_t local) {
-    const int64_t leaf = local * comm->size + comm->rank;
+    const int contexts = s->contexts > 0 ? s->contexts : 1, each = comm->size / contexts;
+    const int64_t before = comm->rank % contexts * (s->leaves / comm->size) + local;
+    const int64_t leaf = before * each + comm->rank / contexts;
     const bool exact = s->reduction == LS_REDUCTION_FAST;
     CHECK_OK(ls_scatter_micro_begin(sc));
     void *held, *grads;
@@ -62,6 +64,7 @@ static void check_shape(ls_comm *comm, const shape *s) {
                                         .dev = &dev,
                                         .reduction = s->reduction,
                                         .micro_batches = s->leaves / comm->size,
+                                        .context_ranks = s->contexts,
                                         .partition = s->partition,
                                         .blocks = blocks,
                                         .block_count = BLOCKS,
@@ -103,7 +106,12 @@ static void test_shapes(ls_comm *comm) {
                            0,
                            &p,
                            0};
-                check_shape(comm, &s);
+                for (s.contexts = 0; s.contexts <= comm->size; s.contexts++) {
+                    if (s.contexts == 0 || comm->size % s.contexts == 0) {
+                        check_shape(comm, &s);
+                    }
+                }
+                s.contexts = comm->size; /* whose order is none */
                 s.reduction = LS_REDUCTION_FAST;
                 check_shape(comm, &s);
             }
@@ -132,6 +140,10 @@ static void test_refused(ls_comm *comm) {
     bad.micro_batches = 0;
     CHECK_STATUS(ls_scatter_create(&bad, &sc), LS_E_SHAPE);
     CHECK_MESSAGE("0 micro-batches");
+    bad = good;
+    bad.context_ranks = comm->size + 1;
+    CHECK_STATUS(ls_scatter_create(&bad, &sc), LS_E_SHAPE);
+    CHECK_MESSAGE("share micro-batches; a divisor is needed");
     bad = good;
     bad.partition = &odd;
     CHECK_STATUS(ls_scatter_create(&bad, &sc), LS_E_SHAPE);

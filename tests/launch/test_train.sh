@@ -87,6 +87,14 @@ for n in 2 4; do
     holds "$TEST_CKPT_EQUAL" "$work/runs/inv1/checkpoints/step-00000006" \
         "$work/runs/inv$n/checkpoints/step-00000006"
 done
+# So for ranks that share sequences, however the state is divided.
+shared="numerics.reduction=invariant parallel.context=2"
+gives 0 ranks 2 "$LOCKSTEP" train $tiny run.name=shared $shared
+for zero in 0 1 2 3; do
+    gives 0 ranks 4 "$LOCKSTEP" train $tiny run.name=shared$zero $shared parallel.zero=$zero
+    holds "$TEST_CKPT_EQUAL" "$work/runs/shared/checkpoints/step-00000006" \
+        "$work/runs/shared$zero/checkpoints/step-00000006"
+done
 gives 75 ranks 4 "$LOCKSTEP" train $tiny run.name=mixed numerics.reduction=invariant --until 2
 gives 0 ranks 2 "$LOCKSTEP" train $tiny run.name=mixed numerics.reduction=invariant --resume
 holds "$TEST_CKPT_EQUAL" "$work/runs/inv1/checkpoints/step-00000006" \
