@@ -6,7 +6,7 @@
 
 #include "collectives/bucket.h"
 #include "collectives/recorded.h"
-#include "collectives/sum_tree.h"
+#include "collectives/scatter_tree.h"
 #include "runtime/base/arena.h"
 #include "runtime/base/clock.h"
 
@@ -14,13 +14,6 @@
 #include <string.h>
 
 enum { SLOTS = 2, POOL = 2, MAX_BUFFERS = POOL + 2 };
-
-/* What is done with the leaves of one micro-batch of all ranks. Ids below `levels` are places of
- * the sums, the others the ranks' leaves. Then nodes that still lie in a leaf move to the sums. */
-typedef struct plan {
-    int first_add, adds;
-    int first_move, moves; /* as additions: to <- from */
-} plan;
 
 typedef struct buffer {
     void *memory;
@@ -48,15 +41,13 @@ struct ls_scatter {
     int *first_unit; /* [block_count + 1] */
     int64_t *places; /* [unit_count]: of this rank's slices in the sums */
 
-    void **sums; /* [levels]; the first is the caller's */
-    int levels;
+    void **sums;   /* [tree.levels]; the first is the caller's */
     void *scratch; /* [SLOTS][ranks - 1] slices */
     int64_t slice_elems;
     buffer buffers[MAX_BUFFERS]; /* the pool, the large one, block 0's */
     void *memory; /* of the buffers; from exchange_comm, which reads it where it is */
 
-    plan *plans; /* [micro_batches] */
-    ls_tree_add *adds, *moves;
+    ls_scatter_tree tree;
 
     job *queue; /* ring; as many as the buffers hold units of */
     int64_t capacity, queued, started, added;
@@ -135,117 +126,6 @@ static ls_status index_units(ls_scatter *s) {
     return LS_OK;
 }
 
-/* Each of the ranks that share micro-batches has a stack, of a range of leaves; the node at
- * position p of stack c lies in the sums' level c * depth + p. */
-typedef struct stacks {
-    int count, depth; /* depth: that any of them has between micro-batches, at most */
-    ls_tree_stack *of;
-} stacks;
-
-/* Pushes the leaves of micro-batch j, whose ids begin with leaf_id. Returns the additions that this
- * allows, in order. */
-static int push_micro(const ls_scatter *s, int64_t j, int leaf_id, stacks *t, ls_tree_add *adds) {
-    const int each = s->ranks / t->count;
-    int count = 0;
-    for (int c = 0; c < t->count; c++) {
-        for (int d = 0; d < each; d++) {
-            const int64_t index = (c * s->options.micro_batches + j) * each + d;
-            const ls_tree_node leaf = {.index = index, .id = leaf_id + d * t->count + c};
-            count += ls_tree_push(&t->of[c], leaf, adds + count);
-        }
-    }
-    return count;
-}
-
-/* All that the stacks hold becomes one node, in the first. */
-static int join(stacks *t, ls_tree_add *adds) {
-    ls_tree_stack whole = {.leaves = t->of[0].leaves};
-    int count = 0;
-    for (int c = 0; c < t->count; c++) {
-        for (int p = 0; p < t->of[c].depth; p++) {
-            count += ls_tree_push(&whole, t->of[c].nodes[p], adds + count);
-        }
-        t->of[c].depth = 0;
-    }
-    t->of[0] = whole;
-    return count;
-}
-
-/* The additions of micro-batch j, and where what still lies in a leaf goes then. */
-static void plan_micro(const ls_scatter *s, int64_t j, bool last, stacks *t, plan *out,
-                       int *add_count, int *move_count) {
-    out->first_add = *add_count;
-    out->first_move = *move_count;
-    *add_count += push_micro(s, j, s->levels, t, s->adds + *add_count);
-    *add_count += last ? join(t, s->adds + *add_count) : 0;
-    for (int c = 0; c < t->count; c++) {
-        for (int p = 0; p < t->of[c].depth; p++) {
-            ls_tree_node *node = &t->of[c].nodes[p];
-            if (node->id >= s->levels) {
-                const int level = c * t->depth + p;
-                s->moves[(*move_count)++] = (ls_tree_add){.to = level, .from = node->id};
-                node->id = level;
-            }
-        }
-    }
-    out->adds = *add_count - out->first_add;
-    out->moves = *move_count - out->first_move;
-}
-
-/* Greatest depth of a stack between micro-batches; uses room for additions. */
-static int count_depth(const ls_scatter *s, stacks *t, ls_tree_add *adds) {
-    int deepest = 0;
-    for (int64_t j = 0; j + 1 < s->options.micro_batches; j++) {
-        push_micro(s, j, 0, t, adds);
-        for (int c = 0; c < t->count; c++) {
-            deepest = t->of[c].depth > deepest ? t->of[c].depth : deepest;
-        }
-    }
-    for (int c = 0; c < t->count; c++) {
-        t->of[c].depth = 0;
-    }
-    return deepest;
-}
-
-static void plan_each(ls_scatter *s, stacks *t) {
-    const bool invariant = s->options.reduction == LS_REDUCTION_INVARIANT;
-    const int64_t micros = s->options.micro_batches;
-    int adds = 0, moves = 0;
-    t->depth = invariant ? count_depth(s, t, s->adds) : 1;
-    s->levels = t->depth > 0 ? t->count * t->depth : 1;
-    for (int64_t j = 0; j < micros; j++) {
-        if (invariant) {
-            plan_micro(s, j, j + 1 == micros, t, &s->plans[j], &adds, &moves);
-            continue;
-        }
-        t->of[0].depth = 0; /* one tree for each; all but the first are added to the sum so far */
-        plan_micro(s, 0, true, t, &s->plans[j], &adds, &moves);
-        if (j > 0) {
-            s->adds[adds++] = s->moves[--moves];
-            s->plans[j].adds++;
-            s->plans[j].moves = 0;
-        }
-    }
-}
-
-static ls_status plan_sums(ls_scatter *s) {
-    const int64_t micros = s->options.micro_batches, leaves = micros * s->ranks;
-    const bool invariant = s->options.reduction == LS_REDUCTION_INVARIANT;
-    const int contexts = s->options.context_ranks;
-    stacks t = {.count = invariant && contexts > 0 ? contexts : 1};
-    LS_TRY(take(s, micros, sizeof *s->plans, &s->plans));
-    LS_TRY(
-        take(s, leaves + micros, sizeof *s->adds, &s->adds)); /* a tree has one less than leaves */
-    LS_TRY(take(s, leaves, sizeof *s->moves, &s->moves));
-    LS_TRY(ls_calloc((size_t)t.count, sizeof *t.of, &t.of));
-    for (int c = 0; c < t.count; c++) {
-        t.of[c].leaves = invariant ? leaves : s->ranks;
-    }
-    plan_each(s, &t);
-    free(t.of);
-    return LS_OK;
-}
-
 static int64_t buffer_bytes(const ls_scatter *s, int i) {
     const int64_t align = 64, bytes = s->buffers[i].elems * s->elem_bytes;
     return (bytes + align - 1) / align * align;
@@ -304,12 +184,15 @@ static ls_status plan_buffers(ls_scatter *s) {
 
 static ls_status take_memory(ls_scatter *s) {
     LS_TRY(index_units(s));
-    LS_TRY(plan_sums(s));
+    const int contexts = s->options.context_ranks > 0 ? s->options.context_ranks : 1;
+    LS_TRY(ls_scatter_tree_init(&s->tree, s->options.reduction == LS_REDUCTION_INVARIANT, s->ranks,
+                                s->options.micro_batches, contexts));
+    s->bytes += s->tree.bytes;
     LS_TRY(plan_buffers(s));
-    LS_TRY(take(s, s->levels, sizeof *s->sums, &s->sums));
+    LS_TRY(take(s, s->tree.levels, sizeof *s->sums, &s->sums));
     s->sums[0] = s->options.sums;
     int64_t kept = ls_partition_elems(s->options.partition, s->options.comm->rank % s->shards);
-    for (int i = 1; i < s->levels; i++) {
+    for (int i = 1; i < s->tree.levels; i++) {
         LS_TRY(take_device(s, kept, &s->sums[i]));
     }
     LS_TRY(s->options.comm->on_device ? LS_OK : take_device(s, scratch_elems(s), &s->scratch));
@@ -379,7 +262,7 @@ void ls_scatter_destroy(ls_scatter *s) {
     if (!s || s->added < s->queued) {
         return;
     }
-    for (int i = 1; s->sums && i < s->levels; i++) {
+    for (int i = 1; s->sums && i < s->tree.levels; i++) {
         free_device(s, s->sums[i]);
     }
     free_device(s, s->options.comm->on_device ? NULL : s->scratch);
@@ -398,9 +281,7 @@ void ls_scatter_destroy(ls_scatter *s) {
     free(s->first_unit);
     free(s->places);
     free(s->sums);
-    free(s->plans);
-    free(s->adds);
-    free(s->moves);
+    ls_scatter_tree_release(&s->tree);
     free(s->queue);
     free(s->gathers);
     free(s);
@@ -439,7 +320,7 @@ static ls_status exchange_start(ls_scatter *s, int64_t order) {
 /* Memory of a node of the plan for this rank's slice of the unit. */
 static char *node_at(const ls_scatter *s, int64_t order, int id) {
     const job *j = &s->queue[order % s->capacity];
-    const int me = s->options.comm->rank, rank = id - s->levels;
+    const int me = s->options.comm->rank, rank = id - s->tree.levels;
     const ls_range own = slice_of(s, j->unit, me);
     if (rank == me) {
         return (char *)j->from->memory + (own.first - block_of(s, j).first) * s->elem_bytes;
@@ -450,18 +331,18 @@ static char *node_at(const ls_scatter *s, int64_t order, int id) {
 
 static ls_status add_up(ls_scatter *s, int64_t order) {
     const job *j = &s->queue[order % s->capacity];
-    const plan *p = &s->plans[j->micro];
+    const ls_scatter_turn *p = &s->tree.turns[j->micro];
     const int64_t n = slice_of(s, j->unit, s->options.comm->rank).elems;
     if (n == 0) {
         return LS_OK;
     }
     for (int i = 0; i < p->adds; i++) {
-        const ls_tree_add *a = &s->adds[p->first_add + i];
+        const ls_tree_add *a = &s->tree.adds[p->first_add + i];
         LS_TRY(s->dev->ops->add(s->dev, s->dev->acc, n, node_at(s, order, a->from),
                                 node_at(s, order, a->to)));
     }
     for (int i = 0; i < p->moves; i++) {
-        const ls_tree_add *m = &s->moves[p->first_move + i];
+        const ls_tree_add *m = &s->tree.moves[p->first_move + i];
         LS_TRY(s->dev->ops->copy(s->dev, node_at(s, order, m->to), node_at(s, order, m->from),
                                  (size_t)(n * s->elem_bytes)));
     }

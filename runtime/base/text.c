@@ -130,7 +130,10 @@ const char *ls_text_nearest(const char *word, const char *const *candidates, siz
 char *ls_text_suggest(char *buf, size_t size, const char *word, const char *const *candidates,
                       size_t count) {
     const char *nearest = ls_text_nearest(word, candidates, count);
-    snprintf(buf, size, nearest ? "; did you mean '%s'?" : "", nearest);
+    buf[0] = '\0';
+    if (nearest) {
+        snprintf(buf, size, "; did you mean '%s'?", nearest);
+    }
     return buf;
 }
 

@@ -13,6 +13,7 @@ static void plan(const ls_config *config, const int size[LS_AXIS_COUNT], int ran
     memset(bytes, 0, sizeof *bytes); /* compared with what is between members */
     CHECK_OK(ls_layout_init_rank(layout, config, dev, LS_BF16, size, rank, ranks));
     CHECK_OK(ls_layout_plan(layout, bytes));
+    bytes->writing = 0; /* most on rank 0, which is planned */
 }
 
 /* Returns how many ranks of all stages are planned. */
