@@ -74,34 +74,8 @@ static void test_missing(void) {
            "world, bucket 4; its host does not answer");
 }
 
-/* Rank 0 waits for 1, which waits for 2 in another group: 2 alone is named. */
-static void test_chain(void) {
-    reset();
-    never_entered(1);
-    never_entered(2);
-    records[0].groups[0].size = 2;
-    memset(&records[2].groups[0], 0, sizeof records[2].groups[0]);
-    for (int r = 1; r < 3; r++) {
-        records[r].groups[1] =
-            (ls_flight_group){.name = "shard", .live = 1, .lowest = 1, .size = 2};
-    }
-    records[1].groups[1].entered = 9;
-    records[2].groups[1].entered = 8;
-    records[1].ops[1] = (ls_flight_op){.id = 2,
-                                       .seq = 9,
-                                       .group = 1,
-                                       .call = {LS_FLIGHT_ALL_GATHER, -1, -1, -1, 10, 0},
-                                       .bucket = -1,
-                                       .peer = -1};
-    records[1].inside = 2;
-    expect(LS_VERDICT_HANG, "rank 2 on host h2 never entered all-gather #9 of group shard;");
-    CHECK(!strstr(text, "rank 1 on host"));
-}
-
-/* Rank 2 has begun what 0 waits in, and never entered what 1 waits in: that is what it lacks. */
-static void test_begun(void) {
-    reset();
-    records[2].inside = 0;
+/* Rank 1 waits in the ninth operation of a group with rank 2, which has entered eight. */
+static void expect_shard_lacks_2(void) {
     for (int r = 1; r < 3; r++) {
         records[r].groups[1] =
             (ls_flight_group){.name = "shard", .live = 1, .lowest = 1, .size = 2, .entered = 9};
@@ -115,6 +89,24 @@ static void test_begun(void) {
                                        .peer = -1};
     records[1].inside = 2;
     expect(LS_VERDICT_HANG, "rank 2 on host h2 never entered all-gather #9 of group shard;");
+}
+
+/* Rank 0 waits for 1, which waits for 2 in another group: 2 alone is named. */
+static void test_chain(void) {
+    reset();
+    never_entered(1);
+    never_entered(2);
+    records[0].groups[0].size = 2;
+    memset(&records[2].groups[0], 0, sizeof records[2].groups[0]);
+    expect_shard_lacks_2();
+    CHECK(!strstr(text, "rank 1 on host"));
+}
+
+/* Rank 2 has begun what 0 waits in, and never entered what 1 waits in: that is what it lacks. */
+static void test_begun(void) {
+    reset();
+    records[2].inside = 0;
+    expect_shard_lacks_2();
     CHECK(strstr(text, "2 ranks wait for it") != NULL);
 }
 
