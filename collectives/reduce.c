@@ -252,8 +252,8 @@ static ls_status build(const ls_reducer_options *options, ls_reducer *r) {
     r->invariant = options->reduction == LS_REDUCTION_INVARIANT;
     r->leaves = r->invariant ? r->micro_batches : options->comm->size;
     r->local_leaves = r->invariant ? r->local_batches : 1;
-    const bool reorders = r->invariant && options->context_ranks < options->comm->size;
-    r->context_ranks = reorders && options->context_ranks > 0 ? options->context_ranks : 1;
+    r->context_ranks =
+        ls_reducer_contexts(options->reduction, options->comm->size, options->context_ranks);
     LS_TRY(plan_buckets(r, options));
     LS_TRY(take_memory(r, options->buffer));
     r->extra_bytes += (size_t)buffer_bytes(r);

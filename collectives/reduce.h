@@ -56,6 +56,12 @@ typedef struct ls_reducer_options {
     void *buffer; /* the gradient buffer, borrowed; NULL: taken here */
 } ls_reducer_options;
 
+/* context_ranks where it has a say; 1: leaves come in order of rank. */
+static inline int ls_reducer_contexts(ls_reduction reduction, int ranks, int context_ranks) {
+    return reduction == LS_REDUCTION_INVARIANT && context_ranks > 0 && context_ranks < ranks
+               ? context_ranks
+               : 1;
+}
 static inline int ls_reducer_place(int rank, int ranks, int context_ranks) {
     return rank % context_ranks * (ranks / context_ranks) + rank / context_ranks;
 }

@@ -63,6 +63,13 @@ static ls_status take_sent_memory(ls_state *s) {
     return LS_OK;
 }
 
+static void take_options(ls_state *s, const ls_state_options *options) {
+    s->options = *options;
+    if (options->expert_data) { /* whose ranks lie otherwise */
+        s->options.context_ranks = 1;
+    }
+}
+
 static ls_status check_options(const ls_state_options *o) {
     if (o->zero < 0 || o->zero > 3 || o->shards < 1 || (o->zero == 0 && o->shards > 1) ||
         o->data->size % o->shards != 0 ||
@@ -285,7 +292,7 @@ static ls_status make_reducer(ls_state *s, state_part *part, int64_t elems) {
         .reduction = o->reduction,
         .elems = elems,
         .micro_batches = o->rank_micros * part->data->size,
-        .context_ranks = o->expert_data ? 1 : o->context_ranks, /* experts' ranks lie otherwise */
+        .context_ranks = o->context_ranks,
         .bucket_bytes = o->bucket_bytes,
         .front_elems = s->blocks[part->first_block].range.elems,
         .partition = o->zero > 0 ? &part->partition : NULL,
@@ -318,7 +325,7 @@ static ls_status make_scatter(ls_state *s, state_part *part, int blocks) {
         .dev = s->dev,
         .reduction = o->reduction,
         .micro_batches = o->rank_micros,
-        .context_ranks = o->expert_data ? 1 : o->context_ranks,
+        .context_ranks = o->context_ranks,
         .partition = &part->partition,
         .blocks = ranges,
         .block_count = blocks,
@@ -372,7 +379,7 @@ ls_status ls_state_plan(const ls_state_options *options, ls_state_bytes *bytes, 
     LS_TRY(check_options(options));
     ls_state *s;
     LS_TRY(ls_calloc(1, sizeof *s, &s));
-    s->options = *options;
+    take_options(s, options);
     s->planning = true;
     ls_status status = build(s);
     if (status == LS_OK) {
@@ -401,7 +408,7 @@ static ls_status create(const ls_state_options *options, ls_state **state) {
         status = ls_calloc(1, sizeof *s, &s);
     }
     if (status == LS_OK) {
-        s->options = *options;
+        take_options(s, options);
         status = build(s);
     }
     ls_comm *data = options->data;

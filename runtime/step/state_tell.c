@@ -39,13 +39,8 @@ static void tell_replicas(const ls_state *s, const state_part *part, const ls_pa
     tell(s, LS_COLL_ALL_GATHER, part->data->size / p->shards, (double)elems * (double)s->acc_bytes);
 }
 
-/* Of an invariant sum of a part: ranks that share micro-batches with others; 1: leaves come in
- * order of rank, and whole buckets can be reduced in one call. */
 static int context_ranks(const ls_state *s, const state_part *part) {
-    const ls_state_options *o = &s->options;
-    const bool reorders = o->reduction == LS_REDUCTION_INVARIANT && !o->expert_data &&
-                          o->context_ranks < part->data->size;
-    return reorders && o->context_ranks > 0 ? o->context_ranks : 1;
+    return ls_reducer_contexts(s->options.reduction, part->data->size, s->options.context_ranks);
 }
 
 /* Nodes of the tree of sums that this rank has, and the most of any. */
