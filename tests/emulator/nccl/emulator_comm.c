@@ -18,9 +18,10 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { INIT_TAG = 16000, COMM_TAG = 17000, COMM_TAGS = 12000, SPLIT_TAG = 40000 };
-/* From a rank's tag to the root to that of the answer. */
-enum { ANSWER = 20000 };
+/* A communicator's tags are its own while fewer than NUMBERS of its root's are in use: those of its
+ * messages, then those to the root and back as it is created, from an id or by a split of it. */
+enum { NUMBERS = 1 << 14, TAGS = RANKS_MAX * NUMBERS };
+enum { COMM_TAG = 1 << 15, INIT_TAG = COMM_TAG + TAGS, SPLIT_TAG = INIT_TAG + 2 * TAGS };
 
 typedef struct hello {
     identity id;
@@ -75,6 +76,15 @@ static void expect_polls(const ncclConfig_t *config, const char *call) {
     }
 }
 
+static int tag_of(const identity *id) {
+    return id->root * NUMBERS + id->number % NUMBERS;
+}
+
+static void ask_on(struct emu_nccl *c, int first_tag) {
+    c->ask_tag = first_tag + tag_of(&c->members.id);
+    c->answer_tag = c->ask_tag + TAGS;
+}
+
 static struct emu_nccl *new_comm(int rank, int asking) {
     struct emu_nccl *c = calloc(1, sizeof *c);
     if (c) {
@@ -96,8 +106,7 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t *comm, int ranks, ncclUniqueId id
     }
     memcpy(&c->members.id, &id, sizeof c->members.id);
     c->root = c->members.id.root;
-    c->ask_tag = INIT_TAG + c->members.id.number % 64;
-    c->answer_tag = c->ask_tag + 64;
+    ask_on(c, INIT_TAG);
     c->key = rank;
     *comm = c;
     return ncclInProgress;
@@ -117,10 +126,9 @@ ncclResult_t ncclCommSplit(ncclComm_t whole, int color, int key, ncclComm_t *par
     if (!c) {
         return ncclSystemError;
     }
-    c->root = whole->members.world[0];
-    c->ask_tag = SPLIT_TAG + whole->tag;
-    c->answer_tag = c->ask_tag + ANSWER;
     c->members.id = whole->members.id;
+    c->root = whole->members.world[0];
+    ask_on(c, SPLIT_TAG);
     c->color = color;
     c->key = key;
     *part = c;
@@ -149,7 +157,7 @@ static void answer(const struct emu_nccl *c, identity id, const hello *to, membe
 
 static void open_comm(struct emu_nccl *c, const member_table *table) {
     c->members = *table;
-    c->tag = COMM_TAG + (table->id.root * 64 + table->id.number) % COMM_TAGS;
+    c->tag = COMM_TAG + tag_of(&table->id);
     c->ready = true;
     free(c->hellos);
     c->hellos = NULL;
