@@ -6,6 +6,7 @@
 #include "collectives/recorded.h"
 #include "runtime/base/arena.h"
 #include "runtime/base/clock.h"
+#include "runtime/base/log.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -140,6 +141,20 @@ static void drive(ls_pump *pump) {
     }
 }
 
+/* NCCL ends a communicator together with the other ranks on the host: polled, as all that waits for
+ * them, while its destruction by itself would block. */
+static void end_handle(nccl_comm *c) {
+    const ncclResult_t result = ncclCommFinalize(c->handle);
+    const ls_status status = result == ncclSuccess || result == ncclInProgress
+                                 ? settle(c, c->deadline_s, "ending a communicator")
+                                 : fail(c, result, "ending a communicator");
+    if (status == LS_OK) {
+        ncclCommDestroy(c->handle);
+    } else {
+        ls_log_warn("%s", ls_error_last()->message);
+    }
+}
+
 /* Whoever waits for the device may wait for other ranks: the record says for which operation. */
 static void while_waiting(bool over) {
     if (!over) {
@@ -158,7 +173,7 @@ static void release(nccl_comm *c) {
         ls_nccl_memory_forget(c);
     }
     if (c->handle && !c->broken) {
-        ncclCommDestroy(c->handle);
+        end_handle(c);
     }
     while (c->all) {
         ls_comm_request *request = c->all;
@@ -220,19 +235,28 @@ static ls_status drain(nccl_comm *c) {
     return ls_nccl_poll(c);
 }
 
-/* Or from one with more ranks, whose connections it may use. */
-static ls_status open_part(nccl_comm *c, nccl_comm *whole, int color) {
+static ls_status split_handle(nccl_comm *c, nccl_comm *whole, int color) {
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
     config.blocking = 0;
-    LS_TRY(ls_comm_agree(c->host, prepare(c, NULL)));
-    LS_TRY(ls_comm_agree(whole->host, drain(whole)));
-    ncclResult_t result =
+    const ncclResult_t result =
         ncclCommSplit(whole->handle, color, whole->base.rank, &c->handle, &config);
-    ls_status status = ls_nccl_check(whole, result, "splitting a communicator");
+    LS_TRY(ls_nccl_check(whole, result, "splitting a communicator"));
+    return ls_nccl_check(c, ncclInProgress, "splitting a communicator");
+}
+
+/* Or from one with more ranks, over whose connections the new ranks meet. That one is given up by
+ * all where it fails one rank: what the others have of it is good for nothing any more. */
+static ls_status open_part(nccl_comm *c, nccl_comm *whole, int color) {
+    LS_TRY(ls_comm_agree(c->host, prepare(c, NULL)));
+    ls_status status = ls_comm_agree(whole->host, drain(whole));
     if (status == LS_OK) {
-        status = ls_nccl_check(c, ncclInProgress, "splitting a communicator");
+        status = ls_comm_agree(whole->host, split_handle(c, whole, color));
     }
-    return ls_comm_agree(whole->host, status);
+    if (status != LS_OK && !whole->broken) {
+        snprintf(whole->fault, sizeof whole->fault, "%.250s", ls_error_last()->message);
+        give_up(whole);
+    }
+    return status;
 }
 #else
 static ls_status open_part(nccl_comm *c, nccl_comm *whole, int color) {

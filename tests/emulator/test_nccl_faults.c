@@ -4,11 +4,14 @@
  *           a later one is handed over
  *   partial: a creation, or split, that fails on one rank leaves nothing behind on the others
  *   patience: an operation that is handed over late is given up, unless a flight record is kept
+ *   crossed: messages that both ranks send before they receive end for neither
+ *   order: ranks that call two communicators in different orders, which the emulated NCCL must name
  *   memory: that is used by several communicators is registered with each, until one of them ends
  *   killed: half of the ranks, each in the middle of another operation; the others learn of it
  *           (mpirun --enable-recovery, which lets them live) */
 #include "collectives/flight.h"
 #include "collectives/nccl/comm_nccl.h"
+#include "runtime/base/clock.h"
 #include "tests/emulator/nccl/emulator_comm.h"
 #include "tests/test.h"
 
@@ -111,7 +114,10 @@ static void partial(void) {
     CHECK(part == NULL);
     unsetenv("EMULATED_NCCL_FAULT");
     CHECK_INT(emu_nccl_destroyed(), 0);
+    CHECK_STATUS(comm->ops->duplicate(comm, &part), LS_E_COMM); /* on every rank */
+    CHECK_MESSAGE("has failed before");
     comm->ops->destroy(comm);
+    CHECK_INT(emu_nccl_destroyed(), 0);
 }
 
 static void patience(void) {
@@ -131,6 +137,43 @@ static void patience(void) {
     ls_flight_close();
     unsetenv("EMULATED_NCCL_LATE");
     dev->ops->free(dev, x);
+}
+
+static void crossed(void) {
+    ls_comm *comm;
+    ls_comm_request *sent, *received;
+    void *x;
+    bool done = false;
+    CHECK_OK(create(0, &comm));
+    CHECK_OK(dev->ops->alloc(dev, 2, &x));
+    CHECK_OK(comm->ops->send_start(comm, x, 1, 1 - comm->rank, &sent));
+    CHECK_OK(comm->ops->recv_start(comm, (char *)x + 1, 1, 1 - comm->rank, &received));
+    for (const uint64_t start_ns = ls_clock_ns(); !done && ls_clock_ns() - start_ns < 300000000;) {
+        CHECK_OK(comm->ops->test(comm, sent, &done));
+    }
+    CHECK(!done);
+    setenv("EMULATED_NCCL_FAULT", "0", 1);
+    CHECK_STATUS(end(comm, sent), LS_E_COMM);
+    unsetenv("EMULATED_NCCL_FAULT");
+    comm->ops->destroy(comm);
+    dev->ops->free(dev, x);
+}
+
+static void order(void) {
+    ls_comm *comms[2];
+    ls_comm_request *requests[2];
+    void *x;
+    CHECK_OK(create(0, &comms[0]));
+    CHECK_OK(create(0, &comms[1]));
+    CHECK_OK(dev->ops->alloc(dev, 2 * sizeof(float), &x));
+    for (int i = 0; i < 2; i++) {
+        ls_comm *comm = comms[i ^ world->rank];
+        float *y = (float *)x + i;
+        CHECK_OK(comm->ops->all_reduce_start(comm, y, y, 1, LS_F32, LS_SUM, &requests[i]));
+    }
+    for (int i = 0; i < 2; i++) {
+        CHECK_OK(end(comms[i ^ world->rank], requests[i]));
+    }
 }
 
 static void memory(void) {
@@ -230,6 +273,10 @@ int main(int argc, char **argv) {
         partial();
     } else if (strcmp(way, "patience") == 0) {
         patience();
+    } else if (strcmp(way, "crossed") == 0) {
+        crossed();
+    } else if (strcmp(way, "order") == 0) {
+        order();
     } else if (strcmp(way, "memory") == 0) {
         memory();
     } else {

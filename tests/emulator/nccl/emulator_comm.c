@@ -254,18 +254,28 @@ ncclResult_t ncclCommGetAsyncError(ncclComm_t c, ncclResult_t *error) {
     if (fault && c->ready && c->calls >= (uint32_t)atoi(fault)) {
         c->fault = ncclSystemError;
     }
+    if (c->ending) {
+        emu_nccl_look_for_life(c);
+    }
+    const bool done = c->ready && (!c->ending || emu_nccl_hear_ends(c));
     *error = c->late                   ? ncclInProgress
              : c->fault != ncclSuccess ? c->fault
-             : c->ready                ? ncclSuccess
+             : done                    ? ncclSuccess
                                        : ncclInProgress;
     c->late = c->late && ls_clock_ns() < c->late_until_ns;
     return ncclSuccess;
 }
 
 ncclResult_t ncclCommFinalize(ncclComm_t comm) {
-    (void)comm;
-    cudaDeviceSynchronize();
-    return ncclSuccess;
+    emu_nccl_check_usable(comm, "ncclCommFinalize");
+    emu_nccl_check_unregistered(NULL, comm, "ncclCommFinalize");
+    if (comm->queued > 0) {
+        emu_report("ncclCommFinalize while %d calls of the communicator are under way",
+                   comm->queued);
+    }
+    comm->ending = true;
+    emu_nccl_tell_end(comm);
+    return ncclInProgress;
 }
 
 static int destroyed, aborted;
@@ -281,7 +291,10 @@ int emu_nccl_aborted(void) {
 ncclResult_t ncclCommDestroy(ncclComm_t comm) {
     destroyed++;
     emu_nccl_check_usable(comm, "ncclCommDestroy");
-    emu_nccl_check_unregistered(NULL, comm, "ncclCommDestroy");
+    if (!comm->ending || comm->ends < comm->members.size - 1) {
+        emu_report("ncclCommDestroy that waits for other ranks: call ncclCommFinalize and poll "
+                   "first");
+    }
     free(comm);
     return ncclSuccess;
 }

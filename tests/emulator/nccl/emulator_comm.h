@@ -30,7 +30,8 @@ struct emu_nccl {
     int root;                /* of its creation, in MPI_COMM_WORLD */
     int asking, color, key;  /* ranks that create with it; of split */
     struct hello *hellos;    /* [asking], of the root */
-    bool ready, hello_sent, aborted;
+    bool ready, hello_sent, aborted, ending;
+    int ends;  /* other ranks that have called ncclCommFinalize */
     bool late; /* looks before late_until_ns, one at least, say that a call is still on its way */
     uint64_t late_until_ns;
     ncclResult_t fault;
@@ -51,6 +52,9 @@ int emu_nccl_registrations(void);
 /* Communicators that were destroyed, or aborted. */
 int emu_nccl_destroyed(void);
 int emu_nccl_aborted(void);
+/* ncclCommFinalize: tells the other ranks, and whether all of them have told. */
+void emu_nccl_tell_end(const struct emu_nccl *comm);
+bool emu_nccl_hear_ends(struct emu_nccl *comm);
 /* The communicator has a fault from when a rank's process is gone. */
 void emu_nccl_look_for_life(struct emu_nccl *comm);
 

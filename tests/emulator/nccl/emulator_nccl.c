@@ -2,7 +2,10 @@
  *
  * A call becomes queued work of its stream; a group, one piece of work. Every message begins with a
  * header that tells what its sender called. A receiver compares it with its own call and names both
- * when they differ: kind, count, type, reduction, root and place in the communicator's order. Work
+ * when they differ: kind, count, type, reduction, root and place in the communicator's order; and
+ * the place among all collective calls of the two ranks, for several communicators whose kernels
+ * two GPUs start in different orders can wait for each other. A message is sent when it has been
+ * received, since NCCL promises no buffer for it. Work
  * never blocks: it is asked again until its messages are there, as a GPU would go on by itself.
  * Sums begin with another rank each time, since NCCL promises no order.
  *
@@ -20,16 +23,26 @@
 
 enum { PARTS_MAX = 256 };
 
-typedef enum kind { ALL_REDUCE, REDUCE, REDUCE_SCATTER, BROADCAST, ALL_GATHER, SEND, RECV } kind;
-static const char *const KINDS[] = {"ncclAllReduce", "ncclReduce",    "ncclReduceScatter",
-                                    "ncclBroadcast", "ncclAllGather", "ncclSend",
-                                    "ncclRecv"};
+typedef enum kind {
+    ALL_REDUCE,
+    REDUCE,
+    REDUCE_SCATTER,
+    BROADCAST,
+    ALL_GATHER,
+    SEND,
+    RECV,
+    FINALIZE
+} kind;
+static const char *const KINDS[] = {"ncclAllReduce", "ncclReduce",      "ncclReduceScatter",
+                                    "ncclBroadcast", "ncclAllGather",   "ncclSend",
+                                    "ncclRecv",      "ncclCommFinalize"};
 
 typedef struct header {
     int32_t kind, type, op, root;
     uint32_t call;
     int32_t from;
     uint64_t count, bytes; /* of the payload */
+    uint32_t before;       /* collective calls of the two ranks, of all communicators */
 } header;
 
 /* One call within a group. */
@@ -42,8 +55,8 @@ typedef struct part {
     const void *send;
     void *recv;
     struct emu_nccl *comm;
-    uint32_t call;
-    char *in[RANKS_MAX]; /* messages that came: header, payload */
+    uint32_t call, before[RANKS_MAX]; /* as in the header */
+    char *in[RANKS_MAX];              /* messages that came: header, payload */
     bool came[RANKS_MAX];
 } part;
 
@@ -201,13 +214,16 @@ static void start_sends(nccl_op *o) {
             }
             emu_access_device(from, (size_t)bytes, false);
             char *message = calloc(1, sizeof(header) + (size_t)bytes);
-            const header h = {p->kind, p->type,         p->op,    p->kind == SEND ? -1 : p->root,
-                              p->call, c->members.rank, p->count, (uint64_t)bytes};
+            const header h = {
+                p->kind,        p->type,         p->op,    p->kind == SEND ? -1 : p->root,
+                p->call,        c->members.rank, p->count, (uint64_t)bytes,
+                p->before[peer]};
             memcpy(message, &h, sizeof h);
             memcpy(message + sizeof h, from, (size_t)bytes);
             o->messages[o->sent] = message;
-            MPI_Isend(message, (int)(sizeof h + (size_t)bytes), MPI_BYTE, c->members.world[peer],
-                      c->tag, MPI_COMM_WORLD, &o->requests[o->sent++]);
+            (p->kind == SEND ? MPI_Issend : MPI_Isend)(message, (int)(sizeof h + (size_t)bytes),
+                                                       MPI_BYTE, c->members.world[peer], c->tag,
+                                                       MPI_COMM_WORLD, &o->requests[o->sent++]);
         }
     }
     o->started = true;
@@ -223,6 +239,13 @@ static void check_message(const part *p, int peer, const header *h) {
                    p->comm->members.rank, KINDS[p->kind], p->call, (unsigned long long)p->count,
                    p->type, p->op, p->root, peer, KINDS[h->kind], h->call,
                    (unsigned long long)h->count, h->type, h->op, h->root);
+    }
+    if (!message && h->before != p->before[peer]) {
+        emu_report("NCCL calls in different orders: %s (call %u of its communicator) is collective "
+                   "call %u of all that rank %d has made with rank %d, which made it as call %u: "
+                   "kernels of several communicators then wait for each other",
+                   KINDS[p->kind], p->call, p->before[peer], p->comm->members.rank, peer,
+                   h->before);
     }
 }
 
@@ -321,6 +344,7 @@ static void finish_part(const part *p) {
         place(p->recv, p->in[p->root] + sizeof(header), bytes);
         break;
     case SEND:
+    case FINALIZE:
         break;
     }
 }
@@ -421,6 +445,52 @@ static void check_memory(const part *p) {
     }
 }
 
+/* By rank in MPI_COMM_WORLD. */
+static uint32_t calls_with[RANKS_MAX];
+
+static void number_call(part *p) {
+    const member_table *m = &p->comm->members;
+    p->call = p->comm->calls++;
+    for (int r = 0; r < m->size; r++) {
+        p->before[r] = r == m->rank ? 0 : calls_with[m->world[r]]++;
+    }
+}
+
+void emu_nccl_tell_end(const struct emu_nccl *c) {
+    header h = {.kind = FINALIZE, .root = -1, .call = c->calls, .from = c->members.rank};
+    for (int r = 0; r < c->members.size; r++) {
+        if (r != c->members.rank) {
+            MPI_Send(&h, sizeof h, MPI_BYTE, c->members.world[r], c->tag, MPI_COMM_WORLD);
+        }
+    }
+}
+
+bool emu_nccl_hear_ends(struct emu_nccl *c) {
+    for (int flag = 1; flag && c->ends < c->members.size - 1;) {
+        MPI_Status status;
+        header h;
+        MPI_Iprobe(MPI_ANY_SOURCE, c->tag, MPI_COMM_WORLD, &flag, &status);
+        if (!flag) {
+            break;
+        }
+        int bytes;
+        MPI_Get_count(&status, MPI_BYTE, &bytes);
+        if (bytes != (int)sizeof h) {
+            emu_report("ncclCommFinalize of rank %d, while a rank calls something else on the "
+                       "communicator",
+                       c->members.rank);
+        }
+        MPI_Recv(&h, sizeof h, MPI_BYTE, status.MPI_SOURCE, c->tag, MPI_COMM_WORLD,
+                 MPI_STATUS_IGNORE);
+        if (h.kind != FINALIZE) {
+            emu_report("ncclCommFinalize of rank %d, while rank %d calls %s", c->members.rank,
+                       h.from, KINDS[h.kind]);
+        }
+        c->ends++;
+    }
+    return c->ends == c->members.size - 1;
+}
+
 static ncclResult_t call(part p, cudaStream_t stream) {
     emu_nccl_check_usable(p.comm, KINDS[p.kind]);
     const bool has_peer = p.kind == SEND || p.kind == RECV;
@@ -439,7 +509,7 @@ static ncclResult_t call(part p, cudaStream_t stream) {
         emu_report("a group of NCCL calls on two streams, which lockstep does not do");
     }
     if (!has_peer) {
-        p.call = p.comm->calls++;
+        number_call(&p);
     }
     p.comm->queued++;
     ncclGroupStart();
