@@ -18,7 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SLOTS = 4, MOST_SLOTS = 16, FILL_BYTES = 32 << 20 };
+enum { SLOTS = 4 };
 
 struct ls_reducer {
     ls_comm *comm; /* the caller's */
@@ -149,14 +149,11 @@ static bool is_one_call(const ls_reducer *r) {
            (!r->invariant || !r->comm->on_device || r->comm->size == 1);
 }
 
-/* Buckets that may be on their way at once: one is added up while others travel. Those of one call
- * may be more, small ones to fill a link, which take no memory here, but over MPI as much as they
- * are; on a device, where nobody would want to wait for one, all. */
+/* Buckets that may be on their way at once: one is added up while others travel. On a device, where
+ * nobody would want to wait for one, all. */
 static int64_t slots(const ls_reducer *r) {
-    const int64_t longest = r->slice_elems * r->comm->size * r->elem_bytes;
-    const int64_t fill = ls_min_i64(MOST_SLOTS, longest > 0 ? FILL_BYTES / longest : 0);
-    const int64_t most = r->comm->on_device ? r->bucket_count : fill;
-    return is_one_call(r) && most > SLOTS ? most : SLOTS;
+    return r->comm->on_device && is_one_call(r) && r->bucket_count > SLOTS ? r->bucket_count
+                                                                           : SLOTS;
 }
 
 static int64_t first_leaf(const ls_reducer *r, int rank) {
