@@ -162,10 +162,10 @@ ls_status ls_comm_host_alloc(ls_comm *comm, int64_t bytes, void **memory) {
     if (!*memory) {
         return LS_FAIL(LS_E_MEMORY, "no memory for %zu bytes", padded);
     }
-    if (align == HUGE_PAGE) {
-        madvise(*memory, padded, MADV_HUGEPAGE); /* advice only: failing costs speed */
+    if (align == HUGE_PAGE) { /* advice only: failing costs speed; what lies behind takes nothing */
+        madvise(*memory, (size_t)bytes / align * align, MADV_HUGEPAGE);
     }
-    memset(*memory, 0, padded);
+    memset(*memory, 0, (size_t)bytes);
     return LS_OK;
 }
 
