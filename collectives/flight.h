@@ -161,6 +161,14 @@ const ls_flight_group *ls_flight_group_of(const ls_flight_record *record, const 
 /* A consistent enough copy of a record that its owner may be writing to; now_ns is set. */
 void ls_flight_copy(const ls_flight_record *from, ls_flight_record *to);
 
+/* What a verdict (diagnose.h) needs of a record, for the way to another host, a few KB instead of
+ * 67: groups that have a name, operations that have not ended and the last 32 that have. packed
+ * holds LS_FLIGHT_PACKED_MOST; the bytes used. now_ns is set. */
+#define LS_FLIGHT_PACKED_MOST (sizeof(ls_flight_record) + (2 + LS_FLIGHT_GROUPS) * sizeof(int64_t))
+size_t ls_flight_pack(const ls_flight_record *from, void *packed);
+/* to: zeros. False, and anything in it: that is no packed record of this program. */
+bool ls_flight_unpack(const void *packed, size_t bytes, ls_flight_record *to);
+
 /* The record of another rank of this host. */
 typedef struct ls_flight_peer {
     ls_flight_record *record; /* NULL: not mapped */

@@ -125,8 +125,9 @@ static void close_attempt(attempt *a) {
 
 static void end_attempt(conversation *c, attempt *a, ls_peer_result result) {
     ls_peer_call *call = c->call;
-    if (result == LS_PEER_ANSWERED) {
-        call->reply = a->reply;
+    if (result == LS_PEER_ANSWERED && a->reply) { /* of thousands: without the room for more */
+        ls_peer_reply *shorter = realloc(a->reply, LS_PEER_REPLY_BYTES(a->reply));
+        call->reply = shorter ? shorter : a->reply;
         a->reply = NULL;
     }
     close_attempt(a);
@@ -194,6 +195,17 @@ static bool begin_attempt(conversation *c) {
     return true;
 }
 
+/* Of the answer, as far as what has come says; 0: it is none. */
+static size_t expected_bytes(const attempt *a) {
+    if (!a->reply) {
+        return sizeof a->yes;
+    }
+    if (a->received < offsetof(ls_peer_reply, packed)) {
+        return offsetof(ls_peer_reply, packed);
+    }
+    return a->reply->bytes <= sizeof a->reply->packed ? LS_PEER_REPLY_BYTES(a->reply) : 0;
+}
+
 /* The socket can be written (connected or failed) or read. */
 static void continue_attempt(conversation *c, attempt *a) {
     if (!a->connected) {
@@ -210,12 +222,12 @@ static void continue_attempt(conversation *c, attempt *a) {
         return;
     }
     char *to = a->reply ? (char *)a->reply : (char *)&a->yes;
-    const size_t expected = a->reply ? sizeof *a->reply : sizeof a->yes;
-    ssize_t n = recv(a->fd, to + a->received, expected - a->received, 0);
+    ssize_t n = recv(a->fd, to + a->received, expected_bytes(a) - a->received, 0);
     if (n > 0) {
         a->received += (size_t)n;
-        if (a->received == expected) {
-            end_attempt(c, a, LS_PEER_ANSWERED);
+        const size_t expected = expected_bytes(a);
+        if (a->received >= expected) {
+            end_attempt(c, a, expected ? LS_PEER_ANSWERED : LS_PEER_UNASKED);
         }
     } else if (n == 0 || (errno != EAGAIN && errno != EINTR)) {
         end_attempt(c, a, LS_PEER_UNASKED); /* it ends, or cannot answer: the next look will tell */

@@ -5,6 +5,7 @@
 #include "collectives/flight.h"
 
 #include <netinet/in.h>
+#include <stddef.h>
 
 typedef struct ls_peer_secret {
     uint8_t bytes[16];
@@ -32,11 +33,13 @@ typedef struct ls_peer_request {
     int32_t what, rank; /* whose record */
 } ls_peer_request;
 
-/* To a request for a record. */
+/* To a request for a record; as long as LS_PEER_REPLY_BYTES says. */
 typedef struct ls_peer_reply {
     int32_t known, dead;
-    ls_flight_record record;
+    uint64_t bytes; /* of packed; 0: not known */
+    char packed[LS_FLIGHT_PACKED_MOST];
 } ls_peer_reply;
+#define LS_PEER_REPLY_BYTES(reply) (offsetof(ls_peer_reply, packed) + (reply)->bytes)
 
 /* Of several addresses the first of these that one of them gave. */
 typedef enum ls_peer_result {

@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/random.h>
 #include <unistd.h>
 
@@ -38,7 +39,7 @@ struct ls_peers {
 /* Answering */
 
 /* What others can know of a rank here; NULL: no memory for it. */
-static ls_peer_reply *record_of(ls_peers *p, int rank) {
+static ls_peer_reply *record_of(ls_peers *p, int rank, size_t *bytes) {
     ls_peer_reply *reply;
     if (ls_calloc(1, sizeof *reply, &reply) != LS_OK) {
         return NULL;
@@ -50,9 +51,10 @@ static ls_peer_reply *record_of(ls_peers *p, int rank) {
         ls_flight_asked(ls_flight_own());
     }
     if (record) {
-        ls_flight_copy(record, &reply->record);
+        reply->bytes = ls_flight_pack(record, reply->packed);
         reply->dead = rank != p->rank && ls_flight_peer_dead(peer);
     }
+    *bytes = LS_PEER_REPLY_BYTES(reply);
     return reply;
 }
 
@@ -70,8 +72,8 @@ static void *answer(void *context, const ls_peer_request *request, size_t *bytes
         *yes = 1;
         return yes;
     }
-    *bytes = sizeof(ls_peer_reply);
-    return request->rank < 0 || request->rank >= p->size ? NULL : record_of(p, request->rank);
+    return request->rank < 0 || request->rank >= p->size ? NULL
+                                                         : record_of(p, request->rank, bytes);
 }
 
 static void answered(void *context, const ls_peer_request *request) {
@@ -213,26 +215,43 @@ static ls_rank_state state_of(const ls_flight_record *copy, bool dead, double st
                                  : LS_RANK_ALIVE;
 }
 
-static ls_status look_here(const ls_peers *p, double stale_s, int r, ls_rank_view *view) {
+/* Views and room for a record of each rank. Most of a packed record's room is never touched, and so
+ * takes no memory. */
+static size_t views_bytes(int size) {
+    return (size_t)size * (sizeof(ls_rank_view) + sizeof(ls_flight_record));
+}
+
+static ls_status take_views(int size, ls_rank_view **views) {
+    void *at = mmap(NULL, views_bytes(size), PROT_READ | PROT_WRITE,
+                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (at == MAP_FAILED) {
+        return LS_FAIL(LS_E_MEMORY, "no memory to look at %d ranks: %s", size, strerror(errno));
+    }
+    *views = at;
+    return LS_OK;
+}
+
+static ls_flight_record *room_of(ls_rank_view *views, int size, int rank) {
+    return (ls_flight_record *)(void *)(views + size) + rank;
+}
+
+static void look_here(const ls_peers *p, double stale_s, int r, ls_rank_view *view) {
     const ls_flight_peer *peer = &p->here[r];
-    LS_TRY(ls_calloc(1, sizeof *view->record, &view->record));
     if (r != p->rank) {
         ls_flight_asked(peer->record);
     }
     ls_flight_copy(r == p->rank ? ls_flight_own() : peer->record, view->record);
     view->state =
         r == p->rank ? LS_RANK_ALIVE : state_of(view->record, ls_flight_peer_dead(peer), stale_s);
-    return LS_OK;
 }
 
-static void take_reply(ls_peer_call *call, ls_rank_view *view, double stale_s) {
-    if (call->result == LS_PEER_ANSWERED && call->reply->known) {
-        ls_flight_record *record;
-        if (ls_calloc(1, sizeof *record, &record) == LS_OK) {
-            ls_flight_copy(&call->reply->record, record);
-            record->now_ns = call->reply->record.now_ns; /* of its own host */
-            view->record = record;
-            view->state = state_of(record, call->reply->dead, stale_s);
+static void take_reply(const ls_peer_call *call, ls_rank_view *view, ls_flight_record *room,
+                       double stale_s) {
+    const ls_peer_reply *reply = call->reply;
+    if (call->result == LS_PEER_ANSWERED && reply->known) {
+        if (ls_flight_unpack(reply->packed, reply->bytes, room)) {
+            view->record = room;
+            view->state = state_of(room, reply->dead, stale_s);
         }
     } else if (call->result != LS_PEER_ANSWERED && call->result != LS_PEER_UNASKED) {
         view->state = call->result == LS_PEER_REFUSED  ? LS_RANK_DEAD
@@ -273,7 +292,8 @@ static ls_status look_far(ls_peers *p, double stale_s, double answer_s, ls_rank_
         ls_peer_call_all(calls, count, answer_s, true);
         for (int i = 0; i < count; i++) {
             if (round == 0 || calls[i].result == LS_PEER_ANSWERED) {
-                take_reply(&calls[i], &views[calls[i].request.rank], stale_s);
+                const int r = calls[i].request.rank;
+                take_reply(&calls[i], &views[r], room_of(views, p->size, r), stale_s);
             }
             free(calls[i].reply);
         }
@@ -283,18 +303,16 @@ static ls_status look_far(ls_peers *p, double stale_s, double answer_s, ls_rank_
 }
 
 ls_status ls_peers_look(ls_peers *p, double stale_s, double answer_s, ls_rank_view **views) {
-    ls_rank_view *v;
-    LS_TRY(ls_calloc((size_t)p->size, sizeof *v, &v));
-    ls_status status = LS_OK;
-    for (int r = 0; r < p->size && status == LS_OK; r++) {
+    ls_rank_view *v = NULL;
+    LS_TRY(take_views(p->size, &v));
+    for (int r = 0; r < p->size; r++) {
         memcpy(v[r].host, p->contacts[r].host, sizeof v[r].host);
         if (r == p->rank || p->here[r].record) {
-            status = look_here(p, stale_s, r, &v[r]);
+            v[r].record = room_of(v, p->size, r);
+            look_here(p, stale_s, r, &v[r]);
         }
     }
-    if (status == LS_OK) {
-        status = look_far(p, stale_s, answer_s, v);
-    }
+    ls_status status = look_far(p, stale_s, answer_s, v);
     if (status != LS_OK) {
         ls_peers_free_views(v, p->size);
         return status;
@@ -304,10 +322,7 @@ ls_status ls_peers_look(ls_peers *p, double stale_s, double answer_s, ls_rank_vi
 }
 
 void ls_peers_free_views(ls_rank_view *views, int size) {
-    for (int r = 0; views && r < size; r++) {
-        free(views[r].record);
-    }
-    free(views);
+    munmap(views, views_bytes(size));
 }
 
 int ls_peers_dead_here(const ls_peers *p) {

@@ -39,12 +39,32 @@ static void never_entered(int rank) {
     records[rank].inside = 0;
 }
 
+/* As ranks of other hosts are seen: the same words over what has travelled. */
+static void expect_of_packed(ls_verdict verdict) {
+    static char packed[LS_FLIGHT_PACKED_MOST], words[1000];
+    static ls_flight_record come[3];
+    ls_rank_view far[3];
+    memset(come, 0, sizeof come);
+    for (int r = 0; r < 3; r++) {
+        far[r] = views[r];
+        far[r].record = views[r].record ? &come[r] : NULL;
+        if (views[r].record) {
+            const uint64_t now_ns = views[r].record->now_ns;
+            CHECK(ls_flight_unpack(packed, ls_flight_pack(views[r].record, packed), &come[r]));
+            come[r].now_ns = now_ns;
+        }
+    }
+    CHECK_INT(ls_diagnose(far, 3, words, sizeof words), verdict);
+    CHECK_STR(words, text);
+}
+
 static void expect(ls_verdict verdict, const char *part) {
     CHECK_INT(ls_diagnose(views, 3, text, sizeof text), verdict);
     test_checks++;
     if (!strstr(text, part)) {
         TEST_FAIL_("'%s' lacks '%s'", text, part);
     }
+    expect_of_packed(verdict);
 }
 
 static void test_missing(void) {

@@ -4,11 +4,37 @@
 #include "tests/test.h"
 
 #include <dirent.h>
+#include <fcntl.h>
 #include <jansson.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 static char dir[] = "/tmp/lockstep-test-XXXXXX";
+
+/* What another thread or process does just before the kernel is asked for a lock, and before a file
+ * is closed. */
+static void (*before_question)(void), (*before_close)(void);
+
+int fcntl(int fd, int command, ...) {
+    va_list args;
+    va_start(args, command);
+    void *arg = va_arg(args, void *);
+    va_end(args);
+    if (command == F_GETLK && before_question) {
+        before_question();
+    }
+    return (int)syscall(SYS_fcntl, fd, command, arg);
+}
+
+int close(int fd) {
+    if (before_close) {
+        before_close();
+    }
+    return (int)syscall(SYS_close, fd);
+}
 
 static int files(void) {
     DIR *listing = opendir(dir);
@@ -160,6 +186,100 @@ static void test_death(void) {
     ls_flight_close();
 }
 
+/* A rank that leaves while it is looked at is not dead. */
+static int leaver[2];
+static pid_t leaving;
+static void leave_now(void) {
+    before_question = NULL;
+    syscall(SYS_close, leaver[1]);
+    CHECK_INT(waitpid(leaving, NULL, 0), leaving);
+}
+
+static void test_leaving(void) {
+    int ready[2];
+    char byte = 0;
+    CHECK_INT(pipe(ready) | pipe(leaver), 0);
+    const ls_flight_options options = {.dir = dir, .token = 11, .rank = 1, .size = 2};
+    leaving = fork();
+    if (leaving == 0) {
+        close(leaver[1]);
+        const bool ok = ls_flight_open(&options) == LS_OK && write(ready[1], &byte, 1) == 1 &&
+                        read(leaver[0], &byte, 1) >= 0;
+        ls_flight_close();
+        _exit(!ok);
+    }
+    CHECK_INT(read(ready[0], &byte, 1), 1);
+    ls_flight_peer peer;
+    CHECK_OK(ls_flight_peer_open(&options, &peer));
+    before_question = leave_now;
+    CHECK(!ls_flight_peer_dead(&peer));
+    CHECK(before_question == NULL);
+    ls_flight_peer_close(&peer);
+}
+
+static ls_flight_peer own_seen;
+static void check_left(void) {
+    CHECK_INT(own_seen.record->left, 1);
+}
+
+/* It says so before it gives the lock back. */
+static void test_left_first(void) {
+    const ls_flight_options options = {.dir = dir, .token = 12, .rank = 0, .size = 1};
+    CHECK_OK(ls_flight_open(&options));
+    CHECK_OK(ls_flight_peer_open(&options, &own_seen));
+    CHECK_INT(own_seen.record->left, 0);
+    before_close = check_left;
+    ls_flight_close();
+    before_close = NULL;
+    ls_flight_peer_close(&own_seen);
+}
+
+static ls_flight_record full;
+
+static size_t packed_bytes(char *packed) {
+    static ls_flight_record to;
+    const size_t bytes = ls_flight_pack(&full, packed);
+    memset(&to, 0, sizeof to);
+    CHECK(ls_flight_unpack(packed, bytes, &to));
+    CHECK_INT(to.rank, 5);
+    CHECK_STR(to.groups[3].name, "shard");
+    for (int i = 0; i < LS_FLIGHT_OPS; i++) {
+        const ls_flight_op *op = &full.ops[i];
+        const bool kept = !op->end_ns || op->id == full.inside || op->id + 32 > full.last_id;
+        CHECK_INT(memcmp(&to.ops[i], kept ? op : &(ls_flight_op){0}, sizeof *op), 0);
+    }
+    return bytes;
+}
+
+/* Who looks at ten thousand ranks of other hosts is sent megabytes, not what they all remember. */
+static void test_packed(void) {
+    static char packed[LS_FLIGHT_PACKED_MOST];
+    static ls_flight_record to;
+    full = (ls_flight_record){.rank = 5, .last_id = 5000, .inside = 4900};
+    full.groups[3] = (ls_flight_group){.name = "shard", .live = 1, .size = 10000, .entered = 4000};
+    for (uint64_t id = 5001 - LS_FLIGHT_OPS; id <= 5000; id++) {
+        full.ops[(id - 1) % LS_FLIGHT_OPS] =
+            (ls_flight_op){.id = id, .seq = id, .group = 3, .bucket = -1, .end_ns = id};
+    }
+    const size_t bytes = packed_bytes(packed);
+    CHECK(10000 * bytes < 50000000);
+    CHECK(!ls_flight_unpack(packed, bytes - 1, &to));
+    CHECK(!ls_flight_unpack(packed, 10, &to));
+    int64_t many = 1000, place = LS_FLIGHT_GROUPS;
+    const size_t head = offsetof(ls_flight_record, groups);
+    memcpy(packed + head + 2 * sizeof many + sizeof(ls_flight_op), &place, sizeof place);
+    CHECK(!ls_flight_unpack(packed, bytes, &to));
+    memcpy(packed + head + sizeof many, &many, sizeof many);
+    CHECK(!ls_flight_unpack(packed, bytes, &to));
+    for (int i = 0; i < LS_FLIGHT_OPS; i++) { /* nothing has ended */
+        full.ops[i].end_ns = 0;
+    }
+    for (int g = 0; g < LS_FLIGHT_GROUPS; g++) {
+        full.groups[g] = full.groups[3];
+    }
+    CHECK(packed_bytes(packed) <= sizeof packed);
+}
+
 int main(void) {
     if (!mkdtemp(dir)) {
         return 1;
@@ -168,6 +288,9 @@ int main(void) {
     test_ring();
     test_json();
     test_death();
+    test_leaving();
+    test_left_first();
+    test_packed();
     CHECK_OK(ls_dir_remove(dir));
     return test_end();
 }

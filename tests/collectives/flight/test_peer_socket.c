@@ -13,6 +13,8 @@
 
 /* Longer than ctest waits: an address that has to run into it fails the test. */
 enum { FOREVER_S = 3600 };
+/* A rank whose answer says that it is longer than any can be. */
+enum { TOO_LONG = 1 << 20 };
 
 static ls_peer_address address_at(const char *ip, in_port_t port) {
     ls_peer_address a = {.v4 = {.sin_family = AF_INET, .sin_port = port}};
@@ -54,9 +56,16 @@ static ls_peer_address nobody(const char *ip) {
 
 static void *give(void *context, const ls_peer_request *request, size_t *bytes) {
     (void)context;
+    static ls_flight_record record; /* used by the one thread that answers */
     ls_peer_reply *reply = calloc(1, sizeof *reply);
-    *reply = (ls_peer_reply){.known = 1, .record = {.rank = request->rank, .pid = 77}};
-    *bytes = request->what == LS_PEER_DISMISS ? sizeof(uint32_t) : sizeof *reply;
+    record.rank = request->rank;
+    record.pid = 77;
+    reply->known = 1;
+    reply->bytes = request->rank == TOO_LONG ? sizeof reply->packed + 1
+                                             : ls_flight_pack(&record, reply->packed);
+    *bytes = request->what == LS_PEER_DISMISS ? sizeof(uint32_t)
+             : request->rank == TOO_LONG      ? sizeof *reply
+                                              : LS_PEER_REPLY_BYTES(reply);
     return request->what == LS_PEER_DISMISS || request->what == LS_PEER_RECORD
                ? reply
                : (free(reply), NULL);
@@ -89,6 +98,14 @@ static ls_peer_contact with(const ls_peer_address *addresses, int count) {
     return contact;
 }
 
+static int rank_in(const ls_peer_reply *reply) {
+    static ls_flight_record record;
+    memset(&record, 0, sizeof record);
+    CHECK(ls_flight_unpack(reply->packed, reply->bytes, &record));
+    CHECK_INT(record.pid, 77);
+    return record.rank;
+}
+
 static ls_peer_call call(const ls_peer_contact *contact, const ls_peer_contact *caller,
                          double timeout_s) {
     ls_peer_call c = {.contact = contact,
@@ -98,8 +115,7 @@ static ls_peer_call call(const ls_peer_contact *contact, const ls_peer_contact *
     ls_peer_call_all(&c, 1, timeout_s, true);
     CHECK_INT(c.reply != NULL, c.result == LS_PEER_ANSWERED);
     if (c.reply) {
-        CHECK_INT(c.reply->record.rank, 5);
-        CHECK_INT(c.reply->record.pid, 77);
+        CHECK_INT(rank_in(c.reply), 5);
         free(c.reply);
     }
     return c;
@@ -117,7 +133,7 @@ static void test_many(const ls_peer_address *closed, const ls_peer_address *live
     ls_peer_call_all(calls, MANY, FOREVER_S, true);
     for (int i = 0; i < MANY; i++) {
         CHECK_INT(calls[i].result, i % 3 ? LS_PEER_ANSWERED : LS_PEER_REFUSED);
-        CHECK(!calls[i].reply || calls[i].reply->record.rank == i);
+        CHECK(!calls[i].reply || rank_in(calls[i].reply) == i);
         free(calls[i].reply);
     }
 }
@@ -218,9 +234,13 @@ static void test_silent(const ls_peer_address *live) {
     const ls_peer_request request = {.what = LS_PEER_RECORD, .rank = 5};
     const int least = 1; /* the kernel rounds it up; an answer does not fit */
     const int fd = socket(AF_INET, SOCK_STREAM, 0);
-    ls_peer_call turned_away = {.contact = &here, .request = {.what = 99}};
-    ls_peer_call_all(&turned_away, 1, 5, true);
-    CHECK_INT(turned_away.result, LS_PEER_UNASKED); /* which is no word of its death */
+    ls_peer_call turned_away[] = {
+        {.contact = &here, .request = {.what = 99}},
+        {.contact = &here, .request = {.what = LS_PEER_RECORD, .rank = TOO_LONG}}};
+    ls_peer_call_all(turned_away, 2, 5, true);
+    CHECK_INT(turned_away[0].result, LS_PEER_UNASKED); /* which is no word of its death */
+    CHECK_INT(turned_away[1].result, LS_PEER_UNASKED);
+    CHECK(!turned_away[1].reply);
     setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &least, sizeof least);
     CHECK_INT(connect(fd, &live->any, sizeof live->v4), 0);
     CHECK(send(fd, &request, sizeof request, MSG_NOSIGNAL) == (ssize_t)sizeof request);
