@@ -9,9 +9,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
-enum { START_LIMIT_S = 300, END_LIMIT_S = 10 };
+enum { START_LIMIT_S = 300, END_LIMIT_S = 10, MERCY_S = 5 };
 
 /* What the handler says and does. The main thread may hang in MPI, with its locks. */
 static char text[1200];
@@ -30,11 +31,24 @@ static void on_limit(int signal_number) {
     _exit(text_status);
 }
 
+/* Ends this process after so many seconds (0: not any more) even if it is stopped by then, when it
+ * handles no signal and perhaps no other rank is left to tell: the launcher would wait for ever. */
+static void limit_stopped(unsigned seconds) {
+    static timer_t timer;
+    static bool made;
+    struct sigevent kill_me = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGKILL};
+    made = made || timer_create(CLOCK_MONOTONIC, &kill_me, &timer) == 0;
+    if (made) {
+        timer_settime(timer, 0, &(struct itimerspec){.it_value.tv_sec = seconds}, NULL);
+    }
+}
+
 static void limit(unsigned seconds) {
     struct sigaction action = {.sa_handler = on_limit};
     sigemptyset(&action.sa_mask);
     sigaction(SIGALRM, &action, NULL);
     alarm(seconds);
+    limit_stopped(seconds + MERCY_S);
 }
 
 /* As the launcher numbers it: MPI may not have begun. */
@@ -68,6 +82,7 @@ ls_status ls_session_limit_read(void) {
 
 void ls_session_limit_start(const char *what) {
     alarm(0);
+    limit_stopped(0);
     if (!what || start_limit_s == 0 || !ls_comm_launched()) {
         return;
     }

@@ -95,6 +95,13 @@ status=0
 LOCKSTEP_START_LIMIT_S=2 ranks 2 env LD_PRELOAD="$TEST_PLANT" PLANT_DIR="$work/plant" "$LOCKSTEP" doctor >"$work/out" 2>"$work/err" || status=$?
 holds [ "$status" = 3 ]
 says '\[rank 0\] the end of MPI has taken more than 2 s on host'
+# Nor any, as when the last of them is stopped and all others have gone.
+for rank in 0 1; do
+    : >"$work/plant/end-$rank"
+done
+status=0
+LOCKSTEP_START_LIMIT_S=2 ranks 2 env LD_PRELOAD="$TEST_PLANT" PLANT_DIR="$work/plant" "$LOCKSTEP" doctor >"$work/out" 2>"$work/err" || status=$?
+holds [ "$status" = 137 ]
 
 # The file, on two ranks; it is gone when it has been obeyed.
 begin file "$root/tests/mpirun.sh" 2
