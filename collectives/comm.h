@@ -155,6 +155,11 @@ ls_status ls_comm_self_on(struct ls_device *dev, ls_comm **comm);
 ls_status ls_comm_mpi_init(int *argc, char ***argv, ls_comm **world);
 void ls_comm_mpi_finalize(void);
 void ls_comm_mpi_abort(int exit_status) __attribute__((noreturn));
+/* Before a process of a job that is lost ends without MPI: removes the files in shared memory that
+ * the library maps here, its own and those of the job's other ranks on this host, which may not be
+ * able to. Never another job's: those are not mapped. Safe in handlers of signals. Not collective.
+ */
+void ls_comm_mpi_remove_files(void);
 /* Has a call of MPI failed on this rank? The others may wait for it for ever in that operation, and
  * cannot be asked. */
 bool ls_comm_mpi_failed(void);

@@ -337,6 +337,7 @@ static void report_hang(const char *cause) {
 /* The main thread hangs in MPI, which cannot be asked any more. The launcher ends the ranks that
  * are left when this one goes without a word to it. */
 static void end_hang(void) {
+    ls_comm_mpi_remove_files();
     _exit(ls_status_exit(LS_E_COMM));
 }
 

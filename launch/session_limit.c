@@ -28,6 +28,7 @@ static void on_limit(int signal_number) {
     if (starting) {
         ls_session_write_outcome(text_status, text);
     }
+    ls_comm_mpi_remove_files();
     _exit(text_status);
 }
 
