@@ -32,6 +32,7 @@ typedef struct watch {
     int64_t steps;
     uint64_t step_begin_ns;
     _Atomic uint64_t step_deadline_ns; /* 0: not learnt */
+    _Atomic uint64_t soon_ns; /* since when there is a reason to look soon; 0: there is none */
     /* The watching thread's. */
     uint64_t last_look_ns, dead_since_ns, warned_id;
 } watch;
@@ -55,6 +56,11 @@ static double stale_s(void) {
  * the time before the first look both stay within min_deadline_s. */
 static uint64_t turn_ns(void) {
     return ns_of(0.1 * the.min_deadline_s * (double)the.rank / (double)the.size);
+}
+
+/* Of looks that are to be soon: all within the second that a launcher leaves. */
+static uint64_t soon_turn_ns(void) {
+    return ns_of(0.5 * (double)the.rank / (double)the.size);
 }
 
 static double answer_s(void) {
@@ -159,9 +165,11 @@ static void check(void) {
     /* Who looks asks all: looks of thousands of ranks that wait would be millions of questions. */
     const uint64_t asked_ns = atomic_load(&own->asked_ns);
     const uint64_t looked_ns = asked_ns > the.last_look_ns ? asked_ns : the.last_look_ns;
-    if (is_due(now_ns, progress_ns, ns_of(stale_s()) + turn_ns()) &&
-        ((late && looked_ns < over_ns) ||
-         is_due(now_ns, looked_ns, ns_of(often ? the.tick_s : stale_s()) + turn_ns()))) {
+    const uint64_t soon_ns = atomic_load(&the.soon_ns);
+    const bool soon = looked_ns < soon_ns && is_due(now_ns, soon_ns, soon_turn_ns());
+    if (soon || (is_due(now_ns, progress_ns, ns_of(stale_s()) + turn_ns()) &&
+                 ((late && looked_ns < over_ns) ||
+                  is_due(now_ns, looked_ns, ns_of(often ? the.tick_s : stale_s()) + turn_ns())))) {
         look(op, late);
         the.last_look_ns = ls_clock_ns();
     }
@@ -257,6 +265,10 @@ void ls_watch_stop(void) {
     }
     ls_peers_close(the.peers);
     started = false;
+}
+
+void ls_watch_look_soon(void) {
+    atomic_store(&the.soon_ns, ls_clock_ns());
 }
 
 void ls_watch_begin_step(void) {

@@ -34,6 +34,10 @@ typedef struct ls_watch_options {
 ls_status ls_watch_start(const ls_watch_options *options);
 /* Closes the record too. Safe when not started. Not collective. */
 void ls_watch_stop(void);
+/* A launcher that has lost a rank asks the others to end and kills them a second later: those that
+ * wait look at once whether all are there, the lowest first. On requests to stop of any kind. Safe
+ * in handlers of signals. */
+void ls_watch_look_soon(void);
 /* Around what a step always does: the time between them is one step's. `step`: are complete. */
 void ls_watch_begin_step(void);
 void ls_watch_end_step(int64_t step);

@@ -453,6 +453,7 @@ double ls_session_age_s(void) {
 /* Only a second Ctrl-C is impatience: schedulers send SIGTERM twice (Slurm to the step, and through
  * srun), and have SIGKILL for those that do not heed it. */
 static void on_stop(int signal_number) {
+    ls_watch_look_soon();
     if (stop_requests++ > 0 && signal_number == SIGINT) {
         _exit(128 + signal_number);
     }

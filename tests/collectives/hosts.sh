@@ -38,14 +38,20 @@ gives 0 ranks 4 "$LOCKSTEP" train $tiny run.name=one numerics.reduction=invarian
 says 'on 4 ranks of 1 thread, 1 host'
 gives 0 "$LOCKSTEP" ckpt diff "$work/runs/one" "$work/runs/two"
 
+begin() { # begin NAME RANKS SETTINGS...: on each of two hosts, until it has made some steps
+    name=$1 ranks=$2
+    shift 2
+    "$root/tests/hosts.sh" 2 "$ranks" "$LOCKSTEP" train $tiny run.name="$name" run.steps=1000000 "$@" \
+        >"$work/out" 2>"$work/err" &
+    pid=$!
+    trap 'kill $pid 2>/dev/null || true; rm -rf "$work"' EXIT
+    until [ "$(wc -l 2>/dev/null <"$work/runs/$name/train.jsonl" || echo 0)" -ge 5 ]; do
+        kill -0 "$pid" 2>/dev/null || fail "the run ended early"
+    done
+}
+
 # Everything on the second host stops: its ranks are silent, and one of them is named.
-"$root/tests/hosts.sh" 2 2 "$LOCKSTEP" train $tiny run.name=frozen run.steps=1000000 faults.min_deadline_s=2 \
-    >"$work/out" 2>"$work/err" &
-pid=$!
-trap 'kill $pid 2>/dev/null || true; rm -rf "$work"' EXIT
-until [ "$(wc -l 2>/dev/null <"$work/runs/frozen/train.jsonl" || echo 0)" -ge 5 ]; do
-    kill -0 "$pid" 2>/dev/null || fail "the run ended early"
-done
+begin frozen 2 faults.min_deadline_s=2
 frozen=$(ip netns pids "ls-$pid-1")
 # shellcheck disable=SC2086
 kill -STOP $frozen
@@ -57,4 +63,16 @@ status=0
 wait $pid || status=$?
 holds [ "$status" = 3 ]
 says 'error: .*rank [23] on host host1 '
+
+# Its only rank is killed. Nobody sees that in memory; mpirun ends the other one a second later, long before it would
+# look by itself.
+begin killed 1 faults.min_deadline_s=100
+kill -KILL "$(ip netns pids "ls-$pid-1" | while read -r process; do
+    [ "$(cat "/proc/$process/comm")" != lockstep ] || echo "$process"
+done)"
+status=0
+wait $pid || status=$?
+holds [ "$status" != 0 ]
+says 'error: .*rank 1 on host host1 .*; its process has ended'
+holds grep -q '^3 rank 0 on host0: rank 1 on host host1 ' "$work/runs/killed/outcome"
 passed
