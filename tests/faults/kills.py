@@ -1,0 +1,310 @@
+#!/usr/bin/env python3
+"""Ranks killed and stopped at any moment, on every back end: of a training run of 2 to 4 ranks that nobody looks
+after, drawn from a seed, one rank gets SIGKILL or SIGSTOP at a random moment of its life, or in a save or an
+evaluation. The run must end by itself and name that rank, give the status that belongs to it, write every rank's
+flight record and leave nothing behind; and started again it must end with the bytes of an undisturbed one.
+
+  kills.py [--seed N] [--first I] [--count N] [--only WORDS] [--patience SECONDS] [--keep]
+
+--only: of the names of the places below, those with one of the words. LOCKSTEP names the binary, LOCKSTEP_EMULATED
+that with an emulated GPU, TEST_CKPT_EQUAL what the tests build. With LOCKSTEP_TEST_ALL=1 300 cases, else 6. Exit
+status 0: all of it held; 1: not, and what did not is told."""
+import argparse
+import os
+import pathlib
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+sys.dont_write_bytecode = True  # beside the sources
+from faults import EQUAL, own_shared_memory  # noqa: E402
+from run import HOSTS, LOCKSTEP, ROOT, Failed, processes  # noqa: E402
+
+EMULATED = os.environ.get("LOCKSTEP_EMULATED", str(ROOT / "build/release/tests/emulator/lockstep_emulated"))
+RAW, LOCAL = [ROOT / "tests/mpirun.sh"], [ROOT / "launch/mpirun/local.sh"]
+STEPS, DEADLINE_S, START_LIMIT_S = 24, 5, 30
+GPU = ["run.device=emulated", "model.layers=2", "model.channels=16", "model.heads=2", "model.kv_heads=2",
+       "model.ffn=32", "batch.sequences=4"]
+# Where ranks run, and how they divide the work: ranks, command that starts them, settings.
+PLACES = {
+    "mpi-2": (2, [*RAW, 2], "parallel.transport=mpi"),
+    "mpi-3": (3, [*LOCAL, 3], "parallel.transport=mpi parallel.zero=1"),
+    "mpi-4": (4, [*RAW, 4], "parallel.transport=mpi parallel.pipeline=2 parallel.zero=2"),
+    "shm-2": (2, [*LOCAL, 2], "parallel.transport=shm parallel.zero=3"),
+    "shm-3": (3, [*RAW, 3], "parallel.transport=shm numerics.reduction=invariant"),
+    "shm-4": (4, [*LOCAL, 4], "parallel.transport=shm parallel.tensor=2 parallel.zero=2"),
+    "auto-2": (2, [*RAW, 2], "parallel.context=2"),
+    "auto-4": (4, [*RAW, 4], "parallel.replicate=2 parallel.shard=2 parallel.zero=3 numerics.reduction=invariant"),
+    "hosts-2": (2, [HOSTS, 2, 1], "parallel.zero=1"),
+    "hosts-4": (4, [HOSTS, 2, 2], "parallel.zero=3"),
+    "hosts-4-mesh": (4, [HOSTS, 2, 2], "parallel.pipeline=2 parallel.tensor=2"),
+    "nccl-2": (2, [*RAW, 2], "parallel.zero=2"),
+    "nccl-4": (4, [*LOCAL, 4], "parallel.tensor=2 parallel.zero=3"),
+}
+
+
+class Run:
+    """One start of a run: its processes, and what it says."""
+
+    def __init__(self, bench, place, name, *more):
+        self.ranks, launcher, settings = PLACES[place]
+        self.mark, self.dir = f"run.name={name}", bench.runs / name
+        on_gpus = place.startswith("nccl")
+        self.log = open(bench.work / f"{name}.log", "w+b")
+        command = [*launcher, EMULATED if on_gpus else LOCKSTEP, "train", *bench.settings, *settings.split(),
+                   *(GPU if on_gpus else ()), self.mark, *more]
+        self.command = [str(c) for c in command]
+        self.patience_s = bench.patience_s
+        self.began = time.monotonic()
+        self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log,
+                                        env=bench.env, start_new_session=True)
+
+    def text(self):
+        return pathlib.Path(self.log.name).read_text(errors="replace")
+
+    def until(self, holds):
+        """False: the run ended before."""
+        end = time.monotonic() + self.patience_s
+        while self.process.poll() is None:
+            if holds():
+                return True
+            if time.monotonic() > end:
+                raise Failed("waited in vain for the moment")
+            time.sleep(0.001)
+        return False
+
+    def rank(self, number):
+        """The process of a rank, or None: not yet, or not any more."""
+        for pid, words in processes(self.mark):
+            if pathlib.Path(words[0]).name.startswith("lockstep"):
+                try:
+                    environ = pathlib.Path(f"/proc/{pid}/environ").read_bytes()
+                except OSError:
+                    continue
+                if b"\0OMPI_COMM_WORLD_RANK=%d\0" % number in b"\0" + environ:
+                    return pid
+        return None
+
+    def lines(self):
+        try:
+            return (self.dir / "train.jsonl").read_bytes().count(b"\n")
+        except FileNotFoundError:
+            return 0
+
+    def wait(self):
+        try:
+            return self.process.wait(self.patience_s)
+        except subprocess.TimeoutExpired:
+            states = [(pid, words[0], pathlib.Path(f"/proc/{pid}/stat").read_text().split()[2])
+                      for pid, words in processes(self.mark)]
+            raise Failed(f"it did not end in {self.patience_s:g} s; processes {states}") from None
+
+    def end(self):
+        for pid, _ in processes(self.mark):
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        self.process.wait()
+        self.log.close()
+
+
+class Bench:
+    def __init__(self, work, patience_s):
+        self.patience_s = patience_s
+        self.work = pathlib.Path(work)
+        self.runs, self.temporaries, text = self.work / "runs", self.work / "tmp", self.work / "text"
+        text.mkdir()
+        self.temporaries.mkdir()
+        lines = (ROOT / "README.md").read_text().splitlines(keepends=True)
+        for i in range(24):
+            (text / f"{i}.txt").write_text(f"part {i}\n" + "".join(lines[i * 7:i * 7 + 60]))
+        subprocess.run([LOCKSTEP, "prep", text, "-o", self.work / "data", "--val", "0.2"], check=True,
+                       capture_output=True)
+        self.settings = ["model.preset=llama3-tiny", "model.context=32", f"data.dir={self.work / 'data'}",
+                         "batch.sequences=12", "batch.micro=1", f"run.dir={self.runs}", "optim.lr=1e-3",
+                         f"run.steps={STEPS}", "schedule.warmup_steps=2", "checkpoint.every=4",
+                         "checkpoint.keep_last=2", "eval.every=5", "eval.batches=2", "metrics.tensorboard=false",
+                         f"faults.min_deadline_s={DEADLINE_S}", "numerics.bucket_mib=0.05"]
+        self.env = dict(os.environ, OMP_NUM_THREADS="1", TMPDIR=str(self.temporaries),
+                        LOCKSTEP_START_LIMIT_S=str(START_LIMIT_S))
+        self.plain = {}
+
+    def undisturbed(self, place):
+        """Of a place: its last checkpoint, and how long it took."""
+        if place not in self.plain:
+            run = Run(self, place, f"plain-{place}-{os.getpid()}")
+            try:
+                if run.wait() != 0:
+                    raise Failed(f"the undisturbed run failed:\n{run.text()[-3000:]}")
+                self.plain[place] = run, time.monotonic() - run.began
+                left = self.left(run)
+                if left:
+                    raise Failed(f"left behind by the undisturbed run: {left}")
+            finally:
+                run.end()
+        return self.plain[place]
+
+    def left(self, run):
+        """What the job has left: processes, and files where jobs of all users have theirs."""
+        own_shm = "LOCKSTEP_FAULTS_INSIDE" in os.environ
+        files = [str(p) for folder in ([pathlib.Path("/dev/shm")] if own_shm else []) + [self.temporaries]
+                 for p in folder.rglob("*") if not p.is_dir()]
+        return [" ".join(words[:3]) for _, words in processes(run.mark)] + files
+
+
+def newest(run):
+    return run.dir / f"checkpoints/step-{STEPS:08d}"
+
+
+class Case:
+    def __init__(self, bench, seed, index, places):
+        self.bench, self.rng = bench, random.Random(f"{seed}/{index}")
+        self.place = self.rng.choice(places)
+        self.stops = self.rng.random() < 0.5
+        self.when = self.rng.choice(["any", "any", "any", "save", "evaluation"])
+        self.name = f"kill-{seed}-{index}-{os.getpid()}"
+
+    def moment(self, run, took_s):
+        """Waits for it; False: the run was over before."""
+        rng, folder = self.rng, run.dir / "checkpoints"
+        if self.when == "any":
+            at = run.began + rng.random() * took_s
+            return run.until(lambda: time.monotonic() >= at)
+        if self.when == "save":
+            seen = rng.randrange(4)
+            return (run.until(lambda: run.lines() >= 4 * seen) and
+                    run.until(lambda: any(folder.glob(".tmp-*"))) and self.sleep(run, 0.02))
+        step = 5 * rng.randrange(1, 5)  # the record of a step comes before its evaluation
+        return run.until(lambda: run.lines() >= step) and self.sleep(run, 0.02)
+
+    def sleep(self, run, most_s):
+        time.sleep(self.rng.random() * most_s)
+        return run.process.poll() is None
+
+    def strike(self, run, took_s):
+        """The rank, and when; None: the run was over before."""
+        rank = self.rng.randrange(run.ranks)
+        if not self.moment(run, took_s):
+            return None
+        run.until(lambda: run.rank(rank) is not None)
+        pid = run.rank(rank)
+        try:
+            os.kill(pid, signal.SIGSTOP if self.stops else signal.SIGKILL)
+        except (TypeError, ProcessLookupError):
+            return None
+        return rank
+
+    def check(self, run, rank, status):
+        """What the run has told; the kind of word that it was."""
+        text, outcome = run.text(), run.dir / "outcome"
+        told = outcome.read_text() if outcome.exists() else ""
+        ended = "its process is stopped" if self.stops else "its process has ended"
+        named = re.compile(rf"rank {rank} on host [^\n]*; {ended}")
+        if named.search(text):
+            if run.lines() and not (told.startswith("3 ") and named.search(told)):  # else it may have no directory yet
+                raise Failed(f"the outcome is {told!r}")
+            alone = self.place == "hosts-2"  # its record is in the memory of that host
+            lacks = [r for r in range(run.ranks) if not (run.dir / f"flight-{r}.json").exists()]
+            if lacks and not (alone and lacks == [rank]):
+                raise Failed(f"no flight record of ranks {lacks}")
+            if status != 3 and (self.stops or status != 137):
+                raise Failed(f"status {status}")
+            return "watchdog"
+        if told.startswith("0 "):  # the run had come to its end
+            if status == 0 or (status in (3, 137)):
+                return "end"
+            raise Failed(f"status {status} at the end of the run")
+        if run.lines() > 0:
+            raise Failed(f"rank {rank} was not named, after {run.lines()} steps; outcome {told!r}")
+        if self.stops:
+            if status != 3 or "has taken more than" not in text:
+                raise Failed(f"status {status} of a start that was stopped")
+            return "start"
+        if status != 137 and status != 3:
+            raise Failed(f"status {status} of a start that was killed")
+        return "start"
+
+    def play(self):
+        plain, took_s = self.bench.undisturbed(self.place)
+        run = Run(self.bench, self.place, self.name)
+        try:
+            rank = self.strike(run, took_s)
+            struck = time.monotonic()
+            status = run.wait()
+            ended_s = time.monotonic() - struck
+            if rank is None and status != 0:
+                raise Failed(f"status {status} of a run that nothing was done to")
+            word = self.check(run, rank, status) if rank is not None else "over"
+            left = self.bench.left(run)
+        except Failed as failure:
+            raise Failed(f"{failure}\n{run.text()[-3000:]}") from None
+        finally:
+            run.end()
+        again = Run(self.bench, self.place, self.name, "--resume")
+        try:
+            if again.wait() != 0:
+                raise Failed(f"the run that goes on ended with {again.process.returncode}:\n{again.text()[-3000:]}")
+            equal = subprocess.run([EQUAL, newest(plain), newest(again)], capture_output=True, text=True)
+            if equal.returncode != 0:
+                raise Failed(f"not the bytes of the undisturbed run: {equal.stderr.strip()}")
+            left_then = self.bench.left(again)
+        finally:
+            again.end()
+        if left or left_then:
+            raise Failed(f"left behind: {left}; by the next start: {left_then}")
+        return word, ended_s
+
+
+def main():
+    every = os.environ.get("LOCKSTEP_TEST_ALL") == "1"
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--count", type=int, default=300 if every else 6)
+    parser.add_argument("--only", help="words, with commas between them")
+    parser.add_argument("--patience", type=float, default=240, metavar="SECONDS",
+                        help="for each thing that must happen: the more, the busier the machine")
+    parser.add_argument("--keep", action="store_true", help="the directories")
+    given = parser.parse_args()
+    own_shared_memory()
+    places = [p for p in PLACES if not given.only or any(w in p for w in given.only.split(","))]
+    if not os.access(EMULATED, os.X_OK):
+        places = [p for p in places if not p.startswith("nccl")]
+    if subprocess.run([HOSTS, "1", "1", "true"], capture_output=True).returncode != 0:
+        places = [p for p in places if not p.startswith("hosts")]
+    failures, words = 0, {}
+    work = tempfile.mkdtemp(prefix="lockstep-kills-")
+    try:
+        bench = Bench(work, given.patience)
+        for index in range(given.first, given.first + given.count):
+            case = Case(bench, given.seed, index, places)
+            what = f"{index} {case.place} {'SIGSTOP' if case.stops else 'SIGKILL'} {case.when}"
+            try:
+                word, ended_s = case.play()
+                words[word] = words.get(word, 0) + 1
+                print(f"{what}: {word}, {ended_s:.1f} s", flush=True)
+            except Failed as failure:
+                failures += 1
+                print(f"FAILED: --seed {given.seed} --first {index} --count 1: {what}: {failure}", flush=True)
+            if not given.keep:
+                shutil.rmtree(bench.runs / case.name, ignore_errors=True)
+            for old in bench.temporaries.iterdir():
+                shutil.rmtree(old, ignore_errors=True)
+            if "LOCKSTEP_FAULTS_INSIDE" in os.environ:
+                for old in pathlib.Path("/dev/shm").iterdir():
+                    old.unlink() if not old.is_dir() else shutil.rmtree(old)
+    finally:
+        if not given.keep:
+            shutil.rmtree(work, ignore_errors=True)
+    print(f"{given.count} cases, {failures} failed; told by: {words}")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
