@@ -289,6 +289,10 @@ void ls_session_write_outcome(int exit_status, const char *text) {
     gethostname(host, sizeof host - 1);
     dprintf(fd, "%d rank %d on %s: %s\n", exit_status, ls_error_rank() < 0 ? 0 : ls_error_rank(),
             host, text);
+    const char *start = getenv("LOCKSTEP_START_ID"); /* of launch/supervise */
+    if (start) {
+        dprintf(fd, "start %s\n", start);
+    }
     close(fd);
 }
 

@@ -87,6 +87,21 @@ chmod +x "$work/ends"
 gives 2 "$supervise" --run "$work/run" "$work/ends" "$work/run" # refused, while the other one came to its end
 starts 1
 rm "$work/run/outcome"
+# What a job of another start says while this one has no word; and this one's own, whatever the launcher makes of it.
+cat >"$work/says" <<'JOB'
+#!/bin/sh
+echo start >>"$STARTS"
+[ "$(wc -l <"$STARTS")" = 1 ] || exit 0
+printf '75 rank 0 on n1: stopped on request (the time limit)\nstart %s\n' "${2:-$LOCKSTEP_START_ID}" >"$1/outcome"
+exit 137
+JOB
+chmod +x "$work/says"
+gives 0 "$supervise" --run "$work/run" "$work/says" "$work/run" 0123456789abcdef
+starts 2
+rm "$work/run/outcome"
+gives 75 "$supervise" --run "$work/run" "$work/says" "$work/run"
+starts 1
+rm "$work/run/outcome"
 cat >"$work/owns" <<'JOB'
 #!/bin/sh
 echo start >>"$STARTS"
