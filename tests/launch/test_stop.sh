@@ -33,6 +33,8 @@ stopped() { # with everything saved up to the step that its last record tells, a
     holds [ -z "$(find "$work/runs/$name" -name '.tmp*')" ]
 }
 handled() { # SIGTERM by the process: its first moment that can be told from outside
+    # Before it has its program it is a copy of this shell, with this shell's handlers.
+    [ "$(cat "/proc/$pid/comm" 2>/dev/null)" != "$(cat /proc/$$/comm)" ] || return
     caught=$(sed -n 's/^SigCgt:[[:space:]]*//p' "/proc/$pid/status" 2>/dev/null)
     case "${caught%???}" in *[4567cdef]) return 0 ;; esac
     return 1
