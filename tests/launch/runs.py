@@ -42,7 +42,14 @@ MODELS = [
 OPTIMIZERS = [
     "optim.name=adamw optim.lr=1e-2 optim.eps=1e-2", "optim.name=sgd optim.lr=0.1", "optim.name=lion optim.lr=1e-3",
     "optim.name=muon optim.lr=1e-2 optim.eps=1e-2", "optim.name=adafactor optim.lr=1e-2",
+    "optim.name=adamw optim.lr=1e-2 optim.eps=1e-2 optim.beta1=0 optim.beta2=0.9 optim.weight_decay=0",
+    "optim.name=sgd optim.lr=0.1 optim.momentum=0 optim.nesterov=false",
+    "optim.name=sgd optim.lr=0.1 optim.momentum=0.7 optim.nesterov=false optim.weight_decay=0.01",
+    "optim.name=muon optim.lr=1e-2 optim.eps=1e-2 optim.nesterov=false optim.momentum=0.8",
+    "optim.name=adafactor optim.lr=1e-2 optim.beta1=0",
 ]
+GROUPS = ["", "", "head.* lr=0.5; layers.1.* lr=2 decay=0.5", "*norm* decay=0.3; tok_embed.weight lr=0",
+          "layers.*.mlp.* lr=0.25"]
 
 
 class Failed(Exception):
@@ -57,7 +64,8 @@ class Layout:
         self.ranks = math.prod(axes[a] for a in ("tensor", "context", "pipeline", "shard", "replicate"))
 
     def settings(self):
-        axes = [f"parallel.{name}={value}" for name, value in self.axes.items()]
+        axes = [f"{'numerics' if name == 'bucket_mib' else 'parallel'}.{name}={value}" for name, value in
+                self.axes.items()]
         return [*axes, f"batch.micro={self.micro}", f"numerics.reduction={self.reduction}", *self.free]
 
     def is_invariant(self):
@@ -67,12 +75,38 @@ class Layout:
         """Does it promise the same bits?"""
         if (self.micro, self.reduction) != (other.micro, other.reduction):
             return False
-        data = ("shard", "replicate", "zero", "transport") if self.is_invariant() else ()
+        data = ("shard", "replicate", "zero", "transport", "bucket_mib") if self.is_invariant() else ()
         return all(self.axes[a] == other.axes[a] for a in self.axes if a not in data)
 
 
+def draw_model(rng):
+    """Sizes that divide nothing, more often than not."""
+    if rng.random() < 0.3:
+        return rng.choice(MODELS)
+    llama, heads = rng.random() < 0.6, rng.choice([1, 2, 3, 4, 6])
+    model = {"family": "llama3" if llama else "gpt2", "tied": rng.choice(["true", "false"]), "heads": heads,
+             "layers": rng.choice([1, 2, 3, 4, 5, 6]), "ffn": rng.randrange(7, 60),
+             "norm_eps": rng.choice(["1e-5", "1e-6"])}
+    if rng.random() < 0.5:
+        model.update(head_dim=rng.choice([4, 6, 10] if llama else [4, 5, 7]), channels=rng.randrange(16, 41))
+    else:
+        model["channels"] = heads * rng.choice([4, 6, 8])
+    if llama:
+        model.update(kv_heads=rng.choice([k for k in range(1, heads + 1) if heads % k == 0]),
+                     rope_theta=rng.choice([500000, 10000]))
+        if rng.random() < 0.3:
+            model.update(rope_scaling="llama3", rope_factor=rng.choice([2, 8]), rope_original_context=8)
+    if rng.random() < 0.35:
+        experts = rng.choice([2, 3, 4, 5, 8])
+        model.update(experts=experts, experts_per_token=rng.randrange(1, min(3, experts) + 1),
+                     expert_capacity=rng.choice([0, 0, 0.7, 1.2, 3]), balance_loss=rng.choice([0, 0.01, 0.1]))
+    return " ".join(f"model.{k}={v}" for k, v in model.items())
+
+
 def draw_free(rng):
-    return [f"recompute.mode={rng.choice(['none', 'selective', 'full'])}", f"recompute.every={rng.choice([1, 2])}"]
+    """What changes no bits."""
+    return [f"recompute.mode={rng.choice(['none', 'selective', 'full'])}", f"recompute.every={rng.choice([1, 2])}",
+            f"run.threads={rng.choice([1, 1, 1, 1, 2])}"]
 
 
 def draw_layout(rng, mixture):
@@ -84,7 +118,8 @@ def draw_layout(rng, mixture):
         axes["zero"] = rng.choice([1, 2, 3]) if axes["shard"] > 1 else 0
         axes["expert"] = rng.choice([1, 2, 3]) if mixture else 1
         axes["sequence_parallel"] = rng.choice(["true", "false"]) if axes["tensor"] > 1 else "false"
-        axes["transport"] = rng.choice(["auto", "auto", "mpi"])
+        axes["transport"] = rng.choice(["auto", "auto", "mpi", "shm"])
+        axes["bucket_mib"] = rng.choice([0.05, 0.05, 0.002, 25])
         layout = Layout(axes, rng.choice([1, 2, 2, 3, 4]), rng.choice(["invariant", "invariant", "fast"]),
                         draw_free(rng))
         if layout.ranks <= MOST_RANKS:
@@ -98,7 +133,8 @@ def draw_equal(rng, layout):
         if layout.is_invariant():
             axes["shard"], axes["replicate"] = rng.choice([1, 2, 3, 4]), rng.choice([1, 2, 3])
             axes["zero"] = rng.choice([1, 2, 3]) if axes["shard"] > 1 else 0
-            axes["transport"] = rng.choice(["auto", "mpi"])
+            axes["transport"] = rng.choice(["auto", "mpi", "shm"])
+            axes["bucket_mib"] = rng.choice([0.05, 0.002, 25])
         other = Layout(axes, layout.micro, layout.reduction, draw_free(rng))
         if other.ranks <= MOST_RANKS and other.has_bits_of(layout):
             return other
@@ -108,15 +144,28 @@ def draw_records(rng):
     return [f"checkpoint.every={rng.choice([0, 1, 2, 3])}", f"checkpoint.async={rng.choice(['true', 'false'])}",
             f"checkpoint.writers={rng.choice(['rank', 'node'])}", f"checkpoint.parity={rng.choice([0, 0, 1])}",
             f"checkpoint.level={rng.choice([0, 1, 1, 3])}", f"checkpoint.busy={rng.choice(['wait', 'skip'])}",
-            f"checkpoint.keep_last={rng.choice([0, 0, 2])}", f"eval.every={rng.choice([0, 1, 2, 3])}",
+            f"checkpoint.keep_last={rng.choice([0, 0, 2])}", f"checkpoint.keep_every={rng.choice([0, 0, 3])}",
+            f"checkpoint.keep_best={rng.choice([0, 0, 1])}", f"checkpoint.threads={rng.choice([0, 1, 3])}",
+            f"eval.every={rng.choice([0, 1, 2, 3])}", f"metrics.every={rng.choice([1, 3, 10])}",
+            f"metrics.mlperf={rng.choice(['true', 'false'])}", f"metrics.tensorboard={rng.choice(['true', 'false'])}",
+            f"metrics.prometheus={rng.choice(['true', 'false'])}",
+            f"metrics.trace_steps={rng.choice(['', '', '2..3', '4..4'])}",
+            f"faults.repeat_steps={rng.choice(['true', 'false'])}", f"data.verify={rng.choice(['true', 'false'])}",
             f"faults.compare_every={rng.choice([0, 1, 3])}",
             f"faults.check_collectives={rng.choice(['true', 'false', 'false'])}"]
 
 
-def draw_change(rng):
-    changes = [["optim.lr=3e-3"], ["schedule.kind=linear"], ["optim.weight_decay=0.3", "optim.clip_norm=0.5"],
+def draw_change(rng, bench, base):
+    changes = [["optim.lr=3e-3"], ["schedule.kind=inverse_sqrt"], ["optim.weight_decay=0.3", "optim.clip_norm=0.5"],
                ["batch.sequences=12"], ["batch.sequences=48"], ["numerics.compute=bf16"], ["optim.beta1=0.8"],
-               ["schedule.kind=wsd", "schedule.decay_steps=2"]]
+               ["schedule.kind=wsd", "schedule.decay_steps=2"], ["batch.micro=1"], ["batch.micro=6"],
+               ["data.sequence=4"], [f"data.dir={bench.other_data}"], ["schedule.warmup_steps=0"],
+               ["optim.groups=layers.0.* lr=0.3"]]
+    if any("llama3" in s for s in base):
+        changes += [["model.context=32", "data.sequence=32"], ["model.rope_theta=7000"],
+                    ["model.rope_scaling=llama3", "model.rope_original_context=8"]]
+    if any("experts" in s for s in base):
+        changes += [["model.balance_loss=0.5"], ["model.expert_capacity=0.9"], ["model.expert_capacity=0"]]
     return [s for change in rng.sample(changes, rng.choice([1, 2, 3])) for s in change]
 
 
@@ -129,7 +178,9 @@ class Bench:
         for i in range(12):
             (text / f"{i}.txt").write_text(f"part {i}\n" + "".join(lines[i * 7:i * 7 + 40]))
         self.data = self.work / "data"
-        subprocess.run([LOCKSTEP, "prep", text, "-o", self.data, "--val", "0.05"], check=True, capture_output=True)
+        self.other_data = self.work / "other"
+        for data, share in ((self.data, "0.05"), (self.other_data, "0.4")):
+            subprocess.run([LOCKSTEP, "prep", text, "-o", data, "--val", share], check=True, capture_output=True)
         self.told = []
 
     def run(self, command, allowed=(0,)):
@@ -152,17 +203,25 @@ class Case:
         self.runs = bench.work / f"{seed}-{index}"
         self.killed_at = -9
         while True:
-            model = rng.choice(MODELS)
+            model = draw_model(rng)
             self.mixture = "experts" in model
             self.steps = rng.choice([5, 6, 7, 8])
             self.bf16 = rng.random() < 0.25
             self.optimizer = rng.choice(OPTIMIZERS)
+            sequence = rng.choice([16, 16, 16, 8, 12])
+            batch = rng.choice(["sequences=24", "sequences=24", "sequences=36", f"tokens={24 * sequence}"])
             base = (f"{model} model.vocab_multiple={rng.choice([16, 7, 64])} model.context=16 model.init_std=0.1 "
-                    f"batch.sequences=24 {self.optimizer} optim.clip_norm={rng.choice([0, 0.5, 1])} "
-                    f"schedule.kind={rng.choice(['cosine', 'constant', 'linear'])} schedule.warmup_steps=2 "
-                    f"numerics.compute={'bf16' if self.bf16 else 'fp32'} numerics.bucket_mib=0.05 "
-                    f"run.seed={rng.randrange(9)} metrics.tensorboard=false faults.min_deadline_s=100 eval.batches=0")
+                    f"data.sequence={sequence} batch.{batch} {self.optimizer} "
+                    f"optim.clip_norm={rng.choice([0, 0.5, 1])} "
+                    f"schedule.kind={rng.choice(['cosine', 'constant', 'linear', 'wsd', 'inverse_sqrt'])} "
+                    f"schedule.warmup_steps={rng.choice([0, 2, 9])} schedule.min_lr_ratio={rng.choice([0, 0.1])} "
+                    f"numerics.compute={'bf16' if self.bf16 else 'fp32'} "
+                    f"run.seed={rng.randrange(9)} faults.min_deadline_s=100 "
+                    f"eval.batches={rng.choice([0, 0, 3])}")
             self.base = [*shlex.split(base), f"data.dir={bench.data}", f"run.dir={self.runs}"]
+            groups = rng.choice(GROUPS)
+            if groups and "optim.groups" not in base and not (groups[0] == "h" and "tied=true" in base):
+                self.base.append(f"optim.groups={groups}")
             self.layout = draw_layout(rng, self.mixture)
             if self.fits(self.layout):
                 break
@@ -275,7 +334,7 @@ class Case:
         self.near("straight", "near")
 
     def changed(self):
-        change, at = draw_change(self.rng), self.rng.randrange(1, self.steps - 1)
+        change, at = draw_change(self.rng, self.bench, self.base), self.rng.randrange(1, self.steps - 1)
         here = self.another(lambda: draw_equal(self.rng, self.layout), change)
         if not self.fits(here, change):
             return
@@ -295,7 +354,9 @@ class Case:
         self.bench.run([LOCKSTEP, "ckpt", "doctor", run])
         costs = json.loads(self.bench.run([LOCKSTEP, "cost", "--json", run]).stdout)
         del costs
-        losses = [json.loads(self.bench.run(self.bench.ranks(n, "eval", run, "--json")).stdout)["loss"]
+        batches = next(s for s in self.base if s.startswith("eval.batches=")).partition("=")[2]
+        losses = [json.loads(self.bench.run(self.bench.ranks(n, "eval", run, "--json", "--batches",
+                                                             batches)).stdout)["loss"]
                   for n in (1, self.rng.choice([2, 3]))]
         said = self.records("straight")[-1]["val_loss"]
         if abs(losses[0] - said) > (5e-3 if self.bf16 else 1e-5) * said or losses[0] != losses[1]:
@@ -318,9 +379,9 @@ class Case:
                               allowed=(0, 2))
         if done.returncode == 2:
             return
-        capacity = [s for s in self.base if s.startswith("model.expert_capacity=")]  # which theirs does not have
+        ours = [s for s in self.base if s.startswith(("model.expert_capacity=", "data.sequence="))]  # unknown to them
         self.bench.run([LOCKSTEP, "ckpt", "convert", "--from", "safetensors", self.runs / "hf", "-o",
-                        self.runs / "back", *capacity])
+                        self.runs / "back", *ours])
         losses = [json.loads(self.bench.run([LOCKSTEP, "eval", x, "--json", "--compute", "fp32", "--data",
                                              self.bench.data, "--micro", 2]).stdout)["loss"]
                   for x in (last, self.runs / "back")]

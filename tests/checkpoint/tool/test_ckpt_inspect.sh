@@ -78,7 +78,18 @@ if command -v python3 >/dev/null; then
     holds test "$stretch" -eq $((later - earlier))
 fi
 gives 0 "$LOCKSTEP" ckpt diff "$gpt2/step-00000004" "$gpt2/step-00000006" 'final_norm.weight' --rtol 1
+# Other models: which and how is said before anything else, the layers' tensors in one line each.
+gives 1 "$LOCKSTEP" ckpt diff "$gpt2" "$llama"
+says 'are other models$'
+holds test "$(sed -n 1p "$work/out")" = 'setting   model.family: gpt2 in A, llama3 in B'
+prints '^setting   model.channels: 32 in A, 64 in B$'
+prints '^removed   layers.\*.attn.qkv.bias  float32 96  (2 tensors)$'
+prints '^added     head.weight  float32 257x64$'
+prints '^[0-9]* of [0-9]* tensors differ, [0-9]* only in A, [0-9]* only in B, [0-9]* of other shapes'
+fails grep -q 'the run took' "$work/out"
 gives 1 "$LOCKSTEP" ckpt diff "$gpt2" "$llama" --json
+json_is '"model.channels: 32 in A, 64 in B" in o["settings"]' True
+json_is 'o["differing"] == len(o["tensors"])' True
 json_is 'sorted({t["change"] for t in o["tensors"]})' "['added', 'removed', 'reshaped']"
 json_is 'o["stretch"]' None
 gives 1 "$LOCKSTEP" ckpt diff "$gpt2" "$llama" 'tok_embed*'
