@@ -176,11 +176,28 @@ guard() {
     scontrol requeue "$2" && scontrol update JobId="$2" NumNodes="$1"' "$SLURMD_NODENAME" "$SLURM_JOB_NUM_NODES" "$job_name"
 }
 
-lockstep_job() {
-    if [ -f "$RUN_DIR/$RUN_NAME/done" ]; then
-        say "run $RUN_NAME is done ($RUN_DIR/$RUN_NAME/done is there)"
+# The run is at its end, by a job of the same arguments: those of another length go on.
+is_done() {
+    local file=$RUN_DIR/$RUN_NAME/done
+    [ -f "$file" ] || return 1
+    if [ "$(tail -n +2 "$file")" = "$(printf '%q\n' "$@")" ]; then
+        say "run $RUN_NAME is done ($file tells with which arguments); with a larger run.steps it goes on"
         return 0
     fi
+    say "run $RUN_NAME was done with other arguments ($file); it goes on with these"
+    rm -f "$file"
+    return 1
+}
+
+lockstep_job() {
+    local argument
+    for argument; do # which name the run, as they do without Slurm
+        case $argument in
+            run.name=*) RUN_NAME=${argument#*=} ;;
+            run.dir=*) RUN_DIR=${argument#*=} ;;
+        esac
+    done
+    ! is_done "$@" || return 0
     again=no
     asked=no
     job=
@@ -226,7 +243,7 @@ lockstep_job() {
     # What the ranks have found out by themselves when Slurm sent no signal (faults.stop_before_s).
     grep -q '^75 .*time limit is near' "$RUN_DIR/$RUN_NAME/outcome" 2>/dev/null && again=yes
     if [ "$status" = 0 ]; then # of a run, not of train --dry-run or --help
-        ! grep -qs '^0 ' "$RUN_DIR/$RUN_NAME/outcome" || date >"$RUN_DIR/$RUN_NAME/done"
+        ! grep -qs '^0 ' "$RUN_DIR/$RUN_NAME/outcome" || { date && printf '%q\n' "$@"; } >"$RUN_DIR/$RUN_NAME/done"
     elif [ "$few" ] && [ "$asked" = no ]; then
         requeue_elsewhere
         return

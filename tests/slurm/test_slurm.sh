@@ -79,6 +79,20 @@ holds grep -q '^0 ' "$work/runs/plain/outcome"
 submit plain
 ended
 logged 'run plain is done'
+# For longer it goes on, on fewer nodes too, whatever the job's name is.
+cp -r "$work/runs/plain" "$work/runs/longer"
+short=$settings
+settings="$settings run.name=longer run.steps=210"
+submit name --nodes=1 --ntasks-per-node=2
+ended
+logged 'run longer was done with other arguments'
+logged 'resumed from .*/longer/checkpoints/step-00000200'
+holds [ -d "$work/runs/longer/checkpoints/step-00000210" ]
+holds [ ! -e "$work/runs/name" ]
+submit name --nodes=1 --ntasks-per-node=2
+ended
+logged 'run longer is done'
+settings=$short
 
 # USR1 as before the time limit: saved, queued again, continued.
 submit limit
