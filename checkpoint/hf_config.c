@@ -1,4 +1,5 @@
-/* config.json of Hugging Face transformers: GPT2Config, LlamaConfig and MixtralConfig. */
+/* config.json of Hugging Face transformers: GPT2Config, LlamaConfig, MistralConfig (read only: it
+ * is written as Llama) and MixtralConfig. */
 #include "checkpoint/convert.h"
 #include "runtime/base/log.h"
 
@@ -255,6 +256,18 @@ static void llama_parse(reader *r, ls_config_model *m) {
     demand_absent(r, "sliding_window");
 }
 
+/* Mistral is Llama where its window, of 4096 tokens unless said, is switched off. */
+static void mistral_parse(reader *r, ls_config_model *m) {
+    llama_parse(r, m);
+    if (r->status == LS_OK && !json_object_get(r->config, "sliding_window")) {
+        r->status =
+            LS_FAIL(LS_E_UNSUPPORTED,
+                    "%s: \"sliding_window\" is not given, which is MistralConfig's default, "
+                    "4096; attention to all tokens is known (null)",
+                    r->where);
+    }
+}
+
 /* The weight of the balance loss, 0 or more; MixtralConfig's default where none is given. */
 static void balance_parse(reader *r, ls_config_model *m) {
     const json_t *value = json_object_get(r->config, "router_aux_loss_coef");
@@ -288,12 +301,14 @@ ls_status ls_hf_config_parse(const json_t *config, const char *where, ls_config_
         gpt2_parse(&r, model);
     } else if (type && strcmp(type, "llama") == 0) {
         llama_parse(&r, model);
+    } else if (type && strcmp(type, "mistral") == 0) {
+        mistral_parse(&r, model);
     } else if (type && strcmp(type, "mixtral") == 0) {
         mixtral_parse(&r, model);
     } else {
         return LS_FAIL(LS_E_UNSUPPORTED,
-                       "%s: \"model_type\" is '%.40s'; gpt2, llama and mixtral are known", where,
-                       type ? type : "(not given)");
+                       "%s: \"model_type\" is '%.40s'; gpt2, llama, mistral and mixtral are known",
+                       where, type ? type : "(not given)");
     }
     read_int(&r, "vocab_size", true, &model->vocab);
     read_bool(&r, "tie_word_embeddings", &model->tied);

@@ -1,5 +1,6 @@
 /* `ckpt convert` and `ckpt reshard`. */
 #include "checkpoint/convert.h"
+#include "checkpoint/format.h"
 #include "checkpoint/rewrite.h"
 #include "launch/ckpt_verbs.h"
 #include "launch/cmd.h"
@@ -21,11 +22,24 @@ static ls_status output_needed(const char **values) {
                : LS_FAIL(LS_E_USAGE, "--output is needed: where the result is to be");
 }
 
+/* A checkpoint is written into a folder, not into another one. */
+static ls_status output_above(const char *root) {
+    char manifest[4096];
+    LS_TRY(ls_path_join(manifest, sizeof manifest, root, LS_CKPT_MANIFEST));
+    return ls_path_exists(manifest)
+               ? LS_FAIL(LS_E_USAGE,
+                         "--output '%s' is a checkpoint; name the folder that is to hold the new "
+                         "one, ROOT of ROOT/step-00001200",
+                         root)
+               : LS_OK;
+}
+
 /* Options of a checkpoint that is written: root, level, threads, and *ranks. */
 static ls_status write_options(const char **values, ls_ckpt_save_options *options,
                                long long *ranks) {
     long long level;
     LS_TRY(output_needed(values));
+    LS_TRY(output_above(values[LS_CKPT_OUTPUT]));
     LS_TRY(ls_option_int("ranks", ls_ckpt_value(values, LS_CKPT_RANKS), 1, 100000, ranks));
     LS_TRY(ls_option_int("level", ls_ckpt_value(values, LS_CKPT_LEVEL), 0, 19, &level));
     *options = (ls_ckpt_save_options){

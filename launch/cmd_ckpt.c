@@ -1,3 +1,4 @@
+#include "checkpoint/format.h"
 #include "launch/ckpt_verbs.h"
 #include "launch/cmd.h"
 #include "launch/json_text.h"
@@ -125,11 +126,33 @@ static ls_status find_run(const char *folder, char *run, size_t size) {
     return name[0] ? ls_path_join(run, size, folder, name) : LS_OK;
 }
 
+/* What is given where a checkpoint is expected, and looks like a part of one. */
+static ls_status check_parts(const char *given) {
+    char path[4096];
+    if (ls_path_exists(given) && !ls_path_is_dir(given)) {
+        return LS_FAIL(LS_E_INPUT,
+                       "'%s' is a file; a checkpoint is a directory, such as step-00001200, and a "
+                       "run the one that holds checkpoints/",
+                       given);
+    }
+    LS_TRY(ls_path_join(path, sizeof path, given, LS_CKPT_MANIFEST));
+    const bool whole = ls_path_exists(path);
+    LS_TRY(ls_path_join(path, sizeof path, given, "rank-00000.h5"));
+    if (!whole && ls_path_exists(path)) {
+        return LS_FAIL(LS_E_CORRUPT,
+                       "'%s' has a checkpoint's data but no " LS_CKPT_MANIFEST
+                       ": a save that was not finished, or a copy that is not whole",
+                       given);
+    }
+    return LS_OK;
+}
+
 ls_status ls_ckpt_root(const char *given, char *root, size_t size) {
     LS_TRY(ls_path_join(root, size, given, "checkpoints"));
     if (ls_path_is_dir(root)) {
         return LS_OK;
     }
+    LS_TRY(check_parts(given));
     LS_TRY(find_run(given, root, size));
     if (root[0]) {
         return LS_FAIL(LS_E_INPUT, "'%s' is a folder of runs; give one of them, such as '%s'",

@@ -67,7 +67,20 @@ mv "$work/config.json" "$work/hf-gpt2/config.json"
 cp -r "$work/hf-gpt2" "$work/hf-other"
 sed -i 's/"gpt2"/"qwen2"/' "$work/hf-other/config.json"
 gives 2 "$LOCKSTEP" ckpt convert --from safetensors "$work/hf-other" -o "$work/other"
-says "\"model_type\" is 'qwen2'; gpt2, llama and mixtral are known"
+says "\"model_type\" is 'qwen2'; gpt2, llama, mistral and mixtral are known"
+# Mistral without its window is Llama.
+cp -r "$work/hf-llama" "$work/hf-mistral"
+sed -i 's/"model_type": *"llama"/"model_type":"mistral"/' "$work/hf-mistral/config.json"
+gives 2 "$LOCKSTEP" ckpt convert --from safetensors "$work/hf-mistral" -o "$work/other"
+says '"sliding_window" is not given, which is MistralConfig.s default, 4096'
+sed -i 's/"model_type"/"sliding_window": 4096, "model_type"/' "$work/hf-mistral/config.json"
+gives 2 "$LOCKSTEP" ckpt convert --from safetensors "$work/hf-mistral" -o "$work/other"
+says 'sliding_window'
+sed -i 's/"sliding_window": 4096/"sliding_window": null/' "$work/hf-mistral/config.json"
+gives 0 "$LOCKSTEP" ckpt convert --from safetensors "$work/hf-mistral" -o "$work/from-mistral"
+gives 0 "$LOCKSTEP" ckpt convert --from safetensors "$work/hf-llama" -o "$work/same-llama"
+gives 0 "$LOCKSTEP" ckpt diff "$work/from-mistral" "$work/same-llama"
+fails grep -q '^setting' "$work/out"
 gives 0 "$LOCKSTEP" ckpt convert --from safetensors "$work/hf-gpt2" -o "$work/unsaid"
 gives 2 "$LOCKSTEP" sample "$work/unsaid" --prompt ab --tokens 8
 says 'ckpt convert --from ... --tokenizer bytes'
@@ -127,5 +140,16 @@ says "'mamba'"
 printf '{' >"$work/broken/config.json"
 gives 2 "$LOCKSTEP" ckpt convert --from safetensors "$work/broken" -o "$work/x"
 says 'line 1'
+# Parts of a checkpoint, and a checkpoint as the place of another one.
+gives 2 "$LOCKSTEP" ckpt reshard "$runs/gpt2" -o "$runs/gpt2/checkpoints/step-00000006" --ranks 2
+says "step-00000006' is a checkpoint; name the folder that is to hold the new one"
+holds [ -z "$(ls -d "$runs"/gpt2/checkpoints/step-*/step-* 2>/dev/null)" ]
+gives 2 "$LOCKSTEP" ckpt ls "$runs/gpt2/checkpoints/step-00000006/manifest.json"
+says "manifest.json' is a file; a checkpoint is a directory"
+cp -r "$runs/gpt2/checkpoints/step-00000006" "$work/partly"
+rm "$work/partly/manifest.json"
+gives 1 "$LOCKSTEP" ckpt ls "$work/partly"
+says "'$work/partly' has a checkpoint's data but no manifest.json: a save that was not finished, or a copy"
+rm -r "$work/partly"
 holds [ -z "$(ls -d "$work"/x* 2>/dev/null)" ]
 passed
