@@ -103,6 +103,10 @@ static ls_status load(eval *e, const char *path) {
                          (long long)config->model.vocab);
     }
     LS_TRY(ls_session_agree(&e->session, status));
+    if (e->session.comm->rank == 0) {
+        ls_weights_doubt_data(e->weights.ckpt, config->model.vocab, e->data,
+                              ls_dataset_describe(e->dataset));
+    }
     ls_model_options model = {.batch = e->micro, .seq = config->data.sequence};
     return ls_session_agree(&e->session, ls_weights_load(&e->weights, e->session.dev, model));
 }

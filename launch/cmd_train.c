@@ -273,14 +273,6 @@ static void warn_of_idle_settings(const ls_train *train) {
                     "eval.every to the steps between saves (%lld)",
                     (long long)c->checkpoint.keep_best, (long long)c->checkpoint.every);
     }
-    const ls_dataset_info *data = ls_dataset_describe(train->train_data);
-    if (c->run.init[0] && data->vocab <= c->model.vocab / 2) {
-        ls_log_warn("the weights of run.init have a vocabulary of %lld, and the tokens of '%s' "
-                    "('%s') are below %lld: were they made by the tokenizer of these weights? See "
-                    "`lockstep prep --help`, --vocab",
-                    (long long)c->model.vocab, c->data.dir, data->tokenizer,
-                    (long long)data->vocab);
-    }
 }
 
 static void announce(const ls_train *train) {

@@ -329,6 +329,10 @@ ls_status ls_train_load_weights(ls_train *train) {
     if (status == LS_OK) {
         ls_log_info("begun with the weights of %s (step %lld)", ls_ckpt_path(ckpt),
                     (long long)ls_ckpt_step(ckpt));
+        if (train->session.comm->rank == 0) {
+            ls_weights_doubt_data(ckpt, train->config.model.vocab, train->config.data.dir,
+                                  ls_dataset_describe(train->train_data));
+        }
     }
     ls_ckpt_close(ckpt);
     if (status != LS_OK) {

@@ -1,6 +1,7 @@
 #include "launch/weights.h"
 #include "launch/ckpt_verbs.h"
 #include "runtime/base/arena.h"
+#include "runtime/base/log.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -116,4 +117,19 @@ void ls_weights_close(ls_weights *weights) {
     ls_model_destroy(weights->model);
     ls_ckpt_close(weights->ckpt);
     *weights = (ls_weights){0};
+}
+
+void ls_weights_doubt_data(const ls_ckpt *ckpt, int64_t vocab, const char *dir,
+                           const ls_dataset_info *data) {
+    const char *tokenizer =
+        json_string_value(json_object_get(ls_ckpt_run(ckpt), "tokenizer")); /* or not known */
+    const bool other = tokenizer && strcmp(tokenizer, data->tokenizer) != 0;
+    if (other || data->vocab <= vocab / 2) {
+        ls_log_warn("the weights of '%s' have a vocabulary of %lld%s%s%s, and the tokens of '%s' "
+                    "('%s') are below %lld: were they made by the tokenizer of these weights? See "
+                    "`lockstep prep --help`, --vocab",
+                    ls_ckpt_path(ckpt), (long long)vocab, other ? " ('" : "",
+                    other ? tokenizer : "", other ? "')" : "", dir, data->tokenizer,
+                    (long long)data->vocab);
+    }
 }

@@ -4,6 +4,7 @@
 
 #include "checkpoint/ckpt.h"
 #include "launch/session.h"
+#include "runtime/data/data.h"
 #include "runtime/model/model.h"
 
 typedef struct ls_weights {
@@ -21,5 +22,10 @@ ls_status ls_weights_open(ls_session *session, const char *path, ls_weights *wei
  * its parameters. Collective as ls_model_create is. */
 ls_status ls_weights_load(ls_weights *weights, ls_device *dev, ls_model_options options);
 void ls_weights_close(ls_weights *weights);
+
+/* Warns, where it is called, if data has hardly been made with the tokenizer of the weights: both
+ * name one and these differ, or half of the vocabulary or more cannot occur. */
+void ls_weights_doubt_data(const ls_ckpt *ckpt, int64_t vocab, const char *dir,
+                           const ls_dataset_info *data);
 
 #endif

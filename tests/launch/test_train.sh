@@ -187,6 +187,11 @@ gives 2 "$LOCKSTEP" sample "$work/runs/ids" --prompt abc
 says "tokenizer is 'tokens', and text is of 'bytes'; give its tokens with --ids"
 gives 0 "$LOCKSTEP" sample "$work/runs/ids" --ids '399 300 5' --tokens 8
 prints '^399 300 5\( [0-9]*\)*$'
+# Weights of one tokenizer on the text of another: hardly meant.
+gives 0 "$LOCKSTEP" eval "$work/runs/ids" --data "$data" --batches 1
+says "have a vocabulary of 400 ('tokens'), and the tokens of '$data' ('bytes') are below 257: were they made by the tokenizer"
+gives 0 "$LOCKSTEP" eval "$work/runs/ids" --batches 1
+fails grep -q 'made by the tokenizer' "$work/err"
 
 # A text longer than the context goes on with its newer half: what comes next is what comes behind that half alone, until
 # the context is full again.
