@@ -11,6 +11,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { STEPS_KEPT = 16, WRITING_LIMIT_S = 10 };
@@ -33,6 +34,7 @@ typedef struct watch {
     uint64_t step_begin_ns;
     _Atomic uint64_t step_deadline_ns; /* 0: not learnt */
     _Atomic uint64_t soon_ns; /* since when there is a reason to look soon; 0: there is none */
+    _Atomic bool failed;      /* the main thread has come to its end */
     /* The watching thread's. */
     uint64_t last_look_ns, dead_since_ns, warned_id;
 } watch;
@@ -154,7 +156,7 @@ static void check(void) {
         look(op, false);
         return;
     }
-    if (atomic_load(&own->inside) == 0) {
+    if (atomic_load(&own->inside) == 0 && !atomic_load(&the.failed)) {
         return;
     }
     const uint64_t now_ns = ls_clock_ns(), progress_ns = atomic_load(&own->progress_ns);
@@ -269,6 +271,14 @@ void ls_watch_stop(void) {
 
 void ls_watch_look_soon(void) {
     atomic_store(&the.soon_ns, ls_clock_ns());
+}
+
+void ls_watch_wait_for_cause(void) {
+    if (started && the.thread_runs) {
+        atomic_store(&the.failed, true);
+        ls_watch_look_soon();
+        nanosleep(&(struct timespec){.tv_sec = 1}, NULL);
+    }
 }
 
 void ls_watch_begin_step(void) {

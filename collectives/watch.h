@@ -38,6 +38,10 @@ void ls_watch_stop(void);
  * wait look at once whether all are there, the lowest first. On requests to stop of any kind. Safe
  * in handlers of signals. */
 void ls_watch_look_soon(void);
+/* After an operation that failed on this rank, as it does when another's process is gone: gives the
+ * watchdog a second to find that rank, tell of it and end this process. Returns when there is none.
+ */
+void ls_watch_wait_for_cause(void);
 /* Around what a step always does: the time between them is one step's. `step`: are complete. */
 void ls_watch_begin_step(void);
 void ls_watch_end_step(int64_t step);

@@ -418,6 +418,9 @@ void ls_session_close(ls_session *session) {
 int ls_session_end(ls_status status) {
     int exit_status = ls_status_exit(status);
     ls_session_limit_start(NULL);
+    if (status == LS_E_COMM && !failure_is_shared) {
+        ls_watch_wait_for_cause(); /* "remote process exited" names nobody */
+    }
     if (ls_error_rank() <= 0 || (status != LS_OK && !failure_is_shared)) {
         ls_session_write_outcome(exit_status, status == LS_OK ? "done" : ls_error_last()->message);
     }
