@@ -453,6 +453,7 @@ static ls_status run_train(int argc, char **argv) {
     LS_TRY(ls_session_begin(&train.session, &argc, &argv));
     const char *values[OPT_COUNT];
     int first;
+    ls_session_limit_start("to read the command line");
     LS_TRY(ls_session_agree(&train.session,
                             ls_options_parse(&ls_verb_train, argc, argv, values, &first)));
     ls_log_set_quiet(values[OPT_QUIET] != NULL);
@@ -472,6 +473,7 @@ static ls_status run_train(int argc, char **argv) {
     if (values[OPT_RANKS]) {
         LS_TRY(ls_session_agree(&train.session, parse_ranks(values, &ranks)));
     }
+    ls_session_limit_start(NULL);
     const bool where = values[OPT_RUN_DIR] != NULL, fit = values[OPT_FIT] != NULL;
     const bool dry = where || fit || values[OPT_DRY] != NULL;
     ls_status status = where ? print_run_dir(&train, argc, argv, first)
