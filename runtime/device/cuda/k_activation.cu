@@ -73,16 +73,19 @@ extern "C" void ls_cuda_launch_gelu_backward(cudaStream_t stream, const ls_gelu 
 /* A pack of a row's gates with the same pack of its ups; `packs` of them to a row. */
 template <class T, bool BACKWARD>
 __global__ void __launch_bounds__(THREADS)
-    swiglu_kernel(int64_t rows, int64_t F, const T *x, const T *dy, T *out, bool wide) {
+    swiglu_kernel(uint32_t items, divider packs, int64_t F, const T *x, const T *dy, T *out,
+                  bool wide) {
     constexpr int P = pack<T>::size;
-    const int64_t packs = (F + P - 1) / P, step = (int64_t)gridDim.x * blockDim.x;
-    for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < rows * packs; i += step) {
-        const int64_t row = i / packs, f = i % packs * P;
-        const pack<T> gate = load_pack(x + row * 2 * F, f, F, wide);
-        const pack<T> up = load_pack(x + row * 2 * F + F, f, F, wide);
+    const uint32_t step = gridDim.x * blockDim.x;
+    for (uint32_t i = blockIdx.x * blockDim.x + threadIdx.x; i < items; i += step) {
+        const uint32_t r = i / packs;
+        const int64_t row = r, f = (int64_t)(i - r * packs.by) * P;
+        const uint4 raw_gate = load_raw(x + row * 2 * F, f, F, wide);
+        const uint4 raw_up = load_raw(x + row * 2 * F + F, f, F, wide);
         pack<T> a, b;
         if (BACKWARD) {
-            const pack<T> d = load_pack(dy + row * F, f, F, wide);
+            const uint4 raw = load_raw(dy + row * F, f, F, wide);
+            const pack<T> gate = unpack<T>(raw_gate), up = unpack<T>(raw_up), d = unpack<T>(raw);
 #pragma unroll
             for (int j = 0; j < P; j++) {
                 const float g = gate.v[j], s = sigmoid(g);
@@ -92,6 +95,7 @@ __global__ void __launch_bounds__(THREADS)
             store_pack(out + row * 2 * F, f, F, wide, a);
             store_pack(out + row * 2 * F + F, f, F, wide, b);
         } else {
+            const pack<T> gate = unpack<T>(raw_gate), up = unpack<T>(raw_up);
 #pragma unroll
             for (int j = 0; j < P; j++) {
                 a.v[j] = gate.v[j] * sigmoid(gate.v[j]) * up.v[j];
@@ -105,11 +109,15 @@ template <class T>
 static void launch_swiglu(cudaStream_t stream, const ls_swiglu *op, const void *dy, void *out) {
     constexpr int P = pack<T>::size;
     const T *x = (const T *)op->x;
-    const bool wide = op->ffn % P == 0 && is_aligned(x) && is_aligned((const T *)dy) &&
-                      is_aligned((const T *)out);
+    const int64_t F = op->ffn, packs = (F + P - 1) / P, out_row = dy ? 2 * F : F;
+    const bool wide =
+        F % P == 0 && is_aligned(x) && is_aligned((const T *)dy) && is_aligned((const T *)out);
     auto kernel = dy ? swiglu_kernel<T, true> : swiglu_kernel<T, false>;
-    LS_LAUNCH(kernel, grid_for(op->rows * ((op->ffn + P - 1) / P), 1, THREADS, GRID_MOST), THREADS,
-              0, stream, op->rows, op->ffn, x, (const T *)dy, (T *)out, wide);
+    by_rows(op->rows, packs, [&](int64_t first, int64_t count) {
+        LS_LAUNCH(kernel, grid_for(count * packs, 1, THREADS, GRID_MOST), THREADS, 0, stream,
+                  (uint32_t)(count * packs), divider_of(packs), F, x + first * 2 * F,
+                  dy ? (const T *)dy + first * F : NULL, (T *)out + first * out_row, wide);
+    });
 }
 
 extern "C" void ls_cuda_launch_swiglu_forward(cudaStream_t stream, const ls_swiglu *op) {
@@ -120,47 +128,70 @@ extern "C" void ls_cuda_launch_swiglu_backward(cudaStream_t stream, const ls_swi
     LS_BY_DTYPE(op->dtype, launch_swiglu, stream, op, op->dy, op->dx);
 }
 
-/* A pack of the lower half of a head with the same pack of the upper half. */
-template <class T>
-__global__ void __launch_bounds__(THREADS)
-    rope_kernel(int64_t rows, int64_t seq, int64_t offset, int64_t heads, int64_t head_dim,
-                int64_t row_stride, T *x, const float *cosines, const float *sines, float sign,
-                bool wide, bool wide_table) {
-    constexpr int P = pack<T>::size;
-    const int64_t half = head_dim / 2, packs = (half + P - 1) / P;
-    const int64_t count = rows * heads * packs, step = (int64_t)gridDim.x * blockDim.x;
-    for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += step) {
-        const int64_t d = i % packs * P, head = i / packs % heads, row = i / packs / heads;
-        T *low = x + row * row_stride + head * head_dim, *high = low + half;
-        const int64_t position = (offset + row % seq) * half;
-        pack<T> a = load_pack(low, d, half, wide), b = load_pack(high, d, half, wide);
+struct rope_arguments {
+    uint32_t items, place; /* place: in seq, of the first row */
+    divider packs, heads, seq;
+    int64_t half, row_stride;
+    void *x;
+    const float *cosines, *sines; /* from the first position on */
+    float sign;
+    bool wide, wide_table;
+};
+
+/* A pack of the lower half of a head with the same pack of the upper half. All that is loaded is
+ * under way before any of it is used. */
+template <class T> __global__ void __launch_bounds__(THREADS) rope_kernel(rope_arguments o) {
+    constexpr int P = pack<T>::size, FOURS = P / 4;
+    const uint32_t step = gridDim.x * blockDim.x;
+    for (uint32_t i = blockIdx.x * blockDim.x + threadIdx.x; i < o.items; i += step) {
+        const uint32_t line = i / o.packs, row = line / o.heads, place = o.place + row;
+        const int64_t d = (int64_t)(i - line * o.packs.by) * P;
+        T *low = (T *)o.x + row * o.row_stride + (line - row * o.heads.by) * 2 * o.half;
+        T *high = low + o.half;
+        const int64_t position = (place - place / o.seq * o.seq.by) * o.half;
+        const uint4 raw_low = load_raw(low, d, o.half, o.wide);
+        const uint4 raw_high = load_raw(high, d, o.half, o.wide);
+        uint4 raw_c[FOURS], raw_s[FOURS];
 #pragma unroll
-        for (int k = 0; k < P; k += 4) {
-            const pack<float> c = load_pack(cosines + position, d + k, half, wide_table);
-            const pack<float> s = load_pack(sines + position, d + k, half, wide_table);
-#pragma unroll
-            for (int j = 0; j < 4; j++) {
-                const float u = a.v[k + j], v = b.v[k + j], angle = sign * s.v[j];
-                a.v[k + j] = u * c.v[j] - v * angle;
-                b.v[k + j] = v * c.v[j] + u * angle;
-            }
+        for (int k = 0; k < FOURS; k++) {
+            raw_c[k] = load_raw(o.cosines + position, d + 4 * k, o.half, o.wide_table);
+            raw_s[k] = load_raw(o.sines + position, d + 4 * k, o.half, o.wide_table);
         }
-        store_pack(low, d, half, wide, a);
-        store_pack(high, d, half, wide, b);
+        pack<T> a = unpack<T>(raw_low), b = unpack<T>(raw_high);
+#pragma unroll
+        for (int k = 0; k < P; k++) {
+            const float c = unpack<float>(raw_c[k / 4]).v[k % 4];
+            const float angle = o.sign * unpack<float>(raw_s[k / 4]).v[k % 4];
+            const float u = a.v[k], v = b.v[k];
+            a.v[k] = u * c - v * angle;
+            b.v[k] = v * c + u * angle;
+        }
+        store_pack(low, d, o.half, o.wide, a);
+        store_pack(high, d, o.half, o.wide, b);
     }
 }
 
 template <class T> static void launch_rope(cudaStream_t stream, const ls_rope *op) {
     constexpr int P = pack<T>::size;
-    const int64_t half = op->head_dim / 2;
-    const bool wide = half % P == 0 && op->row_stride % P == 0 && is_aligned((const T *)op->x);
+    const int64_t half = op->head_dim / 2, packs = (half + P - 1) / P, each = op->heads * packs;
+    rope_arguments o = {};
+    o.packs = divider_of(packs);
+    o.heads = divider_of(op->heads);
+    o.seq = divider_of(op->seq);
+    o.half = half;
+    o.row_stride = op->row_stride;
+    o.cosines = (const float *)op->cos + op->offset * half;
+    o.sines = (const float *)op->sin + op->offset * half;
+    o.sign = op->inverse ? -1.0f : 1.0f;
+    o.wide = half % P == 0 && op->row_stride % P == 0 && is_aligned((const T *)op->x);
+    o.wide_table = half % 4 == 0 && is_aligned(o.cosines) && is_aligned(o.sines);
     auto kernel = rope_kernel<T>;
-    LS_LAUNCH(kernel, grid_for(op->rows * op->heads * ((half + P - 1) / P), 1, THREADS, GRID_MOST),
-              THREADS, 0, stream, op->rows, op->seq, op->offset, op->heads, op->head_dim,
-              op->row_stride, (T *)op->x, (const float *)op->cos, (const float *)op->sin,
-              op->inverse ? -1.0f : 1.0f, wide,
-              half % 4 == 0 && is_aligned((const float *)op->cos) &&
-                  is_aligned((const float *)op->sin));
+    by_rows(op->rows, each, [&](int64_t first, int64_t count) {
+        o.items = (uint32_t)(count * each);
+        o.place = (uint32_t)(first % op->seq);
+        o.x = (T *)op->x + first * op->row_stride;
+        LS_LAUNCH(kernel, grid_for(o.items, 1, THREADS, GRID_MOST), THREADS, 0, stream, o);
+    });
 }
 
 extern "C" void ls_cuda_launch_rope(cudaStream_t stream, const ls_rope *op) {

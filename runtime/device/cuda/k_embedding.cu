@@ -11,21 +11,24 @@ __device__ __forceinline__ int64_t position_row(const ls_embedding &o, int64_t p
     return o.positions ? o.positions[place] : o.offset + place;
 }
 
+/* place: in seq, of the first row. */
 template <class T>
-__global__ void __launch_bounds__(THREADS) lookup_kernel(ls_embedding o, bool wide) {
+__global__ void __launch_bounds__(THREADS)
+    lookup_kernel(ls_embedding o, uint32_t items, uint32_t place, divider packs, divider seq,
+                  bool wide) {
     constexpr int P = pack<T>::size;
-    const int64_t C = o.channels, packs = (C + P - 1) / P;
-    const int64_t step = (int64_t)gridDim.x * blockDim.x, count = o.rows * packs;
-    for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += step) {
-        const int64_t row = i / packs, c = i % packs * P;
-        const int64_t token = token_row(o, row);
+    const int64_t C = o.channels;
+    const uint32_t step = gridDim.x * blockDim.x;
+    for (uint32_t i = blockIdx.x * blockDim.x + threadIdx.x; i < items; i += step) {
+        const uint32_t row = i / packs, at = place + row;
+        const int64_t c = (int64_t)(i - row * packs.by) * P, token = token_row(o, row);
         pack<T> a = {};
         if (token >= 0) {
             a = load_pack((const T *)o.wte + token * C, c, C, wide);
         }
         if (o.wpe) {
-            const pack<T> b =
-                load_pack((const T *)o.wpe + position_row(o, row % o.seq) * C, c, C, wide);
+            const int64_t position = position_row(o, at - at / seq * seq.by);
+            const pack<T> b = load_pack((const T *)o.wpe + position * C, c, C, wide);
 #pragma unroll
             for (int j = 0; j < P; j++) {
                 a.v[j] += b.v[j];
@@ -39,9 +42,16 @@ template <class T> static void launch_forward(cudaStream_t stream, const ls_embe
     constexpr int P = pack<T>::size;
     const bool wide = op->channels % P == 0 && is_aligned((const T *)op->wte) &&
                       is_aligned((const T *)op->wpe) && is_aligned((T *)op->out);
+    const int64_t packs = (op->channels + P - 1) / P, seq = op->seq > 0 ? op->seq : 1;
     auto kernel = lookup_kernel<T>;
-    LS_LAUNCH(kernel, grid_for(op->rows * ((op->channels + P - 1) / P), 1, THREADS, GRID_MOST),
-              THREADS, 0, stream, *op, wide);
+    by_rows(op->rows, packs, [&](int64_t first, int64_t count) {
+        ls_embedding o = *op;
+        o.tokens += first;
+        o.out = (T *)op->out + first * op->channels;
+        LS_LAUNCH(kernel, grid_for(count * packs, 1, THREADS, GRID_MOST), THREADS, 0, stream, o,
+                  (uint32_t)(count * packs), (uint32_t)(first % seq), divider_of(packs),
+                  divider_of(seq), wide);
+    });
 }
 
 extern "C" void ls_cuda_launch_embedding_forward(cudaStream_t stream, const ls_embedding *op) {

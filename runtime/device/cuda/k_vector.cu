@@ -242,12 +242,13 @@ extern "C" void ls_cuda_launch_finish(cudaStream_t stream, const ls_gemm *op, bo
 /* A pack of a row for each thread. */
 template <class T>
 __global__ void __launch_bounds__(THREADS)
-    copy_rows_kernel(bool add, int64_t rows, int64_t cols, int64_t ldx, int64_t ldy, const T *x,
-                     T *y, bool wide) {
+    copy_rows_kernel(bool add, uint32_t items, divider packs, int64_t cols, int64_t ldx,
+                     int64_t ldy, const T *x, T *y, bool wide) {
     constexpr int P = pack<T>::size;
-    const int64_t packs = (cols + P - 1) / P, step = (int64_t)gridDim.x * blockDim.x;
-    for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < rows * packs; i += step) {
-        const int64_t row = i / packs, c = i % packs * P;
+    const uint32_t step = gridDim.x * blockDim.x;
+    for (uint32_t i = blockIdx.x * blockDim.x + threadIdx.x; i < items; i += step) {
+        const uint32_t r = i / packs;
+        const int64_t row = r, c = (int64_t)(i - r * packs.by) * P;
         pack<T> a = load_pack(x + row * ldx, c, cols, wide);
         if (add) {
             const pack<T> b = load_pack(y + row * ldy, c, cols, wide);
@@ -264,10 +265,14 @@ template <class T> static void launch_copy_rows(cudaStream_t stream, const ls_co
     constexpr int P = pack<T>::size;
     const T *x = (const T *)op->x;
     T *y = (T *)op->y;
+    const int64_t packs = (op->cols + P - 1) / P;
     const bool wide = op->ldx % P == 0 && op->ldy % P == 0 && is_aligned(x) && is_aligned(y);
     auto kernel = copy_rows_kernel<T>;
-    LS_LAUNCH(kernel, grid_for(op->rows * ((op->cols + P - 1) / P), 1, THREADS, GRID_MOST), THREADS,
-              0, stream, op->add, op->rows, op->cols, op->ldx, op->ldy, x, y, wide);
+    by_rows(op->rows, packs, [&](int64_t first, int64_t count) {
+        LS_LAUNCH(kernel, grid_for(count * packs, 1, THREADS, GRID_MOST), THREADS, 0, stream,
+                  op->add, (uint32_t)(count * packs), divider_of(packs), op->cols, op->ldx, op->ldy,
+                  x + first * op->ldx, y + first * op->ldy, wide);
+    });
 }
 
 extern "C" void ls_cuda_launch_copy_rows(cudaStream_t stream, const ls_copy_rows *op) {

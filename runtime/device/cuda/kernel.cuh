@@ -248,6 +248,42 @@ static inline unsigned int grid_for(int64_t n, int64_t each, int64_t threads, in
     return (unsigned int)(blocks < most ? blocks : most);
 }
 
+/* Division of numbers below 2^31 by one that is known at launch: a multiplication and a shift,
+ * where the division of 64-bit numbers takes 40 instructions or more (Granlund & Montgomery 1994,
+ * doi:10.1145/178243.178249). */
+struct divider {
+    uint32_t by, multiplier, shift;
+};
+
+static inline divider divider_of(int64_t by) {
+    uint32_t bits = 0;
+    while ((int64_t)1 << bits < by) {
+        bits++;
+    }
+    const uint64_t power = (uint64_t)1 << (31 + bits);
+    return {(uint32_t)by, (uint32_t)((power + (uint64_t)by - 1) / (uint64_t)by), 31 + bits};
+}
+
+__device__ __forceinline__ uint32_t operator/(uint32_t n, const divider &d) {
+    return (uint32_t)((uint64_t)n * d.multiplier >> d.shift);
+}
+
+/* What a launch that counts packs of rows in 32 bits goes over at most: twice that is below 2^31.
+ * On the emulated device few, so that tests need several launches. */
+#ifdef LS_EMULATED_DEVICE
+static const int64_t ITEMS_MAX = 512;
+#else
+static const int64_t ITEMS_MAX = (int64_t)1 << 30;
+#endif
+
+/* each(first, count) for runs of rows whose items, so many to a row, are at most ITEMS_MAX. */
+template <class F> static void by_rows(int64_t rows, int64_t row_items, F each) {
+    const int64_t most = row_items < ITEMS_MAX ? ITEMS_MAX / row_items : 1;
+    for (int64_t first = 0; first < rows; first += most) {
+        each(first, rows - first < most ? rows - first : most);
+    }
+}
+
 /* call<T>(...) by the dtype of the activations: the operations were checked to be F32 or BF16. */
 #define LS_BY_DTYPE(dtype, call, ...)                                                              \
     do {                                                                                           \
