@@ -123,3 +123,7 @@ extern "C" void planted_large(cudaStream_t stream, float *x, int bytes, bool ask
     }
     LS_LAUNCH(large_kernel, 1, 32, (size_t)bytes, stream, x);
 }
+
+extern "C" void planted_high(cudaStream_t stream, float *x, unsigned int blocks) {
+    LS_LAUNCH(fill_kernel, dim3(1, blocks), 32, 0, stream, x, 32, 1.0f);
+}

@@ -189,6 +189,11 @@ static void shared_of_few_gpus(bool faulty) {
     cudaStreamSynchronize(stream);
 }
 
+static void high_grid(bool faulty) {
+    planted_high(stream, x, faulty ? 65536 : 3);
+    cudaStreamSynchronize(stream);
+}
+
 static void run_matrix(planted_fault fault) {
     planted_matrix(stream, x, fault);
     cudaStreamSynchronize(stream);
@@ -257,6 +262,7 @@ static const struct {
     {"captured_pinning", captured_pinning, "an allocation of pinned memory while a stream"},
     {"unaligned", unaligned, "which is not aligned to 16 bytes"},
     {"shared_not_asked_for", shared_not_asked_for, "of which it may have 49152"},
+    {"high_grid", high_grid, "cannot be launched: grid (1,65536,1)"},
     {"shared_of_few_gpus", shared_of_few_gpus, "compute capability 8.6 has"},
 };
 
