@@ -107,6 +107,8 @@ const kt_case kt_cases[] = {
     {&kt_embedding_backward, {6, 3, 96, 257, 2, 1}},
     {&kt_embedding_backward, {123, 41, 270, 50, 0, 1}},
     {&kt_embedding_backward, {4001, 500, 9, 3, 0, 0}},
+    {&kt_embedding_backward, {2500, 500, 9, 1, 0, 1}},
+    {&kt_embedding_backward, {3000, 500, 264, 300, 0, 0}},
     {&kt_embedding_backward, {7, 7, 3, 5, 0, 1}, KT_NAN},
     {&kt_embedding_backward, {7, 7, 3, 5, 0, 1}, KT_INFINITE},
     /* rows, cols */

@@ -64,85 +64,155 @@ __device__ __forceinline__ int64_t table_row(const ls_embedding &o, int64_t row)
     return POSITIONS ? position_row(o, row % o.seq) : token_row(o, row);
 }
 
-/* *sum += x[list[i] * C] for all i, in order. */
+/* The rows of dout that a block adds: those whose row of the table is in its group. A list of them,
+ * in order, with their rows of the table. */
+enum { GROUPS = 128, SCANS = 4, WARPS = THREADS / 32, LIST_MAX = 2 * SCANS * THREADS };
+
+struct row_list {
+    int32_t *rows, *tos, *heads; /* heads: is it the first of its row of the table? */
+    int count;
+};
+
+/* Adds to the list those of rows [begin, begin + SCANS * THREADS) that are of the block's group;
+ * votes [32], of which each word has a warp's rows in order. */
+template <bool POSITIONS>
+__device__ __forceinline__ void find_rows(const ls_embedding &o, int64_t begin, uint32_t *votes,
+                                          row_list &list) {
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    uint32_t mine[SCANS];
+    int32_t to[SCANS];
+#pragma unroll
+    for (int u = 0; u < SCANS; u++) {
+        const int64_t i = begin + u * THREADS + threadIdx.x;
+        to[u] = i < o.rows ? (int32_t)table_row<POSITIONS>(o, i) : -1;
+    }
+#pragma unroll
+    for (int u = 0; u < SCANS; u++) {
+        mine[u] = __ballot_sync(LS_ALL_LANES, to[u] >= 0 && to[u] % GROUPS == (int)blockIdx.x);
+        if (lane == 0) {
+            votes[u * WARPS + warp] = mine[u];
+        }
+    }
+    __syncthreads();
+    const int own = __popc(votes[lane]);
+    int upto = own; /* the words up to this lane's */
+#pragma unroll
+    for (int step = 1; step < 32; step *= 2) {
+        const int before = __shfl_sync(LS_ALL_LANES, upto, lane - step);
+        upto += lane >= step ? before : 0;
+    }
+#pragma unroll
+    for (int u = 0; u < SCANS; u++) {
+        const int before = __shfl_sync(LS_ALL_LANES, upto - own, u * WARPS + warp);
+        const int place = list.count + before + __popc(mine[u] & ((1u << lane) - 1u));
+        if (mine[u] >> lane & 1) {
+            list.rows[place] = (int32_t)(begin + u * THREADS + threadIdx.x);
+            list.tos[place] = to[u];
+        }
+    }
+    list.count += __shfl_sync(LS_ALL_LANES, upto, 31);
+    __syncthreads();
+}
+
+/* The list's rows, from `head` on and in order, that belong to the same row of the table: this
+ * lane's pack of them is added to sum. All lanes of a warp. */
 template <class T>
-__device__ __forceinline__ void add_listed(const T *x, int64_t C, const int32_t *list, int count,
-                                           float *sum) {
-    float s = count > 0 ? *sum : 0.0f;
-    int i = 0;
-    for (; i + 4 <= count; i += 4) {
-        float y[4];
+__device__ __forceinline__ void add_rows(const ls_embedding &o, const row_list &list, int head,
+                                         int64_t c, bool wide, float *sum) {
+    constexpr int P = pack<T>::size, AT_ONCE = 8;
+    const int lane = threadIdx.x % 32, to = list.tos[head];
+    for (int begin = head; begin < list.count; begin += 32) {
+        const int at = begin + lane;
+        uint32_t same = __ballot_sync(LS_ALL_LANES, at < list.count && list.tos[at] == to);
+        while (same) {
+            uint4 raw[AT_ONCE];
+            const int count = __popc(same);
 #pragma unroll
-        for (int j = 0; j < 4; j++) {
-            y[j] = to_float(x[list[i + j] * C]);
-        }
+            for (int u = 0; u < AT_ONCE; u++) {
+                if (u < count) {
+                    const int64_t row = list.rows[begin + __ffs((int)same) - 1];
+                    same &= same - 1;
+                    raw[u] = load_raw((const T *)o.dout + row * o.channels, c, o.channels, wide);
+                }
+            }
 #pragma unroll
-        for (int j = 0; j < 4; j++) {
-            s += y[j];
+            for (int u = 0; u < AT_ONCE; u++) {
+                if (u < count) {
+                    const pack<T> a = unpack<T>(raw[u]);
+#pragma unroll
+                    for (int j = 0; j < P; j++) {
+                        sum[j] += a.v[j];
+                    }
+                }
+            }
         }
-    }
-    for (; i < count; i++) {
-        s += to_float(x[list[i] * C]);
-    }
-    if (count > 0) {
-        *sum = s;
     }
 }
 
-/* A block for each row. That of the first row with a token (or position) finds the others, 256 at a
- * time, and adds them in row order: no order is left to chance, as it would be with atomic
- * additions. The search reads rows^2 tokens in all, from the second cache; rows that were found are
- * fetched four at a time, so that a token that is in every tenth row does not hold up the rest. */
+/* A warp for each row of the table that is in the list, 32 packs of its columns. */
 template <class T, bool POSITIONS>
-__global__ void __launch_bounds__(THREADS) table_gradient_kernel(ls_embedding o) {
-    LS_SHARED(int32_t, found, THREADS / 32);
-    LS_SHARED(int32_t, list, THREADS);
-    const int64_t own = blockIdx.x, rows = o.rows, C = o.channels;
-    const int64_t to = table_row<POSITIONS>(o, own);
-    if (to < 0) {
-        return;
-    }
-    const T *dout = (const T *)o.dout;
-    float *sums = (float *)(POSITIONS ? o.dwpe : o.dwte) + to * C;
-    bool earlier = false;
-    for (int64_t i = threadIdx.x; i < own; i += THREADS) {
-        earlier = earlier || table_row<POSITIONS>(o, i) == to;
-    }
-    const bool any = __any_sync(LS_ALL_LANES, earlier);
-    if (threadIdx.x % 32 == 0) {
-        found[threadIdx.x / 32] = any;
+__device__ __forceinline__ void add_list(const ls_embedding &o, const row_list &list, bool wide,
+                                         bool wide_sums) {
+    constexpr int P = pack<T>::size;
+    const int64_t c = ((int64_t)blockIdx.y * 32 + threadIdx.x % 32) * P, C = o.channels;
+    for (int i = threadIdx.x; i < list.count; i += THREADS) {
+        int k = 0;
+        while (list.tos[k] != list.tos[i]) {
+            k++;
+        }
+        list.heads[i] = k == i;
     }
     __syncthreads();
-    bool leave = false;
-    for (int w = 0; w < THREADS / 32; w++) {
-        leave = leave || found[w];
-    }
-    if (leave) {
-        return;
-    }
-    for (int64_t begin = own; begin < rows; begin += THREADS) {
-        const int64_t i = begin + threadIdx.x;
-        const unsigned int same =
-            __ballot_sync(LS_ALL_LANES, i < rows && table_row<POSITIONS>(o, i) == to);
-        __syncthreads(); /* `found` has been read */
-        if (threadIdx.x % 32 == 0) {
-            found[threadIdx.x / 32] = (int32_t)same;
+    for (int i = threadIdx.x / 32; i < list.count; i += WARPS) {
+        if (!list.heads[i]) {
+            continue;
         }
-        __syncthreads();
-        int count = 0, place = __popc(same & ((1u << threadIdx.x % 32) - 1u));
-        for (int w = 0; w < THREADS / 32; w++) {
-            const int here = __popc((unsigned int)found[w]);
-            place += w < (int)threadIdx.x / 32 ? here : 0;
-            count += here;
+        float *sums = (float *)(POSITIONS ? o.dwpe : o.dwte) + list.tos[i] * C, sum[P];
+#pragma unroll
+        for (int j = 0; j < P; j += 4) {
+            const pack<float> four = load_pack(sums, c + j, C, wide_sums);
+            memcpy(sum + j, four.v, sizeof four.v);
         }
-        if (same >> threadIdx.x % 32 & 1) {
-            list[place] = (int32_t)threadIdx.x;
-        }
-        __syncthreads();
-        for (int64_t c = threadIdx.x; c < C; c += THREADS) {
-            add_listed(dout + begin * C + c, C, list, count, &sums[c]);
+        add_rows<T>(o, list, i, c, wide, sum);
+#pragma unroll
+        for (int j = 0; j < P; j += 4) {
+            pack<float> four;
+            memcpy(four.v, sum + j, sizeof four.v);
+            store_pack(sums, c + j, C, wide_sums, four);
         }
     }
+    __syncthreads();
+}
+
+/* A block for each group of rows of the table and 32 packs of columns. It goes over all tokens (or
+ * positions) and adds the rows that are its own in their order: no order is left to chance, as it
+ * would be with atomic additions. */
+template <class T, bool POSITIONS>
+__global__ void __launch_bounds__(THREADS)
+    table_gradient_kernel(ls_embedding o, bool wide, bool wide_sums) {
+    LS_SHARED(uint32_t, votes, 32);
+    LS_SHARED(int32_t, rows, LIST_MAX);
+    LS_SHARED(int32_t, tos, LIST_MAX);
+    LS_SHARED(int32_t, heads, LIST_MAX);
+    row_list list = {rows, tos, heads, 0};
+    for (int64_t begin = 0; begin < o.rows; begin += SCANS * THREADS) {
+        find_rows<POSITIONS>(o, begin, votes, list);
+        if (list.count > LIST_MAX - SCANS * THREADS || begin + SCANS * THREADS >= o.rows) {
+            add_list<T, POSITIONS>(o, list, wide, wide_sums);
+            list.count = 0;
+        }
+    }
+}
+
+template <class T, bool POSITIONS>
+static void launch_table_gradient(cudaStream_t stream, const ls_embedding *op) {
+    constexpr int P = pack<T>::size;
+    const float *sums = (const float *)(POSITIONS ? op->dwpe : op->dwte);
+    const dim3 grid(GROUPS, (unsigned int)((op->channels + 32 * P - 1) / (32 * P)));
+    auto kernel = table_gradient_kernel<T, POSITIONS>;
+    LS_LAUNCH(kernel, grid, THREADS, 0, stream, *op,
+              op->channels % P == 0 && is_aligned((const T *)op->dout),
+              op->channels % 4 == 0 && is_aligned(sums));
 }
 
 /* Positions that follow one another: a thread for each element of their rows. */
@@ -161,11 +231,9 @@ __global__ void __launch_bounds__(THREADS) position_gradient_kernel(ls_embedding
 }
 
 template <class T> static void launch_backward(cudaStream_t stream, const ls_embedding *op) {
-    auto tokens = table_gradient_kernel<T, false>;
-    LS_LAUNCH(tokens, (unsigned int)op->rows, THREADS, 0, stream, *op);
+    launch_table_gradient<T, false>(stream, op);
     if (op->dwpe && op->positions) { /* which may repeat */
-        auto positions = table_gradient_kernel<T, true>;
-        LS_LAUNCH(positions, (unsigned int)op->rows, THREADS, 0, stream, *op);
+        launch_table_gradient<T, true>(stream, op);
     } else if (op->dwpe) {
         const int64_t used = op->rows < op->seq ? op->rows : op->seq;
         auto positions = position_gradient_kernel<T>;

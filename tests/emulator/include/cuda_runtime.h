@@ -224,6 +224,9 @@ inline int __any_sync(unsigned int mask, int predicate) {
 inline int __all_sync(unsigned int mask, int predicate) {
     return __ballot_sync(mask, predicate) == mask;
 }
+inline int __ffs(int x) {
+    return __builtin_ffs(x);
+}
 inline int __popc(unsigned int x) {
     return __builtin_popcount(x);
 }
