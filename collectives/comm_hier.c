@@ -367,8 +367,10 @@ static void release(ls_comm *comm) {
 
 static void destroy(ls_comm *comm) {
     hier_comm *c = (hier_comm *)comm;
+    ls_comm_request *next = c->all;
     ls_pump_remove(&c->pump);
-    for (ls_comm_request *r = c->all, *next; r; r = next) {
+    c->all = NULL; /* the parts' operations may be heard of until these have ended */
+    for (ls_comm_request *r = next; r; r = next) {
         next = r->next_all;
         scratch_give_back(c, r);
         free(r->ends);
