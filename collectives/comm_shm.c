@@ -21,6 +21,7 @@ static void destroy(ls_comm *comm);
 
 static void window_free(shm_window *w) {
     if (w->bases) {
+        ls_shm_view_free(w);
         MPI_Win_free(&w->handle);
         free(w->bases);
         w->bases = NULL;
@@ -62,6 +63,7 @@ static ls_status window_take(shm_comm *c, int64_t bytes, bool common, shm_window
         bases[rank] = (char *)base + (CACHE_LINE - (uintptr_t)base % CACHE_LINE) % CACHE_LINE;
     }
     w->bases = bases;
+    ls_shm_view_take(w, c->base.size, bytes);
     return LS_OK;
 }
 
@@ -107,7 +109,7 @@ static ls_status take_region(shm_comm *c, int64_t bytes, bool common, void **mem
         status = window_take(c, bytes, common, &region->window);
     }
     if (status == LS_OK) {
-        memset(region->window.bases[me] + first, 0, (size_t)(end - first));
+        ls_shm_touch(&region->window, region->window.bases[me] + first, end - first);
         status = c->mpi->ops->barrier(c->mpi);
     }
     if (status != LS_OK) {

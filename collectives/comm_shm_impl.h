@@ -106,6 +106,8 @@ typedef struct shm_part {
 typedef struct shm_window {
     MPI_Win handle;
     char **bases; /* [size] */
+    void *view;   /* where they lie in a mapping of our own; NULL: in MPI's */
+    size_t view_bytes;
 } shm_window;
 
 /* Memory from alloc. Regions have the same numbers on all ranks. common: of all ranks, from
@@ -225,6 +227,13 @@ void ls_shm_copy_own(shm_comm *c, ls_comm_request *r);
 void ls_shm_plan(shm_comm *c, const ls_comm_request *r);
 /* Goes through the steps that it can; true when the operation is done. */
 bool ls_shm_step(shm_comm *c, ls_comm_request *r);
+
+/* comm_shm_pages.c: moves w->bases, of so many bytes each, to where huge pages are possible, if
+ * that can be. */
+void ls_shm_view_take(shm_window *w, int ranks, int64_t bytes);
+void ls_shm_view_free(shm_window *w);
+/* Takes the pages of new memory in the window, huge ones if that can be; it reads as zeros. */
+void ls_shm_touch(const shm_window *w, char *memory, int64_t bytes);
 
 /* comm_shm_letter.c: finds the channels, once the window is there. */
 void ls_shm_open_channels(shm_comm *c);
