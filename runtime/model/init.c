@@ -1,89 +1,12 @@
 /* Initial values: a function of (seed, parameter name, index in the parameter), so that any layout
  * of the same model starts from the same numbers. */
-#include "runtime/base/cpu.h"
 #include "runtime/base/hash.h"
-#include "runtime/base/rng.h"
+#include "runtime/model/init_normals.h"
 #include "runtime/model/model_internal.h"
 
 #include <stdlib.h>
 
 #define CHUNK_ELEMS ((int64_t)1 << 20)
-
-/* Natural logarithm of x in (0, 1], to 1e-7: x = m 2^e with m near 1, and the series of
- * Cephes' logf for log(m). Several times as fast as the library's in double precision. */
-static inline float log_of(float x) {
-    uint32_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    const uint32_t shifted = bits - 0x3f3504f3u; /* sqrt(1/2): m in [sqrt(1/2), sqrt(2)) */
-    const float e = (float)((int32_t)shifted >> 23);
-    bits = (shifted & 0x007fffffu) + 0x3f3504f3u;
-    float m;
-    memcpy(&m, &bits, sizeof m);
-    m -= 1.0f;
-    float p = 7.0376836292e-2f;
-    p = p * m - 1.1514610310e-1f;
-    p = p * m + 1.1676998740e-1f;
-    p = p * m - 1.2420140846e-1f;
-    p = p * m + 1.4249322787e-1f;
-    p = p * m - 1.6668057665e-1f;
-    p = p * m + 2.0000714765e-1f;
-    p = p * m - 2.4999993993e-1f;
-    p = p * m + 3.3333331174e-1f;
-    const float z = m * m;
-    return m - 0.5f * z + m * z * p + 6.9314718056e-1f * e;
-}
-
-/* Elements 2k and 2k+1 are the two normals that Box & Muller's transform
- * (doi:10.1214/aoms/1177706645) makes of block k: radius from 32 bits, angle from 32 others, whose
- * upper two are the quadrant. */
-static inline void normal_pair(uint64_t seed, uint64_t stream, uint64_t k, float *first,
-                               float *second) {
-    const ls_rng_block b = ls_rng_draw(seed, stream, k);
-    const float radius = sqrtf(-2.0f * log_of(((float)b.v[0] + 1.0f) * 0x1p-32f));
-    const float x = (float)((int32_t)(b.v[1] << 2) >> 1) * (0x1p-31f * 1.5707963268f);
-    const float xx = x * x; /* |x| <= pi/4; Taylor's series to 1e-8 */
-    const float sine =
-        x *
-        (1.0f + xx * (-1.6666666667e-1f +
-                      xx * (8.3333333333e-3f + xx * (-1.9841269841e-4f + xx * 2.7557319224e-6f))));
-    const float cosine =
-        1.0f +
-        xx * (-0.5f + xx * (4.1666666667e-2f + xx * (-1.3888888889e-3f + xx * 2.4801587302e-5f)));
-    const bool turned = b.v[1] >> 30 & 1, opposite = b.v[1] >> 31;
-    const float signed_radius = opposite ? -radius : radius;
-    *first = signed_radius * (turned ? -sine : cosine);
-    *second = signed_radius * (turned ? cosine : sine);
-}
-
-#define DEFINE_NORMALS(name, attribute)                                                            \
-    attribute static void name(uint64_t seed, uint64_t stream, uint64_t first, int pairs,          \
-                               float std, float *restrict to) {                                    \
-        for (int i = 0; i < pairs; i++) {                                                          \
-            float a, b;                                                                            \
-            normal_pair(seed, stream, first + (uint64_t)i, &a, &b);                                \
-            to[2 * i] = std * a;                                                                   \
-            to[2 * i + 1] = std * b;                                                               \
-        }                                                                                          \
-    }
-
-/* The same numbers to the bit: this file is compiled without fused multiply-adds. */
-typedef void normals_fn(uint64_t seed, uint64_t stream, uint64_t first, int pairs, float std,
-                        float *restrict to);
-DEFINE_NORMALS(normals, )
-#if defined(__x86_64__)
-DEFINE_NORMALS(normals_avx2, __attribute__((target("avx2"))))
-DEFINE_NORMALS(normals_avx512, __attribute__((target("arch=x86-64-v4"))))
-#endif
-
-static normals_fn *normals_of_machine(void) {
-#if defined(__x86_64__)
-    ls_isa isa;
-    if (ls_cpu_isa(&isa) == LS_OK && isa >= LS_ISA_AVX2) {
-        return isa >= LS_ISA_AVX512 ? normals_avx512 : normals_avx2;
-    }
-#endif
-    return normals;
-}
 
 /* Global elements [first, first + n) of a parameter; those >= valid are padding. */
 static void fill(const ls_param *param, uint64_t seed, int64_t first, int64_t n, ls_dtype acc,
@@ -95,7 +18,9 @@ static void fill(const ls_param *param, uint64_t seed, int64_t first, int64_t n,
     }
     const float one = param->init == LS_INIT_ONE ? 1.0f : 0.0f;
     const int64_t even = first & ~(int64_t)1; /* normals come in pairs */
-    normals_fn *const make = normals_of_machine();
+    ls_isa isa = LS_ISA_GENERIC;
+    (void)ls_cpu_isa(&isa);
+    ls_normals_fn *const make = ls_normals_of(isa);
     enum { BLOCK = 1024 };
 #pragma omp parallel for num_threads(threads) schedule(static) if (n > BLOCK)
     for (int64_t at = even; at < first + n; at += BLOCK) {

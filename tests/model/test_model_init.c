@@ -1,5 +1,6 @@
 /* Initial values depend on seed, name and index only; they have the table's mean and deviation. */
 #include "runtime/base/hash.h"
+#include "runtime/model/init_normals.h"
 #include "runtime/model/model.h"
 #include "tests/test.h"
 
@@ -97,6 +98,27 @@ static void check_dependence(ls_device *dev) {
     ls_model_destroy(c);
 }
 
+/* Every level that this machine has against plain instructions: any count, counters of more than 32
+ * bits, all of seed and stream. */
+static void check_levels(void) {
+    enum { PAIRS = 83 };
+    const uint64_t firsts[] = {0, 7, (UINT64_C(1) << 32) - 30, UINT64_C(0x123456789abcdef)};
+    ls_isa best;
+    CHECK_OK(ls_cpu_isa(&best));
+    for (int isa = 0; isa <= (int)best; isa++) {
+        for (int i = 0; i < 4 * (PAIRS + 1); i++) {
+            const uint64_t first = firsts[i % 4], seed = ls_xxh64(&i, sizeof i, 1),
+                           stream = ls_xxh64(&i, sizeof i, 2);
+            const int pairs = i / 4;
+            float want[2 * PAIRS + 1], got[2 * PAIRS + 1];
+            want[2 * pairs] = got[2 * pairs] = -7.0f;
+            ls_normals_of(LS_ISA_GENERIC)(seed, stream, first, pairs, 0.02f, want);
+            ls_normals_of((ls_isa)isa)(seed, stream, first, pairs, 0.02f, got);
+            CHECK(memcmp(want, got, (size_t)(2 * pairs + 1) * sizeof *want) == 0);
+        }
+    }
+}
+
 #ifndef NO_CPU
 /* fp32 masters are the rounded doubles, whatever the number of threads; copies are rounded once. */
 static void check_cpu(ls_device *ref) {
@@ -134,6 +156,7 @@ int main(void) {
     CHECK_OK(ls_device_open_reference(NULL, &dev));
     check_values(dev);
     check_dependence(dev);
+    check_levels();
 #ifndef NO_CPU
     check_cpu(dev);
 #endif
