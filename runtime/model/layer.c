@@ -79,6 +79,18 @@ static ls_status rotate(const ls_pass *pass, void *x, int64_t heads, int64_t str
                                                 .sin = m->rope_sin});
 }
 
+/* Queries and keys; in one pass where the heads of a row lie one behind the other. */
+static ls_status rotate_both(const ls_pass *pass, void *q, int64_t q_stride, void *k,
+                             int64_t k_stride, bool inverse) {
+    const ls_model *m = pass->model;
+    const void *behind_q = ls_elems_at(q, m->sizes.q_width, m->dtype);
+    if (k == behind_q && k_stride == q_stride) {
+        return rotate(pass, q, m->sizes.heads + m->sizes.kv_heads, q_stride, inverse);
+    }
+    LS_TRY(rotate(pass, q, m->sizes.heads, q_stride, inverse));
+    return rotate(pass, k, m->sizes.kv_heads, k_stride, inverse);
+}
+
 static ls_status project_qkv(const ls_pass *pass, int block, const ls_layer_acts *acts,
                              qkv_view view) {
     const ls_model *m = pass->model;
@@ -127,8 +139,7 @@ static ls_status make_qkv(const ls_pass *pass, int block, qkv_view view, const l
     LS_TRY(
         ls_norm_run(m, block, LS_ATTN_NORM_W, pass->own_rows, a->x, a->norm1, a->mean1, a->rstd1));
     LS_TRY(project_qkv(pass, block, a, view));
-    LS_TRY(rotate(pass, view.q, m->sizes.heads, view.q_stride, false));
-    return rotate(pass, view.new_k, m->sizes.kv_heads, view.kv_stride, false);
+    return rotate_both(pass, view.q, view.q_stride, view.new_k, view.kv_stride, false);
 }
 
 /* From the layer's input to the activation, which the last product takes; of a mixture of experts
@@ -214,7 +225,6 @@ ls_status ls_activation_backward(const ls_pass *pass, int64_t rows, const ls_lay
 /* From the gradient of att in m->dnarrow to that of qkv in m->dwide. */
 static ls_status attention_backward(const ls_pass *pass, const ls_layer_acts *a) {
     ls_model *m = pass->model;
-    const ls_sizes *s = &m->sizes;
     qkv_view grad = view_fused(pass, m->dwide);
     ls_attention op = attention_op(pass, view_fused(pass, a->qkv), a);
     op.dout = m->dnarrow;
@@ -223,8 +233,7 @@ static ls_status attention_backward(const ls_pass *pass, const ls_layer_acts *a)
     op.dv = grad.v;
     LS_TRY(m->context ? ls_ring_backward(pass, &op) : m->dev->ops->attention_backward(m->dev, &op));
     LS_TRY(ls_pass_tick(pass));
-    LS_TRY(rotate(pass, grad.q, s->heads, grad.q_stride, true));
-    return rotate(pass, grad.k, s->kv_heads, grad.kv_stride, true);
+    return rotate_both(pass, grad.q, grad.q_stride, grad.k, grad.kv_stride, true);
 }
 
 /* From the gradient of the layer's output in pass->dy to that of norm2 in m->dnarrow. */
