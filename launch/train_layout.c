@@ -523,7 +523,7 @@ static ls_status plan(const ls_layout *l, ls_layout_bytes *bytes, const ls_comm_
     ls_state *state;
     LS_TRY(ls_state_plan(&state_options, &bytes->state, &state));
     ls_status status = plan_optim(l, state, bytes, list);
-    bytes->scratch += l->mesh.hosts > 1 ? bytes->state.between_hosts : 0;
+    bytes->scratch += l->mesh.data_on_host ? 0 : bytes->state.between_hosts;
     bytes->scratch += l->dev->host_memory ? groups_bytes(l) : 0;
     if (status == LS_OK && list) {
         status = tell_state(l, state, list);

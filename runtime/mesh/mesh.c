@@ -85,13 +85,15 @@ static void number_hosts(ls_mesh *mesh, const uint64_t *hosts) {
     }
 }
 
-/* Compares each rank with the first of those that divide a state with it. */
-static bool divide_on_hosts(const ls_mesh *mesh, const uint64_t *hosts) {
+/* Compares each rank with the first of those that differ from it along these axes only. */
+static bool on_hosts(const ls_mesh *mesh, const uint64_t *hosts, ls_axis first, ls_axis last) {
     bool all = true;
     for (int r = 0; r < mesh->world && all; r++) {
         int coord[LS_AXIS_COUNT];
         ls_mesh_coords(mesh, r, coord);
-        coord[LS_AXIS_SHARD] = coord[LS_AXIS_CONTEXT] = 0;
+        for (ls_axis axis = first; axis <= last; axis++) {
+            coord[axis] = 0;
+        }
         all = hosts[ls_mesh_rank(mesh, coord)] == hosts[r];
     }
     return all;
@@ -106,7 +108,8 @@ ls_status ls_mesh_init(ls_mesh *mesh, const int size[LS_AXIS_COUNT], int rank, i
     LS_TRY(fit_sizes(mesh, size));
     ls_mesh_coords(mesh, rank, mesh->coord);
     number_hosts(mesh, hosts);
-    mesh->shards_on_host = divide_on_hosts(mesh, hosts);
+    mesh->shards_on_host = on_hosts(mesh, hosts, LS_AXIS_SHARD, LS_AXIS_CONTEXT);
+    mesh->data_on_host = on_hosts(mesh, hosts, LS_AXIS_REPLICATE, LS_AXIS_CONTEXT);
     return LS_OK;
 }
 

@@ -26,7 +26,8 @@ typedef struct ls_mesh {
     int coord[LS_AXIS_COUNT];  /* of this rank */
     int hosts, host;           /* number of hosts, this rank's, in order of first rank */
     int host_rank, host_ranks; /* this rank's number on its host, ranks on its host */
-    bool shards_on_host; /* do ranks that differ along shard and context only share a host: all? */
+    /* Do ranks share a host that differ along shard and context only; or replicate, too: all? */
+    bool shards_on_host, data_on_host;
 } ls_mesh;
 
 /* size[LS_AXIS_REPLICATE] == 0 takes what the other axes leave of the world. hosts [world]: equal

@@ -104,25 +104,29 @@ static void test_hosts(void) {
     }
 }
 
-/* Ranks that divide a state: neighbours along shard and context. */
+/* Ranks that divide a state, neighbours along shard and context; and those with their replicas. */
 static void test_shards_on_host(void) {
     static const uint64_t halves[] = {1, 1, 1, 1, 2, 2, 2, 2}, turns[] = {1, 2, 1, 2, 1, 2, 1, 2};
     static const struct {
         int size[LS_AXIS_COUNT]; /* pipeline, replicate, shard, context, tensor */
-        bool by_halves, by_turns;
-    } cases[] = {{{1, 8, 1, 1, 1}, true, true},   {{1, 2, 4, 1, 1}, true, false},
-                 {{1, 1, 8, 1, 1}, false, false}, {{1, 2, 2, 2, 1}, true, false},
-                 {{1, 1, 2, 2, 2}, false, true},  {{2, 1, 1, 4, 1}, true, false},
-                 {{1, 1, 4, 1, 2}, false, true},  {{4, 1, 2, 1, 1}, true, false}};
+        bool by_halves, by_turns, data_by_halves, data_by_turns;
+    } cases[] = {
+        {{1, 8, 1, 1, 1}, true, true, false, false},   {{1, 2, 4, 1, 1}, true, false, false, false},
+        {{1, 1, 8, 1, 1}, false, false, false, false}, {{1, 2, 2, 2, 1}, true, false, false, false},
+        {{1, 1, 2, 2, 2}, false, true, false, true},   {{1, 2, 2, 1, 2}, true, true, false, true},
+        {{2, 1, 1, 4, 1}, true, false, true, false},   {{1, 1, 4, 1, 2}, false, true, false, true},
+        {{4, 1, 2, 1, 1}, true, false, true, false}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         for (int rank = 0; rank < 8; rank++) { /* all say the same */
             ls_mesh mesh;
             CHECK_OK(ls_mesh_init(&mesh, cases[i].size, rank, 8, halves));
             CHECK(mesh.shards_on_host == cases[i].by_halves);
+            CHECK(mesh.data_on_host == cases[i].data_by_halves);
             CHECK_OK(ls_mesh_init(&mesh, cases[i].size, rank, 8, turns));
             CHECK(mesh.shards_on_host == cases[i].by_turns);
+            CHECK(mesh.data_on_host == cases[i].data_by_turns);
             CHECK_OK(ls_mesh_init(&mesh, cases[i].size, rank, 8, one_host));
-            CHECK(mesh.shards_on_host);
+            CHECK(mesh.shards_on_host && mesh.data_on_host);
         }
     }
 }
