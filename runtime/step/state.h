@@ -66,6 +66,10 @@ typedef struct ls_state_bytes {
     size_t masters, copies, grads, gathered, reduction, shared, others, between_hosts;
 } ls_state_bytes;
 
+/* Two stages with a tied embedding exchange its gradients in pieces of so much: the other's take
+ * this memory, and no more of them come before they are asked for. Tests choose less. */
+extern int64_t ls_state_tied_piece_bytes;
+
 /* What create takes, by the same code. *state: one without memory, that only answers questions;
  * destroy it. Not collective. */
 ls_status ls_state_plan(const ls_state_options *options, ls_state_bytes *bytes, ls_state **state);

@@ -134,6 +134,8 @@ void ls_state_tell_units(const ls_state *s, const state_part *part, int first, i
 /* state_tied.c: adds up the gradients of an embedding that two stages hold. */
 ls_status ls_state_plan_tied(ls_state *s);
 ls_status ls_state_add_tied(ls_state *s);
+/* Elements that travel next when so many are left of a slice. */
+int64_t ls_state_tied_piece(const ls_state *s, int64_t left);
 /* The part and the units of the tied embedding on this rank; false: it has none. */
 bool ls_state_find_tied(const ls_state *s, const state_part **part, int *first, int *end);
 

@@ -120,7 +120,7 @@ static ls_status tell_gradients(const ls_state *s) {
     return LS_OK;
 }
 
-/* Each end of the pipeline sends the other what it keeps of the embedding's gradient. */
+/* Each end of the pipeline sends the other what it keeps of the embedding's gradient, in pieces. */
 static void tell_tied(const ls_state *s) {
     const state_part *part;
     int unit, end;
@@ -129,8 +129,12 @@ static void tell_tied(const ls_state *s) {
     }
     for (; unit < end; unit++) {
         const int64_t elems = ls_partition_slice(&part->partition, unit, part->shard).elems;
-        ls_comm_tell(s->told, (ls_comm_operation){LS_COMM_PIPELINE, LS_USE_STATE, LS_COLL_SEND_RECV,
-                                                  2, (double)elems * (double)s->acc_bytes, 1});
+        for (int64_t done = 0, n; done < elems; done += n) {
+            n = ls_state_tied_piece(s, elems - done);
+            ls_comm_tell(s->told,
+                         (ls_comm_operation){LS_COMM_PIPELINE, LS_USE_STATE, LS_COLL_SEND_RECV, 2,
+                                             (double)n * (double)s->acc_bytes, 1});
+        }
     }
 }
 

@@ -4,6 +4,8 @@
 
 #include <string.h>
 
+int64_t ls_state_tied_piece_bytes = 8 << 20;
+
 bool ls_state_find_tied(const ls_state *s, const state_part **part, int *first, int *end) {
     for (int i = 0; i < s->param_count; i++) {
         const ls_param *row = &s->params[i];
@@ -29,6 +31,11 @@ bool ls_state_find_tied(const ls_state *s, const state_part **part, int *first, 
     return false;
 }
 
+int64_t ls_state_tied_piece(const ls_state *s, int64_t left) {
+    const int64_t most = ls_state_tied_piece_bytes / (int64_t)s->acc_bytes;
+    return left < most ? left : most;
+}
+
 ls_status ls_state_plan_tied(ls_state *s) {
     const state_part *part;
     int unit, end;
@@ -38,34 +45,42 @@ ls_status ls_state_plan_tied(ls_state *s) {
     }
     for (; unit < end; unit++) {
         const int64_t elems = ls_partition_slice(&part->partition, unit, part->shard).elems;
-        most = elems > most ? elems : most;
+        const int64_t piece = ls_state_tied_piece(s, elems);
+        most = piece > most ? piece : most;
     }
     return ls_state_take(s, &s->bytes.reduction, (size_t)most * s->acc_bytes, &s->twin);
 }
 
-ls_status ls_state_add_tied(ls_state *s) {
+/* Adds the other stage's gradients to this one's. */
+static ls_status add_piece(ls_state *s, void *own, int64_t elems) {
     ls_comm *comm = s->options.tied;
+    const int other = comm->rank == 0 ? comm->size - 1 : 0;
+    const int64_t bytes = elems * (int64_t)s->acc_bytes;
+    ls_comm_request *requests[2];
+    /* On a device messages go one after the other: one sends first, the other receives. */
+    for (int i = 0; i < 2; i++) {
+        const bool sends = (i == 0) == (comm->rank == 0);
+        LS_TRY(sends ? comm->ops->send_start(comm, own, bytes, other, &requests[i])
+                     : comm->ops->recv_start(comm, s->twin, bytes, other, &requests[i]));
+    }
+    LS_TRY(comm->ops->wait(comm, requests[0]));
+    LS_TRY(comm->ops->wait(comm, requests[1]));
+    return s->dev->ops->add(s->dev, s->dev->acc, elems, s->twin, own);
+}
+
+ls_status ls_state_add_tied(ls_state *s) {
     const state_part *part;
     int unit, end;
     if (!ls_state_find_tied(s, &part, &unit, &end)) {
         return LS_OK; /* a stage in between */
     }
-    const int other = comm->rank == 0 ? comm->size - 1 : 0;
     for (; unit < end; unit++) {
         const ls_range slice = ls_partition_slice(&part->partition, unit, part->shard);
         const int64_t at = s->full_grads ? part->base + slice.first : part->places[unit];
-        const int64_t bytes = slice.elems * (int64_t)s->acc_bytes;
-        void *own = ls_state_at(s->grads, at, s->acc_bytes);
-        ls_comm_request *requests[2];
-        /* On a device messages go one after the other: one sends first, the other receives. */
-        for (int i = 0; i < 2; i++) {
-            const bool sends = (i == 0) == (comm->rank == 0);
-            LS_TRY(sends ? comm->ops->send_start(comm, own, bytes, other, &requests[i])
-                         : comm->ops->recv_start(comm, s->twin, bytes, other, &requests[i]));
+        for (int64_t done = 0, n; done < slice.elems; done += n) {
+            n = ls_state_tied_piece(s, slice.elems - done);
+            LS_TRY(add_piece(s, ls_state_at(s->grads, at + done, s->acc_bytes), n));
         }
-        LS_TRY(comm->ops->wait(comm, requests[0]));
-        LS_TRY(comm->ops->wait(comm, requests[1]));
-        LS_TRY(s->dev->ops->add(s->dev, s->dev->acc, slice.elems, s->twin, own));
     }
     return LS_OK;
 }

@@ -475,6 +475,7 @@ int main(int argc, char **argv) {
     CHECK_OK(ls_comm_mpi_init(&argc, &argv, &mpi));
     CHECK_OK(ls_comm_recorded(mpi, "world", false, &world));
     ls_error_set_rank(world->rank);
+    ls_state_tied_piece_bytes = 1000; /* several of the small models */
     CHECK_OK(ls_device_open_cpu(&(ls_device_options){.threads = 1}, &cpu));
     if (on_gpu && ls_device_open_cuda(NULL, &gpu) != LS_OK) {
         printf("skipped: %s\n", ls_error_last()->message);
