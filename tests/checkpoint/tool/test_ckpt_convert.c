@@ -348,7 +348,8 @@ static void refuses_other_configs(void) {
     static const struct {
         const char *key, *value, *message;
     } bad[] = {
-        {"model_type", "\"mistral\"", "mistral"},
+        {"model_type", "\"qwen2\"", "qwen2"},
+        {"model_type", "\"mistral\"", "sliding_window"},
         {"hidden_act", "\"gelu\"", "hidden_act"},
         {"attention_bias", "true", "attention_bias"},
         {"mlp_bias", "1", "mlp_bias"},
