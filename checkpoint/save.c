@@ -8,7 +8,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 static void give(ls_ckpt_saver *s, ls_save_stage next, ls_job_fn job) {
     static ls_worker none;
@@ -166,19 +165,15 @@ static ls_status next_stage(ls_ckpt_saver *s) {
     return LS_OK;
 }
 
-/* A waiting thread must not take the processor from those it waits for. */
+/* A thread that waits must not take the processor from those it waits for. It waits in the
+ * operation, so that the watchdog looks for them. */
 static ls_status request_done(ls_ckpt_saver *s, bool wait, bool *done) {
-    const struct timespec pause = {.tv_nsec = 200000};
-    if (wait && s->now) {
-        *done = true;
-        return s->comm->ops->wait(s->comm, s->request);
+    if (!wait) {
+        return s->comm->ops->test(s->comm, s->request, done);
     }
-    LS_TRY(s->comm->ops->test(s->comm, s->request, done));
-    while (wait && !*done) {
-        nanosleep(&pause, NULL);
-        LS_TRY(s->comm->ops->test(s->comm, s->request, done));
-    }
-    return LS_OK;
+    *done = true;
+    return s->now ? s->comm->ops->wait(s->comm, s->request)
+                  : ls_comm_wait_asleep(s->comm, s->request);
 }
 
 static ls_status advance(ls_ckpt_saver *s, bool wait) {

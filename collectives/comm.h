@@ -128,6 +128,9 @@ struct ls_comm {
     ls_comm *host_side; /* with on_device: the same ranks over the host's memory; lives as long */
 };
 
+/* Waits and leaves the processor to others meanwhile: for what may take long. Not collective. */
+ls_status ls_comm_wait_asleep(ls_comm *comm, ls_comm_request *request);
+
 /* In the memory that started operations take, and complete as if waited for. all_reduce in place;
  * recv [size * bytes]. [collective] */
 ls_status ls_comm_all_reduce_by_start(ls_comm *comm, void *buf, int64_t count, ls_dtype dtype,

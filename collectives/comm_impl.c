@@ -112,6 +112,14 @@ void ls_waiting_end(const ls_waiting *w) {
     }
 }
 
+ls_status ls_comm_wait_asleep(ls_comm *comm, ls_comm_request *request) {
+    const bool may = ls_waiting_may_nap;
+    ls_waiting_may_nap = true;
+    ls_status status = comm->ops->wait(comm, request);
+    ls_waiting_may_nap = may;
+    return status;
+}
+
 ls_status ls_comm_wait_by_test(ls_comm *comm, ls_comm_request *request) {
     ls_waiting waiting = {0};
     bool done = false;

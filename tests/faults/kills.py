@@ -36,7 +36,8 @@ PLACES = {
     "mpi-3": (3, [*LOCAL, 3], "parallel.transport=mpi parallel.zero=1"),
     "mpi-4": (4, [*RAW, 4], "parallel.transport=mpi parallel.pipeline=2 parallel.zero=2"),
     "shm-2": (2, [*LOCAL, 2], "parallel.transport=shm parallel.zero=3"),
-    "shm-3": (3, [*RAW, 3], "parallel.transport=shm numerics.reduction=invariant"),
+    # Saves that have to wait for the one before.
+    "shm-3": (3, [*RAW, 3], "parallel.transport=shm numerics.reduction=invariant checkpoint.every=1"),
     "shm-4": (4, [*LOCAL, 4], "parallel.transport=shm parallel.tensor=2 parallel.zero=2"),
     "auto-2": (2, [*RAW, 2], "parallel.context=2"),
     "auto-4": (4, [*RAW, 4], "parallel.replicate=2 parallel.shard=2 parallel.zero=3 numerics.reduction=invariant"),
@@ -220,6 +221,9 @@ class Case:
             if status == 0 or (status in (3, 137)):
                 return "end"
             raise Failed(f"status {status} at the end of the run")
+        # Behind the last step a limit ends it, which knows no names: the watchdog has gone before.
+        if self.stops and run.lines() == STEPS and "has taken more than" in told and status == 3:
+            return "end"
         if run.lines() > 0:
             raise Failed(f"rank {rank} was not named, after {run.lines()} steps; outcome {told!r}")
         if self.stops:
