@@ -172,8 +172,7 @@ static ls_status request_done(ls_ckpt_saver *s, bool wait, bool *done) {
         return s->comm->ops->test(s->comm, s->request, done);
     }
     *done = true;
-    return s->now ? s->comm->ops->wait(s->comm, s->request)
-                  : ls_comm_wait_asleep(s->comm, s->request);
+    return ls_comm_wait_asleep(s->comm, s->request);
 }
 
 static ls_status advance(ls_ckpt_saver *s, bool wait) {

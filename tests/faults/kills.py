@@ -23,7 +23,7 @@ import time
 
 sys.dont_write_bytecode = True  # beside the sources
 from faults import EQUAL, own_shared_memory  # noqa: E402
-from run import HOSTS, LOCKSTEP, ROOT, Failed, processes  # noqa: E402
+from run import HOSTS, LOCKSTEP, ROOT, Failed, processes, rank_process  # noqa: E402
 
 EMULATED = os.environ.get("LOCKSTEP_EMULATED", str(ROOT / "build/release/tests/emulator/lockstep_emulated"))
 RAW, LOCAL = [ROOT / "tests/mpirun.sh"], [ROOT / "launch/mpirun/local.sh"]
@@ -78,18 +78,6 @@ class Run:
                 raise Failed("waited in vain for the moment")
             time.sleep(0.001)
         return False
-
-    def rank(self, number):
-        """The process of a rank, or None: not yet, or not any more."""
-        for pid, words in processes(self.mark):
-            if pathlib.Path(words[0]).name.startswith("lockstep"):
-                try:
-                    environ = pathlib.Path(f"/proc/{pid}/environ").read_bytes()
-                except OSError:
-                    continue
-                if b"\0OMPI_COMM_WORLD_RANK=%d\0" % number in b"\0" + environ:
-                    return pid
-        return None
 
     def lines(self):
         try:
@@ -193,8 +181,8 @@ class Case:
         rank = self.rng.randrange(run.ranks)
         if not self.moment(run, took_s):
             return None
-        run.until(lambda: run.rank(rank) is not None)
-        pid = run.rank(rank)
+        run.until(lambda: rank_process(run.mark, rank) is not None)
+        pid = rank_process(run.mark, rank)
         try:
             os.kill(pid, signal.SIGSTOP if self.stops else signal.SIGKILL)
         except (TypeError, ProcessLookupError):

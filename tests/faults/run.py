@@ -89,17 +89,10 @@ class Run:
             time.sleep(0.004)
 
     def rank(self, number):
-        """The process of a rank."""
-        for pid, words in processes(self.mark):
-            if pathlib.Path(words[0]).name != "lockstep":
-                continue
-            try:
-                environ = pathlib.Path(f"/proc/{pid}/environ").read_bytes()
-            except OSError:
-                continue
-            if b"\0OMPI_COMM_WORLD_RANK=%d\0" % number in b"\0" + environ:
-                return pid
-        raise Failed(f"rank {number} is not there")
+        pid = rank_process(self.mark, number)
+        if pid is None:
+            raise Failed(f"rank {number} is not there")
+        return pid
 
     def mpirun(self):
         return next(pid for pid, words in processes(self.mark) if words[0] == "mpirun")
@@ -152,3 +145,16 @@ def processes(mark):
             if (mark is None or mark.encode() in words) and int(entry.name) != os.getpid():
                 found.append((int(entry.name), [w.decode(errors="replace") for w in words]))
     return found
+
+
+def rank_process(mark, number):
+    """The process of a rank; None: not yet, or not any more."""
+    for pid, words in processes(mark):
+        if pathlib.Path(words[0]).name.startswith("lockstep"):
+            try:
+                environ = pathlib.Path(f"/proc/{pid}/environ").read_bytes()
+            except OSError:
+                continue
+            if b"\0OMPI_COMM_WORLD_RANK=%d\0" % number in b"\0" + environ:
+                return pid
+    return None
