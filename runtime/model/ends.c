@@ -93,9 +93,10 @@ static ls_status chunk_losses(const ls_pass *pass, int64_t first, int64_t rows) 
     return m->dev->ops->cross_entropy_merge(m->dev, &op);
 }
 
-/* One chunk: rows [first, first + rows) of the head, so that logits never exist as a whole. */
+/* One chunk: rows [first, first + rows) of the head, so that logits never exist as a whole. Behind
+ * the last, the sum of dnorm_f over the tensor ranks starts, beside the product for dW. */
 static ls_status head_chunk(ls_pass *pass, const void *norm_f, void *dnorm_f, int64_t first,
-                            int64_t rows) {
+                            int64_t rows, ls_comm_request **sum) {
     ls_model *m = pass->model;
     const ls_sizes *s = &m->sizes;
     int block;
@@ -110,6 +111,9 @@ static ls_status head_chunk(ls_pass *pass, const void *norm_f, void *dnorm_f, in
     void *dx = ls_elems_at(dnorm_f, first * s->channels, m->dtype);
     LS_TRY(
         ls_project_dx(pass, ls_projection_whole(m, block, weight, weight), rows, m->dlogits, dx));
+    if (first + rows == pass->rows) {
+        LS_TRY(ls_rows_sum_start(pass, ls_all_rows, dnorm_f, m->dnarrow, sum));
+    }
     const bool add = first > 0 || !m->bases[block].fresh;
     return ls_project_dw(pass, block, weight, rows, x, m->dlogits, add);
 }
@@ -120,18 +124,19 @@ ls_status ls_head_run(ls_pass *pass) {
     const int block = m->blocks - 1;
     const void *x = slot->layers[m->part_layers].x, *norm_f;
     void *partial = ls_rows_partial(pass, m->dnarrow);
+    ls_comm_request *sum = NULL;
     LS_TRY(ls_norm_run(m, block, LS_FINAL_NORM_W, pass->own_rows, x, slot->norm_f, slot->mean_f,
                        slot->rstd_f));
     LS_TRY(ls_rows_gather(pass, slot->norm_f, &norm_f));
     for (int64_t first = 0; first < pass->rows; first += m->head_rows) {
-        int64_t left = pass->rows - first;
-        LS_TRY(head_chunk(pass, norm_f, partial, first, left < m->head_rows ? left : m->head_rows));
+        int64_t left = pass->rows - first, rows = left < m->head_rows ? left : m->head_rows;
+        LS_TRY(head_chunk(pass, norm_f, partial, first, rows, &sum));
     }
     if (!pass->backward) {
         return LS_OK;
     }
     void *dx = ls_dx_of(pass, block);
-    LS_TRY(ls_rows_sum(pass, partial, m->dnarrow));
+    LS_TRY(ls_tensor_wait(pass, sum));
     LS_TRY(ls_norm_backward_run(pass, block, LS_FINAL_NORM_W, x, slot->mean_f, slot->rstd_f,
                                 m->dnarrow, NULL, dx));
     pass->dy = dx;
