@@ -15,7 +15,7 @@
  * a backward pass activations, come from memory that no cache holds all of; their results are what
  * operations carry. A gradient of such a matrix has SLICE_BYTES. Sizes of activations, from small
  * sums to rows of many tokens; of gradients; and of a block's weights; 0: no more. */
-enum { SIZES = 5, ROWS = 256, WIDTH = 512, WEIGHT_ELEMS = 32 << 20 };
+enum { SIZES = 5, ROWS = 256, WIDTH = 512, DEPTH = 2 * WIDTH, WEIGHT_ELEMS = 32 << 20 };
 enum {
     SLICE_BYTES = 4 * WIDTH * WIDTH,
     GRAD_BYTES = 96 << 20,
@@ -139,19 +139,19 @@ static char *next_sums(bench *b, int64_t bytes) {
     return b->own[1] + b->sums_end - bytes;
 }
 
-/* y[rows, WIDTH] = x times `weights`. */
-static ls_status product(const bench *b, int64_t rows, const void *x, const void *weights,
-                         void *y) {
+/* y[rows, WIDTH] = x [rows, depth] times `weights`. */
+static ls_status product(const bench *b, int64_t rows, int64_t depth, const void *x,
+                         const void *weights, void *y) {
     return b->dev->ops->gemm(b->dev, &(ls_gemm){.dtype = b->dtype,
                                                 .c_dtype = b->dtype,
                                                 .trans_b = true,
                                                 .m = rows,
                                                 .n = WIDTH,
-                                                .k = WIDTH,
+                                                .k = depth,
                                                 .a = x,
-                                                .lda = WIDTH,
+                                                .lda = depth,
                                                 .b = weights,
-                                                .ldb = WIDTH,
+                                                .ldb = depth,
                                                 .c = y,
                                                 .ldc = WIDTH});
 }
@@ -159,17 +159,21 @@ static ls_status product(const bench *b, int64_t rows, const void *x, const void
 /* A layer's work between two operations. */
 static ls_status products(bench *b, int count) {
     for (int i = 0; i < count; i++) {
-        LS_TRY(product(b, ROWS, b->rows, next_weights(b, WIDTH * WIDTH), b->out));
+        LS_TRY(product(b, ROWS, WIDTH, b->rows, next_weights(b, WIDTH * WIDTH), b->out));
     }
     return LS_OK;
 }
 
-/* The results of products, `bytes` of them, after those before the operation. */
-static ls_status compute_rows(bench *b, ls_coll coll, char *to, int64_t bytes) {
+/* The results of products, `bytes` of them, after those before the operation. Those whose sums go
+ * on beside others, a backward pass's, are of more columns (q, k and v; gate and up) than a row has
+ * channels, and leave less of their results in caches. */
+static ls_status compute_rows(bench *b, ls_comm_use use, ls_coll coll, char *to, int64_t bytes) {
     const int64_t row_bytes = weight_bytes(b, WIDTH);
+    const bool sums = coll == LS_COLL_ALL_REDUCE || coll == LS_COLL_REDUCE_SCATTER;
+    const int64_t depth = use == LS_USE_BESIDE && sums ? DEPTH : WIDTH;
     LS_TRY(products(b, between[coll]));
     for (int64_t done = 0, left = bytes / row_bytes; left > 0; left -= ROWS, done += ROWS) {
-        LS_TRY(product(b, left < ROWS ? left : ROWS, b->rows, next_weights(b, WIDTH * WIDTH),
+        LS_TRY(product(b, left < ROWS ? left : ROWS, depth, b->rows, next_weights(b, WIDTH * depth),
                        to + done * row_bytes));
     }
     return LS_OK;
@@ -189,7 +193,7 @@ static ls_status compute_grads(bench *b, char *to, int64_t bytes) {
     for (int64_t done = 0; done < bytes; done += SLICE_BYTES) {
         const char *dy = next_weights(b, ROWS * WIDTH), *x = next_weights(b, ROWS * WIDTH);
         LS_TRY(elementwise(b));
-        LS_TRY(product(b, ROWS, dy, next_weights(b, WIDTH * WIDTH), b->out));
+        LS_TRY(product(b, ROWS, WIDTH, dy, next_weights(b, WIDTH * WIDTH), b->out));
         LS_TRY(b->dev->ops->gemm(b->dev, &(ls_gemm){.dtype = b->dtype,
                                                     .c_dtype = LS_F32,
                                                     .trans_a = true,
@@ -239,7 +243,7 @@ static ls_status work_before(bench *b, row *r, const ls_bench_shape *s) {
         if (r->call.coll == LS_COLL_REDUCE_SCATTER && r->use == LS_USE_ACTIVATIONS) {
             r->recv = next_sums(b, s->recv * elem);
         }
-        return compute_rows(b, r->call.coll, r->send, s->send * elem);
+        return compute_rows(b, r->use, r->call.coll, r->send, s->send * elem);
     }
     if (r->call.coll == LS_COLL_SEND_RECV) { /* a whole step's, of a tied embedding */
         r->send = next_grads(b, r->call.coll, s->send * elem);
@@ -315,7 +319,7 @@ static ls_status work_beside(bench *b, const row *r, const ls_bench_shape *s,
     const char *used = r->recv == b->windows[0] ? b->windows[1] : b->windows[0];
     const int64_t step = (int64_t)WIDTH * WIDTH, end = r->use == LS_USE_BLOCKS ? s->all : 0;
     for (int64_t at = 0; at < end; at += step) {
-        LS_TRY(product(b, ROWS, b->rows, used + weight_bytes(b, at), b->out));
+        LS_TRY(product(b, ROWS, WIDTH, b->rows, used + weight_bytes(b, at), b->out));
     }
     return LS_OK;
 }
@@ -465,7 +469,7 @@ static ls_status measure(bench *b, int64_t *blocks, ls_bench_links *links) {
 /* In one mapping with huge pages, as a step's activations are. */
 static ls_status take_private(bench *b) {
     const size_t most = (size_t)largest(LS_USE_STATE);
-    const size_t rows = (size_t)ROWS * WIDTH * ls_dtype_bytes(b->dtype);
+    const size_t rows = (size_t)ROWS * DEPTH * ls_dtype_bytes(b->dtype);
     const struct {
         char **at;
         size_t bytes;

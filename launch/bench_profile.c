@@ -1,5 +1,6 @@
 /* Latency and bandwidth of the links between ranks, as the planner reads them. */
 #include "collectives/comm_choose.h"
+#include "collectives/flight.h"
 #include "collectives/recorded.h"
 #include "launch/bench.h"
 #include "launch/bench_fill.h"
@@ -228,6 +229,24 @@ static ls_status split_levels(ls_comm *world, level *inside, level *across, int 
     return LS_OK;
 }
 
+/* Operations go into a flight record as a run's, which takes time of theirs. */
+static ls_status measure_links(ls_session *session, ls_comm *inside, ls_bench_links *links) {
+    ls_comm *const world = session->comm, *recorded;
+    LS_TRY(ls_session_open(session, NULL, LS_CFG_DEVICE_CPU, 0));
+    const ls_dtype dtype = ls_session_dtype(LS_COMPUTE_AUTO, session->dev);
+    uint64_t token = ls_clock_ns();
+    LS_TRY(world->ops->broadcast(world, &token, sizeof token, 0));
+    const ls_flight_options flight = {.token = token, .rank = world->rank, .size = world->size};
+    LS_TRY(ls_session_agree(session, ls_flight_open(&flight)));
+    ls_status status = ls_comm_agree(inside, ls_comm_recorded(inside, "links", false, &recorded));
+    if (status == LS_OK) {
+        status = ls_bench_links_measure(recorded, session->dev, dtype, links);
+        recorded->ops->destroy(recorded);
+    }
+    ls_flight_close();
+    return ls_session_agree(session, status);
+}
+
 ls_status ls_bench_profile(const char *path, bool json) {
     static ls_cluster profile;
     ls_session session = {0};
@@ -249,14 +268,7 @@ ls_status ls_bench_profile(const char *path, bool json) {
     }
     static ls_bench_links links;
     if (inside.comm) {
-        LS_TRY(ls_session_open(&session, NULL, LS_CFG_DEVICE_CPU, 0));
-        const ls_dtype dtype = ls_session_dtype(LS_COMPUTE_AUTO, session.dev);
-        ls_comm *recorded; /* as in a run */
-        LS_TRY(
-            ls_session_agree(&session, ls_comm_recorded(inside.comm, "links", false, &recorded)));
-        ls_status status = ls_bench_links_measure(recorded, session.dev, dtype, &links);
-        recorded->ops->destroy(recorded);
-        LS_TRY(ls_session_agree(&session, status));
+        LS_TRY(measure_links(&session, inside.comm, &links));
     }
     const int local = world->size / hosts;
     ls_status status = LS_OK;
