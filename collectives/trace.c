@@ -67,7 +67,7 @@ void ls_trace_place(ls_flight_place place, int64_t index) {
 void ls_trace_operation(const ls_trace_op *op) {
     if (trace.events) {
         event e = {.of = OPERATION, .op = *op, .end_ns = ls_clock_ns()};
-        snprintf(e.group, sizeof e.group, "%s", op->group);
+        (void)memccpy(e.group, op->group, 0, sizeof e.group - 1);
         keep(&e);
     }
 }
