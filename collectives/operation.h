@@ -8,10 +8,11 @@
 #include "collectives/wire_cost.h"
 
 /* What an operation carries: activations, which were just computed and are waited for at once, or
- * beside other work; those kept since the forward pass, beside other work; the state: gradients,
- * written in the course of a backward pass, and parameters, gathered after an update (which a
- * profile does not tell apart); last: gradients that the end of the pass leaves, which are waited
- * for at once; blocks: parameters gathered before their use (ZeRO 3). */
+ * beside other work; those kept since the forward pass, or left behind by a head's long products,
+ * beside other work; the state: gradients, written in the course of a backward pass, and
+ * parameters, gathered after an update (which a profile does not tell apart); last: gradients that
+ * the end of the pass leaves, which are waited for at once; blocks: parameters gathered before
+ * their use (ZeRO 3). */
 typedef enum ls_comm_use {
     LS_USE_ACTIVATIONS,
     LS_USE_BESIDE,

@@ -234,6 +234,7 @@ static ls_status work_before(bench *b, row *r, const ls_bench_shape *s) {
     const int64_t elem = (int64_t)ls_dtype_bytes(r->call.dtype);
     if (r->use == LS_USE_KEPT) {
         r->send = next_kept(b, s->send * elem);
+        r->recv = r->call.coll == LS_COLL_ALL_REDUCE ? r->send : b->own[1];
         return products(b, beside[r->call.coll]);
     }
     if (carries_rows(r->use)) {

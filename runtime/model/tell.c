@@ -216,7 +216,7 @@ static void head_run(const telling *t) {
         tell(t, LS_COMM_TENSOR, LS_COLL_ALL_GATHER, ranks,
              (double)(3 * rows * ranks) * acc_bytes(t));
     }
-    rows_sum(t, 1, LS_USE_BESIDE);
+    rows_sum(t, 1, LS_USE_KEPT);
     norm_grads_sum(t, 1);
 }
 

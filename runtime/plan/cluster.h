@@ -39,6 +39,8 @@
     R(X, BESIDE, beside, ALL_GATHER, all_gather)                                                   \
     R(X, BESIDE, beside, ALL_TO_ALL, all_to_all)                                                   \
     R(X, BESIDE, beside, SEND_RECV, send_recv)                                                     \
+    R(X, KEPT, kept, ALL_REDUCE, all_reduce)                                                       \
+    R(X, KEPT, kept, REDUCE_SCATTER, reduce_scatter)                                               \
     R(X, KEPT, kept, ALL_GATHER, all_gather)                                                       \
     R(X, STATE, state, ALL_REDUCE, all_reduce)                                                     \
     R(X, STATE, state, REDUCE_SCATTER, reduce_scatter)                                             \
