@@ -4,8 +4,14 @@ here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
 work=$(mktemp -d)
 checks=0
-# What a test that fails has left running would go on for ever.
+told=
+# Says why there was no last word, and ends what is still running, which would go on for ever.
 end() {
+    ended_with=$?
+    case $ended_with:$told in
+    0: | 77: | *:yes) ;;
+    *) echo "FAILED: after $checks checks, with $ended_with of a command between them or of a signal" >&2 ;;
+    esac
     jobs -p >"$work/jobs"
     while read -r job; do
         kill -9 "$job" 2>/dev/null || true
@@ -19,6 +25,7 @@ export OMP_NUM_THREADS=1
 [ -x "${LOCKSTEP:-}" ] || { echo "LOCKSTEP does not name the binary" >&2; exit 1; }
 
 fail() {
+    told=yes
     echo "FAILED: $*" >&2
     [ ! -s "$work/out" ] || sed 's/^/  stdout: /' "$work/out" >&2
     [ ! -s "$work/err" ] || tail -n 30 "$work/err" | sed 's/^/  stderr: /' >&2
