@@ -70,7 +70,8 @@ until_true handled
 kill -TERM $pid
 ended 75
 
-# mpirun when its ranks have ended, by ones that do not heed the signal: it does not end it, either.
+# mpirun when its ranks have ended, by ones that do not heed the signal: it does not end it, either. Not without pauses:
+# on an idle machine mpirun may then do nothing for minutes but take signals.
 . "$root/launch/ask.sh"
 export work OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 for _ in 1 2 3; do
@@ -78,7 +79,7 @@ for _ in 1 2 3; do
     job=$(
         begin_launcher mpirun --quiet --oversubscribe -n 1 sh -c 'trap "" USR1 && : >"$work/deaf" && sleep 0.05'
         until [ -e "$work/deaf" ]; do sleep 0.01; done
-        while kill -USR1 $job 2>/dev/null; do :; done &
+        while kill -USR1 $job 2>/dev/null; do sleep 0.001; done &
         wait $job && echo 0 || echo $?
     )
     holds [ "$job" = 0 ]
@@ -90,19 +91,19 @@ LOCKSTEP_START_LIMIT_S=2 ranks 2 sh -c '[ "$OMPI_COMM_WORLD_RANK" = 0 ] || kill 
 holds [ "$status" = 3 ]
 says '\[rank 0\] the start of MPI has taken more than 2 s on host'
 
-# And one that does not come to the end.
+# And one that does not come to the end, after a start that may take its time.
 mkdir "$work/plant"
 : >"$work/plant/end-1"
 status=0
-LOCKSTEP_START_LIMIT_S=2 ranks 2 env LD_PRELOAD="$TEST_PLANT" PLANT_DIR="$work/plant" "$LOCKSTEP" doctor >"$work/out" 2>"$work/err" || status=$?
+LOCKSTEP_START_LIMIT_S=6 ranks 2 env LD_PRELOAD="$TEST_PLANT" PLANT_DIR="$work/plant" "$LOCKSTEP" doctor >"$work/out" 2>"$work/err" || status=$?
 holds [ "$status" = 3 ]
-says '\[rank 0\] the end of MPI has taken more than 2 s on host'
+says '\[rank 0\] the end of MPI has taken more than 6 s on host'
 # Nor any, as when the last of them is stopped and all others have gone.
 for rank in 0 1; do
     : >"$work/plant/end-$rank"
 done
 status=0
-LOCKSTEP_START_LIMIT_S=2 ranks 2 env LD_PRELOAD="$TEST_PLANT" PLANT_DIR="$work/plant" "$LOCKSTEP" doctor >"$work/out" 2>"$work/err" || status=$?
+LOCKSTEP_START_LIMIT_S=6 ranks 2 env LD_PRELOAD="$TEST_PLANT" PLANT_DIR="$work/plant" "$LOCKSTEP" doctor >"$work/out" 2>"$work/err" || status=$?
 holds [ "$status" = 137 ]
 
 # The file, on two ranks; it is gone when it has been obeyed.
