@@ -51,11 +51,11 @@ begin() { # begin NAME RANKS SETTINGS...: on each of two hosts, until it has mad
 }
 
 # Everything on the second host stops: its ranks are silent, and one of them is named.
-begin frozen 2 faults.min_deadline_s=2
+begin frozen 2 faults.min_deadline_s=5
 frozen=$(ip netns pids "ls-$pid-1")
 # shellcheck disable=SC2086
 kill -STOP $frozen
-until grep -q 'error: ' "$work/err" || ! kill -0 "$pid" 2>/dev/null; do :; done
+until grep -q 'error: ' "$work/err" || ! kill -0 "$pid" 2>/dev/null; do sleep 0.05; done
 # mpirun waits for its daemon on that host.
 # shellcheck disable=SC2086
 kill -CONT $frozen 2>/dev/null || true

@@ -275,7 +275,10 @@ class Case:
                 raise Failed(f"waited in vain for step {step} of {name}")
             time.sleep(0.001)
         time.sleep(self.rng.random() * 0.02)
-        os.killpg(process.pid, signal.SIGKILL)
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError: # it has come to its end before
+            pass
         process.wait()
         holder = self.runs / name / "lock.json" # whose ranks find out by themselves that mpirun is gone
         while holder.exists() and pathlib.Path(f"/proc/{json.loads(holder.read_text())['pid']}").exists():

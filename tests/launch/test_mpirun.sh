@@ -143,7 +143,7 @@ echo hb >"$work/runs/named/excluded-hosts"
 gives 0 "$run" --dry-run --hostfile "$work/hosts" --elastic --agent "$work/agent" "$LOCKSTEP" train "$work/named.yaml" ${settings%run.dir=*}
 says "host hb is left out: $work/runs/named/excluded-hosts names it"
 prints '-H ha:2 .*-n 2 .* parallel.replicate=2$'
-settings="$settings run.steps=800 checkpoint.every=50 parallel.transport=mpi faults.min_deadline_s=2 eval.every=0"
+settings="$settings run.steps=800 checkpoint.every=50 parallel.transport=mpi faults.min_deadline_s=5 eval.every=0"
 gives 0 "$LOCKSTEP" train $settings run.name=plain
 "$root/launch/supervise" --run "$work/runs/elastic" "$run" --hostfile "$work/hosts" --elastic --agent "$work/agent --through" \
     "$LOCKSTEP" train $settings run.name=elastic --resume >"$work/out" 2>"$work/err" &
@@ -153,7 +153,7 @@ until [ -d "$work/runs/elastic/checkpoints/step-00000050" ]; do
     sleep 0.02
 done
 : >"$work/gone-hb"
-for pid in $(pgrep -f "$LOCKSTEP train .*run.name=elastic"); do # what of the run is on hb: its ranks, as killed as their host
+for pid in $(pgrep -f "$LOCKSTEP train .*run.dir=$work/runs .*run.name=elastic"); do # what of the run is on hb: its ranks, as killed as their host
     case "$({ tr '\0' '\n' <"/proc/$pid/environ"; } 2>/dev/null | grep '^OMPI_COMM_WORLD_RANK=')" in
     *=2 | *=3) kill -9 "$pid" 2>/dev/null || true ;;
     esac

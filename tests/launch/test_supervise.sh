@@ -169,11 +169,11 @@ chmod +x "$work/progress"
 gives 0 "$supervise" --restarts 1 --run "$work/run" "$work/progress" "$work/run"
 starts 4
 
-# A real run: one rank is killed after a checkpoint. And one that is asked to stop.
+# A real run: one rank is killed after a checkpoint, long before the end. And one that is asked to stop.
 make_corpus
-settings="$tiny run.steps=60 checkpoint.every=10"
+settings="$tiny run.steps=1000 checkpoint.every=100"
 gives 0 ranks 2 "$LOCKSTEP" train $settings run.name=plain
-newest() { [ -d "$work/runs/$1/checkpoints/step-00000010" ]; }
+newest() { [ -d "$work/runs/$1/checkpoints/step-00000100" ]; }
 wait_newest() {
     tries=600
     until newest "$1"; do
@@ -183,16 +183,16 @@ wait_newest() {
     done
 }
 "$supervise" --run "$work/runs/killed" "$root/launch/mpirun/local.sh" 2 \
-    "$LOCKSTEP" train $settings run.steps=60 run.name=killed --resume >"$work/out" 2>"$work/err" &
+    "$LOCKSTEP" train $settings run.name=killed --resume >"$work/out" 2>"$work/err" &
 job=$!
 wait_newest killed
-kill -9 "$(pgrep -f "^$LOCKSTEP train.*run.name=killed" | tail -n 1)" 2>/dev/null || fail 'the run was over before it could be killed'
+kill -9 "$(pgrep -f "^$LOCKSTEP train.* run.dir=$work/runs .*run.name=killed" | tail -n 1)" 2>/dev/null || fail 'the run was over before it could be killed'
 status=0
 wait $job || status=$?
 holds [ "$status" = 0 ]
 says 'restart 1 of 5'
 says 'resumed from'
-holds "$TEST_CKPT_EQUAL" "$work/runs/plain/checkpoints/step-00000060" "$work/runs/killed/checkpoints/step-00000060"
+holds "$TEST_CKPT_EQUAL" "$work/runs/plain/checkpoints/step-00001000" "$work/runs/killed/checkpoints/step-00001000"
 holds grep -q '^0 rank 0 on .*: done' "$work/runs/killed/outcome"
 
 "$supervise" --run "$work/runs/asked" "$root/launch/mpirun/local.sh" 2 \

@@ -65,7 +65,7 @@ final=checkpoints/step-00000200
 same() { holds "$TEST_CKPT_EQUAL" "$work/runs/plain/$final" "$work/runs/$name/$final"; }
 logged() { log "$name" | grep -q -e "$1" || { log "$name" >&2; fail "the log of $name lacks '$1'"; }; checks=$((checks + 1)); }
 not_logged() { ! log "$name" | grep -q -e "$1" || { log "$name" >&2; fail "the log of $name has '$1'"; }; checks=$((checks + 1)); }
-first_rank() { pgrep -f "^$LOCKSTEP train.*run.name=$name" | head -n 1; }
+first_rank() { pgrep -f "^$LOCKSTEP train.* run.dir=$RUN_DIR run.name=$name" | head -n 1; }
 
 # To the end, on both nodes; submitted again there is nothing to do.
 submit plain

@@ -10,7 +10,7 @@
 #include <signal.h>
 #include <unistd.h>
 
-enum { MIN_DEADLINE_S = 1, PATIENCE_S = 60 };
+enum { MIN_DEADLINE_S = 2, PATIENCE_S = 60 };
 
 static void report(const char *text) {
     fprintf(stderr, "REPORT %s\n", text);

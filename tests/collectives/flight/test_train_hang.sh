@@ -8,7 +8,7 @@ make_corpus
 gives 0 ranks 2 "$LOCKSTEP" train $tiny run.name=fine faults.check_collectives=true
 holds [ -z "$(ls "$work/runs/fine" | grep flight || true)" ]
 
-ranks 2 "$LOCKSTEP" train $tiny run.name=stopped run.steps=1000000 faults.min_deadline_s=1 \
+ranks 2 "$LOCKSTEP" train $tiny run.name=stopped run.steps=1000000 faults.min_deadline_s=3 \
     >"$work/out" 2>"$work/err" &
 pid=$!
 until [ "$(wc -l 2>/dev/null <"$work/runs/stopped/train.jsonl" || echo 0)" -ge 5 ]; do
