@@ -10,11 +10,11 @@
 #define LEAST_BUCKET_BYTES (INT64_C(1) << 20)
 #define LEAST_SLICE_BYTES  (INT64_C(64) << 10)
 
-static int64_t most_elems(int64_t elems, int64_t elem_bytes, int64_t bucket_bytes, int ranks) {
-    const int64_t slices = ranks * LEAST_SLICE_BYTES, share = elems * elem_bytes / LEAST_BUCKETS;
+int64_t ls_bucket_bytes(int64_t bytes, int64_t bucket_bytes, int ranks) {
+    const int64_t slices = ranks * LEAST_SLICE_BYTES, share = bytes / LEAST_BUCKETS;
     int64_t most = LEAST_BUCKET_BYTES > slices ? LEAST_BUCKET_BYTES : slices;
     most = share > most ? share : most;
-    return ls_min_i64(most, bucket_bytes > 0 ? bucket_bytes : DEFAULT_BUCKET_BYTES) / elem_bytes;
+    return ls_min_i64(most, bucket_bytes > 0 ? bucket_bytes : DEFAULT_BUCKET_BYTES);
 }
 
 ls_status ls_bucket_cut(int64_t elems, int64_t elem_bytes, int64_t bucket_bytes,
@@ -24,7 +24,7 @@ ls_status ls_bucket_cut(int64_t elems, int64_t elem_bytes, int64_t bucket_bytes,
                        "gradients of %lld elements in buckets of %lld bytes; 0 is the least",
                        (long long)elems, (long long)bucket_bytes);
     }
-    const int64_t most = most_elems(elems, elem_bytes, bucket_bytes, ranks);
+    const int64_t most = ls_bucket_bytes(elems * elem_bytes, bucket_bytes, ranks) / elem_bytes;
     int64_t first[7] = {0};
     int blocks = 0;
     for (int shift = 4; shift >= 0; shift--) {

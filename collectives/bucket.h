@@ -6,12 +6,15 @@
 
 #include "runtime/mesh/partition.h"
 
-/* Elements [0, elems) into buckets of at most bucket_bytes (0: 25 MiB), which are sent from the
- * last to the first. Those of a small model are a 32nd of it, since communication begins with the
- * first that is full, but not less than 1 MiB, nor than 64 KiB for each of `ranks`. Those at the
- * front, final last, are ever smaller: a 16th, a 16th, an 8th, a 4th and a half of a bucket, since
- * nothing hides the very last one. front_elems at the front become final at once, after all others,
- * which therefore share no bucket with them; 0: that is not known. Release with
+/* The most of a bucket of `bytes` of gradients: bucket_bytes (0: 25 MiB), or of a small model a
+ * 32nd of it, since communication begins with the first that is full, but not less than 1 MiB, nor
+ * than 64 KiB for each of `ranks`. */
+int64_t ls_bucket_bytes(int64_t bytes, int64_t bucket_bytes, int ranks);
+
+/* Elements [0, elems) into buckets of at most as much, which are sent from the last to the first.
+ * Those at the front, final last, are ever smaller: a 16th, a 16th, an 8th, a 4th and a half of a
+ * bucket, since nothing hides the very last one. front_elems at the front become final at once,
+ * after all others, which therefore share no bucket with them; 0: that is not known. Release with
  * ls_partition_release; LS_E_SHAPE below 0, LS_E_MEMORY. */
 ls_status ls_bucket_cut(int64_t elems, int64_t elem_bytes, int64_t bucket_bytes,
                         int64_t front_elems, int ranks, ls_partition *buckets);

@@ -2,6 +2,7 @@
 
 #include "checkpoint/parity.h"
 #include "checkpoint/saver.h"
+#include "collectives/bucket.h"
 #include "collectives/comm_shm.h"
 #include "runtime/base/arena.h"
 
@@ -191,6 +192,15 @@ ls_model_options ls_layout_model(const ls_layout *l, int part, const ls_groups *
                               .store = &no_store};
 }
 
+/* Of the whole model, so that its parts are cut alike wherever they lie. */
+static int64_t bucket_bytes(const ls_layout *l) {
+    const int *size = l->mesh.size;
+    const int ranks = size[LS_AXIS_REPLICATE] * size[LS_AXIS_SHARD] * size[LS_AXIS_CONTEXT];
+    const int64_t elems = ls_model_param_count(&l->config->model);
+    return ls_bucket_bytes(elems * (int64_t)ls_dtype_bytes(l->dev->acc),
+                           (int64_t)(l->config->numerics.bucket_mib * 1048576.0), ranks);
+}
+
 ls_state_options ls_layout_state(const ls_layout *l) {
     const ls_config_numerics *numerics = &l->config->numerics;
     return (ls_state_options){.config = &l->config->model,
@@ -204,7 +214,7 @@ ls_state_options ls_layout_state(const ls_layout *l) {
                                                : LS_REDUCTION_FAST,
                               .rank_micros = l->rank_micros,
                               .context_ranks = l->mesh.size[LS_AXIS_CONTEXT],
-                              .bucket_bytes = (int64_t)(numerics->bucket_mib * 1048576.0),
+                              .bucket_bytes = bucket_bytes(l),
                               .common = l->common,
                               .shards = l->shards,
                               .expert_shards = l->expert_shards};
