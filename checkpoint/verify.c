@@ -408,12 +408,13 @@ ls_status ls_ckpt_open_below(const char *root, int64_t below, ls_ckpt **ckpt) {
 }
 
 ls_status ls_ckpt_open_latest(const char *root, ls_ckpt **ckpt) {
-    char manifest[4096];
+    int64_t *steps;
+    size_t count;
     *ckpt = NULL;
-    LS_TRY(ls_path_join(manifest, sizeof manifest, root, LS_CKPT_MANIFEST));
+    LS_TRY(ls_ckpt_list(root, &steps, &count));
+    free(steps);
     /* Opening checks all that quick verification does. */
-    return ls_path_exists(manifest) ? ls_ckpt_open(root, ckpt)
-                                    : ls_ckpt_open_below(root, INT64_MAX, ckpt);
+    return count ? ls_ckpt_open_below(root, INT64_MAX, ckpt) : ls_ckpt_open(root, ckpt);
 }
 
 ls_status ls_ckpt_latest(const char *root, char **path) {

@@ -143,8 +143,11 @@ static ls_status selection_parse(const ls_ckpt *ckpt, const char *text, selectio
     if (status == LS_OK) {
         s->entry = ls_ckpt_find(ckpt, name);
         if (!s->entry) {
-            status = LS_FAIL(LS_E_NO, "'%s' has no tensor '%s'; 'lockstep ckpt ls' lists them",
-                             ls_ckpt_path(ckpt), name);
+            char hint[LS_CKPT_HINT];
+            status = LS_FAIL(LS_E_NO,
+                             "'%s' has no tensor '%s', of those that 'lockstep ckpt ls' "
+                             "lists%s",
+                             ls_ckpt_path(ckpt), name, ls_ckpt_suggest(ckpt, name, hint));
         } else if (slices[strlen(slices) - 1] != ']') {
             status = LS_FAIL(LS_E_USAGE, "'%s' does not end in ']'", text);
         }

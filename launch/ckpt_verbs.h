@@ -63,6 +63,9 @@ ls_status ls_ckpt_open_found(const char *given, ls_ckpt **ckpt);
 ls_status ls_ckpt_root(const char *given, char *root, size_t size);
 /* Does the name match (NULL: every name does)? */
 bool ls_ckpt_matches(const ls_ckpt_entry *entry, const char *glob);
+/* "; did you mean 'NAME'?" for the nearest tensor, or "". Returns hint. */
+enum { LS_CKPT_HINT = 600 };
+const char *ls_ckpt_suggest(const ls_ckpt *ckpt, const char *name, char hint[LS_CKPT_HINT]);
 /* How many tensors match. LS_E_NO when a glob is given and none does. */
 ls_status ls_ckpt_count_matches(const ls_ckpt *ckpt, const char *glob, int *found);
 /* "768x50257" into text; returns text. */

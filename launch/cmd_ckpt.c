@@ -1,7 +1,7 @@
-#include "checkpoint/format.h"
 #include "launch/ckpt_verbs.h"
 #include "launch/cmd.h"
 #include "launch/json_text.h"
+#include "runtime/base/arena.h"
 #include "runtime/base/file.h"
 #include "runtime/base/text.h"
 
@@ -93,6 +93,21 @@ bool ls_ckpt_matches(const ls_ckpt_entry *entry, const char *glob) {
     return !glob || fnmatch(glob, entry->name, 0) == 0;
 }
 
+const char *ls_ckpt_suggest(const ls_ckpt *ckpt, const char *name, char hint[LS_CKPT_HINT]) {
+    int count;
+    const char **names;
+    const ls_ckpt_entry *entries = ls_ckpt_entries(ckpt, &count);
+    hint[0] = '\0';
+    if (ls_calloc((size_t)count, sizeof *names, &names) == LS_OK) {
+        for (int i = 0; i < count; i++) {
+            names[i] = entries[i].name;
+        }
+        ls_text_suggest(hint, LS_CKPT_HINT, name, names, (size_t)count);
+        free(names);
+    }
+    return hint;
+}
+
 ls_status ls_ckpt_count_matches(const ls_ckpt *ckpt, const char *glob, int *found) {
     int count;
     const ls_ckpt_entry *entries = ls_ckpt_entries(ckpt, &count);
@@ -101,8 +116,9 @@ ls_status ls_ckpt_count_matches(const ls_ckpt *ckpt, const char *glob, int *foun
         *found += ls_ckpt_matches(&entries[i], glob);
     }
     if (glob && *found == 0) {
-        return LS_FAIL(LS_E_NO, "none of %d tensors in '%s' matches '%s'", count,
-                       ls_ckpt_path(ckpt), glob);
+        char hint[LS_CKPT_HINT];
+        return LS_FAIL(LS_E_NO, "none of %d tensors in '%s' matches '%s'%s", count,
+                       ls_ckpt_path(ckpt), glob, ls_ckpt_suggest(ckpt, glob, hint));
     }
     return LS_OK;
 }
@@ -126,33 +142,17 @@ static ls_status find_run(const char *folder, char *run, size_t size) {
     return name[0] ? ls_path_join(run, size, folder, name) : LS_OK;
 }
 
-/* What is given where a checkpoint is expected, and looks like a part of one. */
-static ls_status check_parts(const char *given) {
-    char path[4096];
+ls_status ls_ckpt_root(const char *given, char *root, size_t size) {
+    LS_TRY(ls_path_join(root, size, given, "checkpoints"));
+    if (ls_path_is_dir(root)) {
+        return LS_OK;
+    }
     if (ls_path_exists(given) && !ls_path_is_dir(given)) {
         return LS_FAIL(LS_E_INPUT,
                        "'%s' is a file; a checkpoint is a directory, such as step-00001200, and a "
                        "run the one that holds checkpoints/",
                        given);
     }
-    LS_TRY(ls_path_join(path, sizeof path, given, LS_CKPT_MANIFEST));
-    const bool whole = ls_path_exists(path);
-    LS_TRY(ls_path_join(path, sizeof path, given, "rank-00000.h5"));
-    if (!whole && ls_path_exists(path)) {
-        return LS_FAIL(LS_E_CORRUPT,
-                       "'%s' has a checkpoint's data but no " LS_CKPT_MANIFEST
-                       ": a save that was not finished, or a copy that is not whole",
-                       given);
-    }
-    return LS_OK;
-}
-
-ls_status ls_ckpt_root(const char *given, char *root, size_t size) {
-    LS_TRY(ls_path_join(root, size, given, "checkpoints"));
-    if (ls_path_is_dir(root)) {
-        return LS_OK;
-    }
-    LS_TRY(check_parts(given));
     LS_TRY(find_run(given, root, size));
     if (root[0]) {
         return LS_FAIL(LS_E_INPUT, "'%s' is a folder of runs; give one of them, such as '%s'",

@@ -110,6 +110,11 @@ static void test_pairs(void) {
     files_note();
     CHECK_INT(files, WRITERS + 2 + 1 + 3); /* parity, index, manifests */
     check_repair(0);
+    CHECK(unlink(place("manifest.json")) == 0);
+    ls_ckpt *ckpt;
+    CHECK_OK(ls_ckpt_open_latest(path, &ckpt)); /* by a copy */
+    ls_ckpt_close(ckpt);
+    check_repair(1);
     for (int a = 0; a < files; a++) {
         for (int b = a + 1; b < files; b++) {
             CHECK(unlink(place(names[a])) == 0);

@@ -131,7 +131,7 @@ fi
 
 # A checkpoint that is not one.
 gives 2 "$LOCKSTEP" sample "$work/empty"
-says "'$work/empty' holds no valid checkpoint"
+says "'$work/empty' is no checkpoint (it has no manifest.json) and holds none"
 gives 2 "$LOCKSTEP" sample "$work/runs"
 says "'$work/runs' is a folder of runs; give one of them, such as '$work/runs/first'"
 gives 2 "$LOCKSTEP" ckpt ls "$work/runs"

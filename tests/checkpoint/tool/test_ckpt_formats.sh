@@ -150,6 +150,16 @@ cp -r "$runs/gpt2/checkpoints/step-00000006" "$work/partly"
 rm "$work/partly/manifest.json"
 gives 1 "$LOCKSTEP" ckpt ls "$work/partly"
 says "'$work/partly' has a checkpoint's data but no manifest.json: a save that was not finished, or a copy"
+mv "$work/partly/rank-00000.h5" "$work/partly/node-00000.h5" # as checkpoint.writers=node writes
+for verb in 'ls' 'verify' 'ls --json'; do
+    # shellcheck disable=SC2086 # words
+    gives 1 "$LOCKSTEP" ckpt $verb "$work/partly"
+    holds grep -q "'$work/partly' has a checkpoint's data but no manifest.json" "$work/out" "$work/err"
+done
+rm -r "$work/partly"
+mkdir "$work/partly"
+gives 2 "$LOCKSTEP" ckpt ls "$work/partly"
+says "'$work/partly' is no checkpoint (it has no manifest.json) and holds none (no step-\*)"
 rm -r "$work/partly"
 holds [ -z "$(ls -d "$work"/x* 2>/dev/null)" ]
 passed

@@ -25,6 +25,12 @@ gives 2 "$LOCKSTEP" ckpt ls "$llama" --tree --json
 says 'goes with neither'
 gives 1 "$LOCKSTEP" ckpt ls "$llama" 'no*thing'
 says 'none of 45 tensors'
+gives 1 "$LOCKSTEP" ckpt ls "$llama" layers.0.atn.qkv.weight
+says "matches 'layers.0.atn.qkv.weight'; did you mean 'layers.0.attn.qkv.weight'?"
+gives 1 "$LOCKSTEP" ckpt show "$llama" 'layers.0.attn.qvk.weight[0,0]'
+says "has no tensor 'layers.0.attn.qvk.weight', of those that .*; did you mean 'layers.0.attn.qkv.weight'?"
+gives 1 "$LOCKSTEP" ckpt show "$llama" nothing
+says "has no tensor 'nothing', of those that 'lockstep ckpt ls' lists$"
 gives 2 "$LOCKSTEP" ckpt ls "$work/missing"
 says 'missing'
 gives 2 "$LOCKSTEP" ckpt ls "$llama" --dry-run
