@@ -6,8 +6,9 @@
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
-enum { OPT_DIR, OPT_CLUSTER, OPT_THREADS, OPT_JSON, OPT_COUNT };
+enum { OPT_DIR, OPT_CLUSTER, OPT_THREADS, OPT_BRIEF, OPT_JSON, OPT_COUNT };
 
 static const ls_option options[] = {
     [OPT_DIR] = {"dir", 'd', "DIR", NULL,
@@ -17,51 +18,91 @@ static const ls_option options[] = {
                      "below 70% of it WARN, below 30% FAIL"},
     [OPT_THREADS] = {"threads", 0, "N", "0",
                      "threads of a rank; 0: the host's divided by its ranks"},
+    [OPT_BRIEF] = {"brief", 0, NULL, NULL, "print what is no PASS, and one line of each host"},
     [OPT_JSON] = {"json", 0, NULL, NULL, "print JSON"},
     {NULL, 0, NULL, NULL, NULL}};
 
 static const char *const verdicts[] = {"PASS", "WARN", "FAIL"};
 
-/* On rank 0: the findings of all ranks, and whether one of them is a fault. */
-static ls_status print_findings(const ls_findings *all, int ranks, bool json, int32_t *unfit) {
-    int64_t counts[3] = {0};
-    json_t *list = json_array();
+static void count(const ls_findings *findings, int64_t counts[3]) {
+    for (int64_t i = 0; i < findings->count; i++) {
+        counts[findings->list[i].verdict]++;
+    }
+}
+
+static void print_counts(const int64_t counts[3]) {
+    printf("%lld passed, %lld warned of, %lld failed\n", (long long)counts[LS_PASS],
+           (long long)counts[LS_WARN], (long long)counts[LS_FAULT]);
+}
+
+static void print_hosts(const ls_findings *all, int ranks) {
+    for (int r = 0; r < ranks; r++) {
+        int64_t counts[3] = {0};
+        int first = ranks;
+        for (int s = ranks - 1; s >= 0 && all[r].count; s--) {
+            if (all[s].count && strcmp(all[s].list[0].host, all[r].list[0].host) == 0) {
+                count(&all[s], counts);
+                first = s;
+            }
+        }
+        if (first == r) {
+            printf("%s: ", all[r].list[0].host);
+            print_counts(counts);
+        }
+    }
+}
+
+static void print_text(const ls_findings *all, int ranks, bool brief) {
     for (int r = 0; r < ranks; r++) {
         for (int64_t i = 0; i < all[r].count; i++) {
             const ls_finding *f = &all[r].list[i];
-            counts[f->verdict]++;
-            if (json) {
-                json_array_append_new(list,
-                                      json_pack("{s:s, s:s, s:s, s:i, s:s}", "check", f->check,
-                                                "verdict", verdicts[f->verdict], "host", f->host,
-                                                "rank", (int)f->rank, "text", f->text));
-            } else {
+            if (f->verdict != LS_PASS || !brief) {
                 printf("%s  %-16s %s: %s\n", verdicts[f->verdict], f->check, f->host, f->text);
             }
         }
     }
-    if (json) {
-        json_t *report = json_pack("{s:s, s:i, s:b, s:O}", "schema", "lockstep-doctor", "version",
-                                   1, "fit", counts[LS_FAULT] == 0, "findings", list);
-        char *text = json_dumps(report, JSON_INDENT(2));
-        const bool complete =
-            text &&
-            json_array_size(list) == (size_t)(counts[LS_PASS] + counts[LS_WARN] + counts[LS_FAULT]);
-        if (complete) {
-            puts(text);
-        }
-        free(text);
-        json_decref(report);
-        if (!complete) {
-            json_decref(list);
-            return LS_FAIL(LS_E_MEMORY, "no memory for the report; try without --json");
-        }
-    } else {
-        printf("%lld passed, %lld warned of, %lld failed\n", (long long)counts[LS_PASS],
-               (long long)counts[LS_WARN], (long long)counts[LS_FAULT]);
+    if (brief) {
+        print_hosts(all, ranks);
     }
-    json_decref(list);
+}
+
+static ls_status print_json(const ls_findings *all, int ranks, bool fit) {
+    bool complete = true;
+    json_t *list = json_array();
+    for (int r = 0; r < ranks; r++) {
+        for (int64_t i = 0; i < all[r].count; i++) {
+            const ls_finding *f = &all[r].list[i];
+            json_t *one = json_pack("{s:s, s:s, s:s, s:i, s:s}", "check", f->check, "verdict",
+                                    verdicts[f->verdict], "host", f->host, "rank", (int)f->rank,
+                                    "text", f->text);
+            complete = json_array_append_new(list, one) == 0 && complete;
+        }
+    }
+    json_t *report = json_pack("{s:s, s:i, s:b, s:o}", "schema", "lockstep-doctor", "version", 1,
+                               "fit", fit, "findings", list);
+    char *text = complete ? json_dumps(report, JSON_INDENT(2)) : NULL;
+    json_decref(report);
+    if (!text) {
+        return LS_FAIL(LS_E_MEMORY, "no memory for the report; try without --json");
+    }
+    puts(text);
+    free(text);
+    return LS_OK;
+}
+
+/* On rank 0: the findings of all ranks, and whether one of them is a fault. */
+static ls_status print_findings(const ls_findings *all, int ranks, const char **values,
+                                int32_t *unfit) {
+    int64_t counts[3] = {0};
+    for (int r = 0; r < ranks; r++) {
+        count(&all[r], counts);
+    }
     *unfit = counts[LS_FAULT] > 0;
+    if (values[OPT_JSON]) {
+        return print_json(all, ranks, !*unfit);
+    }
+    print_text(all, ranks, values[OPT_BRIEF] != NULL);
+    print_counts(counts);
     return LS_OK;
 }
 
@@ -77,7 +118,7 @@ static ls_status connect(ls_session *session, ls_findings *findings) {
 }
 
 static ls_status examine(ls_session *session, const char *dir, const ls_cluster *profile,
-                         bool json) {
+                         const char **values) {
     static ls_findings mine; /* large */
     LS_TRY(connect(session, &mine));
     ls_comm *comm = session->comm;
@@ -90,7 +131,7 @@ static ls_status examine(ls_session *session, const char *dir, const ls_cluster 
     ls_status status = comm->ops->all_gather(comm, &mine, all, sizeof mine);
     int32_t unfit = 0;
     if (status == LS_OK && comm->rank == 0) {
-        status = print_findings(all, comm->size, json, &unfit);
+        status = print_findings(all, comm->size, values, &unfit);
     }
     free(all);
     status = ls_session_agree(session, status);
@@ -128,15 +169,14 @@ static ls_status run_doctor(int argc, char **argv) {
     LS_TRY(session.comm->ops->broadcast(session.comm, &there, sizeof there, 0));
     dir = there ? "runs" : dir;
     LS_TRY(ls_session_open(&session, NULL, LS_CFG_DEVICE_CPU, threads));
-    status =
-        examine(&session, dir, values[OPT_CLUSTER] ? &profile : NULL, values[OPT_JSON] != NULL);
+    status = examine(&session, dir, values[OPT_CLUSTER] ? &profile : NULL, values);
     ls_session_close(&session);
     return status;
 }
 
 const ls_verb ls_verb_doctor = {
     .name = "doctor",
-    .synopsis = "[--dir DIR] [--cluster PROFILE] [--json]",
+    .synopsis = "[--dir DIR] [--cluster PROFILE] [--brief] [--json]",
     .summary = "is this node, or are these nodes, fit to train?",
     .text =
         "Examines the machine: processor, memory, shared memory, limits, HDF5's plugin, the disk "

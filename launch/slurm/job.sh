@@ -90,7 +90,7 @@ preflight() {
         local ranks_a_node=1
         # --wait: for the others when one has crashed.
         make_step "$fit" "$(count "$fit")" --mpi=pmix --wait=10
-        report=$(timeout -k 5 "${PREFLIGHT_S:-180}" "${step[@]}" "$LOCKSTEP" doctor --dir "$RUN_DIR")
+        report=$(timeout -k 5 "${PREFLIGHT_S:-180}" "${step[@]}" "$LOCKSTEP" doctor --brief --dir "$RUN_DIR")
         status=$?
         echo "$report"
         [ "$status" != 0 ] || return 0
