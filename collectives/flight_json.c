@@ -63,12 +63,13 @@ static json_t *groups_json(const ls_flight_record *r) {
 
 static json_t *record_json(const ls_flight_record *r) {
     json_t *ops = json_array();
-    const uint64_t last = r->last_id, first = last > LS_FLIGHT_OPS ? last - LS_FLIGHT_OPS + 1 : 1;
+    const uint64_t last = r->last_id, kept = last < LS_FLIGHT_OPS ? last : LS_FLIGHT_OPS,
+                   first = last - kept + 1;
     if (r->waited.id && r->waited.id < first && !r->waited.end_ns) {
         json_array_append_new(ops, op_json(r, &r->waited));
     }
-    for (uint64_t id = first; id <= last; id++) {
-        const ls_flight_op *op = ls_flight_find(r, id);
+    for (uint64_t i = 0; i < kept; i++) {
+        const ls_flight_op *op = ls_flight_find(r, first + i);
         if (op) {
             json_array_append_new(ops, op_json(r, op));
         }

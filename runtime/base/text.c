@@ -137,6 +137,32 @@ char *ls_text_suggest(char *buf, size_t size, const char *word, const char *cons
     return buf;
 }
 
+bool ls_text_is_line(const char *text) {
+    const unsigned char *p = (const unsigned char *)text;
+    while (*p) {
+        int more = *p < 0x80 ? 0 : *p >= 0xc2 && *p < 0xe0 ? 1 : *p < 0xf0 ? 2 : 3;
+        uint32_t point = more == 0 ? *p : *p & (0x3fu >> more);
+        if ((*p >= 0x80 && *p < 0xc2) || *p > 0xf4) {
+            return false;
+        }
+        p++;
+        for (int i = 0; i < more; i++, p++) {
+            if ((*p & 0xc0) != 0x80) {
+                return false;
+            }
+            point = point << 6 | (*p & 0x3fu);
+        }
+        static const uint32_t least[] = {0x20, 0xa0, 0x800, 0x10000};
+        bool breaks_line = point == 0x2028 || point == 0x2029;
+        bool is_not_text = (point >= 0xd800 && point < 0xe000) || point == 0xfeff ||
+                           (point & 0xfffe) == 0xfffe || point > 0x10ffff;
+        if (point < least[more] || point == 0x7f || breaks_line || is_not_text) {
+            return false;
+        }
+    }
+    return true;
+}
+
 char *ls_text_format(const char *fmt, ...) {
     char *text = NULL;
     va_list args;

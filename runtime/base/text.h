@@ -2,6 +2,7 @@
 #ifndef LS_BASE_TEXT_H
 #define LS_BASE_TEXT_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -25,6 +26,9 @@ const char *ls_text_nearest(const char *word, const char *const *candidates, siz
 /* "; did you mean 'X'?" for the nearest one X, or "". Returns buf. */
 char *ls_text_suggest(char *buf, size_t size, const char *word, const char *const *candidates,
                       size_t count);
+
+/* UTF-8 without line breaks and control characters, which prints and can be quoted? */
+bool ls_text_is_line(const char *text);
 
 /* printf to a fresh heap string; NULL when out of memory. Caller frees. */
 char *ls_text_format(const char *fmt, ...) __attribute__((format(printf, 1, 2)));

@@ -53,33 +53,6 @@ static ls_status fail_value(const ls_field *field, const char *origin, const cha
                    takes_suffix(field) ? ", such as 500, 20k or 10B" : "", near_miss);
 }
 
-/* Names and paths: UTF-8 without control characters, so that they print and can be quoted. */
-static bool is_plain_text(const char *text) {
-    const unsigned char *p = (const unsigned char *)text;
-    while (*p) {
-        int more = *p < 0x80 ? 0 : *p >= 0xc2 && *p < 0xe0 ? 1 : *p < 0xf0 ? 2 : 3;
-        uint32_t point = more == 0 ? *p : *p & (0x3fu >> more);
-        if ((*p >= 0x80 && *p < 0xc2) || *p > 0xf4) {
-            return false;
-        }
-        p++;
-        for (int i = 0; i < more; i++, p++) {
-            if ((*p & 0xc0) != 0x80) {
-                return false;
-            }
-            point = point << 6 | (*p & 0x3fu);
-        }
-        static const uint32_t least[] = {0x20, 0xa0, 0x800, 0x10000};
-        bool breaks_line = point == 0x2028 || point == 0x2029;
-        bool is_not_text = (point >= 0xd800 && point < 0xe000) || point == 0xfeff ||
-                           (point & 0xfffe) == 0xfffe || point > 0x10ffff;
-        if (point < least[more] || point == 0x7f || breaks_line || is_not_text) {
-            return false;
-        }
-    }
-    return true;
-}
-
 static ls_status set_string(const ls_field *field, char *place, const char *origin,
                             const char *text) {
     size_t length = strlen(text);
@@ -87,7 +60,7 @@ static ls_status set_string(const ls_field *field, char *place, const char *orig
         return LS_FAIL(LS_E_CONFIG, "%s: %s.%s has %zu characters; at most %zu are expected",
                        origin, field->section, field->key, length, field->size_bytes - 1);
     }
-    if (!is_plain_text(text)) {
+    if (!ls_text_is_line(text)) {
         return LS_FAIL(LS_E_CONFIG,
                        "%s: %s.%s must be UTF-8 text without line breaks and control characters",
                        origin, field->section, field->key);

@@ -127,15 +127,11 @@ bool ls_cluster_on_host(const ls_cluster *cluster) {
     return strncmp(cluster->text[LS_CLUSTER_KIND], "CPU", 3) == 0;
 }
 
-/* In double quotes, the one form of YAML that takes every character. */
+/* In double quotes, the one form of YAML that takes every text. */
 static void write_quoted(FILE *out, const char *text) {
     fputc('"', out);
     for (const char *c = text; *c; c++) {
-        if (*c == '\n') {
-            fputs("\\n", out);
-        } else {
-            fprintf(out, *c == '"' || *c == '\\' ? "\\%c" : "%c", *c);
-        }
+        fprintf(out, *c == '"' || *c == '\\' ? "\\%c" : "%c", *c);
     }
     fputc('"', out);
 }

@@ -67,6 +67,11 @@ static ls_status copy(const ls_yaml_reader *r, const char *what, const char *fro
         return LS_FAIL(LS_E_CONFIG, "%s: %s has %zu characters; at most %zu are expected",
                        r->origin, what, strlen(from), size - 1);
     }
+    if (!ls_text_is_line(from)) {
+        return LS_FAIL(LS_E_CONFIG,
+                       "%s: %s must be UTF-8 text without line breaks and control characters",
+                       r->origin, what);
+    }
     memcpy(to, from, strlen(from) + 1);
     return LS_OK;
 }
@@ -222,6 +227,9 @@ static ls_status read_root(ls_yaml_reader *r, ls_cluster *c) {
             return LS_FAIL(LS_E_CONFIG, "%s: unknown section '%s'", r->origin, section);
         }
         LS_TRY(ls_yaml_next(r));
+        if (ls_yaml_is_null(r)) {
+            continue;
+        }
         if (r->event.type != YAML_MAPPING_START_EVENT) {
             return LS_FAIL(LS_E_CONFIG, "%s: section '%s' must hold 'key: value' lines", r->origin,
                            section);

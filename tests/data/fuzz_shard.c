@@ -1,6 +1,6 @@
 /* Everything of this room that reads bytes from outside: shard headers and payloads, data.json,
- * lines of JSONL. The first byte of the input chooses. Built for libFuzzer with -DLS_FUZZ=ON; the
- * normal test run drives it with seeded mutations. */
+ * lines of JSONL. The first byte of the input chooses. libFuzzer drives it, and test_data_fuzz.c
+ * with seeded mutations. */
 #include "runtime/base/hash.h"
 #include "runtime/data/data_manifest.h"
 #include "runtime/data/jsonl.h"

@@ -62,6 +62,7 @@ static void test_reading(void) {
     CHECK(c.figure[LS_FIG_PRICE_ON_DEMAND].given && !c.figure[LS_FIG_PRICE_SPOT].given);
     CHECK_NEAR(ls_cluster_value(&c, LS_FIG_PUE, 1.5), 1.5, 0, 0);
     CHECK_STR(c.sources[0].text, "a page");
+    CHECK_OK(read_profile(HEAD DEVICE NODE "price:\n#  spot: null\n")); /* none of its keys */
 }
 
 static void test_refusals(void) {
@@ -89,6 +90,7 @@ static void test_refusals(void) {
         {HEAD DEVICE NODE "---\na: 1\n", "a second document"},
         {"sources: {s: *a}\n", "anchors and aliases"},
         {"cluster: {name: [x]}\n", "cluster.name must be one text"},
+        {"cluster:\n  note: \"a\\tb\"\n", "c.yaml:2: note must be UTF-8 text without line breaks"},
     };
     for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
         CHECK_STATUS(read_profile(wrong[i].text), LS_E_CONFIG);
@@ -123,7 +125,7 @@ static void test_writing(void) {
 
 /* Texts of any kind come back as they were. */
 static void test_texts(void) {
-    static const char odd[] = "it's \"here\": {a, b} # c:\\d \n- e";
+    static const char odd[] = "it's \"here\": {a, b} # c:\\d - e";
     char path[64];
     snprintf(path, sizeof path, "/tmp/ls-cluster-%d.yaml", (int)getpid());
     CHECK_OK(read_profile(HEAD DEVICE NODE));
