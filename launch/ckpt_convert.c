@@ -155,12 +155,6 @@ static ls_status hf_config_load(const char *source, char *path, size_t size, jso
     char directory[4096], *text;
     size_t bytes;
     json_error_t error;
-    if (!ls_path_exists(source)) {
-        return LS_FAIL(LS_E_INPUT,
-                       "'%s' does not exist; the folder of a model is needed, with config.json and "
-                       "*.safetensors",
-                       source);
-    }
     if (snprintf(directory, sizeof directory, "%s", source) >= (int)sizeof directory) {
         return LS_FAIL(LS_E_INPUT, "'%.60s...' is too long for a path", source);
     }
@@ -169,6 +163,13 @@ static ls_status hf_config_load(const char *source, char *path, size_t size, jso
         snprintf(slash ? slash : directory, 2, "%s", slash ? "" : ".");
     }
     LS_TRY(ls_path_join(path, size, directory[0] ? directory : "/", "config.json"));
+    const char *first = ls_path_exists(source) ? path : source;
+    if (!ls_path_exists(first)) {
+        return LS_FAIL(LS_E_INPUT,
+                       "'%s' does not exist; the folder of a model is needed, with config.json and "
+                       "*.safetensors",
+                       first);
+    }
     LS_TRY(ls_file_read(path, CONFIG_BYTES, &text, &bytes));
     *config = json_loadb(text, bytes, 0, &error);
     free(text);

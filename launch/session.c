@@ -287,8 +287,12 @@ void ls_session_write_outcome(int exit_status, const char *text) {
     }
     char host[65] = "?";
     gethostname(host, sizeof host - 1);
-    dprintf(fd, "%d rank %d on %s: %s\n", exit_status, ls_error_rank() < 0 ? 0 : ls_error_rank(),
-            host, text);
+    dprintf(fd, "%d rank %d on %s:", exit_status, ls_error_rank() < 0 ? 0 : ls_error_rank(), host);
+    for (size_t bytes; *text; text += bytes + (text[bytes] == '\n')) { /* one line of it all */
+        bytes = strcspn(text, "\n");
+        dprintf(fd, " %.*s", (int)bytes, text);
+    }
+    dprintf(fd, "\n");
     const char *start = getenv("LOCKSTEP_START_ID"); /* of launch/supervise */
     if (start) {
         dprintf(fd, "start %s\n", start);

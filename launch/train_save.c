@@ -213,7 +213,7 @@ ls_status ls_train_save(ls_train *train, bool now) {
 
 static void report(ls_train *train, const ls_ckpt_outcome *outcome) {
     const ls_ckpt_save_result *r = &outcome->result;
-    char stored[32], seconds[32], stall[32];
+    char stored[32], smaller[48] = "", seconds[32], stall[32];
     if (outcome->status != LS_OK) {
         if (train->session.comm->rank == 0) {
             ls_log_warn("the checkpoint of step %lld was not saved: %s; training goes on and the "
@@ -222,9 +222,12 @@ static void report(ls_train *train, const ls_ckpt_outcome *outcome) {
         }
         return;
     }
-    ls_log_info("checkpoint %s: %s (%.2fx smaller) in %s, training waited %s", r->path,
-                ls_text_bytes(stored, sizeof stored, (double)r->stored_bytes),
-                r->stored_bytes ? (double)r->raw_bytes / (double)r->stored_bytes : 1.0,
+    if (r->raw_bytes > r->stored_bytes) {
+        snprintf(smaller, sizeof smaller, " (%.2fx smaller)",
+                 (double)r->raw_bytes / (double)r->stored_bytes);
+    }
+    ls_log_info("checkpoint %s: %s%s in %s, training waited %s", r->path,
+                ls_text_bytes(stored, sizeof stored, (double)r->stored_bytes), smaller,
                 ls_text_duration(seconds, sizeof seconds, r->seconds),
                 ls_text_duration(stall, sizeof stall, outcome->stall_seconds));
 }

@@ -335,6 +335,12 @@ ls_status ls_train_load_weights(ls_train *train) {
         }
     }
     ls_ckpt_close(ckpt);
+    if (status == LS_E_SHAPE) {
+        return ls_error_prefix(status,
+                               "run.init is of another model or vocabulary ('lockstep ckpt show %s "
+                               "--config' tells them)",
+                               train->config.run.init);
+    }
     if (status != LS_OK) {
         return ls_error_prefix(status, "run.init");
     }

@@ -97,8 +97,11 @@ static ls_status shard_open(ls_dataset *dataset, const ls_shard_header *listed, 
     LS_TRY(shard_path(dataset, listed->index, path));
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0) {
-        return LS_FAIL(errno == ENOENT ? LS_E_INPUT : LS_E_IO, "cannot open shard '%s': %s", path,
-                       strerror(errno));
+        return LS_FAIL(
+            errno == ENOENT ? LS_E_INPUT : LS_E_IO,
+            "cannot open shard '%s': %s; data.json names it: copy it again or prepare the data "
+            "again",
+            path, strerror(errno));
     }
     ls_shard_header header;
     ls_status status = shard_map_file(path, fd, &header, map);

@@ -144,4 +144,10 @@ says "the run's own data (--data names another directory): data directory '$data
 mv "$data.away" "$data"
 gives 2 "$LOCKSTEP" train $tiny run.name=none run.init="$work/none"
 says "run.init: '$work/none' is no checkpoint and no run"
+gives 2 "$LOCKSTEP" train $tiny run.name=none model.channels=32 run.init="$work/runs/first"
+says "run.init is of another model or vocabulary ('lockstep ckpt show $work/runs/first --config' tells them): tensor"
+cp -r "$data" "$work/parts"
+rm "$work/parts/train-00000.tok"
+gives 2 "$LOCKSTEP" train $tiny run.name=none data.dir="$work/parts"
+says "cannot open shard '$work/parts/train-00000.tok': .*; data.json names it: copy it again or prepare the data again"
 passed

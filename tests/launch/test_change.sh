@@ -17,6 +17,7 @@ says 'step-00000003 was trained otherwise:'
 says '^optim.lr: 0.001 in the checkpoint, 0.0005 in this run$'
 says '^schedule.kind: cosine in the checkpoint, linear in this run$'
 says 'add --change to go on with the new ones from step 3$'
+holds grep -q '^2 rank 0 on .*trained otherwise: optim.lr: .* from step 3$' "$work/runs/a/outcome" # one line
 gives 2 "$LOCKSTEP" train $tiny run.name=a --resume --change model.layers=3
 says '^model.layers: 2 in the checkpoint, 3 in this run$'
 says 'run.name=OTHER run.init=.*step-00000003$'

@@ -93,7 +93,7 @@ holds [ "$(od -An -t d4 -N 32 "$work/gpt2.bin" | tr -s ' \n' ' ')" = ' 20240326 
 # Errors: what is wrong, and nothing is left behind.
 # shellcheck disable=SC2086
 gives 2 "$LOCKSTEP" train $tiny model.preset=gpt2-tiny run.name=wrong run.init="$work/back-llama"
-says 'run.init: .*checkpoint .*back-llama'
+says 'run.init is of another model or vocabulary .*checkpoint .*back-llama'
 # shellcheck disable=SC2086
 gives 2 "$LOCKSTEP" train $tiny run.name=wrong run.init="$work/nothing"
 says "$work/nothing"
@@ -115,6 +115,8 @@ gives 2 "$LOCKSTEP" ckpt convert --to safetensors "$runs/gpt2" -o "$work/x" --ra
 says 'with --from only'
 gives 2 "$LOCKSTEP" ckpt convert --from safetensors "$work/nowhere" -o "$work/x"
 says "'$work/nowhere' does not exist; the folder of a model is needed, with config.json"
+gives 2 "$LOCKSTEP" ckpt convert --from safetensors "$runs" -o "$work/x"
+says "'$runs/config.json' does not exist; the folder of a model is needed, with config.json"
 mkdir "$work/pickled" && cp "$work/hf-gpt2/config.json" "$work/pickled"
 gives 2 "$LOCKSTEP" ckpt convert --from safetensors "$work/pickled" -o "$work/x"
 says "has neither .*; of a model in another format, transformers' save_pretrained() writes them"
