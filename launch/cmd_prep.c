@@ -112,13 +112,18 @@ static void check_share(const ls_prep_options *o, const ls_prep_result *r) {
     const double wanted = o->val_fraction;
     const double share = (double)r->val_tokens / (double)(r->train_tokens + r->val_tokens);
     const double most_off = fmax(0.5 * wanted, 0.02);
-    if (wanted > 0 && (fabs(share - wanted) > most_off || r->val_tokens == 0)) {
-        ls_log_warn("%.3g %% of the tokens are for validation, asked for are %.3g %%: each of the "
-                    "%" PRId64
-                    " documents goes whole to the side that its hash says; give more and "
-                    "smaller ones (each line of a *.jsonl file is one)",
-                    100 * share, 100 * wanted, r->documents);
+    if (wanted <= 0 || (fabs(share - wanted) <= most_off && r->val_tokens > 0)) {
+        return;
     }
+    char why[160] = "the only document is small; give more text";
+    if (r->documents > 1) {
+        snprintf(why, sizeof why,
+                 "each of the %" PRId64 " documents goes whole to the side that its hash says; "
+                 "give more and smaller ones (each line of a *.jsonl file is one)",
+                 r->documents);
+    }
+    ls_log_warn("%.3g %% of the tokens are for validation, asked for are %.3g %%: %s", 100 * share,
+                100 * wanted, why);
 }
 
 static ls_status take_vocabulary(const char *const values[OPT_COUNT], ls_prep_options *o) {

@@ -41,14 +41,17 @@ static ls_status divide_batch(ls_layout *l) {
     if (l->batch % unit == 0) {
         return LS_OK;
     }
-    const int64_t below = l->batch / unit * unit, above = below + unit;
+    const int64_t below = l->batch / unit * unit;
+    char lower[32] = "";
+    if (below > 0) {
+        snprintf(lower, sizeof lower, "%lld or ", (long long)below);
+    }
     return LS_FAIL(LS_E_CONFIG,
                    "a batch of %lld sequences does not divide into micro-batches of %lld on %d "
-                   "ranks (parallel.replicate x parallel.shard); the nearest that do are "
-                   "%s%lld%s%lld",
-                   (long long)l->batch, (long long)batch->micro, l->data_ranks,
-                   below > 0 ? "" : "(none below) ", (long long)(below > 0 ? below : above),
-                   below > 0 ? " and " : ", then ", (long long)(below > 0 ? above : above + unit));
+                   "ranks (parallel.replicate x parallel.shard): set batch.sequences to %s%lld, or "
+                   "have a number of such ranks that divides %lld",
+                   (long long)l->batch, (long long)batch->micro, l->data_ranks, lower,
+                   (long long)(below + unit), (long long)(l->batch / batch->micro));
 }
 
 static bool experts_divide(const ls_layout *l, int64_t ranks) {

@@ -197,18 +197,24 @@ static ls_status read_key(ls_yaml_reader *r, const char *section, ls_cluster *c)
                 sizeof c->text[text]);
 }
 
-static bool has_section(const char *name) {
-    for (int i = 0; i < LS_FIG_COUNT; i++) {
-        if (strcmp(rows[i].section, name) == 0) {
-            return true;
-        }
-    }
+/* LS_E_CONFIG unless there is such a section. */
+static ls_status check_section(const ls_yaml_reader *r, const char *name) {
+    const char *known[1 + LS_FIG_COUNT + LS_CLUSTER_TEXT_COUNT] = {"sources"};
+    size_t count = 1;
     for (int i = 0; i < LS_CLUSTER_TEXT_COUNT; i++) {
-        if (strcmp(texts[i].section, name) == 0) {
-            return true;
+        known[count++] = texts[i].section;
+    }
+    for (int i = 0; i < LS_FIG_COUNT; i++) {
+        known[count++] = rows[i].section;
+    }
+    for (size_t i = 0; i < count; i++) {
+        if (strcmp(known[i], name) == 0) {
+            return LS_OK;
         }
     }
-    return strcmp(name, "sources") == 0;
+    char hint[96];
+    return LS_FAIL(LS_E_CONFIG, "%s: unknown section '%s'%s", r->origin, name,
+                   ls_text_suggest(hint, sizeof hint, name, known, count));
 }
 
 static ls_status read_root(ls_yaml_reader *r, ls_cluster *c) {
@@ -223,9 +229,7 @@ static ls_status read_root(ls_yaml_reader *r, ls_cluster *c) {
         if (r->event.type == YAML_SCALAR_EVENT) {
             snprintf(section, sizeof section, "%s", ls_yaml_scalar(r));
         }
-        if (!has_section(section)) {
-            return LS_FAIL(LS_E_CONFIG, "%s: unknown section '%s'", r->origin, section);
-        }
+        LS_TRY(check_section(r, section));
         LS_TRY(ls_yaml_next(r));
         if (ls_yaml_is_null(r)) {
             continue;

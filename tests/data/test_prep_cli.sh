@@ -27,6 +27,9 @@ for i in 1 2 3; do
 done
 gives 0 "$LOCKSTEP" prep uneven -o uneven-data --val 0.01
 says '[1-5][0-9.]* % of the tokens are for validation, asked for are 1 %: each of the 3 documents goes whole'
+printf a >small.txt
+gives 0 "$LOCKSTEP" prep small.txt -o small-data
+says '0 % of the tokens are for validation, asked for are 1 %: the only document is small; give more text$'
 gives 0 "$LOCKSTEP" prep uneven -o uneven-data --val 0 --force
 holds sh -c '! grep -q warning err'
 seq 20000 | sed 's/.*/{"text": "document &"}/' >even.jsonl

@@ -67,7 +67,7 @@ for entry in $(find tests -name 'fuzz_*.c' | sort); do
     $cc $flags -fsanitize=fuzzer -o "$work/$name" "$work/$(echo "$entry" | tr / _).o" "$work/readers.a" $libraries
     # shellcheck disable=SC2046 # no folder: no seeds
     OMP_NUM_THREADS=1 "$work/$name" -max_total_time="$seconds" -seed="${LOCKSTEP_FUZZ_SEED:-1}" \
-        -rss_limit_mb=768 -malloc_limit_mb=256 -timeout=20 -max_len=70000 -print_final_stats=1 \
+        -rss_limit_mb=768 -malloc_limit_mb=256 -timeout=60 -max_len=70000 -print_final_stats=1 \
         -artifact_prefix="$work/$name-" "$found" $([ ! -d "$seeds" ] || echo "$seeds") >"$work/$name.log" 2>&1 &
     eval "${name}_pid=$!"
 done

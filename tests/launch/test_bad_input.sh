@@ -47,7 +47,9 @@ says "$work/absent"
 
 # A batch that does not divide: the nearest that do are named.
 gives 2 ranks 2 "$LOCKSTEP" train $tiny batch.sequences=10
-says '8 and 12'
+says 'set batch.sequences to 8 or 12, or have a number of such ranks that divides 5$'
+gives 2 ranks 3 "$LOCKSTEP" train $tiny batch.sequences=4
+says 'set batch.sequences to 6, or'
 
 # Shards: named, before step one, and no run directory is left.
 damage() { # damage NAME COMMAND...: a copy of the data whose first shard is $shard

@@ -15,14 +15,15 @@ close_to() { # close_to RUN RUN: equal losses, but for rounding
 
 # A dry run needs neither the ranks nor the run's length, nor the data when the vocabulary is known, and leaves nothing.
 gives 0 "$LOCKSTEP" train --dry-run --ranks 64 model.preset=llama3-8b model.vocab=128256 \
-    batch.sequences=512 parallel.tensor=8 parallel.sequence_parallel=true parallel.pipeline=2 parallel.zero=3
+    batch.sequences=512 parallel.tensor=8 parallel.sequence_parallel=true parallel.pipeline=2 parallel.zero=3 \
+    run.dir="$work/none"
 prints 'mesh       64 ranks = pipeline 2 x replicate 1 x shard 4 x context 1 x tensor 8; zero 3'
 prints '^32 .* embedding, layers 0-15$'
 prints '^32 .* layers 16-31, head$'
 prints 'ranks are idle for 0.8% of a step'
 prints '^tensor  .* [1-9][0-9]*  activations$'
 ! grep -q '^predicted' "$work/out" || fail "a prediction without a cluster"
-holds [ ! -e runs ]
+holds [ ! -e "$work/none" ]
 
 # Ranks that differ in nothing are planned once: those of a large machine take no half minute.
 gives 0 sh -c 'ulimit -t 15 && exec "$@"' sh "$LOCKSTEP" train --dry-run --ranks 16384 model.preset=llama3-405b \
@@ -130,7 +131,7 @@ says 'parallel.expert is 2; .* use 1$'
 gives 2 "$LOCKSTEP" train --dry-run --ranks 8 $tiny parallel.tensor=3
 says '8 ranks run, and parallel.tensor 3 takes a multiple of 3; start 6 or 9 ranks'
 gives 2 "$LOCKSTEP" train --dry-run --ranks 5 $tiny
-says 'the nearest that do are 5 and 10'
+says 'set batch.sequences to 5 or 10, or have a number of such ranks that divides 8$'
 gives 2 "$LOCKSTEP" train $tiny run.steps=0
 says 'neither run.steps nor run.tokens is given'
 gives 2 "$LOCKSTEP" train --ranks 8 $tiny

@@ -71,7 +71,7 @@ static void test_refusals(void) {
     } wrong[] = {
         {HEAD DEVICE "node:\n  device: {value: 2, source: s}\n",
          "c.yaml:4: unknown key 'node.device'; did you mean 'devices'?"},
-        {HEAD DEVICE "nodes: {}\n", "c.yaml:3: unknown section 'nodes'"},
+        {HEAD DEVICE "nodes: {}\n", "c.yaml:3: unknown section 'nodes'; did you mean 'node'?"},
         {HEAD "node:\n  devices: 2\n", "c.yaml:3: node.devices must be null (unknown) or {value: "},
         {HEAD "node:\n  devices: {value: 2}\n", "has the source ''"},
         {HEAD "node:\n  devices: {value: 2, source: t}\n", "has the source 't'"},
