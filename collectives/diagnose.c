@@ -40,8 +40,7 @@ static const ls_flight_op *waits_in(const ls_rank_view *v, const ls_flight_group
 
 /* Also where its record does not say in what: the ring has lost it, or it has no group. */
 static bool is_waiting(const ls_rank_view *v) {
-    return v->state != LS_RANK_LEFT && v->state != LS_RANK_DEAD && v->record &&
-           v->record->inside != 0;
+    return v->state != LS_RANK_LEFT && v->record && v->record->inside != 0;
 }
 
 /* A living group before one that is gone. */
@@ -129,7 +128,7 @@ static const ls_flight_op *with_seq(const ls_flight_record *r, const ls_flight_g
     for (uint64_t i = 0; i <= LS_FLIGHT_OPS; i++) { /* the last ones first, which others wait in */
         const uint64_t at = (r->last_id - 1 - i) % LS_FLIGHT_OPS;
         const ls_flight_op *op = i < LS_FLIGHT_OPS ? &r->ops[at] : &r->waited;
-        if (op->id && op->seq == seq && ls_flight_group_of(r, op) == group) {
+        if (op->seq == seq && ls_flight_group_of(r, op) == group) {
             return op;
         }
     }
@@ -184,7 +183,7 @@ static bool is_lost(const ls_rank_view *v) {
 
 /* Do others wait for `rank`, which does not wait itself? */
 static bool is_missing(const ls_rank_view *views, int size, int rank) {
-    if (is_lost(&views[rank]) || is_waiting(&views[rank])) {
+    if (is_waiting(&views[rank])) {
         return false;
     }
     for (int r = 0; r < size; r++) {
@@ -257,8 +256,7 @@ static bool put_mismatch(writer *w, const ls_rank_view *views, int size, int ran
     }
     for (int r = 0; r < size; r++) {
         const ls_flight_group *theirs = same_group(views[r].record, group);
-        const ls_flight_op *other =
-            theirs && r != rank ? with_seq(views[r].record, theirs, op->seq) : NULL;
+        const ls_flight_op *other = theirs ? with_seq(views[r].record, theirs, op->seq) : NULL;
         if (other && !calls_fit(&op->call, &other->call)) {
             put(w, "the ranks' calls do not fit: rank %d on host %s calls ", rank,
                 views[rank].host);
@@ -296,10 +294,10 @@ ls_verdict ls_diagnose(const ls_rank_view *views, int size, char *text, size_t t
     text[0] = '\0';
     int culprits = 0, waiting = 0, patient = 0, unknown = 0, slow = -1;
     for (int r = 0; r < size; r++) {
-        const bool waits = is_waiting(&views[r]) && views[r].state == LS_RANK_ALIVE;
+        const bool waits = is_waiting(&views[r]);
         const bool missing = is_missing(views, size, r);
         waiting += waits;
-        unknown += views[r].state == LS_RANK_ALIVE && !views[r].record;
+        unknown += !views[r].record;
         patient += waits && !overdue(views[r].record);
         slow = missing && slow < 0 ? r : slow;
         const bool left = views[r].state == LS_RANK_LEFT;

@@ -1,16 +1,19 @@
-/* Verdicts over made-up records of three ranks. */
+/* Verdicts over made-up records of three ranks, or of more. */
 #include "collectives/diagnose.h"
 #include "tests/test.h"
 
 #include <time.h>
 
-static ls_flight_record records[3];
-static ls_rank_view views[3];
+enum { MOST = 6 };
+static int ranks;
+static ls_flight_record records[MOST];
+static ls_rank_view views[MOST];
 static char text[1000];
 
 /* All ranks wait in all-reduce #5 of group world since long ago. */
-static void reset(void) {
-    for (int r = 0; r < 3; r++) {
+static void reset_to(int size) {
+    ranks = size;
+    for (int r = 0; r < ranks; r++) {
         ls_flight_record *x = &records[r];
         memset(x, 0, sizeof *x);
         x->rank = r;
@@ -21,7 +24,8 @@ static void reset(void) {
         x->step = 3;
         x->place = LS_FLIGHT_BACKWARD;
         x->place_index = 7;
-        x->groups[0] = (ls_flight_group){.name = "world", .live = 1, .size = 3, .entered = 5};
+        x->groups[0] = (ls_flight_group){
+            .name = "world", .live = 1, .size = ranks, .entered = 5, .since_id = 1};
         x->ops[0] = (ls_flight_op){.id = 1,
                                    .seq = 5,
                                    .call = {LS_FLIGHT_ALL_REDUCE, LS_F32, LS_SUM, -1, 10, 0},
@@ -33,19 +37,23 @@ static void reset(void) {
     }
 }
 
+static void reset(void) {
+    reset_to(3);
+}
+
 static void never_entered(int rank) {
     records[rank].groups[0].entered = 4;
-    records[rank].ops[0].id = 0;
+    records[rank].ops[0] = (ls_flight_op){0};
     records[rank].inside = 0;
 }
 
 /* As ranks of other hosts are seen: the same words over what has travelled. */
 static void expect_of_packed(ls_verdict verdict) {
     static char packed[LS_FLIGHT_PACKED_MOST], words[1000];
-    static ls_flight_record come[3];
-    ls_rank_view far[3];
+    static ls_flight_record come[MOST];
+    ls_rank_view far[MOST];
     memset(come, 0, sizeof come);
-    for (int r = 0; r < 3; r++) {
+    for (int r = 0; r < ranks; r++) {
         far[r] = views[r];
         far[r].record = views[r].record ? &come[r] : NULL;
         if (views[r].record) {
@@ -54,17 +62,23 @@ static void expect_of_packed(ls_verdict verdict) {
             come[r].now_ns = now_ns;
         }
     }
-    CHECK_INT(ls_diagnose(far, 3, words, sizeof words), verdict);
+    CHECK_INT(ls_diagnose(far, ranks, words, sizeof words), verdict);
     CHECK_STR(words, text);
 }
 
 static void expect(ls_verdict verdict, const char *part) {
-    CHECK_INT(ls_diagnose(views, 3, text, sizeof text), verdict);
+    CHECK_INT(ls_diagnose(views, ranks, text, sizeof text), verdict);
     test_checks++;
     if (!strstr(text, part)) {
         TEST_FAIL_("'%s' lacks '%s'", text, part);
     }
     expect_of_packed(verdict);
+}
+
+/* The whole text. */
+static void expect_all(ls_verdict verdict, const char *words) {
+    expect(verdict, words);
+    CHECK_STR(text, words);
 }
 
 static void test_missing(void) {
@@ -249,8 +263,294 @@ static void test_many(void) {
     CHECK(clock() - begin < 10 * CLOCKS_PER_SEC);
 }
 
+#define LACKS_2                                                                                    \
+    "rank 2 on host h2 never entered all-reduce #5 of group world, bucket 4; last seen in "        \
+    "backward of block 7, step 3; "
+#define LACKS_1                                                                                    \
+    "rank 1 on host h1 never entered all-reduce #5 of group world, bucket 4; last seen in "        \
+    "backward of block 7, step 3; it still runs, but has made no progress for 10.0 s; "
+
+/* Of what has ended nobody waits; of what is stopped, whoever waited does. */
+static void test_lost(void) {
+    static const char last[] = "; last seen in backward of block 7, step 3; ";
+    char words[500];
+    reset(); /* at once, and also where it waits */
+    records[0].progress_ns = records[1].progress_ns = records[2].progress_ns = 99900000000u;
+    views[2].state = LS_RANK_DEAD;
+    expect_all(LS_VERDICT_HANG,
+               "rank 2 on host h2 did not finish all-reduce #5 of group world, bucket 4; last seen "
+               "in backward of block 7, step 3; its process has ended; 2 ranks wait for it");
+    reset();
+    never_entered(1);
+    views[2].state = LS_RANK_DEAD;
+    snprintf(
+        words, sizeof words,
+        "%s1 rank waits for it; rank 2 on host h2 did not finish all-reduce #5 of group world, "
+        "bucket 4%sits process has ended; 1 rank waits for it",
+        LACKS_1, last);
+    expect_all(LS_VERDICT_HANG, words);
+    views[2].state = LS_RANK_STOPPED;
+    snprintf(
+        words, sizeof words,
+        "%s2 ranks wait for it; rank 2 on host h2 did not finish all-reduce #5 of group world, "
+        "bucket 4%sits process is stopped, without a sign of life for 0.1 s; 1 rank waits for "
+        "it",
+        LACKS_1, last);
+    expect_all(LS_VERDICT_HANG, words);
+    records[2].beat_ns = 0;
+    expect(LS_VERDICT_HANG, "its process is stopped; 1 rank");
+    reset(); /* for whom nobody waits */
+    for (int r = 0; r < 3; r++) {
+        records[r].inside = 0;
+        records[r].ops[0].end_ns = 1;
+    }
+    views[1].state = LS_RANK_DEAD;
+    expect_all(LS_VERDICT_HANG, "rank 1 on host h1; last seen in backward of block 7, step 3; its "
+                                "process has ended");
+    records[1].place_index = 0;
+    records[1].step = 0;
+    expect(LS_VERDICT_HANG, "last seen in backward of block 0, step 0; its");
+    records[1].place_index = records[1].step = -1;
+    expect(LS_VERDICT_HANG, "last seen in backward; its");
+    records[1].place = LS_FLIGHT_CHECKPOINT;
+    records[1].step = 3; /* that is no step's */
+    expect(LS_VERDICT_HANG, "last seen in checkpoint; its");
+    views[1].state = LS_RANK_LEFT; /* in order */
+    expect_all(LS_VERDICT_FINE, "");
+}
+
+/* Whoever has left in the middle of an operation is missed, and without delay. */
+static void test_left(void) {
+    reset();
+    never_entered(2);
+    records[2].inside = 1;
+    records[2].progress_ns = 99900000000u;
+    views[2].state = LS_RANK_LEFT;
+    expect_all(LS_VERDICT_HANG, LACKS_2 "it has left the job; 2 ranks wait for it");
+    records[1].inside = 1;
+    views[1].state = LS_RANK_LEFT; /* waits no more */
+    expect(LS_VERDICT_HANG, LACKS_2 "it has left the job; 1 rank waits for it");
+}
+
+static void test_deadline(void) {
+    reset();
+    never_entered(1);
+    never_entered(2);
+    records[1].progress_ns = 95000000000u; /* just over */
+    records[2].progress_ns = 95000000001u;
+    expect(LS_VERDICT_HANG, "rank 1 on host h1 never entered");
+    CHECK(!strstr(text, "rank 2 on"));
+    records[1].progress_ns = 95000000001u; /* the lower of those that are slow */
+    expect(LS_VERDICT_SLOW, "rank 1 on host h1 never entered");
+    CHECK(!strstr(text, "rank 2 on"));
+    reset(); /* one waits, with time left; the others have finished, and wait for nothing */
+    records[0].progress_ns = 99900000000u;
+    for (int r = 1; r < 3; r++) {
+        records[r].inside = 0;
+        records[r].ops[0].end_ns = 1;
+    }
+    expect_all(LS_VERDICT_SLOW, "");
+}
+
+/* A group is its name and its lowest rank. */
+static void test_groups(void) {
+    reset();
+    for (int r = 0; r < 3; r++) {
+        never_entered(r);
+        strcpy(records[r].groups[0].name, r == 1 ? "stage" : "shard");
+        records[r].groups[0].lowest = r == 2 ? 2 : 0;
+    }
+    records[0].groups[0].entered = 5;
+    records[0].ops[0] = (ls_flight_op){.id = 1, .seq = 5, .bucket = 0, .peer = -1};
+    records[0].inside = 1;
+    expect_all(LS_VERDICT_HANG, "all ranks wait, and none goes on: rank 0 on host h0 in duplicate "
+                                "#5 of group shard, bucket 0 for 10.0 s");
+    reset(); /* the one that lives counts, wherever it stands */
+    never_entered(2);
+    records[2].groups[1] = records[2].groups[0];
+    records[2].groups[1].live = 0;
+    records[2].groups[1].entered = 100;
+    expect(LS_VERDICT_HANG, "rank 2 on host h2 never entered all-reduce #5 of group world");
+    records[2].groups[0].live = 0; /* none does */
+    records[2].groups[1].name[0] = '\0';
+    expect(LS_VERDICT_HANG, "rank 2 on host h2 never entered all-reduce #5 of group world");
+}
+
+/* Rank 1 has entered what the others wait in, and is at something else; its record may tell more.
+ */
+static void test_entered(void) {
+    static const char waits[] = "all ranks wait, and none goes on: rank 0";
+    reset();
+    records[1].inside = 0;
+    records[1].ops[0] = (ls_flight_op){0}; /* lost */
+    expect(LS_VERDICT_HANG, waits);
+    records[1].waited = records[0].ops[0]; /* found again */
+    expect(LS_VERDICT_HANG, "rank 1 on host h1 did not finish all-reduce #5");
+    reset(); /* finished; the next one is not, and one of that number in another group */
+    records[1].inside = 0;
+    records[1].ops[0].end_ns = 1;
+    records[1].last_id = 3;
+    records[1].groups[0].entered = 6;
+    records[1].groups[1] = (ls_flight_group){.name = "shard", .live = 1, .lowest = 1, .size = 2};
+    for (int i = 1; i < 3; i++) {
+        records[1].ops[i] = records[0].ops[0];
+        records[1].ops[i].id = (uint64_t)i + 1;
+        records[1].ops[i].seq = i == 1 ? 6 : 5;
+        records[1].ops[i].group = i == 1 ? 0 : 1;
+    }
+    expect(LS_VERDICT_HANG, waits);
+    reset(); /* an operation without a group */
+    for (int r = 0; r < 3; r++) {
+        records[r].ops[0].group = -1;
+    }
+    expect_all(
+        LS_VERDICT_HANG,
+        "all ranks wait, and none goes on: rank 0 on host h0 in an operation that its record "
+        "does not name; rank 1 on host h1 in an operation that its record does not name; "
+        "rank 2 on host h2 in an operation that its record does not name");
+}
+
+/* Rank 2 keeps 0 and 1 waiting in different groups: the lower one's operation is told, or what the
+ * other waits in if only that was never entered. */
+static void test_first(void) {
+    for (int entered = 0; entered < 2; entered++) {
+        reset();
+        records[1].groups[0].name[0] = records[2].groups[1].name[0] = 'v';
+        for (int g = 0; g < 2; g++) {
+            records[2].groups[g] = records[g].groups[0];
+            records[2].ops[g] = records[0].ops[0];
+            records[2].ops[g].id = (uint64_t)g + 1;
+            records[2].ops[g].group = g;
+            records[2].groups[g].entered = entered ? 5 : 4;
+        }
+        records[2].last_id = 2;
+        records[2].inside = 0;
+        expect(LS_VERDICT_HANG, entered ? "rank 2 on host h2 did not finish all-reduce #5 of group "
+                                          "world, bucket 4; "
+                                        : "rank 2 on host h2 never entered all-reduce #5 of group "
+                                          "world, bucket 4; ");
+    }
+}
+
+/* Rank `first` and 2 differ in one thing: told of these, with both calls. */
+static void expect_differ(int first, const char *one, const char *other) {
+    char words[400];
+    snprintf(words, sizeof words,
+             "the ranks' calls do not fit: rank %d on host h%d calls %s, but rank 2 on host h2 "
+             "calls %s",
+             first, first, one, other);
+    expect_all(LS_VERDICT_HANG, words);
+}
+
+static void test_differences(void) {
+    const char all_reduce[] = "all-reduce #5 of group world, bucket 4 with 10 float32 (sum)";
+    const ls_flight_call calls[] = {{LS_FLIGHT_REDUCE, LS_F32, LS_SUM, -1, 10, 0},
+                                    {LS_FLIGHT_ALL_REDUCE, LS_BF16, LS_SUM, -1, 10, 0},
+                                    {LS_FLIGHT_ALL_REDUCE, LS_F32, LS_MAX, -1, 10, 0},
+                                    {LS_FLIGHT_ALL_REDUCE, LS_F32, LS_SUM, 0, 10, 0},
+                                    {LS_FLIGHT_ALL_REDUCE, LS_F32, LS_SUM, -1, 0, 0},
+                                    {LS_FLIGHT_ALL_REDUCE, LS_F32, LS_SUM, -1, 10, 1},
+                                    {LS_FLIGHT_ALL_REDUCE, -1, -1, -1, -1, 0}};
+    const char *const texts[] = {
+        "reduce #5 of group world, bucket 4 with 10 float32 (sum)",
+        "all-reduce #5 of group world, bucket 4 with 10 bfloat16 (sum)",
+        "all-reduce #5 of group world, bucket 4 with 10 float32 (maximum)",
+        "all-reduce #5 of group world, bucket 4 with 10 float32 from rank 0 (sum)",
+        "all-reduce #5 of group world, bucket 4 with 0 float32 (sum)",
+        all_reduce,
+        "all-reduce #5 of group world, bucket 4"};
+    for (size_t i = 0; i < sizeof calls / sizeof *calls; i++) {
+        reset();
+        records[2].ops[0].call = calls[i];
+        expect_differ(0, all_reduce, texts[i]);
+    }
+    reset(); /* not before the deadline */
+    records[2].ops[0].call = calls[0];
+    records[1].progress_ns = records[2].progress_ns = 99900000000u;
+    records[0].progress_ns = 99900000000u;
+    expect_all(LS_VERDICT_SLOW, "");
+    records[1].progress_ns = 90000000000u; /* which one of them has passed */
+    expect_differ(1, all_reduce, texts[0]);
+    reset(); /* two messages do not have to fit */
+    for (int r = 0; r < 2; r++) {
+        records[r].ops[0].seq = 0;
+        records[r].ops[0].peer = 1 - r;
+        records[r].ops[0].call.kind = r ? LS_FLIGHT_SEND : LS_FLIGHT_RECEIVE;
+    }
+    records[2].inside = 0;
+    records[2].ops[0].end_ns = 1;
+    expect(LS_VERDICT_HANG, "all ranks wait, and none goes on: rank 0 on host h0 in receive of");
+}
+
+/* Ranks 1 and 2 differ, in another number or group than rank 0 waits in. */
+static void test_compared(void) {
+    for (int way = 0; way < 3; way++) { /* the number, the name, the lowest rank */
+        char one[100], other[100];
+        const char *group = way == 1 ? "worse" : "world";
+        reset();
+        for (int r = 1; r < 3; r++) {
+            if (way == 0) {
+                records[r].ops[0].seq = records[r].groups[0].entered = 6;
+            } else {
+                snprintf(records[r].groups[0].name, sizeof records[r].groups[0].name, "%s", group);
+                records[r].groups[0].lowest = way == 2;
+            }
+        }
+        records[2].ops[0].call.count = 11;
+        snprintf(one, sizeof one, "all-reduce #%d of group %s, bucket 4 with 10 float32 (sum)",
+                 way ? 5 : 6, group);
+        snprintf(other, sizeof other, "all-reduce #%d of group %s, bucket 4 with 11 float32 (sum)",
+                 way ? 5 : 6, group);
+        expect_differ(1, one, other);
+    }
+}
+
+/* A message waits for one rank, the first one as well. */
+static void test_first_sender(void) {
+    reset();
+    never_entered(0);
+    never_entered(1);
+    records[2].ops[0].call.kind = LS_FLIGHT_RECEIVE;
+    records[2].ops[0].seq = 0;
+    records[2].ops[0].bucket = -1;
+    records[2].ops[0].peer = 0;
+    expect_all(LS_VERDICT_HANG,
+               "rank 0 on host h0 keeps rank 2 on host h2 waiting in receive of group world; last "
+               "seen in backward of block 7, step 3; it still runs, but has made no progress for "
+               "10.0 s; 1 rank waits for it");
+}
+
+/* Four are told, and how many there are. */
+static void test_more(void) {
+    reset_to(6);
+    expect(LS_VERDICT_HANG,
+           "; rank 3 on host h3 in all-reduce #5 of group world, bucket 4 for 10.0 s");
+    CHECK(!strstr(text, "rank 4 on"));
+    for (int lacking = 4; lacking < 6; lacking++) {
+        reset_to(6);
+        for (int r = 6 - lacking; r < 6; r++) {
+            never_entered(r);
+        }
+        expect(LS_VERDICT_HANG, lacking == 4 ? "; rank 5 on host h5 never entered"
+                                             : "; rank 4 on host h4 never entered");
+        CHECK(lacking == 4 ? !strstr(text, " more")
+                           : strstr(text, "rank waits for it; and 1 more") != NULL);
+        CHECK(lacking == 4 || !strstr(text, "rank 5 on"));
+    }
+}
+
 int main(void) {
     test_missing();
+    test_lost();
+    test_left();
+    test_deadline();
+    test_groups();
+    test_entered();
+    test_first();
+    test_differences();
+    test_compared();
+    test_first_sender();
+    test_more();
     test_chain();
     test_begun();
     test_gone();
