@@ -60,7 +60,7 @@ static uint64_t turn_ns(void) {
     return ns_of(0.1 * the.min_deadline_s * (double)the.rank / (double)the.size);
 }
 
-/* Of looks that are to be soon: all within the second that a launcher leaves. */
+/* Of looks that are to be soon: all within the seconds that a launcher leaves. */
 static uint64_t soon_turn_ns(void) {
     return ns_of(0.5 * (double)the.rank / (double)the.size);
 }
@@ -195,8 +195,10 @@ static void *watch_all(void *context) {
         pthread_mutex_unlock(&the.lock);
         const uint64_t now_ns = ls_clock_ns();
         if (now_ns - last_ns > ns_of(stale_s())) {
-            /* This process was stopped (a suspended job) and so, maybe, were the others. */
+            /* This process was stopped (a suspended job) and so, maybe, were the others, whose
+             * hearts do not beat again yet: the SIGCONT that came with it is no reason to look. */
             atomic_store(&ls_flight_own()->progress_ns, now_ns);
+            the.last_look_ns = now_ns + ns_of(1);
         } else {
             check();
         }

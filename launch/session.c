@@ -470,9 +470,16 @@ static void on_stop(int signal_number) {
     }
 }
 
+static void on_continue(int signal_number) {
+    (void)signal_number;
+    ls_watch_look_soon();
+}
+
 void ls_session_watch_signals(void) {
-    struct sigaction action = {.sa_handler = on_stop, .sa_flags = SA_RESTART};
+    struct sigaction action = {.sa_handler = on_continue, .sa_flags = SA_RESTART};
     sigemptyset(&action.sa_mask);
+    sigaction(SIGCONT, &action, NULL);
+    action.sa_handler = on_stop;
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGUSR1, &action, NULL);

@@ -64,15 +64,31 @@ wait $pid || status=$?
 holds [ "$status" = 3 ]
 says 'error: .*rank [23] on host host1 '
 
-# Its only rank is killed. Nobody sees that in memory; mpirun ends the other one a second later, long before it would
+on_host() { # on_host NUMBER NAME: its process of that name
+    ip netns pids "ls-$pid-$1" | while read -r process; do
+        [ "$(cat "/proc/$process/comm")" != "$2" ] || echo "$process"
+    done
+}
+
+# Its only rank is killed. Nobody sees that in memory; mpirun ends the other one two seconds later, long before it would
 # look by itself.
 begin killed 1 faults.min_deadline_s=100
-kill -KILL "$(ip netns pids "ls-$pid-1" | while read -r process; do
-    [ "$(cat "/proc/$process/comm")" != lockstep ] || echo "$process"
-done)"
+kill -KILL "$(on_host 1 lockstep)"
 status=0
 wait $pid || status=$?
 holds [ "$status" != 0 ]
 says 'error: .*rank 1 on host host1 .*; its process has ended'
 holds grep -q '^3 rank 0 on host0: rank 1 on host host1 ' "$work/runs/killed/outcome"
+
+# The first of its signals is enough, a second before it asks to end.
+begin asked 1 faults.min_deadline_s=100
+mpirun=$(on_host 0 mpirun)
+kill -STOP "$mpirun"
+kill -KILL "$(on_host 1 lockstep)"
+kill -CONT "$(on_host 0 lockstep)"
+late=$(($(date +%s) + 40)) # half a deadline is when it looks by itself
+until [ -s "$work/runs/asked/outcome" ] || [ "$(date +%s)" -gt "$late" ]; do :; done
+kill -CONT "$mpirun"
+wait $pid || true
+holds grep -q '^3 rank 0 on host0: rank 1 on host host1 ' "$work/runs/asked/outcome"
 passed
