@@ -1,6 +1,8 @@
 # Sourced by the scripts that start jobs: asking one to stop, which is safe from its first moment on; and why it was
 # killed.
 
+asker= reaper=
+
 # begin_launcher COMMAND...: as $job in the background, in a session of its own, so that a terminal's Ctrl-C reaches
 # this script only. mpirun and srun ignore SIGUSR1 then as long as they do not handle it: before that, and at their end, when they
 # do not any more. Not so a script, which could never handle it.
@@ -12,6 +14,41 @@ begin_launcher() {
         exec setsid "$@"
     ) &
     job=$!
+    reaper=
+    case "${1##*/}" in
+    mpirun | mpiexec)
+        end_bereft "$job" </dev/null >/dev/null &
+        reaper=$!
+        ;;
+    esac
+}
+
+# is_state PROCESS LETTER: as proc(5) tells.
+is_state() {
+    stat=
+    { read -r stat <"/proc/$1/stat"; } 2>/dev/null
+    case "${stat##*) }" in
+    "$2 "*) return 0 ;;
+    esac
+    return 1
+}
+# mpirun that loses a rank while that connects to PMIx may wait for itself for ever: asleep, its processes dead and not
+# reaped. Six seconds of that, and it is killed.
+end_bereft() {
+    trap 'kill $!; exit' TERM # the sleep
+    seconds=0
+    while [ "$seconds" -lt 6 ]; do
+        sleep 2 &
+        wait $!
+        kill -0 "$1" 2>/dev/null || return
+        seconds=$((seconds + 2)) children=
+        { read -r children <"/proc/$1/task/$1/children"; } 2>/dev/null
+        [ -n "$children" ] && is_state "$1" S || seconds=0
+        for child in $children; do
+            is_state "$child" Z || seconds=0
+        done
+    done
+    kill -KILL "$1" && echo "mpirun does not end, though its processes have: killed" >&2
 }
 
 # Does the process handle SIGUSR1 by now, or wait for it (srun blocks it, and asks)? Before that the signal
@@ -27,9 +64,8 @@ handles_usr1() {
 
 # ask_to_stop PROCESS: SIGUSR1 as soon as it is handled, after 5 seconds in any case; and again every
 # second while the process is there: a launcher that has not started its ranks yet forgets it.
-asker=
 ask_to_stop() {
-    end_asking
+    [ -z "$asker" ] || kill "$asker" 2>/dev/null
     (
         tries=50
         until handles_usr1 "$1" || [ "$tries" = 0 ] || ! kill -0 "$1"; do
@@ -45,7 +81,8 @@ ask_to_stop() {
 }
 # When the process has ended.
 end_asking() {
-    [ -z "$asker" ] || kill "$asker" 2>/dev/null
+    # shellcheck disable=SC2086
+    [ -z "$asker$reaper" ] || kill $asker $reaper 2>/dev/null
 }
 
 # How many processes of this one's memory cgroup the kernel has killed for lack of memory so far.

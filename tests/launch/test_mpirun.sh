@@ -102,6 +102,13 @@ for line in '1,0: rank 0: mlx5_1:1' '1,0: rank 1: mlx5_0:1' '1: rank 0: mlx5_1:1
 done
 gives 0 env PATH="$work/bin:$PATH" "$run" -n 1 "$root/launch/mpirun/bind.sh" true # no such device in /sys
 
+# An mpirun that buries none of its dead ends all the same, with a word.
+printf '#!/bin/sh\ntrue &\nexec sleep 1000\n' >"$work/bin/mpirun"
+chmod +x "$work/bin/mpirun"
+gives 137 env PATH="$work/bin:$PATH" "$run" -n 1 true
+says '^mpirun does not end, though its processes have: killed'
+rm "$work/bin/mpirun"
+
 # The layout for fewer ranks.
 make_corpus
 settings="$tiny batch.sequences=8 batch.micro=2 numerics.reduction=invariant"
