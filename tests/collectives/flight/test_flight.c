@@ -1,5 +1,6 @@
 /* The record itself: files, locks, the ring, groups; and JSON. */
 #include "collectives/flight.h"
+#include "runtime/base/clock.h"
 #include "runtime/base/file.h"
 #include "tests/test.h"
 
@@ -107,6 +108,9 @@ static void test_ring(void) {
     }
     CHECK(ls_flight_find(r, 10) == NULL);
     CHECK(ls_flight_find(r, 0) == NULL);
+    ls_flight_wait(10); /* which has ended, and is remembered nowhere */
+    CHECK(ls_flight_find(r, 10) == NULL);
+    ls_flight_wait(0);
     const ls_flight_op *op = ls_flight_find(r, 11);
     CHECK_INT(op->seq, 11);
     CHECK_INT(op->bucket, 11);
@@ -128,6 +132,105 @@ static void test_ring(void) {
     }
     CHECK_INT(ls_flight_group_add("one too many", 0, 4), -1);
     CHECK_INT(ls_flight_find(r, ls_flight_enter(-1, &sum_call, 4, -1))->seq, 0);
+}
+
+/* What a deadline counts from. */
+static void test_progress(void) {
+    const ls_flight_options options = {.dir = dir, .token = 13, .rank = 0, .size = 1};
+    uint64_t before_ns = ls_clock_ns(), id = 0;
+    CHECK_OK(ls_flight_open(&options));
+    ls_flight_record *r = ls_flight_own();
+    for (int i = 0; i < 4; i++) {
+        if (i == 1) {
+            ls_flight_mark(LS_FLIGHT_DATA, 1);
+        } else if (i == 2) {
+            id = ls_flight_enter(-1, &sum_call, 400, -1);
+        } else if (i == 3) {
+            ls_flight_end(id);
+        }
+        CHECK(r->progress_ns >= before_ns && r->progress_ns <= ls_clock_ns());
+        r->progress_ns = 0;
+    }
+    ls_flight_close();
+}
+
+/* Names are of those that live, on the same lowest rank; operations, of the group that had the
+ * place when they were entered. */
+static void test_groups(void) {
+    const ls_flight_options options = {.dir = dir, .token = 14, .rank = 0, .size = 1};
+    CHECK_OK(ls_flight_open(&options));
+    const ls_flight_record *r = ls_flight_own();
+    const int first = ls_flight_group_add("data", 0, 4), other = ls_flight_group_add("data", 1, 4);
+    CHECK_STR(r->groups[other].name, "data");
+    const int gone = ls_flight_group_add("gone", 0, 4), heir = ls_flight_group_add("heir", 0, 4);
+    ls_flight_group_remove(gone);
+    ls_flight_group_rename(heir, "gone");
+    CHECK_STR(r->groups[heir].name, "gone");
+    ls_flight_group_rename(first, "data");
+    CHECK_STR(r->groups[first].name, "data");
+    (void)ls_flight_enter(first, &sum_call, 400, -1);
+    ls_flight_group_remove(first);
+    ls_flight_group_rename(other, "more");
+    const int again = ls_flight_group_add("data", 0, 4);
+    CHECK_STR(r->groups[again].name, "data");
+    const ls_flight_op *op =
+        ls_flight_find(r, ls_flight_enter(again, &sum_call, 400, -1)); /* its first one */
+    CHECK(op && ls_flight_group_of(r, op) == &r->groups[again]);
+    static ls_flight_record made_up; /* as anything may come from another host */
+    const int32_t wrong[] = {-1, LS_FLIGHT_GROUPS, 5};
+    memset(&made_up, 'x', sizeof made_up);
+    made_up.groups[5] = (ls_flight_group){.live = 1};
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        CHECK(!ls_flight_group_of(&made_up, &(ls_flight_op){.id = UINT64_MAX, .group = wrong[i]}));
+    }
+    ls_flight_close();
+}
+
+/* Texts end, whatever another process has written there. */
+static void test_copied(void) {
+    static ls_flight_record from, to;
+    static char packed[LS_FLIGHT_PACKED_MOST];
+    memset(from.host, 'h', sizeof from.host);
+    memset(from.groups[1].name, 'g', sizeof from.groups[1].name);
+    for (int way = 0; way < 2; way++) {
+        const uint64_t now_ns = ls_clock_ns();
+        memset(&to, 0, sizeof to);
+        if (way == 0) {
+            ls_flight_copy(&from, &to);
+        } else {
+            const size_t bytes = ls_flight_pack(&from, packed);
+            CHECK(bytes < offsetof(ls_flight_record, groups) + 2 * sizeof(ls_flight_op) +
+                              sizeof(ls_flight_group)); /* one group, and no empty place */
+            CHECK(ls_flight_unpack(packed, bytes, &to));
+        }
+        CHECK(to.now_ns >= now_ns);
+        CHECK_INT(strnlen(to.host, sizeof to.host), sizeof to.host - 1);
+        CHECK_INT(strnlen(to.groups[1].name, sizeof to.groups[1].name),
+                  sizeof to.groups[1].name - 1);
+    }
+}
+
+/* Files of the same name that are none of ours are left alone, and read as no record. */
+static void test_foreign(void) {
+    const ls_flight_options whose = {.dir = dir, .token = 15, .rank = 1, .size = 2},
+                            mine = {.dir = dir, .token = 16, .rank = 0, .size = 2};
+    static ls_flight_record record;
+    ls_flight_peer peer;
+    char path[400];
+    CHECK_OK(ls_flight_open(&mine));
+    const uint64_t magic = ls_flight_own()->magic;
+    for (int way = 0; way < 2; way++) {
+        record.magic = way ? magic : 1; /* ours, but of another rank */
+        record.rank = way ? 0 : 1;
+        snprintf(path, sizeof path, "%s/lockstep-%016llx-1", dir, 15ull);
+        FILE *f = fopen(path, "w");
+        CHECK(f && fwrite(&record, sizeof record, 1, f) == 1 && fclose(f) == 0);
+        CHECK_STATUS(ls_flight_peer_open(&whose, &peer), LS_E_INPUT);
+        ls_flight_close();
+        CHECK_OK(ls_flight_open(&mine)); /* sweeps */
+        CHECK_INT(ls_path_exists(path), way == 0);
+    }
+    ls_flight_close();
 }
 
 static void test_json(void) {
@@ -253,6 +356,22 @@ static size_t packed_bytes(char *packed) {
     return bytes;
 }
 
+/* As many bytes as counts that cannot be would need. */
+static void check_counts(char *packed, size_t bytes) {
+    static ls_flight_record to;
+    char *at = packed + offsetof(ls_flight_record, groups);
+    const int64_t group_words = 1 + (int64_t)sizeof(ls_flight_group) / 8,
+                  op_words = (int64_t)sizeof(ls_flight_op) / 8;
+    int64_t counts[2];
+    memcpy(counts, at, sizeof counts);
+    for (int sign = -1; sign <= 1; sign += 2) {
+        const int64_t wrong[] = {counts[0] + sign * op_words, counts[1] - sign * group_words};
+        memcpy(at, wrong, sizeof wrong);
+        CHECK(!ls_flight_unpack(packed, bytes, &to));
+    }
+    memcpy(at, counts, sizeof counts);
+}
+
 /* Who looks at ten thousand ranks of other hosts is sent megabytes, not what they all remember. */
 static void test_packed(void) {
     static char packed[LS_FLIGHT_PACKED_MOST];
@@ -267,10 +386,14 @@ static void test_packed(void) {
     CHECK(10000 * bytes < 50000000);
     CHECK(!ls_flight_unpack(packed, bytes - 1, &to));
     CHECK(!ls_flight_unpack(packed, 10, &to));
-    int64_t many = 1000, place = LS_FLIGHT_GROUPS;
     const size_t head = offsetof(ls_flight_record, groups);
-    memcpy(packed + head + 2 * sizeof many + sizeof(ls_flight_op), &place, sizeof place);
-    CHECK(!ls_flight_unpack(packed, bytes, &to));
+    const int64_t places[] = {LS_FLIGHT_GROUPS, -1};
+    for (int i = 0; i < 2; i++) {
+        memcpy(packed + head + 2 * sizeof(int64_t) + sizeof(ls_flight_op), &places[i],
+               sizeof(int64_t));
+        CHECK(!ls_flight_unpack(packed, bytes, &to));
+    }
+    const int64_t many = 1000;
     memcpy(packed + head + sizeof many, &many, sizeof many);
     CHECK(!ls_flight_unpack(packed, bytes, &to));
     for (int i = 0; i < LS_FLIGHT_OPS; i++) { /* nothing has ended */
@@ -279,7 +402,15 @@ static void test_packed(void) {
     for (int g = 0; g < LS_FLIGHT_GROUPS; g++) {
         full.groups[g] = full.groups[3];
     }
-    CHECK(packed_bytes(packed) <= sizeof packed);
+    size_t most = packed_bytes(packed);
+    CHECK(most <= sizeof packed);
+    check_counts(packed, most);
+    full = (ls_flight_record){.last_id = 2};
+    full.groups[0] = full.groups[1] = full.groups[2] = (ls_flight_group){.name = "few"};
+    full.ops[0].id = 1;
+    full.ops[1].id = 2;
+    most = ls_flight_pack(&full, packed);
+    check_counts(packed, most);
 }
 
 int main(void) {
@@ -289,6 +420,10 @@ int main(void) {
     test_closed();
     test_ring();
     test_json();
+    test_progress();
+    test_groups();
+    test_copied();
+    test_foreign();
     test_death();
     test_leaving();
     test_left_first();
