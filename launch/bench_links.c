@@ -27,16 +27,12 @@ enum {
 };
 #define ACTIVATION_SIZES                                                                           \
     { 4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20 }
-static const int64_t sizes[LS_USE_COUNT][SIZES] = {
-    [LS_USE_ACTIVATIONS] = ACTIVATION_SIZES,
-    [LS_USE_BESIDE] = ACTIVATION_SIZES,
-    [LS_USE_KEPT] = ACTIVATION_SIZES,
-    [LS_USE_STATE] = {3 << 20, 6 << 20, 12 << 20, 24 << 20},
-    [LS_USE_LAST] = {2 << 20, 6 << 20, 24 << 20},
-    [LS_USE_BLOCKS] = {1 << 20, 3 << 20, 9 << 20}};
-/* Gradients of which every rank gets all travel in buckets, which no cache holds where they are
- * full. */
-static const int64_t bucket_sizes[SIZES] = {2 << 20, 6 << 20, 24 << 20};
+static const int64_t sizes[LS_USE_COUNT][SIZES] = {[LS_USE_ACTIVATIONS] = ACTIVATION_SIZES,
+                                                   [LS_USE_BESIDE] = ACTIVATION_SIZES,
+                                                   [LS_USE_KEPT] = ACTIVATION_SIZES,
+                                                   [LS_USE_STATE] = {2 << 20, 6 << 20, 24 << 20},
+                                                   [LS_USE_LAST] = {2 << 20, 6 << 20, 24 << 20},
+                                                   [LS_USE_BLOCKS] = {1 << 20, 3 << 20, 9 << 20}};
 
 /* About so many products lie between two operations on a layer's activations: sums over tensor
  * ranks, the gathers and scatters that take their place with sequence-sharded norms, exchanges of
@@ -85,11 +81,6 @@ typedef struct row {
     char *send, *recv;
     double seconds[SIZES][TIMES];
 } row;
-
-static const int64_t *sizes_of(const row *r) {
-    return r->use == LS_USE_STATE && r->call.coll == LS_COLL_ALL_REDUCE ? bucket_sizes
-                                                                        : sizes[r->use];
-}
 
 static int count_of(const int64_t of[SIZES]) {
     int count = 0;
@@ -423,7 +414,7 @@ static ls_status time_row(bench *b, row *r, int64_t bytes, double times[REPEATS 
 /* Gradients and parameters lie in memory that ranks share (work_before says where), activations in
  * private. */
 static ls_status time_sizes(bench *b, row *r, int pass) {
-    const int64_t *of = sizes_of(r);
+    const int64_t *of = sizes[r->use];
     for (int i = 0; i < count_of(of); i++) {
         r->send = b->own[0];
         r->recv = r->call.coll == LS_COLL_ALL_REDUCE ? b->own[0] : b->own[1];
@@ -457,7 +448,7 @@ static ls_status measure(bench *b, int64_t *blocks, ls_bench_links *links) {
     for (int i = 0; i < count; i++) {
         double seconds[SIZES];
         row *r = &rows[i];
-        const int64_t *of = sizes_of(r);
+        const int64_t *of = sizes[r->use];
         const int sizes_tried = count_of(of);
         for (int size = 0; size < sizes_tried; size++) {
             seconds[size] = middle_mean(r->seconds[size]);

@@ -181,7 +181,11 @@ static ls_status init_layout(ls_train *train, ls_mesh *mesh, int rank) {
 
 static ls_status plan_rank(ls_train *train, ls_mesh *mesh, int rank, ls_layout_bytes *fullest,
                            extras *more) {
-    ls_layout_bytes bytes;
+    ls_layout_bytes bytes, apart;
+    ls_mesh hosts = *mesh;
+    hosts.data_on_host = false;
+    LS_TRY(init_layout(train, &hosts, rank));
+    LS_TRY(ls_layout_plan(&train->layout, &apart));
     LS_TRY(init_layout(train, mesh, rank));
     LS_TRY(ls_layout_plan(&train->layout, &bytes));
     if (ls_layout_used(&bytes) > ls_layout_used(fullest)) {
@@ -191,7 +195,7 @@ static ls_status plan_rank(ls_train *train, ls_mesh *mesh, int rank, ls_layout_b
     take_larger(&more->scratch, bytes.scratch);
     take_larger(&more->shared, bytes.state.shared);
     take_larger(&more->others, bytes.state.others);
-    take_larger(&more->between_hosts, bytes.state.between_hosts);
+    take_larger(&more->between_hosts, apart.state.between_hosts);
     take_larger(&more->spare, bytes.spare);
     return LS_OK;
 }

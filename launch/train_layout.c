@@ -195,13 +195,14 @@ ls_model_options ls_layout_model(const ls_layout *l, int part, const ls_groups *
                               .store = &no_store};
 }
 
-/* Of the whole model, so that its parts are cut alike wherever they lie. */
+/* Between hosts gradients go in as small units as all-reduced buckets: of the whole model, so that
+ * its parts are cut alike wherever they lie. On one host larger ones are as fast. */
 static int64_t bucket_bytes(const ls_layout *l) {
-    const int *size = l->mesh.size;
-    const int ranks = size[LS_AXIS_REPLICATE] * size[LS_AXIS_SHARD] * size[LS_AXIS_CONTEXT];
+    const int64_t most = (int64_t)(l->config->numerics.bucket_mib * 1048576.0);
     const int64_t elems = ls_model_param_count(&l->config->model);
-    return ls_bucket_bytes(elems * (int64_t)ls_dtype_bytes(l->dev->acc),
-                           (int64_t)(l->config->numerics.bucket_mib * 1048576.0), ranks);
+    return l->mesh.data_on_host ? most
+                                : ls_bucket_bytes(elems * (int64_t)ls_dtype_bytes(l->dev->acc),
+                                                  most, ls_layout_data_size(l));
 }
 
 ls_state_options ls_layout_state(const ls_layout *l) {
