@@ -277,6 +277,7 @@ static void test_shapes(void) {
     }
     check_shape((shape){1, 300, 300, 1, 1, 256}, ++seed);
     check_shape((shape){1, 40, 40, 2, 1, 300}, ++seed);
+    check_shape((shape){1, 370, 370, 1, 1, 2048}, ++seed); /* more keys than a thread keeps */
 }
 
 /* Generation: a few queries at the end of a longer cache. */

@@ -156,9 +156,6 @@ static void forward_tile(const ls_attention *op, const tile_rows *rows, void *me
 typedef struct forward_scratch_bf16 {
     int32_t *q_t;     /* [ceil(D / 2), TILE] words along D */
     float *out_t;     /* [D, TILE] */
-    ls_bf16 *k;       /* [BLOCK, ld]: words along D */
-    int32_t *v;       /* [BLOCK / 2, ld] words along keys */
-    int32_t *turned;  /* [ld, BLOCK / 2]: v for turn_keys */
     float *scores;    /* [BLOCK, TILE] of key and row, not scaled */
     int32_t *p;       /* [BLOCK / 2, TILE] words along keys */
     float *max, *sum; /* [TILE] running maximum, or less by SLACK at most; sum of exponentials */
@@ -175,9 +172,6 @@ static forward_scratch_bf16 forward_scratch_bf16_take(void *memory, int64_t d) {
     forward_scratch_bf16 s = {
         .q_t = (int32_t *)take_floats(&piece, ld / 2 * TILE),
         .out_t = take_floats(&piece, ld * TILE),
-        .k = (ls_bf16 *)take_floats(&piece, BLOCK * ld / 2),
-        .v = (int32_t *)take_floats(&piece, BLOCK / 2 * ld),
-        .turned = (int32_t *)take_floats(&piece, BLOCK / 2 * ld),
         .scores = take_floats(&piece, BLOCK * TILE),
         .p = (int32_t *)take_floats(&piece, BLOCK / 2 * TILE),
         .max = take_floats(&piece, TILE),
@@ -193,6 +187,9 @@ static forward_scratch_bf16 forward_scratch_bf16_take(void *memory, int64_t d) {
 static void forward_begin_bf16(const ls_attention *op, const tile_rows *rows,
                                const forward_scratch_bf16 *s) {
     const int64_t d = op->head_dim, ld = ls_attention_ld(d);
+    for (int64_t i = 0; i < rows->count; i++) {
+        prefetch_row(op->q, q_offset(op, rows, i), d);
+    }
     for (int64_t i = 0; i < rows->count; i++) {
         copy_bf16((const ls_bf16 *)op->q + q_offset(op, rows, i), d, ld, s->rows + i * ld);
     }
@@ -281,29 +278,27 @@ static NOINLINE void forward_softmax_bf16(int nv, bool masked, bool keep, const 
         softmax_nv(WIDE, false, false, op, rows, s, col, first_key, keys);
         return;
     }
-    for (int v = 0; v < nv; v++) {
-        if (masked) {
-            softmax_nv(1, true, keep, op, rows, s, col + v * LANES, first_key, keys);
-        } else {
-            softmax_nv(1, false, false, op, rows, s, col + v * LANES, first_key, keys);
+    for (int v = 0; v < nv; v++, col += LANES) {
+        if (!masked) {
+            softmax_nv(1, false, false, op, rows, s, col, first_key, keys);
+            continue;
+        }
+        const int64_t seen = keys_seen_bf16(rows, col + LANES - 1, first_key);
+        softmax_nv(1, true, keep, op, rows, s, col, first_key, seen);
+        for (int64_t j = seen; j < keys; j += 2) {
+            *(vi *)(s->p + j / 2 * TILE + col) = (vi){0};
         }
     }
 }
 
-static void forward_block_bf16(const ls_attention *op, const tile_rows *rows,
+static void forward_block_bf16(const ls_attention *op, const tile_rows *rows, kept_keys *kept,
                                const forward_scratch_bf16 *s, int64_t first_key) {
     const int64_t d = op->head_dim, ld = ls_attention_ld(d);
-    const int64_t count = ls_min(BLOCK, op->kv_len - first_key);
-    int64_t ld_k;
-    const word *k = keys_bf16(op, op->k, rows, first_key, count, s->k, &ld_k);
-    pair_keys(op, op->v, rows, first_key, count, s->v);
-    prefetch_keys(op, op->k, rows, first_key + BLOCK);
-    prefetch_keys(op, op->v, rows, first_key + BLOCK);
-    const bool finite = first_key + BLOCK <= rows->visible[0] ||
-                        all_finite_bf16(s->v, round_up(count, KEY_UNIT) * ld);
-    const int32_t *v = turn_keys(s->v, d, count, s->turned);
+    const key_block b = kept_keys_block(kept, op, rows, first_key / BLOCK, first_key);
+    const bool finite = first_key + BLOCK <= rows->visible[0] || b.finite;
     if (!finite) {
-        pack_keys(op, op->v, rows->batch, rows->kv_head, first_key, count, s->v_odd);
+        pack_keys(op, op->v, rows->batch, rows->kv_head, first_key,
+                  ls_min(BLOCK, op->kv_len - first_key), s->v_odd);
     }
     for (int64_t col = 0, width; col < rows->count; col += width) {
         const int nv = product_width((rows->count - col + LANES - 1) / LANES);
@@ -313,22 +308,24 @@ static void forward_block_bf16(const ls_attention *op, const tile_rows *rows,
         if (keys == 0) {
             continue;
         }
-        multiply_depth(nv, d, keys, k, ld_k, s->q_t + col, s->scores + col);
+        multiply_depth(nv, d, keys, b.k, b.ld_k, s->q_t + col, rows->visible + col, first_key,
+                       s->scores + col);
         forward_softmax_bf16(nv, masked, !finite, op, rows, s, col, first_key, keys);
         if (masked && !finite) {
             add_visible_cols(rows, col, width, first_key, d, s->v_odd, ld, s->scores, s->out_t);
             continue;
         }
-        multiply_keys(nv, d, keys, v, s->p + col, s->out_t + col);
+        multiply_keys(nv, d, keys, b.pairs, s->p + col, s->out_t + col);
     }
 }
 
-static void forward_tile_bf16(const ls_attention *op, const tile_rows *rows, void *memory) {
+static void forward_tile_bf16(const ls_attention *op, const tile_rows *rows, kept_keys *kept,
+                              void *memory) {
     const int64_t d = op->head_dim, ld = ls_attention_ld(d);
     const forward_scratch_bf16 s = forward_scratch_bf16_take(memory, d);
     forward_begin_bf16(op, rows, &s);
     for (int64_t key = 0; key < rows->visible[rows->count - 1]; key += BLOCK) {
-        forward_block_bf16(op, rows, &s, key);
+        forward_block_bf16(op, rows, kept, &s, key);
     }
     transpose_words((const int32_t *)s.out_t, TILE, round_up(d, 4), round_up(rows->count, 4),
                     (int32_t *)s.out, ld);
@@ -462,17 +459,20 @@ static void forward_few(const ls_attention *op, const tile_rows *rows, void *mem
     }
 }
 
-static void forward_task(const ls_attention *op, const tile_rows *rows, void *memory) {
+static void forward_task(const ls_attention *op, const tile_rows *rows, kept_keys *kept,
+                         void *memory) {
     if (op->q_len == 1 && rows->group <= FEW_ROWS) {
         forward_few(op, rows, memory);
         return;
     }
 #if HAS_BF16_PAIRS
     if (op->dtype == LS_BF16) {
-        forward_tile_bf16(op, rows, memory);
+        kept_keys_begin(kept, rows->batch * op->kv_heads + rows->kv_head);
+        forward_tile_bf16(op, rows, kept, memory);
         return;
     }
 #endif
+    (void)kept;
     forward_tile(op, rows, memory);
 }
 
@@ -482,12 +482,15 @@ ls_status LS_ISA_NAME(ls_cpu_attention_forward)(ls_device *dev, const ls_attenti
     if (heads == 0 || tiles == 0) {
         return LS_OK;
     }
-    LS_TRY(ls_cpu_scratch_need(dev, ls_attention_scratch_bytes(op->head_dim, 0)));
+    /* A thread computes about one tile of a head where there are no more tiles than threads. */
+    const int64_t kept = tiles > dev->threads ? ls_attention_kept(op->kv_len, op->head_dim) : 0;
+    LS_TRY(ls_cpu_scratch_need(dev, ls_attention_scratch_bytes(op->head_dim, kept, 0)));
     /* Head by head, whose keys then stay in the cache. The last tiles see the most keys: they go
      * first, so that the threads end together. */
 #pragma omp parallel num_threads(dev->threads)
     {
-        void *memory = ls_cpu_scratch(dev, omp_get_thread_num());
+        float *memory = ls_cpu_scratch(dev, omp_get_thread_num());
+        kept_keys keys = kept_keys_take(&memory, op->head_dim, kept, false);
         begin_products(op->dtype);
 #pragma omp for schedule(dynamic, 1)
         for (int64_t task = 0; task < heads * tiles; task++) {
@@ -495,7 +498,7 @@ ls_status LS_ISA_NAME(ls_cpu_attention_forward)(ls_device *dev, const ls_attenti
             tile_rows rows;
             tile_rows_init(&rows, op, head / op->kv_heads, head % op->kv_heads,
                            tiles - 1 - task % tiles);
-            forward_task(op, &rows, memory);
+            forward_task(op, &rows, &keys, memory);
         }
         end_products(op->dtype);
     }

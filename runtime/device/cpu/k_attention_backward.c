@@ -202,9 +202,6 @@ typedef struct backward_scratch_bf16 {
     int32_t *q_t, *dout_t; /* [ceil(D / 2), TILE] words along D */
     int32_t *q, *dout;     /* [TILE / 2, ld] words along rows */
     float *dq_t;           /* [D, TILE] */
-    ls_bf16 *k1, *v1;      /* [BLOCK, ld]: words along D */
-    int32_t *k;            /* [BLOCK / 2, ld] words along keys */
-    int32_t *turned;       /* [ld, BLOCK / 2]: k for turn_keys */
     float *s, *dp;         /* [BLOCK, TILE] of key and row: scores, not scaled; dp */
     ls_bf16 *p, *ds;       /* [BLOCK, TILE]: words along rows */
     int32_t *ds_pairs;     /* [BLOCK / 2, TILE] words along keys */
@@ -225,10 +222,6 @@ static backward_scratch_bf16 backward_scratch_bf16_take(void *memory, int64_t d,
         .q = (int32_t *)take_floats(&piece, TILE / 2 * ld),
         .dout = (int32_t *)take_floats(&piece, TILE / 2 * ld),
         .dq_t = take_floats(&piece, ld * TILE),
-        .k1 = (ls_bf16 *)take_floats(&piece, BLOCK * ld / 2),
-        .v1 = (ls_bf16 *)take_floats(&piece, BLOCK * ld / 2),
-        .k = (int32_t *)take_floats(&piece, BLOCK / 2 * ld),
-        .turned = (int32_t *)take_floats(&piece, BLOCK / 2 * ld),
         .s = take_floats(&piece, BLOCK * TILE),
         .dp = take_floats(&piece, BLOCK * TILE),
         .p = (ls_bf16 *)take_floats(&piece, BLOCK * TILE / 2),
@@ -259,6 +252,11 @@ static void pack_rows_bf16(const backward_scratch_bf16 *s, int64_t d, int64_t co
 static void backward_begin_bf16(const ls_attention *op, const tile_rows *rows,
                                 backward_scratch_bf16 *s) {
     const int64_t d = op->head_dim, ld = ls_attention_ld(d);
+    for (int64_t i = 0; i < rows->count; i++) {
+        prefetch_row(op->q, q_offset(op, rows, i), d);
+        prefetch_row(op->dout, o_offset(op, rows, i), d);
+        prefetch_row(op->out, o_offset(op, rows, i), d);
+    }
     for (int64_t i = 0; i < rows->count; i++) {
         copy_bf16((const ls_bf16 *)op->q + q_offset(op, rows, i), d, ld, s->rows + i * ld);
     }
@@ -320,22 +318,25 @@ static NOINLINE void backward_softmax_bf16(bool masked, bool keep, const ls_atte
                                            int64_t col, int64_t first_key, int64_t keys) {
     if (!masked) {
         backward_softmax_keys(false, false, op, rows, s, col, first_key, keys);
-    } else if (!keep) {
-        backward_softmax_keys(true, false, op, rows, s, col, first_key, keys);
+        return;
+    }
+    /* Of keys that none of these rows sees, products over rows of tiles alone read p and ds. */
+    const int64_t seen = ROW_UNIT > 1 ? keys : keys_seen_bf16(rows, col + LANES - 1, first_key);
+    if (!keep) {
+        backward_softmax_keys(true, false, op, rows, s, col, first_key, seen);
     } else {
-        backward_softmax_keys(true, true, op, rows, s, col, first_key, keys);
+        backward_softmax_keys(true, true, op, rows, s, col, first_key, seen);
+    }
+    for (int64_t j = seen; j < keys; j += 2) {
+        *(vi *)(s->ds_pairs + j / 2 * TILE + col) = (vi){0};
     }
 }
 
 /* `keys`: all rows that a product over rows reads have p and ds for them, masked or not. */
 static void backward_scores_bf16(const ls_attention *op, const tile_rows *rows,
-                                 const backward_scratch_bf16 *s, int64_t first_key, int64_t count,
-                                 bool want_dq, bool keys_finite, bool keep) {
+                                 const backward_scratch_bf16 *s, const key_block *b,
+                                 int64_t first_key, bool want_dq, bool keep) {
     const int64_t d = op->head_dim, ld = ls_attention_ld(d);
-    int64_t ld_k, ld_v;
-    const word *k = keys_bf16(op, op->k, rows, first_key, count, s->k1, &ld_k);
-    const word *v = keys_bf16(op, op->v, rows, first_key, count, s->v1, &ld_v);
-    const int32_t *turned = want_dq ? turn_keys(s->k, d, count, s->turned) : NULL;
     const int64_t end = round_up(rows->count, ROW_UNIT);
     for (int64_t col = 0, width; col < end; col += width) {
         const int nv = product_width((end - col + LANES - 1) / LANES);
@@ -343,8 +344,10 @@ static void backward_scores_bf16(const ls_attention *op, const tile_rows *rows,
         const int64_t last = ROW_UNIT > 1 ? rows->count - 1 : col + width - 1;
         const int64_t keys = keys_seen_bf16(rows, last, first_key);
         const bool masked = first_key + keys > rows->visible[col];
-        multiply_depth(nv, d, keys, k, ld_k, s->q_t + col, s->s + col);
-        multiply_depth(nv, d, keys, v, ld_v, s->dout_t + col, s->dp + col);
+        const int32_t *visible = rows->visible + col;
+        multiply_depth(nv, d, keys, b->k, b->ld_k, s->q_t + col, visible, first_key, s->s + col);
+        multiply_depth(nv, d, keys, b->v, b->ld_v, s->dout_t + col, visible, first_key,
+                       s->dp + col);
         for (int n = 0; n < nv; n++) {
             backward_softmax_bf16(masked || keep, keep, op, rows, s, col + n * LANES, first_key,
                                   keys);
@@ -352,12 +355,13 @@ static void backward_scores_bf16(const ls_attention *op, const tile_rows *rows,
         if (!want_dq) {
             continue;
         }
-        if (masked && !keys_finite) {
-            pack_keys(op, op->k, rows->batch, rows->kv_head, first_key, count, s->odd);
+        if (masked && !b->finite) {
+            pack_keys(op, op->k, rows->batch, rows->kv_head, first_key,
+                      ls_min(BLOCK, op->kv_len - first_key), s->odd);
             add_visible_cols(rows, col, width, first_key, d, s->odd, ld, s->dp, s->dq_t);
             continue;
         }
-        multiply_keys(nv, d, keys, turned, s->ds_pairs + col, s->dq_t + col);
+        multiply_keys(nv, d, keys, b->pairs, s->ds_pairs + col, s->dq_t + col);
     }
 }
 
@@ -378,19 +382,17 @@ static void load_rows_odd(const ls_attention *op, const tile_rows *rows, const v
     }
 }
 
-static void backward_block_bf16(const ls_attention *op, const tile_rows *rows,
+static void backward_block_bf16(const ls_attention *op, const tile_rows *rows, kept_keys *kept,
                                 const backward_scratch_bf16 *s, const backward_range *range,
                                 int64_t first_key) {
     const int64_t d = op->head_dim, ld = ls_attention_ld(d);
     const int64_t count = ls_min(BLOCK, op->kv_len - first_key);
     const int64_t keys = keys_seen_bf16(rows, rows->count - 1, first_key);
     const bool diagonal = first_key + keys > rows->visible[0];
-    pair_keys(op, op->k, rows, first_key, count, s->k);
-    prefetch_keys(op, op->k, rows, first_key + BLOCK);
-    prefetch_keys(op, op->v, rows, first_key + BLOCK);
-    const bool keys_finite = !diagonal || all_finite_bf16(s->k, round_up(count, KEY_UNIT) * ld);
-    backward_scores_bf16(op, rows, s, first_key, count, range->want_dq, keys_finite,
-                         !keys_finite || (diagonal && !s->rows_finite));
+    const key_block b =
+        kept_keys_block(kept, op, rows, (first_key - range->first_key) / BLOCK, first_key);
+    backward_scores_bf16(op, rows, s, &b, first_key, range->want_dq,
+                         diagonal && !(b.finite && s->rows_finite));
     if (!range->want_dkv) {
         return;
     }
@@ -411,6 +413,12 @@ static void backward_block_bf16(const ls_attention *op, const tile_rows *rows,
 /* to[at ...] = factor * row [D], to which with op->add what is there already is added; row is
  * overwritten. */
 static void store_gradient(const ls_attention *op, float factor, float *row, void *to, int64_t at) {
+#if HAS_BF16_PAIRS
+    if (op->dtype == LS_BF16 && !op->add) {
+        store_row_bf16(factor, row, op->head_dim, (ls_bf16 *)to + at);
+        return;
+    }
+#endif
     scale_row(factor, op->head_dim, row);
     for (int64_t i = 0; op->add && i < op->head_dim; i++) {
         row[i] += ls_load(op->dtype, to, at + i);
@@ -464,9 +472,16 @@ static void backward_task(const ls_attention *op, const backward_range *range, v
 }
 
 #if HAS_BF16_PAIRS
-static void backward_task_bf16(const ls_attention *op, const backward_range *range, void *memory) {
+/* Blocks of keys that a task keeps: none where it computes a single tile. */
+static int64_t kept_blocks(const ls_attention *op, const backward_range *range) {
+    const bool again = range->end_tile - range->first_tile > 1;
+    return again ? ls_attention_kept(range->end_key - range->first_key, op->head_dim) : 0;
+}
+
+static void backward_task_bf16(const ls_attention *op, const backward_range *range, float *memory) {
     const int64_t d = op->head_dim, ld = ls_attention_ld(d);
     const int64_t keys = range->want_dkv ? range->end_key - range->first_key : 0;
+    kept_keys kept = kept_keys_take(&memory, d, kept_blocks(op, range), true);
     backward_scratch_bf16 s = backward_scratch_bf16_take(memory, d, keys);
     zero_floats(s.dk, round_up(keys, BLOCK) * ld);
     zero_floats(s.dv, round_up(keys, BLOCK) * ld);
@@ -478,7 +493,7 @@ static void backward_task_bf16(const ls_attention *op, const backward_range *ran
         }
         backward_begin_bf16(op, &rows, &s);
         for (int64_t key = range->first_key; key < end; key += BLOCK) {
-            backward_block_bf16(op, &rows, &s, range, key);
+            backward_block_bf16(op, &rows, &kept, &s, range, key);
         }
         if (!range->want_dq) {
             continue;
@@ -512,7 +527,8 @@ ls_status LS_ISA_NAME(ls_cpu_attention_backward)(ls_device *dev, const ls_attent
     const bool whole = whole_heads(dev, op, heads);
     const int64_t keys = whole ? op->kv_len : LS_ATTENTION_SPLIT;
     const int64_t pieces = whole ? 1 : (op->kv_len + keys - 1) / keys + tiles;
-    LS_TRY(ls_cpu_scratch_need(dev, ls_attention_scratch_bytes(op->head_dim, keys)));
+    const int64_t kept = tiles > 1 ? ls_attention_kept(keys, op->head_dim) : 0;
+    LS_TRY(ls_cpu_scratch_need(dev, ls_attention_scratch_bytes(op->head_dim, kept, keys)));
 #pragma omp parallel num_threads(dev->threads)
     {
         void *memory = ls_cpu_scratch(dev, omp_get_thread_num());

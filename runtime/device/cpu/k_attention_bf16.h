@@ -117,13 +117,14 @@ static NOINLINE void transpose_words(const int32_t *from, int64_t ld_from, int64
 }
 
 /* Keys first .. first + count - 1 of k or v as words along D, and the words between two of them:
- * where they lie, or in `to` [BLOCK, ld] with zeros to the right of D and in the rows that complete
- * the last unit. */
+ * where they lie if they may stay there, or in `to` [BLOCK, ld] with zeros to the right of D and in
+ * the rows that complete the last unit. */
 static inline const word *keys_bf16(const ls_attention *op, const void *from, const tile_rows *rows,
-                                    int64_t first, int64_t count, ls_bf16 *to, int64_t *ld_words) {
+                                    int64_t first, int64_t count, bool may_stay, ls_bf16 *to,
+                                    int64_t *ld_words) {
     const int64_t d = op->head_dim, ld = ls_attention_ld(d);
     const ls_bf16 *at = (const ls_bf16 *)from + kv_offset(op, rows->batch, rows->kv_head, first);
-    if (count % KEY_UNIT == 0 && d % DEPTH_UNIT == 0 && op->kv_stride % 2 == 0) {
+    if (may_stay && count % KEY_UNIT == 0 && d % DEPTH_UNIT == 0 && op->kv_stride % 2 == 0) {
         *ld_words = op->kv_stride / 2;
         return (const word *)at;
     }
@@ -189,10 +190,13 @@ static NOINLINE void tiles_multiply(int64_t high, int64_t wide, const ls_amx_blo
 #endif
 
 /* out [keys, nv vectors of rows] = the products over D of keys (words along D) and rows (words
- * along D, [D / 2, TILE]). */
+ * along D, [D / 2, TILE]). A row sees the keys before `visible` of it; vectors of rows of which
+ * none sees a strip of keys may be left out of it. */
 static inline void multiply_depth(int nv, int64_t d, int64_t keys, const word *k, int64_t ld_k,
-                                  const int32_t *rows, float *out) {
+                                  const int32_t *rows, const int32_t *visible, int64_t first_key,
+                                  float *out) {
 #if HAS_AMX
+    (void)visible, (void)first_key;
     tiles_multiply(keys / LS_AMX_ROWS, nv,
                    &(ls_amx_block){.a = (const char *)k,
                                    .a_row = ld_k * 4,
@@ -205,13 +209,17 @@ static inline void multiply_depth(int nv, int64_t d, int64_t keys, const word *k
                                    .c = (char *)out,
                                    .c_row = TILE * 4});
 #else
-    for (int64_t j = 0; j < keys; j += STRIP) {
-        pairs_rows(nv, false, (d + 1) / 2, k + j * ld_k, ld_k, rows, TILE, out + j * TILE, TILE);
+    for (int64_t j = 0, col = 0; j < keys; j += STRIP) {
+        for (; visible[col + LANES - 1] <= first_key + j; col += LANES) {
+            nv--;
+        }
+        pairs_rows(nv, false, (d + 1) / 2, k + j * ld_k, ld_k, rows + col, TILE,
+                   out + j * TILE + col, TILE);
     }
 #endif
 }
 
-/* out_t [D, nv vectors of rows] += the products over keys of k (as turn_keys left them) and p
+/* out_t [D, nv vectors of rows] += the products over keys of k (of a key_block) and p
  * (words along keys, [keys / 2, TILE]). */
 static inline void multiply_keys(int nv, int64_t d, int64_t keys, const int32_t *k,
                                  const int32_t *p, float *out_t) {
@@ -233,20 +241,6 @@ static inline void multiply_keys(int nv, int64_t d, int64_t keys, const int32_t 
     for (int64_t i = 0; i < d; i += STRIP) {
         pairs_cols(nv, keys / 2, k + i, ls_attention_ld(d), p, TILE, out_t + i * TILE, TILE);
     }
-#endif
-}
-
-/* Keys as pair_keys left them, in the order that multiply_keys wants: with tiles, `turned`
- * [D, BLOCK / 2], which is filled in. */
-static inline const int32_t *turn_keys(const int32_t *pairs, int64_t d, int64_t count,
-                                       int32_t *turned) {
-#if HAS_AMX
-    transpose_words(pairs, ls_attention_ld(d), round_up(count, KEY_UNIT) / 2,
-                    round_up(d, LS_AMX_ROWS), turned, BLOCK / 2);
-    return turned;
-#else
-    (void)d, (void)count, (void)turned;
-    return pairs;
 #endif
 }
 
@@ -314,6 +308,13 @@ static inline void prefetch_keys(const ls_attention *op, const void *from, const
     }
 }
 
+/* A row of the tile comes nearer: from far memory, many at once take little longer than one. */
+static inline void prefetch_row(const void *from, int64_t at, int64_t n) {
+    for (int64_t c = 0; c < n; c += 32) {
+        __builtin_prefetch((const ls_bf16 *)from + at + c);
+    }
+}
+
 static inline bool all_finite_bf16(const void *x, int64_t n) {
     const ls_bf16 *bits = x;
     int odd = 0;
@@ -323,7 +324,91 @@ static inline bool all_finite_bf16(const void *x, int64_t n) {
     return !odd;
 }
 
+/* What products take of a block of keys. */
+typedef struct key_block {
+    const word *k, *v;    /* words along D; v in the backward pass alone */
+    int64_t ld_k, ld_v;   /* words from key to key */
+    const int32_t *pairs; /* words along keys of v, in the backward pass of k: [BLOCK / 2, ld], or
+                             for tiles [D, BLOCK / 2] */
+    bool finite;          /* what is in pairs */
+} key_block;
+
+/* Blocks of keys in these forms. A thread makes them once for all tiles that it computes of a head,
+ * or of a range of its keys; side by side they take fewer pages and sets of the cache, too, than
+ * rows of k and v. Those from `kept` on are made for each tile, in the last slot. */
+typedef struct kept_keys {
+    bool backward;
+    int64_t kept;
+    int64_t head, done; /* blocks 0 .. done - 1 are there, of this head */
+    ls_bf16 *k, *v;     /* [kept + 1, BLOCK, ld] */
+    int32_t *pairs;     /* [kept + 1, BLOCK / 2, ld] */
+    int32_t *finite;    /* [kept + 1] */
+    int32_t *upright;   /* [BLOCK / 2, ld]: pairs before they are turned for tiles */
+} kept_keys;
+
+static inline kept_keys kept_keys_take(float **piece, int64_t d, int64_t kept, bool backward) {
+    const int64_t ld = ls_attention_ld(d), slots = kept + 1;
+    return (kept_keys){
+        .backward = backward,
+        .kept = kept,
+        .head = -1,
+        .k = (ls_bf16 *)take_floats(piece, slots * BLOCK * ld / 2),
+        .v = backward ? (ls_bf16 *)take_floats(piece, slots * BLOCK * ld / 2) : NULL,
+        .pairs = (int32_t *)take_floats(piece, slots * BLOCK / 2 * ld),
+        .finite = (int32_t *)take_floats(piece, slots),
+        .upright = HAS_AMX ? (int32_t *)take_floats(piece, BLOCK / 2 * ld) : NULL,
+    };
+}
+
+/* What was kept of another head is of no use. */
+static inline void kept_keys_begin(kept_keys *keys, int64_t head) {
+    if (keys->head != head) {
+        keys->head = head;
+        keys->done = 0;
+    }
+}
+
+/* Block number `block` of the kept ones, which begins at key `first`; asked for in ascending order
+ * from 0 on. */
+static inline key_block kept_keys_block(kept_keys *keys, const ls_attention *op,
+                                        const tile_rows *rows, int64_t block, int64_t first) {
+    const int64_t d = op->head_dim, ld = ls_attention_ld(d), slot = ls_min(block, keys->kept);
+    ls_bf16 *k = keys->k + slot * BLOCK * ld;
+    ls_bf16 *v = keys->backward ? keys->v + slot * BLOCK * ld : NULL;
+    int32_t *pairs = keys->pairs + slot * BLOCK / 2 * ld;
+    key_block b = {(const word *)k, (const word *)v, ld / 2, ld / 2, pairs, false};
+    if (block >= keys->done) {
+        const int64_t count = ls_min(BLOCK, op->kv_len - first), whole = round_up(count, KEY_UNIT);
+        const bool may_stay = block >= keys->kept;
+        b.k = keys_bf16(op, op->k, rows, first, count, may_stay, k, &b.ld_k);
+        if (keys->backward) {
+            b.v = keys_bf16(op, op->v, rows, first, count, may_stay, v, &b.ld_v);
+        }
+        int32_t *upright = HAS_AMX ? keys->upright : pairs;
+        pair_keys(op, keys->backward ? op->k : op->v, rows, first, count, upright);
+        keys->finite[slot] = all_finite_bf16(upright, whole * ld);
+#if HAS_AMX
+        transpose_words(upright, ld, whole / 2, round_up(d, LS_AMX_ROWS), pairs, BLOCK / 2);
+#endif
+        prefetch_keys(op, op->k, rows, first + BLOCK);
+        prefetch_keys(op, op->v, rows, first + BLOCK);
+        keys->done = ls_min(block + 1, keys->kept);
+    }
+    b.finite = keys->finite[slot];
+    return b;
+}
+
 #else
+/* Products of fp32 keep no keys. */
+typedef struct kept_keys {
+    char none;
+} kept_keys;
+
+static inline kept_keys kept_keys_take(float **piece, int64_t d, int64_t kept, bool backward) {
+    (void)piece, (void)d, (void)kept, (void)backward;
+    return (kept_keys){0};
+}
+
 static inline void begin_products(ls_dtype dtype) {
     (void)dtype;
 }

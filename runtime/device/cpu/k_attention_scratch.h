@@ -34,15 +34,33 @@ static inline int64_t ls_attention_head_keys(int64_t head_dim) {
     return (int64_t)(LS_ATTENTION_HEAD_MAX_BYTES / block) * LS_ATTENTION_BLOCK;
 }
 
-/* Bytes of scratch that a thread needs for tiles of this head size and, in the backward pass,
- * gradients of `keys` keys (0: forward). */
-static inline size_t ls_attention_scratch_bytes(int64_t head_dim, int64_t keys) {
+/* Most bytes that a thread spends on keys in the forms that products of bf16 take. */
+#define LS_ATTENTION_KEPT_MAX_BYTES ((size_t)4 << 20)
+
+/* A block of keys in three forms at most, with a word that says whether it is finite. */
+static inline size_t ls_attention_kept_bytes(int64_t blocks, int64_t head_dim) {
+    const int64_t halves = 3 * LS_ATTENTION_BLOCK * ls_attention_ld(head_dim);
+    return (size_t)blocks * (2 * (size_t)halves + sizeof(int32_t)) + 64;
+}
+
+/* Blocks of a head's keys that a thread keeps in those forms for all tiles that it computes. */
+static inline int64_t ls_attention_kept(int64_t keys, int64_t head_dim) {
+    const int64_t blocks = (keys + LS_ATTENTION_BLOCK - 1) / LS_ATTENTION_BLOCK;
+    const int64_t most =
+        (int64_t)(LS_ATTENTION_KEPT_MAX_BYTES / ls_attention_kept_bytes(1, head_dim));
+    return blocks < most ? blocks : most;
+}
+
+/* Bytes of scratch that a thread needs for tiles of this head size, `kept` blocks of keys and, in
+ * the backward pass, gradients of `keys` keys (0: forward). */
+static inline size_t ls_attention_scratch_bytes(int64_t head_dim, int64_t kept, int64_t keys) {
     const int64_t ld = ls_attention_ld(head_dim), tile = LS_ATTENTION_TILE;
     /* [D, TILE] or [TILE, D], [BLOCK, D], [BLOCK, TILE], rows of TILE: in fp32 at most 5, 2, 2 and
      * 4 of them, with products of bf16 4.5, 2, 3.5 and 2. */
     int64_t floats =
         5 * tile * ld + 2 * LS_ATTENTION_BLOCK * ld + 4 * LS_ATTENTION_BLOCK * tile + 4 * tile + ld;
-    return sizeof(float) * (size_t)floats + ls_attention_kv_gradient_bytes(keys, head_dim);
+    return sizeof(float) * (size_t)floats + ls_attention_kept_bytes(kept, head_dim) +
+           ls_attention_kv_gradient_bytes(keys, head_dim);
 }
 
 /* What the limits of ls_device_ops.reserve can need: of sequences that are too long for a whole
@@ -51,6 +69,7 @@ static inline size_t ls_attention_scratch_limit(const ls_device_limits *limits) 
     const int64_t whole = ls_attention_head_keys(limits->head_dim);
     const int64_t keys = limits->seq < whole ? limits->seq : whole;
     return ls_attention_scratch_bytes(limits->head_dim,
+                                      ls_attention_kept(limits->seq, limits->head_dim),
                                       keys > LS_ATTENTION_SPLIT ? keys : LS_ATTENTION_SPLIT);
 }
 
