@@ -21,9 +21,7 @@
 extern const ls_device_ops ls_cpu_ops_amx_bf16; /* a level of some of the files only */
 extern const ls_gemm_tiles ls_cpu_gemm_tiles_amx_bf16;
 #elif defined(__aarch64__)
-#define LEVELS(X) X(generic) X(sve)
-extern const ls_device_ops ls_cpu_ops_sve_bf16;
-extern const ls_gemm_tiles ls_cpu_gemm_tiles_sve_bf16;
+#define LEVELS(X) X(generic) X(sve) X(sve_bf16)
 #else
 #define LEVELS(X) X(generic)
 #endif
@@ -55,12 +53,10 @@ static void select_kernels(ls_cpu_device *cpu, ls_isa isa) {
         USE(avx2);
     }
 #elif defined(__aarch64__)
-    if (isa == LS_ISA_SVE || isa == LS_ISA_SVE_BF16) {
-        USE(sve);
-    }
     if (isa == LS_ISA_SVE_BF16) {
-        cpu->base.ops = &ls_cpu_ops_sve_bf16;
-        cpu->gemm_tiles = &ls_cpu_gemm_tiles_sve_bf16;
+        USE(sve_bf16);
+    } else if (isa == LS_ISA_SVE) {
+        USE(sve);
     }
 #else
     (void)isa;

@@ -103,10 +103,10 @@ static void finish(const float *product, int64_t ld_product, int64_t rows, int64
     }
 }
 
-#if HAS_BF16_VECTORS
 /* Rows of b at once, so that several lines are under way and a's is loaded once for them. */
 enum { DOT_ROWS = 4 };
 
+#if HAS_BF16_VECTORS
 static void dots(int64_t cols, int64_t k, const ls_bf16 *a, const ls_bf16 *b, int64_t ldb,
                  float *product) {
     for (int64_t j = 0; j < cols; j += DOT_ROWS) {
@@ -129,6 +129,42 @@ static void dots(int64_t cols, int64_t k, const ls_bf16 *a, const ls_bf16 *b, in
         }
         for (int r = 0; r < DOT_ROWS && j + r < cols; r++) {
             product[j + r] = _mm512_reduce_add_ps(sum[r]);
+        }
+    }
+}
+#define DOTS dots
+#elif defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+#include <arm_neon.h>
+
+enum { DOT_LANES = 8 };
+
+static bfloat16x8_t load_lanes(const ls_bf16 *src) {
+    return vreinterpretq_bf16_u16(vld1q_u16(src));
+}
+
+static void dots(int64_t cols, int64_t k, const ls_bf16 *a, const ls_bf16 *b, int64_t ldb,
+                 float *product) {
+    const int64_t whole = k / DOT_LANES * DOT_LANES;
+    ls_bf16 a_end[DOT_LANES] = {0}, b_end[DOT_LANES] = {0};
+    memcpy(a_end, a + whole, (size_t)(k - whole) * sizeof *a);
+    for (int64_t j = 0; j < cols; j += DOT_ROWS) {
+        const ls_bf16 *row[DOT_ROWS];
+        float32x4_t sum[DOT_ROWS];
+#pragma GCC unroll 4
+        for (int r = 0; r < DOT_ROWS; r++) {
+            row[r] = b + (j + r < cols ? j + r : cols - 1) * ldb;
+            sum[r] = vdupq_n_f32(0.0f);
+        }
+        for (int64_t c = 0; c < whole; c += DOT_LANES) {
+            const bfloat16x8_t at = load_lanes(a + c);
+#pragma GCC unroll 4
+            for (int r = 0; r < DOT_ROWS; r++) {
+                sum[r] = vbfdotq_f32(sum[r], at, load_lanes(row[r] + c));
+            }
+        }
+        for (int r = 0; r < DOT_ROWS && j + r < cols; r++) {
+            memcpy(b_end, row[r] + whole, (size_t)(k - whole) * sizeof *b);
+            product[j + r] = vaddvq_f32(vbfdotq_f32(sum[r], load_lanes(a_end), load_lanes(b_end)));
         }
     }
 }
