@@ -88,6 +88,7 @@ static void test_terminal(void) {
     int slave = open(ptsname(terminal), O_RDWR | O_NOCTTY);
     CHECK(slave >= 0);
     ls_error_set_rank(0);
+    setenv("TERM", "xterm", 1);
     unsetenv("NO_COLOR");
     dup2(slave, STDERR_FILENO);
     bool tty = ls_log_tty(), color = ls_log_color();
