@@ -186,7 +186,7 @@ says 'warning: checkpoint .*step-00000009. is skipped'
 gives 0 "$LOCKSTEP" ckpt latest "$run" --json
 prints '"schema":"lockstep.ckpt.latest/1".*"step":7,"tokens":7000}$'
 rm "$ckpt/manifest.json"
-gives 2 "$LOCKSTEP" ckpt verify "$ckpt"
+gives 1 "$LOCKSTEP" ckpt verify "$ckpt"
 prints '^FAIL'
 says 'no manifest.json'
 
