@@ -121,9 +121,8 @@ static void print_process(const ls_train *train, const extras *more) {
             ls_text_bytes(others, sizeof others, read), ranks);
     }
     if (more->between_hosts > 0) {
-        printf("gradients on their way between hosts take up to %s more, if data-parallel ranks "
-               "lie on "
-               "several\n",
+        printf("gradients and parameters on their way between hosts take up to %s more, if "
+               "data-parallel ranks lie on several\n",
                ls_text_bytes(others, sizeof others, (double)more->between_hosts));
     }
     if (more->others > 0) {
@@ -183,7 +182,7 @@ static ls_status plan_rank(ls_train *train, ls_mesh *mesh, int rank, ls_layout_b
                            extras *more) {
     ls_layout_bytes bytes, apart;
     ls_mesh hosts = *mesh;
-    hosts.data_on_host = false;
+    hosts.shards_on_host = hosts.data_on_host = false;
     LS_TRY(init_layout(train, &hosts, rank));
     LS_TRY(ls_layout_plan(&train->layout, &apart));
     LS_TRY(init_layout(train, mesh, rank));

@@ -79,10 +79,10 @@ typedef struct ls_layout_bytes {
     ls_state_bytes state;
     size_t optim, activations, tables, boundary;
     size_t spare; /* of the activations (ls_model_bytes) */
-    /* Not in the total of training: of operations, the device's and those among ranks, gradients on
-     * their way between several hosts with them, where that is known before; the copy that saves
-     * are written from, and what writing takes beside it, from the first save on. Where one rank
-     * writes for its host, it counts half of the others' copies, which it reads. */
+    /* Not in the total of training: of operations, the device's and those among ranks, gradients
+     * and parameters on their way between several hosts with them, where that is known before; the
+     * copy that saves are written from, and what writing takes beside it, from the first save on.
+     * Where one rank writes for its host, it counts half of the others' copies, which it reads. */
     size_t scratch, saves, writing;
 } ls_layout_bytes;
 
