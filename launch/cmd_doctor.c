@@ -1,5 +1,6 @@
 #include "launch/cmd.h"
 #include "launch/doctor.h"
+#include "launch/json_text.h"
 #include "runtime/base/arena.h"
 #include "runtime/base/file.h"
 
@@ -80,14 +81,11 @@ static ls_status print_json(const ls_findings *all, int ranks, bool fit) {
     }
     json_t *report = json_pack("{s:s, s:i, s:b, s:o}", "schema", "lockstep-doctor", "version", 1,
                                "fit", fit, "findings", list);
-    char *text = complete ? json_dumps(report, JSON_INDENT(2)) : NULL;
-    json_decref(report);
-    if (!text) {
-        return LS_FAIL(LS_E_MEMORY, "no memory for the report; try without --json");
+    if (!complete) {
+        json_decref(report);
+        report = NULL;
     }
-    puts(text);
-    free(text);
-    return LS_OK;
+    return ls_json_print(report, LS_JSON_ALL_DIGITS);
 }
 
 /* On rank 0: the findings of all ranks, and whether one of them is a fault. */
