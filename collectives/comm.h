@@ -70,9 +70,9 @@ typedef struct ls_comm_ops {
     /* Non-blocking forms. [collective] */
     ls_status (*broadcast_start)(ls_comm *comm, void *buf, int64_t bytes, int root,
                                  ls_comm_request **request);
-    /* recv [count] = the ranks' send [count] reduced; send == recv is in place, else they must not
-     * overlap. With the back end mpi, SUM of types that the library adds itself (not F16, BF16) has
-     * the library's order. */
+    /* recv [count] = the ranks' send [count] reduced; send == recv, on all ranks or on none, is in
+     * place, else they must not overlap. With the back end mpi, SUM of types that the library adds
+     * itself (not F16, BF16) may have the library's order. */
     ls_status (*all_reduce_start)(ls_comm *comm, const void *send, void *recv, int64_t count,
                                   ls_dtype dtype, ls_reduce op, ls_comm_request **request);
     /* Likewise, but only root has the result; recv is not touched elsewhere. */

@@ -1,10 +1,10 @@
 /* Non-blocking reductions of the MPI back end.
  *
- * All-reduce of types that the library adds, in its order, is its own. All else is made here: every
- * rank receives its slice of the others' vectors, adds them in fp32 in the tree of combine.h, and
- * the slices are gathered by everybody (all-reduce), by the root (reduce) or by nobody
- * (reduce-scatter); direct exchange and gather, as in Thakur, Rabenseifner, Gropp 2005,
- * doi:10.1177/1094342005051521. */
+ * All-reduce of types that the library adds, in its order, is its own, but for long vectors in
+ * place, which it reduces to one rank and broadcasts. All else is made here: every rank receives
+ * its slice of the others' vectors, adds them in fp32 in the tree of combine.h, and the slices are
+ * gathered by everybody (all-reduce), by the root (reduce) or by nobody (reduce-scatter); direct
+ * exchange and gather, as in Thakur, Rabenseifner, Gropp 2005, doi:10.1177/1094342005051521. */
 #include "collectives/combine.h"
 #include "collectives/comm_mpi_impl.h"
 
@@ -241,10 +241,11 @@ ls_status ls_mpi_all_reduce_start(ls_comm *comm, const void *send, void *recv, i
     LS_TRY(check(comm, count, dtype, EVERYBODY));
     MPI_Datatype type = MPI_DATATYPE_NULL;
     MPI_Op mpi_op = MPI_OP_NULL;
-    if (!ls_mpi_type(dtype, &type) || !ls_mpi_op(op, &mpi_op)) {
+    const int64_t elem_bytes = (int64_t)ls_dtype_bytes(dtype);
+    const bool by_trees = send == recv && comm->size >= 4 && count * elem_bytes >= 64 << 10;
+    if (by_trees || !ls_mpi_type(dtype, &type) || !ls_mpi_op(op, &mpi_op)) {
         return reduce_to(comm, send, recv, count, dtype, op, EVERYBODY, request);
     }
-    const int64_t elem_bytes = (int64_t)ls_dtype_bytes(dtype);
     const int64_t chunk = ls_comm_mpi_chunk_bytes / elem_bytes;
     ls_comm_request *r;
     LS_TRY(ls_mpi_request_take(c, (count + chunk - 1) / chunk, &r));
