@@ -37,10 +37,16 @@ gives 2 "$supervise"
 
 # The run's own word counts more than the status that a launcher makes of it: a launcher's 143 hides a
 # configuration that will fail again, its 1 a fault that may not.
+cat >"$work/done" <<'JOB'
+#!/bin/sh
+rm -f "$1/outcome"
+echo '0 rank 0 on n1: done' >"$1/outcome"
+JOB
+chmod +x "$work/done"
 cat >"$work/masked" <<'JOB'
 #!/bin/sh
 echo start >>"$STARTS"
-[ "$(wc -l <"$STARTS")" = 1 ] || exit 0
+[ "$(wc -l <"$STARTS")" = 1 ] || exec "${0%/*}/done" "$1"
 [ -z "$2" ] || echo "$2" >"$1/outcome"
 exit "$3"
 JOB
@@ -52,6 +58,12 @@ gives 0 "$supervise" --run "$work/run" "$work/masked" "$work/run" '3 rank 2 on n
 says 'rank 2 on n1: disk'
 starts 2
 gives 0 "$supervise" --run "$work/run" "$work/masked" "$work/run" '' 1
+starts 2
+# Nor is a launcher's 0 the run's.
+gives 0 "$supervise" --run "$work/run" "$work/masked" "$work/run" '' 0
+says "exit status 0, but no rank has told of the run's end"
+starts 2
+gives 3 "$supervise" --restarts 1 --run "$work/run" "$work/job" 0 0
 starts 2
 
 # A stop that the launcher made of a host's loss is a fault; one that the ranks have found reason for is not,
@@ -69,17 +81,17 @@ echo 'of another job' >"$work/run/lock.json"
 gives 2 "$supervise" --run "$work/run" "$work/job" 1 2
 starts 1
 holds grep -q 'of another job' "$work/run/outcome"
-gives 0 "$supervise" --run "$work/run" "$work/job" 1 137
+gives 3 "$supervise" --restarts 1 --run "$work/run" "$work/job" 1 137
 starts 2
 holds grep -q 'of another job' "$work/run/outcome"
 rm "$work/run/outcome"
-gives 0 "$supervise" --run "$work/run" "$work/job" 1 137
+gives 3 "$supervise" --restarts 1 --run "$work/run" "$work/job" 1 137
 starts 2
 holds [ ! -e "$work/run/outcome" ]
 cat >"$work/ends" <<'JOB'
 #!/bin/sh
 echo start >>"$STARTS"
-[ "$(wc -l <"$STARTS")" = 1 ] || exit 0
+[ "$(wc -l <"$STARTS")" = 1 ] || exec "${0%/*}/done" "$1"
 echo '0 rank 0 on n1: done, of another job, meanwhile' >"$1/outcome"
 exit 2
 JOB
@@ -91,7 +103,7 @@ rm "$work/run/outcome"
 cat >"$work/says" <<'JOB'
 #!/bin/sh
 echo start >>"$STARTS"
-[ "$(wc -l <"$STARTS")" = 1 ] || exit 0
+[ "$(wc -l <"$STARTS")" = 1 ] || exec "${0%/*}/done" "$1"
 printf '75 rank 0 on n1: stopped on request (the time limit)\nstart %s\n' "${2:-$LOCKSTEP_START_ID}" >"$1/outcome"
 exit 137
 JOB
@@ -105,12 +117,12 @@ rm "$work/run/outcome"
 cat >"$work/owns" <<'JOB'
 #!/bin/sh
 echo start >>"$STARTS"
-[ "$(wc -l <"$STARTS")" = 1 ] || exit 0
+[ "$(wc -l <"$STARTS")" = 1 ] || exit 2
 echo mine >"$1/lock" && mv "$1/lock" "$1/lock.json"
 exit 137
 JOB
 chmod +x "$work/owns"
-gives 0 "$supervise" --run "$work/run" "$work/owns" "$work/run"
+gives 2 "$supervise" --run "$work/run" "$work/owns" "$work/run"
 starts 2
 holds grep -q '^137 the ranks left no word; the launcher gave exit status 137' "$work/run/outcome"
 rm "$work/run/lock.json" "$work/run/outcome"
@@ -119,7 +131,7 @@ rm "$work/run/lock.json" "$work/run/outcome"
 cat >"$work/hangs" <<'JOB'
 #!/bin/sh
 echo start >>"$STARTS"
-[ "$(wc -l <"$STARTS")" = 1 ] || exit 0
+[ "$(wc -l <"$STARTS")" = 1 ] || exec "${0%/*}/done" "$1"
 trap '' TERM
 echo '3 rank 0 on a: rank 1 on host b is silent; its host does not answer' >"$1/outcome"
 while :; do sleep 0.1; done
@@ -135,7 +147,7 @@ cat >"$work/blames" <<'JOB'
 #!/bin/sh
 echo start >>"$STARTS"
 shift "$(wc -l <"$STARTS")"
-[ $# -gt 0 ] || exit 0
+[ $# -gt 0 ] || exec "${0%/*}/done" "$RUN"
 echo "3 rank 0 on a: $1" >"$RUN/outcome"
 exit 3
 JOB
@@ -152,7 +164,7 @@ gives 0 "$supervise" --run "$RUN" "$work/blames" - "$lost" "$lost" 'rank 4 on ho
 says 'host b is to blame, and named in'
 starts 4
 holds [ "$(xargs <"$RUN/excluded-hosts")" = 'b c' ]
-gives 0 "$supervise" --run "$work/other" "$work/job" 1 3
+gives 3 "$supervise" --restarts 1 --run "$work/other" "$work/job" 1 3
 says "$work/other is not there: does --run name"
 starts 2
 
@@ -164,6 +176,7 @@ n=$(wc -l <"$STARTS")
 mkdir -p "$1/checkpoints/step-0000000$n"
 : >"$1/checkpoints/step-0000000$n/manifest.json"
 [ "$n" -ge 4 ] || exit 3
+exec "${0%/*}/done" "$1"
 JOB
 chmod +x "$work/progress"
 gives 0 "$supervise" --restarts 1 --run "$work/run" "$work/progress" "$work/run"
