@@ -163,6 +163,9 @@ void ls_comm_mpi_abort(int exit_status) __attribute__((noreturn));
  * able to. Never another job's: those are not mapped. Safe in handlers of signals. Not collective.
  */
 void ls_comm_mpi_remove_files(void);
+/* Open MPI ends the process when its connection to another rank breaks: `lost` comes before that,
+ * on the thread that was in the library. It may end the process itself, without MPI. NULL: none. */
+void ls_comm_mpi_on_loss(void (*lost)(void));
 /* Has a call of MPI failed on this rank? The others may wait for it for ever in that operation, and
  * cannot be asked. */
 bool ls_comm_mpi_failed(void);

@@ -296,6 +296,7 @@ void ls_comm_mpi_finalize(void) {
 
 void ls_comm_mpi_abort(int exit_status) {
     ls_comm_mpi_remove_files();
+    ls_comm_mpi_on_loss(NULL); /* it ends the process in the same way */
     if (mpi_is_active()) {
         MPI_Abort(MPI_COMM_WORLD, exit_status);
     }

@@ -6,6 +6,7 @@
 #include "runtime/base/file.h"
 #include "runtime/base/log.h"
 
+#include <errno.h>
 #include <math.h>
 #include <pthread.h>
 #include <signal.h>
@@ -279,7 +280,9 @@ void ls_watch_wait_for_cause(void) {
     if (started && the.thread_runs) {
         atomic_store(&the.failed, true);
         ls_watch_look_soon();
-        nanosleep(&(struct timespec){.tv_sec = 1}, NULL);
+        struct timespec left = {.tv_sec = 1}; /* signals come meanwhile, as of a launcher */
+        while (nanosleep(&left, &left) != 0 && errno == EINTR) {
+        }
     }
 }
 

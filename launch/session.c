@@ -32,6 +32,8 @@ static volatile sig_atomic_t stop_requests;
 static long kills_before;      /* in this job's memory, for lack of it */
 static char outcome_path[900]; /* empty: no run directory yet */
 
+static void end_loss(void);
+
 static ls_status check_same_program(ls_comm *comm) {
     ls_sha256 hash;
     ls_status mine = ls_sha256_file("/proc/self/exe", &hash, NULL);
@@ -56,6 +58,7 @@ ls_status ls_session_begin(ls_session *session, int *argc, char ***argv) {
         LS_TRY(ls_session_limit_read());
         LS_TRY(ls_process_open_files(FILES_LEAST, FILES_WANTED));
         ls_session_limit_start("the start of MPI");
+        ls_comm_mpi_on_loss(end_loss);
         LS_TRY(ls_comm_mpi_init(argc, argv, &session->world));
         mpi_running = true;
     } else {
@@ -347,6 +350,16 @@ static void report_hang(const char *cause) {
 static void end_hang(void) {
     ls_comm_mpi_remove_files();
     _exit(ls_status_exit(LS_E_COMM));
+}
+
+/* The watchdog knows better than MPI who was lost, and has ended the process then. */
+static void end_loss(void) {
+    ls_watch_wait_for_cause();
+    LS_FAIL(LS_E_COMM, "MPI has given up, as it does when a connection to another rank breaks; "
+                       "look for one that said something above, and at the network");
+    ls_log_error();
+    ls_session_write_outcome(ls_status_exit(LS_E_COMM), ls_error_last()->message);
+    end_hang();
 }
 
 /* On one host communication is the processors' own work, which nothing gains by doing at another
