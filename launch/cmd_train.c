@@ -481,6 +481,9 @@ static ls_status run_train(int argc, char **argv) {
                              : setup(&train, values[OPT_RESUME] != NULL, argc, argv, first);
     if (status == LS_OK && !dry) {
         status = ls_train_loop(&train);
+        if (status == LS_OK || ls_session_failure_shared()) {
+            ls_session_tell_end(&train.session, status);
+        }
         if ((status == LS_OK || status == LS_E_STOPPED) && train.session.comm->rank == 0) {
             summarise(&train);
         }

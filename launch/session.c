@@ -303,6 +303,22 @@ void ls_session_write_outcome(int exit_status, const char *text) {
     close(fd);
 }
 
+static void write_end(ls_status status) {
+    ls_session_write_outcome(ls_status_exit(status),
+                             status == LS_OK ? "done" : ls_error_last()->message);
+}
+
+void ls_session_tell_end(ls_session *session, ls_status status) {
+    const ls_error end = *ls_error_last();
+    if (session->comm->rank == 0) {
+        write_end(status);
+    }
+    (void)session->comm->ops->barrier(session->comm); /* a rank that is lost now changes nothing */
+    if (status != LS_OK) {
+        ls_error_restore(&end);
+    }
+}
+
 /* Processes that the kernel has killed in this process's memory cgroup for lack of memory; 0 where
  * that is not known. */
 static long oom_kills(void) {
@@ -439,7 +455,7 @@ int ls_session_end(ls_status status) {
         ls_watch_wait_for_cause(); /* "remote process exited" names nobody */
     }
     if (ls_error_rank() <= 0 || (status != LS_OK && !failure_is_shared)) {
-        ls_session_write_outcome(exit_status, status == LS_OK ? "done" : ls_error_last()->message);
+        write_end(status);
     }
     if (status == LS_E_STOPPED) {
         ls_log_info("%s", ls_error_last()->message);

@@ -70,6 +70,9 @@ typedef struct ls_outcome {
 ls_status ls_session_tell_outcome(ls_session *session, const char *run_dir, ls_outcome *earlier);
 /* Writes it, unless another rank or nobody has to. Not collective; a signal handler may call it. */
 void ls_session_write_outcome(int exit_status, const char *text);
+/* Tells it now that all ranks have come to the same end, and before any of them takes its
+ * connections down, when nobody would name one that is lost. [collective] */
+void ls_session_tell_end(ls_session *session, ls_status status);
 
 /* Prints the failure and gives the exit status. A failure that the other ranks do not know of ends
  * them too, because they may be waiting for this one. Call once, last, from main. */

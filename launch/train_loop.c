@@ -7,6 +7,7 @@
 #include "launch/train_recover.h"
 #include "launch/train_stop.h"
 #include "runtime/base/clock.h"
+#include "runtime/base/file.h"
 #include "runtime/base/log.h"
 
 #include <math.h>
@@ -279,8 +280,21 @@ static const char *newest(const ls_train *train) {
     return train->last_ckpt[0] ? train->last_ckpt : "none";
 }
 
+/* Is the checkpoint that this start has saved of the step still there? Rank 0 looks. */
+static ls_status check_there(const ls_train *train) {
+    char manifest[1100];
+    LS_TRY(ls_path_join(manifest, sizeof manifest, train->last_ckpt, "manifest.json"));
+    return !train->has_saved || train->session.comm->rank != 0 || ls_path_exists(manifest)
+               ? LS_OK
+               : LS_FAIL(LS_E_IO,
+                         "step %lld was saved, and '%s' is not there any more: find out what else "
+                         "removes files there, and go on with --resume",
+                         (long long)train->step, manifest);
+}
+
 static ls_status stopped(ls_train *train, const char *why) {
-    bool saved = train->saved_step == train->step;
+    const bool saved = train->saved_step == train->step;
+    LS_TRY(ls_session_agree(&train->session, saved ? check_there(train) : LS_OK));
     if (saved) {
         ls_train_stop_met(train);
     }
@@ -297,14 +311,17 @@ static ls_status stopped(ls_train *train, const char *why) {
 
 /* A save that fails stops no training, but a run whose result is not there is not done. */
 static ls_status check_saved(ls_train *train) {
-    const bool saved = !train->config.checkpoint.at_end || train->saved_step == train->step;
+    if (!train->config.checkpoint.at_end) {
+        return LS_OK;
+    }
     return ls_session_agree(
         &train->session,
-        saved ? LS_OK
-              : LS_FAIL(LS_E_IO,
-                        "trained to the end, step %lld, but its checkpoint could not be saved; the "
-                        "newest one is %s: make room, and go on from there with --resume",
-                        (long long)train->step, newest(train)));
+        train->saved_step == train->step
+            ? check_there(train)
+            : LS_FAIL(LS_E_IO,
+                      "trained to the end, step %lld, but its checkpoint could not be saved; the "
+                      "newest one is %s: make room, and go on from there with --resume",
+                      (long long)train->step, newest(train)));
 }
 
 static ls_status loop(ls_train *train, sinks *s) {

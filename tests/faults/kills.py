@@ -129,7 +129,7 @@ class Bench:
         if place not in self.plain:
             run = Run(self, place, f"plain-{place}-{os.getpid()}")
             try:
-                if run.wait() != 0:
+                if run.wait() != 0 or not is_whole(run):
                     raise Failed(f"the undisturbed run failed:\n{run.text()[-3000:]}")
                 self.plain[place] = run, time.monotonic() - run.began
                 left = self.left(run)
@@ -149,6 +149,14 @@ class Bench:
 
 def newest(run):
     return run.dir / f"checkpoints/step-{STEPS:08d}"
+
+
+def is_whole(run):
+    return (newest(run) / "manifest.json").exists()
+
+
+def checkpoints(run):
+    return sorted(str(p.relative_to(run.dir)) for p in run.dir.glob("checkpoints/**/*"))
 
 
 class Case:
@@ -201,6 +209,10 @@ class Case:
             if not named.search(text) and not self.place.startswith("hosts"):  # whoever is first may be on another
                 raise Failed(f"rank {rank} was not named at the limit")
             return "end" if run.lines() else "start"
+        if told.startswith("0 "):  # the run had come to its end, whatever is left of its processes
+            if status not in (0, 3, 137) or not is_whole(run):
+                raise Failed(f"status {status} at the end of the run, its checkpoints {checkpoints(run)}")
+            return "end"
         if named.search(text):
             if run.lines() and not (told.startswith("3 ") and named.search(told)):  # else it may have no directory yet
                 raise Failed(f"the outcome is {told!r}")
@@ -211,12 +223,8 @@ class Case:
             if status != 3 and (self.stops or status != 137):
                 raise Failed(f"status {status}")
             return "watchdog"
-        if told.startswith("0 "):  # the run had come to its end
-            if status == 0 or (status in (3, 137)):
-                return "end"
-            raise Failed(f"status {status} at the end of the run")
         if run.lines() > 0:
-            raise Failed(f"rank {rank} was not named, after {run.lines()} steps; outcome {told!r}")
+            raise Failed(f"status {status}: rank {rank} was not named, after {run.lines()} steps; outcome {told!r}")
         if self.stops:
             raise Failed(f"status {status} of a start that was stopped")
         if status != 137 and status != 3:
@@ -241,8 +249,9 @@ class Case:
             run.end()
         again = Run(self.bench, self.place, self.name, "--resume")
         try:
-            if again.wait() != 0:
-                raise Failed(f"the run that goes on ended with {again.process.returncode}:\n{again.text()[-3000:]}")
+            if again.wait() != 0 or not is_whole(again):
+                raise Failed(f"the run that goes on ended with {again.process.returncode}, its checkpoints "
+                             f"{checkpoints(again)}:\n{again.text()[-3000:]}")
             equal = subprocess.run([EQUAL, newest(plain), newest(again)], capture_output=True, text=True)
             if equal.returncode != 0:
                 raise Failed(f"not the bytes of the undisturbed run: {equal.stderr.strip()}")

@@ -6,6 +6,7 @@
  * memory
  *   PLANT_BLIND=1   fails whenever this rank opens a manifest.json, or asks for the state of a file
  *                   of a finished checkpoint by name
+ *   PLANT_GONE=1    hides the manifest.json of finished checkpoints from whoever asks for its name
  *   PLANT_SLOW=US   makes each matrix product of the library take so many microseconds longer
  * Or PLANT_DIR names a folder, where a file KIND-RANK is a fault that happens once, and then again
  * when the file is made again:
@@ -136,8 +137,12 @@ int MPI_Irecv(void *to, int count, void *type, int source, int tag, void *comm, 
     return status;
 }
 
+static bool finished(const char *path) {
+    return strstr(path, "/step-") && !strstr(path, ".tmp-");
+}
+
 static bool hidden(const char *path) {
-    return strstr(path, "/step-") && !strstr(path, ".tmp-") && planted("PLANT_BLIND");
+    return finished(path) && planted("PLANT_BLIND");
 }
 
 int open(const char *path, int flags, ...);
@@ -165,6 +170,19 @@ int stat(const char *path, struct stat *info) {
     }
     if (hidden(path)) {
         errno = EIO;
+        return -1;
+    }
+    return real(path, info);
+}
+
+int lstat(const char *path, struct stat *info);
+int lstat(const char *path, struct stat *info) {
+    static int (*real)(const char *, struct stat *);
+    if (!real) {
+        *(void **)&real = real_function("lstat");
+    }
+    if (finished(path) && strstr(path, "/manifest.json") && planted("PLANT_GONE")) {
+        errno = ENOENT;
         return -1;
     }
     return real(path, info);

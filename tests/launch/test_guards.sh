@@ -107,4 +107,12 @@ gives 0 plant PLANT_BLIND=1 2 "$LOCKSTEP" train $settings run.name=blind --resum
 says 'resumed from .*step-00000020'
 gives 0 plant PLANT_BLIND=1 2 "$LOCKSTEP" train $settings run.name=init run.init="$work/runs/blind" run.steps=2
 gives 0 plant PLANT_BLIND=1 2 "$LOCKSTEP" eval "$work/runs/blind" --batches 2
+# A run whose checkpoint is not there any more is neither done nor stopped with one; the first rank looks for all.
+gone() { env LD_PRELOAD="$TEST_PLANT" PLANT_GONE=1 "$@"; }
+gives 3 gone PLANT_RANK=0 "$root/tests/mpirun.sh" 2 "$LOCKSTEP" train $settings run.name=gone
+says "step 40 was saved, and '.*/step-00000040/manifest.json' is not there any more"
+holds grep -q "^3 .*is not there any more" "$work/runs/gone/outcome"
+gives 3 gone PLANT_RANK=0 "$root/tests/mpirun.sh" 2 "$LOCKSTEP" train $settings run.name=gone2 --until 20
+says "step 20 was saved, and '.*/step-00000020/manifest.json' is not there any more"
+gives 0 gone PLANT_RANK=1 "$root/tests/mpirun.sh" 2 "$LOCKSTEP" train $settings run.name=gone3
 passed

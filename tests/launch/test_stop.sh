@@ -114,6 +114,18 @@ stopped
 holds grep -q "the file 'stop' of the run directory" "$work/runs/file/outcome"
 holds [ ! -e "$work/runs/file/stop" ]
 
+# Killed when all is done, before it could say so on stdout: the run directory says it.
+mkfifo "$work/full"
+exec 3<>"$work/full"
+dd if=/dev/zero of="$work/full" oflag=nonblock bs=4096 count=1024 2>/dev/null || true
+"$LOCKSTEP" train $settings run.steps=4 run.name=end >"$work/full" 2>"$work/told" 3>&- &
+pid=$!
+until_true grep -qs '^0 rank 0 on .*: done' "$work/runs/end/outcome"
+kill -KILL $pid
+ended 137
+holds [ -f "$work/runs/end/checkpoints/step-00000004/manifest.json" ]
+exec 3>&-
+
 # Slurm's time limit, told by a squeue that counts down.
 mkdir "$work/bin"
 cat >"$work/bin/squeue" <<'SQUEUE'
