@@ -108,6 +108,12 @@ job '137 3' 3 die
 says 'REPORT rank 2 on host .*; its process has ended'
 records 3
 
+# Nor does Open MPI end a rank whose connection breaks before that has told who is lost.
+export OMPI_MCA_pml=ob1 OMPI_MCA_btl=self,tcp
+job '137 3' 2 break
+says 'REPORT rank 1 on host .*; its process has ended'
+unset OMPI_MCA_pml OMPI_MCA_btl
+
 # The same between ranks that see no memory of each other; a stopped one can say nothing then.
 export TEST_APART=1
 job 0 4 slow
