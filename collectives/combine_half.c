@@ -6,6 +6,9 @@
 #include <immintrin.h>
 #define AVX2   __attribute__((target("avx2,f16c")))
 #define AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl")))
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#define NEON_BF16 __attribute__((target("arch=armv8.2-a+bf16")))
 #endif
 
 #define DEFINE_LOOPS(name, attribute, TO_F32, FROM_F32)                                            \
@@ -29,8 +32,7 @@
 DEFINE_LOOPS(bf16, , ls_bf16_to_f32, ls_bf16_from_f32)
 DEFINE_LOOPS(f16, , ls_f16_to_f32, ls_f16_from_f32)
 
-#if defined(__x86_64__)
-/* Sixteen (AVX-512) or eight numbers at a time, and the rest one by one. */
+/* So many numbers at a time, and the rest one by one. */
 #define DEFINE_WIDE(name, isa, attribute, LANES, TO_F32, STORE, ADD)                               \
     attribute static void widen_##name##_##isa(const uint16_t *from, int64_t count, float *to) {   \
         int64_t i = 0;                                                                             \
@@ -48,6 +50,7 @@ DEFINE_LOOPS(f16, , ls_f16_to_f32, ls_f16_from_f32)
         sum_##name(a + i, b + i, count - i, to + i);                                               \
     }
 
+#if defined(__x86_64__)
 AVX2 static inline __m256 f32_of_bf16_avx2(const uint16_t *from) {
     const __m256i bits = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)from));
     return _mm256_castsi256_ps(_mm256_slli_epi32(bits, 16));
@@ -123,6 +126,35 @@ AVX2 static void narrow_f16_avx2(const float *from, int64_t count, uint16_t *to)
     }
     narrow_f16(from + i, count - i, to + i);
 }
+#elif defined(__aarch64__)
+static inline float32x4_t f32_of_f16_neon(const uint16_t *from) {
+    return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(from)));
+}
+
+DEFINE_WIDE(f16, neon, , 4, f32_of_f16_neon, vst1q_f32, vaddq_f32)
+
+static void narrow_f16_neon(const float *from, int64_t count, uint16_t *to) {
+    const uint16x4_t sign = vdup_n_u16(0x8000), quiet_nan = vdup_n_u16(0x7e00);
+    int64_t i = 0;
+    for (; i + 4 <= count; i += 4) {
+        const float32x4_t x = vld1q_f32(from + i);
+        const uint16x4_t half = vreinterpret_u16_f16(vcvt_f16_f32(x));
+        /* The instruction keeps what else a NaN says. */
+        const uint16x4_t nan = vorr_u16(vand_u16(half, sign), quiet_nan);
+        vst1_u16(to + i, vbsl_u16(vmovn_u32(vceqq_f32(x, x)), half, nan));
+    }
+    narrow_f16(from + i, count - i, to + i);
+}
+
+NEON_BF16 static void narrow_bf16_neon(const float *from, int64_t count, uint16_t *to) {
+    int64_t i = 0;
+    for (; i + 8 <= count; i += 8) {
+        const bfloat16x8_t low = vcvtq_low_bf16_f32(vld1q_f32(from + i));
+        const bfloat16x8_t both = vcvtq_high_bf16_f32(low, vld1q_f32(from + i + 4));
+        vst1q_u16(to + i, vreinterpretq_u16_bf16(both));
+    }
+    narrow_bf16(from + i, count - i, to + i);
+}
 #endif
 
 const ls_half_ops *ls_half_ops_of(ls_dtype dtype) {
@@ -136,6 +168,16 @@ const ls_half_ops *ls_half_ops_of(ls_dtype dtype) {
     ls_isa isa;
     if (ls_cpu_isa(&isa) == LS_OK && isa >= LS_ISA_AVX2) {
         return &(isa >= LS_ISA_AVX512 ? avx512 : avx2)[dtype == LS_F16];
+    }
+#elif defined(__aarch64__)
+    static const ls_half_ops f16 = {widen_f16_neon, sum_f16_neon, narrow_f16_neon};
+    static const ls_half_ops bf16 = {widen_bf16, sum_bf16, narrow_bf16_neon};
+    ls_isa isa;
+    if (dtype == LS_F16) {
+        return &f16;
+    }
+    if (ls_cpu_isa(&isa) == LS_OK && isa == LS_ISA_SVE_BF16) {
+        return &bf16;
     }
 #endif
     return &plain[dtype == LS_F16];

@@ -1,8 +1,8 @@
 #!/bin/sh
-# Cross-compiles base and the CPU device for aarch64, every kernel at each level, with warnings as
-# errors; then runs tests under emulation, with plain loops in the place of oneDNN: the kernels at
-# the best level, shares of those of the micro-kernels of products and of attention. EMULATE=all
-# runs all of them at every level and in full, which takes minutes.
+# Cross-compiles base, the CPU device and reductions for aarch64, every kernel at each level, with
+# warnings as errors; then runs tests under emulation, with plain loops in the place of oneDNN: the
+# reductions, the kernels at the best level, shares of those of the micro-kernels of products and of
+# attention. EMULATE=all runs all of them at every level and in full, which takes minutes.
 set -eu
 cc=${AARCH64_CC:-aarch64-linux-gnu-gcc}
 command -v "$cc" >/dev/null || { echo "skipped: $cc is not installed"; exit 77; }
@@ -45,6 +45,9 @@ for source in runtime/base/*.c runtime/device/cpu/*.c tests/reference/*.c tests/
     esac
     compile "$(basename "$source" .c)" "$source"
 done
+for name in combine combine_fold combine_half; do
+    compile "$name" "collectives/$name.c" -fno-trapping-math # as in collectives/CMakeLists.txt
+done
 echo "compiled for aarch64: generic, sve, sve_bf16"
 
 command -v qemu-aarch64 >/dev/null || { echo "not run: qemu-aarch64 is not installed"; exit 0; }
@@ -53,7 +56,11 @@ if [ "${EMULATE:-}" = all ]; then
     kernel_levels="generic sve sve_bf16" attention_levels="generic sve sve_bf16" share=1
 fi
 link() { # TEST FLAGS...
-    source=tests/device/$1.c program=$work/$1
+    case $1 in
+    test_combine*) source=tests/collectives/$1.c ;;
+    *) source=tests/device/$1.c ;;
+    esac
+    program=$work/$1
     shift
     # shellcheck disable=SC2086
     "$cc" $flags "$@" -static -Wl,--no-warnings "$source" "$work"/*.o -lm -o "$program"
@@ -63,6 +70,11 @@ emulate() { # TEST LEVEL
     echo "passed under emulation: $1, $2"
 }
 
+for test in test_combine test_combine_half; do
+    link $test
+    emulate $test generic
+    emulate $test sve_bf16
+done
 link test_gemm -DLS_TEST_TILES=ls_cpu_gemm_tiles_sve_bf16
 emulate test_gemm sve_bf16
 link test_kernels
