@@ -7,7 +7,7 @@
 #include "runtime/device/cpu/k_attention_tile.h"
 #include "runtime/device/cpu/k_bf16.h"
 
-#if HAS_BF16_VECTORS
+#if defined(__AVX512BF16__)
 #define HAS_BF16_PAIRS 1
 
 /* A word that is multiplied with every lane. */

@@ -1,13 +1,18 @@
 /* Vectors of fp32 from and to bf16, and the functions that kernels of bf16 want, for the levels
- * whose processors convert to bf16 (AVX512-BF16). Results are rounded to 8 bits, so reciprocals
- * and exponentials need not be good to 24. Empty at the other levels, whose kernels are plain loops
- * with the functions of vec_math.h. */
+ * with AVX-512. Results are rounded to 8 bits, so reciprocals and exponentials need not be good to
+ * 24. Empty at the other levels, whose kernels are plain loops with the functions of vec_math.h. */
 #ifndef LS_DEVICE_CPU_K_BF16_H
 #define LS_DEVICE_CPU_K_BF16_H
 
 #include "runtime/device/cpu/kernel.h"
 
-#if defined(__AVX512BF16__)
+/* 2^f for f in [-1/2, 1/2], for what becomes bf16: 1 + f EXP2_1 + f^2 EXP2_2 ... within 2^-18. */
+#define EXP2_4 9.58285e-3f
+#define EXP2_3 5.590642e-2f
+#define EXP2_2 2.4024099e-1f
+#define EXP2_1 6.9312419e-1f
+
+#if defined(__AVX512BW__)
 #define HAS_BF16_VECTORS 1
 
 #include <immintrin.h>
@@ -33,8 +38,35 @@ LS_INLINE __m512 bf16_load(const ls_bf16 *x, __mmask16 mask) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(words, 16));
 }
 
+#if defined(__AVX512BF16__)
+LS_INLINE __m256i bf16_of(__m512 x) {
+    return (__m256i)_mm512_cvtneps_pbh(x);
+}
+
+LS_INLINE __m512i bf16_of_line(__m512 first, __m512 second) {
+    return (__m512i)_mm512_cvtne2ps_pbh(second, first);
+}
+#else
+/* As ls_bf16_from_f32 has it, in the low halves of words. */
+LS_INLINE __m512i bf16_words(__m512 x) {
+    const __m512i bits = _mm512_castps_si512(x), high = _mm512_srli_epi32(bits, 16);
+    const __m512i odd = _mm512_and_si512(high, _mm512_set1_epi32(1));
+    const __m512i up = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+    return _mm512_mask_or_epi32(_mm512_srli_epi32(up, 16), _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q),
+                                high, _mm512_set1_epi32(0x7fc0));
+}
+
+LS_INLINE __m256i bf16_of(__m512 x) {
+    return _mm512_cvtepi32_epi16(bf16_words(x));
+}
+
+LS_INLINE __m512i bf16_of_line(__m512 first, __m512 second) {
+    return _mm512_inserti64x4(_mm512_castsi256_si512(bf16_of(first)), bf16_of(second), 1);
+}
+#endif
+
 LS_INLINE void bf16_store(ls_bf16 *y, __mmask16 mask, __m512 x) {
-    _mm256_mask_storeu_epi16(y, mask, (__m256i)_mm512_cvtneps_pbh(x));
+    _mm256_mask_storeu_epi16(y, mask, bf16_of(x));
 }
 
 LS_INLINE __m512 bf16_load_whole(const ls_bf16 *x) {
@@ -43,7 +75,7 @@ LS_INLINE __m512 bf16_load_whole(const ls_bf16 *x) {
 }
 
 LS_INLINE void bf16_store_line(ls_bf16 *y, __m512 first, __m512 second) {
-    _mm512_storeu_si512(y, (__m512i)_mm512_cvtne2ps_pbh(second, first));
+    _mm512_storeu_si512(y, bf16_of_line(first, second));
 }
 
 /* BF16_STRETCH elements, and back. */
@@ -74,12 +106,6 @@ LS_INLINE __m512 exp2_fp32(__m512 x) {
     p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(6.931472029e-1f));
     return exp2_scaled(x, _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f)));
 }
-
-/* The polynomial of exp2_bf16. */
-#define EXP2_4 9.58285e-3f
-#define EXP2_3 5.590642e-2f
-#define EXP2_2 2.4024099e-1f
-#define EXP2_1 6.9312419e-1f
 
 /* 2^x within 2^-18, for what becomes bf16. */
 LS_INLINE __m512 exp2_bf16(__m512 x) {

@@ -106,7 +106,7 @@ static void finish(const float *product, int64_t ld_product, int64_t rows, int64
 /* Rows of b at once, so that several lines are under way and a's is loaded once for them. */
 enum { DOT_ROWS = 4 };
 
-#if HAS_BF16_VECTORS
+#if defined(__AVX512BF16__)
 static void dots(int64_t cols, int64_t k, const ls_bf16 *a, const ls_bf16 *b, int64_t ldb,
                  float *product) {
     for (int64_t j = 0; j < cols; j += DOT_ROWS) {

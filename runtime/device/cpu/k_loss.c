@@ -65,7 +65,7 @@ LS_INLINE void probabilities_lines(const bool stream, const float *x, const floa
         const __m512 p = _mm512_mul_ps(exp2_bf16(_mm512_mul_ps(a, log2_e)), scale);
         const __m512 q = _mm512_mul_ps(exp2_bf16(_mm512_mul_ps(b, log2_e)), scale);
         if (stream) {
-            _mm512_stream_si512((__m512i *)(to + v), (__m512i)_mm512_cvtne2ps_pbh(q, p));
+            _mm512_stream_si512((__m512i *)(to + v), bf16_of_line(p, q));
         } else {
             bf16_store_line(to + v, p, q);
         }
