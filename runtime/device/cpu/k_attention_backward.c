@@ -295,7 +295,7 @@ LS_INLINE void backward_softmax_keys(const bool masked, const bool keep, const l
 #pragma GCC unroll 2
         for (int n = 0; n < 2; n++) {
             const int64_t at = (j + n) * TILE + col;
-            p[n] = exp2_vf(*(const vf *)(s->s + at) * scale - lse);
+            p[n] = weight_vf(*(const vf *)(s->s + at) * scale - lse);
             ds[n] = p[n] * (*(const vf *)(s->dp + at) - delta);
             if (masked) {
                 const vi seen = visible > (int32_t)(j + n);

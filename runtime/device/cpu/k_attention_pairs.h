@@ -136,8 +136,13 @@ LS_INLINE vf exp2_vf(vf x) {
     return LS_EXP2_POLYNOMIAL(f) * (vf)((vi)biased << 23);
 }
 
+/* Likewise within 2^-18. */
 LS_INLINE vf weight_vf(vf x) {
-    return exp2_vf(x);
+    const vf shift = splat(LS_EXPONENT_SHIFT);
+    x = max_vf(splat(-127.0f), x);
+    const vf biased = x + shift, f = x - (biased - shift);
+    const vf p = (((EXP2_4 * f + EXP2_3) * f + EXP2_2) * f + EXP2_1) * f + 1.0f;
+    return p * (vf)((vi)biased << 23);
 }
 
 static inline void pair_rows(const ls_bf16 *low, const ls_bf16 *high, int64_t n, int64_t ld,

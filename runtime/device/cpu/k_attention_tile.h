@@ -41,14 +41,19 @@ LS_INLINE vf select_vf(vi mask, vf yes, vf no) {
     return (vf)(((vi)yes & mask) | ((vi)no & ~mask));
 }
 
-/* a > b ? a : b by lane, b where one is NaN; written so that it becomes one instruction on x86. */
+/* a > b ? a : b by lane, b where one is NaN; written so that it becomes one instruction on x86 and
+ * two on aarch64, where GCC takes the loop through memory at the levels with SVE. */
 LS_INLINE vf max_vf(vf a, vf b) {
+#if defined(__aarch64__)
+    return select_vf((vi)(a > b), a, b);
+#else
     vf r = b;
 #pragma omp simd
     for (int lane = 0; lane < LANES; lane++) {
         r[lane] = a[lane] > b[lane] ? a[lane] : b[lane];
     }
     return r;
+#endif
 }
 
 static inline int64_t round_up(int64_t x, int64_t unit) {
