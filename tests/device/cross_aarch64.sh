@@ -31,11 +31,8 @@ for source in runtime/device/cpu/k_*.c runtime/device/cpu/ops_table.c; do
     compile "$name.generic" "$source" -DLS_KERNEL_ISA=generic $kernel
     # shellcheck disable=SC2086
     compile "$name.sve" "$source" -DLS_KERNEL_ISA=sve -march=armv8.2-a+sve $kernel
-done
-for name in k_gemm_panel k_gemm_tile k_attention k_attention_backward ops_table; do
     # shellcheck disable=SC2086
-    compile "$name.sve_bf16" "runtime/device/cpu/$name.c" -DLS_KERNEL_ISA=sve_bf16 \
-        -DLS_KERNEL_BASE=sve -march=armv8.2-a+sve+bf16 -fno-math-errno -fno-trapping-math
+    compile "$name.sve_bf16" "$source" -DLS_KERNEL_ISA=sve_bf16 -march=armv8.2-a+sve+bf16 $kernel
 done
 for source in runtime/base/*.c runtime/device/cpu/*.c tests/reference/*.c tests/device/plain_dnnl.c \
     tests/device/kernel_*.c; do

@@ -1,5 +1,5 @@
 /* RoPE, GELU and SwiGLU: element by element, bound by memory. */
-#include "runtime/device/cpu/k_bf16.h"
+#include "runtime/device/cpu/k_activation_neon.h"
 
 #include <math.h>
 
@@ -139,6 +139,22 @@ static void gelu_backward_bf16(const ls_gelu *op, int64_t begin, int64_t end) {
         bf16_store(dx + i, mask, gelu_gradient_of(bf16_load(x + i, mask), bf16_load(dy + i, mask)));
     }
 }
+#elif HAS_BF16_NEON
+static void gelu_forward_bf16(const ls_gelu *op, int64_t begin, int64_t end) {
+    const ls_bf16 *x = op->x;
+    ls_bf16 *y = op->y;
+    NEON_EACH(i, n, begin, end, neon_gelu_forward(x + i, y + i, n, GELU_LINEAR, GELU_CUBIC));
+}
+
+static void gelu_backward_bf16(const ls_gelu *op, int64_t begin, int64_t end) {
+    const ls_bf16 *x = op->x, *dy = op->dy;
+    ls_bf16 *dx = op->dx;
+    NEON_EACH(i, n, begin, end,
+              neon_gelu_backward(x + i, dy + i, dx + i, n, GELU_LINEAR, GELU_CUBIC));
+}
+#endif
+
+#if HAS_BF16_VECTORS || HAS_BF16_NEON
 #define GELU_CHUNK(name, op, begin, end)                                                           \
     do {                                                                                           \
         if ((op)->dtype == LS_BF16) {                                                              \
@@ -294,6 +310,24 @@ static void swiglu_backward_bf16(const ls_swiglu *op, int64_t i) {
         bf16_store(dup + f, mask, d.up);
     }
 }
+#elif HAS_BF16_NEON
+static void swiglu_forward_bf16(const ls_swiglu *op, int64_t i) {
+    const int64_t F = op->ffn;
+    const ls_bf16 *gate = (const ls_bf16 *)op->x + i * 2 * F, *up = gate + F;
+    ls_bf16 *y = (ls_bf16 *)op->y + i * F;
+    NEON_EACH(f, n, 0, F, neon_swiglu_forward(gate + f, up + f, y + f, n));
+}
+
+static void swiglu_backward_bf16(const ls_swiglu *op, int64_t i) {
+    const int64_t F = op->ffn;
+    const ls_bf16 *gate = (const ls_bf16 *)op->x + i * 2 * F, *up = gate + F;
+    const ls_bf16 *dy = (const ls_bf16 *)op->dy + i * F;
+    ls_bf16 *dgate = (ls_bf16 *)op->dx + i * 2 * F, *dup = dgate + F;
+    NEON_EACH(f, n, 0, F, neon_swiglu_backward(gate + f, up + f, dy + f, dgate + f, dup + f, n));
+}
+#endif
+
+#if HAS_BF16_VECTORS || HAS_BF16_NEON
 #define SWIGLU_ROW(name, op, i)                                                                    \
     do {                                                                                           \
         if ((op)->dtype == LS_BF16) {                                                              \

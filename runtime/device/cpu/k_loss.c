@@ -1,7 +1,7 @@
 /* Softmax cross-entropy, fused: one pass finds the softmax's denominator online, block by block
  * (Milakov & Gimelshein 2018, arXiv 1805.02867), a second writes the gradient while the row is
  * still in cache. */
-#include "runtime/device/cpu/k_bf16.h"
+#include "runtime/device/cpu/k_bf16_neon.h"
 
 #include <assert.h>
 #include <float.h>
@@ -89,6 +89,63 @@ static void probabilities_bf16(const ls_cross_entropy *op, const float *x, float
         probabilities_lines(false, x, x + op->ld, op->vocab, max, factor, to);
     }
 }
+#elif HAS_BF16_NEON
+/* The largest of x, NaNs disregarded (FMAXNM). */
+LS_INLINE float block_max(const float *x, int64_t n) {
+    float32x4_t m[4];
+    for (int v = 0; v < 4; v++) {
+        m[v] = vdupq_n_f32(-INFINITY);
+    }
+    int64_t i = 0;
+    for (; i + 4 * NEON_LANES <= n; i += 4 * NEON_LANES) {
+#pragma GCC unroll 4
+        for (int v = 0; v < 4; v++) {
+            m[v] = vmaxnmq_f32(m[v], vld1q_f32(x + i + v * NEON_LANES));
+        }
+    }
+    float max = vmaxnmvq_f32(vmaxnmq_f32(vmaxnmq_f32(m[0], m[1]), vmaxnmq_f32(m[2], m[3])));
+    for (; i < n; i++) {
+        max = x[i] > max ? x[i] : max;
+    }
+    return max;
+}
+
+LS_INLINE float32x4_t exp_lanes(float32x4_t x) {
+    x = vmaxq_f32(x, vdupq_n_f32(LS_SOFTMAX_LEAST));
+    const float32x4_t log2_e = vdupq_n_f32(LS_LOG2_E), shift = vdupq_n_f32(LS_EXPONENT_SHIFT);
+    const float32x4_t biased = vfmaq_f32(shift, x, log2_e);
+    const float32x4_t f = vfmaq_f32(vsubq_f32(shift, biased), x, log2_e);
+    const int32x4_t scale = vshlq_n_s32(vreinterpretq_s32_f32(biased), 23);
+    return vmulq_f32(LS_EXP2_POLYNOMIAL(f), vreinterpretq_f32_s32(scale));
+}
+
+LS_INLINE float block_sum_exp(const float *x, int64_t n, float max) {
+    const float32x4_t top = vdupq_n_f32(max);
+    float32x4_t s0 = vdupq_n_f32(0.0f), s1 = s0;
+    int64_t i = 0;
+    for (; i + 2 * NEON_LANES <= n; i += 2 * NEON_LANES) {
+        s0 = vaddq_f32(s0, exp_lanes(vsubq_f32(vld1q_f32(x + i), top)));
+        s1 = vaddq_f32(s1, exp_lanes(vsubq_f32(vld1q_f32(x + i + NEON_LANES), top)));
+    }
+    float sum = vaddvq_f32(vaddq_f32(s0, s1));
+    for (; i < n; i++) {
+        sum += ls_vec_exp_softmax(x[i] - max);
+    }
+    return sum;
+}
+
+static void probabilities_bf16(const ls_cross_entropy *op, const float *x, float max, float factor,
+                               ls_bf16 *to) {
+    const float32x4_t log2_e = vdupq_n_f32(LS_LOG2_E), top = vdupq_n_f32(max);
+    int64_t v = 0;
+    for (; v + NEON_LANES <= op->vocab; v += NEON_LANES) { /* read before its place is written */
+        const float32x4_t p = neon_exp2(vmulq_f32(vsubq_f32(vld1q_f32(x + v), top), log2_e));
+        neon_store(to + v, NEON_LANES, vmulq_n_f32(p, factor));
+    }
+    for (; v < op->vocab; v++) {
+        to[v] = ls_bf16_from_f32(ls_vec_exp_softmax(x[v] - max) * factor);
+    }
+}
 #else
 /* Floats as integers of the same order: a maximum of integers vectorises with every compiler, one
  * of floats only where NaNs may be disregarded. Its own inverse. */
@@ -160,7 +217,7 @@ LS_INLINE void gradient_row(const ls_cross_entropy *op, int64_t i, float max, fl
     void *dlogits = ls_at_mut(dtype, op->dlogits, i * op->ld);
     const int64_t target = target_column(op, i);
     const float x_target = target < 0 ? 0.0f : x[target];
-#if HAS_BF16_VECTORS
+#if HAS_BF16_VECTORS || HAS_BF16_NEON
     if (dtype == LS_BF16) {
         probabilities_bf16(op, x, max, factor, dlogits);
     }
