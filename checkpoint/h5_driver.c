@@ -170,6 +170,10 @@ static herr_t driver_truncate(H5FD_t *file, hid_t dxpl, hbool_t closing) {
 }
 
 static const H5FD_class_t driver_class = {
+#ifdef H5FD_CLASS_VERSION /* from HDF5 1.13 on */
+    .version = H5FD_CLASS_VERSION,
+    .value = H5_VFD_MAX, /* nobody looks for it by number */
+#endif
     .name = "lockstep_write_once",
     .maxaddr = (haddr_t)INT64_MAX,
     .fc_degree = H5F_CLOSE_STRONG,

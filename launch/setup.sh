@@ -8,7 +8,7 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 packages="build-essential cmake ninja-build pkg-config libopenmpi-dev openmpi-bin libdnnl-dev
           libhdf5-dev libzstd-dev libyaml-dev libjansson-dev libssl-dev libxxhash-dev
           libisal-dev"
-test_packages="hdf5-tools python3-h5py python3-jsonschema clang libclang-rt-14-dev libomp-dev clang-format man-db gcc-aarch64-linux-gnu
+test_packages="hdf5-tools python3-h5py python3-jsonschema clang libclang-rt-dev libomp-dev clang-format man-db gcc-aarch64-linux-gnu
                libc6-dev-arm64-cross qemu-user procps slurmctld slurmd slurm-client munge prometheus
                iproute2"
 # x86 only; elsewhere checkpoints are hashed more slowly.

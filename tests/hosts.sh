@@ -131,7 +131,7 @@ while [ $host -lt "$hosts" ]; do
     where=$where${where:+,}10.77.0.$((host + 1)):$ranks
     host=$((host + 1))
 done
-export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_orte_execute_quiet=1
 export ASAN_OPTIONS="${ASAN_OPTIONS:+$ASAN_OPTIONS:}detect_leaks=0" OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 status=0
 # In the background, so that signals are acted on while it runs.
@@ -140,7 +140,8 @@ if [ "$once" ]; then
     wait $! || status=$?
     exit $status
 fi
-"$work/on" 0 mpirun --quiet --oversubscribe --bind-to none --mca plm rsh --mca plm_rsh_agent "$work/agent" \
+export OMPI_MCA_plm=rsh OMPI_MCA_plm_rsh_agent="$work/agent" PRTE_MCA_plm=ssh PRTE_MCA_plm_ssh_agent="$work/agent"
+"$work/on" 0 mpirun --oversubscribe --bind-to none \
     --mca btl_base_warn_component_unused 0 -x OMP_NUM_THREADS -x ASAN_OPTIONS -H "$where" -n $((hosts * ranks)) "$@" &
 wait $! || status=$?
 exit $status

@@ -20,8 +20,8 @@
 #include "runtime/base/clock.h"
 #include "runtime/base/log.h"
 #include "runtime/device/cpu/device_cpu.h"
+#include "runtime/device/cpu/dnnl_versions.h"
 
-#include <dnnl.h>
 #include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -59,16 +59,17 @@ static ls_status check(dnnl_status_t status) {
 static dnnl_status_t matrix(direct *d, int arg, int64_t rows, int64_t cols, int64_t ld, bool trans,
                             ls_dtype dtype, void *data, dnnl_memory_desc_t *desc) {
     const dnnl_dims_t dims = {rows, cols}, strides = {trans ? 1 : ld, trans ? ld : 1};
-    dnnl_status_t s = dnnl_memory_desc_init_by_strides(
+    dnnl_status_t s = dnnl_memory_desc_create_with_strides(
         desc, 2, dims, dtype == LS_BF16 ? dnnl_bf16 : dnnl_f32, strides);
     static const int names[] = {DNNL_ARG_SRC, DNNL_ARG_WEIGHTS, DNNL_ARG_DST};
     d->args[arg].arg = names[arg];
-    return s == dnnl_success ? dnnl_memory_create(&d->args[arg].memory, desc, d->engine, data) : s;
+    return s == dnnl_success
+               ? dnnl_memory_create(&d->args[arg].memory, ls_dnnl_desc_of(desc), d->engine, data)
+               : s;
 }
 
 /* Brings B, described by `plain`, into the layout of `wanted`. */
-static ls_status pack_weights(direct *d, const dnnl_memory_desc_t *plain,
-                              const dnnl_memory_desc_t *wanted) {
+static ls_status pack_weights(direct *d, ls_dnnl_desc_ref plain, ls_dnnl_desc_ref wanted) {
     dnnl_memory_t from, to;
     dnnl_primitive_desc_t found;
     dnnl_primitive_t reorder;
@@ -92,31 +93,47 @@ static ls_status pack_weights(direct *d, const dnnl_memory_desc_t *plain,
     return LS_OK;
 }
 
-static ls_status open_direct(direct *d, const ls_gemm *op, bool packed) {
-    *d = (direct){.op = op};
-    if (op->dtype == LS_F32) {
-        return LS_OK;
-    }
-    dnnl_memory_desc_t a, b, c, any;
-    LS_TRY(check(dnnl_engine_create(&d->engine, dnnl_cpu, 0)));
-    LS_TRY(check(dnnl_stream_create(&d->stream, d->engine, dnnl_stream_default_flags)));
-    LS_TRY(check(matrix(d, 0, op->m, op->k, op->lda, op->trans_a, op->dtype, (void *)op->a, &a)));
-    LS_TRY(check(matrix(d, 1, op->k, op->n, op->ldb, op->trans_b, op->dtype, (void *)op->b, &b)));
-    LS_TRY(check(matrix(d, 2, op->m, op->n, op->ldc, false, op->c_dtype, op->c, &c)));
+enum { DESC_A, DESC_B, DESC_C, DESC_ANY_B, DESCS };
+
+static ls_status plan_direct(direct *d, bool packed, dnnl_memory_desc_t descs[DESCS]) {
+    const ls_gemm *op = d->op;
+    LS_TRY(check(matrix(d, 0, op->m, op->k, op->lda, op->trans_a, op->dtype, (void *)op->a,
+                        &descs[DESC_A])));
+    LS_TRY(check(matrix(d, 1, op->k, op->n, op->ldb, op->trans_b, op->dtype, (void *)op->b,
+                        &descs[DESC_B])));
+    LS_TRY(check(matrix(d, 2, op->m, op->n, op->ldc, false, op->c_dtype, op->c, &descs[DESC_C])));
     const dnnl_dims_t dims = {op->k, op->n};
-    LS_TRY(check(dnnl_memory_desc_init_by_tag(&any, 2, dims, dnnl_bf16, dnnl_format_tag_any)));
-    dnnl_matmul_desc_t desc;
-    LS_TRY(check(dnnl_matmul_desc_init(&desc, &a, packed ? &any : &b, NULL, &c)));
+    LS_TRY(check(dnnl_memory_desc_create_with_tag(&descs[DESC_ANY_B], 2, dims, dnnl_bf16,
+                                                  dnnl_format_tag_any)));
     dnnl_primitive_desc_t found;
-    if (dnnl_primitive_desc_create(&found, &desc, NULL, d->engine, NULL) != dnnl_success) {
+    if (dnnl_matmul_primitive_desc_create(&found, d->engine, ls_dnnl_desc_of(&descs[DESC_A]),
+                                          ls_dnnl_desc_of(&descs[packed ? DESC_ANY_B : DESC_B]),
+                                          NULL, ls_dnnl_desc_of(&descs[DESC_C]),
+                                          NULL) != dnnl_success) {
         return LS_FAIL(LS_E_UNSUPPORTED, "oneDNN has no bfloat16 product on this machine to "
                                          "compare with; use fp32");
     }
     ls_status status = check(dnnl_primitive_create(&d->primitive, found));
     if (status == LS_OK && packed) {
-        status = pack_weights(d, &b, dnnl_primitive_desc_query_md(found, dnnl_query_weights_md, 0));
+        status = pack_weights(d, ls_dnnl_desc_of(&descs[DESC_B]),
+                              dnnl_primitive_desc_query_md(found, dnnl_query_weights_md, 0));
     }
     dnnl_primitive_desc_destroy(found);
+    return status;
+}
+
+static ls_status open_direct(direct *d, const ls_gemm *op, bool packed) {
+    *d = (direct){.op = op};
+    if (op->dtype == LS_F32) {
+        return LS_OK;
+    }
+    LS_TRY(check(dnnl_engine_create(&d->engine, dnnl_cpu, 0)));
+    LS_TRY(check(dnnl_stream_create(&d->stream, d->engine, dnnl_stream_default_flags)));
+    dnnl_memory_desc_t descs[DESCS] = {0};
+    ls_status status = plan_direct(d, packed, descs);
+    for (int i = 0; i < DESCS; i++) {
+        ls_dnnl_desc_release(&descs[i]);
+    }
     return status;
 }
 

@@ -167,8 +167,15 @@ esac
 if [ "$(id -u)" = 0 ]; then
     export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 fi
-# mpirun's own words, before those of the program.
-options="--quiet --oversubscribe --mca btl_base_warn_component_unused 0"
+# mpirun's own words, before those of the program. What Open MPI 4 and 5 name differently goes by both names, in
+# variables, which the other one does not mind.
+export OMPI_MCA_orte_execute_quiet=1
+variables=
+give() { # give NAME VALUE: to mpirun, and to --dry-run
+    export "$1=$2"
+    variables="$variables $1"
+}
+options="--oversubscribe --mca btl_base_warn_component_unused 0"
 case "$bind" in
 numa) options="$options --map-by numa --bind-to numa" ;;
 core) options="$options --map-by core --bind-to core" ;;
@@ -176,14 +183,18 @@ core) options="$options --map-by core --bind-to core" ;;
 esac
 [ -z "$list" ] || options="$options --map-by slot -H $(echo "$list" | awk '{ printf "%s%s:%s", (NR > 1 ? "," : ""), $1, $2 }')"
 # A command with options of its own is no word of mpirun's line.
-[ "$agent" = ssh ] || export OMPI_MCA_plm=rsh OMPI_MCA_plm_rsh_agent="$agent"
-[ -z "$interface" ] || options="$options --mca btl_tcp_if_include $interface --mca oob_tcp_if_include $interface"
-# In a container a process may not read another's memory.
-[ ! -e /.dockerenv ] && [ ! -e /run/.containerenv ] || options="$options --mca btl_vader_single_copy_mechanism none"
+if [ "$agent" != ssh ]; then
+    give OMPI_MCA_plm rsh && give OMPI_MCA_plm_rsh_agent "$agent"
+    give PRTE_MCA_plm ssh && give PRTE_MCA_plm_ssh_agent "$agent"
+fi
+if [ -n "$interface" ]; then
+    options="$options --mca btl_tcp_if_include $interface"
+    give OMPI_MCA_oob_tcp_if_include "$interface" && give PRTE_MCA_prte_if_include "$interface"
+fi
 for pair in $environment; do # what is set already counts more
     name=${pair%%=*}
     eval "value=\${$name-}"
-    [ -n "$value" ] || export "$pair"
+    give "$name" "${value:-${pair#*=}}"
 done
 for name in $(env | sed -n 's/^\(\(LOCKSTEP\|OMP\|NCCL\|CUDA\|UCX\|FI\|HDF5\)_[A-Za-z0-9_]*\)=.*/\1/p'); do
     options="$options -x $name"
@@ -199,8 +210,7 @@ quoted() {
     done
 }
 if [ "$dry" = yes ]; then
-    [ "$agent" = ssh ] || printf 'OMPI_MCA_plm=rsh OMPI_MCA_plm_rsh_agent=%s\\\n' "$(quoted "$agent")"
-    for pair in $environment; do printf '%s=%s\\\n' "${pair%%=*}" "$(quoted "$(printenv "${pair%%=*}")")"; done
+    for name in $variables; do printf '%s=%s\\\n' "$name" "$(quoted "$(printenv "$name")")"; done
     line=$(quoted "$@")
     printf '%s\n' "mpirun $options -n $ranks ${line% }"
     exit 0
@@ -242,6 +252,7 @@ mkdir -m 700 "$session" "$shared" || {
 }
 if [ -z "$remote" ]; then # by variables: the name of a directory may have spaces
     export OMPI_MCA_orte_tmpdir_base="$session" OMPI_MCA_btl_vader_backing_directory="$shared"
+    export PRTE_MCA_prte_tmpdir_base="$session" OMPI_MCA_btl_sm_backing_directory="$shared"
 else # other hosts do not have them
     export TMPDIR="$session"
 fi
@@ -285,7 +296,7 @@ lack=
 [ -z "$lack" ] || echo "run.sh: $lack" >&2
 case "$status" in # of the program, or of a signal; others are mpirun's
 [0-3] | 75 | 1[2-5][0-9]) ;;
-*) echo "run.sh: mpirun has ended with $status; its line (--dry-run) tells more without --quiet" >&2 ;;
+*) echo "run.sh: mpirun has ended with $status; its line (--dry-run) may tell more" >&2 ;;
 esac
 rm -rf "$session" "$shared"
 exit "$status"

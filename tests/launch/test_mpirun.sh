@@ -17,7 +17,8 @@ prints '^NCCL_DEBUG=INFO' # what was set counts
 prints '^NCCL_SOCKET_IFNAME=eth7'
 prints '-H a:4,b:4 .*-x NCCL_MNNVL_ENABLE .*-n 8 .*/bind.sh program$'
 gives 0 "$run" --dry-run --hosts a --agent 'ssh -p 22' sh -c "echo it's"
-prints "^OMPI_MCA_plm=rsh OMPI_MCA_plm_rsh_agent='ssh -p 22' "
+prints "^OMPI_MCA_plm_rsh_agent='ssh -p 22' "
+prints "^PRTE_MCA_plm_ssh_agent='ssh -p 22' " # Open MPI 5's
 prints " sh -c 'echo it'"
 eval "set -- $(sed -n 's/^mpirun .* -n 1 //p' "$work/out")" # as a shell reads it
 holds [ "$3" = "echo it's" ]

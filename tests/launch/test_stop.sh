@@ -77,7 +77,7 @@ export work OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 for _ in 1 2 3; do
     rm -f "$work/deaf"
     job=$(
-        begin_launcher mpirun --quiet --oversubscribe -n 1 sh -c 'trap "" USR1 && : >"$work/deaf" && sleep 0.05'
+        OMPI_MCA_orte_execute_quiet=1 begin_launcher mpirun --oversubscribe -n 1 sh -c 'trap "" USR1 && : >"$work/deaf" && sleep 0.05'
         until [ -e "$work/deaf" ]; do sleep 0.01; done
         while kill -USR1 $job 2>/dev/null; do sleep 0.001; done &
         wait $job && echo 0 || echo $?

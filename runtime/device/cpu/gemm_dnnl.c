@@ -1,8 +1,8 @@
 /* oneDNN behind gemm.h: sgemm, and matmul primitives kept in a cache. */
 #include "runtime/base/arena.h"
+#include "runtime/device/cpu/dnnl_versions.h"
 #include "runtime/device/cpu/gemm.h"
 
-#include <dnnl.h>
 #include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -79,10 +79,14 @@ ls_status ls_matmul_cache_create(ls_matmul_cache **cache) {
 }
 
 static void release(ls_matmul *matmul) {
-    if (matmul->last_used) {
+    if (matmul->primitive) {
         dnnl_primitive_destroy(matmul->primitive);
-        memset(matmul, 0, sizeof *matmul);
     }
+    ls_dnnl_desc_release(&matmul->a);
+    ls_dnnl_desc_release(&matmul->b);
+    ls_dnnl_desc_release(&matmul->c);
+    ls_dnnl_desc_release(&matmul->scratch);
+    memset(matmul, 0, sizeof *matmul);
 }
 
 void ls_matmul_cache_destroy(ls_matmul_cache *cache) {
@@ -103,8 +107,8 @@ static dnnl_status_t describe_matrix(dnnl_memory_desc_t *desc, int64_t rows, int
                                      int64_t ld, bool transposed, int32_t dtype) {
     const dnnl_dims_t dims = {rows, cols};
     const dnnl_dims_t strides = {transposed ? 1 : ld, transposed ? ld : 1};
-    return dnnl_memory_desc_init_by_strides(desc, 2, dims, dtype == LS_BF16 ? dnnl_bf16 : dnnl_f32,
-                                            strides);
+    return dnnl_memory_desc_create_with_strides(desc, 2, dims,
+                                                dtype == LS_BF16 ? dnnl_bf16 : dnnl_f32, strides);
 }
 
 /* The primitive descriptor of a key, with the best implementation that the library has. */
@@ -117,10 +121,6 @@ static dnnl_status_t describe_matmul(ls_matmul *out, dnnl_primitive_desc_t *foun
     if (s == dnnl_success) {
         s = describe_matrix(&out->c, key->m, key->n, key->ldc, false, key->c_dtype);
     }
-    dnnl_matmul_desc_t desc;
-    if (s == dnnl_success) {
-        s = dnnl_matmul_desc_init(&desc, &out->a, &out->b, NULL, &out->c);
-    }
     dnnl_primitive_attr_t attr = NULL;
     if (s == dnnl_success) {
         s = dnnl_primitive_attr_create(&attr);
@@ -129,7 +129,9 @@ static dnnl_status_t describe_matmul(ls_matmul *out, dnnl_primitive_desc_t *foun
         s = dnnl_primitive_attr_set_scratchpad_mode(attr, dnnl_scratchpad_mode_user);
     }
     if (s == dnnl_success) {
-        s = dnnl_primitive_desc_create(found, &desc, attr, out->engine, NULL);
+        s = dnnl_matmul_primitive_desc_create(found, out->engine, ls_dnnl_desc_of(&out->a),
+                                              ls_dnnl_desc_of(&out->b), NULL,
+                                              ls_dnnl_desc_of(&out->c), attr);
     }
     if (attr) {
         dnnl_primitive_attr_destroy(attr);
@@ -145,7 +147,10 @@ static dnnl_status_t build(ls_matmul *out) {
         return s;
     }
     s = dnnl_primitive_create(&out->primitive, found);
-    out->scratch = *dnnl_primitive_desc_query_md(found, dnnl_query_scratchpad_md, 0);
+    if (s == dnnl_success) {
+        s = dnnl_memory_desc_clone(
+            &out->scratch, dnnl_primitive_desc_query_md(found, dnnl_query_scratchpad_md, 0));
+    }
     dnnl_primitive_desc_destroy(found);
     return s;
 }
@@ -174,18 +179,23 @@ ls_status ls_matmul_get(ls_matmul_cache *cache, const ls_matmul_key *key,
         ls_dnnl_use_one_thread();
         built = build(slot);
     }
-    LS_TRY(ls_dnnl_check(built, "matrix product"));
+    if (built != dnnl_success) {
+        release(slot);
+        return ls_dnnl_check(built, "matrix product");
+    }
     slot->last_used = cache->clock;
     *matmul = slot;
     return LS_OK;
 }
 
 size_t ls_matmul_scratch_bytes(const ls_matmul *matmul) {
-    return dnnl_memory_desc_get_size(&matmul->scratch);
+    return dnnl_memory_desc_get_size(ls_dnnl_desc_of(&matmul->scratch));
 }
 
 int ls_matmul_run(const ls_matmul *matmul, const void *a, const void *b, void *c, void *scratch) {
-    const dnnl_memory_desc_t *descs[] = {&matmul->a, &matmul->b, &matmul->c, &matmul->scratch};
+    const ls_dnnl_desc_ref descs[] = {ls_dnnl_desc_of(&matmul->a), ls_dnnl_desc_of(&matmul->b),
+                                      ls_dnnl_desc_of(&matmul->c),
+                                      ls_dnnl_desc_of(&matmul->scratch)};
     void *handles[] = {(void *)a, (void *)b, c, scratch};
     dnnl_exec_arg_t args[] = {{.arg = DNNL_ARG_SRC},
                               {.arg = DNNL_ARG_WEIGHTS},
@@ -213,13 +223,13 @@ int ls_matmul_run(const ls_matmul *matmul, const void *a, const void *b, void *c
 
 ls_status ls_dnnl_limit_isa(ls_isa isa) {
 #if defined(__x86_64__)
-    dnnl_cpu_isa_t limit = isa >= LS_ISA_AMX_BF16      ? dnnl_cpu_isa_all
+    dnnl_cpu_isa_t limit = isa >= LS_ISA_AMX_BF16      ? LS_DNNL_ANY_ISA
                            : isa == LS_ISA_AVX512_BF16 ? dnnl_cpu_isa_avx512_core_bf16
                            : isa == LS_ISA_AVX512      ? dnnl_cpu_isa_avx512_core_vnni
                            : isa == LS_ISA_AVX2        ? dnnl_cpu_isa_avx2
                                                        : dnnl_cpu_isa_sse41;
     /* Once a process: a second device finds the limit set, since the level never changes. */
-    if (limit != dnnl_cpu_isa_all && dnnl_set_max_cpu_isa(limit) != dnnl_success &&
+    if (limit != LS_DNNL_ANY_ISA && dnnl_set_max_cpu_isa(limit) != dnnl_success &&
         (dnnl_get_effective_cpu_isa() & ~limit) != 0) {
         return LS_FAIL(LS_E_DEVICE, "oneDNN was used before its level could be limited to %s",
                        ls_isa_name(isa));
@@ -251,7 +261,9 @@ bool ls_dnnl_has_fast_bf16(void) {
             strncmp(name, "ref", 3) != 0;
         dnnl_primitive_desc_destroy(found);
     }
-    dnnl_engine_destroy(probe.engine);
+    dnnl_engine_t engine = probe.engine;
+    release(&probe);
+    dnnl_engine_destroy(engine);
     return fast;
 }
 
