@@ -157,9 +157,7 @@ static void check(void) {
         look(op, false);
         return;
     }
-    if (atomic_load(&own->inside) == 0 && !atomic_load(&the.failed)) {
-        return;
-    }
+    const bool waits = atomic_load(&own->inside) != 0 || atomic_load(&the.failed);
     const uint64_t now_ns = ls_clock_ns(), progress_ns = atomic_load(&own->progress_ns);
     const uint64_t over_ns = progress_ns + deadline_ns;
     const bool late = now_ns >= over_ns + turn_ns();
@@ -169,8 +167,10 @@ static void check(void) {
     const uint64_t asked_ns = atomic_load(&own->asked_ns);
     const uint64_t looked_ns = asked_ns > the.last_look_ns ? asked_ns : the.last_look_ns;
     const uint64_t soon_ns = atomic_load(&the.soon_ns);
-    const bool soon = looked_ns < soon_ns && is_due(now_ns, soon_ns, soon_turn_ns());
-    if (soon || (is_due(now_ns, progress_ns, ns_of(stale_s()) + turn_ns()) &&
+    /* From their end on ranks leave one by one, and are not lost. */
+    const bool may_look = waits || atomic_load(&own->place) != LS_FLIGHT_END;
+    const bool soon = may_look && looked_ns < soon_ns && is_due(now_ns, soon_ns, soon_turn_ns());
+    if (soon || (waits && is_due(now_ns, progress_ns, ns_of(stale_s()) + turn_ns()) &&
                  ((late && looked_ns < over_ns) ||
                   is_due(now_ns, looked_ns, ns_of(often ? the.tick_s : stale_s()) + turn_ns())))) {
         look(op, late);

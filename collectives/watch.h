@@ -35,8 +35,8 @@ ls_status ls_watch_start(const ls_watch_options *options);
 /* Closes the record too. Safe when not started. Not collective. */
 void ls_watch_stop(void);
 /* A launcher that has lost a rank sends the others SIGCONT, SIGTERM a second later, and SIGKILL a
- * second after that (mpirun): those that wait look at once whether all are there, the lowest first.
- * On requests to stop of any kind, and to go on. Safe in handlers of signals. */
+ * second after that (mpirun): the others look at once whether all are there, the lowest first, also
+ * when they compute. On requests to stop of any kind, and to go on. Safe in handlers of signals. */
 void ls_watch_look_soon(void);
 /* After an operation that failed on this rank, as it does when another's process is gone: gives the
  * watchdog a second to find that rank, tell of it and end this process. Returns when there is none.

@@ -121,6 +121,10 @@ job 3 3 loop
 says "$never; it still runs"
 records 3
 kept="$work/shm/2/*" # nobody else can remove it
+job '137 3' 3 far    # those that are left wait for nobody
+says 'REPORT rank 2 on host .* is silent; its process has ended'
+rm -f "$work"/shm/2/*
+kept="$work/shm/2/*" # nobody else can remove it
 job 3 3 stop
 kept=
 says 'REPORT rank 2 on host .* is silent while rank 0 waits in all-reduce #6 of group world, bucket 4; its process is stopped'
