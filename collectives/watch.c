@@ -247,6 +247,8 @@ ls_status ls_watch_start(const ls_watch_options *o) {
     const ls_peers_options peers = {
         .comm = o->comm, .flight_dir = o->flight_dir, .beat_s = the.tick_s, .dismissed = dismissed};
     LS_TRY(ls_peers_open(&peers, &the.peers));
+    /* Until the thread's first look: without one a rank would seem to be late at once. */
+    atomic_store(&ls_flight_own()->deadline_ns, ns_of(the.patience_s));
     started = true;
     ls_status status = ls_comm_agree(o->comm, start_thread());
     if (status != LS_OK) {
