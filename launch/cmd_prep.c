@@ -81,6 +81,9 @@ static void print_text(const ls_prep_options *o, const ls_prep_result *r) {
     if (r->duplicate_files) {
         printf(", %" PRId64 " left out (reached twice)", r->duplicate_files);
     }
+    if (r->prepared_files) {
+        printf(", %" PRId64 " left out (made by prep)", r->prepared_files);
+    }
     printf("\ntrain: %s tokens in %d shard%s\nval:   %s tokens in %d shard%s\n",
            ls_text_count(tokens, sizeof tokens, (double)r->train_tokens), r->train_shards,
            r->train_shards == 1 ? "" : "s", ls_text_count(val, sizeof val, (double)r->val_tokens),
@@ -93,14 +96,14 @@ static void print_text(const ls_prep_options *o, const ls_prep_result *r) {
 }
 
 static ls_status print_json(const ls_prep_options *o, const ls_prep_result *r) {
-    json_t *root =
-        json_pack("{s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:{s:I, s:i}, s:{s:I, s:i}, s:f}", "dir",
-                  ls_json_text(o->out_dir), "files", (json_int_t)r->files, "skipped_files",
-                  (json_int_t)r->skipped_files, "duplicate_files", (json_int_t)r->duplicate_files,
-                  "bad_lines", (json_int_t)r->bad_lines, "documents", (json_int_t)r->documents,
-                  "bytes", (json_int_t)r->bytes, "train", "tokens", (json_int_t)r->train_tokens,
-                  "shards", r->train_shards, "val", "tokens", (json_int_t)r->val_tokens, "shards",
-                  r->val_shards, "seconds", r->seconds);
+    json_t *root = json_pack(
+        "{s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:{s:I, s:i}, s:{s:I, s:i}, s:f}", "dir",
+        ls_json_text(o->out_dir), "files", (json_int_t)r->files, "skipped_files",
+        (json_int_t)r->skipped_files, "duplicate_files", (json_int_t)r->duplicate_files,
+        "prepared_files", (json_int_t)r->prepared_files, "bad_lines", (json_int_t)r->bad_lines,
+        "documents", (json_int_t)r->documents, "bytes", (json_int_t)r->bytes, "train", "tokens",
+        (json_int_t)r->train_tokens, "shards", r->train_shards, "val", "tokens",
+        (json_int_t)r->val_tokens, "shards", r->val_shards, "seconds", r->seconds);
     int failed = !root || json_dumpf(root, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(6)) != 0;
     json_decref(root);
     putchar('\n');
@@ -200,11 +203,12 @@ const ls_verb ls_verb_prep = {
         "Tokens are bytes; token 256 follows each document. With --vocab and --separator the\n"
         "field holds an array of tokens, such as a Hugging Face tokenizer makes, and *.bin files\n"
         "are packed tokens (2 bytes each, 4 above a vocabulary of 65536), as nanoGPT, Megatron-LM\n"
-        "and llm.c, whose header is known, write them. Binary files are skipped, and a file that\n"
-        "is reached twice is read once. The hash of a document decides whether it is for\n"
-        "validation: of up to 1024 documents those with the lowest ones are, of more those below\n"
-        "a limit; of a single document the end is. Where few or large documents give validation\n"
-        "another share than --val, a warning says so. The directory appears when all is written.\n"
+        "and llm.c, whose header is known, write them. Binary files are skipped, a file that is\n"
+        "reached twice is read once, and what an earlier prep wrote is left out of folders. The\n"
+        "hash of a document decides whether it is for validation: of up to 1024 documents those\n"
+        "with the lowest ones are, of more those below a limit; of a single document the end is.\n"
+        "Where few or large documents give validation another share than --val, a warning says\n"
+        "so. The directory appears when all is written.\n"
         "\n"
         "  lockstep prep /usr/include --include '*.h' -o data\n"
         "  lockstep prep books/*.txt -o data --val 0.02\n"

@@ -36,17 +36,38 @@ static bool takes_suffix(const ls_field *field) {
     return field->type == LS_FIELD_INT && field->unit[0] && field->max >= 1e12;
 }
 
+/* Element types by what other programs call them. Half precision is not computed with here: who
+ * asks for it wants 16 bits. */
+static const struct {
+    const char *name, *type;
+} foreign_types[] = {{"fp16", "bf16"},     {"float16", "bf16"}, {"half", "bf16"},
+                     {"bfloat16", "bf16"}, {"float32", "fp32"}, {"tf32", "fp32"},
+                     {"float8", "fp8"}};
+
+/* The name of a choice that is meant, or NULL. */
+static const char *meant_choice(const ls_field *field, const char *text) {
+    size_t count = 0;
+    while (field->names[count]) {
+        count++;
+    }
+    for (size_t i = 0; i < sizeof foreign_types / sizeof *foreign_types; i++) {
+        for (size_t j = 0; j < count && strcmp(text, foreign_types[i].name) == 0; j++) {
+            if (strcmp(field->names[j], foreign_types[i].type) == 0) {
+                return field->names[j];
+            }
+        }
+    }
+    return ls_text_nearest(text, field->names, count);
+}
+
 static ls_status fail_value(const ls_field *field, const char *origin, const char *text) {
     char allowed[256], near_miss[80] = "";
     const char *type = field->type == LS_FIELD_INT     ? "an integer, "
                        : field->type == LS_FIELD_FLOAT ? "a number, "
                                                        : "";
-    if (field->type == LS_FIELD_ENUM) {
-        size_t count = 0;
-        while (field->names[count]) {
-            count++;
-        }
-        ls_text_suggest(near_miss, sizeof near_miss, text, field->names, count);
+    const char *meant = field->type == LS_FIELD_ENUM ? meant_choice(field, text) : NULL;
+    if (meant) {
+        snprintf(near_miss, sizeof near_miss, "; did you mean '%s'?", meant);
     }
     return LS_FAIL(LS_E_CONFIG, "%s: %s.%s is '%.80s'; expected %s%s%s%s", origin, field->section,
                    field->key, text, type, ls_field_allowed(field, allowed, sizeof allowed),

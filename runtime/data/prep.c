@@ -1,28 +1,15 @@
 #include "runtime/data/prep.h"
 
-#include <dirent.h>
-#include <errno.h>
-#include <fcntl.h>
-#include <fnmatch.h>
 #include <inttypes.h>
-#include <limits.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "runtime/base/clock.h"
-#include "runtime/base/file.h"
 #include "runtime/base/log.h"
 #include "runtime/base/text.h"
 #include "runtime/data/data_manifest.h"
 #include "runtime/data/prep_documents.h"
-
-/* Where the output goes: written in temp, beside out, and renamed. */
-typedef struct output_paths {
-    char out[PATH_MAX], parent[PATH_MAX], temp[PATH_MAX];
-} output_paths;
+#include "runtime/data/prep_output.h"
 
 /* A process maps every shard, those of both splits at once, and Linux lets it have 65,530 mappings
  * (vm.max_map_count). */
@@ -51,147 +38,6 @@ static ls_status options_check(const ls_prep_options *o) {
     return LS_OK;
 }
 
-/* A link cannot be replaced by the new directory; what it leads to can. */
-static ls_status link_follow(char path[PATH_MAX]) {
-    struct stat st;
-    char real[PATH_MAX];
-    if (lstat(path, &st) != 0 || !S_ISLNK(st.st_mode)) {
-        return LS_OK;
-    }
-    if (!realpath(path, real)) {
-        return LS_FAIL(LS_E_INPUT,
-                       "output directory '%s' is a link that leads nowhere: %s; make the directory "
-                       "that it names, or remove it",
-                       path, strerror(errno));
-    }
-    memcpy(path, real, PATH_MAX);
-    return LS_OK;
-}
-
-static ls_status output_init(output_paths *to, const char *dir) {
-    size_t length = strlen(dir);
-    while (length > 1 && dir[length - 1] == '/') {
-        length--;
-    }
-    int out = snprintf(to->out, PATH_MAX, "%.*s", (int)length, dir);
-    if (out < PATH_MAX) {
-        LS_TRY(link_follow(to->out));
-    }
-    const char *slash = strrchr(to->out, '/');
-    const char *base = slash ? slash + 1 : to->out;
-    if (length == 0 || strcmp(base, "") == 0 || strcmp(base, ".") == 0 || strcmp(base, "..") == 0) {
-        return LS_FAIL(LS_E_USAGE, "output directory '%s' does not end in a name of its own", dir);
-    }
-    snprintf(to->parent, PATH_MAX, "%.*s", slash ? (int)(slash - to->out) : 1,
-             slash ? to->out : ".");
-    if (slash == to->out) {
-        snprintf(to->parent, PATH_MAX, "/");
-    }
-    int temp = snprintf(to->temp, PATH_MAX, "%.*s.%s.tmp-%ld",
-                        slash ? (int)(slash + 1 - to->out) : 0, to->out, base, (long)getpid());
-    if (out >= PATH_MAX || temp >= PATH_MAX) {
-        return LS_FAIL(LS_E_INPUT, "output directory '%.64s...' is longer than %d bytes", dir,
-                       PATH_MAX - 1);
-    }
-    return LS_OK;
-}
-
-/* Only what prep made may be replaced: data.json and shards, and nothing else. An empty folder is
- * free. */
-static ls_status folder_check(const char *path, bool force) {
-    DIR *folder = opendir(path);
-    if (!folder) {
-        return LS_FAIL(LS_E_IO, "cannot read output directory '%s': %s", path, strerror(errno));
-    }
-    bool manifest = false, empty = true;
-    char other[NAME_MAX + 1] = "";
-    for (struct dirent *entry; (entry = readdir(folder));) {
-        const char *name = entry->d_name;
-        if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0) {
-            continue;
-        }
-        empty = false;
-        if (strcmp(name, LS_DATA_MANIFEST_NAME) == 0) {
-            manifest = true;
-        } else if (fnmatch("train-[0-9]*.tok", name, 0) != 0 &&
-                   fnmatch("val-[0-9]*.tok", name, 0) != 0) {
-            snprintf(other, sizeof other, "%s", name);
-        }
-    }
-    closedir(folder);
-    if (empty) {
-        return LS_OK;
-    }
-    if (other[0] || !manifest) {
-        return LS_FAIL(
-            LS_E_EXISTS,
-            "'%s' exists and is no data directory of prep (it holds %s%s); choose another "
-            "directory",
-            path, other[0] ? other : "no ", other[0] ? "" : LS_DATA_MANIFEST_NAME);
-    }
-    return force
-               ? LS_OK
-               : LS_FAIL(LS_E_EXISTS,
-                         "'%s' exists; choose another directory, or replace it with --force", path);
-}
-
-static ls_status output_check(const output_paths *to, bool force) {
-    struct stat st;
-    if (stat(to->out, &st) != 0) {
-        return errno == ENOENT
-                   ? LS_OK
-                   : LS_FAIL(LS_E_IO, "cannot look at '%s': %s", to->out, strerror(errno));
-    }
-    if (!S_ISDIR(st.st_mode)) {
-        return LS_FAIL(LS_E_EXISTS, "'%s' exists and is no directory; choose another name",
-                       to->out);
-    }
-    return folder_check(to->out, force);
-}
-
-/* Puts the new directory in place of `out`, whose content is in *old then. Where the file system
- * cannot exchange names, the old one steps aside first, and comes back when the new one cannot take
- * its place. */
-static bool output_exchange(const output_paths *to, char old[PATH_MAX + 8]) {
-    snprintf(old, PATH_MAX + 8, "%s", to->temp);
-    if (renameat2(AT_FDCWD, to->temp, AT_FDCWD, to->out, RENAME_EXCHANGE) == 0) {
-        return true;
-    }
-    if (errno != EINVAL && errno != ENOSYS) {
-        return false;
-    }
-    snprintf(old, PATH_MAX + 8, "%s.old", to->temp);
-    if (rename(to->out, old) != 0) {
-        return false;
-    }
-    if (rename(to->temp, to->out) == 0) {
-        return true;
-    }
-    const int reason = errno;
-    if (rename(old, to->out) != 0) {
-        ls_log_warn("what was '%s' is '%s' now: %s", to->out, old, strerror(errno));
-    }
-    errno = reason;
-    return false;
-}
-
-/* The new directory takes its name; one that had it goes away afterwards. */
-static ls_status output_publish(const output_paths *to, bool force) {
-    char old[PATH_MAX + 8] = "";
-    LS_TRY(ls_file_sync(to->temp));
-    bool named = rename(to->temp, to->out) == 0; /* the name is free, or an empty folder's */
-    if (!named && (errno == ENOTEMPTY || errno == EEXIST)) {
-        LS_TRY(folder_check(to->out, force));
-        named = output_exchange(to, old);
-    }
-    if (!named) {
-        return LS_FAIL(LS_E_IO, "cannot rename '%s' to '%s': %s", to->temp, to->out,
-                       strerror(errno));
-    }
-    LS_TRY(ls_file_sync(to->parent));
-    return old[0] ? ls_dir_remove(old) : LS_OK;
-}
-
 /* What the user typed may be in any encoding. */
 static json_t *given_text(const char *text) {
     json_t *string = text ? json_string(text) : json_null();
@@ -207,12 +53,13 @@ static json_t *describe_source(const ls_prep_options *o, const ls_prep_result *r
             return NULL;
         }
     }
-    return json_pack("{s:s, s:o, s:o, s:o, s:f, s:I, s:I, s:I, s:I, s:I}", "made_by",
+    return json_pack("{s:s, s:o, s:o, s:o, s:f, s:I, s:I, s:I, s:I, s:I, s:I}", "made_by",
                      "lockstep " LS_VERSION, "inputs", inputs, "field", given_text(o->jsonl_field),
                      "include", given_text(o->include), "val_fraction", o->val_fraction,
                      "shard_tokens", (json_int_t)o->shard_tokens, "files",
                      (json_int_t)result->files, "skipped_files", (json_int_t)result->skipped_files,
-                     "duplicate_files", (json_int_t)result->duplicate_files, "bad_lines",
+                     "duplicate_files", (json_int_t)result->duplicate_files, "prepared_files",
+                     (json_int_t)result->prepared_files, "bad_lines",
                      (json_int_t)result->bad_lines);
 }
 
@@ -272,6 +119,7 @@ static ls_status read_all(const ls_prep_options *options, const ls_prep_sources 
     result->files = reader.files;
     result->skipped_files = reader.binary_files + sources->other;
     result->duplicate_files = sources->duplicates;
+    result->prepared_files = sources->prepared;
     result->bad_lines = reader.bad_lines;
     ls_prep_reader_release(&reader);
     return status;
@@ -294,15 +142,19 @@ static ls_status write_shards(const ls_prep_options *options, const ls_prep_sour
         }
     }
     if (status == LS_OK && split.documents == 0) {
-        char bad[64] = "";
+        char bad[64] = "", prepared[64] = "";
         if (result->bad_lines > 0) {
             snprintf(bad, sizeof bad, ", %" PRId64 " lines that are no documents",
                      result->bad_lines);
         }
+        if (result->prepared_files > 0) {
+            snprintf(prepared, sizeof prepared, ", %" PRId64 " made by prep",
+                     result->prepared_files);
+        }
         status = LS_FAIL(LS_E_INPUT,
                          "the corpus is empty: %" PRId64 " text files without any text, %" PRId64
-                         " skipped as binary%s%s%s",
-                         result->files, result->skipped_files, bad,
+                         " skipped as binary%s%s%s%s",
+                         result->files, result->skipped_files, bad, prepared,
                          options->include ? ", only names matching " : "",
                          options->include ? options->include : "");
     }
@@ -313,38 +165,37 @@ static ls_status write_shards(const ls_prep_options *options, const ls_prep_sour
     return status;
 }
 
-ls_status ls_prep_run(const ls_prep_options *options, ls_prep_result *result) {
-    const uint64_t begin_ns = ls_clock_ns();
-    output_paths to;
-    *result = (ls_prep_result){0};
-    LS_TRY(options_check(options));
-    LS_TRY(output_init(&to, options->out_dir));
-    LS_TRY(output_check(&to, options->force));
-    LS_TRY(ls_dir_create(to.parent));
-    if (mkdir(to.temp, 0777) != 0) {
-        return errno == EEXIST
-                   ? LS_FAIL(LS_E_EXISTS,
-                             "'%s' exists: it is what a prep that was killed has left, or another "
-                             "works there; if none does, remove it",
-                             to.temp)
-                   : LS_FAIL(LS_E_IO, "cannot create '%s': %s", to.temp, strerror(errno));
-    }
+/* From the inputs to complete files in temp_dir. */
+static ls_status prepare(const ls_prep_options *options, const char *temp_dir,
+                         ls_prep_result *result) {
     ls_prep_sources sources;
-    ls_status status = ls_prep_sources_init(&sources, options, to.temp);
+    ls_status status = ls_prep_sources_init(&sources, options, temp_dir);
     if (status == LS_OK) {
         status = shards_check(options, &sources);
     }
     if (status == LS_OK) {
-        status = write_shards(options, &sources, to.temp, result);
+        status = write_shards(options, &sources, temp_dir, result);
     }
     ls_prep_sources_release(&sources);
+    return status;
+}
+
+ls_status ls_prep_run(const ls_prep_options *options, ls_prep_result *result) {
+    const uint64_t begin_ns = ls_clock_ns();
+    ls_prep_output output;
+    *result = (ls_prep_result){0};
+    LS_TRY(options_check(options));
+    ls_status status = ls_prep_output_init(&output, options->out_dir, options->force);
     if (status == LS_OK) {
-        status = output_publish(&to, options->force);
+        status = prepare(options, output.temp, result);
     }
+    if (status == LS_OK) {
+        status = ls_prep_output_publish(&output, options->force);
+    }
+    const ls_error error = *ls_error_last();
+    ls_prep_output_release(&output);
     if (status != LS_OK) {
-        const ls_error error = *ls_error_last();
-        ls_dir_remove(to.temp); /* the first failure is the one to tell */
-        return ls_error_restore(&error);
+        return ls_error_restore(&error); /* the first failure is the one to tell */
     }
     result->seconds = 1e-9 * (double)(ls_clock_ns() - begin_ns);
     char done[32], time[32];

@@ -26,6 +26,7 @@ typedef struct ls_prep_result {
     int64_t files;           /* read as text */
     int64_t skipped_files;   /* binary (a NUL in the first 8 KiB), sockets, links to nothing */
     int64_t duplicate_files; /* reached before, by another input or link */
+    int64_t prepared_files;  /* data.json and shards of an earlier prep, in a folder of inputs */
     int64_t bad_lines;       /* left out, with skip_bad */
     int64_t documents, bytes;
     int64_t train_tokens, val_tokens;
@@ -38,8 +39,8 @@ typedef struct ls_prep_result {
  * vocabulary 257. With a vocab above 0, tokens are those of another tokenizer, below it, and all
  * documents lines of JSONL, or what lies between separators in *.bin files of packed tokens; the
  * separator follows each that does not end with it. Folders are walked in byte order of names;
- * hidden entries and out_dir are left out, links are followed once. Same inputs give the same
- * bytes.
+ * hidden entries, out_dir and what an earlier prep has made are left out, links are followed once.
+ * Same inputs give the same bytes.
  *
  * A document is for validation when the hash of its first MiB and its length falls below
  * val_fraction, so that copies land on one side. Where that leaves a side empty, the document with
@@ -48,7 +49,8 @@ typedef struct ls_prep_result {
  *
  * Files appear under out_dir only when all of them are complete and synced; a failure leaves
  * nothing behind. A link is followed. Shows progress with rate and time left. Not collective.
- * LS_E_EXISTS: out_dir exists (and force is unset, or it holds other files); LS_E_INPUT: missing,
+ * LS_E_EXISTS: out_dir exists (and force is unset, or it holds other files), or another prep writes
+ * it; LS_E_INPUT: missing,
  * empty or malformed input, named with its line (with skip_bad: when no line is sound); LS_E_USAGE:
  * more shards than can be mapped; LS_E_IO: unreadable input, unwritable output, full disk. */
 ls_status ls_prep_run(const ls_prep_options *options, ls_prep_result *result);

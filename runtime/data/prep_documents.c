@@ -140,10 +140,11 @@ static ls_status judge_bad(ls_prep_reader *reader, ls_prep_line *l, const char *
     if (l->status != LS_E_INPUT) {
         return l->status;
     }
-    ls_error_prefix(l->status, "'%s', line %" PRId64, path, number);
     if (!reader->options->skip_bad) {
-        return l->status;
+        return LS_FAIL(l->status, "'%s', line %" PRId64 ": %s; --skip-bad leaves such lines out",
+                       path, number, ls_error_last()->message);
     }
+    ls_error_prefix(l->status, "'%s', line %" PRId64, path, number);
     reader->bad_lines++;
     if (reader->bad_told < BAD_TOLD) {
         reader->bad_told++;

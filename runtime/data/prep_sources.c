@@ -18,6 +18,8 @@
 #include "runtime/base/file.h"
 #include "runtime/base/log.h"
 #include "runtime/base/text.h"
+#include "runtime/data/data_manifest.h"
+#include "runtime/data/prep_output.h"
 
 ls_status ls_prep_unreadable(const char *path) {
     const int error = errno;
@@ -169,6 +171,17 @@ static int name_visible(const struct dirent *entry) {
 static ls_status path_add(ls_prep_sources *sources, const char *path, bool named,
                           const ls_prep_options *options, const char *temp_dir);
 
+/* Does an earlier prep's data lie here? Of a newer program's, too. */
+static bool holds_data(const char *folder) {
+    ls_data_manifest manifest;
+    const ls_status status = ls_data_manifest_read(folder, &manifest);
+    ls_data_manifest_release(&manifest);
+    if (status != LS_OK) {
+        ls_error_clear();
+    }
+    return status == LS_OK || status == LS_E_VERSION;
+}
+
 /* The path lies on the heap: folders may be nested some 2000 deep. */
 static ls_status entry_add(ls_prep_sources *sources, const char *folder, const char *name,
                            const ls_prep_options *options, const char *temp_dir) {
@@ -190,9 +203,12 @@ static ls_status folder_add(ls_prep_sources *sources, const char *folder,
     if (count < 0) {
         return ls_prep_unreadable(folder);
     }
+    const bool data = holds_data(folder);
     ls_status status = LS_OK;
     for (int i = 0; i < count; i++) {
-        if (status == LS_OK) {
+        if (data && ls_prep_output_name(entries[i]->d_name)) {
+            sources->prepared++;
+        } else if (status == LS_OK) {
             status = entry_add(sources, folder, entries[i]->d_name, options, temp_dir);
         }
         free(entries[i]);

@@ -24,6 +24,7 @@ typedef struct ls_prep_sources {
     int64_t count, capacity;
     int64_t bytes;             /* of all */
     int64_t duplicates, other; /* left out: reached before; neither file nor folder */
+    int64_t prepared;          /* left out: in a folder, made by prep */
     void *seen;                /* tree of (device, inode) */
 } ls_prep_sources;
 

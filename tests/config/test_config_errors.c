@@ -99,6 +99,10 @@ static void test_values(void) {
          "you mean 'cosine'?"},
         {"numerics: {compute: int8}\n",
          "numerics.compute is 'int8'; expected auto, fp32, bf16 or fp8"},
+        {"numerics: {compute: fp16}\n",
+         "bf16 or fp8; did you mean 'bf16'?"}, /* not the near fp32 */
+        {"numerics: {compute: float32}\n", "bf16 or fp8; did you mean 'fp32'?"},
+        {"numerics: {compute: bf61}\n", "bf16 or fp8; did you mean 'bf16'?"},
         {"run: {name: \"a\\nb\"}\n",
          "run.name must be UTF-8 text without line breaks and control characters"},
         {"run: {name: \"a\\u2028b\"}\n", "run.name must be UTF-8 text without line breaks"},

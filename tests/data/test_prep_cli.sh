@@ -105,7 +105,7 @@ says "'llmc.bin' is skipped.*packed tokens, .* give --vocab and --separator"
 { seq 3000 | sed 's/.*/{"text": "document &"}/'; } >sound.jsonl
 awk '{ print } NR % 500 == 0 { print "{\"text\": \"cut off" } NR == 700 { print "{\"body\": 3}\n[1]\n{\"text\": 5}" }' sound.jsonl >partly.jsonl
 gives 2 "$LOCKSTEP" prep partly.jsonl -o partly --val 0.1
-says "'partly.jsonl', line 501: not valid JSON"
+says "'partly.jsonl', line 501: not valid JSON.*; --skip-bad leaves such lines out$"
 gives 0 "$LOCKSTEP" prep sound.jsonl -o sound --val 0.1
 gives 0 "$LOCKSTEP" prep partly.jsonl -o partly --val 0.1 --skip-bad
 prints '^3000 documents .* from 1 file, 9 lines left out (no documents)$'
@@ -131,6 +131,19 @@ gives 2 "$LOCKSTEP" prep partly.jsonl --field other -o none --skip-bad
 says 'the corpus is empty: .*3009 lines that are no documents'
 holds [ ! -e none ]
 
+# What an earlier prep has made is left out of a folder, and named where nothing else is there.
+mkdir -p home/notes && cp text/a.c home/ && printf '{"format": "mine"}' >home/notes/data.json
+gives 0 "$LOCKSTEP" prep home -o home/first --val 0.5
+gives 0 "$LOCKSTEP" prep home -o home/second --val 0.5
+prints '^2 documents (34 B) from 2 files, 3 left out (made by prep)$'
+holds grep -q '"prepared_files": 3' home/second/data.json
+for shard in train-00000.tok val-00000.tok; do
+    holds cmp "home/first/$shard" "home/second/$shard"
+done
+gives 2 "$LOCKSTEP" prep home/first -o other
+says 'the corpus is empty: 0 text files without any text, 0 skipped as binary, 3 made by prep'
+gives 0 "$LOCKSTEP" prep home/first/data.json -o asked # a file that is named is text
+
 # Of text that is there in another form, it says how to give it.
 gzip -kn even.jsonl
 gives 2 "$LOCKSTEP" prep even.jsonl.gz -o other
@@ -148,18 +161,32 @@ gives 2 "$LOCKSTEP" prep text -o other --outptu x
 says 'did you mean --output'
 holds test ! -e other
 
-# A stop while it waits for input removes what was begun.
+# A stop while it waits for input removes what was begun. Another prep for the same name is refused meanwhile, as on
+# the ranks of an mpirun; one that was killed is in nobody's way.
 mkfifo pipe
 exec 9<>pipe
-"$LOCKSTEP" prep pipe -o stopped >out 2>err &
-pid=$!
-while [ ! -d .stopped.tmp-$pid ] && kill -0 $pid 2>/dev/null; do :; done
+begin() { # begin NAME
+    "$LOCKSTEP" prep pipe -o "$1" >begun-out 2>begun-err &
+    pid=$!
+    while [ ! -d ".$1.tmp-$pid" ] && kill -0 $pid 2>/dev/null; do :; done
+}
+begin killed
+kill -KILL $pid
+wait $pid || true
+gives 0 "$LOCKSTEP" prep text -o killed
+rm -r .killed.tmp-*
+begin stopped
+gives 2 "$LOCKSTEP" prep text -o stopped
+says "another prep, process $pid on host $(hostname), is writing 'stopped'; wait for it.* start it without mpirun"
+gives 2 ranks 2 "$LOCKSTEP" prep text -o stopped --force
+says "another prep, process $pid on host"
 kill -TERM $pid
 status=0
 wait $pid || status=$?
 exec 9>&-
 holds test $status = 75
+cp begun-err err
 says 'stopped while \(reading\|listing the inputs\)' # whichever it was at
 holds test ! -e stopped
-holds test ! -e .stopped.tmp-$pid
+holds sh -c '! ls -A | grep "^[.]"'
 passed

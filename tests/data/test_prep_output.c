@@ -1,5 +1,7 @@
 /* prep: where its output goes, and what of it is there after a failure. */
 #include <errno.h>
+#include <fcntl.h>
+#include <sys/file.h>
 #include <sys/syscall.h>
 
 #include "tests/data/data_fixture.h"
@@ -87,6 +89,24 @@ static void test_output(void) {
     CHECK_OK(ls_dir_remove(fixture_path("tree/data")));
 }
 
+/* One prep at a time works for a name; a lock that nobody holds is in nobody's way. */
+static void test_output_lock(void) {
+    const char *out = fixture_path("locked"), *lock = fixture_path(".locked.lock");
+    write_text(lock, "process 12 on host gone");
+    CHECK_OK(prep_to(out, false));
+    CHECK(!ls_path_exists(lock));
+    write_text(lock, "process 12 on host there");
+    int fd = open(lock, O_RDONLY);
+    CHECK_INT(flock(fd, LOCK_EX), 0);
+    CHECK_STATUS(prep_to(out, true), LS_E_EXISTS);
+    CHECK_MESSAGE("another prep, process 12 on host there, is writing '");
+    CHECK_MESSAGE("locked'; wait for it, or choose another directory");
+    CHECK(ls_path_exists(lock));
+    close(fd);
+    CHECK_OK(prep_to(out, true));
+    CHECK(!ls_path_exists(lock));
+}
+
 /* What a power failure must find is synced before it gets its name, and the name after it. */
 static void test_output_order(void) {
     const char *const order[] = {"sync train-00000.tok\n",     "sync val-00000.tok\n",
@@ -160,6 +180,7 @@ int main(void) {
     write_text(fixture_path("tree/z.c"), "zed");
     write_text(fixture_path("tree/a.c"), "ay");
     test_output();
+    test_output_lock();
     test_output_order();
     test_output_left();
     test_output_link();
