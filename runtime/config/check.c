@@ -119,9 +119,11 @@ static ls_status check_batch(ls_config_batch *b, int64_t sequence) {
     if (b->sequences && b->tokens && b->tokens != b->sequences * sequence) {
         return LS_FAIL(
             LS_E_CONFIG,
-            "batch.tokens is %lld, but batch.sequences %lld of %lld tokens are %lld; keep "
-            "one: given on the command line, it replaces the other",
-            LL(b->tokens), LL(b->sequences), LL(sequence), LL(b->sequences * sequence));
+            "batch.tokens is %lld, but batch.sequences %lld of %lld tokens are %lld; give "
+            "batch.sequences=%lld or batch.tokens=%lld: on the command line either replaces the "
+            "other",
+            LL(b->tokens), LL(b->sequences), LL(sequence), LL(b->sequences * sequence),
+            LL(b->tokens / sequence), LL(b->sequences * sequence));
     }
     b->sequences = b->sequences ? b->sequences : b->tokens / sequence;
     b->tokens = b->sequences * sequence;

@@ -151,7 +151,8 @@ static void test_cross_checks(void) {
         {{"batch.sequences=0", "batch.tokens=100"},
          "batch.tokens is 100; a multiple of data.sequence (64) is expected, such as 128"},
         {{"batch.sequences=3", "batch.tokens=128"},
-         "batch.tokens is 128, but batch.sequences 3 of 64 tokens are 192; keep one"},
+         "batch.tokens is 128, but batch.sequences 3 of 64 tokens are 192; give "
+         "batch.sequences=2 or batch.tokens=192: on the command line"},
         {{"batch.micro=3"},
          "batch.sequences is 4; a multiple of batch.micro (3) is expected, such "
          "as 6"},
