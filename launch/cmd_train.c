@@ -498,17 +498,19 @@ const ls_verb ls_verb_train = {
     .name = "train",
     .synopsis = "[--resume] [CONFIG.yaml] [section.key=value ...]",
     .summary = "train a model (under mpirun or srun; alone: one rank)",
-    .text = "Trains the model that the configuration describes. Settings come from the file, then\n"
-            "from section.key=value on the command line. Everything about the run is kept in\n"
-            "RUN.DIR/RUN.NAME: config.yaml, train.jsonl (a line a step), checkpoints/,\n"
-            "ledger.json (the receipt), starts.jsonl (a line a start), outcome (how it ended),\n"
-            "metrics.prom and TensorBoard's event files.\n"
-            "SIGINT, SIGTERM, SIGUSR1, the file RUN.DIR/RUN.NAME/stop and the near end of a Slurm\n"
-            "job finish the step, save a checkpoint and exit with 75.\n"
-            "\n"
-            "  lockstep train gpt2.yaml run.name=first data.dir=data\n"
-            "  mpirun -n 8 lockstep train gpt2.yaml optim.lr=6e-4 --resume\n"
-            "  lockstep train big.yaml parallel.tensor=8 parallel.zero=3 --dry-run --ranks 64",
+    .text =
+        "Trains the model that the configuration describes. Settings come from the file, then\n"
+        "from section.key=value on the command line. Everything about the run is kept in\n"
+        "RUN.DIR/RUN.NAME: config.yaml, train.jsonl (a line a step), checkpoints/,\n"
+        "ledger.json (the receipt), starts.jsonl (a line a start), outcome (how it ended),\n"
+        "metrics.prom and TensorBoard's event files.\n"
+        "SIGINT, SIGTERM, SIGUSR1, SIGHUP (a terminal that is closed; nohup keeps it away), the\n"
+        "file RUN.DIR/RUN.NAME/stop and the near end of a Slurm job finish the step, save a\n"
+        "checkpoint and exit with 75.\n"
+        "\n"
+        "  lockstep train gpt2.yaml run.name=first data.dir=data\n"
+        "  mpirun -n 8 lockstep train gpt2.yaml optim.lr=6e-4 --resume\n"
+        "  lockstep train big.yaml parallel.tensor=8 parallel.zero=3 --dry-run --ranks 64",
     .options = options,
     .settings = true,
     .run = run_train,

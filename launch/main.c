@@ -4,9 +4,12 @@
 #include "runtime/base/text.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 const ls_verb *const ls_verbs[] = {&ls_verb_train,  &ls_verb_prep, &ls_verb_ckpt,  &ls_verb_sample,
                                    &ls_verb_eval,   &ls_verb_plan, &ls_verb_bench, &ls_verb_cost,
@@ -98,7 +101,19 @@ static ls_status run(int argc, char **argv) {
     return verb->run(argc - 1, argv + 1);
 }
 
+/* A stream that the caller has closed would be the next file that is opened, and what is told would
+ * be written into it. In its place is one that refuses, as a closed one does. */
+static void keep_streams(void) {
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++) {
+        if (fcntl(fd, F_GETFD) < 0 && errno == EBADF) {
+            (void)!open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY);
+        }
+    }
+}
+
 int main(int argc, char **argv) {
+    keep_streams();
+    signal(SIGXFSZ, SIG_IGN); /* a file beyond its limit is an error of write(), which tells it */
     ls_status status = run(argc, argv);
     if (fflush(stdout) != 0 && status == LS_OK) {
         status = LS_FAIL(LS_E_IO, "cannot write to standard output: %s", strerror(errno));

@@ -512,6 +512,14 @@ void ls_session_watch_signals(void) {
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGUSR1, &action, NULL);
+    /* A terminal or reader of the output that goes away; nohup and MPI ignore it. */
+    const int lost[] = {SIGHUP, SIGPIPE};
+    for (size_t i = 0; i < sizeof lost / sizeof *lost; i++) {
+        struct sigaction now;
+        if (sigaction(lost[i], NULL, &now) == 0 && now.sa_handler != SIG_IGN) {
+            sigaction(lost[i], &action, NULL);
+        }
+    }
 }
 
 bool ls_session_stop_requested(void) {

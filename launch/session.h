@@ -81,8 +81,9 @@ int ls_session_end(ls_status status);
 /* Seconds since the process was started. */
 double ls_session_age_s(void);
 
-/* Asked to stop by SIGINT, SIGTERM or SIGUSR1? Handlers are installed by watch; a SIGINT after
- * another request ends the process at once. SIGCONT is handled too: ls_watch_look_soon. */
+/* Asked to stop by SIGINT, SIGTERM or SIGUSR1, or by SIGHUP or SIGPIPE if they are not ignored?
+ * Handlers are installed by watch; a SIGINT after another request ends the process at once. SIGCONT
+ * is handled too: ls_watch_look_soon. */
 void ls_session_watch_signals(void);
 bool ls_session_stop_requested(void);
 

@@ -22,8 +22,8 @@
 #   --dry-run         print the command, run nothing
 #
 # - Works as root (containers) and with more ranks than processors.
-# - Ctrl-C, SIGTERM and SIGUSR1 become SIGUSR1 for the ranks, so that they finish the step and save; mpirun
-#   alone would kill them a second later. A second Ctrl-C ends the job at once.
+# - Ctrl-C, SIGTERM, SIGUSR1 and SIGHUP (a terminal that is closed; nohup keeps it away) become SIGUSR1 for the
+#   ranks, so that they finish the step and save; mpirun alone would kill them a second later. A second Ctrl-C ends the job at once.
 # - Variables that begin with LOCKSTEP_, OMP_, NCCL_, CUDA_, UCX_, FI_ or HDF5_ go to all hosts.
 # - Nothing is left when it ends: no process of this machine's, no file of Open MPI's.
 # The exit status is that of the program.
@@ -279,7 +279,7 @@ stop() {
     fi
 }
 trap stop INT TERM
-trap 'asked=1; [ -z "$job" ] || ask_to_stop "$job"' USR1
+trap 'asked=1; [ -z "$job" ] || ask_to_stop "$job"' USR1 HUP
 killed=$(oom_kills)
 # shellcheck disable=SC2086
 begin_launcher mpirun $options -n "$ranks" "$@"

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -23,6 +24,24 @@ bool ls_log_tty(void) {
 bool ls_log_color(void) {
     const char *no_color = getenv("NO_COLOR");
     return (!no_color || no_color[0] == '\0') && ls_log_tty();
+}
+
+int ls_log_columns(void) {
+    struct winsize size;
+    return ls_log_tty() && ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 ? size.ws_col : 0;
+}
+
+/* A line that is wider than the terminal could not be replaced: only its last row would be. */
+static void cut_to_terminal(char *line) {
+    const int columns = ls_log_columns();
+    size_t bytes = strlen(line);
+    if (columns > 1 && bytes >= (size_t)columns) {
+        bytes = (size_t)columns - 1;
+        while (bytes > 0 && ((unsigned char)line[bytes] & 0xc0) == 0x80) { /* inside of UTF-8 */
+            bytes--;
+        }
+        line[bytes] = '\0';
+    }
 }
 
 void ls_log_set_quiet(bool quiet_) {
@@ -95,6 +114,9 @@ void ls_log_progress(bool done, const char *fmt, ...) {
     va_start(args, fmt);
     vsnprintf(line, sizeof line, fmt, args);
     va_end(args);
+    if (!done) {
+        cut_to_terminal(line);
+    }
     pthread_mutex_lock(&lock);
     fprintf(stderr, "%s%s%s", tty ? "\r\033[K" : "", line, done ? "\n" : "");
     fflush(stderr);

@@ -19,8 +19,11 @@ bool ls_log_color(void);
 /* True when stderr is a terminal. */
 bool ls_log_tty(void);
 
-/* A line that replaces itself on a terminal; elsewhere nothing is printed until `done`.
- * Rank 0 only. */
+/* How wide that terminal is; 0: there is none, or nobody knows. */
+int ls_log_columns(void);
+
+/* A line that replaces itself on a terminal, cut to its width until `done`; elsewhere nothing is
+ * printed until then. Rank 0 only. */
 void ls_log_progress(bool done, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 #endif

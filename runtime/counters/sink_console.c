@@ -5,6 +5,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 typedef struct console {
     int64_t every;
@@ -21,7 +22,7 @@ static ls_status console_open(const ls_sink_options *options, void **state) {
 }
 
 /* "[######--------------]  31% ": for the line that replaces itself. */
-static const char *draw_bar(char bar[40], const ls_step_record *r) {
+static void draw_bar(char bar[40], const ls_step_record *r) {
     enum { WIDTH = 20 };
     const double done = (double)r->step / (double)r->total_steps;
     char cells[WIDTH + 1];
@@ -30,7 +31,6 @@ static const char *draw_bar(char bar[40], const ls_step_record *r) {
     }
     cells[WIDTH] = '\0';
     snprintf(bar, 40, "[%s] %3.0f%% ", cells, floor(100.0 * done));
-    return bar;
 }
 
 static ls_status console_step(void *state, const ls_step_record *r) {
@@ -55,14 +55,17 @@ static ls_status console_step(void *state, const ls_step_record *r) {
     const bool keep = r->step == 1 || r->step == r->total_steps || r->step % s->every == 0 ||
                       r->skipped || !isnan(r->val_loss);
     snprintf(text, sizeof text,
-             "%sstep %lld/%lld  loss %.4f%s  norm %.2f  lr %.2e  %s tok/s  %s%s%s%s",
-             keep ? "" : draw_bar(bar, r), (long long)r->step, (long long)r->total_steps, r->loss,
-             val, r->grad_norm, r->lr, ls_text_count(rate, sizeof rate, r->tokens_per_second),
+             "step %lld/%lld  loss %.4f%s  norm %.2f  lr %.2e  %s tok/s  %s%s%s%s",
+             (long long)r->step, (long long)r->total_steps, r->loss, val, r->grad_norm, r->lr,
+             ls_text_count(rate, sizeof rate, r->tokens_per_second),
              ls_text_flops(flops, sizeof flops, r->flops_per_second), left, money,
              !r->skipped                                   ? ""
              : isfinite(r->loss) && isfinite(r->grad_norm) ? "  SKIPPED: out of line"
                                                            : "  SKIPPED: not finite");
-    ls_log_progress(keep, "%s", text);
+    const int columns = ls_log_columns();
+    draw_bar(bar, r);
+    const bool fits = columns == 0 || strlen(bar) + strlen(text) < (size_t)columns;
+    ls_log_progress(keep, "%s%s", keep || !fits ? "" : bar, text);
     return LS_OK;
 }
 

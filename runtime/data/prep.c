@@ -20,6 +20,13 @@ static ls_status options_check(const ls_prep_options *o) {
         return LS_FAIL(LS_E_USAGE, "no input is given; name files, folders, patterns, or - for "
                                    "standard input");
     }
+    if (!ls_text_is_line(o->out_dir)) {
+        return LS_FAIL(
+            LS_E_USAGE,
+            "output directory '%s' is not UTF-8 text without line breaks, as data.dir of "
+            "a run must be; choose another name",
+            o->out_dir);
+    }
     if (!(o->val_fraction >= 0 && o->val_fraction < 1)) {
         return LS_FAIL(LS_E_USAGE, "the validation fraction is %g, allowed is 0 to below 1",
                        o->val_fraction);

@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <poll.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -98,6 +99,13 @@ static void test_terminal(void) {
     setenv("NO_COLOR", "1", 1);
     bool no_color = ls_log_color();
     ls_log_progress(true, "done");
+    /* As wide as the terminal, whose last column a cursor takes, and not through a character. */
+    CHECK_INT(ioctl(slave, TIOCSWINSZ, &(struct winsize){.ws_row = 4, .ws_col = 10}), 0);
+    CHECK_INT(ls_log_columns(), 10);
+    ls_log_progress(false, "123456789");
+    ls_log_progress(false, "1234567890");
+    ls_log_progress(false, "12345678\xc3\xa9");
+    ls_log_progress(true, "1234567890");
     ls_log_info("end");
     dup2(console, STDERR_FILENO);
     char text[512];
@@ -114,7 +122,8 @@ static void test_terminal(void) {
     CHECK(tty && color && !no_color);
     CHECK_STR(text,
               "\r\033[Khalf way\r\033[Kfact\r\n"
-              "lockstep: \033[33mwarning:\033[0m [rank 0] careful\r\n\r\033[Kdone\r\nend\r\n");
+              "lockstep: \033[33mwarning:\033[0m [rank 0] careful\r\n\r\033[Kdone\r\n"
+              "\r\033[K123456789\r\033[K123456789\r\033[K12345678\r\033[K1234567890\r\nend\r\n");
     close(slave);
     close(terminal);
 }

@@ -153,6 +153,8 @@ gives 2 "$LOCKSTEP" prep text
 says 'no data directory is given (-o DIR)'
 gives 2 "$LOCKSTEP" prep -o other
 says 'no input is given'
+gives 2 "$LOCKSTEP" prep text -o "$(printf 'out\377')"
+says "is not UTF-8 text without line breaks, as data.dir of a run must be"
 gives 2 "$LOCKSTEP" prep text -o other --val 2
 says "a number from 0 to 0.99"
 gives 2 "$LOCKSTEP" prep text -o other --shard-tokens 5

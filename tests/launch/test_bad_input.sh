@@ -51,6 +51,12 @@ says 'set batch.sequences to 8 or 12, or have a number of such ranks that divide
 gives 2 ranks 3 "$LOCKSTEP" train $tiny batch.sequences=4
 says 'set batch.sequences to 6, or'
 
+limited() { sh -c 'ulimit -v 6000000 && exec "$@"' sh "$@"; }
+if limited "$LOCKSTEP" --version >/dev/null 2>&1; then # not with sanitizers, which reserve more
+    gives 3 limited "$LOCKSTEP" train $tiny batch.micro=1 batch.sequences=1073741824
+    says "no memory for the order of a rank's 1073741824 micro-batches; lower batch.sequences, or raise batch.micro$"
+fi
+
 # Shards: named, before step one, and no run directory is left.
 damage() { # damage NAME COMMAND...: a copy of the data whose first shard is $shard
     cp -r "$data" "$work/$1"
@@ -130,6 +136,20 @@ if mkdir "$work/full" && mount -t tmpfs -o size=2200k none "$work/full" 2>/dev/n
 else
     echo "skipped: the full disk, because a tmpfs cannot be mounted here" >&2
 fi
+
+# A limit of the size of files, which kills by a signal unless that is ignored.
+gives 3 sh -c 'ulimit -f 100 && exec "$@"' sh "$LOCKSTEP" train $tiny run.name=limited
+says 'was not saved.*File too large'
+holds [ "$(cat "$work/runs/limited/train.jsonl" | wc -l)" = 6 ]
+# Streams that the caller has closed are not the next files that are opened.
+closed() { # closed COMMAND...: told in files only, which are what they should be
+    "$@" <&- >&- 2>&-
+}
+gives 3 closed "$LOCKSTEP" train $tiny run.name=shut
+holds grep -q '^3 .*cannot write to standard output: Bad file descriptor' "$work/runs/shut/outcome"
+gives 0 "$LOCKSTEP" ckpt verify "$work/runs/shut" --deep
+gives 3 closed "$LOCKSTEP" prep - -o "$work/d"
+holds [ ! -e "$work/d" ]
 
 # A checkpoint that is not one.
 gives 2 "$LOCKSTEP" sample "$work/empty"

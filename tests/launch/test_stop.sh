@@ -64,6 +64,26 @@ kill -TERM $pid
 kill -TERM $pid 2>/dev/null || true
 stopped
 
+# A terminal that hangs up, unless nohup keeps that away; a reader of the output that goes away.
+begin hangup
+until_true grown hangup 3
+kill -HUP $pid
+stopped
+begin kept nohup
+until_true grown kept 3
+kill -HUP $pid
+until_true grown kept $(($(records kept) + 3))
+kill -TERM $pid
+stopped
+begin scripted "$root/launch/mpirun/local.sh" 2
+until_true grown scripted 3
+kill -HUP $pid
+stopped
+begin unread sh -c '{ "$@" 2>&1; echo $? >"$0"; } | head -n 1' "$work/unread"
+ended 0
+holds [ "$(cat "$work/unread")" = 75 ]
+gives 0 "$LOCKSTEP" ckpt verify "$work/runs/unread" --full
+
 # Through the launch script, asked in the very first moment of mpirun: stopped, or not begun.
 begin early "$root/launch/supervise" --run "$work/runs/early" "$root/launch/mpirun/local.sh" 2
 until_true handled
