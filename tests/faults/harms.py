@@ -192,8 +192,9 @@ def wrong_binary(run, _):
     shutil.copy(LOCKSTEP, other)
     with open(other, "ab") as f:
         f.write(b"\n")
+    of_rank = 'program=$1; [ "$OMPI_COMM_WORLD_RANK" = 0 ] || program=$2; shift 2; exec "$program" "$@"'
     train = [*run.train[1:], "run.name=other"]
-    noticed = refuse(run, [ROOT / "launch/mpirun/local.sh", 1, LOCKSTEP, *train, ":", "-n", 1, other, *train], "executable")
+    noticed = refuse(run, [ROOT / "launch/mpirun/local.sh", 2, "sh", "-c", of_rank, "sh", LOCKSTEP, other, *train], "executable")
     if (run.runs / "other").exists():
         raise Failed("ranks of two programs have begun a run")
     return noticed

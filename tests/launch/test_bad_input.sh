@@ -91,18 +91,20 @@ says 'fingerprint\|data.dir'
 gives 0 "$LOCKSTEP" ckpt verify "$work/runs/first" --full
 
 # Ranks with different configurations, and with different programs.
-mpmd() {
-    # two application contexts behind one launcher
-    "$root/tests/mpirun.sh" 1 "$@"
+two() { # two PROGRAM [SETTING]: of rank 1
+    # shellcheck disable=SC2016
+    "$root/tests/mpirun.sh" 2 sh -c 'program=$1 other=$2 setting=$3 && shift 3
+        [ "$OMPI_COMM_WORLD_RANK" = 0 ] || { program=$other && set -- "$@" $setting; }
+        exec "$program" "$@"' sh "$LOCKSTEP" "$1" "${2-}" train $tiny run.name=two
 }
-gives 2 mpmd "$LOCKSTEP" train $tiny run.name=mpmd : -n 1 "$LOCKSTEP" train $tiny run.name=mpmd optim.lr=2e-3
+gives 2 two "$LOCKSTEP" optim.lr=2e-3
 says 'rank 1'
 says 'configuration'
 cp "$LOCKSTEP" "$work/lockstep2"
 echo >>"$work/lockstep2"
-gives 2 mpmd "$LOCKSTEP" train $tiny run.name=mpmd : -n 1 "$work/lockstep2" train $tiny run.name=mpmd
+gives 2 two "$work/lockstep2"
 says 'executable'
-holds [ ! -e "$work/runs/mpmd" ]
+holds [ ! -e "$work/runs/two" ]
 
 # A run for its configuration.
 gives 2 "$LOCKSTEP" train "$work/runs/first" --resume
