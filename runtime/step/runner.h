@@ -4,8 +4,8 @@
  * each has a communicator of its own, so that neither has to wait for the other. On a device, where
  * the messages of a communicator go one after the other, a rank with several parts also sends by
  * another one than it receives by. A message is
- * awaited in memory of its own, asked for one pass ahead; what is sent stays in a ring until it has
- * left. */
+ * awaited in memory of its own, asked for one pass ahead but in the first step (step.c); what is
+ * sent stays in a ring until it has left. */
 #ifndef LS_STEP_RUNNER_H
 #define LS_STEP_RUNNER_H
 
@@ -21,7 +21,7 @@ typedef struct runner_ring {
 struct ls_runner {
     ls_runner_options options;
     ls_model **models;
-    bool planning;
+    bool planning, has_stepped; /* all passes were made once */
     size_t bytes;
     int rank, ranks, stages;
     int data_rank, data_ranks; /* without context ranks */

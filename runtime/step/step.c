@@ -61,13 +61,21 @@ static ls_status backward(work *w, const ls_pipe_pass *p) {
     return ls_state_micro_end(state, p->part);
 }
 
+/* A message is asked for a pass early, so that it comes meanwhile. Not in the first step: a GPU's
+ * kernels are loaded when they are first launched, for which CUDA may wait until all that was
+ * enqueued is over (CUDA Programming Guide, Lazy Loading), and the message of the next pass may be
+ * the answer to what this pass sends. */
 static ls_status run_passes(work *w) {
     ls_runner *r = w->runner;
-    LS_TRY(ask_for(w, 0));
+    const int64_t early = r->has_stepped ? 1 : 0;
+    if (early > 0) {
+        LS_TRY(ask_for(w, 0));
+    }
     for (int64_t i = 0; i < r->pass_count; i++) {
-        LS_TRY(ask_for(w, i + 1));
+        LS_TRY(ask_for(w, i + early));
         LS_TRY(r->passes[i].backward ? backward(w, &r->passes[i]) : forward(w, &r->passes[i]));
     }
+    r->has_stepped = true;
     return ls_runner_drain(r);
 }
 

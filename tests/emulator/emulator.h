@@ -10,13 +10,18 @@
  *   - two threads of a block that touch the same shared memory, one of them writing, without a
  *     barrier between them: reported as a race, in whatever order the fibers ran;
  *   - what cp.async brings is touched before its thread has waited for it: reported;
- *   - a barrier or warp operation that not all threads reach is reported as a deadlock;
+ *   - a barrier or warp operation that not all threads reach is reported as a deadlock, lanes that
+ *     meet in different ones, or in one for whole warps when some have ended, as such;
  *   - shared memory beyond 48 KiB that was not asked for with cudaFuncSetAttribute, or beyond what
  *     the smallest of the GPUs served has (99 KiB, compute capability 8.6), is reported at launch.
  * Streams. Work is queued and executed only when the host waits or asks for it, and then only what
  * that wait demands. Every stream and the host keep vector clocks; memory remembers who wrote and
  * who read it last. Work on one stream that meets memory of another without an event or a wait in
  * between is reported.
+ * Loading. The first launch of a kernel, and the first product or attention of a shape, waits for
+ * all that is queued: work that waits for what this rank would do later is then reported.
+ * Threads. Memory, streams, events and launches of a thread that has not chosen the device, which
+ * would be of GPU 0, are reported.
  * Memory. Device memory is not accessible outside of kernels and copies: a host access is reported
  * with the allocation it hit. Pinned memory is closed to the host while a copy of it is queued. New
  * allocations hold NaNs.
@@ -24,6 +29,8 @@
  * Graphs. A capture takes kernels, products, fills and copies on the device; whoever waits, asks,
  * allocates or touches the host's memory meanwhile is reported.
  * NCCL. Calls travel over MPI with a header; ranks that disagree about what they call are named.
+ * The first call that needs a connection is under way until the other side has called it too; what
+ * is called on a communicator before that, or before a split of it has ended, is reported.
  *
  * A report is one line on stderr that begins with "emulator: ", then abort(). */
 #ifndef LS_TESTS_EMULATOR_H
@@ -35,6 +42,11 @@
 #include <stdint.h>
 
 void emu_report(const char *fmt, ...) __attribute__((format(printf, 1, 2), noreturn));
+
+/* Reports a thread that has not chosen a device, of whose memory, streams or work `what` would be.
+ */
+void emu_device_expect(const char *what);
+enum { EMU_GREATEST_PRIORITY = -5 };
 
 /* What calls that may report a fault of earlier work say from now on; cudaSuccess: nothing. */
 extern cudaError_t emu_fault;
@@ -89,7 +101,11 @@ void emu_stream_push(cudaStream_t stream, emu_op *op);
 /* emulator_graph.c: takes op when a capture is under way; false: there is none. The second reports
  * what must not happen then: `what`. */
 bool emu_capture_take(cudaStream_t stream, emu_op *op);
+bool emu_capture_runs(void);
 void emu_capture_forbids(const char *what);
+/* Before the first use of a kernel or of a library's (`what`; outside of captures): waits for all
+ * that is queued, as CUDA may that loads them when they are first wanted (lazy loading). */
+void emu_load(uint64_t what, const char *name);
 int emu_stream_id(cudaStream_t stream);
 /* The operation being executed, or NULL. */
 const emu_op *emu_current_op(void);

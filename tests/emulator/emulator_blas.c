@@ -2,6 +2,7 @@
 #include "tests/emulator/emulator.h"
 
 #include "runtime/base/fp8.h"
+#include "runtime/base/hash.h"
 #include "runtime/device/device.h"
 #include "tests/emulator/include/cublasLt.h"
 
@@ -451,6 +452,10 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t prod
     if (!emu_device_find(workspace, &range) || range.bytes < workspace_bytes) {
         emu_report("the workspace of a product is no device memory of %zu bytes", workspace_bytes);
     }
+    const int64_t shape[] = {(int64_t)d_layout->rows, (int64_t)d_layout->cols, (int64_t)k,
+                             a_layout->type,          b_layout->type,          d_layout->type,
+                             product->trans_a,        product->trans_b,        product->epilogue};
+    emu_load(ls_xxh64(shape, sizeof shape, 0), "a product of this shape");
     blas_op *o = calloc(1, sizeof *o);
     if (!o) {
         return CUBLAS_STATUS_ALLOC_FAILED;

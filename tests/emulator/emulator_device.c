@@ -29,8 +29,23 @@ cudaError_t cudaGetDevice(int *device) {
     return cudaSuccess;
 }
 
+static _Thread_local bool chosen;
+
 cudaError_t cudaSetDevice(int device) {
+    chosen = chosen || device == 0;
     return device == 0 ? cudaSuccess : cudaErrorInvalidDevice;
+}
+
+void emu_device_expect(const char *what) {
+    if (!chosen) {
+        emu_report("%s by a thread that has not called cudaSetDevice: it would be of GPU 0", what);
+    }
+}
+
+cudaError_t cudaDeviceGetStreamPriorityRange(int *least, int *greatest) {
+    *least = 0;
+    *greatest = EMU_GREATEST_PRIORITY;
+    return cudaSuccess;
 }
 
 cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *properties, int device) {
@@ -39,7 +54,7 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *properties, int devic
                                           .major = capability() / 10,
                                           .minor = capability() % 10,
                                           .multiProcessorCount = 2};
-    return cudaSetDevice(device);
+    return device == 0 ? cudaSuccess : cudaErrorInvalidDevice;
 }
 
 cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr attribute, int device) {
@@ -57,12 +72,12 @@ cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr attribute, in
         *value = EMU_SHARED_OPTIN_BYTES;
         break;
     }
-    return cudaSetDevice(device);
+    return device == 0 ? cudaSuccess : cudaErrorInvalidDevice;
 }
 
 cudaError_t cudaDeviceGetPCIBusId(char *text, int size, int device) {
     snprintf(text, (size_t)size, "0000:00:00.0");
-    return cudaSetDevice(device);
+    return device == 0 ? cudaSuccess : cudaErrorInvalidDevice;
 }
 
 cudaError_t cudaDriverGetVersion(int *version) {

@@ -13,6 +13,11 @@
 enum { THREADS_MAX = 1024, WARP = 32, GUARD_BYTES = 4096 };
 enum { STATIC_SHARED_MAX = 32, DYNAMIC_ALIGN = 128 };
 
+/* Of warps. */
+typedef enum operation { SYNC, SHUFFLE, VOTE, MMA, LDMATRIX } operation;
+static const char *const OPERATIONS[] = {"__syncwarp", "a shuffle", "a vote", "mma.sync",
+                                         "ldmatrix"};
+
 typedef enum fiber_state { READY, AT_BARRIER, AT_WARP, ENDED } fiber_state;
 
 typedef struct fiber {
@@ -24,8 +29,8 @@ typedef struct fiber {
     fiber_state state;
     uint3 index;
     int warp, lane;
-    unsigned int mask; /* of the warp operation it waits in */
-    bool is_sync;      /* __syncwarp */
+    operation in; /* it waits in that, with this mask */
+    unsigned int mask;
     uint32_t exchanges;
 } fiber;
 
@@ -122,28 +127,38 @@ static void check_barrier(void) {
     block_epoch++;
 }
 
+/* Who of a lane's warp waits in the operation that it waits in, with the same mask. */
+static unsigned int partners(int w, int lane) {
+    const fiber *f = &fibers[w * WARP + lane];
+    unsigned int alike = 0;
+    for (int other = 0; other < WARP; other++) {
+        const fiber *with = &fibers[w * WARP + other];
+        alike |= (unsigned int)(with->in == f->in && with->mask == f->mask) << other;
+    }
+    return alike & warps[w].arrived;
+}
+
+/* Operations of which all lanes of the mask have come, but those that have ended, are over. */
 static void check_warp(int w) {
     warp *p = &warps[w];
-    if (p->arrived == 0) {
-        return;
-    }
-    for (int lane = 0; lane < WARP; lane++) {
-        if (p->arrived >> lane & 1) {
-            const unsigned int wanted = fibers[w * WARP + lane].mask & p->live;
-            if ((p->arrived & wanted) != wanted) {
-                return;
-            }
+    for (unsigned int left = p->arrived; left != 0;) {
+        const int first = __builtin_ctz(left);
+        const fiber *f = &fibers[w * WARP + first];
+        const unsigned int alike = partners(w, first), wanted = f->mask & p->live;
+        left &= ~alike;
+        if ((alike & wanted) != wanted) {
+            continue;
+        }
+        if (f->in >= MMA && p->live != 0xffffffffu) {
+            emu_report("kernel %s: %s in a warp of which lanes have ended", kernel->name,
+                       OPERATIONS[f->in]);
+        }
+        p->epoch += f->in == SYNC && wanted == p->live;
+        p->arrived &= ~wanted;
+        for (unsigned int over = wanted; over != 0; over &= over - 1) {
+            fibers[w * WARP + __builtin_ctz(over)].state = READY;
         }
     }
-    bool sync = false;
-    for (int lane = 0; lane < WARP; lane++) {
-        if (p->arrived >> lane & 1) {
-            fibers[w * WARP + lane].state = READY;
-            sync = fibers[w * WARP + lane].is_sync;
-        }
-    }
-    p->arrived = 0;
-    p->epoch += sync;
 }
 
 /* cp.async: of each thread. */
@@ -199,7 +214,26 @@ static void prepare(int t) {
 #endif
 }
 
+/* Of a lane and one of its mask that is in another operation, where there are such. */
+static void report_unlike(int w, int lane) {
+    const fiber *f = &fibers[w * WARP + lane];
+    const unsigned int unlike = f->mask & warps[w].arrived & ~partners(w, lane);
+    if (unlike != 0) {
+        const int other = __builtin_ctz(unlike);
+        const fiber *with = &fibers[w * WARP + other];
+        emu_report("kernel %s: lane %d of a warp calls %s with mask %08x, lane %d of that mask %s "
+                   "with mask %08x",
+                   kernel->name, lane, OPERATIONS[f->in], f->mask, other, OPERATIONS[with->in],
+                   with->mask);
+    }
+}
+
 static void report_deadlock(void) {
+    for (int t = 0; t < threads; t++) {
+        if (fibers[t].state == AT_WARP) {
+            report_unlike(t / WARP, t % WARP);
+        }
+    }
     int at_barrier = 0, at_warp = 0, example = 0;
     for (int t = 0; t < threads; t++) {
         at_barrier += fibers[t].state == AT_BARRIER;
@@ -320,7 +354,7 @@ void emu_syncthreads(void) {
     }
 }
 
-static void warp_wait(unsigned int mask, bool is_sync) {
+static void warp_wait(unsigned int mask, operation in) {
     if (!(mask >> now->lane & 1)) {
         char who[96];
         emu_describe_here(who, sizeof who);
@@ -329,7 +363,7 @@ static void warp_wait(unsigned int mask, bool is_sync) {
     }
     now->state = AT_WARP;
     now->mask = mask;
-    now->is_sync = is_sync;
+    now->in = in;
     warps[now->warp].arrived |= 1u << now->lane;
     check_warp(now->warp);
     if (now->state != READY) {
@@ -338,13 +372,13 @@ static void warp_wait(unsigned int mask, bool is_sync) {
 }
 
 void emu_syncwarp(unsigned int mask) {
-    warp_wait(mask, true);
+    warp_wait(mask, SYNC);
 }
 
 uint64_t emu_warp_exchange(unsigned int mask, uint64_t bits, int from) {
     uint64_t *given = warps[now->warp].given[now->exchanges++ & 1];
     given[now->lane] = bits;
-    warp_wait(mask, false);
+    warp_wait(mask, from < 0 ? VOTE : SHUFFLE);
     if (from < 0) {
         uint64_t ballot = 0;
         for (int lane = 0; lane < WARP; lane++) {
@@ -367,7 +401,7 @@ void emu_mma_bf16_16x8x16(float *c, const uint32_t *a, const uint32_t *b) {
     const int g = now->lane / 4, t = now->lane % 4;
     memcpy(registers[now->warp][parity][now->lane].a, a, 4 * sizeof *a);
     memcpy(registers[now->warp][parity][now->lane].b, b, 2 * sizeof *b);
-    warp_wait(0xffffffffu, false);
+    warp_wait(0xffffffffu, MMA);
     for (int i = 0; i < 4; i++) {
         const int row = g + (i / 2) * 8, column = 2 * t + i % 2;
         float sum = c[i];
@@ -400,7 +434,7 @@ void emu_share_matrices(uint32_t *r, const uint32_t *bytes, int transposed) {
     uint16_t(*rows)[8] = given[now->warp][now->exchanges++ & 1];
     const int g = now->lane / 4, t = now->lane % 4;
     memcpy(rows[now->lane], bytes, sizeof rows[0]);
-    warp_wait(0xffffffffu, false);
+    warp_wait(0xffffffffu, LDMATRIX);
     for (int m = 0; m < 4; m++) {
         const uint16_t low = transposed ? rows[8 * m + 2 * t][g] : rows[8 * m + g][2 * t];
         const uint16_t high = transposed ? rows[8 * m + 2 * t + 1][g] : rows[8 * m + g][2 * t + 1];

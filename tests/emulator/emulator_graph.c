@@ -17,6 +17,10 @@ void emu_capture_forbids(const char *what) {
     }
 }
 
+bool emu_capture_runs(void) {
+    return capture != NULL;
+}
+
 bool emu_capture_take(cudaStream_t stream, emu_op *op) {
     if (!capture || stream != captured) {
         return false;

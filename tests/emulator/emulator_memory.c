@@ -171,6 +171,7 @@ static int find_gap(size_t bytes, char **base) {
 }
 
 cudaError_t cudaMalloc(void **memory, size_t bytes) {
+    emu_device_expect("memory");
     emu_capture_forbids("an allocation");
     if (emu_fault != cudaSuccess) {
         return emu_fault;
@@ -242,6 +243,7 @@ cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total_bytes) {
 }
 
 cudaError_t cudaMallocHost(void **memory, size_t bytes) {
+    emu_device_expect("pinned memory");
     emu_capture_forbids("an allocation of pinned memory");
     start();
     if (pin_count == PINNED_MAX || bytes == 0) {
@@ -270,6 +272,7 @@ cudaError_t cudaFreeHost(void *memory) {
 
 /* Of whole pages, since they are closed while copies are queued. */
 cudaError_t cudaHostRegister(void *memory, size_t bytes, unsigned int flags) {
+    emu_device_expect("pinned memory");
     emu_capture_forbids("pinning memory");
     start();
     if (pin_count == PINNED_MAX || bytes == 0 || flags != cudaHostRegisterDefault) {

@@ -7,7 +7,14 @@
 #include <time.h>
 
 enum { NAMES = 256 };
-#define WAIT_LIMIT_S 120.0
+
+/* After which a wait in which nothing moves is reported: $LOCKSTEP_EMULATOR_LIMIT_S, or two
+ * minutes.
+ */
+static double wait_limit_s(void) {
+    const char *text = getenv("LOCKSTEP_EMULATOR_LIMIT_S");
+    return text ? atof(text) : 120.0;
+}
 
 struct emu_stream {
     int id;
@@ -73,7 +80,15 @@ int emu_stream_id(cudaStream_t stream) {
     return stream->id;
 }
 
+cudaError_t cudaStreamCreateWithPriority(cudaStream_t *stream, unsigned int flags, int priority) {
+    if (priority > 0 || priority < EMU_GREATEST_PRIORITY) {
+        emu_report("a stream of priority %d; 0 to %d are served", priority, EMU_GREATEST_PRIORITY);
+    }
+    return cudaStreamCreateWithFlags(stream, flags);
+}
+
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned int flags) {
+    emu_device_expect("a stream");
     if (flags != cudaStreamNonBlocking) {
         emu_report("a stream that the default stream waits for; use cudaStreamNonBlocking");
     }
@@ -154,12 +169,60 @@ static void run_until(struct emu_stream *s, uint32_t time) {
     while (s->executed < time) {
         if (step(s)) {
             start_s = now_s();
-        } else if (now_s() - start_s > WAIT_LIMIT_S) {
+        } else if (now_s() - start_s > wait_limit_s()) {
             emu_report("the host has waited for stream %d for %.0f s: '%s' cannot go on", s->id,
-                       WAIT_LIMIT_S, s->first ? s->first->name : "nothing");
+                       wait_limit_s(), s->first ? s->first->name : "nothing");
         }
     }
     emu_memory_close();
+}
+
+/* What has been loaded: kernels, and shapes of products. */
+enum { LOADED_MAX = 4096 };
+static uint64_t loaded[LOADED_MAX];
+static int loaded_count;
+
+/* All that was queued, as it stands. */
+static void drain(const char *name) {
+    uint32_t pushed[EMU_STREAMS_MAX] = {0};
+    double start_s = now_s();
+    for (int id = 1; id < EMU_STREAMS_MAX; id++) {
+        pushed[id] = streams[id] ? streams[id]->pushed : 0;
+    }
+    emu_memory_open();
+    for (int id = 1; id < EMU_STREAMS_MAX;) {
+        bool moved = false;
+        for (int other = id; other < EMU_STREAMS_MAX; other++) {
+            struct emu_stream *s = streams[other];
+            moved = (s && s->executed < pushed[other] && step(s)) || moved;
+        }
+        if (moved) {
+            start_s = now_s();
+        } else if (now_s() - start_s > wait_limit_s()) {
+            emu_report("the first use of %s loads it, for which CUDA waits until all that was "
+                       "queued is over, but '%s' of stream %d cannot go on",
+                       name, streams[id]->first->name, id);
+        }
+        while (id < EMU_STREAMS_MAX && (!streams[id] || streams[id]->executed >= pushed[id])) {
+            id++;
+        }
+    }
+    emu_memory_close();
+}
+
+void emu_load(uint64_t what, const char *name) {
+    for (int i = 0; i < loaded_count; i++) {
+        if (loaded[i] == what) {
+            return;
+        }
+    }
+    if (emu_capture_runs()) {
+        return;
+    }
+    if (loaded_count < LOADED_MAX) {
+        loaded[loaded_count++] = what;
+    }
+    drain(name);
 }
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
@@ -229,6 +292,7 @@ static event_op *make_event_op(const char *name, cudaEvent_t event) {
 }
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned int flags) {
+    emu_device_expect("an event");
     *event = calloc(1, sizeof **event);
     if (!*event) {
         return cudaErrorMemoryAllocation;
@@ -427,7 +491,7 @@ static void release_kernel(emu_op *op) {
 }
 
 /* Kernels that asked for more shared memory. */
-enum { ALLOWED_MAX = 64, SHARED_BYTES = 48 * 1024 };
+enum { ALLOWED_MAX = 64, SHARED_BYTES = 48 * 1024, ARGUMENT_BYTES = 4096 };
 static struct {
     emu_code code;
     int bytes;
@@ -465,6 +529,11 @@ cudaError_t emu_enqueue_kernel(const char *name, emu_code code, dim3 grid, dim3 
                                size_t shared_bytes, cudaStream_t stream, void (*call)(void *),
                                void *closure, size_t closure_bytes, void (*release)(void *)) {
     const uint64_t threads = (uint64_t)block.x * block.y * block.z;
+    emu_device_expect("a launch");
+    if (closure_bytes > ARGUMENT_BYTES) {
+        emu_report("kernel %s has %zu bytes of arguments; a launch takes %d", name, closure_bytes,
+                   ARGUMENT_BYTES);
+    }
     if (threads < 1 || threads > 1024 || block.z > 64 || grid.x < 1 || grid.x > 0x7fffffffu ||
         grid.y < 1 || grid.y > 65535 || grid.z < 1 || grid.z > 65535 ||
         shared_bytes > shared_limit(code)) {
@@ -473,6 +542,7 @@ cudaError_t emu_enqueue_kernel(const char *name, emu_code code, dim3 grid, dim3 
                    name, grid.x, grid.y, grid.z, block.x, block.y, block.z, shared_bytes,
                    shared_limit(code));
     }
+    emu_load((uint64_t)(uintptr_t)code, name);
     kernel_op *k = calloc(1, sizeof *k);
     if (!k) {
         return cudaErrorMemoryAllocation;

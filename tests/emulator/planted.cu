@@ -49,6 +49,34 @@ __global__ void parted_kernel(float *x) {
     }
 }
 
+/* Half of a warp shuffles, the other half votes. */
+__global__ void unlike_kernel(float *x, bool unlike) {
+    if (unlike && threadIdx.x % 2 == 0) {
+        x[threadIdx.x] = (float)__ballot_sync(LS_ALL_LANES, 1);
+    } else {
+        x[threadIdx.x] = __shfl_sync(LS_ALL_LANES, x[threadIdx.x], 20);
+    }
+}
+
+/* A product by a warp of which some lanes have left. */
+__global__ void product_kernel(float *x, int lanes) {
+    const uint32_t a[4] = {0, 0, 0, 0}, b[2] = {0, 0};
+    float c[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+    if ((int)threadIdx.x >= lanes) {
+        return;
+    }
+    mma_bf16(c, a, b);
+    x[threadIdx.x] = c[0];
+}
+
+struct large_argument {
+    char bytes[4096];
+};
+
+__global__ void argument_kernel(float *x, large_argument) {
+    x[0] = 1.0f;
+}
+
 __global__ void four_kernel(float *x, int first) {
     const uint4 four = load_whole<uint4>(x + first);
     store_whole<uint4>(x + first, &four);
@@ -111,6 +139,18 @@ extern "C" void planted_sum(cudaStream_t stream, const float *x, float *sum) {
 
 extern "C" void planted_parted(cudaStream_t stream, float *x) {
     LS_LAUNCH(parted_kernel, 1, 64, 0, stream, x);
+}
+
+extern "C" void planted_unlike(cudaStream_t stream, float *x, bool unlike) {
+    LS_LAUNCH(unlike_kernel, 1, 32, 0, stream, x, unlike);
+}
+
+extern "C" void planted_product(cudaStream_t stream, float *x, int lanes) {
+    LS_LAUNCH(product_kernel, 1, 32, 0, stream, x, lanes);
+}
+
+extern "C" void planted_argument(cudaStream_t stream, float *x) {
+    LS_LAUNCH(argument_kernel, 1, 1, 0, stream, x, large_argument{});
 }
 
 extern "C" void planted_four(cudaStream_t stream, float *x, int first) {

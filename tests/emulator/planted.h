@@ -14,7 +14,10 @@ void planted_add(cudaStream_t stream, float *x, int n, float value);
 void planted_fill(cudaStream_t stream, float *x, int n, float value);
 void planted_sum(cudaStream_t stream, const float *x, float *sum); /* x [32] */
 void planted_parted(cudaStream_t stream, float *x);
-void planted_four(cudaStream_t stream, float *x, int first); /* 4 elements in one access */
+void planted_unlike(cudaStream_t stream, float *x, bool unlike); /* x [32] */
+void planted_product(cudaStream_t stream, float *x, int lanes);  /* x [32] */
+void planted_argument(cudaStream_t stream, float *x);            /* of more than 4 KiB */
+void planted_four(cudaStream_t stream, float *x, int first);     /* 4 elements in one access */
 /* So many blocks in the grid's second dimension, which fill x [32]. */
 void planted_high(cudaStream_t stream, float *x, unsigned int blocks);
 /* A kernel with so much dynamic shared memory, asked for or not. */

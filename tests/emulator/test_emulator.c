@@ -5,6 +5,7 @@
 #include "tests/emulator/planted.h"
 #include "tests/test.h"
 
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
@@ -18,6 +19,7 @@ static float *x, *pinned;
 
 static void start(void) {
     void *memory;
+    cudaSetDevice(0);
     cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
     cudaStreamCreateWithFlags(&other, cudaStreamNonBlocking);
     cudaEventCreateWithFlags(&event, cudaEventDisableTiming);
@@ -113,6 +115,65 @@ static void parted(bool faulty) {
     if (faulty) {
         planted_parted(stream, x);
     }
+    cudaStreamSynchronize(stream);
+}
+
+static void unlike(bool faulty) {
+    planted_unlike(stream, x, faulty);
+    cudaStreamSynchronize(stream);
+}
+
+static void product_of_few(bool faulty) {
+    planted_product(stream, x, faulty ? 31 : 32);
+    cudaStreamSynchronize(stream);
+}
+
+static void large_argument(bool faulty) {
+    if (faulty) {
+        planted_argument(stream, x);
+    }
+    cudaStreamSynchronize(stream);
+}
+
+static void *take_memory(void *ignored) {
+    void *memory;
+    cudaMalloc(&memory, 64);
+    return ignored;
+}
+
+static void *choose_and_take_memory(void *ignored) {
+    cudaSetDevice(0);
+    return take_memory(ignored);
+}
+
+static void thread_without_device(bool faulty) {
+    pthread_t thread;
+    pthread_create(&thread, NULL, faulty ? take_memory : choose_and_take_memory, NULL);
+    pthread_join(thread, NULL);
+}
+
+/* Work of the stream `other` that goes on when this program says so. */
+static bool told;
+static bool wait_to_be_told(emu_op *op) {
+    (void)op;
+    return told;
+}
+
+static void no_release(emu_op *op) {
+    (void)op;
+}
+
+/* A kernel is launched for the first time while work waits for what would come after it. */
+static void loaded_late(bool faulty) {
+    static emu_op waiting = {.name = "a message", .run = wait_to_be_told, .release = no_release};
+    setenv("LOCKSTEP_EMULATOR_LIMIT_S", "0.1", 1);
+    if (!faulty) {
+        planted_add(stream, x, 64, 1.0f);
+    }
+    emu_stream_push(other, &waiting);
+    planted_add(stream, x, 64, 1.0f);
+    told = true;
+    cudaStreamSynchronize(other);
     cudaStreamSynchronize(stream);
 }
 
@@ -255,6 +316,11 @@ static const struct {
     {"matrix_past_shared", matrix_past_shared, "out of bounds"},
     {"copy_unaligned", copy_unaligned, "the source of cp.async"},
     {"matrix_unaligned", matrix_unaligned, "a row of ldmatrix"},
+    {"unlike", unlike, "a vote with mask ffffffff"},
+    {"product_of_few", product_of_few, "mma.sync in a warp of which lanes have ended"},
+    {"large_argument", large_argument, "bytes of arguments"},
+    {"thread_without_device", thread_without_device, "a thread that has not called cudaSetDevice"},
+    {"loaded_late", loaded_late, "but 'a message' of stream 2 cannot go on"},
     {"default_stream", default_stream, "default stream"},
     {"captured_wait", captured_wait, "a wait for a stream while a stream is captured"},
     {"captured_copy", captured_copy, "a copy of the host's memory"},

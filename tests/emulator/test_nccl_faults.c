@@ -146,6 +146,11 @@ static void crossed(void) {
     bool done = false;
     CHECK_OK(create(0, &comm));
     CHECK_OK(dev->ops->alloc(dev, 2, &x));
+    for (int i = 0; i < 2; i++) { /* the first of their kind meet on the host */
+        CHECK_OK(comm->rank == i ? comm->ops->send_start(comm, x, 1, 1 - comm->rank, &sent)
+                                 : comm->ops->recv_start(comm, x, 1, 1 - comm->rank, &sent));
+        CHECK_OK(end(comm, sent));
+    }
     CHECK_OK(comm->ops->send_start(comm, x, 1, 1 - comm->rank, &sent));
     CHECK_OK(comm->ops->recv_start(comm, (char *)x + 1, 1, 1 - comm->rank, &received));
     for (const uint64_t start_ns = ls_clock_ns(); !done && ls_clock_ns() - start_ns < 300000000;) {
@@ -166,6 +171,9 @@ static void order(void) {
     CHECK_OK(create(0, &comms[0]));
     CHECK_OK(create(0, &comms[1]));
     CHECK_OK(dev->ops->alloc(dev, 2 * sizeof(float), &x));
+    for (int i = 0; i < 2; i++) { /* the first ones meet on the host */
+        CHECK_OK(reduce_once(comms[i], x));
+    }
     for (int i = 0; i < 2; i++) {
         ls_comm *comm = comms[i ^ world->rank];
         float *y = (float *)x + i;

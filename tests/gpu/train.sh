@@ -151,6 +151,12 @@ deep="$small run.steps=2 model.layers=4 checkpoint.every=0 checkpoint.at_end=fal
 gives 0 "$LOCKSTEP" train $deep run.name=deep run.device=cpu
 gives 0 ranks 2 "$program" train $deep run.name=stages $gpu parallel.pipeline=2 parallel.interleave=2
 near stages deep
+# One micro-batch: what a stage asks for early would be the answer to what it has not yet sent.
+gives 0 "$LOCKSTEP" train $deep run.name=one run.device=cpu batch.sequences=1
+gives 0 ranks 2 "$program" train $deep run.name=one-stages $gpu batch.sequences=1 parallel.pipeline=2
+near one-stages one
+gives 0 ranks 2 "$program" train $deep run.name=one-circle $gpu batch.sequences=1 parallel.pipeline=2 parallel.interleave=2
+near one-circle one
 
 # Weights of a checkpoint; loss, text.
 gives 0 "$program" eval "$work/runs/gpu" --data "$data" --batches 1 --device "$device"

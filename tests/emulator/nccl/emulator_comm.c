@@ -5,7 +5,8 @@
  *
  * EMULATED_NCCL_ABSENT=RANK: that rank does not come to creations of communicators from an id.
  * EMULATED_NCCL_FAULT=N: each communicator has a fault from its N-th call on; 0: from its creation
- * on. EMULATED_NCCL_LATE=SECONDS: calls are on their way when they return, at the first look after
+ * on. The first call that needs a connection is on its way until the other ranks have called it
+ * too. EMULATED_NCCL_LATE=SECONDS: calls are on their way when they return, at the first look after
  * and for so long. */
 #include "tests/emulator/nccl/emulator_comm.h"
 
@@ -22,6 +23,7 @@
  * messages, then those to the root and back as it is created, from an id or by a split of it. */
 enum { NUMBERS = 1 << 14, TAGS = RANKS_MAX * NUMBERS };
 enum { COMM_TAG = 1 << 15, INIT_TAG = COMM_TAG + TAGS, SPLIT_TAG = INIT_TAG + 2 * TAGS };
+enum { WAY_TAG = SPLIT_TAG + 2 * TAGS }; /* of its connections */
 
 typedef struct hello {
     identity id;
@@ -131,8 +133,25 @@ ncclResult_t ncclCommSplit(ncclComm_t whole, int color, int key, ncclComm_t *par
     ask_on(c, SPLIT_TAG);
     c->color = color;
     c->key = key;
-    *part = c;
+    *part = NULL; /* until a look at the whole says that the split has ended */
+    whole->part = c;
+    whole->part_at = part;
     return ncclInProgress;
+}
+
+static void advance(struct emu_nccl *c);
+
+/* Gets on with a split; true: none is under way. */
+static bool end_split(struct emu_nccl *whole) {
+    struct emu_nccl *c = whole->part;
+    if (c && !c->ready && c->polls++ > 0) {
+        advance(c);
+    }
+    if (c && c->ready) {
+        *whole->part_at = c;
+        whole->part = NULL;
+    }
+    return !whole->part;
 }
 
 /* The ranks of a color, in order of their keys. */
@@ -168,7 +187,7 @@ static void advance_root(struct emu_nccl *c, const hello *mine) {
     if (!c->hellos) {
         c->hellos = calloc((size_t)c->asking, sizeof *c->hellos);
         c->hellos[mine->rank] = *mine;
-        c->heard = 1;
+        c->hellos_heard = 1;
     }
     MPI_Iprobe(MPI_ANY_SOURCE, c->ask_tag, MPI_COMM_WORLD, &flag, MPI_STATUS_IGNORE);
     if (flag) {
@@ -180,9 +199,9 @@ static void advance_root(struct emu_nccl *c, const hello *mine) {
                        from.rank, c->asking, from.size);
         }
         c->hellos[from.rank] = from;
-        c->heard++;
+        c->hellos_heard++;
     }
-    if (c->heard < c->asking) {
+    if (c->hellos_heard < c->asking) {
         return;
     }
     /* The parts of a split share a number: no two ranks are in two of them. */
@@ -226,12 +245,63 @@ static void advance(struct emu_nccl *c) {
     }
 }
 
+static void hear_calls(struct emu_nccl *c) {
+    const int tag = WAY_TAG + c->tag - COMM_TAG;
+    for (int flag = 1; flag;) {
+        int32_t told[2];
+        MPI_Iprobe(MPI_ANY_SOURCE, tag, MPI_COMM_WORLD, &flag, MPI_STATUS_IGNORE);
+        if (flag) {
+            MPI_Recv(told, 2, MPI_INT32_T, MPI_ANY_SOURCE, tag, MPI_COMM_WORLD, MPI_STATUS_IGNORE);
+            c->heard[told[0]][told[1]] = true;
+        }
+    }
+}
+
+void emu_nccl_connect(struct emu_nccl *c, emu_way way, int peer) {
+    const int32_t tell[2] = {way, c->members.rank};
+    for (int r = 0; r < c->members.size; r++) {
+        if ((r == peer || way == EMU_ALL) && r != c->members.rank && !c->called[way][r]) {
+            MPI_Send(tell, 2, MPI_INT32_T, c->members.world[r], WAY_TAG + c->tag - COMM_TAG,
+                     MPI_COMM_WORLD);
+            c->called[way][r] = true;
+        }
+    }
+}
+
+/* Are all connections there that were called for? */
+static bool connected(struct emu_nccl *c) {
+    hear_calls(c);
+    const emu_way other[] = {EMU_IN, EMU_OUT, EMU_ALL};
+    for (int way = 0; way < EMU_WAYS; way++) {
+        for (int r = 0; r < c->members.size; r++) {
+            if (c->called[way][r] && !c->heard[other[way]][r]) {
+                return false;
+            }
+        }
+    }
+    return true;
+}
+
+bool emu_nccl_handed_over(struct emu_nccl *c) {
+    const char *late_s = getenv("EMULATED_NCCL_LATE");
+    c->late = late_s != NULL;
+    c->late_until_ns = ls_clock_ns() + (late_s ? (uint64_t)(1e9 * atof(late_s)) : 0);
+    c->connecting = !connected(c);
+    return !c->connecting && !c->late;
+}
+
 void emu_nccl_check_usable(const struct emu_nccl *c, const char *call) {
+    if (!c) {
+        emu_report("%s on no communicator, as of a split that has not ended", call);
+    }
     if (c->aborted) {
         emu_report("%s on a communicator that was aborted", call);
     }
-    if (!c->ready) {
-        emu_report("%s on a communicator that is not ready: poll ncclCommGetAsyncError", call);
+    if (!c->ready || c->part || c->connecting) {
+        emu_report("%s on a communicator that is not ready%s: poll ncclCommGetAsyncError", call,
+                   c->part         ? ", for it is being split"
+                   : c->connecting ? ", for an earlier call is on its way"
+                                   : "");
     }
 }
 
@@ -254,10 +324,12 @@ ncclResult_t ncclCommGetAsyncError(ncclComm_t c, ncclResult_t *error) {
     if (fault && c->ready && c->calls >= (uint32_t)atoi(fault)) {
         c->fault = ncclSystemError;
     }
-    if (c->ending) {
+    c->connecting = c->ready && !connected(c);
+    if (c->ending || c->connecting) {
         emu_nccl_look_for_life(c);
     }
-    const bool done = c->ready && (!c->ending || emu_nccl_hear_ends(c));
+    const bool done =
+        c->ready && !c->connecting && end_split(c) && (!c->ending || emu_nccl_hear_ends(c));
     *error = c->late                   ? ncclInProgress
              : c->fault != ncclSuccess ? c->fault
              : done                    ? ncclSuccess

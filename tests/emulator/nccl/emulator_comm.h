@@ -23,6 +23,9 @@ typedef struct member_table {
     int32_t pid[RANKS_MAX];
 } member_table;
 
+/* Connections are made with the first operation that needs them, on the host of both ranks. */
+typedef enum emu_way { EMU_OUT, EMU_IN, EMU_ALL, EMU_WAYS } emu_way; /* sends, receives, the rest */
+
 struct emu_nccl {
     member_table members;
     int tag;                 /* of its messages */
@@ -30,16 +33,25 @@ struct emu_nccl {
     int root;                /* of its creation, in MPI_COMM_WORLD */
     int asking, color, key;  /* ranks that create with it; of split */
     struct hello *hellos;    /* [asking], of the root */
-    bool ready, hello_sent, aborted, ending;
+    bool ready, hello_sent, aborted, ending, connecting;
     int ends;  /* other ranks that have called ncclCommFinalize */
     bool late; /* looks before late_until_ns, one at least, say that a call is still on its way */
     uint64_t late_until_ns;
     ncclResult_t fault;
-    int heard, polls;
+    int hellos_heard, polls;
     uint32_t calls;
     int queued; /* calls whose work has not ended */
+    /* By way and rank: this rank has called the first operation of that way, and has heard that the
+     * other one has called its side of it. */
+    bool called[EMU_WAYS][RANKS_MAX], heard[EMU_WAYS][RANKS_MAX];
+    /* A split that has not ended: what comes of it, and where its caller wants that. */
+    struct emu_nccl *part, **part_at;
 };
 
+/* An operation with a peer (of EMU_ALL: with all ranks) is called; and a call returns: has it all
+ * its connections? If not, no other call may follow before a look says so. */
+void emu_nccl_connect(struct emu_nccl *comm, emu_way way, int peer);
+bool emu_nccl_handed_over(struct emu_nccl *comm);
 /* Reports calls that a communicator is not there for: not ready, or aborted. */
 void emu_nccl_check_usable(const struct emu_nccl *comm, const char *call);
 /* Reports that memory is freed, or a communicator destroyed, while one is registered with the

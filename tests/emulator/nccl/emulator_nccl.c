@@ -13,7 +13,6 @@
  * not know, are reported. */
 #include "tests/emulator/emulator.h"
 
-#include "runtime/base/clock.h"
 #include "tests/emulator/nccl/emulator_comm.h"
 #include "tests/emulator/nccl/reduce.h"
 
@@ -418,7 +417,11 @@ ncclResult_t ncclGroupEnd(void) {
     memcpy(o->parts, group.parts, (size_t)group.count * sizeof *o->parts);
     group.count = 0;
     emu_stream_push(group.stream, &o->op);
-    return ncclSuccess;
+    ncclResult_t result = ncclSuccess;
+    for (int i = 0; i < o->count; i++) {
+        result = emu_nccl_handed_over(o->parts[i].comm) ? result : ncclInProgress;
+    }
+    return result;
 }
 
 static void check_registered(const part *p, const void *at) {
@@ -508,6 +511,7 @@ static ncclResult_t call(part p, cudaStream_t stream) {
     if (group_depth > 0 && group.count > 0 && group.stream != stream) {
         emu_report("a group of NCCL calls on two streams, which lockstep does not do");
     }
+    emu_nccl_connect(p.comm, p.kind == SEND ? EMU_OUT : has_peer ? EMU_IN : EMU_ALL, p.root);
     if (!has_peer) {
         number_call(&p);
     }
@@ -515,11 +519,7 @@ static ncclResult_t call(part p, cudaStream_t stream) {
     ncclGroupStart();
     group.stream = stream;
     group.parts[group.count++] = p;
-    const ncclResult_t result = ncclGroupEnd();
-    const char *late_s = getenv("EMULATED_NCCL_LATE");
-    p.comm->late = late_s != NULL;
-    p.comm->late_until_ns = ls_clock_ns() + (late_s ? (uint64_t)(1e9 * atof(late_s)) : 0);
-    return result == ncclSuccess && p.comm->late ? ncclInProgress : result;
+    return ncclGroupEnd();
 }
 
 ncclResult_t ncclAllReduce(const void *send, void *recv, size_t count, ncclDataType_t type,
