@@ -201,7 +201,7 @@ static void release(nccl_comm *c) {
 /* id NULL: none is needed. */
 static ls_status prepare(nccl_comm *c, ncclUniqueId *id) {
     LS_CUDA_TRY(cudaSetDevice(c->cuda->ordinal), "choosing the device");
-    LS_CUDA_TRY(cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking), "creating a stream");
+    LS_TRY(ls_cuda_stream_create(true, &c->stream)); /* others may wait for its operations */
     LS_CUDA_TRY(cudaEventCreateWithFlags(&c->ready, cudaEventDisableTiming), "creating an event");
     if (id) {
         memset(id, 0, sizeof *id);

@@ -1,6 +1,8 @@
 /* The NCCL communicator: the operations of comm.h on the memory of a CUDA device.
  *
- * Operations run on a stream of the communicator's own. One that is started waits, on the GPU, for
+ * Operations run on a stream of the communicator's own, with priority. The first of a communicator,
+ * and the first message of each way between two ranks, meets the others' on the host: NCCL connects
+ * them then. One that is started waits, on the GPU, for
  * the work that the device had been given before; wait has the device's later work wait for it, on
  * the GPU too, and test asks whether it has ended. Where the host waits for the device it polls,
  * and drives MPI (comm_impl.h) meanwhile.

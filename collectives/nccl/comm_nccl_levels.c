@@ -40,7 +40,7 @@ static ls_status side_create(ls_cuda_device *cuda, uint64_t domain, side **out) 
     s->domain = domain;
     *out = s;
     LS_CUDA_TRY(cudaSetDevice(cuda->ordinal), "choosing the device");
-    LS_CUDA_TRY(cudaStreamCreateWithFlags(&s->stream, cudaStreamNonBlocking), "creating a stream");
+    LS_TRY(ls_cuda_stream_create(true, &s->stream));
     LS_CUDA_TRY(cudaEventCreateWithFlags(&s->ready, cudaEventDisableTiming), "creating an event");
     return LS_OK;
 }

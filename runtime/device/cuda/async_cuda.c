@@ -133,8 +133,7 @@ static ls_status adafactor_all(ls_device *dev, const ls_adafactor_all *op) {
 
 static ls_status peek_start(ls_cuda_device *cuda, size_t bytes) {
     if (!cuda->peek.stream) {
-        LS_CUDA_TRY(cudaStreamCreateWithFlags(&cuda->peek.stream, cudaStreamNonBlocking),
-                    "creating a stream");
+        LS_TRY(ls_cuda_stream_create(false, &cuda->peek.stream));
         LS_CUDA_TRY(cudaEventCreateWithFlags(&cuda->peek.ready, cudaEventDisableTiming),
                     "creating an event");
         LS_CUDA_TRY(cudaEventCreateWithFlags(&cuda->peek.over, cudaEventDisableTiming),

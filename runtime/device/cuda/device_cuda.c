@@ -311,11 +311,19 @@ void ls_cuda_close(ls_device *dev) {
     free(cuda);
 }
 
+ls_status ls_cuda_stream_create(bool urgent, cudaStream_t *stream) {
+    int least = 0, greatest = 0;
+    *stream = NULL;
+    LS_CUDA_TRY(cudaDeviceGetStreamPriorityRange(&least, &greatest), "asking for priorities");
+    LS_CUDA_TRY(
+        cudaStreamCreateWithPriority(stream, cudaStreamNonBlocking, urgent ? greatest : least),
+        "creating a stream");
+    return LS_OK;
+}
+
 static ls_status take_resources(ls_cuda_device *cuda) {
-    LS_CUDA_TRY(cudaStreamCreateWithFlags(&cuda->compute, cudaStreamNonBlocking),
-                "creating a stream");
-    LS_CUDA_TRY(cudaStreamCreateWithFlags(&cuda->copies, cudaStreamNonBlocking),
-                "creating a stream");
+    LS_TRY(ls_cuda_stream_create(false, &cuda->compute));
+    LS_TRY(ls_cuda_stream_create(false, &cuda->copies));
     cudaEvent_t *events[] = {&cuda->awaited, &cuda->ready, &cuda->fetched};
     for (size_t e = 0; e < sizeof events / sizeof *events; e++) {
         LS_CUDA_TRY(cudaEventCreateWithFlags(events[e], cudaEventDisableTiming),
@@ -417,9 +425,17 @@ static const char *why_no_gpu(cudaError_t error, bool *driver_found) {
     return text;
 }
 
+/* What CUDA reads when it starts. Streams share so many queues of the hardware, 8 unless it is
+ * told, and in a queue all wait for what cannot go on: a communicator's operation, for other
+ * ranks, would hold up computation. There are streams for each communicator, and NCCL's own. */
+static void set_environment(void) {
+    setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0);
+}
+
 bool ls_device_has_cuda(int *count, const char **how) {
     *count = 0;
     bool driver_found = false;
+    set_environment();
     const cudaError_t error = cudaGetDeviceCount(count);
     const bool found = error == cudaSuccess && *count > 0;
     cudaGetLastError();

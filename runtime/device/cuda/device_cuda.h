@@ -58,6 +58,10 @@ static inline ls_cuda_device *ls_cuda_of(ls_device *dev) {
     return (ls_cuda_device *)dev;
 }
 
+/* A stream that waits for no other, of the device that this thread has chosen. urgent: its kernels
+ * get the multiprocessors that come free before those of other streams do. */
+ls_status ls_cuda_stream_create(bool urgent, cudaStream_t *stream);
+
 /* Of a kernel that was just launched. */
 static inline ls_status ls_cuda_launched(const char *what) {
     return ls_cuda_check(cudaGetLastError(), what, __FILE__, __LINE__);
