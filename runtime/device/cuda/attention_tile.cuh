@@ -18,19 +18,6 @@
 #define LS_UNROLL_WIDE 2
 #endif
 
-#ifdef LS_EMULATED_DEVICE
-__device__ __forceinline__ float exp2_of(float x) {
-    return exp2f(x);
-}
-#else
-/* 2^x; results below 2^-126 are 0. */
-__device__ __forceinline__ float exp2_of(float x) {
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
-#endif
-
 /* c[i] and c[i + 1] += A B_i and A B_{i+1}, with A in registers and rows [d, d + 16) of B; for each
  * of M pieces of rows, whose c are N apart: what is read of B serves them all. */
 template <bool BY_ROWS, int M, int N>

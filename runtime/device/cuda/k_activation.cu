@@ -1,8 +1,13 @@
 /* GELU, SwiGLU and rotary embeddings: one pass, element by element. */
 #include "runtime/device/cuda/kernel.cuh"
 
-__device__ __forceinline__ float sigmoid(float x) {
-    return reciprocal(1.0f + expf(-x));
+/* e^x as precise as results of T can show. */
+template <class T> __device__ __forceinline__ float exp_for(float x) {
+    return sizeof(T) == sizeof(float) ? expf(x) : exp_of(x);
+}
+
+template <class T> __device__ __forceinline__ float sigmoid(float x) {
+    return reciprocal(1.0f + exp_for<T>(-x));
 }
 
 /* 2 sqrt(2/pi) and its product with 0.044715: (1 + tanh(u)) / 2 = sigmoid(2u), which keeps the
@@ -10,15 +15,16 @@ __device__ __forceinline__ float sigmoid(float x) {
 #define GELU_LINEAR 1.5957691216057308f
 #define GELU_CUBIC  0.07135481282553147f
 
-__device__ __forceinline__ float gelu(float x) {
-    return x * sigmoid(x * (GELU_LINEAR + GELU_CUBIC * x * x));
+template <class T> __device__ __forceinline__ float gelu(float x) {
+    return x * sigmoid<T>(x * (GELU_LINEAR + GELU_CUBIC * x * x));
 }
 
 /* y = x s(z): y' = s + x s (1 - s) z', where 1 - s = e^-z s loses no digits. Beyond |x| = 9.5, y'
  * is 0 or 1 in fp32 and e^-z would overflow; the clamp keeps a NaN. */
-__device__ __forceinline__ float gelu_slope(float x) {
+template <class T> __device__ __forceinline__ float gelu_slope(float x) {
     x = fabsf(x) > 9.5f ? copysignf(9.5f, x) : x;
-    const float e = expf(-x * (GELU_LINEAR + GELU_CUBIC * x * x)), s = reciprocal(1.0f + e);
+    const float e = exp_for<T>(-x * (GELU_LINEAR + GELU_CUBIC * x * x));
+    const float s = reciprocal(1.0f + e);
     return s + x * s * (e * s) * (GELU_LINEAR + 3.0f * GELU_CUBIC * x * x);
 }
 
@@ -39,7 +45,7 @@ __global__ void __launch_bounds__(THREADS)
             const pack<T> d = unpack<T>(raw[1]);
 #pragma unroll
             for (int j = 0; j < P; j++) {
-                a.v[j] = BACKWARD ? d.v[j] * gelu_slope(a.v[j]) : gelu(a.v[j]);
+                a.v[j] = BACKWARD ? d.v[j] * gelu_slope<T>(a.v[j]) : gelu<T>(a.v[j]);
             }
             store_pack(out, i + u * step, n, wide, a);
         }
@@ -88,7 +94,7 @@ __global__ void __launch_bounds__(THREADS)
             const pack<T> gate = unpack<T>(raw_gate), up = unpack<T>(raw_up), d = unpack<T>(raw);
 #pragma unroll
             for (int j = 0; j < P; j++) {
-                const float g = gate.v[j], s = sigmoid(g);
+                const float g = gate.v[j], s = sigmoid<T>(g);
                 a.v[j] = d.v[j] * up.v[j] * (s + g * s * (1.0f - s));
                 b.v[j] = d.v[j] * g * s;
             }
@@ -98,7 +104,7 @@ __global__ void __launch_bounds__(THREADS)
             const pack<T> gate = unpack<T>(raw_gate), up = unpack<T>(raw_up);
 #pragma unroll
             for (int j = 0; j < P; j++) {
-                a.v[j] = gate.v[j] * sigmoid(gate.v[j]) * up.v[j];
+                a.v[j] = gate.v[j] * sigmoid<T>(gate.v[j]) * up.v[j];
             }
             store_pack(out + row * F, f, F, wide, a);
         }

@@ -6,14 +6,13 @@
  * with sums over i for all query heads of a key/value head, in order. */
 #include "runtime/device/cuda/attention_tile.cuh"
 
-/* delta [B,H,T], a warp for each. */
+/* delta [B,H,T], a warp for each; a block has rows of one head. */
 template <class T> __global__ void __launch_bounds__(THREADS) delta_kernel(attention_arguments o) {
-    const int64_t i = (int64_t)blockIdx.x * (THREADS / 32) + threadIdx.x / 32;
-    const int64_t T_len = o.op.q_len, H = o.op.heads;
-    if (i >= o.op.batch * H * T_len) {
+    const int64_t row = (int64_t)blockIdx.x * (THREADS / 32) + threadIdx.x / 32;
+    const int64_t head = blockIdx.y, batch = blockIdx.z;
+    if (row >= o.op.q_len) {
         return;
     }
-    const int64_t row = i % T_len, head = i / T_len % H, batch = i / T_len / H;
     const int64_t at = batch * o.o_batch + row * o.op.o_stride + head * o.op.head_dim;
     float sum = 0.0f;
     for (int64_t d = threadIdx.x % 32; d < o.op.head_dim; d += 32) {
@@ -21,7 +20,7 @@ template <class T> __global__ void __launch_bounds__(THREADS) delta_kernel(atten
     }
     sum = warp_sum(sum);
     if (threadIdx.x % 32 == 0) {
-        o.delta[i] = sum;
+        o.delta[(batch * o.op.heads + head) * o.op.q_len + row] = sum;
     }
 }
 
@@ -221,11 +220,11 @@ static void launch_tiles(cudaStream_t stream, const attention_arguments &o) {
     const int bytes = (4 * ROWS * ld + ROWS / 16 * kept_elems<T>(ldp)) * (int)sizeof(T);
     const unsigned int q_tiles = (unsigned int)((o.op.q_len + ROWS - 1) / ROWS);
     const unsigned int batch = (unsigned int)o.op.batch;
-    const int64_t rows = o.op.batch * o.op.heads * o.op.q_len;
+    const int64_t lines = (o.op.q_len + THREADS / 32 - 1) / (THREADS / 32);
     auto deltas = delta_kernel<T>;
     auto queries = query_gradient_kernel<T, ROWS, D_MAX>;
     cudaFuncSetAttribute(queries, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-    LS_LAUNCH(deltas, (unsigned int)((rows + THREADS / 32 - 1) / (THREADS / 32)), THREADS, 0,
+    LS_LAUNCH(deltas, dim3((unsigned int)lines, (unsigned int)o.op.heads, batch), THREADS, 0,
               stream, o);
     if constexpr (D_MAX > 128) {
         launch_keys<T, ROWS, D_MAX, true, false>(stream, o, bytes);

@@ -30,19 +30,28 @@ __device__ __forceinline__ float block_max(float x, float *room) {
     return most;
 }
 
-/* partial [gridDim.x]: the largest magnitude that each block has met. */
+/* partial [gridDim.x]: the largest magnitude that each block has met, with what an earlier launch
+ * left there if it is `more` of the same; `packs` of them to a row. */
 template <class T>
 __global__ void __launch_bounds__(THREADS)
-    largest_kernel(int64_t rows, int64_t cols, int64_t ld, const T *x, float *partial, bool wide) {
+    largest_kernel(uint32_t items, divider packs, int64_t cols, int64_t ld, const T *x,
+                   float *partial, bool more, bool wide) {
     LS_SHARED(float, room, THREADS / 32);
     constexpr int P = pack<T>::size;
-    const int64_t packs = (cols + P - 1) / P, step = (int64_t)gridDim.x * blockDim.x;
-    float most = 0.0f;
-    for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < rows * packs; i += step) {
-        const pack<T> a = load_pack(x + i / packs * ld, i % packs * P, cols, wide);
+    constexpr uint32_t AT_ONCE = 4; /* packs of a thread on their way */
+    const uint32_t step = gridDim.x * blockDim.x;
+    float most = more ? partial[blockIdx.x] : 0.0f;
+    for (uint32_t i = blockIdx.x * blockDim.x + threadIdx.x; i < items; i += AT_ONCE * step) {
+        uint4 raw[AT_ONCE];
 #pragma unroll
-        for (int j = 0; j < P; j++) {
-            const float magnitude = fabsf(a.v[j]);
+        for (uint32_t u = 0; u < AT_ONCE; u++) {
+            const uint32_t at = i + u * step, r = at / packs;
+            const int64_t row = at < items ? r : 0, c = (int64_t)(at - r * packs.by) * P;
+            raw[u] = load_raw(x + row * ld, c, at < items ? cols : 0, wide);
+        }
+#pragma unroll
+        for (uint32_t j = 0; j < AT_ONCE * P; j++) {
+            const float magnitude = fabsf(unpack<T>(raw[j / P]).v[j % P]);
             most = magnitude > most ? magnitude : most;
         }
     }
@@ -66,18 +75,20 @@ __device__ __forceinline__ float take_scale(ls_fp8_format format, int parts, con
     return scale;
 }
 
-/* y [rows, padded], zeros beyond cols. */
+/* y [rows, padded], zeros beyond cols; `pieces` of them to a row. */
 template <class T>
 __global__ void __launch_bounds__(THREADS)
-    round_kernel(ls_fp8_format format, int64_t rows, int64_t cols, int64_t ld, int64_t padded,
+    round_kernel(ls_fp8_format format, uint32_t items, divider pieces, int64_t cols, int64_t ld,
                  const T *x, unsigned char *y, int parts, const float *partial, float *inverse,
                  bool wide) {
     LS_SHARED(float, room, THREADS / 32);
     constexpr int P = pack<T>::size;
     const float scale = take_scale(format, parts, partial, inverse, room);
-    const int64_t pieces = padded / PIECE, step = (int64_t)gridDim.x * blockDim.x;
-    for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < rows * pieces; i += step) {
-        const int64_t row = i / pieces, col = i % pieces * PIECE;
+    const uint32_t step = gridDim.x * blockDim.x;
+    const int64_t padded = (int64_t)pieces.by * PIECE;
+    for (uint32_t i = blockIdx.x * blockDim.x + threadIdx.x; i < items; i += step) {
+        const uint32_t r = i / pieces;
+        const int64_t row = r, col = (int64_t)(i - r * pieces.by) * PIECE;
         unsigned char out[PIECE];
 #pragma unroll
         for (int j = 0; j < PIECE; j += P) {
@@ -135,10 +146,12 @@ template <class T> static void launch_fp8(cudaStream_t stream, const ls_cuda_fp8
     auto largest = largest_kernel<T>;
     auto rounding = round_kernel<T>;
     auto turning = turn_kernel<T>;
-    const unsigned int parts =
-        grid_for(stored_rows * ((stored_cols + P - 1) / P), 1, THREADS, LS_CUDA_FP8_PARTS);
-    LS_LAUNCH(largest, parts, THREADS, 0, stream, stored_rows, stored_cols, op->ld, x, op->partial,
-              wide);
+    const int64_t packs = (stored_cols + P - 1) / P, pieces = op->padded / PIECE;
+    const unsigned int parts = grid_for(stored_rows * packs, 1, THREADS, LS_CUDA_FP8_PARTS);
+    by_rows(stored_rows, packs, [&](int64_t first, int64_t count) {
+        LS_LAUNCH(largest, parts, THREADS, 0, stream, (uint32_t)(count * packs), divider_of(packs),
+                  stored_cols, op->ld, x + first * op->ld, op->partial, first > 0, wide);
+    });
     if (op->turned) {
         const dim3 grid((unsigned int)((op->rows + TILE - 1) / TILE),
                         (unsigned int)((op->padded + TILE - 1) / TILE));
@@ -146,9 +159,12 @@ template <class T> static void launch_fp8(cudaStream_t stream, const ls_cuda_fp8
                   op->padded, x, y, (int)parts, op->partial, op->inverse, wide);
         return;
     }
-    LS_LAUNCH(rounding, grid_for(op->rows * (op->padded / PIECE), 1, THREADS, GRID_MOST), THREADS,
-              0, stream, op->format, op->rows, op->cols, op->ld, op->padded, x, y, (int)parts,
-              op->partial, op->inverse, wide);
+    by_rows(op->rows, pieces, [&](int64_t first, int64_t count) {
+        LS_LAUNCH(rounding, grid_for(count * pieces, 1, THREADS, GRID_MOST), THREADS, 0, stream,
+                  op->format, (uint32_t)(count * pieces), divider_of(pieces), op->cols, op->ld,
+                  x + first * op->ld, y + first * op->padded, (int)parts, op->partial, op->inverse,
+                  wide);
+    });
 }
 
 extern "C" void ls_cuda_launch_fp8(cudaStream_t stream, const ls_cuda_fp8 *op) {

@@ -1,53 +1,79 @@
-/* Softmax cross-entropy, fused: a block for each row finds the softmax's denominator online
- * (Milakov & Gimelshein 2018, arXiv 1805.02867) in one pass and writes the gradient in a second,
- * from the end of the row, whose last part came last. Large blocks: what all rows under way take,
- * 26 MB on 132 multiprocessors with 50257 columns, is to stay in the second cache in between. */
-#include "runtime/device/cuda/kernel.cuh"
+/* Softmax cross-entropy, fused: a block finds a row's denominator of the softmax online (Milakov &
+ * Gimelshein 2018, arXiv 1805.02867) in one pass and writes the gradient in a second.
+ *
+ * Where shared memory holds a row (50304 columns: 208 of 227 KiB on Hopper) the block keeps it
+ * there and goes on to further rows, each of which comes while the gradient of the one before is
+ * written: memory is busy throughout. Longer rows are read twice, the second time from the end,
+ * whose last part came last; blocks are large so that what all rows under way take stays in the
+ * second cache in between. */
+#include "runtime/device/cuda/warp_matrix.cuh"
 
 #include <float.h>
 
 enum { LOSS_THREADS = 1024, LOSS_WARPS = LOSS_THREADS / 32 };
 
-/* The maximum starts finite, so that exp(-inf - max) is 0 and +inf gives inf - inf; a NaN never
- * becomes the maximum but reaches the sum. */
+enum { AT_ONCE = 2 }; /* packs that are added together */
+
+/* The share of a thread in a row's denominator, relative to the largest that it has met. That
+ * starts finite, so that exp(-inf - max) is 0 and +inf gives inf - inf; a NaN never becomes the
+ * maximum but reaches the sum. */
+struct running_sum {
+    float max, sum;
+};
+
+/* Packs of columns, LOSS_THREADS packs apart; `left`: columns from the first of these on. */
+template <bool WHOLE>
+__device__ __forceinline__ void add_some(running_sum &r, const pack<float> *a, int left) {
+    float largest = r.max;
+#pragma unroll
+    for (int i = 0; i < AT_ONCE * 4; i++) {
+        const bool inside = WHOLE || i / 4 * LOSS_THREADS * 4 + i % 4 < left;
+        largest = inside && a[i / 4].v[i % 4] > largest ? a[i / 4].v[i % 4] : largest;
+    }
+    if (largest > r.max) {
+        r.sum *= exp_of(r.max - largest);
+        r.max = largest;
+    }
+#pragma unroll
+    for (int i = 0; i < AT_ONCE * 4; i++) {
+        const bool inside = WHOLE || i / 4 * LOSS_THREADS * 4 + i % 4 < left;
+        r.sum += inside ? exp_of(a[i / 4].v[i % 4] - r.max) : 0.0f;
+    }
+}
+
+__device__ __forceinline__ void add_packs(running_sum &r, const pack<float> *a, int64_t left) {
+    constexpr int SPAN = (AT_ONCE - 1) * LOSS_THREADS * 4 + 4;
+    if (left >= SPAN) {
+        add_some<true>(r, a, SPAN);
+    } else {
+        add_some<false>(r, a, (int)left);
+    }
+}
+
+/* The largest of a block's threads, for all of them; room [LOSS_WARPS]. */
+__device__ __forceinline__ float largest_of(float x, float *room) {
+    x = warp_max(x);
+    if (threadIdx.x % 32 == 0) {
+        room[threadIdx.x / 32] = x;
+    }
+    __syncthreads();
+    return warp_max(room[threadIdx.x % LOSS_WARPS]);
+}
+
 __device__ __forceinline__ void denominator(const float *x, int64_t vocab, bool wide, float *room,
                                             float *max_out, double *sum_out, double *sums) {
-    float max = -FLT_MAX, sum = 0.0f;
-    constexpr int AT_ONCE = 2; /* packs, so that enough of them are on their way */
+    running_sum own = {-FLT_MAX, 0.0f};
     for (int64_t v = threadIdx.x * 4; v < vocab; v += AT_ONCE * LOSS_THREADS * 4) {
         pack<float> a[AT_ONCE];
-        float largest = max;
 #pragma unroll
         for (int u = 0; u < AT_ONCE; u++) {
             a[u] = load_pack(x, v + u * LOSS_THREADS * 4, vocab, wide);
         }
-#pragma unroll
-        for (int i = 0; i < AT_ONCE * 4; i++) {
-            const bool inside = v + i / 4 * LOSS_THREADS * 4 + i % 4 < vocab;
-            largest = inside && a[i / 4].v[i % 4] > largest ? a[i / 4].v[i % 4] : largest;
-        }
-        if (largest > max) {
-            sum *= expf(max - largest);
-            max = largest;
-        }
-#pragma unroll
-        for (int i = 0; i < AT_ONCE * 4; i++) {
-            const bool inside = v + i / 4 * LOSS_THREADS * 4 + i % 4 < vocab;
-            sum += inside ? expf(a[i / 4].v[i % 4] - max) : 0.0f;
-        }
+        add_packs(own, a, vocab - v);
     }
-    const float warp = warp_max(max);
-    if (threadIdx.x % 32 == 0) {
-        room[threadIdx.x / 32] = warp;
-    }
-    __syncthreads();
-    float whole = room[0];
-#pragma unroll
-    for (int w = 1; w < LOSS_WARPS; w++) {
-        whole = room[w] > whole ? room[w] : whole;
-    }
+    const float whole = largest_of(own.max, room);
     /* A thread without elements has sum 0, and exp(-FLT_MAX - max) is 0 or 1. */
-    *sum_out = block_sum<double, LOSS_WARPS>((double)(sum * expf(max - whole)), sums);
+    *sum_out = block_sum<double, LOSS_WARPS>((double)(own.sum * exp_of(own.max - whole)), sums);
     *max_out = whole;
 }
 
@@ -93,7 +119,7 @@ __device__ __forceinline__ void gradient_row(const loss_arguments &o, int64_t ro
 #pragma unroll
             for (int j = 0; j < 4; j++) {
                 const int64_t at = v + k + j;
-                const float p = !ignored && at < o.vocab ? expf(a.v[j] - max) * factor : 0.0f;
+                const float p = !ignored && at < o.vocab ? exp_of(a.v[j] - max) * factor : 0.0f;
                 d.v[k + j] = at == target ? p - o.grad_scale : p;
             }
         }
@@ -121,6 +147,158 @@ __global__ void __launch_bounds__(LOSS_THREADS) cross_entropy_kernel(loss_argume
     if (o.dlogits) {
         gradient_row<T>(o, row, max, factor, target);
     }
+}
+
+/* A block's rows, kept in shared memory: pack k of a thread lies at k * LOSS_THREADS from its first
+ * place. Pairs of packs are groups of copies, the last perhaps a single one. A row has less than
+ * 2^16 columns. */
+struct kept_rows {
+    uint4 *own;
+    int packs, vocab, ld;
+};
+
+/* The first column of a thread's pack. */
+__device__ __forceinline__ int kept_column(int k) {
+    return (k * LOSS_THREADS + (int)threadIdx.x) * 4;
+}
+
+/* Packs [first, first + AT_ONCE) of row x on their way; x NULL: nothing is. */
+__device__ __forceinline__ void fetch_packs(const kept_rows &kept, int first, const float *x) {
+#pragma unroll
+    for (int k = first; x && k < first + AT_ONCE; k++) {
+        if (kept_column(k) < kept.ld) {
+            copy_async(kept.own + k * LOSS_THREADS, x + kept_column(k), true);
+        }
+    }
+    copy_commit();
+}
+
+/* For all groups of copies but the last so many: a number that instructions have in them. */
+__device__ __forceinline__ void wait_for_groups(int but) {
+    switch (but) {
+    case 0:
+        return copy_wait_but<0>();
+    case 1:
+        return copy_wait_but<1>();
+    case 2:
+        return copy_wait_but<2>();
+    case 3:
+        return copy_wait_but<3>();
+    case 4:
+        return copy_wait_but<4>();
+    case 5:
+        return copy_wait_but<5>();
+    default:
+        return copy_wait_but<6>();
+    }
+}
+
+enum { KEPT_PACKS_MAX = 14 }; /* 7 groups */
+
+/* The row's largest logit, and grad_scale over its denominator; its loss to memory. */
+__device__ __forceinline__ void kept_denominator(const loss_arguments &o, const kept_rows &kept,
+                                                 int64_t row, int target, float *max_out,
+                                                 float *factor_out) {
+    LS_SHARED(float, room, LOSS_WARPS);
+    LS_SHARED(double, sums, LOSS_WARPS);
+    LS_SHARED(float, factor, 1);
+    running_sum own = {-FLT_MAX, 0.0f};
+    const int groups = (kept.packs + AT_ONCE - 1) / AT_ONCE;
+    for (int i = 0; i < groups; i++) {
+        pack<float> a[AT_ONCE] = {};
+        wait_for_groups(groups - 1 - i);
+#pragma unroll
+        for (int u = 0; u < AT_ONCE; u++) {
+            if (kept_column(i * AT_ONCE + u) < kept.ld) {
+                a[u] =
+                    unpack<float>(load_whole<uint4>(kept.own + (i * AT_ONCE + u) * LOSS_THREADS));
+            }
+        }
+        add_packs(own, a, kept.vocab - kept_column(i * AT_ONCE));
+    }
+    const float whole = largest_of(own.max, room);
+    const double part = warp_sum((double)(own.sum * exp_of(own.max - whole)));
+    if (threadIdx.x % 32 == 0) {
+        sums[threadIdx.x / 32] = part;
+    }
+    __syncthreads();
+    float x_target = 0.0f;
+    double sum = 0.0;
+    if (threadIdx.x == 0) { /* whose first place is the row's */
+        sum = sums[0];
+        for (int w = 1; w < LOSS_WARPS; w++) {
+            sum += sums[w];
+        }
+        factor[0] = (float)((double)o.grad_scale / sum);
+        x_target = ((const float *)kept.own)[target];
+    }
+    __syncthreads(); /* from here on the row may give way to the next */
+    *factor_out = factor[0];
+    *max_out = whole;
+    if (threadIdx.x == 0) {
+        o.losses[row] = (float)(log(sum) + ((double)whole - (double)x_target));
+    }
+}
+
+/* The gradient of a thread's packs [first, first + AT_ONCE) of a row. */
+template <class T>
+__device__ __forceinline__ void kept_gradient(const loss_arguments &o, const kept_rows &kept,
+                                              int first, T *dlogits, int target, float max,
+                                              float factor) {
+#pragma unroll
+    for (int k = first; k < first + AT_ONCE; k++) {
+        const int v = kept_column(k);
+        if (v >= kept.ld) {
+            continue;
+        }
+        pack<float> d = {};
+        if (target >= 0) {
+            const pack<float> a = unpack<float>(load_whole<uint4>(kept.own + k * LOSS_THREADS));
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+                d.v[j] = exp_of(a.v[j] - max) * factor;
+            }
+        }
+        if (v + 4 > kept.vocab || (v <= target && target < v + 4)) {
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+                d.v[j] = v + j >= kept.vocab ? 0.0f : d.v[j];
+                d.v[j] -= v + j == target ? o.grad_scale : 0.0f;
+            }
+        }
+        store_four(dlogits, v, kept.ld, d);
+    }
+}
+
+template <class T>
+__global__ void __launch_bounds__(LOSS_THREADS) kept_kernel(loss_arguments o, int packs) {
+    LS_SHARED_DYNAMIC(uint4, rows);
+    const kept_rows kept = {rows + threadIdx.x, packs, (int)o.vocab, (int)o.ld};
+    int64_t row = blockIdx.x;
+    int target = (int)target_column(o, row);
+    for (int k = 0; k < packs; k += AT_ONCE) {
+        fetch_packs(kept, k, target >= 0 ? o.logits + row * o.ld : NULL);
+    }
+    while (row < o.rows) {
+        const int64_t next = row + gridDim.x;
+        const int next_target = next < o.rows ? (int)target_column(o, next) : -1;
+        const float *next_x = next_target >= 0 ? o.logits + next * o.ld : NULL;
+        float max = 0.0f, factor = 0.0f;
+        if (target >= 0) {
+            kept_denominator(o, kept, row, target, &max, &factor);
+        } else if (threadIdx.x == 0) {
+            o.losses[row] = 0.0f;
+        }
+        for (int k = 0; k < packs; k += AT_ONCE) {
+            if (o.dlogits) {
+                kept_gradient(o, kept, k, (T *)o.dlogits + row * o.ld, target, max, factor);
+            }
+            fetch_packs(kept, k, next_x);
+        }
+        row = next;
+        target = next_target;
+    }
+    copy_wait();
 }
 
 __global__ void __launch_bounds__(LOSS_THREADS) share_kernel(loss_arguments o) {
@@ -180,9 +358,32 @@ template <class T> static loss_arguments loss_arguments_of(const ls_cross_entrop
     return o;
 }
 
+/* A row of so many packs a thread fits into shared memory, beside what the kernel has of its own;
+ * multiprocessors: of this GPU. */
+static bool fits(int64_t packs, int *multiprocessors) {
+    const int64_t bytes = packs * LOSS_THREADS * (int64_t)sizeof(uint4) + 1024;
+    int device = 0, most = 0;
+    return packs <= KEPT_PACKS_MAX && cudaGetDevice(&device) == cudaSuccess &&
+           cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) ==
+               cudaSuccess &&
+           cudaDeviceGetAttribute(multiprocessors, cudaDevAttrMultiProcessorCount, device) ==
+               cudaSuccess &&
+           bytes <= most;
+}
+
 template <class T> static void launch(cudaStream_t stream, const ls_cross_entropy *op) {
     loss_arguments o = loss_arguments_of<T>(op);
+    const int64_t packs = (o.ld + 4 * LOSS_THREADS - 1) / (4 * LOSS_THREADS);
+    int blocks = 0;
     o.first = 0;
+    if (o.wide && fits(packs, &blocks)) {
+        auto keeping = kept_kernel<T>;
+        const int bytes = (int)packs * LOSS_THREADS * (int)sizeof(uint4);
+        cudaFuncSetAttribute(keeping, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+        LS_LAUNCH(keeping, grid_for(o.rows, 1, 1, blocks), LOSS_THREADS, (size_t)bytes, stream, o,
+                  (int)packs);
+        return;
+    }
     auto kernel = cross_entropy_kernel<T>;
     LS_LAUNCH(kernel, (unsigned int)op->rows, LOSS_THREADS, 0, stream, o);
 }

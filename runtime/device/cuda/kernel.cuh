@@ -33,14 +33,36 @@
 
 #define LS_ALL_LANES 0xffffffffu
 
-/* 1 / x, off by an ulp at most: a fifth of what an exact division takes. */
+/* 1 / x, off by an ulp at most, and 0 where that is below 2^-126: an instruction, where keeping
+ * such numbers takes six more and an exact division ten. */
 __device__ __forceinline__ float reciprocal(float x) {
 #ifdef LS_EMULATED_DEVICE
     return 1.0f / x;
 #else
     float y;
-    asm("rcp.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
+#endif
+}
+
+/* 2^x; results below 2^-126 are 0. */
+__device__ __forceinline__ float exp2_of(float x) {
+#ifdef LS_EMULATED_DEVICE
+    return exp2f(x);
+#else
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+#endif
+}
+
+/* e^x, off by |x| + 3 units of 2^-24 at most: two instructions, where expf takes nine, which is
+ * what holds up kernels that should wait for memory. */
+__device__ __forceinline__ float exp_of(float x) {
+#ifdef LS_EMULATED_DEVICE
+    return expf(x);
+#else
+    return exp2_of(x * 1.4426950408889634f);
 #endif
 }
 
