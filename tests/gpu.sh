@@ -7,8 +7,9 @@
 #
 # Where a machine is had for minutes at a time: LIMIT_S=540 RESUME=1 tests/gpu.sh, again until it ends with 0. All is over after
 # LIMIT_S seconds: no check begins that may take longer than what is left, and the most valuable come first; with RESUME=1 what has
-# passed or failed on the same commit and GPU is not run again. Results and figures lie in build/gpu/results as they come, and the
-# last call's tables have them all. A check is ended after CHECK_S seconds (420), or at the end, and is then to be run again.
+# passed or failed on the same commit and GPU is not run again. Results, figures and what each check said (log.*) lie in
+# build/gpu/results as they come, and the last call's tables have them all. A check is ended after CHECK_S seconds (420), or at the
+# end, and is then to be run again.
 #
 # Where nothing can be built: `tests/gpu/pack.sh BUILD FILE` elsewhere, FILE unpacked into this tree and `. packed/env.sh` before.
 #
@@ -64,8 +65,10 @@ check() {
         fi
         [ "$most" -lt "$rest" ] || most=$rest
     fi
-    timeout -k 20 "$most" "$@"
+    log=$kept/log.$(printf %s "$name" | tr -c 'A-Za-z0-9.' -)
+    timeout -k 20 "$most" "$@" >"$log" 2>&1
     status=$?
+    tail -n 80 "$log"
     case $status in
     0) word=passed ;;
     77) word=skipped ;;

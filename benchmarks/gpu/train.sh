@@ -6,7 +6,7 @@
 # of the two. $PEERS: which of "torch.compile llm.c" (both); with $TOKENS, lockstep's tokens a second from an earlier call, they
 # alone are run, and the status is 77 where none is there. FILE receives the figures for tests/gpu/report.awk; PRODUCT: TFLOP/s of a
 # matrix product, for the share of it. $MODELS is a list of preset:micro-batch:heads:layers:channels; $DEVICE the device (cuda);
-# $MODEL_SETTINGS more settings of lockstep.
+# $MODEL_SETTINGS more settings of lockstep, $DATA_BYTES how many bytes are made up.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 lockstep=$1 dir=$2 steps=${3:-30} figures=${4:-/dev/null} product=${5:-}
@@ -14,7 +14,7 @@ peers=${PEERS-torch.compile llm.c} ran='' failed=''
 mkdir -p "$dir"
 : >"$figures"
 [ -d "$dir/data" ] || {
-    head -c 40000000 /dev/urandom | base64 >"$dir/bytes.txt"
+    head -c "${DATA_BYTES:-40000000}" /dev/urandom | base64 >"$dir/bytes.txt"
     "$lockstep" prep "$dir/bytes.txt" -o "$dir/data" >/dev/null 2>&1
 }
 
