@@ -111,9 +111,41 @@ static dnnl_status_t describe_matrix(dnnl_memory_desc_t *desc, int64_t rows, int
                                                 dtype == LS_BF16 ? dnnl_bf16 : dnnl_f32, strides);
 }
 
+/* oneDNN 3.7 takes vectors for dense that are not (x86, brg_matmul). A row of A that is stored as a
+ * column: the product is turned round, C' = B' A'. A column of C: it is made densely behind the
+ * library's scratch memory, and brought to its place. */
+static bool is_turned(const ls_matmul_key *key) {
+    return DNNL_VERSION_MAJOR >= 3 && key->m == 1 && key->trans_a;
+}
+
+static bool is_column(const ls_matmul_key *key) {
+    return DNNL_VERSION_MAJOR >= 3 && key->m > 1 && key->n == 1 && key->ldc > 1;
+}
+
+/* The product that the library is asked for. */
+static ls_matmul_key asked_for(const ls_matmul_key *key) {
+    ls_matmul_key asked = *key;
+    if (is_turned(key)) {
+        asked.m = key->n;
+        asked.n = 1;
+        asked.lda = key->ldb;
+        asked.ldb = key->lda;
+        asked.ldc = 1;
+        asked.trans_a = !key->trans_b;
+        asked.trans_b = false;
+    } else if (is_column(key)) {
+        asked.ldc = 1;
+    }
+    return asked;
+}
+
+static size_t library_scratch_bytes(const ls_matmul *matmul) {
+    return (dnnl_memory_desc_get_size(ls_dnnl_desc_of(&matmul->scratch)) + 63) / 64 * 64;
+}
+
 /* The primitive descriptor of a key, with the best implementation that the library has. */
 static dnnl_status_t describe_matmul(ls_matmul *out, dnnl_primitive_desc_t *found) {
-    const ls_matmul_key *key = &out->key;
+    const ls_matmul_key asked = asked_for(&out->key), *key = &asked;
     dnnl_status_t s = describe_matrix(&out->a, key->m, key->k, key->lda, key->trans_a, key->dtype);
     if (s == dnnl_success) {
         s = describe_matrix(&out->b, key->k, key->n, key->ldb, key->trans_b, key->dtype);
@@ -189,14 +221,26 @@ ls_status ls_matmul_get(ls_matmul_cache *cache, const ls_matmul_key *key,
 }
 
 size_t ls_matmul_scratch_bytes(const ls_matmul *matmul) {
-    return dnnl_memory_desc_get_size(ls_dnnl_desc_of(&matmul->scratch));
+    const ls_matmul_key *key = &matmul->key;
+    return library_scratch_bytes(matmul) +
+           (is_column(key) ? (size_t)key->m * ls_dtype_bytes((ls_dtype)key->c_dtype) : 0);
+}
+
+static void place_column(const ls_matmul_key *key, const char *dense, char *c) {
+    const int64_t bytes = (int64_t)ls_dtype_bytes((ls_dtype)key->c_dtype);
+    for (int64_t i = 0; i < key->m; i++) {
+        memcpy(c + i * key->ldc * bytes, dense + i * bytes, (size_t)bytes);
+    }
 }
 
 int ls_matmul_run(const ls_matmul *matmul, const void *a, const void *b, void *c, void *scratch) {
     const ls_dnnl_desc_ref descs[] = {ls_dnnl_desc_of(&matmul->a), ls_dnnl_desc_of(&matmul->b),
                                       ls_dnnl_desc_of(&matmul->c),
                                       ls_dnnl_desc_of(&matmul->scratch)};
-    void *handles[] = {(void *)a, (void *)b, c, scratch};
+    const bool turned = is_turned(&matmul->key), column = is_column(&matmul->key);
+    char *dense = (char *)scratch + library_scratch_bytes(matmul);
+    void *handles[] = {(void *)(turned ? b : a), (void *)(turned ? a : b), column ? dense : c,
+                       scratch};
     dnnl_exec_arg_t args[] = {{.arg = DNNL_ARG_SRC},
                               {.arg = DNNL_ARG_WEIGHTS},
                               {.arg = DNNL_ARG_DST},
@@ -209,6 +253,9 @@ int ls_matmul_run(const ls_matmul *matmul, const void *a, const void *b, void *c
     }
     if (s == dnnl_success) {
         s = dnnl_primitive_execute(matmul->primitive, stream, count, args);
+    }
+    if (s == dnnl_success && column) {
+        place_column(&matmul->key, dense, c);
     }
     if (stream) {
         dnnl_stream_destroy(stream);
