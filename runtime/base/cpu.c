@@ -55,6 +55,12 @@ static bool has_amx_bf16(void) {
     if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d & AMX_BF16) || !(d & AMX_TILE)) {
         return false;
     }
+    /* Some virtual machines show the instructions without a palette: configuring tiles would end
+     * the process (Intel SDM, CPUID leaf 1DH). */
+    enum { TILE_PALETTES = 0x1d };
+    if (!__get_cpuid_count(TILE_PALETTES, 0, &a, &b, &c, &d) || a < 1) {
+        return false;
+    }
     uint64_t tiles = 1ull << TILE_CONFIG | 1ull << TILE_DATA;
     return (saved_state() & tiles) == tiles &&
            syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
