@@ -65,8 +65,16 @@ static void test_size_limit(void) {
             snprintf(name, sizeof name, "owner.json");
         }
         CHECK_MESSAGE(name);
+        snprintf(name, sizeof name, "rank %d: ", comm->size - 1);
+        CHECK_INT(strncmp(ls_error_last()->message, name, strlen(name)) == 0, comm->size > 1);
         check_kept(root, 1);
     }
+    low.rlim_cur = limits[3]; /* of all ranks: nobody in particular is named */
+    CHECK(setrlimit(RLIMIT_FSIZE, &low) == 0);
+    CHECK_STATUS(save(root, 2, CASE_TENSORS), LS_E_IO);
+    CHECK(setrlimit(RLIMIT_FSIZE, &old) == 0);
+    CHECK(strncmp(ls_error_last()->message, "rank ", 5) != 0);
+    check_kept(root, 1);
     CHECK_OK(save(root, 2, CASE_TENSORS));
     check_kept(root, 2);
 }
