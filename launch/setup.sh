@@ -1,7 +1,7 @@
 #!/bin/sh
 # setup.sh [--tests]: installs what is missing (Debian packages), configures and builds
-# build/release. --tests also installs what the tests use. Can be run again; works from any
-# directory. Without apt it says what is missing.
+# build/release. --tests also installs what the tests use, and builds them and the benchmarks.
+# Can be run again; works from any directory. Without apt it says what is missing.
 set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
 
@@ -13,9 +13,10 @@ test_packages="hdf5-tools python3-h5py python3-jsonschema clang libclang-rt-dev 
                iproute2"
 # x86 only; elsewhere checkpoints are hashed more slowly.
 [ "$(uname -m)" != x86_64 ] || packages="$packages libipsec-mb-dev"
+testing=
 case "$*" in
-'') ;;
---tests) packages="$packages $test_packages" ;;
+'') [ -e "$root/build/release/CMakeCache.txt" ] || testing=OFF ;; # else as it was
+--tests) packages="$packages $test_packages" testing=ON ;;
 -h | --help)
     sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p;}' "$0"
     exit 0
@@ -80,7 +81,7 @@ else
 fi
 
 cd "$root"
-log=$(cmake --preset release -G Ninja ${LS_CMAKE_ARGS:-} 2>&1) || {
+log=$(cmake --preset release -G Ninja ${testing:+-DBUILD_TESTING=$testing} ${LS_CMAKE_ARGS:-} 2>&1) || {
     printf '%s\n' "$log" >&2
     exit 3
 }
