@@ -121,7 +121,7 @@ says 'from step 13 on: training data: read on from sample 12, where the run left
 # Samples of another length: data in another order, which begins; the length of the run counts what each step took.
 gives 75 "$LOCKSTEP" train $still run.name=warm batch.sequences=4 data.sequence=16 run.steps=0 run.tokens=512 --until 4
 gives 2 "$LOCKSTEP" train "$work/runs/warm/config.yaml" --resume --change data.sequence=32
-says 'batch.tokens is 64, but batch.sequences 4 of 32 tokens are 128; keep one: given on the command line'
+says 'batch.tokens is 64, but batch.sequences 4 of 32 tokens are 128; give batch.sequences=2 or batch.tokens=128: on the command line'
 gives 0 "$LOCKSTEP" train "$work/runs/warm/config.yaml" --resume --change data.sequence=32 batch.sequences=4
 says 'from step 5 on: data.sequence: 16 in the checkpoint, 32 in this run$'
 says 'from step 5 on: training data: read from its beginning, in samples of 32 tokens$'
