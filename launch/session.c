@@ -20,6 +20,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 /* Of open files: a training run of two ranks has 24 at once, each host more in its job a few more.
@@ -504,6 +505,24 @@ static void on_continue(int signal_number) {
     ls_watch_look_soon();
 }
 
+/* As the process was started, for instance by nohup. UCX, which comes with many an MPI, takes
+ * SIGHUP for its own output when it is loaded: this looks before the libraries begin, and by the
+ * kernel's own call, since sanitizers have not begun, either. */
+static bool hangup_ignored;
+
+__attribute__((no_sanitize("address", "undefined"))) static void note_hangup(void) {
+    static struct { /* of the kernel; struct sigaction is another */
+        void (*handler)(int);
+        unsigned long flags;
+        void (*restorer)(void);
+        uint64_t mask;
+    } now;
+    hangup_ignored = syscall(SYS_rt_sigaction, SIGHUP, NULL, &now, sizeof now.mask) == 0 &&
+                     now.handler == SIG_IGN;
+}
+__attribute__((section(".preinit_array"),
+               used)) static void (*const before_libraries)(void) = note_hangup;
+
 void ls_session_watch_signals(void) {
     struct sigaction action = {.sa_handler = on_continue, .sa_flags = SA_RESTART};
     sigemptyset(&action.sa_mask);
@@ -512,14 +531,13 @@ void ls_session_watch_signals(void) {
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGUSR1, &action, NULL);
-    /* A terminal or reader of the output that goes away; nohup and MPI ignore it. */
-    const int lost[] = {SIGHUP, SIGPIPE};
-    for (size_t i = 0; i < sizeof lost / sizeof *lost; i++) {
-        struct sigaction now;
-        if (sigaction(lost[i], NULL, &now) == 0 && now.sa_handler != SIG_IGN) {
-            sigaction(lost[i], &action, NULL);
-        }
+    /* A terminal or reader of the output that goes away; nohup ignores the one, MPI the other. */
+    struct sigaction now;
+    if (sigaction(SIGPIPE, NULL, &now) == 0 && now.sa_handler != SIG_IGN) {
+        sigaction(SIGPIPE, &action, NULL);
     }
+    action.sa_handler = hangup_ignored ? SIG_IGN : on_stop;
+    sigaction(SIGHUP, &action, NULL);
 }
 
 bool ls_session_stop_requested(void) {

@@ -210,7 +210,7 @@ def cut(*links):
 
 
 def kill_daemon(run, _):
-    os.kill(next(pid for pid, words in run.on_host(RANKS - 1) if words[0].endswith("orted")), signal.SIGKILL)
+    os.kill(next(pid for pid, words in run.on_host(RANKS - 1) if words[0].endswith(("orted", "prted"))), signal.SIGKILL)
 
 
 class Fault:

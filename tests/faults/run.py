@@ -7,6 +7,7 @@ import subprocess
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+LAUNCHERS = ("mpirun", "prterun")  # the latter is what Open MPI 5 calls itself
 LOCKSTEP = os.environ.get("LOCKSTEP", str(ROOT / "build/release/bin/lockstep"))
 PLANT = os.environ.get("TEST_PLANT", str(ROOT / "build/release/tests/launch/libplant.so"))
 RANKS = 3
@@ -95,7 +96,7 @@ class Run:
         return pid
 
     def mpirun(self):
-        return next(pid for pid, words in processes(self.mark) if words[0] == "mpirun")
+        return next(pid for pid, words in processes(self.mark) if words[0].endswith(LAUNCHERS))
 
     def on_host(self, number):
         pids = subprocess.run(["ip", "netns", "pids", f"ls-{self.process.pid}-{number}"], capture_output=True, text=True)
@@ -106,7 +107,7 @@ class Run:
         """Kills a rank; the supervisor notices when go_on is called."""
         self.process.send_signal(signal.SIGSTOP)
         os.kill(self.rank(rng.randrange(RANKS)), signal.SIGKILL)
-        self.until("the end of the start", lambda: not any(w[0] == "mpirun" for _, w in processes(self.mark)))
+        self.until("the end of the start", lambda: not any(w[0].endswith(LAUNCHERS) for _, w in processes(self.mark)))
 
     def go_on(self):
         self.process.send_signal(signal.SIGCONT)
