@@ -13,6 +13,9 @@
 #include <stdlib.h>
 
 enum { EVERYBODY = -1, NOBODY = -2 };
+/* From so many ranks and bytes on the library has rings for vectors that are not in place, but
+ * reduces and broadcasts in place (libnbc's nbc_iallreduce.c). */
+enum { RING_RANKS = 4, RING_BYTES = 64 << 10 };
 
 static int64_t slice_bytes(const mpi_reduction *r, int rank) {
     return (r->bounds[rank + 1] - r->bounds[rank]) * (int64_t)ls_dtype_bytes(r->dtype);
@@ -242,8 +245,9 @@ ls_status ls_mpi_all_reduce_start(ls_comm *comm, const void *send, void *recv, i
     MPI_Datatype type = MPI_DATATYPE_NULL;
     MPI_Op mpi_op = MPI_OP_NULL;
     const int64_t elem_bytes = (int64_t)ls_dtype_bytes(dtype);
-    const bool by_trees = send == recv && comm->size >= 4 && count * elem_bytes >= 64 << 10;
-    if (by_trees || !ls_mpi_type(dtype, &type) || !ls_mpi_op(op, &mpi_op)) {
+    const bool broadcasts =
+        send == recv && comm->size >= RING_RANKS && count * elem_bytes >= RING_BYTES;
+    if (broadcasts || !ls_mpi_type(dtype, &type) || !ls_mpi_op(op, &mpi_op)) {
         return reduce_to(comm, send, recv, count, dtype, op, EVERYBODY, request);
     }
     const int64_t chunk = ls_comm_mpi_chunk_bytes / elem_bytes;
