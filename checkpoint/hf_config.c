@@ -5,6 +5,7 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define INT(x) json_integer((json_int_t)(x))
@@ -125,17 +126,30 @@ static bool present(const json_t *value) {
     return value && !json_is_null(value);
 }
 
-static void read_int(reader *r, const char *key, bool needed, int64_t *out) {
-    const json_t *value = json_object_get(r->config, key);
+/* Says which value of key is wrong and what it must be. */
+static void refuse(reader *r, const char *key, const json_t *value, const char *expected) {
+    char *found = value ? json_dumps(value, JSON_ENCODE_ANY | JSON_REAL_PRECISION(6)) : NULL;
+    r->status = LS_FAIL(LS_E_INPUT, "%s: \"%s\" is %.40s; it must be %s", r->where, key,
+                        found ? found : "not given", expected);
+    free(found);
+}
+
+static void read_int_of(reader *r, const json_t *object, const char *key, bool needed,
+                        int64_t *out) {
+    const json_t *value = json_object_get(object, key);
     if (r->status != LS_OK || (!present(value) && !needed)) {
         return;
     }
     if (!json_is_integer(value) || json_integer_value(value) < 1 ||
         json_integer_value(value) > INT32_MAX) {
-        r->status = LS_FAIL(LS_E_INPUT, "%s: \"%s\" must be a positive integer", r->where, key);
+        refuse(r, key, value, "a positive integer below 2^31");
         return;
     }
     *out = json_integer_value(value);
+}
+
+static void read_int(reader *r, const char *key, bool needed, int64_t *out) {
+    read_int_of(r, r->config, key, needed, out);
 }
 
 static void read_float(reader *r, const json_t *object, const char *key, double *out) {
@@ -144,7 +158,7 @@ static void read_float(reader *r, const json_t *object, const char *key, double 
         return;
     }
     if (!json_is_number(value) || !(json_number_value(value) > 0)) {
-        r->status = LS_FAIL(LS_E_INPUT, "%s: \"%s\" must be a positive number", r->where, key);
+        refuse(r, key, value, "a positive number");
         return;
     }
     *out = json_number_value(value);
@@ -155,7 +169,7 @@ static void read_bool(reader *r, const char *key, bool *out) {
     if (json_is_boolean(value)) {
         *out = json_is_true(value);
     } else if (present(value) && r->status == LS_OK) {
-        r->status = LS_FAIL(LS_E_INPUT, "%s: \"%s\" must be true or false", r->where, key);
+        refuse(r, key, value, "true or false");
     }
 }
 
@@ -226,13 +240,11 @@ static void rope_parse(reader *r, ls_config_model *m) {
         }
         return;
     }
-    double original = 0.0;
     m->rope_scaling = LS_ROPE_SCALING_LLAMA3;
     read_float(r, scaling, "factor", &m->rope_factor);
     read_float(r, scaling, "low_freq_factor", &m->rope_low_freq_factor);
     read_float(r, scaling, "high_freq_factor", &m->rope_high_freq_factor);
-    read_float(r, scaling, "original_max_position_embeddings", &original);
-    m->rope_original_context = original >= 1 ? (int64_t)original : m->rope_original_context;
+    read_int_of(r, scaling, "original_max_position_embeddings", false, &m->rope_original_context);
 }
 
 static void llama_parse(reader *r, ls_config_model *m) {

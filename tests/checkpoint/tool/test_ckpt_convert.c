@@ -355,12 +355,15 @@ static void refuses_other_configs(void) {
         {"mlp_bias", "1", "mlp_bias"},
         {"rope_scaling", "{\"rope_type\":\"yarn\"}", "yarn"},
         {"rope_scaling", "{}", "nothing named"},
+        {"rope_scaling", "{\"rope_type\":\"llama3\",\"original_max_position_embeddings\":8e93}",
+         "\"original_max_position_embeddings\" is 8e93; it must be a positive integer below 2^31"},
         {"quantization_config", "{}", "quantization_config"},
         {"sliding_window", "4096", "sliding_window"},
         {"num_hidden_layers", "0", "num_hidden_layers"},
-        {"hidden_size", "\"8\"", "hidden_size"},
-        {"vocab_size", "null", "vocab_size"},
-        {"rms_norm_eps", "-1", "rms_norm_eps"},
+        {"hidden_size", "\"8\"", "\"hidden_size\" is \"8\"; it must be a positive integer"},
+        {"vocab_size", "null", "\"vocab_size\" is null"},
+        {"tie_word_embeddings", "1", "is 1; it must be true or false"},
+        {"rms_norm_eps", "-1", "\"rms_norm_eps\" is -1; it must be a positive number"},
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         json_t *config;
