@@ -32,23 +32,31 @@ is_state() {
     esac
     return 1
 }
-# mpirun that loses a rank while that connects to PMIx may wait for itself for ever: asleep, its processes dead and not
-# reaped. Six seconds of that, and it is killed.
-end_bereft() {
-    trap 'kill $!; exit' TERM # the sleep
+# Waits until mpirun waits for itself; fails when that has ended. A rank lost while it connects to PMIx can do this: mpirun
+# destroys a message twice, and sleeps for ever on its lock. All its processes are dead, reaped or not. Without any, as an
+# mpirun whose ranks are on other hosts, it must be a lock that it sleeps on: at work it polls. Six seconds of that count.
+is_bereft() {
+    trap 'kill $! 2>/dev/null; exit' TERM # the sleep
     seconds=0
     while [ "$seconds" -lt 6 ]; do
         sleep 2 &
         wait $!
         kill -0 "$1" 2>/dev/null || return
-        seconds=$((seconds + 2)) children=
+        seconds=$((seconds + 2)) children= place=
         { read -r children <"/proc/$1/task/$1/children"; } 2>/dev/null
-        [ -n "$children" ] && is_state "$1" S || seconds=0
+        { read -r place <"/proc/$1/wchan"; } 2>/dev/null
+        is_state "$1" S || seconds=0
+        case "$children:$place" in
+        :*futex*) ;;
+        :*) seconds=0 ;;
+        esac
         for child in $children; do
             is_state "$child" Z || seconds=0
         done
     done
-    kill -KILL "$1" && echo "mpirun does not end, though its processes have: killed" >&2
+}
+end_bereft() {
+    is_bereft "$1" && echo "mpirun does not end, though its processes have: killed" >&2 && kill -KILL "$1"
 }
 
 # Does the process handle SIGUSR1 by now, or wait for it (srun blocks it, and asks)? Before that the signal

@@ -108,6 +108,18 @@ printf '#!/bin/sh\ntrue &\nexec sleep 1000\n' >"$work/bin/mpirun"
 chmod +x "$work/bin/mpirun"
 gives 137 env PATH="$work/bin:$PATH" "$run" -n 1 true
 says '^mpirun does not end, though its processes have: killed'
+# So does one that has buried them and waits for a lock, unlike one whose ranks are elsewhere; in the tests, too.
+printf '#!/bin/sh\nexec sleep 9\n' >"$work/bin/mpirun"
+env PATH="$work/bin:$PATH" "$run" -n 1 true &
+elsewhere=$!
+until pgrep -P $elsewhere -x sleep >"$work/out"; do sleep 0.01; done
+printf '#!/bin/sh\nexec python3 -c "import threading; lock = threading.Lock(); lock.acquire(); lock.acquire()"\n' >"$work/new"
+chmod +x "$work/new"
+mv "$work/new" "$work/bin/mpirun"
+gives 137 env PATH="$work/bin:$PATH" "$run" -n 1 true
+says '^mpirun does not end, though its processes have: killed'
+gives 137 env PATH="$work/bin:$PATH" "$root/tests/mpirun.sh" 1 true
+holds wait $elsewhere
 rm "$work/bin/mpirun"
 
 # The layout for fewer ranks.
