@@ -160,14 +160,32 @@ static void test_same_bytes(void) {
 }
 
 /* A device whose memory has every byte inverted, and whose copies are made when they must be. */
+typedef enum device_call {
+    DEVICE_NONE,
+    DEVICE_COPY,
+    DEVICE_START,
+    DEVICE_HOLD,
+    DEVICE_DONE
+} device_call;
 static struct {
     const ls_ckpt_tensor *to; /* what is to be copied; NULL: nothing */
     int asked;                /* whether it is over */
+    int pins;
     bool refuses, pinned;
+    device_call fails;
 } device;
+
+static ls_status device_fault(device_call call) {
+    if (device.fails != call) {
+        return LS_OK;
+    }
+    device.to = NULL;
+    return LS_FAIL(LS_E_DEVICE, "the device fell off the bus");
+}
 
 static ls_status device_copy(void *context, const ls_ckpt_tensor *to, int count) {
     (void)context;
+    LS_TRY(device_fault(DEVICE_COPY));
     for (int i = 0; i < count; i++) {
         for (size_t k = 0; k < bytes_of(i); k++) {
             ((uint8_t *)to[i].data)[k] = (uint8_t) ~((const uint8_t *)tensors[i].data)[k];
@@ -179,6 +197,7 @@ static ls_status device_copy(void *context, const ls_ckpt_tensor *to, int count)
 static ls_status device_pin(void *context, void *memory, size_t bytes) {
     (void)context;
     memset(memory, 0, bytes);
+    device.pins++;
     device.pinned = !device.refuses;
     return device.refuses ? LS_FAIL(LS_E_DEVICE, "no pinned memory is left") : LS_OK;
 }
@@ -195,12 +214,14 @@ static ls_status device_start(void *context, const ls_ckpt_tensor *to, int count
     (void)context;
     CHECK(device.pinned);
     CHECK_INT(count, CASE_TENSORS);
+    LS_TRY(device_fault(DEVICE_START));
     device.to = to;
     device.asked = 0;
     return LS_OK;
 }
 
 static ls_status device_hold(void *context) {
+    LS_TRY(device_fault(DEVICE_HOLD));
     if (device.to) {
         LS_TRY(device_copy(context, device.to, CASE_TENSORS));
         device.to = NULL;
@@ -210,6 +231,7 @@ static ls_status device_hold(void *context) {
 
 static ls_status device_done(void *context, bool wait, bool *done) {
     *done = wait || ++device.asked > 2;
+    LS_TRY(device_fault(DEVICE_DONE));
     return *done ? device_hold(context) : LS_OK;
 }
 
@@ -231,6 +253,7 @@ static void test_fetch(void) {
     for (int way = 0; way < 3; way++) {
         ls_ckpt_saver *saver = saver_make(way > 0, false, &device_fetch);
         device.refuses = way == 2;
+        device.pins = 0;
         for (int changes = 0; changes < 2; changes++) {
             fill_all();
             invert_all();
@@ -246,6 +269,41 @@ static void test_fetch(void) {
             ls_ckpt_outcome outcome = finish(saver, changes || way == 0);
             CHECK_STATUS(outcome.status, LS_OK);
             check_saved(outcome.result.path, comm->size);
+        }
+        ls_ckpt_saver_destroy(saver);
+        CHECK(!device.pinned);
+        CHECK_INT(device.pins, way > 0);
+    }
+}
+
+/* A copy that fails on the last rank, wherever it does: no rank has a checkpoint, and the next save
+ * works. */
+static void test_failed_fetch(void) {
+    for (device_call call = DEVICE_COPY; call <= DEVICE_DONE; call++) {
+        ls_ckpt_saver *saver = saver_make(true, false, &device_fetch);
+        device.refuses = call == DEVICE_COPY;
+        for (int round = 0; round < 2; round++) {
+            fill_all();
+            invert_all();
+            const bool last = comm->rank == comm->size - 1;
+            device.fails = round == 0 && last ? call : DEVICE_NONE;
+            char path[4300];
+            ls_ckpt_save_options options = options_of(root, 120 + (int)call);
+            snprintf(path, sizeof path, "%s/step-%08lld", root, (long long)options.step);
+            ls_ckpt_saver_start(saver, &options, tensors, CASE_TENSORS, false);
+            if (call == DEVICE_HOLD) {
+                ls_ckpt_saver_settle(saver);
+            }
+            ls_ckpt_outcome outcome = finish(saver, round);
+            if (round == 0) {
+                CHECK_STATUS(outcome.status, LS_E_DEVICE);
+                CHECK_MESSAGE("fell off the bus");
+                CHECK(!ls_path_exists(path));
+                check_no_temporaries(root);
+            } else {
+                CHECK_STATUS(outcome.status, LS_OK);
+                check_saved(outcome.result.path, comm->size);
+            }
         }
         ls_ckpt_saver_destroy(saver);
         CHECK(!device.pinned);
@@ -375,6 +433,7 @@ int main(int argc, char **argv) {
     test_same_bytes();
     test_copies();
     test_fetch();
+    test_failed_fetch();
     test_failed_saves(false);
     test_failed_saves(true);
     test_given_up(false);

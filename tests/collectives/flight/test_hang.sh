@@ -51,6 +51,7 @@ job 0 3 fine
 [ ! -e "$work/run" ] || fail "an orderly run wrote records"
 job 0 2 fine checks
 job 0 4 slow
+job 0 3 suspend
 
 never='REPORT rank 2 on host .* never entered all-reduce #6 of group world, bucket 4; last seen in backward of block 7, step 5'
 for way in stop loop; do
@@ -59,6 +60,10 @@ for way in stop loop; do
     records 3
 done
 says 'it still runs, but has made no progress'
+export TEST_STUCK=1 # the file system of the records, too
+job 3 3 stop
+says "$never; it"
+unset TEST_STUCK
 job 3 3 stop checks
 says "$never; its process is stopped"
 says '2 ranks wait for it'

@@ -7,6 +7,7 @@
 #include "tests/test.h"
 
 #include <dirent.h>
+#include <fcntl.h>
 #include <sched.h>
 #include <semaphore.h>
 #include <signal.h>
@@ -176,10 +177,30 @@ static void test_apart(ls_comm *world) {
     }
 }
 
+/* Where one rank's record has no place, no rank has peers; and nothing is closed that was open. */
+static void test_failed_open(ls_comm *world) {
+    const bool last = world->rank == world->size - 1;
+    in_port_t ports[64];
+    const uint64_t before = listening(ports);
+    const bool reads = fcntl(STDIN_FILENO, F_GETFD) >= 0;
+    peers = (ls_peers *)world; /* anything but NULL */
+    CHECK_STATUS(ls_peers_open(&(ls_peers_options){.comm = world,
+                                                   .flight_dir = last ? "/nonexistent" : NULL,
+                                                   .beat_s = 0.05,
+                                                   .dismissed = dismissed},
+                               &peers),
+                 LS_E_IO);
+    CHECK_MESSAGE("/nonexistent");
+    CHECK(!peers);
+    CHECK_INT(listening(ports), before);
+    CHECK_INT(fcntl(STDIN_FILENO, F_GETFD) >= 0, reads);
+}
+
 int main(int argc, char **argv) {
     ls_comm *world;
     CHECK_OK(ls_comm_mpi_init(&argc, &argv, &world));
     sem_init(&dismissals, 0, 0);
+    test_failed_open(world);
     test_dismissal(world);
     if (world->size == 3) {
         test_apart(world);
