@@ -1,0 +1,60 @@
+/* Byte-pair encoding (Sennrich 2016, arXiv 1508.07909) by Hugging Face's tokenizer.json, as GPT-2,
+ * Llama-3, Mistral and Mixtral come with it: the same tokens as the library `tokenizers` gives
+ * without the special ones that it adds (add_special_tokens=False). Text that spells an added
+ * token, such as <|endoftext|>, is that token.
+ *
+ * Two kinds are known. Byte-level: text is cut by the pattern of the file (PCRE2), each piece's
+ * bytes are merged. With byte fallback: spaces become U+2581, the whole text is merged, what is no
+ * token is the tokens of its bytes. Bytes that are no UTF-8 are kept as byte tokens where there are
+ * such. */
+#ifndef LS_DATA_TOKENIZER_H
+#define LS_DATA_TOKENIZER_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "runtime/base/status.h"
+
+#define LS_TOKENIZER_NAME_BYTES 16 /* with its NUL, as in a shard's header */
+
+typedef struct ls_tokenizer ls_tokenizer; /* not changed once it is read; for all threads */
+typedef struct ls_tokenizer_work ls_tokenizer_work; /* of one thread: what it has seen, and room */
+
+/* Tokens in memory of its owner's, which grows; zeroed at first, released by free(tokens). */
+typedef struct ls_token_list {
+    uint32_t *tokens;
+    size_t count, capacity;
+} ls_token_list;
+
+/* LS_E_IO unreadable, LS_E_INPUT not a tokenizer.json, LS_E_UNSUPPORTED a kind that is not computed
+ * here: the message says which part of the file and what is known. */
+ls_status ls_tokenizer_read(const char *path, ls_tokenizer **tokenizer);
+/* The same from text; path is for messages. */
+ls_status ls_tokenizer_parse(const char *text, size_t bytes, const char *path,
+                             ls_tokenizer **tokenizer);
+void ls_tokenizer_release(ls_tokenizer *tokenizer);
+
+/* "bpe-" and 11 hexadecimal digits of a hash of all that decides which tokens text has, so that
+ * files of the same tokenizer written by different programs have the same name. */
+const char *ls_tokenizer_name(const ls_tokenizer *tokenizer);
+/* The largest token and one. */
+int64_t ls_tokenizer_vocab(const ls_tokenizer *tokenizer);
+/* The token that follows a document: the first of <|endoftext|>, <|end_of_text|> and </s> that
+ * there is; -1: none. */
+int64_t ls_tokenizer_separator(const ls_tokenizer *tokenizer);
+/* What token stands for, borrowed; NULL when there is no such token. Of an added token its text. */
+const char *ls_tokenizer_bytes(const ls_tokenizer *tokenizer, uint32_t token, size_t *bytes);
+
+ls_status ls_tokenizer_work_make(const ls_tokenizer *tokenizer, ls_tokenizer_work **work);
+void ls_tokenizer_work_release(ls_tokenizer_work *work);
+
+/* Appends the tokens of a text. LS_E_MEMORY; LS_E_INPUT for text that no token stands for (named
+ * with its byte). */
+ls_status ls_tokenizer_encode(ls_tokenizer_work *work, const char *text, size_t bytes,
+                              ls_token_list *list);
+
+/* The same of one long text by all OpenMP threads: the same tokens for any number of them. */
+ls_status ls_tokenizer_encode_long(const ls_tokenizer *tokenizer, const char *text, size_t bytes,
+                                   ls_token_list *list);
+
+#endif
