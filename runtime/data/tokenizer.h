@@ -53,8 +53,14 @@ void ls_tokenizer_work_release(ls_tokenizer_work *work);
 ls_status ls_tokenizer_encode(ls_tokenizer_work *work, const char *text, size_t bytes,
                               ls_token_list *list);
 
-/* The same of one long text by all OpenMP threads: the same tokens for any number of them. */
+/* Takes tokens in order, which stand for the next text_bytes of the text; an error ends the work.
+ */
+typedef ls_status (*ls_token_sink)(void *to, const uint32_t *tokens, size_t count,
+                                   size_t text_bytes);
+
+/* The same of one long text by all OpenMP threads: the same tokens for any number of them, and
+ * memory for a part of them at a time. sink is called by the calling thread. */
 ls_status ls_tokenizer_encode_long(const ls_tokenizer *tokenizer, const char *text, size_t bytes,
-                                   ls_token_list *list);
+                                   ls_token_sink sink, void *to);
 
 #endif
