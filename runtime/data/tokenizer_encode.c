@@ -1,0 +1,268 @@
+/* Text to tokens: added tokens are taken out first, what is left is cut into pieces, and each piece
+ * is merged. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "runtime/base/arena.h"
+#include "runtime/data/tokenizer_merge.h"
+#include "runtime/data/tokenizer_utf8.h"
+
+enum { JIT_STACK_BYTES = 1 << 15, JIT_STACK_MOST = 1 << 25 };
+
+struct ls_tokenizer_work {
+    const ls_tokenizer *tokenizer;
+    ls_merge_work merge;
+    pcre2_match_data *matches[LS_TOKENIZER_PATTERNS];
+    pcre2_match_data *word_match;
+    pcre2_match_context *context;
+    pcre2_jit_stack *stack;
+    char *text; /* a text that is not as it was given */
+    size_t text_capacity;
+};
+
+ls_status ls_tokenizer_work_make(const ls_tokenizer *tokenizer, ls_tokenizer_work **made) {
+    *made = NULL;
+    ls_tokenizer_work *work;
+    LS_TRY(ls_calloc(1, sizeof *work, &work));
+    work->tokenizer = tokenizer;
+    bool whole = true;
+    for (int i = 0; i < tokenizer->pattern_count; i++) {
+        work->matches[i] = pcre2_match_data_create(1, NULL);
+        whole = whole && work->matches[i];
+    }
+    work->word_match = pcre2_match_data_create(1, NULL);
+    work->context = pcre2_match_context_create(NULL);
+    if (tokenizer->jit && tokenizer->pattern_count > 0) {
+        work->stack = pcre2_jit_stack_create(JIT_STACK_BYTES, JIT_STACK_MOST, NULL);
+        whole = whole && work->stack;
+    }
+    if (!whole || !work->word_match || !work->context) {
+        ls_tokenizer_work_release(work);
+        return LS_FAIL(LS_E_MEMORY, "no memory for a thread's part of a tokenizer");
+    }
+    if (work->stack) {
+        pcre2_jit_stack_assign(work->context, NULL, work->stack);
+    }
+    *made = work;
+    return LS_OK;
+}
+
+void ls_tokenizer_work_release(ls_tokenizer_work *work) {
+    if (!work) {
+        return;
+    }
+    for (int i = 0; i < LS_TOKENIZER_PATTERNS; i++) {
+        pcre2_match_data_free(work->matches[i]);
+    }
+    pcre2_match_data_free(work->word_match);
+    pcre2_match_context_free(work->context);
+    pcre2_jit_stack_free(work->stack);
+    ls_merge_work_release(&work->merge);
+    free(work->text);
+    free(work);
+}
+
+static ls_status text_room(ls_tokenizer_work *work, size_t bytes) {
+    if (work->text_capacity < bytes) {
+        free(work->text);
+        work->text = NULL;
+        work->text_capacity = 0;
+        LS_TRY(ls_calloc(bytes, 1, &work->text));
+        work->text_capacity = bytes;
+    }
+    return LS_OK;
+}
+
+/* --- pieces by patterns --- */
+
+/* The first match in text from `at` on, [*begin, *end); both are bytes when there is none. */
+static ls_status find(ls_tokenizer_work *work, int level, const char *text, size_t bytes, size_t at,
+                      size_t *begin, size_t *end) {
+    const pcre2_code *code = work->tokenizer->patterns[level].code;
+    pcre2_match_data *match = work->matches[level];
+    const int found = work->tokenizer->jit ? pcre2_jit_match(code, (PCRE2_SPTR)text, bytes, at, 0,
+                                                             match, work->context)
+                                           : pcre2_match(code, (PCRE2_SPTR)text, bytes, at,
+                                                         PCRE2_NO_UTF_CHECK, match, work->context);
+    *begin = *end = bytes;
+    if (found == PCRE2_ERROR_NOMATCH) {
+        return LS_OK;
+    }
+    if (found < 0) {
+        char message[128] = "";
+        pcre2_get_error_message(found, (PCRE2_UCHAR *)message, sizeof message);
+        return LS_FAIL(LS_E_UNSUPPORTED, "pattern '%s' on a text of %zu bytes, from byte %zu: %s",
+                       work->tokenizer->patterns[level].source, bytes, at, message);
+    }
+    *begin = pcre2_get_ovector_pointer(match)[0];
+    *end = pcre2_get_ovector_pointer(match)[1];
+    return LS_OK;
+}
+
+/* Valid UTF-8, cut by the patterns from `level` on. */
+static ls_status encode_valid(ls_tokenizer_work *work, int level, const char *text, size_t bytes,
+                              ls_token_list *list) {
+    const ls_tokenizer *t = work->tokenizer;
+    if (level == t->pattern_count) {
+        return ls_merge_piece(t, &work->merge, text, bytes, false, list);
+    }
+    for (size_t at = 0, begin, end; at < bytes; at = end) {
+        LS_TRY(find(work, level, text, bytes, at, &begin, &end));
+        if (begin > at && !t->patterns[level].drops_others) {
+            LS_TRY(encode_valid(work, level + 1, text + at, begin - at, list));
+        }
+        if (end > begin) {
+            LS_TRY(encode_valid(work, level + 1, text + begin, end - begin, list));
+        }
+    }
+    return LS_OK;
+}
+
+/* The bytes at the start of text that are valid UTF-8; 0: the first byte begins no character. */
+static size_t valid_bytes(const char *text, size_t bytes) {
+    uint32_t code;
+    size_t at = 0;
+    while (at < bytes) {
+        const size_t step = ls_utf8_char(text + at, text + bytes, &code);
+        if (code >= LS_UTF8_BAD) {
+            break;
+        }
+        at += step;
+    }
+    return at;
+}
+
+/* A byte that belongs to no character is a piece. */
+static ls_status encode_bytes(ls_tokenizer_work *work, const char *text, size_t bytes,
+                              ls_token_list *list) {
+    for (size_t at = 0; at < bytes;) {
+        const size_t valid = valid_bytes(text + at, bytes - at);
+        if (valid > 0) {
+            LS_TRY(encode_valid(work, 0, text + at, valid, list));
+        } else {
+            LS_TRY(ls_merge_piece(work->tokenizer, &work->merge, text + at, 1, false, list));
+        }
+        at += valid ? valid : 1;
+    }
+    return LS_OK;
+}
+
+/* --- between added tokens --- */
+
+static bool begins_with_space(const ls_tokenizer *t, const char *text, size_t bytes) {
+    return text[0] == ' ' || (!t->byte_level && bytes >= 3 && memcmp(text, LS_UTF8_SPACE, 3) == 0);
+}
+
+static bool lacks_space(const ls_tokenizer *t, const char *text, size_t bytes, bool at_start) {
+    switch (t->prepend) {
+    case LS_PREPEND_ALWAYS:
+        return true;
+    case LS_PREPEND_MISSING:
+        return !begins_with_space(t, text, bytes);
+    case LS_PREPEND_FIRST:
+        return at_start && !begins_with_space(t, text, bytes);
+    case LS_PREPEND_NEVER:
+        break;
+    }
+    return false;
+}
+
+/* Text in which no added token is left, of at least a byte; at_start: the whole text's. */
+static ls_status encode_between(ls_tokenizer_work *work, const char *text, size_t bytes,
+                                bool at_start, ls_token_list *list) {
+    const ls_tokenizer *t = work->tokenizer;
+    const bool before = !t->normalizes && lacks_space(t, text, bytes, at_start);
+    if (t->byte_level) {
+        if (before) {
+            LS_TRY(text_room(work, bytes + 1));
+            work->text[0] = ' ';
+            memcpy(work->text + 1, text, bytes);
+            text = work->text;
+        }
+        return encode_bytes(work, text, bytes + before, list);
+    }
+    bool first = before; /* a piece of nothing but the space is possible */
+    for (size_t at = 0, end; at < bytes; at = end) {
+        end = ls_tokenizer_next_cut(t, text, bytes, at, first);
+        LS_TRY(ls_merge_piece(t, &work->merge, text + at, end - at, first, list));
+        first = false;
+    }
+    return LS_OK;
+}
+
+/* What the normalizer makes of it, in work->text. */
+static ls_status normalize(ls_tokenizer_work *work, const char *text, size_t bytes, size_t *made) {
+    const ls_tokenizer *t = work->tokenizer;
+    LS_TRY(text_room(work, 3 * bytes + 3));
+    char *to = work->text;
+    if (lacks_space(t, text, bytes, true)) {
+        to = mempcpy(to, LS_UTF8_SPACE, 3);
+    }
+    for (size_t i = 0; i < bytes; i++) {
+        if (text[i] == ' ' && t->spaces) {
+            to = mempcpy(to, LS_UTF8_SPACE, 3);
+        } else {
+            *to++ = text[i];
+        }
+    }
+    *made = (size_t)(to - work->text);
+    return LS_OK;
+}
+
+typedef ls_status part_encode(ls_tokenizer_work *work, const char *text, size_t bytes,
+                              bool at_start, ls_token_list *list);
+
+/* The tokens of the set in text, and by `between` those of what is left. */
+static ls_status encode_added(ls_tokenizer_work *work, const ls_added_set *set, const char *text,
+                              size_t bytes, bool at_start, part_encode *between,
+                              ls_token_list *list) {
+    ls_added_search search = {.tokenizer = work->tokenizer,
+                              .set = set,
+                              .text = text,
+                              .bytes = bytes,
+                              .word_match = work->word_match};
+    for (size_t done = 0;;) {
+        const ls_added_match match = ls_added_next(&search);
+        if (match.begin > done) {
+            LS_TRY(between(work, text + done, match.begin - done, at_start && done == 0, list));
+        }
+        if (match.token == LS_NO_TOKEN) {
+            return LS_OK;
+        }
+        LS_TRY(ls_token_list_reserve(list, 1));
+        list->tokens[list->count++] = match.token;
+        done = match.end;
+    }
+}
+
+/* Text in which only tokens of added_normalized can be. */
+static ls_status encode_normalized(ls_tokenizer_work *work, const char *text, size_t bytes,
+                                   bool at_start, ls_token_list *list) {
+    const ls_tokenizer *t = work->tokenizer;
+    if (t->normalizes) {
+        LS_TRY(normalize(work, text, bytes, &bytes));
+        text = work->text;
+    }
+    return encode_added(work, &t->added_normalized, text, bytes, at_start, encode_between, list);
+}
+
+ls_status ls_tokenizer_encode(ls_tokenizer_work *work, const char *text, size_t bytes,
+                              ls_token_list *list) {
+    const ls_tokenizer *t = work->tokenizer;
+    return encode_added(work, &t->added, text, bytes, true,
+                        t->added_normalized.count > 0 ? encode_normalized : encode_between, list);
+}
+
+ls_status ls_tokenizer_encode_long(const ls_tokenizer *tokenizer, const char *text, size_t bytes,
+                                   ls_token_sink sink, void *to) {
+    ls_tokenizer_work *work;
+    ls_token_list list = {0};
+    LS_TRY(ls_tokenizer_work_make(tokenizer, &work));
+    ls_status status = ls_tokenizer_encode(work, text, bytes, &list);
+    if (status == LS_OK && list.count > 0) {
+        status = sink(to, list.tokens, list.count, bytes);
+    }
+    free(list.tokens);
+    ls_tokenizer_work_release(work);
+    return status;
+}
