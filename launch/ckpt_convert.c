@@ -5,8 +5,10 @@
 #include "launch/ckpt_verbs.h"
 #include "launch/cmd.h"
 #include "launch/json_text.h"
+#include "launch/tokenizer_files.h"
 #include "runtime/base/cpu.h"
 #include "runtime/base/file.h"
+#include "runtime/base/log.h"
 #include "runtime/base/text.h"
 #include "runtime/model/model.h"
 
@@ -64,6 +66,13 @@ static ls_status written_print(const char *schema, const ls_ckpt_save_result *re
     return LS_OK;
 }
 
+/* The tokenizer above the checkpoint goes along. */
+static ls_status carry(const ls_ckpt *ckpt, const char *to) {
+    char above[4096];
+    LS_TRY(ls_path_join(above, sizeof above, ls_ckpt_path(ckpt), ".."));
+    return ls_tokenizer_carry(above, to);
+}
+
 ls_status ls_ckpt_run_reshard(int argc, char **argv, const char **values) {
     (void)argc;
     ls_ckpt_save_options options;
@@ -75,6 +84,7 @@ ls_status ls_ckpt_run_reshard(int argc, char **argv, const char **values) {
     options.parity = (int)parity;
     LS_TRY(ls_ckpt_open_found(argv[0], &ckpt));
     ls_status status = ls_ckpt_reshard(ckpt, &options, (int)ranks, &result);
+    status = status == LS_OK ? carry(ckpt, options.root) : status;
     ls_ckpt_close(ckpt);
     LS_TRY(status);
     return written_print("lockstep.ckpt.reshard/1", &result, ranks, values[LS_CKPT_JSON] != NULL);
@@ -135,6 +145,7 @@ static ls_status run_export(int argc, char **argv, const char **values) {
     LS_TRY(output_needed(values));
     LS_TRY(ls_ckpt_open_found(argv[0], &ckpt));
     ls_status status = export(ckpt, values, &result);
+    status = status == LS_OK && !llmc ? carry(ckpt, values[LS_CKPT_OUTPUT]) : status;
     long long step = ls_ckpt_step(ckpt);
     ls_ckpt_close(ckpt);
     LS_TRY(status);
@@ -150,19 +161,24 @@ static ls_status run_export(int argc, char **argv, const char **values) {
     return LS_OK;
 }
 
-/* config.json lies in the model's directory, or beside its one file. */
-static ls_status hf_config_load(const char *source, char *path, size_t size, json_t **config) {
-    char directory[4096], *text;
-    size_t bytes;
-    json_error_t error;
-    if (snprintf(directory, sizeof directory, "%s", source) >= (int)sizeof directory) {
+/* The model's directory, or that of its one file. */
+static ls_status hf_directory(const char *source, char directory[4096]) {
+    if (snprintf(directory, 4096, "%s", source) >= 4096) {
         return LS_FAIL(LS_E_INPUT, "'%.60s...' is too long for a path", source);
     }
     if (!ls_path_is_dir(source)) {
         char *slash = strrchr(directory, '/');
-        snprintf(slash ? slash : directory, 2, "%s", slash ? "" : ".");
+        snprintf(slash ? slash + (slash == directory) : directory, 2, "%s", slash ? "" : ".");
     }
-    LS_TRY(ls_path_join(path, size, directory[0] ? directory : "/", "config.json"));
+    return LS_OK;
+}
+
+static ls_status hf_config_load(const char *source, const char *directory, char *path, size_t size,
+                                json_t **config) {
+    char *text;
+    size_t bytes;
+    json_error_t error;
+    LS_TRY(ls_path_join(path, size, directory, "config.json"));
     const char *first = ls_path_exists(source) ? path : source;
     if (!ls_path_exists(first)) {
         return LS_FAIL(LS_E_INPUT,
@@ -200,14 +216,36 @@ static const json_t *first_of(const json_t *value) {
     return json_is_array(value) ? json_array_get(value, 0) : value;
 }
 
-/* What eval and sample ask of the run: the tokenizer and the token between documents. */
-static ls_status run_make(const json_t *hf, const char *tokenizer, json_t **run) {
+/* What the model's tokenizer is called: as is given, or its file's name, or what we wrote there.
+ * *carried: the file goes with the checkpoint. */
+static void tokenizer_name(const json_t *hf, const char *directory, const char *given,
+                           char name[64], bool *carried) {
+    char path[4096];
+    ls_tokenizer *tokenizer;
     const json_t *known = json_object_get(json_object_get(hf, "lockstep"), "tokenizer");
+    const char *text = given ? given : json_string_value(known);
+    snprintf(name, 64, "%s", text ? text : "");
+    *carried = false;
+    if (given || ls_path_join(path, sizeof path, directory, LS_TOKENIZER_FILE) != LS_OK ||
+        !ls_path_exists(path)) {
+        return;
+    }
+    if (ls_tokenizer_read(path, &tokenizer) != LS_OK) {
+        ls_log_warn("%s; the model's tokens must be made elsewhere", ls_error_last()->message);
+        ls_error_clear();
+        return;
+    }
+    snprintf(name, 64, "%s", ls_tokenizer_name(tokenizer));
+    *carried = true;
+    ls_tokenizer_release(tokenizer);
+}
+
+/* What eval and sample ask of the run: the tokenizer and the token between documents. */
+static ls_status run_make(const json_t *hf, const char *name, json_t **run) {
     const json_t *separator = first_of(json_object_get(hf, "eos_token_id"));
-    const char *name = tokenizer ? tokenizer : json_string_value(known);
     *run = json_object();
     bool failed = !*run;
-    if (name && !failed) {
+    if (name[0] && !failed) {
         failed = json_object_set_new(*run, "tokenizer", json_string(name)) != 0;
     }
     if (json_is_integer(separator) && !failed) {
@@ -237,7 +275,8 @@ static ls_status run_import(int argc, char **argv, const char **values) {
     ls_ckpt_save_result result;
     ls_config config;
     long long ranks;
-    char path[4096], *text = NULL;
+    char directory[4096], path[4096], name[64], *text = NULL;
+    bool carried;
     json_t *hf = NULL, *run = NULL, *counters = json_object();
     if (strcmp(values[LS_CKPT_FROM], "safetensors") != 0) {
         json_decref(counters);
@@ -250,13 +289,16 @@ static ls_status run_import(int argc, char **argv, const char **values) {
     }
     ls_status status = write_options(values, &options, &ranks);
     LS_TRY_GOTO(status, done);
-    LS_TRY_GOTO(hf_config_load(argv[0], path, sizeof path, &hf), done);
+    LS_TRY_GOTO(hf_directory(argv[0], directory), done);
+    LS_TRY_GOTO(hf_config_load(argv[0], directory, path, sizeof path, &hf), done);
     LS_TRY_GOTO(config_make(hf, path, argv + 1, argc - 1, &config, &text), done);
-    LS_TRY_GOTO(run_make(hf, values[LS_CKPT_TOKENIZER], &run), done);
+    tokenizer_name(hf, directory, values[LS_CKPT_TOKENIZER], name, &carried);
+    LS_TRY_GOTO(run_make(hf, name, &run), done);
     options.config_text = text;
     options.run = run;
     options.counters = counters;
     LS_TRY_GOTO(import_model(argv[0], &config, (int)ranks, &options, &result), done);
+    LS_TRY_GOTO(carried ? ls_tokenizer_carry(directory, options.root) : LS_OK, done);
     status = written_print("lockstep.ckpt.convert/1", &result, ranks, values[LS_CKPT_JSON] != NULL);
 done:
     json_decref(hf);

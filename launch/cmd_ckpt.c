@@ -37,8 +37,10 @@ static const ls_option options[] = {
     [LS_CKPT_DTYPE] = {"dtype", 0, "TYPE", "fp32", "convert --to: bf16 or fp32"},
     [LS_CKPT_SHARD_SIZE] = {"shard-size", 0, "MIB", "5000",
                             "convert --to safetensors: most data of a file, in MiB"},
-    [LS_CKPT_TOKENIZER] = {"tokenizer", 0, "NAME", NULL,
-                           "convert --from: of the model; default: what its config.json says"},
+    [LS_CKPT_TOKENIZER] =
+        {"tokenizer", 0, "NAME", NULL,
+         "convert --from: of the model, such as bytes; default: its tokenizer.json, or what its "
+         "config.json says"},
     [LS_CKPT_RANKS] = {"ranks", 'n', "N", "1", "reshard, convert --from: writers' files"},
     [LS_CKPT_LEVEL] = {"level", 0, "N", "1",
                        "reshard, convert --from: of zstd compression, 0 to 19; 0: none"},

@@ -16,6 +16,7 @@ enum {
     OPT_OUTPUT,
     OPT_VAL,
     OPT_FIELD,
+    OPT_TOKENIZER,
     OPT_VOCAB,
     OPT_SEPARATOR,
     OPT_INCLUDE,
@@ -31,11 +32,16 @@ static const ls_option options[] = {
     [OPT_VAL] = {"val", 0, "FRACTION", "0.01",
                  "part of the documents kept for validation, at least one; 0: none"},
     [OPT_FIELD] = {"field", 0, "NAME", "text", "field of JSONL lines that holds the text"},
+    [OPT_TOKENIZER] = {"tokenizer", 0, "FILE", NULL,
+                       "tokenizer.json of a Hugging Face model, byte-pair encoding, whose tokens "
+                       "text becomes; without it tokens are bytes"},
     [OPT_VOCAB] = {"vocab", 0, "N", NULL,
                    "documents are tokens of another tokenizer, all below N: the field's array, or "
                    "packed in *.bin files"},
-    [OPT_SEPARATOR] = {"separator", 0, "TOKEN", NULL,
-                       "with --vocab: follows each document, unless it is its last token"},
+    [OPT_SEPARATOR] =
+        {"separator", 0, "TOKEN", NULL,
+         "follows each document, unless it is its last token; with --vocab, and with "
+         "--tokenizer where its <|endoftext|>, <|end_of_text|> or </s> is not wanted"},
     [OPT_INCLUDE] = {"include", 0, "PATTERNS", NULL,
                      "names to read inside folders, such as '*.c,*.h'; otherwise all text files"},
     [OPT_SHARD_TOKENS] =
@@ -130,17 +136,30 @@ static void check_share(const ls_prep_options *o, const ls_prep_result *r) {
 }
 
 static ls_status take_vocabulary(const char *const values[OPT_COUNT], ls_prep_options *o) {
+    long long vocab = INT32_MAX, separator = -1;
+    o->tokenizer = values[OPT_TOKENIZER];
+    if (o->tokenizer && values[OPT_VOCAB]) {
+        return LS_FAIL(LS_E_USAGE, "--tokenizer makes tokens of text, and --vocab says that "
+                                   "documents are tokens already; give one of them");
+    }
+    if (o->tokenizer) {
+        LS_TRY(values[OPT_SEPARATOR]
+                   ? ls_option_int("separator", values[OPT_SEPARATOR], 0, vocab - 1, &separator)
+                   : LS_OK);
+        o->separator = separator;
+        return LS_OK;
+    }
     if (!values[OPT_VOCAB] != !values[OPT_SEPARATOR]) {
         return LS_FAIL(LS_E_USAGE,
-                       "--%s is given without --%s; tokens need both, such as --vocab "
-                       "50257 --separator 50256 for those of GPT-2",
+                       "--%s is given without --%s; documents that are tokens need both, such as "
+                       "--vocab 50257 --separator 50256 for those of GPT-2 (text needs "
+                       "--tokenizer)",
                        values[OPT_VOCAB] ? "vocab" : "separator",
                        values[OPT_VOCAB] ? "separator" : "vocab");
     }
     if (!values[OPT_VOCAB]) {
         return LS_OK;
     }
-    long long vocab, separator;
     LS_TRY(ls_option_int("vocab", values[OPT_VOCAB], 2, INT32_MAX, &vocab));
     LS_TRY(ls_option_int("separator", values[OPT_SEPARATOR], 0, vocab - 1, &separator));
     o->vocab = vocab;
@@ -200,19 +219,23 @@ const ls_verb ls_verb_prep = {
         "Reads files, folders (walked in order of names, without hidden entries), patterns and -\n"
         "for standard input, and writes token shards for training and validation. A file is one\n"
         "document; a *.jsonl file, or a stream that starts with '{', holds one document a line.\n"
-        "Tokens are bytes; token 256 follows each document. With --vocab and --separator the\n"
-        "field holds an array of tokens, such as a Hugging Face tokenizer makes, and *.bin files\n"
-        "are packed tokens (2 bytes each, 4 above a vocabulary of 65536), as nanoGPT, Megatron-LM\n"
-        "and llm.c, whose header is known, write them. Binary files are skipped, a file that is\n"
-        "reached twice is read once, and what an earlier prep wrote is left out of folders. The\n"
-        "hash of a document decides whether it is for validation: of up to 1024 documents those\n"
-        "with the lowest ones are, of more those below a limit; of a single document the end is.\n"
-        "Where few or large documents give validation another share than --val, a warning says\n"
+        "Tokens are bytes; token 256 follows each document. With --tokenizer text becomes the\n"
+        "tokens of a tokenizer.json of GPT-2, Llama-3, Mistral and their like, as the library\n"
+        "makes them (without special tokens, but for those that the text spells), and a copy\n"
+        "of the file lies beside the shards. With --vocab and --separator the field holds an\n"
+        "array of tokens of another tokenizer, and *.bin files are packed tokens (2 bytes each, 4\n"
+        "above a vocabulary of 65536), as nanoGPT, Megatron-LM and llm.c, whose header is known,\n"
+        "write them. Binary files are skipped, a file that is reached twice is read once, and\n"
+        "what an earlier prep wrote is left out of folders. The hash of a document decides\n"
+        "whether it is for validation: of up to 1024 documents those with the lowest ones are, of\n"
+        "more those below a limit; of a single document the end is. Where few or large documents\n"
+        "give validation another share than --val, a warning says\n"
         "so. The directory appears when all is written.\n"
         "\n"
         "  lockstep prep /usr/include --include '*.h' -o data\n"
         "  lockstep prep books/*.txt -o data --val 0.02\n"
         "  zstdcat corpus.jsonl.zst | lockstep prep - --field content -o data\n"
+        "  lockstep prep corpus.jsonl --tokenizer llama3/tokenizer.json -o data\n"
         "  lockstep prep ids.jsonl --field input_ids --vocab 50257 --separator 50256 -o data\n"
         "  lockstep prep fineweb10B/*.bin --vocab 50257 --separator 50256 -o data",
     .options = options,

@@ -2,6 +2,7 @@
 #include "launch/cmd.h"
 #include "launch/devices.h"
 #include "launch/session.h"
+#include "launch/tokenizer_files.h"
 #include "launch/weights.h"
 #include "runtime/base/arena.h"
 #include "runtime/base/clock.h"
@@ -16,6 +17,7 @@
 enum {
     OPT_PROMPT,
     OPT_IDS,
+    OPT_TOKENIZER,
     OPT_TOKENS,
     OPT_TEMPERATURE,
     OPT_TOP_K,
@@ -35,6 +37,8 @@ static const ls_option options[] = {
                  "token ids to continue, such as '11 7 42', and ids instead of text on standard "
                  "output: for models whose tokenizer is another program; '-' reads them from "
                  "standard input"},
+    [OPT_TOKENIZER] = {"tokenizer", 0, "FILE", NULL,
+                       "the model's tokenizer.json, where none lies beside its checkpoints"},
     [OPT_TOKENS] = {"tokens", 'n', "N", "256", "tokens to generate at most"},
     [OPT_TEMPERATURE] = {"temperature", 't', "X", "0.8", "0 always takes the likeliest token"},
     [OPT_TOP_K] = {"top-k", 'k', "N", "0", "choose among the N likeliest tokens; 0: all"},
@@ -55,7 +59,8 @@ typedef struct sampler {
     ls_session session;
     ls_comm *tensor_ranks, *pipeline_ranks; /* NULL: this rank alone */
     ls_weights weights;
-    bool ids;                    /* numbers for tokens, in and out; else bytes */
+    bool ids;                    /* numbers for tokens, in and out; else text */
+    ls_tokenizer *tokenizer;     /* of the text, on the first rank; NULL: bytes */
     int32_t separator;           /* between documents; -1: none */
     int32_t *history;            /* prompt, then what is generated */
     int64_t vocab, count, shown; /* shown: what is printed begins there */
@@ -101,11 +106,42 @@ static ls_status parse_ids(const char *text, int64_t vocab, int32_t *ids, int64_
     return LS_OK;
 }
 
-/* The prompt's tokens in s->history. Without ids bytes, behind a separator, which stands between
+/* Appends the tokens of the prompt, whose text is printed as it is. */
+static ls_status encode_prompt(sampler *s, const char *text, size_t bytes) {
+    ls_tokenizer_work *work;
+    ls_token_list list = {0};
+    LS_TRY(ls_tokenizer_work_make(s->tokenizer, &work));
+    ls_status status = ls_tokenizer_encode(work, text, bytes, &list);
+    for (size_t i = 0; status == LS_OK && i < list.count; i++) {
+        if (list.tokens[i] >= s->vocab) {
+            status = LS_FAIL(LS_E_INPUT,
+                             "token %zu of the prompt is %u, and the model's are below %lld: is "
+                             "this its tokenizer?",
+                             i, list.tokens[i], (long long)s->vocab);
+        }
+        s->history[s->count++] = (int32_t)list.tokens[i];
+    }
+    if (status == LS_OK && s->count == 0) {
+        status = LS_FAIL(LS_E_USAGE, "the prompt is empty, and the checkpoint does not say which "
+                                     "token texts begin with; give one with --prompt");
+    }
+    if (status == LS_OK) {
+        fwrite(text, 1, bytes, stdout);
+    }
+    s->shown = s->count;
+    free(list.tokens);
+    ls_tokenizer_work_release(work);
+    return status;
+}
+
+/* The prompt's tokens in s->history. Those of text stand behind a separator, which stands between
  * documents: a text begins here. */
 static ls_status set_prompt(sampler *s, const char *text, size_t bytes) {
     s->history[0] = s->separator;
-    s->count = s->shown = 1;
+    s->count = s->shown = s->separator >= 0;
+    if (s->tokenizer) {
+        return encode_prompt(s, text, bytes);
+    }
     if (!s->ids) {
         for (size_t i = 0; i < bytes; i++) {
             s->history[s->count++] = (unsigned char)text[i];
@@ -119,7 +155,6 @@ static ls_status set_prompt(sampler *s, const char *text, size_t bytes) {
         s->shown = 0;
         return LS_OK;
     }
-    s->history[0] = s->separator;
     return s->separator >= 0
                ? LS_OK
                : LS_FAIL(LS_E_USAGE, "--ids is empty, and the checkpoint does not say "
@@ -137,7 +172,7 @@ static ls_status make_tokens(sampler *s, const char *value) {
     bytes = (int64_t)length;
     LS_TRY_GOTO(ls_session_agree(&s->session, status), done);
     LS_TRY_GOTO(comm->ops->broadcast(comm, &bytes, sizeof bytes, 0), done);
-    status = ls_calloc((size_t)(bytes + 1 + s->tokens), sizeof *s->history, &s->history);
+    status = ls_calloc((size_t)(bytes + 2 + s->tokens), sizeof *s->history, &s->history);
     LS_TRY_GOTO(ls_session_agree(&s->session, status), done);
     status = comm->rank == 0 ? set_prompt(s, text, length) : LS_OK;
     LS_TRY_GOTO(ls_session_agree(&s->session, status), done);
@@ -165,7 +200,11 @@ static void print_token(const sampler *s, int64_t place) {
     if (s->session.comm->rank != 0) {
         return;
     }
-    if (s->ids) {
+    if (s->tokenizer) {
+        size_t bytes = 0;
+        const char *text = ls_tokenizer_bytes(s->tokenizer, (uint32_t)s->history[place], &bytes);
+        fwrite(text ? text : "", 1, bytes, stdout); /* no token: padding of the vocabulary */
+    } else if (s->ids) {
         printf(place > s->shown ? " %d" : "%d", s->history[place]);
     } else {
         putchar(s->history[place]);
@@ -219,6 +258,10 @@ static ls_status parse(const char **values, sampler *s) {
     s->pick.top_k = top_k;
     s->pick.seed = (uint64_t)seed;
     s->ids = values[OPT_IDS] != NULL;
+    if (s->ids && values[OPT_TOKENIZER]) {
+        return LS_FAIL(LS_E_USAGE, "--tokenizer is for text, and --ids are tokens; give one of "
+                                   "them");
+    }
     if (s->ids && values[OPT_PROMPT]) {
         return LS_FAIL(LS_E_USAGE, "--prompt is text, and --ids are tokens; give one of them");
     }
@@ -228,16 +271,13 @@ static ls_status parse(const char **values, sampler *s) {
     return ls_device_parse(values[OPT_DEVICE], &s->device);
 }
 
-static ls_status check_weights(sampler *s) {
+/* given: --tokenizer, or NULL. */
+static ls_status check_weights(sampler *s, const char *given) {
     const json_t *run = ls_ckpt_run(s->weights.ckpt);
-    const char *tokenizer = json_string_value(json_object_get(run, "tokenizer"));
-    if (!s->ids && (!tokenizer || strcmp(tokenizer, "bytes") != 0)) {
-        return LS_FAIL(
-            LS_E_INPUT,
-            "the checkpoint's tokenizer is '%s', and text is of 'bytes'; give its tokens with "
-            "--ids '11 7 42', or '-' for standard input, and get tokens (where it is bytes, "
-            "`lockstep ckpt convert --from ... --tokenizer bytes` says so)",
-            tokenizer ? tokenizer : "(not recorded)");
+    const char *name = json_string_value(json_object_get(run, "tokenizer"));
+    const bool bytes = !given && name && strcmp(name, "bytes") == 0;
+    if (!s->ids && !bytes && s->session.comm->rank == 0) {
+        LS_TRY(ls_tokenizer_find(ls_ckpt_path(s->weights.ckpt), name, given, &s->tokenizer));
     }
     if (s->pipeline > s->weights.config.model.layers) {
         return LS_FAIL(LS_E_USAGE, "--pipeline is %lld; the model has %lld layers", s->pipeline,
@@ -292,12 +332,12 @@ static ls_status load(sampler *s) {
                            .pipeline = s->pipeline_ranks});
 }
 
-static ls_status sample(sampler *s, const char *path, const char *prompt) {
+static ls_status sample(sampler *s, const char *path, const char **values) {
     LS_TRY(ls_weights_open(&s->session, path, &s->weights));
-    LS_TRY(ls_session_agree(&s->session, check_weights(s)));
+    LS_TRY(ls_session_agree(&s->session, check_weights(s, values[OPT_TOKENIZER])));
     LS_TRY(spread(s));
     LS_TRY(ls_session_agree(&s->session, load(s)));
-    LS_TRY(make_tokens(s, prompt));
+    LS_TRY(make_tokens(s, values[s->ids ? OPT_IDS : OPT_PROMPT]));
     return generate(s);
 }
 
@@ -314,12 +354,13 @@ static ls_status run_sample(int argc, char **argv) {
     }
     status = status == LS_OK ? parse(values, &s) : status;
     LS_TRY(ls_session_agree(&s.session, status));
-    status = sample(&s, argv[first], values[s.ids ? OPT_IDS : OPT_PROMPT]);
+    status = sample(&s, argv[first], values);
     if (status != LS_OK && !ls_session_failure_shared()) {
         return status;
     }
     free(s.logits);
     free(s.history);
+    ls_tokenizer_release(s.tokenizer);
     ls_weights_close(&s.weights);
     ls_comm *const groups[] = {s.tensor_ranks, s.pipeline_ranks};
     for (int i = 0; i < 2; i++) {
@@ -337,7 +378,8 @@ const ls_verb ls_verb_sample = {
     .summary = "continue a text with a trained model (alone or under mpirun)",
     .text =
         "Writes the prompt and its continuation to standard output. CHECKPOINT is a checkpoint\n"
-        "directory, or a run directory (then its newest valid checkpoint is used). Under mpirun\n"
+        "directory, or a run directory (then its newest valid checkpoint is used). Text is of\n"
+        "bytes, or of the tokenizer.json with which the data was prepared. Under mpirun\n"
         "the ranks split the model among them, for one that is too large for a single rank; the\n"
         "text is the same but for rounding.\n"
         "\n"

@@ -1,6 +1,7 @@
 #include "checkpoint/prune.h"
 #include "launch/cmd.h"
 #include "launch/session_limit.h"
+#include "launch/tokenizer_files.h"
 #include "launch/train.h"
 #include "launch/train_fit.h"
 #include "launch/train_ledger.h"
@@ -194,7 +195,10 @@ static ls_status write_run_dir(ls_train *train) {
     LS_TRY(ls_config_text(&train->config, true, &text));
     ls_status status = ls_file_replace(path, text, strlen(text));
     free(text);
-    return status;
+    LS_TRY(status);
+    return ls_tokenizer_known(ls_dataset_describe(train->train_data)->tokenizer)
+               ? ls_tokenizer_carry(train->config.data.dir, train->ckpt_root)
+               : LS_OK;
 }
 
 static ls_status make_run_dir(ls_train *train) {

@@ -1,8 +1,8 @@
 /* Token shards on disk, the order of samples, and the loader.
  *
  * A data directory holds train-00000.tok, train-00001.tok, ..., val-00000.tok, ... and data.json
- * (vocabulary, tokenizer, documents, tokens, how it was made). A shard is one header of 256 bytes
- * and the tokens, little-endian; see shard.h for the layout.
+ * (vocabulary, tokenizer, documents, tokens, how it was made), and a tokenizer's file. A shard is
+ * one header of 256 bytes and the tokens, little-endian; see shard.h for the layout.
  *
  * Tokens of a split form one stream (its shards in order), cut into windows of T tokens: window w
  * reads tokens [wT, wT + T] (one more for the last target). The last window may be shorter: its
@@ -28,10 +28,10 @@ typedef struct ls_dataset_info {
     int64_t separator; /* token between documents */
     int64_t tokens;    /* in this split */
     int64_t documents;
-    int64_t bytes;   /* of source text, for bits per byte */
+    int64_t bytes;   /* of source text, for bits per byte; 0: not known */
     int64_t windows; /* W for the T it was opened with; 0 when T was 0 */
     int shards;
-    char tokenizer[16];   /* "bytes" */
+    char tokenizer[16];   /* "bytes", "bpe-..." or "tokens" (shard.h) */
     uint64_t fingerprint; /* of all shard checksums: equal data has equal fingerprints */
 } ls_dataset_info;
 

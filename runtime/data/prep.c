@@ -1,10 +1,13 @@
 #include "runtime/data/prep.h"
 
 #include <inttypes.h>
+#include <limits.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "runtime/base/clock.h"
+#include "runtime/base/file.h"
 #include "runtime/base/log.h"
 #include "runtime/base/text.h"
 #include "runtime/data/data_manifest.h"
@@ -14,6 +17,16 @@
 /* A process maps every shard, those of both splits at once, and Linux lets it have 65,530 mappings
  * (vm.max_map_count). */
 enum { SHARDS_MAX = 30000 };
+
+#define TOKENIZER_BYTES ((size_t)1 << 28) /* of a tokenizer.json, at most */
+
+/* What documents become. */
+typedef struct token_kind {
+    ls_vocabulary vocabulary; /* of size 0: bytes */
+    ls_tokenizer *tokenizer;  /* NULL: none */
+    char *file;               /* the text of the tokenizer's */
+    size_t file_bytes;
+} token_kind;
 
 static ls_status options_check(const ls_prep_options *o) {
     if (o->input_count < 1) {
@@ -38,11 +51,61 @@ static ls_status options_check(const ls_prep_options *o) {
                        "; tokens are numbers from 0 to below the vocabulary, at most %d",
                        o->separator, o->vocab, INT32_MAX);
     }
+    if (o->vocab != 0 && o->tokenizer) {
+        return LS_FAIL(LS_E_USAGE, "both a vocabulary and a tokenizer are given: documents are "
+                                   "tokens already, or text that becomes tokens");
+    }
     if (o->shard_tokens < 1) {
         return LS_FAIL(LS_E_USAGE, "a shard holds %" PRId64 " tokens, at least 1 is needed",
                        o->shard_tokens);
     }
     return LS_OK;
+}
+
+static void tokens_release(token_kind *t) {
+    ls_tokenizer_release(t->tokenizer);
+    free(t->file);
+    *t = (token_kind){0};
+}
+
+static ls_status tokenizer_read(const ls_prep_options *o, token_kind *t) {
+    LS_TRY(ls_file_read(o->tokenizer, TOKENIZER_BYTES, &t->file, &t->file_bytes));
+    LS_TRY(ls_tokenizer_parse(t->file, t->file_bytes, o->tokenizer, &t->tokenizer));
+    const int64_t size = ls_tokenizer_vocab(t->tokenizer);
+    const int64_t separator =
+        o->separator >= 0 ? o->separator : ls_tokenizer_separator(t->tokenizer);
+    if (separator < 0) {
+        return LS_FAIL(LS_E_USAGE,
+                       "'%s' has none of the tokens that end a document by custom "
+                       "(<|endoftext|>, <|end_of_text|>, </s>); say which with --separator TOKEN",
+                       o->tokenizer);
+    }
+    if (separator >= size) {
+        return LS_FAIL(LS_E_USAGE,
+                       "the separator is %" PRId64 "; the tokens of '%s' are below "
+                       "%" PRId64,
+                       separator, o->tokenizer, size);
+    }
+    t->vocabulary = (ls_vocabulary){.size = size, .separator = separator, .words = t->tokenizer};
+    snprintf(t->vocabulary.tokenizer, sizeof t->vocabulary.tokenizer, "%s",
+             ls_tokenizer_name(t->tokenizer));
+    return LS_OK;
+}
+
+/* Release it also after a failure. */
+static ls_status tokens_init(const ls_prep_options *o, token_kind *t) {
+    *t = (token_kind){.vocabulary = {o->vocab, o->separator, "tokens", NULL}};
+    return o->tokenizer ? tokenizer_read(o, t) : LS_OK;
+}
+
+/* The tokenizer's file goes with its tokens. */
+static ls_status tokenizer_copy(const token_kind *t, const char *dir) {
+    char path[PATH_MAX];
+    if (!t->tokenizer) {
+        return LS_OK;
+    }
+    LS_TRY(ls_path_join(path, sizeof path, dir, LS_TOKENIZER_FILE));
+    return ls_file_replace(path, t->file, t->file_bytes);
 }
 
 /* What the user typed may be in any encoding. */
@@ -60,14 +123,14 @@ static json_t *describe_source(const ls_prep_options *o, const ls_prep_result *r
             return NULL;
         }
     }
-    return json_pack("{s:s, s:o, s:o, s:o, s:f, s:I, s:I, s:I, s:I, s:I, s:I}", "made_by",
-                     "lockstep " LS_VERSION, "inputs", inputs, "field", given_text(o->jsonl_field),
-                     "include", given_text(o->include), "val_fraction", o->val_fraction,
-                     "shard_tokens", (json_int_t)o->shard_tokens, "files",
-                     (json_int_t)result->files, "skipped_files", (json_int_t)result->skipped_files,
-                     "duplicate_files", (json_int_t)result->duplicate_files, "prepared_files",
-                     (json_int_t)result->prepared_files, "bad_lines",
-                     (json_int_t)result->bad_lines);
+    return json_pack(
+        "{s:s, s:o, s:o, s:o, s:o, s:f, s:I, s:I, s:I, s:I, s:I, s:I}", "made_by",
+        "lockstep " LS_VERSION, "inputs", inputs, "field", given_text(o->jsonl_field),
+        "tokenizer_file", given_text(o->tokenizer), "include", given_text(o->include),
+        "val_fraction", o->val_fraction, "shard_tokens", (json_int_t)o->shard_tokens, "files",
+        (json_int_t)result->files, "skipped_files", (json_int_t)result->skipped_files,
+        "duplicate_files", (json_int_t)result->duplicate_files, "prepared_files",
+        (json_int_t)result->prepared_files, "bad_lines", (json_int_t)result->bad_lines);
 }
 
 static ls_status finish(const ls_prep_options *options, const char *temp_dir, ls_prep_split *split,
@@ -133,12 +196,13 @@ static ls_status read_all(const ls_prep_options *options, const ls_prep_sources 
 }
 
 static ls_status write_shards(const ls_prep_options *options, const ls_prep_sources *sources,
-                              const char *temp_dir, ls_prep_result *result) {
+                              const ls_vocabulary *vocabulary, const char *temp_dir,
+                              ls_prep_result *result) {
     ls_prep_split split;
     bool again = true;
-    const ls_vocabulary tokens = {options->vocab, options->separator, "tokens"};
-    ls_status status = ls_prep_split_init(&split, temp_dir, options->shard_tokens,
-                                          options->val_fraction, options->vocab ? &tokens : NULL);
+    ls_status status =
+        ls_prep_split_init(&split, temp_dir, options->shard_tokens, options->val_fraction,
+                           vocabulary->size > 0 ? vocabulary : NULL);
     if (sources->count == 1 && sources->list[0].kind == LS_PREP_TEXT) {
         split.tail = options->val_fraction; /* known to be the only document */
     }
@@ -175,15 +239,17 @@ static ls_status write_shards(const ls_prep_options *options, const ls_prep_sour
 /* From the inputs to complete files in temp_dir. */
 static ls_status prepare(const ls_prep_options *options, const char *temp_dir,
                          ls_prep_result *result) {
-    ls_prep_sources sources;
-    ls_status status = ls_prep_sources_init(&sources, options, temp_dir);
-    if (status == LS_OK) {
-        status = shards_check(options, &sources);
-    }
-    if (status == LS_OK) {
-        status = write_shards(options, &sources, temp_dir, result);
-    }
+    ls_status status;
+    ls_prep_sources sources = {0};
+    token_kind t;
+    LS_TRY_GOTO(tokens_init(options, &t), done);
+    LS_TRY_GOTO(ls_prep_sources_init(&sources, options, temp_dir), done);
+    LS_TRY_GOTO(shards_check(options, &sources), done);
+    LS_TRY_GOTO(write_shards(options, &sources, &t.vocabulary, temp_dir, result), done);
+    status = tokenizer_copy(&t, temp_dir);
+done:
     ls_prep_sources_release(&sources);
+    tokens_release(&t);
     return status;
 }
 

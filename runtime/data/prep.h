@@ -12,13 +12,15 @@ typedef struct ls_prep_options {
     const char *const *inputs; /* files, folders (walked), glob patterns, "-" for standard input */
     int input_count;
     const char *out_dir;
-    const char *jsonl_field;  /* text field of *.jsonl lines: "text" */
-    int64_t vocab, separator; /* of documents that are arrays of tokens in that field; 0: text */
-    const char *include;      /* file name patterns inside folders ("*.c,*.h"); NULL: all */
-    double val_fraction;      /* of documents, chosen by hash of their content; in [0, 1) */
-    int64_t shard_tokens;     /* most tokens of a shard */
-    bool skip_bad;            /* leave out lines of JSONL that hold no document, and count them */
-    bool force;               /* replace an existing data directory made by prep */
+    const char *jsonl_field; /* text field of *.jsonl lines: "text" */
+    int64_t vocab;           /* of documents that are arrays of tokens in that field; 0: text */
+    const char *tokenizer;   /* a tokenizer.json whose tokens text becomes; NULL: bytes */
+    int64_t separator;    /* follows each document, with a vocab or a tokenizer; -1: the latter's */
+    const char *include;  /* file name patterns inside folders ("*.c,*.h"); NULL: all */
+    double val_fraction;  /* of documents, chosen by hash of their content; in [0, 1) */
+    int64_t shard_tokens; /* most tokens of a shard */
+    bool skip_bad;        /* leave out lines of JSONL that hold no document, and count them */
+    bool force;           /* replace an existing data directory made by prep */
     const volatile sig_atomic_t *stop; /* when it becomes 1: LS_E_STOPPED; may be NULL */
 } ls_prep_options;
 
@@ -36,16 +38,17 @@ typedef struct ls_prep_result {
 
 /* A document is a file, or a line of a *.jsonl file (or of a stream that starts with '{'); empty
  * ones are left out. Byte-level tokens 0..255; token 256 separates documents (it follows each);
- * vocabulary 257. With a vocab above 0, tokens are those of another tokenizer, below it, and all
- * documents lines of JSONL, or what lies between separators in *.bin files of packed tokens; the
- * separator follows each that does not end with it. Folders are walked in byte order of names;
- * hidden entries, out_dir and what an earlier prep has made are left out, links are followed once.
- * Same inputs give the same bytes.
+ * vocabulary 257. With a tokenizer (tokenizer.h) text becomes its tokens, and a copy of its file
+ * lies beside the shards. With a vocab above 0, documents are tokens already, below it: arrays in
+ * lines of JSONL, or what lies between separators in *.bin files of packed tokens. Where tokens are
+ * not bytes, the separator follows each document that does not end with it. Folders are walked in
+ * byte order of names; hidden entries, out_dir and what an earlier prep has made are left out,
+ * links are followed once. Same inputs give the same bytes.
  *
  * A document is for validation when the hash of its first MiB and its length falls below
  * val_fraction, so that copies land on one side. Where that leaves a side empty, the document with
  * the smallest (largest) hash goes there; of a single document the last val_fraction of its bytes
- * is for validation.
+ * is for validation. Text has the same share with each tokenizer.
  *
  * Files appear under out_dir only when all of them are complete and synced; a failure leaves
  * nothing behind. A link is followed. Shows progress with rate and time left. Not collective.

@@ -3,8 +3,10 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "runtime/base/arena.h"
@@ -20,7 +22,8 @@ struct ls_prep_line {
     char *line; /* in the buffer */
     size_t bytes;
     ls_jsonl found;
-    ls_status status; /* of lines that were not scanned */
+    ls_token_list tokens; /* of the text, with a tokenizer */
+    ls_status status;
     bool scanned;
 };
 
@@ -32,12 +35,24 @@ ls_status ls_prep_reader_init(ls_prep_reader *reader, const ls_prep_options *opt
                                .begin_ns = ls_clock_ns(),
                                .capacity = BUFFER_BYTES};
     LS_TRY(ls_calloc(BATCH_LINES, sizeof *reader->lines, &reader->lines));
+    reader->tokenizer = split->writers[LS_SPLIT_TRAIN].vocabulary.words;
+    if (reader->tokenizer) {
+        reader->work_count = omp_get_max_threads();
+        LS_TRY(ls_calloc((size_t)reader->work_count, sizeof(void *), &reader->works));
+        for (int i = 0; i < reader->work_count; i++) {
+            LS_TRY(ls_tokenizer_work_make(reader->tokenizer, &reader->works[i]));
+        }
+    }
     return ls_calloc(reader->capacity, 1, &reader->buffer);
 }
 
 void ls_prep_reader_release(ls_prep_reader *reader) {
     free(reader->buffer);
     free(reader->lines);
+    for (int i = 0; reader->works && i < reader->work_count; i++) {
+        ls_tokenizer_work_release(reader->works[i]);
+    }
+    free(reader->works);
     *reader = (ls_prep_reader){0};
 }
 
@@ -84,11 +99,73 @@ static ls_status read_at(int fd, const char *path, char *out, size_t wanted, int
     return LS_OK;
 }
 
+/* Appends tokens to the document, in as many bytes as the shards have for them. */
+static ls_status append_tokens(ls_prep_reader *reader, const uint32_t *tokens, size_t count) {
+    enum { PART = 4096 };
+    uint16_t narrow[PART];
+    if (reader->split->writers[LS_SPLIT_TRAIN].token_bytes == sizeof *tokens) {
+        return ls_prep_split_append(reader->split, tokens, count * sizeof *tokens);
+    }
+    for (size_t done = 0, n; done < count; done += n) {
+        n = count - done < PART ? count - done : PART;
+        for (size_t i = 0; i < n; i++) {
+            narrow[i] = (uint16_t)tokens[done + i];
+        }
+        LS_TRY(ls_prep_split_append(reader->split, narrow, n * sizeof *narrow));
+    }
+    return LS_OK;
+}
+
+static ls_status take_tokens(void *to, const uint32_t *tokens, size_t count, size_t text_bytes) {
+    LS_TRY(append_tokens(to, tokens, count));
+    return progress(to, (int64_t)text_bytes);
+}
+
+/* Writes a long text as tokens. What is for validation of an only document begins with a whole
+ * character. */
+static ls_status encode_text(ls_prep_reader *reader, const char *text, size_t bytes) {
+    size_t first = bytes;
+    ls_prep_split_begin(reader->split, text, (int64_t)bytes);
+    if (reader->split->tail > 0) {
+        first -= (size_t)ls_prep_split_tail(reader->split, (int64_t)bytes);
+        while (first > 0 && ((unsigned char)text[first] & 0xC0) == 0x80) {
+            first--;
+        }
+    }
+    if (first > 0) {
+        LS_TRY(ls_tokenizer_encode_long(reader->tokenizer, text, first, take_tokens, reader));
+    }
+    if (first > 0 && first < bytes) {
+        LS_TRY(ls_prep_split_turn(reader->split));
+    }
+    if (first < bytes) {
+        LS_TRY(ls_tokenizer_encode_long(reader->tokenizer, text + first, bytes - first, take_tokens,
+                                        reader));
+    }
+    return ls_prep_split_end(reader->split);
+}
+
+static ls_status encode_file(ls_prep_reader *reader, const ls_prep_source *source, int fd) {
+    const size_t bytes = (size_t)source->bytes;
+    char *text = mmap(NULL, bytes, PROT_READ, MAP_SHARED, fd, 0);
+    if (text == MAP_FAILED) {
+        return LS_FAIL(LS_E_IO, "cannot map '%s' (%zu bytes): %s", source->path, bytes,
+                       strerror(errno));
+    }
+    madvise(text, bytes, MADV_SEQUENTIAL);
+    const ls_status status = encode_text(reader, text, bytes);
+    munmap(text, bytes);
+    return ls_error_prefix(status, "'%s'", source->path);
+}
+
 /* A whole file is one document. Its first `have` bytes are in the buffer. */
 static ls_status read_text(ls_prep_reader *reader, const ls_prep_source *source, int fd,
                            size_t have) {
     int64_t offset = 0;
     size_t wanted = LS_PREP_HASHED_BYTES;
+    if (reader->tokenizer) {
+        return encode_file(reader, source, fd);
+    }
     ls_prep_split_begin(reader->split, reader->buffer, source->bytes);
     while (have > 0) {
         LS_TRY(ls_prep_split_append(reader->split, reader->buffer, have));
@@ -102,32 +179,48 @@ static ls_status read_text(ls_prep_reader *reader, const ls_prep_source *source,
     return ls_prep_split_end(reader->split);
 }
 
-static void parse_line(const ls_prep_reader *reader, ls_prep_line *l) {
+/* By the calling thread, whose work it takes. */
+static void read_line(const ls_prep_reader *reader, ls_prep_line *l) {
     const ls_prep_options *o = reader->options;
-    const ls_shard_writer *writer = &reader->split->writers[LS_SPLIT_TRAIN];
-    l->status = writer->as_tokens
-                    ? ls_jsonl_parse_tokens(l->line, l->bytes, o->jsonl_field, o->vocab,
-                                            o->separator, writer->token_bytes, &l->found)
-                    : ls_jsonl_parse(l->line, l->bytes, o->jsonl_field, &l->found);
+    const int token_bytes = reader->split->writers[LS_SPLIT_TRAIN].token_bytes;
+    l->status = l->scanned     ? LS_OK
+                : o->vocab > 0 ? ls_jsonl_parse_tokens(l->line, l->bytes, o->jsonl_field, o->vocab,
+                                                       o->separator, token_bytes, &l->found)
+                               : ls_jsonl_parse(l->line, l->bytes, o->jsonl_field, &l->found);
+    if (l->status == LS_OK && reader->tokenizer) {
+        l->tokens.count = 0;
+        l->status = ls_tokenizer_encode(reader->works[omp_get_thread_num()], l->found.text,
+                                        l->found.bytes, &l->tokens);
+    }
+}
+
+static void release_line(ls_prep_line *l) {
+    json_decref(l->found.document);
+    free(l->found.tokens);
+    free(l->tokens.tokens);
+    l->found.document = NULL;
+    l->found.tokens = NULL;
+    l->tokens = (ls_token_list){0};
 }
 
 /* Scans the lines, and parses those that the scan leaves: on all threads if they are many, for that
- * takes ten times as long as the rest of the work. */
+ * takes ten times as long as the rest of the work. So are all made tokens of, where that is asked.
+ */
 static void read_lines(ls_prep_reader *reader, int count) {
     int left = 0;
     for (int i = 0; i < count; i++) {
         ls_prep_line *l = &reader->lines[i];
         l->scanned = reader->options->vocab == 0 &&
                      ls_jsonl_scan(l->line, l->bytes, reader->options->jsonl_field, &l->found);
-        left += !l->scanned;
+        left += !l->scanned || reader->tokenizer;
     }
     if (left == 0) {
         return;
     }
 #pragma omp parallel for schedule(dynamic, 8) if (left > 16)
     for (int i = 0; i < count; i++) {
-        if (!reader->lines[i].scanned) {
-            parse_line(reader, &reader->lines[i]);
+        if (!reader->lines[i].scanned || reader->tokenizer) {
+            read_line(reader, &reader->lines[i]);
         }
     }
 }
@@ -136,10 +229,14 @@ static void read_lines(ls_prep_reader *reader, int count) {
  */
 static ls_status judge_bad(ls_prep_reader *reader, ls_prep_line *l, const char *path,
                            int64_t number) {
-    parse_line(reader, l);
+    if (!l->scanned) {
+        release_line(l);
+    }
+    read_line(reader, l);
     if (l->status != LS_E_INPUT) {
         return l->status;
     }
+    l->found.bytes = 0;
     if (!reader->options->skip_bad) {
         return LS_FAIL(l->status, "'%s', line %" PRId64 ": %s; --skip-bad leaves such lines out",
                        path, number, ls_error_last()->message);
@@ -156,6 +253,28 @@ static ls_status judge_bad(ls_prep_reader *reader, ls_prep_line *l, const char *
     return LS_OK;
 }
 
+/* What is left of the document's tokens when it ends with the separator, which follows it anyway.
+ */
+static size_t without_separator(const ls_prep_reader *reader, const ls_token_list *list) {
+    const int64_t separator = reader->split->writers[LS_SPLIT_TRAIN].vocabulary.separator;
+    return list->count - (list->count > 0 && list->tokens[list->count - 1] == separator);
+}
+
+static ls_status write_line(ls_prep_reader *reader, const ls_prep_line *l) {
+    const ls_jsonl *found = &l->found;
+    if (found->bytes == 0 || (reader->tokenizer && without_separator(reader, &l->tokens) == 0)) {
+        return LS_OK;
+    }
+    if (reader->tokenizer && reader->split->tail > 0) {
+        return encode_text(reader, found->text, found->bytes);
+    }
+    ls_prep_split_begin(reader->split, found->text, (int64_t)found->bytes);
+    LS_TRY(reader->tokenizer
+               ? append_tokens(reader, l->tokens.tokens, without_separator(reader, &l->tokens))
+               : ls_prep_split_append(reader->split, found->text, found->bytes));
+    return ls_prep_split_end(reader->split);
+}
+
 /* Writes the documents of lines in order. number: of the first line. */
 static ls_status write_lines(ls_prep_reader *reader, const char *path, int count, int64_t number) {
     read_lines(reader, count);
@@ -165,16 +284,8 @@ static ls_status write_lines(ls_prep_reader *reader, const char *path, int count
         if (status == LS_OK && l->status != LS_OK) {
             status = judge_bad(reader, l, path, number + i);
         }
-        const ls_jsonl *found = &l->found;
-        if (status == LS_OK && found->bytes > 0) {
-            ls_prep_split_begin(reader->split, found->text, (int64_t)found->bytes);
-            status = ls_prep_split_append(reader->split, found->text, found->bytes);
-            if (status == LS_OK) {
-                status = ls_prep_split_end(reader->split);
-            }
-        }
-        json_decref(found->document);
-        free(found->tokens);
+        status = status == LS_OK ? write_line(reader, l) : status;
+        release_line(l);
     }
     return status;
 }

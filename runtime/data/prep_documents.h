@@ -19,7 +19,10 @@ typedef struct ls_prep_reader {
     uint64_t begin_ns, shown_ns;
     char *buffer; /* at least LS_PREP_HASHED_BYTES; grows to hold the longest line */
     size_t capacity;
-    ls_prep_line *lines; /* of JSONL, parsed by all threads */
+    ls_prep_line *lines;           /* of JSONL, parsed by all threads */
+    const ls_tokenizer *tokenizer; /* whose tokens text becomes; NULL */
+    ls_tokenizer_work **works;     /* one a thread */
+    int work_count;
 } ls_prep_reader;
 
 ls_status ls_prep_reader_init(ls_prep_reader *reader, const ls_prep_options *options,

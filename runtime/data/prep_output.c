@@ -14,10 +14,11 @@
 #include "runtime/base/file.h"
 #include "runtime/base/log.h"
 #include "runtime/data/data_manifest.h"
+#include "runtime/data/tokenizer.h"
 
 bool ls_prep_output_name(const char *name) {
-    return strcmp(name, LS_DATA_MANIFEST_NAME) == 0 || fnmatch("train-[0-9]*.tok", name, 0) == 0 ||
-           fnmatch("val-[0-9]*.tok", name, 0) == 0;
+    return strcmp(name, LS_DATA_MANIFEST_NAME) == 0 || strcmp(name, LS_TOKENIZER_FILE) == 0 ||
+           fnmatch("train-[0-9]*.tok", name, 0) == 0 || fnmatch("val-[0-9]*.tok", name, 0) == 0;
 }
 
 /* A link cannot be replaced by the new directory; what it leads to can. */

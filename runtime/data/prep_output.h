@@ -15,7 +15,7 @@ typedef struct ls_prep_output {
     int lock_fd; /* -1: not held */
 } ls_prep_output;
 
-/* Is it the name of a file that prep makes: data.json or a shard's? */
+/* Is it the name of a file that prep makes: data.json, a tokenizer's or a shard's? */
 bool ls_prep_output_name(const char *name);
 
 /* Finds the paths, takes the lock and makes the directory to write. LS_E_EXISTS: the directory is

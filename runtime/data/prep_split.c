@@ -37,13 +37,25 @@ void ls_prep_split_begin(ls_prep_split *split, const char *text, int64_t total_b
     if (split->tail > 0) {
         const ls_shard_writer *writer = &split->writers[LS_SPLIT_TRAIN];
         const int64_t unit = writer->as_tokens ? writer->token_bytes : 1;
-        int64_t tail = (int64_t)(split->tail * (double)(total_bytes / unit));
-        split->until_cut = total_bytes - (tail > 0 ? tail : 1) * unit;
         split->side = LS_SPLIT_TRAIN;
+        if (!writer->vocabulary.words) { /* else who makes tokens of the text turns */
+            split->until_cut = total_bytes - ls_prep_split_tail(split, total_bytes / unit) * unit;
+        }
     }
 }
 
-ls_status ls_prep_split_append(ls_prep_split *split, const char *text, size_t bytes) {
+int64_t ls_prep_split_tail(const ls_prep_split *split, int64_t bytes) {
+    const int64_t tail = (int64_t)(split->tail * (double)bytes);
+    return tail > 0 ? tail : 1;
+}
+
+ls_status ls_prep_split_turn(ls_prep_split *split) {
+    split->side = LS_SPLIT_VAL;
+    return ls_shard_writer_end_document(&split->writers[LS_SPLIT_TRAIN]);
+}
+
+ls_status ls_prep_split_append(ls_prep_split *split, const void *from, size_t bytes) {
+    const char *text = from;
     if (split->until_cut > 0) {
         size_t n = (uint64_t)split->until_cut < bytes ? (size_t)split->until_cut : bytes;
         LS_TRY(ls_shard_writer_append(&split->writers[LS_SPLIT_TRAIN], text, n));
@@ -51,8 +63,7 @@ ls_status ls_prep_split_append(ls_prep_split *split, const char *text, size_t by
         if (split->until_cut > 0) {
             return LS_OK;
         }
-        LS_TRY(ls_shard_writer_end_document(&split->writers[LS_SPLIT_TRAIN]));
-        split->side = LS_SPLIT_VAL;
+        LS_TRY(ls_prep_split_turn(split));
         text += n;
         bytes -= n;
     }

@@ -31,7 +31,12 @@ void ls_prep_split_release(ls_prep_split *split);
 
 /* A document of total_bytes > 0, whose first min(total_bytes, LS_PREP_HASHED_BYTES) are at text. */
 void ls_prep_split_begin(ls_prep_split *split, const char *text, int64_t total_bytes);
-ls_status ls_prep_split_append(ls_prep_split *split, const char *text, size_t bytes);
+/* Text, or tokens in as many bytes as shards have. */
+ls_status ls_prep_split_append(ls_prep_split *split, const void *from, size_t bytes);
+/* Where a tail is kept: that of so many bytes, at least 1. */
+int64_t ls_prep_split_tail(const ls_prep_split *split, int64_t bytes);
+/* The document's training part ends, and its tail begins. */
+ls_status ls_prep_split_turn(ls_prep_split *split);
 ls_status ls_prep_split_end(ls_prep_split *split);
 
 /* After all documents: when a side that should have documents has none, or of few documents the

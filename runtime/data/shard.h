@@ -13,9 +13,10 @@
  *     40     8  separator: the token after each document
  *     48     8  tokens in this shard
  *     56     8  documents that end in this shard
- *     64     8  bytes of source text in this shard
+ *     64     8  bytes of source text in this shard; 0 where that is not known
  *     72     8  XXH3-64 of all token bytes
- *     80    16  tokenizer, ASCII, padded with NUL (at least one): "bytes"
+ *     80    16  tokenizer, ASCII, padded with NUL (at least one): "bytes", "bpe-0123456789a" of a
+ *               tokenizer.json, or "tokens" of one that is not known
  *     96   152  zero; room for newer minor versions
  *    248     8  XXH3-64 of bytes 0 to 247
  *

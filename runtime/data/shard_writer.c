@@ -15,7 +15,7 @@ enum { BUFFER_TOKENS = 1 << 17 }; /* 256 KiB: in cache between widening, hash an
 
 ls_status ls_shard_writer_init(ls_shard_writer *writer, const char *dir, ls_split split,
                                int64_t shard_tokens, const ls_vocabulary *tokens) {
-    const ls_vocabulary bytes = {LS_BYTES_VOCAB, LS_BYTES_SEPARATOR, "bytes"};
+    const ls_vocabulary bytes = {LS_BYTES_VOCAB, LS_BYTES_SEPARATOR, "bytes", NULL};
     *writer = (ls_shard_writer){.dir = dir,
                                 .split = split,
                                 .shard_tokens = shard_tokens,
@@ -126,6 +126,20 @@ static void widen(const uint8_t *restrict from, uint16_t *restrict to, size_t n)
     }
 }
 
+/* Of the text that tokens stand for, where that is known. */
+static int64_t text_bytes(const ls_shard_writer *writer, const uint8_t *tokens, size_t n) {
+    const ls_tokenizer *words = writer->vocabulary.words;
+    int64_t sum = 0;
+    for (size_t i = 0; words && i < n; i++) {
+        uint32_t token = 0; /* little-endian, as shards are */
+        size_t bytes = 0;
+        memcpy(&token, tokens + i * (size_t)writer->token_bytes, (size_t)writer->token_bytes);
+        ls_tokenizer_bytes(words, token, &bytes);
+        sum += (int64_t)bytes;
+    }
+    return sum;
+}
+
 ls_status ls_shard_writer_append(ls_shard_writer *writer, const void *from, size_t bytes) {
     const size_t width = writer->as_tokens ? (size_t)writer->token_bytes : 1;
     const uint8_t *next = from;
@@ -137,6 +151,7 @@ ls_status ls_shard_writer_append(ls_shard_writer *writer, const void *from, size
         uint8_t *to = writer->buffer + writer->buffered * writer->token_bytes;
         if (writer->as_tokens) {
             memcpy(to, next, n * width);
+            shard->bytes += text_bytes(writer, next, n);
         } else {
             widen(next, (uint16_t *)(void *)to, n);
             shard->bytes += (int64_t)n;

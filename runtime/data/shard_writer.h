@@ -6,12 +6,14 @@
 #include <xxhash.h>
 
 #include "runtime/data/shard.h"
+#include "runtime/data/tokenizer.h"
 
 enum { LS_BYTES_SEPARATOR = 256, LS_BYTES_VOCAB = 257 };
 
 typedef struct ls_vocabulary {
     int64_t size, separator;
-    char tokenizer[16];
+    char tokenizer[LS_TOKENIZER_NAME_BYTES];
+    const ls_tokenizer *words; /* whose tokens text becomes; NULL: unknown, or bytes */
 } ls_vocabulary;
 
 /* Of a token in a shard: 2, or 4 where 2 do not hold all. */

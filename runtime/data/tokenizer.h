@@ -15,6 +15,7 @@
 
 #include "runtime/base/status.h"
 
+#define LS_TOKENIZER_FILE       "tokenizer.json"
 #define LS_TOKENIZER_NAME_BYTES 16 /* with its NUL, as in a shard's header */
 
 typedef struct ls_tokenizer ls_tokenizer; /* not changed once it is read; for all threads */
