@@ -2,6 +2,7 @@
 #include "launch/devices.h"
 #include "launch/json_text.h"
 #include "launch/weights.h"
+#include "runtime/base/arena.h"
 #include "runtime/base/file.h"
 #include "runtime/base/log.h"
 #include "runtime/counters/counters.h"
@@ -27,7 +28,8 @@ enum {
 };
 
 static const ls_option options[] = {
-    [OPT_DATA] = {"data", 'd', "DIR", NULL, "token shards; default: those of the run"},
+    [OPT_DATA] = {"data", 'd', "DIR", NULL,
+                  "token shards, or a mixture as data.dir of a run; default: the run's own"},
     [OPT_SPLIT] = {"split", 's', "NAME", "val", "train or val"},
     [OPT_BATCHES] = {"batches", 'n', "N", "0",
                      "micro-batches, spread evenly over the split; 0: all of it"},
@@ -39,10 +41,16 @@ static const ls_option options[] = {
     [OPT_JSON] = {"json", 0, NULL, NULL, "print a JSON object"},
     {NULL, 0, NULL, NULL, NULL}};
 
+typedef struct outcome {
+    double loss, bits; /* a byte; NAN: its bytes are not known */
+    int64_t targets;
+} outcome;
+
 typedef struct eval {
     ls_session session;
     ls_weights weights;
     ls_dataset *dataset;
+    outcome *parts; /* of the data */
     long long batches, micro, threads;
     ls_split split;
     ls_cfg_device device;
@@ -111,48 +119,89 @@ static ls_status load(eval *e, const char *path) {
     return ls_session_agree(&e->session, ls_weights_load(&e->weights, e->session.dev, model));
 }
 
+static double bits_per_byte(const ls_dataset_info *info, double loss) {
+    return info->bytes ? loss / log(2.0) * (double)info->tokens / (double)info->bytes : NAN;
+}
+
 /* What is not finite is null. */
-static ls_status print_json(const eval *e, const ls_eval_result *r, const char *dtype,
-                            double bits) {
-    json_t *json = json_pack("{s:i, s:o, s:o, s:s, s:I, s:o, s:o, s:o}", "schema", 1, "checkpoint",
-                             ls_json_text(ls_ckpt_path(e->weights.ckpt)), "data",
-                             ls_json_text(e->data), "compute", dtype, "targets",
-                             (json_int_t)r->targets, "loss", ls_json_real(r->loss), "perplexity",
-                             ls_json_real(exp(r->loss)), "bits_per_byte", ls_json_real(bits));
+static json_t *result_json(const char *data, const outcome *r) {
+    return json_pack("{s:o, s:I, s:o, s:o, s:o}", "data", ls_json_text(data), "targets",
+                     (json_int_t)r->targets, "loss", ls_json_real(r->loss), "perplexity",
+                     ls_json_real(exp(r->loss)), "bits_per_byte", ls_json_real(r->bits));
+}
+
+static ls_status print_json(const eval *e, const outcome *all, const char *dtype) {
+    json_t *json = json_pack("{s:i, s:o, s:s}", "schema", 1, "checkpoint",
+                             ls_json_text(ls_ckpt_path(e->weights.ckpt)), "compute", dtype);
+    json_t *mean = result_json(e->data, all);
+    json_object_update(json, mean);
+    json_decref(mean);
+    const int parts = ls_dataset_parts(e->dataset);
+    json_t *list = parts > 1 ? json_array() : NULL;
+    for (int i = 0; list && i < parts; i++) {
+        const ls_dataset_part part = ls_dataset_part_at(e->dataset, i);
+        json_t *one = result_json(part.dir, &e->parts[i]);
+        json_object_set_new(one, "share", json_real(part.share));
+        json_array_append_new(list, one);
+    }
+    if (list) {
+        json_object_set_new(json, "parts", list);
+    }
     return ls_json_print(json, LS_JSON_ALL_DIGITS);
 }
 
-static ls_status print_result(const eval *e, const ls_eval_result *r) {
-    const ls_dataset_info *info = ls_dataset_describe(e->dataset);
+static void print_text(const outcome *r) {
+    printf("loss %.6f, perplexity %.4f", r->loss, exp(r->loss));
+    if (!isnan(r->bits)) {
+        printf(", %.4f bits per byte", r->bits);
+    }
+    printf("\n");
+}
+
+static ls_status print_result(const eval *e, const outcome *all) {
     const char *dtype =
         ls_dtype_name(ls_session_dtype(e->weights.config.numerics.compute, e->session.dev));
-    const double bits =
-        info->bytes ? r->loss / log(2.0) * (double)info->tokens / (double)info->bytes : NAN;
+    const int parts = ls_dataset_parts(e->dataset);
     if (e->json) {
-        LS_TRY(print_json(e, r, dtype, bits));
+        LS_TRY(print_json(e, all, dtype));
     } else {
-        printf("%s\n%lld targets of '%s', computed in %s\nloss %.6f, perplexity %.4f",
-               ls_ckpt_path(e->weights.ckpt), (long long)r->targets, e->data, dtype, r->loss,
-               exp(r->loss));
-        if (info->bytes) {
-            printf(", %.4f bits per byte", bits);
+        printf("%s\n%lld targets of '%s', computed in %s\n", ls_ckpt_path(e->weights.ckpt),
+               (long long)all->targets, e->data, dtype);
+        print_text(all);
+        for (int i = 0; i < parts && parts > 1; i++) {
+            const ls_dataset_part part = ls_dataset_part_at(e->dataset, i);
+            printf("%5.1f %% %s: ", 100 * part.share, part.dir);
+            print_text(&e->parts[i]);
         }
-        printf("\n");
     }
-    return isfinite(r->loss)
+    return isfinite(all->loss)
                ? LS_OK
                : LS_FAIL(LS_E_DIVERGED,
                          "the loss is %g, not finite: weights of '%s' are not (see `lockstep ckpt "
                          "stats`), or values overflow on the way (--compute fp32 tells)",
-                         r->loss, ls_ckpt_path(e->weights.ckpt));
+                         all->loss, ls_ckpt_path(e->weights.ckpt));
 }
 
-static ls_status evaluate(eval *e, ls_eval_result *result) {
+/* Each part of the data; *all: their mean by their shares. */
+static ls_status evaluate(eval *e, outcome *all) {
     const ls_runner_options runner_options = {
         .dev = e->session.dev, .models = &e->weights.model, .parts = 1, .data = e->session.comm};
+    const int parts = ls_dataset_parts(e->dataset);
     ls_runner *runner;
+    *all = (outcome){0};
+    LS_TRY(ls_calloc((size_t)parts, sizeof *e->parts, &e->parts));
     LS_TRY(ls_runner_create(&runner_options, &runner));
-    ls_status status = ls_step_evaluate(runner, e->dataset, e->micro, e->batches, result);
+    ls_status status = LS_OK;
+    for (int i = 0; i < parts && status == LS_OK; i++) {
+        const ls_dataset_part part = ls_dataset_part_at(e->dataset, i);
+        ls_eval_result result = {0};
+        status = ls_step_evaluate(runner, e->dataset, i, e->micro, (e->batches + parts - 1) / parts,
+                                  &result);
+        e->parts[i] = (outcome){result.loss, bits_per_byte(part.info, result.loss), result.targets};
+        all->loss += part.share * result.loss;
+        all->bits += part.share * e->parts[i].bits;
+        all->targets += result.targets;
+    }
     ls_runner_destroy(runner);
     return status;
 }
@@ -174,7 +223,7 @@ static ls_status run_eval(int argc, char **argv) {
     LS_TRY(ls_session_agree(&e.session, status));
     status = load(&e, argv[first]);
     if (status == LS_OK) {
-        ls_eval_result result;
+        outcome result;
         status = evaluate(&e, &result);
         if (status == LS_OK) {
             const bool first_rank = e.session.comm->rank == 0;
@@ -182,6 +231,7 @@ static ls_status run_eval(int argc, char **argv) {
         }
     }
     ls_weights_close(&e.weights);
+    free(e.parts);
     ls_dataset_close(e.dataset);
     ls_session_close(&e.session);
     return status;
@@ -192,7 +242,8 @@ const ls_verb ls_verb_eval = {
     .synopsis = "[options] CHECKPOINT",
     .summary = "loss, perplexity and bits per byte on prepared data",
     .text = "Evaluates a checkpoint on token shards, alone or under mpirun. The result does not\n"
-            "depend on the number of ranks.\n"
+            "depend on the number of ranks. Of a mixture each part is told, and their mean by\n"
+            "their shares.\n"
             "\n"
             "  lockstep eval runs/first --data data --split val",
     .options = options,

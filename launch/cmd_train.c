@@ -104,12 +104,8 @@ static ls_status open_data(ls_train *train) {
     }
     LS_TRY(ls_session_agree(&train->session, status));
     status = ls_dataset_open(config->data.dir, LS_SPLIT_VAL, seq, verify, &train->val_data);
-    if (status == LS_E_INPUT && !train->val_data) {
-        char first_shard[600];
-        snprintf(first_shard, sizeof first_shard, "%s/val-00000.tok", config->data.dir);
-        if (!ls_path_exists(first_shard)) { /* prepared without a validation split */
-            status = LS_OK;
-        }
+    if (status == LS_E_INPUT && ls_dataset_lacks(config->data.dir, LS_SPLIT_VAL)) {
+        status = LS_OK;
     }
     return ls_session_agree(&train->session, status);
 }
@@ -197,7 +193,7 @@ static ls_status write_run_dir(ls_train *train) {
     free(text);
     LS_TRY(status);
     return ls_tokenizer_known(ls_dataset_describe(train->train_data)->tokenizer)
-               ? ls_tokenizer_carry(train->config.data.dir, train->ckpt_root)
+               ? ls_tokenizer_carry(ls_dataset_part_at(train->train_data, 0).dir, train->ckpt_root)
                : LS_OK;
 }
 
@@ -279,6 +275,20 @@ static void warn_of_idle_settings(const ls_train *train) {
     }
 }
 
+/* How often a run reads each part of its mixture, from where it is to its end. Rank 0 only. */
+static void announce_mixture(const ls_train *train) {
+    const ls_dataset *data = train->train_data;
+    const int64_t samples = (train->total_steps - train->step) * train->layout.batch;
+    for (int i = 0; i < ls_dataset_parts(data) && ls_dataset_parts(data) > 1; i++) {
+        const ls_dataset_part part = ls_dataset_part_at(data, i);
+        char tokens[32];
+        ls_log_info("%.4g %% of the samples from %s, whose %s tokens are read %.3g times",
+                    100 * part.share, part.dir,
+                    ls_text_count(tokens, sizeof tokens, (double)part.info->tokens),
+                    part.share * (double)samples / (double)part.info->windows);
+    }
+}
+
 static void announce(const ls_train *train) {
     char params[32], memory[32], tokens[32], copy[32], all[32];
     const int64_t snapshot = ls_ckpt_saver_bytes(train->saver);
@@ -307,6 +317,7 @@ static void announce(const ls_train *train) {
         snapshot > 0 ? ls_text_bytes(copy, sizeof copy, (double)snapshot) : "",
         ls_text_bytes(all, sizeof all, (double)ls_train_memory_planned(train)));
     if (train->session.comm->rank == 0) {
+        announce_mixture(train);
         warn_of_idle_settings(train);
     }
 }
@@ -367,6 +378,16 @@ static ls_status print_run_dir(ls_train *train, int argc, char **argv, int first
     return LS_OK;
 }
 
+/* The losses of a mixture's parts. */
+static void print_parts(json_t *losses) {
+    const char *dir, *between = ": ";
+    const json_t *loss;
+    json_object_foreach(losses, dir, loss) {
+        printf("%s%s %.4f", between, dir, json_number_value(loss));
+        between = ", ";
+    }
+}
+
 static void summarise(const ls_train *train) {
     char tokens[32], seconds[32];
     double wall = ls_counters_wall(&train->counters);
@@ -380,10 +401,11 @@ static void summarise(const ls_train *train) {
     if (!isnan(train->val_loss)) {
         const ls_dataset_info *val = ls_dataset_describe(train->val_data);
         printf("validation loss %.4f", train->val_loss);
-        if (val->bytes > 0) {
+        if (val->bytes > 0 && !train->val_parts) {
             printf(", %.3f bits per byte",
                    train->val_loss / log(2.0) * (double)val->tokens / (double)val->bytes);
         }
+        print_parts(train->val_parts);
         printf("\n");
     }
     if (isfinite(train->counters.usd)) {
@@ -434,6 +456,7 @@ static void tear_down(ls_train *train) {
     ls_dataset_close(train->train_data);
     ls_dataset_close(train->val_data);
     json_decref(train->places);
+    json_decref(train->val_parts);
     ls_train_ledger_end(train);
     ls_session_close(&train->session);
 }

@@ -34,12 +34,11 @@ ls_status ls_tokenizer_find(const char *checkpoint, const char *name, const char
     const char *file = given ? given : path;
     if (!given && !ls_tokenizer_known(name)) {
         return LS_FAIL(LS_E_INPUT,
-                       "the checkpoint's tokenizer is '%s', which is not known here, nor is the "
-                       "text of its tokens; give its "
-                       "file with --tokenizer tokenizer.json, or tokens with --ids '11 7 42' ('-' "
-                       "for standard input) and get "
-                       "tokens (where it is bytes, `lockstep ckpt convert --from ... --tokenizer "
-                       "bytes` says so)",
+                       "the checkpoint's tokenizer is '%s', of which there is no file: give its "
+                       "tokenizer.json with --tokenizer FILE, or "
+                       "tokens with --ids '11 7 42' ('-' for standard input) and get tokens (where "
+                       "it is bytes, `lockstep ckpt convert --from "
+                       "... --tokenizer bytes` says so)",
                        name ? name : "(not recorded)");
     }
     if (!given && !ls_path_exists(file)) {

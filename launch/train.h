@@ -85,7 +85,8 @@ typedef struct ls_train {
     double update_s;         /* that are accounted to it */
     double val_loss;         /* newest; NAN: none */
     double train_loss;
-    int64_t val_step; /* of val_loss */
+    int64_t val_step;         /* of val_loss */
+    struct json_t *val_parts; /* of a mixture: loss by data directory; NULL: none */
     char last_ckpt[1024];
     ls_lock lock; /* of the run directory; rank 0 */
     ls_ckpt_saver *saver;
@@ -119,6 +120,9 @@ ls_status ls_train_start_loader(ls_train *train);
 ls_status ls_train_check_schedule(const ls_train *train, int64_t step);
 /* total_steps, of the steps that are done and what is still to be trained. */
 void ls_train_count_steps(ls_train *train);
+/* Under which a checkpoint has how far data was read in samples of seq tokens:
+ * "FINGERPRINT/LENGTH". */
+void ls_train_place_key(const ls_dataset_info *data, int64_t seq, char key[48]);
 
 /* Fills in the masters alone, from run.init; the initial values of the rest are there already.
  * [collective] */

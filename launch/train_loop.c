@@ -160,11 +160,28 @@ static ls_status update_weights(ls_train *train, ls_step_result *result, ls_upda
     return ls_state_share(train->state);
 }
 
-static ls_status evaluate(ls_train *train, double *loss) {
-    ls_eval_result result;
-    LS_TRY(ls_step_evaluate(train->runner, train->val_data, train->config.batch.micro,
-                            train->config.eval.batches, &result));
-    train->val_loss = *loss = result.loss;
+/* Of a mixture the mean of its parts by their shares, which is what training lowers. */
+static ls_status evaluate(ls_train *train, ls_step_record *record) {
+    const int parts = ls_dataset_parts(train->val_data);
+    const int64_t batches = (train->config.eval.batches + parts - 1) / parts;
+    json_t *losses = parts > 1 ? json_object() : NULL;
+    double loss = 0.0;
+    ls_status status = LS_OK;
+    for (int i = 0; i < parts && status == LS_OK; i++) {
+        const ls_dataset_part part = ls_dataset_part_at(train->val_data, i);
+        ls_eval_result result;
+        status = ls_step_evaluate(train->runner, train->val_data, i, train->config.batch.micro,
+                                  batches, &result);
+        loss += status == LS_OK ? part.share * result.loss : 0.0;
+        if (losses && status == LS_OK) {
+            json_object_set_new(losses, part.dir, ls_json_real(result.loss));
+        }
+    }
+    json_decref(train->val_parts);
+    train->val_parts = losses;
+    LS_TRY(status);
+    train->val_loss = record->val_loss = loss;
+    record->val_parts = losses;
     train->val_step = train->step;
     return LS_OK;
 }
@@ -234,12 +251,13 @@ static ls_status after_step(ls_train *train, sinks *s, pace *p, bool stop, ls_st
     const int64_t compare_every = train->config.faults.compare_every;
     const bool compare = compare_every > 0 && due(train->step, compare_every, save);
     record->val_loss = NAN;
+    record->val_parts = NULL;
     if (evaluates || save || compare || last || stop) {
         LS_TRY(ls_train_account_update(train, record->phase_seconds));
     }
     if (evaluates) {
         ls_flight_mark(LS_FLIGHT_EVAL, -1);
-        LS_TRY(evaluate(train, &record->val_loss));
+        LS_TRY(evaluate(train, record));
         ls_train_account(train, LS_PHASE_EVAL, record->phase_seconds);
     }
     if (compare) {

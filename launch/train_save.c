@@ -26,6 +26,20 @@ static json_t *losses_json(const ls_train *train) {
     return list;
 }
 
+/* How far the parts of a mixture have been read, by "FINGERPRINT/LENGTH"; NULL: it is none. */
+static json_t *parts_json(const ls_train *train) {
+    const int parts = ls_dataset_parts(train->train_data);
+    json_t *places = parts > 1 ? json_object() : NULL;
+    for (int i = 0; places && i < parts; i++) {
+        char key[48];
+        ls_train_place_key(ls_dataset_part_at(train->train_data, i).info,
+                           ls_dataset_seq(train->train_data), key);
+        json_object_set_new(
+            places, key, json_integer(ls_dataset_place(train->train_data, i, train->next_sample)));
+    }
+    return places;
+}
+
 /* 64-bit numbers as text: JSON readers keep only 53 bits. */
 static json_t *run_json(const ls_train *train) {
     const ls_dataset_info *data = ls_dataset_describe(train->train_data);
@@ -33,12 +47,12 @@ static json_t *run_json(const ls_train *train) {
     char fingerprint[24];
     snprintf(fingerprint, sizeof fingerprint, "%016" PRIx64, data->fingerprint);
     return json_pack(
-        "{s:I, s:I, s:I, s:I, s:O*, s:o, s:s, s:s, s:I, s:I, s:I, s:o, s:o}", "seed",
+        "{s:I, s:I, s:I, s:I, s:O*, s:o*, s:o, s:s, s:s, s:I, s:I, s:I, s:o, s:o}", "seed",
         (json_int_t)train->config.run.seed, "samples", (json_int_t)train->next_sample, "sequences",
         (json_int_t)train->sequences, "positions", (json_int_t)train->positions, "places",
-        train->places, "losses", losses_json(train), "data_fingerprint", fingerprint, "tokenizer",
-        data->tokenizer, "separator", (json_int_t)data->separator, "optimizer_updates",
-        (json_int_t)ls_optim_updates(train->optim), "data_parallel",
+        train->places, "parts", parts_json(train), "losses", losses_json(train), "data_fingerprint",
+        fingerprint, "tokenizer", data->tokenizer, "separator", (json_int_t)data->separator,
+        "optimizer_updates", (json_int_t)ls_optim_updates(train->optim), "data_parallel",
         (json_int_t)train->layout.data_ranks, "attention", ls_train_attention_json(train),
         "val_loss", evaluated ? json_real(train->val_loss) : json_null());
 }

@@ -96,7 +96,13 @@ static ls_status tell_changes(const ls_train *train, const differences *d) {
                                             "in this run",
                                             d->saved_fingerprint, d->fingerprint));
     }
-    if (d->other_samples) {
+    const int parts = ls_dataset_parts(train->train_data);
+    for (int i = 0; i < parts && parts > 1 && d->other_samples; i++) {
+        append_text(changes, ls_text_format("training data: '%s' from its sample %lld on",
+                                            ls_dataset_part_at(train->train_data, i).dir,
+                                            (long long)ls_dataset_place(train->train_data, i, 0)));
+    }
+    if (d->other_samples && parts == 1) {
         append_text(changes,
                     train->next_sample > 0
                         ? ls_text_format("training data: read on from sample %lld, where the run "
@@ -130,15 +136,38 @@ static int64_t run_number(ls_ckpt *ckpt, const char *key, int64_t otherwise) {
     return json_is_integer(number) ? json_integer_value(number) : otherwise;
 }
 
-/* Data cut into samples of another length is other samples in another order: what was read of it
- * before the run changed to others, by "FINGERPRINT/LENGTH". */
-static ls_status change_place(ls_train *train, const differences *d) {
+void ls_train_place_key(const ls_dataset_info *data, int64_t seq, char key[48]) {
+    snprintf(key, 48, "%016" PRIx64 "/%" PRId64, data->fingerprint, seq);
+}
+
+/* Each part of a mixture goes on where `places` says, after samples that are read already. */
+static void enter_parts(ls_train *train, json_t *places) {
+    ls_dataset *data = train->train_data;
+    for (int i = 0; i < ls_dataset_parts(data); i++) {
+        char key[48];
+        ls_train_place_key(ls_dataset_part_at(data, i).info, ls_dataset_seq(data), key);
+        const int64_t place = json_integer_value(json_object_get(places, key));
+        ls_dataset_go_on(data, i, 0);
+        ls_dataset_go_on(data, i, place - ls_dataset_place(data, i, train->next_sample));
+    }
+}
+
+/* Data cut into samples of another length is other samples in another order: what was read of each
+ * directory before the run changed to others, by "FINGERPRINT/LENGTH". */
+static ls_status change_place(ls_train *train, const differences *d, json_t *parts) {
     char left[48], entered[48];
     snprintf(left, sizeof left, "%s/%" PRId64, d->saved_fingerprint, d->saved.data.sequence);
-    snprintf(entered, sizeof entered, "%s/%" PRId64, d->fingerprint, train->config.data.sequence);
+    ls_train_place_key(ls_dataset_describe(train->train_data), train->config.data.sequence,
+                       entered);
     train->places = train->places ? train->places : json_object();
-    if (json_object_set_new(train->places, left, json_integer(train->next_sample)) != 0) {
+    if ((parts ? json_object_update(train->places, parts)
+               : json_object_set_new(train->places, left, json_integer(train->next_sample))) != 0) {
         return LS_FAIL(LS_E_MEMORY, "no memory for the run's places in its data");
+    }
+    train->next_sample = 0;
+    if (ls_dataset_parts(train->train_data) > 1) {
+        enter_parts(train, train->places);
+        return LS_OK;
     }
     train->next_sample = json_integer_value(json_object_get(train->places, entered));
     json_object_del(train->places, entered);
@@ -154,7 +183,11 @@ static ls_status take_place(ls_train *train, ls_ckpt *ckpt, const differences *d
     train->next_sample = run_number(ckpt, "samples", batches);
     json_decref(train->places);
     train->places = json_deep_copy(json_object_get(ls_ckpt_run(ckpt), "places"));
-    LS_TRY(d->other_samples ? change_place(train, d) : LS_OK);
+    json_t *parts = json_object_get(ls_ckpt_run(ckpt), "parts");
+    LS_TRY(d->other_samples ? change_place(train, d, parts) : LS_OK);
+    if (!d->other_samples && ls_dataset_parts(train->train_data) > 1) {
+        enter_parts(train, parts);
+    }
     ls_train_count_steps(train);
     return LS_OK;
 }

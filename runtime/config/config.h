@@ -95,7 +95,7 @@ typedef struct ls_config_model {
 } ls_config_model;
 
 typedef struct ls_config_data {
-    char dir[512];    /* of token shards, from `lockstep prep` */
+    char dir[2048];   /* of token shards, from `lockstep prep`; a mixture: data.h */
     int64_t sequence; /* T; 0: model.context */
     bool verify;      /* check every shard's checksum before step one */
 } ls_config_data;

@@ -105,7 +105,9 @@ static const ls_field fields[] = {
     FLOAT(model, balance_loss, "0.01", "", 0, 1e3, CHANGE,
           "weight of each layer's load-balance loss"),
 
-    STRING(data, dir, "", FREE, "token shards that `lockstep prep` wrote"),
+    STRING(data, dir, "", FREE,
+           "token shards that `lockstep prep` wrote; of several: 'web 0.7; code 0.3', with the "
+           "share of samples of each"),
     INT(data, sequence, "0", "tokens", 0, 1 << 27, CHANGE, "length of a sample; 0: model.context"),
     BOOL(data, verify, "true", FREE, "check the shards' checksums before step one"),
 

@@ -130,7 +130,8 @@ typedef struct ls_step_record {
     int64_t memory_bytes, memory_peak_bytes; /* of rank 0 (ls_memory_watched) */
     int64_t memory_planned_bytes;            /* of training, of a rank; 0: unknown */
     ls_lag_record lag;
-    double val_loss; /* NAN: no evaluation at this step */
+    double val_loss;          /* NAN: no evaluation at this step */
+    struct json_t *val_parts; /* by data directory, of a mixture; borrowed; NULL: there is none */
     ls_save_record save;
     double left_seconds;    /* NAN: unknown */
     double usd, left_usd;   /* so far, to go; NAN: unknown */

@@ -75,7 +75,7 @@ static ls_status jsonl_step(void *state, const ls_step_record *r) {
     }
     json_t *line = json_pack(
         "{s:I, s:I, s:I, s:I, s:f, s:o, s:o, s:o, s:b, s:f, s:o, s:o, s:o, s:o, s:o, s:o, s:o, "
-        "s:o, s:o, s:o, s:o, s:o, s:o, s:o}",
+        "s:o, s:o, s:o, s:O*, s:o, s:o, s:o, s:o}",
         "step", (json_int_t)r->step, "tokens", (json_int_t)r->tokens, "step_tokens",
         (json_int_t)r->step_tokens, "restarts", (json_int_t)r->restarts, "time", r->wall_time_s,
         "loss", ls_json_real(r->loss), "grad_norm", ls_json_real(r->grad_norm), "lr",
@@ -84,9 +84,9 @@ static ls_status jsonl_step(void *state, const ls_step_record *r) {
         ls_json_real(r->flops_per_second), "mfu", ls_json_real(r->mfu), "hfu", ls_json_real(r->hfu),
         "peak_flops_per_second", ls_json_real(r->peak_flops_per_second), "bus_bytes_per_second",
         bus_json(r), "memory_bytes", memory_json(r), "slowest", lag_json(&r->lag), "val_loss",
-        ls_json_real(r->val_loss), "usd", ls_json_real(r->usd), "measured_joules",
-        ls_json_real(r->measured_joules), "goodput", ls_json_real(r->goodput), "save",
-        save_json(&r->save));
+        ls_json_real(r->val_loss), "val_losses", r->val_parts, "usd", ls_json_real(r->usd),
+        "measured_joules", ls_json_real(r->measured_joules), "goodput", ls_json_real(r->goodput),
+        "save", save_json(&r->save));
     char *text = line ? json_dumps(line, JSON_COMPACT | JSON_REAL_PRECISION(16)) : NULL;
     json_decref(line);
     if (!text) {

@@ -8,8 +8,10 @@
  * reads tokens [wT, wT + T] (one more for the last target). The last window may be shorter: its
  * missing targets are -1. Sample number k of a run (k = 0, 1, ...) belongs to epoch k / W and is
  * the window at place k mod W of that epoch's permutation, a bijection computed from (seed, epoch,
- * place) alone. So a batch is a pure function of (seed, step, index), equal for every number of
- * ranks, resumed in O(1), and every token is a target exactly once an epoch. */
+ * place) alone. Of several directories, a mixture, each sample is one part's, as evenly as their
+ * shares allow (mixture.h), and each part counts its own. So a batch is a pure function of (seed,
+ * step, index), equal for every number of ranks, resumed in O(1), and every token is a target
+ * exactly once an epoch. */
 #ifndef LS_DATA_DATA_H
 #define LS_DATA_DATA_H
 
@@ -35,16 +37,35 @@ typedef struct ls_dataset_info {
     uint64_t fingerprint; /* of all shard checksums: equal data has equal fingerprints */
 } ls_dataset_info;
 
-/* Opens (mmap) all shards of a split. verify checks every checksum and token range; without it
- * headers and sizes only. seq: T (0: information only). Errors name the shard and offset:
- * LS_E_INPUT missing, empty or truncated, LS_E_VERSION newer, LS_E_CORRUPT checksum or token out of
- * range. */
+/* Opens (mmap) all shards of a split. dir: a data directory, or a mixture, "DIR WEIGHT; DIR
+ * WEIGHT", whose parts have the same tokenizer; of those without validation data that split leaves
+ * out, unless none has any. verify checks every checksum and token range; without it headers and
+ * sizes only. seq: T (0: information only). Errors name the shard and offset: LS_E_INPUT missing,
+ * empty or truncated, LS_E_VERSION newer, LS_E_CORRUPT checksum or token out of range. LS_E_CONFIG:
+ * a mixture that is not understood. */
 ls_status ls_dataset_open(const char *dir, ls_split split, int64_t seq, bool verify,
                           ls_dataset **dataset);
 void ls_dataset_close(ls_dataset *dataset);
+/* Was it prepared without this split, each part of it? False too where that cannot be read. */
+bool ls_dataset_lacks(const char *dir, ls_split split);
 const ls_dataset_info *ls_dataset_describe(const ls_dataset *dataset);
 
 int64_t ls_dataset_seq(const ls_dataset *dataset); /* T */
+
+/* Parts of the mixture, at least one, in order; what is pointed to is the dataset's. */
+typedef struct ls_dataset_part {
+    const ls_dataset_info *info;
+    const char *dir;
+    double share; /* of samples, sums to 1 */
+    int64_t first_window;
+} ls_dataset_part;
+int ls_dataset_parts(const ls_dataset *dataset);
+ls_dataset_part ls_dataset_part_at(const ls_dataset *dataset, int part);
+
+/* So many samples of the part were read before sample 0: the order of its windows goes on there. */
+void ls_dataset_go_on(ls_dataset *dataset, int part, int64_t read);
+/* How many samples of the part have been read before this one. */
+int64_t ls_dataset_place(const ls_dataset *dataset, int part, int64_t sample);
 
 /* Window w: tokens [T], targets [T]; unused places hold token `separator` and target -1.
  * *valid = number of targets. Thread-safe. LS_E_CORRUPT names shard and offset of a token outside
@@ -54,13 +75,15 @@ ls_status ls_dataset_window(const ls_dataset *dataset, int64_t window, int32_t *
 /* Asks the kernel to read a window ahead; returns at once. */
 void ls_dataset_prefetch(const ls_dataset *dataset, int64_t window);
 
-/* The window of sample k under seed; a bijection on [0, n), n >= 1 (Feistel network with cycle
- * walking, Black & Rogaway 2002, doi:10.1007/3-540-45760-7_9), and its inverse. */
+/* The window of sample k under seed. */
+int64_t ls_dataset_sample(const ls_dataset *dataset, uint64_t seed, int64_t sample);
+/* The same of one directory with so many windows; a bijection on [0, n), n >= 1 (Feistel network
+ * with cycle walking, Black & Rogaway 2002, doi:10.1007/3-540-45760-7_9), and its inverse. */
 int64_t ls_sample_window(uint64_t seed, int64_t sample, int64_t windows);
 uint64_t ls_permute(uint64_t seed, uint64_t epoch, uint64_t place, uint64_t n);
 uint64_t ls_permute_inverse(uint64_t seed, uint64_t epoch, uint64_t value, uint64_t n);
 
-/* Number of targets (valid positions) in samples [first, first + count), in O(1). */
+/* Number of targets (valid positions) in samples [first, first + count), without a look at them. */
 int64_t ls_dataset_count_targets(const ls_dataset *dataset, uint64_t seed, int64_t first,
                                  int64_t count);
 

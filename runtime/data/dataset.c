@@ -1,148 +1,121 @@
-#include <errno.h>
-#include <fcntl.h>
+/* A mixture of data directories, or a single one. */
 #include <inttypes.h>
 #include <limits.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "runtime/base/arena.h"
-#include "runtime/base/file.h"
 #include "runtime/base/hash.h"
+#include "runtime/data/corpus.h"
 #include "runtime/data/data_manifest.h"
-
-typedef struct shard_map {
-    const char *file; /* mapping of the whole shard */
-    size_t file_bytes;
-    int64_t first, tokens; /* its place in the stream */
-    int token_bytes;
-} shard_map;
+#include "runtime/data/mixture.h"
 
 struct ls_dataset {
     ls_dataset_info info;
-    ls_split split;
     int64_t seq;
-    shard_map *shards;
-    char dir[PATH_MAX];
+    ls_mixture mixture;
+    ls_corpus **corpora; /* [mixture.count] */
+    int64_t *first;      /* [mixture.count]: each one's first window */
+    int64_t *read;       /* [mixture.count]: its own samples before sample 0 */
 };
 
-static ls_status shard_path(const ls_dataset *dataset, int64_t index, char path[PATH_MAX]) {
-    char name[32];
-    ls_shard_name(name, dataset->split, index);
-    return ls_path_join(path, PATH_MAX, dataset->dir, name);
+/* Tokens of both must mean the same. */
+static ls_status compare(const ls_dataset_info *a, const char *a_dir, const ls_dataset_info *b,
+                         const char *b_dir) {
+    if (strcmp(a->tokenizer, b->tokenizer) == 0 && a->vocab == b->vocab &&
+        a->separator == b->separator) {
+        return LS_OK;
+    }
+    return LS_FAIL(LS_E_INPUT,
+                   "'%s' has tokenizer '%s', vocabulary %" PRId64 " and separator %" PRId64
+                   ", '%s' has '%s', %" PRId64 " and %" PRId64
+                   "; data of one run must be alike: prepare them with the same tokenizer, --vocab "
+                   "and --separator",
+                   a_dir, a->tokenizer, a->vocab, a->separator, b_dir, b->tokenizer, b->vocab,
+                   b->separator);
 }
 
-/* The shard must be the one that data.json lists. */
-static ls_status shard_compare(const char *path, const ls_shard_header *found,
-                               const ls_shard_header *listed) {
-    const struct {
-        const char *name;
-        int64_t found, listed;
-    } fields[] = {
-        {"split", found->split, listed->split},
-        {"shard number", found->index, listed->index},
-        {"shard count", found->count, listed->count},
-        {"vocabulary", found->vocab, listed->vocab},
-        {"separator", found->separator, listed->separator},
-        {"token count", found->tokens, listed->tokens},
-        {"document count", found->documents, listed->documents},
-        {"source bytes", found->bytes, listed->bytes},
-    };
-    for (size_t i = 0; i < sizeof fields / sizeof fields[0]; i++) {
-        if (fields[i].found != fields[i].listed) {
-            return LS_FAIL(LS_E_CORRUPT,
-                           "'%s' has %s %" PRId64 ", %s lists %" PRId64
-                           ": files of different preparations are mixed; prepare the data again",
-                           path, fields[i].name, fields[i].found, LS_DATA_MANIFEST_NAME,
-                           fields[i].listed);
+/* Its samples would come twice, each time as if the other did not. */
+static ls_status refuse_twins(const ls_dataset *dataset, int part) {
+    for (int i = 0; i < part; i++) {
+        if (ls_corpus_describe(dataset->corpora[i])->fingerprint ==
+            ls_corpus_describe(dataset->corpora[part])->fingerprint) {
+            return LS_FAIL(
+                LS_E_CONFIG,
+                "data.dir: '%s' and '%s' hold the same data; name one, with the sum of the weights",
+                dataset->mixture.parts[i].dir, dataset->mixture.parts[part].dir);
         }
     }
-    if (strcmp(found->tokenizer, listed->tokenizer) != 0 || found->checksum != listed->checksum) {
-        return LS_FAIL(LS_E_CORRUPT,
-                       "'%s' has tokenizer '%s' and checksum %016" PRIx64
-                       ", %s lists '%s' and %016" PRIx64
-                       ": files of different preparations are mixed; prepare the data again",
-                       path, found->tokenizer, found->checksum, LS_DATA_MANIFEST_NAME,
-                       listed->tokenizer, listed->checksum);
-    }
     return LS_OK;
 }
 
-static ls_status shard_map_file(const char *path, int fd, ls_shard_header *header, shard_map *map) {
-    struct stat st;
-    char raw[LS_SHARD_HEADER_BYTES];
-    ssize_t n = fstat(fd, &st) == 0 ? pread(fd, raw, sizeof raw, 0) : -1;
-    if (n < 0) {
-        return LS_FAIL(LS_E_IO, "cannot read '%s': %s", path, strerror(errno));
+static void add(ls_dataset *dataset, int part) {
+    const ls_dataset_info *from = ls_corpus_describe(dataset->corpora[part]);
+    ls_dataset_info *to = &dataset->info;
+    dataset->first[part] = to->windows;
+    if (part == 0) {
+        *to = *from;
+        return;
     }
-    LS_TRY(ls_shard_header_decode(raw, (size_t)n, st.st_size, path, header));
-    void *file = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED, fd, 0);
-    if (file == MAP_FAILED) {
-        return LS_FAIL(LS_E_IO, "cannot map '%s' (%" PRId64 " bytes): %s", path,
-                       (int64_t)st.st_size, strerror(errno));
+    const uint64_t chain[3] = {to->fingerprint, from->fingerprint,
+                               dataset->mixture.parts[part].low};
+    to->fingerprint = ls_xxh64(chain, sizeof chain, 0);
+    to->tokens += from->tokens;
+    to->documents += from->documents;
+    to->bytes = to->bytes > 0 && from->bytes > 0 ? to->bytes + from->bytes : 0;
+    to->windows += from->windows;
+    to->shards += from->shards;
+}
+
+static ls_status has_split(const char *dir, ls_split split, bool *has) {
+    ls_data_manifest manifest;
+    const ls_status status = ls_data_manifest_read(dir, &manifest);
+    *has = status == LS_OK && manifest.splits[split].count > 0;
+    ls_data_manifest_release(&manifest);
+    return status;
+}
+
+bool ls_dataset_lacks(const char *dir, ls_split split) {
+    ls_mixture mixture;
+    bool has = ls_mixture_parse(dir, &mixture) != LS_OK;
+    for (int i = 0; i < mixture.count && !has; i++) {
+        has = has_split(mixture.parts[i].dir, split, &has) != LS_OK || has;
     }
-    map->file = file;
-    map->file_bytes = (size_t)st.st_size;
-    map->tokens = header->tokens;
-    map->token_bytes = header->token_bytes;
+    ls_mixture_release(&mixture);
+    return !has;
+}
+
+/* Leaves out parts without validation data, where others have some. */
+static ls_status leave_out(ls_mixture *mixture) {
+    int kept = 0;
+    for (int i = 0; i < mixture->count; i++) {
+        bool has;
+        LS_TRY(has_split(mixture->parts[i].dir, LS_SPLIT_VAL, &has));
+        if (has) {
+            const ls_mixture_part part = mixture->parts[kept];
+            mixture->parts[kept++] = mixture->parts[i];
+            mixture->parts[i] = part;
+        }
+    }
+    for (int i = kept; kept > 0 && i < mixture->count; i++) {
+        free(mixture->parts[i].dir);
+    }
+    mixture->count = kept > 0 ? kept : mixture->count;
     return LS_OK;
 }
 
-static ls_status shard_open(ls_dataset *dataset, const ls_shard_header *listed, bool verify,
-                            shard_map *map) {
-    char path[PATH_MAX];
-    LS_TRY(shard_path(dataset, listed->index, path));
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) {
-        return LS_FAIL(
-            errno == ENOENT ? LS_E_INPUT : LS_E_IO,
-            "cannot open shard '%s': %s; data.json names it: copy it again or prepare the data "
-            "again",
-            path, strerror(errno));
-    }
-    ls_shard_header header;
-    ls_status status = shard_map_file(path, fd, &header, map);
-    close(fd);
-    LS_TRY(status);
-    LS_TRY(shard_compare(path, &header, listed));
-    if (verify) {
-        madvise((void *)map->file, map->file_bytes, MADV_SEQUENTIAL);
-        LS_TRY(ls_shard_payload_check(&header, map->file + LS_SHARD_HEADER_BYTES, true, path));
-    }
-    /* Windows are read in random order, and asked for ahead by ls_dataset_prefetch. */
-    madvise((void *)map->file, map->file_bytes, MADV_RANDOM);
-    return LS_OK;
-}
-
-static ls_status shards_open(ls_dataset *dataset, const ls_data_manifest *manifest, bool verify) {
-    ls_dataset_info *info = &dataset->info;
-    const ls_shard_header *shards = manifest->splits[dataset->split].shards;
-    const int count = manifest->splits[dataset->split].count;
-    const char *name = ls_split_name(dataset->split);
-    if (count == 0) {
-        return LS_FAIL(LS_E_INPUT, "'%s' holds no %s data; prepare it again with %s", dataset->dir,
-                       name, dataset->split == LS_SPLIT_VAL ? "--val above 0" : "--val below 1");
-    }
-    LS_TRY(ls_calloc((size_t)count, sizeof *dataset->shards, &dataset->shards));
-    for (int i = 0; i < count; i++) {
-        shard_map *map = &dataset->shards[i];
-        info->shards = i + 1; /* close unmaps this one, too */
-        LS_TRY(shard_open(dataset, &shards[i], verify, map));
-        map->first = info->tokens;
-        info->tokens += shards[i].tokens;
-        info->documents += shards[i].documents;
-        info->bytes += shards[i].bytes;
-        const uint64_t chain[3] = {info->fingerprint, shards[i].checksum,
-                                   (uint64_t)shards[i].tokens};
-        info->fingerprint = ls_xxh64(chain, sizeof chain, 0);
-    }
-    if (info->tokens < 2) {
-        return LS_FAIL(LS_E_INPUT,
-                       "the %s data of '%s' has %" PRId64 " token, at least 2 are needed", name,
-                       dataset->dir, info->tokens);
+static ls_status open_parts(ls_dataset *dataset, ls_split split, bool verify) {
+    const ls_mixture *mixture = &dataset->mixture;
+    LS_TRY(ls_calloc((size_t)mixture->count, sizeof *dataset->corpora, &dataset->corpora));
+    LS_TRY(ls_calloc((size_t)mixture->count, sizeof *dataset->first, &dataset->first));
+    LS_TRY(ls_calloc((size_t)mixture->count, sizeof *dataset->read, &dataset->read));
+    for (int i = 0; i < mixture->count; i++) {
+        const char *dir = mixture->parts[i].dir;
+        LS_TRY(ls_corpus_open(dir, split, dataset->seq, verify, &dataset->corpora[i]));
+        LS_TRY(compare(ls_corpus_describe(dataset->corpora[0]), mixture->parts[0].dir,
+                       ls_corpus_describe(dataset->corpora[i]), dir));
+        LS_TRY(refuse_twins(dataset, i));
+        add(dataset, i);
     }
     return LS_OK;
 }
@@ -154,28 +127,15 @@ ls_status ls_dataset_open(const char *dir, ls_split split, int64_t seq, bool ver
         return LS_FAIL(LS_E_SHAPE, "sequence length is %" PRId64 ", allowed is 0 to %d", seq,
                        INT32_MAX);
     }
-    if (strlen(dir) >= PATH_MAX) {
-        return LS_FAIL(LS_E_INPUT, "the data directory's path is longer than %d bytes",
-                       PATH_MAX - 1);
-    }
     ls_dataset *dataset;
     LS_TRY(ls_calloc(1, sizeof *dataset, &dataset));
-    dataset->split = split;
     dataset->seq = seq;
-    snprintf(dataset->dir, sizeof dataset->dir, "%s", dir);
-
-    ls_data_manifest manifest;
-    ls_status status = ls_data_manifest_read(dir, &manifest);
-    if (status == LS_OK) {
-        ls_dataset_info *info = &dataset->info;
-        info->vocab = manifest.vocab;
-        info->separator = manifest.separator;
-        memcpy(info->tokenizer, manifest.tokenizer, sizeof info->tokenizer);
-        status = shards_open(dataset, &manifest, verify);
-        /* Every token but the first is a target. */
-        info->windows = seq > 0 ? (info->tokens - 2) / seq + 1 : 0;
+    ls_status status = ls_mixture_parse(dir, &dataset->mixture);
+    if (status == LS_OK && split == LS_SPLIT_VAL && dataset->mixture.count > 1) {
+        status = leave_out(&dataset->mixture);
     }
-    ls_data_manifest_release(&manifest);
+    status = status == LS_OK ? ls_mixture_divide(&dataset->mixture) : status;
+    status = status == LS_OK ? open_parts(dataset, split, verify) : status;
     if (status != LS_OK) {
         ls_dataset_close(dataset);
         return status;
@@ -188,12 +148,13 @@ void ls_dataset_close(ls_dataset *dataset) {
     if (!dataset) {
         return;
     }
-    for (int i = 0; i < dataset->info.shards; i++) {
-        if (dataset->shards[i].file) {
-            munmap((void *)dataset->shards[i].file, dataset->shards[i].file_bytes);
-        }
+    for (int i = 0; dataset->corpora && i < dataset->mixture.count; i++) {
+        ls_corpus_close(dataset->corpora[i]);
     }
-    free(dataset->shards);
+    ls_mixture_release(&dataset->mixture);
+    free(dataset->corpora);
+    free(dataset->first);
+    free(dataset->read);
     free(dataset);
 }
 
@@ -205,137 +166,79 @@ int64_t ls_dataset_seq(const ls_dataset *dataset) {
     return dataset->seq;
 }
 
-/* The shard that holds token `at` of the stream. */
-static int shard_find(const ls_dataset *dataset, int64_t at) {
-    int low = 0, high = dataset->info.shards - 1;
-    while (low < high) {
-        int middle = high - (high - low) / 2;
-        if (dataset->shards[middle].first <= at) {
-            low = middle;
-        } else {
-            high = middle - 1;
-        }
-    }
-    return low;
+int ls_dataset_parts(const ls_dataset *dataset) {
+    return dataset->mixture.count;
 }
 
-/* Copies count tokens of one shard and returns the largest. */
-static uint32_t widen(const shard_map *shard, int64_t from, int64_t count, int32_t *out) {
-    const char *payload = shard->file + LS_SHARD_HEADER_BYTES;
-    if (shard->token_bytes == 2) {
-        const uint16_t *tokens = (const uint16_t *)payload + from;
-        uint16_t largest = 0;
-        for (int64_t i = 0; i < count; i++) {
-            largest = tokens[i] > largest ? tokens[i] : largest;
-            out[i] = tokens[i];
-        }
-        return largest;
-    }
-    const uint32_t *tokens = (const uint32_t *)payload + from;
-    uint32_t largest = 0;
-    for (int64_t i = 0; i < count; i++) {
-        largest = tokens[i] > largest ? tokens[i] : largest;
-        out[i] = (int32_t)tokens[i];
-    }
-    return largest;
+ls_dataset_part ls_dataset_part_at(const ls_dataset *dataset, int part) {
+    const ls_mixture_part *p = &dataset->mixture.parts[part];
+    return (ls_dataset_part){.info = ls_corpus_describe(dataset->corpora[part]),
+                             .dir = p->dir,
+                             .share = (double)(p->high - p->low) / (double)LS_MIXTURE_WHOLE,
+                             .first_window = dataset->first[part]};
 }
 
-static ls_status bad_token(const ls_dataset *dataset, int index, int64_t from,
-                           const int32_t *found) {
-    char path[PATH_MAX];
-    LS_TRY(shard_path(dataset, index, path));
-    while ((uint32_t)*found < (uint64_t)dataset->info.vocab) {
-        found++;
-        from++;
-    }
-    return LS_FAIL(LS_E_CORRUPT,
-                   "'%s', byte %" PRId64 ": token %u is outside the vocabulary of %" PRId64
-                   "; copy the shard again or prepare the data again",
-                   path, LS_SHARD_HEADER_BYTES + from * dataset->shards[index].token_bytes,
-                   (uint32_t)*found, dataset->info.vocab);
+void ls_dataset_go_on(ls_dataset *dataset, int part, int64_t read) {
+    dataset->read[part] = read;
 }
 
-/* Tokens [at, at + count) of the stream. */
-static ls_status copy_tokens(const ls_dataset *dataset, int64_t at, int64_t count, int32_t *out) {
-    for (int index = shard_find(dataset, at); count > 0; index++) {
-        const shard_map *shard = &dataset->shards[index];
-        int64_t from = at - shard->first;
-        int64_t n = shard->tokens - from < count ? shard->tokens - from : count;
-        if (widen(shard, from, n, out) >= dataset->info.vocab) {
-            return bad_token(dataset, index, from, out);
-        }
-        at += n;
-        out += n;
-        count -= n;
-    }
-    return LS_OK;
+int64_t ls_dataset_place(const ls_dataset *dataset, int part, int64_t sample) {
+    return dataset->read[part] + ls_mixture_before(&dataset->mixture.parts[part], sample);
 }
 
-static int64_t window_targets(const ls_dataset *dataset, int64_t window) {
-    int64_t left = dataset->info.tokens - 1 - window * dataset->seq;
-    return left < dataset->seq ? left : dataset->seq;
+int64_t ls_dataset_sample(const ls_dataset *dataset, uint64_t seed, int64_t sample) {
+    const int part = ls_mixture_find(&dataset->mixture, sample);
+    return dataset->first[part] +
+           ls_sample_window(seed, ls_dataset_place(dataset, part, sample),
+                            ls_corpus_describe(dataset->corpora[part])->windows);
 }
 
-/* A run reads all of its data in time; what was read stays in the page cache, but is not the
- * process's memory any more. */
-static void let_go(const ls_dataset *dataset, int64_t at, int64_t count) {
-    for (int index = shard_find(dataset, at); count > 0; index++) {
-        const shard_map *shard = &dataset->shards[index];
-        const int64_t from = at - shard->first;
-        const int64_t n = shard->tokens - from < count ? shard->tokens - from : count;
-        const int64_t begin = LS_SHARD_HEADER_BYTES + from * shard->token_bytes;
-        ls_map_let_go(shard->file, (int64_t)shard->file_bytes, begin,
-                      begin + n * shard->token_bytes);
-        at += n;
-        count -= n;
+/* The part of a window; *window becomes its number there. */
+static const ls_corpus *corpus_of(const ls_dataset *dataset, int64_t *window) {
+    int part = dataset->mixture.count - 1;
+    while (*window < dataset->first[part]) {
+        part--;
     }
+    *window -= dataset->first[part];
+    return dataset->corpora[part];
 }
 
 ls_status ls_dataset_window(const ls_dataset *dataset, int64_t window, int32_t *tokens,
                             int32_t *targets, int64_t *valid) {
-    const int64_t first = window * dataset->seq, count = window_targets(dataset, window);
-    LS_TRY(copy_tokens(dataset, first, count, tokens));
-    LS_TRY(copy_tokens(dataset, first + 1, count, targets));
-    for (int64_t i = count; i < dataset->seq; i++) {
-        tokens[i] = (int32_t)dataset->info.separator;
-        targets[i] = -1;
-    }
-    *valid = count;
-    let_go(dataset, first, count + 1);
-    return LS_OK;
+    const ls_corpus *corpus = corpus_of(dataset, &window);
+    return ls_corpus_window(corpus, window, tokens, targets, valid);
 }
 
 void ls_dataset_prefetch(const ls_dataset *dataset, int64_t window) {
-    const int64_t page_bytes = sysconf(_SC_PAGESIZE);
-    int64_t at = window * dataset->seq, count = window_targets(dataset, window) + 1;
-    for (int index = shard_find(dataset, at); count > 0; index++) {
-        const shard_map *shard = &dataset->shards[index];
-        int64_t from = at - shard->first;
-        int64_t n = shard->tokens - from < count ? shard->tokens - from : count;
-        int64_t begin = LS_SHARD_HEADER_BYTES + from * shard->token_bytes;
-        int64_t end = begin + n * shard->token_bytes;
-        begin -= begin % page_bytes;
-        /* A hint: its failure costs time, never data. */
-        madvise((void *)(shard->file + begin), (size_t)(end - begin), MADV_WILLNEED);
-        at += n;
-        count -= n;
-    }
+    const ls_corpus *corpus = corpus_of(dataset, &window);
+    ls_corpus_prefetch(corpus, window);
 }
 
-int64_t ls_dataset_count_targets(const ls_dataset *dataset, uint64_t seed, int64_t first,
-                                 int64_t count) {
-    const int64_t windows = dataset->info.windows, last = windows - 1;
-    const int64_t missing = dataset->seq - window_targets(dataset, last);
+/* Of samples [first, end) of a part. Only its last window is short; it comes once an epoch, at a
+ * place that is known. */
+static int64_t part_targets(const ls_dataset *dataset, int part, uint64_t seed, int64_t first,
+                            int64_t end) {
+    const ls_corpus *corpus = dataset->corpora[part];
+    const int64_t windows = ls_corpus_describe(corpus)->windows, last = windows - 1;
+    const int64_t missing = dataset->seq - ls_corpus_targets(corpus, last), count = end - first;
     if (count <= 0 || missing == 0) {
         return count <= 0 ? 0 : count * dataset->seq;
     }
-    /* Only the last window is short; it comes once an epoch, at a place that is known. */
-    const int64_t end = first + count - 1; /* the last sample */
-    const int64_t first_epoch = first / windows, last_epoch = end / windows;
+    const int64_t first_epoch = first / windows, last_epoch = (end - 1) / windows;
     int64_t times = last_epoch - first_epoch + 1;
     times -= (int64_t)ls_permute_inverse(seed, (uint64_t)first_epoch, (uint64_t)last,
                                          (uint64_t)windows) < first % windows;
     times -= (int64_t)ls_permute_inverse(seed, (uint64_t)last_epoch, (uint64_t)last,
-                                         (uint64_t)windows) > end % windows;
+                                         (uint64_t)windows) > (end - 1) % windows;
     return count * dataset->seq - times * missing;
+}
+
+int64_t ls_dataset_count_targets(const ls_dataset *dataset, uint64_t seed, int64_t first,
+                                 int64_t count) {
+    int64_t targets = 0;
+    for (int i = 0; count > 0 && i < dataset->mixture.count; i++) {
+        targets += part_targets(dataset, i, seed, ls_dataset_place(dataset, i, first),
+                                ls_dataset_place(dataset, i, first + count));
+    }
+    return targets;
 }

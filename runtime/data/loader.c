@@ -19,7 +19,7 @@
  * The slot at `consumed` stays lent until the next call of ls_loader_next. */
 struct ls_loader {
     ls_loader_options options;
-    int64_t seq, windows, slots, slot_elems;
+    int64_t seq, slots, slot_elems;
     int32_t *ring;
     pthread_t thread;
     pthread_mutex_t lock;
@@ -40,7 +40,7 @@ static void micro_prefetch(const ls_loader *loader, int64_t index) {
     const ls_loader_options *o = &loader->options;
     int64_t first = micro_first(o, index);
     for (int64_t i = 0; i < o->micro; i++) {
-        ls_dataset_prefetch(o->dataset, ls_sample_window(o->seed, first + i, loader->windows));
+        ls_dataset_prefetch(o->dataset, ls_dataset_sample(o->dataset, o->seed, first + i));
     }
 }
 
@@ -50,7 +50,7 @@ static ls_status micro_fill(const ls_loader *loader, int64_t index) {
     int32_t *targets = tokens + o->micro * loader->seq;
     int64_t first = micro_first(o, index), valid;
     for (int64_t i = 0; i < o->micro; i++) {
-        int64_t window = ls_sample_window(o->seed, first + i, loader->windows);
+        int64_t window = ls_dataset_sample(o->dataset, o->seed, first + i);
         LS_TRY(ls_dataset_window(o->dataset, window, tokens + i * loader->seq,
                                  targets + i * loader->seq, &valid));
     }
@@ -134,7 +134,6 @@ ls_status ls_loader_create(const ls_loader_options *options, ls_loader **out) {
     LS_TRY(ls_calloc(1, sizeof *loader, &loader));
     loader->options = o;
     loader->seq = seq;
-    loader->windows = info->windows;
     loader->slots = o.depth + 1;
     loader->slot_elems = slot_elems;
     ls_status status = ls_calloc((size_t)elems, sizeof *loader->ring, &loader->ring);

@@ -12,7 +12,8 @@ typedef struct share {
 typedef struct evaluation {
     ls_runner *runner;
     const ls_dataset *dataset;
-    int64_t micro, windows, seq;
+    int64_t micro, seq;
+    int64_t first, windows;    /* of the part that is evaluated */
     int64_t rows;              /* evaluated; when fewer than windows, spread evenly over them */
     int64_t micros;            /* of all ranks; micro-batch i belongs to data rank i mod size */
     int64_t slots;             /* of one rank */
@@ -44,7 +45,8 @@ static ls_status evaluate_micro(const evaluation *e, int64_t index, share *out) 
     int64_t first = index * e->micro, left = e->rows - first;
     int64_t rows = left < e->micro ? left : e->micro;
     for (int64_t row = 0; row < rows; row++) {
-        int64_t valid, window = (int64_t)((__int128)(first + row) * e->windows / e->rows);
+        int64_t valid,
+            window = e->first + (int64_t)((__int128)(first + row) * e->windows / e->rows);
         LS_TRY(ls_dataset_window(e->dataset, window, e->tokens + row * e->seq,
                                  e->targets + row * e->seq, &valid));
         out->targets += valid;
@@ -95,13 +97,15 @@ static ls_status evaluate_all(evaluation *e, ls_eval_result *result) {
     return LS_OK;
 }
 
-ls_status ls_step_evaluate(ls_runner *runner, const ls_dataset *dataset, int64_t micro,
+ls_status ls_step_evaluate(ls_runner *runner, const ls_dataset *dataset, int part, int64_t micro,
                            int64_t batches, ls_eval_result *result) {
+    const ls_dataset_part data = ls_dataset_part_at(dataset, part);
     *result = (ls_eval_result){0};
     evaluation e = {.runner = runner,
                     .dataset = dataset,
                     .micro = micro,
-                    .windows = ls_dataset_describe(dataset)->windows,
+                    .first = data.first_window,
+                    .windows = data.info->windows,
                     .seq = ls_dataset_seq(dataset)};
     const int64_t seq = ls_model_seq(runner->models[0]);
     if (micro < 1 || e.seq != seq) {

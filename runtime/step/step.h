@@ -74,15 +74,15 @@ ls_status ls_step_finish(const ls_step_options *options, ls_step_result *result)
 /* In the device's memory: sums over the targets of this rank's micro-batches, in between. */
 const double *ls_step_losses(const ls_step_options *options, int64_t *count);
 
-/* Mean loss over a dataset (batches 0), or over `batches` micro-batches of all ranks together,
- * whose windows are spread evenly over it: its beginning alone would be a few documents.
+/* Mean loss over a part of a dataset (batches 0), or over `batches` micro-batches of all ranks
+ * together, whose windows are spread evenly over it: its beginning alone would be a few documents.
  * Micro-batch i is computed by data rank i mod size and the sums are added in order of i: the same
  * bits for every number of data ranks. micro: at most the models' batch. [collective] */
 typedef struct ls_eval_result {
     double loss;
     int64_t targets;
 } ls_eval_result;
-ls_status ls_step_evaluate(ls_runner *runner, const ls_dataset *dataset, int64_t micro,
+ls_status ls_step_evaluate(ls_runner *runner, const ls_dataset *dataset, int part, int64_t micro,
                            int64_t batches, ls_eval_result *result);
 
 #endif

@@ -111,7 +111,7 @@ static ls_status train_steps(outcome *o, int steps, const char *overrides) {
         o->losses[step] = result.loss;
     }
     ls_eval_result result;
-    LS_TRY(ls_step_evaluate(t->runner, val_data, t->config.batch.micro, 0, &result));
+    LS_TRY(ls_step_evaluate(t->runner, val_data, 0, t->config.batch.micro, 0, &result));
     o->losses[steps] = result.loss;
     return LS_OK;
 }

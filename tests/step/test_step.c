@@ -365,20 +365,20 @@ static void check_evaluate(ls_comm *world, ls_comm *self, const ls_dataset *data
     const ls_dataset_info *info = ls_dataset_describe(data);
     CHECK(info->windows % 3 != 0); /* the last micro-batch is short */
     ls_eval_result one, all, some, single;
-    CHECK_OK(ls_step_evaluate(t.runner, data, 3, 0, &one));
-    CHECK_OK(ls_step_evaluate(sharded.runner, data, 3, 0, &all));
+    CHECK_OK(ls_step_evaluate(t.runner, data, 0, 3, 0, &one));
+    CHECK_OK(ls_step_evaluate(sharded.runner, data, 0, 3, 0, &all));
     CHECK(one.loss == all.loss);
     CHECK_INT(one.targets, all.targets);
     CHECK_INT(all.targets, info->tokens - 1); /* all but the first token */
-    CHECK_OK(ls_step_evaluate(sharded.runner, data, 1, 0, &single));
+    CHECK_OK(ls_step_evaluate(sharded.runner, data, 0, 1, 0, &single));
     CHECK_NEAR(single.loss, all.loss, 1e-6, 0.0);
-    CHECK_OK(ls_step_evaluate(sharded.runner, data, 3, 5, &some));
+    CHECK_OK(ls_step_evaluate(sharded.runner, data, 0, 3, 5, &some));
     CHECK_INT(some.targets, 5 * 3 * SEQ);
     CHECK(info->windows > 2 * 5 * 3);
     CHECK_NEAR(some.loss, mean_of_windows(&t, data, 5 * 3), 1e-6, 0.0);
-    CHECK_OK(ls_step_evaluate(sharded.runner, data, 3, 1000000, &some));
+    CHECK_OK(ls_step_evaluate(sharded.runner, data, 0, 3, 1000000, &some));
     CHECK(some.loss == all.loss);
-    CHECK_STATUS(ls_step_evaluate(t.runner, data, 0, 0, &some), LS_E_SHAPE);
+    CHECK_STATUS(ls_step_evaluate(t.runner, data, 0, 0, 0, &some), LS_E_SHAPE);
     CHECK_MESSAGE("micro-batches of 0 sequences");
     stop(&sharded);
     stop(&t);
