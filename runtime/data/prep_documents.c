@@ -187,7 +187,7 @@ static void read_line(const ls_prep_reader *reader, ls_prep_line *l) {
                 : o->vocab > 0 ? ls_jsonl_parse_tokens(l->line, l->bytes, o->jsonl_field, o->vocab,
                                                        o->separator, token_bytes, &l->found)
                                : ls_jsonl_parse(l->line, l->bytes, o->jsonl_field, &l->found);
-    if (l->status == LS_OK && reader->tokenizer) {
+    if (l->status == LS_OK && reader->tokenizer && l->found.bytes > 0) {
         l->tokens.count = 0;
         l->status = ls_tokenizer_encode(reader->works[omp_get_thread_num()], l->found.text,
                                         l->found.bytes, &l->tokens);
