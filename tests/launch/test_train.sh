@@ -73,7 +73,7 @@ prints 'restarts'
 # between stop and resume.
 losses() { sed -n 's/.*"loss":\([^,]*\),.*/\1/p' "$work/runs/$1/train.jsonl"; }
 for n in 1 2 4; do
-    gives 0 ranks $n "$LOCKSTEP" train $tiny run.name=fast$n
+    gives 0 ranks $n "$LOCKSTEP" train $tiny run.name=fast$n numerics.compute=fp32 # whose rounding is far below the bound
     gives 0 ranks $n "$LOCKSTEP" train $tiny run.name=inv$n numerics.reduction=invariant
 done
 for n in 2 4; do
