@@ -16,7 +16,13 @@
 #include "runtime/data/jsonl.h"
 #include "runtime/data/prep_packed.h"
 
-enum { BINARY_PROBE_BYTES = 8192, BUFFER_BYTES = 4 << 20, BATCH_LINES = 4096, BAD_TOLD = 5 };
+enum {
+    BINARY_PROBE_BYTES = 8192,
+    BUFFER_BYTES = 4 << 20,
+    BATCH_LINES = 4096,
+    LONG_BYTES = 1 << 20,
+    BAD_TOLD = 5
+};
 
 struct ls_prep_line {
     char *line; /* in the buffer */
@@ -53,6 +59,7 @@ void ls_prep_reader_release(ls_prep_reader *reader) {
         ls_tokenizer_work_release(reader->works[i]);
     }
     free(reader->works);
+    free(reader->tokens.tokens);
     *reader = (ls_prep_reader){0};
 }
 
@@ -121,8 +128,20 @@ static ls_status take_tokens(void *to, const uint32_t *tokens, size_t count, siz
     return progress(to, (int64_t)text_bytes);
 }
 
-/* Writes a long text as tokens. What is for validation of an only document begins with a whole
- * character. */
+/* Writes tokens of text: of a long one by all threads, of another by this one, which has seen most
+ * words. */
+static ls_status write_text(ls_prep_reader *reader, const char *text, size_t bytes) {
+    if (bytes > LONG_BYTES) {
+        return ls_tokenizer_encode_long(reader->tokenizer, text, bytes, take_tokens, reader);
+    }
+    ls_token_list *list = &reader->tokens;
+    list->count = 0;
+    LS_TRY(ls_tokenizer_encode(reader->works[0], text, bytes, list));
+    return take_tokens(reader, list->tokens, list->count, bytes);
+}
+
+/* Writes a document as tokens. What is for validation of an only one begins with a whole character.
+ */
 static ls_status encode_text(ls_prep_reader *reader, const char *text, size_t bytes) {
     size_t first = bytes;
     ls_prep_split_begin(reader->split, text, (int64_t)bytes);
@@ -132,16 +151,9 @@ static ls_status encode_text(ls_prep_reader *reader, const char *text, size_t by
             first--;
         }
     }
-    if (first > 0) {
-        LS_TRY(ls_tokenizer_encode_long(reader->tokenizer, text, first, take_tokens, reader));
-    }
-    if (first > 0 && first < bytes) {
-        LS_TRY(ls_prep_split_turn(reader->split));
-    }
-    if (first < bytes) {
-        LS_TRY(ls_tokenizer_encode_long(reader->tokenizer, text + first, bytes - first, take_tokens,
-                                        reader));
-    }
+    LS_TRY(first > 0 ? write_text(reader, text, first) : LS_OK);
+    LS_TRY(first > 0 && first < bytes ? ls_prep_split_turn(reader->split) : LS_OK);
+    LS_TRY(first < bytes ? write_text(reader, text + first, bytes - first) : LS_OK);
     return ls_prep_split_end(reader->split);
 }
 
