@@ -1,0 +1,106 @@
+#!/bin/sh
+# Text by a tokenizer.json: from prep over training to samples and models for others, which have the file, too.
+. "$(dirname "$0")/lib.sh"
+cd "$work"
+golden=$root/tests/data/golden
+stored() { od -An -v -tu2 -j256 "$1" | xargs -n 1; }
+
+# The tokens that its own library gives, document for document, the separator behind each.
+python3 - "$golden/llama3" <<'E' >expected
+import json, sys
+known = [x for x in json.load(open(sys.argv[1] + ".tokens.json")) if "tokens" in x and x["repeat"] == 1 and x["text"]]
+separator = next(t["id"] for t in json.load(open(sys.argv[1] + ".json"))["added_tokens"]
+                 if t["content"] in ("<|end_of_text|>", "<|endoftext|>"))
+with open("text.jsonl", "w") as lines:
+    for x in known:
+        tokens = x["tokens"][:-1] if x["tokens"] and x["tokens"][-1] == separator else x["tokens"]
+        lines.write(json.dumps({"text": x["text"]}) + "\n")
+        if tokens:
+            print(*tokens, separator, sep="\n")
+E
+gives 0 "$LOCKSTEP" prep text.jsonl --tokenizer "$golden/llama3.json" --val 0 -o data
+stored data/train-00000.tok >found
+holds cmp expected found
+holds grep -q '"tokenizer": "bpe-[0-9a-f]*",' data/data.json
+holds cmp data/tokenizer.json "$golden/llama3.json"
+holds grep -q '"bytes": [1-9]' data/data.json
+gives 0 "$LOCKSTEP" prep text.jsonl --tokenizer "$golden/llama2.json" --val 0 -o data --force
+holds cmp data/tokenizer.json "$golden/llama2.json"
+gives 0 "$LOCKSTEP" prep text.jsonl --val 0 -o data --force
+holds test ! -e data/tokenizer.json
+
+# A file is one document, whatever the number of threads; what is for validation of it is its end.
+cat "$root"/launch/*.c "$root"/runtime/*/*.c "$root"/collectives/*.c >long.txt
+holds [ "$(wc -c <long.txt)" -gt 1500000 ]
+for threads in 1 2 3; do
+    gives 0 env OMP_NUM_THREADS=$threads "$LOCKSTEP" prep long.txt --tokenizer "$golden/gpt2.json" --val 0.1 -o long-$threads
+    prints '^1 document'
+done
+holds cmp long-1/train-00000.tok long-2/train-00000.tok
+holds cmp long-1/train-00000.tok long-3/train-00000.tok
+holds cmp long-1/val-00000.tok long-3/val-00000.tok
+python3 -c 'import json; print(json.dumps({"text": open("long.txt").read()}))' >long.jsonl
+gives 0 "$LOCKSTEP" prep long.jsonl --tokenizer "$golden/gpt2.json" --val 0.1 -o lines
+holds cmp long-1/train-00000.tok lines/train-00000.tok
+holds [ "$(python3 -c 'import json; print(sum(s["bytes"] for s in json.load(open("lines/data.json"))["splits"].values()))')" = \
+    "$(wc -c <long.txt)" ]
+mkdir twice
+cp long-1/* twice
+cp "$root/README.md" twice
+gives 0 "$LOCKSTEP" prep twice -o of-twice
+prints '^1 document .*, [45] left out (made by prep)$'
+
+# A run keeps the file, and its samples are text.
+small="model.preset=gpt2-tiny model.context=32 data.dir=lines batch.sequences=4 run.steps=3 eval.batches=2"
+gives 0 "$LOCKSTEP" train $small run.name=a
+prints 'bits per byte$'
+holds cmp runs/a/checkpoints/tokenizer.json "$golden/gpt2.json"
+gives 0 "$LOCKSTEP" sample runs/a --prompt 'static  int' --tokens 8 --temperature 0
+prints '^static  int.'
+cp out continued
+gives 0 "$LOCKSTEP" eval runs/a --data lines
+prints 'bits per byte$'
+gives 0 "$root/tests/mpirun.sh" 2 "$LOCKSTEP" sample runs/a --prompt 'static  int' --tokens 8 --temperature 0
+holds cmp continued out
+gives 0 "$LOCKSTEP" sample runs/a --prompt '' --tokens 3
+gives 0 sh -c 'printf "static  int" | "$LOCKSTEP" sample runs/a --prompt - --tokens 8 --temperature 0'
+holds cmp continued out
+
+# So do models for others, checkpoints made of them, and other shards of a checkpoint.
+gives 0 "$LOCKSTEP" ckpt convert runs/a --to safetensors -o hf
+holds cmp hf/tokenizer.json "$golden/gpt2.json"
+gives 0 "$LOCKSTEP" ckpt convert --from safetensors hf -o theirs
+gives 0 "$LOCKSTEP" sample theirs --prompt 'static  int' --tokens 8 --temperature 0
+prints '^static  int.'
+gives 0 "$LOCKSTEP" ckpt reshard runs/a --ranks 2 -o parts
+gives 0 "$LOCKSTEP" sample parts --prompt 'static  int' --tokens 8 --temperature 0
+holds cmp continued out
+gives 0 "$LOCKSTEP" ckpt convert --from safetensors hf/model.safetensors -o one
+holds cmp one/tokenizer.json "$golden/gpt2.json"
+printf '{"model": {"type": "Unigram", "vocab": []}}' >hf/tokenizer.json
+gives 0 "$LOCKSTEP" ckpt convert --from safetensors hf -o other
+says "warning: .*hf/tokenizer.json.*Unigram.*; the model's tokens must be made elsewhere$"
+holds test ! -e other/tokenizer.json
+
+# The file is gone, given, or another one.
+rm runs/a/checkpoints/tokenizer.json
+gives 2 "$LOCKSTEP" sample runs/a --prompt x
+says "tokenizer is 'bpe-[0-9a-f]*', and its file 'runs/a/.*tokenizer.json' is gone; give it with --tokenizer tokenizer.json"
+gives 0 "$LOCKSTEP" sample runs/a --prompt 'static  int' --tokens 8 --temperature 0 --tokenizer "$golden/gpt2.json"
+holds cmp continued out
+gives 2 "$LOCKSTEP" sample runs/a --prompt x --tokenizer "$golden/llama3.json"
+says "llama3.json' is the tokenizer 'bpe-[0-9a-f]*'; that of the checkpoint is 'bpe-[0-9a-f]*'$"
+gives 2 "$LOCKSTEP" sample runs/a --ids 5 --tokenizer "$golden/gpt2.json"
+gives 0 "$LOCKSTEP" sample runs/a --ids 5 --tokens 2
+
+# What cannot be: each says what to do, and leaves nothing.
+gives 2 "$LOCKSTEP" prep long.txt --tokenizer "$golden/gpt2.json" --vocab 300 --separator 1 -o no
+says '^lockstep: error: --tokenizer makes tokens of text, and --vocab says that documents are tokens already; give one of them$'
+gives 2 "$LOCKSTEP" prep long.txt --tokenizer nowhere.json -o no
+says "nowhere.json"
+gives 2 "$LOCKSTEP" prep long.txt --tokenizer hf/tokenizer.json -o no
+says 'Unigram'
+gives 2 "$LOCKSTEP" prep long.txt --tokenizer "$golden/gpt2.json" --separator 99999 -o no
+says "the separator is 99999; the tokens of '.*gpt2.json' are below [0-9]*$"
+holds test ! -e no
+passed
