@@ -314,10 +314,6 @@ ls_status ls_ckpt_run_convert(int argc, char **argv, const char **values) {
     }
     ls_status status =
         values[LS_CKPT_TO] ? run_export(argc, argv, values) : run_import(argc, argv, values);
-    if (status == LS_E_UNSUPPORTED) { /* the model's fault, not this machine's */
-        ls_error error = *ls_error_last();
-        error.code = LS_E_INPUT;
-        status = ls_error_restore(&error);
-    }
-    return status;
+    /* the model's fault, not this machine's */
+    return status == LS_E_UNSUPPORTED ? ls_error_recode(LS_E_INPUT) : status;
 }

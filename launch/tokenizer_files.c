@@ -48,7 +48,8 @@ ls_status ls_tokenizer_find(const char *checkpoint, const char *name, const char
                        "tokenizer.json, or tokens with --ids",
                        name, file);
     }
-    LS_TRY(ls_tokenizer_read(file, tokenizer));
+    const ls_status read = ls_tokenizer_read(file, tokenizer);
+    LS_TRY(read == LS_E_UNSUPPORTED ? ls_error_recode(LS_E_INPUT) : read);
     if (ls_tokenizer_known(name) && strcmp(name, ls_tokenizer_name(*tokenizer)) != 0) {
         const ls_status status =
             LS_FAIL(LS_E_INPUT, "'%s' is the tokenizer '%s'; that of the checkpoint is '%s'", file,

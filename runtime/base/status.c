@@ -65,6 +65,12 @@ ls_status ls_error_restore(const ls_error *error) {
     return last.code;
 }
 
+ls_status ls_error_recode(ls_status code) {
+    ls_error error = *ls_error_last();
+    error.code = code;
+    return ls_error_restore(&error);
+}
+
 ls_status ls_error_prefix(ls_status code, const char *fmt, ...) {
     char message[sizeof last.message];
     va_list args;

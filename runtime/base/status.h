@@ -62,6 +62,8 @@ ls_status ls_error_set(ls_status code, const char *file, int line, const char *f
 /* Puts back a record that was copied before other work, which may have failed in its turn; returns
  * its code. */
 ls_status ls_error_restore(const ls_error *error);
+/* The recorded failure under another code: whose fault it is, its caller may know better. */
+ls_status ls_error_recode(ls_status code);
 
 /* Puts "text: " before the recorded message, to say in what work the failure happened. */
 ls_status ls_error_prefix(ls_status code, const char *fmt, ...)

@@ -70,7 +70,8 @@ static void tokens_release(token_kind *t) {
 
 static ls_status tokenizer_read(const ls_prep_options *o, token_kind *t) {
     LS_TRY(ls_file_read(o->tokenizer, TOKENIZER_BYTES, &t->file, &t->file_bytes));
-    LS_TRY(ls_tokenizer_parse(t->file, t->file_bytes, o->tokenizer, &t->tokenizer));
+    const ls_status read = ls_tokenizer_parse(t->file, t->file_bytes, o->tokenizer, &t->tokenizer);
+    LS_TRY(read == LS_E_UNSUPPORTED ? ls_error_recode(LS_E_INPUT) : read);
     const int64_t size = ls_tokenizer_vocab(t->tokenizer);
     const int64_t separator =
         o->separator >= 0 ? o->separator : ls_tokenizer_separator(t->tokenizer);
