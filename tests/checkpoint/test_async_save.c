@@ -106,7 +106,7 @@ static void test_saves(bool async, bool per_host, int64_t first_step) {
     for (int round = 0; round < 4; round++) {
         bool now = round == 2;
         ls_ckpt_save_options options = options_of(root, first_step + round);
-        options.parity = round == 1;
+        options.parity = round & 1; /* more than one save of a saver */
         options.level = round == 3 ? 0 : 1;
         fill_all();
         ls_ckpt_saver_start(saver, &options, tensors, CASE_TENSORS, now);
@@ -130,6 +130,8 @@ static void test_saves(bool async, bool per_host, int64_t first_step) {
         snprintf(name, sizeof name, per_host ? "node-00000.h5" : "rank-%05d.h5", comm->rank);
         CHECK_OK(ls_path_join(path, sizeof path, outcome.result.path, name));
         CHECK(ls_path_exists(path));
+        CHECK_OK(ls_path_join(path, sizeof path, outcome.result.path, "parity-00000-0.rs"));
+        CHECK_INT(ls_path_exists(path), round & 1);
     }
     check_no_temporaries(root);
     ls_ckpt_saver_destroy(saver);

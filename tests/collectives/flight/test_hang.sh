@@ -113,6 +113,12 @@ job '137 3' 3 die
 says 'REPORT rank 2 on host .*; its process has ended'
 records 3
 
+# Those that wait for nobody see it themselves, without a launcher's word.
+export TEST_DEAF=1
+job '137 3' 3 far
+says 'REPORT rank 2 on host .*; its process has ended'
+unset TEST_DEAF
+
 # Nor does Open MPI end a rank whose connection breaks before that has told who is lost.
 export OMPI_MCA_pml=ob1 OMPI_MCA_btl=self,tcp
 job '137 3' 2 break

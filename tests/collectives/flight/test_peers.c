@@ -126,6 +126,29 @@ static pid_t until_stopped(void) {
     return pid;
 }
 
+/* How rank 0 sees rank 2, and whether with its record. */
+static void check_far(ls_rank_state state, bool known) {
+    ls_rank_view *views;
+    CHECK_OK(ls_peers_look(peers, STALE_S, ANSWER_S, &views));
+    CHECK_INT(views[2].state, state);
+    CHECK_INT(views[2].record != NULL, known);
+    ls_peers_free_views(views, 3);
+}
+
+/* Rank 2 is closed, then its neighbour, who could tell that it has left. */
+static void test_far_end(ls_comm *world) {
+    for (int r = 2; r >= 0; r--) {
+        if (world->rank == 0 && r < 2) {
+            check_far(r == 1 ? LS_RANK_LEFT : LS_RANK_DEAD, r == 1);
+        }
+        CHECK_OK(world->ops->barrier(world));
+        if (world->rank == r) {
+            ls_peers_close(peers);
+        }
+        CHECK_OK(world->ops->barrier(world));
+    }
+}
+
 /* Rank 0 sees no memory of the others, as if they were on another host. Rank 2 is stopped: rank 1
  * sees that, and tells rank 0; it is the lowest of that host that can write the other's record. */
 static void test_apart(ls_comm *world) {
@@ -170,8 +193,7 @@ static void test_apart(ls_comm *world) {
         }
     }
     CHECK_OK(world->ops->barrier(world));
-    ls_peers_close(peers);
-    CHECK_OK(world->ops->barrier(world));
+    test_far_end(world);
     if (world->rank == 0) {
         CHECK_OK(ls_dir_remove(top));
     }
