@@ -19,6 +19,12 @@ static atomic_int armed_kind, armed_side;
 static atomic_long calls, first_call;
 static const char *_Atomic reached;
 
+static atomic_bool plain_renames;
+
+void fault_plain_renames(bool plain) {
+    atomic_store(&plain_renames, plain);
+}
+
 void fault_arm(fault_side side, fault_kind kind, long first) {
     atomic_store(&calls, 0);
     atomic_store(&first_call, first);
@@ -154,6 +160,10 @@ EXPORT int rename(const char *from, const char *to) {
 }
 EXPORT int renameat2(int from_fd, const char *from, int to_fd, const char *to, unsigned flags) {
     FAIL_IF_ARMED(FAULT_WRITES, SPACE);
+    if (flags && atomic_load(&plain_renames)) {
+        errno = EINVAL;
+        return -1;
+    }
     note("rename", to);
     return (int)syscall(SYS_renameat2, from_fd, from, to_fd, to, flags);
 }

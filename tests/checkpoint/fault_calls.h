@@ -22,6 +22,9 @@ void fault_arm(fault_side side, fault_kind kind, long first);
 /* Ends that. Was call number `first` reached? *name: which function it was. */
 bool fault_disarm(const char **name);
 
+/* Does rename know no flags, as on NFS? */
+void fault_plain_renames(bool plain);
+
 /* What is synced and renamed from now on, in order, a line each: "sync PATH", "rename PATH" (to).
  */
 void fault_trail_begin(void);

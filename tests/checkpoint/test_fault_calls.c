@@ -16,6 +16,8 @@ const char *__lsan_default_suppressions(void) {
 enum { SMALL = 5, CALLS_MAX = 5000 };
 
 static const char *const kind_names[FAULT_KINDS] = {"none", "EIO", "EINTR", "ENOSPC", "short"};
+static bool plain; /* renames without flags */
+
 static ls_status save(int64_t step) {
     return fault_save(step, SMALL, 1, 1, 1);
 }
@@ -31,6 +33,12 @@ static bool is_retried(const char *name) {
     return false;
 }
 
+/* A checkpoint that is replaced is put aside first where rename knows no flags. It is lost when
+ * neither the new one nor it can take the name then; the one before it is still there. */
+static bool may_be_lost(fault_kind kind, const char *name) {
+    return plain && (kind == FAULT_EINTR || kind == FAULT_ENOSPC) && strcmp(name, "rename") == 0;
+}
+
 /* Every `stride`-th call fails. Returns how many calls there were. */
 static long test_save(fault_kind kind, bool over, long stride) {
     const char *text[FAULT_KINDS] = {
@@ -44,7 +52,7 @@ static long test_save(fault_kind kind, bool over, long stride) {
         ls_status status = save(2);
         bool reached = fault_disarm(&name);
         int64_t newest = fault_whole_check();
-        CHECK(newest == 2 || (newest == 1 && !over));
+        CHECK(newest == 2 || (newest == 1 && (!over || (name && may_be_lost(kind, name)))));
         if (status == LS_OK) {
             CHECK_INT(newest, 2);
         } else {
@@ -144,11 +152,15 @@ int main(void) {
         calls += test_save(kind, false, 1);
         calls += test_save(kind, true, 1);
         test_read(kind);
+        fault_plain_renames(plain = true);
+        calls += test_save(kind, false, 1);
+        calls += test_save(kind, true, 1);
+        fault_plain_renames(plain = false);
         way = (fault_way){.background = true, .parity = 2};
         background_calls += test_save(kind, false, all ? 1 : 2);
         background_calls += test_save(kind, true, all ? 1 : 5);
     }
-    CHECK(calls > 100 && background_calls > calls);
+    CHECK(calls > 100 && background_calls > calls / 2);
     printf("%ld faults while saving, up to %ld in the background with parity\n", calls,
            background_calls);
     way = (fault_way){0};
