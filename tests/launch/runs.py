@@ -160,7 +160,7 @@ def draw_change(rng, bench, base):
     changes = [["optim.lr=3e-3"], ["schedule.kind=inverse_sqrt"], ["optim.weight_decay=0.3", "optim.clip_norm=0.5"],
                ["batch.sequences=12"], ["batch.sequences=48"], ["numerics.compute=bf16"], ["optim.beta1=0.8"],
                ["schedule.kind=wsd", "schedule.decay_steps=2"], ["batch.micro=1"], ["batch.micro=6"],
-               ["data.sequence=4"], [f"data.dir={bench.other_data}"], ["schedule.warmup_steps=0"],
+               ["data.sequence=4"], [f"data.dir={bench.other_data}"], [f"data.dir={bench.mixed(0.2)}"], ["schedule.warmup_steps=0"],
                ["optim.groups=layers.0.* lr=0.3"]]
     if any("llama3" in s for s in base):
         changes += [["model.context=32", "data.sequence=32"], ["model.rope_theta=7000"],
@@ -180,6 +180,7 @@ class Bench:
             (text / f"{i}.txt").write_text(f"part {i}\n" + "".join(lines[i * 7:i * 7 + 40]))
         self.data = self.work / "data"
         self.other_data = self.work / "other"
+        self.mixed = lambda share: f"{self.data} {share}; {self.other_data} {1 - share}"
         for data, share in ((self.data, "0.05"), (self.other_data, "0.4")):
             subprocess.run([LOCKSTEP, "prep", text, "-o", data, "--val", share], check=True, capture_output=True)
         self.told = []
@@ -219,7 +220,8 @@ class Case:
                     f"numerics.compute={'bf16' if self.bf16 else 'fp32'} "
                     f"run.seed={rng.randrange(9)} faults.min_deadline_s=100 "
                     f"eval.batches={rng.choice([0, 0, 3])}")
-            self.base = [*shlex.split(base), f"data.dir={bench.data}", f"run.dir={self.runs}"]
+            self.base = [*shlex.split(base), f"data.dir={rng.choice([bench.data, bench.data, bench.mixed(0.7)])}",
+                         f"run.dir={self.runs}"]
             groups = rng.choice(GROUPS)
             if groups and "optim.groups" not in base and not (groups[0] == "h" and "tied=true" in base):
                 self.base.append(f"optim.groups={groups}")
