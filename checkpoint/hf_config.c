@@ -89,6 +89,7 @@ ls_status ls_hf_config_make(const ls_config_model *model, ls_dtype dtype, const 
     }
     *config = gpt2 ? gpt2_make(model) : llama_make(model);
     json_t *separator = json_object_get(run, "separator");
+    json_t *begin = json_object_get(run, "begin") ? json_object_get(run, "begin") : separator;
     json_t *tokenizer = json_object_get(run, "tokenizer");
     bool failed = !*config;
     failed = failed || (model->experts > 0 && !mixtral_set(model, *config));
@@ -99,8 +100,7 @@ ls_status ls_hf_config_make(const ls_config_model *model, ls_dtype dtype, const 
              json_object_set_new(*config, "initializer_range", json_real(model->init_std)) != 0;
     failed = failed ||
              json_object_set_new(*config, "torch_dtype", json_string(ls_dtype_name(dtype))) != 0;
-    failed = failed ||
-             json_object_set(*config, "bos_token_id", separator ? separator : json_null()) != 0;
+    failed = failed || json_object_set(*config, "bos_token_id", begin ? begin : json_null()) != 0;
     failed = failed ||
              json_object_set(*config, "eos_token_id", separator ? separator : json_null()) != 0;
     if (tokenizer && !failed) {

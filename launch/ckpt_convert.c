@@ -240,9 +240,11 @@ static void tokenizer_name(const json_t *hf, const char *directory, const char *
     ls_tokenizer_release(tokenizer);
 }
 
-/* What eval and sample ask of the run: the tokenizer and the token between documents. */
+/* What eval and sample ask of the run: the tokenizer, the token between documents, and that with
+ * which a text begins. */
 static ls_status run_make(const json_t *hf, const char *name, json_t **run) {
     const json_t *separator = first_of(json_object_get(hf, "eos_token_id"));
+    const json_t *begin = json_object_get(hf, "bos_token_id");
     *run = json_object();
     bool failed = !*run;
     if (name[0] && !failed) {
@@ -250,6 +252,9 @@ static ls_status run_make(const json_t *hf, const char *name, json_t **run) {
     }
     if (json_is_integer(separator) && !failed) {
         failed = json_object_set(*run, "separator", (json_t *)separator) != 0;
+    }
+    if (json_is_integer(begin) && !failed) {
+        failed = json_object_set(*run, "begin", (json_t *)begin) != 0;
     }
     return failed ? LS_FAIL(LS_E_MEMORY, "no memory for the description of the run") : LS_OK;
 }

@@ -62,6 +62,7 @@ typedef struct sampler {
     bool ids;                    /* numbers for tokens, in and out; else text */
     ls_tokenizer *tokenizer;     /* of the text, on the first rank; NULL: bytes */
     int32_t separator;           /* between documents; -1: none */
+    int32_t begin;               /* what texts begin with; -1: nothing is known */
     int32_t *history;            /* prompt, then what is generated */
     int64_t vocab, count, shown; /* shown: what is printed begins there */
     float *logits, *scratch;
@@ -134,11 +135,10 @@ static ls_status encode_prompt(sampler *s, const char *text, size_t bytes) {
     return status;
 }
 
-/* The prompt's tokens in s->history. Those of text stand behind a separator, which stands between
- * documents: a text begins here. */
+/* The prompt's tokens in s->history. Those of text stand behind the token that texts begin with. */
 static ls_status set_prompt(sampler *s, const char *text, size_t bytes) {
-    s->history[0] = s->separator;
-    s->count = s->shown = s->separator >= 0;
+    s->history[0] = s->begin;
+    s->count = s->shown = s->begin >= 0;
     if (s->tokenizer) {
         return encode_prompt(s, text, bytes);
     }
@@ -155,11 +155,10 @@ static ls_status set_prompt(sampler *s, const char *text, size_t bytes) {
         s->shown = 0;
         return LS_OK;
     }
-    return s->separator >= 0
-               ? LS_OK
-               : LS_FAIL(LS_E_USAGE, "--ids is empty, and the checkpoint does not say "
-                                     "which token texts begin with; give one at "
-                                     "least");
+    return s->begin >= 0 ? LS_OK
+                         : LS_FAIL(LS_E_USAGE, "--ids is empty, and the checkpoint does not say "
+                                               "which token texts begin with; give one at "
+                                               "least");
 }
 
 /* Read by the first rank, and given to the others. */
@@ -271,6 +270,13 @@ static ls_status parse(const char **values, sampler *s) {
     return ls_device_parse(values[OPT_DEVICE], &s->device);
 }
 
+/* A token that the checkpoint tells of its run; -1: none that the model has. */
+static int32_t known_token(const sampler *s, const char *key) {
+    const json_t *value = json_object_get(ls_ckpt_run(s->weights.ckpt), key);
+    const json_int_t token = json_is_integer(value) ? json_integer_value(value) : -1;
+    return token >= 0 && token < s->weights.config.model.vocab ? (int32_t)token : -1;
+}
+
 /* given: --tokenizer, or NULL. */
 static ls_status check_weights(sampler *s, const char *given) {
     const json_t *run = ls_ckpt_run(s->weights.ckpt);
@@ -283,9 +289,8 @@ static ls_status check_weights(sampler *s, const char *given) {
         return LS_FAIL(LS_E_USAGE, "--pipeline is %lld; the model has %lld layers", s->pipeline,
                        (long long)s->weights.config.model.layers);
     }
-    const json_t *separator = json_object_get(run, "separator");
-    const json_int_t token = json_is_integer(separator) ? json_integer_value(separator) : -1;
-    s->separator = token < s->weights.config.model.vocab ? (int32_t)token : -1;
+    s->separator = known_token(s, "separator");
+    s->begin = known_token(s, json_object_get(run, "begin") ? "begin" : "separator");
     return LS_OK;
 }
 

@@ -77,6 +77,21 @@ gives 0 "$LOCKSTEP" sample parts --prompt 'static  int' --tokens 8 --temperature
 holds cmp continued out
 gives 0 "$LOCKSTEP" ckpt convert --from safetensors hf/model.safetensors -o one
 holds cmp one/tokenizer.json "$golden/gpt2.json"
+sed -i 's/"bos_token_id": [0-9]*/"bos_token_id": 7/' hf/config.json
+gives 0 "$LOCKSTEP" ckpt convert --from safetensors hf -o begun
+gives 0 "$LOCKSTEP" ckpt convert begun --to safetensors -o again
+holds cmp hf/config.json again/config.json
+gives 0 "$LOCKSTEP" sample begun --ids 7 --tokens 5 --temperature 0 # what a text begins with there
+python3 - "$golden/gpt2.json" out <<'E' >expected
+import json, sys
+texts = {i: t for t, i in json.load(open(sys.argv[1]))["model"]["vocab"].items()}
+plain = [*range(33, 127), *range(161, 173), *range(174, 256)] # GPT-2's characters for bytes
+byte = dict(zip(map(chr, plain), plain)) | dict(zip(map(chr, range(256, 324)), sorted(set(range(256)) - set(plain))))
+tokens = list(map(int, open(sys.argv[2]).read().split()))[1:]
+sys.stdout.buffer.write(bytes(byte[c] for t in tokens for c in texts[t]) + b"\n")
+E
+gives 0 "$LOCKSTEP" sample begun --prompt '' --tokens 5 --temperature 0
+holds cmp expected out
 printf '{"model": {"type": "Unigram", "vocab": []}}' >hf/tokenizer.json
 gives 0 "$LOCKSTEP" ckpt convert --from safetensors hf -o other
 says "warning: .*hf/tokenizer.json.*Unigram.*; the model's tokens must be made elsewhere$"
