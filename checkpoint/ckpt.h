@@ -11,6 +11,7 @@
 #include "runtime/mesh/layout.h"
 
 #include <jansson.h>
+#include <signal.h>
 
 #define LS_CKPT_FORMAT_MAJOR 1
 #define LS_CKPT_FORMAT_MINOR 0
@@ -44,6 +45,9 @@ typedef struct ls_ckpt_save_options {
      * null when the step was not evaluated. */
     const json_t *run;
     const json_t *counters; /* flat object of numbers (null allowed): group /counters */
+    /* When it becomes 1, what is not committed ends with LS_E_STOPPED and is removed; may be NULL
+     */
+    const volatile sig_atomic_t *stop;
 } ls_ckpt_save_options;
 
 typedef struct ls_ckpt_save_result {
@@ -121,6 +125,9 @@ const ls_ckpt_entry *ls_ckpt_find(const ls_ckpt *ckpt, const char *name);
  * read is to be found in memory by the others. Otherwise large chunks that the page cache does not
  * hold are read past it. */
 void ls_ckpt_share(ls_ckpt *ckpt, bool shared);
+
+/* When *stop becomes 1, what goes through a tensor (values.h) ends with LS_E_STOPPED. */
+void ls_ckpt_stop_when(ls_ckpt *ckpt, const volatile sig_atomic_t *stop);
 
 /* Fills tensors[i].data with the box that it asks for. Only the chunks that a box touches are read;
  * of each, the hash of its values must fit, else LS_E_CORRUPT names it.

@@ -293,7 +293,8 @@ struct ls_ckpt {
     int64_t minor, step, tokens;
     const char *config;
     const json_t *run, *counters;
-    bool compressed, shared; /* shared: see ls_ckpt_share */
+    bool compressed, shared;           /* shared: see ls_ckpt_share */
+    const volatile sig_atomic_t *stop; /* NULL: never */
     int64_t level;
     ls_ckpt_file *files;
     int file_count;

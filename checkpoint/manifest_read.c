@@ -504,6 +504,10 @@ void ls_ckpt_share(ls_ckpt *ckpt, bool shared) {
     ckpt->shared = shared;
 }
 
+void ls_ckpt_stop_when(ls_ckpt *ckpt, const volatile sig_atomic_t *stop) {
+    ckpt->stop = stop;
+}
+
 const char *ls_ckpt_path(const ls_ckpt *ckpt) {
     return ckpt->path;
 }

@@ -93,7 +93,9 @@ static ls_status writer_run(rewrite *w, int rank) {
         ls_ckpt_tensor *t = &w->mine[i];
         t->data = room.data ? (char *)room.data + used : NULL;
         used += box_bytes(t);
-        if (ls_box_elems(&t->box) > 0) {
+        if (w->options->stop && *w->options->stop) {
+            status = LS_FAIL(LS_E_STOPPED, "stopped before '%s'", t->name);
+        } else if (ls_box_elems(&t->box) > 0) {
             filled++;
             status = w->fill(w->context, t, 1);
         }

@@ -129,9 +129,11 @@ ls_status ls_ckpt_stream(ls_ckpt *ckpt, const ls_ckpt_entry *entry, ls_ckpt_slab
                 t.data = malloc(bytes);
                 capacity = bytes;
             }
-            status = t.data ? ls_ckpt_load(ckpt, &t, 1)
-                            : LS_FAIL(LS_E_MEMORY, "no memory for %zu bytes of '%s'", bytes,
-                                      entry->name);
+            status =
+                ckpt->stop && *ckpt->stop ? LS_FAIL(LS_E_STOPPED, "stopped in '%s'", entry->name)
+                : t.data
+                    ? ls_ckpt_load(ckpt, &t, 1)
+                    : LS_FAIL(LS_E_MEMORY, "no memory for %zu bytes of '%s'", bytes, entry->name);
             status = status == LS_OK ? fn(context, p, &t.box, t.data) : status;
         }
     }

@@ -27,6 +27,7 @@ typedef struct writer {
     int64_t bytes;
     size_t block_bytes; /* of the largest chunk as stored */
     int level, threads;
+    const volatile sig_atomic_t *stop; /* NULL: never */
     piece *pieces;
     int piece_count;
     int64_t chunk_count;
@@ -145,6 +146,9 @@ static ls_status chunk_enter(writer *w, piece *p, int64_t chunk, ls_ckpt_block *
 }
 
 static ls_status chunk_encode(writer *w, const piece *p, int64_t chunk, ls_ckpt_block *b) {
+    if (w->stop && *w->stop) {
+        return LS_FAIL(LS_E_STOPPED, "stopped in '%s'", p->dataset);
+    }
     ls_box box;
     int64_t first_elem;
     const void *stored;
@@ -360,7 +364,8 @@ ls_status ls_ckpt_file_write(const char *directory, const char *name, bool first
                 .file = H5I_INVALID_HID,
                 .dataset = H5I_INVALID_HID,
                 .level = options->level,
-                .threads = options->threads};
+                .threads = options->threads,
+                .stop = options->stop};
     ls_status status = ls_ckpt_h5_init();
     if (status == LS_OK) {
         status = pieces_init(&w, tensors, count);

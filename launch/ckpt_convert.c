@@ -12,11 +12,40 @@
 #include "runtime/base/text.h"
 #include "runtime/model/model.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define CONFIG_BYTES ((size_t)16 << 20) /* of a config.json, at most */
+
+static volatile sig_atomic_t stop;
+
+static void on_signal(int number) {
+    (void)number;
+    stop = 1;
+}
+
+/* Ctrl-C removes what was written so far. A second one ends the program at once. What is ignored,
+ * as under nohup, stays so. */
+static void catch_signals(void) {
+    static const int numbers[] = {SIGINT, SIGTERM, SIGHUP};
+    const struct sigaction action = {.sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND};
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
+        struct sigaction now;
+        if (sigaction(numbers[i], NULL, &now) == 0 && now.sa_handler != SIG_IGN) {
+            sigaction(numbers[i], &action, NULL);
+        }
+    }
+}
+
+/* What the user is told where it is a signal that ended the work. */
+static ls_status told(ls_status status, const char **values) {
+    return status == LS_E_STOPPED
+               ? LS_FAIL(status, "stopped by a signal; nothing was written to '%s'",
+                         values[LS_CKPT_OUTPUT])
+               : status;
+}
 
 static ls_status output_needed(const char **values) {
     return values[LS_CKPT_OUTPUT]
@@ -44,8 +73,11 @@ static ls_status write_options(const char **values, ls_ckpt_save_options *option
     LS_TRY(output_above(values[LS_CKPT_OUTPUT]));
     LS_TRY(ls_option_int("ranks", ls_ckpt_value(values, LS_CKPT_RANKS), 1, 100000, ranks));
     LS_TRY(ls_option_int("level", ls_ckpt_value(values, LS_CKPT_LEVEL), 0, 19, &level));
-    *options = (ls_ckpt_save_options){
-        .root = values[LS_CKPT_OUTPUT], .level = (int)level, .threads = ls_cpu_usable()};
+    *options = (ls_ckpt_save_options){.root = values[LS_CKPT_OUTPUT],
+                                      .level = (int)level,
+                                      .threads = ls_cpu_usable(),
+                                      .stop = &stop};
+    catch_signals();
     return LS_OK;
 }
 
@@ -86,7 +118,7 @@ ls_status ls_ckpt_run_reshard(int argc, char **argv, const char **values) {
     ls_status status = ls_ckpt_reshard(ckpt, &options, (int)ranks, &result);
     status = status == LS_OK ? carry(ckpt, options.root) : status;
     ls_ckpt_close(ckpt);
-    LS_TRY(status);
+    LS_TRY(told(status, values));
     return written_print("lockstep.ckpt.reshard/1", &result, ranks, values[LS_CKPT_JSON] != NULL);
 }
 
@@ -144,6 +176,8 @@ static ls_status run_export(int argc, char **argv, const char **values) {
     }
     LS_TRY(output_needed(values));
     LS_TRY(ls_ckpt_open_found(argv[0], &ckpt));
+    ls_ckpt_stop_when(ckpt, &stop);
+    catch_signals();
     ls_status status = export(ckpt, values, &result);
     status = status == LS_OK && !llmc ? carry(ckpt, values[LS_CKPT_OUTPUT]) : status;
     long long step = ls_ckpt_step(ckpt);
@@ -320,5 +354,5 @@ ls_status ls_ckpt_run_convert(int argc, char **argv, const char **values) {
     ls_status status =
         values[LS_CKPT_TO] ? run_export(argc, argv, values) : run_import(argc, argv, values);
     /* the model's fault, not this machine's */
-    return status == LS_E_UNSUPPORTED ? ls_error_recode(LS_E_INPUT) : status;
+    return told(status == LS_E_UNSUPPORTED ? ls_error_recode(LS_E_INPUT) : status, values);
 }

@@ -242,18 +242,23 @@ static void check_config(const fixture *f, const char *directory) {
     json_decref(config);
 }
 
-/* There and back: every byte of every tensor, whatever the number of writers. */
+/* There and back, every byte, whatever the number of writers; nothing of what is to stop. */
 static void check_back(const fixture *f, const char *directory, int writers) {
+    volatile sig_atomic_t stop = 1;
     char target[300];
     ls_safetensors *st;
     ls_ckpt_save_result result;
     ls_ckpt *back = NULL;
     json_t *empty = json_object();
     snprintf(target, sizeof target, "%s/back-%d-%d", root, (int)ls_ckpt_step(f->ckpt), writers);
-    ls_ckpt_save_options options = {
-        .root = target, .level = 1, .threads = 1, .config_text = "", .run = empty};
-    options.counters = empty;
+    ls_ckpt_save_options options = {.root = target, .level = 1, .config_text = "", .stop = &stop};
+    options.run = options.counters = empty;
     CHECK_OK(ls_safetensors_open(directory, &st));
+    CHECK_STATUS(ls_convert_from_hf(st, &f->model, f->params, f->count, writers, &options, &result),
+                 LS_E_STOPPED);
+    CHECK_STATUS(ls_ckpt_reshard(f->ckpt, &options, writers, &result), LS_E_STOPPED);
+    CHECK(rmdir(target) == 0); /* empty */
+    stop = 0;
     CHECK_OK(ls_convert_from_hf(st, &f->model, f->params, f->count, writers, &options, &result));
     CHECK_OK(ls_ckpt_open(result.path, &back));
     CHECK_INT(ls_ckpt_describe(back).tensors, f->count);
@@ -273,6 +278,11 @@ static void check_back(const fixture *f, const char *directory, int writers) {
     ls_ckpt_close(back);
     ls_safetensors_close(st);
     json_decref(empty);
+}
+
+static ls_status to_hf(const fixture *f, const ls_config_model *model, const char *directory) {
+    return ls_convert_to_hf(f->ckpt, model, f->params, f->count, LS_F32, 1 << 30, directory,
+                            &(ls_convert_result){0});
 }
 
 static void converts(const ls_config_model *model, int64_t step,
@@ -298,9 +308,7 @@ static void converts(const ls_config_model *model, int64_t step,
         if (ways[i].dtype == LS_F32) {
             check_back(&f, directory, i == 0 ? 1 : 3);
         }
-        CHECK_STATUS(ls_convert_to_hf(f.ckpt, &f.model, f.params, f.count, LS_F32, 1 << 30,
-                                      directory, &result),
-                     LS_E_EXISTS);
+        CHECK_STATUS(to_hf(&f, &f.model, directory), LS_E_EXISTS);
     }
     fixture_release(&f);
 }
@@ -312,15 +320,11 @@ static void refuses_other_models(void) {
     ls_config_model other = f.model;
     snprintf(directory, sizeof directory, "%s/other", root);
     other.family = LS_FAMILY_GPT2;
-    CHECK_STATUS(
-        ls_convert_to_hf(f.ckpt, &other, f.params, f.count, LS_F32, 1 << 30, directory, &result),
-        LS_E_UNSUPPORTED);
+    CHECK_STATUS(to_hf(&f, &other, directory), LS_E_UNSUPPORTED);
     CHECK_MESSAGE("key/value heads");
     CHECK(!ls_path_exists(directory));
     other = mixtral_of(&gpt2);
-    CHECK_STATUS(
-        ls_convert_to_hf(f.ckpt, &other, f.params, f.count, LS_F32, 1 << 30, directory, &result),
-        LS_E_UNSUPPORTED);
+    CHECK_STATUS(to_hf(&f, &other, directory), LS_E_UNSUPPORTED);
     CHECK_MESSAGE("3 experts of family gpt2");
     CHECK_STATUS(ls_convert_to_llmc(f.ckpt, &other, f.params, f.count, LS_F32, directory, &result),
                  LS_E_UNSUPPORTED);
@@ -513,6 +517,19 @@ static void imports_others_files(void) {
     free(params);
 }
 
+static void stops(const fixture *f) {
+    char to[300], temporary[340];
+    volatile sig_atomic_t stop = 1;
+    ls_convert_result r;
+    snprintf(to, sizeof to, "%s/stopped", root);
+    snprintf(temporary, sizeof temporary, "%s.tmp-%ld", to, (long)getpid());
+    ls_ckpt_stop_when(f->ckpt, &stop);
+    CHECK_STATUS(to_hf(f, &f->model, to), LS_E_STOPPED);
+    CHECK_STATUS(ls_convert_to_llmc(f->ckpt, &f->model, f->params, f->count, LS_F32, to, &r),
+                 LS_E_STOPPED);
+    CHECK(!ls_path_exists(to) && !ls_path_exists(temporary));
+}
+
 /* llm.c's file at offsets counted here by hand. */
 static void writes_llmc(void) {
     fixture f = fixture_make(&gpt2, 4);
@@ -560,6 +577,7 @@ static void writes_llmc(void) {
         CHECK_STATUS(ls_convert_to_llmc(f.ckpt, &f.model, f.params, f.count, LS_F32, file, &result),
                      LS_E_EXISTS);
     }
+    stops(&f);
     fixture_release(&f);
 }
 
