@@ -31,6 +31,15 @@ static ls_status get_int(const json_t *object, const char *key, int64_t min, int
                              (long long)min);
 }
 
+/* What a run counts: no more than settings may ask for, so that sums do not overflow. */
+static ls_status get_count(const json_t *object, const char *key, int64_t *out) {
+    const int64_t most = (int64_t)1 << 53;
+    LS_TRY(get_int(object, key, 0, out));
+    return *out <= most ? LS_OK
+                        : BAD("member '%s' is %lld; at most %lld is possible", key, (long long)*out,
+                              (long long)most);
+}
+
 static ls_status get_string(const json_t *object, const char *key, size_t max_bytes,
                             const char **out) {
     const json_t *value = json_object_get(object, key);
@@ -93,6 +102,7 @@ static ls_status files_parse(ls_ckpt *ckpt, json_t *file_index) {
     size_t count = json_array_size(files);
     LS_TRY(ls_calloc(count, sizeof *ckpt->files, &ckpt->files));
     ckpt->file_count = (int)count;
+    int64_t bytes = 0;
     for (size_t i = 0; i < count; i++) {
         const json_t *item = json_array_get(files, i);
         ls_ckpt_file *file = &ckpt->files[i];
@@ -104,6 +114,9 @@ static ls_status files_parse(ls_ckpt *ckpt, json_t *file_index) {
             return BAD("the file '%s' is listed twice", file->name);
         }
         LS_TRY(get_int(item, "bytes", 0, &file->bytes));
+        if (__builtin_add_overflow(bytes, file->bytes, &bytes)) {
+            return BAD("its files have more than 2^63 bytes");
+        }
         LS_TRY(get_sha256(item, &file->sha256));
         if (json_object_set_new(file_index, file->name, json_integer((json_int_t)i)) != 0) {
             return LS_FAIL(LS_E_MEMORY, "no memory for the list of files");
@@ -343,8 +356,8 @@ static ls_status root_parse(ls_ckpt *ckpt, const char *text, size_t bytes) {
         return BAD("it is no JSON object: line %d: %s", error.line, error.text);
     }
     LS_TRY(version_check(ckpt->root, &ckpt->minor));
-    LS_TRY(get_int(ckpt->root, "step", 0, &ckpt->step));
-    LS_TRY(get_int(ckpt->root, "tokens", 0, &ckpt->tokens));
+    LS_TRY(get_count(ckpt->root, "step", &ckpt->step));
+    LS_TRY(get_count(ckpt->root, "tokens", &ckpt->tokens));
     LS_TRY(get_string(ckpt->root, "config", LS_CKPT_MANIFEST_MAX, &ckpt->config));
     LS_TRY(get_object(ckpt->root, "run", &ckpt->run));
     LS_TRY(get_object(ckpt->root, "counters", &ckpt->counters));

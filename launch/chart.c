@@ -3,7 +3,16 @@
 #include <math.h>
 #include <stdbool.h>
 
-enum { WIDTH = 760, HEIGHT = 300, LEFT = 74, RIGHT = 16, TOP = 34, BOTTOM = 44, MAX_POINTS = 1400 };
+enum {
+    WIDTH = 760,
+    HEIGHT = 300,
+    LEFT = 74,
+    RIGHT = 16,
+    TOP = 34,
+    BOTTOM = 44,
+    MAX_POINTS = 1400,
+    MAX_TICKS = 20
+};
 
 static const char *const colours[] = {"#1f6feb", "#d1242f", "#1a7f37",
                                       "#9a6700", "#8250df", "#57606a"};
@@ -73,18 +82,34 @@ static void draw_title(FILE *out, const char *title) {
     fputs("</text>\n", out);
 }
 
+/* Marks of a range at multiples of a round step, about `parts` of them; fewer where the range is
+ * so narrow that its numbers lie further apart. */
+static int find_ticks(range r, int parts, double ticks[MAX_TICKS]) {
+    const double step = tick_step(r, parts), first = ceil(r.low / step);
+    int count = 0;
+    for (int i = 0; i < MAX_TICKS; i++) {
+        const double t = (first + i) * step;
+        if (t <= r.high + 1e-9 * step && (count == 0 || t > ticks[count - 1])) {
+            ticks[count++] = t;
+        }
+    }
+    return count;
+}
+
 static void draw_axes(FILE *out, const ls_chart *chart, range x, range y) {
-    double step = tick_step(y, 5);
-    for (double t = ceil(y.low / step) * step; t <= y.high * (1 + 1e-12); t += step) {
+    double ticks[MAX_TICKS];
+    int count = find_ticks(y, 5, ticks);
+    for (int i = 0; i < count; i++) {
+        const double at = place_y(y, ticks[i]);
         fprintf(out,
                 "<line x1=\"%d\" x2=\"%d\" y1=\"%.1f\" y2=\"%.1f\" stroke=\"#d0d7de\"/>"
                 "<text x=\"%d\" y=\"%.1f\" text-anchor=\"end\">%.4g</text>\n",
-                LEFT, WIDTH - RIGHT, place_y(y, t), place_y(y, t), LEFT - 6, place_y(y, t) + 4, t);
+                LEFT, WIDTH - RIGHT, at, at, LEFT - 6, at + 4, ticks[i]);
     }
-    step = tick_step(x, 8);
-    for (double t = ceil(x.low / step) * step; t <= x.high * (1 + 1e-12); t += step) {
+    count = find_ticks(x, 8, ticks);
+    for (int i = 0; i < count; i++) {
         fprintf(out, "<text x=\"%.1f\" y=\"%d\" text-anchor=\"middle\">%.6g</text>\n",
-                place_x(x, t), HEIGHT - BOTTOM + 16, t);
+                place_x(x, ticks[i]), HEIGHT - BOTTOM + 16, ticks[i]);
     }
     fprintf(out, "<text x=\"%d\" y=\"%d\" text-anchor=\"middle\">",
             LEFT + (WIDTH - LEFT - RIGHT) / 2, HEIGHT - 8);

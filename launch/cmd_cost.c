@@ -6,6 +6,7 @@
 #include "launch/session.h"
 #include "runtime/base/arena.h"
 #include "runtime/base/file.h"
+#include "runtime/base/log.h"
 #include "runtime/base/text.h"
 
 #include <errno.h>
@@ -41,11 +42,15 @@ typedef struct line {
     double device_hours, kwh, usd, goodput; /* NAN: unknown */
 } line;
 
+/* "": unknown, or so far from now that it is none. */
 static void time_text(char *text, size_t size, double unix_s) {
-    time_t seconds = (time_t)unix_s;
-    struct tm utc;
-    gmtime_r(&seconds, &utc);
-    strftime(text, size, "%Y-%m-%dT%H:%M:%SZ", &utc);
+    text[0] = '\0';
+    if (fabs(unix_s) < 1e11) {
+        const time_t seconds = (time_t)unix_s;
+        struct tm utc;
+        gmtime_r(&seconds, &utc);
+        strftime(text, size, "%Y-%m-%dT%H:%M:%SZ", &utc);
+    }
 }
 
 static double kwh(const ls_counters *c) {
@@ -96,7 +101,7 @@ static void add_to_group(line *lines, int *count, const ls_run_records *r, bool 
             lines[i].device_hours += one.device_hours;
             lines[i].kwh = add_known(lines[i].kwh, one.kwh);
             lines[i].usd = add_known(lines[i].usd, one.usd);
-            if (strcmp(one.time, lines[i].time) < 0) {
+            if (one.time[0] && (!lines[i].time[0] || strcmp(one.time, lines[i].time) < 0)) {
                 memcpy(lines[i].time, one.time, sizeof one.time);
             }
             return;
@@ -201,7 +206,7 @@ static void print_table(const line *lines, int count) {
     for (int i = 0; i < count; i++) {
         const line *l = &lines[i];
         char tokens[32], hours[32], energy[32], usd[32], each[32];
-        printf("%-20s %-12s %-12s %-16s %12s %12s %10s %12s %12s\n", l->time,
+        printf("%-20s %-12s %-12s %-16s %12s %12s %10s %12s %12s\n", l->time[0] ? l->time : "-",
                l->account[0] ? l->account : "-", l->project[0] ? l->project : "-",
                l->run[0] ? l->run : "-", ls_text_count(tokens, sizeof tokens, (double)l->tokens),
                ls_receipt_real(hours, sizeof hours, "%.4g", l->device_hours),
@@ -340,7 +345,9 @@ static ls_status write_file(const cost *c, const char *path,
         status = ls_file_replace(path, text, bytes);
     }
     free(text);
-    return status;
+    LS_TRY(status);
+    ls_log_info("wrote %s", path);
+    return LS_OK;
 }
 
 static ls_status print(const cost *c) {

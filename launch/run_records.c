@@ -14,10 +14,6 @@ static void copy_text(char *to, size_t size, const json_t *json, const char *key
     snprintf(to, size, "%s", text ? text : "");
 }
 
-static int64_t integer(const json_t *json, const char *key) {
-    return json_integer_value(json_object_get(json, key));
-}
-
 typedef ls_status (*take_line)(ls_run_records *records, const json_t *line);
 
 /* Each line of a JSONL file; LS_OK when there is no such file. */
@@ -63,8 +59,8 @@ static ls_status take_start(ls_run_records *r, const json_t *line) {
     LS_TRY(grow(&r->starts, r->start_count, sizeof *r->starts));
     ls_run_start *s = &r->starts[r->start_count++];
     *s = (ls_run_start){.begin_s = ls_json_number(line, "time"),
-                        .ranks = integer(line, "ranks"),
-                        .hosts = integer(line, "hosts"),
+                        .ranks = ls_json_integer(line, "ranks"),
+                        .hosts = ls_json_integer(line, "hosts"),
                         .usd = NAN};
     s->end_s = s->begin_s;
     copy_text(s->job, sizeof s->job, line, "job");
@@ -77,14 +73,14 @@ static ls_status take_start(ls_run_records *r, const json_t *line) {
 
 /* A step that is done again takes the place of those that were lost. */
 static ls_status take_step(ls_run_records *r, const json_t *line) {
-    int64_t step = integer(line, "step"), start = integer(line, "restarts");
+    int64_t step = ls_json_integer(line, "step"), start = ls_json_integer(line, "restarts");
     while (r->step_count > 0 && r->steps[r->step_count - 1].step >= step) {
         r->step_count--;
     }
     LS_TRY(grow(&r->steps, r->step_count, sizeof *r->steps));
     ls_run_step *s = &r->steps[r->step_count++];
     *s = (ls_run_step){.step = step,
-                       .tokens = integer(line, "tokens"),
+                       .tokens = ls_json_integer(line, "tokens"),
                        .seconds = ls_json_number(line, "seconds"),
                        .loss = ls_json_number(line, "loss"),
                        .val_loss = ls_json_number(line, "val_loss"),
@@ -99,7 +95,7 @@ static ls_status take_step(ls_run_records *r, const json_t *line) {
         ls_run_start *of = &r->starts[start];
         of->end_s = ls_json_number(line, "time");
         of->steps++;
-        of->tokens += integer(line, "step_tokens");
+        of->tokens += ls_json_integer(line, "step_tokens");
         of->usd = s->usd;
     }
     return LS_OK;
@@ -127,9 +123,9 @@ static ls_status read_ledger(const char *run_dir, ls_run_records *r) {
                        run_dir, error.text, run_dir);
     }
     ls_status status = LS_OK;
-    if (integer(ledger, "version") != 1) {
+    if (ls_json_integer(ledger, "version") != 1) {
         status = LS_FAIL(LS_E_VERSION, "'%s' has version %lld; this program reads version 1", path,
-                         (long long)integer(ledger, "version"));
+                         (long long)ls_json_integer(ledger, "version"));
     }
     copy_text(r->name, sizeof r->name, ledger, "run");
     copy_text(r->account, sizeof r->account, ledger, "account");
@@ -138,7 +134,7 @@ static ls_status read_ledger(const char *run_dir, ls_run_records *r) {
     copy_text(r->price_kind, sizeof r->price_kind, price, "kind");
     copy_text(r->price_date, sizeof r->price_date, price, "date");
     r->usd_per_device_hour = ls_json_number(price, "usd_per_device_hour");
-    r->planned_steps = integer(ledger, "planned_steps");
+    r->planned_steps = ls_json_integer(ledger, "planned_steps");
     if (status == LS_OK) {
         status = ls_counters_parse(json_object_get(ledger, "counters"), &r->counters);
     }

@@ -130,10 +130,18 @@ static ls_status tell_changes(const ls_train *train, const differences *d) {
     return status;
 }
 
-/* A number of the run's record; of checkpoints that do not have it yet, what it was by then. */
-static int64_t run_number(ls_ckpt *ckpt, const char *key, int64_t otherwise) {
-    const json_t *number = json_object_get(ls_ckpt_run(ckpt), key);
-    return json_is_integer(number) ? json_integer_value(number) : otherwise;
+/* A number of the run's record; of checkpoints that do not have it yet, what it was by then.
+ * Nothing is trusted: one that no run comes to would overflow when batches are added to it. */
+static ls_status run_number(const json_t *object, const char *key, int64_t otherwise,
+                            int64_t *number) {
+    const int64_t most = INT64_MAX / 4;
+    const json_t *given = json_object_get(object, key);
+    *number = json_is_integer(given) ? json_integer_value(given) : otherwise;
+    return *number >= 0 && *number <= most
+               ? LS_OK
+               : LS_FAIL(LS_E_CORRUPT,
+                         "the checkpoint's '%s' is %" PRId64 "; 0 to %" PRId64 " is possible", key,
+                         *number, most);
 }
 
 void ls_train_place_key(const ls_dataset_info *data, int64_t seq, char key[48]) {
@@ -141,15 +149,17 @@ void ls_train_place_key(const ls_dataset_info *data, int64_t seq, char key[48]) 
 }
 
 /* Each part of a mixture goes on where `places` says, after samples that are read already. */
-static void enter_parts(ls_train *train, json_t *places) {
+static ls_status enter_parts(ls_train *train, json_t *places) {
     ls_dataset *data = train->train_data;
     for (int i = 0; i < ls_dataset_parts(data); i++) {
         char key[48];
         ls_train_place_key(ls_dataset_part_at(data, i).info, ls_dataset_seq(data), key);
-        const int64_t place = json_integer_value(json_object_get(places, key));
+        int64_t place;
+        LS_TRY(run_number(places, key, 0, &place));
         ls_dataset_go_on(data, i, 0);
         ls_dataset_go_on(data, i, place - ls_dataset_place(data, i, train->next_sample));
     }
+    return LS_OK;
 }
 
 /* Data cut into samples of another length is other samples in another order: what was read of each
@@ -166,27 +176,33 @@ static ls_status change_place(ls_train *train, const differences *d, json_t *par
     }
     train->next_sample = 0;
     if (ls_dataset_parts(train->train_data) > 1) {
-        enter_parts(train, train->places);
-        return LS_OK;
+        return enter_parts(train, train->places);
     }
-    train->next_sample = json_integer_value(json_object_get(train->places, entered));
+    LS_TRY(run_number(train->places, entered, 0, &train->next_sample));
     json_object_del(train->places, entered);
     return LS_OK;
 }
 
 /* Sequences that were read stay read, whatever a batch has been and is now. */
 static ls_status take_place(ls_train *train, ls_ckpt *ckpt, const differences *d) {
-    const int64_t batches = ls_ckpt_step(ckpt) * d->saved.batch.sequences;
+    const json_t *run = ls_ckpt_run(ckpt);
+    int64_t batches, positions;
     train->step = train->saved_step = ls_ckpt_step(ckpt);
-    train->sequences = run_number(ckpt, "sequences", batches);
-    train->positions = run_number(ckpt, "positions", train->sequences * d->saved.data.sequence);
-    train->next_sample = run_number(ckpt, "samples", batches);
+    if (__builtin_mul_overflow(train->step, d->saved.batch.sequences, &batches)) {
+        batches = -1;
+    }
+    LS_TRY(run_number(run, "sequences", batches, &train->sequences));
+    if (__builtin_mul_overflow(train->sequences, d->saved.data.sequence, &positions)) {
+        positions = -1;
+    }
+    LS_TRY(run_number(run, "positions", positions, &train->positions));
+    LS_TRY(run_number(run, "samples", batches, &train->next_sample));
     json_decref(train->places);
-    train->places = json_deep_copy(json_object_get(ls_ckpt_run(ckpt), "places"));
-    json_t *parts = json_object_get(ls_ckpt_run(ckpt), "parts");
+    train->places = json_deep_copy(json_object_get(run, "places"));
+    json_t *parts = json_object_get(run, "parts");
     LS_TRY(d->other_samples ? change_place(train, d, parts) : LS_OK);
     if (!d->other_samples && ls_dataset_parts(train->train_data) > 1) {
-        enter_parts(train, parts);
+        LS_TRY(enter_parts(train, parts));
     }
     ls_train_count_steps(train);
     return LS_OK;
@@ -237,7 +253,9 @@ static ls_status load_state(ls_train *train, ls_ckpt *ckpt) {
     LS_TRY(ls_counters_parse(ls_ckpt_counters(ckpt), &train->counters));
     train->counters.tokens = ls_ckpt_tokens(ckpt);
     load_losses(train, json_object_get(ls_ckpt_run(ckpt), "losses"));
-    ls_optim_set_updates(train->optim, run_number(ckpt, "optimizer_updates", 0));
+    int64_t updates;
+    LS_TRY(run_number(ls_ckpt_run(ckpt), "optimizer_updates", 0, &updates));
+    ls_optim_set_updates(train->optim, updates);
     snprintf(train->last_ckpt, sizeof train->last_ckpt, "%s", ls_ckpt_path(ckpt));
     return LS_OK;
 }

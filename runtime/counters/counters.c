@@ -97,8 +97,10 @@ json_t *ls_counters_json(const ls_counters *c) {
         ls_json_real(c->usd / ((double)c->tokens * 1e-6)));
 }
 
-static int64_t get_int(const json_t *json, const char *key) {
-    return json_integer_value(json_object_get(json, key));
+int64_t ls_json_integer(const json_t *json, const char *key) {
+    const json_int_t most = (json_int_t)1 << 53;
+    const json_int_t value = json_integer_value(json_object_get(json, key));
+    return value >= -most && value <= most ? value : 0;
 }
 
 double ls_json_number(const json_t *json, const char *key) {
@@ -111,17 +113,17 @@ ls_status ls_counters_parse(const json_t *json, ls_counters *c) {
     if (!json_is_object(json)) {
         return LS_FAIL(LS_E_INPUT, "the counters are not a JSON object");
     }
-    c->steps = get_int(json, "steps");
-    c->tokens = get_int(json, "tokens");
-    c->skipped_steps = get_int(json, "skipped_steps");
-    c->restarts = get_int(json, "restarts");
-    c->lost_steps = get_int(json, "lost_steps");
+    c->steps = ls_json_integer(json, "steps");
+    c->tokens = ls_json_integer(json, "tokens");
+    c->skipped_steps = ls_json_integer(json, "skipped_steps");
+    c->restarts = ls_json_integer(json, "restarts");
+    c->lost_steps = ls_json_integer(json, "lost_steps");
     c->as_of_s = json_number_value(json_object_get(json, "as_of"));
     const json_t *saves = json_object_get(json, "saves");
-    c->saves = get_int(saves, "done");
-    c->failed_saves = get_int(saves, "failed");
-    c->save_raw_bytes = get_int(saves, "raw_bytes");
-    c->save_stored_bytes = get_int(saves, "stored_bytes");
+    c->saves = ls_json_integer(saves, "done");
+    c->failed_saves = ls_json_integer(saves, "failed");
+    c->save_raw_bytes = ls_json_integer(saves, "raw_bytes");
+    c->save_stored_bytes = ls_json_integer(saves, "stored_bytes");
     c->save_stall_seconds = json_number_value(json_object_get(saves, "stall_seconds"));
     c->device_seconds = json_number_value(json_object_get(json, "device_seconds"));
     c->flops = json_number_value(json_object_get(json, "flops"));

@@ -89,9 +89,11 @@ ls_status ls_history_since(const char *run_dir, int64_t step, double as_of_s, do
 json_t *ls_counters_json(const ls_counters *counters);
 /* Reads back the totals; missing members stay zero or NAN. */
 ls_status ls_counters_parse(const json_t *json, ls_counters *counters);
-/* Numbers in records: null for one that is not finite, NAN for one that is not there. */
+/* Numbers in records: null for one that is not finite, NAN for one that is not there. Integers: 0
+ * for one that is not there or lies beyond +-2^53, which no run counts to: sums do not overflow. */
 json_t *ls_json_real(double x);
 double ls_json_number(const json_t *object, const char *key);
+int64_t ls_json_integer(const json_t *object, const char *key);
 
 /* A save that has ended since the last record. */
 typedef struct ls_save_record {

@@ -19,19 +19,14 @@ typedef struct scan {
     ls_history *out;
 } scan;
 
-static double real_or_nan(const json_t *record, const char *key) {
-    const json_t *value = json_object_get(record, key);
-    return json_is_number(value) ? json_number_value(value) : NAN;
-}
-
 /* Takes one record; false when it lies before what is asked for. */
 static bool take(scan *s, const char *line, size_t bytes) {
     json_t *record = json_loadb(line, bytes, 0, NULL);
     double end_s = json_number_value(json_object_get(record, "time"));
     double seconds = json_number_value(json_object_get(record, "seconds"));
-    int64_t step = json_integer_value(json_object_get(record, "step"));
-    int64_t restart = json_integer_value(json_object_get(record, "restarts"));
-    double usd = real_or_nan(record, "usd"), joules = real_or_nan(record, "measured_joules");
+    int64_t step = ls_json_integer(record, "step");
+    int64_t restart = ls_json_integer(record, "restarts");
+    double usd = ls_json_number(record, "usd"), joules = ls_json_number(record, "measured_joules");
     json_decref(record);
     if (end_s <= 0.0 || end_s > s->now_s) {
         return true; /* torn, foreign, or of a clock that was wrong */

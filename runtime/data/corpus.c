@@ -15,6 +15,8 @@
 #include "runtime/data/corpus.h"
 #include "runtime/data/data_manifest.h"
 
+#define MOST_BYTES ((int64_t)1 << 53) /* of text, so that sums over directories do not overflow */
+
 typedef struct shard_map {
     const char *file; /* mapping of the whole shard */
     size_t file_bytes;
@@ -135,6 +137,12 @@ static ls_status shards_open(ls_corpus *corpus, const ls_data_manifest *manifest
         map->first = info->tokens;
         info->tokens += shards[i].tokens;
         info->documents += shards[i].documents;
+        if (shards[i].bytes > MOST_BYTES - info->bytes) {
+            return LS_FAIL(LS_E_CORRUPT,
+                           "the %s shards of '%s' promise more than 2^53 bytes of text; prepare "
+                           "the data again",
+                           name, corpus->dir);
+        }
         info->bytes += shards[i].bytes;
         const uint64_t chain[3] = {info->fingerprint, shards[i].checksum,
                                    (uint64_t)shards[i].tokens};

@@ -37,7 +37,8 @@ int64_t ls_moe_expert_first(const ls_model *m, int rank) {
 static int64_t capacity(const ls_model *m, int64_t rows) {
     const double factor = m->options.config->expert_capacity;
     const double share = (double)rows * (double)m->sizes.each / (double)m->sizes.experts;
-    return factor > 0.0 ? min_of((int64_t)ceil(factor * share), rows) : rows;
+    const double most = ceil(factor * share);
+    return factor > 0.0 && most < (double)rows ? (int64_t)most : rows;
 }
 
 /* Rows of whole sequences. */

@@ -44,7 +44,7 @@ cd "$root"
 {
     find runtime/base runtime/config runtime/mesh runtime/data checkpoint -maxdepth 1 -name '*.c'
     printf '%s\n' runtime/counters/counters.c runtime/counters/history.c runtime/plan/cluster*.c collectives/flight*.c \
-        collectives/diagnose.c launch/run_records.c
+        collectives/diagnose.c launch/run_records.c tests/fuzz/numbers.c
     find tests -name 'fuzz_*.c'
 } >"$work/sources"
 export cc flags work
@@ -64,7 +64,7 @@ for entry in $(find tests -name 'fuzz_*.c' | sort); do
     case $name in config) seeds=launch/recipes ;; cluster) seeds=launch/clusters ;; esac
     mkdir -p "$found"
     # shellcheck disable=SC2086
-    $cc $flags -fsanitize=fuzzer -o "$work/$name" "$work/$(echo "$entry" | tr / _).o" "$work/readers.a" $libraries
+    $cc $flags -fsanitize=fuzzer -o "$work/$name" "$work/tests_fuzz_numbers.c.o" "$work/$(echo "$entry" | tr / _).o" "$work/readers.a" $libraries
     # shellcheck disable=SC2046 # no folder: no seeds
     OMP_NUM_THREADS=1 "$work/$name" -max_total_time="$seconds" -seed="${LOCKSTEP_FUZZ_SEED:-1}" \
         -rss_limit_mb=768 -malloc_limit_mb=256 -timeout=60 -max_len=70000 -print_final_stats=1 \

@@ -113,10 +113,20 @@ gives 0 "$LOCKSTEP" cost "$work/runs/a" "$work/runs/b" --lines --csv
 holds [ "$(wc -l <"$work/out")" = 6 ]
 holds [ "$(awk -F, '{print NF}' "$work/out" | sort -u)" = 11 ]
 gives 0 "$LOCKSTEP" cost "$work/runs/a" --html "$work/report.html" --plot "$work/plot.svg"
+says "wrote $work/report.html"
 holds grep -q '</html>' "$work/report.html"
 holds grep -q '<polyline' "$work/plot.svg"
 holds [ "$(grep -c 'no value is known' "$work/plot.svg")" = 0 ]
 holds sh -c "! grep -q '<script\|http://[^w]\|https://' '$work/report.html'"
+# Records that somebody has changed: no time of a start, numbers that lie too close for marks between them.
+cp -r "$work/runs/a" "$work/runs/odd"
+sed -i 's/"time":[0-9.]*,//' "$work/runs/odd/starts.jsonl"
+sed -i 's/"loss":[0-9.]*/"loss":10000000000000000.0/; $s/"loss":[0-9.]*/"loss":10000000000000002.0/' \
+    "$work/runs/odd/train.jsonl"
+gives 0 "$LOCKSTEP" cost "$work/runs/odd" --lines
+holds grep -q '^-  ' "$work/out"
+gives 0 "$LOCKSTEP" cost "$work/runs/odd" --html "$work/odd.html"
+holds [ "$(wc -c <"$work/odd.html")" -lt 100000 ]
 gives 2 "$LOCKSTEP" cost
 says 'no run directory'
 gives 2 "$LOCKSTEP" cost "$work"
