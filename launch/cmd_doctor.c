@@ -36,7 +36,9 @@ static void print_counts(const int64_t counts[3]) {
            (long long)counts[LS_WARN], (long long)counts[LS_FAULT]);
 }
 
-static void print_hosts(const ls_findings *all, int ranks) {
+/* A line of each host; how many there are. */
+static int print_hosts(const ls_findings *all, int ranks) {
+    int hosts = 0;
     for (int r = 0; r < ranks; r++) {
         int64_t counts[3] = {0};
         int first = ranks;
@@ -49,11 +51,13 @@ static void print_hosts(const ls_findings *all, int ranks) {
         if (first == r) {
             printf("%s: ", all[r].list[0].host);
             print_counts(counts);
+            hosts++;
         }
     }
+    return hosts;
 }
 
-static void print_text(const ls_findings *all, int ranks, bool brief) {
+static void print_text(const ls_findings *all, int ranks, bool brief, const int64_t counts[3]) {
     for (int r = 0; r < ranks; r++) {
         for (int64_t i = 0; i < all[r].count; i++) {
             const ls_finding *f = &all[r].list[i];
@@ -62,8 +66,8 @@ static void print_text(const ls_findings *all, int ranks, bool brief) {
             }
         }
     }
-    if (brief) {
-        print_hosts(all, ranks);
+    if (!brief || print_hosts(all, ranks) != 1) { /* of one it has told all */
+        print_counts(counts);
     }
 }
 
@@ -99,8 +103,7 @@ static ls_status print_findings(const ls_findings *all, int ranks, const char **
     if (values[OPT_JSON]) {
         return print_json(all, ranks, !*unfit);
     }
-    print_text(all, ranks, values[OPT_BRIEF] != NULL);
-    print_counts(counts);
+    print_text(all, ranks, values[OPT_BRIEF] != NULL, counts);
     return LS_OK;
 }
 

@@ -1,6 +1,7 @@
 /* Scaling as a drawing. */
 #include "launch/plan.h"
 #include "runtime/base/file.h"
+#include "runtime/base/log.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -86,5 +87,7 @@ ls_status ls_plan_draw(const char *path, const char *title, const ls_plan_point 
     ls_status status = fclose(out) == 0 ? ls_file_replace(path, text, bytes)
                                         : LS_FAIL(LS_E_MEMORY, "no memory for a drawing");
     free(text);
-    return status;
+    LS_TRY(status);
+    ls_log_info("wrote %s", path);
+    return LS_OK;
 }
