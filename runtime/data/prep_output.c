@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <fnmatch.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,6 +16,8 @@
 #include "runtime/base/log.h"
 #include "runtime/data/data_manifest.h"
 #include "runtime/data/tokenizer.h"
+
+enum { HOLDER_BYTES = 128 };
 
 bool ls_prep_output_name(const char *name) {
     return strcmp(name, LS_DATA_MANIFEST_NAME) == 0 || strcmp(name, LS_TOKENIZER_FILE) == 0 ||
@@ -126,10 +129,32 @@ static bool same_file(int fd, const char *path) {
            mine.st_ino == there.st_ino;
 }
 
-static ls_status fail_busy(const ls_prep_output *to, int fd) {
-    char who[128] = "";
-    ssize_t bytes = pread(fd, who, sizeof who - 1, 0);
+/* Who holds the lock, or held it last; "" when nobody did. */
+static void read_holder(int fd, char who[HOLDER_BYTES]) {
+    const ssize_t bytes = pread(fd, who, HOLDER_BYTES - 1, 0);
     who[bytes > 0 ? bytes : 0] = '\0';
+}
+
+/* Removes the unfinished directory of the last holder, when that was a process of this host which
+ * is gone: killed, or it would have removed it, and the lock, itself. */
+static void remove_left(const ls_prep_output *to, int fd, const char *host) {
+    char who[HOLDER_BYTES], theirs[HOLDER_BYTES], left[PATH_MAX + 24];
+    long pid;
+    read_holder(fd, who);
+    if (sscanf(who, "process %ld on host %127s", &pid, theirs) != 2 || strcmp(theirs, host) != 0 ||
+        pid <= 0 || kill((pid_t)pid, 0) == 0 || errno != ESRCH) {
+        return;
+    }
+    snprintf(left, sizeof left, "%.*s-%ld", (int)(strrchr(to->temp, '-') - to->temp), to->temp,
+             pid);
+    if (ls_path_is_dir(left) && ls_dir_remove(left) == LS_OK) {
+        ls_log_info("removed '%s', which a prep that was killed had left", left);
+    }
+}
+
+static ls_status fail_busy(const ls_prep_output *to, int fd) {
+    char who[HOLDER_BYTES];
+    read_holder(fd, who);
     return LS_FAIL(
         LS_E_EXISTS,
         "another prep%s%s%s is writing '%s'; wait for it, or choose another directory. One "
@@ -145,7 +170,8 @@ static ls_status take_lock(ls_prep_output *to) {
         if (fd < 0) {
             return LS_FAIL(LS_E_IO, "cannot create '%s': %s", to->lock, strerror(errno));
         }
-        if (flock(fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
+        const bool locked = flock(fd, LOCK_EX | LOCK_NB) == 0;
+        if (!locked && errno == EWOULDBLOCK) {
             ls_status status = fail_busy(to, fd);
             close(fd);
             return status;
@@ -154,6 +180,9 @@ static ls_status take_lock(ls_prep_output *to) {
             char host[65] = "?";
             gethostname(host, sizeof host - 1);
             to->lock_fd = fd;
+            if (locked) {
+                remove_left(to, fd, host);
+            }
             return ftruncate(fd, 0) == 0 &&
                            dprintf(fd, "process %ld on host %s", (long)getpid(), host) > 0
                        ? LS_OK

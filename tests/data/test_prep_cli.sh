@@ -176,7 +176,8 @@ begin killed
 kill -KILL $pid
 wait $pid || true
 gives 0 "$LOCKSTEP" prep text -o killed
-rm -r .killed.tmp-*
+says "removed '\.killed\.tmp-$pid', which a prep that was killed had left"
+holds [ ! -e ".killed.tmp-$pid" ]
 begin stopped
 gives 2 "$LOCKSTEP" prep text -o stopped
 says "another prep, process $pid on host $(hostname), is writing 'stopped'; wait for it.* start it without mpirun"

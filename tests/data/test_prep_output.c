@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <sys/file.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 
 #include "tests/data/data_fixture.h"
 
@@ -121,6 +122,27 @@ static void test_output_order(void) {
     check_order(trail, order, sizeof order / sizeof *order);
 }
 
+/* What the last holder of the lock left goes when it was a process of this host that is gone. */
+static void test_output_killed(void) {
+    char left[64], part[96], holder[160], host[65] = "";
+    const pid_t gone = fork();
+    if (gone == 0) {
+        _exit(0);
+    }
+    CHECK_INT(waitpid(gone, NULL, 0), gone);
+    CHECK_INT(gethostname(host, sizeof host - 1), 0);
+    snprintf(left, sizeof left, "kill/.killed.tmp-%ld", (long)gone);
+    snprintf(part, sizeof part, "%s/train-00000.tok", left);
+    for (int own = 0; own < 2; own++) {
+        snprintf(holder, sizeof holder, "process %ld on host %s", (long)gone, own ? host : "other");
+        CHECK_OK(ls_dir_create(fixture_path(left)));
+        write_text(fixture_path(part), "half of it");
+        write_text(fixture_path("kill/.killed.lock"), holder);
+        CHECK_OK(prep_to(fixture_path("kill/killed"), own));
+        CHECK(ls_path_exists(fixture_path(left)) == !own);
+    }
+}
+
 /* In a container process numbers come again: what a killed one left is told, and stays. */
 static void test_output_left(void) {
     char left[64];
@@ -182,6 +204,7 @@ int main(void) {
     test_output();
     test_output_lock();
     test_output_order();
+    test_output_killed();
     test_output_left();
     test_output_link();
     test_output_by_turns();
