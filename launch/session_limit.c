@@ -117,12 +117,13 @@ static void limit_stopped(unsigned seconds) {
     }
 }
 
+/* The stopped get more: ranks begin at different times, and a late one is to name them first. */
 static void limit(unsigned seconds) {
     struct sigaction action = {.sa_handler = on_limit};
     sigemptyset(&action.sa_mask);
     sigaction(SIGALRM, &action, NULL);
     alarm(seconds);
-    limit_stopped(seconds + MERCY_S);
+    limit_stopped(seconds + (seconds > 2 * MERCY_S ? seconds / 2 : MERCY_S));
 }
 
 ls_status ls_session_limit_read(void) {
