@@ -18,6 +18,7 @@
  * that wait demands. Every stream and the host keep vector clocks; memory remembers who wrote and
  * who read it last. Work on one stream that meets memory of another without an event or a wait in
  * between is reported.
+ * Approximate instructions are as far off as they may be.
  * Loading. The first launch of a kernel, and the first product or attention of a shape, waits for
  * all that is queued: work that waits for what this rank would do later is then reported.
  * Threads. Memory, streams, events and launches of a thread that has not chosen the device, which

@@ -1,13 +1,17 @@
 /* GELU, SwiGLU and rotary embeddings: one pass, element by element. */
 #include "runtime/device/cuda/kernel.cuh"
 
-/* e^x as precise as results of T can show. */
+/* e^x and 1 / x as precise as results of T can show. */
 template <class T> __device__ __forceinline__ float exp_for(float x) {
     return sizeof(T) == sizeof(float) ? expf(x) : exp_of(x);
 }
 
+template <class T> __device__ __forceinline__ float inverse_for(float x) {
+    return sizeof(T) == sizeof(float) ? 1.0f / x : reciprocal(x);
+}
+
 template <class T> __device__ __forceinline__ float sigmoid(float x) {
-    return reciprocal(1.0f + exp_for<T>(-x));
+    return inverse_for<T>(1.0f + exp_for<T>(-x));
 }
 
 /* 2 sqrt(2/pi) and its product with 0.044715: (1 + tanh(u)) / 2 = sigmoid(2u), which keeps the
@@ -24,7 +28,7 @@ template <class T> __device__ __forceinline__ float gelu(float x) {
 template <class T> __device__ __forceinline__ float gelu_slope(float x) {
     x = fabsf(x) > 9.5f ? copysignf(9.5f, x) : x;
     const float e = exp_for<T>(-x * (GELU_LINEAR + GELU_CUBIC * x * x));
-    const float s = reciprocal(1.0f + e);
+    const float s = inverse_for<T>(1.0f + e);
     return s + x * s * (e * s) * (GELU_LINEAR + 3.0f * GELU_CUBIC * x * x);
 }
 

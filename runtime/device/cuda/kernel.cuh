@@ -37,7 +37,7 @@
  * such numbers takes six more and an exact division ten. */
 __device__ __forceinline__ float reciprocal(float x) {
 #ifdef LS_EMULATED_DEVICE
-    return 1.0f / x;
+    return emu_approximately(1.0f / x, 1);
 #else
     float y;
     asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
@@ -48,7 +48,7 @@ __device__ __forceinline__ float reciprocal(float x) {
 /* 2^x; results below 2^-126 are 0. */
 __device__ __forceinline__ float exp2_of(float x) {
 #ifdef LS_EMULATED_DEVICE
-    return exp2f(x);
+    return emu_approximately(exp2f(x), 2);
 #else
     float y;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
@@ -59,11 +59,7 @@ __device__ __forceinline__ float exp2_of(float x) {
 /* e^x, off by |x| + 3 units of 2^-24 at most: two instructions, where expf takes nine, which is
  * what holds up kernels that should wait for memory. */
 __device__ __forceinline__ float exp_of(float x) {
-#ifdef LS_EMULATED_DEVICE
-    return expf(x);
-#else
     return exp2_of(x * 1.4426950408889634f);
-#endif
 }
 
 /* bf16 as it lies in memory. */

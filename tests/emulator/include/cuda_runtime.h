@@ -233,6 +233,21 @@ inline int __popc(unsigned int x) {
     return __builtin_popcount(x);
 }
 
+/* As an approximate instruction (.approx.ftz) may have it: off by so many units in the last place,
+ * up or down as its own bits decide, and 0 where numbers have no leading 1. Powers of two are
+ * exact. */
+inline float emu_approximately(float exact, uint32_t ulps) {
+    uint32_t bits = (uint32_t)emu_bits_of(exact);
+    const uint32_t exponent = bits >> 23 & 0xffu, fraction = bits & 0x7fffffu;
+    if (exponent == 0) {
+        return emu_from_bits<float>(bits & 0x80000000u);
+    }
+    if (exponent < 0xffu && fraction >= ulps && fraction + ulps <= 0x7fffffu) {
+        bits += (bits * 2654435761u) >> 31 ? ulps : 0u - ulps;
+    }
+    return emu_from_bits<float>(bits);
+}
+
 inline void emu_load_matrices(uint32_t *r, const void *row, bool transposed) {
     emu_check_aligned("a row of ldmatrix", row, 16);
     const uint4 raw = *(const uint4 *)row;
