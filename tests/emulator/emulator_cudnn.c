@@ -314,7 +314,7 @@ static cudnnStatus_t finalize(cudnnBackendDescriptor_t d) {
         }
     }
     if (d->type == CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR) {
-        status = copy_graph(d);
+        status = is_to_be("broken") ? CUDNN_STATUS_INTERNAL_ERROR : copy_graph(d);
     } else if (d->type == CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR) {
         status = propose(d);
     } else if (d->type == CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR) {
@@ -419,6 +419,9 @@ static cudnnStatus_t execute(cudnnHandle_t handle, cudnnBackendDescriptor_t plan
         emu_report("a run of cuDNN by an engine whose results may change from run to run");
     }
     take_pointers(pack, plan->graph, &pointers);
+    if (is_to_be("failing")) {
+        return CUDNN_STATUS_EXECUTION_FAILED;
+    }
     void *const *workspace = values_of(pack, CUDNN_ATTR_VARIANT_PACK_WORKSPACE, &count);
     const int64_t bytes = plan->graph->workspace_bytes;
     if (bytes > 0 && (!emu_device_find(*workspace, &range) ||
@@ -457,9 +460,11 @@ static size_t version(void) {
 }
 
 static const char *error_text(cudnnStatus_t status) {
-    return status == CUDNN_STATUS_NOT_SUPPORTED ? "CUDNN_STATUS_NOT_SUPPORTED"
-           : status == CUDNN_STATUS_BAD_PARAM   ? "CUDNN_STATUS_BAD_PARAM"
-                                                : "?";
+    return status == CUDNN_STATUS_NOT_SUPPORTED      ? "CUDNN_STATUS_NOT_SUPPORTED"
+           : status == CUDNN_STATUS_BAD_PARAM        ? "CUDNN_STATUS_BAD_PARAM"
+           : status == CUDNN_STATUS_INTERNAL_ERROR   ? "CUDNN_STATUS_INTERNAL_ERROR"
+           : status == CUDNN_STATUS_EXECUTION_FAILED ? "CUDNN_STATUS_EXECUTION_FAILED"
+                                                     : "?";
 }
 
 static void last_error(char *words, size_t size) {
@@ -467,7 +472,8 @@ static void last_error(char *words, size_t size) {
 }
 
 /* In place of cudnn_load.c. $LOCKSTEP_EMULATOR_CUDNN: absent, as where there is none; changing,
- * only engines that say so; wrong or unsteady, results that are; or a version, as 91000. */
+ * only engines that say so; wrong or unsteady, results that are; broken, no graphs, and failing, no
+ * runs, as where cuDNN lacks a library of its own; or a version, as 91000. */
 ls_status ls_cudnn_load(const ls_cudnn **calls) {
     static const ls_cudnn emulated = {.version = version,
                                       .error_text = error_text,

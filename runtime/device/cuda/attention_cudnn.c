@@ -200,27 +200,18 @@ ls_status ls_cuda_cudnn_attention(ls_cuda_device *cuda, const ls_attention *op, 
     return ls_attention_graph_run(&p->attention, op, delta, cuda->cudnn->workspace);
 }
 
-/* Plans both directions, and tries them before they are offered. */
-static ls_status plan_for_offer(ls_cuda_device *cuda, const ls_attention_key *forward,
-                                const ls_attention_key *backward) {
+/* Plans both directions, and tries them before they are offered. Whatever fails of that, a library
+ * that cuDNN does not find for instance, is left to lockstep's own kernels: they meet what ails the
+ * GPU itself, and report it. */
+static void plan_for_offer(ls_cuda_device *cuda, const ls_attention_key *forward,
+                           const ls_attention_key *backward) {
     plan *p, *q;
-    ls_status status = make_plan(cuda, forward, &p);
-    if (status == LS_OK && p && !p->refused) {
-        status = make_plan(cuda, backward, &q);
-        if (status == LS_OK && q && !q->refused) {
-            status = ls_cuda_attention_trial(cuda, forward, &p->attention, &q->attention,
-                                             cuda->cudnn->workspace);
-            if (status == LS_OK) {
-                return LS_OK;
-            }
-        }
-    }
-    /* Where memory does not suffice for it lockstep's own kernels may still fit. */
-    if (status == LS_OK || status == LS_E_UNSUPPORTED || status == LS_E_MEMORY) {
+    if (make_plan(cuda, forward, &p) != LS_OK || !p || p->refused ||
+        make_plan(cuda, backward, &q) != LS_OK || !q || q->refused ||
+        ls_cuda_attention_trial(cuda, forward, &p->attention, &q->attention,
+                                cuda->cudnn->workspace) != LS_OK) {
         refuse(cuda, ls_error_last()->message);
-        return LS_OK;
     }
-    return status;
 }
 
 ls_status ls_cuda_cudnn_reserve(ls_cuda_device *cuda, const ls_device_limits *limits) {
@@ -245,7 +236,8 @@ ls_status ls_cuda_cudnn_reserve(ls_cuda_device *cuda, const ls_device_limits *li
         refuse(cuda, "heads are no multiple of 8 elements wide");
         return LS_OK;
     }
-    return plan_for_offer(cuda, &keys[0], &keys[1]);
+    plan_for_offer(cuda, &keys[0], &keys[1]);
+    return LS_OK;
 }
 
 ls_status ls_cuda_attention_offer(ls_device *dev, ls_attention_offer *offer) {
