@@ -22,27 +22,31 @@ typedef struct nccl_memory {
     struct nccl_memory *next;
     char *base;
     size_t bytes;
+    bool own; /* NCCL's, not CUDA's */
     registration *registrations;
 } nccl_memory;
 
 /* Of all communicators. */
 static nccl_memory *memories;
 
+/* NCCL takes memory that it can also share by handles, which a container or virtual machine may
+ * refuse: plain memory serves then, with copies where NCCL cannot share it. */
 ls_status ls_nccl_memory_take(size_t bytes, void **memory) {
     nccl_memory *m;
     LS_TRY(ls_calloc(1, sizeof *m, &m));
     void *base = NULL;
 #if CAN_REGISTER
-    const bool taken = ncclMemAlloc(&base, bytes) == ncclSuccess;
+    const bool own = ncclMemAlloc(&base, bytes) == ncclSuccess;
 #else
-    const bool taken = cudaMalloc(&base, bytes) == cudaSuccess;
+    const bool own = false;
 #endif
-    if (!taken) {
+    if (!own && cudaMalloc(&base, bytes) != cudaSuccess) {
+        (void)cudaGetLastError(); /* it is dealt with here */
         free(m);
         return LS_FAIL(LS_E_MEMORY, "the GPU found no room for %zu bytes that NCCL can register",
                        bytes);
     }
-    *m = (nccl_memory){.next = memories, .base = base, .bytes = bytes};
+    *m = (nccl_memory){.next = memories, .base = base, .bytes = bytes, .own = own};
     memories = m;
     *memory = base;
     return LS_OK;
@@ -72,10 +76,12 @@ void ls_nccl_memory_give_back(void *memory) {
         end_registration(r);
     }
 #if CAN_REGISTER
-    ncclMemFree(m->base);
-#else
-    cudaFree(m->base);
+    if (m->own) {
+        ncclMemFree(m->base);
+        m->base = NULL;
+    }
 #endif
+    cudaFree(m->base);
     free(m);
 }
 

@@ -6,7 +6,8 @@
  *   patience: an operation that is handed over late is given up, unless a flight record is kept
  *   crossed: messages that both ranks send before they receive end for neither
  *   order: ranks that call two communicators in different orders, which the emulated NCCL must name
- *   memory: that is used by several communicators is registered with each, until one of them ends
+ *   memory: that is used by several communicators is registered with each, until one of them ends;
+ *           where NCCL has none, CUDA's serves
  *   killed: half of the ranks, each in the middle of another operation; the others learn of it
  *           (mpirun --enable-recovery, which lets them live) */
 #include "collectives/flight.h"
@@ -288,6 +289,8 @@ int main(int argc, char **argv) {
     } else if (strcmp(way, "order") == 0) {
         order();
     } else if (strcmp(way, "memory") == 0) {
+        memory();
+        setenv("EMULATED_NCCL_MEMORY", "no", 1);
         memory();
     } else {
         killed();

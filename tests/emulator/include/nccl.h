@@ -18,6 +18,7 @@ typedef struct ncclUniqueId {
 } ncclUniqueId;
 typedef enum ncclResult_t {
     ncclSuccess = 0,
+    ncclUnhandledCudaError = 1,
     ncclSystemError = 2,
     ncclInvalidArgument = 4,
     ncclInvalidUsage = 5,

@@ -61,6 +61,7 @@ void emu_nccl_check_unregistered(const void *memory, const struct emu_nccl *comm
 void emu_nccl_forget(const struct emu_nccl *comm);
 /* Pairs of memory and communicator. */
 int emu_nccl_registrations(void);
+bool emu_nccl_knows(const struct emu_nccl *comm, const void *at); /* is it registered there? */
 /* Communicators that were destroyed, or aborted. */
 int emu_nccl_destroyed(void);
 int emu_nccl_aborted(void);

@@ -71,7 +71,7 @@ typedef struct nccl_op {
 } nccl_op;
 
 /* Turns of waiting work between two looks at the processes of the other ranks. */
-enum { LIFE_TURNS = 256, REGISTERED_MAX = 256 };
+enum { LIFE_TURNS = 256 };
 
 static int group_depth;
 static struct {
@@ -79,88 +79,6 @@ static struct {
     part parts[PARTS_MAX];
     int count;
 } group;
-
-ncclResult_t ncclMemAlloc(void **memory, size_t bytes) {
-    return cudaMalloc(memory, bytes) == cudaSuccess ? ncclSuccess : ncclSystemError;
-}
-
-/* Of memory with communicators; a place in the table is a handle. */
-static struct {
-    void *memory; /* NULL: free */
-    size_t bytes;
-    ncclComm_t comm;
-} registered[REGISTERED_MAX];
-
-int emu_nccl_registrations(void) {
-    int count = 0;
-    for (int i = 0; i < REGISTERED_MAX; i++) {
-        count += registered[i].memory != NULL;
-    }
-    return count;
-}
-
-static bool is_registered(const void *memory, const struct emu_nccl *comm) {
-    for (int i = 0; i < REGISTERED_MAX; i++) {
-        if (registered[i].memory &&
-            (registered[i].memory == memory || registered[i].comm == comm)) {
-            return true;
-        }
-    }
-    return false;
-}
-
-void emu_nccl_check_unregistered(const void *memory, const struct emu_nccl *comm,
-                                 const char *call) {
-    if (is_registered(memory, comm)) {
-        emu_report("%s before ncclCommDeregister of its memory", call);
-    }
-}
-
-void emu_nccl_forget(const struct emu_nccl *comm) {
-    for (int i = 0; i < REGISTERED_MAX; i++) {
-        registered[i].memory = registered[i].comm == comm ? NULL : registered[i].memory;
-    }
-}
-
-ncclResult_t ncclMemFree(void *memory) {
-    emu_nccl_check_unregistered(memory, NULL, "ncclMemFree");
-    cudaFree(memory);
-    return ncclSuccess;
-}
-
-ncclResult_t ncclCommRegister(ncclComm_t comm, void *memory, size_t bytes, void **handle) {
-    emu_range range;
-    int i = 0;
-    emu_nccl_check_usable(comm, "ncclCommRegister");
-    if (!emu_device_find(memory, &range) || range.bytes < bytes) {
-        emu_report("ncclCommRegister of %zu bytes at %p, which is no allocation", bytes, memory);
-    }
-    while (i < REGISTERED_MAX && registered[i].memory) {
-        if (registered[i].memory == memory && registered[i].comm == comm) {
-            emu_report("ncclCommRegister of the same memory a second time");
-        }
-        i++;
-    }
-    if (i == REGISTERED_MAX) {
-        return ncclSystemError;
-    }
-    registered[i].memory = memory;
-    registered[i].bytes = bytes;
-    registered[i].comm = comm;
-    *handle = &registered[i];
-    return ncclSuccess;
-}
-
-ncclResult_t ncclCommDeregister(ncclComm_t comm, void *handle) {
-    for (int i = 0; i < REGISTERED_MAX; i++) {
-        if (handle == &registered[i] && registered[i].memory && registered[i].comm == comm) {
-            registered[i].memory = NULL;
-            registered[i].comm = NULL;
-            return ncclSuccess;
-        }
-    }
-    emu_report("ncclCommDeregister of what is not registered with this communicator");
-}
 
 /* What a part sends to a peer and expects from it, in bytes; -1: no message. */
 
@@ -425,12 +343,8 @@ ncclResult_t ncclGroupEnd(void) {
 }
 
 static void check_registered(const part *p, const void *at) {
-    for (int i = 0; i < REGISTERED_MAX; i++) {
-        const char *memory = registered[i].memory;
-        if (memory && registered[i].comm == p->comm && (const char *)at >= memory &&
-            (const char *)at < memory + registered[i].bytes) {
-            return;
-        }
+    if (emu_nccl_knows(p->comm, at)) {
+        return;
     }
     emu_report("%s of %llu elements at %p, which are not registered with the communicator",
                KINDS[p->kind], (unsigned long long)p->count, at);
