@@ -81,7 +81,7 @@ static void test_module(void) {
     double joules;
     ls_nvml_scope scope;
     ls_nvml_reading r;
-    plant(TWO_GPUS "energy.error 0 3\nfield.191.0.error 0 3\nfield.191.1 0 5000000000\n"
+    plant(TWO_GPUS "energy.error 0 999\nfield.191.0.error 0 3\nfield.191.1 0 5000000000\n"
                    "field.186.0.error 0 3\nfield.186.1 0 2500000\n");
     CHECK_OK(ls_nvml_open(NEW_LIBRARY, &n));
     CHECK_OK(ls_nvml_energy(n, 0, &joules, &scope));
@@ -126,7 +126,8 @@ static void test_fabric(void) {
                  {"fabric_state 0 2\n", 2, false, true, false},
                  {"fabric_state 0 3\n", 3, false, true, false},
                  {"fabric_state 0 99\n", 0, false, true, false},
-                 {"fabric_state.error 0 3\n", 0, false, true, false}};
+                 {"fabric_state.error 0 3\n", 0, false, true, false},
+                 {"fabric_state.error 0 999\n", 0, false, true, false}}; /* unknown error */
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         char lines[512];
         snprintf(lines, sizeof lines, TWO_GPUS "%s", cases[i].lines);
@@ -192,6 +193,9 @@ static void test_faults(void) {
     plant("gpus 0 2\nenergy 0 1000\ntemperature.0.error 0 15\n"); /* falls off the bus */
     CHECK_STATUS(ls_nvml_read(n, 0, &r), LS_E_DEVICE);
     CHECK_MESSAGE("GPU 0, reading its temperature: GPU is lost");
+    plant("gpus 0 2\nenergy.error 0 16\n");
+    CHECK_STATUS(ls_nvml_energy(n, 0, &joules, &scope), LS_E_DEVICE);
+    CHECK_MESSAGE("reset it or restart the host");
     ls_nvml_close(n);
     ls_nvml_close(NULL);
 }
