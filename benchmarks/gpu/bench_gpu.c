@@ -37,6 +37,27 @@ static void check(ls_status status) {
     }
 }
 
+/* All memory becomes numbers between 1/8 and 2 of either sign, as bf16 and as fp32: a GPU that
+ * multiplies zeros, or the NaNs that some operations make of them, draws less power and keeps
+ * higher clocks than one that trains. */
+static void fill(const bench *b) {
+    const size_t part_bytes = (size_t)1 << 20;
+    uint16_t *part = malloc(part_bytes);
+    uint32_t state = 1;
+    if (!part) {
+        check(LS_FAIL(LS_E_MEMORY, "no memory for %zu bytes of numbers", part_bytes));
+    }
+    for (size_t i = 0; i < part_bytes / sizeof *part; i++) {
+        state = state * 1664525u + 1013904223u;
+        part[i] = (uint16_t)((state >> 16 & 0x81ffu) | 0x3e00u);
+    }
+    check(b->dev->ops->upload(b->dev, b->memory, part, part_bytes));
+    for (size_t done = part_bytes; done < b->bytes; done *= 2) {
+        check(b->dev->ops->copy(b->dev, b->memory + done, b->memory, done));
+    }
+    free(part);
+}
+
 /* The i-th operand: parts of the memory, far enough from each other. */
 static void *operand(const bench *b, int i) {
     return b->memory + (size_t)i * (b->bytes / 8);
@@ -159,6 +180,7 @@ static void bench_activations(const bench *b, int64_t rows, int64_t channels) {
 static void bench_loss(const bench *b) {
     const int64_t vocab = b->tiny ? 100 : 50257, ld = b->tiny ? 128 : 50304;
     const int64_t rows = (int64_t)(b->bytes / 8 / 4) / ld;
+    fill(b);
     check(b->dev->ops->zero(b->dev, operand(b, 2), (size_t)rows * sizeof(int32_t)));
     ls_cross_entropy loss = {.dtype = LS_BF16,
                              .rows = rows,
@@ -174,6 +196,10 @@ static void bench_loss(const bench *b) {
 }
 
 static void bench_updates(const bench *b, int64_t n) {
+    fill(b);
+    for (int moment = 1; moment <= 2; moment++) { /* of squares none is below zero */
+        check(b->dev->ops->zero(b->dev, operand(b, moment), (size_t)n * sizeof(float)));
+    }
     ls_adamw adamw = {.n = n,
                       .t = 1,
                       .lr = 1e-6,
@@ -204,6 +230,7 @@ static void bench_updates(const bench *b, int64_t n) {
 static void bench_memory(bench *b) {
     const size_t bytes = b->bytes / 8;
     const int64_t channels = b->tiny ? 64 : 1600, rows = (int64_t)(bytes / 8) / channels;
+    fill(b);
     b->copy_gb_s = 2e-9 * (double)bytes / seconds_of(b, run_copy, &(size_t){bytes});
     printf("%-28s %9.1f GB/s\n", "copy, read and written", b->copy_gb_s);
     bench_norms(b, rows, channels);
@@ -322,6 +349,7 @@ static void bench_products(bench *b) {
                           {.name = "1558M up", .m = 8192, .n = 6400, .k = 1600},
                           {.name = "1558M down", .m = 8192, .n = 1600, .k = 6400}};
     cublasLtHandle_t handle;
+    fill(b);
     check_blas(cublasLtCreate(&handle));
     for (size_t i = 0; i < sizeof products / sizeof *products; i++) {
         product *p = &products[i];
@@ -340,6 +368,9 @@ static void bench_products(bench *b) {
         bench_variants(b, p, tflop, own_s);
     }
     cublasLtDestroy(handle);
+    if (b->figures) {
+        fprintf(b->figures, "# product %.1f\n", b->gemm_tflop_s);
+    }
 }
 
 /* Attention, B=2 H=16 T=4096 D=128, causal; half of what full attention would multiply. */
@@ -380,13 +411,15 @@ static void bench_attention(const bench *b, const char *by, int plans) {
                        .dk = dqkv + 2 * heads * size,
                        .dv = dqkv + 4 * heads * size};
     const double tflop = 2e-12 * (double)(batch * heads * len * len * size);
-    const double forward_s = seconds_of(b, run_attention, &op);
-    const double backward_s = seconds_of(b, run_attention_backward, &op);
     char name[64];
-    if (plans >= 0 && ls_cuda_cudnn_plans(ls_cuda_of(b->dev)) != plans) {
-        printf("attention %-6s refused: lockstep's own would run\n", by);
+    fill(b);
+    if (run_attention(b, &op) != LS_OK || run_attention_backward(b, &op) != LS_OK ||
+        (plans >= 0 && ls_cuda_cudnn_plans(ls_cuda_of(b->dev)) != plans)) {
+        printf("attention %-6s not measured: %s\n", by, ls_error_last()->message);
         return;
     }
+    const double forward_s = seconds_of(b, run_attention, &op);
+    const double backward_s = seconds_of(b, run_attention_backward, &op);
     snprintf(name, sizeof name, "attention %s forward, T=4096 D=128", by);
     printf("attention %-6s %-11s %9.1f TFLOP/s %5.1f %% of the product 8192^3\n", by, "forward",
            tflop / forward_s, 100.0 * tflop / forward_s / b->gemm_tflop_s);
@@ -408,26 +441,6 @@ static void bench_attentions(const bench *b) {
     other.dev->ops->close(other.dev);
 }
 
-/* All memory becomes numbers between 1/8 and 2 of either sign, as bf16 and as fp32: a GPU that
- * multiplies zeros draws less power and keeps higher clocks than one that trains. */
-static void fill(const bench *b) {
-    const size_t part_bytes = (size_t)1 << 20;
-    uint16_t *part = malloc(part_bytes);
-    uint32_t state = 1;
-    if (!part) {
-        check(LS_FAIL(LS_E_MEMORY, "no memory for %zu bytes of numbers", part_bytes));
-    }
-    for (size_t i = 0; i < part_bytes / sizeof *part; i++) {
-        state = state * 1664525u + 1013904223u;
-        part[i] = (uint16_t)((state >> 16 & 0x81ffu) | 0x3e00u);
-    }
-    check(b->dev->ops->upload(b->dev, b->memory, part, part_bytes));
-    for (size_t done = part_bytes; done < b->bytes; done *= 2) {
-        check(b->dev->ops->copy(b->dev, b->memory + done, b->memory, done));
-    }
-    free(part);
-}
-
 int main(int argc, char **argv) {
     const int repeats = argc > 1 ? atoi(argv[1]) : 20;
     bench b = {.repeats = repeats > 0 ? repeats : 1, .tiny = repeats <= 0};
@@ -439,15 +452,11 @@ int main(int argc, char **argv) {
     b.bytes = b.tiny ? (size_t)2 << 20 : (size_t)4 << 30;
     check(b.dev->ops->alloc(b.dev, b.bytes, &memory));
     b.memory = memory;
-    fill(&b);
     b.figures = argc > 2 ? fopen(argv[2], "w") : NULL;
     printf("%s\n", b.dev->describe);
     bench_memory(&b);
     bench_products(&b);
     bench_attentions(&b);
-    if (b.figures) {
-        fprintf(b.figures, "# product %.1f\n", b.gemm_tflop_s);
-    }
     b.dev->ops->free(b.dev, memory);
     b.dev->ops->close(b.dev);
     return b.figures && fclose(b.figures) != 0 ? 3 : 0;
