@@ -43,6 +43,14 @@ static inline ls_status ls_check_gemm_extras(const ls_device *dev, const ls_gemm
         return LS_FAIL(LS_E_SHAPE, "gemm: n is %lld; products in fp8 want a multiple of 16",
                        (long long)op->n);
     }
+    const uintptr_t places = (uintptr_t)op->c | (uintptr_t)op->residual |
+                             (uintptr_t)op->ldc * ls_dtype_bytes(op->c_dtype);
+    if (op->fp8 != LS_FP8_NONE && places % 16 != 0) {
+        return LS_FAIL(LS_E_SHAPE,
+                       "gemm: C at %p, the residual at %p, rows of %lld elements; products in fp8 "
+                       "want each row of both to begin at a multiple of 16 bytes",
+                       op->c, op->residual, (long long)op->ldc);
+    }
     return LS_OK;
 }
 

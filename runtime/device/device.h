@@ -62,7 +62,8 @@ typedef struct ls_device_limits {
  * `fp8`, on devices that have it: A and B are rounded to 8 bits first (Micikevicius 2022, arXiv
  * 2209.05433), each multiplied by a power of two that takes its largest magnitude close to the
  * format's (runtime/base/fp8.h; current scaling: of these values, not of earlier ones), and what
- * is rounded away is lost. N is a multiple of 16. Not finite operands give NaNs.
+ * is rounded away is lost. N is a multiple of 16, and rows of C and of the residual begin at
+ * multiples of 16 bytes. Not finite operands give NaNs.
  *   LS_FP8_VALUES: A and B in E4M3; LS_FP8_GRAD_A: A, a gradient, in E5M2 */
 typedef enum ls_act { LS_ACT_NONE, LS_ACT_GELU, LS_ACT_GELU_GRAD } ls_act;
 typedef enum ls_fp8_use { LS_FP8_NONE, LS_FP8_VALUES, LS_FP8_GRAD_A } ls_fp8_use;

@@ -82,6 +82,7 @@ typedef struct kt_op {
     int (*plan)(const kt_case *c, ls_dtype dtype, ls_dtype acc, kt_buffer buffers[KT_BUFFERS_MAX]);
     ls_status (*run)(ls_device *dev, const kt_case *c, ls_dtype dtype, void *const *at);
     bool by_alignment; /* a GPU's library may choose another algorithm for shifted buffers */
+    bool aligned;      /* shifted buffers too are multiples of 16 elements from where they were */
 } kt_op;
 
 struct kt_case {

@@ -298,7 +298,8 @@ static ls_status check_dtype(const kt_case *c, const char *device, ls_dtype dtyp
         kt_buffer like[KT_BUFFERS_MAX] = {0};
         c->op->plan(c, dtype, dev->acc, like);
         kt_instance in;
-        status = kt_instance_init(dev, c, dtype, CONFIGURATIONS[k].shift, like, &in);
+        status = kt_instance_init(dev, c, dtype,
+                                  CONFIGURATIONS[k].shift * (c->op->aligned ? 16 : 1), like, &in);
         status = status == LS_OK ? instance_run(dev, c, dtype, &in, failures) : status;
         if (status == LS_OK && k == 0) {
             status = kt_instance_init(reference, &separate, LS_F64, 0, like, &expected);

@@ -11,11 +11,15 @@ static int64_t gemm_ld(int64_t cols, const kt_case *c) {
     return cols + c->dim[4];
 }
 
+static int64_t gemm_ldc(const kt_case *c) {
+    return c->dim[1] + (c->op->aligned ? 16 : 1) * c->dim[4];
+}
+
 static int plan_gemm(const kt_case *c, ls_dtype dtype, ls_dtype acc,
                      kt_buffer buffers[KT_BUFFERS_MAX]) {
     const int64_t m = c->dim[0], n = c->dim[1], k = c->dim[2], flags = c->dim[3];
     const int64_t ta = flags & TRANS_A, tb = flags & TRANS_B;
-    const int64_t lda = gemm_ld(ta ? m : k, c), ldb = gemm_ld(tb ? k : n, c), ldc = gemm_ld(n, c);
+    const int64_t lda = gemm_ld(ta ? m : k, c), ldb = gemm_ld(tb ? k : n, c), ldc = gemm_ldc(c);
     const ls_dtype out = flags & C_ACC ? acc : dtype;
     /* The columns beyond n belong to nobody: C is changed in place, so that they are compared. */
     return KT_PLAN(
@@ -40,7 +44,7 @@ static ls_status multiply(ls_device *dev, const kt_case *c, ls_dtype dtype, void
                                           .b = at[1],
                                           .ldb = gemm_ld(flags & TRANS_B ? k : n, c),
                                           .c = at[4],
-                                          .ldc = gemm_ld(n, c),
+                                          .ldc = gemm_ldc(c),
                                           .bias = flags & BIAS ? at[2] : NULL,
                                           .residual = flags & RESIDUAL        ? at[3]
                                                       : flags & RESIDUAL_IS_C ? at[4]
@@ -133,7 +137,7 @@ const kt_op kt_gemm_gelu_grad = {
     true};
 const kt_op kt_gemm_fp8 = {
     "gemm_fp8", {3e-6, 5e-6}, {5e-3, 6e-3}, "as gemm: operands are rounded to 8 bits alike",
-    plan_gemm,  run_gemm_fp8, true};
+    plan_gemm,  run_gemm_fp8, true,         true};
 
 /* attention: dim = batch, query length, key length, heads, key/value heads, D, gap. Keys and values
  * are two parts of one matrix; `gap` elements end every row. */

@@ -171,11 +171,12 @@ static bool is_fp8(cudaDataType_t type) {
 }
 
 /* cuBLASLt documents of products in fp8: A is transposed and B is not, sizes and rows of multiples
- * of 16, one operand at least in E4M3; of epilogues with a matrix of their own: its rows are
- * multiples of 8 long. That a backward epilogue, or a bias of fp32, has no algorithm in fp8 is this
- * device's choice. */
+ * of 16, matrices and rows at 16 bytes, one operand at least in E4M3; of epilogues with a matrix of
+ * their own: its rows are multiples of 8 long. That a backward epilogue, or a bias of fp32, has no
+ * algorithm in fp8 is this device's choice. */
 static bool is_supported(const struct emu_product *p, const struct emu_layout *a,
-                         const struct emu_layout *b, const struct emu_layout *d) {
+                         const struct emu_layout *b, const struct emu_layout *d,
+                         const struct emu_preference *preference) {
     const bool backward =
         p->epilogue == CUBLASLT_EPILOGUE_DGELU || p->epilogue == CUBLASLT_EPILOGUE_DGELU_BGRAD;
     const bool has_aux = backward || p->epilogue == CUBLASLT_EPILOGUE_GELU_AUX ||
@@ -187,9 +188,13 @@ static bool is_supported(const struct emu_product *p, const struct emu_layout *a
         return true;
     }
     const bool wide_bias = p->epilogue == CUBLASLT_EPILOGUE_BIAS && d->type == CUDA_R_32F;
-    return !backward && !wide_bias && p->trans_a == CUBLAS_OP_T && p->trans_b == CUBLAS_OP_N &&
-           !(a->type == CUDA_R_8F_E5M2 && b->type == CUDA_R_8F_E5M2) && a->rows % 16 == 0 &&
-           a->cols % 16 == 0 && a->ld % 16 == 0 && b->ld % 16 == 0;
+    bool aligned = d->ld * (d->type == CUDA_R_32F ? 4 : 2) % 16 == 0;
+    for (int i = 0; i < 4; i++) {
+        aligned = aligned && preference->alignment[i] >= 16;
+    }
+    return aligned && !backward && !wide_bias && p->trans_a == CUBLAS_OP_T &&
+           p->trans_b == CUBLAS_OP_N && !(a->type == CUDA_R_8F_E5M2 && b->type == CUDA_R_8F_E5M2) &&
+           a->rows % 16 == 0 && a->cols % 16 == 0 && a->ld % 16 == 0 && b->ld % 16 == 0;
 }
 
 /* The algorithm remembers the alignments that it was asked for. */
@@ -205,7 +210,7 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
         (!is_fp8(a->type) && a->type != b->type) || c->type != d->type || c->rows != d->rows) {
         return CUBLAS_STATUS_INVALID_VALUE;
     }
-    if (!is_supported(product, a, b, d)) {
+    if (!is_supported(product, a, b, d, preference)) {
         return CUBLAS_STATUS_NOT_SUPPORTED;
     }
     if (preference->schemes & CUBLASLT_REDUCTION_SCHEME_INPLACE) {
@@ -427,6 +432,19 @@ static void check_alignment(const void *p, uint64_t alignment, char name) {
     }
 }
 
+/* Algorithms are not told where the epilogue's operands lie, and may access 16 bytes of them. */
+static void check_epilogue(const struct emu_product *p) {
+    const bool vector = p->epilogue == CUBLASLT_EPILOGUE_BIAS ||
+                        p->epilogue == CUBLASLT_EPILOGUE_GELU_AUX_BIAS ||
+                        p->epilogue == CUBLASLT_EPILOGUE_DGELU_BGRAD;
+    const bool matrix =
+        p->epilogue != CUBLASLT_EPILOGUE_DEFAULT && p->epilogue != CUBLASLT_EPILOGUE_BIAS;
+    if ((vector && (uintptr_t)p->bias % 16 != 0) || (matrix && (uintptr_t)p->aux % 16 != 0)) {
+        emu_report("an epilogue's vector at %p or matrix at %p is not aligned to 16 bytes", p->bias,
+                   p->aux);
+    }
+}
+
 /* D^T by rows: what cuBLASLt calls A is the second operand. */
 cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t product,
                               const void *alpha, const void *a, cublasLtMatrixLayout_t a_layout,
@@ -448,6 +466,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t prod
     check_alignment(b, algorithm->data[1], 'B');
     check_alignment(c, algorithm->data[2], 'C');
     check_alignment(d, algorithm->data[3], 'D');
+    check_epilogue(product);
     emu_range range;
     if (!emu_device_find(workspace, &range) || range.bytes < workspace_bytes) {
         emu_report("the workspace of a product is no device memory of %zu bytes", workspace_bytes);

@@ -4,7 +4,7 @@
 #include "runtime/device/cuda/launch.h"
 #include "runtime/device/gemm_parts.h"
 
-enum { ALIGN_MAX = 256 };
+enum { ALIGN_MAX = 256, ALIGN_EPILOGUE = 16 };
 
 static int64_t alignment(const void *p) {
     const uintptr_t bits = (uintptr_t)p | ALIGN_MAX;
@@ -13,7 +13,7 @@ static int64_t alignment(const void *p) {
 
 /* cuBLASLt wants what is before an activation in rows of multiples of 8, aligned to 16 bytes. */
 static bool takes_act(const ls_gemm *op) {
-    return op->act != LS_ACT_NONE && op->ldc % 8 == 0 && alignment(op->pre) >= 16;
+    return op->act != LS_ACT_NONE && op->ldc % 8 == 0 && alignment(op->pre) >= ALIGN_EPILOGUE;
 }
 
 static cublasLtEpilogue_t epilogue_of(const ls_gemm *op) {
@@ -37,15 +37,17 @@ static ls_status bias_room(ls_cuda_device *cuda, const ls_gemm *op) {
 
 /* The vector of the epilogue: the bias in the type of C, as cuBLASLt wants it of bf16 (cublasLt.h,
  * CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE), or where its gradient is made. It is rounded for each
- * product: the device does not know when an update has changed it. */
+ * product: the device does not know when an update has changed it. Algorithms may read 16 bytes of
+ * it at once, which no preference tells them of: a bias that lies elsewhere is copied. */
 static ls_status vector_of(ls_cuda_device *cuda, const ls_gemm *op, const void **vector) {
+    const bool apart = op->bias && (op->c_dtype != LS_F32 || alignment(op->bias) < ALIGN_EPILOGUE);
     *vector = op->bias;
-    if (op->dbias || (op->bias && op->c_dtype != LS_F32)) {
+    if (op->dbias || apart) {
         LS_TRY(bias_room(cuda, op));
         *vector = cuda->gemm->bias;
     }
-    if (op->bias && op->c_dtype != LS_F32) {
-        ls_cuda_launch_cast(cuda->compute, LS_BF16, op->n, op->bias, cuda->gemm->bias);
+    if (apart) {
+        ls_cuda_launch_cast(cuda->compute, op->c_dtype, op->n, op->bias, cuda->gemm->bias);
     }
     return LS_OK;
 }
