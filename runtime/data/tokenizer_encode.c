@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "runtime/base/arena.h"
+#include "runtime/data/tokenizer_encode.h"
 #include "runtime/data/tokenizer_merge.h"
 #include "runtime/data/tokenizer_utf8.h"
 
@@ -25,7 +26,7 @@ ls_status ls_tokenizer_work_make(const ls_tokenizer *tokenizer, ls_tokenizer_wor
     ls_tokenizer_work *work;
     LS_TRY(ls_calloc(1, sizeof *work, &work));
     work->tokenizer = tokenizer;
-    bool whole = true;
+    bool whole = ls_merge_work_init(&work->merge) == LS_OK;
     for (int i = 0; i < tokenizer->pattern_count; i++) {
         work->matches[i] = pcre2_match_data_create(1, NULL);
         whole = whole && work->matches[i];
@@ -99,30 +100,40 @@ static ls_status find(ls_tokenizer_work *work, int level, const char *text, size
     return LS_OK;
 }
 
-/* Valid UTF-8, cut by the patterns from `level` on. */
+/* Valid UTF-8, cut by the patterns from `level` on; it can be read up to `readable`. */
 static ls_status encode_valid(ls_tokenizer_work *work, int level, const char *text, size_t bytes,
-                              ls_token_list *list) {
+                              const char *readable, ls_token_list *list) {
     const ls_tokenizer *t = work->tokenizer;
     if (level == t->pattern_count) {
-        return ls_merge_piece(t, &work->merge, text, bytes, false, list);
+        return ls_merge_piece(t, &work->merge, text, bytes, readable, list);
     }
+    ls_scan *scan = t->patterns[level].scan;
     for (size_t at = 0, begin, end; at < bytes; at = end) {
-        LS_TRY(find(work, level, text, bytes, at, &begin, &end));
+        const size_t scanned = scan ? scan(text + at, text + bytes) : 0;
+        begin = at;
+        end = at + scanned;
+        if (scanned == 0) {
+            LS_TRY(find(work, level, text, bytes, at, &begin, &end));
+        }
         if (begin > at && !t->patterns[level].drops_others) {
-            LS_TRY(encode_valid(work, level + 1, text + at, begin - at, list));
+            LS_TRY(encode_valid(work, level + 1, text + at, begin - at, readable, list));
         }
         if (end > begin) {
-            LS_TRY(encode_valid(work, level + 1, text + begin, end - begin, list));
+            LS_TRY(encode_valid(work, level + 1, text + begin, end - begin, readable, list));
         }
     }
     return LS_OK;
 }
 
-/* The bytes at the start of text that are valid UTF-8; 0: the first byte begins no character. */
-static size_t valid_bytes(const char *text, size_t bytes) {
+size_t ls_encode_valid_bytes(const char *text, size_t bytes) {
     uint32_t code;
     size_t at = 0;
     while (at < bytes) {
+        uint64_t word;
+        if (bytes - at >= 8 && (memcpy(&word, text + at, 8), (word & 0x8080808080808080u) == 0)) {
+            at += 8;
+            continue;
+        }
         const size_t step = ls_utf8_char(text + at, text + bytes, &code);
         if (code >= LS_UTF8_BAD) {
             break;
@@ -132,15 +143,46 @@ static size_t valid_bytes(const char *text, size_t bytes) {
     return at;
 }
 
+ls_status ls_encode_byte(ls_tokenizer_work *work, const char *byte, ls_token_list *list) {
+    return ls_merge_piece(work->tokenizer, &work->merge, byte, 1, byte + 1, list);
+}
+
+bool ls_encode_is_local(const ls_tokenizer *t) {
+    return t->byte_level ? t->pattern_count > 0 && !t->looks_behind : t->safe_cuts || t->word_cuts;
+}
+
+ls_status ls_encode_piece(ls_tokenizer_work *work, const char *text, size_t bytes, size_t at,
+                          size_t *next, ls_token_list *list) {
+    const ls_tokenizer *t = work->tokenizer;
+    if (!t->byte_level) {
+        *next = ls_tokenizer_next_cut(t, text, bytes, at, false);
+        return ls_merge_piece(t, &work->merge, text + at, *next - at, text + bytes, list);
+    }
+    const ls_split_pattern *pattern = &t->patterns[0];
+    const size_t scanned = pattern->scan ? pattern->scan(text + at, text + bytes) : 0;
+    size_t begin = at;
+    *next = at + scanned;
+    if (scanned == 0) {
+        LS_TRY(find(work, 0, text, bytes, at, &begin, next));
+    }
+    if (begin > at) {
+        *next = begin;
+        if (pattern->drops_others) {
+            return LS_OK;
+        }
+    }
+    return encode_valid(work, 1, text + at, *next - at, text + bytes, list);
+}
+
 /* A byte that belongs to no character is a piece. */
 static ls_status encode_bytes(ls_tokenizer_work *work, const char *text, size_t bytes,
                               ls_token_list *list) {
     for (size_t at = 0; at < bytes;) {
-        const size_t valid = valid_bytes(text + at, bytes - at);
+        const size_t valid = ls_encode_valid_bytes(text + at, bytes - at);
         if (valid > 0) {
-            LS_TRY(encode_valid(work, 0, text + at, valid, list));
+            LS_TRY(encode_valid(work, 0, text + at, valid, text + bytes, list));
         } else {
-            LS_TRY(ls_merge_piece(work->tokenizer, &work->merge, text + at, 1, false, list));
+            LS_TRY(ls_encode_byte(work, text + at, list));
         }
         at += valid ? valid : 1;
     }
@@ -153,7 +195,7 @@ static bool begins_with_space(const ls_tokenizer *t, const char *text, size_t by
     return text[0] == ' ' || (!t->byte_level && bytes >= 3 && memcmp(text, LS_UTF8_SPACE, 3) == 0);
 }
 
-static bool lacks_space(const ls_tokenizer *t, const char *text, size_t bytes, bool at_start) {
+bool ls_encode_lacks_space(const ls_tokenizer *t, const char *text, size_t bytes, bool at_start) {
     switch (t->prepend) {
     case LS_PREPEND_ALWAYS:
         return true;
@@ -171,7 +213,7 @@ static bool lacks_space(const ls_tokenizer *t, const char *text, size_t bytes, b
 static ls_status encode_between(ls_tokenizer_work *work, const char *text, size_t bytes,
                                 bool at_start, ls_token_list *list) {
     const ls_tokenizer *t = work->tokenizer;
-    const bool before = !t->normalizes && lacks_space(t, text, bytes, at_start);
+    const bool before = !t->normalizes && ls_encode_lacks_space(t, text, bytes, at_start);
     if (t->byte_level) {
         if (before) {
             LS_TRY(text_room(work, bytes + 1));
@@ -181,11 +223,14 @@ static ls_status encode_between(ls_tokenizer_work *work, const char *text, size_
         }
         return encode_bytes(work, text, bytes + before, list);
     }
-    bool first = before; /* a piece of nothing but the space is possible */
-    for (size_t at = 0, end; at < bytes; at = end) {
-        end = ls_tokenizer_next_cut(t, text, bytes, at, first);
-        LS_TRY(ls_merge_piece(t, &work->merge, text + at, end - at, first, list));
-        first = false;
+    size_t at = 0;
+    if (before) { /* a piece of nothing but the space is possible */
+        at = ls_tokenizer_next_cut(t, text, bytes, 0, true);
+        LS_TRY(ls_merge_piece_behind_space(t, &work->merge, text, at, list));
+    }
+    for (size_t end; at < bytes; at = end) {
+        end = ls_tokenizer_next_cut(t, text, bytes, at, false);
+        LS_TRY(ls_merge_piece(t, &work->merge, text + at, end - at, text + bytes, list));
     }
     return LS_OK;
 }
@@ -195,7 +240,7 @@ static ls_status normalize(ls_tokenizer_work *work, const char *text, size_t byt
     const ls_tokenizer *t = work->tokenizer;
     LS_TRY(text_room(work, 3 * bytes + 3));
     char *to = work->text;
-    if (lacks_space(t, text, bytes, true)) {
+    if (ls_encode_lacks_space(t, text, bytes, true)) {
         to = mempcpy(to, LS_UTF8_SPACE, 3);
     }
     for (size_t i = 0; i < bytes; i++) {
@@ -212,27 +257,25 @@ static ls_status normalize(ls_tokenizer_work *work, const char *text, size_t byt
 typedef ls_status part_encode(ls_tokenizer_work *work, const char *text, size_t bytes,
                               bool at_start, ls_token_list *list);
 
-/* The tokens of the set in text, and by `between` those of what is left. */
-static ls_status encode_added(ls_tokenizer_work *work, const ls_added_set *set, const char *text,
-                              size_t bytes, bool at_start, part_encode *between,
-                              ls_token_list *list) {
-    ls_added_search search = {.tokenizer = work->tokenizer,
-                              .set = set,
-                              .text = text,
-                              .bytes = bytes,
-                              .word_match = work->word_match};
-    for (size_t done = 0;;) {
+/* The next `matches` tokens of the search, and by `between` those of what is left before them; at
+ * most all, and then what is left behind them, too. A token's space may hold further ones. */
+static ls_status encode_added(ls_tokenizer_work *work, ls_added_search search, size_t matches,
+                              bool at_start, part_encode *between, ls_token_list *list) {
+    search.word_match = work->word_match;
+    for (size_t done = search.done; matches > 0; matches--) {
         const ls_added_match match = ls_added_next(&search);
         if (match.begin > done) {
-            LS_TRY(between(work, text + done, match.begin - done, at_start && done == 0, list));
+            LS_TRY(
+                between(work, search.text + done, match.begin - done, at_start && done == 0, list));
         }
         if (match.token == LS_NO_TOKEN) {
-            return LS_OK;
+            break;
         }
         LS_TRY(ls_token_list_reserve(list, 1));
         list->tokens[list->count++] = match.token;
         done = match.end;
     }
+    return LS_OK;
 }
 
 /* Text in which only tokens of added_normalized can be. */
@@ -243,26 +286,21 @@ static ls_status encode_normalized(ls_tokenizer_work *work, const char *text, si
         LS_TRY(normalize(work, text, bytes, &bytes));
         text = work->text;
     }
-    return encode_added(work, &t->added_normalized, text, bytes, at_start, encode_between, list);
+    const ls_added_search search = {
+        .tokenizer = t, .set = &t->added_normalized, .text = text, .bytes = bytes};
+    return encode_added(work, search, SIZE_MAX, at_start, encode_between, list);
+}
+
+ls_status ls_encode_range(ls_tokenizer_work *work, ls_added_search search, size_t matches,
+                          ls_token_list *list) {
+    const bool normalized = work->tokenizer->added_normalized.count > 0;
+    return encode_added(work, search, matches, true,
+                        normalized ? encode_normalized : encode_between, list);
 }
 
 ls_status ls_tokenizer_encode(ls_tokenizer_work *work, const char *text, size_t bytes,
                               ls_token_list *list) {
-    const ls_tokenizer *t = work->tokenizer;
-    return encode_added(work, &t->added, text, bytes, true,
-                        t->added_normalized.count > 0 ? encode_normalized : encode_between, list);
-}
-
-ls_status ls_tokenizer_encode_long(const ls_tokenizer *tokenizer, const char *text, size_t bytes,
-                                   ls_token_sink sink, void *to) {
-    ls_tokenizer_work *work;
-    ls_token_list list = {0};
-    LS_TRY(ls_tokenizer_work_make(tokenizer, &work));
-    ls_status status = ls_tokenizer_encode(work, text, bytes, &list);
-    if (status == LS_OK && list.count > 0) {
-        status = sink(to, list.tokens, list.count, bytes);
-    }
-    free(list.tokens);
-    ls_tokenizer_work_release(work);
-    return status;
+    const ls_added_search search = {
+        .tokenizer = work->tokenizer, .set = &work->tokenizer->added, .text = text, .bytes = bytes};
+    return ls_encode_range(work, search, SIZE_MAX, list);
 }

@@ -10,9 +10,6 @@
 
 #include "runtime/data/tokenizer_utf8.h"
 
-static const char gpt2_pattern[] =
-    "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
-
 static const char *text_of(const json_t *part, const char *name) {
     const char *text = json_string_value(json_object_get(part, name));
     return text ? text : "";
@@ -121,7 +118,7 @@ static ls_status read_byte_level(ls_tokenizer *t, const json_t *part, const char
                        "'%s': ByteLevel with add_prefix_space behind other pre-tokenizers", path);
     }
     if (regex) {
-        LS_TRY(ls_split_pattern_make(t, gpt2_pattern, sizeof gpt2_pattern - 1, path));
+        LS_TRY(ls_split_pattern_make(t, LS_GPT2_PATTERN, sizeof LS_GPT2_PATTERN - 1, path));
     }
     t->byte_level = true;
     t->prepend = prefix ? LS_PREPEND_MISSING : LS_PREPEND_NEVER;

@@ -263,14 +263,19 @@ static ls_status merge_long(const ls_tokenizer *t, ls_merge_work *work, uint32_t
 
 /* --- pieces --- */
 
+ls_status ls_merge_work_init(ls_merge_work *work) {
+    return ls_calloc((size_t)2 << LS_SEEN_BITS, sizeof *work->seen, &work->seen);
+}
+
 void ls_merge_work_release(ls_merge_work *work) {
     free(work->links);
     free(work->heap);
+    free(work->seen);
     *work = (ls_merge_work){0};
 }
 
-ls_status ls_merge_piece(const ls_tokenizer *t, ls_merge_work *work, const char *piece,
-                         size_t bytes, bool before, ls_token_list *list) {
+static ls_status merge_piece(const ls_tokenizer *t, ls_merge_work *work, const char *piece,
+                             size_t bytes, bool before, ls_token_list *list) {
     LS_TRY(ls_token_list_reserve(list, bytes + 4));
     uint32_t *symbols = list->tokens + list->count;
     if (t->ignore_merges) {
@@ -289,5 +294,67 @@ ls_status ls_merge_piece(const ls_tokenizer *t, ls_merge_work *work, const char 
         count = merge_short(t, symbols, count);
     }
     list->count += count;
+    return LS_OK;
+}
+
+ls_status ls_merge_piece_behind_space(const ls_tokenizer *t, ls_merge_work *work, const char *piece,
+                                      size_t bytes, ls_token_list *list) {
+    return merge_piece(t, work, piece, bytes, true, list);
+}
+
+/* The bytes of a piece, at most LS_SEEN_BYTES_MAX, and their number. */
+static ls_seen_piece seen_key(const char *piece, size_t bytes, const char *end) {
+    ls_seen_piece key = {0};
+    if (end - piece >= 16) {
+        memcpy(&key.low, piece, 8);
+        memcpy(&key.high, piece + 8, 8);
+        const uint64_t all = UINT64_MAX;
+        key.low &= bytes >= 8 ? all : ~(all << 8 * bytes);
+        key.high &= bytes > 8 ? ~(all << 8 * (bytes - 8)) : 0;
+    } else {
+        memcpy(&key.low, piece, bytes < 8 ? bytes : 8);
+        memcpy(&key.high, piece + 8, bytes > 8 ? bytes - 8 : 0);
+    }
+    key.high |= (uint64_t)bytes << 56;
+    return key;
+}
+
+static size_t seen_place(ls_seen_piece key) {
+    const uint64_t mixed = (key.low ^ (key.high * 0x9E3779B97F4A7C15u)) * 0xD6E8FEB86659FD93u;
+    return (size_t)(mixed >> (64 - LS_SEEN_BITS)) * 2;
+}
+
+static bool same_piece(const ls_seen_piece *seen, ls_seen_piece key) {
+    return seen->low == key.low && (seen->high ^ key.high) << 4 == 0;
+}
+
+static void keep_piece(ls_merge_work *work, ls_seen_piece key, const uint32_t *tokens,
+                       size_t count) {
+    ls_seen_piece *seen = &work->seen[seen_place(key)];
+    if (count <= LS_SEEN_TOKENS_MAX) {
+        key.high |= (uint64_t)count << 60;
+        memcpy(key.tokens, tokens, count * sizeof *tokens);
+        seen[1] = seen[0];
+        seen[0] = key;
+    }
+}
+
+ls_status ls_merge_piece(const ls_tokenizer *t, ls_merge_work *work, const char *piece,
+                         size_t bytes, const char *end, ls_token_list *list) {
+    if (bytes > LS_SEEN_BYTES_MAX) {
+        return merge_piece(t, work, piece, bytes, false, list);
+    }
+    const ls_seen_piece key = seen_key(piece, bytes, end);
+    const ls_seen_piece *seen = &work->seen[seen_place(key)];
+    seen += !same_piece(seen, key);
+    if (same_piece(seen, key)) {
+        LS_TRY(ls_token_list_reserve(list, LS_SEEN_TOKENS_MAX));
+        memcpy(list->tokens + list->count, seen->tokens, sizeof seen->tokens);
+        list->count += seen->high >> 60;
+        return LS_OK;
+    }
+    const size_t first = list->count;
+    LS_TRY(merge_piece(t, work, piece, bytes, false, list));
+    keep_piece(work, key, list->tokens + first, list->count - first);
     return LS_OK;
 }

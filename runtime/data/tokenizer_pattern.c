@@ -126,14 +126,17 @@ static ls_status add(ls_tokenizer *tokenizer, const char *source, size_t bytes, 
     ls_split_pattern *made = &tokenizer->patterns[tokenizer->pattern_count];
     LS_TRY(compile(pattern, pattern_bytes, &made->code, path));
     tokenizer->pattern_count++;
-    uint32_t empty = 0;
+    uint32_t empty = 0, behind = 0;
     pcre2_pattern_info(made->code, PCRE2_INFO_MATCHEMPTY, &empty);
+    pcre2_pattern_info(made->code, PCRE2_INFO_MAXLOOKBEHIND, &behind);
+    tokenizer->looks_behind |= tokenizer->pattern_count == 1 && behind > 0;
     if (empty) {
         return LS_FAIL(LS_E_UNSUPPORTED, "'%s': pattern '%s' can match nothing", path, source);
     }
     tokenizer->jit = pcre2_jit_compile(made->code, PCRE2_JIT_COMPLETE) == 0 && tokenizer->jit;
     LS_TRY(ls_calloc(bytes + 1, 1, &made->source));
     memcpy(made->source, source, bytes);
+    made->scan = ls_scan_of(made->source);
     return LS_OK;
 }
 

@@ -8,6 +8,7 @@
 #include <stdbool.h>
 
 #include "runtime/data/tokenizer.h"
+#include "runtime/data/tokenizer_scan.h"
 
 #define LS_NO_TOKEN UINT32_MAX
 
@@ -57,6 +58,7 @@ typedef struct ls_added_set {
 typedef struct ls_split_pattern {
     pcre2_code *code;
     char *source;      /* in the words of tokenizer.json */
+    ls_scan *scan;     /* finds most of the pieces; or NULL */
     bool drops_others; /* what lies between matches is left out */
 } ls_split_pattern;
 
@@ -80,7 +82,8 @@ struct ls_tokenizer {
     ls_split_pattern patterns[LS_TOKENIZER_PATTERNS]; /* each cuts the pieces of the one before */
     int pattern_count;
     bool jit;
-    pcre2_code *word; /* one character of a word, for single_word; or NULL */
+    bool looks_behind; /* the first pattern */
+    pcre2_code *word;  /* one character of a word, for single_word; or NULL */
 
     /* The tokens. */
     uint32_t count;       /* the largest and one */

@@ -2,10 +2,12 @@
  * for, and files that are refused. */
 #include <jansson.h>
 #include <limits.h>
+#include <omp.h>
 #include <stdint.h>
 
 #include "runtime/base/file.h"
 #include "runtime/base/hash.h"
+#include "runtime/base/rng.h"
 #include "runtime/data/tokenizer.h"
 #include "tests/test.h"
 
@@ -33,8 +35,8 @@ static char *decoded(const ls_tokenizer *t, const ls_token_list *list, size_t *b
 
 static ls_status append(void *to, const uint32_t *tokens, size_t count, size_t text_bytes) {
     ls_token_list *list = to;
-    uint32_t *room = realloc(list->tokens, (list->count + count) * sizeof *room);
-    CHECK(room && count > 0 && text_bytes > 0);
+    uint32_t *room = realloc(list->tokens, (list->count + count + 1) * sizeof *room);
+    CHECK(room && count + text_bytes > 0);
     memcpy(room + list->count, tokens, count * sizeof *room);
     list->tokens = room;
     list->capacity = list->count += count;
@@ -110,6 +112,129 @@ static void test_golden(void) {
     for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
         check_golden(others[i], false);
     }
+}
+
+/* --- long texts, and more pieces than are remembered --- */
+
+static uint64_t draws;
+
+static uint32_t below(uint32_t n) {
+    return ls_rng_draw(5, 0, draws++).v[0] % n;
+}
+
+/* Words, now and then added tokens and bytes that are no text. Caller frees. */
+static char *long_text(size_t bytes, bool with_added) {
+    static const char *const words[] = {
+        " ",    "\n",       "the",      "Hello",    "'ll",  "1234567",  "\t\t", "\xe4\xb8\xad",
+        "(",    ") {\n",    "\xc3\xa9", "\r\n",     "    ", "_x",       "...",  "\xf0\x9f\x98\x80",
+        "\xff", "\xe2\x96", "[X]",      "<|tool|>", "mask", "two words"};
+    const uint32_t choice = with_added ? 22 : 16;
+    char *text = malloc(bytes + 64);
+    size_t n = 0;
+    while (text && n < bytes) {
+        if (below(3) > 0) { /* words that nothing has seen */
+            for (uint32_t left = 1 + below(9); left > 0; left--) {
+                text[n++] = (char)('a' + below(26));
+            }
+        }
+        const char *word = words[below(choice)];
+        memcpy(text + n, word, strlen(word));
+        n += strlen(word);
+        if (below(60000) == 0) { /* runs over more than a part */
+            const size_t run = bytes - n < 400000 ? bytes - n : 400000;
+            memset(text + n, "a \n="[below(4)], n < bytes ? run : 0);
+            n += n < bytes ? run : 0;
+        }
+    }
+    return text;
+}
+
+static void check_threads(const char *name, bool with_added) {
+    enum { BYTES = 1300000 };
+    char path[PATH_MAX];
+    ls_tokenizer *t;
+    ls_tokenizer_work *work;
+    snprintf(path, sizeof path, "%s/%s.json", LS_GOLDEN, name);
+    CHECK_OK(ls_tokenizer_read(path, &t));
+    CHECK_OK(ls_tokenizer_work_make(t, &work));
+    char *text = long_text(BYTES, with_added);
+    ls_token_list once = {0}, list = {0};
+    CHECK_OK(ls_tokenizer_encode(work, text, BYTES, &once));
+    for (int threads = 1; threads <= 5; threads++) {
+        omp_set_num_threads(threads);
+        list.count = 0;
+        CHECK_OK(ls_tokenizer_encode_long(t, text, BYTES, append, &list));
+        CHECK_INT(list.count, once.count);
+        CHECK(list.count == once.count &&
+              memcmp(list.tokens, once.tokens, once.count * sizeof *once.tokens) == 0);
+    }
+    free(text);
+    free(once.tokens);
+    free(list.tokens);
+    ls_tokenizer_work_release(work);
+    ls_tokenizer_release(t);
+}
+
+static void test_threads(void) {
+    static const char *const names[] = {"gpt2_added", "llama3", "o200k",
+                                        "starcoder",  "llama2", "metaspace_first"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        check_threads(names[i], false);
+        check_threads(names[i], true);
+    }
+}
+
+static ls_status refuse(void *to, const uint32_t *tokens, size_t count, size_t text_bytes) {
+    *(size_t *)to += count + text_bytes;
+    return LS_FAIL(tokens ? LS_E_STOPPED : LS_E_IO, "enough");
+}
+
+/* An error ends the work: the sink's, and one of a text that has no tokens. */
+static void test_stopped(void) {
+    ls_tokenizer *t;
+    size_t taken = 0;
+    char *text = long_text(2000000, false);
+    static const char *const few =
+        "{\"pre_tokenizer\": {\"type\": \"ByteLevel\", \"add_prefix_space\": false}, \"model\": "
+        "{\"vocab\": {\"a\": 0, \"b\": 1, \"ab\": 2}, \"merges\": [\"a b\"]}}";
+    CHECK_OK(ls_tokenizer_read(LS_GOLDEN "/gpt2.json", &t));
+    CHECK_STATUS(ls_tokenizer_encode_long(t, text, 2000000, refuse, &taken), LS_E_STOPPED);
+    CHECK(taken > 0 && taken < 2000000);
+    ls_tokenizer_release(t);
+    memset(text, 'b', 2000000);
+    text[1500000] = 'c';
+    taken = 0;
+    CHECK_OK(ls_tokenizer_parse(few, strlen(few), "few.json", &t));
+    CHECK_INT(ls_tokenizer_separator(t), -1);
+    CHECK_STATUS(ls_tokenizer_encode_long(t, text, 2000000, refuse, &taken), LS_E_INPUT);
+    CHECK_MESSAGE("no token stands for byte 0x63 of the text, at 'c'");
+    CHECK_INT(taken, 0);
+    ls_tokenizer_release(t);
+    free(text);
+}
+
+/* --- names --- */
+
+static void test_names(void) {
+    static const char *const lines = "{\"merges\": [\"a b\"], \"vocab\": {\"ab\": 2, \"a\": 0, "
+                                     "\"b\": 1}}",
+                             *const pairs = "{\"vocab\": {\"a\": 0, \"b\": 1, \"ab\": 2}, "
+                                            "\"merges\": [[\"a\", \"b\"]]}",
+                             *const other = "{\"vocab\": {\"a\": 1, \"b\": 0, \"ab\": 2}, "
+                                            "\"merges\": [[\"a\", \"b\"]]}";
+    const char *const models[] = {lines, pairs, other};
+    char names[3][LS_TOKENIZER_NAME_BYTES];
+    for (int i = 0; i < 3; i++) {
+        char text[512];
+        ls_tokenizer *t;
+        snprintf(text, sizeof text, "{\"version\": \"1.0\", \"model\": %s}", models[i]);
+        CHECK_OK(ls_tokenizer_parse(text, strlen(text), "it.json", &t));
+        snprintf(names[i], sizeof names[i], "%s", ls_tokenizer_name(t));
+        CHECK_INT(strlen(names[i]), LS_TOKENIZER_NAME_BYTES - 1);
+        ls_tokenizer_release(t);
+    }
+    CHECK_STR(names[0], names[1]);
+    CHECK(strcmp(names[0], names[2]) != 0);
 }
 
 /* --- files --- */
@@ -225,6 +350,9 @@ static void test_unreadable(void) {
 
 int main(void) {
     test_golden();
+    test_threads();
+    test_stopped();
+    test_names();
     test_refused();
     test_unreadable();
     return test_end();

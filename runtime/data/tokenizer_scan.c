@@ -1,0 +1,220 @@
+/* The next piece by the patterns of GPT-2 and of Llama-3, where ASCII decides it: what PCRE2 finds,
+ * several times as fast. */
+#include "runtime/data/tokenizer_scan.h"
+
+#include <stdbool.h>
+#include <string.h>
+
+enum { LETTER = 1, DIGIT = 2, SPACE = 4, OTHER = 8, WIDE = 16 }; /* \p{L} \p{N} \s */
+
+#define O             OTHER
+#define S             SPACE
+#define D             DIGIT
+#define L             LETTER
+#define TEN(c)        c, c, c, c, c, c, c, c, c, c
+#define LETTERS       TEN(L), TEN(L), L, L, L, L, L, L
+#define THIRTY_TWO(c) TEN(c), TEN(c), TEN(c), c, c
+static const unsigned char kinds[256] = {
+    O,
+    O,
+    O,
+    O,
+    O,
+    O,
+    O,
+    O,
+    O,
+    S,
+    S,
+    S,
+    S,
+    S,
+    O,
+    O,
+    TEN(O),
+    O,
+    O,
+    O,
+    O,
+    O,
+    O, /* to 0x1F */
+    S,
+    O,
+    O,
+    O,
+    O,
+    O,
+    O,
+    O,
+    O,
+    O,
+    O,
+    O,
+    O,
+    O,
+    O,
+    O,
+    TEN(D),
+    O,
+    O,
+    O,
+    O,
+    O,
+    O, /* to '?' */
+    O,
+    LETTERS,
+    O,
+    O,
+    O,
+    O,
+    O, /* to '_' */
+    O,
+    LETTERS,
+    O,
+    O,
+    O,
+    O,
+    O, /* to 0x7F */
+    THIRTY_TWO(WIDE),
+    THIRTY_TWO(WIDE),
+    THIRTY_TWO(WIDE),
+    THIRTY_TWO(WIDE),
+};
+#undef O
+#undef S
+#undef D
+#undef L
+
+/* 0 at the end. */
+static int kind_at(const char *at, const char *end) {
+    return at < end ? kinds[(unsigned char)*at] : 0;
+}
+
+/* The end of a run of one kind. */
+static const char *run(const char *at, const char *end, int kind) {
+    while (at < end && kinds[(unsigned char)*at] == kind) {
+        at++;
+    }
+    return at;
+}
+
+static bool is_newline(char c) {
+    return c == '\n' || c == '\r';
+}
+
+/* Bytes of the contraction at an apostrophe; 0: none. fold: in either case. */
+static size_t contraction(const char *at, const char *end, bool fold) {
+    const char lower = fold ? 0x20 : 0;
+    const char a = (char)(end - at > 1 ? at[1] | lower : 0);
+    const char b = (char)(end - at > 2 ? at[2] | lower : 0);
+    if (a == 's' || a == 't' || a == 'm' || a == 'd') {
+        return 2;
+    }
+    return (b == 'e' && (a == 'r' || a == 'v')) || (a == 'l' && b == 'l') ? 3 : 0;
+}
+
+/* \s+(?!\S)|\s+ for the run of space [at, space_end). */
+static size_t space(const char *at, const char *space_end, const char *end) {
+    const size_t bytes = (size_t)(space_end - at);
+    return space_end == end || bytes == 1 ? bytes : bytes - 1;
+}
+
+static size_t scan_gpt2(const char *at, const char *end) {
+    if (*at == '\'') {
+        const size_t bytes = contraction(at, end, false);
+        if (bytes > 0) {
+            return bytes;
+        }
+    }
+    const char *body = at + (*at == ' ');
+    const int kind = kind_at(body, end);
+    if (kind == LETTER || kind == DIGIT || kind == OTHER) {
+        const char *stop = run(body + 1, end, kind);
+        return kind_at(stop, end) == WIDE ? 0 : (size_t)(stop - at);
+    }
+    if (kind == WIDE) {
+        return 0;
+    }
+    const char *stop = run(at, end, SPACE);
+    return kind_at(stop, end) == WIDE ? 0 : space(at, stop, end);
+}
+
+/* \p{L}+ from `first` on; the piece begins at `at`. */
+static size_t letters(const char *at, const char *first, const char *end) {
+    const char *stop = run(first, end, LETTER);
+    return kind_at(stop, end) == WIDE ? 0 : (size_t)(stop - at);
+}
+
+/* \p{N}{1,most} */
+static size_t digits(const char *at, const char *end, int most) {
+    int count = 1;
+    while (count < most && kind_at(at + count, end) == DIGIT) {
+        count++;
+    }
+    return count < most && kind_at(at + count, end) == WIDE ? 0 : (size_t)count;
+}
+
+/* \s*[\r\n]+|\s+(?!\S)|\s+ */
+static size_t space_or_lines(const char *at, const char *end) {
+    const char *stop = run(at, end, SPACE);
+    if (kind_at(stop, end) == WIDE) {
+        return 0;
+    }
+    for (const char *last = stop; last > at; last--) {
+        if (is_newline(last[-1])) {
+            return (size_t)(last - at);
+        }
+    }
+    return space(at, stop, end);
+}
+
+static size_t scan_llama3(const char *at, const char *end, int most_digits) {
+    const int kind = kinds[(unsigned char)*at], next = kind_at(at + 1, end);
+    if (kind == LETTER) {
+        return letters(at, at + 1, end);
+    }
+    if (kind == DIGIT) {
+        return digits(at, end, most_digits);
+    }
+    if (kind == WIDE || next == WIDE) { /* may be a letter, space, or 's with a long s */
+        return 0;
+    }
+    if (*at == '\'') {
+        const size_t bytes = contraction(at, end, true);
+        if (bytes > 0) {
+            return bytes;
+        }
+    }
+    if (next == LETTER && !is_newline(*at)) {
+        return letters(at, at + 1, end);
+    }
+    if (kind == OTHER || (*at == ' ' && next == OTHER)) {
+        const char *stop = run(at + 1, end, OTHER);
+        if (kind_at(stop, end) == WIDE) {
+            return 0;
+        }
+        while (stop < end && is_newline(*stop)) {
+            stop++;
+        }
+        return (size_t)(stop - at);
+    }
+    return space_or_lines(at, end);
+}
+
+static size_t scan_three_digits(const char *at, const char *end) {
+    return scan_llama3(at, end, 3);
+}
+
+static size_t scan_one_digit(const char *at, const char *end) {
+    return scan_llama3(at, end, 1);
+}
+
+#define BEGIN "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}"
+#define END   "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
+
+ls_scan *ls_scan_of(const char *pattern) {
+    return strcmp(pattern, LS_GPT2_PATTERN) == 0     ? scan_gpt2
+           : strcmp(pattern, BEGIN "{1,3}" END) == 0 ? scan_three_digits
+           : strcmp(pattern, BEGIN END) == 0         ? scan_one_digit
+                                                     : NULL;
+}
