@@ -1,7 +1,8 @@
 /* Byte-pair encoding (Sennrich 2016, arXiv 1508.07909) by Hugging Face's tokenizer.json, as GPT-2,
  * Llama-3, Mistral and Mixtral come with it: the same tokens as the library `tokenizers` gives
  * without the special ones that it adds (add_special_tokens=False). Text that spells an added
- * token, such as <|endoftext|>, is that token.
+ * token, such as <|endoftext|>, is that token. Which characters are letters is PCRE2's table's to
+ * say: those that Unicode got after it are cut otherwise than by a library with a newer one.
  *
  * Two kinds are known. Byte-level: text is cut by the pattern of the file (PCRE2), each piece's
  * bytes are merged. With byte fallback: spaces become U+2581, the whole text is merged, what is no

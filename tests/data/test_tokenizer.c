@@ -9,7 +9,12 @@
 #include "runtime/base/hash.h"
 #include "runtime/base/rng.h"
 #include "runtime/data/tokenizer.h"
+#include "runtime/data/tokenizer_scan.h"
 #include "tests/test.h"
+
+static ls_status parse(const char *text, ls_tokenizer **t) {
+    return ls_tokenizer_parse(text, strlen(text), "it.json", t);
+}
 
 static char *repeated(const char *text, size_t bytes, size_t repeat) {
     char *whole = malloc(bytes * repeat + 1);
@@ -213,6 +218,83 @@ static void test_stopped(void) {
     free(text);
 }
 
+/* --- patterns by hand --- */
+
+/* llama3.json with another pattern (NULL: its own), in a group of which no scan is known. */
+static ls_tokenizer *with_pattern(const char *pattern, bool grouped) {
+    json_t *root = json_load_file(LS_GOLDEN "/llama3.json", 0, NULL);
+    json_t *list = json_object_get(json_object_get(root, "pre_tokenizer"), "pretokenizers");
+    json_t *split = json_object_get(json_array_get(list, 0), "pattern");
+    char text[512];
+    snprintf(text, sizeof text, grouped ? "(?:%s)" : "%s",
+             pattern ? pattern : json_string_value(json_object_get(split, "Regex")));
+    json_object_set_new(split, "Regex", json_string(text));
+    char *file = json_dumps(root, 0);
+    ls_tokenizer *t;
+    CHECK_OK(parse(file, &t));
+    free(file);
+    json_decref(root);
+    return t;
+}
+
+/* A few characters, most of which decide something. */
+static size_t put_random(char *text) {
+    static const char *const parts[] = {" ",        " ",
+                                        "\n",       "\r",
+                                        "\t",       "'",
+                                        "s",        "S",
+                                        "l",        "L",
+                                        "e",        "v",
+                                        "7",        "12",
+                                        ".",        "_",
+                                        "ab",       "\x1c",
+                                        "\x7f",     "re",
+                                        "D",        "m",
+                                        "\xc5\xbf", "\xc2\xa0",
+                                        "\xc3\xa9", "\xe2\x80\xa8",
+                                        "\xd9\xa3", "\xe1\xa0\x8e"};
+    const bool wide = below(3) == 0;
+    size_t n = 0;
+    for (uint32_t left = below(24); left > 0; left--) {
+        const char *part = parts[below(wide ? 28 : 22)];
+        memcpy(text + n, part, strlen(part));
+        n += strlen(part);
+    }
+    return n;
+}
+
+/* What is found by hand is what the pattern finds. */
+static void test_scans(void) {
+    static const char *const patterns[] = {LS_GPT2_PATTERN, NULL};
+    for (int i = 0; i < 2; i++) {
+        ls_tokenizer *by_hand = with_pattern(patterns[i], false);
+        ls_tokenizer *by_pattern = with_pattern(patterns[i], true);
+        ls_tokenizer_work *works[2];
+        CHECK_OK(ls_tokenizer_work_make(by_hand, &works[0]));
+        CHECK_OK(ls_tokenizer_work_make(by_pattern, &works[1]));
+        ls_token_list lists[2] = {0};
+        int differ = 0;
+        for (int round = 0; round < 100000; round++) {
+            char text[128];
+            const size_t bytes = put_random(text);
+            for (int j = 0; j < 2; j++) {
+                lists[j].count = 0;
+                CHECK_OK(ls_tokenizer_encode(works[j], text, bytes, &lists[j]));
+            }
+            differ += lists[0].count != lists[1].count ||
+                      (lists[0].count > 0 && memcmp(lists[0].tokens, lists[1].tokens,
+                                                    lists[0].count * sizeof(uint32_t)) != 0);
+        }
+        CHECK_INT(differ, 0);
+        for (int j = 0; j < 2; j++) {
+            free(lists[j].tokens);
+            ls_tokenizer_work_release(works[j]);
+        }
+        ls_tokenizer_release(by_hand);
+        ls_tokenizer_release(by_pattern);
+    }
+}
+
 /* --- names --- */
 
 static void test_names(void) {
@@ -239,10 +321,6 @@ static void test_names(void) {
 
 /* --- files --- */
 
-static ls_status parse(const char *text, ls_tokenizer **t) {
-    return ls_tokenizer_parse(text, strlen(text), "it.json", t);
-}
-
 #define BYTE_LEVEL                                                                                 \
     "\"pre_tokenizer\": {\"type\": \"ByteLevel\", \"add_prefix_space\": false, "                   \
     "\"trim_offsets\": true}"
@@ -265,73 +343,69 @@ static ls_status parse(const char *text, ls_tokenizer **t) {
 #define NORMALIZER(PART) "{\"normalizer\": " PART ", \"model\": {\"vocab\": {}, \"merges\": []}}"
 #define PRE(PART)        "{\"pre_tokenizer\": " PART ", \"model\": {\"vocab\": {}, \"merges\": []}}"
 
+static const struct {
+    const char *text, *message;
+    ls_status status;
+} files[] = {
+    {"", "not valid JSON", LS_E_INPUT},
+    {"{\"model\": {\"vocab\": {\"a\": 0, \"a\": 1}}}", "duplicate", LS_E_INPUT},
+    {"[]", "no model", LS_E_INPUT},
+    {"{\"version\": \"2.0\", \"model\": {}}", "version '2.0'", LS_E_UNSUPPORTED},
+    {"{\"model\": {\"type\": \"Unigram\"}}", "model Unigram; BPE is known", LS_E_UNSUPPORTED},
+    {"{\"model\": {\"type\": \"BPE\", \"vocab\": {}}}", "lacks its vocab or merges", LS_E_INPUT},
+    {MODEL_WITH("\"dropout\": 0.1"), "dropout", LS_E_UNSUPPORTED},
+    {MODEL_WITH("\"continuing_subword_prefix\": \"##\""), "continuing_subword_prefix '##'",
+     LS_E_UNSUPPORTED},
+    {MODEL_WITH("\"end_of_word_suffix\": \"</w>\""), "end_of_word_suffix '</w>'", LS_E_UNSUPPORTED},
+    {MODEL_WITH("\"fuse_unk\": 1"), "fuse_unk is neither true nor false", LS_E_INPUT},
+    {MODEL("\"a\": 0, \"b\": 0", ""), "both have id 0", LS_E_INPUT},
+    {MODEL("\"a\": -1", ""), "the id of token 'a' is -1", LS_E_INPUT},
+    {MODEL("\"a\": 2147483648", ""), "the id of token 'a' is 2147483648", LS_E_INPUT},
+    {MODEL("\"a\": 5000", ""), "0 to 1031 is expected", LS_E_INPUT},
+    {MODEL("\"a\": \"0\"", ""), "no whole number", LS_E_INPUT},
+    {MODEL("\"a\": 0, \"b\": 1", "\"a b\""), "what they make is no token", LS_E_INPUT},
+    {MODEL("\"a\": 0, \"ab\": 1", "\"a b\""), "the second is no token", LS_E_INPUT},
+    {MODEL("\"b\": 0, \"ab\": 1", "[\"a\", \"b\"]"), "the first is no token", LS_E_INPUT},
+    {MODEL("\"a\": 0", "\"a\""), "item 0 of merges is neither", LS_E_INPUT},
+    {MODEL("\"a\": 0", "\"a a a\""), "item 0 of merges is neither", LS_E_INPUT},
+    {MODEL("\"a\": 0", "[\"a\", \"\"]"), "item 0 of merges is neither", LS_E_INPUT},
+    {MODEL("\"a\": 0", "7"), "item 0 of merges is neither", LS_E_INPUT},
+    {ADDED("{\"id\": 2}"), "item 0 of added_tokens has no content", LS_E_INPUT},
+    {ADDED("{\"id\": 3, \"content\": \"x\"}"), "2 is expected, the next behind", LS_E_INPUT},
+    {ADDED("{\"id\": 1, \"content\": \"a\"}"), "0 is expected, which it has in vocab", LS_E_INPUT},
+    {ADDED("{\"id\": 0, \"content\": \"a\"}, {\"id\": 0, \"content\": \"a\"}"), "of another token",
+     LS_E_INPUT},
+    {ADDED("{\"id\": 2, \"content\": \"x\", \"lstrip\": \"no\"}"), "lstrip is neither", LS_E_INPUT},
+    {NORMALIZER("{\"type\": \"NFC\"}"), "normalizer NFC", LS_E_UNSUPPORTED},
+    {NORMALIZER("{\"type\": \"Prepend\", \"prepend\": \"_\"}"), "normalizer Prepend",
+     LS_E_UNSUPPORTED},
+    {NORMALIZER("{\"type\": \"Prepend\", \"prepend\": \"\xe2\x96\x81\"}"),
+     "without Replace of spaces", LS_E_UNSUPPORTED},
+    {PRE("{\"type\": \"Whitespace\"}"), "pre_tokenizer Whitespace", LS_E_UNSUPPORTED},
+    {PRE("{\"type\": \"Metaspace\", \"replacement\": \"_\"}"), "replacement '_'", LS_E_UNSUPPORTED},
+    {PRE("{\"type\": \"Metaspace\", \"replacement\": \"\xe2\x96\x81\", \"prepend_scheme\": "
+         "\"last\"}"),
+     "prepend_scheme 'last'", LS_E_UNSUPPORTED},
+    {PRE("{\"type\": \"Split\", \"behavior\": \"Isolated\", \"pattern\": {\"Regex\": \"a\"}}"),
+     "without ByteLevel at its end", LS_E_UNSUPPORTED},
+    {SPLIT("{\"type\": \"Split\", \"behavior\": \"Removed\", \"pattern\": {\"Regex\": "
+           "\"a\"}}"),
+     "behavior 'Removed'", LS_E_UNSUPPORTED},
+    {SPLIT("{\"type\": \"Split\", \"behavior\": \"Isolated\", \"pattern\": {\"String\": "
+           "\"a\"}}"),
+     "no Regex", LS_E_UNSUPPORTED},
+    {SPLIT("{\"type\": \"ByteLevel\", \"add_prefix_space\": false}"), "behind ByteLevel",
+     LS_E_UNSUPPORTED},
+    {REGEX("a*"), "can match nothing", LS_E_UNSUPPORTED},
+    {REGEX("(a"), "missing closing parenthesis", LS_E_UNSUPPORTED},
+    {REGEX("^a"), "what stands at '^a' is not known", LS_E_UNSUPPORTED},
+    {REGEX("\\\\w+"), "what stands at '\\w+' is not known", LS_E_UNSUPPORTED},
+    {REGEX("(?m:a)"), "what stands at '(?m:a)' is not known", LS_E_UNSUPPORTED},
+    {REGEX("[a&&b]"), "what stands at '&&b]' is not known", LS_E_UNSUPPORTED},
+    {REGEX("a{1,2}+"), "what stands at '}+' is not known", LS_E_UNSUPPORTED},
+};
+
 static void test_refused(void) {
-    static const struct {
-        const char *text, *message;
-        ls_status status;
-    } files[] = {
-        {"", "not valid JSON", LS_E_INPUT},
-        {"{\"model\": {\"vocab\": {\"a\": 0, \"a\": 1}}}", "duplicate", LS_E_INPUT},
-        {"[]", "no model", LS_E_INPUT},
-        {"{\"version\": \"2.0\", \"model\": {}}", "version '2.0'", LS_E_UNSUPPORTED},
-        {"{\"model\": {\"type\": \"Unigram\"}}", "model Unigram; BPE is known", LS_E_UNSUPPORTED},
-        {"{\"model\": {\"type\": \"BPE\", \"vocab\": {}}}", "lacks its vocab or merges",
-         LS_E_INPUT},
-        {MODEL_WITH("\"dropout\": 0.1"), "dropout", LS_E_UNSUPPORTED},
-        {MODEL_WITH("\"continuing_subword_prefix\": \"##\""), "continuing_subword_prefix '##'",
-         LS_E_UNSUPPORTED},
-        {MODEL_WITH("\"end_of_word_suffix\": \"</w>\""), "end_of_word_suffix '</w>'",
-         LS_E_UNSUPPORTED},
-        {MODEL_WITH("\"fuse_unk\": 1"), "fuse_unk is neither true nor false", LS_E_INPUT},
-        {MODEL("\"a\": 0, \"b\": 0", ""), "both have id 0", LS_E_INPUT},
-        {MODEL("\"a\": -1", ""), "the id of token 'a' is -1", LS_E_INPUT},
-        {MODEL("\"a\": 2147483648", ""), "the id of token 'a' is 2147483648", LS_E_INPUT},
-        {MODEL("\"a\": 5000", ""), "0 to 1031 is expected", LS_E_INPUT},
-        {MODEL("\"a\": \"0\"", ""), "no whole number", LS_E_INPUT},
-        {MODEL("\"a\": 0, \"b\": 1", "\"a b\""), "what they make is no token", LS_E_INPUT},
-        {MODEL("\"a\": 0, \"ab\": 1", "\"a b\""), "the second is no token", LS_E_INPUT},
-        {MODEL("\"b\": 0, \"ab\": 1", "[\"a\", \"b\"]"), "the first is no token", LS_E_INPUT},
-        {MODEL("\"a\": 0", "\"a\""), "item 0 of merges is neither", LS_E_INPUT},
-        {MODEL("\"a\": 0", "\"a a a\""), "item 0 of merges is neither", LS_E_INPUT},
-        {MODEL("\"a\": 0", "[\"a\", \"\"]"), "item 0 of merges is neither", LS_E_INPUT},
-        {MODEL("\"a\": 0", "7"), "item 0 of merges is neither", LS_E_INPUT},
-        {ADDED("{\"id\": 2}"), "item 0 of added_tokens has no content", LS_E_INPUT},
-        {ADDED("{\"id\": 3, \"content\": \"x\"}"), "2 is expected, the next behind", LS_E_INPUT},
-        {ADDED("{\"id\": 1, \"content\": \"a\"}"), "0 is expected, which it has in vocab",
-         LS_E_INPUT},
-        {ADDED("{\"id\": 0, \"content\": \"a\"}, {\"id\": 0, \"content\": \"a\"}"),
-         "of another token", LS_E_INPUT},
-        {ADDED("{\"id\": 2, \"content\": \"x\", \"lstrip\": \"no\"}"), "lstrip is neither",
-         LS_E_INPUT},
-        {NORMALIZER("{\"type\": \"NFC\"}"), "normalizer NFC", LS_E_UNSUPPORTED},
-        {NORMALIZER("{\"type\": \"Prepend\", \"prepend\": \"_\"}"), "normalizer Prepend",
-         LS_E_UNSUPPORTED},
-        {NORMALIZER("{\"type\": \"Prepend\", \"prepend\": \"\xe2\x96\x81\"}"),
-         "without Replace of spaces", LS_E_UNSUPPORTED},
-        {PRE("{\"type\": \"Whitespace\"}"), "pre_tokenizer Whitespace", LS_E_UNSUPPORTED},
-        {PRE("{\"type\": \"Metaspace\", \"replacement\": \"_\"}"), "replacement '_'",
-         LS_E_UNSUPPORTED},
-        {PRE("{\"type\": \"Metaspace\", \"replacement\": \"\xe2\x96\x81\", \"prepend_scheme\": "
-             "\"last\"}"),
-         "prepend_scheme 'last'", LS_E_UNSUPPORTED},
-        {PRE("{\"type\": \"Split\", \"behavior\": \"Isolated\", \"pattern\": {\"Regex\": \"a\"}}"),
-         "without ByteLevel at its end", LS_E_UNSUPPORTED},
-        {SPLIT("{\"type\": \"Split\", \"behavior\": \"Removed\", \"pattern\": {\"Regex\": "
-               "\"a\"}}"),
-         "behavior 'Removed'", LS_E_UNSUPPORTED},
-        {SPLIT("{\"type\": \"Split\", \"behavior\": \"Isolated\", \"pattern\": {\"String\": "
-               "\"a\"}}"),
-         "no Regex", LS_E_UNSUPPORTED},
-        {SPLIT("{\"type\": \"ByteLevel\", \"add_prefix_space\": false}"), "behind ByteLevel",
-         LS_E_UNSUPPORTED},
-        {REGEX("a*"), "can match nothing", LS_E_UNSUPPORTED},
-        {REGEX("(a"), "missing closing parenthesis", LS_E_UNSUPPORTED},
-        {REGEX("^a"), "what stands at '^a' is not known", LS_E_UNSUPPORTED},
-        {REGEX("\\\\w+"), "what stands at '\\w+' is not known", LS_E_UNSUPPORTED},
-        {REGEX("(?m:a)"), "what stands at '(?m:a)' is not known", LS_E_UNSUPPORTED},
-        {REGEX("[a&&b]"), "what stands at '&&b]' is not known", LS_E_UNSUPPORTED},
-        {REGEX("a{1,2}+"), "what stands at '}+' is not known", LS_E_UNSUPPORTED},
-    };
     for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
         ls_tokenizer *t;
         ls_error_clear();
@@ -350,6 +424,7 @@ static void test_unreadable(void) {
 
 int main(void) {
     test_golden();
+    test_scans();
     test_threads();
     test_stopped();
     test_names();
