@@ -40,11 +40,16 @@ static char *decoded(const ls_tokenizer *t, const ls_token_list *list, size_t *b
 
 static ls_status append(void *to, const uint32_t *tokens, size_t count, size_t text_bytes) {
     ls_token_list *list = to;
-    uint32_t *room = realloc(list->tokens, (list->count + count + 1) * sizeof *room);
-    CHECK(room && count + text_bytes > 0);
-    memcpy(room + list->count, tokens, count * sizeof *room);
-    list->tokens = room;
-    list->capacity = list->count += count;
+    CHECK(count + text_bytes > 0);
+    if (list->capacity - list->count < count) { /* a byte may come alone: not each time anew */
+        list->capacity = 2 * list->capacity + count;
+        list->tokens = realloc(list->tokens, list->capacity * sizeof *list->tokens);
+    }
+    CHECK(list->tokens || count == 0);
+    if (list->tokens && count > 0) {
+        memcpy(list->tokens + list->count, tokens, count * sizeof *tokens);
+        list->count += count;
+    }
     return LS_OK;
 }
 
