@@ -12,32 +12,11 @@
 #include "runtime/base/text.h"
 #include "runtime/model/model.h"
 
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define CONFIG_BYTES ((size_t)16 << 20) /* of a config.json, at most */
-
-static volatile sig_atomic_t stop;
-
-static void on_signal(int number) {
-    (void)number;
-    stop = 1;
-}
-
-/* Ctrl-C removes what was written so far. A second one ends the program at once. What is ignored,
- * as under nohup, stays so. */
-static void catch_signals(void) {
-    static const int numbers[] = {SIGINT, SIGTERM, SIGHUP};
-    const struct sigaction action = {.sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND};
-    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
-        struct sigaction now;
-        if (sigaction(numbers[i], NULL, &now) == 0 && now.sa_handler != SIG_IGN) {
-            sigaction(numbers[i], &action, NULL);
-        }
-    }
-}
 
 /* What the user is told where it is a signal that ended the work. */
 static ls_status told(ls_status status, const char **values) {
@@ -76,8 +55,7 @@ static ls_status write_options(const char **values, ls_ckpt_save_options *option
     *options = (ls_ckpt_save_options){.root = values[LS_CKPT_OUTPUT],
                                       .level = (int)level,
                                       .threads = ls_cpu_usable(),
-                                      .stop = &stop};
-    catch_signals();
+                                      .stop = ls_signals_stop()};
     return LS_OK;
 }
 
@@ -176,8 +154,7 @@ static ls_status run_export(int argc, char **argv, const char **values) {
     }
     LS_TRY(output_needed(values));
     LS_TRY(ls_ckpt_open_found(argv[0], &ckpt));
-    ls_ckpt_stop_when(ckpt, &stop);
-    catch_signals();
+    ls_ckpt_stop_when(ckpt, ls_signals_stop());
     ls_status status = export(ckpt, values, &result);
     status = status == LS_OK && !llmc ? carry(ckpt, values[LS_CKPT_OUTPUT]) : status;
     long long step = ls_ckpt_step(ckpt);

@@ -4,6 +4,7 @@
 
 #include "runtime/base/status.h"
 
+#include <signal.h>
 #include <stdbool.h>
 #include <stddef.h>
 
@@ -38,5 +39,9 @@ ls_status ls_options_parse(const ls_verb *verb, int argc, char **argv, const cha
 ls_status ls_option_int(const char *name, const char *value, long long min, long long max,
                         long long *out);
 ls_status ls_option_float(const char *name, const char *value, double min, double max, double *out);
+
+/* From here on SIGINT, SIGTERM and SIGHUP ask the verb to end: what is returned becomes 1, once; a
+ * second signal ends the program. One that is ignored, as under nohup, stays so. */
+const volatile sig_atomic_t *ls_signals_stop(void);
 
 #endif

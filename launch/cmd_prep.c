@@ -2,7 +2,6 @@
 #include <inttypes.h>
 #include <jansson.h>
 #include <math.h>
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -55,20 +54,6 @@ static const ls_option options[] = {
     [OPT_JSON] = {"json", 0, NULL, NULL, "print the result as JSON"},
     [OPT_COUNT] = {0},
 };
-
-static volatile sig_atomic_t stop;
-
-static void on_signal(int number) {
-    (void)number;
-    stop = 1;
-}
-
-/* Ctrl-C removes what was written so far. A second one ends the program at once. */
-static void catch_signals(void) {
-    struct sigaction action = {.sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND};
-    sigaction(SIGINT, &action, NULL);
-    sigaction(SIGTERM, &action, NULL);
-}
 
 static void print_text(const ls_prep_options *o, const ls_prep_result *r) {
     char bytes[32], tokens[32], val[32], time[32], rate[32];
@@ -187,14 +172,13 @@ static ls_status run_prep(int argc, char **argv) {
         .include = values[OPT_INCLUDE],
         .skip_bad = values[OPT_SKIP_BAD] != NULL,
         .force = values[OPT_FORCE] != NULL,
-        .stop = &stop,
+        .stop = ls_signals_stop(),
     };
     long long shard_tokens;
     LS_TRY(ls_option_float("val", values[OPT_VAL], 0, 0.99, &o.val_fraction));
     LS_TRY(ls_option_int("shard-tokens", values[OPT_SHARD_TOKENS], 4096, 1LL << 40, &shard_tokens));
     o.shard_tokens = shard_tokens;
     LS_TRY(take_vocabulary(values, &o));
-    catch_signals();
     ls_prep_result result;
     LS_TRY(ls_prep_run(&o, &result));
     check_share(&o, &result);

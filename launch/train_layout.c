@@ -32,12 +32,24 @@ static ls_model_part part_of_stage(const ls_layout *l, int stage) {
                            .block_count = end - first};
 }
 
+/* A step of more takes hours on any machine, and a dry run plays each: it is a slip. */
+enum { MOST_MICROS = 1 << 17 };
+
 static ls_status divide_batch(ls_layout *l) {
     const ls_config_batch *batch = &l->config->batch;
     const int64_t unit = batch->micro * l->data_ranks;
     l->seq = l->config->data.sequence;
     l->batch = batch->sequences;
     l->rank_micros = l->batch / unit;
+    if (l->rank_micros > MOST_MICROS) {
+        return LS_FAIL(
+            LS_E_CONFIG,
+            "a batch of %lld sequences gives each of %d data ranks %lld micro-batches of "
+            "%lld in a step; at most %d are taken: lower batch.sequences (or "
+            "batch.tokens), or have larger micro-batches or more ranks",
+            (long long)l->batch, l->data_ranks, (long long)l->rank_micros, (long long)batch->micro,
+            MOST_MICROS);
+    }
     if (l->batch % unit == 0) {
         return LS_OK;
     }

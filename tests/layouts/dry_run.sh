@@ -30,6 +30,10 @@ gives 0 sh -c 'ulimit -t 15 && exec "$@"' sh "$LOCKSTEP" train --dry-run --ranks
     model.vocab=128256 batch.sequences=2048 parallel.tensor=8 parallel.pipeline=16 parallel.zero=1
 prints '^1024 .* layers 118-125, head$'
 
+# A slip in the batch is told before anybody plays it.
+gives 2 "$LOCKSTEP" train --dry-run --ranks 2 model.preset=gpt2-tiny model.vocab=257 batch.sequences=1073741824
+says 'a batch of 1073741824 sequences gives each of 2 data ranks [0-9]* micro-batches of [0-9]* in a step; at most 131072 are taken'
+
 # With a cluster's profile it tells the step's time there, of the axes as they come out.
 gives 0 "$LOCKSTEP" train --dry-run --ranks 8 model.preset=llama3-8b model.vocab=128256 batch.sequences=8 \
     model.context=8192 parallel.tensor=8 cost.cluster=aws-p5
