@@ -16,6 +16,7 @@ enum {
     OPT_VAL,
     OPT_FIELD,
     OPT_TOKENIZER,
+    OPT_BEGIN,
     OPT_VOCAB,
     OPT_SEPARATOR,
     OPT_INCLUDE,
@@ -34,6 +35,10 @@ static const ls_option options[] = {
     [OPT_TOKENIZER] = {"tokenizer", 0, "FILE", NULL,
                        "tokenizer.json of a Hugging Face model, byte-pair encoding, whose tokens "
                        "text becomes; without it tokens are bytes"},
+    [OPT_BEGIN] =
+        {"begin", 0, "TOKEN", NULL,
+         "with --tokenizer: precedes each document, unless it is its first token, or none; "
+         "default: its <|begin_of_text|> or <s>, where it has one"},
     [OPT_VOCAB] = {"vocab", 0, "N", NULL,
                    "documents are tokens of another tokenizer, all below N: the field's array, or "
                    "packed in *.bin files"},
@@ -121,13 +126,21 @@ static void check_share(const ls_prep_options *o, const ls_prep_result *r) {
 }
 
 static ls_status take_vocabulary(const char *const values[OPT_COUNT], ls_prep_options *o) {
-    long long vocab = INT32_MAX, separator = -1;
+    long long vocab = INT32_MAX, separator = -1, begin = -1;
+    const char *first = values[OPT_BEGIN];
     o->tokenizer = values[OPT_TOKENIZER];
     if (o->tokenizer && values[OPT_VOCAB]) {
         return LS_FAIL(LS_E_USAGE, "--tokenizer makes tokens of text, and --vocab says that "
                                    "documents are tokens already; give one of them");
     }
+    if (first && !o->tokenizer) {
+        return LS_FAIL(LS_E_USAGE, "--begin is given without --tokenizer; other documents begin as "
+                                   "they are");
+    }
     if (o->tokenizer) {
+        const bool none = first && strcmp(first, "none") == 0;
+        LS_TRY(first && !none ? ls_option_int("begin", first, 0, vocab - 1, &begin) : LS_OK);
+        o->begin = none ? LS_PREP_NO_BEGIN : begin;
         LS_TRY(values[OPT_SEPARATOR]
                    ? ls_option_int("separator", values[OPT_SEPARATOR], 0, vocab - 1, &separator)
                    : LS_OK);
@@ -205,7 +218,8 @@ const ls_verb ls_verb_prep = {
         "document; a *.jsonl file, or a stream that starts with '{', holds one document a line.\n"
         "Tokens are bytes; token 256 follows each document. With --tokenizer text becomes the\n"
         "tokens of a tokenizer.json of GPT-2, Llama-3, Mistral and their like, as the library\n"
-        "makes them (without special tokens, but for those that the text spells), and a copy\n"
+        "makes them (special ones where the text spells them), each document behind the token\n"
+        "with which its model has texts begin, if it has one, and a copy\n"
         "of the file lies beside the shards. With --vocab and --separator the field holds an\n"
         "array of tokens of another tokenizer, and *.bin files are packed tokens (2 bytes each, 4\n"
         "above a vocabulary of 65536), as nanoGPT, Megatron-LM and llm.c, whose header is known,\n"

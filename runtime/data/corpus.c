@@ -175,6 +175,7 @@ ls_status ls_corpus_open(const char *dir, ls_split split, int64_t seq, bool veri
         ls_dataset_info *info = &corpus->info;
         info->vocab = manifest.vocab;
         info->separator = manifest.separator;
+        info->begin = manifest.begin;
         memcpy(info->tokenizer, manifest.tokenizer, sizeof info->tokenizer);
         status = shards_open(corpus, &manifest, verify);
         /* Every token but the first is a target. */

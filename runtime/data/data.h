@@ -28,6 +28,7 @@ typedef enum ls_split { LS_SPLIT_TRAIN, LS_SPLIT_VAL } ls_split;
 typedef struct ls_dataset_info {
     int64_t vocab;     /* tokens are < vocab */
     int64_t separator; /* token between documents */
+    int64_t begin;     /* token before each; -1: none */
     int64_t tokens;    /* in this split */
     int64_t documents;
     int64_t bytes;   /* of source text, for bits per byte; 0: not known */

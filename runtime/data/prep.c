@@ -81,13 +81,18 @@ static ls_status tokenizer_read(const ls_prep_options *o, token_kind *t) {
                        "(<|endoftext|>, <|end_of_text|>, </s>); say which with --separator TOKEN",
                        o->tokenizer);
     }
-    if (separator >= size) {
+    const int64_t begin = o->begin == -1 ? ls_tokenizer_begin(t->tokenizer) : o->begin;
+    if (separator >= size || begin >= size) {
         return LS_FAIL(LS_E_USAGE,
-                       "the separator is %" PRId64 "; the tokens of '%s' are below "
+                       "the %s is %" PRId64 "; the tokens of '%s' are below "
                        "%" PRId64,
-                       separator, o->tokenizer, size);
+                       separator >= size ? "separator" : "token that begins a document",
+                       separator >= size ? separator : begin, o->tokenizer, size);
     }
-    t->vocabulary = (ls_vocabulary){.size = size, .separator = separator, .words = t->tokenizer};
+    t->vocabulary = (ls_vocabulary){.size = size,
+                                    .separator = separator,
+                                    .words = t->tokenizer,
+                                    .begin = begin < 0 ? -1 : begin};
     snprintf(t->vocabulary.tokenizer, sizeof t->vocabulary.tokenizer, "%s",
              ls_tokenizer_name(t->tokenizer));
     return LS_OK;
@@ -95,7 +100,7 @@ static ls_status tokenizer_read(const ls_prep_options *o, token_kind *t) {
 
 /* Release it also after a failure. */
 static ls_status tokens_init(const ls_prep_options *o, token_kind *t) {
-    *t = (token_kind){.vocabulary = {o->vocab, o->separator, "tokens", NULL}};
+    *t = (token_kind){.vocabulary = {o->vocab, o->separator, "tokens", NULL, -1}};
     return o->tokenizer ? tokenizer_read(o, t) : LS_OK;
 }
 
@@ -137,7 +142,8 @@ static json_t *describe_source(const ls_prep_options *o, const ls_prep_result *r
 static ls_status finish(const ls_prep_options *options, const char *temp_dir, ls_prep_split *split,
                         ls_prep_result *result) {
     const ls_vocabulary *vocabulary = &split->writers[LS_SPLIT_TRAIN].vocabulary;
-    ls_data_manifest manifest = {.vocab = vocabulary->size, .separator = vocabulary->separator};
+    ls_data_manifest manifest = {
+        .vocab = vocabulary->size, .separator = vocabulary->separator, .begin = vocabulary->begin};
     memcpy(manifest.tokenizer, vocabulary->tokenizer, sizeof manifest.tokenizer);
     int64_t tokens[2] = {0};
     for (int side = 0; side < 2; side++) {

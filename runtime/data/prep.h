@@ -8,6 +8,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+enum { LS_PREP_NO_BEGIN = -2 };
+
 typedef struct ls_prep_options {
     const char *const *inputs; /* files, folders (walked), glob patterns, "-" for standard input */
     int input_count;
@@ -16,6 +18,7 @@ typedef struct ls_prep_options {
     int64_t vocab;           /* of documents that are arrays of tokens in that field; 0: text */
     const char *tokenizer;   /* a tokenizer.json whose tokens text becomes; NULL: bytes */
     int64_t separator;    /* follows each document, with a vocab or a tokenizer; -1: the latter's */
+    int64_t begin;        /* precedes it, with a tokenizer; -1: its own; LS_PREP_NO_BEGIN: none */
     const char *include;  /* file name patterns inside folders ("*.c,*.h"); NULL: all */
     double val_fraction;  /* of documents, chosen by hash of their content; in [0, 1) */
     int64_t shard_tokens; /* most tokens of a shard */
@@ -41,9 +44,10 @@ typedef struct ls_prep_result {
  * vocabulary 257. With a tokenizer (tokenizer.h) text becomes its tokens, and a copy of its file
  * lies beside the shards. With a vocab above 0, documents are tokens already, below it: arrays in
  * lines of JSONL, or what lies between separators in *.bin files of packed tokens. Where tokens are
- * not bytes, the separator follows each document that does not end with it. Folders are walked in
- * byte order of names; hidden entries, out_dir and what an earlier prep has made are left out,
- * links are followed once. Same inputs give the same bytes.
+ * not bytes, the separator follows each document that does not end with it; a token of the
+ * tokenizer may precede those that do not begin with it. Folders are walked in byte order of names;
+ * hidden entries, out_dir and what an earlier prep has made are left out, links are followed once.
+ * Same inputs give the same bytes.
  *
  * A document is for validation when the hash of its first MiB and its length falls below
  * val_fraction, so that copies land on one side. Where that leaves a side empty, the document with

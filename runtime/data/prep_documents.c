@@ -107,7 +107,7 @@ static ls_status read_at(int fd, const char *path, char *out, size_t wanted, int
 }
 
 /* Appends tokens to the document, in as many bytes as the shards have for them. */
-static ls_status append_tokens(ls_prep_reader *reader, const uint32_t *tokens, size_t count) {
+static ls_status append(ls_prep_reader *reader, const uint32_t *tokens, size_t count) {
     enum { PART = 4096 };
     uint16_t narrow[PART];
     if (reader->split->writers[LS_SPLIT_TRAIN].token_bytes == sizeof *tokens) {
@@ -121,6 +121,17 @@ static ls_status append_tokens(ls_prep_reader *reader, const uint32_t *tokens, s
         LS_TRY(ls_prep_split_append(reader->split, narrow, n * sizeof *narrow));
     }
     return LS_OK;
+}
+
+/* The same, behind the token that precedes a document. */
+static ls_status append_tokens(ls_prep_reader *reader, const uint32_t *tokens, size_t count) {
+    const int64_t begin = reader->split->writers[LS_SPLIT_TRAIN].vocabulary.begin;
+    const uint32_t first = (uint32_t)begin;
+    if (reader->starts && count > 0 && begin >= 0 && tokens[0] != first) {
+        LS_TRY(append(reader, &first, 1));
+    }
+    reader->starts = reader->starts && count == 0;
+    return append(reader, tokens, count);
 }
 
 static ls_status take_tokens(void *to, const uint32_t *tokens, size_t count, size_t text_bytes) {
@@ -145,6 +156,7 @@ static ls_status write_text(ls_prep_reader *reader, const char *text, size_t byt
 static ls_status encode_text(ls_prep_reader *reader, const char *text, size_t bytes) {
     size_t first = bytes;
     ls_prep_split_begin(reader->split, text, (int64_t)bytes);
+    reader->starts = true;
     if (reader->split->tail > 0) {
         first -= (size_t)ls_prep_split_tail(reader->split, (int64_t)bytes);
         while (first > 0 && ((unsigned char)text[first] & 0xC0) == 0x80) {
@@ -281,6 +293,7 @@ static ls_status write_line(ls_prep_reader *reader, const ls_prep_line *l) {
         return encode_text(reader, found->text, found->bytes);
     }
     ls_prep_split_begin(reader->split, found->text, (int64_t)found->bytes);
+    reader->starts = true;
     LS_TRY(reader->tokenizer
                ? append_tokens(reader, l->tokens.tokens, without_separator(reader, &l->tokens))
                : ls_prep_split_append(reader->split, found->text, found->bytes));

@@ -24,6 +24,7 @@ typedef struct ls_prep_reader {
     ls_tokenizer_work **works;     /* one a thread */
     int work_count;
     ls_token_list tokens; /* of a short text */
+    bool starts;          /* the document has no token yet */
 } ls_prep_reader;
 
 ls_status ls_prep_reader_init(ls_prep_reader *reader, const ls_prep_options *options,

@@ -15,7 +15,7 @@ enum { BUFFER_TOKENS = 1 << 17 }; /* 256 KiB: in cache between widening, hash an
 
 ls_status ls_shard_writer_init(ls_shard_writer *writer, const char *dir, ls_split split,
                                int64_t shard_tokens, const ls_vocabulary *tokens) {
-    const ls_vocabulary bytes = {LS_BYTES_VOCAB, LS_BYTES_SEPARATOR, "bytes", NULL};
+    const ls_vocabulary bytes = {LS_BYTES_VOCAB, LS_BYTES_SEPARATOR, "bytes", NULL, -1};
     *writer = (ls_shard_writer){.dir = dir,
                                 .split = split,
                                 .shard_tokens = shard_tokens,
@@ -135,7 +135,7 @@ static int64_t text_bytes(const ls_shard_writer *writer, const uint8_t *tokens, 
         size_t bytes = 0;
         memcpy(&token, tokens + i * (size_t)writer->token_bytes, (size_t)writer->token_bytes);
         ls_tokenizer_bytes(words, token, &bytes);
-        sum += (int64_t)bytes;
+        sum += token == writer->vocabulary.begin ? 0 : (int64_t)bytes; /* that is no text */
     }
     return sum;
 }

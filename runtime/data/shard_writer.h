@@ -14,6 +14,7 @@ typedef struct ls_vocabulary {
     int64_t size, separator;
     char tokenizer[LS_TOKENIZER_NAME_BYTES];
     const ls_tokenizer *words; /* whose tokens text becomes; NULL: unknown, or bytes */
+    int64_t begin;             /* precedes a document of text; -1: none */
 } ls_vocabulary;
 
 /* Of a token in a shard: 2, or 4 where 2 do not hold all. */

@@ -83,13 +83,13 @@ static void name(ls_tokenizer *t) {
 
 /* --- the whole --- */
 
-static int64_t find_separator(const ls_tokenizer *t) {
-    static const char *const known[] = {"<|endoftext|>", "<|end_of_text|>", "</s>"};
-    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
+/* The first of the names that is a token's. */
+static int64_t find_named(const ls_tokenizer *t, const char *const *names) {
+    for (; *names; names++) {
         for (uint32_t token = 0; token < t->count; token++) {
             const ls_token_text text = t->shown[token];
-            if (text.at && text.bytes == strlen(known[i]) &&
-                memcmp(text.at, known[i], text.bytes) == 0) {
+            if (text.at && text.bytes == strlen(*names) &&
+                memcmp(text.at, *names, text.bytes) == 0) {
                 return token;
             }
         }
@@ -108,7 +108,9 @@ static ls_status read_root(ls_tokenizer *t, const json_t *root, const char *path
     }
     LS_TRY(ls_tokenizer_read_kind(t, root, path));
     LS_TRY(ls_tokenizer_read_model(t, root, path));
-    t->separator = find_separator(t);
+    t->separator =
+        find_named(t, (const char *const[]){"<|endoftext|>", "<|end_of_text|>", "</s>", NULL});
+    t->begin = find_named(t, (const char *const[]){"<|begin_of_text|>", "<s>", NULL});
     name(t);
     return LS_OK;
 }
@@ -178,6 +180,10 @@ int64_t ls_tokenizer_vocab(const ls_tokenizer *tokenizer) {
 
 int64_t ls_tokenizer_separator(const ls_tokenizer *tokenizer) {
     return tokenizer->separator;
+}
+
+int64_t ls_tokenizer_begin(const ls_tokenizer *tokenizer) {
+    return tokenizer->begin;
 }
 
 const char *ls_tokenizer_bytes(const ls_tokenizer *tokenizer, uint32_t token, size_t *bytes) {

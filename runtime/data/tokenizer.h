@@ -44,6 +44,8 @@ int64_t ls_tokenizer_vocab(const ls_tokenizer *tokenizer);
 /* The token that follows a document: the first of <|endoftext|>, <|end_of_text|> and </s> that
  * there is; -1: none. */
 int64_t ls_tokenizer_separator(const ls_tokenizer *tokenizer);
+/* The token that precedes one: the first of <|begin_of_text|> and <s> that there is; -1: none. */
+int64_t ls_tokenizer_begin(const ls_tokenizer *tokenizer);
 /* What token stands for, borrowed; NULL when there is no such token. Of an added token its text. */
 const char *ls_tokenizer_bytes(const ls_tokenizer *tokenizer, uint32_t token, size_t *bytes);
 

@@ -99,7 +99,7 @@ struct ls_tokenizer {
     uint32_t byte_tokens[256]; /* byte_level: of the byte; else of its fallback */
     uint32_t space_token;      /* U+2581 */
     uint32_t unknown;          /* LS_NO_TOKEN: none */
-    int64_t separator;
+    int64_t separator, begin;
     ls_added_set added, added_normalized;
     char name[LS_TOKENIZER_NAME_BYTES];
 };

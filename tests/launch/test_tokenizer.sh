@@ -3,7 +3,7 @@
 . "$(dirname "$0")/lib.sh"
 cd "$work"
 golden=$root/tests/data/golden
-stored() { od -An -v -tu2 -j256 "$1" | xargs -n 1; }
+stored() { od -An -v -tu2 -j256 "$1" | tr -s ' ' '\n' | sed '/^$/d'; }
 
 # The tokens that its own library gives, document for document, the separator behind each.
 python3 - "$golden/llama3" <<'E' >expected
@@ -26,6 +26,28 @@ holds cmp data/tokenizer.json "$golden/llama3.json"
 holds grep -q '"bytes": [1-9]' data/data.json
 gives 0 "$LOCKSTEP" prep text.jsonl --tokenizer "$golden/llama2.json" --val 0 -o data --force
 holds cmp data/tokenizer.json "$golden/llama2.json"
+
+# A document is behind its tokenizer's <s>, once, and the model's texts begin so from there on; unless it is not wanted.
+holds grep -q '"begin": 1,' data/data.json
+holds [ "$(stored data/train-00000.tok | head -n 1)" = 1 ]
+printf '{"text": "<s>one"}\n{"text": "one"}\n' >begun.jsonl
+gives 0 "$LOCKSTEP" prep begun.jsonl --tokenizer "$golden/llama2.json" --val 0 -o begun-data
+stored begun-data/train-00000.tok | tr '\n' ' ' >found
+holds grep -q '^\(1 [^1].* 2 \)\1$' found
+gives 0 "$LOCKSTEP" train model.preset=llama3-tiny data.dir=data run.name=begun run.steps=1 batch.sequences=2 model.context=16
+gives 0 "$LOCKSTEP" ckpt convert runs/begun --to safetensors -o begun-hf
+holds grep -q '"bos_token_id": 1,' begun-hf/config.json
+holds grep -q '"eos_token_id": 2,' begun-hf/config.json
+for begin in none 5; do
+    gives 0 "$LOCKSTEP" prep text.jsonl --tokenizer "$golden/llama2.json" --begin $begin --val 0 -o data --force
+    stored data/train-00000.tok | head -n 1 >>firsts
+done
+holds [ "$(sed -n 2p firsts)" = 5 ]
+holds [ "$(sed -n 1p firsts)" != 1 ]
+gives 2 "$LOCKSTEP" prep text.jsonl --begin 5 -o no
+says '--begin is given without --tokenizer'
+gives 2 "$LOCKSTEP" prep text.jsonl --tokenizer "$golden/llama2.json" --begin 99999 -o no
+says "the token that begins a document is 99999; the tokens of '.*llama2.json' are below [0-9]*$"
 gives 0 "$LOCKSTEP" prep text.jsonl --val 0 -o data --force
 holds test ! -e data/tokenizer.json
 
