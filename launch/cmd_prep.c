@@ -33,12 +33,11 @@ static const ls_option options[] = {
                  "part of the documents kept for validation, at least one; 0: none"},
     [OPT_FIELD] = {"field", 0, "NAME", "text", "field of JSONL lines that holds the text"},
     [OPT_TOKENIZER] = {"tokenizer", 0, "FILE", NULL,
-                       "tokenizer.json of a Hugging Face model, byte-pair encoding, whose tokens "
-                       "text becomes; without it tokens are bytes"},
-    [OPT_BEGIN] =
-        {"begin", 0, "TOKEN", NULL,
-         "with --tokenizer: precedes each document, unless it is its first token, or none; "
-         "default: its <|begin_of_text|> or <s>, where it has one"},
+                       "tokenizer.json of a Hugging Face model (or the model's folder), byte-pair "
+                       "encoding, whose tokens text becomes; without it tokens are bytes"},
+    [OPT_BEGIN] = {"begin", 0, "TOKEN", NULL,
+                   "with --tokenizer: precedes each document that does not begin with it; none: "
+                   "nothing does; default: its <|begin_of_text|> or <s>, where it has one"},
     [OPT_VOCAB] = {"vocab", 0, "N", NULL,
                    "documents are tokens of another tokenizer, all below N: the field's array, or "
                    "packed in *.bin files"},
@@ -219,16 +218,15 @@ const ls_verb ls_verb_prep = {
         "Tokens are bytes; token 256 follows each document. With --tokenizer text becomes the\n"
         "tokens of a tokenizer.json of GPT-2, Llama-3, Mistral and their like, as the library\n"
         "makes them (special ones where the text spells them), each document behind the token\n"
-        "with which its model has texts begin, if it has one, and a copy\n"
-        "of the file lies beside the shards. With --vocab and --separator the field holds an\n"
-        "array of tokens of another tokenizer, and *.bin files are packed tokens (2 bytes each, 4\n"
-        "above a vocabulary of 65536), as nanoGPT, Megatron-LM and llm.c, whose header is known,\n"
-        "write them. Binary files are skipped, a file that is reached twice is read once, and\n"
-        "what an earlier prep wrote is left out of folders. The hash of a document decides\n"
-        "whether it is for validation: of up to 1024 documents those with the lowest ones are, of\n"
-        "more those below a limit; of a single document the end is. Where few or large documents\n"
-        "give validation another share than --val, a warning says\n"
-        "so. The directory appears when all is written.\n"
+        "with which its model has texts begin, if there is one; a copy of the file lies beside\n"
+        "the shards. With --vocab and --separator the field holds an array of tokens of another\n"
+        "tokenizer, and *.bin files are packed tokens (2 bytes each, 4 above a vocabulary of\n"
+        "65536), as nanoGPT, Megatron-LM and llm.c, whose header is known, write them. Binary\n"
+        "files are skipped, a file that is reached twice is read once, and what an earlier prep\n"
+        "wrote is left out of folders. The hash of a document decides whether it is for\n"
+        "validation: of up to 1024 documents those with the lowest ones are, of more those below\n"
+        "a limit; of a single document the end is. Where few or large documents give validation\n"
+        "another share than --val, a warning says so. The directory appears when all is written.\n"
         "\n"
         "  lockstep prep /usr/include --include '*.h' -o data\n"
         "  lockstep prep books/*.txt -o data --val 0.02\n"

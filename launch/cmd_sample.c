@@ -37,8 +37,9 @@ static const ls_option options[] = {
                  "token ids to continue, such as '11 7 42', and ids instead of text on standard "
                  "output: for models whose tokenizer is another program; '-' reads them from "
                  "standard input"},
-    [OPT_TOKENIZER] = {"tokenizer", 0, "FILE", NULL,
-                       "the model's tokenizer.json, where none lies beside its checkpoints"},
+    [OPT_TOKENIZER] =
+        {"tokenizer", 0, "FILE", NULL,
+         "the model's tokenizer.json or its folder, where none lies beside its checkpoints"},
     [OPT_TOKENS] = {"tokens", 'n', "N", "256", "tokens to generate at most"},
     [OPT_TEMPERATURE] = {"temperature", 't', "X", "0.8", "0 always takes the likeliest token"},
     [OPT_TOP_K] = {"top-k", 'k', "N", "0", "choose among the N likeliest tokens; 0: all"},

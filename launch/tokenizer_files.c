@@ -28,10 +28,10 @@ ls_status ls_tokenizer_carry(const char *from, const char *to) {
 
 ls_status ls_tokenizer_find(const char *checkpoint, const char *name, const char *given,
                             ls_tokenizer **tokenizer) {
-    char path[PATH_MAX];
+    char path[4096];
     *tokenizer = NULL;
-    LS_TRY(ls_path_join(path, sizeof path, checkpoint, "../" LS_TOKENIZER_FILE));
-    const char *file = given ? given : path;
+    LS_TRY(given ? ls_tokenizer_path(given, path)
+                 : ls_path_join(path, sizeof path, checkpoint, "../" LS_TOKENIZER_FILE));
     if (!given && !ls_tokenizer_known(name)) {
         return LS_FAIL(LS_E_INPUT,
                        "the checkpoint's tokenizer is '%s', of which there is no file: give its "
@@ -41,18 +41,18 @@ ls_status ls_tokenizer_find(const char *checkpoint, const char *name, const char
                        "... --tokenizer bytes` says so)",
                        name ? name : "(not recorded)");
     }
-    if (!given && !ls_path_exists(file)) {
+    if (!given && !ls_path_exists(path)) {
         return LS_FAIL(LS_E_INPUT,
                        "the checkpoint's tokenizer is '%s', and its file '%s' is gone; give it "
                        "with --tokenizer "
                        "tokenizer.json, or tokens with --ids",
-                       name, file);
+                       name, path);
     }
-    const ls_status read = ls_tokenizer_read(file, tokenizer);
+    const ls_status read = ls_tokenizer_read(path, tokenizer);
     LS_TRY(read == LS_E_UNSUPPORTED ? ls_error_recode(LS_E_INPUT) : read);
     if (ls_tokenizer_known(name) && strcmp(name, ls_tokenizer_name(*tokenizer)) != 0) {
         const ls_status status =
-            LS_FAIL(LS_E_INPUT, "'%s' is the tokenizer '%s'; that of the checkpoint is '%s'", file,
+            LS_FAIL(LS_E_INPUT, "'%s' is the tokenizer '%s'; that of the checkpoint is '%s'", path,
                     ls_tokenizer_name(*tokenizer), name);
         ls_tokenizer_release(*tokenizer);
         *tokenizer = NULL;

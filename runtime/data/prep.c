@@ -69,8 +69,10 @@ static void tokens_release(token_kind *t) {
 }
 
 static ls_status tokenizer_read(const ls_prep_options *o, token_kind *t) {
-    LS_TRY(ls_file_read(o->tokenizer, TOKENIZER_BYTES, &t->file, &t->file_bytes));
-    const ls_status read = ls_tokenizer_parse(t->file, t->file_bytes, o->tokenizer, &t->tokenizer);
+    char path[4096];
+    LS_TRY(ls_tokenizer_path(o->tokenizer, path));
+    LS_TRY(ls_file_read(path, TOKENIZER_BYTES, &t->file, &t->file_bytes));
+    const ls_status read = ls_tokenizer_parse(t->file, t->file_bytes, path, &t->tokenizer);
     LS_TRY(read == LS_E_UNSUPPORTED ? ls_error_recode(LS_E_INPUT) : read);
     const int64_t size = ls_tokenizer_vocab(t->tokenizer);
     const int64_t separator =

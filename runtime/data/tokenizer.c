@@ -138,6 +138,15 @@ ls_status ls_tokenizer_parse(const char *text, size_t bytes, const char *path,
     return status;
 }
 
+ls_status ls_tokenizer_path(const char *given, char path[4096]) {
+    if (ls_path_is_dir(given)) {
+        return ls_path_join(path, 4096, given, LS_TOKENIZER_FILE);
+    }
+    return snprintf(path, 4096, "%s", given) < 4096
+               ? LS_OK
+               : LS_FAIL(LS_E_INPUT, "'%.60s...' is too long for a path", given);
+}
+
 ls_status ls_tokenizer_read(const char *path, ls_tokenizer **tokenizer) {
     *tokenizer = NULL;
     char *text;

@@ -31,6 +31,9 @@ typedef struct ls_token_list {
 /* LS_E_IO unreadable, LS_E_INPUT not a tokenizer.json, LS_E_UNSUPPORTED a kind that is not computed
  * here: the message says which part of the file and what is known. */
 ls_status ls_tokenizer_read(const char *path, ls_tokenizer **tokenizer);
+/* Where the file is: as given, or tokenizer.json in the folder that is given. LS_E_INPUT: too long.
+ */
+ls_status ls_tokenizer_path(const char *given, char path[4096]);
 /* The same from text; path is for messages. */
 ls_status ls_tokenizer_parse(const char *text, size_t bytes, const char *path,
                              ls_tokenizer **tokenizer);

@@ -114,6 +114,8 @@ sys.stdout.buffer.write(bytes(byte[c] for t in tokens for c in texts[t]) + b"\n"
 E
 gives 0 "$LOCKSTEP" sample begun --prompt '' --tokens 5 --temperature 0
 holds cmp expected out
+gives 0 "$LOCKSTEP" prep text.jsonl --tokenizer hf -o by-folder # a model's
+holds cmp by-folder/tokenizer.json "$golden/gpt2.json"
 printf '{"model": {"type": "Unigram", "vocab": []}}' >hf/tokenizer.json
 gives 0 "$LOCKSTEP" ckpt convert --from safetensors hf -o other
 says "warning: .*hf/tokenizer.json.*Unigram.*; the model's tokens must be made elsewhere$"
