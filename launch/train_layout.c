@@ -107,12 +107,7 @@ static ls_pipe_shape shape_of(const ls_layout *l) {
 /* The caller frees them. */
 static ls_status make_passes(const ls_layout *l, const ls_pipe_shape *shape,
                              ls_pipe_pass **passes) {
-    if (ls_calloc((size_t)ls_pipeline_passes(shape), sizeof **passes, passes) != LS_OK) {
-        return LS_FAIL(LS_E_MEMORY,
-                       "no memory for the order of a rank's %lld micro-batches; lower "
-                       "batch.sequences, or raise batch.micro",
-                       (long long)shape->micros);
-    }
+    LS_TRY(ls_calloc((size_t)ls_pipeline_passes(shape), sizeof **passes, passes));
     ls_status status = ls_pipeline_schedule(shape, l->mesh.coord[LS_AXIS_PIPELINE], *passes);
     if (status != LS_OK) {
         free(*passes);
