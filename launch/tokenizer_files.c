@@ -5,8 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define FILE_BYTES ((size_t)1 << 28) /* at most */
-
 bool ls_tokenizer_known(const char *name) {
     return name && strncmp(name, "bpe-", 4) == 0;
 }
@@ -19,7 +17,7 @@ ls_status ls_tokenizer_carry(const char *from, const char *to) {
     if (!ls_path_exists(source)) {
         return LS_OK;
     }
-    LS_TRY(ls_file_read(source, FILE_BYTES, &text, &bytes));
+    LS_TRY(ls_file_read(source, LS_TOKENIZER_FILE_BYTES, &text, &bytes));
     ls_status status = ls_dir_create(to);
     status = status == LS_OK ? ls_file_replace(target, text, bytes) : status;
     free(text);
@@ -48,8 +46,7 @@ ls_status ls_tokenizer_find(const char *checkpoint, const char *name, const char
                        "tokenizer.json, or tokens with --ids",
                        name, path);
     }
-    const ls_status read = ls_tokenizer_read(path, tokenizer);
-    LS_TRY(read == LS_E_UNSUPPORTED ? ls_error_recode(LS_E_INPUT) : read);
+    LS_TRY(ls_tokenizer_read(path, tokenizer));
     if (ls_tokenizer_known(name) && strcmp(name, ls_tokenizer_name(*tokenizer)) != 0) {
         const ls_status status =
             LS_FAIL(LS_E_INPUT, "'%s' is the tokenizer '%s'; that of the checkpoint is '%s'", path,

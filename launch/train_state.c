@@ -156,8 +156,8 @@ static ls_status enter_parts(ls_train *train, json_t *places) {
         ls_train_place_key(ls_dataset_part_at(data, i).info, ls_dataset_seq(data), key);
         int64_t place;
         LS_TRY(run_number(places, key, 0, &place));
-        ls_dataset_go_on(data, i, 0);
-        ls_dataset_go_on(data, i, place - ls_dataset_place(data, i, train->next_sample));
+        ls_dataset_resume(data, i, 0);
+        ls_dataset_resume(data, i, place - ls_dataset_place(data, i, train->next_sample));
     }
     return LS_OK;
 }

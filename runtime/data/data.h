@@ -64,7 +64,7 @@ int ls_dataset_parts(const ls_dataset *dataset);
 ls_dataset_part ls_dataset_part_at(const ls_dataset *dataset, int part);
 
 /* So many samples of the part were read before sample 0: the order of its windows goes on there. */
-void ls_dataset_go_on(ls_dataset *dataset, int part, int64_t read);
+void ls_dataset_resume(ls_dataset *dataset, int part, int64_t read);
 /* How many samples of the part have been read before this one. */
 int64_t ls_dataset_place(const ls_dataset *dataset, int part, int64_t sample);
 

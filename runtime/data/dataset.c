@@ -79,7 +79,8 @@ bool ls_dataset_lacks(const char *dir, ls_split split) {
     ls_mixture mixture;
     bool has = ls_mixture_parse(dir, &mixture) != LS_OK;
     for (int i = 0; i < mixture.count && !has; i++) {
-        has = has_split(mixture.parts[i].dir, split, &has) != LS_OK || has;
+        bool one;
+        has = has_split(mixture.parts[i].dir, split, &one) != LS_OK || one;
     }
     ls_mixture_release(&mixture);
     return !has;
@@ -178,7 +179,7 @@ ls_dataset_part ls_dataset_part_at(const ls_dataset *dataset, int part) {
                              .first_window = dataset->first[part]};
 }
 
-void ls_dataset_go_on(ls_dataset *dataset, int part, int64_t read) {
+void ls_dataset_resume(ls_dataset *dataset, int part, int64_t read) {
     dataset->read[part] = read;
 }
 

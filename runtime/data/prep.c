@@ -18,8 +18,6 @@
  * (vm.max_map_count). */
 enum { SHARDS_MAX = 30000 };
 
-#define TOKENIZER_BYTES ((size_t)1 << 28) /* of a tokenizer.json, at most */
-
 /* What documents become. */
 typedef struct token_kind {
     ls_vocabulary vocabulary; /* of size 0: bytes */
@@ -71,9 +69,8 @@ static void tokens_release(token_kind *t) {
 static ls_status tokenizer_read(const ls_prep_options *o, token_kind *t) {
     char path[4096];
     LS_TRY(ls_tokenizer_path(o->tokenizer, path));
-    LS_TRY(ls_file_read(path, TOKENIZER_BYTES, &t->file, &t->file_bytes));
-    const ls_status read = ls_tokenizer_parse(t->file, t->file_bytes, path, &t->tokenizer);
-    LS_TRY(read == LS_E_UNSUPPORTED ? ls_error_recode(LS_E_INPUT) : read);
+    LS_TRY(ls_file_read(path, LS_TOKENIZER_FILE_BYTES, &t->file, &t->file_bytes));
+    LS_TRY(ls_tokenizer_parse(t->file, t->file_bytes, path, &t->tokenizer));
     const int64_t size = ls_tokenizer_vocab(t->tokenizer);
     const int64_t separator =
         o->separator >= 0 ? o->separator : ls_tokenizer_separator(t->tokenizer);

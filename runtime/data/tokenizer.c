@@ -10,8 +10,6 @@
 #include "runtime/base/hash.h"
 #include "runtime/data/tokenizer_read.h"
 
-enum { MAX_FILE_BYTES = 1 << 28 };
-
 const char *ls_tokenizer_type(const json_t *part) {
     const char *type = json_string_value(json_object_get(part, "type"));
     if (!part || json_is_null(part)) {
@@ -128,6 +126,8 @@ ls_status ls_tokenizer_parse(const char *text, size_t bytes, const char *path,
     ls_status status = ls_calloc(1, sizeof *t, &t);
     if (status == LS_OK) {
         status = read_root(t, root, path);
+        /* the file's fault, not this machine's */
+        status = status == LS_E_UNSUPPORTED ? ls_error_recode(LS_E_INPUT) : status;
         if (status != LS_OK) {
             ls_tokenizer_release(t);
             t = NULL;
@@ -151,7 +151,7 @@ ls_status ls_tokenizer_read(const char *path, ls_tokenizer **tokenizer) {
     *tokenizer = NULL;
     char *text;
     size_t bytes;
-    LS_TRY(ls_file_read(path, MAX_FILE_BYTES, &text, &bytes));
+    LS_TRY(ls_file_read(path, LS_TOKENIZER_FILE_BYTES, &text, &bytes));
     ls_status status = ls_tokenizer_parse(text, bytes, path, tokenizer);
     free(text);
     return status;

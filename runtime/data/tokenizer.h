@@ -17,7 +17,8 @@
 #include "runtime/base/status.h"
 
 #define LS_TOKENIZER_FILE       "tokenizer.json"
-#define LS_TOKENIZER_NAME_BYTES 16 /* with its NUL, as in a shard's header */
+#define LS_TOKENIZER_FILE_BYTES ((size_t)1 << 28) /* at most */
+#define LS_TOKENIZER_NAME_BYTES 16                /* with its NUL, as in a shard's header */
 
 typedef struct ls_tokenizer ls_tokenizer; /* not changed once it is read; for all threads */
 typedef struct ls_tokenizer_work ls_tokenizer_work; /* of one thread: what it has seen, and room */
@@ -28,8 +29,8 @@ typedef struct ls_token_list {
     size_t count, capacity;
 } ls_token_list;
 
-/* LS_E_IO unreadable, LS_E_INPUT not a tokenizer.json, LS_E_UNSUPPORTED a kind that is not computed
- * here: the message says which part of the file and what is known. */
+/* LS_E_IO unreadable; LS_E_INPUT not a tokenizer.json, or of a kind that is not computed here: the
+ * message says which part of the file, and what is known. */
 ls_status ls_tokenizer_read(const char *path, ls_tokenizer **tokenizer);
 /* Where the file is: as given, or tokenizer.json in the folder that is given. LS_E_INPUT: too long.
  */

@@ -101,7 +101,7 @@ static void test_samples(void) {
     int64_t next[3], wrong = 0, targets_sum = 0, valid, valid_alone;
     int32_t a[2 * SEQ], b[2 * SEQ];
     for (int i = 0; i < 3; i++) {
-        ls_dataset_go_on(mixed, i, read[i]);
+        ls_dataset_resume(mixed, i, read[i]);
         next[i] = read[i];
     }
     for (int64_t k = 0; k < SAMPLES; k++) {
