@@ -19,20 +19,28 @@ struct ls_dataset {
     int64_t *read;       /* [mixture.count]: its own samples before sample 0 */
 };
 
-/* Tokens of both must mean the same. */
+/* Tokens of both must mean the same, and documents begin and end alike. */
 static ls_status compare(const ls_dataset_info *a, const char *a_dir, const ls_dataset_info *b,
                          const char *b_dir) {
-    if (strcmp(a->tokenizer, b->tokenizer) == 0 && a->vocab == b->vocab &&
-        a->separator == b->separator) {
-        return LS_OK;
+    if (strcmp(a->tokenizer, b->tokenizer) != 0 || a->vocab != b->vocab ||
+        a->separator != b->separator) {
+        return LS_FAIL(
+            LS_E_INPUT,
+            "'%s' has tokenizer '%s', vocabulary %" PRId64 " and separator %" PRId64
+            ", '%s' has '%s', %" PRId64 " and %" PRId64
+            "; data of one run must be alike: prepare them with the same tokenizer, --vocab "
+            "and --separator",
+            a_dir, a->tokenizer, a->vocab, a->separator, b_dir, b->tokenizer, b->vocab,
+            b->separator);
     }
-    return LS_FAIL(LS_E_INPUT,
-                   "'%s' has tokenizer '%s', vocabulary %" PRId64 " and separator %" PRId64
-                   ", '%s' has '%s', %" PRId64 " and %" PRId64
-                   "; data of one run must be alike: prepare them with the same tokenizer, --vocab "
-                   "and --separator",
-                   a_dir, a->tokenizer, a->vocab, a->separator, b_dir, b->tokenizer, b->vocab,
-                   b->separator);
+    if (a->begin != b->begin) {
+        return LS_FAIL(LS_E_INPUT,
+                       "before each document '%s' has token %" PRId64 " and '%s' %" PRId64
+                       " (-1: none); data of one run must be alike: prepare them with the same "
+                       "--begin",
+                       a_dir, a->begin, b_dir, b->begin);
+    }
+    return LS_OK;
 }
 
 /* Its samples would come twice, each time as if the other did not. */

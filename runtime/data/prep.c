@@ -192,6 +192,7 @@ static ls_status read_all(const ls_prep_options *options, const ls_prep_sources 
     for (int64_t i = 0; status == LS_OK && i < sources->count; i++) {
         status = ls_prep_read(&reader, &sources->list[i]);
     }
+    status = status == LS_OK ? ls_prep_write_held(&reader) : status;
     result->files = reader.files;
     result->skipped_files = reader.binary_files + sources->other;
     result->duplicate_files = sources->duplicates;

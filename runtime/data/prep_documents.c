@@ -16,16 +16,12 @@
 #include "runtime/data/jsonl.h"
 #include "runtime/data/prep_packed.h"
 
-enum {
-    BINARY_PROBE_BYTES = 8192,
-    BUFFER_BYTES = 4 << 20,
-    BATCH_LINES = 4096,
-    LONG_BYTES = 1 << 20,
-    BAD_TOLD = 5
-};
+enum { BINARY_PROBE_BYTES = 8192, BUFFER_BYTES = 4 << 20, BATCH_LINES = 4096, BAD_TOLD = 5 };
 
+/* A line of JSONL, or a short file of text. */
 struct ls_prep_line {
-    char *line; /* in the buffer */
+    const char *path; /* of the file; NULL: a line */
+    char *line;       /* in the buffer */
     size_t bytes;
     ls_jsonl found;
     ls_token_list tokens; /* of the text, with a tokenizer */
@@ -48,6 +44,8 @@ ls_status ls_prep_reader_init(ls_prep_reader *reader, const ls_prep_options *opt
         for (int i = 0; i < reader->work_count; i++) {
             LS_TRY(ls_tokenizer_work_make(reader->tokenizer, &reader->works[i]));
         }
+        /* Short files for each thread. */
+        reader->capacity += (size_t)reader->work_count * 2 * LS_PREP_HASHED_BYTES;
     }
     return ls_calloc(reader->capacity, 1, &reader->buffer);
 }
@@ -123,15 +121,29 @@ static ls_status append(ls_prep_reader *reader, const uint32_t *tokens, size_t c
     return LS_OK;
 }
 
-/* The same, behind the token that precedes a document. */
+/* The same, behind the token that precedes a document, and without a separator at its end, which
+ * follows it anyway. */
 static ls_status append_tokens(ls_prep_reader *reader, const uint32_t *tokens, size_t count) {
-    const int64_t begin = reader->split->writers[LS_SPLIT_TRAIN].vocabulary.begin;
-    const uint32_t first = (uint32_t)begin;
-    if (reader->starts && count > 0 && begin >= 0 && tokens[0] != first) {
+    const ls_vocabulary *vocabulary = &reader->split->writers[LS_SPLIT_TRAIN].vocabulary;
+    const uint32_t first = (uint32_t)vocabulary->begin, last = (uint32_t)vocabulary->separator;
+    if (count == 0) {
+        return LS_OK;
+    }
+    if (reader->starts && vocabulary->begin >= 0 && tokens[0] != first) {
         LS_TRY(append(reader, &first, 1));
     }
-    reader->starts = reader->starts && count == 0;
-    return append(reader, tokens, count);
+    if (reader->holds_separator) {
+        LS_TRY(append(reader, &last, 1));
+    }
+    reader->starts = false;
+    reader->holds_separator = tokens[count - 1] == last;
+    return append(reader, tokens, count - reader->holds_separator);
+}
+
+static void begin_document(ls_prep_reader *reader, const char *text, size_t bytes) {
+    ls_prep_split_begin(reader->split, text, (int64_t)bytes);
+    reader->starts = true;
+    reader->holds_separator = false;
 }
 
 static ls_status take_tokens(void *to, const uint32_t *tokens, size_t count, size_t text_bytes) {
@@ -142,7 +154,7 @@ static ls_status take_tokens(void *to, const uint32_t *tokens, size_t count, siz
 /* Writes tokens of text: of a long one by all threads, of another by this one, which has seen most
  * words. */
 static ls_status write_text(ls_prep_reader *reader, const char *text, size_t bytes) {
-    if (bytes > LONG_BYTES) {
+    if (bytes > LS_PREP_HASHED_BYTES) {
         return ls_tokenizer_encode_long(reader->tokenizer, text, bytes, take_tokens, reader);
     }
     ls_token_list *list = &reader->tokens;
@@ -155,8 +167,7 @@ static ls_status write_text(ls_prep_reader *reader, const char *text, size_t byt
  */
 static ls_status encode_text(ls_prep_reader *reader, const char *text, size_t bytes) {
     size_t first = bytes;
-    ls_prep_split_begin(reader->split, text, (int64_t)bytes);
-    reader->starts = true;
+    begin_document(reader, text, bytes);
     if (reader->split->tail > 0) {
         first -= (size_t)ls_prep_split_tail(reader->split, (int64_t)bytes);
         while (first > 0 && ((unsigned char)text[first] & 0xC0) == 0x80) {
@@ -165,6 +176,7 @@ static ls_status encode_text(ls_prep_reader *reader, const char *text, size_t by
     }
     LS_TRY(first > 0 ? write_text(reader, text, first) : LS_OK);
     LS_TRY(first > 0 && first < bytes ? ls_prep_split_turn(reader->split) : LS_OK);
+    reader->holds_separator = false;
     LS_TRY(first < bytes ? write_text(reader, text + first, bytes - first) : LS_OK);
     return ls_prep_split_end(reader->split);
 }
@@ -277,26 +289,26 @@ static ls_status judge_bad(ls_prep_reader *reader, ls_prep_line *l, const char *
     return LS_OK;
 }
 
-/* What is left of the document's tokens when it ends with the separator, which follows it anyway.
- */
-static size_t without_separator(const ls_prep_reader *reader, const ls_token_list *list) {
+/* Is the document nothing but the separator, which follows it anyway? */
+static bool only_separator(const ls_prep_reader *reader, const ls_token_list *list) {
     const int64_t separator = reader->split->writers[LS_SPLIT_TRAIN].vocabulary.separator;
-    return list->count - (list->count > 0 && list->tokens[list->count - 1] == separator);
+    return list->count == 0 || (list->count == 1 && list->tokens[0] == separator);
 }
 
 static ls_status write_line(ls_prep_reader *reader, const ls_prep_line *l) {
     const ls_jsonl *found = &l->found;
-    if (found->bytes == 0 || (reader->tokenizer && without_separator(reader, &l->tokens) == 0)) {
+    if (found->bytes == 0 || (reader->tokenizer && only_separator(reader, &l->tokens))) {
         return LS_OK;
     }
     if (reader->tokenizer && reader->split->tail > 0) {
-        return encode_text(reader, found->text, found->bytes);
+        const int64_t done_bytes = reader->done_bytes;
+        LS_TRY(encode_text(reader, found->text, found->bytes));
+        reader->done_bytes = done_bytes; /* the line is still to be counted */
+        return LS_OK;
     }
-    ls_prep_split_begin(reader->split, found->text, (int64_t)found->bytes);
-    reader->starts = true;
-    LS_TRY(reader->tokenizer
-               ? append_tokens(reader, l->tokens.tokens, without_separator(reader, &l->tokens))
-               : ls_prep_split_append(reader->split, found->text, found->bytes));
+    begin_document(reader, found->text, found->bytes);
+    LS_TRY(reader->tokenizer ? append_tokens(reader, l->tokens.tokens, l->tokens.count)
+                             : ls_prep_split_append(reader->split, found->text, found->bytes));
     return ls_prep_split_end(reader->split);
 }
 
@@ -313,6 +325,39 @@ static ls_status write_lines(ls_prep_reader *reader, const char *path, int count
         release_line(l);
     }
     return status;
+}
+
+ls_status ls_prep_write_held(ls_prep_reader *reader) {
+    const int count = reader->held;
+    ls_status status = LS_OK;
+    reader->held = 0;
+    reader->held_bytes = 0;
+#pragma omp parallel for schedule(dynamic) if (count > 1)
+    for (int i = 0; i < count; i++) {
+        read_line(reader, &reader->lines[i]);
+    }
+    for (int i = 0; i < count; i++) {
+        ls_prep_line *l = &reader->lines[i];
+        if (status == LS_OK && l->status != LS_OK) {
+            read_line(reader, l); /* why, in this thread's error record */
+            status = ls_error_prefix(l->status, "'%s'", l->path);
+        }
+        status = status == LS_OK ? write_line(reader, l) : status;
+        status = status == LS_OK ? progress(reader, (int64_t)l->bytes) : status;
+        release_line(l);
+    }
+    return status;
+}
+
+/* Keeps a short file, whose bytes are in the buffer, for ls_prep_write_held. */
+static void hold(ls_prep_reader *reader, const char *path, size_t bytes) {
+    char *text = reader->buffer + reader->held_bytes;
+    reader->lines[reader->held++] = (ls_prep_line){.path = path,
+                                                   .line = text,
+                                                   .bytes = bytes,
+                                                   .found = {.text = text, .bytes = bytes},
+                                                   .scanned = true};
+    reader->held_bytes += bytes;
 }
 
 static ls_status grow_buffer(ls_prep_reader *reader, const char *path, int64_t line) {
@@ -402,7 +447,7 @@ static ls_status read_packed(ls_prep_reader *reader, const ls_prep_source *sourc
 }
 
 /* Says of a file that holds text after all how to give that; once. */
-static void tell_binary(ls_prep_reader *reader, const char *path) {
+static void tell_binary(ls_prep_reader *reader, const char *path, const char *text) {
     static const struct {
         const char *magic;
         size_t bytes;
@@ -418,7 +463,7 @@ static void tell_binary(ls_prep_reader *reader, const char *path) {
         {"\xFE\xFF", 2, "text in UTF-16", "iconv -f UTF-16 -t UTF-8 FILE | lockstep prep - ..."},
     };
     for (size_t i = 0; !reader->told && i < sizeof kinds / sizeof *kinds; i++) {
-        if (memcmp(reader->buffer, kinds[i].magic, kinds[i].bytes) == 0) {
+        if (memcmp(text, kinds[i].magic, kinds[i].bytes) == 0) {
             ls_log_warn("'%s' is skipped, and others like it: it is %s; %s", path, kinds[i].is,
                         kinds[i].instead);
             reader->told = true;
@@ -434,6 +479,13 @@ static void tell_binary(ls_prep_reader *reader, const char *path) {
 }
 
 ls_status ls_prep_read(ls_prep_reader *reader, const ls_prep_source *source) {
+    const bool holds = reader->tokenizer && source->kind == LS_PREP_TEXT &&
+                       source->bytes <= (int64_t)LS_PREP_HASHED_BYTES && reader->split->tail == 0;
+    if (!holds || reader->held == BATCH_LINES ||
+        reader->capacity - reader->held_bytes < LS_PREP_HASHED_BYTES) {
+        LS_TRY(ls_prep_write_held(reader));
+    }
+    char *text = reader->buffer + reader->held_bytes;
     int fd = source->spool_fd;
     if (fd < 0) {
         fd = open(source->path, O_RDONLY | O_CLOEXEC);
@@ -442,7 +494,7 @@ ls_status ls_prep_read(ls_prep_reader *reader, const ls_prep_source *source) {
         return ls_prep_unreadable(source->path);
     }
     size_t have = 0;
-    ls_status status = read_at(fd, source->path, reader->buffer, LS_PREP_HASHED_BYTES, 0, &have);
+    ls_status status = read_at(fd, source->path, text, LS_PREP_HASHED_BYTES, 0, &have);
     size_t probe = have < BINARY_PROBE_BYTES ? have : BINARY_PROBE_BYTES;
     if (status != LS_OK) {
         goto close;
@@ -452,9 +504,9 @@ ls_status ls_prep_read(ls_prep_reader *reader, const ls_prep_source *source) {
         status = read_packed(reader, source, fd);
         goto close;
     }
-    if (memchr(reader->buffer, '\0', probe)) {
+    if (memchr(text, '\0', probe)) {
         reader->binary_files++;
-        tell_binary(reader, source->path);
+        tell_binary(reader, source->path, text);
         status = progress(reader, source->bytes);
         goto close;
     }
@@ -466,13 +518,15 @@ ls_status ls_prep_read(ls_prep_reader *reader, const ls_prep_source *source) {
         goto close;
     }
     reader->files++;
-    if (have > 0) {
+    if (have > 0 && !holds) {
         status = source->kind == LS_PREP_JSONL ? read_jsonl(reader, source, fd, have)
                                                : read_text(reader, source, fd, have);
     }
     if (status == LS_OK && lseek(fd, 0, SEEK_END) != source->bytes) {
         status = LS_FAIL(LS_E_INPUT, "input '%s' changed while it was read; run prep again",
                          source->path);
+    } else if (status == LS_OK && have > 0 && holds) {
+        hold(reader, source->path, have);
     }
 close:
     if (source->spool_fd < 0) {

@@ -8,9 +8,10 @@
 #include "runtime/base/file.h"
 #include "runtime/base/hash.h"
 #include "runtime/base/rng.h"
+#include "runtime/data/prep_documents.h"
 #include "runtime/data/tokenizer.h"
 #include "runtime/data/tokenizer_scan.h"
-#include "tests/test.h"
+#include "tests/data/data_fixture.h"
 
 static ls_status parse(const char *text, ls_tokenizer **t) {
     return ls_tokenizer_parse(text, strlen(text), "it.json", t);
@@ -424,6 +425,34 @@ static void test_unreadable(void) {
     CHECK_MESSAGE("/nonexistent/tokenizer.json");
 }
 
+/* Of the only line, whose end is for validation, progress counts each byte once. */
+static void test_progress(void) {
+    fixture_begin();
+    const char *lines = fixture_path("one.jsonl");
+    write_text(lines, "{\"text\": \"the only document\"}\n");
+    ls_tokenizer *t;
+    CHECK_OK(ls_tokenizer_read(LS_GOLDEN "/gpt2.json", &t));
+    const ls_vocabulary vocabulary = {.size = ls_tokenizer_vocab(t),
+                                      .separator = ls_tokenizer_separator(t),
+                                      .words = t,
+                                      .begin = -1};
+    const ls_prep_options options = prep_defaults(&lines, 1, fixture_path("data"));
+    ls_prep_sources sources;
+    ls_prep_split split;
+    ls_prep_reader reader;
+    CHECK_OK(ls_prep_sources_init(&sources, &options, fixture_dir));
+    CHECK_OK(ls_prep_split_init(&split, fixture_dir, 1 << 20, 0, &vocabulary));
+    split.tail = 0.2;
+    CHECK_OK(ls_prep_reader_init(&reader, &options, &split, sources.bytes));
+    CHECK_OK(ls_prep_read(&reader, &sources.list[0]));
+    CHECK_INT(reader.done_bytes, sources.bytes);
+    ls_prep_reader_release(&reader);
+    ls_prep_split_release(&split);
+    ls_prep_sources_release(&sources);
+    ls_tokenizer_release(t);
+    CHECK_OK(ls_dir_remove(fixture_dir));
+}
+
 int main(void) {
     test_golden();
     test_scans();
@@ -432,5 +461,6 @@ int main(void) {
     test_names();
     test_refused();
     test_unreadable();
+    test_progress();
     return test_end();
 }

@@ -44,6 +44,9 @@ for begin in none 5; do
 done
 holds [ "$(sed -n 2p firsts)" = 5 ]
 holds [ "$(sed -n 1p firsts)" != 1 ]
+gives 0 "$LOCKSTEP" prep begun.jsonl --tokenizer "$golden/llama2.json" --begin 5 --val 0 -o begun-otherwise
+gives 2 "$LOCKSTEP" train model.preset=llama3-tiny data.dir='begun-data 1; begun-otherwise 1' run.name=mixed run.steps=1 batch.sequences=2
+says "before each document 'begun-data' has token 1 and 'begun-otherwise' 5 .*the same --begin$"
 gives 2 "$LOCKSTEP" prep text.jsonl --begin 5 -o no
 says '--begin is given without --tokenizer'
 gives 2 "$LOCKSTEP" prep text.jsonl --tokenizer "$golden/llama2.json" --begin 99999 -o no
@@ -66,6 +69,38 @@ gives 0 "$LOCKSTEP" prep long.jsonl --tokenizer "$golden/gpt2.json" --val 0.1 -o
 holds cmp long-1/train-00000.tok lines/train-00000.tok
 holds [ "$(python3 -c 'import json; print(sum(s["bytes"] for s in json.load(open("lines/data.json"))["splits"].values()))')" = \
     "$(wc -c <long.txt)" ]
+# Short files are shared out among the threads, between long ones and JSONL; the result is that of one thread, and of lines.
+mkdir -p "many files"/more
+cp "$root"/launch/*.[ch] "many files"
+cp long.txt "many files/d long.txt"
+printf '{"text": "a line"}\n{"text": "another<|endoftext|>"}\n' >"many files/e.jsonl"
+: >"many files/f empty"
+printf 'a\0b' >"many files/g.bin"
+cp "$root"/checkpoint/*.c "many files/more"
+printf '<|endoftext|>' >"many files/more/nothing"
+{ cat long.txt; printf '<|endoftext|>'; } >"many files/more/x long.txt"
+printf 'the end<|endoftext|>' >"many files/more/z.txt"
+python3 - <<'E' >many.jsonl
+import json, os, sys
+def walk(folder):
+    for entry in sorted(os.scandir(folder), key=lambda e: e.name.encode()):
+        yield from walk(entry.path) if entry.is_dir() else [entry.path]
+for path in walk("many files"):
+    text = open(path).read()
+    if path.endswith(".jsonl"):
+        sys.stdout.write(text)
+    elif text and "\0" not in text:
+        print(json.dumps({"text": text}))
+E
+gives 0 "$LOCKSTEP" prep many.jsonl --tokenizer "$golden/gpt2.json" --val 0.1 -o many-lines
+for threads in 1 3; do
+    gives 0 env OMP_NUM_THREADS=$threads "$LOCKSTEP" prep "many files" --tokenizer "$golden/gpt2.json" --val 0.1 -o many-$threads
+    holds cmp many-lines/train-00000.tok many-$threads/train-00000.tok
+    holds cmp many-lines/val-00000.tok many-$threads/val-00000.tok
+done
+gives 0 env OMP_NUM_THREADS=3 OMP_DISPLAY_AFFINITY=true OMP_AFFINITY_FORMAT='one thread' \
+    "$LOCKSTEP" prep "many files/more" --tokenizer "$golden/gpt2.json" --include '*.c' -o by-three
+holds [ "$(grep -c 'one thread' err)" = 3 ]
 mkdir twice
 cp long-1/* twice
 cp "$root/README.md" twice
