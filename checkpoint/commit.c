@@ -13,6 +13,9 @@
 #include <sys/random.h>
 #include <unistd.h>
 
+/* In a temporary: the checkpoint that is being replaced. */
+#define ASIDE "replaced"
+
 ls_status ls_ckpt_random(uint64_t random[2]) {
     return getrandom(random, 2 * sizeof *random, 0) == (ssize_t)(2 * sizeof *random)
                ? LS_OK
@@ -38,10 +41,39 @@ static char left[LEFT_MOST][sizeof((ls_ckpt_place *)0)->temporary];
 static int left_count;
 static pthread_mutex_t left_lock = PTHREAD_MUTEX_INITIALIZER;
 
+/* The checkpoint that was put aside for a new one, which never came, has its name back. Where one
+ * has come, the old one loses its manifest first, so that no half of it comes back. */
+static ls_status put_back(const char *temporary) {
+    char aside[1200], manifest[1300], final[1200];
+    long long step;
+    const char *name = strrchr(temporary, '/');
+    if (!name || sscanf(name, "/.tmp-%lld-", &step) != 1) {
+        return LS_OK;
+    }
+    LS_TRY(ls_path_join(aside, sizeof aside, temporary, ASIDE));
+    LS_TRY(ls_path_join(manifest, sizeof manifest, aside, LS_CKPT_MANIFEST));
+    snprintf(final, sizeof final, "%.*s/step-%08lld", (int)(name - temporary), temporary, step);
+    if (ls_path_exists(final)) {
+        unlink(manifest);
+    } else if (ls_path_exists(manifest)) {
+        if (rename(aside, final) != 0) {
+            return LS_FAIL(LS_E_IO, "'%s' cannot be put back to '%s': %s", aside, final,
+                           strerror(errno));
+        }
+        (void)ls_file_sync_parent(final);
+    }
+    return LS_OK;
+}
+
+ls_status ls_ckpt_temporary_remove(const char *temporary) {
+    LS_TRY(put_back(temporary));
+    return ls_dir_remove(temporary);
+}
+
 static void remove_left(void) {
     pthread_mutex_lock(&left_lock);
     for (int i = left_count - 1; i >= 0; i--) {
-        if (!ls_path_exists(left[i]) || ls_dir_remove(left[i]) == LS_OK) {
+        if (ls_ckpt_temporary_remove(left[i]) == LS_OK) {
             memmove(left[i], left[--left_count], sizeof *left);
         }
     }
@@ -71,7 +103,7 @@ ls_status ls_ckpt_place_create(const ls_ckpt_place *place, bool owner) {
 
 void ls_ckpt_place_remove(const ls_ckpt_place *place) {
     ls_error error = *ls_error_last();
-    if (ls_path_exists(place->temporary) && ls_dir_remove(place->temporary) != LS_OK) {
+    if (ls_ckpt_temporary_remove(place->temporary) != LS_OK) {
         ls_log_warn("%s; it is tried again with the next save", ls_error_last()->message);
         leave(place->temporary);
     }
@@ -134,23 +166,17 @@ static ls_status pieces_check(const ls_ckpt_place *place, const json_t *root,
 }
 
 /* Exchanges the checkpoint of the same step for the new one; where the file system cannot, the old
- * one is put aside first. */
+ * one is put aside first, and removing the temporary puts it back where no new one has come. */
 static ls_status replace_final(const ls_ckpt_place *place) {
     char aside[1200];
     ls_log_info("'%s' exists and is replaced", place->final);
     if (renameat2(AT_FDCWD, place->directory, AT_FDCWD, place->final, RENAME_EXCHANGE) == 0) {
         return LS_OK;
     }
-    LS_TRY(ls_path_join(aside, sizeof aside, place->temporary, "replaced"));
-    bool moved = rename(place->final, aside) == 0;
-    if (!moved || rename(place->directory, place->final) != 0) {
-        int reason = errno;
-        if (moved && rename(aside, place->final) != 0) {
-            ls_log_warn("the checkpoint of the same step is lost: %s", strerror(errno));
-        }
-        return LS_FAIL(LS_E_IO, "cannot replace '%s': %s", place->final, strerror(reason));
-    }
-    return LS_OK;
+    LS_TRY(ls_path_join(aside, sizeof aside, place->temporary, ASIDE));
+    return rename(place->final, aside) == 0 && rename(place->directory, place->final) == 0
+               ? LS_OK
+               : LS_FAIL(LS_E_IO, "cannot replace '%s': %s", place->final, strerror(errno));
 }
 
 static ls_status make_final(const ls_ckpt_place *place, bool replace) {
@@ -159,7 +185,7 @@ static ls_status make_final(const ls_ckpt_place *place, bool replace) {
     }
     int reason = errno;
     bool taken = ls_path_exists(place->final);
-    if (reason == EINVAL && !taken) { /* no such flag on this file system */
+    if (!taken) { /* perhaps no such flag on this file system */
         if (rename(place->directory, place->final) == 0) {
             return LS_OK;
         }

@@ -5,7 +5,9 @@
  *     owner.json                    whose it is: what lets others remove it when that one has died
  *     step-00001200/                files are written, synced and hashed here, the manifest last;
  *                                   one rename to root/step-00001200, then root is synced,
- *                                   and its parent */
+ *                                   and its parent
+ *     replaced/                     an older checkpoint of that step while it gives way, where the
+ *                                   file system cannot exchange two names */
 #ifndef LS_CHECKPOINT_COMMIT_H
 #define LS_CHECKPOINT_COMMIT_H
 
@@ -28,6 +30,10 @@ ls_status ls_ckpt_random(uint64_t random[2]);
 ls_status ls_ckpt_place_create(const ls_ckpt_place *place, bool owner);
 /* Removes the temporary with what is in it; failures are warned about. The error record stays. */
 void ls_ckpt_place_remove(const ls_ckpt_place *place);
+/* The same for any temporary, by its path; whose it is, the caller has looked. A checkpoint that
+ * was put aside there, and that no new one has replaced, is put back before. LS_OK when there is
+ * none. */
+ls_status ls_ckpt_temporary_remove(const char *temporary);
 
 /* A manifest without files and tensors. Caller drops the reference. */
 ls_status ls_ckpt_manifest_create(const ls_ckpt_save_options *options, json_t **root);

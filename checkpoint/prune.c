@@ -243,7 +243,7 @@ ls_status ls_ckpt_stale_sweep(const char *root, bool locked) {
         status = ls_path_join(path, sizeof path, root, s->name);
         if (status == LS_OK && (s->state == LS_OWNER_GONE || (locked && !s->has_owner))) {
             ls_log_info("'%s' is removed: %s, who made it, is gone", path, s->owner);
-            status = ls_dir_remove(path);
+            status = ls_ckpt_temporary_remove(path);
         } else if (status == LS_OK && s->state == LS_OWNER_UNKNOWN) {
             ls_log_warn("'%s' is an unfinished save of %s; if it is gone, remove the directory",
                         path, s->owner);

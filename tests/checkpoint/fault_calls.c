@@ -167,6 +167,10 @@ EXPORT int renameat2(int from_fd, const char *from, int to_fd, const char *to, u
     note("rename", to);
     return (int)syscall(SYS_renameat2, from_fd, from, to_fd, to, flags);
 }
+EXPORT int unlink(const char *path) {
+    note("unlink", path);
+    return (int)syscall(SYS_unlinkat, AT_FDCWD, path, 0);
+}
 EXPORT int mkdir(const char *path, mode_t mode) {
     FAIL_IF_ARMED(FAULT_WRITES, SPACE);
     return (int)syscall(SYS_mkdirat, AT_FDCWD, path, mode);

@@ -25,8 +25,8 @@ bool fault_disarm(const char **name);
 /* Does rename know no flags, as on NFS? */
 void fault_plain_renames(bool plain);
 
-/* What is synced and renamed from now on, in order, a line each: "sync PATH", "rename PATH" (to).
- */
+/* What is synced, renamed and unlinked by name from now on, in order, a line each: "sync PATH",
+ * "rename PATH" (to), "unlink PATH". */
 void fault_trail_begin(void);
 const char *fault_trail_end(void);
 

@@ -24,6 +24,7 @@ static inline ls_ckpt_tensor fault_tensor(int i, int count, char name[64]) {
 typedef struct fault_way {
     bool background; /* a copy, by a thread of the saver, as training does it */
     int parity;
+    bool plain; /* rename knows no flags, which a test must see to */
 } fault_way;
 static fault_way way;
 

@@ -3,6 +3,7 @@
  * there is one, and the next save works. SCENARIO: the number of the only one, from 0. */
 #include "checkpoint/prune.h"
 #include "runtime/base/log.h"
+#include "tests/checkpoint/fault_calls.h"
 #include "tests/checkpoint/fault_save.h"
 
 #include <errno.h>
@@ -26,14 +27,36 @@ typedef struct scenario {
 static const scenario scenarios[] = {
     {"new step", 5, 1, 1, 1, false, 60, {0}},
     {"step that exists", 5, 1, 1, 1, true, 60, {0}},
+    {"step that exists, put aside", 5, 1, 1, 1, true, 1000, {.plain = true}},
     {"not compressed", 7, 1, 0, 1, false, 30, {0}},
     {"many tensors", 5, 100, 1, 1, false, 20, {0}},
     {"two threads", CASE_TENSORS, 1, 1, 2, false, 10, {0}},
     {"parity", 5, 1, 1, 1, false, 30, {.parity = 3}},
     {"in the background", 5, 1, 1, 1, false, 40, {.background = true}},
-    {"in the background, step that exists", 5, 1, 1, 1, true, 30, {true, 1}},
-    {"in the background, many tensors, parity", 5, 100, 1, 1, false, 12, {true, 8}},
-    {"in the background, two threads, parity", CASE_TENSORS, 1, 1, 2, false, 10, {true, 2}},
+    {"in the background, step that exists",
+     5,
+     1,
+     1,
+     1,
+     true,
+     30,
+     {.background = true, .parity = 1}},
+    {"in the background, many tensors, parity",
+     5,
+     100,
+     1,
+     1,
+     false,
+     12,
+     {.background = true, .parity = 8}},
+    {"in the background, two threads, parity",
+     CASE_TENSORS,
+     1,
+     1,
+     2,
+     false,
+     10,
+     {.background = true, .parity = 2}},
 };
 
 /* The traced child. */
@@ -42,6 +65,7 @@ static void save_and_exit(const scenario *s) {
         _exit(77);
     }
     raise(SIGSTOP);
+    fault_plain_renames(s->way.plain);
     if (fault_save(2, s->cases, s->copies, s->level, s->threads) != LS_OK) {
         fprintf(stderr, "%s: the save fails: %s\n", s->name, ls_error_last()->message);
         _exit(1);
@@ -138,6 +162,9 @@ static long test_scenario(const scenario *s, bool all) {
     }
     CHECK_INT(whole_check(), 2);
     long points = all || calls < s->points ? calls : s->points, killed = 0, kept = 0;
+    long asides = 0; /* times that the step's name was not there */
+    char newest_path[4200];
+    snprintf(newest_path, sizeof newest_path, "%s/step-00000002", root);
     for (long i = 0; i < points; i++) {
         bool was_killed = false;
         long n = 0;
@@ -152,7 +179,8 @@ static long test_scenario(const scenario *s, bool all) {
         }
         killed += was_killed;
         others += was_killed && other;
-        if (i % SWEEP_EVERY == SWEEP_EVERY - 1) {
+        asides += !ls_path_exists(newest_path);
+        if (s->way.plain || i % SWEEP_EVERY == SWEEP_EVERY - 1) {
             sweep();
         }
         int64_t newest = whole_check();
@@ -165,6 +193,7 @@ static long test_scenario(const scenario *s, bool all) {
     }
     CHECK(killed >= points * 9 / 10);
     CHECK(s->over || kept > 0);
+    CHECK(!s->over || (asides > 0) == s->way.plain);
     CHECK(!s->way.background || others > killed / 2); /* the rest: reserving, starting, waiting */
     CHECK_OK(
         fault_save(2, s->cases, s->copies, s->level, 1)); /* beside what the killed ones left */
