@@ -6,6 +6,7 @@
 #include "runtime/base/cpu.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
@@ -14,6 +15,9 @@
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <unistd.h>
+
+/* Of ranks that were dismissed. */
+enum { LATE_MS = 200 };
 
 /* What rank 0 draws for the job. */
 typedef struct identity {
@@ -376,6 +380,35 @@ ls_status ls_peers_write(ls_peers *p, double stale_s, const char *dir) {
             ls_status written = ls_flight_write(copy, dir);
             status = status == LS_OK ? written : status;
             unlink(peer->path);
+        }
+    }
+    free(copy);
+    return status;
+}
+
+/* Has every other rank of this host closed its record? */
+static bool have_all_left(const ls_peers *p) {
+    bool all = true;
+    for (int r = 0; r < p->size; r++) {
+        const ls_flight_record *record = p->here[r].record;
+        all = all && (!record || atomic_load(&record->left));
+    }
+    return all;
+}
+
+ls_status ls_peers_write_late(ls_peers *p, const char *dir) {
+    ls_flight_record *copy;
+    ls_status status = LS_OK;
+    for (int i = 0; i < LATE_MS / 10 && !have_all_left(p); i++) {
+        poll(NULL, 0, 10);
+    }
+    LS_TRY(ls_calloc(1, sizeof *copy, &copy));
+    for (int r = 0; r < p->size; r++) {
+        const ls_flight_record *record = p->here[r].record;
+        if (record && !atomic_load(&record->left)) {
+            ls_flight_copy(record, copy);
+            ls_status written = ls_flight_write(copy, dir);
+            status = status == LS_OK ? written : status;
         }
     }
     free(copy);

@@ -35,5 +35,9 @@ void ls_peers_dismiss(ls_peers *peers);
 /* Writes this rank's record to dir, and as the lowest rank of this host that is alive also those of
  * the ranks that are not, whose files it removes. */
 ls_status ls_peers_write(ls_peers *peers, double stale_s, const char *dir);
+/* After a dismissal: those of the ranks of this host that have not written their own and left
+ * within a fifth of a second. A launcher that has lost a rank may kill them before they come to it.
+ */
+ls_status ls_peers_write_late(ls_peers *peers, const char *dir);
 
 #endif

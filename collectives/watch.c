@@ -88,6 +88,12 @@ static void limit_writing(void) {
     alarm(WRITING_LIMIT_S);
 }
 
+static void warn_unless(ls_status written) {
+    if (written != LS_OK) {
+        ls_log_warn("flight record: %s", ls_error_last()->message);
+    }
+}
+
 /* Ends the process. The first of the threads to come does it. */
 static void end_job(const char *report) {
     if (atomic_flag_test_and_set(&ending)) {
@@ -99,12 +105,11 @@ static void end_job(const char *report) {
     if (report) {
         the.report(report); /* first: the launcher gives ranks a second once one has ended */
     }
-    if (ls_peers_write(the.peers, stale_s(), the.run_dir) != LS_OK) {
-        ls_log_warn("flight record: %s", ls_error_last()->message);
-    }
+    warn_unless(ls_peers_write(the.peers, stale_s(), the.run_dir));
     ls_flight_forget();
     if (report) {
         ls_peers_dismiss(the.peers);
+        warn_unless(ls_peers_write_late(the.peers, the.run_dir));
     }
     the.end();
 }

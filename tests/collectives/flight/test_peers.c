@@ -44,6 +44,20 @@ static void check_views(int size, ls_rank_state others) {
     ls_peers_free_views(views, size);
 }
 
+/* Which ranks' records rank 0 writes for them, as bits. */
+static int late_ranks(int size) {
+    char dir[64] = "/tmp/lockstep-test-XXXXXX", path[128];
+    int found = 0;
+    CHECK(mkdtemp(dir));
+    CHECK_OK(ls_peers_write_late(peers, dir));
+    for (int r = 0; r < size; r++) {
+        snprintf(path, sizeof path, "%s/flight-%d.json", dir, r);
+        found |= ls_path_exists(path) << r;
+    }
+    CHECK_OK(ls_dir_remove(dir));
+    return found;
+}
+
 static void test_dismissal(ls_comm *world) {
     real = world->ops;
     ls_comm_ops watched = *real;
@@ -57,12 +71,17 @@ static void test_dismissal(ls_comm *world) {
         check_views(world->size, LS_RANK_ALIVE);
         CHECK_INT(ls_peers_dead_here(peers), -1);
         ls_peers_dismiss(peers);
+        CHECK_INT(late_ranks(world->size), (1 << world->size) - 2);
     } else {
         sem_wait(&dismissals);
+    }
+    CHECK_OK(world->ops->barrier(world));
+    if (world->rank != 0) {
         ls_peers_close(peers);
     }
     CHECK_OK(world->ops->barrier(world));
     if (world->rank == 0) {
+        CHECK_INT(late_ranks(world->size), 0);
         CHECK_INT(ls_peers_dead_here(peers), -1);
         check_views(world->size, LS_RANK_LEFT);
         ls_peers_close(peers);
