@@ -49,19 +49,25 @@ ls_tile_multiply(const bool pairs, int64_t words, const uint32_t *a, const uint3
 #pragma GCC unroll 16
     for (int i = 0; i < LS_TILE_ROWS; i++) {
         sum[i][0] = sum[i][1] = (ls_tile_vec){0};
-        __builtin_prefetch(product + i * ld, 1);
-        __builtin_prefetch(product + i * ld + LS_TILE_COLS - 1, 1);
     }
-    for (int64_t k = 0; k < words; k++) {
-        const ls_tile_vec b0 = LS_TILE_LOAD(b), b1 = LS_TILE_LOAD(b + LS_TILE_LANES);
+    /* The product comes nearer row by row: all rows at once, from far memory, would take every
+     * buffer in which a core waits for lines, and loads of panels would wait behind them. */
+    for (int64_t row = 0, k = 0; row < LS_TILE_ROWS; row++) {
+        __builtin_prefetch(product + row * ld, 1);
+        __builtin_prefetch(product + row * ld + LS_TILE_COLS - 1, 1);
+        for (const int64_t end = words * (row + 1) / LS_TILE_ROWS; k < end; k++) {
+            const ls_tile_vec b0 = LS_TILE_LOAD(b), b1 = LS_TILE_LOAD(b + LS_TILE_LANES);
 #pragma GCC unroll 16
-        for (int i = 0; i < LS_TILE_ROWS; i++) {
-            const ls_tile_vec ai = LS_TILE_SPLAT(a[i]);
-            sum[i][0] = pairs ? LS_TILE_PAIRS(ai, b0, sum[i][0]) : LS_TILE_FMA(ai, b0, sum[i][0]);
-            sum[i][1] = pairs ? LS_TILE_PAIRS(ai, b1, sum[i][1]) : LS_TILE_FMA(ai, b1, sum[i][1]);
+            for (int i = 0; i < LS_TILE_ROWS; i++) {
+                const ls_tile_vec ai = LS_TILE_SPLAT(a[i]);
+                sum[i][0] =
+                    pairs ? LS_TILE_PAIRS(ai, b0, sum[i][0]) : LS_TILE_FMA(ai, b0, sum[i][0]);
+                sum[i][1] =
+                    pairs ? LS_TILE_PAIRS(ai, b1, sum[i][1]) : LS_TILE_FMA(ai, b1, sum[i][1]);
+            }
+            a += LS_TILE_LANES;
+            b += LS_TILE_COLS;
         }
-        a += LS_TILE_LANES;
-        b += LS_TILE_COLS;
     }
     if (add) {
 #pragma GCC unroll 16
