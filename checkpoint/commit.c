@@ -66,6 +66,9 @@ static ls_status put_back(const char *temporary) {
 }
 
 ls_status ls_ckpt_temporary_remove(const char *temporary) {
+    if (!ls_path_exists(temporary)) { /* nor, perhaps, what it would lie in */
+        return LS_OK;
+    }
     LS_TRY(put_back(temporary));
     return ls_dir_remove(temporary);
 }
