@@ -402,6 +402,36 @@ static void test_failed_saves(bool per_host) {
     ls_ckpt_saver_destroy(saver);
 }
 
+/* A saver's communicator goes with it. */
+static const ls_comm_ops *real;
+static ls_comm_ops counted;
+static int living;
+
+static ls_status counted_duplicate(ls_comm *of, ls_comm **copy) {
+    LS_TRY(real->duplicate(of, copy));
+    (*copy)->ops = &counted;
+    living++;
+    return LS_OK;
+}
+
+static void counted_destroy(ls_comm *one) {
+    living--;
+    real->destroy(one);
+}
+
+static void test_communicator(void) {
+    real = comm->ops;
+    counted = *real;
+    counted.duplicate = counted_duplicate;
+    counted.destroy = counted_destroy;
+    comm->ops = &counted;
+    ls_ckpt_saver *saver = saver_make(true, false, NULL);
+    comm->ops = real;
+    CHECK_INT(living, 1);
+    ls_ckpt_saver_destroy(saver);
+    CHECK_INT(living, 0);
+}
+
 /* Ended in the middle: nothing hangs, and nothing that looks like a checkpoint is left by it. */
 static void test_given_up(bool per_host) {
     ls_ckpt_saver *saver = saver_make(true, per_host, NULL);
@@ -438,6 +468,7 @@ int main(int argc, char **argv) {
     test_failed_fetch();
     test_failed_saves(false);
     test_failed_saves(true);
+    test_communicator();
     test_given_up(false);
     test_given_up(true);
     cases_free(tensors, CASE_TENSORS);

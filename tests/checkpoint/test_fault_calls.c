@@ -39,7 +39,12 @@ static void check_put_back(fault_kind kind, const char *name) {
     CHECK(way.plain && (kind == FAULT_EINTR || kind == FAULT_ENOSPC));
     CHECK(name && strcmp(name, "rename") == 0);
     CHECK_INT(fault_temporaries(), 1);
+    char back[8400];
+    const char *const order[] = {back};
+    snprintf(back, sizeof back, "rename %s/step-00000002\nsync %s\n", root, root);
+    fault_trail_begin();
     CHECK_OK(save(1));
+    check_order(fault_trail_end(), order, 1);
     CHECK_INT(fault_whole_check(), 2);
     put_back_times++;
 }

@@ -155,6 +155,11 @@ def is_whole(run):
     return (newest(run) / "manifest.json").exists()
 
 
+def outcome(run):
+    path = run.dir / "outcome"
+    return path.read_text() if path.exists() else ""
+
+
 def checkpoints(run):
     return sorted(str(p.relative_to(run.dir)) for p in run.dir.glob("checkpoints/**/*"))
 
@@ -199,11 +204,10 @@ class Case:
 
     def check(self, run, rank, status):
         """What the run has told; the kind of word that it was."""
-        text, outcome = run.text(), run.dir / "outcome"
+        text, told = run.text(), outcome(run)
         # mpirun's own end, where a rank was lost while it connected: PMIx then destroys a message twice.
         if status in (-signal.SIGKILL, -signal.SIGSEGV, 128 + signal.SIGSEGV) or "mpirun does not end" in text:
             status = 3
-        told = outcome.read_text() if outcome.exists() else ""
         ended = "its process is stopped" if self.stops else "its process has ended"
         named = re.compile(rf"rank {rank} on host [^\n]*; {ended}")
         if self.stops and "has taken more than" in text:  # a limit ended it, where no watchdog looks
@@ -253,8 +257,8 @@ class Case:
         again = Run(self.bench, self.place, self.name, "--resume")
         try:
             if again.wait() != 0 or not is_whole(again):
-                raise Failed(f"the run that goes on ended with {again.process.returncode}, its checkpoints "
-                             f"{checkpoints(again)}:\n{again.text()[-3000:]}")
+                raise Failed(f"the run that goes on ended with {again.process.returncode}, its outcome is "
+                             f"{outcome(again)!r}, its checkpoints {checkpoints(again)}:\n{again.text()[-3000:]}")
             equal = subprocess.run([EQUAL, newest(plain), newest(again)], capture_output=True, text=True)
             if equal.returncode != 0:
                 raise Failed(f"not the bytes of the undisturbed run: {equal.stderr.strip()}")
