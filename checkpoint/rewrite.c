@@ -169,6 +169,7 @@ ls_status ls_ckpt_rewrite(const ls_ckpt_save_options *options, const ls_ckpt_ten
                  .writers = writers,
                  .fill = fill,
                  .context = context};
+    const bool made = !ls_path_exists(options->root);
     ls_status status = begin(&w);
     for (int rank = 0; rank < writers && status == LS_OK; rank++) {
         status = writer_run(&w, rank);
@@ -186,6 +187,9 @@ ls_status ls_ckpt_rewrite(const ls_ckpt_save_options *options, const ls_ckpt_ten
     }
     if (status != LS_OK && w.begun) {
         ls_ckpt_place_remove(&w.place);
+    }
+    if (status != LS_OK && made) {
+        rmdir(options->root); /* unless it has become another's, too */
     }
     json_decref(w.root);
     json_decref(w.index);

@@ -3,6 +3,7 @@
 #include "checkpoint/repair.h"
 #include "launch/ckpt_verbs.h"
 #include "launch/cmd.h"
+#include "launch/doctor.h"
 #include "launch/json_text.h"
 #include "runtime/base/text.h"
 #include "runtime/config/config.h"
@@ -231,7 +232,8 @@ static void examination_print(const examination *e) {
     }
     if (!e->plugin) {
         printf("note  HDF5 finds no filter 32015 (zstd): h5dump and h5py show no values until "
-               "HDF5_PLUGIN_PATH names lib/hdf5/plugins of this installation\n");
+               "HDF5_PLUGIN_PATH is '%s'\n",
+               ls_doctor_plugin_path());
     }
     if (e->resume >= 0) {
         printf("resume takes step-%08lld%s\n", (long long)e->resume,

@@ -12,6 +12,7 @@
 #include "runtime/base/text.h"
 #include "runtime/model/model.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -191,7 +192,7 @@ static ls_status hf_config_load(const char *source, const char *directory, char 
     json_error_t error;
     LS_TRY(ls_path_join(path, size, directory, "config.json"));
     const char *first = ls_path_exists(source) ? path : source;
-    if (!ls_path_exists(first)) {
+    if (!ls_path_exists(first) && (errno == ENOENT || errno == ENOTDIR)) {
         return LS_FAIL(LS_E_INPUT,
                        "'%s' does not exist; the folder of a model is needed, with config.json and "
                        "*.safetensors",

@@ -87,7 +87,8 @@ static void print_text(const ls_prep_options *o, const ls_prep_result *r) {
     if (o->vocab == 0) {
         printf(", %s/s", ls_text_bytes(rate, sizeof rate, (double)r->bytes / r->seconds));
     }
-    printf("\n\nNext: lockstep train CONFIG.yaml data.dir=%s\n", o->out_dir);
+    const char *quote = strpbrk(o->out_dir, " \t;&()$*?") ? "'" : "";
+    printf("\n\nNext: lockstep train CONFIG.yaml data.dir=%s%s%s\n", quote, o->out_dir, quote);
 }
 
 static ls_status print_json(const ls_prep_options *o, const ls_prep_result *r) {

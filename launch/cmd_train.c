@@ -10,6 +10,7 @@
 #include "runtime/base/log.h"
 #include "runtime/base/text.h"
 
+#include <limits.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -53,6 +54,22 @@ static bool is_path(const char *word) {
     return word[key] == '\0' || memchr(word, '/', key) != NULL;
 }
 
+/* Not a run, nor a checkpoint of one: their settings can be said. */
+static ls_status refuse_folder(const char *path) {
+    static const char *const files[] = {"config.yaml", "../config.yaml", "../../config.yaml"};
+    char config[PATH_MAX];
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        if (ls_path_join(config, sizeof config, path, files[i]) == LS_OK &&
+            ls_path_exists(config)) {
+            return LS_FAIL(LS_E_USAGE,
+                           "'%s' is a directory; to go on with its run: lockstep train '%s' "
+                           "--resume",
+                           path, config);
+        }
+    }
+    return LS_FAIL(LS_E_USAGE, "'%s' is a directory; give a configuration, a YAML file", path);
+}
+
 static ls_status load_config(ls_train *train, bool dry, int argc, char **argv, int first) {
     const char *path = NULL;
     if (first < argc && is_path(argv[first])) {
@@ -60,10 +77,7 @@ static ls_status load_config(ls_train *train, bool dry, int argc, char **argv, i
     }
     ls_status status =
         path && ls_path_is_dir(path)
-            ? LS_FAIL(LS_E_USAGE,
-                      "'%s' is a directory; give a configuration, such as a run's: lockstep train "
-                      "%s/config.yaml --resume",
-                      path, path)
+            ? refuse_folder(path)
             : ls_config_load(&train->config, path, (const char *const *)argv + first, argc - first);
     const bool needs_data = !dry || train->config.model.vocab == 0;
     if (status == LS_OK && !dry && train->config.run.steps == 0 && train->config.run.tokens == 0) {

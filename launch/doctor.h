@@ -28,6 +28,9 @@ void ls_findings_add(ls_findings *findings, const char *check, ls_verdict verdic
  * collective. */
 void ls_doctor_node(ls_findings *findings, const char *dir);
 
+/* Where HDF5's tools find the zstd filter that is built and installed beside the program. */
+const char *ls_doctor_plugin_path(void);
+
 /* Of this node's NVIDIA GPUs: lost ones, memory errors, Xid events, throttling, NVLinks, fabric and
  * IMEX. Adds nothing where there are none. Not collective. */
 void ls_doctor_gpus(ls_findings *findings);

@@ -115,8 +115,10 @@ int main(int argc, char **argv) {
     keep_streams();
     signal(SIGXFSZ, SIG_IGN); /* a file beyond its limit is an error of write(), which tells it */
     ls_status status = run(argc, argv);
-    if (fflush(stdout) != 0 && status == LS_OK) {
-        status = LS_FAIL(LS_E_IO, "cannot write to standard output: %s", strerror(errno));
+    const bool flushed = fflush(stdout) == 0;
+    if ((!flushed || ferror(stdout)) && status == LS_OK) { /* or an earlier write has failed */
+        status = LS_FAIL(LS_E_IO, "cannot write to standard output%s%s", flushed ? "" : ": ",
+                         flushed ? "" : strerror(errno));
     }
     return ls_session_end(status);
 }

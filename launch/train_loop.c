@@ -294,8 +294,13 @@ static ls_status after_step(ls_train *train, sinks *s, pace *p, bool stop, ls_st
     return LS_OK;
 }
 
-static const char *newest(const ls_train *train) {
-    return train->last_ckpt[0] ? train->last_ckpt : "none";
+/* Behind what could not be saved. */
+static const char *newest(const ls_train *train, char text[1400]) {
+    const char *last = train->last_ckpt;
+    snprintf(text, 1400, "%s%s%s", last[0] ? "the newest one is " : "there is none", last,
+             last[0] ? ": make room, and go on from there with --resume"
+                     : ": make room, and begin again with --resume");
+    return text;
 }
 
 /* Is the checkpoint that this start has saved of the step still there? Rank 0 looks. */
@@ -311,6 +316,7 @@ static ls_status check_there(const ls_train *train) {
 }
 
 static ls_status stopped(ls_train *train, const char *why) {
+    char text[1400];
     const bool saved = train->saved_step == train->step;
     LS_TRY(ls_session_agree(&train->session, saved ? check_there(train) : LS_OK));
     if (saved) {
@@ -323,12 +329,13 @@ static ls_status stopped(ls_train *train, const char *why) {
                         (long long)train->step, (long long)train->total_steps, why)
               : LS_FAIL(LS_E_IO,
                         "stopped on request after step %lld (%s), but its checkpoint could not be "
-                        "saved; the newest one is %s",
-                        (long long)train->step, why, newest(train)));
+                        "saved; %s",
+                        (long long)train->step, why, newest(train, text)));
 }
 
 /* A save that fails stops no training, but a run whose result is not there is not done. */
 static ls_status check_saved(ls_train *train) {
+    char text[1400];
     if (!train->config.checkpoint.at_end) {
         return LS_OK;
     }
@@ -337,9 +344,8 @@ static ls_status check_saved(ls_train *train) {
         train->saved_step == train->step
             ? check_there(train)
             : LS_FAIL(LS_E_IO,
-                      "trained to the end, step %lld, but its checkpoint could not be saved; the "
-                      "newest one is %s: make room, and go on from there with --resume",
-                      (long long)train->step, newest(train)));
+                      "trained to the end, step %lld, but its checkpoint could not be saved; %s",
+                      (long long)train->step, newest(train, text)));
 }
 
 static ls_status loop(ls_train *train, sinks *s) {

@@ -42,7 +42,7 @@ static const struct {
     const char *name, *type;
 } foreign_types[] = {{"fp16", "bf16"},     {"float16", "bf16"}, {"half", "bf16"},
                      {"bfloat16", "bf16"}, {"float32", "fp32"}, {"tf32", "fp32"},
-                     {"float8", "fp8"}};
+                     {"float8", "fp8"},    {"gpu", "cuda"}};
 
 /* The name of a choice that is meant, or NULL. */
 static const char *meant_choice(const ls_field *field, const char *text) {

@@ -100,11 +100,10 @@ static ls_status shard_open(ls_corpus *corpus, const ls_shard_header *listed, bo
     LS_TRY(shard_path(corpus, listed->index, path));
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0) {
-        return LS_FAIL(
-            errno == ENOENT ? LS_E_INPUT : LS_E_IO,
-            "cannot open shard '%s': %s; data.json names it: copy it again or prepare the data "
-            "again",
-            path, strerror(errno));
+        const bool gone = errno == ENOENT;
+        return LS_FAIL(gone ? LS_E_INPUT : LS_E_IO, "cannot open shard '%s': %s%s", path,
+                       strerror(errno),
+                       gone ? "; data.json names it: copy it again or prepare the data again" : "");
     }
     ls_shard_header header;
     ls_status status = shard_map_file(path, fd, &header, map);

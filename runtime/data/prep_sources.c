@@ -94,7 +94,8 @@ static ls_status source_add(ls_prep_sources *sources, const char *path, int64_t 
 static ls_status spool_copy(int from, int to, const char *name, const ls_prep_options *options,
                             int64_t *bytes) {
     enum { CHUNK_BYTES = 1 << 20, POLL_MS = 100 };
-    char *chunk, size[32];
+    char *chunk, size[32], copy[PATH_MAX + 32];
+    snprintf(copy, sizeof copy, "the copy of %s beside %s", name, options->out_dir);
     LS_TRY(ls_calloc(CHUNK_BYTES, 1, &chunk));
     ls_status status = LS_OK;
     *bytes = 0;
@@ -111,7 +112,7 @@ static ls_status spool_copy(int from, int to, const char *name, const ls_prep_op
         }
         n = read(from, chunk, CHUNK_BYTES);
         if (n > 0) {
-            status = ls_file_write_all(to, chunk, (size_t)n, "copy of the input stream");
+            status = ls_file_write_all(to, chunk, (size_t)n, copy);
             *bytes += n;
             ls_log_progress(false, "reading %s: %s", name,
                             ls_text_bytes(size, sizeof size, (double)*bytes));

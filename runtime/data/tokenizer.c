@@ -1,9 +1,11 @@
 #include "runtime/data/tokenizer.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "runtime/base/arena.h"
 #include "runtime/base/file.h"
@@ -141,6 +143,12 @@ ls_status ls_tokenizer_parse(const char *text, size_t bytes, const char *path,
 ls_status ls_tokenizer_path(const char *given, char path[4096]) {
     if (ls_path_is_dir(given)) {
         return ls_path_join(path, 4096, given, LS_TOKENIZER_FILE);
+    }
+    if (access(given, F_OK) != 0 && errno == ENOENT) {
+        return LS_FAIL(LS_E_INPUT,
+                       "tokenizer '%s' is neither a file nor a folder here; a tokenizer.json, or "
+                       "the folder of a model that has one, is needed (nothing is downloaded)",
+                       given);
     }
     return snprintf(path, 4096, "%s", given) < 4096
                ? LS_OK

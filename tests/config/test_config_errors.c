@@ -102,6 +102,7 @@ static void test_values(void) {
         {"numerics: {compute: fp16}\n",
          "bf16 or fp8; did you mean 'bf16'?"}, /* not the near fp32 */
         {"numerics: {compute: float32}\n", "bf16 or fp8; did you mean 'fp32'?"},
+        {"run: {device: gpu}\n", "did you mean 'cuda'?"}, /* not the near cpu */
         {"numerics: {compute: bf61}\n", "bf16 or fp8; did you mean 'bf16'?"},
         {"run: {name: \"a\\nb\"}\n",
          "run.name must be UTF-8 text without line breaks and control characters"},

@@ -13,6 +13,8 @@ prints '^train: .* tokens in 1 shard$'
 prints '^val: .* tokens in 1 shard$'
 prints 'Next: lockstep train CONFIG.yaml data.dir=data'
 holds test -s data/train-00000.tok
+gives 0 "$LOCKSTEP" prep text -o 'more data' --val 0.5
+prints "^Next: .* data.dir='more data'$"
 gives 0 "$LOCKSTEP" prep --json text -o data --force --include '*.c' --val 0 --shard-tokens 4096
 prints '"documents": 1,'
 prints '"shards": 1'

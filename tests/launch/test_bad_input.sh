@@ -105,7 +105,17 @@ holds [ ! -e "$work/runs/two" ]
 
 # A run for its configuration.
 gives 2 "$LOCKSTEP" train "$work/runs/first" --resume
-says "is a directory; give a configuration, .*: lockstep train $work/runs/first/config.yaml --resume"
+says "is a directory; to go on with its run: lockstep train '$work/runs/first/config.yaml' --resume"
+gives 2 "$LOCKSTEP" train "$work/runs/first/checkpoints/step-00000006" --resume
+says "to go on with its run: lockstep train '$work/runs/first/checkpoints/step-00000006/../../config.yaml' --resume"
+gives 2 "$LOCKSTEP" train "$data"
+says "is a directory; give a configuration, a YAML file$"
+
+# What cannot be printed is not done.
+status=0
+"$LOCKSTEP" sample "$work/runs/first" --tokens 3 >/dev/full 2>"$work/err" || status=$?
+holds [ "$status" = 3 ]
+says 'cannot write to standard output'
 
 # Not a directory to write to.
 echo file >"$work/file"
@@ -140,6 +150,11 @@ fi
 gives 3 sh -c 'ulimit -f 100 && exec "$@"' sh "$LOCKSTEP" train $tiny run.name=limited
 says 'was not saved.*File too large'
 holds [ "$(cat "$work/runs/limited/train.jsonl" | wc -l)" = 6 ]
+gives 3 sh -c 'ulimit -f 10 && exec "$@"' sh "$LOCKSTEP" ckpt reshard "$work/runs/first" -o "$work/resharded"
+says 'File too large'
+holds [ ! -e "$work/resharded" ]
+gives 3 sh -c 'yes | head -c 100000 | (ulimit -f 10 && exec "$@")' sh "$LOCKSTEP" prep - -o "$work/d"
+says "'the copy of standard input beside $work/d' cannot be written: File too large"
 # Streams that the caller has closed are not the next files that are opened.
 closed() { # closed COMMAND...: told in files only, which are what they should be
     "$@" <&- >&- 2>&-
@@ -171,4 +186,8 @@ cp -r "$data" "$work/parts"
 rm "$work/parts/train-00000.tok"
 gives 2 "$LOCKSTEP" train $tiny run.name=none data.dir="$work/parts"
 says "cannot open shard '$work/parts/train-00000.tok': .*; data.json names it: copy it again or prepare the data again"
+ln -s train-00000.tok "$work/parts/train-00000.tok"
+gives 3 "$LOCKSTEP" train $tiny data.dir="$work/parts" run.name=x
+says "cannot open shard '$work/parts/train-00000.tok': Too many levels of symbolic links$"
+rm "$work/parts/train-00000.tok"
 passed

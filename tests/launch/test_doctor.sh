@@ -11,6 +11,8 @@ gives 0 ranks 3 "$LOCKSTEP" doctor --dir "$work/runs"
 prints '^PASS  clock '
 prints '^PASS  all-reduce .* over 3 ranks'
 prints '^PASS  shared directory '
+gives 0 env HDF5_PLUGIN_PATH=/nowhere "$LOCKSTEP" doctor --dir "$work/runs"
+prints "^PASS  hdf5 plugin .*export HDF5_PLUGIN_PATH='$(cd "$(dirname "$LOCKSTEP")/../lib/hdf5/plugins" && pwd)'$"
 holds [ "$(grep -c '  disk  ' "$work/out")" = 1 ]
 holds [ -z "$(ls -A "$work/runs")" ]
 # In brief: nothing of what is well, but a line of the host with what its ranks found, which is all.

@@ -171,7 +171,7 @@ gives 0 "$LOCKSTEP" sample runs/a --ids 5 --tokens 2
 gives 2 "$LOCKSTEP" prep long.txt --tokenizer "$golden/gpt2.json" --vocab 300 --separator 1 -o no
 says '^lockstep: error: --tokenizer makes tokens of text, and --vocab says that documents are tokens already; give one of them$'
 gives 2 "$LOCKSTEP" prep long.txt --tokenizer nowhere.json -o no
-says "nowhere.json"
+says "tokenizer 'nowhere.json' is neither a file nor a folder here; a tokenizer.json, or the folder"
 gives 2 "$LOCKSTEP" prep long.txt --tokenizer hf/tokenizer.json -o no
 says 'Unigram'
 gives 2 "$LOCKSTEP" prep long.txt --tokenizer "$golden/gpt2.json" --separator 99999 -o no
