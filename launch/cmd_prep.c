@@ -100,10 +100,7 @@ static ls_status print_json(const ls_prep_options *o, const ls_prep_result *r) {
         "documents", (json_int_t)r->documents, "bytes", (json_int_t)r->bytes, "train", "tokens",
         (json_int_t)r->train_tokens, "shards", r->train_shards, "val", "tokens",
         (json_int_t)r->val_tokens, "shards", r->val_shards, "seconds", r->seconds);
-    int failed = !root || json_dumpf(root, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(6)) != 0;
-    json_decref(root);
-    putchar('\n');
-    return failed ? LS_FAIL(LS_E_IO, "cannot print the result as JSON") : LS_OK;
+    return ls_json_print(root, 6);
 }
 
 /* Few documents, or a few large ones among many, cannot be parted as was asked. */
