@@ -234,9 +234,10 @@ static ls_status print_bubble(const ls_layout *l) {
     const ls_pipe_costs costs = {.forward_s = 1.0, .backward_s = 2.0};
     ls_pipe_time time;
     LS_TRY(ls_pipeline_simulate(&shape, &costs, &time));
-    printf("\npipeline   %d stages, %lld micro-batch%s: ranks are idle for %.1f%% of a step "
+    printf("\npipeline   %d stage%s, %lld micro-batch%s: ranks are idle for %.1f%% of a step "
            "(backward twice as long as forward, transfers hidden)\n",
-           l->stages, (long long)shape.micros, shape.micros == 1 ? "" : "es", 100.0 * time.bubble);
+           l->stages, l->stages == 1 ? "" : "s", (long long)shape.micros,
+           shape.micros == 1 ? "" : "es", 100.0 * time.bubble);
     return LS_OK;
 }
 
