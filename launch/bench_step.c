@@ -144,6 +144,7 @@ static ls_status set_up(step_bench *b) {
                                 ls_session_dtype(t->config.numerics.compute, s->dev), &s->mesh);
     }
     if (status == LS_OK) {
+        t->layout.document_token = ls_dataset_document_token(t->train_data);
         status = ls_layout_plan(&t->layout, &t->planned);
     }
     LS_TRY(ls_session_agree(s, status));

@@ -115,7 +115,10 @@ static ls_status load(eval *e, const char *path) {
         ls_weights_doubt_data(e->weights.ckpt, config->model.vocab, e->data,
                               ls_dataset_describe(e->dataset));
     }
-    ls_model_options model = {.batch = e->micro, .seq = config->data.sequence};
+    ls_model_options model = {.batch = e->micro,
+                              .seq = config->data.sequence,
+                              .document_mask = config->data.document_mask,
+                              .document_token = ls_dataset_document_token(e->dataset)};
     return ls_session_agree(&e->session, ls_weights_load(&e->weights, e->session.dev, model));
 }
 

@@ -129,6 +129,7 @@ static ls_status lay_out(ls_train *train) {
     ls_device *dev = train->session.dev;
     const ls_dtype dtype = ls_session_dtype(train->config.numerics.compute, dev);
     LS_TRY(ls_layout_init(&train->layout, &train->config, dev, dtype, &train->session.mesh));
+    train->layout.document_token = ls_dataset_document_token(train->train_data);
     LS_TRY(ls_layout_plan(&train->layout, &train->planned));
     ls_train_count_steps(train);
     return LS_OK;

@@ -81,13 +81,17 @@ static ls_status timed_gemm(ls_device *dev, const ls_gemm *op) {
     return count(real->gemm(dev, op), dev, start, "gemm", name, 2.0 * m * n * k, bytes);
 }
 
-/* Pairs of a query and a key that it sees, over heads and the batch. */
-static double visible_pairs(const ls_attention *op) {
+/* Pairs of a query and a key that it sees, over heads and the batch; of documents in the memory of
+ * a GPU, as if there were one. */
+static double visible_pairs(const ls_device *dev, const ls_attention *op) {
+    const bool masked = op->first_key && dev->host_memory;
     double pairs = 0.0;
-    for (int64_t t = 0; t < op->q_len; t++) {
-        pairs += (double)ls_attention_visible(op, t);
+    for (int64_t t = 0; t < op->batch * op->q_len; t++) {
+        const int64_t b = t / op->q_len, row = t % op->q_len;
+        pairs +=
+            (double)(ls_attention_visible(op, row) - (masked ? ls_attention_first(op, b, row) : 0));
     }
-    return pairs * (double)op->batch * (double)op->heads;
+    return pairs * (double)op->heads;
 }
 
 static double attention_bytes(const ls_attention *op, double passes, double elem) {
@@ -144,10 +148,10 @@ TIMED_EXPS(swiglu_forward, ls_swiglu, "activation", "swiglu forward", 0.0, gates
 TIMED_EXPS(swiglu_backward, ls_swiglu, "activation", "swiglu backward", 0.0, gates(op),
            5.0 * elem * gates(op))
 TIMED_EXPS(attention_forward, ls_attention, "attention", "attention forward",
-           4.0 * visible_pairs(op) * (double)op->head_dim, visible_pairs(op),
+           4.0 * visible_pairs(dev, op) * (double)op->head_dim, visible_pairs(dev, op),
            attention_bytes(op, 2.0, elem))
 TIMED_EXPS(attention_backward, ls_attention, "attention", "attention backward",
-           10.0 * visible_pairs(op) * (double)op->head_dim, visible_pairs(op),
+           10.0 * visible_pairs(dev, op) * (double)op->head_dim, visible_pairs(dev, op),
            attention_bytes(op, 4.0, elem))
 TIMED_EXPS(cross_entropy, ls_cross_entropy, "loss", "cross-entropy", 0.0, logits(op),
            logits_bytes(op, elem, acc))

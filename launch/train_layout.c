@@ -195,6 +195,8 @@ ls_model_options ls_layout_model(const ls_layout *l, int part, const ls_groups *
                               .graphs = l->config->run.graphs,
                               .experts_by = (ls_experts_by)l->config->numerics.experts,
                               .training = true,
+                              .document_mask = l->config->data.document_mask,
+                              .document_token = l->document_token,
                               .part = l->parts[part],
                               .tensor = groups ? groups->tensor : NULL,
                               .context = groups ? groups->context : NULL,
@@ -247,12 +249,14 @@ static size_t boundary_bytes(const ls_layout *l) {
 }
 
 ls_runner_options ls_layout_runner(const ls_layout *l) {
-    return (ls_runner_options){.dev = l->dev,
-                               .parts = l->part_count,
-                               .context_ranks = l->mesh.size[LS_AXIS_CONTEXT],
-                               .gathers = l->config->parallel.zero == 3 || l->experts > 1,
-                               .micros = l->rank_micros,
-                               .boundary_bytes = boundary_bytes(l)};
+    return (ls_runner_options){
+        .dev = l->dev,
+        .parts = l->part_count,
+        .context_ranks = l->mesh.size[LS_AXIS_CONTEXT],
+        .gathers = l->config->parallel.zero == 3 || l->experts > 1,
+        .micros = l->rank_micros,
+        .boundary_bytes = boundary_bytes(l),
+        .batch_tokens = l->config->data.document_mask ? l->config->batch.micro * l->seq : 0};
 }
 
 ls_loader_options ls_layout_loader(const ls_layout *l, const ls_dataset *dataset, int64_t first) {

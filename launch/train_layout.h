@@ -24,7 +24,8 @@ typedef struct ls_layout {
     int part_count; /* of the model, on this rank */
     int stages;     /* of the pipeline, of all ranks */
     ls_model_part *parts;
-    int *alive; /* [part_count]: micro-batches of a part that are alive at once */
+    int *alive;             /* [part_count]: micro-batches of a part that are alive at once */
+    int32_t document_token; /* with data.document_mask: set by who has the data */
 } ls_layout;
 
 /* Ranks that differ along some axes only; NULL where that is the rank alone. */

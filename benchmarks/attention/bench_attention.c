@@ -2,10 +2,11 @@
  *
  *   bench_attention [THREADS [SECONDS]]       (0 threads: all processors; seconds per measurement)
  *
- * Operations counted: only the causal half. Forward 2 products of 2 B H D T(T+1)/2 operations each,
- * backward 5. The rates are those of the fastest of the repetitions; sgemm and attention take
- * turns, so that both meet the same machine. For one query per sequence (generation) the figure
- * is the rate at which keys and values are read. */
+ * Operations counted: of what rows see. Forward 2 products of 2 B H D T(T+1)/2 operations each,
+ * backward 5; of documents of T tokens, T / length times as many as of one of them. The rates are
+ * those of the fastest of the repetitions; sgemm and attention take turns, so that both meet the
+ * same machine. For one query per sequence (generation) the figure is the rate at which keys and
+ * values are read. */
 #include "runtime/base/clock.h"
 #include "runtime/base/rng.h"
 #include "runtime/device/device.h"
@@ -20,17 +21,27 @@ typedef struct bench_case {
     const char *name;
     ls_dtype dtype;
     int64_t batch, heads, kv_heads, head_dim, q_len, kv_len;
+    int64_t document; /* tokens of each in a sequence; 0: one document */
 } bench_case;
 
 static const bench_case cases[] = {
-    {"GPT-2", LS_F32, 4, 12, 12, 64, 256, 256},     {"GPT-2", LS_F32, 4, 12, 12, 64, 512, 512},
-    {"GPT-2", LS_F32, 4, 12, 12, 64, 1024, 1024},   {"GPT-2", LS_F32, 4, 12, 12, 64, 2048, 2048},
-    {"GPT-2", LS_F32, 4, 12, 12, 64, 4096, 4096},   {"GPT-2", LS_BF16, 4, 12, 12, 64, 1024, 1024},
-    {"grouped", LS_F32, 1, 16, 4, 128, 1024, 1024}, {"grouped", LS_BF16, 1, 16, 4, 128, 1024, 1024},
-    {"grouped", LS_F32, 1, 16, 4, 128, 4096, 4096}, {"D=96", LS_F32, 1, 12, 12, 96, 1024, 1024},
-    {"D=80", LS_F32, 1, 12, 12, 80, 1024, 1024},    {"1 head", LS_F32, 1, 1, 1, 64, 4096, 4096},
-    {"generate", LS_F32, 4, 12, 12, 64, 1, 4096},   {"generate", LS_F32, 1, 32, 8, 128, 1, 4096},
-    {"generate", LS_BF16, 1, 32, 8, 128, 1, 4096},
+    {"GPT-2", LS_F32, 4, 12, 12, 64, 256, 256, 0},
+    {"GPT-2", LS_F32, 4, 12, 12, 64, 512, 512, 0},
+    {"GPT-2", LS_F32, 4, 12, 12, 64, 1024, 1024, 0},
+    {"GPT-2", LS_F32, 4, 12, 12, 64, 2048, 2048, 0},
+    {"GPT-2", LS_F32, 4, 12, 12, 64, 4096, 4096, 0},
+    {"GPT-2", LS_BF16, 4, 12, 12, 64, 1024, 1024, 0},
+    {"grouped", LS_F32, 1, 16, 4, 128, 1024, 1024, 0},
+    {"grouped", LS_BF16, 1, 16, 4, 128, 1024, 1024, 0},
+    {"grouped", LS_F32, 1, 16, 4, 128, 4096, 4096, 0},
+    {"D=96", LS_F32, 1, 12, 12, 96, 1024, 1024, 0},
+    {"long", LS_BF16, 1, 12, 12, 64, 4096, 4096, 0},
+    {"documents", LS_BF16, 1, 12, 12, 64, 4096, 4096, 512},
+    {"D=80", LS_F32, 1, 12, 12, 80, 1024, 1024, 0},
+    {"1 head", LS_F32, 1, 1, 1, 64, 4096, 4096, 0},
+    {"generate", LS_F32, 4, 12, 12, 64, 1, 4096, 0},
+    {"generate", LS_F32, 1, 32, 8, 128, 1, 4096, 0},
+    {"generate", LS_BF16, 1, 32, 8, 128, 1, 4096, 0},
 };
 
 enum { GEMM_SIZE = 1536 };
@@ -108,8 +119,9 @@ static void report(const bench_case *c, double forward_s, double backward_s, dou
            (long long)c->batch, (long long)c->heads, (long long)c->kv_heads,
            (long long)c->head_dim);
     if (c->q_len == c->kv_len) {
+        const int64_t length = c->document > 0 ? c->document : c->q_len;
         const double product =
-            (double)(c->batch * c->heads * c->head_dim) * (double)c->q_len * (double)(c->q_len + 1);
+            (double)(c->batch * c->heads * c->head_dim) * (double)c->q_len * (double)(length + 1);
         const double forward_rate = 2.0 * product / forward_s;
         const double backward_rate = 5.0 * product / backward_s;
         printf(" T %-5lld %9.2f %7.1f %4.0f%% %9.2f %7.1f %4.0f%% %8.1f\n", (long long)c->q_len,
@@ -136,6 +148,10 @@ static void run_case(bench *b, const bench_case *c, double budget_s) {
     void *out = random_matrix(dev, c->dtype, rows * q_width, 3);
     void *dout = random_matrix(dev, c->dtype, rows * q_width, 4);
     void *lse = random_matrix(dev, LS_F32, rows * c->heads, 5);
+    int32_t *first_key = random_matrix(dev, LS_F32, rows, 6);
+    for (int64_t t = 0; c->document > 0 && t < rows; t++) {
+        first_key[t] = (int32_t)(t % c->kv_len / c->document * c->document);
+    }
     b->op = (ls_attention){.dtype = c->dtype,
                            .batch = c->batch,
                            .q_len = c->q_len,
@@ -147,6 +163,7 @@ static void run_case(bench *b, const bench_case *c, double budget_s) {
                            .out = out,
                            .o_stride = q_width,
                            .lse = lse,
+                           .first_key = c->document > 0 ? first_key : NULL,
                            .dout = dout};
     if (whole) { /* columns of one matrix, as in training */
         b->op.q = qkv;
@@ -173,6 +190,7 @@ static void run_case(bench *b, const bench_case *c, double budget_s) {
     dev->ops->free(dev, out);
     dev->ops->free(dev, dout);
     dev->ops->free(dev, lse);
+    dev->ops->free(dev, first_key);
 }
 
 int main(int argc, char **argv) {

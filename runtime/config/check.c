@@ -105,6 +105,15 @@ static ls_status check_sequence(ls_config *c) {
     return LS_OK;
 }
 
+static ls_status check_attention(const ls_config *c) {
+    if (c->data.document_mask && c->numerics.attention == LS_CFG_ATTENTION_CUDNN) {
+        return LS_FAIL(LS_E_CONFIG,
+                       "numerics.attention is cudnn and data.document_mask true; documents are "
+                       "masked by lockstep's own kernels: use own or auto");
+    }
+    return LS_OK;
+}
+
 static ls_status check_batch(ls_config_batch *b, int64_t sequence) {
     if (b->sequences == 0 && b->tokens == 0) {
         return LS_FAIL(LS_E_CONFIG, "neither batch.sequences nor batch.tokens is given; set one of "
@@ -227,6 +236,7 @@ ls_status ls_config_check(ls_config *config) {
     LS_TRY(check_run(&config->run));
     LS_TRY(check_model(&config->model));
     LS_TRY(check_sequence(config));
+    LS_TRY(check_attention(config));
     LS_TRY(check_parallel(&config->parallel, config->model.layers, config->data.sequence));
     LS_TRY(check_batch(&config->batch, config->data.sequence));
     return check_schedule(&config->schedule, config->run.steps);

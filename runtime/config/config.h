@@ -95,9 +95,10 @@ typedef struct ls_config_model {
 } ls_config_model;
 
 typedef struct ls_config_data {
-    char dir[2048];   /* of token shards, from `lockstep prep`; a mixture: data.h */
-    int64_t sequence; /* T; 0: model.context */
-    bool verify;      /* check every shard's checksum before step one */
+    char dir[2048];     /* of token shards, from `lockstep prep`; a mixture: data.h */
+    int64_t sequence;   /* T; 0: model.context */
+    bool verify;        /* check every shard's checksum before step one */
+    bool document_mask; /* tokens attend within their document alone */
 } ls_config_data;
 
 /* The mesh: pipeline x replicate x shard x context x tensor ranks (mesh.h). */

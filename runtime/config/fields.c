@@ -110,6 +110,8 @@ static const ls_field fields[] = {
            "share of samples of each"),
     INT(data, sequence, "0", "tokens", 0, 1 << 27, CHANGE, "length of a sample; 0: model.context"),
     BOOL(data, verify, "true", FREE, "check the shards' checksums before step one"),
+    BOOL(data, document_mask, "false", CHANGE,
+         "tokens see those of their own document alone, as Llama 3's did"),
 
     INT(parallel, tensor, "1", "ranks", 1, 1 << 16, FREE, "split each layer's matrices"),
     BOOL(parallel, sequence_parallel, "false", FREE,

@@ -39,6 +39,7 @@ static const struct {
     {"router_aux_loss_coef", "model.balance_loss"},
     {"moe_aux_loss_coeff", "model.balance_loss"},
     {"seq_len", "data.sequence"},
+    {"reset_attention_mask", "data.document_mask"},
     {"seq_length", "data.sequence"},
     {"dataset", "data.dir"},
     {"data_path", "data.dir"},

@@ -52,6 +52,9 @@ bool ls_dataset_lacks(const char *dir, ls_split split);
 const ls_dataset_info *ls_dataset_describe(const ls_dataset *dataset);
 
 int64_t ls_dataset_seq(const ls_dataset *dataset); /* T */
+/* With which each document begins: `begin`, or where there is none the separator before it, with
+ * which generation begins then, too. */
+int32_t ls_dataset_document_token(const ls_dataset *dataset);
 
 /* Parts of the mixture, at least one, in order; what is pointed to is the dataset's. */
 typedef struct ls_dataset_part {

@@ -175,6 +175,11 @@ int64_t ls_dataset_seq(const ls_dataset *dataset) {
     return dataset->seq;
 }
 
+int32_t ls_dataset_document_token(const ls_dataset *dataset) {
+    const ls_dataset_info *info = ls_dataset_describe(dataset);
+    return (int32_t)(info->begin >= 0 ? info->begin : info->separator);
+}
+
 int ls_dataset_parts(const ls_dataset *dataset) {
     return dataset->mixture.count;
 }

@@ -154,9 +154,20 @@ static inline int64_t ls_attention_lse_at(const ls_attention *op, int64_t b, int
     return (b * op->heads + h) * (op->lse_row > 0 ? op->lse_row : op->q_len) + t;
 }
 
-/* Keys that row t sees. */
+/* Row t sees keys before this one, from ls_attention_first on. */
 static inline int64_t ls_attention_visible(const ls_attention *op, int64_t t) {
     return op->full ? op->kv_len : t + 1 + op->kv_len - op->q_len;
+}
+
+/* The first key that row t of batch entry b sees, at most ls_attention_visible. Reads first_key:
+ * for who may read the device's memory. */
+static inline int64_t ls_attention_first(const ls_attention *op, int64_t b, int64_t t) {
+    if (!op->first_key) {
+        return 0;
+    }
+    const int64_t batch = op->first_key_batch > 0 ? op->first_key_batch : op->q_len;
+    const int64_t first = op->first_key[b * batch + t], visible = ls_attention_visible(op, t);
+    return first < visible ? first : visible;
 }
 
 static inline ls_status ls_check_cross_entropy(const ls_device *dev, const ls_cross_entropy *op) {

@@ -42,9 +42,10 @@ typedef struct ls_device_limits {
     int64_t inner;    /* widest of the narrower sides of matrices; 0: as channels */
     bool bf16;        /* operands of products are all bf16 */
     int64_t heads, kv_heads, head_dim;
-    int64_t vocab;      /* widest row of cross_entropy */
-    int64_t bf16_batch; /* sequences of `seq` tokens in training's attention in bf16; 0: none */
-    int64_t fp8_elems;  /* of both operands of a product in fp8, k padded to multiples of 16 */
+    int64_t vocab; /* widest row of cross_entropy */
+    /* Sequences of `seq` tokens in training's attention in bf16, of one document; 0: none. */
+    int64_t bf16_batch;
+    int64_t fp8_elems; /* of both operands of a product in fp8, k padded to multiples of 16 */
 } ls_device_limits;
 
 /* C[M,N] = op(A)[M,K] * op(B)[K,N] (+ C if accumulate) (+ bias over rows) (+ residual).
@@ -181,7 +182,11 @@ typedef struct ls_swiglu {
  * other keys and become that over both: with s = exp(lse - lse_new) of either, out = s_old out_old
  * + s_part out_part. Backward over parts takes out and lse over all keys; `add`: it adds to dq, dk
  * and dv instead of writing them, in fp32, rounded once. o_batch and lse_row place a part of the
- * rows in a larger out and lse. */
+ * rows in a larger out and lse.
+ *
+ * Documents in one sequence, of which rows see their own alone (Zhao 2024, arXiv 2402.13991):
+ * of the keys above a row sees those from its `first_key` on, which is never less than the row's
+ * before. A row that sees none has out 0 and lse -inf. */
 typedef struct ls_attention {
     ls_dtype dtype;
     int64_t batch, q_len, kv_len, heads, kv_heads, head_dim;
@@ -195,6 +200,8 @@ typedef struct ls_attention {
     int64_t o_batch; /* elements between batch entries of out and dout; 0: q_len * o_stride */
     int64_t lse_row; /* elements between heads of lse; 0: q_len */
     bool full, merge, add;
+    const int32_t *first_key; /* [B, q_len], in the device's memory; NULL: 0 */
+    int64_t first_key_batch;  /* elements between its batch entries; 0: q_len */
     const void *dout;
     void *dq, *dk, *dv;
 } ls_attention;

@@ -118,6 +118,10 @@ static ls_attention part_of(const ring *r, const ls_attention *own, int step, vo
     op.dv = dkv ? ls_elems_at(dkv, m->sizes.kv_width, m->dtype) : NULL;
     op.o_batch = own->q_len * own->o_stride;
     op.lse_row = own->q_len;
+    op.first_key_batch = own->q_len;
+    if (own->first_key) {
+        op.first_key = own->first_key + (owner - r->comm->rank) * r->pass->rows;
+    }
     if (owner < r->comm->rank) {
         op.kv_len = theirs.low_count;
         return op;
@@ -127,6 +131,7 @@ static ls_attention part_of(const ring *r, const ls_attention *own, int step, vo
     op.q = ls_elems_at(own->q, mine.low_count * own->q_stride, m->dtype);
     op.out = ls_elems_at(own->out, mine.low_count * own->o_stride, m->dtype);
     op.lse = ls_elems_at(own->lse, mine.low_count, m->dev->acc);
+    op.first_key = op.first_key ? op.first_key + mine.low_count : NULL;
     if (own->dout) {
         op.dout = ls_elems_at(own->dout, mine.low_count * own->o_stride, m->dtype);
         op.dq = ls_elems_at(own->dq, mine.low_count * own->q_stride, m->dtype);

@@ -41,6 +41,10 @@ static qkv_view view_cached(const ls_pass *pass, int layer) {
 static ls_attention attention_op(const ls_pass *pass, qkv_view view, const ls_layer_acts *acts) {
     const ls_model *m = pass->model;
     const ls_sizes *s = &m->sizes;
+    const int32_t *first_key = pass->slot->first_key;
+    if (first_key) {
+        first_key += m->context_rank * pass->rows;
+    }
     return (ls_attention){.dtype = m->dtype,
                           .batch = pass->batch,
                           .q_len = pass->seq,
@@ -58,7 +62,8 @@ static ls_attention attention_op(const ls_pass *pass, qkv_view view, const ls_la
                           .kv_batch = view.kv_batch,
                           .out = acts->att,
                           .o_stride = s->q_width,
-                          .lse = acts->lse};
+                          .lse = acts->lse,
+                          .first_key = pass->cached ? NULL : first_key};
 }
 
 static ls_status rotate(const ls_pass *pass, void *x, int64_t heads, int64_t stride, bool inverse) {

@@ -39,6 +39,10 @@ static int64_t own_rows_of(const ls_model *m) {
                        : rows_of(m);
 }
 
+static bool masks_documents(const ls_model *m) {
+    return m->options.document_mask && m->part_layers > 0;
+}
+
 static ls_status lay_out_tables(ls_model *m) {
     for (int i = 0; i < m->slots; i++) {
         if (ls_has_block(m, 0)) {
@@ -47,6 +51,12 @@ static ls_status lay_out_tables(ls_model *m) {
         if (ls_has_head(m)) {
             LS_TRY(ls_take(m, rows_of(m), LS_I32, &m->slot[i].targets));
         }
+        if (masks_documents(m)) {
+            LS_TRY(ls_take(m, m->context_ranks * rows_of(m), LS_I32, &m->slot[i].first_key));
+        }
+    }
+    if (masks_documents(m)) {
+        LS_TRY(ls_take_host(m, m->context_ranks * rows_of(m), LS_I32, &m->host_first_key));
     }
     if (!m->sizes.traits.learned_positions) {
         int64_t angles = table_rows(m) * m->sizes.head_dim / 2;
@@ -169,8 +179,8 @@ static ls_status lay_out_head(ls_model *m) {
     for (int i = 0; i < m->slots; i++) { /* used within one call */
         ls_slot *slot = &m->slot[i];
         *slot =
-            i > 0 ? (ls_slot){slot->tokens,      slot->targets,     slot->layers, m->slot[0].norm_f,
-                              m->slot[0].mean_f, m->slot[0].rstd_f, false}
+            i > 0 ? (ls_slot){slot->tokens,      slot->targets,     slot->first_key,   slot->layers,
+                              m->slot[0].norm_f, m->slot[0].mean_f, m->slot[0].rstd_f, false}
                   : *slot;
         if (i == 0) {
             LS_TRY(ls_take(m, own * s->channels, dtype, &slot->norm_f));
@@ -298,7 +308,8 @@ static void set_tokens(ls_model *m) {
 static ls_device_limits limits_of(const ls_model *m) {
     const ls_sizes *s = &m->sizes;
     int64_t widest = max_of(max_of(s->channels, s->qkv_width), max_of(s->up_width, s->q_width));
-    const bool attends = m->options.training && m->dtype == LS_BF16 && !m->context;
+    const bool attends =
+        m->options.training && m->dtype == LS_BF16 && !m->context && !m->options.document_mask;
     return (ls_device_limits){.rows = rows_of(m),
                               .seq = max_of(m->seq_most, m->options.cache_len),
                               .channels = widest,

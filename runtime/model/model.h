@@ -114,7 +114,10 @@ typedef struct ls_model_options {
     ls_experts_by experts_by;
     bool graphs;   /* layers are enqueued from recordings, on devices that have them (dev->async) */
     bool training; /* activations for backward are kept */
-    int64_t cache_len; /* > 0: a key/value cache of this length for generation, batch 1 */
+    int64_t cache_len;  /* > 0: a key/value cache of this length for generation, batch 1 */
+    bool document_mask; /* tokens attend within their document, which begins with document_token;
+                           not in generation */
+    int32_t document_token;
 
     /* The part of the model. Where a communicator is given, rank and ranks are taken from it;
      * ls_model_plan does without. Communicators are borrowed, used only inside calls of this model,
@@ -196,8 +199,8 @@ int64_t ls_model_boundary_elems(const ls_model *model);
 
 /* Forward of one micro-batch on a slot (0 .. slots-1), up to the last layer of the part; the head
  * runs in backward, where its logits are used at once. tokens, targets int32 [B,T] (host memory,
- * read before the call returns; -1 = no loss there); tokens may be NULL on a part without block 0,
- * targets on one without the head.
+ * read before the call returns; -1 = no loss there); tokens may be NULL on a part without block 0
+ * that masks no documents, targets on one without the head.
  * x_in: the part's input, NULL with block 0; must stay as it is until the slot's backward is done.
  * x_out: receives the part's output, NULL with the head. Device memory, never the same. */
 ls_status ls_model_forward(ls_model *model, int slot, const int32_t *tokens, const int32_t *targets,

@@ -114,6 +114,7 @@ typedef struct ls_layer_acts {
 /* What a micro-batch in flight keeps. */
 typedef struct ls_slot {
     int32_t *tokens, *targets; /* [N]; NULL on parts that need none */
+    int32_t *first_key;        /* [context ranks, N] of each one's keys; NULL: no document mask */
     ls_layer_acts *layers;     /* [layers of the part + 1]; of the last only x, the output */
     void *norm_f, *mean_f, *rstd_f;
     bool forwarded; /* waits for its backward */
@@ -162,6 +163,7 @@ struct ls_model {
     void *rope_cos, *rope_sin; /* [positions, D/2] acc; NULL without rotary positions */
     int32_t *positions;        /* [seq] of the own tokens; NULL: 0, 1, 2 ... */
     int32_t *own_ids;          /* [N] on the host: the own tokens of a batch; with context */
+    int32_t *host_first_key;   /* on the host: what becomes a slot's */
     int slots;
     ls_slot *slot;
     ls_layer_acts *layers;  /* [slots, part_layers + 1], what the slots point to */
@@ -328,6 +330,9 @@ static inline int64_t ls_zigzag_position(const ls_zigzag *z, int64_t t) {
 }
 /* own [batch, own tokens] from all [batch, T]. */
 void ls_zigzag_pick(const ls_model *m, int64_t batch, const int32_t *all, int32_t *own);
+/* documents.c: what each token of the pass may attend to, where the model masks documents. tokens:
+ * whole sequences [batch, T]. */
+ls_status ls_documents_load(const ls_pass *pass, const int32_t *tokens);
 /* Attention over the keys of all context ranks. own: the operation over the own tokens, keys and
  * values in a fused matrix with columns k, then v. */
 ls_status ls_ring_forward(const ls_pass *pass, const ls_attention *own);

@@ -21,6 +21,7 @@ static ls_status upload_ids(const ls_pass *pass, int32_t *to, const int32_t *fro
 ls_status ls_batch_load(const ls_pass *pass, const int32_t *tokens, const int32_t *targets) {
     const ls_slot *slot = pass->slot;
     LS_TRY(upload_ids(pass, slot->tokens, tokens, "tokens"));
+    LS_TRY(ls_documents_load(pass, tokens));
     return pass->cached ? LS_OK : upload_ids(pass, slot->targets, targets, "targets");
 }
 

@@ -59,6 +59,10 @@ static ls_status build(ls_runner *r) {
             r->alive[p] = ls_pipeline_alive(&shape, r->passes, p);
         }
     }
+    if (o->batch_tokens > 0 && o->parts > 1) {
+        LS_TRY(ls_calloc((size_t)(r->alive[0] * 2 * o->batch_tokens), sizeof *r->batches,
+                         &r->batches));
+    }
     return r->stages > 1 ? take_rings(r) : LS_OK;
 }
 
@@ -149,6 +153,7 @@ void ls_runner_destroy(ls_runner *r) {
     }
     free(r->inputs);
     free(r->alive);
+    free(r->batches);
     free(r->host_losses);
     free(r->passes);
     free(r->models);

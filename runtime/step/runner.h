@@ -28,6 +28,7 @@ struct ls_runner {
     ls_pipe_pass *passes;
     int64_t pass_count;
     int *alive;           /* [parts] */
+    int32_t *batches;     /* [alive[0], 2, batch_tokens] tokens and targets for later parts */
     double *losses;       /* [micros] of a step; device memory, zeros but on the last stage */
     double *host_losses;  /* [micros] the same in host memory, then [micros * data's size] of all */
     ls_comm *way[2][3];   /* forward, backward; of the messages that a rank sends: see way_of */

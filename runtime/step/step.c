@@ -5,6 +5,8 @@
 #include "runtime/base/clock.h"
 #include "runtime/step/runner.h"
 
+#include <string.h>
+
 typedef struct work {
     const ls_step_options *options;
     ls_runner *runner;
@@ -28,16 +30,36 @@ static ls_status ask_for(work *w, int64_t pass) {
                        : ls_runner_receive(r, false, &r->inputs[p->part], p->micro);
 }
 
+/* The micro-batch of a pass, which comes with the rank's first part and stays for the others. */
+static ls_status load(work *w, const ls_pipe_pass *p, const int32_t **tokens,
+                      const int32_t **targets) {
+    const ls_runner *r = w->runner;
+    const int64_t count = r->options.batch_tokens;
+    int32_t *kept = r->batches ? r->batches + p->micro % r->alive[0] * 2 * count : NULL;
+    if (!kept || p->part == 0) {
+        uint64_t wait_ns;
+        ls_flight_mark(LS_FLIGHT_DATA, -1);
+        LS_TRY(ls_loader_next(w->options->loader, tokens, targets, &wait_ns));
+        w->result->data_ns += wait_ns;
+    }
+    if (kept && p->part == 0) {
+        memcpy(kept, *tokens, (size_t)count * sizeof *kept);
+        memcpy(kept + count, *targets, (size_t)count * sizeof *kept);
+    }
+    if (kept) {
+        *tokens = kept;
+        *targets = kept + count;
+    }
+    return LS_OK;
+}
+
 static ls_status forward(work *w, const ls_pipe_pass *p) {
     ls_runner *r = w->runner;
     const bool first = ls_runner_is_first(r, p->part), last = ls_runner_is_last(r, p->part);
     const int32_t *tokens = NULL, *targets = NULL;
     void *x_in = NULL, *x_out = NULL;
-    if (first || last) {
-        uint64_t wait_ns;
-        ls_flight_mark(LS_FLIGHT_DATA, -1);
-        LS_TRY(ls_loader_next(w->options->loader, &tokens, &targets, &wait_ns));
-        w->result->data_ns += wait_ns;
+    if (first || last || r->options.batch_tokens > 0) {
+        LS_TRY(load(w, p, &tokens, &targets));
     }
     LS_TRY(first ? LS_OK : ls_runner_await(r, false, &r->inputs[p->part], p->micro, &x_in));
     LS_TRY(last ? LS_OK : ls_runner_prepare(r, false, &x_out));

@@ -24,6 +24,7 @@ typedef struct ls_runner_options {
     bool gathers;      /* the models' parameters come by collectives: all ranks of data run alike */
     int64_t micros;    /* of this rank in a global batch; 0: evaluation only */
     size_t boundary_bytes; /* of what stages hand on: ls_model_boundary_elems times the dtype's */
+    int64_t batch_tokens;  /* B T of a micro-batch, where all parts read it (document masks); 0 */
 } ls_runner_options;
 
 /* Buffers between stages, and the list of passes. Not collective but for the duplicates of
@@ -41,7 +42,7 @@ void ls_runner_tell(const ls_runner_options *options, const ls_comm_list *list);
 typedef struct ls_step_options {
     ls_runner *runner; /* borrowed, as all below */
     ls_state *state;
-    ls_loader *loader; /* not used by stages that have neither embedding nor head */
+    ls_loader *loader; /* used by stages with the embedding or the head, or by all (batch_tokens) */
     const ls_dataset *dataset;
     uint64_t seed;
     int64_t batch; /* sequences of the global batch */

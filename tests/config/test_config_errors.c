@@ -136,6 +136,8 @@ static void test_cross_checks(void) {
         {{"model.preset=llama3-8b", "model.rope_low_freq_factor=4"},
          "model.rope_low_freq_factor is 4 and model.rope_high_freq_factor is 4; the first must"},
         {{"data.sequence=65"}, "data.sequence is 65; the model has 64 positions"},
+        {{"data.document_mask=true", "numerics.attention=cudnn"},
+         "numerics.attention is cudnn and data.document_mask true; documents are masked by"},
         {{"parallel.interleave=2"}, "parallel.interleave is 2, but parallel.pipeline is 1"},
         {{"parallel.pipeline=2", "parallel.interleave=2", "model.layers=3"},
          "parallel.pipeline 2 x parallel.interleave 2 makes 4 stages, and the model has 3 layers; "

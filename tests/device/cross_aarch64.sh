@@ -78,7 +78,9 @@ link test_kernels
 for level in $kernel_levels; do
     emulate test_kernels "$level"
 done
-link test_attention
-for level in $attention_levels; do
-    emulate test_attention "$level"
+for test in test_attention test_attention_parts; do
+    link $test
+    for level in $attention_levels; do
+        emulate $test "$level"
+    done
 done

@@ -1,7 +1,10 @@
 /* Products and attention, as cases for any device. */
 #include "tests/device/kernel_ops.h"
 
+#include "runtime/base/arena.h"
+
 #include <math.h>
+#include <stdlib.h>
 
 /* gemm: dim = m, n, k, flags, elements between rows beyond their length */
 enum { TRANS_A = 1, TRANS_B = 2, ACCUMULATE = 4, BIAS = 8, RESIDUAL = 16, C_ACC = 32 };
@@ -139,10 +142,11 @@ const kt_op kt_gemm_fp8 = {
     "gemm_fp8", {3e-6, 5e-6}, {5e-3, 6e-3}, "as gemm: operands are rounded to 8 bits alike",
     plan_gemm,  run_gemm_fp8, true,         true};
 
-/* attention: dim = batch, query length, key length, heads, key/value heads, D, gap. Keys and values
- * are two parts of one matrix; `gap` elements end every row. */
+/* attention: dim = batch, query length, key length, heads, key/value heads, D, gap, length of a
+ * document (0: no documents), full. Keys and values are two parts of one matrix; `gap` elements end
+ * every row. `starts`: of each row first_key; then the same for each of the four chunks of keys. */
 typedef struct attention_sizes {
-    int64_t q_stride, kv_stride, o_stride, q, kv, o, lse;
+    int64_t q_stride, kv_stride, o_stride, q, kv, o, lse, starts;
 } attention_sizes;
 
 static attention_sizes sizes_of(const kt_case *c) {
@@ -150,17 +154,57 @@ static attention_sizes sizes_of(const kt_case *c) {
     attention_sizes s = {.q_stride = q_width + d[6],
                          .kv_stride = 2 * kv_width + d[6],
                          .o_stride = q_width + d[6],
-                         .lse = d[0] * d[3] * d[1]};
+                         .lse = d[0] * d[3] * d[1],
+                         .starts = d[7] > 0 ? 5 * d[0] * d[1] : 0};
     s.q = d[0] * d[1] * s.q_stride;
     s.kv = d[0] * d[2] * s.kv_stride;
     s.o = d[0] * d[1] * s.o_stride;
     return s;
 }
 
-static ls_attention attention_op(const kt_case *c, ls_dtype dtype, const void *q, const void *kv) {
+typedef struct chunks_of_keys {
+    int64_t at[5];
+} chunks_of_keys;
+
+static chunks_of_keys chunks_of(const kt_case *c) {
+    const int64_t n = c->dim[2];
+    return (chunks_of_keys){{0, n / 4, n / 4 + 1, n / 2 + 1, n}};
+}
+
+/* Documents of the length and a little more or less; of operations in which rows see all keys, the
+ * last rows see none. */
+static ls_status put_starts(ls_device *dev, const kt_case *c, int32_t *to) {
+    const int64_t n = c->dim[0] * c->dim[1], keys = c->dim[2];
+    const chunks_of_keys chunks = chunks_of(c);
+    int32_t *starts;
+    LS_TRY(ls_calloc((size_t)(5 * n) + 1, sizeof *starts, &starts));
+    int64_t begin = 0, length = c->dim[7];
+    for (int64_t i = 0; i < n; i++) {
+        const int64_t t = i % c->dim[1];
+        if (t == 0 || t - begin >= length) {
+            begin = t;
+            length = c->dim[7] - 1 + (i * 7 + i / c->dim[1]) % 4;
+        }
+        const bool none = c->dim[8] && t >= c->dim[1] * 3 / 4;
+        starts[i] = (int32_t)(none ? keys : begin);
+        for (int k = 0; k < 4; k++) {
+            const int64_t before = starts[i] - chunks.at[k];
+            const int64_t most = chunks.at[k + 1] - chunks.at[k];
+            starts[(k + 1) * n + i] = (int32_t)(before < 0 ? 0 : before < most ? before : most);
+        }
+    }
+    const ls_status status = dev->ops->upload(dev, to, starts, (size_t)(5 * n) * sizeof *starts);
+    free(starts);
+    return status;
+}
+
+static ls_attention attention_op(const kt_case *c, ls_dtype dtype, const void *q, const void *kv,
+                                 const int32_t *starts) {
     const attention_sizes s = sizes_of(c);
     const int64_t *d = c->dim;
-    return (ls_attention){.dtype = dtype,
+    return (ls_attention){.first_key = d[7] > 0 ? starts : NULL,
+                          .full = d[8] != 0,
+                          .dtype = dtype,
                           .batch = d[0],
                           .q_len = d[1],
                           .kv_len = d[2],
@@ -182,12 +226,14 @@ static int plan_attention_forward(const kt_case *c, ls_dtype dtype, ls_dtype acc
                                   kt_buffer buffers[KT_BUFFERS_MAX]) {
     const attention_sizes s = sizes_of(c);
     return KT_PLAN({"q", dtype, s.q, KT_IN, .varied = true}, {"kv", dtype, s.kv, KT_IN},
-                   {"out", dtype, s.o, KT_INOUT}, {"lse", acc, s.lse, KT_OUT});
+                   {"out", dtype, s.o, KT_INOUT}, {"lse", acc, s.lse, KT_OUT},
+                   {"starts", LS_I32, s.starts, KT_INOUT, KT_TOKENS, .range = 1});
 }
 
 static ls_status run_attention_forward(ls_device *dev, const kt_case *c, ls_dtype dtype,
                                        void *const *at) {
-    ls_attention op = attention_op(c, dtype, at[0], at[1]);
+    LS_TRY(c->dim[7] > 0 ? put_starts(dev, c, at[4]) : LS_OK);
+    ls_attention op = attention_op(c, dtype, at[0], at[1], at[4]);
     op.out = at[2];
     op.lse = at[3];
     return dev->ops->attention_forward(dev, &op);
@@ -200,12 +246,14 @@ static int plan_attention_backward(const kt_case *c, ls_dtype dtype, ls_dtype ac
     return KT_PLAN({"q", dtype, s.q, KT_IN, .varied = true}, {"kv", dtype, s.kv, KT_IN},
                    {"dout", dtype, s.o, KT_IN}, {"out", dtype, s.o, KT_INOUT},
                    {"lse", acc, s.lse, KT_OUT}, {"dq", dtype, s.q, KT_INOUT},
-                   {"dkv", dtype, s.kv, KT_INOUT});
+                   {"dkv", dtype, s.kv, KT_INOUT},
+                   {"starts", LS_I32, s.starts, KT_INOUT, KT_TOKENS, .range = 1});
 }
 
 static ls_status run_attention_backward(ls_device *dev, const kt_case *c, ls_dtype dtype,
                                         void *const *at) {
-    ls_attention op = attention_op(c, dtype, at[0], at[1]);
+    LS_TRY(c->dim[7] > 0 ? put_starts(dev, c, at[7]) : LS_OK);
+    ls_attention op = attention_op(c, dtype, at[0], at[1], at[7]);
     op.out = at[3];
     op.lse = at[4];
     LS_TRY(dev->ops->attention_forward(dev, &op));
@@ -220,7 +268,9 @@ static ls_status run_attention_backward(ls_device *dev, const kt_case *c, ls_dty
  * once. dim[1] is dim[2], 8 at least. Gradients are added to what is there. */
 static ls_status run_attention_chunks(ls_device *dev, const kt_case *c, ls_attention whole,
                                       bool backward) {
-    const int64_t n = c->dim[1], cut[] = {0, n / 4, n / 4 + 1, n / 2 + 1, n};
+    const int64_t n = c->dim[1];
+    const chunks_of_keys chunks = chunks_of(c);
+    const int64_t *cut = chunks.at;
     const int64_t elem = (int64_t)ls_dtype_bytes(whole.dtype);
     for (int a = 0; a < 4; a++) {
         for (int b = a; b >= 0; b--) {
@@ -234,6 +284,9 @@ static ls_status run_attention_chunks(ls_device *dev, const kt_case *c, ls_atten
             op.add = backward;
             op.o_batch = n * whole.o_stride;
             op.lse_row = n;
+            op.first_key_batch = n;
+            op.first_key =
+                whole.first_key ? whole.first_key + (b + 1) * c->dim[0] * n + cut[a] : NULL;
             op.q = (const char *)whole.q + q;
             op.k = (const char *)whole.k + kv;
             op.v = (const char *)whole.v + kv;
@@ -252,7 +305,8 @@ static ls_status run_attention_chunks(ls_device *dev, const kt_case *c, ls_atten
 
 static ls_status run_attention_parts(ls_device *dev, const kt_case *c, ls_dtype dtype,
                                      void *const *at) {
-    ls_attention op = attention_op(c, dtype, at[0], at[1]);
+    LS_TRY(c->dim[7] > 0 ? put_starts(dev, c, at[7]) : LS_OK);
+    ls_attention op = attention_op(c, dtype, at[0], at[1], at[7]);
     op.out = at[3];
     op.lse = at[4];
     op.dout = at[2];

@@ -12,6 +12,7 @@ typedef enum model_case {
     MIXTURE,
     MIXTURE_DROPLESS,
     MIXTURE_EVEN, /* all tokens want all experts */
+    DOCUMENTS,
     MODELS
 } model_case;
 
@@ -38,6 +39,8 @@ static const char *const model_overrides[MODELS] = {
     [MIXTURE_EVEN] = "model.family=llama3 model.tied=false model.layers=2 model.channels=24 "
                      "model.heads=4 model.kv_heads=2 model.ffn=20 model.experts=4 "
                      "model.experts_per_token=4",
+    [DOCUMENTS] = "model.family=llama3 model.tied=false model.layers=4 model.channels=24 "
+                  "model.heads=4 model.kv_heads=2 model.ffn=44 data.document_mask=true",
 };
 
 typedef struct layout_case {
@@ -97,6 +100,13 @@ static const layout_case near_cases[] = {
     {4, LLAMA, "parallel.context=2 parallel.tensor=2 parallel.sequence_parallel=true"},
     {4, GPT2, "parallel.context=2 parallel.pipeline=2 batch.micro=4"},
     {8, LLAMA, "parallel.context=2 parallel.tensor=2 parallel.zero=2 recompute.mode=full"},
+    /* documents, which stages and context ranks must know */
+    {2, DOCUMENTS, "parallel.context=2 batch.micro=3"},
+    {4, DOCUMENTS, "parallel.context=4 batch.micro=1 recompute.mode=selective"},
+    {3, DOCUMENTS, "parallel.pipeline=3"},
+    {2, DOCUMENTS, "parallel.pipeline=2 parallel.interleave=2 batch.micro=4"},
+    {4, DOCUMENTS, "parallel.pipeline=2 parallel.interleave=2 parallel.zero=3"},
+    {8, DOCUMENTS, "parallel.context=2 parallel.tensor=2 parallel.pipeline=2"},
     /* all of them */
     {8, LLAMA, "parallel.context=2 parallel.tensor=2 parallel.pipeline=2"},
     {8, GPT2, "parallel.tensor=2 parallel.pipeline=2 parallel.zero=3"},
@@ -167,6 +177,8 @@ static const layout_case exact_cases[] = {
     {3, LLAMA_BF16, "parallel.zero=2"},
     {4, LLAMA_BF16, "parallel.zero=3 parallel.shard=2"},
     {4, LLAMA, "parallel.zero=3 recompute.mode=full"},
+    {2, DOCUMENTS, "parallel.zero=3"},
+    {3, DOCUMENTS, "parallel.zero=1 recompute.mode=full"},
 };
 
 /* The same with Adafactor, which sums rows and columns over the shards. */
@@ -200,6 +212,8 @@ static const layout_case gpu_cases[] = {
     {4, GPT2_UNTIED, "parallel.tensor=2 parallel.zero=3"},
     {2, GPT2, "parallel.pipeline=2"},
     {2, LLAMA_TIED, "parallel.context=2"},
+    {2, DOCUMENTS, "parallel.context=2"},
+    {4, DOCUMENTS, "parallel.pipeline=2 parallel.interleave=2"},
     {4, MIXTURE,
      "parallel.tensor=2 parallel.sequence_parallel=true parallel.expert=2 parallel.zero=2"},
     {2, MIXTURE, "parallel.expert=2 batch.micro=2"}, /* whose evaluation ends short on one rank */

@@ -68,6 +68,7 @@ static ls_status lay_out(ls_train *t, ls_comm *comm, ls_device *dev) {
     LS_TRY(ls_mesh_init(&t->session.mesh, size, comm->rank, comm->size, one_host));
     const ls_dtype dtype = ls_session_dtype(t->config.numerics.compute, dev);
     LS_TRY(ls_layout_init(&t->layout, &t->config, dev, dtype, &t->session.mesh));
+    t->layout.document_token = 'e'; /* begins more documents than lines end */
     return ls_layout_plan(&t->layout, &t->planned);
 }
 

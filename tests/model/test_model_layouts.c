@@ -7,7 +7,7 @@
 #include "tests/model/layout_store.h"
 #include "tests/reference/reference.h"
 
-enum { MICROS = 2, MAX_STAGES = 4, SEED = 5 };
+enum { MICROS = 2, MAX_STAGES = 4, SEED = 5, BEGIN = 2 };
 
 #define GPT2(...)                                                                                  \
     { .family = LS_FAMILY_GPT2, .norm_eps = 1e-5, .init_std = 0.1, __VA_ARGS__ }
@@ -124,7 +124,8 @@ static void draw_batches(setting *s) {
     for (int micro = 0; micro < MICROS; micro++) {
         for (int64_t i = 0; i < batch * seq; i++) {
             ls_rng_block r = ls_rng_draw(3, (uint64_t)micro, (uint64_t)i);
-            s->tokens[micro][i] = (int32_t)(r.v[0] % (uint64_t)s->config->vocab);
+            s->tokens[micro][i] =
+                r.v[3] % 4 == 0 ? BEGIN : (int32_t)(r.v[0] % (uint64_t)s->config->vocab);
             s->targets[micro][i] =
                 r.v[2] % 7 == 0 ? -1 : (int32_t)(r.v[1] % (uint64_t)s->config->vocab);
         }
@@ -133,13 +134,20 @@ static void draw_batches(setting *s) {
     }
 }
 
+/* Every other layout masks documents: of each pair with the same numbers of ranks one does. */
+static bool masks(const setting *s) {
+    return (s->layout - layouts) % 2 == 1;
+}
+
 static ls_model_options options_of(const setting *s) {
     return (ls_model_options){.config = s->config,
                               .dev = s->dev,
                               .batch = batch,
                               .seq = seq,
                               .dtype = s->dtype,
-                              .training = true};
+                              .training = true,
+                              .document_mask = masks(s),
+                              .document_token = BEGIN};
 }
 
 /* The whole model: what is to be found. */
@@ -223,7 +231,8 @@ static void stage_release(const setting *s, stage *st) {
 static void forward_all(const setting *s, stage *stages, int micro, int slot) {
     const int last = s->layout->stages - 1;
     for (int i = 0; i <= last; i++) {
-        CHECK_OK(ls_model_forward(stages[i].model, slot, i == 0 ? s->tokens[micro] : NULL,
+        const bool reads = i == 0 || masks(s);
+        CHECK_OK(ls_model_forward(stages[i].model, slot, reads ? s->tokens[micro] : NULL,
                                   i == last ? s->targets[micro] : NULL,
                                   i == 0 ? NULL : stages[i - 1].x_out[micro],
                                   i == last ? NULL : stages[i].x_out[micro]));

@@ -36,25 +36,26 @@ static void axpy(int64_t n, double a, const double *x, double *y) {
     }
 }
 
-/* p[j] = softmax_j(scale q_i . k_j) over the visible keys j < seen; returns log sum_j exp(score_j).
- */
+/* p[j] = softmax_j(scale q_i . k_j) over the visible keys first <= j < seen; returns log sum_j
+ * exp(score_j), -inf of none. */
 static double probabilities(const ls_attention *op, int64_t b, int64_t h, int64_t i, int64_t seen,
                             double *p) {
     const double *q = (const double *)op->q + q_at(op, b, h, i);
+    const int64_t first = ls_attention_first(op, b, i);
     double max = -INFINITY, sum = 0.0;
-    for (int64_t j = 0; j < seen; j++) {
+    for (int64_t j = first; j < seen; j++) {
         const double *k = (const double *)op->k + kv_at(op, b, h, j);
         p[j] = op->scale * dot(op->head_dim, q, k);
         max = p[j] > max ? p[j] : max;
     }
-    for (int64_t j = 0; j < seen; j++) {
+    for (int64_t j = first; j < seen; j++) {
         p[j] = exp(p[j] - max);
         sum += p[j];
     }
-    for (int64_t j = 0; j < seen; j++) {
+    for (int64_t j = first; j < seen; j++) {
         p[j] /= sum;
     }
-    return log(sum) + max;
+    return first < seen ? log(sum) + max : -INFINITY;
 }
 
 /* out_i = sum_j p_ij v_j, over the keys of this call, or with those of out before. */
@@ -63,6 +64,10 @@ static void attend(const ls_attention *op, int64_t b, int64_t h, int64_t i, doub
     double *out = (double *)op->out + o_at(op, b, h, i);
     double *lse = op->lse ? (double *)op->lse + ls_attention_lse_at(op, b, h, i) : NULL;
     const double part = probabilities(op, b, h, i, seen, p);
+    const int64_t first = ls_attention_first(op, b, i);
+    if (op->merge && first == seen) {
+        return;
+    }
     const double both =
         op->merge
             ? log(exp(*lse - fmax(*lse, part)) + exp(part - fmax(*lse, part))) + fmax(*lse, part)
@@ -70,7 +75,7 @@ static void attend(const ls_attention *op, int64_t b, int64_t h, int64_t i, doub
     for (int64_t d = 0; d < op->head_dim; d++) {
         out[d] = op->merge ? out[d] * exp(*lse - both) : 0.0;
     }
-    for (int64_t j = 0; j < seen; j++) {
+    for (int64_t j = first; j < seen; j++) {
         axpy(op->head_dim, p[j] * exp(part - both), (const double *)op->v + kv_at(op, b, h, j),
              out);
     }
@@ -136,7 +141,7 @@ ls_status ls_ref_attention_backward(ls_device *dev, const ls_attention *op) {
                 const double part = probabilities(op, b, h, i, seen, p);
                 const double share =
                     exp(part - ((const double *)op->lse)[ls_attention_lse_at(op, b, h, i)]);
-                for (int64_t j = 0; j < seen; j++) {
+                for (int64_t j = ls_attention_first(op, b, i); j < seen; j++) {
                     p[j] *= share;
                     const int64_t kv_j = kv_at(op, b, h, j);
                     double dp = dot(D, dout, (const double *)op->v + kv_j);

@@ -53,13 +53,13 @@ static void forward_begin(const ls_attention *op, const tile_rows *rows, const f
  * what was summed before is scaled to it. */
 static void forward_softmax(const tile_rows *rows, const forward_scratch *s, int64_t d, int64_t col,
                             int64_t first_key, int64_t keys, bool masked) {
-    const vi visible = *(const vi *)(rows->visible + col) - (int32_t)first_key;
+    const seen_keys seen = seen_keys_of(rows, col, first_key);
     vf *max = (vf *)(s->max + col), *sum = (vf *)(s->sum + col);
     vf top = *max;
     for (int64_t j = 0; j < keys; j++) {
         vf *score = (vf *)(s->scores + j * TILE + col);
         if (masked) {
-            *score = select_vf(visible > (int32_t)j, *score, splat(-INFINITY));
+            *score = select_vf(is_seen(seen, j), *score, splat(-INFINITY));
         }
         top = max_vf(*score, top);
     }
@@ -88,12 +88,13 @@ static void forward_block(const ls_attention *op, const tile_rows *rows, const f
     const int64_t count = ls_min(BLOCK, op->kv_len - first_key);
     pack_keys(op, op->k, rows->batch, rows->kv_head, first_key, count, s->k);
     pack_keys(op, op->v, rows->batch, rows->kv_head, first_key, count, s->v);
-    const bool finite = first_key + BLOCK <= rows->visible[0] || all_finite(s->v, count, d, ld);
+    const bool finite =
+        !partly_seen(rows, 0, rows->count - 1, first_key, BLOCK) || all_finite(s->v, count, d, ld);
     for (int64_t col = 0, width; col < rows->count; col += width) {
         const int nv = product_width((rows->count - col + LANES - 1) / LANES);
         width = nv * LANES;
-        const int64_t keys = keys_seen(rows, col + width - 1, first_key);
-        const bool masked = first_key + keys > rows->visible[col];
+        const int64_t last = col + width - 1, keys = keys_seen(rows, col, last, first_key);
+        const bool masked = partly_seen(rows, col, last, first_key, keys);
         for (int64_t j = 0; j < keys; j += STRIP) {
             product_rows(nv, false, d, s->k + j * ld, ld, s->q_t + col, TILE,
                          s->scores + j * TILE + col, TILE);
@@ -125,6 +126,20 @@ static float merge_out(const ls_attention *op, int64_t at, float old, float part
     return largest + logf(sum);
 }
 
+/* Row i of the tile sees no key: there is nothing to merge, or nothing at all. */
+static bool store_unseen(const ls_attention *op, const tile_rows *rows, int64_t i) {
+    const bool unseen = rows->begin[i] == rows->visible[i];
+    if (unseen && !op->merge) {
+        const size_t bytes = ls_dtype_bytes(op->dtype);
+        memset((char *)op->out + (size_t)o_offset(op, rows, i) * bytes, 0,
+               (size_t)op->head_dim * bytes);
+    }
+    if (unseen && !op->merge && op->lse) {
+        ((float *)op->lse)[lse_offset(op, rows, i)] = -INFINITY;
+    }
+    return unseen;
+}
+
 /* Row i of the tile: out [D] is its weighted sum of values, not yet divided by the sum. */
 static void store_out(const ls_attention *op, const tile_rows *rows, int64_t i, float lse,
                       float sum, float *out) {
@@ -143,10 +158,13 @@ static void store_out(const ls_attention *op, const tile_rows *rows, int64_t i, 
 static void forward_tile(const ls_attention *op, const tile_rows *rows, void *memory) {
     const forward_scratch s = forward_scratch_take(memory, op->head_dim);
     forward_begin(op, rows, &s);
-    for (int64_t key = 0; key < rows->visible[rows->count - 1]; key += BLOCK) {
+    for (int64_t key = tile_begin(rows, 0); key < rows->visible[rows->count - 1]; key += BLOCK) {
         forward_block(op, rows, &s, key);
     }
     for (int64_t i = 0; i < rows->count; i++) {
+        if (store_unseen(op, rows, i)) {
+            continue;
+        }
         get_column(s.out_t + i, op->head_dim, 1.0f, s.row);
         store_out(op, rows, i, s.max[i] + logf(s.sum[i]), s.sum[i], s.row);
     }
@@ -206,9 +224,10 @@ static void forward_begin_bf16(const ls_attention *op, const tile_rows *rows,
  * behind: most blocks then leave sums and out as they are. */
 #define SLACK 8.0f
 
-LS_INLINE vf scaled_score(const float *score, vf scale, const bool masked, vi visible, int64_t j) {
+LS_INLINE vf scaled_score(const float *score, vf scale, const bool masked, seen_keys seen,
+                          int64_t j) {
     const vf x = *(const vf *)score * scale;
-    return masked ? select_vf(visible > (int32_t)j, x, splat(-INFINITY)) : x;
+    return masked ? select_vf(is_seen(seen, j), x, splat(-INFINITY)) : x;
 }
 
 /* Scores to words of probabilities, for nv vectors of rows from column col; maxima are those of
@@ -217,11 +236,11 @@ LS_INLINE void softmax_nv(const int nv, const bool masked, const bool keep, cons
                           const tile_rows *rows, const forward_scratch_bf16 *s, int64_t col,
                           int64_t first_key, int64_t keys) {
     const vf scale = splat((float)(op->scale * M_LOG2E));
-    vi visible[WIDE];
+    seen_keys seen[WIDE];
     vf top[WIDE], added[WIDE], shrink[WIDE], weights[WIDE];
     const pair_factor ones = factor_of(0x3f803f80);
     for (int v = 0; v < nv; v++) {
-        visible[v] = *(const vi *)(rows->visible + col + v * LANES) - (int32_t)first_key;
+        seen[v] = seen_keys_of(rows, col + v * LANES, first_key);
         top[v] = *(const vf *)(s->max + col + v * LANES);
         added[v] = weights[v] = (vf){0};
     }
@@ -229,7 +248,7 @@ LS_INLINE void softmax_nv(const int nv, const bool masked, const bool keep, cons
         const float *score = s->scores + j * TILE + col;
 #pragma GCC unroll 3
         for (int v = 0; v < nv; v++) {
-            top[v] = max_vf(scaled_score(score + v * LANES, scale, masked, visible[v], j), top[v]);
+            top[v] = max_vf(scaled_score(score + v * LANES, scale, masked, seen[v], j), top[v]);
         }
     }
     for (int v = 0; v < nv; v++) {
@@ -240,9 +259,8 @@ LS_INLINE void softmax_nv(const int nv, const bool masked, const bool keep, cons
         float *score = s->scores + j * TILE + col;
 #pragma GCC unroll 3
         for (int v = 0; v < nv; v++, score += LANES) {
-            vf p0 = weight_vf(scaled_score(score, scale, masked, visible[v], j) - top[v]);
-            vf p1 =
-                weight_vf(scaled_score(score + TILE, scale, masked, visible[v], j + 1) - top[v]);
+            vf p0 = weight_vf(scaled_score(score, scale, masked, seen[v], j) - top[v]);
+            vf p1 = weight_vf(scaled_score(score + TILE, scale, masked, seen[v], j + 1) - top[v]);
             added[v] += p0 + p1;
             const vi words = pairs_of(p0, p1);
             weights[v] = add_pairs(weights[v], ones, words);
@@ -283,7 +301,7 @@ static NOINLINE void forward_softmax_bf16(int nv, bool masked, bool keep, const 
             softmax_nv(1, false, false, op, rows, s, col, first_key, keys);
             continue;
         }
-        const int64_t seen = keys_seen_bf16(rows, col + LANES - 1, first_key);
+        const int64_t seen = keys_seen_bf16(rows, col, col + LANES - 1, first_key);
         softmax_nv(1, true, keep, op, rows, s, col, first_key, seen);
         for (int64_t j = seen; j < keys; j += 2) {
             *(vi *)(s->p + j / 2 * TILE + col) = (vi){0};
@@ -295,7 +313,7 @@ static void forward_block_bf16(const ls_attention *op, const tile_rows *rows, ke
                                const forward_scratch_bf16 *s, int64_t first_key) {
     const int64_t d = op->head_dim, ld = ls_attention_ld(d);
     const key_block b = kept_keys_block(kept, op, rows, first_key / BLOCK, first_key);
-    const bool finite = first_key + BLOCK <= rows->visible[0] || b.finite;
+    const bool finite = !partly_seen(rows, 0, rows->count - 1, first_key, BLOCK) || b.finite;
     if (!finite) {
         pack_keys(op, op->v, rows->batch, rows->kv_head, first_key,
                   ls_min(BLOCK, op->kv_len - first_key), s->v_odd);
@@ -303,8 +321,8 @@ static void forward_block_bf16(const ls_attention *op, const tile_rows *rows, ke
     for (int64_t col = 0, width; col < rows->count; col += width) {
         const int nv = product_width((rows->count - col + LANES - 1) / LANES);
         width = nv * LANES;
-        const int64_t keys = keys_seen_bf16(rows, col + width - 1, first_key);
-        const bool masked = first_key + keys > rows->visible[col];
+        const int64_t last = col + width - 1, keys = keys_seen_bf16(rows, col, last, first_key);
+        const bool masked = partly_seen(rows, col, last, first_key, keys);
         if (keys == 0) {
             continue;
         }
@@ -324,12 +342,15 @@ static void forward_tile_bf16(const ls_attention *op, const tile_rows *rows, kep
     const int64_t d = op->head_dim, ld = ls_attention_ld(d);
     const forward_scratch_bf16 s = forward_scratch_bf16_take(memory, d);
     forward_begin_bf16(op, rows, &s);
-    for (int64_t key = 0; key < rows->visible[rows->count - 1]; key += BLOCK) {
+    for (int64_t key = tile_begin(rows, 0); key < rows->visible[rows->count - 1]; key += BLOCK) {
         forward_block_bf16(op, rows, kept, &s, key);
     }
     transpose_words((const int32_t *)s.out_t, TILE, round_up(d, 4), round_up(rows->count, 4),
                     (int32_t *)s.out, ld);
     for (int64_t i = 0; i < rows->count; i++) {
+        if (store_unseen(op, rows, i)) {
+            continue;
+        }
         const float lse = s.max[i] * (float)M_LN2 + logf(s.sum[i]);
         if (op->merge) {
             store_out(op, rows, i, lse, s.weights[i], s.out + i * ld);
@@ -461,7 +482,7 @@ static void forward_few(const ls_attention *op, const tile_rows *rows, void *mem
 
 static void forward_task(const ls_attention *op, const tile_rows *rows, kept_keys *kept,
                          void *memory) {
-    if (op->q_len == 1 && rows->group <= FEW_ROWS) {
+    if (op->q_len == 1 && rows->group <= FEW_ROWS && !op->first_key) {
         forward_few(op, rows, memory);
         return;
     }

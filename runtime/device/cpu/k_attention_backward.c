@@ -103,16 +103,15 @@ static void backward_begin(const ls_attention *op, const tile_rows *rows, backwa
 /* p = exp(score - lse), ds = p (dp - delta) for one vector of rows from column col. */
 static void backward_softmax(const tile_rows *rows, const backward_scratch *s, int64_t col,
                              int64_t first_key, int64_t keys, bool masked) {
-    const vi visible = *(const vi *)(rows->visible + col) - (int32_t)first_key;
+    const seen_keys seen = seen_keys_of(rows, col, first_key);
     const vf lse = *(const vf *)(s->lse + col), delta = *(const vf *)(s->delta + col);
     for (int64_t j = 0; j < keys; j++) {
         vf *p = (vf *)(s->p + j * TILE + col), *ds = (vf *)(s->ds + j * TILE + col);
         vf prob = exp_vf(*p - lse);
         vf dscore = prob * (*ds - delta);
         if (masked) {
-            const vi seen = visible > (int32_t)j;
-            prob = select_vf(seen, prob, (vf){0});
-            dscore = select_vf(seen, dscore, (vf){0});
+            prob = select_vf(is_seen(seen, j), prob, (vf){0});
+            dscore = select_vf(is_seen(seen, j), dscore, (vf){0});
         }
         *p = prob;
         *ds = dscore;
@@ -127,8 +126,8 @@ static void backward_scores(const ls_attention *op, const tile_rows *rows,
     for (int64_t col = 0, width; col < rows->count; col += width) {
         const int nv = product_width((rows->count - col + LANES - 1) / LANES);
         width = nv * LANES;
-        const int64_t keys = keys_seen(rows, col + width - 1, first_key);
-        const bool masked = first_key + keys > rows->visible[col];
+        const int64_t last = col + width - 1, keys = keys_seen(rows, col, last, first_key);
+        const bool masked = partly_seen(rows, col, last, first_key, keys);
         for (int64_t j = 0; j < keys; j += STRIP) {
             product_rows(nv, false, d, s->k + j * ld, ld, s->q_t + col, TILE, s->p + j * TILE + col,
                          TILE);
@@ -157,6 +156,16 @@ static int64_t first_row(const tile_rows *rows, int64_t key) {
     return row < 0 ? 0 : row;
 }
 
+/* Rows from `row` on up to the last that may see a key before `key`. */
+static int64_t rows_until(const tile_rows *rows, int64_t row, int64_t key) {
+    int64_t end = rows->count;
+    key = ls_min(key, rows->visible[end - 1]);
+    while (end > row && rows->begin[end - 1] >= key) {
+        end--;
+    }
+    return end;
+}
+
 /* out [keys, ld] += p^T b: the block's part of dv (p, dout) or dk (ds, q). */
 static void backward_keys(const ls_attention *op, const tile_rows *rows, int64_t first_key,
                           int64_t keys, const float *p, const float *b, float *out) {
@@ -166,8 +175,9 @@ static void backward_keys(const ls_attention *op, const tile_rows *rows, int64_t
         width = nv * LANES;
         for (int64_t j = 0; j < keys; j += STRIP) {
             const int64_t row = first_row(rows, first_key + j);
-            product_rows(nv, true, rows->count - row, p + j * TILE + row, TILE, b + row * ld + col,
-                         ld, out + j * ld + col, ld);
+            const int64_t end = rows_until(rows, row, first_key + j + STRIP);
+            product_rows(nv, true, end - row, p + j * TILE + row, TILE, b + row * ld + col, ld,
+                         out + j * ld + col, ld);
         }
     }
 }
@@ -176,18 +186,18 @@ static void backward_block(const ls_attention *op, const tile_rows *rows, const 
                            const backward_range *range, int64_t first_key) {
     const int64_t d = op->head_dim, ld = ls_attention_ld(d);
     const int64_t count = ls_min(BLOCK, op->kv_len - first_key);
-    const int64_t keys = keys_seen(rows, rows->count - 1, first_key);
-    const bool diagonal = first_key + keys > rows->visible[0];
+    const int64_t last = rows->count - 1, keys = keys_seen(rows, 0, last, first_key);
+    const bool masked = partly_seen(rows, 0, last, first_key, keys);
     pack_keys(op, op->k, rows->batch, rows->kv_head, first_key, count, s->k);
     pack_keys(op, op->v, rows->batch, rows->kv_head, first_key, count, s->v);
     backward_scores(op, rows, s, first_key, range->want_dq,
-                    !diagonal || all_finite(s->k, count, d, ld));
+                    !masked || all_finite(s->k, count, d, ld));
     if (!range->want_dkv) {
         return;
     }
     float *dk = s->dk + (first_key - range->first_key) * ld;
     float *dv = s->dv + (first_key - range->first_key) * ld;
-    if (diagonal && !s->rows_finite) {
+    if (masked && !s->rows_finite) {
         add_visible_rows(rows, first_key, count, d, s->p, s->dout, ld, dv, ld);
         add_visible_rows(rows, first_key, count, d, s->ds, s->q, ld, dk, ld);
         return;
@@ -287,7 +297,7 @@ LS_INLINE void store_two_keys(vf first, vf second, ls_bf16 *to) {
 LS_INLINE void backward_softmax_keys(const bool masked, const bool keep, const ls_attention *op,
                                      const tile_rows *rows, const backward_scratch_bf16 *s,
                                      int64_t col, int64_t first_key, int64_t keys) {
-    const vi visible = *(const vi *)(rows->visible + col) - (int32_t)first_key;
+    const seen_keys seen = seen_keys_of(rows, col, first_key);
     const vf lse = *(const vf *)(s->lse + col), delta = *(const vf *)(s->delta + col);
     const vf scale = splat((float)(op->scale * M_LOG2E));
     for (int64_t j = 0; j < keys; j += 2) {
@@ -298,9 +308,8 @@ LS_INLINE void backward_softmax_keys(const bool masked, const bool keep, const l
             p[n] = weight_vf(*(const vf *)(s->s + at) * scale - lse);
             ds[n] = p[n] * (*(const vf *)(s->dp + at) - delta);
             if (masked) {
-                const vi seen = visible > (int32_t)(j + n);
-                p[n] = select_vf(seen, p[n], (vf){0});
-                ds[n] = select_vf(seen, ds[n], (vf){0});
+                p[n] = select_vf(is_seen(seen, j + n), p[n], (vf){0});
+                ds[n] = select_vf(is_seen(seen, j + n), ds[n], (vf){0});
             }
             if (keep) {
                 *(vf *)(s->s + at) = p[n];
@@ -321,7 +330,8 @@ static NOINLINE void backward_softmax_bf16(bool masked, bool keep, const ls_atte
         return;
     }
     /* Of keys that none of these rows sees, products over rows of tiles alone read p and ds. */
-    const int64_t seen = ROW_UNIT > 1 ? keys : keys_seen_bf16(rows, col + LANES - 1, first_key);
+    const int64_t seen =
+        ROW_UNIT > 1 ? keys : keys_seen_bf16(rows, col, col + LANES - 1, first_key);
     if (!keep) {
         backward_softmax_keys(true, false, op, rows, s, col, first_key, seen);
     } else {
@@ -342,8 +352,8 @@ static void backward_scores_bf16(const ls_attention *op, const tile_rows *rows,
         const int nv = product_width((end - col + LANES - 1) / LANES);
         width = nv * LANES;
         const int64_t last = ROW_UNIT > 1 ? rows->count - 1 : col + width - 1;
-        const int64_t keys = keys_seen_bf16(rows, last, first_key);
-        const bool masked = first_key + keys > rows->visible[col];
+        const int64_t keys = keys_seen_bf16(rows, ROW_UNIT > 1 ? 0 : col, last, first_key);
+        const bool masked = partly_seen(rows, col, last, first_key, keys);
         const int32_t *visible = rows->visible + col;
         multiply_depth(nv, d, keys, b->k, b->ld_k, s->q_t + col, visible, first_key, s->s + col);
         multiply_depth(nv, d, keys, b->v, b->ld_v, s->dout_t + col, visible, first_key,
@@ -369,7 +379,8 @@ static void backward_scores_bf16(const ls_attention *op, const tile_rows *rows,
 static void backward_keys_bf16(const ls_attention *op, const tile_rows *rows, int64_t first_key,
                                int64_t keys, const ls_bf16 *p, const int32_t *b, float *out) {
     for (int64_t j = 0; j < keys; j += KEY_UNIT) {
-        multiply_rows(op->head_dim, KEY_UNIT, first_row(rows, first_key + j), rows->count,
+        const int64_t row = first_row(rows, first_key + j);
+        multiply_rows(op->head_dim, KEY_UNIT, row, rows_until(rows, row, first_key + j + KEY_UNIT),
                       p + j * TILE, b, out + j * ls_attention_ld(op->head_dim));
     }
 }
@@ -387,18 +398,18 @@ static void backward_block_bf16(const ls_attention *op, const tile_rows *rows, k
                                 int64_t first_key) {
     const int64_t d = op->head_dim, ld = ls_attention_ld(d);
     const int64_t count = ls_min(BLOCK, op->kv_len - first_key);
-    const int64_t keys = keys_seen_bf16(rows, rows->count - 1, first_key);
-    const bool diagonal = first_key + keys > rows->visible[0];
+    const int64_t last = rows->count - 1, keys = keys_seen_bf16(rows, 0, last, first_key);
+    const bool masked = partly_seen(rows, 0, last, first_key, keys);
     const key_block b =
         kept_keys_block(kept, op, rows, (first_key - range->first_key) / BLOCK, first_key);
     backward_scores_bf16(op, rows, s, &b, first_key, range->want_dq,
-                         diagonal && !(b.finite && s->rows_finite));
+                         masked && !(b.finite && s->rows_finite));
     if (!range->want_dkv) {
         return;
     }
     float *dk = s->dk + (first_key - range->first_key) * ld;
     float *dv = s->dv + (first_key - range->first_key) * ld;
-    if (diagonal && !s->rows_finite) {
+    if (masked && !s->rows_finite) {
         load_rows_odd(op, rows, op->dout, false, s->odd);
         add_visible_rows(rows, first_key, count, d, s->s, s->odd, ld, dv, ld);
         load_rows_odd(op, rows, op->q, true, s->odd);
@@ -437,12 +448,14 @@ static void store_keys(const ls_attention *op, const backward_range *range, floa
     }
 }
 
-/* The keys of the range that the tile sees end here; at its start where it sees none. */
-static int64_t range_end(const ls_attention *op, const backward_range *range, int64_t tile,
-                         tile_rows *rows) {
+/* The keys of the range that the tile sees begin in the block of *begin and end before *end. False
+ * where it sees none, and nothing is to be written for it. */
+static bool range_of_tile(const ls_attention *op, const backward_range *range, int64_t tile,
+                          tile_rows *rows, int64_t *begin, int64_t *end) {
     tile_rows_init(rows, op, range->batch, range->kv_head, tile);
-    const int64_t end = ls_min(range->end_key, rows->visible[rows->count - 1]);
-    return end > range->first_key ? end : range->first_key;
+    *begin = tile_begin(rows, range->first_key);
+    *end = ls_min(range->end_key, rows->visible[rows->count - 1]);
+    return range->want_dq || *begin < *end;
 }
 
 static void backward_task(const ls_attention *op, const backward_range *range, void *memory) {
@@ -453,12 +466,12 @@ static void backward_task(const ls_attention *op, const backward_range *range, v
     zero_floats(s.dv, round_up(keys, BLOCK) * ld);
     for (int64_t tile = range->first_tile; tile < range->end_tile; tile++) {
         tile_rows rows;
-        const int64_t end = range_end(op, range, tile, &rows);
-        if (end == range->first_key) {
+        int64_t begin, end;
+        if (!range_of_tile(op, range, tile, &rows, &begin, &end)) {
             continue;
         }
         backward_begin(op, &rows, &s);
-        for (int64_t key = range->first_key; key < end; key += BLOCK) {
+        for (int64_t key = begin; key < end; key += BLOCK) {
             backward_block(op, &rows, &s, range, key);
         }
         for (int64_t i = 0; range->want_dq && i < rows.count; i++) {
@@ -482,17 +495,18 @@ static void backward_task_bf16(const ls_attention *op, const backward_range *ran
     const int64_t d = op->head_dim, ld = ls_attention_ld(d);
     const int64_t keys = range->want_dkv ? range->end_key - range->first_key : 0;
     kept_keys kept = kept_keys_take(&memory, d, kept_blocks(op, range), true);
+    kept_keys_begin(&kept, 0);
     backward_scratch_bf16 s = backward_scratch_bf16_take(memory, d, keys);
     zero_floats(s.dk, round_up(keys, BLOCK) * ld);
     zero_floats(s.dv, round_up(keys, BLOCK) * ld);
     for (int64_t tile = range->first_tile; tile < range->end_tile; tile++) {
         tile_rows rows;
-        const int64_t end = range_end(op, range, tile, &rows);
-        if (end == range->first_key) {
+        int64_t begin, end;
+        if (!range_of_tile(op, range, tile, &rows, &begin, &end)) {
             continue;
         }
         backward_begin_bf16(op, &rows, &s);
-        for (int64_t key = range->first_key; key < end; key += BLOCK) {
+        for (int64_t key = begin; key < end; key += BLOCK) {
             backward_block_bf16(op, &rows, &kept, &s, range, key);
         }
         if (!range->want_dq) {

@@ -151,9 +151,10 @@ static inline void pair_keys(const ls_attention *op, const void *from, const til
     }
 }
 
-/* Keys of the block from first_key on that the row at column col sees, in whole units. */
-static inline int64_t keys_seen_bf16(const tile_rows *rows, int64_t col, int64_t first_key) {
-    return round_up(keys_seen(rows, col, first_key), KEY_UNIT);
+/* keys_seen in whole units. */
+static inline int64_t keys_seen_bf16(const tile_rows *rows, int64_t col, int64_t last,
+                                     int64_t first_key) {
+    return round_up(keys_seen(rows, col, last, first_key), KEY_UNIT);
 }
 
 /* Words along D of packed rows that products over D read. */
@@ -338,12 +339,11 @@ typedef struct key_block {
  * rows of k and v. Those from `kept` on are made for each tile, in the last slot. */
 typedef struct kept_keys {
     bool backward;
-    int64_t kept;
-    int64_t head, done; /* blocks 0 .. done - 1 are there, of this head */
-    ls_bf16 *k, *v;     /* [kept + 1, BLOCK, ld] */
-    int32_t *pairs;     /* [kept + 1, BLOCK / 2, ld] */
-    int32_t *finite;    /* [kept + 1] */
-    int32_t *upright;   /* [BLOCK / 2, ld]: pairs before they are turned for tiles */
+    int64_t kept, head;
+    ls_bf16 *k, *v;   /* [kept + 1, BLOCK, ld] */
+    int32_t *pairs;   /* [kept + 1, BLOCK / 2, ld] */
+    int32_t *finite;  /* [kept + 1] -1: not made of this head so far */
+    int32_t *upright; /* [BLOCK / 2, ld]: pairs before they are turned for tiles */
 } kept_keys;
 
 static inline kept_keys kept_keys_take(float **piece, int64_t d, int64_t kept, bool backward) {
@@ -364,12 +364,11 @@ static inline kept_keys kept_keys_take(float **piece, int64_t d, int64_t kept, b
 static inline void kept_keys_begin(kept_keys *keys, int64_t head) {
     if (keys->head != head) {
         keys->head = head;
-        keys->done = 0;
+        memset(keys->finite, -1, (size_t)(keys->kept + 1) * sizeof *keys->finite);
     }
 }
 
-/* Block number `block` of the kept ones, which begins at key `first`; asked for in ascending order
- * from 0 on. */
+/* Block number `block` of the kept ones, which begins at key `first`. */
 static inline key_block kept_keys_block(kept_keys *keys, const ls_attention *op,
                                         const tile_rows *rows, int64_t block, int64_t first) {
     const int64_t d = op->head_dim, ld = ls_attention_ld(d), slot = ls_min(block, keys->kept);
@@ -377,7 +376,7 @@ static inline key_block kept_keys_block(kept_keys *keys, const ls_attention *op,
     ls_bf16 *v = keys->backward ? keys->v + slot * BLOCK * ld : NULL;
     int32_t *pairs = keys->pairs + slot * BLOCK / 2 * ld;
     key_block b = {(const word *)k, (const word *)v, ld / 2, ld / 2, pairs, false};
-    if (block >= keys->done) {
+    if (block >= keys->kept || keys->finite[slot] < 0) {
         const int64_t count = ls_min(BLOCK, op->kv_len - first), whole = round_up(count, KEY_UNIT);
         const bool may_stay = block >= keys->kept;
         b.k = keys_bf16(op, op->k, rows, first, count, may_stay, k, &b.ld_k);
@@ -392,7 +391,6 @@ static inline key_block kept_keys_block(kept_keys *keys, const ls_attention *op,
 #endif
         prefetch_keys(op, op->k, rows, first + BLOCK);
         prefetch_keys(op, op->v, rows, first + BLOCK);
-        keys->done = ls_min(block + 1, keys->kept);
     }
     b.finite = keys->finite[slot];
     return b;

@@ -157,8 +157,9 @@ typedef struct tile_rows {
     int64_t group;        /* query heads of the key/value head */
     int64_t first, count; /* rows first .. first + count - 1; row = token * group + head of group */
     int64_t past;         /* a row sees keys up to its token + past: kv_len - q_len, or all */
-    _Alignas(
-        64) int32_t visible[TILE]; /* keys that a row sees; rows past the end see as the last */
+    /* A row sees keys begin .. visible - 1; both ascend. Rows past the end see as the last. */
+    _Alignas(64) int32_t begin[TILE];
+    _Alignas(64) int32_t visible[TILE];
 } tile_rows;
 
 static inline int64_t row_token(const tile_rows *rows, int64_t row) {
@@ -183,8 +184,34 @@ static inline void tile_rows_init(tile_rows *rows, const ls_attention *op, int64
     rows->past = op->full ? op->kv_len : op->kv_len - op->q_len;
     for (int64_t i = 0; i < TILE; i++) {
         int64_t token = row_token(rows, ls_min(i, rows->count - 1));
+        rows->begin[i] = (int32_t)ls_attention_first(op, batch, token);
         rows->visible[i] = (int32_t)ls_attention_visible(op, token);
     }
+}
+
+/* Where the keys that the tile sees begin, in whole blocks from key `from` on. */
+static inline int64_t tile_begin(const tile_rows *rows, int64_t from) {
+    return from + (rows->begin[0] > from ? (rows->begin[0] - from) / BLOCK * BLOCK : 0);
+}
+
+/* Do the rows from column col to `last` not all see keys first_key .. first_key + keys - 1? */
+static inline bool partly_seen(const tile_rows *rows, int64_t col, int64_t last, int64_t first_key,
+                               int64_t keys) {
+    return first_key + keys > rows->visible[col] || first_key < rows->begin[last];
+}
+
+/* By lane, for the vector of rows from column col: is key first_key + j seen? */
+typedef struct seen_keys {
+    vi begin, visible;
+} seen_keys;
+
+LS_INLINE seen_keys seen_keys_of(const tile_rows *rows, int64_t col, int64_t first_key) {
+    return (seen_keys){*(const vi *)(rows->begin + col) - (int32_t)first_key,
+                       *(const vi *)(rows->visible + col) - (int32_t)first_key};
+}
+
+LS_INLINE vi is_seen(seen_keys keys, int64_t j) {
+    return (keys.visible > (int32_t)j) & (keys.begin <= (int32_t)j);
 }
 
 /* Element offsets of a row of the tile, and of a key. */
@@ -272,10 +299,12 @@ static inline void get_column(const float *from, int64_t n, float factor, float 
     }
 }
 
-/* Keys of the block from first_key on that the row at column col sees, in whole strips. */
-static inline int64_t keys_seen(const tile_rows *rows, int64_t col, int64_t first_key) {
-    int64_t keys = ls_min(BLOCK, rows->visible[col] - first_key);
-    return keys > 0 ? round_up(keys, STRIP) : 0;
+/* Keys of the block from first_key on up to the last that rows from column col to `last` see, in
+ * whole strips. */
+static inline int64_t keys_seen(const tile_rows *rows, int64_t col, int64_t last,
+                                int64_t first_key) {
+    const int64_t keys = ls_min(BLOCK, rows->visible[last] - first_key);
+    return keys > 0 && rows->begin[col] < first_key + keys ? round_up(keys, STRIP) : 0;
 }
 
 /* A masked probability is 0, but 0 times a NaN or an infinity that the row does not see would be a
@@ -297,8 +326,9 @@ static inline void add_visible_cols(const tile_rows *rows, int64_t col, int64_t 
                                     int64_t first_key, int64_t d, const float *a, int64_t lda,
                                     const float *p, float *out_t) {
     for (int64_t c = col; c < col + width; c++) {
+        const int64_t before = rows->begin[c] - first_key;
         const int64_t keys = ls_min(BLOCK, rows->visible[c] - first_key);
-        for (int64_t j = 0; j < keys; j++) {
+        for (int64_t j = before > 0 ? before : 0; j < keys; j++) {
             for (int64_t i = 0; i < d; i++) {
                 out_t[i * TILE + c] += a[j * lda + i] * p[j * TILE + c];
             }
@@ -312,7 +342,9 @@ static inline void add_visible_rows(const tile_rows *rows, int64_t first_key, in
                                     float *out, int64_t ld_out) {
     for (int64_t j = 0; j < keys; j++) {
         for (int64_t c = 0; c < rows->count; c++) {
-            for (int64_t i = 0; rows->visible[c] > first_key + j && i < d; i++) {
+            const int64_t key = first_key + j;
+            const bool seen = rows->begin[c] <= key && key < rows->visible[c];
+            for (int64_t i = 0; seen && i < d; i++) {
                 out[j * ld_out + i] += p[j * TILE + c] * b[c * ldb + i];
             }
         }
