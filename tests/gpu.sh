@@ -151,7 +151,10 @@ fi
 if wants tests; then
     check "train, checkpoint GPU -> CPU -> GPU, eval, sample" 240 \
         env LOCKSTEP="$build/bin/lockstep" "$root/tests/gpu/train.sh" "$build/bin/lockstep" "${DEVICE:-cuda}"
-    check "layouts on 4 ranks against the CPU" 300 "$ranks" 4 "$tests/layouts/test_layouts" gpu
+    for part in 0 1 2; do
+        check "layouts on 4 ranks against the CPU, part $part of 3" 120 \
+            env LS_LAYOUTS_PART=$part/3 "$ranks" 4 "$tests/layouts/test_layouts" gpu
+    done
 fi
 # Last, for it takes longest.
 if wants sanitizer; then

@@ -57,6 +57,25 @@ planned() {
         fail "memory of the GPU: $(grep device "$work/runs/$1/ledger.json")"
 }
 planned plain
+# Documents alone, as on the CPU, and not as without; in bf16 by lockstep's own kernels, whatever else does attention.
+seq 1 2000 | sed 's/.*/{"text": "document & of & words"}/' >"$work/short.jsonl"
+gives 0 "$LOCKSTEP" prep "$work/short.jsonl" -o "$work/short" --val 0.1
+short="data.dir=$work/short model.context=64"
+masked="$short data.document_mask=true"
+gives 0 "$LOCKSTEP" train $small run.name=masked-cpu run.device=cpu $masked
+gives 0 "$LOCKSTEP" train $small run.name=open-cpu run.device=cpu $short
+gives 0 "$program" train $small run.name=masked $gpu $masked run.graphs=true
+near masked masked-cpu
+losses open-cpu >"$work/a"
+losses masked-cpu >"$work/b"
+fails cmp -s "$work/a" "$work/b"
+gives 0 "$program" train $small run.name=masked-bf16 $gpu $masked numerics.compute=bf16
+near masked-bf16 masked-cpu 1e-2
+holds grep -q '"attention":"own"' "$work/runs/masked-bf16/starts.jsonl"
+planned masked-bf16
+gives 2 "$program" train $small run.name=no $gpu $masked numerics.attention=cudnn
+says "numerics.attention is cudnn and data.document_mask true"
+
 # Attention by cuDNN, where there is one: on all ranks or on none, and records tell which.
 gives 0 "$program" train $small run.name=own $gpu numerics.compute=bf16 numerics.attention=own
 gives 0 "$program" train $small run.name=cudnn $gpu numerics.compute=bf16 run.graphs=true
@@ -100,7 +119,7 @@ says "had a loss or gradient that is not finite"
 if [ "$device" = emulated ]; then
     dropless="model.family=llama3 model.experts=3 model.balance_loss=0.1"
     mixture="$dropless model.expert_capacity=1.5"
-    for setting in optim.name=adamw "optim.name=muon $mixture" "optim.name=adafactor $mixture run.graphs=true" "optim.name=sgd $dropless" \
+    for setting in optim.name=adamw data.document_mask=true "optim.name=muon $mixture" "optim.name=adafactor $mixture run.graphs=true" "optim.name=sgd $dropless" \
         "optim.name=sgd $dropless run.graphs=true" "optim.name=sgd $dropless numerics.experts=apart"; do
         wanted=6
         [ "$setting" = "${setting%experts=apart}" ] || wanted=$((6 + 3 * 4 * 2))

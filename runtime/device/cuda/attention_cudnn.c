@@ -164,14 +164,15 @@ static bool aligned(const void *p) {
     return (uintptr_t)p % 16 == 0;
 }
 
-/* What is described to cuDNN at all: bf16 with an lse, each row seeing a key, 16-byte accesses. */
+/* What is described to cuDNN at all: bf16 with an lse, each row seeing all keys up to its own or to
+ * the last, one at least, 16-byte accesses. */
 static bool may_serve(const ls_attention *op, bool backward) {
     const int64_t strides[] = {op->q_stride, op->kv_stride, op->o_stride, op->q_batch,
                                op->kv_batch, op->o_batch,   op->head_dim};
     const void *const pointers[] = {op->q, op->k, op->v, op->out};
     const void *const gradients[] = {op->dout, op->dq, op->dk, op->dv};
-    bool serves = op->dtype == LS_BF16 && op->lse && !op->merge && !op->add && op->q_len > 1 &&
-                  (op->full || op->kv_len >= op->q_len);
+    bool serves = op->dtype == LS_BF16 && op->lse && !op->merge && !op->add && !op->first_key &&
+                  op->q_len > 1 && (op->full || op->kv_len >= op->q_len);
     for (size_t i = 0; i < sizeof strides / sizeof *strides; i++) {
         serves = serves && strides[i] % 8 == 0;
     }

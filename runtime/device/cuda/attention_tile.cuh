@@ -11,11 +11,12 @@
 
 #define LS_MASKED (-INFINITY)
 
-/* Of products by two pieces of rows: what else is unrolled does not fit sm_100's registers. */
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
-#define LS_UNROLL_WIDE 1
+/* Steps of k that products by two pieces of rows have unrolled: as many as there are where
+ * registers hold what that brings under way. */
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ == 900
+#define LS_UNROLL_WIDE 8
 #else
-#define LS_UNROLL_WIDE 2
+#define LS_UNROLL_WIDE 1
 #endif
 
 /* c[i] and c[i + 1] += A B_i and A B_{i+1}, with A in registers and rows [d, d + 16) of B; for each
@@ -45,7 +46,7 @@ template <bool BY_ROWS, int N_MAX, int M = 1>
 __device__ __forceinline__ void multiply(float (*c)[4], const bf16_t *a, int lda, const bf16_t *b,
                                          int ldb, int n, int k) {
     const int lane = threadIdx.x % 32;
-    [[maybe_unused]] constexpr int TIMES = M > 1 ? LS_UNROLL_WIDE : 2;
+    [[maybe_unused]] constexpr int TIMES = M > 1 ? (N_MAX > 32 ? LS_UNROLL_WIDE : 1) : 2;
 #pragma unroll TIMES
     for (int d = 0; d < k; d += 16) {
         uint32_t af[M][4];
@@ -155,23 +156,34 @@ __device__ __forceinline__ float quad_max(float x) {
 
 /* Rows [first, first + TILE) of a matrix whose row i is from + i * stride, D columns, into shared
  * memory with zeros where there is no row or column, up to `columns` (a multiple of 16, at most
- * D_MAX). All BLOCK threads of the block; each then calls copy_wait. */
+ * D_MAX). All BLOCK threads of the block; each then calls copy_wait. A thread has the same columns
+ * of every STEP-th row, so that most of an address is made once. */
 template <int TILE, int D_MAX, int BLOCK = 2 * TILE, class T>
 __device__ __forceinline__ void load_tile(T *to, int ld, const T *from, int64_t stride, int first,
                                           int rows, int D, int columns, bool wide) {
     constexpr int P = pack<T>::size, PACKS = D_MAX / P;
-    for (int i = threadIdx.x; i < TILE * PACKS; i += BLOCK) {
-        const int r = i / PACKS, d = i % PACKS * P;
-        const bool inside = first + r < rows;
-        const T *row = from + (inside ? first + r : 0) * stride;
-        if (d >= columns) {
-            continue;
-        }
+    constexpr int LANES = PACKS > 16 ? 32 : PACKS > 8 ? 16 : PACKS > 4 ? 8 : PACKS > 2 ? 4 : 2;
+    constexpr int STEP = BLOCK / LANES;
+    static_assert(PACKS <= LANES || PACKS % LANES == 0, "packs of a row");
+    static_assert(TILE % STEP == 0 || STEP > TILE, "rows of a tile");
+    const int r = threadIdx.x / LANES;
+    if (STEP > TILE && r >= TILE) {
+        return;
+    }
+    for (int d = threadIdx.x % LANES * P; d < columns; d += LANES * P) {
+        const T *row = from + (int64_t)(first + r) * stride + d;
+        T *at = to + r * ld + d;
         if (wide) {
-            copy_async(to + r * ld + d, row + (d < D ? d : 0), inside && d < D);
+#pragma unroll
+            for (int i = 0; i < TILE; i += STEP, row += STEP * stride) {
+                copy_async(at + i * ld, row, first + r + i < rows && d < D);
+            }
         } else {
-            for (int j = 0; j < P; j++) {
-                to[r * ld + d + j] = inside && d + j < D ? row[d + j] : from_float<T>(0.0f);
+            for (int i = 0; i < TILE; i += STEP, row += STEP * stride) {
+                for (int j = 0; j < P; j++) {
+                    const bool inside = first + r + i < rows && d + j < D;
+                    at[i * ld + j] = inside ? row[j] : from_float<T>(0.0f);
+                }
             }
         }
     }
@@ -190,21 +202,51 @@ template <class T> __host__ __device__ constexpr int kept_elems(int ldp) {
 
 struct attention_arguments {
     ls_attention op;
-    int64_t o_batch, lse_row; /* not 0 */
-    int columns;              /* head_dim rounded up to 16 */
-    bool wide;                /* 16-byte accesses to q, k, v and dout */
-    float *delta;             /* [B,H,q_len] */
+    int64_t o_batch, lse_row, first_key_batch; /* not 0 */
+    int columns;                               /* head_dim rounded up to 16 */
+    bool wide;                                 /* 16-byte accesses to q, k, v and dout */
+    float *delta;                              /* [B,H,q_len] */
 };
 
+/* Columns of a tile: in bf16 always D_MAX, so that addresses in it are known. */
+template <class T, int D_MAX>
+__host__ __device__ __forceinline__ int columns_of(const attention_arguments &o) {
+    return sizeof(T) == sizeof(bf16_t) ? D_MAX : o.columns;
+}
+
 /* Row i sees the keys below this. */
-__device__ __forceinline__ int64_t keys_of(const attention_arguments &o, int64_t row) {
-    const int64_t keys = o.op.full ? o.op.kv_len : row + 1 + o.op.kv_len - o.op.q_len;
-    return keys < o.op.kv_len ? keys : o.op.kv_len;
+__device__ __forceinline__ int keys_of(const attention_arguments &o, int row) {
+    const int kv_len = (int)o.op.kv_len;
+    const int keys = o.op.full ? kv_len : row + 1 + kv_len - (int)o.op.q_len;
+    return keys < kv_len ? keys : kv_len;
+}
+
+/* And from this one on, which may be beyond them. Rows past the end as the last. */
+__device__ __forceinline__ int first_key_of(const attention_arguments &o, int64_t batch, int row) {
+    if (!o.op.first_key) {
+        return 0;
+    }
+    const int last = (int)o.op.q_len - 1;
+    const int first = o.op.first_key[batch * o.first_key_batch + (row < last ? row : last)];
+    return first > 0 ? first : 0;
+}
+
+/* Of rows [first, first + count) some see keys from `begin` on and before `end`, all of them those
+ * from all_begin on and before all_end. */
+struct key_bounds {
+    int begin, end, all_begin, all_end;
+};
+
+__device__ __forceinline__ key_bounds key_bounds_of(const attention_arguments &o, int first,
+                                                    int count) {
+    const int last = first + count - 1;
+    return {first_key_of(o, blockIdx.z, first), keys_of(o, last), first_key_of(o, blockIdx.z, last),
+            keys_of(o, first)};
 }
 
 /* How many of `tile` places from `begin` on are below `end`. */
-__device__ __forceinline__ int places_below(int64_t end, int64_t begin, int tile) {
-    return end <= begin ? 0 : end - begin < tile ? (int)(end - begin) : tile;
+__device__ __forceinline__ int places_below(int end, int begin, int tile) {
+    return end <= begin ? 0 : end - begin < tile ? end - begin : tile;
 }
 
 template <class T>
@@ -216,6 +258,7 @@ static attention_arguments attention_arguments_of(const ls_attention *op, float 
     o.op = *op;
     o.o_batch = op->o_batch > 0 ? op->o_batch : op->q_len * op->o_stride;
     o.lse_row = op->lse_row > 0 ? op->lse_row : op->q_len;
+    o.first_key_batch = op->first_key_batch > 0 ? op->first_key_batch : op->q_len;
     o.columns = (int)(op->head_dim + 15) / 16 * 16;
     o.wide = true;
     o.delta = delta;

@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { STAGE_BYTES = 4 << 20, SMALL_BYTES = 128 << 10 };
+enum { STAGE_BYTES = 4 << 20, SMALL_BYTES = 512 << 10 };
 
 ls_status ls_cuda_check(cudaError_t error, const char *what, const char *file, int line) {
     if (error == cudaSuccess) {

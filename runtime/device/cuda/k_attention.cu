@@ -7,44 +7,84 @@
 #include "runtime/device/cuda/attention_tile.cuh"
 
 /* What a warp keeps of its 16 rows while it goes over the keys: of rows g and g + 8 of a lane the
- * largest score, in units of log2, and this lane's share of the sum of exp2(score - largest). */
+ * score that exponents count from, in units of log2, and this lane's share of the sum of
+ * exp2(score - base). */
 struct running_softmax {
-    float max[2], sum[2];
+    float base[2], sum[2];
 };
 
-/* Scores s [16 x 8 KEY_PIECES] of keys from `begin` on become probabilities relative to the new
- * largest score; shrink: what is summed of the keys before is multiplied with. whole: each row sees
- * all these keys. */
+/* Scores of keys that a row does not see become -inf. s [16 x 8 KEY_PIECES]: keys from `begin` on.
+ */
 template <int KEY_PIECES>
-__device__ __forceinline__ void add_scores(const attention_arguments &o, int first_row, int begin,
-                                           bool whole, float (*s)[4], running_softmax &running,
-                                           float *shrink) {
+__device__ __forceinline__ void mask_scores(const attention_arguments &o, int first_row, int begin,
+                                            float (*s)[4]) {
     const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-    const float scale = (float)(o.op.scale * 1.4426950408889634);
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-        const int keys = (int)keys_of(o, first_row + g + 8 * half);
-        const int seen = whole ? 8 * KEY_PIECES : places_below(keys, begin, 8 * KEY_PIECES);
-        float largest = running.max[half];
+        const int row = first_row + g + 8 * half;
+        const int seen = places_below(keys_of(o, row), begin, 8 * KEY_PIECES);
+        const int from = first_key_of(o, blockIdx.z, row) - begin;
 #pragma unroll
         for (int i = 0; i < 2 * KEY_PIECES; i++) {
-            float *x = &s[i / 2][2 * half + i % 2];
-            *x = whole || i / 2 * 8 + 2 * t + i % 2 < seen ? *x * scale : LS_MASKED;
-            largest = fmaxf(*x, largest); /* drops NaNs, which the sum gets */
+            const int column = i / 2 * 8 + 2 * t + i % 2;
+            if (column < from || column >= seen) {
+                s[i / 2][2 * half + i % 2] = LS_MASKED;
+            }
         }
-        largest = quad_max(largest);
+    }
+}
+
+/* Moves a base to the largest score where that is more than 2^8 times as much, as few tiles do
+ * after the first, and scales what is summed of the keys before (the rule of FlashAttention-4's
+ * rescaling). A row's base depends on its own scores alone. */
+template <int KEY_PIECES, int HEAD_PIECES>
+__device__ __forceinline__ void raise_base(float to_log2, const float (*s)[4],
+                                           running_softmax &running, float (*out)[4]) {
+    float raised[2];
+    bool raises = false;
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        float largest = s[0][2 * half];
+#pragma unroll
+        for (int i = 1; i < 2 * KEY_PIECES; i++) {
+            largest =
+                fmaxf(s[i / 2][2 * half + i % 2], largest); /* drops NaNs, which the sum gets */
+        }
+        largest = quad_max(largest) * to_log2;
+        raised[half] = largest > running.base[half] + 8.0f ? largest : running.base[half];
+        raises |= raised[half] != running.base[half];
+    }
+    if (!__any_sync(LS_ALL_LANES, raises)) {
+        return;
+    }
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        const float shrink =
+            raised[half] != running.base[half] ? exp2_of(running.base[half] - raised[half]) : 1.0f;
+        running.base[half] = raised[half];
+        running.sum[half] *= shrink;
+#pragma unroll
+        for (int i = 0; i < 2 * HEAD_PIECES; i++) {
+            out[i / 2][2 * half + i % 2] *= shrink;
+        }
+    }
+}
+
+/* Scores s become probabilities relative to the base. */
+template <int KEY_PIECES>
+__device__ __forceinline__ void add_scores(float to_log2, float (*s)[4], running_softmax &running) {
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
         /* Rows without a finite score so far: exp2(x - 0) is 0 for -inf. */
-        const float base = largest == LS_MASKED ? 0.0f : largest;
-        shrink[half] = exp2_of(running.max[half] - base);
-        running.max[half] = largest;
+        const float base = running.base[half] == LS_MASKED ? 0.0f : running.base[half];
         float part = 0.0f;
 #pragma unroll
         for (int i = 0; i < 2 * KEY_PIECES; i++) {
             float *x = &s[i / 2][2 * half + i % 2];
-            *x = exp2_of(*x - base);
+            *x = exp2_of(fmaf(*x, to_log2, -base));
             part += *x;
         }
-        running.sum[half] = running.sum[half] * shrink[half] + part;
+        running.sum[half] += part;
     }
 }
 
@@ -63,9 +103,14 @@ __device__ __forceinline__ void store_rows(const attention_arguments &o, int64_t
         }
         T *to = (T *)o.op.out + batch * o.o_batch + row * o.op.o_stride + head * D;
         float *lse = (float *)o.op.lse + (batch * o.op.heads + head) * o.lse_row + row;
-        const float part = running.max[half] / LS_LOG2E + logf(sum);
+        const float part = running.base[half] / LS_LOG2E + logf(sum);
         float factor = 1.0f / sum, both = part, keep = 0.0f;
-        if (o.op.merge) {
+        if (first_key_of(o, batch, (int)row) >= keys_of(o, row)) { /* sees no key */
+            if (o.op.merge) {
+                continue;
+            }
+            factor = 0.0f;
+        } else if (o.op.merge) {
             const float old = *lse, most = old > part ? old : part;
             both = logf(expf(old - most) + expf(part - most)) + most;
             keep = expf(old - both);
@@ -91,7 +136,9 @@ __global__ void __launch_bounds__(KEYS * 2) attention_forward_kernel(attention_a
     LS_SHARED_DYNAMIC(T, tiles);
     constexpr int PAD = tile_of<T>::pad, KEY_PIECES = KEYS / 8, HEAD_PIECES = D_MAX / 8;
     constexpr int ROWS = M * KEYS, BLOCK = 2 * KEYS;
-    const int D = (int)o.op.head_dim, ld = o.columns + PAD, ldp = KEYS + PAD;
+    const int D = (int)o.op.head_dim, columns = columns_of<T, D_MAX>(o);
+    const int ld = columns + PAD, ldp = KEYS + PAD;
+    const float to_log2 = (float)(o.op.scale * 1.4426950408889634);
     const int warp = threadIdx.x / 32;
     T *q_tile = tiles, *k_tile = q_tile + ROWS * ld, *v_tile = k_tile + KEYS * ld;
     T *p_tile = v_tile + KEYS * ld + warp * kept_elems<T>(ldp);
@@ -104,7 +151,12 @@ __global__ void __launch_bounds__(KEYS * 2) attention_forward_kernel(attention_a
     const int last_row = (first + ROWS < (int)o.op.q_len ? first + ROWS : (int)o.op.q_len) - 1;
     const int own_first = first + warp * 16 * M;
     /* int: registers are short, and lengths below 2^30 (ops_cuda.c). */
-    const int keys = (int)keys_of(o, last_row), all_see = (int)keys_of(o, own_first);
+    const int keys = keys_of(o, last_row);
+    const int begins = first_key_of(o, batch, first) / KEYS * KEYS;
+    LS_SHARED(key_bounds, bounds, KEYS / 16);
+    if (threadIdx.x % 32 == 0) {
+        bounds[warp] = key_bounds_of(o, own_first, 16 * M);
+    }
 
     float out[M * HEAD_PIECES][4];
     running_softmax running[M];
@@ -113,35 +165,42 @@ __global__ void __launch_bounds__(KEYS * 2) attention_forward_kernel(attention_a
     for (int m = 0; m < M; m++) {
         running[m] = {{LS_MASKED, LS_MASKED}, {0.0f, 0.0f}};
     }
-    load_tile<ROWS, D_MAX, BLOCK>(q_tile, ld, q, o.op.q_stride, first, o.op.q_len, D, o.columns,
+    load_tile<ROWS, D_MAX, BLOCK>(q_tile, ld, q, o.op.q_stride, first, o.op.q_len, D, columns,
                                   o.wide);
-    load_tile<KEYS, D_MAX>(k_tile, ld, (const T *)o.op.k + kv_at, o.op.kv_stride, 0, o.op.kv_len, D,
-                           o.columns, o.wide);
-    for (int begin = 0; begin < keys; begin += KEYS) {
+    load_tile<KEYS, D_MAX>(k_tile, ld, (const T *)o.op.k + kv_at, o.op.kv_stride, begins,
+                           o.op.kv_len, D, columns, o.wide);
+    for (int begin = begins; begin < keys; begin += KEYS) {
         /* v comes while the scores are made, the next keys while they are used. */
         copy_wait();
         __syncthreads(); /* the keys are there, v of the tile before has been read */
         load_tile<KEYS, D_MAX>(v_tile, ld, (const T *)o.op.v + kv_at, o.op.kv_stride, begin,
-                               o.op.kv_len, D, o.columns, o.wide);
-        float s[M * KEY_PIECES][4], shrink[2];
+                               o.op.kv_len, D, columns, o.wide);
+        const bool seen = begin < bounds[warp].end && begin + KEYS > bounds[warp].begin;
+        float s[M * KEY_PIECES][4];
         clear<M * KEY_PIECES>(s);
-        multiply<true, KEYS, M>(s, q_tile + warp * 16 * M * ld, ld, k_tile, ld, KEYS, o.columns);
+        if (seen) {
+            multiply<true, KEYS, M>(s, q_tile + warp * 16 * M * ld, ld, k_tile, ld, KEYS, columns);
+        }
         copy_wait();
         __syncthreads();
         if (begin + KEYS < keys) {
             load_tile<KEYS, D_MAX>(k_tile, ld, (const T *)o.op.k + kv_at, o.op.kv_stride,
-                                   begin + KEYS, o.op.kv_len, D, o.columns, o.wide);
+                                   begin + KEYS, o.op.kv_len, D, columns, o.wide);
         }
+        if (!seen) {
+            continue;
+        }
+        const bool whole = begin >= bounds[warp].all_begin && begin + KEYS <= bounds[warp].all_end;
 #pragma unroll
         for (int m = 0; m < M; m++) {
-            add_scores<KEY_PIECES>(o, own_first + 16 * m, begin, begin + KEYS <= all_see,
-                                   s + m * KEY_PIECES, running[m], shrink);
-#pragma unroll
-            for (int i = 0; i < 4 * HEAD_PIECES; i++) {
-                out[m * HEAD_PIECES + i / 4][i % 4] *= shrink[i % 4 / 2];
+            float(*const scores)[4] = s + m * KEY_PIECES;
+            if (!whole) {
+                mask_scores<KEY_PIECES>(o, own_first + 16 * m, begin, scores);
             }
+            raise_base<KEY_PIECES, HEAD_PIECES>(to_log2, scores, running[m], out + m * HEAD_PIECES);
+            add_scores<KEY_PIECES>(to_log2, scores, running[m]);
         }
-        multiply_kept<KEY_PIECES, D_MAX, M>(out, s, p_tile, ldp, v_tile, ld, o.columns);
+        multiply_kept<KEY_PIECES, D_MAX, M>(out, s, p_tile, ldp, v_tile, ld, columns);
     }
     copy_wait();
 #pragma unroll
@@ -153,7 +212,7 @@ __global__ void __launch_bounds__(KEYS * 2) attention_forward_kernel(attention_a
 template <class T, int KEYS, int D_MAX, int M>
 static void launch_tiles(cudaStream_t stream, const attention_arguments &o) {
     constexpr int ROWS = M * KEYS;
-    const int ld = o.columns + tile_of<T>::pad, ldp = KEYS + tile_of<T>::pad;
+    const int ld = columns_of<T, D_MAX>(o) + tile_of<T>::pad, ldp = KEYS + tile_of<T>::pad;
     const int bytes = ((ROWS + 2 * KEYS) * ld + KEYS / 16 * kept_elems<T>(ldp)) * (int)sizeof(T);
     auto kernel = attention_forward_kernel<T, KEYS, D_MAX, M>;
     cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
@@ -165,8 +224,12 @@ static void launch_tiles(cudaStream_t stream, const attention_arguments &o) {
 extern "C" void ls_cuda_launch_attention_forward(cudaStream_t stream, const ls_attention *op) {
     if (op->dtype == LS_BF16) {
         const attention_arguments o = attention_arguments_of<bf16_t>(op, NULL);
-        if (o.columns <= 64) {
+        if (o.columns <= 16) {
+            launch_tiles<bf16_t, 64, 16, 2>(stream, o);
+        } else if (o.columns <= 64) {
             launch_tiles<bf16_t, 64, 64, 2>(stream, o);
+        } else if (o.columns <= 96) {
+            launch_tiles<bf16_t, 64, 96, 2>(stream, o);
         } else if (o.columns <= 128) {
             launch_tiles<bf16_t, 64, 128, 2>(stream, o);
         } else {

@@ -129,6 +129,10 @@ static ls_status check_attention(ls_device *dev, const ls_attention *op, bool ba
         return LS_FAIL(LS_E_UNSUPPORTED, "attention: head_dim is %lld; a GPU serves up to %d",
                        (long long)op->head_dim, LS_CUDA_HEAD_DIM_MAX);
     }
+    if (!(op->scale > 0.0)) { /* the kernels seek the largest score before it is scaled */
+        return LS_FAIL(LS_E_UNSUPPORTED, "attention: scale is %g; a GPU serves those above 0",
+                       op->scale);
+    }
     if (op->kv_len > LENGTH_MAX || op->q_len > LENGTH_MAX || op->batch > 65535 ||
         op->heads > 65535) {
         return LS_FAIL(
