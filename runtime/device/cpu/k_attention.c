@@ -212,7 +212,7 @@ static void forward_begin_bf16(const ls_attention *op, const tile_rows *rows,
         copy_bf16((const ls_bf16 *)op->q + q_offset(op, rows, i), d, ld, s->rows + i * ld);
     }
     memset(s->rows + rows->count * ld, 0, (size_t)((TILE - rows->count) * ld) * sizeof *s->rows);
-    transpose_words((const int32_t *)s->rows, ld / 2, TILE, depth_words(d), s->q_t, TILE);
+    rows_along_depth(s->rows, d, s->q_t);
     memset(s->out_t, 0, (size_t)(ld * TILE) * sizeof(float));
     for (int64_t i = 0; i < TILE; i++) {
         s->max[i] = -FLT_MAX;
@@ -228,6 +228,19 @@ LS_INLINE vf scaled_score(const float *score, vf scale, const bool masked, seen_
                           int64_t j) {
     const vf x = *(const vf *)score * scale;
     return masked ? select_vf(is_seen(seen, j), x, splat(-INFINITY)) : x;
+}
+
+/* Words of the probabilities of keys j and j + 1, which *added grows by. */
+LS_INLINE vi two_weights(const bool masked, const bool keep, float *score, vf scale, seen_keys seen,
+                         int64_t j, vf top, vf *added) {
+    const vf p0 = weight_vf(scaled_score(score, scale, masked, seen, j) - top);
+    const vf p1 = weight_vf(scaled_score(score + TILE, scale, masked, seen, j + 1) - top);
+    *added += p0 + p1;
+    if (keep) {
+        *(vf *)score = p0;
+        *(vf *)(score + TILE) = p1;
+    }
+    return pairs_of(p0, p1);
 }
 
 /* Scores to words of probabilities, for nv vectors of rows from column col; maxima are those of
@@ -255,20 +268,18 @@ LS_INLINE void softmax_nv(const int nv, const bool masked, const bool keep, cons
         const vf before = *(const vf *)(s->max + col + v * LANES);
         top[v] = select_vf(top[v] > before + splat(SLACK), top[v], before);
     }
-    for (int64_t j = 0; j < keys; j += 2) {
+    for (int64_t j = 0; j < keys; j += 2 * LANE_WORDS) {
         float *score = s->scores + j * TILE + col;
 #pragma GCC unroll 3
         for (int v = 0; v < nv; v++, score += LANES) {
-            vf p0 = weight_vf(scaled_score(score, scale, masked, seen[v], j) - top[v]);
-            vf p1 = weight_vf(scaled_score(score + TILE, scale, masked, seen[v], j + 1) - top[v]);
-            added[v] += p0 + p1;
-            const vi words = pairs_of(p0, p1);
-            weights[v] = add_pairs(weights[v], ones, words);
-            *(vi *)(s->p + j / 2 * TILE + col + v * LANES) = words;
-            if (keep) {
-                *(vf *)score = p0;
-                *(vf *)(score + TILE) = p1;
+            vi words[LANE_WORDS];
+#pragma GCC unroll 2
+            for (int n = 0; n < LANE_WORDS; n++) {
+                words[n] = two_weights(masked, keep, score + 2 * n * TILE, scale, seen[v],
+                                       j + 2 * n, top[v], &added[v]);
+                weights[v] = add_pairs(weights[v], ones, words[n]);
             }
+            store_words(words, s->p + j / 2 * TILE + LANE_WORDS * (col + v * LANES));
         }
     }
     bool changed = false;
@@ -303,9 +314,7 @@ static NOINLINE void forward_softmax_bf16(int nv, bool masked, bool keep, const 
         }
         const int64_t seen = keys_seen_bf16(rows, col, col + LANES - 1, first_key);
         softmax_nv(1, true, keep, op, rows, s, col, first_key, seen);
-        for (int64_t j = seen; j < keys; j += 2) {
-            *(vi *)(s->p + j / 2 * TILE + col) = (vi){0};
-        }
+        zero_words(s->p, seen, keys, col);
     }
 }
 
@@ -326,14 +335,14 @@ static void forward_block_bf16(const ls_attention *op, const tile_rows *rows, ke
         if (keys == 0) {
             continue;
         }
-        multiply_depth(nv, d, keys, b.k, b.ld_k, s->q_t + col, rows->visible + col, first_key,
-                       s->scores + col);
+        multiply_depth(nv, d, keys, b.k, b.ld_k, s->q_t + LANE_WORDS * col, rows->visible + col,
+                       first_key, s->scores + col);
         forward_softmax_bf16(nv, masked, !finite, op, rows, s, col, first_key, keys);
         if (masked && !finite) {
             add_visible_cols(rows, col, width, first_key, d, s->v_odd, ld, s->scores, s->out_t);
             continue;
         }
-        multiply_keys(nv, d, keys, b.pairs, s->p + col, s->out_t + col);
+        multiply_keys(nv, d, keys, b.pairs, s->p + LANE_WORDS * col, s->out_t + col);
     }
 }
 

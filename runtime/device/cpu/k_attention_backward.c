@@ -252,11 +252,8 @@ static void pack_rows_bf16(const backward_scratch_bf16 *s, int64_t d, int64_t co
                            int32_t *along_d, int32_t *along_rows) {
     const int64_t ld = ls_attention_ld(d);
     memset(s->rows + count * ld, 0, (size_t)((TILE - count) * ld) * sizeof *s->rows);
-    transpose_words((const int32_t *)s->rows, ld / 2, TILE, depth_words(d), along_d, TILE);
-    for (int64_t i = 0; i < TILE; i += 2) {
-        const ls_bf16 *row = s->rows + i * ld;
-        pair_rows(row, row + ld, d, ld, along_rows + i / 2 * ld);
-    }
+    rows_along_depth(s->rows, d, along_d);
+    rows_along_rows(s->rows, d, along_rows);
 }
 
 static void backward_begin_bf16(const ls_attention *op, const tile_rows *rows,
@@ -286,10 +283,33 @@ static void backward_begin_bf16(const ls_attention *op, const tile_rows *rows,
     zero_floats(s->dq_t, round_up(d, 16) * TILE);
 }
 
-/* bf16 of two keys' vectors of rows: one below the other, words along rows. */
-LS_INLINE void store_two_keys(vf first, vf second, ls_bf16 *to) {
-    store_lanes(first, to);
-    store_lanes(second, to + TILE);
+/* What backward_softmax_keys has of a vector of rows. */
+typedef struct row_vector {
+    seen_keys seen;
+    vf lse, delta, scale;
+} row_vector;
+
+/* p and ds of keys j and j + 1 as words along rows; returns words of ds along keys. */
+LS_INLINE vi backward_two_keys(const bool masked, const bool keep, const row_vector *r,
+                               const backward_scratch_bf16 *s, int64_t col, int64_t j) {
+    vf p[2], ds[2];
+#pragma GCC unroll 2
+    for (int n = 0; n < 2; n++) {
+        const int64_t at = (j + n) * TILE + col;
+        p[n] = weight_vf(*(const vf *)(s->s + at) * r->scale - r->lse);
+        ds[n] = p[n] * (*(const vf *)(s->dp + at) - r->delta);
+        if (masked) {
+            p[n] = select_vf(is_seen(r->seen, j + n), p[n], (vf){0});
+            ds[n] = select_vf(is_seen(r->seen, j + n), ds[n], (vf){0});
+        }
+        if (keep) {
+            *(vf *)(s->s + at) = p[n];
+            *(vf *)(s->dp + at) = ds[n];
+        }
+    }
+    store_two_keys(p[0], p[1], s->p, j, col);
+    store_two_keys(ds[0], ds[1], s->ds, j, col);
+    return pairs_of(ds[0], ds[1]);
 }
 
 /* As backward_softmax, from scores that are not scaled, into words; with `keep`, the scores become
@@ -297,28 +317,17 @@ LS_INLINE void store_two_keys(vf first, vf second, ls_bf16 *to) {
 LS_INLINE void backward_softmax_keys(const bool masked, const bool keep, const ls_attention *op,
                                      const tile_rows *rows, const backward_scratch_bf16 *s,
                                      int64_t col, int64_t first_key, int64_t keys) {
-    const seen_keys seen = seen_keys_of(rows, col, first_key);
-    const vf lse = *(const vf *)(s->lse + col), delta = *(const vf *)(s->delta + col);
-    const vf scale = splat((float)(op->scale * M_LOG2E));
-    for (int64_t j = 0; j < keys; j += 2) {
-        vf p[2], ds[2];
+    const row_vector r = {.seen = seen_keys_of(rows, col, first_key),
+                          .lse = *(const vf *)(s->lse + col),
+                          .delta = *(const vf *)(s->delta + col),
+                          .scale = splat((float)(op->scale * M_LOG2E))};
+    for (int64_t j = 0; j < keys; j += 2 * LANE_WORDS) {
+        vi words[LANE_WORDS];
 #pragma GCC unroll 2
-        for (int n = 0; n < 2; n++) {
-            const int64_t at = (j + n) * TILE + col;
-            p[n] = weight_vf(*(const vf *)(s->s + at) * scale - lse);
-            ds[n] = p[n] * (*(const vf *)(s->dp + at) - delta);
-            if (masked) {
-                p[n] = select_vf(is_seen(seen, j + n), p[n], (vf){0});
-                ds[n] = select_vf(is_seen(seen, j + n), ds[n], (vf){0});
-            }
-            if (keep) {
-                *(vf *)(s->s + at) = p[n];
-                *(vf *)(s->dp + at) = ds[n];
-            }
+        for (int n = 0; n < LANE_WORDS; n++) {
+            words[n] = backward_two_keys(masked, keep, &r, s, col, j + 2 * n);
         }
-        store_two_keys(p[0], p[1], s->p + j * TILE + col);
-        store_two_keys(ds[0], ds[1], s->ds + j * TILE + col);
-        *(vi *)(s->ds_pairs + j / 2 * TILE + col) = pairs_of(ds[0], ds[1]);
+        store_words(words, s->ds_pairs + j / 2 * TILE + LANE_WORDS * col);
     }
 }
 
@@ -337,9 +346,7 @@ static NOINLINE void backward_softmax_bf16(bool masked, bool keep, const ls_atte
     } else {
         backward_softmax_keys(true, true, op, rows, s, col, first_key, seen);
     }
-    for (int64_t j = seen; j < keys; j += 2) {
-        *(vi *)(s->ds_pairs + j / 2 * TILE + col) = (vi){0};
-    }
+    zero_words(s->ds_pairs, seen, keys, col);
 }
 
 /* `keys`: all rows that a product over rows reads have p and ds for them, masked or not. */
@@ -355,8 +362,9 @@ static void backward_scores_bf16(const ls_attention *op, const tile_rows *rows,
         const int64_t keys = keys_seen_bf16(rows, ROW_UNIT > 1 ? 0 : col, last, first_key);
         const bool masked = partly_seen(rows, col, last, first_key, keys);
         const int32_t *visible = rows->visible + col;
-        multiply_depth(nv, d, keys, b->k, b->ld_k, s->q_t + col, visible, first_key, s->s + col);
-        multiply_depth(nv, d, keys, b->v, b->ld_v, s->dout_t + col, visible, first_key,
+        multiply_depth(nv, d, keys, b->k, b->ld_k, s->q_t + LANE_WORDS * col, visible, first_key,
+                       s->s + col);
+        multiply_depth(nv, d, keys, b->v, b->ld_v, s->dout_t + LANE_WORDS * col, visible, first_key,
                        s->dp + col);
         for (int n = 0; n < nv; n++) {
             backward_softmax_bf16(masked || keep, keep, op, rows, s, col + n * LANES, first_key,
@@ -371,7 +379,7 @@ static void backward_scores_bf16(const ls_attention *op, const tile_rows *rows,
             add_visible_cols(rows, col, width, first_key, d, s->odd, ld, s->dp, s->dq_t);
             continue;
         }
-        multiply_keys(nv, d, keys, b->pairs, s->ds_pairs + col, s->dq_t + col);
+        multiply_keys(nv, d, keys, b->pairs, s->ds_pairs + LANE_WORDS * col, s->dq_t + col);
     }
 }
 

@@ -1,7 +1,7 @@
 /* Attention's products of bf16 matrices with fp32 sums, where the processor multiplies pairs of
- * bf16 (k_attention_pairs.h) or tiles of them (AMX). A word holds two elements that are
- * neighbours along the summed dimension; one operand enters as broadcast words or as rows of tiles,
- * the other as vectors of them, which are the rows of tiles too. Included by
+ * bf16 (k_attention_pairs.h), quads (k_attention_mmla.h) or tiles of them (AMX). A word holds two
+ * elements that are neighbours along the summed dimension; one operand enters as broadcast words or
+ * as rows of tiles, the other as vectors of them, which are the rows of tiles too. Included by
  * k_attention*.c; empty at the levels without such an instruction, whose bf16 goes through the fp32
  * products of k_attention_tile.h. */
 #ifndef LS_DEVICE_CPU_K_ATTENTION_BF16_H
@@ -13,16 +13,50 @@
 
 #if HAS_BF16_PAIRS
 
-/* Keys come in whole units, D in whole words or steps of tiles. With tiles, a unit is what a
- * product over keys takes at a time, and so are rows of queries in one over rows. */
-#if HAS_AMX
-enum { KEY_UNIT = 32, ROW_UNIT = 32, DEPTH_UNIT = 32 };
-#else
-enum { KEY_UNIT = STRIP, ROW_UNIT = 1, DEPTH_UNIT = 2 };
-#endif
-
 /* Two neighbours of a bf16 matrix, wherever it lies. */
 typedef int32_t word __attribute__((aligned(2), may_alias));
+
+/* to [ld] = n elements, then zeros. */
+static inline void copy_bf16(const ls_bf16 *from, int64_t n, int64_t ld, ls_bf16 *to) {
+    memcpy(to, from, (size_t)n * sizeof *to);
+    memset(to + n, 0, (size_t)(ld - n) * sizeof *to);
+}
+
+/* to [cols, ld_to] = from [rows, ld_from] transposed; rows and cols are multiples of 4. */
+static NOINLINE void transpose_words(const int32_t *from, int64_t ld_from, int64_t rows,
+                                     int64_t cols, int32_t *to, int64_t ld_to) {
+    for (int64_t i = 0; i < rows; i += 4) {
+        for (int64_t j = 0; j < cols; j += 4) {
+            const int32_t *at = from + i * ld_from + j;
+            ls_quads_transpose(ls_quad_load(at), ls_quad_load(at + ld_from),
+                               ls_quad_load(at + 2 * ld_from), ls_quad_load(at + 3 * ld_from),
+                               to + j * ld_to + i, ld_to);
+        }
+    }
+}
+
+#ifdef __ARM_FEATURE_BF16_VECTOR_ARITHMETIC
+#include "runtime/device/cpu/k_attention_mmla.h"
+#else
+/* Keys come in whole units, D in whole words or steps of tiles. With tiles, a unit is what a
+ * product over keys takes at a time, and so are rows of queries in one over rows. A lane of a
+ * vector of rows has LANE_WORDS words one after the other. */
+#if HAS_AMX
+enum { KEY_UNIT = 32, ROW_UNIT = 32, DEPTH_UNIT = 32, LANE_WORDS = 1 };
+#else
+enum { KEY_UNIT = STRIP, ROW_UNIT = 1, DEPTH_UNIT = 2, LANE_WORDS = 1 };
+#endif
+
+/* Words of keys, LANE_WORDS vectors of them, become those of their lanes. */
+LS_INLINE void store_words(const vi words[LANE_WORDS], int32_t *to) {
+    *(vi *)to = words[0];
+}
+
+/* bf16 of keys j and j + 1 for the vector of rows from col on, as multiply_rows takes them. */
+LS_INLINE void store_two_keys(vf first, vf second, ls_bf16 *to, int64_t j, int64_t col) {
+    store_lanes(first, to + j * TILE + col);
+    store_lanes(second, to + (j + 1) * TILE + col);
+}
 
 #if !HAS_AMX
 /* C [STRIP, nv vectors] = (C if add) + sum over pairs k of A(m, k) B[k, :], with the word A(m, k)
@@ -97,25 +131,6 @@ static NOINLINE void pairs_cols(int nv, int64_t count, const word *a, int64_t ld
 }
 #endif
 
-/* to [ld] = n elements, then zeros. */
-static inline void copy_bf16(const ls_bf16 *from, int64_t n, int64_t ld, ls_bf16 *to) {
-    memcpy(to, from, (size_t)n * sizeof *to);
-    memset(to + n, 0, (size_t)(ld - n) * sizeof *to);
-}
-
-/* to [cols, ld_to] = from [rows, ld_from] transposed; rows and cols are multiples of 4. */
-static NOINLINE void transpose_words(const int32_t *from, int64_t ld_from, int64_t rows,
-                                     int64_t cols, int32_t *to, int64_t ld_to) {
-    for (int64_t i = 0; i < rows; i += 4) {
-        for (int64_t j = 0; j < cols; j += 4) {
-            const int32_t *at = from + i * ld_from + j;
-            ls_quads_transpose(ls_quad_load(at), ls_quad_load(at + ld_from),
-                               ls_quad_load(at + 2 * ld_from), ls_quad_load(at + 3 * ld_from),
-                               to + j * ld_to + i, ld_to);
-        }
-    }
-}
-
 /* Keys first .. first + count - 1 of k or v as words along D, and the words between two of them:
  * where they lie if they may stay there, or in `to` [BLOCK, ld] with zeros to the right of D and in
  * the rows that complete the last unit. */
@@ -151,15 +166,23 @@ static inline void pair_keys(const ls_attention *op, const void *from, const til
     }
 }
 
-/* keys_seen in whole units. */
-static inline int64_t keys_seen_bf16(const tile_rows *rows, int64_t col, int64_t last,
-                                     int64_t first_key) {
-    return round_up(keys_seen(rows, col, last, first_key), KEY_UNIT);
-}
-
 /* Words along D of packed rows that products over D read. */
 static inline int64_t depth_words(int64_t d) {
     return HAS_AMX ? round_up(d, DEPTH_UNIT) / 2 : round_up((d + 1) / 2, 4);
+}
+
+/* to [ceil(D / 2), TILE] = words along D of rows [TILE, ld]. */
+static inline void rows_along_depth(const ls_bf16 *rows, int64_t d, int32_t *to) {
+    transpose_words((const int32_t *)rows, ls_attention_ld(d) / 2, TILE, depth_words(d), to, TILE);
+}
+
+/* to [TILE / 2, ld] = words along rows. */
+static inline void rows_along_rows(const ls_bf16 *rows, int64_t d, int32_t *to) {
+    const int64_t ld = ls_attention_ld(d);
+    for (int64_t i = 0; i < TILE; i += 2) {
+        const ls_bf16 *row = rows + i * ld;
+        pair_rows(row, row + ld, d, ld, to + i / 2 * ld);
+    }
 }
 
 #if HAS_AMX
@@ -273,6 +296,23 @@ static inline void multiply_rows(int64_t d, int64_t keys, int64_t first, int64_t
                    b + pair * ld + col, ld, out + col, ld);
     }
 #endif
+}
+
+#endif
+
+/* keys_seen in whole units. */
+static inline int64_t keys_seen_bf16(const tile_rows *rows, int64_t col, int64_t last,
+                                     int64_t first_key) {
+    return round_up(keys_seen(rows, col, last, first_key), KEY_UNIT);
+}
+
+/* No probability: words of keys [seen, keys), for the vector of rows at column col. */
+static inline void zero_words(int32_t *words, int64_t seen, int64_t keys, int64_t col) {
+    for (int64_t j = seen; j < keys; j += 2 * LANE_WORDS) {
+        for (int n = 0; n < LANE_WORDS; n++) {
+            *(vi *)(words + j / 2 * TILE + LANE_WORDS * col + n * LANES) = (vi){0};
+        }
+    }
 }
 
 /* Around products of bf16, in each thread. */

@@ -103,7 +103,6 @@ static inline float dot_bf16(int64_t n, const ls_bf16 *x, const ls_bf16 *y) {
 
 typedef bfloat16x4_t pair_factor;
 
-/* BFDOT takes one word of a register for all lanes, so that a word is loaded as it lies. */
 LS_INLINE pair_factor factor_of(int32_t word) {
     return vreinterpret_bf16_s32((int32x2_t){word, 0});
 }
@@ -143,20 +142,6 @@ LS_INLINE vf weight_vf(vf x) {
     const vf biased = x + shift, f = x - (biased - shift);
     const vf p = (((EXP2_4 * f + EXP2_3) * f + EXP2_2) * f + EXP2_1) * f + 1.0f;
     return p * (vf)((vi)biased << 23);
-}
-
-static inline void pair_rows(const ls_bf16 *low, const ls_bf16 *high, int64_t n, int64_t ld,
-                             int32_t *to) {
-    int64_t c = 0;
-    for (; c + 2 * LANES <= n; c += 2 * LANES) {
-        const uint16x8_t a = vld1q_u16(low + c), b = vld1q_u16(high + c);
-        *(vi *)(to + c) = (vi)vzip1q_u16(a, b);
-        *(vi *)(to + c + LANES) = (vi)vzip2q_u16(a, b);
-    }
-    for (; c < n; c++) {
-        to[c] = (int32_t)(low[c] | (uint32_t)high[c] << 16);
-    }
-    memset(to + c, 0, (size_t)(ld - c) * sizeof *to);
 }
 
 static inline void store_row_bf16(float factor, const float *from, int64_t n, ls_bf16 *to) {

@@ -1,82 +1,49 @@
-/* The micro-kernel of bf16 on aarch64 with FEAT_BF16: BFMMLA multiplies two rows by two columns,
- * four elements along K of each, into 2 x 2 sums. That is twice what BFDOT does in the same time
- * (Arm Neoverse V1 and V2 software optimization guides: one of either a cycle on each of four
- * pipes). Included by k_gemm_tile.c of the level.
+/* The micro-kernel of bf16 on aarch64 with FEAT_BF16 (k_mmla.h). Included by k_gemm_tile.c of the
+ * level.
  *
- * 8 x 12 sums take 24 of 32 registers, which leaves four for the rows and four for columns as they
- * come: 10 loads, 5 of them in pairs, for 24 multiplications, so that three loads a cycle keep up
- * with four pipes. Each sum's turn comes after six cycles, the latency of BFMMLA on V2.
- *
- * A panel is [quads of K][lanes], a quad being four elements (two words): two lanes are a register.
- * It ends with zeros where K does not end with a quad. */
+ * A panel is [quads of K][lanes]. It ends with zeros where K does not end with a quad. */
 #ifndef LS_DEVICE_CPU_K_GEMM_MMLA_H
 #define LS_DEVICE_CPU_K_GEMM_MMLA_H
 
 #include "runtime/device/cpu/gemm.h"
+#include "runtime/device/cpu/k_mmla.h"
 
-#include <arm_neon.h>
 #include <string.h>
 
 enum {
-    MMLA_ROWS = 8,
-    MMLA_COLS = 12,
-    MMLA_QUAD = 4, /* elements along K */
+    MMLA_ROWS = 2 * MMLA_HIGH,
+    MMLA_COLS = 2 * MMLA_WIDEST,
     MMLA_QUAD_BYTES = 8,
     MMLA_QUADS_NEAR = 8, /* of K, that all panels are filled with before the next ones */
 };
-
-/* Columns [4 v, 4 v + 4) of sums from 2 x 2 blocks: zip1 gives the upper row, zip2 the lower. */
-#define MMLA_UNZIP(zip, sum, i, v)                                                                 \
-    vreinterpretq_f32_f64(                                                                         \
-        zip(vreinterpretq_f64_f32(sum[i][2 * (v)]), vreinterpretq_f64_f32(sum[i][2 * (v) + 1])))
 
 static inline void mmla_store(float32x4_t sum, const float *add, float *product) {
     vst1q_f32(product, add ? vaddq_f32(sum, vld1q_f32(add)) : sum);
 }
 
-static void multiply_mmla(int64_t words, const uint32_t *a_words, const uint32_t *b_words,
-                          const float *add, int64_t ld_add, float *product, int64_t ld) {
-    enum { HIGH = MMLA_ROWS / 2, WIDE = MMLA_COLS / 2 };
-    const ls_bf16 *a = (const ls_bf16 *)a_words, *b = (const ls_bf16 *)b_words;
-    float32x4_t sum[HIGH][WIDE];
+static void multiply_mmla(int64_t words, const uint32_t *a, const uint32_t *b, const float *add,
+                          int64_t ld_add, float *product, int64_t ld) {
+    float32x4_t sum[MMLA_HIGH][MMLA_WIDEST];
 #pragma GCC unroll 4
-    for (int i = 0; i < HIGH; i++) {
+    for (int i = 0; i < MMLA_HIGH; i++) {
 #pragma GCC unroll 6
-        for (int j = 0; j < WIDE; j++) {
+        for (int j = 0; j < MMLA_WIDEST; j++) {
             sum[i][j] = vdupq_n_f32(0.0f);
         }
         __builtin_prefetch(product + 2 * i * ld, 1);
         __builtin_prefetch(product + (2 * i + 1) * ld, 1);
     }
-    for (int64_t k = 0; k < words; k += 2) {
-        bfloat16x8_t rows[HIGH];
+    mmla_multiply(MMLA_WIDEST, (words + 1) / 2, (const ls_bf16 *)a, MMLA_PAIR,
+                  MMLA_ROWS * MMLA_QUAD, (const ls_bf16 *)b, MMLA_COLS * MMLA_QUAD, sum);
 #pragma GCC unroll 4
-        for (int i = 0; i < HIGH; i++) {
-            rows[i] = vreinterpretq_bf16_u16(vld1q_u16(a + i * 2 * MMLA_QUAD));
-        }
-#pragma GCC unroll 6
-        for (int j = 0; j < WIDE; j++) {
-            if (j % 2 == 0) { /* or GCC loads all columns first and runs out of registers */
-                __asm__ volatile("" ::: "memory");
-            }
-            const bfloat16x8_t cols = vreinterpretq_bf16_u16(vld1q_u16(b + j * 2 * MMLA_QUAD));
-#pragma GCC unroll 4
-            for (int i = 0; i < HIGH; i++) {
-                sum[i][j] = vbfmmlaq_f32(sum[i][j], rows[i], cols);
-            }
-        }
-        a += MMLA_ROWS * MMLA_QUAD;
-        b += MMLA_COLS * MMLA_QUAD;
-    }
-#pragma GCC unroll 4
-    for (int i = 0; i < HIGH; i++) {
+    for (int i = 0; i < MMLA_HIGH; i++) {
         const float *low = add ? add + 2 * i * ld_add : NULL, *high = add ? low + ld_add : NULL;
 #pragma GCC unroll 3
-        for (int v = 0; v < WIDE / 2; v++) {
+        for (int v = 0; v < MMLA_WIDEST / 2; v++) {
+            const float32x4_t left = sum[i][2 * v], right = sum[i][2 * v + 1];
             const int at = 4 * v;
-            mmla_store(MMLA_UNZIP(vzip1q_f64, sum, i, v), add ? low + at : NULL,
-                       product + 2 * i * ld + at);
-            mmla_store(MMLA_UNZIP(vzip2q_f64, sum, i, v), add ? high + at : NULL,
+            mmla_store(mmla_low(left, right), add ? low + at : NULL, product + 2 * i * ld + at);
+            mmla_store(mmla_high(left, right), add ? high + at : NULL,
                        product + (2 * i + 1) * ld + at);
         }
     }
