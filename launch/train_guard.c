@@ -167,11 +167,35 @@ static ls_status find_param(ls_train *train, const ls_guard_vote *votes, place *
     return status;
 }
 
+/* What all ranks hold, and those of them that hold something else. */
+typedef struct ballot {
+    ls_guard_vote *votes;
+    int *odd;
+    int count; /* of odd */
+    bool undecided;
+} ballot;
+
+/* status: of making this rank's vote. Free the ballot's lists also after a failure. */
+static ls_status vote(ls_train *train, ls_status status, const ls_guard_vote *mine, ballot *b) {
+    ls_comm *comm = train->session.comm;
+    *b = (ballot){0};
+    status = status == LS_OK ? ls_calloc((size_t)comm->size, sizeof *b->votes, &b->votes) : status;
+    status = status == LS_OK ? ls_calloc((size_t)comm->size, sizeof *b->odd, &b->odd) : status;
+    LS_TRY(ls_session_agree(&train->session, status));
+    LS_TRY(comm->ops->all_gather(comm, mine, b->votes, sizeof *mine));
+    b->count = ls_guard_odd(b->votes, comm->size, b->odd, &b->undecided);
+    return LS_OK;
+}
+
+static void ballot_free(ballot *b) {
+    free(b->votes);
+    free(b->odd);
+}
+
 /* Does the rank go wrong again? All ranks take its micro-batches of the next step, from one state
  * that all of them have made afresh, and compare the losses of their forward passes. Nothing of the
  * run is left in memory then. */
 static ls_status probe(ls_train *train, int suspect, bool *again) {
-    ls_comm *comm = train->session.comm;
     ls_layout other = train->layout; /* only its place among the data ranks counts */
     int coord[LS_AXIS_COUNT];
     ls_mesh_coords(&train->session.mesh, suspect, coord);
@@ -189,36 +213,26 @@ static ls_status probe(ls_train *train, int suspect, bool *again) {
     LS_TRY(ls_step_run(&step, train->next_sample, &result));
     const int *at = train->session.mesh.coord;
     const int32_t same[] = {at[LS_AXIS_TENSOR], at[LS_AXIS_PIPELINE], at[LS_AXIS_CONTEXT]};
-    ls_guard_vote mine = {.group = XXH3_64bits(same, sizeof same)}, *votes = NULL;
+    ls_guard_vote mine = {.group = XXH3_64bits(same, sizeof same)};
     memcpy(&mine.hash, &result.own_loss, sizeof mine.hash);
-    int *odd = NULL;
-    ls_status status = ls_calloc((size_t)comm->size, sizeof *votes, &votes);
-    status = status == LS_OK ? ls_calloc((size_t)comm->size, sizeof *odd, &odd) : status;
-    status = ls_session_agree(&train->session, status);
-    if (status == LS_OK) {
-        status = comm->ops->all_gather(comm, &mine, votes, sizeof mine);
-    }
+    ballot b;
+    const ls_status status = vote(train, LS_OK, &mine, &b);
     *again = false;
-    if (status == LS_OK) {
-        bool undecided;
-        const int count = ls_guard_odd(votes, comm->size, odd, &undecided);
-        for (int i = 0; i < count; i++) {
-            *again = *again || odd[i] == suspect;
-        }
+    for (int i = 0; i < b.count; i++) {
+        *again = *again || b.odd[i] == suspect;
     }
-    free(votes);
-    free(odd);
+    ballot_free(&b);
     return status;
 }
 
-static ls_status report_odd(ls_train *train, const ls_guard_vote *votes, const int *odd, int count,
-                            bool undecided) {
+static ls_status report_odd(ls_train *train, const ballot *b) {
+    const int *odd = b->odd;
     place mine = {.found = 0}, *all;
     snprintf(mine.host, sizeof mine.host, "%s", own_host());
-    LS_TRY(find_param(train, votes, &mine));
+    LS_TRY(find_param(train, b->votes, &mine));
     LS_TRY(gather_places(train, &mine, &all));
     char who[400] = "";
-    for (int i = 0; i < count && strlen(who) + 100 < sizeof who; i++) {
+    for (int i = 0; i < b->count && strlen(who) + 100 < sizeof who; i++) {
         size_t used = strlen(who);
         snprintf(who + used, sizeof who - used, "%srank %d on host %s", i ? ", " : "", odd[i],
                  all[odd[i]].host);
@@ -232,7 +246,7 @@ static ls_status report_odd(ls_train *train, const ls_guard_vote *votes, const i
         return status;
     }
     char repeated[80]; /* launch/supervise looks for "rank N goes wrong again" */
-    if (undecided) {
+    if (b->undecided) {
         snprintf(repeated, sizeof repeated, "%s",
                  again ? "they differ again" : "they agree: it did not repeat");
     } else {
@@ -245,43 +259,27 @@ static ls_status report_odd(ls_train *train, const ls_guard_vote *votes, const i
         "the others, %s. Nothing was saved from them: go on from the last checkpoint, and have the "
         "memory and processors of the host%s tested",
         (long long)train->step, who,
-        undecided ? "hold parameters that should be equal and are not"
-                  : "holds parameters or optimizer states that differ from those of its replicas",
+        b->undecided
+            ? "hold parameters that should be equal and are not"
+            : "holds parameters or optimizer states that differ from those of its replicas",
         param,
-        undecided ? "which of them is wrong cannot be told" : "the others agree with each other",
-        repeated, count == 1 ? "" : "s");
+        b->undecided ? "which of them is wrong cannot be told" : "the others agree with each other",
+        repeated, b->count == 1 ? "" : "s");
     free(all);
     return status;
 }
 
 ls_status ls_guard_replicas(ls_train *train) {
-    ls_comm *comm = train->session.comm;
-    if (comm->size == 1) {
+    if (train->session.comm->size == 1) {
         return LS_OK;
     }
-    ls_guard_vote mine, *votes = NULL;
-    int *odd = NULL;
-    ls_status status = own_vote(train, &mine);
-    if (status == LS_OK) {
-        status = ls_calloc((size_t)comm->size, sizeof *votes, &votes);
+    ls_guard_vote mine;
+    ballot b;
+    ls_status status = vote(train, own_vote(train, &mine), &mine, &b);
+    if (b.count > 0) {
+        status = ls_session_agree(&train->session, report_odd(train, &b));
     }
-    if (status == LS_OK) {
-        status = ls_calloc((size_t)comm->size, sizeof *odd, &odd);
-    }
-    status = ls_session_agree(&train->session, status);
-    if (status == LS_OK) {
-        status = comm->ops->all_gather(comm, &mine, votes, sizeof mine);
-    }
-    if (status == LS_OK) {
-        bool undecided;
-        int count = ls_guard_odd(votes, comm->size, odd, &undecided);
-        if (count > 0) {
-            status =
-                ls_session_agree(&train->session, report_odd(train, votes, odd, count, undecided));
-        }
-    }
-    free(votes);
-    free(odd);
+    ballot_free(&b);
     return status;
 }
 
