@@ -87,6 +87,14 @@ ask_to_stop() {
     ) </dev/null >/dev/null 2>&1 &
     asker=$!
 }
+# Waits for the process, through signals; leaves its status in $status.
+wait_for() {
+    while :; do
+        wait "$1"
+        status=$?
+        kill -0 "$1" 2>/dev/null || break
+    done
+}
 # When the process has ended.
 end_asking() {
     # shellcheck disable=SC2086

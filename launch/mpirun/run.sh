@@ -284,11 +284,7 @@ killed=$(oom_kills)
 # shellcheck disable=SC2086
 begin_launcher mpirun $options -n "$ranks" "$@"
 [ "$asked" = 0 ] || ask_to_stop "$job" # meanwhile
-while :; do
-    wait "$job"
-    status=$?
-    kill -0 "$job" 2>/dev/null || break
-done
+wait_for "$job"
 end_asking
 end_session
 lack=

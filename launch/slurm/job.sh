@@ -229,11 +229,7 @@ lockstep_job() {
         bash "$launch/slurm/job.sh" "$@" run.dir="$RUN_DIR" run.name="$RUN_NAME" &
     job=$!
     [ "$asked" = no ] || ask_to_stop "$job" # meanwhile
-    while :; do
-        wait "$job"
-        status=$?
-        kill -0 "$job" 2>/dev/null || break
-    done
+    wait_for "$job"
     job=
     end_asking
     kill "$guard" 2>/dev/null
