@@ -65,6 +65,9 @@ says "exit status 0, but no rank has told of the run's end"
 starts 2
 gives 3 "$supervise" --restarts 1 --run "$work/run" "$work/job" 0 0
 starts 2
+# But a plan is none.
+gives 0 "$supervise" --run "$work/run" "$work/job" 0 0 --dry-run
+starts 1
 
 # A stop that the launcher made of a host's loss is a fault; one that the ranks have found reason for is not,
 # whatever the launcher makes of it.

@@ -137,7 +137,9 @@ holds [ "$(state "$job")" = FAILED ]
 settings="$settings --dry-run"
 submit capped
 ended
-logged 'pipeline  *1 stages'
+logged 'pipeline  *1 stage,'
+not_logged 'supervise: restart'
+holds [ "$(state "$job")" = COMPLETED ]
 holds [ ! -e "$work/runs/capped/done" ]
 settings=${settings% --dry-run}
 

@@ -9,6 +9,7 @@
 #include "tests/checkpoint/ckpt_cases.h"
 
 #include <sys/stat.h>
+#include <unistd.h>
 
 static ls_comm *comm;
 
@@ -339,7 +340,10 @@ static void leaves_nothing_after_a_failure(const char *root) {
     ls_ckpt_save_result result;
     CHECK_STATUS(ls_ckpt_rewrite(&options, &t, 1, 1, refuse, NULL, &result), LS_E_NO);
     CHECK_MESSAGE("no data");
-    CHECK(rmdir(target) == 0); /* it is empty */
+    CHECK(access(target, F_OK) != 0);
+    CHECK(mkdir(target, 0700) == 0);
+    CHECK_STATUS(ls_ckpt_rewrite(&options, &t, 1, 1, refuse, NULL, &result), LS_E_NO);
+    CHECK(rmdir(target) == 0); /* it was there before, and is empty */
     json_decref(empty);
 }
 
