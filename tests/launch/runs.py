@@ -177,7 +177,11 @@ class Bench:
         text.mkdir()
         lines = (ROOT / "README.md").read_text().splitlines(keepends=True)
         for i in range(12):
-            (text / f"{i}.txt").write_text(f"part {i}\n" + "".join(lines[i * 7:i * 7 + 40]))
+            part = f"part {i}\n" + "".join(lines[i * 7:i * 7 + 40])
+            if i % 3:
+                (text / f"{i}.txt").write_text(part)
+            else:  # documents shorter than samples
+                (text / f"{i}.jsonl").write_text("".join(json.dumps({"text": word}) + "\n" for word in part.split()))
         self.data = self.work / "data"
         self.other_data = self.work / "other"
         self.mixed = lambda share: f"{self.data} {share}; {self.other_data} {1 - share}"
@@ -221,7 +225,7 @@ class Case:
                     f"run.seed={rng.randrange(9)} faults.min_deadline_s=100 "
                     f"eval.batches={rng.choice([0, 0, 3])}")
             self.base = [*shlex.split(base), f"data.dir={rng.choice([bench.data, bench.data, bench.mixed(0.7)])}",
-                         f"run.dir={self.runs}"]
+                         f"data.document_mask={rng.choice(['false', 'false', 'true'])}", f"run.dir={self.runs}"]
             groups = rng.choice(GROUPS)
             if groups and "optim.groups" not in base and not (groups[0] == "h" and "tied=true" in base):
                 self.base.append(f"optim.groups={groups}")
