@@ -160,8 +160,8 @@ def draw_change(rng, bench, base):
     changes = [["optim.lr=3e-3"], ["schedule.kind=inverse_sqrt"], ["optim.weight_decay=0.3", "optim.clip_norm=0.5"],
                ["batch.sequences=12"], ["batch.sequences=48"], ["numerics.compute=bf16"], ["optim.beta1=0.8"],
                ["schedule.kind=wsd", "schedule.decay_steps=2"], ["batch.micro=1"], ["batch.micro=6"],
-               ["data.sequence=4"], [f"data.dir={bench.other_data}"], [f"data.dir={bench.mixed(0.2)}"], ["schedule.warmup_steps=0"],
-               ["optim.groups=layers.0.* lr=0.3"]]
+               ["data.sequence=4"], ["data.document_mask=true"], [f"data.dir={bench.other_data}"],
+               [f"data.dir={bench.mixed(0.2)}"], ["schedule.warmup_steps=0"], ["optim.groups=layers.0.* lr=0.3"]]
     if any("llama3" in s for s in base):
         changes += [["model.context=32", "data.sequence=32"], ["model.rope_theta=7000"],
                     ["model.rope_scaling=llama3", "model.rope_original_context=8"]]
@@ -394,7 +394,8 @@ class Case:
                               allowed=(0, 2))
         if done.returncode == 2:
             return
-        ours = [s for s in self.base if s.startswith(("model.expert_capacity=", "data.sequence="))]  # unknown to them
+        unknown = ("model.expert_capacity=", "data.sequence=", "data.document_mask=")  # to the other format
+        ours = [s for s in self.base if s.startswith(unknown)]
         self.bench.run([LOCKSTEP, "ckpt", "convert", "--from", "safetensors", self.runs / "hf", "-o",
                         self.runs / "back", *ours])
         losses = [json.loads(self.bench.run([LOCKSTEP, "eval", x, "--json", "--compute", "fp32", "--data",
