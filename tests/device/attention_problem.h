@@ -165,14 +165,20 @@ static inline char *at(void *base, ls_dtype dtype, int64_t elems) {
     return (char *)base + elems * (int64_t)ls_dtype_bytes(dtype);
 }
 
+/* NaN everywhere. */
+static inline results results_create(const ls_device *dev, const problem *p) {
+    const ls_dtype dtype = dev->acc == LS_F64 ? LS_F64 : p->dtype;
+    return (results){.dtype = dtype,
+                     .acc = dev->acc,
+                     .out = typed(dtype, NULL, p->o_elems),
+                     .lse = typed(dev->acc, NULL, p->lse_elems),
+                     .grad = typed(dtype, NULL, p->q_elems)};
+}
+
 /* Forward, then backward where q_len == kv_len; outputs start as NaN. */
 static inline results run(ls_device *dev, const problem *p) {
     const ls_dtype dtype = dev->acc == LS_F64 ? LS_F64 : p->dtype;
-    results r = {.dtype = dtype,
-                 .acc = dev->acc,
-                 .out = typed(dtype, NULL, p->o_elems),
-                 .lse = typed(dev->acc, NULL, p->lse_elems),
-                 .grad = typed(dtype, NULL, p->q_elems)};
+    results r = results_create(dev, p);
     void *q = typed(dtype, p->q, p->q_elems);
     void *kv = p->fused ? q : typed(dtype, p->kv, p->kv_elems);
     void *dout = typed(dtype, p->dout, p->o_elems);

@@ -27,8 +27,7 @@ static ls_attention part_of(const problem *p, const ls_attention *whole, span ro
     return op;
 }
 
-/* As run, by chunks [cut[i], cut[i + 1]) of rows against those of keys: what lies before a chunk it
- * sees whole. */
+/* first_key of all rows, counted in these keys. */
 static void part_starts(const problem *p, span keys, int32_t *first) {
     for (int64_t i = 0; p->first && i < p->s.batch * p->s.q_len; i++) {
         const int64_t before = p->first[i] - keys.first, most = keys.end - keys.first;
@@ -36,13 +35,11 @@ static void part_starts(const problem *p, span keys, int32_t *first) {
     }
 }
 
+/* As run, by chunks [cut[i], cut[i + 1]) of rows against those of keys: what lies before a chunk it
+ * sees whole. */
 static results run_parts(ls_device *dev, const problem *p, const int64_t *cut, int chunks) {
     const ls_dtype dtype = dev->acc == LS_F64 ? LS_F64 : p->dtype;
-    results r = {.dtype = dtype,
-                 .acc = dev->acc,
-                 .out = typed(dtype, NULL, p->o_elems),
-                 .lse = typed(dev->acc, NULL, p->lse_elems),
-                 .grad = typed(dtype, NULL, p->q_elems)};
+    results r = results_create(dev, p);
     void *q = typed(dtype, p->q, p->q_elems), *dout = typed(dtype, p->dout, p->o_elems);
     ls_attention op = operation(p, dtype);
     op.q = q;

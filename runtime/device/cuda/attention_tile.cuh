@@ -249,6 +249,27 @@ __device__ __forceinline__ int places_below(int end, int begin, int tile) {
     return end <= begin ? 0 : end - begin < tile ? end - begin : tile;
 }
 
+/* What is of keys that a row does not see becomes `hidden`. s [16 x 8 KEY_PIECES]: of rows from
+ * first_row on and keys from `begin` on. */
+template <int KEY_PIECES>
+__device__ __forceinline__ void mask_keys(const attention_arguments &o, int first_row, int begin,
+                                          float hidden, float (*s)[4]) {
+    const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        const int row = first_row + g + 8 * half;
+        const int seen = places_below(keys_of(o, row), begin, 8 * KEY_PIECES);
+        const int from = first_key_of(o, blockIdx.z, row) - begin;
+#pragma unroll
+        for (int i = 0; i < 2 * KEY_PIECES; i++) {
+            const int column = i / 2 * 8 + 2 * t + i % 2;
+            if (column < from || column >= seen) {
+                s[i / 2][2 * half + i % 2] = hidden;
+            }
+        }
+    }
+}
+
 template <class T>
 static attention_arguments attention_arguments_of(const ls_attention *op, float *delta) {
     const void *const pointers[] = {op->q, op->k, op->v, op->dout};

@@ -13,27 +13,6 @@ struct running_softmax {
     float base[2], sum[2];
 };
 
-/* Scores of keys that a row does not see become -inf. s [16 x 8 KEY_PIECES]: keys from `begin` on.
- */
-template <int KEY_PIECES>
-__device__ __forceinline__ void mask_scores(const attention_arguments &o, int first_row, int begin,
-                                            float (*s)[4]) {
-    const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-        const int row = first_row + g + 8 * half;
-        const int seen = places_below(keys_of(o, row), begin, 8 * KEY_PIECES);
-        const int from = first_key_of(o, blockIdx.z, row) - begin;
-#pragma unroll
-        for (int i = 0; i < 2 * KEY_PIECES; i++) {
-            const int column = i / 2 * 8 + 2 * t + i % 2;
-            if (column < from || column >= seen) {
-                s[i / 2][2 * half + i % 2] = LS_MASKED;
-            }
-        }
-    }
-}
-
 /* Moves a base to the largest score where that is more than 2^8 times as much, as few tiles do
  * after the first, and scales what is summed of the keys before (the rule of FlashAttention-4's
  * rescaling). A row's base depends on its own scores alone. */
@@ -195,7 +174,7 @@ __global__ void __launch_bounds__(KEYS * 2) attention_forward_kernel(attention_a
         for (int m = 0; m < M; m++) {
             float(*const scores)[4] = s + m * KEY_PIECES;
             if (!whole) {
-                mask_scores<KEY_PIECES>(o, own_first + 16 * m, begin, scores);
+                mask_keys<KEY_PIECES>(o, own_first + 16 * m, begin, LS_MASKED, scores);
             }
             raise_base<KEY_PIECES, HEAD_PIECES>(to_log2, scores, running[m], out + m * HEAD_PIECES);
             add_scores<KEY_PIECES>(to_log2, scores, running[m]);

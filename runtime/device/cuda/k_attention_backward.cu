@@ -94,6 +94,26 @@ __device__ __forceinline__ int queries_before(const attention_arguments &o, int6
     return high;
 }
 
+/* What a thread of 2 ROWS fetches of the queries from `begin` on: the first half lse, in units of
+ * log2, and the first keys, the second half delta. */
+struct query_number {
+    float number;
+    int first_key;
+};
+
+template <int ROWS>
+__device__ __forceinline__ query_number query_number_of(const attention_arguments &o, int64_t head,
+                                                        int begin) {
+    const int len = (int)o.op.q_len, own = begin + (int)threadIdx.x % ROWS;
+    const int row = own < len ? own : len - 1;
+    const int64_t line = (int64_t)blockIdx.z * o.op.heads + head;
+    if (threadIdx.x < ROWS) {
+        return {((const float *)o.op.lse)[line * o.lse_row + row] * LS_LOG2E,
+                first_key_of(o, blockIdx.z, row)};
+    }
+    return {o.delta[line * len + row], 0};
+}
+
 /* A block has ROWS keys, 16 to a warp, and goes over the queries that see them; makes dk, dv or
  * both: registers do not hold both of wide heads. */
 template <class T, int ROWS, int D_MAX, bool DK, bool DV>
@@ -136,12 +156,7 @@ __global__ void __launch_bounds__(ROWS * 2) key_gradient_kernel(attention_argume
         __syncthreads(); /* dout is there, q and the numbers of the tile before have been read */
         load_tile<ROWS, D_MAX>(q_tile, ld, q + head * D, o.op.q_stride, begin, len, D, columns,
                                o.wide);
-        const int own = (int)threadIdx.x % ROWS, row = begin + own < len ? begin + own : len - 1;
-        const int64_t line = batch * o.op.heads + head;
-        const float number = threadIdx.x < ROWS
-                                 ? ((const float *)o.op.lse)[line * o.lse_row + row] * LS_LOG2E
-                                 : o.delta[line * len + row];
-        const int first_key = threadIdx.x < ROWS ? first_key_of(o, batch, row) : 0;
+        const query_number mine = query_number_of<ROWS>(o, head, begin);
         /* Rows are keys, columns queries. */
         float p[PIECES][4], dp[PIECES][4];
         clear<PIECES>(p);
@@ -149,9 +164,9 @@ __global__ void __launch_bounds__(ROWS * 2) key_gradient_kernel(attention_argume
         if constexpr (DK) {
             multiply<true, ROWS>(dp, v_tile + warp * 16 * ld, ld, dout_tile, ld, ROWS, columns);
         }
-        numbers[threadIdx.x] = number;
+        numbers[threadIdx.x] = mine.number;
         if (threadIdx.x < ROWS) {
-            first_keys[threadIdx.x] = first_key;
+            first_keys[threadIdx.x] = mine.first_key;
         }
         copy_wait();
         __syncthreads();
@@ -192,7 +207,6 @@ template <int PIECES>
 __device__ __forceinline__ void query_scores(const attention_arguments &o, int first_row, int begin,
                                              bool whole, const float *lse, const float *delta,
                                              const float (*p)[4], float (*dp)[4]) {
-    const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
     const float to_log2 = (float)(o.op.scale * 1.4426950408889634);
 #pragma unroll
     for (int i = 0; i < 4 * PIECES; i++) {
@@ -200,21 +214,8 @@ __device__ __forceinline__ void query_scores(const attention_arguments &o, int f
         dp[i / 4][j] =
             exp2_of(fmaf(p[i / 4][j], to_log2, -lse[j / 2])) * (dp[i / 4][j] - delta[j / 2]);
     }
-    if (whole) {
-        return;
-    }
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-        const int row = first_row + g + 8 * half;
-        const int seen = places_below(keys_of(o, row), begin, 8 * PIECES);
-        const int from = first_key_of(o, blockIdx.z, row) - begin;
-#pragma unroll
-        for (int i = 0; i < 2 * PIECES; i++) {
-            const int column = i / 2 * 8 + 2 * t + i % 2;
-            if (column < from || column >= seen) {
-                dp[i / 2][2 * half + i % 2] = 0.0f;
-            }
-        }
+    if (!whole) {
+        mask_keys<PIECES>(o, first_row, begin, 0.0f, dp);
     }
 }
 
