@@ -123,7 +123,7 @@ static ls_status load(eval *e, const char *path) {
 }
 
 static double bits_per_byte(const ls_dataset_info *info, double loss) {
-    return info->bytes ? loss / log(2.0) * (double)info->tokens / (double)info->bytes : NAN;
+    return info->bytes ? loss / log(2.0) * (double)info->targets / (double)info->bytes : NAN;
 }
 
 /* What is not finite is null. */
@@ -200,6 +200,11 @@ static ls_status evaluate(eval *e, outcome *all) {
         ls_eval_result result = {0};
         status = ls_step_evaluate(runner, e->dataset, i, e->micro, (e->batches + parts - 1) / parts,
                                   &result);
+        if (status == LS_OK && result.targets == 0) {
+            status =
+                LS_FAIL(LS_E_INPUT, "no token of what was read of '%s' is a target; %s", part.dir,
+                        e->batches > 0 ? "raise --batches" : "its loss mask takes all out");
+        }
         e->parts[i] = (outcome){result.loss, bits_per_byte(part.info, result.loss), result.targets};
         all->loss += part.share * result.loss;
         all->bits += part.share * e->parts[i].bits;

@@ -15,10 +15,12 @@ enum {
     OPT_OUTPUT,
     OPT_VAL,
     OPT_FIELD,
+    OPT_PROMPT,
     OPT_TOKENIZER,
     OPT_BEGIN,
     OPT_VOCAB,
     OPT_SEPARATOR,
+    OPT_LOSS_MASK,
     OPT_INCLUDE,
     OPT_SHARD_TOKENS,
     OPT_SKIP_BAD,
@@ -32,6 +34,9 @@ static const ls_option options[] = {
     [OPT_VAL] = {"val", 0, "FRACTION", "0.01",
                  "part of the documents kept for validation, at least one; 0: none"},
     [OPT_FIELD] = {"field", 0, "NAME", "text", "field of JSONL lines that holds the text"},
+    [OPT_PROMPT] = {"prompt", 0, "NAME", NULL,
+                    "field of JSONL lines with what precedes the text: the model reads it, and is "
+                    "not trained to write it (its tokens are no targets)"},
     [OPT_TOKENIZER] = {"tokenizer", 0, "FILE", NULL,
                        "tokenizer.json of a Hugging Face model (or the model's folder), byte-pair "
                        "encoding, whose tokens text becomes; without it tokens are bytes"},
@@ -45,6 +50,9 @@ static const ls_option options[] = {
         {"separator", 0, "TOKEN", NULL,
          "follows each document, unless it is its last token; with --vocab, and with "
          "--tokenizer where its <|endoftext|>, <|end_of_text|> or </s> is not wanted"},
+    [OPT_LOSS_MASK] = {"loss-mask", 0, "NAME", NULL,
+                       "with --vocab: field of JSONL lines with an array that has 1 for each token "
+                       "that is a target, and 0 for the others"},
     [OPT_INCLUDE] = {"include", 0, "PATTERNS", NULL,
                      "names to read inside folders, such as '*.c,*.h'; otherwise all text files"},
     [OPT_SHARD_TOKENS] =
@@ -59,11 +67,18 @@ static const ls_option options[] = {
     [OPT_COUNT] = {0},
 };
 
+static void print_targets(const ls_prep_options *o, int64_t targets, int64_t tokens) {
+    if (ls_prep_is_masked(o) && tokens > 0) {
+        printf(", %.1f %% of them targets", 100.0 * (double)targets / (double)tokens);
+    }
+}
+
 static void print_text(const ls_prep_options *o, const ls_prep_result *r) {
     char bytes[32], tokens[32], val[32], time[32], rate[32];
     printf("%" PRId64 " document%s", r->documents, r->documents == 1 ? "" : "s");
     if (o->vocab == 0) {
-        printf(" (%s)", ls_text_bytes(bytes, sizeof bytes, (double)r->bytes));
+        printf(" (%s%s)", ls_text_bytes(bytes, sizeof bytes, (double)r->bytes),
+               ls_prep_is_masked(o) ? " of targets" : "");
     }
     printf(" from %" PRId64 " file%s", r->files, r->files == 1 ? "" : "s");
     if (r->skipped_files) {
@@ -79,12 +94,17 @@ static void print_text(const ls_prep_options *o, const ls_prep_result *r) {
     if (r->prepared_files) {
         printf(", %" PRId64 " left out (made by prep)", r->prepared_files);
     }
-    printf("\ntrain: %s tokens in %d shard%s\nval:   %s tokens in %d shard%s\n",
+    printf("\ntrain: %s tokens in %d shard%s",
            ls_text_count(tokens, sizeof tokens, (double)r->train_tokens), r->train_shards,
-           r->train_shards == 1 ? "" : "s", ls_text_count(val, sizeof val, (double)r->val_tokens),
-           r->val_shards, r->val_shards == 1 ? "" : "s");
+           r->train_shards == 1 ? "" : "s");
+    print_targets(o, r->train_targets, r->train_tokens);
+    printf("\nval:   %s tokens in %d shard%s",
+           ls_text_count(val, sizeof val, (double)r->val_tokens), r->val_shards,
+           r->val_shards == 1 ? "" : "s");
+    print_targets(o, r->val_targets, r->val_tokens);
+    printf("\n");
     printf("%s", ls_text_duration(time, sizeof time, r->seconds));
-    if (o->vocab == 0) {
+    if (o->vocab == 0 && !ls_prep_is_masked(o)) {
         printf(", %s/s", ls_text_bytes(rate, sizeof rate, (double)r->bytes / r->seconds));
     }
     const char *quote = strpbrk(o->out_dir, " \t;&()$*?") ? "'" : "";
@@ -93,13 +113,14 @@ static void print_text(const ls_prep_options *o, const ls_prep_result *r) {
 
 static ls_status print_json(const ls_prep_options *o, const ls_prep_result *r) {
     json_t *root = json_pack(
-        "{s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:{s:I, s:i}, s:{s:I, s:i}, s:f}", "dir",
-        ls_json_text(o->out_dir), "files", (json_int_t)r->files, "skipped_files",
+        "{s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:{s:I, s:I, s:i}, s:{s:I, s:I, s:i}, s:f}",
+        "dir", ls_json_text(o->out_dir), "files", (json_int_t)r->files, "skipped_files",
         (json_int_t)r->skipped_files, "duplicate_files", (json_int_t)r->duplicate_files,
         "prepared_files", (json_int_t)r->prepared_files, "bad_lines", (json_int_t)r->bad_lines,
         "documents", (json_int_t)r->documents, "bytes", (json_int_t)r->bytes, "train", "tokens",
-        (json_int_t)r->train_tokens, "shards", r->train_shards, "val", "tokens",
-        (json_int_t)r->val_tokens, "shards", r->val_shards, "seconds", r->seconds);
+        (json_int_t)r->train_tokens, "targets", (json_int_t)r->train_targets, "shards",
+        r->train_shards, "val", "tokens", (json_int_t)r->val_tokens, "targets",
+        (json_int_t)r->val_targets, "shards", r->val_shards, "seconds", r->seconds);
     return ls_json_print(root, 6);
 }
 
@@ -179,6 +200,8 @@ static ls_status run_prep(int argc, char **argv) {
         .input_count = argc - first,
         .out_dir = values[OPT_OUTPUT],
         .jsonl_field = values[OPT_FIELD],
+        .prompt_field = values[OPT_PROMPT],
+        .mask_field = values[OPT_LOSS_MASK],
         .include = values[OPT_INCLUDE],
         .skip_bad = values[OPT_SKIP_BAD] != NULL,
         .force = values[OPT_FORCE] != NULL,
@@ -219,7 +242,9 @@ const ls_verb ls_verb_prep = {
         "with which its model has texts begin, if there is one; a copy of the file lies beside\n"
         "the shards. With --vocab and --separator the field holds an array of tokens of another\n"
         "tokenizer, and *.bin files are packed tokens (2 bytes each, 4 above a vocabulary of\n"
-        "65536), as nanoGPT, Megatron-LM and llm.c, whose header is known, write them. Binary\n"
+        "65536), as nanoGPT, Megatron-LM and llm.c, whose header is known, write them. With\n"
+        "--prompt, or --loss-mask for arrays, training and evaluation count the loss of some\n"
+        "tokens only; the others are read. Binary\n"
         "files are skipped, a file that is reached twice is read once, and what an earlier prep\n"
         "wrote is left out of folders. The hash of a document decides whether it is for\n"
         "validation: of up to 1024 documents those with the lowest ones are, of more those below\n"
@@ -230,6 +255,7 @@ const ls_verb ls_verb_prep = {
         "  lockstep prep books/*.txt -o data --val 0.02\n"
         "  zstdcat corpus.jsonl.zst | lockstep prep - --field content -o data\n"
         "  lockstep prep corpus.jsonl --tokenizer llama3/tokenizer.json -o data\n"
+        "  lockstep prep chats.jsonl --prompt question --field answer --tokenizer llama3 -o data\n"
         "  lockstep prep ids.jsonl --field input_ids --vocab 50257 --separator 50256 -o data\n"
         "  lockstep prep fineweb10B/*.bin --vocab 50257 --separator 50256 -o data",
     .options = options,

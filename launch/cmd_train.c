@@ -305,7 +305,8 @@ static void announce_mixture(const ls_train *train) {
 }
 
 static void announce(const ls_train *train) {
-    char params[32], memory[32], tokens[32], copy[32], all[32];
+    char params[32], memory[32], tokens[32], copy[32], all[32], targets[48] = "";
+    const ls_dataset_info *data = ls_dataset_describe(train->train_data);
     const int64_t snapshot = ls_ckpt_saver_bytes(train->saver);
     int64_t count = ls_model_param_count(&train->config.model);
     char domains[48] = "";
@@ -320,13 +321,16 @@ static void announce(const ls_train *train) {
                 train->session.comm->size, train->session.comm->size == 1 ? "" : "s",
                 train->session.threads, train->session.threads == 1 ? "" : "s",
                 train->session.mesh.hosts, train->session.mesh.hosts == 1 ? "" : "s", domains);
+    if (data->targets < data->tokens) {
+        snprintf(targets, sizeof targets, ", %.1f %% of them targets",
+                 100.0 * (double)data->targets / (double)data->tokens);
+    }
     ls_log_info(
         "batch of %lld sequences x %lld tokens in micro-batches of %lld; %lld steps over %s "
-        "tokens of data; %s a rank%s%s, %s with program and libraries",
+        "tokens of data%s; %s a rank%s%s, %s with program and libraries",
         (long long)train->layout.batch, (long long)train->layout.seq,
         (long long)train->config.batch.micro, (long long)train->total_steps,
-        ls_text_count(tokens, sizeof tokens,
-                      (double)ls_dataset_describe(train->train_data)->tokens),
+        ls_text_count(tokens, sizeof tokens, (double)data->tokens), targets,
         ls_text_bytes(memory, sizeof memory, (double)ls_layout_used(&train->planned)),
         snapshot > 0 ? ", and for saves in the background " : "",
         snapshot > 0 ? ls_text_bytes(copy, sizeof copy, (double)snapshot) : "",
@@ -418,7 +422,7 @@ static void summarise(const ls_train *train) {
         printf("validation loss %.4f", train->val_loss);
         if (val->bytes > 0 && !train->val_parts) {
             printf(", %.3f bits per byte",
-                   train->val_loss / log(2.0) * (double)val->tokens / (double)val->bytes);
+                   train->val_loss / log(2.0) * (double)val->targets / (double)val->bytes);
         }
         print_parts(train->val_parts);
         printf("\n");

@@ -173,6 +173,11 @@ static ls_status evaluate(ls_train *train, ls_step_record *record) {
         status = ls_step_evaluate(train->runner, train->val_data, i, train->config.batch.micro,
                                   batches, &result);
         loss += status == LS_OK ? part.share * result.loss : 0.0;
+        if (status == LS_OK && result.targets == 0 && train->session.comm->rank == 0) {
+            ls_log_warn("step %lld: no token that was evaluated of %s is a target; raise "
+                        "eval.batches",
+                        (long long)train->step, part.dir);
+        }
         if (losses && status == LS_OK) {
             json_object_set_new(losses, part.dir, ls_json_real(result.loss));
         }
@@ -224,8 +229,8 @@ static ls_status run_step(ls_train *train, ls_step_record *record, ls_advice *ad
     ls_train_account(train, LS_PHASE_CHECKPOINT, record->phase_seconds);
     LS_TRY(update_weights(train, &result, &update, record, advice));
     train->counters.steps = train->step;
-    train->counters.tokens += result.targets;
-    train->counters.flops += train->flops_per_token * (double)result.targets;
+    train->counters.tokens += result.tokens;
+    train->counters.flops += train->flops_per_token * (double)result.tokens;
     const double before_update_s = record->phase_seconds[LS_PHASE_OPTIM];
     ls_train_account_comm(train, LS_PHASE_OPTIM, updating, record->phase_seconds);
     train->update_s = record->phase_seconds[LS_PHASE_OPTIM] - before_update_s;
@@ -235,9 +240,9 @@ static ls_status run_step(ls_train *train, ls_step_record *record, ls_advice *ad
         seconds += record->phase_seconds[p];
     }
     record->tokens = train->counters.tokens;
-    record->step_tokens = result.targets;
-    record->tokens_per_second = (double)result.targets / seconds;
-    record->flops_per_second = train->flops_per_token * (double)result.targets / seconds;
+    record->step_tokens = result.tokens;
+    record->tokens_per_second = (double)result.tokens / seconds;
+    record->flops_per_second = train->flops_per_token * (double)result.tokens / seconds;
     ls_train_account_flops(train, record);
     return LS_OK;
 }

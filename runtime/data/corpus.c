@@ -2,6 +2,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <limits.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,12 +23,15 @@ typedef struct shard_map {
     size_t file_bytes;
     int64_t first, tokens; /* its place in the stream */
     int token_bytes;
+    uint32_t number; /* the bits of a token that are its number */
 } shard_map;
 
 struct ls_corpus {
     ls_dataset_info info;
     ls_split split;
     int64_t seq;
+    bool masked;
+    _Atomic int32_t *counted; /* [windows], with a mask: 1 + targets; 0: not counted yet */
     shard_map *shards;
     char dir[PATH_MAX];
 };
@@ -53,6 +57,8 @@ static ls_status shard_compare(const char *path, const ls_shard_header *found,
         {"token count", found->tokens, listed->tokens},
         {"document count", found->documents, listed->documents},
         {"source bytes", found->bytes, listed->bytes},
+        {"loss masks", found->masked, listed->masked},
+        {"target count", found->targets, listed->targets},
     };
     for (size_t i = 0; i < sizeof fields / sizeof fields[0]; i++) {
         if (fields[i].found != fields[i].listed) {
@@ -91,6 +97,7 @@ static ls_status shard_map_file(const char *path, int fd, ls_shard_header *heade
     map->file_bytes = (size_t)st.st_size;
     map->tokens = header->tokens;
     map->token_bytes = header->token_bytes;
+    map->number = ls_shard_number_bits(header->masked);
     return LS_OK;
 }
 
@@ -136,6 +143,8 @@ static ls_status shards_open(ls_corpus *corpus, const ls_data_manifest *manifest
         map->first = info->tokens;
         info->tokens += shards[i].tokens;
         info->documents += shards[i].documents;
+        info->targets += shards[i].targets;
+        corpus->masked |= shards[i].masked;
         if (shards[i].bytes > MOST_BYTES - info->bytes) {
             return LS_FAIL(LS_E_CORRUPT,
                            "the %s shards of '%s' promise more than 2^53 bytes of text; prepare "
@@ -146,6 +155,14 @@ static ls_status shards_open(ls_corpus *corpus, const ls_data_manifest *manifest
         const uint64_t chain[3] = {info->fingerprint, shards[i].checksum,
                                    (uint64_t)shards[i].tokens};
         info->fingerprint = ls_xxh64(chain, sizeof chain, 0);
+    }
+    for (int i = 0; i < count; i++) {
+        if (shards[i].masked != corpus->masked) {
+            return LS_FAIL(LS_E_CORRUPT,
+                           "some of the %s shards of '%s' have a loss mask, and some have none; "
+                           "prepare the data again",
+                           name, corpus->dir);
+        }
     }
     if (info->tokens < 2) {
         return LS_FAIL(LS_E_INPUT,
@@ -180,6 +197,9 @@ ls_status ls_corpus_open(const char *dir, ls_split split, int64_t seq, bool veri
         /* Every token but the first is a target. */
         info->windows = seq > 0 ? (info->tokens - 2) / seq + 1 : 0;
     }
+    if (status == LS_OK && corpus->masked && seq > 0) {
+        status = ls_calloc((size_t)corpus->info.windows, sizeof(int32_t), &corpus->counted);
+    }
     ls_data_manifest_release(&manifest);
     if (status != LS_OK) {
         ls_corpus_close(corpus);
@@ -199,6 +219,7 @@ void ls_corpus_close(ls_corpus *corpus) {
         }
     }
     free(corpus->shards);
+    free(corpus->counted);
     free(corpus);
 }
 
@@ -220,7 +241,7 @@ static int shard_find(const ls_corpus *corpus, int64_t at) {
     return low;
 }
 
-/* Copies count tokens of one shard and returns the largest. */
+/* Copies count tokens of one shard, with their bit of a loss mask, and returns the largest. */
 static uint32_t widen(const shard_map *shard, int64_t from, int64_t count, int32_t *out) {
     const char *payload = shard->file + LS_SHARD_HEADER_BYTES;
     if (shard->token_bytes == 2) {
@@ -235,7 +256,8 @@ static uint32_t widen(const shard_map *shard, int64_t from, int64_t count, int32
     const uint32_t *tokens = (const uint32_t *)payload + from;
     uint32_t largest = 0;
     for (int64_t i = 0; i < count; i++) {
-        largest = tokens[i] > largest ? tokens[i] : largest;
+        const uint32_t token = tokens[i] & shard->number;
+        largest = token > largest ? token : largest;
         out[i] = (int32_t)tokens[i];
     }
     return largest;
@@ -243,8 +265,9 @@ static uint32_t widen(const shard_map *shard, int64_t from, int64_t count, int32
 
 static ls_status bad_token(const ls_corpus *corpus, int index, int64_t from, const int32_t *found) {
     char path[PATH_MAX];
+    const uint32_t number = corpus->shards[index].number;
     LS_TRY(shard_path(corpus, index, path));
-    while ((uint32_t)*found < (uint64_t)corpus->info.vocab) {
+    while (((uint32_t)*found & number) < (uint64_t)corpus->info.vocab) {
         found++;
         from++;
     }
@@ -252,10 +275,10 @@ static ls_status bad_token(const ls_corpus *corpus, int index, int64_t from, con
                    "'%s', byte %" PRId64 ": token %u is outside the vocabulary of %" PRId64
                    "; copy the shard again or prepare the data again",
                    path, LS_SHARD_HEADER_BYTES + from * corpus->shards[index].token_bytes,
-                   (uint32_t)*found, corpus->info.vocab);
+                   (uint32_t)*found & number, corpus->info.vocab);
 }
 
-/* Tokens [at, at + count) of the stream. */
+/* Tokens [at, at + count) of the stream, negative where they are no targets. */
 static ls_status copy_tokens(const ls_corpus *corpus, int64_t at, int64_t count, int32_t *out) {
     for (int index = shard_find(corpus, at); count > 0; index++) {
         const shard_map *shard = &corpus->shards[index];
@@ -271,7 +294,7 @@ static ls_status copy_tokens(const ls_corpus *corpus, int64_t at, int64_t count,
     return LS_OK;
 }
 
-int64_t ls_corpus_targets(const ls_corpus *corpus, int64_t window) {
+int64_t ls_corpus_tokens(const ls_corpus *corpus, int64_t window) {
     int64_t left = corpus->info.tokens - 1 - window * corpus->seq;
     return left < corpus->seq ? left : corpus->seq;
 }
@@ -293,21 +316,62 @@ static void let_go(const ls_corpus *corpus, int64_t at, int64_t count) {
 
 ls_status ls_corpus_window(const ls_corpus *corpus, int64_t window, int32_t *tokens,
                            int32_t *targets, int64_t *valid) {
-    const int64_t first = window * corpus->seq, count = ls_corpus_targets(corpus, window);
+    const int64_t first = window * corpus->seq, count = ls_corpus_tokens(corpus, window);
+    int64_t masked = 0;
     LS_TRY(copy_tokens(corpus, first, count, tokens));
     LS_TRY(copy_tokens(corpus, first + 1, count, targets));
+    for (int64_t i = 0; corpus->masked && i < count; i++) {
+        tokens[i] &= INT32_MAX;
+        masked += targets[i] < 0;
+        targets[i] = targets[i] < 0 ? -1 : targets[i];
+    }
     for (int64_t i = count; i < corpus->seq; i++) {
         tokens[i] = (int32_t)corpus->info.separator;
         targets[i] = -1;
     }
-    *valid = count;
+    *valid = count - masked;
     let_go(corpus, first, count + 1);
     return LS_OK;
 }
 
+/* Targets among tokens [at, at + count) of the stream. */
+static int64_t count_targets(const ls_corpus *corpus, int64_t at, int64_t count) {
+    int64_t targets = 0;
+    for (int index = shard_find(corpus, at); count > 0; index++) {
+        const shard_map *shard = &corpus->shards[index];
+        const int64_t from = at - shard->first;
+        const int64_t n = shard->tokens - from < count ? shard->tokens - from : count;
+        const uint32_t *tokens = (const uint32_t *)(shard->file + LS_SHARD_HEADER_BYTES) + from;
+        for (int64_t i = 0; i < n; i++) {
+            targets += !(tokens[i] & LS_SHARD_NO_TARGET);
+        }
+        at += n;
+        count -= n;
+    }
+    return targets;
+}
+
+bool ls_corpus_is_masked(const ls_corpus *corpus) {
+    return corpus->masked;
+}
+
+int64_t ls_corpus_targets(const ls_corpus *corpus, int64_t window) {
+    const int64_t first = window * corpus->seq, count = ls_corpus_tokens(corpus, window);
+    if (!corpus->masked) {
+        return count;
+    }
+    int32_t counted = atomic_load_explicit(&corpus->counted[window], memory_order_relaxed);
+    if (counted == 0) {
+        counted = 1 + (int32_t)count_targets(corpus, first + 1, count);
+        atomic_store_explicit(&corpus->counted[window], counted, memory_order_relaxed);
+        let_go(corpus, first, count + 1);
+    }
+    return counted - 1;
+}
+
 void ls_corpus_prefetch(const ls_corpus *corpus, int64_t window) {
     const int64_t page_bytes = sysconf(_SC_PAGESIZE);
-    int64_t at = window * corpus->seq, count = ls_corpus_targets(corpus, window) + 1;
+    int64_t at = window * corpus->seq, count = ls_corpus_tokens(corpus, window) + 1;
     for (int index = shard_find(corpus, at); count > 0; index++) {
         const shard_map *shard = &corpus->shards[index];
         int64_t from = at - shard->first;
@@ -319,5 +383,11 @@ void ls_corpus_prefetch(const ls_corpus *corpus, int64_t window) {
         madvise((void *)(shard->file + begin), (size_t)(end - begin), MADV_WILLNEED);
         at += n;
         count -= n;
+    }
+}
+
+void ls_corpus_targets_prefetch(const ls_corpus *corpus, int64_t window) {
+    if (atomic_load_explicit(&corpus->counted[window], memory_order_relaxed) == 0) {
+        ls_corpus_prefetch(corpus, window);
     }
 }

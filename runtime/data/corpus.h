@@ -16,7 +16,12 @@ const ls_dataset_info *ls_corpus_describe(const ls_corpus *corpus);
 ls_status ls_corpus_window(const ls_corpus *corpus, int64_t window, int32_t *tokens,
                            int32_t *targets, int64_t *valid);
 void ls_corpus_prefetch(const ls_corpus *corpus, int64_t window);
-/* Targets of a window: T, but of the last one. */
+/* Tokens of a window that have a next one: T, but of the last window. */
+int64_t ls_corpus_tokens(const ls_corpus *corpus, int64_t window);
+/* How many of these next ones are targets: with a loss mask it is counted once, and *_prefetch asks
+ * the kernel to read a window ahead that is not counted yet. */
+bool ls_corpus_is_masked(const ls_corpus *corpus);
 int64_t ls_corpus_targets(const ls_corpus *corpus, int64_t window);
+void ls_corpus_targets_prefetch(const ls_corpus *corpus, int64_t window);
 
 #endif

@@ -6,12 +6,12 @@
  *
  * Tokens of a split form one stream (its shards in order), cut into windows of T tokens: window w
  * reads tokens [wT, wT + T] (one more for the last target). The last window may be shorter: its
- * missing targets are -1. Sample number k of a run (k = 0, 1, ...) belongs to epoch k / W and is
- * the window at place k mod W of that epoch's permutation, a bijection computed from (seed, epoch,
- * place) alone. Of several directories, a mixture, each sample is one part's, as evenly as their
- * shares allow (mixture.h), and each part counts its own. So a batch is a pure function of (seed,
- * step, index), equal for every number of ranks, resumed in O(1), and every token is a target
- * exactly once an epoch. */
+ * missing targets are -1, as are those that a loss mask takes out. Sample number k of a run (k = 0,
+ * 1, ...) belongs to epoch k / W and is the window at place k mod W of that epoch's permutation, a
+ * bijection computed from (seed, epoch, place) alone. Of several directories, a mixture, each
+ * sample is one part's, as evenly as their shares allow (mixture.h), and each part counts its own.
+ * So a batch is a pure function of (seed, step, index), equal for every number of ranks, resumed in
+ * O(1), and every token is a target exactly once an epoch. */
 #ifndef LS_DATA_DATA_H
 #define LS_DATA_DATA_H
 
@@ -31,7 +31,8 @@ typedef struct ls_dataset_info {
     int64_t begin;     /* token before each; -1: none */
     int64_t tokens;    /* in this split */
     int64_t documents;
-    int64_t bytes;   /* of source text, for bits per byte; 0: not known */
+    int64_t targets; /* tokens but those that a loss mask (shard.h) takes out */
+    int64_t bytes;   /* of text that these stand for, for bits per byte; 0: not known */
     int64_t windows; /* W for the T it was opened with; 0 when T was 0 */
     int shards;
     char tokenizer[16];   /* "bytes", "bpe-..." or "tokens" (shard.h) */
@@ -71,9 +72,9 @@ void ls_dataset_resume(ls_dataset *dataset, int part, int64_t read);
 /* How many samples of the part have been read before this one. */
 int64_t ls_dataset_place(const ls_dataset *dataset, int part, int64_t sample);
 
-/* Window w: tokens [T], targets [T]; unused places hold token `separator` and target -1.
- * *valid = number of targets. Thread-safe. LS_E_CORRUPT names shard and offset of a token outside
- * the vocabulary (a dataset opened with verify has none). */
+/* Window w: tokens [T], targets [T]; unused places hold token `separator` and target -1, as has one
+ * that a loss mask takes out. *valid = number of targets. Thread-safe. LS_E_CORRUPT names shard and
+ * offset of a token outside the vocabulary (a dataset opened with verify has none). */
 ls_status ls_dataset_window(const ls_dataset *dataset, int64_t window, int32_t *tokens,
                             int32_t *targets, int64_t *valid);
 /* Asks the kernel to read a window ahead; returns at once. */
@@ -87,7 +88,11 @@ int64_t ls_sample_window(uint64_t seed, int64_t sample, int64_t windows);
 uint64_t ls_permute(uint64_t seed, uint64_t epoch, uint64_t place, uint64_t n);
 uint64_t ls_permute_inverse(uint64_t seed, uint64_t epoch, uint64_t value, uint64_t n);
 
-/* Number of targets (valid positions) in samples [first, first + count), without a look at them. */
+/* Number of tokens with a next one in samples [first, first + count), without a look at them. */
+int64_t ls_dataset_count_tokens(const ls_dataset *dataset, uint64_t seed, int64_t first,
+                                int64_t count);
+/* How many of these next ones are targets: all, but with a loss mask, of which each window is read
+ * once. Asks the kernel to read the next `count` samples ahead for that, too. */
 int64_t ls_dataset_count_targets(const ls_dataset *dataset, uint64_t seed, int64_t first,
                                  int64_t count);
 

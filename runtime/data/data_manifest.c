@@ -17,11 +17,11 @@ static ls_status shard_read(const json_t *item, const char *path, ls_data_manife
                             ls_split split, int index) {
     ls_shard_header *shard = &manifest->splits[split].shards[index];
     const char *file, *checksum;
-    json_int_t tokens, documents, bytes;
+    json_int_t tokens, documents, bytes, targets = -1;
     json_error_t error;
-    if (json_unpack_ex((json_t *)item, &error, 0, "{s:s, s:I, s:I, s:I, s:s}", "file", &file,
-                       "tokens", &tokens, "documents", &documents, "bytes", &bytes, "xxh3",
-                       &checksum) != 0) {
+    if (json_unpack_ex((json_t *)item, &error, 0, "{s:s, s:I, s:I, s:I, s?I, s:s}", "file", &file,
+                       "tokens", &tokens, "documents", &documents, "bytes", &bytes, "targets",
+                       &targets, "xxh3", &checksum) != 0) {
         return LS_FAIL(LS_E_CORRUPT, "'%s', shard %d of %s: %s; prepare the data again", path,
                        index, ls_split_name(split), error.text);
     }
@@ -47,6 +47,8 @@ static ls_status shard_read(const json_t *item, const char *path, ls_data_manife
                                .tokens = tokens,
                                .documents = documents,
                                .bytes = bytes,
+                               .masked = targets >= 0,
+                               .targets = targets >= 0 ? targets : tokens,
                                .checksum = strtoull(checksum, NULL, 16)};
     memcpy(shard->tokenizer, manifest->tokenizer, sizeof shard->tokenizer);
     return LS_OK;
@@ -153,10 +155,10 @@ static json_t *split_json(const ls_data_manifest *manifest, ls_split split) {
         char name[32], checksum[17];
         ls_shard_name(name, split, i);
         snprintf(checksum, sizeof checksum, "%016" PRIx64, shard->checksum);
-        json_t *item =
-            json_pack("{s:s, s:I, s:I, s:I, s:s}", "file", name, "tokens",
-                      (json_int_t)shard->tokens, "documents", (json_int_t)shard->documents, "bytes",
-                      (json_int_t)shard->bytes, "xxh3", checksum);
+        json_t *item = json_pack(
+            "{s:s, s:I, s:I, s:I, s:o*, s:s}", "file", name, "tokens", (json_int_t)shard->tokens,
+            "documents", (json_int_t)shard->documents, "bytes", (json_int_t)shard->bytes, "targets",
+            shard->masked ? json_integer((json_int_t)shard->targets) : NULL, "xxh3", checksum);
         if (json_array_append_new(list, item) != 0) {
             json_decref(list);
             return NULL;

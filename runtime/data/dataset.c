@@ -70,6 +70,7 @@ static void add(ls_dataset *dataset, int part) {
     to->fingerprint = ls_xxh64(chain, sizeof chain, 0);
     to->tokens += from->tokens;
     to->documents += from->documents;
+    to->targets += from->targets;
     to->bytes = to->bytes > 0 && from->bytes > 0 ? to->bytes + from->bytes : 0;
     to->windows += from->windows;
     to->shards += from->shards;
@@ -230,11 +231,11 @@ void ls_dataset_prefetch(const ls_dataset *dataset, int64_t window) {
 
 /* Of samples [first, end) of a part. Only its last window is short; it comes once an epoch, at a
  * place that is known. */
-static int64_t part_targets(const ls_dataset *dataset, int part, uint64_t seed, int64_t first,
-                            int64_t end) {
+static int64_t part_tokens(const ls_dataset *dataset, int part, uint64_t seed, int64_t first,
+                           int64_t end) {
     const ls_corpus *corpus = dataset->corpora[part];
     const int64_t windows = ls_corpus_describe(corpus)->windows, last = windows - 1;
-    const int64_t missing = dataset->seq - ls_corpus_targets(corpus, last), count = end - first;
+    const int64_t missing = dataset->seq - ls_corpus_tokens(corpus, last), count = end - first;
     if (count <= 0 || missing == 0) {
         return count <= 0 ? 0 : count * dataset->seq;
     }
@@ -245,6 +246,34 @@ static int64_t part_targets(const ls_dataset *dataset, int part, uint64_t seed, 
     times -= (int64_t)ls_permute_inverse(seed, (uint64_t)last_epoch, (uint64_t)last,
                                          (uint64_t)windows) > (end - 1) % windows;
     return count * dataset->seq - times * missing;
+}
+
+int64_t ls_dataset_count_tokens(const ls_dataset *dataset, uint64_t seed, int64_t first,
+                                int64_t count) {
+    int64_t tokens = 0;
+    for (int i = 0; count > 0 && i < dataset->mixture.count; i++) {
+        tokens += part_tokens(dataset, i, seed, ls_dataset_place(dataset, i, first),
+                              ls_dataset_place(dataset, i, first + count));
+    }
+    return tokens;
+}
+
+/* The same with a loss mask: only a look at each window tells. */
+static int64_t part_targets(const ls_dataset *dataset, int part, uint64_t seed, int64_t first,
+                            int64_t end) {
+    const ls_corpus *corpus = dataset->corpora[part];
+    const int64_t windows = ls_corpus_describe(corpus)->windows;
+    int64_t targets = 0;
+    if (!ls_corpus_is_masked(corpus)) {
+        return part_tokens(dataset, part, seed, first, end);
+    }
+    for (int64_t k = end; k < end + (end - first); k++) {
+        ls_corpus_targets_prefetch(corpus, ls_sample_window(seed, k, windows));
+    }
+    for (int64_t k = first; k < end; k++) {
+        targets += ls_corpus_targets(corpus, ls_sample_window(seed, k, windows));
+    }
+    return targets;
 }
 
 int64_t ls_dataset_count_targets(const ls_dataset *dataset, uint64_t seed, int64_t first,

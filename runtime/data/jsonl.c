@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "runtime/base/arena.h"
+#include "runtime/data/shard.h"
 
 enum { MAX_NAMES = 32, MAX_DEPTH = 8, MAX_DIGITS = 17 };
 
@@ -322,100 +323,143 @@ bool ls_jsonl_scan(char *line, size_t bytes, const char *field, ls_jsonl *found)
     return true;
 }
 
-/* The value of the field, borrowed from *root, which is the caller's on LS_OK. */
-static ls_status find(const char *line, size_t bytes, const char *field, const char *usual,
-                      json_t **root, const json_t **value) {
+static ls_status parse_object(const char *line, size_t bytes, const char *field, const char *usual,
+                              json_t **root) {
     json_error_t error;
     *root = json_loadb(line, bytes, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &error);
     if (!*root) {
         return LS_FAIL(LS_E_INPUT, "not valid JSON: %s (column %d)", error.text, error.column);
     }
-    *value = json_object_get(*root, field);
-    if (*value) {
-        return LS_OK;
+    if (!json_is_object(*root)) {
+        json_decref(*root);
+        return LS_FAIL(LS_E_INPUT, "expected an object, {\"%s\": %s}", field, usual);
     }
-    ls_status status =
-        !json_is_object(*root)
-            ? LS_FAIL(LS_E_INPUT, "expected an object, {\"%s\": %s}", field, usual)
-            : LS_FAIL(LS_E_INPUT, "no field '%s' (the first field is '%s'); choose with --field",
-                      field,
-                      json_object_iter(*root) ? json_object_iter_key(json_object_iter(*root)) : "");
-    json_decref(*root);
-    return status;
-}
-
-/* The array's numbers into to, and how many there are. */
-static ls_status read_tokens(const json_t *array, const char *field, int64_t vocab,
-                             int64_t separator, int token_bytes, char *to, size_t *count) {
-    size_t i;
-    const json_t *item;
-    json_array_foreach(array, i, item) {
-        const json_int_t token = json_is_integer(item) ? json_integer_value(item) : -1;
-        if (token < 0 || token >= vocab) {
-            return json_is_integer(item)
-                       ? LS_FAIL(
-                             LS_E_INPUT,
-                             "token %lld of field '%s' is %lld; at most %lld is expected: raise "
-                             "--vocab, or was it made with another tokenizer?",
-                             (long long)i, field, (long long)json_integer_value(item),
-                             (long long)vocab - 1)
-                       : LS_FAIL(LS_E_INPUT, "item %lld of field '%s' is no whole number",
-                                 (long long)i, field);
-        }
-        const uint32_t number = (uint32_t)token; /* little-endian, as shards are */
-        memcpy(to + i * (size_t)token_bytes, &number, (size_t)token_bytes);
-    }
-    *count = json_array_size(array);
-    const json_t *last = *count > 0 ? json_array_get(array, *count - 1) : NULL;
-    *count -= last && json_integer_value(last) == separator;
     return LS_OK;
 }
 
-ls_status ls_jsonl_parse_tokens(const char *line, size_t bytes, const char *field, int64_t vocab,
-                                int64_t separator, int token_bytes, ls_jsonl *found) {
+/* The value of a field, borrowed from root. */
+static ls_status find(const json_t *root, const char *field, const char *option,
+                      const json_t **value) {
+    *value = json_object_get(root, field);
+    void *first = json_object_iter((json_t *)root);
+    return *value ? LS_OK
+                  : LS_FAIL(LS_E_INPUT, "no field '%s' (the first field is '%s'); choose with --%s",
+                            field, first ? json_object_iter_key(first) : "", option);
+}
+
+static ls_status find_text(const json_t *root, const char *field, const char *option,
+                           const char **text, size_t *bytes) {
+    const json_t *value;
+    LS_TRY(find(root, field, option, &value));
+    if (!json_is_string(value)) {
+        return LS_FAIL(LS_E_INPUT, "field '%s' is no string%s", field,
+                       json_is_array(value) ? "; --vocab and --separator take arrays of tokens"
+                                            : "");
+    }
+    *text = json_string_value(value);
+    *bytes = json_string_length(value);
+    return LS_OK;
+}
+
+static ls_status check_token(const json_t *item, size_t i, const ls_jsonl_form *form) {
+    const json_int_t token = json_is_integer(item) ? json_integer_value(item) : -1;
+    if (token >= 0 && token < form->vocab) {
+        return LS_OK;
+    }
+    return json_is_integer(item)
+               ? LS_FAIL(LS_E_INPUT,
+                         "token %lld of field '%s' is %lld; at most %lld is expected: raise "
+                         "--vocab, or was it made with another tokenizer?",
+                         (long long)i, form->field, (long long)json_integer_value(item),
+                         (long long)form->vocab - 1)
+               : LS_FAIL(LS_E_INPUT, "item %lld of field '%s' is no whole number", (long long)i,
+                         form->field);
+}
+
+/* 1 or true: a target. */
+static ls_status read_mask(const json_t *item, size_t i, const ls_jsonl_form *form, bool *target) {
+    const json_int_t number = json_is_integer(item) ? json_integer_value(item) : -1;
+    *target = json_is_true(item) || number == 1;
+    return *target || json_is_false(item) || number == 0
+               ? LS_OK
+               : LS_FAIL(LS_E_INPUT,
+                         "item %lld of field '%s' is neither 0 (no target) nor 1 (a target)",
+                         (long long)i, form->mask);
+}
+
+/* The array's numbers into found, and how many there are. mask: NULL, or as long. */
+static ls_status read_tokens(const json_t *array, const json_t *mask, const ls_jsonl_form *form,
+                             ls_jsonl *found) {
+    const size_t width = (size_t)form->token_bytes;
+    size_t i;
+    const json_t *item;
+    bool target = true, ends = false;
+    json_array_foreach(array, i, item) {
+        LS_TRY(check_token(item, i, form));
+        LS_TRY(mask ? read_mask(json_array_get(mask, i), i, form, &target) : LS_OK);
+        const uint32_t number = /* little-endian, as shards are */
+            (uint32_t)json_integer_value(item) | (target ? 0 : LS_SHARD_NO_TARGET);
+        memcpy(found->tokens + i * width, &number, width);
+        ends = json_integer_value(item) == form->separator;
+    }
+    found->end_masked = ends && !target;
+    found->text = found->tokens;
+    found->bytes = (json_array_size(array) - ends) * width;
+    return LS_OK;
+}
+
+static ls_status find_tokens(const json_t *root, const ls_jsonl_form *form, ls_jsonl *found) {
+    const json_t *value, *mask = NULL;
+    LS_TRY(find(root, form->field, "field", &value));
+    if (!json_is_array(value)) {
+        return LS_FAIL(LS_E_INPUT, "field '%s' is no array of tokens%s", form->field,
+                       json_is_string(value) ? "; leave out --vocab to take its text" : "");
+    }
+    LS_TRY(form->mask ? find(root, form->mask, "loss-mask", &mask) : LS_OK);
+    if (mask && json_array_size(mask) != json_array_size(value)) {
+        return LS_FAIL(LS_E_INPUT,
+                       "field '%s' %s; expected is an array with 0 or 1 for each of the %zu tokens "
+                       "of '%s'",
+                       form->mask, json_is_array(mask) ? "has another length" : "is no array",
+                       json_array_size(value), form->field);
+    }
+    LS_TRY(ls_calloc(json_array_size(value) + 1, (size_t)form->token_bytes, &found->tokens));
+    return read_tokens(value, mask, form, found);
+}
+
+ls_status ls_jsonl_parse_tokens(const char *line, size_t bytes, const ls_jsonl_form *form,
+                                ls_jsonl *found) {
     *found = (ls_jsonl){0};
     if (blank(line, bytes)) {
         return LS_OK;
     }
     json_t *root;
-    const json_t *value;
-    LS_TRY(find(line, bytes, field, "[1, 2, ...]", &root, &value));
-    size_t count = 0;
-    ls_status status =
-        json_is_array(value)
-            ? ls_calloc(json_array_size(value) + 1, (size_t)token_bytes, &found->tokens)
-            : LS_FAIL(LS_E_INPUT, "field '%s' is no array of tokens%s", field,
-                      json_is_string(value) ? "; leave out --vocab to take its text" : "");
-    if (status == LS_OK) {
-        status = read_tokens(value, field, vocab, separator, token_bytes, found->tokens, &count);
-    }
+    LS_TRY(parse_object(line, bytes, form->field, "[1, 2, ...]", &root));
+    const ls_status status = find_tokens(root, form, found);
     json_decref(root);
     if (status != LS_OK) {
         free(found->tokens);
         *found = (ls_jsonl){0};
-        return status;
     }
-    found->text = found->tokens;
-    found->bytes = count * (size_t)token_bytes;
-    return LS_OK;
+    return status;
 }
 
-ls_status ls_jsonl_parse(const char *line, size_t bytes, const char *field, ls_jsonl *found) {
+ls_status ls_jsonl_parse(const char *line, size_t bytes, const ls_jsonl_form *form,
+                         ls_jsonl *found) {
     *found = (ls_jsonl){0};
     if (blank(line, bytes)) {
         return LS_OK;
     }
-    json_t *root;
-    const json_t *value;
-    LS_TRY(find(line, bytes, field, "\"...\"", &root, &value));
-    if (!json_is_string(value)) {
-        ls_status status =
-            LS_FAIL(LS_E_INPUT, "field '%s' is no string%s", field,
-                    json_is_array(value) ? "; --vocab and --separator take arrays of tokens" : "");
-        json_decref(root);
-        return status;
+    LS_TRY(parse_object(line, bytes, form->field, "\"...\"", &found->document));
+    ls_status status =
+        find_text(found->document, form->field, "field", &found->text, &found->bytes);
+    if (status == LS_OK && form->prompt) {
+        status = find_text(found->document, form->prompt, "prompt", &found->prompt,
+                           &found->prompt_bytes);
     }
-    *found = (ls_jsonl){
-        .text = json_string_value(value), .bytes = json_string_length(value), .document = root};
-    return LS_OK;
+    if (status != LS_OK) {
+        json_decref(found->document);
+        *found = (ls_jsonl){0};
+    }
+    return status;
 }

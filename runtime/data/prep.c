@@ -53,6 +53,14 @@ static ls_status options_check(const ls_prep_options *o) {
         return LS_FAIL(LS_E_USAGE, "both a vocabulary and a tokenizer are given: documents are "
                                    "tokens already, or text that becomes tokens");
     }
+    if (o->prompt_field && (o->vocab != 0 || o->mask_field)) {
+        return LS_FAIL(LS_E_USAGE, "a prompt is text before a text; of documents that are tokens "
+                                   "already a loss mask says which are trained on");
+    }
+    if (o->mask_field && o->vocab == 0) {
+        return LS_FAIL(LS_E_USAGE, "a loss mask is for documents that are tokens already, of a "
+                                   "vocabulary; of text a prompt can be left out of the loss");
+    }
     if (o->shard_tokens < 1) {
         return LS_FAIL(LS_E_USAGE, "a shard holds %" PRId64 " tokens, at least 1 is needed",
                        o->shard_tokens);
@@ -99,8 +107,14 @@ static ls_status tokenizer_read(const ls_prep_options *o, token_kind *t) {
 
 /* Release it also after a failure. */
 static ls_status tokens_init(const ls_prep_options *o, token_kind *t) {
-    *t = (token_kind){.vocabulary = {o->vocab, o->separator, "tokens", NULL, -1}};
-    return o->tokenizer ? tokenizer_read(o, t) : LS_OK;
+    const bool bytes = o->prompt_field && !o->tokenizer;
+    *t = (token_kind){.vocabulary = {.size = bytes ? LS_BYTES_VOCAB : o->vocab,
+                                     .separator = bytes ? LS_BYTES_SEPARATOR : o->separator,
+                                     .begin = -1}};
+    snprintf(t->vocabulary.tokenizer, sizeof t->vocabulary.tokenizer, bytes ? "bytes" : "tokens");
+    LS_TRY(o->tokenizer ? tokenizer_read(o, t) : LS_OK);
+    t->vocabulary.masked = ls_prep_is_masked(o);
+    return LS_OK;
 }
 
 /* The tokenizer's file goes with its tokens. */
@@ -129,10 +143,12 @@ static json_t *describe_source(const ls_prep_options *o, const ls_prep_result *r
         }
     }
     return json_pack(
-        "{s:s, s:o, s:o, s:o, s:o, s:f, s:I, s:I, s:I, s:I, s:I, s:I}", "made_by",
-        "lockstep " LS_VERSION, "inputs", inputs, "field", given_text(o->jsonl_field),
-        "tokenizer_file", given_text(o->tokenizer), "include", given_text(o->include),
-        "val_fraction", o->val_fraction, "shard_tokens", (json_int_t)o->shard_tokens, "files",
+        "{s:s, s:o, s:o, s:o*, s:o*, s:o, s:o, s:f, s:I, s:I, s:I, s:I, s:I, s:I}", "made_by",
+        "lockstep " LS_VERSION, "inputs", inputs, "field", given_text(o->jsonl_field), "prompt",
+        o->prompt_field ? given_text(o->prompt_field) : NULL, "loss_mask",
+        o->mask_field ? given_text(o->mask_field) : NULL, "tokenizer_file",
+        given_text(o->tokenizer), "include", given_text(o->include), "val_fraction",
+        o->val_fraction, "shard_tokens", (json_int_t)o->shard_tokens, "files",
         (json_int_t)result->files, "skipped_files", (json_int_t)result->skipped_files,
         "duplicate_files", (json_int_t)result->duplicate_files, "prepared_files",
         (json_int_t)result->prepared_files, "bad_lines", (json_int_t)result->bad_lines);
@@ -144,7 +160,7 @@ static ls_status finish(const ls_prep_options *options, const char *temp_dir, ls
     ls_data_manifest manifest = {
         .vocab = vocabulary->size, .separator = vocabulary->separator, .begin = vocabulary->begin};
     memcpy(manifest.tokenizer, vocabulary->tokenizer, sizeof manifest.tokenizer);
-    int64_t tokens[2] = {0};
+    int64_t tokens[2] = {0}, targets[2] = {0};
     for (int side = 0; side < 2; side++) {
         ls_shard_writer *writer = &split->writers[side];
         LS_TRY(ls_shard_writer_finish(writer));
@@ -152,12 +168,15 @@ static ls_status finish(const ls_prep_options *options, const char *temp_dir, ls
         manifest.splits[side].count = writer->count;
         for (int i = 0; i < writer->count; i++) {
             tokens[side] += writer->shards[i].tokens;
+            targets[side] += writer->shards[i].targets;
             result->bytes += writer->shards[i].bytes;
         }
     }
     result->documents = split->documents;
     result->train_tokens = tokens[LS_SPLIT_TRAIN];
     result->val_tokens = tokens[LS_SPLIT_VAL];
+    result->train_targets = targets[LS_SPLIT_TRAIN];
+    result->val_targets = targets[LS_SPLIT_VAL];
     result->train_shards = split->writers[LS_SPLIT_TRAIN].count;
     result->val_shards = split->writers[LS_SPLIT_VAL].count;
     json_t *source = describe_source(options, result);
@@ -278,13 +297,13 @@ ls_status ls_prep_run(const ls_prep_options *options, ls_prep_result *result) {
         return ls_error_restore(&error); /* the first failure is the one to tell */
     }
     result->seconds = 1e-9 * (double)(ls_clock_ns() - begin_ns);
+    const bool tokens = options->vocab > 0 || ls_prep_is_masked(options);
     char done[32], time[32];
-    ls_log_progress(
-        true, "prep: %s %s in %s",
-        options->vocab > 0
-            ? ls_text_count(done, sizeof done, (double)(result->train_tokens + result->val_tokens))
-            : ls_text_bytes(done, sizeof done, (double)result->bytes),
-        options->vocab > 0 ? "tokens" : "of text",
-        ls_text_duration(time, sizeof time, result->seconds));
+    ls_log_progress(true, "prep: %s %s in %s",
+                    tokens ? ls_text_count(done, sizeof done,
+                                           (double)(result->train_tokens + result->val_tokens))
+                           : ls_text_bytes(done, sizeof done, (double)result->bytes),
+                    tokens ? "tokens" : "of text",
+                    ls_text_duration(time, sizeof time, result->seconds));
     return LS_OK;
 }

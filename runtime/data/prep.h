@@ -14,9 +14,12 @@ typedef struct ls_prep_options {
     const char *const *inputs; /* files, folders (walked), glob patterns, "-" for standard input */
     int input_count;
     const char *out_dir;
-    const char *jsonl_field; /* text field of *.jsonl lines: "text" */
-    int64_t vocab;           /* of documents that are arrays of tokens in that field; 0: text */
-    const char *tokenizer;   /* a tokenizer.json whose tokens text becomes; NULL: bytes */
+    const char *jsonl_field;  /* text field of *.jsonl lines: "text" */
+    const char *prompt_field; /* of a text before it, whose tokens are no targets; NULL: none */
+    const char *mask_field;   /* with a vocab: of an array that says 1 of tokens that are targets,
+                                 and 0 of others; NULL: all are */
+    int64_t vocab;            /* of documents that are arrays of tokens in that field; 0: text */
+    const char *tokenizer;    /* a tokenizer.json whose tokens text becomes; NULL: bytes */
     int64_t separator;    /* follows each document, with a vocab or a tokenizer; -1: the latter's */
     int64_t begin;        /* precedes it, with a tokenizer; -1: its own; LS_PREP_NO_BEGIN: none */
     const char *include;  /* file name patterns inside folders ("*.c,*.h"); NULL: all */
@@ -35,9 +38,15 @@ typedef struct ls_prep_result {
     int64_t bad_lines;       /* left out, with skip_bad */
     int64_t documents, bytes;
     int64_t train_tokens, val_tokens;
+    int64_t train_targets, val_targets; /* fewer, with a loss mask */
     int train_shards, val_shards;
     double seconds;
 } ls_prep_result;
+
+/* Do shards get a loss mask? */
+static inline bool ls_prep_is_masked(const ls_prep_options *options) {
+    return options->prompt_field || options->mask_field;
+}
 
 /* A document is a file, or a line of a *.jsonl file (or of a stream that starts with '{'); empty
  * ones are left out. Byte-level tokens 0..255; token 256 separates documents (it follows each);
@@ -47,7 +56,8 @@ typedef struct ls_prep_result {
  * not bytes, the separator follows each document that does not end with it; a token of the
  * tokenizer may precede those that do not begin with it. Folders are walked in byte order of names;
  * hidden entries, out_dir and what an earlier prep has made are left out, links are followed once.
- * Same inputs give the same bytes.
+ * Same inputs give the same bytes. With a prompt or a mask all inputs are JSONL, and shards say of
+ * each token whether it is a target; a token that precedes documents is none.
  *
  * A document is for validation when the hash of its first MiB and its length falls below
  * val_fraction, so that copies land on one side. Where that leaves a side empty, the document with

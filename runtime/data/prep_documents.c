@@ -15,6 +15,7 @@
 #include "runtime/base/text.h"
 #include "runtime/data/jsonl.h"
 #include "runtime/data/prep_packed.h"
+#include "runtime/data/tokenizer_merge.h"
 
 enum { BINARY_PROBE_BYTES = 8192, BUFFER_BYTES = 4 << 20, BATCH_LINES = 4096, BAD_TOLD = 5 };
 
@@ -126,11 +127,12 @@ static ls_status append(ls_prep_reader *reader, const uint32_t *tokens, size_t c
 static ls_status append_tokens(ls_prep_reader *reader, const uint32_t *tokens, size_t count) {
     const ls_vocabulary *vocabulary = &reader->split->writers[LS_SPLIT_TRAIN].vocabulary;
     const uint32_t first = (uint32_t)vocabulary->begin, last = (uint32_t)vocabulary->separator;
+    const uint32_t masked = vocabulary->masked ? LS_SHARD_NO_TARGET : 0;
     if (count == 0) {
         return LS_OK;
     }
-    if (reader->starts && vocabulary->begin >= 0 && tokens[0] != first) {
-        LS_TRY(append(reader, &first, 1));
+    if (reader->starts && vocabulary->begin >= 0 && (tokens[0] & ~masked) != first) {
+        LS_TRY(append(reader, &(uint32_t){first | masked}, 1));
     }
     if (reader->holds_separator) {
         LS_TRY(append(reader, &last, 1));
@@ -178,7 +180,7 @@ static ls_status encode_text(ls_prep_reader *reader, const char *text, size_t by
     LS_TRY(first > 0 && first < bytes ? ls_prep_split_turn(reader->split) : LS_OK);
     reader->holds_separator = false;
     LS_TRY(first < bytes ? write_text(reader, text + first, bytes - first) : LS_OK);
-    return ls_prep_split_end(reader->split);
+    return ls_prep_split_end(reader->split, true);
 }
 
 static ls_status encode_file(ls_prep_reader *reader, const ls_prep_source *source, int fd) {
@@ -212,21 +214,51 @@ static ls_status read_text(ls_prep_reader *reader, const ls_prep_source *source,
         }
         LS_TRY(read_at(fd, source->path, reader->buffer, wanted, offset, &have));
     }
-    return ls_prep_split_end(reader->split);
+    return ls_prep_split_end(reader->split, true);
+}
+
+/* Appends the tokens of text: of the tokenizer, or its bytes. */
+static ls_status encode(const ls_prep_reader *reader, const char *text, size_t bytes,
+                        ls_token_list *list) {
+    if (reader->tokenizer) {
+        return ls_tokenizer_encode(reader->works[omp_get_thread_num()], text, bytes, list);
+    }
+    LS_TRY(ls_token_list_reserve(list, bytes));
+    for (size_t i = 0; i < bytes; i++) {
+        list->tokens[list->count++] = (unsigned char)text[i];
+    }
+    return LS_OK;
+}
+
+/* The prompt's are no targets. Both are made apart, as generation has the prompt alone. */
+static ls_status encode_line(const ls_prep_reader *reader, ls_prep_line *l) {
+    l->tokens.count = 0;
+    LS_TRY(encode(reader, l->found.prompt, l->found.prompt_bytes, &l->tokens));
+    for (size_t i = 0; i < l->tokens.count; i++) {
+        l->tokens.tokens[i] |= LS_SHARD_NO_TARGET;
+    }
+    return encode(reader, l->found.text, l->found.bytes, &l->tokens);
+}
+
+/* Is the text to become a list of tokens? */
+static bool encodes(const ls_prep_reader *reader) {
+    return reader->tokenizer || reader->options->prompt_field;
 }
 
 /* By the calling thread, whose work it takes. */
 static void read_line(const ls_prep_reader *reader, ls_prep_line *l) {
     const ls_prep_options *o = reader->options;
-    const int token_bytes = reader->split->writers[LS_SPLIT_TRAIN].token_bytes;
+    const ls_jsonl_form form = {.field = o->jsonl_field,
+                                .prompt = o->prompt_field,
+                                .mask = o->mask_field,
+                                .vocab = o->vocab,
+                                .separator = o->separator,
+                                .token_bytes = reader->split->writers[LS_SPLIT_TRAIN].token_bytes};
     l->status = l->scanned     ? LS_OK
-                : o->vocab > 0 ? ls_jsonl_parse_tokens(l->line, l->bytes, o->jsonl_field, o->vocab,
-                                                       o->separator, token_bytes, &l->found)
-                               : ls_jsonl_parse(l->line, l->bytes, o->jsonl_field, &l->found);
-    if (l->status == LS_OK && reader->tokenizer && l->found.bytes > 0) {
-        l->tokens.count = 0;
-        l->status = ls_tokenizer_encode(reader->works[omp_get_thread_num()], l->found.text,
-                                        l->found.bytes, &l->tokens);
+                : o->vocab > 0 ? ls_jsonl_parse_tokens(l->line, l->bytes, &form, &l->found)
+                               : ls_jsonl_parse(l->line, l->bytes, &form, &l->found);
+    if (l->status == LS_OK && encodes(reader) && l->found.bytes > 0) {
+        l->status = encode_line(reader, l);
     }
 }
 
@@ -246,16 +278,16 @@ static void read_lines(ls_prep_reader *reader, int count) {
     int left = 0;
     for (int i = 0; i < count; i++) {
         ls_prep_line *l = &reader->lines[i];
-        l->scanned = reader->options->vocab == 0 &&
+        l->scanned = reader->options->vocab == 0 && !reader->options->prompt_field &&
                      ls_jsonl_scan(l->line, l->bytes, reader->options->jsonl_field, &l->found);
-        left += !l->scanned || reader->tokenizer;
+        left += !l->scanned || encodes(reader);
     }
     if (left == 0) {
         return;
     }
 #pragma omp parallel for schedule(dynamic, 8) if (left > 16)
     for (int i = 0; i < count; i++) {
-        if (!reader->lines[i].scanned || reader->tokenizer) {
+        if (!reader->lines[i].scanned || encodes(reader)) {
             read_line(reader, &reader->lines[i]);
         }
     }
@@ -297,8 +329,14 @@ static bool only_separator(const ls_prep_reader *reader, const ls_token_list *li
 
 static ls_status write_line(ls_prep_reader *reader, const ls_prep_line *l) {
     const ls_jsonl *found = &l->found;
-    if (found->bytes == 0 || (reader->tokenizer && only_separator(reader, &l->tokens))) {
+    if (found->bytes == 0 || (encodes(reader) && only_separator(reader, &l->tokens))) {
         return LS_OK;
+    }
+    if (reader->options->prompt_field) {
+        begin_document(reader, (const char *)l->tokens.tokens,
+                       l->tokens.count * sizeof *l->tokens.tokens);
+        LS_TRY(append_tokens(reader, l->tokens.tokens, l->tokens.count));
+        return ls_prep_split_end(reader->split, true);
     }
     if (reader->tokenizer && reader->split->tail > 0) {
         const int64_t done_bytes = reader->done_bytes;
@@ -309,7 +347,7 @@ static ls_status write_line(ls_prep_reader *reader, const ls_prep_line *l) {
     begin_document(reader, found->text, found->bytes);
     LS_TRY(reader->tokenizer ? append_tokens(reader, l->tokens.tokens, l->tokens.count)
                              : ls_prep_split_append(reader->split, found->text, found->bytes));
-    return ls_prep_split_end(reader->split);
+    return ls_prep_split_end(reader->split, !found->end_masked);
 }
 
 /* Writes the documents of lines in order. number: of the first line. */
@@ -427,7 +465,7 @@ static ls_status write_tokens(ls_prep_reader *reader, const char *tokens, int64_
         LS_TRY(ls_prep_split_append(reader->split, tokens + done, (size_t)part));
         LS_TRY(progress(reader, part));
     }
-    return ls_prep_split_end(reader->split);
+    return ls_prep_split_end(reader->split, true);
 }
 
 /* What lies between separators is a document. */
@@ -497,6 +535,12 @@ ls_status ls_prep_read(ls_prep_reader *reader, const ls_prep_source *source) {
     ls_status status = read_at(fd, source->path, text, LS_PREP_HASHED_BYTES, 0, &have);
     size_t probe = have < BINARY_PROBE_BYTES ? have : BINARY_PROBE_BYTES;
     if (status != LS_OK) {
+        goto close;
+    }
+    if (source->kind != LS_PREP_JSONL && ls_prep_is_masked(reader->options)) {
+        status = LS_FAIL(LS_E_INPUT,
+                         "input '%s' is no *.jsonl file; with --%s documents are lines of such",
+                         source->path, reader->options->mask_field ? "loss-mask" : "prompt");
         goto close;
     }
     if (source->kind == LS_PREP_PACKED) {

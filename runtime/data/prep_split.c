@@ -38,7 +38,8 @@ void ls_prep_split_begin(ls_prep_split *split, const char *text, int64_t total_b
         const ls_shard_writer *writer = &split->writers[LS_SPLIT_TRAIN];
         const int64_t unit = writer->as_tokens ? writer->token_bytes : 1;
         split->side = LS_SPLIT_TRAIN;
-        if (!writer->vocabulary.words) { /* else who makes tokens of the text turns */
+        if (!writer->vocabulary.words || writer->vocabulary.masked) { /* else who makes tokens of
+                                                                       * the text turns */
             split->until_cut = total_bytes - ls_prep_split_tail(split, total_bytes / unit) * unit;
         }
     }
@@ -51,7 +52,7 @@ int64_t ls_prep_split_tail(const ls_prep_split *split, int64_t bytes) {
 
 ls_status ls_prep_split_turn(ls_prep_split *split) {
     split->side = LS_SPLIT_VAL;
-    return ls_shard_writer_end_document(&split->writers[LS_SPLIT_TRAIN]);
+    return ls_shard_writer_end_document(&split->writers[LS_SPLIT_TRAIN], true);
 }
 
 ls_status ls_prep_split_append(ls_prep_split *split, const void *from, size_t bytes) {
@@ -70,8 +71,8 @@ ls_status ls_prep_split_append(ls_prep_split *split, const void *from, size_t by
     return ls_shard_writer_append(&split->writers[split->side], text, bytes);
 }
 
-ls_status ls_prep_split_end(ls_prep_split *split) {
-    return ls_shard_writer_end_document(&split->writers[split->side]);
+ls_status ls_prep_split_end(ls_prep_split *split, bool target) {
+    return ls_shard_writer_end_document(&split->writers[split->side], target);
 }
 
 static int ascending(const void *a, const void *b) {

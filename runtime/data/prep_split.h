@@ -37,7 +37,8 @@ ls_status ls_prep_split_append(ls_prep_split *split, const void *from, size_t by
 int64_t ls_prep_split_tail(const ls_prep_split *split, int64_t bytes);
 /* The document's training part ends, and its tail begins. */
 ls_status ls_prep_split_turn(ls_prep_split *split);
-ls_status ls_prep_split_end(ls_prep_split *split);
+/* target: with a loss mask, whether the separator is one. */
+ls_status ls_prep_split_end(ls_prep_split *split, bool target);
 
 /* After all documents: when a side that should have documents has none, or of few documents the
  * wrong share is for validation, sets the rule that mends it, forgets what was written and asks for

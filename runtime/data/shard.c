@@ -25,6 +25,7 @@ enum {
     AT_BYTES = 64,
     AT_CHECKSUM = 72,
     AT_TOKENIZER = 80,
+    AT_TARGETS = 96,
     AT_HEADER_CHECKSUM = 248,
 };
 
@@ -45,7 +46,7 @@ static uint64_t get(const uint8_t *raw, int at, size_t bytes) {
 void ls_shard_header_encode(const ls_shard_header *header, uint8_t raw[LS_SHARD_HEADER_BYTES]) {
     memset(raw, 0, LS_SHARD_HEADER_BYTES);
     memcpy(raw + AT_MAGIC, LS_SHARD_MAGIC, 8);
-    put(raw, AT_MAJOR, 2, LS_SHARD_MAJOR);
+    put(raw, AT_MAJOR, 2, header->masked ? LS_SHARD_MAJOR_MASKED : LS_SHARD_MAJOR);
     put(raw, AT_MINOR, 2, LS_SHARD_MINOR);
     put(raw, AT_HEADER_BYTES, 4, LS_SHARD_HEADER_BYTES);
     put(raw, AT_TOKEN_BYTES, 4, (uint64_t)header->token_bytes);
@@ -59,6 +60,7 @@ void ls_shard_header_encode(const ls_shard_header *header, uint8_t raw[LS_SHARD_
     put(raw, AT_BYTES, 8, (uint64_t)header->bytes);
     put(raw, AT_CHECKSUM, 8, header->checksum);
     memcpy(raw + AT_TOKENIZER, header->tokenizer, sizeof header->tokenizer);
+    put(raw, AT_TARGETS, 8, header->masked ? (uint64_t)header->targets : 0);
     put(raw, AT_HEADER_CHECKSUM, 8, ls_xxh64(raw, AT_HEADER_CHECKSUM, 0));
 }
 
@@ -75,12 +77,13 @@ static ls_status field_check(const char *path, const char *field, int at, uint64
 }
 
 static ls_status fields_check(const uint8_t *raw, const char *path) {
+    const bool masked = get(raw, AT_MAJOR, 2) == LS_SHARD_MAJOR_MASKED;
     uint64_t token_bytes = get(raw, AT_TOKEN_BYTES, 4);
-    if (token_bytes != 2 && token_bytes != 4) {
-        return LS_FAIL(LS_E_CORRUPT,
-                       "'%s', byte %d: %" PRIu64 " bytes a token, allowed are 2 and 4; prepare the "
-                       "data again",
-                       path, AT_TOKEN_BYTES, token_bytes);
+    if (token_bytes != 4 && (token_bytes != 2 || masked)) {
+        return LS_FAIL(
+            LS_E_CORRUPT,
+            "'%s', byte %d: %" PRIu64 " bytes a token, allowed %s; prepare the data again", path,
+            AT_TOKEN_BYTES, token_bytes, masked ? "with a loss mask is 4" : "are 2 and 4");
     }
     /* Tokens are handed out as int32. */
     const uint64_t max_vocab = token_bytes == 2 ? 1u << 16 : INT32_MAX;
@@ -100,6 +103,7 @@ static ls_status fields_check(const uint8_t *raw, const char *path) {
         {"token count", AT_TOKENS, 8, 1, max_tokens},
         {"document count", AT_DOCUMENTS, 8, 0, tokens},
         {"source bytes", AT_BYTES, 8, 0, INT64_MAX},
+        {"target count", AT_TARGETS, 8, 0, masked ? tokens : 0},
     };
     for (size_t i = 0; i < sizeof fields / sizeof fields[0]; i++) {
         LS_TRY(field_check(path, fields[i].name, fields[i].at,
@@ -129,11 +133,12 @@ ls_status ls_shard_header_decode(const void *raw_header, size_t raw_bytes, int64
     }
     /* Before the checksum: a newer version may place it elsewhere. */
     uint64_t major = get(raw, AT_MAJOR, 2);
-    if (major > LS_SHARD_MAJOR) {
+    if (major > LS_SHARD_MAJOR_MASKED) {
         return LS_FAIL(LS_E_VERSION,
                        "'%s' has shard format %" PRIu64 ".%" PRIu64
-                       ", this program reads %d.x; use a newer lockstep or prepare the data again",
-                       path, major, get(raw, AT_MINOR, 2), LS_SHARD_MAJOR);
+                       ", this program reads up to %d.x; use a newer lockstep or prepare the data "
+                       "again",
+                       path, major, get(raw, AT_MINOR, 2), LS_SHARD_MAJOR_MASKED);
     }
     uint64_t found = ls_xxh64(raw, AT_HEADER_CHECKSUM, 0);
     uint64_t stored = get(raw, AT_HEADER_CHECKSUM, 8);
@@ -143,7 +148,8 @@ ls_status ls_shard_header_decode(const void *raw_header, size_t raw_bytes, int64
                        ", stored is %016" PRIx64 "; copy it again or prepare the data again",
                        path, AT_HEADER_CHECKSUM - 1, found, stored);
     }
-    LS_TRY(field_check(path, "major version", AT_MAJOR, major, LS_SHARD_MAJOR, LS_SHARD_MAJOR));
+    LS_TRY(
+        field_check(path, "major version", AT_MAJOR, major, LS_SHARD_MAJOR, LS_SHARD_MAJOR_MASKED));
     LS_TRY(fields_check(raw, path));
     *header = (ls_shard_header){
         .token_bytes = (int)get(raw, AT_TOKEN_BYTES, 4),
@@ -155,6 +161,8 @@ ls_status ls_shard_header_decode(const void *raw_header, size_t raw_bytes, int64
         .tokens = (int64_t)get(raw, AT_TOKENS, 8),
         .documents = (int64_t)get(raw, AT_DOCUMENTS, 8),
         .bytes = (int64_t)get(raw, AT_BYTES, 8),
+        .masked = major == LS_SHARD_MAJOR_MASKED,
+        .targets = (int64_t)get(raw, major == LS_SHARD_MAJOR_MASKED ? AT_TARGETS : AT_TOKENS, 8),
         .checksum = get(raw, AT_CHECKSUM, 8),
     };
     memcpy(header->tokenizer, raw + AT_TOKENIZER, sizeof header->tokenizer);
@@ -170,16 +178,22 @@ ls_status ls_shard_header_decode(const void *raw_header, size_t raw_bytes, int64
     return LS_OK;
 }
 
+/* With what of a token is its number. */
 #define LARGEST(type)                                                                              \
-    static uint32_t largest_##type(const type##_t *tokens, int64_t count) {                        \
+    static uint32_t largest_##type(const type##_t *tokens, int64_t count, type##_t number) {       \
         type##_t max = 0;                                                                          \
         for (int64_t i = 0; i < count; i++) {                                                      \
-            max = tokens[i] > max ? tokens[i] : max;                                               \
+            const type##_t token = tokens[i] & number;                                             \
+            max = token > max ? token : max;                                                       \
         }                                                                                          \
         return max;                                                                                \
     }
 LARGEST(uint16)
 LARGEST(uint32)
+
+static uint32_t token_at(const void *tokens, int64_t i, int width, uint32_t number) {
+    return (width == 2 ? ((const uint16_t *)tokens)[i] : ((const uint32_t *)tokens)[i]) & number;
+}
 
 void ls_map_let_go(const char *file, int64_t file_bytes, int64_t begin, int64_t end) {
     enum { AROUND = 1 << 16 }; /* the kernel maps so much around a page that is read */
@@ -199,18 +213,17 @@ ls_status ls_shard_payload_check(const ls_shard_header *header, const void *payl
         return LS_FAIL(LS_E_MEMORY, "no memory to check '%s'", path);
     }
     const int width = header->token_bytes;
+    const uint32_t number = ls_shard_number_bits(header->masked);
     int64_t bad = -1; /* first token out of the vocabulary */
     for (int64_t first = 0; first < header->tokens; first += BLOCK_TOKENS) {
         int64_t left = header->tokens - first;
         int64_t count = left < BLOCK_TOKENS ? left : BLOCK_TOKENS;
         const char *block = (const char *)payload + first * width;
         XXH3_64bits_update(hash, block, (size_t)(count * width));
-        uint32_t largest = width == 2 ? largest_uint16((const uint16_t *)block, count)
-                                      : largest_uint32((const uint32_t *)block, count);
+        uint32_t largest = width == 2 ? largest_uint16((const uint16_t *)block, count, UINT16_MAX)
+                                      : largest_uint32((const uint32_t *)block, count, number);
         for (int64_t i = 0; bad < 0 && largest >= header->vocab && i < count; i++) {
-            uint32_t token =
-                width == 2 ? ((const uint16_t *)block)[i] : ((const uint32_t *)block)[i];
-            bad = token >= header->vocab ? first + i : bad;
+            bad = token_at(block, i, width, number) >= header->vocab ? first + i : bad;
         }
         if (mapped) {
             const int64_t begin = header_bytes + first * width;
@@ -228,12 +241,11 @@ ls_status ls_shard_payload_check(const ls_shard_header *header, const void *payl
                        path, LS_SHARD_HEADER_BYTES, end - 1, found, header->checksum);
     }
     if (bad >= 0) {
-        const char *at = (const char *)payload + bad * width;
-        uint32_t token = width == 2 ? *(const uint16_t *)at : *(const uint32_t *)at;
         return LS_FAIL(LS_E_CORRUPT,
                        "'%s', byte %" PRId64 ": token %u is outside the vocabulary of %" PRId64
                        "; prepare the data again",
-                       path, LS_SHARD_HEADER_BYTES + bad * width, token, header->vocab);
+                       path, LS_SHARD_HEADER_BYTES + bad * width,
+                       token_at(payload, bad, width, number), header->vocab);
     }
     return LS_OK;
 }

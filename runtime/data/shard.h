@@ -1,8 +1,8 @@
-/* A token shard on disk, version 1.0: a header of 256 bytes, then the tokens. Little-endian.
+/* A token shard on disk, version 1.0 or 2.0: a header of 256 bytes, then the tokens. Little-endian.
  *
  *   byte  size  field
  *      0     8  "LSTOKENS"
- *      8     2  major version, 1: a reader refuses a newer one
+ *      8     2  major version, 1, or 2 of a shard with a loss mask: a reader refuses a newer one
  *     10     2  minor version, 0: a reader of the same major version reads any
  *     12     4  bytes of this header, 256: the tokens start there
  *     16     4  bytes of a token: 2 (uint16) or 4 (uint32)
@@ -17,10 +17,13 @@
  *     72     8  XXH3-64 of all token bytes
  *     80    16  tokenizer, ASCII, padded with NUL (at least one): "bytes", "bpe-0123456789a" of a
  *               tokenizer.json, or "tokens" of one that is not known
- *     96   152  zero; room for newer minor versions
+ *     96     8  with a loss mask: tokens that are targets; else zero
+ *    104   144  zero; room for newer minor versions
  *    248     8  XXH3-64 of bytes 0 to 247
  *
- * A document may span shards: the tokens of a split are one stream, its shards in order. */
+ * With a loss mask tokens have 4 bytes, and the highest bit of one says that it is no target: a
+ * model reads it, but is not trained to predict it. A document may span shards: the tokens of a
+ * split are one stream, its shards in order. */
 #ifndef LS_DATA_SHARD_H
 #define LS_DATA_SHARD_H
 
@@ -28,8 +31,10 @@
 
 #define LS_SHARD_MAGIC        "LSTOKENS"
 #define LS_SHARD_MAJOR        1
+#define LS_SHARD_MAJOR_MASKED 2
 #define LS_SHARD_MINOR        0
 #define LS_SHARD_HEADER_BYTES 256
+#define LS_SHARD_NO_TARGET    ((uint32_t)1 << 31)
 
 typedef struct ls_shard_header {
     int token_bytes;
@@ -37,6 +42,8 @@ typedef struct ls_shard_header {
     int64_t index, count;
     int64_t vocab, separator;
     int64_t tokens, documents, bytes;
+    bool masked;       /* has a loss mask */
+    int64_t targets;   /* tokens that are; without a mask all */
     uint64_t checksum; /* of the payload */
     char tokenizer[16];
 } ls_shard_header;
@@ -58,6 +65,11 @@ ls_status ls_shard_payload_check(const ls_shard_header *header, const void *payl
 /* Bytes [begin, end) of the mapping of a file of file_bytes need not be the process's memory any
  * more; they stay in the page cache and can be read again. */
 void ls_map_let_go(const char *file, int64_t file_bytes, int64_t begin, int64_t end);
+
+/* The bits of a token that are its number. */
+static inline uint32_t ls_shard_number_bits(bool masked) {
+    return masked ? ~LS_SHARD_NO_TARGET : UINT32_MAX;
+}
 
 /* "train" or "val". */
 const char *ls_split_name(ls_split split);

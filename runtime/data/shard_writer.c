@@ -15,7 +15,7 @@ enum { BUFFER_TOKENS = 1 << 17 }; /* 256 KiB: in cache between widening, hash an
 
 ls_status ls_shard_writer_init(ls_shard_writer *writer, const char *dir, ls_split split,
                                int64_t shard_tokens, const ls_vocabulary *tokens) {
-    const ls_vocabulary bytes = {LS_BYTES_VOCAB, LS_BYTES_SEPARATOR, "bytes", NULL, -1};
+    const ls_vocabulary bytes = {LS_BYTES_VOCAB, LS_BYTES_SEPARATOR, "bytes", NULL, -1, false};
     *writer = (ls_shard_writer){.dir = dir,
                                 .split = split,
                                 .shard_tokens = shard_tokens,
@@ -69,6 +69,7 @@ static ls_status shard_begin(ls_shard_writer *writer) {
         .index = writer->count,
         .vocab = writer->vocabulary.size,
         .separator = writer->vocabulary.separator,
+        .masked = writer->vocabulary.masked,
     };
     memcpy(header->tokenizer, writer->vocabulary.tokenizer, sizeof header->tokenizer);
     writer->count++;
@@ -126,18 +127,24 @@ static void widen(const uint8_t *restrict from, uint16_t *restrict to, size_t n)
     }
 }
 
-/* Of the text that tokens stand for, where that is known. */
-static int64_t text_bytes(const ls_shard_writer *writer, const uint8_t *tokens, size_t n) {
-    const ls_tokenizer *words = writer->vocabulary.words;
-    int64_t sum = 0;
-    for (size_t i = 0; words && i < n; i++) {
+/* Counts the targets, and the bytes of the text that they stand for, where that is known. */
+static void count_targets(const ls_shard_writer *writer, const uint8_t *tokens, size_t n,
+                          ls_shard_header *shard) {
+    const ls_vocabulary *v = &writer->vocabulary;
+    const size_t byte = v->size == LS_BYTES_VOCAB && strcmp(v->tokenizer, "bytes") == 0;
+    for (size_t i = 0; (v->words || v->masked) && i < n; i++) {
         uint32_t token = 0; /* little-endian, as shards are */
-        size_t bytes = 0;
+        size_t bytes = byte;
         memcpy(&token, tokens + i * (size_t)writer->token_bytes, (size_t)writer->token_bytes);
-        ls_tokenizer_bytes(words, token, &bytes);
-        sum += token == writer->vocabulary.begin ? 0 : (int64_t)bytes; /* that is no text */
+        if (v->masked && (token & LS_SHARD_NO_TARGET)) {
+            continue;
+        }
+        if (v->words) {
+            ls_tokenizer_bytes(v->words, token, &bytes);
+        }
+        shard->bytes += token == v->begin ? 0 : (int64_t)bytes; /* that is no text */
+        shard->targets++;
     }
-    return sum;
 }
 
 ls_status ls_shard_writer_append(ls_shard_writer *writer, const void *from, size_t bytes) {
@@ -151,7 +158,7 @@ ls_status ls_shard_writer_append(ls_shard_writer *writer, const void *from, size
         uint8_t *to = writer->buffer + writer->buffered * writer->token_bytes;
         if (writer->as_tokens) {
             memcpy(to, next, n * width);
-            shard->bytes += text_bytes(writer, next, n);
+            count_targets(writer, next, n, shard);
         } else {
             widen(next, (uint16_t *)(void *)to, n);
             shard->bytes += (int64_t)n;
@@ -164,16 +171,18 @@ ls_status ls_shard_writer_append(ls_shard_writer *writer, const void *from, size
     return LS_OK;
 }
 
-ls_status ls_shard_writer_end_document(ls_shard_writer *writer) {
+ls_status ls_shard_writer_end_document(ls_shard_writer *writer, bool target) {
     ls_shard_header *shard;
     int64_t room;
     LS_TRY(make_room(writer, &shard, &room));
-    const uint32_t separator =
-        (uint32_t)writer->vocabulary.separator; /* little-endian, as shards are */
+    const bool masked = writer->vocabulary.masked && !target;
+    const uint32_t separator = /* little-endian, as shards are */
+        (uint32_t)writer->vocabulary.separator | (masked ? LS_SHARD_NO_TARGET : 0);
     memcpy(writer->buffer + writer->buffered * writer->token_bytes, &separator,
            (size_t)writer->token_bytes);
     writer->buffered++;
     shard->tokens++;
+    shard->targets += !masked;
     shard->documents++;
     writer->documents++;
     return LS_OK;
@@ -202,6 +211,9 @@ ls_status ls_shard_writer_finish(ls_shard_writer *writer) {
         char path[PATH_MAX];
         LS_TRY(shard_path(writer, i, path));
         writer->shards[i].count = writer->count;
+        if (!writer->vocabulary.masked) {
+            writer->shards[i].targets = writer->shards[i].tokens;
+        }
         LS_TRY(header_write(&writer->shards[i], path));
     }
     return LS_OK;

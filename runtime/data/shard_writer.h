@@ -15,11 +15,12 @@ typedef struct ls_vocabulary {
     char tokenizer[LS_TOKENIZER_NAME_BYTES];
     const ls_tokenizer *words; /* whose tokens text becomes; NULL: unknown, or bytes */
     int64_t begin;             /* precedes a document of text; -1: none */
+    bool masked;               /* tokens say whether they are targets (shard.h) */
 } ls_vocabulary;
 
 /* Of a token in a shard: 2, or 4 where 2 do not hold all. */
 static inline int ls_vocabulary_token_bytes(const ls_vocabulary *vocabulary) {
-    return vocabulary->size <= 1 << 16 ? 2 : 4;
+    return vocabulary->size <= 1 << 16 && !vocabulary->masked ? 2 : 4;
 }
 
 typedef struct ls_shard_writer {
@@ -47,8 +48,8 @@ void ls_shard_writer_release(ls_shard_writer *writer);
 
 /* Part of a document: text, or whole tokens. LS_E_IO names the file. */
 ls_status ls_shard_writer_append(ls_shard_writer *writer, const void *from, size_t bytes);
-/* The separator after a document. */
-ls_status ls_shard_writer_end_document(ls_shard_writer *writer);
+/* The separator after a document; target: with a mask, whether it is one. */
+ls_status ls_shard_writer_end_document(ls_shard_writer *writer, bool target);
 
 /* Writes what is buffered and all headers, and syncs the files. */
 ls_status ls_shard_writer_finish(ls_shard_writer *writer);

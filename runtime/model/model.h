@@ -207,11 +207,13 @@ ls_status ls_model_forward(ls_model *model, int slot, const int32_t *tokens, con
                            const void *x_in, void *x_out);
 /* Backward of the micro-batch whose forward ran on the slot. dx_out: gradient of x_out, only read;
  * NULL with the head. dx_in: receives the gradient of x_in; NULL with block 0. Gradients are of
- * loss_scale * sum of the losses of all targets. *loss_sum (device memory) = sum of the losses
+ * loss_scale * sum of the losses of all targets; that of a balance loss is weighed by
+ * balance_scale a row. *loss_sum (device memory) = sum of the losses
  * (unscaled), in the fixed order of dev->ops->sum; not written on a part without the head; NULL:
  * not wanted. The host waits for nothing. */
-ls_status ls_model_backward(ls_model *model, int slot, double loss_scale, const void *dx_out,
-                            void *dx_in, const ls_model_sink *sink, double *loss_sum);
+ls_status ls_model_backward(ls_model *model, int slot, double loss_scale, double balance_scale,
+                            const void *dx_out, void *dx_in, const ls_model_sink *sink,
+                            double *loss_sum);
 
 /* Both of a whole model on slot 0. */
 ls_status ls_model_forward_backward(ls_model *model, const int32_t *tokens, const int32_t *targets,

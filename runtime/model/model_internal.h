@@ -238,7 +238,7 @@ typedef struct ls_pass {
     bool cached;
     /* Backward only. */
     bool backward;
-    double loss_scale;
+    double loss_scale, balance_scale;
     const ls_model_sink *sink;
     int64_t first_elem; /* gradients from here on are final */
     const void *dy;     /* [n,C] gradient of the output of the block at work */

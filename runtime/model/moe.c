@@ -15,10 +15,10 @@
  * one's rows begin. Several ranks must wait: NCCL wants the sizes of messages from the host, and
  * the largest that they can be are as many times what is sent as there are ranks.
  *
- * The balance loss adds loss_scale * rows * balance_loss * E * sum_e f_e P_e to the objective of a
- * micro-batch (of all context ranks), where f_e is the share of the choices that want expert e and
- * P_e the mean of its probability: 1 when all are even. It enters the gradients, not the loss that
- * is reported. */
+ * The balance loss adds balance_scale * rows * balance_loss * E * sum_e f_e P_e to the objective of
+ * a micro-batch (of all context ranks), where f_e is the share of the choices that want expert e
+ * and P_e the mean of its probability: 1 when all are even. It enters the gradients, not the loss
+ * that is reported. */
 #include "runtime/model/model_internal.h"
 
 static int64_t min_of(int64_t a, int64_t b) {
@@ -501,7 +501,7 @@ static ls_status set_balance(const ls_pass *pass, const ls_moe_acts *moe) {
     const int64_t experts = m->sizes.experts;
     const double choices = (double)(whole_rows(pass) * m->sizes.each);
     const double weight = m->options.config->balance_loss;
-    const double scale = pass->loss_scale * weight * (double)experts / choices;
+    const double scale = pass->balance_scale * weight * (double)experts / choices;
     if (m->moe_placed) {
         return ls_moe_balance(pass, moe, scale);
     }

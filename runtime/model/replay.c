@@ -12,7 +12,7 @@ enum { RECORDINGS_MOST = 64 }; /* of a layer */
 typedef struct replay_key {
     const void *slot, *masters, *copies, *grads, *x, *next_x, *dy, *dx_in;
     int64_t rows, backward, fresh;
-    double loss_scale; /* of the balance loss */
+    double balance_scale;
 } replay_key;
 
 struct ls_replay {
@@ -48,7 +48,7 @@ static ls_status find(const ls_pass *pass, int layer, ls_replay **found, bool *f
                             .rows = pass->rows,
                             .backward = pass->backward,
                             .fresh = base->fresh,
-                            .loss_scale = pass->backward ? pass->loss_scale : 0.0};
+                            .balance_scale = pass->backward ? pass->balance_scale : 0.0};
     int count = 0;
     *fresh = false;
     for (*found = m->replays[layer]; *found; *found = (*found)->next) {

@@ -123,12 +123,14 @@ static ls_status backward_blocks(ls_pass *pass) {
     return LS_OK;
 }
 
-ls_status ls_model_backward(ls_model *m, int slot, double loss_scale, const void *dx_out,
-                            void *dx_in, const ls_model_sink *sink, double *loss_sum) {
+ls_status ls_model_backward(ls_model *m, int slot, double loss_scale, double balance_scale,
+                            const void *dx_out, void *dx_in, const ls_model_sink *sink,
+                            double *loss_sum) {
     LS_TRY(check_training(m, slot));
     ls_pass pass = pass_begin(m, slot, m->options.batch);
     pass.backward = true;
     pass.loss_scale = loss_scale;
+    pass.balance_scale = balance_scale;
     pass.sink = sink;
     pass.first_elem = m->flat_elems;
     pass.dy = dx_out;
@@ -156,7 +158,7 @@ ls_status ls_model_forward_backward(ls_model *m, const int32_t *tokens, const in
                                     void *context, double *loss_sum) {
     const ls_model_sink sink = {.grads = grads, .ready = ready, .context = context};
     LS_TRY(ls_model_forward(m, 0, tokens, targets, NULL, NULL));
-    return ls_model_backward(m, 0, loss_scale, NULL, NULL, &sink, loss_sum);
+    return ls_model_backward(m, 0, loss_scale, loss_scale, NULL, NULL, &sink, loss_sum);
 }
 
 ls_status ls_model_evaluate(ls_model *m, const int32_t *tokens, const int32_t *targets,

@@ -2,6 +2,7 @@
 #include "runtime/base/arena.h"
 #include "runtime/step/runner.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 typedef struct share {
@@ -90,10 +91,7 @@ static ls_status evaluate_all(evaluation *e, ls_eval_result *result) {
         }
     }
     LS_TRY(pipeline ? pipeline->ops->all_reduce(pipeline, &loss, 1, LS_F64, LS_SUM) : LS_OK);
-    if (result->targets < 1) {
-        return LS_FAIL(LS_E_INPUT, "the dataset to evaluate on has no target");
-    }
-    result->loss = loss / (double)result->targets;
+    result->loss = result->targets > 0 ? loss / (double)result->targets : NAN;
     return LS_OK;
 }
 

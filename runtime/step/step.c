@@ -10,7 +10,7 @@
 typedef struct work {
     const ls_step_options *options;
     ls_runner *runner;
-    double loss_scale;
+    double loss_scale, balance_scale;
     int64_t dx_asked, dx_used;
     ls_step_result *result;
 } work;
@@ -78,7 +78,8 @@ static ls_status backward(work *w, const ls_pipe_pass *p) {
     LS_TRY(first ? LS_OK : ls_runner_prepare(r, true, &dx_in));
     LS_TRY(ls_state_micro_begin(state, p->part, p->micro));
     LS_TRY(ls_model_backward(r->models[p->part], (int)(p->micro % r->alive[p->part]), w->loss_scale,
-                             dx_out, dx_in, NULL, last ? &r->losses[p->micro] : NULL));
+                             w->balance_scale, dx_out, dx_in, NULL,
+                             last ? &r->losses[p->micro] : NULL));
     LS_TRY(first ? LS_OK : ls_runner_send(r, true));
     return ls_state_micro_end(state, p->part);
 }
@@ -135,9 +136,11 @@ static void add_metered(const ls_comm_meter *before, bool enqueued, ls_step_resu
     }
 }
 
-static ls_status check_targets(const ls_step_options *options, int64_t first, int64_t *targets) {
-    *targets = ls_dataset_count_targets(options->dataset, options->seed, first, options->batch);
-    if (*targets < 1) {
+static ls_status count(const ls_step_options *options, int64_t first, ls_step_result *result) {
+    const ls_dataset *dataset = options->dataset;
+    result->tokens = ls_dataset_count_tokens(dataset, options->seed, first, options->batch);
+    result->targets = ls_dataset_count_targets(dataset, options->seed, first, options->batch);
+    if (result->tokens < 1) {
         return LS_FAIL(LS_E_INPUT,
                        "the batch from sample %lld on has no target; the data is too short",
                        (long long)first);
@@ -145,12 +148,18 @@ static ls_status check_targets(const ls_step_options *options, int64_t first, in
     return LS_OK;
 }
 
+/* Where a loss mask leaves no target there is no loss, whatever it is divided by. */
+static double divisor(int64_t targets) {
+    return targets > 0 ? (double)targets : 1.0;
+}
+
 ls_status ls_step_start(const ls_step_options *options, int64_t first, ls_step_result *result) {
     *result = (ls_step_result){0};
-    LS_TRY(check_targets(options, first, &result->targets));
+    LS_TRY(count(options, first, result));
     work w = {.options = options,
               .runner = options->runner,
-              .loss_scale = 1.0 / (double)result->targets,
+              .loss_scale = 1.0 / divisor(result->targets),
+              .balance_scale = 1.0 / (double)result->tokens,
               .result = result};
     result->start_ns = ls_clock_ns();
     ls_runner *r = w.runner;
@@ -186,7 +195,7 @@ static ls_status finish(const work *w) {
         other_ns += result->comm_ns[a];
     }
     result->compute_ns = end_ns - start_ns > other_ns ? end_ns - start_ns - other_ns : 0;
-    result->loss = total / (double)result->targets;
+    result->loss = total / divisor(result->targets);
     return LS_OK;
 }
 

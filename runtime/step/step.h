@@ -52,7 +52,8 @@ typedef struct ls_step_options {
 typedef struct ls_step_result {
     double loss;      /* mean over the targets of the global batch */
     double own_loss;  /* sum over the targets of this rank's micro-batches; differs by rank */
-    int64_t targets;  /* of the global batch */
+    int64_t tokens;   /* of the global batch: positions with a next token */
+    int64_t targets;  /* of these; fewer with a loss mask, perhaps none: then the loss is 0 */
     uint64_t data_ns; /* waiting for the loader */
     /* Forward and backward; where the host only enqueues, also what the device still had to do of
      * the update before. */
@@ -80,7 +81,7 @@ const double *ls_step_losses(const ls_step_options *options, int64_t *count);
  * Micro-batch i is computed by data rank i mod size and the sums are added in order of i: the same
  * bits for every number of data ranks. micro: at most the models' batch. [collective] */
 typedef struct ls_eval_result {
-    double loss;
+    double loss; /* NAN where a loss mask left no target */
     int64_t targets;
 } ls_eval_result;
 ls_status ls_step_evaluate(ls_runner *runner, const ls_dataset *dataset, int part, int64_t micro,

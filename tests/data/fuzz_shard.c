@@ -32,6 +32,7 @@ static void shard(const uint8_t *data, size_t size, int fix) {
         require(header.token_bytes == 2 || header.token_bytes == 4);
         require(LS_SHARD_HEADER_BYTES + header.tokens * header.token_bytes == (int64_t)size);
         require(header.separator < header.vocab && header.vocab <= INT32_MAX);
+        require(header.targets >= 0 && header.targets <= header.tokens);
         require(header.documents >= 0 && header.bytes >= 0 && header.index < header.count);
         require(memchr(header.tokenizer, '\0', sizeof header.tokenizer) != NULL);
         status = ls_shard_payload_check(&header, file + LS_SHARD_HEADER_BYTES, false, "fuzz");
@@ -54,18 +55,28 @@ static void jsonl(const uint8_t *data, size_t size) {
     require(line != NULL);
     memcpy(line, data, size);
     ls_jsonl scanned, parsed = {0};
+    ls_jsonl_form form = {.field = "text", .vocab = 70000, .separator = 3, .token_bytes = 4};
     if (ls_jsonl_scan(line, size, "text", &scanned)) { /* then the library says the same of it */
-        require(ls_jsonl_parse((const char *)data, size, "text", &parsed) == LS_OK);
+        require(ls_jsonl_parse((const char *)data, size, &form, &parsed) == LS_OK);
         require(parsed.bytes == scanned.bytes);
         require(memcmp(parsed.text, scanned.text, parsed.bytes) == 0);
     } else {
         require(size == 0 || memcmp(line, data, size) == 0);
-        (void)ls_jsonl_parse(line, size, "text", &parsed);
+        (void)ls_jsonl_parse(line, size, &form, &parsed);
     }
     json_decref(parsed.document);
-    if (ls_jsonl_parse_tokens((const char *)data, size, "text", 70000, 3, 4, &parsed) == LS_OK) {
+    if (ls_jsonl_parse_tokens((const char *)data, size, &form, &parsed) == LS_OK) {
         require(parsed.bytes % 4 == 0 && (parsed.bytes == 0 || parsed.text));
         free(parsed.tokens);
+    }
+    form.mask = "m";
+    if (ls_jsonl_parse_tokens((const char *)data, size, &form, &parsed) == LS_OK) {
+        free(parsed.tokens);
+    }
+    form.prompt = "q";
+    if (ls_jsonl_parse((const char *)data, size, &form, &parsed) == LS_OK) {
+        require(parsed.prompt || !parsed.text);
+        json_decref(parsed.document);
     }
     free(line);
 }

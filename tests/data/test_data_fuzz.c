@@ -13,24 +13,31 @@ static uint32_t below(uint32_t n) {
     return n ? ls_rng_draw(2024, 0, draws++).v[0] % n : 0;
 }
 
-static size_t good_shard(uint8_t *out) {
+static size_t good_shard(uint8_t *out, bool masked) {
     enum { TOKENS = 200 };
-    uint16_t tokens[TOKENS];
+    uint16_t narrow[TOKENS];
+    uint32_t wide[TOKENS];
     for (int i = 0; i < TOKENS; i++) {
-        tokens[i] = (uint16_t)below(257);
+        wide[i] = below(257);
+        narrow[i] = (uint16_t)wide[i];
+        wide[i] |= i % 3 ? 0 : LS_SHARD_NO_TARGET;
     }
-    const ls_shard_header header = {.token_bytes = 2,
+    const void *tokens = masked ? (const void *)wide : narrow;
+    const size_t bytes = masked ? sizeof wide : sizeof narrow;
+    const ls_shard_header header = {.token_bytes = masked ? 4 : 2,
+                                    .masked = masked,
+                                    .targets = TOKENS - TOKENS / 3 - 1,
                                     .count = 1,
                                     .vocab = 257,
                                     .separator = 256,
                                     .tokens = TOKENS,
                                     .documents = 3,
                                     .bytes = TOKENS - 3,
-                                    .checksum = ls_xxh64(tokens, sizeof tokens, 0),
+                                    .checksum = ls_xxh64(tokens, bytes, 0),
                                     .tokenizer = "bytes"};
     ls_shard_header_encode(&header, out);
-    memcpy(out + LS_SHARD_HEADER_BYTES, tokens, sizeof tokens);
-    return LS_SHARD_HEADER_BYTES + sizeof tokens;
+    memcpy(out + LS_SHARD_HEADER_BYTES, tokens, bytes);
+    return LS_SHARD_HEADER_BYTES + bytes;
 }
 
 static size_t good_text(uint8_t *out, int kind) {
@@ -41,6 +48,7 @@ static size_t good_text(uint8_t *out, int kind) {
         "\"tokens\": 10, \"documents\": 1, \"bytes\": 9, \"xxh3\": \"00112233aabbccdd\"}]}, "
         "\"val\": {\"shards\": []}}}",
         "{\"meta\": [1, -2.5, true, null, {\"x\": []}], \"text\": \"a \\u00e9 \\ud83d\\ude00 b\"}",
+        "{\"m\": [1, 0, true, false], \"q\": \"why\", \"text\": [1, 20, 3, 3]}",
         "{\"text\": \"\\u0000 line\\n \\\"quoted\\\" caf\xc3\xa9\"}",
     };
     size_t bytes = strlen(texts[kind]);
@@ -79,9 +87,10 @@ int main(int argc, char **argv) {
     const long rounds = argc > 1 ? atol(argv[1]) : 40000;
     for (long i = 0; i < rounds; i++) {
         uint8_t data[MAX_BYTES];
-        uint32_t kind = below(5); /* shard, shard with its checksum made right, json, two lines */
+        uint32_t kind = below(6); /* shard, shard with its checksum made right, json, lines */
         data[0] = (uint8_t)(kind > 3 ? 3 : kind);
-        size_t size = kind < 2 ? good_shard(data + 1) : good_text(data + 1, (int)kind - 2);
+        size_t size =
+            kind < 2 ? good_shard(data + 1, below(2)) : good_text(data + 1, (int)kind - 2);
         /* An exact copy, so that the sanitizers see a read past its end. */
         size = mutate(data, size + 1);
         uint8_t *input = malloc(size);

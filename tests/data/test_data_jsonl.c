@@ -21,7 +21,7 @@ static bool scanned(const char *line, size_t bytes) {
     ls_jsonl scan = {0}, parsed = {0};
     const bool took = ls_jsonl_scan(copy, bytes, "text", &scan);
     if (took) {
-        CHECK_OK(ls_jsonl_parse(line, bytes, "text", &parsed));
+        CHECK_OK(ls_jsonl_parse(line, bytes, &(ls_jsonl_form){.field = "text"}, &parsed));
         CHECK(parsed.text && parsed.bytes == scan.bytes);
         CHECK(parsed.text && memcmp(parsed.text, scan.text, parsed.bytes) == 0);
         json_decref(parsed.document);

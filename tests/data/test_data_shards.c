@@ -116,8 +116,8 @@ static void test_wrong_fields(void) {
         ls_status status;
         const char *message;
     } cases[] = {
-        {8, 2, 2, LS_E_VERSION, "shard format 2.0"},
-        {8, 2, 0, LS_E_CORRUPT, "byte 8: major version is 0, allowed is 1 to 1"},
+        {8, 2, 3, LS_E_VERSION, "shard format 3.0"},
+        {8, 2, 0, LS_E_CORRUPT, "byte 8: major version is 0, allowed is 1 to 2"},
         {12, 4, 512, LS_E_CORRUPT, "byte 12: header size is 512"},
         {16, 4, 3, LS_E_CORRUPT, "byte 16: 3 bytes a token"},
         {20, 4, 2, LS_E_CORRUPT, "byte 20: split is 2"},

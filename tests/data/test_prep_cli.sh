@@ -22,6 +22,19 @@ holds test ! -e data/val-00000.tok
 gives 2 "$LOCKSTEP" prep text -o data
 says "'data' exists; choose another directory, or replace it with --force"
 
+# The loss of answers alone.
+seq 200 | sed 's/.*/{"question": "why &? ", "answer": "so&"}/' >pairs.jsonl
+gives 0 "$LOCKSTEP" prep pairs.jsonl --prompt question --field answer -o answers --val 0.1
+prints '^200 documents (892 B of targets) from 1 file$'
+prints '^train: 2.51 k tokens in 1 shard, 39.3 % of them targets$'
+gives 0 "$LOCKSTEP" train model.preset=gpt2-tiny data.dir=answers data.sequence=32 batch.sequences=4 run.steps=2 run.name=pairs
+says '2.51 k tokens of data, 39.3 % of them targets;'
+prints '^validation loss [0-9.]*, [0-9.]* bits per byte$'
+gives 0 "$LOCKSTEP" eval runs/pairs --data answers
+prints '^1[0-9][0-9] targets of '
+gives 2 "$LOCKSTEP" prep pairs.jsonl --loss-mask question -o none
+says 'a loss mask is for documents that are tokens already'
+
 # What cannot be parted as was asked is told, and what can be is not.
 mkdir uneven
 for i in 1 2 3; do

@@ -48,13 +48,16 @@ def sound(work):
     lines = (ROOT / "README.md").read_text().splitlines(keepends=True)
     for i in range(6):
         (text / f"{i}.txt").write_text("".join(lines[i * 9:i * 9 + 40]))
-    rows = [json.dumps({"ids": [(i * 7 + j) % 90 for j in range(40)], "text": lines[i]}) for i in range(60)]
+    rows = [json.dumps({"ids": [(i * 7 + j) % 90 for j in range(40)], "text": lines[i],
+                        "mask": [j % 3 // 2 for j in range(40)]}) for i in range(60)]
     (work / "rows.jsonl").write_text("\n".join(rows) + "\n")
     tokens = [i * 7 % 90 if i % 30 else 99 for i in range(2000)]
     (work / "nano.bin").write_bytes(struct.pack("<2000H", *tokens))
     (work / "llmc.bin").write_bytes(struct.pack("<256i", 20240520, 1, 2000, *[0] * 253) +
                                     struct.pack("<2000H", *tokens))
     make(["prep", text, "-o", work / "data", "--val", "0.1"])
+    make(["prep", work / "rows.jsonl", "-o", work / "answers", "--field", "ids", "--loss-mask", "mask", "--vocab", "100",
+          "--separator", "99", "--val", "0.1"])
     make(["train", *TINY, f"data.dir={work / 'data'}", f"run.dir={work / 'runs'}", "run.name=a", "run.steps=4",
           "checkpoint.every=1", "checkpoint.parity=1", "cost.usd_per_device_hour=1", "--until", "2"])
     make(["ckpt", "convert", work / "runs/a", "--to", "safetensors", "-o", work / "hf"])
@@ -68,12 +71,16 @@ def readers(name, work):
     r = work / "runs/a"
     train = ["train", *TINY, f"data.dir={work / 'data'}", f"run.dir={work / 'runs'}"]
     resume = [*train, "run.name=a", "run.steps=4", "--resume"]
+    if name.startswith("answers/"):
+        return [["train", *TINY, f"data.dir={work / 'answers'}", f"run.dir={work / 'runs'}", "run.name=b", "run.steps=2"]]
     if name.startswith("data/"):
         return [[*train, "run.name=b", "run.steps=1"], ["eval", r, "--data", work / "data"]]
     if name.endswith(("rows.jsonl", "nano.bin", "llmc.bin")):
         fields = [] if name.endswith("bin") else ["--field", "ids"]
         texts = [] if name.endswith("bin") else [["prep", work / name, "-o", work / "of-text"]]
-        return [["prep", work / name, "-o", work / "of", *fields, "--vocab", "100", "--separator", "99"], *texts]
+        return [["prep", work / name, "-o", work / "of", *fields, "--vocab", "100", "--separator", "99"], *texts,
+                *([["prep", work / name, "-o", work / "masked", *fields, "--vocab", "100", "--separator", "99",
+                    "--loss-mask", "mask"]] if fields else [])]
     if name.startswith("hf/"):
         return [["ckpt", "convert", "--from", "safetensors", work / "hf", "-o", work / "of"]]
     if name.endswith("p5.yaml") or name.startswith("devices"):
@@ -88,7 +95,8 @@ def readers(name, work):
             ["cost", r, "--html", work / "report.html"], resume, ["cost", r]]
 
 
-FILES = ["data/data.json", "data/train-00000.tok", "data/val-00000.tok", "rows.jsonl", "nano.bin", "llmc.bin",
+FILES = ["data/data.json", "data/train-00000.tok", "data/val-00000.tok", "answers/data.json",
+         "answers/train-00000.tok", "rows.jsonl", "nano.bin", "llmc.bin",
          "hf/config.json", "hf/model.safetensors", "aws-p5.yaml", "devices/h100.yaml",
          "runs/a/config.yaml", "runs/a/ledger.json", "runs/a/starts.jsonl", "runs/a/train.jsonl", "runs/a/outcome",
          "runs/a/checkpoints/step-00000002/manifest.json", "runs/a/checkpoints/step-00000002/rank-00000.h5"]

@@ -244,7 +244,7 @@ static void backward_all(const setting *s, stage *stages, int micro, int slot, d
     for (int i = last; i >= 0; i--) {
         const ls_model_sink sink = {.grads = stages[i].grads};
         const void *dx_out = i == last ? NULL : stages[i + 1].dx_in[micro];
-        CHECK_OK(ls_model_backward(stages[i].model, slot, 0.01, dx_out,
+        CHECK_OK(ls_model_backward(stages[i].model, slot, 0.01, 0.01, dx_out,
                                    i == 0 ? NULL : stages[i].dx_in[micro], &sink,
                                    i == last ? loss : NULL));
     }

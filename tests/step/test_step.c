@@ -344,18 +344,20 @@ static void check_not_finite(ls_comm *world, const ls_dataset *data, ls_reductio
 }
 
 /* The mean loss over `rows` windows that are spread evenly over the data. */
-static double mean_of_windows(const trainer *t, const ls_dataset *data, int64_t rows) {
+static double mean_of_windows(const trainer *t, const ls_dataset *data, int64_t rows,
+                              int64_t *targets) {
     const int64_t windows = ls_dataset_describe(data)->windows;
     double sum = 0.0, loss;
-    int64_t targets = 0, valid;
+    int64_t valid;
+    *targets = 0;
     for (int64_t row = 0; row < rows; row++) {
         int32_t tokens[SEQ], wanted[SEQ];
         CHECK_OK(ls_dataset_window(data, row * windows / rows, tokens, wanted, &valid));
         CHECK_OK(ls_model_evaluate(t->model, tokens, wanted, 1, NULL, NULL, &loss));
         sum += loss;
-        targets += valid;
+        *targets += valid;
     }
-    return sum / (double)targets;
+    return sum / (double)*targets;
 }
 
 /* Of a whole model, and of one whose blocks are gathered. */
@@ -369,13 +371,15 @@ static void check_evaluate(ls_comm *world, ls_comm *self, const ls_dataset *data
     CHECK_OK(ls_step_evaluate(sharded.runner, data, 0, 3, 0, &all));
     CHECK(one.loss == all.loss);
     CHECK_INT(one.targets, all.targets);
-    CHECK_INT(all.targets, info->tokens - 1); /* all but the first token */
+    int64_t targets;
+    mean_of_windows(&t, data, info->windows, &targets);
+    CHECK_INT(all.targets, targets);
     CHECK_OK(ls_step_evaluate(sharded.runner, data, 0, 1, 0, &single));
     CHECK_NEAR(single.loss, all.loss, 1e-6, 0.0);
     CHECK_OK(ls_step_evaluate(sharded.runner, data, 0, 3, 5, &some));
-    CHECK_INT(some.targets, 5 * 3 * SEQ);
+    CHECK_NEAR(some.loss, mean_of_windows(&t, data, 5 * 3, &targets), 1e-6, 0.0);
+    CHECK_INT(some.targets, targets);
     CHECK(info->windows > 2 * 5 * 3);
-    CHECK_NEAR(some.loss, mean_of_windows(&t, data, 5 * 3), 1e-6, 0.0);
     CHECK_OK(ls_step_evaluate(sharded.runner, data, 0, 3, 1000000, &some));
     CHECK(some.loss == all.loss);
     CHECK_STATUS(ls_step_evaluate(t.runner, data, 0, 0, 0, &some), LS_E_SHAPE);
@@ -478,29 +482,73 @@ static void check_takes_nothing(ls_comm *self, const char *dir, const setting *h
     current = &narrow;
 }
 
-/* A few documents of letters that follow each other by rule, so that there is something to learn.
- */
+/* A batch of which a loss mask takes out every target has no loss and no gradient. */
+static void check_no_target(ls_comm *self, const ls_dataset *masked) {
+    trainer t = start(self, masked, LS_REDUCTION_INVARIANT, 0, 1, 1, 0);
+    int64_t none = 0, some = 0;
+    for (int64_t step = 0; step < ls_dataset_describe(masked)->windows; step++) {
+        train_step(&t, step);
+        CHECK_INT(t.result.tokens, ls_dataset_count_tokens(masked, SEED, step, 1));
+        CHECK((t.result.targets == 0) == (t.norm == 0.0));
+        CHECK((t.result.targets == 0) == (t.result.loss == 0.0));
+        none += t.result.targets == 0;
+        some += t.result.targets > 0;
+    }
+    CHECK(none > 5 && some > 5);
+    ls_eval_result result; /* of the first window, which a prompt fills */
+    CHECK_OK(ls_step_evaluate(t.runner, masked, 0, 1, 1, &result));
+    CHECK(result.targets == 0 && isnan(result.loss));
+    stop(&t);
+}
+
+/* Prepares DIR/FILE, with this content, as DIR/OUT. */
+static ls_status prepare(const char *dir, const char *file, const char *content, size_t bytes,
+                         const char *out, const char *prompt_field) {
+    char path[128], out_dir[128];
+    snprintf(path, sizeof path, "%s/%s", dir, file);
+    snprintf(out_dir, sizeof out_dir, "%s/%s", dir, out);
+    CHECK_OK(ls_file_replace(path, content, bytes));
+    const char *const inputs[] = {path};
+    ls_prep_result result;
+    return ls_prep_run(&(ls_prep_options){.inputs = inputs,
+                                          .input_count = 1,
+                                          .out_dir = out_dir,
+                                          .jsonl_field = "text",
+                                          .prompt_field = prompt_field,
+                                          .shard_tokens = 1000},
+                       &result);
+}
+
+/* Prompts and answers, cut out of the text; the first prompts fill several windows. */
+static ls_status make_masked(const char *dir, const char *text, size_t bytes) {
+    char lines[8192];
+    size_t end = 0;
+    for (size_t i = 0, at = 0; at + 140 < bytes; i++) {
+        const int prompt = i < 2 ? 125 : 7 + (int)i % 20, answer = 2 + (int)i % 9;
+        end += (size_t)snprintf(lines + end, sizeof lines - end,
+                                "{\"q\": \"%.*s\", \"text\": \"%.*s\"}\n", prompt, text + at,
+                                answer, text + at + prompt);
+        at += (size_t)(prompt + answer);
+    }
+    return prepare(dir, "lines.jsonl", lines, end, "masked", "q");
+}
+
+/* Letters that follow each other by rule, so that there is something to learn. */
 static void make_data(ls_comm *world, char *dir, size_t size) {
     ls_status status = LS_OK;
     if (world->rank == 0) {
         snprintf(dir, size, "/tmp/lockstep-step-XXXXXX");
         CHECK(mkdtemp(dir) != NULL);
-        char text[2520], path[128], out[128];
+        char text[2520];
         for (size_t i = 0; i < sizeof text; i++) {
             uint32_t r = ls_rng_draw(1, 0, i).v[0];
             text[i] = (char)(i % 50 == 49 ? '\n' : 'a' + (i * i + r % 3) % 26);
         }
-        snprintf(path, sizeof path, "%s/text.txt", dir);
-        snprintf(out, sizeof out, "%s/data", dir);
-        CHECK_OK(ls_file_replace(path, text, sizeof text));
-        const char *const inputs[] = {path};
-        ls_prep_result result;
-        status = ls_prep_run(&(ls_prep_options){.inputs = inputs,
-                                                .input_count = 1,
-                                                .out_dir = out,
-                                                .jsonl_field = "text",
-                                                .shard_tokens = 1000},
-                             &result);
+        status = prepare(dir, "text.txt", text, sizeof text, "data", NULL);
+        for (size_t i = 49; i < sizeof text; i += 50) {
+            text[i] = ' ';
+        }
+        status = status == LS_OK ? make_masked(dir, text, sizeof text) : status;
     }
     CHECK_OK(ls_comm_agree(world, status));
     CHECK_OK(world->ops->broadcast(world, dir, (int64_t)size, 0));
@@ -508,32 +556,39 @@ static void make_data(ls_comm *world, char *dir, size_t size) {
 
 int main(int argc, char **argv) {
     ls_comm *world, *self;
-    ls_dataset *data;
-    char dir[64] = "", out[128];
+    ls_dataset *data, *masked;
+    char dir[64] = "", out[128], masked_out[128];
     CHECK_OK(ls_comm_mpi_init(&argc, &argv, &world));
     ls_error_set_rank(world->rank);
     CHECK_OK(ls_comm_self(&self));
     make_data(world, dir, sizeof dir);
     snprintf(out, sizeof out, "%s/data", dir);
+    snprintf(masked_out, sizeof masked_out, "%s/masked", dir);
     CHECK_OK(ls_dataset_open(out, LS_SPLIT_TRAIN, SEQ, true, &data));
+    CHECK_OK(ls_dataset_open(masked_out, LS_SPLIT_TRAIN, SEQ, true, &masked));
     for (int r = 0; r < 2; r++) {
         ls_reduction reduction = r ? LS_REDUCTION_INVARIANT : LS_REDUCTION_FAST;
         for (int zero = 0; zero <= 3; zero++) {
             check_curve(world, self, data, reduction, zero, 4, 1);  /* 1 micro-batch on each of 4 */
             check_curve(world, self, data, reduction, zero, 12, 1); /* 3 */
             check_curve(world, self, data, reduction, zero, 8, 2);
+            check_curve(world, self, masked, reduction, zero, 12, 1);
         }
         check_not_finite(world, data, reduction, INFINITY);
         check_not_finite(world, data, reduction, NAN);
     }
     check_meaning(world, data);
+    check_meaning(world, masked);
+    check_no_target(self, masked);
     check_resume(world, data);
     check_evaluate(world, self, data);
+    check_evaluate(world, self, masked);
     if (COUNTS_ALLOCATIONS && world->size == 1) { /* sanitizers take memory of their own */
         check_takes_nothing(self, out, &(setting){&wide_config, WIDE_SEQ, LS_F32, 2});
         check_takes_nothing(self, out, &(setting){&wide_config, WIDE_SEQ, LS_BF16, 2});
     }
     ls_dataset_close(data);
+    ls_dataset_close(masked);
     CHECK_OK(world->ops->barrier(world));
     if (world->rank == 0) {
         CHECK_OK(ls_dir_remove(dir));
