@@ -2,6 +2,8 @@
 
 #include "collectives/comm_impl.h"
 
+#include <stdlib.h>
+
 #define SLICE_ALIGN_ELEMS    16
 #define DEFAULT_BUCKET_BYTES (INT64_C(25) << 20)
 
@@ -17,24 +19,32 @@ int64_t ls_bucket_bytes(int64_t bytes, int64_t bucket_bytes, int ranks) {
     return ls_min_i64(most, bucket_bytes > 0 ? bucket_bytes : DEFAULT_BUCKET_BYTES);
 }
 
+static int compare(const void *a, const void *b) {
+    const int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+    return (x > y) - (x < y);
+}
+
 ls_status ls_bucket_cut(int64_t elems, int64_t elem_bytes, int64_t bucket_bytes,
-                        int64_t front_elems, int ranks, ls_partition *buckets) {
+                        const int64_t fronts[LS_BUCKET_FRONTS], int ranks, ls_partition *buckets) {
+    enum { HALVES = 4, CUTS = HALVES + LS_BUCKET_FRONTS };
     if (elems < 0 || bucket_bytes < 0) {
         return LS_FAIL(LS_E_SHAPE,
                        "gradients of %lld elements in buckets of %lld bytes; 0 is the least",
                        (long long)elems, (long long)bucket_bytes);
     }
     const int64_t most = ls_bucket_bytes(elems * elem_bytes, bucket_bytes, ranks) / elem_bytes;
-    int64_t first[7] = {0};
+    int64_t cuts[CUTS] = {0}, first[CUTS + 2] = {0};
     int blocks = 0;
-    for (int shift = 4; shift >= 0; shift--) {
-        const int64_t cut =
-            shift > 0 ? (most >> shift) / LS_CHUNK_ELEMS * LS_CHUNK_ELEMS : INT64_MAX;
-        if (front_elems > first[blocks] && front_elems < ls_min_i64(cut, elems)) {
-            first[++blocks] = front_elems;
-        }
-        if (cut > first[blocks] && cut < elems) {
-            first[++blocks] = cut;
+    for (int i = 0; i < HALVES; i++) {
+        cuts[i] = (most >> (HALVES - i)) / LS_CHUNK_ELEMS * LS_CHUNK_ELEMS;
+    }
+    for (int i = 0; fronts && i < LS_BUCKET_FRONTS; i++) {
+        cuts[HALVES + i] = fronts[i];
+    }
+    qsort(cuts, CUTS, sizeof *cuts, compare);
+    for (int i = 0; i < CUTS; i++) {
+        if (cuts[i] > first[blocks] && cuts[i] < elems) {
+            first[++blocks] = cuts[i];
         }
     }
     first[blocks + 1] = elems;

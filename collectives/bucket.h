@@ -13,11 +13,12 @@ int64_t ls_bucket_bytes(int64_t bytes, int64_t bucket_bytes, int ranks);
 
 /* Elements [0, elems) into buckets of at most as much, which are sent from the last to the first.
  * Those at the front, final last, are ever smaller: a 16th, a 16th, an 8th, a 4th and a half of a
- * bucket, since nothing hides the very last one. front_elems at the front become final at once,
- * after all others, which therefore share no bucket with them; 0: that is not known. Release with
- * ls_partition_release; LS_E_SHAPE below 0, LS_E_MEMORY. */
+ * bucket, since nothing hides the very last one. fronts (NULL: not known): the first fronts[i]
+ * elements become final after all behind them, and a good while after, so that no bucket has some
+ * of both. Release with ls_partition_release; LS_E_SHAPE below 0, LS_E_MEMORY. */
+enum { LS_BUCKET_FRONTS = 2 };
 ls_status ls_bucket_cut(int64_t elems, int64_t elem_bytes, int64_t bucket_bytes,
-                        int64_t front_elems, int ranks, ls_partition *buckets);
+                        const int64_t fronts[LS_BUCKET_FRONTS], int ranks, ls_partition *buckets);
 
 /* A cache line or more, so that slices are added at full speed. */
 int64_t ls_bucket_align(int64_t elems);

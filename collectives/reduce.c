@@ -126,8 +126,8 @@ static ls_status check_options(const ls_reducer_options *o) {
 static ls_status plan_buckets(ls_reducer *r, const ls_reducer_options *o) {
     r->partition = o->partition;
     if (!r->partition) {
-        LS_TRY(ls_bucket_cut(o->elems, r->elem_bytes, o->bucket_bytes, o->front_elems,
-                             o->comm->size, &r->own_partition));
+        LS_TRY(ls_bucket_cut(o->elems, r->elem_bytes, o->bucket_bytes, o->fronts, o->comm->size,
+                             &r->own_partition));
         r->partition = &r->own_partition;
     }
     r->bucket_count = r->partition->unit_count;

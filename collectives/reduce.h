@@ -49,7 +49,7 @@ typedef struct ls_reducer_options {
     int64_t bucket_bytes;  /* of a bucket, at most; the last ones to become final are smaller; 0: 25
                               MiB; not used with a partition */
     int context_ranks;     /* ranks next to each other that share each micro-batch; 0: 1 */
-    int64_t front_elems;   /* final together after all others (bucket.h); not with a partition */
+    const int64_t *fronts; /* what becomes final last (bucket.h), or NULL; not with a partition */
     /* NULL: every rank gets the whole sum. Otherwise (borrowed) its units are the buckets, and rank
      * r gets what shard r mod shards keeps; the ranks of a shard are its replicas. */
     const ls_partition *partition;

@@ -6,8 +6,10 @@ of a rank's micro-batch:
   - the step and its backward without communication: each rank trains by itself, all at the same time;
   - the communication alone: an all-reduce of as many bytes as the gradients have, by the same back end;
   - the step of the ranks together.
-Exposed is what the last takes beyond the first; max(0, communication - backward) of it nothing can hide. With more
-ranks than processors, what moves the data takes its time from what computes, too: the last line tells how much a step.
+Exposed is what the last takes beyond the first; max(0, communication - backward) of it nothing can hide. Where it
+comes from tell the parts of a step, beside those alone: what becomes final with the last operations is waited for behind
+them; of two ranks, one waits for the slower; and what moves the data takes its time from what computes where no processor
+is free, of which the last line tells how much a step.
 """
 import argparse, json, os, pathlib, resource, statistics, subprocess, sys, tempfile
 
@@ -39,20 +41,38 @@ def step_s(folder, first):
 
 
 def trace_of(folder):
-    """Rank 0's events."""
-    return [e for e in json.load(open(folder / "trace.json"))["traceEvents"] if e["pid"] == 0]
+    return json.load(open(folder / "trace.json"))["traceEvents"]
 
 
-def backward_s(events):
-    """From the first block's backward to the wait for the sums, median of the steps."""
-    times, begin = [], None
-    for e in sorted((e for e in events if e["ph"] == "X"), key=lambda e: e["ts"]):
-        if e["name"].startswith("backward") and begin is None:
-            begin = e["ts"]
-        elif e["name"] == "reduction of gradients" and begin is not None:
-            times.append(1e-6 * (e["ts"] - begin))
-            begin = None
-    return statistics.median(times)
+def parts(events, rank=0):
+    """Of each whole step of a rank, in s: forward; backward, up to the wait for the sums; that; update."""
+    steps, times = [], {}
+    for e in sorted((e for e in events if e["ph"] == "X" and e["cat"] == "step" and e["pid"] == rank), key=lambda e: e["ts"]):
+        name, begin, end = e["name"].split(" ")[0], e["ts"], e["ts"] + e["dur"]
+        if name == "backward":
+            times.setdefault(name, begin)
+        elif name == "reduction" and "backward" in times:
+            times.update(wait=begin, end=end)
+        elif name == "update":
+            if "begin" in times and "end" in times:
+                at = times["begin"], times["backward"], times["wait"], times["end"], end
+                steps.append([1e-6 * (b - a) for a, b in zip(at, at[1:])])
+            times = {"begin": end}
+    return steps
+
+
+def medians(steps):
+    return [statistics.median(part) for part in zip(*steps)]
+
+
+def tell_parts(alone, together):
+    """alone: [rank][step][part]; together likewise, of the same steps on all ranks."""
+    before, now = medians(sum(alone, [])), medians(sum(together, []))
+    waits = [[step[2] for step in ranks] for ranks in zip(*together)]  # [step][rank]
+    least, mean = statistics.median(map(min, waits)), statistics.median(map(statistics.mean, waits))
+    more = [1e3 * (n - b) for n, b in zip(now, before)]
+    print(f"  parts beyond those alone, in ms: forward {more[0]:+.0f}, backward {more[1]:+.0f}, wait behind it {1e3 * least:.0f}, "
+          f"for slower ranks {1e3 * (mean - least):.0f}, update {more[3]:+.0f}")
 
 
 def measure(options, work, tokens, first=3):
@@ -66,12 +86,14 @@ def measure(options, work, tokens, first=3):
     alone_use = run_ranks(*on_hosts, "sh", "-c", ALONE, "alone", LOCKSTEP, *job, "batch.sequences=1")
     use = run_ranks(*on_hosts, LOCKSTEP, *job, f"batch.sequences={ranks}", "run.name=together")
     cost_s, switches = ((u - a) / options.steps for u, a in zip(use, alone_use))
-    reductions = [e for e in trace_of(runs / "together") if e["ph"] == "b" and e["cat"] == "gradients"]
+    trace = trace_of(runs / "together")
+    reductions = [e for e in trace if e["pid"] == 0 and e["ph"] == "b" and e["cat"] == "gradients"]
     size = sum(e["args"]["bytes"] for e in reductions) // (options.steps - first + 1)
     bench = json.loads(run(*on_hosts, LOCKSTEP, "bench", "collective", "--json", "--minbytes", str(size), "-e", str(size),
                            "-n", str(options.iterations), "-w", "1", "--redop", "tree"))
     alone = statistics.median(step_s(runs / f"alone-{r}", first) for r in range(ranks))
-    backward = statistics.median(backward_s(trace_of(runs / f"alone-{r}")) for r in range(ranks))
+    parts_alone = [parts(trace_of(runs / f"alone-{r}")) for r in range(ranks)]
+    backward = medians(sum(parts_alone, []))[1]
     comm, together = bench["sizes"][0]["in_place"]["seconds"], step_s(runs / "together", first)
     exposed, least = together - alone, max(0.0, comm - backward)
     limit = size / (options.rate * 1e6 / 8)
@@ -79,6 +101,7 @@ def measure(options, work, tokens, first=3):
           f"{size / 2**20:.1f} MiB ({bench['backend']}) alone {comm:.3f} s, {comm / limit:.2f} x the link's limit")
     print(f"  together {together:.3f} s: exposed {exposed:.3f} s, of which nothing hides {least:.3f} s; "
           f"the rest is {100 * (exposed - least) / comm:+.1f} % of the communication")
+    tell_parts(parts_alone, [parts(trace, r) for r in range(ranks)])
     print(f"  the first host's ranks beyond those alone: {cost_s:.3f} s of processor time, {switches:.0f} switches a step", flush=True)
 
 

@@ -94,18 +94,22 @@ static bool begins_block(const ls_state *s, const ls_param *params, int i) {
 
 /* The part's blocks of the model, from its rows. */
 static void add_blocks(ls_state *s, state_part *part, const ls_param *params, int count) {
+    int matrices = 0;
     part->first_block = s->block_count;
     for (int i = 0; i < count; i++) {
+        const int64_t first = part->base + params[i].offset - params[0].offset;
         if (i == 0 || params[i].block != params[i - 1].block) {
+            matrices = 0;
             s->blocks[s->block_count++] =
-                (state_block){.part = (int)(part - s->parts),
-                              .range.first = part->base + params[i].offset - params[0].offset};
+                (state_block){.part = (int)(part - s->parts), .range.first = first};
         }
         state_block *b = &s->blocks[s->block_count - 1];
         const int64_t end =
             i + 1 < count ? params[i + 1].offset - params[0].offset : s->flat_elems - part->base;
         b->range.elems = part->base + end - b->range.first;
         b->vector_elems = params[i].matrix ? b->vector_elems : b->range.elems;
+        matrices += params[i].matrix;
+        b->last_elems = part->is_experts || matrices < 2 ? b->range.elems : b->last_elems;
         const bool is_layer = params[i].block > 0 && params[i].block <= s->options.config->layers;
         if (is_layer || part->is_experts) {
             int64_t *most = part->is_experts ? &s->expert_elems : &s->pool_elems;
@@ -286,6 +290,8 @@ static void count_reduction(ls_state *s, ls_reduction_bytes bytes) {
 
 static ls_status make_reducer(ls_state *s, state_part *part, int64_t elems) {
     const ls_state_options *o = &s->options;
+    int64_t fronts[LS_BUCKET_FRONTS];
+    ls_state_fronts(s, part, fronts);
     const ls_reducer_options reducer = {
         .comm = part->data,
         .dev = s->dev,
@@ -294,7 +300,7 @@ static ls_status make_reducer(ls_state *s, state_part *part, int64_t elems) {
         .micro_batches = o->rank_micros * part->data->size,
         .context_ranks = o->context_ranks,
         .bucket_bytes = o->bucket_bytes,
-        .front_elems = s->blocks[part->first_block].range.elems,
+        .fronts = fronts,
         .partition = o->zero > 0 ? &part->partition : NULL,
         .buffer = !lends_grads(s) ? NULL
                   : s->planning   ? s

@@ -2,6 +2,7 @@
 #ifndef LS_STEP_STATE_INTERNAL_H
 #define LS_STEP_STATE_INTERNAL_H
 
+#include "collectives/bucket.h"
 #include "collectives/scatter.h"
 #include "runtime/base/arena.h"
 #include "runtime/step/state.h"
@@ -12,6 +13,7 @@ typedef struct state_block {
     int part;
     int first_unit, units; /* of the part's partition */
     int64_t vector_elems;  /* up to the end of its last norm or bias */
+    int64_t last_elems;    /* at its front, that become final last: before a layer's attention */
     int64_t grads_micro;   /* the last of its part's micro-batches that asked for its gradients */
 } state_block;
 
@@ -128,7 +130,10 @@ void ls_state_set_store(state_part *part);
 /* A planned state's windows: the model's use of a block (numbered as in ls_model_store) begins or
  * ends. Gathers are told. */
 ls_status ls_state_plan_use(state_part *part, int block, bool backward, bool begins);
-/* state_tell.c: gathers of units of a part, to s->told. */
+/* state_tell.c: what becomes final last of a part's gradients, from its start: the embedding's, and
+ * the first layer's that come behind attention's backward pass, for query, key and value. */
+void ls_state_fronts(const ls_state *s, const state_part *part, int64_t fronts[LS_BUCKET_FRONTS]);
+/* Gathers of units of a part, to s->told. */
 void ls_state_tell_units(const ls_state *s, const state_part *part, int first, int count,
                          ls_comm_use use);
 /* state_tied.c: adds up the gradients of an embedding that two stages hold. */

@@ -1,5 +1,4 @@
 /* The operations of a planned state in a step. */
-#include "collectives/bucket.h"
 #include "collectives/sum_tree.h"
 #include "runtime/step/state_internal.h"
 
@@ -13,6 +12,13 @@ static void tell_use(const ls_state *s, ls_comm_use use, ls_coll coll, int ranks
 
 static void tell(const ls_state *s, ls_coll coll, int ranks, double bytes) {
     tell_use(s, LS_USE_STATE, coll, ranks, bytes);
+}
+
+void ls_state_fronts(const ls_state *s, const state_part *part, int64_t fronts[LS_BUCKET_FRONTS]) {
+    const bool embeds = !part->is_experts && part->model.first_block == 0;
+    const int layer = part->first_block + embeds; /* or a block of another part, or none */
+    fronts[0] = embeds ? s->blocks[part->first_block].range.elems : 0;
+    fronts[1] = fronts[0] + (layer < s->block_count ? s->blocks[layer].last_elems : 0);
 }
 
 /* Of gradients that are complete with the first layer's or later, nothing is left to compute beside
@@ -86,8 +92,10 @@ static ls_status tell_reducer(const ls_state *s, const state_part *part, int64_t
     const ls_partition *p = &part->partition;
     int most, nodes = count_nodes(s, part, &most);
     if (s->options.zero == 0) {
-        LS_TRY(ls_bucket_cut(elems, (int64_t)s->acc_bytes, s->options.bucket_bytes,
-                             s->blocks[part->first_block].range.elems, part->data->size, &buckets));
+        int64_t fronts[LS_BUCKET_FRONTS];
+        ls_state_fronts(s, part, fronts);
+        LS_TRY(ls_bucket_cut(elems, (int64_t)s->acc_bytes, s->options.bucket_bytes, fronts,
+                             part->data->size, &buckets));
         p = &buckets;
     }
     for (int u = 0; u < p->unit_count; u++) {

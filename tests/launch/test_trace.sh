@@ -30,6 +30,9 @@ for rank in 0, 1: # they share memory, and move the data themselves
 else
     echo "skipped in part: python3-jsonschema is not installed"
 fi
+# The first layer's gradients that come behind attention, (1 + 128) x 64 of 4 bytes, wait with no others in a bucket.
+gives 0 ranks 2 "$LOCKSTEP" train $tiny run.name=d metrics.trace_steps=3..3
+holds grep -q '"cat":"gradients".*"bytes":33024,' "$work/runs/d/trace.json"
 gives 0 ranks 2 "$LOCKSTEP" train $tiny run.name=b run.steps=2
 holds [ ! -e "$work/runs/b/trace.json" ]
 gives 0 "$LOCKSTEP" train $tiny run.name=b run.steps=2 --resume metrics.trace_steps=3..4
