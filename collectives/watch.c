@@ -109,8 +109,8 @@ static void end_job(const char *report) {
     ls_flight_forget();
     if (report) {
         ls_peers_dismiss(the.peers);
-        warn_unless(ls_peers_write_late(the.peers, the.run_dir));
     }
+    warn_unless(ls_peers_write_late(the.peers, the.run_dir));
     the.end();
 }
 
@@ -202,9 +202,10 @@ static void *watch_all(void *context) {
         const uint64_t now_ns = ls_clock_ns();
         if (now_ns - last_ns > ns_of(stale_s())) {
             /* This process was stopped (a suspended job) and so, maybe, were the others, whose
-             * hearts do not beat again yet: the SIGCONT that came with it is no reason to look. */
+             * hearts do not beat again yet: the SIGCONT that came with it is no reason to look. The
+             * SIGTERM of a launcher that has lost a rank, a second later, is one. */
             atomic_store(&ls_flight_own()->progress_ns, now_ns);
-            the.last_look_ns = now_ns + ns_of(1);
+            the.last_look_ns = now_ns + ns_of(0.5);
         } else {
             check();
         }

@@ -60,7 +60,7 @@ for way in stop loop; do
     records 3
 done
 says 'it still runs, but has made no progress'
-export TEST_STUCK=1 # the file system of the records, too
+export TEST_STUCK=all # the file system of the records, too
 job 3 3 stop
 says "$never; it"
 unset TEST_STUCK
@@ -142,6 +142,15 @@ says 'REPORT rank 2 on host .* is silent while rank 0 waits in all-reduce #6 of 
 records 2
 unset TEST_APART
 rm -f "$work"/shm/2/*
+# The record of a rank that is killed before it has written it is left to another of its host.
+rm -rf "$work/run"
+status=0
+timeout -k 5 60 "$root/tests/hosts.sh" 2 3 env TEST_STUCK=4 "$program" die "$work/run" "$work/shm" \
+    >"$work/out" 2>"$work/err" || status=$?
+if [ $status != 77 ]; then
+    says 'REPORT rank 5 on host host1 .*; its process has ended'
+    records 6
+fi
 
 # Calls that do not fit: found before they do harm with checks, or by the hang that they cause.
 job 3 2 kind checks
