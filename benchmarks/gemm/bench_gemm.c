@@ -247,7 +247,7 @@ static double kernel_rate(ls_device *dev, ls_dtype dtype) {
 #pragma omp barrier
         uint64_t start = ls_clock_ns();
         for (int i = 0; i < ROUNDS; i++) {
-            tile->multiply(WORDS, a, b, NULL, 0, c, tile->cols);
+            tile->multiply(tile->rows, WORDS, a, b, NULL, 0, c, tile->cols);
         }
         slowest = (double)(ls_clock_ns() - start) * 1e-9;
         if (tile->end) {

@@ -79,10 +79,11 @@ typedef struct ls_gemm_tile {
      * at most, and when sums of a strip are kept between pieces; panels of A in a strip at most. */
     int64_t piece_words, block_n, block_n_kept, strip_panels;
     ls_gemm_pack *pack_a, *pack_b;
-    /* product [rows, ld] = A B (+ add [rows, ld_add] unless NULL; may be product), whole tiles,
-     * summed in the order of k. */
-    void (*multiply)(int64_t words, const uint32_t *a, const uint32_t *b, const float *add,
-                     int64_t ld_add, float *product, int64_t ld);
+    /* product [tile.rows, ld] = A B (+ add [tile.rows, ld_add] unless NULL; may be product), each
+     * element summed in the order of k. The first `rows` > 0 of the tile's rows count; others may
+     * be made too, or left as they are. */
+    void (*multiply)(int64_t rows, int64_t words, const uint32_t *a, const uint32_t *b,
+                     const float *add, int64_t ld_add, float *product, int64_t ld);
     void (*begin)(void), (*end)(void); /* in each thread, around calls of multiply; or NULL */
 } ls_gemm_tile;
 

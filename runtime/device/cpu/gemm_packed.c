@@ -113,11 +113,11 @@ static void run_tile(const packed_run *run, packed_block b, int64_t i, int64_t j
     bool add_c = op->accumulate || !once;
     bool finished = once && (op->bias || op->residual);
     if (run->kept && !last) {
-        t->multiply(words, panel_a, panel_b, first ? NULL : kept, t->cols, kept, t->cols);
+        t->multiply(rows, words, panel_a, panel_b, first ? NULL : kept, t->cols, kept, t->cols);
         return;
     }
     if (op->c_dtype == LS_F32 && rows == t->rows && cols == t->cols && !finished) {
-        t->multiply(words, panel_a, panel_b, add_c ? c : NULL, op->ldc, c, op->ldc);
+        t->multiply(rows, words, panel_a, panel_b, add_c ? c : NULL, op->ldc, c, op->ldc);
         return;
     }
     _Alignas(64) float product[TILE_ELEMS];
@@ -133,7 +133,7 @@ static void run_tile(const packed_run *run, packed_block b, int64_t i, int64_t j
         add = product;
         add_c = false;
     }
-    t->multiply(words, panel_a, panel_b, add, t->cols, product, t->cols);
+    t->multiply(rows, words, panel_a, panel_b, add, t->cols, product, t->cols);
     const float *bias = once && op->bias ? (const float *)op->bias + n0 : NULL;
     const void *residual = once && op->residual ? at(op->residual, op->c_dtype, corner) : NULL;
     run->cpu->gemm_kernels->finish(product, t->cols, rows, cols, op->c_dtype, c, op->ldc, add_c,

@@ -30,8 +30,9 @@ static inline int64_t whole_steps(int64_t words) {
     return (words + LS_AMX_WORDS - 1) / LS_AMX_WORDS;
 }
 
-static void multiply_amx(int64_t words, const uint32_t *a, const uint32_t *b, const float *add,
-                         int64_t ld_add, float *product, int64_t ld) {
+static void multiply_amx(int64_t rows, int64_t words, const uint32_t *a, const uint32_t *b,
+                         const float *add, int64_t ld_add, float *product, int64_t ld) {
+    (void)rows;
     const ls_amx_block block = {.a = (const char *)a,
                                 .b = (const char *)b,
                                 .a_row = AMX_ROW_BYTES,

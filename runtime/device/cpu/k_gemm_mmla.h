@@ -21,8 +21,9 @@ static inline void mmla_store(float32x4_t sum, const float *add, float *product)
     vst1q_f32(product, add ? vaddq_f32(sum, vld1q_f32(add)) : sum);
 }
 
-static void multiply_mmla(int64_t words, const uint32_t *a, const uint32_t *b, const float *add,
-                          int64_t ld_add, float *product, int64_t ld) {
+static void multiply_mmla(int64_t rows, int64_t words, const uint32_t *a, const uint32_t *b,
+                          const float *add, int64_t ld_add, float *product, int64_t ld) {
+    (void)rows;
     float32x4_t sum[MMLA_HIGH][MMLA_WIDEST];
 #pragma GCC unroll 4
     for (int i = 0; i < MMLA_HIGH; i++) {

@@ -28,11 +28,22 @@
         .multiply = multiply_##type                                                                \
     }
 
+#define MULTIPLY_FEW(rows, pairs)                                                                  \
+    case rows:                                                                                     \
+        ls_tile_multiply(rows, pairs, words, a, b, add, ld_add, product, ld);                      \
+        break;
+#define MULTIPLY_f32(rows)  MULTIPLY_FEW(rows, false)
+#define MULTIPLY_bf16(rows) MULTIPLY_FEW(rows, true)
+
 /* A micro-kernel of vectors and its packing. */
 #define DEFINE_TILE(type, pairs)                                                                   \
-    static void multiply_##type(int64_t words, const uint32_t *a, const uint32_t *b,               \
+    static void multiply_##type(int64_t rows, int64_t words, const uint32_t *a, const uint32_t *b, \
                                 const float *add, int64_t ld_add, float *product, int64_t ld) {    \
-        ls_tile_multiply(pairs, words, a, b, add, ld_add, product, ld);                            \
+        switch ((rows + LS_TILE_UNIT - 1) / LS_TILE_UNIT * LS_TILE_UNIT) {                         \
+            LS_TILE_FEW(MULTIPLY_##type)                                                           \
+        default:                                                                                   \
+            ls_tile_multiply(LS_TILE_ROWS, pairs, words, a, b, add, ld_add, product, ld);          \
+        }                                                                                          \
     }                                                                                              \
     static void pack_##type(bool rows, const void *src, int64_t ld, int64_t lanes, int64_t k,      \
                             int64_t step, int64_t width, uint32_t *dst, int64_t panel_words) {     \
