@@ -12,7 +12,9 @@
  * (Goto & van de Geijn 2008, doi 10.1145/1356052.1356053; Van Zee & van de Geijn 2015, doi
  * 10.1145/2764454.) What the threads pack together they fetch from each other's caches. Where C has
  * columns enough, each thread therefore takes a part of them for itself, with its own B: it packs
- * all of A, but waits for nobody.
+ * all of A, but waits for nobody, and packs a panel of B only when its first strip comes to it.
+ * What a thread packs next is fetched into its second cache, some lines with each tile that it
+ * multiplies: packing would otherwise wait for memory.
  *
  * Pieces of K depend on K alone, and an element of C is the sum of its pieces,
  * each summed in the order of K: so the rest of the blocking, which looks at the number of threads
@@ -50,9 +52,26 @@ typedef struct packed_block {
 /* A strip of a block: panels of A [first, last), panels of B [left, right), and its memory. */
 typedef struct packed_strip {
     int64_t first, last, left, right;
+    int64_t next; /* the first panel of A of the thread's next strip, most likely */
+    bool packs_b; /* its panels of B, each piece of them when it comes to it */
     uint32_t *a;
     float *sums; /* tiles of a panel of B one after the other: as they are multiplied */
 } packed_strip;
+
+/* A piece of K of lanes of an operand, as they lie. */
+typedef struct packed_source {
+    const char *corner;
+    int64_t ld, lanes, k; /* in elements; lanes 0 or less: nothing */
+    bool rows;            /* lanes are rows, else columns */
+} packed_source;
+
+/* The same while it is fetched: rows that are left, of `bytes` each, from byte `at` of the first
+ * on. */
+typedef struct packed_fetch {
+    const char *row;
+    int64_t stride, rows, bytes, at;
+    int64_t lines; /* at a time */
+} packed_fetch;
 
 static int64_t min_i64(int64_t a, int64_t b) {
     return a < b ? a : b;
@@ -71,31 +90,65 @@ static int64_t depth(const packed_run *run, int64_t k0, int64_t words) {
     return min_i64(words * run->per_word, run->op->k - k0 * run->per_word);
 }
 
-/* One panel of B, one piece of K. */
-static void pack_b(const packed_run *run, packed_block b, int64_t panel, int64_t piece) {
+/* One panel of B, the piece of K from k0 on. */
+static packed_source source_b(const packed_run *run, packed_block b, int64_t panel, int64_t k0) {
     const ls_gemm *op = run->op;
-    const ls_gemm_tile *t = run->tile;
-    int64_t k0 = b.k0 + piece * run->piece, n0 = b.n0 + panel * t->cols;
-    int64_t k = depth(run, k0, min_i64(run->piece, b.k - piece * run->piece));
-    int64_t n = min_i64(t->cols, b.n - panel * t->cols);
-    int64_t row = k0 * run->per_word;
+    int64_t cols = run->tile->cols, n0 = b.n0 + panel * cols, row = k0 * run->per_word;
     int64_t corner = op->trans_b ? n0 * op->ldb + row : row * op->ldb + n0;
-    uint32_t *to = run->b + (piece * pieces_of(b.n, t->cols) + panel) * run->panel_b;
-    t->pack_b(op->trans_b, at(op->b, op->dtype, corner), op->ldb, n, k, t->cols, t->b_width, to,
-              run->panel_b);
+    return (packed_source){.corner = at(op->b, op->dtype, corner),
+                           .ld = op->ldb,
+                           .lanes = min_i64(cols, b.n - panel * cols),
+                           .k = depth(run, k0, min_i64(run->piece, b.k0 + b.k - k0)),
+                           .rows = op->trans_b};
 }
 
-/* The strip's rows of A, a piece of K. */
-static void pack_a(const packed_run *run, packed_block b, const packed_strip *s, int64_t k0,
-                   int64_t words) {
-    const ls_gemm *op = run->op;
+/* Where its copy is. */
+static uint32_t *panel_b(const packed_run *run, packed_block b, int64_t panel, int64_t k0) {
+    int64_t piece = (k0 - b.k0) / run->piece, panels = pieces_of(b.n, run->tile->cols);
+    return run->b + (piece * panels + panel) * run->panel_b;
+}
+
+static void pack_b(const packed_run *run, packed_block b, int64_t panel, int64_t k0) {
     const ls_gemm_tile *t = run->tile;
-    int64_t m0 = s->first * t->rows, m = min_i64(s->last * t->rows, b.m) - m0;
-    int64_t k = depth(run, k0, words), col = k0 * run->per_word;
-    m0 += b.m0;
+    const packed_source from = source_b(run, b, panel, k0);
+    t->pack_b(from.rows, from.corner, from.ld, from.lanes, from.k, t->cols, t->b_width,
+              panel_b(run, b, panel, k0), run->panel_b);
+}
+
+/* Panels of A from `first` on, `panels` of them at most, the piece of K from k0 on. */
+static packed_source source_a(const packed_run *run, packed_block b, int64_t first, int64_t panels,
+                              int64_t k0) {
+    const ls_gemm *op = run->op;
+    int64_t rows = run->tile->rows, m0 = b.m0 + first * rows, col = k0 * run->per_word;
     int64_t corner = op->trans_a ? col * op->lda + m0 : m0 * op->lda + col;
-    t->pack_a(!op->trans_a, at(op->a, op->dtype, corner), op->lda, m, k, t->rows, t->a_width, s->a,
-              run->panel_a);
+    return (packed_source){.corner = at(op->a, op->dtype, corner),
+                           .ld = op->lda,
+                           .lanes = min_i64(panels * rows, b.m - first * rows),
+                           .k = depth(run, k0, min_i64(run->piece, b.k0 + b.k - k0)),
+                           .rows = !op->trans_a};
+}
+
+static packed_fetch fetch_begin(const packed_run *run, packed_source from, int64_t times) {
+    int64_t elem = (int64_t)ls_dtype_bytes(run->op->dtype);
+    int64_t rows = from.rows ? from.lanes : from.k,
+            bytes = elem * (from.rows ? from.k : from.lanes);
+    return (packed_fetch){.row = from.corner,
+                          .stride = from.ld * elem,
+                          .rows = from.lanes > 0 ? rows : 0,
+                          .bytes = bytes,
+                          .lines = rows * pieces_of(bytes, 64) / times + 1};
+}
+
+static void fetch_some(packed_fetch *f) {
+    for (int64_t n = 0; n < f->lines && f->rows > 0; n++) {
+        __builtin_prefetch(f->row + f->at, 0, 2);
+        f->at += 64;
+        if (f->at >= f->bytes) {
+            f->at = 0;
+            f->row += f->stride;
+            f->rows--;
+        }
+    }
 }
 
 /* One tile, one piece of K. first, last: of all pieces. */
@@ -140,26 +193,52 @@ static void run_tile(const packed_run *run, packed_block b, int64_t i, int64_t j
                                    bias, residual);
 }
 
+/* A strip's panels of A with one panel of B, the piece of K from k0 on; next_a and next_b come
+ * nearer meanwhile. */
+static void run_panels(const packed_run *run, packed_block b, const packed_strip *s, int64_t j,
+                       int64_t k0, packed_fetch *next_a, packed_fetch *next_b) {
+    const ls_gemm_tile *t = run->tile;
+    int64_t words = min_i64(run->piece, b.k0 + b.k - k0);
+    const uint32_t *copy = panel_b(run, b, j, k0);
+    float *sums = s->sums + j * (s->last - s->first) * t->rows * t->cols;
+    for (int64_t i = 0; i < s->last - s->first; i++) {
+        fetch_some(next_a);
+        fetch_some(next_b);
+        run_tile(run, b, s->first + i, j, s->a + i * run->panel_a, copy, words, k0 == 0,
+                 k0 + words == run->words, sums + i * t->rows * t->cols);
+    }
+}
+
 static void run_strip(const packed_run *run, packed_block b, const packed_strip *s) {
-    int64_t tiles_n = pieces_of(b.n, run->tile->cols), tile = run->tile->rows * run->tile->cols;
-    for (int64_t k = 0; k < b.k; k += run->piece) {
-        int64_t k0 = b.k0 + k, words = min_i64(run->piece, b.k - k);
-        bool first = k0 == 0, last = k0 + words == run->words;
-        pack_a(run, b, s, k0, words);
-        const uint32_t *panels_b = run->b + k / run->piece * tiles_n * run->panel_b;
+    const ls_gemm_tile *t = run->tile;
+    int64_t panels = s->last - s->first, end = b.k0 + b.k;
+    for (int64_t k0 = b.k0; k0 < end; k0 += run->piece) {
+        const packed_source a = source_a(run, b, s->first, panels, k0);
+        t->pack_a(a.rows, a.corner, a.ld, a.lanes, a.k, t->rows, t->a_width, s->a, run->panel_a);
+        int64_t k1 = k0 + run->piece;
+        packed_fetch next_a = fetch_begin(run,
+                                          k1 < end ? source_a(run, b, s->first, panels, k1)
+                                                   : source_a(run, b, s->next, panels, b.k0),
+                                          panels * (s->right - s->left));
         for (int64_t j = s->left; j < s->right; j++) {
-            for (int64_t i = s->first; i < s->last; i++) {
-                int64_t local = i - s->first;
-                run_tile(run, b, i, j, s->a + local * run->panel_a, panels_b + j * run->panel_b,
-                         words, first, last, s->sums + (j * (s->last - s->first) + local) * tile);
+            packed_fetch next_b = {0};
+            if (s->packs_b) {
+                pack_b(run, b, j, k0);
             }
+            if (s->packs_b && j + 1 < s->right) {
+                next_b = fetch_begin(run, source_b(run, b, j + 1, k0), panels);
+            } else if (s->packs_b && k1 < end) {
+                next_b = fetch_begin(run, source_b(run, b, s->left, k1), panels);
+            }
+            run_panels(run, b, s, j, k0, &next_a, &next_b);
         }
     }
 }
 
-/* Strip `strip` of `strips`, part `part` of `parts` of its columns. */
+/* Strip `strip` of `strips`, part `part` of `parts` of its columns; the thread's next strip is
+ * `step` further, most likely. */
 static void run_part_of_strip(const packed_run *run, packed_block b, int64_t strip, int64_t strips,
-                              int64_t part, int64_t parts) {
+                              int64_t part, int64_t parts, int64_t step, bool packs_b) {
     const ls_gemm_tile *t = run->tile;
     int64_t tiles_m = pieces_of(b.m, t->rows), tiles_n = pieces_of(b.n, t->cols);
     char *scratch = ls_cpu_scratch(&run->cpu->base, omp_get_thread_num());
@@ -167,6 +246,8 @@ static void run_part_of_strip(const packed_run *run, packed_block b, int64_t str
                       .last = tiles_m * (strip + 1) / strips,
                       .left = tiles_n * part / parts,
                       .right = tiles_n * (part + 1) / parts,
+                      .next = tiles_m * (strip + step) / strips,
+                      .packs_b = packs_b,
                       .a = (uint32_t *)(void *)scratch};
     s.sums = run->kept_shared ? run->sums + s.first * tiles_n * t->rows * t->cols
                               : (float *)(void *)(s.a + run->strip_a);
@@ -180,7 +261,7 @@ static void run_block(const packed_run *run, packed_block b, int64_t threads) {
     int64_t pieces = pieces_of(b.k, run->piece);
 #pragma omp for schedule(dynamic, 4)
     for (int64_t i = 0; i < tiles_n * pieces; i++) {
-        pack_b(run, b, i % tiles_n, i / tiles_n);
+        pack_b(run, b, i % tiles_n, b.k0 + i / tiles_n * run->piece);
     }
     /* Equal shares for all threads; where rows are too few for that, columns are cut too. */
     int64_t rounds = pieces_of(tiles_m, threads * t->strip_panels);
@@ -188,19 +269,16 @@ static void run_block(const packed_run *run, packed_block b, int64_t threads) {
     int64_t parts = min_i64(tiles_n, strips < threads ? pieces_of(threads, strips) : 1);
 #pragma omp for schedule(dynamic, 1)
     for (int64_t i = 0; i < strips * parts; i++) {
-        run_part_of_strip(run, b, i / parts, strips, i % parts, parts);
+        run_part_of_strip(run, b, i / parts, strips, i % parts, parts, pieces_of(threads, parts),
+                          false);
     }
 }
 
-/* A block in a part of the columns: all of it by the thread that calls. */
+/* A block that no other thread has a share of. */
 static void run_own_block(const packed_run *run, packed_block b) {
-    int64_t tiles_m = pieces_of(b.m, run->tile->rows), tiles_n = pieces_of(b.n, run->tile->cols);
-    for (int64_t i = 0; i < tiles_n * pieces_of(b.k, run->piece); i++) {
-        pack_b(run, b, i % tiles_n, i / tiles_n);
-    }
-    int64_t strips = pieces_of(tiles_m, run->tile->strip_panels);
+    int64_t strips = pieces_of(pieces_of(b.m, run->tile->rows), run->tile->strip_panels);
     for (int64_t strip = 0; strip < strips; strip++) {
-        run_part_of_strip(run, b, strip, strips, 0, 1);
+        run_part_of_strip(run, b, strip, strips, 0, 1, 1, strip == 0);
     }
 }
 
@@ -216,7 +294,7 @@ static void run_blocks(const packed_run *run, int64_t threads, int64_t left, int
                                             .m = min_i64(run->block_m, op->m - m0),
                                             .n = min_i64(run->block_n, right - n0),
                                             .k = min_i64(run->stretch, run->words - k0)};
-                if (run->parts > 1) {
+                if (threads == 1) {
                     run_own_block(run, block);
                 } else {
                     run_block(run, block, threads);
