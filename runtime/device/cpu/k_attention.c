@@ -11,7 +11,7 @@
 typedef struct forward_scratch {
     float *q_t;       /* [D, TILE] scaled queries; of forward_few [FEW_ROWS, ld] */
     float *out_t;     /* [D, TILE] sums of probability times value; likewise */
-    float *k, *v;     /* [BLOCK, ld] */
+    float *k, *v;     /* [BLOCK, ld] of forward_few */
     float *scores;    /* [BLOCK, TILE] of key and row, then probabilities */
     float *max, *sum; /* [TILE] running maximum of the scores, sum of exp(score - max) */
     float *row;       /* [D] */
@@ -82,32 +82,31 @@ static void forward_softmax(const tile_rows *rows, const forward_scratch *s, int
 }
 
 /* One block of keys, all rows of the tile. */
-static void forward_block(const ls_attention *op, const tile_rows *rows, const forward_scratch *s,
-                          int64_t first_key) {
+static void forward_block(const ls_attention *op, const tile_rows *rows, kept_keys *kept,
+                          const forward_scratch *s, int64_t first_key) {
     const int64_t d = op->head_dim, ld = ls_attention_ld(d);
     const int64_t count = ls_min(BLOCK, op->kv_len - first_key);
-    pack_keys(op, op->k, rows->batch, rows->kv_head, first_key, count, s->k);
-    pack_keys(op, op->v, rows->batch, rows->kv_head, first_key, count, s->v);
+    const key_rows b = kept_rows_block(kept, op, rows, first_key / BLOCK, first_key, count);
     const bool finite =
-        !partly_seen(rows, 0, rows->count - 1, first_key, BLOCK) || all_finite(s->v, count, d, ld);
+        !partly_seen(rows, 0, rows->count - 1, first_key, BLOCK) || all_finite(b.v, count, d, ld);
     for (int64_t col = 0, width; col < rows->count; col += width) {
         const int nv = product_width((rows->count - col + LANES - 1) / LANES);
         width = nv * LANES;
         const int64_t last = col + width - 1, keys = keys_seen(rows, col, last, first_key);
         const bool masked = partly_seen(rows, col, last, first_key, keys);
         for (int64_t j = 0; j < keys; j += STRIP) {
-            product_rows(nv, false, d, s->k + j * ld, ld, s->q_t + col, TILE,
+            product_rows(nv, false, d, b.k + j * ld, ld, s->q_t + col, TILE,
                          s->scores + j * TILE + col, TILE);
         }
         for (int v = 0; v < nv && keys > 0; v++) {
             forward_softmax(rows, s, d, col + v * LANES, first_key, keys, masked);
         }
         if (masked && !finite) {
-            add_visible_cols(rows, col, width, first_key, d, s->v, ld, s->scores, s->out_t);
+            add_visible_cols(rows, col, width, first_key, d, b.v, ld, s->scores, s->out_t);
             continue;
         }
         for (int64_t i = 0; i < d; i += STRIP) {
-            product_cols(nv, keys, s->v + i, ld, s->scores + col, TILE, s->out_t + i * TILE + col,
+            product_cols(nv, keys, b.v + i, ld, s->scores + col, TILE, s->out_t + i * TILE + col,
                          TILE);
         }
     }
@@ -155,11 +154,12 @@ static void store_out(const ls_attention *op, const tile_rows *rows, int64_t i, 
     }
 }
 
-static void forward_tile(const ls_attention *op, const tile_rows *rows, void *memory) {
+static void forward_tile(const ls_attention *op, const tile_rows *rows, kept_keys *kept,
+                         void *memory) {
     const forward_scratch s = forward_scratch_take(memory, op->head_dim);
     forward_begin(op, rows, &s);
     for (int64_t key = tile_begin(rows, 0); key < rows->visible[rows->count - 1]; key += BLOCK) {
-        forward_block(op, rows, &s, key);
+        forward_block(op, rows, kept, &s, key);
     }
     for (int64_t i = 0; i < rows->count; i++) {
         if (store_unseen(op, rows, i)) {
@@ -491,19 +491,18 @@ static void forward_few(const ls_attention *op, const tile_rows *rows, void *mem
 
 static void forward_task(const ls_attention *op, const tile_rows *rows, kept_keys *kept,
                          void *memory) {
+    kept_keys_begin(kept, rows->batch * op->kv_heads + rows->kv_head);
     if (op->q_len == 1 && rows->group <= FEW_ROWS && !op->first_key) {
         forward_few(op, rows, memory);
         return;
     }
 #if HAS_BF16_PAIRS
     if (op->dtype == LS_BF16) {
-        kept_keys_begin(kept, rows->batch * op->kv_heads + rows->kv_head);
         forward_tile_bf16(op, rows, kept, memory);
         return;
     }
 #endif
-    (void)kept;
-    forward_tile(op, rows, memory);
+    forward_tile(op, rows, kept, memory);
 }
 
 ls_status LS_ISA_NAME(ls_cpu_attention_forward)(ls_device *dev, const ls_attention *op) {
@@ -520,7 +519,7 @@ ls_status LS_ISA_NAME(ls_cpu_attention_forward)(ls_device *dev, const ls_attenti
 #pragma omp parallel num_threads(dev->threads)
     {
         float *memory = ls_cpu_scratch(dev, omp_get_thread_num());
-        kept_keys keys = kept_keys_take(&memory, op->head_dim, kept, false);
+        kept_keys keys = kept_keys_take(op, &memory, kept, false);
         begin_products(op->dtype);
 #pragma omp for schedule(dynamic, 1)
         for (int64_t task = 0; task < heads * tiles; task++) {

@@ -17,7 +17,6 @@ typedef struct backward_scratch {
     float *q_t, *dout_t; /* [D, TILE]; queries are scaled */
     float *q, *dout;     /* [TILE, ld] */
     float *dq_t;         /* [D, TILE] */
-    float *k, *v;        /* [BLOCK, ld] */
     float *p, *ds;       /* [BLOCK, TILE] of key and row: scores, then probabilities; dp, then ds */
     float *lse, *delta;  /* [TILE] */
     float *row;          /* [ld] */
@@ -40,8 +39,6 @@ static backward_scratch backward_scratch_take(void *memory, int64_t d, int64_t k
         .q = take_floats(&piece, TILE * ld),
         .dout = take_floats(&piece, TILE * ld),
         .dq_t = take_floats(&piece, round_up(d, STRIP) * TILE),
-        .k = take_floats(&piece, BLOCK * ld),
-        .v = take_floats(&piece, BLOCK * ld),
         .p = take_floats(&piece, BLOCK * TILE),
         .ds = take_floats(&piece, BLOCK * TILE),
         .lse = take_floats(&piece, TILE),
@@ -120,7 +117,7 @@ static void backward_softmax(const tile_rows *rows, const backward_scratch *s, i
 
 /* p and ds of a block, and its part of dq. */
 static void backward_scores(const ls_attention *op, const tile_rows *rows,
-                            const backward_scratch *s, int64_t first_key, bool want_dq,
+                            const backward_scratch *s, key_rows b, int64_t first_key, bool want_dq,
                             bool keys_finite) {
     const int64_t d = op->head_dim, ld = ls_attention_ld(d);
     for (int64_t col = 0, width; col < rows->count; col += width) {
@@ -129,9 +126,9 @@ static void backward_scores(const ls_attention *op, const tile_rows *rows,
         const int64_t last = col + width - 1, keys = keys_seen(rows, col, last, first_key);
         const bool masked = partly_seen(rows, col, last, first_key, keys);
         for (int64_t j = 0; j < keys; j += STRIP) {
-            product_rows(nv, false, d, s->k + j * ld, ld, s->q_t + col, TILE, s->p + j * TILE + col,
+            product_rows(nv, false, d, b.k + j * ld, ld, s->q_t + col, TILE, s->p + j * TILE + col,
                          TILE);
-            product_rows(nv, false, d, s->v + j * ld, ld, s->dout_t + col, TILE,
+            product_rows(nv, false, d, b.v + j * ld, ld, s->dout_t + col, TILE,
                          s->ds + j * TILE + col, TILE);
         }
         for (int v = 0; v < nv; v++) {
@@ -141,11 +138,11 @@ static void backward_scores(const ls_attention *op, const tile_rows *rows,
             continue;
         }
         if (masked && !keys_finite) {
-            add_visible_cols(rows, col, width, first_key, d, s->k, ld, s->ds, s->dq_t);
+            add_visible_cols(rows, col, width, first_key, d, b.k, ld, s->ds, s->dq_t);
             continue;
         }
         for (int64_t i = 0; i < d; i += STRIP) {
-            product_cols(nv, keys, s->k + i, ld, s->ds + col, TILE, s->dq_t + i * TILE + col, TILE);
+            product_cols(nv, keys, b.k + i, ld, s->ds + col, TILE, s->dq_t + i * TILE + col, TILE);
         }
     }
 }
@@ -182,16 +179,17 @@ static void backward_keys(const ls_attention *op, const tile_rows *rows, int64_t
     }
 }
 
-static void backward_block(const ls_attention *op, const tile_rows *rows, const backward_scratch *s,
-                           const backward_range *range, int64_t first_key) {
+static void backward_block(const ls_attention *op, const tile_rows *rows, kept_keys *kept,
+                           const backward_scratch *s, const backward_range *range,
+                           int64_t first_key) {
     const int64_t d = op->head_dim, ld = ls_attention_ld(d);
     const int64_t count = ls_min(BLOCK, op->kv_len - first_key);
     const int64_t last = rows->count - 1, keys = keys_seen(rows, 0, last, first_key);
     const bool masked = partly_seen(rows, 0, last, first_key, keys);
-    pack_keys(op, op->k, rows->batch, rows->kv_head, first_key, count, s->k);
-    pack_keys(op, op->v, rows->batch, rows->kv_head, first_key, count, s->v);
-    backward_scores(op, rows, s, first_key, range->want_dq,
-                    !masked || all_finite(s->k, count, d, ld));
+    const key_rows b =
+        kept_rows_block(kept, op, rows, (first_key - range->first_key) / BLOCK, first_key, count);
+    backward_scores(op, rows, s, b, first_key, range->want_dq,
+                    !masked || all_finite(b.k, count, d, ld));
     if (!range->want_dkv) {
         return;
     }
@@ -466,9 +464,17 @@ static bool range_of_tile(const ls_attention *op, const backward_range *range, i
     return range->want_dq || *begin < *end;
 }
 
-static void backward_task(const ls_attention *op, const backward_range *range, void *memory) {
+/* Blocks of keys that a task keeps: none where it computes a single tile. */
+static int64_t kept_blocks(const ls_attention *op, const backward_range *range) {
+    const bool again = range->end_tile - range->first_tile > 1;
+    return again ? ls_attention_kept(range->end_key - range->first_key, op->head_dim) : 0;
+}
+
+static void backward_task(const ls_attention *op, const backward_range *range, float *memory) {
     const int64_t d = op->head_dim, ld = ls_attention_ld(d);
     const int64_t keys = range->want_dkv ? range->end_key - range->first_key : 0;
+    kept_keys kept = kept_keys_take(op, &memory, kept_blocks(op, range), true);
+    kept_keys_begin(&kept, 0);
     backward_scratch s = backward_scratch_take(memory, d, keys);
     zero_floats(s.dk, round_up(keys, BLOCK) * ld);
     zero_floats(s.dv, round_up(keys, BLOCK) * ld);
@@ -480,7 +486,7 @@ static void backward_task(const ls_attention *op, const backward_range *range, v
         }
         backward_begin(op, &rows, &s);
         for (int64_t key = begin; key < end; key += BLOCK) {
-            backward_block(op, &rows, &s, range, key);
+            backward_block(op, &rows, &kept, &s, range, key);
         }
         for (int64_t i = 0; range->want_dq && i < rows.count; i++) {
             get_column(s.dq_t + i, d, 1.0f, s.row);
@@ -493,16 +499,10 @@ static void backward_task(const ls_attention *op, const backward_range *range, v
 }
 
 #if HAS_BF16_PAIRS
-/* Blocks of keys that a task keeps: none where it computes a single tile. */
-static int64_t kept_blocks(const ls_attention *op, const backward_range *range) {
-    const bool again = range->end_tile - range->first_tile > 1;
-    return again ? ls_attention_kept(range->end_key - range->first_key, op->head_dim) : 0;
-}
-
 static void backward_task_bf16(const ls_attention *op, const backward_range *range, float *memory) {
     const int64_t d = op->head_dim, ld = ls_attention_ld(d);
     const int64_t keys = range->want_dkv ? range->end_key - range->first_key : 0;
-    kept_keys kept = kept_keys_take(&memory, d, kept_blocks(op, range), true);
+    kept_keys kept = kept_keys_take(op, &memory, kept_blocks(op, range), true);
     kept_keys_begin(&kept, 0);
     backward_scratch_bf16 s = backward_scratch_bf16_take(memory, d, keys);
     zero_floats(s.dk, round_up(keys, BLOCK) * ld);
@@ -553,7 +553,7 @@ ls_status LS_ISA_NAME(ls_cpu_attention_backward)(ls_device *dev, const ls_attent
     LS_TRY(ls_cpu_scratch_need(dev, ls_attention_scratch_bytes(op->head_dim, kept, keys)));
 #pragma omp parallel num_threads(dev->threads)
     {
-        void *memory = ls_cpu_scratch(dev, omp_get_thread_num());
+        float *memory = ls_cpu_scratch(dev, omp_get_thread_num());
         begin_products(op->dtype);
 #pragma omp for schedule(dynamic, 1)
         for (int64_t task = 0; task < heads * pieces; task++) {

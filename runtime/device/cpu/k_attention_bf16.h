@@ -374,46 +374,30 @@ typedef struct key_block {
     bool finite;          /* what is in pairs */
 } key_block;
 
-/* Blocks of keys in these forms. A thread makes them once for all tiles that it computes of a head,
- * or of a range of its keys; side by side they take fewer pages and sets of the cache, too, than
- * rows of k and v. Those from `kept` on are made for each tile, in the last slot. */
-typedef struct kept_keys {
-    bool backward;
-    int64_t kept, head;
-    ls_bf16 *k, *v;   /* [kept + 1, BLOCK, ld] */
-    int32_t *pairs;   /* [kept + 1, BLOCK / 2, ld] */
-    int32_t *finite;  /* [kept + 1] -1: not made of this head so far */
-    int32_t *upright; /* [BLOCK / 2, ld]: pairs before they are turned for tiles */
-} kept_keys;
-
-static inline kept_keys kept_keys_take(float **piece, int64_t d, int64_t kept, bool backward) {
-    const int64_t ld = ls_attention_ld(d), slots = kept + 1;
+static inline kept_keys kept_keys_take(const ls_attention *op, float **piece, int64_t kept,
+                                       bool backward) {
+    if (op->dtype != LS_BF16) {
+        return kept_rows_take(piece, op->head_dim, kept);
+    }
+    const int64_t ld = ls_attention_ld(op->head_dim), slots = kept + 1;
     return (kept_keys){
         .backward = backward,
         .kept = kept,
         .head = -1,
-        .k = (ls_bf16 *)take_floats(piece, slots * BLOCK * ld / 2),
-        .v = backward ? (ls_bf16 *)take_floats(piece, slots * BLOCK * ld / 2) : NULL,
+        .k_halves = (ls_bf16 *)take_floats(piece, slots * BLOCK * ld / 2),
+        .v_halves = backward ? (ls_bf16 *)take_floats(piece, slots * BLOCK * ld / 2) : NULL,
         .pairs = (int32_t *)take_floats(piece, slots * BLOCK / 2 * ld),
         .finite = (int32_t *)take_floats(piece, slots),
         .upright = HAS_AMX ? (int32_t *)take_floats(piece, BLOCK / 2 * ld) : NULL,
     };
 }
 
-/* What was kept of another head is of no use. */
-static inline void kept_keys_begin(kept_keys *keys, int64_t head) {
-    if (keys->head != head) {
-        keys->head = head;
-        memset(keys->finite, -1, (size_t)(keys->kept + 1) * sizeof *keys->finite);
-    }
-}
-
 /* Block number `block` of the kept ones, which begins at key `first`. */
 static inline key_block kept_keys_block(kept_keys *keys, const ls_attention *op,
                                         const tile_rows *rows, int64_t block, int64_t first) {
     const int64_t d = op->head_dim, ld = ls_attention_ld(d), slot = ls_min(block, keys->kept);
-    ls_bf16 *k = keys->k + slot * BLOCK * ld;
-    ls_bf16 *v = keys->backward ? keys->v + slot * BLOCK * ld : NULL;
+    ls_bf16 *k = keys->k_halves + slot * BLOCK * ld;
+    ls_bf16 *v = keys->backward ? keys->v_halves + slot * BLOCK * ld : NULL;
     int32_t *pairs = keys->pairs + slot * BLOCK / 2 * ld;
     key_block b = {(const word *)k, (const word *)v, ld / 2, ld / 2, pairs, false};
     if (block >= keys->kept || keys->finite[slot] < 0) {
@@ -437,14 +421,10 @@ static inline key_block kept_keys_block(kept_keys *keys, const ls_attention *op,
 }
 
 #else
-/* Products of fp32 keep no keys. */
-typedef struct kept_keys {
-    char none;
-} kept_keys;
-
-static inline kept_keys kept_keys_take(float **piece, int64_t d, int64_t kept, bool backward) {
-    (void)piece, (void)d, (void)kept, (void)backward;
-    return (kept_keys){0};
+static inline kept_keys kept_keys_take(const ls_attention *op, float **piece, int64_t kept,
+                                       bool backward) {
+    (void)backward;
+    return kept_rows_take(piece, op->head_dim, kept);
 }
 
 static inline void begin_products(ls_dtype dtype) {

@@ -34,13 +34,14 @@ static inline int64_t ls_attention_head_keys(int64_t head_dim) {
     return (int64_t)(LS_ATTENTION_HEAD_MAX_BYTES / block) * LS_ATTENTION_BLOCK;
 }
 
-/* Most bytes that a thread spends on keys in the forms that products of bf16 take. */
-#define LS_ATTENTION_KEPT_MAX_BYTES ((size_t)4 << 20)
+/* Most bytes that a thread spends on keys in the forms that products take. */
+#define LS_ATTENTION_KEPT_MAX_BYTES ((size_t)6 << 20)
 
-/* A block of keys in three forms at most, with a word that says whether it is finite. */
+/* A block of keys, in fp32 or in at most three forms of bf16, with a word of what is known of it.
+ */
 static inline size_t ls_attention_kept_bytes(int64_t blocks, int64_t head_dim) {
-    const int64_t halves = 3 * LS_ATTENTION_BLOCK * ls_attention_ld(head_dim);
-    return (size_t)blocks * (2 * (size_t)halves + sizeof(int32_t)) + 64;
+    const int64_t words = 2 * LS_ATTENTION_BLOCK * ls_attention_ld(head_dim);
+    return (size_t)blocks * (4 * (size_t)words + sizeof(int32_t)) + 64;
 }
 
 /* Blocks of a head's keys that a thread keeps in those forms for all tiles that it computes. */
@@ -55,8 +56,8 @@ static inline int64_t ls_attention_kept(int64_t keys, int64_t head_dim) {
  * the backward pass, gradients of `keys` keys (0: forward). */
 static inline size_t ls_attention_scratch_bytes(int64_t head_dim, int64_t kept, int64_t keys) {
     const int64_t ld = ls_attention_ld(head_dim), tile = LS_ATTENTION_TILE;
-    /* [D, TILE] or [TILE, D], [BLOCK, D], [BLOCK, TILE], rows of TILE: in fp32 at most 5, 2, 2 and
-     * 4 of them, with products of bf16 4.5, 2, 3.5 and 2. */
+    /* [D, TILE] or [TILE, D], [BLOCK, D], [BLOCK, TILE], rows of TILE: in fp32 5, 2, 2 and 4 of
+     * them backward and less forward, with products of bf16 4.5, 2, 3.5 and 2. */
     int64_t floats =
         5 * tile * ld + 2 * LS_ATTENTION_BLOCK * ld + 4 * LS_ATTENTION_BLOCK * tile + 4 * tile + ld;
     return sizeof(float) * (size_t)floats + ls_attention_kept_bytes(kept, head_dim) +

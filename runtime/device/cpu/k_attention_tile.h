@@ -358,6 +358,56 @@ static inline float *take_floats(float **free_floats, int64_t count) {
     return piece;
 }
 
+/* Blocks of keys in the forms that products take. A thread makes them once for all tiles that it
+ * computes of a head, or of a range of its keys; side by side they take fewer pages and sets of the
+ * cache, too, than rows of k and v. Those from `kept` on are made for each tile, in the last slot.
+ * Products of bf16 have forms of their own (k_attention_bf16.h). */
+typedef struct kept_keys {
+    bool backward;
+    int64_t kept, head;
+    float *k, *v;                 /* [kept + 1, BLOCK, ld] */
+    ls_bf16 *k_halves, *v_halves; /* [kept + 1, BLOCK, ld]; v in the backward pass alone */
+    int32_t *pairs;               /* [kept + 1, BLOCK / 2, ld] */
+    int32_t *finite;              /* [kept + 1] are pairs? -1: not made of this head so far */
+    int32_t *upright;             /* [BLOCK / 2, ld]: pairs before they are turned for tiles */
+} kept_keys;
+
+static inline kept_keys kept_rows_take(float **piece, int64_t d, int64_t kept) {
+    const int64_t floats = (kept + 1) * BLOCK * ls_attention_ld(d);
+    return (kept_keys){.kept = kept,
+                       .head = -1,
+                       .k = take_floats(piece, floats),
+                       .v = take_floats(piece, floats),
+                       .finite = (int32_t *)take_floats(piece, kept + 1)};
+}
+
+/* What was kept of another head is of no use. */
+static inline void kept_keys_begin(kept_keys *keys, int64_t head) {
+    if (keys->head != head) {
+        keys->head = head;
+        memset(keys->finite, -1, (size_t)(keys->kept + 1) * sizeof *keys->finite);
+    }
+}
+
+/* What products of fp32 take of a block of keys: [BLOCK, ld]. */
+typedef struct key_rows {
+    const float *k, *v;
+} key_rows;
+
+/* Block number `block` of the kept ones, `count` keys from `first` on. */
+static inline key_rows kept_rows_block(kept_keys *keys, const ls_attention *op,
+                                       const tile_rows *rows, int64_t block, int64_t first,
+                                       int64_t count) {
+    const int64_t slot = ls_min(block, keys->kept);
+    const int64_t at = slot * BLOCK * ls_attention_ld(op->head_dim);
+    if (block >= keys->kept || keys->finite[slot] < 0) {
+        pack_keys(op, op->k, rows->batch, rows->kv_head, first, count, keys->k + at);
+        pack_keys(op, op->v, rows->batch, rows->kv_head, first, count, keys->v + at);
+        keys->finite[slot] = 0;
+    }
+    return (key_rows){keys->k + at, keys->v + at};
+}
+
 static inline ls_status check_attention(const ls_device *dev, const ls_attention *op,
                                         bool backward) {
     LS_TRY(ls_check_attention(dev, op, backward));
