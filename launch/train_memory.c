@@ -34,12 +34,12 @@ static int find_code(struct dl_phdr_info *info, size_t size, void *context) {
     return 0;
 }
 
-/* oneDNN makes code, 5 MiB of it with its own, at the first of its fp32 products. */
-static ls_status first_product(ls_device *dev) {
+/* oneDNN makes code, 5 MiB of it with its own, at the first of its products of a dtype. */
+static ls_status first_product(ls_device *dev, ls_dtype dtype) {
     enum { N = 8 };
-    float a[N * N] = {0}, b[N * N] = {0}, c[N * N];
-    const ls_gemm op = {.dtype = LS_F32,
-                        .c_dtype = LS_F32,
+    float a[N * N] = {0}, b[N * N] = {0}, c[N * N]; /* or bf16 */
+    const ls_gemm op = {.dtype = dtype,
+                        .c_dtype = dtype,
                         .m = N,
                         .n = N,
                         .k = N,
@@ -61,8 +61,8 @@ ls_status ls_train_memory_begin(ls_train *train) {
         LS_TRY(dev->ops->free_bytes(dev, &train->memory.device_free_bytes));
     }
     dl_iterate_phdr(find_code, NULL);
-    if (dev->host_memory && ls_session_dtype(train->config.numerics.compute, dev) == LS_F32) {
-        LS_TRY(first_product(dev));
+    if (dev->host_memory) {
+        LS_TRY(first_product(dev, ls_session_dtype(train->config.numerics.compute, dev)));
     }
     return ls_memory_taken(&train->memory.program_bytes, &peak);
 }
