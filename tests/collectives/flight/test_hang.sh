@@ -50,6 +50,7 @@ records() { # records RANKS: a record of each, and every rank's last operation i
 job 0 3 fine
 [ ! -e "$work/run" ] || fail "an orderly run wrote records"
 job 0 2 fine checks
+job 0 2 uneven
 job 0 4 slow
 job 0 3 suspend
 
