@@ -145,6 +145,7 @@ static ls_status set_up(step_bench *b) {
     }
     if (status == LS_OK) {
         t->layout.document_token = ls_dataset_document_token(t->train_data);
+        t->layout.loss_mask = ls_dataset_is_masked(t->train_data);
         status = ls_layout_plan(&t->layout, &t->planned);
     }
     LS_TRY(ls_session_agree(s, status));

@@ -118,7 +118,8 @@ static ls_status load(eval *e, const char *path) {
     ls_model_options model = {.batch = e->micro,
                               .seq = config->data.sequence,
                               .document_mask = config->data.document_mask,
-                              .document_token = ls_dataset_document_token(e->dataset)};
+                              .document_token = ls_dataset_document_token(e->dataset),
+                              .loss_mask = ls_dataset_is_masked(e->dataset)};
     return ls_session_agree(&e->session, ls_weights_load(&e->weights, e->session.dev, model));
 }
 

@@ -130,6 +130,7 @@ static ls_status lay_out(ls_train *train) {
     const ls_dtype dtype = ls_session_dtype(train->config.numerics.compute, dev);
     LS_TRY(ls_layout_init(&train->layout, &train->config, dev, dtype, &train->session.mesh));
     train->layout.document_token = ls_dataset_document_token(train->train_data);
+    train->layout.loss_mask = ls_dataset_is_masked(train->train_data);
     LS_TRY(ls_layout_plan(&train->layout, &train->planned));
     ls_train_count_steps(train);
     return LS_OK;
@@ -321,7 +322,7 @@ static void announce(const ls_train *train) {
                 train->session.comm->size, train->session.comm->size == 1 ? "" : "s",
                 train->session.threads, train->session.threads == 1 ? "" : "s",
                 train->session.mesh.hosts, train->session.mesh.hosts == 1 ? "" : "s", domains);
-    if (data->targets < data->tokens) {
+    if (ls_dataset_is_masked(train->train_data)) {
         snprintf(targets, sizeof targets, ", %.1f %% of them targets",
                  100.0 * (double)data->targets / (double)data->tokens);
     }
@@ -366,6 +367,7 @@ static ls_status setup(ls_train *train, bool resume, int argc, char **argv, int 
     ls_model_flops flops;
     ls_model_count_flops(&config->model, train->layout.seq, &flops);
     train->flops_per_token = flops.matmul_per_token + flops.attention_causal_per_token;
+    train->head_flops_per_token = flops.head_per_token;
     LS_TRY(ls_train_ledger_begin(train));
     announce(train);
     return LS_OK;

@@ -79,11 +79,12 @@ typedef struct ls_train {
     int64_t lag_steps; /* since stragglers were looked for */
     ls_job_limit limit;
     double flops_per_token;
-    double peak_flops_per_s; /* of a device; NAN: unknown */
-    uint64_t last_ns;        /* up to when the counters have accounted */
-    bool updating;           /* the device may still be at the newest update of the weights */
-    double update_s;         /* that are accounted to it */
-    double val_loss;         /* newest; NAN: none */
+    double head_flops_per_token; /* of these; a token that is no target has none */
+    double peak_flops_per_s;     /* of a device; NAN: unknown */
+    uint64_t last_ns;            /* up to when the counters have accounted */
+    bool updating;               /* the device may still be at the newest update of the weights */
+    double update_s;             /* that are accounted to it */
+    double val_loss;             /* newest; NAN: none */
     double train_loss;
     int64_t val_step;         /* of val_loss */
     struct json_t *val_parts; /* of a mixture: loss by data directory; NULL: none */

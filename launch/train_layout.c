@@ -197,6 +197,7 @@ ls_model_options ls_layout_model(const ls_layout *l, int part, const ls_groups *
                               .training = true,
                               .document_mask = l->config->data.document_mask,
                               .document_token = l->document_token,
+                              .loss_mask = l->loss_mask,
                               .part = l->parts[part],
                               .tensor = groups ? groups->tensor : NULL,
                               .context = groups ? groups->context : NULL,

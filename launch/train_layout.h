@@ -26,6 +26,7 @@ typedef struct ls_layout {
     ls_model_part *parts;
     int *alive;             /* [part_count]: micro-batches of a part that are alive at once */
     int32_t document_token; /* with data.document_mask: set by who has the data */
+    bool loss_mask;         /* of the data: set by who has it */
 } ls_layout;
 
 /* Ranks that differ along some axes only; NULL where that is the rank alone. */

@@ -230,7 +230,10 @@ static ls_status run_step(ls_train *train, ls_step_record *record, ls_advice *ad
     LS_TRY(update_weights(train, &result, &update, record, advice));
     train->counters.steps = train->step;
     train->counters.tokens += result.tokens;
-    train->counters.flops += train->flops_per_token * (double)result.tokens;
+    const double step_flops =
+        train->flops_per_token * (double)result.tokens -
+        train->head_flops_per_token * (double)(result.tokens - result.targets);
+    train->counters.flops += step_flops;
     const double before_update_s = record->phase_seconds[LS_PHASE_OPTIM];
     ls_train_account_comm(train, LS_PHASE_OPTIM, updating, record->phase_seconds);
     train->update_s = record->phase_seconds[LS_PHASE_OPTIM] - before_update_s;
@@ -242,7 +245,7 @@ static ls_status run_step(ls_train *train, ls_step_record *record, ls_advice *ad
     record->tokens = train->counters.tokens;
     record->step_tokens = result.tokens;
     record->tokens_per_second = (double)result.tokens / seconds;
-    record->flops_per_second = train->flops_per_token * (double)result.tokens / seconds;
+    record->flops_per_second = step_flops / seconds;
     ls_train_account_flops(train, record);
     return LS_OK;
 }

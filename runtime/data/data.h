@@ -52,7 +52,8 @@ void ls_dataset_close(ls_dataset *dataset);
 bool ls_dataset_lacks(const char *dir, ls_split split);
 const ls_dataset_info *ls_dataset_describe(const ls_dataset *dataset);
 
-int64_t ls_dataset_seq(const ls_dataset *dataset); /* T */
+int64_t ls_dataset_seq(const ls_dataset *dataset);    /* T */
+bool ls_dataset_is_masked(const ls_dataset *dataset); /* Has a part of it a loss mask? */
 /* With which each document begins: `begin`, or where there is none the separator before it, with
  * which generation begins then, too. */
 int32_t ls_dataset_document_token(const ls_dataset *dataset);

@@ -176,6 +176,10 @@ int64_t ls_dataset_seq(const ls_dataset *dataset) {
     return dataset->seq;
 }
 
+bool ls_dataset_is_masked(const ls_dataset *dataset) {
+    return dataset->info.targets < dataset->info.tokens;
+}
+
 int32_t ls_dataset_document_token(const ls_dataset *dataset) {
     const ls_dataset_info *info = ls_dataset_describe(dataset);
     return (int32_t)(info->begin >= 0 ? info->begin : info->separator);

@@ -98,20 +98,20 @@ static ls_status chunk_losses(const ls_pass *pass, int64_t first, int64_t rows) 
 static ls_status head_chunk(ls_pass *pass, const void *norm_f, void *dnorm_f, int64_t first,
                             int64_t rows, ls_comm_request **sum) {
     ls_model *m = pass->model;
-    const ls_sizes *s = &m->sizes;
     int block;
     ls_row weight = head_weight(m, &block);
-    const void *x = ls_elems_at(norm_f, first * s->channels, m->dtype);
+    const void *x;
+    LS_TRY(ls_targets_pick(pass, norm_f, first, rows, &x));
     LS_TRY(head_logits(m, block, weight, rows, x));
     LS_TRY(chunk_losses(pass, first, rows));
     if (!pass->backward) {
         return LS_OK;
     }
     LS_TRY(ls_pass_tick(pass));
-    void *dx = ls_elems_at(dnorm_f, first * s->channels, m->dtype);
-    LS_TRY(
-        ls_project_dx(pass, ls_projection_whole(m, block, weight, weight), rows, m->dlogits, dx));
-    if (first + rows == pass->rows) {
+    LS_TRY(ls_project_dx(pass, ls_projection_whole(m, block, weight, weight), rows, m->dlogits,
+                         ls_targets_dx(pass, dnorm_f, first)));
+    LS_TRY(ls_targets_return(pass, first, rows, dnorm_f));
+    if (first + rows == ls_targets_rows(pass)) {
         LS_TRY(ls_rows_sum_start(pass, ls_all_rows, dnorm_f, m->dnarrow, sum));
     }
     const bool add = first > 0 || !m->bases[block].fresh;
@@ -128,8 +128,9 @@ ls_status ls_head_run(ls_pass *pass) {
     LS_TRY(ls_norm_run(m, block, LS_FINAL_NORM_W, pass->own_rows, x, slot->norm_f, slot->mean_f,
                        slot->rstd_f));
     LS_TRY(ls_rows_gather(pass, slot->norm_f, &norm_f));
-    for (int64_t first = 0; first < pass->rows; first += m->head_rows) {
-        int64_t left = pass->rows - first, rows = left < m->head_rows ? left : m->head_rows;
+    const int64_t all = ls_targets_rows(pass);
+    for (int64_t first = 0; first < all; first += m->head_rows) {
+        int64_t left = all - first, rows = left < m->head_rows ? left : m->head_rows;
         LS_TRY(head_chunk(pass, norm_f, partial, first, rows, &sum));
     }
     if (!pass->backward) {

@@ -178,10 +178,18 @@ static ls_status lay_out_head(ls_model *m) {
     m->head_rows = head_rows(rows, s->vocab_rows * (int64_t)ls_dtype_bytes(acc));
     for (int i = 0; i < m->slots; i++) { /* used within one call */
         ls_slot *slot = &m->slot[i];
-        *slot =
-            i > 0 ? (ls_slot){slot->tokens,      slot->targets,     slot->first_key,   slot->layers,
-                              m->slot[0].norm_f, m->slot[0].mean_f, m->slot[0].rstd_f, false}
-                  : *slot;
+        *slot = i > 0 ? (ls_slot){slot->tokens,
+                                  slot->targets,
+                                  slot->first_key,
+                                  slot->layers,
+                                  m->slot[0].norm_f,
+                                  m->slot[0].mean_f,
+                                  m->slot[0].rstd_f,
+                                  NULL,
+                                  NULL,
+                                  0,
+                                  false}
+                      : *slot;
         if (i == 0) {
             LS_TRY(ls_take(m, own * s->channels, dtype, &slot->norm_f));
             LS_TRY(ls_take(m, own, acc, &slot->mean_f));
@@ -197,6 +205,7 @@ static ls_status lay_out_head(ls_model *m) {
         LS_TRY(ls_take(m, m->head_rows * 3, acc, &m->stats));
         LS_TRY(ls_take(m, m->head_rows * 3 * ranks, acc, &m->all_stats));
     }
+    LS_TRY(m->options.loss_mask ? ls_targets_lay_out(m, rows) : LS_OK);
     LS_TRY(ls_take(m, 1, LS_F64, &m->loss_sum));
     return ls_take(m, rows, acc, &m->losses);
 }

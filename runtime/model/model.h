@@ -67,6 +67,7 @@ ls_status ls_model_table_part(const ls_config_model *config, const ls_model_part
  * every key ("full"), half of that causal. */
 typedef struct ls_model_flops {
     double matmul_per_token; /* forward + backward = 6 N */
+    double head_per_token;   /* of these, the head's */
     double attention_full_per_token;
     double attention_causal_per_token;
 } ls_model_flops;
@@ -118,6 +119,7 @@ typedef struct ls_model_options {
     bool document_mask; /* tokens attend within their document, which begins with document_token;
                            not in generation */
     int32_t document_token;
+    bool loss_mask; /* many targets are -1: the head computes the rows of the others alone */
 
     /* The part of the model. Where a communicator is given, rank and ranks are taken from it;
      * ls_model_plan does without. Communicators are borrowed, used only inside calls of this model,

@@ -117,7 +117,11 @@ typedef struct ls_slot {
     int32_t *first_key;        /* [context ranks, N] of each one's keys; NULL: no document mask */
     ls_layer_acts *layers;     /* [layers of the part + 1]; of the last only x, the output */
     void *norm_f, *mean_f, *rstd_f;
-    bool forwarded; /* waits for its backward */
+    int32_t *kept;       /* targets.c, with a loss mask: [N] rows of the targets, then [N] the place
+                            of each row in its chunk of these, or -1 */
+    int32_t *host_kept;  /* [N] on the host: the former */
+    int64_t packed_rows; /* of targets, with padding; 0: the head computes all rows */
+    bool forwarded;      /* waits for its backward */
 } ls_slot;
 
 /* A block's parameters and gradients while it is in use: base addresses of its flat range. */
@@ -164,6 +168,8 @@ struct ls_model {
     int32_t *positions;        /* [seq] of the own tokens; NULL: 0, 1, 2 ... */
     int32_t *own_ids;          /* [N] on the host: the own tokens of a batch; with context */
     int32_t *host_first_key;   /* on the host: what becomes a slot's */
+    int32_t *host_targets;     /* [2, N] on the host: with a loss mask, what becomes a slot's */
+    void *head_x, *head_dx;    /* [head_rows, C] of the rows that are targets */
     int slots;
     ls_slot *slot;
     ls_layer_acts *layers;  /* [slots, part_layers + 1], what the slots point to */
@@ -405,6 +411,18 @@ ls_status ls_moe_balance(const ls_pass *pass, const ls_moe_acts *moe, double sca
 ls_status ls_activation_run(const ls_pass *pass, int64_t rows, const ls_layer_acts *a);
 ls_status ls_activation_backward(const ls_pass *pass, int64_t rows, const ls_layer_acts *a,
                                  void *dact, void **dup);
+
+/* targets.c. What the memory of a head with a loss mask is; rows: of a micro-batch. */
+ls_status ls_targets_lay_out(ls_model *model, int64_t rows);
+/* A micro-batch's own targets, on the host. */
+ls_status ls_targets_load(const ls_pass *pass, const int32_t *targets);
+/* Rows that the head computes, and of its rows [first, first + rows) their x, where their gradients
+ * go, and how these come back to all rows of dx. */
+int64_t ls_targets_rows(const ls_pass *pass);
+ls_status ls_targets_pick(const ls_pass *pass, const void *x, int64_t first, int64_t rows,
+                          const void **picked);
+void *ls_targets_dx(const ls_pass *pass, void *dx, int64_t first);
+ls_status ls_targets_return(const ls_pass *pass, int64_t first, int64_t rows, void *dx);
 
 /* run.c. targets may be NULL in generation; the buffers at the ends of a part are the caller's; all
  * blocks but the head. */

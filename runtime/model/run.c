@@ -2,27 +2,33 @@
 #include "runtime/model/model_internal.h"
 
 /* With context parallelism the own tokens are picked from whole sequences. */
-static ls_status upload_ids(const ls_pass *pass, int32_t *to, const int32_t *from,
-                            const char *what) {
+static ls_status own_ids(const ls_pass *pass, const int32_t **ids, const char *what) {
     ls_model *m = pass->model;
-    if (!to) {
-        return LS_OK;
-    }
-    if (!from) {
+    if (!*ids) {
         return LS_FAIL(LS_E_SHAPE, "no %s for a part of the model that needs them", what);
     }
     if (m->context) {
-        ls_zigzag_pick(m, pass->batch, from, m->own_ids);
-        from = m->own_ids;
+        ls_zigzag_pick(m, pass->batch, *ids, m->own_ids);
+        *ids = m->own_ids;
     }
-    return m->dev->ops->upload(m->dev, to, from, (size_t)pass->rows * sizeof(int32_t));
+    return LS_OK;
 }
 
 ls_status ls_batch_load(const ls_pass *pass, const int32_t *tokens, const int32_t *targets) {
     const ls_slot *slot = pass->slot;
-    LS_TRY(upload_ids(pass, slot->tokens, tokens, "tokens"));
+    const ls_device *dev = pass->model->dev;
+    const int32_t *own = tokens;
+    if (slot->tokens) {
+        LS_TRY(own_ids(pass, &own, "tokens"));
+        LS_TRY(dev->ops->upload(pass->model->dev, slot->tokens, own,
+                                (size_t)pass->rows * sizeof *own));
+    }
     LS_TRY(ls_documents_load(pass, tokens));
-    return pass->cached ? LS_OK : upload_ids(pass, slot->targets, targets, "targets");
+    if (pass->cached || !slot->targets) {
+        return LS_OK;
+    }
+    LS_TRY(own_ids(pass, &targets, "targets"));
+    return ls_targets_load(pass, targets);
 }
 
 static ls_pass pass_begin(ls_model *m, int slot, int64_t batch) {
@@ -62,7 +68,7 @@ static ls_status head_and_losses(ls_pass *pass, double *loss_sum) {
     LS_TRY(ls_block_begin(pass, m->blocks - 1));
     LS_TRY(ls_head_run(pass));
     LS_TRY(ls_block_end(pass, m->blocks - 1));
-    return m->dev->ops->sum(m->dev, pass->rows, m->losses, loss_sum);
+    return m->dev->ops->sum(m->dev, ls_targets_rows(pass), m->losses, loss_sum);
 }
 
 ls_status ls_boundary_set(const ls_pass *pass, const void *x_in, void *x_out) {

@@ -429,7 +429,8 @@ void ls_model_count_flops(const ls_config_model *config, int64_t seq, ls_model_f
     if (ls_sizes_derive(config, &sizes) != LS_OK) {
         return;
     }
-    int64_t products = sizes.vocab * sizes.channels; /* the head, whether tied or not */
+    const int64_t head = sizes.vocab * sizes.channels; /* whether tied or not */
+    int64_t products = head;
     for (int row = 0; row < LS_ROW_COUNT; row++) {
         if (row_specs[row].place == LAYER && row_specs[row].dims[1] != NONE) {
             /* of the experts those that a token goes to */
@@ -440,6 +441,7 @@ void ls_model_count_flops(const ls_config_model *config, int64_t seq, ls_model_f
     }
     double full = 12.0 * (double)sizes.layers * (double)sizes.q_width * (double)seq;
     *flops = (ls_model_flops){.matmul_per_token = 6.0 * (double)products,
+                              .head_per_token = 6.0 * (double)head,
                               .attention_full_per_token = full,
                               .attention_causal_per_token = full / 2.0};
 }

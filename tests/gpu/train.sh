@@ -76,6 +76,15 @@ planned masked-bf16
 gives 2 "$program" train $small run.name=no $gpu $masked numerics.attention=cudnn
 says "numerics.attention is cudnn and data.document_mask true"
 
+# The loss of answers, a tenth of the tokens, whose rows alone reach the head.
+seq 1 2000 | sed 's/.*/{"question": "which number comes behind & when one counts slowly? ", "text": "after &"}/' >"$work/pairs.jsonl"
+gives 0 "$LOCKSTEP" prep "$work/pairs.jsonl" --prompt question -o "$work/answers" --val 0.1
+answers="data.dir=$work/answers model.context=64 batch.micro=4"
+gives 0 "$LOCKSTEP" train $small run.name=answers-cpu run.device=cpu $answers
+gives 0 "$program" train $small run.name=answers $gpu $answers run.graphs=true
+near answers answers-cpu
+planned answers
+
 # Attention by cuDNN, where there is one: on all ranks or on none, and records tell which.
 gives 0 "$program" train $small run.name=own $gpu numerics.compute=bf16 numerics.attention=own
 gives 0 "$program" train $small run.name=cudnn $gpu numerics.compute=bf16 run.graphs=true
@@ -119,7 +128,7 @@ says "had a loss or gradient that is not finite"
 if [ "$device" = emulated ]; then
     dropless="model.family=llama3 model.experts=3 model.balance_loss=0.1"
     mixture="$dropless model.expert_capacity=1.5"
-    for setting in optim.name=adamw data.document_mask=true "optim.name=muon $mixture" "optim.name=adafactor $mixture run.graphs=true" "optim.name=sgd $dropless" \
+    for setting in optim.name=adamw data.document_mask=true "$answers" "optim.name=muon $mixture" "optim.name=adafactor $mixture run.graphs=true" "optim.name=sgd $dropless" \
         "optim.name=sgd $dropless run.graphs=true" "optim.name=sgd $dropless numerics.experts=apart"; do
         wanted=6
         [ "$setting" = "${setting%experts=apart}" ] || wanted=$((6 + 3 * 4 * 2))
