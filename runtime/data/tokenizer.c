@@ -29,6 +29,16 @@ ls_status ls_tokenizer_flag(const json_t *part, const char *name, bool otherwise
                : LS_FAIL(LS_E_INPUT, "'%s': %s is neither true nor false", path, name);
 }
 
+ls_status ls_tokenizer_items(const json_t *part, const char *name, bool needed, const char *path,
+                             const json_t **items) {
+    *items = json_object_get(part, name);
+    const bool absent = !*items || json_is_null(*items);
+    return json_is_array(*items) || (absent && !needed)
+               ? LS_OK
+               : LS_FAIL(LS_E_INPUT, "'%s': %s %s", path, name,
+                         absent ? "is missing" : "is no list");
+}
+
 /* --- the name --- */
 
 static uint64_t hash_number(uint64_t hash, uint64_t number) {

@@ -45,14 +45,7 @@ static uint32_t as_raw(const ls_tokenizer *t, uint32_t code) {
 }
 
 static bool is_leaf(const ls_tokenizer *t, uint32_t token) {
-    const ls_token_text text = t->texts[token];
-    bool byte = token == t->unknown;
-    if (text.bytes == 6 && memcmp(text.at, "<0x", 3) == 0) {
-        for (int i = 0; i < 256; i++) {
-            byte = byte || t->byte_tokens[i] == token;
-        }
-    }
-    return byte;
+    return token == t->unknown || ls_tokenizer_fallback_byte(t, token) >= 0;
 }
 
 ls_status ls_tokenizer_cuts_make(ls_tokenizer *t, const ls_token_merge *merges, size_t count) {

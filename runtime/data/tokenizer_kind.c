@@ -45,7 +45,8 @@ static ls_status read_normalizer(ls_tokenizer *t, const json_t *part, const char
         return LS_OK;
     }
     if (strcmp(ls_tokenizer_type(part), "Sequence") == 0) {
-        const json_t *list = json_object_get(part, "normalizers");
+        const json_t *list;
+        LS_TRY(ls_tokenizer_items(part, "normalizers", true, path, &list));
         for (size_t i = 0; i < json_array_size(list); i++) {
             LS_TRY(normalizer_part(json_array_get(list, i), path, &found));
         }
@@ -159,7 +160,8 @@ static ls_status read_pre_tokenizer(ls_tokenizer *t, const json_t *part, const c
     if (strcmp(ls_tokenizer_type(part), "Sequence") != 0) {
         LS_TRY(pre_tokenizer_part(t, part, true, path));
     } else {
-        const json_t *list = json_object_get(part, "pretokenizers");
+        const json_t *list;
+        LS_TRY(ls_tokenizer_items(part, "pretokenizers", true, path, &list));
         const size_t count = json_array_size(list);
         for (size_t i = 0; i < count; i++) {
             LS_TRY(pre_tokenizer_part(t, json_array_get(list, i), count == 1, path));

@@ -7,83 +7,11 @@
 
 enum { LETTER = 1, DIGIT = 2, SPACE = 4, OTHER = 8, WIDE = 16 }; /* \p{L} \p{N} \s */
 
-#define O             OTHER
-#define S             SPACE
-#define D             DIGIT
-#define L             LETTER
-#define TEN(c)        c, c, c, c, c, c, c, c, c, c
-#define LETTERS       TEN(L), TEN(L), L, L, L, L, L, L
-#define THIRTY_TWO(c) TEN(c), TEN(c), TEN(c), c, c
 static const unsigned char kinds[256] = {
-    O,
-    O,
-    O,
-    O,
-    O,
-    O,
-    O,
-    O,
-    O,
-    S,
-    S,
-    S,
-    S,
-    S,
-    O,
-    O,
-    TEN(O),
-    O,
-    O,
-    O,
-    O,
-    O,
-    O, /* to 0x1F */
-    S,
-    O,
-    O,
-    O,
-    O,
-    O,
-    O,
-    O,
-    O,
-    O,
-    O,
-    O,
-    O,
-    O,
-    O,
-    O,
-    TEN(D),
-    O,
-    O,
-    O,
-    O,
-    O,
-    O, /* to '?' */
-    O,
-    LETTERS,
-    O,
-    O,
-    O,
-    O,
-    O, /* to '_' */
-    O,
-    LETTERS,
-    O,
-    O,
-    O,
-    O,
-    O, /* to 0x7F */
-    THIRTY_TWO(WIDE),
-    THIRTY_TWO(WIDE),
-    THIRTY_TWO(WIDE),
-    THIRTY_TWO(WIDE),
+    [0 ... 8] = OTHER,     ['\t' ... '\r'] = SPACE, [14 ... 31] = OTHER,   [' '] = SPACE,
+    ['!' ... '/'] = OTHER, ['0' ... '9'] = DIGIT,   [':' ... '@'] = OTHER, ['A' ... 'Z'] = LETTER,
+    ['[' ... '`'] = OTHER, ['a' ... 'z'] = LETTER,  ['{' ... 127] = OTHER, [128 ... 255] = WIDE,
 };
-#undef O
-#undef S
-#undef D
-#undef L
 
 /* 0 at the end. */
 static int kind_at(const char *at, const char *end) {

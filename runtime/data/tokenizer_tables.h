@@ -104,6 +104,10 @@ struct ls_tokenizer {
     char name[LS_TOKENIZER_NAME_BYTES];
 };
 
+/* --- tokenizer_vocab.c --- */
+/* Not byte_level: the byte that the token stands for where no other does; -1: none. */
+int ls_tokenizer_fallback_byte(const ls_tokenizer *tokenizer, uint32_t token);
+
 /* --- tokenizer_map.c --- */
 ls_status ls_token_map_make(ls_token_map *map, size_t tokens, const ls_token_text *texts);
 /* False: a token with this text is there already. */

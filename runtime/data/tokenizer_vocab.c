@@ -125,6 +125,18 @@ static ls_status read_fallback(ls_tokenizer *t, bool fallback, const ls_token_ma
     return LS_OK;
 }
 
+int ls_tokenizer_fallback_byte(const ls_tokenizer *t, uint32_t token) {
+    const ls_token_text text = t->texts[token];
+    if (text.bytes == 6 && memcmp(text.at, "<0x", 3) == 0) {
+        for (int i = 0; i < 256; i++) {
+            if (t->byte_tokens[i] == token) {
+                return i;
+            }
+        }
+    }
+    return -1;
+}
+
 /* --- merges --- */
 
 /* A line "left right", or [left, right]. */
@@ -208,13 +220,10 @@ static char *put_shown(const ls_tokenizer *t, uint32_t token, char *to) {
     if (t->byte_level) {
         return decode_bytes(text, to, &bytes) ? to + bytes : mempcpy(to, text.at, text.bytes);
     }
-    if (text.bytes == 6 && memcmp(text.at, "<0x", 3) == 0) {
-        for (int i = 0; i < 256; i++) {
-            if (t->byte_tokens[i] == token) {
-                *to = (char)i;
-                return to + 1;
-            }
-        }
+    const int byte = ls_tokenizer_fallback_byte(t, token);
+    if (byte >= 0) {
+        *to = (char)byte;
+        return to + 1;
     }
     for (size_t i = 0; i < text.bytes;) {
         if (t->spaces && text.bytes - i >= 3 && memcmp(text.at + i, LS_UTF8_SPACE, 3) == 0) {
@@ -315,9 +324,10 @@ static ls_status read_named(ls_tokenizer *t, const json_t *model, bool fallback,
 
 ls_status ls_tokenizer_read_model(ls_tokenizer *t, const json_t *root, const char *path) {
     const json_t *model = json_object_get(root, "model");
-    const json_t *added = json_object_get(root, "added_tokens");
+    const json_t *added;
     bool fallback = false;
     LS_TRY(check_model(model, path));
+    LS_TRY(ls_tokenizer_items(root, "added_tokens", false, path, &added));
     LS_TRY(read_flags(t, model, path, &fallback));
     LS_TRY(read_texts(t, json_object_get(model, "vocab"), added, path));
     ls_token_map names = {0};
