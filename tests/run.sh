@@ -5,4 +5,5 @@ set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
 LS_CMAKE_ARGS="-DLS_WERROR=ON" "$root/launch/setup.sh" --tests
 cd "$root/build/release"
+export OMP_WAIT_POLICY=passive # tests run side by side: threads that wait leave the processor to others
 exec ctest -j "$(nproc)" --output-on-failure "$@"

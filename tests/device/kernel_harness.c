@@ -60,21 +60,40 @@ static void set_element(ls_dtype dtype, void *p, int64_t i, double value) {
     }
 }
 
+/* Draw i of a stream, uniform or normal. All cases have the same, which are computed once. */
+static double drawn(bool normal, uint64_t stream, int64_t i) {
+    static struct {
+        double *value;
+        int64_t count;
+    } known[2][KT_BUFFERS_MAX];
+    double **value = &known[normal][stream].value;
+    int64_t *count = &known[normal][stream].count;
+    if (i >= *count) {
+        const int64_t wanted = 2 * i + 1024;
+        *value = realloc(*value, (size_t)wanted * sizeof **value);
+        if (!*value) {
+            fprintf(stderr, "out of memory\n");
+            exit(1);
+        }
+        for (; *count < wanted; ++*count) {
+            (*value)[*count] = normal ? ls_rng_normal(8, stream, (uint64_t)*count)
+                                      : ls_rng_uniform(7, stream, (uint64_t)*count);
+        }
+    }
+    return (*value)[i];
+}
+
 static double draw(const kt_buffer *b, uint64_t stream, int64_t i) {
     const double scale = b->scale != 0.0 ? b->scale : 1.0;
-    const double uniform = ls_rng_uniform(7, stream, (uint64_t)i);
-    switch (b->fill) {
-    case KT_NORMAL:
-        return scale * ls_rng_normal(8, stream, (uint64_t)i);
-    case KT_POSITIVE:
-        return scale * (0.1 + fabs(ls_rng_normal(8, stream, (uint64_t)i)));
-    case KT_TARGETS:
-        if (uniform > 0.85) {
-            return -1.0;
-        }
-        break;
-    case KT_TOKENS:
-        break;
+    if (b->fill == KT_NORMAL) {
+        return scale * drawn(true, stream, i);
+    }
+    if (b->fill == KT_POSITIVE) {
+        return scale * (0.1 + fabs(drawn(true, stream, i)));
+    }
+    const double uniform = drawn(false, stream, i);
+    if (b->fill == KT_TARGETS && uniform > 0.85) {
+        return -1.0;
     }
     if (uniform < 0.2) {
         return 0.0;

@@ -49,13 +49,25 @@ static void put(char *base, ls_dtype dtype, int64_t i, float value) {
     }
 }
 
+/* 16 small integers, or real numbers of variance 1, of one draw: cases are large. */
+static void draw_values(bool integers, float *value) {
+    const ls_rng_block block = ls_rng_draw(7, 2, draws++);
+    for (int i = 0; i < 16; i++) {
+        const uint32_t byte = block.v[i / 4] >> i % 4 * 8 & 0xff;
+        value[i] = integers ? (float)(byte % 7) - 3.0f : ((float)byte - 127.5f) * 0.0135316f;
+    }
+}
+
 /* rows x ld elements: values in the first cols columns, GAP after them. */
 static char *make_matrix(ls_dtype dtype, int64_t rows, int64_t cols, int64_t ld, bool integers) {
     char *matrix = malloc((size_t)(rows * ld) * ls_dtype_bytes(dtype) + 1);
     for (int64_t i = 0; i < rows; i++) {
+        float value[16];
         for (int64_t j = 0; j < ld; j++) {
-            float value = integers ? (float)draw_int(-3, 3) : (float)ls_rng_normal(7, 2, draws++);
-            put(matrix, dtype, i * ld + j, j < cols ? value : GAP);
+            if (j % 16 == 0) {
+                draw_values(integers, value);
+            }
+            put(matrix, dtype, i * ld + j, j < cols ? value[j % 16] : GAP);
         }
     }
     return matrix;

