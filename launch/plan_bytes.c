@@ -77,10 +77,13 @@ static ls_status bytes_of_rank(const ls_config *config, ls_device *dev, ls_dtype
                                const int size[LS_AXIS_COUNT], int rank, int host_ranks,
                                ls_plan_bytes *bytes) {
     const bool on_host = host_ranks > 0;
+    ls_device gpu = *dev; /* lays memory out as a GPU does, whether there is one or not */
+    gpu.host_memory = false;
+    gpu.sums_dx = true;
     ls_layout layout;
     ls_layout_bytes b;
-    ls_status status =
-        ls_layout_init_rank(&layout, config, dev, dtype, size, rank, on_host ? host_ranks : 1);
+    ls_status status = ls_layout_init_rank(&layout, config, on_host ? dev : &gpu, dtype, size, rank,
+                                           on_host ? host_ranks : 1);
     if (status == LS_OK) {
         status = ls_layout_plan(&layout, &b);
     }

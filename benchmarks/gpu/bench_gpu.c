@@ -9,6 +9,7 @@
 #include "runtime/device/device.h"
 
 #include <cublasLt.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -108,6 +109,8 @@ RUN(swiglu_backward, swiglu_backward, ls_swiglu)
 RUN(rope, rope, ls_rope)
 RUN(bias_grad, bias_grad, ls_bias_grad)
 RUN(loss, cross_entropy, ls_cross_entropy)
+RUN(embedding, embedding_forward, ls_embedding)
+RUN(embedding_backward, embedding_backward, ls_embedding)
 RUN(adamw, adamw, ls_adamw)
 RUN(lion, lion, ls_lion)
 
@@ -134,6 +137,10 @@ static void bench_norms(const bench *b, int64_t rows, int64_t channels) {
         norm.db = layer ? (float *)operand(b, 7) + channels : NULL;
         show_memory(b, layer ? "LayerNorm backward" : "RMSNorm backward", 3 * matrix,
                     seconds_of(b, run_norm_backward, &norm));
+        norm.dresidual = operand(b, 3);
+        norm.dx_sums = layer ? (float *)operand(b, 7) + 2 * channels : NULL;
+        show_memory(b, layer ? "LayerNorm backward, residual" : "RMSNorm backward, residual",
+                    4 * matrix, seconds_of(b, run_norm_backward, &norm));
     }
 }
 
@@ -195,6 +202,57 @@ static void bench_loss(const bench *b) {
                 seconds_of(b, run_loss, &loss));
 }
 
+/* Tokens as text has them: the r-th most frequent with a share of 1 / r. Returns how many there
+ * are.
+ */
+static int64_t draw_tokens(int64_t rows, int64_t vocab, int32_t *tokens) {
+    bool *met = calloc((size_t)vocab, sizeof *met);
+    int64_t distinct = 0;
+    uint32_t state = 1;
+    for (int64_t i = 0; i < rows; i++) {
+        state = state * 1664525u + 1013904223u;
+        const int64_t drawn = (int64_t)exp(log((double)vocab) * (double)(state >> 8) * 0x1p-24);
+        tokens[i] = (int32_t)(drawn < vocab ? drawn : vocab) - 1;
+        distinct += met && !met[tokens[i]];
+        if (met) {
+            met[tokens[i]] = true;
+        }
+    }
+    free(met);
+    return distinct;
+}
+
+/* Of a micro-batch of GPT-2 124M: each matrix and each row that is met once. No streams of memory:
+ * the frequent tokens' rows are sums of thousands. */
+static void bench_embeddings(const bench *b) {
+    const int64_t channels = b->tiny ? 64 : 768, rows = b->tiny ? 512 : 16384;
+    const int64_t vocab = b->tiny ? 50 : 50257, seq = b->tiny ? 128 : 1024;
+    int32_t *tokens = calloc((size_t)rows, sizeof *tokens);
+    check(tokens ? LS_OK : LS_FAIL(LS_E_MEMORY, "no memory for tokens"));
+    const double tables = (double)((draw_tokens(rows, vocab, tokens) + seq) * channels);
+    const double matrix = 2.0 * (double)(rows * channels);
+    fill(b);
+    check(b->dev->ops->upload(b->dev, operand(b, 3), tokens, (size_t)rows * sizeof *tokens));
+    free(tokens);
+    ls_embedding op = {.dtype = LS_BF16,
+                       .rows = rows,
+                       .seq = seq,
+                       .channels = channels,
+                       .vocab = vocab,
+                       .tokens = operand(b, 3),
+                       .wte = operand(b, 0),
+                       .wpe = operand(b, 1),
+                       .out = operand(b, 2),
+                       .dout = operand(b, 2),
+                       .dwte = operand(b, 4),
+                       .dwpe = operand(b, 5)};
+    const double forward_s = seconds_of(b, run_embedding, &op);
+    const double backward_s = seconds_of(b, run_embedding_backward, &op);
+    printf("embedding %.1f us, its gradients %.1f; moved at a copy's rate %.1f and %.1f us\n",
+           1e6 * forward_s, 1e6 * backward_s, 1e-3 * (matrix + 2 * tables) / b->copy_gb_s,
+           1e-3 * (matrix + 8 * tables) / b->copy_gb_s);
+}
+
 static void bench_updates(const bench *b, int64_t n) {
     fill(b);
     for (int moment = 1; moment <= 2; moment++) { /* of squares none is below zero */
@@ -236,6 +294,7 @@ static void bench_memory(bench *b) {
     bench_norms(b, rows, channels);
     bench_activations(b, rows, channels);
     bench_loss(b);
+    bench_embeddings(b);
     bench_updates(b, rows * channels);
 }
 

@@ -50,6 +50,7 @@ typedef struct ls_device_limits {
 
 /* C[M,N] = op(A)[M,K] * op(B)[K,N] (+ C if accumulate) (+ bias over rows) (+ residual).
  * A, B have dtype `dtype`; C has `c_dtype`: `dtype` or the device's acc. bias [N] acc, or NULL.
+ * bias_rounded [N] c_dtype, or NULL: the same, for devices that would first make it so.
  * residual [M,N] c_dtype with leading dimension ldc, or NULL; may alias C. op transposes when
  * trans_x is set: A is then stored [K,M] with leading dimension lda. k == 0 contributes zero.
  * Products accumulate in fp32 (fp64 on the reference).
@@ -79,6 +80,7 @@ typedef struct ls_gemm {
     void *c;
     int64_t ldc;
     const void *bias;
+    const void *bias_rounded;
     const void *residual;
     ls_act act;
     void *pre, *dbias;
@@ -117,7 +119,7 @@ typedef struct ls_embedding {
  * RMSNorm (Zhang & Sennrich 2019, arXiv 1910.07467): y = x * rstd * w, rstd = 1/sqrt(mean(x^2) +
  * eps). x, y [rows, C] dtype; w, b [C] acc; mean, rstd [rows] acc, kept for backward. RMSNorm has
  * b, mean, db NULL. Backward: dx = (dresidual or 0) + dL/dx; dw += ..., db += ...; dx may alias dy
- * or dresidual. */
+ * or dresidual. dx_sums [C] acc, or NULL: += its column sums, before it is rounded or after. */
 typedef enum ls_norm_kind { LS_LAYERNORM, LS_RMSNORM } ls_norm_kind;
 typedef struct ls_norm {
     ls_norm_kind kind;
@@ -128,7 +130,7 @@ typedef struct ls_norm {
     void *y;           /* forward */
     void *mean, *rstd; /* written by forward, read by backward */
     const void *dy, *dresidual;
-    void *dx, *dw, *db;
+    void *dx, *dw, *db, *dx_sums;
 } ls_norm;
 
 /* Rotary position embedding (Su 2021, arXiv 2104.09864), rotating the halves as in the published
@@ -474,6 +476,7 @@ struct ls_device {
     bool host_memory;     /* device memory can be read and written by the host and by MPI */
     bool fast_bf16;       /* bf16 products run faster than fp32 ones */
     bool fuses_gelu;      /* products with `act` save a pass over memory */
+    bool sums_dx;         /* norm_backward's dx_sums save one */
     bool has_fp8;         /* products with `fp8` */
     bool products_apart;  /* bf16 products run on units of their own, beside vectors' work */
     int threads;          /* that work for this device on the host */

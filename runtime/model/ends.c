@@ -66,9 +66,9 @@ static ls_row head_weight(const ls_model *m, int *block) {
     return tied ? LS_TOK_EMBED : LS_HEAD_W;
 }
 
-/* Losses of a chunk from its logits, and in backward their gradients; the softmax is over the
- * columns of all tensor ranks. */
-static ls_status chunk_losses(const ls_pass *pass, int64_t first, int64_t rows) {
+/* Losses of a chunk from its logits, and in backward their gradients, to dlogits; the softmax is
+ * over the columns of all tensor ranks. */
+static ls_status chunk_losses(const ls_pass *pass, int64_t first, int64_t rows, void *dlogits) {
     const ls_model *m = pass->model;
     const ls_sizes *s = &m->sizes;
     ls_cross_entropy op = {.dtype = m->dtype,
@@ -78,7 +78,7 @@ static ls_status chunk_losses(const ls_pass *pass, int64_t first, int64_t rows) 
                            .logits = m->logits,
                            .targets = pass->slot->targets + first,
                            .losses = ls_elems_at(m->losses, first, m->dev->acc),
-                           .dlogits = pass->backward ? m->dlogits : NULL,
+                           .dlogits = pass->backward ? dlogits : NULL,
                            .grad_scale = pass->loss_scale};
     if (!m->tensor) {
         return m->dev->ops->cross_entropy(m->dev, &op);
@@ -93,21 +93,27 @@ static ls_status chunk_losses(const ls_pass *pass, int64_t first, int64_t rows) 
     return m->dev->ops->cross_entropy_merge(m->dev, &op);
 }
 
-/* One chunk: rows [first, first + rows) of the head, so that logits never exist as a whole. Behind
- * the last, the sum of dnorm_f over the tensor ranks starts, beside the product for dW. */
-static ls_status head_chunk(ls_pass *pass, const void *norm_f, void *dnorm_f, int64_t first,
-                            int64_t rows, ls_comm_request **sum) {
+/* Rows [first, first + rows) of the head, logits chunk by chunk, so that they never exist as a
+ * whole, then the products of all chunks' gradients. Behind the last for dx, the sum of dnorm_f
+ * over the tensor ranks starts, beside the product for dW. */
+static ls_status head_chunks(ls_pass *pass, const void *norm_f, void *dnorm_f, int64_t first,
+                             int64_t rows, ls_comm_request **sum) {
     ls_model *m = pass->model;
     int block;
     ls_row weight = head_weight(m, &block);
     const void *x;
     LS_TRY(ls_targets_pick(pass, norm_f, first, rows, &x));
-    LS_TRY(head_logits(m, block, weight, rows, x));
-    LS_TRY(chunk_losses(pass, first, rows));
+    for (int64_t at = 0; at < rows; at += m->head_rows) {
+        const int64_t left = rows - at, count = left < m->head_rows ? left : m->head_rows;
+        void *dlogits = ls_elems_at(m->dlogits, at * m->sizes.vocab_rows, m->dtype);
+        LS_TRY(
+            head_logits(m, block, weight, count, ls_elems_at(x, at * m->sizes.channels, m->dtype)));
+        LS_TRY(chunk_losses(pass, first + at, count, dlogits));
+        LS_TRY(pass->backward ? ls_pass_tick(pass) : LS_OK);
+    }
     if (!pass->backward) {
         return LS_OK;
     }
-    LS_TRY(ls_pass_tick(pass));
     LS_TRY(ls_project_dx(pass, ls_projection_whole(m, block, weight, weight), rows, m->dlogits,
                          ls_targets_dx(pass, dnorm_f, first)));
     LS_TRY(ls_targets_return(pass, first, rows, dnorm_f));
@@ -128,10 +134,10 @@ ls_status ls_head_run(ls_pass *pass) {
     LS_TRY(ls_norm_run(m, block, LS_FINAL_NORM_W, pass->own_rows, x, slot->norm_f, slot->mean_f,
                        slot->rstd_f));
     LS_TRY(ls_rows_gather(pass, slot->norm_f, &norm_f));
-    const int64_t all = ls_targets_rows(pass);
-    for (int64_t first = 0; first < all; first += m->head_rows) {
-        int64_t left = all - first, rows = left < m->head_rows ? left : m->head_rows;
-        LS_TRY(head_chunk(pass, norm_f, partial, first, rows, &sum));
+    const int64_t all = ls_targets_rows(pass), most = m->head_rows_together;
+    for (int64_t first = 0; first < all; first += most) {
+        const int64_t left = all - first, rows = left < most ? left : most;
+        LS_TRY(head_chunks(pass, norm_f, partial, first, rows, &sum));
     }
     if (!pass->backward) {
         return LS_OK;
@@ -139,7 +145,7 @@ ls_status ls_head_run(ls_pass *pass) {
     void *dx = ls_dx_of(pass, block);
     LS_TRY(ls_tensor_wait(pass, sum));
     LS_TRY(ls_norm_backward_run(pass, block, LS_FINAL_NORM_W, x, slot->mean_f, slot->rstd_f,
-                                m->dnarrow, NULL, dx));
+                                m->dnarrow, NULL, dx, m->part_layers > 0 ? m->dy_sums : NULL));
     pass->dy = dx;
     return ls_norm_grads_sum(pass, block, (const ls_row[]){LS_FINAL_NORM_W}, 1);
 }

@@ -258,6 +258,7 @@ static ls_status mlp_backward(ls_pass *pass, int layer, const ls_layer_acts *a) 
         down.act_bias = ls_gradient(pass, block, LS_UP_B);
         up.bias_done = true;
     }
+    down.dy_sums = pass->dy == m->dx ? m->dy_sums : NULL; /* not from another stage */
     LS_TRY(ls_row_backward(pass, down, a->act, pass->dy, m->dwide));
     LS_TRY(ls_block_final_from(pass, block, LS_DOWN_W));
     if (!down.act) {
@@ -273,9 +274,11 @@ ls_status ls_layer_backward(ls_pass *pass, int layer) {
     void *dx = ls_dx_of(pass, block);
     LS_TRY(restore(pass, layer, a));
     LS_TRY(mlp_backward(pass, layer, a));
+    ls_projection proj = ls_projection_whole(m, block, LS_PROJ_W, LS_PROJ_B);
+    proj.bias_done = !m->tensor;
     LS_TRY(ls_norm_backward_run(pass, block, LS_MLP_NORM_W, a->mid, a->mean2, a->rstd2, m->dnarrow,
-                                pass->dy, m->dx));
-    const ls_projection proj = ls_projection_whole(m, block, LS_PROJ_W, LS_PROJ_B);
+                                pass->dy, m->dx,
+                                proj.bias_done ? ls_gradient(pass, block, LS_PROJ_B) : NULL));
     LS_TRY(ls_row_backward(pass, proj, a->att, m->dx, m->dnarrow));
     if (!m->sequence) { /* which sums the norms' at the end */
         LS_TRY(ls_block_final_from(pass, block, LS_PROJ_W));
@@ -284,7 +287,7 @@ ls_status ls_layer_backward(ls_pass *pass, int layer) {
     const ls_projection qkv = ls_projection_whole(m, block, LS_QKV_W, LS_QKV_B);
     LS_TRY(ls_column_backward(pass, qkv, a->norm1, m->dwide, m->dnarrow));
     LS_TRY(ls_norm_backward_run(pass, block, LS_ATTN_NORM_W, a->x, a->mean1, a->rstd1, m->dnarrow,
-                                m->dx, dx));
+                                m->dx, dx, layer > 0 ? m->dy_sums : NULL));
     pass->dy = dx;
     return ls_norm_grads_sum(pass, block, (const ls_row[]){LS_ATTN_NORM_W, LS_MLP_NORM_W}, 2);
 }

@@ -58,11 +58,13 @@ static void *act_beside(ls_projection p, void *y) {
     return p.act ? (char *)p.act + ((char *)y - (char *)p.act_of) : NULL;
 }
 
-/* y [rows, count] with leading dimension ldy = x W^T + bias + residual; with p.act also its gelu.
- */
-static ls_status project(const ls_model *m, int64_t rows, ls_projection p, const void *bias,
+/* y [rows, count] with leading dimension ldy = x W^T + its bias if `biased` + residual; with p.act
+ * also its gelu. */
+static ls_status project(const ls_model *m, int64_t rows, ls_projection p, bool biased,
                          const void *x, void *y, int64_t ldy, const void *residual) {
     const int64_t in = ls_model_row(m, p.block, p.weight)->local_dims[1];
+    const void *bias = biased ? ls_vector(m, p.block, p.bias, p.first) : NULL;
+    const void *rounded = biased ? ls_vector_copy(m, p.block, p.bias, p.first) : NULL;
     void *act = act_beside(p, y);
     return m->dev->ops->gemm(m->dev, &(ls_gemm){
                                          .dtype = m->dtype,
@@ -78,6 +80,7 @@ static ls_status project(const ls_model *m, int64_t rows, ls_projection p, const
                                          .c = act ? act : y,
                                          .ldc = ldy,
                                          .bias = bias,
+                                         .bias_rounded = rounded,
                                          .residual = residual,
                                          .act = act ? LS_ACT_GELU : LS_ACT_NONE,
                                          .pre = act ? y : NULL,
@@ -89,7 +92,7 @@ static ls_status project(const ls_model *m, int64_t rows, ls_projection p, const
 static ls_status project_rows(const ls_pass *pass, ls_projection p, int64_t rows, const void *x,
                               void *y, int64_t ldy) {
     const ls_model *m = pass->model;
-    return project(m, rows, p, ls_vector(m, p.block, p.bias, p.first), x, y, ldy, NULL);
+    return project(m, rows, p, true, x, y, ldy, NULL);
 }
 
 /* A product of rows of x [rows, C], into y with leading dimension ldy. */
@@ -137,7 +140,7 @@ static ls_status project_chunk(const ls_pass *pass, ls_projection p, ls_chunk ch
     const ls_model *m = pass->model;
     const int64_t in = ls_model_row(m, p.block, p.weight)->local_dims[1];
     const bool all_rows = chunk.count == 1 || !m->sequence;
-    const void *bias = m->tensor->rank == 0 ? ls_vector(m, p.block, p.bias, 0) : NULL;
+    const bool biased = m->tensor->rank == 0;
     int64_t to = m->sequence ? ls_rows_before(pass, chunk) : 0;
     for (int r = 0; r < (all_rows ? 1 : m->tensor->size); r++) {
         ls_range rows = ls_rows_of_chunk(pass, r, chunk);
@@ -145,7 +148,7 @@ static ls_status project_chunk(const ls_pass *pass, ls_projection p, ls_chunk ch
             to = rows.first = ls_range_first(pass->rows, chunk.count, chunk.index);
             rows.elems = ls_range_first(pass->rows, chunk.count, chunk.index + 1) - to;
         }
-        LS_TRY(project(m, rows.elems, p, bias, ls_elems_at(x, rows.first * in, m->dtype),
+        LS_TRY(project(m, rows.elems, p, biased, ls_elems_at(x, rows.first * in, m->dtype),
                        ls_elems_at(partial, to * p.count, m->dtype), p.count, NULL));
         to += rows.elems;
     }
@@ -156,7 +159,7 @@ ls_status ls_row_forward(const ls_pass *pass, ls_projection p, const void *x, co
                          void *y) {
     const ls_model *m = pass->model;
     if (!m->tensor) {
-        return project(m, pass->rows, p, ls_vector(m, p.block, p.bias, 0), x, y, p.count, residual);
+        return project(m, pass->rows, p, true, x, y, p.count, residual);
     }
     /* The residual is added after the sum: rounded to bf16 with it, a part would lose what is small
      * beside it. */
@@ -278,6 +281,10 @@ static ls_status weight_grads(const ls_pass *pass, ls_projection p, const void *
     const bool add = !pass->model->bases[p.block].fresh;
     LS_TRY(ls_project_dw(pass, p.block, p.weight, pass->rows, x, dy, add));
     void *dbias = p.bias_done ? NULL : ls_gradient(pass, p.block, p.bias);
+    if (dbias && p.dy_sums) {
+        const ls_model *m = pass->model;
+        return m->dev->ops->add(m->dev, m->dev->acc, p.count, p.dy_sums, dbias);
+    }
     return dbias ? bias_grad(pass, p, dy, dbias) : LS_OK;
 }
 

@@ -7,6 +7,11 @@
  * for full speed of the products, small beside the activations. */
 #define HEAD_LOGITS_BYTES ((int64_t)256 << 20)
 #define HEAD_ROWS         1024
+/* Each product for dW adds to V C numbers in memory, for R rows of 2 R V C operations: on an H200,
+ * with 790 TFLOP/s and 4.3 TB/s, a chunk of 1024 rows would add for as long as 0.7 of its product
+ * takes. A GPU keeps the gradients of the logits of so many chunks for one product, at most 1 GiB
+ * in bf16. */
+#define HEAD_CHUNKS_TOGETHER 8
 
 static int64_t max_of(int64_t a, int64_t b) {
     return a > b ? a : b;
@@ -18,6 +23,14 @@ static int64_t head_rows(int64_t rows, int64_t row_bytes) {
     most = most < 1 ? 1 : most > HEAD_ROWS ? HEAD_ROWS : most;
     int64_t chunks = (rows + most - 1) / most;
     return (rows + chunks - 1) / chunks;
+}
+
+/* Likewise, of chunks; products of a host's device would find less of them in its caches. */
+static int64_t head_rows_together(const ls_model *m, int64_t rows) {
+    const int64_t chunks = (rows + m->head_rows - 1) / m->head_rows;
+    const int64_t most = m->dev->host_memory || m->dtype == m->dev->acc ? 1 : HEAD_CHUNKS_TOGETHER;
+    const int64_t products = (chunks + most - 1) / most;
+    return (chunks + products - 1) / products * m->head_rows;
 }
 
 static int64_t positions(const ls_model_options *options) {
@@ -165,6 +178,9 @@ static ls_status lay_out_backward(ls_model *m) {
     if (m->sequence) {
         LS_TRY(ls_take(m, 4 * c, m->dev->acc, &m->norm_grads));
     }
+    if (m->dev->sums_dx && s->traits.biases && s->experts == 0 && m->part.tensor_ranks == 1) {
+        LS_TRY(ls_take(m, c, m->dev->acc, &m->dy_sums));
+    }
     if (m->part.tensor_ranks > m->whole.kv_heads) {
         LS_TRY(ls_take(m, 2 * s->kv_width * c + s->qkv_width, m->dev->acc, &m->kv_grads));
     }
@@ -176,6 +192,7 @@ static ls_status lay_out_head(ls_model *m) {
     const ls_dtype dtype = m->dtype, acc = m->dev->acc;
     const int64_t rows = rows_of(m), own = own_rows_of(m), ranks = m->part.tensor_ranks;
     m->head_rows = head_rows(rows, s->vocab_rows * (int64_t)ls_dtype_bytes(acc));
+    m->head_rows_together = head_rows_together(m, rows);
     for (int i = 0; i < m->slots; i++) { /* used within one call */
         ls_slot *slot = &m->slot[i];
         *slot = i > 0 ? (ls_slot){slot->tokens,
@@ -199,7 +216,7 @@ static ls_status lay_out_head(ls_model *m) {
     LS_TRY(ls_take(m, m->head_rows * s->vocab_rows, acc, &m->logits));
     m->dlogits = m->logits;
     if (dtype != acc && m->options.training) {
-        LS_TRY(ls_take(m, m->head_rows * s->vocab_rows, dtype, &m->dlogits));
+        LS_TRY(ls_take(m, m->head_rows_together * s->vocab_rows, dtype, &m->dlogits));
     }
     if (ranks > 1) {
         LS_TRY(ls_take(m, m->head_rows * 3, acc, &m->stats));

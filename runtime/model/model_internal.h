@@ -169,16 +169,20 @@ struct ls_model {
     int32_t *own_ids;          /* [N] on the host: the own tokens of a batch; with context */
     int32_t *host_first_key;   /* on the host: what becomes a slot's */
     int32_t *host_targets;     /* [2, N] on the host: with a loss mask, what becomes a slot's */
-    void *head_x, *head_dx;    /* [head_rows, C] of the rows that are targets */
+    void *head_x, *head_dx;    /* [head_rows_together, C] of the rows that are targets */
     int slots;
     ls_slot *slot;
-    ls_layer_acts *layers;  /* [slots, part_layers + 1], what the slots point to */
-    void *logits, *dlogits; /* [head_rows, vocab_rows] acc, dtype; the same memory in one dtype */
-    void *losses;           /* [N] acc */
-    void *loss_sum;         /* one double, for evaluation */
-    int64_t head_rows;      /* of a chunk of the head */
+    ls_layer_acts *layers; /* [slots, part_layers + 1], what the slots point to */
+    /* [head_rows, vocab_rows] acc, [head_rows_together, vocab_rows] dtype; the same memory in one
+     * dtype. */
+    void *logits, *dlogits;
+    void *losses;               /* [N] acc */
+    void *loss_sum;             /* one double, for evaluation */
+    int64_t head_rows;          /* of a chunk of the head */
+    int64_t head_rows_together; /* of the chunks that share the products for gradients */
     /* Shares of the softmax over tensor ranks: of this one [head_rows, 3] acc, of all. */
     void *stats, *all_stats;
+    void *dy_sums; /* [C] acc: column sums of dx, for the layer before; NULL: it makes them */
     void *dx, *dnarrow, *dwide; /* gradients in flight: [n,C], [N,max(C,HD)], [N,max(F,(H+2G)D)] */
     void *gathered, *partial;   /* sequence parallel: [N,C] of all ranks, and before the sum */
     void *norm_grads;           /* sequence parallel: [4, C] acc, before the sum */
@@ -270,6 +274,7 @@ typedef struct ls_projection {
      * act_of: all of y or dx, beside which act lies. */
     void *act, *act_of, *act_bias;
     bool bias_done;
+    const void *dy_sums; /* backward: the column sums of dy, acc; NULL: still to be made */
 } ls_projection;
 ls_projection ls_projection_whole(const ls_model *m, int block, ls_row weight, ls_row bias);
 /* y [N, out] with leading dimension ldy = x W^T + bias: x [n, in] of all tensor ranks, outputs of
@@ -347,10 +352,11 @@ ls_status ls_ring_backward(const ls_pass *pass, const ls_attention *own);
 /* norms.c: the norm of a block whose weight and bias are rows `weight` and `weight + 1`. */
 ls_status ls_norm_run(const ls_model *m, int block, ls_row weight, int64_t rows, const void *x,
                       void *y, void *mean, void *rstd);
-/* dx = residual + gradient of x, from the gradient dy of the norm's output; [n,C] all. */
+/* dx = residual + gradient of x, from the gradient dy of the norm's output; [n,C] all. sums, or
+ * NULL: += the column sums of dx; those of dy_sums begin at 0. */
 ls_status ls_norm_backward_run(const ls_pass *pass, int block, ls_row weight, const void *x,
                                void *mean, void *rstd, const void *dy, const void *residual,
-                               void *dx);
+                               void *dx, void *sums);
 /* Sums over the sequence-parallel ranks what ls_norm_backward_run left of a block's norms. */
 ls_status ls_norm_grads_sum(const ls_pass *pass, int block, const ls_row *weights, int count);
 
@@ -518,6 +524,15 @@ static inline const void *ls_vector(const ls_model *m, int block, ls_row row, in
     return param ? m->bases[block].masters + (param->offset - ls_block_first(m, block) + first) *
                                                  (int64_t)ls_dtype_bytes(m->dev->acc)
                  : NULL;
+}
+
+/* The same rounded to the type of the activations, where there are copies; NULL: not at hand. */
+static inline const void *ls_vector_copy(const ls_model *m, int block, ls_row row, int64_t first) {
+    const ls_param *param = ls_model_row(m, block, row);
+    const char *copies = param ? m->bases[block].copies : NULL;
+    return copies ? copies + (param->offset - ls_block_first(m, block) + first) *
+                                 (int64_t)ls_dtype_bytes(m->dtype)
+                  : NULL;
 }
 
 static inline void *ls_gradient(const ls_pass *pass, int block, ls_row row) {

@@ -31,16 +31,20 @@ static char *own_sums(const ls_model *m, ls_row weight) {
 
 ls_status ls_norm_backward_run(const ls_pass *pass, int block, ls_row weight, const void *x,
                                void *mean, void *rstd, const void *dy, const void *residual,
-                               void *dx) {
+                               void *dx, void *sums) {
     const ls_model *m = pass->model;
     ls_norm op = norm_op(m, block, weight, pass->own_rows, x, mean, rstd);
     op.dy = dy;
     op.dresidual = residual;
     op.dx = dx;
+    op.dx_sums = sums;
     op.dw = ls_gradient(pass, block, weight);
     op.db = ls_gradient(pass, block, (ls_row)(weight + 1));
+    const size_t bytes = (size_t)m->sizes.channels * ls_dtype_bytes(m->dev->acc);
+    if (sums && sums == m->dy_sums) {
+        LS_TRY(m->dev->ops->zero(m->dev, sums, bytes));
+    }
     if (m->sequence) {
-        const size_t bytes = (size_t)m->sizes.channels * ls_dtype_bytes(m->dev->acc);
         op.dw = own_sums(m, weight);
         op.db = op.db ? own_sums(m, weight) + bytes : NULL;
         LS_TRY(m->dev->ops->zero(m->dev, op.dw, 2 * bytes));

@@ -1,5 +1,6 @@
 /* Loss masks: where few tokens are targets, the head multiplies the rows of these alone. Rows are
- * packed chunk by chunk, and their gradients go back to where they were, zeros to the others. */
+ * packed for some chunks at a time, and their gradients go back to where they were, zeros to the
+ * others. */
 #include "runtime/model/model_internal.h"
 
 #include <string.h>
@@ -8,7 +9,7 @@
 enum { ROWS_UNIT = 64 };
 
 ls_status ls_targets_lay_out(ls_model *m, int64_t rows) {
-    const int64_t elems = m->head_rows * m->sizes.channels;
+    const int64_t elems = m->head_rows_together * m->sizes.channels;
     for (int i = 0; i < m->slots; i++) {
         LS_TRY(ls_take(m, 2 * rows, LS_I32, &m->slot[i].kept));
         LS_TRY(ls_take_host(m, rows, LS_I32, &m->slot[i].host_kept));
@@ -54,7 +55,7 @@ ls_status ls_targets_load(const ls_pass *pass, const int32_t *targets) {
     slot->packed_rows = units * ROWS_UNIT;
     memset(places, -1, bytes);
     for (int64_t i = 0; i < count; i++) {
-        places[slot->host_kept[i]] = (int32_t)(i % m->head_rows);
+        places[slot->host_kept[i]] = (int32_t)(i % m->head_rows_together);
     }
     LS_TRY(m->dev->ops->upload(m->dev, slot->targets, packed,
                                (size_t)slot->packed_rows * sizeof *packed));

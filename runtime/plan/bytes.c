@@ -82,9 +82,13 @@ void ls_plan_bytes_of(const ls_plan_job *job, const ls_plan_layout *l, ls_plan_b
     const double element = fp32 ? 4 : 2;
     double working =
         tokens * (double)(2 * m->channels + (m->gated ? 3 : 2) * m->ffn) / l->tensor * element;
-    /* Logits in chunks, as runtime/model does: at most 256 MiB. */
+    /* Logits in chunks, as runtime/model does: at most 256 MiB; on a GPU with the gradients of
+     * eight chunks in bf16. */
     const double logits = tokens * (double)m->vocab / l->tensor * 4;
     working += logits < 0x1p28 ? logits : 0x1p28;
+    if (!fp32 && !job->on_host) {
+        working += logits / 2 < 0x1p30 ? logits / 2 : 0x1p30;
+    }
     double kept = tokens * layer_bytes(job, l) * layers * in_flight(job, l);
     if (job->software && job->software->offload) {
         kept *= 0.25;

@@ -29,7 +29,7 @@ const kt_case kt_cases[] = {
     {&kt_norm_forward, {9, 97, RMS}, KT_CONSTANT},
     {&kt_norm_forward, {9, 97, RMS}, KT_NAN},
     {&kt_norm_forward, {9, 97, RMS}, KT_INFINITE},
-    /* rows, C, kind, residual */
+    /* rows, C, kind, residual, sums of dx */
     {&kt_norm_backward, {0, 7, LN}},
     {&kt_norm_backward, {1, 1, LN}},
     {&kt_norm_backward, {5, 3, LN, 1}},
@@ -44,12 +44,21 @@ const kt_case kt_cases[] = {
     {&kt_norm_backward, {9, 97, LN}, KT_LARGE},
     {&kt_norm_backward, {9, 97, LN}, KT_CONSTANT},
     {&kt_norm_backward, {9, 97, LN}, KT_NAN},
+    {&kt_norm_backward, {5, 3, LN, 1, 1}},
+    {&kt_norm_backward, {149, 257, LN, 0, 1}},
+    {&kt_norm_backward, {2100, 40, LN, 1, 1}},
+    {&kt_norm_backward, {37, 768, LN, 1, 1}},
+    {&kt_norm_backward, {19, 1600, LN, 1, 1}},
+    {&kt_norm_backward, {9, 2056, LN, 1, 1}},
+    {&kt_norm_backward, {33, 65, LN, 1, 1}, KT_PLAIN, true},
+    {&kt_norm_backward, {9, 97, LN, 1, 1}, KT_NAN},
     {&kt_norm_backward, {1, 1, RMS}},
     {&kt_norm_backward, {5, 3, RMS, 1}},
     {&kt_norm_backward, {149, 257, RMS}},
     {&kt_norm_backward, {150, 64, RMS, 1}},
     {&kt_norm_backward, {9, 4096, RMS, 1}},
     {&kt_norm_backward, {3, 16384, RMS}},
+    {&kt_norm_backward, {150, 64, RMS, 1, 1}},
     {&kt_norm_backward, {33, 65, RMS}, KT_PLAIN, true},
     {&kt_norm_backward, {33, 65, RMS, 1}, KT_PLAIN, true},
     {&kt_norm_backward, {9, 97, RMS}, KT_NAN},
@@ -109,6 +118,7 @@ const kt_case kt_cases[] = {
     {&kt_embedding_backward, {4001, 500, 9, 3, 0, 0}},
     {&kt_embedding_backward, {2500, 500, 9, 1, 0, 1}},
     {&kt_embedding_backward, {3000, 500, 264, 300, 0, 0}},
+    {&kt_embedding_backward, {1800, 500, 264, 257, 0, 1}}, /* many of two in one group */
     {&kt_embedding_backward, {7, 7, 3, 5, 0, 1}, KT_NAN},
     {&kt_embedding_backward, {7, 7, 3, 5, 0, 1}, KT_INFINITE},
     /* rows, cols */

@@ -51,7 +51,9 @@ static int plan_norm_backward(const kt_case *c, ls_dtype dtype, ls_dtype acc,
                     .slack = C < 4 ? 20.0 : 1.0},
                    {"dw", acc, C, KT_INOUT}, {"db", acc, centred ? C : 0, KT_INOUT},
                    {"mean", acc, centred ? rows : 0, KT_IN},
-                   {"dresidual", dtype, residual ? rows * C : 0, KT_IN});
+                   {"dresidual", dtype, residual ? rows * C : 0, KT_IN},
+                   {"dx_sums", acc, c->dim[4] ? C : 0, KT_INOUT,
+                    .slack = dtype == LS_BF16 ? 2000.0 : 20.0}); /* of rounded terms */
 }
 
 static ls_status run_norm_backward(ls_device *dev, const kt_case *c, ls_dtype dtype,
@@ -70,7 +72,8 @@ static ls_status run_norm_backward(ls_device *dev, const kt_case *c, ls_dtype dt
                                                    .dw = at[5],
                                                    .db = centred ? at[6] : NULL,
                                                    .mean = centred ? at[7] : NULL,
-                                                   .dresidual = c->dim[3] ? at[8] : NULL});
+                                                   .dresidual = c->dim[3] ? at[8] : NULL,
+                                                   .dx_sums = c->dim[4] ? at[9] : NULL});
 }
 
 const kt_op kt_norm_backward = {

@@ -494,6 +494,47 @@ static void test_packing(const char *device) {
     dev->ops->close(dev);
 }
 
+/* A GPU takes the bias that is rounded already, instead of rounding it before each product: here
+ * they differ, so that it shows. */
+static void test_rounded_bias(const char *device) {
+    enum { N = 16 };
+    struct {
+        uint16_t a[N * N], b[N * N], c[N * N], rounded[N];
+        float bias[N];
+    } values = {0}, *at;
+    ls_device *dev;
+    void *memory;
+    CHECK_OK(kt_open(device, 1, &dev));
+    if (dev->async) {
+        for (int i = 0; i < N; i++) {
+            values.bias[i] = 1.0f;
+            values.rounded[i] = ls_bf16_from_f32((float)i);
+        }
+        CHECK_OK(dev->ops->alloc(dev, sizeof values, &memory));
+        CHECK_OK(dev->ops->upload(dev, memory, &values, sizeof values));
+        at = memory;
+        CHECK_OK(dev->ops->gemm(dev, &(ls_gemm){.dtype = LS_BF16,
+                                                .c_dtype = LS_BF16,
+                                                .m = N,
+                                                .n = N,
+                                                .k = N,
+                                                .a = at->a,
+                                                .lda = N,
+                                                .b = at->b,
+                                                .ldb = N,
+                                                .c = at->c,
+                                                .ldc = N,
+                                                .bias = at->bias,
+                                                .bias_rounded = at->rounded}));
+        CHECK_OK(dev->ops->download(dev, &values, memory, sizeof values));
+        for (int i = 0; i < N * N; i++) {
+            CHECK_INT(values.c[i], values.rounded[i % N]);
+        }
+        dev->ops->free(dev, memory);
+    }
+    dev->ops->close(dev);
+}
+
 int main(int argc, char **argv) {
     const char *device = argc > 1 ? argv[1] : "cpu";
     ls_device *dev;
@@ -524,6 +565,7 @@ int main(int argc, char **argv) {
     test_verdicts(device);
     test_placing(device);
     test_packing(device);
+    test_rounded_bias(device);
     CHECK_INT(kt_check_experts(device), 0);
     return test_end();
 }

@@ -125,6 +125,9 @@ ls_status ls_ref_norm_backward(ls_device *dev, const ls_norm *op) {
                 db[c] += dy[c];
             }
             dx[c] = rstd * (g - mean_g - n * mean_gn) + (dresidual ? dresidual[c] : 0.0);
+            if (op->dx_sums) {
+                ((double *)op->dx_sums)[c] += dx[c];
+            }
         }
     }
     return LS_OK;

@@ -268,5 +268,6 @@ ls_status LS_ISA_NAME(ls_cpu_norm_backward)(ls_device *dev, const ls_norm *op) {
     if (centred) {
         ls_add_partials(blocks, partial + C, stride, C, op->db, threads);
     }
-    return LS_OK;
+    const ls_bias_grad sums = {op->dtype, op->rows, C, op->dx, op->dx_sums};
+    return op->dx_sums ? dev->ops->bias_grad(dev, &sums) : LS_OK;
 }

@@ -140,6 +140,28 @@ __device__ __forceinline__ void multiply_kept(float (*c)[4], const float (*p)[4]
     multiply<false, N_MAX>(c, tile, ldp, b, ldb, n, 8 * PIECES);
 }
 
+/* a and b to columns d and d + 1 of a row, those below D; d is even. In one access where the row
+ * begins at a multiple of two elements. */
+template <class T>
+__device__ __forceinline__ void store_two(T *row, int d, int D, float a, float b) {
+    if (d + 1 < D && ((uintptr_t)row & (2 * sizeof(T) - 1)) == 0) {
+        if constexpr (sizeof(T) == sizeof(bf16_t)) {
+            const uint32_t word = two(a, b);
+            store_whole<uint32_t>(row + d, &word);
+        } else {
+            const float words[] = {a, b};
+            store_whole<uint2>(row + d, words);
+        }
+        return;
+    }
+    if (d < D) {
+        row[d] = from_float<T>(a);
+    }
+    if (d + 1 < D) {
+        row[d + 1] = from_float<T>(b);
+    }
+}
+
 /* Sum or maximum over the four lanes that share a row. */
 __device__ __forceinline__ float quad_sum(float x) {
     x += __shfl_xor_sync(LS_ALL_LANES, x, 1);

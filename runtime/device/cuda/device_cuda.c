@@ -390,6 +390,7 @@ ls_status ls_device_open_cuda(const ls_device_options *options, ls_device **dev)
                              .acc = LS_F32,
                              .fast_bf16 = true,
                              .fuses_gelu = true,
+                             .sums_dx = true,
                              .products_apart = true};
     cuda->base.threads = options && options->threads > 0 ? options->threads : 1;
     cuda->ordinal = ordinal;

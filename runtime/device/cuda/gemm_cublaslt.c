@@ -36,12 +36,15 @@ static ls_status bias_room(ls_cuda_device *cuda, const ls_gemm *op) {
 }
 
 /* The vector of the epilogue: the bias in the type of C, as cuBLASLt wants it of bf16 (cublasLt.h,
- * CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE), or where its gradient is made. It is rounded for each
- * product: the device does not know when an update has changed it. Algorithms may read 16 bytes of
- * it at once, which no preference tells them of: a bias that lies elsewhere is copied. */
+ * CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE), or where its gradient is made. Where the caller has no
+ * rounded one it is rounded for each product: the device does not know when an update has changed
+ * it. Algorithms may read 16 bytes of it at once, which no preference tells them of: a bias that
+ * lies elsewhere is copied. */
 static ls_status vector_of(ls_cuda_device *cuda, const ls_gemm *op, const void **vector) {
-    const bool apart = op->bias && (op->c_dtype != LS_F32 || alignment(op->bias) < ALIGN_EPILOGUE);
-    *vector = op->bias;
+    const void *bias = op->bias && op->bias_rounded ? op->bias_rounded : op->bias;
+    const bool apart = op->bias && ((bias == op->bias && op->c_dtype != LS_F32) ||
+                                    alignment(bias) < ALIGN_EPILOGUE);
+    *vector = bias;
     if (op->dbias || apart) {
         LS_TRY(bias_room(cuda, op));
         *vector = cuda->gemm->bias;

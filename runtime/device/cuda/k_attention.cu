@@ -96,12 +96,11 @@ __device__ __forceinline__ void store_rows(const attention_arguments &o, int64_t
             factor *= expf(part - both);
         }
 #pragma unroll
-        for (int i = 0; i < 2 * HEAD_PIECES; i++) {
-            const int d = i / 2 * 8 + 2 * t + i % 2;
-            if (d < D) {
-                const float added = o.op.merge ? keep * to_float(to[d]) : 0.0f;
-                to[d] = from_float<T>(added + out[i / 2][2 * half + i % 2] * factor);
-            }
+        for (int i = 0; i < HEAD_PIECES; i++) {
+            const int d = 8 * i + 2 * t;
+            const float a = o.op.merge && d < D ? keep * to_float(to[d]) : 0.0f;
+            const float b = o.op.merge && d + 1 < D ? keep * to_float(to[d + 1]) : 0.0f;
+            store_two(to, d, D, a + out[i][2 * half] * factor, b + out[i][2 * half + 1] * factor);
         }
         __syncwarp(0xfu << (threadIdx.x % 32 / 4 * 4)); /* all four have read lse */
         if (o.op.lse && t == 0) {

@@ -7,20 +7,31 @@
  * dout may also reach gradients of the same tile that do not depend on it. */
 #include "runtime/device/cuda/attention_tile.cuh"
 
-/* delta [B,H,T], a warp for each; a block has rows of one head. */
-template <class T> __global__ void __launch_bounds__(THREADS) delta_kernel(attention_arguments o) {
-    const int64_t row = (int64_t)blockIdx.x * (THREADS / 32) + threadIdx.x / 32;
+/* delta [B,H,T], LANES lanes for each, a power of two; a block has rows of one head. */
+template <class T, int LANES>
+__global__ void __launch_bounds__(THREADS) delta_kernel(attention_arguments o) {
+    constexpr int P = pack<T>::size;
+    const int64_t row = (int64_t)blockIdx.x * (THREADS / LANES) + threadIdx.x / LANES;
     const int64_t head = blockIdx.y, batch = blockIdx.z;
-    if (row >= o.op.q_len) {
-        return;
-    }
-    const int64_t at = batch * o.o_batch + row * o.op.o_stride + head * o.op.head_dim;
+    const bool inside = row < o.op.q_len, wide = o.wide && is_aligned((const T *)o.op.out);
+    const int64_t at =
+        batch * o.o_batch + (inside ? row : 0) * o.op.o_stride + head * o.op.head_dim;
+    const int place = threadIdx.x % LANES, end = inside ? (int)o.op.head_dim : 0;
     float sum = 0.0f;
-    for (int64_t d = threadIdx.x % 32; d < o.op.head_dim; d += 32) {
-        sum += to_float(((const T *)o.op.out)[at + d]) * to_float(((const T *)o.op.dout)[at + d]);
+    for (int d = place * P; d < end; d += LANES * P) {
+        const uint4 raw_out = load_raw((const T *)o.op.out + at, d, end, wide);
+        const uint4 raw_dout = load_raw((const T *)o.op.dout + at, d, end, wide);
+        const pack<T> out = unpack<T>(raw_out), dout = unpack<T>(raw_dout);
+#pragma unroll
+        for (int j = 0; j < P; j++) {
+            sum += out.v[j] * dout.v[j];
+        }
     }
-    sum = warp_sum(sum);
-    if (threadIdx.x % 32 == 0) {
+#pragma unroll
+    for (int step = LANES / 2; step > 0; step /= 2) {
+        sum += __shfl_xor_sync(LS_ALL_LANES, sum, step);
+    }
+    if (inside && place == 0) {
         o.delta[(batch * o.op.heads + head) * o.op.q_len + row] = sum;
     }
 }
@@ -31,12 +42,15 @@ __device__ __forceinline__ void put(T *to, int64_t stride, int64_t first, int64_
                                     const float (*c)[4], float factor, bool add) {
     const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
 #pragma unroll
-    for (int i = 0; i < 4 * PIECES; i++) {
-        const int j = i % 4, d = i / 4 * 8 + 2 * t + j % 2;
-        const int64_t row = first + g + 8 * (j / 2);
-        if (row < rows && d < D) {
-            T *at = to + row * stride + d;
-            *at = from_float<T>(c[i / 4][j] * factor + (add ? to_float(*at) : 0.0f));
+    for (int half = 0; half < 2; half++) {
+        const int64_t row = first + g + 8 * half;
+        T *at = to + row * stride;
+#pragma unroll
+        for (int i = 0; row < rows && i < PIECES; i++) {
+            const int d = 8 * i + 2 * t;
+            const float a = add && d < D ? to_float(at[d]) : 0.0f;
+            const float b = add && d + 1 < D ? to_float(at[d + 1]) : 0.0f;
+            store_two(at, d, D, c[i][2 * half] * factor + a, c[i][2 * half + 1] * factor + b);
         }
     }
 }
@@ -324,8 +338,10 @@ template <class T, int ROWS, int D_MAX>
 static void launch_tiles(cudaStream_t stream, const attention_arguments &o) {
     const int ld = columns_of<T, D_MAX>(o) + tile_of<T>::pad, ldp = ROWS + tile_of<T>::pad;
     const int bytes = (4 * ROWS * ld + ROWS / 16 * kept_elems<T>(ldp)) * (int)sizeof(T);
-    const int64_t lines = (o.op.q_len + THREADS / 32 - 1) / (THREADS / 32);
-    auto deltas = delta_kernel<T>;
+    constexpr int PACKS = D_MAX / pack<T>::size;
+    constexpr int LANES = PACKS > 16 ? 32 : PACKS > 8 ? 16 : PACKS > 4 ? 8 : 2;
+    const int64_t lines = (o.op.q_len + THREADS / LANES - 1) / (THREADS / LANES);
+    auto deltas = delta_kernel<T, LANES>;
     LS_LAUNCH(deltas, dim3((unsigned int)lines, (unsigned int)o.op.heads, (unsigned int)o.op.batch),
               THREADS, 0, stream, o);
     if constexpr (D_MAX > 128) {

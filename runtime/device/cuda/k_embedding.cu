@@ -67,9 +67,13 @@ __device__ __forceinline__ int64_t table_row(const ls_embedding &o, int64_t row)
 /* The rows of dout that a block adds: those whose row of the table is in its group. A list of them,
  * in order, with their rows of the table. */
 enum { GROUPS = 128, SCANS = 4, WARPS = THREADS / 32, LIST_MAX = 2 * SCANS * THREADS };
+/* Rows of dout for one of the table that all warps share: a frequent token's, of which one warp
+ * would add a thousand one by one while the others have nothing to do. */
+enum { MANY = 64 };
 
 struct row_list {
-    int32_t *rows, *tos, *heads; /* heads: is it the first of its row of the table? */
+    int32_t *rows, *tos;
+    int32_t *heads; /* of the first of its row of the table, how many there are; else 0 */
     int count;
 };
 
@@ -114,16 +118,16 @@ __device__ __forceinline__ void find_rows(const ls_embedding &o, int64_t begin, 
     __syncthreads();
 }
 
-/* The list's rows, from `head` on and in order, that belong to the same row of the table: this
- * lane's pack of them is added to sum. All lanes of a warp. */
+/* The list's rows [first, last), in order, that belong to row `to` of the table: this lane's pack
+ * of them is added to sum. All lanes of a warp. */
 template <class T>
-__device__ __forceinline__ void add_rows(const ls_embedding &o, const row_list &list, int head,
-                                         int64_t c, bool wide, float *sum) {
+__device__ __forceinline__ void add_rows(const ls_embedding &o, const row_list &list, int first,
+                                         int last, int to, int64_t c, bool wide, float *sum) {
     constexpr int P = pack<T>::size, AT_ONCE = 8;
-    const int lane = threadIdx.x % 32, to = list.tos[head];
-    for (int begin = head; begin < list.count; begin += 32) {
+    const int lane = threadIdx.x % 32;
+    for (int begin = first; begin < last; begin += 32) {
         const int at = begin + lane;
-        uint32_t same = __ballot_sync(LS_ALL_LANES, at < list.count && list.tos[at] == to);
+        uint32_t same = __ballot_sync(LS_ALL_LANES, at < last && list.tos[at] == to);
         while (same) {
             uint4 raw[AT_ONCE];
             const int count = __popc(same);
@@ -149,37 +153,95 @@ __device__ __forceinline__ void add_rows(const ls_embedding &o, const row_list &
     }
 }
 
-/* A warp for each row of the table that is in the list, 32 packs of its columns. */
-template <class T, bool POSITIONS>
-__device__ __forceinline__ void add_list(const ls_embedding &o, const row_list &list, bool wide,
-                                         bool wide_sums) {
-    constexpr int P = pack<T>::size;
-    const int64_t c = ((int64_t)blockIdx.y * 32 + threadIdx.x % 32) * P, C = o.channels;
+/* P sums of a row of a table, from column c on. */
+template <int P>
+__device__ __forceinline__ void load_sums(const float *sums, int64_t c, int64_t C, bool wide,
+                                          float *sum) {
+#pragma unroll
+    for (int j = 0; j < P; j += 4) {
+        const pack<float> four = load_pack(sums, c + j, C, wide);
+        memcpy(sum + j, four.v, sizeof four.v);
+    }
+}
+
+template <int P>
+__device__ __forceinline__ void store_sums(float *sums, int64_t c, int64_t C, bool wide,
+                                           const float *sum) {
+#pragma unroll
+    for (int j = 0; j < P; j += 4) {
+        pack<float> four;
+        memcpy(four.v, sum + j, sizeof four.v);
+        store_pack(sums, c + j, C, wide, four);
+    }
+}
+
+/* Fills in the list's heads. */
+__device__ __forceinline__ void find_heads(const row_list &list) {
     for (int i = threadIdx.x; i < list.count; i += THREADS) {
-        int k = 0;
-        while (list.tos[k] != list.tos[i]) {
-            k++;
+        const int32_t to = list.tos[i];
+        int all = 0, before = 0;
+#pragma unroll 8
+        for (int k = 0; k < list.count; k++) {
+            all += list.tos[k] == to;
+            before += k < i && list.tos[k] == to;
         }
-        list.heads[i] = k == i;
+        list.heads[i] = before > 0 ? 0 : all;
     }
     __syncthreads();
+}
+
+/* A row of the table by all warps: each adds a run of the list, then the runs are added in order.
+ * room [WARPS][P][32]. */
+template <class T>
+__device__ __forceinline__ void add_many(const ls_embedding &o, const row_list &list, int head,
+                                         int64_t c, bool wide, float *sums, float *room) {
+    constexpr int P = pack<T>::size;
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const int run = (list.count - head + WARPS - 1) / WARPS, first = head + warp * run;
+    const int last = first + run < list.count ? first + run : list.count;
+    float sum[P] = {};
+    add_rows<T>(o, list, first, last, list.tos[head], c, wide, sum);
+#pragma unroll
+    for (int j = 0; j < P; j++) {
+        room[(warp * P + j) * 32 + lane] = sum[j];
+    }
+    __syncthreads();
+    const int64_t column = ((int64_t)blockIdx.y * 32 + lane) * P + warp;
+    if (warp < P && column < o.channels) {
+        float s = sums[column];
+        for (int w = 0; w < WARPS; w++) {
+            s += room[(w * P + warp) * 32 + lane];
+        }
+        sums[column] = s;
+    }
+    __syncthreads();
+}
+
+/* A warp for each row of the table that is in the list, or all, and 32 packs of its columns. */
+template <class T, bool POSITIONS>
+__device__ __forceinline__ void add_list(const ls_embedding &o, const row_list &list, bool wide,
+                                         bool wide_sums, float *room) {
+    constexpr int P = pack<T>::size;
+    static_assert(P <= WARPS, "a warp for each column of a pack");
+    const int64_t c = ((int64_t)blockIdx.y * 32 + threadIdx.x % 32) * P, C = o.channels;
+    float *table = (float *)(POSITIONS ? o.dwpe : o.dwte);
+    find_heads(list);
+    for (int begin = 0; begin < list.count; begin += 32) {
+        const int at = begin + threadIdx.x % 32;
+        uint32_t many = __ballot_sync(LS_ALL_LANES, at < list.count && list.heads[at] > MANY);
+        for (; many; many &= many - 1) { /* the same for all warps */
+            const int head = begin + __ffs((int)many) - 1;
+            add_many<T>(o, list, head, c, wide, table + list.tos[head] * C, room);
+        }
+    }
     for (int i = threadIdx.x / 32; i < list.count; i += WARPS) {
-        if (!list.heads[i]) {
+        if (list.heads[i] == 0 || list.heads[i] > MANY) {
             continue;
         }
-        float *sums = (float *)(POSITIONS ? o.dwpe : o.dwte) + list.tos[i] * C, sum[P];
-#pragma unroll
-        for (int j = 0; j < P; j += 4) {
-            const pack<float> four = load_pack(sums, c + j, C, wide_sums);
-            memcpy(sum + j, four.v, sizeof four.v);
-        }
-        add_rows<T>(o, list, i, c, wide, sum);
-#pragma unroll
-        for (int j = 0; j < P; j += 4) {
-            pack<float> four;
-            memcpy(four.v, sum + j, sizeof four.v);
-            store_pack(sums, c + j, C, wide_sums, four);
-        }
+        float *sums = table + list.tos[i] * C, sum[P];
+        load_sums<P>(sums, c, C, wide_sums, sum);
+        add_rows<T>(o, list, i, list.count, list.tos[i], c, wide, sum);
+        store_sums<P>(sums, c, C, wide_sums, sum);
     }
     __syncthreads();
 }
@@ -194,11 +256,12 @@ __global__ void __launch_bounds__(THREADS)
     LS_SHARED(int32_t, rows, LIST_MAX);
     LS_SHARED(int32_t, tos, LIST_MAX);
     LS_SHARED(int32_t, heads, LIST_MAX);
+    LS_SHARED(float, room, WARPS * 32 * pack<T>::size);
     row_list list = {rows, tos, heads, 0};
     for (int64_t begin = 0; begin < o.rows; begin += SCANS * THREADS) {
         find_rows<POSITIONS>(o, begin, votes, list);
         if (list.count > LIST_MAX - SCANS * THREADS || begin + SCANS * THREADS >= o.rows) {
-            add_list<T, POSITIONS>(o, list, wide, wide_sums);
+            add_list<T, POSITIONS>(o, list, wide, wide_sums, room);
             list.count = 0;
         }
     }
@@ -215,30 +278,45 @@ static void launch_table_gradient(cudaStream_t stream, const ls_embedding *op) {
               op->channels % 4 == 0 && is_aligned(sums));
 }
 
-/* Positions that follow one another: a thread for each element of their rows. */
+/* Positions that follow one another: a thread for each pack of their rows. */
 template <class T>
-__global__ void __launch_bounds__(THREADS) position_gradient_kernel(ls_embedding o) {
-    const int64_t used = o.rows < o.seq ? o.rows : o.seq, C = o.channels;
+__global__ void __launch_bounds__(THREADS)
+    position_gradient_kernel(ls_embedding o, bool wide, bool wide_sums) {
+    constexpr int P = pack<T>::size, AT_ONCE = 4; /* rows */
+    const int64_t used = o.rows < o.seq ? o.rows : o.seq, C = o.channels, packs = (C + P - 1) / P;
     const int64_t step = (int64_t)gridDim.x * blockDim.x;
-    for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < used * C; i += step) {
-        float *to = (float *)o.dwpe + position_row(o, i / C) * C + i % C;
-        float sum = *to;
-        for (int64_t row = i / C; row < o.rows; row += o.seq) {
-            sum += to_float(((const T *)o.dout)[row * C + i % C]);
+    for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < used * packs; i += step) {
+        const int64_t place = i / packs, c = (i - place * packs) * P;
+        float *sums = (float *)o.dwpe + position_row(o, place) * C, sum[P];
+        load_sums<P>(sums, c, C, wide_sums, sum);
+        for (int64_t first = place; first < o.rows; first += AT_ONCE * o.seq) {
+            uint4 raw[AT_ONCE];
+#pragma unroll
+            for (int u = 0; u < AT_ONCE; u++) {
+                const int64_t row = first + u * o.seq;
+                raw[u] = load_raw((const T *)o.dout + (row < o.rows ? row : 0) * C, c,
+                                  row < o.rows ? C : 0, wide);
+            }
+#pragma unroll
+            for (int j = 0; j < AT_ONCE * P; j++) {
+                sum[j % P] += unpack<T>(raw[j / P]).v[j % P];
+            }
         }
-        *to = sum;
+        store_sums<P>(sums, c, C, wide_sums, sum);
     }
 }
 
 template <class T> static void launch_backward(cudaStream_t stream, const ls_embedding *op) {
+    constexpr int P = pack<T>::size;
     launch_table_gradient<T, false>(stream, op);
     if (op->dwpe && op->positions) { /* which may repeat */
         launch_table_gradient<T, true>(stream, op);
     } else if (op->dwpe) {
         const int64_t used = op->rows < op->seq ? op->rows : op->seq;
         auto positions = position_gradient_kernel<T>;
-        LS_LAUNCH(positions, grid_for(used * op->channels, 1, THREADS, GRID_MOST), THREADS, 0,
-                  stream, *op);
+        LS_LAUNCH(positions, grid_for(used * ((op->channels + P - 1) / P), 1, THREADS, GRID_MOST),
+                  THREADS, 0, stream, *op, op->channels % P == 0 && is_aligned((const T *)op->dout),
+                  op->channels % 4 == 0 && is_aligned((const float *)op->dwpe));
     }
 }
 

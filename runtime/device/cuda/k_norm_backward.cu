@@ -14,7 +14,7 @@ static int64_t runs_of(int64_t rows) {
 }
 
 extern "C" int64_t ls_cuda_norm_scratch_elems(int64_t rows, int64_t channels) {
-    return 2 * runs_of(rows) * channels;
+    return 3 * runs_of(rows) * channels;
 }
 
 /* A block's threads are teams; a team has a row at a time, its warps' sums meet in shared memory.
@@ -29,7 +29,7 @@ struct norm_backward_arguments {
     const void *matrix[3]; /* x, dy, dresidual or NULL */
     const float *w, *mean, *rstd;
     void *dx;
-    float *partial; /* [2][runs][C] */
+    float *partial; /* [3][runs][C]: of dw, db, dx */
     int team_threads, stages;
     bool wide, wide_w;
 };
@@ -42,6 +42,7 @@ template <class T, int PACKS> struct norm_backward_shape {
     static constexpr int EACH = BATCH * PACKS;             /* packs of a matrix in a stage */
     static constexpr bool KEEPS = N <= 16;                 /* xhat and g, in registers */
     static constexpr bool RINGS = PACKS <= 8; /* larger rows are read where they are used */
+    static constexpr bool SUMS = N <= 8;      /* dx too, while registers last */
 };
 
 template <class T, int PACKS> struct norm_backward_thread {
@@ -155,10 +156,11 @@ template <class T, int PACKS> struct norm_backward_thread {
         }
     }
 
-    /* dx of a batch. */
-    template <bool CENTRED>
+    /* dx of a batch, and with SUMS its part of dx_sums. */
+    template <bool CENTRED, bool SUMS>
     __device__ __forceinline__ void store_batch(int stage, const float *mean, const float *rstd,
-                                                const float *sums, float *xhat, float *g) const {
+                                                const float *sums, float *xhat, float *g,
+                                                float *dx_sums) const {
         constexpr int P = shape::P, BATCH = shape::BATCH;
         const float inverse = 1.0f / (float)o.C;
 #pragma unroll
@@ -179,6 +181,9 @@ template <class T, int PACKS> struct norm_backward_thread {
 #pragma unroll
             for (int j = 0; j < P; j++) {
                 out.v[j] += rstd[b] * g[at + j] - (xhat[at + j] * of_xhat + of_all);
+                if (SUMS) {
+                    dx_sums[k * P + j] += out.v[j]; /* 0 where there is no row */
+                }
             }
             if (row + b * step < last) {
                 store_pack((T *)o.dx + begin(row + b * step), column(k), o.C, o.wide, out);
@@ -221,13 +226,15 @@ __device__ __forceinline__ void team_sums(float *x, float *room, int team_thread
 }
 
 /* The sums of a block over its rows, of a team's columns: of all teams, in order. */
-template <class T, bool CENTRED, int PACKS>
+template <class T, bool CENTRED, bool SUMS, int PACKS>
 __device__ __forceinline__ void store_partials(const norm_backward_thread<T, PACKS> &t,
-                                               const float *dw, const float *db) {
+                                               const float *dw, const float *db,
+                                               const float *dx_sums) {
     constexpr int P = pack<T>::size;
     const int threads = t.o.team_threads, team = threadIdx.x / threads;
     float *partial = t.o.partial + (int64_t)blockIdx.x * t.o.C;
     float *partial_b = partial + (int64_t)gridDim.x * t.o.C;
+    float *partial_dx = partial_b + (int64_t)gridDim.x * t.o.C;
 #pragma unroll 1
     for (int now = 0; now < (int)blockDim.x / threads; now++) {
 #pragma unroll
@@ -237,6 +244,9 @@ __device__ __forceinline__ void store_partials(const norm_backward_thread<T, PAC
                 partial[c] = (now > 0 ? partial[c] : 0.0f) + dw[i];
                 if (CENTRED) {
                     partial_b[c] = (now > 0 ? partial_b[c] : 0.0f) + db[i];
+                }
+                if (SUMS) {
+                    partial_dx[c] = (now > 0 ? partial_dx[c] : 0.0f) + dx_sums[i];
                 }
             }
         }
@@ -258,12 +268,12 @@ __device__ __forceinline__ void load_moments(const norm_backward_thread<T, PACKS
     }
 }
 
-template <class T, bool CENTRED, int PACKS>
+template <class T, bool CENTRED, bool SUMS, int PACKS>
 __global__ void __launch_bounds__(THREADS, norm_backward_shape<T, PACKS>::N <= 16 ? 2 : 1)
     norm_backward_kernel(norm_backward_arguments o) {
     typedef norm_backward_shape<T, PACKS> shape;
     constexpr int N = shape::N, BATCH = shape::BATCH;
-    constexpr int SUMS = BATCH * (CENTRED ? 2 : 1), ROOM = TEAMS_MAX * SUMS * TEAMS_MAX;
+    constexpr int VALUES = BATCH * (CENTRED ? 2 : 1), ROOM = TEAMS_MAX * VALUES * TEAMS_MAX;
     constexpr int KEPT = shape::KEEPS ? BATCH * N : shape::P;
     LS_SHARED_DYNAMIC(uint4, ring);
     LS_SHARED(float, room, 2 * ROOM);
@@ -280,7 +290,7 @@ __global__ void __launch_bounds__(THREADS, norm_backward_shape<T, PACKS>::N <= 1
     for (int i = 0; i < o.stages; i++) {
         t.fetch(i, i);
     }
-    float dw[N] = {}, db[N] = {}, mean[BATCH], rstd[BATCH];
+    float dw[N] = {}, db[N] = {}, dx_sums[SUMS ? N : 1] = {}, mean[BATCH], rstd[BATCH];
     load_moments<T, CENTRED, PACKS>(t, 0, mean, rstd);
     for (int i = threadIdx.x; i < 2 * ROOM; i += blockDim.x) {
         room[i] = 0.0f;
@@ -288,12 +298,12 @@ __global__ void __launch_bounds__(THREADS, norm_backward_shape<T, PACKS>::N <= 1
     __syncthreads();
     int stage = 0, parity = 0;
     for (int begin = 0; begin < last; begin += teams * BATCH) {
-        float xhat[KEPT], g[KEPT], sums[SUMS] = {}, next_rstd[BATCH], next_mean[BATCH];
+        float xhat[KEPT], g[KEPT], sums[VALUES] = {}, next_rstd[BATCH], next_mean[BATCH];
         wait_for_stage(o.stages);
         t.template add_batch<CENTRED>(stage, mean, rstd, dw, db, xhat, g, sums);
         load_moments<T, CENTRED, PACKS>(t, 1, next_mean, next_rstd);
-        team_sums<SUMS>(sums, room + parity * ROOM, o.team_threads);
-        t.template store_batch<CENTRED>(stage, mean, rstd, sums, xhat, g);
+        team_sums<VALUES>(sums, room + parity * ROOM, o.team_threads);
+        t.template store_batch<CENTRED, SUMS>(stage, mean, rstd, sums, xhat, g, dx_sums);
         if (o.stages > 0) {
             t.fetch(o.stages, stage);
             stage = stage + 1 < o.stages ? stage + 1 : 0;
@@ -307,19 +317,20 @@ __global__ void __launch_bounds__(THREADS, norm_backward_shape<T, PACKS>::N <= 1
         }
     }
     copy_wait();
-    store_partials<T, CENTRED, PACKS>(t, dw, db);
+    store_partials<T, CENTRED, SUMS>(t, dw, db, dx_sums);
 }
 
 /* sum[c] += the partial sums of column c: eight runs of them, and these in order. The grid's second
- * dimension: dw and its partial sums, db and its. */
+ * dimension: dw and its partial sums, db and its, dx_sums and its. */
 __global__ void __launch_bounds__(256)
-    add_partials_kernel(int64_t count, int64_t C, const float *partial, float *dw, float *db) {
+    add_partials_kernel(int64_t count, int64_t C, const float *partial, float *dw, float *db,
+                        float *dx_sums) {
     LS_SHARED(float, room, 256);
     const int64_t c = (int64_t)blockIdx.x * 32 + threadIdx.x % 32;
     const int part = threadIdx.x / 32;
     const int64_t each = (count + 7) / 8, first = part * each;
     const int64_t last = first + each < count ? first + each : count;
-    float *sum = blockIdx.y == 0 ? dw : db;
+    float *sum = blockIdx.y == 0 ? dw : blockIdx.y == 1 ? db : dx_sums;
     float s = 0.0f;
     partial += (int64_t)blockIdx.y * count * C;
 #pragma unroll 8
@@ -336,11 +347,12 @@ __global__ void __launch_bounds__(256)
     }
 }
 
-/* db: or NULL */
+/* dx_sums, or that and db: or NULL */
 static void add_partials(cudaStream_t stream, int64_t count, int64_t C, const float *partial,
-                         void *dw, void *db) {
-    LS_LAUNCH(add_partials_kernel, dim3((unsigned int)((C + 31) / 32), db ? 2 : 1), 256, 0, stream,
-              count, C, partial, (float *)dw, (float *)db);
+                         void *dw, void *db, void *dx_sums) {
+    const dim3 grid((unsigned int)((C + 31) / 32), dx_sums ? 3 : db ? 2 : 1);
+    LS_LAUNCH(add_partials_kernel, grid, 256, 0, stream, count, C, partial, (float *)dw,
+              (float *)db, (float *)dx_sums);
 }
 
 /* As many stages of the ring as leave room for a second block, or else for one. */
@@ -358,7 +370,7 @@ static int stages_for(int64_t stage_bytes) {
                                                                           : 1;
 }
 
-template <class T, bool CENTRED, int PACKS>
+template <class T, bool CENTRED, bool SUMS, int PACKS>
 static void launch_backward_packs(cudaStream_t stream, norm_backward_arguments o) {
     typedef norm_backward_shape<T, PACKS> shape;
     const int64_t packs = (o.C + shape::P - 1) / shape::P;
@@ -368,59 +380,43 @@ static void launch_backward_packs(cudaStream_t stream, norm_backward_arguments o
         (o.matrix[2] ? 3 : 2) * (int64_t)shape::EACH * threads * (int64_t)sizeof(uint4);
     o.stages = shape::RINGS ? stages_for(stage_bytes) : 0;
     const int64_t bytes = o.stages * stage_bytes;
-    auto kernel = norm_backward_kernel<T, CENTRED, PACKS>;
+    auto kernel = norm_backward_kernel<T, CENTRED, SUMS, PACKS>;
     cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
     LS_LAUNCH(kernel, (unsigned int)runs_of(o.rows), (unsigned int)threads, (size_t)bytes, stream,
               o);
 }
 
+/* Also sums of the columns of dx, where the kernel can make them; false: they are left to do. */
+template <class T, bool CENTRED, int PACKS>
+static bool launch_summing(cudaStream_t stream, const norm_backward_arguments &o, bool sums) {
+    if constexpr (CENTRED && norm_backward_shape<T, PACKS>::SUMS) {
+        if (sums) {
+            launch_backward_packs<T, CENTRED, true, PACKS>(stream, o);
+            return true;
+        }
+    }
+    launch_backward_packs<T, CENTRED, false, PACKS>(stream, o);
+    return false;
+}
+
 template <class T, bool CENTRED>
-static void launch_packs(cudaStream_t stream, const norm_backward_arguments &o) {
+static bool launch_packs(cudaStream_t stream, const norm_backward_arguments &o, bool sums) {
     const int64_t packs = (o.C + THREADS * pack<T>::size - 1) / (THREADS * pack<T>::size);
     constexpr int LAST = LS_CUDA_NORM_CHANNELS_MAX / (THREADS * pack<T>::size);
     if (packs <= 1) {
-        launch_backward_packs<T, CENTRED, 1>(stream, o);
-    } else if (packs <= 2) {
-        launch_backward_packs<T, CENTRED, 2>(stream, o);
-    } else if (packs <= 4) {
-        launch_backward_packs<T, CENTRED, 4>(stream, o);
+        return launch_summing<T, CENTRED, 1>(stream, o, sums);
+    }
+    if (packs <= 2) {
+        return launch_summing<T, CENTRED, 2>(stream, o, sums);
+    }
+    if (packs <= 4) {
+        launch_backward_packs<T, CENTRED, false, 4>(stream, o);
     } else if (packs <= 8) {
-        launch_backward_packs<T, CENTRED, 8>(stream, o);
+        launch_backward_packs<T, CENTRED, false, 8>(stream, o);
     } else {
-        launch_backward_packs<T, CENTRED, LAST>(stream, o);
+        launch_backward_packs<T, CENTRED, false, LAST>(stream, o);
     }
-}
-
-template <class T>
-static void launch_backward(cudaStream_t stream, const ls_norm *op, float *partial) {
-    const bool centred = op->kind == LS_LAYERNORM;
-    norm_backward_arguments o = {};
-    o.rows = op->rows;
-    o.run_rows = (int)run_rows_of(op->rows);
-    o.C = (int)op->channels;
-    o.matrix[0] = op->x;
-    o.matrix[1] = op->dy;
-    o.matrix[2] = op->dresidual;
-    o.w = (const float *)op->w;
-    o.mean = (const float *)op->mean;
-    o.rstd = (const float *)op->rstd;
-    o.dx = op->dx;
-    o.partial = partial;
-    o.wide = o.C % pack<T>::size == 0 && is_aligned((const T *)op->x) &&
-             is_aligned((const T *)op->dy) && is_aligned((const T *)op->dresidual) &&
-             is_aligned((T *)o.dx);
-    o.wide_w = is_aligned(o.w);
-    if (centred) {
-        launch_packs<T, true>(stream, o);
-    } else {
-        launch_packs<T, false>(stream, o);
-    }
-    add_partials(stream, runs_of(o.rows), o.C, partial, op->dw, centred ? op->db : NULL);
-}
-
-extern "C" void ls_cuda_launch_norm_backward(cudaStream_t stream, const ls_norm *op,
-                                             float *partial) {
-    LS_BY_DTYPE(op->dtype, launch_backward, stream, op, partial);
+    return false;
 }
 
 /* Bias: a thread sums a column over a run of rows. */
@@ -429,11 +425,12 @@ extern "C" int64_t ls_cuda_bias_scratch_elems(int64_t rows, int64_t cols) {
     return runs_of(rows) * cols;
 }
 
-/* A warp covers 32 packs of columns; eight warps take every eighth row of the run. */
+/* A warp covers 32 packs of columns; eight warps take every eighth row of the run. dbias: of a
+ * single run, else NULL. */
 template <class T>
 __global__ void __launch_bounds__(256)
     column_sums_kernel(int64_t rows, int64_t run_rows, int64_t cols, const T *dy, float *partial,
-                       bool wide) {
+                       float *dbias, bool wide) {
     constexpr int P = pack<T>::size, AT_ONCE = 4; /* rows */
     LS_SHARED(float, room, 8 * 32 * P);
     const int lane = threadIdx.x % 32, part = threadIdx.x / 32;
@@ -464,7 +461,9 @@ __global__ void __launch_bounds__(256)
         for (int p = 0; p < 8; p++) {
             s += room[(p * P + i % P) * 32 + i / P];
         }
-        if (column < cols) {
+        if (column < cols && dbias) {
+            dbias[column] += s;
+        } else if (column < cols) {
             partial[blockIdx.y * cols + column] = s;
         }
     }
@@ -478,8 +477,45 @@ static void launch_bias_grad(cudaStream_t stream, const ls_bias_grad *op, float 
     const dim3 grid((unsigned int)((op->cols + 32 * P - 1) / (32 * P)), (unsigned int)runs);
     auto kernel = column_sums_kernel<T>;
     LS_LAUNCH(kernel, grid, 256, 0, stream, op->rows, run_rows_of(op->rows), op->cols, dy, partial,
-              op->cols % P == 0 && is_aligned(dy));
-    add_partials(stream, runs, op->cols, partial, op->dbias, NULL);
+              runs == 1 ? (float *)op->dbias : (float *)NULL, op->cols % P == 0 && is_aligned(dy));
+    if (runs > 1) {
+        add_partials(stream, runs, op->cols, partial, op->dbias, NULL, NULL);
+    }
+}
+
+template <class T>
+static void launch_backward(cudaStream_t stream, const ls_norm *op, float *partial) {
+    const bool centred = op->kind == LS_LAYERNORM;
+    norm_backward_arguments o = {};
+    o.rows = op->rows;
+    o.run_rows = (int)run_rows_of(op->rows);
+    o.C = (int)op->channels;
+    o.matrix[0] = op->x;
+    o.matrix[1] = op->dy;
+    o.matrix[2] = op->dresidual;
+    o.w = (const float *)op->w;
+    o.mean = (const float *)op->mean;
+    o.rstd = (const float *)op->rstd;
+    o.dx = op->dx;
+    o.partial = partial;
+    o.wide = o.C % pack<T>::size == 0 && is_aligned((const T *)op->x) &&
+             is_aligned((const T *)op->dy) && is_aligned((const T *)op->dresidual) &&
+             is_aligned((T *)o.dx);
+    o.wide_w = is_aligned(o.w);
+    const bool sums = op->dx_sums != NULL;
+    const bool summed =
+        centred ? launch_packs<T, true>(stream, o, sums) : launch_packs<T, false>(stream, o, sums);
+    add_partials(stream, runs_of(o.rows), o.C, partial, op->dw, centred ? op->db : NULL,
+                 summed ? op->dx_sums : NULL);
+    if (sums && !summed) {
+        const ls_bias_grad rest = {op->dtype, op->rows, op->channels, op->dx, op->dx_sums};
+        launch_bias_grad<T>(stream, &rest, partial);
+    }
+}
+
+extern "C" void ls_cuda_launch_norm_backward(cudaStream_t stream, const ls_norm *op,
+                                             float *partial) {
+    LS_BY_DTYPE(op->dtype, launch_backward, stream, op, partial);
 }
 
 extern "C" void ls_cuda_launch_bias_grad(cudaStream_t stream, const ls_bias_grad *op,
