@@ -449,10 +449,14 @@ static void summarise(const ls_train *train) {
         printf("\n");
     }
     if (train->memory.device_bytes > 0) {
-        char taken[32], planned[32];
-        printf("GPU memory of rank %lld %s, %s planned\n", (long long)train->memory.rank,
-               ls_text_bytes(taken, sizeof taken, (double)train->memory.device_bytes),
-               ls_text_bytes(planned, sizeof planned, (double)train->memory.device_planned_bytes));
+        const ls_memory_record *m = &train->memory;
+        char taken[32], planned[32], nccl[32], foreign[32];
+        printf("GPU memory of rank %lld %s, %s planned; besides %s of NCCL's and %s that was taken "
+               "before, CUDA's context among it\n",
+               (long long)m->rank, ls_text_bytes(taken, sizeof taken, (double)m->device_bytes),
+               ls_text_bytes(planned, sizeof planned, (double)m->device_planned_bytes),
+               ls_text_bytes(nccl, sizeof nccl, (double)m->device_nccl_bytes),
+               ls_text_bytes(foreign, sizeof foreign, (double)m->device_foreign_bytes));
     }
     if (train->last_ckpt[0]) {
         printf("checkpoint %s\n", train->last_ckpt);

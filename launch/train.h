@@ -30,8 +30,10 @@ typedef struct ls_memory_record {
     int64_t others_bytes; /* that the resident set counts besides: other ranks' shared memory */
     int64_t rank;
     /* Of its GPU, whose memory is all taken before step one: what was free before, what training
-     * has taken, and what was planned with the device's scratch; 0: no GPU. */
+     * has taken, and what was planned with the device's scratch; 0: no GPU. Besides, measured: what
+     * NCCL has taken, and what was taken when the device was opened, CUDA's context among it. */
     int64_t device_free_bytes, device_bytes, device_planned_bytes;
+    int64_t device_nccl_bytes, device_foreign_bytes;
 } ls_memory_record;
 
 /* Of the job that the run belongs to; seconds of the monotonic clock, on rank 0. */

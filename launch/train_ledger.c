@@ -282,13 +282,15 @@ ls_status ls_train_ledger_record(ls_train *train, bool due, ls_step_record *reco
 static json_t *memory_json(const ls_memory_record *m) {
     return m->peak_bytes == 0
                ? json_null()
-               : json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "program_bytes",
+               : json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "program_bytes",
                            (json_int_t)m->program_bytes, "planned_bytes",
                            (json_int_t)m->planned_bytes, "uneven_bytes",
                            (json_int_t)m->uneven_bytes, "peak_bytes", (json_int_t)m->peak_bytes,
                            "others_bytes", (json_int_t)m->others_bytes, "rank", (json_int_t)m->rank,
                            "device_bytes", (json_int_t)m->device_bytes, "device_planned_bytes",
-                           (json_int_t)m->device_planned_bytes);
+                           (json_int_t)m->device_planned_bytes, "device_nccl_bytes",
+                           (json_int_t)m->device_nccl_bytes, "device_foreign_bytes",
+                           (json_int_t)m->device_foreign_bytes);
 }
 
 static ls_status write_ledger(const ls_train *train) {

@@ -1,4 +1,5 @@
 /* Memory of the process beside what was planned. */
+#include "collectives/nccl/comm_nccl.h"
 #include "launch/train.h"
 #include "runtime/base/arena.h"
 
@@ -59,6 +60,7 @@ ls_status ls_train_memory_begin(ls_train *train) {
     ls_device *dev = train->session.dev;
     if (!dev->host_memory) {
         LS_TRY(dev->ops->free_bytes(dev, &train->memory.device_free_bytes));
+        train->memory.device_nccl_bytes = ls_comm_nccl_bytes();
     }
     dl_iterate_phdr(find_code, NULL);
     if (dev->host_memory) {
@@ -108,7 +110,10 @@ static ls_status take_figures(ls_train *train, ls_memory_record *mine) {
     mine->uneven_bytes = ls_train_memory_uneven(train);
     if (!dev->host_memory) {
         LS_TRY(dev->ops->free_bytes(dev, &now));
-        mine->device_bytes = mine->device_free_bytes - now;
+        const int64_t nccl_bytes = ls_comm_nccl_bytes(), before = mine->device_nccl_bytes;
+        mine->device_bytes = mine->device_free_bytes - now - (nccl_bytes - before);
+        mine->device_nccl_bytes = nccl_bytes;
+        mine->device_foreign_bytes = (int64_t)dev->foreign_bytes;
         mine->device_planned_bytes =
             (int64_t)(ls_layout_total(&train->planned) + dev->scratch_bytes);
     }

@@ -288,12 +288,14 @@ static ls_status create(ls_comm *host, ls_cuda_device *cuda, double deadline_s, 
     c->deadline_s = deadline_s;
     c->pump.drive = drive;
     ls_pump_add(&c->pump);
+    const int64_t free_bytes = ls_nccl_free_bytes();
     status = whole ? open_part(c, whole, color) : open_comm(c);
     if (status != LS_OK) {
         give_up(c); /* complete here, perhaps, and not elsewhere */
         release(c);
         return status;
     }
+    ls_nccl_count_taken(free_bytes);
     cuda->idle = while_waiting;
     *comm = &c->base;
     return LS_OK;

@@ -36,6 +36,11 @@ ls_status ls_comm_nccl(const ls_comm_nccl_options *options, ls_comm **comm);
  * [collective] */
 ls_status ls_comm_nccl_levels(const ls_comm_nccl_options *options, uint64_t domain, ls_comm **comm);
 
+/* Bytes of the GPU that this process's communicators have taken, but for memory that was asked of
+ * them: as what is free has shown around their creation and the first operations of each, when NCCL
+ * makes connections. */
+int64_t ls_comm_nccl_bytes(void);
+
 /* "NCCL 2.28.9", or why there is none. Returns buf. */
 char *ls_comm_nccl_version(char *buf, size_t size);
 

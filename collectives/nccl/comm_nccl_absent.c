@@ -17,6 +17,10 @@ ls_status ls_comm_nccl_levels(const ls_comm_nccl_options *options, uint64_t doma
     return ls_comm_nccl(options, comm);
 }
 
+int64_t ls_comm_nccl_bytes(void) {
+    return 0;
+}
+
 char *ls_comm_nccl_version(char *buf, size_t size) {
     snprintf(buf, size, "no NCCL");
     return buf;

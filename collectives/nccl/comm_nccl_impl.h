@@ -7,6 +7,10 @@
 
 #include <nccl.h>
 
+/* Operations of a communicator that may make connections: one for each way of the messages that a
+ * group sends, and a few. */
+enum { LS_NCCL_FIRST_OPERATIONS = 16 };
+
 struct ls_comm_request {
     struct ls_comm_request *next; /* free, or waited for */
     struct ls_comm_request *next_all;
@@ -28,6 +32,8 @@ typedef struct nccl_comm {
     cudaEvent_t ready;
     ls_comm_request *free, *all;
     ls_comm_request *waited, *last_waited; /* the device waits for them, the host does not */
+    int started;                           /* operations, up to LS_NCCL_FIRST_OPERATIONS */
+    int64_t free_bytes;                    /* of the GPU, before such a one */
     ls_pump pump;
 } nccl_comm;
 
@@ -42,7 +48,10 @@ ls_status ls_nccl_poll(nccl_comm *c);
 void ls_nccl_note_end(nccl_comm *c, ls_comm_request *request);
 void ls_nccl_note_passed(nccl_comm *c, ls_comm_request *request, float stalled_ms);
 
-/* comm_nccl_memory.c: memory of alloc; give_back while nothing is under way on it. */
+/* comm_nccl_memory.c: what is free of the GPU, and that NCCL has taken what is no longer free. */
+int64_t ls_nccl_free_bytes(void);
+void ls_nccl_count_taken(int64_t free_before);
+/* Memory of alloc; give_back while nothing is under way on it. */
 ls_status ls_nccl_memory_take(size_t bytes, void **memory);
 void ls_nccl_memory_give_back(void *memory);
 /* Before an operation with it; other memory is left alone. */

@@ -1,6 +1,7 @@
 /* Memory that NCCL can register. Every communicator registers it with its own first operation on
  * it: NCCL reads and writes in place only what the communicator at hand knows, and parts and copies
  * begin with nothing. */
+#include "collectives/nccl/comm_nccl.h"
 #include "collectives/nccl/comm_nccl_impl.h"
 #include "runtime/base/arena.h"
 
@@ -28,6 +29,20 @@ typedef struct nccl_memory {
 
 /* Of all communicators. */
 static nccl_memory *memories;
+static int64_t taken_bytes;
+
+int64_t ls_nccl_free_bytes(void) {
+    size_t free_bytes = 0, total_bytes = 0;
+    return cudaMemGetInfo(&free_bytes, &total_bytes) == cudaSuccess ? (int64_t)free_bytes : 0;
+}
+
+void ls_nccl_count_taken(int64_t free_before) {
+    taken_bytes += free_before - ls_nccl_free_bytes();
+}
+
+int64_t ls_comm_nccl_bytes(void) {
+    return taken_bytes;
+}
 
 /* NCCL takes memory that it can also share by handles, which a container or virtual machine may
  * refuse: plain memory serves then, with copies where NCCL cannot share it. */

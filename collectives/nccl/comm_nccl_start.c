@@ -55,6 +55,9 @@ static ls_status op_of(ls_reduce op, ncclRedOp_t *out) {
 static ls_status begin(nccl_comm *c, const void *send, const void *recv,
                        ls_comm_request **request) {
     LS_TRY(ls_nccl_poll(c));
+    if (c->started < LS_NCCL_FIRST_OPERATIONS) {
+        c->free_bytes = ls_nccl_free_bytes();
+    }
     ls_nccl_memory_use(c, send);
     ls_nccl_memory_use(c, recv);
     if (!c->free) {
@@ -79,6 +82,10 @@ static ls_status begin(nccl_comm *c, const void *send, const void *recv,
 static ls_status end(nccl_comm *c, ncclResult_t result, const char *what,
                      ls_comm_request *request) {
     ls_status status = ls_nccl_check(c, result, what);
+    if (c->started < LS_NCCL_FIRST_OPERATIONS) {
+        c->started++;
+        ls_nccl_count_taken(c->free_bytes);
+    }
     if (status == LS_OK) {
         status = ls_cuda_check(cudaEventRecord(request->done, c->stream), "recording an event",
                                __FILE__, __LINE__);

@@ -403,8 +403,8 @@ typedef struct ls_device_ops {
     /* Grows the device's scratch memory to what the limits need. Call before step one; an
      * operation beyond the limits may grow it again. */
     ls_status (*reserve)(ls_device *dev, const ls_device_limits *limits);
-    /* Bytes of scratch memory with which reserve leaves a device that had none or less; NULL: not
-     * known before. */
+    /* Bytes of scratch memory with which reserve leaves a device that had none or less, without
+     * the workspace of cuDNN, which plans first; NULL: not known before. */
     size_t (*scratch)(const ls_device *dev, const ls_device_limits *limits);
     /* Zeroed memory, aligned to 64 bytes or more; freed by free. Not for use inside a step. */
     ls_status (*alloc)(ls_device *dev, size_t bytes, void **memory);
@@ -484,6 +484,7 @@ struct ls_device {
     char describe[96];    /* "cpu: AMD EPYC 7763 (avx2), 2 threads, oneDNN 2.6.3" */
     char bus_id[32];      /* of a GPU, its PCI address; else empty */
     size_t scratch_bytes; /* taken by reserve and alloc-internal buffers so far */
+    size_t foreign_bytes; /* of a GPU, taken when it was opened: by CUDA, by who else uses it */
     uint64_t marks_ns[LS_DEVICE_MARKS]; /* of devices that have finished when a call returns */
 };
 

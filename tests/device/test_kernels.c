@@ -93,7 +93,9 @@ static void test_reserve_products(const char *device, ls_dtype dtype) {
     ls_device *dev;
     CHECK_OK(kt_open(device, 2, &dev));
     if (dev->ops->scratch && ls_cpu_isa(&isa) == LS_OK && isa != LS_ISA_AMX_BF16) {
-        char *memory = calloc(MOST, 3 * sizeof(float));
+        void *taken;
+        CHECK_OK(dev->ops->alloc(dev, (size_t)MOST * 3 * sizeof(float), &taken));
+        char *memory = taken;
         CHECK_OK(dev->ops->reserve(dev, &limits));
         const size_t reserved_bytes = dev->scratch_bytes;
         CHECK_INT(reserved_bytes, dev->ops->scratch(dev, &limits));
@@ -112,7 +114,7 @@ static void test_reserve_products(const char *device, ls_dtype dtype) {
                                                     .ldc = s[1]}));
             CHECK_INT(dev->scratch_bytes, reserved_bytes);
         }
-        free(memory);
+        dev->ops->free(dev, memory);
     }
     dev->ops->close(dev);
 }

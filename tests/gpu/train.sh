@@ -57,6 +57,12 @@ planned() {
         fail "memory of the GPU: $(grep device "$work/runs/$1/ledger.json")"
 }
 planned plain
+planned copies # of two ranks, beside NCCL's, which it tells
+if [ "$device" = emulated ]; then
+    for key in nccl foreign; do
+        holds grep -qE "\"device_${key}_bytes\": *[1-9]" "$work/runs/copies/ledger.json"
+    done
+fi
 # Documents alone, as on the CPU, and not as without; in bf16 by lockstep's own kernels, whatever else does attention.
 seq 1 2000 | sed 's/.*/{"text": "document & of & words"}/' >"$work/short.jsonl"
 gives 0 "$LOCKSTEP" prep "$work/short.jsonl" -o "$work/short" --val 0.1

@@ -397,6 +397,11 @@ ls_status ls_device_open_cuda(const ls_device_options *options, ls_device **dev)
     ls_status status = describe(cuda);
     LS_TRY_GOTO(status, fail);
     LS_TRY_GOTO(take_resources(cuda), fail);
+    size_t free_bytes = 0, total_bytes = 0;
+    LS_TRY_GOTO(ls_cuda_check(cudaMemGetInfo(&free_bytes, &total_bytes), "asking for free memory",
+                              __FILE__, __LINE__),
+                fail);
+    cuda->base.foreign_bytes = total_bytes - free_bytes;
     LS_TRY_GOTO(ls_cuda_cudnn_start(cuda, options ? options->attention : LS_ATTENTION_OWN), fail);
     *dev = &cuda->base;
     return LS_OK;

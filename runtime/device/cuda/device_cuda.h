@@ -85,8 +85,10 @@ ls_status ls_cuda_scratch(ls_cuda_device *cuda, size_t bytes, void **memory);
 ls_status ls_cuda_grow(ls_cuda_device *cuda, size_t bytes, void **memory, size_t *capacity);
 void ls_cuda_free_retired(ls_cuda_device *cuda);
 
-/* Takes the library and its workspace; by reserve, or by the first product. */
-ls_status ls_cuda_gemm_start(ls_cuda_device *cuda);
+/* Takes the library, its workspace and room for a bias of so many numbers; by reserve, or by the
+ * first product. */
+ls_status ls_cuda_gemm_start(ls_cuda_device *cuda, int64_t bias_elems);
+size_t ls_cuda_gemm_bytes(int64_t bias_elems); /* what that takes */
 void ls_cuda_gemm_destroy(ls_cuda_device *cuda);
 ls_status ls_cuda_gemm_run(ls_device *dev, const ls_gemm *op);
 

@@ -143,7 +143,7 @@ ls_status ls_cuda_multiply(ls_cuda_device *cuda, const ls_cuda_product *product)
     if (op->act != LS_ACT_NONE && !takes_act(op)) {
         return multiply_in_parts(cuda, product);
     }
-    LS_TRY(ls_cuda_gemm_start(cuda));
+    LS_TRY(ls_cuda_gemm_start(cuda, 0));
     const ls_gemm_key key = key_of(product, added, adds);
     LS_TRY(vector_of(cuda, op, &vector));
     LS_TRY(ls_gemm_find_plan(cuda->gemm, &key, &p));

@@ -14,14 +14,21 @@ ls_status ls_cublas_check(cublasStatus_t status, const char *what) {
                    "cuBLASLt, %s: %s", what, cublasLtGetStatusName(status));
 }
 
-ls_status ls_cuda_gemm_start(ls_cuda_device *cuda) {
-    if (cuda->gemm) {
-        return LS_OK;
-    }
+static ls_status start(ls_cuda_device *cuda) {
     LS_TRY(ls_calloc(1, sizeof *cuda->gemm, &cuda->gemm));
     LS_TRY(ls_cublas_check(cublasLtCreate(&cuda->gemm->handle), "starting"));
     cuda->base.scratch_bytes += LS_CUBLAS_WORKSPACE_BYTES;
     return cuda->base.ops->alloc(&cuda->base, LS_CUBLAS_WORKSPACE_BYTES, &cuda->gemm->workspace);
+}
+
+ls_status ls_cuda_gemm_start(ls_cuda_device *cuda, int64_t bias_elems) {
+    LS_TRY(cuda->gemm ? LS_OK : start(cuda));
+    return ls_cuda_grow(cuda, (size_t)bias_elems * sizeof(float), &cuda->gemm->bias,
+                        &cuda->gemm->bias_bytes);
+}
+
+size_t ls_cuda_gemm_bytes(int64_t bias_elems) {
+    return LS_CUBLAS_WORKSPACE_BYTES + (size_t)bias_elems * sizeof(float);
 }
 
 static void release_plan(ls_gemm_plan *p) {

@@ -379,7 +379,7 @@ static int64_t larger(int64_t a, int64_t b) {
     return a > b ? a : b;
 }
 
-static ls_status reserve(ls_device *dev, const ls_device_limits *limits) {
+static size_t kernels_scratch(const ls_device_limits *limits) {
     int64_t elems = ls_cuda_norm_scratch_elems(limits->rows, limits->channels);
     elems = larger(elems, ls_cuda_bias_scratch_elems(limits->rows, limits->channels));
     elems = larger(elems, limits->rows * limits->heads);
@@ -388,16 +388,26 @@ static ls_status reserve(ls_device *dev, const ls_device_limits *limits) {
         const size_t fp8_bytes = (size_t)limits->fp8_elems + ls_cuda_fp8_scratch_bytes(1, 1, 1);
         bytes = fp8_bytes > bytes ? fp8_bytes : bytes;
     }
-    void *scratch;
-    LS_TRY(ls_cuda_gemm_start(ls_cuda_of(dev)));
+    return bytes;
+}
+
+static size_t scratch(const ls_device *dev, const ls_device_limits *limits) {
+    (void)dev;
+    return ls_cuda_gemm_bytes(limits->channels) + kernels_scratch(limits);
+}
+
+static ls_status reserve(ls_device *dev, const ls_device_limits *limits) {
+    void *memory;
+    LS_TRY(ls_cuda_gemm_start(ls_cuda_of(dev), limits->channels));
     LS_TRY(ls_cuda_cudnn_reserve(ls_cuda_of(dev), limits));
-    return ls_cuda_scratch(ls_cuda_of(dev), bytes, &scratch);
+    return ls_cuda_scratch(ls_cuda_of(dev), kernels_scratch(limits), &memory);
 }
 
 const ls_device_ops ls_cuda_ops = {
     .name = "cuda",
     .close = ls_cuda_close,
     .reserve = reserve,
+    .scratch = scratch,
     .alloc = ls_cuda_alloc,
     .free = ls_cuda_free,
     .free_bytes = ls_cuda_free_bytes,

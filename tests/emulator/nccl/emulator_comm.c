@@ -24,6 +24,7 @@
 enum { NUMBERS = 1 << 14, TAGS = RANKS_MAX * NUMBERS };
 enum { COMM_TAG = 1 << 15, INIT_TAG = COMM_TAG + TAGS, SPLIT_TAG = INIT_TAG + 2 * TAGS };
 enum { WAY_TAG = SPLIT_TAG + 2 * TAGS }; /* of its connections */
+enum { COMM_BYTES = 64 << 10, WAY_BYTES = 32 << 10 };
 
 typedef struct hello {
     identity id;
@@ -174,7 +175,14 @@ static void answer(const struct emu_nccl *c, identity id, const hello *to, membe
     }
 }
 
+static void take_buffer(struct emu_nccl *c, size_t bytes) {
+    if (cudaMalloc(&c->buffers[c->buffer_count++], bytes) != cudaSuccess) {
+        emu_report("no memory for the buffers of a communicator");
+    }
+}
+
 static void open_comm(struct emu_nccl *c, const member_table *table) {
+    take_buffer(c, COMM_BYTES);
     c->members = *table;
     c->tag = COMM_TAG + tag_of(&table->id);
     c->ready = true;
@@ -264,6 +272,7 @@ void emu_nccl_connect(struct emu_nccl *c, emu_way way, int peer) {
             MPI_Send(tell, 2, MPI_INT32_T, c->members.world[r], WAY_TAG + c->tag - COMM_TAG,
                      MPI_COMM_WORLD);
             c->called[way][r] = true;
+            take_buffer(c, WAY_BYTES);
         }
     }
 }
@@ -366,6 +375,9 @@ ncclResult_t ncclCommDestroy(ncclComm_t comm) {
     if (!comm->ending || comm->ends < comm->members.size - 1) {
         emu_report("ncclCommDestroy that waits for other ranks: call ncclCommFinalize and poll "
                    "first");
+    }
+    for (int i = 0; i < comm->buffer_count; i++) {
+        cudaFree(comm->buffers[i]);
     }
     free(comm);
     return ncclSuccess;

@@ -38,6 +38,9 @@ struct emu_nccl {
     bool late; /* looks before late_until_ns, one at least, say that a call is still on its way */
     uint64_t late_until_ns;
     ncclResult_t fault;
+    /* Of the device, as NCCL takes them with a communicator and for its connections. */
+    void *buffers[1 + EMU_WAYS * RANKS_MAX];
+    int buffer_count;
     int hellos_heard, polls;
     uint32_t calls;
     int queued; /* calls whose work has not ended */
