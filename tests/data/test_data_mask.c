@@ -129,6 +129,18 @@ static void test_tokenizer(void) {
     CHECK_OK(ls_dataset_open(fixture_path("out"), LS_SPLIT_TRAIN, 0, true, &dataset));
     CHECK_INT(ls_dataset_describe(dataset)->bytes, 2 * strlen(text));
     ls_dataset_close(dataset);
+
+    /* A prompt that begins with that token gets no other; without a mask it is no text either. */
+    const ls_prep_options options = {.tokenizer = path, .separator = 1, .begin = 2};
+    ls_prep_options prompts = options;
+    prompts.prompt_field = "q";
+    snprintf(line, sizeof line, "{\"q\": \"\\\"\", \"text\": \"%s\"}", text);
+    CHECK_OK(prep(line, prompts));
+    CHECK_INT(result.train_tokens, 2 + lists[1].count);
+    CHECK_INT(result.bytes, strlen(text));
+    CHECK_OK(prep(line, options));
+    CHECK_INT(result.train_tokens, 2 + lists[1].count);
+    CHECK_INT(result.bytes, strlen(text));
     free(lists[0].tokens);
     free(lists[1].tokens);
     ls_tokenizer_work_release(work);
@@ -143,6 +155,7 @@ static void test_arrays(void) {
                   "{\"ids\": [70, 99], \"m\": [0, 1]}\n{\"ids\": [71], \"m\": [0]}\n",
                   options));
     check_stream(LS_SPLIT_TRAIN, "ABCcDEcFcG", "1111000101");
+    CHECK_INT(result.train_targets, 6);
     const struct {
         const char *line, *message;
     } bad[] = {
@@ -304,13 +317,23 @@ static void test_spoiled(void) {
     free(spoiled);
     write_bytes(path, file, size);
 
-    size_t at = 0;
-    while (memcmp(json + at, "targets", 7) != 0) {
-        at++;
+    size_t at[2] = {0}; /* of the counts of the first two shards */
+    for (int i = 0; i < 2; i++) {
+        for (at[i] = i > 0 ? at[0] + 1 : 0; memcmp(json + at[i], "targets", 7) != 0;) {
+            at[i]++;
+        }
     }
-    json[at] = '_'; /* the first shard has no count */
+    json[at[0]] = '_';
     write_bytes(fixture_path("masked/data.json"), json, json_size);
     CHECK_STATUS(open_masked(false), LS_E_CORRUPT);
+    CHECK_MESSAGE("train-00000.tok' has loss masks 1, data.json lists 0");
+    json[at[0]] = 't';
+    json[at[1]] = '_';
+    write_bytes(fixture_path("masked/data.json"), json, json_size);
+    change_header(path, 8, 2, 1);
+    change_header(path, 96, 8, 0);
+    CHECK_STATUS(open_masked(false), LS_E_CORRUPT);
+    CHECK_MESSAGE("some of the train shards of '");
     free(json);
     free(file);
 }

@@ -17,6 +17,7 @@ gives 0 "$LOCKSTEP" prep text -o 'more data' --val 0.5
 prints "^Next: .* data.dir='more data'$"
 gives 0 "$LOCKSTEP" prep --json text -o data --force --include '*.c' --val 0 --shard-tokens 4096
 prints '"documents": 1,'
+prints '"targets": 17,'
 prints '"shards": 1'
 holds test ! -e data/val-00000.tok
 gives 2 "$LOCKSTEP" prep text -o data

@@ -83,6 +83,7 @@ int main(void) {
         check(dev, tied, 5, 0, ROWS);
         check(dev, tied, 1, 300, 1900); /* two chunks of targets */
         check(dev, tied, 1, 0, ROWS);   /* all */
+        check(dev, tied, 1, 0, 700);    /* a chunk, behind which padding has one of its own */
         check(dev, tied, 40, 0, ROWS);  /* fewer than the padding's unit */
         check(dev, tied, 1, 0, 0);      /* none */
         check(dev, tied, 1, ROWS - 1, ROWS);
