@@ -245,6 +245,12 @@ static bool encodes(const ls_prep_reader *reader) {
     return reader->tokenizer || reader->options->prompt_field;
 }
 
+/* A long line's text becomes tokens when it is written: by all threads, as that of a long file. */
+static bool is_long(const ls_prep_reader *reader, const ls_prep_line *l) {
+    return reader->tokenizer && !reader->options->prompt_field &&
+           l->found.bytes > LS_PREP_HASHED_BYTES;
+}
+
 /* By the calling thread, whose work it takes. */
 static void read_line(const ls_prep_reader *reader, ls_prep_line *l) {
     const ls_prep_options *o = reader->options;
@@ -257,7 +263,7 @@ static void read_line(const ls_prep_reader *reader, ls_prep_line *l) {
     l->status = l->scanned     ? LS_OK
                 : o->vocab > 0 ? ls_jsonl_parse_tokens(l->line, l->bytes, &form, &l->found)
                                : ls_jsonl_parse(l->line, l->bytes, &form, &l->found);
-    if (l->status == LS_OK && encodes(reader) && l->found.bytes > 0) {
+    if (l->status == LS_OK && encodes(reader) && l->found.bytes > 0 && !is_long(reader, l)) {
         l->status = encode_line(reader, l);
     }
 }
@@ -329,7 +335,8 @@ static bool only_separator(const ls_prep_reader *reader, const ls_token_list *li
 
 static ls_status write_line(ls_prep_reader *reader, const ls_prep_line *l) {
     const ls_jsonl *found = &l->found;
-    if (found->bytes == 0 || (encodes(reader) && only_separator(reader, &l->tokens))) {
+    const bool made = encodes(reader) && !is_long(reader, l);
+    if (found->bytes == 0 || (made && only_separator(reader, &l->tokens))) {
         return LS_OK;
     }
     if (reader->options->prompt_field) {
@@ -338,7 +345,7 @@ static ls_status write_line(ls_prep_reader *reader, const ls_prep_line *l) {
         LS_TRY(append_tokens(reader, l->tokens.tokens, l->tokens.count));
         return ls_prep_split_end(reader->split, true);
     }
-    if (reader->tokenizer && reader->split->tail > 0) {
+    if (reader->tokenizer && (!made || reader->split->tail > 0)) {
         const int64_t done_bytes = reader->done_bytes;
         LS_TRY(encode_text(reader, found->text, found->bytes));
         reader->done_bytes = done_bytes; /* the line is still to be counted */
@@ -359,7 +366,12 @@ static ls_status write_lines(ls_prep_reader *reader, const char *path, int count
         if (status == LS_OK && l->status != LS_OK) {
             status = judge_bad(reader, l, path, number + i);
         }
-        status = status == LS_OK ? write_line(reader, l) : status;
+        if (status == LS_OK) {
+            status = write_line(reader, l);
+            status = status == LS_E_INPUT
+                         ? ls_error_prefix(status, "'%s', line %" PRId64, path, number + i)
+                         : status;
+        }
         release_line(l);
     }
     return status;

@@ -457,6 +457,45 @@ static void test_progress(void) {
     CHECK_OK(ls_dir_remove(fixture_dir));
 }
 
+/* Lines of JSONL, one of them long enough for all threads, become what files of their texts do. */
+static void test_long_lines(void) {
+    enum { LONG = 3 << 20 };
+    const char *const names[] = {"a.txt", "b.txt", "c.txt"};
+    const size_t bytes[] = {40, LONG, 700};
+    const char *inputs[3], *lines;
+    char *text = malloc(LONG + 1), *jsonl = malloc(LONG + 1000), *end = jsonl;
+    fixture_begin();
+    for (int64_t i = 0; text && i < LONG; i++) {
+        text[i] = "etaoin shr dlu 12,3"[ls_rng_draw(3, 0, (uint64_t)i).v[0] % 19];
+    }
+    for (int i = 0; i < 3; i++) {
+        inputs[i] = fixture_path(names[i]);
+        write_bytes(inputs[i], text, bytes[i]);
+        end += sprintf(end, "{\"text\": \"%.*s\"}\n", (int)bytes[i], text);
+    }
+    lines = fixture_path("lines.jsonl");
+    write_bytes(lines, jsonl, (size_t)(end - jsonl));
+    char *shards[2];
+    size_t sizes[2];
+    for (int i = 0; i < 2; i++) {
+        const char *out = fixture_path(i ? "of-lines" : "of-files");
+        ls_prep_options options = prep_defaults(i ? &lines : inputs, i ? 1 : 3, out);
+        options.tokenizer = LS_GOLDEN "/gpt2.json";
+        options.separator = options.begin = -1;
+        ls_prep_result result;
+        CHECK_OK(fixture_prep(&options, &result));
+        CHECK_INT(result.documents, 3);
+        shards[i] = read_bytes(
+            fixture_path(i ? "of-lines/train-00000.tok" : "of-files/train-00000.tok"), &sizes[i]);
+    }
+    CHECK(sizes[0] == sizes[1] && memcmp(shards[0], shards[1], sizes[0]) == 0);
+    free(shards[0]);
+    free(shards[1]);
+    free(text);
+    free(jsonl);
+    CHECK_OK(ls_dir_remove(fixture_dir));
+}
+
 int main(void) {
     test_golden();
     test_scans();
@@ -466,5 +505,6 @@ int main(void) {
     test_refused();
     test_unreadable();
     test_progress();
+    test_long_lines();
     return test_end();
 }
