@@ -323,6 +323,7 @@ bool ls_jsonl_scan(char *line, size_t bytes, const char *field, ls_jsonl *found)
     return true;
 }
 
+/* *root: the caller's on LS_OK, else NULL. */
 static ls_status parse_object(const char *line, size_t bytes, const char *field, const char *usual,
                               json_t **root) {
     json_error_t error;
@@ -332,6 +333,7 @@ static ls_status parse_object(const char *line, size_t bytes, const char *field,
     }
     if (!json_is_object(*root)) {
         json_decref(*root);
+        *root = NULL;
         return LS_FAIL(LS_E_INPUT, "expected an object, {\"%s\": %s}", field, usual);
     }
     return LS_OK;

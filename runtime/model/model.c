@@ -195,23 +195,14 @@ static ls_status lay_out_head(ls_model *m) {
     m->head_rows_together = head_rows_together(m, rows);
     for (int i = 0; i < m->slots; i++) { /* used within one call */
         ls_slot *slot = &m->slot[i];
-        *slot = i > 0 ? (ls_slot){slot->tokens,
-                                  slot->targets,
-                                  slot->first_key,
-                                  slot->layers,
-                                  m->slot[0].norm_f,
-                                  m->slot[0].mean_f,
-                                  m->slot[0].rstd_f,
-                                  NULL,
-                                  NULL,
-                                  0,
-                                  false}
-                      : *slot;
         if (i == 0) {
             LS_TRY(ls_take(m, own * s->channels, dtype, &slot->norm_f));
             LS_TRY(ls_take(m, own, acc, &slot->mean_f));
             LS_TRY(ls_take(m, own, acc, &slot->rstd_f));
         }
+        slot->norm_f = m->slot[0].norm_f;
+        slot->mean_f = m->slot[0].mean_f;
+        slot->rstd_f = m->slot[0].rstd_f;
     }
     LS_TRY(ls_take(m, m->head_rows * s->vocab_rows, acc, &m->logits));
     m->dlogits = m->logits;

@@ -19,9 +19,8 @@ ls_status ls_targets_lay_out(ls_model *m, int64_t rows) {
     return m->options.training ? ls_take(m, elems, m->dtype, &m->head_dx) : LS_OK;
 }
 
-/* Packs the targets, and notes which row each was, with padding at the end; *count of them. */
-static void pack(const int32_t *targets, int64_t rows, int32_t *packed, int32_t *kept,
-                 int64_t *count) {
+/* Packs the targets, and notes which row each was; how many there are with padding at the end. */
+static int64_t pack(const int32_t *targets, int64_t rows, int32_t *packed, int32_t *kept) {
     int64_t n = 0;
     for (int64_t i = 0; i < rows; i++) {
         if (targets[i] >= 0) {
@@ -29,11 +28,10 @@ static void pack(const int32_t *targets, int64_t rows, int32_t *packed, int32_t 
             kept[n++] = (int32_t)i;
         }
     }
-    *count = n;
-    const int64_t units = n > 0 ? (n + ROWS_UNIT - 1) / ROWS_UNIT : 1;
-    for (; n < rows && n < units * ROWS_UNIT; n++) {
+    for (; n < rows && (n == 0 || n % ROWS_UNIT != 0); n++) {
         packed[n] = kept[n] = -1;
     }
+    return n;
 }
 
 ls_status ls_targets_load(const ls_pass *pass, const int32_t *targets) {
@@ -46,21 +44,18 @@ ls_status ls_targets_load(const ls_pass *pass, const int32_t *targets) {
         return m->dev->ops->upload(m->dev, slot->targets, targets, bytes);
     }
     int32_t *packed = m->host_targets, *places = packed + rows;
-    int64_t count;
-    pack(targets, rows, packed, slot->host_kept, &count);
-    const int64_t units = count > 0 ? (count + ROWS_UNIT - 1) / ROWS_UNIT : 1;
-    if (units * ROWS_UNIT >= rows) { /* nothing to gain */
+    const int64_t count = pack(targets, rows, packed, slot->host_kept);
+    if (count == rows) { /* nothing to gain */
         return m->dev->ops->upload(m->dev, slot->targets, targets, bytes);
     }
-    slot->packed_rows = units * ROWS_UNIT;
+    slot->packed_rows = count;
     memset(places, -1, bytes);
-    for (int64_t i = 0; i < count; i++) {
+    for (int64_t i = 0; i < count && slot->host_kept[i] >= 0; i++) {
         places[slot->host_kept[i]] = (int32_t)(i % m->head_rows_together);
     }
-    LS_TRY(m->dev->ops->upload(m->dev, slot->targets, packed,
-                               (size_t)slot->packed_rows * sizeof *packed));
-    LS_TRY(m->dev->ops->upload(m->dev, slot->kept, slot->host_kept,
-                               (size_t)slot->packed_rows * sizeof *packed));
+    LS_TRY(m->dev->ops->upload(m->dev, slot->targets, packed, (size_t)count * sizeof *packed));
+    LS_TRY(
+        m->dev->ops->upload(m->dev, slot->kept, slot->host_kept, (size_t)count * sizeof *packed));
     return m->dev->ops->upload(m->dev, slot->kept + rows, places, bytes);
 }
 
