@@ -252,17 +252,7 @@ static int64_t part_tokens(const ls_dataset *dataset, int part, uint64_t seed, i
     return count * dataset->seq - times * missing;
 }
 
-int64_t ls_dataset_count_tokens(const ls_dataset *dataset, uint64_t seed, int64_t first,
-                                int64_t count) {
-    int64_t tokens = 0;
-    for (int i = 0; count > 0 && i < dataset->mixture.count; i++) {
-        tokens += part_tokens(dataset, i, seed, ls_dataset_place(dataset, i, first),
-                              ls_dataset_place(dataset, i, first + count));
-    }
-    return tokens;
-}
-
-/* The same with a loss mask: only a look at each window tells. */
+/* How many of these are targets: with a loss mask only a look at each window tells. */
 static int64_t part_targets(const ls_dataset *dataset, int part, uint64_t seed, int64_t first,
                             int64_t end) {
     const ls_corpus *corpus = dataset->corpora[part];
@@ -280,12 +270,24 @@ static int64_t part_targets(const ls_dataset *dataset, int part, uint64_t seed, 
     return targets;
 }
 
+/* Of all parts' samples among [first, first + count). */
+static int64_t sum_parts(const ls_dataset *dataset, uint64_t seed, int64_t first, int64_t count,
+                         int64_t (*of)(const ls_dataset *dataset, int part, uint64_t seed,
+                                       int64_t first, int64_t end)) {
+    int64_t sum = 0;
+    for (int i = 0; count > 0 && i < dataset->mixture.count; i++) {
+        sum += of(dataset, i, seed, ls_dataset_place(dataset, i, first),
+                  ls_dataset_place(dataset, i, first + count));
+    }
+    return sum;
+}
+
+int64_t ls_dataset_count_tokens(const ls_dataset *dataset, uint64_t seed, int64_t first,
+                                int64_t count) {
+    return sum_parts(dataset, seed, first, count, part_tokens);
+}
+
 int64_t ls_dataset_count_targets(const ls_dataset *dataset, uint64_t seed, int64_t first,
                                  int64_t count) {
-    int64_t targets = 0;
-    for (int i = 0; count > 0 && i < dataset->mixture.count; i++) {
-        targets += part_targets(dataset, i, seed, ls_dataset_place(dataset, i, first),
-                                ls_dataset_place(dataset, i, first + count));
-    }
-    return targets;
+    return sum_parts(dataset, seed, first, count, part_targets);
 }

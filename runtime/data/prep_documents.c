@@ -528,6 +528,23 @@ static void tell_binary(ls_prep_reader *reader, const char *path, const char *te
     }
 }
 
+/* Can the documents be in an input of this kind? */
+static ls_status check_kind(const ls_prep_reader *reader, const ls_prep_source *source) {
+    const ls_prep_options *o = reader->options;
+    if (source->kind != LS_PREP_JSONL && ls_prep_is_masked(o)) {
+        return LS_FAIL(LS_E_INPUT,
+                       "input '%s' is no *.jsonl file; with --%s documents are lines of such",
+                       source->path, o->mask_field ? "loss-mask" : "prompt");
+    }
+    if (o->vocab > 0 && source->kind == LS_PREP_TEXT) {
+        return LS_FAIL(LS_E_INPUT,
+                       "input '%s' is text; with --vocab the documents are arrays of tokens, lines "
+                       "of *.jsonl files, or packed tokens in *.bin files",
+                       source->path);
+    }
+    return LS_OK;
+}
+
 ls_status ls_prep_read(ls_prep_reader *reader, const ls_prep_source *source) {
     const bool holds = reader->tokenizer && source->kind == LS_PREP_TEXT &&
                        source->bytes <= (int64_t)LS_PREP_HASHED_BYTES && reader->split->tail == 0;
@@ -549,28 +566,19 @@ ls_status ls_prep_read(ls_prep_reader *reader, const ls_prep_source *source) {
     if (status != LS_OK) {
         goto close;
     }
-    if (source->kind != LS_PREP_JSONL && ls_prep_is_masked(reader->options)) {
-        status = LS_FAIL(LS_E_INPUT,
-                         "input '%s' is no *.jsonl file; with --%s documents are lines of such",
-                         source->path, reader->options->mask_field ? "loss-mask" : "prompt");
-        goto close;
-    }
-    if (source->kind == LS_PREP_PACKED) {
+    if (source->kind == LS_PREP_PACKED && !ls_prep_is_masked(reader->options)) {
         reader->files++;
         status = read_packed(reader, source, fd);
         goto close;
     }
-    if (memchr(text, '\0', probe)) {
+    if (source->kind != LS_PREP_PACKED && memchr(text, '\0', probe)) {
         reader->binary_files++;
         tell_binary(reader, source->path, text);
         status = progress(reader, source->bytes);
         goto close;
     }
-    if (reader->options->vocab > 0 && source->kind == LS_PREP_TEXT) {
-        status = LS_FAIL(LS_E_INPUT,
-                         "input '%s' is text; with --vocab the documents are arrays of tokens, "
-                         "lines of *.jsonl files, or packed tokens in *.bin files",
-                         source->path);
+    status = check_kind(reader, source);
+    if (status != LS_OK) {
         goto close;
     }
     reader->files++;

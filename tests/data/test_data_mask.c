@@ -189,6 +189,13 @@ static void test_refused(void) {
     options.prompt_field = "q";
     CHECK_STATUS(fixture_prep(&options, &result), LS_E_INPUT);
     CHECK_MESSAGE("plain.txt' is no *.jsonl file; with --prompt documents are lines of such");
+    write_bytes(fixture_path("ids.bin"), "\1\0\2\0\3\0", 6);
+    input = fixture_path("ids.bin");
+    options = prep_defaults(&input, 1, fixture_path("plain"));
+    options.mask_field = "m";
+    options.vocab = 9;
+    CHECK_STATUS(fixture_prep(&options, &result), LS_E_INPUT);
+    CHECK_MESSAGE("ids.bin' is no *.jsonl file; with --loss-mask documents are lines of such");
 }
 
 /* Documents of many lengths, a share of whose tokens are targets, and some without any. */
@@ -272,9 +279,8 @@ static ls_status open_masked(bool verify) {
 
 static void test_spoiled(void) {
     const char *path = fixture_path("masked/train-00001.tok");
-    size_t size, json_size;
+    size_t size;
     char *file = read_bytes(path, &size);
-    char *json = read_bytes(fixture_path("masked/data.json"), &json_size);
     CHECK_OK(open_masked(true));
     const struct {
         int at;
@@ -300,6 +306,13 @@ static void test_spoiled(void) {
     CHECK_STATUS(open_masked(false), LS_E_CORRUPT);
     CHECK_MESSAGE("train-00001.tok' has loss masks 0, data.json lists 1");
     write_bytes(path, file, size);
+    free(file);
+}
+
+static void test_bad_token(void) {
+    const char *path = fixture_path("masked/train-00001.tok");
+    size_t size;
+    char *file = read_bytes(path, &size);
 
     char *spoiled = malloc(size);
     memcpy(spoiled, file, size);
@@ -316,6 +329,14 @@ static void test_spoiled(void) {
     ls_dataset_close(dataset);
     free(spoiled);
     write_bytes(path, file, size);
+    free(file);
+}
+
+/* Counts of targets that data.json does not list. */
+static void test_mixed(void) {
+    const char *path = fixture_path("masked/train-00001.tok");
+    size_t json_size;
+    char *json = read_bytes(fixture_path("masked/data.json"), &json_size);
 
     size_t at[2] = {0}; /* of the counts of the first two shards */
     for (int i = 0; i < 2; i++) {
@@ -335,7 +356,6 @@ static void test_spoiled(void) {
     CHECK_STATUS(open_masked(false), LS_E_CORRUPT);
     CHECK_MESSAGE("some of the train shards of '");
     free(json);
-    free(file);
 }
 
 int main(void) {
@@ -347,5 +367,7 @@ int main(void) {
     test_refused();
     test_counts();
     test_spoiled();
+    test_bad_token();
+    test_mixed();
     return fixture_end();
 }
