@@ -20,10 +20,9 @@ typedef struct ls_jsonl {
 
 /* What of an object is the document. */
 typedef struct ls_jsonl_form {
-    const char *field;  /* of the text or the tokens */
-    const char *prompt; /* of a text before it; NULL: none */
-    const char
-        *mask; /* of an array that has 1 for each token that is a target, 0 for others; NULL */
+    const char *field;        /* of the text or the tokens */
+    const char *prompt;       /* of a text before it; NULL: none */
+    const char *mask;         /* of an array of 1 (a target) or 0 for each token; NULL: none */
     int64_t vocab, separator; /* of tokens */
     int token_bytes;
 } ls_jsonl_form;

@@ -128,6 +128,20 @@ __device__ __forceinline__ query_number query_number_of(const attention_argument
     return {o.delta[line * len + row], 0};
 }
 
+/* dk, dv or both of a warp's keys from `first` on, of the head whose rows begin at kv_at. */
+template <class T, int PIECES, bool DK, bool DV>
+__device__ __forceinline__ void put_keys(const attention_arguments &o, int64_t kv_at, int first,
+                                         const float (*dk)[4], const float (*dv)[4]) {
+    const int D = (int)o.op.head_dim, len = (int)o.op.kv_len;
+    if constexpr (DK) {
+        put<T, PIECES>((T *)o.op.dk + kv_at, o.op.kv_stride, first, len, D, dk, (float)o.op.scale,
+                       o.op.add);
+    }
+    if constexpr (DV) {
+        put<T, PIECES>((T *)o.op.dv + kv_at, o.op.kv_stride, first, len, D, dv, 1.0f, o.op.add);
+    }
+}
+
 /* A block has ROWS keys, 16 to a warp, and goes over the queries that see them; makes dk, dv or
  * both: registers do not hold both of wide heads. */
 template <class T, int ROWS, int D_MAX, bool DK, bool DV>
@@ -205,14 +219,7 @@ __global__ void __launch_bounds__(ROWS * 2) key_gradient_kernel(attention_argume
         }
     }
     copy_wait(); /* where no query sees a key */
-    if constexpr (DK) {
-        put<T, HEAD_PIECES>((T *)o.op.dk + kv_at, o.op.kv_stride, first + warp * 16, kv_len, D, dk,
-                            (float)o.op.scale, o.op.add);
-    }
-    if constexpr (DV) {
-        put<T, HEAD_PIECES>((T *)o.op.dv + kv_at, o.op.kv_stride, first + warp * 16, kv_len, D, dv,
-                            1.0f, o.op.add);
-    }
+    put_keys<T, HEAD_PIECES, DK, DV>(o, kv_at, first + warp * 16, dk, dv);
 }
 
 /* p [16 queries, 8 PIECES keys from `begin`]: scores; dp: of dout . v, to the gradient of the
