@@ -34,7 +34,9 @@ static const ls_option options[] = {
     [OPT_CHANGE] = {"change", 0, NULL, NULL,
                     "with --resume: go on with a batch, length of samples, optimizer settings, "
                     "schedule, precision or data that are not the checkpoint's; what changes is "
-                    "told and recorded"},
+                    "told and recorded. Other data, and samples of another length, begin anew, but "
+                    "go on where the run has left them before; shares of a mixture, where each "
+                    "directory was left"},
     [OPT_UNTIL] = {"until", 'u', "STEP", NULL,
                    "save, stop and exit with 75 after this step, as if asked to by a signal"},
     [OPT_QUIET] = {"quiet", 'q', NULL, NULL, "no progress on stderr, warnings and errors only"},

@@ -2,12 +2,14 @@
 #include "collectives/comm.h"
 #include "collectives/nccl/comm_nccl.h"
 #include "runtime/base/cpu.h"
+#include "runtime/base/text.h"
 #include "runtime/config/config.h"
 
 #include <hdf5.h>
 #include <jansson.h>
 #include <oneapi/dnnl/dnnl.h>
 #include <openssl/crypto.h>
+#include <stdlib.h>
 #include <string.h>
 #include <yaml.h>
 #include <zstd.h>
@@ -36,8 +38,11 @@ void ls_docs_verb_help(FILE *out, const ls_verb *verb) {
         }
         snprintf(left, sizeof left, "%s--%s%s%s", letter, o->name, o->arg ? " " : "",
                  o->arg ? o->arg : "");
-        fprintf(out, "  %-24s %s", left, o->help);
-        fprintf(out, o->fallback ? " [default: %s]\n" : "\n", o->fallback);
+        const int column = fprintf(out, "  %-24s ", left);
+        const char *fallback = o->fallback;
+        char *help = ls_text_format(fallback ? "%s [default: %s]" : "%s", o->help, fallback);
+        ls_text_wrap(out, column, 27, 100, help ? help : o->help);
+        free(help);
     }
     if (verb == &ls_verb_train) {
         fprintf(out,

@@ -11,8 +11,8 @@ ls_status ls_session_limit_read(void);
 /* From here on the ranks of a job have LOCKSTEP_START_LIMIT_S seconds (300; 0: no limit) for
  * `what`, static, where no watchdog looks: then this one says so, names one that is stopped
  * (SIGSTOP) on this host, writes it to the run's outcome and exits with 3, whereupon the launcher
- * ends the others; one that is stopped by then gets SIGKILL 5 s later. NULL: it is over. Nothing
- * for a process that no launcher started. */
+ * ends the others; one that is stopped by then gets SIGKILL after half as long again, at least 5 s.
+ * NULL: it is over. Nothing for a process that no launcher started. */
 void ls_session_limit_start(const char *what);
 
 /* The seconds of that limit; INFINITY: none. */

@@ -1,4 +1,14 @@
-/* Memory of the process beside what was planned. */
+/* Memory of the process beside what was planned.
+ *
+ * It is the peak of the resident set, as `top` shows it, less what that counts of windows which
+ * other ranks have too: summed over the ranks of a host it is what they take, but for code, which
+ * each rank's figure and plan have alike. What a mixture of experts takes depends on what its
+ * tokens choose: on a CPU the plan is that of an even choice, and the rest is reserved and becomes
+ * memory only when tokens want it (the dry run tells how much it can be, a run's end how much it
+ * was); a GPU's memory is all taken at the start. Of a GPU it is what training took, workspaces of
+ * libraries included, and apart what cannot be planned, as measured: NCCL's buffers (more with each
+ * group of ranks, link and channel), and what was taken before training, CUDA's context among it.
+ */
 #include "collectives/nccl/comm_nccl.h"
 #include "launch/train.h"
 #include "runtime/base/arena.h"

@@ -7,6 +7,10 @@
  * the GPU too, and test asks whether it has ended. Where the host waits for the device it polls,
  * and drives MPI (comm_impl.h) meanwhile.
  *
+ * All ranks start the operations of their communicators in the same order. NCCL promises that
+ * these never wait for each other's room on a GPU only with NCCL_LAUNCH_ORDER_IMPLICIT=1 (2.26 and
+ * newer), which takes some of the overlap.
+ *
  * MAX, MIN and moves of bytes are exact. What is for the host's memory goes over MPI.
  *
  * One process for each GPU. Several ranks on one GPU work for tests when each has its own

@@ -163,6 +163,24 @@ bool ls_text_is_line(const char *text) {
     return true;
 }
 
+void ls_text_wrap(FILE *out, int at, int indent, int width, const char *text) {
+    const char *between = "";
+    while (*text) {
+        const int word = (int)strcspn(text, " \n");
+        if (*between && (*between == '\n' || at + 1 + word > width)) {
+            fprintf(out, "\n%*s", indent, "");
+            at = indent;
+        } else {
+            at += fprintf(out, "%s", between);
+        }
+        at += fprintf(out, "%.*s", word, text);
+        text += word;
+        between = *text == '\n' ? "\n" : " ";
+        text += *text != '\0';
+    }
+    fputc('\n', out);
+}
+
 char *ls_text_format(const char *fmt, ...) {
     char *text = NULL;
     va_list args;

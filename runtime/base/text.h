@@ -5,6 +5,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 
 /* Each writes into buf and returns buf; "unknown" for what is not finite (or a negative time). */
 char *ls_text_bytes(char *buf, size_t size, double bytes); /* "1.50 MiB" */
@@ -29,6 +30,10 @@ char *ls_text_suggest(char *buf, size_t size, const char *word, const char *cons
 
 /* UTF-8 without line breaks and control characters, which prints and can be quoted? */
 bool ls_text_is_line(const char *text);
+
+/* Prints text from column `at` on, in lines of `width` columns at most (but for longer words) that
+ * begin at column `indent`; a line break in it is kept, one follows it. Columns are bytes. */
+void ls_text_wrap(FILE *out, int at, int indent, int width, const char *text);
 
 /* printf to a fresh heap string; NULL when out of memory. Caller frees. */
 char *ls_text_format(const char *fmt, ...) __attribute__((format(printf, 1, 2)));

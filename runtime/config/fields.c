@@ -63,7 +63,10 @@ static const ls_field fields[] = {
     INT(run, steps, "0", "steps", 0, 1e12, FREE, "length of the run; 0: run.tokens says"),
     INT(run, tokens, "0", "tokens", 0, NO_LIMIT, FREE, "length of the run; 0: run.steps says"),
     ENUM(run, device, "auto", devices, FREE,
-         "what computes: cpu, or cuda, a GPU for each rank; auto: a GPU where there is one"),
+         "what computes: cpu, or cuda, a GPU for each rank; auto: a GPU where there is one\n"
+         "A rank takes the GPU of its number on the host, or the only one that the launcher "
+         "lets it see. CUDA gets 32 queues for streams, unless CUDA_DEVICE_MAX_CONNECTIONS is "
+         "set."),
     BOOL(run, graphs, "false", FREE,
          "a GPU gets the operations of a layer in one call (CUDA graphs), where none communicates"),
     INT(run, threads, "0", "threads", 0, 4096, FREE,
@@ -101,17 +104,35 @@ static const ls_field fields[] = {
     INT(model, experts, "0", "experts", 0, 1 << 12, SAME, "of each layer's MLP; 0: dense"),
     INT(model, experts_per_token, "2", "experts", 1, 1 << 6, SAME, "that a token goes to"),
     FLOAT(model, expert_capacity, "0", "fair shares", 0, 1e6, CHANGE,
-          "most tokens of an expert, others skip it; 0: no limit"),
+          "most tokens of an expert, others skip it; 0: no limit\n"
+          "Without a limit no token is dropped, and memory is taken for the case that all "
+          "tokens want the same experts. 1.25 lets an expert take 1.25 fair shares of a "
+          "micro-batch, whichever ranks have its tokens. On a GPU each then works on as many "
+          "rows as it takes at most, those that are left being zeros, and the host does not "
+          "wait for the router's choice; experts / experts_per_token drops nothing either, but "
+          "multiplies and sends that many times as much."),
     FLOAT(model, balance_loss, "0.01", "", 0, 1e3, CHANGE,
-          "weight of each layer's load-balance loss"),
+          "weight of each layer's load-balance loss\n"
+          "It enters gradients, but not the loss that is reported, and is counted for each "
+          "layer, as in Switch Transformers and Megatron-LM, whose usual weight is the default; "
+          "mixtral-8x7b has that of its config.json: 0.02 of transformers' formula, a layer's "
+          "share of which is 0.00125."),
 
     STRING(data, dir, "", FREE,
            "token shards that `lockstep prep` wrote; of several: 'web 0.7; code 0.3', with the "
-           "share of samples of each"),
+           "share of samples of each\n"
+           "Sample by sample it is settled which directory comes, as evenly as shares allow: any "
+           "run of samples holds them to within a few. Each is read in an order of its own, "
+           "again when it ends."),
     INT(data, sequence, "0", "tokens", 0, 1 << 27, CHANGE, "length of a sample; 0: model.context"),
     BOOL(data, verify, "true", FREE, "check the shards' checksums before step one"),
     BOOL(data, document_mask, "false", CHANGE,
-         "tokens see those of their own document alone, as Llama 3's did"),
+         "tokens see those of their own document alone, as Llama 3's did\n"
+         "A document begins with the token that `lockstep prep` put before it (--begin), or "
+         "where there is none with the separator, which belongs to the document behind it "
+         "then, as in `lockstep sample`. Positions go on over the sample. Evaluations do the "
+         "same, of a model from another program where `ckpt convert` was given the setting. "
+         "FLOPs are counted as of one document, and a GPU's attention is lockstep's own."),
 
     INT(parallel, tensor, "1", "ranks", 1, 1 << 16, FREE, "split each layer's matrices"),
     BOOL(parallel, sequence_parallel, "false", FREE,
@@ -124,12 +145,31 @@ static const ls_field fields[] = {
     INT(parallel, replicate, "0", "groups", 0, 1 << 24, FREE,
         "of ranks with the whole state; 0: what the other axes leave"),
     INT(parallel, zero, "0", "", 0, 3, FREE,
-        "what is divided: 1 optimizer, 2 also gradients, 3 also parameters"),
+        "what is divided: 1 optimizer, 2 also gradients, 3 also parameters\n"
+        "3: each block is gathered before its use, the next one while it is computed; with "
+        "bf16 compute, bf16 travels. Where the ranks that divide the parameters share a host "
+        "nothing is gathered: the parameters lie there once, each rank updates its part when "
+        "all have read, and the others read it where it lies. On several hosts, with "
+        "parallel.expert, on GPUs, with parallel.transport=mpi and where /dev/shm has no "
+        "room, each rank gathers blocks of its own. 1 and 2: every rank has a copy of its "
+        "own, near its processors, which travels once a step."),
     INT(parallel, expert, "1", "ranks", 1, 1 << 16, FREE,
-        "of replicate x shard x context split the experts, as tensor ranks do"),
+        "of replicate x shard x context split the experts, as tensor ranks do\n"
+        "Only the ranks that hold the same experts add up their gradients and, with "
+        "parallel.zero, divide them. Above 1 an expert's product adds up the tokens of "
+        "several micro-batches, so that numerics.reduction=invariant does not give the bits "
+        "of other layouts."),
     ENUM(parallel, transport, "auto", transports, FREE,
          "of collectives: shared memory (one host), hier (several, or NVLink domains), or all by "
-         "MPI"),
+         "MPI\n"
+         "auto: windows of shared memory on one host, where the gradient buffers lie too, so "
+         "that ranks add each other's without copying them; on several hosts with equally many "
+         "ranks two levels, inside a host and across; else plain MPI. Over several hosts a "
+         "thread of each rank moves communication on while the rank computes. GPUs talk by "
+         "NCCL, which finds its own way over NVLink domains (those of the driver's fabric "
+         "information, with NCCL's own variables; a run says how many there are, and warns "
+         "where they part tensor ranks); hier puts it in two levels, inside a domain and "
+         "across."),
 
     ENUM(recompute, mode, "none", recomputes, FREE, "selective: norms and attention"),
     INT(recompute, every, "1", "layers", 1, 1 << 14, FREE, "one layer in so many does it"),
@@ -157,21 +197,45 @@ static const ls_field fields[] = {
         "of the run, after which the schedule begins, warm-up and all; for runs that are resumed"),
 
     ENUM(numerics, compute, "auto", computes, CHANGE,
-         "auto: bf16 where it is fast, else fp32; fp8: bf16, and the layers' products in 8 bits"),
+         "auto: bf16 where it is fast, else fp32; fp8: bf16, and the layers' products in 8 bits\n"
+         "fp8 (GPUs of compute capability 8.9 or more) rounds operands to E4M3 and gradients "
+         "to E5M2, each tensor at a scale of its own."),
     ENUM(numerics, reduction, "fast", reductions, CHANGE,
          "invariant: same bits for any rank count"),
     ENUM(numerics, attention, "auto", attentions, FREE,
-         "of GPUs: cuDNN's where all ranks have the same, else own kernels; cudnn: must be there"),
+         "of GPUs: cuDNN's where all ranks have the same, else own kernels; cudnn: must be there\n"
+         "auto: cuDNN's for the micro-batches of training in bf16 where every rank has the "
+         "same cuDNN 9 on the same kind of GPU; own kernels on all ranks otherwise, and for "
+         "all other shapes. Before the first step each rank tries it: an engine that promises "
+         "the same bits in each run, results close to the own kernels' and the same when "
+         "repeated, and at most a quarter of the free memory (cuDNN's backward pass keeps a "
+         "matrix of T x T probabilities a head, which the plan counts; the own kernels keep "
+         "none). The log, starts.jsonl and checkpoints say which it is and why, and a resume "
+         "warns when it has changed. cudnn gives the library every shape that it takes."),
     ENUM(numerics, experts, "auto", experts_by, FREE,
          "GPUs' products of experts: one each, or one launch for all of a rank; auto: by their "
-         "rows"),
+         "rows\n"
+         "grouped: where a rank has all experts and there is no model.expert_capacity, a "
+         "kernel of lockstep's own, without Hopper's wgmma, finds on the GPU which rows are "
+         "whose: no wait, nothing padded, and run.graphs can record it. apart: a product of "
+         "cuBLASLt for each, which should be faster where experts have rows enough to fill the "
+         "GPU; auto takes them from 512 rows an expert on, a number that counting tiles gave "
+         "and no GPU has confirmed. Products apart, and messages between several expert ranks, "
+         "have the sizes that the router chose, for which the host waits once a layer: for as "
+         "many numbers as there are experts, beside the GPU's gathering of the rows, which it "
+         "places itself."),
     FLOAT(numerics, bucket_mib, "25", "MiB", 0.001, 1 << 20, FREE,
           "gradients sent together, at most"),
 
     INT(checkpoint, every, "1000", "steps", 0, 1e12, FREE, "between saves; 0: no regular saves"),
     BOOL(checkpoint, at_end, "true", FREE, "save when the run ends"),
     INT(checkpoint, level, "1", "", 0, 19, FREE, "of zstd compression; 0: none"),
-    BOOL(checkpoint, async, "true", FREE, "write a copy of the state while training goes on"),
+    BOOL(checkpoint, async, "true", FREE,
+         "write a copy of the state while training goes on\n"
+         "The copy's memory is reserved at the start. It is made while the next step's forward "
+         "and backward only read the state; the update waits for what is left of it. A GPU's "
+         "state goes to pinned memory by a stream of its own, and the update is put behind the "
+         "copy. Threads of lower priority write."),
     ENUM(checkpoint, busy, "wait", busies, FREE, "when a save is due and one is under way"),
     INT(checkpoint, threads, "0", "threads", 0, 1024, FREE,
         "of a rank that write in the background; 0: a quarter of run.threads"),
@@ -191,14 +255,20 @@ static const ls_field fields[] = {
         "between lines on the console, Prometheus files and readings of energy"),
     BOOL(metrics, prometheus, "true", FREE, "write metrics.prom for a textfile collector"),
     BOOL(metrics, tensorboard, "true", FREE, "write events.out.tfevents.* for TensorBoard"),
-    BOOL(metrics, mlperf, "false", FREE, "write mlperf.log, lines of MLPerf logging"),
+    BOOL(metrics, mlperf, "false", FREE,
+         "write mlperf.log, lines of MLPerf logging\n"
+         "MLPerf's compliance checker accepts them (open division, training 5.1.0 and 6.0.0) "
+         "once the submitter's own submission_* and cache_clear lines stand before them."),
     FLOAT(
         metrics, peak_tflops, "0", "TFLOP/s", 0, 1e6, FREE,
         "dense peak of a device in the compute dtype, for MFU; 0: that of cost.cluster's profile, "
         "else MFU is null"),
     STRING(
         metrics, trace_steps, "", FREE,
-        "steps, such as 10..12, of which trace.json is written for Perfetto or chrome://tracing"),
+        "steps, such as 10..12, of which trace.json is written for Perfetto or chrome://tracing\n"
+        "Of steps that a start makes, all ranks in one file: blocks, phases, every operation "
+        "by group, and the calls in which the main thread was on one, with how long it moved "
+        "data itself."),
 
     STRING(cost, cluster, "", FREE,
            "cluster profile, a name or file.yaml, to predict steps with, and for the price, power, "
@@ -212,12 +282,17 @@ static const ls_field fields[] = {
     FLOAT(cost, contract_years, "0", "years", 0, 100, FREE, "length of the contract"),
     STRING(cost, contract_devices, "", FREE,
            "devices delivered: years after the start, or days, as in 0:10000,1.5:59000 or "
-           "2026-11-01:10000,2028-05-01:59000"),
+           "2026-11-01:10000,2028-05-01:59000\n"
+           "A contract's price of a device-hour is its sum over the device-hours that are "
+           "delivered and used."),
     STRING(cost, contract_start, "", FREE, "day on which the contract begins, if days are given"),
     FLOAT(cost, contract_utilisation, "1", "", 1e-3, 1, FREE,
           "share of the delivered device-hours that are used"),
     FLOAT(cost, watts_per_device, "0", "watts", 0, 1e6, FREE,
-          "power drawn, its share of the node included; 0: unknown"),
+          "power drawn, its share of the node included; 0: unknown\n"
+          "Where the machine has counters energy is measured, by one kind of them in a run: the "
+          "GPUs' own by NVML, Cray's node counters, Slurm's accounting (sstat, which may take 3 "
+          "s and is asked less often then), or RAPL."),
     FLOAT(cost, pue, "1", "", 1, 10, FREE, "power usage effectiveness of the site"),
     FLOAT(cost, carbon_g_per_kwh, "0", "g", 0, 1e5, FREE,
           "carbon intensity of the electricity; 0: unknown"),

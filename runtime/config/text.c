@@ -6,21 +6,22 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { HELP_COLUMN = 56, DETAIL_COLUMN = 58, HELP_WIDTH = 120 };
+
 static ls_status fail_memory(void) {
     return LS_FAIL(LS_E_MEMORY, "no memory for the text of the configuration");
 }
 
-/* "help (unit; allowed)" */
-static void print_help(FILE *out, const ls_field *field) {
+/* "help (unit; allowed)" of the first line of a field's help; what follows is for --help alone. */
+static char *short_help(const ls_field *field) {
     char allowed[256];
     ls_field_allowed(field, allowed, sizeof allowed);
     bool has_unit = field->unit[0] != '\0';
     bool has_allowed = allowed[0] && field->type != LS_FIELD_BOOL && strcmp(allowed, "at least 0");
-    fputs(field->help, out);
-    if (has_unit || has_allowed) {
-        fprintf(out, " (%s%s%s)", field->unit, has_unit && has_allowed ? "; " : "",
-                has_allowed ? allowed : "");
-    }
+    const bool has_either = has_unit || has_allowed;
+    return ls_text_format("%.*s%s%s%s%s%s", (int)strcspn(field->help, "\n"), field->help,
+                          has_either ? " (" : "", field->unit, has_unit && has_allowed ? "; " : "",
+                          has_allowed ? allowed : "", has_either ? ")" : "");
 }
 
 static ls_status print_yaml(FILE *out, const ls_config *config, bool comments) {
@@ -38,8 +39,12 @@ static ls_status print_yaml(FILE *out, const ls_config *config, bool comments) {
         int width = fprintf(out, "  %s: %s", field->key, value);
         free(value);
         if (comments) {
-            fprintf(out, "%*s# ", width < 34 ? 34 - width : 2, "");
-            print_help(out, field);
+            char *help = short_help(field);
+            if (!help) {
+                return fail_memory();
+            }
+            fprintf(out, "%*s# %s", width < 34 ? 34 - width : 2, "", help);
+            free(help);
         }
         fputc('\n', out);
     }
@@ -130,10 +135,16 @@ void ls_config_print_help(FILE *out) {
             }
             int width = fprintf(out, "  %s.%s", f->section, f->key);
             const char *value = f->default_text[0] ? f->default_text : "\"\"";
-            fprintf(out, "%*s%-14s %-8s ", width < 32 ? 32 - width : 1, "",
-                    ls_field_type_name(f->type), value);
-            print_help(out, f);
-            fputc('\n', out);
+            width += fprintf(out, "%*s%-14s %-8s ", width < 32 ? 32 - width : 1, "",
+                             ls_field_type_name(f->type), value);
+            char *help = short_help(f);
+            ls_text_wrap(out, width, HELP_COLUMN, HELP_WIDTH, help ? help : f->help);
+            free(help);
+            const char *detail = strchr(f->help, '\n');
+            if (detail) {
+                fprintf(out, "%*s", DETAIL_COLUMN, "");
+                ls_text_wrap(out, DETAIL_COLUMN, DETAIL_COLUMN, HELP_WIDTH, detail + 1);
+            }
         }
     }
     fputs("\nmodel.preset is one of", out);

@@ -90,7 +90,18 @@ static void test_usd(void) {
     }
 }
 
+static void test_wrap(void) {
+    char *text = NULL;
+    size_t bytes;
+    FILE *out = open_memstream(&text, &bytes);
+    ls_text_wrap(out, 4, 2, 10, "ab cde fgh\nij a-longer-word k");
+    CHECK_INT(fclose(out), 0);
+    CHECK_STR(text, "ab cde\n  fgh\n  ij\n  a-longer-word\n  k\n");
+    free(text);
+}
+
 int main(void) {
+    test_wrap();
     test_usd();
     test_bytes();
     test_count();

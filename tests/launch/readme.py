@@ -61,7 +61,7 @@ def dry_run(line, words, work):
     base = [] if any("preset=" in word for word in kept) else ["model.layers=8", "model.channels=128", "model.heads=8"]
     recipe = [str(ROOT / word) for word in words if word.startswith("launch/recipes/")]
     batch = [] if recipe or any(word.startswith("batch.sequences") for word in kept) else ["batch.sequences=128"]
-    result = run("train", *recipe, *([] if recipe else base), "run.steps=10", *batch, *kept, f"data.dir={work}/data", "--dry-run",
+    result = run("train", *recipe, *([] if recipe else base), *batch, *kept, f"data.dir={work}/data", "--dry-run",
                  "--ranks", ranks[1] if ranks else gpus[1] if gpus else "1", cwd=work)
     check(result.returncode == 0, f"{line}\n    {result.stderr.strip()}")
 
@@ -73,7 +73,8 @@ def main():
         for i in range(8):
             pathlib.Path(work, "text", f"{i}.txt").write_text(readme[i * 900:][:9000])
         check(run("prep", "text", "-o", "data", "--val", "0.2", cwd=work).returncode == 0, "prep")
-        for where, text, indent in [("README.md", readme, 4)] + [(f"{v} --help", t, 2) for v, t in HELP.items()]:
+        examples = [(f"{verb} --help", text.split("\noptions:\n")[0], 2) for verb, text in HELP.items()]
+        for where, text, indent in [("README.md", readme, 4), *examples]:
             for line, verb, words in commands(text, indent):
                 for word in words:
                     option = word.split("=")[0]

@@ -10,7 +10,8 @@
  * weights (which nobody does). It idles for (P-1)(forward + input - weight) where 1F1B idles for
  * (P-1)(forward + input + weight) and the interleaved form for that over V, so that with V = 3 this
  * is as good and with V = 4 better, unless a message takes over a 20th of a stage's forward pass
- * (tests/step/test_pipeline.c). */
+ * (tests/step/test_pipeline.c): of 8 ranks' step with 16 micro-batches 12.7 %, where 1F1B idles for
+ * 30.4 %, 3 parts for 12.7 % and 4 parts for 9.9 %. It does not run for that reason. */
 typedef struct split_costs {
     double forward_s, input_s, weight_s, transfer_s;
 } split_costs;

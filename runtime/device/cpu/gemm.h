@@ -28,7 +28,7 @@ typedef enum ls_gemm_path {
 
 /* Whose products are taken where there are several (LOCKSTEP_GEMM). */
 typedef enum ls_gemm_preference {
-    LS_GEMM_FASTEST, /* what was measured to be (README.md has the rows) */
+    LS_GEMM_FASTEST, /* what was measured to be (benchmarks/README.md has the rows) */
     LS_GEMM_OWN,     /* "packed": our micro-kernels wherever the level has one */
     LS_GEMM_LIBRARY, /* "library": oneDNN's */
 } ls_gemm_preference;
