@@ -379,6 +379,23 @@ static ls_status print(const cost *c) {
     return status;
 }
 
+/* Of several directories, as a pattern gives them, those without a ledger are left out: data, and
+ * runs that have not saved yet. */
+static ls_status read_all(cost *c, char **dirs, int count) {
+    for (int i = 0; i < count; i++) {
+        char path[1024];
+        LS_TRY(ls_path_join(path, sizeof path, dirs[i], "ledger.json"));
+        const bool last = i == count - 1 && c->count == 0; /* which says what is wrong */
+        if (!last && !ls_path_exists(path)) {
+            ls_log_warn("'%s' is left out: it has no ledger.json", dirs[i]);
+            continue;
+        }
+        LS_TRY(ls_run_records_read(dirs[i], &c->runs[c->count]));
+        c->count++;
+    }
+    return LS_OK;
+}
+
 static ls_status run_cost(int argc, char **argv) {
     cost c = {0};
     int first;
@@ -398,11 +415,7 @@ static ls_status run_cost(int argc, char **argv) {
                        ls_verb_cost.synopsis);
     }
     LS_TRY(ls_calloc((size_t)(argc - first), sizeof *c.runs, &c.runs));
-    ls_status status = LS_OK;
-    for (int i = first; i < argc && status == LS_OK; i++) {
-        status = ls_run_records_read(argv[i], &c.runs[c.count]);
-        c.count += status == LS_OK;
-    }
+    ls_status status = read_all(&c, argv + first, argc - first);
     if (status == LS_OK) {
         status = print(&c);
     }

@@ -76,7 +76,7 @@ ls_status ls_plan_emit_sbatch(const ls_plan_question *q, const ls_plan_answer *a
     LS_TRY(check(q, a, &nodes));
     LS_TRY(ls_cluster_dir(folder, sizeof folder - 16));
     strcat(folder, "/../slurm");
-    printf("#!/bin/sh\n# %s on %d %s: %s\n# predicted: %s a step, %.1f %% MFU, %.2f days, %s\n"
+    printf("#!/bin/sh\n# %s on %d %s: %s\n# predicted: %s a step, %.1f %% MFU, %.2f days, cost %s\n"
            "# usage: sh FILE [CONFIG.yaml] data.dir=/shared/data [section.key=value ...]\nfolder=",
            q->model.name, a->devices, a->cluster.text[LS_CLUSTER_KIND],
            ls_plan_layout_text(&best->layout, layout, sizeof layout),

@@ -131,6 +131,11 @@ gives 2 "$LOCKSTEP" cost
 says 'no run directory'
 gives 2 "$LOCKSTEP" cost "$work"
 says 'has no readable ledger.json'
+gives 0 "$LOCKSTEP" cost "$work" "$work"/runs/a "$work" --csv # as runs/*, where data lies, too
+says "'$work' is left out: it has no ledger.json"
+holds [ "$(wc -l <"$work/out")" = 2 ]
+gives 2 "$LOCKSTEP" cost "$work" "$work"
+says 'has no readable ledger.json'
 gives 2 "$LOCKSTEP" cost "$work/runs/a" --by planet
 says "account or project is needed"
 gives 2 "$LOCKSTEP" cost "$work/runs/a" "$work/runs/b" --by account --lines
