@@ -94,7 +94,13 @@ static inline ls_status ls_check_norm(const ls_device *dev, const ls_norm *op) {
     const char *what = op->kind == LS_LAYERNORM ? "layernorm" : "rmsnorm";
     LS_TRY(ls_check_dtype(dev, what, op->dtype));
     LS_TRY(ls_check_size(what, "rows", op->rows, 0));
-    return ls_check_size(what, "channels", op->channels, 1);
+    LS_TRY(ls_check_size(what, "channels", op->channels, 1));
+    LS_TRY(ls_check_size(what, "heads", op->heads, 0));
+    if (op->heads > 0 && (op->dresidual || op->dx_sums)) {
+        return LS_FAIL(LS_E_UNSUPPORTED, "%s: heads of a wider matrix with a residual or sums",
+                       what);
+    }
+    return ls_check_size(what, "stride", op->stride, op->heads * op->channels);
 }
 
 static inline ls_status ls_check_rope(const ls_device *dev, const ls_rope *op) {

@@ -29,6 +29,9 @@ const kt_case kt_cases[] = {
     {&kt_norm_forward, {9, 97, RMS}, KT_CONSTANT},
     {&kt_norm_forward, {9, 97, RMS}, KT_NAN},
     {&kt_norm_forward, {9, 97, RMS}, KT_INFINITE},
+    {&kt_norm_forward, {21, 5, RMS, 0, 0, 3, 4}},
+    {&kt_norm_forward, {140, 64, RMS, 0, 0, 7, 128}},
+    {&kt_norm_forward, {12, 128, LN, 0, 0, 2, 0}},
     /* rows, C, kind, residual, sums of dx */
     {&kt_norm_backward, {0, 7, LN}},
     {&kt_norm_backward, {1, 1, LN}},
@@ -62,6 +65,10 @@ const kt_case kt_cases[] = {
     {&kt_norm_backward, {33, 65, RMS}, KT_PLAIN, true},
     {&kt_norm_backward, {33, 65, RMS, 1}, KT_PLAIN, true},
     {&kt_norm_backward, {9, 97, RMS}, KT_NAN},
+    {&kt_norm_backward, {21, 5, RMS, 0, 0, 3, 4}},
+    {&kt_norm_backward, {2100, 64, RMS, 0, 0, 7, 128}},
+    {&kt_norm_backward, {12, 8200, RMS, 0, 0, 2, 8}},
+    {&kt_norm_backward, {12, 128, LN, 0, 0, 2, 0}},
     /* rows, seq, offset, heads, D, gap, inverse */
     {&kt_rope, {0, 1, 0, 1, 2}},
     {&kt_rope, {1, 1, 0, 1, 2}},

@@ -8,7 +8,13 @@
 #define BF16_ROUNDED                                                                               \
     { 3.95e-3, 3.95e-3 }
 
-/* norm: dim = rows, C, kind, (backward) residual */
+/* norm: dim = rows, C, kind, (backward) residual, dx_sums; heads, elements between tokens beyond
+ * heads * C: y then has gaps that must stay, and dx lies on dy. */
+static int64_t norm_elems(const kt_case *c) {
+    const int64_t heads = c->dim[5];
+    return heads > 0 ? c->dim[0] / heads * (heads * c->dim[1] + c->dim[6]) : c->dim[0] * c->dim[1];
+}
+
 static int plan_norm_forward(const kt_case *c, ls_dtype dtype, ls_dtype acc,
                              kt_buffer buffers[KT_BUFFERS_MAX]) {
     const int64_t rows = c->dim[0], C = c->dim[1];
@@ -16,8 +22,8 @@ static int plan_norm_forward(const kt_case *c, ls_dtype dtype, ls_dtype acc,
     /* Rounding in a sum grows with the root of its length (Higham 1993, doi:10.1137/0914050). */
     const double length = C > 4096 ? sqrt((double)C / 4096) : 1.0;
     return KT_PLAN({"x", dtype, rows * C, KT_IN, .varied = true}, {"w", acc, C, KT_IN},
-                   {"y", dtype, rows * C, KT_OUT}, {"rstd", acc, rows, KT_OUT, .slack = length},
-                   {"b", acc, centred ? C : 0, KT_IN},
+                   {"y", dtype, norm_elems(c), c->dim[5] ? KT_INOUT : KT_OUT},
+                   {"rstd", acc, rows, KT_OUT, .slack = length}, {"b", acc, centred ? C : 0, KT_IN},
                    {"mean", acc, centred ? rows : 0, KT_OUT, .slack = 10.0 * length /* near 0 */});
 }
 
@@ -34,7 +40,9 @@ static ls_status run_norm_forward(ls_device *dev, const kt_case *c, ls_dtype dty
                                                   .y = at[2],
                                                   .rstd = at[3],
                                                   .b = centred ? at[4] : NULL,
-                                                  .mean = centred ? at[5] : NULL});
+                                                  .mean = centred ? at[5] : NULL,
+                                                  .heads = c->dim[5],
+                                                  .stride = c->dim[5] * c->dim[1] + c->dim[6]});
 }
 
 const kt_op kt_norm_forward = {"norm_forward",    {2e-6, 4e-6},
@@ -46,9 +54,10 @@ static int plan_norm_backward(const kt_case *c, ls_dtype dtype, ls_dtype acc,
     const int64_t rows = c->dim[0], C = c->dim[1];
     const bool centred = c->dim[2] == LS_LAYERNORM, residual = c->dim[3] != 0;
     return KT_PLAN({"x", dtype, rows * C, KT_IN, .varied = true}, {"w", acc, C, KT_IN},
-                   {"dy", dtype, rows * C, KT_IN}, {"rstd", acc, rows, KT_IN, KT_POSITIVE},
-                   {"dx", dtype, rows * C, KT_OUT, .on = residual ? "dresidual" : "dy",
-                    .slack = C < 4 ? 20.0 : 1.0},
+                   {"dy", dtype, norm_elems(c), c->dim[5] ? KT_INOUT : KT_IN},
+                   {"rstd", acc, rows, KT_IN, KT_POSITIVE},
+                   {"dx", dtype, c->dim[5] ? 0 : rows * C, KT_OUT,
+                    .on = residual ? "dresidual" : "dy", .slack = C < 4 ? 20.0 : 1.0},
                    {"dw", acc, C, KT_INOUT}, {"db", acc, centred ? C : 0, KT_INOUT},
                    {"mean", acc, centred ? rows : 0, KT_IN},
                    {"dresidual", dtype, residual ? rows * C : 0, KT_IN},
@@ -68,12 +77,14 @@ static ls_status run_norm_backward(ls_device *dev, const kt_case *c, ls_dtype dt
                                                    .w = at[1],
                                                    .dy = at[2],
                                                    .rstd = at[3],
-                                                   .dx = at[4],
+                                                   .dx = at[c->dim[5] ? 2 : 4],
                                                    .dw = at[5],
                                                    .db = centred ? at[6] : NULL,
                                                    .mean = centred ? at[7] : NULL,
                                                    .dresidual = c->dim[3] ? at[8] : NULL,
-                                                   .dx_sums = c->dim[4] ? at[9] : NULL});
+                                                   .dx_sums = c->dim[4] ? at[9] : NULL,
+                                                   .heads = c->dim[5],
+                                                   .stride = c->dim[5] * c->dim[1] + c->dim[6]});
 }
 
 const kt_op kt_norm_backward = {

@@ -77,7 +77,7 @@ ls_status ls_ref_norm_forward(ls_device *dev, const ls_norm *op) {
     const double *w = op->w, *b = op->b;
     for (int64_t i = 0; i < op->rows; i++) {
         const double *x = (const double *)op->x + i * C;
-        double *y = (double *)op->y + i * C;
+        double *y = (double *)op->y + ls_norm_row(i, C, op->heads, op->stride);
         double mean = 0.0, variance = 0.0;
         for (int64_t c = 0; c < C && centred; c++) {
             mean += x[c] / (double)C;
@@ -107,9 +107,10 @@ ls_status ls_ref_norm_backward(ls_device *dev, const ls_norm *op) {
     const double *w = op->w;
     double *dw = op->dw, *db = op->db;
     for (int64_t i = 0; i < op->rows; i++) {
-        const double *x = (const double *)op->x + i * C, *dy = (const double *)op->dy + i * C;
-        const double *dresidual = op->dresidual ? (const double *)op->dresidual + i * C : NULL;
-        double *dx = (double *)op->dx + i * C;
+        const int64_t at = ls_norm_row(i, C, op->heads, op->stride);
+        const double *x = (const double *)op->x + i * C, *dy = (const double *)op->dy + at;
+        const double *dresidual = op->dresidual ? (const double *)op->dresidual + at : NULL;
+        double *dx = (double *)op->dx + at;
         const double mean = centred ? ((const double *)op->mean)[i] : 0.0;
         const double rstd = ((const double *)op->rstd)[i];
         double mean_g = 0.0, mean_gn = 0.0;

@@ -48,7 +48,7 @@ LS_INLINE void row_moments(const void *x, int64_t channels, float shift, float *
 LS_INLINE void forward_row(const ls_norm *op, int64_t i, ls_dtype dtype) {
     const int64_t C = op->channels;
     const void *x = ls_at(dtype, op->x, i * C);
-    void *y = ls_at_mut(dtype, op->y, i * C);
+    void *y = ls_at_mut(dtype, op->y, ls_norm_row(i, C, op->heads, op->stride));
     const float *w = op->w, *b = op->b;
     const bool centred = op->kind == LS_LAYERNORM;
     const float shift = centred ? row_mean(x, C, dtype) : 0.0f;
@@ -151,7 +151,7 @@ static void forward_row_bf16(const ls_norm *op, int64_t i) {
     }
     const __m512 rest = _mm512_set1_ps(mean), rstd = _mm512_set1_ps(factor);
     const float *w = op->w, *b = centred ? op->b : NULL;
-    ls_bf16 *y = (ls_bf16 *)op->y + i * C;
+    ls_bf16 *y = (ls_bf16 *)op->y + ls_norm_row(i, C, op->heads, op->stride);
     int64_t c = 0;
     for (; c + BF16_LINE <= C; c += BF16_LINE) {
         const int64_t k = c + BF16_LANES;
@@ -214,9 +214,10 @@ LS_INLINE void backward_means(const void *x, const void *dy, const float *w, int
 LS_INLINE void backward_row(const ls_norm *op, int64_t i, float *dw_sum, float *db_sum,
                             ls_dtype dtype) {
     const int64_t C = op->channels;
-    const void *x = ls_at(dtype, op->x, i * C), *dy = ls_at(dtype, op->dy, i * C);
-    const void *dresidual = op->dresidual ? ls_at(dtype, op->dresidual, i * C) : NULL;
-    void *dx = ls_at_mut(dtype, op->dx, i * C);
+    const int64_t at = ls_norm_row(i, C, op->heads, op->stride);
+    const void *x = ls_at(dtype, op->x, i * C), *dy = ls_at(dtype, op->dy, at);
+    const void *dresidual = op->dresidual ? ls_at(dtype, op->dresidual, at) : NULL;
+    void *dx = ls_at_mut(dtype, op->dx, at);
     const float *w = op->w;
     const float mean = db_sum ? ((const float *)op->mean)[i] : 0.0f;
     const float rstd = ((const float *)op->rstd)[i];

@@ -5,7 +5,8 @@ enum { ROWS_A_BLOCK = 4 };
 
 struct norm_forward_arguments {
     int64_t rows;
-    int C;
+    int C, heads; /* of y, see ls_norm_row */
+    int64_t stride;
     float eps;
     const void *x;
     const float *w, *b;
@@ -82,7 +83,7 @@ __global__ void __launch_bounds__(WHOLE ? THREADS : 32 * ROWS_A_BLOCK)
                 a[k].v[i + j] = CENTRED ? d * rstd * w.v[j] + b.v[j] : d * rstd * w.v[j];
             }
         }
-        store_pack((T *)o.y + row * o.C, c, o.C, o.wide, a[k]);
+        store_pack((T *)o.y + ls_norm_row(row, o.C, o.heads, o.stride), c, o.C, o.wide, a[k]);
     }
 }
 
@@ -108,6 +109,8 @@ template <class T> static void launch_forward(cudaStream_t stream, const ls_norm
     norm_forward_arguments o = {};
     o.rows = op->rows;
     o.C = (int)op->channels;
+    o.heads = (int)op->heads;
+    o.stride = op->stride;
     o.eps = (float)op->eps;
     o.x = op->x;
     o.w = (const float *)op->w;
@@ -115,7 +118,8 @@ template <class T> static void launch_forward(cudaStream_t stream, const ls_norm
     o.y = op->y;
     o.mean = (float *)op->mean;
     o.rstd = (float *)op->rstd;
-    o.wide = o.C % pack<T>::size == 0 && is_aligned((const T *)o.x) && is_aligned((T *)o.y);
+    o.wide = o.C % pack<T>::size == 0 && o.stride % pack<T>::size == 0 &&
+             is_aligned((const T *)o.x) && is_aligned((T *)o.y);
     o.wide_w = is_aligned(o.w) && (!centred || is_aligned(o.b));
     if (centred) {
         launch_forward_packs<T, true>(stream, o);

@@ -25,7 +25,8 @@ extern "C" int64_t ls_cuda_norm_scratch_elems(int64_t rows, int64_t channels) {
  * and to copy as many bytes an H200 takes 710. */
 struct norm_backward_arguments {
     int64_t rows;
-    int run_rows, C;
+    int run_rows, C, heads; /* of dy and dx, see ls_norm_row */
+    int64_t stride;
     const void *matrix[3]; /* x, dy, dresidual or NULL */
     const float *w, *mean, *rstd;
     void *dx;
@@ -60,9 +61,12 @@ template <class T, int PACKS> struct norm_backward_thread {
         return ring + ((matrix * o.stages + stage) * shape::EACH + i) * (int)blockDim.x;
     }
 
-    /* Where that row of the run begins in a matrix. */
+    /* Where that row of the run begins in x; in dy and dx. */
     __device__ __forceinline__ int64_t begin(int from) const {
         return ((int64_t)blockIdx.x * o.run_rows + from) * o.C;
+    }
+    __device__ __forceinline__ int64_t begin_dy(int from) const {
+        return ls_norm_row((int64_t)blockIdx.x * o.run_rows + from, o.C, o.heads, o.stride);
     }
 
     /* Batch `ahead` from now on its way; zeros where there is no row or column. */
@@ -70,22 +74,23 @@ template <class T, int PACKS> struct norm_backward_thread {
 #pragma unroll
         for (int b = 0; b < shape::BATCH; b++) {
             const int from = row + (ahead * shape::BATCH + b) * step;
-            const int64_t at = from < last ? begin(from) : 0;
+            const int64_t at_x = from < last ? begin(from) : 0,
+                          at_dy = from < last ? begin_dy(from) : 0;
             const int end = from < last ? o.C : 0;
 #pragma unroll
             for (int matrix = 0; matrix < 3; matrix++) {
-                const T *x = (const T *)o.matrix[matrix];
-                if (matrix == 2 && !x) {
+                if (matrix == 2 && !o.matrix[2]) {
                     break;
                 }
+                const T *x = (const T *)o.matrix[matrix] + (matrix == 0 ? at_x : at_dy);
 #pragma unroll 2
                 for (int k = 0; k < PACKS; k++) {
                     uint4 *to = slot(matrix, stage, b * PACKS + k);
                     const int c = column(k);
                     if (o.wide) {
-                        copy_async(to, x + at + (c < end ? c : 0), c < end);
+                        copy_async(to, x + (c < end ? c : 0), c < end);
                     } else {
-                        *to = load_raw(x + at, c, end, false);
+                        *to = load_raw(x, c, end, false);
                     }
                 }
             }
@@ -98,8 +103,9 @@ template <class T, int PACKS> struct norm_backward_thread {
         if (shape::RINGS) {
             return unpack<T>(load_whole<uint4>(slot(matrix, stage, b * PACKS + k)));
         }
-        return load_pack((const T *)o.matrix[matrix] + (from < last ? begin(from) : 0), column(k),
-                         from < last ? o.C : 0, o.wide);
+        const int64_t at = from >= last ? 0 : matrix == 0 ? begin(from) : begin_dy(from);
+        return load_pack((const T *)o.matrix[matrix] + at, column(k), from < last ? o.C : 0,
+                         o.wide);
     }
 
     __device__ __forceinline__ void weights(int k, float *w) const {
@@ -186,7 +192,7 @@ template <class T, int PACKS> struct norm_backward_thread {
                 }
             }
             if (row + b * step < last) {
-                store_pack((T *)o.dx + begin(row + b * step), column(k), o.C, o.wide, out);
+                store_pack((T *)o.dx + begin_dy(row + b * step), column(k), o.C, o.wide, out);
             }
         }
     }
@@ -490,6 +496,8 @@ static void launch_backward(cudaStream_t stream, const ls_norm *op, float *parti
     o.rows = op->rows;
     o.run_rows = (int)run_rows_of(op->rows);
     o.C = (int)op->channels;
+    o.heads = (int)op->heads;
+    o.stride = op->stride;
     o.matrix[0] = op->x;
     o.matrix[1] = op->dy;
     o.matrix[2] = op->dresidual;
@@ -498,9 +506,9 @@ static void launch_backward(cudaStream_t stream, const ls_norm *op, float *parti
     o.rstd = (const float *)op->rstd;
     o.dx = op->dx;
     o.partial = partial;
-    o.wide = o.C % pack<T>::size == 0 && is_aligned((const T *)op->x) &&
-             is_aligned((const T *)op->dy) && is_aligned((const T *)op->dresidual) &&
-             is_aligned((T *)o.dx);
+    o.wide = o.C % pack<T>::size == 0 && o.stride % pack<T>::size == 0 &&
+             is_aligned((const T *)op->x) && is_aligned((const T *)op->dy) &&
+             is_aligned((const T *)op->dresidual) && is_aligned((T *)o.dx);
     o.wide_w = is_aligned(o.w);
     const bool sums = op->dx_sums != NULL;
     const bool summed =
