@@ -149,12 +149,12 @@ typedef struct plan {
     ls_convert_target *targets;
 } plan;
 
-static ls_status plan_make(ls_family family, const ls_param *params, int count, ls_dtype dtype,
-                           plan *p) {
+static ls_status plan_make(const ls_config_model *model, const ls_param *params, int count,
+                           ls_dtype dtype, plan *p) {
     LS_TRY(ls_calloc((size_t)count + 1, sizeof *p->first, &p->first));
     for (int i = 0; i < count; i++) {
         int n;
-        LS_TRY(ls_hf_part_count(family, &params[i], &n));
+        LS_TRY(ls_hf_part_count(model, &params[i], &n));
         p->first[i + 1] = p->first[i] + n;
     }
     const size_t all = (size_t)p->first[count] + 1;
@@ -164,7 +164,7 @@ static ls_status plan_make(ls_family family, const ls_param *params, int count, 
     for (int i = 0, of = 0; i < p->first[count]; i++) {
         ls_hf_part *part = &p->parts[i];
         of += i == p->first[of + 1];
-        LS_TRY(ls_hf_part_at(family, &params[of], i - p->first[of], part));
+        LS_TRY(ls_hf_part_at(model, &params[of], i - p->first[of], part));
         p->tensors[i] = (ls_st_tensor){.name = part->name, .dtype = dtype, .ndim = part->ndim};
         memcpy(p->tensors[i].dims, part->dims, sizeof part->dims);
     }
@@ -218,7 +218,7 @@ static ls_status hf_write(ls_ckpt *ckpt, const ls_config_model *model, const ls_
     ls_status status = ls_hf_config_make(model, dtype, ls_ckpt_run(ckpt), &config);
     status = status == LS_OK ? config_write(directory, config) : status;
     json_decref(config);
-    status = status == LS_OK ? plan_make(model->family, params, count, dtype, &p) : status;
+    status = status == LS_OK ? plan_make(model, params, count, dtype, &p) : status;
     if (status == LS_OK) {
         status = ls_st_writer_open(directory, p.tensors, p.first[count], shard_bytes, &writer);
     }
@@ -355,12 +355,12 @@ static ls_status fill_from_parts(void *context, ls_ckpt_tensor *tensors, int cou
             param++;
         }
         int n;
-        LS_TRY(ls_hf_part_count(m->model->family, param, &n));
+        LS_TRY(ls_hf_part_count(m->model, param, &n));
         const int64_t each = param->ndim > 2 ? param->dims[1] : 1;
         const int64_t begin = t->box.start[0] * each, end = begin + t->box.extent[0] * each;
         for (int k = 0; k < n; k++) {
             ls_hf_part part;
-            LS_TRY(ls_hf_part_at(m->model->family, param, k, &part));
+            LS_TRY(ls_hf_part_at(m->model, param, k, &part));
             int64_t low = begin > part.first_row ? begin : part.first_row;
             int64_t stop = part.first_row + part.rows, high = end < stop ? end : stop;
             if (low < high) {
@@ -381,10 +381,10 @@ static ls_status all_known(const import *m) {
     ls_status status = LS_OK;
     for (int i = 0; i < m->count && status == LS_OK; i++) {
         int n = 0;
-        status = ls_hf_part_count(m->model->family, &m->params[i], &n);
+        status = ls_hf_part_count(m->model, &m->params[i], &n);
         for (int k = 0; k < n && status == LS_OK; k++) {
             ls_hf_part part;
-            status = ls_hf_part_at(m->model->family, &m->params[i], k, &part);
+            status = ls_hf_part_at(m->model, &m->params[i], k, &part);
             status = status == LS_OK ? part_find(m->st, &part, &found) : status;
             if (status == LS_OK) {
                 known[found - all] = true;

@@ -1,5 +1,6 @@
-/* Checkpoints to and from the files of other programs: Hugging Face models of GPT-2, Llama
- * and Mixtral, and llm.c's GPT-2. Weights only; tensors stream, memory is bounded.
+/* Checkpoints to and from the files of other programs: Hugging Face models of GPT-2, Llama,
+ * Mistral, Mixtral, Qwen2 and Qwen3 (also its mixtures), and llm.c's GPT-2. Weights only; tensors
+ * stream, memory is bounded.
  *
  * params [count] is ls_model_table's table of the configuration `model`; every function takes it,
  * so that this room needs nothing of the model's. */
@@ -25,8 +26,9 @@ typedef struct ls_hf_part {
 
 /* Of how many parts a parameter consists, and one of them. LS_E_UNSUPPORTED: the family has no name
  * for it. */
-ls_status ls_hf_part_count(ls_family family, const ls_param *param, int *count);
-ls_status ls_hf_part_at(ls_family family, const ls_param *param, int index, ls_hf_part *part);
+ls_status ls_hf_part_count(const ls_config_model *model, const ls_param *param, int *count);
+ls_status ls_hf_part_at(const ls_config_model *model, const ls_param *param, int index,
+                        ls_hf_part *part);
 /* Is this a tensor that carries no weights of the model: masks, rotary tables, a tied head? */
 bool ls_hf_ignored(const ls_config_model *model, const char *name);
 

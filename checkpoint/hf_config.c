@@ -1,5 +1,5 @@
 /* config.json of Hugging Face transformers: GPT2Config, LlamaConfig, MistralConfig (read only: it
- * is written as Llama) and MixtralConfig. */
+ * is written as Llama), MixtralConfig, Qwen2Config, Qwen3Config and Qwen3MoeConfig. */
 #include "checkpoint/convert.h"
 #include "runtime/base/log.h"
 
@@ -11,6 +11,11 @@
 #define INT(x) json_integer((json_int_t)(x))
 
 static ls_status gpt2_check(const ls_config_model *m) {
+    if (m->qk_norm) {
+        return LS_FAIL(LS_E_UNSUPPORTED,
+                       "model.qk_norm of family gpt2 has no equal among Hugging Face's models; of "
+                       "family llama3 it is a Qwen3");
+    }
     if (m->experts > 0) {
         return LS_FAIL(LS_E_UNSUPPORTED,
                        "a mixture of %lld experts of family gpt2 has no equal among Hugging Face's "
@@ -38,6 +43,16 @@ static json_t *gpt2_make(const ls_config_model *m) {
                      1);
 }
 
+static ls_status llama_check(const ls_config_model *m) {
+    if (m->qkv_bias && (m->qk_norm || m->experts > 0)) {
+        return LS_FAIL(LS_E_UNSUPPORTED,
+                       "model.qkv_bias with %s has no equal among Hugging Face's models; Qwen2 has "
+                       "the biases, Qwen3 the norms, and mixtures have no biases",
+                       m->qk_norm ? "model.qk_norm" : "experts");
+    }
+    return LS_OK;
+}
+
 static json_t *llama_make(const ls_config_model *m) {
     json_t *scaling = json_null();
     if (m->rope_scaling == LS_ROPE_SCALING_LLAMA3) {
@@ -46,14 +61,13 @@ static json_t *llama_make(const ls_config_model *m) {
                             "high_freq_factor", m->rope_high_freq_factor,
                             "original_max_position_embeddings", INT(m->rope_original_context));
     }
-    return json_pack(
-        "{s:s, s:[s], s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:f, s:f, s:o, s:s, s:b, s:b, s:f}",
-        "model_type", "llama", "architectures", "LlamaForCausalLM", "num_hidden_layers",
-        INT(m->layers), "hidden_size", INT(m->channels), "num_attention_heads", INT(m->heads),
-        "num_key_value_heads", INT(m->kv_heads), "head_dim", INT(m->head_dim), "intermediate_size",
-        INT(m->ffn), "max_position_embeddings", INT(m->context), "rms_norm_eps", m->norm_eps,
-        "rope_theta", m->rope_theta, "rope_scaling", scaling, "hidden_act", "silu",
-        "attention_bias", 0, "mlp_bias", 0, "attention_dropout", 0.0);
+    return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:f, s:f, s:o, s:s, s:b, s:f}",
+                     "num_hidden_layers", INT(m->layers), "hidden_size", INT(m->channels),
+                     "num_attention_heads", INT(m->heads), "num_key_value_heads", INT(m->kv_heads),
+                     "head_dim", INT(m->head_dim), "intermediate_size", INT(m->ffn),
+                     "max_position_embeddings", INT(m->context), "rms_norm_eps", m->norm_eps,
+                     "rope_theta", m->rope_theta, "rope_scaling", scaling, "hidden_act", "silu",
+                     "attention_bias", 0, "attention_dropout", 0.0);
 }
 
 /* What a weight of our balance loss, one for each layer, is of transformers'. Theirs counts each of
@@ -64,26 +78,52 @@ static double theirs_of_ours(const ls_config_model *m) {
     return (double)m->layers / (double)m->experts_per_token;
 }
 
-static bool mixtral_set(const ls_config_model *m, json_t *config) {
-    return json_object_set_new(config, "model_type", json_string("mixtral")) == 0 &&
-           json_object_set_new(config, "architectures", json_pack("[s]", "MixtralForCausalLM")) ==
-               0 &&
-           json_object_set_new(config, "num_local_experts", INT(m->experts)) == 0 &&
+static bool experts_set(const ls_config_model *m, json_t *config) {
+    return json_object_set_new(config, m->qk_norm ? "num_experts" : "num_local_experts",
+                               INT(m->experts)) == 0 &&
            json_object_set_new(config, "num_experts_per_tok", INT(m->experts_per_token)) == 0 &&
            json_object_set_new(config, "router_aux_loss_coef",
-                               json_real(m->balance_loss * theirs_of_ours(m))) == 0 &&
-           json_object_set_new(config, "sliding_window", json_null()) == 0;
+                               json_real(m->balance_loss * theirs_of_ours(m))) == 0;
+}
+
+/* Which of the Llama-like models it is, and what is said of none but that. */
+static bool kind_set(const ls_config_model *m, json_t *config) {
+    const char *type, *architecture;
+    json_t *more;
+    if (m->experts > 0 && m->qk_norm) {
+        type = "qwen3_moe";
+        architecture = "Qwen3MoeForCausalLM";
+        more = json_pack("{s:o, s:i, s:[], s:b, s:b}", "moe_intermediate_size", INT(m->ffn),
+                         "decoder_sparse_step", 1, "mlp_only_layers", "norm_topk_prob", 1,
+                         "use_sliding_window", 0);
+    } else if (m->experts > 0) {
+        type = "mixtral";
+        architecture = "MixtralForCausalLM";
+        more = json_pack("{s:n}", "sliding_window");
+    } else if (m->qk_norm || m->qkv_bias) {
+        type = m->qk_norm ? "qwen3" : "qwen2";
+        architecture = m->qk_norm ? "Qwen3ForCausalLM" : "Qwen2ForCausalLM";
+        more = json_pack("{s:b}", "use_sliding_window", 0);
+    } else {
+        type = "llama";
+        architecture = "LlamaForCausalLM";
+        more = json_pack("{s:b}", "mlp_bias", 0);
+    }
+    const bool set =
+        more && json_object_update(config, more) == 0 &&
+        json_object_set_new(config, "model_type", json_string(type)) == 0 &&
+        json_object_set_new(config, "architectures", json_pack("[s]", architecture)) == 0;
+    json_decref(more);
+    return set && (m->experts == 0 || experts_set(m, config));
 }
 
 ls_status ls_hf_config_make(const ls_config_model *model, ls_dtype dtype, const json_t *run,
                             json_t **config) {
     bool gpt2 = model->family == LS_FAMILY_GPT2;
-    if (gpt2) {
-        LS_TRY(gpt2_check(model));
-    }
+    LS_TRY(gpt2 ? gpt2_check(model) : llama_check(model));
     if (model->experts > 0 && model->expert_capacity > 0.0) {
         ls_log_warn(
-            "model.expert_capacity is %g; transformers' Mixtral has no such limit: its results "
+            "model.expert_capacity is %g; transformers' mixtures have no such limit: their results "
             "differ where this model's experts leave tokens out",
             model->expert_capacity);
     }
@@ -92,7 +132,7 @@ ls_status ls_hf_config_make(const ls_config_model *model, ls_dtype dtype, const 
     json_t *begin = json_object_get(run, "begin") ? json_object_get(run, "begin") : separator;
     json_t *tokenizer = json_object_get(run, "tokenizer");
     bool failed = !*config;
-    failed = failed || (model->experts > 0 && !mixtral_set(model, *config));
+    failed = failed || (!gpt2 && !kind_set(model, *config));
     failed = failed || json_object_set_new(*config, "vocab_size", INT(model->vocab)) != 0;
     failed = failed ||
              json_object_set_new(*config, "tie_word_embeddings", json_boolean(model->tied)) != 0;
@@ -247,7 +287,8 @@ static void rope_parse(reader *r, ls_config_model *m) {
     read_int_of(r, scaling, "original_max_position_embeddings", false, &m->rope_original_context);
 }
 
-static void llama_parse(reader *r, ls_config_model *m) {
+/* What Llama and its kin have in common. */
+static void common_parse(reader *r, ls_config_model *m) {
     m->family = LS_FAMILY_LLAMA3;
     m->tied = false; /* LlamaConfig's default */
     read_int(r, "num_hidden_layers", true, &m->layers);
@@ -263,6 +304,10 @@ static void llama_parse(reader *r, ls_config_model *m) {
     read_float(r, r->config, "rms_norm_eps", &m->norm_eps);
     rope_parse(r, m);
     demand_text(r, "hidden_act", "silu", "swish");
+}
+
+static void llama_parse(reader *r, ls_config_model *m) {
+    common_parse(r, m);
     demand_bool(r, "attention_bias", false);
     demand_bool(r, "mlp_bias", false);
     demand_absent(r, "sliding_window");
@@ -295,6 +340,37 @@ static void balance_parse(reader *r, ls_config_model *m) {
     }
 }
 
+/* Layers that see a window of the tokens alone. */
+static void demand_full_attention(reader *r) {
+    const json_t *layers = json_object_get(r->config, "layer_types"), *layer;
+    size_t i;
+    demand_bool(r, "use_sliding_window", false);
+    json_array_foreach(layers, i, layer) {
+        const char *text = json_string_value(layer);
+        if (r->status == LS_OK && !(text && strcmp(text, "full_attention") == 0)) {
+            r->status = LS_FAIL(LS_E_UNSUPPORTED,
+                                "%s: \"layer_types\" has '%.40s'; only full_attention is computed "
+                                "here",
+                                r->where, text ? text : "(no text)");
+        }
+    }
+}
+
+/* Qwen2 is Llama with biases of q, k and v; Qwen3 has norms of each head's q and k instead. Their
+ * window, a number in any case, is switched on by another key. */
+static void qwen_parse(reader *r, ls_config_model *m, bool third) {
+    int64_t kv_heads; /* whose default is no number of this model */
+    m->qkv_bias = !third;
+    m->qk_norm = third;
+    common_parse(r, m);
+    read_int(r, "num_key_value_heads", true, &kv_heads);
+    if (third) {
+        m->head_dim = m->head_dim > 0 ? m->head_dim : 128; /* Qwen3Config's default */
+        demand_bool(r, "attention_bias", false);
+    }
+    demand_full_attention(r);
+}
+
 /* Mixtral is Llama with experts in place of the MLP. */
 static void mixtral_parse(reader *r, ls_config_model *m) {
     m->experts = 8; /* MixtralConfig's defaults */
@@ -305,10 +381,37 @@ static void mixtral_parse(reader *r, ls_config_model *m) {
     balance_parse(r, m);
 }
 
+/* Qwen3 with experts in each layer, whose gates sum to 1, as Mixtral's do. */
+static void qwen3_moe_parse(reader *r, ls_config_model *m) {
+    int64_t step = 1;
+    qwen_parse(r, m, true);
+    read_int(r, "moe_intermediate_size", true, &m->ffn);
+    /* transformers 5 writes Mixtral's name */
+    const bool other = present(json_object_get(r->config, "num_local_experts"));
+    read_int(r, other ? "num_local_experts" : "num_experts", true, &m->experts);
+    read_int(r, "num_experts_per_tok", true, &m->experts_per_token);
+    read_int(r, "decoder_sparse_step", false, &step);
+    if (r->status == LS_OK &&
+        (step != 1 || json_array_size(json_object_get(r->config, "mlp_only_layers")) > 0)) {
+        r->status = LS_FAIL(LS_E_UNSUPPORTED,
+                            "%s: layers without experts (\"decoder_sparse_step\", "
+                            "\"mlp_only_layers\"); all layers or none have them here",
+                            r->where);
+    }
+    if (r->status == LS_OK && !json_is_true(json_object_get(r->config, "norm_topk_prob"))) {
+        r->status = LS_FAIL(LS_E_UNSUPPORTED,
+                            "%s: \"norm_topk_prob\" is not true; only gates that sum to 1 are "
+                            "computed here",
+                            r->where);
+    }
+    balance_parse(r, m);
+}
+
 ls_status ls_hf_config_parse(const json_t *config, const char *where, ls_config_model *model) {
     reader r = {.config = config, .where = where, .status = LS_OK};
     const char *type = json_string_value(json_object_get(config, "model_type"));
     model->kv_heads = model->head_dim = 0;
+    model->qkv_bias = model->qk_norm = false;
     if (type && strcmp(type, "gpt2") == 0) {
         gpt2_parse(&r, model);
     } else if (type && strcmp(type, "llama") == 0) {
@@ -317,9 +420,14 @@ ls_status ls_hf_config_parse(const json_t *config, const char *where, ls_config_
         mistral_parse(&r, model);
     } else if (type && strcmp(type, "mixtral") == 0) {
         mixtral_parse(&r, model);
+    } else if (type && (strcmp(type, "qwen2") == 0 || strcmp(type, "qwen3") == 0)) {
+        qwen_parse(&r, model, type[4] == '3');
+    } else if (type && strcmp(type, "qwen3_moe") == 0) {
+        qwen3_moe_parse(&r, model);
     } else {
         return LS_FAIL(LS_E_UNSUPPORTED,
-                       "%s: \"model_type\" is '%.40s'; gpt2, llama, mistral and mixtral are known",
+                       "%s: \"model_type\" is '%.40s'; gpt2, llama, mistral, mixtral, qwen2, qwen3 "
+                       "and qwen3_moe are known",
                        where, type ? type : "(not given)");
     }
     read_int(&r, "vocab_size", true, &model->vocab);

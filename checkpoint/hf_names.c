@@ -33,6 +33,7 @@ static const name_row gpt2_rows[] = {
 };
 #undef H
 
+/* Llama, Mistral, Mixtral, Qwen2 and Qwen3. */
 #define L "model.layers.%d."
 #define E L "block_sparse_moe.experts.%d."
 static const name_row llama_rows[] = {
@@ -41,6 +42,11 @@ static const name_row llama_rows[] = {
     {"attn.qkv.weight",
      {L "self_attn.q_proj.weight", L "self_attn.k_proj.weight", L "self_attn.v_proj.weight"},
      false},
+    {"attn.qkv.bias",
+     {L "self_attn.q_proj.bias", L "self_attn.k_proj.bias", L "self_attn.v_proj.bias"},
+     false},
+    {"attn.q_norm.weight", {L "self_attn.q_norm.weight"}, false},
+    {"attn.k_norm.weight", {L "self_attn.k_norm.weight"}, false},
     {"attn.proj.weight", {L "self_attn.o_proj.weight"}, false},
     {"mlp_norm.weight", {L "post_attention_layernorm.weight"}, false},
     {"mlp.up.weight", {L "mlp.gate_proj.weight", L "mlp.up_proj.weight"}, false},
@@ -52,11 +58,18 @@ static const name_row llama_rows[] = {
     {"head.weight", {"lm_head.weight"}, false},
     {0},
 };
-#undef L
 #undef E
 
-static const name_row *const families[] = {
-    [LS_FAMILY_GPT2] = gpt2_rows, [LS_FAMILY_LLAMA3] = llama_rows};
+/* What Qwen3's mixtures call otherwise. */
+#define E L "mlp.experts.%d."
+static const name_row qwen3_moe_rows[] = {
+    {"moe.router.weight", {L "mlp.gate.weight"}, false},
+    {"moe.up.weight", {E "gate_proj.weight", E "up_proj.weight"}, false},
+    {"moe.down.weight", {E "down_proj.weight"}, false},
+    {0},
+};
+#undef L
+#undef E
 
 /* "layers.12.attn.qkv.weight" -> 12, "attn.qkv.weight"; others: layer 0 and the whole name. */
 static const char *name_split(const char *name, int *layer) {
@@ -81,16 +94,21 @@ static void pattern_fill(char *out, size_t size, const char *pattern, int layer,
     snprintf(out + used, size - used, "%s", pattern);
 }
 
-static ls_status row_find(ls_family family, const ls_param *param, const name_row **row,
+static const name_row *row_of(const name_row *rows, const char *name) {
+    while (rows->ours && strcmp(rows->ours, name) != 0) {
+        rows++;
+    }
+    return rows->ours ? rows : NULL;
+}
+
+static ls_status row_find(const ls_config_model *model, const ls_param *param, const name_row **row,
                           int *layer) {
     const char *name = name_split(param->name, layer);
-    *row = families[family];
-    while ((*row)->ours && strcmp((*row)->ours, name) != 0) {
-        (*row)++;
-    }
-    return (*row)->ours ? LS_OK
-                        : LS_FAIL(LS_E_UNSUPPORTED, "'%s' has no name in the Hugging Face model",
-                                  param->name);
+    *row = model->qk_norm ? row_of(qwen3_moe_rows, name) : NULL;
+    *row = *row ? *row : row_of(model->family == LS_FAMILY_GPT2 ? gpt2_rows : llama_rows, name);
+    return *row ? LS_OK
+                : LS_FAIL(LS_E_UNSUPPORTED, "'%s' has no name in the Hugging Face model",
+                          param->name);
 }
 
 static int names_of(const name_row *row) {
@@ -101,18 +119,19 @@ static int names_of(const name_row *row) {
     return names;
 }
 
-ls_status ls_hf_part_count(ls_family family, const ls_param *param, int *count) {
+ls_status ls_hf_part_count(const ls_config_model *model, const ls_param *param, int *count) {
     const name_row *row;
     int layer;
-    LS_TRY(row_find(family, param, &row, &layer));
+    LS_TRY(row_find(model, param, &row, &layer));
     *count = names_of(row) * (param->ndim > 2 ? (int)param->dims[0] : 1);
     return LS_OK;
 }
 
-ls_status ls_hf_part_at(ls_family family, const ls_param *param, int index, ls_hf_part *part) {
+ls_status ls_hf_part_at(const ls_config_model *model, const ls_param *param, int index,
+                        ls_hf_part *part) {
     const name_row *row;
     int layer;
-    LS_TRY(row_find(family, param, &row, &layer));
+    LS_TRY(row_find(model, param, &row, &layer));
     const int names = names_of(row), name = index % names;
     const int64_t expert = index / names, cols = param->ndim > 1 ? param->dims[param->ndim - 1] : 1;
     int64_t first = 0, rows = names > 1 ? param->tp_group[name].size : param->valid_rows;

@@ -83,6 +83,8 @@ typedef struct ls_config_model {
     int64_t ffn;                                         /* 0: 4C for gpt2; llama3 must say */
     int64_t context;                                     /* most positions */
     bool tied;                                           /* head shares the token embedding */
+    bool qkv_bias; /* of llama3, as Qwen2 has it; gpt2 has one in any case */
+    bool qk_norm;  /* RMSNorm of each head's queries and keys, as Qwen3 has it */
     double norm_eps, init_std;
     double rope_theta;
     ls_rope_scaling rope_scaling;

@@ -26,6 +26,8 @@ static const struct {
     {"n_positions", "model.context"},
     {"max_position_embeddings", "model.context"},
     {"tie_word_embeddings", "model.tied"},
+    {"add_qkv_bias", "model.qkv_bias"},
+    {"qk_layernorm", "model.qk_norm"},
     {"rms_norm_eps", "model.norm_eps"},
     {"layer_norm_epsilon", "model.norm_eps"},
     {"norm_epsilon", "model.norm_eps"},

@@ -2,16 +2,19 @@
  * Llama 3: Grattafiori 2024, arXiv 2407.21783, table 3, with the rotary scaling of the 3.1
  * release. Mixtral: Jiang 2024, arXiv 2401.04088, table 1, with the released model's context,
  * rotary base and router weight: its router_aux_loss_coef, 0.02, counts each of the 2 choices, and
- * all 32 layers as one; balance_loss each layer, as Switch Transformers do. The names with -tiny,
+ * all 32 layers as one; balance_loss each layer, as Switch Transformers do. Qwen2.5: Yang 2024,
+ * arXiv 2412.15115; Qwen3: Yang 2025, arXiv 2505.09388; with the released base models' vocabulary
+ * and context, and their number of parameters (tests/model/test_model_table.c). Names with -tiny,
  * -3m, -10m and -30m are ours, for bytes as tokens. */
 #include "runtime/base/text.h"
 #include "runtime/config/internal.h"
 
 #include <string.h>
 
-#define ROPE_31                                                                                    \
-    .rope_theta = 500000, .rope_factor = 8, .rope_low_freq_factor = 1, .rope_high_freq_factor = 4, \
-    .rope_original_context = 8192, .experts_per_token = 2, .balance_loss = 0.01
+#define ROPE(theta)                                                                                \
+    .rope_theta = theta, .rope_factor = 8, .rope_low_freq_factor = 1, .rope_high_freq_factor = 4,  \
+    .rope_original_context = 8192
+#define ROPE_31 ROPE(500000), .experts_per_token = 2, .balance_loss = 0.01
 #define GPT2                                                                                       \
     .family = LS_FAMILY_GPT2, .tied = true, .vocab_multiple = 64, .norm_eps = 1e-5,                \
     .init_std = 0.02, ROPE_31
@@ -25,9 +28,14 @@
 
 #define MIXTRAL                                                                                    \
     .family = LS_FAMILY_LLAMA3, .vocab = 32000, .vocab_multiple = 64, .norm_eps = 1e-5,            \
-    .init_std = 0.02, .context = 32768, .kv_heads = 8, .rope_theta = 1e6, .rope_factor = 8,        \
-    .rope_low_freq_factor = 1, .rope_high_freq_factor = 4, .rope_original_context = 8192,          \
-    .experts = 8, .experts_per_token = 2, .balance_loss = 0.02 * 2 / 32
+    .init_std = 0.02, .context = 32768, .kv_heads = 8, ROPE(1e6), .experts = 8,                    \
+    .experts_per_token = 2, .balance_loss = 0.02 * 2 / 32
+
+#define QWEN                                                                                       \
+    .family = LS_FAMILY_LLAMA3, .vocab_multiple = 64, .norm_eps = 1e-6, .init_std = 0.02, ROPE(1e6)
+#define QWEN25 QWEN, .qkv_bias = true, .experts_per_token = 2, .balance_loss = 0.01
+#define QWEN3  QWEN, .qk_norm = true, .vocab = 151936, .context = 32768, .head_dim = 128
+#define DENSE3 QWEN3, .kv_heads = 8, .experts_per_token = 2, .balance_loss = 0.01
 
 #define SIZES(layers_, channels_, heads_) .layers = layers_, .channels = channels_, .heads = heads_
 
@@ -47,6 +55,16 @@
     X("llama3-10m", LLAMA3, SIZES(6, 384, 6), .kv_heads = 2, .ffn = 1024, .context = 1024)         \
     X("llama3-30m", LLAMA3, SIZES(10, 512, 8), .kv_heads = 2, .ffn = 1536, .context = 1024)        \
     X("mixtral-8x7b", MIXTRAL, SIZES(32, 4096, 32), .ffn = 14336)                                  \
+    X("qwen2.5-0.5b", QWEN25, SIZES(24, 896, 14), .kv_heads = 2, .ffn = 4864, .vocab = 151936,     \
+      .context = 32768, .tied = true)                                                              \
+    X("qwen2.5-7b", QWEN25, SIZES(28, 3584, 28), .kv_heads = 4, .ffn = 18944, .vocab = 152064,     \
+      .context = 131072)                                                                           \
+    X("qwen3-0.6b", DENSE3, SIZES(28, 1024, 16), .ffn = 3072, .tied = true)                        \
+    X("qwen3-8b", DENSE3, SIZES(36, 4096, 32), .ffn = 12288)                                       \
+    X("qwen3-30b-a3b", QWEN3, SIZES(48, 2048, 32), .kv_heads = 4, .ffn = 768, .experts = 128,      \
+      .experts_per_token = 8, .balance_loss = 0.001 * 8 / 48)                                      \
+    X("qwen3-tiny", LLAMA3, SIZES(2, 64, 4), .kv_heads = 2, .head_dim = 32, .ffn = 176,            \
+      .context = 64, .qk_norm = true)                                                              \
     X("mixtral-tiny", LLAMA3, SIZES(2, 64, 4), .kv_heads = 2, .ffn = 96, .context = 64,            \
       .experts = 4)
 

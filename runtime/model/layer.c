@@ -144,6 +144,7 @@ static ls_status make_qkv(const ls_pass *pass, int block, qkv_view view, const l
     LS_TRY(
         ls_norm_run(m, block, LS_ATTN_NORM_W, pass->own_rows, a->x, a->norm1, a->mean1, a->rstd1));
     LS_TRY(project_qkv(pass, block, a, view));
+    LS_TRY(ls_qk_norm_run(pass, block, a, view.q, view.q_stride, view.new_k, view.kv_stride));
     return rotate_both(pass, view.q, view.q_stride, view.new_k, view.kv_stride, false);
 }
 
@@ -228,7 +229,7 @@ ls_status ls_activation_backward(const ls_pass *pass, int64_t rows, const ls_lay
 }
 
 /* From the gradient of att in m->dnarrow to that of qkv in m->dwide. */
-static ls_status attention_backward(const ls_pass *pass, const ls_layer_acts *a) {
+static ls_status attention_backward(const ls_pass *pass, int block, const ls_layer_acts *a) {
     ls_model *m = pass->model;
     qkv_view grad = view_fused(pass, m->dwide);
     ls_attention op = attention_op(pass, view_fused(pass, a->qkv), a);
@@ -238,7 +239,8 @@ static ls_status attention_backward(const ls_pass *pass, const ls_layer_acts *a)
     op.dv = grad.v;
     LS_TRY(m->context ? ls_ring_backward(pass, &op) : m->dev->ops->attention_backward(m->dev, &op));
     LS_TRY(ls_pass_tick(pass));
-    return rotate_both(pass, grad.q, grad.q_stride, grad.k, grad.kv_stride, true);
+    LS_TRY(rotate_both(pass, grad.q, grad.q_stride, grad.k, grad.kv_stride, true));
+    return ls_qk_norm_backward(pass, block, a, grad.q, grad.k, grad.q_stride);
 }
 
 /* From the gradient of the layer's output in pass->dy to that of norm2 in m->dnarrow. */
@@ -283,7 +285,7 @@ ls_status ls_layer_backward(ls_pass *pass, int layer) {
     if (!m->sequence) { /* which sums the norms' at the end */
         LS_TRY(ls_block_final_from(pass, block, LS_PROJ_W));
     }
-    LS_TRY(attention_backward(pass, a));
+    LS_TRY(attention_backward(pass, block, a));
     const ls_projection qkv = ls_projection_whole(m, block, LS_QKV_W, LS_QKV_B);
     LS_TRY(ls_column_backward(pass, qkv, a->norm1, m->dwide, m->dnarrow));
     LS_TRY(ls_norm_backward_run(pass, block, LS_ATTN_NORM_W, a->x, a->mean1, a->rstd1, m->dnarrow,

@@ -109,6 +109,12 @@ static ls_status lay_out_kept(ls_model *m, ls_layer_acts *a) {
     LS_TRY(ls_take(m, own, acc, &a->mean1));
     LS_TRY(ls_take(m, own, acc, &a->rstd1));
     LS_TRY(ls_take(m, rows * s->qkv_width, m->dtype, &a->qkv));
+    if (s->qk_norm) {
+        LS_TRY(ls_take(m, rows * s->q_width, m->dtype, &a->raw_q));
+        LS_TRY(ls_take(m, rows * s->kv_width, m->dtype, &a->raw_k));
+        LS_TRY(ls_take(m, rows * s->heads, acc, &a->rstd_q));
+        LS_TRY(ls_take(m, rows * s->kv_heads, acc, &a->rstd_k));
+    }
     LS_TRY(ls_take(m, own * s->channels, m->dtype, &a->mid));
     LS_TRY(ls_take(m, own, acc, &a->mean2));
     LS_TRY(ls_take(m, own, acc, &a->rstd2));
@@ -177,6 +183,9 @@ static ls_status lay_out_backward(ls_model *m) {
     LS_TRY(ls_take(m, rows * wide, m->dtype, &m->dwide));
     if (m->sequence) {
         LS_TRY(ls_take(m, 4 * c, m->dev->acc, &m->norm_grads));
+    }
+    if (s->qk_norm && m->part.tensor_ranks > 1) {
+        LS_TRY(ls_take(m, 2 * s->head_dim, m->dev->acc, &m->qk_norm_grads));
     }
     if (m->dev->sums_dx && s->traits.biases && s->experts == 0 && m->part.tensor_ranks == 1) {
         LS_TRY(ls_take(m, c, m->dev->acc, &m->dy_sums));

@@ -17,6 +17,8 @@ typedef enum ls_row {
     LS_ATTN_NORM_B,
     LS_QKV_W,
     LS_QKV_B,
+    LS_Q_NORM_W,
+    LS_K_NORM_W,
     LS_PROJ_W,
     LS_PROJ_B,
     LS_MLP_NORM_W,
@@ -46,6 +48,7 @@ typedef struct ls_family_traits {
 typedef struct ls_sizes {
     ls_family_traits traits;
     bool tied;
+    bool qkv_bias, qk_norm;
     int64_t vocab, vocab_rows; /* real, and padded to vocab_multiple */
     int64_t vocab_first;       /* of a part: its first row's index */
     int64_t layers, context;
@@ -105,6 +108,8 @@ typedef struct ls_layer_acts {
     void *x;                     /* [n,C] input of the layer */
     void *norm1, *mean1, *rstd1; /* [n,C], [n], [n] */
     void *qkv, *att, *lse;       /* [N,(H+2G)D], [N,HD], [B,H,T] */
+    void *raw_q, *raw_k;         /* [N,HD], [N,GD] before their norms; NULL without */
+    void *rstd_q, *rstd_k;       /* [N,H], [N,G] */
     void *mid;                   /* [n,C] x + attention */
     void *norm2, *mean2, *rstd2; /* [n,C], [n], [n] */
     void *up, *act;              /* [N,F or 2F], [N,F]; of a mixture [M, ...] */
@@ -186,6 +191,7 @@ struct ls_model {
     void *dx, *dnarrow, *dwide; /* gradients in flight: [n,C], [N,max(C,HD)], [N,max(F,(H+2G)D)] */
     void *gathered, *partial;   /* sequence parallel: [N,C] of all ranks, and before the sum */
     void *norm_grads;           /* sequence parallel: [4, C] acc, before the sum */
+    void *qk_norm_grads;        /* tensor parallel: [2, D] acc, before the sum */
     void *kv_grads;             /* with kv_sharers: weights [2GD, C], then bias [(H+2G)D], acc */
     void *ring_kv[2];           /* context: [B, seq_most, 2GD] keys and values of another rank */
     void *ring_dkv[2];          /* and their gradients */
@@ -357,6 +363,11 @@ ls_status ls_norm_run(const ls_model *m, int block, ls_row weight, int64_t rows,
 ls_status ls_norm_backward_run(const ls_pass *pass, int block, ls_row weight, const void *x,
                                void *mean, void *rstd, const void *dy, const void *residual,
                                void *dx, void *sums);
+/* Each head's queries and keys of the pass, in place; in backward their gradients. */
+ls_status ls_qk_norm_run(const ls_pass *pass, int block, const ls_layer_acts *a, void *q,
+                         int64_t q_stride, void *k, int64_t k_stride);
+ls_status ls_qk_norm_backward(const ls_pass *pass, int block, const ls_layer_acts *a, void *dq,
+                              void *dk, int64_t stride);
 /* Sums over the sequence-parallel ranks what ls_norm_backward_run left of a block's norms. */
 ls_status ls_norm_grads_sum(const ls_pass *pass, int block, const ls_row *weights, int count);
 

@@ -1,5 +1,7 @@
-/* Norms of a block, and their gradients, which with sequence parallelism are sums over the ranks.
- */
+/* Norms of a block, and their gradients, which with sequence parallelism are sums over the ranks;
+ * and those of each head's queries and keys, RMSNorm before they are rotated (Dehghani 2023, arXiv
+ * 2302.05442; as Qwen3 has them: Yang 2025, arXiv 2505.09388), whose gradients are sums over the
+ * heads, and so over the tensor ranks. */
 #include "runtime/model/model_internal.h"
 
 static ls_norm norm_op(const ls_model *m, int block, ls_row weight, int64_t rows, const void *x,
@@ -71,4 +73,93 @@ ls_status ls_norm_grads_sum(const ls_pass *pass, int block, const ls_row *weight
         }
     }
     return LS_OK;
+}
+
+/* Queries or keys: `heads` of each of the pass's tokens, `stride` elements apart. */
+typedef struct head_rows {
+    ls_row weight;
+    int64_t heads, stride;
+    void *raw, *rstd; /* where forward keeps them */
+    void *x;          /* they, or their gradients */
+} head_rows;
+
+static ls_norm head_norm_op(const ls_pass *pass, int block, const head_rows *h) {
+    const ls_model *m = pass->model;
+    return (ls_norm){.kind = LS_RMSNORM,
+                     .dtype = m->dtype,
+                     .rows = pass->rows * h->heads,
+                     .channels = m->sizes.head_dim,
+                     .heads = h->heads,
+                     .stride = h->stride,
+                     .eps = m->options.config->norm_eps,
+                     .x = h->raw,
+                     .w = ls_vector(m, block, h->weight, 0),
+                     .rstd = h->rstd};
+}
+
+static ls_status head_norm_run(const ls_pass *pass, int block, const head_rows *h) {
+    const ls_model *m = pass->model;
+    const int64_t width = h->heads * m->sizes.head_dim;
+    LS_TRY(m->dev->ops->copy_rows(m->dev, &(ls_copy_rows){.dtype = m->dtype,
+                                                          .rows = pass->rows,
+                                                          .cols = width,
+                                                          .ldx = h->stride,
+                                                          .ldy = width,
+                                                          .x = h->x,
+                                                          .y = h->raw}));
+    ls_norm op = head_norm_op(pass, block, h);
+    op.y = h->x;
+    return m->dev->ops->norm_forward(m->dev, &op);
+}
+
+static ls_status head_norm_backward(const ls_pass *pass, int block, const head_rows *h, void *dw) {
+    const ls_model *m = pass->model;
+    ls_norm op = head_norm_op(pass, block, h);
+    op.dy = op.dx = h->x;
+    op.dw = dw;
+    LS_TRY(m->dev->ops->norm_backward(m->dev, &op));
+    return ls_pass_tick(pass);
+}
+
+static head_rows queries_of(const ls_model *m, const ls_layer_acts *a, void *x, int64_t stride) {
+    return (head_rows){LS_Q_NORM_W, m->sizes.heads, stride, a->raw_q, a->rstd_q, x};
+}
+
+static head_rows keys_of(const ls_model *m, const ls_layer_acts *a, void *x, int64_t stride) {
+    return (head_rows){LS_K_NORM_W, m->sizes.kv_heads, stride, a->raw_k, a->rstd_k, x};
+}
+
+ls_status ls_qk_norm_run(const ls_pass *pass, int block, const ls_layer_acts *a, void *q,
+                         int64_t q_stride, void *k, int64_t k_stride) {
+    const ls_model *m = pass->model;
+    if (!m->sizes.qk_norm) {
+        return LS_OK;
+    }
+    const head_rows queries = queries_of(m, a, q, q_stride), keys = keys_of(m, a, k, k_stride);
+    LS_TRY(head_norm_run(pass, block, &queries));
+    return head_norm_run(pass, block, &keys);
+}
+
+ls_status ls_qk_norm_backward(const ls_pass *pass, int block, const ls_layer_acts *a, void *dq,
+                              void *dk, int64_t stride) {
+    const ls_model *m = pass->model;
+    const ls_dtype acc = m->dev->acc;
+    const int64_t D = m->sizes.head_dim;
+    if (!m->sizes.qk_norm) {
+        return LS_OK;
+    }
+    const head_rows queries = queries_of(m, a, dq, stride), keys = keys_of(m, a, dk, stride);
+    void *grad_q = ls_gradient(pass, block, LS_Q_NORM_W);
+    void *grad_k = ls_gradient(pass, block, LS_K_NORM_W);
+    if (!m->tensor) {
+        LS_TRY(head_norm_backward(pass, block, &queries, grad_q));
+        return head_norm_backward(pass, block, &keys, grad_k);
+    }
+    void *own_q = m->qk_norm_grads, *own_k = ls_elems_at(own_q, D, acc);
+    LS_TRY(m->dev->ops->zero(m->dev, own_q, (size_t)(2 * D) * ls_dtype_bytes(acc)));
+    LS_TRY(head_norm_backward(pass, block, &queries, own_q));
+    LS_TRY(head_norm_backward(pass, block, &keys, own_k));
+    LS_TRY(ls_comm_all_reduce_by_start(m->tensor, own_q, 2 * D, acc, LS_SUM));
+    LS_TRY(m->dev->ops->add(m->dev, acc, D, own_q, grad_q));
+    return m->dev->ops->add(m->dev, acc, D, own_k, grad_k);
 }

@@ -12,10 +12,20 @@ static const ls_family_traits family_traits[] = {
 
 typedef enum place { EMBEDDING, LAYER, HEAD } place;
 
-typedef enum symbol { NONE, V, POS, C, QKV, HD, UP, F, EXPERTS } symbol;
+typedef enum symbol { NONE, V, POS, C, QKV, HD, D, UP, F, EXPERTS } symbol;
 
 /* Rows that a family may lack. */
-typedef enum need { ALWAYS, BIASES, POSITIONS, UNTIED, DENSE, DENSE_BIASES, MIXTURE } need;
+typedef enum need {
+    ALWAYS,
+    BIASES,
+    QKV_BIAS,
+    QK_NORM,
+    POSITIONS,
+    UNTIED,
+    DENSE,
+    DENSE_BIASES,
+    MIXTURE
+} need;
 
 typedef struct row_spec {
     const char *name;
@@ -35,7 +45,9 @@ static const row_spec row_specs[LS_ROW_COUNT] = {
     [LS_ATTN_NORM_W] = {"attn_norm.weight", LAYER, {C}, LS_INIT_ONE, false, ALWAYS, -1},
     [LS_ATTN_NORM_B] = {"attn_norm.bias", LAYER, {C}, LS_INIT_ZERO, false, BIASES, -1},
     [LS_QKV_W] = {"attn.qkv.weight", LAYER, {QKV, C}, LS_INIT_NORMAL, false, ALWAYS, 0},
-    [LS_QKV_B] = {"attn.qkv.bias", LAYER, {QKV}, LS_INIT_ZERO, false, BIASES, 0},
+    [LS_QKV_B] = {"attn.qkv.bias", LAYER, {QKV}, LS_INIT_ZERO, false, QKV_BIAS, 0},
+    [LS_Q_NORM_W] = {"attn.q_norm.weight", LAYER, {D}, LS_INIT_ONE, false, QK_NORM, -1},
+    [LS_K_NORM_W] = {"attn.k_norm.weight", LAYER, {D}, LS_INIT_ONE, false, QK_NORM, -1},
     [LS_PROJ_W] = {"attn.proj.weight", LAYER, {C, HD}, LS_INIT_NORMAL, true, ALWAYS, 1},
     [LS_PROJ_B] = {"attn.proj.bias", LAYER, {C}, LS_INIT_ZERO, false, BIASES, -1},
     [LS_MLP_NORM_W] = {"mlp_norm.weight", LAYER, {C}, LS_INIT_ONE, false, ALWAYS, -1},
@@ -109,6 +121,8 @@ ls_status ls_sizes_derive(const ls_config_model *config, ls_sizes *sizes) {
     *sizes = (ls_sizes){
         .traits = traits,
         .tied = config->tied,
+        .qkv_bias = traits.biases || config->qkv_bias,
+        .qk_norm = config->qk_norm,
         .vocab = config->vocab,
         .vocab_rows = groups * config->vocab_multiple,
         .layers = config->layers,
@@ -244,6 +258,10 @@ static bool has_row(const ls_sizes *sizes, const row_spec *spec) {
         return true;
     case BIASES:
         return sizes->traits.biases;
+    case QKV_BIAS:
+        return sizes->qkv_bias;
+    case QK_NORM:
+        return sizes->qk_norm;
     case POSITIONS:
         return sizes->traits.learned_positions;
     case UNTIED:
@@ -266,6 +284,7 @@ static int64_t extent(const ls_sizes *sizes, symbol s) {
         [C] = sizes->channels,
         [QKV] = sizes->qkv_width,
         [HD] = sizes->q_width,
+        [D] = sizes->head_dim,
         [UP] = sizes->up_width,
         [F] = sizes->ffn,
         [EXPERTS] = sizes->experts,

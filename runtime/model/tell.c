@@ -201,7 +201,10 @@ static void layer_backward(const telling *t, int layer) {
     ring_backward(t);
     column_backward(t);
     sum_elems(t, sharers, 2 * s->kv_width * s->channels);
-    if (s->traits.biases) {
+    if (s->qk_norm) {
+        sum_elems(t, m->part.tensor_ranks, 2 * s->head_dim);
+    }
+    if (s->qkv_bias) {
         sum_elems(t, sharers, 2 * s->kv_width);
     }
     norm_grads_sum(t, 2);

@@ -157,6 +157,9 @@ static void test_presets(void) {
         {"llama3-8b", LS_FAMILY_LLAMA3, 128256, 32, 4096, 32, 8, 128, 14336, 131072},
         {"llama3-70b", LS_FAMILY_LLAMA3, 128256, 80, 8192, 64, 8, 128, 28672, 131072},
         {"llama3-405b", LS_FAMILY_LLAMA3, 128256, 126, 16384, 128, 8, 128, 53248, 131072},
+        {"qwen2.5-7b", LS_FAMILY_LLAMA3, 152064, 28, 3584, 28, 4, 128, 18944, 131072},
+        {"qwen3-8b", LS_FAMILY_LLAMA3, 151936, 36, 4096, 32, 8, 128, 12288, 32768},
+        {"qwen3-30b-a3b", LS_FAMILY_LLAMA3, 151936, 48, 2048, 32, 4, 128, 768, 32768},
     };
     for (int i = 0; i < COUNT(published); i++) {
         char preset[64];
@@ -175,10 +178,13 @@ static void test_presets(void) {
         CHECK_INT(m->head_dim, published[i].head_dim);
         CHECK_INT(m->ffn, published[i].ffn);
         CHECK_INT(m->context, published[i].context);
-        bool llama = m->family == LS_FAMILY_LLAMA3;
+        bool llama = m->family == LS_FAMILY_LLAMA3, qwen = strncmp(m->preset, "qwen", 4) == 0;
         CHECK_INT(m->tied, !llama);
-        CHECK_INT(m->rope_scaling, llama ? LS_ROPE_SCALING_LLAMA3 : LS_ROPE_SCALING_NONE);
-        CHECK(m->rope_theta == 500000 && m->rope_factor == 8 && m->norm_eps == 1e-5);
+        CHECK_INT(m->qkv_bias, strncmp(m->preset, "qwen2", 5) == 0);
+        CHECK_INT(m->qk_norm, strncmp(m->preset, "qwen3", 5) == 0);
+        CHECK_INT(m->rope_scaling, llama && !qwen ? LS_ROPE_SCALING_LLAMA3 : LS_ROPE_SCALING_NONE);
+        CHECK(m->rope_theta == (qwen ? 1e6 : 5e5) && m->norm_eps == (qwen ? 1e-6 : 1e-5));
+        CHECK(m->rope_factor == 8);
         CHECK(m->rope_low_freq_factor == 1 && m->rope_high_freq_factor == 4);
         CHECK_INT(m->rope_original_context, 8192);
     }
@@ -190,7 +196,7 @@ static void test_presets(void) {
         ls_config c;
         CHECK_OK(ls_config_load(&c, NULL, overrides, COUNT(overrides)));
     }
-    CHECK_INT(count, COUNT(published) + 8);
+    CHECK_INT(count, COUNT(published) + 11);
 }
 
 /* The table itself: rows of a section are neighbours, places do not overlap and cover the struct's

@@ -94,9 +94,11 @@ def draw_model(rng):
         model["channels"] = heads * rng.choice([4, 6, 8])
     if llama:
         model.update(kv_heads=rng.choice([k for k in range(1, heads + 1) if heads % k == 0]),
-                     rope_theta=rng.choice([500000, 10000]))
+                     rope_theta=rng.choice([500000, 10000]), qkv_bias=rng.choice(["false", "true"]))
         if rng.random() < 0.3:
             model.update(rope_scaling="llama3", rope_factor=rng.choice([2, 8]), rope_original_context=8)
+    if rng.random() < 0.3:
+        model["qk_norm"] = "true"
     if rng.random() < 0.35:
         experts = rng.choice([2, 3, 4, 5, 8])
         model.update(experts=experts, experts_per_token=rng.randrange(1, min(3, experts) + 1),

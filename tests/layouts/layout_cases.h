@@ -13,6 +13,7 @@ typedef enum model_case {
     MIXTURE_DROPLESS,
     MIXTURE_EVEN, /* all tokens want all experts */
     DOCUMENTS,
+    QWEN,
     MODELS
 } model_case;
 
@@ -41,6 +42,9 @@ static const char *const model_overrides[MODELS] = {
                      "model.experts_per_token=4",
     [DOCUMENTS] = "model.family=llama3 model.tied=false model.layers=4 model.channels=24 "
                   "model.heads=4 model.kv_heads=2 model.ffn=44 data.document_mask=true",
+    [QWEN] = "model.family=llama3 model.tied=true model.layers=4 model.channels=24 "
+             "model.heads=4 model.kv_heads=2 model.head_dim=8 model.ffn=44 "
+             "model.qkv_bias=true model.qk_norm=true",
 };
 
 typedef struct layout_case {
@@ -107,6 +111,11 @@ static const layout_case near_cases[] = {
     {2, DOCUMENTS, "parallel.pipeline=2 parallel.interleave=2 batch.micro=4"},
     {4, DOCUMENTS, "parallel.pipeline=2 parallel.interleave=2 parallel.zero=3"},
     {8, DOCUMENTS, "parallel.context=2 parallel.tensor=2 parallel.pipeline=2"},
+    /* norms of each head's queries and keys, biases of keys that ranks share */
+    {2, QWEN, "parallel.tensor=2 parallel.sequence_parallel=true recompute.mode=full"},
+    {4, QWEN, "parallel.tensor=4 parallel.zero=0"},
+    {4, QWEN, "parallel.context=2 parallel.tensor=2"},
+    {8, QWEN, "parallel.tensor=2 parallel.pipeline=2 parallel.zero=3 recompute.mode=selective"},
     /* all of them */
     {8, LLAMA, "parallel.context=2 parallel.tensor=2 parallel.pipeline=2"},
     {8, GPT2, "parallel.tensor=2 parallel.pipeline=2 parallel.zero=3"},
@@ -179,6 +188,7 @@ static const layout_case exact_cases[] = {
     {4, LLAMA, "parallel.zero=3 recompute.mode=full"},
     {2, DOCUMENTS, "parallel.zero=3"},
     {3, DOCUMENTS, "parallel.zero=1 recompute.mode=full"},
+    {4, QWEN, "parallel.zero=3 parallel.shard=2 recompute.mode=full"},
 };
 
 /* The same with Adafactor, which sums rows and columns over the shards. */
@@ -212,6 +222,7 @@ static const layout_case gpu_cases[] = {
     {4, GPT2_UNTIED, "parallel.tensor=2 parallel.zero=3"},
     {2, GPT2, "parallel.pipeline=2"},
     {2, LLAMA_TIED, "parallel.context=2"},
+    {4, QWEN, "parallel.tensor=2 parallel.pipeline=2"},
     {2, DOCUMENTS, "parallel.context=2"},
     {4, DOCUMENTS, "parallel.pipeline=2 parallel.interleave=2"},
     {4, MIXTURE,

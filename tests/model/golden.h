@@ -112,7 +112,9 @@ static inline ls_config_model golden_config(const golden *g) {
         c.rope_high_freq_factor = golden_number(g, "config/rope_high_freq_factor");
         c.rope_original_context = (int64_t)golden_number(g, "config/rope_original_context");
     }
-    golden_tensor experts;
+    golden_tensor experts, flag;
+    c.qkv_bias = golden_look(g, "config/qkv_bias", &flag);
+    c.qk_norm = golden_look(g, "config/qk_norm", &flag);
     if (golden_look(g, "config/experts", &experts)) {
         c.experts = (int64_t)golden_number(g, "config/experts");
         c.experts_per_token = (int64_t)golden_number(g, "config/experts_per_token");

@@ -121,6 +121,7 @@ static void check_device(ls_device *dev, ls_dtype dtype, double limit) {
     check_family("gpt2", dev, dtype, limit);
     check_family("llama3", dev, dtype, limit);
     check_family("mixtral", dev, dtype, limit);
+    check_family("qwen", dev, dtype, limit);
     dev->ops->close(dev);
 }
 

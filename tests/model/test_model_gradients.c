@@ -71,6 +71,7 @@ int main(void) {
     check_family("gpt2", dev);
     check_family("llama3", dev);
     check_family("mixtral", dev);
+    check_family("qwen", dev);
     dev->ops->close(dev);
     return test_end();
 }

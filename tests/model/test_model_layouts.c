@@ -18,7 +18,7 @@ enum { MICROS = 2, MAX_STAGES = 4, SEED = 5, BEGIN = 2 };
     }
 
 /* Nothing divides anything: vocabulary, heads, ffn, rows. */
-enum { ODD, TIED, GROUPED, ONE_KV, BIASED, MIXTURE, SWITCH, CAPPED };
+enum { ODD, TIED, GROUPED, ONE_KV, BIASED, MIXTURE, SWITCH, CAPPED, NORMED, BIASED_KV };
 static const ls_config_model configs[] = {
     [ODD] = GPT2(.vocab = 13, .vocab_multiple = 7, .layers = 2, .channels = 15, .heads = 5,
                  .kv_heads = 5, .head_dim = 3, .ffn = 17, .context = 11),
@@ -39,6 +39,11 @@ static const ls_config_model configs[] = {
     [CAPPED] = LLAMA(.vocab = 31, .vocab_multiple = 1, .layers = 2, .channels = 24, .heads = 6,
                      .kv_heads = 6, .head_dim = 4, .ffn = 10, .context = 11, .experts = 6,
                      .experts_per_token = 2, .balance_loss = 0.1, .expert_capacity = 0.7),
+    [NORMED] = LLAMA(.vocab = 31, .vocab_multiple = 1, .layers = 2, .channels = 20, .heads = 6,
+                     .kv_heads = 3, .head_dim = 4, .ffn = 20, .context = 11, .qk_norm = true),
+    [BIASED_KV] = LLAMA(.vocab = 31, .vocab_multiple = 1, .layers = 2, .channels = 20, .heads = 4,
+                        .kv_heads = 2, .head_dim = 6, .ffn = 20, .context = 11, .qkv_bias = true,
+                        .qk_norm = true),
 };
 static const int64_t batch = 3, seq = 9;
 
@@ -63,6 +68,16 @@ static const layout layouts[] = {
     {CAPPED, 6, 1, 1, true, LS_RECOMPUTE_NONE, 1, false},
     {MIXTURE, 6, 1, 2, false, LS_RECOMPUTE_NONE, 1, false},
     {SWITCH, 2, 2, 1, true, LS_RECOMPUTE_NONE, 1, false},
+    {NORMED, 1, 1, 1, false, LS_RECOMPUTE_FULL, 1, false},
+    {NORMED, 1, 1, 2, false, LS_RECOMPUTE_SELECTIVE, 1, true},
+    {NORMED, 2, 1, 1, false, LS_RECOMPUTE_NONE, 1, true},
+    {NORMED, 3, 1, 2, true, LS_RECOMPUTE_FULL, 2, true},
+    {NORMED, 2, 2, 1, true, LS_RECOMPUTE_SELECTIVE, 1, false},
+    {NORMED, 1, 3, 1, false, LS_RECOMPUTE_NONE, 1, true},
+    {BIASED_KV, 1, 1, 3, false, LS_RECOMPUTE_SELECTIVE, 2, true},
+    {BIASED_KV, 2, 1, 1, true, LS_RECOMPUTE_NONE, 1, false},
+    {BIASED_KV, 4, 1, 1, false, LS_RECOMPUTE_FULL, 1, true},
+    {BIASED_KV, 4, 1, 2, true, LS_RECOMPUTE_NONE, 1, true},
     {ODD, 1, 1, 1, false, LS_RECOMPUTE_NONE, 1, false},
     {ODD, 1, 1, 2, false, LS_RECOMPUTE_FULL, 2, true},
     {ODD, 1, 1, 4, false, LS_RECOMPUTE_SELECTIVE, 1, false},

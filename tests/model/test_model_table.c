@@ -19,9 +19,11 @@ static void check_counts(void) {
         const char *preset;
         int64_t params;
     } published[] = {
-        {"gpt2-124m", 124439808},      {"gpt2-350m", 354823168},      {"gpt2-774m", 774030080},
-        {"gpt2-1558m", 1557611200},    {"llama3-8b", 8030261248},     {"llama3-70b", 70553706496},
-        {"llama3-405b", 405853388800}, {"mixtral-8x7b", 46702792704},
+        {"gpt2-124m", 124439808},       {"gpt2-350m", 354823168},      {"gpt2-774m", 774030080},
+        {"gpt2-1558m", 1557611200},     {"llama3-8b", 8030261248},     {"llama3-70b", 70553706496},
+        {"llama3-405b", 405853388800},  {"mixtral-8x7b", 46702792704}, {"qwen2.5-0.5b", 494032768},
+        {"qwen2.5-7b", 7615616512},     {"qwen3-8b", 8190735360},      {"qwen3-0.6b", 596049920},
+        {"qwen3-30b-a3b", 30532122624},
     };
     for (size_t i = 0; i < sizeof published / sizeof *published; i++) {
         ls_config_model config = preset(published[i].preset);

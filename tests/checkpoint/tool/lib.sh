@@ -5,22 +5,30 @@ root=$(cd "$here/../../.." && pwd)
 make_runs() {
     make_corpus
     runs=$work/runs
-    for family in gpt2 llama; do
-        preset=$family-tiny
-        [ $family = gpt2 ] || preset=llama3-tiny
-        # shellcheck disable=SC2086 # one word a setting
-        "$LOCKSTEP" train $tiny model.preset=$preset run.name=$family checkpoint.every=2 >"$work/out" \
-            2>"$work/err" || fail "training $family"
-    done
+    make_families gpt2 llama
     gpt2=$runs/gpt2/checkpoints
     llama=$runs/llama/checkpoints
 }
 
-# And $runs/mixtral, for those who convert.
-make_mixtral() {
-    # shellcheck disable=SC2086 # one word a setting
-    "$LOCKSTEP" train $tiny model.preset=llama3-tiny model.experts=4 run.name=mixtral checkpoint.every=2 \
-        >"$work/out" 2>"$work/err" || fail "training mixtral"
+# The settings of a family's smallest model.
+settings_of() {
+    case $1 in
+    gpt2) echo model.preset=gpt2-tiny ;;
+    llama) echo model.preset=llama3-tiny ;;
+    mixtral) echo model.preset=llama3-tiny model.experts=4 ;;
+    qwen2) echo model.preset=llama3-tiny model.qkv_bias=true model.tied=true ;;
+    qwen3) echo model.preset=qwen3-tiny ;;
+    qwen3_moe) echo model.preset=qwen3-tiny model.experts=4 ;;
+    esac
+}
+
+# $runs/FAMILY of these.
+make_families() {
+    for family; do
+        # shellcheck disable=SC2046,SC2086 # one word a setting
+        "$LOCKSTEP" train $tiny $(settings_of "$family") run.name="$family" checkpoint.every=2 \
+            >"$work/out" 2>"$work/err" || fail "training $family"
+    done
 }
 
 # json EXPRESSION: of the object on stdout in $work/out; python3 reads it where there is one.

@@ -1,5 +1,5 @@
 """compare DIR LOGITS TOKEN...: the model in DIR gives the logits that the file LOGITS holds.
-make DIR gpt2|llama|mixtral: a model with random weights, saved by transformers in several files."""
+make DIR gpt2|llama|mixtral|qwen2|qwen3|qwen3_moe: a model with random weights, saved by transformers in several files."""
 import sys
 
 import torch
@@ -16,6 +16,17 @@ def make(directory, family):
             vocab_size=261, hidden_size=40, intermediate_size=24, num_hidden_layers=3, num_attention_heads=4,
             num_key_value_heads=2, max_position_embeddings=128, num_local_experts=5, num_experts_per_tok=2,
             bos_token_id=256, eos_token_id=256)
+    elif family.startswith("qwen"):
+        common = dict(vocab_size=261, hidden_size=40, intermediate_size=72, num_hidden_layers=3,
+                      num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=128,
+                      bos_token_id=256, eos_token_id=256)
+        if family == "qwen2":
+            config = transformers.Qwen2Config(**common, tie_word_embeddings=True)
+        elif family == "qwen3":
+            config = transformers.Qwen3Config(**common, head_dim=16)
+        else:
+            config = transformers.Qwen3MoeConfig(**common, head_dim=16, moe_intermediate_size=24, num_experts=5,
+                                                 num_experts_per_tok=2, norm_topk_prob=True)
     else:
         config = transformers.LlamaConfig(
             vocab_size=261, hidden_size=40, intermediate_size=72, num_hidden_layers=3,

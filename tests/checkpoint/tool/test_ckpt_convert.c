@@ -4,6 +4,7 @@
 #include "checkpoint/values.h"
 #include "runtime/model/model.h"
 #include "tests/checkpoint/ckpt_cases.h"
+#include "tests/checkpoint/tool/convert_models.h"
 
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -18,49 +19,6 @@ typedef struct fixture {
     int count;
     ls_ckpt *ckpt;
 } fixture;
-
-static const ls_config_model gpt2 = {.family = LS_FAMILY_GPT2,
-                                     .vocab = 61,
-                                     .vocab_multiple = 64,
-                                     .layers = 2,
-                                     .channels = 12,
-                                     .heads = 3,
-                                     .kv_heads = 3,
-                                     .head_dim = 4,
-                                     .ffn = 48,
-                                     .context = 10,
-                                     .tied = true,
-                                     .norm_eps = 1e-5,
-                                     .init_std = 0.02,
-                                     .rope_theta = 1e4};
-static const ls_config_model llama = {.family = LS_FAMILY_LLAMA3,
-                                      .vocab = 37,
-                                      .vocab_multiple = 16,
-                                      .layers = 2,
-                                      .channels = 8,
-                                      .heads = 4,
-                                      .kv_heads = 2,
-                                      .head_dim = 6,
-                                      .ffn = 11,
-                                      .context = 16,
-                                      .tied = false,
-                                      .norm_eps = 3e-6,
-                                      .init_std = 0.01,
-                                      .rope_theta = 5e5,
-                                      .rope_scaling = LS_ROPE_SCALING_LLAMA3,
-                                      .rope_factor = 8,
-                                      .rope_low_freq_factor = 1,
-                                      .rope_high_freq_factor = 4,
-                                      .rope_original_context = 8192};
-
-/* The same with experts: Mixtral. */
-static ls_config_model mixtral_of(const ls_config_model *model) {
-    ls_config_model m = *model;
-    m.experts = 3;
-    m.experts_per_token = 1;
-    m.balance_loss = 0.03;
-    return m;
-}
 
 static int param_index(const fixture *f, const char *name) {
     for (int i = 0; i < f->count; i++) {
@@ -232,6 +190,7 @@ static void check_config(const fixture *f, const char *directory) {
     CHECK(m.context == o->context && m.tied == o->tied && m.norm_eps == o->norm_eps);
     CHECK(m.experts == o->experts && m.experts_per_token == o->experts_per_token);
     CHECK(m.balance_loss == o->balance_loss);
+    CHECK(m.qkv_bias == o->qkv_bias && m.qk_norm == o->qk_norm);
     if (o->family == LS_FAMILY_LLAMA3) {
         CHECK(m.kv_heads == o->kv_heads && m.head_dim == o->head_dim);
         CHECK(m.rope_theta == o->rope_theta && m.rope_scaling == o->rope_scaling);
@@ -313,6 +272,42 @@ static void converts(const ls_config_model *model, int64_t step,
     fixture_release(&f);
 }
 
+static void check_qwen2(const fixture *f, const ls_safetensors *st) {
+    int count;
+    ls_safetensors_tensors(st, &count);
+    CHECK_INT(count, 1 + 2 * 12 + 2);
+    check_tensor(f, st, "model.layers.1.self_attn.q_proj.bias", "layers.1.attn.qkv.bias", 0, false,
+                 1, 24, 1);
+    check_tensor(f, st, "model.layers.0.self_attn.k_proj.bias", "layers.0.attn.qkv.bias", 24, false,
+                 1, 12, 1);
+    check_tensor(f, st, "model.layers.1.self_attn.v_proj.bias", "layers.1.attn.qkv.bias", 36, false,
+                 1, 12, 1);
+}
+
+static void check_qwen3(const fixture *f, const ls_safetensors *st) {
+    int count;
+    ls_safetensors_tensors(st, &count);
+    CHECK_INT(count, 1 + 2 * 11 + 2);
+    check_tensor(f, st, "model.layers.1.self_attn.q_norm.weight", "layers.1.attn.q_norm.weight", 0,
+                 false, 1, 6, 1);
+    check_tensor(f, st, "model.layers.0.self_attn.k_norm.weight", "layers.0.attn.k_norm.weight", 0,
+                 false, 1, 6, 1);
+}
+
+static void check_qwen3_moe(const fixture *f, const ls_safetensors *st) {
+    int count;
+    ls_safetensors_tensors(st, &count);
+    CHECK_INT(count, 1 + 2 * (2 + 4 + 2 + 1 + 3 * 3) + 2);
+    check_tensor(f, st, "model.layers.1.mlp.gate.weight", "layers.1.moe.router.weight", 0, false, 2,
+                 3, 8);
+    check_tensor(f, st, "model.layers.1.mlp.experts.2.gate_proj.weight", "layers.1.moe.up.weight",
+                 44, false, 2, 11, 8);
+    check_tensor(f, st, "model.layers.0.mlp.experts.1.up_proj.weight", "layers.0.moe.up.weight", 33,
+                 false, 2, 11, 8);
+    check_tensor(f, st, "model.layers.0.mlp.experts.1.down_proj.weight", "layers.0.moe.down.weight",
+                 8, false, 2, 8, 11);
+}
+
 static void refuses_other_models(void) {
     fixture f = fixture_make(&llama, 3);
     char directory[300];
@@ -326,6 +321,19 @@ static void refuses_other_models(void) {
     other = mixtral_of(&gpt2);
     CHECK_STATUS(to_hf(&f, &other, directory), LS_E_UNSUPPORTED);
     CHECK_MESSAGE("3 experts of family gpt2");
+    other = qwen3_of(&gpt2);
+    CHECK_STATUS(to_hf(&f, &other, directory), LS_E_UNSUPPORTED);
+    CHECK_MESSAGE("model.qk_norm of family gpt2");
+    CHECK_STATUS(ls_convert_to_llmc(f.ckpt, &other, f.params, f.count, LS_F32, directory, &result),
+                 LS_E_UNSUPPORTED);
+    CHECK_MESSAGE("no qk_norm");
+    other = qwen2_of(&(ls_config_model){.family = LS_FAMILY_LLAMA3, .experts = 2});
+    CHECK_STATUS(to_hf(&f, &other, directory), LS_E_UNSUPPORTED);
+    CHECK_MESSAGE("model.qkv_bias with experts");
+    other = qwen3_of(&other);
+    CHECK_STATUS(to_hf(&f, &other, directory), LS_E_UNSUPPORTED);
+    CHECK_MESSAGE("model.qkv_bias with model.qk_norm");
+    other = mixtral_of(&gpt2);
     CHECK_STATUS(ls_convert_to_llmc(f.ckpt, &other, f.params, f.count, LS_F32, directory, &result),
                  LS_E_UNSUPPORTED);
     CHECK_MESSAGE("no experts");
@@ -347,93 +355,6 @@ static void refuses_other_models(void) {
     fixture_release(&f);
 }
 
-/* config.json with one member changed: the message names it. */
-static void refuses_other_configs(void) {
-    static const struct {
-        const char *key, *value, *message;
-    } bad[] = {
-        {"model_type", "\"qwen2\"", "qwen2"},
-        {"model_type", "\"mistral\"", "sliding_window"},
-        {"hidden_act", "\"gelu\"", "hidden_act"},
-        {"attention_bias", "true", "attention_bias"},
-        {"mlp_bias", "1", "mlp_bias"},
-        {"rope_scaling", "{\"rope_type\":\"yarn\"}", "yarn"},
-        {"rope_scaling", "{}", "nothing named"},
-        {"rope_scaling", "{\"rope_type\":\"llama3\",\"original_max_position_embeddings\":8e93}",
-         "\"original_max_position_embeddings\" is 8e93; it must be a positive integer below 2^31"},
-        {"quantization_config", "{}", "quantization_config"},
-        {"sliding_window", "4096", "sliding_window"},
-        {"num_hidden_layers", "0", "num_hidden_layers"},
-        {"hidden_size", "\"8\"", "\"hidden_size\" is \"8\"; it must be a positive integer"},
-        {"vocab_size", "null", "\"vocab_size\" is null"},
-        {"tie_word_embeddings", "1", "is 1; it must be true or false"},
-        {"rms_norm_eps", "-1", "\"rms_norm_eps\" is -1; it must be a positive number"},
-    };
-    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
-        json_t *config;
-        ls_config_model m = {0};
-        CHECK_OK(ls_hf_config_make(&llama, LS_F32, NULL, &config));
-        json_object_set_new(config, bad[i].key, json_loads(bad[i].value, JSON_DECODE_ANY, NULL));
-        CHECK(ls_hf_config_parse(config, "config.json", &m) != LS_OK);
-        CHECK_MESSAGE(bad[i].message);
-        json_decref(config);
-    }
-    json_t *config;
-    ls_config_model m = {0};
-    CHECK_OK(ls_hf_config_make(&gpt2, LS_F32, NULL, &config));
-    json_object_set_new(config, "scale_attn_by_inverse_layer_idx", json_true());
-    CHECK_STATUS(ls_hf_config_parse(config, "config.json", &m), LS_E_UNSUPPORTED);
-    json_object_del(config, "scale_attn_by_inverse_layer_idx");
-    json_object_set_new(config, "n_inner", json_null());
-    CHECK_OK(ls_hf_config_parse(config, "config.json", &m));
-    CHECK_INT(m.ffn, 48);
-    json_decref(config);
-    /* transformers 5 */
-    CHECK_OK(ls_hf_config_make(&llama, LS_F32, NULL, &config));
-    json_object_del(config, "rope_theta");
-    json_object_del(config, "rope_scaling");
-    json_object_set_new(config, "rope_parameters",
-                        json_pack("{s:s,s:f}", "rope_type", "default", "rope_theta", 1234.0));
-    CHECK_OK(ls_hf_config_parse(config, "config.json", &m));
-    CHECK(m.rope_theta == 1234.0 && m.rope_scaling == LS_ROPE_SCALING_NONE);
-    json_decref(config);
-}
-
-/* transformers' one loss of all layers, 1 for each choice of a token, and ours of 2 layers. */
-static void takes_balance_loss(void) {
-    const char *const released[] = {"model.preset=mixtral-8x7b", "run.steps=1",
-                                    "batch.sequences=1"};
-    ls_config preset;
-    json_t *published;
-    CHECK_OK(ls_config_load(&preset, NULL, released, 3));
-    CHECK_OK(ls_hf_config_make(&preset.model, LS_BF16, NULL, &published));
-    CHECK_NEAR(json_real_value(json_object_get(published, "router_aux_loss_coef")), 0.02, 1e-12, 0);
-    json_decref(published);
-    const ls_config_model mixtral = mixtral_of(&llama);
-    ls_config_model m = {0};
-    json_t *config;
-    CHECK_OK(ls_hf_config_make(&mixtral, LS_F32, NULL, &config));
-    CHECK_NEAR(json_real_value(json_object_get(config, "router_aux_loss_coef")), 0.06, 1e-12, 0);
-    json_object_set_new(config, "num_experts_per_tok", json_integer(3));
-    json_object_set_new(config, "router_aux_loss_coef", json_integer(0));
-    CHECK_OK(ls_hf_config_parse(config, "config.json", &m));
-    CHECK(m.balance_loss == 0.0);
-    json_object_set_new(config, "router_aux_loss_coef", json_real(0.02));
-    CHECK_OK(ls_hf_config_parse(config, "config.json", &m));
-    CHECK_NEAR(m.balance_loss, 0.03, 1e-12, 0);
-    static const char *const bad[] = {"-1e-3", "1e9", "\"0.1\"", "[]"};
-    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
-        json_object_set_new(config, "router_aux_loss_coef",
-                            json_loads(bad[i], JSON_DECODE_ANY, NULL));
-        CHECK_STATUS(ls_hf_config_parse(config, "config.json", &m), LS_E_INPUT);
-        CHECK_MESSAGE("must be a number from 0 to 666.667");
-    }
-    json_object_del(config, "router_aux_loss_coef");
-    CHECK_OK(ls_hf_config_parse(config, "config.json", &m));
-    CHECK_NEAR(m.balance_loss, 0.001 * 3 / 2, 1e-12, 0); /* MixtralConfig's default */
-    json_decref(config);
-}
-
 /* Files of others: names without their first word, buffers that hold no weights, 16-bit types; a
  * tensor that is missing, misshapen or of no known use. */
 static void imports_others_files(void) {
@@ -450,9 +371,9 @@ static void imports_others_files(void) {
         for (int i = 0; i < count; i++) {
             ls_hf_part part;
             int n;
-            CHECK_OK(ls_hf_part_count(m.family, &params[i], &n));
+            CHECK_OK(ls_hf_part_count(&m, &params[i], &n));
             CHECK_INT(n, 1);
-            CHECK_OK(ls_hf_part_at(m.family, &params[i], 0, &part));
+            CHECK_OK(ls_hf_part_at(&m, &params[i], 0, &part));
             snprintf(names[parts], sizeof names[0], "%.100s", part.name + strlen("transformer."));
             tensors[parts] = (ls_st_tensor){.name = names[parts], .dtype = LS_F16};
             tensors[parts].ndim = part.ndim;
@@ -588,9 +509,12 @@ int main(void) {
     converts(&llama, 2, check_llama);
     const ls_config_model mixtral = mixtral_of(&llama);
     converts(&mixtral, 4, check_mixtral);
+    const ls_config_model qwen2 = qwen2_of(&llama), qwen3 = qwen3_of(&llama);
+    const ls_config_model qwen3_moe = qwen3_of(&mixtral);
+    converts(&qwen2, 5, check_qwen2);
+    converts(&qwen3, 6, check_qwen3);
+    converts(&qwen3_moe, 7, check_qwen3_moe);
     refuses_other_models();
-    refuses_other_configs();
-    takes_balance_loss();
     imports_others_files();
     writes_llmc();
     CHECK_OK(ls_dir_remove(root));

@@ -2,9 +2,9 @@
 # ckpt convert: to Hugging Face and llm.c, back, and what sample and eval make of it.
 . "$(dirname "$0")/lib.sh"
 make_runs
-make_mixtral
+make_families mixtral qwen2 qwen3_moe
 
-for family in gpt2 llama mixtral; do
+for family in gpt2 llama mixtral qwen2 qwen3_moe; do
     hf=$work/hf-$family
     back=$work/back-$family
     gives 0 "$LOCKSTEP" ckpt convert --to safetensors "$runs/$family" -o "$hf"
@@ -37,12 +37,8 @@ for family in gpt2 llama mixtral; do
     holds cmp "$work/said" "$work/out"
 
     # Training begins with its weights (a rate of 0 changes none), on any ranks; optimizer and step anew.
-    preset=$family-tiny
-    [ $family = gpt2 ] || preset=llama3-tiny
-    experts=0
-    [ $family != mixtral ] || experts=4
-    # shellcheck disable=SC2086 # one word a setting
-    gives 0 ranks 2 "$LOCKSTEP" train $tiny model.preset=$preset model.experts=$experts run.name=tuned-$family \
+    # shellcheck disable=SC2046,SC2086 # one word a setting
+    gives 0 ranks 2 "$LOCKSTEP" train $tiny $(settings_of $family) run.name=tuned-$family \
         run.init="$back" optim.lr=0 run.steps=1
     says 'begun with the weights of .*step-00000000 (step 0)'
     gives 0 "$LOCKSTEP" ckpt diff "$back" "$runs/tuned-$family" '[!o]*'
@@ -58,16 +54,16 @@ done
 # What theirs cannot say is told.
 gives 0 "$LOCKSTEP" ckpt convert --from safetensors "$work/hf-mixtral" -o "$work/capacity" model.expert_capacity=1.25
 gives 0 "$LOCKSTEP" ckpt convert --to safetensors "$work/capacity" -o "$work/hf-capacity"
-says "model.expert_capacity is 1.25; transformers' Mixtral has no such limit"
+says "model.expert_capacity is 1.25; transformers' mixtures have no such limit"
 
 # Of others' models nothing tells the tokenizer.
 sed 's/"tokenizer"/"other"/' "$work/hf-gpt2/config.json" >"$work/config.json"
 mv "$work/config.json" "$work/hf-gpt2/config.json"
 # What cannot be converted is wrong input, not a fault of the machine, which scripts would try again.
 cp -r "$work/hf-gpt2" "$work/hf-other"
-sed -i 's/"gpt2"/"qwen2"/' "$work/hf-other/config.json"
+sed -i 's/"gpt2"/"phi3"/' "$work/hf-other/config.json"
 gives 2 "$LOCKSTEP" ckpt convert --from safetensors "$work/hf-other" -o "$work/other"
-says "\"model_type\" is 'qwen2'; gpt2, llama, mistral and mixtral are known"
+says "\"model_type\" is 'phi3'; gpt2, llama, mistral, mixtral, qwen2, qwen3 and qwen3_moe are known"
 # Mistral without its window is Llama.
 cp -r "$work/hf-llama" "$work/hf-mistral"
 sed -i 's/"model_type": *"llama"/"model_type":"mistral"/' "$work/hf-mistral/config.json"

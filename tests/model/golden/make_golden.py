@@ -3,7 +3,7 @@
 
     python3 make_golden.py          (PyTorch and NumPy; not part of a test run)
 
-Writes gpt2.bin, llama3.bin and mixtral.bin beside this file: tensors with a name, each
+Writes gpt2.bin, llama3.bin, mixtral.bin and qwen.bin beside this file: tensors with a name, each
     name 64 bytes (NUL-padded) | dtype int32 (0 float64, 1 float32, 2 int32) | ndim int32 |
     dims 4 x int64 | values, little-endian, row-major
 after the 8 bytes "LSGOLD1\n". Initial values are float32 numbers, so that fp32 starts from the same
@@ -150,9 +150,11 @@ class Llama3:
         x = F.embedding(tokens, w["tok_embed.weight"])
         for i in range(self.L):
             p = f"layers.{i}."
-            qkv = F.linear(norm(x, p + "attn_norm"), w[p + "attn.qkv.weight"])
+            qkv = F.linear(norm(x, p + "attn_norm"), w[p + "attn.qkv.weight"], w.get(p + "attn.qkv.bias"))
             q, k, v = qkv.split([H * D, G * D, G * D], dim=-1)
             q, k, v = split_heads(q, H), split_heads(k, G), split_heads(v, G)
+            if p + "attn.q_norm.weight" in w:
+                q, k = norm(q, p + "attn.q_norm"), norm(k, p + "attn.k_norm")
             out = merge_heads(attention(self.rotate(q), self.rotate(k), v))
             x = x + F.linear(out, w[p + "attn.proj.weight"])
             x = x + self.mlp(w, p, norm(x, p + "mlp_norm"))
@@ -161,6 +163,21 @@ class Llama3:
     def mlp(self, w, p, x):
         gate, up = F.linear(x, w[p + "mlp.up.weight"]).chunk(2, dim=-1)
         return F.linear(F.silu(gate) * up, w[p + "mlp.down.weight"])
+
+
+class Qwen(Llama3):
+    """The biases of Qwen2 and the norms of Qwen3, heads wider than channels / heads."""
+    name = "qwen"
+    H, G, D = 3, 1, 10
+    config = dict(Llama3.config, heads=H, kv_heads=G, head_dim=D, qkv_bias=1, qk_norm=1)
+
+    def shapes(self):
+        for name, shape in super().shapes():
+            yield name, shape
+            if name.endswith("attn.qkv.weight"):
+                yield name.replace("weight", "bias"), shape[:1]
+                yield name.replace("qkv", "q_norm"), (self.D,)
+                yield name.replace("qkv", "k_norm"), (self.D,)
 
 
 class Mixtral(Llama3):
@@ -249,7 +266,7 @@ def adamw_records(model, weights, tokens, targets):
 
 
 def main():
-    for model, seed in ((Gpt2(), 1), (Llama3(), 2), (Mixtral(), 3)):
+    for model, seed in ((Gpt2(), 1), (Llama3(), 2), (Mixtral(), 3), (Qwen(), 4)):
         rng = np.random.default_rng(seed)
         tokens = rng.integers(0, V, (B, T)).astype(np.int32)
         targets = rng.integers(0, V, (B, T)).astype(np.int32)
