@@ -8,6 +8,7 @@
 #include "launch/session.h"
 #include "runtime/base/arena.h"
 #include "runtime/base/clock.h"
+#include "runtime/base/sort.h"
 
 #include <jansson.h>
 #include <stdio.h>
@@ -324,11 +325,6 @@ static ls_status run_way(bench *b, way w, ls_bench_shape s, const char *send, ch
 
 /* Measuring */
 
-static int ascending(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 /* The median over the iterations of the slowest rank's time. */
 static ls_status time_way(bench *b, way w, ls_bench_shape s, int64_t bytes, double *seconds) {
     char *send, *recv;
@@ -349,7 +345,7 @@ static ls_status time_way(bench *b, way w, ls_bench_shape s, int64_t bytes, doub
         b->times[i] = 1e-9 * (double)(ls_clock_ns() - start_ns) / run;
     }
     LS_TRY(b->world->ops->all_reduce(b->world, b->times, b->iterations, LS_F64, LS_MAX));
-    qsort(b->times, (size_t)b->iterations, sizeof *b->times, ascending);
+    ls_sort_doubles(b->times, (size_t)b->iterations);
     *seconds = b->times[b->iterations / 2];
     return LS_OK;
 }

@@ -6,6 +6,7 @@
 #include "launch/bench_fill.h"
 #include "runtime/base/arena.h"
 #include "runtime/base/clock.h"
+#include "runtime/base/sort.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -330,16 +331,11 @@ static ls_status work_after(bench *b, const row *r, const ls_bench_shape *s) {
 
 /* Measuring */
 
-static int ascending(const void *a, const void *b) {
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 /* The mean of the half in the middle: of one that is mostly of two values, more steady than their
  * median. Sorts them. */
 static double middle_mean(double times[TIMES]) {
     double sum = 0;
-    qsort(times, TIMES, sizeof *times, ascending);
+    ls_sort_doubles(times, TIMES);
     for (int i = TIMES / 4; i < TIMES - TIMES / 4; i++) {
         sum += times[i];
     }

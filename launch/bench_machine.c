@@ -9,6 +9,7 @@
 #include "runtime/base/file.h"
 #include "runtime/base/log.h"
 #include "runtime/base/rng.h"
+#include "runtime/base/sort.h"
 #include "runtime/base/text.h"
 #include "runtime/model/model.h"
 #include "runtime/plan/cost.h"
@@ -146,7 +147,7 @@ static ls_status time_update(machine *m) {
     const int64_t n = UPDATED_ELEMS;
     const size_t bytes = (size_t)n * ls_dtype_bytes(dev->acc);
     void *at[5] = {NULL}; /* weights, two moments, gradients, copies */
-    timed_step steps[MAX_REPEATS + 1];
+    double times[MAX_REPEATS + 1];
     ls_status status = LS_OK;
     for (int i = 0; i < 5 && status == LS_OK; i++) {
         status = dev->ops->alloc(dev, bytes, &at[i]);
@@ -170,14 +171,14 @@ static ls_status time_update(machine *m) {
                                                   .grad = at[3],
                                                   .copy_dtype = LS_BF16,
                                                   .copy = m->dtype == LS_BF16 ? at[4] : NULL});
-        steps[r].seconds = 1e-9 * (double)(ls_clock_ns() - start);
+        times[r] = 1e-9 * (double)(ls_clock_ns() - start);
     }
     for (int i = 0; i < 5; i++) {
         dev->ops->free(dev, at[i]);
     }
     LS_TRY(ls_session_agree(m->session, status));
-    qsort(steps + 1, (size_t)m->repeats, sizeof *steps, by_seconds);
-    double seconds = steps[1 + m->repeats / 2].seconds;
+    ls_sort_doubles(times + 1, (size_t)m->repeats);
+    double seconds = times[1 + m->repeats / 2];
     LS_TRY(agree(m->session, &seconds));
     m->update_bytes_s = (double)n * LS_PLAN_UPDATE_BYTES / seconds;
     return LS_OK;

@@ -6,11 +6,11 @@
 #include "launch/json_text.h"
 #include "launch/session.h"
 #include "runtime/base/clock.h"
+#include "runtime/base/sort.h"
 #include "runtime/base/text.h"
 
 #include <jansson.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <time.h>
 
 /* Between two looks at the communicator train computes for about this long. */
@@ -89,11 +89,6 @@ static ls_status run_once(overlap *o, mode m, double *seconds) {
     return LS_OK;
 }
 
-static int ascending(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 /* The median over the iterations of the slowest rank. */
 static ls_status time_runs(overlap *o, mode m, double *seconds) {
     double times[MOST_ITERATIONS];
@@ -101,7 +96,7 @@ static ls_status time_runs(overlap *o, mode m, double *seconds) {
         LS_TRY(run_once(o, m, &times[i]));
     }
     LS_TRY(o->world->ops->all_reduce(o->world, times, o->iterations, LS_F64, LS_MAX));
-    qsort(times, (size_t)o->iterations, sizeof *times, ascending);
+    ls_sort_doubles(times, (size_t)o->iterations);
     *seconds = times[o->iterations / 2];
     return LS_OK;
 }

@@ -9,6 +9,7 @@
 #include "launch/session.h"
 #include "runtime/base/arena.h"
 #include "runtime/base/clock.h"
+#include "runtime/base/sort.h"
 #include "runtime/plan/cluster.h"
 
 #include <jansson.h>
@@ -32,11 +33,6 @@ typedef struct level {
     double seconds[COLLS][SIZES]; /* measured */
 } level;
 
-static int ascending(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 /* The slowest rank's median. Roots change from call to call: one alone would not wait for those who
  * receive, and many messages would take the latency of one. */
 static ls_status time_call(ls_comm *world, ls_bench_call call, int64_t bytes, char *send,
@@ -55,7 +51,7 @@ static ls_status time_call(ls_comm *world, ls_bench_call call, int64_t bytes, ch
         times[i] = 1e-9 * (double)(ls_clock_ns() - start_ns) / runs;
     }
     LS_TRY(world->ops->all_reduce(world, times, REPEATS, LS_F64, LS_MAX));
-    qsort(times, REPEATS, sizeof *times, ascending);
+    ls_sort_doubles(times, REPEATS);
     *seconds = times[REPEATS / 2];
     return LS_OK;
 }
@@ -200,27 +196,21 @@ static ls_status split_levels(ls_comm *world, level *inside, level *across, int 
     uint64_t *hosts;
     LS_TRY(ls_comm_agree(world, ls_calloc((size_t)world->size, sizeof *hosts, &hosts)));
     ls_status status = ls_comm_hosts(world, hosts);
-    int count = 0, place = 0, local = 0;
-    const int host = (int)hosts[world->rank];
-    for (int r = 0; r < world->size; r++) {
-        count += hosts[r] == (uint64_t)r;
-        local += hosts[r] == (uint64_t)host;
-        place += r < world->rank && hosts[r] == (uint64_t)host;
-    }
+    const ls_spread s = ls_spread_of(hosts, world->rank, world->size);
     free(hosts);
-    if (status == LS_OK && local * count != world->size) {
+    if (status == LS_OK && s.least != s.most) {
         status = LS_FAIL(LS_E_UNSUPPORTED,
-                         "%d ranks on this of %d hosts and %d in all; a profile needs the same "
-                         "number on each",
-                         local, count, world->size);
+                         "%d to %d ranks on each of %d hosts; a profile needs the same number on "
+                         "all",
+                         s.least, s.most, s.hosts);
     }
     LS_TRY(ls_comm_agree(world, status));
-    *hosts_out = count;
+    *hosts_out = s.hosts;
     level *levels[] = {inside, across};
     for (int i = 0; i < 2; i++) {
         ls_comm *part;
-        if ((i == 0 ? local : count) > 1) {
-            LS_TRY(world->ops->split(world, i == 0 ? host : place, &part));
+        if ((i == 0 ? s.most : s.hosts) > 1) {
+            LS_TRY(world->ops->split(world, i == 0 ? s.first : s.inside, &part));
             status = ls_comm_choose(part, LS_TRANSPORT_AUTO, &levels[i]->comm);
             part->ops->destroy(part);
             LS_TRY(ls_comm_agree(world, status));

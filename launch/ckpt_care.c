@@ -57,9 +57,7 @@ static ls_status keep_of_run(const char *root, ls_ckpt_keep *keep) {
     ls_ckpt *ckpt;
     ls_config config;
     LS_TRY(ls_ckpt_open_latest(root, &ckpt));
-    const char *text = ls_ckpt_config(ckpt);
-    const ls_status status =
-        ls_config_load_text(&config, ls_ckpt_path(ckpt), text, strlen(text), NULL, 0);
+    const ls_status status = ls_ckpt_settings(ckpt, &config);
     ls_ckpt_close(ckpt);
     LS_TRY(status);
     const ls_config_checkpoint *set = &config.checkpoint;

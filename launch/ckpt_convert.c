@@ -116,11 +116,11 @@ static ls_status export(ls_ckpt *ckpt, const char **values, ls_convert_result *r
     ls_param *params = NULL;
     int count;
     int64_t flat_elems;
-    const char *text = ls_ckpt_config(ckpt), *format = values[LS_CKPT_TO];
+    const char *format = values[LS_CKPT_TO];
     LS_TRY(dtype_parse(ls_ckpt_value(values, LS_CKPT_DTYPE), &dtype));
     LS_TRY(ls_option_float("shard-size", ls_ckpt_value(values, LS_CKPT_SHARD_SIZE), 0.001, 1e9,
                            &shard_mib));
-    LS_TRY(ls_config_load_text(&config, ls_ckpt_path(ckpt), text, strlen(text), NULL, 0));
+    LS_TRY(ls_ckpt_settings(ckpt, &config));
     LS_TRY(ls_model_table(&config.model, &params, &count, &flat_elems));
     ls_status status =
         strcmp(format, "llmc") == 0

@@ -49,19 +49,14 @@ static void settings_add(comparison *c, ls_field_resume kind, const char *lines)
     }
 }
 
-static ls_status settings_load(const ls_ckpt *ckpt, ls_config *config) {
-    const char *text = ls_ckpt_config(ckpt);
-    return ls_config_load_text(config, ls_ckpt_path(ckpt), text, strlen(text), NULL, 0);
-}
-
 /* Those that decide numbers. A checkpoint of a newer lockstep may have some unknown here; its
  * tensors can be compared all the same. */
 static void compare_settings(comparison *c) {
     static ls_config a, b;
     static const ls_field_resume kinds[] = {LS_RESUME_SAME, LS_RESUME_CHANGE};
     c->settings = json_array();
-    ls_status status = settings_load(c->a, &a);
-    status = status == LS_OK ? settings_load(c->b, &b) : status;
+    ls_status status = ls_ckpt_settings(c->a, &a);
+    status = status == LS_OK ? ls_ckpt_settings(c->b, &b) : status;
     c->other_run = status == LS_OK && strcmp(a.run.name, b.run.name) != 0;
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds && status == LS_OK; i++) {
         char *lines;

@@ -79,13 +79,10 @@ static void print_pieces(const ls_ckpt_entry *entry) {
     char raw[32], stored[32], *safe;
     for (int i = 0; i < entry->piece_count; i++) {
         const ls_ckpt_piece *piece = &entry->pieces[i];
-        printf("    %s  [", ls_ckpt_safe(piece->file, &safe));
+        printf("    %s  ", ls_ckpt_safe(piece->file, &safe));
         free(safe);
-        for (int d = 0; d < entry->ndim; d++) {
-            printf("%s%lld:%lld", d ? ", " : "", (long long)piece->box.start[d],
-                   (long long)(piece->box.start[d] + piece->box.extent[d]));
-        }
-        printf("]  %lld chunk%s  %s in %s (%.2fx)\n", (long long)piece->chunks,
+        ls_ckpt_print_box(&piece->box);
+        printf("  %lld chunk%s  %s in %s (%.2fx)\n", (long long)piece->chunks,
                piece->chunks == 1 ? "" : "s",
                ls_text_bytes(raw, sizeof raw, (double)piece->raw_bytes),
                ls_text_bytes(stored, sizeof stored, (double)piece->stored_bytes),

@@ -52,18 +52,14 @@ static void print_pieces(const ls_ckpt_entry *entry, const ls_stats *s, bool all
     for (int i = 0; i < s->piece_count; i++) {
         const ls_piece_stats *p = &s->pieces[i];
         const ls_moments *m = &p->moments;
-        const ls_box *box = &entry->pieces[i].box;
         if (!all && !p->outlier) {
             continue;
         }
         char *safe;
-        printf("    %s  [", ls_ckpt_safe(entry->pieces[i].file, &safe));
+        printf("    %s  ", ls_ckpt_safe(entry->pieces[i].file, &safe));
         free(safe);
-        for (int d = 0; d < entry->ndim; d++) {
-            printf("%s%lld:%lld", d ? ", " : "", (long long)box->start[d],
-                   (long long)(box->start[d] + box->extent[d]));
-        }
-        printf("]  min %.4g  max %.4g  mean %.4g  std %.4g%s%s\n", m->min, m->max, m->mean, m->std,
+        ls_ckpt_print_box(&entry->pieces[i].box);
+        printf("  min %.4g  max %.4g  mean %.4g  std %.4g%s%s\n", m->min, m->max, m->mean, m->std,
                p->outlier ? "  stands out: " : "", p->why);
     }
 }

@@ -305,13 +305,12 @@ static void print_layout(const ls_ckpt_entry *entry) {
            (double)raw_bytes / (double)stored_bytes);
     for (int i = 0; i < entry->piece_count; i++) {
         const ls_ckpt_piece *piece = &entry->pieces[i];
-        printf("  %s %s  [", piece->file, ls_ckpt_safe(piece->dataset, &safe));
+        printf("  %s ", ls_ckpt_safe(piece->file, &safe));
         free(safe);
-        for (int d = 0; d < entry->ndim; d++) {
-            printf("%s%lld:%lld", d ? ", " : "", (long long)piece->box.start[d],
-                   (long long)(piece->box.start[d] + piece->box.extent[d]));
-        }
-        printf("]  %lld chunk%s\n", (long long)piece->chunks, piece->chunks == 1 ? "" : "s");
+        printf("%s  ", ls_ckpt_safe(piece->dataset, &safe));
+        free(safe);
+        ls_ckpt_print_box(&piece->box);
+        printf("  %lld chunk%s\n", (long long)piece->chunks, piece->chunks == 1 ? "" : "s");
     }
 }
 

@@ -3,6 +3,7 @@
 #define LS_LAUNCH_CKPT_VERBS_H
 
 #include "checkpoint/ckpt.h"
+#include "runtime/config/config.h"
 
 #include <stdbool.h>
 
@@ -58,6 +59,8 @@ const char *ls_ckpt_value(const char **values, int option);
 
 /* A checkpoint itself, or the newest valid one of a run directory or of a checkpoints/ folder. */
 ls_status ls_ckpt_open_found(const char *given, ls_ckpt **ckpt);
+/* The configuration of the run that wrote it. */
+ls_status ls_ckpt_settings(const ls_ckpt *ckpt, ls_config *config);
 /* The folder that holds a run's checkpoints: GIVEN/checkpoints when it is there, else GIVEN.
  * LS_E_INPUT where that is a folder of runs, or a model of transformers. */
 ls_status ls_ckpt_root(const char *given, char *root, size_t size);
@@ -71,6 +74,8 @@ ls_status ls_ckpt_count_matches(const ls_ckpt *ckpt, const char *glob, int *foun
 /* "768x50257" into text; returns text. */
 enum { LS_CKPT_SHAPE_TEXT = 96 };
 char *ls_ckpt_shape(char text[LS_CKPT_SHAPE_TEXT], int ndim, const int64_t *dims);
+/* "[0:768, 0:2304]" on stdout */
+void ls_ckpt_print_box(const ls_box *box);
 json_t *ls_ckpt_dims_json(int ndim, const int64_t *dims);
 /* Prints the object as one line and drops the reference; NULL: LS_E_MEMORY. */
 ls_status ls_ckpt_print_json(json_t *object);

@@ -5,6 +5,7 @@
 #include "runtime/base/arena.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/log.h"
+#include "runtime/base/sort.h"
 #include "runtime/base/text.h"
 
 #include <jansson.h>
@@ -93,11 +94,6 @@ typedef struct gemm_bench {
     double *seconds; /* median of each shape */
 } gemm_bench;
 
-static int ascending(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 static ls_status check_dtype(const char *name) {
     return strcmp(name, "auto") == 0 || strcmp(name, "fp32") == 0 || strcmp(name, "bf16") == 0
                ? LS_OK
@@ -148,7 +144,7 @@ static ls_status measure(gemm_bench *b) {
             status = b->dev->ops->gemm(b->dev, &op);
             runs[r] = (double)(ls_clock_ns() - start) * 1e-9;
         }
-        qsort(runs, (size_t)b->repeat, sizeof *runs, ascending);
+        ls_sort_doubles(runs, (size_t)b->repeat);
         b->seconds[i] = runs[b->repeat / 2];
     }
     ls_log_progress(true, "timed %d products", b->count);

@@ -73,6 +73,11 @@ const char *ls_ckpt_safe(const char *text, char **buffer) {
     return *buffer ? *buffer : "?";
 }
 
+ls_status ls_ckpt_settings(const ls_ckpt *ckpt, ls_config *config) {
+    const char *text = ls_ckpt_config(ckpt);
+    return ls_config_load_text(config, ls_ckpt_path(ckpt), text, strlen(text), NULL, 0);
+}
+
 char *ls_ckpt_shape(char text[LS_CKPT_SHAPE_TEXT], int ndim, const int64_t *dims) {
     size_t n = 0;
     text[0] = '\0';
@@ -81,6 +86,15 @@ char *ls_ckpt_shape(char text[LS_CKPT_SHAPE_TEXT], int ndim, const int64_t *dims
                               (long long)dims[d]);
     }
     return text;
+}
+
+void ls_ckpt_print_box(const ls_box *box) {
+    putchar('[');
+    for (int d = 0; d < box->ndim; d++) {
+        printf("%s%lld:%lld", d ? ", " : "", (long long)box->start[d],
+               (long long)(box->start[d] + box->extent[d]));
+    }
+    putchar(']');
 }
 
 json_t *ls_ckpt_dims_json(int ndim, const int64_t *dims) {

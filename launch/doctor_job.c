@@ -5,6 +5,7 @@
 #include "runtime/base/arena.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/file.h"
+#include "runtime/base/sort.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -165,11 +166,6 @@ static ls_status compute_rate(ls_session *session, double *rate) {
     return status;
 }
 
-static int compare(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 /* Ranks well below the median hold back all others: every step waits for the slowest. */
 static ls_status check_speed(ls_session *session, ls_findings *findings) {
     ls_comm *comm = session->comm;
@@ -178,7 +174,7 @@ static ls_status check_speed(ls_session *session, ls_findings *findings) {
     LS_TRY(ls_session_agree(session, ls_calloc((size_t)comm->size, sizeof *all, &all)));
     ls_status status = comm->ops->all_gather(comm, &mine, all, sizeof mine);
     if (status == LS_OK) {
-        qsort(all, (size_t)comm->size, sizeof *all, compare);
+        ls_sort_doubles(all, (size_t)comm->size);
         double median = all[comm->size / 2];
         if (mine < 0.7 * median) {
             ls_findings_add(findings, "speed", LS_WARN,

@@ -16,10 +16,7 @@ ls_status ls_weights_find(ls_session *session, const char *path, ls_ckpt **ckpt)
 ls_status ls_weights_open(ls_session *session, const char *path, ls_weights *weights) {
     *weights = (ls_weights){0};
     LS_TRY(ls_weights_find(session, path, &weights->ckpt));
-    const char *text = ls_ckpt_config(weights->ckpt);
-    return ls_session_agree(session,
-                            ls_config_load_text(&weights->config, ls_ckpt_path(weights->ckpt), text,
-                                                strlen(text), NULL, 0));
+    return ls_session_agree(session, ls_ckpt_settings(weights->ckpt, &weights->config));
 }
 
 /* A piece of a row as the checkpoint is asked for it; *own: memory of its own, where it is not one

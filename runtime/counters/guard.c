@@ -1,4 +1,5 @@
 #include "runtime/counters/guard.h"
+#include "runtime/base/sort.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -57,11 +58,6 @@ int ls_guard_odd(const ls_guard_vote *votes, int count, int *odd, bool *undecide
     return found;
 }
 
-static int compare(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 int ls_guard_slowest(const double *seconds, int count, double *factor) {
     int slowest = 0;
     for (int i = 1; i < count; i++) {
@@ -71,7 +67,7 @@ int ls_guard_slowest(const double *seconds, int count, double *factor) {
     *factor = 1.0;
     if (sorted) {
         memcpy(sorted, seconds, (size_t)count * sizeof *sorted);
-        qsort(sorted, (size_t)count, sizeof *sorted, compare);
+        ls_sort_doubles(sorted, (size_t)count);
         double median = sorted[(count - 1) / 2]; /* of two ranks: the faster */
         *factor = median > 0.0 ? seconds[slowest] / median : 1.0;
         free(sorted);
