@@ -411,10 +411,17 @@ int64_t ls_moe_segments(const ls_model *m, int64_t batch);
 /* Does what an expert takes depend on tokens of other context ranks? Then the choices are counted
  * by the runs of positions in which the context ranks have them, two for each sequence. */
 bool ls_moe_counts_segments(const ls_model *m);
+/* Most choices that an expert takes of the `rows` rows of a micro-batch; rows of whole sequences;
+ * slots of `from` with choices of the experts of `owner`. */
+int64_t ls_moe_capacity(const ls_model *m, int64_t rows);
+int64_t ls_moe_whole_rows(const ls_pass *pass);
+int64_t ls_moe_kept_of(const ls_pass *pass, const ls_moe_acts *moe, int from, int owner);
 /* moe_memory.c: where the rows of a layer went, in and out of the experts; and what is on its way,
  * in backward gradients too. */
 ls_status ls_moe_lay_out(ls_model *m, ls_moe_acts *moe);
 ls_status ls_moe_lay_out_flight(ls_model *m);
+/* moe_host.c: from chosen to slots, rows and moe->kept, on the host. */
+ls_status ls_moe_place_by_host(const ls_pass *pass, const ls_moe_acts *moe);
 /* moe_place.c: from chosen to slots and rows, and the gradient of the balance loss, scale * wanted
  * in m->moe_balance, on the device alone; without moe_fixed, after place, moe->kept, for which it
  * waits, but with moe_grouped. */

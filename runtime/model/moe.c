@@ -7,13 +7,14 @@
  * 2020, arXiv 2006.16668); the outputs come back the same way. Expert ranks have other
  * micro-batches or other tokens of the same one. Capacity counts the choices of a micro-batch's
  * whole sequences in order of their rows, so that what is dropped does not depend on the number of
- * ranks. The host places the rows, or a device that goes on by itself does (moe_place.c). Products
- * and messages have the sizes of what was chosen, for which the host then waits once a layer, while
- * the device gathers the rows. With a capacity nothing depends on a count: each expert has room for
- * as many rows as it takes at most, those that are left being zeros. Where a rank has all experts
- * nothing need either (moe_grouped): one launch for all of them reads on the device where each
- * one's rows begin. Several ranks must wait: NCCL wants the sizes of messages from the host, and
- * the largest that they can be are as many times what is sent as there are ranks.
+ * ranks. The host places the rows (moe_host.c), or a device that goes on by itself does
+ * (moe_place.c). Products and messages have the sizes of what was chosen, for which the host then
+ * waits once a layer, while the device gathers the rows. With a capacity nothing depends on a
+ * count: each expert has room for as many rows as it takes at most, those that are left being
+ * zeros. Where a rank has all experts nothing need either (moe_grouped): one launch for all of them
+ * reads on the device where each one's rows begin. Several ranks must wait: NCCL wants the sizes of
+ * messages from the host, and the largest that they can be are as many times what is sent as there
+ * are ranks.
  *
  * The balance loss adds balance_scale * rows * balance_loss * E * sum_e f_e P_e to the objective of
  * a micro-batch (of all context ranks), where f_e is the share of the choices that want expert e
@@ -33,16 +34,14 @@ int64_t ls_moe_expert_first(const ls_model *m, int rank) {
     return ls_range_first(m->sizes.experts, m->expert_ranks, rank);
 }
 
-/* Most choices that an expert takes of the `rows` rows of a micro-batch. */
-static int64_t capacity(const ls_model *m, int64_t rows) {
+int64_t ls_moe_capacity(const ls_model *m, int64_t rows) {
     const double factor = m->options.config->expert_capacity;
     const double share = (double)rows * (double)m->sizes.each / (double)m->sizes.experts;
     const double most = ceil(factor * share);
     return factor > 0.0 && most < (double)rows ? (int64_t)most : rows;
 }
 
-/* Rows of whole sequences. */
-static int64_t whole_rows(const ls_pass *pass) {
+int64_t ls_moe_whole_rows(const ls_pass *pass) {
     return pass->batch * (pass->model->context_ranks > 1 ? pass->model->options.seq : pass->seq);
 }
 
@@ -66,7 +65,7 @@ static int64_t micros_of(int ranks, int contexts) {
 static ls_moe_rooms rooms_of(const ls_model *m, int64_t seq) {
     const bool cut = m->context_ranks > 1;
     const int64_t rows = m->options.batch * (cut && m->part.expert_ranks > 1 ? m->seq_most : seq);
-    const int64_t most = capacity(m, m->options.batch * (cut ? m->options.seq : seq));
+    const int64_t most = ls_moe_capacity(m, m->options.batch * (cut ? m->options.seq : seq));
     const int64_t micros = micros_of(m->part.expert_ranks, m->context_ranks);
     const int64_t slots = min_of(ceil_div(rows, m->part.tensor_ranks), most);
     return (ls_moe_rooms){.slots = slots, .rows = min_of(m->expert_ranks * slots, micros * most)};
@@ -74,7 +73,7 @@ static ls_moe_rooms rooms_of(const ls_model *m, int64_t seq) {
 
 ls_moe_rooms ls_moe_rooms_of(const ls_pass *pass) {
     ls_moe_rooms rooms = rooms_of(pass->model, pass->seq);
-    rooms.capacity = capacity(pass->model, whole_rows(pass));
+    rooms.capacity = ls_moe_capacity(pass->model, ls_moe_whole_rows(pass));
     return rooms;
 }
 
@@ -95,8 +94,9 @@ ls_moe_limits ls_moe_limits_of(const ls_model *m) {
     const int64_t local = ceil_div(s->experts, m->expert_ranks), tensor = m->part.tensor_ranks;
     ls_moe_limits most = {.rows = ceil_div(own, tensor)};
     most.choices = most.slots = most.rows * s->each;
-    most.received = min_of(most_rows * min_of(s->each, local),
-                           local * micros_of((int)experts, m->context_ranks) * capacity(m, whole));
+    most.received =
+        min_of(most_rows * min_of(s->each, local),
+               local * micros_of((int)experts, m->context_ranks) * ls_moe_capacity(m, whole));
     most.arrived = most.received;
     most.own_counts = ls_moe_segments(m, batch) * s->experts;
     most.tensor_counts = tensor * most.own_counts;
@@ -122,128 +122,7 @@ static void *own_rows(const ls_pass *pass, const void *matrix) {
     return ls_elems_at(matrix, first * m->sizes.channels, m->dtype);
 }
 
-/* The segment of one of the rows that this rank routes. */
-static int64_t segment_of(const ls_pass *pass, const ls_zigzag *z, int64_t row) {
-    row += ls_moe_own(pass).first;
-    return 2 * (row / pass->seq) + (row % pass->seq >= z->low_count);
-}
-
-/* m->moe_own by segment and expert. */
-static ls_status count_own(const ls_pass *pass, const ls_moe_acts *moe) {
-    const ls_model *m = pass->model;
-    const int64_t experts = m->sizes.experts, each = m->sizes.each;
-    const int64_t choices = ls_moe_own(pass).rows * each;
-    const ls_zigzag z = ls_zigzag_of(m->options.seq, m->context_rank, m->context_ranks);
-    memset(m->moe_own, 0, (size_t)(ls_moe_segments(m, pass->batch) * experts) * sizeof(int64_t));
-    LS_TRY(m->dev->ops->download(m->dev, m->moe_host.chosen, moe->chosen,
-                                 (size_t)choices * sizeof(int32_t)));
-    for (int64_t i = 0; i < choices; i++) {
-        const int64_t segment = ls_moe_counts_segments(m) ? segment_of(pass, &z, i / each) : 0;
-        m->moe_own[segment * experts + m->moe_host.chosen[i]]++;
-    }
-    return LS_OK;
-}
-
-static ls_status gather_counts(ls_comm *comm, const int64_t *own, int64_t *all, int64_t count) {
-    if (!comm) {
-        memcpy(all, own, (size_t)count * sizeof *own);
-        return LS_OK;
-    }
-    return comm->ops->all_gather(comm, own, all, count * (int64_t)sizeof *own);
-}
-
-/* Turns the choices of an expert in one segment of all tensor ranks, `stride` apart, into those
- * that are kept, as long as there is room. */
-static void keep_some(int64_t *counts, int64_t stride, int ranks, int64_t *room) {
-    for (int t = 0; t < ranks; t++) {
-        int64_t *count = &counts[t * stride];
-        *count = min_of(*count, *room);
-        *room -= *count;
-    }
-}
-
-/* The same for all segments of a micro-batch, counts [contexts, tensor ranks, segments, E], in
- * order of their rows. */
-static void keep_in_order(const ls_pass *pass, int64_t *counts) {
-    const ls_model *m = pass->model;
-    const int64_t experts = m->sizes.experts, parts = ls_moe_segments(m, pass->batch);
-    const int64_t stride = parts * experts;
-    const int ranks = m->part.tensor_ranks,
-              contexts = ls_moe_counts_segments(m) ? m->context_ranks : 1;
-    for (int64_t e = 0; e < experts; e++) {
-        int64_t room = capacity(m, whole_rows(pass));
-        for (int64_t run = 0; run < parts * contexts; run++) {
-            /* Low chunks by context rank, then high ones the other way round. */
-            const int64_t part = run / contexts, place = run % contexts;
-            const int64_t context = part % 2 == 0 ? place : contexts - 1 - place;
-            keep_some(counts + context * ranks * stride + part * experts + e, stride, ranks, &room);
-        }
-    }
-}
-
-/* The choices of all tensor ranks, how many of each segment are kept (in m->moe_own), and of each
- * rank that shares the experts. */
-static ls_status count_choices(const ls_pass *pass, const ls_moe_acts *moe) {
-    const ls_model *m = pass->model;
-    const int64_t experts = m->sizes.experts, own = ls_moe_segments(m, pass->batch) * experts;
-    const int64_t tensor = own * m->part.tensor_ranks;
-    int64_t *counts = m->moe_tensor;
-    LS_TRY(count_own(pass, moe));
-    LS_TRY(gather_counts(m->tensor, m->moe_own, counts, own));
-    memset(moe->wanted, 0, (size_t)experts * sizeof *moe->wanted);
-    for (int64_t i = 0; i < tensor; i++) {
-        moe->wanted[i % experts] += counts[i];
-    }
-    if (ls_moe_counts_segments(m)) {
-        LS_TRY(gather_counts(m->context, m->moe_tensor, m->moe_all, tensor));
-        counts = m->moe_all;
-    }
-    keep_in_order(pass, counts);
-    counts += ls_moe_counts_segments(m) ? m->context_rank * tensor : 0;
-    memcpy(m->moe_own, counts + m->part.tensor_rank * own, (size_t)own * sizeof *counts);
-    /* Of the tensor ranks it is known already. */
-    const bool apart = m->part.expert_ranks > 1;
-    int64_t *kept = apart ? m->moe_counts : moe->kept;
-    memset(kept, 0, (size_t)(experts * (apart ? 1 : m->expert_ranks)) * sizeof *kept);
-    for (int64_t i = 0; i < (apart ? own : tensor); i++) {
-        kept[(apart ? 0 : i / own * experts) + i % experts] += (apart ? m->moe_own : counts)[i];
-    }
-    return apart ? gather_counts(m->experts, kept, moe->kept, experts) : LS_OK;
-}
-
-static ls_status upload_ids(const ls_model *m, int32_t *to, const int32_t *from, int64_t count) {
-    return m->dev->ops->upload(m->dev, to, from, (size_t)count * sizeof *from);
-}
-
-/* A slot for each choice that is kept, in order of expert, then of row. */
-static ls_status assign_slots(const ls_pass *pass, const ls_moe_acts *moe) {
-    const ls_model *m = pass->model;
-    const int64_t experts = m->sizes.experts, each = m->sizes.each;
-    const int64_t *kept = moe->kept + m->expert_rank * experts;
-    const ls_zigzag z = ls_zigzag_of(m->options.seq, m->context_rank, m->context_ranks);
-    int64_t *next = m->moe_counts, slots = 0;
-    for (int64_t e = 0; e < experts; e++) {
-        next[e] = slots;
-        slots += kept[e];
-    }
-    int32_t *slot = m->moe_host.slots, *slot_rows = m->moe_host.slot_rows;
-    const int64_t choices = ls_moe_own(pass).rows * each;
-    for (int64_t i = 0; i < choices; i++) {
-        const int32_t e = m->moe_host.chosen[i];
-        const int64_t segment = ls_moe_counts_segments(m) ? segment_of(pass, &z, i / each) : 0;
-        slot[i] = -1;
-        if (m->moe_own[segment * experts + e] > 0) {
-            m->moe_own[segment * experts + e]--;
-            slot[i] = (int32_t)next[e]++;
-            slot_rows[slot[i]] = (int32_t)(i / each);
-        }
-    }
-    LS_TRY(upload_ids(m, moe->slots, slot, choices));
-    return upload_ids(m, moe->slot_rows, slot_rows, slots);
-}
-
-/* Slots of `from` with choices of the experts of `owner`. */
-static int64_t kept_of(const ls_pass *pass, const ls_moe_acts *moe, int from, int owner) {
+int64_t ls_moe_kept_of(const ls_pass *pass, const ls_moe_acts *moe, int from, int owner) {
     const ls_model *m = pass->model;
     int64_t total = 0;
     if (m->moe_fixed) {
@@ -285,33 +164,9 @@ int64_t ls_moe_received(const ls_pass *pass, const ls_moe_acts *moe) {
 static int64_t sent_slots(const ls_pass *pass, const ls_moe_acts *moe) {
     int64_t total = 0;
     for (int r = 0; r < pass->model->expert_ranks; r++) {
-        total += kept_of(pass, moe, pass->model->expert_rank, r);
+        total += ls_moe_kept_of(pass, moe, pass->model->expert_rank, r);
     }
     return total;
-}
-
-/* Rows arrive by rank, then expert; experts want them by expert, then rank. */
-static ls_status order_rows(const ls_pass *pass, const ls_moe_acts *moe) {
-    const ls_model *m = pass->model;
-    const int64_t experts = m->sizes.experts;
-    const int rank = m->expert_rank, ranks = m->expert_ranks;
-    int64_t place = 0;
-    for (int64_t e = ls_moe_expert_first(m, rank); e < ls_moe_expert_first(m, rank + 1); e++) {
-        int64_t before = 0; /* rows of the ranks before */
-        for (int r = 0; r < ranks; r++) {
-            int64_t arrived = before;
-            for (int64_t f = ls_moe_expert_first(m, rank); f < e; f++) {
-                arrived += moe->kept[r * experts + f];
-            }
-            for (int64_t i = 0; i < moe->kept[r * experts + e]; i++, place++) {
-                m->moe_host.order[place] = (int32_t)(arrived + i);
-                m->moe_host.back[arrived + i] = (int32_t)place;
-            }
-            before += kept_of(pass, moe, r, rank);
-        }
-    }
-    LS_TRY(upload_ids(m, moe->order, m->moe_host.order, place));
-    return upload_ids(m, moe->back, m->moe_host.back, place);
 }
 
 /* Slots of this rank to rows of its experts' owners, or back. */
@@ -322,7 +177,8 @@ static ls_status exchange(const ls_pass *pass, const ls_moe_acts *moe, const voi
     const int64_t row_bytes = m->sizes.channels * (int64_t)ls_dtype_bytes(m->dtype);
     int64_t *counts = m->moe_exchange, *offsets = counts + 2 * ranks, at[2] = {0, 0};
     for (int r = 0; r < ranks; r++) {
-        const int64_t slots = kept_of(pass, moe, rank, r), rows = kept_of(pass, moe, r, rank);
+        const int64_t slots = ls_moe_kept_of(pass, moe, rank, r),
+                      rows = ls_moe_kept_of(pass, moe, r, rank);
         counts[r] = (back ? rows : slots) * row_bytes;
         counts[ranks + r] = (back ? slots : rows) * row_bytes;
         for (int side = 0; side < 2; side++) {
@@ -349,7 +205,7 @@ static ls_status select_rows(const ls_model *m, int64_t rows, const int32_t *ind
 static int64_t arrived_rows(const ls_pass *pass, const ls_moe_acts *moe) {
     int64_t total = 0;
     for (int r = 0; r < pass->model->expert_ranks; r++) {
-        total += kept_of(pass, moe, r, pass->model->expert_rank);
+        total += ls_moe_kept_of(pass, moe, r, pass->model->expert_rank);
     }
     return total;
 }
@@ -444,9 +300,7 @@ static ls_status route(const ls_pass *pass, int block, const ls_layer_acts *a) {
     if (m->moe_placed) {
         return ls_moe_place(pass, &a->moe);
     }
-    LS_TRY(count_choices(pass, &a->moe));
-    LS_TRY(assign_slots(pass, &a->moe));
-    return order_rows(pass, &a->moe);
+    return ls_moe_place_by_host(pass, &a->moe);
 }
 
 ls_status ls_moe_forward(const ls_pass *pass, int block, const ls_layer_acts *a) {
@@ -499,7 +353,7 @@ ls_status ls_moe_combine(const ls_pass *pass, const ls_layer_acts *a, void *y) {
 static ls_status set_balance(const ls_pass *pass, const ls_moe_acts *moe) {
     const ls_model *m = pass->model;
     const int64_t experts = m->sizes.experts;
-    const double choices = (double)(whole_rows(pass) * m->sizes.each);
+    const double choices = (double)(ls_moe_whole_rows(pass) * m->sizes.each);
     const double weight = m->options.config->balance_loss;
     const double scale = pass->balance_scale * weight * (double)experts / choices;
     if (m->moe_placed) {

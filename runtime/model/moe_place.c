@@ -1,7 +1,7 @@
 /* A mixture's rows, placed by the device. Where they have no fixed room, the host learns how many
  * each expert has, since products and messages have these sizes, while the device gathers them;
  * except where one product serves all experts (moe_grouped). The host's way, whose results these
- * are, is in moe.c. */
+ * are, is in moe_host.c. */
 #include "runtime/model/model_internal.h"
 
 static ls_status gather(ls_comm *comm, const int32_t *own, int64_t elems, int32_t *all) {
