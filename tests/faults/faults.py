@@ -24,7 +24,7 @@ import time
 
 sys.dont_write_bytecode = True  # beside the sources
 from harms import FAULTS  # noqa: E402
-from run import HOSTS, INTERVAL, LOCKSTEP, ROOT, Failed, Run, processes  # noqa: E402
+from run import HOSTS, INTERVAL, LOCKSTEP, PLANT, ROOT, Failed, Run, need_built, processes  # noqa: E402
 
 EQUAL = os.environ.get("TEST_CKPT_EQUAL", str(ROOT / "build/release/tests/launch/ckpt_equal"))
 # On hosts of their own, which go on with fewer ranks and the same sums:
@@ -257,6 +257,7 @@ def main():
         for name, fault in FAULTS.items():
             print(f"{name:14} {fault.what}")
         return 0
+    need_built(LOCKSTEP, EQUAL, PLANT)
     own_shared_memory()
     rng = random.Random(args.seed)
     work, bench = tempfile.mkdtemp(), None

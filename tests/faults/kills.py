@@ -23,7 +23,7 @@ import time
 
 sys.dont_write_bytecode = True  # beside the sources
 from faults import EQUAL, own_shared_memory  # noqa: E402
-from run import HOSTS, LOCKSTEP, ROOT, Failed, processes, rank_process  # noqa: E402
+from run import HOSTS, LOCKSTEP, ROOT, Failed, need_built, processes, rank_process  # noqa: E402
 
 EMULATED = os.environ.get("LOCKSTEP_EMULATED", str(ROOT / "build/release/tests/emulator/lockstep_emulated"))
 RAW, LOCAL = [ROOT / "tests/mpirun.sh"], [ROOT / "launch/mpirun/local.sh"]
@@ -283,6 +283,7 @@ def main():
                         help="for each thing that must happen: the more, the busier the machine")
     parser.add_argument("--keep", action="store_true", help="the directories")
     given = parser.parse_args()
+    need_built(LOCKSTEP, EQUAL)
     own_shared_memory()
     places = [p for p in PLACES if not given.only or any(w in p for w in given.only.split(","))]
     if not os.access(EMULATED, os.X_OK):

@@ -4,6 +4,7 @@ import os
 import pathlib
 import signal
 import subprocess
+import sys
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -17,6 +18,14 @@ HOSTS = ROOT / "tests/hosts.sh"
 
 class Failed(Exception):
     pass
+
+
+def need_built(*files):
+    """Ends before the first run where something is missing that a later one would fail on."""
+    for file in files:
+        if not os.path.exists(file):
+            print(f"there is no {file}; launch/setup.sh --tests builds it", file=sys.stderr)
+            sys.exit(2)
 
 
 class Run:

@@ -8,6 +8,10 @@ set -eu
     echo "skipped: LOCKSTEP_TEST_ALL is not set"
     exit 77
 }
+[ -x "$1" ] || {
+    echo "cudnn_plans.sh: there is no program '$1'; launch/setup.sh --tests builds it where cuDNN's headers are found" >&2
+    exit 2
+}
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 stub=

@@ -431,6 +431,9 @@ def main():
     parser.add_argument("--count", type=int, default=40 if every else 1)
     parser.add_argument("--keep", action="store_true", help="the runs of cases that fail")
     given = parser.parse_args()
+    for file in (LOCKSTEP, EQUAL):
+        if not os.path.exists(file):
+            parser.error(f"there is no {file}; launch/setup.sh --tests builds it")
     failures = 0
     with tempfile.TemporaryDirectory(prefix="lockstep-runs-") as work:
         bench = Bench(work)
