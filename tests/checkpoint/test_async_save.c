@@ -1,13 +1,14 @@
 /* Saves in the background: what was there when the save began is what is saved, whoever copies and
  * writes it;
  * failures are told to all ranks and the next save succeeds. */
-#include "checkpoint/snapshot.h"
+#include "checkpoint/save_internal.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/log.h"
 #include "tests/checkpoint/ckpt_cases.h"
 
 #include <dirent.h>
 #include <sched.h>
+#include <sys/mman.h>
 
 static ls_comm *comm;
 static char root[4096];
@@ -110,6 +111,9 @@ static void test_saves(bool async, bool per_host, int64_t first_step) {
         options.parity = round & 1; /* more than one save of a saver */
         options.level = round == 3 ? 0 : 1;
         fill_all();
+        if (per_host && round == 0 && comm->rank > 0) { /* whoever writes waits for the others */
+            usleep(200000);
+        }
         const uint64_t begin_ns = ls_clock_ns();
         ls_ckpt_saver_start(saver, &options, tensors, CASE_TENSORS, now);
         bool waits = !async || now;
@@ -405,6 +409,97 @@ static void test_failed_saves(bool per_host) {
     ls_ckpt_saver_destroy(saver);
 }
 
+/* The name of the temporary of a save under way, once the lowest rank has made it. */
+static void temporary_find(int64_t step, char name[64]) {
+    char begin[32];
+    snprintf(begin, sizeof begin, ".tmp-%08lld-", (long long)step);
+    name[0] = '\0';
+    for (int ms = 0; ms < 30000 && !name[0]; ms++) {
+        usleep(1000);
+        DIR *directory = opendir(root);
+        struct dirent *item;
+        while (directory && (item = readdir(directory))) {
+            if (strncmp(item->d_name, begin, strlen(begin)) == 0) {
+                snprintf(name, 64, "%.63s", item->d_name);
+            }
+        }
+        if (directory) {
+            closedir(directory);
+        }
+    }
+}
+
+/* Each save has a temporary of its own, whatever saver and step: what an earlier one could not
+ * remove is in nobody's way. */
+static void test_names(void) {
+    char names[4][64];
+    for (int other = 0; other < 2; other++) {
+        ls_ckpt_saver *saver = saver_make(true, false, NULL);
+        for (int made = 2 * other; made < 2 * other + 2; made++) {
+            const ls_ckpt_save_options options = options_of(root, 130);
+            ls_ckpt_saver_start(saver, &options, tensors, CASE_TENSORS, false);
+            temporary_find(130, names[made]);
+            CHECK_STATUS(finish(saver, true).status, LS_OK);
+            for (int i = 0; i < made; i++) {
+                CHECK(strcmp(names[i], names[made]) != 0);
+            }
+        }
+        ls_ckpt_saver_destroy(saver);
+    }
+}
+
+/* Room that one rank cannot reserve: no rank has a saver, and none waits for it. */
+static void test_no_room(void) {
+    ls_ckpt_tensor mine[CASE_TENSORS];
+    memcpy(mine, tensors, sizeof mine);
+    mine[3].name = comm->rank == comm->size - 1 ? "" : mine[3].name;
+    for (int per_host = 0; per_host < 2; per_host++) {
+        ls_ckpt_saver *saver = NULL;
+        const ls_ckpt_saver_options options = {.comm = comm,
+                                               .async = true,
+                                               .writer_per_host = per_host,
+                                               .tensors = mine,
+                                               .count = CASE_TENSORS};
+        CHECK_STATUS(ls_ckpt_saver_create(&options, &saver), LS_E_INPUT);
+        CHECK(!saver);
+    }
+}
+
+/* Is the last page of its room there? */
+static bool touched(const ls_ckpt_saver *saver) {
+    const ls_snapshot_view *room = &saver->snapshot.mine;
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    unsigned char resident = 0;
+    CHECK(mincore((char *)room->base + (room->bytes - 1) / page * page, page, &resident) == 0);
+    return resident & 1;
+}
+
+/* Memory is touched in the background, where there is such a thread, and never in place of what
+ * that thread has to do. */
+static void test_touch(void) {
+    for (int async = 0; async < 2; async++) {
+        ls_ckpt_saver *saver = saver_make(async, false, &device_fetch);
+        CHECK(!touched(saver));
+        ls_ckpt_saver_touch(saver);
+        for (int ms = 0; async && ms < 30000 && !touched(saver); ms++) {
+            usleep(1000);
+        }
+        CHECK_INT(touched(saver), async);
+        ls_ckpt_saver_destroy(saver);
+    }
+    ls_ckpt_saver *saver = saver_make(true, false, NULL);
+    for (int round = 0; round < 5; round++) {
+        const ls_ckpt_save_options options = options_of(root, 140 + round);
+        fill_all();
+        ls_ckpt_saver_start(saver, &options, tensors, CASE_TENSORS, false);
+        ls_ckpt_saver_touch(saver);
+        ls_ckpt_outcome outcome = finish(saver, true);
+        CHECK_STATUS(outcome.status, LS_OK);
+        check_saved(outcome.result.path, comm->size);
+    }
+    ls_ckpt_saver_destroy(saver);
+}
+
 /* A saver's communicator goes with it. */
 static const ls_comm_ops *real;
 static ls_comm_ops counted;
@@ -471,6 +566,9 @@ int main(int argc, char **argv) {
     test_failed_fetch();
     test_failed_saves(false);
     test_failed_saves(true);
+    test_names();
+    test_no_room();
+    test_touch();
     test_communicator();
     test_given_up(false);
     test_given_up(true);
