@@ -3,10 +3,10 @@
  * them. */
 #include "checkpoint/format.h"
 #include "runtime/base/arena.h"
+#include "runtime/base/process.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -120,14 +120,10 @@ static ls_status blocks_make(ls_ckpt_putter *p, int count, size_t block_bytes) {
 
 int ls_ckpt_threads_start(pthread_t *threads, int count, void *(*main)(void *), void *argument,
                           int *started) {
-    sigset_t all, before;
     int error = 0;
-    sigfillset(&all); /* signals are for the main thread */
-    pthread_sigmask(SIG_SETMASK, &all, &before);
     for (*started = 0; *started < count && error == 0; *started += error == 0) {
-        error = pthread_create(&threads[*started], NULL, main, argument);
+        error = ls_process_thread(&threads[*started], main, argument);
     }
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
     return error;
 }
 

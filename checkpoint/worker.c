@@ -1,9 +1,9 @@
 #include "checkpoint/worker.h"
 
 #include "runtime/base/cpu.h"
+#include "runtime/base/process.h"
 
 #include <malloc.h>
-#include <signal.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -36,14 +36,10 @@ static void *run(void *argument) {
 }
 
 ls_status ls_worker_start(ls_worker *w) {
-    sigset_t all, before;
     *w = (ls_worker){0};
     pthread_mutex_init(&w->mutex, NULL);
     pthread_cond_init(&w->changed, NULL);
-    sigfillset(&all); /* signals are for the main thread */
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int error = pthread_create(&w->thread, NULL, run, w);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    int error = ls_process_thread(&w->thread, run, w);
     w->running = error == 0;
     return w->running ? LS_OK : LS_FAIL(LS_E_MEMORY, "no thread for saves: %s", strerror(error));
 }

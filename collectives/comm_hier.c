@@ -137,9 +137,16 @@ static bool is_power_of_two(int n) {
     return (n & (n - 1)) == 0;
 }
 
-/* Is a reduction in two levels what the seam promises of one? */
-static bool reduces_in_levels(const hier_comm *c, ls_dtype dtype, ls_reduce op) {
+static bool is_small(int64_t bytes) {
+    return bytes < ls_comm_hier_least_bytes;
+}
+
+/* Is a reduction in two levels worth it, and what the seam promises of one? */
+static bool reduces_in_levels(const hier_comm *c, int64_t count, ls_dtype dtype, ls_reduce op) {
     const bool added = op != LS_MAX && op != LS_MIN;
+    if (is_small(count * (int64_t)ls_dtype_bytes(dtype)) || ls_combine_check(dtype) != LS_OK) {
+        return false;
+    }
     if (added && (dtype == LS_F16 || dtype == LS_BF16)) {
         return false;
     }
@@ -147,10 +154,6 @@ static bool reduces_in_levels(const hier_comm *c, ls_dtype dtype, ls_reduce op) 
         return (dtype == LS_F32 || dtype == LS_F64) && is_power_of_two(c->inside->size);
     }
     return op != LS_SUM_TREE || (c->in_order && is_power_of_two(c->inside->size));
-}
-
-static bool is_small(int64_t bytes) {
-    return bytes < ls_comm_hier_least_bytes;
 }
 
 /* Devices take more at a time. */
@@ -178,9 +181,7 @@ static ls_status enqueue_chunks(hier_comm *c, ls_comm_request *r, ls_comm_reques
 static ls_status all_reduce_start(ls_comm *comm, const void *send, void *recv, int64_t count,
                                   ls_dtype dtype, ls_reduce op, ls_comm_request **request) {
     hier_comm *c = (hier_comm *)comm;
-    const int64_t elem = (int64_t)ls_dtype_bytes(dtype);
-    if (is_small(count * elem) || ls_combine_check(dtype) != LS_OK ||
-        !reduces_in_levels(c, dtype, op)) {
+    if (!reduces_in_levels(c, count, dtype, op)) {
         FLAT(comm, request, all_reduce_start, send, recv, count, dtype, op);
     }
     ls_comm_request *r;
@@ -192,16 +193,14 @@ static ls_status all_reduce_start(ls_comm *comm, const void *send, void *recv, i
 static ls_status reduce_start(ls_comm *comm, const void *send, void *recv, int64_t count,
                               ls_dtype dtype, ls_reduce op, int root, ls_comm_request **request) {
     hier_comm *c = (hier_comm *)comm;
-    const int64_t elem = (int64_t)ls_dtype_bytes(dtype);
     LS_TRY(ls_comm_check_rank(comm, root, "a reduction to"));
-    if (is_small(count * elem) || ls_combine_check(dtype) != LS_OK ||
-        !reduces_in_levels(c, dtype, op)) {
+    if (!reduces_in_levels(c, count, dtype, op)) {
         FLAT(comm, request, reduce_start, send, recv, count, dtype, op, root);
     }
     ls_comm_request *r;
     LS_TRY(request_take(c, HIER_REDUCE, &r));
     const bool carries = c->places[root].inside == c->inside->rank && root != comm->rank;
-    ls_status status = scratch_take(c, r, carries ? count * elem : 0);
+    ls_status status = scratch_take(c, r, carries ? count * (int64_t)ls_dtype_bytes(dtype) : 0);
     if (status != LS_OK) {
         ls_hier_give_back(c, r);
         return status;
@@ -215,7 +214,6 @@ static ls_status reduce_scatter_start(ls_comm *comm, const void *send, void *rec
                                       const int64_t *counts, ls_dtype dtype, ls_reduce op,
                                       ls_comm_request **request) {
     hier_comm *c = (hier_comm *)comm;
-    const int64_t elem = (int64_t)ls_dtype_bytes(dtype);
     int64_t total = 0, mine = 0;
     bool negative = false;
     for (int rank = 0; rank < comm->size; rank++) {
@@ -223,13 +221,12 @@ static ls_status reduce_scatter_start(ls_comm *comm, const void *send, void *rec
         total += counts[rank];
         mine += c->places[rank].inside == c->inside->rank ? counts[rank] : 0;
     }
-    if (negative || is_small(total * elem) || ls_combine_check(dtype) != LS_OK || !c->in_order ||
-        !reduces_in_levels(c, dtype, op)) {
+    if (negative || !c->in_order || !reduces_in_levels(c, total, dtype, op)) {
         FLAT(comm, request, reduce_scatter_start, send, recv, counts, dtype, op);
     }
     ls_comm_request *r;
     LS_TRY(request_take(c, HIER_REDUCE_SCATTER, &r));
-    ls_status status = scratch_take(c, r, mine * elem);
+    ls_status status = scratch_take(c, r, mine * (int64_t)ls_dtype_bytes(dtype));
     if (status != LS_OK) {
         ls_hier_give_back(c, r);
         return status;

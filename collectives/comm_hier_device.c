@@ -24,13 +24,6 @@ ls_status ls_hier_device_add(ls_comm_request *r, ls_comm_request *end) {
     return LS_OK;
 }
 
-static ls_comm *comm_of(const hier_comm *c, const ls_comm_request *r, const hier_stage *s) {
-    return r->kind == HIER_FLAT ? c->flat
-           : s->way == WAY_DOWN ? c->inside
-           : s->way == WAY_UP   ? c->up
-                                : c->across;
-}
-
 /* Every stage's next chunk, where it has come so far. */
 static ls_status start_turn(hier_comm *c, ls_comm_request *r, int64_t turn) {
     for (int i = 0; i < r->stages; i++) {
@@ -42,7 +35,7 @@ static ls_status start_turn(hier_comm *c, ls_comm_request *r, int64_t turn) {
             if (*flying && i == r->stages - 1) {
                 LS_TRY(ls_hier_device_add(r, *flying));
             } else if (*flying && s->each > FLYING) { /* no more than the table has room for */
-                LS_TRY(comm_of(c, r, s)->ops->wait(comm_of(c, r, s), *flying));
+                LS_TRY(ls_hier_comm_of(c, s)->ops->wait(ls_hier_comm_of(c, s), *flying));
                 *flying = NULL;
             }
         }
@@ -57,7 +50,7 @@ static ls_status end_turn(hier_comm *c, ls_comm_request *r) {
         for (; s->ended < s->started; s->ended++) {
             ls_comm_request *flying = s->flying[s->ended % FLYING];
             if (flying) {
-                LS_TRY(comm_of(c, r, s)->ops->wait(comm_of(c, r, s), flying));
+                LS_TRY(ls_hier_comm_of(c, s)->ops->wait(ls_hier_comm_of(c, s), flying));
             }
         }
     }
@@ -138,7 +131,7 @@ static void end_empty(hier_comm *c, ls_comm_request *r) {
 }
 
 static ls_comm *last_comm(const hier_comm *c, const ls_comm_request *r) {
-    return comm_of(c, r, &r->stage[r->stages > 0 ? r->stages - 1 : 0]);
+    return r->kind == HIER_FLAT ? c->flat : ls_hier_comm_of(c, &r->stage[r->stages - 1]);
 }
 
 ls_status ls_hier_device_test(hier_comm *c, ls_comm_request *r, bool *done) {

@@ -75,6 +75,10 @@ typedef struct hier_comm {
     ls_comm_listener listener; /* of all four */
 } hier_comm;
 
+static inline ls_comm *ls_hier_comm_of(const hier_comm *c, const hier_stage *s) {
+    return s->way == WAY_DOWN ? c->inside : s->way == WAY_UP ? c->up : c->across;
+}
+
 /* The stages of a request with so many chunks; all else is filled in. */
 void ls_hier_plan(const hier_comm *c, ls_comm_request *r, int64_t chunks);
 /* Starts the next operation of a stage. */

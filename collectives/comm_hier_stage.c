@@ -1,10 +1,6 @@
 /* The stages of operations over several hosts. */
 #include "collectives/comm_hier_impl.h"
 
-static ls_comm *comm_of(const hier_comm *c, hier_way way) {
-    return way == WAY_DOWN ? c->inside : way == WAY_UP ? c->up : c->across;
-}
-
 /* Planning */
 
 static void add_stage(ls_comm_request *r, hier_way way, int64_t each) {
@@ -66,7 +62,7 @@ static void slice(const hier_comm *c, range chunk, int64_t first, int64_t unit) 
 /* All-reduce: this rank's slice of a chunk travels across. */
 static ls_status all_reduce_op(hier_comm *c, ls_comm_request *r, hier_stage *s, int64_t k,
                                ls_comm_request **flying) {
-    ls_comm *comm = comm_of(c, s->way);
+    ls_comm *comm = ls_hier_comm_of(c, s);
     const range chunk = chunk_of(r, k);
     const int me = c->inside->rank, size = c->inside->size;
     const int64_t begin = ls_slice_first(chunk.n, size, me);
@@ -91,7 +87,7 @@ static ls_status all_reduce_op(hier_comm *c, ls_comm_request *r, hier_stage *s, 
 /* Reduce: to the rank with the root's place on each host, then to the root. */
 static ls_status reduce_op(hier_comm *c, ls_comm_request *r, hier_stage *s, int64_t k,
                            ls_comm_request **flying) {
-    ls_comm *comm = comm_of(c, s->way);
+    ls_comm *comm = ls_hier_comm_of(c, s);
     const range chunk = chunk_of(r, k);
     const hier_place root = c->places[r->root];
     char *partial = (r->root == c->base.rank ? r->recv : r->scratch) + chunk.first * r->unit;
@@ -107,7 +103,7 @@ static ls_status reduce_op(hier_comm *c, ls_comm_request *r, hier_stage *s, int6
 /* Reduce-scatter: for each host, its ranks' blocks inside; then this rank's block across. */
 static ls_status reduce_scatter_op(hier_comm *c, ls_comm_request *r, hier_stage *s, int64_t i,
                                    ls_comm_request **flying) {
-    ls_comm *comm = comm_of(c, s->way);
+    ls_comm *comm = ls_hier_comm_of(c, s);
     const int me = c->inside->rank, size = c->inside->size;
     if (s->way == WAY_ACROSS) {
         for (int host = 0; host < c->across->size; host++) {
@@ -130,7 +126,7 @@ static ls_status reduce_scatter_op(hier_comm *c, ls_comm_request *r, hier_stage 
  */
 static ls_status all_gather_op(hier_comm *c, ls_comm_request *r, hier_stage *s, int64_t i,
                                ls_comm_request **flying) {
-    ls_comm *comm = comm_of(c, s->way);
+    ls_comm *comm = ls_hier_comm_of(c, s);
     const int size = c->inside->size, hosts = c->across->size;
     const int64_t k = i / s->each, host = i % s->each;
     /* Whole cache lines, as far as the blocks allow it. */
@@ -150,7 +146,7 @@ static ls_status all_gather_op(hier_comm *c, ls_comm_request *r, hier_stage *s, 
 /* Broadcast: across among those of the root's place, then inside. */
 static ls_status broadcast_op(hier_comm *c, ls_comm_request *r, hier_stage *s, int64_t k,
                               ls_comm_request **flying) {
-    ls_comm *comm = comm_of(c, s->way);
+    ls_comm *comm = ls_hier_comm_of(c, s);
     const range chunk = chunk_of(r, k);
     const hier_place root = c->places[r->root];
     if (s->way == WAY_ACROSS && root.inside != c->inside->rank) {
@@ -189,7 +185,7 @@ static bool is_fed(const ls_comm_request *r, const hier_stage *s) {
 }
 
 static ls_status advance_stage(hier_comm *c, ls_comm_request *r, hier_stage *s, bool may_start) {
-    ls_comm *comm = comm_of(c, s->way);
+    ls_comm *comm = ls_hier_comm_of(c, s);
     for (; s->ended < s->started; s->ended++) {
         ls_comm_request *flying = s->flying[s->ended % FLYING];
         bool done = flying == NULL;

@@ -192,10 +192,9 @@ static ls_status launch(mpi_comm *c, ls_comm_request *request) {
     return LS_OK;
 }
 
-static ls_status check(const ls_comm *comm, int64_t count, ls_dtype dtype, int root) {
+static ls_status check(int64_t count, ls_dtype dtype) {
     LS_TRY(ls_combine_check(dtype));
-    LS_TRY(ls_comm_check_count(count, "reduction"));
-    return root < 0 ? LS_OK : ls_comm_check_rank(comm, root, "a reduction to");
+    return ls_comm_check_count(count, "reduction");
 }
 
 static ls_status reduce_to(ls_comm *comm, const void *send, void *recv, int64_t count,
@@ -215,7 +214,7 @@ static ls_status reduce_to(ls_comm *comm, const void *send, void *recv, int64_t 
 ls_status ls_mpi_reduce_start(ls_comm *comm, const void *send, void *recv, int64_t count,
                               ls_dtype dtype, ls_reduce op, int root, ls_comm_request **request) {
     LS_TRY(ls_comm_check_rank(comm, root, "a reduction to"));
-    LS_TRY(check(comm, count, dtype, root));
+    LS_TRY(check(count, dtype));
     return reduce_to(comm, send, recv, count, dtype, op, root, request);
 }
 
@@ -224,7 +223,7 @@ ls_status ls_mpi_reduce_scatter_start(ls_comm *comm, const void *send, void *rec
                                       ls_comm_request **request) {
     mpi_comm *c = (mpi_comm *)comm;
     for (int rank = 0; rank < comm->size; rank++) {
-        LS_TRY(check(comm, counts[rank], dtype, NOBODY));
+        LS_TRY(check(counts[rank], dtype));
     }
     LS_TRY(prepare(c, dtype, op, request));
     mpi_reduction *r = &(*request)->reduction;
@@ -241,7 +240,7 @@ ls_status ls_mpi_reduce_scatter_start(ls_comm *comm, const void *send, void *rec
 ls_status ls_mpi_all_reduce_start(ls_comm *comm, const void *send, void *recv, int64_t count,
                                   ls_dtype dtype, ls_reduce op, ls_comm_request **request) {
     mpi_comm *c = (mpi_comm *)comm;
-    LS_TRY(check(comm, count, dtype, EVERYBODY));
+    LS_TRY(check(count, dtype));
     MPI_Datatype type = MPI_DATATYPE_NULL;
     MPI_Op mpi_op = MPI_OP_NULL;
     const int64_t elem_bytes = (int64_t)ls_dtype_bytes(dtype);

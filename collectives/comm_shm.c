@@ -3,6 +3,7 @@
 #include "collectives/combine.h"
 #include "collectives/comm_shm_impl.h"
 #include "runtime/base/arena.h"
+#include "runtime/base/cpu.h"
 #include "runtime/base/log.h"
 
 #include <sched.h>
@@ -478,12 +479,6 @@ static void destroy(ls_comm *comm) {
     free(c);
 }
 
-/* That this process may run on. */
-static int processors(void) {
-    cpu_set_t set;
-    return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : CPU_SETSIZE;
-}
-
 /* For the windows of messages, without which there is no communicator. */
 static ls_status check_room(const shm_comm *c, int64_t bytes) {
     if (has_room(c->base.size, bytes)) {
@@ -520,7 +515,7 @@ static ls_status wrap(ls_comm *mpi, shm_memory *memory, ls_comm **comm) {
         c->mpi = mpi;
         c->pump.drive = ls_shm_drive;
         c->channels = shm_channels(mpi->size);
-        c->spins = processors() < mpi->size ? SPINS_SHARED : SPINS;
+        c->spins = ls_cpu_available() < mpi->size ? SPINS_SHARED : SPINS;
         status = ls_comm_agree(mpi, check_room(c, shm_part_bytes(mpi->size)));
     }
     if (status == LS_OK) {

@@ -4,11 +4,11 @@
 #include "runtime/base/arena.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/cpu.h"
+#include "runtime/base/process.h"
 
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -96,13 +96,8 @@ static void *answer_all(void *context) {
     return NULL;
 }
 
-/* Threads of ours get no signals: handlers belong to the main thread. */
 static ls_status start_thread(ls_peers *p) {
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int error = pthread_create(&p->thread, NULL, answer_all, p);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    int error = ls_process_thread(&p->thread, answer_all, p);
     if (error != 0) {
         return LS_FAIL(LS_E_MEMORY, "cannot start a thread: %s", strerror(error));
     }
@@ -355,6 +350,14 @@ void ls_peers_dismiss(ls_peers *p) {
     free(calls);
 }
 
+/* A rank of this host: takes its record. One that has left has written it. */
+static bool is_lost(const ls_peers *p, int rank, double stale_s, ls_flight_record *copy) {
+    const ls_flight_peer *peer = &p->here[rank];
+    ls_flight_copy(peer->record, copy);
+    const ls_rank_state state = state_of(copy, ls_flight_peer_dead(peer), stale_s);
+    return state == LS_RANK_STOPPED || state == LS_RANK_DEAD;
+}
+
 ls_status ls_peers_write(ls_peers *p, double stale_s, const char *dir) {
     ls_flight_record *copy;
     LS_TRY(ls_calloc(1, sizeof *copy, &copy));
@@ -362,24 +365,13 @@ ls_status ls_peers_write(ls_peers *p, double stale_s, const char *dir) {
     ls_status status = ls_flight_write(copy, dir);
     bool lowest = true;
     for (int r = 0; r < p->rank && lowest; r++) {
-        const ls_flight_peer *peer = &p->here[r];
-        if (peer->record) {
-            ls_flight_copy(peer->record, copy);
-            const ls_rank_state state = state_of(copy, ls_flight_peer_dead(peer), stale_s);
-            lowest = state == LS_RANK_STOPPED || state == LS_RANK_DEAD; /* LEFT: has done it */
-        }
+        lowest = !p->here[r].record || is_lost(p, r, stale_s, copy);
     }
     for (int r = 0; r < p->size && lowest; r++) {
-        const ls_flight_peer *peer = &p->here[r];
-        if (!peer->record) {
-            continue;
-        }
-        ls_flight_copy(peer->record, copy);
-        const ls_rank_state state = state_of(copy, ls_flight_peer_dead(peer), stale_s);
-        if (state == LS_RANK_STOPPED || state == LS_RANK_DEAD) {
+        if (p->here[r].record && is_lost(p, r, stale_s, copy)) {
             ls_status written = ls_flight_write(copy, dir);
             status = status == LS_OK ? written : status;
-            unlink(peer->path);
+            unlink(p->here[r].path);
         }
     }
     free(copy);

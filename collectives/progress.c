@@ -2,10 +2,10 @@
 
 #include "collectives/comm_impl.h"
 #include "runtime/base/clock.h"
+#include "runtime/base/process.h"
 
 #include <mpi.h>
 #include <pthread.h>
-#include <signal.h>
 #include <string.h>
 #include <time.h>
 
@@ -94,12 +94,8 @@ ls_status ls_progress_start(void) {
             "needed to move operations on while ranks compute",
             level, MPI_THREAD_SERIALIZED);
     }
-    sigset_t all, before; /* signals are the main thread's */
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
     progress.ends = false;
-    const int code = pthread_create(&progress.thread, NULL, run, NULL);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    const int code = ls_process_thread(&progress.thread, run, NULL);
     if (code != 0) {
         return LS_FAIL(LS_E_MEMORY, "no thread for communication: %s", strerror(code));
     }

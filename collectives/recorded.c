@@ -296,14 +296,19 @@ static ls_status started(const recorded *c, pending *p, ls_meter_moment called, 
     return LS_OK;
 }
 
-#define STARTED(comm, bytes, operation, ...)                                                       \
+#define ENTERED(comm, entry, operation)                                                            \
     do {                                                                                           \
         recorded *c_ = (recorded *)(comm);                                                         \
-        const ls_flight_call call_ = {__VA_ARGS__};                                                \
         pending *p_;                                                                               \
         const ls_meter_moment called_ = ls_meter_call();                                           \
-        LS_TRY(enter(c_, &call_, (bytes), true, NULL, NULL, &p_));                                 \
+        LS_TRY(entry);                                                                             \
         return started(c_, p_, called_, LS_HELD(c_->inner->ops->operation), request);              \
+    } while (0)
+
+#define STARTED(comm, bytes, operation, ...)                                                       \
+    do {                                                                                           \
+        const ls_flight_call call_ = {__VA_ARGS__};                                                \
+        ENTERED(comm, enter(c_, &call_, (bytes), true, NULL, NULL, &p_), operation);               \
     } while (0)
 
 static ls_status broadcast_start(ls_comm *comm, void *buf, int64_t bytes, int root,
@@ -361,17 +366,11 @@ static ls_status all_to_all_start(ls_comm *comm, const void *send, const int64_t
                                   const int64_t *send_offsets, void *recv,
                                   const int64_t *recv_counts, const int64_t *recv_offsets,
                                   ls_comm_request **request) {
-    recorded *c = (recorded *)comm;
     const int64_t bytes = sum(send_counts, comm->size);
     const ls_flight_call call = {LS_FLIGHT_ALL_TO_ALL, -1, -1, -1, bytes, 0};
-    pending *p;
-    const ls_meter_moment called = ls_meter_call();
-    LS_TRY(enter(c, &call, bytes, true, send_counts, recv_counts, &p));
-    return started(
-        c, p, called,
-        LS_HELD(c->inner->ops->all_to_all_start(c->inner, send, send_counts, send_offsets, recv,
-                                                recv_counts, recv_offsets, &p->request)),
-        request);
+    ENTERED(comm, enter(c_, &call, bytes, true, send_counts, recv_counts, &p_),
+            all_to_all_start(c_->inner, send, send_counts, send_offsets, recv, recv_counts,
+                             recv_offsets, &p_->request));
 }
 
 /* Messages between two ranks are not collectives: they have no number and no check. */
@@ -390,24 +389,14 @@ static ls_status enter_message(recorded *c, ls_flight_kind kind, int64_t bytes, 
 
 static ls_status send_start(ls_comm *comm, const void *buf, int64_t bytes, int to,
                             ls_comm_request **request) {
-    recorded *c = (recorded *)comm;
-    pending *p;
-    const ls_meter_moment called = ls_meter_call();
-    LS_TRY(enter_message(c, LS_FLIGHT_SEND, bytes, to, &p));
-    return started(c, p, called,
-                   LS_HELD(c->inner->ops->send_start(c->inner, buf, bytes, to, &p->request)),
-                   request);
+    ENTERED(comm, enter_message(c_, LS_FLIGHT_SEND, bytes, to, &p_),
+            send_start(c_->inner, buf, bytes, to, &p_->request));
 }
 
 static ls_status recv_start(ls_comm *comm, void *buf, int64_t bytes, int from,
                             ls_comm_request **request) {
-    recorded *c = (recorded *)comm;
-    pending *p;
-    const ls_meter_moment called = ls_meter_call();
-    LS_TRY(enter_message(c, LS_FLIGHT_RECEIVE, bytes, from, &p));
-    return started(c, p, called,
-                   LS_HELD(c->inner->ops->recv_start(c->inner, buf, bytes, from, &p->request)),
-                   request);
+    ENTERED(comm, enter_message(c_, LS_FLIGHT_RECEIVE, bytes, from, &p_),
+            recv_start(c_->inner, buf, bytes, from, &p_->request));
 }
 
 /* The check comes first: calls that do not fit may never end, or end in an error that says less. */

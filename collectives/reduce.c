@@ -140,7 +140,7 @@ static ls_status plan_buckets(ls_reducer *r, const ls_reducer_options *o) {
 
 static ls_status take(ls_reducer *r, int64_t count, size_t bytes, void *pointer_out) {
     r->extra_bytes += (size_t)count * bytes;
-    return ls_calloc((size_t)(count > 0 ? count : 1), bytes, pointer_out);
+    return ls_calloc((size_t)count, bytes, pointer_out);
 }
 
 /* One node on each rank, no replicas of shards, and a communicator whose order of sums will do? */
@@ -533,7 +533,7 @@ ls_status ls_reducer_ready(ls_reducer *r, int64_t first_elem) {
         return LS_FAIL(LS_E_SHAPE, "gradients ready from element %lld of %lld",
                        (long long)first_elem, (long long)r->elems);
     }
-    if (r->next_batch + 1 < r->local_batches || r->bucket_count == 0) {
+    if (r->next_batch + 1 < r->local_batches) {
         return LS_OK;
     }
     while (r->ready < r->bucket_count &&

@@ -73,7 +73,7 @@ static int64_t place_of(const ls_scatter *s, int unit, int64_t elem) {
 
 static ls_status take(ls_scatter *s, int64_t count, size_t bytes, void *pointer_out) {
     s->bytes += (size_t)count * bytes;
-    return ls_calloc((size_t)(count > 0 ? count : 1), bytes, pointer_out);
+    return ls_calloc((size_t)count, bytes, pointer_out);
 }
 
 static ls_status take_device(ls_scatter *s, int64_t elems, void **memory) {
@@ -458,28 +458,31 @@ static ls_status find_buffer(ls_scatter *s, int block, buffer **out) {
     }
 }
 
-ls_status ls_scatter_block(ls_scatter *s, int block, void **grads, bool *fresh) {
+static ls_status lend(ls_scatter *s, int block, buffer **out, bool *fresh) {
     if (!s->in_batch || s->micro < 0 || block < 0 || block >= s->options.block_count) {
         return wrong_order("block");
     }
+    LS_TRY(find_buffer(s, block, out));
+    *fresh = (*out)->block < 0;
+    (*out)->block = block;
+    return LS_OK;
+}
+
+ls_status ls_scatter_block(ls_scatter *s, int block, void **grads, bool *fresh) {
     buffer *b;
-    LS_TRY(find_buffer(s, block, &b));
-    *fresh = b->block < 0;
-    b->block = block;
+    LS_TRY(lend(s, block, &b, fresh));
     *grads = b->memory;
     return LS_OK;
 }
 
 ls_status ls_scatter_ready(ls_scatter *s, int block) {
-    void *grads = NULL;
-    bool fresh = false;
-    LS_TRY(ls_scatter_block(s, block, &grads, &fresh));
+    buffer *b;
+    bool fresh;
+    LS_TRY(lend(s, block, &b, &fresh));
     if (fresh) { /* a block without gradients */
         const size_t bytes = (size_t)(s->options.blocks[block].elems * s->elem_bytes);
-        LS_TRY(s->dev->ops->zero(s->dev, grads, bytes));
+        LS_TRY(s->dev->ops->zero(s->dev, b->memory, bytes));
     }
-    buffer *b;
-    LS_TRY(find_buffer(s, block, &b));
     if (++s->blocks_ready > s->options.block_count) {
         return wrong_order("ready");
     }

@@ -5,6 +5,7 @@
 #include "runtime/base/cpu.h"
 #include "runtime/base/file.h"
 #include "runtime/base/log.h"
+#include "runtime/base/process.h"
 
 #include <errno.h>
 #include <math.h>
@@ -225,11 +226,7 @@ static ls_status start_thread(void) {
     pthread_mutex_init(&the.lock, NULL);
     pthread_cond_init(&the.wake, &clock);
     pthread_condattr_destroy(&clock);
-    sigset_t all, before;
-    sigfillset(&all); /* handlers belong to the main thread */
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int error = pthread_create(&the.thread, NULL, watch_all, NULL);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    int error = ls_process_thread(&the.thread, watch_all, NULL);
     if (error != 0) {
         return LS_FAIL(LS_E_MEMORY, "cannot start the watchdog's thread: %s", strerror(error));
     }

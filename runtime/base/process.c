@@ -88,3 +88,12 @@ ls_status ls_process_open_files(int64_t least, int64_t wanted) {
     }
     return LS_OK;
 }
+
+int ls_process_thread(pthread_t *thread, void *(*run)(void *), void *context) {
+    sigset_t all, before;
+    sigfillset(&all); /* threads inherit what is blocked */
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int error = pthread_create(thread, NULL, run, context);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return error;
+}

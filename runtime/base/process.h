@@ -4,6 +4,7 @@
 
 #include "runtime/base/status.h"
 
+#include <pthread.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -26,5 +27,8 @@ ls_status ls_process_boot(char *boot, size_t size);
  * `wanted`, or to what it may be raised to; a higher one stays. LS_E_CONFIG when that is less than
  * `least`. */
 ls_status ls_process_open_files(int64_t least, int64_t wanted);
+
+/* Starts a thread that takes no signals: they are for the main thread. Returns 0 or an errno. */
+int ls_process_thread(pthread_t *thread, void *(*run)(void *), void *context);
 
 #endif

@@ -1,13 +1,13 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "runtime/base/arena.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/cpu.h"
+#include "runtime/base/process.h"
 #include "runtime/data/data.h"
 
 /* A ring of slots, each one micro-batch: tokens [micro, T], then targets [micro, T].
@@ -100,13 +100,8 @@ static ls_status options_check(const ls_loader_options *o) {
     return LS_OK;
 }
 
-/* Signals are for the main thread: they are blocked while the thread is made, which inherits it. */
 static ls_status thread_start(ls_loader *loader) {
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int error = pthread_create(&loader->thread, NULL, loader_main, loader);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    int error = ls_process_thread(&loader->thread, loader_main, loader);
     if (error) {
         return LS_FAIL(LS_E_MEMORY, "cannot start the loader thread: %s", strerror(error));
     }

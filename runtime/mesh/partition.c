@@ -39,7 +39,7 @@ ls_status ls_partition_init(const int64_t *block_first, int blocks, int shards, 
         }
         count += ceil_div(elems, unit_size(elems, unit_elems));
     }
-    LS_TRY(ls_calloc((size_t)(count > 0 ? count : 1), sizeof *p->units, &p->units));
+    LS_TRY(ls_calloc((size_t)count, sizeof *p->units, &p->units));
     for (int b = 0; b < blocks; b++) {
         int64_t surplus = 0;
         int64_t size = unit_size(block_first[b + 1] - block_first[b], unit_elems);
