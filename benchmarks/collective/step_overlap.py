@@ -82,7 +82,7 @@ def measure(options, work, tokens, first=3):
     job = ["train", f"model.preset={options.model}", f"model.context={tokens}", f"data.dir={work}/data", f"run.dir={runs}",
            f"run.steps={options.steps}", "run.threads=1", "batch.micro=1", "eval.every=0", "eval.batches=1", "checkpoint.at_end=false", "checkpoint.async=false",
            "metrics.every=1", f"metrics.trace_steps={first}..{options.steps}"]
-    job += [f"numerics.bucket_mib={options.bucket}"] if options.bucket else []
+    job += options.set
     alone_use = run_ranks(*on_hosts, "sh", "-c", ALONE, "alone", LOCKSTEP, *job, "batch.sequences=1")
     use = run_ranks(*on_hosts, LOCKSTEP, *job, f"batch.sequences={ranks}", "run.name=together")
     cost_s, switches = ((u - a) / options.steps for u, a in zip(use, alone_use))
@@ -112,7 +112,7 @@ def main():
     parser.add_argument("--model", default="gpt2-10m", help="a preset (gpt2-10m)")
     parser.add_argument("--rate", type=int, default=1000, help="Mbit/s of the link (1000)")
     parser.add_argument("--steps", type=int, default=12, help="of each run; the first two do not count (12)")
-    parser.add_argument("--bucket", type=float, help="numerics.bucket_mib (its default)")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the runs")
     parser.add_argument("--iterations", type=int, default=7, help="of the all-reduce alone (7)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

@@ -176,6 +176,7 @@ typedef enum device_call {
     DEVICE_HOLD,
     DEVICE_DONE
 } device_call;
+enum { DEVICE_COPY_MS = 20 };
 static struct {
     const ls_ckpt_tensor *to; /* what is to be copied; NULL: nothing */
     int asked;                /* whether it is over */
@@ -195,6 +196,7 @@ static ls_status device_fault(device_call call) {
 static ls_status device_copy(void *context, const ls_ckpt_tensor *to, int count) {
     (void)context;
     LS_TRY(device_fault(DEVICE_COPY));
+    usleep(1000 * DEVICE_COPY_MS);
     for (int i = 0; i < count; i++) {
         for (size_t k = 0; k < bytes_of(i); k++) {
             ((uint8_t *)to[i].data)[k] = (uint8_t) ~((const uint8_t *)tensors[i].data)[k];
@@ -277,6 +279,7 @@ static void test_fetch(void) {
             }
             ls_ckpt_outcome outcome = finish(saver, changes || way == 0);
             CHECK_STATUS(outcome.status, LS_OK);
+            CHECK(outcome.stall_seconds >= 1e-3 * DEVICE_COPY_MS); /* whichever call it was in */
             check_saved(outcome.result.path, comm->size);
         }
         ls_ckpt_saver_destroy(saver);
