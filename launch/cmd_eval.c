@@ -1,6 +1,8 @@
+#include "launch/choices.h"
 #include "launch/cmd.h"
 #include "launch/devices.h"
 #include "launch/json_text.h"
+#include "launch/tokenizer_files.h"
 #include "launch/weights.h"
 #include "runtime/base/arena.h"
 #include "runtime/base/file.h"
@@ -20,6 +22,9 @@ enum {
     OPT_SPLIT,
     OPT_BATCHES,
     OPT_MICRO,
+    OPT_CHOICES,
+    OPT_FIELDS,
+    OPT_TOKENIZER,
     OPT_COMPUTE,
     OPT_DEVICE,
     OPT_THREADS,
@@ -32,8 +37,15 @@ static const ls_option options[] = {
                   "token shards, or a mixture as data.dir of a run; default: the run's own"},
     [OPT_SPLIT] = {"split", 's', "NAME", "val", "train or val"},
     [OPT_BATCHES] = {"batches", 'n', "N", "0",
-                     "micro-batches, spread evenly over the split; 0: all of it"},
+                     "micro-batches (or questions), spread evenly over the split; 0: all of it"},
     [OPT_MICRO] = {"micro", 'b', "N", NULL, "sequences of a micro-batch; default: the run's"},
+    [OPT_CHOICES] = {"choices", 0, "FILE", NULL,
+                     "multiple-choice questions instead, JSONL: which ending is likeliest?"},
+    [OPT_FIELDS] = {"fields", 0, "NAMES", "ctx,endings,label",
+                    "of a question: its context, its list of endings, the right one's number"},
+    [OPT_TOKENIZER] =
+        {"tokenizer", 0, "FILE", NULL,
+         "the questions', where no tokenizer.json lies beside the checkpoints of a run"},
     [OPT_COMPUTE] = {"compute", 0, "TYPE", NULL, "auto, fp32 or bf16; default: the run's"},
     [OPT_DEVICE] = {"device", 0, "NAME", "auto", "cpu or cuda; auto: a GPU where there is one"},
     [OPT_THREADS] = {"threads", 0, "N", "0",
@@ -56,6 +68,9 @@ typedef struct eval {
     ls_cfg_device device;
     ls_compute compute;
     const char *data;
+    const char *choices_path, *fields, *tokenizer_path;
+    ls_choices choices;
+    ls_tokenizer *tokenizer;
     bool json;
 } eval;
 
@@ -78,6 +93,13 @@ static ls_status parse(eval *e, const char **values) {
     }
     e->data = values[OPT_DATA];
     e->json = values[OPT_JSON] != NULL;
+    e->choices_path = values[OPT_CHOICES];
+    e->fields = values[OPT_FIELDS];
+    e->tokenizer_path = values[OPT_TOKENIZER];
+    if (e->choices_path && (values[OPT_DATA] || values[OPT_MICRO])) {
+        return LS_FAIL(LS_E_USAGE, "--choices are questions instead of data, asked one by one; "
+                                   "leave --data and --micro out");
+    }
     if (strcmp(values[OPT_SPLIT], "train") != 0 && strcmp(values[OPT_SPLIT], "val") != 0) {
         return LS_FAIL(LS_E_USAGE, "--split is '%s'; train or val is needed", values[OPT_SPLIT]);
     }
@@ -90,15 +112,19 @@ static ls_status parse(eval *e, const char **values) {
                              : LS_OK;
 }
 
-static ls_status load(eval *e, const char *path) {
+static ls_status open_checkpoint(eval *e, const char *path) {
     LS_TRY(ls_weights_open(&e->session, path, &e->weights));
     LS_TRY(ls_session_open(&e->session, NULL, e->device, e->threads));
-    const ls_config *config = &e->weights.config;
-    e->data = e->data ? e->data : config->data.dir;
-    e->micro = e->micro ? e->micro : config->batch.micro;
     if (e->compute != LS_COMPUTE_COUNT) {
         e->weights.config.numerics.compute = e->compute;
     }
+    return LS_OK;
+}
+
+static ls_status load(eval *e) {
+    const ls_config *config = &e->weights.config;
+    e->data = e->data ? e->data : config->data.dir;
+    e->micro = e->micro ? e->micro : config->batch.micro;
     ls_status status =
         ls_dataset_open(e->data, e->split, config->data.sequence, false, &e->dataset);
     if (status != LS_OK && e->data == config->data.dir && !ls_path_is_dir(e->data)) {
@@ -162,9 +188,12 @@ static void print_text(const outcome *r) {
     printf("\n");
 }
 
+static const char *dtype_name(const eval *e) {
+    return ls_dtype_name(ls_session_dtype(e->weights.config.numerics.compute, e->session.dev));
+}
+
 static ls_status print_result(const eval *e, const outcome *all) {
-    const char *dtype =
-        ls_dtype_name(ls_session_dtype(e->weights.config.numerics.compute, e->session.dev));
+    const char *dtype = dtype_name(e);
     const int parts = ls_dataset_parts(e->dataset);
     if (e->json) {
         LS_TRY(print_json(e, all, dtype));
@@ -215,6 +244,67 @@ static ls_status evaluate(eval *e, outcome *all) {
     return status;
 }
 
+static ls_status evaluate_data(eval *e) {
+    outcome result;
+    LS_TRY(load(e));
+    LS_TRY(evaluate(e, &result));
+    const bool first_rank = e->session.comm->rank == 0;
+    return ls_session_agree(&e->session, first_rank ? print_result(e, &result) : LS_OK);
+}
+
+static ls_status read_choices(eval *e) {
+    const char *name =
+        json_string_value(json_object_get(ls_ckpt_run(e->weights.ckpt), "tokenizer"));
+    const bool bytes = !e->tokenizer_path && name && strcmp(name, "bytes") == 0;
+    if (!bytes) {
+        LS_TRY(ls_tokenizer_find(ls_ckpt_path(e->weights.ckpt), name, e->tokenizer_path,
+                                 &e->tokenizer));
+    }
+    const ls_choices_encoder encoder = {.tokenizer = e->tokenizer,
+                                        .begin = ls_weights_begin(&e->weights),
+                                        .vocab = e->weights.config.model.vocab};
+    return ls_choices_read(e->choices_path, e->fields, &encoder, &e->choices);
+}
+
+/* Of a share of so many: the standard error of the mean. */
+static double standard_error(double share, int64_t count) {
+    return count > 1 ? sqrt(share * (1.0 - share) / (double)(count - 1)) : NAN;
+}
+
+static ls_status print_score(const eval *e, const ls_choices_score *s) {
+    const double acc = (double)s->right / (double)s->questions;
+    const double norm = (double)s->right_norm / (double)s->questions;
+    const double error = standard_error(acc, s->questions);
+    const double norm_error = standard_error(norm, s->questions);
+    if (e->json) {
+        return ls_json_print(
+            json_pack("{s:i, s:o, s:s, s:o, s:I, s:I, s:f, s:f, s:o, s:f, s:o}", "schema", 1,
+                      "checkpoint", ls_json_text(ls_ckpt_path(e->weights.ckpt)), "compute",
+                      dtype_name(e), "choices", ls_json_text(e->choices_path), "questions",
+                      (json_int_t)s->questions, "cut", (json_int_t)s->cut, "chance", s->chance,
+                      "acc", acc, "acc_stderr", ls_json_real(error), "acc_norm", norm,
+                      "acc_norm_stderr", ls_json_real(norm_error)),
+            LS_JSON_ALL_DIGITS);
+    }
+    printf("%s\n%lld questions of '%s', computed in %s\n", ls_ckpt_path(e->weights.ckpt),
+           (long long)s->questions, e->choices_path, dtype_name(e));
+    if (s->cut > 0) {
+        printf("%lld are longer than the model's context and lost their beginning\n",
+               (long long)s->cut);
+    }
+    printf("acc %.4f +- %.4f, acc_norm %.4f +- %.4f (by chance %.4f)\n", acc, error, norm,
+           norm_error, s->chance);
+    return LS_OK;
+}
+
+static ls_status evaluate_choices(eval *e) {
+    ls_choices_score score;
+    LS_TRY(ls_session_agree(&e->session, read_choices(e)));
+    LS_TRY(ls_choices_evaluate(&e->session, &e->weights, &e->choices, e->batches, &score));
+    const bool first_rank = e->session.comm->rank == 0;
+    return ls_session_agree(&e->session, first_rank ? print_score(e, &score) : LS_OK);
+}
+
 static ls_status run_eval(int argc, char **argv) {
     static eval e; /* one a process */
     LS_TRY(ls_session_begin(&e.session, &argc, &argv));
@@ -230,15 +320,12 @@ static ls_status run_eval(int argc, char **argv) {
         status = parse(&e, values);
     }
     LS_TRY(ls_session_agree(&e.session, status));
-    status = load(&e, argv[first]);
+    status = open_checkpoint(&e, argv[first]);
     if (status == LS_OK) {
-        outcome result;
-        status = evaluate(&e, &result);
-        if (status == LS_OK) {
-            const bool first_rank = e.session.comm->rank == 0;
-            status = ls_session_agree(&e.session, first_rank ? print_result(&e, &result) : LS_OK);
-        }
+        status = e.choices_path ? evaluate_choices(&e) : evaluate_data(&e);
     }
+    ls_choices_release(&e.choices);
+    ls_tokenizer_release(e.tokenizer);
     ls_weights_close(&e.weights);
     free(e.parts);
     ls_dataset_close(e.dataset);
@@ -249,12 +336,18 @@ static ls_status run_eval(int argc, char **argv) {
 const ls_verb ls_verb_eval = {
     .name = "eval",
     .synopsis = "[options] CHECKPOINT",
-    .summary = "loss, perplexity and bits per byte on prepared data",
+    .summary = "loss and bits per byte on prepared data, or multiple-choice questions",
     .text = "Evaluates a checkpoint on token shards, alone or under mpirun. The result does not\n"
             "depend on the number of ranks. Of a mixture each part is told, and their mean by\n"
             "their shares.\n"
             "\n"
-            "  lockstep eval runs/first --data data --split val",
+            "  lockstep eval runs/first --data data --split val\n"
+            "\n"
+            "With --choices it answers multiple-choice questions, a line of JSONL each: of the\n"
+            "endings of a context the one that is likeliest, by all of its tokens (acc) or a\n"
+            "character (acc_norm), as lm-evaluation-harness counts them.\n"
+            "\n"
+            "  lockstep eval runs/first --choices hellaswag_val.jsonl --fields ctx,endings,label",
     .options = options,
     .run = run_eval,
 };

@@ -271,13 +271,6 @@ static ls_status parse(const char **values, sampler *s) {
     return ls_device_parse(values[OPT_DEVICE], &s->device);
 }
 
-/* A token that the checkpoint tells of its run; -1: none that the model has. */
-static int32_t known_token(const sampler *s, const char *key) {
-    const json_t *value = json_object_get(ls_ckpt_run(s->weights.ckpt), key);
-    const json_int_t token = json_is_integer(value) ? json_integer_value(value) : -1;
-    return token >= 0 && token < s->weights.config.model.vocab ? (int32_t)token : -1;
-}
-
 /* given: --tokenizer, or NULL. */
 static ls_status check_weights(sampler *s, const char *given) {
     const json_t *run = ls_ckpt_run(s->weights.ckpt);
@@ -290,8 +283,8 @@ static ls_status check_weights(sampler *s, const char *given) {
         return LS_FAIL(LS_E_USAGE, "--pipeline is %lld; the model has %lld layers", s->pipeline,
                        (long long)s->weights.config.model.layers);
     }
-    s->separator = known_token(s, "separator");
-    s->begin = known_token(s, json_object_get(run, "begin") ? "begin" : "separator");
+    s->separator = ls_weights_token(&s->weights, "separator");
+    s->begin = ls_weights_begin(&s->weights);
     return LS_OK;
 }
 

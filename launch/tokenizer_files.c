@@ -33,7 +33,7 @@ ls_status ls_tokenizer_find(const char *checkpoint, const char *name, const char
     if (!given && !ls_tokenizer_known(name)) {
         return LS_FAIL(LS_E_INPUT,
                        "the checkpoint's tokenizer is '%s', of which there is no file: give its "
-                       "tokenizer.json with --tokenizer FILE, or "
+                       "tokenizer.json with --tokenizer FILE, or `sample` "
                        "tokens with --ids '11 7 42' ('-' for standard input) and get tokens (where "
                        "it is bytes, `lockstep ckpt convert --from "
                        "... --tokenizer bytes` says so)",
@@ -43,7 +43,7 @@ ls_status ls_tokenizer_find(const char *checkpoint, const char *name, const char
         return LS_FAIL(LS_E_INPUT,
                        "the checkpoint's tokenizer is '%s', and its file '%s' is gone; give it "
                        "with --tokenizer "
-                       "tokenizer.json, or tokens with --ids",
+                       "tokenizer.json, or `sample` tokens with --ids",
                        name, path);
     }
     LS_TRY(ls_tokenizer_read(path, tokenizer));

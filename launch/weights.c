@@ -110,6 +110,17 @@ ls_status ls_weights_load(ls_weights *weights, ls_device *dev, ls_model_options 
     return ls_model_refresh(weights->model);
 }
 
+int32_t ls_weights_token(const ls_weights *weights, const char *key) {
+    const json_t *value = json_object_get(ls_ckpt_run(weights->ckpt), key);
+    const json_int_t token = json_is_integer(value) ? json_integer_value(value) : -1;
+    return token >= 0 && token < weights->config.model.vocab ? (int32_t)token : -1;
+}
+
+int32_t ls_weights_begin(const ls_weights *weights) {
+    const bool told = json_object_get(ls_ckpt_run(weights->ckpt), "begin") != NULL;
+    return ls_weights_token(weights, told ? "begin" : "separator");
+}
+
 void ls_weights_close(ls_weights *weights) {
     ls_model_destroy(weights->model);
     ls_ckpt_close(weights->ckpt);

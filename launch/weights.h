@@ -21,6 +21,10 @@ ls_status ls_weights_open(ls_session *session, const char *path, ls_weights *wei
 /* Creates the model of options (config and dev are filled in here; perhaps a part of it) and reads
  * its parameters. Collective as ls_model_create is. */
 ls_status ls_weights_load(ls_weights *weights, ls_device *dev, ls_model_options options);
+/* A token that the checkpoint tells of its run, such as "separator"; -1: none that the model has.
+ * The one that texts begin with. */
+int32_t ls_weights_token(const ls_weights *weights, const char *key);
+int32_t ls_weights_begin(const ls_weights *weights);
 void ls_weights_close(ls_weights *weights);
 
 /* Warns, where it is called, if data has hardly been made with the tokenizer of the weights: both

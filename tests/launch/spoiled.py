@@ -55,6 +55,9 @@ def sound(work):
     (work / "nano.bin").write_bytes(struct.pack("<2000H", *tokens))
     (work / "llmc.bin").write_bytes(struct.pack("<256i", 20240520, 1, 2000, *[0] * 253) +
                                     struct.pack("<2000H", *tokens))
+    questions = [json.dumps({"ctx": lines[i][:9], "endings": ["one", "two", "drei"][:2 + i % 2], "label": i % 2})
+                 for i in range(5)]
+    (work / "questions.jsonl").write_text("\n".join(questions) + "\n")
     make(["prep", text, "-o", work / "data", "--val", "0.1"])
     make(["prep", work / "rows.jsonl", "-o", work / "answers", "--field", "ids", "--loss-mask", "mask", "--vocab", "100",
           "--separator", "99", "--val", "0.1"])
@@ -75,6 +78,8 @@ def readers(name, work):
         return [["train", *TINY, f"data.dir={work / 'answers'}", f"run.dir={work / 'runs'}", "run.name=b", "run.steps=2"]]
     if name.startswith("data/"):
         return [[*train, "run.name=b", "run.steps=1"], ["eval", r, "--data", work / "data"]]
+    if name == "questions.jsonl":
+        return [["eval", r, "--choices", work / name]]
     if name.endswith(("rows.jsonl", "nano.bin", "llmc.bin")):
         fields = [] if name.endswith("bin") else ["--field", "ids"]
         texts = [] if name.endswith("bin") else [["prep", work / name, "-o", work / "of-text"]]
@@ -96,7 +101,7 @@ def readers(name, work):
 
 
 FILES = ["data/data.json", "data/train-00000.tok", "data/val-00000.tok", "answers/data.json",
-         "answers/train-00000.tok", "rows.jsonl", "nano.bin", "llmc.bin",
+         "answers/train-00000.tok", "rows.jsonl", "nano.bin", "llmc.bin", "questions.jsonl",
          "hf/config.json", "hf/model.safetensors", "aws-p5.yaml", "devices/h100.yaml",
          "runs/a/config.yaml", "runs/a/ledger.json", "runs/a/starts.jsonl", "runs/a/train.jsonl", "runs/a/outcome",
          "runs/a/checkpoints/step-00000002/manifest.json", "runs/a/checkpoints/step-00000002/rank-00000.h5"]

@@ -120,6 +120,10 @@ prints 'bits per byte$'
 gives 0 "$root/tests/mpirun.sh" 2 "$LOCKSTEP" sample runs/a --prompt 'static  int' --tokens 8 --temperature 0
 holds cmp continued out
 gives 0 "$LOCKSTEP" sample runs/a --prompt '' --tokens 3
+# So are questions.
+echo '{"ctx": "static", "endings": ["int", "longer"], "label": 0}' >q.jsonl
+gives 0 "$LOCKSTEP" eval runs/a --choices q.jsonl
+prints '1 questions of .q.jsonl'
 gives 0 sh -c 'printf "static  int" | "$LOCKSTEP" sample runs/a --prompt - --tokens 8 --temperature 0'
 holds cmp continued out
 

@@ -184,7 +184,7 @@ seq 60 | awk '{ printf "{\"ids\": ["; for (i = 0; i < 40; i++) printf "%s%d", i 
 gives 0 "$LOCKSTEP" prep "$work/ids.jsonl" --field ids --vocab 400 --separator 399 -o "$work/of-ids" --val 0.1
 gives 0 "$LOCKSTEP" train $tiny data.dir="$work/of-ids" run.name=ids run.steps=2
 gives 2 "$LOCKSTEP" sample "$work/runs/ids" --prompt abc
-says "tokenizer is 'tokens', of which there is no file: give its tokenizer.json with --tokenizer FILE, or tokens with --ids"
+says "tokenizer is 'tokens', of which there is no file: give its tokenizer.json with --tokenizer FILE, or .sample. tokens with --ids"
 gives 0 "$LOCKSTEP" sample "$work/runs/ids" --ids '399 300 5' --tokens 8
 prints '^399 300 5\( [0-9]*\)*$'
 # Weights of one tokenizer on the text of another: hardly meant.
