@@ -471,6 +471,10 @@ static ls_status run_plan(int argc, char **argv) {
         return LS_FAIL(LS_E_USAGE, "--emit %s; sbatch is expected, with one --cluster",
                        values[OPT_EMIT]);
     }
+    if (values[OPT_EMIT] && p.json) {
+        return LS_FAIL(LS_E_USAGE, "--emit prints a script, and --json an object; give one of "
+                                   "them");
+    }
     const int keep = p.question.keep;
     p.question.keep = 1; /* of tables and of numbers that are tried */
     if (p.sweep) {

@@ -179,8 +179,9 @@ ls_status ls_plan_search(const ls_plan_job *job, int devices, double memory_byte
     if (result->legal == 0) {
         return LS_FAIL(LS_E_NO,
                        "no layout of %s on %d devices is possible (the last one tried: %s); choose "
-                       "another number of devices, or a batch that more numbers divide",
-                       job->model->name, devices, s.why[0] ? s.why : "none divides");
+                       "another number of devices%s, or a batch that more numbers divide",
+                       job->model->name, devices, s.why[0] ? s.why : "none divides",
+                       pattern ? ", other sizes of axes" : "");
     }
     if (result->fitting == 0) {
         char text[160];

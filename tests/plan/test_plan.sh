@@ -105,6 +105,10 @@ gives 2 "$LOCKSTEP" plan -m llama3-8b -c aws-p5 -n 12 --emit sbatch
 says 'no whole nodes of 8; give --gpus 16'
 gives 3 "$LOCKSTEP" plan -m llama3-8b -c aws-p5 -n 16 -p fp8 --emit sbatch
 says 'cannot run llama3-8b in fp8'
+gives 2 "$LOCKSTEP" plan -m llama3-8b -c aws-p5 -n 16 --emit sbatch --json
+says '--emit prints a script, and --json an object'
+gives 1 "$LOCKSTEP" plan -m llama3-8b -c aws-p5 -n 16 --layout tensor=3
+says 'no layout .* other sizes of axes'
 gives 2 "$LOCKSTEP" plan -m llama3-8b -c aws-p5 -n 16 --emit pbs
 
 # This machine: a profile out of small steps, a plan and a prediction with it.
