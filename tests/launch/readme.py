@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """What README.md and the --help texts tell a reader to type: verbs, options, settings, files and variables that
-they name exist, and the configurations of their training runs pass a dry run."""
+they name exist, headings that it links to, and the configurations of their training runs pass a dry run."""
 import glob
 import os
 import pathlib
@@ -84,6 +84,9 @@ def main():
                           f"{where}: {line}: there is no setting {option}")
                 if verb == "train" and where == "README.md":
                     dry_run(line, words, work)
+    headings = {re.sub(r"[^\w -]", "", h).strip().lower().replace(" ", "-") for h in re.findall(r"^#+ (.*)$", readme, re.M)}
+    for anchor in re.findall(r"\]\(#([^)]*)\)", readme):
+        check(anchor in headings, f"README.md: there is no heading for #{anchor}")
     for name in re.findall(rf"(?<![\w/.])((?:{'|'.join(SECTIONS)})\.[a-z_]+)\b(?![(./])", readme):
         known = name in SETTINGS or name.endswith("_") and any(s.startswith(name) for s in SETTINGS)
         known = known or name.rsplit(".")[1] in ("yaml", "json", "h", "c", "sh", "prom")
