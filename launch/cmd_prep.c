@@ -42,14 +42,14 @@ static const ls_option options[] = {
                        "encoding, whose tokens text becomes; without it tokens are bytes"},
     [OPT_BEGIN] = {"begin", 0, "TOKEN", NULL,
                    "with --tokenizer: precedes each document that does not begin with it; none: "
-                   "nothing does; default: its <|begin_of_text|> or <s>, where it has one"},
+                   "nothing does; default: its <|begin_of_text|>, <s> or <bos>, where it has one"},
     [OPT_VOCAB] = {"vocab", 0, "N", NULL,
                    "documents are tokens of another tokenizer, all below N: the field's array, or "
                    "packed in *.bin files"},
     [OPT_SEPARATOR] =
         {"separator", 0, "TOKEN", NULL,
          "follows each document, unless it is its last token; with --vocab, and with "
-         "--tokenizer where its <|endoftext|>, <|end_of_text|> or </s> is not wanted"},
+         "--tokenizer where its <|endoftext|>, <|end_of_text|>, </s> or <eos> is not wanted"},
     [OPT_LOSS_MASK] = {"loss-mask", 0, "NAME", NULL,
                        "with --vocab: field of JSONL lines with an array that has 1 for each token "
                        "that is a target, and 0 for the others"},
@@ -237,7 +237,8 @@ const ls_verb ls_verb_prep = {
         "for standard input, and writes token shards for training and validation. A file is one\n"
         "document; a *.jsonl file, or a stream that starts with '{', holds one document a line.\n"
         "Tokens are bytes; token 256 follows each document. With --tokenizer text becomes the\n"
-        "tokens of a tokenizer.json of GPT-2, Llama-3, Mistral and their like, as the library\n"
+        "tokens of a tokenizer.json of GPT-2, Llama-3, Mistral, Qwen and their like, as the "
+        "library\n"
         "makes them (special ones where the text spells them), each document behind the token\n"
         "with which its model has texts begin, if there is one; a copy of the file lies beside\n"
         "the shards. With --vocab and --separator the field holds an array of tokens of another\n"

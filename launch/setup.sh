@@ -7,7 +7,7 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 
 packages="build-essential cmake ninja-build pkg-config libopenmpi-dev openmpi-bin libdnnl-dev
           libhdf5-dev libzstd-dev libyaml-dev libjansson-dev libssl-dev libxxhash-dev
-          libisal-dev libpcre2-dev"
+          libisal-dev libpcre2-dev libutf8proc-dev"
 test_packages="hdf5-tools python3-h5py python3-jsonschema clang libclang-rt-dev libomp-dev clang-format man-db gcc-aarch64-linux-gnu
                libc6-dev-arm64-cross qemu-user procps slurmctld slurmd slurm-client munge prometheus
                iproute2"
@@ -59,7 +59,7 @@ check_by_hand() {
         command -v "$tool" >/dev/null || absent="$absent $tool"
     done
     if command -v pkg-config >/dev/null; then
-        for module in yaml-0.1 jansson libzstd libcrypto libxxhash libisal libpcre2-8; do
+        for module in yaml-0.1 jansson libzstd libcrypto libxxhash libisal libpcre2-8 libutf8proc; do
             pkg-config --exists "$module" || absent="$absent $module"
         done
     fi

@@ -83,10 +83,11 @@ static ls_status tokenizer_read(const ls_prep_options *o, token_kind *t) {
     const int64_t separator =
         o->separator >= 0 ? o->separator : ls_tokenizer_separator(t->tokenizer);
     if (separator < 0) {
-        return LS_FAIL(LS_E_USAGE,
-                       "'%s' has none of the tokens that end a document by custom "
-                       "(<|endoftext|>, <|end_of_text|>, </s>); say which with --separator TOKEN",
-                       o->tokenizer);
+        return LS_FAIL(
+            LS_E_USAGE,
+            "'%s' has none of the tokens that end a document by custom "
+            "(<|endoftext|>, <|end_of_text|>, </s>, <eos>); say which with --separator TOKEN",
+            o->tokenizer);
     }
     const int64_t begin = o->begin == -1 ? ls_tokenizer_begin(t->tokenizer) : o->begin;
     if (separator >= size || begin >= size) {

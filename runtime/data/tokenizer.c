@@ -88,19 +88,24 @@ static void name(ls_tokenizer *t) {
     }
     hash = hash_added(hash_merges(hash, t), &t->added);
     hash = hash_added(hash, &t->added_normalized);
+    hash = t->nfc ? hash_text(hash, "NFC", 3) : hash;
     snprintf(t->name, sizeof t->name, "bpe-%011" PRIx64, hash >> 20);
 }
 
 /* --- the whole --- */
 
-/* The first of the names that is a token's. */
+/* The first of the names that is an added token's: in Qwen's vocabulary "<s>" is a piece of text.
+ */
 static int64_t find_named(const ls_tokenizer *t, const char *const *names) {
+    const ls_added_set *const sets[] = {&t->added, &t->added_normalized};
     for (; *names; names++) {
-        for (uint32_t token = 0; token < t->count; token++) {
-            const ls_token_text text = t->shown[token];
-            if (text.at && text.bytes == strlen(*names) &&
-                memcmp(text.at, *names, text.bytes) == 0) {
-                return token;
+        for (int i = 0; i < 2; i++) {
+            for (size_t j = 0; j < sets[i]->count; j++) {
+                const uint32_t token = sets[i]->tokens[j].token;
+                const ls_token_text text = t->shown[token];
+                if (text.bytes == strlen(*names) && memcmp(text.at, *names, text.bytes) == 0) {
+                    return token;
+                }
             }
         }
     }
@@ -119,8 +124,11 @@ static ls_status read_root(ls_tokenizer *t, const json_t *root, const char *path
     LS_TRY(ls_tokenizer_read_kind(t, root, path));
     LS_TRY(ls_tokenizer_read_model(t, root, path));
     t->separator =
-        find_named(t, (const char *const[]){"<|endoftext|>", "<|end_of_text|>", "</s>", NULL});
-    t->begin = find_named(t, (const char *const[]){"<|begin_of_text|>", "<s>", NULL});
+        find_named(t, (const char *const[]){"<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>",
+                                            "<\uff5cend\u2581of\u2581sentence\uff5c>", NULL});
+    t->begin =
+        find_named(t, (const char *const[]){"<|begin_of_text|>", "<s>", "<bos>",
+                                            "<\uff5cbegin\u2581of\u2581sentence\uff5c>", NULL});
     name(t);
     return LS_OK;
 }
@@ -184,6 +192,7 @@ void ls_tokenizer_release(ls_tokenizer *t) {
         free(t->patterns[i].source);
     }
     pcre2_code_free(t->word);
+    ls_nfc_release(t->nfc);
     ls_added_set_release(&t->added);
     ls_added_set_release(&t->added_normalized);
     free(t->map.slots);

@@ -1,8 +1,11 @@
 /* Byte-pair encoding (Sennrich 2016, arXiv 1508.07909) by Hugging Face's tokenizer.json, as GPT-2,
- * Llama-3, Mistral and Mixtral come with it: the same tokens as the library `tokenizers` gives
- * without the special ones that it adds (add_special_tokens=False). Text that spells an added
- * token, such as <|endoftext|>, is that token. Which characters are letters is PCRE2's table's to
- * say: those that Unicode got after it are cut otherwise than by a library with a newer one.
+ * Llama-3, Mistral, Mixtral and Qwen come with it: the same tokens as the library `tokenizers`
+ * gives without the special ones that it adds (add_special_tokens=False). Text that spells an added
+ * token, such as <|endoftext|>, is that token; what lies between such is brought into form C where
+ * the file asks for it, and then cut. Which characters are letters is PCRE2's table's to say: those
+ * that Unicode got after it are cut otherwise than by a library with a newer one. Which marks
+ * change places in form C is utf8proc's: the library (0.23) has the table of Unicode 9, and leaves
+ * marks that are newer where they stand.
  *
  * Two kinds are known. Byte-level: text is cut by the pattern of the file (PCRE2), each piece's
  * bytes are merged. With byte fallback: spaces become U+2581, the whole text is merged, what is no
@@ -45,10 +48,11 @@ void ls_tokenizer_release(ls_tokenizer *tokenizer);
 const char *ls_tokenizer_name(const ls_tokenizer *tokenizer);
 /* The largest token and one. */
 int64_t ls_tokenizer_vocab(const ls_tokenizer *tokenizer);
-/* The token that follows a document: the first of <|endoftext|>, <|end_of_text|> and </s> that
- * there is; -1: none. */
+/* The added token that follows a document: the first of <|endoftext|>, <|end_of_text|>, </s>,
+ * <eos> and DeepSeek's end of sentence that there is; -1: none. */
 int64_t ls_tokenizer_separator(const ls_tokenizer *tokenizer);
-/* The token that precedes one: the first of <|begin_of_text|> and <s> that there is; -1: none. */
+/* The one that precedes it: the first of <|begin_of_text|>, <s>, <bos> and DeepSeek's begin of
+ * sentence that there is; -1: none. */
 int64_t ls_tokenizer_begin(const ls_tokenizer *tokenizer);
 /* What token stands for, borrowed; NULL when there is no such token. Of an added token its text. */
 const char *ls_tokenizer_bytes(const ls_tokenizer *tokenizer, uint32_t token, size_t *bytes);
@@ -67,7 +71,8 @@ typedef ls_status (*ls_token_sink)(void *to, const uint32_t *tokens, size_t coun
                                    size_t text_bytes);
 
 /* The same of one long text by all OpenMP threads: the same tokens for any number of them, and
- * memory for a part of them at a time. sink is called by the calling thread. */
+ * memory for a part of them at a time, and for the text where its normalized form is another one.
+ * sink is called by the calling thread. */
 ls_status ls_tokenizer_encode_long(const ls_tokenizer *tokenizer, const char *text, size_t bytes,
                                    ls_token_sink sink, void *to);
 

@@ -33,18 +33,37 @@ static ls_status check_id(const ls_tokenizer *t, added_reader *r, const char *co
     return LS_OK;
 }
 
-static char *put_normalized(const ls_tokenizer *t, const char *text, char *to) {
+static char *put_spaced(const ls_tokenizer *t, ls_token_text text, char *to) {
     if (t->prepend == LS_PREPEND_ALWAYS) {
         to = mempcpy(to, LS_UTF8_SPACE, 3);
     }
-    for (; *text; text++) {
-        if (*text == ' ') {
+    for (size_t i = 0; i < text.bytes; i++) {
+        if (text.at[i] == ' ') {
             to = mempcpy(to, LS_UTF8_SPACE, 3);
         } else {
-            *to++ = *text;
+            *to++ = text.at[i];
         }
     }
     return to;
+}
+
+/* What the normalizer makes of a token's text. */
+static ls_status normalize(const ls_tokenizer *t, added_reader *r, ls_token_text *text) {
+    if (t->nfc) {
+        ls_nfc_work work = {0};
+        const ls_status status =
+            ls_nfc_write(t->nfc, &work, text->at, text->bytes, r->texts, &text->bytes);
+        free(work.codes);
+        LS_TRY(status);
+        text->at = r->texts;
+        r->texts += text->bytes;
+    }
+    if (t->normalizes) {
+        const char *end = put_spaced(t, *text, r->texts);
+        *text = (ls_token_text){r->texts, (size_t)(end - r->texts)};
+        r->texts += text->bytes;
+    }
+    return LS_OK;
 }
 
 static ls_status read_token(ls_tokenizer *t, added_reader *r, const json_t *item,
@@ -62,11 +81,7 @@ static ls_status read_token(ls_tokenizer *t, added_reader *r, const json_t *item
     t->shown[id] = (ls_token_text){r->texts, strlen(content)};
     token->text = t->shown[id];
     r->texts = mempcpy(r->texts, content, strlen(content));
-    if (token->normalized && t->normalizes) {
-        char *end = put_normalized(t, content, r->texts);
-        token->text = (ls_token_text){r->texts, (size_t)(end - r->texts)};
-        r->texts = end;
-    }
+    LS_TRY(token->normalized ? normalize(t, r, &token->text) : LS_OK);
     if (token->single_word && !t->word) {
         LS_TRY(ls_word_pattern_make(t));
     }
@@ -98,7 +113,7 @@ ls_status ls_tokenizer_read_added(ls_tokenizer *t, const json_t *root, const cha
     size_t bytes = 1;
     for (size_t i = 0; i < count; i++) {
         const json_t *item = json_array_get(list, i);
-        bytes += 4 * json_string_length(json_object_get(item, "content")) + 3;
+        bytes += (1 + 2 * LS_NFC_GROWTH) * json_string_length(json_object_get(item, "content")) + 3;
     }
     LS_TRY(ls_calloc(bytes, 1, &t->added_memory));
     const json_t *vocab = json_object_get(json_object_get(root, "model"), "vocab");

@@ -10,6 +10,11 @@
 
 enum { JIT_STACK_BYTES = 1 << 15, JIT_STACK_MOST = 1 << 25 };
 
+typedef struct text_room {
+    char *at;
+    size_t capacity;
+} text_room;
+
 struct ls_tokenizer_work {
     const ls_tokenizer *tokenizer;
     ls_merge_work merge;
@@ -17,8 +22,9 @@ struct ls_tokenizer_work {
     pcre2_match_data *word_match;
     pcre2_match_context *context;
     pcre2_jit_stack *stack;
-    char *text; /* a text that is not as it was given */
-    size_t text_capacity;
+    text_room text;   /* one that is not as it was given */
+    text_room normal; /* one in form C */
+    ls_nfc_work nfc;
 };
 
 ls_status ls_tokenizer_work_make(const ls_tokenizer *tokenizer, ls_tokenizer_work **made) {
@@ -59,17 +65,18 @@ void ls_tokenizer_work_release(ls_tokenizer_work *work) {
     pcre2_match_context_free(work->context);
     pcre2_jit_stack_free(work->stack);
     ls_merge_work_release(&work->merge);
-    free(work->text);
+    free(work->text.at);
+    free(work->normal.at);
+    free(work->nfc.codes);
     free(work);
 }
 
-static ls_status text_room(ls_tokenizer_work *work, size_t bytes) {
-    if (work->text_capacity < bytes) {
-        free(work->text);
-        work->text = NULL;
-        work->text_capacity = 0;
-        LS_TRY(ls_calloc(bytes, 1, &work->text));
-        work->text_capacity = bytes;
+static ls_status reserve(text_room *room, size_t bytes) {
+    if (room->capacity < bytes) {
+        free(room->at);
+        *room = (text_room){0};
+        LS_TRY(ls_calloc(bytes, 1, &room->at));
+        room->capacity = bytes;
     }
     return LS_OK;
 }
@@ -216,10 +223,10 @@ static ls_status encode_between(ls_tokenizer_work *work, const char *text, size_
     const bool before = !t->normalizes && ls_encode_lacks_space(t, text, bytes, at_start);
     if (t->byte_level) {
         if (before) {
-            LS_TRY(text_room(work, bytes + 1));
-            work->text[0] = ' ';
-            memcpy(work->text + 1, text, bytes);
-            text = work->text;
+            LS_TRY(reserve(&work->text, bytes + 1));
+            work->text.at[0] = ' ';
+            memcpy(work->text.at + 1, text, bytes);
+            text = work->text.at;
         }
         return encode_bytes(work, text, bytes + before, list);
     }
@@ -235,11 +242,12 @@ static ls_status encode_between(ls_tokenizer_work *work, const char *text, size_
     return LS_OK;
 }
 
-/* What the normalizer makes of it, in work->text. */
-static ls_status normalize(ls_tokenizer_work *work, const char *text, size_t bytes, size_t *made) {
+/* With U+2581 for spaces, in work->text. */
+static ls_status replace_spaces(ls_tokenizer_work *work, const char *text, size_t bytes,
+                                size_t *made) {
     const ls_tokenizer *t = work->tokenizer;
-    LS_TRY(text_room(work, 3 * bytes + 3));
-    char *to = work->text;
+    LS_TRY(reserve(&work->text, 3 * bytes + 3));
+    char *to = work->text.at;
     if (ls_encode_lacks_space(t, text, bytes, true)) {
         to = mempcpy(to, LS_UTF8_SPACE, 3);
     }
@@ -250,7 +258,19 @@ static ls_status normalize(ls_tokenizer_work *work, const char *text, size_t byt
             *to++ = text[i];
         }
     }
-    *made = (size_t)(to - work->text);
+    *made = (size_t)(to - work->text.at);
+    return LS_OK;
+}
+
+/* Form C of the text in its place, where that is another one. */
+static ls_status compose(ls_tokenizer_work *work, const char **text, size_t *bytes) {
+    const ls_nfc *nfc = work->tokenizer->nfc;
+    if (!nfc || ls_nfc_normal_bytes(nfc, *text, *bytes) == *bytes) {
+        return LS_OK;
+    }
+    LS_TRY(reserve(&work->normal, LS_NFC_GROWTH * *bytes));
+    LS_TRY(ls_nfc_write(nfc, &work->nfc, *text, *bytes, work->normal.at, bytes));
+    *text = work->normal.at;
     return LS_OK;
 }
 
@@ -278,13 +298,14 @@ static ls_status encode_added(ls_tokenizer_work *work, ls_added_search search, s
     return LS_OK;
 }
 
-/* Text in which only tokens of added_normalized can be. */
+/* Text in which only tokens of added_normalized can be, and which is not normalized. */
 static ls_status encode_normalized(ls_tokenizer_work *work, const char *text, size_t bytes,
                                    bool at_start, ls_token_list *list) {
     const ls_tokenizer *t = work->tokenizer;
+    LS_TRY(compose(work, &text, &bytes));
     if (t->normalizes) {
-        LS_TRY(normalize(work, text, bytes, &bytes));
-        text = work->text;
+        LS_TRY(replace_spaces(work, text, bytes, &bytes));
+        text = work->text.at;
     }
     const ls_added_search search = {
         .tokenizer = t, .set = &t->added_normalized, .text = text, .bytes = bytes};
@@ -293,7 +314,8 @@ static ls_status encode_normalized(ls_tokenizer_work *work, const char *text, si
 
 ls_status ls_encode_range(ls_tokenizer_work *work, ls_added_search search, size_t matches,
                           ls_token_list *list) {
-    const bool normalized = work->tokenizer->added_normalized.count > 0;
+    const bool normalized =
+        work->tokenizer->added_normalized.count > 0 || work->tokenizer->nfc != NULL;
     return encode_added(work, search, matches, true,
                         normalized ? encode_normalized : encode_between, list);
 }

@@ -3,7 +3,10 @@
  *   ByteLevel, or a Sequence of Split and Digits that ends with it;
  *   a normalizer of Prepend and Replace that make spaces U+2581, without pre_tokenizer;
  *   Metaspace, which does the same;
- *   neither. */
+ *   neither;
+ *
+ * and with each of them the normalizer NFC, which has no part in spaces, so that it may stand
+ * before or behind others. */
 #include "runtime/data/tokenizer_read.h"
 
 #include <string.h>
@@ -17,30 +20,32 @@ static const char *text_of(const json_t *part, const char *name) {
 
 /* --- normalizer --- */
 
-typedef struct spaces {
-    bool prepended, replaced;
-} spaces;
+typedef struct found_parts {
+    bool nfc, prepended, replaced;
+} found_parts;
 
-static ls_status normalizer_part(const json_t *part, const char *path, spaces *found) {
+static ls_status normalizer_part(const json_t *part, const char *path, found_parts *found) {
     const char *type = ls_tokenizer_type(part);
     const char *replaced = text_of(json_object_get(part, "pattern"), "String");
-    if (strcmp(type, "Prepend") == 0 && !found->prepended &&
-        strcmp(text_of(part, "prepend"), LS_UTF8_SPACE) == 0) {
+    if (strcmp(type, "NFC") == 0) {
+        found->nfc = true;
+    } else if (strcmp(type, "Prepend") == 0 && !found->prepended &&
+               strcmp(text_of(part, "prepend"), LS_UTF8_SPACE) == 0) {
         found->prepended = true;
     } else if (strcmp(type, "Replace") == 0 && !found->replaced && strcmp(replaced, " ") == 0 &&
                strcmp(text_of(part, "content"), LS_UTF8_SPACE) == 0) {
         found->replaced = true;
     } else {
         return LS_FAIL(LS_E_UNSUPPORTED,
-                       "'%s': normalizer %s; Prepend of U+2581 and Replace of \" \" by it are "
-                       "known, once each",
+                       "'%s': normalizer %s; NFC, and Prepend of U+2581 and Replace of \" \" by "
+                       "it, once each, are known",
                        path, type);
     }
     return LS_OK;
 }
 
 static ls_status read_normalizer(ls_tokenizer *t, const json_t *part, const char *path) {
-    spaces found = {false, false};
+    found_parts found = {false, false, false};
     if (!part || json_is_null(part)) {
         return LS_OK;
     }
@@ -60,7 +65,7 @@ static ls_status read_normalizer(ls_tokenizer *t, const json_t *part, const char
     t->spaces = found.replaced;
     t->prepend = found.prepended ? LS_PREPEND_ALWAYS : LS_PREPEND_NEVER;
     t->normalizes = found.replaced;
-    return LS_OK;
+    return found.nfc ? ls_nfc_make(&t->nfc) : LS_OK;
 }
 
 /* --- pre_tokenizer --- */
@@ -180,7 +185,8 @@ ls_status ls_tokenizer_read_kind(ls_tokenizer *t, const json_t *root, const char
     const bool normalizes = t->normalizes;
     LS_TRY(read_pre_tokenizer(t, json_object_get(root, "pre_tokenizer"), path));
     if (t->byte_level && normalizes) {
-        return LS_FAIL(LS_E_UNSUPPORTED, "'%s': a normalizer with ByteLevel; none is known", path);
+        return LS_FAIL(LS_E_UNSUPPORTED, "'%s': normalizer Replace with ByteLevel; NFC is known",
+                       path);
     }
     return LS_OK;
 }

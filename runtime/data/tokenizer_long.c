@@ -42,7 +42,9 @@ typedef struct long_text {
     ls_tokenizer_work **works; /* [threads] */
     part *parts;               /* [part_capacity] */
     int part_count, part_capacity;
-    size_t unread; /* bytes of the text of pieces that the source lacks: a space before it */
+    /* The text of pieces where it is another than the source, normalized or behind a space. */
+    size_t made_bytes, source_bytes; /* made_bytes 0: it is the source */
+    size_t given_bytes;              /* of made_bytes, to the sink */
     pcre2_match_data *word_match;
     ls_token_list more; /* of pieces on the way to where scans meet */
 } long_text;
@@ -75,10 +77,19 @@ static void encode_part(ls_tokenizer_work *work, part *p) {
 
 /* --- in order --- */
 
+/* The bytes of the source that the next ones of the text stand for: their share, all in all. */
+static size_t source_bytes(long_text *l, size_t text_bytes) {
+    if (l->made_bytes == 0) {
+        return text_bytes;
+    }
+    const unsigned __int128 before = l->given_bytes, after = before + text_bytes;
+    l->given_bytes += text_bytes;
+    return (size_t)(after * l->source_bytes / l->made_bytes) -
+           (size_t)(before * l->source_bytes / l->made_bytes);
+}
+
 static ls_status give(long_text *l, const uint32_t *tokens, size_t count, size_t text_bytes) {
-    const size_t unread = l->unread < text_bytes ? l->unread : text_bytes;
-    l->unread -= unread;
-    return l->sink(l->to, tokens, count, text_bytes - unread);
+    return l->sink(l->to, tokens, count, source_bytes(l, text_bytes));
 }
 
 /* The first token of the part behind `at`, where the text before it ended; goes on from there
@@ -203,10 +214,9 @@ static ls_status split_bytes(long_text *l, const char *text, size_t bytes) {
     return LS_OK;
 }
 
-/* Long text between added tokens. */
-static ls_status split_between(long_text *l, const char *text, size_t bytes, bool at_start) {
-    size_t at;
-    LS_TRY(flush(l, &at));
+/* The same, behind a space where one belongs there. */
+static ls_status split_spaced(long_text *l, const char *text, size_t bytes, bool at_start) {
+    l->made_bytes = bytes;
     if (!ls_encode_lacks_space(l->tokenizer, text, bytes, at_start)) {
         return split_bytes(l, text, bytes);
     }
@@ -214,9 +224,25 @@ static ls_status split_between(long_text *l, const char *text, size_t bytes, boo
     LS_TRY(ls_calloc(bytes + 1, 1, &copy));
     copy[0] = ' ';
     memcpy(copy + 1, text, bytes);
-    l->unread = 1;
+    l->made_bytes++;
     ls_status status = split_bytes(l, copy, bytes + 1);
     free(copy);
+    return status;
+}
+
+/* Long text between added tokens. */
+static ls_status split_between(long_text *l, const char *text, size_t bytes, bool at_start) {
+    char *normal = NULL;
+    size_t at, made = bytes;
+    LS_TRY(flush(l, &at));
+    if (l->tokenizer->nfc) {
+        LS_TRY(ls_nfc_write_long(l->tokenizer->nfc, l->threads, text, bytes, &normal, &made));
+    }
+    l->source_bytes = bytes;
+    l->given_bytes = 0;
+    ls_status status = split_spaced(l, normal ? normal : text, made, at_start);
+    l->made_bytes = 0;
+    free(normal);
     return status;
 }
 

@@ -8,6 +8,7 @@
 #include <stdbool.h>
 
 #include "runtime/data/tokenizer.h"
+#include "runtime/data/tokenizer_nfc.h"
 #include "runtime/data/tokenizer_scan.h"
 
 #define LS_NO_TOKEN UINT32_MAX
@@ -71,6 +72,7 @@ typedef enum ls_prepend {
 
 struct ls_tokenizer {
     /* The kind. */
+    ls_nfc *nfc;     /* text is brought into form C before all else; NULL: it is not */
     bool byte_level; /* symbols are bytes, else characters */
     bool spaces;     /* not byte_level: a space is U+2581 */
     bool normalizes; /* not byte_level: it is so already where added tokens are looked for */

@@ -3,12 +3,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <utf8proc.h>
 
 #include "runtime/data/tokenizer.h"
+#include "runtime/data/tokenizer_encode.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-enum { KINDS = 4, BYTE_FALLBACK = 3 };
+enum { KINDS = 6, BYTE_FALLBACK = 3, A_FILE = 4, FORM_C = 5 };
 
 /* A broken promise ends the process, which both drivers report. */
 static void require(int condition) {
@@ -78,8 +80,11 @@ static const char *const heads[KINDS] = {
     "\"individual_digits\": true}, {\"type\": \"ByteLevel\", \"add_prefix_space\": false}]}, "
     "\"added_tokens\": [{\"id\": 264, \"content\": \"<|\"}, {\"id\": 265, \"content\": "
     "\"<||>\"}], ",
-    "{\"normalizer\": {\"type\": \"Replace\", \"pattern\": {\"String\": \" \"}, \"content\": "
-    "\"\xe2\x96\x81\"}, ",
+    [BYTE_FALLBACK] =
+        "{\"normalizer\": {\"type\": \"Replace\", \"pattern\": {\"String\": \" \"}, \"content\": "
+        "\"\xe2\x96\x81\"}, ",
+    [FORM_C] = "{\"normalizer\": {\"type\": \"NFC\"}, \"pre_tokenizer\": {\"type\": \"ByteLevel\", "
+               "\"add_prefix_space\": false}, ",
 };
 static const char *const merges[2] = {
     "\"\xc4\xa0 t\", \"h e\", \"i n\", \"\xc4\xa0t he\", \"a a\", \"aa aa\", \"\xc4\xa0 "
@@ -140,6 +145,31 @@ static void check_decoded(const ls_tokenizer *t, int kind, const ls_token_list *
     require(at == size);
 }
 
+/* The tokens stand for what utf8proc makes of each part without bytes that are no UTF-8. */
+static void check_normal(const ls_tokenizer *t, const ls_token_list *list, const char *text,
+                         size_t size) {
+    char *normal = malloc(3 * size + 1);
+    require(normal != NULL);
+    size_t made = 0;
+    for (size_t at = 0, valid; at < size; at += valid) {
+        utf8proc_uint8_t *part = NULL;
+        valid = ls_encode_valid_bytes(text + at, size - at);
+        if (valid == 0) {
+            normal[made++] = text[at++];
+            continue;
+        }
+        const utf8proc_ssize_t bytes =
+            utf8proc_map((const utf8proc_uint8_t *)text + at, (utf8proc_ssize_t)valid, &part,
+                         UTF8PROC_STABLE | UTF8PROC_COMPOSE);
+        require(bytes > 0);
+        memcpy(normal + made, part, (size_t)bytes);
+        made += (size_t)bytes;
+        free(part);
+    }
+    check_decoded(t, FORM_C, list, normal, made);
+    free(normal);
+}
+
 static void encode(int kind, const char *data, size_t size) {
     const ls_tokenizer *t = tokenizer(kind);
     char *text = malloc(size ? size : 1); /* exact, so that reading past its end is found */
@@ -149,7 +179,11 @@ static void encode(int kind, const char *data, size_t size) {
     require(ls_tokenizer_work_make(t, &work) == LS_OK);
     ls_token_list list = {0}, again = {0};
     require(ls_tokenizer_encode(work, text, size, &list) == LS_OK);
-    check_decoded(t, kind, &list, text, size);
+    if (kind == FORM_C) {
+        check_normal(t, &list, text, size);
+    } else {
+        check_decoded(t, kind, &list, text, size);
+    }
     require(ls_tokenizer_encode(work, text, size, &again) == LS_OK); /* by what it has seen */
     checked c = {.expected = &list};
     require(compare(&c, again.tokens, again.count, size) == LS_OK && c.count == list.count);
@@ -189,8 +223,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (size == 0) {
         return 0;
     }
-    const int kind = data[0] % (KINDS + 1);
-    if (kind < KINDS) {
+    const int kind = data[0] % KINDS;
+    if (kind != A_FILE) {
         encode(kind, (const char *)data + 1, size - 1);
     } else {
         parse((const char *)data + 1, size - 1);

@@ -29,8 +29,8 @@ cc=${LOCKSTEP_FUZZ_CC:-clang}
 includes=$(echo "$1" | tr : '\n' | sed 's/^/-I/')
 flags="-g -O1 -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -fopenmp -std=gnu17
        -D_GNU_SOURCE -DLS_VERSION=\"fuzz\" -I$root $includes
-       $(pkg-config --cflags jansson libzstd libisal libpcre2-8 yaml-0.1)"
-libraries="$(pkg-config --libs jansson libzstd libcrypto libxxhash libisal libpcre2-8 yaml-0.1) $2 -lm"
+       $(pkg-config --cflags jansson libzstd libisal libpcre2-8 libutf8proc yaml-0.1)"
+libraries="$(pkg-config --libs jansson libzstd libcrypto libxxhash libisal libpcre2-8 libutf8proc yaml-0.1) $2 -lm"
 echo 'int LLVMFuzzerTestOneInput(const char *d, long n); int LLVMFuzzerTestOneInput(const char *d, long n)
 { return d && n ? 0 : 0; }' >"$work/try.c"
 # shellcheck disable=SC2086
