@@ -1,5 +1,5 @@
-/* The next piece by the patterns of GPT-2, Llama-3 and Qwen, where ASCII decides it: what PCRE2
- * finds, several times as fast. */
+/* The next piece by the patterns of GPT-2, Llama-3, Qwen, gpt-oss and Mistral NeMo, where ASCII
+ * decides it: what PCRE2 finds, several times as fast. */
 #include "runtime/data/tokenizer_scan.h"
 
 #include <stdbool.h>
@@ -96,6 +96,18 @@ static size_t space_or_lines(const char *at, const char *end) {
     return space(at, stop, end);
 }
 
+/*  ?[^\s\p{L}\p{N}]+[\r\n]*, or [\r\n/]* with slashes */
+static size_t others(const char *at, const char *end, bool slashes) {
+    const char *stop = run(at + 1, end, OTHER);
+    if (kind_at(stop, end) == WIDE) {
+        return 0;
+    }
+    while (stop < end && (is_newline(*stop) || (slashes && *stop == '/'))) {
+        stop++;
+    }
+    return (size_t)(stop - at);
+}
+
 static size_t scan_llama3(const char *at, const char *end, int most_digits) {
     const int kind = kinds[(unsigned char)*at], next = kind_at(at + 1, end);
     if (kind == LETTER) {
@@ -117,14 +129,7 @@ static size_t scan_llama3(const char *at, const char *end, int most_digits) {
         return letters(at, at + 1, end);
     }
     if (kind == OTHER || (*at == ' ' && next == OTHER)) {
-        const char *stop = run(at + 1, end, OTHER);
-        if (kind_at(stop, end) == WIDE) {
-            return 0;
-        }
-        while (stop < end && is_newline(*stop)) {
-            stop++;
-        }
-        return (size_t)(stop - at);
+        return others(at, end, false);
     }
     return space_or_lines(at, end);
 }
@@ -137,8 +142,63 @@ static size_t scan_one_digit(const char *at, const char *end) {
     return scan_llama3(at, end, 1);
 }
 
+/* Capitals, then small letters, one of both at least, from `first` on; and a contraction. */
+static size_t cased_word(const char *at, const char *first, const char *end, bool contractions) {
+    const char *stop = first;
+    while (stop < end && *stop >= 'A' && *stop <= 'Z') {
+        stop++;
+    }
+    while (stop < end && *stop >= 'a' && *stop <= 'z') {
+        stop++;
+    }
+    if (kind_at(stop, end) == WIDE) {
+        return 0;
+    }
+    if (contractions && stop < end && *stop == '\'') {
+        if (kind_at(stop + 1, end) == WIDE) { /* may be a long s */
+            return 0;
+        }
+        stop += contraction(stop, end, true);
+    }
+    return (size_t)(stop - at);
+}
+
+static size_t scan_cased(const char *at, const char *end, int most_digits, bool contractions) {
+    const int kind = kinds[(unsigned char)*at], next = kind_at(at + 1, end);
+    if (kind == LETTER) {
+        return cased_word(at, at, end, contractions);
+    }
+    if (kind == DIGIT) {
+        return digits(at, end, most_digits);
+    }
+    if (kind == WIDE || next == WIDE) {
+        return 0;
+    }
+    if (next == LETTER && !is_newline(*at)) {
+        return cased_word(at, at + 1, end, contractions);
+    }
+    if (kind == OTHER || (*at == ' ' && next == OTHER)) {
+        return others(at, end, true);
+    }
+    return space_or_lines(at, end);
+}
+
+static size_t scan_o200k(const char *at, const char *end) {
+    return scan_cased(at, end, 3, true);
+}
+
+static size_t scan_tekken(const char *at, const char *end) {
+    return scan_cased(at, end, 1, false);
+}
+
 #define BEGIN "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?"
 #define END   "+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
+
+#define SOME     "[^\\r\\n\\p{L}\\p{N}]?"
+#define CAPITALS "[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]"
+#define SMALL    "[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]"
+#define SHORT    "(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+#define REST     "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
 
 ls_scan *ls_scan_of(const char *pattern) {
     static const struct {
@@ -150,6 +210,11 @@ ls_scan *ls_scan_of(const char *pattern) {
         {BEGIN "\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]" END, scan_one_digit}, /* Qwen2, Qwen3 */
         {BEGIN "[\\p{L}\\p{M}]+|\\p{N}| ?[^\\s\\p{L}\\p{M}\\p{N}]" END,    /* Qwen3.5 */
          scan_one_digit},
+        {SOME CAPITALS "*" SMALL "+" SHORT "|" SOME CAPITALS "+" SMALL "*" SHORT
+                       "|\\p{N}{1,3}" REST,
+         scan_o200k}, /* gpt-oss, Llama-4 */
+        {SOME CAPITALS "*" SMALL "+|" SOME CAPITALS "+" SMALL "*|\\p{N}" REST,
+         scan_tekken}, /* Mistral NeMo */
     };
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
         if (strcmp(pattern, known[i].pattern) == 0) {

@@ -251,12 +251,18 @@ static void test_stopped(void) {
 #define LLAMA3_BEGIN "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?"
 #define LLAMA3_END   "+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
 
+#define O200K_WORDS(SHORT)                                                                         \
+    "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]"     \
+    "+" SHORT "|[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+[\\p{Ll}\\p{Lm}\\p{Lo}" \
+    "\\p{M}]*" SHORT "|\\p{N}"
+#define O200K_END "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
+
 /* llama3.json with another pattern, in a group of which no scan is known. */
 static ls_tokenizer *with_pattern(const char *pattern, bool grouped) {
     json_t *root = json_load_file(LS_GOLDEN "/llama3.json", 0, NULL);
     json_t *list = json_object_get(json_object_get(root, "pre_tokenizer"), "pretokenizers");
     json_t *split = json_object_get(json_array_get(list, 0), "pattern");
-    char text[512];
+    char text[1024];
     snprintf(text, sizeof text, grouped ? "(?:%s)" : "%s", pattern);
     json_object_set_new(split, "Regex", json_string(text));
     char *file = json_dumps(root, 0);
@@ -278,7 +284,7 @@ static size_t put_random(char *text) {
                                         "7",        "12",
                                         ".",        "_",
                                         "ab",       "\x1c",
-                                        "\x7f",     "re",
+                                        "/",        "re",
                                         "D",        "m",
                                         "\xc5\xbf", "\xc2\xa0",
                                         "\xc3\xa9", "\xe2\x80\xa8",
@@ -299,6 +305,8 @@ static void test_scans(void) {
         LS_GPT2_PATTERN,
         LLAMA3_BEGIN "\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]" LLAMA3_END,
         LLAMA3_BEGIN "\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]" LLAMA3_END,
+        O200K_WORDS("(?i:'s|'t|'re|'ve|'m|'ll|'d)?") "{1,3}" O200K_END,
+        O200K_WORDS("") O200K_END,
         LLAMA3_BEGIN "[\\p{L}\\p{M}]+|\\p{N}| ?[^\\s\\p{L}\\p{M}\\p{N}]" LLAMA3_END,
     };
     for (size_t i = 0; i < sizeof patterns / sizeof *patterns; i++) {
