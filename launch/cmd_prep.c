@@ -16,6 +16,7 @@ enum {
     OPT_VAL,
     OPT_FIELD,
     OPT_PROMPT,
+    OPT_CHAT,
     OPT_TOKENIZER,
     OPT_BEGIN,
     OPT_VOCAB,
@@ -33,10 +34,18 @@ static const ls_option options[] = {
     [OPT_OUTPUT] = {"output", 'o', "DIR", NULL, "data directory to make"},
     [OPT_VAL] = {"val", 0, "FRACTION", "0.01",
                  "part of the documents kept for validation, at least one; 0: none"},
-    [OPT_FIELD] = {"field", 0, "NAME", "text", "field of JSONL lines that holds the text"},
+    [OPT_FIELD] =
+        {"field", 0, "NAME", "text",
+         "field of JSONL lines that holds the text; with --chat the messages, and its default "
+         "is messages"},
     [OPT_PROMPT] = {"prompt", 0, "NAME", NULL,
                     "field of JSONL lines with what precedes the text: the model reads it, and is "
                     "not trained to write it (its tokens are no targets)"},
+    [OPT_CHAT] = {"chat", 0, "FORMAT", NULL,
+                  "with --tokenizer: documents are chats, arrays of {\"role\", \"content\"} with "
+                  "the roles system, user and assistant, written as chatml (Qwen) or llama3 with "
+                  "the tokenizer's own tokens; what the assistant says, and the token that ends "
+                  "its turn, are the targets"},
     [OPT_TOKENIZER] = {"tokenizer", 0, "FILE", NULL,
                        "tokenizer.json of a Hugging Face model (or the model's folder), byte-pair "
                        "encoding, whose tokens text becomes; without it tokens are bytes"},
@@ -187,6 +196,9 @@ static ls_status run_prep(int argc, char **argv) {
     const char *values[OPT_COUNT];
     int first;
     LS_TRY(ls_options_parse(&ls_verb_prep, argc, argv, values, &first));
+    if (values[OPT_CHAT] && !values[OPT_FIELD]) {
+        values[OPT_FIELD] = "messages";
+    }
     for (int i = 0; i < OPT_COUNT; i++) {
         values[i] = values[i] ? values[i] : options[i].fallback;
     }
@@ -201,6 +213,7 @@ static ls_status run_prep(int argc, char **argv) {
         .out_dir = values[OPT_OUTPUT],
         .jsonl_field = values[OPT_FIELD],
         .prompt_field = values[OPT_PROMPT],
+        .chat = values[OPT_CHAT],
         .mask_field = values[OPT_LOSS_MASK],
         .include = values[OPT_INCLUDE],
         .skip_bad = values[OPT_SKIP_BAD] != NULL,
@@ -244,7 +257,8 @@ const ls_verb ls_verb_prep = {
         "the shards. With --vocab and --separator the field holds an array of tokens of another\n"
         "tokenizer, and *.bin files are packed tokens (2 bytes each, 4 above a vocabulary of\n"
         "65536), as nanoGPT, Megatron-LM and llm.c, whose header is known, write them. With\n"
-        "--prompt, or --loss-mask for arrays, training and evaluation count the loss of some\n"
+        "--prompt, --chat, or --loss-mask for arrays, training and evaluation count the loss of "
+        "some\n"
         "tokens only; the others are read. Binary\n"
         "files are skipped, a file that is reached twice is read once, and what an earlier prep\n"
         "wrote is left out of folders. The hash of a document decides whether it is for\n"
@@ -256,7 +270,8 @@ const ls_verb ls_verb_prep = {
         "  lockstep prep books/*.txt -o data --val 0.02\n"
         "  zstdcat corpus.jsonl.zst | lockstep prep - --field content -o data\n"
         "  lockstep prep corpus.jsonl --tokenizer llama3/tokenizer.json -o data\n"
-        "  lockstep prep chats.jsonl --prompt question --field answer --tokenizer llama3 -o data\n"
+        "  lockstep prep pairs.jsonl --prompt question --field answer --tokenizer llama3 -o data\n"
+        "  lockstep prep chats.jsonl --chat chatml --tokenizer Qwen2.5-7B -o data\n"
         "  lockstep prep ids.jsonl --field input_ids --vocab 50257 --separator 50256 -o data\n"
         "  lockstep prep fineweb10B/*.bin --vocab 50257 --separator 50256 -o data",
     .options = options,

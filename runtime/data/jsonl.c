@@ -446,15 +446,31 @@ ls_status ls_jsonl_parse_tokens(const char *line, size_t bytes, const ls_jsonl_f
     return status;
 }
 
+static ls_status find_messages(const json_t *root, const char *field, const json_t **messages) {
+    LS_TRY(find(root, field, "field", messages));
+    return json_array_size(*messages) > 0
+               ? LS_OK
+               : LS_FAIL(LS_E_INPUT,
+                         "field '%s' %s; the messages of a chat are expected, [{\"role\": "
+                         "\"user\", \"content\": \"...\"}, ...]",
+                         field, json_is_array(*messages) ? "is empty" : "is no array");
+}
+
 ls_status ls_jsonl_parse(const char *line, size_t bytes, const ls_jsonl_form *form,
                          ls_jsonl *found) {
     *found = (ls_jsonl){0};
     if (blank(line, bytes)) {
         return LS_OK;
     }
-    LS_TRY(parse_object(line, bytes, form->field, "\"...\"", &found->document));
+    LS_TRY(parse_object(line, bytes, form->field, form->chat ? "[{...}, ...]" : "\"...\"",
+                        &found->document));
     ls_status status =
-        find_text(found->document, form->field, "field", &found->text, &found->bytes);
+        form->chat ? find_messages(found->document, form->field, &found->messages)
+                   : find_text(found->document, form->field, "field", &found->text, &found->bytes);
+    if (form->chat) {
+        found->text = line;
+        found->bytes = bytes;
+    }
     if (status == LS_OK && form->prompt) {
         status = find_text(found->document, form->prompt, "prompt", &found->prompt,
                            &found->prompt_bytes);

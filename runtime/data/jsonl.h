@@ -15,13 +15,15 @@ typedef struct ls_jsonl {
     char *tokens;       /* where they are what was asked for: heap; text points to them */
     const char *prompt; /* what precedes the text, where it was asked for */
     size_t prompt_bytes;
-    bool end_masked; /* the last token was the separator, and no target */
+    const json_t *messages; /* of a chat, where they were asked for; text is the line then */
+    bool end_masked;        /* the last token was the separator, and no target */
 } ls_jsonl;
 
 /* What of an object is the document. */
 typedef struct ls_jsonl_form {
     const char *field;        /* of the text or the tokens */
     const char *prompt;       /* of a text before it; NULL: none */
+    bool chat;                /* the field is an array of messages */
     const char *mask;         /* of an array of 1 (a target) or 0 for each token; NULL: none */
     int64_t vocab, separator; /* of tokens */
     int token_bytes;

@@ -53,6 +53,13 @@ static ls_status options_check(const ls_prep_options *o) {
         return LS_FAIL(LS_E_USAGE, "both a vocabulary and a tokenizer are given: documents are "
                                    "tokens already, or text that becomes tokens");
     }
+    if (o->chat && (o->prompt_field || o->mask_field || !o->tokenizer)) {
+        return LS_FAIL(LS_E_USAGE, "%s",
+                       o->tokenizer ? "a chat is given with a prompt or a loss mask; the "
+                                      "roles of its messages say what is learnt"
+                                    : "a chat is written with tokens of the tokenizer's "
+                                      "own: give --tokenizer");
+    }
     if (o->prompt_field && (o->vocab != 0 || o->mask_field)) {
         return LS_FAIL(LS_E_USAGE, "a prompt is text before a text; of documents that are tokens "
                                    "already a loss mask says which are trained on");
@@ -144,9 +151,10 @@ static json_t *describe_source(const ls_prep_options *o, const ls_prep_result *r
         }
     }
     return json_pack(
-        "{s:s, s:o, s:o, s:o*, s:o*, s:o, s:o, s:f, s:I, s:I, s:I, s:I, s:I, s:I}", "made_by",
+        "{s:s, s:o, s:o, s:o*, s:o*, s:o*, s:o, s:o, s:f, s:I, s:I, s:I, s:I, s:I, s:I}", "made_by",
         "lockstep " LS_VERSION, "inputs", inputs, "field", given_text(o->jsonl_field), "prompt",
-        o->prompt_field ? given_text(o->prompt_field) : NULL, "loss_mask",
+        o->prompt_field ? given_text(o->prompt_field) : NULL, "chat",
+        o->chat ? given_text(o->chat) : NULL, "loss_mask",
         o->mask_field ? given_text(o->mask_field) : NULL, "tokenizer_file",
         given_text(o->tokenizer), "include", given_text(o->include), "val_fraction",
         o->val_fraction, "shard_tokens", (json_int_t)o->shard_tokens, "files",

@@ -16,10 +16,12 @@ typedef struct ls_prep_options {
     const char *out_dir;
     const char *jsonl_field;  /* text field of *.jsonl lines: "text" */
     const char *prompt_field; /* of a text before it, whose tokens are no targets; NULL: none */
-    const char *mask_field;   /* with a vocab: of an array that says 1 of tokens that are targets,
-                                 and 0 of others; NULL: all are */
-    int64_t vocab;            /* of documents that are arrays of tokens in that field; 0: text */
-    const char *tokenizer;    /* a tokenizer.json whose tokens text becomes; NULL: bytes */
+    const char *chat; /* the field has messages of a chat, written in this format, chatml or llama3
+                         (prep_chat.h), with a tokenizer; NULL: it has text */
+    const char *mask_field; /* with a vocab: of an array that says 1 of tokens that are targets,
+                               and 0 of others; NULL: all are */
+    int64_t vocab;          /* of documents that are arrays of tokens in that field; 0: text */
+    const char *tokenizer;  /* a tokenizer.json whose tokens text becomes; NULL: bytes */
     int64_t separator;    /* follows each document, with a vocab or a tokenizer; -1: the latter's */
     int64_t begin;        /* precedes it, with a tokenizer; -1: its own; LS_PREP_NO_BEGIN: none */
     const char *include;  /* file name patterns inside folders ("*.c,*.h"); NULL: all */
@@ -45,7 +47,7 @@ typedef struct ls_prep_result {
 
 /* Do shards get a loss mask? */
 static inline bool ls_prep_is_masked(const ls_prep_options *options) {
-    return options->prompt_field || options->mask_field;
+    return options->prompt_field || options->chat || options->mask_field;
 }
 
 /* A document is a file, or a line of a *.jsonl file (or of a stream that starts with '{'); empty

@@ -12,23 +12,10 @@
 #include "runtime/base/arena.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/log.h"
-#include "runtime/base/text.h"
-#include "runtime/data/jsonl.h"
+#include "runtime/data/prep_lines.h"
 #include "runtime/data/prep_packed.h"
-#include "runtime/data/tokenizer_merge.h"
 
-enum { BINARY_PROBE_BYTES = 8192, BUFFER_BYTES = 4 << 20, BATCH_LINES = 4096, BAD_TOLD = 5 };
-
-/* A line of JSONL, or a short file of text. */
-struct ls_prep_line {
-    const char *path; /* of the file; NULL: a line */
-    char *line;       /* in the buffer */
-    size_t bytes;
-    ls_jsonl found;
-    ls_token_list tokens; /* of the text, with a tokenizer */
-    ls_status status;
-    bool scanned;
-};
+enum { BINARY_PROBE_BYTES = 8192, BUFFER_BYTES = 4 << 20 };
 
 ls_status ls_prep_reader_init(ls_prep_reader *reader, const ls_prep_options *options,
                               ls_prep_split *split, int64_t total_bytes) {
@@ -37,8 +24,11 @@ ls_status ls_prep_reader_init(ls_prep_reader *reader, const ls_prep_options *opt
                                .total_bytes = total_bytes,
                                .begin_ns = ls_clock_ns(),
                                .capacity = BUFFER_BYTES};
-    LS_TRY(ls_calloc(BATCH_LINES, sizeof *reader->lines, &reader->lines));
+    LS_TRY(ls_calloc(LS_PREP_BATCH_LINES, sizeof *reader->lines, &reader->lines));
     reader->tokenizer = split->writers[LS_SPLIT_TRAIN].vocabulary.words;
+    if (options->chat) {
+        LS_TRY(ls_chat_init(&reader->chat, options->chat, reader->tokenizer));
+    }
     if (reader->tokenizer) {
         reader->work_count = omp_get_max_threads();
         LS_TRY(ls_calloc((size_t)reader->work_count, sizeof(void *), &reader->works));
@@ -62,31 +52,6 @@ void ls_prep_reader_release(ls_prep_reader *reader) {
     *reader = (ls_prep_reader){0};
 }
 
-/* Counts bytes read, tells about them ten times a second, and ends the work when asked to. */
-static ls_status progress(ls_prep_reader *reader, int64_t bytes) {
-    const uint64_t tick_ns = 100000000;
-    reader->done_bytes += bytes;
-    if (reader->options->stop && *reader->options->stop) {
-        return LS_FAIL(LS_E_STOPPED,
-                       "stopped before all input was read; nothing was written to '%s'",
-                       reader->options->out_dir);
-    }
-    uint64_t now_ns = ls_clock_ns();
-    if (now_ns - reader->shown_ns >= tick_ns) {
-        reader->shown_ns = now_ns;
-        double seconds = 1e-9 * (double)(now_ns - reader->begin_ns);
-        double rate = (double)reader->done_bytes / (seconds > 0 ? seconds : 1);
-        double left = (double)(reader->total_bytes - reader->done_bytes) / (rate > 0 ? rate : 1);
-        char done[32], total[32], speed[32], time[32];
-        ls_log_progress(false, "prep: %s of %s, %s/s, %s left",
-                        ls_text_bytes(done, sizeof done, (double)reader->done_bytes),
-                        ls_text_bytes(total, sizeof total, (double)reader->total_bytes),
-                        ls_text_bytes(speed, sizeof speed, rate),
-                        ls_text_duration(time, sizeof time, left > 0 ? left : 0));
-    }
-    return LS_OK;
-}
-
 /* Reads up to wanted bytes at offset; fewer only at the end of the file. */
 static ls_status read_at(int fd, const char *path, char *out, size_t wanted, int64_t offset,
                          size_t *got) {
@@ -105,84 +70,6 @@ static ls_status read_at(int fd, const char *path, char *out, size_t wanted, int
     return LS_OK;
 }
 
-/* Appends tokens to the document, in as many bytes as the shards have for them. */
-static ls_status append(ls_prep_reader *reader, const uint32_t *tokens, size_t count) {
-    enum { PART = 4096 };
-    uint16_t narrow[PART];
-    if (reader->split->writers[LS_SPLIT_TRAIN].token_bytes == sizeof *tokens) {
-        return ls_prep_split_append(reader->split, tokens, count * sizeof *tokens);
-    }
-    for (size_t done = 0, n; done < count; done += n) {
-        n = count - done < PART ? count - done : PART;
-        for (size_t i = 0; i < n; i++) {
-            narrow[i] = (uint16_t)tokens[done + i];
-        }
-        LS_TRY(ls_prep_split_append(reader->split, narrow, n * sizeof *narrow));
-    }
-    return LS_OK;
-}
-
-/* The same, behind the token that precedes a document, and without a separator at its end, which
- * follows it anyway. */
-static ls_status append_tokens(ls_prep_reader *reader, const uint32_t *tokens, size_t count) {
-    const ls_vocabulary *vocabulary = &reader->split->writers[LS_SPLIT_TRAIN].vocabulary;
-    const uint32_t first = (uint32_t)vocabulary->begin, last = (uint32_t)vocabulary->separator;
-    const uint32_t masked = vocabulary->masked ? LS_SHARD_NO_TARGET : 0;
-    if (count == 0) {
-        return LS_OK;
-    }
-    if (reader->starts && vocabulary->begin >= 0 && (tokens[0] & ~masked) != first) {
-        LS_TRY(append(reader, &(uint32_t){first | masked}, 1));
-    }
-    if (reader->holds_separator) {
-        LS_TRY(append(reader, &last, 1));
-    }
-    reader->starts = false;
-    reader->holds_separator = tokens[count - 1] == last;
-    return append(reader, tokens, count - reader->holds_separator);
-}
-
-static void begin_document(ls_prep_reader *reader, const char *text, size_t bytes) {
-    ls_prep_split_begin(reader->split, text, (int64_t)bytes);
-    reader->starts = true;
-    reader->holds_separator = false;
-}
-
-static ls_status take_tokens(void *to, const uint32_t *tokens, size_t count, size_t text_bytes) {
-    LS_TRY(append_tokens(to, tokens, count));
-    return progress(to, (int64_t)text_bytes);
-}
-
-/* Writes tokens of text: of a long one by all threads, of another by this one, which has seen most
- * words. */
-static ls_status write_text(ls_prep_reader *reader, const char *text, size_t bytes) {
-    if (bytes > LS_PREP_HASHED_BYTES) {
-        return ls_tokenizer_encode_long(reader->tokenizer, text, bytes, take_tokens, reader);
-    }
-    ls_token_list *list = &reader->tokens;
-    list->count = 0;
-    LS_TRY(ls_tokenizer_encode(reader->works[0], text, bytes, list));
-    return take_tokens(reader, list->tokens, list->count, bytes);
-}
-
-/* Writes a document as tokens. What is for validation of an only one begins with a whole character.
- */
-static ls_status encode_text(ls_prep_reader *reader, const char *text, size_t bytes) {
-    size_t first = bytes;
-    begin_document(reader, text, bytes);
-    if (reader->split->tail > 0) {
-        first -= (size_t)ls_prep_split_tail(reader->split, (int64_t)bytes);
-        while (first > 0 && ((unsigned char)text[first] & 0xC0) == 0x80) {
-            first--;
-        }
-    }
-    LS_TRY(first > 0 ? write_text(reader, text, first) : LS_OK);
-    LS_TRY(first > 0 && first < bytes ? ls_prep_split_turn(reader->split) : LS_OK);
-    reader->holds_separator = false;
-    LS_TRY(first < bytes ? write_text(reader, text + first, bytes - first) : LS_OK);
-    return ls_prep_split_end(reader->split, true);
-}
-
 static ls_status encode_file(ls_prep_reader *reader, const ls_prep_source *source, int fd) {
     const size_t bytes = (size_t)source->bytes;
     char *text = mmap(NULL, bytes, PROT_READ, MAP_SHARED, fd, 0);
@@ -191,7 +78,7 @@ static ls_status encode_file(ls_prep_reader *reader, const ls_prep_source *sourc
                        strerror(errno));
     }
     madvise(text, bytes, MADV_SEQUENTIAL);
-    const ls_status status = encode_text(reader, text, bytes);
+    const ls_status status = ls_prep_encode_text(reader, text, bytes);
     munmap(text, bytes);
     return ls_error_prefix(status, "'%s'", source->path);
 }
@@ -207,7 +94,7 @@ static ls_status read_text(ls_prep_reader *reader, const ls_prep_source *source,
     ls_prep_split_begin(reader->split, reader->buffer, source->bytes);
     while (have > 0) {
         LS_TRY(ls_prep_split_append(reader->split, reader->buffer, have));
-        LS_TRY(progress(reader, (int64_t)have));
+        LS_TRY(ls_prep_progress(reader, (int64_t)have));
         offset += (int64_t)have;
         if (have < wanted || offset > source->bytes) {
             break;
@@ -215,199 +102,6 @@ static ls_status read_text(ls_prep_reader *reader, const ls_prep_source *source,
         LS_TRY(read_at(fd, source->path, reader->buffer, wanted, offset, &have));
     }
     return ls_prep_split_end(reader->split, true);
-}
-
-/* Appends the tokens of text: of the tokenizer, or its bytes. */
-static ls_status encode(const ls_prep_reader *reader, const char *text, size_t bytes,
-                        ls_token_list *list) {
-    if (reader->tokenizer) {
-        return ls_tokenizer_encode(reader->works[omp_get_thread_num()], text, bytes, list);
-    }
-    LS_TRY(ls_token_list_reserve(list, bytes));
-    for (size_t i = 0; i < bytes; i++) {
-        list->tokens[list->count++] = (unsigned char)text[i];
-    }
-    return LS_OK;
-}
-
-/* The prompt's are no targets. Both are made apart, as generation has the prompt alone. */
-static ls_status encode_line(const ls_prep_reader *reader, ls_prep_line *l) {
-    l->tokens.count = 0;
-    LS_TRY(encode(reader, l->found.prompt, l->found.prompt_bytes, &l->tokens));
-    for (size_t i = 0; i < l->tokens.count; i++) {
-        l->tokens.tokens[i] |= LS_SHARD_NO_TARGET;
-    }
-    return encode(reader, l->found.text, l->found.bytes, &l->tokens);
-}
-
-/* Is the text to become a list of tokens? */
-static bool encodes(const ls_prep_reader *reader) {
-    return reader->tokenizer || reader->options->prompt_field;
-}
-
-/* A long line's text becomes tokens when it is written: by all threads, as that of a long file. */
-static bool is_long(const ls_prep_reader *reader, const ls_prep_line *l) {
-    return reader->tokenizer && !reader->options->prompt_field &&
-           l->found.bytes > LS_PREP_HASHED_BYTES;
-}
-
-/* By the calling thread, whose work it takes. */
-static void read_line(const ls_prep_reader *reader, ls_prep_line *l) {
-    const ls_prep_options *o = reader->options;
-    const ls_jsonl_form form = {.field = o->jsonl_field,
-                                .prompt = o->prompt_field,
-                                .mask = o->mask_field,
-                                .vocab = o->vocab,
-                                .separator = o->separator,
-                                .token_bytes = reader->split->writers[LS_SPLIT_TRAIN].token_bytes};
-    l->status = l->scanned     ? LS_OK
-                : o->vocab > 0 ? ls_jsonl_parse_tokens(l->line, l->bytes, &form, &l->found)
-                               : ls_jsonl_parse(l->line, l->bytes, &form, &l->found);
-    if (l->status == LS_OK && encodes(reader) && l->found.bytes > 0 && !is_long(reader, l)) {
-        l->status = encode_line(reader, l);
-    }
-}
-
-static void release_line(ls_prep_line *l) {
-    json_decref(l->found.document);
-    free(l->found.tokens);
-    free(l->tokens.tokens);
-    l->found.document = NULL;
-    l->found.tokens = NULL;
-    l->tokens = (ls_token_list){0};
-}
-
-/* Scans the lines, and parses those that the scan leaves: on all threads if they are many, for that
- * takes ten times as long as the rest of the work. So are all made tokens of, where that is asked.
- */
-static void read_lines(ls_prep_reader *reader, int count) {
-    int left = 0;
-    for (int i = 0; i < count; i++) {
-        ls_prep_line *l = &reader->lines[i];
-        l->scanned = reader->options->vocab == 0 && !reader->options->prompt_field &&
-                     ls_jsonl_scan(l->line, l->bytes, reader->options->jsonl_field, &l->found);
-        left += !l->scanned || encodes(reader);
-    }
-    if (left == 0) {
-        return;
-    }
-#pragma omp parallel for schedule(dynamic, 8) if (left > 16)
-    for (int i = 0; i < count; i++) {
-        if (!reader->lines[i].scanned || encodes(reader)) {
-            read_line(reader, &reader->lines[i]);
-        }
-    }
-}
-
-/* Why a line holds no document, in this thread's error record; LS_OK when it is left out for that.
- */
-static ls_status judge_bad(ls_prep_reader *reader, ls_prep_line *l, const char *path,
-                           int64_t number) {
-    if (!l->scanned) {
-        release_line(l);
-    }
-    read_line(reader, l);
-    if (l->status != LS_E_INPUT) {
-        return l->status;
-    }
-    l->found.bytes = 0;
-    if (!reader->options->skip_bad) {
-        return LS_FAIL(l->status, "'%s', line %" PRId64 ": %s; --skip-bad leaves such lines out",
-                       path, number, ls_error_last()->message);
-    }
-    ls_error_prefix(l->status, "'%s', line %" PRId64, path, number);
-    reader->bad_lines++;
-    if (reader->bad_told < BAD_TOLD) {
-        reader->bad_told++;
-        ls_log_warn("left out: %s%s", ls_error_last()->message,
-                    reader->bad_told == BAD_TOLD ? "; of others there will be the number alone"
-                                                 : "");
-    }
-    ls_error_clear();
-    return LS_OK;
-}
-
-/* Is the document nothing but the separator, which follows it anyway? */
-static bool only_separator(const ls_prep_reader *reader, const ls_token_list *list) {
-    const int64_t separator = reader->split->writers[LS_SPLIT_TRAIN].vocabulary.separator;
-    return list->count == 0 || (list->count == 1 && list->tokens[0] == separator);
-}
-
-static ls_status write_line(ls_prep_reader *reader, const ls_prep_line *l) {
-    const ls_jsonl *found = &l->found;
-    const bool made = encodes(reader) && !is_long(reader, l);
-    if (found->bytes == 0 || (made && only_separator(reader, &l->tokens))) {
-        return LS_OK;
-    }
-    if (reader->options->prompt_field) {
-        begin_document(reader, (const char *)l->tokens.tokens,
-                       l->tokens.count * sizeof *l->tokens.tokens);
-        LS_TRY(append_tokens(reader, l->tokens.tokens, l->tokens.count));
-        return ls_prep_split_end(reader->split, true);
-    }
-    if (reader->tokenizer && (!made || reader->split->tail > 0)) {
-        const int64_t done_bytes = reader->done_bytes;
-        LS_TRY(encode_text(reader, found->text, found->bytes));
-        reader->done_bytes = done_bytes; /* the line is still to be counted */
-        return LS_OK;
-    }
-    begin_document(reader, found->text, found->bytes);
-    LS_TRY(reader->tokenizer ? append_tokens(reader, l->tokens.tokens, l->tokens.count)
-                             : ls_prep_split_append(reader->split, found->text, found->bytes));
-    return ls_prep_split_end(reader->split, !found->end_masked);
-}
-
-/* Writes the documents of lines in order. number: of the first line. */
-static ls_status write_lines(ls_prep_reader *reader, const char *path, int count, int64_t number) {
-    read_lines(reader, count);
-    ls_status status = LS_OK;
-    for (int i = 0; i < count; i++) {
-        ls_prep_line *l = &reader->lines[i];
-        if (status == LS_OK && l->status != LS_OK) {
-            status = judge_bad(reader, l, path, number + i);
-        }
-        if (status == LS_OK) {
-            status = write_line(reader, l);
-            status = status == LS_E_INPUT
-                         ? ls_error_prefix(status, "'%s', line %" PRId64, path, number + i)
-                         : status;
-        }
-        release_line(l);
-    }
-    return status;
-}
-
-ls_status ls_prep_write_held(ls_prep_reader *reader) {
-    const int count = reader->held;
-    ls_status status = LS_OK;
-    reader->held = 0;
-    reader->held_bytes = 0;
-#pragma omp parallel for schedule(dynamic) if (count > 1)
-    for (int i = 0; i < count; i++) {
-        read_line(reader, &reader->lines[i]);
-    }
-    for (int i = 0; i < count; i++) {
-        ls_prep_line *l = &reader->lines[i];
-        if (status == LS_OK && l->status != LS_OK) {
-            read_line(reader, l); /* why, in this thread's error record */
-            status = ls_error_prefix(l->status, "'%s'", l->path);
-        }
-        status = status == LS_OK ? write_line(reader, l) : status;
-        status = status == LS_OK ? progress(reader, (int64_t)l->bytes) : status;
-        release_line(l);
-    }
-    return status;
-}
-
-/* Keeps a short file, whose bytes are in the buffer, for ls_prep_write_held. */
-static void hold(ls_prep_reader *reader, const char *path, size_t bytes) {
-    char *text = reader->buffer + reader->held_bytes;
-    reader->lines[reader->held++] = (ls_prep_line){.path = path,
-                                                   .line = text,
-                                                   .bytes = bytes,
-                                                   .found = {.text = text, .bytes = bytes},
-                                                   .scanned = true};
-    reader->held_bytes += bytes;
 }
 
 static ls_status grow_buffer(ls_prep_reader *reader, const char *path, int64_t line) {
@@ -434,7 +128,7 @@ static ls_status read_jsonl(ls_prep_reader *reader, const ls_prep_source *source
         for (int count = -1; count != 0;) {
             const size_t first = begin;
             count = 0;
-            while (begin < have && count < BATCH_LINES) {
+            while (begin < have && count < LS_PREP_BATCH_LINES) {
                 const char *newline = memchr(reader->buffer + scanned, '\n', have - scanned);
                 if (!newline && !last) {
                     break;
@@ -444,8 +138,8 @@ static ls_status read_jsonl(ls_prep_reader *reader, const ls_prep_source *source
                     (ls_prep_line){.line = reader->buffer + begin, .bytes = end - begin};
                 begin = scanned = end + 1;
             }
-            LS_TRY(write_lines(reader, path, count, number + 1));
-            LS_TRY(progress(reader, (int64_t)(begin - first)));
+            LS_TRY(ls_prep_write_lines(reader, path, count, number + 1));
+            LS_TRY(ls_prep_progress(reader, (int64_t)(begin - first)));
             number += count;
         }
         if (last) {
@@ -475,7 +169,7 @@ static ls_status write_tokens(ls_prep_reader *reader, const char *tokens, int64_
     for (int64_t done = 0, part; done < bytes; done += part) {
         part = bytes - done < BUFFER_BYTES ? bytes - done : BUFFER_BYTES;
         LS_TRY(ls_prep_split_append(reader->split, tokens + done, (size_t)part));
-        LS_TRY(progress(reader, part));
+        LS_TRY(ls_prep_progress(reader, part));
     }
     return ls_prep_split_end(reader->split, true);
 }
@@ -534,7 +228,10 @@ static ls_status check_kind(const ls_prep_reader *reader, const ls_prep_source *
     if (source->kind != LS_PREP_JSONL && ls_prep_is_masked(o)) {
         return LS_FAIL(LS_E_INPUT,
                        "input '%s' is no *.jsonl file; with --%s documents are lines of such",
-                       source->path, o->mask_field ? "loss-mask" : "prompt");
+                       source->path,
+                       o->mask_field ? "loss-mask"
+                       : o->chat     ? "chat"
+                                     : "prompt");
     }
     if (o->vocab > 0 && source->kind == LS_PREP_TEXT) {
         return LS_FAIL(LS_E_INPUT,
@@ -548,7 +245,7 @@ static ls_status check_kind(const ls_prep_reader *reader, const ls_prep_source *
 ls_status ls_prep_read(ls_prep_reader *reader, const ls_prep_source *source) {
     const bool holds = reader->tokenizer && source->kind == LS_PREP_TEXT &&
                        source->bytes <= (int64_t)LS_PREP_HASHED_BYTES && reader->split->tail == 0;
-    if (!holds || reader->held == BATCH_LINES ||
+    if (!holds || reader->held == LS_PREP_BATCH_LINES ||
         reader->capacity - reader->held_bytes < LS_PREP_HASHED_BYTES) {
         LS_TRY(ls_prep_write_held(reader));
     }
@@ -574,7 +271,7 @@ ls_status ls_prep_read(ls_prep_reader *reader, const ls_prep_source *source) {
     if (source->kind != LS_PREP_PACKED && memchr(text, '\0', probe)) {
         reader->binary_files++;
         tell_binary(reader, source->path, text);
-        status = progress(reader, source->bytes);
+        status = ls_prep_progress(reader, source->bytes);
         goto close;
     }
     status = check_kind(reader, source);
@@ -590,7 +287,7 @@ ls_status ls_prep_read(ls_prep_reader *reader, const ls_prep_source *source) {
         status = LS_FAIL(LS_E_INPUT, "input '%s' changed while it was read; run prep again",
                          source->path);
     } else if (status == LS_OK && have > 0 && holds) {
-        hold(reader, source->path, have);
+        ls_prep_hold(reader, source->path, have);
     }
 close:
     if (source->spool_fd < 0) {

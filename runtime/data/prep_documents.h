@@ -4,6 +4,7 @@
 
 #include <stddef.h>
 
+#include "runtime/data/prep_chat.h"
 #include "runtime/data/prep_sources.h"
 #include "runtime/data/prep_split.h"
 
@@ -25,6 +26,7 @@ typedef struct ls_prep_reader {
     const ls_tokenizer *tokenizer; /* whose tokens text becomes; NULL */
     ls_tokenizer_work **works;     /* one a thread */
     int work_count;
+    ls_chat chat;
     ls_token_list tokens; /* of a short text */
     bool starts;          /* the document has no token yet */
     bool holds_separator; /* it was the last token so far, and is not written */

@@ -94,22 +94,28 @@ static void name(ls_tokenizer *t) {
 
 /* --- the whole --- */
 
-/* The first of the names that is an added token's: in Qwen's vocabulary "<s>" is a piece of text.
- */
-static int64_t find_named(const ls_tokenizer *t, const char *const *names) {
+int64_t ls_tokenizer_added(const ls_tokenizer *t, const char *text) {
     const ls_added_set *const sets[] = {&t->added, &t->added_normalized};
-    for (; *names; names++) {
-        for (int i = 0; i < 2; i++) {
-            for (size_t j = 0; j < sets[i]->count; j++) {
-                const uint32_t token = sets[i]->tokens[j].token;
-                const ls_token_text text = t->shown[token];
-                if (text.bytes == strlen(*names) && memcmp(text.at, *names, text.bytes) == 0) {
-                    return token;
-                }
+    for (int i = 0; i < 2; i++) {
+        for (size_t j = 0; j < sets[i]->count; j++) {
+            const uint32_t token = sets[i]->tokens[j].token;
+            const ls_token_text shown = t->shown[token];
+            if (shown.bytes == strlen(text) && memcmp(shown.at, text, shown.bytes) == 0) {
+                return token;
             }
         }
     }
     return -1;
+}
+
+/* The first of the names that is an added token's: Qwen's vocabulary has "<s>" as a piece of text.
+ */
+static int64_t find_named(const ls_tokenizer *t, const char *const *names) {
+    int64_t token = -1;
+    for (; *names && token < 0; names++) {
+        token = ls_tokenizer_added(t, *names);
+    }
+    return token;
 }
 
 static ls_status read_root(ls_tokenizer *t, const json_t *root, const char *path) {

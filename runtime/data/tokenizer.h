@@ -54,6 +54,8 @@ int64_t ls_tokenizer_separator(const ls_tokenizer *tokenizer);
 /* The one that precedes it: the first of <|begin_of_text|>, <s>, <bos> and DeepSeek's begin of
  * sentence that there is; -1: none. */
 int64_t ls_tokenizer_begin(const ls_tokenizer *tokenizer);
+/* The added token of this text; -1: none. */
+int64_t ls_tokenizer_added(const ls_tokenizer *tokenizer, const char *text);
 /* What token stands for, borrowed; NULL when there is no such token. Of an added token its text. */
 const char *ls_tokenizer_bytes(const ls_tokenizer *tokenizer, uint32_t token, size_t *bytes);
 

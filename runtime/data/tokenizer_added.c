@@ -8,13 +8,6 @@
 #include "runtime/base/arena.h"
 #include "runtime/data/tokenizer_utf8.h"
 
-/* White_Space of Unicode. */
-static bool is_space(uint32_t code) {
-    return (code >= 9 && code <= 13) || code == 32 || code == 0x85 || code == 0xA0 ||
-           code == 0x1680 || (code >= 0x2000 && code <= 0x200A) || code == 0x2028 ||
-           code == 0x2029 || code == 0x202F || code == 0x205F || code == 0x3000;
-}
-
 /* The node under `parent` (0: the root) for a byte, made when it is not there. */
 static uint32_t node_below(ls_added_set *set, uint32_t *used, uint32_t parent, unsigned char byte) {
     uint32_t *link = parent ? &set->nodes[parent].child : &set->roots[byte];
@@ -126,7 +119,7 @@ static ls_added_match stripped(const ls_added_search *search, const ls_added_tok
     if (token->lstrip) {
         while (begin > search->done) {
             const size_t bytes = char_before(search->text, begin, &code);
-            if (!is_space(code)) {
+            if (!ls_utf8_is_space(code)) {
                 break;
             }
             begin -= bytes;
@@ -137,7 +130,7 @@ static ls_added_match stripped(const ls_added_search *search, const ls_added_tok
         while (end < search->bytes) {
             const size_t bytes =
                 ls_utf8_char(search->text + end, search->text + search->bytes, &code);
-            if (!is_space(code)) {
+            if (!ls_utf8_is_space(code)) {
                 break;
             }
             end += bytes;

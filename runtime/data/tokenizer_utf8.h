@@ -2,6 +2,7 @@
 #ifndef LS_DATA_TOKENIZER_UTF8_H
 #define LS_DATA_TOKENIZER_UTF8_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -35,6 +36,13 @@ static inline size_t ls_utf8_char(const char *at, const char *end, uint32_t *cod
     }
     *code = value;
     return more + 1;
+}
+
+/* White_Space of Unicode. */
+static inline bool ls_utf8_is_space(uint32_t code) {
+    return (code >= 9 && code <= 13) || code == 32 || code == 0x85 || code == 0xA0 ||
+           code == 0x1680 || (code >= 0x2000 && code <= 0x200A) || code == 0x2028 ||
+           code == 0x2029 || code == 0x202F || code == 0x205F || code == 0x3000;
 }
 
 #endif

@@ -36,6 +36,20 @@ prints '^1[0-9][0-9] targets of '
 gives 2 "$LOCKSTEP" prep pairs.jsonl --loss-mask question -o none
 says 'a loss mask is for documents that are tokens already'
 
+# Chats: what the assistant says is learnt.
+golden=$root/tests/data/golden
+seq 100 | sed 's/.*/{"id": &, "messages": [{"role": "user", "content": "why &?"}, {"role": "assistant", "content": "so&"}]}/' >chats.jsonl
+gives 0 "$LOCKSTEP" prep chats.jsonl --chat chatml --tokenizer "$golden/qwen2.json" -o chats --val 0.1
+prints '^100 documents .* of targets) from 1 file$'
+prints '^train: .*[0-9] % of them targets$'
+holds grep -q '"chat": "chatml"' chats/data.json
+gives 0 "$LOCKSTEP" train model.preset=llama3-tiny data.dir=chats data.sequence=32 batch.sequences=4 run.steps=2 run.name=chats
+gives 2 "$LOCKSTEP" prep chats.jsonl --chat llama3 --tokenizer "$golden/qwen2.json" -o none
+says 'the tokenizer has no token <|start_header_id|>'
+gives 2 "$LOCKSTEP" prep chats.jsonl --chat chatml -o none
+says "a chat is written with tokens of the tokenizer's own: give --tokenizer"
+holds test ! -e none
+
 # What cannot be parted as was asked is told, and what can be is not.
 mkdir uneven
 for i in 1 2 3; do
