@@ -64,7 +64,7 @@ static ls_status gather_start(ls_ckpt_saver *s) {
         total += bytes;
     }
     s->stage = GATHER;
-    LS_TRY(ls_calloc((size_t)total + 1, 1, &s->texts));
+    LS_TRY(ls_calloc((size_t)total, 1, &s->texts));
     return s->comm->ops->all_to_all_start(
         s->comm, s->text, ls_save_row(s, SENT_BYTES), ls_save_row(s, ZEROS), s->texts,
         ls_save_row(s, RECEIVED_BYTES), ls_save_row(s, RECEIVED_OFFSETS), &s->request);

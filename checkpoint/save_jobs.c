@@ -70,7 +70,7 @@ static ls_status host_tensors(const ls_ckpt_saver *s, ls_ckpt_tensor **all, int 
     for (int i = 0; i < s->snapshot.other_count; i++) {
         n += s->snapshot.others[i].count;
     }
-    LS_TRY(ls_calloc((size_t)n + 1, sizeof **all, all));
+    LS_TRY(ls_calloc((size_t)n, sizeof **all, all));
     if (s->count > 0) {
         memcpy(*all, s->tensors, (size_t)s->count * sizeof **all);
     }

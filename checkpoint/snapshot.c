@@ -45,7 +45,7 @@ static row *rows_of(const ls_snapshot_view *view) {
 static ls_status view_open(ls_snapshot_view *view) {
     const row *rows = rows_of(view);
     view->count = ((const header *)view->base)->count;
-    LS_TRY(ls_calloc((size_t)view->count + 1, sizeof *view->tensors, &view->tensors));
+    LS_TRY(ls_calloc((size_t)view->count, sizeof *view->tensors, &view->tensors));
     for (int i = 0; i < view->count; i++) {
         ls_ckpt_tensor *t = &view->tensors[i];
         *t = (ls_ckpt_tensor){.name = rows[i].name,
@@ -65,7 +65,7 @@ static ls_status copying_prepare(ls_snapshot *s) {
     pthread_cond_init(&s->complete, NULL);
     s->made = true;
     LS_TRY(ls_calloc((size_t)count + 1, sizeof *s->starts, &s->starts));
-    LS_TRY(ls_calloc((size_t)count + 1, sizeof *s->sources, &s->sources));
+    LS_TRY(ls_calloc((size_t)count, sizeof *s->sources, &s->sources));
     for (int i = 0; i < count; i++) {
         s->starts[i + 1] = s->starts[i] + tensor_bytes(&s->mine.tensors[i]);
     }

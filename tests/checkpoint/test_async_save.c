@@ -503,7 +503,8 @@ static void test_lost_communication(void) {
     counted.test = lost_test;
     saver->comm->ops = &counted;
     ls_ckpt_saver_start(saver, &options, tensors, CASE_TENSORS, false);
-    while (status == LS_OK && !ended) {
+    for (int ms = 0; ms < 30000 && status == LS_OK && !ended; ms++) {
+        usleep(1000);
         status = ls_ckpt_saver_poll(saver, false, &ended, &outcome);
     }
     CHECK_STATUS(status, LS_E_COMM);
