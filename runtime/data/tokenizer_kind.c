@@ -1,7 +1,8 @@
 /* normalizer and pre_tokenizer of a tokenizer.json: one of
  *
  *   ByteLevel, or a Sequence of Split and Digits that ends with it;
- *   a normalizer of Prepend and Replace that make spaces U+2581, without pre_tokenizer;
+ *   a normalizer of Prepend and Replace that make spaces U+2581, without pre_tokenizer but a Split
+ *   at spaces, which then parts nothing;
  *   Metaspace, which does the same;
  *   neither;
  *
@@ -100,6 +101,9 @@ static ls_status read_metaspace(ls_tokenizer *t, const json_t *part, const char 
 static ls_status read_split(ls_tokenizer *t, const json_t *part, const char *path) {
     const char *behavior = text_of(part, "behavior");
     const json_t *pattern = json_object_get(json_object_get(part, "pattern"), "Regex");
+    if (t->normalizes && strcmp(text_of(json_object_get(part, "pattern"), "String"), " ") == 0) {
+        return LS_OK; /* Gemma's, at spaces, which the normalizer has left none of */
+    }
     bool invert;
     LS_TRY(ls_tokenizer_flag(part, "invert", false, path, &invert));
     const bool isolated = strcmp(behavior, "Isolated") == 0;

@@ -361,6 +361,23 @@ static void test_names(void) {
     }
     CHECK_STR(names[0], names[1]);
     CHECK(strcmp(names[0], names[2]) != 0);
+
+    /* Where spaces are replaced a split at spaces changes nothing. */
+    static const char *const splits[] = {
+        "null", "{\"type\": \"Split\", \"pattern\": {\"String\": \" \"}, \"behavior\": "
+                "\"MergedWithPrevious\", \"invert\": false}"};
+    for (int i = 0; i < 2; i++) {
+        char text[1024];
+        ls_tokenizer *t;
+        snprintf(text, sizeof text,
+                 "{\"normalizer\": {\"type\": \"Replace\", \"pattern\": {\"String\": \" \"}, "
+                 "\"content\": \"\xe2\x96\x81\"}, \"pre_tokenizer\": %s, \"model\": %s}",
+                 splits[i], lines);
+        CHECK_OK(parse(text, &t));
+        snprintf(names[i], sizeof names[i], "%s", ls_tokenizer_name(t));
+        ls_tokenizer_release(t);
+    }
+    CHECK_STR(names[0], names[1]);
 }
 
 /* --- files --- */
