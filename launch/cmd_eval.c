@@ -145,6 +145,8 @@ static ls_status load(eval *e) {
                               .seq = config->data.sequence,
                               .document_mask = config->data.document_mask,
                               .document_token = ls_dataset_document_token(e->dataset),
+                              .narrow_logits =
+                                  e->weights.config.numerics.logits == LS_CFG_LOGITS_COMPUTE,
                               .loss_mask = ls_dataset_is_masked(e->dataset)};
     return ls_session_agree(&e->session, ls_weights_load(&e->weights, e->session.dev, model));
 }

@@ -318,12 +318,13 @@ static void announce(const ls_train *train) {
         snprintf(domains, sizeof domains, ", %d NVLink domain%s", count_of_domains,
                  count_of_domains == 1 ? "" : "s");
     }
-    ls_log_info("%s: %s parameters, %s, %s on %d rank%s of %d thread%s, %d host%s%s",
+    ls_log_info("%s: %s parameters, %s%s, %s on %d rank%s of %d thread%s, %d host%s%s",
                 train->config.run.name, ls_text_count(params, sizeof params, (double)count),
-                ls_dtype_name(train->layout.dtype), train->session.dev->describe,
-                train->session.comm->size, train->session.comm->size == 1 ? "" : "s",
-                train->session.threads, train->session.threads == 1 ? "" : "s",
-                train->session.mesh.hosts, train->session.mesh.hosts == 1 ? "" : "s", domains);
+                ls_dtype_name(train->layout.dtype), ls_layout_logits(&train->layout),
+                train->session.dev->describe, train->session.comm->size,
+                train->session.comm->size == 1 ? "" : "s", train->session.threads,
+                train->session.threads == 1 ? "" : "s", train->session.mesh.hosts,
+                train->session.mesh.hosts == 1 ? "" : "s", domains);
     if (ls_dataset_is_masked(train->train_data)) {
         snprintf(targets, sizeof targets, ", %.1f %% of them targets",
                  100.0 * (double)data->targets / (double)data->tokens);

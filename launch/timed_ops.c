@@ -116,8 +116,9 @@ static double logits(const ls_cross_entropy *op) {
     return (double)op->rows * (double)op->vocab;
 }
 
-static double logits_bytes(const ls_cross_entropy *op, double elem, double acc) {
-    return logits(op) * (acc + (op->dlogits ? elem : 0.0));
+/* Read, and their gradients written. */
+static double logits_bytes(const ls_cross_entropy *op, double elem, double acc, bool gradients) {
+    return logits(op) * ((op->narrow ? elem : acc) + (gradients ? elem : 0.0));
 }
 
 /* Rows of the experts' outputs (or their gradients), and the sums; backward reads the former too.
@@ -154,11 +155,11 @@ TIMED_EXPS(attention_backward, ls_attention, "attention", "attention backward",
            10.0 * visible_pairs(dev, op) * (double)op->head_dim, visible_pairs(dev, op),
            attention_bytes(op, 4.0, elem))
 TIMED_EXPS(cross_entropy, ls_cross_entropy, "loss", "cross-entropy", 0.0, logits(op),
-           logits_bytes(op, elem, acc))
+           logits_bytes(op, elem, acc, op->dlogits != NULL))
 TIMED_EXPS(cross_entropy_share, ls_cross_entropy, "loss", "cross-entropy share", 0.0, logits(op),
-           acc *logits(op))
+           logits_bytes(op, elem, acc, false))
 TIMED_EXPS(cross_entropy_merge, ls_cross_entropy, "loss", "cross-entropy merge", 0.0, logits(op),
-           logits_bytes(op, elem, acc))
+           logits_bytes(op, elem, acc, op->dlogits != NULL))
 TIMED_BY_DTYPE(copy_rows, ls_copy_rows, "copies", "copy of rows", 0.0,
                (op->add ? 3.0 : 2.0) * elem * (double)op->rows * (double)op->cols)
 TIMED_BY_DTYPE(route_forward, ls_route, "mixture", "route forward", 0.0,

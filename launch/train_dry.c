@@ -52,10 +52,10 @@ static void print_blocks(const ls_layout *l, char *buf, size_t size) {
 static void print_mesh(const ls_train *train, const ls_mesh *mesh) {
     const ls_config *c = &train->config;
     char params[32];
-    printf("model      %s: %s parameters, computed in %s\n",
+    printf("model      %s: %s parameters, computed in %s%s\n",
            c->model.preset[0] ? c->model.preset : c->run.name,
            ls_text_count(params, sizeof params, (double)ls_model_param_count(&c->model)),
-           ls_dtype_name(train->layout.dtype));
+           ls_dtype_name(train->layout.dtype), ls_layout_logits(&train->layout));
     printf("mesh       %d rank%s =", mesh->world, mesh->world == 1 ? "" : "s");
     for (int a = 0; a < LS_AXIS_COUNT; a++) {
         printf("%s %s %d", a > 0 ? " x" : "", ls_axis_name((ls_axis)a), mesh->size[a]);

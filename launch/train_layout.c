@@ -192,6 +192,7 @@ ls_model_options ls_layout_model(const ls_layout *l, int part, const ls_groups *
                               .seq = l->seq,
                               .dtype = l->dtype,
                               .fp8 = l->config->numerics.compute == LS_COMPUTE_FP8,
+                              .narrow_logits = l->config->numerics.logits == LS_CFG_LOGITS_COMPUTE,
                               .graphs = l->config->run.graphs,
                               .experts_by = (ls_experts_by)l->config->numerics.experts,
                               .training = true,

@@ -51,6 +51,12 @@ ls_status ls_layout_init_rank(ls_layout *layout, const ls_config *config, ls_dev
                               int host_ranks);
 void ls_layout_release(ls_layout *layout);
 
+/* What the console says behind the dtype. */
+static inline const char *ls_layout_logits(const ls_layout *l) {
+    const bool narrow = l->config->numerics.logits == LS_CFG_LOGITS_COMPUTE;
+    return narrow && l->dtype != l->dev->acc ? " with logits" : "";
+}
+
 /* Ranks of replicate, shard and context together, and which of them this one is. */
 static inline int ls_layout_data_size(const ls_layout *l) {
     return l->data_ranks * l->mesh.size[LS_AXIS_CONTEXT];

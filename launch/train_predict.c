@@ -70,6 +70,7 @@ static ls_status cost_of(const ls_config *config, ls_device *dev, const int size
                              .rates = rates,
                              .software = &software,
                              .precision = precision,
+                             .narrow_logits = config->numerics.logits == LS_CFG_LOGITS_COMPUTE,
                              .seq = config->data.sequence,
                              .global_batch = config->batch.sequences};
     const ls_plan_layout layout = {

@@ -182,8 +182,8 @@ static void bench_activations(const bench *b, int64_t rows, int64_t channels) {
     show_memory(b, "gradient of a bias", matrix, seconds_of(b, run_bias_grad, &bias));
 }
 
-/* Logits fp32, their gradient bf16, of 50304 columns: read once, or twice where they leave the
- * cache between the sum and the gradient. */
+/* Logits fp32 or bf16, their gradient bf16, of 50304 columns: read once, or twice where they leave
+ * the cache between the sum and the gradient. */
 static void bench_loss(const bench *b) {
     const int64_t vocab = b->tiny ? 100 : 50257, ld = b->tiny ? 128 : 50304;
     const int64_t rows = (int64_t)(b->bytes / 8 / 4) / ld;
@@ -199,6 +199,9 @@ static void bench_loss(const bench *b) {
                              .dlogits = operand(b, 4),
                              .grad_scale = 1.0};
     show_memory(b, "cross-entropy and gradient", 6.0 * (double)(rows * ld),
+                seconds_of(b, run_loss, &loss));
+    loss.narrow = true;
+    show_memory(b, "cross-entropy of bf16 logits", 4.0 * (double)(rows * ld),
                 seconds_of(b, run_loss, &loss));
 }
 

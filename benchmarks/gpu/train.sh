@@ -1,7 +1,8 @@
 #!/bin/sh
 # train.sh LOCKSTEP DIR [STEPS [FILE [PRODUCT]]]: tokens a second of lockstep train on one GPU: GPT-2 124M and 1558M, bf16,
-# T=1024, on made-up bytes in DIR; medians of the steps without the first five. Beside them, where these are given, torch.compile'd
-# PyTorch ($TORCH_PYTHON, the python of an environment that has it) and llm.c ($LLMC_DIR, a checkout with train_gpt2cu built).
+# T=1024, logits in bf16 too as the peers have them, on made-up bytes in DIR; medians of the steps without the first five. Beside
+# them, where these are given, torch.compile'd PyTorch ($TORCH_PYTHON, the python of an environment that has it) and llm.c
+# ($LLMC_DIR, a checkout with train_gpt2cu built).
 # Each with lockstep's own attention and with what numerics.attention=auto takes, cuDNN's where it serves; the rest is of the faster
 # of the two. $PEERS: which of "torch.compile llm.c" (both); with $TOKENS, lockstep's tokens a second from an earlier call, they
 # alone are run, and the status is 77 where none is there. FILE receives the figures for tests/gpu/report.awk; PRODUCT: TFLOP/s of a
@@ -59,6 +60,7 @@ run_lockstep() {
         "$lockstep" train model.preset="$preset" data.dir="$dir/data" run.device="${DEVICE:-cuda}" run.dir="$dir/runs" \
             run.name="$run" run.steps="$steps" batch.micro="$micro" batch.sequences="$((micro * 4))" checkpoint.every=0 \
             checkpoint.at_end=false checkpoint.async=false eval.batches=1 metrics.every=1 numerics.attention="$attention" \
+            numerics.logits=compute \
             ${MODEL_SETTINGS-model.vocab=50257} >/dev/null 2>"$dir/$run.err" || {
             tail -10 "$dir/$run.err" >&2
             [ "$attention" = own ] && return 1

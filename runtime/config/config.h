@@ -35,6 +35,7 @@ typedef enum ls_cfg_experts {
     LS_CFG_EXPERTS_APART,
     LS_CFG_EXPERTS_GROUPED
 } ls_cfg_experts;
+typedef enum ls_cfg_logits { LS_CFG_LOGITS_FP32, LS_CFG_LOGITS_COMPUTE } ls_cfg_logits;
 typedef enum ls_cfg_reduction { LS_CFG_FAST, LS_CFG_INVARIANT } ls_cfg_reduction;
 /* In the order of ls_transport (collectives/comm_choose.h). */
 typedef enum ls_cfg_transport { LS_CFG_AUTO, LS_CFG_MPI, LS_CFG_SHM, LS_CFG_HIER } ls_cfg_transport;
@@ -152,7 +153,8 @@ typedef struct ls_config_schedule {
 } ls_config_schedule;
 
 typedef struct ls_config_numerics {
-    ls_compute compute; /* auto: bf16 where the device is fast at it, else fp32 */
+    ls_compute compute;   /* auto: bf16 where the device is fast at it, else fp32 */
+    ls_cfg_logits logits; /* what the head's product writes and the loss reads */
     ls_cfg_reduction reduction;
     ls_cfg_attention attention; /* whose kernels a GPU's attention is */
     ls_cfg_experts experts;     /* how a GPU multiplies a mixture's experts */

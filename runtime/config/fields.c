@@ -8,6 +8,7 @@ static const char *const families[] = {"gpt2", "llama3", NULL};
 static const char *const computes[] = {"auto", "fp32", "bf16", "fp8", NULL};
 static const char *const attentions[] = {"own", "auto", "cudnn", NULL};
 static const char *const experts_by[] = {"auto", "apart", "grouped", NULL};
+static const char *const logits_types[] = {"fp32", "compute", NULL};
 static const char *const reductions[] = {"fast", "invariant", NULL};
 static const char *const devices[] = {"auto", "cpu", "cuda", "emulated", NULL};
 static const char *const transports[] = {"auto", "mpi", "shm", "hier", NULL};
@@ -203,6 +204,10 @@ static const ls_field fields[] = {
          "auto: bf16 where it is fast, else fp32; fp8: bf16, and the layers' products in 8 bits\n"
          "fp8 (GPUs of compute capability 8.9 or more) rounds operands to E4M3 and gradients "
          "to E5M2, each tensor at a scale of its own."),
+    ENUM(numerics, logits, "fp32", logits_types, CHANGE,
+         "of the head; compute: rounded to the type that computes, as PyTorch's autocast does\n"
+         "In bf16, 6 bytes of each logit are moved instead of 10: the loss, computed in fp32 all "
+         "the same, writes the gradients in their place. Tokens are drawn from fp32 ones."),
     ENUM(numerics, reduction, "fast", reductions, CHANGE,
          "invariant: same bits for any rank count"),
     ENUM(numerics, attention, "auto", attentions, FREE,

@@ -221,10 +221,11 @@ typedef struct ls_attention {
     void *dq, *dk, *dv;
 } ls_attention;
 
-/* Softmax cross-entropy of logits [rows, ld] (c dtype acc), the first vocab columns being real.
+/* Softmax cross-entropy of logits [rows, ld], the first vocab columns being real: of acc, narrow
+ * ones of dtype.
  * losses[i] (acc) = log(sum exp(logits_i)) - logits_i[targets[i]], or 0 where targets[i] == -1.
  * With dlogits != NULL also dlogits [rows, ld] dtype = grad_scale * (softmax - onehot), zero in
- * ignored rows and in columns >= vocab. dlogits may alias logits when the dtypes are the same.
+ * ignored rows and in columns >= vocab. dlogits may alias logits of dtype.
  *
  * Columns that several ranks hold (Shoeybi 2019, arXiv 1909.08053): each has columns [first, first
  * + vocab) of all (vocab may be 0). cross_entropy_share writes share [rows, 3] acc = maximum, sum
@@ -234,6 +235,7 @@ typedef struct ls_attention {
  * all columns. */
 typedef struct ls_cross_entropy {
     ls_dtype dtype;
+    bool narrow;
     int64_t rows, vocab, ld;
     const void *logits;
     const int32_t *targets;

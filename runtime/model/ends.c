@@ -39,13 +39,14 @@ ls_status ls_embedding_backward(ls_pass *pass) {
     return m->dev->ops->embedding_backward(m->dev, &op);
 }
 
-/* logits [rows, vocab_rows] (acc) = norm_f [rows, C] W^T; W is the token embedding when tied. */
+/* logits [rows, vocab_rows] (logits_dtype) = norm_f [rows, C] W^T; W is the token embedding when
+ * tied. */
 static ls_status head_logits(const ls_model *m, int block, ls_row weight, int64_t rows,
-                             const void *x) {
+                             const void *x, void *logits) {
     const ls_sizes *s = &m->sizes;
     return m->dev->ops->gemm(m->dev, &(ls_gemm){
                                          .dtype = m->dtype,
-                                         .c_dtype = m->dev->acc,
+                                         .c_dtype = m->logits_dtype,
                                          .trans_b = true,
                                          .m = rows,
                                          .n = s->vocab_rows,
@@ -54,7 +55,7 @@ static ls_status head_logits(const ls_model *m, int block, ls_row weight, int64_
                                          .lda = s->channels,
                                          .b = ls_matrix(m, block, weight, 0),
                                          .ldb = s->channels,
-                                         .c = m->logits,
+                                         .c = logits,
                                          .ldc = s->vocab_rows,
                                      });
 }
@@ -68,14 +69,16 @@ static ls_row head_weight(const ls_model *m, int *block) {
 
 /* Losses of a chunk from its logits, and in backward their gradients, to dlogits; the softmax is
  * over the columns of all tensor ranks. */
-static ls_status chunk_losses(const ls_pass *pass, int64_t first, int64_t rows, void *dlogits) {
+static ls_status chunk_losses(const ls_pass *pass, int64_t first, int64_t rows, const void *logits,
+                              void *dlogits) {
     const ls_model *m = pass->model;
     const ls_sizes *s = &m->sizes;
     ls_cross_entropy op = {.dtype = m->dtype,
+                           .narrow = m->logits_dtype == m->dtype,
                            .rows = rows,
                            .vocab = s->vocab,
                            .ld = s->vocab_rows,
-                           .logits = m->logits,
+                           .logits = logits,
                            .targets = pass->slot->targets + first,
                            .losses = ls_elems_at(m->losses, first, m->dev->acc),
                            .dlogits = pass->backward ? dlogits : NULL,
@@ -106,9 +109,10 @@ static ls_status head_chunks(ls_pass *pass, const void *norm_f, void *dnorm_f, i
     for (int64_t at = 0; at < rows; at += m->head_rows) {
         const int64_t left = rows - at, count = left < m->head_rows ? left : m->head_rows;
         void *dlogits = ls_elems_at(m->dlogits, at * m->sizes.vocab_rows, m->dtype);
-        LS_TRY(
-            head_logits(m, block, weight, count, ls_elems_at(x, at * m->sizes.channels, m->dtype)));
-        LS_TRY(chunk_losses(pass, first + at, count, dlogits));
+        void *logits = m->logits_dtype == m->dtype ? dlogits : m->logits;
+        LS_TRY(head_logits(m, block, weight, count,
+                           ls_elems_at(x, at * m->sizes.channels, m->dtype), logits));
+        LS_TRY(chunk_losses(pass, first + at, count, logits, dlogits));
         LS_TRY(pass->backward ? ls_pass_tick(pass) : LS_OK);
     }
     if (!pass->backward) {
@@ -159,5 +163,5 @@ ls_status ls_head_last(ls_pass *pass) {
                        slot->rstd_f));
     int block;
     ls_row weight = head_weight(m, &block);
-    return head_logits(m, block, weight, 1, slot->norm_f);
+    return head_logits(m, block, weight, 1, slot->norm_f, m->logits);
 }

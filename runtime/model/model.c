@@ -28,7 +28,8 @@ static int64_t head_rows(int64_t rows, int64_t row_bytes) {
 /* Likewise, of chunks; products of a host's device would find less of them in its caches. */
 static int64_t head_rows_together(const ls_model *m, int64_t rows) {
     const int64_t chunks = (rows + m->head_rows - 1) / m->head_rows;
-    const int64_t most = m->dev->host_memory || m->dtype == m->dev->acc ? 1 : HEAD_CHUNKS_TOGETHER;
+    const bool several = m->options.training && !m->dev->host_memory && m->dtype != m->dev->acc;
+    const int64_t most = several ? HEAD_CHUNKS_TOGETHER : 1;
     const int64_t products = (chunks + most - 1) / most;
     return (chunks + products - 1) / products * m->head_rows;
 }
@@ -200,7 +201,8 @@ static ls_status lay_out_head(ls_model *m) {
     const ls_sizes *s = &m->sizes;
     const ls_dtype dtype = m->dtype, acc = m->dev->acc;
     const int64_t rows = rows_of(m), own = own_rows_of(m), ranks = m->part.tensor_ranks;
-    m->head_rows = head_rows(rows, s->vocab_rows * (int64_t)ls_dtype_bytes(acc));
+    m->logits_dtype = m->options.narrow_logits ? dtype : acc;
+    m->head_rows = head_rows(rows, s->vocab_rows * (int64_t)ls_dtype_bytes(m->logits_dtype));
     m->head_rows_together = head_rows_together(m, rows);
     for (int i = 0; i < m->slots; i++) { /* used within one call */
         ls_slot *slot = &m->slot[i];
@@ -213,9 +215,11 @@ static ls_status lay_out_head(ls_model *m) {
         slot->mean_f = m->slot[0].mean_f;
         slot->rstd_f = m->slot[0].rstd_f;
     }
-    LS_TRY(ls_take(m, m->head_rows * s->vocab_rows, acc, &m->logits));
+    const bool in_place = m->logits_dtype == dtype;
+    LS_TRY(ls_take(m, (in_place ? m->head_rows_together : m->head_rows) * s->vocab_rows,
+                   m->logits_dtype, &m->logits));
     m->dlogits = m->logits;
-    if (dtype != acc && m->options.training) {
+    if (!in_place && m->options.training) {
         LS_TRY(ls_take(m, m->head_rows_together * s->vocab_rows, dtype, &m->dlogits));
     }
     if (ranks > 1) {
@@ -282,6 +286,9 @@ static ls_status check_options(const ls_model *m) {
                        "a model for batch %lld, sequence %lld, cache %lld; batch and sequence must "
                        "be at least 1, the cache at least 0",
                        (long long)o->batch, (long long)o->seq, (long long)o->cache_len);
+    }
+    if (o->cache_len > 0 && o->narrow_logits) {
+        return LS_FAIL(LS_E_UNSUPPORTED, "tokens are drawn from logits in fp32");
     }
     if (positions(o) > m->whole.context) {
         return LS_FAIL(LS_E_SHAPE,

@@ -119,7 +119,8 @@ typedef struct ls_model_options {
     bool document_mask; /* tokens attend within their document, which begins with document_token;
                            not in generation */
     int32_t document_token;
-    bool loss_mask; /* many targets are -1: the head computes the rows of the others alone */
+    bool narrow_logits; /* of dtype, not of acc; not in generation */
+    bool loss_mask;     /* many targets are -1: the head computes the rows of the others alone */
 
     /* The part of the model. Where a communicator is given, rank and ranks are taken from it;
      * ls_model_plan does without. Communicators are borrowed, used only inside calls of this model,

@@ -178,9 +178,10 @@ struct ls_model {
     int slots;
     ls_slot *slot;
     ls_layer_acts *layers; /* [slots, part_layers + 1], what the slots point to */
-    /* [head_rows, vocab_rows] acc, [head_rows_together, vocab_rows] dtype; the same memory in one
-     * dtype. */
+    /* [head_rows, vocab_rows] logits_dtype, [head_rows_together, vocab_rows] dtype; the same memory
+     * in one dtype. */
     void *logits, *dlogits;
+    ls_dtype logits_dtype;
     void *losses;               /* [N] acc */
     void *loss_sum;             /* one double, for evaluation */
     int64_t head_rows;          /* of a chunk of the head */

@@ -349,7 +349,8 @@ static double head_s(const ls_plan_job *job, const ls_plan_layout *l, double tok
     const double products = product_at(r, r->bf16_products, bytes, tokens, v, c) +
                             product_at(r, r->bf16_products, bytes, tokens, c, v) +
                             product_at(r, r->bf16_products, bytes, v, c, tokens);
-    return products + tokens * v * (software_of(job)->unfused ? 28 : 8) / r->memory;
+    const double moved = software_of(job)->unfused ? 28 : job->narrow_logits ? 2 * bytes : 8;
+    return products + tokens * v * moved / r->memory;
 }
 
 /* Layers of the pipeline rank that has most; whether that one also has the head. Parts in order of

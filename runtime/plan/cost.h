@@ -103,6 +103,7 @@ typedef struct ls_plan_job {
     const ls_software *software; /* NULL: modern */
     ls_precision precision;
     int64_t seq, global_batch; /* tokens of a sequence, sequences of a step */
+    bool narrow_logits;        /* in the precision, not in fp32 */
     bool on_host;              /* devices are processors: their memory is the host's */
     /* The operations of a step that the program makes on a rank of that pipeline coordinate. They
      * count where devices are processors and the profile knows the links; NULL: formulas for any

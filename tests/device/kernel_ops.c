@@ -274,12 +274,13 @@ const kt_op kt_bias_grad = {"bias_grad",    {1e-6, 2e-6},
                             BF16_ROUNDED,   "fp32 sums over blocks of rows",
                             plan_bias_grad, run_bias_grad};
 
-/* cross_entropy: dim = rows, V, ld, with gradient. The columns from V on are NaN. */
+/* cross_entropy: dim = rows, V, ld, with gradient, logits of dtype. The columns from V on are NaN.
+ */
 static int plan_cross_entropy(const kt_case *c, ls_dtype dtype, ls_dtype acc,
                               kt_buffer buffers[KT_BUFFERS_MAX]) {
     const int64_t n = c->dim[0] * c->dim[2];
-    return KT_PLAN({"logits", acc, n, KT_IN, .scale = 4.0, .cols = c->dim[2], .valid = c->dim[1],
-                    .varied = true},
+    return KT_PLAN({"logits", c->dim[4] ? dtype : acc, n, KT_IN, .scale = 4.0, .cols = c->dim[2],
+                    .valid = c->dim[1], .varied = true},
                    {"targets", LS_I32, c->dim[0], KT_IN, KT_TARGETS, .range = c->dim[1]},
                    {"losses", acc, c->dim[0], KT_OUT},
                    {"dlogits", dtype, c->dim[3] ? n : 0, KT_OUT, .on = "logits"});
@@ -288,6 +289,7 @@ static int plan_cross_entropy(const kt_case *c, ls_dtype dtype, ls_dtype acc,
 static ls_status run_cross_entropy(ls_device *dev, const kt_case *c, ls_dtype dtype,
                                    void *const *at) {
     return dev->ops->cross_entropy(dev, &(ls_cross_entropy){.dtype = dtype,
+                                                            .narrow = c->dim[4] != 0,
                                                             .rows = c->dim[0],
                                                             .vocab = c->dim[1],
                                                             .ld = c->dim[2],

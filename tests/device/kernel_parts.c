@@ -5,17 +5,17 @@
 #include <stdlib.h>
 
 /* Columns [cut(part), cut(part + 1)) of dim[1]; the last of PARTS is empty. */
-enum { PARTS = 4 };
+enum { PARTS = 4, WIDE = 8 }; /* WIDE: bf16 numbers of 16 bytes */
 static int64_t cut(const kt_case *c, int part) {
     return part >= PARTS - 1 ? c->dim[1] : c->dim[1] * part / (PARTS - 1);
 }
 
-/* cross_entropy_parts: dim = rows, V, ld, with gradient */
+/* cross_entropy_parts: dim = rows, V, ld, with gradient, logits of dtype */
 static int plan_cross_entropy_parts(const kt_case *c, ls_dtype dtype, ls_dtype acc,
                                     kt_buffer buffers[KT_BUFFERS_MAX]) {
     const int64_t n = c->dim[0] * c->dim[2];
-    return KT_PLAN({"logits", acc, n, KT_IN, .scale = 4.0, .cols = c->dim[2], .valid = c->dim[1],
-                    .varied = true},
+    return KT_PLAN({"logits", c->dim[4] ? dtype : acc, n, KT_IN, .scale = 4.0, .cols = c->dim[2],
+                    .valid = c->dim[1], .varied = true},
                    {"targets", LS_I32, c->dim[0], KT_IN, KT_TARGETS, .range = c->dim[1]},
                    {"losses", acc, c->dim[0], KT_OUT},
                    {"dlogits", dtype, c->dim[3] ? n : 0, KT_OUT});
@@ -34,26 +34,27 @@ static char *elems_at(const void *base, int64_t elems, ls_dtype dtype) {
     return (char *)(uintptr_t)base + elems * (int64_t)ls_dtype_bytes(dtype);
 }
 
-/* memory: the shares [PARTS, rows, 3], then the logits and the dlogits of a part. */
+/* memory: the shares [PARTS, rows, 3], then the logits and the dlogits of a part; of one dtype,
+ * these lie on those. */
 static ls_status run_parts_on(ls_device *dev, const kt_case *c, ls_cross_entropy op, char *memory) {
-    const ls_dtype acc = dev->acc;
+    const ls_dtype acc = dev->acc, logits_dtype = op.narrow ? op.dtype : acc;
     char *logits = elems_at(memory, PARTS * 3 * op.rows, acc);
-    char *dlogits = elems_at(logits, op.rows * (op.ld + 1), acc);
+    char *dlogits = op.narrow ? logits : elems_at(logits, op.rows * (op.ld + WIDE), acc);
     for (int pass = 0; pass < 2; pass++) {
         for (int part = 0; part < PARTS; part++) {
             const int64_t first = cut(c, part), width = cut(c, part + 1) - first;
             ls_cross_entropy own = op;
             own.first = first;
             own.vocab = width;
-            own.ld = width + 1; /* a column of padding */
+            own.ld = op.narrow ? (width / WIDE + 1) * WIDE : width + 1; /* with padding */
             own.logits = logits;
             own.share = elems_at(memory, part * 3 * op.rows, acc);
             own.shares = memory;
             own.parts = PARTS;
             own.losses = part == 0 ? op.losses : NULL;
             own.dlogits = op.dlogits ? dlogits : NULL;
-            LS_TRY(copy_columns(dev, acc, op.rows, width, elems_at(op.logits, first, acc), op.ld,
-                                logits, own.ld));
+            LS_TRY(copy_columns(dev, logits_dtype, op.rows, width,
+                                elems_at(op.logits, first, logits_dtype), op.ld, logits, own.ld));
             if (pass == 0) {
                 LS_TRY(dev->ops->cross_entropy_share(dev, &own));
                 continue;
@@ -71,6 +72,7 @@ static ls_status run_parts_on(ls_device *dev, const kt_case *c, ls_cross_entropy
 static ls_status run_cross_entropy_parts(ls_device *dev, const kt_case *c, ls_dtype dtype,
                                          void *const *at) {
     const ls_cross_entropy op = {.dtype = dtype,
+                                 .narrow = c->dim[4] != 0,
                                  .rows = c->dim[0],
                                  .vocab = c->dim[1],
                                  .ld = c->dim[2],
@@ -82,7 +84,7 @@ static ls_status run_cross_entropy_parts(ls_device *dev, const kt_case *c, ls_dt
     if (dev->acc == LS_F64) {
         return dev->ops->cross_entropy(dev, &op);
     }
-    const int64_t elems = PARTS * 3 * op.rows + 2 * op.rows * (op.ld + 1) + 1;
+    const int64_t elems = PARTS * 3 * op.rows + 2 * op.rows * (op.ld + WIDE) + 1;
     void *memory;
     LS_TRY(dev->ops->alloc(dev, (size_t)elems * sizeof(float), &memory));
     ls_status status = run_parts_on(dev, c, op, memory);

@@ -1,6 +1,6 @@
 /* A training run on GPUs of several ranks, each with its part of the batch: forward, backward, the
  * mean of the gradients by NCCL, AdamW. Losses must be those of one CPU with the whole batch. Both
- * model families, fp32 and bf16. */
+ * model families, fp32 and bf16, with logits in fp32 and in bf16. */
 #include "collectives/nccl/comm_nccl.h"
 #include "runtime/base/rng.h"
 #include "runtime/model/model.h"
@@ -46,13 +46,14 @@ typedef struct trainer {
 } trainer;
 
 static void trainer_init(trainer *t, ls_device *dev, const ls_config_model *config, ls_dtype dtype,
-                         int64_t batch) {
+                         bool narrow_logits, int64_t batch) {
     *t = (trainer){.dev = dev, .batch = batch};
     CHECK_OK(ls_model_create(&(ls_model_options){.config = config,
                                                  .dev = dev,
                                                  .batch = batch,
                                                  .seq = SEQ,
                                                  .dtype = dtype,
+                                                 .narrow_logits = narrow_logits,
                                                  .training = true},
                              &t->model));
     CHECK_OK(ls_model_init(t->model, 5));
@@ -115,13 +116,13 @@ static void update(trainer *t, int step) {
 }
 
 static void run(ls_comm *world, ls_comm *comm, ls_device *gpu, ls_device *cpu,
-                const ls_config_model *config, ls_dtype dtype) {
+                const ls_config_model *config, ls_dtype dtype, bool narrow_logits) {
     const double tolerance = dtype == LS_BF16 ? 2e-2 : 2e-4;
     trainer on_gpu, on_cpu;
     const int64_t share = BATCH / comm->size;
     double first_loss = 0.0, loss = 0.0;
-    trainer_init(&on_gpu, gpu, config, dtype, share);
-    trainer_init(&on_cpu, cpu, config, LS_F32, BATCH);
+    trainer_init(&on_gpu, gpu, config, dtype, narrow_logits, share);
+    trainer_init(&on_cpu, cpu, config, LS_F32, false, BATCH);
     for (int step = 0; step < STEPS; step++) {
         ls_comm_request *request;
         double mine = gradients(&on_gpu, step, comm->rank * share);
@@ -146,9 +147,9 @@ static void run(ls_comm *world, ls_comm *comm, ls_device *gpu, ls_device *cpu,
 
 /* The gradients of one micro-batch of `batch` sequences, in fp32 on the host. */
 static float *gradients_of(ls_device *dev, const ls_config_model *config, ls_dtype dtype,
-                           int64_t batch, int64_t *elems) {
+                           bool narrow_logits, int64_t batch, int64_t *elems) {
     trainer t;
-    trainer_init(&t, dev, config, dtype, batch);
+    trainer_init(&t, dev, config, dtype, narrow_logits, batch);
     int32_t *tokens = calloc((size_t)(batch * SEQ), sizeof *tokens);
     int32_t *targets = calloc((size_t)(batch * SEQ), sizeof *targets);
     fill_batch(0, 0, batch, tokens, targets);
@@ -169,14 +170,14 @@ static float *gradients_of(ls_device *dev, const ls_config_model *config, ls_dty
 
 /* So many rows that the head takes them in several products of several chunks each: 8208, of which
  * a GPU makes nine chunks of 912, five and four together. */
-static void check_head(ls_device *gpu, ls_device *cpu) {
+static void check_head(ls_device *gpu, ls_device *cpu, bool narrow_logits) {
     ls_config_model config = gpt2;
     config.layers = 1;
     config.channels = config.ffn = 16;
     config.heads = config.kv_heads = 1;
     int64_t elems;
-    float *a = gradients_of(gpu, &config, LS_BF16, 432, &elems);
-    float *b = gradients_of(cpu, &config, LS_F32, 432, &elems);
+    float *a = gradients_of(gpu, &config, LS_BF16, narrow_logits, 432, &elems);
+    float *b = gradients_of(cpu, &config, LS_F32, false, 432, &elems);
     double off = 0.0, size = 0.0;
     for (int64_t i = 0; i < elems; i++) {
         off += ((double)a[i] - b[i]) * ((double)a[i] - b[i]);
@@ -201,11 +202,12 @@ int main(int argc, char **argv) {
     }
     CHECK_OK(ls_device_open_cpu(&(ls_device_options){.threads = 1}, &cpu));
     CHECK_OK(ls_comm_nccl(&(ls_comm_nccl_options){.host = world, .dev = gpu}, &comm));
-    run(world, comm, gpu, cpu, &gpt2, LS_F32);
-    run(world, comm, gpu, cpu, &gpt2, LS_BF16);
-    run(world, comm, gpu, cpu, &llama, LS_F32);
-    run(world, comm, gpu, cpu, &llama, LS_BF16);
-    check_head(gpu, cpu);
+    run(world, comm, gpu, cpu, &gpt2, LS_F32, false);
+    run(world, comm, gpu, cpu, &gpt2, LS_BF16, false);
+    run(world, comm, gpu, cpu, &llama, LS_F32, true);
+    run(world, comm, gpu, cpu, &llama, LS_BF16, true);
+    check_head(gpu, cpu, false);
+    check_head(gpu, cpu, true);
     comm->ops->destroy(comm);
     gpu->ops->close(gpu);
     cpu->ops->close(cpu);

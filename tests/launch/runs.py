@@ -160,7 +160,7 @@ def draw_records(rng):
 
 def draw_change(rng, bench, base):
     changes = [["optim.lr=3e-3"], ["schedule.kind=inverse_sqrt"], ["optim.weight_decay=0.3", "optim.clip_norm=0.5"],
-               ["batch.sequences=12"], ["batch.sequences=48"], ["numerics.compute=bf16"], ["optim.beta1=0.8"],
+               ["batch.sequences=12"], ["batch.sequences=48"], ["numerics.compute=bf16"], ["numerics.logits=compute"], ["optim.beta1=0.8"],
                ["schedule.kind=wsd", "schedule.decay_steps=2"], ["batch.micro=1"], ["batch.micro=6"],
                ["data.sequence=4"], ["data.document_mask=true"], [f"data.dir={bench.other_data}"],
                [f"data.dir={bench.mixed(0.2)}"], [f"data.dir={bench.answers}"], ["schedule.warmup_steps=0"], ["optim.groups=layers.0.* lr=0.3"]]
@@ -229,7 +229,7 @@ class Case:
                     f"optim.clip_norm={rng.choice([0, 0.5, 1])} "
                     f"schedule.kind={rng.choice(['cosine', 'constant', 'linear', 'wsd', 'inverse_sqrt'])} "
                     f"schedule.warmup_steps={rng.choice([0, 2, 9])} schedule.min_lr_ratio={rng.choice([0, 0.1])} "
-                    f"numerics.compute={'bf16' if self.bf16 else 'fp32'} "
+                    f"numerics.compute={'bf16' if self.bf16 else 'fp32'} numerics.logits={rng.choice(['fp32', 'compute'])} "
                     f"run.seed={rng.randrange(9)} faults.min_deadline_s=100 "
                     f"eval.batches={rng.choice([0, 0, 3])}")
             self.base = [*shlex.split(base), f"data.dir={rng.choice([bench.data, bench.mixed(0.7), bench.answers, bench.mixed(0.4) + f'; {bench.answers} 1'])}",

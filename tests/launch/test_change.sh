@@ -54,6 +54,19 @@ gives 75 "$LOCKSTEP" train $tiny run.name=rate2 --until 3
 gives 0 "$LOCKSTEP" train $tiny run.name=rate2 --resume --change $other
 holds "$TEST_CKPT_EQUAL" "$work/runs/rate/checkpoints/step-00000006" "$work/runs/rate2/checkpoints/step-00000006"
 
+# Logits of the type that computes: other numbers than without.
+half="$tiny numerics.compute=bf16"
+gives 0 "$LOCKSTEP" train $half run.name=half
+gives 75 "$LOCKSTEP" train $half run.name=logits --until 3
+gives 2 "$LOCKSTEP" train $half run.name=logits --resume numerics.logits=compute
+says '^numerics.logits: fp32 in the checkpoint, compute in this run$'
+gives 0 "$LOCKSTEP" train $half run.name=logits --resume --change numerics.logits=compute
+says 'from step 4 on: numerics.logits: fp32 in the checkpoint, compute in this run$'
+losses half >"$work/expected"
+losses logits >"$work/found"
+holds [ "$(head -n 3 "$work/found")" = "$(head -n 3 "$work/expected")" ]
+fails grep -qxF "$(sed -n 4p "$work/found")" "$work/expected"
+
 # A schedule of its own for what follows, warm-up and all; not before the run is there.
 gives 0 "$LOCKSTEP" train $tiny run.name=rate --resume --change $other run.steps=10 schedule.first_step=6 schedule.warmup_steps=4
 rates rate | tail -n 4 | tr '\n' ' ' >"$work/rates"

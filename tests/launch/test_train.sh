@@ -123,6 +123,13 @@ holds awk 'NR == 1 { x = $1 } NR == 2 { d = x - $1; exit !(d * d < 1e-3 * x * x)
 gives 2 "$LOCKSTEP" eval "$work/runs/bf16" --compute fp64
 says "compute is 'fp64'; auto, fp32 or bf16"
 
+# Logits of the type that computes, but for tokens that are drawn.
+gives 0 "$LOCKSTEP" train $tiny run.name=logits numerics.compute=bf16 numerics.logits=compute
+says ' parameters, bfloat16 with logits, '
+holds grep -q '^ *logits: compute ' "$work/runs/logits/config.yaml"
+gives 0 "$LOCKSTEP" eval "$work/runs/logits" --batches 2
+gives 0 "$LOCKSTEP" sample "$work/runs/logits" --prompt a --tokens 4
+
 # A loss that is no number is told as such, on all ranks, and is no success.
 gives 0 "$LOCKSTEP" ckpt convert "$work/runs/a" --to safetensors -o "$work/hf"
 python3 - "$work/hf/model.safetensors" <<'PYTHON'

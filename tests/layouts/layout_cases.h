@@ -9,6 +9,7 @@ typedef enum model_case {
     LLAMA,
     LLAMA_TIED,
     LLAMA_BF16,
+    LLAMA_LOGITS, /* these in bf16 too */
     MIXTURE,
     MIXTURE_DROPLESS,
     MIXTURE_EVEN, /* all tokens want all experts */
@@ -30,6 +31,9 @@ static const char *const model_overrides[MODELS] = {
                    "model.heads=8 model.kv_heads=4 model.ffn=44",
     [LLAMA_BF16] = "model.family=llama3 model.tied=false model.layers=4 model.channels=24 "
                    "model.heads=4 model.kv_heads=2 model.ffn=44 numerics.compute=bf16",
+    [LLAMA_LOGITS] = "model.family=llama3 model.tied=true model.layers=3 model.channels=32 "
+                     "model.heads=4 model.kv_heads=2 model.ffn=44 numerics.compute=bf16 "
+                     "numerics.logits=compute",
     [MIXTURE] =
         "model.family=llama3 model.tied=false model.layers=3 model.channels=24 "
         "model.heads=4 model.kv_heads=2 model.ffn=20 model.experts=5 model.expert_capacity=1.2 "
@@ -185,6 +189,7 @@ static const layout_case exact_cases[] = {
     {2, LLAMA_BF16, "parallel.zero=1"},
     {3, LLAMA_BF16, "parallel.zero=2"},
     {4, LLAMA_BF16, "parallel.zero=3 parallel.shard=2"},
+    {3, LLAMA_LOGITS, "parallel.zero=3"},
     {4, LLAMA, "parallel.zero=3 recompute.mode=full"},
     {2, DOCUMENTS, "parallel.zero=3"},
     {3, DOCUMENTS, "parallel.zero=1 recompute.mode=full"},

@@ -149,7 +149,8 @@ static void draw_batches(setting *s) {
     }
 }
 
-/* Every other layout masks documents: of each pair with the same numbers of ranks one does. */
+/* Every other layout masks documents, and has logits of its dtype: of each pair with the same
+ * numbers of ranks one does. */
 static bool masks(const setting *s) {
     return (s->layout - layouts) % 2 == 1;
 }
@@ -160,6 +161,7 @@ static ls_model_options options_of(const setting *s) {
                               .batch = batch,
                               .seq = seq,
                               .dtype = s->dtype,
+                              .narrow_logits = masks(s),
                               .training = true,
                               .document_mask = masks(s),
                               .document_token = BEGIN};

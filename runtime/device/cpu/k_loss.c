@@ -13,6 +13,30 @@ enum { BLOCK_ELEMS = 2048 };
  */
 enum { STREAM_BYTES = 16 << 20 };
 
+static bool is_narrow(const ls_cross_entropy *op) {
+    return op->narrow && op->dtype == LS_BF16;
+}
+
+/* Row i's logit in column v. */
+static float logit(const ls_cross_entropy *op, int64_t i, int64_t v) {
+    return ls_load(is_narrow(op) ? LS_BF16 : LS_F32, op->logits, i * op->ld + v);
+}
+
+/* Columns [begin, begin + count) of row i in fp32: where they lie, or in room. */
+static const float *logits_of(const ls_cross_entropy *op, int64_t i, int64_t begin, int64_t count,
+                              float *room) {
+    const int64_t at = i * op->ld + begin;
+    if (!is_narrow(op)) {
+        return (const float *)op->logits + at;
+    }
+    const ls_bf16 *x = (const ls_bf16 *)op->logits + at;
+#pragma omp simd
+    for (int64_t v = 0; v < count; v++) {
+        room[v] = ls_load(LS_BF16, x, v);
+    }
+    return room;
+}
+
 #if HAS_BF16_VECTORS
 /* The largest of x, NaNs disregarded (maxps gives its second operand for a NaN). */
 LS_INLINE float block_max(const float *x, int64_t n) {
@@ -80,13 +104,14 @@ LS_INLINE void probabilities_lines(const bool stream, const float *x, const floa
     }
 }
 
-static void probabilities_bf16(const ls_cross_entropy *op, const float *x, float max, float factor,
-                               ls_bf16 *to) {
+static void probabilities_bf16(const ls_cross_entropy *op, const float *x, int64_t n, float max,
+                               float factor, ls_bf16 *to) {
     const bool large = op->rows * op->ld * (int64_t)sizeof *to > STREAM_BYTES;
+    const float *next = is_narrow(op) ? x : x + op->ld;
     if (large && (uintptr_t)to % 64 == 0) {
-        probabilities_lines(true, x, x + op->ld, op->vocab, max, factor, to);
+        probabilities_lines(true, x, next, n, max, factor, to);
     } else {
-        probabilities_lines(false, x, x + op->ld, op->vocab, max, factor, to);
+        probabilities_lines(false, x, next, n, max, factor, to);
     }
 }
 #elif HAS_BF16_NEON
@@ -134,15 +159,16 @@ LS_INLINE float block_sum_exp(const float *x, int64_t n, float max) {
     return sum;
 }
 
-static void probabilities_bf16(const ls_cross_entropy *op, const float *x, float max, float factor,
-                               ls_bf16 *to) {
+static void probabilities_bf16(const ls_cross_entropy *op, const float *x, int64_t n, float max,
+                               float factor, ls_bf16 *to) {
+    (void)op;
     const float32x4_t log2_e = vdupq_n_f32(LS_LOG2_E), top = vdupq_n_f32(max);
     int64_t v = 0;
-    for (; v + NEON_LANES <= op->vocab; v += NEON_LANES) { /* read before its place is written */
+    for (; v + NEON_LANES <= n; v += NEON_LANES) { /* read before its place is written */
         const float32x4_t p = neon_exp2(vmulq_f32(vsubq_f32(vld1q_f32(x + v), top), log2_e));
         neon_store(to + v, NEON_LANES, vmulq_n_f32(p, factor));
     }
-    for (; v < op->vocab; v++) {
+    for (; v < n; v++) {
         to[v] = ls_bf16_from_f32(ls_vec_exp_softmax(x[v] - max) * factor);
     }
 }
@@ -188,19 +214,21 @@ LS_INLINE float block_sum_exp(const float *x, int64_t n, float max) {
 
 #endif
 
-/* *max = the largest of x, *sum = sum exp(x - max). A NaN never becomes the maximum but reaches the
- * sum; the maximum starts finite, so that exp(-inf - max) is 0 and +inf gives inf - inf. */
-static void denominator(const float *x, int64_t n, float *max, double *sum) {
+/* *max = the largest of row i, *sum = sum exp(x - max). A NaN never becomes the maximum but reaches
+ * the sum; the maximum starts finite, so that exp(-inf - max) is 0 and +inf gives inf - inf. */
+static void denominator(const ls_cross_entropy *op, int64_t i, float *max, double *sum) {
+    float room[BLOCK_ELEMS];
     *max = -FLT_MAX;
     *sum = 0.0;
-    for (int64_t begin = 0; begin < n; begin += BLOCK_ELEMS) {
-        const int64_t count = ls_min(BLOCK_ELEMS, n - begin);
-        const float largest = block_max(x + begin, count);
+    for (int64_t begin = 0; begin < op->vocab; begin += BLOCK_ELEMS) {
+        const int64_t count = ls_min(BLOCK_ELEMS, op->vocab - begin);
+        const float *x = logits_of(op, i, begin, count, room);
+        const float largest = block_max(x, count);
         if (largest > *max) {
             *sum *= exp((double)*max - (double)largest);
             *max = largest;
         }
-        *sum += (double)block_sum_exp(x + begin, count, *max);
+        *sum += (double)block_sum_exp(x, count, *max);
     }
 }
 
@@ -210,24 +238,34 @@ static inline int64_t target_column(const ls_cross_entropy *op, int64_t i) {
     return column >= 0 && column < op->vocab ? column : -1;
 }
 
+/* to[v] = exp(x[v] - max) factor for v < n. */
+LS_INLINE void probabilities(const ls_cross_entropy *op, const float *x, int64_t n, float max,
+                             float factor, void *to, ls_dtype dtype) {
+    (void)op;
+    int64_t first = 0;
+#if HAS_BF16_VECTORS || HAS_BF16_NEON
+    if (dtype == LS_BF16) {
+        probabilities_bf16(op, x, n, max, factor, to);
+        first = n;
+    }
+#endif
+#pragma omp simd
+    for (int64_t v = first; v < n; v++) {
+        ls_store(dtype, to, v, ls_vec_exp_softmax(x[v] - max) * factor);
+    }
+}
+
 /* dlogits may be logits: each element is read before it is written. */
 LS_INLINE void gradient_row(const ls_cross_entropy *op, int64_t i, float max, float factor,
                             ls_dtype dtype) {
-    const float *x = (const float *)op->logits + i * op->ld;
+    float room[BLOCK_ELEMS];
     void *dlogits = ls_at_mut(dtype, op->dlogits, i * op->ld);
-    const int64_t target = target_column(op, i);
-    const float x_target = target < 0 ? 0.0f : x[target];
-#if HAS_BF16_VECTORS || HAS_BF16_NEON
-    if (dtype == LS_BF16) {
-        probabilities_bf16(op, x, max, factor, dlogits);
-    }
-    const int64_t first = dtype == LS_BF16 ? op->vocab : 0;
-#else
-    const int64_t first = 0;
-#endif
-#pragma omp simd
-    for (int64_t v = first; v < op->vocab; v++) {
-        ls_store(dtype, dlogits, v, ls_vec_exp_softmax(x[v] - max) * factor);
+    const int64_t target = target_column(op, i), piece = is_narrow(op) ? BLOCK_ELEMS : op->vocab;
+    const float x_target = target < 0 ? 0.0f : logit(op, i, target);
+    for (int64_t begin = 0; begin < op->vocab; begin += piece) {
+        const int64_t count = ls_min(piece, op->vocab - begin);
+        probabilities(op, logits_of(op, i, begin, count, room), count, max, factor,
+                      ls_at_mut(dtype, dlogits, begin), dtype);
     }
     if (target >= 0) {
         const float p_target = ls_vec_exp_softmax(x_target - max) * factor;
@@ -256,11 +294,10 @@ static void loss_row(const ls_cross_entropy *op, int64_t i) {
         ignore_row(op, i);
         return;
     }
-    const float *x = (const float *)op->logits + i * op->ld;
     float max;
     double sum;
-    denominator(x, op->vocab, &max, &sum);
-    losses[i] = (float)(log(sum) + ((double)max - (double)x[target]));
+    denominator(op, i, &max, &sum);
+    losses[i] = (float)(log(sum) + ((double)max - (double)logit(op, i, target)));
     if (op->dlogits) {
         LS_BY_DTYPE(op->dtype, gradient_row, op, i, max, (float)(op->grad_scale / sum));
     }
@@ -277,13 +314,12 @@ ls_status LS_ISA_NAME(ls_cpu_cross_entropy)(ls_device *dev, const ls_cross_entro
 }
 
 static void share_row(const ls_cross_entropy *op, int64_t i) {
-    const float *x = (const float *)op->logits + i * op->ld;
     float *share = (float *)op->share + 3 * i;
     const int64_t target = target_column(op, i);
     double sum;
-    denominator(x, op->vocab, &share[0], &sum);
+    denominator(op, i, &share[0], &sum);
     share[1] = (float)sum;
-    share[2] = target < 0 ? 0.0f : x[target];
+    share[2] = target < 0 ? 0.0f : logit(op, i, target);
 }
 
 ls_status LS_ISA_NAME(ls_cpu_cross_entropy_share)(ls_device *dev, const ls_cross_entropy *op) {

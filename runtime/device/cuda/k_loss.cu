@@ -21,28 +21,31 @@ struct running_sum {
     float max, sum;
 };
 
-/* Packs of columns, LOSS_THREADS packs apart; `left`: columns from the first of these on. */
-template <bool WHOLE>
-__device__ __forceinline__ void add_some(running_sum &r, const pack<float> *a, int left) {
+/* Packs of columns, LOSS_THREADS packs apart; `left`: columns from the first of these on. X is here
+ * and below the type of the logits, T that of their gradients. */
+template <bool WHOLE, class X>
+__device__ __forceinline__ void add_some(running_sum &r, const pack<X> *a, int left) {
+    constexpr int P = pack<X>::size;
     float largest = r.max;
 #pragma unroll
-    for (int i = 0; i < AT_ONCE * 4; i++) {
-        const bool inside = WHOLE || i / 4 * LOSS_THREADS * 4 + i % 4 < left;
-        largest = inside && a[i / 4].v[i % 4] > largest ? a[i / 4].v[i % 4] : largest;
+    for (int i = 0; i < AT_ONCE * P; i++) {
+        const bool inside = WHOLE || i / P * LOSS_THREADS * P + i % P < left;
+        largest = inside && a[i / P].v[i % P] > largest ? a[i / P].v[i % P] : largest;
     }
     if (largest > r.max) {
         r.sum *= exp_of(r.max - largest);
         r.max = largest;
     }
 #pragma unroll
-    for (int i = 0; i < AT_ONCE * 4; i++) {
-        const bool inside = WHOLE || i / 4 * LOSS_THREADS * 4 + i % 4 < left;
-        r.sum += inside ? exp_of(a[i / 4].v[i % 4] - r.max) : 0.0f;
+    for (int i = 0; i < AT_ONCE * P; i++) {
+        const bool inside = WHOLE || i / P * LOSS_THREADS * P + i % P < left;
+        r.sum += inside ? exp_of(a[i / P].v[i % P] - r.max) : 0.0f;
     }
 }
 
-__device__ __forceinline__ void add_packs(running_sum &r, const pack<float> *a, int64_t left) {
-    constexpr int SPAN = (AT_ONCE - 1) * LOSS_THREADS * 4 + 4;
+template <class X>
+__device__ __forceinline__ void add_packs(running_sum &r, const pack<X> *a, int64_t left) {
+    constexpr int SPAN = ((AT_ONCE - 1) * LOSS_THREADS + 1) * pack<X>::size;
     if (left >= SPAN) {
         add_some<true>(r, a, SPAN);
     } else {
@@ -60,14 +63,16 @@ __device__ __forceinline__ float largest_of(float x, float *room) {
     return warp_max(room[threadIdx.x % LOSS_WARPS]);
 }
 
-__device__ __forceinline__ void denominator(const float *x, int64_t vocab, bool wide, float *room,
+template <class X>
+__device__ __forceinline__ void denominator(const X *x, int64_t vocab, bool wide, float *room,
                                             float *max_out, double *sum_out, double *sums) {
+    constexpr int P = pack<X>::size;
     running_sum own = {-FLT_MAX, 0.0f};
-    for (int64_t v = threadIdx.x * 4; v < vocab; v += AT_ONCE * LOSS_THREADS * 4) {
-        pack<float> a[AT_ONCE];
+    for (int64_t v = threadIdx.x * P; v < vocab; v += AT_ONCE * LOSS_THREADS * P) {
+        pack<X> a[AT_ONCE];
 #pragma unroll
         for (int u = 0; u < AT_ONCE; u++) {
-            a[u] = load_pack(x, v + u * LOSS_THREADS * 4, vocab, wide);
+            a[u] = load_pack(x, v + u * LOSS_THREADS * P, vocab, wide);
         }
         add_packs(own, a, vocab - v);
     }
@@ -79,7 +84,7 @@ __device__ __forceinline__ void denominator(const float *x, int64_t vocab, bool 
 
 struct loss_arguments {
     int64_t rows, vocab, ld, first;
-    const float *logits;
+    const void *logits;
     const int32_t *targets;
     float *losses, *share;
     const float *shares;
@@ -89,6 +94,11 @@ struct loss_arguments {
     bool wide;
 };
 
+template <class X>
+__device__ __forceinline__ const X *row_of(const loss_arguments &o, int64_t row) {
+    return (const X *)o.logits + row * o.ld;
+}
+
 /* The column of this part that row `row` is to hit; -1: none. */
 __device__ __forceinline__ int64_t target_column(const loss_arguments &o, int64_t row) {
     const int64_t column = o.targets[row] - o.first;
@@ -96,11 +106,11 @@ __device__ __forceinline__ int64_t target_column(const loss_arguments &o, int64_
 }
 
 /* dlogits may be logits: each element is read before it is written, by the same thread. */
-template <class T>
+template <class T, class X>
 __device__ __forceinline__ void gradient_row(const loss_arguments &o, int64_t row, float max,
                                              float factor, int64_t target) {
-    constexpr int P = pack<T>::size;
-    const float *x = o.logits + row * o.ld;
+    constexpr int P = pack<T>::size, X_P = pack<X>::size;
+    const X *x = row_of<X>(o, row);
     T *dlogits = (T *)o.dlogits + row * o.ld;
     const bool ignored = o.targets[row] < 0;
     const int64_t strips = (o.ld + LOSS_THREADS * P - 1) / (LOSS_THREADS * P);
@@ -111,13 +121,13 @@ __device__ __forceinline__ void gradient_row(const loss_arguments &o, int64_t ro
         }
         pack<T> d;
 #pragma unroll
-        for (int k = 0; k < P; k += 4) {
-            pack<float> a = {};
+        for (int k = 0; k < P; k += X_P) {
+            pack<X> a = {};
             if (!ignored) {
                 a = load_pack(x, v + k, o.vocab, o.wide);
             }
 #pragma unroll
-            for (int j = 0; j < 4; j++) {
+            for (int j = 0; j < X_P; j++) {
                 const int64_t at = v + k + j;
                 const float p = !ignored && at < o.vocab ? exp_of(a.v[j] - max) * factor : 0.0f;
                 d.v[k + j] = at == target ? p - o.grad_scale : p;
@@ -127,7 +137,7 @@ __device__ __forceinline__ void gradient_row(const loss_arguments &o, int64_t ro
     }
 }
 
-template <class T>
+template <class T, class X>
 __global__ void __launch_bounds__(LOSS_THREADS) cross_entropy_kernel(loss_arguments o) {
     LS_SHARED(float, room, LOSS_WARPS);
     LS_SHARED(double, sums, LOSS_WARPS);
@@ -135,7 +145,8 @@ __global__ void __launch_bounds__(LOSS_THREADS) cross_entropy_kernel(loss_argume
     float max = 0.0f, factor = 0.0f;
     if (target >= 0) {
         double sum;
-        const float *x = o.logits + row * o.ld, x_target = x[target];
+        const X *x = row_of<X>(o, row);
+        const float x_target = to_float(x[target]);
         denominator(x, o.vocab, o.wide, room, &max, &sum, sums); /* ends behind a barrier */
         factor = (float)((double)o.grad_scale / sum);
         if (threadIdx.x == 0) {
@@ -145,29 +156,30 @@ __global__ void __launch_bounds__(LOSS_THREADS) cross_entropy_kernel(loss_argume
         o.losses[row] = 0.0f;
     }
     if (o.dlogits) {
-        gradient_row<T>(o, row, max, factor, target);
+        gradient_row<T, X>(o, row, max, factor, target);
     }
 }
 
 /* A block's rows, kept in shared memory: pack k of a thread lies at k * LOSS_THREADS from its first
  * place. Pairs of packs are groups of copies, the last perhaps a single one. A row has less than
- * 2^16 columns. */
+ * 2^17 columns. */
 struct kept_rows {
     uint4 *own;
     int packs, vocab, ld;
 };
 
 /* The first column of a thread's pack. */
-__device__ __forceinline__ int kept_column(int k) {
-    return (k * LOSS_THREADS + (int)threadIdx.x) * 4;
+template <class X> __device__ __forceinline__ int kept_column(int k) {
+    return (k * LOSS_THREADS + (int)threadIdx.x) * pack<X>::size;
 }
 
 /* Packs [first, first + AT_ONCE) of row x on their way; x NULL: nothing is. */
-__device__ __forceinline__ void fetch_packs(const kept_rows &kept, int first, const float *x) {
+template <class X>
+__device__ __forceinline__ void fetch_packs(const kept_rows &kept, int first, const X *x) {
 #pragma unroll
     for (int k = first; x && k < first + AT_ONCE; k++) {
-        if (kept_column(k) < kept.ld) {
-            copy_async(kept.own + k * LOSS_THREADS, x + kept_column(k), true);
+        if (kept_column<X>(k) < kept.ld) {
+            copy_async(kept.own + k * LOSS_THREADS, x + kept_column<X>(k), true);
         }
     }
     copy_commit();
@@ -196,6 +208,7 @@ __device__ __forceinline__ void wait_for_groups(int but) {
 enum { KEPT_PACKS_MAX = 14 }; /* 7 groups */
 
 /* The row's largest logit, and grad_scale over its denominator; its loss to memory. */
+template <class X>
 __device__ __forceinline__ void kept_denominator(const loss_arguments &o, const kept_rows &kept,
                                                  int64_t row, int target, float *max_out,
                                                  float *factor_out) {
@@ -205,16 +218,15 @@ __device__ __forceinline__ void kept_denominator(const loss_arguments &o, const 
     running_sum own = {-FLT_MAX, 0.0f};
     const int groups = (kept.packs + AT_ONCE - 1) / AT_ONCE;
     for (int i = 0; i < groups; i++) {
-        pack<float> a[AT_ONCE] = {};
+        pack<X> a[AT_ONCE] = {};
         wait_for_groups(groups - 1 - i);
 #pragma unroll
         for (int u = 0; u < AT_ONCE; u++) {
-            if (kept_column(i * AT_ONCE + u) < kept.ld) {
-                a[u] =
-                    unpack<float>(load_whole<uint4>(kept.own + (i * AT_ONCE + u) * LOSS_THREADS));
+            if (kept_column<X>(i * AT_ONCE + u) < kept.ld) {
+                a[u] = unpack<X>(load_whole<uint4>(kept.own + (i * AT_ONCE + u) * LOSS_THREADS));
             }
         }
-        add_packs(own, a, kept.vocab - kept_column(i * AT_ONCE));
+        add_packs(own, a, kept.vocab - kept_column<X>(i * AT_ONCE));
     }
     const float whole = largest_of(own.max, room);
     const double part = warp_sum((double)(own.sum * exp_of(own.max - whole)));
@@ -230,7 +242,7 @@ __device__ __forceinline__ void kept_denominator(const loss_arguments &o, const 
             sum += sums[w];
         }
         factor[0] = (float)((double)o.grad_scale / sum);
-        x_target = ((const float *)kept.own)[target];
+        x_target = to_float(((const X *)kept.own)[target]);
     }
     __syncthreads(); /* from here on the row may give way to the next */
     *factor_out = factor[0];
@@ -241,57 +253,62 @@ __device__ __forceinline__ void kept_denominator(const loss_arguments &o, const 
 }
 
 /* The gradient of a thread's packs [first, first + AT_ONCE) of a row. */
-template <class T>
+template <class T, class X>
 __device__ __forceinline__ void kept_gradient(const loss_arguments &o, const kept_rows &kept,
                                               int first, T *dlogits, int target, float max,
                                               float factor) {
+    constexpr int P = pack<X>::size;
 #pragma unroll
     for (int k = first; k < first + AT_ONCE; k++) {
-        const int v = kept_column(k);
+        const int v = kept_column<X>(k);
         if (v >= kept.ld) {
             continue;
         }
-        pack<float> d = {};
+        pack<X> d = {};
         if (target >= 0) {
-            const pack<float> a = unpack<float>(load_whole<uint4>(kept.own + k * LOSS_THREADS));
+            const pack<X> a = unpack<X>(load_whole<uint4>(kept.own + k * LOSS_THREADS));
 #pragma unroll
-            for (int j = 0; j < 4; j++) {
+            for (int j = 0; j < P; j++) {
                 d.v[j] = exp_of(a.v[j] - max) * factor;
             }
         }
-        if (v + 4 > kept.vocab || (v <= target && target < v + 4)) {
+        if (v + P > kept.vocab || (v <= target && target < v + P)) {
 #pragma unroll
-            for (int j = 0; j < 4; j++) {
+            for (int j = 0; j < P; j++) {
                 d.v[j] = v + j >= kept.vocab ? 0.0f : d.v[j];
                 d.v[j] -= v + j == target ? o.grad_scale : 0.0f;
             }
         }
-        store_four(dlogits, v, kept.ld, d);
+        if constexpr (P == 4) {
+            store_four(dlogits, v, kept.ld, d);
+        } else {
+            store_pack(dlogits, v, kept.ld, true, d);
+        }
     }
 }
 
-template <class T>
+template <class T, class X>
 __global__ void __launch_bounds__(LOSS_THREADS) kept_kernel(loss_arguments o, int packs) {
     LS_SHARED_DYNAMIC(uint4, rows);
     const kept_rows kept = {rows + threadIdx.x, packs, (int)o.vocab, (int)o.ld};
     int64_t row = blockIdx.x;
     int target = (int)target_column(o, row);
     for (int k = 0; k < packs; k += AT_ONCE) {
-        fetch_packs(kept, k, target >= 0 ? o.logits + row * o.ld : NULL);
+        fetch_packs(kept, k, target >= 0 ? row_of<X>(o, row) : NULL);
     }
     while (row < o.rows) {
         const int64_t next = row + gridDim.x;
         const int next_target = next < o.rows ? (int)target_column(o, next) : -1;
-        const float *next_x = next_target >= 0 ? o.logits + next * o.ld : NULL;
+        const X *next_x = next_target >= 0 ? row_of<X>(o, next) : NULL;
         float max = 0.0f, factor = 0.0f;
         if (target >= 0) {
-            kept_denominator(o, kept, row, target, &max, &factor);
+            kept_denominator<X>(o, kept, row, target, &max, &factor);
         } else if (threadIdx.x == 0) {
             o.losses[row] = 0.0f;
         }
         for (int k = 0; k < packs; k += AT_ONCE) {
             if (o.dlogits) {
-                kept_gradient(o, kept, k, (T *)o.dlogits + row * o.ld, target, max, factor);
+                kept_gradient<T, X>(o, kept, k, (T *)o.dlogits + row * o.ld, target, max, factor);
             }
             fetch_packs(kept, k, next_x);
         }
@@ -301,22 +318,23 @@ __global__ void __launch_bounds__(LOSS_THREADS) kept_kernel(loss_arguments o, in
     copy_wait();
 }
 
-__global__ void __launch_bounds__(LOSS_THREADS) share_kernel(loss_arguments o) {
+template <class X> __global__ void __launch_bounds__(LOSS_THREADS) share_kernel(loss_arguments o) {
     LS_SHARED(float, room, LOSS_WARPS);
     LS_SHARED(double, sums, LOSS_WARPS);
     const int64_t row = blockIdx.x, target = target_column(o, row);
-    const float *x = o.logits + row * o.ld;
+    const X *x = row_of<X>(o, row);
     float max;
     double sum;
     denominator(x, o.vocab, o.wide, room, &max, &sum, sums);
     if (threadIdx.x == 0) {
         o.share[3 * row] = max;
         o.share[3 * row + 1] = (float)sum;
-        o.share[3 * row + 2] = target < 0 ? 0.0f : x[target];
+        o.share[3 * row + 2] = target < 0 ? 0.0f : to_float(x[target]);
     }
 }
 
-template <class T> __global__ void __launch_bounds__(LOSS_THREADS) merge_kernel(loss_arguments o) {
+template <class T, class X>
+__global__ void __launch_bounds__(LOSS_THREADS) merge_kernel(loss_arguments o) {
     const int64_t row = blockIdx.x;
     float max = -FLT_MAX, factor = 0.0f;
     double sum = 0.0, x_target = 0.0;
@@ -336,7 +354,7 @@ template <class T> __global__ void __launch_bounds__(LOSS_THREADS) merge_kernel(
         o.losses[row] = o.targets[row] >= 0 ? (float)(log(sum) + ((double)max - x_target)) : 0.0f;
     }
     if (o.dlogits) {
-        gradient_row<T>(o, row, max, factor, target_column(o, row));
+        gradient_row<T, X>(o, row, max, factor, target_column(o, row));
     }
 }
 
@@ -346,7 +364,7 @@ template <class T> static loss_arguments loss_arguments_of(const ls_cross_entrop
     o.vocab = op->vocab;
     o.ld = op->ld;
     o.first = op->first;
-    o.logits = (const float *)op->logits;
+    o.logits = op->logits;
     o.targets = op->targets;
     o.losses = (float *)op->losses;
     o.share = (float *)op->share;
@@ -354,7 +372,7 @@ template <class T> static loss_arguments loss_arguments_of(const ls_cross_entrop
     o.parts = op->parts;
     o.dlogits = op->dlogits;
     o.grad_scale = (float)op->grad_scale;
-    o.wide = op->ld % pack<T>::size == 0 && is_aligned(o.logits) && is_aligned((T *)op->dlogits);
+    o.wide = op->ld % pack<T>::size == 0 && is_aligned(o.logits) && is_aligned(o.dlogits);
     return o;
 }
 
@@ -373,23 +391,29 @@ static bool fits(int64_t packs, int *multiprocessors) {
 
 template <class T> static void launch(cudaStream_t stream, const ls_cross_entropy *op) {
     loss_arguments o = loss_arguments_of<T>(op);
-    const int64_t packs = (o.ld + 4 * LOSS_THREADS - 1) / (4 * LOSS_THREADS);
+    const int64_t round = LOSS_THREADS * (op->narrow ? pack<T>::size : pack<float>::size);
+    const int64_t packs = (o.ld + round - 1) / round;
     int blocks = 0;
     o.first = 0;
     if (o.wide && fits(packs, &blocks)) {
-        auto keeping = kept_kernel<T>;
+        auto keeping = op->narrow ? kept_kernel<T, T> : kept_kernel<T, float>;
         const int bytes = (int)packs * LOSS_THREADS * (int)sizeof(uint4);
         cudaFuncSetAttribute(keeping, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
         LS_LAUNCH(keeping, grid_for(o.rows, 1, 1, blocks), LOSS_THREADS, (size_t)bytes, stream, o,
                   (int)packs);
         return;
     }
-    auto kernel = cross_entropy_kernel<T>;
+    auto kernel = op->narrow ? cross_entropy_kernel<T, T> : cross_entropy_kernel<T, float>;
     LS_LAUNCH(kernel, (unsigned int)op->rows, LOSS_THREADS, 0, stream, o);
 }
 
+template <class X> static void launch_share(cudaStream_t stream, const ls_cross_entropy *op) {
+    auto kernel = share_kernel<X>;
+    LS_LAUNCH(kernel, (unsigned int)op->rows, LOSS_THREADS, 0, stream, loss_arguments_of<X>(op));
+}
+
 template <class T> static void launch_merge(cudaStream_t stream, const ls_cross_entropy *op) {
-    auto kernel = merge_kernel<T>;
+    auto kernel = op->narrow ? merge_kernel<T, T> : merge_kernel<T, float>;
     LS_LAUNCH(kernel, (unsigned int)op->rows, LOSS_THREADS, 0, stream, loss_arguments_of<T>(op));
 }
 
@@ -399,8 +423,7 @@ extern "C" void ls_cuda_launch_cross_entropy(cudaStream_t stream, const ls_cross
 
 extern "C" void ls_cuda_launch_cross_entropy_share(cudaStream_t stream,
                                                    const ls_cross_entropy *op) {
-    LS_LAUNCH(share_kernel, (unsigned int)op->rows, LOSS_THREADS, 0, stream,
-              loss_arguments_of<float>(op));
+    LS_BY_DTYPE(op->narrow ? op->dtype : LS_F32, launch_share, stream, op);
 }
 
 extern "C" void ls_cuda_launch_cross_entropy_merge(cudaStream_t stream,
