@@ -18,15 +18,16 @@ typedef struct draw {
     double temperature, top;
 } draw;
 
-static double weight(const draw *d, double logit) {
-    return exp((logit - d->top) / d->temperature);
+static float weight(const draw *d, double logit) {
+    return expf((float)((logit - d->top) / d->temperature));
 }
 
-/* Of all that are `floor` or more. */
-static double weight_from(const draw *d, float floor) {
+/* weights [vocab] of all that are `floor` or more, 0 of the others; returns their sum. */
+static double weigh_from(const draw *d, float floor, float *weights) {
     double sum = 0.0;
     for (int64_t i = 0; i < d->vocab; i++) {
-        sum += d->logits[i] >= floor ? weight(d, d->logits[i]) : 0.0;
+        weights[i] = d->logits[i] >= floor ? weight(d, d->logits[i]) : 0.0f;
+        sum += weights[i];
     }
     return sum;
 }
@@ -46,7 +47,7 @@ static int64_t sort_from(const draw *d, float floor, float *sorted) {
 /* The least logit of the nucleus. Tokens with less than an even share of what may be left out are,
  * all together, no more than that: the nucleus is among the others, which alone are sorted. */
 static float nucleus(const draw *d, float floor, double top_p, float *sorted) {
-    const double all = weight_from(d, floor);
+    const double all = weigh_from(d, floor, sorted);
     const double even = log((1.0 - top_p) * all / (double)d->vocab) * d->temperature + d->top;
     const double least = fmin(even, d->top);
     const int64_t count = sort_from(d, fmaxf(floor, nextafterf((float)least, -INFINITY)), sorted);
@@ -119,9 +120,9 @@ ls_status ls_pick(const ls_pick_options *options, const float *logits, int64_t v
         floor = kth_largest(scratch, vocab, options->top_k);
     }
     floor = options->top_p < 1.0 ? nucleus(&d, floor, options->top_p, scratch) : floor;
-    double left = ls_rng_uniform(options->seed, 0, index) * weight_from(&d, floor);
+    double left = ls_rng_uniform(options->seed, 0, index) * weigh_from(&d, floor, scratch);
     for (int64_t i = 0; i < vocab; i++) {
-        left -= logits[i] >= floor ? weight(&d, logits[i]) : 0.0;
+        left -= scratch[i];
         if (left < 0.0) {
             *token = (int32_t)i;
             return LS_OK;

@@ -23,11 +23,11 @@ static void test_shapes(void) {
 
 /* Generation: a few queries at the end of a longer cache. */
 static void test_cache(void) {
-    static const shape shapes[] = {{1, 1, 2, 1, 1, 64},    {2, 1, 200, 4, 4, 64},
-                                   {3, 1, 333, 14, 2, 80}, {1, 5, 64, 6, 2, 96},
-                                   {2, 33, 129, 4, 1, 3},  {1, 64, 65, 2, 2, 128},
-                                   {1, 1, 1000, 3, 3, 16}, {1, 199, 200, 7, 1, 16},
-                                   {1, 1, 70, 4, 1, 1},    {2, 1, 9, 6, 2, 2}};
+    static const shape shapes[] = {
+        {1, 1, 2, 1, 1, 64},    {2, 1, 200, 4, 4, 64},   {3, 1, 333, 14, 2, 80},
+        {1, 5, 64, 6, 2, 96},   {2, 33, 129, 4, 1, 3},   {1, 64, 65, 2, 2, 128},
+        {1, 1, 1000, 3, 3, 16}, {1, 199, 200, 7, 1, 16}, {1, 1, 70, 4, 1, 1},
+        {2, 1, 9, 6, 2, 2},     {2, 1, 150, 4, 2, 90}};
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         check_shape(shapes[i], 1000 + 10 * i);
     }

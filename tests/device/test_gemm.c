@@ -526,6 +526,7 @@ int main(void) {
     check_flags(dev, LS_BF16, LS_BF16);
     const ls_gemm row = {.m = 1, .n = 1537, .k = 3333, .trans_b = true};
     check_threads(LS_BF16, LS_BF16, LS_GEMM_AUTO, row);
+    check_threads(LS_F32, LS_F32, LS_GEMM_AUTO, row);
     check_path(dev, LS_F32, LS_F32, LS_GEMM_AUTO);
     check_path(dev, LS_F32, LS_F32, LS_GEMM_PANELS);
     check_path(dev, LS_F32, LS_F32, LS_GEMM_PACKED);

@@ -26,6 +26,19 @@ typedef struct ls_cpu_device {
     ls_matmul_cache *matmuls;
 } ls_cpu_device;
 
+static inline int64_t ls_min(int64_t a, int64_t b) {
+    return a < b ? a : b;
+}
+
+/* p + i elements of fp32 or bf16. */
+static inline const void *ls_at(ls_dtype dtype, const void *p, int64_t i) {
+    return (const char *)p + i * (int64_t)(dtype == LS_BF16 ? sizeof(ls_bf16) : sizeof(float));
+}
+
+static inline void *ls_at_mut(ls_dtype dtype, void *p, int64_t i) {
+    return (char *)p + i * (int64_t)(dtype == LS_BF16 ? sizeof(ls_bf16) : sizeof(float));
+}
+
 /* Each thread has at least this much scratch from the moment the device is open. */
 #define LS_CPU_SCRATCH_MIN_BYTES ((size_t)256 << 10)
 

@@ -39,14 +39,6 @@ typedef struct direct_run {
     const ls_matmul *matmuls[2][2]; /* [last row of tiles][last column of tiles] */
 } direct_run;
 
-static int64_t min_i64(int64_t a, int64_t b) {
-    return a < b ? a : b;
-}
-
-static const char *at(const void *base, ls_dtype dtype, int64_t elems) {
-    return (const char *)base + elems * (int64_t)ls_dtype_bytes(dtype);
-}
-
 ls_status ls_gemm_preference_read(ls_gemm_preference *preference) {
     const char *word = getenv("LOCKSTEP_GEMM");
     *preference = LS_GEMM_FASTEST;
@@ -73,7 +65,7 @@ ls_status ls_gemm_preference_read(ls_gemm_preference *preference) {
 ls_gemm_path ls_gemm_path_select(ls_gemm_preference preference, ls_isa isa, bool has_tile,
                                  bool library_has_bf16, ls_dtype dtype, int64_t m, int64_t n,
                                  int64_t k) {
-    bool copied = min_i64(m, n) >= PANELS_LEAST;
+    bool copied = ls_min(m, n) >= PANELS_LEAST;
     bool small = dtype == LS_BF16 && (m > n ? m : n) <= COPIED_SMALL / k;
     bool tiled = (copied || small) && has_tile && preference != LS_GEMM_LIBRARY;
     if (dtype == LS_F32) {
@@ -131,15 +123,15 @@ static ls_gemm_sink choose_sink(const ls_gemm *op, ls_gemm_path path) {
 
 int ls_gemm_threads(const ls_device *dev, const ls_gemm *op, int64_t tiles) {
     double worth = 1.0 + (double)op->m * (double)op->n * (double)op->k / THREAD_WORK;
-    int64_t threads = min_i64(dev->threads, tiles);
+    int64_t threads = ls_min(dev->threads, tiles);
     return worth < (double)threads ? (int)worth : (int)threads;
 }
 
 static int multiply(const direct_run *run, int64_t m0, int64_t n0, int64_t m, int64_t n, void *c,
                     int64_t ldc, void *library_scratch) {
     const ls_gemm *op = run->op;
-    const void *a = at(op->a, op->dtype, op->trans_a ? m0 : m0 * op->lda);
-    const void *b = at(op->b, op->dtype, op->trans_b ? n0 * op->ldb : n0);
+    const void *a = ls_at(op->dtype, op->a, op->trans_a ? m0 : m0 * op->lda);
+    const void *b = ls_at(op->dtype, op->b, op->trans_b ? n0 * op->ldb : n0);
     if (run->use_matmul) {
         const ls_matmul *matmul = run->matmuls[m != run->tile_m][n != run->tile_n];
         return ls_matmul_run(matmul, a, b, c, library_scratch);
@@ -151,9 +143,9 @@ static int multiply(const direct_run *run, int64_t m0, int64_t n0, int64_t m, in
 static int run_tile(const direct_run *run, int64_t index, char *scratch) {
     const ls_gemm *op = run->op;
     int64_t m0 = index / run->grid_n * run->tile_m, n0 = index % run->grid_n * run->tile_n;
-    int64_t m = min_i64(run->tile_m, op->m - m0), n = min_i64(run->tile_n, op->n - n0);
+    int64_t m = ls_min(run->tile_m, op->m - m0), n = ls_min(run->tile_n, op->n - n0);
     int64_t corner = m0 * op->ldc + n0;
-    void *c = (void *)at(op->c, op->c_dtype, corner);
+    void *c = ls_at_mut(op->c_dtype, op->c, corner);
     bool in_place = run->sink.in_place;
     void *product = in_place ? c : scratch;
     int64_t ld = in_place ? op->ldc : run->tile_n + PAD;
@@ -162,7 +154,8 @@ static int run_tile(const direct_run *run, int64_t index, char *scratch) {
         return failed;
     }
     const float *bias = op->bias ? (const float *)op->bias + n0 : NULL;
-    const void *residual = run->sink.residual ? at(run->sink.residual, op->c_dtype, corner) : NULL;
+    const void *residual =
+        run->sink.residual ? ls_at(op->c_dtype, run->sink.residual, corner) : NULL;
     run->cpu->gemm_kernels->finish(product, ld, m, n, op->c_dtype, c, op->ldc, run->sink.add_c,
                                    bias, residual);
     return 0;
@@ -201,8 +194,8 @@ static void choose_tile(direct_run *run) {
     const ls_gemm *op = run->op;
     int64_t most_m = DIRECT_M, most_n = DIRECT_N;
     for (;;) {
-        run->tile_m = min_i64(op->m, ls_gemm_split(op->m, most_m, 8));
-        run->tile_n = min_i64(op->n, ls_gemm_split(op->n, most_n, PAD));
+        run->tile_m = ls_min(op->m, ls_gemm_split(op->m, most_m, 8));
+        run->tile_n = ls_min(op->n, ls_gemm_split(op->n, most_n, PAD));
         run->grid_m = (op->m - 1) / run->tile_m + 1;
         run->grid_n = (op->n - 1) / run->tile_n + 1;
         bool few = run->grid_m * run->grid_n < DIRECT_TILES;
@@ -243,25 +236,27 @@ static ls_status run_direct(ls_cpu_device *cpu, const ls_gemm *op, ls_gemm_sink 
     return ls_dnnl_check(failed, "matrix product");
 }
 
-/* Columns of a task of run_dots. */
-#define DOT_COLS 64
+/* Columns of a task of run_dots, and bytes of B that are worth a thread. */
+#define DOT_COLS  32
+#define DOT_WORTH ((int64_t)128 << 10)
 
+/* Generation: one row by rows of B. */
 static bool dots_suit(const ls_cpu_device *cpu, const ls_gemm *op) {
-    return cpu->gemm_kernels->dots && cpu->preference != LS_GEMM_LIBRARY && op->dtype == LS_BF16 &&
-           op->m == 1 && op->trans_b && !op->trans_a;
+    return cpu->preference != LS_GEMM_LIBRARY && op->m == 1 && op->trans_b && !op->trans_a;
 }
 
 static void run_dots(const ls_cpu_device *cpu, const ls_gemm *op) {
     const ls_gemm_kernels *kernels = cpu->gemm_kernels;
-    const int64_t pieces = (op->n - 1) / DOT_COLS + 1;
-    const int threads = ls_gemm_threads(&cpu->base, op, pieces);
+    const int64_t bytes = op->n * op->k * (int64_t)ls_dtype_bytes(op->dtype);
+    const int threads = (int)ls_min(cpu->base.threads, 1 + bytes / DOT_WORTH);
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t n0 = 0; n0 < op->n; n0 += DOT_COLS) {
         float product[DOT_COLS];
-        const int64_t n = min_i64(DOT_COLS, op->n - n0);
-        kernels->dots(n, op->k, op->a, (const ls_bf16 *)op->b + n0 * op->ldb, op->ldb, product);
-        const void *residual = op->residual ? at(op->residual, op->c_dtype, n0) : NULL;
-        kernels->finish(product, DOT_COLS, 1, n, op->c_dtype, (void *)at(op->c, op->c_dtype, n0),
+        const int64_t n = ls_min(DOT_COLS, op->n - n0);
+        kernels->dots(op->dtype, n, op->k, op->a, ls_at(op->dtype, op->b, n0 * op->ldb), op->ldb,
+                      product);
+        const void *residual = op->residual ? ls_at(op->c_dtype, op->residual, n0) : NULL;
+        kernels->finish(product, DOT_COLS, 1, n, op->c_dtype, ls_at_mut(op->c_dtype, op->c, n0),
                         op->ldc, op->accumulate, op->bias ? (const float *)op->bias + n0 : NULL,
                         residual);
     }

@@ -5,8 +5,8 @@
  * the shape and the path; each tile is one task of one thread, in which oneDNN runs
  * single-threaded. So the number of threads cannot change a bit of the result. What a
  * multiplication does not do (bias, residual, adding to C, conversion) is done on the tile while it
- * is in the cache of the thread that made it. One row of bf16 by rows of B (generation) is read
- * where it lies by a kernel of the level, if it has one. */
+ * is in the cache of the thread that made it. For one row of A by rows of B (generation) a kernel
+ * of the level reads B where it lies (k_gemm_dots.h). */
 #ifndef LS_DEVICE_CPU_GEMM_H
 #define LS_DEVICE_CPU_GEMM_H
 
@@ -57,9 +57,9 @@ typedef struct ls_gemm_kernels {
     void (*finish)(const float *product, int64_t ld_product, int64_t rows, int64_t cols,
                    ls_dtype c_dtype, void *c, int64_t ldc, bool add_c, const float *bias,
                    const void *residual);
-    /* product [cols] = the products of a [k] with each of cols rows of b [cols, ldb], bf16; each is
-     * summed in an order that depends on k alone. NULL: the level has none. */
-    void (*dots)(int64_t cols, int64_t k, const ls_bf16 *a, const ls_bf16 *b, int64_t ldb,
+    /* product [cols] = the products of a [k] with each of cols rows of b [cols, ldb] of dtype; each
+     * is summed in an order that depends on k alone. */
+    void (*dots)(ls_dtype dtype, int64_t cols, int64_t k, const void *a, const void *b, int64_t ldb,
                  float *product);
 } ls_gemm_kernels;
 

@@ -73,21 +73,13 @@ typedef struct packed_fetch {
     int64_t lines; /* at a time */
 } packed_fetch;
 
-static int64_t min_i64(int64_t a, int64_t b) {
-    return a < b ? a : b;
-}
-
 static int64_t pieces_of(int64_t size, int64_t piece) {
     return (size - 1) / piece + 1;
 }
 
-static const char *at(const void *base, ls_dtype dtype, int64_t elems) {
-    return (const char *)base + elems * (int64_t)ls_dtype_bytes(dtype);
-}
-
 /* Elements of K in words [k0, k0 + words). */
 static int64_t depth(const packed_run *run, int64_t k0, int64_t words) {
-    return min_i64(words * run->per_word, run->op->k - k0 * run->per_word);
+    return ls_min(words * run->per_word, run->op->k - k0 * run->per_word);
 }
 
 /* One panel of B, the piece of K from k0 on. */
@@ -95,10 +87,10 @@ static packed_source source_b(const packed_run *run, packed_block b, int64_t pan
     const ls_gemm *op = run->op;
     int64_t cols = run->tile->cols, n0 = b.n0 + panel * cols, row = k0 * run->per_word;
     int64_t corner = op->trans_b ? n0 * op->ldb + row : row * op->ldb + n0;
-    return (packed_source){.corner = at(op->b, op->dtype, corner),
+    return (packed_source){.corner = ls_at(op->dtype, op->b, corner),
                            .ld = op->ldb,
-                           .lanes = min_i64(cols, b.n - panel * cols),
-                           .k = depth(run, k0, min_i64(run->piece, b.k0 + b.k - k0)),
+                           .lanes = ls_min(cols, b.n - panel * cols),
+                           .k = depth(run, k0, ls_min(run->piece, b.k0 + b.k - k0)),
                            .rows = op->trans_b};
 }
 
@@ -121,10 +113,10 @@ static packed_source source_a(const packed_run *run, packed_block b, int64_t fir
     const ls_gemm *op = run->op;
     int64_t rows = run->tile->rows, m0 = b.m0 + first * rows, col = k0 * run->per_word;
     int64_t corner = op->trans_a ? col * op->lda + m0 : m0 * op->lda + col;
-    return (packed_source){.corner = at(op->a, op->dtype, corner),
+    return (packed_source){.corner = ls_at(op->dtype, op->a, corner),
                            .ld = op->lda,
-                           .lanes = min_i64(panels * rows, b.m - first * rows),
-                           .k = depth(run, k0, min_i64(run->piece, b.k0 + b.k - k0)),
+                           .lanes = ls_min(panels * rows, b.m - first * rows),
+                           .k = depth(run, k0, ls_min(run->piece, b.k0 + b.k - k0)),
                            .rows = !op->trans_a};
 }
 
@@ -157,10 +149,10 @@ static void run_tile(const packed_run *run, packed_block b, int64_t i, int64_t j
                      bool last, float *kept) {
     const ls_gemm *op = run->op;
     const ls_gemm_tile *t = run->tile;
-    int64_t rows = min_i64(t->rows, b.m - i * t->rows);
-    int64_t cols = min_i64(t->cols, b.n - j * t->cols);
+    int64_t rows = ls_min(t->rows, b.m - i * t->rows);
+    int64_t cols = ls_min(t->cols, b.n - j * t->cols);
     int64_t n0 = b.n0 + j * t->cols, corner = (b.m0 + i * t->rows) * op->ldc + n0;
-    void *c = (void *)at(op->c, op->c_dtype, corner);
+    void *c = ls_at_mut(op->c_dtype, op->c, corner);
     /* What is added once comes with the one piece that C is made from, or with the first. */
     bool once = run->kept ? last : first;
     bool add_c = op->accumulate || !once;
@@ -175,7 +167,7 @@ static void run_tile(const packed_run *run, packed_block b, int64_t i, int64_t j
     }
     _Alignas(64) float product[TILE_ELEMS];
     for (int64_t row = 0; row < rows; row++) {
-        __builtin_prefetch(at(c, op->c_dtype, row * op->ldc), 1);
+        __builtin_prefetch(ls_at(op->c_dtype, c, row * op->ldc), 1);
     }
     const float *add = run->kept && !first ? kept : NULL;
     if (add_c && !finished && op->c_dtype == LS_F32) { /* added where whole tiles have it added */
@@ -188,7 +180,7 @@ static void run_tile(const packed_run *run, packed_block b, int64_t i, int64_t j
     }
     t->multiply(rows, words, panel_a, panel_b, add, t->cols, product, t->cols);
     const float *bias = once && op->bias ? (const float *)op->bias + n0 : NULL;
-    const void *residual = once && op->residual ? at(op->residual, op->c_dtype, corner) : NULL;
+    const void *residual = once && op->residual ? ls_at(op->c_dtype, op->residual, corner) : NULL;
     run->cpu->gemm_kernels->finish(product, t->cols, rows, cols, op->c_dtype, c, op->ldc, add_c,
                                    bias, residual);
 }
@@ -198,7 +190,7 @@ static void run_tile(const packed_run *run, packed_block b, int64_t i, int64_t j
 static void run_panels(const packed_run *run, packed_block b, const packed_strip *s, int64_t j,
                        int64_t k0, packed_fetch *next_a, packed_fetch *next_b) {
     const ls_gemm_tile *t = run->tile;
-    int64_t words = min_i64(run->piece, b.k0 + b.k - k0);
+    int64_t words = ls_min(run->piece, b.k0 + b.k - k0);
     const uint32_t *copy = panel_b(run, b, j, k0);
     float *sums = s->sums + j * (s->last - s->first) * t->rows * t->cols;
     for (int64_t i = 0; i < s->last - s->first; i++) {
@@ -265,8 +257,8 @@ static void run_block(const packed_run *run, packed_block b, int64_t threads) {
     }
     /* Equal shares for all threads; where rows are too few for that, columns are cut too. */
     int64_t rounds = pieces_of(tiles_m, threads * t->strip_panels);
-    int64_t strips = min_i64(tiles_m, rounds * threads);
-    int64_t parts = min_i64(tiles_n, strips < threads ? pieces_of(threads, strips) : 1);
+    int64_t strips = ls_min(tiles_m, rounds * threads);
+    int64_t parts = ls_min(tiles_n, strips < threads ? pieces_of(threads, strips) : 1);
 #pragma omp for schedule(dynamic, 1)
     for (int64_t i = 0; i < strips * parts; i++) {
         run_part_of_strip(run, b, i / parts, strips, i % parts, parts, pieces_of(threads, parts),
@@ -291,9 +283,9 @@ static void run_blocks(const packed_run *run, int64_t threads, int64_t left, int
                 const packed_block block = {.m0 = m0,
                                             .n0 = n0,
                                             .k0 = k0,
-                                            .m = min_i64(run->block_m, op->m - m0),
-                                            .n = min_i64(run->block_n, right - n0),
-                                            .k = min_i64(run->stretch, run->words - k0)};
+                                            .m = ls_min(run->block_m, op->m - m0),
+                                            .n = ls_min(run->block_n, right - n0),
+                                            .k = ls_min(run->stretch, run->words - k0)};
                 if (threads == 1) {
                     run_own_block(run, block);
                 } else {
@@ -311,7 +303,7 @@ static void run_parts(const packed_run *run, int64_t b_words) {
         packed_run own = *run;
         own.b += part * b_words;
         run_blocks(&own, 1, tiles_n * part / run->parts * cols,
-                   min_i64(tiles_n * (part + 1) / run->parts * cols, run->op->n));
+                   ls_min(tiles_n * (part + 1) / run->parts * cols, run->op->n));
     }
 }
 
@@ -337,12 +329,12 @@ static void lay_out(packed_run *run, int64_t threads) {
     run->parts = parts_of(run, threads);
     const int64_t b_words = B_WORDS / run->parts;
     const int64_t part_n = pieces_of(pieces_of(op->n, t->cols), run->parts) * t->cols;
-    int64_t most_n = min_i64(run->kept ? t->block_n_kept : t->block_n, b_words / run->piece);
-    run->block_n = ls_gemm_split(min_i64(part_n, op->n), most_n / t->cols * t->cols, t->cols);
+    int64_t most_n = ls_min(run->kept ? t->block_n_kept : t->block_n, b_words / run->piece);
+    run->block_n = ls_gemm_split(ls_min(part_n, op->n), most_n / t->cols * t->cols, t->cols);
     int64_t pieces = b_words / (run->block_n * run->piece);
     run->stretch = ls_gemm_split(run->words, pieces * run->piece, run->piece);
     run->kept_shared = run->kept && run->stretch < run->words;
-    run->block_m = run->kept_shared ? min_i64(BLOCK_M_KEPT / t->rows * t->rows, op->m) : op->m;
+    run->block_m = run->kept_shared ? ls_min(BLOCK_M_KEPT / t->rows * t->rows, op->m) : op->m;
     run->panel_a = run->piece * t->a_width;
     run->panel_b = run->piece * t->b_width;
     run->strip_a = t->strip_panels * run->panel_a;
@@ -365,15 +357,15 @@ static void add_shape(const ls_gemm_tile *t, ls_dtype dtype, int64_t threads, in
     }
     const int64_t words = dtype == LS_BF16 ? pieces_of(k, 2) : k;
     const int64_t pieces = pieces_of(words, t->piece_words);
-    const int64_t piece = min_i64(t->piece_words, words + 15);
-    const int64_t block_n = min_i64(n, threads * t->block_n) + threads * t->cols;
-    const int64_t b_words = min_i64(block_n * (words + 16 * pieces), B_WORDS);
+    const int64_t piece = ls_min(t->piece_words, words + 15);
+    const int64_t block_n = ls_min(n, threads * t->block_n) + threads * t->cols;
+    const int64_t b_words = ls_min(block_n * (words + 16 * pieces), B_WORDS);
     int64_t sums = 0, shared_sums = 0;
     if (dtype == LS_BF16 && pieces > 1) { /* kept, if C is bf16 too */
-        const int64_t kept_n = min_i64(t->block_n_kept, n + t->cols);
+        const int64_t kept_n = ls_min(t->block_n_kept, n + t->cols);
         sums = kept_n * t->rows;
         shared_sums =
-            words > B_WORDS / t->block_n_kept / 2 ? min_i64(BLOCK_M_KEPT, m + t->rows) * kept_n : 0;
+            words > B_WORDS / t->block_n_kept / 2 ? ls_min(BLOCK_M_KEPT, m + t->rows) * kept_n : 0;
     }
     *shared_bytes = most(*shared_bytes, (size_t)(b_words + shared_sums) * 4);
     *scratch_bytes =

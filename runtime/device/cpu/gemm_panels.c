@@ -39,26 +39,18 @@ typedef struct panels_block {
     int64_t m0, n0, k0, m, n, k;
 } panels_block;
 
-static int64_t min_i64(int64_t a, int64_t b) {
-    return a < b ? a : b;
-}
-
 int64_t ls_gemm_split(int64_t size, int64_t most, int64_t multiple) {
     int64_t pieces = (size - 1) / most + 1;
     int64_t piece = (size - 1) / pieces + 1;
     return (piece - 1) / multiple * multiple + multiple;
 }
 
-static const char *at(const void *base, ls_dtype dtype, int64_t elems) {
-    return (const char *)base + elems * (int64_t)ls_dtype_bytes(dtype);
-}
-
 /* Copies rows [row, row + rows) and columns [col, col + cols) of an operand as stored. */
 static void pack(const panels_run *run, const void *operand, int64_t ld, bool trans, int64_t row,
                  int64_t col, int64_t rows, int64_t cols, float *panel, int64_t ld_panel) {
     ls_dtype dtype = run->op->dtype;
-    run->cpu->gemm_kernels->pack(dtype, trans, at(operand, dtype, row * ld + col), ld, rows, cols,
-                                 panel, ld_panel);
+    run->cpu->gemm_kernels->pack(dtype, trans, ls_at(dtype, operand, row * ld + col), ld, rows,
+                                 cols, panel, ld_panel);
 }
 
 /* Panels lie by tile, then by piece of K. */
@@ -73,7 +65,7 @@ static float *panel_b(const panels_run *run, int64_t tile, int64_t piece) {
 static void pack_a(const panels_run *run, panels_block b, int64_t tile, int64_t piece) {
     const ls_gemm *op = run->op;
     int64_t m0 = tile * run->tile_m, k0 = piece * run->tile_k;
-    int64_t m = min_i64(run->tile_m, b.m - m0), k = min_i64(run->tile_k, b.k - k0);
+    int64_t m = ls_min(run->tile_m, b.m - m0), k = ls_min(run->tile_k, b.k - k0);
     m0 += b.m0;
     k0 += b.k0;
     float *panel = panel_a(run, tile, piece);
@@ -87,7 +79,7 @@ static void pack_a(const panels_run *run, panels_block b, int64_t tile, int64_t 
 static void pack_b(const panels_run *run, panels_block b, int64_t tile, int64_t piece) {
     const ls_gemm *op = run->op;
     int64_t n0 = tile * run->tile_n, k0 = piece * run->tile_k;
-    int64_t n = min_i64(run->tile_n, b.n - n0), k = min_i64(run->tile_k, b.k - k0);
+    int64_t n = ls_min(run->tile_n, b.n - n0), k = ls_min(run->tile_k, b.k - k0);
     n0 += b.n0;
     k0 += b.k0;
     float *panel = panel_b(run, tile, piece);
@@ -101,15 +93,15 @@ static void pack_b(const panels_run *run, panels_block b, int64_t tile, int64_t 
 static int multiply(const panels_run *run, panels_block b, int64_t tile_row, int64_t tile_col) {
     const ls_gemm *op = run->op;
     int64_t m0 = tile_row * run->tile_m, n0 = tile_col * run->tile_n;
-    int64_t m = min_i64(run->tile_m, b.m - m0), n = min_i64(run->tile_n, b.n - n0);
+    int64_t m = ls_min(run->tile_m, b.m - m0), n = ls_min(run->tile_n, b.n - n0);
     int64_t corner = (b.m0 + m0) * op->ldc + b.n0 + n0;
-    void *c = (void *)at(op->c, op->c_dtype, corner);
+    void *c = ls_at_mut(op->c_dtype, op->c, corner);
     bool in_place = run->sink.in_place;
     float *product = in_place ? c : run->product + m0 * run->ldc + n0;
     int64_t ld = in_place ? op->ldc : run->ldc;
     float beta = b.k0 > 0 ? 1.0f : in_place ? run->sink.beta : 0.0f;
     for (int64_t k0 = 0, piece = 0; k0 < b.k; k0 += run->tile_k, piece++) {
-        int failed = ls_dnnl_sgemm(false, false, m, n, min_i64(run->tile_k, b.k - k0),
+        int failed = ls_dnnl_sgemm(false, false, m, n, ls_min(run->tile_k, b.k - k0),
                                    panel_a(run, tile_row, piece), run->lda,
                                    panel_b(run, tile_col, piece), run->ldb, beta, product, ld);
         if (failed) {
@@ -122,7 +114,8 @@ static int multiply(const panels_run *run, panels_block b, int64_t tile_row, int
         return 0;
     }
     const float *bias = op->bias ? (const float *)op->bias + b.n0 + n0 : NULL;
-    const void *residual = run->sink.residual ? at(run->sink.residual, op->c_dtype, corner) : NULL;
+    const void *residual =
+        run->sink.residual ? ls_at(op->c_dtype, run->sink.residual, corner) : NULL;
     run->cpu->gemm_kernels->finish(product, ld, m, n, op->c_dtype, c, op->ldc, run->sink.add_c,
                                    bias, residual);
     return 0;
@@ -160,9 +153,9 @@ static int run_blocks(const panels_run *run) {
                 const panels_block block = {.m0 = m0,
                                             .n0 = n0,
                                             .k0 = k0,
-                                            .m = min_i64(run->block_m, op->m - m0),
-                                            .n = min_i64(run->block_n, op->n - n0),
-                                            .k = min_i64(run->stretch_k, op->k - k0)};
+                                            .m = ls_min(run->block_m, op->m - m0),
+                                            .n = ls_min(run->block_n, op->n - n0),
+                                            .k = ls_min(run->stretch_k, op->k - k0)};
                 int status = run_block(run, block);
                 failed = status ? status : failed;
             }

@@ -3,15 +3,15 @@
  * rows see, with running maxima and sums, and no other task touches its outputs. A task of very few
  * rows (generation) has its own loops, with vectors along D, bound by the reading of keys. */
 #include "runtime/device/cpu/k_attention_bf16.h"
+#include "runtime/device/cpu/k_gemm_dots.h"
 
 #include <float.h>
 #include <math.h>
 #include <omp.h>
 
 typedef struct forward_scratch {
-    float *q_t;       /* [D, TILE] scaled queries; of forward_few [FEW_ROWS, ld] */
-    float *out_t;     /* [D, TILE] sums of probability times value; likewise */
-    float *k, *v;     /* [BLOCK, ld] of forward_few */
+    float *q_t;       /* [D, TILE] scaled queries */
+    float *out_t;     /* [D, TILE] sums of probability times value; of forward_few [FEW_ROWS, ld] */
     float *scores;    /* [BLOCK, TILE] of key and row, then probabilities */
     float *max, *sum; /* [TILE] running maximum of the scores, sum of exp(score - max) */
     float *row;       /* [D] */
@@ -23,8 +23,6 @@ static forward_scratch forward_scratch_take(void *memory, int64_t d) {
     return (forward_scratch){
         .q_t = take_floats(&piece, round_up(d, STRIP) * TILE),
         .out_t = take_floats(&piece, round_up(d, STRIP) * TILE),
-        .k = take_floats(&piece, BLOCK * ld),
-        .v = take_floats(&piece, BLOCK * ld),
         .scores = take_floats(&piece, BLOCK * TILE),
         .max = take_floats(&piece, TILE),
         .sum = take_floats(&piece, TILE),
@@ -378,36 +376,11 @@ static void forward_tile_bf16(const ls_attention *op, const tile_rows *rows, kep
  * faster, although most of its lanes are empty. */
 enum { FEW_ROWS = 4 };
 
-static NOINLINE void few_scores(const float *q, int64_t d, const float *k, int64_t ld,
-                                int64_t count, float *scores) {
-    const int64_t whole = d / LANES * LANES;
-    for (int64_t first = 0; first < count; first += 4) { /* four keys, for four sums at a time */
-        const float *key[4];
-        vf sum[4];
-#pragma GCC unroll 4
-        for (int64_t n = 0; n < 4; n++) {
-            key[n] = k + ls_min(first + n, count - 1) * ld;
-            sum[n] = (vf){0};
-        }
-        for (int64_t i = 0; i < whole; i += LANES) {
-            const vf at = *(const vf_any *)(q + i);
-#pragma GCC unroll 4
-            for (int n = 0; n < 4; n++) {
-                sum[n] += at * *(const vf_any *)(key[n] + i);
-            }
-        }
-#pragma GCC unroll 4
-        for (int n = 0; n < 4; n++) {
-            float total = 0.0f;
-            for (int lane = 0; lane < LANES; lane++) {
-                total += sum[n][lane];
-            }
-            for (int64_t i = whole; i < d; i++) {
-                total += q[i] * key[n][i];
-            }
-            scores[first + n] = total;
-        }
-    }
+/* scores [BLOCK] of `count` keys where they lie. */
+static NOINLINE void few_scores(ls_dtype dtype, const void *q, float scale, int64_t d,
+                                const void *k, int64_t ld, int64_t count, float *scores) {
+    LS_BY_DTYPE(dtype, dot_rows, count, d, q, k, ld, scores);
+    scale_row(scale, count, scores);
     for (int64_t j = count; j < BLOCK; j++) {
         scores[j] = -INFINITY;
     }
@@ -433,55 +406,64 @@ static float few_softmax(float *scores, float *max, float *sum) {
 }
 
 /* out[d] = shrink * out[d] + sum_j p[j] v[j, d] */
-static NOINLINE void few_values(const float *p, int64_t count, const float *v, int64_t ld,
-                                float shrink, int64_t d, float *restrict out) {
+LS_INLINE void add_values(const float *p, int64_t count, const void *v, int64_t ld, float shrink,
+                          int64_t d, float *restrict out, ls_dtype dtype) {
     scale_row(shrink, d, out);
     int64_t j = 0;
     for (; j + 4 <= count; j += 4) {
-        const float *v0 = v + j * ld, *v1 = v0 + ld, *v2 = v1 + ld, *v3 = v2 + ld;
+        const void *v0 = ls_at(dtype, v, j * ld), *v1 = ls_at(dtype, v0, ld),
+                   *v2 = ls_at(dtype, v1, ld), *v3 = ls_at(dtype, v2, ld);
         const float p0 = p[j], p1 = p[j + 1], p2 = p[j + 2], p3 = p[j + 3];
 #pragma omp simd
         for (int64_t i = 0; i < d; i++) {
-            out[i] += (p0 * v0[i] + p1 * v1[i]) + (p2 * v2[i] + p3 * v3[i]);
+            out[i] += (p0 * ls_load(dtype, v0, i) + p1 * ls_load(dtype, v1, i)) +
+                      (p2 * ls_load(dtype, v2, i) + p3 * ls_load(dtype, v3, i));
         }
     }
     for (; j < count; j++) {
         for (int64_t i = 0; i < d; i++) {
-            out[i] += p[j] * v[j * ld + i];
+            out[i] += p[j] * ls_load(dtype, v, j * ld + i);
         }
     }
 }
 
-/* The keys in fp32: where they are, or packed to `to`. */
-static const float *few_keys(const ls_attention *op, const void *from, const tile_rows *rows,
-                             int64_t first_key, int64_t count, float *to) {
-    if (op->dtype == LS_F32) {
-        return (const float *)from + kv_offset(op, rows->batch, rows->kv_head, first_key);
+static NOINLINE void few_values(ls_dtype dtype, const float *p, int64_t count, const void *v,
+                                int64_t ld, float shrink, int64_t d, float *out) {
+    LS_BY_DTYPE(dtype, add_values, p, count, v, ld, shrink, d, out);
+}
+
+/* Brings rows of a head nearer, which are too far apart for the processor to do so itself. */
+static void few_fetch(const ls_attention *op, const void *from, int64_t at, int64_t count) {
+    const int64_t bytes = op->head_dim * (int64_t)ls_dtype_bytes(op->dtype);
+    for (int64_t j = 0; j < count; j++) {
+        const char *row = ls_at(op->dtype, from, at + j * op->kv_stride);
+        for (int64_t c = 0; c < bytes; c += 64) {
+            __builtin_prefetch(row + c, 0, 2);
+        }
     }
-    pack_keys(op, from, rows->batch, rows->kv_head, first_key, count, to);
-    return to;
 }
 
 static void forward_few(const ls_attention *op, const tile_rows *rows, void *memory) {
     const forward_scratch s = forward_scratch_take(memory, op->head_dim);
     const int64_t d = op->head_dim, ld = ls_attention_ld(d);
-    const int64_t ld_keys = op->dtype == LS_F32 ? op->kv_stride : ld;
-    float *q = s.q_t, *out = s.out_t; /* row-major here, [FEW_ROWS, ld] */
+    float *out = s.out_t; /* [FEW_ROWS, ld] here */
     for (int64_t i = 0; i < rows->count; i++) {
-        load_row(op->dtype, op->q, q_offset(op, rows, i), d, q + i * ld);
-        scale_row((float)op->scale, d, q + i * ld);
         memset(out + i * ld, 0, (size_t)d * sizeof(float));
         s.max[i] = -FLT_MAX;
         s.sum[i] = 0.0f;
     }
     for (int64_t key = 0; key < op->kv_len; key += BLOCK) {
         const int64_t count = ls_min(BLOCK, op->kv_len - key);
-        const float *k = few_keys(op, op->k, rows, key, count, s.k);
-        const float *v = few_keys(op, op->v, rows, key, count, s.v);
+        const int64_t at = kv_offset(op, rows->batch, rows->kv_head, key);
+        const int64_t next = ls_min(BLOCK, op->kv_len - key - count);
+        few_fetch(op, op->k, at + count * op->kv_stride, next);
+        few_fetch(op, op->v, at + count * op->kv_stride, next);
         for (int64_t i = 0; i < rows->count; i++) {
-            few_scores(q + i * ld, d, k, ld_keys, count, s.scores);
+            few_scores(op->dtype, ls_at(op->dtype, op->q, q_offset(op, rows, i)), (float)op->scale,
+                       d, ls_at(op->dtype, op->k, at), op->kv_stride, count, s.scores);
             const float shrink = few_softmax(s.scores, s.max + i, s.sum + i);
-            few_values(s.scores, count, v, ld_keys, shrink, d, out + i * ld);
+            few_values(op->dtype, s.scores, count, ls_at(op->dtype, op->v, at), op->kv_stride,
+                       shrink, d, out + i * ld);
         }
     }
     for (int64_t i = 0; i < rows->count; i++) {

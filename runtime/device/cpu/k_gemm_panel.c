@@ -1,6 +1,7 @@
 /* Copies of operands and finishing touches on tiles of a product; contracts in gemm.h. */
 #include "runtime/device/cpu/gemm.h"
 #include "runtime/device/cpu/k_bf16.h"
+#include "runtime/device/cpu/k_gemm_dots.h"
 #include "runtime/device/cpu/quads.h"
 
 #include <string.h>
@@ -133,73 +134,10 @@ static void finish(const float *product, int64_t ld_product, int64_t rows, int64
     }
 }
 
-/* Rows of b at once, so that several lines are under way and a's is loaded once for them. */
-enum { DOT_ROWS = 4 };
-
-#if defined(__AVX512BF16__)
-static void dots(int64_t cols, int64_t k, const ls_bf16 *a, const ls_bf16 *b, int64_t ldb,
+static void dots(ls_dtype dtype, int64_t cols, int64_t k, const void *a, const void *b, int64_t ldb,
                  float *product) {
-    for (int64_t j = 0; j < cols; j += DOT_ROWS) {
-        const ls_bf16 *row[DOT_ROWS];
-        __m512 sum[DOT_ROWS];
-#pragma GCC unroll 4
-        for (int r = 0; r < DOT_ROWS; r++) {
-            row[r] = b + (j + r < cols ? j + r : cols - 1) * ldb;
-            sum[r] = _mm512_setzero_ps();
-        }
-        for (int64_t c = 0; c < k; c += BF16_LINE) {
-            const __mmask32 mask = k - c < BF16_LINE ? (1u << (k - c)) - 1 : ~0u;
-            const __m512bh at = (__m512bh)_mm512_maskz_loadu_epi16(mask, a + c);
-#pragma GCC unroll 4
-            for (int r = 0; r < DOT_ROWS; r++) {
-                const __m512i words = k - c < BF16_LINE ? _mm512_maskz_loadu_epi16(mask, row[r] + c)
-                                                        : _mm512_loadu_si512(row[r] + c);
-                sum[r] = _mm512_dpbf16_ps(sum[r], at, (__m512bh)words);
-            }
-        }
-        for (int r = 0; r < DOT_ROWS && j + r < cols; r++) {
-            product[j + r] = _mm512_reduce_add_ps(sum[r]);
-        }
-    }
+    LS_BY_DTYPE(dtype, dot_rows, cols, k, a, b, ldb, product);
 }
-#define DOTS dots
-#elif defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
-enum { DOT_LANES = 8 };
-
-static bfloat16x8_t load_lanes(const ls_bf16 *src) {
-    return vreinterpretq_bf16_u16(vld1q_u16(src));
-}
-
-static void dots(int64_t cols, int64_t k, const ls_bf16 *a, const ls_bf16 *b, int64_t ldb,
-                 float *product) {
-    const int64_t whole = k / DOT_LANES * DOT_LANES;
-    ls_bf16 a_end[DOT_LANES] = {0}, b_end[DOT_LANES] = {0};
-    memcpy(a_end, a + whole, (size_t)(k - whole) * sizeof *a);
-    for (int64_t j = 0; j < cols; j += DOT_ROWS) {
-        const ls_bf16 *row[DOT_ROWS];
-        float32x4_t sum[DOT_ROWS];
-#pragma GCC unroll 4
-        for (int r = 0; r < DOT_ROWS; r++) {
-            row[r] = b + (j + r < cols ? j + r : cols - 1) * ldb;
-            sum[r] = vdupq_n_f32(0.0f);
-        }
-        for (int64_t c = 0; c < whole; c += DOT_LANES) {
-            const bfloat16x8_t at = load_lanes(a + c);
-#pragma GCC unroll 4
-            for (int r = 0; r < DOT_ROWS; r++) {
-                sum[r] = vbfdotq_f32(sum[r], at, load_lanes(row[r] + c));
-            }
-        }
-        for (int r = 0; r < DOT_ROWS && j + r < cols; r++) {
-            memcpy(b_end, row[r] + whole, (size_t)(k - whole) * sizeof *b);
-            product[j + r] = vaddvq_f32(vbfdotq_f32(sum[r], load_lanes(a_end), load_lanes(b_end)));
-        }
-    }
-}
-#define DOTS dots
-#else
-#define DOTS NULL
-#endif
 
 const ls_gemm_kernels LS_ISA_NAME(ls_cpu_gemm_kernels) = {
-    .pack = pack, .finish = finish, .dots = DOTS};
+    .pack = pack, .finish = finish, .dots = dots};

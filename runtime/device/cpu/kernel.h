@@ -37,16 +37,6 @@ LS_INLINE void ls_store(ls_dtype dtype, void *p, int64_t i, float value) {
     }
 }
 
-/* p + i elements. */
-LS_INLINE const void *ls_at(ls_dtype dtype, const void *p, int64_t i) {
-    return dtype == LS_BF16 ? (const void *)((const ls_bf16 *)p + i)
-                            : (const void *)((const float *)p + i);
-}
-
-LS_INLINE void *ls_at_mut(ls_dtype dtype, void *p, int64_t i) {
-    return dtype == LS_BF16 ? (void *)((ls_bf16 *)p + i) : (void *)((float *)p + i);
-}
-
 /* Threads for a pass over elems elements: one where starting the others (some microseconds) costs
  * more than it saves. */
 enum { LS_PARALLEL_ELEMS = 32768 };
@@ -56,9 +46,6 @@ static inline int ls_threads_for(const ls_device *dev, int64_t elems) {
 
 /* Flat arrays are worked on in chunks of this many elements. */
 enum { LS_CHUNK_ELEMS = 8192 };
-static inline int64_t ls_min(int64_t a, int64_t b) {
-    return a < b ? a : b;
-}
 
 enum { LS_COLUMN_TILE = 64 };
 
