@@ -38,11 +38,14 @@ static void check_selection(void) {
         {LS_GEMM_LIBRARY, LS_ISA_AVX512_BF16, true, true, LS_BF16, BIG, BIG, BIG, LS_GEMM_MATMUL},
         {LS_GEMM_LIBRARY, LS_ISA_AVX2, true, false, LS_F32, BIG, BIG, BIG, LS_GEMM_PANELS},
         {LS_GEMM_FASTEST, LS_ISA_AVX2, true, false, LS_F32, BIG, 3, BIG, LS_GEMM_SGEMM},
-        /* Few rows by what is quickly copied. */
+        /* What is quickly copied. */
         {LS_GEMM_FASTEST, LS_ISA_AVX512_BF16, true, true, LS_BF16, 1, 256, 512, LS_GEMM_PACKED},
         {LS_GEMM_FASTEST, LS_ISA_AVX512_BF16, true, true, LS_BF16, 1, 257, 512, LS_GEMM_MATMUL},
         {LS_GEMM_FASTEST, LS_ISA_AVX512_BF16, true, true, LS_BF16, 257, 1, 512, LS_GEMM_MATMUL},
-        {LS_GEMM_LIBRARY, LS_ISA_AVX512_BF16, true, true, LS_BF16, 1, 64, 64, LS_GEMM_MATMUL},
+        {LS_GEMM_LIBRARY, LS_ISA_AVX512_BF16, true, true, LS_BF16, 1, 64, 64, LS_GEMM_PACKED},
+        {LS_GEMM_LIBRARY, LS_ISA_AVX512_BF16, true, true, LS_BF16, 257, 257, 512, LS_GEMM_MATMUL},
+        {LS_GEMM_FASTEST, LS_ISA_AMX_BF16, true, true, LS_BF16, 256, 256, 512, LS_GEMM_PACKED},
+        {LS_GEMM_LIBRARY, LS_ISA_AVX512_BF16, false, true, LS_BF16, 1, 64, 64, LS_GEMM_MATMUL},
         {LS_GEMM_FASTEST, LS_ISA_AVX512_BF16, true, true, LS_F32, 1, 64, 64, LS_GEMM_SGEMM},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {

@@ -42,6 +42,9 @@ tiny 1 run.threads=4
 tiny 1 model.preset=gpt2-tiny checkpoint.async=false checkpoint.at_end=false # products of few rows
 tiny 1 model.preset=mixtral-tiny                    # with other sizes in every step
 tiny 1 model.preset=qwen3-tiny
+export LOCKSTEP_GEMM=library
+tiny 1 model.preset=mixtral-tiny                    # no primitive of the library for each size
+unset LOCKSTEP_GEMM
 tiny 1 model.preset=gpt2-tiny numerics.compute=fp32 # whose library makes code as it runs
 tiny 2 parallel.zero=2 checkpoint.every=2
 tiny 2 checkpoint.every=2 checkpoint.writers=node checkpoint.parity=1 # of the rank that writes for both

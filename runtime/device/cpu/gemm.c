@@ -13,7 +13,7 @@
 #define PANELS_LEAST 64
 /* Unless that one is so small, in elements, that copying it takes less than all that a primitive of
  * oneDNN's costs: about 80 KiB and a millisecond for each shape, of which experts with few tokens
- * have another in every step. */
+ * have another in every step. So these are ours whatever is preferred. */
 #define COPIED_SMALL (1 << 17)
 
 /* Tiles of operands as they lie are large, but not so large that threads run out of them. */
@@ -66,14 +66,14 @@ ls_gemm_path ls_gemm_path_select(ls_gemm_preference preference, ls_isa isa, bool
                                  bool library_has_bf16, ls_dtype dtype, int64_t m, int64_t n,
                                  int64_t k) {
     bool copied = ls_min(m, n) >= PANELS_LEAST;
-    bool small = dtype == LS_BF16 && (m > n ? m : n) <= COPIED_SMALL / k;
-    bool tiled = (copied || small) && has_tile && preference != LS_GEMM_LIBRARY;
+    bool small = has_tile && dtype == LS_BF16 && (m > n ? m : n) <= COPIED_SMALL / k;
+    bool tiled = has_tile && copied && preference != LS_GEMM_LIBRARY;
     if (dtype == LS_F32) {
         return tiled ? LS_GEMM_PACKED : copied ? LS_GEMM_PANELS : LS_GEMM_SGEMM;
     }
     bool library = ls_isa_has_fast_bf16(isa) && library_has_bf16;
     bool left_to_library = library && isa == LS_ISA_AMX_BF16 && LIBRARY_FOR_AMX;
-    if (tiled && (preference == LS_GEMM_OWN || !left_to_library)) {
+    if (small || (tiled && (preference == LS_GEMM_OWN || !left_to_library))) {
         return LS_GEMM_PACKED;
     }
     return library ? LS_GEMM_MATMUL : LS_GEMM_PANELS;

@@ -30,7 +30,7 @@ typedef enum ls_gemm_path {
 typedef enum ls_gemm_preference {
     LS_GEMM_FASTEST, /* what was measured to be (benchmarks/README.md has the rows) */
     LS_GEMM_OWN,     /* "packed": our micro-kernels wherever the level has one */
-    LS_GEMM_LIBRARY, /* "library": oneDNN's */
+    LS_GEMM_LIBRARY, /* "library": oneDNN's, but for small ones of bf16 */
 } ls_gemm_preference;
 
 /* The path for op(A) [m, k] and op(B) [k, n], k > 0, of dtype LS_F32 or LS_BF16. has_tile: the
