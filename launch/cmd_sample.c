@@ -7,6 +7,7 @@
 #include "runtime/base/arena.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/log.h"
+#include "runtime/data/chat.h"
 #include "runtime/model/pick.h"
 
 #include <errno.h>
@@ -16,6 +17,8 @@
 
 enum {
     OPT_PROMPT,
+    OPT_CHAT,
+    OPT_SYSTEM,
     OPT_IDS,
     OPT_TOKENIZER,
     OPT_TOKENS,
@@ -33,6 +36,10 @@ enum {
 static const ls_option options[] = {
     [OPT_PROMPT] = {"prompt", 'p', "TEXT", "",
                     "text to continue; '-' reads it from standard input"},
+    [OPT_CHAT] = {"chat", 0, "FORMAT", NULL,
+                  "the prompt is what a user says, and the answer what a model that learnt from "
+                  "chats (`prep --chat`) says in its turn: chatml or llama3"},
+    [OPT_SYSTEM] = {"system", 0, "TEXT", NULL, "with --chat: what the system says before the user"},
     [OPT_IDS] = {"ids", 'i', "LIST", "",
                  "token ids to continue, such as '11 7 42', and ids instead of text on standard "
                  "output: for models whose tokenizer is another program; '-' reads them from "
@@ -60,12 +67,15 @@ typedef struct sampler {
     ls_session session;
     ls_comm *tensor_ranks, *pipeline_ranks; /* NULL: this rank alone */
     ls_weights weights;
-    bool ids;                    /* numbers for tokens, in and out; else text */
-    ls_tokenizer *tokenizer;     /* of the text, on the first rank; NULL: bytes */
-    int32_t separator;           /* between documents; -1: none */
-    int32_t begin;               /* what texts begin with; -1: nothing is known */
-    int32_t *history;            /* prompt, then what is generated */
-    int64_t vocab, count, shown; /* shown: what is printed begins there */
+    const char *chat_format, *system; /* NULL: no chat; nothing */
+    ls_chat chat;                     /* on the first rank */
+    int32_t turn_end;                 /* of the assistant's; -1: no chat */
+    bool ids;                         /* numbers for tokens, in and out; else text */
+    ls_tokenizer *tokenizer;          /* of the text, on the first rank; NULL: bytes */
+    int32_t separator;                /* between documents; -1: none */
+    int32_t begin;                    /* what texts begin with; -1: nothing is known */
+    int32_t *history;                 /* prompt, then what is generated */
+    int64_t vocab, count, shown;      /* shown: what is printed begins there */
     float *logits, *scratch;
 } sampler;
 
@@ -108,29 +118,44 @@ static ls_status parse_ids(const char *text, int64_t vocab, int32_t *ids, int64_
     return LS_OK;
 }
 
-/* Appends the tokens of the prompt, whose text is printed as it is. */
+/* Room for so many tokens of the prompt, behind the one that texts begin with, and for the answer.
+ */
+static ls_status begin_history(sampler *s, int64_t tokens) {
+    LS_TRY(ls_calloc((size_t)(tokens + 1 + s->tokens), sizeof *s->history, &s->history));
+    s->history[0] = s->begin;
+    s->count = s->shown = s->begin >= 0;
+    return LS_OK;
+}
+
+static ls_status take_tokens(sampler *s, const ls_token_list *list) {
+    LS_TRY(begin_history(s, (int64_t)list->count));
+    for (size_t i = 0; i < list->count; i++) {
+        if (list->tokens[i] >= s->vocab) {
+            return LS_FAIL(LS_E_INPUT,
+                           "token %zu of the prompt is %u, and the model's are below %lld: is "
+                           "this its tokenizer?",
+                           i, list->tokens[i], (long long)s->vocab);
+        }
+        s->history[s->count++] = (int32_t)list->tokens[i];
+    }
+    s->shown = s->count;
+    return s->count > 0
+               ? LS_OK
+               : LS_FAIL(LS_E_USAGE, "the prompt is empty, and the checkpoint does not say which "
+                                     "token texts begin with; give one with --prompt");
+}
+
+/* The tokens of the prompt, whose text is printed as it is; of a chat the answer alone is. */
 static ls_status encode_prompt(sampler *s, const char *text, size_t bytes) {
     ls_tokenizer_work *work;
     ls_token_list list = {0};
     LS_TRY(ls_tokenizer_work_make(s->tokenizer, &work));
-    ls_status status = ls_tokenizer_encode(work, text, bytes, &list);
-    for (size_t i = 0; status == LS_OK && i < list.count; i++) {
-        if (list.tokens[i] >= s->vocab) {
-            status = LS_FAIL(LS_E_INPUT,
-                             "token %zu of the prompt is %u, and the model's are below %lld: is "
-                             "this its tokenizer?",
-                             i, list.tokens[i], (long long)s->vocab);
-        }
-        s->history[s->count++] = (int32_t)list.tokens[i];
-    }
-    if (status == LS_OK && s->count == 0) {
-        status = LS_FAIL(LS_E_USAGE, "the prompt is empty, and the checkpoint does not say which "
-                                     "token texts begin with; give one with --prompt");
-    }
-    if (status == LS_OK) {
+    ls_status status = s->chat.format ? ls_chat_ask(&s->chat, work, s->system, text, bytes, &list)
+                                      : ls_tokenizer_encode(work, text, bytes, &list);
+    status = status == LS_OK ? take_tokens(s, &list) : status;
+    if (status == LS_OK && !s->chat.format) {
         fwrite(text, 1, bytes, stdout);
     }
-    s->shown = s->count;
     free(list.tokens);
     ls_tokenizer_work_release(work);
     return status;
@@ -138,11 +163,10 @@ static ls_status encode_prompt(sampler *s, const char *text, size_t bytes) {
 
 /* The prompt's tokens in s->history. Those of text stand behind the token that texts begin with. */
 static ls_status set_prompt(sampler *s, const char *text, size_t bytes) {
-    s->history[0] = s->begin;
-    s->count = s->shown = s->begin >= 0;
     if (s->tokenizer) {
         return encode_prompt(s, text, bytes);
     }
+    LS_TRY(begin_history(s, (int64_t)bytes));
     if (!s->ids) {
         for (size_t i = 0; i < bytes; i++) {
             s->history[s->count++] = (unsigned char)text[i];
@@ -156,6 +180,7 @@ static ls_status set_prompt(sampler *s, const char *text, size_t bytes) {
         s->shown = 0;
         return LS_OK;
     }
+    s->history[0] = s->begin;
     return s->begin >= 0 ? LS_OK
                          : LS_FAIL(LS_E_USAGE, "--ids is empty, and the checkpoint does not say "
                                                "which token texts begin with; give one at "
@@ -165,22 +190,20 @@ static ls_status set_prompt(sampler *s, const char *text, size_t bytes) {
 /* Read by the first rank, and given to the others. */
 static ls_status make_tokens(sampler *s, const char *value) {
     ls_comm *comm = s->session.comm;
+    const bool reader = comm->rank == 0;
     char *text = NULL;
-    int64_t bytes = 0;
-    size_t length = 0;
-    ls_status status = comm->rank == 0 ? read_prompt(value, &text, &length) : LS_OK;
-    bytes = (int64_t)length;
-    LS_TRY_GOTO(ls_session_agree(&s->session, status), done);
-    LS_TRY_GOTO(comm->ops->broadcast(comm, &bytes, sizeof bytes, 0), done);
-    status = ls_calloc((size_t)(bytes + 2 + s->tokens), sizeof *s->history, &s->history);
-    LS_TRY_GOTO(ls_session_agree(&s->session, status), done);
-    status = comm->rank == 0 ? set_prompt(s, text, length) : LS_OK;
-    LS_TRY_GOTO(ls_session_agree(&s->session, status), done);
-    LS_TRY_GOTO(comm->ops->broadcast(comm, &s->count, sizeof s->count, 0), done);
-    status = comm->ops->broadcast(comm, s->history, s->count * (int64_t)sizeof *s->history, 0);
-done:
+    size_t bytes = 0;
+    ls_status status = reader ? read_prompt(value, &text, &bytes) : LS_OK;
+    status = status == LS_OK && reader ? set_prompt(s, text, bytes) : status;
     free(text);
-    return status;
+    LS_TRY(ls_session_agree(&s->session, status));
+    LS_TRY(comm->ops->broadcast(comm, &s->count, sizeof s->count, 0));
+    LS_TRY(comm->ops->broadcast(comm, &s->turn_end, sizeof s->turn_end, 0));
+    if (!reader) {
+        status = ls_calloc((size_t)(s->count + s->tokens), sizeof *s->history, &s->history);
+    }
+    LS_TRY(ls_session_agree(&s->session, status));
+    return comm->ops->broadcast(comm, s->history, s->count * (int64_t)sizeof *s->history, 0);
 }
 
 /* Feeds all tokens; when the context is full it starts again with its newer half. */
@@ -228,7 +251,7 @@ static ls_status generate(sampler *s) {
         if (status != LS_OK) { /* on all ranks: the logits are the same */
             return ls_session_agree(&s->session, status);
         }
-        if (token == s->separator) {
+        if (token == s->separator || token == s->turn_end) {
             break; /* the text is finished */
         }
         s->history[s->count++] = token;
@@ -265,10 +288,32 @@ static ls_status parse(const char **values, sampler *s) {
     if (s->ids && values[OPT_PROMPT]) {
         return LS_FAIL(LS_E_USAGE, "--prompt is text, and --ids are tokens; give one of them");
     }
+    s->chat_format = values[OPT_CHAT];
+    s->system = values[OPT_SYSTEM];
+    s->turn_end = -1;
+    if (s->ids && s->chat_format) {
+        return LS_FAIL(LS_E_USAGE, "--chat is for text, and --ids are tokens; give one of them");
+    }
+    if (s->system && !s->chat_format) {
+        return LS_FAIL(LS_E_USAGE, "--system is said in a chat; --chat says in which format");
+    }
     LS_TRY(ls_option_int("threads", values[OPT_THREADS], 0, 4096, &s->threads));
     LS_TRY(ls_option_int("tensor", values[OPT_TENSOR], 0, 1 << 16, &s->tensor));
     LS_TRY(ls_option_int("pipeline", values[OPT_PIPELINE], 1, 1 << 16, &s->pipeline));
     return ls_device_parse(values[OPT_DEVICE], &s->device);
+}
+
+static ls_status begin_chat(sampler *s) {
+    if (s->session.comm->rank != 0) {
+        return LS_OK;
+    }
+    if (!s->tokenizer) {
+        return LS_FAIL(LS_E_USAGE, "--chat is for models with a tokenizer.json, whose tokens part "
+                                   "the turns; this one's tokens are bytes");
+    }
+    LS_TRY(ls_chat_init(&s->chat, s->chat_format, s->tokenizer));
+    s->turn_end = (int32_t)s->chat.end;
+    return LS_OK;
 }
 
 /* given: --tokenizer, or NULL. */
@@ -279,6 +324,7 @@ static ls_status check_weights(sampler *s, const char *given) {
     if (!s->ids && !bytes && s->session.comm->rank == 0) {
         LS_TRY(ls_tokenizer_find(ls_ckpt_path(s->weights.ckpt), name, given, &s->tokenizer));
     }
+    LS_TRY(s->chat_format ? begin_chat(s) : LS_OK);
     if (s->pipeline > s->weights.config.model.layers) {
         return LS_FAIL(LS_E_USAGE, "--pipeline is %lld; the model has %lld layers", s->pipeline,
                        (long long)s->weights.config.model.layers);
@@ -380,9 +426,11 @@ const ls_verb ls_verb_sample = {
         "directory, or a run directory (then its newest valid checkpoint is used). Text is of\n"
         "bytes, or of the tokenizer.json with which the data was prepared. Under mpirun\n"
         "the ranks split the model among them, for one that is too large for a single rank; the\n"
-        "text is the same but for rounding.\n"
+        "text is the same but for rounding. With --chat the answer of a model that learnt from\n"
+        "chats, which ends with its turn.\n"
         "\n"
         "  lockstep sample runs/first --prompt 'static int ' --tokens 400 --top-p 0.9\n"
+        "  lockstep sample runs/tuned --chat chatml --prompt 'Why is the sky blue?'\n"
         "  tokenize <prompt.txt | lockstep sample runs/ids --ids - | detokenize\n"
         "  mpirun -n 4 lockstep sample runs/big --pipeline 2",
     .options = options,

@@ -17,7 +17,7 @@ typedef struct ls_prep_options {
     const char *jsonl_field;  /* text field of *.jsonl lines: "text" */
     const char *prompt_field; /* of a text before it, whose tokens are no targets; NULL: none */
     const char *chat; /* the field has messages of a chat, written in this format, chatml or llama3
-                         (prep_chat.h), with a tokenizer; NULL: it has text */
+                         (chat.h), with a tokenizer; NULL: it has text */
     const char *mask_field; /* with a vocab: of an array that says 1 of tokens that are targets,
                                and 0 of others; NULL: all are */
     int64_t vocab;          /* of documents that are arrays of tokens in that field; 0: text */

@@ -4,7 +4,7 @@
 
 #include <stddef.h>
 
-#include "runtime/data/prep_chat.h"
+#include "runtime/data/chat.h"
 #include "runtime/data/prep_sources.h"
 #include "runtime/data/prep_split.h"
 

@@ -181,4 +181,27 @@ says 'Unigram'
 gives 2 "$LOCKSTEP" prep long.txt --tokenizer "$golden/gpt2.json" --separator 99999 -o no
 says "the separator is 99999; the tokens of '.*gpt2.json' are below [0-9]*$"
 holds test ! -e no
+# A model of chats answers in its turn, and ends with it; what the system says decides.
+for i in $(seq 60); do
+    echo '{"messages": [{"role": "user", "content": "why '$i'?"}, {"role": "assistant", "content": "so be it"}]}'
+    echo '{"messages": [{"role": "system", "content": "be brief"}, {"role": "user", "content": "why '$i'?"},' \
+        '{"role": "assistant", "content": "no"}]}'
+done >chats.jsonl
+gives 0 "$LOCKSTEP" prep chats.jsonl --chat chatml --tokenizer "$golden/qwen2.json" -o chats --val 0
+gives 0 "$LOCKSTEP" train model.preset=llama3-tiny model.context=128 data.dir=chats data.document_mask=true \
+    batch.sequences=8 run.steps=200 optim.lr=4e-3 schedule.warmup_steps=10 run.name=chats run.threads=1
+gives 0 "$LOCKSTEP" sample runs/chats --chat chatml --prompt 'why 7?' --temperature 0
+holds [ "$(cat "$work/out")" = 'so be it' ]
+gives 0 "$root/tests/mpirun.sh" 2 "$LOCKSTEP" sample runs/chats --chat chatml --prompt 'why 7?' --system 'be brief' \
+    --temperature 0
+holds [ "$(cat "$work/out")" = no ]
+gives 2 "$LOCKSTEP" sample runs/chats --chat llama3 --prompt why
+says 'the tokenizer has no token <|start_header_id|>'
+gives 2 "$LOCKSTEP" sample runs/chats --system why
+says '.-chat says in which format'
+gives 2 "$LOCKSTEP" sample runs/chats --chat chatml --ids 5
+says '.-chat is for text'
+# What form C makes longer: three bytes of text, six of tokens.
+seq -f '%.0f' 400 | sed 's/.*/\xe0\xa5\x98/' | tr -d '\n' >longer
+gives 0 sh -c '"$LOCKSTEP" sample runs/chats --prompt - --tokens 1 <longer'
 passed

@@ -1,4 +1,4 @@
-#include "runtime/data/prep_chat.h"
+#include "runtime/data/chat.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -54,7 +54,8 @@ typedef struct message {
     bool is_target;
 } message;
 
-static void trim(message *m) {
+/* Where the format has it so, the content without white space around it. */
+static void trim(const ls_chat *chat, message *m) {
     size_t begin = m->bytes, end = 0, step;
     for (size_t at = 0; at < m->bytes; at += step) {
         uint32_t code;
@@ -64,8 +65,10 @@ static void trim(message *m) {
             end = at + step;
         }
     }
-    m->content += begin;
-    m->bytes = end > begin ? end - begin : 0;
+    if (chat->format->trims) {
+        m->content += end > begin ? begin : 0;
+        m->bytes = end > begin ? end - begin : 0;
+    }
 }
 
 static ls_status read_message(const ls_chat *chat, const json_t *item, size_t i, message *m) {
@@ -87,9 +90,7 @@ static ls_status read_message(const ls_chat *chat, const json_t *item, size_t i,
         return LS_FAIL(LS_E_INPUT, "message %zu, of role %s, has no content that is text", i, role);
     }
     m->is_target = m->role == roles[2];
-    if (chat->format->trims) {
-        trim(m);
-    }
+    trim(chat, m);
     return LS_OK;
 }
 
@@ -128,16 +129,24 @@ static ls_status put_content(ls_tokenizer_work *work, ls_token_list *list, const
     return status;
 }
 
+/* The tokens that begin a turn; before: what is text between them and the content. */
+static ls_status put_head(const ls_chat *chat, ls_tokenizer_work *work, ls_token_list *list,
+                          const char *role, char before[32]) {
+    const struct ls_chat_format *f = chat->format;
+    LS_TRY(put_token(list, chat->start, false));
+    if (f->end_of_role) {
+        LS_TRY(put_text(work, list, role, strlen(role), false));
+        LS_TRY(put_token(list, chat->end_of_role, false));
+    }
+    snprintf(before, 32, "%s%s", f->end_of_role ? "" : role, f->behind_role);
+    return LS_OK;
+}
+
 static ls_status put_message(const ls_chat *chat, ls_tokenizer_work *work, ls_token_list *list,
                              const message *m) {
     const struct ls_chat_format *f = chat->format;
     char before[32];
-    LS_TRY(put_token(list, chat->start, false));
-    if (f->end_of_role) {
-        LS_TRY(put_text(work, list, m->role, strlen(m->role), false));
-        LS_TRY(put_token(list, chat->end_of_role, false));
-    }
-    snprintf(before, sizeof before, "%s%s", f->end_of_role ? "" : m->role, f->behind_role);
+    LS_TRY(put_head(chat, work, list, m->role, before));
     LS_TRY(put_content(work, list, before, m));
     LS_TRY(put_token(list, chat->end, m->is_target));
     return put_text(work, list, f->behind_turn, strlen(f->behind_turn), false);
@@ -156,4 +165,22 @@ ls_status ls_chat_encode(const ls_chat *chat, ls_tokenizer_work *work, const jso
     }
     return any ? LS_OK
                : LS_FAIL(LS_E_INPUT, "no message is the assistant's: there is nothing to learn");
+}
+
+ls_status ls_chat_ask(const ls_chat *chat, ls_tokenizer_work *work, const char *system,
+                      const char *user, size_t user_bytes, ls_token_list *list) {
+    const size_t first = list->count;
+    message turns[] = {{"system", system, system ? strlen(system) : 0, false},
+                       {"user", user, user_bytes, false}};
+    char before[32];
+    for (int i = system ? 0 : 1; i < 2; i++) {
+        trim(chat, &turns[i]);
+        LS_TRY(put_message(chat, work, list, &turns[i]));
+    }
+    LS_TRY(put_head(chat, work, list, "assistant", before));
+    LS_TRY(put_text(work, list, before, strlen(before), false));
+    for (size_t i = first; i < list->count; i++) {
+        list->tokens[i] &= ~LS_SHARD_NO_TARGET;
+    }
+    return LS_OK;
 }
