@@ -19,10 +19,7 @@ typedef struct reader {
 
 #define BAD_LINE(r, ...) bad_line(r, LS_FAIL(LS_E_INPUT, __VA_ARGS__))
 static ls_status bad_line(const reader *r, ls_status status) {
-    char where[4200];
-    snprintf(where, sizeof where, "'%s' line %lld", r->path, (long long)r->line);
-    ls_error_prefix(status, where);
-    return status;
+    return ls_error_prefix(status, "'%s' line %lld", r->path, (long long)r->line);
 }
 
 static ls_status set_names(reader *r, const char *names) {

@@ -16,6 +16,7 @@ static double layer_bytes(const ls_plan_job *job, const ls_plan_layout *l) {
     if (m->experts) {
         f = (double)((m->experts_per_token + m->shared_experts) * m->expert_ffn) / t;
     }
+    const double raw = m->qk_norm ? q + kv / 2 : 0; /* before their norms */
     const double up = m->gated ? 2 * f : f, stats = 4 * 4 + 4 * (double)m->heads / t;
     const double scores = job->software && job->software->unfused_attention
                               ? 5.0 / element * (double)m->heads / t * (double)job->seq
@@ -24,11 +25,11 @@ static double layer_bytes(const ls_plan_job *job, const ls_plan_layout *l) {
     case LS_REDO_FULL:
         return c * element;
     case LS_REDO_ALTERNATE: /* inputs of the layer's halves, half of the products' results */
-        return (2 * c + 0.5 * (q + kv) + q + 0.5 * up) * element + stats;
+        return (2 * c + 0.5 * (q + kv) + q + raw + 0.5 * up) * element + stats;
     case LS_REDO_SELECTIVE: /* without norms' results and the activation's */
-        return (2 * c + q + kv + q + up) * element + stats;
+        return (2 * c + q + kv + q + raw + up) * element + stats;
     default:
-        return (4 * c + 2 * q + kv + up + f + scores) * element + stats;
+        return (4 * c + 2 * q + kv + raw + up + f + scores) * element + stats;
     }
 }
 

@@ -7,7 +7,8 @@
 #include <string.h>
 
 #define GPT3                                                                                       \
-    .vocab = 51200, .context = 2048, .tied = true, .learned_positions = true, .biases = true
+    .vocab = 51200, .context = 2048, .tied = true, .learned_positions = true, .biases = true,      \
+    .qkv_bias = true
 #define GPT3_SIZES(l, c, h)                                                                        \
     GPT3, .layers = l, .channels = c, .heads = h, .kv_heads = h, .head_dim = (c) / (h),            \
           .ffn = 4 * (c)
@@ -71,19 +72,6 @@ static const ls_plan_model presets[] = {
      .experts = 8,
      .experts_per_token = 2,
      .expert_ffn = 16384},
-    {.name = "qwen3-30b-a3b",
-     .vocab = 151936,
-     .context = 32768,
-     .layers = 48,
-     .channels = 2048,
-     .heads = 32,
-     .kv_heads = 4,
-     .head_dim = 128,
-     .ffn = 6144,
-     .gated = true,
-     .experts = 128,
-     .experts_per_token = 8,
-     .expert_ffn = 768},
     {.name = "qwen3-235b-a22b",
      .vocab = 151936,
      .context = 32768,
@@ -94,6 +82,7 @@ static const ls_plan_model presets[] = {
      .head_dim = 128,
      .ffn = 12288,
      .gated = true,
+     .qk_norm = true,
      .experts = 128,
      .experts_per_token = 8,
      .expert_ffn = 1536},
@@ -149,7 +138,9 @@ ls_status ls_plan_model_of(const ls_config_model *c, ls_plan_model *model) {
                              .gated = !gpt2,
                              .tied = c->tied,
                              .learned_positions = gpt2,
-                             .biases = gpt2};
+                             .biases = gpt2,
+                             .qkv_bias = gpt2 || c->qkv_bias,
+                             .qk_norm = c->qk_norm};
     snprintf(model->name, sizeof model->name, "%s", c->preset);
     return ls_plan_model_check(model);
 }
@@ -226,8 +217,13 @@ void ls_plan_model_params(const ls_plan_model *m, ls_plan_params *p) {
     const double attention = attention_params(m), mlp = wide * c * (double)m->ffn;
     double small = 2 * c + (m->q_rank ? (double)(m->q_rank + m->kv_rank) : 0);
     if (m->biases) { /* norms' too */
-        small += 2 * c + (double)(m->heads + 2 * m->kv_heads) * (double)m->head_dim + c +
-                 (double)m->ffn + c;
+        small += 2 * c + c + (double)m->ffn + c;
+    }
+    if (m->qkv_bias) {
+        small += (double)(m->heads + 2 * m->kv_heads) * (double)m->head_dim;
+    }
+    if (m->qk_norm) {
+        small += 2 * (double)m->head_dim;
     }
     const double expert = wide * c * (double)m->expert_ffn;
     *p = (ls_plan_params){
