@@ -11,7 +11,8 @@ typedef struct ls_plan_model {
     char name[64];
     int64_t layers, channels, heads, kv_heads, head_dim, ffn, vocab, context;
     bool gated, tied, learned_positions, biases;
-    bool qkv_bias, qk_norm; /* beside biases, or where there are no others; of each head's q and k */
+    bool qkv_bias,
+        qk_norm; /* beside biases, or where there are no others; of each head's q and k */
     /* Experts: 0 of none. The first dense_layers have an ordinary MLP of size ffn. */
     int64_t experts, experts_per_token, shared_experts, expert_ffn, dense_layers;
     /* Layers behind the last that predict tokens further on, each with a product of two hidden
