@@ -1,6 +1,7 @@
 #include "launch/choices.h"
 #include "runtime/base/arena.h"
 #include "runtime/base/file.h"
+#include "runtime/data/tokenizer_merge.h"
 
 #include <jansson.h>
 #include <stdlib.h>
@@ -37,32 +38,13 @@ static ls_status set_names(reader *r, const char *names) {
     return LS_OK;
 }
 
-/* Room for so many elements more. */
-static ls_status grow(void *array, int64_t count, int64_t more, int64_t *capacity, size_t bytes) {
-    void *memory;
-    memcpy(&memory, array, sizeof memory);
-    if (count + more > *capacity) {
-        const int64_t wanted = 2 * (count + more) + 1024;
-        void *grown = realloc(memory, (size_t)wanted * bytes);
-        if (!grown) {
-            return LS_FAIL(LS_E_MEMORY, "no memory for %lld elements", (long long)wanted);
-        }
-        memcpy(array, &grown, sizeof grown);
-        *capacity = wanted;
-    }
-    return LS_OK;
-}
-
 static ls_status add_tokens(reader *r, const char *text, size_t bytes) {
     ls_token_list *list = &r->choices->tokens;
     const size_t before = list->count;
     if (r->work) {
         LS_TRY(ls_tokenizer_encode(r->work, text, bytes, list));
     } else {
-        int64_t capacity = (int64_t)list->capacity;
-        LS_TRY(grow(&list->tokens, (int64_t)list->count, (int64_t)bytes, &capacity,
-                    sizeof *list->tokens));
-        list->capacity = (size_t)capacity;
+        LS_TRY(ls_token_list_reserve(list, bytes));
         for (size_t i = 0; i < bytes; i++) {
             list->tokens[list->count++] = (unsigned char)text[i];
         }
@@ -78,13 +60,10 @@ static ls_status add_tokens(reader *r, const char *text, size_t bytes) {
 
 static ls_status add_begin(reader *r) {
     ls_token_list *list = &r->choices->tokens;
-    int64_t capacity = (int64_t)list->capacity;
-    if (r->encoder->begin < 0) {
-        return LS_OK;
+    if (r->encoder->begin >= 0) {
+        LS_TRY(ls_token_list_reserve(list, 1));
+        list->tokens[list->count++] = (uint32_t)r->encoder->begin;
     }
-    LS_TRY(grow(&list->tokens, (int64_t)list->count, 1, &capacity, sizeof *list->tokens));
-    list->capacity = (size_t)capacity;
-    list->tokens[list->count++] = (uint32_t)r->encoder->begin;
     return LS_OK;
 }
 
@@ -100,6 +79,20 @@ static int64_t characters_of(const char *text, size_t bytes) {
     return count;
 }
 
+static ls_status reserve_ending(ls_choices *c) {
+    if (c->ending_count < c->capacity) {
+        return LS_OK;
+    }
+    const int64_t capacity = 2 * c->capacity + 1024;
+    ls_ending *grown = realloc(c->endings, (size_t)capacity * sizeof *grown);
+    if (!grown) {
+        return LS_FAIL(LS_E_MEMORY, "no memory for %lld endings", (long long)capacity);
+    }
+    c->endings = grown;
+    c->capacity = capacity;
+    return LS_OK;
+}
+
 /* spaced: the context ends with white space, or is empty. */
 static ls_status add_ending(reader *r, const json_t *value, bool spaced) {
     ls_choices *c = r->choices;
@@ -108,7 +101,7 @@ static ls_status add_ending(reader *r, const json_t *value, bool spaced) {
     if (!text || bytes == 0) {
         return BAD_LINE(r, "an element of \"%s\" is no text", r->names[1]);
     }
-    LS_TRY(grow(&c->endings, c->ending_count, 1, &c->capacity, sizeof *c->endings));
+    LS_TRY(reserve_ending(c));
     ls_ending *ending = &c->endings[c->ending_count++];
     *ending =
         (ls_ending){.first = (int64_t)c->tokens.count, .characters = characters_of(text, bytes)};

@@ -257,11 +257,8 @@ static ls_status evaluate_data(eval *e) {
 static ls_status read_choices(eval *e) {
     const char *name =
         json_string_value(json_object_get(ls_ckpt_run(e->weights.ckpt), "tokenizer"));
-    const bool bytes = !e->tokenizer_path && name && strcmp(name, "bytes") == 0;
-    if (!bytes) {
-        LS_TRY(ls_tokenizer_find(ls_ckpt_path(e->weights.ckpt), name, e->tokenizer_path,
-                                 &e->tokenizer));
-    }
+    LS_TRY(
+        ls_tokenizer_find(ls_ckpt_path(e->weights.ckpt), name, e->tokenizer_path, &e->tokenizer));
     const ls_choices_encoder encoder = {.tokenizer = e->tokenizer,
                                         .begin = ls_weights_begin(&e->weights),
                                         .vocab = e->weights.config.model.vocab};

@@ -320,8 +320,7 @@ static ls_status begin_chat(sampler *s) {
 static ls_status check_weights(sampler *s, const char *given) {
     const json_t *run = ls_ckpt_run(s->weights.ckpt);
     const char *name = json_string_value(json_object_get(run, "tokenizer"));
-    const bool bytes = !given && name && strcmp(name, "bytes") == 0;
-    if (!s->ids && !bytes && s->session.comm->rank == 0) {
+    if (!s->ids && s->session.comm->rank == 0) {
         LS_TRY(ls_tokenizer_find(ls_ckpt_path(s->weights.ckpt), name, given, &s->tokenizer));
     }
     LS_TRY(s->chat_format ? begin_chat(s) : LS_OK);

@@ -28,6 +28,9 @@ ls_status ls_tokenizer_find(const char *checkpoint, const char *name, const char
                             ls_tokenizer **tokenizer) {
     char path[4096];
     *tokenizer = NULL;
+    if (!given && name && strcmp(name, "bytes") == 0) {
+        return LS_OK;
+    }
     LS_TRY(given ? ls_tokenizer_path(given, path)
                  : ls_path_join(path, sizeof path, checkpoint, "../" LS_TOKENIZER_FILE));
     if (!given && !ls_tokenizer_known(name)) {

@@ -14,7 +14,7 @@ bool ls_tokenizer_known(const char *name);
 ls_status ls_tokenizer_carry(const char *from, const char *to);
 
 /* The tokenizer called `name` of a checkpoint: the file that is given, or that which lies above the
- * checkpoint. LS_E_INPUT: there is none, or it is another one. */
+ * checkpoint; NULL where tokens are bytes. LS_E_INPUT: there is none, or it is another one. */
 ls_status ls_tokenizer_find(const char *checkpoint, const char *name, const char *given,
                             ls_tokenizer **tokenizer);
 
