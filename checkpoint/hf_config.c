@@ -1,5 +1,6 @@
-/* config.json of Hugging Face transformers: GPT2Config, LlamaConfig, MistralConfig (read only: it
- * is written as Llama), MixtralConfig, Qwen2Config, Qwen3Config and Qwen3MoeConfig. */
+/* config.json of Hugging Face transformers: GPT2Config, LlamaConfig, MistralConfig (written of what
+ * has a window, without one it is Llama), MixtralConfig, Qwen2Config, Qwen3Config and
+ * Qwen3MoeConfig. */
 #include "checkpoint/convert.h"
 #include "runtime/base/log.h"
 
@@ -21,6 +22,12 @@ static ls_status gpt2_check(const ls_config_model *m) {
                        "a mixture of %lld experts of family gpt2 has no equal among Hugging Face's "
                        "models; of family llama3 it is a Mixtral",
                        (long long)m->experts);
+    }
+    if (m->window > 0) {
+        return LS_FAIL(LS_E_UNSUPPORTED,
+                       "model.window %lld of family gpt2 has no equal among Hugging Face's models; "
+                       "of family llama3 it is a Mistral",
+                       (long long)m->window);
     }
     if (m->kv_heads != m->heads || m->head_dim * m->heads != m->channels) {
         return LS_FAIL(LS_E_UNSUPPORTED,
@@ -49,6 +56,14 @@ static ls_status llama_check(const ls_config_model *m) {
                        "model.qkv_bias with %s has no equal among Hugging Face's models; Qwen2 has "
                        "the biases, Qwen3 the norms, and mixtures have no biases",
                        m->qk_norm ? "model.qk_norm" : "experts");
+    }
+    const bool by_layer = m->experts == 0 && (m->qkv_bias || m->qk_norm);
+    if (m->window > 0 && m->window_pattern > 0 && !by_layer) {
+        return LS_FAIL(LS_E_UNSUPPORTED,
+                       "model.window_pattern %lld has no equal among Hugging Face's %s; Qwen2 and "
+                       "Qwen3 have windows in some of their layers",
+                       (long long)m->window_pattern,
+                       m->experts > 0 ? "mixtures" : "Mistral models");
     }
     return LS_OK;
 }
@@ -86,34 +101,61 @@ static bool experts_set(const ls_config_model *m, json_t *config) {
                                json_real(m->balance_loss * theirs_of_ours(m))) == 0;
 }
 
+static const char full_attention[] = "full_attention", sliding_attention[] = "sliding_attention";
+
+/* Qwen's words for windows: Qwen2 and 3 tell each layer, their mixtures have them in all. */
+static bool qwen_window_set(const ls_config_model *m, json_t *config) {
+    if (m->window == 0) {
+        return json_object_set_new(config, "use_sliding_window", json_false()) == 0;
+    }
+    bool set = json_object_set_new(config, "use_sliding_window", json_true()) == 0 &&
+               json_object_set_new(config, "sliding_window", INT(m->window)) == 0 &&
+               json_object_set_new(config, "max_window_layers", INT(0)) == 0;
+    if (m->experts > 0) {
+        return set;
+    }
+    json_t *layers = json_array();
+    for (int64_t i = 1; i <= m->layers; i++) {
+        const bool whole = m->window_pattern > 0 && i % m->window_pattern == 0;
+        set &= json_array_append_new(layers,
+                                     json_string(whole ? full_attention : sliding_attention)) == 0;
+    }
+    return json_object_set_new(config, "layer_types", layers) == 0 && set;
+}
+
 /* Which of the Llama-like models it is, and what is said of none but that. */
 static bool kind_set(const ls_config_model *m, json_t *config) {
     const char *type, *architecture;
-    json_t *more;
+    json_t *more, *window = m->window > 0 ? INT(m->window) : json_null();
     if (m->experts > 0 && m->qk_norm) {
         type = "qwen3_moe";
         architecture = "Qwen3MoeForCausalLM";
-        more = json_pack("{s:o, s:i, s:[], s:b, s:b}", "moe_intermediate_size", INT(m->ffn),
-                         "decoder_sparse_step", 1, "mlp_only_layers", "norm_topk_prob", 1,
-                         "use_sliding_window", 0);
+        more = json_pack("{s:o, s:i, s:[], s:b}", "moe_intermediate_size", INT(m->ffn),
+                         "decoder_sparse_step", 1, "mlp_only_layers", "norm_topk_prob", 1);
     } else if (m->experts > 0) {
         type = "mixtral";
         architecture = "MixtralForCausalLM";
-        more = json_pack("{s:n}", "sliding_window");
+        more = json_pack("{s:O}", "sliding_window", window);
     } else if (m->qk_norm || m->qkv_bias) {
         type = m->qk_norm ? "qwen3" : "qwen2";
         architecture = m->qk_norm ? "Qwen3ForCausalLM" : "Qwen2ForCausalLM";
-        more = json_pack("{s:b}", "use_sliding_window", 0);
+        more = json_object();
+    } else if (m->window > 0) {
+        type = "mistral";
+        architecture = "MistralForCausalLM";
+        more = json_pack("{s:O}", "sliding_window", window);
     } else {
         type = "llama";
         architecture = "LlamaForCausalLM";
         more = json_pack("{s:b}", "mlp_bias", 0);
     }
+    const bool qwen = m->qk_norm || m->qkv_bias;
     const bool set =
-        more && json_object_update(config, more) == 0 &&
+        more && json_object_update(config, more) == 0 && (!qwen || qwen_window_set(m, config)) &&
         json_object_set_new(config, "model_type", json_string(type)) == 0 &&
         json_object_set_new(config, "architectures", json_pack("[s]", architecture)) == 0;
     json_decref(more);
+    json_decref(window);
     return set && (m->experts == 0 || experts_set(m, config));
 }
 
@@ -310,19 +352,18 @@ static void llama_parse(reader *r, ls_config_model *m) {
     common_parse(r, m);
     demand_bool(r, "attention_bias", false);
     demand_bool(r, "mlp_bias", false);
-    demand_absent(r, "sliding_window");
 }
 
-/* Mistral is Llama where its window, of 4096 tokens unless said, is switched off. */
+/* The window of all layers: null for none. */
+static void window_parse(reader *r, ls_config_model *m, int64_t otherwise) {
+    m->window = json_object_get(r->config, "sliding_window") ? 0 : otherwise;
+    read_int(r, "sliding_window", false, &m->window);
+}
+
+/* Mistral is Llama with a window. */
 static void mistral_parse(reader *r, ls_config_model *m) {
     llama_parse(r, m);
-    if (r->status == LS_OK && !json_object_get(r->config, "sliding_window")) {
-        r->status =
-            LS_FAIL(LS_E_UNSUPPORTED,
-                    "%s: \"sliding_window\" is not given, which is MistralConfig's default, "
-                    "4096; attention to all tokens is known (null)",
-                    r->where);
-    }
+    window_parse(r, m, 4096); /* MistralConfig's default */
 }
 
 /* The weight of the balance loss, 0 or more; MixtralConfig's default where none is given. */
@@ -340,25 +381,73 @@ static void balance_parse(reader *r, ls_config_model *m) {
     }
 }
 
-/* Layers that see a window of the tokens alone. */
-static void demand_full_attention(reader *r) {
-    const json_t *layers = json_object_get(r->config, "layer_types"), *layer;
-    size_t i;
-    demand_bool(r, "use_sliding_window", false);
-    json_array_foreach(layers, i, layer) {
-        const char *text = json_string_value(layer);
-        if (r->status == LS_OK && !(text && strcmp(text, "full_attention") == 0)) {
-            r->status = LS_FAIL(LS_E_UNSUPPORTED,
-                                "%s: \"layer_types\" has '%.40s'; only full_attention is computed "
-                                "here",
-                                r->where, text ? text : "(no text)");
+/* Does "layer_types" give layer i a window? */
+static bool slides(reader *r, const json_t *types, size_t i) {
+    const char *type = json_string_value(json_array_get(types, i));
+    const bool whole = type && strcmp(type, full_attention) == 0;
+    if (r->status == LS_OK && !whole && !(type && strcmp(type, sliding_attention) == 0)) {
+        r->status = LS_FAIL(LS_E_UNSUPPORTED,
+                            "%s: \"layer_types\" has '%.40s'; only full_attention and "
+                            "sliding_attention are computed here",
+                            r->where, type ? type : "(no text)");
+    }
+    return !whole;
+}
+
+/* Which layers have the window: those that "layer_types" names, or without it those from
+ * "max_window_layers" on. Known are all, none, and all but each one so many layers further. */
+static void window_layers_parse(reader *r, ls_config_model *m, int64_t otherwise) {
+    const json_t *types = json_object_get(r->config, "layer_types");
+    const json_t *first = json_object_get(r->config, "max_window_layers");
+    bool known;
+    if (present(types)) {
+        const size_t count = json_array_size(types);
+        known = (int64_t)count == m->layers;
+        for (size_t i = 0; i < count; i++) {
+            const bool whole = !slides(r, types, i);
+            m->window_pattern =
+                whole && m->window_pattern == 0 ? (int64_t)i + 1 : m->window_pattern;
+            known &= whole == (m->window_pattern > 0 && (i + 1) % (size_t)m->window_pattern == 0);
+        }
+    } else {
+        const int64_t from = present(first) ? json_integer_value(first) : otherwise;
+        known = (!present(first) || json_is_integer(first)) && (from == 0 || from >= m->layers);
+        m->window = from == 0 ? m->window : 0;
+    }
+    if (r->status == LS_OK && !known) {
+        r->status = LS_FAIL(LS_E_UNSUPPORTED,
+                            "%s: \"%s\" gives windows to some of the %lld layers; what is computed "
+                            "here are windows in all of them, in none, or in all but every n-th",
+                            r->where, present(types) ? "layer_types" : "max_window_layers",
+                            (long long)m->layers);
+    }
+    if (m->window == 0 || m->window_pattern == 1) { /* in none */
+        m->window = m->window_pattern = 0;
+    }
+}
+
+/* Qwen's window, a number in any case, is switched on by another key. */
+static void qwen_window_parse(reader *r, ls_config_model *m, bool mixture) {
+    const json_t *types = json_object_get(r->config, "layer_types");
+    bool used = false;
+    read_bool(r, "use_sliding_window", &used);
+    if (used) { /* otherwise Qwen2Config's defaults; Qwen3MoeConfig has them in all layers */
+        window_parse(r, m, 4096);
+        window_layers_parse(r, m, mixture ? 0 : 28);
+        return;
+    }
+    for (size_t i = 0; i < json_array_size(types); i++) {
+        if (slides(r, types, i) && r->status == LS_OK) {
+            r->status = LS_FAIL(LS_E_INPUT,
+                                "%s: \"layer_types\" has 'sliding_attention', but "
+                                "\"use_sliding_window\" is not true",
+                                r->where);
         }
     }
 }
 
-/* Qwen2 is Llama with biases of q, k and v; Qwen3 has norms of each head's q and k instead. Their
- * window, a number in any case, is switched on by another key. */
-static void qwen_parse(reader *r, ls_config_model *m, bool third) {
+/* Qwen2 is Llama with biases of q, k and v; Qwen3 has norms of each head's q and k instead. */
+static void qwen_parse(reader *r, ls_config_model *m, bool third, bool mixture) {
     int64_t kv_heads; /* whose default is no number of this model */
     m->qkv_bias = !third;
     m->qk_norm = third;
@@ -368,7 +457,7 @@ static void qwen_parse(reader *r, ls_config_model *m, bool third) {
         m->head_dim = m->head_dim > 0 ? m->head_dim : 128; /* Qwen3Config's default */
         demand_bool(r, "attention_bias", false);
     }
-    demand_full_attention(r);
+    qwen_window_parse(r, m, mixture);
 }
 
 /* Mixtral is Llama with experts in place of the MLP. */
@@ -376,6 +465,7 @@ static void mixtral_parse(reader *r, ls_config_model *m) {
     m->experts = 8; /* MixtralConfig's defaults */
     m->experts_per_token = 2;
     llama_parse(r, m);
+    window_parse(r, m, 0);
     read_int(r, "num_local_experts", false, &m->experts);
     read_int(r, "num_experts_per_tok", false, &m->experts_per_token);
     balance_parse(r, m);
@@ -384,7 +474,7 @@ static void mixtral_parse(reader *r, ls_config_model *m) {
 /* Qwen3 with experts in each layer, whose gates sum to 1, as Mixtral's do. */
 static void qwen3_moe_parse(reader *r, ls_config_model *m) {
     int64_t step = 1;
-    qwen_parse(r, m, true);
+    qwen_parse(r, m, true, true);
     read_int(r, "moe_intermediate_size", true, &m->ffn);
     /* transformers 5 writes Mixtral's name */
     const bool other = present(json_object_get(r->config, "num_local_experts"));
@@ -412,16 +502,18 @@ ls_status ls_hf_config_parse(const json_t *config, const char *where, ls_config_
     const char *type = json_string_value(json_object_get(config, "model_type"));
     model->kv_heads = model->head_dim = 0;
     model->qkv_bias = model->qk_norm = false;
+    model->window = model->window_pattern = 0;
     if (type && strcmp(type, "gpt2") == 0) {
         gpt2_parse(&r, model);
     } else if (type && strcmp(type, "llama") == 0) {
         llama_parse(&r, model);
+        demand_absent(&r, "sliding_window");
     } else if (type && strcmp(type, "mistral") == 0) {
         mistral_parse(&r, model);
     } else if (type && strcmp(type, "mixtral") == 0) {
         mixtral_parse(&r, model);
     } else if (type && (strcmp(type, "qwen2") == 0 || strcmp(type, "qwen3") == 0)) {
-        qwen_parse(&r, model, type[4] == '3');
+        qwen_parse(&r, model, type[4] == '3', false);
     } else if (type && strcmp(type, "qwen3_moe") == 0) {
         qwen3_moe_parse(&r, model);
     } else {

@@ -18,13 +18,13 @@ static const char *const kinds[] = {
     "mlp.down.weight",  "mlp.down.bias",    "final_norm.weight", "final_norm.bias"};
 
 static ls_status check(const ls_config_model *m) {
-    if (m->family != LS_FAMILY_GPT2 || m->qk_norm || !m->tied || m->experts > 0 ||
+    if (m->family != LS_FAMILY_GPT2 || m->qk_norm || m->window > 0 || !m->tied || m->experts > 0 ||
         m->ffn != 4 * m->channels || m->kv_heads != m->heads ||
         m->head_dim * m->heads != m->channels) {
-        return LS_FAIL(
-            LS_E_UNSUPPORTED,
-            "llm.c's model file holds GPT-2 with a tied head, no experts, no qk_norm, ffn = 4 x "
-            "channels and head_dim = channels / heads; this model is another");
+        return LS_FAIL(LS_E_UNSUPPORTED,
+                       "llm.c's model file holds GPT-2 with a tied head, no experts, qk_norm or "
+                       "window, ffn = 4 x "
+                       "channels and head_dim = channels / heads; this model is another");
     }
     return LS_OK;
 }

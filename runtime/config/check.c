@@ -106,6 +106,20 @@ static ls_status check_sequence(ls_config *c) {
 }
 
 static ls_status check_attention(const ls_config *c) {
+    const ls_config_model *m = &c->model;
+    if (m->window_pattern > 0 && m->window == 0) {
+        return LS_FAIL(LS_E_CONFIG,
+                       "model.window_pattern is %lld and model.window 0; say how many tokens the "
+                       "other layers see, such as model.window=1024",
+                       LL(m->window_pattern));
+    }
+    if (m->window > 0 && m->window < c->data.sequence && m->window_pattern != 1 &&
+        c->numerics.attention == LS_CFG_ATTENTION_CUDNN) {
+        return LS_FAIL(LS_E_CONFIG,
+                       "numerics.attention is cudnn and model.window %lld, of samples of %lld; "
+                       "windows are lockstep's own kernels': use own or auto",
+                       LL(m->window), LL(c->data.sequence));
+    }
     if (c->data.document_mask && c->numerics.attention == LS_CFG_ATTENTION_CUDNN) {
         return LS_FAIL(LS_E_CONFIG,
                        "numerics.attention is cudnn and data.document_mask true; documents are "

@@ -84,8 +84,10 @@ typedef struct ls_config_model {
     int64_t ffn;                                         /* 0: 4C for gpt2; llama3 must say */
     int64_t context;                                     /* most positions */
     bool tied;                                           /* head shares the token embedding */
-    bool qkv_bias; /* of llama3, as Qwen2 has it; gpt2 has one in any case */
-    bool qk_norm;  /* RMSNorm of each head's queries and keys, as Qwen3 has it */
+    bool qkv_bias;          /* of llama3, as Qwen2 has it; gpt2 has one in any case */
+    bool qk_norm;           /* RMSNorm of each head's queries and keys, as Qwen3 has it */
+    int64_t window;         /* tokens that one attends to, itself included; 0: all before it */
+    int64_t window_pattern; /* of so many layers the last has no window; 0: all have it */
     double norm_eps, init_std;
     double rope_theta;
     ls_rope_scaling rope_scaling;

@@ -95,6 +95,12 @@ static const ls_field fields[] = {
     BOOL(model, qkv_bias, "false", SAME,
          "queries, keys and values have biases, as in Qwen2 (llama3; gpt2 has all biases)"),
     BOOL(model, qk_norm, "false", SAME, "RMSNorm of each head's queries and keys, as in Qwen3"),
+    INT(model, window, "0", "tokens", 0, 1 << 27, CHANGE,
+        "a token attends to so many, itself included, as in Mistral 7B; 0: to all before it\n"
+        "What a window hides is not computed, and FLOPs do not count it. A GPU's attention is "
+        "lockstep's own in layers with a window that is shorter than the sequence."),
+    INT(model, window_pattern, "0", "layers", 0, 1 << 14, CHANGE,
+        "of so many layers the last has no window, as in Gemma; 0: all layers have it"),
     FLOAT(model, norm_eps, "1e-5", "", 1e-30, 1, SAME, "added to the variance in norms"),
     FLOAT(model, init_std, "0.02", "", 0, 10, SAME, "standard deviation of initial weights"),
     FLOAT(model, rope_theta, "500000", "", 1, 1e12, CHANGE, "base of rotary positions (llama3)"),

@@ -28,6 +28,8 @@ static const struct {
     {"tie_word_embeddings", "model.tied"},
     {"add_qkv_bias", "model.qkv_bias"},
     {"qk_layernorm", "model.qk_norm"},
+    {"sliding_window", "model.window"},
+    {"sliding_window_pattern", "model.window_pattern"},
     {"rms_norm_eps", "model.norm_eps"},
     {"layer_norm_epsilon", "model.norm_eps"},
     {"norm_epsilon", "model.norm_eps"},

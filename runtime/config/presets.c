@@ -1,11 +1,12 @@
 /* Known sizes. GPT-2: Radford 2019, table 2 (with the parameter counts of the released weights).
  * Llama 3: Grattafiori 2024, arXiv 2407.21783, table 3, with the rotary scaling of the 3.1
- * release. Mixtral: Jiang 2024, arXiv 2401.04088, table 1, with the released model's context,
- * rotary base and router weight: its router_aux_loss_coef, 0.02, counts each of the 2 choices, and
- * all 32 layers as one; balance_loss each layer, as Switch Transformers do. Qwen2.5: Yang 2024,
- * arXiv 2412.15115; Qwen3: Yang 2025, arXiv 2505.09388; with the released base models' vocabulary
- * and context, and their number of parameters (tests/model/test_model_table.c). Names with -tiny,
- * -3m, -10m and -30m are ours, for bytes as tokens. */
+ * release. Mistral 7B, its first release: Jiang 2023, arXiv 2310.06825, table 1. Mixtral: Jiang
+ * 2024, arXiv 2401.04088, table 1, with the released model's context, rotary base and router
+ * weight: its router_aux_loss_coef, 0.02, counts each of the 2 choices, and all 32 layers as one;
+ * balance_loss each layer, as Switch Transformers do. Qwen2.5: Yang 2024, arXiv 2412.15115; Qwen3:
+ * Yang 2025, arXiv 2505.09388; with the released base models' vocabulary and context, and their
+ * number of parameters (tests/model/test_model_table.c). Names with -tiny, -3m, -10m and -30m are
+ * ours, for bytes as tokens. */
 #include "runtime/base/text.h"
 #include "runtime/config/internal.h"
 
@@ -26,10 +27,11 @@
     LLAMA3, .vocab = 128256, .context = 131072, .rope_scaling = LS_ROPE_SCALING_LLAMA3,            \
             .kv_heads = 8
 
-#define MIXTRAL                                                                                    \
+#define MISTRAL                                                                                    \
     .family = LS_FAMILY_LLAMA3, .vocab = 32000, .vocab_multiple = 64, .norm_eps = 1e-5,            \
-    .init_std = 0.02, .context = 32768, .kv_heads = 8, ROPE(1e6), .experts = 8,                    \
-    .experts_per_token = 2, .balance_loss = 0.02 * 2 / 32
+    .init_std = 0.02, .context = 32768, .kv_heads = 8
+#define MIXTRAL                                                                                    \
+    MISTRAL, ROPE(1e6), .experts = 8, .experts_per_token = 2, .balance_loss = 0.02 * 2 / 32
 
 #define QWEN                                                                                       \
     .family = LS_FAMILY_LLAMA3, .vocab_multiple = 64, .norm_eps = 1e-6, .init_std = 0.02, ROPE(1e6)
@@ -54,6 +56,8 @@
     X("llama3-tiny", LLAMA3, SIZES(2, 64, 4), .kv_heads = 2, .ffn = 176, .context = 64)            \
     X("llama3-10m", LLAMA3, SIZES(6, 384, 6), .kv_heads = 2, .ffn = 1024, .context = 1024)         \
     X("llama3-30m", LLAMA3, SIZES(10, 512, 8), .kv_heads = 2, .ffn = 1536, .context = 1024)        \
+    X("mistral-7b", MISTRAL, SIZES(32, 4096, 32), .ffn = 14336, ROPE(1e4), .window = 4096,         \
+      .experts_per_token = 2, .balance_loss = 0.01)                                                \
     X("mixtral-8x7b", MIXTRAL, SIZES(32, 4096, 32), .ffn = 14336)                                  \
     X("qwen2.5-0.5b", QWEN25, SIZES(24, 896, 14), .kv_heads = 2, .ffn = 4864, .vocab = 151936,     \
       .context = 32768, .tied = true)                                                              \

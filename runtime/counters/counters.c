@@ -90,7 +90,7 @@ json_t *ls_counters_json(const ls_counters *c) {
         c->device_seconds, "flops", c->flops, "phase_seconds", phases, "wall_seconds",
         ls_counters_wall(c), "tokens_per_second", ls_json_real((double)c->tokens / seconds),
         "flops_per_second", ls_json_real(c->flops / seconds), "flops_convention",
-        "6N + 6 L H D T per token (causal attention)", "goodput",
+        "6N + 6 L H D T per token (causal attention, windows at what they show)", "goodput",
         ls_json_real(ls_counters_goodput(c)), "measured_joules", ls_json_real(c->measured_joules),
         "modelled_joules", ls_json_real(c->modelled_joules), "carbon_g", ls_json_real(c->carbon_g),
         "usd", ls_json_real(c->usd), "usd_per_mtoken",

@@ -24,27 +24,26 @@ static qkv_view view_fused(const ls_pass *pass, void *qkv) {
                       .kv_len = pass->seq};
 }
 
+/* Of the cache what the first token of the pass sees, and all behind that. */
 static qkv_view view_cached(const ls_pass *pass, int layer) {
     const ls_model *m = pass->model;
     const ls_sizes *s = &m->sizes;
-    int64_t stride = 2 * s->kv_width;
-    char *k = ls_elems_at(m->cache, layer * m->options.cache_len * stride, m->dtype);
+    const int64_t stride = 2 * s->kv_width, cache = layer * m->options.cache_len;
+    const int64_t begin = ls_window_begin(ls_window_of(m, layer), pass->offset);
+    char *k = ls_elems_at(m->cache, (cache + begin) * stride, m->dtype);
     return (qkv_view){.q = pass->slot->layers[layer].qkv,
                       .k = k,
                       .v = ls_elems_at(k, s->kv_width, m->dtype),
-                      .new_k = ls_elems_at(k, pass->offset * stride, m->dtype),
+                      .new_k = ls_elems_at(k, (pass->offset - begin) * stride, m->dtype),
                       .q_stride = s->qkv_width,
                       .kv_stride = stride,
-                      .kv_len = pass->offset + pass->seq};
+                      .kv_len = pass->offset + pass->seq - begin};
 }
 
-static ls_attention attention_op(const ls_pass *pass, qkv_view view, const ls_layer_acts *acts) {
+static ls_attention attention_op(const ls_pass *pass, int layer, qkv_view view,
+                                 const ls_layer_acts *acts) {
     const ls_model *m = pass->model;
     const ls_sizes *s = &m->sizes;
-    const int32_t *first_key = pass->slot->first_key;
-    if (first_key) {
-        first_key += m->context_rank * pass->rows;
-    }
     return (ls_attention){.dtype = m->dtype,
                           .batch = pass->batch,
                           .q_len = pass->seq,
@@ -63,7 +62,7 @@ static ls_attention attention_op(const ls_pass *pass, qkv_view view, const ls_la
                           .out = acts->att,
                           .o_stride = s->q_width,
                           .lse = acts->lse,
-                          .first_key = pass->cached ? NULL : first_key};
+                          .first_key = ls_first_keys_of(pass, layer)};
 }
 
 static ls_status rotate(const ls_pass *pass, void *x, int64_t heads, int64_t stride, bool inverse) {
@@ -132,9 +131,10 @@ static int block_of(const ls_model *m, int layer) {
     return ls_first_layer(m) + layer + 1;
 }
 
-static ls_status attention_forward(const ls_pass *pass, qkv_view view, const ls_layer_acts *a) {
+static ls_status attention_forward(const ls_pass *pass, int layer, qkv_view view,
+                                   const ls_layer_acts *a) {
     const ls_model *m = pass->model;
-    ls_attention op = attention_op(pass, view, a);
+    ls_attention op = attention_op(pass, layer, view, a);
     return m->context ? ls_ring_forward(pass, &op) : m->dev->ops->attention_forward(m->dev, &op);
 }
 
@@ -155,7 +155,7 @@ static ls_status run_to_activation(const ls_pass *pass, int layer, const ls_laye
     const int block = block_of(m, layer);
     const qkv_view view = pass->cached ? view_cached(pass, layer) : view_fused(pass, a->qkv);
     LS_TRY(make_qkv(pass, block, view, a));
-    LS_TRY(attention_forward(pass, view, a));
+    LS_TRY(attention_forward(pass, layer, view, a));
     const ls_projection proj = ls_projection_whole(m, block, LS_PROJ_W, LS_PROJ_B);
     LS_TRY(ls_row_forward(pass, proj, a->att, a->x, a->mid));
     LS_TRY(
@@ -198,7 +198,7 @@ static ls_status restore(const ls_pass *pass, int layer, const ls_layer_acts *a)
     case LS_RECOMPUTE_SELECTIVE:
         LS_TRY(ls_norm_run(m, block, LS_ATTN_NORM_W, pass->own_rows, a->x, a->norm1, a->mean1,
                            a->rstd1));
-        LS_TRY(attention_forward(pass, view_fused(pass, a->qkv), a));
+        LS_TRY(attention_forward(pass, layer, view_fused(pass, a->qkv), a));
         LS_TRY(ls_norm_run(m, block, LS_MLP_NORM_W, pass->own_rows, a->mid, a->norm2, a->mean2,
                            a->rstd2));
         LS_TRY(ls_activation_run(pass, activation_rows(pass, a), a));
@@ -229,10 +229,11 @@ ls_status ls_activation_backward(const ls_pass *pass, int64_t rows, const ls_lay
 }
 
 /* From the gradient of att in m->dnarrow to that of qkv in m->dwide. */
-static ls_status attention_backward(const ls_pass *pass, int block, const ls_layer_acts *a) {
+static ls_status attention_backward(const ls_pass *pass, int layer, const ls_layer_acts *a) {
     ls_model *m = pass->model;
+    const int block = block_of(m, layer);
     qkv_view grad = view_fused(pass, m->dwide);
-    ls_attention op = attention_op(pass, view_fused(pass, a->qkv), a);
+    ls_attention op = attention_op(pass, layer, view_fused(pass, a->qkv), a);
     op.dout = m->dnarrow;
     op.dq = grad.q;
     op.dk = grad.k;
@@ -285,7 +286,7 @@ ls_status ls_layer_backward(ls_pass *pass, int layer) {
     if (!m->sequence) { /* which sums the norms' at the end */
         LS_TRY(ls_block_final_from(pass, block, LS_PROJ_W));
     }
-    LS_TRY(attention_backward(pass, block, a));
+    LS_TRY(attention_backward(pass, layer, a));
     const ls_projection qkv = ls_projection_whole(m, block, LS_QKV_W, LS_QKV_B);
     LS_TRY(ls_column_backward(pass, qkv, a->norm1, m->dwide, m->dnarrow));
     LS_TRY(ls_norm_backward_run(pass, block, LS_ATTN_NORM_W, a->x, a->mean1, a->rstd1, m->dnarrow,

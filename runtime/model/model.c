@@ -53,10 +53,6 @@ static int64_t own_rows_of(const ls_model *m) {
                        : rows_of(m);
 }
 
-static bool masks_documents(const ls_model *m) {
-    return m->options.document_mask && m->part_layers > 0;
-}
-
 static ls_status lay_out_tables(ls_model *m) {
     for (int i = 0; i < m->slots; i++) {
         if (ls_has_block(m, 0)) {
@@ -65,13 +61,8 @@ static ls_status lay_out_tables(ls_model *m) {
         if (ls_has_head(m)) {
             LS_TRY(ls_take(m, rows_of(m), LS_I32, &m->slot[i].targets));
         }
-        if (masks_documents(m)) {
-            LS_TRY(ls_take(m, m->context_ranks * rows_of(m), LS_I32, &m->slot[i].first_key));
-        }
     }
-    if (masks_documents(m)) {
-        LS_TRY(ls_take_host(m, m->context_ranks * rows_of(m), LS_I32, &m->host_first_key));
-    }
+    LS_TRY(ls_first_keys_lay_out(m));
     if (!m->sizes.traits.learned_positions) {
         int64_t angles = table_rows(m) * m->sizes.head_dim / 2;
         LS_TRY(ls_take(m, angles, m->dev->acc, &m->rope_cos));
@@ -342,7 +333,7 @@ static ls_device_limits limits_of(const ls_model *m) {
     const ls_sizes *s = &m->sizes;
     int64_t widest = max_of(max_of(s->channels, s->qkv_width), max_of(s->up_width, s->q_width));
     const bool attends =
-        m->options.training && m->dtype == LS_BF16 && !m->context && !m->options.document_mask;
+        m->options.training && m->dtype == LS_BF16 && !m->context && !ls_first_keys_everywhere(m);
     return (ls_device_limits){.rows = rows_of(m),
                               .seq = max_of(m->seq_most, m->options.cache_len),
                               .channels = widest,

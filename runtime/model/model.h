@@ -64,13 +64,15 @@ ls_status ls_model_table_part(const ls_config_model *config, const ls_model_part
 
 /* Floating-point operations. 6N: 6 x (parameters that enter matrix products, embedding look-ups
  * excluded, the head included) per token; attention 12 L H D T per token when every query meets
- * every key ("full"), half of that causal. */
+ * every key ("full"), half of that causal, and what windows show of that where there are any. */
 typedef struct ls_model_flops {
     double matmul_per_token; /* forward + backward = 6 N */
     double head_per_token;   /* of these, the head's */
     double attention_full_per_token;
     double attention_causal_per_token;
 } ls_model_flops;
+/* Keys that a query sees, the mean over the layers and the sequence: T/2, or less with windows. */
+double ls_model_keys_seen(const ls_config_model *config, int64_t seq);
 /* Both are zero for a configuration that ls_model_table refuses. */
 void ls_model_count_flops(const ls_config_model *config, int64_t seq, ls_model_flops *flops);
 int64_t ls_model_param_count(const ls_config_model *config); /* real parameters, padding excluded */

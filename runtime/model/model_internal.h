@@ -119,8 +119,10 @@ typedef struct ls_layer_acts {
 /* What a micro-batch in flight keeps. */
 typedef struct ls_slot {
     int32_t *tokens, *targets; /* [N]; NULL on parts that need none */
-    int32_t *first_key;        /* [context ranks, N] of each one's keys; NULL: no document mask */
-    ls_layer_acts *layers;     /* [layers of the part + 1]; of the last only x, the output */
+    /* [context ranks, N] of each one's keys: of layers without a window, NULL: no document mask;
+     * and of those with one, NULL: there are none. */
+    int32_t *first_key, *window_key;
+    ls_layer_acts *layers; /* [layers of the part + 1]; of the last only x, the output */
     void *norm_f, *mean_f, *rstd_f;
     int32_t *kept;       /* targets.c, with a loss mask: [N] rows of the targets, then [N] the place
                             of each row in its chunk of these, or -1 */
@@ -172,7 +174,7 @@ struct ls_model {
     void *rope_cos, *rope_sin; /* [positions, D/2] acc; NULL without rotary positions */
     int32_t *positions;        /* [seq] of the own tokens; NULL: 0, 1, 2 ... */
     int32_t *own_ids;          /* [N] on the host: the own tokens of a batch; with context */
-    int32_t *host_first_key;   /* on the host: what becomes a slot's */
+    int32_t *host_first_key;   /* on the host: what becomes a slot's first_key or window_key */
     int32_t *host_targets;     /* [2, N] on the host: with a loss mask, what becomes a slot's */
     void *head_x, *head_dx;    /* [head_rows_together, C] of the rows that are targets */
     int slots;
@@ -348,9 +350,13 @@ static inline int64_t ls_zigzag_position(const ls_zigzag *z, int64_t t) {
 }
 /* own [batch, own tokens] from all [batch, T]. */
 void ls_zigzag_pick(const ls_model *m, int64_t batch, const int32_t *all, int32_t *own);
-/* documents.c: what each token of the pass may attend to, where the model masks documents. tokens:
- * whole sequences [batch, T]. */
-ls_status ls_documents_load(const ls_pass *pass, const int32_t *tokens);
+/* first_keys.c: the first key that each token of the pass sees, in layers where that is not the
+ * first of all: its memory, and what it is for these tokens, whole sequences [batch, T]. */
+ls_status ls_first_keys_lay_out(ls_model *m);
+ls_status ls_first_keys_load(const ls_pass *pass, const int32_t *tokens);
+/* The first keys of a layer of the part; NULL: all are seen. */
+const int32_t *ls_first_keys_of(const ls_pass *pass, int layer);
+bool ls_first_keys_everywhere(const ls_model *m); /* in no layer is this NULL */
 /* Attention over the keys of all context ranks. own: the operation over the own tokens, keys and
  * values in a fused matrix with columns k, then v. */
 ls_status ls_ring_forward(const ls_pass *pass, const ls_attention *own);
@@ -485,6 +491,21 @@ static inline bool ls_has_head(const ls_model *m) {
 /* Tensor ranks that have the same key/value head; 0 or 1: none have. */
 static inline int ls_kv_sharers(const ls_model *m) {
     return m->part.tensor_ranks / (int)m->whole.kv_heads;
+}
+
+/* Tokens that a layer of the part sees, itself included; 0: all before it. */
+static inline int64_t ls_window_of(const ls_model *m, int layer) {
+    const ls_config_model *c = m->options.config;
+    const int64_t longest =
+        m->options.cache_len > m->options.seq ? m->options.cache_len : m->options.seq;
+    const bool all =
+        c->window_pattern > 0 && (ls_first_layer(m) + layer + 1) % c->window_pattern == 0;
+    return all || c->window >= longest ? 0 : c->window;
+}
+
+/* The first position that one sees through a window. */
+static inline int64_t ls_window_begin(int64_t window, int64_t position) {
+    return window > 0 && position >= window ? position - window + 1 : 0;
 }
 
 /* What backward makes again of a layer of the part. */

@@ -23,7 +23,7 @@ ls_status ls_batch_load(const ls_pass *pass, const int32_t *tokens, const int32_
         LS_TRY(dev->ops->upload(pass->model->dev, slot->tokens, own,
                                 (size_t)pass->rows * sizeof *own));
     }
-    LS_TRY(ls_documents_load(pass, tokens));
+    LS_TRY(ls_first_keys_load(pass, tokens));
     if (pass->cached || !slot->targets) {
         return LS_OK;
     }

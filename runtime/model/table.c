@@ -442,6 +442,15 @@ int64_t ls_model_param_count(const ls_config_model *config) {
     return total;
 }
 
+double ls_model_keys_seen(const ls_config_model *config, int64_t seq) {
+    const double t = (double)seq, w = (double)config->window;
+    const double through = w > 0.0 && w < t ? w - w * w / (2.0 * t) : t / 2.0;
+    const double layers = (double)config->layers;
+    const double whole =
+        config->window_pattern > 0 ? (double)(config->layers / config->window_pattern) : 0.0;
+    return (whole * t / 2.0 + (layers - whole) * through) / layers;
+}
+
 void ls_model_count_flops(const ls_config_model *config, int64_t seq, ls_model_flops *flops) {
     ls_sizes sizes;
     *flops = (ls_model_flops){0};
@@ -458,9 +467,9 @@ void ls_model_count_flops(const ls_config_model *config, int64_t seq, ls_model_f
                 is_expert(row) && sizes.experts > 0 ? elems / sizes.experts * sizes.each : elems;
         }
     }
-    double full = 12.0 * (double)sizes.layers * (double)sizes.q_width * (double)seq;
+    const double each = 12.0 * (double)sizes.layers * (double)sizes.q_width; /* key that is seen */
     *flops = (ls_model_flops){.matmul_per_token = 6.0 * (double)products,
                               .head_per_token = 6.0 * (double)head,
-                              .attention_full_per_token = full,
-                              .attention_causal_per_token = full / 2.0};
+                              .attention_full_per_token = each * (double)seq,
+                              .attention_causal_per_token = each * ls_model_keys_seen(config, seq)};
 }

@@ -146,7 +146,8 @@ static void add_attention(const ls_plan_job *job, const ls_plan_layout *l, doubl
     const ls_software *s = software_of(job);
     const double heads = (double)m->heads / l->tensor, t = (double)job->seq;
     const double v = (double)(m->value_dim ? m->value_dim : m->head_dim);
-    const double pairs = tokens * t * heads * (s->unfused_attention ? 1.0 : 0.5);
+    const double pairs =
+        tokens * t * heads * (s->unfused_attention ? 1.0 : ls_plan_model_causal_share(m, job->seq));
     const double flops = 2 * pairs * ((double)m->head_dim + v);
     /* Narrow heads leave part of a tile of 128 columns idle. */
     const double rate = r->attention * pow(fmin(1, (double)m->head_dim / 128), 0.25);

@@ -140,7 +140,9 @@ ls_status ls_plan_model_of(const ls_config_model *c, ls_plan_model *model) {
                              .learned_positions = gpt2,
                              .biases = gpt2,
                              .qkv_bias = gpt2 || c->qkv_bias,
-                             .qk_norm = c->qk_norm};
+                             .qk_norm = c->qk_norm,
+                             .window = c->window,
+                             .window_pattern = c->window_pattern};
     snprintf(model->name, sizeof model->name, "%s", c->preset);
     return ls_plan_model_check(model);
 }
@@ -246,6 +248,12 @@ void ls_plan_model_params(const ls_plan_model *m, ls_plan_params *p) {
     p->active = layers * active + routed_layers * active_routed + (double)m->vocab * c;
 }
 
+double ls_plan_model_causal_share(const ls_plan_model *m, int64_t seq) {
+    const ls_config_model windows = {
+        .layers = m->layers, .window = m->window, .window_pattern = m->window_pattern};
+    return ls_model_keys_seen(&windows, seq) / (double)seq;
+}
+
 void ls_plan_model_flops(const ls_plan_model *m, int64_t seq, ls_plan_flops *flops) {
     ls_plan_params p;
     ls_plan_model_params(m, &p);
@@ -257,6 +265,7 @@ void ls_plan_model_flops(const ls_plan_model *m, int64_t seq, ls_plan_flops *flo
                           (double)m->expert_ffn * (m->gated ? 3 : 2) * c;
     const double ahead =
         (double)m->ahead * (attention_params(m) + routed + 2 * c * c + (double)m->vocab * c);
-    *flops = (ls_plan_flops){
-        .products = 6 * (p.active + ahead), .attention_full = full, .attention_causal = full / 2};
+    *flops = (ls_plan_flops){.products = 6 * (p.active + ahead),
+                             .attention_full = full,
+                             .attention_causal = full * ls_plan_model_causal_share(m, seq)};
 }

@@ -13,6 +13,7 @@ typedef struct ls_plan_model {
     bool gated, tied, learned_positions, biases;
     bool qkv_bias,
         qk_norm; /* beside biases, or where there are no others; of each head's q and k */
+    int64_t window, window_pattern; /* as of ls_config_model */
     /* Experts: 0 of none. The first dense_layers have an ordinary MLP of size ffn. */
     int64_t experts, experts_per_token, shared_experts, expert_ffn, dense_layers;
     /* Layers behind the last that predict tokens further on, each with a product of two hidden
@@ -45,10 +46,12 @@ typedef struct ls_plan_params {
 void ls_plan_model_params(const ls_plan_model *model, ls_plan_params *params);
 
 /* Model FLOPs of a token, forward and backward: 6 for each active parameter in a product, attention
- * in full and causal halves of it. */
+ * in full and what is causal of it. */
 typedef struct ls_plan_flops {
     double products, attention_full, attention_causal;
 } ls_plan_flops;
+/* The causal share of the full ones: a half, or less with windows. */
+double ls_plan_model_causal_share(const ls_plan_model *model, int64_t seq);
 void ls_plan_model_flops(const ls_plan_model *model, int64_t seq, ls_plan_flops *flops);
 
 #endif

@@ -157,6 +157,7 @@ static void test_presets(void) {
         {"llama3-8b", LS_FAMILY_LLAMA3, 128256, 32, 4096, 32, 8, 128, 14336, 131072},
         {"llama3-70b", LS_FAMILY_LLAMA3, 128256, 80, 8192, 64, 8, 128, 28672, 131072},
         {"llama3-405b", LS_FAMILY_LLAMA3, 128256, 126, 16384, 128, 8, 128, 53248, 131072},
+        {"mistral-7b", LS_FAMILY_LLAMA3, 32000, 32, 4096, 32, 8, 128, 14336, 32768},
         {"qwen2.5-7b", LS_FAMILY_LLAMA3, 152064, 28, 3584, 28, 4, 128, 18944, 131072},
         {"qwen3-8b", LS_FAMILY_LLAMA3, 151936, 36, 4096, 32, 8, 128, 12288, 32768},
         {"qwen3-30b-a3b", LS_FAMILY_LLAMA3, 151936, 48, 2048, 32, 4, 128, 768, 32768},
@@ -182,8 +183,11 @@ static void test_presets(void) {
         CHECK_INT(m->tied, !llama);
         CHECK_INT(m->qkv_bias, strncmp(m->preset, "qwen2", 5) == 0);
         CHECK_INT(m->qk_norm, strncmp(m->preset, "qwen3", 5) == 0);
-        CHECK_INT(m->rope_scaling, llama && !qwen ? LS_ROPE_SCALING_LLAMA3 : LS_ROPE_SCALING_NONE);
-        CHECK(m->rope_theta == (qwen ? 1e6 : 5e5) && m->norm_eps == (qwen ? 1e-6 : 1e-5));
+        const bool mistral = strcmp(m->preset, "mistral-7b") == 0, other = qwen || mistral;
+        CHECK_INT(m->rope_scaling, llama && !other ? LS_ROPE_SCALING_LLAMA3 : LS_ROPE_SCALING_NONE);
+        CHECK(m->rope_theta == (mistral ? 1e4 : qwen ? 1e6 : 5e5));
+        CHECK(m->norm_eps == (qwen ? 1e-6 : 1e-5));
+        CHECK_INT(m->window, mistral ? 4096 : 0);
         CHECK(m->rope_factor == 8);
         CHECK(m->rope_low_freq_factor == 1 && m->rope_high_freq_factor == 4);
         CHECK_INT(m->rope_original_context, 8192);

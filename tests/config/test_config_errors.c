@@ -138,6 +138,9 @@ static void test_cross_checks(void) {
         {{"data.sequence=65"}, "data.sequence is 65; the model has 64 positions"},
         {{"data.document_mask=true", "numerics.attention=cudnn"},
          "numerics.attention is cudnn and data.document_mask true; documents are masked by"},
+        {{"model.window_pattern=2"}, "model.window_pattern is 2 and model.window 0; say how many"},
+        {{"model.window=63", "numerics.attention=cudnn"},
+         "numerics.attention is cudnn and model.window 63, of samples of 64; windows are"},
         {{"parallel.interleave=2"}, "parallel.interleave is 2, but parallel.pipeline is 1"},
         {{"parallel.pipeline=2", "parallel.interleave=2", "model.layers=3"},
          "parallel.pipeline 2 x parallel.interleave 2 makes 4 stages, and the model has 3 layers; "

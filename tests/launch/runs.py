@@ -99,6 +99,8 @@ def draw_model(rng):
             model.update(rope_scaling="llama3", rope_factor=rng.choice([2, 8]), rope_original_context=8)
     if rng.random() < 0.3:
         model["qk_norm"] = "true"
+    if rng.random() < 0.3:
+        model.update(window=rng.choice([1, 3, 5, 9, 16]), window_pattern=rng.choice([0, 0, 1, 2, 3]))
     if rng.random() < 0.35:
         experts = rng.choice([2, 3, 4, 5, 8])
         model.update(experts=experts, experts_per_token=rng.randrange(1, min(3, experts) + 1),
@@ -162,7 +164,7 @@ def draw_change(rng, bench, base):
     changes = [["optim.lr=3e-3"], ["schedule.kind=inverse_sqrt"], ["optim.weight_decay=0.3", "optim.clip_norm=0.5"],
                ["batch.sequences=12"], ["batch.sequences=48"], ["numerics.compute=bf16"], ["numerics.logits=compute"], ["optim.beta1=0.8"],
                ["schedule.kind=wsd", "schedule.decay_steps=2"], ["batch.micro=1"], ["batch.micro=6"],
-               ["data.sequence=4"], ["data.document_mask=true"], [f"data.dir={bench.other_data}"],
+               ["data.sequence=4"], ["data.document_mask=true"], ["model.window=4"], [f"data.dir={bench.other_data}"],
                [f"data.dir={bench.mixed(0.2)}"], [f"data.dir={bench.answers}"], ["schedule.warmup_steps=0"], ["optim.groups=layers.0.* lr=0.3"]]
     if any("llama3" in s for s in base):
         changes += [["model.context=32", "data.sequence=32"], ["model.rope_theta=7000"],

@@ -48,7 +48,7 @@ static const char *const model_overrides[MODELS] = {
                   "model.heads=4 model.kv_heads=2 model.ffn=44 data.document_mask=true",
     [QWEN] = "model.family=llama3 model.tied=true model.layers=4 model.channels=24 "
              "model.heads=4 model.kv_heads=2 model.head_dim=8 model.ffn=44 "
-             "model.qkv_bias=true model.qk_norm=true",
+             "model.qkv_bias=true model.qk_norm=true model.window=5 model.window_pattern=2",
 };
 
 typedef struct layout_case {

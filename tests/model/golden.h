@@ -113,6 +113,10 @@ static inline ls_config_model golden_config(const golden *g) {
         c.rope_original_context = (int64_t)golden_number(g, "config/rope_original_context");
     }
     golden_tensor experts, flag;
+    if (golden_look(g, "config/window", &flag)) {
+        c.window = (int64_t)golden_number(g, "config/window");
+        c.window_pattern = (int64_t)golden_number(g, "config/window_pattern");
+    }
     c.qkv_bias = golden_look(g, "config/qkv_bias", &flag);
     c.qk_norm = golden_look(g, "config/qk_norm", &flag);
     if (golden_look(g, "config/experts", &experts)) {

@@ -108,12 +108,14 @@ int main(void) {
     check_family("gpt2", dev, LS_F64, 1e-6);
     check_family("llama3", dev, LS_F64, 1e-6);
     check_family("qwen", dev, LS_F64, 1e-6);
+    check_family("mistral", dev, LS_F64, 1e-6);
     dev->ops->close(dev);
 #ifndef NO_CPU
     CHECK_OK(ls_device_open_cpu(&(ls_device_options){.threads = 1}, &dev));
     check_family("gpt2", dev, LS_F32, 1e-5);
     check_family("llama3", dev, LS_F32, 1e-5);
     check_family("qwen", dev, LS_F32, 1e-5);
+    check_family("mistral", dev, LS_F32, 1e-5);
     dev->ops->close(dev);
 #endif
     return test_end();

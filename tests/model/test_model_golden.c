@@ -125,7 +125,7 @@ static double check_family(const char *name, ls_device *dev, ls_dtype dtype, boo
  * of the logit: by 2^-5 where these are below 8. In the mean over tokens such errors add like
  * independent ones; a quarter is allowed. */
 static void check_device(ls_device *dev, ls_dtype dtype, double limit) {
-    const char *const names[] = {"gpt2", "llama3", "mixtral", "qwen"};
+    const char *const names[] = {"gpt2", "llama3", "mixtral", "qwen", "mistral"};
     for (int i = 0; i < 4; i++) {
         const double wide = check_family(names[i], dev, dtype, false, limit);
         const double narrow = check_family(names[i], dev, dtype, true, limit);

@@ -72,6 +72,7 @@ int main(void) {
     check_family("llama3", dev);
     check_family("mixtral", dev);
     check_family("qwen", dev);
+    check_family("mistral", dev);
     dev->ops->close(dev);
     return test_end();
 }

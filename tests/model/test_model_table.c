@@ -19,11 +19,11 @@ static void check_counts(void) {
         const char *preset;
         int64_t params;
     } published[] = {
-        {"gpt2-124m", 124439808},       {"gpt2-350m", 354823168},      {"gpt2-774m", 774030080},
-        {"gpt2-1558m", 1557611200},     {"llama3-8b", 8030261248},     {"llama3-70b", 70553706496},
-        {"llama3-405b", 405853388800},  {"mixtral-8x7b", 46702792704}, {"qwen2.5-0.5b", 494032768},
-        {"qwen2.5-7b", 7615616512},     {"qwen3-8b", 8190735360},      {"qwen3-0.6b", 596049920},
-        {"qwen3-30b-a3b", 30532122624},
+        {"gpt2-124m", 124439808},      {"gpt2-350m", 354823168},       {"gpt2-774m", 774030080},
+        {"gpt2-1558m", 1557611200},    {"llama3-8b", 8030261248},      {"llama3-70b", 70553706496},
+        {"llama3-405b", 405853388800}, {"mixtral-8x7b", 46702792704},  {"mistral-7b", 7241732096},
+        {"qwen2.5-0.5b", 494032768},   {"qwen2.5-7b", 7615616512},     {"qwen3-8b", 8190735360},
+        {"qwen3-0.6b", 596049920},     {"qwen3-30b-a3b", 30532122624},
     };
     for (size_t i = 0; i < sizeof published / sizeof *published; i++) {
         ls_config_model config = preset(published[i].preset);
@@ -108,6 +108,17 @@ static void check_flops(void) {
     CHECK_NEAR(flops.matmul_per_token, 6.0 * (8030261248.0 - 128256.0 * 4096 - 65.0 * 4096), 0.0,
                0.0);
     CHECK_NEAR(flops.attention_full_per_token, 12.0 * 32 * 4096 * 8192, 0.0, 0.0);
+    config.window = 1024;
+    config.window_pattern = 5; /* 6 of the 32 layers see all */
+    ls_model_count_flops(&config, 8192, &flops);
+    double keys = 0.0; /* of half a key less each, as elsewhere */
+    for (int t = 0; t < 8192; t++) {
+        keys += 6.0 * (t + 0.5) + 26.0 * (t < 1024 ? t + 0.5 : 1024.0);
+    }
+    CHECK_NEAR(flops.attention_full_per_token, 12.0 * 32 * 4096 * 8192, 0.0, 0.0);
+    CHECK_NEAR(flops.attention_causal_per_token, 12.0 * 4096 * keys / 8192, 1e-12, 0.0);
+    config.window = 8192;
+    CHECK_NEAR(ls_model_keys_seen(&config, 8192), 4096.0, 0.0, 0.0);
 }
 
 static void check_refused(ls_config_model config, const char *message) {

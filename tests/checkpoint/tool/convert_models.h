@@ -60,4 +60,11 @@ static inline ls_config_model qwen3_of(const ls_config_model *model) {
     return m;
 }
 
+/* With a window, of Llama Mistral. */
+static inline ls_config_model windowed_of(const ls_config_model *model) {
+    ls_config_model m = *model;
+    m.window = 5;
+    return m;
+}
+
 #endif

@@ -15,10 +15,11 @@ settings_of() {
     case $1 in
     gpt2) echo model.preset=gpt2-tiny ;;
     llama) echo model.preset=llama3-tiny ;;
-    mixtral) echo model.preset=llama3-tiny model.experts=4 ;;
+    mistral) echo model.preset=llama3-tiny model.window=9 ;;
+    mixtral) echo model.preset=llama3-tiny model.experts=4 model.window=7 ;;
     qwen2) echo model.preset=llama3-tiny model.qkv_bias=true model.tied=true ;;
-    qwen3) echo model.preset=qwen3-tiny ;;
-    qwen3_moe) echo model.preset=qwen3-tiny model.experts=4 ;;
+    qwen3) echo model.preset=qwen3-tiny model.window=8 model.window_pattern=2 ;;
+    qwen3_moe) echo model.preset=qwen3-tiny model.experts=4 model.window=9 ;;
     esac
 }
 

@@ -9,10 +9,10 @@ fi
 logits=$1
 export HF_HUB_OFFLINE=1
 make_runs
-make_families mixtral qwen2 qwen3 qwen3_moe
+make_families mistral mixtral qwen2 qwen3 qwen3_moe
 
 tokens=$(od -An -t u1 -N 32 "$root/README.md" | tr -s ' \n' ' ')
-for family in gpt2 llama mixtral qwen2 qwen3 qwen3_moe; do
+for family in gpt2 llama mistral mixtral qwen2 qwen3 qwen3_moe; do
     # Theirs reads ours.
     gives 0 "$LOCKSTEP" ckpt convert --to safetensors "$runs/$family" -o "$work/hf-$family" --shard-size 0.1
     # shellcheck disable=SC2086 # one word a token

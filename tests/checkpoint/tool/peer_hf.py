@@ -1,5 +1,5 @@
 """compare DIR LOGITS TOKEN...: the model in DIR gives the logits that the file LOGITS holds.
-make DIR gpt2|llama|mixtral|qwen2|qwen3|qwen3_moe: a model with random weights, saved by transformers in several files."""
+make DIR gpt2|llama|mistral|mixtral|qwen2|qwen3|qwen3_moe: a model with random weights, saved by transformers in several files."""
 import sys
 
 import torch
@@ -23,10 +23,16 @@ def make(directory, family):
         if family == "qwen2":
             config = transformers.Qwen2Config(**common, tie_word_embeddings=True)
         elif family == "qwen3":
-            config = transformers.Qwen3Config(**common, head_dim=16)
+            config = transformers.Qwen3Config(**common, head_dim=16, use_sliding_window=True, sliding_window=6,
+                                              layer_types=["sliding_attention", "full_attention", "sliding_attention"])
         else:
             config = transformers.Qwen3MoeConfig(**common, head_dim=16, moe_intermediate_size=24, num_experts=5,
                                                  num_experts_per_tok=2, norm_topk_prob=True)
+    elif family == "mistral":
+        config = transformers.MistralConfig(
+            vocab_size=261, hidden_size=40, intermediate_size=72, num_hidden_layers=3, num_attention_heads=4,
+            num_key_value_heads=2, head_dim=12, max_position_embeddings=128, sliding_window=7,
+            bos_token_id=256, eos_token_id=256)
     else:
         config = transformers.LlamaConfig(
             vocab_size=261, hidden_size=40, intermediate_size=72, num_hidden_layers=3,

@@ -191,6 +191,7 @@ static void check_config(const fixture *f, const char *directory) {
     CHECK(m.experts == o->experts && m.experts_per_token == o->experts_per_token);
     CHECK(m.balance_loss == o->balance_loss);
     CHECK(m.qkv_bias == o->qkv_bias && m.qk_norm == o->qk_norm);
+    CHECK(m.window == o->window && m.window_pattern == o->window_pattern);
     if (o->family == LS_FAMILY_LLAMA3) {
         CHECK(m.kv_heads == o->kv_heads && m.head_dim == o->head_dim);
         CHECK(m.rope_theta == o->rope_theta && m.rope_scaling == o->rope_scaling);
@@ -326,13 +327,21 @@ static void refuses_other_models(void) {
     CHECK_MESSAGE("model.qk_norm of family gpt2");
     CHECK_STATUS(ls_convert_to_llmc(f.ckpt, &other, f.params, f.count, LS_F32, directory, &result),
                  LS_E_UNSUPPORTED);
-    CHECK_MESSAGE("no qk_norm");
+    CHECK_MESSAGE("qk_norm or window");
     other = qwen2_of(&(ls_config_model){.family = LS_FAMILY_LLAMA3, .experts = 2});
     CHECK_STATUS(to_hf(&f, &other, directory), LS_E_UNSUPPORTED);
     CHECK_MESSAGE("model.qkv_bias with experts");
     other = qwen3_of(&other);
     CHECK_STATUS(to_hf(&f, &other, directory), LS_E_UNSUPPORTED);
     CHECK_MESSAGE("model.qkv_bias with model.qk_norm");
+    other = gpt2;
+    other.window = 5;
+    CHECK_STATUS(to_hf(&f, &other, directory), LS_E_UNSUPPORTED);
+    CHECK_MESSAGE("model.window 5 of family gpt2");
+    other = windowed_of(&llama);
+    other.window_pattern = 2;
+    CHECK_STATUS(to_hf(&f, &other, directory), LS_E_UNSUPPORTED);
+    CHECK_MESSAGE("model.window_pattern 2 has no equal among Hugging Face's Mistral models");
     other = mixtral_of(&gpt2);
     CHECK_STATUS(ls_convert_to_llmc(f.ckpt, &other, f.params, f.count, LS_F32, directory, &result),
                  LS_E_UNSUPPORTED);
@@ -507,10 +516,12 @@ int main(void) {
     CHECK_OK(ls_comm_self(&comm));
     converts(&gpt2, 1, check_gpt2);
     converts(&llama, 2, check_llama);
-    const ls_config_model mixtral = mixtral_of(&llama);
+    const ls_config_model mistral = windowed_of(&llama), mixtral = mixtral_of(&mistral);
+    converts(&mistral, 8, check_llama);
     converts(&mixtral, 4, check_mixtral);
-    const ls_config_model qwen2 = qwen2_of(&llama), qwen3 = qwen3_of(&llama);
-    const ls_config_model qwen3_moe = qwen3_of(&mixtral);
+    const ls_config_model qwen2 = qwen2_of(&llama), qwen3_moe = qwen3_of(&mixtral);
+    ls_config_model qwen3 = qwen3_of(&mistral);
+    qwen3.window_pattern = 2;
     converts(&qwen2, 5, check_qwen2);
     converts(&qwen3, 6, check_qwen3);
     converts(&qwen3_moe, 7, check_qwen3_moe);

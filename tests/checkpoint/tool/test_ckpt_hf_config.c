@@ -9,7 +9,6 @@ static void refuses_other_configs(void) {
         const char *key, *value, *message;
     } bad[] = {
         {"model_type", "\"phi3\"", "phi3"},
-        {"model_type", "\"mistral\"", "sliding_window"},
         {"hidden_act", "\"gelu\"", "hidden_act"},
         {"attention_bias", "true", "attention_bias"},
         {"mlp_bias", "1", "mlp_bias"},
@@ -95,9 +94,8 @@ static void takes_qwen(void) {
     static const struct {
         const char *type, *architecture, *key, *value, *message;
     } bad[] = {
-        {"qwen2", "Qwen2ForCausalLM", "use_sliding_window", "true", "use_sliding_window"},
         {"qwen2", "Qwen2ForCausalLM", "layer_types", "[\"full_attention\", \"sliding_attention\"]",
-         "\"layer_types\" has 'sliding_attention'"},
+         "\"layer_types\" has 'sliding_attention', but"},
         {"qwen2", "Qwen2ForCausalLM", "num_key_value_heads", "null", "num_key_value_heads"},
         {"qwen3", "Qwen3ForCausalLM", "attention_bias", "true", "attention_bias"},
         {"qwen3_moe", "Qwen3MoeForCausalLM", "decoder_sparse_step", "2", "layers without experts"},
@@ -145,7 +143,92 @@ static void takes_qwen(void) {
     json_decref(config);
 }
 
+/* Changes of the configuration of what has no window, and what becomes of it. */
+typedef struct window_case {
+    const char *type, *members;
+    int64_t window, pattern;
+    const char *message; /* or it is refused */
+} window_case;
+
+static const window_case windows[] = {
+    {"mistral", "{}", 4096, 0, NULL}, /* MistralConfig's default */
+    {"mistral", "{\"sliding_window\": null}", 0, 0, NULL},
+    {"mistral", "{\"sliding_window\": 7}", 7, 0, NULL},
+    {"mistral", "{\"sliding_window\": 0}", 0, 0, "must be a positive integer"},
+    {"mixtral", "{}", 0, 0, NULL},
+    {"mixtral", "{\"sliding_window\": 7}", 7, 0, NULL},
+    {"qwen3", "{\"sliding_window\": 7}", 0, 0, NULL},
+    {"qwen3", "{\"sliding_window\": 7, \"use_sliding_window\": true}", 0, 0, NULL},
+    {"qwen3", "{\"use_sliding_window\": true, \"max_window_layers\": 0}", 4096, 0, NULL},
+    {"qwen3", "{\"use_sliding_window\": true, \"max_window_layers\": 5}", 0, 0, NULL},
+    {"qwen3", "{\"use_sliding_window\": true, \"max_window_layers\": 4}", 0, 0,
+     "\"max_window_layers\" gives windows to some of the 5 layers"},
+    {"qwen3", "{\"use_sliding_window\": true, \"max_window_layers\": \"0\"}", 0, 0,
+     "max_window_layers"},
+    {"qwen3",
+     "{\"sliding_window\": 7, \"use_sliding_window\": true, \"layer_types\": [\"s\", \"s\", "
+     "\"f\", \"s\", \"s\"]}",
+     7, 3, NULL},
+    {"qwen3",
+     "{\"sliding_window\": 7, \"use_sliding_window\": true, \"layer_types\": [\"s\", \"f\", "
+     "\"s\", \"s\", \"s\"]}",
+     0, 0, "\"layer_types\" gives windows to some of the 5 layers"},
+    {"qwen3",
+     "{\"sliding_window\": 7, \"use_sliding_window\": true, \"layer_types\": [\"s\", \"s\"]}", 0, 0,
+     "some of the 5 layers"},
+    {"qwen3",
+     "{\"sliding_window\": null, \"use_sliding_window\": true, \"layer_types\": [\"s\", \"f\", "
+     "\"s\", \"f\", \"s\"]}",
+     0, 0, NULL},
+    {"qwen3",
+     "{\"use_sliding_window\": true, \"layer_types\": [\"f\", \"f\", \"f\", \"f\", \"f\"]}", 0, 0,
+     NULL},
+    {"qwen3",
+     "{\"use_sliding_window\": true, \"layer_types\": [\"f\", \"f\", \"x\", \"f\", \"f\"]}", 0, 0,
+     "\"layer_types\" has 'x'"},
+    {"qwen3_moe", "{\"sliding_window\": 7, \"use_sliding_window\": true}", 7, 0, NULL},
+};
+
+/* "s" and "f" of a case written out. */
+static void write_out(json_t *types) {
+    json_t *type;
+    size_t i;
+    json_array_foreach(types, i, type) {
+        const char *text = json_string_value(type);
+        json_string_set(type, strcmp(text, "s") == 0   ? "sliding_attention"
+                              : strcmp(text, "f") == 0 ? "full_attention"
+                                                       : text);
+    }
+}
+
+static void takes_windows(void) {
+    for (size_t i = 0; i < sizeof windows / sizeof *windows; i++) {
+        const window_case *c = &windows[i];
+        const bool qwen = strncmp(c->type, "qwen3", 5) == 0;
+        const bool mixture = strcmp(c->type, "mixtral") == 0 || strcmp(c->type, "qwen3_moe") == 0;
+        ls_config_model model = qwen ? qwen3_of(&llama) : llama, m = {0};
+        model = mixture ? mixtral_of(&model) : model;
+        model.layers = 5;
+        json_t *config, *members = json_loads(c->members, 0, NULL);
+        CHECK_OK(ls_hf_config_make(&model, LS_F32, NULL, &config));
+        json_object_set_new(config, "model_type", json_string(c->type));
+        write_out(json_object_get(members, "layer_types"));
+        json_object_update(config, members);
+        if (c->message) {
+            CHECK(ls_hf_config_parse(config, "config.json", &m) != LS_OK);
+            CHECK_MESSAGE(c->message);
+        } else {
+            CHECK_OK(ls_hf_config_parse(config, "config.json", &m));
+            CHECK_INT(m.window, c->window);
+            CHECK_INT(m.window_pattern, c->pattern);
+        }
+        json_decref(members);
+        json_decref(config);
+    }
+}
+
 int main(void) {
+    takes_windows();
     refuses_other_configs();
     takes_balance_loss();
     takes_qwen();

@@ -3,7 +3,7 @@
 
     python3 make_golden.py          (PyTorch and NumPy; not part of a test run)
 
-Writes gpt2.bin, llama3.bin, mixtral.bin and qwen.bin beside this file: tensors with a name, each
+Writes gpt2.bin, llama3.bin, mixtral.bin, qwen.bin and mistral.bin beside this file: tensors with a name, each
     name 64 bytes (NUL-padded) | dtype int32 (0 float64, 1 float32, 2 int32) | ndim int32 |
     dims 4 x int64 | values, little-endian, row-major
 after the 8 bytes "LSGOLD1\n". Initial values are float32 numbers, so that fp32 starts from the same
@@ -31,12 +31,15 @@ def tensor_record(name, array):
     return head + array.astype(array.dtype.newbyteorder("<")).tobytes()
 
 
-def attention(q, k, v):
-    """q [B,H,T,D], k and v [B,G,T,D]; written out."""
+def attention(q, k, v, window=None):
+    """q [B,H,T,D], k and v [B,G,T,D]; written out. A token sees itself and window - 1 before it."""
     groups = q.shape[1] // k.shape[1]
     k, v = (x.repeat_interleave(groups, dim=1) for x in (k, v))
     scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
     mask = torch.triu(torch.ones(q.shape[2], q.shape[2], dtype=torch.bool), diagonal=1)
+    if window:
+        place = torch.arange(q.shape[2])
+        mask = mask | (place[:, None] - place[None, :] >= window)
     return torch.softmax(scores.masked_fill(mask, float("-inf")), dim=-1) @ v
 
 
@@ -155,10 +158,13 @@ class Llama3:
             q, k, v = split_heads(q, H), split_heads(k, G), split_heads(v, G)
             if p + "attn.q_norm.weight" in w:
                 q, k = norm(q, p + "attn.q_norm"), norm(k, p + "attn.k_norm")
-            out = merge_heads(attention(self.rotate(q), self.rotate(k), v))
+            out = merge_heads(attention(self.rotate(q), self.rotate(k), v, self.window(i)))
             x = x + F.linear(out, w[p + "attn.proj.weight"])
             x = x + self.mlp(w, p, norm(x, p + "mlp_norm"))
         return F.linear(norm(x, "final_norm"), w["head.weight"])
+
+    def window(self, layer):
+        return None
 
     def mlp(self, w, p, x):
         gate, up = F.linear(x, w[p + "mlp.up.weight"]).chunk(2, dim=-1)
@@ -178,6 +184,16 @@ class Qwen(Llama3):
                 yield name.replace("weight", "bias"), shape[:1]
                 yield name.replace("qkv", "q_norm"), (self.D,)
                 yield name.replace("qkv", "k_norm"), (self.D,)
+
+
+class Mistral(Llama3):
+    """Windows in the first and the third layer, none in the second."""
+    name = "mistral"
+    L, WINDOW = 3, 4
+    config = dict(Llama3.config, layers=L, window=WINDOW, window_pattern=2)
+
+    def window(self, layer):
+        return None if layer == 1 else self.WINDOW
 
 
 class Mixtral(Llama3):
@@ -266,7 +282,7 @@ def adamw_records(model, weights, tokens, targets):
 
 
 def main():
-    for model, seed in ((Gpt2(), 1), (Llama3(), 2), (Mixtral(), 3), (Qwen(), 4)):
+    for model, seed in ((Gpt2(), 1), (Llama3(), 2), (Mixtral(), 3), (Qwen(), 4), (Mistral(), 5)):
         rng = np.random.default_rng(seed)
         tokens = rng.integers(0, V, (B, T)).astype(np.int32)
         targets = rng.integers(0, V, (B, T)).astype(np.int32)
