@@ -166,6 +166,32 @@ static void test_taken_name(void) {
     }
 }
 
+static void test_options(void) {
+    static const char *const said[] = {
+        "step -1 and tokens", "tokens -1 must not be", "level -1",
+        "level 20",           "-1 parity files",       "9 parity files",
+        "must be objects",    "must be objects",       "must be given"};
+    json_t *run = json_object(), *text = json_string("run");
+    for (int i = 0; i < 9; i++) {
+        const ls_ckpt_save_options options = {.root = root,
+                                              .step = i == 0 ? -1 : 95,
+                                              .tokens = i == 1 ? -1 : 0,
+                                              .level = i == 2   ? -1
+                                                       : i == 3 ? 20
+                                                                : 1,
+                                              .parity = i == 4   ? -1
+                                                        : i == 5 ? 9
+                                                                 : 0,
+                                              .run = i == 6 ? text : run,
+                                              .counters = i == 7 ? text : run,
+                                              .config_text = i == 8 ? NULL : ""};
+        CHECK_STATUS(ls_ckpt_save(comm, &options, NULL, 0, NULL), LS_E_INPUT);
+        CHECK_MESSAGE(said[i]);
+    }
+    json_decref(run);
+    json_decref(text);
+}
+
 static void test_refusals(void) {
     ls_box box = ls_box_whole(cases[2].ndim, cases[2].dims);
     ls_ckpt_tensor good = case_tensor(2, &box), t = good;
@@ -182,6 +208,10 @@ static void test_refusals(void) {
     t.ndim = wrong ? 0 : t.ndim;
     CHECK_STATUS(case_save(comm, root, 95, 1, 1, &t, 1, NULL), LS_E_SHAPE);
     CHECK_MESSAGE("0 dimensions; 1 to 4 are allowed");
+    t = good;
+    t.data = comm->rank == 0 ? NULL : t.data;
+    CHECK_STATUS(case_save(comm, root, 95, 1, 1, &t, 1, NULL), LS_E_INPUT);
+    CHECK_MESSAGE("it has no data");
     t = good;
     t.name = comm->rank == 0 ? "" : t.name; /* it alone, and the lowest of those that are wrong */
     for (int round = 0; round < 2; round++) {
@@ -296,6 +326,7 @@ int main(int argc, char **argv) {
     test_same_bytes();
     test_same_step();
     test_taken_name();
+    test_options();
     test_refusals();
     test_not_shared();
     test_load_refusals();
