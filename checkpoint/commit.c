@@ -91,17 +91,18 @@ static void leave(const char *temporary) {
     pthread_mutex_unlock(&left_lock);
 }
 
-ls_status ls_ckpt_place_create(const ls_ckpt_place *place, bool owner) {
-    remove_left();
-    LS_TRY(ls_dir_create(place->directory));
-    if (!owner) {
-        return LS_OK;
-    }
+ls_status ls_ckpt_place_own(const ls_ckpt_place *place) {
     char path[1200];
     ls_owner self;
     LS_TRY(ls_owner_self(&self));
     LS_TRY(ls_path_join(path, sizeof path, place->temporary, LS_CKPT_OWNER));
     return ls_owner_write(&self, path);
+}
+
+ls_status ls_ckpt_place_create(const ls_ckpt_place *place, bool owner) {
+    remove_left();
+    LS_TRY(ls_dir_create(place->directory));
+    return owner ? ls_ckpt_place_own(place) : LS_OK;
 }
 
 void ls_ckpt_place_remove(const ls_ckpt_place *place) {

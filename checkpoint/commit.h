@@ -28,6 +28,8 @@ ls_status ls_ckpt_random(uint64_t random[2]);
  * is said already. Any number of writers may call it, at any time. Before, what an earlier
  * ls_ckpt_place_remove of this process could not remove is tried again. */
 ls_status ls_ckpt_place_create(const ls_ckpt_place *place, bool owner);
+/* Says whose the temporary, which is there, is. */
+ls_status ls_ckpt_place_own(const ls_ckpt_place *place);
 /* Removes the temporary with what is in it; failures are warned about. The error record stays. */
 void ls_ckpt_place_remove(const ls_ckpt_place *place);
 /* The same for any temporary, by its path; whose it is, the caller has looked. A checkpoint that

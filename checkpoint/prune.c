@@ -108,20 +108,21 @@ ls_status ls_ckpt_prune_plan(const char *root, const ls_ckpt_keep *keep, ls_ckpt
     return status;
 }
 
-/* Moved into a temporary of ours first, so that no half of it has its name. */
+/* Becomes a temporary of ours first, so that no half of it has its name; that takes no room, which
+ * a full disk does not have. */
 static ls_status remove_step(const char *root, int64_t step) {
     ls_ckpt_place place;
     uint64_t random[2];
+    struct stat info;
     LS_TRY(ls_ckpt_random(random));
     LS_TRY(ls_ckpt_place_name(&place, root, step, random));
-    ls_status status = ls_ckpt_place_create(&place, true);
-    if (status == LS_OK && rename(place.final, place.directory) != 0) {
-        status =
-            LS_FAIL(LS_E_IO, "cannot rename '%s' to remove it: %s", place.final, strerror(errno));
+    bool is_link = lstat(place.final, &info) == 0 && !S_ISDIR(info.st_mode);
+    if (is_link || rename(place.final, place.temporary) != 0) {
+        return LS_FAIL(LS_E_IO, "cannot rename '%s' to remove it: %s", place.final,
+                       is_link ? "it is a link" : strerror(errno));
     }
-    if (status == LS_OK) {
-        status = ls_file_sync(root);
-    }
+    (void)ls_ckpt_place_own(&place); /* without, the run's next start removes what a kill leaves */
+    ls_status status = ls_file_sync(root);
     ls_ckpt_place_remove(&place);
     return status;
 }
