@@ -478,12 +478,22 @@ static ls_status manifest_find(const char *path, ls_ckpt **ckpt) {
     return status == LS_OK ? LS_OK : ls_error_restore(&error);
 }
 
+/* Where another step has the name of a newer one, each resume would begin with it again. */
+static ls_status name_check(const ls_ckpt *ckpt) {
+    const char *slash = strrchr(ckpt->path, '/');
+    const int64_t step = ls_ckpt_step_parse(slash ? slash + 1 : ckpt->path);
+    return step < 0 || step == ckpt->step
+               ? LS_OK
+               : LS_FAIL(LS_E_CORRUPT, "'%s' was renamed: it holds step %lld", ckpt->path,
+                         (long long)ckpt->step);
+}
+
 ls_status ls_ckpt_open(const char *path, ls_ckpt **out) {
     ls_ckpt *ckpt;
     *out = NULL;
     LS_TRY(manifest_find(path, &ckpt));
     ckpt->path = strdup(path);
-    ls_status status = ckpt->path ? LS_OK : LS_FAIL(LS_E_MEMORY, "no memory for a path");
+    ls_status status = ckpt->path ? name_check(ckpt) : LS_FAIL(LS_E_MEMORY, "no memory for a path");
     for (int i = 0; i < ckpt->file_count && status == LS_OK; i++) {
         status = ls_ckpt_file_size_check(ckpt, i);
         ckpt->files[i].lost = status != LS_OK;

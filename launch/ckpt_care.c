@@ -5,6 +5,7 @@
 #include "launch/cmd.h"
 #include "launch/doctor.h"
 #include "launch/json_text.h"
+#include "runtime/base/file.h"
 #include "runtime/base/text.h"
 #include "runtime/config/config.h"
 #include "runtime/counters/counters.h"
@@ -12,6 +13,17 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+/* The folder of the checkpoints that are looked after. */
+static ls_status find_root(const char *given, char *root, size_t size) {
+    char manifest[4200];
+    LS_TRY(ls_ckpt_root(given, root, size));
+    LS_TRY(ls_path_join(manifest, sizeof manifest, root, "manifest.json"));
+    return ls_path_exists(manifest)
+               ? LS_FAIL(LS_E_INPUT,
+                         "'%s' is a checkpoint; give the run or the folder that holds it", given)
+               : LS_OK;
+}
 
 static ls_status plan_print(const char *root, const ls_ckpt_verdict *plan, size_t count, bool dry,
                             bool json) {
@@ -91,7 +103,7 @@ ls_status ls_ckpt_run_prune(int argc, char **argv, const char **values) {
     ls_ckpt_verdict *plan;
     size_t count;
     bool dry = values[LS_CKPT_DRY_RUN] != NULL;
-    LS_TRY(ls_ckpt_root(argv[0], root, sizeof root));
+    LS_TRY(find_root(argv[0], root, sizeof root));
     LS_TRY(read_keep(root, values, &keep));
     LS_TRY(ls_ckpt_prune_plan(root, &keep, &plan, &count));
     ls_status status = dry ? LS_OK : ls_ckpt_prune_carry_out(root, plan, count);
@@ -249,7 +261,7 @@ ls_status ls_ckpt_run_doctor(int argc, char **argv, const char **values) {
                      .repair = values[LS_CKPT_REPAIR] != NULL,
                      .json = values[LS_CKPT_JSON] != NULL,
                      .plugin = ls_ckpt_plugin_found()}; /* before the filter is registered */
-    LS_TRY(ls_ckpt_root(argv[0], e.root, sizeof e.root));
+    LS_TRY(find_root(argv[0], e.root, sizeof e.root));
     ls_status status = examine(&e);
     if (status == LS_OK && e.json) {
         status = examination_json(&e);

@@ -77,6 +77,13 @@ mkdir "$work/empty"
 gives 1 "$LOCKSTEP" ckpt doctor "$work/empty"
 says 'no checkpoint to resume from'
 gives 2 "$LOCKSTEP" ckpt doctor "$work/nowhere"
+gives 2 "$LOCKSTEP" ckpt doctor "$work/par/step-00000006" --repair
+says "step-00000006' is a checkpoint; give the run or the folder that holds it"
+# A checkpoint of an older step with a newer one's name would be resumed for ever.
+cp -r "$work/par/step-00000006" "$work/par/step-00000007"
+gives 1 "$LOCKSTEP" ckpt doctor "$work/par"
+prints "^BAD   step-00000007  '.*' was renamed: it holds step 6"
+prints 'resume takes step-00000006'
 
 # prune: the newest valid one (step 4: 6 is damaged) stays, whatever is asked.
 gives 2 "$LOCKSTEP" ckpt prune "$gpt2"
