@@ -425,17 +425,26 @@ ls_status ls_ckpt_file_size_check(const ls_ckpt *ckpt, int file_index) {
     return LS_OK;
 }
 
-static bool has_data(const char *path) {
+static ls_status manifest_missing(const char *path, const char *name) {
     DIR *listing = opendir(path);
-    bool found = false;
+    bool data = false;
+    if (!listing && errno != ENOENT && errno != ENOTDIR) {
+        return LS_FAIL(LS_E_IO, "cannot list '%s': %s", path, strerror(errno));
+    }
     for (const struct dirent *entry; listing && (entry = readdir(listing));) {
         const char *end = strrchr(entry->d_name, '.');
-        found = found || (end && strcmp(end, ".h5") == 0);
+        data = data || (end && strcmp(end, ".h5") == 0);
     }
     if (listing) {
         closedir(listing);
     }
-    return found;
+    return data ? LS_FAIL(LS_E_CORRUPT,
+                          "'%s' has a checkpoint's data but no %s: a save that was not finished, "
+                          "or a copy that is not whole",
+                          path, name)
+                : LS_FAIL(LS_E_INPUT,
+                          "'%s' is no checkpoint (it has no %s) and holds none (no step-*)", path,
+                          name);
 }
 
 static ls_status manifest_open(const char *path, const char *name, ls_ckpt **ckpt) {
@@ -443,14 +452,7 @@ static ls_status manifest_open(const char *path, const char *name, ls_ckpt **ckp
     size_t bytes;
     LS_TRY(ls_path_join(manifest, sizeof manifest, path, name));
     if (!ls_path_exists(manifest)) {
-        return has_data(path)
-                   ? LS_FAIL(LS_E_CORRUPT,
-                             "'%s' has a checkpoint's data but no %s: a save that was not "
-                             "finished, or a copy that is not whole",
-                             path, name)
-                   : LS_FAIL(LS_E_INPUT,
-                             "'%s' is no checkpoint (it has no %s) and holds none (no step-*)",
-                             path, name);
+        return manifest_missing(path, name);
     }
     LS_TRY(ls_ckpt_manifest_read(path, manifest, &text, &bytes));
     ls_status status = ls_ckpt_manifest_parse(text, bytes, manifest, ckpt);

@@ -203,7 +203,7 @@ ls_status ls_ckpt_stale_list(const char *root, ls_ckpt_stale **stale, size_t *co
     *count = 0;
     DIR *directory = opendir(root);
     if (!directory) {
-        return LS_FAIL(LS_E_INPUT, "cannot list '%s': %s", root, strerror(errno));
+        return LS_FAIL(LS_E_IO, "cannot list '%s': %s", root, strerror(errno));
     }
     struct dirent *item;
     while ((item = readdir(directory))) {

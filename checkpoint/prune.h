@@ -46,7 +46,7 @@ typedef struct ls_ckpt_stale {
     char owner[320];      /* in words */
 } ls_ckpt_stale;
 
-/* Caller frees *stale. */
+/* Caller frees *stale. LS_E_IO when root cannot be read. */
 ls_status ls_ckpt_stale_list(const char *root, ls_ckpt_stale **stale, size_t *count);
 /* Removes those whose owner is provably gone, and says so; warns about those that nobody can tell
  * of. locked: the caller holds the lock of the run, so that those which do not say who made them

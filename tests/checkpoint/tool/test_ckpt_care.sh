@@ -84,6 +84,10 @@ cp -r "$work/par/step-00000006" "$work/par/step-00000007"
 gives 1 "$LOCKSTEP" ckpt doctor "$work/par"
 prints "^BAD   step-00000007  '.*' was renamed: it holds step 6"
 prints 'resume takes step-00000006'
+# One that cannot be entered, as another user's, is none that lacks its manifest.
+ln -s step-00000008 "$work/par/step-00000008"
+gives 3 "$LOCKSTEP" ckpt verify "$work/par"
+prints "cannot list '.*step-00000008': "
 
 # prune: the newest valid one (step 4: 6 is damaged) stays, whatever is asked.
 gives 2 "$LOCKSTEP" ckpt prune "$gpt2"
