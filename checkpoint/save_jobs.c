@@ -27,7 +27,7 @@ static ls_status tensor_check(const ls_ckpt_tensor *t) {
         return LS_FAIL(LS_E_SHAPE, "%d dimensions, its box has %d", t->ndim, t->box.ndim);
     }
     for (int d = 0; d < t->ndim; d++) {
-        if (t->box.start[d] < 0 || t->box.extent[d] < 0 || t->box.start[d] > t->dims[d] ||
+        if (t->box.start[d] < 0 || t->box.extent[d] < 0 ||
             t->box.extent[d] > t->dims[d] - t->box.start[d]) {
             return LS_FAIL(LS_E_SHAPE, "the box [%lld, +%lld) leaves dimension %d of %lld elements",
                            (long long)t->box.start[d], (long long)t->box.extent[d], d,

@@ -310,7 +310,7 @@ void ls_snapshot_fetched(ls_snapshot *s, bool good) {
 static void part_copy(const ls_snapshot *s, int64_t part) {
     const int count = s->mine.count;
     const size_t from = (size_t)part * PART_BYTES, all = s->starts[count];
-    const size_t to = all - from < PART_BYTES ? all : from + PART_BYTES;
+    const size_t to = from + PART_BYTES;
     int low = 0, high = count - 1; /* the last tensor that begins at or before `from` */
     while (low < high) {
         int middle = (low + high + 1) / 2;
@@ -340,7 +340,7 @@ static int64_t parts_copy(ls_snapshot *s) {
 
 void ls_snapshot_complete(ls_snapshot *s, int threads) {
     int64_t done = 0;
-    if (!s->made || s->parts == 0) {
+    if (s->parts == 0) {
         return;
     }
     if (atomic_load(&s->taken) < s->parts) {

@@ -101,6 +101,16 @@ static ls_ckpt_saver *saver_make(bool async, bool per_host, const ls_ckpt_fetch 
     return saver;
 }
 
+/* What is left in its room of one save is of no use to the next. */
+static void spoil(ls_ckpt_saver *saver) {
+    ls_snapshot_view *room = &saver->snapshot.mine;
+    comm->ops->barrier(comm);
+    if (room->base) {
+        memset((char *)room->base + room->values_at, 0x55, room->bytes - room->values_at);
+    }
+    comm->ops->barrier(comm);
+}
+
 /* Saves one after the other with one saver; each in the way that its number says. */
 static void test_saves(bool async, bool per_host, int64_t first_step) {
     ls_ckpt_saver *saver = saver_make(async, per_host, NULL);
@@ -111,8 +121,9 @@ static void test_saves(bool async, bool per_host, int64_t first_step) {
         options.parity = round & 1; /* more than one save of a saver */
         options.level = round == 3 ? 0 : 1;
         fill_all();
-        if (per_host && round == 0 && comm->rank > 0) { /* whoever writes waits for the others */
-            usleep(200000);
+        spoil(saver);
+        if (per_host && round < 2 && comm->rank > 0) { /* whoever writes waits for the others */
+            usleep(100000);
         }
         const uint64_t begin_ns = ls_clock_ns();
         ls_ckpt_saver_start(saver, &options, tensors, CASE_TENSORS, now);
@@ -259,14 +270,16 @@ static void invert_all(void) {
     }
 }
 
-/* way 0: no thread; 1: beside training; 2: likewise where memory cannot be pinned. In the second
- * save of each the data is changed once it may be, in the first it is looked at again and again. */
+/* way 0: no thread; 1: beside training; 2: likewise where memory cannot be pinned; 3: likewise, and
+ * one rank writes for all. In the second save of each the data is changed once it may be, in the
+ * first it is looked at again and again. */
 static void test_fetch(void) {
-    for (int way = 0; way < 3; way++) {
-        ls_ckpt_saver *saver = saver_make(way > 0, false, &device_fetch);
-        device.refuses = way == 2;
+    for (int way = 0; way < 4; way++) {
+        ls_ckpt_saver *saver = saver_make(way > 0, way == 3, &device_fetch);
+        device.refuses = way > 1;
         device.pins = 0;
         for (int changes = 0; changes < 2; changes++) {
+            spoil(saver);
             fill_all();
             invert_all();
             ls_ckpt_save_options options = options_of(root, 110 + 2 * way + changes);
@@ -281,7 +294,7 @@ static void test_fetch(void) {
             ls_ckpt_outcome outcome = finish(saver, changes || way == 0);
             CHECK_STATUS(outcome.status, LS_OK);
             CHECK(outcome.stall_seconds >= 1e-3 * DEVICE_COPY_MS); /* whichever call it was in */
-            check_saved(outcome.result.path, comm->size);
+            check_saved(outcome.result.path, way == 3 ? 1 : comm->size);
         }
         ls_ckpt_saver_destroy(saver);
         CHECK(!device.pinned);
@@ -326,7 +339,7 @@ static void test_failed_fetch(void) {
 /* Each failure is known to all ranks, with its reason, and does not keep the next save. */
 static void test_failed_saves(bool per_host) {
     ls_ckpt_saver *saver = saver_make(true, per_host, NULL);
-    bool last = comm->rank == comm->size - 1;
+    const bool odd = comm->rank == comm->size / 2; /* one that is neither first nor last */
     char file[4200];
     snprintf(file, sizeof file, "%s/a-file", root);
     if (comm->rank == 0) {
@@ -335,15 +348,19 @@ static void test_failed_saves(bool per_host) {
     comm->ops->barrier(comm);
     fill_all();
     for (int round = 0; round < 6; round++) {
-        static const ls_status expected[] = {LS_E_IO,    LS_E_INPUT,  LS_E_SHAPE,
+        static const ls_status expected[] = {LS_E_INPUT, LS_E_IO,     LS_E_SHAPE,
                                              LS_E_INPUT, LS_E_CONFIG, LS_OK};
-        ls_ckpt_save_options options = options_of(round == 0 ? file : root, 200 + per_host);
+        ls_ckpt_save_options options = options_of(round == 1 ? file : root, 200 + per_host);
         ls_ckpt_tensor mine[CASE_TENSORS];
         memcpy(mine, tensors, sizeof mine);
-        options.level = round == 1 && last ? 20 : 1;
-        mine[3].name = round == 2 && last ? "another" : mine[3].name;
+        options.level = round == 0 && odd ? 20 : 1;
+        mine[3].name = round == 2 && odd ? "another" : mine[3].name;
         options.parity = round == 3 ? 9 : 0;
-        options.step += round == 4 && last;
+        options.step += round == 4 && odd;
+        spoil(saver);
+        if (per_host && round == 5 && comm->rank > comm->size / 2) {
+            usleep(100000); /* what it said of a failed save does not count */
+        }
         ls_ckpt_saver_start(saver, &options, mine, CASE_TENSORS, false);
         ls_ckpt_outcome outcome = finish(saver, round & 1);
         if (round == 4 && comm->size == 1) {
@@ -351,9 +368,10 @@ static void test_failed_saves(bool per_host) {
             continue;
         }
         CHECK_INT(outcome.status, expected[round]);
-        if (round == 0) {
+        if (round == 1) {
             CHECK_MESSAGE(file);
             CHECK(strstr(outcome.error.message, file) != NULL);
+            CHECK(strstr(outcome.error.file, ".c") && outcome.error.line > 0);
         } else if (round == 2) {
             CHECK_MESSAGE("'another'");
         } else if (round == 4) {
@@ -501,6 +519,8 @@ static void test_lost_communication(void) {
     bool ended = false;
     counted = *saver->comm->ops;
     counted.test = lost_test;
+    counted.destroy = counted_destroy;
+    living = 1;
     saver->comm->ops = &counted;
     ls_ckpt_saver_start(saver, &options, tensors, CASE_TENSORS, false);
     for (int ms = 0; ms < 30000 && status == LS_OK && !ended; ms++) {
@@ -509,6 +529,7 @@ static void test_lost_communication(void) {
     }
     CHECK_STATUS(status, LS_E_COMM);
     ls_ckpt_saver_destroy(saver);
+    CHECK_INT(living, 1); /* others may still wait for this rank in it */
 }
 
 /* Ended in the middle: nothing hangs, and nothing that looks like a checkpoint is left by it. */

@@ -224,6 +224,14 @@ static void test_refusals(void) {
     t.box.extent[0] = wrong ? t.dims[0] : 0;
     CHECK_STATUS(case_save(comm, root, 95, 1, 1, &t, 1, NULL), LS_E_SHAPE);
     CHECK_MESSAGE("leaves dimension 0");
+    for (int what = 0; what < 3 && comm->size > 1; what++) { /* of a rank that saves nothing */
+        t = good;
+        t.box.start[0] -= wrong && what == 0;
+        t.box.extent[0] -= wrong && what == 1;
+        t.box.ndim -= wrong && what == 2;
+        CHECK_STATUS(case_save(comm, root, 95, 1, 1, &t, 1, NULL), LS_E_SHAPE);
+        CHECK_MESSAGE(what < 2 ? "leaves dimension 0" : "2 dimensions, its box has 1");
+    }
     t = good;
     if (comm->rank == 0) {
         t.box.extent[0]--;

@@ -3,6 +3,7 @@
 #include "checkpoint/parity.h"
 #include "checkpoint/repair.h"
 #include "checkpoint/rewrite.h"
+#include "checkpoint/save_internal.h"
 #include "runtime/base/log.h"
 #include "tests/checkpoint/ckpt_cases.h"
 
@@ -188,6 +189,37 @@ static void test_groups(void) {
     check_repair(2);
 }
 
+/* In a save of many ranks, whoever wrote a group's first file makes its parity, and nobody else. */
+static void test_makers(void) {
+    enum { RANKS = 20, IDLE_RANK = 3 };
+    static const char text[RANKS] = "some bytes";
+    ls_save_said reports[RANKS] = {0};
+    ls_comm comm = {.size = RANKS};
+    ls_ckpt_saver s = {.comm = &comm, .reports = reports, .options.parity = 1};
+    char name[4300];
+    snprintf(s.place.directory, sizeof s.place.directory, "%s/makers", root);
+    CHECK_OK(ls_dir_create(s.place.directory));
+    for (int r = 0; r < RANKS; r++) {
+        if (r != IDLE_RANK) {
+            reports[r].data_bytes = r + 1;
+            snprintf(reports[r].data_file, sizeof reports[r].data_file, "rank-%05d.h5", r);
+            CHECK_OK(ls_path_join(name, sizeof name, s.place.directory, reports[r].data_file));
+            CHECK_OK(ls_file_replace(name, text, (size_t)r + 1));
+        }
+    }
+    for (comm.rank = 0; comm.rank < RANKS; comm.rank++) {
+        s.record = json_object();
+        ls_save_job_parity(&s);
+        CHECK_STATUS((ls_status)s.mine.status, LS_OK);
+        const json_t *made = json_object_get(s.record, "parity");
+        CHECK_INT(json_array_size(made), comm.rank == 0 || comm.rank == 10); /* files 0 and 9 */
+        const json_t *data = json_object_get(json_array_get(made, 0), "data");
+        CHECK_INT(json_array_size(data), comm.rank == 0 ? 9 : comm.rank == 10 ? 10 : 0);
+        json_decref(s.record);
+    }
+    free(s.text);
+}
+
 /* Without parity, nothing is tolerated and nothing is added. */
 static void test_none(void) {
     make(3, 2, 0);
@@ -205,6 +237,7 @@ int main(void) {
     test_pairs();
     test_limits();
     test_groups();
+    test_makers();
     test_none();
     CHECK_OK(ls_dir_remove(root));
     return test_end();

@@ -25,6 +25,9 @@ static void test_copies(ls_comm *comm) {
         first += elems;
     }
     CHECK_OK(ls_snapshot_create(&snapshot, comm, false, parts, 4));
+    for (int i = 0; i < 4; i++) {
+        CHECK((uintptr_t)snapshot.mine.tensors[i].data % 64 == 0);
+    }
     for (int round = 0; round < ROUNDS; round++) {
         pthread_t other;
         memset(values, round, sizeof values);
@@ -51,10 +54,39 @@ static void test_copies(ls_comm *comm) {
     ls_snapshot_release(&snapshot);
 }
 
+/* Other tensors than room was reserved for, in whatever they differ. */
+static void test_others(ls_comm *comm) {
+    float values[12] = {0};
+    const ls_ckpt_tensor known = {.name = "a",
+                                  .dtype = LS_F32,
+                                  .ndim = 2,
+                                  .dims = {3, 4},
+                                  .box = {.ndim = 2, .start = {1, 0}, .extent = {1, 4}},
+                                  .data = values};
+    ls_snapshot snapshot;
+    CHECK_OK(ls_snapshot_create(&snapshot, comm, false, &known, 1));
+    for (int what = 0; what < 8; what++) {
+        ls_ckpt_tensor t = known;
+        t.name = what == 0 ? "b" : t.name;
+        t.dtype = what == 1 ? LS_I32 : t.dtype;
+        t.ndim -= what == 2;
+        t.box.ndim -= what == 3;
+        t.dims[1] += what == 4;
+        t.box.start[0] += what == 5;
+        t.box.extent[1] -= what == 6;
+        CHECK_STATUS(ls_snapshot_begin(&snapshot, LS_OK, &t, 1 + (what == 7), false), LS_E_SHAPE);
+        ls_snapshot_complete(&snapshot, 1);
+    }
+    CHECK_OK(ls_snapshot_begin(&snapshot, LS_OK, &known, 1, false));
+    ls_snapshot_complete(&snapshot, 1);
+    ls_snapshot_release(&snapshot);
+}
+
 int main(void) {
     ls_comm *comm = NULL;
     CHECK_OK(ls_comm_self(&comm));
     test_copies(comm);
+    test_others(comm);
     comm->ops->destroy(comm);
     return test_end();
 }
