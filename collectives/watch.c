@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <math.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
@@ -16,7 +17,8 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { STEPS_KEPT = 16, WRITING_LIMIT_S = 10 };
+/* WOKEN_MS: until hearts on this host beat again. */
+enum { STEPS_KEPT = 16, WRITING_LIMIT_S = 10, WOKEN_MS = 50 };
 
 typedef struct watch {
     int rank, size;
@@ -144,8 +146,9 @@ static bool is_due(uint64_t now_ns, uint64_t since_ns, uint64_t deadline_ns) {
     return now_ns > since_ns && now_ns - since_ns >= deadline_ns;
 }
 
-/* One look at the own record. */
-static void check(void) {
+/* One look at the own record. woken: only at whether a rank of this host has died, which is so
+ * whoever was stopped; its launcher may leave the others no second more. */
+static void check(bool woken) {
     ls_flight_record *own = ls_flight_own();
     const bool in_step = ls_flight_place_in_step(atomic_load(&own->place));
     const uint64_t learnt_ns = atomic_load(&the.step_deadline_ns);
@@ -161,6 +164,9 @@ static void check(void) {
     }
     if (the.dead_since_ns && is_due(ls_clock_ns(), the.dead_since_ns, turn_ns())) {
         look(op, false);
+        return;
+    }
+    if (woken) {
         return;
     }
     const bool waits = atomic_load(&own->inside) != 0 || atomic_load(&the.failed);
@@ -201,15 +207,16 @@ static void *watch_all(void *context) {
         }
         pthread_mutex_unlock(&the.lock);
         const uint64_t now_ns = ls_clock_ns();
-        if (now_ns - last_ns > ns_of(stale_s())) {
+        const bool woken = now_ns - last_ns > ns_of(stale_s());
+        if (woken) {
             /* This process was stopped (a suspended job) and so, maybe, were the others, whose
              * hearts do not beat again yet: the SIGCONT that came with it is no reason to look. The
              * SIGTERM of a launcher that has lost a rank, a second later, is one. */
             atomic_store(&ls_flight_own()->progress_ns, now_ns);
             the.last_look_ns = now_ns + ns_of(0.5);
-        } else {
-            check();
+            poll(NULL, 0, WOKEN_MS);
         }
+        check(woken);
         last_ns = ls_clock_ns();
         pthread_mutex_lock(&the.lock);
     }

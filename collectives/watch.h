@@ -11,7 +11,8 @@
  * evaluation, checkpoints) and in a group's first operation, patience_s is allowed; but stopped and
  * unreachable ranks are found within min_deadline_s everywhere: whoever has waited for half of it
  * asks whether all are still there, unless another rank has asked meanwhile. A process that was
- * itself stopped and continued starts anew.
+ * itself stopped and continued, or had no processor for so long, starts anew, but for ranks of its
+ * host that have died.
  *
  * All functions are called by the main thread. */
 #ifndef LS_COLLECTIVES_WATCH_H
