@@ -364,8 +364,11 @@ static void warp_wait(unsigned int mask, operation in) {
     now->state = AT_WARP;
     now->mask = mask;
     now->in = in;
-    warps[now->warp].arrived |= 1u << now->lane;
-    check_warp(now->warp);
+    warp *w = &warps[now->warp];
+    w->arrived |= 1u << now->lane;
+    if ((mask & w->live & ~w->arrived) == 0) { /* else not over: a lane of the mask is to come */
+        check_warp(now->warp);
+    }
     if (now->state != READY) {
         to_scheduler();
     }
