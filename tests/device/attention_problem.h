@@ -265,7 +265,13 @@ static inline void check_case(const problem *p, double loss) {
     if (p->fused) {
         compare("grad", p, p->q_elems, p->q_stride, p->dtype, found.grad, expected.grad, tolerance);
     }
-    for (int threads = 1; threads <= MAX_THREADS; threads++) {
+#ifdef __SANITIZE_ADDRESS__ /* that they touch other memory is what is asked there */
+    static int turn;
+    const int first = 2 + turn++ % (MAX_THREADS - 1), last = first;
+#else
+    const int first = 1, last = MAX_THREADS;
+#endif
+    for (int threads = first; threads <= last; threads++) {
         results again = run(cpu[threads], p);
         const size_t bytes = ls_dtype_bytes(p->dtype);
         CHECK(memcmp(again.out, found.out, (size_t)p->o_elems * bytes) == 0);
