@@ -6,71 +6,14 @@
  * gather it), done. Exchanging and gathering have a communicator each, as one overtakes the other
  * differently on each rank. All is sent between pairs of ranks, so that two calls of progress take
  * a bucket from stage to stage, where a ring would need two for each rank. */
-#include "collectives/reduce.h"
-
-#include "collectives/bucket.h"
 #include "collectives/comm_impl.h"
 #include "collectives/recorded.h"
-#include "collectives/sum_tree.h"
+#include "collectives/reduce_impl.h"
 #include "runtime/base/arena.h"
 #include "runtime/base/clock.h"
 
 #include <stdlib.h>
 #include <string.h>
-
-enum { SLOTS = 4 };
-
-struct ls_reducer {
-    ls_comm *comm; /* the caller's */
-    ls_comm *exchange_comm, *gather_comm;
-    ls_device *dev;
-    int64_t elem_bytes, elems;
-    int64_t micro_batches, local_batches; /* M, M/R */
-    int64_t leaves, local_leaves;         /* of the tree: the same, or with fast R, 1 */
-    int context_ranks;                    /* 1 where leaves come in order of rank */
-    int shards, shard, replicas;          /* rank = replica * shards + shard */
-    bool invariant;
-    ls_partition own_partition; /* without one of the caller's */
-    const ls_partition *partition;
-    int64_t bucket_count, slice_elems; /* slice_elems: of the longest slice */
-    size_t extra_bytes;
-    bool planning; /* device memory is counted, not taken */
-
-    /* Buffers are this rank's stack of nodes from the bottom; the result ends in buffer 0. */
-    void **buffers;
-    bool lent_buffer;               /* buffer 0 is the caller's */
-    void *memory;                   /* of the others, from exchange_comm */
-    int buffer_count, most_buffers; /* of this rank, of any */
-    ls_tree_stack stack;
-    int64_t next_batch; /* local; local_batches + 1 outside begin ... finish */
-    bool in_batch;
-    ls_tree_add adds[LS_TREE_MAX_ADDS]; /* those that the current leaf allows */
-    int add_count;
-
-    /* All ranks' nodes: rank r's are [first_node[r], first_node[r + 1]). A slot of the scratch
-     * memory holds a slice of each node of the other ranks. */
-    int *first_node;
-    int most_nodes; /* of a rank */
-    ls_tree_add *tree_adds;
-    int tree_add_count;
-    char **places; /* [nodes], of what is being added */
-    void *scratch; /* on a device in `memory`, since the library may have to know it */
-
-    /* Buckets that backward has finished, and that have entered and left the stages. */
-    int64_t ready, started, summed, done;
-    ls_comm_request **exchanges;     /* [slots][most_nodes] */
-    ls_comm_request **gathers;       /* [bucket_count] */
-    int64_t *counts[2], *offsets[2]; /* [ranks], of sends and receives; in bytes */
-};
-
-/* The bucket that is the order-th to be sent. */
-static int unit_at(const ls_reducer *r, int64_t order) {
-    return (int)(r->bucket_count - 1 - order);
-}
-
-static ls_range slice_of(const ls_reducer *r, int unit, int rank) {
-    return ls_bucket_slice(r->partition, unit, r->comm->size, rank);
-}
 
 static int node_count(const ls_reducer *r, int rank) {
     return r->first_node[rank + 1] - r->first_node[rank];
@@ -84,7 +27,7 @@ static char *node_slice(const ls_reducer *r, int64_t order, int node, ls_range s
     }
     int foreign = r->first_node[r->comm->size] - node_count(r, me);
     int place = node < r->first_node[me] ? node : node - node_count(r, me);
-    int64_t slot = order % SLOTS;
+    int64_t slot = order % LS_REDUCER_SLOTS;
     return (char *)r->scratch + (slot * foreign + place) * r->slice_elems * r->elem_bytes;
 }
 
@@ -143,19 +86,6 @@ static ls_status take(ls_reducer *r, int64_t count, size_t bytes, void *pointer_
     return ls_calloc((size_t)count, bytes, pointer_out);
 }
 
-/* One node on each rank, no replicas of shards, and a communicator whose order of sums will do? */
-static bool is_one_call(const ls_reducer *r) {
-    return r->most_nodes == 1 && (r->shards == 1 || r->replicas == 1) && r->context_ranks == 1 &&
-           (!r->invariant || !r->comm->on_device || r->comm->size == 1);
-}
-
-/* Buckets that may be on their way at once: one is added up while others travel. On a device, where
- * nobody would want to wait for one, all. */
-static int64_t slots(const ls_reducer *r) {
-    return r->comm->on_device && is_one_call(r) && r->bucket_count > SLOTS ? r->bucket_count
-                                                                           : SLOTS;
-}
-
 static int64_t first_leaf(const ls_reducer *r, int rank) {
     return ls_reducer_place(rank, r->comm->size, r->context_ranks) * r->local_leaves;
 }
@@ -194,7 +124,8 @@ static ls_status take_device(ls_reducer *r, int64_t bytes, void **memory) {
 /* In memory of a communicator as many on each rank. */
 static int64_t scratch_bytes(const ls_reducer *r) {
     const int own = r->comm->on_device ? 0 : node_count(r, r->comm->rank);
-    const int64_t places = is_one_call(r) ? 0 : ls_min_i64(SLOTS, r->bucket_count);
+    const bool adds = !ls_reducer_is_one_call(r) && !r->narrow;
+    const int64_t places = adds ? ls_min_i64(LS_REDUCER_SLOTS, r->bucket_count) : 0;
     return places * (r->first_node[r->comm->size] - own) * r->slice_elems * r->elem_bytes;
 }
 
@@ -204,7 +135,7 @@ static ls_status take_memory(ls_reducer *r, void *buffer) {
     LS_TRY(plan_tree(r));
     const int nodes = r->first_node[size], buffers = r->buffer_count;
     LS_TRY(take(r, nodes > buffers ? nodes : buffers, sizeof *r->places, &r->places));
-    LS_TRY(take(r, slots(r) * r->most_nodes, sizeof(ls_comm_request *), &r->exchanges));
+    LS_TRY(take(r, ls_reducer_slots(r) * r->most_nodes, sizeof(ls_comm_request *), &r->exchanges));
     LS_TRY(take(r, r->bucket_count, sizeof(ls_comm_request *), &r->gathers));
     for (int i = 0; i < 2; i++) {
         LS_TRY(take(r, size, sizeof(int64_t), &r->counts[i]));
@@ -222,7 +153,7 @@ static int64_t buffer_stride(const ls_reducer *r) {
 }
 
 static int64_t buffer_bytes(const ls_reducer *r) {
-    return (r->most_buffers - r->lent_buffer) * buffer_stride(r) +
+    return (r->most_buffers - r->lent_buffer) * buffer_stride(r) + ls_reducer_stage_bytes(r) +
            (r->comm->on_device ? scratch_bytes(r) : 0);
 }
 
@@ -232,6 +163,7 @@ static ls_status take_buffers(ls_reducer *r) {
     for (int i = r->lent_buffer; i < r->buffer_count; i++) {
         r->buffers[i] = (char *)r->memory + (i - r->lent_buffer) * buffer_stride(r);
     }
+    r->stage = (char *)r->memory + (r->buffer_count - r->lent_buffer) * buffer_stride(r);
     char *const end = (char *)r->memory + buffer_bytes(r);
     r->scratch = comm->on_device ? end - scratch_bytes(r) : r->scratch;
     return LS_OK;
@@ -247,6 +179,7 @@ static ls_status build(const ls_reducer_options *options, ls_reducer *r) {
     r->local_batches = options->micro_batches / options->comm->size;
     r->next_batch = r->local_batches + 1;
     r->invariant = options->reduction == LS_REDUCTION_INVARIANT;
+    r->narrow = ls_reducer_narrows(options->reduction, options->comm->size);
     r->leaves = r->invariant ? r->micro_batches : options->comm->size;
     r->local_leaves = r->invariant ? r->local_batches : 1;
     r->context_ranks =
@@ -262,9 +195,10 @@ static ls_status build(const ls_reducer_options *options, ls_reducer *r) {
  * them come before they are asked for, as measured. Of an exchange, whose slices lie in scratch
  * memory of the reducer's, all are counted to come early. */
 static int64_t between_hosts_bytes(const ls_reducer *r) {
-    const int64_t slices = ls_min_i64(slots(r), r->bucket_count) * (r->comm->size - 1);
-    const int64_t bytes = slices * r->slice_elems * r->elem_bytes;
-    return r->comm->on_device ? 0 : is_one_call(r) ? bytes + bytes / 2 : bytes;
+    const int64_t slices = ls_min_i64(ls_reducer_slots(r), r->bucket_count) * (r->comm->size - 1);
+    const int64_t elem_bytes = r->narrow ? LS_REDUCER_NARROW_BYTES : r->elem_bytes;
+    const int64_t bytes = slices * r->slice_elems * elem_bytes;
+    return r->comm->on_device ? 0 : ls_reducer_is_one_call(r) ? bytes + bytes / 2 : bytes;
 }
 
 ls_status ls_reducer_plan(const ls_reducer_options *options, ls_reduction_bytes *bytes) {
@@ -288,8 +222,9 @@ ls_status ls_reducer_create(const ls_reducer_options *options, ls_reducer **redu
     }
     LS_TRY_GOTO(ls_comm_agree(options->comm, status), failed);
     LS_TRY_GOTO(r->comm->ops->duplicate(r->comm, &r->exchange_comm), failed);
-    ls_comm_name_group(r->exchange_comm, is_one_call(r) ? "gradients" : "gradients.exchange");
-    if (!is_one_call(r)) {
+    ls_comm_name_group(r->exchange_comm,
+                       ls_reducer_is_one_call(r) ? "gradients" : "gradients.exchange");
+    if (!ls_reducer_is_one_call(r)) {
         LS_TRY_GOTO(r->comm->ops->split(r->comm, r->shard, &r->gather_comm), failed);
         ls_comm_name_group(r->gather_comm, "gradients.gather");
     }
@@ -358,20 +293,20 @@ static ls_status fold(ls_reducer *r, ls_range b) {
 
 /* The whole reduction of a bucket in place. */
 static ls_status reduce_start(ls_reducer *r, int64_t order) {
-    const int unit = unit_at(r, order);
+    const int unit = ls_reducer_unit(r, order);
     const ls_range all = r->partition->units[unit].range;
     char *base = r->buffers[0], *at = base + all.first * r->elem_bytes;
     ls_comm *comm = r->exchange_comm;
-    ls_comm_request **request = &r->exchanges[order % slots(r)];
+    ls_comm_request **request = &r->exchanges[order % ls_reducer_slots(r)];
     const ls_reduce op = comm->on_device ? LS_SUM : LS_SUM_TREE;
     ls_flight_set_bucket(order);
     if (r->shards == 1) {
         return comm->ops->all_reduce_start(comm, at, at, all.elems, r->dev->acc, op, request);
     }
     for (int rank = 0; rank < comm->size; rank++) {
-        r->counts[0][rank] = slice_of(r, unit, rank).elems;
+        r->counts[0][rank] = ls_reducer_slice(r, unit, rank).elems;
     }
-    char *own = base + slice_of(r, unit, comm->rank).first * r->elem_bytes;
+    char *own = base + ls_reducer_slice(r, unit, comm->rank).first * r->elem_bytes;
     return comm->ops->reduce_scatter_start(comm, at, own, r->counts[0], r->dev->acc, op, request);
 }
 
@@ -379,15 +314,18 @@ static ls_status reduce_start(ls_reducer *r, int64_t order) {
  * that have as many. */
 static ls_status exchange_start(ls_reducer *r, int64_t order) {
     const int me = r->comm->rank, size = r->comm->size;
-    const int unit = unit_at(r, order);
-    const ls_range own = slice_of(r, unit, me);
+    const int unit = ls_reducer_unit(r, order);
+    const ls_range own = ls_reducer_slice(r, unit, me);
     LS_TRY(fold(r, r->partition->units[unit].range));
-    if (is_one_call(r)) {
+    if (r->narrow) {
+        return ls_reducer_narrow_start(r, order);
+    }
+    if (ls_reducer_is_one_call(r)) {
         return reduce_start(r, order);
     }
     for (int i = 0; i < r->most_nodes; i++) {
         for (int rank = 0; rank < size; rank++) {
-            ls_range s = slice_of(r, unit, rank);
+            ls_range s = ls_reducer_slice(r, unit, rank);
             bool sends = rank != me && i < node_count(r, me);
             bool receives = rank != me && i < node_count(r, rank);
             r->counts[0][rank] = sends ? s.elems * r->elem_bytes : 0;
@@ -399,9 +337,9 @@ static ls_status exchange_start(ls_reducer *r, int64_t order) {
         const void *node = r->buffers[i < node_count(r, me) ? i : 0];
         ls_comm *comm = r->exchange_comm;
         ls_flight_set_bucket(order);
-        LS_TRY(comm->ops->all_to_all_start(comm, node, r->counts[0], r->offsets[0], r->scratch,
-                                           r->counts[1], r->offsets[1],
-                                           &r->exchanges[order % SLOTS * r->most_nodes + i]));
+        LS_TRY(comm->ops->all_to_all_start(
+            comm, node, r->counts[0], r->offsets[0], r->scratch, r->counts[1], r->offsets[1],
+            &r->exchanges[order % LS_REDUCER_SLOTS * r->most_nodes + i]));
     }
     return LS_OK;
 }
@@ -409,9 +347,12 @@ static ls_status exchange_start(ls_reducer *r, int64_t order) {
 /* Adds all nodes of this rank's slice in tree order into its buffer 0 and starts to gather what its
  * shard keeps. */
 static ls_status sum_and_gather_start(ls_reducer *r, int64_t order) {
-    const int unit = unit_at(r, order);
-    const ls_range own = slice_of(r, unit, r->comm->rank);
-    if (is_one_call(r)) {
+    const int unit = ls_reducer_unit(r, order);
+    const ls_range own = ls_reducer_slice(r, unit, r->comm->rank);
+    if (r->narrow) {
+        return ls_reducer_narrow_summed(r, order);
+    }
+    if (ls_reducer_is_one_call(r)) {
         return LS_OK;
     }
     for (int i = 0; i < r->first_node[r->comm->size]; i++) {
@@ -424,7 +365,7 @@ static ls_status sum_and_gather_start(ls_reducer *r, int64_t order) {
             r->dev->ops->copy(r->dev, result, r->places[0], (size_t)(own.elems * r->elem_bytes)));
     }
     for (int replica = 0; replica < r->replicas; replica++) {
-        ls_range s = slice_of(r, unit, replica * r->shards + r->shard);
+        ls_range s = ls_reducer_slice(r, unit, replica * r->shards + r->shard);
         r->counts[0][replica] = s.elems * r->elem_bytes;
         r->offsets[0][replica] = s.first * r->elem_bytes;
     }
@@ -449,7 +390,7 @@ static ls_status complete(ls_comm *comm, bool wait, ls_comm_request **request) {
 
 static ls_status complete_exchange(ls_reducer *r, int64_t order, bool wait, bool *done) {
     for (int i = 0; i < r->most_nodes; i++) {
-        ls_comm_request **request = &r->exchanges[order % slots(r) * r->most_nodes + i];
+        ls_comm_request **request = &r->exchanges[order % ls_reducer_slots(r) * r->most_nodes + i];
         LS_TRY(complete(r->exchange_comm, wait, request));
         if (*request) {
             *done = false;
@@ -460,6 +401,11 @@ static ls_status complete_exchange(ls_reducer *r, int64_t order, bool wait, bool
     return LS_OK;
 }
 
+/* The first bucket that still has its slot: narrow ones are gathered there, too. */
+static int64_t oldest(const ls_reducer *r) {
+    return r->narrow && !ls_reducer_is_one_call(r) ? r->done : r->summed;
+}
+
 /* Moves buckets on as far as they go. One test drives all operations, so the last stage is looked
  * at only when nothing is ahead of it. A device is not asked, since its operations must come in the
  * same order on all ranks: its stream waits for the oldest bucket when the next one needs a slot.
@@ -467,7 +413,8 @@ static ls_status complete_exchange(ls_reducer *r, int64_t order, bool wait, bool
 static ls_status advance(ls_reducer *r, bool finish) {
     for (;;) {
         bool moved = false;
-        for (; r->started < r->ready && r->started - r->summed < slots(r); r->started++) {
+        for (; r->started < r->ready && r->started - oldest(r) < ls_reducer_slots(r);
+             r->started++) {
             LS_TRY(exchange_start(r, r->started));
         }
         const bool wait = finish || (r->comm->on_device && r->started < r->ready);
@@ -483,6 +430,7 @@ static ls_status advance(ls_reducer *r, bool finish) {
         } else if (r->done < r->summed) {
             LS_TRY(complete(r->gather_comm, wait, &r->gathers[r->done]));
             moved = r->gathers[r->done] == NULL;
+            LS_TRY(moved && r->narrow ? ls_reducer_narrow_gathered(r, r->done) : LS_OK);
             r->done += moved;
         }
         if (!moved) {
@@ -537,7 +485,7 @@ ls_status ls_reducer_ready(ls_reducer *r, int64_t first_elem) {
         return LS_OK;
     }
     while (r->ready < r->bucket_count &&
-           r->partition->units[unit_at(r, r->ready)].range.first >= first_elem) {
+           r->partition->units[ls_reducer_unit(r, r->ready)].range.first >= first_elem) {
         r->ready++;
     }
     return advance(r, false);

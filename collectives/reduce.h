@@ -18,7 +18,11 @@
  * ones' leaves come before the second ones', so that the result does not depend on how many others
  * there are: ls_reducer_place takes the place of r.
  *
- * Either way the owner of each slice of a bucket receives the ranks' nodes for it and adds them in
+ * bf16: as fast, but several ranks' sums are rounded to bf16 before they travel, and once more when
+ * they have been added in fp32 (a communicator on_device may round them on the way): half the
+ * bytes.
+ *
+ * Otherwise the owner of each slice of a bucket receives the ranks' nodes for it and adds them in
  * tree order, and the slices are gathered: 2 (R-1)/R of the buffer are sent by each rank, as by a
  * ring (Patarasuk & Yuan 2009, doi:10.1016/j.jpdc.2008.09.002), where ranks hold one node. Where
  * ranks divide the training state (a partition), they gather only what their shard keeps: nothing
@@ -36,7 +40,11 @@
 #include "runtime/device/device.h"
 #include "runtime/mesh/partition.h"
 
-typedef enum ls_reduction { LS_REDUCTION_FAST, LS_REDUCTION_INVARIANT } ls_reduction;
+typedef enum ls_reduction {
+    LS_REDUCTION_FAST,
+    LS_REDUCTION_INVARIANT,
+    LS_REDUCTION_BF16
+} ls_reduction;
 
 typedef struct ls_reducer ls_reducer;
 
@@ -55,6 +63,11 @@ typedef struct ls_reducer_options {
     const ls_partition *partition;
     void *buffer; /* the gradient buffer, borrowed; NULL: taken here */
 } ls_reducer_options;
+
+/* Do gradients travel in bf16? */
+static inline bool ls_reducer_narrows(ls_reduction reduction, int ranks) {
+    return reduction == LS_REDUCTION_BF16 && ranks > 1;
+}
 
 /* context_ranks where it has a say; 1: leaves come in order of rank. */
 static inline int ls_reducer_contexts(ls_reduction reduction, int ranks, int context_ranks) {

@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SLOTS = 2, POOL = 2, MAX_BUFFERS = POOL + 2 };
+enum { SLOTS = 2, POOL = 2, MAX_BUFFERS = POOL + 2, NARROW_BYTES = 2 };
 
 typedef struct buffer {
     void *memory;
@@ -42,7 +42,10 @@ struct ls_scatter {
     int64_t *places; /* [unit_count]: of this rank's slices in the sums */
 
     void **sums;   /* [tree.levels]; the first is the caller's */
-    void *scratch; /* [SLOTS][ranks - 1] slices */
+    bool narrow;   /* what travels is bf16: */
+    char *outbox;  /* [SLOTS] units, */
+    char *inbox;   /* [SLOTS][ranks - 1] slices; in `memory` */
+    void *scratch; /* [SLOTS, narrow: 1][ranks - 1] slices */
     int64_t slice_elems;
     buffer buffers[MAX_BUFFERS]; /* the pool, the large one, block 0's */
     void *memory; /* of the buffers; from exchange_comm, which reads it where it is */
@@ -132,12 +135,27 @@ static int64_t buffer_bytes(const ls_scatter *s, int i) {
 }
 
 static int64_t scratch_elems(const ls_scatter *s) {
-    return SLOTS * (s->ranks - 1) * s->slice_elems;
+    return (s->narrow ? 1 : SLOTS) * (s->ranks - 1) * s->slice_elems;
+}
+
+/* Of the outbox for a unit, and of the inbox; 0 unless narrow. */
+static int64_t out_bytes(const ls_scatter *s) {
+    const ls_partition *p = s->options.partition;
+    int64_t longest = 0;
+    for (int unit = 0; unit < p->unit_count; unit++) {
+        longest = p->units[unit].range.elems > longest ? p->units[unit].range.elems : longest;
+    }
+    return s->narrow ? 2 * ls_bucket_align(longest * NARROW_BYTES / 2) : 0;
+}
+
+static int64_t in_bytes(const ls_scatter *s) {
+    return s->narrow ? SLOTS * (s->ranks - 1) * s->slice_elems * NARROW_BYTES : 0;
 }
 
 /* And of the scratch memory, where what is received in may have to be known to the library too. */
 static int64_t buffers_bytes(const ls_scatter *s) {
     int64_t bytes = s->options.comm->on_device ? scratch_elems(s) * s->elem_bytes : 0;
+    bytes += SLOTS * out_bytes(s) + in_bytes(s);
     for (int i = 0; i < MAX_BUFFERS; i++) {
         bytes += buffer_bytes(s, i);
     }
@@ -157,7 +175,9 @@ static ls_status take_buffer_memory(ls_scatter *s) {
         s->buffers[i].memory = at;
         at += buffer_bytes(s, i);
     }
-    s->scratch = s->options.comm->on_device ? at : s->scratch;
+    s->outbox = at;
+    s->inbox = at + SLOTS * out_bytes(s);
+    s->scratch = s->options.comm->on_device ? s->inbox + in_bytes(s) : s->scratch;
     return LS_OK;
 }
 
@@ -210,6 +230,7 @@ static ls_status build(const ls_scatter_options *options, ls_scatter *s) {
     s->ranks = options->comm->size;
     s->shards = options->partition->shards;
     s->replicas = s->ranks / s->shards;
+    s->narrow = ls_reducer_narrows(options->reduction, s->ranks);
     LS_TRY(take(s, options->block_count, sizeof *s->blocks, &s->blocks));
     for (int b = 0; b < options->block_count; b++) {
         s->blocks[b] = options->blocks[b];
@@ -224,8 +245,8 @@ ls_status ls_scatter_plan(const ls_scatter_options *options, ls_reduction_bytes 
     LS_TRY(ls_calloc(1, sizeof *s, &s));
     s->planning = true;
     ls_status status = build(options, s);
-    *bytes = (ls_reduction_bytes){s->bytes, (size_t)buffers_bytes(s),
-                                  (size_t)(scratch_elems(s) * s->elem_bytes)};
+    const int64_t travels = s->narrow ? in_bytes(s) : scratch_elems(s) * s->elem_bytes;
+    *bytes = (ls_reduction_bytes){s->bytes, (size_t)buffers_bytes(s), (size_t)travels};
     ls_scatter_destroy(s);
     return status;
 }
@@ -292,15 +313,54 @@ void ls_scatter_destroy(ls_scatter *s) {
 /* Where rank r's part of this rank's slice lies once it has arrived. */
 static char *arrived(const ls_scatter *s, int64_t order, int rank) {
     const int me = s->options.comm->rank, place = rank < me ? rank : rank - 1;
-    return (char *)s->scratch +
-           ((order % SLOTS) * (s->ranks - 1) + place) * s->slice_elems * s->elem_bytes;
+    const int64_t slot = s->narrow ? 0 : order % SLOTS; /* narrow ones are widened in turn */
+    return (char *)s->scratch + (slot * (s->ranks - 1) + place) * s->slice_elems * s->elem_bytes;
+}
+
+/* And before that, narrow. */
+static char *received(const ls_scatter *s, int64_t order, int rank) {
+    const int me = s->options.comm->rank, place = rank < me ? rank : rank - 1;
+    return s->inbox + ((order % SLOTS) * (s->ranks - 1) + place) * s->slice_elems * NARROW_BYTES;
 }
 
 static ls_range block_of(const ls_scatter *s, const job *j) {
     return s->options.blocks[j->from->block];
 }
 
+static ls_status narrow_start(ls_scatter *s, int64_t order) {
+    job *j = &s->queue[order % s->capacity];
+    const int me = s->options.comm->rank;
+    const ls_range own = slice_of(s, j->unit, me), all = s->options.partition->units[j->unit].range;
+    char *const slot = s->outbox + order % SLOTS * out_bytes(s);
+    for (int r = 0; r < s->ranks; r++) {
+        const ls_range part = slice_of(s, j->unit, r);
+        s->counts[0][r] = r == me ? 0 : part.elems * NARROW_BYTES;
+        s->offsets[0][r] = (part.first - all.first) * NARROW_BYTES;
+        s->counts[1][r] = r == me ? 0 : own.elems * NARROW_BYTES;
+        s->offsets[1][r] = r == me ? 0 : received(s, order, r) - s->inbox;
+    }
+    const char *from = (char *)j->from->memory + (all.first - block_of(s, j).first) * s->elem_bytes;
+    LS_TRY(s->dev->ops->cast(s->dev, LS_BF16, all.elems, from, slot));
+    ls_flight_set_bucket(order);
+    ls_comm *comm = s->exchange_comm;
+    return comm->ops->all_to_all_start(comm, slot, s->counts[0], s->offsets[0], s->inbox,
+                                       s->counts[1], s->offsets[1], &j->exchange);
+}
+
+static ls_status widen_received(ls_scatter *s, int64_t order, int64_t elems) {
+    for (int r = 0; r < s->ranks && s->narrow; r++) {
+        LS_TRY(r == s->options.comm->rank
+                   ? LS_OK
+                   : s->dev->ops->widen(s->dev, LS_BF16, elems, received(s, order, r),
+                                        arrived(s, order, r)));
+    }
+    return LS_OK;
+}
+
 static ls_status exchange_start(ls_scatter *s, int64_t order) {
+    if (s->narrow) {
+        return narrow_start(s, order);
+    }
     job *j = &s->queue[order % s->capacity];
     const int me = s->options.comm->rank;
     const ls_range own = slice_of(s, j->unit, me);
@@ -336,6 +396,7 @@ static ls_status add_up(ls_scatter *s, int64_t order) {
     if (n == 0) {
         return LS_OK;
     }
+    LS_TRY(widen_received(s, order, n));
     for (int i = 0; i < p->adds; i++) {
         const ls_tree_add *a = &s->tree.adds[p->first_add + i];
         LS_TRY(s->dev->ops->add(s->dev, s->dev->acc, n, node_at(s, order, a->from),

@@ -11,7 +11,8 @@
  * share each micro-batch, the first ones' leaves, so numbered among R/C ranks, come before the
  * second ones': C times as many nodes. For the same M the sums have the same bits as there when the
  * ranks take the same samples for the same leaves.
- * fast: the R leaves of an exchange are added in the tree, the exchanges one after the other. */
+ * fast: the R leaves of an exchange are added in the tree, the exchanges one after the other.
+ * bf16: likewise, but those of other ranks are rounded to bf16 on their way. */
 #ifndef LS_COLLECTIVES_SCATTER_H
 #define LS_COLLECTIVES_SCATTER_H
 

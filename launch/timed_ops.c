@@ -203,6 +203,12 @@ static ls_status timed_cast(ls_device *dev, ls_dtype dtype, int64_t n, const voi
                  (double)n * (double)(ls_dtype_bytes(dtype) + ls_dtype_bytes(dev->acc)));
 }
 
+static ls_status timed_widen(ls_device *dev, ls_dtype dtype, int64_t n, const void *x, void *y) {
+    const uint64_t start = ls_clock_ns();
+    return count(real->widen(dev, dtype, n, x, y), dev, start, "copies", "widen", 0.0,
+                 (double)n * (double)(ls_dtype_bytes(dtype) + ls_dtype_bytes(dev->acc)));
+}
+
 static ls_status timed_sum_squares(ls_device *dev, int64_t first, int64_t n, const void *x,
                                    double *sums) {
     const uint64_t start = ls_clock_ns();
@@ -232,7 +238,8 @@ void ls_timed_ops_begin(ls_device *dev) {
     USE(route_forward), USE(route_backward), USE(select_rows), USE(combine_forward);
     USE(combine_backward);
     USE(adamw), USE(lion), USE(sgd), USE(adafactor_squares), USE(adafactor_norm);
-    USE(adafactor_apply), USE(blend), USE(add), USE(cast), USE(sum_squares), USE(sum), USE(zero);
+    USE(adafactor_apply), USE(blend), USE(add), USE(cast), USE(widen), USE(sum_squares);
+    USE(sum), USE(zero);
 #undef USE
     dev->ops = &timed;
 }

@@ -222,16 +222,13 @@ static int64_t bucket_bytes(const ls_layout *l) {
 }
 
 ls_state_options ls_layout_state(const ls_layout *l) {
-    const ls_config_numerics *numerics = &l->config->numerics;
     return (ls_state_options){.config = &l->config->model,
                               .dev = l->dev,
                               .dtype = l->dtype,
                               .parts = l->parts,
                               .part_count = l->part_count,
                               .zero = (int)l->config->parallel.zero,
-                              .reduction = numerics->reduction == LS_CFG_INVARIANT
-                                               ? LS_REDUCTION_INVARIANT
-                                               : LS_REDUCTION_FAST,
+                              .reduction = (ls_reduction)l->config->numerics.reduction,
                               .rank_micros = l->rank_micros,
                               .context_ranks = l->mesh.size[LS_AXIS_CONTEXT],
                               .bucket_bytes = bucket_bytes(l),

@@ -62,7 +62,8 @@ static ls_status cost_of(const ls_config *config, ls_device *dev, const int size
     const ls_precision precision = dtype == LS_BF16 ? LS_PRECISION_BF16 : LS_PRECISION_FP32;
     LS_TRY(ls_plan_rates_of(&cluster, precision, rates));
     const ls_software software = {
-        .gradient_bytes = 4, .repeated_norms = size[LS_AXIS_TENSOR] > 1 && !p->sequence_parallel};
+        .gradient_bytes = config->numerics.reduction == LS_CFG_BF16_GRADIENTS ? 2 : 4,
+        .repeated_norms = size[LS_AXIS_TENSOR] > 1 && !p->sequence_parallel};
     ls_plan_teller teller = {.config = config, .dev = dev, .dtype = dtype};
     const ls_plan_job job = {.model = &model,
                              .tell = dev->host_memory ? ls_plan_tell : NULL,

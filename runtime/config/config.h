@@ -36,7 +36,11 @@ typedef enum ls_cfg_experts {
     LS_CFG_EXPERTS_GROUPED
 } ls_cfg_experts;
 typedef enum ls_cfg_logits { LS_CFG_LOGITS_FP32, LS_CFG_LOGITS_COMPUTE } ls_cfg_logits;
-typedef enum ls_cfg_reduction { LS_CFG_FAST, LS_CFG_INVARIANT } ls_cfg_reduction;
+typedef enum ls_cfg_reduction {
+    LS_CFG_FAST,
+    LS_CFG_INVARIANT,
+    LS_CFG_BF16_GRADIENTS
+} ls_cfg_reduction;
 /* In the order of ls_transport (collectives/comm_choose.h). */
 typedef enum ls_cfg_transport { LS_CFG_AUTO, LS_CFG_MPI, LS_CFG_SHM, LS_CFG_HIER } ls_cfg_transport;
 typedef enum ls_cfg_device {

@@ -9,7 +9,7 @@ static const char *const computes[] = {"auto", "fp32", "bf16", "fp8", NULL};
 static const char *const attentions[] = {"own", "auto", "cudnn", NULL};
 static const char *const experts_by[] = {"auto", "apart", "grouped", NULL};
 static const char *const logits_types[] = {"fp32", "compute", NULL};
-static const char *const reductions[] = {"fast", "invariant", NULL};
+static const char *const reductions[] = {"fast", "invariant", "bf16", NULL};
 static const char *const devices[] = {"auto", "cpu", "cuda", "emulated", NULL};
 static const char *const transports[] = {"auto", "mpi", "shm", "hier", NULL};
 static const char *const schedules[] = {"constant", "linear",       "cosine",
@@ -215,7 +215,12 @@ static const ls_field fields[] = {
          "In bf16, 6 bytes of each logit are moved instead of 10: the loss, computed in fp32 all "
          "the same, writes the gradients in their place. Tokens are drawn from fp32 ones."),
     ENUM(numerics, reduction, "fast", reductions, CHANGE,
-         "invariant: same bits for any rank count"),
+         "of gradients; invariant: same bits for any rank count; bf16: half as much to send\n"
+         "bf16 rounds what data-parallel ranks send each other of gradients, once, and their sums, "
+         "which are added in fp32 (by NCCL in an order and precision of its own), once more; with "
+         "parallel.zero 2 and 3 each micro-batch's are rounded, and the sums stay fp32. For links "
+         "that communication waits for: what Megatron-LM calls grad_reduce_in_bf16, and PyTorch's "
+         "FSDP reduce_dtype."),
     ENUM(numerics, attention, "auto", attentions, FREE,
          "of GPUs: cuDNN's where all ranks have the same, else own kernels; cudnn: must be there\n"
          "auto: cuDNN's for the micro-batches of training in bf16 where every rank has the "

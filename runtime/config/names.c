@@ -42,6 +42,8 @@ static const struct {
     {"moe_router_topk", "model.experts_per_token"},
     {"router_aux_loss_coef", "model.balance_loss"},
     {"moe_aux_loss_coeff", "model.balance_loss"},
+    {"grad_reduce_in_bf16", "numerics.reduction"},
+    {"reduce_dtype", "numerics.reduction"},
     {"seq_len", "data.sequence"},
     {"reset_attention_mask", "data.document_mask"},
     {"seq_length", "data.sequence"},

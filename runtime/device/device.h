@@ -474,6 +474,8 @@ typedef struct ls_device_ops {
     ls_status (*add)(ls_device *dev, ls_dtype dtype, int64_t n, const void *x, void *y);
     /* y = x converted from acc to dtype, rounding to nearest even. */
     ls_status (*cast)(ls_device *dev, ls_dtype dtype, int64_t n, const void *x, void *y);
+    /* The other way round: y = x converted from dtype to acc. */
+    ls_status (*widen)(ls_device *dev, ls_dtype dtype, int64_t n, const void *x, void *y);
     /* Sums of x[i]^2, x [n] acc, in double, of the pieces that a grid of LS_SQUARES_ELEMS elements
      * cuts x into, where x[0] has position `first` in the grid: sums (host) receives
      * ls_squares_count(first, n) numbers, in order. A sum depends on its piece's elements only, not

@@ -2,8 +2,13 @@
 #include "collectives/sum_tree.h"
 #include "runtime/step/state_internal.h"
 
+/* Of an element of gradients on its way. */
+static double wire_bytes(const ls_state *s, int ranks) {
+    return ls_reducer_narrows(s->options.reduction, ranks) ? 2.0 : (double)s->acc_bytes;
+}
+
 static double slice_bytes(const ls_state *s, const ls_partition *p, int unit, int ranks, int rank) {
-    return (double)(ls_bucket_slice(p, unit, ranks, rank).elems * (int64_t)s->acc_bytes);
+    return (double)ls_bucket_slice(p, unit, ranks, rank).elems * wire_bytes(s, ranks);
 }
 
 static void tell_use(const ls_state *s, ls_comm_use use, ls_coll coll, int ranks, double bytes) {
@@ -40,9 +45,10 @@ static void tell_exchange(const ls_state *s, const state_part *part, const ls_pa
 }
 
 /* The replicas of a shard gather what they have added up. */
-static void tell_replicas(const ls_state *s, const state_part *part, const ls_partition *p, int u) {
+static void tell_replicas(const ls_state *s, const state_part *part, const ls_partition *p, int u,
+                          double elem_bytes) {
     const int64_t elems = ls_partition_slice(p, u, part->data->rank % p->shards).elems;
-    tell(s, LS_COLL_ALL_GATHER, part->data->size / p->shards, (double)elems * (double)s->acc_bytes);
+    tell(s, LS_COLL_ALL_GATHER, part->data->size / p->shards, (double)elems * elem_bytes);
 }
 
 static int context_ranks(const ls_state *s, const state_part *part) {
@@ -69,12 +75,15 @@ static int count_nodes(const ls_state *s, const state_part *part, int *most) {
 static void tell_bucket(const ls_state *s, const state_part *part, const ls_partition *p, int u,
                         int nodes, int most) {
     const int ranks = part->data->size;
-    const double bytes = (double)(p->units[u].range.elems * (int64_t)s->acc_bytes);
+    const double bytes = (double)p->units[u].range.elems * wire_bytes(s, ranks);
     const bool at_once = most == 1 && context_ranks(s, part) == 1;
     if (at_once && p->shards == 1) {
         tell_use(s, use_of(s, part, p->units[u].range), LS_COLL_ALL_REDUCE, ranks, bytes);
     } else if (at_once && p->shards == ranks) {
         tell_use(s, use_of(s, part, p->units[u].range), LS_COLL_REDUCE_SCATTER, ranks, bytes);
+    } else if (ls_reducer_narrows(s->options.reduction, ranks)) {
+        tell(s, LS_COLL_REDUCE_SCATTER, ranks, bytes);
+        tell_replicas(s, part, p, u, wire_bytes(s, ranks));
     } else {
         for (int i = 0; i < most; i++) {
             if (i < nodes) {
@@ -83,7 +92,7 @@ static void tell_bucket(const ls_state *s, const state_part *part, const ls_part
                 tell(s, LS_COLL_ALL_TO_ALL, ranks, 0);
             }
         }
-        tell_replicas(s, part, p, u);
+        tell_replicas(s, part, p, u, (double)s->acc_bytes);
     }
 }
 
@@ -111,7 +120,7 @@ static void tell_scatter(const ls_state *s, const state_part *part) {
         for (int64_t micro = 0; micro < s->options.rank_micros; micro++) {
             tell_exchange(s, part, p, u);
         }
-        tell_replicas(s, part, p, u);
+        tell_replicas(s, part, p, u, (double)s->acc_bytes);
     }
 }
 

@@ -38,14 +38,22 @@ static ls_status device_zero(ls_device *dev, void *memory, size_t bytes) {
     return LS_OK;
 }
 
+static double get(const void *grads, ls_dtype acc, int64_t i) {
+    return acc == LS_F32 ? (double)((const float *)grads)[i] : ((const double *)grads)[i];
+}
+
+static void set(void *grads, ls_dtype acc, int64_t i, double value) {
+    if (acc == LS_F32) {
+        ((float *)grads)[i] = (float)value;
+    } else {
+        ((double *)grads)[i] = value;
+    }
+}
+
 static ls_status device_add(ls_device *dev, ls_dtype dtype, int64_t n, const void *x, void *y) {
     CHECK(dtype == dev->acc);
     for (int64_t i = 0; i < n; i++) {
-        if (dtype == LS_F32) {
-            ((float *)y)[i] += ((const float *)x)[i];
-        } else {
-            ((double *)y)[i] += ((const double *)x)[i];
-        }
+        set(y, dtype, i, get(y, dtype, i) + get(x, dtype, i)); /* one rounding, of F32 too */
     }
     return LS_OK;
 }
@@ -56,6 +64,22 @@ static ls_status device_copy(ls_device *dev, void *to, const void *from, size_t 
     return LS_OK;
 }
 
+static ls_status device_cast(ls_device *dev, ls_dtype dtype, int64_t n, const void *x, void *y) {
+    CHECK(dtype == LS_BF16);
+    for (int64_t i = 0; i < n; i++) {
+        ((ls_bf16 *)y)[i] = ls_bf16_from_f32((float)get(x, dev->acc, i));
+    }
+    return LS_OK;
+}
+
+static ls_status device_widen(ls_device *dev, ls_dtype dtype, int64_t n, const void *x, void *y) {
+    CHECK(dtype == LS_BF16);
+    for (int64_t i = 0; i < n; i++) {
+        set(y, dev->acc, i, ls_bf16_to_f32(((const ls_bf16 *)x)[i]));
+    }
+    return LS_OK;
+}
+
 static const ls_device_ops device_ops = {
     .name = "test",
     .alloc = device_alloc,
@@ -63,6 +87,8 @@ static const ls_device_ops device_ops = {
     .copy = device_copy,
     .zero = device_zero,
     .add = device_add,
+    .cast = device_cast,
+    .widen = device_widen,
 };
 
 /* Gradients of micro-batch `leaf` of a global batch: of very different sizes, so that every other
@@ -76,10 +102,6 @@ static double draw_grad(uint64_t batch, int64_t leaf, int64_t i, bool exact) {
     return ldexp((double)(int32_t)b.v[0], (int)(b.v[1] % 24) - 40);
 }
 
-static double get(const void *grads, ls_dtype acc, int64_t i) {
-    return acc == LS_F32 ? (double)((const float *)grads)[i] : ((const double *)grads)[i];
-}
-
 static inline void clear_fresh(void *grads, ls_dtype acc, int64_t elems, bool fresh) {
     if (fresh) {
         memset(grads, 0, (size_t)elems * ls_dtype_bytes(acc));
@@ -87,11 +109,7 @@ static inline void clear_fresh(void *grads, ls_dtype acc, int64_t elems, bool fr
 }
 
 static void add_to(void *grads, ls_dtype acc, int64_t i, double value) {
-    if (acc == LS_F32) {
-        ((float *)grads)[i] += (float)value;
-    } else {
-        ((double *)grads)[i] += value;
-    }
+    set(grads, acc, i, get(grads, acc, i) + (acc == LS_F32 ? (double)(float)value : value));
 }
 
 /* Node (level, index) of reduce.h at element i. */
@@ -118,7 +136,7 @@ typedef struct shape {
 } shape;
 
 static double expected_grad(const shape *s, uint64_t batch, int64_t i) {
-    if (s->reduction == LS_REDUCTION_FAST) {
+    if (s->reduction != LS_REDUCTION_INVARIANT) {
         double sum = 0;
         for (int64_t leaf = 0; leaf < s->leaves; leaf++) {
             sum += draw_grad(batch, leaf, i, true);
@@ -130,6 +148,10 @@ static double expected_grad(const shape *s, uint64_t batch, int64_t i) {
         top++;
     }
     return define(s->acc, batch, s->leaves, top, 0, i);
+}
+
+static inline double bf16_of(double x) {
+    return ls_bf16_to_f32(ls_bf16_from_f32((float)x));
 }
 
 static inline bool keeps(const ls_partition *p, int rank, int64_t elem) {

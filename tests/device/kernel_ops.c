@@ -329,6 +329,17 @@ static ls_status run_cast(ls_device *dev, const kt_case *c, ls_dtype dtype, void
 
 const kt_op kt_cast = {"cast", {0.0, 0.0}, BF16_ROUNDED, "one rounding", plan_cast, run_cast};
 
+static int plan_widen(const kt_case *c, ls_dtype dtype, ls_dtype acc,
+                      kt_buffer buffers[KT_BUFFERS_MAX]) {
+    return KT_PLAN({"x", dtype, c->dim[0], KT_IN, .varied = true}, {"y", acc, c->dim[0], KT_OUT});
+}
+
+static ls_status run_widen(ls_device *dev, const kt_case *c, ls_dtype dtype, void *const *at) {
+    return dev->ops->widen(dev, dtype, c->dim[0], at[0], at[1]);
+}
+
+const kt_op kt_widen = {"widen", {0.0, 0.0}, {0.0, 0.0}, "exact", plan_widen, run_widen};
+
 static int plan_sum(const kt_case *c, ls_dtype dtype, ls_dtype acc,
                     kt_buffer buffers[KT_BUFFERS_MAX]) {
     (void)dtype;

@@ -15,7 +15,7 @@ extern const kt_op kt_route_forward, kt_route_backward, kt_select_rows, kt_combi
     kt_combine_backward;
 extern const kt_op kt_adamw, kt_lion, kt_sgd, kt_adafactor_squares, kt_adafactor_norm,
     kt_adafactor_apply, kt_blend;
-extern const kt_op kt_add, kt_cast, kt_sum_squares, kt_sum;
+extern const kt_op kt_add, kt_cast, kt_widen, kt_sum_squares, kt_sum;
 
 extern const kt_op kt_gemm, kt_gemm_gelu, kt_gemm_gelu_grad, kt_gemm_fp8, kt_attention_forward,
     kt_attention_backward, kt_attention_parts; /* kernel_matrix.c */

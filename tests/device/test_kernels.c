@@ -47,6 +47,8 @@ static void test_refusals(const char *device) {
     CHECK_STATUS(ops->add(dev, LS_BF16, -1, NULL, NULL), LS_E_SHAPE);
     CHECK_STATUS(ops->cast(dev, LS_F16, 1, NULL, NULL), LS_E_UNSUPPORTED);
     CHECK_STATUS(ops->cast(dev, LS_F32, -2, NULL, NULL), LS_E_SHAPE);
+    CHECK_STATUS(ops->widen(dev, LS_F16, 1, NULL, NULL), LS_E_UNSUPPORTED);
+    CHECK_STATUS(ops->widen(dev, LS_F32, -2, NULL, NULL), LS_E_SHAPE);
     double sum;
     CHECK_STATUS(ops->sum(dev, -1, NULL, &sum), LS_E_SHAPE);
     CHECK_STATUS(ops->sum_squares(dev, 0, -1, NULL, &sum), LS_E_SHAPE);

@@ -120,6 +120,13 @@ static const layout_case near_cases[] = {
     {4, QWEN, "parallel.tensor=4 parallel.zero=0"},
     {4, QWEN, "parallel.context=2 parallel.tensor=2"},
     {8, QWEN, "parallel.tensor=2 parallel.pipeline=2 parallel.zero=3 recompute.mode=selective"},
+    /* gradients in bf16; within 2e-2 */
+    {2, GPT2, "numerics.reduction=bf16"},
+    {3, LLAMA_TIED, "parallel.zero=1 numerics.reduction=bf16"},
+    {4, LLAMA, "parallel.zero=1 parallel.shard=2 numerics.reduction=bf16"},
+    {4, GPT2_UNTIED, "parallel.tensor=2 parallel.zero=3 numerics.reduction=bf16"},
+    {8, MIXTURE,
+     "parallel.expert=2 parallel.zero=2 parallel.shard=4 batch.micro=1 numerics.reduction=bf16"},
     /* all of them */
     {8, LLAMA, "parallel.context=2 parallel.tensor=2 parallel.pipeline=2"},
     {8, GPT2, "parallel.tensor=2 parallel.pipeline=2 parallel.zero=3"},
@@ -226,7 +233,8 @@ static const layout_case gpu_cases[] = {
     {2, GPT2, "parallel.zero=2 recompute.mode=selective"},
     {4, GPT2_UNTIED, "parallel.tensor=2 parallel.zero=3"},
     {2, GPT2, "parallel.pipeline=2"},
-    {2, LLAMA_TIED, "parallel.context=2"},
+    {2, LLAMA_TIED, "parallel.context=2 numerics.reduction=bf16"},
+    {4, LLAMA, "parallel.zero=1 parallel.shard=2 numerics.reduction=bf16"},
     {4, QWEN, "parallel.tensor=2 parallel.pipeline=2"},
     {2, DOCUMENTS, "parallel.context=2"},
     {4, DOCUMENTS, "parallel.pipeline=2 parallel.interleave=2"},

@@ -78,6 +78,9 @@ fi
 if [ "${LOCKSTEP_TEST_ALL:-0}" = 1 ]; then
     within 1
     within 2 numerics.reduction=invariant
+    within 2 numerics.reduction=bf16
+    within 4 numerics.reduction=bf16 parallel.zero=1 parallel.shard=2
+    within 2 numerics.reduction=bf16 parallel.zero=3
     within 4 parallel.pipeline=2 parallel.tensor=2
     within 4 parallel.zero=2 parallel.shard=2
     within 8 parallel.pipeline=2 parallel.tensor=2 parallel.zero=3

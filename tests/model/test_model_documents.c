@@ -1,6 +1,6 @@
 /* Document masks: a sequence of documents has the losses and the gradients of each of them alone
- * (with rotary positions, which are relative), and what stands in one document does not reach the
- * others. */
+ * (with rotary positions, which are relative), through windows too, and what stands in one document
+ * does not reach the others, nor what lies before a window. */
 #include "runtime/base/rng.h"
 #include "tests/model/golden.h"
 #include "tests/reference/reference.h"
@@ -62,10 +62,10 @@ static double add_gradients(ls_model *model, const int32_t *tokens, const int32_
     return loss;
 }
 
-static void test_alone(ls_device *ref) {
+static void test_alone(ls_device *ref, const ls_config_model *config) {
     int32_t tokens[BATCH * SEQ], targets[BATCH * SEQ];
     draw(tokens, targets);
-    ls_model *model = create(ref, &llama, BATCH, SEQ, true);
+    ls_model *model = create(ref, config, BATCH, SEQ, true);
     const int64_t elems = ls_model_flat_elems(model);
     double *grads = calloc((size_t)elems, sizeof *grads);
     double *alone = calloc((size_t)elems, sizeof *alone);
@@ -75,7 +75,7 @@ static void test_alone(ls_device *ref) {
         for (int i = 0, begin = 0; i < 5; i++) {
             const int end = begins[b][i];
             if (end > begin) {
-                ls_model *one = create(ref, &llama, 1, end - begin, false);
+                ls_model *one = create(ref, config, 1, end - begin, false);
                 sum +=
                     add_gradients(one, tokens + b * SEQ + begin, targets + b * SEQ + begin, alone);
                 ls_model_destroy(one);
@@ -120,6 +120,29 @@ static void test_apart(ls_device *dev) {
     CHECK(loss_of_third(dev, false, false) != loss_of_third(dev, true, false));
 }
 
+/* The last token of a sequence sees all but the first through this window, the one before it all.
+ */
+static void test_window(ls_device *dev) {
+    ls_config_model config = llama;
+    config.layers = 1;
+    config.window = SEQ - 1;
+    int32_t tokens[BATCH * SEQ], targets[BATCH * SEQ];
+    draw(tokens, targets);
+    ls_model *model = create(dev, &config, 1, SEQ, false);
+    for (int at = SEQ - 2; at < SEQ; at++) {
+        double losses[2];
+        for (int changed = 0; changed < 2; changed++) {
+            tokens[0] = changed ? 7 : 8;
+            for (int t = 0; t < SEQ; t++) {
+                targets[t] = t == at ? 5 : -1;
+            }
+            CHECK_OK(ls_model_evaluate(model, tokens, targets, 1, NULL, NULL, &losses[changed]));
+        }
+        CHECK((losses[0] == losses[1]) == (at == SEQ - 1));
+    }
+    ls_model_destroy(model);
+}
+
 int main(void) {
     ls_device *ref, *cpu;
     CHECK_OK(ls_device_open_reference(NULL, &ref));
@@ -127,7 +150,14 @@ int main(void) {
     if (test_failures) {
         return test_end();
     }
-    test_alone(ref);
+    ls_config_model windowed = llama;
+    windowed.window = 4;
+    test_alone(ref, &llama);
+    test_alone(ref, &windowed);
+    windowed.window_pattern = 2;
+    test_alone(ref, &windowed);
+    test_window(ref);
+    test_window(cpu);
     test_apart(ref);
     test_apart(cpu);
     ref->ops->close(ref);

@@ -101,6 +101,7 @@ static const ls_device_ops reference_ops = {
     .blend = ls_ref_blend,
     .add = ls_ref_add,
     .cast = ls_ref_cast,
+    .widen = ls_ref_widen,
     .sum_squares = ls_ref_sum_squares,
     .sum = ls_ref_sum,
 };

@@ -322,6 +322,15 @@ ls_status ls_ref_cast(ls_device *dev, ls_dtype dtype, int64_t n, const void *x, 
     return LS_OK;
 }
 
+ls_status ls_ref_widen(ls_device *dev, ls_dtype dtype, int64_t n, const void *x, void *y) {
+    LS_TRY(ls_check_dtype(dev, "widen", dtype));
+    LS_TRY(ls_check_size("widen", "n", n, 0));
+    for (int64_t i = 0; i < n; i++) {
+        ((double *)y)[i] = ((const double *)x)[i];
+    }
+    return LS_OK;
+}
+
 enum { SUM_BLOCK_ELEMS = 65536 };
 
 ls_status ls_ref_sum_squares(ls_device *dev, int64_t first, int64_t n, const void *x,

@@ -35,6 +35,7 @@ ls_status ls_ref_adafactor_apply(ls_device *dev, const ls_adafactor *op);
 ls_status ls_ref_blend(ls_device *dev, int64_t n, double a, const void *x, double b, void *y);
 ls_status ls_ref_add(ls_device *dev, ls_dtype dtype, int64_t n, const void *x, void *y);
 ls_status ls_ref_cast(ls_device *dev, ls_dtype dtype, int64_t n, const void *x, void *y);
+ls_status ls_ref_widen(ls_device *dev, ls_dtype dtype, int64_t n, const void *x, void *y);
 ls_status ls_ref_sum_squares(ls_device *dev, int64_t first, int64_t n, const void *x, double *sums);
 ls_status ls_ref_sum(ls_device *dev, int64_t n, const void *x, double *sum);
 

@@ -20,6 +20,25 @@ ls_status LS_ISA_NAME(ls_cpu_cast)(ls_device *dev, ls_dtype dtype, int64_t n, co
     return LS_OK;
 }
 
+LS_INLINE void widen_chunk(const void *x, void *y, int64_t begin, int64_t end, ls_dtype dtype) {
+#pragma omp simd
+    for (int64_t i = begin; i < end; i++) {
+        ((float *)y)[i] = ls_load(dtype, x, i);
+    }
+}
+
+ls_status LS_ISA_NAME(ls_cpu_widen)(ls_device *dev, ls_dtype dtype, int64_t n, const void *x,
+                                    void *y) {
+    LS_TRY(ls_check_dtype(dev, "widen", dtype));
+    LS_TRY(ls_check_size("widen", "n", n, 0));
+    const int threads = ls_threads_for(dev, n);
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t begin = 0; begin < n; begin += LS_CHUNK_ELEMS) {
+        LS_BY_DTYPE(dtype, widen_chunk, x, y, begin, ls_min(begin + LS_CHUNK_ELEMS, n));
+    }
+    return LS_OK;
+}
+
 LS_INLINE void add_chunk(const void *x, void *y, int64_t begin, int64_t end, ls_dtype dtype) {
 #pragma omp simd
     for (int64_t i = begin; i < end; i++) {

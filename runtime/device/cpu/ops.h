@@ -52,6 +52,8 @@ ls_status LS_ISA_BASE_NAME(ls_cpu_add)(ls_device *dev, ls_dtype dtype, int64_t n
                                        void *y);
 ls_status LS_ISA_BASE_NAME(ls_cpu_cast)(ls_device *dev, ls_dtype dtype, int64_t n, const void *x,
                                         void *y);
+ls_status LS_ISA_BASE_NAME(ls_cpu_widen)(ls_device *dev, ls_dtype dtype, int64_t n, const void *x,
+                                         void *y);
 ls_status LS_ISA_BASE_NAME(ls_cpu_sum_squares)(ls_device *dev, int64_t first, int64_t n,
                                                const void *x, double *sums);
 ls_status LS_ISA_BASE_NAME(ls_cpu_sum)(ls_device *dev, int64_t n, const void *x, double *sum);

@@ -49,6 +49,7 @@ const ls_device_ops LS_ISA_NAME(ls_cpu_ops) = {
     .blend = LS_ISA_BASE_NAME(ls_cpu_blend),
     .add = LS_ISA_BASE_NAME(ls_cpu_add),
     .cast = LS_ISA_BASE_NAME(ls_cpu_cast),
+    .widen = LS_ISA_BASE_NAME(ls_cpu_widen),
     .sum_squares = LS_ISA_BASE_NAME(ls_cpu_sum_squares),
     .sum = LS_ISA_BASE_NAME(ls_cpu_sum),
 };

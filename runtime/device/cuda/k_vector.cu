@@ -88,35 +88,59 @@ extern "C" void ls_cuda_launch_add(cudaStream_t stream, ls_dtype dtype, int64_t 
     LS_BY_DTYPE(dtype, launch_add, stream, n, x, y);
 }
 
-/* In packs of T, each read as one or two of fp32. */
-template <class T>
-__global__ void __launch_bounds__(THREADS) cast_kernel(int64_t n, const float *x, T *y, bool wide) {
-    constexpr int P = pack<T>::size;
+/* In as many elements as the narrower type has in a pack. */
+template <class X, class Y>
+__global__ void __launch_bounds__(THREADS) cast_kernel(int64_t n, const X *x, Y *y, bool wide) {
+    constexpr int R = pack<X>::size, W = pack<Y>::size, P = R > W ? R : W;
     const int64_t step = (int64_t)gridDim.x * blockDim.x * P;
     for (int64_t i = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) * P; i < n; i += step) {
-        pack<T> b;
+        float v[P];
 #pragma unroll
-        for (int j = 0; j < P; j += 4) {
-            const pack<float> a = load_pack(x, i + j, n, wide);
+        for (int j = 0; j < P; j += R) {
+            const pack<X> a = load_pack(x, i + j, n, wide);
 #pragma unroll
-            for (int k = 0; k < 4; k++) {
-                b.v[j + k] = a.v[k];
+            for (int k = 0; k < R; k++) {
+                v[j + k] = a.v[k];
             }
         }
-        store_pack(y, i, n, wide, b);
+#pragma unroll
+        for (int j = 0; j < P; j += W) {
+            pack<Y> b;
+#pragma unroll
+            for (int k = 0; k < W; k++) {
+                b.v[k] = v[j + k];
+            }
+            store_pack(y, i + j, n, wide, b);
+        }
     }
 }
 
+template <class X, class Y>
+static void launch_between(cudaStream_t stream, int64_t n, const void *x, void *y) {
+    constexpr int P = pack<X>::size > pack<Y>::size ? pack<X>::size : pack<Y>::size;
+    auto kernel = cast_kernel<X, Y>;
+    const bool wide = is_aligned((const X *)x) && is_aligned((const Y *)y);
+    LS_LAUNCH(kernel, grid_for(n, P, THREADS, GRID_MOST), THREADS, 0, stream, n, (const X *)x,
+              (Y *)y, wide);
+}
+
 template <class T> static void launch_cast(cudaStream_t stream, int64_t n, const void *x, void *y) {
-    auto kernel = cast_kernel<T>;
-    const bool wide = is_aligned((const float *)x) && is_aligned((const T *)y);
-    LS_LAUNCH(kernel, grid_for(n, pack<T>::size, THREADS, GRID_MOST), THREADS, 0, stream, n,
-              (const float *)x, (T *)y, wide);
+    launch_between<float, T>(stream, n, x, y);
+}
+
+template <class T>
+static void launch_widen(cudaStream_t stream, int64_t n, const void *x, void *y) {
+    launch_between<T, float>(stream, n, x, y);
 }
 
 extern "C" void ls_cuda_launch_cast(cudaStream_t stream, ls_dtype dtype, int64_t n, const void *x,
                                     void *y) {
     LS_BY_DTYPE(dtype, launch_cast, stream, n, x, y);
+}
+
+extern "C" void ls_cuda_launch_widen(cudaStream_t stream, ls_dtype dtype, int64_t n, const void *x,
+                                     void *y) {
+    LS_BY_DTYPE(dtype, launch_widen, stream, n, x, y);
 }
 
 /* Sums: a block of threads for each block of 65,536 elements, then one that adds these in order. */

@@ -18,6 +18,7 @@ extern "C" {
 void ls_cuda_launch_adamw(cudaStream_t stream, const ls_adamw *op);
 void ls_cuda_launch_add(cudaStream_t stream, ls_dtype dtype, int64_t n, const void *x, void *y);
 void ls_cuda_launch_cast(cudaStream_t stream, ls_dtype dtype, int64_t n, const void *x, void *y);
+void ls_cuda_launch_widen(cudaStream_t stream, ls_dtype dtype, int64_t n, const void *x, void *y);
 /* sum [1] (device) = the sum of x; partial: a number for each block of 65,536 elements. */
 void ls_cuda_launch_sum(cudaStream_t stream, int64_t n, const float *x, double *partial,
                         double *sum);

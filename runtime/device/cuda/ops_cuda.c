@@ -352,6 +352,16 @@ static ls_status cast(ls_device *dev, ls_dtype dtype, int64_t n, const void *x, 
     return ls_cuda_launched("conversion");
 }
 
+static ls_status widen(ls_device *dev, ls_dtype dtype, int64_t n, const void *x, void *y) {
+    LS_TRY(ls_check_dtype(dev, "widen", dtype));
+    LS_TRY(ls_check_size("widen", "n", n, 0));
+    if (n == 0) {
+        return LS_OK;
+    }
+    ls_cuda_launch_widen(ls_cuda_stream(dev), dtype, n, x, y);
+    return ls_cuda_launched("conversion");
+}
+
 static ls_status sum(ls_device *dev, int64_t n, const void *x, double *total) {
     LS_TRY(ls_check_size("sum", "n", n, 0));
     ls_cuda_device *cuda = ls_cuda_of(dev);
@@ -449,6 +459,7 @@ const ls_device_ops ls_cuda_ops = {
     .blend = blend,
     .add = add,
     .cast = cast,
+    .widen = widen,
     .sum_squares = sum_squares,
     .sum = sum,
 };
