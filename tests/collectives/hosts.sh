@@ -32,8 +32,9 @@ holds [ $status = 130 ]
 
 make_corpus
 here=$root/tests/launch
-gives 0 on_hosts 2 2 "$LOCKSTEP" train $tiny run.name=two numerics.reduction=invariant batch.micro=1
+gives 0 on_hosts 2 2 "$LOCKSTEP" train $tiny run.name=two numerics.reduction=invariant batch.micro=1 checkpoint.writers=node
 says 'on 4 ranks of 1 thread, 2 hosts'
+holds [ "$(find "$work/runs/two/checkpoints" -name 'node-0000[01].h5' | wc -l)" = 2 ] # one a host
 gives 0 ranks 4 "$LOCKSTEP" train $tiny run.name=one numerics.reduction=invariant batch.micro=1
 says 'on 4 ranks of 1 thread, 1 host'
 gives 0 "$LOCKSTEP" ckpt diff "$work/runs/one" "$work/runs/two"
