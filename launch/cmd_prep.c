@@ -9,6 +9,7 @@
 #include "launch/json_text.h"
 #include "runtime/base/log.h"
 #include "runtime/base/text.h"
+#include "runtime/data/packer.h"
 #include "runtime/data/prep.h"
 
 enum {
@@ -23,6 +24,7 @@ enum {
     OPT_SEPARATOR,
     OPT_LOSS_MASK,
     OPT_INCLUDE,
+    OPT_PACK,
     OPT_SHARD_TOKENS,
     OPT_SKIP_BAD,
     OPT_FORCE,
@@ -64,6 +66,10 @@ static const ls_option options[] = {
                        "that is a target, and 0 for the others"},
     [OPT_INCLUDE] = {"include", 0, "PATTERNS", NULL,
                      "names to read inside folders, such as '*.c,*.h'; otherwise all text files"},
+    [OPT_PACK] = {"pack", 0, "TOKENS", NULL,
+                  "arrange documents into samples of so many tokens, data.sequence of the runs, "
+                  "each whole where it is not longer: of many that wait the longest that fit; what "
+                  "they leave of a sample is filled with separators that are no targets"},
     [OPT_SHARD_TOKENS] =
         {"shard-tokens", 0, "N", "134217728",
          "most tokens of a shard (2 bytes each, 4 above a vocabulary of 65536), at least "
@@ -76,14 +82,22 @@ static const ls_option options[] = {
     [OPT_COUNT] = {0},
 };
 
-static void print_targets(const ls_prep_options *o, int64_t targets, int64_t tokens) {
+static void print_split(const ls_prep_options *o, const char *name, int64_t tokens, int shards,
+                        int64_t targets, int64_t padding) {
+    char count[32];
+    printf("%-6s %s tokens in %d shard%s", name, ls_text_count(count, sizeof count, (double)tokens),
+           shards, shards == 1 ? "" : "s");
     if (ls_prep_is_masked(o) && tokens > 0) {
         printf(", %.1f %% of them targets", 100.0 * (double)targets / (double)tokens);
     }
+    if (o->pack > 0 && tokens > 0) {
+        printf(", %.2f %% padding", 100.0 * (double)padding / (double)tokens);
+    }
+    printf("\n");
 }
 
 static void print_text(const ls_prep_options *o, const ls_prep_result *r) {
-    char bytes[32], tokens[32], val[32], time[32], rate[32];
+    char bytes[32], time[32], rate[32];
     printf("%" PRId64 " document%s", r->documents, r->documents == 1 ? "" : "s");
     if (o->vocab == 0) {
         printf(" (%s%s)", ls_text_bytes(bytes, sizeof bytes, (double)r->bytes),
@@ -103,15 +117,12 @@ static void print_text(const ls_prep_options *o, const ls_prep_result *r) {
     if (r->prepared_files) {
         printf(", %" PRId64 " left out (made by prep)", r->prepared_files);
     }
-    printf("\ntrain: %s tokens in %d shard%s",
-           ls_text_count(tokens, sizeof tokens, (double)r->train_tokens), r->train_shards,
-           r->train_shards == 1 ? "" : "s");
-    print_targets(o, r->train_targets, r->train_tokens);
-    printf("\nval:   %s tokens in %d shard%s",
-           ls_text_count(val, sizeof val, (double)r->val_tokens), r->val_shards,
-           r->val_shards == 1 ? "" : "s");
-    print_targets(o, r->val_targets, r->val_tokens);
+    if (r->cut) {
+        printf(", %" PRId64 " cut (longer than a sample)", r->cut);
+    }
     printf("\n");
+    print_split(o, "train:", r->train_tokens, r->train_shards, r->train_targets, r->train_padding);
+    print_split(o, "val:", r->val_tokens, r->val_shards, r->val_targets, r->val_padding);
     printf("%s", ls_text_duration(time, sizeof time, r->seconds));
     if (o->vocab == 0 && !ls_prep_is_masked(o)) {
         printf(", %s/s", ls_text_bytes(rate, sizeof rate, (double)r->bytes / r->seconds));
@@ -121,15 +132,18 @@ static void print_text(const ls_prep_options *o, const ls_prep_result *r) {
 }
 
 static ls_status print_json(const ls_prep_options *o, const ls_prep_result *r) {
-    json_t *root = json_pack(
-        "{s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:{s:I, s:I, s:i}, s:{s:I, s:I, s:i}, s:f}",
-        "dir", ls_json_text(o->out_dir), "files", (json_int_t)r->files, "skipped_files",
-        (json_int_t)r->skipped_files, "duplicate_files", (json_int_t)r->duplicate_files,
-        "prepared_files", (json_int_t)r->prepared_files, "bad_lines", (json_int_t)r->bad_lines,
-        "documents", (json_int_t)r->documents, "bytes", (json_int_t)r->bytes, "train", "tokens",
-        (json_int_t)r->train_tokens, "targets", (json_int_t)r->train_targets, "shards",
-        r->train_shards, "val", "tokens", (json_int_t)r->val_tokens, "targets",
-        (json_int_t)r->val_targets, "shards", r->val_shards, "seconds", r->seconds);
+    json_t *root =
+        json_pack("{s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:{s:I, s:I, s:I, s:i}, "
+                  "s:{s:I, s:I, s:I, s:i}, s:f}",
+                  "dir", ls_json_text(o->out_dir), "files", (json_int_t)r->files, "skipped_files",
+                  (json_int_t)r->skipped_files, "duplicate_files", (json_int_t)r->duplicate_files,
+                  "prepared_files", (json_int_t)r->prepared_files, "bad_lines",
+                  (json_int_t)r->bad_lines, "documents", (json_int_t)r->documents, "cut_documents",
+                  (json_int_t)r->cut, "bytes", (json_int_t)r->bytes, "train", "tokens",
+                  (json_int_t)r->train_tokens, "targets", (json_int_t)r->train_targets, "padding",
+                  (json_int_t)r->train_padding, "shards", r->train_shards, "val", "tokens",
+                  (json_int_t)r->val_tokens, "targets", (json_int_t)r->val_targets, "padding",
+                  (json_int_t)r->val_padding, "shards", r->val_shards, "seconds", r->seconds);
     return ls_json_print(root, 6);
 }
 
@@ -220,10 +234,14 @@ static ls_status run_prep(int argc, char **argv) {
         .force = values[OPT_FORCE] != NULL,
         .stop = ls_signals_stop(),
     };
-    long long shard_tokens;
+    long long shard_tokens, pack = 0;
     LS_TRY(ls_option_float("val", values[OPT_VAL], 0, 0.99, &o.val_fraction));
     LS_TRY(ls_option_int("shard-tokens", values[OPT_SHARD_TOKENS], 4096, 1LL << 40, &shard_tokens));
+    LS_TRY(values[OPT_PACK]
+               ? ls_option_int("pack", values[OPT_PACK], LS_PACKER_LEAST, LS_PACKER_MOST, &pack)
+               : LS_OK);
     o.shard_tokens = shard_tokens;
+    o.pack = pack;
     LS_TRY(take_vocabulary(values, &o));
     ls_prep_result result;
     LS_TRY(ls_prep_run(&o, &result));

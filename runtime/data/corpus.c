@@ -172,6 +172,18 @@ static ls_status shards_open(ls_corpus *corpus, const ls_data_manifest *manifest
     return LS_OK;
 }
 
+/* Samples would begin and end within documents. */
+static ls_status check_length(const ls_corpus *corpus, int64_t pack) {
+    if (pack == 0 || corpus->seq % pack == 0) {
+        return LS_OK;
+    }
+    return LS_FAIL(LS_E_CONFIG,
+                   "the documents of '%s' are packed for samples of %" PRId64
+                   " tokens, and data.sequence is %" PRId64 ": set it to %" PRId64
+                   " or a multiple, or prepare the data again with --pack %" PRId64,
+                   corpus->dir, pack, corpus->seq, pack, corpus->seq);
+}
+
 ls_status ls_corpus_open(const char *dir, ls_split split, int64_t seq, bool verify,
                          ls_corpus **out) {
     *out = NULL;
@@ -193,7 +205,8 @@ ls_status ls_corpus_open(const char *dir, ls_split split, int64_t seq, bool veri
         info->separator = manifest.separator;
         info->begin = manifest.begin;
         memcpy(info->tokenizer, manifest.tokenizer, sizeof info->tokenizer);
-        status = shards_open(corpus, &manifest, verify);
+        status = check_length(corpus, manifest.pack);
+        status = status == LS_OK ? shards_open(corpus, &manifest, verify) : status;
         /* Every token but the first is a target. */
         info->windows = seq > 0 ? (info->tokens - 2) / seq + 1 : 0;
     }

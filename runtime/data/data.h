@@ -44,7 +44,8 @@ typedef struct ls_dataset_info {
  * out, unless none has any. verify checks every checksum and token range; without it headers and
  * sizes only. seq: T (0: information only). Errors name the shard and offset: LS_E_INPUT missing,
  * empty or truncated, LS_E_VERSION newer, LS_E_CORRUPT checksum or token out of range. LS_E_CONFIG:
- * a mixture that is not understood. */
+ * a mixture that is not understood, or documents packed (prep --pack) for samples of
+ * which seq is no multiple. */
 ls_status ls_dataset_open(const char *dir, ls_split split, int64_t seq, bool verify,
                           ls_dataset **dataset);
 void ls_dataset_close(ls_dataset *dataset);

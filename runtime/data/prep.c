@@ -68,6 +68,12 @@ static ls_status options_check(const ls_prep_options *o) {
         return LS_FAIL(LS_E_USAGE, "a loss mask is for documents that are tokens already, of a "
                                    "vocabulary; of text a prompt can be left out of the loss");
     }
+    if (o->pack != 0 && !(o->pack >= LS_PACKER_LEAST && o->pack <= LS_PACKER_MOST)) {
+        return LS_FAIL(LS_E_USAGE,
+                       "documents are to be packed into samples of %" PRId64
+                       " tokens; %d to %d are possible",
+                       o->pack, LS_PACKER_LEAST, LS_PACKER_MOST);
+    }
     if (o->shard_tokens < 1) {
         return LS_FAIL(LS_E_USAGE, "a shard holds %" PRId64 " tokens, at least 1 is needed",
                        o->shard_tokens);
@@ -115,11 +121,10 @@ static ls_status tokenizer_read(const ls_prep_options *o, token_kind *t) {
 
 /* Release it also after a failure. */
 static ls_status tokens_init(const ls_prep_options *o, token_kind *t) {
-    const bool bytes = o->prompt_field && !o->tokenizer;
-    *t = (token_kind){.vocabulary = {.size = bytes ? LS_BYTES_VOCAB : o->vocab,
-                                     .separator = bytes ? LS_BYTES_SEPARATOR : o->separator,
-                                     .begin = -1}};
-    snprintf(t->vocabulary.tokenizer, sizeof t->vocabulary.tokenizer, bytes ? "bytes" : "tokens");
+    *t = (token_kind){.vocabulary = {o->vocab, o->separator, "tokens", NULL, -1, false}};
+    if (o->prompt_field && !o->tokenizer) {
+        t->vocabulary = ls_vocabulary_bytes();
+    }
     LS_TRY(o->tokenizer ? tokenizer_read(o, t) : LS_OK);
     t->vocabulary.masked = ls_prep_is_masked(o);
     return LS_OK;
@@ -163,11 +168,21 @@ static json_t *describe_source(const ls_prep_options *o, const ls_prep_result *r
         (json_int_t)result->prepared_files, "bad_lines", (json_int_t)result->bad_lines);
 }
 
+/* False when out of memory. */
+static bool describe_packing(json_t *source, const ls_prep_result *result) {
+    json_t *padding = json_pack("{s:I, s:I}", "train", (json_int_t)result->train_padding, "val",
+                                (json_int_t)result->val_padding);
+    return json_object_set_new(source, "padding", padding) == 0 &&
+           json_object_set_new(source, "cut_documents", json_integer(result->cut)) == 0;
+}
+
 static ls_status finish(const ls_prep_options *options, const char *temp_dir, ls_prep_split *split,
                         ls_prep_result *result) {
-    const ls_vocabulary *vocabulary = &split->writers[LS_SPLIT_TRAIN].vocabulary;
-    ls_data_manifest manifest = {
-        .vocab = vocabulary->size, .separator = vocabulary->separator, .begin = vocabulary->begin};
+    const ls_vocabulary *vocabulary = &split->vocabulary;
+    ls_data_manifest manifest = {.vocab = vocabulary->size,
+                                 .separator = vocabulary->separator,
+                                 .begin = vocabulary->begin,
+                                 .pack = options->pack};
     memcpy(manifest.tokenizer, vocabulary->tokenizer, sizeof manifest.tokenizer);
     int64_t tokens[2] = {0}, targets[2] = {0};
     for (int side = 0; side < 2; side++) {
@@ -186,10 +201,14 @@ static ls_status finish(const ls_prep_options *options, const char *temp_dir, ls
     result->val_tokens = tokens[LS_SPLIT_VAL];
     result->train_targets = targets[LS_SPLIT_TRAIN];
     result->val_targets = targets[LS_SPLIT_VAL];
+    result->train_padding = split->packers[LS_SPLIT_TRAIN].padding;
+    result->val_padding = split->packers[LS_SPLIT_VAL].padding;
+    result->cut = split->packers[LS_SPLIT_TRAIN].cut + split->packers[LS_SPLIT_VAL].cut;
     result->train_shards = split->writers[LS_SPLIT_TRAIN].count;
     result->val_shards = split->writers[LS_SPLIT_VAL].count;
     json_t *source = describe_source(options, result);
-    if (!source) {
+    if (!source || (options->pack > 0 && !describe_packing(source, result))) {
+        json_decref(source);
         return LS_FAIL(LS_E_MEMORY, "no memory to write %s", LS_DATA_MANIFEST_NAME);
     }
     ls_status status = ls_data_manifest_write(temp_dir, &manifest, source);
@@ -198,9 +217,9 @@ static ls_status finish(const ls_prep_options *options, const char *temp_dir, ls
 }
 
 /* The inputs have at most a token a byte, and one for each document: a line of JSONL has more bytes
- * than its text. */
+ * than its text. Packed samples are at least half full, but for the last. */
 static ls_status shards_check(const ls_prep_options *o, const ls_prep_sources *sources) {
-    const int64_t tokens = sources->bytes + sources->count;
+    const int64_t tokens = (sources->bytes + sources->count) * (o->pack > 0 ? 2 : 1);
     if (tokens / o->shard_tokens < SHARDS_MAX) {
         return LS_OK;
     }
@@ -221,6 +240,7 @@ static ls_status read_all(const ls_prep_options *options, const ls_prep_sources 
         status = ls_prep_read(&reader, &sources->list[i]);
     }
     status = status == LS_OK ? ls_prep_write_held(&reader) : status;
+    status = status == LS_OK ? ls_prep_split_flush(split) : status;
     result->files = reader.files;
     result->skipped_files = reader.binary_files + sources->other;
     result->duplicate_files = sources->duplicates;
@@ -236,8 +256,7 @@ static ls_status write_shards(const ls_prep_options *options, const ls_prep_sour
     ls_prep_split split;
     bool again = true;
     ls_status status =
-        ls_prep_split_init(&split, temp_dir, options->shard_tokens, options->val_fraction,
-                           vocabulary->size > 0 ? vocabulary : NULL);
+        ls_prep_split_init(&split, options, temp_dir, vocabulary->size > 0 ? vocabulary : NULL);
     if (sources->count == 1 && sources->list[0].kind == LS_PREP_TEXT) {
         split.tail = options->val_fraction; /* known to be the only document */
     }

@@ -27,6 +27,8 @@ typedef struct ls_prep_options {
     const char *include;  /* file name patterns inside folders ("*.c,*.h"); NULL: all */
     double val_fraction;  /* of documents, chosen by hash of their content; in [0, 1) */
     int64_t shard_tokens; /* most tokens of a shard */
+    int64_t pack;         /* of samples, over whose boundaries no document is to lie (packer.h); 0:
+                             one document behind the other */
     bool skip_bad;        /* leave out lines of JSONL that hold no document, and count them */
     bool force;           /* replace an existing data directory made by prep */
     const volatile sig_atomic_t *stop; /* when it becomes 1: LS_E_STOPPED; may be NULL */
@@ -40,7 +42,9 @@ typedef struct ls_prep_result {
     int64_t bad_lines;       /* left out, with skip_bad */
     int64_t documents, bytes;
     int64_t train_tokens, val_tokens;
-    int64_t train_targets, val_targets; /* fewer, with a loss mask */
+    int64_t train_targets, val_targets; /* fewer, with a loss mask, or packed */
+    int64_t train_padding, val_padding; /* tokens that fill samples */
+    int64_t cut;                        /* documents that are longer than a sample */
     int train_shards, val_shards;
     double seconds;
 } ls_prep_result;

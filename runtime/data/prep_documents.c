@@ -25,7 +25,7 @@ ls_status ls_prep_reader_init(ls_prep_reader *reader, const ls_prep_options *opt
                                .begin_ns = ls_clock_ns(),
                                .capacity = BUFFER_BYTES};
     LS_TRY(ls_calloc(LS_PREP_BATCH_LINES, sizeof *reader->lines, &reader->lines));
-    reader->tokenizer = split->writers[LS_SPLIT_TRAIN].vocabulary.words;
+    reader->tokenizer = split->vocabulary.words;
     if (options->chat) {
         LS_TRY(ls_chat_init(&reader->chat, options->chat, reader->tokenizer));
     }

@@ -62,7 +62,7 @@ static void read_line(const ls_prep_reader *reader, ls_prep_line *l) {
                                 .mask = o->mask_field,
                                 .vocab = o->vocab,
                                 .separator = o->separator,
-                                .token_bytes = reader->split->writers[LS_SPLIT_TRAIN].token_bytes};
+                                .token_bytes = reader->split->unit_bytes};
     l->status = l->scanned     ? LS_OK
                 : o->vocab > 0 ? ls_jsonl_parse_tokens(l->line, l->bytes, &form, &l->found)
                                : ls_jsonl_parse(l->line, l->bytes, &form, &l->found);
@@ -132,7 +132,7 @@ static ls_status judge_bad(ls_prep_reader *reader, ls_prep_line *l, const char *
 
 /* Is the document nothing but the separator, which follows it anyway? */
 static bool only_separator(const ls_prep_reader *reader, const ls_token_list *list) {
-    const int64_t separator = reader->split->writers[LS_SPLIT_TRAIN].vocabulary.separator;
+    const int64_t separator = reader->split->vocabulary.separator;
     return list->count == 0 || (list->count == 1 && list->tokens[0] == separator);
 }
 

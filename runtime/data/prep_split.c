@@ -5,18 +5,31 @@
 #include <math.h>
 #include <stdlib.h>
 
-ls_status ls_prep_split_init(ls_prep_split *split, const char *dir, int64_t shard_tokens,
-                             double val_fraction, const ls_vocabulary *tokens) {
-    *split = (ls_prep_split){.limit = (uint64_t)(val_fraction * 0x1p53), .min = UINT64_MAX};
-    LS_TRY(ls_shard_writer_init(&split->writers[LS_SPLIT_TRAIN], dir, LS_SPLIT_TRAIN, shard_tokens,
-                                tokens));
-    return ls_shard_writer_init(&split->writers[LS_SPLIT_VAL], dir, LS_SPLIT_VAL, shard_tokens,
-                                tokens);
+ls_status ls_prep_split_init(ls_prep_split *split, const ls_prep_options *o, const char *dir,
+                             const ls_vocabulary *tokens) {
+    *split = (ls_prep_split){.limit = (uint64_t)(o->val_fraction * 0x1p53),
+                             .min = UINT64_MAX,
+                             .vocabulary = tokens ? *tokens : ls_vocabulary_bytes(),
+                             .unit_bytes = tokens ? ls_vocabulary_token_bytes(tokens) : 1,
+                             .sample_tokens = o->pack};
+    ls_vocabulary written = split->vocabulary;
+    written.masked = written.masked || o->pack > 0;
+    for (int side = 0; side < 2; side++) {
+        LS_TRY(ls_shard_writer_init(&split->writers[side], dir, (ls_split)side, o->shard_tokens,
+                                    &written, tokens || o->pack > 0));
+        if (o->pack > 0) {
+            LS_TRY(ls_packer_init(&split->packers[side], o->pack, split->unit_bytes,
+                                  &split->writers[side]));
+        }
+    }
+    return LS_OK;
 }
 
 void ls_prep_split_release(ls_prep_split *split) {
-    ls_shard_writer_release(&split->writers[LS_SPLIT_TRAIN]);
-    ls_shard_writer_release(&split->writers[LS_SPLIT_VAL]);
+    for (int side = 0; side < 2; side++) {
+        ls_packer_release(&split->packers[side]);
+        ls_shard_writer_release(&split->writers[side]);
+    }
 }
 
 void ls_prep_split_begin(ls_prep_split *split, const char *text, int64_t total_bytes) {
@@ -35,11 +48,10 @@ void ls_prep_split_begin(ls_prep_split *split, const char *text, int64_t total_b
     split->side = hash < split->limit ? LS_SPLIT_VAL : LS_SPLIT_TRAIN;
     split->until_cut = 0;
     if (split->tail > 0) {
-        const ls_shard_writer *writer = &split->writers[LS_SPLIT_TRAIN];
-        const int64_t unit = writer->as_tokens ? writer->token_bytes : 1;
+        const int64_t unit = split->unit_bytes;
         split->side = LS_SPLIT_TRAIN;
-        if (!writer->vocabulary.words || writer->vocabulary.masked) { /* else who makes tokens of
-                                                                       * the text turns */
+        if (!split->vocabulary.words || split->vocabulary.masked) { /* else who makes tokens of the
+                                                                     * text turns */
             split->until_cut = total_bytes - ls_prep_split_tail(split, total_bytes / unit) * unit;
         }
     }
@@ -50,16 +62,23 @@ int64_t ls_prep_split_tail(const ls_prep_split *split, int64_t bytes) {
     return tail > 0 ? tail : 1;
 }
 
+static ls_status append(ls_prep_split *split, const void *from, size_t bytes) {
+    return split->sample_tokens > 0
+               ? ls_packer_append(&split->packers[split->side], from, bytes)
+               : ls_shard_writer_append(&split->writers[split->side], from, bytes);
+}
+
 ls_status ls_prep_split_turn(ls_prep_split *split) {
+    LS_TRY(ls_prep_split_end(split, true));
     split->side = LS_SPLIT_VAL;
-    return ls_shard_writer_end_document(&split->writers[LS_SPLIT_TRAIN], true);
+    return LS_OK;
 }
 
 ls_status ls_prep_split_append(ls_prep_split *split, const void *from, size_t bytes) {
     const char *text = from;
     if (split->until_cut > 0) {
         size_t n = (uint64_t)split->until_cut < bytes ? (size_t)split->until_cut : bytes;
-        LS_TRY(ls_shard_writer_append(&split->writers[LS_SPLIT_TRAIN], text, n));
+        LS_TRY(append(split, text, n));
         split->until_cut -= (int64_t)n;
         if (split->until_cut > 0) {
             return LS_OK;
@@ -68,11 +87,20 @@ ls_status ls_prep_split_append(ls_prep_split *split, const void *from, size_t by
         text += n;
         bytes -= n;
     }
-    return ls_shard_writer_append(&split->writers[split->side], text, bytes);
+    return append(split, text, bytes);
 }
 
 ls_status ls_prep_split_end(ls_prep_split *split, bool target) {
-    return ls_shard_writer_end_document(&split->writers[split->side], target);
+    return split->sample_tokens > 0
+               ? ls_packer_end_document(&split->packers[split->side], target)
+               : ls_shard_writer_end_document(&split->writers[split->side], target);
+}
+
+ls_status ls_prep_split_flush(ls_prep_split *split) {
+    for (int side = 0; side < 2 && split->sample_tokens > 0; side++) {
+        LS_TRY(ls_packer_finish(&split->packers[side]));
+    }
+    return LS_OK;
 }
 
 static int ascending(const void *a, const void *b) {
@@ -130,6 +158,9 @@ ls_status ls_prep_split_review(ls_prep_split *split, double val_fraction, bool *
     }
     *again = true;
     split->documents = 0;
-    LS_TRY(ls_shard_writer_restart(&split->writers[LS_SPLIT_TRAIN]));
-    return ls_shard_writer_restart(&split->writers[LS_SPLIT_VAL]);
+    for (int side = 0; side < 2; side++) {
+        ls_packer_restart(&split->packers[side]);
+        LS_TRY(ls_shard_writer_restart(&split->writers[side]));
+    }
+    return LS_OK;
 }

@@ -2,7 +2,8 @@
 #ifndef LS_DATA_PREP_SPLIT_H
 #define LS_DATA_PREP_SPLIT_H
 
-#include "runtime/data/shard_writer.h"
+#include "runtime/data/packer.h"
+#include "runtime/data/prep.h"
 
 /* A document's hash covers at most its first LS_PREP_HASHED_BYTES and its length, so that a large
  * one is read once. */
@@ -13,10 +14,14 @@
 #define LS_PREP_FEW_DOCUMENTS 1024
 
 typedef struct ls_prep_split {
+    ls_vocabulary vocabulary;   /* of what is appended: the writers', but for a mask by packing */
+    int unit_bytes;             /* 1 of text, or a token's */
     ls_shard_writer writers[2]; /* by ls_split */
-    uint64_t limit;             /* hashes below it are for validation */
-    double tail;                /* above 0: so much of the only document's end is for validation */
-    uint64_t min, max;          /* hashes seen */
+    ls_packer packers[2];
+    int64_t sample_tokens; /* to which documents are packed; 0: they are not */
+    uint64_t limit;        /* hashes below it are for validation */
+    double tail;           /* above 0: so much of the only document's end is for validation */
+    uint64_t min, max;     /* hashes seen */
     int64_t documents;
     uint64_t hashes[LS_PREP_FEW_DOCUMENTS]; /* of the first documents */
     /* The document being written. */
@@ -24,9 +29,10 @@ typedef struct ls_prep_split {
     int64_t until_cut; /* bytes up to the tail */
 } ls_prep_split;
 
-/* tokens: see ls_shard_writer_init. */
-ls_status ls_prep_split_init(ls_prep_split *split, const char *dir, int64_t shard_tokens,
-                             double val_fraction, const ls_vocabulary *tokens);
+/* tokens: the vocabulary of documents that are tokens already, of the bytes that it needs; NULL: of
+ * text, each byte of which is a token. */
+ls_status ls_prep_split_init(ls_prep_split *split, const ls_prep_options *options, const char *dir,
+                             const ls_vocabulary *tokens);
 void ls_prep_split_release(ls_prep_split *split);
 
 /* A document of total_bytes > 0, whose first min(total_bytes, LS_PREP_HASHED_BYTES) are at text. */
@@ -40,7 +46,9 @@ ls_status ls_prep_split_turn(ls_prep_split *split);
 /* target: with a loss mask, whether the separator is one. */
 ls_status ls_prep_split_end(ls_prep_split *split, bool target);
 
-/* After all documents: when a side that should have documents has none, or of few documents the
+/* After all documents: writes what waits to be packed. */
+ls_status ls_prep_split_flush(ls_prep_split *split);
+/* Then: when a side that should have documents has none, or of few documents the
  * wrong share is for validation, sets the rule that mends it, forgets what was written and asks for
  * all documents *again. */
 ls_status ls_prep_split_review(ls_prep_split *split, double val_fraction, bool *again);

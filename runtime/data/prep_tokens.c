@@ -36,7 +36,7 @@ ls_status ls_prep_progress(ls_prep_reader *reader, int64_t bytes) {
 static ls_status append(ls_prep_reader *reader, const uint32_t *tokens, size_t count) {
     enum { PART = 4096 };
     uint16_t narrow[PART];
-    if (reader->split->writers[LS_SPLIT_TRAIN].token_bytes == sizeof *tokens) {
+    if (reader->split->unit_bytes == sizeof *tokens) {
         return ls_prep_split_append(reader->split, tokens, count * sizeof *tokens);
     }
     for (size_t done = 0, n; done < count; done += n) {
@@ -50,7 +50,7 @@ static ls_status append(ls_prep_reader *reader, const uint32_t *tokens, size_t c
 }
 
 ls_status ls_prep_append_tokens(ls_prep_reader *reader, const uint32_t *tokens, size_t count) {
-    const ls_vocabulary *vocabulary = &reader->split->writers[LS_SPLIT_TRAIN].vocabulary;
+    const ls_vocabulary *vocabulary = &reader->split->vocabulary;
     const uint32_t first = (uint32_t)vocabulary->begin, last = (uint32_t)vocabulary->separator;
     const uint32_t masked = vocabulary->masked ? LS_SHARD_NO_TARGET : 0;
     if (count == 0) {

@@ -13,14 +13,18 @@
 
 enum { BUFFER_TOKENS = 1 << 17 }; /* 256 KiB: in cache between widening, hash and write */
 
+ls_vocabulary ls_vocabulary_bytes(void) {
+    return (ls_vocabulary){LS_BYTES_VOCAB, LS_BYTES_SEPARATOR, "bytes", NULL, -1, false};
+}
+
 ls_status ls_shard_writer_init(ls_shard_writer *writer, const char *dir, ls_split split,
-                               int64_t shard_tokens, const ls_vocabulary *tokens) {
-    const ls_vocabulary bytes = {LS_BYTES_VOCAB, LS_BYTES_SEPARATOR, "bytes", NULL, -1, false};
+                               int64_t shard_tokens, const ls_vocabulary *vocabulary,
+                               bool as_tokens) {
     *writer = (ls_shard_writer){.dir = dir,
                                 .split = split,
                                 .shard_tokens = shard_tokens,
-                                .vocabulary = tokens ? *tokens : bytes,
-                                .as_tokens = tokens != NULL,
+                                .vocabulary = *vocabulary,
+                                .as_tokens = as_tokens,
                                 .fd = -1};
     writer->token_bytes = ls_vocabulary_token_bytes(&writer->vocabulary);
     writer->hash = XXH3_createState();

@@ -18,6 +18,8 @@ typedef struct ls_vocabulary {
     bool masked;               /* tokens say whether they are targets (shard.h) */
 } ls_vocabulary;
 
+/* Of text, each byte of which is a token. */
+ls_vocabulary ls_vocabulary_bytes(void);
 /* Of a token in a shard: 2, or 4 where 2 do not hold all. */
 static inline int ls_vocabulary_token_bytes(const ls_vocabulary *vocabulary) {
     return vocabulary->size <= 1 << 16 && !vocabulary->masked ? 2 : 4;
@@ -39,10 +41,11 @@ typedef struct ls_shard_writer {
     XXH3_state_t *hash;
 } ls_shard_writer;
 
-/* tokens: the vocabulary of documents that are tokens already, of the bytes that it needs; NULL: of
- * text, each byte of which is a token. */
+/* as_tokens: what is appended is tokens already, of the bytes that the vocabulary needs; else text,
+ * each byte of which is a token. */
 ls_status ls_shard_writer_init(ls_shard_writer *writer, const char *dir, ls_split split,
-                               int64_t shard_tokens, const ls_vocabulary *tokens);
+                               int64_t shard_tokens, const ls_vocabulary *vocabulary,
+                               bool as_tokens);
 /* Closes; files stay. Safe on a zeroed struct. */
 void ls_shard_writer_release(ls_shard_writer *writer);
 

@@ -1,6 +1,6 @@
 /* Loss masks: prompts and arrays that say which tokens are targets, from prep to the windows. */
 #include "runtime/base/hash.h"
-#include "runtime/data/tokenizer.h"
+#include "runtime/data/packer.h"
 #include "tests/data/data_fixture.h"
 
 enum { SEQ = 8, ROOM = 4096 };
@@ -358,6 +358,36 @@ static void test_mixed(void) {
     free(json);
 }
 
+/* Documents that wait to be packed take 64 MiB at most, and all are written at the end. */
+static void test_waiting(void) {
+    enum { DOCUMENTS = 20000, LONG = 1000, SAMPLE = 2048, LEAST = 60 << 20, MOST = 64 << 20 };
+    static uint16_t document[LONG];
+    ls_shard_writer writer;
+    ls_packer packer;
+    ls_vocabulary vocabulary = ls_vocabulary_bytes();
+    int64_t tokens = 0, most = 0;
+    vocabulary.masked = true;
+    CHECK_OK(ls_dir_create(fixture_path("waiting")));
+    CHECK_OK(ls_shard_writer_init(&writer, fixture_path("waiting"), LS_SPLIT_TRAIN, 1 << 27,
+                                  &vocabulary, true));
+    CHECK_OK(ls_packer_init(&packer, SAMPLE, sizeof *document, &writer));
+    for (int i = 0; i < DOCUMENTS; i++) {
+        const size_t count = LONG - (size_t)(i * 7919LL % 300);
+        tokens += (int64_t)count + 1;
+        CHECK_OK(ls_packer_append(&packer, document, count * sizeof *document));
+        CHECK_OK(ls_packer_end_document(&packer, true));
+        most = packer.waiting_bytes > most ? packer.waiting_bytes : most;
+    }
+    CHECK(most > LEAST && most <= MOST);
+    CHECK_OK(ls_packer_finish(&packer));
+    CHECK_INT(writer.documents, DOCUMENTS);
+    CHECK_INT(writer.shards[0].tokens, 1 + tokens + packer.padding);
+    CHECK_INT(writer.shards[0].targets, tokens);
+    CHECK_INT((tokens + packer.padding) % SAMPLE, 0);
+    ls_packer_release(&packer);
+    ls_shard_writer_release(&writer);
+}
+
 int main(void) {
     ls_log_set_quiet(true);
     fixture_begin();
@@ -369,5 +399,6 @@ int main(void) {
     test_spoiled();
     test_bad_token();
     test_mixed();
+    test_waiting();
     return fixture_end();
 }

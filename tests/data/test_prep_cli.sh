@@ -131,6 +131,67 @@ says "'odd.bin' has 5 bytes, which are no whole number of tokens of 2 bytes"
 gives 2 "$LOCKSTEP" prep llmc.bin -o other
 says "'llmc.bin' is skipped.*packed tokens, .* give --vocab and --separator"
 
+# Documents packed into samples: each once and whole, whatever it is made of; the same bytes by any number of threads.
+python3 - <<'PY'
+import json, random, struct
+r = random.Random(3)
+with open("pieces.jsonl", "w") as out, open("pieces.bin", "wb") as packed:
+    for i in range(900):
+        ids = [r.randrange(1, 90) for _ in range(r.choice([1, 9, 30, 47, 48, 49, 60]) + r.randrange(9) + (i % 97 == 0) * 150)]
+        text, half = " ".join(str(n) for n in ids)[:len(ids)], r.choice("ab")
+        out.write(json.dumps({"text": text, "q": half * (i % 5), "ids": ids, "mask": [n % 3 & 1 for n in ids], "messages":
+                              [{"role": "user", "content": half}, {"role": "assistant", "content": text}]}) + "\n")
+        packed.write(struct.pack("<%dH" % (len(ids) + 1), *ids, 99))
+PY
+whole() { # whole TOKENS FILE OPTION...: the documents of prep with and without --pack
+    tokens=$1 && shift
+    gives 0 "$LOCKSTEP" prep "$@" -o plain --val 0.1 --force
+    gives 0 env OMP_NUM_THREADS=3 "$LOCKSTEP" prep "$@" -o threads --val 0.1 --force --pack "$tokens"
+    gives 0 env OMP_NUM_THREADS=1 "$LOCKSTEP" prep "$@" -o whole --val 0.1 --force --pack "$tokens" --shard-tokens 4096
+    cp out told
+    gives 0 python3 "$here/packed.py" plain whole
+    holds test "$(cat threads/train-*.tok | tail -c +257 | cksum)" = \
+        "$(for shard in whole/train-*.tok; do tail -c +257 "$shard"; done | cksum)"
+}
+ids='--field ids --vocab 100 --separator 99'
+# shellcheck disable=SC2086 # one word an option
+{
+    whole 50 pieces.jsonl
+    holds grep -q '^900 documents ([0-9.]* KiB) from 1 file, [1-9][0-9]* cut (longer than a sample)$' told
+    holds grep -q '^train: .* tokens in [1-9][0-9]* shards, [0-9]*[.][0-9][0-9] % padding$' told
+    holds grep -q '"pack": 50' whole/data.json
+    whole 3 pieces.jsonl
+    whole 400 pieces.jsonl
+    whole 64 pieces.jsonl --prompt q
+    holds grep -q '% of them targets, [0-9.]* % padding$' told
+    whole 64 pieces.jsonl $ids
+    whole 64 pieces.bin --vocab 100 --separator 99
+    whole 64 pieces.jsonl $ids --loss-mask mask
+    whole 64 pieces.jsonl --chat chatml --tokenizer "$golden/qwen2.json"
+    whole 50 pieces.jsonl --tokenizer "$golden/gpt2.json" --begin 7
+    holds grep -q '"begin": 7' whole/data.json
+    whole 3 pieces.jsonl --tokenizer "$golden/gpt2.json" --begin 7
+}
+whole 20 text/a.c # a single document, whose end is for validation
+
+# Packed for other lengths, documents that do not see each other have the same loss.
+rows() { gives 0 "$LOCKSTEP" eval runs/whole --data "$1" --json && sed -n 's/.*"loss": \([0-9.]\{7\}\).*/\1/p; /"targets"/p' out; }
+for tokens in 256 64; do
+    gives 0 "$LOCKSTEP" prep even.jsonl --val 0.01 -o whole-$tokens --pack $tokens
+done
+gives 0 "$LOCKSTEP" train model.preset=llama3-tiny data.dir=whole-256 data.sequence=256 model.context=256 batch.sequences=4 \
+    run.steps=2 run.name=whole data.document_mask=true
+rows whole-256 >expected
+holds grep -q . expected
+rows whole-64 >found
+holds cmp expected found
+gives 2 "$LOCKSTEP" train runs/whole/config.yaml --resume --change run.steps=4 data.sequence=128 batch.sequences=8
+says "the documents of 'whole-256' are packed for samples of 256 tokens, and data.sequence is 128: set it to 256 or a multiple"
+gives 2 "$LOCKSTEP" train runs/whole/config.yaml run.name=other data.dir='even-data 1; whole-64 2' data.sequence=96 batch.sequences=4 batch.tokens=384
+says "'whole-64' are packed for samples of 64 .*prepare the data again with --pack 96"
+gives 2 "$LOCKSTEP" prep even.jsonl -o other --pack 2
+says 'whole number from 3 to 16777216'
+
 # Lines that hold no document: the first one ends the work, or they are left out, counted, and the first ones named.
 { seq 3000 | sed 's/.*/{"text": "document &"}/'; } >sound.jsonl
 awk '{ print } NR % 500 == 0 { print "{\"text\": \"cut off" } NR == 700 { print "{\"body\": 3}\n[1]\n{\"text\": 5}" }' sound.jsonl >partly.jsonl

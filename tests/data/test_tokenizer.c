@@ -498,7 +498,8 @@ static void test_progress(void) {
     ls_prep_split split;
     ls_prep_reader reader;
     CHECK_OK(ls_prep_sources_init(&sources, &options, fixture_dir));
-    CHECK_OK(ls_prep_split_init(&split, fixture_dir, 1 << 20, 0, &vocabulary));
+    CHECK_OK(ls_prep_split_init(&split, &(ls_prep_options){.shard_tokens = 1 << 20}, fixture_dir,
+                                &vocabulary));
     split.tail = 0.2;
     CHECK_OK(ls_prep_reader_init(&reader, &options, &split, sources.bytes));
     CHECK_OK(ls_prep_read(&reader, &sources.list[0]));
