@@ -291,6 +291,7 @@ def main():
     if subprocess.run([HOSTS, "1", "1", "true"], capture_output=True).returncode != 0:
         places = [p for p in places if not p.startswith("hosts")]
     failures, words = 0, {}
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # on which what is temporary goes
     work = tempfile.mkdtemp(prefix="lockstep-kills-")
     try:
         bench = Bench(work, given.patience)

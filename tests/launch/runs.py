@@ -437,6 +437,7 @@ def main():
         if not os.path.exists(file):
             parser.error(f"there is no {file}; launch/setup.sh --tests builds it")
     failures = 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # on which what is temporary goes
     with tempfile.TemporaryDirectory(prefix="lockstep-runs-") as work:
         bench = Bench(work)
         for index in range(given.first, given.first + given.count):

@@ -14,6 +14,7 @@ import random
 import re
 import shlex
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -183,6 +184,7 @@ def main():
     parser.add_argument("--count", type=int, default=3000 if every else 60)
     given = parser.parse_args()
     failures = 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # on which what is temporary goes
     with tempfile.TemporaryDirectory(prefix="lockstep-spoiled-") as folder:
         whole = pathlib.Path(folder) / "whole"
         whole.mkdir()
