@@ -333,6 +333,7 @@ static ls_status write_file(const cost *c, const char *path,
                             ls_status (*write)(FILE *, const cost *)) {
     char *text = NULL;
     size_t bytes = 0;
+    LS_TRY(ls_file_replace_check(path));
     FILE *f = open_memstream(&text, &bytes);
     if (!f) {
         return LS_FAIL(LS_E_MEMORY, "no memory for '%s'", path);

@@ -111,11 +111,12 @@ static ls_status open_data(ls_train *train) {
         if (config->model.vocab == 0) {
             config->model.vocab = info->vocab;
         } else if (config->model.vocab < info->vocab) {
-            status = LS_FAIL(LS_E_CONFIG,
-                             "model.vocab is %lld, but the tokens in '%s' go up to %lld; leave "
-                             "model.vocab at 0 to take it from the data",
-                             (long long)config->model.vocab, config->data.dir,
-                             (long long)info->vocab - 1);
+            status = LS_FAIL(
+                LS_E_CONFIG, "model.vocab is %lld, but the tokens in '%s' go up to %lld; %s",
+                (long long)config->model.vocab, config->data.dir, (long long)info->vocab - 1,
+                config->run.init[0] != '\0'
+                    ? "prepare the data with the tokenizer of run.init's model"
+                    : "leave model.vocab at 0 to take it from the data");
         }
     }
     LS_TRY(ls_session_agree(&train->session, status));

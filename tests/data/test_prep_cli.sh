@@ -87,6 +87,11 @@ holds test "$(stored 4 wide/train-00000.tok)" = '0 69998 2 3 4 5 6 65536 69999'
 holds test "$(stored 4 wide/val-00000.tok)" = '8 9 69999'
 gives 0 "$LOCKSTEP" train model.preset=gpt2-tiny model.context=4 data.dir=wide run.name=wide run.steps=2 batch.sequences=2
 holds grep -q 'vocab: 70000' runs/wide/config.yaml
+for init in '' runs/pairs; do
+    gives 2 "$LOCKSTEP" train model.preset=gpt2-tiny model.vocab=257 data.dir=wide run.init=$init run.name=none \
+        batch.sequences=2 run.steps=1
+    says "go up to 69999; $([ "$init" ] && echo "prepare the data with the tokenizer of run.init's model" || echo 'leave model.vocab at 0')"
+done
 gives 2 "$LOCKSTEP" prep ids.jsonl --field ids --vocab 10 -o other
 says '.*--vocab is given without --separator'
 gives 2 "$LOCKSTEP" prep ids.jsonl --field ids --vocab 9 --separator 8 -o other

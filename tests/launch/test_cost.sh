@@ -114,6 +114,8 @@ holds [ "$(wc -l <"$work/out")" = 6 ]
 holds [ "$(awk -F, '{print NF}' "$work/out" | sort -u)" = 11 ]
 gives 0 "$LOCKSTEP" cost "$work/runs/a" --html "$work/report.html" --plot "$work/plot.svg"
 says "wrote $work/report.html"
+gives 3 "$LOCKSTEP" cost "$work/runs/a" --plot "$work/none/plot.svg"
+says "'$work/none/plot.svg' cannot be written: No such file"
 holds grep -q '</html>' "$work/report.html"
 holds grep -q '<polyline' "$work/plot.svg"
 holds [ "$(grep -c 'no value is known' "$work/plot.svg")" = 0 ]
