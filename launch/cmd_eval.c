@@ -97,7 +97,7 @@ static ls_status parse(eval *e, const char **values) {
     e->fields = values[OPT_FIELDS];
     e->tokenizer_path = values[OPT_TOKENIZER];
     if (e->choices_path && (values[OPT_DATA] || values[OPT_MICRO])) {
-        return LS_FAIL(LS_E_USAGE, "--choices are questions instead of data, asked one by one; "
+        return LS_FAIL(LS_E_USAGE, "--choices are questions instead of data; "
                                    "leave --data and --micro out");
     }
     if (strcmp(values[OPT_SPLIT], "train") != 0 && strcmp(values[OPT_SPLIT], "val") != 0) {

@@ -61,8 +61,9 @@ static int64_t later(int64_t a, int64_t b) {
  * where its document begins (sequence NULL: all is one), or its window (0: none). */
 static void find_firsts(const ls_model *m, int64_t window, const int32_t *sequence,
                         const ls_zigzag *own, const ls_zigzag *theirs, int32_t *first) {
+    const int64_t count = own->low_count + own->high_count;
     int64_t begin = 0, position = 0;
-    for (int64_t i = 0; i < m->seq; i++) {
+    for (int64_t i = 0; i < count; i++) {
         const int64_t end = ls_zigzag_position(own, i);
         for (; sequence && position <= end; position++) {
             begin = sequence[position] == m->options.document_token ? position : begin;
@@ -75,12 +76,13 @@ static void find_firsts(const ls_model *m, int64_t window, const int32_t *sequen
 static ls_status load(const ls_pass *pass, int64_t window, const int32_t *tokens,
                       int32_t *first_key) {
     ls_model *m = pass->model;
-    const ls_zigzag own = ls_zigzag_of(m->options.seq, m->context_rank, m->context_ranks);
+    const int64_t seq = m->context ? m->options.seq : pass->seq;
+    const ls_zigzag own = ls_zigzag_of(seq, m->context_rank, m->context_ranks);
     for (int rank = 0; rank < m->context_ranks; rank++) {
-        const ls_zigzag theirs = ls_zigzag_of(m->options.seq, rank, m->context_ranks);
+        const ls_zigzag theirs = ls_zigzag_of(seq, rank, m->context_ranks);
         for (int64_t b = 0; b < pass->batch; b++) {
-            find_firsts(m, window, tokens ? tokens + b * m->options.seq : NULL, &own, &theirs,
-                        m->host_first_key + rank * pass->rows + b * m->seq);
+            find_firsts(m, window, tokens ? tokens + b * seq : NULL, &own, &theirs,
+                        m->host_first_key + rank * pass->rows + b * pass->seq);
         }
     }
     return m->dev->ops->upload(m->dev, first_key, m->host_first_key,

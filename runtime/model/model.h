@@ -231,6 +231,11 @@ ls_status ls_model_forward_backward(ls_model *model, const int32_t *tokens, cons
 ls_status ls_model_evaluate(ls_model *model, const int32_t *tokens, const int32_t *targets,
                             int64_t rows, const void *x_in, void *x_out, double *loss_sum);
 
+/* The same of a whole model without context ranks, of rows <= B sequences of seq <= T tokens, each
+ * with a target at least: losses[rows] (host) = the sum of each one's. */
+ls_status ls_model_score(ls_model *model, const int32_t *tokens, const int32_t *targets,
+                         int64_t rows, int64_t seq, double *losses);
+
 /* Generation: feeds count tokens at the cache's end; logits [vocab] (host, float) of the last one,
  * on every rank. LS_E_SHAPE when the cache is full. clear empties the cache. [collective over
  * tensor, experts and pipeline] */

@@ -62,12 +62,17 @@ ls_status ls_forward_to_head(ls_pass *pass) {
     return LS_OK;
 }
 
-/* *loss_sum: device memory. */
-static ls_status head_and_losses(ls_pass *pass, double *loss_sum) {
-    ls_model *m = pass->model;
+static ls_status run_head(ls_pass *pass) {
+    const ls_model *m = pass->model;
     LS_TRY(ls_block_begin(pass, m->blocks - 1));
     LS_TRY(ls_head_run(pass));
-    LS_TRY(ls_block_end(pass, m->blocks - 1));
+    return ls_block_end(pass, m->blocks - 1);
+}
+
+/* *loss_sum: device memory. */
+static ls_status head_and_losses(ls_pass *pass, double *loss_sum) {
+    const ls_model *m = pass->model;
+    LS_TRY(run_head(pass));
     return m->dev->ops->sum(m->dev, ls_targets_rows(pass), m->losses, loss_sum);
 }
 
@@ -186,4 +191,42 @@ ls_status ls_model_evaluate(ls_model *m, const int32_t *tokens, const int32_t *t
         *loss_sum = 0.0;
     }
     return LS_OK;
+}
+
+/* Sums the losses of each sequence, which lie one behind the other, packed or not. */
+static ls_status sum_losses(const ls_pass *pass, const int32_t *targets, double *losses) {
+    const ls_model *m = pass->model;
+    int64_t first = 0;
+    for (int64_t b = 0; b < pass->batch; b++) {
+        int64_t count = 0;
+        for (int64_t t = 0; t < pass->seq; t++) {
+            count += pass->slot->packed_rows == 0 || targets[b * pass->seq + t] >= 0;
+        }
+        LS_TRY(m->dev->ops->sum(m->dev, count, ls_elems_at(m->losses, first, m->dev->acc),
+                                m->loss_sum));
+        LS_TRY(m->dev->ops->download(m->dev, &losses[b], m->loss_sum, sizeof *losses));
+        first += count;
+    }
+    return LS_OK;
+}
+
+ls_status ls_model_score(ls_model *m, const int32_t *tokens, const int32_t *targets, int64_t rows,
+                         int64_t seq, double *losses) {
+    if (rows < 1 || rows > m->options.batch || seq < 1 || seq > m->seq || m->context ||
+        m->sequence || !ls_has_block(m, 0) || !ls_has_head(m)) {
+        return LS_FAIL(LS_E_SHAPE,
+                       "%lld sequences of %lld tokens for a model made for %lld of %lld, whole and "
+                       "without context or sequence ranks",
+                       (long long)rows, (long long)seq, (long long)m->options.batch,
+                       (long long)m->seq);
+    }
+    ls_pass pass = pass_begin(m, 0, rows);
+    pass.seq = seq;
+    pass.rows = pass.own_rows = rows * seq;
+    pass.slot->forwarded = false;
+    LS_TRY(ls_boundary_set(&pass, NULL, NULL));
+    LS_TRY(ls_batch_load(&pass, tokens, targets));
+    LS_TRY(ls_forward_to_head(&pass));
+    LS_TRY(run_head(&pass));
+    return sum_losses(&pass, targets, losses);
 }

@@ -50,6 +50,43 @@ static void check_gradients(const golden *g, const ls_device *dev, const ls_mode
     }
 }
 
+/* Shorter sequences in one batch have the losses that each has alone, behind targets of none. */
+static void check_score(ls_model *model, const golden_batch *b) {
+    enum { ROWS = 2, MOST = 64 };
+    int32_t tokens[ROWS * MOST], targets[ROWS * MOST], whole[MOST];
+    const int64_t seq = b->seq - 2;
+    double losses[ROWS], alone;
+    CHECK(b->batch == ROWS && b->seq <= MOST);
+    for (int row = 0; row < ROWS; row++) {
+        memcpy(tokens + row * seq, b->tokens + row * b->seq, (size_t)seq * sizeof *tokens);
+        memcpy(targets + row * seq, b->targets + row * b->seq, (size_t)seq * sizeof *targets);
+        targets[row * seq] = -1;
+    }
+    CHECK_OK(ls_model_score(model, tokens, targets, ROWS, seq, losses));
+    for (int row = 0; row < ROWS; row++) {
+        for (int64_t t = 0; t < b->seq; t++) {
+            whole[t] = t < seq ? targets[row * seq + t] : -1;
+        }
+        CHECK_OK(ls_model_evaluate(model, b->tokens + row * b->seq, whole, 1, NULL, NULL, &alone));
+        CHECK_NEAR(losses[row], alone, 1e-3, 0.0);
+    }
+    CHECK_STATUS(ls_model_score(model, tokens, targets, ROWS, b->seq + 1, losses), LS_E_SHAPE);
+}
+
+/* Of layers that see the last tokens alone, and a head that multiplies the rows of targets alone.
+ */
+static void check_windowed_score(const golden *g, ls_model_options options, const golden_batch *b) {
+    ls_config_model config = *options.config;
+    ls_model *model;
+    config.window = 3;
+    options.config = &config;
+    options.loss_mask = true;
+    CHECK_OK(ls_model_create(&options, &model));
+    golden_init(g, options.dev, model);
+    check_score(model, b);
+    ls_model_destroy(model);
+}
+
 /* A model that does not train, and one that does, give the same bits forward. */
 static void check_forward_only(const golden *g, const ls_model_options *options, double expected) {
     ls_model_options forward = *options;
@@ -64,6 +101,8 @@ static void check_forward_only(const golden *g, const ls_model_options *options,
     CHECK_OK(ls_model_evaluate(model, b.tokens, b.targets, 1, NULL, NULL, &first));
     CHECK_OK(ls_model_evaluate(model, b.tokens + b.seq, b.targets + b.seq, 1, NULL, NULL, &loss));
     CHECK_NEAR(first + loss, expected, 1e-3, 0.0);
+    check_score(model, &b);
+    check_windowed_score(g, forward, &b);
     CHECK_STATUS(ls_model_evaluate(model, b.tokens, b.targets, b.batch + 1, NULL, NULL, &loss),
                  LS_E_SHAPE);
     CHECK_MESSAGE("3 sequences for a model made for 2");
