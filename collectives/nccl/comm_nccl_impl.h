@@ -54,6 +54,7 @@ void ls_nccl_count_taken(int64_t free_before);
 /* Memory of alloc; give_back while nothing is under way on it. */
 ls_status ls_nccl_memory_take(size_t bytes, void **memory);
 void ls_nccl_memory_give_back(void *memory);
+bool ls_nccl_memory_has(const void *at);
 /* Before an operation with it; other memory is left alone. */
 void ls_nccl_memory_use(const nccl_comm *c, const void *at);
 /* The communicator ends. */

@@ -100,12 +100,21 @@ void ls_nccl_memory_give_back(void *memory) {
     free(m);
 }
 
-void ls_nccl_memory_use(const nccl_comm *c, const void *at) {
-#if CAN_REGISTER
+static nccl_memory *find(const void *at) {
     nccl_memory *m = memories;
     while (m && ((const char *)at < m->base || (const char *)at >= m->base + m->bytes)) {
         m = m->next;
     }
+    return m;
+}
+
+bool ls_nccl_memory_has(const void *at) {
+    return find(at) != NULL;
+}
+
+void ls_nccl_memory_use(const nccl_comm *c, const void *at) {
+#if CAN_REGISTER
+    nccl_memory *m = find(at);
     registration *r = m ? m->registrations : NULL;
     while (r && r->comm != c) {
         r = r->next;

@@ -51,7 +51,10 @@ static ls_status op_of(ls_reduce op, ncclRedOp_t *out) {
                          "(run.device=cpu), or numerics.reduction=fast");
 }
 
-/* A request; and the stream waits for what the device has been given. */
+/* A request; and the stream waits for what the device has been given. send, recv: to be registered,
+ * or NULL. What is sent must be registered on both sides or on neither (NCCL's User Buffer
+ * Registration: a mix "can result in undefined behavior"; over NVLink the two sides then count
+ * pieces of different sizes): of a message nobody knows the other side. */
 static ls_status begin(nccl_comm *c, const void *send, const void *recv,
                        ls_comm_request **request) {
     LS_TRY(ls_nccl_poll(c));
@@ -248,7 +251,8 @@ ls_status ls_nccl_all_to_all_start(ls_comm *comm, const void *send, const int64_
         LS_TRY(ls_comm_check_count(recv_counts[r], "exchange"));
     }
     LS_TRY(ls_comm_check_own(comm, send_counts[comm->rank], recv_counts[comm->rank]));
-    LS_TRY(begin(c, send, recv, request));
+    const bool both = ls_nccl_memory_has(send) && ls_nccl_memory_has(recv);
+    LS_TRY(begin(c, both ? send : NULL, both ? recv : NULL, request));
     ncclResult_t result = ncclGroupStart();
     for (int r = 0; r < comm->size; r++) {
         if (send_counts[r] > 0) {
@@ -270,7 +274,7 @@ ls_status ls_nccl_send_start(ls_comm *comm, const void *buf, int64_t bytes, int 
     nccl_comm *c = (nccl_comm *)comm;
     LS_TRY(ls_comm_check_count(bytes, "message"));
     LS_TRY(ls_comm_check_peer(comm, to, "a message to"));
-    LS_TRY(begin(c, buf, NULL, request));
+    LS_TRY(begin(c, NULL, NULL, request));
     return end(c, ncclSend(buf, (size_t)bytes, ncclUint8, to, c->handle, c->stream), "message",
                *request);
 }
@@ -280,7 +284,7 @@ ls_status ls_nccl_recv_start(ls_comm *comm, void *buf, int64_t bytes, int from,
     nccl_comm *c = (nccl_comm *)comm;
     LS_TRY(ls_comm_check_count(bytes, "message"));
     LS_TRY(ls_comm_check_peer(comm, from, "a message from"));
-    LS_TRY(begin(c, NULL, buf, request));
+    LS_TRY(begin(c, NULL, NULL, request));
     return end(c, ncclRecv(buf, (size_t)bytes, ncclUint8, from, c->handle, c->stream), "message",
                *request);
 }

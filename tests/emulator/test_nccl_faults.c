@@ -6,10 +6,10 @@
  *   patience: an operation that is handed over late is given up, unless a flight record is kept
  *   crossed: messages that both ranks send before they receive end for neither
  *   order: ranks that call two communicators in different orders, which the emulated NCCL must name
- *   memory: that is used by several communicators is registered with each, until one of them ends;
- *           where NCCL has none, CUDA's serves
- *   killed: half of the ranks, each in the middle of another operation; the others learn of it
- *           (mpirun --enable-recovery, which lets them live) */
+ *   mixed: memory that is registered on one side of a message only, which the emulated NCCL must
+ * name memory: that is used by several communicators is registered with each, until one of them
+ * ends; where NCCL has none, CUDA's serves killed: half of the ranks, each in the middle of another
+ * operation; the others learn of it (mpirun --enable-recovery, which lets them live) */
 #include "collectives/flight.h"
 #include "collectives/nccl/comm_nccl.h"
 #include "runtime/base/clock.h"
@@ -185,6 +185,38 @@ static void order(void) {
     }
 }
 
+/* x of rank 0 to y of rank 1. */
+static ls_status send_once(ls_comm *comm, void *x, void *y) {
+    ls_comm_request *request;
+    LS_TRY(comm->rank == 0 ? comm->ops->send_start(comm, x, 1, 1, &request)
+                           : comm->ops->recv_start(comm, y, 1, 0, &request));
+    return end(comm, request);
+}
+
+static void mixed(void) {
+    ls_comm *comm;
+    void *x, *y;
+    CHECK_OK(create(0, &comm));
+    CHECK_OK(comm->ops->alloc(comm, sizeof(float), &x));
+    CHECK_OK(dev->ops->alloc(dev, sizeof(float), &y));
+    CHECK_OK(reduce_once(comm, x));
+    CHECK_OK(send_once(comm, x, y));
+}
+
+/* Messages and exchanges of it with other memory do not register it. */
+static void exchange_with_other(ls_comm *comm, char *x) {
+    const int64_t counts[] = {1, 1}, offsets[] = {0, 1};
+    ls_comm_request *request;
+    void *y;
+    CHECK_OK(dev->ops->alloc(dev, 2, &y));
+    CHECK_OK(send_once(comm, x, y));
+    CHECK_OK(send_once(comm, y, x));
+    CHECK_OK(comm->ops->all_to_all_start(comm, x, counts, offsets, y, counts, offsets, &request));
+    CHECK_OK(end(comm, request));
+    CHECK_INT(emu_nccl_registrations(), 0);
+    dev->ops->free(dev, y);
+}
+
 static void memory(void) {
     ls_comm *comm, *part;
     void *x, *y;
@@ -192,7 +224,7 @@ static void memory(void) {
     CHECK_OK(comm->ops->split(comm, comm->rank, &part));
     CHECK_OK(comm->ops->alloc(comm, 2 * sizeof(float), &x));
     CHECK_OK(comm->ops->alloc(comm, sizeof(float), &y));
-    CHECK_INT(emu_nccl_registrations(), 0);
+    exchange_with_other(comm, x);
     for (int i = 0; i < 2; i++) {
         CHECK_OK(reduce_once(comm, (float *)x + i));
         CHECK_OK(reduce_once(part, (float *)x + i));
@@ -288,6 +320,8 @@ int main(int argc, char **argv) {
         crossed();
     } else if (strcmp(way, "order") == 0) {
         order();
+    } else if (strcmp(way, "mixed") == 0) {
+        mixed();
     } else if (strcmp(way, "memory") == 0) {
         memory();
         setenv("EMULATED_NCCL_MEMORY", "no", 1);

@@ -232,7 +232,7 @@ static const layout_case near_muon_cases[] = {
 static const layout_case gpu_cases[] = {
     {2, GPT2, "parallel.zero=2 recompute.mode=selective"},
     {4, GPT2_UNTIED, "parallel.tensor=2 parallel.zero=3"},
-    {2, GPT2, "parallel.pipeline=2"},
+    {4, GPT2, "parallel.pipeline=2 parallel.zero=1"},
     {2, LLAMA_TIED, "parallel.context=2 numerics.reduction=bf16"},
     {4, LLAMA, "parallel.zero=1 parallel.shard=2 numerics.reduction=bf16"},
     {4, QWEN, "parallel.tensor=2 parallel.pipeline=2"},

@@ -9,6 +9,10 @@
  * never blocks: it is asked again until its messages are there, as a GPU would go on by itself.
  * Sums begin with another rank each time, since NCCL promises no order.
  *
+ * Memory that is registered on one side of a call and not on the other is reported: "mixing
+ * registered and non-registered buffers can result in undefined behavior" (NCCL's User Buffer
+ * Registration).
+ *
  * EMULATED_NCCL_REGISTERED=N: calls over N or more elements, on memory that their communicator does
  * not know, are reported. */
 #include "tests/emulator/emulator.h"
@@ -42,6 +46,7 @@ typedef struct header {
     int32_t from;
     uint64_t count, bytes; /* of the payload */
     uint32_t before;       /* collective calls of the two ranks, of all communicators */
+    uint32_t registered;   /* as in the part */
 } header;
 
 /* One call within a group. */
@@ -55,6 +60,7 @@ typedef struct part {
     void *recv;
     struct emu_nccl *comm;
     uint32_t call, before[RANKS_MAX]; /* as in the header */
+    uint32_t registered;              /* memory that all ranks of the call have, by bits */
     char *in[RANKS_MAX];              /* messages that came: header, payload */
     bool came[RANKS_MAX];
 } part;
@@ -132,9 +138,9 @@ static void start_sends(nccl_op *o) {
             emu_access_device(from, (size_t)bytes, false);
             char *message = calloc(1, sizeof(header) + (size_t)bytes);
             const header h = {
-                p->kind,        p->type,         p->op,    p->kind == SEND ? -1 : p->root,
-                p->call,        c->members.rank, p->count, (uint64_t)bytes,
-                p->before[peer]};
+                p->kind,         p->type,         p->op,    p->kind == SEND ? -1 : p->root,
+                p->call,         c->members.rank, p->count, (uint64_t)bytes,
+                p->before[peer], p->registered};
             memcpy(message, &h, sizeof h);
             memcpy(message + sizeof h, from, (size_t)bytes);
             o->messages[o->sent] = message;
@@ -163,6 +169,13 @@ static void check_message(const part *p, int peer, const header *h) {
                    "kernels of several communicators then wait for each other",
                    KINDS[p->kind], p->call, p->before[peer], p->comm->members.rank, peer,
                    h->before);
+    }
+    if (h->registered != p->registered) {
+        emu_report("memory of %s (%llu elements) that is registered with the communicator of rank "
+                   "%d and not with that of rank %d",
+                   KINDS[p->kind], (unsigned long long)p->count,
+                   p->registered > h->registered ? p->comm->members.rank : peer,
+                   p->registered > h->registered ? peer : p->comm->members.rank);
     }
 }
 
@@ -362,6 +375,24 @@ static void check_memory(const part *p) {
     }
 }
 
+/* Of what is sent, and of what is received, where every rank does that; a message has one bit for
+ * both of its ends. */
+static uint32_t registered_of(const part *p) {
+    const bool send = p->send && emu_nccl_knows(p->comm, p->send);
+    const bool recv = p->recv && emu_nccl_knows(p->comm, p->recv);
+    switch (p->kind) {
+    case SEND:
+        return send;
+    case RECV:
+    case BROADCAST:
+        return recv;
+    case REDUCE:
+        return send;
+    default:
+        return (uint32_t)send + 2 * (uint32_t)recv;
+    }
+}
+
 /* By rank in MPI_COMM_WORLD. */
 static uint32_t calls_with[RANKS_MAX];
 
@@ -429,6 +460,7 @@ static ncclResult_t call(part p, cudaStream_t stream) {
     if (!has_peer) {
         number_call(&p);
     }
+    p.registered = p.count > 0 ? registered_of(&p) : 0;
     p.comm->queued++;
     ncclGroupStart();
     group.stream = stream;
