@@ -213,6 +213,24 @@ ls_status ls_reducer_plan(const ls_reducer_options *options, ls_reduction_bytes 
     return status;
 }
 
+/* All ranks exchange and the replicas of a shard gather; narrow, the ranks of a replica reduce to
+ * shards and then the replicas. */
+static ls_status join(ls_reducer *r) {
+    const bool one_call = ls_reducer_is_one_call(r), by_replica = r->narrow && !one_call;
+    const ls_comm_ops *ops = r->comm->ops;
+    LS_TRY(by_replica ? ops->split(r->comm, r->comm->rank / r->shards, &r->exchange_comm)
+                      : ops->duplicate(r->comm, &r->exchange_comm));
+    ls_comm_name_group(r->exchange_comm, one_call     ? "gradients"
+                                         : by_replica ? "gradients.shards"
+                                                      : "gradients.exchange");
+    if (one_call) {
+        return LS_OK;
+    }
+    LS_TRY(ops->split(r->comm, r->shard, &r->gather_comm));
+    ls_comm_name_group(r->gather_comm, by_replica ? "gradients.replicas" : "gradients.gather");
+    return LS_OK;
+}
+
 ls_status ls_reducer_create(const ls_reducer_options *options, ls_reducer **reducer) {
     LS_TRY(check_options(options));
     ls_reducer *r = NULL;
@@ -221,13 +239,7 @@ ls_status ls_reducer_create(const ls_reducer_options *options, ls_reducer **redu
         status = build(options, r);
     }
     LS_TRY_GOTO(ls_comm_agree(options->comm, status), failed);
-    LS_TRY_GOTO(r->comm->ops->duplicate(r->comm, &r->exchange_comm), failed);
-    ls_comm_name_group(r->exchange_comm,
-                       ls_reducer_is_one_call(r) ? "gradients" : "gradients.exchange");
-    if (!ls_reducer_is_one_call(r)) {
-        LS_TRY_GOTO(r->comm->ops->split(r->comm, r->shard, &r->gather_comm), failed);
-        ls_comm_name_group(r->gather_comm, "gradients.gather");
-    }
+    LS_TRY_GOTO(join(r), failed);
     LS_TRY_GOTO(ls_comm_agree(r->comm, take_buffers(r)), failed);
     *reducer = r;
     return LS_OK;

@@ -20,7 +20,8 @@
  *
  * bf16: as fast, but several ranks' sums are rounded to bf16 before they travel, and once more when
  * they have been added in fp32 (a communicator on_device may round them on the way): half the
- * bytes.
+ * bytes. Of shards with replicas the sums of each replica's ranks are rounded before they are
+ * added.
  *
  * Otherwise the owner of each slice of a bucket receives the ranks' nodes for it and adds them in
  * tree order, and the slices are gathered: 2 (R-1)/R of the buffer are sent by each rank, as by a

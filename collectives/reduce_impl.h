@@ -80,7 +80,7 @@ static inline int64_t ls_reducer_slots(const ls_reducer *r) {
 /* reduce_narrow.c. Of all slots, 0 where gradients are not narrow. */
 int64_t ls_reducer_stage_bytes(const ls_reducer *r);
 /* The stages of a bucket: begin to reduce it; what to do once that has come to its end; and when
- * the replicas have gathered it. */
+ * the replicas have reduced it. */
 ls_status ls_reducer_narrow_start(ls_reducer *r, int64_t order);
 ls_status ls_reducer_narrow_summed(ls_reducer *r, int64_t order);
 ls_status ls_reducer_narrow_gathered(ls_reducer *r, int64_t order);

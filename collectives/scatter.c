@@ -5,6 +5,7 @@
 #include "collectives/scatter.h"
 
 #include "collectives/bucket.h"
+#include "collectives/comm_impl.h"
 #include "collectives/recorded.h"
 #include "collectives/scatter_tree.h"
 #include "runtime/base/arena.h"
@@ -145,7 +146,7 @@ static int64_t out_bytes(const ls_scatter *s) {
     for (int unit = 0; unit < p->unit_count; unit++) {
         longest = p->units[unit].range.elems > longest ? p->units[unit].range.elems : longest;
     }
-    return s->narrow ? 2 * ls_bucket_align(longest * NARROW_BYTES / 2) : 0;
+    return s->narrow ? 2 * ls_bucket_align(ls_ceil_div(longest, 2)) * NARROW_BYTES : 0;
 }
 
 static int64_t in_bytes(const ls_scatter *s) {

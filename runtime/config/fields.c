@@ -217,7 +217,9 @@ static const ls_field fields[] = {
     ENUM(numerics, reduction, "fast", reductions, CHANGE,
          "of gradients; invariant: same bits for any rank count; bf16: half as much to send\n"
          "bf16 rounds what data-parallel ranks send each other of gradients, once, and their sums, "
-         "which are added in fp32 (by NCCL in an order and precision of its own), once more; with "
+         "which are added in fp32 (by NCCL in an order and precision of its own), once more, of "
+         "shards with "
+         "replicas once for each; with "
          "parallel.zero 2 and 3 each micro-batch's are rounded, and the sums stay fp32. For links "
          "that communication waits for: what Megatron-LM calls grad_reduce_in_bf16, and PyTorch's "
          "FSDP reduce_dtype."),

@@ -45,10 +45,9 @@ static void tell_exchange(const ls_state *s, const state_part *part, const ls_pa
 }
 
 /* The replicas of a shard gather what they have added up. */
-static void tell_replicas(const ls_state *s, const state_part *part, const ls_partition *p, int u,
-                          double elem_bytes) {
+static void tell_replicas(const ls_state *s, const state_part *part, const ls_partition *p, int u) {
     const int64_t elems = ls_partition_slice(p, u, part->data->rank % p->shards).elems;
-    tell(s, LS_COLL_ALL_GATHER, part->data->size / p->shards, (double)elems * elem_bytes);
+    tell(s, LS_COLL_ALL_GATHER, part->data->size / p->shards, (double)elems * (double)s->acc_bytes);
 }
 
 static int context_ranks(const ls_state *s, const state_part *part) {
@@ -82,8 +81,9 @@ static void tell_bucket(const ls_state *s, const state_part *part, const ls_part
     } else if (at_once && p->shards == ranks) {
         tell_use(s, use_of(s, part, p->units[u].range), LS_COLL_REDUCE_SCATTER, ranks, bytes);
     } else if (ls_reducer_narrows(s->options.reduction, ranks)) {
-        tell(s, LS_COLL_REDUCE_SCATTER, ranks, bytes);
-        tell_replicas(s, part, p, u, wire_bytes(s, ranks));
+        const int64_t kept = ls_partition_slice(p, u, part->data->rank % p->shards).elems;
+        tell(s, LS_COLL_REDUCE_SCATTER, p->shards, bytes);
+        tell(s, LS_COLL_ALL_REDUCE, ranks / p->shards, (double)kept * wire_bytes(s, ranks));
     } else {
         for (int i = 0; i < most; i++) {
             if (i < nodes) {
@@ -92,7 +92,7 @@ static void tell_bucket(const ls_state *s, const state_part *part, const ls_part
                 tell(s, LS_COLL_ALL_TO_ALL, ranks, 0);
             }
         }
-        tell_replicas(s, part, p, u, (double)s->acc_bytes);
+        tell_replicas(s, part, p, u);
     }
 }
 
@@ -120,7 +120,7 @@ static void tell_scatter(const ls_state *s, const state_part *part) {
         for (int64_t micro = 0; micro < s->options.rank_micros; micro++) {
             tell_exchange(s, part, p, u);
         }
-        tell_replicas(s, part, p, u, (double)s->acc_bytes);
+        tell_replicas(s, part, p, u);
     }
 }
 

@@ -27,16 +27,22 @@ static void run_backward(ls_reducer *r, const shape *s, uint64_t batch, int64_t 
     }
 }
 
-/* Each rank's sum is rounded, and that of all: integers, whose sums are exact. */
+/* Each rank's sum is rounded, that of each replica's ranks, and that of all: integers, whose sums
+ * are exact. */
 static double expected_narrow(const shape *s, uint64_t batch, int64_t i, int ranks) {
+    const int shards = s->partition && s->partition->shards < ranks ? s->partition->shards : ranks;
     const int64_t each = s->leaves / ranks;
     double sum = 0;
-    for (int rank = 0; rank < ranks; rank++) {
-        double own = 0;
-        for (int64_t leaf = rank * each; leaf < (rank + 1) * each; leaf++) {
-            own += draw_grad(batch, leaf, i, true);
+    for (int first = 0; first < ranks; first += shards) { /* of a replica */
+        double replica = 0;
+        for (int rank = first; rank < first + shards; rank++) {
+            double own = 0;
+            for (int64_t leaf = rank * each; leaf < (rank + 1) * each; leaf++) {
+                own += draw_grad(batch, leaf, i, true);
+            }
+            replica += bf16_of(own);
         }
-        sum += bf16_of(own);
+        sum += shards > 1 ? bf16_of(replica) : replica;
     }
     return bf16_of(sum);
 }
