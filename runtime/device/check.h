@@ -96,8 +96,9 @@ static inline ls_status ls_check_norm(const ls_device *dev, const ls_norm *op) {
     LS_TRY(ls_check_size(what, "rows", op->rows, 0));
     LS_TRY(ls_check_size(what, "channels", op->channels, 1));
     LS_TRY(ls_check_size(what, "heads", op->heads, 0));
-    if (op->heads > 0 && (op->dresidual || op->dx_sums)) {
-        return LS_FAIL(LS_E_UNSUPPORTED, "%s: heads of a wider matrix with a residual or sums",
+    if (op->heads > 0 && (op->kind != LS_RMSNORM || op->dresidual || op->dx_sums)) {
+        return LS_FAIL(LS_E_UNSUPPORTED,
+                       "%s: heads of a wider matrix; these have RMSNorm, no residual and no sums",
                        what);
     }
     return ls_check_size(what, "stride", op->stride, op->heads * op->channels);

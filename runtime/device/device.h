@@ -120,8 +120,10 @@ typedef struct ls_embedding {
  * eps). x, y [rows, C] dtype; w, b [C] acc; mean, rstd [rows] acc, kept for backward. RMSNorm has
  * b, mean, db NULL. Backward: dx = (dresidual or 0) + dL/dx; dw += ..., db += ...; dx may alias dy
  * or dresidual. dx_sums [C] acc, or NULL: += its column sums, before it is rounded or after.
- * With heads > 0 the rows are the heads of tokens, of which y, dy and dx lie in a wider matrix: row
- * i begins at (i / heads) * stride + (i mod heads) * C there. No dresidual and dx_sums then. */
+ * With heads > 0, of RMSNorm, the rows are the heads of tokens, of which y, dy and dx lie in a
+ * wider matrix: row i begins at (i / heads) * stride + (i mod heads) * C there. Forward finds x in
+ * y's place and leaves it in `kept` [rows, C], as which backward takes x. No dresidual and dx_sums.
+ */
 typedef enum ls_norm_kind { LS_LAYERNORM, LS_RMSNORM } ls_norm_kind;
 typedef struct ls_norm {
     ls_norm_kind kind;
@@ -134,15 +136,11 @@ typedef struct ls_norm {
     const void *dy, *dresidual;
     void *dx, *dw, *db, *dx_sums;
     int64_t heads, stride;
+    void *kept;
 } ls_norm;
 
 /* Where row i of y, dy and dx begins. */
-#ifdef __CUDACC__
-#define LS_NORM_FUNCTION static inline __host__ __device__
-#else
-#define LS_NORM_FUNCTION static inline
-#endif
-LS_NORM_FUNCTION int64_t ls_norm_row(int64_t i, int64_t channels, int64_t heads, int64_t stride) {
+static inline int64_t ls_norm_row(int64_t i, int64_t channels, int64_t heads, int64_t stride) {
     return heads == 0 ? i * channels : i / heads * stride + i % heads * channels;
 }
 

@@ -92,29 +92,21 @@ static ls_norm head_norm_op(const ls_pass *pass, int block, const head_rows *h) 
                      .heads = h->heads,
                      .stride = h->stride,
                      .eps = m->options.config->norm_eps,
-                     .x = h->raw,
                      .w = ls_vector(m, block, h->weight, 0),
                      .rstd = h->rstd};
 }
 
 static ls_status head_norm_run(const ls_pass *pass, int block, const head_rows *h) {
-    const ls_model *m = pass->model;
-    const int64_t width = h->heads * m->sizes.head_dim;
-    LS_TRY(m->dev->ops->copy_rows(m->dev, &(ls_copy_rows){.dtype = m->dtype,
-                                                          .rows = pass->rows,
-                                                          .cols = width,
-                                                          .ldx = h->stride,
-                                                          .ldy = width,
-                                                          .x = h->x,
-                                                          .y = h->raw}));
     ls_norm op = head_norm_op(pass, block, h);
     op.y = h->x;
-    return m->dev->ops->norm_forward(m->dev, &op);
+    op.kept = h->raw;
+    return pass->model->dev->ops->norm_forward(pass->model->dev, &op);
 }
 
 static ls_status head_norm_backward(const ls_pass *pass, int block, const head_rows *h, void *dw) {
     const ls_model *m = pass->model;
     ls_norm op = head_norm_op(pass, block, h);
+    op.x = h->raw;
     op.dy = op.dx = h->x;
     op.dw = dw;
     LS_TRY(m->dev->ops->norm_backward(m->dev, &op));

@@ -9,7 +9,7 @@
     { 3.95e-3, 3.95e-3 }
 
 /* norm: dim = rows, C, kind, (backward) residual, dx_sums; heads, elements between tokens beyond
- * heads * C: y then has gaps that must stay, and dx lies on dy. */
+ * heads * C: y then has gaps that must stay, x comes in it and is kept, and dx lies on dy. */
 static int64_t norm_elems(const kt_case *c) {
     const int64_t heads = c->dim[5];
     return heads > 0 ? c->dim[0] / heads * (heads * c->dim[1] + c->dim[6]) : c->dim[0] * c->dim[1];
@@ -18,13 +18,15 @@ static int64_t norm_elems(const kt_case *c) {
 static int plan_norm_forward(const kt_case *c, ls_dtype dtype, ls_dtype acc,
                              kt_buffer buffers[KT_BUFFERS_MAX]) {
     const int64_t rows = c->dim[0], C = c->dim[1];
-    const bool centred = c->dim[2] == LS_LAYERNORM;
+    const bool centred = c->dim[2] == LS_LAYERNORM, of_heads = c->dim[5] > 0;
     /* Rounding in a sum grows with the root of its length (Higham 1993, doi:10.1137/0914050). */
     const double length = C > 4096 ? sqrt((double)C / 4096) : 1.0;
-    return KT_PLAN({"x", dtype, rows * C, KT_IN, .varied = true}, {"w", acc, C, KT_IN},
-                   {"y", dtype, norm_elems(c), c->dim[5] ? KT_INOUT : KT_OUT},
-                   {"rstd", acc, rows, KT_OUT, .slack = length}, {"b", acc, centred ? C : 0, KT_IN},
-                   {"mean", acc, centred ? rows : 0, KT_OUT, .slack = 10.0 * length /* near 0 */});
+    return KT_PLAN(
+        {of_heads ? "kept" : "x", dtype, rows * C, of_heads ? KT_OUT : KT_IN, .varied = !of_heads},
+        {"w", acc, C, KT_IN},
+        {"y", dtype, norm_elems(c), of_heads ? KT_INOUT : KT_OUT, .varied = of_heads},
+        {"rstd", acc, rows, KT_OUT, .slack = length}, {"b", acc, centred ? C : 0, KT_IN},
+        {"mean", acc, centred ? rows : 0, KT_OUT, .slack = 10.0 * length /* near 0 */});
 }
 
 static ls_status run_norm_forward(ls_device *dev, const kt_case *c, ls_dtype dtype,
@@ -35,7 +37,8 @@ static ls_status run_norm_forward(ls_device *dev, const kt_case *c, ls_dtype dty
                                                   .rows = c->dim[0],
                                                   .channels = c->dim[1],
                                                   .eps = 1e-5,
-                                                  .x = at[0],
+                                                  .x = c->dim[5] ? NULL : at[0],
+                                                  .kept = c->dim[5] ? at[0] : NULL,
                                                   .w = at[1],
                                                   .y = at[2],
                                                   .rstd = at[3],

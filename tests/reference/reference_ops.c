@@ -76,8 +76,8 @@ ls_status ls_ref_norm_forward(ls_device *dev, const ls_norm *op) {
     const bool centred = op->kind == LS_LAYERNORM;
     const double *w = op->w, *b = op->b;
     for (int64_t i = 0; i < op->rows; i++) {
-        const double *x = (const double *)op->x + i * C;
         double *y = (double *)op->y + ls_norm_row(i, C, op->heads, op->stride);
+        const double *x = op->heads > 0 ? y : (const double *)op->x + i * C;
         double mean = 0.0, variance = 0.0;
         for (int64_t c = 0; c < C && centred; c++) {
             mean += x[c] / (double)C;
@@ -87,6 +87,9 @@ ls_status ls_ref_norm_forward(ls_device *dev, const ls_norm *op) {
         }
         double rstd = 1.0 / sqrt(variance + op->eps);
         for (int64_t c = 0; c < C; c++) {
+            if (op->heads > 0) {
+                ((double *)op->kept)[i * C + c] = x[c];
+            }
             y[c] = (x[c] - mean) * rstd * w[c] + (centred ? b[c] : 0.0);
         }
         if (centred) {

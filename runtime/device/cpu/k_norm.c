@@ -3,6 +3,7 @@
 #include "runtime/device/cpu/k_bf16.h"
 
 #include <math.h>
+#include <string.h>
 
 LS_INLINE float row_mean(const void *x, int64_t channels, ls_dtype dtype) {
     const int64_t quarter = channels / 4;
@@ -178,9 +179,16 @@ static void forward_row_of(const ls_norm *op, int64_t i) {
 ls_status LS_ISA_NAME(ls_cpu_norm_forward)(ls_device *dev, const ls_norm *op) {
     LS_TRY(ls_check_norm(dev, op));
     const int threads = ls_threads_for(dev, op->rows * op->channels);
+    const int64_t C = op->channels;
+    ls_norm own = *op;
+    own.x = op->heads > 0 ? op->kept : op->x;
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t i = 0; i < op->rows; i++) {
-        forward_row_of(op, i);
+        if (op->heads > 0) {
+            const void *x = ls_at(op->dtype, op->y, ls_norm_row(i, C, op->heads, op->stride));
+            memcpy(ls_at_mut(op->dtype, op->kept, i * C), x, (size_t)C * ls_dtype_bytes(op->dtype));
+        }
+        forward_row_of(&own, i);
     }
     return LS_OK;
 }

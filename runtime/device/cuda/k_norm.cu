@@ -5,8 +5,7 @@ enum { ROWS_A_BLOCK = 4 };
 
 struct norm_forward_arguments {
     int64_t rows;
-    int C, heads; /* of y, see ls_norm_row */
-    int64_t stride;
+    int C;
     float eps;
     const void *x;
     const float *w, *b;
@@ -14,6 +13,32 @@ struct norm_forward_arguments {
     float *mean, *rstd;
     bool wide, wide_w;
 };
+
+/* y of a row, of which a thread has the packs a. */
+template <class T, bool CENTRED, int EACH, int PACKS>
+__device__ __forceinline__ void store_norm(const norm_forward_arguments &o, int64_t row, pack<T> *a,
+                                           float shift, float rest, float rstd) {
+    constexpr int P = pack<T>::size;
+    const int place = threadIdx.x % EACH;
+#pragma unroll
+    for (int k = 0; k < PACKS; k++) {
+        const int c = (k * EACH + place) * P;
+#pragma unroll
+        for (int i = 0; i < P; i += 4) {
+            const pack<float> w = load_pack(o.w, c + i, o.C, o.wide_w);
+            pack<float> b = {};
+            if (CENTRED) {
+                b = load_pack(o.b, c + i, o.C, o.wide_w);
+            }
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+                const float d = CENTRED ? a[k].v[i + j] - shift - rest : a[k].v[i + j];
+                a[k].v[i + j] = CENTRED ? d * rstd * w.v[j] + b.v[j] : d * rstd * w.v[j];
+            }
+        }
+        store_pack((T *)o.y + row * o.C, c, o.C, o.wide, a[k]);
+    }
+}
 
 /* The variance is the corrected two-pass sum (Chan, Golub, LeVeque 1983, doi:10.2307/2683386), and
  * y is taken from x - shift - rest, so that a row far from zero loses nothing to the rounded mean.
@@ -67,24 +92,7 @@ __global__ void __launch_bounds__(WHOLE ? THREADS : 32 * ROWS_A_BLOCK)
             o.mean[row] = shift + rest;
         }
     }
-#pragma unroll
-    for (int k = 0; k < PACKS; k++) {
-        const int c = (k * EACH + place) * P;
-#pragma unroll
-        for (int i = 0; i < P; i += 4) {
-            const pack<float> w = load_pack(o.w, c + i, o.C, o.wide_w);
-            pack<float> b = {};
-            if (CENTRED) {
-                b = load_pack(o.b, c + i, o.C, o.wide_w);
-            }
-#pragma unroll
-            for (int j = 0; j < 4; j++) {
-                const float d = CENTRED ? a[k].v[i + j] - shift - rest : a[k].v[i + j];
-                a[k].v[i + j] = CENTRED ? d * rstd * w.v[j] + b.v[j] : d * rstd * w.v[j];
-            }
-        }
-        store_pack((T *)o.y + ls_norm_row(row, o.C, o.heads, o.stride), c, o.C, o.wide, a[k]);
-    }
+    store_norm<T, CENTRED, EACH, PACKS>(o, row, a, shift, rest, rstd);
 }
 
 template <class T, bool CENTRED>
@@ -109,8 +117,6 @@ template <class T> static void launch_forward(cudaStream_t stream, const ls_norm
     norm_forward_arguments o = {};
     o.rows = op->rows;
     o.C = (int)op->channels;
-    o.heads = (int)op->heads;
-    o.stride = op->stride;
     o.eps = (float)op->eps;
     o.x = op->x;
     o.w = (const float *)op->w;
@@ -118,8 +124,7 @@ template <class T> static void launch_forward(cudaStream_t stream, const ls_norm
     o.y = op->y;
     o.mean = (float *)op->mean;
     o.rstd = (float *)op->rstd;
-    o.wide = o.C % pack<T>::size == 0 && o.stride % pack<T>::size == 0 &&
-             is_aligned((const T *)o.x) && is_aligned((T *)o.y);
+    o.wide = o.C % pack<T>::size == 0 && is_aligned((const T *)o.x) && is_aligned((T *)o.y);
     o.wide_w = is_aligned(o.w) && (!centred || is_aligned(o.b));
     if (centred) {
         launch_forward_packs<T, true>(stream, o);

@@ -4,13 +4,13 @@
 
 static const int64_t RUNS_MAX = 256, RUN_ROWS_MIN = 8;
 
-static int64_t run_rows_of(int64_t rows) {
+extern "C" int64_t ls_cuda_norm_run_rows(int64_t rows) {
     const int64_t each = (rows + RUNS_MAX - 1) / RUNS_MAX;
     return each < RUN_ROWS_MIN ? RUN_ROWS_MIN : each;
 }
 
 static int64_t runs_of(int64_t rows) {
-    return (rows + run_rows_of(rows) - 1) / run_rows_of(rows);
+    return (rows + ls_cuda_norm_run_rows(rows) - 1) / ls_cuda_norm_run_rows(rows);
 }
 
 extern "C" int64_t ls_cuda_norm_scratch_elems(int64_t rows, int64_t channels) {
@@ -25,8 +25,7 @@ extern "C" int64_t ls_cuda_norm_scratch_elems(int64_t rows, int64_t channels) {
  * and to copy as many bytes an H200 takes 710. */
 struct norm_backward_arguments {
     int64_t rows;
-    int run_rows, C, heads; /* of dy and dx, see ls_norm_row */
-    int64_t stride;
+    int run_rows, C;
     const void *matrix[3]; /* x, dy, dresidual or NULL */
     const float *w, *mean, *rstd;
     void *dx;
@@ -61,12 +60,9 @@ template <class T, int PACKS> struct norm_backward_thread {
         return ring + ((matrix * o.stages + stage) * shape::EACH + i) * (int)blockDim.x;
     }
 
-    /* Where that row of the run begins in x; in dy and dx. */
+    /* Where that row of the run begins. */
     __device__ __forceinline__ int64_t begin(int from) const {
         return ((int64_t)blockIdx.x * o.run_rows + from) * o.C;
-    }
-    __device__ __forceinline__ int64_t begin_dy(int from) const {
-        return ls_norm_row((int64_t)blockIdx.x * o.run_rows + from, o.C, o.heads, o.stride);
     }
 
     /* Batch `ahead` from now on its way; zeros where there is no row or column. */
@@ -74,15 +70,14 @@ template <class T, int PACKS> struct norm_backward_thread {
 #pragma unroll
         for (int b = 0; b < shape::BATCH; b++) {
             const int from = row + (ahead * shape::BATCH + b) * step;
-            const int64_t at_x = from < last ? begin(from) : 0,
-                          at_dy = from < last ? begin_dy(from) : 0;
+            const int64_t at = from < last ? begin(from) : 0;
             const int end = from < last ? o.C : 0;
 #pragma unroll
             for (int matrix = 0; matrix < 3; matrix++) {
                 if (matrix == 2 && !o.matrix[2]) {
                     break;
                 }
-                const T *x = (const T *)o.matrix[matrix] + (matrix == 0 ? at_x : at_dy);
+                const T *x = (const T *)o.matrix[matrix] + at;
 #pragma unroll 2
                 for (int k = 0; k < PACKS; k++) {
                     uint4 *to = slot(matrix, stage, b * PACKS + k);
@@ -103,7 +98,7 @@ template <class T, int PACKS> struct norm_backward_thread {
         if (shape::RINGS) {
             return unpack<T>(load_whole<uint4>(slot(matrix, stage, b * PACKS + k)));
         }
-        const int64_t at = from >= last ? 0 : matrix == 0 ? begin(from) : begin_dy(from);
+        const int64_t at = from < last ? begin(from) : 0;
         return load_pack((const T *)o.matrix[matrix] + at, column(k), from < last ? o.C : 0,
                          o.wide);
     }
@@ -192,7 +187,7 @@ template <class T, int PACKS> struct norm_backward_thread {
                 }
             }
             if (row + b * step < last) {
-                store_pack((T *)o.dx + begin_dy(row + b * step), column(k), o.C, o.wide, out);
+                store_pack((T *)o.dx + begin(row + b * step), column(k), o.C, o.wide, out);
             }
         }
     }
@@ -353,9 +348,9 @@ __global__ void __launch_bounds__(256)
     }
 }
 
-/* dx_sums, or that and db: or NULL */
-static void add_partials(cudaStream_t stream, int64_t count, int64_t C, const float *partial,
-                         void *dw, void *db, void *dx_sums) {
+extern "C" void ls_cuda_launch_add_partials(cudaStream_t stream, int64_t count, int64_t C,
+                                            const float *partial, void *dw, void *db,
+                                            void *dx_sums) {
     const dim3 grid((unsigned int)((C + 31) / 32), dx_sums ? 3 : db ? 2 : 1);
     LS_LAUNCH(add_partials_kernel, grid, 256, 0, stream, count, C, partial, (float *)dw,
               (float *)db, (float *)dx_sums);
@@ -482,10 +477,11 @@ static void launch_bias_grad(cudaStream_t stream, const ls_bias_grad *op, float 
     const int64_t runs = runs_of(op->rows);
     const dim3 grid((unsigned int)((op->cols + 32 * P - 1) / (32 * P)), (unsigned int)runs);
     auto kernel = column_sums_kernel<T>;
-    LS_LAUNCH(kernel, grid, 256, 0, stream, op->rows, run_rows_of(op->rows), op->cols, dy, partial,
-              runs == 1 ? (float *)op->dbias : (float *)NULL, op->cols % P == 0 && is_aligned(dy));
+    LS_LAUNCH(kernel, grid, 256, 0, stream, op->rows, ls_cuda_norm_run_rows(op->rows), op->cols, dy,
+              partial, runs == 1 ? (float *)op->dbias : (float *)NULL,
+              op->cols % P == 0 && is_aligned(dy));
     if (runs > 1) {
-        add_partials(stream, runs, op->cols, partial, op->dbias, NULL, NULL);
+        ls_cuda_launch_add_partials(stream, runs, op->cols, partial, op->dbias, NULL, NULL);
     }
 }
 
@@ -494,10 +490,8 @@ static void launch_backward(cudaStream_t stream, const ls_norm *op, float *parti
     const bool centred = op->kind == LS_LAYERNORM;
     norm_backward_arguments o = {};
     o.rows = op->rows;
-    o.run_rows = (int)run_rows_of(op->rows);
+    o.run_rows = (int)ls_cuda_norm_run_rows(op->rows);
     o.C = (int)op->channels;
-    o.heads = (int)op->heads;
-    o.stride = op->stride;
     o.matrix[0] = op->x;
     o.matrix[1] = op->dy;
     o.matrix[2] = op->dresidual;
@@ -506,15 +500,15 @@ static void launch_backward(cudaStream_t stream, const ls_norm *op, float *parti
     o.rstd = (const float *)op->rstd;
     o.dx = op->dx;
     o.partial = partial;
-    o.wide = o.C % pack<T>::size == 0 && o.stride % pack<T>::size == 0 &&
-             is_aligned((const T *)op->x) && is_aligned((const T *)op->dy) &&
-             is_aligned((const T *)op->dresidual) && is_aligned((T *)o.dx);
+    o.wide = o.C % pack<T>::size == 0 && is_aligned((const T *)op->x) &&
+             is_aligned((const T *)op->dy) && is_aligned((const T *)op->dresidual) &&
+             is_aligned((T *)o.dx);
     o.wide_w = is_aligned(o.w);
     const bool sums = op->dx_sums != NULL;
     const bool summed =
         centred ? launch_packs<T, true>(stream, o, sums) : launch_packs<T, false>(stream, o, sums);
-    add_partials(stream, runs_of(o.rows), o.C, partial, op->dw, centred ? op->db : NULL,
-                 summed ? op->dx_sums : NULL);
+    ls_cuda_launch_add_partials(stream, runs_of(o.rows), o.C, partial, op->dw,
+                                centred ? op->db : NULL, summed ? op->dx_sums : NULL);
     if (sums && !summed) {
         const ls_bias_grad rest = {op->dtype, op->rows, op->channels, op->dx, op->dx_sums};
         launch_bias_grad<T>(stream, &rest, partial);

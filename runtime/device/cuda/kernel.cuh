@@ -153,23 +153,30 @@ __device__ __forceinline__ pack<T> load_pack(const T *p, int64_t i, int64_t n, b
 }
 
 template <class T>
-__device__ __forceinline__ void store_pack(T *p, int64_t i, int64_t n, bool wide,
-                                           const pack<T> &y) {
+__device__ __forceinline__ void store_raw(T *p, int64_t i, int64_t n, bool wide, const void *raw) {
     if (wide && i + pack<T>::size <= n) {
-        T x[pack<T>::size];
+        store_whole<uint4>(p + i, raw);
+        return;
+    }
+    T x[pack<T>::size];
+    memcpy(x, raw, sizeof x);
 #pragma unroll
-        for (int k = 0; k < pack<T>::size; k++) {
-            x[k] = from_float<T>(y.v[k]);
-        }
-        store_whole<uint4>(p + i, x);
-    } else {
-#pragma unroll
-        for (int k = 0; k < pack<T>::size; k++) {
-            if (i + k < n) {
-                p[i + k] = from_float<T>(y.v[k]);
-            }
+    for (int k = 0; k < pack<T>::size; k++) {
+        if (i + k < n) {
+            p[i + k] = x[k];
         }
     }
+}
+
+template <class T>
+__device__ __forceinline__ void store_pack(T *p, int64_t i, int64_t n, bool wide,
+                                           const pack<T> &y) {
+    T x[pack<T>::size];
+#pragma unroll
+    for (int k = 0; k < pack<T>::size; k++) {
+        x[k] = from_float<T>(y.v[k]);
+    }
+    store_raw(p, i, n, wide, x);
 }
 
 /* The same of four floats, in one access where the place allows it. */
@@ -196,13 +203,18 @@ __device__ __forceinline__ void store_four(T *p, int64_t i, int64_t n, const pac
     }
 }
 
-/* Every lane gets the sum; the order is that of a butterfly, so all get the same bits. */
-template <class T> __device__ __forceinline__ T warp_sum(T x) {
+/* Every lane gets the sum over the LANES, a power of two, that it belongs to; the order is that of
+ * a butterfly, so all get the same bits. All lanes of a warp take part. */
+template <int LANES, class T> __device__ __forceinline__ T lanes_sum(T x) {
 #pragma unroll
-    for (int step = 16; step > 0; step /= 2) {
+    for (int step = LANES / 2; step > 0; step /= 2) {
         x += __shfl_xor_sync(LS_ALL_LANES, x, step);
     }
     return x;
+}
+
+template <class T> __device__ __forceinline__ T warp_sum(T x) {
+    return lanes_sum<32>(x);
 }
 
 __device__ __forceinline__ float warp_max(float x) {

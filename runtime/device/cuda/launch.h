@@ -91,8 +91,16 @@ void ls_cuda_launch_norm_backward(cudaStream_t stream, const ls_norm *op, float 
 /* Columns that a block of the norms keeps in registers. */
 enum { LS_CUDA_NORM_CHANNELS_MAX = 16384 };
 int64_t ls_cuda_norm_scratch_elems(int64_t rows, int64_t channels);
+int64_t ls_cuda_norm_run_rows(int64_t rows); /* of a block */
+/* dw [C] += the sums of partial [count, C], in order, and so db and dx_sums, with theirs behind it.
+ * NULL: dx_sums, or that and db. */
+void ls_cuda_launch_add_partials(cudaStream_t stream, int64_t count, int64_t C,
+                                 const float *partial, void *dw, void *db, void *dx_sums);
 void ls_cuda_launch_bias_grad(cudaStream_t stream, const ls_bias_grad *op, float *partial);
 int64_t ls_cuda_bias_scratch_elems(int64_t rows, int64_t cols);
+/* k_norm_heads.cu: norms with `heads`, of at most LS_CUDA_HEAD_DIM_MAX channels. */
+void ls_cuda_launch_heads_norm_forward(cudaStream_t stream, const ls_norm *op);
+void ls_cuda_launch_heads_norm_backward(cudaStream_t stream, const ls_norm *op, float *partial);
 
 /* k_embedding.cu */
 void ls_cuda_launch_embedding_forward(cudaStream_t stream, const ls_embedding *op);

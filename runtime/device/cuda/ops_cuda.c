@@ -19,9 +19,10 @@ static ls_status check_rows(const char *what, int64_t rows) {
 
 static ls_status check_norm(ls_device *dev, const ls_norm *op) {
     LS_TRY(ls_check_norm(dev, op));
-    if (op->channels > LS_CUDA_NORM_CHANNELS_MAX) {
-        return LS_FAIL(LS_E_UNSUPPORTED, "norm: %lld channels; a GPU serves up to %d",
-                       (long long)op->channels, LS_CUDA_NORM_CHANNELS_MAX);
+    const int most = op->heads > 0 ? LS_CUDA_HEAD_DIM_MAX : LS_CUDA_NORM_CHANNELS_MAX;
+    if (op->channels > most) {
+        return LS_FAIL(LS_E_UNSUPPORTED, "norm%s: %lld channels; a GPU serves up to %d",
+                       op->heads > 0 ? " of heads" : "", (long long)op->channels, most);
     }
     return check_rows("norm", op->rows);
 }
@@ -31,7 +32,8 @@ static ls_status norm_forward(ls_device *dev, const ls_norm *op) {
     if (op->rows == 0) {
         return LS_OK;
     }
-    ls_cuda_launch_norm_forward(ls_cuda_stream(dev), op);
+    (op->heads > 0 ? ls_cuda_launch_heads_norm_forward
+                   : ls_cuda_launch_norm_forward)(ls_cuda_stream(dev), op);
     return ls_cuda_launched("norm forward");
 }
 
@@ -43,7 +45,8 @@ static ls_status norm_backward(ls_device *dev, const ls_norm *op) {
     void *partial;
     const int64_t elems = ls_cuda_norm_scratch_elems(op->rows, op->channels);
     LS_TRY(ls_cuda_scratch(ls_cuda_of(dev), (size_t)elems * sizeof(float), &partial));
-    ls_cuda_launch_norm_backward(ls_cuda_stream(dev), op, partial);
+    (op->heads > 0 ? ls_cuda_launch_heads_norm_backward
+                   : ls_cuda_launch_norm_backward)(ls_cuda_stream(dev), op, partial);
     return ls_cuda_launched("norm backward");
 }
 
