@@ -153,7 +153,7 @@ ls_status ls_train_fit(ls_train *train, int ranks) {
                        ranks == 1 ? "" : "s",
                        s.refusal.message[0] ? s.refusal.message
                                             : "parallel.tensor x context x pipeline are more, and "
-                                              "only numerics.reduction=fast may change them");
+                                              "numerics.reduction=invariant keeps them");
     }
     printf("%d parallel.tensor=%d parallel.context=%d parallel.pipeline=%d parallel.shard=%d "
            "parallel.replicate=%d",
