@@ -128,7 +128,11 @@ static void print_text(const ls_prep_options *o, const ls_prep_result *r) {
         printf(", %s/s", ls_text_bytes(rate, sizeof rate, (double)r->bytes / r->seconds));
     }
     const char *quote = strpbrk(o->out_dir, " \t;&()$*?") ? "'" : "";
-    printf("\n\nNext: lockstep train CONFIG.yaml data.dir=%s%s%s\n", quote, o->out_dir, quote);
+    printf("\n\nNext: lockstep train CONFIG.yaml data.dir=%s%s%s", quote, o->out_dir, quote);
+    if (o->pack > 0) {
+        printf(" data.sequence=%lld data.document_mask=true", (long long)o->pack);
+    }
+    printf("\n");
 }
 
 static ls_status print_json(const ls_prep_options *o, const ls_prep_result *r) {

@@ -183,6 +183,7 @@ whole 20 text/a.c # a single document, whose end is for validation
 rows() { gives 0 "$LOCKSTEP" eval runs/whole --data "$1" --json && sed -n 's/.*"loss": \([0-9.]\{7\}\).*/\1/p; /"targets"/p' out; }
 for tokens in 256 64; do
     gives 0 "$LOCKSTEP" prep even.jsonl --val 0.01 -o whole-$tokens --pack $tokens
+    prints "Next: .* data.sequence=$tokens data.document_mask=true"
 done
 gives 0 "$LOCKSTEP" train model.preset=llama3-tiny data.dir=whole-256 data.sequence=256 model.context=256 batch.sequences=4 \
     run.steps=2 run.name=whole data.document_mask=true
