@@ -207,8 +207,8 @@ ls_status ls_reducer_plan(const ls_reducer_options *options, ls_reduction_bytes 
     LS_TRY(ls_calloc(1, sizeof *r, &r));
     r->planning = true;
     ls_status status = build(options, r);
-    *bytes = (ls_reduction_bytes){r->extra_bytes, (size_t)buffer_bytes(r),
-                                  (size_t)between_hosts_bytes(r)};
+    const int64_t read = r->narrow ? ls_reducer_stage_bytes(r) : buffer_bytes(r);
+    *bytes = (ls_reduction_bytes){r->extra_bytes, (size_t)read, (size_t)between_hosts_bytes(r)};
     ls_reducer_destroy(r);
     return status;
 }

@@ -247,7 +247,8 @@ ls_status ls_scatter_plan(const ls_scatter_options *options, ls_reduction_bytes 
     s->planning = true;
     ls_status status = build(options, s);
     const int64_t travels = s->narrow ? in_bytes(s) : scratch_elems(s) * s->elem_bytes;
-    *bytes = (ls_reduction_bytes){s->bytes, (size_t)buffers_bytes(s), (size_t)travels};
+    const int64_t read = s->narrow ? SLOTS * out_bytes(s) : buffers_bytes(s);
+    *bytes = (ls_reduction_bytes){s->bytes, (size_t)read, (size_t)travels};
     ls_scatter_destroy(s);
     return status;
 }

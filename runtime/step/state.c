@@ -25,7 +25,9 @@ void ls_state_take_sent(ls_state *s, state_sender sender, size_t *kind, size_t b
         s->sent[s->sent_count++] =
             (state_sent){.at = memory, .sender = sender, .offset = s->sent_bytes[sender]};
         s->sent_bytes[sender] += (bytes + ALIGN - 1) / ALIGN * ALIGN;
-        s->bytes.shared += sender == STATE_COMMON ? 0 : bytes;
+        const bool read = sender != STATE_COMMON &&
+                          (sender != STATE_DATA || s->options.reduction != LS_REDUCTION_BF16);
+        s->bytes.shared += read ? bytes : 0; /* by others; of narrow gradients what is rounded */
         s->bytes.others += bytes - share;
     }
 }

@@ -204,6 +204,14 @@ static void test_bytes(ls_comm *comm) {
         CHECK_OK(ls_reducer_create(&options, &r));
         CHECK(ls_reducer_bytes(r) <= (size_t)(scratch + tables));
         ls_reducer_destroy(r);
+        ls_reduction_bytes whole, narrow;
+        CHECK_OK(ls_reducer_plan(&options, &whole));
+        options.reduction = LS_REDUCTION_BF16;
+        CHECK_OK(ls_reducer_plan(&options, &narrow));
+        const bool rounds = comm->size > 1;
+        CHECK_INT(narrow.between_hosts, rounds ? whole.between_hosts / 2 : whole.between_hosts);
+        CHECK_INT(narrow.taken, whole.taken + (rounds ? 4 << 15 : 0)); /* 4 slots of bf16 */
+        CHECK_INT(narrow.shared, rounds ? 4 << 15 : (int64_t)whole.shared);
     }
 }
 
