@@ -73,3 +73,12 @@ int64_t ls_bucket_longest_slice(const ls_partition *buckets, int ranks) {
     }
     return ls_bucket_align(longest);
 }
+
+int64_t ls_bucket_narrow_bytes(const ls_partition *buckets) {
+    int64_t longest = 0;
+    for (int bucket = 0; bucket < buckets->unit_count; bucket++) {
+        const int64_t elems = buckets->units[bucket].range.elems;
+        longest = elems > longest ? elems : longest;
+    }
+    return 2 * ls_bucket_align(ls_ceil_div(longest, 2)) * (int64_t)sizeof(ls_bf16);
+}

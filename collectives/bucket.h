@@ -27,5 +27,7 @@ int64_t ls_bucket_align(int64_t elems);
 ls_range ls_bucket_slice(const ls_partition *buckets, int bucket, int ranks, int rank);
 /* The longest slice of any rank and bucket, aligned. */
 int64_t ls_bucket_longest_slice(const ls_partition *buckets, int ranks);
+/* Bytes of the longest bucket in bf16, whole cache lines. */
+int64_t ls_bucket_narrow_bytes(const ls_partition *buckets);
 
 #endif

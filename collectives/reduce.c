@@ -185,6 +185,7 @@ static ls_status build(const ls_reducer_options *options, ls_reducer *r) {
     r->context_ranks =
         ls_reducer_contexts(options->reduction, options->comm->size, options->context_ranks);
     LS_TRY(plan_buckets(r, options));
+    r->slot_bytes = r->narrow ? ls_bucket_narrow_bytes(r->partition) : 0;
     LS_TRY(take_memory(r, options->buffer));
     r->extra_bytes += (size_t)buffer_bytes(r);
     r->extra_bytes -= r->lent_buffer ? 0 : (size_t)(r->elems * r->elem_bytes);

@@ -42,9 +42,10 @@ struct ls_reducer {
     int most_nodes; /* of a rank */
     ls_tree_add *tree_adds;
     int tree_add_count;
-    char **places; /* [nodes], of what is being added */
-    void *stage;   /* narrow: [slots], the longest bucket in bf16; in `memory` */
-    void *scratch; /* on a device in `memory`, since the library may have to know it */
+    char **places;      /* [nodes], of what is being added */
+    void *stage;        /* narrow: [slots], the longest bucket in bf16; in `memory` */
+    int64_t slot_bytes; /* of it; 0 unless narrow */
+    void *scratch;      /* on a device in `memory`, since the library may have to know it */
 
     /* Buckets that backward has finished, and that have entered and left the stages. */
     int64_t ready, started, summed, done;

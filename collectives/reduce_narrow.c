@@ -1,22 +1,12 @@
 /* Gradients that travel in bf16: a bucket is rounded into a slot of the stage, reduced there by the
  * communicator, and widened back. Of shards with replicas first the ranks of a replica reduce it to
  * what each keeps, then the replicas of a shard reduce that: sums are rounded in between, too. */
-#include "collectives/comm_impl.h"
 #include "collectives/recorded.h"
 #include "collectives/reduce_impl.h"
 
-static int64_t slot_bytes(const ls_reducer *r) {
-    int64_t longest = 0;
-    for (int unit = 0; unit < r->bucket_count; unit++) {
-        const int64_t elems = r->partition->units[unit].range.elems;
-        longest = elems > longest ? elems : longest;
-    }
-    return 2 * ls_bucket_align(ls_ceil_div(longest, 2)) * LS_REDUCER_NARROW_BYTES;
-}
-
 int64_t ls_reducer_stage_bytes(const ls_reducer *r) {
     const int64_t slots = ls_reducer_slots(r);
-    return r->narrow ? (slots < r->bucket_count ? slots : r->bucket_count) * slot_bytes(r) : 0;
+    return (slots < r->bucket_count ? slots : r->bucket_count) * r->slot_bytes;
 }
 
 static ls_range bucket_of(const ls_reducer *r, int64_t order) {
@@ -29,7 +19,7 @@ static ls_range kept(const ls_reducer *r, int64_t order) {
 }
 
 static char *staged(const ls_reducer *r, int64_t order, ls_range range) {
-    return (char *)r->stage + order % ls_reducer_slots(r) * slot_bytes(r) +
+    return (char *)r->stage + order % ls_reducer_slots(r) * r->slot_bytes +
            (range.first - bucket_of(r, order).first) * LS_REDUCER_NARROW_BYTES;
 }
 

@@ -5,7 +5,6 @@
 #include "collectives/scatter.h"
 
 #include "collectives/bucket.h"
-#include "collectives/comm_impl.h"
 #include "collectives/recorded.h"
 #include "collectives/scatter_tree.h"
 #include "runtime/base/arena.h"
@@ -44,10 +43,10 @@ struct ls_scatter {
 
     void **sums;   /* [tree.levels]; the first is the caller's */
     bool narrow;   /* what travels is bf16: */
-    char *outbox;  /* [SLOTS] units, */
+    char *outbox;  /* [SLOTS] units of out_bytes (0 unless narrow), */
     char *inbox;   /* [SLOTS][ranks - 1] slices; in `memory` */
     void *scratch; /* [SLOTS, narrow: 1][ranks - 1] slices */
-    int64_t slice_elems;
+    int64_t slice_elems, out_bytes;
     buffer buffers[MAX_BUFFERS]; /* the pool, the large one, block 0's */
     void *memory; /* of the buffers; from exchange_comm, which reads it where it is */
 
@@ -127,6 +126,7 @@ static ls_status index_units(ls_scatter *s) {
     }
     s->first_unit[o->block_count] = unit;
     s->slice_elems = ls_bucket_longest_slice(p, s->ranks);
+    s->out_bytes = s->narrow ? ls_bucket_narrow_bytes(p) : 0;
     return LS_OK;
 }
 
@@ -139,16 +139,7 @@ static int64_t scratch_elems(const ls_scatter *s) {
     return (s->narrow ? 1 : SLOTS) * (s->ranks - 1) * s->slice_elems;
 }
 
-/* Of the outbox for a unit, and of the inbox; 0 unless narrow. */
-static int64_t out_bytes(const ls_scatter *s) {
-    const ls_partition *p = s->options.partition;
-    int64_t longest = 0;
-    for (int unit = 0; unit < p->unit_count; unit++) {
-        longest = p->units[unit].range.elems > longest ? p->units[unit].range.elems : longest;
-    }
-    return s->narrow ? 2 * ls_bucket_align(ls_ceil_div(longest, 2)) * NARROW_BYTES : 0;
-}
-
+/* 0 unless narrow. */
 static int64_t in_bytes(const ls_scatter *s) {
     return s->narrow ? SLOTS * (s->ranks - 1) * s->slice_elems * NARROW_BYTES : 0;
 }
@@ -156,7 +147,7 @@ static int64_t in_bytes(const ls_scatter *s) {
 /* And of the scratch memory, where what is received in may have to be known to the library too. */
 static int64_t buffers_bytes(const ls_scatter *s) {
     int64_t bytes = s->options.comm->on_device ? scratch_elems(s) * s->elem_bytes : 0;
-    bytes += SLOTS * out_bytes(s) + in_bytes(s);
+    bytes += SLOTS * s->out_bytes + in_bytes(s);
     for (int i = 0; i < MAX_BUFFERS; i++) {
         bytes += buffer_bytes(s, i);
     }
@@ -177,7 +168,7 @@ static ls_status take_buffer_memory(ls_scatter *s) {
         at += buffer_bytes(s, i);
     }
     s->outbox = at;
-    s->inbox = at + SLOTS * out_bytes(s);
+    s->inbox = at + SLOTS * s->out_bytes;
     s->scratch = s->options.comm->on_device ? s->inbox + in_bytes(s) : s->scratch;
     return LS_OK;
 }
@@ -247,7 +238,7 @@ ls_status ls_scatter_plan(const ls_scatter_options *options, ls_reduction_bytes 
     s->planning = true;
     ls_status status = build(options, s);
     const int64_t travels = s->narrow ? in_bytes(s) : scratch_elems(s) * s->elem_bytes;
-    const int64_t read = s->narrow ? SLOTS * out_bytes(s) : buffers_bytes(s);
+    const int64_t read = s->narrow ? SLOTS * s->out_bytes : buffers_bytes(s);
     *bytes = (ls_reduction_bytes){s->bytes, (size_t)read, (size_t)travels};
     ls_scatter_destroy(s);
     return status;
@@ -333,7 +324,7 @@ static ls_status narrow_start(ls_scatter *s, int64_t order) {
     job *j = &s->queue[order % s->capacity];
     const int me = s->options.comm->rank;
     const ls_range own = slice_of(s, j->unit, me), all = s->options.partition->units[j->unit].range;
-    char *const slot = s->outbox + order % SLOTS * out_bytes(s);
+    char *const slot = s->outbox + order % SLOTS * s->out_bytes;
     for (int r = 0; r < s->ranks; r++) {
         const ls_range part = slice_of(s, j->unit, r);
         s->counts[0][r] = r == me ? 0 : part.elems * NARROW_BYTES;

@@ -71,11 +71,11 @@ typedef struct ls_model_flops {
     double attention_full_per_token;
     double attention_causal_per_token;
 } ls_model_flops;
-/* Keys that a query sees, the mean over the layers and the sequence: T/2, or less with windows. */
-double ls_model_keys_seen(const ls_config_model *config, int64_t seq);
 /* Both are zero for a configuration that ls_model_table refuses. */
 void ls_model_count_flops(const ls_config_model *config, int64_t seq, ls_model_flops *flops);
 int64_t ls_model_param_count(const ls_config_model *config); /* real parameters, padding excluded */
+/* Keys that a query sees, the mean over the layers and the sequence: T/2, or less with windows. */
+double ls_model_keys_seen(const ls_config_model *config, int64_t seq);
 
 /* Who holds the parameters, when it is not the model (fully sharded training). The model asks for a
  * block before it uses it and releases it afterwards; pointers are to the block's flat range (first

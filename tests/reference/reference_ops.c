@@ -316,22 +316,23 @@ ls_status ls_ref_add(ls_device *dev, ls_dtype dtype, int64_t n, const void *x, v
     return LS_OK;
 }
 
-ls_status ls_ref_cast(ls_device *dev, ls_dtype dtype, int64_t n, const void *x, void *y) {
-    LS_TRY(ls_check_dtype(dev, "cast", dtype));
-    LS_TRY(ls_check_size("cast", "n", n, 0));
+/* Of one type here: conversions copy. */
+static ls_status convert(const ls_device *dev, const char *what, ls_dtype dtype, int64_t n,
+                         const void *x, void *y) {
+    LS_TRY(ls_check_dtype(dev, what, dtype));
+    LS_TRY(ls_check_size(what, "n", n, 0));
     for (int64_t i = 0; i < n; i++) {
         ((double *)y)[i] = ((const double *)x)[i];
     }
     return LS_OK;
 }
 
+ls_status ls_ref_cast(ls_device *dev, ls_dtype dtype, int64_t n, const void *x, void *y) {
+    return convert(dev, "cast", dtype, n, x, y);
+}
+
 ls_status ls_ref_widen(ls_device *dev, ls_dtype dtype, int64_t n, const void *x, void *y) {
-    LS_TRY(ls_check_dtype(dev, "widen", dtype));
-    LS_TRY(ls_check_size("widen", "n", n, 0));
-    for (int64_t i = 0; i < n; i++) {
-        ((double *)y)[i] = ((const double *)x)[i];
-    }
-    return LS_OK;
+    return convert(dev, "widen", dtype, n, x, y);
 }
 
 enum { SUM_BLOCK_ELEMS = 65536 };

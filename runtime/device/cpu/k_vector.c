@@ -1,61 +1,66 @@
 /* Sums, copies and conversions of flat arrays. */
 #include "runtime/device/cpu/kernel.h"
 
-LS_INLINE void cast_chunk(const void *x, void *y, int64_t begin, int64_t end, ls_dtype dtype) {
+typedef void (*chunk_run)(ls_dtype dtype, const void *x, void *y, int64_t begin, int64_t end);
+
+static ls_status by_chunks(ls_device *dev, const char *what, chunk_run run, ls_dtype dtype,
+                           int64_t n, const void *x, void *y) {
+    LS_TRY(ls_check_dtype(dev, what, dtype));
+    LS_TRY(ls_check_size(what, "n", n, 0));
+    const int threads = ls_threads_for(dev, n);
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t begin = 0; begin < n; begin += LS_CHUNK_ELEMS) {
+        run(dtype, x, y, begin, ls_min(begin + LS_CHUNK_ELEMS, n));
+    }
+    return LS_OK;
+}
+
+LS_INLINE void cast_typed(const void *x, void *y, int64_t begin, int64_t end, ls_dtype dtype) {
 #pragma omp simd
     for (int64_t i = begin; i < end; i++) {
         ls_store(dtype, y, i, ((const float *)x)[i]);
     }
 }
 
-ls_status LS_ISA_NAME(ls_cpu_cast)(ls_device *dev, ls_dtype dtype, int64_t n, const void *x,
-                                   void *y) {
-    LS_TRY(ls_check_dtype(dev, "cast", dtype));
-    LS_TRY(ls_check_size("cast", "n", n, 0));
-    const int threads = ls_threads_for(dev, n);
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t begin = 0; begin < n; begin += LS_CHUNK_ELEMS) {
-        LS_BY_DTYPE(dtype, cast_chunk, x, y, begin, ls_min(begin + LS_CHUNK_ELEMS, n));
-    }
-    return LS_OK;
+static void cast_chunk(ls_dtype dtype, const void *x, void *y, int64_t begin, int64_t end) {
+    LS_BY_DTYPE(dtype, cast_typed, x, y, begin, end);
 }
 
-LS_INLINE void widen_chunk(const void *x, void *y, int64_t begin, int64_t end, ls_dtype dtype) {
+ls_status LS_ISA_NAME(ls_cpu_cast)(ls_device *dev, ls_dtype dtype, int64_t n, const void *x,
+                                   void *y) {
+    return by_chunks(dev, "cast", cast_chunk, dtype, n, x, y);
+}
+
+LS_INLINE void widen_typed(const void *x, void *y, int64_t begin, int64_t end, ls_dtype dtype) {
 #pragma omp simd
     for (int64_t i = begin; i < end; i++) {
         ((float *)y)[i] = ls_load(dtype, x, i);
     }
 }
 
-ls_status LS_ISA_NAME(ls_cpu_widen)(ls_device *dev, ls_dtype dtype, int64_t n, const void *x,
-                                    void *y) {
-    LS_TRY(ls_check_dtype(dev, "widen", dtype));
-    LS_TRY(ls_check_size("widen", "n", n, 0));
-    const int threads = ls_threads_for(dev, n);
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t begin = 0; begin < n; begin += LS_CHUNK_ELEMS) {
-        LS_BY_DTYPE(dtype, widen_chunk, x, y, begin, ls_min(begin + LS_CHUNK_ELEMS, n));
-    }
-    return LS_OK;
+static void widen_chunk(ls_dtype dtype, const void *x, void *y, int64_t begin, int64_t end) {
+    LS_BY_DTYPE(dtype, widen_typed, x, y, begin, end);
 }
 
-LS_INLINE void add_chunk(const void *x, void *y, int64_t begin, int64_t end, ls_dtype dtype) {
+ls_status LS_ISA_NAME(ls_cpu_widen)(ls_device *dev, ls_dtype dtype, int64_t n, const void *x,
+                                    void *y) {
+    return by_chunks(dev, "widen", widen_chunk, dtype, n, x, y);
+}
+
+LS_INLINE void add_typed(const void *x, void *y, int64_t begin, int64_t end, ls_dtype dtype) {
 #pragma omp simd
     for (int64_t i = begin; i < end; i++) {
         ls_store(dtype, y, i, ls_load(dtype, y, i) + ls_load(dtype, x, i));
     }
 }
 
+static void add_chunk(ls_dtype dtype, const void *x, void *y, int64_t begin, int64_t end) {
+    LS_BY_DTYPE(dtype, add_typed, x, y, begin, end);
+}
+
 ls_status LS_ISA_NAME(ls_cpu_add)(ls_device *dev, ls_dtype dtype, int64_t n, const void *x,
                                   void *y) {
-    LS_TRY(ls_check_dtype(dev, "add", dtype));
-    LS_TRY(ls_check_size("add", "n", n, 0));
-    const int threads = ls_threads_for(dev, n);
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t begin = 0; begin < n; begin += LS_CHUNK_ELEMS) {
-        LS_BY_DTYPE(dtype, add_chunk, x, y, begin, ls_min(begin + LS_CHUNK_ELEMS, n));
-    }
-    return LS_OK;
+    return by_chunks(dev, "add", add_chunk, dtype, n, x, y);
 }
 
 enum { SUM_BLOCK_ELEMS = 65536, SUM_PIECE_ELEMS = 1024 };

@@ -335,34 +335,29 @@ static ls_status adamw(ls_device *dev, const ls_adamw *op) {
     return ls_cuda_launched("AdamW");
 }
 
-static ls_status add(ls_device *dev, ls_dtype dtype, int64_t n, const void *x, void *y) {
-    LS_TRY(ls_check_dtype(dev, "add", dtype));
-    LS_TRY(ls_check_size("add", "n", n, 0));
+typedef void (*launch_flat)(cudaStream_t stream, ls_dtype dtype, int64_t n, const void *x, void *y);
+
+static ls_status flat(ls_device *dev, const char *what, launch_flat launch, ls_dtype dtype,
+                      int64_t n, const void *x, void *y) {
+    LS_TRY(ls_check_dtype(dev, what, dtype));
+    LS_TRY(ls_check_size(what, "n", n, 0));
     if (n == 0) {
         return LS_OK;
     }
-    ls_cuda_launch_add(ls_cuda_stream(dev), dtype, n, x, y);
-    return ls_cuda_launched("addition");
+    launch(ls_cuda_stream(dev), dtype, n, x, y);
+    return ls_cuda_launched(what);
+}
+
+static ls_status add(ls_device *dev, ls_dtype dtype, int64_t n, const void *x, void *y) {
+    return flat(dev, "add", ls_cuda_launch_add, dtype, n, x, y);
 }
 
 static ls_status cast(ls_device *dev, ls_dtype dtype, int64_t n, const void *x, void *y) {
-    LS_TRY(ls_check_dtype(dev, "cast", dtype));
-    LS_TRY(ls_check_size("cast", "n", n, 0));
-    if (n == 0) {
-        return LS_OK;
-    }
-    ls_cuda_launch_cast(ls_cuda_stream(dev), dtype, n, x, y);
-    return ls_cuda_launched("conversion");
+    return flat(dev, "cast", ls_cuda_launch_cast, dtype, n, x, y);
 }
 
 static ls_status widen(ls_device *dev, ls_dtype dtype, int64_t n, const void *x, void *y) {
-    LS_TRY(ls_check_dtype(dev, "widen", dtype));
-    LS_TRY(ls_check_size("widen", "n", n, 0));
-    if (n == 0) {
-        return LS_OK;
-    }
-    ls_cuda_launch_widen(ls_cuda_stream(dev), dtype, n, x, y);
-    return ls_cuda_launched("conversion");
+    return flat(dev, "widen", ls_cuda_launch_widen, dtype, n, x, y);
 }
 
 static ls_status sum(ls_device *dev, int64_t n, const void *x, double *total) {
