@@ -216,13 +216,11 @@ static const ls_field fields[] = {
          "the same, writes the gradients in their place. Tokens are drawn from fp32 ones."),
     ENUM(numerics, reduction, "fast", reductions, CHANGE,
          "of gradients; invariant: same bits for any rank count; bf16: half as much to send\n"
-         "bf16 rounds what data-parallel ranks send each other of gradients, once, and their sums, "
-         "which are added in fp32 (by NCCL in an order and precision of its own), once more, of "
-         "shards with "
-         "replicas once for each; with "
-         "parallel.zero 2 and 3 each micro-batch's are rounded, and the sums stay fp32. For links "
-         "that communication waits for: what Megatron-LM calls grad_reduce_in_bf16, and PyTorch's "
-         "FSDP reduce_dtype."),
+         "bf16 rounds gradients before data-parallel ranks send them, and their sums, added in "
+         "fp32 (by NCCL in an order and precision of its own), once more; where shards have "
+         "replicas, the sums of both. With parallel.zero 2 and 3 each micro-batch's gradients are "
+         "rounded, and the sums stay fp32. For links that ranks wait for: Megatron-LM's "
+         "grad_reduce_in_bf16, PyTorch's FSDP reduce_dtype."),
     ENUM(numerics, attention, "auto", attentions, FREE,
          "of GPUs: cuDNN's where all ranks have the same, else own kernels; cudnn: must be there\n"
          "auto: cuDNN's for the micro-batches of training in bf16 where every rank has the "
