@@ -18,6 +18,7 @@ enum {
     OPT_BATCH,
     OPT_VOCAB,
     OPT_PRECISION,
+    OPT_REDUCTION,
     OPT_LAYOUT,
     OPT_TOP,
     OPT_COMPARE,
@@ -53,6 +54,8 @@ static const ls_option options[] = {
     [OPT_VOCAB] = {"vocab", 0, "N", NULL, "of a model that takes its vocabulary from the data"},
     [OPT_PRECISION] = {"precision", 'p', "NAME", "bf16",
                        "of matrix products: fp32, bf16, fp8 or fp4"},
+    [OPT_REDUCTION] = {"reduction", 0, "NAME", "fast",
+                       "of gradients; bf16: sent in 16 bits (numerics.reduction)"},
     [OPT_LAYOUT] =
         {"layout", 'l', "TEXT", NULL,
          "keep these, search the rest: tensor=8,pipeline=16,interleave=4,recompute=full"},
@@ -134,6 +137,11 @@ static ls_status parse_model(plan *p, const char **values) {
     if (q->precision == LS_PRECISION_COUNT) {
         return LS_FAIL(LS_E_USAGE, "--precision is '%s'; fp32, bf16, fp8 or fp4 is needed",
                        values[OPT_PRECISION]);
+    }
+    q->narrow_gradients = strcmp(values[OPT_REDUCTION], "bf16") == 0;
+    if (!q->narrow_gradients && strcmp(values[OPT_REDUCTION], "fast") != 0) {
+        return LS_FAIL(LS_E_USAGE, "--reduction is '%s'; fast or bf16 is needed",
+                       values[OPT_REDUCTION]);
     }
     long long seq = q->model.context < 8192 ? q->model.context : 8192;
     if (values[OPT_SEQ]) {

@@ -12,7 +12,8 @@
 typedef struct ls_plan_question {
     ls_plan_model model;
     ls_precision precision;
-    int64_t seq, batch; /* tokens of a sequence, sequences of a step (0: chosen by size) */
+    bool narrow_gradients; /* numerics.reduction=bf16 */
+    int64_t seq, batch;    /* tokens of a sequence, sequences of a step (0: chosen by size) */
     int keep;
     bool has_layout;
     ls_plan_layout layout; /* a pattern */

@@ -75,7 +75,7 @@ static ls_status answer(const ls_plan_question *q, int devices, ls_device *dev, 
             "--network-gbit",
             a->cluster.text[LS_CLUSTER_NAME], devices);
     }
-    static const ls_software ours = {.gradient_bytes = 4}; /* gradients travel in fp32 */
+    const ls_software ours = {.gradient_bytes = q->narrow_gradients ? 2 : 4, .wide_sums = true};
     ls_plan_own own = {.question = q, .answer = a, .dev = dev};
     const ls_plan_job job = {.software = &ours,
                              .model = &q->model,

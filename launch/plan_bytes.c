@@ -45,6 +45,7 @@ int ls_plan_settings(const ls_plan_question *q, const ls_plan_answer *a, const l
     }
     set[count++] =
         ls_text_format("parallel.sequence_parallel=%s", l->tensor > 1 ? "true" : "false");
+    set[count++] = ls_text_format("numerics.reduction=%s", q->narrow_gradients ? "bf16" : "fast");
     set[count++] = ls_text_format("recompute.mode=%s", ls_redo_name(l->recompute));
     return count;
 }

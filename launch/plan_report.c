@@ -9,8 +9,9 @@
 static void print_heading(const ls_plan_question *q, const ls_plan_answer *a) {
     char n[32], tokens[32], step[32];
     const ls_cluster *c = &a->cluster;
-    printf("%s, %s parameters, %s; %s tokens a step (%lld x %lld)", q->model.name,
+    printf("%s, %s parameters, %s%s; %s tokens a step (%lld x %lld)", q->model.name,
            ls_text_count(n, sizeof n, a->params.total), ls_precision_name(q->precision),
+           q->narrow_gradients ? ", gradients sent in bf16" : "",
            ls_text_count(step, sizeof step, (double)(a->batch * q->seq)), (long long)a->batch,
            (long long)q->seq);
     printf(", %s in all\n", ls_text_count(tokens, sizeof tokens, q->bill.tokens));
@@ -187,18 +188,19 @@ json_t *ls_plan_json(const ls_plan_question *q, const ls_plan_answer *a) {
     const bool listed = b->price < LS_FIG_COUNT;
     const char *date = listed ? a->cluster.figure[b->price].date : "";
     return json_pack(
-        "{s:i, s:s, s:s, s:s, s:s, s:i, s:I, s:I, s:f, s:f, s:I, s:I, s:o, s:f, s:f, s:f, s:o, "
+        "{s:i, s:s, s:s, s:s, s:s, s:s, s:i, s:I, s:I, s:f, s:f, s:I, s:I, s:o, s:f, s:f, s:f, "
+        "s:o, "
         "s:o, "
         "s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:b, s:f, s:f, s:f, s:f, s:f, s:b}",
         "schema", 1, "model", q->model.name, "cluster", a->cluster.text[LS_CLUSTER_NAME], "device",
-        a->cluster.text[LS_CLUSTER_KIND], "precision", ls_precision_name(q->precision), "devices",
-        a->devices, "sequence_tokens", (json_int_t)q->seq, "batch_sequences", (json_int_t)a->batch,
-        "parameters", a->params.total, "tokens", q->bill.tokens, "layouts_possible",
-        (json_int_t)a->result.legal, "layouts_fitting",
-        (json_int_t)(a->fits ? a->result.fitting : 0), "layouts", layouts, "steps", b->steps,
-        "days", b->days, "device_hours", b->device_hours, "usd", number(b->usd), "usd_per_mtoken",
-        number(b->usd_per_mtoken), "usd_per_device_hour", number(b->usd_per_hour), "price_kind",
-        listed ? json_string(ls_figure_key(b->price)) : json_null(), "price_date",
+        a->cluster.text[LS_CLUSTER_KIND], "precision", ls_precision_name(q->precision), "reduction",
+        q->narrow_gradients ? "bf16" : "fast", "devices", a->devices, "sequence_tokens",
+        (json_int_t)q->seq, "batch_sequences", (json_int_t)a->batch, "parameters", a->params.total,
+        "tokens", q->bill.tokens, "layouts_possible", (json_int_t)a->result.legal,
+        "layouts_fitting", (json_int_t)(a->fits ? a->result.fitting : 0), "layouts", layouts,
+        "steps", b->steps, "days", b->days, "device_hours", b->device_hours, "usd", number(b->usd),
+        "usd_per_mtoken", number(b->usd_per_mtoken), "usd_per_device_hour", number(b->usd_per_hour),
+        "price_kind", listed ? json_string(ls_figure_key(b->price)) : json_null(), "price_date",
         date[0] ? json_string(date) : json_null(), "it_mwh", number(b->it_mwh), "power_watts",
         number(b->power_w), "site_mwh", number(b->mwh), "carbon_tonnes", number(b->carbon_t),
         "power_of_whole_nodes", b->whole_nodes, "mtbf_seconds", b->failures.mtbf_s,

@@ -66,13 +66,11 @@ void ls_plan_bytes_of(const ls_plan_job *job, const ls_plan_layout *l, ls_plan_b
     const double ep = l->expert;
     const double wide_parts = optimizer_parts / ep > 1 ? optimizer_parts / ep : 1;
     const double all = shared + experts;
+    const ls_software *s = job->software;
+    const bool narrow = s && s->gradient_bytes == 2 && !s->wide_sums && !fp32;
     *bytes = (ls_plan_bytes){
         .weights = fp32 ? 0 : all * 2 / weight_parts,
-        .gradients = all *
-                     (fp32                                                  ? 4
-                      : job->software && job->software->gradient_bytes == 2 ? 2
-                                                                            : 4) /
-                     gradient_parts,
+        .gradients = all * (narrow ? 2 : 4) / gradient_parts,
         .optimizer = 12 * (shared / optimizer_parts + experts / wide_parts),
         .saves = 12 * (shared + experts * ep) / ((double)l->shard * l->replicate * l->context),
     };

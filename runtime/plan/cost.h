@@ -53,6 +53,7 @@ typedef struct ls_software {
     bool lean_recompute;    /* full recomputation keeps the attention's result, and skips what
                                the backward pass does not need: the last product */
     int gradient_bytes;     /* of an element on the wire; 0: 2 (4 in fp32) */
+    bool wide_sums;         /* gradients are kept in fp32, whatever they travel in */
 } ls_software;
 
 /* Sizes of the mesh, innermost last: pipeline x replicate x shard x context x tensor. */

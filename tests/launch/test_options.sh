@@ -22,6 +22,10 @@ plan --memory 0.3
 holds awk -v gb="$(best 4)" 'BEGIN { exit !(gb > 0 && gb <= 24) }'
 plan --network-gbit 10
 holds awk -v now="$(best 2)" -v before="$step_s" 'BEGIN { exit !(now > before) }'
+step_s=$(best 2)
+plan --network-gbit 10 --reduction bf16
+prints ' bf16, gradients sent in bf16;'
+holds awk -v now="$(best 2)" -v before="$step_s" 'BEGIN { exit !(now < before) }'
 gives 1 "$LOCKSTEP" plan -m llama3-8b -c aws-p5en --tokens 1T --deadline 30 --max-power 0.01
 says 'the least power is '
 

@@ -55,6 +55,8 @@ gives 2 "$LOCKSTEP" plan -m llama3-8b -c aws-p6e-gb200-x72 --budget 1000
 says 'none is published'
 gives 2 "$LOCKSTEP" plan -m llama3-8b -c aws-p5 -n 8 --precision fp16
 says 'fp32, bf16, fp8 or fp4'
+gives 2 "$LOCKSTEP" plan -m llama3-8b -c aws-p5 -n 8 --reduction half
+says "reduction is 'half'; fast or bf16"
 gives 2 "$LOCKSTEP" plan -m llama3-8b -c aws-p5 -n 8 --tokens many
 says '15.6T'
 gives 2 "$LOCKSTEP" plan -m llama3-8b -c aws-p5
@@ -82,7 +84,7 @@ says '64 devices would not get anywhere: one of them fails every 56.2 s'
 gives 1 "$LOCKSTEP" plan -m llama3-8b -c aws-p5 -n 64 --mtbf 0
 
 # A script that submits a plan: what sbatch is asked for, and a file of ours that exists.
-gives 0 "$LOCKSTEP" plan -m llama3-70b -c aws-p6e-gb200-x72 -n 288 --emit sbatch
+gives 0 "$LOCKSTEP" plan -m llama3-70b -c aws-p6e-gb200-x72 -n 288 --reduction bf16 --emit sbatch
 cp "$work/out" "$work/submit.sh"
 mkdir "$work/bin"
 printf '#!/bin/sh\nfor word; do echo "$word"; done\n' >"$work/bin/sbatch"
@@ -92,6 +94,7 @@ prints '^--nodes=72$'
 prints '^--ntasks-per-node=4$'
 prints '^--gpus-per-node=4$'
 prints '^numerics.compute=bf16$'
+prints '^numerics.reduction=bf16$'
 prints '^--segment=18$'
 prints '^model.preset=llama3-70b$'
 prints '^cost.cluster=aws-p6e-gb200-x72$'

@@ -187,6 +187,31 @@ static void test_saves(void) {
     }
 }
 
+/* Sent in 16 bits, and kept in 16 bits or in 32. */
+static void test_gradients(void) {
+    ls_plan_model m;
+    CHECK_OK(ls_plan_model_find("llama3-8b", &m));
+    const ls_plan_layout l = layout("shard=16");
+    ls_plan_cost c[3];
+    ls_plan_bytes b[3];
+    for (int i = 0; i < 3; i++) {
+        const ls_software s = {.exposed_data = true,
+                               .gradient_bytes = i == 0 ? 4 : 2,
+                               .wide_sums = i == 1};
+        const ls_plan_job job = {.model = &m,
+                                 .rates = &rates,
+                                 .software = &s,
+                                 .precision = LS_PRECISION_BF16,
+                                 .seq = 8192,
+                                 .global_batch = 128};
+        ls_plan_cost_of(&job, &l, &c[i]);
+        ls_plan_bytes_of(&job, &l, &b[i]);
+    }
+    CHECK(c[1].seconds[LS_TERM_DATA] < 0.75 * c[0].seconds[LS_TERM_DATA]);
+    CHECK(c[2].seconds[LS_TERM_DATA] == c[1].seconds[LS_TERM_DATA]);
+    CHECK(b[1].gradients == b[0].gradients && b[2].gradients == b[0].gradients / 2);
+}
+
 static void test_illegal(void) {
     ls_plan_model m;
     CHECK_OK(ls_plan_model_find("llama3-8b", &m));
@@ -305,6 +330,7 @@ int main(void) {
     test_mixture_flops();
     test_launched_experts();
     test_saves();
+    test_gradients();
     test_illegal();
     test_layout_text();
     return test_end();
