@@ -195,9 +195,8 @@ static void test_gradients(void) {
     ls_plan_cost c[3];
     ls_plan_bytes b[3];
     for (int i = 0; i < 3; i++) {
-        const ls_software s = {.exposed_data = true,
-                               .gradient_bytes = i == 0 ? 4 : 2,
-                               .wide_sums = i == 1};
+        const ls_software s = {
+            .exposed_data = true, .gradient_bytes = i == 0 ? 4 : 2, .wide_sums = i == 1};
         const ls_plan_job job = {.model = &m,
                                  .rates = &rates,
                                  .software = &s,
