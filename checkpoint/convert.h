@@ -35,7 +35,7 @@ bool ls_hf_ignored(const ls_config_model *model, const char *name);
 /* ---- hf_config.c ---- */
 
 /* config.json; dtype of the files; run: what the checkpoint says of the run (tokenizer, separator,
- * begin). Caller drops the reference. LS_E_UNSUPPORTED when the model has no equal there. */
+ * begin, ends). Caller drops the reference. LS_E_UNSUPPORTED when the model has no equal there. */
 ls_status ls_hf_config_make(const ls_config_model *model, ls_dtype dtype, const json_t *run,
                             json_t **config);
 /* Fills in sizes of *model (defaults stay where config.json says nothing). LS_E_UNSUPPORTED names

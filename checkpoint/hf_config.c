@@ -172,6 +172,7 @@ ls_status ls_hf_config_make(const ls_config_model *model, ls_dtype dtype, const 
     *config = gpt2 ? gpt2_make(model) : llama_make(model);
     json_t *separator = json_object_get(run, "separator");
     json_t *begin = json_object_get(run, "begin") ? json_object_get(run, "begin") : separator;
+    json_t *ends = json_object_get(run, "ends"), *end = json_is_array(ends) ? ends : separator;
     json_t *tokenizer = json_object_get(run, "tokenizer");
     bool failed = !*config;
     failed = failed || (!gpt2 && !kind_set(model, *config));
@@ -183,8 +184,7 @@ ls_status ls_hf_config_make(const ls_config_model *model, ls_dtype dtype, const 
     failed = failed ||
              json_object_set_new(*config, "torch_dtype", json_string(ls_dtype_name(dtype))) != 0;
     failed = failed || json_object_set(*config, "bos_token_id", begin ? begin : json_null()) != 0;
-    failed = failed ||
-             json_object_set(*config, "eos_token_id", separator ? separator : json_null()) != 0;
+    failed = failed || json_object_set(*config, "eos_token_id", end ? end : json_null()) != 0;
     if (tokenizer && !failed) {
         failed = json_object_set_new(*config, "lockstep",
                                      json_pack("{s:O}", "tokenizer", tokenizer)) != 0;

@@ -252,10 +252,11 @@ static void tokenizer_name(const json_t *hf, const char *directory, const char *
     ls_tokenizer_release(tokenizer);
 }
 
-/* What eval and sample ask of the run: the tokenizer, the token between documents, and that with
- * which a text begins. */
+/* What eval and sample ask of the run: the tokenizer, the token between documents, that with which
+ * a text begins, and those that end one, where there are several: of a model of chats (Llama-3's)
+ * the first parts documents. */
 static ls_status run_make(const json_t *hf, const char *name, json_t **run) {
-    const json_t *separator = first_of(json_object_get(hf, "eos_token_id"));
+    const json_t *ends = json_object_get(hf, "eos_token_id"), *separator = first_of(ends);
     const json_t *begin = json_object_get(hf, "bos_token_id");
     *run = json_object();
     bool failed = !*run;
@@ -264,6 +265,9 @@ static ls_status run_make(const json_t *hf, const char *name, json_t **run) {
     }
     if (json_is_integer(separator) && !failed) {
         failed = json_object_set(*run, "separator", (json_t *)separator) != 0;
+    }
+    if (json_array_size(ends) > 1 && !failed) {
+        failed = json_object_set(*run, "ends", (json_t *)ends) != 0;
     }
     if (json_is_integer(begin) && !failed) {
         failed = json_object_set(*run, "begin", (json_t *)begin) != 0;

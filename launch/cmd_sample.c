@@ -235,6 +235,18 @@ static void print_token(const sampler *s, int64_t place) {
     fflush(stdout);
 }
 
+/* Is the text, or the turn of a model of chats, finished? */
+static bool is_end(const sampler *s, int32_t token) {
+    const json_t *ends = json_object_get(ls_ckpt_run(s->weights.ckpt), "ends"), *end;
+    size_t i;
+    json_array_foreach(ends, i, end) {
+        if (json_is_integer(end) && json_integer_value(end) == token) {
+            return true;
+        }
+    }
+    return token == s->separator || token == s->turn_end;
+}
+
 static ls_status generate(sampler *s) {
     const int64_t context = s->weights.config.model.context;
     int64_t fed = 0;
@@ -251,8 +263,8 @@ static ls_status generate(sampler *s) {
         if (status != LS_OK) { /* on all ranks: the logits are the same */
             return ls_session_agree(&s->session, status);
         }
-        if (token == s->separator || token == s->turn_end) {
-            break; /* the text is finished */
+        if (is_end(s, token)) {
+            break;
         }
         s->history[s->count++] = token;
         print_token(s, s->count - 1);

@@ -44,19 +44,23 @@ static json_t *parts_json(const ls_train *train) {
 static json_t *run_json(const ls_train *train) {
     const ls_dataset_info *data = ls_dataset_describe(train->train_data);
     json_t *begin = data->begin >= 0 ? json_integer((json_int_t)data->begin) : NULL;
+    json_t *ends = NULL;
+    if (data->turn_end >= 0) {
+        ends = json_pack("[I,I]", (json_int_t)data->separator, (json_int_t)data->turn_end);
+    }
     bool evaluated = train->val_step == train->step && isfinite(train->val_loss);
     char fingerprint[24];
     snprintf(fingerprint, sizeof fingerprint, "%016" PRIx64, data->fingerprint);
     return json_pack(
-        "{s:I, s:I, s:I, s:I, s:O*, s:o*, s:o, s:s, s:s, s:I, s:o*, s:I, s:I, s:o, s:o}", "seed",
-        (json_int_t)train->config.run.seed, "samples", (json_int_t)train->next_sample, "sequences",
-        (json_int_t)train->sequences, "positions", (json_int_t)train->positions, "places",
-        train->places, "parts", parts_json(train), "losses", losses_json(train), "data_fingerprint",
-        fingerprint, "tokenizer", data->tokenizer, "separator", (json_int_t)data->separator,
-        "begin", begin, "optimizer_updates", (json_int_t)ls_optim_updates(train->optim),
-        "data_parallel", (json_int_t)train->layout.data_ranks, "attention",
-        ls_train_attention_json(train), "val_loss",
-        evaluated ? json_real(train->val_loss) : json_null());
+        "{s:I, s:I, s:I, s:I, s:O*, s:o*, s:o, s:s, s:s, s:I, s:o*, s:o*, s:I, s:I, s:o, s:o}",
+        "seed", (json_int_t)train->config.run.seed, "samples", (json_int_t)train->next_sample,
+        "sequences", (json_int_t)train->sequences, "positions", (json_int_t)train->positions,
+        "places", train->places, "parts", parts_json(train), "losses", losses_json(train),
+        "data_fingerprint", fingerprint, "tokenizer", data->tokenizer, "separator",
+        (json_int_t)data->separator, "begin", begin, "ends", ends, "optimizer_updates",
+        (json_int_t)ls_optim_updates(train->optim), "data_parallel",
+        (json_int_t)train->layout.data_ranks, "attention", ls_train_attention_json(train),
+        "val_loss", evaluated ? json_real(train->val_loss) : json_null());
 }
 
 /* ---- state in a device's memory; the context is the run ---- */

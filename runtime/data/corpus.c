@@ -204,6 +204,7 @@ ls_status ls_corpus_open(const char *dir, ls_split split, int64_t seq, bool veri
         info->vocab = manifest.vocab;
         info->separator = manifest.separator;
         info->begin = manifest.begin;
+        info->turn_end = manifest.turn_end;
         memcpy(info->tokenizer, manifest.tokenizer, sizeof info->tokenizer);
         status = check_length(corpus, manifest.pack);
         status = status == LS_OK ? shards_open(corpus, &manifest, verify) : status;

@@ -29,6 +29,7 @@ typedef struct ls_dataset_info {
     int64_t vocab;     /* tokens are < vocab */
     int64_t separator; /* token between documents */
     int64_t begin;     /* token before each; -1: none */
+    int64_t turn_end;  /* of chats, the token that ends a turn; -1: not known */
     int64_t tokens;    /* in this split */
     int64_t documents;
     int64_t targets; /* tokens but those that a loss mask (shard.h) takes out */

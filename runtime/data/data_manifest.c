@@ -57,7 +57,7 @@ static ls_status shard_read(const json_t *item, const char *path, ls_data_manife
 static ls_status manifest_unpack(json_t *root, const char *path, ls_data_manifest *manifest) {
     json_error_t error;
     const char *format, *tokenizer;
-    json_int_t version, vocab, separator, begin = -1, pack = 0;
+    json_int_t version, vocab, separator, begin = -1, end = -1, pack = 0;
     json_t *lists[2];
     if (json_unpack_ex(root, &error, 0, "{s:s, s:I}", "format", &format, "version", &version) !=
             0 ||
@@ -71,10 +71,10 @@ static ls_status manifest_unpack(json_t *root, const char *path, ls_data_manifes
                        ", this program reads %d; use a newer lockstep or prepare the data again",
                        path, version, LS_DATA_MANIFEST_VERSION);
     }
-    if (json_unpack_ex(root, &error, 0, "{s:s, s:I, s:I, s?I, s?I, s:{s:{s:o}, s:{s:o}}}",
+    if (json_unpack_ex(root, &error, 0, "{s:s, s:I, s:I, s?I, s?I, s?I, s:{s:{s:o}, s:{s:o}}}",
                        "tokenizer", &tokenizer, "vocab", &vocab, "separator", &separator, "begin",
-                       &begin, "pack", &pack, "splits", "train", "shards", &lists[0], "val",
-                       "shards", &lists[1]) != 0) {
+                       &begin, "turn_end", &end, "pack", &pack, "splits", "train", "shards",
+                       &lists[0], "val", "shards", &lists[1]) != 0) {
         return LS_FAIL(LS_E_CORRUPT, "'%s': %s; prepare the data again", path, error.text);
     }
     if (strlen(tokenizer) >= sizeof manifest->tokenizer) {
@@ -85,6 +85,7 @@ static ls_status manifest_unpack(json_t *root, const char *path, ls_data_manifes
     manifest->vocab = vocab;
     manifest->separator = separator;
     manifest->begin = begin >= 0 && begin < vocab ? begin : -1;
+    manifest->turn_end = end >= 0 && end < vocab ? end : -1;
     manifest->pack = pack > 0 ? pack : 0;
     for (int split = 0; split < 2; split++) {
         size_t count = json_array_size(lists[split]);
@@ -174,15 +175,16 @@ ls_status ls_data_manifest_write(const char *dir, const ls_data_manifest *manife
                                  json_t *source) {
     char path[PATH_MAX];
     LS_TRY(ls_path_join(path, sizeof path, dir, LS_DATA_MANIFEST_NAME));
-    json_t *root =
-        json_pack("{s:s, s:i, s:s, s:I, s:I, s:o*, s:o*, s:O, s:{s:o, s:o}}", "format",
-                  LS_DATA_MANIFEST_FORMAT, "version", LS_DATA_MANIFEST_VERSION, "tokenizer",
-                  manifest->tokenizer, "vocab", (json_int_t)manifest->vocab, "separator",
-                  (json_int_t)manifest->separator, "begin",
-                  manifest->begin >= 0 ? json_integer((json_int_t)manifest->begin) : NULL, "pack",
-                  manifest->pack > 0 ? json_integer((json_int_t)manifest->pack) : NULL, "source",
-                  source, "splits", "train", split_json(manifest, LS_SPLIT_TRAIN), "val",
-                  split_json(manifest, LS_SPLIT_VAL));
+    json_t *root = json_pack(
+        "{s:s, s:i, s:s, s:I, s:I, s:o*, s:o*, s:o*, s:O, s:{s:o, s:o}}", "format",
+        LS_DATA_MANIFEST_FORMAT, "version", LS_DATA_MANIFEST_VERSION, "tokenizer",
+        manifest->tokenizer, "vocab", (json_int_t)manifest->vocab, "separator",
+        (json_int_t)manifest->separator, "begin",
+        manifest->begin >= 0 ? json_integer((json_int_t)manifest->begin) : NULL, "turn_end",
+        manifest->turn_end >= 0 ? json_integer((json_int_t)manifest->turn_end) : NULL, "pack",
+        manifest->pack > 0 ? json_integer((json_int_t)manifest->pack) : NULL, "source", source,
+        "splits", "train", split_json(manifest, LS_SPLIT_TRAIN), "val",
+        split_json(manifest, LS_SPLIT_VAL));
     char *text = root ? json_dumps(root, JSON_INDENT(2)) : NULL;
     json_decref(root);
     if (!text) {

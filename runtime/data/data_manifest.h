@@ -13,8 +13,9 @@
 typedef struct ls_data_manifest {
     char tokenizer[16];
     int64_t vocab, separator;
-    int64_t begin; /* the token before each document; -1: none */
-    int64_t pack;  /* length of samples for which documents are packed; 0: they are not */
+    int64_t begin;    /* the token before each document; -1: none */
+    int64_t turn_end; /* that ends a turn of a chat (chat.h); -1: there are none */
+    int64_t pack;     /* length of samples for which documents are packed; 0: they are not */
     struct {
         ls_shard_header *shards; /* heap; the caller releases */
         int count;

@@ -68,6 +68,7 @@ static void add(ls_dataset *dataset, int part) {
     const uint64_t chain[3] = {to->fingerprint, from->fingerprint,
                                dataset->mixture.parts[part].low};
     to->fingerprint = ls_xxh64(chain, sizeof chain, 0);
+    to->turn_end = to->turn_end >= 0 ? to->turn_end : from->turn_end;
     to->tokens += from->tokens;
     to->documents += from->documents;
     to->targets += from->targets;

@@ -10,6 +10,7 @@
 #include "runtime/base/file.h"
 #include "runtime/base/log.h"
 #include "runtime/base/text.h"
+#include "runtime/data/chat.h"
 #include "runtime/data/data_manifest.h"
 #include "runtime/data/prep_documents.h"
 #include "runtime/data/prep_output.h"
@@ -182,8 +183,14 @@ static ls_status finish(const ls_prep_options *options, const char *temp_dir, ls
     ls_data_manifest manifest = {.vocab = vocabulary->size,
                                  .separator = vocabulary->separator,
                                  .begin = vocabulary->begin,
+                                 .turn_end = -1,
                                  .pack = options->pack};
     memcpy(manifest.tokenizer, vocabulary->tokenizer, sizeof manifest.tokenizer);
+    if (options->chat) {
+        ls_chat chat;
+        LS_TRY(ls_chat_init(&chat, options->chat, vocabulary->words));
+        manifest.turn_end = chat.end;
+    }
     int64_t tokens[2] = {0}, targets[2] = {0};
     for (int side = 0; side < 2; side++) {
         ls_shard_writer *writer = &split->writers[side];

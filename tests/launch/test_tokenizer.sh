@@ -195,6 +195,20 @@ holds [ "$(cat "$work/out")" = 'so be it' ]
 gives 0 "$root/tests/mpirun.sh" 2 "$LOCKSTEP" sample runs/chats --chat chatml --prompt 'why 7?' --system 'be brief' \
     --temperature 0
 holds [ "$(cat "$work/out")" = no ]
+# The token that ends a turn ends texts, here and for others: it is what the model learns to say, not the separator.
+end=$(python3 -c 'import json
+print(*[t["id"] for t in json.load(open("chats/tokenizer.json"))["added_tokens"] if t["content"] == "<|im_end|>"])')
+holds grep -q "\"turn_end\": $end," chats/data.json
+gives 0 "$LOCKSTEP" sample runs/chats --prompt '<|im_start|>user
+why 7?<|im_end|>
+<|im_start|>assistant
+' --temperature 0
+holds [ "$(tail -n 1 "$work/out")" = 'so be it' ]
+gives 0 "$LOCKSTEP" ckpt convert runs/chats --to safetensors -o chats-hf
+holds [ "$(python3 -c 'import json; print(json.load(open("chats-hf/config.json"))["eos_token_id"])')" = "[0, $end]" ]
+gives 0 "$LOCKSTEP" ckpt convert --from safetensors chats-hf -o chats-back
+gives 0 "$LOCKSTEP" ckpt convert chats-back --to safetensors -o chats-again
+holds cmp chats-hf/config.json chats-again/config.json
 gives 2 "$LOCKSTEP" sample runs/chats --chat llama3 --prompt why
 says 'the tokenizer has no token <|start_header_id|>'
 gives 2 "$LOCKSTEP" sample runs/chats --system why
