@@ -62,6 +62,7 @@ def sound(work):
     make(["prep", text, "-o", work / "data", "--val", "0.1"])
     make(["prep", work / "rows.jsonl", "-o", work / "answers", "--field", "ids", "--loss-mask", "mask", "--vocab", "100",
           "--separator", "99", "--val", "0.1"])
+    make(["prep", work / "rows.jsonl", "-o", work / "packed", "--field", "text", "--pack", "16", "--val", "0"])
     make(["train", *TINY, f"data.dir={work / 'data'}", f"run.dir={work / 'runs'}", "run.name=a", "run.steps=4",
           "checkpoint.every=1", "checkpoint.parity=1", "cost.usd_per_device_hour=1", "--until", "2"])
     make(["ckpt", "convert", work / "runs/a", "--to", "safetensors", "-o", work / "hf"])
@@ -75,8 +76,8 @@ def readers(name, work):
     r = work / "runs/a"
     train = ["train", *TINY, f"data.dir={work / 'data'}", f"run.dir={work / 'runs'}"]
     resume = [*train, "run.name=a", "run.steps=4", "--resume"]
-    if name.startswith("answers/"):
-        return [["train", *TINY, f"data.dir={work / 'answers'}", f"run.dir={work / 'runs'}", "run.name=b", "run.steps=2"]]
+    if name.startswith(("answers/", "packed/")):
+        return [["train", *TINY, f"data.dir={(work / name).parent}", f"run.dir={work / 'runs'}", "run.name=b", "run.steps=2"]]
     if name.startswith("data/"):
         return [[*train, "run.name=b", "run.steps=1"], ["eval", r, "--data", work / "data"]]
     if name == "questions.jsonl":
@@ -85,8 +86,8 @@ def readers(name, work):
         fields = [] if name.endswith("bin") else ["--field", "ids"]
         texts = [] if name.endswith("bin") else [["prep", work / name, "-o", work / "of-text"]]
         return [["prep", work / name, "-o", work / "of", *fields, "--vocab", "100", "--separator", "99"], *texts,
-                *([["prep", work / name, "-o", work / "masked", *fields, "--vocab", "100", "--separator", "99",
-                    "--loss-mask", "mask"]] if fields else [])]
+                *(["prep", work / name, "-o", work / f"masked{i}", *fields, "--vocab", "100", "--separator", "99",
+                   "--loss-mask", "mask", *pack] for i, pack in enumerate([[], ["--pack", "100"]]) if fields)]
     if name.startswith("hf/"):
         return [["ckpt", "convert", "--from", "safetensors", work / "hf", "-o", work / "of"]]
     if name.endswith("p5.yaml") or name.startswith("devices"):
@@ -102,8 +103,8 @@ def readers(name, work):
 
 
 FILES = ["data/data.json", "data/train-00000.tok", "data/val-00000.tok", "answers/data.json",
-         "answers/train-00000.tok", "rows.jsonl", "nano.bin", "llmc.bin", "questions.jsonl",
-         "hf/config.json", "hf/model.safetensors", "aws-p5.yaml", "devices/h100.yaml",
+         "answers/train-00000.tok", "packed/data.json", "packed/train-00000.tok", "rows.jsonl", "nano.bin", "llmc.bin",
+         "questions.jsonl", "hf/config.json", "hf/model.safetensors", "aws-p5.yaml", "devices/h100.yaml",
          "runs/a/config.yaml", "runs/a/ledger.json", "runs/a/starts.jsonl", "runs/a/train.jsonl", "runs/a/outcome",
          "runs/a/checkpoints/step-00000002/manifest.json", "runs/a/checkpoints/step-00000002/rank-00000.h5"]
 
