@@ -116,7 +116,8 @@ static ls_status open_data(ls_train *train) {
                 (long long)config->model.vocab, config->data.dir, (long long)info->vocab - 1,
                 config->run.init[0] != '\0'
                     ? "prepare the data with the tokenizer of run.init's model"
-                    : "leave model.vocab at 0 to take it from the data");
+                    : "prepare the data with this model's tokenizer, or, for a new run, take the "
+                      "vocabulary from the data with model.vocab=0");
         }
     }
     LS_TRY(ls_session_agree(&train->session, status));

@@ -1,3 +1,4 @@
+#include "launch/ckpt_verbs.h"
 #include "launch/train_pieces.h"
 #include "launch/weights.h"
 #include "runtime/base/arena.h"
@@ -371,6 +372,33 @@ static ls_status load_weights(ls_train *train, ls_ckpt *ckpt) {
     return status;
 }
 
+/* Why weights do not fit. A vocabulary that the data gave can be larger, for it has no token of
+ * many that a model knows. */
+static ls_status refuse_weights(const ls_train *train, const ls_ckpt *ckpt, ls_status status) {
+    const ls_dataset_info *data = ls_dataset_describe(train->train_data);
+    const char *init = train->config.run.init;
+    ls_config theirs;
+    LS_TRY(ls_ckpt_settings(ckpt, &theirs));
+    const long long own = train->config.model.vocab, needed = theirs.model.vocab;
+    if (own == needed) {
+        return ls_error_prefix(status,
+                               "run.init is of another model ('lockstep ckpt show %s --config' "
+                               "tells its settings)",
+                               init);
+    }
+    if (needed < data->vocab) {
+        return LS_FAIL(LS_E_CONFIG,
+                       "run.init '%s' has a vocabulary of %lld, but the tokens in '%s' go up to "
+                       "%lld; prepare the data with the tokenizer of run.init's model",
+                       init, needed, train->config.data.dir, (long long)data->vocab - 1);
+    }
+    return LS_FAIL(
+        LS_E_CONFIG,
+        "run.init '%s' has a vocabulary of %lld, and this model one of %lld; if the data "
+        "was prepared with the tokenizer of run.init's model, say model.vocab=%lld",
+        init, needed, own, needed);
+}
+
 ls_status ls_train_load_weights(ls_train *train) {
     ls_ckpt *ckpt;
     ls_status status = ls_weights_find(&train->session, train->config.run.init, &ckpt);
@@ -385,15 +413,12 @@ ls_status ls_train_load_weights(ls_train *train) {
                                   ls_dataset_describe(train->train_data));
         }
     }
-    ls_ckpt_close(ckpt);
     if (status == LS_E_SHAPE) {
-        return ls_error_prefix(status,
-                               "run.init is of another model or vocabulary ('lockstep ckpt show %s "
-                               "--config' tells them)",
-                               train->config.run.init);
+        status = refuse_weights(train, ckpt, status);
+    } else if (status != LS_OK) {
+        status = ls_error_prefix(status, "run.init");
     }
-    if (status != LS_OK) {
-        return ls_error_prefix(status, "run.init");
-    }
+    ls_ckpt_close(ckpt);
+    LS_TRY(status);
     return ls_session_agree(&train->session, ls_state_refresh(train->state));
 }

@@ -90,7 +90,7 @@ holds grep -q 'vocab: 70000' runs/wide/config.yaml
 for init in '' runs/pairs; do
     gives 2 "$LOCKSTEP" train model.preset=gpt2-tiny model.vocab=257 data.dir=wide run.init=$init run.name=none \
         batch.sequences=2 run.steps=1
-    says "go up to 69999; $([ "$init" ] && echo "prepare the data with the tokenizer of run.init's model" || echo 'leave model.vocab at 0')"
+    says "go up to 69999; $([ "$init" ] && echo "prepare the data with the tokenizer of run.init's model" || echo "prepare the data with this model's tokenizer, or, for a new run")"
 done
 gives 2 "$LOCKSTEP" prep ids.jsonl --field ids --vocab 10 -o other
 says '.*--vocab is given without --separator'
