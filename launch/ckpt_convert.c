@@ -84,6 +84,48 @@ static ls_status carry(const ls_ckpt *ckpt, const char *to) {
     return ls_tokenizer_carry(above, to);
 }
 
+/* Names token `id` of the tokenizer, where it has a text; False when out of memory. */
+static bool name_token(json_t *config, const char *key, const ls_tokenizer *tokenizer,
+                       const json_t *id) {
+    size_t bytes = 0;
+    const char *text = json_is_integer(id) && json_integer_value(id) >= 0 &&
+                               json_integer_value(id) < ls_tokenizer_vocab(tokenizer)
+                           ? ls_tokenizer_bytes(tokenizer, (uint32_t)json_integer_value(id), &bytes)
+                           : NULL;
+    json_t *value = text ? json_stringn(text, bytes) : NULL; /* NULL: not UTF-8, too */
+    return !value || json_object_set_new(config, key, value) == 0;
+}
+
+/* tokenizer_config.json beside the tokenizer in the folder of a model: without it the tokenizer of
+ * transformers knows no token that begins or ends texts, which programs on top of it ask for. */
+static ls_status tell_tokenizer(const ls_ckpt *ckpt, const char *to) {
+    char path[4096];
+    ls_tokenizer *tokenizer;
+    LS_TRY(ls_path_join(path, sizeof path, to, LS_TOKENIZER_FILE));
+    if (!ls_path_exists(path)) {
+        return LS_OK;
+    }
+    LS_TRY(ls_tokenizer_read(path, &tokenizer));
+    const json_t *run = ls_ckpt_run(ckpt), *ends = json_object_get(run, "ends");
+    const json_t *separator = json_object_get(run, "separator");
+    const json_t *begin = json_object_get(run, "begin");
+    const size_t count = json_array_size(ends); /* the last ends a turn */
+    json_t *config = json_pack("{s:s, s:b}", "tokenizer_class", "PreTrainedTokenizerFast",
+                               "clean_up_tokenization_spaces", 0);
+    const bool made = config &&
+                      name_token(config, "bos_token", tokenizer, begin ? begin : separator) &&
+                      name_token(config, "eos_token", tokenizer,
+                                 count > 0 ? json_array_get(ends, count - 1) : separator);
+    char *text = made ? json_dumps(config, JSON_INDENT(2)) : NULL;
+    ls_tokenizer_release(tokenizer);
+    json_decref(config);
+    ls_status status = text ? ls_path_join(path, sizeof path, to, "tokenizer_config.json")
+                            : LS_FAIL(LS_E_MEMORY, "no memory for tokenizer_config.json");
+    status = status == LS_OK ? ls_file_replace(path, text, strlen(text)) : status;
+    free(text);
+    return status;
+}
+
 ls_status ls_ckpt_run_reshard(int argc, char **argv, const char **values) {
     (void)argc;
     ls_ckpt_save_options options;
@@ -158,6 +200,7 @@ static ls_status run_export(int argc, char **argv, const char **values) {
     ls_ckpt_stop_when(ckpt, ls_signals_stop());
     ls_status status = export(ckpt, values, &result);
     status = status == LS_OK && !llmc ? carry(ckpt, values[LS_CKPT_OUTPUT]) : status;
+    status = status == LS_OK && !llmc ? tell_tokenizer(ckpt, values[LS_CKPT_OUTPUT]) : status;
     long long step = ls_ckpt_step(ckpt);
     ls_ckpt_close(ckpt);
     LS_TRY(status);

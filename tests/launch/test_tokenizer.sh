@@ -38,6 +38,8 @@ gives 0 "$LOCKSTEP" train model.preset=llama3-tiny data.dir=data run.name=begun 
 gives 0 "$LOCKSTEP" ckpt convert runs/begun --to safetensors -o begun-hf
 holds grep -q '"bos_token_id": 1,' begun-hf/config.json
 holds grep -q '"eos_token_id": 2,' begun-hf/config.json
+holds grep -q '"bos_token": "<s>"' begun-hf/tokenizer_config.json
+holds grep -q '"eos_token": "</s>"' begun-hf/tokenizer_config.json
 for begin in none 5; do
     gives 0 "$LOCKSTEP" prep text.jsonl --tokenizer "$golden/llama2.json" --begin $begin --val 0 -o data --force
     stored data/train-00000.tok | head -n 1 >>firsts
@@ -206,6 +208,7 @@ why 7?<|im_end|>
 holds [ "$(tail -n 1 "$work/out")" = 'so be it' ]
 gives 0 "$LOCKSTEP" ckpt convert runs/chats --to safetensors -o chats-hf
 holds [ "$(python3 -c 'import json; print(json.load(open("chats-hf/config.json"))["eos_token_id"])')" = "[0, $end]" ]
+holds grep -q '"eos_token": "<|im_end|>"' chats-hf/tokenizer_config.json
 gives 0 "$LOCKSTEP" ckpt convert --from safetensors chats-hf -o chats-back
 gives 0 "$LOCKSTEP" ckpt convert chats-back --to safetensors -o chats-again
 holds cmp chats-hf/config.json chats-again/config.json
