@@ -352,6 +352,10 @@ static ls_status setup(ls_train *train, bool resume, int argc, char **argv, int 
     LS_TRY(load_config(train, false, argc, argv, first));
     const ls_config *config = &train->config;
     LS_TRY(check_run_dir(train, resume));
+    const bool from_file = resume && first < argc && is_path(argv[first]);
+    LS_TRY(ls_session_agree(&train->session,
+                            from_file ? ls_train_check_place(train, argc - first, argv + first)
+                                      : LS_OK));
     LS_TRY(ls_session_agree(&train->session, ls_train_ledger_price(train)));
     LS_TRY(tell_outcome(train));
     train->session.attention = config->numerics.attention;

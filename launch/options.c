@@ -44,6 +44,17 @@ static ls_status unknown_option(const ls_verb *verb, const char *found) {
                    found, verb->name);
 }
 
+/* Is the word an option itself, and not a value that begins with '-'? */
+static bool is_option(const ls_verb *verb, const char *word) {
+    for (const ls_option *o = verb->options; o && o->name; o++) {
+        const bool is_letter = o->letter && word[0] == '-' && word[1] == o->letter && !word[2];
+        if (is_letter || (strncmp(word, "--", 2) == 0 && strcmp(word + 2, o->name) == 0)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 ls_status ls_options_parse(const ls_verb *verb, int argc, char **argv, const char **values,
                            int *first) {
     struct option longs[MAX_OPTIONS + 1] = {0};
@@ -80,6 +91,10 @@ ls_status ls_options_parse(const ls_verb *verb, int argc, char **argv, const cha
             if (verb->options[j].letter == c) {
                 i = j;
             }
+        }
+        if (optarg && optarg == argv[optind - 1] && is_option(verb, optarg)) {
+            return LS_FAIL(LS_E_USAGE, "option '%s' needs a value, and '%s' is the next option",
+                           argv[optind - 2], optarg);
         }
         values[i] = optarg ? optarg : "";
     }

@@ -116,6 +116,10 @@ ls_status ls_train_save_poll(ls_train *train, bool wait);
  * to be damaged when it is read: then the one before it is taken. *path is empty when there is no
  * checkpoint; LS_E_CORRUPT when there are some, none of which can be loaded. [collective] */
 ls_status ls_train_resume(ls_train *train, char path[1024]);
+/* Before that, with the configuration file and the settings behind it: LS_E_CONFIG where the file
+ * is of a run that lies elsewhere, moved or seen from another working directory. Another run of its
+ * name would begin anew. */
+ls_status ls_train_check_place(const ls_train *train, int argc, char **argv);
 
 /* (Re)starts the loader at next_sample. [collective] */
 ls_status ls_train_start_loader(ls_train *train);

@@ -8,6 +8,7 @@
 #include "runtime/base/text.h"
 
 #include <inttypes.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -336,6 +337,30 @@ static ls_status load_newest(ls_train *train, ls_ckpt **ckpt) {
         }
     }
     return LS_OK;
+}
+
+ls_status ls_train_check_place(const ls_train *train, int argc, char **argv) {
+    char folder[PATH_MAX], checkpoints[PATH_MAX];
+    bool told = ls_path_exists(train->run_dir);
+    for (int i = 1; i < argc; i++) {
+        told =
+            told || strncmp(argv[i], "run.name=", 9) == 0 || strncmp(argv[i], "run.dir=", 8) == 0;
+    }
+    if (told || !realpath(argv[0], folder)) {
+        return LS_OK;
+    }
+    *strrchr(folder, '/') = '\0';
+    char *name = strrchr(folder, '/');
+    if (!name || ls_path_join(checkpoints, sizeof checkpoints, folder, "checkpoints") != LS_OK ||
+        !ls_path_is_dir(checkpoints)) {
+        return LS_OK;
+    }
+    *name++ = '\0';
+    return LS_FAIL(LS_E_CONFIG,
+                   "'%s' is of a run that has checkpoints beside it, but run.dir and run.name are "
+                   "'%s', which does not exist here; to go on with that run add run.dir='%s' "
+                   "run.name='%s'",
+                   argv[0], train->run_dir, folder[0] ? folder : "/", name);
 }
 
 ls_status ls_train_resume(ls_train *train, char path[1024]) {

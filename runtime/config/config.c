@@ -19,8 +19,9 @@ static ls_status split_override(const char *text, char *origin, size_t origin_si
     if (!dot) {
         char meant[64] = "optim.lr";
         const bool known = ls_config_meant(text, strcspn(text, "="), meant);
-        return LS_FAIL(LS_E_CONFIG, "%s: section.key=value is expected, %s%s=...", origin,
-                       known ? "perhaps " : "such as ", meant);
+        return LS_FAIL(LS_E_CONFIG, "%s: section.key=value is expected, %s%s=...%s", origin,
+                       known ? "perhaps " : "such as ", meant,
+                       equals ? "" : " (a value with spaces needs quotes)");
     }
     snprintf(name, sizeof name, "%.*s", (int)(equals - text), text);
     char *key = strchr(name, '.');

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "runtime/base/arena.h"
 #include "runtime/base/file.h"
@@ -125,8 +126,11 @@ ls_status ls_data_manifest_read(const char *dir, ls_data_manifest *manifest) {
     char path[PATH_MAX];
     LS_TRY(ls_path_join(path, sizeof path, dir, LS_DATA_MANIFEST_NAME));
     if (!ls_path_is_dir(dir)) {
-        return LS_FAIL(LS_E_INPUT, "data directory '%s' %s; make one with `lockstep prep`", dir,
-                       ls_path_exists(dir) ? "is no directory" : "does not exist");
+        char here[PATH_MAX] = "";
+        const bool named = dir[0] == '/' || !getcwd(here, sizeof here);
+        return LS_FAIL(LS_E_INPUT, "data directory '%s' %s%s%s%s; make one with `lockstep prep`",
+                       dir, ls_path_exists(dir) ? "is no directory" : "does not exist",
+                       named ? "" : " (seen from '", here, named ? "" : "')");
     }
     if (!ls_path_exists(path)) {
         return LS_FAIL(LS_E_INPUT, "'%s' holds no %s; make a data directory with `lockstep prep`",

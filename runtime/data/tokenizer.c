@@ -166,7 +166,15 @@ ls_status ls_tokenizer_parse(const char *text, size_t bytes, const char *path,
 
 ls_status ls_tokenizer_path(const char *given, char path[4096]) {
     if (ls_path_is_dir(given)) {
-        return ls_path_join(path, 4096, given, LS_TOKENIZER_FILE);
+        LS_TRY(ls_path_join(path, 4096, given, LS_TOKENIZER_FILE));
+        return ls_path_exists(path)
+                   ? LS_OK
+                   : LS_FAIL(LS_E_INPUT,
+                             "the folder '%s' has no " LS_TOKENIZER_FILE
+                             "; of a model that has its "
+                             "tokenizer in other files transformers makes one: AutoTokenizer."
+                             "from_pretrained('%s').save_pretrained('%s')",
+                             given, given, given);
     }
     if (access(given, F_OK) != 0 && errno == ENOENT) {
         return LS_FAIL(LS_E_INPUT,

@@ -34,6 +34,12 @@ gives 2 "$LOCKSTEP" train "$work/absent.yaml"
 says 'absent.yaml'
 gives 2 "$LOCKSTEP" train "$work/lr=3e-4/absent.yaml" # a path, not a setting
 says "lr=3e-4/absent.yaml' cannot be opened"
+gives 2 "$LOCKSTEP" train data.dir=my data
+says "override 'data': section.key=value is expected, .*(a value with spaces needs quotes)$"
+gives 2 "$LOCKSTEP" prep "$work/text" --pack -o "$work/d"
+says "option '--pack' needs a value, and '-o' is the next option$"
+gives 2 "$LOCKSTEP" prep "$work/text" --tokenizer "$work/empty" -o "$work/d"
+says "the folder '$work/empty' has no tokenizer.json; .*from_pretrained('$work/empty').save_pretrained("
 gives 2 "$LOCKSTEP" train lr=3e-4
 says "override 'lr=3e-4': section.key=value is expected"
 # Axes whose product is more than a number holds.
@@ -180,6 +186,12 @@ says "the run's own data (--data names another directory): data directory '$data
 mv "$data.away" "$data"
 gives 2 "$LOCKSTEP" train $tiny run.name=none run.init="$work/none"
 says "run.init: '$work/none' is no checkpoint and no run"
+# A run that was moved, or is seen from elsewhere, does not begin anew under its old name.
+cp -r "$work/runs/first" "$work/moved run"
+sed -i 's/^  dir: .*runs.*/  dir: runs/' "$work/moved run/config.yaml"
+gives 2 "$LOCKSTEP" train "$work/moved run/config.yaml" --resume
+says "'$work/moved run/config.yaml' is of a run .* 'runs/first', which does not exist here; .* add run.dir='$work' run.name='moved run'$"
+gives 0 "$LOCKSTEP" train "$work/moved run/config.yaml" --resume run.dir="$work" run.name='moved run'
 gives 2 "$LOCKSTEP" train $tiny run.name=none model.channels=32 run.init="$work/runs/first"
 says "run.init is of another model ('lockstep ckpt show $work/runs/first --config' tells its settings): tensor"
 gives 2 "$LOCKSTEP" train $tiny run.name=none model.vocab=300 run.init="$work/runs/first"
