@@ -43,10 +43,10 @@ static ls_status read_at(int fd, void *data, int64_t bytes, int64_t at) {
 /* Direct reads: of chunks that are worth a request of their own. */
 enum { PAGE = LS_CKPT_H5_ALIGNMENT, DIRECT_BYTES = 1 << 16 };
 
-ls_status ls_ckpt_source_open(const char *path, bool shared, ls_ckpt_source *source) {
+ls_status ls_ckpt_source_open(const char *path, bool cached, ls_ckpt_source *source) {
     *source = (ls_ckpt_source){.fd = open(path, O_RDONLY | O_CLOEXEC), .direct = -1};
     bool opened = source->fd >= 0;
-    if (opened && !shared) {
+    if (opened && !cached) {
         source->direct = open(path, O_RDONLY | O_DIRECT | O_CLOEXEC);
         opened = source->direct >= 0 || errno == EINVAL; /* that: the file system has no such way */
     }

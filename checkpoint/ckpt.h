@@ -121,11 +121,6 @@ ls_ckpt_info ls_ckpt_describe(const ls_ckpt *ckpt);
 const ls_ckpt_entry *ls_ckpt_entries(const ls_ckpt *ckpt, int *count);
 const ls_ckpt_entry *ls_ckpt_find(const ls_ckpt *ckpt, const char *name);
 
-/* Other processes of this host load the same tensors at about the same time: what one of them has
- * read is to be found in memory by the others. Otherwise large chunks that the page cache does not
- * hold are read past it. */
-void ls_ckpt_share(ls_ckpt *ckpt, bool shared);
-
 /* When *stop becomes 1, what goes through a tensor (values.h) ends with LS_E_STOPPED. */
 void ls_ckpt_stop_when(ls_ckpt *ckpt, const volatile sig_atomic_t *stop);
 

@@ -24,7 +24,7 @@ static ls_status reading_open(reading *r, const ls_ckpt *ckpt, int file_index) {
     ls_ckpt_source_close(&r->source);
     r->file_index = -1;
     LS_TRY(ls_ckpt_file_path(ckpt, file_index, path, sizeof path));
-    LS_TRY(ls_ckpt_source_open(path, ckpt->shared, &r->source));
+    LS_TRY(ls_ckpt_source_open(path, false, &r->source));
     r->file_index = file_index;
     return LS_OK;
 }

@@ -245,9 +245,9 @@ typedef struct ls_ckpt_source {
     int direct; /* the file past the page cache; -1: no such way */
 } ls_ckpt_source;
 
-/* shared: other processes of the host read the same chunks, so that the page cache is worth its
- * time. Close takes a source that is closed, too. */
-ls_status ls_ckpt_source_open(const char *path, bool shared, ls_ckpt_source *source);
+/* cached: what is read is in the page cache, having just been written. Close takes a source that is
+ * closed, too. */
+ls_status ls_ckpt_source_open(const char *path, bool cached, ls_ckpt_source *source);
 void ls_ckpt_source_close(ls_ckpt_source *source);
 /* Bytes of memory that reading a chunk takes. */
 size_t ls_ckpt_chunk_room(const ls_ckpt_chunk *chunk);
@@ -293,7 +293,7 @@ struct ls_ckpt {
     int64_t minor, step, tokens;
     const char *config;
     const json_t *run, *counters;
-    bool compressed, shared;           /* shared: see ls_ckpt_share */
+    bool compressed;
     const volatile sig_atomic_t *stop; /* NULL: never */
     int64_t level;
     ls_ckpt_file *files;

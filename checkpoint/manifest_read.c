@@ -525,10 +525,6 @@ void ls_ckpt_close(ls_ckpt *ckpt) {
     }
 }
 
-void ls_ckpt_share(ls_ckpt *ckpt, bool shared) {
-    ckpt->shared = shared;
-}
-
 void ls_ckpt_stop_when(ls_ckpt *ckpt, const volatile sig_atomic_t *stop) {
     ckpt->stop = stop;
 }

@@ -301,7 +301,8 @@ static ls_status store(const ls_pieces *p, const struct ls_piece_place *place, l
     return status;
 }
 
-ls_status ls_pieces_store(const ls_pieces *p) {
+/* After loading: from their own memory to the rank's. */
+static ls_status store_all(const ls_pieces *p) {
     for (int i = 0; i < p->count; i++) {
         if (p->places[i].own) {
             LS_TRY(store(p, &p->places[i], p->tensors[i].dtype));
@@ -312,6 +313,94 @@ ls_status ls_pieces_store(const ls_pieces *p) {
 
 static size_t piece_bytes(const ls_ckpt_tensor *t) {
     return (size_t)ls_box_elems(&t->box) * ls_dtype_bytes(t->dtype);
+}
+
+/* Of the list, what the rank `rank` of `ranks` that hold the same reads: rows of each, none of
+ * many. boxes: scratch. */
+static void choose_part(const ls_pieces *p, int rank, int ranks, ls_ckpt_tensor *part,
+                        ls_box *boxes) {
+    for (int i = 0; i < p->count; i++) {
+        part[i] = p->tensors[i];
+        memcpy(part[i].dims, part[i].box.extent, sizeof part[i].dims);
+    }
+    ls_ckpt_assign(part, p->count, rank, ranks, boxes);
+    for (int i = 0; i < p->count; i++) {
+        const ls_ckpt_tensor *whole = &p->tensors[i];
+        const size_t row_bytes = piece_bytes(whole) / (size_t)whole->box.extent[0];
+        part[i] = *whole;
+        part[i].data = (char *)part[i].data + (size_t)boxes[i].start[0] * row_bytes;
+        part[i].box.start[0] += boxes[i].start[0];
+        part[i].box.extent[0] = boxes[i].extent[0];
+    }
+}
+
+/* Each part from who has read it to all of `same`. [collective on same] */
+static ls_status give_parts(const ls_pieces *p, ls_comm *same, ls_ckpt_tensor *part,
+                            ls_box *boxes) {
+    for (int r = 0; r < same->size; r++) {
+        choose_part(p, r, same->size, part, boxes);
+        for (int i = 0; i < p->count; i++) {
+            const int64_t bytes = (int64_t)piece_bytes(&part[i]);
+            if (bytes > 0) {
+                LS_TRY(same->ops->broadcast(same, part[i].data, bytes, r));
+            }
+        }
+    }
+    return LS_OK;
+}
+
+/* [collective] */
+static ls_status load_parts(ls_train *train, ls_ckpt *ckpt, const ls_pieces *p, ls_comm *same) {
+    ls_ckpt_tensor *part = NULL;
+    ls_box *boxes = NULL;
+    ls_status status = ls_calloc((size_t)p->count + 1, sizeof *part, &part);
+    if (status == LS_OK) {
+        status = ls_calloc((size_t)p->count + 1, sizeof *boxes, &boxes);
+    }
+    if (status == LS_OK) {
+        choose_part(p, same->rank, same->size, part, boxes);
+        status = ls_ckpt_load(ckpt, part, p->count);
+    }
+    status = ls_session_agree(&train->session, status);
+    if (status == LS_OK) {
+        status = give_parts(p, same, part, boxes);
+    }
+    free(part);
+    free(boxes);
+    return status;
+}
+
+/* Masters come first in the list; what follows is the optimizer's. */
+static int count_masters(const ls_pieces *p) {
+    int count = 0;
+    while (count < p->count && strncmp(p->tensors[count].name, "optim.", 6) != 0) {
+        count++;
+    }
+    return count;
+}
+
+ls_status ls_pieces_load(ls_train *train, ls_ckpt *ckpt, bool masters_only) {
+    const ls_layout *l = &train->layout;
+    ls_comm *world = train->session.comm, *same;
+    ls_pieces pieces;
+    /* Data ranks at the same place in their copies of the model, by the first of them. */
+    const int slot = ls_layout_data_rank(l) % ls_layout_copy_size(l);
+    const int color = (l->mesh.coord[LS_AXIS_PIPELINE] * ls_layout_copy_size(l) + slot) *
+                          l->mesh.size[LS_AXIS_TENSOR] +
+                      l->mesh.coord[LS_AXIS_TENSOR];
+    LS_TRY(ls_layout_data_size(l) > ls_layout_copy_size(l) ? world->ops->split(world, color, &same)
+                                                           : ls_comm_self(&same));
+    ls_status status = ls_session_agree(&train->session, ls_pieces_list(train, false, &pieces));
+    const int all = pieces.count;
+    pieces.count = masters_only ? count_masters(&pieces) : all;
+    status = status == LS_OK ? load_parts(train, ckpt, &pieces, same) : status;
+    if (status == LS_OK) {
+        status = store_all(&pieces);
+    }
+    pieces.count = all;
+    ls_pieces_release(&pieces);
+    same->ops->destroy(same);
+    return ls_session_agree(&train->session, status);
 }
 
 ls_status ls_pieces_copy(const ls_pieces *p, const ls_ckpt_tensor *to, bool beside) {

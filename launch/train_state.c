@@ -233,25 +233,9 @@ static void load_losses(ls_train *train, const json_t *losses) {
     l->next = l->count % LS_GUARD_LOSSES;
 }
 
-/* Where several ranks hold the same state they read the same chunks. */
-static void choose_reading(const ls_train *train, ls_ckpt *ckpt) {
-    const ls_layout *l = &train->layout;
-    ls_ckpt_share(ckpt, ls_layout_data_size(l) > ls_layout_copy_size(l));
-}
-
-static ls_status load_state(ls_train *train, ls_ckpt *ckpt) {
+/* What a checkpoint says of the run beside its tensors. */
+static ls_status take_record(ls_train *train, ls_ckpt *ckpt) {
     ls_train_compare_attention(train, ls_ckpt_run(ckpt));
-    choose_reading(train, ckpt);
-    ls_pieces pieces;
-    ls_status status = ls_pieces_list(train, false, &pieces);
-    if (status == LS_OK) {
-        status = ls_ckpt_load(ckpt, pieces.tensors, pieces.count);
-    }
-    if (status == LS_OK) {
-        status = ls_pieces_store(&pieces);
-    }
-    ls_pieces_release(&pieces);
-    LS_TRY(status);
     LS_TRY(ls_counters_parse(ls_ckpt_counters(ckpt), &train->counters));
     train->counters.tokens = ls_ckpt_tokens(ckpt);
     load_losses(train, json_object_get(ls_ckpt_run(ckpt), "losses"));
@@ -262,11 +246,14 @@ static ls_status load_state(ls_train *train, ls_ckpt *ckpt) {
     return LS_OK;
 }
 
+/* [collective] */
 static ls_status load(ls_train *train, ls_ckpt *ckpt) {
     differences d = {.never = NULL};
     ls_status status = compare(train, ckpt, &d);
     status = status == LS_OK ? check_differences(train, ckpt, &d) : status;
-    status = status == LS_OK ? load_state(train, ckpt) : status;
+    status = ls_session_agree(&train->session, status);
+    status = status == LS_OK ? ls_pieces_load(train, ckpt, false) : status;
+    status = status == LS_OK ? take_record(train, ckpt) : status;
     if (status == LS_OK) {
         status = take_place(train, ckpt, &d);
     }
@@ -371,32 +358,6 @@ ls_status ls_train_resume(ls_train *train, char path[1024]) {
     return status;
 }
 
-/* Masters come first in the list; what follows is the optimizer's. */
-static int count_masters(const ls_pieces *pieces) {
-    int count = 0;
-    while (count < pieces->count && strncmp(pieces->tensors[count].name, "optim.", 6) != 0) {
-        count++;
-    }
-    return count;
-}
-
-static ls_status load_weights(ls_train *train, ls_ckpt *ckpt) {
-    choose_reading(train, ckpt);
-    ls_pieces pieces;
-    ls_status status = ls_pieces_list(train, false, &pieces);
-    const int all = pieces.count;
-    pieces.count = count_masters(&pieces);
-    if (status == LS_OK) {
-        status = ls_ckpt_load(ckpt, pieces.tensors, pieces.count);
-    }
-    if (status == LS_OK) {
-        status = ls_pieces_store(&pieces);
-    }
-    pieces.count = all;
-    ls_pieces_release(&pieces);
-    return status;
-}
-
 /* Why weights do not fit. A vocabulary that the data gave can be larger, for it has no token of
  * many that a model knows. */
 static ls_status refuse_weights(const ls_train *train, const ls_ckpt *ckpt, ls_status status) {
@@ -428,7 +389,7 @@ ls_status ls_train_load_weights(ls_train *train) {
     ls_ckpt *ckpt;
     ls_status status = ls_weights_find(&train->session, train->config.run.init, &ckpt);
     if (status == LS_OK) {
-        status = ls_session_agree(&train->session, load_weights(train, ckpt));
+        status = ls_pieces_load(train, ckpt, true);
     }
     if (status == LS_OK) {
         ls_log_info("begun with the weights of %s (step %lld)", ls_ckpt_path(ckpt),

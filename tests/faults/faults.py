@@ -17,6 +17,7 @@ import os
 import pathlib
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -260,6 +261,7 @@ def main():
     need_built(LOCKSTEP, EQUAL, PLANT)
     own_shared_memory()
     rng = random.Random(args.seed)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # on which what is temporary goes
     work, bench = tempfile.mkdtemp(), None
     try:
         bench = Bench(work, args.deadline, args.patience)

@@ -40,14 +40,15 @@ holds [ ! -e "$work/runs/b/checkpoints/.tmp-00000009-dead" ]
 gives 0 "$LOCKSTEP" train $tiny run.name=b run.steps=4 --resume
 says 'gone beyond its 4 steps, to step 6'
 
-# What only reading finds: the newest checkpoint's values are damaged, and the one before it is taken.
+# What only reading finds: the newest checkpoint's values are damaged, and the one before it is taken. Of ranks that
+# hold the same one reads a chunk, and tells of it.
 damage() {
     file=$work/runs/d/checkpoints/$1/rank-00000.h5
     dd if=/dev/zero of="$file" bs=4096 count=1 seek=$(($(wc -c <"$file") / 8192)) conv=notrunc 2>/dev/null
 }
 damage step-00000006
 gives 0 ranks 2 "$LOCKSTEP" train $tiny run.name=d --resume
-says 'the checkpoint of step 6 is skipped: .*chunk'
+says 'the checkpoint of step 6 is skipped: rank 0: .*chunk'
 says 'resumed from .*step-00000003'
 holds "$TEST_CKPT_EQUAL" "$work/runs/c/checkpoints/step-00000006" "$work/runs/d/checkpoints/step-00000006"
 damage step-00000006
