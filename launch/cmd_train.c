@@ -10,6 +10,7 @@
 #include "runtime/base/log.h"
 #include "runtime/base/text.h"
 
+#include <errno.h>
 #include <limits.h>
 #include <math.h>
 #include <stdio.h>
@@ -72,6 +73,23 @@ static ls_status refuse_folder(const char *path) {
     return LS_FAIL(LS_E_USAGE, "'%s' is a directory; give a configuration, a YAML file", path);
 }
 
+/* The settings of a run are in its checkpoints, too. */
+static ls_status load_file(ls_config *config, const char *path, const char *const *sets,
+                           int count) {
+    char folder[PATH_MAX], checkpoints[PATH_MAX];
+    const char *slash = path ? strrchr(path, '/') : NULL;
+    snprintf(folder, sizeof folder, "%.*s", slash ? (int)(slash - path) : 1, slash ? path : ".");
+    if (path && !ls_path_exists(path) && errno == ENOENT &&
+        ls_path_join(checkpoints, sizeof checkpoints, folder, "checkpoints") == LS_OK &&
+        ls_path_is_dir(checkpoints)) {
+        return LS_FAIL(LS_E_INPUT,
+                       "'%s' does not exist; the settings are in the run's checkpoints too: "
+                       "lockstep ckpt show '%s' --config >'%s'",
+                       path, folder, path);
+    }
+    return ls_config_load(config, path, sets, count);
+}
+
 static ls_status load_config(ls_train *train, bool dry, int argc, char **argv, int first) {
     const char *path = NULL;
     if (first < argc && is_path(argv[first])) {
@@ -80,7 +98,7 @@ static ls_status load_config(ls_train *train, bool dry, int argc, char **argv, i
     ls_status status =
         path && ls_path_is_dir(path)
             ? refuse_folder(path)
-            : ls_config_load(&train->config, path, (const char *const *)argv + first, argc - first);
+            : load_file(&train->config, path, (const char *const *)argv + first, argc - first);
     const bool needs_data = !dry || train->config.model.vocab == 0;
     if (status == LS_OK && !dry && train->config.run.steps == 0 && train->config.run.tokens == 0) {
         status = LS_FAIL(LS_E_CONFIG, "neither run.steps nor run.tokens is given; set one of them, "

@@ -140,7 +140,9 @@ static const ls_field fields[] = {
          "tokens see those of their own document alone, as Llama 3's did\n"
          "A document begins with the token that `lockstep prep` put before it (--begin), or "
          "where there is none with the separator, which belongs to the document behind it "
-         "then, as in `lockstep sample`. Positions go on over the sample. Evaluations do the "
+         "then, as in `lockstep sample`. Positions go on over the sample, of which rotary ones, "
+         "that "
+         "know distances alone, make no difference, and learned ones (gpt2) do. Evaluations do the "
          "same, of a model from another program where `ckpt convert` was given the setting. "
          "FLOPs are counted as of one document, and a GPU's attention is lockstep's own."),
 
@@ -398,6 +400,13 @@ static ls_status fail_section(const char *origin, const char *section) {
     if (ls_config_meant(section, strlen(section), meant)) {
         return LS_FAIL(LS_E_CONFIG, "%s: unknown section '%s'; did you mean the key '%s'?", origin,
                        section, meant);
+    }
+    if (strchr(section, '.')) { /* as on the command line */
+        const int length = (int)strcspn(section, ".");
+        return LS_FAIL(LS_E_CONFIG,
+                       "%s: unknown section '%.60s'; in a file a key is inside of its section: "
+                       "%.*s: {%.60s: ...}",
+                       origin, section, length, section, section + length + 1);
     }
     const char *nearest = ls_text_nearest(section, names, SECTION_COUNT);
     if (nearest) {

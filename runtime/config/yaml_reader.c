@@ -8,6 +8,17 @@ static const char *set_origin(ls_yaml_reader *r, size_t line) {
     return r->origin;
 }
 
+static bool is_indented_by_tab(const ls_yaml_reader *r, size_t line) {
+    size_t at = 0;
+    for (; at < r->bytes && line > 1; at++) {
+        line -= r->text[at] == '\n';
+    }
+    while (at < r->bytes && r->text[at] == ' ') {
+        at++;
+    }
+    return at < r->bytes && r->text[at] == '\t';
+}
+
 static ls_status fail_syntax(ls_yaml_reader *r) {
     const yaml_parser_t *p = &r->parser;
     size_t line = p->problem_mark.line + 1;
@@ -18,8 +29,10 @@ static ls_status fail_syntax(ls_yaml_reader *r) {
         }
     }
     return LS_FAIL(p->error == YAML_MEMORY_ERROR ? LS_E_MEMORY : LS_E_CONFIG,
-                   "%s: not valid YAML: %s%s%s", set_origin(r, line), p->context ? p->context : "",
-                   p->context ? ", " : "", p->problem ? p->problem : "unreadable");
+                   "%s: not valid YAML: %s%s%s%s", set_origin(r, line),
+                   p->context ? p->context : "", p->context ? ", " : "",
+                   p->problem ? p->problem : "unreadable",
+                   is_indented_by_tab(r, line) ? "; indent lines by spaces, not by tabs" : "");
 }
 
 ls_status ls_yaml_next(ls_yaml_reader *r) {

@@ -26,6 +26,9 @@ static void test_names(void) {
         {"optim:\n\n  momentum_decay: 4\n",
          "t.yaml:3: unknown key 'optim.momentum_decay'; the keys of 'optim' are name, lr, beta1, "
          "beta2, eps, weight_decay, clip_norm"},
+        {"run.steps: 4\n",
+         "t.yaml:1: unknown section 'run.steps'; in a file a key is inside of its "
+         "section: run: {steps: ...}"},
         {"optm: {lr: 1}\n", "t.yaml:1: unknown section 'optm'; did you mean 'optim'?"},
         {"hidden_size: 768\n",
          "t.yaml:1: unknown section 'hidden_size'; did you mean the key 'model.channels'?"},
@@ -66,7 +69,7 @@ static void test_structure(void) {
         {"run.steps=3\n", "t.yaml:1: sections are expected"},
         {"run: {steps: 4\n", "t.yaml:2: not valid YAML: "},
         {"run:\n  steps: 4\n bad\n", "t.yaml:3: not valid YAML: "},
-        {"run:\n\tsteps: 4\n", "t.yaml:2: not valid YAML: "},
+        {"run:\n\tsteps: 4\n", "any token; indent lines by spaces, not by tabs"},
         {"run:\n  name: \"a\xff\"\n", "t.yaml:2: not valid YAML: invalid leading UTF-8 octet"},
         {"run: {name: \"a\\0b\"}\n", "t.yaml:1: a NUL character is not expected"},
     };

@@ -192,6 +192,12 @@ sed -i 's/^  dir: .*runs.*/  dir: runs/' "$work/moved run/config.yaml"
 gives 2 "$LOCKSTEP" train "$work/moved run/config.yaml" --resume
 says "'$work/moved run/config.yaml' is of a run .* 'runs/first', which does not exist here; .* add run.dir='$work' run.name='moved run'$"
 gives 0 "$LOCKSTEP" train "$work/moved run/config.yaml" --resume run.dir="$work" run.name='moved run'
+rm "$work/moved run/config.yaml"
+gives 2 "$LOCKSTEP" train "$work/moved run/config.yaml" --resume
+says "moved run/config.yaml' does not exist; .*: lockstep ckpt show '$work/moved run' --config >'$work/moved run/config.yaml'$"
+gives 0 "$LOCKSTEP" ckpt show "$work/moved run" --config
+cp "$work/out" "$work/moved run/config.yaml"
+gives 0 "$LOCKSTEP" train "$work/moved run/config.yaml" --resume
 gives 2 "$LOCKSTEP" train $tiny run.name=none model.channels=32 run.init="$work/runs/first"
 says "run.init is of another model ('lockstep ckpt show $work/runs/first --config' tells its settings): tensor"
 gives 2 "$LOCKSTEP" train $tiny run.name=none model.vocab=300 run.init="$work/runs/first"
