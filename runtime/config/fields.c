@@ -140,10 +140,9 @@ static const ls_field fields[] = {
          "tokens see those of their own document alone, as Llama 3's did\n"
          "A document begins with the token that `lockstep prep` put before it (--begin), or "
          "where there is none with the separator, which belongs to the document behind it "
-         "then, as in `lockstep sample`. Positions go on over the sample, of which rotary ones, "
-         "that "
-         "know distances alone, make no difference, and learned ones (gpt2) do. Evaluations do the "
-         "same, of a model from another program where `ckpt convert` was given the setting. "
+         "then, as in `lockstep sample`. Positions go on over the sample: of rotary ones distances "
+         "alone count, but learned ones (gpt2) are others than in `lockstep sample`. Evaluations "
+         "do the same, of a model from another program where `ckpt convert` was given the setting. "
          "FLOPs are counted as of one document, and a GPU's attention is lockstep's own."),
 
     INT(parallel, tensor, "1", "ranks", 1, 1 << 16, FREE, "split each layer's matrices"),
