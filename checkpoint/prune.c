@@ -62,7 +62,7 @@ static ls_status keep_best(ls_ckpt_verdict *verdicts, size_t count, int64_t best
     size_t n = 0;
     LS_TRY(ls_calloc(count + 1, sizeof *known, &known));
     for (size_t i = 0; i < count; i++) {
-        if (verdicts[i].fate != LS_FATE_DAMAGED && !isnan(verdicts[i].val_loss)) {
+        if (!isnan(verdicts[i].val_loss)) { /* nor is it of a damaged one */
             known[n++] = &verdicts[i];
         }
     }

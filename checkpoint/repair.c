@@ -251,8 +251,9 @@ static ls_status member_make(const repair *r, int index, const char *fresh) {
 static ls_status file_repair(repair *r, int index) {
     ls_ckpt_file *file = &r->ckpt->files[index];
     char fresh[4096], name[320];
-    file->verified = false;
-    if (!file->lost && ls_ckpt_file_verify(r->ckpt, index) == LS_OK) {
+    file->verified =
+        file->verified || (!file->lost && ls_ckpt_file_verify(r->ckpt, index) == LS_OK);
+    if (file->verified) {
         return LS_OK;
     }
     file->lost = true;
@@ -272,6 +273,7 @@ static ls_status file_repair(repair *r, int index) {
         return status;
     }
     file->lost = false;
+    file->verified = true;
     tell(r, file->name);
     return LS_OK;
 }

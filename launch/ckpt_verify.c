@@ -14,8 +14,9 @@ static void note_fault(void *faults, const char *fault) {
     json_array_append_new(faults, ls_json_text(fault));
 }
 
-/* Verifies one checkpoint and prints its line, or adds its object to list. */
-static ls_status verify_one(const char *path, ls_ckpt_depth depth, json_t *list) {
+/* Verifies one checkpoint and prints its line, or adds its object to list. *mendable counts those
+ * that are damaged and have parity files. */
+static ls_status verify_one(const char *path, ls_ckpt_depth depth, json_t *list, size_t *mendable) {
     ls_ckpt *ckpt = NULL;
     json_t *faults = json_array();
     ls_status status = ls_ckpt_open(path, &ckpt);
@@ -25,6 +26,7 @@ static ls_status verify_one(const char *path, ls_ckpt_depth depth, json_t *list)
         note_fault(faults, ls_error_last()->message);
     }
     ls_ckpt_info info = ckpt ? ls_ckpt_describe(ckpt) : (ls_ckpt_info){0};
+    *mendable += status != LS_OK && info.parity_bytes > 0;
     if (list) {
         json_array_append_new(list, json_pack("{s:o,s:b,s:O}", "path", ls_json_text(path), "ok",
                                               status == LS_OK, "faults", faults));
@@ -56,18 +58,18 @@ static ls_status verify_one(const char *path, ls_ckpt_depth depth, json_t *list)
 static ls_status verify_all(const char *given, ls_ckpt_depth depth, json_t *list) {
     char root[4096];
     int64_t *steps;
-    size_t count, damaged = 0;
+    size_t count, damaged = 0, mendable = 0;
     LS_TRY(ls_ckpt_root(given, root, sizeof root));
     LS_TRY(ls_ckpt_list(root, &steps, &count));
     if (count == 0) {
         free(steps);
-        return verify_one(root, depth, list);
+        return verify_one(root, depth, list, &mendable);
     }
     ls_status worst = LS_OK;
     for (size_t i = 0; i < count; i++) {
         char *path = ls_text_format("%s/step-%08lld", root, (long long)steps[i]);
-        ls_status status =
-            path ? verify_one(path, depth, list) : LS_FAIL(LS_E_MEMORY, "no memory for a path");
+        ls_status status = path ? verify_one(path, depth, list, &mendable)
+                                : LS_FAIL(LS_E_MEMORY, "no memory for a path");
         free(path);
         damaged += status != LS_OK;
         if (status != LS_OK && worst == LS_OK) {
@@ -77,7 +79,10 @@ static ls_status verify_all(const char *given, ls_ckpt_depth depth, json_t *list
     free(steps);
     return worst == LS_OK
                ? LS_OK
-               : LS_FAIL(worst, "%zu of %zu checkpoints in '%s' failed", damaged, count, root);
+               : LS_FAIL(worst, "%zu of %zu checkpoints in '%s' failed%s", damaged, count, root,
+                         mendable > 0
+                             ? "; there are parity files: try 'lockstep ckpt doctor --repair'"
+                             : "");
 }
 
 ls_status ls_ckpt_run_verify(int argc, char **argv, const char **values) {

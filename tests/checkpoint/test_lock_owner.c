@@ -4,11 +4,23 @@
 #include "runtime/base/log.h"
 #include "tests/checkpoint/ckpt_cases.h"
 
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 
 static char root[256];
+static bool no_links; /* as on file systems that have none */
+
+int link(const char *from, const char *to) {
+    if (no_links) {
+        errno = EPERM;
+        return -1;
+    }
+    return linkat(AT_FDCWD, from, AT_FDCWD, to, 0);
+}
 
 /* A child that works in the background until it is killed; *owner says who it is. */
 static pid_t child_start(ls_owner *owner) {
@@ -45,6 +57,14 @@ static void test_process(void) {
     CHECK_OK(ls_owner_read(path, &back));
     CHECK_INT(ls_owner_look(&back), LS_OWNER_SELF);
     CHECK_STR(back.host, self.host);
+    char *told = NULL;
+    size_t bytes;
+    CHECK_OK(ls_file_read(path, 4096, &told, &bytes));
+    CHECK(strstr(told, "owner/1") != NULL);
+    strstr(told, "owner/1")[6] = '2'; /* written by a later release */
+    CHECK_OK(ls_file_replace(path, told, bytes));
+    CHECK_STATUS(ls_owner_read(path, &back), LS_E_CORRUPT);
+    free(told);
     CHECK(unlink(path) == 0);
     CHECK_STATUS(ls_owner_read(path, &back), LS_E_INPUT);
     back.since_s = 1e300; /* no year has a name for it */
@@ -53,6 +73,8 @@ static void test_process(void) {
     CHECK_STATUS(ls_owner_read(path, &back), LS_E_CORRUPT);
     CHECK_MESSAGE(path);
     CHECK(unlink(path) == 0);
+    snprintf(self.space, sizeof self.space, "pid:[1]"); /* whose numbers are other processes here */
+    CHECK_INT(ls_owner_look(&self), LS_OWNER_UNKNOWN);
 
     pid_t child = child_start(&other);
     CHECK_INT(ls_owner_look(&other), LS_OWNER_ALIVE);
@@ -118,8 +140,13 @@ static void test_slurm(void) {
     squeue_make("117\n170\n", 0);
     CHECK_INT(ls_owner_look(&o), LS_OWNER_GONE);
 
+    setenv("SLURM_JOB_ID", "17", 1); /* this job, and neither of them started by srun */
+    squeue_make("17", 0);
+    CHECK_INT(ls_owner_look(&o), LS_OWNER_ALIVE);
+    unsetenv("SLURM_JOB_ID");
+
     snprintf(o.step, sizeof o.step, "3");
-    squeue_make("17.30\n17.3", 0);
+    squeue_make("17.30\n  17.3", 0);
     CHECK_INT(ls_owner_look(&o), LS_OWNER_ALIVE);
     CHECK(asked("--steps"));
     squeue_make("17.30\n17.4", 0);
@@ -210,13 +237,84 @@ static void test_lock(void) {
     CHECK_MESSAGE("remove the file");
     CHECK(unlink(path) == 0);
 
-    /* Someone removed our lock by hand and another job took it: it is not ours to remove. */
-    CHECK_OK(ls_lock_take(&lock, root));
-    lock_write(&other);
-    ls_lock_release(&lock);
-    CHECK(ls_path_exists(path));
-    CHECK(unlink(path) == 0);
     CHECK(ls_lock_take(&lock, "/nonexistent/directory") != LS_OK);
+
+    no_links = true;
+    CHECK_OK(ls_lock_take(&lock, root));
+    CHECK_STATUS(ls_lock_take(&second, root), LS_E_EXISTS);
+    CHECK_MESSAGE("works in this directory");
+    ls_lock_release(&lock);
+    CHECK(!ls_path_exists(path));
+    no_links = false;
+}
+
+/* Someone removed our lock by hand and another took it, who is like us in all but one thing: it is
+ * not ours to remove. */
+static void test_not_ours(void) {
+    char path[320];
+    snprintf(path, sizeof path, "%s/lock.json", root);
+    for (int what = 0; what < 4; what++) {
+        ls_lock lock;
+        CHECK_OK(ls_lock_take(&lock, root));
+        ls_owner other = lock.self;
+        other.pid += what == 0;
+        other.start_ticks += what == 1;
+        other.boot[0] = what == 2 ? 'x' : other.boot[0];
+        other.space[0] = what == 3 ? 'x' : other.space[0];
+        lock_write(&other);
+        ls_lock_release(&lock);
+        CHECK(ls_path_exists(path));
+        CHECK(unlink(path) == 0);
+    }
+}
+
+/* While we ask about a lock's job, which is gone, another takes the lock over. */
+static void test_overtaken(void) {
+    ls_lock lock;
+    ls_owner gone, living;
+    char path[320], script[1024], search[4096];
+    const char *before = getenv("PATH");
+    pid_t child = child_start(&living);
+    gone = living;
+    snprintf(gone.boot, sizeof gone.boot, "another boot");
+    snprintf(gone.job, sizeof gone.job, "17");
+    lock_write(&living);
+    snprintf(path, sizeof path, "%s/lock.json", root);
+    snprintf(script, sizeof script, "%s/living.json", root);
+    CHECK(rename(path, script) == 0);
+    lock_write(&gone);
+    int n = snprintf(script, sizeof script, "#!/bin/sh\nmv '%s/living.json' '%s'\n", root, path);
+    snprintf(path, sizeof path, "%s/squeue", root);
+    CHECK_OK(ls_file_replace(path, script, (size_t)n));
+    CHECK(chmod(path, 0755) == 0);
+    snprintf(search, sizeof search, "%s:%s", root, before);
+    setenv("PATH", search, 1);
+    CHECK_STATUS(ls_lock_take(&lock, root), LS_E_EXISTS);
+    CHECK_MESSAGE("works in this directory; wait for it");
+    setenv("PATH", before, 1);
+    CHECK(unlink(path) == 0);
+    snprintf(path, sizeof path, "%s/lock.json", root);
+    CHECK(unlink(path) == 0);
+    kill(child, SIGKILL);
+    waitpid(child, NULL, 0);
+}
+
+/* A process with our number that died here has left its half of a lock; we leave none. */
+static void test_nothing_left(void) {
+    ls_lock lock;
+    char path[480];
+    DIR *directory = opendir(root);
+    struct dirent *item;
+    while (directory && (item = readdir(directory))) {
+        CHECK(strncmp(item->d_name, "lock.json", 9) != 0);
+    }
+    closedir(directory);
+    CHECK_OK(ls_owner_self(&lock.self));
+    snprintf(path, sizeof path, "%s/lock.json.%s-%d", root, lock.self.boot, (int)getpid());
+    CHECK_OK(ls_file_replace(path, "{", 1));
+    CHECK_OK(ls_lock_take(&lock, root));
+    CHECK(!ls_path_exists(path));
+    ls_lock_release(&lock);
 }
 
 /* Many processes find the same stale lock at once: one of them gets it. */
@@ -317,6 +415,9 @@ int main(void) {
     test_process();
     test_slurm();
     test_lock();
+    test_not_ours();
+    test_overtaken();
+    test_nothing_left();
     test_race();
     test_temporaries();
     CHECK_OK(ls_dir_remove(root));
