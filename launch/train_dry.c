@@ -4,6 +4,7 @@
 #include "launch/train_dry_roles.h"
 #include "launch/train_predict.h"
 #include "runtime/base/arena.h"
+#include "runtime/base/log.h"
 #include "runtime/base/text.h"
 
 #include <math.h>
@@ -255,7 +256,23 @@ static ls_status print_prediction(const ls_train *train, const int size[LS_AXIS_
     return LS_OK;
 }
 
+/* Data may be elsewhere, for a machine that is only thought of. */
+static void doubt_data(const ls_config *config) {
+    ls_dataset *data;
+    if (!config->data.dir[0]) {
+        return;
+    }
+    if (ls_dataset_open(config->data.dir, LS_SPLIT_TRAIN, config->data.sequence, false, &data) !=
+        LS_OK) {
+        ls_log_warn("data.dir: %s", ls_error_last()->message);
+        ls_error_clear();
+        return;
+    }
+    ls_dataset_close(data);
+}
+
 ls_status ls_train_dry_run(ls_train *train, int ranks) {
+    doubt_data(&train->config);
     int size[LS_AXIS_COUNT];
     uint64_t *hosts;
     ls_mesh mesh;

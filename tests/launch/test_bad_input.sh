@@ -206,6 +206,8 @@ echo '{"ids": [1, 299, 5]}' >"$work/wide.jsonl"
 gives 0 "$LOCKSTEP" prep "$work/wide.jsonl" --field ids --vocab 300 --separator 0 --val 0 -o "$work/wide"
 gives 2 "$LOCKSTEP" train $tiny data.dir="$work/wide" data.sequence=2 run.name=none run.init="$work/runs/first"
 says "run.init '$work/runs/first' has a vocabulary of 257, but the tokens in '$work/wide' go up to 299; prepare the data"
+gives 0 "$LOCKSTEP" train $tiny model.vocab=257 data.dir="$work/none" run.name=none --dry-run
+says "warning: data.dir: data directory '$work/none' does not exist"
 cp -r "$data" "$work/parts"
 rm "$work/parts/train-00000.tok"
 gives 2 "$LOCKSTEP" train $tiny run.name=none data.dir="$work/parts"
