@@ -1,7 +1,8 @@
-/* The updates of elementwise optimizers, and blends, each one pass over memory: a chunk is small
- * enough that the rounding of its copies finds it in the cache. Compiled without contraction to
+/* The updates of elementwise optimizers, and blends, each one pass over memory: copies are rounded
+ * in the same loop, so that memory has something to do meanwhile. Compiled without contraction to
  * fused products, so that an element's bits do not depend on where it stands in a call, nor on the
- * level. */
+ * level.
+ */
 #include "runtime/device/cpu/kernel.h"
 
 #include <math.h>
@@ -12,7 +13,14 @@ typedef struct adamw_factors {
     float lr, eps, weight_decay, grad_scale;
 } adamw_factors;
 
-LS_INLINE void adamw_chunk(const ls_adamw *op, const adamw_factors *f, int64_t begin, int64_t end) {
+LS_INLINE void store_copy(const bool copy, ls_dtype dtype, void *to, int64_t i, float value) {
+    if (copy) {
+        ls_store(dtype, to, i, value);
+    }
+}
+
+LS_INLINE void adamw_chunk(const ls_adamw *op, const adamw_factors *f, int64_t begin, int64_t end,
+                           const bool copy, ls_dtype dtype) {
     float *p = op->p, *m = op->m, *v = op->v;
     const float *grad = op->grad;
     const adamw_factors k = *f;
@@ -25,17 +33,12 @@ LS_INLINE void adamw_chunk(const ls_adamw *op, const adamw_factors *f, int64_t b
         v[i] = v_i;
         float update = m_i * k.m_hat / (sqrtf(v_i * k.v_hat) + k.eps) + k.weight_decay * p[i];
         p[i] -= k.lr * update;
+        store_copy(copy, dtype, op->copy, i, p[i]);
     }
 }
 
-LS_INLINE void round_chunk(const void *p, void *copy, int64_t begin, int64_t end, ls_dtype dtype) {
-#pragma omp simd
-    for (int64_t i = begin; i < end; i++) {
-        ls_store(dtype, copy, i, ((const float *)p)[i]);
-    }
-}
-
-/* chunk(op, factors, begin, end) over n elements, and the copies of what it wrote to op->p. */
+/* chunk(op, factors, begin, end, copy, dtype) over n elements; with op->copy it rounds what it
+ * writes to op->p into a copy of that dtype. */
 #define UPDATE_CHUNKS(dev, op, chunk, factors)                                                     \
     do {                                                                                           \
         const int threads = ls_threads_for((dev), (op)->n);                                        \
@@ -44,9 +47,10 @@ LS_INLINE void round_chunk(const void *p, void *copy, int64_t begin, int64_t end
                                                                                begin +=            \
                                                                                LS_CHUNK_ELEMS) {   \
             const int64_t end = ls_min(begin + LS_CHUNK_ELEMS, (op)->n);                           \
-            chunk((op), (factors), begin, end);                                                    \
             if ((op)->copy) {                                                                      \
-                LS_BY_DTYPE((op)->copy_dtype, round_chunk, (op)->p, (op)->copy, begin, end);       \
+                LS_BY_DTYPE((op)->copy_dtype, chunk, (op), (factors), begin, end, true);           \
+            } else {                                                                               \
+                chunk((op), (factors), begin, end, false, LS_F32);                                 \
             }                                                                                      \
         }                                                                                          \
     } while (0)
@@ -73,7 +77,8 @@ typedef struct lion_factors {
     float beta1, rest1, beta2, rest2, lr, weight_decay, grad_scale;
 } lion_factors;
 
-LS_INLINE void lion_chunk(const ls_lion *op, const lion_factors *f, int64_t begin, int64_t end) {
+LS_INLINE void lion_chunk(const ls_lion *op, const lion_factors *f, int64_t begin, int64_t end,
+                          const bool copy, ls_dtype dtype) {
     float *p = op->p, *m = op->m;
     const float *grad = op->grad;
     const lion_factors k = *f;
@@ -84,6 +89,7 @@ LS_INLINE void lion_chunk(const ls_lion *op, const lion_factors *f, int64_t begi
         float sign = c > 0.0f ? 1.0f : c < 0.0f ? -1.0f : c; /* zero and NaN stay */
         m[i] = k.beta2 * m[i] + k.rest2 * g;
         p[i] -= k.lr * (sign + k.weight_decay * p[i]);
+        store_copy(copy, dtype, op->copy, i, p[i]);
     }
 }
 
@@ -107,7 +113,8 @@ typedef struct sgd_factors {
     float lr, momentum, weight_decay, grad_scale;
 } sgd_factors;
 
-LS_INLINE void sgd_chunk(const ls_sgd *op, const sgd_factors *f, int64_t begin, int64_t end) {
+LS_INLINE void sgd_chunk(const ls_sgd *op, const sgd_factors *f, int64_t begin, int64_t end,
+                         const bool copy, ls_dtype dtype) {
     float *p = op->p, *m = op->m;
     const float *grad = op->grad;
     const sgd_factors k = *f;
@@ -115,6 +122,7 @@ LS_INLINE void sgd_chunk(const ls_sgd *op, const sgd_factors *f, int64_t begin, 
 #pragma omp simd
         for (int64_t i = begin; i < end; i++) {
             p[i] -= k.lr * (k.grad_scale * grad[i] + k.weight_decay * p[i]);
+            store_copy(copy, dtype, op->copy, i, p[i]);
         }
         return;
     }
@@ -125,6 +133,7 @@ LS_INLINE void sgd_chunk(const ls_sgd *op, const sgd_factors *f, int64_t begin, 
         float m_i = k.momentum * m[i] + g;
         m[i] = m_i;
         p[i] -= k.lr * (nesterov ? g + k.momentum * m_i : m_i);
+        store_copy(copy, dtype, op->copy, i, p[i]);
     }
 }
 
