@@ -255,6 +255,110 @@ LS_INLINE void backward_block(const ls_norm *op, int64_t begin, int64_t end, flo
     }
 }
 
+#if HAS_BF16_VECTORS
+/* What backward_row computes of a row, each number in all lanes. */
+typedef struct row_gradient {
+    const ls_bf16 *x, *dy, *dresidual;
+    ls_bf16 *dx;
+    const float *w;
+    float *dw_sum, *db_sum;
+    __m512 mean, rstd, mean_g, mean_gn;
+} row_gradient;
+
+LS_INLINE __m512 lanes_of(const bool whole, const ls_bf16 *x, __mmask16 mask) {
+    return whole ? bf16_load_whole(x) : bf16_load(x, mask);
+}
+
+LS_INLINE __m512 floats_of(const bool whole, const float *x, __mmask16 mask) {
+    return whole ? _mm512_loadu_ps(x) : _mm512_maskz_loadu_ps(mask, x);
+}
+
+LS_INLINE void add_to(const bool whole, float *sum, __mmask16 mask, __m512 x, __m512 y) {
+    const __m512 total = _mm512_fmadd_ps(x, y, floats_of(whole, sum, mask));
+    if (whole) {
+        _mm512_storeu_ps(sum, total);
+    } else {
+        _mm512_mask_storeu_ps(sum, mask, total);
+    }
+}
+
+/* *g grows by w dy, *gn by w dy (x - mean), db_sum by dy. */
+LS_INLINE void add_means(const bool whole, const row_gradient *r, int64_t c, __mmask16 mask,
+                         __m512 *g, __m512 *gn) {
+    const __m512 dy = lanes_of(whole, r->dy + c, mask);
+    const __m512 w_dy = _mm512_mul_ps(floats_of(whole, r->w + c, mask), dy);
+    const __m512 d = _mm512_sub_ps(lanes_of(whole, r->x + c, mask), r->mean);
+    *g = _mm512_add_ps(*g, w_dy);
+    *gn = _mm512_fmadd_ps(w_dy, d, *gn);
+    if (r->db_sum) {
+        add_to(whole, r->db_sum + c, mask, dy, _mm512_set1_ps(1.0f));
+    }
+}
+
+/* dx; dw_sum grows by dy n. */
+LS_INLINE __m512 dx_lanes(const bool whole, const row_gradient *r, int64_t c, __mmask16 mask) {
+    const __m512 dy = lanes_of(whole, r->dy + c, mask);
+    const __m512 n =
+        _mm512_mul_ps(_mm512_sub_ps(lanes_of(whole, r->x + c, mask), r->mean), r->rstd);
+    const __m512 residual =
+        r->dresidual ? lanes_of(whole, r->dresidual + c, mask) : _mm512_setzero_ps();
+    add_to(whole, r->dw_sum + c, mask, dy, n);
+    const __m512 g = _mm512_fmsub_ps(floats_of(whole, r->w + c, mask), dy, r->mean_g);
+    return _mm512_fmadd_ps(r->rstd, _mm512_fnmadd_ps(n, r->mean_gn, g), residual);
+}
+
+static void backward_row_bf16(const ls_norm *op, int64_t i, float *dw_sum, float *db_sum) {
+    const int64_t C = op->channels, at = ls_norm_row(i, C, op->heads, op->stride);
+    const float rstd = ((const float *)op->rstd)[i];
+    row_gradient r = {.x = (const ls_bf16 *)op->x + i * C,
+                      .dy = (const ls_bf16 *)op->dy + at,
+                      .dresidual = op->dresidual ? (const ls_bf16 *)op->dresidual + at : NULL,
+                      .dx = (ls_bf16 *)op->dx + at,
+                      .w = op->w,
+                      .dw_sum = dw_sum,
+                      .db_sum = db_sum,
+                      .mean = _mm512_set1_ps(db_sum ? ((const float *)op->mean)[i] : 0.0f),
+                      .rstd = _mm512_set1_ps(rstd)};
+    __m512 g[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()}, gn[2] = {g[0], g[0]};
+    int64_t c = 0;
+    for (; c + BF16_LINE <= C; c += BF16_LINE) {
+        add_means(true, &r, c, 0xffff, &g[0], &gn[0]);
+        add_means(true, &r, c + BF16_LANES, 0xffff, &g[1], &gn[1]);
+    }
+    for (; c < C; c += BF16_LANES) {
+        add_means(false, &r, c, bf16_mask(c, C), &g[0], &gn[0]);
+    }
+    const float sum_g = db_sum ? _mm512_reduce_add_ps(_mm512_add_ps(g[0], g[1])) : 0.0f;
+    const float sum_gn = _mm512_reduce_add_ps(_mm512_add_ps(gn[0], gn[1]));
+    r.mean_g = _mm512_set1_ps(sum_g / (float)C);
+    r.mean_gn = _mm512_set1_ps(sum_gn * rstd / (float)C);
+    for (c = 0; c + BF16_LINE <= C; c += BF16_LINE) {
+        const __m512 first = dx_lanes(true, &r, c, 0xffff);
+        bf16_store_line(r.dx + c, first, dx_lanes(true, &r, c + BF16_LANES, 0xffff));
+    }
+    for (; c < C; c += BF16_LANES) {
+        const __mmask16 mask = bf16_mask(c, C);
+        bf16_store(r.dx + c, mask, dx_lanes(false, &r, c, mask));
+    }
+}
+
+static void backward_rows(const ls_norm *op, int64_t begin, int64_t end, float *dw_sum,
+                          float *db_sum) {
+    if (op->dtype == LS_F32) {
+        backward_block(op, begin, end, dw_sum, db_sum, LS_F32);
+        return;
+    }
+    for (int64_t i = begin; i < end; i++) {
+        backward_row_bf16(op, i, dw_sum, db_sum);
+    }
+}
+#else
+static void backward_rows(const ls_norm *op, int64_t begin, int64_t end, float *dw_sum,
+                          float *db_sum) {
+    LS_BY_DTYPE(op->dtype, backward_block, op, begin, end, dw_sum, db_sum);
+}
+#endif
+
 ls_status LS_ISA_NAME(ls_cpu_norm_backward)(ls_device *dev, const ls_norm *op) {
     LS_TRY(ls_check_norm(dev, op));
     const int64_t C = op->channels;
@@ -271,7 +375,7 @@ ls_status LS_ISA_NAME(ls_cpu_norm_backward)(ls_device *dev, const ls_norm *op) {
         const int64_t end = ls_min(begin + blocks.block_rows, op->rows);
         float *dw_sum = partial + block * stride, *db_sum = centred ? dw_sum + C : NULL;
         memset(dw_sum, 0, (size_t)stride * sizeof(float));
-        LS_BY_DTYPE(op->dtype, backward_block, op, begin, end, dw_sum, db_sum);
+        backward_rows(op, begin, end, dw_sum, db_sum);
     }
     ls_add_partials(blocks, partial, stride, C, op->dw, threads);
     if (centred) {
