@@ -78,6 +78,7 @@ static const char *const bad_members[][4] = {
     {"", "files", "[7]", "'name'"},
     {"", "tensors", "{}", "'tensors'"},
     {"", "tensors", "[null]", "'name'"},
+    {"", "parity", "{}", "must be an array of at most 65536"},
     {"files.0", "name", "\"../../etc/passwd\"", "odd characters"},
     {"files.0", "name", "\"/etc/passwd\"", "odd characters"},
     {"files.0", "name", "\"..\"", "odd characters"},
@@ -161,6 +162,73 @@ static void test_pieces(const json_t *good) {
     CHECK_STATUS(parse_text(text, bytes), LS_E_CORRUPT);
     CHECK_MESSAGE("two pieces hold the element at [0, 0]");
     free(text);
+    json_decref(root);
+}
+
+/* `count` names of files, the first of which is `first`. */
+static json_t *names_from(int first, int count) {
+    json_t *names = json_array();
+    for (int i = 0; i < count; i++) {
+        json_array_append_new(names, json_sprintf("f%d", first + i));
+    }
+    return names;
+}
+
+/* Of parity groups, what a reader has room for: 16 files with 8 parity files, each in one place. */
+static void test_groups(const json_t *good) {
+    enum { FILES = 200 };
+    /* {files, parity files, message or NULL} */
+    static const struct {
+        int data, parity;
+        const char *message;
+    } sizes[] = {
+        {16, 8, NULL},
+        {17, 1, "has 17 files and 1 parity"},
+        {100, 1, "has 100 files and 1 parity"},
+        {1, 9, "has 1 files and 9 parity"},
+        {1, 100, "has 1 files and 100 parity"},
+        {0, 1, "has 0 files and 1 parity"},
+        {1, 0, "has 1 files and 0 parity"},
+    };
+    /* {groups, message}; f9 has 11 bytes, and the others 10. */
+    static const char *const bad[][2] = {
+        {"[{\"data\": [\"f0\", \"f0\"], \"parity\": [\"f1\"]}]", "'f0' is in two parity groups"},
+        {"[{\"data\": [\"f0\"], \"parity\": [\"f0\"]}]", "'f0' is in two parity groups"},
+        {"[{\"data\": [\"f0\"], \"parity\": [\"f1\"]}, {\"data\": [\"f2\"], \"parity\": [\"f1\"]}]",
+         "'f1' is in two parity groups"},
+        {"[{\"data\": [\"f0\", \"g\"], \"parity\": [\"f1\"]}]", "not listed"},
+        {"[{\"data\": [\"f0\"], \"parity\": [null]}]", "not listed"},
+        {"[{\"data\": [\"f0\"], \"parity\": [\"f1\", \"f9\"]}]", "'f9' has 11 bytes, expected 10"},
+        {"[{\"data\": [\"f9\", \"f0\"], \"parity\": [\"f1\"]}]", "'f1' has 10 bytes, expected 11"},
+    };
+    json_t *root = json_deep_copy(good), *files = json_object_get(root, "files");
+    const json_t *hash = json_object_get(json_array_get(files, 0), "sha256");
+    for (int i = 0; i < FILES; i++) {
+        json_array_append_new(files, json_pack("{s:o,s:i,s:O}", "name", json_sprintf("f%d", i),
+                                               "bytes", i == 9 ? 11 : 10, "sha256", hash));
+    }
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        CHECK_STATUS(with(root, "", "parity", bad[i][0]), LS_E_CORRUPT);
+        CHECK_MESSAGE(bad[i][1]);
+    }
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        json_t *groups = json_pack("[{s:o,s:o}]", "data", names_from(10, sizes[i].data), "parity",
+                                   names_from(10 + sizes[i].data, sizes[i].parity));
+        char *text = json_dumps(groups, 0);
+        CHECK_STATUS(with(root, "", "parity", text), sizes[i].message ? LS_E_CORRUPT : LS_OK);
+        if (sizes[i].message) {
+            CHECK_MESSAGE(sizes[i].message);
+        }
+        free(text);
+        json_decref(groups);
+    }
+    static char many[2 * 65537 + 2] = "[0";
+    for (int i = 1; i < 65537; i++) {
+        memcpy(many + (size_t)2 * i, ",0", 2);
+    }
+    memcpy(many + 2 * 65537, "]", 2);
+    CHECK_STATUS(with(root, "", "parity", many), LS_E_CORRUPT);
+    CHECK_MESSAGE("at most 65536");
     json_decref(root);
 }
 
@@ -513,6 +581,7 @@ int main(void) {
     json_t *good = damage_manifest(path);
     test_members(good);
     test_pieces(good);
+    test_groups(good);
     test_text(text, bytes);
     test_order(text, bytes);
     test_mutations(text, bytes);
