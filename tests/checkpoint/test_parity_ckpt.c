@@ -6,6 +6,7 @@
 #include "checkpoint/save_internal.h"
 #include "runtime/base/log.h"
 #include "tests/checkpoint/ckpt_cases.h"
+#include "tests/checkpoint/ckpt_damage.h"
 
 #include <dirent.h>
 #include <dlfcn.h>
@@ -171,6 +172,29 @@ static void test_made_wrong(void) {
     CHECK(!ls_path_exists(place(half)));
 }
 
+/* An index that comes out otherwise than it was, as it may from another HDF5, is not put back. */
+static void test_other_index(void) {
+    json_t *manifest = damage_manifest(path), *file = NULL;
+    size_t i;
+    int repaired;
+    json_array_foreach(json_object_get(manifest, "files"), i, file) {
+        if (strcmp(json_string_value(json_object_get(file, "name")), LS_CKPT_INDEX) == 0) {
+            break;
+        }
+    }
+    json_t *hash = json_incref(json_object_get(file, "sha256"));
+    CHECK(json_object_set_new(file, "sha256", json_sprintf("%064d", 0)) == 0);
+    damage_manifest_write(path, manifest);
+    CHECK(unlink(place(LS_CKPT_INDEX)) == 0);
+    CHECK_STATUS(ls_ckpt_repair(path, NULL, NULL, &repaired), LS_E_CORRUPT);
+    CHECK_MESSAGE("'index.h5' made again has another SHA-256");
+    CHECK(!ls_path_exists(place(LS_CKPT_INDEX)) && !ls_path_exists(place(".repair-index.h5")));
+    CHECK(json_object_set_new(file, "sha256", hash) == 0);
+    damage_manifest_write(path, manifest);
+    json_decref(manifest);
+    check_repair(3); /* with the manifest's copies, which had followed it */
+}
+
 static int faults;
 
 static void count_fault(void *context, const char *fault) {
@@ -275,6 +299,7 @@ int main(void) {
     snprintf(root, sizeof root, "%s", case_directory());
     test_pairs();
     test_made_wrong();
+    test_other_index();
     test_limits();
     test_groups();
     test_makers();

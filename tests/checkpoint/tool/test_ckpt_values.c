@@ -329,9 +329,18 @@ static ls_status refuse(void *context, ls_ckpt_tensor *tensors, int count) {
     return LS_FAIL(LS_E_NO, "no data (%d)", count);
 }
 
+/* Another takes the name meanwhile. */
+static ls_status take_name(void *final, ls_ckpt_tensor *tensors, int count) {
+    CHECK_INT(count, 1);
+    memset(tensors->data, 0, (size_t)ls_box_elems(&tensors->box) * sizeof(float));
+    CHECK(mkdir(final, 0700) == 0);
+    return LS_OK;
+}
+
 static void leaves_nothing_after_a_failure(const char *root) {
-    char target[300];
+    char target[300], final[400];
     snprintf(target, sizeof target, "%s/failed", root);
+    snprintf(final, sizeof final, "%s/step-00000000", target);
     json_t *empty = json_object();
     ls_ckpt_save_options options = {
         .root = target, .config_text = "", .run = empty, .counters = empty, .threads = 1};
@@ -343,6 +352,8 @@ static void leaves_nothing_after_a_failure(const char *root) {
     CHECK(access(target, F_OK) != 0);
     CHECK(mkdir(target, 0700) == 0);
     CHECK_STATUS(ls_ckpt_rewrite(&options, &t, 1, 1, refuse, NULL, &result), LS_E_NO);
+    CHECK_STATUS(ls_ckpt_rewrite(&options, &t, 1, 1, take_name, final, &result), LS_E_EXISTS);
+    CHECK(rmdir(final) == 0);  /* the other's, and nothing was put there */
     CHECK(rmdir(target) == 0); /* it was there before, and is empty */
     json_decref(empty);
 }
