@@ -149,8 +149,9 @@ ls_status ls_comm_self_on(struct ls_device *dev, ls_comm **comm);
  * calls from the main thread), LS_E_COMM the second time.
  * Before that it sets Open MPI's mpi_yield_when_idle, for several hosts the lengths of messages
  * that btl_tcp sends at once and as btl_tcp_if_exclude the interfaces that have no link (for one,
- * pml) and, in containers that forbid copies between processes, btl_vader_single_copy_mechanism,
- * unless the user or the administrator has set them, in the environment or in a file.
+ * pml), in containers that forbid copies between processes btl_vader_single_copy_mechanism (smsc),
+ * and of Open MPI 5 btl_tcp_disable_family where a host has IPv4, unless the user or the
+ * administrator has set them, in the environment or in a file.
  * finalize destroys the world and ends MPI; safe when init was not called. Other communicators must
  * be gone by then. [collective] abort ends all ranks with the given exit status and does not
  * return; not collective.

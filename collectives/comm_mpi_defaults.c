@@ -144,6 +144,27 @@ static void leave_out_dead_links(void) {
     }
 }
 
+/* Of hosts with addresses of both families Open MPI 5 may pair those that do not belong together:
+ * ranks then cannot reach each other, or say so for each pair and go on through shared memory
+ * (open-mpi/ompi issue 14079). Where there is IPv4 it is enough. */
+static void leave_out_ipv6(void) {
+#if OMPI_MAJOR_VERSION >= 5
+    struct ifaddrs *all = NULL;
+    bool found = false;
+    if (getifaddrs(&all) != 0) {
+        return;
+    }
+    for (const struct ifaddrs *i = all; i; i = i->ifa_next) {
+        found = found || ((i->ifa_flags & (IFF_UP | IFF_LOOPBACK)) == IFF_UP && i->ifa_addr &&
+                          i->ifa_addr->sa_family == AF_INET);
+    }
+    freeifaddrs(all);
+    if (found) {
+        set_default("btl_tcp_disable_family", "6");
+    }
+#endif
+}
+
 void ls_comm_mpi_set_defaults(void) {
     /* Waiting ranks spin. Where others want the processor too (threads of this or another rank),
      * yielding saves whole time slices; where nobody does, it is one system call for each turn. */
@@ -157,9 +178,11 @@ void ls_comm_mpi_set_defaults(void) {
         send_chunks_at_once();
         leave_out_dead_links();
     }
+    leave_out_ipv6();
     /* Without this, containers that forbid the call get a line "Read -1, expected ..." for each
-     * message before the fallback takes over. */
+     * message before the fallback takes over. The second is its name since Open MPI 5. */
     if (!may_copy_between_processes()) {
         set_default("btl_vader_single_copy_mechanism", "none");
+        set_default("smsc", "^cma");
     }
 }

@@ -34,31 +34,41 @@ WORDS = ("the quick brown fox jumps over a lazy dog while seven wizards mix nine
 COLOURS = ["#1b6ca8", "#c0392b", "#d68910", "#7d3c98", "#1e8449", "#555555"]
 
 
-def options():
-    p = argparse.ArgumentParser(description=__doc__.split("\n\n")[0],
+def common_options(doc, batch, seq, threads):
+    p = argparse.ArgumentParser(description=doc.split("\n\n")[0],
                                 epilog="See the head of this file.")
     p.add_argument("--model", default="gpt2-124m")
-    p.add_argument("--batch", type=int, default=4)
-    p.add_argument("--seq", type=int, default=1024)
+    p.add_argument("--batch", type=int, default=batch)
+    p.add_argument("--seq", type=int, default=seq)
     p.add_argument("--steps", type=int, default=4, help="of a turn, the first not counted")
     p.add_argument("--rounds", type=int, default=3)
-    p.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    p.add_argument("--threads", type=int, default=threads)
     p.add_argument("--lockstep", default=str(ROOT / "build/release/bin/lockstep"))
     p.add_argument("--torch", default=os.environ.get("TORCH_PYTHON"))
     p.add_argument("--torch-modes", default="eager,compile")
-    p.add_argument("--llmc", default=os.environ.get("LLMC_DIR"))
-    p.add_argument("--dtype", default=None)
-    p.add_argument("--svg", default=None)
     p.add_argument("--json", default=None)
+    return p
+
+
+def parse(p):
     o = p.parse_args()
     if not o.model.startswith(("gpt2", "llama3")):
         p.error(f"--model is '{o.model}'; a preset gpt2-... or llama3-... is expected")
-    if o.llmc and not o.model.startswith("gpt2"):
-        p.error(f"--model is '{o.model}'; llm.c's CPU trainer has gpt2-... only")
     if not set(o.torch_modes.split(",")) <= {"eager", "compile"}:
         p.error(f"--torch-modes is '{o.torch_modes}'; eager, compile or both are expected")
     if o.steps < 2:
         p.error(f"--steps is {o.steps}; at least 2 are expected, since the first is not counted")
+    return o
+
+
+def options():
+    p = common_options(__doc__, batch=4, seq=1024, threads=len(os.sched_getaffinity(0)))
+    p.add_argument("--llmc", default=os.environ.get("LLMC_DIR"))
+    p.add_argument("--dtype", default=None)
+    p.add_argument("--svg", default=None)
+    o = parse(p)
+    if o.llmc and not o.model.startswith("gpt2"):
+        p.error(f"--model is '{o.model}'; llm.c's CPU trainer has gpt2-... only")
     if o.dtype is None:
         flags = pathlib.Path("/proc/cpuinfo").read_text()
         o.dtype = "fp32,bf16" if "avx512_bf16" in flags or "amx_bf16" in flags else "fp32"
@@ -86,15 +96,18 @@ class Bench:
         if o.model.startswith("gpt2"):
             model.append("model.vocab=50257")  # what llm.c is built for
         return [*model, f"model.context={max(o.seq, 1024)}", f"data.dir={self.work}/data",
-                f"data.sequence={o.seq}", f"batch.sequences={o.batch}", f"batch.micro={o.batch}",
+                f"data.sequence={o.seq}", f"batch.sequences={self.samples()}", f"batch.micro={o.batch}",
                 f"run.dir={self.work}/runs", f"run.threads={o.threads}", "schedule.kind=constant",
                 "schedule.warmup_steps=0", "optim.beta1=0.9", "optim.beta2=0.999",
                 "optim.eps=1e-8", "optim.weight_decay=0", "optim.clip_norm=0",
                 "checkpoint.async=false"]  # no copy for saves, which the others cannot make
 
+    def samples(self):
+        return self.o.batch
+
     def prepare(self):
         """One batch of text and its separator; weights before the first step."""
-        o, n = self.o, self.o.batch * self.o.seq
+        o, n = self.o, self.samples() * self.o.seq
         text = (WORDS * (n // len(WORDS) + 1))[:n]
         (self.work / "text").write_bytes(text)
         call([o.lockstep, "prep", self.work / "text", "--val", "0", "-o", self.work / "data"])
@@ -106,19 +119,19 @@ class Bench:
         if o.torch:
             call([o.lockstep, "ckpt", "convert", start, "--to", "safetensors", "-o",
                   self.work / "hf"])
-        if o.llmc:
+        if getattr(o, "llmc", None):
             call([o.lockstep, "ckpt", "convert", start, "--to", "llmc", "-o",
                   self.work / "llmc.bin"])
             call(["gcc", "-Ofast", "-march=native", "-fopenmp", "-DOMP", "-w", f"-I{o.llmc}",
                   HERE / "llmc_step.c", "-o", self.work / "llmc_step", "-lm"])
 
-    def lockstep(self, dtype, _):
+    def lockstep(self, dtype, _, *settings, launcher=()):
         self.turn += 1
         name = f"turn{self.turn}"
         # One step more than is read: the last may hold what ends a run.
-        call([self.o.lockstep, "train", "--quiet", *self.settings(), f"run.name={name}",
+        call([*launcher, self.o.lockstep, "train", "--quiet", *self.settings(), f"run.name={name}",
               f"run.steps={self.o.steps + 1}", f"optim.lr={LR}", f"numerics.compute={dtype}",
-              "checkpoint.at_end=false"], env=self.env)
+              "checkpoint.at_end=false", *settings], env=self.env)
         lines = (self.work / "runs" / name / "train.jsonl").read_text().splitlines()
         records = [json.loads(line) for line in lines[:self.o.steps]]
         self.peak = max(r["memory_bytes"]["peak"] for r in records)

@@ -49,7 +49,7 @@ make_step() {
 
 # Those of the nodes that answer and pass node_check.
 ask_nodes() {
-    local ranks_a_node=1 SLURM_CPUS_PER_TASK=
+    local ranks_a_node=1
     make_step "$1" "$(count "$1")" --no-kill --kill-on-bad-exit=0 --mpi=none
     # shellcheck disable=SC2016 # of the node's own
     timeout -k 1 "${NODE_ANSWER_S:-20}" "${step[@]}" bash -c 'node_check >&2 && echo "fit $SLURMD_NODENAME"' |
@@ -163,16 +163,16 @@ requeue_elsewhere() {
 # With --no-kill, Slurm lets a job go on whose batch script was on a node that is lost. So up to three
 # other nodes look whether Slurm has taken that one from the job, and then queue it again.
 guard() {
-    local others ranks_a_node=1 SLURM_CPUS_PER_TASK=
+    local others ranks_a_node=1
     others=$(grep -vxF -e "$SLURMD_NODENAME" <<<"$fit" | head -n 3)
     [ -n "$others" ] || return 0
     make_step "$others" "$(count "$others")" --no-kill --mpi=none --output=none --error=none --input=none
     # shellcheck disable=SC2016 # of the node's own
-    exec "${step[@]}" bash -c 'trap "" TERM # of a requeue
-    while sleep 15; do
+    exec "${step[@]}" bash -c 'while sleep 15; do
         nodes=$(squeue --noheader --states=R --format=%N --jobs="$2" | head -n 1)
         [ -z "$nodes" ] || scontrol show hostnames "$nodes" | grep -qxF -e "$0" || break
     done
+    trap "" TERM # of the requeue
     scontrol requeue "$2" && scontrol update JobId="$2" NumNodes="$1"' "$SLURMD_NODENAME" "$SLURM_JOB_NUM_NODES" "$job_name"
 }
 

@@ -11,7 +11,7 @@ static void check_sum(const ls_half_ops *half, const uint16_t *halves, float (*t
     static float sums[ALL];
     int64_t wrong = 0;
     for (int i = 0; i < ALL; i++) {
-        others[i] = (uint16_t)(i * 40503 + 11);
+        others[i] = (uint16_t)(i * 40503u + 11);
     }
     for (int at = 0, n = 1; at < ALL; at += n, n = n % 77 + 1) {
         n = n < ALL - at ? n : ALL - at;
