@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum {
     OPT_PROMPT,
@@ -218,6 +219,14 @@ static ls_status feed(ls_model *model, const int32_t *history, int64_t *fed, int
     return LS_OK;
 }
 
+/* A terminal gets each token as it comes. Others get whole lines: mpirun of Open MPI 5 puts a line
+ * that was begun on stdout before what comes next on stderr, and there. */
+static void print_by_line(void) {
+    if (isatty(STDOUT_FILENO) != 1) {
+        setvbuf(stdout, NULL, _IOLBF, 1 << 20);
+    }
+}
+
 /* The first rank prints; the others draw the same tokens from the same logits. */
 static void print_token(const sampler *s, int64_t place) {
     if (s->session.comm->rank != 0) {
@@ -232,7 +241,9 @@ static void print_token(const sampler *s, int64_t place) {
     } else {
         putchar(s->history[place]);
     }
-    fflush(stdout);
+    if (isatty(STDOUT_FILENO) == 1) {
+        fflush(stdout);
+    }
 }
 
 /* Is the text, or the turn of a model of chats, finished? */
@@ -393,6 +404,7 @@ static ls_status sample(sampler *s, const char *path, const char **values) {
     LS_TRY(ls_session_agree(&s->session, check_weights(s, values[OPT_TOKENIZER])));
     LS_TRY(spread(s));
     LS_TRY(ls_session_agree(&s->session, load(s)));
+    print_by_line();
     LS_TRY(make_tokens(s, values[s->ids ? OPT_IDS : OPT_PROMPT]));
     return generate(s);
 }
