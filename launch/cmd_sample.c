@@ -219,11 +219,17 @@ static ls_status feed(ls_model *model, const int32_t *history, int64_t *fed, int
     return LS_OK;
 }
 
-/* A terminal gets each token as it comes. Others get whole lines: mpirun of Open MPI 5 puts a line
- * that was begun on stdout before what comes next on stderr, and there. */
+/* A terminal gets each token as it comes, others whole lines: what stands on a line that is not yet
+ * ended, PRRTE (mpirun of Open MPI 5; its ranks have a terminal of its own) puts before what comes
+ * next on stderr, and there. */
+static bool prints_tokens(void) {
+    return isatty(STDOUT_FILENO) == 1 && !getenv("PRTE_LAUNCHED");
+}
+
 static void print_by_line(void) {
-    if (isatty(STDOUT_FILENO) != 1) {
-        setvbuf(stdout, NULL, _IOLBF, 1 << 20);
+    static char line[1 << 20];
+    if (!prints_tokens()) {
+        setvbuf(stdout, line, _IOLBF, sizeof line);
     }
 }
 
@@ -241,7 +247,7 @@ static void print_token(const sampler *s, int64_t place) {
     } else {
         putchar(s->history[place]);
     }
-    if (isatty(STDOUT_FILENO) == 1) {
+    if (prints_tokens()) {
         fflush(stdout);
     }
 }

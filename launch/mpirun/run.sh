@@ -181,7 +181,10 @@ numa) options="$options --map-by numa --bind-to numa" ;;
 core) options="$options --map-by core --bind-to core" ;;
 *) options="$options --bind-to none" ;;
 esac
-[ -z "$list" ] || options="$options --map-by slot -H $(echo "$list" | awk '{ printf "%s%s:%s", (NR > 1 ? "," : ""), $1, $2 }')"
+# This host by its name: by an address Open MPI 5 counts one slot of it, whatever is said.
+addresses=" $(hostname -I 2>/dev/null)"
+[ -z "$list" ] || options="$options --map-by slot -H $(echo "$list" | awk -v own="$addresses" -v name="$(hostname)" '
+    { printf "%s%s:%s", (NR > 1 ? "," : ""), index(own, " " $1 " ") ? name : $1, $2 }')"
 # A command with options of its own is no word of mpirun's line.
 if [ "$agent" != ssh ]; then
     give OMPI_MCA_plm rsh && give OMPI_MCA_plm_rsh_agent "$agent"

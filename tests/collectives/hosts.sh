@@ -83,7 +83,7 @@ holds grep -q '^3 rank 0 on host0: rank 1 on host host1 ' "$work/runs/killed/out
 
 # The first of its signals is enough, a second before it asks to end.
 begin asked 1 faults.min_deadline_s=100
-mpirun=$(on_host 0 mpirun)
+mpirun=$(on_host 0 mpirun && on_host 0 prterun) # as Open MPI 5 calls itself
 kill -STOP "$mpirun"
 kill -KILL "$(on_host 1 lockstep)"
 kill -CONT "$(on_host 0 lockstep)"
