@@ -60,7 +60,8 @@ node() {
     mkdir -p "$dir/spool/n$1" "$dir/tmp/n$1"
     # A host name of its own: Open MPI takes ranks of one host name for neighbours in memory. And mounts of
     # its own, so that a test can take its file systems away; and memory in common, which goes with it.
-    SLURM_CONF="$dir/slurm.conf" unshare -u -m sh -c "mount -t tmpfs none /dev/shm; hostname n$1 && exec slurmd -N n$1"
+    SLURM_CONF="$dir/slurm.conf" unshare -u -m sh -c \
+        "mount --bind $dir/hosts /etc/hosts; mount -t tmpfs none /dev/shm; hostname n$1 && exec slurmd -N n$1"
 }
 
 start() {
@@ -72,7 +73,10 @@ start() {
     munged --force --key-file="$dir/munge/key" --socket="$dir/munge/socket" \
         --pid-file="$dir/munged.pid" --log-file="$dir/munged.log" --seed-file="$dir/munge/seed"
     export SLURM_CONF="$dir/slurm.conf"
-    slurmctld -c -i
+    # The controller asks for the names of hosts that jobs are started from, and waits for an answer.
+    cp /etc/hosts "$dir/hosts"
+    echo "127.0.0.1 $(seq -s ' ' -f 'n%g' "$nodes")" >>"$dir/hosts"
+    unshare -m sh -c "mount --bind $dir/hosts /etc/hosts; exec slurmctld -c -i"
     for number in $(seq "$nodes"); do
         node "$number"
     done
