@@ -46,7 +46,7 @@ static void check(ls_dtype dtype, float (*to_f32)(uint16_t), uint16_t (*from_f32
             for (int i = 0; i < ALL; i++) { /* between two neighbours */
                 const uint32_t tie = dtype == LS_BF16 ? 0x8000u : 0x1000u;
                 uint32_t bits;
-                const float base = to_f32((uint16_t)(i * (odd ? 40503 : 1)));
+                const float base = to_f32((uint16_t)(i * (odd ? 40503u : 1u)));
                 memcpy(&bits, &base, sizeof bits);
                 bits = (bits & 0x7fffffffu) < 0x7f800000u ? bits + tie + (uint32_t)offset : bits;
                 memcpy(&x[i], &bits, sizeof bits);
