@@ -214,6 +214,20 @@ static ls_status add_row(const listing *l, int index, const ls_param *row, int s
     return LS_OK;
 }
 
+static size_t piece_bytes(const ls_ckpt_tensor *t) {
+    return (size_t)ls_box_elems(&t->box) * ls_dtype_bytes(t->dtype);
+}
+
+/* Of a piece those rows that `share`, a box of the piece, has. */
+static ls_ckpt_tensor rows_of(const ls_ckpt_tensor *piece, const ls_box *share) {
+    ls_ckpt_tensor rows = *piece;
+    const size_t row_bytes = piece_bytes(piece) / (size_t)piece->box.extent[0];
+    rows.data = (char *)rows.data + (size_t)share->start[0] * row_bytes;
+    rows.box.start[0] += share->start[0];
+    rows.box.extent[0] = share->extent[0];
+    return rows;
+}
+
 /* What of the pieces of experts (or of the others) this one of the replicas is to write. parts:
  * scratch. */
 static void assign_share(const ls_train *train, const ls_pieces *p, bool experts,
@@ -252,13 +266,8 @@ static ls_status keep_own_share(const ls_train *train, ls_pieces *p) {
             free(p->places[i].own);
             continue;
         }
-        ls_ckpt_tensor t = p->tensors[i];
-        const int64_t row_elems = ls_box_elems(&t.box) / t.box.extent[0];
-        t.data = (char *)t.data + boxes[i].start[0] * row_elems * (int64_t)ls_dtype_bytes(t.dtype);
-        t.box.start[0] += boxes[i].start[0];
-        t.box.extent[0] = boxes[i].extent[0];
         p->places[kept] = p->places[i];
-        p->tensors[kept++] = t;
+        p->tensors[kept++] = rows_of(&p->tensors[i], &boxes[i]);
     }
     p->count = status == LS_OK ? kept : p->count;
     free(parts);
@@ -311,10 +320,6 @@ static ls_status store_all(const ls_pieces *p) {
     return LS_OK;
 }
 
-static size_t piece_bytes(const ls_ckpt_tensor *t) {
-    return (size_t)ls_box_elems(&t->box) * ls_dtype_bytes(t->dtype);
-}
-
 /* Of the list, what the rank `rank` of `ranks` that hold the same reads: rows of each, none of
  * many. boxes: scratch. */
 static void choose_part(const ls_pieces *p, int rank, int ranks, ls_ckpt_tensor *part,
@@ -325,12 +330,7 @@ static void choose_part(const ls_pieces *p, int rank, int ranks, ls_ckpt_tensor 
     }
     ls_ckpt_assign(part, p->count, rank, ranks, boxes);
     for (int i = 0; i < p->count; i++) {
-        const ls_ckpt_tensor *whole = &p->tensors[i];
-        const size_t row_bytes = piece_bytes(whole) / (size_t)whole->box.extent[0];
-        part[i] = *whole;
-        part[i].data = (char *)part[i].data + (size_t)boxes[i].start[0] * row_bytes;
-        part[i].box.start[0] += boxes[i].start[0];
-        part[i].box.extent[0] = boxes[i].extent[0];
+        part[i] = rows_of(&p->tensors[i], &boxes[i]);
     }
 }
 

@@ -47,6 +47,7 @@ def common_options(doc, batch, seq, threads):
     p.add_argument("--torch", default=os.environ.get("TORCH_PYTHON"))
     p.add_argument("--torch-modes", default="eager,compile")
     p.add_argument("--json", default=None)
+    p.set_defaults(llmc=None)
     return p
 
 
@@ -119,7 +120,7 @@ class Bench:
         if o.torch:
             call([o.lockstep, "ckpt", "convert", start, "--to", "safetensors", "-o",
                   self.work / "hf"])
-        if getattr(o, "llmc", None):
+        if o.llmc:
             call([o.lockstep, "ckpt", "convert", start, "--to", "llmc", "-o",
                   self.work / "llmc.bin"])
             call(["gcc", "-Ofast", "-march=native", "-fopenmp", "-DOMP", "-w", f"-I{o.llmc}",
